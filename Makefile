@@ -1,0 +1,49 @@
+# make help tells what there is.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+# Settings of `make run`.
+PORT ?= 5000
+DATA_DIR ?= .local
+DEVICES ?= 1
+TLS ?= 0
+
+MEMBERS := shared/models shared/cipher shared/stores services/api services/writer tools
+EDITABLE := $(foreach member,$(MEMBERS),-e ./$(member))
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--custom-compile-command "make requirements" $(foreach member,$(MEMBERS),--no-emit-package iot-$(notdir $(member)))
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## Tell what each target does
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# --- The virtual environment -------------------------------------------------------------------
+
+$(BIN)/uv: requirements/bootstrap.txt
+	@echo "Making $(VENV) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --require-hashes -r requirements/bootstrap.txt
+	@touch $@
+
+$(VENV)/.run: $(BIN)/uv requirements/local.txt $(MEMBERS:=/pyproject.toml)
+	@echo "Installing what the service needs ..."
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/local.txt
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps $(EDITABLE)
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run requirements/dev.txt
+	@echo "Installing what the tests need ..."
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/dev.txt
+	@touch $@
+
+.PHONY: requirements
+requirements: $(BIN)/uv ## Lock every dependency again, with hashes (UPGRADE=1 for the newest)
+	$(COMPILE) $(if $(UPGRADE),--upgrade) --group dev pyproject.toml -o requirements/dev.txt
+	$(COMPILE) -c requirements/dev.txt pyproject.toml -o requirements/local.txt
+	$(COMPILE) -c requirements/dev.txt services/api/pyproject.toml -o requirements/api.txt
+	$(COMPILE) -c requirements/dev.txt services/writer/pyproject.toml tools/pyproject.toml -o requirements/writer.txt
+	echo 'uv>=0.13.9,<0.14' | $(COMPILE) -c requirements/dev.txt - -o requirements/bootstrap.txt

@@ -1,0 +1,1 @@
+"""What the services share: readings, entries, segments, settings, errors, metrics and names."""

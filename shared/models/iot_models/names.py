@@ -1,0 +1,45 @@
+"""Names that stand in Redis, so that each is spelled once."""
+
+JOB_QUEUE = "iot"
+"""The RQ queue of every job."""
+
+BACKLOG_COUNTERS = "iot:backlog"
+"""Hash: `bytes` waiting in all, `in:<shard>` and `out:<shard>` bytes ever added and removed."""
+
+DEAD_LETTERS = "iot:dead"
+"""Stream of entries that could not be opened or stored, with their reasons."""
+
+
+def stream(shard: int) -> str:
+    """The stream in which a shard's entries wait."""
+    return f"iot:ingest:{shard}"
+
+
+def drain_job(shard: int) -> str:
+    """Id of the RQ job that drains a shard."""
+    return f"drain-{shard}"
+
+
+def vault_record(lookup: bytes) -> str:
+    """Cached record of a vault: what stands in Postgres too."""
+    return f"iot:vault:{lookup.hex()}"
+
+
+def hot_index(vault_id: bytes) -> str:
+    """Sorted set of a vault's segments in the hot window, by time of receipt."""
+    return f"iot:hot:index:{vault_id.hex()}"
+
+
+def hot_segment(vault_id: bytes, first_id: int) -> str:
+    """One encrypted segment in the hot window."""
+    return f"iot:hot:segment:{vault_id.hex()}:{first_id}"
+
+
+def hot_cover(shard: int) -> str:
+    """Hash: `since` when the hot window holds all of a shard, and up to which `position`."""
+    return f"iot:hot:cover:{shard}"
+
+
+def guesses(address: str) -> str:
+    """Unknown passwords an address tried in the minute that runs."""
+    return f"iot:guesses:{address}"

@@ -1,0 +1,161 @@
+"""Every setting, read once at boot from `IOT_*` environment variables."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from .errors import SettingsError
+
+
+def _setting(
+    default: Any, meaning: str, *, minimum: int = 0, maximum: int = 2**53, secret: bool = False
+) -> Any:
+    """A field of `Settings`; `MISSING` as default makes it required."""
+    metadata = {"meaning": meaning, "minimum": minimum, "maximum": maximum, "secret": secret}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """All settings of all processes; a field `x` is read from the variable `IOT_X`.
+
+    A secret one (a URL with a password in it) may come as a file instead, named by `IOT_X_FILE`.
+    """
+
+    redis_url: str = _setting(
+        "redis://127.0.0.1:6379/0",
+        "Redis of the backlog, the hot window and the jobs.",
+        secret=True,
+    )
+    postgres_url: str = _setting(MISSING, "PostgreSQL of the history, as a libpq URL.", secret=True)
+    keyring_file: str = _setting(
+        MISSING, "File with the master keys and the pepper; re-read when it changes."
+    )
+
+    shards: int = _setting(
+        8,
+        "Streams that readings are spread over; the same for every process.",
+        minimum=1,
+        maximum=256,
+    )
+    hot_window_seconds: int = _setting(
+        300,
+        "How long a segment stays in Redis; reads within it never touch Postgres.",
+        maximum=86_400,
+    )
+    retention_days: int = _setting(
+        0, "Age in days at which readings are deleted; 0 keeps them for ever."
+    )
+    backlog_max_bytes: int = _setting(
+        512 * 2**20,
+        "Sealed bytes the backlog may hold; beyond it a PUT is answered 503.",
+        minimum=2**20,
+    )
+
+    max_body_bytes: int = _setting(
+        16 * 2**20, "Largest request body, also after unpacking.", minimum=1024, maximum=2**31
+    )
+    max_readings: int = _setting(
+        100_000, "Most readings in one request.", minimum=1, maximum=1_000_000
+    )
+    max_password_bytes: int = _setting(
+        1024, "Longest password, in bytes of UTF-8.", minimum=16, maximum=65_536
+    )
+    guess_limit: int = _setting(
+        300, "Unknown passwords one address may try in a minute; 0 sets no limit."
+    )
+    trusted_proxies: int = _setting(
+        0, "Proxies in front whose X-Forwarded-For is believed.", maximum=16
+    )
+
+    scrypt_log2_n: int = _setting(
+        14,
+        "Cost of turning a new password into a key: log2 of scrypt's N (r=8, p=1).",
+        minimum=10,
+        maximum=20,
+    )
+    vault_cache_seconds: int = _setting(
+        600, "How long an API process keeps an opened vault in memory.", minimum=1
+    )
+    vault_cache_size: int = _setting(
+        10_000, "Opened vaults an API process keeps in memory at most.", minimum=1
+    )
+
+    bind: str = _setting("0.0.0.0:5000", "Address and port of the API.")  # noqa: S104: a server
+    api_workers: int = _setting(2, "API processes.", minimum=1, maximum=512)
+    api_connections: int = _setting(
+        1000, "Connections one API process serves at a time.", minimum=1
+    )
+    api_postgres_pool: int = _setting(
+        4, "Postgres connections of one API process at most.", minimum=1, maximum=100
+    )
+    tls_certificate: str = _setting("", "Certificate file (PEM); set, the API speaks https.")
+    tls_key: str = _setting("", "Key file (PEM) of the certificate.")
+    cors_origins: str = _setting("*", "Origins that browsers may call from, by commas.")
+    api_metrics_port: int = _setting(
+        9100, "Port of the API's /metrics; 0 serves none.", maximum=65_535
+    )
+    writer_metrics_port: int = _setting(
+        9101, "Port of the writer's /metrics; 0 serves none.", maximum=65_535
+    )
+    log_level: str = _setting("INFO", "DEBUG, INFO, WARNING or ERROR.")
+
+
+def variable(name: str) -> str:
+    """The environment variable of the field `name`."""
+    return f"IOT_{name.upper()}"
+
+
+def load(environ: Mapping[str, str] = os.environ) -> Settings:
+    """Read and check every setting.
+
+    Raises:
+        SettingsError: one sentence that names the variable, for the first that is missing or wrong.
+    """
+    given = {}
+    for each in fields(Settings):
+        text = _text_of(each, environ)
+        if text is not None:
+            given[each.name] = _parse(each, text)
+        elif each.default is MISSING:
+            raise SettingsError(f"{variable(each.name)} is not set: {each.metadata['meaning']}")
+    settings = Settings(**given)
+    if bool(settings.tls_certificate) != bool(settings.tls_key):
+        raise SettingsError("IOT_TLS_CERTIFICATE and IOT_TLS_KEY go together: set both or neither")
+    if settings.log_level not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
+        raise SettingsError("IOT_LOG_LEVEL must be one of DEBUG, INFO, WARNING, ERROR")
+    return settings
+
+
+def _text_of(each: Field[Any], environ: Mapping[str, str]) -> str | None:
+    name = variable(each.name)
+    if each.metadata["secret"] and f"{name}_FILE" in environ:
+        try:
+            return Path(environ[f"{name}_FILE"]).read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise SettingsError(f"{name}_FILE can't be read: {error.strerror}") from None
+    return environ.get(name)
+
+
+def _parse(each: Field[Any], text: str) -> str | int:
+    if each.type is not int:
+        return text
+    low, high = each.metadata["minimum"], each.metadata["maximum"]
+    try:
+        number = int(text)
+    except ValueError:
+        raise SettingsError(f"{variable(each.name)} must be a whole number") from None
+    if not low <= number <= high:
+        raise SettingsError(f"{variable(each.name)} must be from {low} to {high}, not {number}")
+    return number
+
+
+def describe() -> list[tuple[str, str, str]]:
+    """(variable, default, meaning) of every setting, in order, for people and for docs."""
+    rows = []
+    for each in fields(Settings):
+        default = "(required)" if each.default is MISSING else str(each.default)
+        rows.append((variable(each.name), default, each.metadata["meaning"]))
+    return rows

@@ -83,7 +83,7 @@ class Settings:
         10_000, "Opened vaults an API process keeps in memory at most.", minimum=1
     )
 
-    bind: str = _setting("0.0.0.0:5000", "Address and port of the API.")  # noqa: S104: a server
+    bind: str = _setting("0.0.0.0:5000", "Address and port of the API.")
     api_workers: int = _setting(2, "API processes.", minimum=1, maximum=512)
     api_connections: int = _setting(
         1000, "Connections one API process serves at a time.", minimum=1
@@ -114,7 +114,7 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
     Raises:
         SettingsError: one sentence that names the variable, for the first that is missing or wrong.
     """
-    given = {}
+    given: dict[str, Any] = {}
     for each in fields(Settings):
         text = _text_of(each, environ)
         if text is not None:

@@ -1,0 +1,113 @@
+"""Sealed queue entries: what the API hands the writer through Redis.
+
+    version 1 | key id 4 | session 16 | sequence 8 | nonce 12 | ciphertext and tag
+
+A session is one API process's run; within it every entry of a shard has a number of its own,
+1, 2, 3, ... Session and number name an entry for good: however often its bytes are added to the
+backlog, a writer that remembers what it has seen stores it once.
+"""
+
+import itertools
+import os
+import struct
+from collections.abc import Callable
+from functools import lru_cache
+
+from iot_models.errors import DecryptionError
+
+from .aead import SALT_BYTES, decrypt, derive, encrypt
+from .keyring import KeyId, Keyring
+from .secrets import SecretHolder
+
+FORMAT = 1
+_HEADER = struct.Struct(">BI16sQ")
+_SHARD = struct.Struct(">H")
+_SESSION = b"iot-sensor session v1"
+
+ENTRIES_PER_SESSION = 2**32
+"""Random nonces stay safe to this many messages under one key."""
+
+
+class Sealer:
+    """Seals one process's entries. Safe to share between threads; starts anew after a fork."""
+
+    def __init__(self, keyring: Callable[[], Keyring]) -> None:
+        self._keyring = keyring
+        self._session: _Session | None = None
+
+    def seal(self, shard: int, entry: bytes) -> bytes:
+        """Seal an entry for the stream of `shard`; each call takes the shard's next number."""
+        keyring = self._keyring()
+        session = self._session
+        if session is None or not session.usable(keyring):
+            session = self._session = _Session(keyring)
+        return session.seal(shard, entry)
+
+    def renew(self) -> None:
+        """Begin a new session: called when a sealed entry was given up and its number with it,
+        so that no session has more gaps than requests were under way at a time.
+        """
+        self._session = None
+
+
+class _Session(SecretHolder):
+    __slots__ = ("_count", "_id", "_key", "_key_id", "_numbers", "_pid")
+
+    def __init__(self, keyring: Keyring) -> None:
+        self._pid = os.getpid()
+        self._key_id = keyring.primary_id
+        self._id = os.urandom(SALT_BYTES)
+        self._key = derive(keyring.transit_key(self._key_id), salt=self._id, info=_SESSION)
+        self._count = itertools.count(1)
+        self._numbers: dict[int, itertools.count[int]] = {}
+
+    def usable(self, keyring: Keyring) -> bool:
+        return (
+            self._key_id == keyring.primary_id
+            and self._pid == os.getpid()
+            and next(self._count) <= ENTRIES_PER_SESSION
+        )
+
+    def seal(self, shard: int, entry: bytes) -> bytes:
+        numbers = self._numbers.get(shard) or self._numbers.setdefault(shard, itertools.count(1))
+        header = _HEADER.pack(FORMAT, self._key_id, self._id, next(numbers))
+        return header + encrypt(self._key, entry, header + _SHARD.pack(shard))
+
+
+class OpenedEntry:
+    """An entry whose seal was whole: its session, its number in it, and its bytes."""
+
+    __slots__ = ("content", "number", "session")
+
+    def __init__(self, session: bytes, number: int, content: bytes) -> None:
+        self.session = session
+        self.number = number
+        self.content = content
+
+
+class Opener:
+    """Opens sealed entries."""
+
+    SESSIONS_REMEMBERED = 4096
+
+    def __init__(self, keyring: Callable[[], Keyring]) -> None:
+        self._keyring = keyring
+        self._session_key = lru_cache(maxsize=self.SESSIONS_REMEMBERED)(self._derive)
+
+    def open(self, shard: int, sealed: bytes) -> OpenedEntry:
+        """The entry that was sealed for this shard.
+
+        Raises:
+            DecryptionError: the bytes were changed or cut, come from another shard's stream, or
+                were sealed with a master key that is not in the keyring.
+        """
+        if len(sealed) < _HEADER.size or sealed[0] != FORMAT:
+            raise DecryptionError("a queue entry is of an unknown format")
+        header = sealed[: _HEADER.size]
+        _, key_id, session, number = _HEADER.unpack(header)
+        key = self._session_key(key_id, session)
+        content = decrypt(key, sealed[_HEADER.size :], header + _SHARD.pack(shard))
+        return OpenedEntry(session, number, content)
+
+    def _derive(self, key_id: KeyId, session: bytes) -> bytes:
+        return derive(self._keyring().transit_key(key_id), salt=session, info=_SESSION)

@@ -1,0 +1,175 @@
+"""The cluster's keys: master keys by id, one of them primary, and the pepper."""
+
+import base64
+import binascii
+import hmac
+import json
+import logging
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from pathlib import Path
+
+from iot_models.errors import DecryptionError, SettingsError
+
+from .aead import KEY_BYTES, derive
+from .secrets import SecretHolder
+
+_log = logging.getLogger(__name__)
+
+KeyId = int
+"""Names a master key in every ciphertext that depends on it; 1 to 2**32 - 1."""
+
+_TRANSIT = b"iot-sensor transit v1"
+_WRAP = b"iot-sensor wrap v1"
+_AUDIT = b"iot-sensor audit v1"
+
+
+class Keyring(SecretHolder):
+    """The keys of one moment. Each purpose has keys of its own, derived from the master keys."""
+
+    __slots__ = ("_derived", "_masters", "_pepper", "primary_id")
+
+    def __init__(self, primary_id: KeyId, masters: Mapping[KeyId, bytes], pepper: bytes) -> None:
+        self.primary_id = primary_id
+        self._masters = dict(masters)
+        self._pepper = pepper
+        self._derived = lru_cache(maxsize=64)(self._derive)
+
+    @property
+    def key_ids(self) -> tuple[KeyId, ...]:
+        """Ids of all master keys."""
+        return tuple(self._masters)
+
+    def lookup(self, password: bytes) -> bytes:
+        """32 bytes by which a password's vault is found; without the pepper they tell nothing."""
+        return hmac.digest(self._pepper, password, "sha256")
+
+    def transit_key(self, key_id: KeyId) -> bytes:
+        """Seals queue entries. Raises `DecryptionError` for an id that isn't in the keyring."""
+        return self._derived(key_id, _TRANSIT)
+
+    def wrap_key(self, key_id: KeyId) -> bytes:
+        """Outer wrap of data keys. Raises `DecryptionError` for an unknown id."""
+        return self._derived(key_id, _WRAP)
+
+    def audit_key(self, key_id: KeyId) -> bytes:
+        """Encrypts the audit log. Raises `DecryptionError` for an unknown id."""
+        return self._derived(key_id, _AUDIT)
+
+    def _derive(self, key_id: KeyId, info: bytes) -> bytes:
+        if key_id not in self._masters:
+            raise DecryptionError(f"the keyring holds no master key {key_id}")
+        return derive(self._masters[key_id], salt=b"", info=info)
+
+
+def parse_keyring(text: str) -> Keyring:
+    """The keyring from its JSON: `{"version": 1, "primary": 1, "keys": {"1": ...}, "pepper": ...}`.
+
+    Keys and pepper are 32 bytes each, in base64.
+
+    Raises:
+        SettingsError: one sentence on what is wrong with it, without any key.
+    """
+    try:
+        content = json.loads(text)
+        if content["version"] != 1:
+            raise SettingsError("the keyring is of a version that is not known here")
+        masters = {int(key_id): _key_bytes(key) for key_id, key in content["keys"].items()}
+        primary, pepper = int(content["primary"]), _key_bytes(content["pepper"])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise SettingsError("the keyring is not JSON of the form that is described") from None
+    if primary not in masters:
+        raise SettingsError("the keyring's primary key is not among its keys")
+    if not all(0 < key_id < 2**32 for key_id in masters):
+        raise SettingsError("the keyring has a key id that is not from 1 to 4294967295")
+    return Keyring(primary, masters, pepper)
+
+
+def _key_bytes(text: str) -> bytes:
+    try:
+        key = base64.b64decode(text, validate=True)
+    except (binascii.Error, TypeError):
+        raise SettingsError("the keyring has a key that is not base64") from None
+    if len(key) != KEY_BYTES:
+        raise SettingsError(f"the keyring has a key that is not {KEY_BYTES} bytes long")
+    return key
+
+
+def new_keyring_text() -> str:
+    """JSON of a fresh keyring: one master key with id 1, and a pepper."""
+    fresh = [base64.b64encode(secrets.token_bytes(KEY_BYTES)).decode() for _ in range(2)]
+    return json.dumps({"version": 1, "primary": 1, "keys": {"1": fresh[0]}, "pepper": fresh[1]})
+
+
+def create_keyring_file(path: Path) -> bool:
+    """Write a fresh keyring to `path` (mode 0600) unless there is one; True if it was written.
+
+    All or nothing: an interrupted call leaves no partial file, and of two at once one wins.
+    """
+    if path.exists():
+        return False
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(new_keyring_text())
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(draft, path)
+    except FileExistsError:
+        return False
+    finally:
+        draft.unlink()
+    return True
+
+
+class KeyringFile:
+    """A keyring that follows its file: a mounted Secret that changes takes effect in a second.
+
+    A file that becomes unreadable or wrong later is ignored, and the keys read last stay in use.
+    """
+
+    CHECK_EVERY = 1.0
+
+    def __init__(self, path: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """Raises `SettingsError` when the file can't be read or is wrong."""
+        self._path = path
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._checked = clock()
+        self._stamp = self._stat()
+        self._keyring = parse_keyring(self._read())
+
+    def current(self) -> Keyring:
+        """The keys as they stand in the file."""
+        if self._clock() - self._checked >= self.CHECK_EVERY:
+            with self._lock:
+                self._check()
+        return self._keyring
+
+    def _check(self) -> None:
+        self._checked = self._clock()
+        try:
+            stamp = self._stat()
+            if stamp != self._stamp:
+                self._keyring = parse_keyring(self._read())
+                self._stamp = stamp
+        except SettingsError as error:
+            _log.warning("the changed keyring is ignored: %s", error)
+
+    def _stat(self) -> tuple[int, int, int]:
+        try:
+            status = self._path.stat()
+        except OSError as error:
+            raise SettingsError(f"IOT_KEYRING_FILE can't be read: {error.strerror}") from None
+        return status.st_mtime_ns, status.st_size, status.st_ino
+
+    def _read(self) -> str:
+        try:
+            return self._path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            raise SettingsError("IOT_KEYRING_FILE can't be read") from None

@@ -1,0 +1,42 @@
+"""Encrypted segments as they are stored in Postgres and in the hot window.
+
+    version 1 | salt 16 | nonce 12 | ciphertext and tag
+
+The salt names the key: with the vault's data key it gives the chunk key. Bound to the ciphertext
+are the vault's id and the segment's bounds, so a segment can't be moved, nor its bounds changed.
+"""
+
+import uuid
+
+from iot_models.errors import DecryptionError
+from iot_models.segment import SegmentBounds
+
+from .aead import SALT_BYTES, decrypt, encrypt
+from .vault import OpenVault
+
+FORMAT = b"\1"
+
+
+def encrypt_segment(
+    vault_id: uuid.UUID, salt: bytes, chunk_key: bytes, bounds: SegmentBounds, content: bytes
+) -> bytes:
+    """Encrypt an encoded segment with the chunk key that belongs to `salt`."""
+    head = FORMAT + salt
+    return head + encrypt(chunk_key, content, _associated(head, vault_id, bounds))
+
+
+def decrypt_segment(vault: OpenVault, bounds: SegmentBounds, payload: bytes) -> bytes:
+    """The encoded segment.
+
+    Raises:
+        DecryptionError: payload or bounds were changed, or the segment is another vault's.
+    """
+    head, message = payload[: 1 + SALT_BYTES], payload[1 + SALT_BYTES :]
+    if len(head) < 1 + SALT_BYTES or head[:1] != FORMAT:
+        raise DecryptionError("a segment is of an unknown format")
+    key = vault.chunk_key(head[1:])
+    return decrypt(key, message, _associated(head, vault.vault_id, bounds))
+
+
+def _associated(head: bytes, vault_id: uuid.UUID, bounds: SegmentBounds) -> bytes:
+    return head + vault_id.bytes + bounds.to_bytes()

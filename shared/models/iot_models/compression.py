@@ -1,0 +1,43 @@
+"""zstd, one context per thread: contexts are dear to make and must not be shared."""
+
+import threading
+
+import zstandard
+
+from .errors import FormatError
+
+ENTRY_LEVEL = 1
+"""Entries live for a second: speed matters more than size."""
+SEGMENT_LEVEL = 3
+"""Segments live for years."""
+
+
+class _Contexts(threading.local):
+    def __init__(self) -> None:
+        self.compressors = {
+            level: zstandard.ZstdCompressor(level=level) for level in (ENTRY_LEVEL, SEGMENT_LEVEL)
+        }
+        self.decompressor = zstandard.ZstdDecompressor()
+
+
+_contexts = _Contexts()
+
+
+def compress(data: bytes, level: int) -> bytes:
+    """One zstd frame that tells the size of its content."""
+    return _contexts.compressors[level].compress(data)
+
+
+def decompress(frame: bytes, limit: int) -> bytes:
+    """The content of a frame made by `compress`.
+
+    Raises:
+        FormatError: it is no such frame, or its content is larger than `limit` bytes.
+    """
+    try:
+        size = zstandard.frame_content_size(frame)
+        if not 0 <= size <= limit:
+            raise FormatError(f"compressed content is larger than {limit} bytes")
+        return _contexts.decompressor.decompress(frame)
+    except zstandard.ZstdError:
+        raise FormatError("compressed content is damaged") from None

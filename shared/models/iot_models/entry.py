@@ -1,0 +1,66 @@
+"""A queue entry: what one request brings for one vault, on its way from the API to the writer."""
+
+import struct
+from dataclasses import dataclass, field
+
+from .compression import ENTRY_LEVEL, compress, decompress
+from .errors import FormatError
+from .reading import ReadingColumns, int64s
+
+FORMAT = 1
+COMPRESS_FROM = 512
+"""Bytes of readings from which compressing them pays."""
+MAX_CONTENT_BYTES = 2**31
+
+_HEADER = struct.Struct("<BB16s16s32sqI")
+_PLAIN, _ZSTD = 0, 1
+
+
+@dataclass(slots=True)
+class Entry:
+    """Readings and the key to encrypt them with; stored sealed only (`iot_cipher.envelope`)."""
+
+    vault_id: bytes
+    """16 bytes."""
+    salt: bytes
+    """16 random bytes that the chunk key was derived with."""
+    chunk_key: bytes = field(repr=False)
+    """32 bytes; encrypts, and gives no way back to the vault's data key."""
+    sealed_at: int
+    """Unix milliseconds of the API's clock."""
+    readings: ReadingColumns = field(repr=False)
+
+    def encode(self) -> bytes:
+        """The entry as bytes, in format 1."""
+        readings = self.readings
+        content = b"".join(
+            (readings.relative.tobytes(), readings.interrogator.tobytes(), readings.freeform)
+        )
+        packing = _PLAIN
+        if len(content) >= COMPRESS_FROM:
+            packing, content = _ZSTD, compress(content, ENTRY_LEVEL)
+        header = _HEADER.pack(
+            FORMAT, packing, self.vault_id, self.salt, self.chunk_key, self.sealed_at, len(readings)
+        )
+        return header + content
+
+
+def decode_entry(data: bytes) -> Entry:
+    """The entry that `Entry.encode` wrote.
+
+    Raises:
+        FormatError: the bytes are not an entry of a format that is known here.
+    """
+    if len(data) < _HEADER.size or data[0] != FORMAT:
+        raise FormatError("queue entry of an unknown format")
+    _, packing, vault_id, salt, chunk_key, sealed_at, count = _HEADER.unpack_from(data)
+    content = data[_HEADER.size :]
+    if packing == _ZSTD:
+        content = decompress(content, MAX_CONTENT_BYTES)
+    column = 8 * count
+    if len(content) < 2 * column:
+        raise FormatError("queue entry is cut short")
+    readings = ReadingColumns(
+        int64s(content[:column]), int64s(content[column : 2 * column]), content[2 * column :]
+    )
+    return Entry(vault_id, salt, chunk_key, sealed_at, readings)

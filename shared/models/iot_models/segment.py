@@ -1,0 +1,165 @@
+"""The segment: readings of one vault as compressed columns, the unit that is encrypted and stored.
+
+The columns, in the order of (interrogator timestamp, id): when each was received (as runs, for
+a request's readings share it), ids, relative and interrogator timestamps (as differences, their
+bytes transposed, for zstd finds little in plain 64-bit numbers), and the `freeform` texts.
+"""
+
+import struct
+from array import array
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise, starmap
+from operator import le, sub
+
+from .compression import SEGMENT_LEVEL, compress, decompress
+from .errors import FormatError
+from .reading import SEPARATOR, Reading, ReadingColumns, absolute_timestamp, int64s
+
+FORMAT = 1
+ID_STRIDE = 256
+"""Ids of one shard are this far apart: their remainder is the shard, so no two shards' meet."""
+MAX_CONTENT_BYTES = 2**31
+
+_BOUNDS = struct.Struct("<9qI")
+_COUNTS = struct.Struct("<BII")
+_RUN = struct.Struct("<qI")
+_RAW, _DELTA = b"\0", b"\1"
+_ARRIVAL, _SORTED = 0, 1
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentBounds:
+    """What is known of a segment without opening it: ids, times and count (all inclusive).
+
+    Receipt is in Unix milliseconds, the other times in microseconds of the sender's.
+    """
+
+    first_id: int
+    last_id: int
+    received_min: int
+    received_max: int
+    relative_min: int
+    relative_max: int
+    interrogator_min: int
+    interrogator_max: int
+    shard: int
+    count: int
+
+    def to_bytes(self) -> bytes:
+        """For binding to the ciphertext as associated data."""
+        return _BOUNDS.pack(
+            self.first_id, self.last_id, self.received_min, self.received_max,
+            self.relative_min, self.relative_max, self.interrogator_min, self.interrogator_max,
+            self.shard, self.count,
+        )  # fmt: skip
+
+
+def encode_segment(
+    batches: Sequence[tuple[int, ReadingColumns]], first_id: int, shard: int
+) -> tuple[SegmentBounds, bytes]:
+    """Make one segment of `batches`, pairs of (received, readings) in the order of arrival.
+
+    Ids are `first_id`, `first_id + ID_STRIDE`, ... in that order.
+    """
+    relative, interrogator = array("q"), array("q")
+    for _, readings in batches:
+        relative += readings.relative
+        interrogator += readings.interrogator
+    freeform = SEPARATOR.join(readings.freeform for _, readings in batches)
+    runs = [(received, len(readings)) for received, readings in batches]
+    count = len(relative)
+    bounds = SegmentBounds(
+        first_id, first_id + (count - 1) * ID_STRIDE,
+        min(received for received, _ in runs), max(received for received, _ in runs),
+        min(relative), max(relative), min(interrogator), max(interrogator),
+        shard, count,
+    )  # fmt: skip
+    order = _order(interrogator)
+    if order is None:
+        head = _COUNTS.pack(_ARRIVAL, count, len(runs))
+        offsets = b""
+    else:
+        head = _COUNTS.pack(_SORTED, count, len(runs))
+        offsets = array("I", order).tobytes()
+        relative = array("q", map(relative.__getitem__, order))
+        interrogator = array("q", map(interrogator.__getitem__, order))
+        freeform = SEPARATOR.join(map(freeform.split(SEPARATOR).__getitem__, order))
+    content = b"".join(
+        (head, *starmap(_RUN.pack, runs), offsets, _pack(relative), _pack(interrogator), freeform)
+    )
+    return bounds, compress(content, SEGMENT_LEVEL)
+
+
+def _order(interrogator: "array[int]") -> list[int] | None:
+    """The positions in the order of time, then arrival; None when they are in it already."""
+    if all(starmap(le, pairwise(interrogator))):
+        return None
+    return sorted(range(len(interrogator)), key=interrogator.__getitem__)
+
+
+def _pack(column: "array[int]") -> bytes:
+    try:
+        deltas = array("q", column[:1])
+        deltas.extend(map(sub, column[1:], column))
+        how, data = _DELTA, deltas.tobytes()
+    except OverflowError:  # two neighbours more than 63 bits apart
+        how, data = _RAW, column.tobytes()
+    return how + b"".join(data[i::8] for i in range(8))
+
+
+def _unpack(data: bytes) -> Iterable[int]:
+    count = (len(data) - 1) // 8
+    planes = bytearray(8 * count)
+    for i in range(8):
+        planes[i::8] = data[1 + i * count : 1 + (i + 1) * count]
+    column = int64s(bytes(planes))
+    return accumulate(column) if data[:1] == _DELTA else column
+
+
+@dataclass(slots=True)
+class SegmentColumns:
+    """An opened segment: columns of one length, in the order of (interrogator, id)."""
+
+    ids: Sequence[int]
+    received: Sequence[int]
+    """Unix milliseconds."""
+    relative: Sequence[int]
+    interrogator: Sequence[int]
+    freeform: Sequence[str]
+
+    def readings(self) -> list[Reading]:
+        """The readings, in the same order."""
+        stamps = [absolute_timestamp(received // 1000) for received in self.received]
+        return list(map(Reading, stamps, self.freeform, self.ids, self.interrogator, self.relative))
+
+
+def decode_segment(bounds: SegmentBounds, data: bytes) -> SegmentColumns:
+    """Open what `encode_segment` made.
+
+    Raises:
+        FormatError: the content is not a segment with these bounds.
+    """
+    content = decompress(data, MAX_CONTENT_BYTES)
+    if len(content) < _COUNTS.size:
+        raise FormatError("segment is cut short")
+    order, count, run_count = _COUNTS.unpack_from(content)
+    if count != bounds.count or len(content) < _COUNTS.size + _RUN.size * run_count + 16 * count:
+        raise FormatError("segment doesn't hold what its bounds say")
+    at = _COUNTS.size + _RUN.size * run_count
+    received: list[int] = []
+    for moment, length in _RUN.iter_unpack(content[_COUNTS.size : at]):
+        received += [moment] * length
+    ids: Sequence[int] = range(bounds.first_id, bounds.last_id + 1, ID_STRIDE)
+    if order == _SORTED:
+        positions = array("I", content[at : at + 4 * count])
+        at += 4 * count
+        ids = [bounds.first_id + ID_STRIDE * position for position in positions]
+        received = [received[position] for position in positions]
+    width = 1 + 8 * count
+    relative = list(_unpack(content[at : at + width]))
+    interrogator = list(_unpack(content[at + width : at + 2 * width]))
+    freeform = content[at + 2 * width :].decode("ascii").split("\0")
+    if not len(ids) == len(received) == len(relative) == len(interrogator) == len(freeform):
+        raise FormatError("segment's columns differ in length")
+    return SegmentColumns(ids, received, relative, interrogator, freeform)

@@ -1,0 +1,73 @@
+"""The forms in which the old clients send times, read into whole microseconds."""
+
+import math
+import re
+from datetime import UTC, datetime
+
+from .reading import INT64_MAX, INT64_MIN
+
+_WHOLE = re.compile(r"[+-]?\d{1,40}")
+_NUMBER = re.compile(r"[+-]?(\d{1,40}\.?\d{0,40}|\.\d{1,40})([eE][+-]?\d{1,3})?")
+_US_DATE = "%m/%d/%Y %I:%M:%S.%f %p"
+_US_DATE_WHOLE = "%m/%d/%Y %I:%M:%S %p"
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def parse_time(value: int | float | str) -> int:
+    """Microseconds from an integer, a number with a fraction (cut off), or either as a string.
+
+    Raises:
+        ValueError: not a number, or beyond 64 bits; the message says which.
+    """
+    if isinstance(value, str):
+        value = _parse_number(value.strip())
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError("is not a number")
+        value = int(value)
+    if not INT64_MIN <= value <= INT64_MAX:
+        raise ValueError("is beyond 64 bits")
+    return value
+
+
+def parse_time_or_date(value: int | float | str) -> int:
+    """Like `parse_time`; a string may be a date too, then it is microseconds since 1970 (UTC).
+
+    Dates are `3/18/2014 10:59:19.123456 AM` (UTC), as the old clients write them, and RFC 3339.
+
+    Raises:
+        ValueError: neither a number nor a date, or beyond 64 bits.
+    """
+    if not isinstance(value, str) or _NUMBER.fullmatch(value.strip()):
+        return parse_time(value)
+    date = _parse_date(value.strip())
+    since = date - _EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+
+
+def _parse_number(text: str) -> int:
+    if _WHOLE.fullmatch(text):
+        return int(text)
+    if not _NUMBER.fullmatch(text):
+        raise ValueError("is not a number")
+    if "e" not in text.lower():
+        return int(text.partition(".")[0] or "0") if text.partition(".")[0] not in "+-" else 0
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError("is beyond 64 bits")
+    return int(number)
+
+
+def _parse_date(text: str) -> datetime:
+    for form in (_US_DATE, _US_DATE_WHOLE):
+        try:
+            return datetime.strptime(text, form).replace(tzinfo=UTC)
+        except ValueError:
+            continue
+    if len(text) < len("2014-03-18T10:59:19") or text[10] not in "Tt ":
+        raise ValueError("is neither a number nor a date")
+    try:
+        date = datetime.fromisoformat(text.upper())
+    except ValueError:
+        raise ValueError("is neither a number nor a date") from None
+    return date.replace(tzinfo=UTC) if date.tzinfo is None else date

@@ -1,0 +1,77 @@
+"""Run a program so that it can't outlive the process that started it.
+
+A script of its own, run as `python -I -S launch.py …`, and not a `preexec_fn`: that one runs
+between fork and exec, where a parent with threads can't safely run Python.
+
+Arguments: the parent's pid, the signal to get when the parent dies, the uid to run as (-1: stay),
+then the program and its arguments. It becomes that program: same pid, same open files.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+
+PR_SET_PDEATHSIG = 1
+PR_SET_KEEPCAPS = 8
+PR_CAP_AMBIENT = 47
+PR_CAP_AMBIENT_RAISE = 2
+CAP_DAC_OVERRIDE = 1
+CAPABILITY_VERSION_3 = 0x20080522
+
+
+def _checked(result: int, what: str) -> None:
+    if result != 0:
+        raise OSError(ctypes.get_errno(), f"{what}: {os.strerror(ctypes.get_errno())}")
+
+
+def become(uid: int, libc: ctypes.CDLL) -> None:
+    """Give up root for `uid`, and keep of root's powers only the one to reach any file.
+
+    PostgreSQL refuses to run as root. Under another user it could neither be found nor reach its
+    data below a home directory of root's (mode 0700), and loosening those modes would let others
+    in. So it keeps CAP_DAC_OVERRIDE, passed on to whatever it runs (an ambient capability).
+    """
+    _checked(libc.prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0), "keeping capabilities")
+    os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+    header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
+    only = 1 << CAP_DAC_OVERRIDE
+    sets = (ctypes.c_uint32 * 6)(only, only, only, 0, 0, 0)  # effective, permitted, inheritable
+    _checked(libc.capset(header, sets), "capset")
+    _checked(
+        libc.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, CAP_DAC_OVERRIDE, 0, 0),
+        "raising CAP_DAC_OVERRIDE",
+    )
+
+
+def die_with(parent: int, death_signal: int, libc: ctypes.CDLL) -> None:
+    """Ask the kernel for `death_signal` when `parent` dies; end now if it already did."""
+    _checked(libc.prctl(PR_SET_PDEATHSIG, death_signal, 0, 0, 0), "PR_SET_PDEATHSIG")
+    if os.getppid() != parent:
+        sys.exit(f"launch: process {parent} is gone")
+
+
+def main(arguments: list[str]) -> None:
+    """Prepare this process, then become the program."""
+    parent, death_signal, uid = (int(text) for text in arguments[:3])
+    program = arguments[3:]
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None, use_errno=True)
+        if uid >= 0:
+            become(uid, libc)
+        # After the change of user: that clears the parent-death signal.
+        die_with(parent, death_signal, libc)
+    elif uid >= 0:
+        os.setgid(uid)
+        os.setuid(uid)
+    os.execvp(program[0], program)  # noqa: S606 -- becoming it is the point
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except OSError as error:
+        sys.exit(f"launch: {sys.argv[4]}: {error}")

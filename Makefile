@@ -47,3 +47,11 @@ requirements: $(BIN)/uv ## Lock every dependency again, with hashes (UPGRADE=1 f
 	$(COMPILE) -c requirements/dev.txt services/api/pyproject.toml -o requirements/api.txt
 	$(COMPILE) -c requirements/dev.txt services/writer/pyproject.toml tools/pyproject.toml -o requirements/writer.txt
 	echo 'uv>=0.13.9,<0.14' | $(COMPILE) -c requirements/dev.txt - -o requirements/bootstrap.txt
+
+# --- The service on this machine ---------------------------------------------------------------
+
+.PHONY: run
+run: STARTED := $(shell date +%s.%N)
+run: $(VENV)/.run ## Run everything here: PORT=5000 DATA_DIR=.local DEVICES=1 TLS=0 (Ctrl-C stops it)
+	@exec $(BIN)/python -m iot_tools run --started $(STARTED) \
+		--port '$(PORT)' --data-dir '$(DATA_DIR)' --devices '$(DEVICES)' --tls '$(TLS)'

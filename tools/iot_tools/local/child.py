@@ -43,25 +43,49 @@ class Child:
     the thread as the parent's death.
     """
 
-    def __init__(self, program: Program) -> None:
+    def __init__(
+        self,
+        program: Program,
+        *,
+        ready: Callable[[], bool] | None = None,
+        inherit: Sequence[int] = (),
+    ) -> None:
+        """`ready` tells whether the process does its work; `inherit` are files it keeps open."""
         self.program = program
+        self._ready = ready
+        self._inherit = tuple(inherit)
         self._process: subprocess.Popen[bytes] | None = None
 
-    def spawn(self, inherit: Sequence[int] = ()) -> None:
-        """Start the process; its output is appended to the log. `inherit` are open files."""
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        return self.program.name
+
+    def spawn(self) -> None:
+        """Start the process without waiting; its output is appended to the log.
+
+        Raises:
+            LaunchError: there is no process; an earlier one is still what `pid` tells of.
+        """
+        try:
+            self._process = self._launched()
+        except OSError as error:
+            raise LaunchError(f"{self.name} can't be started: {error}") from error
+
+    def _launched(self) -> subprocess.Popen[bytes]:
         program = self.program
         death_signal = program.death_signal or program.stop_signal
         launcher = [sys.executable, "-I", "-S", launch.__file__]
         how = [str(os.getpid()), str(int(death_signal)), str(program.user)]
         with program.log.open("ab") as log:
-            self._process = subprocess.Popen(  # noqa: S603 -- our own programs
+            return subprocess.Popen(  # noqa: S603 -- our own programs
                 [*launcher, *how, *program.arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=program.environment,
                 cwd=program.directory,
-                pass_fds=tuple(inherit),
+                pass_fds=self._inherit,
                 start_new_session=True,
             )
 
@@ -80,6 +104,10 @@ class Child:
     def running(self) -> bool:
         """Whether the process lives; one that ended is reaped."""
         return self._process is not None and self._process.poll() is None
+
+    def ready(self) -> bool:
+        """Whether it lives and does its work."""
+        return self.running and (self._ready is None or self._ready())
 
     @property
     def ending(self) -> str:
@@ -142,7 +170,7 @@ class Child:
             text = self.program.log.read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:
             return ""
-        return "\n".join(text.splitlines()[-lines:])
+        return "\n".join(f"    {line}" for line in text.splitlines()[-lines:])
 
 
 def _signal_group(group: int, signal_number: int) -> bool:

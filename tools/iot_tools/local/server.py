@@ -50,9 +50,10 @@ class Server(ABC):
         lock = DirectoryLock(self.directory)
         try:
             lock.take(_LOCK_PATIENCE)
-            self._child = Child(self._prepare())
-            self._child.spawn(inherit=[lock.fileno()])
-        except DirectoryInUseError as error:
+            child = Child(self._prepare(), inherit=[lock.fileno()])
+            child.spawn()
+            self._child = child
+        except (DirectoryInUseError, OSError) as error:
             raise LaunchError(str(error)) from error
         finally:
             lock.release()

@@ -1,0 +1,7 @@
+"""`python -m iot_tools` is `iot-sensor`."""
+
+import sys
+
+from iot_tools.cli import main
+
+sys.exit(main())

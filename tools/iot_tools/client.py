@@ -1,0 +1,104 @@
+"""A client of the HTTP API that needs nothing but the standard library."""
+
+import http.client
+import json
+import ssl
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+_REFUSED = {400, 413, 415}
+_STALE = (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError)
+
+
+class NotDeliveredError(Exception):
+    """The service didn't take the request now; `retry_after` tells seconds to wait, if it said."""
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class RefusedError(Exception):
+    """The service will never take this request; the message says why."""
+
+
+class ApiClient:
+    """Speaks for one password, over one connection that is kept open."""
+
+    def __init__(
+        self,
+        url: str,
+        password: str,
+        *,
+        context: ssl.SSLContext | None = None,
+        timeout: float = 10.0,
+    ) -> None:
+        """`context` says which certificates are trusted; left out, those of the system."""
+        parts = urlsplit(url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise ValueError(f"not an http(s) URL: {url}")
+        self._password = password
+        self._base = parts.path.rstrip("/")
+        self._connection = (
+            http.client.HTTPSConnection(parts.netloc, timeout=timeout, context=context)
+            if parts.scheme == "https"
+            else http.client.HTTPConnection(parts.netloc, timeout=timeout)
+        )
+
+    def ready(self) -> bool:
+        """Whether the service says that it can do its work."""
+        try:
+            return self._exchange("GET", "/readyz", None, {})[0] == http.client.OK
+        except NotDeliveredError:
+            return False
+
+    def put(self, readings: Sequence[Mapping[str, Any]], key: str) -> None:
+        """Send readings; on return they are the service's to keep.
+
+        A repeated `key` names the same readings: sent again, they count once.
+
+        Raises:
+            NotDeliveredError: it isn't known that they were taken; send them again.
+            RefusedError: they can't be taken.
+        """
+        rows = [{"data": {"db_password": self._password, **reading}} for reading in readings]
+        self._checked("PUT", "/api/iot", rows, {"Idempotency-Key": key})
+
+    def last(self, count: int) -> list[dict[str, Any]]:
+        """The last `count` readings of the password."""
+        question = {"data": {"db_password": self._password}}
+        answer = self._checked("POST", f"/api/iot/last/{count}", question, {})
+        data: list[dict[str, Any]] = json.loads(answer)["data"]
+        return data
+
+    def close(self) -> None:
+        """Close the connection; a later call opens it again."""
+        self._connection.close()
+
+    def _checked(self, method: str, path: str, body: object, headers: dict[str, str]) -> bytes:
+        status, answer, retry_after = self._exchange(method, path, body, headers)
+        if status < http.client.BAD_REQUEST:
+            return answer
+        sentence = f"{status} {answer[:200].decode(errors='replace').strip()}"
+        if status in _REFUSED:
+            raise RefusedError(sentence)
+        raise NotDeliveredError(sentence, retry_after)
+
+    def _exchange(
+        self, method: str, path: str, body: object, headers: dict[str, str]
+    ) -> tuple[int, bytes, float | None]:
+        """Status, body and Retry-After of one request, tried twice if the connection was stale."""
+        payload = None if body is None else json.dumps(body, separators=(",", ":"))
+        everything = {"Content-Type": "application/json", **headers}
+        for attempt in (1, 2):
+            try:
+                self._connection.request(method, self._base + path, payload, everything)
+                response = self._connection.getresponse()
+                after = response.getheader("Retry-After", "")
+                return response.status, response.read(), float(after) if after.isdigit() else None
+            except (OSError, http.client.HTTPException) as error:
+                self._connection.close()
+                if attempt == 2 or not isinstance(error, _STALE):
+                    raise NotDeliveredError(f"{type(error).__name__}: {error}") from error
+        raise AssertionError("unreachable")

@@ -1,0 +1,84 @@
+"""A certificate of our own, for https on one machine."""
+
+import datetime as dt
+import ipaddress
+import os
+import socket
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+_LIFETIME = dt.timedelta(days=397)
+_RENEW_BEFORE = dt.timedelta(days=30)
+
+
+def ensure_certificate(certificate: Path, key: Path) -> bool:
+    """Make a self-signed certificate and its key (0600), unless a good pair is there.
+
+    It is good for localhost, 127.0.0.1, ::1 and this machine's name. True if it was made.
+    """
+    if key.exists() and certificate.exists() and _still_good(certificate):
+        return False
+    private = ec.generate_private_key(ec.SECP256R1())
+    pem = private.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    _write(key, pem, 0o600)
+    _write(certificate, _signed(private).public_bytes(serialization.Encoding.PEM), 0o644)
+    return True
+
+
+def _names() -> x509.SubjectAlternativeName:
+    hosts = {"localhost": None, socket.gethostname().encode("idna").decode(): None}
+    addresses = ["127.0.0.1", "::1"]
+    return x509.SubjectAlternativeName(
+        [
+            *(x509.DNSName(host) for host in hosts),
+            *(x509.IPAddress(ipaddress.ip_address(address)) for address in addresses),
+        ]
+    )
+
+
+def _signed(private: ec.EllipticCurvePrivateKey) -> x509.Certificate:
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "iot-sensor on this machine")])
+    now = dt.datetime.now(dt.UTC)
+    public = private.public_key()
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(public)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(minutes=5))
+        .not_valid_after(now + _LIFETIME)
+        .add_extension(_names(), critical=False)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
+    )
+    return builder.sign(private, hashes.SHA256())
+
+
+def _still_good(certificate: Path) -> bool:
+    try:
+        present = x509.load_pem_x509_certificate(certificate.read_bytes())
+        names = present.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (ValueError, x509.ExtensionNotFound):
+        return False
+    fresh_until = present.not_valid_after_utc - _RENEW_BEFORE
+    return names == _names() and dt.datetime.now(dt.UTC) < fresh_until
+
+
+def _write(path: Path, content: bytes, mode: int) -> None:
+    """Put a file in place whole, never readable by more than `mode` says."""
+    made = path.with_name(path.name + ".new")
+    made.unlink(missing_ok=True)
+    descriptor = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+    made.replace(path)

@@ -1,0 +1,68 @@
+"""The proof that the whole way works: a reading sent now is read back."""
+
+import json
+import shlex
+import time
+import uuid
+from collections.abc import Callable
+
+from iot_tools.client import ApiClient, NotDeliveredError
+from iot_tools.interrogator import Interrogator
+
+_EXAMPLE_PASSWORD = "my-password"  # noqa: S105 -- an example, printed for all to see
+
+
+class FirstReading:
+    """Waits until a reading that was taken after `since` (as of `time.time`) is read back.
+
+    With `send`, it sends one itself; otherwise a device does.
+    """
+
+    def __init__(self, client: ApiClient, *, since: float, send: bool) -> None:
+        self._client = client
+        self._since = since
+        self._unsent = Interrogator(0, 1000, time.time, limit=1) if send else None
+        self._key = str(uuid.uuid4())
+
+    def is_back(self) -> bool:
+        """Whether it could be read now."""
+        try:
+            self._send()
+            rows = self._client.last(1)
+        except NotDeliveredError:
+            return False
+        return any(row["interrogator_timestamp"] >= self._since * 1_000_000 for row in rows)
+
+    def wait(self, pause: Callable[[float], None], patience: float) -> bool:
+        """Ask again and again; tells whether it came back in time. `pause` may raise."""
+        deadline = time.monotonic() + patience
+        while time.monotonic() < deadline:
+            if self.is_back():
+                return True
+            pause(0.05)
+        return False
+
+    def _send(self) -> None:
+        if self._unsent is not None and (readings := self._unsent.due()):
+            self._client.put(readings, self._key)
+            self._unsent = None
+
+
+def curl_that_sends(url: str) -> str:
+    """A command that stores one reading, to be pasted as it is."""
+    now = round(time.time() * 1_000_000)
+    freeform = {"rssi": -61, "epc96": "000011112222333344445555", "antenna": 1}
+    data = {"db_password": _EXAMPLE_PASSWORD, "relative_time": 0, "interrogator_time": now}
+    return _curl("PUT", f"{url}/api/iot", {"data": {**data, "freeform": freeform}})
+
+
+def curl_that_reads(url: str, password: str = _EXAMPLE_PASSWORD) -> str:
+    """A command that shows the last reading of a password, to be pasted as it is."""
+    return _curl("POST", f"{url}/api/iot/last/1", {"data": {"db_password": password}})
+
+
+def _curl(method: str, url: str, body: object) -> str:
+    options = ["-k"] if url.startswith("https:") else []
+    header = "Content-Type: application/json"
+    command = ["curl", "-sS", *options, "-X", method, url, "-H", header, "-d", json.dumps(body)]
+    return shlex.join(command)

@@ -1,0 +1,62 @@
+"""What `make run` was asked for."""
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from iot_models.errors import SettingsError
+
+_MOST_DEVICES = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Checked options; `started` is when the user asked, as of `time.time`."""
+
+    port: int
+    data_dir: Path
+    devices: int
+    tls: bool
+    started: float
+
+
+def parse(given: Mapping[str, str]) -> Options:
+    """Check the make variables PORT, DATA_DIR, DEVICES, TLS, and STARTED (seconds since 1970).
+
+    Raises:
+        SettingsError: one sentence that names the variable.
+    """
+    return Options(
+        port=_number("PORT", given["PORT"], 1, 65_535),
+        devices=_number("DEVICES", given["DEVICES"], 0, _MOST_DEVICES),
+        tls=bool(_number("TLS", given["TLS"], 0, 1)),
+        started=_moment(given["STARTED"]),
+        data_dir=_directory(given["DATA_DIR"]),
+    )
+
+
+def _number(name: str, text: str, low: int, high: int) -> int:
+    if text.isascii() and text.isdigit() and low <= int(text[:9]) <= high:
+        return int(text[:9])
+    wanted = f"{low} or {high}" if high == low + 1 else f"a whole number from {low} to {high}"
+    raise SettingsError(f"{name} must be {wanted}, not {text!r}")
+
+
+def _moment(text: str) -> float:
+    """What `date +%s.%N` prints: some systems leave %N, the nanoseconds, as a letter."""
+    return float(text.rstrip("N")) if text else time.time()
+
+
+def _directory(text: str) -> Path:
+    if not text.strip():
+        raise SettingsError("DATA_DIR must name a directory")
+    path = Path(text).expanduser().absolute()
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(f"DATA_DIR {text} can't be used: {error.strerror}") from None
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise SettingsError(f"DATA_DIR {text} can't be used: no permission to write in it")
+    return path

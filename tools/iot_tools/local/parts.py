@@ -1,0 +1,131 @@
+"""The children of `make run`: what each runs, and with which settings."""
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from iot_models import settings
+from iot_models.settings import Settings
+from iot_tools.local.certificate import ensure_certificate
+from iot_tools.local.child import Child, Program
+from iot_tools.local.options import Options
+from iot_tools.local.ports import free_port
+from iot_tools.local.postgres_server import PostgresServer
+from iot_tools.local.redis_server import RedisServer
+
+DEMO_PASSWORD = "demo"  # noqa: S105 -- of simulated readings, and printed for all to see
+
+
+@dataclass
+class Parts:
+    """Every part of one `make run`; the same IOT_* variables that a cluster sets, set here.
+
+    A variable that the caller's environment sets wins: an `IOT_REDIS_URL` or an
+    `IOT_POSTGRES_URL` there means that we start no such server.
+    """
+
+    options: Options
+    given: Mapping[str, str]
+    inherit: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        self.logs.mkdir(mode=0o700, exist_ok=True)
+        self.redis = None if self._is_given("redis_url") else self._own_redis()
+        self.postgres = None if self._is_given("postgres_url") else self._own_postgres()
+        self._defaults = {
+            "IOT_KEYRING_FILE": str(self.options.data_dir / "keyring"),
+            "IOT_BIND": f"127.0.0.1:{self.options.port}",
+            "IOT_API_METRICS_PORT": str(free_port()),
+            "IOT_WRITER_METRICS_PORT": str(free_port()),
+        }
+        if self.options.tls and not self._is_given("tls_certificate"):
+            self._defaults |= self._own_certificate()
+
+    @property
+    def logs(self) -> Path:
+        """Where each child's log lies."""
+        return self.options.data_dir / "logs"
+
+    def environment(self) -> dict[str, str]:
+        """The environment of the children; complete once the servers have started."""
+        urls = {}
+        if self.redis is not None:
+            urls["IOT_REDIS_URL"] = self.redis.url
+        if self.postgres is not None:
+            urls["IOT_POSTGRES_URL"] = self.postgres.url
+        given = {name: value for name, value in self.given.items() if value}
+        return {**self._defaults, **urls, **given, "PYTHONUNBUFFERED": "1"}
+
+    def settings(self) -> Settings:
+        """The settings of the children.
+
+        Raises:
+            SettingsError: a variable of the caller's is wrong.
+        """
+        # Before the first start our own database has no URL yet, nor does its value matter here.
+        return settings.load({"IOT_POSTGRES_URL": "postgresql:", **self.environment()})
+
+    def migration(self) -> Child:
+        """Brings the database's schema up to date, and ends."""
+        return self._child("migrate", ["-m", "iot_tools", "migrate"])
+
+    def api(self, ready: Callable[[], bool]) -> Child:
+        """The HTTP API."""
+        config = ["--config", "python:iot_api.gunicorn_conf", "iot_api.wsgi:app"]
+        return self._child("api", ["-m", "gunicorn", *config], ready=ready, stop_seconds=40)
+
+    def writer(self) -> Child:
+        """One writer."""
+        return self._child("writer", ["-m", "iot_writer"], stop_seconds=40)
+
+    def simulator(self, url: str) -> Child:
+        """The simulated devices."""
+        devices = ["--url", url, "--devices", str(self.options.devices)]
+        return self._child("simulator", ["-m", "iot_tools", "simulate", *devices])
+
+    def _child(
+        self,
+        name: str,
+        arguments: list[str],
+        *,
+        ready: Callable[[], bool] | None = None,
+        stop_seconds: float = 15,
+    ) -> Child:
+        environment = self.environment()
+        certificate = environment.get("IOT_TLS_CERTIFICATE")
+        if certificate:
+            environment = {"SSL_CERT_FILE": certificate, **environment}
+        program = Program(
+            name=name,
+            arguments=[sys.executable, *arguments],
+            environment=environment,
+            log=self._log(name),
+            stop_seconds=stop_seconds,
+        )
+        return Child(program, ready=ready, inherit=self.inherit)
+
+    def _own_redis(self) -> RedisServer:
+        return RedisServer(self.options.data_dir / "redis", log=self._log("redis"))
+
+    def _own_postgres(self) -> PostgresServer:
+        return PostgresServer(self.options.data_dir / "postgres", log=self._log("postgres"))
+
+    def _own_certificate(self) -> dict[str, str]:
+        certificate = self.options.data_dir / "certificate.pem"
+        key = self.options.data_dir / "certificate-key.pem"
+        ensure_certificate(certificate, key)
+        return {"IOT_TLS_CERTIFICATE": str(certificate), "IOT_TLS_KEY": str(key)}
+
+    def _log(self, name: str) -> Path:
+        return self.logs / f"{name}.log"
+
+    def _is_given(self, field: str) -> bool:
+        variable = settings.variable(field)
+        return bool(self.given.get(variable) or self.given.get(f"{variable}_FILE"))
+
+
+def of_this_process(options: Options, inherit: tuple[int, ...]) -> Parts:
+    """The parts, with the environment of this process."""
+    return Parts(options, os.environ, inherit)

@@ -1,0 +1,174 @@
+"""`make run`: the whole service on one machine, from nothing, until Ctrl-C."""
+
+import ssl
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from iot_cipher.keyring import create_keyring_file
+from iot_tools.client import ApiClient
+from iot_tools.local import first_reading, orphans, parts
+from iot_tools.local.child import LaunchError
+from iot_tools.local.first_reading import FirstReading
+from iot_tools.local.lock import DirectoryInUseError, DirectoryLock
+from iot_tools.local.options import Options
+from iot_tools.local.parts import DEMO_PASSWORD, Parts
+from iot_tools.local.ports import free_port, is_free
+from iot_tools.local.redis_server import find_redis
+from iot_tools.local.stop_request import StopRequest, StopRequested
+from iot_tools.local.supervisor import Supervisor
+from iot_tools.local.terminal import Terminal
+
+_EARLIER_RUN_PATIENCE = 3.0
+_FIRST_READING_PATIENCE = 30.0
+_TICK = 0.25
+
+
+def run(options: Options) -> int:
+    """Start everything, keep it alive, stop everything; the exit status.
+
+    Whatever happens, no child is left behind. 0: we were asked to stop; 1: it didn't start.
+
+    Raises:
+        SettingsError: a variable of the environment is wrong; nothing was started.
+    """
+    terminal = Terminal(options.started)
+    lock = DirectoryLock(options.data_dir)
+    orphans.adopt()
+    with StopRequest() as stop_request:
+        try:
+            lock.take(_EARLIER_RUN_PATIENCE)
+            everything = parts.of_this_process(options, (lock.fileno(),))
+            return LocalRun(everything, terminal, stop_request).run()
+        except DirectoryInUseError as error:
+            terminal.show(f"{error}: is another `make run` on? Stop it, or set another DATA_DIR.")
+        except LaunchError as error:
+            terminal.show(str(error))
+        finally:
+            lock.release()
+    return 1
+
+
+class LocalRun:
+    """One run, from the first child's start to the last one's end."""
+
+    def __init__(self, everything: Parts, terminal: Terminal, stop_request: StopRequest) -> None:
+        self._parts = everything
+        self._terminal = terminal
+        self._stop_request = stop_request
+        self._supervisor = Supervisor(terminal.say, stop_request)
+        self._settings = everything.settings()
+        self._began = time.time()
+        self._host, _, self._port = self._settings.bind.rpartition(":")
+
+    def run(self) -> int:
+        """Start, watch and stop; see `run`."""
+        self._check_port()
+        try:
+            with suppress(StopRequested):
+                self._start_stores()
+                self._prepare_stores()
+                self._start_service()
+                self._greet()
+                self._watch()
+        finally:
+            self._stop()
+        return 0
+
+    def _check_port(self) -> None:
+        host = self._host.strip("[]") or "0.0.0.0"  # noqa: S104 -- what an empty host means
+        if not is_free(int(self._port), host):
+            raise LaunchError(
+                f"port {self._port} is taken by another program; "
+                f"choose another one, such as: make run PORT={free_port()}"
+            )
+
+    def _start_stores(self) -> None:
+        redis, postgres = self._parts.redis, self._parts.postgres
+        self._supervisor.start([part for part in (postgres, redis) if part is not None])
+        own_redis = f"Redis {find_redis()[1]}" if redis else "Redis at IOT_REDIS_URL"
+        own_postgres = "PostgreSQL" if postgres else "PostgreSQL at IOT_POSTGRES_URL"
+        self._terminal.say(f"{own_redis} and {own_postgres} are up")
+
+    def _prepare_stores(self) -> None:
+        if create_keyring_file(Path(self._settings.keyring_file)):
+            self._terminal.say(f"made the encryption keys: {self._settings.keyring_file}")
+        migration = self._parts.migration()
+        try:
+            migration.spawn()
+            while migration.running:
+                self._stop_request.check()
+                self._stop_request.pause(0.02)
+        finally:
+            migration.stop()
+        if migration.ending != "exit status 0":
+            raise LaunchError(f"migration failed ({migration.ending}):\n{migration.log_tail()}")
+        self._terminal.say("the database schema is up to date")
+
+    def _start_service(self) -> None:
+        probe = self._client(timeout=2)
+        devices = self._parts.options.devices
+        service = [self._parts.writer(), self._parts.api(probe.ready)]
+        self._supervisor.start(service)
+        self._terminal.say("writer and API are up")
+        if devices:
+            self._supervisor.start([self._parts.simulator(self._url)])
+            self._terminal.say(f"{devices} simulated RFID interrogator(s) send readings")
+
+    def _greet(self) -> None:
+        """Show that it works, and how to use it."""
+        send = self._parts.options.devices == 0
+        first = FirstReading(self._client(timeout=5), since=self._began, send=send)
+        if not first.wait(self._pause, _FIRST_READING_PATIENCE):
+            self._terminal.say(f"no reading came back yet: see the logs in {self._parts.logs}")
+        else:
+            self._terminal.say(
+                f"first reading read back {self._terminal.elapsed:.1f} s after start"
+            )
+        self._terminal.show(self._welcome())
+
+    def _welcome(self) -> str:
+        lines = [
+            "",
+            f"The service is at {self._url}",
+            "",
+            "Send a reading:",
+            f"  {first_reading.curl_that_sends(self._url)}",
+            "Read it back:",
+            f"  {first_reading.curl_that_reads(self._url)}",
+        ]
+        if self._parts.options.devices:
+            show = first_reading.curl_that_reads(self._url, DEMO_PASSWORD)
+            lines += [f"The simulated readings, under the password {DEMO_PASSWORD}:", f"  {show}"]
+        return "\n".join([*lines, "", f"Logs: {self._parts.logs}. Ctrl-C stops everything.", ""])
+
+    def _watch(self) -> None:
+        while not self._stop_request.requested:
+            self._supervisor.tick(time.monotonic())
+            orphans.reap(self._supervisor.pids)
+            self._stop_request.pause(_TICK)
+
+    def _stop(self) -> None:
+        self._terminal.show("")
+        self._terminal.say("stopping everything, the devices first and the database last ...")
+        self._supervisor.stop()
+        left = orphans.end_all()
+        if left:
+            self._terminal.say(f"killed {left} processes that were left over")
+        self._terminal.say(f"stopped; the data is in {self._parts.options.data_dir}")
+
+    def _pause(self, seconds: float) -> None:
+        self._stop_request.check()
+        self._stop_request.pause(seconds)
+
+    @property
+    def _url(self) -> str:
+        scheme = "https" if self._settings.tls_certificate else "http"
+        host = "127.0.0.1" if self._host in {"", "0.0.0.0", "[::]"} else self._host  # noqa: S104
+        return f"{scheme}://{host}:{self._port}"
+
+    def _client(self, timeout: float) -> ApiClient:
+        context = None
+        if self._settings.tls_certificate:
+            context = ssl.create_default_context(cafile=self._settings.tls_certificate)
+        return ApiClient(self._url, DEMO_PASSWORD, context=context, timeout=timeout)

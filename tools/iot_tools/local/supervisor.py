@@ -1,0 +1,132 @@
+"""Keeps the children alive until we are asked to stop, then ends them in order."""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from iot_tools.local.child import LaunchError
+from iot_tools.local.stop_request import StopRequest
+
+_FIRST_PAUSE = 0.5
+_LONGEST_PAUSE = 30.0
+_STABLE_AFTER = 60.0
+
+
+class Part(Protocol):
+    """A child process of any kind, as the supervisor sees it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def pid(self) -> int: ...
+    @property
+    def running(self) -> bool: ...
+    @property
+    def ending(self) -> str: ...
+    def spawn(self) -> None: ...
+    def ready(self) -> bool: ...
+    def stop(self) -> bool: ...
+    def clear_group(self) -> None: ...
+    def log_tail(self) -> str: ...
+
+
+@dataclass
+class _Watched:
+    part: Part
+    failures: int = 0
+    up_since: float | None = None
+    start_at: float | None = None
+
+
+class Supervisor:
+    """Starts parts, starts one again when it dies (later and later), stops all in reverse order.
+
+    Single-threaded and to be used from the main thread: the kernel ends the children when the
+    thread that started them goes.
+    """
+
+    def __init__(
+        self,
+        say: Callable[[str], None],
+        stop_request: StopRequest,
+        *,
+        first_pause: float = _FIRST_PAUSE,
+    ) -> None:
+        self._say = say
+        self._stop_request = stop_request
+        self._first_pause = first_pause
+        self._watched: list[_Watched] = []
+
+    def start(self, parts: Iterable[Part], patience: float = 60.0) -> None:
+        """Start parts together and return when all are ready.
+
+        Raises:
+            LaunchError: one ended, or wasn't ready in time; those started stay ours to stop.
+            StopRequested: we are to stop instead.
+        """
+        waiting = [_Watched(part) for part in parts]
+        for watched in waiting:
+            self._watched.append(watched)
+            watched.part.spawn()
+        deadline = time.monotonic() + patience
+        while not all(watched.part.ready() for watched in waiting):
+            self._stop_request.check()
+            for watched in waiting:
+                _must_come_up(watched.part, late=time.monotonic() > deadline)
+            self._stop_request.pause(0.02)
+        for watched in waiting:
+            watched.up_since = time.monotonic()
+
+    @property
+    def pids(self) -> list[int]:
+        """The processes whose ends are awaited here."""
+        return [watched.part.pid for watched in self._watched]
+
+    def tick(self, now: float) -> None:
+        """Look after every part once, at `now` (as of `time.monotonic`); call it often."""
+        for watched in self._watched:
+            if watched.part.running:
+                self._note_progress(watched, now)
+            elif watched.start_at is None:
+                self._put_off(watched, now)
+            elif now >= watched.start_at:
+                self._start_again(watched)
+
+    def stop(self) -> None:
+        """End every part, the last started first, and the group each leads."""
+        for watched in reversed(self._watched):
+            if not watched.part.stop():
+                self._say(f"{watched.part.name} did not end in time and was killed")
+        self._watched.clear()
+
+    def _note_progress(self, watched: _Watched, now: float) -> None:
+        if watched.up_since is None and watched.part.ready():
+            watched.up_since = now
+            self._say(f"{watched.part.name} is back (process {watched.part.pid})")
+        elif watched.up_since is not None and now - watched.up_since > _STABLE_AFTER:
+            watched.failures = 0
+
+    def _put_off(self, watched: _Watched, now: float) -> None:
+        part = watched.part
+        pause = min(_LONGEST_PAUSE, self._first_pause * 2**watched.failures)
+        watched.failures = min(watched.failures + 1, 16)
+        watched.up_since = None
+        watched.start_at = now + pause
+        self._say(f"{part.name} died ({part.ending}); starting it again in {pause:g} s")
+        part.clear_group()
+
+    def _start_again(self, watched: _Watched) -> None:
+        watched.start_at = None
+        try:
+            watched.part.spawn()
+        except LaunchError as error:
+            self._say(f"{watched.part.name}: {error}")
+
+
+def _must_come_up(part: Part, *, late: bool) -> None:
+    """Raise LaunchError if the part ended or is late, with the end of its log."""
+    if not part.running:
+        raise LaunchError(f"{part.name} did not start ({part.ending}):\n{part.log_tail()}")
+    if late and not part.ready():
+        raise LaunchError(f"{part.name} is not ready after a long wait:\n{part.log_tail()}")

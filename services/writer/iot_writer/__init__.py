@@ -1,0 +1,1 @@
+"""The writer: RQ jobs that encrypt what waits in the backlog and store it."""

@@ -16,7 +16,7 @@ from functools import lru_cache
 from iot_models.errors import DecryptionError
 
 from .aead import SALT_BYTES, decrypt, derive, encrypt
-from .keyring import KeyId, Keyring
+from .keyring import Keyring
 from .secrets import SecretHolder
 
 FORMAT = 1
@@ -51,19 +51,21 @@ class Sealer:
 
 
 class _Session(SecretHolder):
-    __slots__ = ("_count", "_id", "_key", "_key_id", "_numbers", "_pid")
+    __slots__ = ("_count", "_id", "_key", "_key_id", "_numbers", "_pid", "_transit_key")
 
     def __init__(self, keyring: Keyring) -> None:
         self._pid = os.getpid()
         self._key_id = keyring.primary_id
         self._id = os.urandom(SALT_BYTES)
-        self._key = derive(keyring.transit_key(self._key_id), salt=self._id, info=_SESSION)
+        self._transit_key = keyring.transit_key(self._key_id)
+        self._key = _session_key(self._transit_key, self._id)
         self._count = itertools.count(1)
         self._numbers: dict[int, itertools.count[int]] = {}
 
     def usable(self, keyring: Keyring) -> bool:
         return (
             self._key_id == keyring.primary_id
+            and self._transit_key == keyring.transit_key(self._key_id)  # a new key, the old id
             and self._pid == os.getpid()
             and next(self._count) <= ENTRIES_PER_SESSION
         )
@@ -74,7 +76,7 @@ class _Session(SecretHolder):
         return header + encrypt(self._key, entry, header + _SHARD.pack(shard))
 
 
-class OpenedEntry:
+class OpenedEntry(SecretHolder):
     """An entry whose seal was whole: its session, its number in it, and its bytes."""
 
     __slots__ = ("content", "number", "session")
@@ -92,7 +94,7 @@ class Opener:
 
     def __init__(self, keyring: Callable[[], Keyring]) -> None:
         self._keyring = keyring
-        self._session_key = lru_cache(maxsize=self.SESSIONS_REMEMBERED)(self._derive)
+        self._session_key = lru_cache(maxsize=self.SESSIONS_REMEMBERED)(_session_key)
 
     def open(self, shard: int, sealed: bytes) -> OpenedEntry:
         """The entry that was sealed for this shard.
@@ -105,9 +107,10 @@ class Opener:
             raise DecryptionError("a queue entry is of an unknown format")
         header = sealed[: _HEADER.size]
         _, key_id, session, number = _HEADER.unpack(header)
-        key = self._session_key(key_id, session)
+        # By the keyring as it is now: a retired key opens nothing, remembered session or not.
+        key = self._session_key(self._keyring().transit_key(key_id), session)
         content = decrypt(key, sealed[_HEADER.size :], header + _SHARD.pack(shard))
         return OpenedEntry(session, number, content)
 
-    def _derive(self, key_id: KeyId, session: bytes) -> bytes:
-        return derive(self._keyring().transit_key(key_id), salt=session, info=_SESSION)
+def _session_key(transit_key: bytes, session: bytes) -> bytes:
+    return derive(transit_key, salt=session, info=_SESSION)

@@ -1,7 +1,6 @@
 """The cluster's keys: master keys by id, one of them primary, and the pepper."""
 
 import base64
-import binascii
 import hmac
 import json
 import logging
@@ -80,7 +79,7 @@ def parse_keyring(text: str) -> Keyring:
             raise SettingsError("the keyring is of a version that is not known here")
         masters = {int(key_id): _key_bytes(key) for key_id, key in content["keys"].items()}
         primary, pepper = int(content["primary"]), _key_bytes(content["pepper"])
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         raise SettingsError("the keyring is not JSON of the form that is described") from None
     if primary not in masters:
         raise SettingsError("the keyring's primary key is not among its keys")
@@ -92,7 +91,7 @@ def parse_keyring(text: str) -> Keyring:
 def _key_bytes(text: str) -> bytes:
     try:
         key = base64.b64decode(text, validate=True)
-    except (binascii.Error, TypeError):
+    except (ValueError, TypeError):  # a character beyond ASCII is a ValueError
         raise SettingsError("the keyring has a key that is not base64") from None
     if len(key) != KEY_BYTES:
         raise SettingsError(f"the keyring has a key that is not {KEY_BYTES} bytes long")

@@ -6,7 +6,9 @@ The salt names the key: with the vault's data key it gives the chunk key. Bound 
 are the vault's id and the segment's bounds, so a segment can't be moved, nor its bounds changed.
 """
 
+import struct
 import uuid
+from dataclasses import dataclass
 
 from iot_models.errors import DecryptionError
 from iot_models.segment import SegmentBounds
@@ -15,6 +17,15 @@ from .aead import SALT_BYTES, decrypt, encrypt
 from .vault import OpenVault
 
 FORMAT = b"\1"
+
+
+@dataclass(frozen=True, slots=True)
+class SealedSegment:
+    """A segment as it is stored: whose it is, what is known of it, and its ciphertext."""
+
+    vault_id: uuid.UUID
+    bounds: SegmentBounds
+    payload: bytes
 
 
 def encrypt_segment(
@@ -34,8 +45,11 @@ def decrypt_segment(vault: OpenVault, bounds: SegmentBounds, payload: bytes) -> 
     head, message = payload[: 1 + SALT_BYTES], payload[1 + SALT_BYTES :]
     if len(head) < 1 + SALT_BYTES or head[:1] != FORMAT:
         raise DecryptionError("a segment is of an unknown format")
-    key = vault.chunk_key(head[1:])
-    return decrypt(key, message, _associated(head, vault.vault_id, bounds))
+    try:
+        associated = _associated(head, vault.vault_id, bounds)
+    except struct.error:  # no segment was ever made with such bounds
+        raise DecryptionError("a segment's bounds are out of range") from None
+    return decrypt(vault.chunk_key(head[1:]), message, associated)
 
 
 def _associated(head: bytes, vault_id: uuid.UUID, bounds: SegmentBounds) -> bytes:

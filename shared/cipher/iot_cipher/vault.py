@@ -90,6 +90,8 @@ def open_vault(
     header, outer = record.wrapped_key[: _HEADER.size], record.wrapped_key[_HEADER.size :]
     if len(header) < _HEADER.size or header[0] != FORMAT or len(outer) < NONCE_BYTES:
         raise DecryptionError("a vault record is of an unknown format")
+    if record.scrypt_log2_n not in range(256):
+        raise DecryptionError("a vault record is of an unknown format")
     bound = _bound(record.vault_id, record.lookup, record.salt, record.scrypt_log2_n)
     inner = decrypt(keyring.wrap_key(record.master_key_id), outer, header + bound)
     key = slow_key(password, record.salt, record.scrypt_log2_n)

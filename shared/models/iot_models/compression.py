@@ -11,6 +11,9 @@ ENTRY_LEVEL = 1
 SEGMENT_LEVEL = 3
 """Segments live for years."""
 
+_BEST_RATIO = 2**15
+"""No zstd frame unpacks to more than this times its size: its densest block gives 128 KiB for 4."""
+
 
 class _Contexts(threading.local):
     def __init__(self) -> None:
@@ -38,6 +41,8 @@ def decompress(frame: bytes, limit: int) -> bytes:
         size = zstandard.frame_content_size(frame)
         if not 0 <= size <= limit:
             raise FormatError(f"compressed content is larger than {limit} bytes")
-        return _contexts.decompressor.decompress(frame)
+        if size > _BEST_RATIO * len(frame):  # before memory is set aside for it
+            raise FormatError("compressed content is damaged")
+        return _contexts.decompressor.decompress(frame, allow_extra_data=False)
     except zstandard.ZstdError:
         raise FormatError("compressed content is damaged") from None

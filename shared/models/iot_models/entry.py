@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from .compression import ENTRY_LEVEL, compress, decompress
 from .errors import FormatError
-from .reading import ReadingColumns, int64s
+from .reading import SEPARATOR, ReadingColumns, int64s
 
 FORMAT = 1
 COMPRESS_FROM = 512
@@ -57,10 +57,15 @@ def decode_entry(data: bytes) -> Entry:
     content = data[_HEADER.size :]
     if packing == _ZSTD:
         content = decompress(content, MAX_CONTENT_BYTES)
+    elif packing != _PLAIN:
+        raise FormatError("queue entry is packed in an unknown way")
     column = 8 * count
     if len(content) < 2 * column:
         raise FormatError("queue entry is cut short")
     readings = ReadingColumns(
         int64s(content[:column]), int64s(content[column : 2 * column]), content[2 * column :]
     )
+    # Checked here, where one entry is set aside: in a segment it would cost all readings beside it.
+    if not readings.freeform.isascii() or readings.freeform.count(SEPARATOR) != max(count - 1, 0):
+        raise FormatError("queue entry's columns differ in length, or are not ASCII")
     return Entry(vault_id, salt, chunk_key, sealed_at, readings)

@@ -3,6 +3,13 @@
 JOB_QUEUE = "iot"
 """The RQ queue of every job."""
 
+JOB_LIST = f"rq:queue:{JOB_QUEUE}"
+"""The list in which RQ keeps the ids of that queue's waiting jobs."""
+
+SWEEP_JOB = "sweep"
+PARTITIONS_JOB = "partitions"
+RETENTION_JOB = "retention"
+
 BACKLOG_COUNTERS = "iot:backlog"
 """Hash: `bytes` waiting in all, `in:<shard>` and `out:<shard>` bytes ever added and removed."""
 
@@ -43,3 +50,8 @@ def hot_cover(shard: int) -> str:
 def guesses(address: str) -> str:
     """Unknown passwords an address tried in the minute that runs."""
     return f"iot:guesses:{address}"
+
+
+def tick(job: str) -> str:
+    """Set while a periodic job is not due."""
+    return f"iot:tick:{job}"

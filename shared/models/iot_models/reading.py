@@ -35,6 +35,7 @@ def int64s(values: "list[int] | bytes" = b"") -> "array[int]":
 
     Raises:
         TypeError, OverflowError: a value is no integer of 64 bits.
+        ValueError: the bytes are no whole number of integers.
     """
     column = array("q")
     if isinstance(values, bytes):

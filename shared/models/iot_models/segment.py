@@ -54,14 +54,23 @@ class SegmentBounds:
             self.shard, self.count,
         )  # fmt: skip
 
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "SegmentBounds":
+        """The bounds that `to_bytes` wrote."""
+        return cls(*_BOUNDS.unpack(data))
+
 
 def encode_segment(
     batches: Sequence[tuple[int, ReadingColumns]], first_id: int, shard: int
 ) -> tuple[SegmentBounds, bytes]:
     """Make one segment of `batches`, pairs of (received, readings) in the order of arrival.
 
-    Ids are `first_id`, `first_id + ID_STRIDE`, ... in that order.
+    Ids are `first_id`, `first_id + ID_STRIDE`, ... in that order. There is at least one reading.
+
+    Raises:
+        FormatError: the columns differ in length; such a segment could never be read again.
     """
+    batches = [(received, readings) for received, readings in batches if len(readings)]
     relative, interrogator = array("q"), array("q")
     for _, readings in batches:
         relative += readings.relative
@@ -69,6 +78,8 @@ def encode_segment(
     freeform = SEPARATOR.join(readings.freeform for _, readings in batches)
     runs = [(received, len(readings)) for received, readings in batches]
     count = len(relative)
+    if not count == len(interrogator) == freeform.count(SEPARATOR) + 1:
+        raise FormatError("segment's columns differ in length")
     bounds = SegmentBounds(
         first_id, first_id + (count - 1) * ID_STRIDE,
         min(received for received, _ in runs), max(received for received, _ in runs),
@@ -109,6 +120,8 @@ def _pack(column: "array[int]") -> bytes:
 
 
 def _unpack(data: bytes) -> Iterable[int]:
+    if data[:1] not in {_RAW, _DELTA}:
+        raise FormatError("segment has a column of an unknown form")
     count = (len(data) - 1) // 8
     planes = bytearray(8 * count)
     for i in range(8):
@@ -144,22 +157,46 @@ def decode_segment(bounds: SegmentBounds, data: bytes) -> SegmentColumns:
     if len(content) < _COUNTS.size:
         raise FormatError("segment is cut short")
     order, count, run_count = _COUNTS.unpack_from(content)
-    if count != bounds.count or len(content) < _COUNTS.size + _RUN.size * run_count + 16 * count:
+    if count != bounds.count or bounds.last_id != bounds.first_id + (count - 1) * ID_STRIDE:
         raise FormatError("segment doesn't hold what its bounds say")
-    at = _COUNTS.size + _RUN.size * run_count
-    received: list[int] = []
-    for moment, length in _RUN.iter_unpack(content[_COUNTS.size : at]):
-        received += [moment] * length
+    runs_end = _COUNTS.size + _RUN.size * run_count
+    offsets_end = runs_end + (4 * count if order == _SORTED else 0)
+    width = 1 + 8 * count
+    texts_start = offsets_end + 2 * width
+    if order not in {_ARRIVAL, _SORTED} or len(content) < texts_start:
+        raise FormatError("segment is cut short or of an unknown order")
+    received = _received(content[_COUNTS.size : runs_end], count)
     ids: Sequence[int] = range(bounds.first_id, bounds.last_id + 1, ID_STRIDE)
     if order == _SORTED:
-        positions = array("I", content[at : at + 4 * count])
-        at += 4 * count
-        ids = [bounds.first_id + ID_STRIDE * position for position in positions]
-        received = [received[position] for position in positions]
-    width = 1 + 8 * count
-    relative = list(_unpack(content[at : at + width]))
-    interrogator = list(_unpack(content[at + width : at + 2 * width]))
-    freeform = content[at + 2 * width :].decode("ascii").split("\0")
-    if not len(ids) == len(received) == len(relative) == len(interrogator) == len(freeform):
+        positions = _positions(content[runs_end:offsets_end])
+        ids = list(map(ids.__getitem__, positions))
+        received = list(map(received.__getitem__, positions))
+    relative = list(_unpack(content[offsets_end : offsets_end + width]))
+    interrogator = list(_unpack(content[offsets_end + width : texts_start]))
+    freeform = _texts(content[texts_start:])
+    if len(freeform) != count:
         raise FormatError("segment's columns differ in length")
     return SegmentColumns(ids, received, relative, interrogator, freeform)
+
+
+def _received(data: bytes, count: int) -> list[int]:
+    runs = list(_RUN.iter_unpack(data))
+    if sum(length for _, length in runs) != count:  # before memory is set aside for them
+        raise FormatError("segment's columns differ in length")
+    received: list[int] = []
+    for moment, length in runs:
+        received += [moment] * length
+    return received
+
+
+def _positions(data: bytes) -> "array[int]":
+    positions = array("I", data)
+    if max(positions, default=-1) >= len(positions):
+        raise FormatError("segment's order names a reading that is not there")
+    return positions
+
+
+def _texts(data: bytes) -> list[str]:
+    if not data.isascii():
+        raise FormatError("segment's texts are not ASCII")
+    return data.decode("ascii").split("\0")

@@ -14,7 +14,7 @@ def _setting(
 ) -> Any:
     """A field of `Settings`; `MISSING` as default makes it required."""
     metadata = {"meaning": meaning, "minimum": minimum, "maximum": maximum, "secret": secret}
-    return field(default=default, metadata=metadata)
+    return field(default=default, repr=not secret, metadata=metadata)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,10 +117,10 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
     given: dict[str, Any] = {}
     for each in fields(Settings):
         text = _text_of(each, environ)
+        if not text and each.default is MISSING:
+            raise SettingsError(f"{variable(each.name)} is not set: {each.metadata['meaning']}")
         if text is not None:
             given[each.name] = _parse(each, text)
-        elif each.default is MISSING:
-            raise SettingsError(f"{variable(each.name)} is not set: {each.metadata['meaning']}")
     settings = Settings(**given)
     if bool(settings.tls_certificate) != bool(settings.tls_key):
         raise SettingsError("IOT_TLS_CERTIFICATE and IOT_TLS_KEY go together: set both or neither")
@@ -136,6 +136,8 @@ def _text_of(each: Field[Any], environ: Mapping[str, str]) -> str | None:
             return Path(environ[f"{name}_FILE"]).read_text(encoding="utf-8").strip()
         except OSError as error:
             raise SettingsError(f"{name}_FILE can't be read: {error.strerror}") from None
+        except ValueError:
+            raise SettingsError(f"{name}_FILE can't be read: it is not UTF-8 text") from None
     return environ.get(name)
 
 

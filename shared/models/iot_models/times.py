@@ -3,11 +3,11 @@
 import math
 import re
 from datetime import UTC, datetime
+from decimal import Decimal
 
 from .reading import INT64_MAX, INT64_MIN
 
-_WHOLE = re.compile(r"[+-]?\d{1,40}")
-_NUMBER = re.compile(r"[+-]?(\d{1,40}\.?\d{0,40}|\.\d{1,40})([eE][+-]?\d{1,3})?")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,6})?")
 _US_DATE = "%m/%d/%Y %I:%M:%S.%f %p"
 _US_DATE_WHOLE = "%m/%d/%Y %I:%M:%S %p"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -20,8 +20,8 @@ def parse_time(value: int | float | str) -> int:
         ValueError: not a number, or beyond 64 bits; the message says which.
     """
     if isinstance(value, str):
-        value = _parse_number(value.strip())
-    elif isinstance(value, float):
+        return _parse_number(value.strip())
+    if isinstance(value, float):
         if not math.isfinite(value):
             raise ValueError("is not a number")
         value = int(value)
@@ -46,14 +46,10 @@ def parse_time_or_date(value: int | float | str) -> int:
 
 
 def _parse_number(text: str) -> int:
-    if _WHOLE.fullmatch(text):
-        return int(text)
     if not _NUMBER.fullmatch(text):
         raise ValueError("is not a number")
-    if "e" not in text.lower():
-        return int(text.partition(".")[0] or "0") if text.partition(".")[0] not in "+-" else 0
-    number = float(text)
-    if not math.isfinite(number):
+    number = Decimal(text)  # exact, and compared before it becomes a whole number of any length
+    if not INT64_MIN - 1 < number < INT64_MAX + 1:
         raise ValueError("is beyond 64 bits")
     return int(number)
 

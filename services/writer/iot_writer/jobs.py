@@ -1,0 +1,126 @@
+"""The RQ jobs. Each has one fixed id, so that it waits at most once, and queues by its id alone."""
+
+import logging
+import time
+from collections.abc import Callable
+
+import psycopg
+from rq import Queue
+from rq.job import Job
+from rq.serializers import JSONSerializer
+
+from iot_models import metrics, names
+
+from . import retention, sweep
+from .drain import Outcome
+from .partitions import ensure_months_ahead
+from .writer import Writer, current
+
+LINGER_SECONDS = 0.05
+"""A shard is drained this often at most, so that under load a drain gathers many entries."""
+TIMEOUT_SECONDS = 120
+KEEP_FOR_EVER = -1
+
+_log = logging.getLogger(__name__)
+_last_drain: dict[int, float] = {}
+
+
+def drain(shard: int) -> str:
+    """Store the oldest entries of a shard, and queue another drain if some are left."""
+    writer = current()
+    _linger(shard)
+    began = time.monotonic()
+    try:
+        outcome, left = writer.drain.run(writer.postgres(), shard)
+    except psycopg.OperationalError as error:
+        # The sweep queues the shard again; what waits, waits in the backlog.
+        _log.warning("shard %d is not drained, Postgres is away: %s", shard, _first_line(error))
+        metrics.counter("iot_drains_total").labels("postgres_away").inc()
+        return "postgres_away"
+    _last_drain[shard] = time.monotonic()
+    if left:
+        writer.backlog.arm([names.drain_job(shard)])
+    metrics.counter("iot_drains_total").labels(outcome).inc()
+    if outcome is Outcome.STORED:
+        metrics.histogram("iot_drain_seconds").observe(time.monotonic() - began)
+    return outcome
+
+
+def _linger(shard: int) -> None:
+    wait = _last_drain.get(shard, 0.0) + LINGER_SECONDS - time.monotonic()
+    if wait > 0:
+        time.sleep(wait)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
+
+
+def sweep_shards() -> int:
+    """Queue drains for the shards that were left behind."""
+    return sweep.sweep(current().backlog)
+
+
+def make_partitions() -> int:
+    """Make the partitions of the months to come."""
+    return ensure_months_ahead(current().postgres())
+
+
+def enforce_retention() -> int:
+    """Delete what is older than it may be."""
+    writer = current()
+    return retention.enforce(writer.postgres(), writer.audit, days=writer.settings.retention_days)
+
+
+Function = Callable[[int], str] | Callable[[], int]
+
+
+def known_jobs(shards: int) -> dict[str, tuple[Function, tuple[int, ...]]]:
+    """Every job there is: its id, its function and its arguments."""
+    jobs: dict[str, tuple[Function, tuple[int, ...]]] = {
+        names.drain_job(shard): (drain, (shard,)) for shard in range(shards)
+    }
+    jobs[names.SWEEP_JOB] = (sweep_shards, ())
+    jobs[names.PARTITIONS_JOB] = (make_partitions, ())
+    jobs[names.RETENTION_JOB] = (enforce_retention, ())
+    return jobs
+
+
+class KnownJob(Job):
+    """A job that runs this module's functions and no others, whatever stands in Redis."""
+
+    @property
+    def func(self) -> Function:
+        """The job's function; raises `PermissionError` when it is none of ours."""
+        for function, _ in known_jobs(1).values():
+            if self.func_name == f"{function.__module__}.{function.__qualname__}":
+                return function
+        raise PermissionError(f"{self.func_name} is not a job of the writer")
+
+
+def job_queue(writer: Writer) -> Queue:
+    """The queue of all jobs. What it holds is JSON: a pickle from Redis could run anything."""
+    return Queue(
+        names.JOB_QUEUE,
+        connection=writer.redis,
+        job_class=KnownJob,
+        serializer=JSONSerializer,
+    )
+
+
+def register(writer: Writer) -> None:
+    """Write the jobs that Redis doesn't hold, so that their ids can be queued by anyone."""
+    for job_id, (function, arguments) in known_jobs(writer.settings.shards).items():
+        if not KnownJob.exists(job_id, connection=writer.redis):
+            job = KnownJob.create(
+                function,
+                arguments,
+                id=job_id,
+                connection=writer.redis,
+                origin=names.JOB_QUEUE,
+                timeout=TIMEOUT_SECONDS,
+                result_ttl=KEEP_FOR_EVER,
+                failure_ttl=KEEP_FOR_EVER,
+                serializer=JSONSerializer,
+            )
+            job.save()

@@ -1,0 +1,35 @@
+"""The database's schema, brought to the version this code knows by alembic."""
+
+from collections.abc import Callable
+from importlib import resources
+from typing import Any
+
+import psycopg
+import sqlalchemy
+from alembic import command
+from alembic.config import Config
+
+from iot_stores.postgres import SCHEMA_REVISION
+
+_LOCK = 0x696F74
+"""Two migrations at once would trip over each other; the second waits and finds all done."""
+
+
+def migrate(postgres_url: str, revision: str = SCHEMA_REVISION) -> None:
+    """Bring the database at a libpq URL to `revision`; does nothing when it is there.
+
+    All of it happens in one transaction, or nothing does.
+    """
+    engine = sqlalchemy.create_engine(
+        "postgresql+psycopg://", creator=_creator(postgres_url), poolclass=sqlalchemy.NullPool
+    )
+    config = Config()
+    config.set_main_option("script_location", str(resources.files(__package__) / "migrations"))
+    with engine.begin() as connection:
+        connection.execute(sqlalchemy.text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+
+
+def _creator(postgres_url: str) -> Callable[[], Any]:
+    return lambda: psycopg.connect(postgres_url)

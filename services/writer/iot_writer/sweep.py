@@ -1,0 +1,22 @@
+"""The sweep: finds shards whose drain died with its worker, or whose wake-up got lost."""
+
+import logging
+
+from iot_models import names
+from iot_stores.backlog import Backlog
+
+STALE_SECONDS = 1.0
+"""Entries that wait longer than this in a shard without a queued drain were left behind."""
+
+_log = logging.getLogger(__name__)
+
+
+def sweep(backlog: Backlog) -> int:
+    """Queue a drain for each such shard; how many. One too many does no harm: it finds the
+    shard taken, or empty.
+    """
+    stale = [shard for shard, age in backlog.oldest().items() if age > STALE_SECONDS]
+    queued = backlog.arm([names.drain_job(shard) for shard in stale]) if stale else 0
+    if queued:
+        _log.info("queued the drains of %d shards that were left behind", queued)
+    return queued

@@ -1,0 +1,65 @@
+"""What a writer process holds: its connections and the work on them."""
+
+import logging
+from functools import cache
+from pathlib import Path
+
+from iot_cipher.envelope import Opener
+from iot_cipher.keyring import KeyringFile
+from iot_models.settings import Settings, load
+from iot_stores.audit import AuditLog
+from iot_stores.backlog import Backlog
+from iot_stores.hot_window import HotWindow
+from iot_stores.postgres import Connection, check_schema, connect_postgres
+from iot_stores.redis_client import connect_redis
+
+from .drain import Drain
+
+_log = logging.getLogger(__name__)
+
+
+class Writer:
+    """One process's part. Uses one connection to Postgres, made again after it broke."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Raises `SettingsError` when a setting is wrong."""
+        self.settings = settings
+        self.keyring = KeyringFile(Path(settings.keyring_file))
+        self.redis = connect_redis(settings)
+        self.backlog = Backlog(
+            self.redis, shards=settings.shards, max_bytes=settings.backlog_max_bytes
+        )
+        self.audit = AuditLog(self.keyring.current)
+        self.drain = Drain(
+            self.backlog,
+            HotWindow(self.redis, seconds=settings.hot_window_seconds),
+            Opener(self.keyring.current),
+            self.audit,
+            shards=settings.shards,
+        )
+        self._connection: Connection | None = None
+
+    def postgres(self) -> Connection:
+        """A connection that works, as far as can be known without asking.
+
+        Raises:
+            psycopg.OperationalError: Postgres is away.
+            SettingsError: the database's schema is another version's.
+        """
+        if self._connection is None or self._connection.closed or self._connection.broken:
+            connection = connect_postgres(self.settings, name="iot-writer")
+            check_schema(connection)
+            self._connection = connection
+        return self._connection
+
+    def close(self) -> None:
+        """Let go of all connections."""
+        if self._connection is not None:
+            self._connection.close()
+        self.redis.close()
+
+
+@cache
+def current() -> Writer:
+    """The writer of this process, made from the environment at the first call."""
+    return Writer(load())

@@ -1,0 +1,85 @@
+"""Every metric, declared once; a service makes those it uses by their names."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from prometheus_client import Counter, Histogram
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """A metric's name, kind, service, meaning and labels."""
+
+    name: str
+    kind: str
+    service: str
+    meaning: str
+    labels: Sequence[str] = ()
+
+
+DECLARED = (
+    Declared("iot_http_requests_total", "counter", "api",
+             "Requests answered.", ("route", "method", "status")),
+    Declared("iot_http_request_seconds", "histogram", "api",
+             "Time to the head of the answer.", ("route", "method")),
+    Declared("iot_readings_acknowledged_total", "counter", "api",
+             "Readings answered 201: they are in the backlog."),
+    Declared("iot_readings_read_total", "counter", "api",
+             "Readings given back."),
+    Declared("iot_vaults_opened_total", "counter", "api",
+             "Vaults opened with their password (scrypt).", ("how",)),
+    Declared("iot_unknown_passwords_total", "counter", "api",
+             "Reads with a password that names no vault."),
+    Declared("iot_reads_total", "counter", "api",
+             "Reads by where the answer came from.", ("source",)),
+    Declared("iot_damaged_total", "counter", "api",
+             "Segments or vault records that could not be opened.", ("what",)),
+    Declared("iot_backlog_bytes", "gauge", "api",
+             "Sealed bytes waiting in the backlog."),
+    Declared("iot_backlog_entries", "gauge", "api",
+             "Entries waiting in the backlog.", ("shard",)),
+    Declared("iot_backlog_oldest_seconds", "gauge", "api",
+             "Age of the oldest entry in the backlog; 0 when it is empty."),
+    Declared("iot_dead_letters", "gauge", "api",
+             "Entries set aside in the dead-letter stream."),
+    Declared("iot_backlog_up", "gauge", "api",
+             "1 when Redis answered the question for the backlog, else 0."),
+    Declared("iot_drains_total", "counter", "writer",
+             "Drains of a shard, by how they ended.", ("outcome",)),
+    Declared("iot_drain_seconds", "histogram", "writer",
+             "Time of one drain."),
+    Declared("iot_readings_stored_total", "counter", "writer",
+             "Readings committed to Postgres."),
+    Declared("iot_segments_stored_total", "counter", "writer",
+             "Segments committed to Postgres."),
+    Declared("iot_entries_repeated_total", "counter", "writer",
+             "Entries met again after they were stored; they are not stored twice."),
+    Declared("iot_entries_dead_total", "counter", "writer",
+             "Entries set aside in the dead-letter stream."),
+    Declared("iot_stored_after_seconds", "histogram", "writer",
+             "Time from acknowledged to stored, of each drain's oldest entry."),
+)  # fmt: skip
+
+_BY_NAME = {declared.name: declared for declared in DECLARED}
+
+
+def declared(name: str) -> Declared:
+    """What is declared under `name`; KeyError when nothing is."""
+    return _BY_NAME[name]
+
+
+@cache
+def counter(name: str) -> Counter:
+    """The declared counter of that name, one in a process."""
+    each = declared(name)
+    return Counter(each.name, each.meaning, each.labels)
+
+
+@cache
+def histogram(name: str) -> Histogram:
+    """The declared histogram of that name, one in a process."""
+    each = declared(name)
+    return Histogram(each.name, each.meaning, each.labels, buckets=_SECONDS)

@@ -1,0 +1,55 @@
+"""The audit log: what happened that an operator has to answer for, encrypted with the audit key."""
+
+import struct
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import cast
+
+from iot_cipher.aead import decrypt, encrypt
+from iot_cipher.keyring import Keyring
+from iot_models.errors import DecryptionError
+
+from .postgres import Connection
+
+FORMAT = 1
+UNREADABLE = "(this entry can't be decrypted)"
+_HEADER = struct.Struct(">BI")
+_BOUND = b"iot-sensor audit"
+
+_INSERT = "INSERT INTO audit_log (sealed) VALUES (%s)"
+_SELECT = "SELECT id, at, sealed FROM audit_log ORDER BY id DESC LIMIT %s"
+
+
+class AuditLog:
+    """Lines that tell what was done, never with a password or a reading in them."""
+
+    def __init__(self, keyring: Callable[[], Keyring]) -> None:
+        self._keyring = keyring
+
+    def record(self, connection: Connection, line: str) -> None:
+        """Add a line."""
+        keyring = self._keyring()
+        header = _HEADER.pack(FORMAT, keyring.primary_id)
+        key = keyring.audit_key(keyring.primary_id)
+        connection.execute(_INSERT, (header + encrypt(key, line.encode(), header + _BOUND),))
+
+    def latest(self, connection: Connection, count: int) -> list[tuple[int, str, str]]:
+        """The last `count` lines in order: (id, `YYYY-MM-DD HH:MM:SS` in UTC, line).
+
+        A line that was tampered with, or whose key is retired, says that it is unreadable.
+        """
+        found = connection.execute(_SELECT, (count,)).fetchall()
+        rows = cast("list[tuple[int, datetime, bytes]]", found)
+        return [
+            (entry_id, at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S"), self._open(sealed))
+            for entry_id, at, sealed in reversed(rows)
+        ]
+
+    def _open(self, sealed: bytes) -> str:
+        try:
+            header = sealed[: _HEADER.size]
+            _, key_id = _HEADER.unpack(header)
+            key = self._keyring().audit_key(key_id)
+            return decrypt(key, sealed[_HEADER.size :], header + _BOUND).decode()
+        except (DecryptionError, struct.error):
+            return UNREADABLE

@@ -1,0 +1,86 @@
+"""The hot window: the segments of the last minutes in Redis, still encrypted.
+
+Per vault there is an index by time of receipt, and per shard a statement of what is covered:
+every stored reading of the shard that was received at or after `since` is in the index. The
+statement also names the position in the stream up to which it holds, so that a writer that died
+between Postgres and here is found out by the next one, which then moves `since` forward.
+"""
+
+import uuid
+from collections.abc import Iterable, Sequence
+from importlib import resources
+from typing import cast
+
+from redis import Redis
+
+from iot_cipher.sealed_segment import SealedSegment
+from iot_models import names
+from iot_models.segment import SegmentBounds
+
+from .ledger import Offset
+
+_MARGIN_MS = 1000
+_FETCH = 32
+
+
+class HotWindow:
+    """The segments received in the last `seconds`; 0 seconds keeps none."""
+
+    def __init__(self, client: "Redis", *, seconds: int) -> None:
+        self._client = client
+        self._seconds = seconds
+        script = resources.files(__package__).joinpath("hot_window_write.lua").read_text()
+        self._write = client.register_script(script)
+
+    def write(
+        self, shard: int, segments: Iterable[SealedSegment], *, before: Offset, position: str
+    ) -> None:
+        """Add what a drain stored between the offset `before` and the stream's `position`.
+
+        To be called after every drain, also one that stored nothing. When the window does not
+        end at `before` (a writer died, Redis was emptied), it covers only what comes after it.
+        """
+        if not self._seconds:
+            return
+        since = before.received_max + 1
+        arguments: list[str | int | bytes] = [before.position, position, since, self._seconds]
+        for each in segments:
+            vault_id, bounds = each.vault_id.bytes, each.bounds
+            arguments += (
+                names.hot_index(vault_id),
+                names.hot_segment(vault_id, bounds.first_id),
+                bounds.received_max,
+                bounds.to_bytes(),
+                each.payload,
+            )
+        self._write(keys=[names.hot_cover(shard)], args=arguments)
+
+    def covers(self, shard: int, seconds: int) -> int | None:
+        """When the window holds all of the last `seconds`: their begin, in Unix milliseconds of
+        the clock that stamps readings; else None.
+        """
+        with self._client.pipeline(transaction=False) as pipeline:
+            pipeline.time()
+            pipeline.hget(names.hot_cover(shard), "since")
+            (now, micros), since = pipeline.execute()
+        now_ms = now * 1000 + micros // 1000
+        begin = now_ms - seconds * 1000
+        if since is None or begin < int(since):
+            return None
+        return begin if begin >= now_ms - self._seconds * 1000 + _MARGIN_MS else None
+
+    def bounds(self, vault_id: uuid.UUID, begin: int) -> list[SegmentBounds]:
+        """Bounds of a vault's segments that hold readings received at or after `begin`."""
+        found = self._client.zrangebyscore(names.hot_index(vault_id.bytes), begin, "+inf")
+        return [SegmentBounds.from_bytes(each) for each in cast("list[bytes]", found)]
+
+    def payloads(
+        self, vault_id: uuid.UUID, bounds: Sequence[SegmentBounds]
+    ) -> Iterable[bytes | None]:
+        """The segments' payloads in the order asked for, fetched as one goes; None for evicted."""
+        for start in range(0, len(bounds), _FETCH):
+            keys = [
+                names.hot_segment(vault_id.bytes, each.first_id)
+                for each in bounds[start : start + _FETCH]
+            ]
+            yield from cast("list[bytes | None]", self._client.mget(keys))

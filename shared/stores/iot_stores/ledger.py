@@ -1,0 +1,124 @@
+"""The ledger of what is stored: per shard its position and next id, per session its numbers.
+
+Exactly once stands on this: whether an entry is stored is written in the same transaction as its
+segments. A session's entries are numbered 1, 2, 3, ... per shard; the ledger keeps the highest
+number stored and those below it that are missing, so it answers for every entry there ever was,
+in whatever order and however often they come.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import cast
+
+from iot_models.segment import ID_STRIDE
+
+from .postgres import Connection
+
+_CREATE = """
+    INSERT INTO ingest_offsets (shard, shards, position, received_max, next_id)
+    VALUES (%s, %s, '0-0', 0, %s) ON CONFLICT (shard) DO NOTHING
+"""
+_LOCK = """
+    SELECT position, received_max, next_id, shards FROM ingest_offsets
+    WHERE shard = %s FOR UPDATE SKIP LOCKED
+"""
+_EXISTS = "SELECT 1 FROM ingest_offsets WHERE shard = %s"
+_HIGHEST_ID = "SELECT coalesce(max(next_id), 0) FROM ingest_offsets"
+_MOVE = """
+    UPDATE ingest_offsets
+    SET position = %s, received_max = %s, next_id = %s, shards = %s, moved_at = now()
+    WHERE shard = %s
+"""
+_SESSIONS = """
+    SELECT session, high, missing FROM ingest_sessions WHERE shard = %s AND session = ANY(%s)
+"""
+_KEEP_SESSION = """
+    INSERT INTO ingest_sessions (shard, session, high, missing) VALUES (%s, %s, %s, %s)
+    ON CONFLICT (shard, session) DO UPDATE
+    SET high = excluded.high, missing = excluded.missing, seen_at = now()
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Offset:
+    """Where a shard stands."""
+
+    position: str
+    """Id of the entry drained last; tells the hot window which drain came before the next."""
+    received_max: int
+    """Unix milliseconds of the latest entry ever drained."""
+    next_id: int
+    """Id of the next reading."""
+
+
+@dataclass(slots=True)
+class SessionNumbers:
+    """Which of one session's entries are stored: all up to `high` but for `missing`."""
+
+    high: int = 0
+    missing: set[int] = field(default_factory=set)
+
+    def admit(self, number: int) -> bool:
+        """Note an entry as stored; False if it was already."""
+        if number > self.high:
+            self.missing.update(range(self.high + 1, number))
+            self.high = number
+            return True
+        if number in self.missing:
+            self.missing.remove(number)
+            return True
+        return False
+
+
+def lock_offset(connection: Connection, shard: int, shards: int) -> Offset | None:
+    """Take a shard for the transaction that is open; None when another writer has it.
+
+    When the number of shards was changed, vaults have moved from one to another: ids then go on
+    above all that were given, so that a vault's still grow.
+    """
+    row = connection.execute(_LOCK, (shard,)).fetchone()
+    if row is None and connection.execute(_EXISTS, (shard,)).fetchone() is None:
+        connection.execute(_CREATE, (shard, shards, _next_free_id(connection, shard)))
+        row = connection.execute(_LOCK, (shard,)).fetchone()
+    if row is None:
+        return None
+    position, received_max, next_id, known_shards = cast("tuple[str, int, int, int]", row)
+    if known_shards != shards:
+        next_id = max(next_id, _next_free_id(connection, shard))
+    return Offset(position, received_max, next_id)
+
+
+def _next_free_id(connection: Connection, shard: int) -> int:
+    highest = cast("tuple[int]", connection.execute(_HIGHEST_ID).fetchone())[0]
+    return (highest // ID_STRIDE + 1) * ID_STRIDE + shard
+
+
+def move_offset(connection: Connection, shard: int, shards: int, offset: Offset) -> None:
+    """Write where a shard stands now."""
+    values = (offset.position, offset.received_max, offset.next_id, shards, shard)
+    connection.execute(_MOVE, values)
+
+
+def load_sessions(
+    connection: Connection, shard: int, sessions: Iterable[bytes]
+) -> dict[bytes, SessionNumbers]:
+    """What is stored of these sessions; those not met before are empty."""
+    numbers = {session: SessionNumbers() for session in sessions}
+    found = connection.execute(_SESSIONS, (shard, list(numbers)))
+    for session, high, missing in cast("Iterable[tuple[bytes, int, list[int]]]", found):
+        numbers[session] = SessionNumbers(high, set(missing))
+    return numbers
+
+
+def keep_sessions(
+    connection: Connection, shard: int, sessions: dict[bytes, SessionNumbers]
+) -> None:
+    """Write what is stored of these sessions now."""
+    with connection.cursor() as cursor:
+        cursor.executemany(
+            _KEEP_SESSION,
+            [
+                (shard, session, numbers.high, sorted(numbers.missing))
+                for session, numbers in sessions.items()
+            ],
+        )

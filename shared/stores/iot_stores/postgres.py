@@ -1,0 +1,76 @@
+"""The connections to Postgres."""
+
+import psycopg
+from psycopg_pool import ConnectionPool
+
+from iot_models.errors import SettingsError
+from iot_models.settings import Settings
+
+SCHEMA_REVISION = "0001"
+"""The schema this code reads and writes; `iot_writer.schema` brings a database to it."""
+
+CONNECT_SECONDS = 3
+WAIT_SECONDS = 3.0
+"""How long a request waits for a free connection, or for Postgres to come back."""
+
+Connection = psycopg.Connection[tuple[object, ...]]
+Pool = ConnectionPool[Connection]
+
+
+def connect_postgres(settings: Settings, *, name: str) -> Connection:
+    """One connection that commits each statement unless told otherwise.
+
+    Prepared statements are off, so that a pooler in transaction mode may stand between.
+    """
+    connection: Connection = psycopg.connect(
+        settings.postgres_url,
+        autocommit=True,
+        connect_timeout=CONNECT_SECONDS,
+        application_name=name,
+    )
+    _configure(connection)
+    return connection
+
+
+def postgres_pool(settings: Settings, *, name: str, size: int) -> Pool:
+    """A pool of at most `size` connections, opened as they are needed."""
+    pool: Pool = ConnectionPool(
+        settings.postgres_url,
+        min_size=0,
+        max_size=size,
+        timeout=WAIT_SECONDS,
+        max_idle=300,
+        reconnect_timeout=WAIT_SECONDS,
+        configure=_configure,
+        check=ConnectionPool.check_connection,
+        kwargs={
+            "autocommit": True,
+            "connect_timeout": CONNECT_SECONDS,
+            "application_name": name,
+        },
+        open=False,
+    )
+    pool.open(wait=False)
+    return pool
+
+
+def _configure(connection: Connection) -> None:
+    connection.prepare_threshold = None
+
+
+def check_schema(connection: Connection) -> None:
+    """Refuse a database whose schema is not the one this code knows.
+
+    Raises:
+        SettingsError: the sentence tells what to do.
+    """
+    try:
+        row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+    except psycopg.errors.UndefinedTable:
+        row = None
+    found = row[0] if row else "none"
+    if found != SCHEMA_REVISION:
+        raise SettingsError(
+            f"the database's schema is {found}, this version needs {SCHEMA_REVISION}: "
+            "run `iot-sensor migrate`"
+        )

@@ -103,9 +103,10 @@ def _add_migrate(commands: "_Subparsers[argparse.ArgumentParser]") -> None:
 
 
 def _migrate(parsed: argparse.Namespace) -> int:  # noqa: ARG001 -- as every command
+    url = settings.load().postgres_url
     from iot_writer import schema  # noqa: PLC0415 -- only this command needs the writer
 
-    schema.migrate(settings.load().postgres_url)
+    schema.migrate(url)
     return 0
 
 

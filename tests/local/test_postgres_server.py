@@ -1,0 +1,148 @@
+"""Our own PostgreSQL keeps what was committed, and keeps others out."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from iot_tools.local.child import LaunchError, wait_until
+from iot_tools.local.postgres_server import PostgresServer
+
+# Another process that starts the same database and is killed at once.
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from iot_tools.local.postgres_server import PostgresServer
+PostgresServer(Path(sys.argv[1])).start()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[PostgresServer]:
+    server = PostgresServer(tmp_path / "pg")
+    yield server
+    server.stop()
+
+
+def query(server: PostgresServer, text: str) -> object:
+    """The one value of a query."""
+    with psycopg.connect(server.url) as connection:
+        row = connection.execute(text.encode()).fetchone()
+        assert row is not None
+        return row[0]
+
+
+def write(server: PostgresServer, text: str) -> None:
+    """Commit a statement."""
+    with psycopg.connect(server.url) as connection:
+        connection.execute(text.encode())
+
+
+def test_it_keeps_its_data_over_a_stop_and_a_kill(server: PostgresServer) -> None:
+    server.start()
+    write(server, "CREATE TABLE kept (n int)")
+    assert server.stop()
+    server.start()
+    write(server, "INSERT INTO kept VALUES (1)")
+    server.kill(signal.SIGKILL)
+    server.start()
+    assert query(server, "SELECT count(*) FROM kept") == 1
+
+
+def test_it_listens_on_no_network_and_its_directory_is_closed(server: PostgresServer) -> None:
+    server.start()
+    assert query(server, "SHOW listen_addresses") == ""
+    assert server.directory.stat().st_mode & 0o777 == 0o700
+    assert query(server, "SHOW fsync") == "on"
+
+
+def test_it_stops_fast_with_clients_connected(server: PostgresServer) -> None:
+    server.start()
+    with psycopg.connect(server.url):
+        assert server.stop()
+    assert server.ending == "exit status 0"
+
+
+def test_with_a_port_it_asks_for_a_password(tmp_path: Path) -> None:
+    server = PostgresServer(tmp_path / "pg", port=_port(), settings={"fsync": "off"})
+    server.start()
+    assert query(server, "SELECT 1") == 1
+    stranger = f"postgresql://postgres@127.0.0.1:{server.port}/postgres"
+    with pytest.raises(psycopg.OperationalError, match="no password"):
+        psycopg.connect(stranger)
+    server.stop()
+
+
+def test_a_path_too_long_for_a_socket(tmp_path: Path) -> None:
+    server = PostgresServer(tmp_path / ("long" * 30), settings={"fsync": "off"})
+    server.start()
+    assert server.port is not None
+    assert query(server, "SELECT 1") == 1
+    server.stop()
+
+
+def test_settings_win_over_ours(tmp_path: Path) -> None:
+    server = PostgresServer(tmp_path / "pg", settings={"fsync": "off", "max_connections": "17"})
+    server.start()
+    assert query(server, "SHOW max_connections") == "17"
+    server.stop()
+
+
+def test_a_pid_file_that_names_a_living_stranger(server: PostgresServer) -> None:
+    server.start()
+    server.kill(signal.SIGKILL)
+    pid_file = server.data / "postmaster.pid"
+    lines = pid_file.read_text(encoding="utf-8").splitlines()
+    pid_file.write_text("\n".join([str(os.getppid()), *lines[1:]]) + "\n", encoding="utf-8")
+    server.start()
+    assert query(server, "SELECT 1") == 1
+
+
+def test_a_set_up_that_was_cut_short_is_done_again(server: PostgresServer) -> None:
+    server.directory.mkdir()
+    (server.directory / "data.new").mkdir()
+    (server.directory / "data.new" / "PG_VERSION").write_text("18", encoding="utf-8")
+    server.start()
+    assert query(server, "SELECT 1") == 1
+
+
+def test_data_of_another_version_is_left_alone(server: PostgresServer) -> None:
+    server.data.mkdir(parents=True)
+    (server.data / "PG_VERSION").write_text("15\n", encoding="utf-8")
+    with pytest.raises(LaunchError, match="is of PostgreSQL 15, not 18"):
+        server.start()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
+def test_the_next_start_waits_for_what_a_killed_run_left(server: PostgresServer) -> None:
+    command = [sys.executable, "-c", KILLED, str(server.directory)]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    server.start()
+    assert query(server, "SELECT 1") == 1
+    log = server.log.read_text(encoding="utf-8")
+    assert log.count("database system is shut down") == 1
+    assert "not properly shut down" not in log
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has to give up being root")
+def test_as_root_it_runs_as_another_with_one_power(server: PostgresServer) -> None:
+    assert server.directory.parent.stat().st_mode & 0o077 == 0
+    server.start()
+    status = Path(f"/proc/{server.pid}/status").read_text(encoding="utf-8")
+    fields = dict(line.split(":", 1) for line in status.splitlines())
+    assert "0" not in fields["Uid"].split()
+    assert int(fields["CapEff"], 16) == int(fields["CapPrm"], 16) == 1 << 1
+    assert wait_until(server.ready, 1)
+
+
+def _port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,98 @@
+"""Small children to supervise, and a small service for simulated devices."""
+
+import json
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from iot_tools.local.child import Child, Program
+
+MakeChild = Callable[..., Child]
+
+
+@pytest.fixture
+def make_child(tmp_path: Path) -> Iterator[MakeChild]:
+    """Makes a child that runs a piece of Python; what still runs at the end is killed."""
+    made: list[Child] = []
+
+    def make(code: str, name: str = "part", stop_seconds: float = 5.0, **options: Any) -> Child:
+        program = Program(
+            name=name,
+            arguments=[sys.executable, "-I", "-S", "-u", "-c", code],
+            log=tmp_path / f"{name}.log",
+            directory=tmp_path,
+            stop_seconds=stop_seconds,
+        )
+        made.append(Child(program, **options))
+        return made[-1]
+
+    yield make
+    for child in made:
+        child.kill()
+        child.clear_group()
+
+
+class FakeService:
+    """Takes readings as the API does, once each by its key, and fails as it is told."""
+
+    def __init__(self) -> None:
+        self.readings: list[dict[str, Any]] = []
+        self.requests = 0
+        self.failures: list[tuple[int, dict[str, str]]] = []
+        self.lose_answers = 0
+        self._keys: set[str] = set()
+        self._lock = threading.Lock()
+        service = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_PUT(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                status, headers = service.take(json.loads(body), self.headers["Idempotency-Key"])
+                if status == 0:
+                    self.close_connection = True
+                    return
+                self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", "2")
+                self.end_headers()
+                self.wfile.write(b"{}")
+
+            def log_message(self, *_: object) -> None:
+                """Keep the tests' output clean."""
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+    def take(self, rows: list[dict[str, Any]], key: str) -> tuple[int, dict[str, str]]:
+        """The answer to a PUT; status 0 means none."""
+        with self._lock:
+            self.requests += 1
+            if self.failures:
+                return self.failures.pop(0)
+            if key not in self._keys:
+                self._keys.add(key)
+                self.readings += [row["data"] for row in rows]
+            if self.lose_answers:
+                self.lose_answers -= 1
+                return 0, {}
+            return 201, {}
+
+
+@pytest.fixture
+def service() -> Iterator[FakeService]:
+    """A service that runs."""
+    fake = FakeService()
+    thread = threading.Thread(target=fake.server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield fake
+    fake.server.shutdown()
+    fake.server.server_close()
+    thread.join()

@@ -1,0 +1,82 @@
+"""The command tells what is wrong in one sentence."""
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from iot_models import settings
+from iot_tools.cli import main
+
+
+def test_no_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([])
+    assert "the following arguments are required: command" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["dance"], "invalid choice: 'dance'"),
+        (["simulate"], "required: --url"),
+        (["simulate", "--url", "http://x", "--devices", "0"], "must be a whole number from 1"),
+        (["simulate", "--url", "http://x", "--rate", "fast"], "must be a number above 0"),
+        (["simulate", "--url", "http://x", "--rate", "nan"], "must be a number above 0"),
+        (["keys"], "required: action"),
+    ],
+)
+def test_bad_arguments(
+    arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["run", "--port", "http"], "PORT must be a whole number from 1 to 65535, not 'http'\n"),
+        (["simulate", "--url", "x"], "--url is not an http(s) URL: x\n"),
+    ],
+)
+def test_wrong_values(
+    arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    assert capsys.readouterr().err == sentence
+
+
+def test_a_missing_setting_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("IOT_POSTGRES_URL", raising=False)
+    assert main(["migrate"]) == 2
+    assert capsys.readouterr().err.startswith("IOT_POSTGRES_URL is not set")
+
+
+@pytest.mark.parametrize("options", [[], ["--markdown"]])
+def test_every_setting_is_listed(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["settings", *options]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for name, default, meaning in settings.describe():
+        assert any(name in line and default in line and meaning in line for line in lines)
+
+
+def test_keys_are_made_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "keyring"
+    assert main(["keys", "create", str(path)]) == 0
+    content = path.read_bytes()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert main(["keys", "create", str(path)]) == 0
+    assert path.read_bytes() == content
+    said = capsys.readouterr().out.splitlines()
+    assert said == [f"{path}: made", f"{path}: already there, left as it is"]
+
+
+def test_keys_where_nothing_can_be_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["keys", "create", str(tmp_path / "no" / "keyring")]) == 2
+    assert "can't be written: No such file or directory" in capsys.readouterr().err

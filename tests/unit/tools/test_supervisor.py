@@ -1,0 +1,180 @@
+"""Parts are kept alive, and stopped in order."""
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from iot_tools.local.child import Child, LaunchError, wait_until
+from iot_tools.local.stop_request import StopRequest, StopRequested
+from iot_tools.local.supervisor import Supervisor
+
+MakeChild = Callable[..., Child]
+
+SLEEP = "import time; time.sleep(600)"
+# Writes its name when it is asked to end, so that the order can be seen.
+ORDERLY = """
+import pathlib, signal, sys, time
+def end(*_):
+    with open("order", "a") as file: file.write({name!r} + " ")
+    sys.exit(0)
+signal.signal(signal.SIGTERM, end)
+pathlib.Path({name!r}).touch()
+time.sleep(600)
+"""
+
+
+class Said(list[str]):
+    """What the terminal would show."""
+
+    def __call__(self, text: str) -> None:
+        self.append(text)
+
+
+@pytest.fixture
+def said() -> Said:
+    return Said()
+
+
+def died(child: Child) -> Callable[[], bool]:
+    return lambda: not child.running
+
+
+def test_start_returns_when_all_are_ready(
+    make_child: MakeChild, said: Said, tmp_path: Path
+) -> None:
+    code = ORDERLY.format(name="a")
+    child = make_child(code, ready=(tmp_path / "a").exists)
+    with StopRequest() as stop_request:
+        supervisor = Supervisor(said, stop_request)
+        supervisor.start([child])
+        assert (tmp_path / "a").exists()
+        supervisor.stop()
+
+
+def test_a_part_that_ends_at_once_is_an_error(make_child: MakeChild, said: Said) -> None:
+    child = make_child("raise SystemExit('no such table')", name="api", ready=lambda: False)
+    with StopRequest() as stop_request:
+        supervisor = Supervisor(said, stop_request)
+        with pytest.raises(LaunchError, match=r"(?s)api did not start.*no such table"):
+            supervisor.start([child])
+
+
+def test_a_part_that_is_never_ready_is_an_error(make_child: MakeChild, said: Said) -> None:
+    child = make_child(SLEEP, name="api", ready=lambda: False)
+    with StopRequest() as stop_request:
+        supervisor = Supervisor(said, stop_request)
+        with pytest.raises(LaunchError, match="api is not ready"):
+            supervisor.start([child], patience=0.1)
+        supervisor.stop()
+    assert not child.running
+
+
+def test_it_can_be_stopped_while_it_starts(make_child: MakeChild, said: Said) -> None:
+    child = make_child(SLEEP, ready=lambda: False)
+    with StopRequest() as stop_request:
+        supervisor = Supervisor(said, stop_request)
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(StopRequested):
+            supervisor.start([child])
+        supervisor.stop()
+    assert not child.running
+
+
+def test_a_dead_part_is_started_again_and_the_terminal_says_so(
+    make_child: MakeChild, said: Said
+) -> None:
+    child = make_child(SLEEP, name="writer")
+    with StopRequest() as stop_request:
+        supervisor = Supervisor(said, stop_request)
+        supervisor.start([child])
+        first = child.pid
+        child.kill()
+        supervisor.tick(100.0)
+        assert said == ["writer died (SIGKILL); starting it again in 0.5 s"]
+        supervisor.tick(100.4)
+        assert not child.running
+        supervisor.tick(100.6)
+        assert child.running
+        supervisor.tick(100.7)
+        assert child.pid != first
+        assert said[1:] == [f"writer is back (process {child.pid})"]
+        supervisor.stop()
+
+
+def test_the_pauses_grow_to_a_bound_and_shrink_when_it_is_stable(
+    make_child: MakeChild, said: Said
+) -> None:
+    child = make_child(SLEEP, name="writer")
+    with StopRequest() as stop_request:
+        supervisor = Supervisor(said, stop_request)
+        supervisor.start([child])
+        now = 0.0
+        for _ in range(9):
+            child.kill()
+            supervisor.tick(now)
+            supervisor.tick(now + 31)
+            now += 31
+        pauses = [line.rsplit(" in ")[1] for line in said if "died" in line]
+        assert pauses[:4] == ["0.5 s", "1 s", "2 s", "4 s"]
+        assert pauses[-1] == "30 s"
+        supervisor.tick(now)
+        supervisor.tick(now + 61)
+        child.kill()
+        supervisor.tick(now + 62)
+        assert said[-1].endswith("in 0.5 s")
+        supervisor.stop()
+
+
+def test_a_part_that_cannot_start_again_is_tried_on(make_child: MakeChild, said: Said) -> None:
+    child = make_child("raise SystemExit(3)", name="writer")
+    with StopRequest() as stop_request:
+        supervisor = Supervisor(said, stop_request)
+        supervisor.start([child])
+        assert wait_until(died(child), 10)
+        supervisor.tick(0.0)
+        supervisor.tick(1.0)
+        assert wait_until(died(child), 10)
+        supervisor.tick(2.0)
+        assert said[-1] == "writer died (exit status 3); starting it again in 1 s"
+        supervisor.stop()
+
+
+def test_parts_stop_in_reverse_order(make_child: MakeChild, said: Said, tmp_path: Path) -> None:
+    names = ["postgres", "redis", "writer", "api", "simulator"]
+    children = [
+        make_child(ORDERLY.format(name=name), name=name, ready=(tmp_path / name).exists)
+        for name in names
+    ]
+    with StopRequest() as stop_request:
+        supervisor = Supervisor(said, stop_request)
+        supervisor.start(children)
+        supervisor.stop()
+    assert (tmp_path / "order").read_text(encoding="utf-8").split() == names[::-1]
+    assert not any(child.running for child in children)
+
+
+def test_a_stubborn_part_is_killed_and_named(
+    make_child: MakeChild, said: Said, tmp_path: Path
+) -> None:
+    code = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+    code += "import pathlib, time; pathlib.Path('deaf').touch(); time.sleep(600)"
+    child = make_child(code, name="api", stop_seconds=0.1, ready=(tmp_path / "deaf").exists)
+    with StopRequest() as stop_request:
+        supervisor = Supervisor(said, stop_request)
+        supervisor.start([child])
+        supervisor.stop()
+    assert said == ["api did not end in time and was killed"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_every_wish_to_stop_is_heard_and_may_come_twice(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with StopRequest() as stop_request:
+        assert not stop_request.requested
+        signal.raise_signal(number)
+        signal.raise_signal(number)
+        stop_request.pause(10)
+        assert stop_request.requested
+    assert signal.getsignal(number) is before

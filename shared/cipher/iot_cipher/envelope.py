@@ -112,5 +112,6 @@ class Opener:
         content = decrypt(key, sealed[_HEADER.size :], header + _SHARD.pack(shard))
         return OpenedEntry(session, number, content)
 
+
 def _session_key(transit_key: bytes, session: bytes) -> bytes:
     return derive(transit_key, salt=session, info=_SESSION)

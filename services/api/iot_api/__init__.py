@@ -1,0 +1,1 @@
+"""The HTTP API: takes readings in, reads them back, and holds no state of its own."""

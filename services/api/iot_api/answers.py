@@ -1,0 +1,57 @@
+"""Answers in JSON, small ones whole and long ones streamed."""
+
+import time
+from collections.abc import Iterator
+
+import msgspec
+from flask import Response
+
+from iot_models import metrics
+from iot_models.reading import Reading
+
+WHOLE_BYTES = 256 * 1024
+"""Answers up to about this size are sent in one piece, with their length."""
+
+_JSON = "application/json"
+_encoder = msgspec.json.Encoder()
+
+
+def json_answer(content: object, status: int = 200) -> Response:
+    """An answer with `content` as JSON and a newline, as the old server ended its answers."""
+    return Response(_encoder.encode(content) + b"\n", status, mimetype=_JSON)
+
+
+def readings_answer(batches: Iterator[list[Reading]]) -> Response:
+    """`{"data": [...]}` with the readings of all batches, in order.
+
+    Nothing is sent before some of it is ready, so an error up to there is answered as such. One
+    that comes later breaks the answer off, so that it can't be mistaken for a whole one.
+    """
+    chunks = _chunks(batches)
+    begin: list[bytes] = []
+    held = 0
+    for chunk in chunks:
+        begin.append(chunk)
+        held += len(chunk)
+        if held > WHOLE_BYTES:
+            return Response(_stream(b"".join(begin), chunks), mimetype=_JSON)
+    return Response(b"".join(begin), mimetype=_JSON)
+
+
+def _chunks(batches: Iterator[list[Reading]]) -> Iterator[bytes]:
+    counter = metrics.counter("iot_readings_read_total")
+    lead = b'{"data":['
+    for batch in batches:
+        if batch:
+            yield lead + _encoder.encode(batch)[1:-1]
+            lead = b","
+            counter.inc(len(batch))
+    yield b"]}\n" if lead == b"," else lead + b"]}\n"
+
+
+def _stream(begin: bytes, chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Let other requests of the process have their turn between two chunks."""
+    yield begin
+    for chunk in chunks:
+        yield chunk
+        time.sleep(0)

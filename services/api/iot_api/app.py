@@ -1,0 +1,44 @@
+"""The Flask app: only wiring, no behaviour."""
+
+import logging
+
+from flask import Flask
+from flask_cors import CORS
+from werkzeug.middleware.proxy_fix import ProxyFix
+
+from iot_models.settings import Settings
+
+from .http_errors import register_errors
+from .requests_seen import register_requests_seen
+from .routes.audit import audit_blueprint
+from .routes.health import health_blueprint
+from .routes.iot import iot_blueprint
+from .service import build_service
+
+_log = logging.getLogger(__name__)
+
+
+def create_app(settings: Settings) -> Flask:
+    """The app of one process.
+
+    Raises:
+        SettingsError: the keyring can't be read.
+    """
+    service = build_service(settings)
+    app = Flask(__name__, static_folder=None)
+    app.extensions["iot"] = service
+    app.url_map.strict_slashes = False
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
+    if settings.trusted_proxies:
+        hops = settings.trusted_proxies
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops)  # type: ignore[method-assign]
+    CORS(app, origins=settings.cors_origins.split(","), expose_headers=["X-Request-Id"])
+    # First: an error in what follows is answered with an id all the same.
+    register_requests_seen(app)
+    register_errors(app)
+    app.register_blueprint(iot_blueprint("iot", service), url_prefix="/api/iot")
+    app.register_blueprint(iot_blueprint("rssi", service), url_prefix="/api/rssi")
+    app.register_blueprint(audit_blueprint(service), url_prefix="/api")
+    app.register_blueprint(health_blueprint(service))
+    _log.warning("no tokens are configured: whoever reaches this service may use it")
+    return app

@@ -1,0 +1,73 @@
+"""gunicorn's configuration: `gunicorn --config python:iot_api.gunicorn_conf iot_api.wsgi:app`."""
+
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from iot_models.errors import SettingsError
+from iot_models.settings import load
+
+# The workers' metrics meet in files of this folder; prometheus_client looks for it as it is
+# imported, so it stands here before anything imports that.
+_METRICS_FOLDER = tempfile.mkdtemp(prefix="iot-metrics-")
+os.environ["PROMETHEUS_MULTIPROC_DIR"] = _METRICS_FOLDER
+
+try:
+    _settings = load()
+except SettingsError as error:
+    sys.exit(f"iot-api: {error}")
+
+bind = _settings.bind
+workers = _settings.api_workers
+# Measured: see docs/adr/0003.
+worker_class = "gevent"
+worker_connections = _settings.api_connections
+keepalive = 75
+timeout = 60
+graceful_timeout = 30
+certfile = _settings.tls_certificate or None
+keyfile = _settings.tls_key or None
+loglevel = _settings.log_level.lower()
+proc_name = "iot-api"
+# A worker's heartbeat is a file; on a disk it could hang.
+worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108
+control_socket_disable = True
+
+
+def when_ready(server: Any) -> None:
+    """Serve the metrics of all workers from a process of their own.
+
+    Not from a thread of the master: what that imports would be there, unpatched, in every worker.
+    """
+    if _settings.api_metrics_port:
+        command = [sys.executable, "-m", "iot_api.metrics_server"]
+        server.metrics_process = subprocess.Popen(command)  # noqa: S603 - a constant
+
+
+def post_worker_init(worker: Any) -> None:
+    """Log what our code says as gunicorn logs what it says."""
+    ours = logging.getLogger()
+    ours.handlers = worker.log.error_log.handlers
+    ours.setLevel(_settings.log_level)
+
+
+def child_exit(server: Any, worker: Any) -> None:
+    """Drop the gauges of a worker that is gone."""
+    from prometheus_client import multiprocess  # noqa: PLC0415 - likewise
+
+    del server
+    multiprocess.mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
+
+
+def on_exit(server: Any) -> None:
+    """Leave no process and no folder behind."""
+    metrics_process = getattr(server, "metrics_process", None)
+    if metrics_process is not None:
+        metrics_process.terminate()
+        metrics_process.wait()
+    shutil.rmtree(_METRICS_FOLDER, ignore_errors=True)

@@ -1,0 +1,83 @@
+"""Errors become HTTP here and nowhere else."""
+
+import logging
+
+import psycopg
+from flask import Flask, Response, g
+from redis.exceptions import RedisError
+from werkzeug.exceptions import HTTPException
+
+from iot_models.errors import ErrorCode, IotError, UnavailableError
+from iot_stores.redis_client import is_away
+
+from .answers import json_answer
+
+RETRY_SECONDS = 1
+
+STATUS = {
+    ErrorCode.INVALID_REQUEST: 400,
+    ErrorCode.UNAUTHORIZED: 401,
+    ErrorCode.FORBIDDEN: 403,
+    ErrorCode.NOT_FOUND: 404,
+    ErrorCode.METHOD_NOT_ALLOWED: 405,
+    ErrorCode.TOO_LARGE: 413,
+    ErrorCode.UNSUPPORTED_MEDIA_TYPE: 415,
+    ErrorCode.TOO_MANY_REQUESTS: 429,
+    ErrorCode.UNAVAILABLE: 503,
+    ErrorCode.DAMAGED: 500,
+    ErrorCode.INTERNAL: 500,
+}
+_CODES = {status: code for code, status in STATUS.items() if status != 500}
+_SENTENCES = {
+    404: "there is nothing at this path",
+    405: "this path has no such method",
+    413: "the request is too large",
+}
+
+_log = logging.getLogger(__name__)
+
+
+def register_errors(app: Flask) -> None:
+    """Answer every error of every view as JSON `{"error": "<sentence>", "code": ..., ...}`."""
+    app.register_error_handler(Exception, answer_error)
+
+
+def answer_error(error: Exception) -> Response:
+    """The answer to an error, whatever it is. What nobody foresaw is 500, and logged whole."""
+    if isinstance(error, HTTPException):
+        return _http(error)
+    known = _known(error)
+    if known is None:
+        _log.exception("defect in request %s", g.get("request_id"), exc_info=error)
+        known = IotError("this is a defect of the server; it has been logged")
+    status = STATUS[known.code]
+    answer = json_answer({"error": str(known), "code": known.code, **known.details}, status)
+    retry_after = getattr(known, "retry_after", None)
+    if retry_after is not None:
+        answer.headers["Retry-After"] = str(retry_after)
+    return answer
+
+
+def _known(error: Exception) -> IotError | None:
+    if isinstance(error, IotError):
+        return error
+    if isinstance(error, RedisError) and is_away(error):
+        _log.warning("Redis is away: %s", error)
+        return UnavailableError("Redis is away; try again", retry_after=RETRY_SECONDS)
+    if isinstance(error, psycopg.OperationalError):
+        _log.warning("Postgres is away: %s", error)
+        return UnavailableError("Postgres is away; try again", retry_after=RETRY_SECONDS)
+    return None
+
+
+def _http(error: HTTPException) -> Response:
+    status = error.code or 500
+    if status < 400:
+        return Response(status=status, headers=error.get_headers())
+    code = _CODES.get(status, ErrorCode.INVALID_REQUEST if status < 500 else ErrorCode.INTERNAL)
+    sentence = _SENTENCES.get(status, error.description or error.name)
+    answer = json_answer({"error": sentence, "code": code}, status)
+    for name, value in error.get_headers():
+        if name not in {"Content-Type", "Content-Length"}:
+            answer.headers[name] = value
+    return answer

@@ -1,0 +1,70 @@
+"""`/metrics` on a port of its own, for all processes of the pod together.
+
+A process beside the workers, which write their metrics to files of one folder.
+"""
+
+import os
+import time
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+from redis.exceptions import RedisError
+
+from iot_models.metrics import declared
+from iot_models.settings import load
+from iot_stores.backlog import Backlog, BacklogState
+from iot_stores.redis_client import connect_redis
+
+
+class BacklogCollector(Collector):
+    """Asks Redis for the backlog when it is scraped. While Redis is away it says just that."""
+
+    def __init__(self, backlog: Backlog) -> None:
+        self._backlog = backlog
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """The gauges of the backlog."""
+        try:
+            state = self._backlog.state()
+        except RedisError:
+            yield _gauge("iot_backlog_up", 0)
+            return
+        yield _gauge("iot_backlog_up", 1)
+        yield _gauge("iot_backlog_bytes", state.bytes)
+        yield _gauge("iot_backlog_oldest_seconds", state.oldest_seconds)
+        yield _gauge("iot_dead_letters", state.dead_letters)
+        yield _entries(state)
+
+
+def _gauge(name: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(name, declared(name).meaning, value=value)
+
+
+def _entries(state: BacklogState) -> GaugeMetricFamily:
+    each = declared("iot_backlog_entries")
+    family = GaugeMetricFamily(each.name, each.meaning, labels=each.labels)
+    for shard, count in state.entries.items():
+        family.add_metric([str(shard)], count)
+    return family
+
+
+def main() -> None:
+    """Serve until the parent process, gunicorn's master, is gone."""
+    settings = load()
+    parent = os.getppid()
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    backlog = Backlog(
+        connect_redis(settings), shards=settings.shards, max_bytes=settings.backlog_max_bytes
+    )
+    registry.register(BacklogCollector(backlog))
+    start_http_server(settings.api_metrics_port, registry=registry)
+    while os.getppid() == parent:
+        time.sleep(1)
+
+
+if __name__ == "__main__":
+    main()

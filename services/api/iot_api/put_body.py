@@ -1,0 +1,154 @@
+"""The body of a PUT: JSON of one or many `{"data": {...}}`, read into columns, whole or not at all.
+
+No step between the JSON decoder and the columns works on one reading at a time, but for times
+that are not plain integers.
+"""
+
+import re
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NoReturn
+
+import msgspec
+
+from iot_models.errors import InvalidRequestError, TooLargeError
+from iot_models.reading import MISSING_TIME, SEPARATOR, ReadingColumns
+from iot_models.times import parse_time, parse_time_or_date
+
+Time = int | float | str
+
+_PATH = re.compile(r" - at `\$(?:\[(\d+)\])?(?:\.data)?(?:\.(\w+))?`$")
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]")
+
+
+class _Data(msgspec.Struct, gc=False):
+    db_password: str = ""
+    relative_time: Time = MISSING_TIME
+    interrogator_time: Time = MISSING_TIME
+    freeform: msgspec.Raw = msgspec.Raw(b'""')
+
+
+class _Row(msgspec.Struct, gc=False):
+    data: _Data
+
+
+_one = msgspec.json.Decoder(_Row)
+_many = msgspec.json.Decoder(list[_Row])
+
+
+@dataclass(slots=True)
+class Batch:
+    """Readings of one request under one password, in the order in which they came."""
+
+    password: bytes
+    readings: ReadingColumns
+
+
+def parse_put(
+    body: bytes, *, max_readings: int, max_password_bytes: int, lines: bool = False
+) -> list[Batch]:
+    """The readings of a PUT, by password; with `lines` the body is NDJSON.
+
+    Raises:
+        InvalidRequestError: names the row (from 0) and the field that is wrong.
+        TooLargeError: more than `max_readings`.
+    """
+    rows = _decode(body, lines=lines)
+    if not rows:
+        raise InvalidRequestError("the request holds no readings")
+    if len(rows) > max_readings:
+        raise TooLargeError(
+            f"a request may hold {max_readings} readings, this one holds {len(rows)}",
+            limit=max_readings,
+        )
+    numbered: dict[str, list[tuple[int, _Data]]] = {}
+    for number, row in enumerate(rows):
+        numbered.setdefault(row.data.db_password, []).append((number, row.data))
+    return [
+        Batch(password_bytes(password, max_password_bytes, rows=of_password), _columns(of_password))
+        for password, of_password in numbered.items()
+    ]
+
+
+def _decode(body: bytes, *, lines: bool) -> list[_Row]:
+    try:
+        if not body.isascii():
+            body.decode("utf-8")
+        if lines:
+            return _one.decode_lines(body)
+        if body.lstrip()[:1] == b"{":
+            return [_one.decode(body)]
+        return _many.decode(body)
+    except UnicodeDecodeError:
+        raise InvalidRequestError("the request is not UTF-8") from None
+    except RecursionError:
+        raise InvalidRequestError("the request's JSON is nested too deep") from None
+    except msgspec.ValidationError as error:
+        _refuse(str(error))
+    except (msgspec.DecodeError, ValueError) as error:
+        raise InvalidRequestError(f"the request is not JSON: {error}") from None
+
+
+def _refuse(problem: str) -> NoReturn:
+    """Turn the decoder's `... - at `$[3].data.relative_time`` into row and field."""
+    found = _PATH.search(problem)
+    sentence = problem[: found.start()] if found else problem
+    row, field = (found[1], found[2]) if found else (None, None)
+    missing = re.search(r"missing required field `(\w+)`", sentence)
+    refuse_row(int(row or 0), field or (missing[1] if missing else "data"), sentence)
+
+
+def refuse_row(row: int, field: str, problem: str) -> NoReturn:
+    """Raise the error that names a row and its field."""
+    raise InvalidRequestError(f"row {row}, {field}: {problem}", row=row, field=field)
+
+
+def password_bytes(
+    password: str, limit: int, *, rows: "list[tuple[int, _Data]] | None" = None
+) -> bytes:
+    """The password in UTF-8; refused when it is longer than `limit` bytes."""
+    encoded = password.encode()
+    if len(encoded) > limit:
+        refuse_row(rows[0][0] if rows else 0, "db_password", f"is longer than {limit} bytes")
+    return encoded
+
+
+def _columns(numbered: list[tuple[int, _Data]]) -> ReadingColumns:
+    freeform = SEPARATOR.join([data.freeform for _, data in numbered])
+    if not freeform.isascii():
+        freeform = _NOT_ASCII.sub(_escape, freeform.decode()).encode()
+    return ReadingColumns(
+        _times(numbered, "relative_time", [data.relative_time for _, data in numbered], parse_time),
+        _times(
+            numbered,
+            "interrogator_time",
+            [data.interrogator_time for _, data in numbered],
+            parse_time_or_date,
+        ),
+        freeform,
+    )
+
+
+def _times(
+    numbered: list[tuple[int, _Data]],
+    field: str,
+    values: list[Time],
+    parse: Callable[[Time], int],
+) -> "array[int]":
+    try:
+        return array("q", values)  # type: ignore[arg-type] # refuses what is no 64-bit integer
+    except (TypeError, OverflowError):
+        column = array("q")
+    for (number, _), value in zip(numbered, values, strict=True):
+        try:
+            column.append(parse(value))
+        except ValueError as error:
+            refuse_row(number, field, str(error))
+    return column
+
+
+def _escape(match: re.Match[str]) -> str:
+    """A character as JSON escapes it in ASCII, as the old server did."""
+    units = match[0].encode("utf-16-be")
+    return "".join(f"\\u{units[i]:02x}{units[i + 1]:02x}" for i in range(0, len(units), 2))

@@ -1,0 +1,83 @@
+"""Request bodies: their limits, their compression, their media types."""
+
+import zlib
+from collections.abc import Callable
+
+import gevent
+import zstandard
+from flask import Request
+from werkzeug.exceptions import RequestTimeout
+
+from iot_models.errors import InvalidRequestError, TooLargeError, UnsupportedMediaTypeError
+
+READ_SECONDS = 60
+"""How long a body may take to arrive."""
+
+NDJSON = "application/x-ndjson"
+_JSON_TYPES = {
+    "",
+    "application/json",
+    "text/json",
+    "text/plain",
+    "application/octet-stream",
+    # What curl says of `-d` when it isn't told otherwise.
+    "application/x-www-form-urlencoded",
+}
+
+
+def read_body(request: Request, limit: int) -> bytes:
+    """The body, unpacked.
+
+    Raises:
+        TooLargeError: it is larger than `limit` bytes, packed or unpacked.
+        UnsupportedMediaTypeError: neither JSON, or packed in a way not known here.
+        InvalidRequestError: it is not what its Content-Encoding says.
+    """
+    media_type = request.mimetype
+    if media_type not in _JSON_TYPES and media_type != NDJSON and not media_type.endswith("+json"):
+        raise UnsupportedMediaTypeError(f"send JSON, not {media_type}")
+    with gevent.Timeout(READ_SECONDS, RequestTimeout("the body took too long to arrive")):
+        body = request.get_data(cache=False)
+    encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
+    if encoding == "identity":
+        return body
+    if encoding in {"gzip", "x-gzip"}:
+        return _unpack(_gunzip, body, limit)
+    if encoding == "zstd":
+        return _unpack(_unzstd, body, limit)
+    raise UnsupportedMediaTypeError("Content-Encoding must be gzip, zstd or identity")
+
+
+def is_ndjson(request: Request) -> bool:
+    """Whether the body says that it is a JSON value a line."""
+    return request.mimetype == NDJSON
+
+
+def _gunzip(body: bytes, limit: int) -> bytes:
+    unpacked = bytearray()
+    while body:
+        stream = zlib.decompressobj(wbits=31)
+        unpacked += stream.decompress(body, limit + 1 - len(unpacked))
+        if len(unpacked) > limit:
+            break
+        if not stream.eof:
+            raise InvalidRequestError("the request's gzip is cut short")
+        body = stream.unused_data
+    return bytes(unpacked)
+
+
+def _unzstd(body: bytes, limit: int) -> bytes:
+    with zstandard.ZstdDecompressor(max_window_size=2**27).stream_reader(
+        body, read_across_frames=True
+    ) as stream:
+        return stream.read(limit + 1)
+
+
+def _unpack(unpack: Callable[[bytes, int], bytes], body: bytes, limit: int) -> bytes:
+    try:
+        unpacked = unpack(body, limit)
+    except (zlib.error, zstandard.ZstdError):
+        raise InvalidRequestError("the request is not what its Content-Encoding says") from None
+    if len(unpacked) > limit:
+        raise TooLargeError(f"a request may hold {limit} bytes unpacked", limit=limit)
+    return unpacked

@@ -1,0 +1,23 @@
+"""The audit log."""
+
+from flask import Blueprint, Response
+
+from iot_api.answers import json_answer
+from iot_api.service import Service
+
+LATEST = 1000
+"""Lines in an answer."""
+
+
+def audit_blueprint(service: Service) -> Blueprint:
+    """`GET /api/audit`: the latest lines, the last one last."""
+    blueprint = Blueprint("audit", __name__)
+
+    @blueprint.get("/audit")
+    def audit() -> Response:
+        with service.pool.connection() as connection:
+            lines = service.audit.latest(connection, LATEST)
+        data = [{"id": number, "absolute_timestamp": at, "log": line} for number, at, line in lines]
+        return json_answer({"data": data})
+
+    return blueprint

@@ -1,0 +1,28 @@
+"""Liveness and readiness."""
+
+from flask import Blueprint, Response
+
+from iot_api.answers import json_answer
+from iot_api.service import Service
+
+
+def health_blueprint(service: Service) -> Blueprint:
+    """`GET /healthz`: this process answers. `GET /readyz`: it can acknowledge readings."""
+    blueprint = Blueprint("health", __name__)
+
+    @blueprint.get("/healthz")
+    def healthz() -> Response:
+        return json_answer({"status": "ok"})
+
+    @blueprint.get("/readyz")
+    def readyz() -> Response:
+        state = service.readiness.state()
+        ready = service.readiness.ready(state)
+        answer = json_answer(
+            {"status": "ready" if ready else "not ready", **state}, 200 if ready else 503
+        )
+        if not ready:
+            answer.headers["Retry-After"] = "1"
+        return answer
+
+    return blueprint

@@ -1,0 +1,136 @@
+"""Readings in and out: the old contract, under `/api/iot` and `/api/rssi` alike."""
+
+from collections.abc import Callable
+
+import msgspec
+from flask import Blueprint, Response, request
+
+from iot_api.answers import json_answer, readings_answer
+from iot_api.put_body import parse_put, password_bytes
+from iot_api.readings import Batches
+from iot_api.request_body import is_ndjson, read_body
+from iot_api.service import Service
+from iot_cipher.vault import OpenVault
+from iot_models.errors import InvalidRequestError
+from iot_models.times import parse_time
+from iot_stores.history import Question
+
+
+class _Asked(msgspec.Struct):
+    db_password: str = ""
+
+
+class _AskedBody(msgspec.Struct):
+    data: _Asked
+
+
+_asked = msgspec.json.Decoder(_AskedBody)
+
+
+def iot_blueprint(name: str, service: Service) -> Blueprint:
+    """The routes of readings, for a prefix to be chosen."""
+    views = _Views(service)
+    rules: list[tuple[str, str, Callable[..., Response]]] = [
+        ("PUT", "", views.put),
+        ("POST", "", views.read_all),
+        ("GET", "/maxtime", views.maxtime),
+        ("POST", "/maxtime", views.vault_maxtime),
+        ("POST", "/<start>", views.read_from),
+        ("POST", "/<start>/<end>", views.read_between),
+        ("POST", "/seconds/<count>", views.read_seconds),
+        ("POST", "/last/<count>", views.read_last),
+    ]
+    blueprint = Blueprint(name, __name__)
+    for method, rule, view in rules:
+        blueprint.add_url_rule(rule, view_func=view, methods=[method])
+    return blueprint
+
+
+class _Views:
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._readings = service.readings
+
+    def put(self) -> Response:
+        settings = self._service.settings
+        batches = parse_put(
+            read_body(request, settings.max_body_bytes),
+            max_readings=settings.max_readings,
+            max_password_bytes=settings.max_password_bytes,
+            lines=is_ndjson(request),
+        )
+        count = self._service.intake.accept(batches)
+        return json_answer({"success": f"{count} object(s) created"}, 201)
+
+    def read_all(self) -> Response:
+        return self._read(lambda vault: self._readings.select(vault, Question()))
+
+    def read_from(self, start: str) -> Response:
+        question = Question(relative_low=_number("start", start))
+        return self._read(lambda vault: self._readings.select(vault, question))
+
+    def read_between(self, start: str, end: str) -> Response:
+        question = Question(_number("start", start), _number("end", end))
+        return self._read(lambda vault: self._readings.select(vault, question))
+
+    def read_seconds(self, count: str) -> Response:
+        seconds = _count("seconds", count)
+        return self._read(lambda vault: self._readings.last_seconds(vault, seconds))
+
+    def read_last(self, count: str) -> Response:
+        last = _count("last", count)
+        return self._read(lambda vault: self._readings.latest(vault, last))
+
+    def maxtime(self) -> Response:
+        return _maxtime(self._readings.max_relative_timestamp())
+
+    def vault_maxtime(self) -> Response:
+        vault = _asked_vault(self._service)
+        return _maxtime(None if vault is None else self._readings.max_relative_timestamp(vault))
+
+    def _read(self, choose: Callable[[OpenVault], Batches]) -> Response:
+        vault = _asked_vault(self._service)
+        return readings_answer(iter(()) if vault is None else choose(vault))
+
+
+def _asked_vault(service: Service) -> OpenVault | None:
+    """The vault of the password in the body; None when there is none, which counts as a guess."""
+    password = _asked_password(service)
+    vault = service.vaults.held(password)
+    if vault is not None:
+        return vault
+    address = request.remote_addr or "unknown"
+    service.guesses.check(address)
+    vault = service.vaults.find(password)
+    if vault is None:
+        service.guesses.count(address)
+    return vault
+
+
+def _asked_password(service: Service) -> bytes:
+    body = read_body(request, service.settings.max_body_bytes)
+    try:
+        asked = _asked.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError):
+        raise InvalidRequestError(
+            'the request is not of the form {"data": {"db_password": "..."}}', field="data"
+        ) from None
+    return password_bytes(asked.data.db_password, service.settings.max_password_bytes)
+
+
+def _number(field: str, text: str) -> int:
+    try:
+        return parse_time(text)
+    except ValueError as error:
+        raise InvalidRequestError(f"{field}: {error}", field=field) from None
+
+
+def _count(field: str, text: str) -> int:
+    count = _number(field, text)
+    if count < 0:
+        raise InvalidRequestError(f"{field}: is below 0", field=field)
+    return count
+
+
+def _maxtime(found: int | None) -> Response:
+    return json_answer({"data": [{"max_relative_timestamp": found}]})

@@ -1,0 +1,89 @@
+"""What an API process holds: its connections, and the work on them that knows nothing of HTTP."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import gevent
+import gevent.monkey
+
+from iot_cipher.envelope import Sealer
+from iot_cipher.keyring import KeyringFile
+from iot_cipher.vault import PasswordKey, password_key
+from iot_models.settings import Settings
+from iot_stores.audit import AuditLog
+from iot_stores.backlog import Backlog
+from iot_stores.hot_window import HotWindow
+from iot_stores.postgres import Pool, postgres_pool
+from iot_stores.redis_client import connect_redis
+from iot_stores.vault_records import VaultRecords
+
+from .guesses import Guesses
+from .intake import Intake
+from .readiness import Readiness
+from .readings import Readings
+from .vaults import VaultCache, Vaults
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """The parts of one API process. It has no state that another process would need."""
+
+    settings: Settings
+    pool: Pool
+    vaults: Vaults
+    guesses: Guesses
+    intake: Intake
+    readings: Readings
+    audit: AuditLog
+    readiness: Readiness
+
+    def close(self) -> None:
+        """Let go of the connections to Postgres."""
+        self.pool.close()
+
+
+def build_service(settings: Settings) -> Service:
+    """Wire the parts. Connects to nothing yet: a part that is away is found out by its use.
+
+    Raises:
+        SettingsError: the keyring can't be read.
+    """
+    keyring = KeyringFile(Path(settings.keyring_file))
+    redis = connect_redis(settings)
+    pool = postgres_pool(settings, name="iot-api", size=settings.api_postgres_pool)
+    backlog = Backlog(redis, shards=settings.shards, max_bytes=settings.backlog_max_bytes)
+    vaults = Vaults(
+        keyring.current,
+        VaultRecords(redis, pool),
+        VaultCache(size=settings.vault_cache_size, seconds=settings.vault_cache_seconds),
+        scrypt_log2_n=settings.scrypt_log2_n,
+        slow_key=_slow_key(),
+    )
+    return Service(
+        settings=settings,
+        pool=pool,
+        vaults=vaults,
+        guesses=Guesses(redis, limit=settings.guess_limit),
+        intake=Intake(vaults, Sealer(keyring.current), backlog, shards=settings.shards),
+        readings=Readings(
+            pool,
+            HotWindow(redis, seconds=settings.hot_window_seconds),
+            shards=settings.shards,
+            clock=time.time,
+        ),
+        audit=AuditLog(keyring.current),
+        readiness=Readiness(redis, pool),
+    )
+
+
+def _slow_key() -> PasswordKey:
+    """scrypt beside the event loop, where there is one, so that others' requests go on."""
+    if not gevent.monkey.is_module_patched("socket"):
+        return password_key
+
+    def in_thread(password: bytes, salt: bytes, log2_n: int) -> bytes:
+        key: bytes = gevent.get_hub().threadpool.apply(password_key, (password, salt, log2_n))
+        return key
+
+    return in_thread

@@ -1,0 +1,118 @@
+"""Vaults as an API process sees them: found by password, opened, kept open for some minutes."""
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+
+from iot_cipher.keyring import Keyring
+from iot_cipher.vault import OpenVault, PasswordKey, create_vault, open_vault, password_key
+from iot_models import metrics
+from iot_models.errors import DecryptionError
+from iot_stores.vault_records import VaultRecords
+
+
+class VaultCache:
+    """Opened vaults by lookup, at most `size`, each for at most `seconds`."""
+
+    def __init__(
+        self, *, size: int, seconds: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._size = size
+        self._seconds = seconds
+        self._clock = clock
+        self._vaults: OrderedDict[bytes, tuple[float, OpenVault]] = OrderedDict()
+
+    def get(self, lookup: bytes) -> OpenVault | None:
+        """The open vault, if it is held."""
+        held = self._vaults.get(lookup)
+        if held is None:
+            return None
+        if self._clock() >= held[0]:
+            self._vaults.pop(lookup, None)
+            return None
+        return held[1]
+
+    def put(self, lookup: bytes, vault: OpenVault) -> None:
+        """Hold a vault from now on; the one held longest makes room."""
+        self._vaults[lookup] = (self._clock() + self._seconds, vault)
+        self._vaults.move_to_end(lookup)
+        while len(self._vaults) > self._size:
+            self._vaults.popitem(last=False)
+
+
+class Vaults:
+    """Opens vaults. One scrypt runs at a time in a process: it bounds the memory they take, and
+    requests that bring the same new password at once pay for it once.
+    """
+
+    def __init__(
+        self,
+        keyring: Callable[[], Keyring],
+        records: VaultRecords,
+        cache: VaultCache,
+        *,
+        scrypt_log2_n: int,
+        slow_key: PasswordKey = password_key,
+    ) -> None:
+        self._keyring = keyring
+        self._records = records
+        self._cache = cache
+        self._scrypt_log2_n = scrypt_log2_n
+        self._slow_key = slow_key
+        self._one_at_a_time = threading.Lock()
+
+    def held(self, password: bytes) -> OpenVault | None:
+        """The password's vault if this process has it open."""
+        return self._cache.get(self._keyring().lookup(password))
+
+    def find(self, password: bytes) -> OpenVault | None:
+        """The password's vault, or None when there is none.
+
+        Raises:
+            DecryptionError: its record is damaged, or its master key is not in the keyring.
+            RedisError, psycopg.Error: it can't be told now.
+        """
+        return self._open(password, create=False)
+
+    def find_or_create(self, password: bytes) -> OpenVault:
+        """The password's vault, made if there is none. Raises what `find` raises."""
+        vault = self._open(password, create=True)
+        if vault is None:
+            raise DecryptionError("a vault could neither be found nor made")
+        return vault
+
+    def _open(self, password: bytes, *, create: bool) -> OpenVault | None:
+        keyring = self._keyring()
+        lookup = keyring.lookup(password)
+        vault = self._cache.get(lookup)
+        if vault is not None:
+            return vault
+        with self._one_at_a_time:
+            vault = self._cache.get(lookup)
+            if vault is None:
+                vault = self._open_slowly(keyring, lookup, password, create=create)
+            if vault is not None:
+                self._cache.put(lookup, vault)
+            return vault
+
+    def _open_slowly(
+        self, keyring: Keyring, lookup: bytes, password: bytes, *, create: bool
+    ) -> OpenVault | None:
+        record = self._records.find(lookup)
+        if record is None:
+            if not create:
+                return None
+            fresh, vault = create_vault(
+                keyring, password, self._scrypt_log2_n, slow_key=self._slow_key
+            )
+            record = self._records.add(fresh)
+            metrics.counter("iot_vaults_opened_total").labels("created").inc()
+            if record.vault_id == fresh.vault_id:
+                return vault
+        metrics.counter("iot_vaults_opened_total").labels("found").inc()
+        try:
+            return open_vault(keyring, record, password, slow_key=self._slow_key)
+        except DecryptionError:
+            metrics.counter("iot_damaged_total").labels("vault").inc()
+            raise

@@ -17,6 +17,8 @@ from iot_tools.local.redis_server import RedisServer
 
 DEMO_PASSWORD = "demo"  # noqa: S105 -- of simulated readings, and printed for all to see
 
+_LARGE_LOG = 20 * 2**20
+
 
 @dataclass
 class Parts:
@@ -32,6 +34,7 @@ class Parts:
 
     def __post_init__(self) -> None:
         self.logs.mkdir(mode=0o700, exist_ok=True)
+        self._put_old_logs_aside()
         self.redis = None if self._is_given("redis_url") else self._own_redis()
         self.postgres = None if self._is_given("postgres_url") else self._own_postgres()
         self._defaults = {
@@ -117,6 +120,12 @@ class Parts:
         key = self.options.data_dir / "certificate-key.pem"
         ensure_certificate(certificate, key)
         return {"IOT_TLS_CERTIFICATE": str(certificate), "IOT_TLS_KEY": str(key)}
+
+    def _put_old_logs_aside(self) -> None:
+        """Keep one older file of a log that grew large, so that a start bounds them."""
+        for log in self.logs.glob("*.log"):
+            if log.stat().st_size > _LARGE_LOG:
+                log.replace(log.with_suffix(".log.1"))
 
     def _log(self, name: str) -> Path:
         return self.logs / f"{name}.log"

@@ -71,6 +71,9 @@ class LocalRun:
                 self._start_service()
                 self._greet()
                 self._watch()
+        except LaunchError as error:
+            self._terminal.say(str(error))
+            return 1
         finally:
             self._stop()
         return 0

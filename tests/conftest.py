@@ -1,0 +1,128 @@
+"""Real Redis and real Postgres for every test that needs them; each test finds them empty."""
+
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from flask.testing import FlaskClient
+from hypothesis import settings as hypothesis_settings
+from redis import Redis
+
+from iot_api.app import create_app
+from iot_cipher.keyring import create_keyring_file
+from iot_models.settings import Settings, load
+from iot_tools.local.postgres_server import PostgresServer
+from iot_tools.local.redis_server import RedisServer
+from iot_writer.schema import migrate
+from iot_writer.writer import Writer
+from support.stack import Stack
+
+hypothesis_settings.register_profile("fast", max_examples=60, deadline=None, derandomize=True)
+hypothesis_settings.register_profile("deep", max_examples=2000, deadline=None)
+hypothesis_settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
+
+TEMPLATE = "template_iot"
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A Redis for the whole run."""
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """A PostgreSQL for the whole run, with a migrated database to clone."""
+    server = PostgresServer(tmp_path_factory.mktemp("postgres"))
+    server.start()
+    with psycopg.connect(server.url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {TEMPLATE}")
+    migrate(database_url(server.url, TEMPLATE))
+    yield server
+    server.stop()
+
+
+def database_url(server_url: str, database: str) -> str:
+    """The URL of another database of the same server."""
+    return psycopg.conninfo.make_conninfo(server_url, dbname=database)
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    """An empty Redis."""
+    with Redis.from_url(redis_server.url) as client:
+        client.flushall()
+    return redis_server.url
+
+
+@pytest.fixture
+def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """An empty, migrated database."""
+    name = f"test_{next(_numbers)}"
+    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
+        yield database_url(postgres_server.url, name)
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def keyring_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A keyring."""
+    path = tmp_path_factory.mktemp("keys") / "keyring.json"
+    create_keyring_file(path)
+    return path
+
+
+@pytest.fixture
+def environment(redis_url: str, postgres_url: str, keyring_file: Path) -> dict[str, str]:
+    """The environment of a process of the service."""
+    ours = {
+        "IOT_REDIS_URL": redis_url,
+        "IOT_POSTGRES_URL": postgres_url,
+        "IOT_KEYRING_FILE": str(keyring_file),
+        # scrypt at its least: its cost is not what these tests are about.
+        "IOT_SCRYPT_LOG2_N": "10",
+    }
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("IOT_")}
+    return kept | ours
+
+
+@pytest.fixture
+def settings(environment: dict[str, str]) -> Settings:
+    """Settings on the empty stores."""
+    return load(environment)
+
+
+@pytest.fixture
+def writer(settings: Settings) -> Iterator[Writer]:
+    """A writer in this process; `support.draining` lets it work."""
+    made = Writer(settings)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def client(settings: Settings) -> Iterator[FlaskClient]:
+    """A client of the API in this process."""
+    app = create_app(settings)
+    yield app.test_client()
+    app.extensions["iot"].close()
+
+
+@pytest.fixture
+def stack(environment: dict[str, str], tmp_path: Path) -> Iterator[Stack]:
+    """The API and one writer as processes."""
+    made = Stack(environment, tmp_path)
+    try:
+        made.start_api()
+        made.start_writer()
+        yield made
+    finally:
+        made.stop()

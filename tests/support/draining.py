@@ -1,0 +1,11 @@
+"""Letting a writer in this process work."""
+
+from iot_writer.drain import Outcome
+from iot_writer.writer import Writer
+
+
+def drain_all(writer: Writer) -> None:
+    """Drain every shard until nothing waits."""
+    for shard in range(writer.settings.shards):
+        while writer.drain.run(writer.postgres(), shard)[0] is not Outcome.EMPTY:
+            continue

@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, LiteralString, cast
 
@@ -37,6 +38,7 @@ _LATEST: LiteralString = f"{_SELECT} ORDER BY interrogator_max DESC, last_id DES
 _BY_ID: LiteralString = f"{_SELECT} AND first_id = %(first_id)s"
 
 _MAXTIME = "SELECT max(relative_max) FROM segments"
+_COUNT = "SELECT coalesce(sum(count), 0)::int8 FROM segments WHERE vault_id = %s"
 _VAULT_MAXTIME = "SELECT max(relative_max) FROM segments WHERE vault_id = %s"
 
 FETCH_BYTES = 2 * 2**20
@@ -118,6 +120,20 @@ def select_one(connection: Connection, vault_id: uuid.UUID, first_id: int) -> Se
     return None if row is None else _segment(vault_id, row)
 
 
+@contextmanager
+def snapshot(connection: Connection) -> Iterator[None]:
+    """A transaction in which everything is read as of one moment."""
+    with connection.transaction():
+        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        yield
+
+
+def count(connection: Connection, vault_id: uuid.UUID) -> int:
+    """How many readings a vault has."""
+    row = connection.execute(_COUNT, (vault_id,)).fetchone()
+    return cast("tuple[int]", row)[0]
+
+
 def max_relative_timestamp(connection: Connection, vault_id: uuid.UUID | None = None) -> int | None:
     """The greatest relative timestamp stored, of all vaults or of one; None when there is none."""
     if vault_id is None:
@@ -133,10 +149,10 @@ def _stream(
     vault_id = cast("uuid.UUID", parameters["vault_id"])
     with connection.transaction(), connection.cursor("segments", binary=True) as cursor:
         cursor.execute(statement, parameters)
-        count = _FIRST_FETCH
-        while rows := cursor.fetchmany(count):
+        ahead = _FIRST_FETCH
+        while rows := cursor.fetchmany(ahead):
             held = sum(len(cast("bytes", row[-1])) for row in rows)
-            count = max(1, min(_MOST_FETCH, FETCH_BYTES * len(rows) // max(held, 1), 2 * count))
+            ahead = max(1, min(_MOST_FETCH, FETCH_BYTES * len(rows) // max(held, 1), 2 * ahead))
             for row in rows:
                 yield _segment(vault_id, row)
 

@@ -1,10 +1,12 @@
 """Vault records: in Postgres for good, in Redis for a day, so that Postgres may be away."""
 
+import logging
 import struct
 import uuid
 from typing import cast
 
 from redis import Redis
+from redis.exceptions import RedisError
 
 from iot_cipher.vault import VaultRecord
 from iot_models import names
@@ -12,6 +14,8 @@ from iot_models import names
 from .postgres import Pool
 
 CACHE_SECONDS = 86_400
+
+_log = logging.getLogger(__name__)
 
 _SELECT = """
     SELECT vault_id, lookup, salt, scrypt_log2_n, wrapped_key FROM vaults WHERE lookup = %s
@@ -34,11 +38,12 @@ class VaultRecords:
         """The record, or None when there is no such vault.
 
         Raises:
-            RedisError, psycopg.OperationalError: it can't be told now.
+            psycopg.OperationalError: it can't be told now: Postgres is away, and Redis doesn't
+                hold it.
         """
-        cached = cast("bytes | None", self._client.get(names.vault_record(lookup)))
+        cached = self._cached(lookup)
         if cached is not None:
-            return _decode(cached)
+            return cached
         with self._pool.connection() as connection:
             row = connection.execute(_SELECT, (lookup,)).fetchone()
         if row is None:
@@ -63,12 +68,23 @@ class VaultRecords:
             row = connection.execute(_SELECT, (record.lookup,)).fetchone()
         return VaultRecord(*cast("tuple[uuid.UUID, bytes, bytes, int, bytes]", row))
 
+    def _cached(self, lookup: bytes) -> VaultRecord | None:
+        try:
+            cached = cast("bytes | None", self._client.get(names.vault_record(lookup)))
+        except RedisError as error:
+            _log.warning("a vault is looked up in Postgres, Redis is away: %s", error)
+            return None
+        return None if cached is None else _decode(cached)
+
     def _cache(self, record: VaultRecord) -> None:
         encoded = (
             _HEADER.pack(record.vault_id.bytes, record.lookup, record.salt, record.scrypt_log2_n)
             + record.wrapped_key
         )
-        self._client.set(names.vault_record(record.lookup), encoded, ex=CACHE_SECONDS)
+        try:
+            self._client.set(names.vault_record(record.lookup), encoded, ex=CACHE_SECONDS)
+        except RedisError as error:
+            _log.warning("a vault's record is not cached, Redis is away: %s", error)
 
 
 def _decode(data: bytes) -> VaultRecord:

@@ -55,3 +55,31 @@ run: STARTED := $(shell date +%s.%N)
 run: $(VENV)/.run ## Run everything here: PORT=5000 DATA_DIR=.local DEVICES=1 TLS=0 (Ctrl-C stops it)
 	@exec $(BIN)/python -m iot_tools run --started $(STARTED) \
 		--port '$(PORT)' --data-dir '$(DATA_DIR)' --devices '$(DEVICES)' --tls '$(TLS)'
+
+# --- Checks ------------------------------------------------------------------------------------
+
+.PHONY: test
+test: $(VENV)/.dev ## Run all tests; they bring their own Redis and Postgres (T=path picks some)
+	@$(BIN)/pytest $(T)
+
+.PHONY: lint
+lint: $(VENV)/.dev ## Check style and formatting
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+
+.PHONY: types
+types: $(VENV)/.dev ## Check types
+	@$(BIN)/mypy
+
+.PHONY: format
+format: $(VENV)/.dev ## Mend what can be mended of style and formatting
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+
+.PHONY: bench
+bench: $(VENV)/.dev ## Measure how fast readings are acknowledged, stored and read back
+	@$(BIN)/python -m bench
+
+.PHONY: clean
+clean: ## Remove the virtual environment and all caches; the data of `make run` stays
+	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

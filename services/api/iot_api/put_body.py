@@ -18,7 +18,13 @@ from iot_models.times import parse_time, parse_time_or_date
 
 Time = int | float | str
 
-_PATH = re.compile(r" - at `\$(?:\[(\d+)\])?(?:\.data)?(?:\.(\w+))?`$")
+_PATH = re.compile(r" - at `\$(?:\[(\d+)\])?(\.data)?(?:\.(\w+))?`$")
+_WRONG_KIND = {
+    "data": "is not an object",
+    "db_password": "is not a string",
+    "relative_time": "is not a number",
+    "interrogator_time": "is neither a number nor a date",
+}
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 
 
@@ -54,7 +60,7 @@ def parse_put(
         InvalidRequestError: names the row (from 0) and the field that is wrong.
         TooLargeError: more than `max_readings`.
     """
-    rows = _decode(body, lines=lines)
+    rows = [] if not body or body.isspace() else _decode(body, lines=lines)
     if not rows:
         raise InvalidRequestError("the request holds no readings")
     if len(rows) > max_readings:
@@ -91,12 +97,20 @@ def _decode(body: bytes, *, lines: bool) -> list[_Row]:
 
 
 def _refuse(problem: str) -> NoReturn:
-    """Turn the decoder's `... - at `$[3].data.relative_time`` into row and field."""
+    """Turn the decoder's `Expected ... - at `$[3].data.relative_time`` into row, field, words."""
+    if problem.startswith("Expected `array`"):
+        raise InvalidRequestError("the request must be an object or a list of objects")
     found = _PATH.search(problem)
-    sentence = problem[: found.start()] if found else problem
-    row, field = (found[1], found[2]) if found else (None, None)
-    missing = re.search(r"missing required field `(\w+)`", sentence)
-    refuse_row(int(row or 0), field or (missing[1] if missing else "data"), sentence)
+    row, within, field = found.groups() if found else (None, None, None)
+    if problem.startswith("Object missing"):
+        sentence = "is missing"
+    elif problem.startswith("Number out of range"):
+        sentence = "is beyond 64 bits"
+    elif found and not within:
+        sentence = "is missing, the row is not an object"
+    else:
+        sentence = _WRONG_KIND.get(field or "data", "is not understood")
+    refuse_row(int(row or 0), field or "data", sentence)
 
 
 def refuse_row(row: int, field: str, problem: str) -> NoReturn:

@@ -75,10 +75,18 @@ class MakeRun:
         return done.stdout
 
     def read_back(self, caption: str = "Read it back") -> list[dict[str, Any]]:
-        """The rows that a printed command reads; waits until there are some."""
-        assert wait_until(lambda: bool(json.loads(self.curl(caption))["data"]), PATIENCE, 0.1)
-        rows: list[dict[str, Any]] = json.loads(self.curl(caption))["data"]
-        return rows
+        """The rows that a printed command reads, once there are some (503: not now)."""
+        rows: list[dict[str, Any]] = []
+        answer = ""
+
+        def read() -> bool:
+            nonlocal answer
+            answer = self.curl(caption)
+            rows[:] = json.loads(answer).get("data", [])
+            return bool(rows)
+
+        assert wait_until(read, PATIENCE, 0.1), f"{answer}\n{self.output}"
+        return list(rows)
 
     def processes(self) -> dict[int, str]:
         """Pid and command line of all that work on this data directory."""

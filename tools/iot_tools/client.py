@@ -47,11 +47,13 @@ class ApiClient:
         )
 
     def ready(self) -> bool:
-        """Whether the service says that it can do its work."""
+        """Whether the service says that it can do its work; leaves no connection open."""
         try:
             return self._exchange("GET", "/readyz", None, {})[0] == http.client.OK
         except NotDeliveredError:
             return False
+        finally:
+            self.close()
 
     def put(self, readings: Sequence[Mapping[str, Any]], key: str) -> None:
         """Send readings; on return they are the service's to keep.

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from iot_tools.local import launch
 
-_GROUP_PATIENCE = 3.0
+_GROUP_PATIENCE = 1.0
 
 
 class LaunchError(Exception):

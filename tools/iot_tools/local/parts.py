@@ -75,18 +75,20 @@ class Parts:
         return self._child("migrate", ["-m", "iot_tools", "migrate"])
 
     def api(self, ready: Callable[[], bool]) -> Child:
-        """The HTTP API."""
-        config = ["--config", "python:iot_api.gunicorn_conf", "iot_api.wsgi:app"]
-        return self._child("api", ["-m", "gunicorn", *config], ready=ready, stop_seconds=40)
+        """The HTTP API; a client that stays connected, idle, doesn't hold up Ctrl-C for long."""
+        config = ["--config", "python:iot_api.gunicorn_conf", "--graceful-timeout", "5"]
+        command = ["-m", "gunicorn", *config, "iot_api.wsgi:app"]
+        return self._child("api", command, ready=ready, stop_seconds=15)
 
     def writer(self) -> Child:
         """One writer."""
         return self._child("writer", ["-m", "iot_writer"], stop_seconds=40)
 
     def simulator(self, url: str) -> Child:
-        """The simulated devices."""
+        """The simulated devices; they trust our certificate, and no other."""
         devices = ["--url", url, "--devices", str(self.options.devices)]
-        return self._child("simulator", ["-m", "iot_tools", "simulate", *devices])
+        trusted = {"SSL_CERT_FILE": self.environment().get("IOT_TLS_CERTIFICATE", "")}
+        return self._child("simulator", ["-m", "iot_tools", "simulate", *devices], extra=trusted)
 
     def _child(
         self,
@@ -95,15 +97,12 @@ class Parts:
         *,
         ready: Callable[[], bool] | None = None,
         stop_seconds: float = 15,
+        extra: Mapping[str, str] = {},
     ) -> Child:
-        environment = self.environment()
-        certificate = environment.get("IOT_TLS_CERTIFICATE")
-        if certificate:
-            environment = {"SSL_CERT_FILE": certificate, **environment}
         program = Program(
             name=name,
             arguments=[sys.executable, *arguments],
-            environment=environment,
+            environment={**self.environment(), **extra},
             log=self._log(name),
             stop_seconds=stop_seconds,
         )

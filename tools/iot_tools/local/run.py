@@ -121,8 +121,11 @@ class LocalRun:
     def _greet(self) -> None:
         """Show that it works, and how to use it."""
         send = self._parts.options.devices == 0
-        first = FirstReading(self._client(timeout=5), since=self._began, send=send)
-        if not first.wait(self._pause, _FIRST_READING_PATIENCE):
+        client = self._client(timeout=5)
+        first = FirstReading(client, since=self._began, send=send)
+        came_back = first.wait(self._pause, _FIRST_READING_PATIENCE)
+        client.close()
+        if not came_back:
             self._terminal.say(f"no reading came back yet: see the logs in {self._parts.logs}")
         else:
             self._terminal.say(

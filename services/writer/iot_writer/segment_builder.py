@@ -43,7 +43,8 @@ def build_segments(
 def _groups(arrivals: Iterable[Arrival]) -> Iterator[list[Arrival]]:
     vaults: dict[bytes, list[Arrival]] = {}
     for arrival in arrivals:
-        vaults.setdefault(arrival.entry.vault_id, []).append(arrival)
+        if len(arrival.entry.readings):  # no segment is empty: one would hold up its shard for good
+            vaults.setdefault(arrival.entry.vault_id, []).append(arrival)
     for of_vault in vaults.values():
         yield from _cuts(of_vault)
 

@@ -1,0 +1,15 @@
+"""What the tests of the stores share."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from integration.writer.sending import Sender, sending
+from iot_models.settings import Settings
+
+
+@pytest.fixture
+def sender(settings: Settings) -> Iterator[Sender]:
+    """A way in and out of the empty stores."""
+    with sending(settings) as made:
+        yield made

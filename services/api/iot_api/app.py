@@ -32,7 +32,8 @@ def create_app(settings: Settings) -> Flask:
     if settings.trusted_proxies:
         hops = settings.trusted_proxies
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops)  # type: ignore[method-assign]
-    CORS(app, origins=settings.cors_origins.split(","), expose_headers=["X-Request-Id"])
+    origins = [origin.strip() for origin in settings.cors_origins.split(",")]
+    CORS(app, origins=origins, expose_headers=["X-Request-Id"])
     # First: an error in what follows is answered with an id all the same.
     register_requests_seen(app)
     register_errors(app)

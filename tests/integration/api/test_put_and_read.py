@@ -14,7 +14,7 @@ def test_a_reading_comes_back_as_it_was_sent(client: FlaskClient, writer: Writer
     assert answer.status_code == 201
     assert answer.data == b'{"success":"1 object(s) created"}\n'
     drain_all(writer)
-    (reading,) = client.post("/api/iot", json={"data": {"db_password": "p"}}).json["data"]
+    (reading,) = client.post("/api/iot", json={"data": {"db_password": "p"}}).get_json()["data"]
     assert reading["relative_timestamp"] == 1
     assert reading["interrogator_timestamp"] == 2
     assert reading["freeform"] == '{"a": 1.5}'

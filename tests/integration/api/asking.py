@@ -1,0 +1,71 @@
+"""Asking the API in this process, as a client would."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from flask import Flask
+from prometheus_client import REGISTRY
+from werkzeug.test import TestResponse
+
+Row = dict[str, Any]
+JSON = {"Content-Type": "application/json"}
+PASSWORD = "p"
+"""The one that is meant where none is named."""
+
+
+def row(password: str = PASSWORD, /, **data: Any) -> Row:
+    """One row of a PUT."""
+    return {"data": {"db_password": password, **data}}
+
+
+def sample(name: str, **labels: str) -> float:
+    """The value of a metric of this process; 0 when it was never counted."""
+    return REGISTRY.get_sample_value(name, labels) or 0.0
+
+
+@dataclass
+class Api:
+    """An app and what to ask it."""
+
+    app: Flask
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: bytes | str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> TestResponse:
+        """One request."""
+        return self.app.test_client().open(path, method=method, data=body, headers=headers)
+
+    def put(self, rows: object) -> TestResponse:
+        """PUT rows as JSON."""
+        return self.ask("PUT", "/api/iot", json.dumps(rows), JSON)
+
+    def post(self, path: str = "/api/iot", password: str = PASSWORD) -> TestResponse:
+        """POST a password."""
+        return self.ask("POST", path, json.dumps({"data": {"db_password": password}}), JSON)
+
+    def read(self, path: str = "", password: str = PASSWORD) -> list[Row]:
+        """The readings that a POST to `/api/iot<path>` gives."""
+        answer = self.post(f"/api/iot{path}", password)
+        assert answer.status_code == 200, answer.text
+        rows: list[Row] = json.loads(answer.data)["data"]
+        return rows
+
+
+def assert_error(answer: TestResponse, status: int, code: str) -> dict[str, Any]:
+    """Every error is JSON with a sentence and a code, and has an id; its body."""
+    assert answer.status_code == status, answer.text
+    assert answer.mimetype == "application/json"
+    assert answer.headers["X-Request-Id"]
+    body: dict[str, Any] = json.loads(answer.data)
+    assert body["code"] == code
+    assert isinstance(body["error"], str)
+    assert body["error"]
+    assert "<" not in body["error"]
+    assert ("Retry-After" in answer.headers) == (status in {429, 503})
+    return body

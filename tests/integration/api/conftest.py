@@ -1,0 +1,127 @@
+"""Apps on stores of the test's choosing."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+from redis import Redis
+
+from integration.api.asking import Api
+from iot_api.app import create_app
+from iot_models.settings import Settings, load
+from iot_tools.local.postgres_server import PostgresServer
+from iot_tools.local.redis_server import RedisServer
+from iot_writer.schema import migrate
+from support.stack import Stack
+
+MakeApi = Callable[..., Api]
+
+
+@pytest.fixture
+def make_api(settings: Settings) -> Iterator[MakeApi]:
+    """Makes apps on the empty stores, settings as given: each is one more API process."""
+    with ExitStack() as opened:
+
+        def make(**changes: Any) -> Api:
+            app = create_app(dataclasses.replace(settings, **changes))
+            opened.callback(app.extensions["iot"].close)
+            return Api(app)
+
+        yield make
+
+
+@pytest.fixture
+def api(make_api: MakeApi) -> Api:
+    """The API in this process."""
+    return make_api()
+
+
+@pytest.fixture
+def redis(settings: Settings) -> Iterator["Redis"]:
+    """A client of the Redis that `api` uses."""
+    with Redis.from_url(settings.redis_url) as client:
+        yield client
+
+
+@pytest.fixture
+def postgres(postgres_url: str) -> Iterator[psycopg.Connection]:
+    """A connection to the database that `api` uses."""
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis for the test alone, to be killed."""
+    server = RedisServer(tmp_path / "redis")
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def own_postgres(tmp_path: Path) -> Iterator[PostgresServer]:
+    """A migrated PostgreSQL for the test alone, to be killed."""
+    server = PostgresServer(tmp_path / "postgres", settings={"fsync": "off"})
+    server.start()
+    migrate(server.url)
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def module_environment(
+    request: pytest.FixtureRequest,
+    redis_server: RedisServer,
+    postgres_server: PostgresServer,
+    keyring_file: Path,
+) -> Iterator[dict[str, str]]:
+    """Like `environment`, for the tests of one module, which share what is stored."""
+    with Redis.from_url(redis_server.url) as client:
+        client.flushall()
+    name = f"module_{request.module.__name__.rpartition('.')[2]}"
+    kept = {name: text for name, text in os.environ.items() if not name.startswith("IOT_")}
+    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE template_iot")
+        yield kept | {
+            "IOT_REDIS_URL": redis_server.url,
+            "IOT_POSTGRES_URL": make_conninfo(postgres_server.url, dbname=name),
+            "IOT_KEYRING_FILE": str(keyring_file),
+            "IOT_SCRYPT_LOG2_N": "10",
+        }
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="module")
+def module_api(module_environment: dict[str, str]) -> Iterator[Api]:
+    """The API in this process, for requests that store nothing."""
+    app = create_app(load(module_environment))
+    yield Api(app)
+    app.extensions["iot"].close()
+
+
+@pytest.fixture(scope="module")
+def module_redis(module_environment: dict[str, str]) -> Iterator["Redis"]:
+    """A client of the Redis that `module_api` uses."""
+    with Redis.from_url(module_environment["IOT_REDIS_URL"]) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def module_stack(
+    module_environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Stack]:
+    """Real processes for the tests of one module."""
+    stack = Stack(module_environment, tmp_path_factory.mktemp("stack"))
+    try:
+        stack.start_api()
+        stack.start_writer()
+        yield stack
+    finally:
+        stack.stop()

@@ -1,0 +1,116 @@
+"""A request is taken whole or not at all."""
+
+import random
+
+import psycopg
+import pytest
+from redis import Redis
+
+from integration.api.asking import JSON, Api, assert_error, row, sample
+from integration.api.conftest import MakeApi
+from iot_api import intake
+from iot_models import names
+from iot_writer.writer import Writer
+from support.draining import drain_all
+
+MIB = 2**20
+_noise = random.Random(1)  # noqa: S311 - not for secrets
+
+
+def entries(redis: "Redis") -> int:
+    return sum(redis.xlen(names.stream(shard)) for shard in range(8))
+
+
+def heavy(password: str, size: int) -> dict[str, object]:
+    """A row of about `size` bytes that doesn't compress below half of it."""
+    return row(password, freeform=_noise.randbytes(size // 2).hex())
+
+
+@pytest.mark.parametrize(
+    "bad", [{}, row("b", relative_time="x"), row("new", interrogator_time=1e30)]
+)
+@pytest.mark.parametrize("at", [0, 500, 999])
+def test_one_bad_row_among_many(
+    api: Api, redis: "Redis", postgres: psycopg.Connection, bad: object, at: int
+) -> None:
+    rows: list[object] = [row("a" if number % 2 else "b") for number in range(1000)]
+    rows[at] = bad
+    before = sample("iot_readings_acknowledged_total")
+    assert assert_error(api.put(rows), 400, "invalid_request")["row"] == at
+    assert entries(redis) == 0
+    assert postgres.execute("SELECT count(*) FROM vaults").fetchone() == (0,)
+    assert sample("iot_readings_acknowledged_total") == before
+
+
+def test_several_passwords_in_one_request(api: Api, redis: "Redis", writer: Writer) -> None:
+    passwords = [f"p{number}" for number in range(20)]
+    rows = [row(password, freeform=n) for n in range(5) for password in passwords]
+    before = sample("iot_readings_acknowledged_total")
+    answer = api.put(rows)
+    assert answer.json == {"success": "100 object(s) created"}
+    assert sample("iot_readings_acknowledged_total") == before + 100
+    assert entries(redis) == 20
+    drain_all(writer)
+    for password in passwords:
+        assert [each["freeform"] for each in api.read(password=password)] == list("01234")
+
+
+def test_several_passwords_of_which_the_last_finds_the_backlog_full(
+    make_api: MakeApi, redis: "Redis", writer: Writer
+) -> None:
+    api = make_api(backlog_max_bytes=MIB)
+    full = assert_error(
+        api.put([heavy("a", MIB), heavy("b", MIB), heavy("c", MIB)]), 503, "unavailable"
+    )
+    assert full["error"] == "the backlog is full; nothing was stored"
+    assert entries(redis) == 0
+    assert not redis.llen(names.JOB_LIST)
+    drain_all(writer)
+    assert [api.read(password=password) for password in "abc"] == [[], [], []]
+
+
+def test_a_full_backlog_refuses_until_it_is_drained(
+    make_api: MakeApi, redis: "Redis", writer: Writer
+) -> None:
+    api = make_api(backlog_max_bytes=MIB)
+    assert api.put(heavy("p", MIB)).status_code == 201
+    answer = api.put(heavy("p", 3 * MIB // 2))
+    assert_error(answer, 503, "unavailable")
+    assert int(answer.headers["Retry-After"]) >= 1
+    assert entries(redis) == 1
+    assert api.put(row("p", freeform="small")).status_code == 201  # there is room for it
+    drain_all(writer)
+    assert int(redis.hget(names.BACKLOG_COUNTERS, "bytes") or b"x") == 0
+    assert api.put(heavy("p", MIB)).status_code == 201
+    drain_all(writer)
+    assert len(api.read(password="p")) == 3
+
+
+def test_a_request_of_more_readings_than_an_entry_holds(
+    api: Api, redis: "Redis", writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "MAX_READINGS", 10)
+    rows = [row(relative_time=n, interrogator_time=-n, freeform=[n, "é"]) for n in range(25)]
+    assert api.put(rows).json == {"success": "25 object(s) created"}
+    assert entries(redis) == 3
+    drain_all(writer)
+    read = api.read()
+    assert [each["relative_timestamp"] for each in read] == list(range(24, -1, -1))
+    assert [each["interrogator_timestamp"] for each in read] == list(range(-24, 1))
+    assert [each["freeform"] for each in read][:2] == ['[24, "\\u00e9"]', '[23, "\\u00e9"]']
+
+
+def test_readings_count_is_limited(make_api: MakeApi, redis: "Redis") -> None:
+    api = make_api(max_readings=10)
+    error = assert_error(api.put([row()] * 11), 413, "too_large")
+    assert error["error"] == "a request may hold 10 readings, this one holds 11"
+    assert error["limit"] == 10
+    assert entries(redis) == 0
+    assert api.put([row()] * 10).status_code == 201
+
+
+def test_an_acknowledged_request_is_one_step(api: Api, redis: "Redis") -> None:
+    """Entries and the wake-up of the drains that store them: never one without the other."""
+    api.ask("PUT", "/api/iot", '{"data": {}}', JSON)
+    (shard,) = (shard for shard in range(8) if redis.xlen(names.stream(shard)))
+    assert redis.lrange(names.JOB_LIST, 0, -1) == [names.drain_job(shard).encode()]

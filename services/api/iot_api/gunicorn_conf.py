@@ -56,6 +56,15 @@ def post_worker_init(worker: Any) -> None:
     ours.setLevel(_settings.log_level)
 
 
+def worker_exit(server: Any, worker: Any) -> None:
+    """Close the worker's connections while its event loop still runs."""
+    del server
+    if worker.wsgi is not None:
+        from .wsgi import app  # noqa: PLC0415 - only a worker has it
+
+        app.extensions["iot"].close()
+
+
 def child_exit(server: Any, worker: Any) -> None:
     """Drop the gauges of a worker that is gone."""
     from prometheus_client import multiprocess  # noqa: PLC0415 - likewise

@@ -6,7 +6,7 @@ import time
 import uuid
 from collections.abc import Callable
 
-from iot_tools.client import ApiClient, NotDeliveredError
+from iot_tools.client import ApiClient, NotDeliveredError, RefusedError
 from iot_tools.interrogator import Interrogator
 
 _EXAMPLE_PASSWORD = "my-password"  # noqa: S105 -- an example, printed for all to see
@@ -21,7 +21,7 @@ class FirstReading:
     def __init__(self, client: ApiClient, *, since: float, send: bool) -> None:
         self._client = client
         self._since = since
-        self._unsent = Interrogator(0, 1000, time.time, limit=1) if send else None
+        self._unsent = Interrogator(0, 1_000_000, time.time, limit=1) if send else None
         self._key = str(uuid.uuid4())
 
     def is_back(self) -> bool:
@@ -29,7 +29,7 @@ class FirstReading:
         try:
             self._send()
             rows = self._client.last(1)
-        except NotDeliveredError:
+        except (NotDeliveredError, RefusedError):
             return False
         return any(row["interrogator_timestamp"] >= self._since * 1_000_000 for row in rows)
 

@@ -1,0 +1,146 @@
+"""An entry that can't be opened is set aside, once and for all to see, and holds up nothing."""
+
+import time
+from collections.abc import Callable
+from typing import cast
+
+import pytest
+
+from integration.writer.sending import Sealed, Sender
+from iot_models import metrics, names
+from iot_writer.drain import TOO_OLD_MS, Outcome
+from iot_writer.writer import Writer
+from support.draining import drain_all
+
+PASSWORD = b"p"
+
+
+def _elsewhere(sender: Sender) -> Sealed:
+    other = (sender.shard(PASSWORD) + 1) % sender.settings.shards
+    _, sealed = sender.seal(PASSWORD, ["moved"], shard=other)
+    return sender.shard(PASSWORD), sealed
+
+
+def _flipped(place: int) -> Callable[[Sender], Sealed]:
+    def spoil(sender: Sender) -> Sealed:
+        shard, sealed = sender.seal(PASSWORD, ["flipped"])
+        spoiled = bytearray(sealed)
+        spoiled[place] ^= 1
+        return shard, bytes(spoiled)
+
+    return spoil
+
+
+def _cut(length: int) -> Callable[[Sender], Sealed]:
+    def spoil(sender: Sender) -> Sealed:
+        shard, sealed = sender.seal(PASSWORD, ["cut"])
+        return shard, sealed[:length]
+
+    return spoil
+
+
+def _no_entry(sender: Sender) -> Sealed:
+    shard = sender.shard(PASSWORD)
+    return shard, sender.sealer.seal(shard, b"\2 is no format of an entry")
+
+
+def _columns_that_differ(sender: Sender) -> Sealed:
+    return sender.seal(PASSWORD, ["one\0two"])
+
+
+def _too_old(sender: Sender) -> Sealed:
+    moment = int(time.time() * 1000) - TOO_OLD_MS - 1000
+    return sender.seal(PASSWORD, ["old"], sealed_at=moment)
+
+
+UNOPENED = "a ciphertext could not be opened"
+SPOILED: dict[str, tuple[Callable[[Sender], Sealed], str]] = {
+    "moved to another shard": (_elsewhere, UNOPENED),
+    "format flipped": (_flipped(0), "unknown format"),
+    "key id flipped": (_flipped(4), "no master key"),
+    "session flipped": (_flipped(10), UNOPENED),
+    "number flipped": (_flipped(28), UNOPENED),
+    "nonce flipped": (_flipped(30), UNOPENED),
+    "text flipped": (_flipped(60), UNOPENED),
+    "tag flipped": (_flipped(-1), UNOPENED),
+    "empty": (_cut(0), "unknown format"),
+    "cut in the header": (_cut(20), "unknown format"),
+    "cut in the nonce": (_cut(35), UNOPENED),
+    "cut in the text": (_cut(-1), UNOPENED),
+    "no entry": (_no_entry, "unknown format"),
+    "columns that differ": (_columns_that_differ, "differ in length"),
+    "too old": (_too_old, "sealed more than 60 days ago"),
+}
+
+
+def _dead() -> float:
+    return metrics.counter("iot_entries_dead_total")._value.get()  # noqa: SLF001 - no other way
+
+
+def _letters(sender: Sender) -> list[dict[bytes, bytes]]:
+    entries = sender.redis.xrange(names.DEAD_LETTERS)
+    return [fields for _, fields in cast("list[tuple[bytes, dict[bytes, bytes]]]", entries)]
+
+
+@pytest.mark.parametrize("kind", SPOILED)
+def test_it_is_set_aside_with_its_reason_once(kind: str, writer: Writer, sender: Sender) -> None:
+    spoil, reason = SPOILED[kind]
+    counted = _dead()
+    shard, sealed = spoil(sender)
+    sender.backlog.append([sender.seal(PASSWORD, ["before"])])
+    sender.backlog.append([(shard, sealed)])
+    sender.backlog.append([sender.seal(PASSWORD, ["after"])])
+    with pytest.MonkeyPatch.context() as patch:  # the drain that meets it first comes to no end
+        patch.setattr(writer.drain, "_store", _away)
+        with pytest.raises(ConnectionError):
+            writer.drain.run(writer.postgres(), shard)
+    drain_all(writer)
+
+    assert sender.texts(PASSWORD) == ["before", "after"]
+    (letter,) = _letters(sender)
+    assert letter[b"shard"] == b"%d" % shard
+    assert letter[b"e"] == sealed
+    assert reason in letter[b"reason"].decode()
+    assert _dead() == counted + 1
+    lines = [line for _, _, line in writer.audit.latest(writer.postgres(), 10)]
+    assert lines == [
+        f"entry {letter[b'id'].decode()} of shard {shard} was set aside: "
+        + letter[b"reason"].decode()
+    ]
+    state = sender.backlog.state()
+    assert (state.bytes, state.dead_letters, sum(state.entries.values())) == (0, 1, 0)
+
+
+def _away(*_: object) -> None:
+    raise ConnectionError
+
+
+def test_a_shard_of_nothing_else_goes_on(writer: Writer, sender: Sender) -> None:
+    shard = sender.shard(PASSWORD)
+    for number in range(300):
+        sender.backlog.append([(shard, b"no entry %d" % number)])
+    assert writer.drain.run(writer.postgres(), shard) == (Outcome.REPEATED, 0)
+    assert [letter[b"e"] for letter in _letters(sender)] == [
+        b"no entry %d" % number for number in range(300)
+    ]
+    sender.send(PASSWORD)
+    drain_all(writer)
+    sender.check_all()
+
+
+def test_an_entry_that_is_just_not_too_old_is_stored(writer: Writer, sender: Sender) -> None:
+    moment = int(time.time() * 1000) - TOO_OLD_MS + 60_000
+    sender.backlog.append([sender.seal(PASSWORD, ["old"], sealed_at=moment)])
+    drain_all(writer)
+    assert sender.texts(PASSWORD) == ["old"]
+
+
+def test_a_spoiled_entry_does_not_use_up_the_number_of_the_whole_one(
+    writer: Writer, sender: Sender
+) -> None:
+    shard, sealed = sender.seal(PASSWORD, ["whole"])
+    sender.backlog.append([(shard, sealed[:-1])])
+    drain_all(writer)
+    sender.backlog.append([(shard, sealed)])
+    drain_all(writer)
+    assert sender.texts(PASSWORD) == ["whole"]

@@ -76,6 +76,12 @@ format: $(VENV)/.dev ## Mend what can be mended of style and formatting
 	@$(BIN)/ruff check --fix
 	@$(BIN)/ruff format
 
+.PHONY: docs
+docs: $(VENV)/.dev ## Write again what docs are made from code
+	@sed -n '/^|/q;p' docs/settings.md > docs/.settings.md
+	@$(BIN)/iot-sensor settings --markdown >> docs/.settings.md
+	@mv docs/.settings.md docs/settings.md
+
 .PHONY: bench
 bench: $(VENV)/.dev ## Measure how fast readings are acknowledged, stored and read back
 	@$(BIN)/python -m bench

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from itertools import compress
 
 from redis.exceptions import RedisError
@@ -47,8 +48,10 @@ class Readings:
     def select(self, vault: OpenVault, question: Question) -> Batches:
         """The readings within a question's bounds, from Postgres."""
         self._sources.labels("postgres").inc()
-        with self._pool.connection() as connection:
-            segments = history.select(connection, vault.vault_id, question)
+        with (
+            self._pool.connection() as connection,
+            closing(history.select(connection, vault.vault_id, question)) as segments,
+        ):
             yield from merge(segments, _opener(vault, question))
 
     def last_seconds(self, vault: OpenVault, seconds: int) -> Batches:
@@ -69,12 +72,14 @@ class Readings:
         self._sources.labels("postgres").inc()
         with self._pool.connection() as connection:
             if count <= MOST_HELD:
-                segments = history.select_latest(connection, vault.vault_id)
-                yield _last(segments, _opener(vault, Question()), count)
+                with closing(history.select_latest(connection, vault.vault_id)) as segments:
+                    yield _last(segments, _opener(vault, Question()), count)
                 return
-            with history.snapshot(connection):
+            with (
+                history.snapshot(connection),
+                closing(history.select(connection, vault.vault_id, Question())) as segments,
+            ):
                 total = history.count(connection, vault.vault_id)
-                segments = history.select(connection, vault.vault_id, Question())
                 yield from _skip(merge(segments, _opener(vault, Question())), total - count)
 
     def max_relative_timestamp(self, vault: OpenVault | None = None) -> int | None:

@@ -1,7 +1,7 @@
 """The history: every segment, in Postgres, in monthly partitions by time of receipt."""
 
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, LiteralString, cast
@@ -44,6 +44,9 @@ _VAULT_MAXTIME = "SELECT max(relative_max) FROM segments WHERE vault_id = %s"
 FETCH_BYTES = 2 * 2**20
 """Ciphertext fetched ahead, about; what bounds the memory of a read."""
 _FIRST_FETCH, _MOST_FETCH = 4, 512
+
+
+Segments = Generator[SealedSegment, None, None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +92,7 @@ def insert(connection: Connection, segments: Iterable[SealedSegment]) -> None:
             )  # fmt: skip
 
 
-def select(
-    connection: Connection, vault_id: uuid.UUID, question: Question
-) -> Iterator[SealedSegment]:
+def select(connection: Connection, vault_id: uuid.UUID, question: Question) -> Segments:
     """A vault's segments that may hold readings asked for, by (interrogator_min, first_id).
 
     All from one moment, fetched as one goes. Keeps a transaction open until it is exhausted or
@@ -108,8 +109,11 @@ def select(
     return _stream(connection, statement, parameters)
 
 
-def select_latest(connection: Connection, vault_id: uuid.UUID) -> Iterator[SealedSegment]:
-    """A vault's segments from the one with the greatest interrogator time on down."""
+def select_latest(connection: Connection, vault_id: uuid.UUID) -> Segments:
+    """A vault's segments from the one with the greatest interrogator time on down.
+
+    As `select` does, it keeps a transaction open until it is exhausted or closed.
+    """
     return _stream(connection, _LATEST, {"vault_id": vault_id})
 
 
@@ -145,7 +149,7 @@ def max_relative_timestamp(connection: Connection, vault_id: uuid.UUID | None = 
 
 def _stream(
     connection: Connection, statement: LiteralString, parameters: dict[str, object]
-) -> Iterator[SealedSegment]:
+) -> Segments:
     vault_id = cast("uuid.UUID", parameters["vault_id"])
     with connection.transaction(), connection.cursor("segments", binary=True) as cursor:
         cursor.execute(statement, parameters)

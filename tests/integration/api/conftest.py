@@ -18,6 +18,7 @@ from iot_models.settings import Settings, load
 from iot_tools.local.postgres_server import PostgresServer
 from iot_tools.local.redis_server import RedisServer
 from iot_writer.schema import migrate
+from iot_writer.writer import Writer
 from support.stack import Stack
 
 MakeApi = Callable[..., Api]
@@ -100,10 +101,18 @@ def module_environment(
 
 @pytest.fixture(scope="module")
 def module_api(module_environment: dict[str, str]) -> Iterator[Api]:
-    """The API in this process, for requests that store nothing."""
+    """The API in this process, for the tests of one module."""
     app = create_app(load(module_environment))
     yield Api(app)
     app.extensions["iot"].close()
+
+
+@pytest.fixture(scope="module")
+def module_writer(module_environment: dict[str, str]) -> Iterator[Writer]:
+    """A writer in this process that stores what `module_api` took."""
+    made = Writer(load(module_environment))
+    yield made
+    made.close()
 
 
 @pytest.fixture(scope="module")

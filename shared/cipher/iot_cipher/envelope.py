@@ -59,7 +59,7 @@ class _Session(SecretHolder):
         self._id = os.urandom(SALT_BYTES)
         self._transit_key = keyring.transit_key(self._key_id)
         self._key = _session_key(self._transit_key, self._id)
-        self._count = itertools.count(1)
+        self._count = itertools.count(2)  # the first entry is sealed without asking
         self._numbers: dict[int, itertools.count[int]] = {}
 
     def usable(self, keyring: Keyring) -> bool:

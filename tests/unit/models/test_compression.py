@@ -1,0 +1,79 @@
+"""A frame opens to what went in, or fails as FormatError."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from iot_models.compression import ENTRY_LEVEL, SEGMENT_LEVEL, compress, decompress
+from iot_models.errors import FormatError
+
+LEVELS = st.sampled_from([ENTRY_LEVEL, SEGMENT_LEVEL])
+LIMIT = 2**20
+
+
+@given(st.binary(max_size=2000), LEVELS)
+def test_round_trip(data: bytes, level: int) -> None:
+    assert decompress(compress(data, level), LIMIT) == data
+
+
+@given(st.binary())
+def test_other_bytes_are_a_format_error(data: bytes) -> None:
+    # Bytes that happen to be a frame are none of ours; all else must fail in the one way.
+    try:
+        decompress(data, LIMIT)
+    except FormatError:
+        return
+    assert zstandard.frame_content_size(data) >= 0
+
+
+@given(st.data(), st.binary(min_size=1, max_size=500), LEVELS)
+def test_a_frame_cut_short_is_a_format_error(
+    data: st.DataObject, content: bytes, level: int
+) -> None:
+    frame = compress(content, level)
+    cut = data.draw(st.integers(0, len(frame) - 1))
+    with pytest.raises(FormatError):
+        decompress(frame[:cut], LIMIT)
+
+
+def test_bytes_after_the_frame_are_a_format_error() -> None:
+    with pytest.raises(FormatError):
+        decompress(compress(b"x", SEGMENT_LEVEL) + b"y", LIMIT)
+
+
+def test_content_up_to_the_limit_and_no_more() -> None:
+    frame = compress(bytes(1000), SEGMENT_LEVEL)
+    assert decompress(frame, 1000) == bytes(1000)
+    with pytest.raises(FormatError, match="larger than 999 bytes"):
+        decompress(frame, 999)
+
+
+def test_a_frame_that_does_not_tell_its_size_is_a_format_error() -> None:
+    frame = zstandard.ZstdCompressor(write_content_size=False).compress(b"x" * 100)
+    with pytest.raises(FormatError):
+        decompress(frame, LIMIT)
+
+
+def test_no_memory_is_set_aside_on_the_word_of_a_few_bytes() -> None:
+    claim = b"\x28\xb5\x2f\xfd\xe0" + (2**62).to_bytes(8, "little") + b"\x01\x00\x00"
+    assert zstandard.frame_content_size(claim) == 2**62
+    with pytest.raises(FormatError):
+        decompress(claim, 2**63)
+
+
+def test_content_of_the_best_ratio_is_believed() -> None:
+    zeros = bytes(64 * 2**20)
+    for level in (ENTRY_LEVEL, SEGMENT_LEVEL):
+        assert decompress(compress(zeros, level), len(zeros)) == zeros
+
+
+def test_threads_do_not_disturb_each_other() -> None:
+    def there_and_back(seed: int) -> bool:
+        data = bytes([seed]) * 50_000
+        return all(decompress(compress(data, SEGMENT_LEVEL), LIMIT) == data for _ in range(20))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(there_and_back, range(32)))

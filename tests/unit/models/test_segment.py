@@ -1,0 +1,232 @@
+"""Segments: a format that is kept, an order that is promised, and bytes that are none."""
+
+import dataclasses
+import struct
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from iot_models.compression import SEGMENT_LEVEL, compress, decompress
+from iot_models.errors import FormatError
+from iot_models.reading import INT64_MAX, INT64_MIN, SEPARATOR, Reading, ReadingColumns, int64s
+from iot_models.segment import (
+    ID_STRIDE,
+    SegmentBounds,
+    SegmentColumns,
+    decode_segment,
+    encode_segment,
+)
+
+Row = tuple[int, int, bytes]
+Batch = tuple[int, list[Row]]
+
+EXTREME = st.sampled_from([INT64_MIN, INT64_MIN + 1, -1, 0, 1, INT64_MAX - 1, INT64_MAX])
+INT64 = st.one_of(st.integers(INT64_MIN, INT64_MAX), EXTREME, st.integers(0, 5))
+TEXT = st.binary(max_size=20).map(lambda text: bytes(1 + byte % 127 for byte in text))
+ROWS = st.lists(st.tuples(INT64, INT64, TEXT), min_size=1, max_size=15)
+BATCHES = st.lists(st.tuples(INT64, ROWS), min_size=1, max_size=6)
+FIRST_ID, SHARD = 512 + 3, 3
+
+
+def columns(rows: Sequence[Row]) -> ReadingColumns:
+    return ReadingColumns(
+        int64s([row[0] for row in rows]),
+        int64s([row[1] for row in rows]),
+        SEPARATOR.join(row[2] for row in rows),
+    )
+
+
+def encode(batches: Sequence[Batch]) -> tuple[SegmentBounds, bytes]:
+    return encode_segment(
+        [(received, columns(rows)) for received, rows in batches], FIRST_ID, SHARD
+    )
+
+
+def rows_of(opened: SegmentColumns) -> list[tuple[int, int, int, int, str]]:
+    return list(
+        zip(opened.interrogator, opened.ids, opened.received, opened.relative, opened.freeform,
+            strict=True)
+    )  # fmt: skip
+
+
+def expected_rows(batches: Sequence[Batch]) -> list[tuple[int, int, int, int, str]]:
+    """One row at a time, as slow and plain as can be."""
+    found, next_id = [], FIRST_ID
+    for received, rows in batches:
+        for relative, interrogator, text in rows:
+            found.append((interrogator, next_id, received, relative, text.decode()))
+            next_id += ID_STRIDE
+    return sorted(found, key=lambda row: row[:2])
+
+
+SORTED: list[Batch] = [
+    (1_700_000_000_123, [(5, 30, b'{"a": 1}'), (-1, 10, b"null")]),
+    (1_700_000_001_456, [(7, 20, b'"x"')]),
+]
+GOLDEN_SORTED = bytes.fromhex(
+    "28b52ffd207025020004030103000000020000007b68e5cf8b01b06d010001ff08feff00ff010a0a0a006e756c"
+    "6c00227822007b2261223a20317d0700385aebdc7006372dd80d0c06f6a1d401"
+)
+RAW: list[Batch] = [(1_700_000_000_123, [(INT64_MIN, 10, b"1"), (INT64_MAX, 20, b"2")])]
+GOLDEN_RAW = bytes.fromhex(
+    "28b52ffd203a3d0100e00002000000010000007b68e5cf8b01000000ff807f010a0a003100320300b8a3e47898"
+    "762e01"
+)
+
+
+@pytest.mark.parametrize(
+    ("golden", "batches"), [(GOLDEN_SORTED, SORTED), (GOLDEN_RAW, RAW)], ids=["sorted", "raw"]
+)
+def test_segments_written_once_are_read_for_ever(golden: bytes, batches: list[Batch]) -> None:
+    bounds, data = encode(batches)
+    assert rows_of(decode_segment(bounds, golden)) == expected_rows(batches)
+    # zstd may pack otherwise one day; what it packs may not change.
+    assert decompress(data, 2**20) == decompress(golden, 2**20)
+
+
+def test_bounds_are_bound_in_the_same_form_for_ever() -> None:
+    bounds, _ = encode(SORTED)
+    assert bounds == SegmentBounds(
+        515, 1027, 1_700_000_000_123, 1_700_000_001_456, -1, 7, 10, 30, 3, 3
+    )
+    assert bounds.to_bytes() == struct.pack(
+        "<9qI", 515, 1027, 1_700_000_000_123, 1_700_000_001_456, -1, 7, 10, 30, 3, 3
+    )
+    assert SegmentBounds.from_bytes(bounds.to_bytes()) == bounds
+
+
+@given(BATCHES)
+def test_round_trip_in_the_order_of_interrogator_time_and_id(batches: list[Batch]) -> None:
+    bounds, data = encode(batches)
+    assert rows_of(decode_segment(bounds, data)) == expected_rows(batches)
+
+
+@given(BATCHES)
+def test_bounds_are_those_of_the_readings(batches: list[Batch]) -> None:
+    bounds, _ = encode(batches)
+    rows = expected_rows(batches)
+    assert (bounds.count, bounds.shard) == (len(rows), SHARD)
+    for low, high, at in (
+        (bounds.interrogator_min, bounds.interrogator_max, 0),
+        (bounds.first_id, bounds.last_id, 1),
+        (bounds.received_min, bounds.received_max, 2),
+        (bounds.relative_min, bounds.relative_max, 3),
+    ):
+        assert low == min(row[at] for row in rows)
+        assert high == max(row[at] for row in rows)
+
+
+@pytest.mark.parametrize("step", [1, -1, 0, 7919])
+def test_round_trip_of_thousands(step: int) -> None:
+    rows = [(i, (i * step) % 4099, b'{"epc": "%d"}' % i) for i in range(5000)]
+    batches = [(1000 + i, rows[i : i + 500]) for i in range(0, 5000, 500)]
+    bounds, data = encode(batches)
+    assert rows_of(decode_segment(bounds, data)) == expected_rows(batches)
+
+
+def test_readings_as_clients_get_them() -> None:
+    bounds, data = encode(SORTED)
+    assert decode_segment(bounds, data).readings() == [
+        Reading("2023-11-14 22:13:20", "null", 771, 10, -1),
+        Reading("2023-11-14 22:13:21", '"x"', 1027, 20, 7),
+        Reading("2023-11-14 22:13:20", '{"a": 1}', 515, 30, 5),
+    ]
+
+
+def test_batches_without_readings_leave_no_trace() -> None:
+    batches = [(1, list[Row]()), *SORTED, (2, list[Row]())]
+    assert encode(batches) == encode(SORTED)
+
+
+@pytest.mark.parametrize("freeform", [b"1", b"1\0002\0003", b""])
+def test_columns_that_differ_are_never_made_a_segment(freeform: bytes) -> None:
+    broken = ReadingColumns(int64s([1, 2]), int64s([1, 2]), freeform)
+    with pytest.raises(FormatError):
+        encode_segment([(1, broken)], FIRST_ID, SHARD)
+    with pytest.raises(FormatError):
+        encode_segment([(1, ReadingColumns(int64s([1]), int64s([1, 2]), b"1\0002"))], FIRST_ID, 0)
+
+
+def test_no_readings_make_no_segment() -> None:
+    with pytest.raises(FormatError):
+        encode_segment([], FIRST_ID, SHARD)
+
+
+@pytest.mark.parametrize("change", [{"count": 2}, {"count": 4}, {"last_id": 1026}, {"first_id": 3}])
+def test_other_bounds_are_a_format_error(change: dict[str, int]) -> None:
+    bounds, data = encode(SORTED)
+    with pytest.raises(FormatError):
+        decode_segment(dataclasses.replace(bounds, **change), data)
+
+
+CONTENTS = [decompress(GOLDEN_SORTED, 2**20), decompress(GOLDEN_RAW, 2**20)]
+BOUNDS = [encode(SORTED)[0], encode(RAW)[0]]
+
+
+def opens_or_format_error(bounds: SegmentBounds, data: bytes) -> None:
+    try:
+        rows_of(decode_segment(bounds, data))
+    except FormatError:
+        return
+
+
+@given(st.binary(max_size=200), st.integers(0, 1))
+def test_any_bytes_are_a_segment_or_a_format_error(data: bytes, which: int) -> None:
+    opens_or_format_error(BOUNDS[which], data)
+    opens_or_format_error(BOUNDS[which], compress(data, SEGMENT_LEVEL))
+    opens_or_format_error(BOUNDS[which], compress(CONTENTS[which][:9] + data, SEGMENT_LEVEL))
+
+
+def test_any_one_changed_byte_is_a_segment_or_a_format_error() -> None:
+    for bounds, content in zip(BOUNDS, CONTENTS, strict=True):
+        for at in range(len(content)):
+            for value in (0, 1, 2, 127, 128, 255):
+                changed = content[:at] + bytes([value]) + content[at + 1 :]
+                opens_or_format_error(bounds, compress(changed, SEGMENT_LEVEL))
+
+
+@given(st.data(), st.integers(0, 1))
+def test_a_changed_compressed_byte_is_a_segment_or_a_format_error(
+    data: st.DataObject, which: int
+) -> None:
+    changed = bytearray([GOLDEN_SORTED, GOLDEN_RAW][which])
+    for _ in range(data.draw(st.integers(1, 3))):
+        changed[data.draw(st.integers(0, len(changed) - 1))] = data.draw(st.integers(0, 255))
+    opens_or_format_error(BOUNDS[which], bytes(changed))
+
+
+@given(st.data(), st.integers(0, 1))
+def test_a_segment_cut_short_loses_no_reading_unnoticed(data: st.DataObject, which: int) -> None:
+    content = CONTENTS[which]
+    length = data.draw(st.integers(0, len(content) - 1))
+    assume(SEPARATOR in content[length:] or length < len(content) - len(b'{"a": 1}'))
+    with pytest.raises(FormatError):
+        decode_segment(BOUNDS[which], compress(content[:length], SEGMENT_LEVEL))
+
+
+@pytest.mark.parametrize("order", [2, 255])
+def test_an_unknown_order_is_a_format_error(order: int) -> None:
+    for bounds, content in zip(BOUNDS, CONTENTS, strict=True):
+        with pytest.raises(FormatError):
+            decode_segment(bounds, compress(bytes([order]) + content[1:], SEGMENT_LEVEL))
+
+
+@pytest.mark.parametrize(
+    ("at", "patch"),
+    [
+        (5, struct.pack("<I", 2**32 - 1)),  # more runs than there are bytes
+        (17, struct.pack("<I", 2**32 - 1)),  # a run that would fill the memory
+        (17, struct.pack("<I", 1)),  # runs that don't cover all readings
+        (33, struct.pack("<I", 3)),  # a position that is not there
+        (45, b"\x07"),  # a column that is neither differences nor plain
+        (len(CONTENTS[0]) - 1, b"\xff"),  # a text that is not ASCII
+        (len(CONTENTS[0]) - 1, b"\x00"),  # a text too many
+    ],
+)
+def test_each_part_is_checked(at: int, patch: bytes) -> None:
+    content = CONTENTS[0][:at] + patch + CONTENTS[0][at + len(patch) :]
+    assert content != CONTENTS[0]
+    with pytest.raises(FormatError):
+        decode_segment(BOUNDS[0], compress(content, SEGMENT_LEVEL))

@@ -1,0 +1,151 @@
+"""Settings: one variable each, and a wrong value is a sentence that names it."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from iot_models.errors import SettingsError
+from iot_models.settings import Settings, describe, load, variable
+
+REQUIRED = {
+    "IOT_POSTGRES_URL": "postgresql://user:hunter2@db/iot",
+    "IOT_KEYRING_FILE": "/keys/keyring.json",
+}
+FIELDS = dataclasses.fields(Settings)
+NUMBERS = [each for each in FIELDS if each.type is int]
+SECRETS = [each for each in FIELDS if each.metadata["secret"]]
+
+
+def name_of(each: "dataclasses.Field[Any]") -> str:
+    return each.name
+
+
+def test_defaults() -> None:
+    settings = load(REQUIRED)
+    assert settings.postgres_url == REQUIRED["IOT_POSTGRES_URL"]
+    assert settings.keyring_file == REQUIRED["IOT_KEYRING_FILE"]
+    for each in FIELDS:
+        if each.default is not dataclasses.MISSING:
+            assert getattr(settings, each.name) == each.default
+
+
+def test_every_default_is_one_that_could_be_set() -> None:
+    texts = {variable(e.name): str(e.default) for e in FIELDS if variable(e.name) not in REQUIRED}
+    assert load(REQUIRED | texts) == load(REQUIRED)
+
+
+@pytest.mark.parametrize("each", FIELDS, ids=name_of)
+def test_every_field_is_read_from_its_own_variable(each: "dataclasses.Field[Any]") -> None:
+    name = f"IOT_{each.name.upper()}"
+    value: Any = {"log_level": "DEBUG"}.get(each.name, "other")
+    if each.type is int:
+        value = each.metadata["minimum"] if each.default != each.metadata["minimum"] else 1
+    tls = {"IOT_TLS_CERTIFICATE": "c", "IOT_TLS_KEY": "k"} if each.name.startswith("tls") else {}
+    settings = load(REQUIRED | tls | {name: str(value)})
+    assert getattr(settings, each.name) == value
+    assert value != each.default
+
+
+@pytest.mark.parametrize("name", REQUIRED)
+def test_a_required_variable_that_is_missing_or_empty_is_named(name: str) -> None:
+    missing = {key: value for key, value in REQUIRED.items() if key != name}
+    for environ in (missing, missing | {name: ""}):
+        with pytest.raises(SettingsError, match=f"^{name} is not set: "):
+            load(environ)
+
+
+@pytest.mark.parametrize("each", NUMBERS, ids=name_of)
+def test_numbers_are_kept_within_their_limits(each: "dataclasses.Field[Any]") -> None:
+    name, low, high = variable(each.name), each.metadata["minimum"], each.metadata["maximum"]
+    assert low <= each.default <= high
+    for value in (low, high):
+        assert getattr(load(REQUIRED | {name: str(value)}), each.name) == value
+    for value in (low - 1, high + 1):
+        with pytest.raises(SettingsError, match=f"^{name} must be from {low} to {high}, not "):
+            load(REQUIRED | {name: str(value)})
+
+
+@pytest.mark.parametrize("text", ["", "many", "1.5", "1e3", "0x10", "9" * 5000])
+@pytest.mark.parametrize("each", NUMBERS, ids=name_of)
+def test_what_is_no_number_is_refused(each: "dataclasses.Field[Any]", text: str) -> None:
+    with pytest.raises(SettingsError, match=f"^{variable(each.name)} must be a whole number$"):
+        load(REQUIRED | {variable(each.name): text})
+
+
+@pytest.mark.parametrize("each", SECRETS, ids=name_of)
+def test_a_secret_may_come_as_a_file(each: "dataclasses.Field[Any]", tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    path.write_text(" from-a-file\n", encoding="utf-8")
+    name = variable(each.name)
+    environ = {key: value for key, value in REQUIRED.items() if key != name}
+    assert getattr(load(environ | {f"{name}_FILE": str(path)}), each.name) == "from-a-file"
+    both = environ | {name: "from-the-variable", f"{name}_FILE": str(path)}
+    assert getattr(load(both), each.name) == "from-a-file"
+
+
+def test_the_secrets_are_the_urls() -> None:
+    assert [each.name for each in SECRETS] == ["redis_url", "postgres_url"]
+
+
+def test_a_secret_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"^IOT_REDIS_URL_FILE can't be read: No such file"):
+        load(REQUIRED | {"IOT_REDIS_URL_FILE": str(tmp_path / "nothing")})
+    with pytest.raises(SettingsError, match=r"^IOT_REDIS_URL_FILE can't be read: Is a directory"):
+        load(REQUIRED | {"IOT_REDIS_URL_FILE": str(tmp_path)})
+    path = tmp_path / "binary"
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(SettingsError, match=r"^IOT_REDIS_URL_FILE can't be read: .* UTF-8"):
+        load(REQUIRED | {"IOT_REDIS_URL_FILE": str(path)})
+
+
+def test_what_is_no_secret_has_no_file_form(tmp_path: Path) -> None:
+    path = tmp_path / "level"
+    path.write_text("DEBUG", encoding="utf-8")
+    assert load(REQUIRED | {"IOT_LOG_LEVEL_FILE": str(path)}).log_level == "INFO"
+
+
+@pytest.mark.parametrize("name", ["IOT_TLS_CERTIFICATE", "IOT_TLS_KEY"])
+def test_certificate_and_key_go_together(name: str) -> None:
+    with pytest.raises(SettingsError, match="IOT_TLS_CERTIFICATE and IOT_TLS_KEY"):
+        load(REQUIRED | {name: "file"})
+    both = load(REQUIRED | {"IOT_TLS_CERTIFICATE": "c", "IOT_TLS_KEY": "k"})
+    assert (both.tls_certificate, both.tls_key) == ("c", "k")
+
+
+@pytest.mark.parametrize("level", ["DEBUG", "INFO", "WARNING", "ERROR"])
+def test_log_levels(level: str) -> None:
+    assert load(REQUIRED | {"IOT_LOG_LEVEL": level}).log_level == level
+
+
+@pytest.mark.parametrize("level", ["", "info", "LOUD"])
+def test_an_unknown_log_level_is_refused(level: str) -> None:
+    with pytest.raises(SettingsError, match=r"^IOT_LOG_LEVEL must be one of"):
+        load(REQUIRED | {"IOT_LOG_LEVEL": level})
+
+
+def test_the_environment_is_read_when_load_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in REQUIRED.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("IOT_SHARDS", "17")
+    assert load().shards == 17
+
+
+def test_settings_do_not_change() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        load(REQUIRED).shards = 3  # type: ignore[misc]
+
+
+def test_repr_shows_no_url_with_its_password() -> None:
+    shown = repr(load(REQUIRED | {"IOT_REDIS_URL": "redis://:hunter2@cache/0"}))
+    assert "hunter2" not in shown
+    assert "shards=8" in shown
+
+
+def test_describe_lists_every_setting() -> None:
+    rows = describe()
+    assert [row[0] for row in rows] == [f"IOT_{each.name.upper()}" for each in FIELDS]
+    assert {row[0] for row in rows if row[1] == "(required)"} == set(REQUIRED)
+    assert ("IOT_API_WORKERS", "2", "API processes.") in rows
+    assert all(meaning.endswith(".") for _, _, meaning in rows)

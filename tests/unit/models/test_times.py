@@ -1,0 +1,217 @@
+"""Times as the old clients send them, against exact fractions as the judge."""
+
+import math
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta, timezone
+from fractions import Fraction
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from iot_models.reading import INT64_MAX, INT64_MIN
+from iot_models.times import parse_time, parse_time_or_date
+
+SPACES = st.sampled_from(["", " ", "  ", "\t", "\n"])
+DIGITS = st.text("0123456789", min_size=1, max_size=25)
+EXPONENTS = st.one_of(
+    st.just(""),
+    st.builds("{}{}{}".format, st.sampled_from("eE"), st.sampled_from(["", "+", "-"]),
+              st.integers(0, 30)),
+)  # fmt: skip
+NUMBERS = st.builds(
+    "{}{}{}".format,
+    st.sampled_from(["", "+", "-"]),
+    st.one_of(
+        DIGITS,
+        DIGITS.map("{}.".format),
+        DIGITS.map(".{}".format),
+        st.builds("{}.{}".format, DIGITS, DIGITS),
+    ),
+    EXPONENTS,
+)
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+Parse = Callable[[int | float | str], int]
+BOTH = pytest.mark.parametrize("parse", [parse_time, parse_time_or_date])
+
+
+def within_64_bits(value: int) -> bool:
+    return -(2**63) <= value < 2**63
+
+
+def micros(moment: datetime) -> int:
+    return (moment - EPOCH) // timedelta(microseconds=1)
+
+
+@given(st.integers())
+@example(INT64_MIN)
+@example(INT64_MAX)
+@example(INT64_MIN - 1)
+@example(INT64_MAX + 1)
+def test_integers(value: int) -> None:
+    for form in (value, str(value), f" {value} "):
+        for parse in (parse_time, parse_time_or_date):
+            if within_64_bits(value):
+                assert parse(form) == value
+            else:
+                with pytest.raises(ValueError, match="beyond 64 bits"):
+                    parse(form)
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+@example(-0.5)
+@example(1.763877e15)
+@example(2.0**63)
+@example(-(2.0**63))
+def test_numbers_with_a_fraction_are_cut_toward_zero(value: float) -> None:
+    expected = math.trunc(Fraction(value))
+    if within_64_bits(expected):
+        assert parse_time(value) == expected
+    else:
+        with pytest.raises(ValueError, match="beyond 64 bits"):
+            parse_time(value)
+
+
+@given(SPACES, NUMBERS, SPACES)
+@example("", "1.763877e+15", "")
+@example(" ", "201", " ")
+@example("", "4.99999999999999999999999e0", "")
+@example("", "9.223372036854775807e18", "")
+@example("", "-9223372036854775808.9", "")
+@example("", "9223372036854775807.9", "")
+@example("", "9223372036854775808", "")
+@example("", "-9223372036854775809", "")
+def test_numeric_strings_are_exact(before: str, number: str, after: str) -> None:
+    expected = math.trunc(Fraction(number.replace(".e", ".0e").replace(".E", ".0E")))
+    for parse in (parse_time, parse_time_or_date):
+        if within_64_bits(expected):
+            assert parse(before + number + after) == expected
+        else:
+            with pytest.raises(ValueError, match="beyond 64 bits"):
+                parse(before + number + after)
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("1.763877e+15", 1_763_877_000_000_000),
+        ("1e5", 100_000),
+        (".5", 0),
+        ("-.5", 0),
+        ("-1.9", -1),
+        ("+3", 3),
+        ("5.", 5),
+        (" 12 ", 12),
+        ("1234567890123456789e0", 1_234_567_890_123_456_789),
+        ("0" * 100 + "7", 7),
+        ("0e999999", 0),
+        ("7e-999999", 0),
+    ],
+)
+def test_numeric_strings_that_firmware_prints(parse: Parse, text: str, expected: int) -> None:
+    assert parse(text) == expected
+
+
+@BOTH
+@pytest.mark.parametrize("text", ["1e19", "-1e19", "1e400", "1e999999", "9" * 100, "9" * 100_000])
+def test_strings_beyond_64_bits_say_so(parse: Parse, text: str) -> None:
+    with pytest.raises(ValueError, match=r"^is beyond 64 bits$"):
+        parse(text)
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "text",
+    ["", " ", "+", "-", ".", "-.", "e5", "1e", "1e+", "1.2.3", "1 2", "1_000", "0x10", "--1", "+-1",
+     "nan", "NaN", "inf", "-Infinity", "1e1e1", "12a", "true", "1,5", "½", "\0", "1\x00"],
+)  # fmt: skip
+def test_junk_is_no_number(parse: Parse, text: str) -> None:
+    with pytest.raises(ValueError, match=r"is not a number|neither a number nor a date"):
+        parse(text)
+
+
+@BOTH
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_not_finite_is_no_number(parse: Parse, value: float) -> None:
+    with pytest.raises(ValueError, match=r"^is not a number$"):
+        parse(value)
+
+
+@pytest.mark.parametrize("text", ["3/18/2014 10:59:19.123456 AM", "2014-03-18T10:59:19Z"])
+def test_a_date_is_no_plain_time(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^is not a number$"):
+        parse_time(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("3/18/2014 10:59:19.123456 AM", 1_395_140_359_123_456),
+        ("3/18/2014 10:59:19.123456 PM", 1_395_183_559_123_456),
+        ("03/18/2014 10:59:19 am", 1_395_140_359_000_000),
+        (" 3/18/2014 10:59:19.5 AM ", 1_395_140_359_500_000),
+        ("3/18/2014 12:00:00 AM", 1_395_100_800_000_000),
+        ("2014-03-18T10:59:19Z", 1_395_140_359_000_000),
+        ("2014-03-18t10:59:19z", 1_395_140_359_000_000),
+        ("2014-03-18 10:59:19", 1_395_140_359_000_000),
+        ("2014-03-18T10:59:19.123456Z", 1_395_140_359_123_456),
+        ("2014-03-18T10:59:19.123456789Z", 1_395_140_359_123_456),
+        ("2014-03-18T10:59:19.5-07:00", 1_395_165_559_500_000),
+        ("2014-03-18T10:59:19+05:30", 1_395_120_559_000_000),
+        ("1970-01-01T00:00:00Z", 0),
+        ("1969-12-31T23:59:59.999999Z", -1),
+        ("0001-01-01T00:00:00+14:00", -62_135_596_800_000_000 - 14 * 3_600_000_000),
+    ],
+)
+def test_dates(text: str, expected: int) -> None:
+    assert parse_time_or_date(text) == expected
+
+
+@given(
+    st.datetimes(timezones=st.just(UTC)),
+    st.integers(-23 * 60, 23 * 60),
+    st.sampled_from("Tt "),
+)
+def test_dates_as_rfc_3339(moment: datetime, offset: int, separator: str) -> None:
+    zone = timezone(timedelta(minutes=offset))
+    local = moment.replace(tzinfo=zone)
+    assert parse_time_or_date(local.isoformat(sep=separator)) == micros(local)
+    text = moment.replace(tzinfo=None).isoformat(sep=separator)
+    assert parse_time_or_date(text) == parse_time_or_date(text + "Z") == micros(moment)
+
+
+@given(st.datetimes(datetime(1000, 1, 1), timezones=st.just(UTC)))  # noqa: DTZ001 -- zone beside
+def test_dates_as_the_old_code_promised(moment: datetime) -> None:
+    hour, half = (moment.hour % 12) or 12, "AM" if moment.hour < 12 else "PM"
+    text = (
+        f"{moment.month}/{moment.day}/{moment.year} "
+        f"{hour}:{moment.minute:02}:{moment.second:02}.{moment.microsecond:06} {half}"
+    )
+    assert parse_time_or_date(text) == micros(moment)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["2014-03-18", "2014-13-18T10:59:19Z", "2014-02-30T10:59:19Z", "2014-03-18T25:00:00Z",
+     "2014-03-18X10:59:19Z", "2014-03-18T10:59:19Q", "13/18/2014 10:59:19 AM",
+     "3/18/2014 13:59:19 AM", "3/18/2014 10:59:19", "3/18/2014", "today", "10:59:19"],
+)  # fmt: skip
+def test_what_is_no_date(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^is neither a number nor a date$"):
+        parse_time_or_date(text)
+
+
+@given(
+    st.one_of(st.text(), st.text("0123456789+-.eE:/TZ AMP"), st.text().map("2014-03-18T".__add__))
+)
+def test_any_string_is_a_time_or_a_value_error(text: str) -> None:
+    for parse in (parse_time, parse_time_or_date):
+        found, sentence = 0, "is a time"
+        try:
+            found = parse(text)
+        except ValueError as error:
+            sentence = str(error)
+        assert within_64_bits(found)
+        assert sentence.startswith("is ")  # one of our sentences, not Python's

@@ -1,0 +1,54 @@
+"""Objects that hold keys are neither shown, nor pickled, nor copied."""
+
+import copy
+import pickle
+from collections.abc import Callable
+
+import pytest
+
+from iot_cipher.envelope import OpenedEntry, Opener, Sealer
+from iot_cipher.keyring import Keyring
+from iot_cipher.secrets import SecretHolder
+from iot_cipher.vault import OpenVault, VaultRecord
+
+Vault = tuple[VaultRecord, OpenVault]
+HOLDERS = ["Keyring", "OpenVault", "OpenedEntry"]
+
+
+@pytest.fixture
+def holders(keyring: Keyring, vault: Vault) -> dict[str, SecretHolder]:
+    entry = Opener(lambda: keyring).open(0, Sealer(lambda: keyring).seal(0, b"a chunk key"))
+    assert isinstance(entry, OpenedEntry)
+    return {"Keyring": keyring, "OpenVault": vault[1], "OpenedEntry": entry}
+
+
+@pytest.mark.parametrize("name", HOLDERS)
+def test_shows_its_type_only(name: str, holders: dict[str, SecretHolder]) -> None:
+    holder = holders[name]
+    assert repr(holder) == str(holder) == f"{holder}" == f"<{name}>"
+    assert not hasattr(holder, "__dict__")  # nothing for vars() to list
+
+
+@pytest.mark.parametrize("name", HOLDERS)
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_is_not_pickled(name: str, protocol: int, holders: dict[str, SecretHolder]) -> None:
+    with pytest.raises(TypeError, match="holds keys"):
+        pickle.dumps(holders[name], protocol)
+    with pytest.raises(TypeError, match="holds keys"):
+        pickle.dumps([{"inside": holders[name]}], protocol)
+
+
+@pytest.mark.parametrize("name", HOLDERS)
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy])
+def test_is_not_copied(
+    name: str, duplicate: Callable[[object], object], holders: dict[str, SecretHolder]
+) -> None:
+    with pytest.raises(TypeError, match="holds keys"):
+        duplicate(holders[name])
+
+
+def test_a_sealer_in_use_is_not_copied(keyring: Keyring) -> None:
+    sealer = Sealer(lambda: keyring)
+    sealer.seal(0, b"")
+    with pytest.raises(TypeError, match="holds keys"):
+        copy.deepcopy(sealer)

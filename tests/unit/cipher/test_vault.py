@@ -1,0 +1,195 @@
+"""Vaults: opened by the password and the master key together, and by nothing less."""
+
+import base64
+import dataclasses
+import hashlib
+import json
+import traceback
+import uuid
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from iot_cipher.aead import derive
+from iot_cipher.keyring import Keyring, parse_keyring
+from iot_cipher.vault import OpenVault, VaultRecord, create_vault, open_vault, password_key
+from iot_models.errors import DecryptionError
+
+PASSWORD = b"encpassword"
+SALT = bytes(range(16))
+Vault = tuple[VaultRecord, OpenVault]
+MakeText = Callable[..., str]
+
+
+def quick_key(password: bytes, salt: bytes, log2_n: int) -> bytes:
+    return hashlib.sha256(password + salt + bytes([log2_n])).digest()
+
+
+def never_reached(_password: bytes, _salt: bytes, _log2_n: int) -> bytes:
+    raise AssertionError("the slow key is derived for a record that is not whole")
+
+
+@given(st.binary(max_size=100))
+def test_the_same_data_key_whenever_it_is_opened(password: bytes) -> None:
+    ring = Keyring(7, {7: bytes(range(32))}, bytes(32))
+    record, created = create_vault(ring, password, 10, slow_key=quick_key)
+    opened = open_vault(ring, record, password, slow_key=quick_key)
+    assert opened.vault_id == created.vault_id == record.vault_id
+    assert opened.chunk_key(SALT) == created.chunk_key(SALT)
+    assert record.lookup == ring.lookup(password)
+    assert record.master_key_id == 7
+
+
+def test_with_scrypt(keyring: Keyring, vault: Vault) -> None:
+    record, created = vault
+    opened = open_vault(keyring, record, PASSWORD)
+    assert opened.chunk_key(SALT) == created.chunk_key(SALT)
+    assert record.scrypt_log2_n == 10
+
+
+@pytest.mark.parametrize("log2_n", [10, 11])
+def test_password_key_is_scrypt(log2_n: int) -> None:
+    expected = hashlib.scrypt(PASSWORD, salt=SALT, n=2**log2_n, r=8, p=1, dklen=32)
+    assert password_key(PASSWORD, SALT, log2_n) == expected
+
+
+@pytest.mark.parametrize("password", [b"", b"encpasswor", b"encpassword ", b"Encpassword"])
+def test_another_password_does_not_open_it(keyring: Keyring, vault: Vault, password: bytes) -> None:
+    with pytest.raises(DecryptionError):
+        open_vault(keyring, vault[0], password)
+
+
+def test_the_password_alone_does_not_open_it(vault: Vault, keyring_text: MakeText) -> None:
+    other_keys = parse_keyring(keyring_text(primary=2, keys=(1, 2), seed=99))
+    with pytest.raises(DecryptionError):
+        open_vault(other_keys, vault[0], PASSWORD, slow_key=never_reached)
+
+
+def test_a_retired_master_key_opens_nothing(vault: Vault, keyring_text: MakeText) -> None:
+    retired = parse_keyring(keyring_text(primary=1, keys=(1,)))
+    with pytest.raises(DecryptionError, match="no master key 2"):
+        open_vault(retired, vault[0], PASSWORD, slow_key=never_reached)
+
+
+def test_an_old_master_key_in_the_keyring_opens_on(vault: Vault, keyring_text: MakeText) -> None:
+    rotated = parse_keyring(keyring_text(primary=3, keys=(1, 2, 3)))
+    assert open_vault(rotated, vault[0], PASSWORD).chunk_key(SALT) == vault[1].chunk_key(SALT)
+
+
+def flipped(data: bytes) -> list[bytes]:
+    return [
+        data[:at] + bytes([data[at] ^ bit]) + data[at + 1 :]
+        for at in range(len(data))
+        for bit in (1, 128)
+    ]
+
+
+def changed_records(record: VaultRecord) -> list[VaultRecord]:
+    wrapped = record.wrapped_key
+    changes: list[dict[str, Any]] = [
+        *({"wrapped_key": other} for other in flipped(wrapped)),
+        *({"wrapped_key": wrapped[:length]} for length in range(len(wrapped))),
+        {"wrapped_key": wrapped + b"\0"},
+        *({"lookup": other} for other in flipped(record.lookup)),
+        *({"salt": other} for other in flipped(record.salt)),
+        *({"vault_id": uuid.UUID(bytes=other)} for other in flipped(record.vault_id.bytes)),
+        *({"scrypt_log2_n": other} for other in (-1, 0, 9, 11, 255, 256, 266, 2**31)),
+        {"lookup": record.lookup[:-1]},
+        {"salt": record.salt[:-1]},
+    ]
+    return [dataclasses.replace(record, **change) for change in changes]
+
+
+def test_any_change_of_a_record_is_found_before_the_slow_part(
+    keyring: Keyring, vault: Vault
+) -> None:
+    for record in changed_records(vault[0]):
+        with pytest.raises(DecryptionError):
+            open_vault(keyring, record, PASSWORD, slow_key=never_reached)
+
+
+def test_a_byte_moved_from_one_column_to_the_next_is_found(keyring: Keyring, vault: Vault) -> None:
+    # Their concatenation is what is bound, and it stays the same here.
+    record = vault[0]
+    moved = dataclasses.replace(
+        record, lookup=record.lookup + record.salt[:1], salt=record.salt[1:]
+    )
+    with pytest.raises(DecryptionError):
+        open_vault(keyring, moved, PASSWORD)
+
+
+def test_the_wrap_of_another_vault_is_found(keyring: Keyring, vault: Vault) -> None:
+    other, _ = create_vault(keyring, PASSWORD, 10, slow_key=quick_key)
+    swapped = dataclasses.replace(vault[0], wrapped_key=other.wrapped_key)
+    with pytest.raises(DecryptionError):
+        open_vault(keyring, swapped, PASSWORD, slow_key=never_reached)
+
+
+def test_failures_carry_no_key(keyring: Keyring, vault: Vault, keyring_text: MakeText) -> None:
+    text = json.loads(keyring_text(primary=2, keys=(1, 2)))
+    keys = [base64.b64decode(key) for key in (*text["keys"].values(), text["pepper"])]
+    keys += [keyring.wrap_key(2), password_key(PASSWORD, vault[0].salt, 10)]
+    told = []
+    for record, password in ((vault[0], b"wrong horse"), (changed_records(vault[0])[0], PASSWORD)):
+        with pytest.raises(DecryptionError) as caught:
+            open_vault(keyring, record, password)
+        assert caught.value.__cause__ is None
+        assert caught.value.__context__ is None or caught.value.__suppress_context__
+        told.append("".join(traceback.format_exception(caught.value)) + repr(caught.value.details))
+    for key in [*keys, PASSWORD, b"wrong horse"]:
+        for form in (repr(key)[2:-1], key.hex(), base64.b64encode(key).decode()):
+            assert not any(form in text for text in told)
+
+
+def test_nothing_random_repeats(keyring: Keyring) -> None:
+    made = [create_vault(keyring, PASSWORD, 10, slow_key=quick_key) for _ in range(300)]
+    assert len({record.vault_id for record, _ in made}) == 300
+    assert len({record.salt for record, _ in made}) == 300
+    assert len({record.wrapped_key[5:17] for record, _ in made}) == 300
+    assert len({opened.chunk_key(SALT) for _, opened in made}) == 300
+
+
+def test_the_stored_record_holds_no_key(keyring: Keyring) -> None:
+    seen: list[bytes] = []
+
+    def watched(password: bytes, salt: bytes, log2_n: int) -> bytes:
+        seen.append(quick_key(password, salt, log2_n))
+        return seen[-1]
+
+    record, _ = create_vault(keyring, PASSWORD, 10, slow_key=watched)
+    stored = record.wrapped_key + record.salt + record.lookup
+    assert seen
+    assert not any(key in stored for key in (*seen, keyring.wrap_key(2), PASSWORD))
+
+
+def test_a_chunk_key_gives_nothing_about_the_data_key_or_its_siblings() -> None:
+    data_key = bytes(range(32))
+    opened = OpenVault(uuid.UUID(int=1), data_key)
+    salts = [bytes(15) + bytes([number]) for number in range(256)]
+    keys = [opened.chunk_key(salt) for salt in salts]
+    assert keys[0] == derive(data_key, salt=salts[0], info=b"iot-sensor chunk v1")
+    assert len({*keys, data_key}) == 257
+    # Unrelated: neighbours differ in about half of their 256 bits, and so does the data key.
+    for one, other in [*pairwise(keys), (keys[0], data_key)]:
+        difference = int.from_bytes(one, "big") ^ int.from_bytes(other, "big")
+        assert 80 < difference.bit_count() < 176
+    # Who has a chunk key and takes it for the data key reaches none of the others.
+    thief = OpenVault(uuid.UUID(int=1), keys[0])
+    assert not {thief.chunk_key(salt) for salt in salts} & set(keys)
+
+
+@given(st.uuids(), st.integers(1, 256))
+def test_shard_is_one_of_those_there_are(vault_id: uuid.UUID, shards: int) -> None:
+    assert 0 <= OpenVault(vault_id, bytes(32)).shard(shards) < shards
+
+
+def test_shards_are_used_evenly() -> None:
+    counts = [0] * 8
+    for number in range(4000):
+        name = uuid.UUID(bytes=hashlib.sha256(b"%d" % number).digest()[:16])
+        counts[OpenVault(name, bytes(32)).shard(8)] += 1
+    assert min(counts) > 400

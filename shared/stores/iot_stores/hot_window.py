@@ -1,9 +1,10 @@
 """The hot window: the segments of the last minutes in Redis, still encrypted.
 
 Per vault there is an index by time of receipt, and per shard a statement of what is covered:
-every stored reading of the shard that was received at or after `since` is in the index. The
-statement also names the position in the stream up to which it holds, so that a writer that died
-between Postgres and here is found out by the next one, which then moves `since` forward.
+every stored reading of the shard that was received at or after `since`, and within the seconds
+that are kept, is in the index. The statement also names the position in the stream up to which it
+holds, so that a writer that died between Postgres and here is found out by the next one, which
+then moves `since` forward. It never moves back: a writer may come late, after others.
 """
 
 import uuid
@@ -38,7 +39,8 @@ class HotWindow:
         """Add what a drain stored between the offset `before` and the stream's `position`.
 
         To be called after every drain, also one that stored nothing. When the window does not
-        end at `before` (a writer died, Redis was emptied), it covers only what comes after it.
+        end at `before` (a writer died, Redis was emptied, it was kept for another time), it
+        covers only what comes after it.
         """
         if not self._seconds:
             return
@@ -61,13 +63,13 @@ class HotWindow:
         """
         with self._client.pipeline(transaction=False) as pipeline:
             pipeline.time()
-            pipeline.hget(names.hot_cover(shard), "since")
-            (now, micros), since = pipeline.execute()
+            pipeline.hmget(names.hot_cover(shard), "since", "seconds")
+            (now, micros), (since, kept) = pipeline.execute()
         now_ms = now * 1000 + micros // 1000
         begin = now_ms - seconds * 1000
-        if since is None or begin < int(since):
+        if since is None or kept is None or begin < int(since):
             return None
-        return begin if begin >= now_ms - self._seconds * 1000 + _MARGIN_MS else None
+        return begin if begin >= now_ms - int(kept) * 1000 + _MARGIN_MS else None
 
     def bounds(self, vault_id: uuid.UUID, begin: int) -> list[SegmentBounds]:
         """Bounds of a vault's segments that hold readings received at or after `begin`."""

@@ -5,9 +5,16 @@ local cover = KEYS[1]
 local keep = tonumber(ARGV[4])
 local now = redis.call('TIME')
 local horizon = now[1] * 1000 - keep * 1000
-if redis.call('HGET', cover, 'position') ~= ARGV[1] then
-  redis.call('HSET', cover, 'since', ARGV[3])
-end
+local known = redis.call('HMGET', cover, 'position', 'since', 'seconds')
+if known[1] == ARGV[1] and known[3] == ARGV[4] then
+  redis.call('HSET', cover, 'position', ARGV[2])
+elseif not known[2] and ARGV[3] ~= '1' then
+  -- Nothing tells whether this drain is the last one that committed: cover what comes from now on.
+  local since = string.format('%.0f', now[1] * 1000 + math.floor(now[2] / 1000) + 1)
+  redis.call('HSET', cover, 'position', ARGV[2], 'since', since, 'seconds', ARGV[4])
+elseif not known[2] or tonumber(ARGV[3]) >= tonumber(known[2]) then
+  redis.call('HSET', cover, 'position', ARGV[2], 'since', ARGV[3], 'seconds', ARGV[4])
+end -- else a writer that comes late: the cover already stands on a later drain than its
 for i = 5, #ARGV, 5 do
   local index = ARGV[i]
   redis.call('SET', ARGV[i + 1], ARGV[i + 4], 'EX', keep)
@@ -15,5 +22,4 @@ for i = 5, #ARGV, 5 do
   redis.call('ZREMRANGEBYSCORE', index, '-inf', string.format('(%.0f', horizon))
   redis.call('EXPIRE', index, keep)
 end
-redis.call('HSET', cover, 'position', ARGV[2])
 return 1

@@ -1,0 +1,280 @@
+"""A read of the last seconds misses nothing that a finished drain, or one before it, has stored."""
+
+import itertools
+import time
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from prometheus_client import REGISTRY
+
+from integration.writer.sending import Sender, sending
+from iot_models import names
+from iot_models.settings import Settings, load
+from iot_stores import history
+from iot_stores.history import Question
+from iot_stores.hot_window import HotWindow
+from iot_writer.drain import Outcome
+from iot_writer.writer import Writer
+from support.draining import drain_all
+
+PASSWORD = b"p"
+_numbers = itertools.count()
+
+
+class _Stalled(Exception):  # noqa: N818 - not an error: the moment at which the writer stalls
+    """A writer comes to a halt between its commit and the hot window."""
+
+
+class Story:
+    """One shard, and drains that finish, stall between two steps and go on later, or never.
+
+    Its readings were received over the last minutes, so that every begin of a cover can be asked.
+    """
+
+    def __init__(self, writer: Writer, sender: Sender, password: bytes) -> None:
+        self.writer = writer
+        self.sender = sender
+        self.password = password
+        self.shard = sender.shard(password)
+        self.hot_window = HotWindow(sender.redis, seconds=300)
+        self.received = [int(time.time() * 1000) - 250_000, 0]
+        self.stalled: list[tuple[int, Callable[[], None]]] = []
+        self.stored_by: list[set[int]] = []
+        self.finished = -1
+        """The latest drain whose hot window is written; it covers those before it."""
+
+    def send(self) -> None:
+        self._send([self.received[0] + 5000, 0])
+
+    def send_at_once(self) -> None:
+        """In the same millisecond as the last."""
+        self._send([self.received[0], self.received[1] + 1])
+
+    def drain(self) -> None:
+        number = self._store(stall=False)
+        self.finished = max(self.finished, number)
+
+    def stall(self) -> None:
+        if self.sender.waiting():
+            self._store(stall=True)
+
+    def go_on_first(self) -> None:
+        self._go_on(0)
+
+    def go_on_last(self) -> None:
+        self._go_on(-1)
+
+    def die(self) -> None:
+        if self.stalled:
+            self.stalled.pop()
+
+    def wipe(self) -> None:
+        self.sender.redis.flushall()
+
+    def check(self) -> None:
+        """Missing may be only what was stored after the last drain that finished."""
+        since = self.since()
+        if since is None:
+            return
+        question = Question(received_low=since)
+        vault_id = self.sender.vault(self.password).vault_id
+        stored = history.select(self.writer.postgres(), vault_id, question)
+        held = {bounds.first_id for bounds in self.hot_window.bounds(vault_id, since)}
+        unfinished = set[int]().union(*self.stored_by[self.finished + 1 :])
+        assert {segment.bounds.first_id for segment in stored} - held <= unfinished
+
+    def since(self) -> int | None:
+        """From when on the hot window says that it holds everything."""
+        found = self.sender.redis.hget(names.hot_cover(self.shard), "since")
+        return None if found is None else int(cast("bytes", found))
+
+    def _send(self, received: list[int]) -> None:
+        _, sealed = self.sender.seal(self.password, ["text"])
+        entry_id = f"{received[0]}-{received[1]}"
+        fields: dict[Any, Any] = {"e": sealed, "t": 0}
+        self.sender.redis.xadd(names.stream(self.shard), fields, id=entry_id)
+        self.received = received
+
+    def _store(self, *, stall: bool) -> int:
+        before = self._segments()
+        number = len(self.stored_by)
+        hot_window = self.writer.drain._hot_window  # noqa: SLF001 - the step to stall at
+        write = hot_window.write
+
+        def held_up(*arguments: Any, **named: Any) -> None:
+            self.stalled.append((number, lambda: write(*arguments, **named)))
+            raise _Stalled
+
+        with pytest.MonkeyPatch.context() as patch:
+            if stall:
+                patch.setattr(hot_window, "write", held_up)
+            try:
+                outcome, _ = self.writer.drain.run(self.writer.postgres(), self.shard)
+            except _Stalled:
+                assert stall
+            else:
+                if outcome is Outcome.EMPTY:
+                    return -1
+        self.stored_by.append(self._segments() - before)
+        return number
+
+    def _segments(self) -> set[int]:
+        vault_id = self.sender.vault(self.password).vault_id
+        found = history.select(self.writer.postgres(), vault_id, Question())
+        return {segment.bounds.first_id for segment in found}
+
+    def _go_on(self, place: int) -> None:
+        if self.stalled:
+            number, write = self.stalled.pop(place)
+            write()
+            self.finished = max(self.finished, number)
+
+
+STEPS = ("send", "send_at_once", "drain", "stall", "go_on_first", "go_on_last", "die", "wipe")
+
+
+@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.sampled_from(STEPS), max_size=30))
+def test_any_interleaving_of_writers(writer: Writer, sender: Sender, steps: list[str]) -> None:
+    sender.redis.flushall()
+    password = b"%d" % next(_numbers)
+    story = Story(writer, sender, password)
+    while story.shard != sender.shard(b"0"):  # the offset of one shard, so that it has a past
+        password = b"%d" % next(_numbers)
+        story = Story(writer, sender, password)
+    story.send()
+    story.drain()
+    for step in steps:
+        getattr(story, step)()
+        story.check()
+    drain_all(writer)
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        "send stall die send drain",
+        "send stall send stall die send drain go_on_first",
+        "send stall send drain wipe go_on_first",
+        "send drain wipe send drain",
+        "send stall wipe send drain go_on_first",
+        "send stall die send_at_once drain send_at_once drain",
+    ],
+)
+def test_a_known_interleaving(steps: str, writer: Writer, sender: Sender) -> None:
+    story = Story(writer, sender, PASSWORD)
+    story.send()
+    story.drain()
+    for step in steps.split():
+        getattr(story, step)()
+        story.check()
+
+
+def test_it_covers_all_when_nothing_goes_wrong(writer: Writer, sender: Sender) -> None:
+    story = Story(writer, sender, PASSWORD)
+    for _ in range(5):
+        story.send()
+        story.drain()
+        story.drain()
+    assert story.since() == 1
+
+
+def test_a_gap_moves_the_begin_past_what_is_missing(writer: Writer, sender: Sender) -> None:
+    story = Story(writer, sender, PASSWORD)
+    for step in ("send", "drain", "send", "stall", "die"):
+        getattr(story, step)()
+    missing = story.received[0]
+    story.send()
+    story.drain()
+    assert story.since() == missing + 1
+    for _ in range(3):
+        story.send()
+        story.drain()
+    assert story.since() == missing + 1
+
+
+def test_a_wiped_redis_is_covered_again_from_then_on(writer: Writer, sender: Sender) -> None:
+    sender.send(PASSWORD, 2)
+    drain_all(writer)
+    sender.redis.flushall()
+    assert sender.last_seconds(PASSWORD, 60) == ["0", "1"]
+    wiped = int(time.time() * 1000)
+    sender.send(PASSWORD, 2)
+    drain_all(writer)
+    assert sender.last_seconds(PASSWORD, 60) == ["0", "1", "2", "3"]
+    since = Story(writer, sender, PASSWORD).since()
+    assert since is not None
+    assert wiped < since <= int(time.time() * 1000) + 1
+
+
+def _reads(source: str) -> float:
+    return REGISTRY.get_sample_value("iot_reads_total", {"source": source}) or 0.0
+
+
+def test_it_answers_alone_when_nothing_went_wrong(writer: Writer, sender: Sender) -> None:
+    for _ in range(5):
+        sender.send(PASSWORD)
+        drain_all(writer)
+        before = _reads("hot_window")
+        assert sender.last_seconds(PASSWORD, 60) == sender.texts(PASSWORD)
+        assert _reads("hot_window") == before + 1
+
+
+def test_evicted_segments_come_from_postgres(writer: Writer, sender: Sender) -> None:
+    for _ in range(6):
+        sender.send(PASSWORD, 3)
+        drain_all(writer)
+    keys = sorted(cast("list[bytes]", sender.redis.keys("iot:hot:segment:*")))
+    assert len(keys) == 6
+    sender.redis.delete(*keys[::2])
+    before = _reads("hot_window")
+    assert sender.last_seconds(PASSWORD, 60) == [str(number) for number in range(18)]
+    assert _reads("hot_window") == before + 1
+
+
+def test_a_position_of_nobody_moves_the_begin(writer: Writer, sender: Sender) -> None:
+    story = Story(writer, sender, PASSWORD)
+    story.send()
+    story.drain()
+    sender.redis.hset(names.hot_cover(story.shard), "position", "1-1")
+    last = story.received[0]
+    story.send()
+    story.drain()
+    assert story.since() == last + 1
+
+
+def test_a_window_made_longer_answers_once_it_holds_that_long(
+    environment: dict[str, str], sender: Sender
+) -> None:
+    short, long = (
+        load(environment | {"IOT_HOT_WINDOW_SECONDS": seconds}) for seconds in ("10", "300")
+    )
+    sender.send(PASSWORD)
+    _drain_with(short)
+    # As 10 seconds later: what was kept for 10 seconds is gone.
+    sender.redis.delete(names.hot_index(sender.vault(PASSWORD).vault_id.bytes))
+    with sending(long) as later:
+        assert later.last_seconds(PASSWORD, 60) == ["0"]
+        later.numbers = sender.numbers
+        later.send(PASSWORD)
+        _drain_with(long)
+        assert later.last_seconds(PASSWORD, 60) == ["0", "1"]
+
+
+def _drain_with(settings: Settings) -> None:
+    writer = Writer(settings)
+    drain_all(writer)
+    writer.close()
+
+
+def test_a_window_of_no_length_holds_nothing(environment: dict[str, str], sender: Sender) -> None:
+    settings = load(environment | {"IOT_HOT_WINDOW_SECONDS": "0"})
+    sender.send(PASSWORD)
+    _drain_with(settings)
+    assert not sender.redis.keys("iot:hot:*")
+    with sending(settings) as reader:
+        assert reader.last_seconds(PASSWORD, 60) == ["0"]

@@ -1,5 +1,4 @@
 # make help tells what there is.
-SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -14,6 +13,11 @@ MEMBERS := shared/models shared/cipher shared/stores services/api services/write
 EDITABLE := $(foreach member,$(MEMBERS),-e ./$(member))
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--custom-compile-command "make requirements" $(foreach member,$(MEMBERS),--no-emit-package iot-$(notdir $(member)))
+
+# uv doesn't read pip's settings; where pip was told of another index, so is uv.
+ifdef PIP_INDEX_URL
+export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
+endif
 
 .DEFAULT_GOAL := help
 

@@ -61,7 +61,7 @@ def main() -> None:
         connect_redis(settings), shards=settings.shards, max_bytes=settings.backlog_max_bytes
     )
     registry.register(BacklogCollector(backlog))
-    start_http_server(settings.api_metrics_port, registry=registry)
+    start_http_server(settings.api_metrics_port, settings.metrics_address, registry)
     while os.getppid() == parent:
         time.sleep(1)
 

@@ -25,7 +25,7 @@ def main() -> int:
         level=writer.settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )
     if writer.settings.writer_metrics_port:
-        start_http_server(writer.settings.writer_metrics_port)
+        start_http_server(writer.settings.writer_metrics_port, writer.settings.metrics_address)
     work(writer)
     return 0
 

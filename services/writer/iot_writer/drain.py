@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from redis.exceptions import RedisError
+
 from iot_cipher.envelope import OpenedEntry, Opener
 from iot_cipher.sealed_segment import SealedSegment
 from iot_models import metrics
@@ -18,6 +20,7 @@ from iot_stores.hot_window import HotWindow
 from iot_stores.ledger import Offset
 from iot_stores.months import month_begin
 from iot_stores.postgres import Connection
+from iot_stores.redis_client import is_full
 
 from .partitions import ensure_partition
 from .segment_builder import Arrival, build_segments
@@ -101,9 +104,7 @@ class Drain:
         stored = self._store(connection, shard, batch)
         if stored is None:
             return Outcome.BUSY, 0
-        self._hot_window.write(
-            shard, stored.segments, before=stored.before, position=stored.after.position
-        )
+        self._warm(shard, stored)
         left = self._backlog.remove(shard, batch.taken[-1])
         _count(stored, batch)
         return Outcome.STORED if stored.segments else Outcome.REPEATED, left
@@ -155,6 +156,18 @@ class Drain:
             ledger.keep_sessions(connection, shard, sessions)
             ledger.move_offset(connection, shard, self._shards, after)
         return _Stored(before, after, segments, len(batch.opened) - len(arrivals))
+
+    def _warm(self, shard: int, stored: _Stored) -> None:
+        try:
+            self._hot_window.write(
+                shard, stored.segments, before=stored.before, position=stored.after.position
+            )
+        except RedisError as error:
+            if not is_full(error):
+                raise
+            # The window now says that it lacks this drain, and reads go to Postgres. The stream
+            # must be trimmed all the same: that is what makes room again.
+            _log.warning("Redis is full: the hot window goes without shard %d's segments", shard)
 
     def _ensure_partitions(self, connection: Connection, received: Iterable[int]) -> None:
         for month in {month_begin(each) for each in received} - self._months:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 
 import psycopg
+from redis import Redis
 from rq import Queue
 from rq.job import Job
 from rq.serializers import JSONSerializer
@@ -98,11 +99,11 @@ class KnownJob(Job):
         raise PermissionError(f"{self.func_name} is not a job of the writer")
 
 
-def job_queue(writer: Writer) -> Queue:
+def job_queue(client: "Redis") -> Queue:
     """The queue of all jobs. What it holds is JSON: a pickle from Redis could run anything."""
     return Queue(
         names.JOB_QUEUE,
-        connection=writer.redis,
+        connection=client,
         job_class=KnownJob,
         serializer=JSONSerializer,
     )

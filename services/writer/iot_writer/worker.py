@@ -9,6 +9,8 @@ from redis.exceptions import RedisError
 from rq import SimpleWorker
 from rq.serializers import JSONSerializer
 
+from iot_stores.redis_client import connect_redis
+
 from . import jobs
 from .ticker import Ticker
 from .writer import Writer
@@ -29,6 +31,16 @@ class DrainWorker(SimpleWorker):
     max_connection_wait_time = 2.0
     stop_asked: ClassVar[threading.Event] = threading.Event()
 
+    @property
+    def dequeue_timeout(self) -> int:
+        """Seconds to wait for a job at a time: a Redis that vanished is found out after these."""
+        return 4
+
+    @property
+    def connection_timeout(self) -> int:
+        """Seconds after which an answer of Redis is given up."""
+        return self.dequeue_timeout + 2
+
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
         """Take note that it's over, also if RQ ends its loop for another reason meanwhile."""
         self.stop_asked.set()
@@ -43,14 +55,7 @@ def work(writer: Writer) -> None:
     try:
         while not DrainWorker.stop_asked.is_set():
             try:
-                jobs.register(writer)
-                worker = DrainWorker(
-                    [jobs.job_queue(writer)],
-                    connection=writer.redis,
-                    job_class=jobs.KnownJob,
-                    serializer=JSONSerializer,
-                )
-                worker.work(logging_level="WARNING")
+                _work_on_jobs(writer)
             except RedisError as error:
                 _log.warning("Redis is away: %s", error)
             if not DrainWorker.stop_asked.is_set():
@@ -58,3 +63,16 @@ def work(writer: Writer) -> None:
     finally:
         ticker.stop()
         writer.close()
+
+
+def _work_on_jobs(writer: Writer) -> None:
+    jobs.register(writer)
+    # A client of its own: RQ sets the timeouts of the one it is given to suit its blocking wait.
+    with connect_redis(writer.settings) as client:
+        worker = DrainWorker(
+            [jobs.job_queue(client)],
+            connection=client,
+            job_class=jobs.KnownJob,
+            serializer=JSONSerializer,
+        )
+        worker.work(logging_level="WARNING")

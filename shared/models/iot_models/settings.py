@@ -94,6 +94,7 @@ class Settings:
     tls_certificate: str = _setting("", "Certificate file (PEM); set, the API speaks https.")
     tls_key: str = _setting("", "Key file (PEM) of the certificate.")
     cors_origins: str = _setting("*", "Origins that browsers may call from, by commas.")
+    metrics_address: str = _setting("0.0.0.0", "Address /metrics listens on.")  # noqa: S104
     api_metrics_port: int = _setting(
         9100, "Port of the API's /metrics; 0 serves none.", maximum=65_535
     )

@@ -13,6 +13,15 @@ CONNECT_SECONDS = 3
 WAIT_SECONDS = 3.0
 """How long a request waits for a free connection, or for Postgres to come back."""
 
+_LIVENESS = {
+    "connect_timeout": CONNECT_SECONDS,
+    # A peer that vanished without a word is found out in about ten seconds.
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+
 Connection = psycopg.Connection[tuple[object, ...]]
 Pool = ConnectionPool[Connection]
 
@@ -22,12 +31,7 @@ def connect_postgres(settings: Settings, *, name: str) -> Connection:
 
     Prepared statements are off, so that a pooler in transaction mode may stand between.
     """
-    connection: Connection = psycopg.connect(
-        settings.postgres_url,
-        autocommit=True,
-        connect_timeout=CONNECT_SECONDS,
-        application_name=name,
-    )
+    connection: Connection = psycopg.connect(_conninfo(settings, name), autocommit=True)
     _configure(connection)
     return connection
 
@@ -35,7 +39,7 @@ def connect_postgres(settings: Settings, *, name: str) -> Connection:
 def postgres_pool(settings: Settings, *, name: str, size: int) -> Pool:
     """A pool of at most `size` connections, opened as they are needed."""
     pool: Pool = ConnectionPool(
-        settings.postgres_url,
+        _conninfo(settings, name),
         min_size=0,
         max_size=size,
         timeout=WAIT_SECONDS,
@@ -43,15 +47,17 @@ def postgres_pool(settings: Settings, *, name: str, size: int) -> Pool:
         reconnect_timeout=WAIT_SECONDS,
         configure=_configure,
         check=ConnectionPool.check_connection,
-        kwargs={
-            "autocommit": True,
-            "connect_timeout": CONNECT_SECONDS,
-            "application_name": name,
-        },
+        kwargs={"autocommit": True},
         open=False,
     )
     pool.open(wait=False)
     return pool
+
+
+def _conninfo(settings: Settings, name: str) -> str:
+    return psycopg.conninfo.make_conninfo(
+        settings.postgres_url, application_name=name, **_LIVENESS
+    )
 
 
 def _configure(connection: Connection) -> None:

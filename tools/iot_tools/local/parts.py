@@ -40,6 +40,7 @@ class Parts:
         self._defaults = {
             "IOT_KEYRING_FILE": str(self.options.data_dir / "keyring"),
             "IOT_BIND": f"127.0.0.1:{self.options.port}",
+            "IOT_METRICS_ADDRESS": "127.0.0.1",
             "IOT_API_METRICS_PORT": str(free_port()),
             "IOT_WRITER_METRICS_PORT": str(free_port()),
         }

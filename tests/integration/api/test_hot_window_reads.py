@@ -1,0 +1,168 @@
+"""The last seconds, from the hot window where it covers them, else from Postgres: the same."""
+
+import dataclasses
+from typing import Any, cast
+
+import psycopg
+import pytest
+from redis import Redis
+
+from integration.api.asking import Api, assert_error, row, sample
+from integration.api.conftest import MakeApi
+from iot_models.settings import Settings
+from iot_writer.writer import Writer
+from support.draining import drain_all
+
+
+def source_of(api: Api, path: str) -> tuple[str, list[str]]:
+    """Where an answer came from, and its texts."""
+    before = {each: sample("iot_reads_total", source=each) for each in ("hot_window", "postgres")}
+    texts = [each["freeform"] for each in api.read(path)]
+    (source,) = (
+        each for each, count in before.items() if sample("iot_reads_total", source=each) > count
+    )
+    return source, texts
+
+
+def fill(api: Api, writer: Writer) -> list[str]:
+    """Readings in several segments; what comes back of them."""
+    for begin in (6, 3, 0):
+        api.put([row(interrogator_time=n, freeform=n) for n in range(begin, begin + 4)])
+        drain_all(writer)
+    return ["0", "1", "2", "3", "3", "4", "5", "6", "6", "7", "8", "9"]
+
+
+def uncover(redis: "Redis") -> None:
+    """As if no window had ever been written."""
+    redis.delete(*redis.keys("iot:hot:cover:*"))
+
+
+def test_both_give_the_same(api: Api, writer: Writer, redis: "Redis") -> None:
+    texts = fill(api, writer)
+    hot = api.post("/api/iot/seconds/60")
+    assert source_of(api, "/seconds/60") == ("hot_window", texts)
+    uncover(redis)
+    assert source_of(api, "/seconds/60") == ("postgres", texts)
+    assert hot.data == api.post("/api/iot/seconds/60").data
+
+
+def test_a_service_that_keeps_nothing_hot(
+    make_api: MakeApi, settings: Settings, redis: "Redis"
+) -> None:
+    cold = dataclasses.replace(settings, hot_window_seconds=0)
+    writer = Writer(cold)
+    try:
+        texts = fill(make_api(hot_window_seconds=0), writer)
+    finally:
+        writer.close()
+    assert not redis.keys("iot:hot:*")
+    assert source_of(make_api(hot_window_seconds=0), "/seconds/60") == ("postgres", texts)
+
+
+def test_more_than_the_window_covers_comes_from_postgres(api: Api, writer: Writer) -> None:
+    fill(api, writer)
+    assert [source_of(api, f"/seconds/{n}")[0] for n in (1, 290, 300, 3600)] == [
+        "hot_window",
+        "hot_window",
+        "postgres",
+        "postgres",
+    ]
+
+
+def test_nothing_stored_yet_is_not_an_empty_window(api: Api, writer: Writer) -> None:
+    """A window that nobody wrote covers nothing."""
+    api.put(row())
+    assert source_of(api, "/seconds/60") == ("postgres", [])
+    drain_all(writer)
+    assert source_of(api, "/seconds/60") == ("hot_window", ['""'])
+
+
+def test_what_redis_evicted_comes_from_postgres(api: Api, writer: Writer, redis: "Redis") -> None:
+    fill(api, writer)
+    before = api.read("/seconds/60")
+    keys = sorted(redis.keys("iot:hot:segment:*"))
+    assert len(keys) == 3
+    redis.delete(keys[1])
+    assert api.read("/seconds/60") == before
+    redis.delete(*keys)
+    assert api.read("/seconds/60") == before
+    assert source_of(api, "/seconds/60")[0] == "hot_window"
+
+
+def test_a_redis_that_was_wiped_covers_nothing(api: Api, writer: Writer, redis: "Redis") -> None:
+    fill(api, writer)
+    redis.flushall()
+    assert len(source_of(api, "/seconds/60")[1]) == 12
+    assert source_of(api, "/seconds/60")[0] == "postgres"
+    api.put(row(interrogator_time=99, freeform="after"))
+    drain_all(writer)
+    texts = source_of(api, "/seconds/60")[1]
+    assert (len(texts), texts[-1]) == (13, '"after"')
+
+
+def test_a_drain_that_died_before_the_window_leaves_no_hole(
+    api: Api, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stored in Postgres, never written to Redis: the next drain's window must not claim it."""
+    api.put(row(freeform="one"))
+    drain_all(writer)
+    api.put(row(freeform="two"))
+    with monkeypatch.context() as patched:
+        patched.setattr("iot_stores.hot_window.HotWindow.write", lambda *_, **__: None)
+        drain_all(writer)
+    api.put(row(freeform="three"))
+    drain_all(writer)
+    assert source_of(api, "/seconds/60") == ("postgres", ['"one"', '"two"', '"three"'])
+
+
+def test_seconds_are_counted_from_receipt(
+    api: Api, writer: Writer, redis: "Redis", postgres: psycopg.Connection
+) -> None:
+    """Of a segment that begins earlier only the later readings are given, from either place."""
+    api.put(row(interrogator_time=9, freeform="first"))
+    receive_earlier(redis, 100)
+    api.put(row(interrogator_time=1, freeform="second"))
+    drain_all(writer)
+    assert postgres.execute("SELECT count FROM segments").fetchall() == [(2,)]
+    # The window begins with the first drain, as far as anyone can know.
+    for begin in (0, None):
+        if begin is None:
+            uncover(redis)
+        else:
+            for cover in redis.keys("iot:hot:cover:*"):
+                redis.hset(cover, "since", begin)
+        source = "postgres" if begin is None else "hot_window"
+        assert source_of(api, "/seconds/50") == (source, ['"second"'])
+        assert source_of(api, "/seconds/150") == (source, ['"second"', '"first"'])
+
+
+def receive_earlier(redis: "Redis", seconds: int) -> None:
+    """The one entry that waits, as if it had been received so many seconds ago."""
+    (stream,) = redis.keys("iot:ingest:*")
+    now, _ = redis.time()
+    ((_, fields),) = cast("list[tuple[bytes, Any]]", redis.xrange(stream))
+    redis.delete(stream)
+    redis.xadd(stream, fields, id=f"{(now - seconds) * 1000}-0")
+
+
+def test_a_damaged_hot_segment_is_never_returned(api: Api, writer: Writer, redis: "Redis") -> None:
+    fill(api, writer)
+    key = min(redis.keys("iot:hot:segment:*"))
+    payload = bytearray(cast("bytes", redis.get(key)))
+    payload[-1] ^= 1
+    redis.set(key, bytes(payload))
+    before = sample("iot_damaged_total", what="segment")
+    assert_error(api.post("/api/iot/seconds/60"), 500, "damaged")
+    assert sample("iot_damaged_total", what="segment") == before + 1
+    assert len(api.read()) == 12
+
+
+def test_a_segment_under_another_s_name_is_never_returned(
+    api: Api, writer: Writer, redis: "Redis"
+) -> None:
+    api.put([row("one", freeform="of one"), row("two", freeform="of two")])
+    drain_all(writer)
+    one, two = sorted(redis.keys("iot:hot:segment:*"))
+    redis.rename(one, two)
+    statuses = sorted(api.post("/api/iot/seconds/60", each).status_code for each in ("one", "two"))
+    assert statuses == [200, 500]  # evicted, so from Postgres; moved, so an error

@@ -1,0 +1,403 @@
+"""100,000 readings in 1,000 passwords: each reads its own back, and nothing at rest tells any."""
+
+import base64
+import contextlib
+import http.client
+import json
+import re
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import psycopg
+import pytest
+import zstandard
+from flask.testing import FlaskClient
+from redis import Redis
+
+from iot_api.service import Service
+from iot_cipher.aead import decrypt
+from iot_cipher.envelope import Opener
+from iot_cipher.keyring import Keyring, KeyringFile, create_keyring_file, parse_keyring
+from iot_cipher.sealed_segment import FORMAT, SealedSegment, decrypt_segment
+from iot_cipher.vault import OpenVault, VaultRecord, open_vault
+from iot_models import names
+from iot_models.compression import SEGMENT_LEVEL, compress
+from iot_models.entry import decode_entry
+from iot_models.errors import DecryptionError
+from iot_models.settings import Settings, load
+from iot_stores import history
+from iot_stores.backlog import Backlog
+from iot_stores.history import Question
+from iot_tools.local.postgres_server import PostgresServer, binaries
+from iot_tools.local.redis_server import RedisServer
+from iot_writer.schema import migrate
+from iot_writer.writer import Writer
+from support.draining import drain_all
+from support.stack import Stack
+from support.waiting import wait_until
+
+PASSWORDS = 1000
+READINGS = 100
+"""Under each password; sent in two requests, the odd ones after the even ones."""
+CLIENTS = 4
+
+PASSWORD_MARK = "Zq7HeronWillow"
+TEXT_MARK = "Xk4OtterMeadow"
+
+
+def _password(number: int) -> str:
+    return f'{PASSWORD_MARK}-{number}-é"'
+
+
+def _text(number: int, place: int) -> str:
+    return f'{TEXT_MARK} {number}/{place} ü"\\'
+
+
+def _forms(mark: str) -> dict[str, bytes]:
+    """What a mark looks like, however it is written down."""
+    plain = mark.encode()
+    forms = {
+        "raw": plain,
+        "hex": plain.hex().encode(),
+        "HEX": plain.hex().upper().encode(),
+        "json": "".join(f"\\u{ord(each):04x}" for each in mark).encode(),
+    }
+    for shift in range(3):  # base64 of a longer text that has the mark at any place
+        encoded = base64.b64encode(b"\0" * shift + plain)
+        forms[f"base64+{shift}"] = encoded[4 if shift else 0 : -4]
+    return forms
+
+
+NEEDLES = {
+    f"{what} {form}": needle
+    for what, mark in (("password", PASSWORD_MARK), ("text", TEXT_MARK))
+    for form, needle in _forms(mark).items()
+}
+
+_MAGIC = zstandard.FRAME_HEADER
+_FRAME = 2**20
+
+
+@dataclass
+class Place:
+    """A service's stores and logs, and everything that can be seen of them."""
+
+    redis: RedisServer
+    postgres: PostgresServer
+    environment: dict[str, str]
+    directory: Path
+
+    def search(self) -> dict[str, set[str]]:
+        """Which needles are found, by where: processes, files of Redis, of Postgres, and so on."""
+        with Redis.from_url(self.redis.url) as client:
+            client.save()
+        with psycopg.connect(self.postgres.url, autocommit=True) as connection:
+            connection.execute("CHECKPOINT")
+        logs = self.directory / "logs"
+        files = {
+            "redis": _files(self.redis.directory, but=".log"),
+            "postgres files": _files(self.postgres.data),
+            "logs": [*logs.iterdir(), self.redis.log, self.postgres.log],
+            "processes": _processes(),
+        }
+        found = {where: _found(map(_content, paths)) for where, paths in files.items()}
+        return found | {"postgres dump": _found([self.dump()])}
+
+    def dump(self) -> bytes:
+        """What pg_dump writes, as SQL."""
+        command = [str(binaries() / "pg_dump"), "--dbname", self.postgres.url, "--inserts"]
+        return subprocess.run(command, check=True, capture_output=True).stdout
+
+
+def _files(directory: Path, *, but: str = "?") -> list[Path]:
+    return [path for path in directory.rglob("*") if path.is_file() and path.suffix != but]
+
+
+def _processes() -> list[Path]:
+    return [
+        path for name in ("cmdline", "environ") for path in Path("/proc").glob(f"[0-9]*/{name}")
+    ]
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:  # a process that has ended meanwhile
+        return b""
+
+
+def _found(contents: Any) -> set[str]:
+    found = set[str]()
+    for content in contents:
+        for each in (content, *_unpacked(content)):
+            found |= {name for name, needle in NEEDLES.items() if needle in each}
+    return found
+
+
+def _unpacked(content: bytes) -> Iterator[bytes]:
+    """What is compressed, but not encrypted, in `content`; also when that is in hex."""
+    packed = [content[each.start() :][:_FRAME] for each in re.finditer(re.escape(_MAGIC), content)]
+    in_hex = re.finditer(_MAGIC.hex().encode() + rb"(?:[0-9a-f]{2})*", content)
+    packed += [bytes.fromhex(each[0].decode()) for each in in_hex]
+    for each in packed:
+        with contextlib.suppress(zstandard.ZstdError):
+            yield zstandard.ZstdDecompressor().decompressobj().decompress(each)
+
+
+@pytest.fixture
+def place(tmp_path: Path, keyring_file: Path) -> Iterator[Place]:
+    """Stores of their own, of which every file is known."""
+    redis = RedisServer(tmp_path / "redis", config=["rdbcompression no"])
+    postgres = PostgresServer(tmp_path / "postgres", settings={"fsync": "off"})
+    (tmp_path / "logs").mkdir()
+    redis.start()
+    postgres.start()
+    environment = {
+        "IOT_REDIS_URL": redis.url,
+        "IOT_POSTGRES_URL": postgres.url,
+        "IOT_KEYRING_FILE": str(keyring_file),
+        "IOT_SCRYPT_LOG2_N": "10",
+        "IOT_LOG_LEVEL": "DEBUG",
+    }
+    migrate(postgres.url)
+    yield Place(redis, postgres, environment, tmp_path)
+    redis.stop()
+    postgres.stop()
+
+
+@pytest.fixture
+def own_stack(place: Place) -> Iterator[Stack]:
+    """The API on these stores, and no writer yet."""
+    stack = Stack(place.environment, place.directory / "logs")
+    try:
+        stack.start_api()
+        yield stack
+    finally:
+        stack.stop()
+
+
+def _rows(number: int, places: range) -> list[dict[str, Any]]:
+    return [
+        {
+            "data": {
+                "db_password": _password(number),
+                "relative_time": place,
+                "interrogator_time": 1_000_000 + place,
+                "freeform": {"said": _text(number, place)},
+            }
+        }
+        for place in places
+    ]
+
+
+def _in_parallel(stack: Stack, method: str, bodies: list[Any]) -> list[bytes]:
+    """Send requests, in order per client, over connections that are kept; the answers in order."""
+
+    def client(share: list[Any]) -> list[bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", stack.port, timeout=60)
+        answers = []
+        for body in share:
+            headers = {"Content-Type": "application/json"}
+            connection.request(method, "/api/iot", json.dumps(body), headers)
+            answer = connection.getresponse()
+            answers.append(answer.read())
+            assert answer.status == (201 if method == "PUT" else 200), answers[-1]
+        connection.close()
+        return answers
+
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        shares = pool.map(client, [bodies[first::CLIENTS] for first in range(CLIENTS)])
+        merged: list[bytes] = [b""] * len(bodies)
+        for first, share in enumerate(shares):
+            merged[first::CLIENTS] = share
+    return merged
+
+
+def _send(stack: Stack, places: range) -> None:
+    """Of every password these readings; two passwords share a request, their rows mixed."""
+    bodies = []
+    for number in range(0, PASSWORDS, 2):
+        pair = [_rows(number, places), _rows(number + 1, places)]
+        bodies.append([row for both in zip(*pair, strict=True) for row in both])
+    _in_parallel(stack, "PUT", bodies)
+
+
+def _backlog(settings: Settings) -> int:
+    with Redis.from_url(settings.redis_url) as client:
+        backlog = Backlog(client, shards=settings.shards, max_bytes=0)
+        return sum(backlog.state().entries.values())
+
+
+NOTHING: dict[str, set[str]] = {
+    where: set() for where in ("redis", "postgres files", "logs", "processes", "postgres dump")
+}
+
+
+def test_each_password_reads_its_own_and_nothing_is_found(own_stack: Stack, place: Place) -> None:
+    settings = load(place.environment)
+    _send(own_stack, range(0, READINGS, 2))
+    assert _backlog(settings) == PASSWORDS
+    assert place.search() == NOTHING  # while all of it waits in the backlog
+
+    own_stack.start_writer()
+    _send(own_stack, range(1, READINGS, 2))
+    wait_until(lambda: not _backlog(settings), seconds=60, what="all readings stored")
+    asked = [{"data": {"db_password": _password(number)}} for number in range(PASSWORDS)]
+    seen = set[int]()
+    for number, answer in enumerate(_in_parallel(own_stack, "POST", asked)):
+        rows = json.loads(answer)["data"]
+        said = [json.loads(row["freeform"])["said"] for row in rows]
+        assert said == [_text(number, place) for place in range(READINGS)]
+        assert [row["relative_timestamp"] for row in rows] == list(range(READINGS))
+        seen |= {row["id"] for row in rows}
+    assert len(seen) == PASSWORDS * READINGS
+    assert place.search() == NOTHING
+
+
+def test_the_search_would_find_them(place: Place) -> None:
+    lines = list(NEEDLES.values())
+    with Redis.from_url(place.redis.url) as client:
+        client.rpush("planted", *lines)
+    planted = b"\n".join(lines)
+    with psycopg.connect(place.postgres.url, autocommit=True) as connection:
+        connection.execute("CREATE TABLE planted (line text)")
+        for line in lines:
+            connection.execute("INSERT INTO planted VALUES (%s)", (line.decode(),))
+    (place.directory / "logs" / "api.log").write_bytes(planted)
+    sleeper = [sys.executable, "-c", "input()", *map(bytes.decode, lines)]
+    with subprocess.Popen(sleeper, stdin=subprocess.PIPE) as process:
+        found = place.search()
+        process.communicate(b"\n")
+    assert found == {where: set(NEEDLES) for where in NOTHING}
+
+
+@pytest.mark.parametrize("mark", [PASSWORD_MARK, TEXT_MARK])
+@pytest.mark.parametrize("before", ["", "a", "ab", "abc", '{"said":"'])
+def test_a_mark_is_found_however_it_is_written_down(mark: str, before: str) -> None:
+    text = f"{before}{mark} and more".encode()
+    forms = [text, text.hex().encode(), text.hex().upper().encode(), base64.b64encode(text)]
+    forms += [base64.urlsafe_b64encode(text), json.dumps(text.decode()).encode()]
+    for form in forms:
+        assert _found([form]), form
+
+
+@pytest.mark.parametrize("text", [TEXT_MARK, f"{TEXT_MARK} said " * 300])
+def test_what_is_only_compressed_is_found(text: str, place: Place) -> None:
+    packed = compress(text.encode(), SEGMENT_LEVEL)
+    with Redis.from_url(place.redis.url) as client:
+        client.set("planted", packed)
+    with psycopg.connect(place.postgres.url, autocommit=True) as connection:
+        connection.execute("CREATE TABLE planted (line bytea)")
+        connection.execute("INSERT INTO planted VALUES (%s)", (packed,))
+    found = place.search()
+    assert "text raw" in found["redis"] & found["postgres dump"]
+
+
+def test_bytes_are_found_in_the_dump(place: Place) -> None:
+    with psycopg.connect(place.postgres.url, autocommit=True) as connection:
+        connection.execute("CREATE TABLE planted (line bytea)")
+        connection.execute("INSERT INTO planted VALUES (%s)", (TEXT_MARK.encode(),))
+    assert _found([place.dump()]) == {"text hex"}
+
+
+# --- What a thief can do -----------------------------------------------------------------------
+
+PASSWORD = b"the password"
+
+
+@dataclass
+class Loot:
+    """Everything in Postgres and Redis, and the keyring that may be stolen as well."""
+
+    records: list[VaultRecord]
+    segments: list[SealedSegment]
+    waiting: list[tuple[int, bytes]]
+    keyring: Keyring
+
+
+@pytest.fixture
+def loot(client: FlaskClient, writer: Writer, settings: Settings) -> Loot:
+    """Of a service with one vault, some of its readings stored and one still waiting."""
+    row = {"data": {"db_password": PASSWORD.decode(), "freeform": TEXT_MARK}}
+    assert client.put("/api/iot", json=row).status_code == 201
+    drain_all(writer)
+    assert client.put("/api/iot", json=row).status_code == 201
+    connection = writer.postgres()
+    found = connection.execute(
+        "SELECT vault_id, lookup, salt, scrypt_log2_n, wrapped_key FROM vaults"
+    )
+    records = [VaultRecord(*cast("tuple[Any, ...]", row)) for row in found]
+    waiting = [
+        (shard, each.sealed)
+        for shard in range(settings.shards)
+        for each in writer.backlog.read(shard, max_bytes=2**20)
+    ]
+    (record,) = records
+    segments = list(history.select(connection, record.vault_id, Question()))
+    assert len(segments) == len(waiting) == 1
+    service: Service = client.application.extensions["iot"]
+    vault = service.vaults.find(PASSWORD)
+    assert vault is not None
+    assert decrypt_segment(vault, segments[0].bounds, segments[0].payload)  # it can be opened
+    return Loot(records, segments, waiting, KeyringFile(Path(settings.keyring_file)).current())
+
+
+@pytest.fixture
+def thief(tmp_path: Path) -> Keyring:
+    """A keyring of the thief's own."""
+    create_keyring_file(tmp_path / "thief.json")
+    return parse_keyring((tmp_path / "thief.json").read_text())
+
+
+def test_without_the_keyring_no_password_can_be_tested(
+    loot: Loot, thief: Keyring, settings: Settings
+) -> None:
+    (record,) = loot.records
+    assert record.lookup == loot.keyring.lookup(PASSWORD)
+    assert record.lookup != thief.lookup(PASSWORD)
+    with pytest.raises(DecryptionError):
+        open_vault(thief, record, PASSWORD)
+    for shard, sealed in loot.waiting:
+        with pytest.raises(DecryptionError):
+            Opener(lambda: thief).open(shard, sealed)
+    with Redis.from_url(settings.redis_url) as redis:
+        assert redis.exists(names.vault_record(loot.keyring.lookup(PASSWORD)))
+        assert not redis.exists(names.vault_record(thief.lookup(PASSWORD)))
+
+
+def test_with_the_master_keys_but_no_pepper_no_vault_is_found(
+    loot: Loot, settings: Settings
+) -> None:
+    content = json.loads(Path(settings.keyring_file).read_text())
+    content["pepper"] = base64.b64encode(bytes(32)).decode()
+    keyring = parse_keyring(json.dumps(content))
+    assert keyring.wrap_key(1) == loot.keyring.wrap_key(1)
+    assert loot.records[0].lookup != keyring.lookup(PASSWORD)
+
+
+def test_with_the_keyring_a_vault_still_needs_its_password(loot: Loot) -> None:
+    (record,) = loot.records
+    for guess in (b"", b"The password", b"the password ", record.lookup, record.wrapped_key):
+        with pytest.raises(DecryptionError):
+            open_vault(loot.keyring, record, guess)
+    assert open_vault(loot.keyring, record, PASSWORD).vault_id == record.vault_id
+
+
+def test_with_the_keyring_and_the_queue_what_is_stored_stays_closed(loot: Loot) -> None:
+    (segment,) = loot.segments
+    (shard, sealed) = loot.waiting[0]
+    entry = decode_entry(Opener(lambda: loot.keyring).open(shard, sealed).content)
+    assert uuid.UUID(bytes=entry.vault_id) == segment.vault_id  # the very vault's chunk key
+    for key in (entry.chunk_key, loot.keyring.wrap_key(1), loot.keyring.transit_key(1)):
+        with pytest.raises(DecryptionError):
+            decrypt_segment(OpenVault(segment.vault_id, key), segment.bounds, segment.payload)
+        head = FORMAT + segment.payload[1:17]
+        bound = head + segment.vault_id.bytes + segment.bounds.to_bytes()
+        with pytest.raises(DecryptionError):
+            decrypt(key, segment.payload[17:], bound)

@@ -1,0 +1,124 @@
+"""Redis or Postgres goes away under a running writer and comes back: it goes on by itself."""
+
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from integration.writer.sending import Sender, sending
+from iot_models import names
+from iot_models.settings import load
+from iot_tools.local.postgres_server import PostgresServer
+from iot_tools.local.redis_server import RedisServer
+from iot_writer.schema import migrate
+from support.stack import Stack
+from support.waiting import wait_until
+
+PASSWORDS = [b"password-%d" % number for number in range(10)]
+SECONDS = 10
+
+
+@dataclass
+class Service:
+    """A writer that runs on stores of its own."""
+
+    redis: RedisServer
+    postgres: PostgresServer
+    stack: Stack
+    sender: Sender
+
+    @property
+    def writer(self) -> "subprocess.Popen[bytes]":
+        (writer,) = self.stack.writers
+        return writer
+
+    def stores(self) -> None:
+        """What is sent now is stored in time, by the same process."""
+        for password in PASSWORDS:
+            self.sender.send(password, 3)
+        self.stores_what_waits()
+
+    def stores_what_waits(self) -> None:
+        wait_until(lambda: not self.sender.waiting(), seconds=SECONDS, what="an empty backlog")
+        self.sender.check_all()
+        assert self.writer.poll() is None
+
+
+@pytest.fixture
+def running(tmp_path: Path, keyring_file: Path) -> Iterator[Service]:
+    """The service's writer, which has stored something already."""
+    redis = RedisServer(tmp_path / "redis", appendfsync="always")
+    postgres = PostgresServer(tmp_path / "postgres", settings={"fsync": "off"})
+    redis.start()
+    postgres.start()
+    migrate(postgres.url)
+    environment = {
+        "IOT_REDIS_URL": redis.url,
+        "IOT_POSTGRES_URL": postgres.url,
+        "IOT_KEYRING_FILE": str(keyring_file),
+        "IOT_SCRYPT_LOG2_N": "10",
+    }
+    stack = Stack(environment, tmp_path)
+    with sending(load(environment)) as sender:
+        stack.start_writer()
+        service = Service(redis, postgres, stack, sender)
+        service.stores()
+        yield service
+    stack.stop()
+    redis.stop()
+    postgres.stop()
+
+
+def test_redis_is_wiped(running: Service) -> None:
+    for _ in range(3):
+        running.sender.redis.flushall()
+        jobs = [f"rq:job:{names.drain_job(shard)}" for shard in range(8)]
+        wait_until(
+            lambda jobs=jobs: running.sender.redis.exists(*jobs) == len(jobs),  # type: ignore[misc]
+            seconds=SECONDS,
+            what="the jobs",
+        )
+        running.stores()
+
+
+def test_readings_come_right_after_redis_was_wiped(running: Service) -> None:
+    running.sender.redis.flushall()
+    running.stores()
+
+
+def test_redis_is_restarted(running: Service) -> None:
+    running.redis.stop()
+    running.redis.start()
+    running.stores()
+
+
+def test_redis_is_killed_with_a_backlog(running: Service) -> None:
+    running.postgres.stop()
+    for password in PASSWORDS:
+        running.sender.send(password, 2)
+    running.redis.kill()
+    wait_until(lambda: not running.redis.running, what="the end of Redis")
+    running.redis.start()
+    assert running.sender.waiting() == len(PASSWORDS)
+    running.postgres.start()
+    running.stores_what_waits()
+    running.stores()
+
+
+def test_postgres_is_restarted(running: Service) -> None:
+    running.postgres.stop()
+    running.postgres.start()
+    running.stores()
+
+
+def test_what_comes_while_postgres_is_away_is_stored_when_it_is_back(running: Service) -> None:
+    running.postgres.stop()
+    for password in PASSWORDS:
+        running.sender.send(password, 2)
+    log = Path(running.redis.directory.parent / "writer-0.log")
+    wait_until(lambda: b"Postgres is away" in log.read_bytes(), what="word that Postgres is away")
+    assert running.sender.waiting() == len(PASSWORDS)
+    running.postgres.start()
+    running.stores_what_waits()

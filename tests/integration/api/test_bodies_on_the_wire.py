@@ -1,0 +1,84 @@
+"""Bodies as they arrive over a socket: in chunks, too long, or cut off with their sender."""
+
+import http.client
+import json
+import socket
+from collections.abc import Iterable
+
+import pytest
+
+from integration.api.asking import JSON, row
+from support.stack import Answer, Stack
+from support.waiting import wait_until
+
+NDJSON = {"Content-Type": "application/x-ndjson"}
+LIMIT = 16 * 2**20
+LINE = b'{"data": {"db_password": "p"}}'
+
+
+def put(stack: Stack, blocks: Iterable[bytes], headers: dict[str, str]) -> Answer:
+    """PUT a body of no stated length."""
+    connection = http.client.HTTPConnection("127.0.0.1", stack.port, timeout=30)
+    try:
+        connection.request("PUT", "/api/iot", iter(blocks), headers)
+        answer = connection.getresponse()
+        return Answer(answer.status, answer.headers, answer.read())
+    finally:
+        connection.close()
+
+
+def padded(size: int) -> list[bytes]:
+    """A line that white space fills up to a whole number of blocks, in blocks."""
+    line = LINE.ljust(2**20 - 1) + b"\n"
+    return [line] * (size // 2**20) + [LINE[: size % 2**20]]
+
+
+def test_chunks_make_one_body(module_stack: Stack) -> None:
+    assert put(module_stack, [b'{"data": {"db_pass', b'word": "p"}}'], JSON).status == 201
+
+
+def test_a_body_in_chunks_is_taken_up_to_the_limit(module_stack: Stack) -> None:
+    answer = put(module_stack, padded(LIMIT), NDJSON)
+    assert answer.json() == {"success": "16 object(s) created"}
+
+
+@pytest.mark.parametrize("over", [1, 2**20])
+def test_a_body_in_chunks_over_the_limit_is_refused_whole(module_stack: Stack, over: int) -> None:
+    """What fits must not be taken for all of it."""
+    blocks = [*padded(LIMIT), LINE if over > 1 else b" "]
+    answer = put(module_stack, blocks, NDJSON)
+    assert (answer.status, answer.json()["code"]) == (413, "too_large")
+
+
+def test_a_length_over_the_limit_is_refused_before_it_is_sent(module_stack: Stack) -> None:
+    head = f"PUT /api/iot HTTP/1.1\r\nHost: x\r\nContent-Length: {2**30}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", module_stack.port), timeout=30) as connection:
+        connection.sendall(head.encode())
+        answer = http.client.HTTPResponse(connection)
+        answer.begin()
+        assert (answer.status, json.loads(answer.read())["code"]) == (413, "too_large")
+        assert answer.headers["X-Request-Id"]
+        answer.close()
+
+
+@pytest.mark.parametrize(
+    ("password", "framing"),
+    [
+        ("length", b"Content-Length: 200\r\n\r\n%b"),
+        ("chunks", b"Transfer-Encoding: chunked\r\n\r\n24\r\n%b\r\n"),
+    ],
+)
+def test_a_body_whose_sender_went_away_is_not_taken(
+    module_stack: Stack, password: str, framing: bytes
+) -> None:
+    """Whole lines of it came, and more were to come."""
+    head = b"PUT /api/iot HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-ndjson\r\n"
+    line = b'{"data": {"db_password": "%b"}}\n' % password.encode()
+    with socket.create_connection(("127.0.0.1", module_stack.port), timeout=30) as connection:
+        connection.sendall(head + framing % line)
+        connection.shutdown(socket.SHUT_WR)
+        said = connection.makefile("rb").read()
+    assert b" 201 " not in said
+    assert module_stack.put([row(password, freeform="whole")]).status == 201
+    read = wait_until(lambda: module_stack.read(password), what="the reading that was sent whole")
+    assert {each["freeform"] for each in read} == {'"whole"'}

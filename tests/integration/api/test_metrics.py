@@ -1,0 +1,156 @@
+"""`/metrics` of the API: one view of all its processes, on a port of its own."""
+
+import os
+import signal
+from pathlib import Path
+
+import psycopg
+import pytest
+from prometheus_client import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+from integration.api.asking import JSON, row
+from iot_models.metrics import DECLARED
+from support.stack import Stack
+from support.waiting import wait_until
+
+OURS = [each for each in DECLARED if each.service == "api"]
+
+
+def scrape(stack: Stack) -> dict[str, Metric]:
+    answer = stack.request("GET", "/metrics", port=stack.metrics_port)
+    assert answer.status == 200
+    return {each.name: each for each in text_string_to_metric_families(answer.body.decode())}
+
+
+def value(stack: Stack, name: str, **labels: str) -> float:
+    """The sum over the samples that have these labels."""
+    family = scrape(stack).get(name.removesuffix("_total"))
+    samples = family.samples if family else []
+    return sum(
+        each.value
+        for each in samples
+        if each.name == name and each.labels.items() >= labels.items()
+    )
+
+
+def workers(stack: Stack) -> list[int]:
+    """The processes of gunicorn that answer requests."""
+    assert stack.api is not None
+    master = stack.api.pid
+    children = Path(f"/proc/{master}/task/{master}/children").read_text(encoding="ascii").split()
+    return [
+        int(child)
+        for child in children
+        if b"gunicorn" in Path(f"/proc/{child}/cmdline").read_bytes()
+    ]
+
+
+def test_every_metric_that_is_declared(
+    module_stack: Stack, module_environment: dict[str, str]
+) -> None:
+    """Appears with its kind, its meaning and its labels, after it had reason to."""
+    stack = module_stack
+    stack.put([row("p")])
+    wait_until(lambda: stack.read("p"), what="the reading")
+    stack.read("unknown")
+    stack.read("p", "/seconds/10")
+    with psycopg.connect(module_environment["IOT_POSTGRES_URL"], autocommit=True) as connection:
+        connection.execute("UPDATE segments SET payload = ''")
+        assert (
+            stack.request("POST", "/api/iot", '{"data": {"db_password": "p"}}', JSON).status == 500
+        )
+        connection.execute("DELETE FROM segments")
+    families = scrape(stack)
+    for each in OURS:
+        family = families[each.name.removesuffix("_total")]
+        assert (family.type, family.documentation) == (each.kind, each.meaning)
+        labels = set(family.samples[0].labels) - {"le"}
+        assert labels == set(each.labels), each.name
+    writer_s = {each.name.removesuffix("_total") for each in DECLARED} - {
+        each.name.removesuffix("_total") for each in OURS
+    }
+    assert not writer_s & families.keys()
+
+
+def test_counters_are_sums_over_both_processes(module_stack: Stack) -> None:
+    """Each process takes its part while the other is stopped; and a killed one's part stays."""
+    stack = module_stack
+    first, second = workers(stack)
+    before = value(stack, "iot_readings_acknowledged_total")
+    requests = value(stack, "iot_http_requests_total", method="PUT", status="201")
+    for stopped, count in ((first, 3), (second, 4)):
+        os.kill(stopped, signal.SIGSTOP)
+        try:
+            for _ in range(count):
+                assert stack.put([row("sums"), row("sums")]).status == 201
+        finally:
+            os.kill(stopped, signal.SIGCONT)
+    for _ in range(2):
+        assert value(stack, "iot_readings_acknowledged_total") == before + 14
+        assert value(stack, "iot_http_requests_total", method="PUT", status="201") == requests + 7
+
+    os.kill(first, signal.SIGKILL)
+    wait_until(lambda: len(set(workers(stack)) - {first}) == 2, what="another process")
+    assert value(stack, "iot_readings_acknowledged_total") == before + 14
+    wait_until(lambda: stack.put([row("sums")]).status == 201)
+
+
+def test_requests_are_counted_by_route_and_not_by_path(module_stack: Stack) -> None:
+    """What clients make up must not make up time series."""
+    stack = module_stack
+
+    def counted() -> tuple[float, ...]:
+        return (
+            value(stack, "iot_http_requests_total", route="/api/iot/<start>/<end>", method="POST"),
+            value(stack, "iot_http_requests_total", route="none", method="any", status="404"),
+            value(stack, "iot_http_requests_total", route="none", method="any", status="405"),
+        )
+
+    before = counted()
+    for number in range(3):
+        stack.request("POST", f"/api/iot/{number}/9", '{"data": {}}', JSON)
+        stack.request("GET", f"/made/up/{number}")
+        stack.request("GET", f"/api/iot/{number}")
+    assert counted() == tuple(each + 3 for each in before)
+    text = stack.request("GET", "/metrics", port=stack.metrics_port).body
+    assert b"made/up" not in text
+
+
+def test_the_backlog_with_no_writer(module_stack: Stack) -> None:
+    stack = module_stack
+    (writer,) = stack.writers
+    wait_until(lambda: value(stack, "iot_backlog_entries") == 0, what="an empty backlog")
+    assert value(stack, "iot_backlog_bytes") == 0
+    assert value(stack, "iot_backlog_oldest_seconds") == 0
+    assert value(stack, "iot_backlog_up") == 1
+    os.kill(writer.pid, signal.SIGSTOP)
+    try:
+        for _ in range(5):
+            stack.put([row("waits")] * 10)
+        entries = scrape(stack)["iot_backlog_entries"].samples
+        assert len(entries) == 8
+        # One vault, so one shard.
+        assert sorted(each.value for each in entries) == [0] * 7 + [5]
+        assert value(stack, "iot_backlog_bytes") > 5 * 100
+        age = value(stack, "iot_backlog_oldest_seconds")
+        assert 0 <= age < 10
+        wait_until(lambda: value(stack, "iot_backlog_oldest_seconds") > age, what="it grows older")
+        assert value(stack, "iot_dead_letters") == 0
+    finally:
+        os.kill(writer.pid, signal.SIGCONT)
+    wait_until(lambda: value(stack, "iot_backlog_entries") == 0, what="an empty backlog")
+    assert value(stack, "iot_backlog_bytes") == 0
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/metrics/"])
+def test_they_are_not_on_the_api_s_port(module_stack: Stack, path: str) -> None:
+    answer = module_stack.request("GET", path)
+    assert (answer.status, answer.json()["code"]) == (404, "not_found")
+
+
+def test_health_and_readiness_of_the_processes(module_stack: Stack) -> None:
+    for _ in range(5):
+        assert module_stack.request("GET", "/healthz").json() == {"status": "ok"}
+        ready = {"status": "ready", "redis": "ok", "postgres": "ok"}
+        assert module_stack.request("GET", "/readyz").json() == ready

@@ -1,0 +1,112 @@
+"""From any error to its answer."""
+
+import json
+import logging
+
+import psycopg
+import psycopg_pool
+import pytest
+import redis.exceptions
+from flask import Flask
+from werkzeug.exceptions import HTTPException, default_exceptions
+
+from iot_api.http_errors import STATUS, answer_error, register_errors
+from iot_models.errors import (
+    DecryptionError,
+    ErrorCode,
+    IotError,
+    TooLargeError,
+    TooManyRequestsError,
+    UnavailableError,
+)
+
+
+@pytest.fixture
+def app() -> Flask:
+    """An app whose one view raises what a test puts there."""
+    made = Flask(__name__)
+    register_errors(made)
+    return made
+
+
+def told(app: Flask, error: Exception) -> tuple[int, dict[str, object], str | None]:
+    with app.test_request_context("/"):
+        answer = answer_error(error)
+    assert answer.mimetype == "application/json"
+    return answer.status_code, json.loads(answer.data), answer.headers.get("Retry-After")
+
+
+def test_every_code_has_a_status() -> None:
+    assert set(STATUS) == set(ErrorCode)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code", "retry_after"),
+    [
+        (TooLargeError("too much", limit=5), 413, "too_large", None),
+        (TooManyRequestsError("too often", retry_after=7), 429, "too_many_requests", "7"),
+        (UnavailableError("full", retry_after=5), 503, "unavailable", "5"),
+        (DecryptionError("damaged"), 500, "damaged", None),
+        (redis.exceptions.ConnectionError("x"), 503, "unavailable", "1"),
+        (redis.exceptions.TimeoutError("x"), 503, "unavailable", "1"),
+        (redis.exceptions.BusyLoadingError("x"), 503, "unavailable", "1"),
+        (redis.exceptions.OutOfMemoryError("x"), 503, "unavailable", "1"),
+        (redis.exceptions.ReadOnlyError("x"), 503, "unavailable", "1"),
+        (redis.exceptions.ResponseError("OOM command not allowed"), 503, "unavailable", "1"),
+        (psycopg.OperationalError("x"), 503, "unavailable", "1"),
+        (psycopg_pool.PoolTimeout("x"), 503, "unavailable", "1"),
+        (redis.exceptions.ResponseError("WRONGTYPE"), 500, "internal", None),
+        (psycopg.errors.UniqueViolation("x"), 500, "internal", None),
+        (ZeroDivisionError("x"), 500, "internal", None),
+    ],
+    ids=lambda each: type(each).__name__ if isinstance(each, Exception) else None,
+)
+def test_an_error_s_status_and_code(
+    app: Flask, error: Exception, status: int, code: str, retry_after: str | None
+) -> None:
+    found_status, body, found_retry = told(app, error)
+    assert (found_status, body["code"], found_retry) == (status, code, retry_after)
+    assert isinstance(body["error"], str)
+
+
+def test_details_go_to_the_client(app: Flask) -> None:
+    assert told(app, TooLargeError("too much", limit=5))[1] == {
+        "error": "too much",
+        "code": "too_large",
+        "limit": 5,
+    }
+
+
+def test_a_defect_is_logged_and_not_told(app: Flask, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.ERROR):
+        status, body, _ = told(app, RuntimeError("secret of the house"))
+    assert status == 500
+    assert "secret" not in json.dumps(body)
+    assert "secret of the house" in caplog.text
+
+
+def test_what_a_part_says_of_itself_is_not_told(app: Flask) -> None:
+    """A connection's error holds addresses and users."""
+    for error in (
+        psycopg.OperationalError("connection to 10.0.0.1, user iot failed"),
+        redis.exceptions.ConnectionError("10.0.0.1:6379"),
+    ):
+        assert "10.0.0.1" not in json.dumps(told(app, error)[1])
+
+
+@pytest.mark.parametrize("kind", default_exceptions.values(), ids=lambda kind: kind.__name__)
+def test_every_error_of_http_is_json(app: Flask, kind: type[HTTPException]) -> None:
+    error = kind()
+    status, body, _ = told(app, error)
+    assert status == error.code
+    assert body["code"] in set(ErrorCode)
+    assert "<" not in str(body["error"])
+
+
+def test_an_error_of_a_view_is_answered(app: Flask) -> None:
+    @app.get("/x")
+    def view() -> str:
+        raise IotError("it went wrong")
+
+    answer = app.test_client().get("/x")
+    assert (answer.status_code, answer.get_json()["error"]) == (500, "it went wrong")

@@ -1,0 +1,159 @@
+"""What the architecture says of the code, held by reading the code."""
+
+import ast
+import re
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+
+import pytest
+from rq import Queue
+
+from iot_models import names
+from iot_models.metrics import DECLARED
+
+ROOT = Path(__file__).parents[2]
+SHARED = {"iot_models", "iot_cipher", "iot_stores"}
+SERVICES = {"iot_api", "iot_writer"}
+ALLOWED = {
+    "shared/models": set[str](),
+    "shared/cipher": {"iot_models"},
+    "shared/stores": {"iot_models", "iot_cipher"},
+    "services/api": SHARED,
+    "services/writer": SHARED,
+    "tools": SHARED | SERVICES,
+}
+"""Which of our packages each member may import, besides its own."""
+LONGEST_FILE = 400
+
+
+def sources(member: str) -> list[Path]:
+    found = [
+        path
+        for path in sorted((ROOT / member).rglob("*.py"))
+        if not {"build", "__pycache__"} & set(path.parts)
+    ]
+    assert found, member
+    return found
+
+
+def imports(path: Path) -> Iterator[str]:
+    """The top-level packages that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            yield node.module.partition(".")[0]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            yield ast.unparse(node.args[0]).strip("'\"").partition(".")[0]
+
+
+def constants(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
+OUR_SOURCES = [path for member in ALLOWED for path in sources(member)]
+
+
+def test_every_member_of_the_workspace_is_known_here() -> None:
+    members = {
+        str(path.parent.relative_to(ROOT))
+        for pattern in ("services/*", "shared/*", "tools")
+        for path in ROOT.glob(f"{pattern}/pyproject.toml")
+    }
+    assert members == set(ALLOWED)
+
+
+@pytest.mark.parametrize("member", ALLOWED)
+def test_imports_go_down_only(member: str) -> None:
+    """Shared code imports no service, and API and writer never one another."""
+    (own,) = (path.parent.name for path in (ROOT / member).glob("iot_*/__init__.py"))
+    ours = SHARED | SERVICES | {"iot_tools"}
+    for path in sources(member):
+        forbidden = set(imports(path)) & ours - ALLOWED[member] - {own}
+        assert not forbidden, f"{path.relative_to(ROOT)} imports {forbidden}"
+
+
+@pytest.mark.parametrize(
+    ("member", "foreign"),
+    [
+        ("shared", {"flask", "rq", "gunicorn", "gevent", "werkzeug"}),
+        ("shared/models", {"redis", "psycopg", "cryptography"}),
+        ("shared/cipher", {"redis", "psycopg"}),
+        ("services/api", {"rq", "alembic", "sqlalchemy"}),
+        ("services/writer", {"flask", "werkzeug", "gunicorn", "gevent"}),
+    ],
+)
+def test_what_a_member_has_nothing_to_do_with(member: str, foreign: set[str]) -> None:
+    for path in sources(member):
+        assert not foreign & set(imports(path)), path.relative_to(ROOT)
+
+
+@pytest.mark.parametrize("name", ["intake", "readings", "merge", "put_body", "vaults", "guesses"])
+def test_logic_does_not_know_http(name: str) -> None:
+    path = ROOT / "services/api/iot_api" / f"{name}.py"
+    assert not {"flask", "werkzeug"} & set(imports(path))
+
+
+def test_the_list_that_the_api_pushes_to_is_the_one_that_rq_takes_from() -> None:
+    assert Queue.redis_queue_namespace_prefix + names.JOB_QUEUE == names.JOB_LIST
+
+
+def test_every_metric_is_declared_and_every_declared_one_is_used() -> None:
+    declared = {each.name for each in DECLARED}
+    assert len(declared) == len(DECLARED)
+    used: set[str] = set()
+    for path in OUR_SOURCES:
+        if path.name != "metrics.py" or path.parent.name != "iot_models":
+            used |= {text for text in constants(path) if re.fullmatch(r"iot_[a-z_]+", text)}
+    used -= SHARED | SERVICES | {"iot_tools"}
+    assert used == declared
+
+
+def test_metrics_are_used_by_the_service_they_are_declared_for() -> None:
+    for each in DECLARED:
+        others = SERVICES - {f"iot_{each.service}"}
+        for path in OUR_SOURCES:
+            if others & set(path.parts):
+                assert each.name not in set(constants(path)), path.relative_to(ROOT)
+
+
+def test_redis_names_stand_in_one_place() -> None:
+    for path in OUR_SOURCES:
+        if path.name != "names.py":
+            for text in constants(path):
+                assert not re.match(r"iot:[a-z]|rq:[a-z]", text), (
+                    f"{path.relative_to(ROOT)}: {text}"
+                )
+
+
+def test_settings_are_read_in_one_place() -> None:
+    """Only what starts other programs may look at the environment besides."""
+    for path in chain.from_iterable(map(sources, ("shared", "services"))):
+        if path.name not in {"settings.py", "gunicorn_conf.py"}:
+            text = path.read_text(encoding="utf-8")
+            assert not re.search(r"os\.(environ|getenv)", text), path.relative_to(ROOT)
+
+
+def test_no_file_is_too_long() -> None:
+    files = [*OUR_SOURCES, *sources("tests")]
+    long = {
+        str(path.relative_to(ROOT)): length
+        for path in files
+        if (length := len(path.read_text(encoding="utf-8").splitlines())) >= LONGEST_FILE
+    }
+    assert not long
+
+
+def test_requirements_name_no_host_and_pin_by_hash() -> None:
+    files = sorted((ROOT / "requirements").glob("*.txt"))
+    assert {path.stem for path in files} >= {"api", "writer", "local", "dev"}
+    for path in files:
+        text = path.read_text(encoding="utf-8")
+        assert "http" not in text.replace("httpcore", "").replace("httpx", ""), path.name
+        assert "--hash=sha256:" in text
+        pins = re.findall(r"^[a-z][\w.\[\]-]*==", text, re.MULTILINE)
+        assert pins
+        assert not re.search(r"^[a-z][\w.-]*\s*(@|>=|~=)", text, re.MULTILINE), path.name

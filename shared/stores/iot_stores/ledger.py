@@ -19,8 +19,15 @@ _CREATE = """
     VALUES (%s, %s, '0-0', 0, %s) ON CONFLICT (shard) DO NOTHING
 """
 _LOCK = """
-    SELECT position, received_max, next_id, shards FROM ingest_offsets
-    WHERE shard = %s FOR UPDATE SKIP LOCKED
+    SELECT position, received_max, next_id, shards,
+        EXISTS (SELECT FROM ingest_offsets WHERE shards NOT IN (%(shards)s, 0))
+    FROM ingest_offsets WHERE shard = %(shard)s FOR UPDATE SKIP LOCKED
+"""
+_NOTE_CHANGE = """
+    UPDATE ingest_offsets SET shards = 0 WHERE shard IN (
+        SELECT shard FROM ingest_offsets
+        WHERE shards NOT IN (%(shards)s, 0) AND shard <> %(shard)s FOR UPDATE SKIP LOCKED
+    )
 """
 _EXISTS = "SELECT 1 FROM ingest_offsets WHERE shard = %s"
 _HIGHEST_ID = "SELECT coalesce(max(next_id), 0) FROM ingest_offsets"
@@ -74,15 +81,21 @@ def lock_offset(connection: Connection, shard: int, shards: int) -> Offset | Non
     """Take a shard for the transaction that is open; None when another writer has it.
 
     When the number of shards was changed, vaults have moved from one to another: ids then go on
-    above all that were given, so that a vault's still grow.
+    above all that were given, so that a vault's still grow. The first drain after a change notes
+    it (as 0 shards) at all others, for it may be changed back before their next drain.
     """
-    row = connection.execute(_LOCK, (shard,)).fetchone()
+    which = {"shard": shard, "shards": shards}
+    row = connection.execute(_LOCK, which).fetchone()
     if row is None and connection.execute(_EXISTS, (shard,)).fetchone() is None:
         connection.execute(_CREATE, (shard, shards, _next_free_id(connection, shard)))
-        row = connection.execute(_LOCK, (shard,)).fetchone()
+        row = connection.execute(_LOCK, which).fetchone()
     if row is None:
         return None
-    position, received_max, next_id, known_shards = cast("tuple[str, int, int, int]", row)
+    position, received_max, next_id, known_shards, changed = cast(
+        "tuple[str, int, int, int, bool]", row
+    )
+    if changed:
+        connection.execute(_NOTE_CHANGE, which)
     if known_shards != shards:
         next_id = max(next_id, _next_free_id(connection, shard))
     return Offset(position, received_max, next_id)

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import psycopg
 from redis import Redis
@@ -58,8 +58,10 @@ def _first_line(error: Exception) -> str:
 
 
 def sweep_shards() -> int:
-    """Queue drains for the shards that were left behind."""
-    return sweep.sweep(current().backlog)
+    """Queue drains for the shards that were left behind, also by a change of their number."""
+    writer = current()
+    register(writer)
+    return sweep.sweep(writer.backlog)
 
 
 def make_partitions() -> int:
@@ -76,10 +78,10 @@ def enforce_retention() -> int:
 Function = Callable[[int], str] | Callable[[], int]
 
 
-def known_jobs(shards: int) -> dict[str, tuple[Function, tuple[int, ...]]]:
+def known_jobs(shards: Iterable[int]) -> dict[str, tuple[Function, tuple[int, ...]]]:
     """Every job there is: its id, its function and its arguments."""
     jobs: dict[str, tuple[Function, tuple[int, ...]]] = {
-        names.drain_job(shard): (drain, (shard,)) for shard in range(shards)
+        names.drain_job(shard): (drain, (shard,)) for shard in shards
     }
     jobs[names.SWEEP_JOB] = (sweep_shards, ())
     jobs[names.PARTITIONS_JOB] = (make_partitions, ())
@@ -93,7 +95,7 @@ class KnownJob(Job):
     @property
     def func(self) -> Function:
         """The job's function; raises `PermissionError` when it is none of ours."""
-        for function, _ in known_jobs(1).values():
+        for function, _ in known_jobs([0]).values():
             if self.func_name == f"{function.__module__}.{function.__qualname__}":
                 return function
         raise PermissionError(f"{self.func_name} is not a job of the writer")
@@ -111,7 +113,7 @@ def job_queue(client: "Redis") -> Queue:
 
 def register(writer: Writer) -> None:
     """Write the jobs that Redis doesn't hold, so that their ids can be queued by anyone."""
-    for job_id, (function, arguments) in known_jobs(writer.settings.shards).items():
+    for job_id, (function, arguments) in known_jobs(writer.backlog.shards()).items():
         if not KnownJob.exists(job_id, connection=writer.redis):
             job = KnownJob.create(
                 function,

@@ -116,6 +116,12 @@ class Backlog:
         """Queue the jobs that don't wait already; how many were queued."""
         return cast("int", self._arm(keys=[names.JOB_LIST], args=list(jobs)))
 
+    def shards(self) -> list[int]:
+        """All that take entries, and those that took some before their number was changed."""
+        counted = cast("list[bytes]", self._client.hkeys(names.BACKLOG_COUNTERS))
+        used = {int(field[3:]) for field in counted if field.startswith(b"in:")}
+        return sorted(used.union(range(self._shards)))
+
     def oldest(self) -> dict[int, float]:
         """For each shard in which entries wait: the age in seconds of the oldest."""
         return {shard: age for shard, _, age in self._lengths() if age is not None}
@@ -132,15 +138,15 @@ class Backlog:
         )
 
     def _lengths(self) -> Iterator[tuple[int, int, float | None]]:
+        shards = self.shards()
         with self._client.pipeline(transaction=False) as pipeline:
             pipeline.time()
-            for shard in range(self._shards):
+            for shard in shards:
                 pipeline.xlen(names.stream(shard))
                 pipeline.xrange(names.stream(shard), count=1)
             (seconds, micros), *answers = pipeline.execute()
         now = seconds * 1000 + micros // 1000
-        for shard in range(self._shards):
-            length, first = answers[2 * shard], answers[2 * shard + 1]
+        for shard, length, first in zip(shards, answers[::2], answers[1::2], strict=True):
             received = int(first[0][0].partition(b"-")[0]) if first else None
             yield shard, length, None if received is None else max(0, now - received) / 1000
 

@@ -1,0 +1,105 @@
+"""The number of shards is changed and changed back: nothing is lost, and a vault's ids grow."""
+
+import itertools
+from collections.abc import Sequence
+from typing import cast
+
+import pytest
+
+from integration.writer.sending import Sender, sending
+from iot_models import names
+from iot_models.settings import Settings, load
+from iot_writer import jobs
+from iot_writer.sweep import sweep
+from iot_writer.writer import Writer
+from support.draining import drain_all
+from support.waiting import wait_until
+
+PASSWORDS = [b"password-%d" % number for number in range(20)]
+
+
+def _sent(sender: Sender, earlier: Sender) -> None:
+    """Go on where the earlier sender has ended."""
+    sender.numbers = earlier.numbers
+    for password in PASSWORDS:
+        sender.send(password, 2)
+
+
+def _drained(settings: Settings, shards: Sequence[int] | None = None) -> None:
+    writer = Writer(settings)
+    for shard in range(settings.shards) if shards is None else shards:
+        writer.drain.run(writer.postgres(), shard)
+    writer.close()
+
+
+@pytest.mark.parametrize("numbers", [(4, 8), (16, 8), (8, 4, 8, 4), (1, 8, 3)])
+@pytest.mark.parametrize("upwards", [True, False])
+def test_ids_grow_over_changes(
+    numbers: tuple[int, ...], upwards: bool, environment: dict[str, str], sender: Sender
+) -> None:
+    _sent(sender, sender)
+    _drained(sender.settings)
+    for shards in numbers:
+        settings = load(environment | {"IOT_SHARDS": str(shards)})
+        with sending(settings) as changed:
+            _sent(changed, sender)
+            order = range(shards) if upwards else range(shards)[::-1]
+            _drained(settings, order)
+            assert changed.waiting() == 0
+            changed.check_all()
+
+
+def test_ids_grow_also_where_a_shard_was_idle(environment: dict[str, str], sender: Sender) -> None:
+    eight, four = sender.settings, load(environment | {"IOT_SHARDS": "4"})
+    # A password that moves from shard 2 of 4 to shard 6 of 8 and back.
+    tried = (b"mover-%d" % number for number in itertools.count())
+    mover = next(password for password in tried if sender.shard(password) == 6)
+    sender.send(mover, 3)
+    _drained(eight)
+    with sending(four) as changed:
+        changed.numbers = sender.numbers
+        changed.send(mover, 50)
+        _drained(four)
+    for password in PASSWORDS:
+        if sender.shard(password) != 6:  # all other shards are drained before it on the way back
+            sender.send(password, 1)
+    _drained(eight)
+    sender.send(mover, 3)
+    _drained(eight)
+    sender.check_all()
+
+
+def test_ids_are_unique_over_changes(environment: dict[str, str], sender: Sender) -> None:
+    for shards in (8, 4, 8, 5, 8):
+        settings = load(environment | {"IOT_SHARDS": str(shards)})
+        with sending(settings) as changed:
+            _sent(changed, sender)
+            _drained(settings)
+    ids = [each.id for password in PASSWORDS for each in sender.readings(password)]
+    assert len(ids) == len(set(ids)) == sum(sender.numbers.values())
+
+
+def test_what_waits_in_a_shard_that_is_no_more_is_stored(
+    environment: dict[str, str], sender: Sender
+) -> None:
+    _sent(sender, sender)
+    four = load(environment | {"IOT_SHARDS": "4"})
+    writer = Writer(four)
+    writer.redis.delete(names.JOB_LIST)
+    jobs.register(writer)
+    drains = {names.drain_job(sender.shard(password)).encode() for password in PASSWORDS}
+
+    def all_queued() -> bool:
+        sweep(writer.backlog)
+        return set(cast("list[bytes]", writer.redis.lrange(names.JOB_LIST, 0, -1))) == drains
+
+    wait_until(all_queued, what="drains of all eight shards")
+    for job in drains:
+        assert writer.redis.exists(b"rq:job:" + job)
+    state = writer.backlog.state()
+    assert sum(state.entries.values()) == len(PASSWORDS)
+    drain_all(writer)
+    for shard in range(4, 8):
+        writer.drain.run(writer.postgres(), shard)
+    writer.close()
+    sender.check_all()

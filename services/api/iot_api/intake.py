@@ -1,19 +1,21 @@
 """Intake: from a request's readings to sealed entries in the backlog. Acknowledged is here."""
 
+import hashlib
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from redis.exceptions import RedisError
 
 from iot_cipher.aead import SALT_BYTES
-from iot_cipher.envelope import Sealer
+from iot_cipher.envelope import EntryName, Sealer, name_of
 from iot_cipher.vault import OpenVault
-from iot_models import metrics
+from iot_models import metrics, names
 from iot_models.entry import Entry
 from iot_models.errors import IotError
 from iot_models.reading import SEPARATOR, ReadingColumns
-from iot_stores.backlog import Backlog
+from iot_stores.backlog import Backlog, RememberedRequest
 
 from .put_body import Batch
 from .vaults import Vaults
@@ -22,39 +24,79 @@ MAX_READINGS = 10_000
 """Readings in an entry; a larger request becomes several, added in one step all the same."""
 
 
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """What became of a request."""
+
+    count: int
+    """Readings taken."""
+    entries: tuple[EntryName, ...] = ()
+    """Of each shard the last entry: when it is stored, so are all. None of a repeated request."""
+    ends: Mapping[int, int] = field(default_factory=dict)
+    """Of each shard where those entries end in the backlog (`Backlog.removed`)."""
+    repeated: bool = False
+    """It was taken before, under the same Idempotency-Key; nothing was taken now."""
+
+
 class Intake:
     """Takes readings in."""
 
-    def __init__(self, vaults: Vaults, sealer: Sealer, backlog: Backlog, *, shards: int) -> None:
+    def __init__(
+        self, vaults: Vaults, sealer: Sealer, backlog: Backlog, *, shards: int, remember: int
+    ) -> None:
         self._vaults = vaults
         self._sealer = sealer
         self._backlog = backlog
         self._shards = shards
+        self._remember = remember
         self._acknowledged = metrics.counter("iot_readings_acknowledged_total")
 
-    def accept(self, batches: Sequence[Batch]) -> int:
-        """Take all readings of a request, or none; how many. Once it returns, none of them is
-        ever lost or stored twice.
+    def accept(self, batches: Sequence[Batch], idempotency_key: str | None = None) -> Accepted:
+        """Take all readings of a request, or none. Once it returns, none of them is ever lost or
+        stored twice.
+
+        A request with the same key and the same passwords, within the seconds to remember, takes
+        nothing and is answered like the first.
 
         Raises:
-            UnavailableError: the backlog is full; nothing was taken.
+            UnavailableError: the backlog is full, and nothing was taken; or replicas were slow.
             RedisError, psycopg.Error: a part is away. Readings may have been taken when Redis
                 broke off after it was sent them; they are then stored at most once.
         """
         vaults = [self._vaults.find_or_create(batch.password) for batch in batches]
+        count = sum(len(batch.readings) for batch in batches)
+        request = self._request(idempotency_key, vaults, count)
+        if request is not None:
+            answer = self._backlog.remembered(request.name)
+            if answer is not None:
+                return _repeated(answer)
         sealed = [
             self._seal(vault, readings)
             for vault, batch in zip(vaults, batches, strict=True)
             for readings in _split(batch.readings)
         ]
         try:
-            self._backlog.append(sealed)
+            appended = self._backlog.append(sealed, request)
         except (RedisError, IotError):
             self._sealer.renew()
             raise
-        count = sum(len(batch.readings) for batch in batches)
+        if appended.first_answer is not None:
+            self._sealer.renew()
+            return _repeated(appended.first_answer)
         self._acknowledged.inc(count)
-        return count
+        last = dict(sealed)
+        return Accepted(count, tuple(name_of(shard, last[shard]) for shard in last), appended.ends)
+
+    def _request(
+        self, key: str | None, vaults: Sequence[OpenVault], count: int
+    ) -> RememberedRequest | None:
+        if key is None:
+            return None
+        digest = hashlib.sha256(key.encode())
+        for vault_id in sorted(vault.vault_id.bytes for vault in vaults):
+            digest.update(vault_id)
+        name = names.remembered_request(digest.digest())
+        return RememberedRequest(name, self._remember, b"%d" % count)
 
     def _seal(self, vault: OpenVault, readings: ReadingColumns) -> tuple[int, bytes]:
         salt = os.urandom(SALT_BYTES)
@@ -62,6 +104,10 @@ class Intake:
         entry = Entry(vault.vault_id.bytes, salt, vault.chunk_key(salt), sealed_at, readings)
         shard = vault.shard(self._shards)
         return shard, self._sealer.seal(shard, entry.encode())
+
+
+def _repeated(answer: bytes) -> Accepted:
+    return Accepted(int(answer), repeated=True)
 
 
 def _split(readings: ReadingColumns) -> Iterator[ReadingColumns]:

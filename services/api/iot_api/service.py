@@ -6,6 +6,7 @@ from pathlib import Path
 
 import gevent
 import gevent.monkey
+import psycopg
 
 from iot_cipher.envelope import Sealer
 from iot_cipher.keyring import KeyringFile
@@ -14,7 +15,7 @@ from iot_models.settings import Settings
 from iot_stores.audit import AuditLog
 from iot_stores.backlog import Backlog
 from iot_stores.hot_window import HotWindow
-from iot_stores.postgres import Pool, postgres_pool
+from iot_stores.postgres import Connection, Pool, postgres_pool
 from iot_stores.redis_client import connect_redis
 from iot_stores.vault_records import VaultRecords
 
@@ -22,7 +23,11 @@ from .guesses import Guesses
 from .intake import Intake
 from .readiness import Readiness
 from .readings import Readings
+from .receipts import Receipts
 from .vaults import VaultCache, Vaults
+
+CHECK_SECONDS = 2
+"""How long Postgres may take to answer nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +39,7 @@ class Service:
     vaults: Vaults
     guesses: Guesses
     intake: Intake
+    receipts: Receipts
     readings: Readings
     audit: AuditLog
     readiness: Readiness
@@ -51,8 +57,13 @@ def build_service(settings: Settings) -> Service:
     """
     keyring = KeyringFile(Path(settings.keyring_file))
     redis = connect_redis(settings)
-    pool = postgres_pool(settings, name="iot-api", size=settings.api_postgres_pool)
-    backlog = Backlog(redis, shards=settings.shards, max_bytes=settings.backlog_max_bytes)
+    pool = postgres_pool(settings, name="iot-api", size=settings.api_postgres_pool, check=_answers)
+    backlog = Backlog(
+        redis,
+        shards=settings.shards,
+        max_bytes=settings.backlog_max_bytes,
+        wait_replicas=settings.redis_wait_replicas,
+    )
     vaults = Vaults(
         keyring.current,
         VaultRecords(redis, pool),
@@ -65,7 +76,14 @@ def build_service(settings: Settings) -> Service:
         pool=pool,
         vaults=vaults,
         guesses=Guesses(redis, limit=settings.guess_limit),
-        intake=Intake(vaults, Sealer(keyring.current), backlog, shards=settings.shards),
+        intake=Intake(
+            vaults,
+            Sealer(keyring.current),
+            backlog,
+            shards=settings.shards,
+            remember=settings.idempotency_seconds,
+        ),
+        receipts=Receipts(pool, backlog),
         readings=Readings(
             pool,
             HotWindow(redis, seconds=settings.hot_window_seconds),
@@ -75,6 +93,13 @@ def build_service(settings: Settings) -> Service:
         audit=AuditLog(keyring.current),
         readiness=Readiness(redis, pool),
     )
+
+
+def _answers(connection: Connection) -> None:
+    """Check a connection before its use; one that doesn't answer is as bad as a broken one."""
+    silence = psycopg.OperationalError("Postgres does not answer")
+    with gevent.Timeout(CHECK_SECONDS, silence):
+        Pool.check_connection(connection)
 
 
 def _slow_key() -> PasswordKey:

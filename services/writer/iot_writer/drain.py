@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+import psycopg
 from redis.exceptions import RedisError
 
 from iot_cipher.envelope import OpenedEntry, Opener
@@ -16,6 +17,7 @@ from iot_models.errors import IotError
 from iot_stores import history, ledger
 from iot_stores.audit import AuditLog
 from iot_stores.backlog import Backlog, Waiting
+from iot_stores.dead_letters import DeadLetters
 from iot_stores.hot_window import HotWindow
 from iot_stores.ledger import Offset
 from iot_stores.months import month_begin
@@ -31,6 +33,9 @@ DRAIN_CONTENT_BYTES = 16 * 2**20
 """Unpacked bytes of readings one drain takes, about: bounds the writer's memory."""
 TOO_OLD_MS = 60 * 86_400_000
 """An entry sealed so long ago is set aside: the ledger may have forgotten its session."""
+
+_REFUSED = (psycopg.DataError, psycopg.IntegrityError)
+"""What Postgres says of values that it will not take, ever."""
 
 _log = logging.getLogger(__name__)
 
@@ -73,6 +78,7 @@ class Drain:
     def __init__(
         self,
         backlog: Backlog,
+        dead_letters: DeadLetters,
         hot_window: HotWindow,
         opener: Opener,
         audit: AuditLog,
@@ -80,6 +86,7 @@ class Drain:
         shards: int,
     ) -> None:
         self._backlog = backlog
+        self._dead_letters = dead_letters
         self._hot_window = hot_window
         self._opener = opener
         self._audit = audit
@@ -101,13 +108,38 @@ class Drain:
         batch = self._take(connection, shard)
         if not batch.taken:
             return Outcome.EMPTY, 0
-        stored = self._store(connection, shard, batch)
+        stored = self._store_or_isolate(connection, shard, batch)
         if stored is None:
             return Outcome.BUSY, 0
         self._warm(shard, stored)
         left = self._backlog.remove(shard, batch.taken[-1])
         _count(stored, batch)
         return Outcome.STORED if stored.segments else Outcome.REPEATED, left
+
+    def _store_or_isolate(
+        self, connection: Connection, shard: int, batch: _Batch
+    ) -> _Stored | None:
+        """Store a batch; when Postgres refuses what is in it, all of it but the refused entries."""
+        try:
+            return self._store(connection, shard, batch)
+        except _REFUSED as error:
+            _log.warning("shard %d: Postgres refuses a batch, trying one by one: %s", shard, error)
+        # It may be that a partition went; then they are looked for again.
+        self._months.clear()
+        refused: list[tuple[Waiting, Exception]] = []
+        for each in batch.opened:
+            try:
+                with connection.transaction(force_rollback=True):
+                    self._store(connection, shard, _Batch(batch.taken, [each]))
+            except _REFUSED as problem:
+                refused.append((each[0], problem))
+        bad = {waiting.entry_id for waiting, _ in refused}
+        good = [each for each in batch.opened if each[0].entry_id not in bad]
+        stored = self._store(connection, shard, _Batch(batch.taken, good))
+        if stored is not None:
+            for waiting, reason in refused:
+                self._bury(connection, shard, waiting, reason)
+        return stored
 
     def _take(self, connection: Connection, shard: int) -> _Batch:
         batch = _Batch()
@@ -126,8 +158,8 @@ class Drain:
                 break
         return batch
 
-    def _bury(self, connection: Connection, shard: int, waiting: Waiting, error: IotError) -> None:
-        if not self._backlog.bury(shard, waiting, str(error)):
+    def _bury(self, connection: Connection, shard: int, waiting: Waiting, error: Exception) -> None:
+        if not self._dead_letters.bury(shard, waiting, str(error)):
             return
         where = f"entry {waiting.entry_id.decode()} of shard {shard}"
         _log.error("%s is set aside: %s", where, error)
@@ -165,8 +197,9 @@ class Drain:
         except RedisError as error:
             if not is_full(error):
                 raise
-            # The window now says that it lacks this drain, and reads go to Postgres. The stream
-            # must be trimmed all the same: that is what makes room again.
+            # Reads go to Postgres then. The stream must be trimmed all the same: that is what
+            # makes room again.
+            self._hot_window.forget(shard)
             _log.warning("Redis is full: the hot window goes without shard %d's segments", shard)
 
     def _ensure_partitions(self, connection: Connection, received: Iterable[int]) -> None:

@@ -5,11 +5,13 @@ import threading
 from types import FrameType
 from typing import ClassVar
 
+import psycopg
 from redis.exceptions import RedisError
 from rq import SimpleWorker
 from rq.serializers import JSONSerializer
 
-from iot_stores.redis_client import connect_redis
+from iot_models import names
+from iot_stores.redis_client import connect_redis, is_full
 
 from . import jobs
 from .ticker import Ticker
@@ -58,11 +60,29 @@ def work(writer: Writer) -> None:
                 _work_on_jobs(writer)
             except RedisError as error:
                 _log.warning("Redis is away: %s", error)
-            if not DrainWorker.stop_asked.is_set():
-                DrainWorker.stop_asked.wait(RESTART_SECONDS)
+            if not DrainWorker.stop_asked.wait(RESTART_SECONDS):
+                _relieve(writer)
     finally:
         ticker.stop()
         writer.close()
+
+
+def _relieve(writer: Writer) -> None:
+    """A Redis that is full takes no job: drain without one, since that is what makes room."""
+    try:
+        writer.backlog.arm([names.SWEEP_JOB])
+    except RedisError as error:
+        if is_full(error):
+            _log.warning("Redis is full: draining without jobs")
+            _drain_directly(writer)
+
+
+def _drain_directly(writer: Writer) -> None:
+    try:
+        for shard in range(writer.settings.shards):
+            writer.drain.run(writer.postgres(), shard)
+    except (RedisError, psycopg.OperationalError) as error:
+        _log.warning("draining without jobs failed: %s", error)
 
 
 def _work_on_jobs(writer: Writer) -> None:

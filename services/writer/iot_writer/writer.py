@@ -9,6 +9,7 @@ from iot_cipher.keyring import KeyringFile
 from iot_models.settings import Settings, load
 from iot_stores.audit import AuditLog
 from iot_stores.backlog import Backlog
+from iot_stores.dead_letters import DeadLetters
 from iot_stores.hot_window import HotWindow
 from iot_stores.postgres import Connection, check_schema, connect_postgres
 from iot_stores.redis_client import connect_redis
@@ -32,6 +33,7 @@ class Writer:
         self.audit = AuditLog(self.keyring.current)
         self.drain = Drain(
             self.backlog,
+            DeadLetters(self.redis),
             HotWindow(self.redis, seconds=settings.hot_window_seconds),
             Opener(self.keyring.current),
             self.audit,

@@ -12,6 +12,7 @@ import os
 import struct
 from collections.abc import Callable
 from functools import lru_cache
+from typing import NamedTuple
 
 from iot_models.errors import DecryptionError
 
@@ -26,6 +27,20 @@ _SESSION = b"iot-sensor session v1"
 
 ENTRIES_PER_SESSION = 2**32
 """Random nonces stay safe to this many messages under one key."""
+
+
+class EntryName(NamedTuple):
+    """What names a sealed entry for good."""
+
+    shard: int
+    session: bytes
+    number: int
+
+
+def name_of(shard: int, sealed: bytes) -> EntryName:
+    """The name of an entry that `Sealer.seal` sealed, read from its head."""
+    _, _, session, number = _HEADER.unpack_from(sealed)
+    return EntryName(shard, session, number)
 
 
 class Sealer:

@@ -16,6 +16,9 @@ BACKLOG_COUNTERS = "iot:backlog"
 DEAD_LETTERS = "iot:dead"
 """Stream of entries that could not be opened or stored, with their reasons."""
 
+DEAD_LETTER_IDS = "iot:dead:ids"
+"""Set of `<shard> <entry id>` of the entries in that stream."""
+
 
 def stream(shard: int) -> str:
     """The stream in which a shard's entries wait."""
@@ -45,6 +48,11 @@ def hot_segment(vault_id: bytes, first_id: int) -> str:
 def hot_cover(shard: int) -> str:
     """Hash: `since` when the hot window holds all of a shard, and up to which `position`."""
     return f"iot:hot:cover:{shard}"
+
+
+def remembered_request(digest: bytes) -> str:
+    """First answer of a request that came with an Idempotency-Key."""
+    return f"iot:request:{digest.hex()}"
 
 
 def guesses(address: str) -> str:

@@ -54,6 +54,16 @@ class Settings:
         minimum=2**20,
     )
 
+    redis_wait_replicas: int = _setting(
+        0, "Replicas of Redis that must have readings before they are acknowledged.", maximum=10
+    )
+    idempotency_seconds: int = _setting(
+        86_400, "How long a request with an Idempotency-Key is remembered.", minimum=1
+    )
+    ack_stored_seconds: int = _setting(
+        10, "How long a PUT with ack=stored waits until it is answered 202.", maximum=300
+    )
+
     max_body_bytes: int = _setting(
         16 * 2**20, "Largest request body, also after unpacking.", minimum=1024, maximum=2**31
     )

@@ -1,7 +1,8 @@
 """The backlog: sealed entries that are acknowledged and wait to be stored, one stream a shard."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any, cast
 
@@ -10,6 +11,11 @@ from redis import Redis
 from iot_models import names
 from iot_models.errors import UnavailableError
 
+WAIT_MILLISECONDS = 1000
+"""How long replicas may take to have what was appended."""
+UNKNOWN_RATE_SECONDS, MOST_RETRY_SECONDS = 5, 60
+
+_FULL, _REMEMBERED = 0, 2
 _PAGE = 128
 """Entries fetched at a time; the first page decides whether another is worth its round trip."""
 
@@ -38,40 +44,101 @@ class BacklogState:
     dead_letters: int
 
 
-def _script(client: "Redis", name: str) -> Any:
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """What became of entries: they were added, or their request was answered before."""
+
+    first_answer: bytes | None = None
+    ends: dict[int, int] = field(default_factory=dict)
+    """Per shard the bytes ever added to it, up to the last of the entries."""
+
+
+@dataclass(frozen=True, slots=True)
+class RememberedRequest:
+    """A request that is answered once: its name, for how long, and the answer."""
+
+    name: str
+    seconds: int
+    answer: bytes
+
+
+def load_script(client: "Redis", name: str) -> Any:
+    """The Lua script in a file of this package, ready to be called."""
     return client.register_script(resources.files(__package__).joinpath(name).read_text())
 
 
 class Backlog:
     """The streams of all shards."""
 
-    def __init__(self, client: "Redis", *, shards: int, max_bytes: int) -> None:
+    def __init__(
+        self, client: "Redis", *, shards: int, max_bytes: int, wait_replicas: int = 0
+    ) -> None:
         self._client = client
+        self._wait_replicas = wait_replicas
         self._shards = shards
         self._max_bytes = max_bytes
-        self._append = _script(client, "backlog_append.lua")
-        self._remove = _script(client, "backlog_remove.lua")
-        self._bury = _script(client, "backlog_bury.lua")
-        self._arm = _script(client, "backlog_arm.lua")
+        self._append = load_script(client, "backlog_append.lua")
+        self._remove = load_script(client, "backlog_remove.lua")
+        self._arm = load_script(client, "backlog_arm.lua")
 
-    def append(self, entries: Sequence[tuple[int, bytes]]) -> None:
+    def append(
+        self, entries: Sequence[tuple[int, bytes]], request: RememberedRequest | None = None
+    ) -> Appended:
         """Add sealed entries, pairs of (shard, sealed), and make sure their drains are queued.
 
-        All of them or none, in one step that Redis does whole. Once it returns they are never
+        All of them or none, in one step that Redis does whole; once it returns they are never
         lost. It may be repeated with the same bytes when its answer got lost: the writer stores
-        an entry once, however often it stands in the stream.
+        an entry once, however often it stands in the stream. A `request` that is remembered adds
+        nothing: its first answer is returned.
 
         Raises:
-            UnavailableError: the backlog is full; nothing was added.
+            UnavailableError: the backlog is full, and nothing was added; or fewer replicas than
+                `wait_replicas` had the entries in time, and it can't be told whether they stay.
             RedisError: Redis is away; it can't be told whether they were added.
         """
         keys = [names.BACKLOG_COUNTERS, names.JOB_LIST]
         arguments: list[str | int | bytes] = [self._max_bytes]
+        if request is None:
+            arguments += ("", 0, b"")
+        else:
+            arguments += (request.name, request.seconds, request.answer)
         for shard, sealed in entries:
             keys.append(names.stream(shard))
             arguments += (shard, names.drain_job(shard), sealed)
-        if not self._append(keys=keys, args=arguments):
-            raise UnavailableError("the backlog is full; nothing was stored", retry_after=5)
+        outcome, *more = self._replicated(keys, arguments)
+        if outcome == _FULL:
+            raise _full(*more)
+        if outcome == _REMEMBERED:
+            return Appended(first_answer=more[0])
+        return Appended(ends={shard: end for (shard, _), end in zip(entries, more, strict=True)})
+
+    def remembered(self, name: str) -> bytes | None:
+        """The first answer of a request that is remembered, else None: a look that spares an
+        `append`. With replicas to wait for it is None always, for only `append` waits.
+        """
+        return None if self._wait_replicas else cast("bytes | None", self._client.get(name))
+
+    def removed(self, ends: Mapping[int, int]) -> bool:
+        """Whether all up to these ends left the backlog: is stored, and in the hot window too, or
+        is set aside.
+        """
+        fields = [f"out:{shard}" for shard in ends]
+        out = cast("list[bytes | None]", self._client.hmget(names.BACKLOG_COUNTERS, fields))
+        return all(int(gone or b"0") >= end for gone, end in zip(out, ends.values(), strict=True))
+
+    def _replicated(self, keys: list[str], arguments: list[str | int | bytes]) -> list[Any]:
+        if not self._wait_replicas:
+            return cast("list[Any]", self._append(keys=keys, args=arguments))
+        # WAIT speaks of the connection that wrote, so both go over one.
+        with self._client.pipeline(transaction=False) as pipeline:
+            self._append(keys=keys, args=arguments, client=pipeline)
+            pipeline.wait(self._wait_replicas, WAIT_MILLISECONDS)
+            answer, replicas = pipeline.execute()
+        if answer[0] != _FULL and replicas < self._wait_replicas:
+            raise UnavailableError(
+                f"{replicas} of {self._wait_replicas} replicas have the readings; try again"
+            )
+        return cast("list[Any]", answer)
 
     def read(self, shard: int, *, max_bytes: int) -> list[Waiting]:
         """The oldest entries of a shard, in order, at least one if there is one.
@@ -102,15 +169,6 @@ class Backlog:
         keys = [names.stream(shard), names.BACKLOG_COUNTERS]
         arguments = [_after(last.entry_id), shard, last.bytes_so_far]
         return cast("int", self._remove(keys=keys, args=arguments))
-
-    def bury(self, shard: int, waiting: Waiting, reason: str) -> bool:
-        """Copy an entry that can't be stored to the dead letters, once; False if it is there.
-
-        It leaves the stream with the entries around it, by `remove`.
-        """
-        keys = [names.DEAD_LETTERS, f"{names.DEAD_LETTERS}:{shard}"]
-        arguments = [shard, waiting.entry_id, waiting.sealed, reason]
-        return bool(self._bury(keys=keys, args=arguments))
 
     def arm(self, jobs: Sequence[str]) -> int:
         """Queue the jobs that don't wait already; how many were queued."""
@@ -149,6 +207,13 @@ class Backlog:
         for shard, length, first in zip(shards, answers[::2], answers[1::2], strict=True):
             received = int(first[0][0].partition(b"-")[0]) if first else None
             yield shard, length, None if received is None else max(0, now - received) / 1000
+
+
+def _full(excess: int, rate: int) -> UnavailableError:
+    """Full, until what is too much is drained at the rate of the last seconds."""
+    seconds = math.ceil(excess / rate) if rate else UNKNOWN_RATE_SECONDS
+    retry_after = min(max(seconds, 1), MOST_RETRY_SECONDS)
+    return UnavailableError("the backlog is full; nothing was stored", retry_after=retry_after)
 
 
 def _after(entry_id: bytes) -> bytes:

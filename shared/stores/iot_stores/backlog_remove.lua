@@ -2,12 +2,34 @@
 -- that doing it twice changes nothing.
 -- KEYS: stream, counters. ARGV: first id to keep, shard, the shard's bytes up to the last dropped.
 -- Returns the number of entries left.
+
+-- The first write: a Redis that is full lets a script that has written go on to its end.
 redis.call('XTRIM', KEYS[1], 'MINID', ARGV[1])
+
+local function number(field)
+  return tonumber(redis.call('HGET', KEYS[2], field) or '0')
+end
+
+-- Bytes drained a second, of all shards: measured over a second at least.
+local function measure(bytes)
+  local time = redis.call('TIME')
+  local now = time[1] * 1000 + math.floor(time[2] / 1000)
+  local since, sum = number('measured_at'), number('measured') + bytes
+  if now - since >= 1000 then
+    if now - since < 60000 then
+      redis.call('HSET', KEYS[2], 'rate', string.format('%.0f', sum * 1000 / (now - since)))
+    end
+    redis.call('HSET', KEYS[2], 'measured_at', string.format('%.0f', now))
+    sum = 0
+  end
+  redis.call('HSET', KEYS[2], 'measured', string.format('%.0f', sum))
+end
+
 local field = 'out:' .. ARGV[2]
-local out = tonumber(redis.call('HGET', KEYS[2], field) or '0')
-local total = tonumber(ARGV[3])
+local out, total = number(field), tonumber(ARGV[3])
 if total > out then
   redis.call('HSET', KEYS[2], field, ARGV[3])
   redis.call('HINCRBY', KEYS[2], 'bytes', string.format('%.0f', out - total))
+  measure(total - out)
 end
 return redis.call('XLEN', KEYS[1])

@@ -57,6 +57,10 @@ class HotWindow:
             )
         self._write(keys=[names.hot_cover(shard)], args=arguments)
 
+    def forget(self, shard: int) -> None:
+        """Cover nothing of a shard until its next drain. Works when Redis is full too."""
+        self._client.delete(names.hot_cover(shard))
+
     def covers(self, shard: int, seconds: int) -> int | None:
         """When the window holds all of the last `seconds`: their begin, in Unix milliseconds of
         the clock that stamps readings; else None.

@@ -6,10 +6,11 @@ number stored and those below it that are missing, so it answers for every entry
 in whatever order and however often they come.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import cast
 
+from iot_cipher.envelope import EntryName
 from iot_models.segment import ID_STRIDE
 
 from .postgres import Connection
@@ -43,6 +44,14 @@ _KEEP_SESSION = """
     INSERT INTO ingest_sessions (shard, session, high, missing) VALUES (%s, %s, %s, %s)
     ON CONFLICT (shard, session) DO UPDATE
     SET high = excluded.high, missing = excluded.missing, seen_at = now()
+"""
+
+
+_STORED = """
+    SELECT count(*)
+    FROM unnest(%s::int2[], %s::bytea[], %s::int8[]) AS asked (shard, session, number)
+    JOIN ingest_sessions USING (shard, session)
+    WHERE number <= high AND number <> ALL (missing)
 """
 
 
@@ -135,3 +144,10 @@ def keep_sessions(
                 for session, numbers in sessions.items()
             ],
         )
+
+
+def are_stored(connection: Connection, entries: Collection[EntryName]) -> bool:
+    """Whether all of these entries are stored."""
+    shards, sessions, numbers = zip(*entries, strict=True)
+    row = connection.execute(_STORED, (list(shards), list(sessions), list(numbers))).fetchone()
+    return cast("tuple[int]", row)[0] == len(entries)

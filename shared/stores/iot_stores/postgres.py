@@ -1,5 +1,7 @@
 """The connections to Postgres."""
 
+from collections.abc import Callable
+
 import psycopg
 from psycopg_pool import ConnectionPool
 
@@ -36,8 +38,17 @@ def connect_postgres(settings: Settings, *, name: str) -> Connection:
     return connection
 
 
-def postgres_pool(settings: Settings, *, name: str, size: int) -> Pool:
-    """A pool of at most `size` connections, opened as they are needed."""
+def postgres_pool(
+    settings: Settings,
+    *,
+    name: str,
+    size: int,
+    check: Callable[[Connection], None] = ConnectionPool.check_connection,
+) -> Pool:
+    """A pool of at most `size` connections, opened as they are needed.
+
+    Each is checked before it is lent: `check` raises when a connection is no good.
+    """
     pool: Pool = ConnectionPool(
         _conninfo(settings, name),
         min_size=0,
@@ -46,7 +57,7 @@ def postgres_pool(settings: Settings, *, name: str, size: int) -> Pool:
         max_idle=300,
         reconnect_timeout=WAIT_SECONDS,
         configure=_configure,
-        check=ConnectionPool.check_connection,
+        check=check,
         kwargs={"autocommit": True},
         open=False,
     )
@@ -55,9 +66,7 @@ def postgres_pool(settings: Settings, *, name: str, size: int) -> Pool:
 
 
 def _conninfo(settings: Settings, name: str) -> str:
-    return psycopg.conninfo.make_conninfo(
-        settings.postgres_url, application_name=name, **_LIVENESS
-    )
+    return psycopg.conninfo.make_conninfo(settings.postgres_url, application_name=name, **_LIVENESS)
 
 
 def _configure(connection: Connection) -> None:

@@ -1,5 +1,7 @@
 """The connection to Redis."""
 
+from typing import Any
+
 from redis import Redis
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import (
@@ -12,7 +14,10 @@ from redis.exceptions import (
 )
 from redis.retry import Retry
 
+from iot_models.errors import SettingsError
 from iot_models.settings import Settings
+
+from .sentinels import connect_by_sentinels
 
 CONNECT_SECONDS = 2.0
 ANSWER_SECONDS = 3.0
@@ -23,17 +28,29 @@ _AWAY = (ConnectionError, TimeoutError, BusyLoadingError, ReadOnlyError, OutOfMe
 def connect_redis(settings: Settings) -> "Redis":
     """A client with a pool of its own; connects at the first command.
 
+    The URL is `redis://` or, with TLS, `rediss://`; or, for a master that Sentinels name,
+    `redis+sentinel://[user:password@]host:port,host:port/<master's name>/<db>`, with TLS
+    `rediss+sentinel://`. Options of TLS go into the query: `?ssl_ca_certs=/path`.
+
     A command whose connection breaks is sent again, twice within a second. Everything that is
     sent through it can bear that: see `backlog.Backlog.append`.
+
+    Raises:
+        SettingsError: the URL is not of these forms.
     """
-    return Redis.from_url(
-        settings.redis_url,
-        socket_connect_timeout=CONNECT_SECONDS,
-        socket_timeout=ANSWER_SECONDS,
-        health_check_interval=30,
-        retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), retries=2),
-        retry_on_error=[BusyLoadingError],
-    )
+    options: dict[str, Any] = {
+        "socket_connect_timeout": CONNECT_SECONDS,
+        "socket_timeout": ANSWER_SECONDS,
+        "health_check_interval": 30,
+        "retry": Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), retries=2),
+        "retry_on_error": [BusyLoadingError],
+    }
+    if "+sentinel://" in settings.redis_url:
+        return connect_by_sentinels(settings.redis_url, options)
+    try:
+        return Redis.from_url(settings.redis_url, **options)
+    except ValueError as error:
+        raise SettingsError(f"IOT_REDIS_URL: {error}") from None
 
 
 def is_away(error: RedisError) -> bool:

@@ -1,6 +1,7 @@
 """Readings in and out: the old contract, under `/api/iot` and `/api/rssi` alike."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 
 import msgspec
 from flask import Blueprint, Response, request
@@ -8,8 +9,10 @@ from flask import Blueprint, Response, request
 from iot_api.answers import json_answer, readings_answer
 from iot_api.put_body import parse_put, password_bytes
 from iot_api.readings import Batches
+from iot_api.receipts import decode_receipt, encode_receipt
 from iot_api.request_body import is_ndjson, read_body
 from iot_api.service import Service
+from iot_cipher.envelope import EntryName
 from iot_cipher.vault import OpenVault
 from iot_models.errors import InvalidRequestError
 from iot_models.times import parse_time
@@ -24,6 +27,8 @@ class _AskedBody(msgspec.Struct):
     data: _Asked
 
 
+_KEY = re.compile(r"[ -~]{1,255}")
+
 _asked = msgspec.json.Decoder(_AskedBody)
 
 
@@ -35,6 +40,7 @@ def iot_blueprint(name: str, service: Service) -> Blueprint:
         ("POST", "", views.read_all),
         ("GET", "/maxtime", views.maxtime),
         ("POST", "/maxtime", views.vault_maxtime),
+        ("GET", "/stored/<receipt>", views.stored),
         ("POST", "/<start>", views.read_from),
         ("POST", "/<start>/<end>", views.read_between),
         ("POST", "/seconds/<count>", views.read_seconds),
@@ -59,8 +65,21 @@ class _Views:
             max_password_bytes=settings.max_password_bytes,
             lines=is_ndjson(request),
         )
-        count = self._service.intake.accept(batches)
-        return json_answer({"success": f"{count} object(s) created"}, 201)
+        wait = _waits_for_stored()
+        accepted = self._service.intake.accept(batches, _idempotency_key())
+        content: dict[str, object] = {"success": f"{accepted.count} object(s) created"}
+        if wait and not self._service.receipts.wait(accepted, settings.ack_stored_seconds):
+            return _not_yet_stored(content, accepted.entries)
+        answer = json_answer(content, 201)
+        if accepted.repeated:
+            answer.headers["Idempotent-Replayed"] = "true"
+        return answer
+
+    def stored(self, receipt: str) -> Response:
+        entries = decode_receipt(receipt)
+        if self._service.receipts.stored(entries):
+            return json_answer({"stored": True})
+        return _not_yet_stored({}, entries)
 
     def read_all(self) -> Response:
         return self._read(lambda vault: self._readings.select(vault, Question()))
@@ -116,6 +135,29 @@ def _asked_password(service: Service) -> bytes:
             'the request is not of the form {"data": {"db_password": "..."}}', field="data"
         ) from None
     return password_bytes(asked.data.db_password, service.settings.max_password_bytes)
+
+
+def _waits_for_stored() -> bool:
+    ack = request.args.get("ack", "queued")
+    if ack not in {"queued", "stored"}:
+        raise InvalidRequestError("ack: must be queued or stored", field="ack")
+    return ack == "stored"
+
+
+def _idempotency_key() -> str | None:
+    key = request.headers.get("Idempotency-Key")
+    if key is not None and not _KEY.fullmatch(key):
+        raise InvalidRequestError("Idempotency-Key: must be 1 to 255 characters of ASCII")
+    return key
+
+
+def _not_yet_stored(content: dict[str, object], entries: Sequence[EntryName]) -> Response:
+    """202: acknowledged, and where to ask whether it is stored."""
+    ask = f"/api/iot/stored/{encode_receipt(entries)}"
+    answer = json_answer({**content, "stored": False, "ask": ask}, 202)
+    answer.headers["Location"] = ask
+    answer.headers["Retry-After"] = "1"
+    return answer
 
 
 def _number(field: str, text: str) -> int:

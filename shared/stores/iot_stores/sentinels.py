@@ -1,0 +1,61 @@
+"""A Redis master that Sentinels name: after a failover, connections go to the new one."""
+
+import re
+from typing import Any
+from urllib.parse import unquote
+
+from redis import Redis
+from redis.connection import parse_url
+from redis.sentinel import Sentinel
+
+from iot_models.errors import SettingsError
+
+_URL = re.compile(
+    r"(?P<scheme>rediss?)\+sentinel://(?:(?P<user>[^:@/]*)(?::(?P<password>[^@/]*))?@)?"
+    r"(?P<hosts>[^/@]+)/(?P<name>[^/?]+)(?:/(?P<db>\d+))?(?P<query>\?.*)?"
+)
+SENTINEL_PORT = 26379
+
+
+def connect_by_sentinels(url: str, options: dict[str, Any]) -> "Redis":
+    """A client of the master that the Sentinels in `url` name, with these options of redis-py.
+
+    User and password are the master's; Sentinels are asked without.
+
+    Raises:
+        SettingsError: the URL is not of the form that `connect_redis` describes.
+    """
+    found = _URL.fullmatch(url)
+    if found is None:
+        raise SettingsError(
+            "IOT_REDIS_URL must be redis+sentinel://host:port,host:port/<master's name>/<db>"
+        )
+    # What the query may hold, and what TLS means, is redis-py's to say.
+    given: dict[str, Any] = parse_url(  # type: ignore[no-untyped-call]
+        f"{found['scheme']}://localhost/{found['query'] or ''}"
+    )
+    tls = given.pop("connection_class", None) is not None
+    for name in ("host", "port", "db"):
+        given.pop(name, None)
+    common = {**options, **given, **({"ssl": True} if tls else {})}
+    sentinels = Sentinel(  # type: ignore[no-untyped-call]
+        [_address(host) for host in found["hosts"].split(",")],
+        sentinel_kwargs={**common, "socket_timeout": options["socket_connect_timeout"]},
+        db=int(found["db"] or 0),
+        username=unquote(found["user"]) if found["user"] else None,
+        password=unquote(found["password"]) if found["password"] else None,
+        **common,
+    )
+    client: Redis = sentinels.master_for(  # type: ignore[no-untyped-call]
+        found["name"], redis_class=Redis
+    )
+    return client
+
+
+def _address(host: str) -> tuple[str, int]:
+    name, colon, port = host.rpartition(":")
+    if not colon:
+        return host, SENTINEL_PORT
+    if not port.isdecimal():
+        raise SettingsError("IOT_REDIS_URL has a Sentinel's port that is no number")
+    return name.strip("[]"), int(port)

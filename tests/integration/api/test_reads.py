@@ -8,6 +8,8 @@ from operator import itemgetter
 import pytest
 
 from integration.api.asking import JSON, Api, Row, row
+from iot_api import answers
+from iot_api import merge as merge_module
 from iot_api import readings as readings_module
 from iot_writer.writer import Writer
 from support.draining import drain_all
@@ -103,6 +105,28 @@ def test_order_over_overlapping_segments(
         monkeypatch.setattr(readings_module, "MOST_HELD", most_held)
         for count in counts:
             assert api.read(f"/last/{count}") == read[max(0, len(read) - count) :]
+
+
+@pytest.mark.parametrize("path", ["", "/last/10", "/seconds/3600"])
+def test_a_read_that_is_given_up_hands_its_connection_back_whole(
+    api: Api, writer: Writer, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its transaction ended; a connection that has to be thrown away costs the next read one."""
+    for number in range(12):
+        api.put([row(interrogator_time=number)] * 3)
+        drain_all(writer)
+    monkeypatch.setattr(answers, "WHOLE_BYTES", 0)
+    monkeypatch.setattr(merge_module, "BATCH", 1)
+    monkeypatch.setattr(readings_module, "MOST_HELD", 0)
+    pool = api.app.extensions["iot"].pool
+    for _ in range(3):
+        answer = api.post(f"/api/iot{path}")
+        assert next(iter(answer.response))
+        answer.close()
+        del answer
+    assert len(api.read(path)) >= 10
+    assert pool.get_stats().get("returns_bad", 0) == 0
+    assert pool.get_stats()["connections_num"] == 1
 
 
 def test_ids_stay(api: Api, writer: Writer) -> None:

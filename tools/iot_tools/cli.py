@@ -9,6 +9,8 @@ from pathlib import Path
 from iot_models import settings
 from iot_models.errors import IotError, SettingsError
 
+from .dead import Subparsers, add_dead
+
 Command = Callable[[argparse.Namespace], int]
 
 
@@ -30,15 +32,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="iot-sensor", description="Collects sensor readings.")
     commands = parser.add_subparsers(required=True, metavar="command")
-    for add in (_add_run, _add_simulate, _add_settings, _add_migrate, _add_keys):
+    for add in (_add_run, _add_simulate, _add_settings, _add_migrate, _add_keys, add_dead):
         add(commands)
     return parser
 
 
-_Subparsers = argparse._SubParsersAction  # noqa: SLF001 -- argparse has no public name for it
-
-
-def _add_run(commands: "_Subparsers[argparse.ArgumentParser]") -> None:
+def _add_run(commands: "Subparsers[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser("run", help="run the whole service on this machine (make run)")
     parser.add_argument("--port", default="5000", help="of the API (PORT; default 5000)")
     parser.add_argument("--data-dir", default=".local", help="DATA_DIR; default .local")
@@ -56,7 +55,7 @@ def _run(parsed: argparse.Namespace) -> int:
     return run.run(options.parse({**given, "STARTED": parsed.started}))
 
 
-def _add_simulate(commands: "_Subparsers[argparse.ArgumentParser]") -> None:
+def _add_simulate(commands: "Subparsers[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser("simulate", help="send readings, as RFID interrogators do")
     parser.add_argument("--url", required=True, help="of the service, such as http://host:5000")
     parser.add_argument("--devices", type=_whole, default=1, help="how many (default 1)")
@@ -79,7 +78,7 @@ def _simulate(parsed: argparse.Namespace) -> int:
     return simulate(simulation)
 
 
-def _add_settings(commands: "_Subparsers[argparse.ArgumentParser]") -> None:
+def _add_settings(commands: "Subparsers[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser("settings", help="list every environment variable")
     parser.add_argument("--markdown", action="store_true", help="as a table for documents")
     parser.set_defaults(command=_settings)
@@ -97,7 +96,7 @@ def _settings(parsed: argparse.Namespace) -> int:
     return 0
 
 
-def _add_migrate(commands: "_Subparsers[argparse.ArgumentParser]") -> None:
+def _add_migrate(commands: "Subparsers[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser("migrate", help="bring the database's schema up to date")
     parser.set_defaults(command=_migrate)
 
@@ -110,7 +109,7 @@ def _migrate(parsed: argparse.Namespace) -> int:  # noqa: ARG001 -- as every com
     return 0
 
 
-def _add_keys(commands: "_Subparsers[argparse.ArgumentParser]") -> None:
+def _add_keys(commands: "Subparsers[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser("keys", help="the encryption keys")
     actions = parser.add_subparsers(required=True, metavar="action")
     create = actions.add_parser("create", help="make a keyring file, unless it is there")

@@ -1,0 +1,78 @@
+"""`?ack=stored`: answered once the readings are in Postgres and can be read."""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from typing import cast
+
+import pytest
+from flask.testing import FlaskClient
+
+from iot_api.app import create_app
+from iot_models.settings import Settings
+from iot_writer.writer import Writer
+from support.draining import drain_all
+from support.stack import Stack
+
+ROWS = [{"data": {"db_password": password, "freeform": password}} for password in "abcdefgh"]
+
+
+@pytest.fixture
+def impatient(settings: Settings) -> Iterator[FlaskClient]:
+    """A client whose PUTs wait for nothing to be stored."""
+    app = create_app(dataclasses.replace(settings, ack_stored_seconds=0))
+    yield app.test_client()
+    app.extensions["iot"].close()
+
+
+def test_what_is_answered_stored_can_be_read_at_once(stack: Stack) -> None:
+    for number in range(30):
+        row = {"data": {"db_password": f"p{number % 5}", "freeform": number}}
+        body = str(row).replace("'", '"')
+        answer = stack.request("PUT", "/api/iot?ack=stored", body)
+        assert answer.status == 201, answer.body
+        for path in ("", "/seconds/60", "/last/1"):
+            rows = stack.read(f"p{number % 5}", path)
+            assert rows[-1]["freeform"] == str(number), path
+
+
+def test_what_is_not_stored_in_time_says_where_to_ask(
+    impatient: FlaskClient, writer: Writer
+) -> None:
+    answer = impatient.put("/api/iot?ack=stored", json=ROWS)
+    assert answer.status_code == 202
+    assert json.loads(answer.data)["success"] == "8 object(s) created"
+    assert json.loads(answer.data)["stored"] is False
+    ask = answer.headers["Location"]
+    assert ask == json.loads(answer.data)["ask"]
+    assert impatient.get(ask).status_code == 202
+    assert "Retry-After" in impatient.get(ask).headers
+    drain_all(writer)
+    assert impatient.get(ask).status_code == 200
+    assert json.loads(impatient.get(ask).data) == {"stored": True}
+
+
+def test_what_is_set_aside_is_never_called_stored(impatient: FlaskClient, writer: Writer) -> None:
+    answer = impatient.put("/api/iot?ack=stored", json=ROWS[:1])
+    for shard in range(writer.settings.shards):
+        key = f"iot:ingest:{shard}"
+        found = cast("list[tuple[bytes, dict[bytes, bytes]]]", writer.redis.xrange(key))
+        for entry_id, fields in found:
+            spoiled = fields[b"e"][:-1] + bytes([fields[b"e"][-1] ^ 1])
+            writer.redis.delete(key)
+            writer.redis.xadd(key, {"e": spoiled, "t": fields[b"t"]}, id=entry_id)
+    drain_all(writer)
+    assert impatient.get(json.loads(answer.data)["ask"]).status_code == 202
+
+
+@pytest.mark.parametrize("receipt", ["x", "", "AAAA", "A" * 36 + "!", "__" * 500])
+def test_what_is_no_receipt_is_refused(client: FlaskClient, receipt: str) -> None:
+    answer = client.get(f"/api/iot/stored/{receipt}")
+    assert answer.status_code in {400, 404, 405}
+    assert json.loads(answer.data)["error"]
+
+
+def test_another_ack_is_refused(client: FlaskClient) -> None:
+    answer = client.put("/api/iot?ack=maybe", json=ROWS)
+    assert answer.status_code == 400
+    assert json.loads(answer.data)["field"] == "ack"

@@ -1,0 +1,105 @@
+"""Poison: what Postgres will never take is set aside, and can be replayed once that is mended."""
+
+import json
+
+import psycopg
+import pytest
+from flask.testing import FlaskClient
+
+from iot_stores.dead_letters import DeadLetters
+from iot_tools.cli import main
+from iot_writer.writer import Writer
+from support.draining import drain_all
+
+TRIGGER = """
+    CREATE FUNCTION refuse() RETURNS trigger AS $$
+    BEGIN
+        IF new.relative_min = 666 OR new.relative_max = 666 THEN
+            RAISE EXCEPTION 'no beasts' USING ERRCODE = 'check_violation';
+        END IF;
+        RETURN new;
+    END $$ LANGUAGE plpgsql;
+    CREATE TRIGGER refuse BEFORE INSERT ON segments FOR EACH ROW EXECUTE FUNCTION refuse();
+"""
+
+
+def put(client: FlaskClient, *times: int, vault: str = "p") -> None:
+    for time in times:
+        row = {"db_password": vault, "relative_time": time, "freeform": time}
+        assert client.put("/api/iot", json={"data": row}).status_code == 201
+
+
+def read(client: FlaskClient, vault: str = "p") -> list[str]:
+    answer = client.post("/api/iot", json={"data": {"db_password": vault}})
+    return [row["freeform"] for row in json.loads(answer.data)["data"]]
+
+
+@pytest.fixture
+def poisoned(client: FlaskClient, writer: Writer, postgres_url: str) -> FlaskClient:
+    """A database that refuses one of three readings."""
+    with psycopg.connect(postgres_url) as connection:
+        connection.execute(TRIGGER)
+    put(client, 1, 666, 3)
+    put(client, 4, vault="q")
+    drain_all(writer)
+    return client
+
+
+def heal(postgres_url: str) -> None:
+    with psycopg.connect(postgres_url) as connection:
+        connection.execute("DROP TRIGGER refuse ON segments")
+
+
+def test_the_rest_of_the_batch_is_stored(poisoned: FlaskClient, writer: Writer) -> None:
+    assert read(poisoned) == ["1", "3"]
+    assert read(poisoned, "q") == ["4"]
+    (letter,) = DeadLetters(writer.redis).all()
+    assert "no beasts" in letter.reason
+    assert any("no beasts" in line for _, _, line in writer.audit.latest(writer.postgres(), 9))
+
+
+def test_a_replay_stores_it_once(
+    poisoned: FlaskClient,
+    writer: Writer,
+    postgres_url: str,
+    environment: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    letters = DeadLetters(writer.redis)
+    (letter,) = letters.all()
+    assert main(["dead", "list"]) == 0
+    assert letter.letter_id in capsys.readouterr().out
+    assert main(["dead", "show", letter.letter_id]) == 0
+    shown = capsys.readouterr().out
+    assert "1 readings of vault" in shown
+    assert "no beasts" in shown
+    assert main(["dead", "replay", letter.letter_id]) == 0  # it is refused again
+    drain_all(writer)
+    (letter,) = letters.all()
+    heal(postgres_url)
+    assert main(["dead", "replay", "--all"]) == 0
+    letters.replay(letter, writer.backlog)  # as if the first had been cut off before it dropped it
+    drain_all(writer)
+    assert read(poisoned) == ["1", "3", "666"]
+    assert list(letters.all()) == []
+    assert main(["dead", "show", letter.letter_id]) == 1
+    assert main(["dead", "show", "nonsense"]) == 2
+
+
+def test_a_dropped_one_is_gone_and_audited(
+    poisoned: FlaskClient,
+    writer: Writer,
+    environment: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    (letter,) = DeadLetters(writer.redis).all()
+    assert main(["dead", "drop", letter.letter_id]) == 0
+    assert list(DeadLetters(writer.redis).all()) == []
+    lines = [line for _, _, line in writer.audit.latest(writer.postgres(), 9)]
+    assert any("is dropped" in line for line in lines)
+    assert read(poisoned) == ["1", "3"]

@@ -1,0 +1,136 @@
+"""`iot-sensor dead`: the entries that could not be stored, and what to do with them."""
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psycopg
+from redis.exceptions import RedisError
+
+from iot_cipher.envelope import Opener
+from iot_cipher.keyring import KeyringFile
+from iot_models.entry import decode_entry
+from iot_models.errors import IotError, SettingsError, UnavailableError
+from iot_models.settings import Settings, load
+from iot_stores.audit import AuditLog
+from iot_stores.backlog import Backlog
+from iot_stores.dead_letters import DeadLetter, DeadLetters
+from iot_stores.postgres import connect_postgres
+from iot_stores.redis_client import connect_redis
+
+Subparsers = argparse._SubParsersAction  # noqa: SLF001 -- argparse has no public name for it
+
+
+def add_dead(commands: "Subparsers[argparse.ArgumentParser]") -> None:
+    """Add `dead list|show|replay|drop` to the command."""
+    parser = commands.add_parser("dead", help="entries that could not be stored")
+    actions = parser.add_subparsers(required=True, metavar="action")
+    listing = actions.add_parser("list", help="every one, the oldest first")
+    listing.set_defaults(command=_list)
+    show = actions.add_parser("show", help="what can be told of one, never its readings")
+    show.add_argument("id")
+    show.set_defaults(command=_show)
+    replay = actions.add_parser("replay", help="put back into the backlog; stored once at most")
+    drop = actions.add_parser("drop", help="delete for good")
+    for action, command in ((replay, _replay), (drop, _drop)):
+        which = action.add_mutually_exclusive_group(required=True)
+        which.add_argument("id", nargs="?")
+        which.add_argument("--all", action="store_true")
+        action.set_defaults(command=command)
+
+
+class _Dead:
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.redis = connect_redis(settings)
+        self.letters = DeadLetters(self.redis)
+        self.backlog = Backlog(
+            self.redis, shards=settings.shards, max_bytes=settings.backlog_max_bytes
+        )
+        self.keyring = KeyringFile(Path(settings.keyring_file))
+
+    def asked(self, parsed: argparse.Namespace) -> Iterator[DeadLetter]:
+        """The letters a command names: one, or all there are."""
+        if getattr(parsed, "all", False):
+            yield from self.letters.all()
+            return
+        try:
+            letter = self.letters.find(parsed.id)
+        except ValueError as error:
+            raise SettingsError(str(error)) from None
+        if letter is None:
+            raise IotError(f"there is no dead letter {parsed.id}")
+        yield letter
+
+    def audit(self, line: str) -> None:
+        """Note what was done."""
+        with connect_postgres(self.settings, name="iot-sensor dead") as connection:
+            AuditLog(self.keyring.current).record(connection, line)
+
+
+@contextmanager
+def _dead() -> Iterator[_Dead]:
+    dead = _Dead(load())
+    try:
+        yield dead
+    except RedisError as error:
+        raise UnavailableError(f"Redis is away: {error}") from None
+    except psycopg.OperationalError as error:
+        raise UnavailableError(f"Postgres is away: {error}") from None
+    finally:
+        dead.redis.close()
+
+
+def _list(parsed: argparse.Namespace) -> int:  # noqa: ARG001 -- as every command
+    with _dead() as dead:
+        for letter in dead.letters.all():
+            print(f"{letter.letter_id}  {_moment(letter.letter_id)}  shard {letter.shard}  "
+                  f"{len(letter.sealed)} bytes  {letter.reason}")  # fmt: skip
+    return 0
+
+
+def _show(parsed: argparse.Namespace) -> int:
+    with _dead() as dead:
+        for letter in dead.asked(parsed):
+            print(f"id        {letter.letter_id}")
+            print(f"set aside {_moment(letter.letter_id)}")
+            print(f"received  {_moment(letter.entry_id)}")
+            print(f"shard     {letter.shard}")
+            print(f"bytes     {len(letter.sealed)}")
+            print(f"reason    {letter.reason}")
+            print(f"content   {_content(dead, letter)}")
+    return 0
+
+
+def _replay(parsed: argparse.Namespace) -> int:
+    with _dead() as dead:
+        for letter in dead.asked(parsed):
+            dead.letters.replay(letter, dead.backlog)
+            dead.audit(f"dead letter {letter.letter_id} was replayed")
+            print(f"{letter.letter_id}: back in the backlog")
+    return 0
+
+
+def _drop(parsed: argparse.Namespace) -> int:
+    with _dead() as dead:
+        for letter in dead.asked(parsed):
+            # Noted first: nothing is deleted without a trace.
+            dead.audit(f"dead letter {letter.letter_id} is dropped: {letter.reason}")
+            dead.letters.drop(letter)
+            print(f"{letter.letter_id}: deleted")
+    return 0
+
+
+def _content(dead: _Dead, letter: DeadLetter) -> str:
+    try:
+        entry = decode_entry(Opener(dead.keyring.current).open(letter.shard, letter.sealed).content)
+    except IotError as error:
+        return f"can't be opened: {error}"
+    return f"{len(entry.readings)} readings of vault {entry.vault_id.hex()}"
+
+
+def _moment(entry_id: str) -> str:
+    seconds = int(entry_id.partition("-")[0]) / 1000
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")

@@ -50,7 +50,11 @@ class Writer:
         """
         if self._connection is None or self._connection.closed or self._connection.broken:
             connection = connect_postgres(self.settings, name="iot-writer")
-            check_schema(connection)
+            try:
+                check_schema(connection)
+            except BaseException:
+                connection.close()
+                raise
             self._connection = connection
         return self._connection
 

@@ -91,7 +91,6 @@ class Drain:
         self._opener = opener
         self._audit = audit
         self._shards = shards
-        self._months: set[int] = set()
 
     def run(self, connection: Connection, shard: int) -> tuple[Outcome, int]:
         """Store the oldest entries of a shard; how it ended, and how many entries are left.
@@ -124,8 +123,6 @@ class Drain:
             return self._store(connection, shard, batch)
         except _REFUSED as error:
             _log.warning("shard %d: Postgres refuses a batch, trying one by one: %s", shard, error)
-        # It may be that a partition went; then they are looked for again.
-        self._months.clear()
         refused: list[tuple[Waiting, Exception]] = []
         for each in batch.opened:
             try:
@@ -167,7 +164,7 @@ class Drain:
         self._audit.record(connection, f"{where} was set aside: {error}")
 
     def _store(self, connection: Connection, shard: int, batch: _Batch) -> _Stored | None:
-        self._ensure_partitions(connection, (waiting.received for waiting, _, _ in batch.opened))
+        _ensure_partitions(connection, (waiting.received for waiting, _, _ in batch.opened))
         with connection.transaction():
             before = ledger.lock_offset(connection, shard, self._shards)
             if before is None:
@@ -202,10 +199,11 @@ class Drain:
             self._hot_window.forget(shard)
             _log.warning("Redis is full: the hot window goes without shard %d's segments", shard)
 
-    def _ensure_partitions(self, connection: Connection, received: Iterable[int]) -> None:
-        for month in {month_begin(each) for each in received} - self._months:
-            ensure_partition(connection, month)
-            self._months.add(month)
+
+def _ensure_partitions(connection: Connection, received: Iterable[int]) -> None:
+    # Asked each time: retention may have dropped one, or a trial that made it was rolled back.
+    for month in {month_begin(each) for each in received}:
+        ensure_partition(connection, month)
 
 
 def _refuse_too_old(entry: Entry) -> None:

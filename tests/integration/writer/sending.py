@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from redis import Redis
 
@@ -13,6 +14,7 @@ from iot_api.service import Service, build_service
 from iot_cipher.envelope import Sealer
 from iot_cipher.keyring import KeyringFile
 from iot_cipher.vault import OpenVault
+from iot_models import names
 from iot_models.entry import Entry
 from iot_models.reading import SEPARATOR, Reading, ReadingColumns, int64s
 from iot_models.settings import Settings
@@ -71,6 +73,14 @@ class Sender:
         first = self.numbers.get(password, 0)
         self.backlog.append([self.seal(password, range(first, first + count))])
         self.numbers[password] = first + count
+
+    def send_received(self, password: bytes, received: int) -> None:
+        """Add the password's next reading as received at a moment, Unix milliseconds."""
+        number = self.numbers.get(password, 0)
+        shard, sealed = self.seal(password, [number])
+        fields: dict[Any, Any] = {"e": sealed, "t": 0}
+        self.redis.xadd(names.stream(shard), fields, id=str(received))
+        self.numbers[password] = number + 1
 
     def readings(self, password: bytes) -> list[Reading]:
         """All of a password's readings from Postgres, in order."""

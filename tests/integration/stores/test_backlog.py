@@ -1,0 +1,180 @@
+"""The backlog counts its bytes exactly, is full when it is full, and takes all or nothing."""
+
+import random
+from typing import cast
+
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from redis import Redis
+
+from integration.writer.sending import Sender
+from iot_models import names
+from iot_models.errors import UnavailableError
+from iot_stores.backlog import Backlog
+from iot_writer.writer import Writer
+from support.draining import drain_all
+
+SHARDS = 4
+
+
+@pytest.fixture
+def redis(redis_url: str) -> "Redis":
+    """The empty Redis."""
+    return Redis.from_url(redis_url)
+
+
+@pytest.fixture
+def backlog(redis: "Redis") -> Backlog:
+    """A small one."""
+    return Backlog(redis, shards=SHARDS, max_bytes=10_000)
+
+
+def everything(redis: "Redis") -> dict[bytes, bytes]:
+    """Every key as it is dumped."""
+    keys = cast("list[bytes]", redis.keys())
+    return {key: cast("bytes", redis.dump(key)) for key in keys}
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.lists(st.tuples(st.integers(0, 3), st.integers(0, 400)), max_size=5),
+            st.tuples(st.sampled_from(["remove", "remove again"]), st.integers(0, 3)),
+        ),
+        max_size=40,
+    )
+)
+@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_bytes_are_exact_whatever_is_done_how_often(
+    redis: "Redis", backlog: Backlog, steps: list[list[tuple[int, int]] | tuple[str, int]]
+) -> None:
+    redis.flushall()
+    held: dict[int, list[int]] = {shard: [] for shard in range(SHARDS)}
+    removed = {}
+    for step in steps:
+        if isinstance(step, list):
+            if sum(size for _, size in step) + sum(map(sum, held.values())) > 10_000:
+                with pytest.raises(UnavailableError):
+                    backlog.append([(shard, b"x" * size) for shard, size in step])
+                continue
+            backlog.append([(shard, b"x" * size) for shard, size in step])
+            for shard, size in step:
+                held[shard].append(size)
+        elif step[0] == "remove":
+            waiting = backlog.read(step[1], max_bytes=500)
+            if waiting:
+                removed[step[1]] = waiting[-1]
+                del held[step[1]][: len(waiting)]
+                assert backlog.remove(step[1], waiting[-1]) == len(held[step[1]])
+        elif step[1] in removed:
+            assert backlog.remove(step[1], removed[step[1]]) == len(held[step[1]])
+        state = backlog.state()
+        assert state.bytes == sum(map(sum, held.values()))
+        assert state.entries == {shard: len(sizes) for shard, sizes in held.items()}
+        assert set(backlog.oldest()) == {shard for shard, sizes in held.items() if sizes}
+
+
+def test_when_full_nothing_is_added(redis: "Redis", backlog: Backlog) -> None:
+    backlog.append([(0, b"a" * 5000), (1, b"b" * 4999)])
+    before = everything(redis)
+    with pytest.raises(UnavailableError, match="full") as refused:
+        backlog.append([(2, b"c"), (3, b"d")])
+    assert refused.value.retry_after > 0
+    assert everything(redis) == before
+    backlog.append([(2, b"c")])
+    assert backlog.state().bytes == 10_000
+    before = everything(redis)
+    with pytest.raises(UnavailableError):
+        backlog.append([(2, b"d")])
+    assert everything(redis) == before
+    (first,) = backlog.read(0, max_bytes=1)
+    backlog.remove(0, first)
+    backlog.append([(2, b"d" * 5000)])
+    assert backlog.state().bytes == 10_000
+
+
+def test_a_request_is_added_whole(redis: "Redis", backlog: Backlog) -> None:
+    backlog.append([(shard, b"%d" % shard) for shard in (3, 0, 2, 0)])
+    assert [len(backlog.read(shard, max_bytes=100)) for shard in range(SHARDS)] == [2, 0, 1, 1]
+    queued = cast("list[bytes]", redis.lrange(names.JOB_LIST, 0, -1))
+    assert queued == [b"drain-3", b"drain-0", b"drain-2"]
+
+
+def test_pages_are_in_order_and_bounded(backlog: Backlog) -> None:
+    sent = [b"%05d" % number for number in range(1000)]
+    for entry in sent:
+        backlog.append([(0, entry)])
+    waiting = backlog.read(0, max_bytes=2**20)
+    assert [each.sealed for each in waiting] == sent
+    assert [each.bytes_so_far for each in waiting] == list(range(5, 5001, 5))
+    received = [each.received for each in waiting]
+    assert received == sorted(received)
+    for most in (1, 5, 6, 640, 641, 2222, 4999, 5000):
+        part = backlog.read(0, max_bytes=most)
+        assert [each.sealed for each in part] == sent[: -(-most // 5)]
+
+
+def test_the_oldest_is_told_by_its_age(redis: "Redis", backlog: Backlog) -> None:
+    assert backlog.oldest() == {}
+    assert backlog.state().oldest_seconds == 0
+    now = cast("tuple[int, int]", redis.time())[0]
+    for shard, age in ((1, 100), (2, 10)):
+        redis.xadd(names.stream(shard), {"e": b"", "t": 0}, id=str((now - age) * 1000))
+    oldest = backlog.oldest()
+    assert set(oldest) == {1, 2}
+    assert 100 <= oldest[1] < 130
+    assert 10 <= oldest[2] < 40
+    assert backlog.state().oldest_seconds == pytest.approx(oldest[1], abs=20)
+
+
+@pytest.mark.parametrize("begin", [10**14, 10**15 + 1, 2**53 - 10_000])
+def test_numbers_keep_their_digits(begin: int, redis: "Redis", backlog: Backlog) -> None:
+    redis.hset(names.BACKLOG_COUNTERS, mapping={"in:0": begin, "out:0": begin, "bytes": 0})
+    total = begin
+    for size in (1, 333, 1234):
+        backlog.append([(0, b"x" * size)])
+        total += size
+        (*_, last) = backlog.read(0, max_bytes=10_000)
+        assert last.bytes_so_far == total
+    assert backlog.state().bytes == 1568
+    first, second, third = backlog.read(0, max_bytes=10_000)
+    for last, left in ((first, 1567), (first, 1567), (third, 0), (second, 0)):
+        backlog.remove(0, last)
+        assert backlog.state().bytes == left
+    assert redis.hget(names.BACKLOG_COUNTERS, "out:0") == b"%d" % total
+
+
+def test_arming_queues_what_does_not_wait(redis: "Redis", backlog: Backlog) -> None:
+    assert backlog.arm(["a", "b", "a"]) == 2
+    assert backlog.arm(["b", "c"]) == 1
+    assert redis.lrange(names.JOB_LIST, 0, -1) == [b"a", b"b", b"c"]
+
+
+def test_bytes_are_exact_after_drains_that_stop(writer: Writer, sender: Sender) -> None:
+    chance = random.Random(3)  # noqa: S311 - repeatable, no secret
+    passwords = [b"%d" % number for number in range(12)]
+    for _ in range(60):
+        for _ in range(chance.randint(1, 6)):
+            sender.send(chance.choice(passwords), chance.randint(1, 20))
+        shard = chance.randrange(8)
+        with pytest.MonkeyPatch.context() as patch:
+            if chance.random() < 0.5:
+                patch.setattr(writer.backlog, "remove", _lost)
+            try:
+                writer.drain.run(writer.postgres(), shard)
+            except ConnectionError:
+                continue
+        waiting = [
+            each for number in range(8) for each in sender.backlog.read(number, max_bytes=2**30)
+        ]
+        assert sender.backlog.state().bytes == sum(len(each.sealed) for each in waiting)
+    drain_all(writer)
+    state = sender.backlog.state()
+    assert (state.bytes, sum(state.entries.values()), state.oldest_seconds) == (0, 0, 0)
+    sender.check_all()
+
+
+def _lost(*_: object) -> None:
+    raise ConnectionError

@@ -1,0 +1,200 @@
+"""The jobs in Redis: which there are, that each waits once, and that nothing else is run."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import cast
+
+import psycopg
+import pytest
+from redis import Redis
+from rq.job import Job
+from rq.serializers import JSONSerializer
+
+from integration.writer.sending import Sender
+from iot_models import names
+from iot_writer import jobs
+from iot_writer.sweep import sweep
+from iot_writer.ticker import EVERY_SECONDS, Ticker
+from iot_writer.writer import Writer
+from support.stack import Stack
+from support.waiting import wait_until
+
+PASSWORD = b"p"
+
+
+def queued(redis: "Redis") -> list[str]:
+    """The ids that wait."""
+    return [job.decode() for job in cast("list[bytes]", redis.lrange(names.JOB_LIST, 0, -1))]
+
+
+def _hash(redis: "Redis", job_id: str) -> dict[bytes, bytes]:
+    return cast("dict[bytes, bytes]", redis.hgetall(f"rq:job:{job_id}"))
+
+
+def test_every_job_is_written_once_and_stays(writer: Writer) -> None:
+    jobs.register(writer)
+    every = [*map(names.drain_job, range(8)), "sweep", "partitions", "retention"]
+    assert {key.decode() for key in writer.redis.scan_iter("rq:job:*")} == {
+        f"rq:job:{job}" for job in every
+    }
+    before = {job: _hash(writer.redis, job) for job in every}
+    assert all(writer.redis.ttl(f"rq:job:{job}") == -1 for job in every)
+    jobs.register(writer)
+    assert {job: _hash(writer.redis, job) for job in every} == before
+    assert queued(writer.redis) == []
+
+
+@pytest.mark.parametrize("function", ["os.system", "subprocess.call", "iot_writer.jobs.register"])
+def test_a_function_that_is_no_job_is_refused(function: str, writer: Writer) -> None:
+    job = jobs.KnownJob.create(
+        function, ("true",), connection=writer.redis, serializer=JSONSerializer
+    )
+    with pytest.raises(PermissionError, match=f"{function} is not a job"):
+        _ = job.func
+    with pytest.raises(PermissionError):
+        job.perform()
+
+
+def test_a_writer_runs_nothing_that_stands_in_redis(
+    environment: dict[str, str], sender: Sender, writer: Writer, tmp_path: Path
+) -> None:
+    trace = tmp_path / "trace"
+    evil = Job.create(
+        "os.system",
+        (f"touch {trace}",),
+        id="evil",
+        connection=writer.redis,
+        origin=names.JOB_QUEUE,
+        serializer=JSONSerializer,
+    )
+    evil.save()
+    sender.backlog.arm(["evil", "no such job"])
+    sender.send(PASSWORD)
+    stack = Stack(environment, tmp_path)
+    stack.start_writer()
+    try:
+        wait_until(lambda: not sender.waiting(), what="an empty backlog")
+        wait_until(lambda: evil.get_status() == "failed", what="refusal")  # type: ignore[no-untyped-call]
+    finally:
+        stack.stop()
+    sender.check_all()
+    assert not trace.exists()
+    log = (tmp_path / "writer-0.log").read_text()
+    assert "os.system is not a job of the writer" in log
+
+
+def test_a_drain_waits_once_however_much_is_appended(sender: Sender) -> None:
+    for _ in range(200):
+        sender.send(PASSWORD)
+    assert queued(sender.redis) == [names.drain_job(sender.shard(PASSWORD))]
+    for number in range(100):
+        sender.send(b"%d" % number)
+    assert len(set(queued(sender.redis))) == len(queued(sender.redis)) <= 8
+
+
+def test_a_drain_is_queued_again_while_something_is_left(
+    sender: Sender, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "current", lambda: writer)
+    monkeypatch.setattr("iot_writer.drain.DRAIN_BYTES", 10_000)
+    for _ in range(300):
+        sender.send(PASSWORD)
+    shard = sender.shard(PASSWORD)
+    rounds = 0
+    while writer.redis.delete(names.JOB_LIST):
+        assert jobs.drain(shard) == "stored"
+        rounds += 1
+    assert rounds > 1
+    assert jobs.drain(shard) == "empty"
+    sender.check_all()
+
+
+def test_a_busy_shard_is_left_to_its_holder(
+    sender: Sender, writer: Writer, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "current", lambda: writer)
+    shard = sender.shard(PASSWORD)
+    sender.send(PASSWORD)
+    assert jobs.drain(shard) == "stored"
+    sender.send(PASSWORD)
+    writer.redis.delete(names.JOB_LIST)
+    with psycopg.connect(postgres_url) as other:
+        other.execute("SELECT FROM ingest_offsets FOR UPDATE")
+        assert jobs.drain(shard) == "busy"
+        assert sender.waiting() == 1
+        other.rollback()
+    assert queued(writer.redis) == []
+    assert jobs.drain(shard) == "stored"
+    sender.check_all()
+
+
+def test_the_sweep_queues_only_what_was_left_behind(sender: Sender) -> None:
+    now, micros = cast("tuple[int, int]", sender.redis.time())
+    passwords = {sender.shard(b"%d" % number): b"%d" % number for number in range(200)}
+    for shard in (1, 3):
+        sender.send_received(passwords[shard], now * 1000 - 5000)
+    sender.send_received(passwords[5], now * 1000 + micros // 1000 + 60_000)
+    assert queued(sender.redis) == []
+    assert sweep(sender.backlog) == 2
+    assert queued(sender.redis) == ["drain-1", "drain-3"]
+    assert sweep(sender.backlog) == 0
+    assert queued(sender.redis) == ["drain-1", "drain-3"]
+
+
+def test_many_tickers_queue_each_job_once_in_its_period(writer: Writer) -> None:
+    jobs.register(writer)
+    tickers = [Ticker(writer) for _ in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(Ticker.tick, tickers * 3))
+    assert sorted(queued(writer.redis)) == ["partitions", "retention", "sweep"]
+    writer.redis.delete(names.JOB_LIST)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(Ticker.tick, tickers))
+    assert set(queued(writer.redis)) <= {"sweep"}  # whose period is short
+    for job, seconds in EVERY_SECONDS.items():
+        assert -2 < writer.redis.ttl(names.tick(job)) <= seconds
+    writer.redis.delete(names.JOB_LIST, names.tick("retention"))
+    tickers[0].tick()
+    assert "retention" in queued(writer.redis)
+
+
+def test_a_ticker_writes_lost_jobs_again(writer: Writer) -> None:
+    Ticker(writer).tick()
+    assert writer.redis.exists("rq:job:drain-0", "rq:job:drain-7", "rq:job:sweep") == 3
+
+
+def test_the_periodic_jobs_do_their_work(
+    writer: Writer, sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "current", lambda: writer)
+    assert jobs.make_partitions() == 3
+    assert jobs.make_partitions() == 0
+    now = cast("tuple[int, int]", sender.redis.time())[0] * 1000
+    sender.send_received(PASSWORD, now - 5000)
+    assert jobs.sweep_shards() == 1
+    assert jobs.enforce_retention() == 0
+
+
+def test_two_writers_under_load(
+    environment: dict[str, str], sender: Sender, postgres_url: str, tmp_path: Path
+) -> None:
+    passwords = [b"password-%d" % number for number in range(30)]
+    stack = Stack(environment, tmp_path)
+    stack.start_writer()
+    stack.start_writer()
+    try:
+        wait_until(lambda: sender.redis.scard("rq:workers") == 2, what="both writers")
+        for number in range(1500):
+            sender.send(passwords[number * 7 % 30], number % 5 + 1)
+        wait_until(lambda: not sender.waiting(), what="an empty backlog")
+        sender.check_all()
+        with psycopg.connect(postgres_url) as other:  # both find all shards busy
+            other.execute("SELECT FROM ingest_offsets FOR UPDATE")
+            for password in passwords:
+                sender.send(password)
+            wait_until(lambda: not queued(sender.redis), what="drains that found a busy shard")
+            assert sender.waiting() == len(passwords)
+        wait_until(lambda: not sender.waiting(), what="an empty backlog")
+    finally:
+        stack.stop()
+    sender.check_all()

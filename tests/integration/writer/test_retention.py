@@ -1,0 +1,114 @@
+"""Retention deletes what is older than it may be, and nothing else."""
+
+import time
+
+import psycopg
+import pytest
+
+from integration.writer.sending import Sender
+from iot_stores.months import month_begin
+from iot_writer.partitions import partition_name
+from iot_writer.retention import DAY_MS, SESSION_DAYS, enforce
+from iot_writer.writer import Writer
+from support.draining import drain_all
+
+PASSWORD = b"p"
+AGES = (400, 100, 99, 70, 45, 31, 29, 1, 0)
+"""Days since each reading was received; their texts are 0, 1, 2, ..."""
+
+
+@pytest.fixture
+def aged(writer: Writer, sender: Sender) -> list[int]:
+    """When each of the readings was received; each is a segment of its own."""
+    now = int(time.time() * 1000)
+    moments = [now - days * DAY_MS for days in AGES]
+    for moment in moments:
+        sender.send_received(PASSWORD, moment)
+        drain_all(writer)
+    return moments
+
+
+def _lines(writer: Writer) -> list[str]:
+    return [line for _, _, line in writer.audit.latest(writer.postgres(), 10)]
+
+
+def _is_there(writer: Writer, moment: int) -> bool:
+    name = partition_name(month_begin(moment))
+    row = writer.postgres().execute("SELECT to_regclass(%s) IS NOT NULL", (name,)).fetchone()
+    assert row is not None
+    return bool(row[0])
+
+
+@pytest.mark.parametrize(("days", "kept"), [(30, 3), (60, 5), (99, 6), (3000, 9), (1, 1)])
+def test_what_is_older_goes_and_the_rest_stays(
+    days: int, kept: int, aged: list[int], writer: Writer, sender: Sender
+) -> None:
+    deleted = len(aged) - kept
+    assert enforce(writer.postgres(), writer.audit, days=days) == deleted
+    assert sender.texts(PASSWORD) == [str(number) for number in range(deleted, len(aged))]
+    line = f"retention deleted {deleted} segments received more than {days} days ago"
+    assert _lines(writer) == ([line] if deleted else [])
+    assert enforce(writer.postgres(), writer.audit, days=days) == 0
+    assert len(_lines(writer)) == bool(deleted)
+
+
+def test_whole_months_go_as_tables(aged: list[int], writer: Writer) -> None:
+    assert _is_there(writer, aged[0])
+    enforce(writer.postgres(), writer.audit, days=70)
+    assert not _is_there(writer, aged[0])
+    assert not _is_there(writer, aged[1]) or month_begin(aged[1]) == month_begin(aged[3])
+    assert _is_there(writer, aged[-1])
+
+
+def test_no_days_keep_all(aged: list[int], writer: Writer, sender: Sender) -> None:
+    assert enforce(writer.postgres(), writer.audit, days=0) == 0
+    assert len(sender.texts(PASSWORD)) == len(aged)
+    assert _lines(writer) == []
+
+
+def test_a_segment_with_one_young_reading_stays(writer: Writer, sender: Sender) -> None:
+    now = int(time.time() * 1000)
+    begin = month_begin(now)
+    sender.send_received(PASSWORD, max(begin, now - 3 * DAY_MS))
+    sender.send_received(PASSWORD, now)
+    drain_all(writer)
+    assert enforce(writer.postgres(), writer.audit, days=1) == 0
+    sender.check_all()
+
+
+def test_single_segments_go_while_a_reader_is_at_them(
+    writer: Writer, sender: Sender, postgres_url: str
+) -> None:
+    now = int(time.time() * 1000)
+    sender.send_received(PASSWORD, now - 2 * DAY_MS)
+    drain_all(writer)
+    sender.send_received(PASSWORD, now)
+    drain_all(writer)
+    days = 1 if month_begin(now - 2 * DAY_MS) == month_begin(now - DAY_MS) else 40
+    with psycopg.connect(postgres_url) as reader, reader.cursor("held") as cursor:
+        cursor.execute("SELECT first_id FROM segments")
+        assert enforce(writer.postgres(), writer.audit, days=days) == (days == 1)
+        assert len(cursor.fetchall()) == 2
+
+
+def test_a_month_that_is_read_waits_for_another_time(
+    aged: list[int], writer: Writer, sender: Sender, postgres_url: str
+) -> None:
+    with psycopg.connect(postgres_url) as reader, reader.cursor("held") as cursor:
+        cursor.execute("SELECT first_id FROM segments")
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            enforce(writer.postgres(), writer.audit, days=30)
+        assert len(cursor.fetchall()) == len(aged)
+    assert len(sender.texts(PASSWORD)) == len(aged)
+    assert enforce(writer.postgres(), writer.audit, days=30) == 6
+
+
+def test_sessions_that_ended_long_ago_are_forgotten(writer: Writer, sender: Sender) -> None:
+    sender.send(PASSWORD)
+    drain_all(writer)
+    connection = writer.postgres()
+    for days, left in ((SESSION_DAYS - 1, 1), (SESSION_DAYS + 1, 0)):
+        age = "UPDATE ingest_sessions SET seen_at = now() - %s * interval '1 day'"
+        connection.execute(age, (days,))
+        enforce(connection, writer.audit, days=0)
+        assert connection.execute("SELECT count(*) FROM ingest_sessions").fetchone() == (left,)

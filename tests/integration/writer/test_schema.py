@@ -1,0 +1,107 @@
+"""Migrations: from nothing to usable, once, whoever runs them how often."""
+
+import itertools
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+from integration.writer.sending import sending
+from iot_models.errors import SettingsError
+from iot_models.settings import Settings, load
+from iot_stores.postgres import SCHEMA_REVISION, check_schema
+from iot_tools.local.postgres_server import PostgresServer, binaries
+from iot_writer.schema import migrate
+from iot_writer.writer import Writer
+from support.draining import drain_all
+
+_numbers = itertools.count()
+
+
+@pytest.fixture
+def empty_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """A database with nothing in it."""
+    name = f"empty_{next(_numbers)}"
+    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+        yield psycopg.conninfo.make_conninfo(postgres_server.url, dbname=name)
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def _dump(url: str) -> list[str]:
+    command = [str(binaries() / "pg_dump"), "--dbname", url]
+    text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return [line for line in text.splitlines() if "restrict" not in line]  # a random token
+
+
+def test_an_empty_database_becomes_usable(empty_url: str, environment: dict[str, str]) -> None:
+    settings = load(environment | {"IOT_POSTGRES_URL": empty_url})
+    migrate(empty_url)
+    writer = Writer(settings)
+    with sending(settings) as sender:
+        sender.send(b"p", 3)
+        drain_all(writer)
+        sender.check_all()
+    writer.close()
+
+
+def test_migrating_again_changes_nothing(empty_url: str) -> None:
+    migrate(empty_url)
+    before = _dump(empty_url)
+    assert any("CREATE TABLE public.segments" in line for line in before)
+    migrate(empty_url)
+    assert _dump(empty_url) == before
+
+
+def test_several_migrate_at_once(empty_url: str) -> None:
+    script = f"from iot_writer.schema import migrate; migrate({empty_url!r})"
+    command = [sys.executable, "-W", "error", "-c", script]
+    processes = [
+        subprocess.Popen(command, stderr=subprocess.PIPE, env=os.environ) for _ in range(3)
+    ]
+    for process in processes:
+        _, said = process.communicate(timeout=60)
+        assert (process.returncode, said) == (0, b"")
+    with psycopg.connect(empty_url, autocommit=True) as connection:
+        check_schema(connection)
+        rows = connection.execute("SELECT version_num FROM alembic_version").fetchall()
+        assert rows == [(SCHEMA_REVISION,)]
+
+
+def test_a_migration_that_breaks_off_leaves_nothing(empty_url: str) -> None:
+    with psycopg.connect(empty_url, autocommit=True) as connection:
+        connection.execute("CREATE TABLE audit_log ()")  # in the way of the migration's last step
+        before = _dump(empty_url)
+        with pytest.raises(Exception, match="already exists"):
+            migrate(empty_url)
+        assert _dump(empty_url) == before
+        connection.execute("DROP TABLE audit_log")
+    migrate(empty_url)
+
+
+@pytest.mark.parametrize("found", ["none", "9999"])
+def test_a_writer_refuses_another_versions_schema(
+    found: str, settings: Settings, postgres_url: str
+) -> None:
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        if found == "none":
+            connection.execute("DROP TABLE alembic_version")
+        else:
+            connection.execute("UPDATE alembic_version SET version_num = %s", (found,))
+        sentence = (
+            f"the database's schema is {found}, this version needs {SCHEMA_REVISION}: "
+            "run `iot-sensor migrate`"
+        )
+        with pytest.raises(SettingsError) as refused:
+            check_schema(connection)
+        assert str(refused.value) == sentence
+        writer = Writer(settings)
+        with pytest.raises(SettingsError, match="run `iot-sensor migrate`"):
+            writer.postgres()
+        writer.close()
+        others = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'iot-writer'"
+        others += " AND datname = current_database()"
+        assert connection.execute(others).fetchone() == (0,)

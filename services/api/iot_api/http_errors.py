@@ -2,12 +2,12 @@
 
 import logging
 
-import psycopg
 from flask import Flask, Response, g
 from redis.exceptions import RedisError
 from werkzeug.exceptions import HTTPException
 
 from iot_models.errors import ErrorCode, IotError, UnavailableError
+from iot_stores.postgres import AWAY
 from iot_stores.redis_client import is_away
 
 from .answers import json_answer
@@ -65,7 +65,7 @@ def _known(error: Exception) -> IotError | None:
     if isinstance(error, RedisError) and is_away(error):
         _log.warning("Redis is away: %s", error)
         return UnavailableError("Redis is away; try again", retry_after=RETRY_SECONDS)
-    if isinstance(error, psycopg.OperationalError):
+    if isinstance(error, AWAY):
         _log.warning("Postgres is away: %s", error)
         return UnavailableError("Postgres is away; try again", retry_after=RETRY_SECONDS)
     return None

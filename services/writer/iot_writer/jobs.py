@@ -4,13 +4,13 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 
-import psycopg
 from redis import Redis
 from rq import Queue
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
 from iot_models import metrics, names
+from iot_stores.postgres import AWAY
 
 from . import retention, sweep
 from .drain import Outcome
@@ -33,7 +33,7 @@ def drain(shard: int) -> str:
     began = time.monotonic()
     try:
         outcome, left = writer.drain.run(writer.postgres(), shard)
-    except psycopg.OperationalError as error:
+    except AWAY as error:
         # The sweep queues the shard again; what waits, waits in the backlog.
         _log.warning("shard %d is not drained, Postgres is away: %s", shard, _first_line(error))
         metrics.counter("iot_drains_total").labels("postgres_away").inc()

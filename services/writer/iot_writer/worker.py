@@ -5,12 +5,12 @@ import threading
 from types import FrameType
 from typing import ClassVar
 
-import psycopg
 from redis.exceptions import RedisError
 from rq import SimpleWorker
 from rq.serializers import JSONSerializer
 
 from iot_models import names
+from iot_stores.postgres import AWAY
 from iot_stores.redis_client import connect_redis, is_full
 
 from . import jobs
@@ -81,7 +81,7 @@ def _drain_directly(writer: Writer) -> None:
     try:
         for shard in range(writer.settings.shards):
             writer.drain.run(writer.postgres(), shard)
-    except (RedisError, psycopg.OperationalError) as error:
+    except (RedisError, *AWAY) as error:
         _log.warning("draining without jobs failed: %s", error)
 
 

@@ -24,6 +24,9 @@ _LIVENESS = {
     "tcp_user_timeout": 10_000,
 }
 
+AWAY = (psycopg.OperationalError, psycopg.errors.ReadOnlySqlTransaction)
+"""What is raised while Postgres can't serve (gone, starting, full, read-only): no defect of ours."""
+
 Connection = psycopg.Connection[tuple[object, ...]]
 Pool = ConnectionPool[Connection]
 

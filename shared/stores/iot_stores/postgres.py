@@ -25,7 +25,7 @@ _LIVENESS = {
 }
 
 AWAY = (psycopg.OperationalError, psycopg.errors.ReadOnlySqlTransaction)
-"""What is raised while Postgres can't serve (gone, starting, full, read-only): no defect of ours."""
+"""Raised while Postgres can't serve (gone, starting, full, read-only): no defect of ours."""
 
 Connection = psycopg.Connection[tuple[object, ...]]
 Pool = ConnectionPool[Connection]

@@ -9,6 +9,12 @@ DATA_DIR ?= .local
 DEVICES ?= 1
 TLS ?= 0
 
+# Settings of `make faults`.
+SEED ?= 1
+FAULTS ?= 300
+READINGS ?= 1000000
+REPEATS ?= 1
+
 MEMBERS := shared/models shared/cipher shared/stores services/api services/writer tools
 EDITABLE := $(foreach member,$(MEMBERS),-e ./$(member))
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
@@ -89,6 +95,11 @@ docs: $(VENV)/.dev ## Write again what docs are made from code
 .PHONY: bench
 bench: $(VENV)/.dev ## Measure how fast readings are acknowledged, stored and read back
 	@$(BIN)/python -m bench
+
+.PHONY: faults
+faults: $(VENV)/.dev ## Break every part under load, count every reading: SEED=1 FAULTS=300 READINGS=1000000
+	@PYTHONPATH=tests $(BIN)/python -m faults --seed '$(SEED)' --faults '$(FAULTS)' \
+		--readings '$(READINGS)' --repeats '$(REPEATS)'
 
 .PHONY: clean
 clean: ## Remove the virtual environment and all caches; the data of `make run` stays

@@ -1,0 +1,1 @@
+"""`make faults`: break every part under load, then count every reading."""

@@ -1,0 +1,53 @@
+"""`make faults`: one run, its report, and how to have it again when it fails."""
+
+import argparse
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from faults.report import show
+from faults.run import Options, Run
+from iot_tools.local import orphans
+
+
+def main() -> int:
+    """0 when nothing was lost, doubled, altered, disordered or late."""
+    options = _options()
+    again = f"make faults SEED={options.seed} FAULTS={options.faults} READINGS={options.readings}"
+    again += "" if options.repeats else " REPEATS=0"
+    print(again, flush=True)
+    folder = Path(tempfile.mkdtemp(prefix="iot-faults-"))
+    orphans.adopt()
+    began = time.monotonic()
+    failed = True
+    try:
+        outcome = Run(options, folder).run()
+        show(outcome)
+        problems = outcome.problems()
+        failed = bool(problems)
+        print("\n".join(f"FAILED  {each}" for each in problems))
+    finally:
+        orphans.end_all()
+        print(f"seed {options.seed}, {time.monotonic() - began:.0f} s: ", end="")
+        if failed:
+            print(f"FAILED\nlogs: {folder}\nagain: {again}")
+        else:
+            print("nothing lost, nothing doubled")
+            shutil.rmtree(folder)
+    return int(failed)
+
+
+def _options() -> Options:
+    parser = argparse.ArgumentParser(prog="python -m faults", description=__doc__)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--faults", type=int, default=300)
+    parser.add_argument("--readings", type=int, default=1_000_000)
+    parser.add_argument("--repeats", type=int, choices=(0, 1), default=1)
+    given = parser.parse_args()
+    return Options(given.seed, given.faults, given.readings, bool(given.repeats))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,36 @@
+"""The plan: which faults come when, made from a seed and nothing else."""
+
+import random
+from dataclasses import dataclass
+
+from faults.faults import KINDS, Kind
+
+_EVERY = (1.2, 2.2)
+_LASTS = (1.0, 4.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A fault to come, in seconds after the begin."""
+
+    number: int
+    kind: Kind
+    begins: float
+    seconds: float
+
+
+def make_plan(seed: int, count: int) -> list[Planned]:
+    """`count` faults; every kind comes once before one comes again, in an order of chance."""
+    chance = random.Random(f"plan {seed}")  # noqa: S311 - repeatable, no secret
+    planned: list[Planned] = []
+    moment = 1.0
+    deck: list[Kind] = []
+    for number in range(count):
+        if not deck:
+            deck = chance.sample(KINDS, len(KINDS))
+        recent = {each.kind.target for each in planned[-2:]}
+        kind = next((each for each in deck if each.target not in recent), deck[0])
+        deck.remove(kind)
+        planned.append(Planned(number, kind, moment, chance.uniform(*_LASTS)))
+        moment += chance.uniform(*_EVERY)
+    return planned

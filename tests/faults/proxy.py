@@ -1,0 +1,109 @@
+"""The network between the services and a store: a TCP proxy that can be made bad."""
+
+import asyncio
+import contextlib
+import socket
+import threading
+from types import TracebackType
+from typing import Self
+
+_PIECE = 65_536
+
+
+class Proxy:
+    """Forwards connections to a port of loopback, in a thread of its own."""
+
+    def __init__(self, target_port: int) -> None:
+        self._target_port = target_port
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+        self.port: int = self._listener.getsockname()[1]
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._serve, name="proxy", daemon=True)
+        self._open: set[asyncio.StreamWriter] = set()
+        self._flows = asyncio.Event()
+        self._delay = 0.0
+        self._cutting = False
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+
+    def slow(self, seconds: float) -> None:
+        """Hold every piece of data for so long; 0 ends it."""
+        self._delay = seconds
+
+    def hold(self, *, holding: bool) -> None:
+        """Let nothing through, as a cable that is pulled; what was sent meanwhile comes later."""
+        change = self._flows.clear if holding else self._flows.set
+        self._loop.call_soon_threadsafe(change)
+
+    def cut(self, *, cutting: bool) -> None:
+        """Break every connection in the middle of its next piece of data, and refuse new ones; at
+        the end also those that were quiet.
+        """
+        self._cutting = cutting
+        if not cutting:
+            self._loop.call_soon_threadsafe(self._abort_all)
+
+    def _serve(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._flows.set()
+        server = self._loop.run_until_complete(
+            asyncio.start_server(self._connected, sock=self._listener)
+        )
+        self._loop.run_forever()
+        server.close()
+        self._abort_all()
+        tasks = asyncio.all_tasks(self._loop)
+        for task in tasks:
+            task.cancel()
+        self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        self._loop.close()
+
+    def _abort_all(self) -> None:
+        for writer in list(self._open):
+            writer.transport.abort()
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._cutting:
+            writer.transport.abort()
+            return
+        try:
+            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
+        except OSError:
+            writer.transport.abort()
+            return
+        both = {writer, far_writer}
+        self._open |= both
+        pumps = [self._pump(reader, far_writer), self._pump(far_reader, writer)]
+        tasks = [asyncio.ensure_future(pump) for pump in pumps]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            for each in both:
+                each.transport.abort() if self._cutting else each.close()
+            self._open -= both
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while piece := await reader.read(_PIECE):
+                await self._flows.wait()
+                if self._delay:
+                    await asyncio.sleep(self._delay)
+                if self._cutting:
+                    writer.write(piece[: len(piece) // 2])
+                    await asyncio.sleep(0)
+                    return
+                writer.write(piece)
+                await writer.drain()

@@ -1,0 +1,66 @@
+"""The watch: sees, past every bad network, when something is committed and what waits."""
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import cast
+
+import psycopg
+from redis.exceptions import RedisError
+
+from faults.service import SHARDS, Service
+from iot_models import names
+
+_LOOK_SECONDS = 0.05
+_POSITIONS = "SELECT shard, position FROM ingest_offsets ORDER BY shard"
+
+Fronts = tuple[bytes | None, ...]
+
+
+class Watch:
+    """Looks at both stores, in a thread each, until stopped."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self.commits: list[float] = []
+        """When a drain was seen to have committed."""
+        self.fronts: list[tuple[float, Fronts]] = []
+        """Each shard's oldest waiting entry, over time."""
+        self._stopping = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._look, args=(each,), daemon=True)
+            for each in (self._look_at_redis, self._look_at_postgres)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """End it; what was seen stays."""
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join(30)
+
+    def _look(self, look: Callable[[], None]) -> None:
+        while not self._stopping.wait(_LOOK_SECONDS):
+            with suppress(RedisError, psycopg.Error):
+                look()
+
+    def _look_at_redis(self) -> None:
+        with self._service.direct_redis() as client:
+            while not self._stopping.wait(_LOOK_SECONDS):
+                with client.pipeline(transaction=False) as pipeline:
+                    for shard in range(SHARDS):
+                        pipeline.xrange(names.stream(shard), count=1)
+                    firsts = pipeline.execute()
+                fronts = tuple(first[0][0] if first else None for first in firsts)
+                self.fronts.append((time.monotonic(), fronts))
+
+    def _look_at_postgres(self) -> None:
+        with self._service.direct_postgres() as connection:
+            seen: object = None
+            while not self._stopping.wait(_LOOK_SECONDS):
+                found = cast("object", connection.execute(_POSITIONS).fetchall())
+                if found != seen:
+                    self.commits.append(time.monotonic())
+                seen = found

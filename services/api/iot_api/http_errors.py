@@ -3,6 +3,7 @@
 import logging
 
 from flask import Flask, Response, g
+from psycopg.errors import UndefinedTable
 from redis.exceptions import RedisError
 from werkzeug.exceptions import HTTPException
 
@@ -68,6 +69,9 @@ def _known(error: Exception) -> IotError | None:
     if isinstance(error, AWAY):
         _log.warning("Postgres is away: %s", error)
         return UnavailableError("Postgres is away; try again", retry_after=RETRY_SECONDS)
+    if isinstance(error, UndefinedTable):
+        _log.error("the database has no schema: run `iot-sensor migrate`")
+        return UnavailableError("the database is not set up yet", retry_after=RETRY_SECONDS)
     return None
 
 

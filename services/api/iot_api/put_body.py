@@ -25,7 +25,7 @@ _WRONG_KIND = {
     "relative_time": "is not a number",
     "interrogator_time": "is neither a number nor a date",
 }
-_NOT_ASCII = re.compile(r"[^\x00-\x7f]")
+_NOT_PRINTABLE = re.compile(r"[^\x00-\x7e]")
 
 
 class _Data(msgspec.Struct, gc=False):
@@ -130,8 +130,8 @@ def password_bytes(
 
 def _columns(numbered: list[tuple[int, _Data]]) -> ReadingColumns:
     freeform = SEPARATOR.join([data.freeform for _, data in numbered])
-    if not freeform.isascii():
-        freeform = _NOT_ASCII.sub(_escape, freeform.decode()).encode()
+    if not freeform.isascii() or b"\x7f" in freeform:
+        freeform = _NOT_PRINTABLE.sub(_escape, freeform.decode()).encode()
     return ReadingColumns(
         _times(numbered, "relative_time", [data.relative_time for _, data in numbered], parse_time),
         _times(

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from iot_models.errors import DecryptionError, SettingsError
 
@@ -73,29 +74,60 @@ def parse_keyring(text: str) -> Keyring:
     Raises:
         SettingsError: one sentence on what is wrong with it, without any key.
     """
-    try:
-        content = json.loads(text)
-        if content["version"] != 1:
-            raise SettingsError("the keyring is of a version that is not known here")
-        masters = {int(key_id): _key_bytes(key) for key_id, key in content["keys"].items()}
-        primary, pepper = int(content["primary"]), _key_bytes(content["pepper"])
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
-        raise SettingsError("the keyring is not JSON of the form that is described") from None
+    content = _parsed(text)
+    if content is None:
+        # Raised here, so that no error of the parser, which holds the text, is its context.
+        raise SettingsError("the keyring is not JSON of the form that is described")
+    version, primary, keys, pepper = content
+    if version != 1:
+        raise SettingsError("the keyring is of a version that is not known here")
+    masters = {key_id: _key_bytes(key) for key_id, key in keys.items()}
     if primary not in masters:
         raise SettingsError("the keyring's primary key is not among its keys")
     if not all(0 < key_id < 2**32 for key_id in masters):
         raise SettingsError("the keyring has a key id that is not from 1 to 4294967295")
-    return Keyring(primary, masters, pepper)
+    return Keyring(primary, masters, _key_bytes(pepper))
+
+
+def _parsed(text: str) -> tuple[int, KeyId, dict[KeyId, str], str] | None:
+    """Version, primary id, keys and pepper; None when the text is not of that form.
+
+    Strict, since a slip of the hand must not lose a key: no name stands twice, an id is written
+    in one way only.
+    """
+    try:
+        content = json.loads(text, object_pairs_hook=_without_repeats)
+        keys = {int(key_id): key for key_id, key in content["keys"].items()}
+        if [str(key_id) for key_id in keys] != list(content["keys"]):
+            return None
+        if type(content["version"]) is not int or type(content["primary"]) is not int:
+            return None
+        return content["version"], content["primary"], keys, content["pepper"]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        raise ValueError("a name stands twice")
+    return content
 
 
 def _key_bytes(text: str) -> bytes:
-    try:
-        key = base64.b64decode(text, validate=True)
-    except (ValueError, TypeError):  # a character beyond ASCII is a ValueError
-        raise SettingsError("the keyring has a key that is not base64") from None
+    key = _base64(text)
+    if key is None:
+        raise SettingsError("the keyring has a key that is not base64")
     if len(key) != KEY_BYTES:
         raise SettingsError(f"the keyring has a key that is not {KEY_BYTES} bytes long")
     return key
+
+
+def _base64(text: str) -> bytes | None:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (ValueError, TypeError):  # a character beyond ASCII is a ValueError
+        return None
 
 
 def new_keyring_text() -> str:

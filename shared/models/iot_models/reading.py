@@ -1,11 +1,15 @@
 """A reading, and many of them as columns: the two forms in which readings travel."""
 
+import sys
 from array import array
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 
 import msgspec
+
+if sys.byteorder != "little":
+    raise ImportError("the stored formats are written on little-endian machines only")
 
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 MISSING_TIME = -1

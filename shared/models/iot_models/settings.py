@@ -46,7 +46,7 @@ class Settings:
         maximum=86_400,
     )
     retention_days: int = _setting(
-        0, "Age in days at which readings are deleted; 0 keeps them for ever."
+        0, "Age in days at which readings are deleted; 0 keeps them for ever.", maximum=36_500
     )
     backlog_max_bytes: int = _setting(
         512 * 2**20,

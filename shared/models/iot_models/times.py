@@ -7,7 +7,7 @@ from decimal import Decimal
 
 from .reading import INT64_MAX, INT64_MIN
 
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,6})?")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,6})?", re.ASCII)
 _US_DATE = "%m/%d/%Y %I:%M:%S.%f %p"
 _US_DATE_WHOLE = "%m/%d/%Y %I:%M:%S %p"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

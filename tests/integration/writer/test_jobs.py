@@ -74,7 +74,7 @@ def test_a_writer_runs_nothing_that_stands_in_redis(
     stack.start_writer()
     try:
         wait_until(lambda: not sender.waiting(), what="an empty backlog")
-        wait_until(lambda: evil.get_status() == "failed", what="refusal")  # type: ignore[no-untyped-call]
+        wait_until(lambda: evil.get_status() == "failed", what="refusal")
     finally:
         stack.stop()
     sender.check_all()
@@ -129,7 +129,7 @@ def test_a_busy_shard_is_left_to_its_holder(
 
 
 def test_the_sweep_queues_only_what_was_left_behind(sender: Sender) -> None:
-    now, micros = cast("tuple[int, int]", sender.redis.time())
+    now, micros = sender.redis.time()
     passwords = {sender.shard(b"%d" % number): b"%d" % number for number in range(200)}
     for shard in (1, 3):
         sender.send_received(passwords[shard], now * 1000 - 5000)
@@ -169,7 +169,7 @@ def test_the_periodic_jobs_do_their_work(
     monkeypatch.setattr(jobs, "current", lambda: writer)
     assert jobs.make_partitions() == 3
     assert jobs.make_partitions() == 0
-    now = cast("tuple[int, int]", sender.redis.time())[0] * 1000
+    now = sender.redis.time()[0] * 1000
     sender.send_received(PASSWORD, now - 5000)
     assert jobs.sweep_shards() == 1
     assert jobs.enforce_retention() == 0

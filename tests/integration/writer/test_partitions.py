@@ -69,13 +69,13 @@ def test_a_drain_over_new_year_fills_two_months(writer: Writer, sender: Sender) 
     drain_all(writer)
     sender.check_all()
     connection = writer.postgres()
-    for table, received in (
+    for table, bounds in (
         ("segments_202612", [(NEW_YEAR - 2, NEW_YEAR - 1, 2)]),
         ("segments_202701", [(NEW_YEAR, NEW_YEAR + 1, 2)]),
     ):
         statement = psycopg.sql.SQL("SELECT received_min, received_max, count FROM {}")
         found = connection.execute(statement.format(psycopg.sql.Identifier(table)))
-        assert found.fetchall() == received
+        assert found.fetchall() == bounds
 
 
 def test_a_month_is_made_while_it_is_read(

@@ -64,8 +64,8 @@ def test_every_vault_gets_its_own_in_order(
         expected[vault] += texts
         arrivals.append(arrival(VAULTS[vault], received, texts))
     segments, next_id = build_segments(arrivals, shard=shard, next_id=first_id)
-    for number, vault in enumerate(VAULTS):
-        readings = readings_of(segments, vault)
+    for number, owner in enumerate(VAULTS):
+        readings = readings_of(segments, owner)
         assert [reading.freeform for reading in readings] == expected[number]
         ids = [reading.id for reading in readings]
         assert ids == sorted(ids)

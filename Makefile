@@ -14,6 +14,7 @@ SEED ?= 1
 FAULTS ?= 300
 READINGS ?= 1000000
 REPEATS ?= 1
+ONLY ?=
 
 MEMBERS := shared/models shared/cipher shared/stores services/api services/writer tools
 EDITABLE := $(foreach member,$(MEMBERS),-e ./$(member))
@@ -99,7 +100,7 @@ bench: $(VENV)/.dev ## Measure how fast readings are acknowledged, stored and re
 .PHONY: faults
 faults: $(VENV)/.dev ## Break every part under load, count every reading: SEED=1 FAULTS=300 READINGS=1000000
 	@PYTHONPATH=tests $(BIN)/python -m faults --seed '$(SEED)' --faults '$(FAULTS)' \
-		--readings '$(READINGS)' --repeats '$(REPEATS)'
+		--readings '$(READINGS)' --repeats '$(REPEATS)' --only '$(ONLY)'
 
 .PHONY: clean
 clean: ## Remove the virtual environment and all caches; the data of `make run` stays

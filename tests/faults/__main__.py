@@ -7,6 +7,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from faults.faults import KINDS
 from faults.report import show
 from faults.run import Options, Run
 from iot_tools.local import orphans
@@ -17,6 +18,7 @@ def main() -> int:
     options = _options()
     again = f"make faults SEED={options.seed} FAULTS={options.faults} READINGS={options.readings}"
     again += "" if options.repeats else " REPEATS=0"
+    again += f" ONLY='{options.only}'" if options.only else ""
     print(again, flush=True)
     folder = Path(tempfile.mkdtemp(prefix="iot-faults-"))
     orphans.adopt()
@@ -45,8 +47,11 @@ def _options() -> Options:
     parser.add_argument("--faults", type=int, default=300)
     parser.add_argument("--readings", type=int, default=1_000_000)
     parser.add_argument("--repeats", type=int, choices=(0, 1), default=1)
+    parser.add_argument("--only", default="")
     given = parser.parse_args()
-    return Options(given.seed, given.faults, given.readings, bool(given.repeats))
+    if not any(given.only in kind.name for kind in KINDS):
+        parser.error(f"no kind of fault is called {given.only!r}")
+    return Options(given.seed, given.faults, given.readings, bool(given.repeats), given.only)
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ class Device(threading.Thread):
         self._port = port
         self._pace = pace
         self._passwords = passwords
-        self._random = random.Random(f"{seed} {number}")  # noqa: S311 - repeatable, no secret
+        self._random = random.Random(f"{seed} {number}")
         self._steady = steady
         self._repeats = repeats
         self._connection: socket.socket | None = None

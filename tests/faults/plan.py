@@ -19,15 +19,18 @@ class Planned:
     seconds: float
 
 
-def make_plan(seed: int, count: int) -> list[Planned]:
-    """`count` faults; every kind comes once before one comes again, in an order of chance."""
-    chance = random.Random(f"plan {seed}")  # noqa: S311 - repeatable, no secret
+def make_plan(seed: int, count: int, only: str = "") -> list[Planned]:
+    """`count` faults; every kind comes once before one comes again, in an order of chance. With
+    `only` just the kinds whose name holds it.
+    """
+    kinds = [kind for kind in KINDS if only in kind.name]
+    chance = random.Random(f"plan {seed}")
     planned: list[Planned] = []
     moment = 1.0
     deck: list[Kind] = []
     for number in range(count):
         if not deck:
-            deck = chance.sample(KINDS, len(KINDS))
+            deck = chance.sample(kinds, len(kinds))
         recent = {each.kind.target for each in planned[-2:]}
         kind = next((each for each in deck if each.target not in recent), deck[0])
         deck.remove(kind)

@@ -47,6 +47,7 @@ def show(outcome: Outcome) -> None:
     _show_recoveries(outcome.recoveries)
     print()
     _show_requests(outcome.requests)
+    _show_silence(outcome.requests, outcome.recoveries)
     judgement = outcome.judgement
     print(
         f"readings: {judgement.sent:,} sent, {judgement.acknowledged:,} acknowledged, "
@@ -91,10 +92,22 @@ def _show_requests(requests: Sequence[Request]) -> None:
         f"requests: {len(requests):,}: {', '.join(said)}, {unanswered:,} without an answer", end=""
     )
     print(f", {repeated:,} repeats" if repeated else "")
-    moments = sorted(each.answered_at for each in requests if each.acknowledged)
-    silence = max((later - one for one, later in pairwise(moments)), default=0.0)
     slowest = max((each.answered_at - each.sent_at for each in requests), default=0.0)
-    print(f"          longest time without a 201 {silence:.1f} s, slowest answer {slowest:.1f} s")
+    print(f"          slowest answer or repeated answer {slowest:.1f} s")
+
+
+def _show_silence(requests: Sequence[Request], recoveries: Sequence[Recovery]) -> None:
+    """The longest time without a 201, and what was broken then."""
+    moments = sorted(each.answered_at for each in requests if each.acknowledged)
+    gaps = ((later - one, one, later) for one, later in pairwise(moments))
+    seconds, begin, end = max(gaps, default=(0.0, 0.0, 0.0))
+    faults = [each.done for each in recoveries]
+    meanwhile = [
+        f"{each.kind.name} for {each.ended - each.began:.1f} s"
+        for each in sorted(faults, key=lambda each: each.began)
+        if each.began < end and each.ended > begin - 1
+    ]
+    print(f"          longest time without a 201 {seconds:.1f} s; then: {', '.join(meanwhile)}")
 
 
 def _late(recovery: Recovery) -> str:

@@ -37,6 +37,8 @@ class Options:
     readings: int
     repeats: bool = False
     """Every second device repeats what was not acknowledged, under an `Idempotency-Key`."""
+    only: str = ""
+    """Just the kinds of faults whose name holds this."""
 
 
 class Run:
@@ -45,7 +47,7 @@ class Run:
     def __init__(self, options: Options, folder: Path) -> None:
         self._options = options
         self._folder = folder
-        self._plan = make_plan(options.seed, options.faults)
+        self._plan = make_plan(options.seed, options.faults, options.only)
         self._planned_seconds = max((each.begins for each in self._plan), default=0.0) + 5.0
         self._all_passwords = [f"run-{options.seed}-{number}" for number in range(PASSWORDS)]
         self._over = threading.Event()
@@ -142,7 +144,7 @@ class Run:
             service.sync_redis("always")
 
     def _strike(self, service: Service, planned: Planned) -> None:
-        chance = random.Random(f"fault {self._options.seed} {planned.number}")  # noqa: S311
+        chance = random.Random(f"fault {self._options.seed} {planned.number}")
         with self._targets[planned.kind.target]:
             began = time.monotonic()
             try:

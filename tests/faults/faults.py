@@ -12,6 +12,7 @@ from faults.keeper import Keeper
 from faults.processes import children, freeze, thaw, title
 from faults.proxy import Proxy
 from faults.service import API_WORKERS, Service
+from faults.small_disk import DISK_FULL
 from iot_tools.local.child import wait_until
 
 
@@ -156,6 +157,17 @@ def _postgres_read_only(scene: Scene) -> None:
         _read_only(scene.service, "off")
 
 
+def _postgres_disk_full(scene: Scene) -> None:
+    disk = scene.service.disk
+    if disk is None:
+        raise LookupError("there is no small disk")
+    disk.fill()
+    try:
+        scene.last()
+    finally:
+        disk.clear()
+
+
 def _read_only(service: Service, state: str) -> None:
     with service.direct_postgres() as connection:
         connection.execute(f"ALTER SYSTEM SET default_transaction_read_only = {state}".encode())
@@ -232,5 +244,6 @@ KINDS: tuple[Kind, ...] = (
     Kind("Postgres: a backend's SIGKILL", "postgres", _STORING, _postgres_backend),
     Kind("Postgres: frozen", "postgres", _STORING, _postgres_frozen),
     Kind("Postgres: read-only", "postgres", _STORING, _postgres_read_only),
+    Kind(DISK_FULL, "postgres", _STORING, _postgres_disk_full),
     *_network("postgres", _STORING),
 )

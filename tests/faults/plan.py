@@ -1,6 +1,7 @@
 """The plan: which faults come when, made from a seed and nothing else."""
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from faults.faults import KINDS, Kind
@@ -19,11 +20,8 @@ class Planned:
     seconds: float
 
 
-def make_plan(seed: int, count: int, only: str = "") -> list[Planned]:
-    """`count` faults; every kind comes once before one comes again, in an order of chance. With
-    `only` just the kinds whose name holds it.
-    """
-    kinds = [kind for kind in KINDS if only in kind.name]
+def make_plan(seed: int, count: int, kinds: Sequence[Kind] = KINDS) -> list[Planned]:
+    """`count` faults; every kind comes once before one comes again, in an order of chance."""
     chance = random.Random(f"plan {seed}")
     planned: list[Planned] = []
     moment = 1.0

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from faults.devices import Device, Pace
-from faults.faults import Scene
+from faults.faults import KINDS, Scene
 from faults.plan import Planned, make_plan
 from faults.readback import NotDrainedError, judge, left_over, wait_until_drained
 from faults.recovery import Done, Seen, recoveries
 from faults.report import Outcome
 from faults.service import Service
+from faults.small_disk import DISK_FULL, make_small_disk
 from faults.watch import Watch
 
 DEVICES = 24
@@ -47,7 +48,13 @@ class Run:
     def __init__(self, options: Options, folder: Path) -> None:
         self._options = options
         self._folder = folder
-        self._plan = make_plan(options.seed, options.faults, options.only)
+        self._disk = make_small_disk(folder / "disk")
+        kinds = [
+            kind
+            for kind in KINDS
+            if options.only in kind.name and (self._disk or kind.name != DISK_FULL)
+        ]
+        self._plan = make_plan(options.seed, options.faults, kinds)
         self._planned_seconds = max((each.begins for each in self._plan), default=0.0) + 5.0
         self._all_passwords = [f"run-{options.seed}-{number}" for number in range(PASSWORDS)]
         self._over = threading.Event()
@@ -59,8 +66,10 @@ class Run:
     def run(self) -> Outcome:
         """All of it. No process is left, whatever happens."""
         with ExitStack() as stack:
+            if self._disk is not None:
+                stack.callback(self._disk.close)
             stack.callback(self._over.set)
-            service = Service(self._folder, stack)
+            service = Service(self._folder, stack, self._disk)
             service.wait_ready()
             watch = Watch(service)
             stack.callback(watch.stop)

@@ -14,6 +14,7 @@ from redis import Redis
 from faults.keeper import Keeper
 from faults.processes import children, thaw
 from faults.proxy import Proxy
+from faults.small_disk import SmallDisk
 from iot_cipher.keyring import create_keyring_file
 from iot_tools.local.child import Child, LaunchError, Program
 from iot_tools.local.ports import free_port
@@ -30,8 +31,9 @@ _GUNICORN = ["gunicorn", "--config", "python:iot_api.gunicorn_conf", "iot_api.ws
 class Service:
     """All processes, by the keepers of them, and the proxies before the stores."""
 
-    def __init__(self, folder: Path, stack: ExitStack) -> None:
+    def __init__(self, folder: Path, stack: ExitStack, disk: SmallDisk | None) -> None:
         self.folder = folder
+        self.disk = disk
         self.port = free_port()
         self._fsync = folder / "fsync.conf"
         self._fsync.write_text("appendfsync everysec\n", encoding="utf-8")
@@ -47,6 +49,8 @@ class Service:
             each.wait_ready()
         self.to_redis = stack.enter_context(Proxy(self._redis.port))
         self.to_postgres = stack.enter_context(Proxy(self._postgres.port or 0))
+        if disk is not None:
+            self._keep_tables_on(disk)
         migrate(self.postgres_url)
         environment = self._environment()
         self.writers = [
@@ -103,6 +107,11 @@ class Service:
         self._fsync.write_text(f"appendfsync {how}\n", encoding="utf-8")
         with self.direct_redis() as client:
             client.config_set("appendfsync", how)
+
+    def _keep_tables_on(self, disk: SmallDisk) -> None:
+        with self.direct_postgres() as connection:
+            connection.execute(f"CREATE TABLESPACE small LOCATION '{disk.tables}'".encode())
+            connection.execute("ALTER DATABASE postgres SET default_tablespace = small")
 
     def _keep(
         self,

@@ -1,0 +1,73 @@
+"""A small disk for Postgres's tables, so that it can be full (Linux, as root)."""
+
+import ctypes
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from iot_tools.local.postgres_server import server_user
+
+_BYTES = 384 * 2**20
+_CLONE_NEWNS = 0x20000
+_MS_PRIVATE, _MS_REC = 1 << 18, 1 << 14
+_MNT_DETACH = 2
+
+
+class SmallDisk:
+    """A file system in memory, seen by this process and those it starts alone: it is gone with
+    the last of them. To be made before any thread is.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        """Raises `OSError` where this is not allowed."""
+        self.directory = directory
+        directory.mkdir()
+        self._libc = libc = ctypes.CDLL(None, use_errno=True)
+        _check(libc.unshare(_CLONE_NEWNS))
+        _check(libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None))
+        options = f"size={_BYTES},mode=0700"
+        _check(libc.mount(b"tmpfs", os.fsencode(directory), b"tmpfs", 0, options.encode()))
+        self.tables = directory / "tables"
+        self.tables.mkdir(mode=0o700)
+        os.chown(self.tables, server_user(), server_user())
+
+    def fill(self) -> None:
+        """Leave no room on it."""
+        with self._ballast.open("wb", buffering=0) as ballast, suppress(OSError):
+            os.posix_fallocate(ballast.fileno(), 0, self._free())
+            while ballast.write(bytes(4096)):
+                pass
+
+    def clear(self) -> None:
+        """Give the room back."""
+        self._ballast.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Take it away."""
+        self._libc.umount2(os.fsencode(self.directory), _MNT_DETACH)
+
+    @property
+    def _ballast(self) -> Path:
+        return self.directory / "ballast"
+
+    def _free(self) -> int:
+        state = os.statvfs(self.directory)
+        return state.f_bavail * state.f_bsize
+
+
+def make_small_disk(directory: Path) -> SmallDisk | None:
+    """One, or None where that is not allowed."""
+    try:
+        return SmallDisk(directory)
+    except (OSError, AttributeError) as error:
+        print(f"left out: {DISK_FULL}, for want of a small disk ({error})")
+        return None
+
+
+DISK_FULL = "Postgres: disk full"
+
+
+def _check(result: int) -> None:
+    if result != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))

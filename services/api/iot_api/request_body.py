@@ -6,9 +6,17 @@ from collections.abc import Callable
 import gevent
 import zstandard
 from flask import Request
-from werkzeug.exceptions import RequestTimeout
+from werkzeug.exceptions import ClientDisconnected, RequestTimeout
 
-from iot_models.errors import InvalidRequestError, TooLargeError, UnsupportedMediaTypeError
+from iot_models.errors import (
+    InvalidRequestError,
+    IotError,
+    TooLargeError,
+    UnavailableError,
+    UnsupportedMediaTypeError,
+)
+
+from . import stopping
 
 READ_SECONDS = 60
 """How long a body may take to arrive."""
@@ -52,13 +60,23 @@ def _received(request: Request, limit: int) -> bytes:
     # A body in chunks is cut off at the most that may be read; one byte more tells it from one
     # that ends there.
     request.max_content_length = limit + 1
-    with gevent.Timeout(READ_SECONDS, RequestTimeout("the body took too long to arrive")):
-        body = request.get_data(cache=False)
+    try:
+        with gevent.Timeout(READ_SECONDS, RequestTimeout("the body took too long to arrive")):
+            body = request.get_data(cache=False)
+    except ClientDisconnected:  # a body in chunks
+        raise _cut_off() from None
     if len(body) > limit:
         raise TooLargeError("the request is too large", limit=limit)
     if request.content_length is not None and len(body) != request.content_length:
-        raise InvalidRequestError("the request's body is shorter than its Content-Length")
+        raise _cut_off()
     return body
+
+
+def _cut_off() -> IotError:
+    """Cut off by its sender; or by our worker, which waits only so long when it is to end."""
+    if stopping.asked.is_set():
+        return UnavailableError("this server process ends; send the request again")
+    return InvalidRequestError("the request's body ends before its length says")
 
 
 def is_ndjson(request: Request) -> bool:

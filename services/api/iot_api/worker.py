@@ -1,0 +1,157 @@
+"""The gunicorn worker of the API: gunicorn's gevent worker, but for its end.
+
+That one closes its listener at once and then waits out `graceful_timeout` for clients that are
+connected and ask nothing. This one ends within about a second, and no request fails by it.
+"""
+
+import os
+import socket
+import time
+from contextlib import suppress
+from functools import partial
+from types import FrameType
+from typing import Any
+
+import gevent
+from gevent.pool import Pool
+from gevent.server import StreamServer
+from gunicorn.sock import ssl_context
+from gunicorn.workers.ggevent import GeventWorker
+
+from . import stopping
+
+GRACE_SECONDS = 1.0
+"""Asked to end, accept for so long; then close the connections that asked nothing meanwhile."""
+BODY_SECONDS = 5.0
+"""Asked to end, wait so long for bodies that are still on their way."""
+_BEAT_SECONDS = 0.1
+_UNREAD_SECONDS = 2.0
+
+
+class _Open:
+    """A connection: the request that is answered; if none, since when one is awaited."""
+
+    def __init__(self, client: socket.socket) -> None:
+        self.client = client
+        self.request: Any = None
+        self.waiting_since = time.monotonic()
+
+
+class _Listener:
+    """What is asked of a listener as a connection is served; by then the real one may be closed."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        self._name = listener.getsockname()
+
+    def getsockname(self) -> Any:
+        return self._name
+
+
+class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
+    """On SIGTERM: every answer says `Connection: close`, and ends its connection. After
+    `GRACE_SECONDS` the listener is closed, and the connections on which nothing was asked for
+    that long. A request that has arrived by then is answered. Bodies get `BODY_SECONDS` to
+    arrive, else 503; answers get `graceful_timeout`.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._connections: dict[Any, _Open] = {}
+
+    def run(self) -> None:
+        """Serve until asked to end."""
+        servers = [self._serve(listener) for listener in self.sockets]
+        while self.alive:
+            self.notify()
+            gevent.sleep(_BEAT_SECONDS)
+        self._end(servers)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """SIGTERM."""
+        stopping.asked.set()
+        super().handle_exit(sig, frame)
+
+    def handle(self, listener: Any, client: Any, addr: Any) -> None:
+        """Serve one connection, from a greenlet of its own."""
+        self._connections[gevent.getcurrent()] = _Open(client)
+        try:
+            super().handle(listener, client, addr)
+        finally:
+            del self._connections[gevent.getcurrent()]
+
+    def timeout_ctx(self) -> Any:
+        """The time in which a connection's next request must come; called as it is awaited."""
+        connection = self._connections[gevent.getcurrent()]
+        connection.request, connection.waiting_since = None, time.monotonic()
+        return super().timeout_ctx()
+
+    def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:
+        """Answer one request."""
+        self._connections[gevent.getcurrent()].request = req
+        try:
+            super().handle_request(listener_name, req, sock, addr)
+        except StopIteration:  # the connection is to be closed
+            _read_out(req)
+            raise
+
+    def _serve(self, listener: Any) -> Any:
+        listener.setblocking(True)
+        tls = {"ssl_context": ssl_context(self.cfg)} if self.cfg.is_ssl else {}
+        handle = partial(self.handle, _Listener(listener))
+        pool = Pool(self.worker_connections)
+        server = StreamServer(listener, handle=handle, spawn=pool, **tls)
+        server.max_accept = 1  # the next connection may be another worker's
+        server.start()
+        return server
+
+    def _end(self, servers: list[Any]) -> None:
+        begin = time.monotonic()
+        listening = True
+        while (age := time.monotonic() - begin) < self.cfg.graceful_timeout:
+            if listening and age >= GRACE_SECONDS:
+                for server in servers:
+                    _close_listener(server)
+                listening = False
+            if not listening and not self._connections:
+                break
+            self._end_connections(begin, bodies=age >= BODY_SECONDS)
+            self.notify()
+            gevent.sleep(_BEAT_SECONDS)
+        for server in servers:
+            server.stop(timeout=1)
+
+    def _end_connections(self, begin: float, *, bodies: bool) -> None:
+        for each in self._connections.values():
+            if each.request is None:
+                over = time.monotonic() - max(each.waiting_since, begin) >= GRACE_SECONDS
+            else:
+                each.request.force_close()  # says so in its answer, unless that is on its way
+                over = bodies
+            if over:
+                _receive_no_more(each.client)
+
+
+def _close_listener(server: Any) -> None:
+    """Take the connections that wait at the listener: closing it would reset them."""
+    server.stop_accepting()
+    while not server.full() and (accepted := server.do_read()):
+        server.do_handle(*accepted)
+    server.close()
+
+
+def _receive_no_more(client: socket.socket) -> None:
+    """Whoever reads gets what has arrived, and then the end, in one step of the kernel: a request
+    either came before it and is answered, or finds the connection closed.
+    """
+    # A twin: gevent would throw at whoever waits for `client`, and TLS forget its keys.
+    with suppress(OSError), socket.socket(fileno=os.dup(client.fileno())) as twin:
+        twin.shutdown(socket.SHUT_RD)
+
+
+def _read_out(req: Any) -> None:
+    """Read what is left of a body before the connection is closed: to close it on bytes that
+    wait resets it, and the client may lose the answer.
+    """
+    with gevent.Timeout(_UNREAD_SECONDS, False), suppress(Exception):  # whatever ails the body
+        while req.body.read(2**16):
+            pass

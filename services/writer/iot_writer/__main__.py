@@ -1,21 +1,19 @@
 """`python -m iot_writer`: a writer process."""
 
 import logging
-import signal
 import sys
 
 from prometheus_client import start_http_server
 
 from iot_models.errors import SettingsError
 
-from .worker import DrainWorker, work
+from .worker import heed_signals, work
 from .writer import current
 
 
 def main() -> int:
     """Run until SIGTERM; 2 when a setting is wrong."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: DrainWorker.stop_asked.set())
+    heed_signals()
     try:
         writer = current()
     except SettingsError as error:

@@ -1,12 +1,14 @@
 """The RQ worker: runs the jobs in its own process, one after the other."""
 
 import logging
+import signal
 import threading
 from types import FrameType
 from typing import ClassVar
 
 from redis.exceptions import RedisError
 from rq import SimpleWorker
+from rq.exceptions import StopRequested
 from rq.serializers import JSONSerializer
 
 from iot_models import names
@@ -48,6 +50,17 @@ class DrainWorker(SimpleWorker):
         self.stop_asked.set()
         super().request_stop(signum, frame)  # type: ignore[no-untyped-call]
 
+    def _install_signal_handlers(self) -> None:
+        super()._install_signal_handlers()  # type: ignore[no-untyped-call]
+        if self.stop_asked.is_set():  # while RQ got ready, and ours were the handlers
+            self._stop_requested = True
+
+
+def heed_signals() -> None:
+    """Stop when asked to by SIGTERM or SIGINT, while RQ's handlers are not in place."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: DrainWorker.stop_asked.set())
+
 
 def work(writer: Writer) -> None:
     """Work until SIGTERM or SIGINT. RQ's loop ends when Redis breaks off; it is begun anew."""
@@ -60,11 +73,24 @@ def work(writer: Writer) -> None:
                 _work_on_jobs(writer)
             except RedisError as error:
                 _log.warning("Redis is away: %s", error)
+            except StopRequested:  # RQ raises it in its handler, wherever we are then
+                break
             if not DrainWorker.stop_asked.wait(RESTART_SECONDS):
                 _relieve(writer)
+        _hand_over(writer)
     finally:
         ticker.stop()
         writer.close()
+
+
+def _hand_over(writer: Writer) -> None:
+    """Queue the drains of all shards in which something waits: to end at once, RQ lets go of a job
+    that it took and did not begin. Others would find that out at the next sweep only.
+    """
+    try:
+        writer.backlog.arm([names.drain_job(shard) for shard in writer.backlog.oldest()])
+    except RedisError as error:
+        _log.warning("Redis is away: %s", error)
 
 
 def _relieve(writer: Writer) -> None:
@@ -95,4 +121,7 @@ def _work_on_jobs(writer: Writer) -> None:
             job_class=jobs.KnownJob,
             serializer=JSONSerializer,
         )
-        worker.work(logging_level="WARNING")
+        try:
+            worker.work(logging_level="WARNING")
+        finally:
+            heed_signals()

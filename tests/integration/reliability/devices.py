@@ -1,0 +1,199 @@
+"""Devices that send numbered readings over connections that stay open, and keep account."""
+
+import http.client
+import itertools
+import json
+import select
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from support.stack import Answer
+from support.waiting import wait_until
+
+Row = dict[str, Any]
+
+
+class Client:
+    """Holds one connection to one of several servers, as a balancer does.
+
+    It goes to the next server when a connection is refused, or was closed before a request is
+    sent on it. A request that was sent must get its answer: else `ask` raises.
+    """
+
+    def __init__(self, ports: Sequence[int]) -> None:
+        self._ports = itertools.cycle(ports)
+        self._tries = len(ports) + 1
+        self._connection: http.client.HTTPConnection | None = None
+
+    def ask(
+        self, method: str, path: str, body: str | None = None, headers: dict[str, str] | None = None
+    ) -> Answer:
+        """One request and its answer."""
+        connection = self._open()
+        try:
+            connection.request(method, path, body, headers or {})
+            answer = connection.getresponse()
+            return Answer(answer.status, answer.headers, answer.read())
+        except (OSError, http.client.HTTPException):
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the connection, if one is open."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _open(self) -> http.client.HTTPConnection:
+        held = self._connection
+        if held is not None and held.sock is not None:
+            if not select.select([held.sock], [], [], 0)[0]:
+                return held
+            held.close()
+        refused = 0
+        while True:
+            port = next(self._ports)
+            self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+            try:
+                self._connection.connect()
+            except ConnectionRefusedError:
+                refused += 1
+                if refused == self._tries:
+                    raise
+            else:
+                return self._connection
+
+
+@dataclass
+class Device:
+    """Sends readings 0, 1, 2, ... under a password of its own, until it is told to stop.
+
+    With `repeats` it sends a reading under an Idempotency-Key until it is acknowledged; without,
+    it gives up what was not acknowledged and goes on with the next.
+    """
+
+    password: str
+    ports: Sequence[int]
+    pause: float = 0.01
+    repeats: bool = False
+    sent: int = 0
+    acknowledged: set[int] = field(default_factory=set)
+    statuses: Counter[int] = field(default_factory=Counter)
+    failures: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def start(self) -> None:
+        """Begin to send."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Send no more; returns when the last answer is there."""
+        self._stop.set()
+        self._thread.join(60)
+        assert not self._thread.is_alive()
+
+    def _run(self) -> None:
+        client = Client(self.ports)
+        try:
+            while not self._stop.is_set():
+                number = self.sent
+                self.sent += 1
+                while not self._send(client, number) and self.repeats:
+                    if self._stop.wait(0.05):
+                        return
+                self._stop.wait(self.pause)
+        finally:
+            client.close()
+
+    def _send(self, client: Client, number: int) -> bool:
+        data = {"db_password": self.password, "interrogator_time": number, "freeform": number}
+        headers = {"Content-Type": "application/json"}
+        if self.repeats:
+            headers["Idempotency-Key"] = f"{self.password} {number}"
+        try:
+            answer = client.ask("PUT", "/api/iot", json.dumps({"data": data}), headers)
+        except (OSError, http.client.HTTPException) as error:
+            self.failures.append(f"reading {number}: {error!r}")
+            return False
+        self.statuses[answer.status] += 1
+        if answer.status == 201:
+            self.acknowledged.add(number)
+        return answer.status == 201
+
+    def check(self, rows: Sequence[Row]) -> None:
+        """What was acknowledged is stored once, what was not at most once, all in order."""
+        numbers = [row["interrogator_timestamp"] for row in rows]
+        assert [row["freeform"] for row in rows] == [str(number) for number in numbers]
+        assert Counter(numbers).most_common(1)[0][1] == 1, "doubled"
+        assert self.acknowledged - set(numbers) == set(), "lost"
+        assert set(numbers) <= set(range(self.sent))
+        ids = [row["id"] for row in rows]
+        assert ids == sorted(ids), "out of order"
+
+
+class Fleet:
+    """Several devices at once."""
+
+    def __init__(self, count: int, ports: Sequence[int], *, repeating: int = 0) -> None:
+        self.devices = [
+            Device(f"device {number}", [*ports[number % len(ports) :], *ports], repeats=True)
+            if number < repeating
+            else Device(f"device {number}", [*ports[number % len(ports) :], *ports])
+            for number in range(count)
+        ]
+
+    def __enter__(self) -> "Fleet":
+        for device in self.devices:
+            device.start()
+        self.go_on()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Stop all devices."""
+        for device in self.devices:
+            device.stop()
+
+    @property
+    def acknowledged(self) -> int:
+        """Readings acknowledged so far."""
+        return sum(len(device.acknowledged) for device in self.devices)
+
+    def go_on(self, count: int = 3, *, seconds: float = 20) -> None:
+        """Wait until every device got `count` more readings acknowledged."""
+        before = [len(device.acknowledged) for device in self.devices]
+        wait_until(
+            lambda: all(
+                len(device.acknowledged) >= begin + count
+                for device, begin in zip(self.devices, before, strict=True)
+            ),
+            seconds=seconds,
+            what="acknowledgements",
+        )
+
+    def assert_no_request_failed(self) -> None:
+        """Every request of every device was answered 201."""
+        for device in self.devices:
+            assert not device.failures, device.failures
+            assert set(device.statuses) == {201}, device.statuses
+
+    def check(self, read: Callable[[str], Sequence[Row]], *, seconds: float = 20) -> None:
+        """Once all is stored, every device finds what it sent."""
+        for device in self.devices:
+            wait_until(
+                lambda d=device: (
+                    d.acknowledged  # type: ignore[misc]
+                    <= {row["interrogator_timestamp"] for row in read(d.password)}
+                ),
+                seconds=seconds,
+                what="every acknowledged reading",
+            )
+            device.check(read(device.password))

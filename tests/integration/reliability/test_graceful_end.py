@@ -1,0 +1,209 @@
+"""What a gunicorn that is asked to end does to each kind of connection."""
+
+import http.client
+import json
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from support.stack import Stack
+from support.waiting import wait_until
+
+JSON = {"Content-Type": "application/json"}
+BODY = json.dumps({"data": {"db_password": "p", "freeform": "x"}})
+END_SECONDS = 15.0
+"""What the end of idle workers may take on a busy machine; gunicorn's own would take 30 s."""
+BODY_SECONDS = 5.0
+"""How long a body may still take: `iot_api.worker.BODY_SECONDS`."""
+
+
+@pytest.fixture
+def api(environment: dict[str, str], tmp_path: Path) -> Iterator[Stack]:
+    """The API alone."""
+    stack = Stack(environment, tmp_path)
+    try:
+        stack.start_api()
+        yield stack
+    finally:
+        stack.stop()
+
+
+@pytest.fixture
+def opened() -> Iterator[ExitStack]:
+    """What is closed after the test."""
+    with ExitStack() as stack:
+        yield stack
+
+
+def connect(stack: Stack, opened: ExitStack) -> http.client.HTTPConnection:
+    """A connection that has had one answer, and stays open."""
+    connection = http.client.HTTPConnection("127.0.0.1", stack.port, timeout=30)
+    opened.callback(connection.close)
+    connection.request("GET", "/healthz")
+    answer = connection.getresponse()
+    assert (answer.status, answer.getheader("Connection")) == (200, "keep-alive")
+    answer.read()
+    return connection
+
+
+def begun(stack: Stack, opened: ExitStack) -> socket.socket:
+    """A connection on which nothing was asked yet."""
+    address = ("127.0.0.1", stack.port)
+    return opened.enter_context(socket.create_connection(address, timeout=30))
+
+
+def slow_body(
+    stack: Stack, opened: ExitStack, head: bytes = b"Content-Length: 1000"
+) -> socket.socket:
+    """A connection whose body doesn't go on."""
+    client = begun(stack, opened)
+    client.sendall(b"PUT /api/iot HTTP/1.1\r\nHost: x\r\n" + head + b"\r\n\r\n")
+    return client
+
+
+def answer_of(client: socket.socket) -> tuple[int, http.client.HTTPMessage, bytes]:
+    answer = http.client.HTTPResponse(client)
+    answer.begin()
+    return answer.status, answer.headers, answer.read()
+
+
+def ask_to_end(stack: Stack) -> float:
+    """When it was asked."""
+    assert stack.api is not None
+    stack.api.terminate()
+    return time.monotonic()
+
+
+def seconds_to_end(stack: Stack, began: float) -> float:
+    assert stack.api is not None
+    assert stack.api.wait(40) == 0
+    return time.monotonic() - began
+
+
+def test_idle_connections_are_closed_soon_and_without_a_reset(
+    api: Stack, opened: ExitStack
+) -> None:
+    idle = [connect(api, opened) for _ in range(50)]
+    fresh = [begun(api, opened) for _ in range(5)]
+    took = seconds_to_end(api, ask_to_end(api))
+    print(f"with 55 idle connections gunicorn ended in {took:.2f} s")
+    assert took < END_SECONDS
+    for client in [*(each.sock for each in idle), *fresh]:
+        assert client.recv(1) == b""
+
+
+def test_a_request_on_an_idle_connection_is_still_answered(api: Stack, opened: ExitStack) -> None:
+    idle = [connect(api, opened) for _ in range(50)]
+    began = ask_to_end(api)
+    for connection in idle:
+        connection.request("PUT", "/api/iot", BODY, JSON)
+        answer = connection.getresponse()
+        assert answer.status == 201
+        answer.read()
+    assert answer.getheader("Connection") == "close"
+    assert seconds_to_end(api, began) < END_SECONDS
+
+
+def test_every_request_sent_before_the_end_of_its_connection_is_answered(
+    api: Stack, opened: ExitStack
+) -> None:
+    """Sent at every moment of the end: on a connection that was found open, just before."""
+    idle = [connect(api, opened) for _ in range(400)]
+    began = ask_to_end(api)
+    answered = 0
+    for number, connection in enumerate(idle):
+        wait_until(lambda n=number: time.monotonic() - began > 0.8 + n / 1000, what="its time")  # type: ignore[misc]
+        connection.sock.setblocking(False)
+        try:
+            found_open = connection.sock.recv(1, socket.MSG_PEEK) != b""
+        except BlockingIOError:
+            found_open = True
+        if not found_open:
+            break
+        connection.sock.setblocking(True)
+        connection.request("GET", "/healthz")
+        assert connection.getresponse().status == 200
+        answered += 1
+    assert answered > 5
+    assert seconds_to_end(api, began) < END_SECONDS
+
+
+def test_a_long_answer_is_sent_to_its_end(api: Stack, opened: ExitStack) -> None:
+    api.start_writer()
+    rows = [{"data": {"db_password": "p", "freeform": "x" * 400}}] * 10_000
+    for _ in range(3):
+        assert api.put(rows).status == 201
+    wait_until(lambda: len(api.read("p")) == 30_000, what="all readings")
+    reader = connect(api, opened)
+    reader.request("POST", "/api/iot", json.dumps({"data": {"db_password": "p"}}), JSON)
+    answer = reader.getresponse()
+    begin = answer.read(1000)
+    began = ask_to_end(api)
+    # Past the time at which idle connections are closed, and a listener.
+    wait_until(lambda: refused(api), what="a closed listener")
+    assert len(json.loads(begin + answer.read())["data"]) == 30_000
+    assert seconds_to_end(api, began) < END_SECONDS + BODY_SECONDS
+
+
+def refused(stack: Stack) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", stack.port), timeout=5).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("head", [b"Content-Length: 1000", b"Transfer-Encoding: chunked"])
+def test_slow_bodies_hold_up_the_end_for_so_long_only(
+    api: Stack, opened: ExitStack, head: bytes
+) -> None:
+    slow = [slow_body(api, opened, head) for _ in range(20)]
+    wait_until(lambda: api.request("GET", "/healthz").status == 200, what="an answer")
+    took = seconds_to_end(api, ask_to_end(api))
+    print(f"with 20 slow bodies gunicorn ended in {took:.2f} s")
+    assert took < BODY_SECONDS + END_SECONDS
+    for client in slow:
+        status, headers, body = answer_of(client)
+        assert (status, headers["Connection"], headers["Retry-After"]) == (503, "close", "1")
+        assert json.loads(body)["code"] == "unavailable"
+
+
+def test_a_body_that_comes_in_time_is_taken(api: Stack, opened: ExitStack) -> None:
+    client = slow_body(api, opened, b"Content-Length: %d" % len(BODY))
+    began = ask_to_end(api)
+    wait_until(lambda: refused(api), what="a closed listener")
+    client.sendall(BODY.encode())
+    assert answer_of(client)[0] == 201
+    assert seconds_to_end(api, began) < END_SECONDS + BODY_SECONDS
+
+
+def test_slow_bodies_and_heads_stop_no_other_client(api: Stack, opened: ExitStack) -> None:
+    slow = [slow_body(api, opened) for _ in range(300)]
+    slow += [begun(api, opened) for _ in range(300)]
+    for client in slow:
+        client.sendall(b"P")
+    with ThreadPoolExecutor(8) as pool:
+        took = sorted(pool.map(lambda _: timed_put(api), range(200)))
+    print(f"with 600 slow clients a PUT took {took[100]:.3f} s, the slowest {took[-1]:.3f} s")
+    assert took[100] < 0.5
+    assert took[-1] < 3
+
+
+def timed_put(stack: Stack) -> float:
+    began = time.monotonic()
+    assert stack.request("PUT", "/api/iot", BODY, JSON).status == 201
+    return time.monotonic() - began
+
+
+def test_an_early_answer_is_not_lost_to_what_is_still_sent(api: Stack, opened: ExitStack) -> None:
+    """404 before the body was read: closing on unread bytes would reset the connection."""
+    for _ in range(20):
+        client = begun(api, opened)
+        client.sendall(b"PUT /none HTTP/1.1\r\nHost: x\r\nConnection: close\r\n")
+        client.sendall(b"Content-Length: 1000000\r\n\r\n" + b"x" * 1_000_000)
+        assert answer_of(client)[0] == 404

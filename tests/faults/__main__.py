@@ -2,6 +2,7 @@
 
 import argparse
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -22,6 +23,7 @@ def main() -> int:
     print(again, flush=True)
     folder = Path(tempfile.mkdtemp(prefix="iot-faults-"))
     orphans.adopt()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
     began = time.monotonic()
     failed = True
     try:

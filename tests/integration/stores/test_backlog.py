@@ -153,7 +153,7 @@ def test_arming_queues_what_does_not_wait(redis: "Redis", backlog: Backlog) -> N
 
 
 def test_bytes_are_exact_after_drains_that_stop(writer: Writer, sender: Sender) -> None:
-    chance = random.Random(3)  # noqa: S311 - repeatable, no secret
+    chance = random.Random(3)
     passwords = [b"%d" % number for number in range(12)]
     for _ in range(60):
         for _ in range(chance.randint(1, 6)):

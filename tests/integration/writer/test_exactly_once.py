@@ -44,7 +44,7 @@ class Scene:
         self.stack = stack
         self.sender = sender
         self.connection = connection
-        self.random = random.Random(20140318)  # noqa: S311 - repeatable, no secret
+        self.random = random.Random(20140318)
         self.seen = {"committed, not trimmed": 0, "not committed": 0}
 
     def arrive(self) -> None:

@@ -157,6 +157,7 @@ def test_any_interleaving_of_writers(writer: Writer, sender: Sender, steps: list
 @pytest.mark.parametrize(
     "steps",
     [
+        "send stall die drain",
         "send stall die send drain",
         "send stall send stall die send drain go_on_first",
         "send stall send drain wipe go_on_first",

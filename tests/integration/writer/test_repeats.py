@@ -49,7 +49,7 @@ def test_an_entry_twice_in_one_request_is_stored_once(writer: Writer, sender: Se
 def test_a_shuffle_of_many_sessions_with_gaps(
     writer: Writer, sender: Sender, api_processes: list[Sealer]
 ) -> None:
-    chance = random.Random(7)  # noqa: S311 - repeatable, no secret
+    chance = random.Random(7)
     sealed: list[tuple[str, bytes, Sealed]] = []
     for number in range(900):
         password = b"p%d" % chance.randrange(5)

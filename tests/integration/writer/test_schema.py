@@ -17,7 +17,9 @@ from iot_tools.local.postgres_server import PostgresServer, binaries
 from iot_writer.schema import migrate
 from iot_writer.writer import Writer
 from support.draining import drain_all
+from support.waiting import wait_until
 
+LOCK = 0x696F74
 _numbers = itertools.count()
 
 
@@ -59,9 +61,15 @@ def test_migrating_again_changes_nothing(empty_url: str) -> None:
 def test_several_migrate_at_once(empty_url: str) -> None:
     script = f"from iot_writer.schema import migrate; migrate({empty_url!r})"
     command = [sys.executable, "-W", "error", "-c", script]
-    processes = [
-        subprocess.Popen(command, stderr=subprocess.PIPE, env=os.environ) for _ in range(3)
-    ]
+    with psycopg.connect(empty_url) as holder:
+        holder.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK,))
+        processes = [
+            subprocess.Popen(command, stderr=subprocess.PIPE, env=os.environ) for _ in range(3)
+        ]
+        waiting = "SELECT count(*) = 3 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        wait_until(
+            lambda: holder.execute(waiting).fetchone() == (True,), seconds=40, what="all at once"
+        )
     for process in processes:
         _, said = process.communicate(timeout=60)
         assert (process.returncode, said) == (0, b"")
@@ -104,4 +112,4 @@ def test_a_writer_refuses_another_versions_schema(
         writer.close()
         others = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'iot-writer'"
         others += " AND datname = current_database()"
-        assert connection.execute(others).fetchone() == (0,)
+        wait_until(lambda: connection.execute(others).fetchone() == (0,), what="no connection left")

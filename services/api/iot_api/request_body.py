@@ -6,6 +6,7 @@ from collections.abc import Callable
 import gevent
 import zstandard
 from flask import Request
+from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import ClientDisconnected, RequestTimeout
 
 from iot_models.errors import (
@@ -65,6 +66,8 @@ def _received(request: Request, limit: int) -> bytes:
             body = request.get_data(cache=False)
     except ClientDisconnected:  # a body in chunks
         raise _cut_off() from None
+    except ParseException:
+        raise InvalidRequestError("the request's chunks are not in the form of HTTP") from None
     if len(body) > limit:
         raise TooLargeError("the request is too large", limit=limit)
     if request.content_length is not None and len(body) != request.content_length:

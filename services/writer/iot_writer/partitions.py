@@ -2,21 +2,34 @@
 
 import logging
 import time
+from typing import cast
 
 import psycopg
 
-from iot_stores.months import month_begin, month_name, next_month
+from iot_stores.months import month_begin, month_name, named_month, next_month
 from iot_stores.postgres import Connection
 
 _log = logging.getLogger(__name__)
 
+_PREFIX = "segments_"
+
+_ALL = """
+    SELECT relname FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
+    WHERE inhparent = 'segments'::regclass
+"""
 _LOCK = "SELECT pg_advisory_xact_lock(hashtext('segments partitions'))"
 _EXISTS = "SELECT 1 FROM pg_class WHERE oid = to_regclass(%s)"
 
 
 def partition_name(begin: int) -> str:
     """The table of the month that begins at `begin` (Unix milliseconds)."""
-    return f"segments_{month_name(begin)}"
+    return _PREFIX + month_name(begin)
+
+
+def partition_begins(connection: Connection) -> list[int]:
+    """The begins of the months that have a partition, the oldest first."""
+    found = cast("list[tuple[str]]", connection.execute(_ALL).fetchall())
+    return sorted(named_month(name.removeprefix(_PREFIX)) for (name,) in found)
 
 
 def ensure_partition(connection: Connection, begin: int) -> bool:

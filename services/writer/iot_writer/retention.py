@@ -2,14 +2,15 @@
 
 import logging
 import time
+from typing import cast
 
 import psycopg
 
 from iot_stores.audit import AuditLog
-from iot_stores.months import month_begin, next_month
+from iot_stores.months import next_month
 from iot_stores.postgres import Connection
 
-from .partitions import partition_name
+from .partitions import partition_begins, partition_name
 
 DAY_MS = 86_400_000
 SESSION_DAYS = 90
@@ -17,7 +18,7 @@ SESSION_DAYS = 90
 
 _log = logging.getLogger(__name__)
 
-_OLDEST = "SELECT min(received_min) FROM segments"
+_LOCK_WAIT = "SET LOCAL lock_timeout = '1s'"
 _DELETE = """
     DELETE FROM segments WHERE (vault_id, first_id, received_min) IN (
         SELECT vault_id, first_id, received_min FROM segments
@@ -45,19 +46,30 @@ def enforce(connection: Connection, audit: AuditLog, *, days: int) -> int:
 
 
 def _drop_months(connection: Connection, cutoff: int) -> int:
+    """Drop the months that ended before `cutoff`. One that is being read is left alone: to wait
+    for its reader would hold up everybody else. Its rows are deleted, and it goes another time.
+    """
     deleted = 0
-    while (oldest := _oldest(connection)) is not None:
-        month = month_begin(oldest)
-        if next_month(month) > cutoff:
+    for begin in partition_begins(connection):
+        if next_month(begin) > cutoff:
             break
-        table = psycopg.sql.Identifier(partition_name(month))
-        with connection.transaction():
-            connection.execute("SET LOCAL lock_timeout = '5s'")
-            count = psycopg.sql.SQL("SELECT count(*) FROM {}").format(table)
-            (rows,) = connection.execute(count).fetchone() or (0,)
-            connection.execute(psycopg.sql.SQL("DROP TABLE {}").format(table))
-        deleted += int(str(rows))
+        try:
+            deleted += _drop(connection, partition_name(begin))
+        except psycopg.errors.LockNotAvailable:
+            _log.info("%s is being read, it is dropped another time", partition_name(begin))
+            break
     return deleted
+
+
+def _drop(connection: Connection, name: str) -> int:
+    table = psycopg.sql.Identifier(name)
+    with connection.transaction():
+        connection.execute(_LOCK_WAIT)
+        connection.execute(psycopg.sql.SQL("LOCK TABLE ONLY segments, {}").format(table))
+        count = psycopg.sql.SQL("SELECT count(*) FROM {}").format(table)
+        (rows,) = cast("tuple[int]", connection.execute(count).fetchone())
+        connection.execute(psycopg.sql.SQL("DROP TABLE {}").format(table))
+    return rows
 
 
 def _delete_rows(connection: Connection, cutoff: int) -> int:
@@ -65,8 +77,3 @@ def _delete_rows(connection: Connection, cutoff: int) -> int:
     while gone := connection.execute(_DELETE, {"cutoff": cutoff}).rowcount:
         deleted += gone
     return deleted
-
-
-def _oldest(connection: Connection) -> int | None:
-    (oldest,) = connection.execute(_OLDEST).fetchone() or (None,)
-    return None if oldest is None else int(str(oldest))

@@ -21,5 +21,10 @@ def month_name(begin: int) -> str:
     return datetime.fromtimestamp(begin // 1000, UTC).strftime("%Y%m")
 
 
+def named_month(name: str) -> int:
+    """The begin of the month that `month_name` names so."""
+    return _milliseconds(int(name[:4]), int(name[4:]))
+
+
 def _milliseconds(year: int, month: int) -> int:
     return int(datetime(year, month, 1, tzinfo=UTC).timestamp()) * 1000

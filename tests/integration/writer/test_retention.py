@@ -91,16 +91,17 @@ def test_single_segments_go_while_a_reader_is_at_them(
         assert len(cursor.fetchall()) == 2
 
 
-def test_a_month_that_is_read_waits_for_another_time(
+def test_a_month_that_is_read_is_emptied_now_and_dropped_another_time(
     aged: list[int], writer: Writer, sender: Sender, postgres_url: str
 ) -> None:
     with psycopg.connect(postgres_url) as reader, reader.cursor("held") as cursor:
         cursor.execute("SELECT first_id FROM segments")
-        with pytest.raises(psycopg.errors.LockNotAvailable):
-            enforce(writer.postgres(), writer.audit, days=30)
+        assert enforce(writer.postgres(), writer.audit, days=30) == 6
         assert len(cursor.fetchall()) == len(aged)
-    assert len(sender.texts(PASSWORD)) == len(aged)
-    assert enforce(writer.postgres(), writer.audit, days=30) == 6
+        assert _is_there(writer, aged[0])
+    assert len(sender.texts(PASSWORD)) == len(aged) - 6
+    assert enforce(writer.postgres(), writer.audit, days=30) == 0
+    assert not _is_there(writer, aged[0])
 
 
 def test_sessions_that_ended_long_ago_are_forgotten(writer: Writer, sender: Sender) -> None:

@@ -4,6 +4,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from concurrent.futures import Future
 
 from iot_cipher.keyring import Keyring
 from iot_cipher.vault import OpenVault, PasswordKey, create_vault, open_vault, password_key
@@ -42,8 +43,11 @@ class VaultCache:
 
 
 class Vaults:
-    """Opens vaults. One scrypt runs at a time in a process: it bounds the memory they take, and
-    requests that bring the same new password at once pay for it once.
+    """Opens vaults. One scrypt runs at a time in a process: it bounds the memory they take.
+
+    Requests that bring the same password at once share one opening, whatever comes of it. Nobody
+    waits for another password's: a store that doesn't answer would hold up all of them, one after
+    the other.
     """
 
     def __init__(
@@ -60,7 +64,8 @@ class Vaults:
         self._cache = cache
         self._scrypt_log2_n = scrypt_log2_n
         self._slow_key = slow_key
-        self._one_at_a_time = threading.Lock()
+        self._one_key_at_a_time = threading.Lock()
+        self._under_way: dict[tuple[bytes, bool], Future[OpenVault | None]] = {}
 
     def held(self, password: bytes) -> OpenVault | None:
         """The password's vault if this process has it open."""
@@ -88,13 +93,33 @@ class Vaults:
         vault = self._cache.get(lookup)
         if vault is not None:
             return vault
-        with self._one_at_a_time:
-            vault = self._cache.get(lookup)
-            if vault is None:
-                vault = self._open_slowly(keyring, lookup, password, create=create)
+        ours: Future[OpenVault | None] = Future()
+        opening = self._under_way.setdefault((lookup, create), ours)
+        try:
+            if opening is ours:
+                self._do(ours, keyring, lookup, password, create=create)
+            return opening.result()
+        finally:
+            del ours, opening  # what an error's traceback holds must not hold the error
+
+    def _do(
+        self,
+        opening: "Future[OpenVault | None]",
+        keyring: Keyring,
+        lookup: bytes,
+        password: bytes,
+        *,
+        create: bool,
+    ) -> None:
+        try:
+            vault = self._open_slowly(keyring, lookup, password, create=create)
             if vault is not None:
                 self._cache.put(lookup, vault)
-            return vault
+            opening.set_result(vault)
+        except BaseException as error:  # noqa: BLE001 - raised to all who wait for it, us too
+            opening.set_exception(error)
+        finally:
+            del self._under_way[lookup, create], opening
 
     def _open_slowly(
         self, keyring: Keyring, lookup: bytes, password: bytes, *, create: bool
@@ -104,7 +129,7 @@ class Vaults:
             if not create:
                 return None
             fresh, vault = create_vault(
-                keyring, password, self._scrypt_log2_n, slow_key=self._slow_key
+                keyring, password, self._scrypt_log2_n, slow_key=self._one_key
             )
             record = self._records.add(fresh)
             metrics.counter("iot_vaults_opened_total").labels("created").inc()
@@ -112,7 +137,11 @@ class Vaults:
                 return vault
         metrics.counter("iot_vaults_opened_total").labels("found").inc()
         try:
-            return open_vault(keyring, record, password, slow_key=self._slow_key)
+            return open_vault(keyring, record, password, slow_key=self._one_key)
         except DecryptionError:
             metrics.counter("iot_damaged_total").labels("vault").inc()
             raise
+
+    def _one_key(self, password: bytes, salt: bytes, log2_n: int) -> bytes:
+        with self._one_key_at_a_time:
+            return self._slow_key(password, salt, log2_n)

@@ -45,12 +45,16 @@ def connect_redis(settings: Settings) -> "Redis":
         "retry": Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), retries=2),
         "retry_on_error": [BusyLoadingError],
     }
-    if "+sentinel://" in settings.redis_url:
-        return connect_by_sentinels(settings.redis_url, options)
     try:
-        return Redis.from_url(settings.redis_url, **options)
-    except ValueError as error:
+        if "+sentinel://" in settings.redis_url:
+            client = connect_by_sentinels(settings.redis_url, options)
+        else:
+            client = Redis.from_url(settings.redis_url, **options)
+        # One that is not used: a query that says what is no option would be found out by that.
+        client.connection_pool.connection_class(**client.connection_pool.connection_kwargs)
+    except (ValueError, TypeError) as error:
         raise SettingsError(f"IOT_REDIS_URL: {error}") from None
+    return client
 
 
 def is_away(error: RedisError) -> bool:

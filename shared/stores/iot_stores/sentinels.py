@@ -1,12 +1,12 @@
 """A Redis master that Sentinels name: after a failover, connections go to the new one."""
 
 import re
-from typing import Any
+from typing import Any, cast
 from urllib.parse import unquote
 
 from redis import Redis
 from redis.connection import parse_url
-from redis.sentinel import Sentinel
+from redis.sentinel import Sentinel, SentinelConnectionPool
 
 from iot_models.errors import SettingsError
 
@@ -31,9 +31,12 @@ def connect_by_sentinels(url: str, options: dict[str, Any]) -> "Redis":
             "IOT_REDIS_URL must be redis+sentinel://host:port,host:port/<master's name>/<db>"
         )
     # What the query may hold, and what TLS means, is redis-py's to say.
-    given: dict[str, Any] = parse_url(  # type: ignore[no-untyped-call]
-        f"{found['scheme']}://localhost/{found['query'] or ''}"
-    )
+    try:
+        given: dict[str, Any] = parse_url(  # type: ignore[no-untyped-call]
+            f"{found['scheme']}://localhost/{found['query'] or ''}"
+        )
+    except ValueError as error:
+        raise SettingsError(f"IOT_REDIS_URL: {error}") from None
     tls = given.pop("connection_class", None) is not None
     for name in ("host", "port", "db"):
         given.pop(name, None)
@@ -47,15 +50,27 @@ def connect_by_sentinels(url: str, options: dict[str, Any]) -> "Redis":
         **common,
     )
     client: Redis = sentinels.master_for(  # type: ignore[no-untyped-call]
-        found["name"], redis_class=Redis
+        found["name"], redis_class=_Master
     )
     return client
+
+
+class _Master(Redis):
+    """Closes the connections to the Sentinels along with its own."""
+
+    def close(self) -> None:
+        super().close()
+        pool = cast("SentinelConnectionPool", self.connection_pool)
+        for sentinel in pool.sentinel_manager.sentinels:
+            sentinel.close()
 
 
 def _address(host: str) -> tuple[str, int]:
     name, colon, port = host.rpartition(":")
     if not colon:
-        return host, SENTINEL_PORT
-    if not port.isdecimal():
-        raise SettingsError("IOT_REDIS_URL has a Sentinel's port that is no number")
+        name, port = host, str(SENTINEL_PORT)
+    if not name:
+        raise SettingsError("IOT_REDIS_URL names a Sentinel without a host")
+    if not (port.isdecimal() and 0 < int(port) < 2**16):
+        raise SettingsError("IOT_REDIS_URL has a Sentinel's port that is none")
     return name.strip("[]"), int(port)

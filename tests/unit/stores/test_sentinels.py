@@ -1,0 +1,97 @@
+"""URLs of a Redis that Sentinels name: what they may say, and what is said of a wrong one."""
+
+import pytest
+from redis import Redis
+from redis.sentinel import SentinelConnectionPool
+
+from iot_models.errors import SettingsError
+from iot_models.settings import Settings
+from iot_stores.redis_client import ANSWER_SECONDS, CONNECT_SECONDS, connect_redis
+
+
+def settings(url: str) -> Settings:
+    return Settings(redis_url=url, postgres_url="postgresql:", keyring_file="keyring")
+
+
+def connected(url: str) -> tuple["Redis", SentinelConnectionPool]:
+    client = connect_redis(settings(url))
+    pool = client.connection_pool
+    assert isinstance(pool, SentinelConnectionPool)
+    return client, pool
+
+
+def sentinels(pool: SentinelConnectionPool) -> list[tuple[str, int]]:
+    found = [each.get_connection_kwargs() for each in pool.sentinel_manager.sentinels]
+    return [(each["host"], each["port"]) for each in found]
+
+
+def test_a_whole_url() -> None:
+    client, pool = connected("redis+sentinel://us%40r:p%3Ass@a:1,b:2,[::1]:3/mine/7")
+    assert pool.service_name == "mine"
+    assert pool.is_master
+    assert sentinels(pool) == [("a", 1), ("b", 2), ("::1", 3)]
+    given = client.get_connection_kwargs()
+    assert (given["username"], given["password"], given["db"]) == ("us@r", "p:ss", 7)
+    assert given["socket_timeout"] == ANSWER_SECONDS
+    assert given["socket_connect_timeout"] == CONNECT_SECONDS
+
+
+def test_the_shortest_url() -> None:
+    client, pool = connected("redis+sentinel://a/mine")
+    assert sentinels(pool) == [("a", 26379)]
+    given = client.get_connection_kwargs()
+    assert (given["username"], given["password"], given["db"]) == (None, None, 0)
+
+
+def test_sentinels_are_asked_without_the_masters_password() -> None:
+    _, pool = connected("redis+sentinel://:secret@a/mine")
+    for each in pool.sentinel_manager.sentinels:
+        assert each.get_connection_kwargs().get("password") is None
+
+
+@pytest.mark.parametrize(
+    ("scheme", "connection"),
+    [
+        ("redis", "SentinelManagedConnection"),
+        ("rediss", "SentinelManagedSSLConnection"),
+    ],
+)
+def test_tls_by_the_scheme(scheme: str, connection: str) -> None:
+    query = "?ssl_ca_certs=/ca.pem" if scheme == "rediss" else ""
+    _, pool = connected(f"{scheme}+sentinel://a/mine/0{query}")
+    assert pool.connection_class.__name__ == connection
+    for each in pool.sentinel_manager.sentinels:
+        assert each.get_connection_kwargs().get("ssl_ca_certs") == (query[14:] or None)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis+sentinel://",
+        "redis+sentinel://a",
+        "redis+sentinel://a/",
+        "redis+sentinel:///mine",
+        "redis+sentinel://a/mine/x",
+        "redis+sentinel://a/mine/0/1",
+        "redis+sentinel://a:x/mine",
+        "redis+sentinel://a:/mine",
+        "redis+sentinel://a:99999/mine",
+        "redis+sentinel://a,,b/mine",
+        "redis+sentinel://:secret@a:1@b/mine",
+        "http+sentinel://a/mine",
+        "redis+sentinel://a/mine?socket_timeout=soon",
+        "redis+sentinel://a/mine?unheard_of=1",
+        "http://a",
+        "redis://a:x/0",
+        "redis://a?unheard_of=1",
+        "redis://a?socket_timeout=soon",
+        "",
+    ],
+)
+def test_a_wrong_url_is_one_sentence_that_names_the_variable(url: str) -> None:
+    with pytest.raises(SettingsError) as raised:
+        connect_redis(settings(url))
+    said = str(raised.value)
+    assert said.startswith("IOT_REDIS_URL")
+    assert "\n" not in said
+    assert "secret" not in said

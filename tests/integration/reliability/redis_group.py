@@ -1,0 +1,157 @@
+"""A Redis master, its replicas and the Sentinels that watch them: real processes on loopback."""
+
+import socket
+from contextlib import ExitStack
+from pathlib import Path
+from typing import cast
+from urllib.parse import quote
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+from iot_tools.local.child import Child, Program
+from iot_tools.local.ports import free_port
+from iot_tools.local.redis_server import RedisServer, find_redis
+from support.waiting import wait_until
+
+NAME = "iot"
+PASSWORD = "gr@up:/?%1"
+DOWN_MILLISECONDS = 1000
+"""How long a master may be silent until a Sentinel takes it for down."""
+
+_USER = ["requirepass", "masterauth"]
+
+
+class Member(RedisServer):
+    """A Redis with the password of the group: whoever is promoted must know it."""
+
+    def __init__(self, directory: Path, *, replica_of: "Member | None" = None) -> None:
+        lines = [f"{word} {PASSWORD}" for word in _USER]
+        lines += ["repl-diskless-sync yes", "repl-diskless-sync-delay 0", "repl-timeout 5"]
+        if replica_of is not None:
+            lines.append(f"replicaof 127.0.0.1 {replica_of.port}")
+        super().__init__(directory, config=lines)
+        self._password = PASSWORD
+
+    def ready(self) -> bool:
+        """Whether it has its data and answers."""
+        try:
+            with self.client() as client:
+                return bool(client.ping())
+        except RedisError:
+            return False
+
+    def client(self) -> "Redis":
+        """A client of just this one."""
+        return Redis(port=self.port, password=PASSWORD, socket_timeout=2)
+
+    def role(self) -> str:
+        """`master` or `slave`."""
+        with self.client() as client:
+            return str(cast("dict[str, str]", client.info("replication"))["role"])
+
+    def replicas(self) -> int:
+        """How many replicas are in step."""
+        with self.client() as client:
+            info = cast("dict[str, object]", client.info("replication"))
+        known = [value for key, value in info.items() if key.startswith("slave")]
+        return sum(
+            isinstance(each, dict) and each["state"] == "online" and each["lag"] <= 1
+            for each in known
+        )
+
+
+class Sentinel:
+    """One `redis-sentinel`."""
+
+    def __init__(self, directory: Path, master: Member) -> None:
+        directory.mkdir()
+        self.port = free_port()
+        config = directory / "sentinel.conf"
+        lines = [
+            "bind 127.0.0.1",
+            f"port {self.port}",
+            "protected-mode no",
+            f"sentinel monitor {NAME} 127.0.0.1 {master.port} 2",
+            f"sentinel auth-pass {NAME} {PASSWORD}",
+            f"sentinel down-after-milliseconds {NAME} {DOWN_MILLISECONDS}",
+            f"sentinel failover-timeout {NAME} 5000",
+        ]
+        config.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        path, _ = find_redis()
+        log = directory / "sentinel.log"
+        arguments = [path, config.name, "--sentinel"]
+        self._child = Child(
+            Program(name="sentinel", arguments=arguments, directory=directory, log=log)
+        )
+        self._child.spawn()
+        wait_until(self._listens, what="a Sentinel")
+
+    def _listens(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=1):
+                return True
+        except OSError:
+            return False
+
+    def state(self) -> dict[str, object]:
+        """What it thinks of the master."""
+        with Redis(port=self.port, socket_timeout=2) as client:
+            return cast("dict[str, object]", client.sentinel_master(NAME))
+
+    def stop(self) -> None:
+        """End it."""
+        self._child.stop()
+
+
+class Group:
+    """One master, its replicas and Sentinels."""
+
+    def __init__(self, directory: Path, *, replicas: int, sentinels: int) -> None:
+        self._stack = ExitStack()
+        self.master = Member(directory / "redis-0")
+        self.replicas = [
+            Member(directory / f"redis-{number}", replica_of=self.master)
+            for number in range(1, replicas + 1)
+        ]
+        for member in (self.master, *self.replicas):
+            self._stack.callback(member.kill)
+            member.start()
+        wait_until(lambda: self.master.replicas() == replicas, what="replicas in step")
+        self.sentinels: list[Sentinel] = []
+        for number in range(sentinels):
+            sentinel = Sentinel(directory / f"sentinel-{number}", self.master)
+            self.sentinels.append(sentinel)
+            self._stack.callback(sentinel.stop)
+        wait_until(self._settled, seconds=30, what="Sentinels that know one another")
+
+    def _settled(self) -> bool:
+        wanted = (len(self.sentinels) - 1, len(self.replicas))
+        states = [sentinel.state() for sentinel in self.sentinels]
+        return all((s["num-other-sentinels"], s["num-slaves"]) == wanted for s in states)
+
+    @property
+    def replica(self) -> Member:
+        """The first replica."""
+        return self.replicas[0]
+
+    def promoted(self) -> Member | None:
+        """The replica that is a master now."""
+        return next((each for each in self.replicas if each.role() == "master"), None)
+
+    @property
+    def url(self) -> str:
+        """The group's, for `IOT_REDIS_URL`."""
+        if not self.sentinels:
+            return self.master_url
+        hosts = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in self.sentinels)
+        return f"redis+sentinel://:{quote(PASSWORD, safe='')}@{hosts}/{NAME}/0"
+
+    @property
+    def master_url(self) -> str:
+        """Of the first master alone."""
+        return f"redis://:{quote(PASSWORD, safe='')}@127.0.0.1:{self.master.port}/0"
+
+    def stop(self) -> None:
+        """End all."""
+        self._stack.close()

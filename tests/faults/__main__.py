@@ -8,7 +8,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from faults.faults import KINDS
+from faults.kinds import KINDS
 from faults.report import show
 from faults.run import Options, Run
 from iot_tools.local import orphans

@@ -4,7 +4,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from faults.faults import KINDS, Kind
+from faults.fault import Kind
+from faults.kinds import KINDS
 
 _EVERY = (1.2, 2.2)
 _LASTS = (1.0, 4.0)

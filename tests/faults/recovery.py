@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 
-from faults.faults import ACKNOWLEDGE, STORE, Kind
+from faults.fault import ACKNOWLEDGE, STORE, Kind
 from faults.watch import Fronts
 
 LIMIT_SECONDS = 10.0

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from faults.account import Judgement, Request
-from faults.faults import KINDS
+from faults.kinds import KINDS
 from faults.recovery import LIMIT_SECONDS, Recovery
 
 _ALLOWED = {201, 503, 0}

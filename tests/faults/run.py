@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from faults.devices import Device, Pace
-from faults.faults import KINDS, Scene
+from faults.fault import Scene
+from faults.kinds import KINDS
 from faults.plan import Planned, make_plan
 from faults.readback import NotDrainedError, judge, left_over, wait_until_drained
 from faults.recovery import Done, Seen, recoveries
@@ -75,7 +76,8 @@ class Run:
             stack.callback(watch.stop)
             self._began = time.monotonic()
             devices = self._under_load(service)
-            watched_until_drained = self._drained(service)
+            drained_seconds = self._drained(service)
+            watch.look_again()
             watch.stop()
             requests = [device.requests for device in devices]
             every = [each for of_device in requests for each in of_device]
@@ -87,7 +89,7 @@ class Run:
                 requests=every,
                 judgement=judge(service, requests, self._all_passwords),
                 left_over=left_over(service),
-                drained_seconds=watched_until_drained,
+                drained_seconds=drained_seconds,
                 failures=self._failures,
             )
 

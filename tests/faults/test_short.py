@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from faults.faults import KINDS
+from faults.kinds import KINDS
 from faults.plan import make_plan
 
 _SECONDS = 240

@@ -11,6 +11,7 @@ from redis.exceptions import RedisError
 
 from faults.service import SHARDS, Service
 from iot_models import names
+from iot_tools.local.child import wait_until
 
 _LOOK_SECONDS = 0.05
 _POSITIONS = "SELECT shard, position FROM ingest_offsets ORDER BY shard"
@@ -34,6 +35,11 @@ class Watch:
         ]
         for thread in self._threads:
             thread.start()
+
+    def look_again(self) -> None:
+        """Return when what waits now was seen, unless Redis is away."""
+        enough = len(self.fronts) + 2
+        wait_until(lambda: len(self.fronts) >= enough, 10)
 
     def stop(self) -> None:
         """End it; what was seen stays."""

@@ -41,15 +41,16 @@ class VaultRecords:
             psycopg.OperationalError: it can't be told now: Postgres is away, and Redis doesn't
                 hold it.
         """
-        cached = self._cached(lookup)
+        try:
+            cached = cast("bytes | None", self._client.get(names.vault_record(lookup)))
+        except RedisError as error:
+            _log.warning("a vault is looked up in Postgres, Redis is away: %s", error)
+            return self._in_postgres(lookup)  # and not cached: that would wait for Redis again
         if cached is not None:
-            return cached
-        with self._pool.connection() as connection:
-            row = connection.execute(_SELECT, (lookup,)).fetchone()
-        if row is None:
-            return None
-        record = VaultRecord(*cast("tuple[uuid.UUID, bytes, bytes, int, bytes]", row))
-        self._cache(record)
+            return _decode(cached)
+        record = self._in_postgres(lookup)
+        if record is not None:
+            self._cache(record)
         return record
 
     def add(self, record: VaultRecord) -> VaultRecord:
@@ -68,13 +69,12 @@ class VaultRecords:
             row = connection.execute(_SELECT, (record.lookup,)).fetchone()
         return VaultRecord(*cast("tuple[uuid.UUID, bytes, bytes, int, bytes]", row))
 
-    def _cached(self, lookup: bytes) -> VaultRecord | None:
-        try:
-            cached = cast("bytes | None", self._client.get(names.vault_record(lookup)))
-        except RedisError as error:
-            _log.warning("a vault is looked up in Postgres, Redis is away: %s", error)
+    def _in_postgres(self, lookup: bytes) -> VaultRecord | None:
+        with self._pool.connection() as connection:
+            row = connection.execute(_SELECT, (lookup,)).fetchone()
+        if row is None:
             return None
-        return None if cached is None else _decode(cached)
+        return VaultRecord(*cast("tuple[uuid.UUID, bytes, bytes, int, bytes]", row))
 
     def _cache(self, record: VaultRecord) -> None:
         encoded = (

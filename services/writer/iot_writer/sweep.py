@@ -15,7 +15,8 @@ def sweep(backlog: Backlog) -> int:
     """Queue a drain for each such shard; how many. One too many does no harm: it finds the
     shard taken, or empty.
     """
-    stale = [shard for shard, age in backlog.oldest().items() if age > STALE_SECONDS]
+    # Of an age below 0 it can't be told how long they wait.
+    stale = [shard for shard, age in backlog.oldest().items() if not 0 <= age <= STALE_SECONDS]
     queued = backlog.arm([names.drain_job(shard) for shard in stale]) if stale else 0
     if queued:
         _log.info("queued the drains of %d shards that were left behind", queued)

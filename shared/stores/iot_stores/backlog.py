@@ -181,7 +181,9 @@ class Backlog:
         return sorted(used.union(range(self._shards)))
 
     def oldest(self) -> dict[int, float]:
-        """For each shard in which entries wait: the age in seconds of the oldest."""
+        """For each shard in which entries wait: the age in seconds of the oldest; below 0 when
+        Redis's clock was set back since.
+        """
         return {shard: age for shard, _, age in self._lengths() if age is not None}
 
     def state(self) -> BacklogState:
@@ -191,7 +193,7 @@ class Backlog:
         return BacklogState(
             bytes=int(cast("bytes", held or b"0")),
             entries={shard: length for shard, length, _ in lengths},
-            oldest_seconds=max((age for _, _, age in lengths if age is not None), default=0.0),
+            oldest_seconds=max(0.0, *(age or 0.0 for _, _, age in lengths)),
             dead_letters=self._client.xlen(names.DEAD_LETTERS),
         )
 
@@ -206,7 +208,7 @@ class Backlog:
         now = seconds * 1000 + micros // 1000
         for shard, length, first in zip(shards, answers[::2], answers[1::2], strict=True):
             received = int(first[0][0].partition(b"-")[0]) if first else None
-            yield shard, length, None if received is None else max(0, now - received) / 1000
+            yield shard, length, None if received is None else (now - received) / 1000
 
 
 def _full(excess: int, rate: int) -> UnavailableError:

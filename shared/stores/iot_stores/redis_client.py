@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from redis import Redis
+from redis import BlockingConnectionPool, Redis
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import (
     BusyLoadingError,
@@ -21,6 +21,8 @@ from .sentinels import connect_by_sentinels
 
 CONNECT_SECONDS = 2.0
 ANSWER_SECONDS = 3.0
+MOST_CONNECTIONS = 128
+"""Of one client; far more than are busy at once while Redis answers."""
 
 _AWAY = (ConnectionError, TimeoutError, BusyLoadingError, ReadOnlyError, OutOfMemoryError)
 
@@ -33,7 +35,8 @@ def connect_redis(settings: Settings) -> "Redis":
     `rediss+sentinel://`. Options of TLS go into the query: `?ssl_ca_certs=/path`.
 
     A command whose connection breaks is sent again, twice within a second. Everything that is
-    sent through it can bear that: see `backlog.Backlog.append`.
+    sent through it can bear that: see `backlog.Backlog.append`. One that isn't answered in time
+    is not: whoever waits for it has waited long enough.
 
     Raises:
         SettingsError: the URL is not of these forms.
@@ -42,14 +45,23 @@ def connect_redis(settings: Settings) -> "Redis":
         "socket_connect_timeout": CONNECT_SECONDS,
         "socket_timeout": ANSWER_SECONDS,
         "health_check_interval": 30,
-        "retry": Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), retries=2),
+        "max_connections": MOST_CONNECTIONS,
+        "retry": Retry(
+            ExponentialWithJitterBackoff(base=0.05, cap=0.5),
+            retries=2,
+            supported_errors=(ConnectionError,),
+        ),
         "retry_on_error": [BusyLoadingError],
     }
     try:
         if "+sentinel://" in settings.redis_url:
             client = connect_by_sentinels(settings.redis_url, options)
         else:
-            client = Redis.from_url(settings.redis_url, **options)
+            # Who finds every connection taken waits for one.
+            pool = BlockingConnectionPool.from_url(
+                settings.redis_url, timeout=ANSWER_SECONDS, **options
+            )
+            client = Redis.from_pool(pool)
         # One that is not used: a query that says what is no option would be found out by that.
         client.connection_pool.connection_class(**client.connection_pool.connection_kwargs)
     except (ValueError, TypeError) as error:

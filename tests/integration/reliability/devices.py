@@ -151,7 +151,7 @@ class Fleet:
     def __enter__(self) -> "Fleet":
         for device in self.devices:
             device.start()
-        self.go_on()
+        self.go_on(seconds=60)
         return self
 
     def __exit__(self, *_: object) -> None:

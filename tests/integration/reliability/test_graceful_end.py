@@ -97,18 +97,6 @@ def test_idle_connections_are_closed_soon_and_without_a_reset(
         assert client.recv(1) == b""
 
 
-def test_a_request_on_an_idle_connection_is_still_answered(api: Stack, opened: ExitStack) -> None:
-    idle = [connect(api, opened) for _ in range(50)]
-    began = ask_to_end(api)
-    for connection in idle:
-        connection.request("PUT", "/api/iot", BODY, JSON)
-        answer = connection.getresponse()
-        assert answer.status == 201
-        answer.read()
-    assert answer.getheader("Connection") == "close"
-    assert seconds_to_end(api, began) < END_SECONDS
-
-
 def test_every_request_sent_before_the_end_of_its_connection_is_answered(
     api: Stack, opened: ExitStack
 ) -> None:
@@ -117,7 +105,7 @@ def test_every_request_sent_before_the_end_of_its_connection_is_answered(
     began = ask_to_end(api)
     answered = 0
     for number, connection in enumerate(idle):
-        wait_until(lambda n=number: time.monotonic() - began > 0.8 + n / 1000, what="its time")  # type: ignore[misc]
+        wait_until(lambda n=number: time.monotonic() - began > n / 300, what="its time")  # type: ignore[misc]
         connection.sock.setblocking(False)
         try:
             found_open = connection.sock.recv(1, socket.MSG_PEEK) != b""
@@ -127,13 +115,15 @@ def test_every_request_sent_before_the_end_of_its_connection_is_answered(
             break
         connection.sock.setblocking(True)
         connection.request("GET", "/healthz")
-        assert connection.getresponse().status == 200
+        answer = connection.getresponse()
+        assert answer.status == 200
         answered += 1
     assert answered > 5
+    assert answer.getheader("Connection") == "close"
     assert seconds_to_end(api, began) < END_SECONDS
 
 
-def test_a_long_answer_is_sent_to_its_end(api: Stack, opened: ExitStack) -> None:
+def test_what_has_begun_goes_on_to_its_end(api: Stack, opened: ExitStack) -> None:
     api.start_writer()
     rows = [{"data": {"db_password": "p", "freeform": "x" * 400}}] * 10_000
     for _ in range(3):
@@ -143,9 +133,12 @@ def test_a_long_answer_is_sent_to_its_end(api: Stack, opened: ExitStack) -> None
     reader.request("POST", "/api/iot", json.dumps({"data": {"db_password": "p"}}), JSON)
     answer = reader.getresponse()
     begin = answer.read(1000)
+    client = slow_body(api, opened, b"Content-Length: %d" % len(BODY))
     began = ask_to_end(api)
     # Past the time at which idle connections are closed, and a listener.
     wait_until(lambda: refused(api), what="a closed listener")
+    client.sendall(BODY.encode())
+    assert answer_of(client)[0] == 201
     assert len(json.loads(begin + answer.read())["data"]) == 30_000
     assert seconds_to_end(api, began) < END_SECONDS + BODY_SECONDS
 
@@ -158,11 +151,9 @@ def refused(stack: Stack) -> bool:
     return False
 
 
-@pytest.mark.parametrize("head", [b"Content-Length: 1000", b"Transfer-Encoding: chunked"])
-def test_slow_bodies_hold_up_the_end_for_so_long_only(
-    api: Stack, opened: ExitStack, head: bytes
-) -> None:
-    slow = [slow_body(api, opened, head) for _ in range(20)]
+def test_slow_bodies_hold_up_the_end_for_so_long_only(api: Stack, opened: ExitStack) -> None:
+    heads = [b"Content-Length: 1000", b"Transfer-Encoding: chunked"] * 10
+    slow = [slow_body(api, opened, head) for head in heads]
     wait_until(lambda: api.request("GET", "/healthz").status == 200, what="an answer")
     took = seconds_to_end(api, ask_to_end(api))
     print(f"with 20 slow bodies gunicorn ended in {took:.2f} s")
@@ -171,15 +162,6 @@ def test_slow_bodies_hold_up_the_end_for_so_long_only(
         status, headers, body = answer_of(client)
         assert (status, headers["Connection"], headers["Retry-After"]) == (503, "close", "1")
         assert json.loads(body)["code"] == "unavailable"
-
-
-def test_a_body_that_comes_in_time_is_taken(api: Stack, opened: ExitStack) -> None:
-    client = slow_body(api, opened, b"Content-Length: %d" % len(BODY))
-    began = ask_to_end(api)
-    wait_until(lambda: refused(api), what="a closed listener")
-    client.sendall(BODY.encode())
-    assert answer_of(client)[0] == 201
-    assert seconds_to_end(api, began) < END_SECONDS + BODY_SECONDS
 
 
 def test_slow_bodies_and_heads_stop_no_other_client(api: Stack, opened: ExitStack) -> None:

@@ -1,0 +1,80 @@
+"""PgBouncer in transaction mode, as a process of its own on loopback."""
+
+import shutil
+from pathlib import Path
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from iot_tools.local.child import Child, Program
+from iot_tools.local.ports import free_port
+from iot_tools.local.postgres_server import server_user
+from support.waiting import wait_until
+
+POOL = 5
+"""Connections to Postgres at most."""
+
+
+def find_pgbouncer() -> str | None:
+    """Where the program is: Debian keeps it off an ordinary user's path."""
+    return shutil.which("pgbouncer", path="/usr/sbin:/usr/bin:/usr/local/bin")
+
+
+class PgBouncer:
+    """Passes on to the database at a libpq URL, a transaction on any connection that is free."""
+
+    def __init__(self, directory: Path, postgres_url: str) -> None:
+        path = find_pgbouncer()
+        assert path is not None
+        directory.mkdir()
+        self.port = free_port()
+        target = conninfo_to_dict(postgres_url)
+        self._database, self._user = str(target["dbname"]), str(target["user"])
+        to = {
+            key: str(target[key]) for key in ("host", "port", "dbname", "password") if key in target
+        }
+        (directory / "users.txt").write_text(f'"{self._user}" ""\n', encoding="utf-8")
+        (directory / "pgbouncer.ini").write_text(
+            f"""
+            [databases]
+            {self._database} = {make_conninfo(**to)}
+            [pgbouncer]
+            listen_addr = 127.0.0.1
+            listen_port = {self.port}
+            unix_socket_dir =
+            auth_type = trust
+            auth_file = {directory / "users.txt"}
+            pool_mode = transaction
+            default_pool_size = {POOL}
+            max_client_conn = 500
+            ignore_startup_parameters = extra_float_digits
+            """.replace("            ", ""),
+            encoding="utf-8",
+        )
+        self._child = Child(
+            Program(
+                name="pgbouncer",
+                arguments=[path, str(directory / "pgbouncer.ini")],
+                log=directory / "pgbouncer.log",
+                user=server_user(),
+            )
+        )
+        self._child.spawn()
+        wait_until(self._ready, what="PgBouncer")
+
+    @property
+    def url(self) -> str:
+        """Of the database, by way of it."""
+        return f"postgresql://{self._user}@127.0.0.1:{self.port}/{self._database}"
+
+    def _ready(self) -> bool:
+        assert self._child.running, self._child.log_tail(20)
+        try:
+            with psycopg.connect(self.url) as connection:
+                return connection.execute("SELECT 1").fetchone() == (1,)
+        except psycopg.OperationalError:
+            return False
+
+    def stop(self) -> None:
+        """End it."""
+        self._child.kill()

@@ -95,7 +95,10 @@ def test_writers_restarted_in_turn(stack: Stack, settings: Settings) -> None:
     oldest = 0.0
     with connect_redis(settings) as redis, Fleet(DEVICES, [stack.port]) as fleet:
         backlog = Backlog(redis, shards=settings.shards, max_bytes=2**29)
-        wait_until(lambda: not any(backlog.state().entries.values()), what="writers that work")
+        wait_until(lambda: stack.read("device 0"), what="a writer that works")
+        wait_until(
+            lambda: backlog.state().oldest_seconds < 0.5, what="a backlog that is worked off"
+        )
         for _ in range(3):
             writer = stack.writers.pop(0)
             began = time.monotonic()

@@ -55,6 +55,11 @@ _STORED = """
 """
 
 
+MOST_MISSING = 100_000
+"""Numbers that one entry may leave missing. More are left by a database that was restored from a
+backup only, and those entries are stored no more."""
+
+
 @dataclass(frozen=True, slots=True)
 class Offset:
     """Where a shard stands."""
@@ -77,7 +82,7 @@ class SessionNumbers:
     def admit(self, number: int) -> bool:
         """Note an entry as stored; False if it was already."""
         if number > self.high:
-            self.missing.update(range(self.high + 1, number))
+            self.missing.update(range(max(self.high + 1, number - MOST_MISSING), number))
             self.high = number
             return True
         if number in self.missing:

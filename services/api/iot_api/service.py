@@ -63,6 +63,7 @@ def build_service(settings: Settings) -> Service:
         shards=settings.shards,
         max_bytes=settings.backlog_max_bytes,
         wait_replicas=settings.redis_wait_replicas,
+        wait_fsync=bool(settings.redis_wait_fsync),
     )
     vaults = Vaults(
         keyring.current,

@@ -57,6 +57,12 @@ class Settings:
     redis_wait_replicas: int = _setting(
         0, "Replicas of Redis that must have readings before they are acknowledged.", maximum=10
     )
+    redis_wait_fsync: int = _setting(
+        0,
+        "1: acknowledge when readings are on the disks of Redis and of the replicas waited for "
+        "(WAITAOF, which Redis 7.2 and Valkey have).",
+        maximum=1,
+    )
     idempotency_seconds: int = _setting(
         86_400, "How long a request with an Idempotency-Key is remembered.", minimum=1
     )

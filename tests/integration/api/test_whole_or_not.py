@@ -14,7 +14,7 @@ from iot_writer.writer import Writer
 from support.draining import drain_all
 
 MIB = 2**20
-_noise = random.Random(1)  # noqa: S311 - not for secrets
+_noise = random.Random(1)
 
 
 def entries(redis: "Redis") -> int:

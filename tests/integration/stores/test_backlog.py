@@ -11,7 +11,7 @@ from redis import Redis
 
 from integration.writer.sending import Sender
 from iot_models import names
-from iot_models.errors import UnavailableError
+from iot_models.errors import TooLargeError, UnavailableError
 from iot_stores.backlog import Backlog
 from iot_writer.writer import Writer
 from support.draining import drain_all
@@ -178,3 +178,10 @@ def test_bytes_are_exact_after_drains_that_stop(writer: Writer, sender: Sender) 
 
 def _lost(*_: object) -> None:
     raise ConnectionError
+
+
+def test_what_would_never_fit_is_too_large(redis: "Redis") -> None:
+    backlog = Backlog(redis, shards=SHARDS, max_bytes=2**20)
+    with pytest.raises(TooLargeError):
+        backlog.append([(0, b"x" * 2**19), (1, b"x" * (2**19 + 1))])
+    assert backlog.state().bytes == 0

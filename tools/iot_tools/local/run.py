@@ -146,7 +146,15 @@ class LocalRun:
         if self._parts.options.devices:
             show = first_reading.curl_that_reads(self._url, DEMO_PASSWORD)
             lines += [f"The simulated readings, under the password {DEMO_PASSWORD}:", f"  {show}"]
-        return "\n".join([*lines, "", f"Logs: {self._parts.logs}. Ctrl-C stops everything.", ""])
+        lines += ["", self._metrics(), f"Logs: {self._parts.logs}. Ctrl-C stops everything.", ""]
+        return "\n".join(lines)
+
+    def _metrics(self) -> str:
+        given = self._parts.environment()
+        address = given["IOT_METRICS_ADDRESS"]
+        ports = (given[f"IOT_{part}_METRICS_PORT"] for part in ("API", "WRITER"))
+        api, writer = (f"http://{address}:{port}/metrics" for port in ports)
+        return f"Metrics: {api} (API), {writer} (writer)."
 
     def _watch(self) -> None:
         while not self._stop_request.requested:

@@ -28,12 +28,13 @@ def create_app(settings: Settings) -> Flask:
     app = Flask(__name__, static_folder=None)
     app.extensions["iot"] = service
     app.url_map.strict_slashes = False
+    app.url_map.merge_slashes = False
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     if settings.trusted_proxies:
         hops = settings.trusted_proxies
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops)  # type: ignore[method-assign]
     origins = [origin.strip() for origin in settings.cors_origins.split(",")]
-    CORS(app, origins=origins, expose_headers=["X-Request-Id"])
+    CORS(app, origins=origins, expose_headers=["X-Request-Id", "Retry-After", "Location"])
     # First: an error in what follows is answered with an id all the same.
     register_requests_seen(app)
     register_errors(app)

@@ -18,6 +18,7 @@ from iot_models.reading import SEPARATOR, ReadingColumns
 from iot_stores.backlog import Backlog, RememberedRequest
 
 from .put_body import Batch
+from .receipts import decode_receipt, encode_receipt
 from .vaults import Vaults
 
 MAX_READINGS = 10_000
@@ -31,9 +32,10 @@ class Accepted:
     count: int
     """Readings taken."""
     entries: tuple[EntryName, ...] = ()
-    """Of each shard the last entry: when it is stored, so are all. None of a repeated request."""
+    """Of each shard the last entry: when it is stored, so are all."""
     ends: Mapping[int, int] = field(default_factory=dict)
-    """Of each shard where those entries end in the backlog (`Backlog.removed`)."""
+    """Of each shard where those entries end in the backlog (`Backlog.removed`). Not known of a
+    repeated request."""
     repeated: bool = False
     """It was taken before, under the same Idempotency-Key; nothing was taken now."""
 
@@ -65,9 +67,9 @@ class Intake:
         """
         vaults = [self._vaults.find_or_create(batch.password) for batch in batches]
         count = sum(len(batch.readings) for batch in batches)
-        request = self._request(idempotency_key, vaults, count)
-        if request is not None:
-            answer = self._backlog.remembered(request.name)
+        name = _request_name(idempotency_key, vaults)
+        if name is not None:
+            answer = self._backlog.remembered(name)
             if answer is not None:
                 return _repeated(answer)
         sealed = [
@@ -75,6 +77,10 @@ class Intake:
             for vault, batch in zip(vaults, batches, strict=True)
             for readings in _split(batch.readings)
         ]
+        last = dict(sealed)
+        entries = tuple(name_of(shard, last[shard]) for shard in last)
+        answer = b"%d %b" % (count, encode_receipt(entries).encode())
+        request = None if name is None else RememberedRequest(name, self._remember, answer)
         try:
             appended = self._backlog.append(sealed, request)
         except (RedisError, IotError):
@@ -84,19 +90,7 @@ class Intake:
             self._sealer.renew()
             return _repeated(appended.first_answer)
         self._acknowledged.inc(count)
-        last = dict(sealed)
-        return Accepted(count, tuple(name_of(shard, last[shard]) for shard in last), appended.ends)
-
-    def _request(
-        self, key: str | None, vaults: Sequence[OpenVault], count: int
-    ) -> RememberedRequest | None:
-        if key is None:
-            return None
-        digest = hashlib.sha256(key.encode())
-        for vault_id in sorted(vault.vault_id.bytes for vault in vaults):
-            digest.update(vault_id)
-        name = names.remembered_request(digest.digest())
-        return RememberedRequest(name, self._remember, b"%d" % count)
+        return Accepted(count, entries, appended.ends)
 
     def _seal(self, vault: OpenVault, readings: ReadingColumns) -> tuple[int, bytes]:
         salt = os.urandom(SALT_BYTES)
@@ -106,8 +100,18 @@ class Intake:
         return shard, self._sealer.seal(shard, entry.encode())
 
 
+def _request_name(key: str | None, vaults: Sequence[OpenVault]) -> str | None:
+    if key is None:
+        return None
+    digest = hashlib.sha256(key.encode())
+    for vault_id in sorted(vault.vault_id.bytes for vault in vaults):
+        digest.update(vault_id)
+    return names.remembered_request(digest.digest())
+
+
 def _repeated(answer: bytes) -> Accepted:
-    return Accepted(int(answer), repeated=True)
+    count, _, receipt = answer.decode().partition(" ")
+    return Accepted(int(count), tuple(decode_receipt(receipt)), repeated=True)
 
 
 def _split(readings: ReadingColumns) -> Iterator[ReadingColumns]:

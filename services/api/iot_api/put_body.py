@@ -39,6 +39,9 @@ class _Row(msgspec.Struct, gc=False):
     data: _Data
 
 
+# The decoder says so of both.
+_TRUNCATED = {"Input data was truncated": "it ends too early, or holds half a surrogate pair"}
+
 _one = msgspec.json.Decoder(_Row)
 _many = msgspec.json.Decoder(list[_Row])
 
@@ -52,13 +55,18 @@ class Batch:
 
 
 def parse_put(
-    body: bytes, *, max_readings: int, max_password_bytes: int, lines: bool = False
+    body: bytes,
+    *,
+    max_readings: int,
+    max_password_bytes: int,
+    max_passwords: int,
+    lines: bool = False,
 ) -> list[Batch]:
     """The readings of a PUT, by password; with `lines` the body is NDJSON.
 
     Raises:
         InvalidRequestError: names the row (from 0) and the field that is wrong.
-        TooLargeError: more than `max_readings`.
+        TooLargeError: more than `max_readings`, or under more than `max_passwords`.
     """
     rows = [] if not body or body.isspace() else _decode(body, lines=lines)
     if not rows:
@@ -71,6 +79,12 @@ def parse_put(
     numbered: dict[str, list[tuple[int, _Data]]] = {}
     for number, row in enumerate(rows):
         numbered.setdefault(row.data.db_password, []).append((number, row.data))
+    if len(numbered) > max_passwords:
+        # Each may cost a scrypt.
+        raise TooLargeError(
+            f"a request may bring {max_passwords} passwords, this one brings {len(numbered)}",
+            limit=max_passwords,
+        )
     return [
         Batch(password_bytes(password, max_password_bytes, rows=of_password), _columns(of_password))
         for password, of_password in numbered.items()
@@ -93,7 +107,21 @@ def _decode(body: bytes, *, lines: bool) -> list[_Row]:
     except msgspec.ValidationError as error:
         _refuse(str(error))
     except (msgspec.DecodeError, ValueError) as error:
-        raise InvalidRequestError(f"the request is not JSON: {error}") from None
+        problem = _TRUNCATED.get(str(error), str(error))
+        if lines:
+            refuse_row(_bad_line(body), "data", f"is not JSON: {problem}")
+        raise InvalidRequestError(f"the request is not JSON: {problem}") from None
+
+
+def _bad_line(body: bytes) -> int:
+    """The first line of NDJSON that is no row, counted from 0 without the empty ones."""
+    filled = [line for line in body.split(b"\n") if line.strip()]
+    for number, line in enumerate(filled):
+        try:
+            _one.decode(line)
+        except (msgspec.DecodeError, ValueError):
+            return number
+    return 0
 
 
 def _refuse(problem: str) -> NoReturn:
@@ -123,9 +151,12 @@ def password_bytes(
 ) -> bytes:
     """The password in UTF-8; refused when it is longer than `limit` bytes."""
     encoded = password.encode()
-    if len(encoded) > limit:
-        refuse_row(rows[0][0] if rows else 0, "db_password", f"is longer than {limit} bytes")
-    return encoded
+    if len(encoded) <= limit:
+        return encoded
+    problem = f"is longer than {limit} bytes"
+    if rows:
+        refuse_row(rows[0][0], "db_password", problem)
+    raise InvalidRequestError(f"db_password: {problem}", field="db_password")
 
 
 def _columns(numbered: list[tuple[int, _Data]]) -> ReadingColumns:

@@ -5,7 +5,7 @@ import binascii
 import logging
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import psycopg
 from redis.exceptions import RedisError
@@ -15,8 +15,6 @@ from iot_models.errors import InvalidRequestError
 from iot_stores import ledger
 from iot_stores.backlog import Backlog
 from iot_stores.postgres import Pool
-
-from .intake import Accepted
 
 _NAME = struct.Struct(">H16sQ")
 _SOONEST, _LATEST = 0.01, 0.2
@@ -38,20 +36,26 @@ class Receipts:
         with self._pool.connection() as connection:
             return ledger.are_stored(connection, entries)
 
-    def wait(self, accepted: Accepted, seconds: float) -> bool:
-        """Wait until what was accepted is stored and can be read; False if it is not in time."""
+    def wait(self, entries: Sequence[EntryName], ends: Mapping[int, int], seconds: float) -> bool:
+        """Wait until entries are stored and can be read; False if they are not in time.
+
+        `ends` tells where they end in the backlog; of a request that is repeated it is not known.
+        """
         end = time.monotonic() + seconds
         pause = _SOONEST
         try:
-            while not self._backlog.removed(accepted.ends):
+            while not self._done(entries, ends):
                 if time.monotonic() + pause > end:
                     break
                 time.sleep(pause)
                 pause = min(2 * pause, _LATEST)
-            return self.stored(accepted.entries)
+            return self.stored(entries)
         except (RedisError, psycopg.OperationalError) as error:
             _log.warning("it can't be told whether a request is stored: %s", error)
             return False
+
+    def _done(self, entries: Sequence[EntryName], ends: Mapping[int, int]) -> bool:
+        return self._backlog.removed(ends) if ends else self.stored(entries)
 
 
 def encode_receipt(entries: Sequence[EntryName]) -> str:

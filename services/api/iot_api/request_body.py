@@ -22,6 +22,8 @@ from . import stopping
 READ_SECONDS = 60
 """How long a body may take to arrive."""
 
+_ZSTD_SLICE = 512
+
 NDJSON = "application/x-ndjson"
 _JSON_TYPES = {
     "",
@@ -101,10 +103,20 @@ def _gunzip(body: bytes, limit: int) -> bytes:
 
 
 def _unzstd(body: bytes, limit: int) -> bytes:
-    with zstandard.ZstdDecompressor(max_window_size=2**27).stream_reader(
-        body, read_across_frames=True
-    ) as stream:
-        return stream.read(limit + 1)
+    unpacked = bytearray()
+    while body:
+        frame = zstandard.ZstdDecompressor(max_window_size=2**27).decompressobj()
+        # In slices: what one slice can unpack to is bounded, what a body can is not.
+        for start in range(0, len(body), _ZSTD_SLICE):
+            unpacked += frame.decompress(body[start : start + _ZSTD_SLICE])
+            if len(unpacked) > limit:
+                return bytes(unpacked)
+            if frame.eof:
+                break
+        if not frame.eof:
+            raise InvalidRequestError("the request's zstd is cut short")
+        body = frame.unused_data + body[start + _ZSTD_SLICE :]
+    return bytes(unpacked)
 
 
 def _unpack(unpack: Callable[[bytes, int], bytes], body: bytes, limit: int) -> bytes:

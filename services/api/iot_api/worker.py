@@ -7,16 +7,21 @@ connected and ask nothing. This one ends within about a second, and no request f
 import os
 import socket
 import time
+import uuid
 from contextlib import suppress
 from functools import partial
 from types import FrameType
 from typing import Any
 
 import gevent
+import msgspec
 from gevent.pool import Pool
 from gevent.server import StreamServer
+from gunicorn import util
 from gunicorn.sock import ssl_context
 from gunicorn.workers.ggevent import GeventWorker
+
+from iot_models.errors import ErrorCode
 
 from . import stopping
 
@@ -56,6 +61,7 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        util.write_error = _write_error  # what isn't HTTP never reaches the app
         self._connections: dict[Any, _Open] = {}
 
     def run(self) -> None:
@@ -155,3 +161,14 @@ def _read_out(req: Any) -> None:
     with gevent.Timeout(_UNREAD_SECONDS, False), suppress(Exception):  # whatever ails the body
         while req.body.read(2**16):
             pass
+
+
+def _write_error(client: socket.socket, status: int, reason: str, message: str) -> None:
+    """Answer what gunicorn itself refuses as the app answers errors."""
+    content = {"error": message or reason, "code": ErrorCode.INVALID_REQUEST}
+    body = msgspec.json.encode(content) + b"\n"
+    head = (
+        f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\nX-Request-Id: {uuid.uuid4().hex}\r\n\r\n"
+    )
+    util.write_nonblock(client, head.encode("latin1") + body)

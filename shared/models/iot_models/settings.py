@@ -76,11 +76,14 @@ class Settings:
     max_readings: int = _setting(
         100_000, "Most readings in one request.", minimum=1, maximum=1_000_000
     )
+    max_passwords: int = _setting(
+        1000, "Most passwords in one request.", minimum=1, maximum=100_000
+    )
     max_password_bytes: int = _setting(
         1024, "Longest password, in bytes of UTF-8.", minimum=16, maximum=65_536
     )
     guess_limit: int = _setting(
-        300, "Unknown passwords one address may try in a minute; 0 sets no limit."
+        300, "Unknown passwords one address may ask with in a minute; 0 sets no limit."
     )
     trusted_proxies: int = _setting(
         0, "Proxies in front whose X-Forwarded-For is believed.", maximum=16

@@ -76,3 +76,23 @@ def test_another_ack_is_refused(client: FlaskClient) -> None:
     answer = client.put("/api/iot?ack=maybe", json=ROWS)
     assert answer.status_code == 400
     assert json.loads(answer.data)["field"] == "ack"
+
+
+def test_a_repeated_request_waits_too(stack: Stack) -> None:
+    body, headers = '{"data": {"db_password": "p"}}', {"Idempotency-Key": "one"}
+    first = stack.request("PUT", "/api/iot", body, headers)
+    again = stack.request("PUT", "/api/iot?ack=stored", body, headers)
+    assert (first.status, again.status) == (201, 201)
+    assert len(stack.read("p")) == 1
+
+
+def test_a_repeated_request_that_is_not_stored_says_where_to_ask(
+    impatient: FlaskClient, writer: Writer
+) -> None:
+    headers = {"Idempotency-Key": "one"}
+    impatient.put("/api/iot", json=ROWS, headers=headers)
+    again = impatient.put("/api/iot?ack=stored", json=ROWS, headers=headers)
+    assert again.status_code == 202
+    drain_all(writer)
+    assert impatient.get(again.headers["Location"]).status_code == 200
+    assert impatient.put("/api/iot?ack=stored", json=ROWS, headers=headers).status_code == 201

@@ -82,3 +82,21 @@ def test_a_body_whose_sender_went_away_is_not_taken(
     assert module_stack.put([row(password, freeform="whole")]).status == 201
     read = wait_until(lambda: module_stack.read(password), what="the reading that was sent whole")
     assert {each["freeform"] for each in read} == {'"whole"'}
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"PUT /api/iot HTTP/1.1\r\nHost: x\r\nContent-Length: abc\r\n\r\n",
+        b"GET /" + b"x" * 5000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"nonsense\r\n\r\n",
+    ],
+)
+def test_what_gunicorn_refuses_is_json_too(module_stack: Stack, head: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", module_stack.port), timeout=10) as connection:
+        connection.sendall(head)
+        answer = http.client.HTTPResponse(connection)
+        answer.begin()
+        assert 400 <= answer.status < 500
+        assert answer.headers["X-Request-Id"]
+        assert json.loads(answer.read())["error"]

@@ -68,7 +68,8 @@ def test_a_browser_may_read_the_answer_and_its_id(
     answer = module_api.ask(method, path, body, headers)
     assert answer.status_code == status
     assert answer.headers["Access-Control-Allow-Origin"] in {"*", ORIGIN}
-    assert answer.headers["Access-Control-Expose-Headers"] == "X-Request-Id"
+    exposed = answer.headers["Access-Control-Expose-Headers"].split(", ")
+    assert set(exposed) == {"X-Request-Id", "Retry-After", "Location"}
 
 
 @pytest.mark.parametrize(

@@ -181,3 +181,26 @@ def test_errors_in_ndjson_name_the_row(module_api: Api, bad: str, field: str) ->
 @pytest.mark.parametrize("body", ["", "\n\n", "no", '{"data": {}}\n{"da'])
 def test_ndjson_that_is_none_is_refused(module_api: Api, body: str) -> None:
     assert_error(module_api.ask("PUT", "/api/iot", body, NDJSON), 400, "invalid_request")
+
+
+def test_zstd_that_ends_between_blocks_is_cut_short(api: Api) -> None:
+    stream = zstandard.ZstdCompressor().compressobj()
+    begin = stream.compress(b'{"data": {}}\n') + stream.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK)
+    rest = stream.compress(b'{"data": {}}\n') + stream.flush()
+    headers = NDJSON | {"Content-Encoding": "zstd"}
+    error = assert_error(api.ask("PUT", "/api/iot", begin, headers), 400, "invalid_request")
+    assert "cut short" in error["error"]
+    assert api.ask("PUT", "/api/iot", begin + rest, headers).status_code == 201
+    assert api.ask("PUT", "/api/iot", (begin + rest) * 2, headers).status_code == 201
+
+
+def test_a_line_that_is_no_json_is_named(api: Api) -> None:
+    body = b'{"data": {}}\n\n{"data": {}}\n{"data": nonsense}\n'
+    error = assert_error(api.ask("PUT", "/api/iot", body, NDJSON), 400, "invalid_request")
+    assert error["row"] == 2
+
+
+def test_a_request_may_bring_only_so_many_passwords(api: Api) -> None:
+    rows = [{"data": {"db_password": str(number)}} for number in range(1001)]
+    error = assert_error(api.put(rows), 413, "too_large")
+    assert error["limit"] == 1000

@@ -59,12 +59,27 @@ def test_several_passwords_of_which_the_last_finds_the_backlog_full(
     make_api: MakeApi, redis: "Redis", writer: Writer
 ) -> None:
     api = make_api(backlog_max_bytes=MIB)
-    full = assert_error(
-        api.put([heavy("a", MIB), heavy("b", MIB), heavy("c", MIB)]), 503, "unavailable"
-    )
+    assert api.put(heavy("z", MIB)).status_code == 201
+    drain = names.drain_job(int(redis.hkeys(names.BACKLOG_COUNTERS)[0][3:]))
+    rows = [heavy(password, MIB // 2) for password in "abc"]
+    full = assert_error(api.put(rows), 503, "unavailable")
     assert full["error"] == "the backlog is full; nothing was stored"
+    assert entries(redis) == 1
+    assert redis.lrange(names.JOB_LIST, 0, -1) == [drain.encode()]
+    drain_all(writer)
+    assert api.put(rows).status_code == 201
+
+
+def test_what_fits_no_backlog_is_too_large(make_api: MakeApi, redis: "Redis") -> None:
+    api = make_api(backlog_max_bytes=MIB)
+    assert_error(api.put([heavy(password, MIB) for password in "abc"]), 413, "too_large")
     assert entries(redis) == 0
-    assert not redis.llen(names.JOB_LIST)
+
+
+def test_what_found_the_backlog_full_is_not_stored(make_api: MakeApi, writer: Writer) -> None:
+    api = make_api(backlog_max_bytes=MIB)
+    assert api.put(heavy("z", MIB)).status_code == 201
+    assert_error(api.put([heavy(name, MIB // 2) for name in "abc"]), 503, "unavailable")
     drain_all(writer)
     assert [api.read(password=password) for password in "abc"] == [[], [], []]
 

@@ -28,7 +28,7 @@ INT64 = st.integers(INT64_MIN, INT64_MAX)
 
 def parse(body: bytes | str, *, lines: bool = False) -> list[Batch]:
     given = body.encode() if isinstance(body, str) else body
-    return parse_put(given, max_readings=100, max_password_bytes=20, lines=lines)
+    return parse_put(given, max_readings=100, max_password_bytes=20, max_passwords=50, lines=lines)
 
 
 @given(

@@ -63,12 +63,15 @@ class _Views:
             read_body(request, settings.max_body_bytes),
             max_readings=settings.max_readings,
             max_password_bytes=settings.max_password_bytes,
+            max_passwords=settings.max_passwords,
             lines=is_ndjson(request),
         )
         wait = _waits_for_stored()
         accepted = self._service.intake.accept(batches, _idempotency_key())
         content: dict[str, object] = {"success": f"{accepted.count} object(s) created"}
-        if wait and not self._service.receipts.wait(accepted, settings.ack_stored_seconds):
+        if wait and not self._service.receipts.wait(
+            accepted.entries, accepted.ends, settings.ack_stored_seconds
+        ):
             return _not_yet_stored(content, accepted.entries)
         answer = json_answer(content, 201)
         if accepted.repeated:

@@ -3,17 +3,20 @@
 import logging
 import sys
 
-from prometheus_client import start_http_server
-
-from iot_models.errors import SettingsError
-
-from .worker import heed_signals, work
-from .writer import current
+from . import stopping
 
 
 def main() -> int:
     """Run until SIGTERM; 2 when a setting is wrong."""
-    heed_signals()
+    stopping.heed_signals()
+    # Now, and not above: they take a second, in which a signal would be deadly.
+    from prometheus_client import start_http_server  # noqa: PLC0415
+
+    from iot_models.errors import SettingsError  # noqa: PLC0415
+
+    from .worker import work  # noqa: PLC0415
+    from .writer import current  # noqa: PLC0415
+
     try:
         writer = current()
     except SettingsError as error:

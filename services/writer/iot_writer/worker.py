@@ -1,10 +1,7 @@
 """The RQ worker: runs the jobs in its own process, one after the other."""
 
 import logging
-import signal
-import threading
 from types import FrameType
-from typing import ClassVar
 
 from redis.exceptions import RedisError
 from rq import SimpleWorker
@@ -15,7 +12,7 @@ from iot_models import names
 from iot_stores.postgres import AWAY
 from iot_stores.redis_client import connect_redis, is_full
 
-from . import jobs
+from . import jobs, stopping
 from .ticker import Ticker
 from .writer import Writer
 
@@ -33,7 +30,6 @@ class DrainWorker(SimpleWorker):
     log_result_lifespan = False
     log_job_description = False
     max_connection_wait_time = 2.0
-    stop_asked: ClassVar[threading.Event] = threading.Event()
 
     @property
     def dequeue_timeout(self) -> int:
@@ -47,19 +43,13 @@ class DrainWorker(SimpleWorker):
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
         """Take note that it's over, also if RQ ends its loop for another reason meanwhile."""
-        self.stop_asked.set()
+        stopping.asked.set()
         super().request_stop(signum, frame)  # type: ignore[no-untyped-call]
 
     def _install_signal_handlers(self) -> None:
         super()._install_signal_handlers()  # type: ignore[no-untyped-call]
-        if self.stop_asked.is_set():  # while RQ got ready, and ours were the handlers
+        if stopping.asked.is_set():  # while RQ got ready, and ours were the handlers
             self._stop_requested = True
-
-
-def heed_signals() -> None:
-    """Stop when asked to by SIGTERM or SIGINT, while RQ's handlers are not in place."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: DrainWorker.stop_asked.set())
 
 
 def work(writer: Writer) -> None:
@@ -68,14 +58,14 @@ def work(writer: Writer) -> None:
     ticker = Ticker(writer)
     ticker.start()
     try:
-        while not DrainWorker.stop_asked.is_set():
+        while not stopping.asked.is_set():
             try:
                 _work_on_jobs(writer)
             except RedisError as error:
                 _log.warning("Redis is away: %s", error)
             except StopRequested:  # RQ raises it in its handler, wherever we are then
                 break
-            if not DrainWorker.stop_asked.wait(RESTART_SECONDS):
+            if not stopping.asked.wait(RESTART_SECONDS):
                 _relieve(writer)
         _hand_over(writer)
     finally:
@@ -124,4 +114,4 @@ def _work_on_jobs(writer: Writer) -> None:
         try:
             worker.work(logging_level="WARNING")
         finally:
-            heed_signals()
+            stopping.heed_signals()

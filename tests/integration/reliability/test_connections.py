@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import cast
 
@@ -13,6 +14,7 @@ from integration.reliability.devices import Fleet
 from integration.reliability.processes import api_workers
 from iot_models.settings import Settings
 from iot_stores.redis_client import MOST_CONNECTIONS, connect_redis
+from support.stack import Stack
 from support.waiting import wait_until
 
 WORKERS, WRITERS, POOL = 20, 8, 2
@@ -48,21 +50,34 @@ def test_many_processes_stay_below_the_bounds(
         ThreadPoolExecutor(READERS) as ask,
     ):
         wait_until(lambda: len(redis.client_list()) > WRITERS, seconds=60, what="writers")
-        asking = ask.map(lambda _: stack.request("GET", "/api/iot/maxtime").status, range(600))
+        asking = ask.map(lambda _: _ask_until_answered(stack), range(600))
         for _ in range(10):
             fleet.go_on(1, seconds=60)
             held = cast("list[tuple[str, int]]", postgres.execute(_HELD).fetchall())
             assert {name for name, _ in held} <= {"iot-api", "iot-writer"}
             most_postgres = max(most_postgres, sum(count for _, count in held))
             most_redis = max(most_redis, len(redis.client_list()) - 1)
-        assert set(asking) == {200}
+        refused = sum(asking)
     print(
         f"{WORKERS} API workers and {WRITERS} writers held {most_postgres} connections to Postgres"
-        f" (bound {MOST_POSTGRES}) and {most_redis} to Redis (bound {MOST_REDIS})"
+        f" (bound {MOST_POSTGRES}) and {most_redis} to Redis (bound {MOST_REDIS});"
+        f" they refused {refused} reads for a while"
     )
     assert WRITERS < most_postgres <= MOST_POSTGRES
     assert most_redis <= MOST_REDIS
     fleet.check(stack.read)
+
+
+def _ask_until_answered(stack: Stack) -> int:
+    """How many times a read was refused first: so many processes have two cores between them,
+    and a request that gets no connection for three seconds is told to come again.
+    """
+    refused = 0
+    while (answer := stack.request("GET", "/api/iot/maxtime")).status != 200:
+        assert answer.status == 503
+        refused += 1
+        time.sleep(int(answer.headers["Retry-After"]))
+    return refused
 
 
 def test_a_client_waits_for_a_connection_instead_of_opening_too_many(settings: Settings) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from integration.reliability.devices import Fleet
-from integration.reliability.processes import api_workers
+from integration.reliability.processes import api_workers, heeds_sigterm
 from iot_models.settings import Settings
 from iot_stores.backlog import Backlog
 from iot_stores.redis_client import connect_redis
@@ -101,6 +101,7 @@ def test_writers_restarted_in_turn(stack: Stack, settings: Settings) -> None:
         )
         for _ in range(3):
             writer = stack.writers.pop(0)
+            wait_until(lambda pid=writer.pid: heeds_sigterm(pid), what="a writer that has begun")  # type: ignore[misc]
             began = time.monotonic()
             took = end(writer)
             assert took < 5

@@ -1,0 +1,254 @@
+{{/* Names. Cut at 40, so that every suffix still fits into what Kubernetes allows. */}}
+{{- define "iot-sensor.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "iot-sensor.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
+{{- else if contains (include "iot-sensor.name" .) .Release.Name -}}
+{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name (include "iot-sensor.name" .) | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Selectors hold nothing that a new version changes. Argument: context, component. */}}
+{{- define "iot-sensor.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "iot-sensor.name" .context }}
+app.kubernetes.io/instance: {{ .context.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+{{- end -}}
+
+{{- define "iot-sensor.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .context.Chart.Name .context.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+{{ include "iot-sensor.selectorLabels" . }}
+app.kubernetes.io/version: {{ .context.Chart.AppVersion | quote }}
+app.kubernetes.io/part-of: iot-sensor
+app.kubernetes.io/managed-by: {{ .context.Release.Service }}
+{{- with .context.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* Labels of a pod: nothing in them changes with the chart's version alone. Argument: context, component, extra. */}}
+{{- define "iot-sensor.podLabels" -}}
+{{ include "iot-sensor.selectorLabels" . }}
+app.kubernetes.io/part-of: iot-sensor
+{{- with mergeOverwrite (dict) (.context.Values.commonLabels | default dict) (.extra | default dict) }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* An image's reference. Argument: context, image (repository, tag, digest; registry if not the common one). */}}
+{{- define "iot-sensor.image" -}}
+{{- $registry := .image.registry | default .context.Values.image.registry -}}
+{{- with $registry }}{{ trimSuffix "/" . }}/{{ end -}}
+{{- .image.repository -}}
+{{- if .image.digest }}@{{ .image.digest }}{{ else }}:{{ .image.tag | default .context.Chart.AppVersion }}{{ end -}}
+{{- end -}}
+
+{{- define "iot-sensor.serviceAccountName" -}}
+{{- $account := .values.serviceAccount -}}
+{{- if $account.create -}}
+{{- $account.name | default (printf "%s-%s" (include "iot-sensor.fullname" .context) .component) -}}
+{{- else -}}
+{{- $account.name | default "default" -}}
+{{- end -}}
+{{- end -}}
+
+{{/* What the restricted Pod Security level asks of a pod and of a container, unless values say otherwise. */}}
+{{- define "iot-sensor.podSecurityContext" -}}
+{{- $restricted := dict "runAsNonRoot" true "runAsUser" 65532 "runAsGroup" 65532 "fsGroup" 65532 "fsGroupChangePolicy" "OnRootMismatch" "seccompProfile" (dict "type" "RuntimeDefault") -}}
+{{- toYaml (mergeOverwrite $restricted (deepCopy (. | default dict))) -}}
+{{- end -}}
+
+{{- define "iot-sensor.securityContext" -}}
+{{- $restricted := dict "allowPrivilegeEscalation" false "readOnlyRootFilesystem" true "capabilities" (dict "drop" (list "ALL")) -}}
+{{- toYaml (mergeOverwrite $restricted (deepCopy (. | default dict))) -}}
+{{- end -}}
+
+{{/* Where pods may run. Argument: context, component, values (the component's). */}}
+{{- define "iot-sensor.scheduling" -}}
+{{- with .values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .values.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .values.affinity }}
+affinity:
+  {{- tpl (toYaml .) $.context | nindent 2 }}
+{{- end }}
+{{- with .values.topologySpreadConstraints }}
+topologySpreadConstraints:
+  {{- range . }}
+  - {{ toYaml (omit . "labelSelector") | nindent 4 | trim }}
+    labelSelector:
+      {{- if .labelSelector }}
+      {{- toYaml .labelSelector | nindent 6 }}
+      {{- else }}
+      matchLabels:
+        {{- include "iot-sensor.selectorLabels" $ | nindent 8 }}
+      {{- end }}
+  {{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "iot-sensor.pullSecrets" -}}
+{{- with .Values.image.pullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* Secrets: those named by the values, else those that the secrets Job makes. */}}
+{{- define "iot-sensor.keysSecret" -}}
+{{- .Values.keys.existingSecret | default (printf "%s-keys" (include "iot-sensor.fullname" .)) -}}
+{{- end -}}
+
+{{- define "iot-sensor.tokensSecret" -}}
+{{- .Values.auth.existingSecret | default (printf "%s-tokens" (include "iot-sensor.fullname" .)) -}}
+{{- end -}}
+
+{{- define "iot-sensor.probeSecret" -}}
+{{- .Values.probe.existingSecret | default (printf "%s-probe" (include "iot-sensor.fullname" .)) -}}
+{{- end -}}
+
+{{- define "iot-sensor.redisSecret" -}}
+{{- .Values.redis.existingSecret | default (printf "%s-redis" (include "iot-sensor.fullname" .)) -}}
+{{- end -}}
+
+{{- define "iot-sensor.postgresSecret" -}}
+{{- .Values.postgres.existingSecret | default (printf "%s-postgres" (include "iot-sensor.fullname" .)) -}}
+{{- end -}}
+
+{{- define "iot-sensor.redisHost" -}}
+{{ include "iot-sensor.fullname" . }}-redis
+{{- end -}}
+
+{{- define "iot-sensor.postgresHost" -}}
+{{ include "iot-sensor.fullname" . }}-postgres
+{{- end -}}
+
+{{/* Files under /etc/iot-sensor. Argument: context, files (list of keyring, tokens, redis, postgres, probe). */}}
+{{- define "iot-sensor.secretFiles" -}}
+{{- $values := .context.Values -}}
+- name: secrets
+  projected:
+    defaultMode: 0440
+    sources:
+    {{- if has "keyring" .files }}
+      - secret:
+          name: {{ include "iot-sensor.keysSecret" .context }}
+          items:
+            - key: {{ $values.keys.existingSecretKey }}
+              path: keyring/keyring.json
+    {{- end }}
+    {{- if and (has "tokens" .files) $values.auth.enabled }}
+      - secret:
+          name: {{ include "iot-sensor.tokensSecret" .context }}
+          items:
+            - key: {{ $values.auth.existingSecretKey }}
+              path: tokens/tokens.json
+    {{- end }}
+    {{- if and (has "redis" .files) (not $values.redis.url) }}
+      - secret:
+          name: {{ include "iot-sensor.redisSecret" .context }}
+          items:
+            - key: {{ $values.redis.existingSecretKey }}
+              path: redis/url
+    {{- end }}
+    {{- if and (has "redis" .files) $values.redis.ca.existingSecret }}
+      - secret:
+          name: {{ $values.redis.ca.existingSecret }}
+          items:
+            - key: {{ $values.redis.ca.existingSecretKey }}
+              path: redis/ca.crt
+    {{- end }}
+    {{- if and (has "redis" .files) $values.redis.hotWindow.existingSecret }}
+      - secret:
+          name: {{ $values.redis.hotWindow.existingSecret }}
+          items:
+            - key: {{ $values.redis.hotWindow.existingSecretKey }}
+              path: hot-window/url
+    {{- end }}
+    {{- if and (has "postgres" .files) (not $values.postgres.url) }}
+      - secret:
+          name: {{ include "iot-sensor.postgresSecret" .context }}
+          items:
+            - key: {{ $values.postgres.existingSecretKey }}
+              path: postgres/url
+    {{- end }}
+    {{- if and (has "postgres" .files) $values.postgres.ca.existingSecret }}
+      - secret:
+          name: {{ $values.postgres.ca.existingSecret }}
+          items:
+            - key: {{ $values.postgres.ca.existingSecretKey }}
+              path: postgres/ca.crt
+    {{- end }}
+    {{- if has "probe" .files }}
+      - secret:
+          name: {{ include "iot-sensor.probeSecret" .context }}
+          items:
+            - key: {{ $values.probe.existingSecretPasswordKey }}
+              path: probe/password
+            {{- if $values.auth.enabled }}
+            - key: {{ $values.probe.existingSecretTokenKey }}
+              path: probe/token
+            {{- end }}
+    {{- end }}
+{{- end -}}
+
+{{/* Variables that name those files. Argument as above. */}}
+{{- define "iot-sensor.secretEnv" -}}
+{{- $values := .context.Values -}}
+{{- if has "keyring" .files }}
+- name: IOT_KEYRING_FILE
+  value: /etc/iot-sensor/keyring/keyring.json
+{{- end }}
+{{- if and (has "tokens" .files) $values.auth.enabled }}
+- name: IOT_TOKENS_FILE
+  value: /etc/iot-sensor/tokens/tokens.json
+{{- end }}
+{{- if has "redis" .files }}
+{{- if $values.redis.url }}
+- name: IOT_REDIS_URL
+  value: {{ $values.redis.url | quote }}
+{{- else }}
+- name: IOT_REDIS_URL_FILE
+  value: /etc/iot-sensor/redis/url
+{{- end }}
+{{- if $values.redis.hotWindow.existingSecret }}
+- name: IOT_HOT_WINDOW_REDIS_URL_FILE
+  value: /etc/iot-sensor/hot-window/url
+{{- else if $values.redis.hotWindow.url }}
+- name: IOT_HOT_WINDOW_REDIS_URL
+  value: {{ $values.redis.hotWindow.url | quote }}
+{{- end }}
+{{- end }}
+{{- if has "postgres" .files }}
+{{- if $values.postgres.url }}
+- name: IOT_POSTGRES_URL
+  value: {{ $values.postgres.url | quote }}
+{{- else }}
+- name: IOT_POSTGRES_URL_FILE
+  value: /etc/iot-sensor/postgres/url
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* The address of the API inside of the cluster. */}}
+{{- define "iot-sensor.apiUrl" -}}
+http://{{ include "iot-sensor.fullname" . }}-api.{{ .Release.Namespace }}.svc:{{ .Values.api.service.port }}
+{{- end -}}
+
+{{/* An API version that the cluster may or may not have is not asked for: the values decide, so that
+     `helm template` gives what `helm install` does. */}}

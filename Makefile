@@ -56,7 +56,7 @@ requirements: $(BIN)/uv ## Lock every dependency again, with hashes (UPGRADE=1 f
 	$(COMPILE) $(if $(UPGRADE),--upgrade) --group dev pyproject.toml -o requirements/dev.txt
 	$(COMPILE) -c requirements/dev.txt pyproject.toml -o requirements/local.txt
 	$(COMPILE) -c requirements/dev.txt services/api/pyproject.toml -o requirements/api.txt
-	$(COMPILE) -c requirements/dev.txt services/writer/pyproject.toml tools/pyproject.toml -o requirements/writer.txt
+	$(COMPILE) -c requirements/dev.txt --extra cluster services/writer/pyproject.toml tools/pyproject.toml -o requirements/writer.txt
 	echo 'uv>=0.13.9,<0.14' | $(COMPILE) -c requirements/dev.txt - -o requirements/bootstrap.txt
 
 # --- The service on this machine ---------------------------------------------------------------

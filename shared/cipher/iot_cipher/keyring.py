@@ -3,22 +3,18 @@
 import base64
 import hmac
 import json
-import logging
 import os
 import secrets
-import threading
 import time
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from iot_models.errors import DecryptionError, SettingsError
 
 from .aead import KEY_BYTES, derive
+from .followed_file import FollowedFile, strict_json
 from .secrets import SecretHolder
-
-_log = logging.getLogger(__name__)
 
 KeyId = int
 """Names a master key in every ciphertext that depends on it; 1 to 2**32 - 1."""
@@ -96,7 +92,7 @@ def _parsed(text: str) -> tuple[int, KeyId, dict[KeyId, str], str] | None:
     in one way only.
     """
     try:
-        content = json.loads(text, object_pairs_hook=_without_repeats)
+        content = strict_json(text)
         keys = {int(key_id): key for key_id, key in content["keys"].items()}
         if [str(key_id) for key_id in keys] != list(content["keys"]):
             return None
@@ -105,13 +101,6 @@ def _parsed(text: str) -> tuple[int, KeyId, dict[KeyId, str], str] | None:
         return content["version"], content["primary"], keys, content["pepper"]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) < len(pairs):
-        raise ValueError("a name stands twice")
-    return content
 
 
 def _key_bytes(text: str) -> bytes:
@@ -158,49 +147,11 @@ def create_keyring_file(path: Path) -> bool:
     return True
 
 
-class KeyringFile:
-    """A keyring that follows its file: a mounted Secret that changes takes effect in a second.
-
-    A file that becomes unreadable or wrong later is ignored, and the keys read last stay in use.
-    """
-
-    CHECK_EVERY = 1.0
+class KeyringFile(FollowedFile[Keyring]):
+    """A keyring that follows its file."""
 
     def __init__(self, path: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
         """Raises `SettingsError` when the file can't be read or is wrong."""
-        self._path = path
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._checked = clock()
-        self._stamp = self._stat()
-        self._keyring = parse_keyring(self._read())
-
-    def current(self) -> Keyring:
-        """The keys as they stand in the file."""
-        if self._clock() - self._checked >= self.CHECK_EVERY:
-            with self._lock:
-                self._check()
-        return self._keyring
-
-    def _check(self) -> None:
-        self._checked = self._clock()
-        try:
-            stamp = self._stat()
-            if stamp != self._stamp:
-                self._keyring = parse_keyring(self._read())
-                self._stamp = stamp
-        except SettingsError as error:
-            _log.warning("the changed keyring is ignored: %s", error)
-
-    def _stat(self) -> tuple[int, int, int]:
-        try:
-            status = self._path.stat()
-        except OSError as error:
-            raise SettingsError(f"IOT_KEYRING_FILE can't be read: {error.strerror}") from None
-        return status.st_mtime_ns, status.st_size, status.st_ino
-
-    def _read(self) -> str:
-        try:
-            return self._path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError):
-            raise SettingsError("IOT_KEYRING_FILE can't be read") from None
+        super().__init__(
+            path, parse_keyring, what="keyring", variable="IOT_KEYRING_FILE", clock=clock
+        )

@@ -1,0 +1,99 @@
+"""A file that is followed: what it holds is in use a second after it changed."""
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from iot_models.errors import SettingsError
+
+Content = TypeVar("Content")
+
+_log = logging.getLogger(__name__)
+
+
+class FollowedFile(Generic[Content]):
+    """What a file holds, parsed; a mounted Secret that changes takes effect in a second.
+
+    A file that becomes unreadable or wrong later is ignored, and what was read last stays in use.
+    """
+
+    CHECK_EVERY = 1.0
+
+    def __init__(
+        self,
+        path: Path,
+        parse: Callable[[str], Content],
+        *,
+        what: str,
+        variable: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`what` is in the file that `variable` names, for messages.
+
+        Raises:
+            SettingsError: the file can't be read, or `parse` says that it is wrong.
+        """
+        self._path = path
+        self._parse = parse
+        self._what = what
+        self._variable = variable
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._checked = clock()
+        self._complaint = ""
+        self._stamp = self._stat()
+        self._content = parse(self._read())
+
+    def current(self) -> Content:
+        """What stands in the file."""
+        if self._clock() - self._checked >= self.CHECK_EVERY:
+            with self._lock:
+                self._check()
+        return self._content
+
+    def _check(self) -> None:
+        self._checked = self._clock()
+        try:
+            stamp = self._stat()
+            if stamp != self._stamp:
+                self._content = self._parse(self._read())
+                self._stamp = stamp
+                _log.info("the changed %s is in use", self._what)
+            self._complaint = ""
+        except SettingsError as error:
+            if str(error) != self._complaint:  # said once, not every second
+                _log.warning("the changed %s is ignored: %s", self._what, error)
+            self._complaint = str(error)
+
+    def _stat(self) -> tuple[int, int, int]:
+        try:
+            status = self._path.stat()
+        except OSError as error:
+            raise SettingsError(f"{self._variable} can't be read: {error.strerror}") from None
+        return status.st_mtime_ns, status.st_size, status.st_ino
+
+    def _read(self) -> str:
+        try:
+            return self._path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            raise SettingsError(f"{self._variable} can't be read") from None
+
+
+def strict_json(text: str) -> Any:
+    """JSON in which no name stands twice.
+
+    Raises:
+        ValueError, RecursionError: it is not. The error holds the text: let it not get out.
+    """
+    return json.loads(text, object_pairs_hook=_without_repeats)
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        raise ValueError("a name stands twice")
+    return content

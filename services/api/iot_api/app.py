@@ -8,6 +8,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from iot_models.settings import Settings
 
+from .access import build_access, register_access
 from .http_errors import register_errors
 from .requests_seen import register_requests_seen
 from .routes.audit import audit_blueprint
@@ -22,8 +23,9 @@ def create_app(settings: Settings) -> Flask:
     """The app of one process.
 
     Raises:
-        SettingsError: the keyring can't be read.
+        SettingsError: the keyring or the tokens can't be read.
     """
+    access = build_access(settings)
     service = build_service(settings)
     app = Flask(__name__, static_folder=None)
     app.extensions["iot"] = service
@@ -38,9 +40,11 @@ def create_app(settings: Settings) -> Flask:
     # First: an error in what follows is answered with an id all the same.
     register_requests_seen(app)
     register_errors(app)
+    register_access(app, access)
     app.register_blueprint(iot_blueprint("iot", service), url_prefix="/api/iot")
     app.register_blueprint(iot_blueprint("rssi", service), url_prefix="/api/rssi")
     app.register_blueprint(audit_blueprint(service), url_prefix="/api")
     app.register_blueprint(health_blueprint(service))
-    _log.warning("no tokens are configured: whoever reaches this service may use it")
+    if access.is_open:
+        _log.warning("no tokens are configured: whoever reaches this service may use it")
     return app

@@ -7,7 +7,13 @@ from psycopg.errors import UndefinedTable
 from redis.exceptions import RedisError
 from werkzeug.exceptions import HTTPException
 
-from iot_models.errors import ErrorCode, IotError, UnavailableError
+from iot_models.errors import (
+    ErrorCode,
+    ForbiddenError,
+    IotError,
+    UnauthorizedError,
+    UnavailableError,
+)
 from iot_stores.postgres import AWAY
 from iot_stores.redis_client import is_away
 
@@ -57,7 +63,19 @@ def answer_error(error: Exception) -> Response:
     retry_after = getattr(known, "retry_after", None)
     if retry_after is not None:
         answer.headers["Retry-After"] = str(retry_after)
+    challenge = _challenge(known)
+    if challenge is not None:
+        answer.headers["WWW-Authenticate"] = challenge
     return answer
+
+
+def _challenge(error: IotError) -> str | None:
+    """What a request needs that was refused for its token (RFC 6750)."""
+    if isinstance(error, UnauthorizedError):
+        return 'Bearer error="invalid_token"' if error.presented else "Bearer"
+    if isinstance(error, ForbiddenError):
+        return f'Bearer error="insufficient_scope", scope="{error.scope}"'
+    return None
 
 
 def _known(error: Exception) -> IotError | None:

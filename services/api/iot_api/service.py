@@ -16,12 +16,12 @@ from iot_stores.audit import AuditLog
 from iot_stores.backlog import Backlog
 from iot_stores.hot_window import HotWindow
 from iot_stores.postgres import Connection, Pool, postgres_pool
+from iot_stores.readiness import Readiness
 from iot_stores.redis_client import connect_redis
 from iot_stores.vault_records import VaultRecords
 
 from .guesses import Guesses
 from .intake import Intake
-from .readiness import Readiness
 from .readings import Readings
 from .receipts import Receipts
 from .vaults import VaultCache, Vaults
@@ -92,7 +92,7 @@ def build_service(settings: Settings) -> Service:
             clock=time.time,
         ),
         audit=AuditLog(keyring.current),
-        readiness=Readiness(redis, pool),
+        readiness=Readiness(redis, lambda: pool.connection(timeout=1)),
     )
 
 

@@ -64,7 +64,9 @@ class TokensFile(FollowedFile[Tokens]):
 
     def __init__(self, path: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
         """Raises `SettingsError` when the file can't be read or is wrong."""
-        super().__init__(path, parse_tokens, what="tokens", variable="IOT_TOKENS_FILE", clock=clock)
+        super().__init__(
+            path, parse_tokens, what="list of tokens", variable="IOT_TOKENS_FILE", clock=clock
+        )
 
 
 def new_token() -> str:

@@ -43,6 +43,26 @@ class InvalidRequestError(IotError):
     code = ErrorCode.INVALID_REQUEST
 
 
+class UnauthorizedError(IotError):
+    """The request needs a token; `presented` tells whether it brought one, which is not known."""
+
+    code = ErrorCode.UNAUTHORIZED
+
+    def __init__(self, message: str, *, presented: bool) -> None:
+        super().__init__(message)
+        self.presented = presented
+
+
+class ForbiddenError(IotError):
+    """The request's token lacks a scope."""
+
+    code = ErrorCode.FORBIDDEN
+
+    def __init__(self, message: str, *, scope: str) -> None:
+        super().__init__(message, scope=scope)
+        self.scope = scope
+
+
 class TooLargeError(IotError):
     """The request's body, or the number of its readings, is over the limit."""
 

@@ -32,3 +32,15 @@ def parse_scopes(words: Iterable[str]) -> frozenset[Scope]:
             raise SettingsError(f"the scope {scope} stands twice")
         scopes.add(scope)
     return frozenset(scopes)
+
+
+def parse_anonymous_scopes(text: str) -> frozenset[Scope]:
+    """The scopes in a text such as `ingest,read`, for those who bring no token.
+
+    Raises:
+        SettingsError: one of them is none, or is `admin`, which everybody would have then.
+    """
+    scopes = parse_scopes(word.strip() for word in text.split(",") if word.strip())
+    if Scope.ADMIN in scopes:
+        raise SettingsError("admin can't be had without a token")
+    return scopes

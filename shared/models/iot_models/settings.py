@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import SettingsError
+from .scopes import parse_anonymous_scopes
 
 
 def _setting(
@@ -26,12 +27,23 @@ class Settings:
 
     redis_url: str = _setting(
         "redis://127.0.0.1:6379/0",
-        "Redis of the backlog, the hot window and the jobs.",
+        "Redis of the backlog, the jobs and, unless it has one of its own, the hot window.",
         secret=True,
+    )
+    hot_window_redis_url: str = _setting(
+        "", "Redis of the hot window alone; empty: that of IOT_REDIS_URL.", secret=True
     )
     postgres_url: str = _setting(MISSING, "PostgreSQL of the history, as a libpq URL.", secret=True)
     keyring_file: str = _setting(
         MISSING, "File with the master keys and the pepper; re-read when it changes."
+    )
+    tokens_file: str = _setting(
+        "",
+        "File with the hashes of the bearer tokens; re-read when it changes. "
+        "Empty: whoever reaches the API may use it.",
+    )
+    anonymous_scopes: str = _setting(
+        "", "Scopes that need no token, by commas, for clients that have none: ingest, read, audit."
     )
 
     shards: int = _setting(
@@ -139,6 +151,10 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         raise SettingsError("IOT_TLS_CERTIFICATE and IOT_TLS_KEY go together: set both or neither")
     if settings.log_level not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
         raise SettingsError("IOT_LOG_LEVEL must be one of DEBUG, INFO, WARNING, ERROR")
+    try:
+        parse_anonymous_scopes(settings.anonymous_scopes)
+    except SettingsError as error:
+        raise SettingsError(f"IOT_ANONYMOUS_SCOPES: {error}") from None
     return settings
 
 

@@ -9,7 +9,11 @@ from iot_models.errors import SettingsError
 from iot_models.settings import Settings
 
 SCHEMA_REVISION = "0001"
-"""The schema this code reads and writes; `iot_writer.schema` brings a database to it."""
+"""The schema this code reads and writes; `iot_writer.schema` brings a database to it.
+
+Revisions are numbered, and each is made so that code of the one before works on it: while a new
+version is rolled out, processes of the old one go on.
+"""
 
 CONNECT_SECONDS = 3
 WAIT_SECONDS = 3.0
@@ -77,7 +81,7 @@ def _configure(connection: Connection) -> None:
 
 
 def check_schema(connection: Connection) -> None:
-    """Refuse a database whose schema is not the one this code knows.
+    """Refuse a database whose schema is neither the one this code knows nor the next one.
 
     Raises:
         SettingsError: the sentence tells what to do.
@@ -86,9 +90,15 @@ def check_schema(connection: Connection) -> None:
         row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
     except psycopg.errors.UndefinedTable:
         row = None
-    found = row[0] if row else "none"
-    if found != SCHEMA_REVISION:
+    ours = int(SCHEMA_REVISION)
+    found = int(str(row[0])) if row else 0
+    if found < ours:
         raise SettingsError(
-            f"the database's schema is {found}, this version needs {SCHEMA_REVISION}: "
-            "run `iot-sensor migrate`"
+            f"the database's schema is {f'{found:04}' if found else 'none'}, "
+            f"this version needs {SCHEMA_REVISION}: run `iot-sensor migrate`"
+        )
+    if found > ours + 1:
+        raise SettingsError(
+            f"the database's schema is {found:04}, this version knows {SCHEMA_REVISION} "
+            "and works on the one after it: run a newer version"
         )

@@ -39,7 +39,7 @@ def test_every_default_is_one_that_could_be_set() -> None:
 @pytest.mark.parametrize("each", FIELDS, ids=name_of)
 def test_every_field_is_read_from_its_own_variable(each: "dataclasses.Field[Any]") -> None:
     name = f"IOT_{each.name.upper()}"
-    value: Any = {"log_level": "DEBUG"}.get(each.name, "other")
+    value: Any = {"log_level": "DEBUG", "anonymous_scopes": "ingest"}.get(each.name, "other")
     if each.type is int:
         value = each.metadata["minimum"] if each.default != each.metadata["minimum"] else 1
     tls = {"IOT_TLS_CERTIFICATE": "c", "IOT_TLS_KEY": "k"} if each.name.startswith("tls") else {}
@@ -86,7 +86,11 @@ def test_a_secret_may_come_as_a_file(each: "dataclasses.Field[Any]", tmp_path: P
 
 
 def test_the_secrets_are_the_urls() -> None:
-    assert [each.name for each in SECRETS] == ["redis_url", "postgres_url"]
+    assert [each.name for each in SECRETS] == [
+        "redis_url",
+        "hot_window_redis_url",
+        "postgres_url",
+    ]
 
 
 def test_a_secret_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
@@ -123,6 +127,26 @@ def test_log_levels(level: str) -> None:
 def test_an_unknown_log_level_is_refused(level: str) -> None:
     with pytest.raises(SettingsError, match=r"^IOT_LOG_LEVEL must be one of"):
         load(REQUIRED | {"IOT_LOG_LEVEL": level})
+
+
+@pytest.mark.parametrize("text", ["", "ingest", "ingest,read", " read , audit ,"])
+def test_anonymous_scopes(text: str) -> None:
+    assert load(REQUIRED | {"IOT_ANONYMOUS_SCOPES": text}).anonymous_scopes == text
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("write", "there is no such scope; the scopes are ingest, read, audit, admin"),
+        ("INGEST", "there is no such scope"),
+        ("ingest read", "there is no such scope"),
+        ("ingest,ingest", "the scope ingest stands twice"),
+        ("admin", "admin can't be had without a token"),
+    ],
+)
+def test_anonymous_scopes_that_are_none_are_refused(text: str, sentence: str) -> None:
+    with pytest.raises(SettingsError, match=f"^IOT_ANONYMOUS_SCOPES: {sentence}"):
+        load(REQUIRED | {"IOT_ANONYMOUS_SCOPES": text})
 
 
 def test_the_environment_is_read_when_load_is_called(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,10 @@
 
 from flask import Blueprint, Response
 
+from iot_api.access import needs
 from iot_api.answers import json_answer
 from iot_api.service import Service
+from iot_models.scopes import Scope
 
 LATEST = 1000
 """Lines in an answer."""
@@ -14,6 +16,7 @@ def audit_blueprint(service: Service) -> Blueprint:
     blueprint = Blueprint("audit", __name__)
 
     @blueprint.get("/audit")
+    @needs(Scope.AUDIT)
     def audit() -> Response:
         with service.pool.connection() as connection:
             lines = service.audit.latest(connection, LATEST)

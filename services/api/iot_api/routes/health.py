@@ -2,6 +2,7 @@
 
 from flask import Blueprint, Response
 
+from iot_api.access import needs_no_token
 from iot_api.answers import json_answer
 from iot_api.service import Service
 
@@ -11,10 +12,12 @@ def health_blueprint(service: Service) -> Blueprint:
     blueprint = Blueprint("health", __name__)
 
     @blueprint.get("/healthz")
+    @needs_no_token
     def healthz() -> Response:
         return json_answer({"status": "ok"})
 
     @blueprint.get("/readyz")
+    @needs_no_token
     def readyz() -> Response:
         state = service.readiness.state()
         ready = service.readiness.ready(state)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 from flask import Blueprint, Response, request
 
+from iot_api.access import needs
 from iot_api.answers import json_answer, readings_answer
 from iot_api.put_body import parse_put, password_bytes
 from iot_api.readings import Batches
@@ -15,6 +16,7 @@ from iot_api.service import Service
 from iot_cipher.envelope import EntryName
 from iot_cipher.vault import OpenVault
 from iot_models.errors import InvalidRequestError
+from iot_models.scopes import Scope
 from iot_models.times import parse_time
 from iot_stores.history import Question
 
@@ -57,6 +59,7 @@ class _Views:
         self._service = service
         self._readings = service.readings
 
+    @needs(Scope.INGEST)
     def put(self) -> Response:
         settings = self._service.settings
         batches = parse_put(
@@ -78,34 +81,42 @@ class _Views:
             answer.headers["Idempotent-Replayed"] = "true"
         return answer
 
+    @needs(Scope.INGEST)
     def stored(self, receipt: str) -> Response:
         entries = decode_receipt(receipt)
         if self._service.receipts.stored(entries):
             return json_answer({"stored": True})
         return _not_yet_stored({}, entries)
 
+    @needs(Scope.READ)
     def read_all(self) -> Response:
         return self._read(lambda vault: self._readings.select(vault, Question()))
 
+    @needs(Scope.READ)
     def read_from(self, start: str) -> Response:
         question = Question(relative_low=_number("start", start))
         return self._read(lambda vault: self._readings.select(vault, question))
 
+    @needs(Scope.READ)
     def read_between(self, start: str, end: str) -> Response:
         question = Question(_number("start", start), _number("end", end))
         return self._read(lambda vault: self._readings.select(vault, question))
 
+    @needs(Scope.READ)
     def read_seconds(self, count: str) -> Response:
         seconds = _count("seconds", count)
         return self._read(lambda vault: self._readings.last_seconds(vault, seconds))
 
+    @needs(Scope.READ)
     def read_last(self, count: str) -> Response:
         last = _count("last", count)
         return self._read(lambda vault: self._readings.latest(vault, last))
 
+    @needs(Scope.READ)
     def maxtime(self) -> Response:
         return _maxtime(self._readings.max_relative_timestamp())
 
+    @needs(Scope.READ)
     def vault_maxtime(self) -> Response:
         vault = _asked_vault(self._service)
         return _maxtime(None if vault is None else self._readings.max_relative_timestamp(vault))

@@ -1,26 +1,40 @@
-"""Readiness: whether this process can acknowledge readings now."""
+"""Readiness: whether this process can do its work now."""
 
 import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import psycopg
 from redis import Redis
 from redis.exceptions import RedisError
 
 from iot_models.errors import SettingsError
-from iot_stores.postgres import Pool, check_schema
+
+from .postgres import Connection, check_schema
 
 _log = logging.getLogger(__name__)
 
 
 class Readiness:
-    """Redis must answer, and the database's schema must have been seen to be ours, once.
+    """Redis must answer, and the database's schema must have been seen to be known, once.
 
     After that Postgres may go away: the backlog holds what comes in.
     """
 
-    def __init__(self, client: "Redis", pool: Pool) -> None:
+    def __init__(
+        self,
+        client: "Redis",
+        connect: Callable[[], AbstractContextManager[Connection]],
+        *,
+        ask_once: bool = False,
+    ) -> None:
+        """`connect` lends a connection, or raises `psycopg.OperationalError` in a few seconds.
+
+        With `ask_once`, Postgres is left alone as soon as the schema was seen.
+        """
         self._client = client
-        self._pool = pool
+        self._connect = connect
+        self._ask_once = ask_once
         self._schema_seen = False
 
     def state(self) -> dict[str, str]:
@@ -28,7 +42,7 @@ class Readiness:
         return {"redis": self._redis(), "postgres": self._postgres()}
 
     def ready(self, state: dict[str, str]) -> bool:
-        """Whether readings can be taken in, the parts being as `state` says."""
+        """Whether the work can be done, the parts being as `state` says."""
         return state["redis"] == "ok" and self._schema_seen
 
     def _redis(self) -> str:
@@ -40,8 +54,10 @@ class Readiness:
         return "ok"
 
     def _postgres(self) -> str:
+        if self._schema_seen and self._ask_once:
+            return "ok when asked last"
         try:
-            with self._pool.connection(timeout=1) as connection:
+            with self._connect() as connection:
                 check_schema(connection)
         except SettingsError as error:
             self._schema_seen = False

@@ -1,0 +1,267 @@
+"""Tokens: who may ask what, on every route, before anything of a request is read."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from werkzeug.test import TestResponse
+
+from integration.api.asking import JSON, Api, assert_error, row
+from integration.api.conftest import MakeApi
+from iot_api.access import declared_scope
+from iot_api.receipts import encode_receipt
+from iot_cipher.envelope import EntryName
+from iot_cipher.tokens import new_tokens_text, with_token
+from iot_models.errors import SettingsError
+from iot_models.scopes import Scope
+from support.stack import Stack
+from support.waiting import wait_until
+
+RECEIPT = encode_receipt([EntryName(0, bytes(16), 1)])
+EXAMPLES = {"start": "1", "end": "2", "count": "3", "receipt": RECEIPT}
+NEEDED: dict[str, dict[str, Scope | None]] = {
+    "PUT": {"": Scope.INGEST},
+    "POST": dict.fromkeys(
+        (
+            "",
+            "/maxtime",
+            "/<start>",
+            "/<start>/<end>",
+            "/seconds/<count>",
+            "/last/<count>",
+        ),
+        Scope.READ,
+    ),
+    "GET": {"/maxtime": Scope.READ, "/stored/<receipt>": Scope.INGEST},
+}
+"""What each route of readings needs, spelled once more."""
+ROUTES: dict[tuple[str, str], Scope | None] = {
+    (method, prefix + rule): scope
+    for prefix in ("/api/iot", "/api/rssi")
+    for method, rules in NEEDED.items()
+    for rule, scope in rules.items()
+} | {
+    ("GET", "/api/audit"): Scope.AUDIT,
+    ("GET", "/healthz"): None,
+    ("GET", "/readyz"): None,
+}
+NEEDING = {route: scope for route, scope in ROUTES.items() if scope is not None}
+
+
+class Guarded:
+    """An API that asks for tokens, and a token for each set of scopes."""
+
+    def __init__(self, make_api: MakeApi, path: Path, **changes: Any) -> None:
+        self.path = path
+        self.text = new_tokens_text()
+        self.tokens: dict[tuple[Scope, ...], str] = {}
+        for scopes in ((scope,) for scope in Scope):
+            self.text, self.tokens[scopes] = with_token(self.text, scopes[0], scopes)
+        path.write_text(self.text, encoding="utf-8")
+        self.api = make_api(tokens_file=str(path), **changes)
+
+    def ask(self, route: tuple[str, str], authorization: str | None) -> TestResponse:
+        """One request to a route, as it should be but for the token."""
+        method, rule = route
+        for name, value in EXAMPLES.items():
+            rule = rule.replace(f"<{name}>", value)
+        headers = JSON if authorization is None else {**JSON, "Authorization": authorization}
+        body = None if method == "GET" else json.dumps(row())
+        return self.api.ask(method, rule, body, headers)
+
+    def bearer(self, *scopes: Scope) -> str:
+        """The header with the token of these scopes."""
+        return f"Bearer {self.tokens[scopes]}"
+
+
+@pytest.fixture
+def guarded(make_api: MakeApi, tmp_path: Path) -> Guarded:
+    return Guarded(make_api, tmp_path / "tokens.json")
+
+
+def routes(api: Api) -> Iterable[tuple[str, str, str]]:
+    """Every route there is: method, rule, endpoint."""
+    for rule in api.app.url_map.iter_rules():
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}:
+            yield method, rule.rule, rule.endpoint
+
+
+def test_every_route_declares_what_it_needs(api: Api) -> None:
+    for method, rule, endpoint in routes(api):
+        view = api.app.view_functions[endpoint]
+        assert hasattr(view, "scope"), f"{method} {rule} declares no scope"
+        assert declared_scope(view) == ROUTES[method, rule]
+    assert {(method, rule) for method, rule, _ in routes(api)} == set(ROUTES)
+
+
+def test_a_route_that_declares_nothing_is_the_admin_s(guarded: Guarded) -> None:
+    guarded.api.app.add_url_rule("/new", view_func=lambda: "new")
+    for scope in (Scope.INGEST, Scope.READ, Scope.AUDIT):
+        assert guarded.ask(("GET", "/new"), guarded.bearer(scope)).status_code == 403
+    assert guarded.ask(("GET", "/new"), None).status_code == 401
+    assert guarded.ask(("GET", "/new"), guarded.bearer(Scope.ADMIN)).status_code == 200
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=" ".join)
+def test_what_each_scope_opens(guarded: Guarded, route: tuple[str, str]) -> None:
+    needed = ROUTES[route]
+    for scope in Scope:
+        answer = guarded.ask(route, guarded.bearer(scope))
+        if needed in {None, scope} or scope is Scope.ADMIN:
+            assert answer.status_code < 300, answer.text
+            continue
+        told = assert_error(answer, 403, "forbidden")
+        assert told["error"] == f"this needs a token with the scope {needed}"
+        challenge = f'Bearer error="insufficient_scope", scope="{needed}"'
+        assert answer.headers["WWW-Authenticate"] == challenge
+    bare = guarded.ask(route, None)
+    if needed is None:
+        assert bare.status_code == 200
+        return
+    assert_error(bare, 401, "unauthorized")
+    assert bare.headers["WWW-Authenticate"] == "Bearer"
+
+
+@pytest.mark.parametrize("given", ["", "Basic dXNlcjpwYXNz", "{}", "Bearerx {}", "Token {}"])
+def test_what_is_no_bearer_token(guarded: Guarded, given: str) -> None:
+    token = guarded.tokens[Scope.READ,]
+    answer = guarded.ask(("POST", "/api/iot"), given.format(token))
+    assert_error(answer, 401, "unauthorized")
+    assert answer.headers["WWW-Authenticate"] == "Bearer"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "Bearer",
+        "Bearer ",
+        "Bearer\t{}",
+        "Bearer {}x",
+        "Bearer x{}",
+        "Bearer {} x",
+        "Bearer {}, Bearer {}",
+        'Bearer "{}"',
+        "Bearer token={}",
+        "Bearer é",
+        "Bearer " + "A" * 8000,
+        "Bearer iot_" + "A" * 43,
+    ],
+)
+def test_a_token_that_is_wrong(guarded: Guarded, given: str) -> None:
+    token = guarded.tokens[Scope.READ,]
+    answer = guarded.ask(("POST", "/api/iot"), given.replace("{}", token))
+    assert_error(answer, 401, "unauthorized")
+    assert answer.headers["WWW-Authenticate"] == 'Bearer error="invalid_token"'
+    assert token not in answer.text
+
+
+@pytest.mark.parametrize("given", ["Bearer {}", "bearer {}", "BEARER {}", "Bearer   {} "])
+def test_a_token_that_is_right(guarded: Guarded, given: str) -> None:
+    answer = guarded.ask(("POST", "/api/iot"), given.format(guarded.tokens[Scope.READ,]))
+    assert answer.status_code == 200
+
+
+def test_it_is_checked_before_the_body_is_read(guarded: Guarded) -> None:
+    for body in (b"[]", b"not JSON", b"x" * (guarded.api.app.config["MAX_CONTENT_LENGTH"] + 1)):
+        assert_error(guarded.api.ask("PUT", "/api/iot", body, JSON), 401, "unauthorized")
+    # Nor is anything told of what is asked for.
+    for path in ("/api/iot/last/no-number", "/api/iot/stored/nothing"):
+        method = "GET" if "stored" in path else "POST"
+        assert_error(guarded.api.ask(method, path, None, JSON), 401, "unauthorized")
+
+
+def test_what_does_not_exist_needs_no_token(guarded: Guarded) -> None:
+    assert_error(guarded.api.ask("GET", "/nope"), 404, "not_found")
+    assert_error(guarded.api.ask("DELETE", "/api/iot"), 405, "method_not_allowed")
+
+
+def test_a_browser_asks_first_without_a_token(guarded: Guarded) -> None:
+    headers = {
+        "Origin": "https://one.example",
+        "Access-Control-Request-Method": "PUT",
+        "Access-Control-Request-Headers": "Authorization, Content-Type",
+    }
+    answer = guarded.api.ask("OPTIONS", "/api/iot", headers=headers)
+    assert answer.status_code == 200
+    allowed = answer.headers["Access-Control-Allow-Headers"].lower().split(", ")
+    assert {"authorization", "content-type"} <= set(allowed)
+    # And may read the refusal of what it asks then.
+    refused = guarded.api.ask("PUT", "/api/iot", "[]", {**JSON, "Origin": "https://one.example"})
+    assert_error(refused, 401, "unauthorized")
+    assert "Access-Control-Allow-Origin" in refused.headers
+
+
+def test_scopes_that_need_no_token(make_api: MakeApi, tmp_path: Path) -> None:
+    guarded = Guarded(make_api, tmp_path / "tokens.json", anonymous_scopes="ingest, audit")
+    for route, scope in NEEDING.items():
+        expected = {401} if scope is Scope.READ else {200, 201, 202}
+        assert guarded.ask(route, None).status_code in expected
+        # What an old client sends along is not looked at where no token is needed.
+        assert guarded.ask(route, "Basic dXNlcjpwYXNz").status_code in expected
+
+
+def test_without_tokens_everybody_may_do_everything(
+    make_api: MakeApi, caplog: pytest.LogCaptureFixture
+) -> None:
+    api = make_api()
+    assert "no tokens are configured: whoever reaches this service may use it" in caplog.messages
+    assert api.put(row()).status_code == 201
+    assert api.ask("GET", "/api/audit", headers={"Authorization": "nonsense"}).status_code == 200
+
+
+def test_a_list_without_tokens_lets_nobody_in(
+    make_api: MakeApi, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "tokens.json"
+    path.write_text(new_tokens_text(), encoding="utf-8")
+    api = make_api(tokens_file=str(path))
+    assert not [line for line in caplog.messages if "tokens" in line]
+    assert_error(api.put(row()), 401, "unauthorized")
+
+
+def test_tokens_that_cannot_be_read_are_no_open_service(make_api: MakeApi, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="IOT_TOKENS_FILE can't be read"):
+        make_api(tokens_file=str(tmp_path / "nothing"))
+
+
+def test_real_processes_follow_the_file(environment: dict[str, str], tmp_path: Path) -> None:
+    """Made, revoked and damaged while they serve: all workers agree a second later."""
+    path = tmp_path / "tokens.json"
+    path.write_text(new_tokens_text(), encoding="utf-8")
+    stack = Stack({**environment, "IOT_TOKENS_FILE": str(path)}, tmp_path)
+    one, first = with_token(new_tokens_text(), "first", ["ingest"])
+    two, second = with_token(new_tokens_text(), "second", ["ingest"])
+
+    def statuses(token: str) -> set[int]:
+        headers = {**JSON, "Authorization": f"Bearer {token}"}
+        body = json.dumps(row())
+        return {stack.request("PUT", "/api/iot", body, headers).status for _ in range(12)}
+
+    try:
+        stack.start_api()
+        assert statuses(first) == {401}
+        replace(path, one)
+        wait_until(lambda: statuses(first) == {201}, seconds=5, what="the new token")
+        replace(path, two)
+        wait_until(lambda: statuses(first) == {401}, seconds=5, what="the end of the first token")
+        wait_until(lambda: statuses(second) == {201}, seconds=5, what="the second token")
+        replace(path, two[:-10])
+        log = tmp_path / "api.log"
+        # Looked for when a request comes, so let some come.
+        wait_until(
+            lambda: statuses(second) == {201} and "tokens is ignored" in log.read_text("utf-8")
+        )
+        assert statuses(first) == {401}
+        for token in (first, second):
+            assert token not in log.read_text("utf-8")
+    finally:
+        stack.stop()
+
+
+def replace(path: Path, text: str) -> None:
+    """As a whole, as Kubernetes does it."""
+    draft = path.with_suffix(".draft")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(path)

@@ -1,0 +1,278 @@
+"""Tokens: kept as hashes, parsed strictly, followed as their file changes."""
+
+import hashlib
+import json
+import logging
+import os
+import re
+import traceback
+from pathlib import Path
+
+import pytest
+
+from iot_cipher.tokens import (
+    Grant,
+    Tokens,
+    TokensFile,
+    new_token,
+    new_tokens_text,
+    parse_tokens,
+    with_token,
+    without_token,
+)
+from iot_models.errors import IotError, SettingsError
+from iot_models.scopes import Scope
+
+HASH = hashlib.sha256(b"one").hexdigest()
+OTHER_HASH = hashlib.sha256(b"two").hexdigest()
+CREATED = "2026-11-23T10:00:00Z"
+TOKEN = "iot_" + "A1-_" * 10 + "xyz"
+
+
+def row(**changes: object) -> dict[str, object]:
+    given = {"name": "devices", "scopes": ["ingest"], "sha256": HASH, "created": CREATED}
+    return given | changes
+
+
+def document(*rows: object, **changes: object) -> str:
+    return json.dumps({"version": 1, "tokens": list(rows)} | changes)
+
+
+def without(name: str) -> dict[str, object]:
+    return {key: value for key, value in row().items() if key != name}
+
+
+FORM = "not JSON of the form"
+WRONG = {
+    "empty": ("", FORM),
+    "no JSON": (document(row())[:-1], FORM),
+    "a list": (json.dumps([row()]), FORM),
+    "null": ("null", FORM),
+    "too deep": ("[" * 100_000, FORM),
+    "another version": (document(version=2), FORM),
+    "a version that is true": (document(version=True), FORM),
+    "no version": ('{"tokens": []}', FORM),
+    "no tokens": ('{"version": 1}', FORM),
+    "more than that": (document(more=1), FORM),
+    "a name that stands twice": ('{"version": 1, "tokens": [], "tokens": []}', FORM),
+    "tokens as an object": (document(tokens={"devices": row()}), FORM),
+    "a token as a string": (document(HASH), FORM),
+    "no name": (document(row(), without("name")), r"token 1 \(from 0\) has no name"),
+    "a number as a name": (document(row(name=5)), r"token 0 \(from 0\) has no name"),
+    "a token as a name": (document(row(name=TOKEN)), r"token 0 \(from 0\) has no name"),
+    "a name with a space": (document(row(name="my devices")), "has no name"),
+    "a name with a line feed": (document(row(name="devices\n")), "has no name"),
+    "a name too long": (document(row(name="d" * 64)), "has no name"),
+    "no scopes": (document(without("scopes")), "devices must have created, name, scopes, sha256"),
+    "no hash": (document(without("sha256")), "devices must have"),
+    "no moment": (document(without("created")), "devices must have"),
+    "a field too many": (document(row(token=TOKEN)), "devices must have"),
+    "scopes as a string": (document(row(scopes="ingest")), "devices has no list of scopes"),
+    "no scope": (document(row(scopes=[])), "devices has no list of scopes"),
+    "scopes that are numbers": (document(row(scopes=[1])), "devices has no list of scopes"),
+    "a scope that is none": (document(row(scopes=["write"])), "devices: there is no such scope"),
+    "a scope twice": (document(row(scopes=["read", "read"])), "the scope read stands twice"),
+    "a hash too short": (document(row(sha256=HASH[:-1])), "devices has no sha256"),
+    "a hash in capitals": (document(row(sha256=HASH.upper())), "devices has no sha256"),
+    "the token for its hash": (document(row(sha256=TOKEN)), "devices has no sha256"),
+    "a moment that is none": (document(row(created="2026-13-01T00:00:00Z")), "not created at"),
+    "a moment in short": (document(row(created="2026-1-1T0:0:0Z")), "not created at"),
+    "a moment without zone": (document(row(created=CREATED[:-1])), "not created at"),
+    "a moment that is a number": (document(row(created=0)), "not created at"),
+    "a token's name twice": (document(row(), row(sha256=OTHER_HASH)), "hold devices twice"),
+    "a hash twice": (document(row(), row(name="more")), "that of more twice, under two names"),
+}
+
+
+@pytest.mark.parametrize("which", WRONG)
+def test_what_is_wrong_is_named_without_any_secret(which: str) -> None:
+    text, expected = WRONG[which]
+    with pytest.raises(SettingsError, match=expected) as caught:
+        parse_tokens(text)
+    assert caught.value.__context__ is None or caught.value.__suppress_context__
+    told = "".join(traceback.format_exception(caught.value)) + repr(caught.value.details)
+    for secret in (HASH, HASH.upper(), OTHER_HASH, TOKEN):
+        assert secret[:20] not in told
+
+
+def test_tokens_as_they_should_be() -> None:
+    everything = ["ingest", "read", "audit", "admin"]
+    found = parse_tokens(
+        document(row(), row(name="a.b-c", scopes=everything, sha256=OTHER_HASH))
+    ).grants
+    assert found == (
+        Grant("devices", frozenset({Scope.INGEST}), bytes.fromhex(HASH), CREATED),
+        Grant("a.b-c", frozenset(Scope), bytes.fromhex(OTHER_HASH), CREATED),
+    )
+
+
+def test_a_token_is_found_by_its_hash_and_by_nothing_else() -> None:
+    known = parse_tokens(document(row(), row(name="other", sha256=OTHER_HASH)))
+    for presented, name in ((b"one", "devices"), (b"two", "other")):
+        grant = known.find(presented)
+        assert grant is not None
+        assert grant.name == name
+    for presented in (b"", b"three", b"on", b"one ", HASH.encode(), bytes.fromhex(HASH)):
+        assert known.find(presented) is None
+    assert Tokens([]).find(b"one") is None
+
+
+def test_every_hash_is_compared_whichever_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How long it takes must not tell which token it was."""
+    text = new_tokens_text()
+    made = []
+    for number in range(5):
+        text, token = with_token(text, f"token-{number}", ["read"])
+        made.append(token)
+    known, compared = parse_tokens(text), list[bytes]()
+
+    def compare(one: bytes, two: bytes) -> bool:
+        compared.append(one)
+        return one == two
+
+    monkeypatch.setattr("iot_cipher.tokens.hmac.compare_digest", compare)
+    for token in (*made, "none of them"):
+        compared.clear()
+        known.find(token.encode())
+        assert compared == [grant.sha256 for grant in known.grants]
+
+
+@pytest.mark.parametrize("scope", Scope)
+def test_admin_may_do_everything(scope: Scope) -> None:
+    assert Grant("a", frozenset({Scope.ADMIN}), b"", "").allows(scope)
+    assert Grant("a", frozenset({scope}), b"", "").allows(scope)
+    others = frozenset(Scope) - {scope, Scope.ADMIN}
+    assert not Grant("a", others, b"", "").allows(scope)
+
+
+def test_fresh_tokens_are_random_and_of_their_form() -> None:
+    made = {new_token() for _ in range(100)}
+    assert len(made) == 100
+    assert all(re.fullmatch(r"iot_[A-Za-z0-9_-]{43}", token) for token in made)
+
+
+def test_add_and_revoke() -> None:
+    assert parse_tokens(new_tokens_text()).grants == ()
+    one, devices = with_token(new_tokens_text(), "devices", ["ingest"])
+    two, people = with_token(one, "people", ["read", "audit"])
+    assert devices not in two
+    assert people not in two
+    found = parse_tokens(two).find(people.encode())
+    assert found is not None
+    assert found.name == "people"
+    assert found.scopes == {Scope.READ, Scope.AUDIT}
+    left = parse_tokens(without_token(two, "devices"))
+    assert left.find(devices.encode()) is None
+    assert left.find(people.encode()) == found
+
+
+def test_a_token_that_was_made_before_can_be_added() -> None:
+    text, token = with_token(new_tokens_text(), "devices", ["ingest"], token=TOKEN)
+    assert token == TOKEN
+    assert parse_tokens(text).find(TOKEN.encode()) is not None
+    with pytest.raises(IotError, match=r"^the token more is there already, under another name$"):
+        with_token(text, "more", ["ingest"], token=TOKEN)
+
+
+@pytest.mark.parametrize(
+    ("name", "scopes", "token", "sentence"),
+    [
+        ("", ["read"], None, "a token's name must be"),
+        ("Devices", ["read"], None, "a token's name must be"),
+        (TOKEN, ["read"], None, "a token's name must be"),
+        ("-a", ["read"], None, "a token's name must be"),
+        ("new", [], None, "the token new needs a scope"),
+        ("new", ["write"], None, "there is no such scope"),
+        ("new", ["read", "read"], None, "the scope read stands twice"),
+        ("new", ["read"], "hunter2", "the token new is not in the form of a token"),
+        ("new", ["read"], TOKEN + "\n", "the token new is not in the form of a token"),
+        ("there", ["read"], None, "there is a token there already"),
+    ],
+)
+def test_what_is_not_added(name: str, scopes: list[str], token: str | None, sentence: str) -> None:
+    text = document(row(name="there"))
+    with pytest.raises(IotError, match=f"^{sentence}") as caught:
+        with_token(text, name, scopes, token=token)
+    assert TOKEN[:20] not in str(caught.value)
+
+
+def test_only_what_is_there_is_revoked() -> None:
+    for name in ("more", TOKEN, ""):
+        with pytest.raises(IotError, match=r"^there is no token of that name$"):
+            without_token(document(row()), name)
+
+
+def test_a_text_that_is_wrong_is_not_changed() -> None:
+    for text in ("", document(row(), row())):
+        with pytest.raises(SettingsError):
+            with_token(text, "new", ["read"])
+        with pytest.raises(SettingsError):
+            without_token(text, "devices")
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Mounted:
+    """A Secret as Kubernetes mounts it: a link to a link that is swapped as a whole."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.path = folder / "tokens.json"
+        self.path.symlink_to("..data/tokens.json")
+        self.versions = 0
+
+    def write(self, text: str) -> None:
+        """The next version of the Secret."""
+        self.versions += 1
+        version = self.folder / f"..version-{self.versions}"
+        version.mkdir()
+        (version / "tokens.json").write_text(text, encoding="utf-8")
+        os.utime(version / "tokens.json", ns=(0, 0))  # of two versions in one tick
+        draft = self.folder / "..data_tmp"
+        draft.symlink_to(version.name)
+        draft.replace(self.folder / "..data")
+
+
+def test_a_mounted_secret_is_followed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    clock, mounted = Clock(), Mounted(tmp_path)
+    text, token = with_token(new_tokens_text(), "devices", ["ingest"])
+    mounted.write(text)
+    file = TokensFile(mounted.path, clock=clock)
+    assert file.current().find(token.encode()) is not None
+    mounted.write(without_token(text, "devices"))
+    clock.now += 0.5
+    assert file.current().find(token.encode()) is not None
+    clock.now += 0.5
+    assert file.current().find(token.encode()) is None
+    mounted.write(text)
+    clock.now += 1
+
+    for wrong in ("", document(row(), row()), None):
+        known = file.current()
+        if wrong is None:
+            (tmp_path / "..data").unlink()
+        else:
+            mounted.write(wrong)
+        caplog.clear()
+        for _ in range(3):
+            clock.now += 1
+            with caplog.at_level(logging.WARNING):
+                assert file.current() is known
+        assert known.find(token.encode()) is not None
+        (line,) = caplog.messages  # once, not every second
+        assert line.startswith("the changed list of tokens is ignored: ")
+    assert "IOT_TOKENS_FILE can't be read: No such file" in line
+
+
+def test_at_boot_a_bad_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "tokens.json"
+    with pytest.raises(SettingsError, match=r"^IOT_TOKENS_FILE can't be read: No such file"):
+        TokensFile(path)
+    path.write_text("{}", encoding="utf-8")
+    with pytest.raises(SettingsError, match=FORM):
+        TokensFile(path)

@@ -6,7 +6,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from iot_tools.client import ApiClient, NotDeliveredError, RefusedError
 from iot_tools.interrogator import Interrogator
@@ -31,6 +31,7 @@ class Simulation:
     rate: float = 10.0
     readings: int | None = None
     insecure: bool = False
+    token: str = field(default="", repr=False)
 
     def client(self) -> ApiClient:
         """A connection for one device."""
@@ -38,7 +39,7 @@ class Simulation:
         if self.insecure:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
-        return ApiClient(self.url, self.password, context=context)
+        return ApiClient(self.url, self.password, token=self.token, context=context)
 
 
 class Device:

@@ -146,8 +146,19 @@ class LocalRun:
         if self._parts.options.devices:
             show = first_reading.curl_that_reads(self._url, DEMO_PASSWORD)
             lines += [f"The simulated readings, under the password {DEMO_PASSWORD}:", f"  {show}"]
-        lines += ["", self._metrics(), f"Logs: {self._parts.logs}. Ctrl-C stops everything.", ""]
+        lines += [
+            "",
+            self._who_may_use_it(),
+            self._metrics(),
+            f"Logs: {self._parts.logs}. Ctrl-C stops everything.",
+            "",
+        ]
         return "\n".join(lines)
+
+    def _who_may_use_it(self) -> str:
+        if self._settings.tokens_file:
+            return f"It asks for the tokens in {self._settings.tokens_file}."
+        return "No tokens are set up (IOT_TOKENS_FILE): whoever reaches the service may use it."
 
     def _metrics(self) -> str:
         given = self._parts.environment()
@@ -185,4 +196,5 @@ class LocalRun:
         context = None
         if self._settings.tls_certificate:
             context = ssl.create_default_context(cafile=self._settings.tls_certificate)
-        return ApiClient(self._url, DEMO_PASSWORD, context=context, timeout=timeout)
+        token = self._parts.environment().get("IOT_TOKEN", "")
+        return ApiClient(self._url, DEMO_PASSWORD, token=token, context=context, timeout=timeout)

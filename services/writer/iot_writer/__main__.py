@@ -10,10 +10,9 @@ def main() -> int:
     """Run until SIGTERM; 2 when a setting is wrong."""
     stopping.heed_signals()
     # Now, and not above: they take a second, in which a signal would be deadly.
-    from prometheus_client import start_http_server  # noqa: PLC0415
-
     from iot_models.errors import SettingsError  # noqa: PLC0415
 
+    from .health import serve_health  # noqa: PLC0415
     from .worker import work  # noqa: PLC0415
     from .writer import current  # noqa: PLC0415
 
@@ -25,8 +24,9 @@ def main() -> int:
     logging.basicConfig(
         level=writer.settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )
-    if writer.settings.writer_metrics_port:
-        start_http_server(writer.settings.writer_metrics_port, writer.settings.metrics_address)
+    settings = writer.settings
+    if settings.writer_metrics_port:
+        serve_health(writer.readiness(), settings.metrics_address, settings.writer_metrics_port)
     work(writer)
     return 0
 

@@ -9,7 +9,7 @@ import sqlalchemy
 from alembic import command
 from alembic.config import Config
 
-from iot_stores.postgres import SCHEMA_REVISION
+from iot_stores.postgres import SCHEMA_REVISION, check_schema, found_schema
 
 _LOCK = 0x696F74
 """Two migrations at once would trip over each other; the second waits and finds all done."""
@@ -18,8 +18,16 @@ _LOCK = 0x696F74
 def migrate(postgres_url: str, revision: str = SCHEMA_REVISION) -> None:
     """Bring the database at a libpq URL to `revision`; does nothing when it is there.
 
-    All of it happens in one transaction, or nothing does.
+    All of it happens in one transaction, or nothing does. A schema one revision ahead is left as
+    it is, since this version works on it: that is how one goes back to it.
+
+    Raises:
+        SettingsError: the schema is further ahead.
     """
+    with psycopg.connect(postgres_url, autocommit=True) as found:
+        if found_schema(found) > int(SCHEMA_REVISION):
+            check_schema(found)
+            return
     engine = sqlalchemy.create_engine(
         "postgresql+psycopg://", creator=_creator(postgres_url), poolclass=sqlalchemy.NullPool
     )

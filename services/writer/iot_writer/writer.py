@@ -12,6 +12,7 @@ from iot_stores.backlog import Backlog
 from iot_stores.dead_letters import DeadLetters
 from iot_stores.hot_window import HotWindow
 from iot_stores.postgres import Connection, check_schema, connect_postgres
+from iot_stores.readiness import Readiness
 from iot_stores.redis_client import connect_redis
 
 from .drain import Drain
@@ -57,6 +58,14 @@ class Writer:
                 raise
             self._connection = connection
         return self._connection
+
+    def readiness(self) -> Readiness:
+        """Whether this process can drain; asks over connections that the drain doesn't use."""
+        return Readiness(
+            self.redis,
+            lambda: connect_postgres(self.settings, name="iot-writer"),
+            ask_once=True,
+        )
 
     def close(self) -> None:
         """Let go of all connections."""

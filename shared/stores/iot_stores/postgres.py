@@ -80,18 +80,22 @@ def _configure(connection: Connection) -> None:
     connection.prepare_threshold = None
 
 
+def found_schema(connection: Connection) -> int:
+    """The revision of the database's schema as a number; 0 when there is none."""
+    try:
+        row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+    except psycopg.errors.UndefinedTable:
+        row = None
+    return int(str(row[0])) if row else 0
+
+
 def check_schema(connection: Connection) -> None:
     """Refuse a database whose schema is neither the one this code knows nor the next one.
 
     Raises:
         SettingsError: the sentence tells what to do.
     """
-    try:
-        row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
-    except psycopg.errors.UndefinedTable:
-        row = None
-    ours = int(SCHEMA_REVISION)
-    found = int(str(row[0])) if row else 0
+    ours, found = int(SCHEMA_REVISION), found_schema(connection)
     if found < ours:
         raise SettingsError(
             f"the database's schema is {f'{found:04}' if found else 'none'}, "

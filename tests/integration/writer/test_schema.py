@@ -90,24 +90,62 @@ def test_a_migration_that_breaks_off_leaves_nothing(empty_url: str) -> None:
     migrate(empty_url)
 
 
-@pytest.mark.parametrize("found", ["none", "9999"])
+NEXT = f"{int(SCHEMA_REVISION) + 1:04}"
+
+
+def test_the_next_versions_schema_is_worked_on_and_left_as_it_is(
+    settings: Settings, postgres_url: str
+) -> None:
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = %s", (NEXT,))
+        check_schema(connection)
+        migrate(postgres_url)
+        rows = connection.execute("SELECT version_num FROM alembic_version").fetchall()
+        assert rows == [(NEXT,)]
+    writer = Writer(settings)
+    writer.postgres()
+    writer.close()
+
+
+def test_a_schema_two_versions_ahead_is_not_touched(postgres_url: str) -> None:
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(SettingsError, match="run a newer version"):
+        migrate(postgres_url)
+
+
+@pytest.mark.parametrize(
+    ("found", "sentence"),
+    [
+        (
+            "none",
+            (
+                f"the database's schema is none, this version needs {SCHEMA_REVISION}: "
+                "run `iot-sensor migrate`"
+            ),
+        ),
+        (
+            "9999",
+            (
+                f"the database's schema is 9999, this version knows {SCHEMA_REVISION} "
+                "and works on the one after it: run a newer version"
+            ),
+        ),
+    ],
+)
 def test_a_writer_refuses_another_versions_schema(
-    found: str, settings: Settings, postgres_url: str
+    found: str, sentence: str, settings: Settings, postgres_url: str
 ) -> None:
     with psycopg.connect(postgres_url, autocommit=True) as connection:
         if found == "none":
             connection.execute("DROP TABLE alembic_version")
         else:
             connection.execute("UPDATE alembic_version SET version_num = %s", (found,))
-        sentence = (
-            f"the database's schema is {found}, this version needs {SCHEMA_REVISION}: "
-            "run `iot-sensor migrate`"
-        )
         with pytest.raises(SettingsError) as refused:
             check_schema(connection)
         assert str(refused.value) == sentence
         writer = Writer(settings)
-        with pytest.raises(SettingsError, match="run `iot-sensor migrate`"):
+        with pytest.raises(SettingsError, match=r"run (`iot-sensor migrate`|a newer version)"):
             writer.postgres()
         writer.close()
         others = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'iot-writer'"

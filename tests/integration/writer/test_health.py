@@ -1,0 +1,99 @@
+"""The writer's port for monitoring and probes."""
+
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from support.stack import free_port
+from support.waiting import wait_until
+
+
+@contextmanager
+def _writer(environment: dict[str, str], tmp_path: Path) -> Iterator[int]:
+    """A writer process; its port. It must end by itself when it is told to."""
+    port = free_port()
+    variables = {**environment, "IOT_WRITER_METRICS_PORT": str(port)}
+    variables["IOT_METRICS_ADDRESS"] = "127.0.0.1"
+    with (tmp_path / "writer.log").open("ab") as log:
+        command = [sys.executable, "-m", "iot_writer"]
+        process = subprocess.Popen(command, env={**os.environ, **variables}, stdout=log, stderr=log)
+    try:
+        wait_until(lambda: _reachable(port), what="the writer's port")
+        yield port
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _reachable(port: int) -> bool:
+    try:
+        return _ask(port, "/healthz")[0] == 200
+    except OSError:
+        return False
+
+
+def _ask(port: int, path: str) -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    finally:
+        connection.close()
+
+
+def _told(port: int, path: str) -> tuple[int, Any]:
+    status, body = _ask(port, path)
+    return status, json.loads(body)
+
+
+def test_a_writer_that_can_work(environment: dict[str, str], tmp_path: Path) -> None:
+    with _writer(environment, tmp_path) as port:
+        ready = {"status": "ready", "redis": "ok", "postgres": "ok"}
+        assert _told(port, "/readyz") == (200, ready)
+        assert _told(port, "/readyz") == (200, {**ready, "postgres": "ok when asked last"})
+        assert _told(port, "/healthz") == (200, {"status": "ok"})
+        status, body = _ask(port, "/metrics")
+        assert status == 200
+        assert b"iot_readings_stored_total" in body
+        assert _ask(port, "/other")[0] == 404
+
+
+@pytest.mark.parametrize("found", ["none", "9999"])
+def test_a_schema_that_is_not_known(
+    found: str, environment: dict[str, str], postgres_url: str, tmp_path: Path
+) -> None:
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        if found == "none":
+            connection.execute("DROP TABLE alembic_version")
+        else:
+            connection.execute("UPDATE alembic_version SET version_num = %s", (found,))
+    with _writer(environment, tmp_path) as port:
+        status, told = _told(port, "/readyz")
+        assert (status, told["status"]) == (503, "not ready")
+        assert f"schema is {found}" in told["postgres"]
+        assert _told(port, "/healthz") == (200, {"status": "ok"})
+
+
+def test_parts_that_are_away(environment: dict[str, str], tmp_path: Path) -> None:
+    """Neither ends the process; it is not ready, and alive."""
+    away = {
+        "IOT_REDIS_URL": f"redis://127.0.0.1:{free_port()}/0",
+        "IOT_POSTGRES_URL": f"postgresql://127.0.0.1:{free_port()}/none",
+    }
+    with _writer(environment | away, tmp_path) as port:
+        not_ready = {"status": "not ready", "redis": "away", "postgres": "away"}
+        assert _told(port, "/readyz") == (503, not_ready)
+        assert _told(port, "/healthz") == (200, {"status": "ok"})

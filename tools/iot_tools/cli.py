@@ -9,7 +9,10 @@ from pathlib import Path
 from iot_models import settings
 from iot_models.errors import IotError, SettingsError
 
+from .cluster.arguments import add_secrets
 from .dead import Subparsers, add_dead
+from .token_option import add_token, token_of
+from .tokens import add_tokens
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -32,7 +35,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="iot-sensor", description="Collects sensor readings.")
     commands = parser.add_subparsers(required=True, metavar="command")
-    for add in (_add_run, _add_simulate, _add_settings, _add_migrate, _add_keys, add_dead):
+    for add in (
+        _add_run,
+        _add_simulate,
+        _add_settings,
+        _add_migrate,
+        _add_keys,
+        add_dead,
+        add_tokens,
+        add_secrets,
+    ):
         add(commands)
     return parser
 
@@ -61,6 +73,7 @@ def _add_simulate(commands: "Subparsers[argparse.ArgumentParser]") -> None:
     parser.add_argument("--devices", type=_whole, default=1, help="how many (default 1)")
     parser.add_argument("--rate", type=_rate, default=10.0, help="readings/s of each (default 10)")
     parser.add_argument("--password", default="demo", help="to store under (default demo)")
+    add_token(parser)
     parser.add_argument("--readings", type=_whole, help="of each device, then end; else for ever")
     parser.add_argument("--insecure", action="store_true", help="accept any certificate")
     parser.set_defaults(command=_simulate)
@@ -70,7 +83,8 @@ def _simulate(parsed: argparse.Namespace) -> int:
     from iot_tools.simulate import Simulation, simulate  # noqa: PLC0415
 
     names = ("url", "password", "devices", "rate", "readings", "insecure")
-    simulation = Simulation(**{name: getattr(parsed, name) for name in names})
+    given = {name: getattr(parsed, name) for name in names}
+    simulation = Simulation(**given, token=token_of(parsed))
     try:
         simulation.client()
     except ValueError as error:

@@ -1,0 +1,47 @@
+"""An API server, and the commands run against it."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from iot_tools.cli import main
+from support.kube_api import KubeApi
+
+
+@dataclass(frozen=True)
+class Said:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Said]
+
+
+@pytest.fixture
+def kube(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KubeApi]:
+    """An API server that the kube config leads to."""
+    api = KubeApi()
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    monkeypatch.setenv("KUBECONFIG", str(api.kube_config(tmp_path / "kube.config")))
+    with api.running():
+        yield api
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> Run:
+    """Runs `iot-sensor` in this process."""
+
+    def run(*arguments: str) -> Said:
+        capsys.readouterr()
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            code = main(arguments)
+        captured = capsys.readouterr()
+        return Said(code, captured.out + caplog.text, captured.err)
+
+    return run

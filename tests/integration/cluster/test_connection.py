@@ -1,0 +1,152 @@
+"""How the cluster is found: in a pod by its service account, elsewhere by the kube config."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from integration.cluster.conftest import Run
+from iot_tools.cluster import connection
+from iot_tools.local.certificate import ensure_certificate
+from support.kube_api import KubeApi
+
+CREATE = ("secrets", "create", "--wait", "0", "--keyring", "f-keys")
+IN_A_POD = """
+set -e
+mount -t tmpfs tmpfs {place}
+cp -r {account}/. {place}
+exec "$@"
+"""
+
+
+@pytest.fixture
+def pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KubeApi]:
+    """An API server over TLS, with what a pod is given to reach it. No kube config leads to it."""
+    certificate, key = tmp_path / "ca.crt", tmp_path / "key.pem"
+    ensure_certificate(certificate, key)
+    api = KubeApi(tls=(certificate, key))
+    account = tmp_path / "account"
+    account.mkdir()
+    (account / "ca.crt").write_bytes(certificate.read_bytes())
+    (account / "token").write_text(api.token)
+    (account / "namespace").write_text("other")
+    monkeypatch.setattr(connection, "SERVICE_ACCOUNT", account)
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(api.port))
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    with api.running():
+        yield api
+
+
+def test_in_a_pod(pod: KubeApi, run: Run) -> None:
+    said = run(*CREATE)
+    assert (said.code, said.err) == (0, "")
+    assert "keyring.json" in pod.content("f-keys", "other")
+
+
+def test_a_namespace_that_is_named_comes_first(pod: KubeApi, run: Run) -> None:
+    assert run(*CREATE, "--namespace", "plant").code == 0
+    assert list(pod.objects) == [("plant", "f-keys")]
+
+
+def test_a_pod_asks_through_no_proxy(
+    pod: KubeApi, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    assert run(*CREATE).code == 0
+    assert pod.objects
+
+
+def test_a_token_that_is_refused(pod: KubeApi, run: Run) -> None:
+    (connection.SERVICE_ACCOUNT / "token").write_text("expired")
+    said = run(*CREATE)
+    assert said.code == 1
+    assert said.err == (
+        f"the API server {pod.url} doesn't accept the token of the service account "
+        "(401 Unauthorized) (get of Secret f-keys; tried for 0 s)\n"
+    )
+
+
+def test_a_certificate_that_nobody_vouches_for(pod: KubeApi, run: Run, tmp_path: Path) -> None:
+    ensure_certificate(tmp_path / "other.crt", tmp_path / "other.pem")
+    (connection.SERVICE_ACCOUNT / "ca.crt").write_bytes((tmp_path / "other.crt").read_bytes())
+    said = run(*CREATE)
+    assert said.code == 1
+    assert "can't be reached: SSLError" in said.err
+    assert "CERTIFICATE_VERIFY_FAILED" in said.err
+    assert said.err.count("\n") == 1
+    assert pod.requests == []
+
+
+def test_a_pod_without_a_token(pod: KubeApi, run: Run) -> None:
+    (connection.SERVICE_ACCOUNT / "token").unlink()
+    said = run(*CREATE)
+    assert said.code == 2
+    assert said.err == (
+        "the pod has no service account token: set automountServiceAccountToken: true\n"
+    )
+    assert pod.requests == []
+
+
+def test_a_pod_whose_token_is_empty(pod: KubeApi, run: Run) -> None:
+    (connection.SERVICE_ACCOUNT / "token").write_text("")
+    said = run(*CREATE)
+    assert said.code == 2
+    assert "Token file exists but empty." in said.err
+    assert pod.requests == []
+
+
+def test_where_a_pod_really_has_it(pod: KubeApi, tmp_path: Path) -> None:
+    """At the path that Kubernetes mounts, made in a mount namespace of the command's own."""
+    place = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+    top = next(each for each in (place, *place.parents) if each.exists())
+    shadow = tmp_path / "shadow"
+    (shadow / place.relative_to(top)).mkdir(parents=True, exist_ok=True)
+    for each in (tmp_path / "account").iterdir():
+        (shadow / place.relative_to(top) / each.name).write_bytes(each.read_bytes())
+    script = IN_A_POD.format(account=shadow, place=top)
+    unshare = ["unshare", "--map-root-user", "--mount"]
+    try:
+        subprocess.run([*unshare, "true"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no mount namespace can be made here: {error}")
+    command = [*unshare, "sh", "-c", script, "sh", sys.executable, "-m", "iot_tools", *CREATE]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert list(pod.objects) == [("other", "f-keys")]
+
+
+def test_the_namespace_of_the_kube_config(kube: KubeApi, run: Run) -> None:
+    assert run(*CREATE).code == 0
+    assert list(kube.objects) == [("plant", "f-keys")]
+
+
+def test_no_namespace_at_all(
+    kube: KubeApi, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(kube.kube_config(tmp_path / "bare", namespace=None)))
+    said = run(*CREATE)
+    assert said.code == 2
+    assert said.err.startswith("say which namespace with --namespace")
+
+
+def test_no_cluster_at_all(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    said = run(*CREATE)
+    assert said.code == 2
+    assert said.err.startswith("no cluster is at hand: ")
+    assert said.err.count("\n") == 1
+
+
+def test_other_commands_do_not_load_the_kubernetes_package() -> None:
+    script = (
+        "import sys, iot_tools.cli as c; c.main(['settings']); print('kubernetes' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "False"

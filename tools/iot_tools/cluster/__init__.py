@@ -1,0 +1,1 @@
+"""What talks to a Kubernetes cluster; loaded by its commands alone, for `kubernetes` is slow."""

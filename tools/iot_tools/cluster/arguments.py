@@ -1,0 +1,102 @@
+"""The arguments of `iot-sensor secrets create`."""
+
+import argparse
+import re
+from collections.abc import Callable
+
+from iot_models.errors import IotError, SettingsError
+
+Subparsers = argparse._SubParsersAction  # noqa: SLF001 -- argparse has no public name for it
+
+_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
+
+
+def add_secrets(commands: "Subparsers[argparse.ArgumentParser]") -> None:
+    """Add `secrets create` to the command."""
+    parser = commands.add_parser("secrets", help="the Secrets of a Kubernetes cluster")
+    actions = parser.add_subparsers(required=True, metavar="action")
+    create = actions.add_parser("create", help="make those that are absent, touch no other")
+    create.add_argument("--namespace", help="default: the pod's own, or the kube config's")
+    create.add_argument("--wait", type=float, default=60.0, metavar="SECONDS",
+                        help="for an API server that doesn't answer (default 60)")  # fmt: skip
+    for option, meaning in (
+        ("--keyring", "the master keys"),
+        ("--tokens", "names, scopes and hashes of tokens"),
+        ("--token-values", "the first tokens themselves"),
+        ("--probe", "token and password of helm test and canary"),
+        ("--redis", "the password of the chart's own Redis"),
+        ("--postgres", "the password of the chart's own Postgres"),
+    ):
+        create.add_argument(option, type=_secret, metavar="SECRET", help=meaning)
+    create.add_argument("--redis-host", metavar="HOST")
+    create.add_argument("--postgres-host", metavar="HOST")
+    lists = (
+        ("--label", "K=V", "=", "of what is made"),
+        ("--token", "NAME=SCOPE[,SCOPE]", "=", "a first token"),
+        ("--require", "SECRET:KEY", ":", "fail unless it is there"),
+    )
+    for option, form, separator, meaning in lists:
+        create.add_argument(option, action="append", default=[], metavar=form, help=meaning,
+                            type=_pair(separator, form))  # fmt: skip
+    create.set_defaults(command=_create)
+
+
+def _create(parsed: argparse.Namespace) -> int:
+    scopes = _scopes(parsed)
+    for one, other in (("redis", "redis_host"), ("postgres", "postgres_host"),
+                       ("tokens", "token_values")):  # fmt: skip
+        if (getattr(parsed, one) is None) != (getattr(parsed, other) is None):
+            raise SettingsError(f"--{one} and --{other.replace('_', '-')} go together")
+    if scopes and parsed.tokens is None:
+        raise SettingsError("--token needs --tokens and --token-values")
+
+    from .connection import connect  # noqa: PLC0415 -- loads the kubernetes package
+    from .create import Asked, Creation  # noqa: PLC0415
+    from .secret_objects import SecretObjects  # noqa: PLC0415
+
+    asked = Asked(
+        keyring=parsed.keyring,
+        tokens=parsed.tokens,
+        token_values=parsed.token_values,
+        scopes=scopes,
+        probe=parsed.probe,
+        redis=parsed.redis and (parsed.redis, parsed.redis_host),
+        postgres=parsed.postgres and (parsed.postgres, parsed.postgres_host),
+        required=parsed.require,
+        labels=dict(parsed.label),
+    )
+    Creation(SecretObjects(connect(parsed.namespace), patience=parsed.wait), asked).run()
+    return 0
+
+
+def _scopes(parsed: argparse.Namespace) -> dict[str, list[str]]:
+    """Of each token asked for, in a form that is found good before anything is asked."""
+    from iot_cipher.tokens import new_token  # noqa: PLC0415 -- only where it is needed
+
+    from .first_secrets import tokens_text  # noqa: PLC0415
+
+    scopes = {name: granted.split(",") for name, granted in parsed.token}
+    values = {name: new_token() for name in scopes}
+    try:
+        tokens_text(scopes, values, {"token": new_token()} if parsed.probe else {})
+    except IotError as error:
+        raise SettingsError(f"--token: {error}") from None
+    if len(scopes) < len(parsed.token):
+        raise SettingsError("--token: a name stands twice")
+    return scopes
+
+
+def _secret(text: str) -> str:
+    if not _NAME.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no name of a Secret")
+    return text
+
+
+def _pair(separator: str, form: str) -> Callable[[str], tuple[str, str]]:
+    def split(text: str) -> tuple[str, str]:
+        first, found, second = text.partition(separator)
+        if not (first and found and second):
+            raise argparse.ArgumentTypeError(f"must be {form}, not {text!r}")
+        return first, second
+
+    return split

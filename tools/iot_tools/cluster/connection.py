@@ -1,0 +1,81 @@
+"""The way to the cluster's API server: a pod's service account, else the kube config."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from kubernetes import client, config
+from kubernetes.config.config_exception import ConfigException
+from kubernetes.config.incluster_config import SERVICE_HOST_ENV_NAME, InClusterConfigLoader
+
+from iot_models.errors import SettingsError
+
+SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+"""Where Kubernetes mounts a pod's token, the cluster's certificate and the namespace's name."""
+
+
+@dataclass(frozen=True)
+class Connection:
+    """A client of the API server, and the namespace it is meant for if none is named."""
+
+    core: client.CoreV1Api
+    host: str
+    namespace: str
+
+
+def connect(
+    namespace: str | None,
+    *,
+    environ: Mapping[str, str] = os.environ,
+    service_account: Path | None = None,
+) -> Connection:
+    """Ready to ask; nothing was asked yet.
+
+    Raises:
+        SettingsError: there is no cluster to be found here, or no namespace.
+    """
+    account = service_account or SERVICE_ACCOUNT
+    settings = client.Configuration()
+    settings.retries = False  # it is retried where errors are understood
+    if SERVICE_HOST_ENV_NAME in environ and (account / "token").is_file():
+        default = _from_pod(settings, account, environ)
+    else:
+        default = _from_kube_config(settings, environ)
+    namespace = namespace or default
+    if not namespace:
+        raise SettingsError("say which namespace with --namespace: the kube config names none")
+    return Connection(client.CoreV1Api(client.ApiClient(settings)), settings.host, namespace)
+
+
+def _from_pod(
+    settings: client.Configuration, account: Path, environ: Mapping[str, str]
+) -> str | None:
+    settings.proxy = None  # the API server is within the cluster, whatever HTTPS_PROXY says
+    loader = InClusterConfigLoader(
+        token_filename=str(account / "token"),
+        cert_filename=str(account / "ca.crt"),
+        environ=environ,
+    )
+    try:
+        loader.load_and_set(settings)
+        return (account / "namespace").read_text(encoding="utf-8").strip() or None
+    except ConfigException as error:
+        raise SettingsError(f"the pod's service account in {account}: {error}") from None
+    except FileNotFoundError:
+        return None
+
+
+def _from_kube_config(settings: client.Configuration, environ: Mapping[str, str]) -> str | None:
+    file = environ.get("KUBECONFIG") or None
+    try:
+        config.load_kube_config(file, client_configuration=settings)
+        _, active = config.list_kube_config_contexts(file)
+    except ConfigException as error:
+        if SERVICE_HOST_ENV_NAME in environ:
+            raise SettingsError(
+                "the pod has no service account token: set automountServiceAccountToken: true"
+            ) from None
+        raise SettingsError(f"no cluster is at hand: {error}") from None
+    found: str | None = active["context"].get("namespace")
+    return found

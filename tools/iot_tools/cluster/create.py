@@ -1,0 +1,173 @@
+"""`iot-sensor secrets create`: makes the Secrets that are absent, and touches none that is there.
+
+Looks at everything first: where something is wrong, nothing is made. It may be ended anywhere, and
+run several times at once: the next run finishes what is missing, and of two that make the same
+Secret, one wins and the other goes on with what stands there.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from iot_models.errors import IotError
+
+from . import first_secrets
+from .first_secrets import Content, FirstSecret
+from .secret_objects import ClusterError, SecretObjects
+
+_log = logging.getLogger(__name__)
+
+# The chart's labels are those of Helm's own objects, which this is none of.
+OURS = {"app.kubernetes.io/managed-by": "iot-sensor"}
+# Argo CD may take it for its own by the label `instance`, and would delete what it has no text of.
+KEPT = {
+    "argocd.argoproj.io/compare-options": "IgnoreExtraneous",
+    "argocd.argoproj.io/sync-options": "Prune=false,Delete=false",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What to make; None for what is not asked for."""
+
+    keyring: str | None = None
+    tokens: str | None = None
+    token_values: str | None = None
+    scopes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Of each first token, by its name."""
+    probe: str | None = None
+    redis: tuple[str, str] | None = None
+    """The Secret's name, and the host."""
+    postgres: tuple[str, str] | None = None
+    required: Sequence[tuple[str, str]] = ()
+    """Secrets of others, and the key that must be in them."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+class Creation:
+    """One run."""
+
+    def __init__(self, secrets: SecretObjects, asked: Asked) -> None:
+        self._secrets = secrets
+        self._asked = asked
+        self._problems: list[str] = []
+
+    def run(self) -> None:
+        """Make what is absent.
+
+        Raises:
+            ClusterError: a Secret that is there is not as it must be, or the cluster refused.
+        """
+        asked = self._asked
+        for name, key in asked.required:
+            self._note(self._lacks(name, [key], self._content(name)))
+        # Looked at before the two it is made from: if it is there, so were they.
+        known = asked.tokens is not None and self._content(asked.tokens) is not None
+        wanted = self._wanted(known=known)
+        found = [(each, self._content(each.name)) for each in wanted]
+        for each, content in found:
+            if content is not None:
+                self._note(self._wrong(each, content))
+        if known and asked.probe:
+            content = self._content(asked.probe)
+            if content is not None:
+                self._note(self._lacks(asked.probe, ["token", "password"], content))
+        if self._problems:
+            raise ClusterError("\n".join(self._problems))
+        for each, content in found:
+            self._make(each, content)
+        if known:
+            self._tell_of_unknown_tokens()
+
+    def _wanted(self, *, known: bool) -> list[FirstSecret]:
+        """In the order in which they are made. `known`: the tokens were given out before."""
+        asked = self._asked
+        wanted: list[FirstSecret] = []
+        if asked.keyring:
+            wanted.append(first_secrets.keyring(asked.keyring))
+        if asked.redis:
+            wanted.append(first_secrets.redis(*asked.redis))
+        if asked.postgres:
+            wanted.append(first_secrets.postgres(*asked.postgres))
+        if asked.token_values and asked.scopes and not known:
+            wanted.append(first_secrets.token_values(asked.token_values, list(asked.scopes)))
+        if asked.probe and not known:
+            wanted.append(first_secrets.probe(asked.probe, token=asked.tokens is not None))
+        if asked.tokens:  # the last, and so the sign that the others are there
+            wanted.append(first_secrets.tokens(asked.tokens, self._tokens_content))
+        return wanted
+
+    def _tokens_content(self) -> Content:
+        """Of what stands in the cluster now, whoever made it."""
+        asked = self._asked
+        values: Content = {}
+        if asked.token_values and asked.scopes:
+            wanted = first_secrets.token_values(asked.token_values, list(asked.scopes))
+            values = self._standing(wanted)
+        probe: Content = {}
+        if asked.probe:
+            probe = self._standing(first_secrets.probe(asked.probe, token=True))
+        text = first_secrets.tokens_text(asked.scopes, values, probe)
+        return {first_secrets.TOKENS: text}
+
+    def _make(self, wanted: FirstSecret, content: Content | None) -> None:
+        if content is None:
+            labels = {**self._asked.labels, **OURS}
+            annotations = {**KEPT, "kubernetes.io/description": wanted.about}
+            made = wanted.make()
+            if self._secrets.create(wanted.name, made, labels=labels, annotations=annotations):
+                _log.info("Secret %s: made", wanted.name)
+                return
+            self._standing(wanted)
+        _log.info("Secret %s: already there, left as it is", wanted.name)
+
+    def _standing(self, wanted: FirstSecret) -> Content:
+        """What is in a Secret that must be there by now."""
+        content = self._content(wanted.name)
+        problem = self._wrong(wanted, content)
+        if content is None or problem:
+            raise ClusterError(problem or f"{self._where(wanted.name)} is gone again")
+        return content
+
+    def _tell_of_unknown_tokens(self) -> None:
+        asked = self._asked
+        for name in (asked.token_values if asked.scopes else None, asked.probe):
+            if name is None:
+                continue
+            if self._content(name) is not None:
+                _log.info("Secret %s: already there, left as it is", name)
+                continue
+            _log.info(
+                "Secret %s: not made, since %s is there and would not know its tokens; "
+                "`iot-sensor tokens create` makes new ones",
+                name,
+                asked.tokens,
+            )
+
+    def _wrong(self, wanted: FirstSecret, content: Content | None) -> str | None:
+        problem = self._lacks(wanted.name, wanted.keys, content)
+        if content is not None and not problem:
+            try:
+                wanted.check(content)
+            except IotError as error:
+                problem = f"{self._where(wanted.name)}: {error}"
+        return f"{problem}{wanted.remedy}" if content is not None and problem else problem
+
+    def _lacks(self, name: str, keys: Sequence[str], content: Content | None) -> str | None:
+        if content is None:
+            return f"{self._where(name)} is not there: make it, with the key {', '.join(keys)}"
+        missing = [key for key in keys if not content.get(key, "").strip()]
+        if not missing:
+            return None
+        return f"{self._where(name)} has no key {', '.join(missing)}, or nothing in it"
+
+    def _note(self, problem: str | None) -> None:
+        if problem:
+            self._problems.append(problem)
+
+    def _content(self, name: str) -> Content | None:
+        found = self._secrets.read(name)
+        return None if found is None else found.content
+
+    def _where(self, name: str) -> str:
+        return f"Secret {name} in namespace {self._secrets.namespace}"

@@ -1,16 +1,24 @@
-{{/* Names. Cut at 40, so that every suffix still fits into what Kubernetes allows. */}}
+{{/* Names. At most 40 characters, so that every suffix still fits into what Kubernetes allows. */}}
 {{- define "iot-sensor.name" -}}
 {{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" -}}
 {{- end -}}
 
 {{- define "iot-sensor.fullname" -}}
+{{- $full := printf "%s-%s" .Release.Name (include "iot-sensor.name" .) -}}
 {{- if .Values.fullnameOverride -}}
-{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
+{{- $full = .Values.fullnameOverride -}}
 {{- else if contains (include "iot-sensor.name" .) .Release.Name -}}
-{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
-{{- else -}}
-{{- printf "%s-%s" .Release.Name (include "iot-sensor.name" .) | trunc 40 | trimSuffix "-" -}}
+{{- $full = .Release.Name -}}
 {{- end -}}
+{{- if gt (len $full) 40 -}}
+{{- $full = printf "%s-%s" ($full | trunc 33 | trimSuffix "-") (sha256sum $full | trunc 6) -}}
+{{- end -}}
+{{- $full -}}
+{{- end -}}
+
+{{/* A number as Helm reads it is a float, which would be written 1e+06. */}}
+{{- define "iot-sensor.text" -}}
+{{- if kindIs "float64" . }}{{ int64 . | quote }}{{ else }}{{ . | quote }}{{ end -}}
 {{- end -}}
 
 {{/* Selectors hold nothing that a new version changes. Argument: context, component. */}}

@@ -1,0 +1,73 @@
+{{/* What the schema can't say. Each sentence tells what to set. */}}
+{{- define "iot-sensor.validate" -}}
+{{- $values := .Values -}}
+
+{{- $postgres := list -}}
+{{- if $values.postgres.existingSecret }}{{ $postgres = append $postgres "postgres.existingSecret" }}{{ end -}}
+{{- if $values.postgres.url }}{{ $postgres = append $postgres "postgres.url" }}{{ end -}}
+{{- if $values.postgres.internal.enabled }}{{ $postgres = append $postgres "postgres.internal.enabled" }}{{ end -}}
+{{- if not $postgres -}}
+{{- fail "\n\nNo Postgres: set postgres.existingSecret to a Secret that holds its URL (key `url`), or postgres.url to a URL without a password, or, for a demo, postgres.internal.enabled=true." -}}
+{{- else if gt (len $postgres) 1 -}}
+{{- fail (printf "\n\nMore than one Postgres: set only one of %s." (join ", " $postgres)) -}}
+{{- end -}}
+
+{{- $redis := list -}}
+{{- if $values.redis.existingSecret }}{{ $redis = append $redis "redis.existingSecret" }}{{ end -}}
+{{- if $values.redis.url }}{{ $redis = append $redis "redis.url" }}{{ end -}}
+{{- if $values.redis.internal.enabled }}{{ $redis = append $redis "redis.internal.enabled" }}{{ end -}}
+{{- if not $redis -}}
+{{- fail "\n\nNo Redis: set redis.existingSecret to a Secret that holds its URL (key `url`), or redis.url to a URL without a password, or, for a demo, redis.internal.enabled=true." -}}
+{{- else if gt (len $redis) 1 -}}
+{{- fail (printf "\n\nMore than one Redis: set only one of %s." (join ", " $redis)) -}}
+{{- end -}}
+{{- if and $values.redis.hotWindow.existingSecret $values.redis.hotWindow.url -}}
+{{- fail "\n\nMore than one Redis of the hot window: set only one of redis.hotWindow.existingSecret, redis.hotWindow.url." -}}
+{{- end -}}
+
+{{- range $name, $url := dict "postgres.url" $values.postgres.url "redis.url" $values.redis.url "redis.hotWindow.url" $values.redis.hotWindow.url -}}
+{{- if regexMatch "://[^/@]*:[^/@]+@|[?&]password=" $url -}}
+{{- fail (printf "\n\n%s holds a password, which a release would show to whoever may read it: put the URL into a Secret and set %s.existingSecret." $name (trimSuffix ".url" $name)) -}}
+{{- end -}}
+{{- end -}}
+
+{{- if and $values.writer.hpa.enabled $values.writer.keda.enabled -}}
+{{- fail "\n\nTwo things would scale the writer: set only one of writer.hpa.enabled, writer.keda.enabled." -}}
+{{- end -}}
+{{- $most := dict "writer.replicas" $values.writer.replicas -}}
+{{- if $values.writer.hpa.enabled }}{{ $most = dict "writer.hpa.maxReplicas" $values.writer.hpa.maxReplicas }}{{ end -}}
+{{- if $values.writer.keda.enabled }}{{ $most = dict "writer.keda.maxReplicas" $values.writer.keda.maxReplicas }}{{ end -}}
+{{- range $name, $count := $most -}}
+{{- if gt (int $count) (int $values.shards) -}}
+{{- fail (printf "\n\n%s is %d, but a shard is drained by one writer at a time and there are %d: set %s to %d or less, or raise shards before the first install." $name (int $count) (int $values.shards) $name (int $values.shards)) -}}
+{{- end -}}
+{{- end -}}
+{{- range $name, $scaler := dict "api.hpa" $values.api.hpa "writer.hpa" $values.writer.hpa "writer.keda" $values.writer.keda -}}
+{{- if and $scaler.enabled (gt (int $scaler.minReplicas) (int $scaler.maxReplicas)) -}}
+{{- fail (printf "\n\n%s.minReplicas is %d, more than %s.maxReplicas, %d: set it to that or less." $name (int $scaler.minReplicas) $name (int $scaler.maxReplicas)) -}}
+{{- end -}}
+{{- end -}}
+{{- range $name, $hpa := dict "api.hpa" $values.api.hpa "writer.hpa" $values.writer.hpa -}}
+{{- if and $hpa.enabled (not $hpa.targetCPUUtilizationPercentage) (not $hpa.metrics) -}}
+{{- fail (printf "\n\n%s has nothing to scale by: set %s.targetCPUUtilizationPercentage or %s.metrics." $name $name $name) -}}
+{{- end -}}
+{{- end -}}
+
+{{- if and $values.ingress.enabled (not $values.ingress.hosts) -}}
+{{- fail "\n\nThe ingress has no host: set ingress.hosts, such as ingress.hosts={sensors.example.org}." -}}
+{{- end -}}
+{{- if and $values.httpRoute.enabled (not $values.httpRoute.parentRefs) -}}
+{{- fail "\n\nThe HTTPRoute has no gateway: set httpRoute.parentRefs, such as httpRoute.parentRefs[0].name=my-gateway." -}}
+{{- end -}}
+
+{{- if and $values.auth.enabled $values.auth.existingSecret (not $values.probe.existingSecret) -}}
+{{- fail "\n\nauth.existingSecret brings tokens of your own, and `helm test` needs one: set probe.existingSecret to a Secret with a token of the scopes ingest and read (key `token`) and a password (key `password`)." -}}
+{{- end -}}
+{{- if and $values.auth.enabled (not $values.auth.existingSecret) (not $values.auth.initialTokens) -}}
+{{- fail "\n\nNobody could use the API: set auth.initialTokens, or auth.existingSecret, or auth.enabled=false for a service that is open to whoever reaches it." -}}
+{{- end -}}
+
+{{- if lt (int $values.api.terminationGracePeriodSeconds) (add 30 (int $values.api.preStopSleepSeconds) 1 | int) -}}
+{{- fail (printf "\n\nRequests would be cut off: set api.terminationGracePeriodSeconds to more than api.preStopSleepSeconds and the 30 seconds that running requests get, %d." (add 30 (int $values.api.preStopSleepSeconds))) -}}
+{{- end -}}
+{{- end -}}

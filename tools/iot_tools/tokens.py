@@ -51,10 +51,16 @@ def add_tokens(commands: "Subparsers[argparse.ArgumentParser]") -> None:
     for action in (create, listing, revoke):
         where = action.add_mutually_exclusive_group(required=True)
         where.add_argument("--file", type=Path, help="the file that IOT_TOKENS_FILE names")
+        where.add_argument("--secret", help="of the cluster; pods see a change in a minute or so")
+        action.add_argument("--namespace", help="of the Secret; default: where this runs")
 
 
 def _kept(parsed: argparse.Namespace) -> KeptTokens:
-    return TokensOnDisk(parsed.file)
+    if parsed.secret is None:
+        return TokensOnDisk(parsed.file)
+    from .cluster.token_secret import tokens_in_secret  # noqa: PLC0415 -- it is slow to load
+
+    return tokens_in_secret(parsed.secret, parsed.namespace)
 
 
 def _create(parsed: argparse.Namespace) -> int:

@@ -26,9 +26,14 @@ class TokensInSecret:
 
     def change(self, change: Callable[[str | None], str]) -> None:
         """Keep what `change` makes of the text. Done again when somebody else was faster."""
+        written: str | None = None
         for _ in range(_ATTEMPTS):
             found = self._secrets.read(self._secret)
-            if self._write(found, change(self._text(found))):
+            text = self._text(found)
+            if written is not None and text == written:
+                return  # it was done, and only the answer got lost
+            written = change(text)
+            if self._write(found, written):
                 return
         raise ClusterError(f"{self.name} is changed by others all the time; try again")
 

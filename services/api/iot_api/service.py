@@ -17,7 +17,7 @@ from iot_stores.backlog import Backlog
 from iot_stores.hot_window import HotWindow
 from iot_stores.postgres import Connection, Pool, postgres_pool
 from iot_stores.readiness import Readiness
-from iot_stores.redis_client import connect_redis
+from iot_stores.redis_client import connect_hot_window, connect_redis
 from iot_stores.vault_records import VaultRecords
 
 from .guesses import Guesses
@@ -28,6 +28,8 @@ from .vaults import VaultCache, Vaults
 
 CHECK_SECONDS = 2
 """How long Postgres may take to answer nothing."""
+HOT_WINDOW_SECONDS = 0.5
+"""How long readiness waits for the hot window, which it only mentions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,7 @@ def build_service(settings: Settings) -> Service:
     """
     keyring = KeyringFile(Path(settings.keyring_file))
     redis = connect_redis(settings)
+    hot_redis = connect_hot_window(settings, redis)
     pool = postgres_pool(settings, name="iot-api", size=settings.api_postgres_pool, check=_answers)
     backlog = Backlog(
         redis,
@@ -87,12 +90,18 @@ def build_service(settings: Settings) -> Service:
         receipts=Receipts(pool, backlog),
         readings=Readings(
             pool,
-            HotWindow(redis, seconds=settings.hot_window_seconds),
+            HotWindow(hot_redis, backlog, seconds=settings.hot_window_seconds),
             shards=settings.shards,
             clock=time.time,
         ),
         audit=AuditLog(keyring.current),
-        readiness=Readiness(redis, lambda: pool.connection(timeout=1)),
+        readiness=Readiness(
+            redis,
+            lambda: pool.connection(timeout=1),
+            hot_window=None
+            if hot_redis is redis
+            else connect_hot_window(settings, redis, patience=HOT_WINDOW_SECONDS),
+        ),
     )
 
 

@@ -22,7 +22,6 @@ from iot_stores.hot_window import HotWindow
 from iot_stores.ledger import Offset
 from iot_stores.months import month_begin
 from iot_stores.postgres import Connection
-from iot_stores.redis_client import is_full
 
 from .partitions import ensure_partition
 from .segment_builder import Arrival, build_segments
@@ -31,6 +30,9 @@ DRAIN_BYTES = 4 * 2**20
 """Sealed bytes one drain takes, about."""
 DRAIN_CONTENT_BYTES = 16 * 2**20
 """Unpacked bytes of readings one drain takes, about: bounds the writer's memory."""
+HOT_WINDOW_PAUSE_SECONDS = 10.0
+"""A hot window on a Redis of its own that fails is left alone for so long: one that doesn't answer
+costs seconds each time, in which the backlog grows."""
 TOO_OLD_MS = 60 * 86_400_000
 """An entry sealed so long ago is set aside: the ledger may have forgotten its session."""
 
@@ -84,7 +86,11 @@ class Drain:
         audit: AuditLog,
         *,
         shards: int,
+        hot_window_pause: float = 0.0,
     ) -> None:
+        """`hot_window_pause`: when the hot window fails, drains go without it for so long."""
+        self._hot_window_pause = hot_window_pause
+        self._hot_window_from = 0.0
         self._backlog = backlog
         self._dead_letters = dead_letters
         self._hot_window = hot_window
@@ -111,7 +117,7 @@ class Drain:
         if stored is None:
             return Outcome.BUSY, 0
         self._warm(shard, stored)
-        left = self._backlog.remove(shard, batch.taken[-1])
+        left = self._backlog.remove(shard, batch.taken[-1], stored.after.position)
         _count(stored, batch)
         return Outcome.STORED if stored.segments else Outcome.REPEATED, left
 
@@ -187,17 +193,24 @@ class Drain:
         return _Stored(before, after, segments, len(batch.opened) - len(arrivals))
 
     def _warm(self, shard: int, stored: _Stored) -> None:
+        """Put what was stored into the hot window, if that can be done.
+
+        If not, the stream must be trimmed all the same: a backlog that is full takes nothing, and
+        of a Redis that is full that is what makes room again. Reads go to Postgres, since the hot
+        window doesn't reach the position to which the shard is drained; the next drain that
+        gets through moves its begin.
+        """
+        if time.monotonic() < self._hot_window_from:
+            metrics.counter("iot_hot_window_missed_total").inc()
+            return
         try:
             self._hot_window.write(
                 shard, stored.segments, before=stored.before, position=stored.after.position
             )
         except RedisError as error:
-            if not is_full(error):
-                raise
-            # Reads go to Postgres then. The stream must be trimmed all the same: that is what
-            # makes room again.
-            self._hot_window.forget(shard)
-            _log.warning("Redis is full: the hot window goes without shard %d's segments", shard)
+            self._hot_window_from = time.monotonic() + self._hot_window_pause
+            metrics.counter("iot_hot_window_missed_total").inc()
+            _log.warning("the hot window goes without segments of shard %d: %s", shard, error)
 
 
 def _ensure_partitions(connection: Connection, received: Iterable[int]) -> None:

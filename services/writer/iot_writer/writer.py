@@ -13,9 +13,9 @@ from iot_stores.dead_letters import DeadLetters
 from iot_stores.hot_window import HotWindow
 from iot_stores.postgres import Connection, check_schema, connect_postgres
 from iot_stores.readiness import Readiness
-from iot_stores.redis_client import connect_redis
+from iot_stores.redis_client import connect_hot_window, connect_redis
 
-from .drain import Drain
+from .drain import HOT_WINDOW_PAUSE_SECONDS, Drain
 
 _log = logging.getLogger(__name__)
 
@@ -28,6 +28,7 @@ class Writer:
         self.settings = settings
         self.keyring = KeyringFile(Path(settings.keyring_file))
         self.redis = connect_redis(settings)
+        self.hot_redis = connect_hot_window(settings, self.redis)
         self.backlog = Backlog(
             self.redis, shards=settings.shards, max_bytes=settings.backlog_max_bytes
         )
@@ -35,10 +36,11 @@ class Writer:
         self.drain = Drain(
             self.backlog,
             DeadLetters(self.redis),
-            HotWindow(self.redis, seconds=settings.hot_window_seconds),
+            HotWindow(self.hot_redis, self.backlog, seconds=settings.hot_window_seconds),
             Opener(self.keyring.current),
             self.audit,
             shards=settings.shards,
+            hot_window_pause=0.0 if self.hot_redis is self.redis else HOT_WINDOW_PAUSE_SECONDS,
         )
         self._connection: Connection | None = None
 
@@ -72,6 +74,7 @@ class Writer:
         if self._connection is not None:
             self._connection.close()
         self.redis.close()
+        self.hot_redis.close()
 
 
 @cache

@@ -59,6 +59,8 @@ DECLARED = (
              "Entries met again after they were stored; they are not stored twice."),
     Declared("iot_entries_dead_total", "counter", "writer",
              "Entries set aside in the dead-letter stream."),
+    Declared("iot_hot_window_missed_total", "counter", "writer",
+             "Drains whose segments the hot window did not get; reads go to Postgres then."),
     Declared("iot_stored_after_seconds", "histogram", "writer",
              "Time from acknowledged to stored, of each drain's oldest entry."),
 )  # fmt: skip

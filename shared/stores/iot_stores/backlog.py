@@ -36,6 +36,16 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True)
+class Drained:
+    """Up to where a shard is drained."""
+
+    now: int
+    """Unix milliseconds, by the clock that stamps readings."""
+    position: str | None
+    """Where the history stood when entries were removed last (`Offset.position`), if known."""
+
+
+@dataclass(frozen=True, slots=True)
 class BacklogState:
     """How much waits, and for how long."""
 
@@ -188,14 +198,25 @@ class Backlog:
             if len(page) < _PAGE:
                 return waiting
 
-    def remove(self, shard: int, last: Waiting) -> int:
+    def remove(self, shard: int, last: Waiting, position: str | None = None) -> int:
         """Drop a shard's entries up to `last`, which are stored; how many are left.
 
-        May be repeated: what is gone is not counted twice.
+        `position` is where the history stands then (`Drained`); left out, at `last`. May be
+        repeated: what is gone is not counted twice.
         """
         keys = [names.stream(shard), names.BACKLOG_COUNTERS]
-        arguments = [_after(last.entry_id), shard, last.bytes_so_far]
+        at = last.entry_id if position is None else position
+        arguments = [_after(last.entry_id), shard, last.bytes_so_far, at]
         return cast("int", self._remove(keys=keys, args=arguments))
+
+    def drained(self, shard: int) -> Drained:
+        """The moment, and up to where a shard was drained by then."""
+        with self._client.pipeline(transaction=False) as pipeline:
+            pipeline.time()
+            pipeline.hget(names.BACKLOG_COUNTERS, f"at:{shard}")
+            (seconds, micros), position = pipeline.execute()
+        at = None if position is None else position.decode()
+        return Drained(seconds * 1000 + micros // 1000, at)
 
     def arm(self, jobs: Sequence[str]) -> int:
         """Queue the jobs that don't wait already; how many were queued."""

@@ -1,6 +1,7 @@
 -- Drop the entries of a shard that are stored. Counting stands on totals, not on differences, so
 -- that doing it twice changes nothing.
--- KEYS: stream, counters. ARGV: first id to keep, shard, the shard's bytes up to the last dropped.
+-- KEYS: stream, counters. ARGV: first id to keep, shard, the shard's bytes up to the last dropped,
+-- the position at which the history stands.
 -- Returns the number of entries left.
 
 -- The first write: a Redis that is full lets a script that has written go on to its end.
@@ -31,5 +32,21 @@ if total > out then
   redis.call('HSET', KEYS[2], field, ARGV[3])
   redis.call('HINCRBY', KEYS[2], 'bytes', string.format('%.0f', out - total))
   measure(total - out)
+end
+
+local function later(one, other)
+  local ms, sequence = string.match(one, '(%d+)-(%d+)')
+  local other_ms, other_sequence = string.match(other, '(%d+)-(%d+)')
+  if ms ~= other_ms then
+    return tonumber(ms) > tonumber(other_ms)
+  end
+  return tonumber(sequence) > tonumber(other_sequence)
+end
+
+-- It never falls: a writer may come late, after others.
+local at = 'at:' .. ARGV[2]
+local known = redis.call('HGET', KEYS[2], at)
+if not known or later(ARGV[4], known) then
+  redis.call('HSET', KEYS[2], at, ARGV[4])
 end
 return redis.call('XLEN', KEYS[1])

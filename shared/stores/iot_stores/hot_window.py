@@ -5,11 +5,15 @@ every stored reading of the shard that was received at or after `since`, and wit
 that are kept, is in the index. The statement also names the position in the stream up to which it
 holds, so that a writer that died between Postgres and here is found out by the next one, which
 then moves `since` forward. It never moves back: a writer may come late, after others.
+
+It may be another Redis than that of the backlog, may be away while the other is not, and come
+back as it was some time ago. So a statement counts only if it reaches the position to which the
+backlog says that the shard is drained; and what the time is, the backlog's Redis says, which
+stamps readings.
 """
 
 import uuid
 from collections.abc import Iterable, Sequence
-from importlib import resources
 from typing import cast
 
 from redis import Redis
@@ -18,6 +22,7 @@ from iot_cipher.sealed_segment import SealedSegment
 from iot_models import names
 from iot_models.segment import SegmentBounds
 
+from .backlog import Backlog, load_script
 from .ledger import Offset
 
 _MARGIN_MS = 1000
@@ -27,11 +32,12 @@ _FETCH = 32
 class HotWindow:
     """The segments received in the last `seconds`; 0 seconds keeps none."""
 
-    def __init__(self, client: "Redis", *, seconds: int) -> None:
+    def __init__(self, client: "Redis", backlog: Backlog, *, seconds: int) -> None:
         self._client = client
+        self._backlog = backlog
         self._seconds = seconds
-        script = resources.files(__package__).joinpath("hot_window_write.lua").read_text()
-        self._write = client.register_script(script)
+        self._write = load_script(client, "hot_window_write.lua")
+        self._begin = load_script(client, "hot_window_begin.lua")
 
     def write(
         self, shard: int, segments: Iterable[SealedSegment], *, before: Offset, position: str
@@ -39,8 +45,12 @@ class HotWindow:
         """Add what a drain stored between the offset `before` and the stream's `position`.
 
         To be called after every drain, also one that stored nothing. When the window does not
-        end at `before` (a writer died, Redis was emptied, it was kept for another time), it
-        covers only what comes after it.
+        end at `before` (a writer died, Redis was away or emptied, it was kept for another time),
+        it covers only what comes after it.
+
+        Raises:
+            RedisError: it can't be told whether it was done. It may be left at that: what is
+                missing is not claimed to be there.
         """
         if not self._seconds:
             return
@@ -55,25 +65,25 @@ class HotWindow:
                 bounds.to_bytes(),
                 each.payload,
             )
-        self._write(keys=[names.hot_cover(shard)], args=arguments)
-
-    def forget(self, shard: int) -> None:
-        """Cover nothing of a shard until its next drain. Works when Redis is full too."""
-        self._client.delete(names.hot_cover(shard))
+        cover = [names.hot_cover(shard)]
+        if not self._write(keys=cover, args=arguments):
+            # What is committed by now was received by now.
+            now = self._backlog.drained(shard).now
+            self._begin(keys=cover, args=[position, now + 1])
 
     def covers(self, shard: int, seconds: int) -> int | None:
         """When the window holds all of the last `seconds`: their begin, in Unix milliseconds of
         the clock that stamps readings; else None.
         """
-        with self._client.pipeline(transaction=False) as pipeline:
-            pipeline.time()
-            pipeline.hmget(names.hot_cover(shard), "since", "seconds")
-            (now, micros), (since, kept) = pipeline.execute()
-        now_ms = now * 1000 + micros // 1000
-        begin = now_ms - seconds * 1000
-        if since is None or kept is None or begin < int(since):
+        drained = self._backlog.drained(shard)  # first: what is drained meanwhile may be missing
+        found = self._client.hmget(names.hot_cover(shard), ["position", "since", "seconds"])
+        position, since, kept = cast("list[bytes | None]", found)
+        if drained.position is None or position is None or since is None or kept is None:
             return None
-        return begin if begin >= now_ms - int(kept) * 1000 + _MARGIN_MS else None
+        begin = drained.now - seconds * 1000
+        if _order(position.decode()) < _order(drained.position) or begin < int(since):
+            return None
+        return begin if begin >= drained.now - int(kept) * 1000 + _MARGIN_MS else None
 
     def bounds(self, vault_id: uuid.UUID, begin: int) -> list[SegmentBounds]:
         """Bounds of a vault's segments that hold readings received at or after `begin`."""
@@ -90,3 +100,8 @@ class HotWindow:
                 for each in bounds[start : start + _FETCH]
             ]
             yield from cast("list[bytes | None]", self._client.mget(keys))
+
+
+def _order(position: str) -> tuple[int, int]:
+    milliseconds, _, sequence = position.partition("-")
+    return int(milliseconds), int(sequence)

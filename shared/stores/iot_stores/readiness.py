@@ -26,12 +26,15 @@ class Readiness:
         client: "Redis",
         connect: Callable[[], AbstractContextManager[Connection]],
         *,
+        hot_window: "Redis | None" = None,
         ask_once: bool = False,
     ) -> None:
         """`connect` lends a connection, or raises `psycopg.OperationalError` in a few seconds.
 
-        With `ask_once`, Postgres is left alone as soon as the schema was seen.
+        `hot_window` is its own Redis, if it has one: mentioned, but not needed. With `ask_once`,
+        Postgres is left alone as soon as the schema was seen.
         """
+        self._hot_window = hot_window
         self._client = client
         self._connect = connect
         self._ask_once = ask_once
@@ -39,19 +42,14 @@ class Readiness:
 
     def state(self) -> dict[str, str]:
         """What there is to say of each part: `ok`, or what is wrong with it."""
-        return {"redis": self._redis(), "postgres": self._postgres()}
+        state = {"redis": _answers(self._client, "Redis"), "postgres": self._postgres()}
+        if self._hot_window is not None:
+            state["hot_window"] = _answers(self._hot_window, "the hot window's Redis")
+        return state
 
     def ready(self, state: dict[str, str]) -> bool:
         """Whether the work can be done, the parts being as `state` says."""
         return state["redis"] == "ok" and self._schema_seen
-
-    def _redis(self) -> str:
-        try:
-            self._client.ping()
-        except RedisError as error:
-            _log.warning("Redis is away: %s", error)
-            return "away"
-        return "ok"
 
     def _postgres(self) -> str:
         if self._schema_seen and self._ask_once:
@@ -67,3 +65,12 @@ class Readiness:
             return "away"
         self._schema_seen = True
         return "ok"
+
+
+def _answers(client: "Redis", name: str) -> str:
+    try:
+        client.ping()
+    except RedisError as error:
+        _log.warning("%s is away: %s", name, error)
+        return "away"
+    return "ok"

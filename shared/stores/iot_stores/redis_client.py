@@ -41,9 +41,25 @@ def connect_redis(settings: Settings) -> "Redis":
     Raises:
         SettingsError: the URL is not of these forms.
     """
+    return _connect(settings.redis_url, "IOT_REDIS_URL", ANSWER_SECONDS)
+
+
+def connect_hot_window(
+    settings: Settings, shared: "Redis", *, patience: float = ANSWER_SECONDS
+) -> "Redis":
+    """A client of the hot window's own Redis; without one, `shared`, that of the backlog.
+
+    `patience` is how many seconds an answer may take. Raises `SettingsError` as `connect_redis`.
+    """
+    if settings.hot_window_redis_url in {"", settings.redis_url}:
+        return shared
+    return _connect(settings.hot_window_redis_url, "IOT_HOT_WINDOW_REDIS_URL", patience)
+
+
+def _connect(url: str, variable: str, patience: float) -> "Redis":
     options: dict[str, Any] = {
-        "socket_connect_timeout": CONNECT_SECONDS,
-        "socket_timeout": ANSWER_SECONDS,
+        "socket_connect_timeout": min(patience, CONNECT_SECONDS),
+        "socket_timeout": patience,
         "health_check_interval": 30,
         "max_connections": MOST_CONNECTIONS,
         "retry": Retry(
@@ -54,18 +70,16 @@ def connect_redis(settings: Settings) -> "Redis":
         "retry_on_error": [BusyLoadingError],
     }
     try:
-        if "+sentinel://" in settings.redis_url:
-            client = connect_by_sentinels(settings.redis_url, options)
+        if "+sentinel://" in url:
+            client = connect_by_sentinels(url, options, variable)
         else:
             # Who finds every connection taken waits for one.
-            pool = BlockingConnectionPool.from_url(
-                settings.redis_url, timeout=ANSWER_SECONDS, **options
-            )
+            pool = BlockingConnectionPool.from_url(url, timeout=patience, **options)
             client = Redis.from_pool(pool)
         # One that is not used: a query that says what is no option would be found out by that.
         client.connection_pool.connection_class(**client.connection_pool.connection_kwargs)
     except (ValueError, TypeError) as error:
-        raise SettingsError(f"IOT_REDIS_URL: {error}") from None
+        raise SettingsError(f"{variable}: {error}") from None
     return client
 
 

@@ -17,8 +17,9 @@ _URL = re.compile(
 SENTINEL_PORT = 26379
 
 
-def connect_by_sentinels(url: str, options: dict[str, Any]) -> "Redis":
+def connect_by_sentinels(url: str, options: dict[str, Any], variable: str) -> "Redis":
     """A client of the master that the Sentinels in `url` name, with these options of redis-py.
+    `variable` is where the URL stands, for messages.
 
     User and password are the master's; Sentinels are asked without.
 
@@ -28,7 +29,7 @@ def connect_by_sentinels(url: str, options: dict[str, Any]) -> "Redis":
     found = _URL.fullmatch(url)
     if found is None:
         raise SettingsError(
-            "IOT_REDIS_URL must be redis+sentinel://host:port,host:port/<master's name>/<db>"
+            f"{variable} must be redis+sentinel://host:port,host:port/<master's name>/<db>"
         )
     # What the query may hold, and what TLS means, is redis-py's to say.
     try:
@@ -36,13 +37,13 @@ def connect_by_sentinels(url: str, options: dict[str, Any]) -> "Redis":
             f"{found['scheme']}://localhost/{found['query'] or ''}"
         )
     except ValueError as error:
-        raise SettingsError(f"IOT_REDIS_URL: {error}") from None
+        raise SettingsError(f"{variable}: {error}") from None
     tls = given.pop("connection_class", None) is not None
     for name in ("host", "port", "db"):
         given.pop(name, None)
     common = {**options, **given, **({"ssl": True} if tls else {})}
     sentinels = Sentinel(  # type: ignore[no-untyped-call]
-        [_address(host) for host in found["hosts"].split(",")],
+        [_address(host, variable) for host in found["hosts"].split(",")],
         sentinel_kwargs={**common, "socket_timeout": options["socket_connect_timeout"]},
         db=int(found["db"] or 0),
         username=unquote(found["user"]) if found["user"] else None,
@@ -65,12 +66,12 @@ class _Master(Redis):
             sentinel.close()
 
 
-def _address(host: str) -> tuple[str, int]:
+def _address(host: str, variable: str) -> tuple[str, int]:
     name, colon, port = host.rpartition(":")
     if not colon:
         name, port = host, str(SENTINEL_PORT)
     if not name:
-        raise SettingsError("IOT_REDIS_URL names a Sentinel without a host")
+        raise SettingsError(f"{variable} names a Sentinel without a host")
     if not (port.isdecimal() and 0 < int(port) < 2**16):
-        raise SettingsError("IOT_REDIS_URL has a Sentinel's port that is none")
+        raise SettingsError(f"{variable} has a Sentinel's port that is none")
     return name.strip("[]"), int(port)

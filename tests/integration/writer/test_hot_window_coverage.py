@@ -40,7 +40,7 @@ class Story:
         self.sender = sender
         self.password = password
         self.shard = sender.shard(password)
-        self.hot_window = HotWindow(sender.redis, seconds=300)
+        self.hot_window = HotWindow(sender.redis, sender.backlog, seconds=300)
         self.received = [int(time.time() * 1000) - 250_000, 0]
         self.stalled: list[tuple[int, Callable[[], None]]] = []
         self.stored_by: list[set[int]] = []

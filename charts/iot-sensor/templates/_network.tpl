@@ -36,11 +36,13 @@
 {{- end -}}
 
 {{- define "iot-sensor.egressRedis" -}}
-{{- if .Values.redis.internal.enabled -}}
+{{- $hotWindow := or .Values.redis.hotWindow.existingSecret .Values.redis.hotWindow.url -}}
+{{- if .Values.redis.internal.enabled }}
 {{ include "iot-sensor.egressOwn" (dict "context" . "component" "redis" "port" 6379) }}
-{{- else -}}
+{{- end }}
+{{- if or $hotWindow (not .Values.redis.internal.enabled) }}
 {{ include "iot-sensor.egressTo" .Values.networkPolicy.redis }}
-{{- end -}}
+{{- end }}
 {{- end -}}
 
 {{- define "iot-sensor.egressPostgres" -}}

@@ -22,11 +22,13 @@ from iot_stores.redis_client import connect_redis
 class BacklogCollector(Collector):
     """Asks Redis for the backlog when it is scraped. While Redis is away it says just that."""
 
-    def __init__(self, backlog: Backlog) -> None:
+    def __init__(self, backlog: Backlog, *, limit: int) -> None:
         self._backlog = backlog
+        self._limit = limit
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """The gauges of the backlog."""
+        yield _gauge("iot_backlog_limit_bytes", self._limit)
         try:
             state = self._backlog.state()
         except RedisError:
@@ -60,7 +62,7 @@ def main() -> None:
     backlog = Backlog(
         connect_redis(settings), shards=settings.shards, max_bytes=settings.backlog_max_bytes
     )
-    registry.register(BacklogCollector(backlog))
+    registry.register(BacklogCollector(backlog, limit=settings.backlog_max_bytes))
     start_http_server(settings.api_metrics_port, settings.metrics_address, registry)
     while os.getppid() == parent:
         time.sleep(1)

@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable, Iterable
 
 from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 from rq import Queue
 from rq.job import Job
 from rq.serializers import JSONSerializer
@@ -36,15 +38,25 @@ def drain(shard: int) -> str:
     except AWAY as error:
         # The sweep queues the shard again; what waits, waits in the backlog.
         _log.warning("shard %d is not drained, Postgres is away: %s", shard, _first_line(error))
-        metrics.counter("iot_drains_total").labels("postgres_away").inc()
+        _count_drain("postgres_away")
         return "postgres_away"
+    except (RedisConnectionError, RedisTimeoutError):
+        _count_drain("redis_away")
+        raise
+    except Exception:
+        _count_drain("failed")
+        raise
     _last_drain[shard] = time.monotonic()
     if left:
         writer.backlog.arm([names.drain_job(shard)])
-    metrics.counter("iot_drains_total").labels(outcome).inc()
+    _count_drain(outcome)
     if outcome is Outcome.STORED:
         metrics.histogram("iot_drain_seconds").observe(time.monotonic() - began)
     return outcome
+
+
+def _count_drain(outcome: str) -> None:
+    metrics.counter("iot_drains_total").labels(outcome).inc()
 
 
 def _linger(shard: int) -> None:
@@ -66,13 +78,22 @@ def sweep_shards() -> int:
 
 def make_partitions() -> int:
     """Make the partitions of the months to come."""
-    return ensure_months_ahead(current().postgres())
+    made = ensure_months_ahead(current().postgres())
+    _note_success(names.PARTITIONS_JOB)
+    return made
 
 
 def enforce_retention() -> int:
     """Delete what is older than it may be."""
     writer = current()
-    return retention.enforce(writer.postgres(), writer.audit, days=writer.settings.retention_days)
+    days = writer.settings.retention_days
+    deleted = retention.enforce(writer.postgres(), writer.audit, days=days)
+    _note_success(names.RETENTION_JOB)
+    return deleted
+
+
+def _note_success(job: str) -> None:
+    metrics.gauge("iot_job_last_success_timestamp_seconds").labels(job).set_to_current_time()
 
 
 Function = Callable[[int], str] | Callable[[], int]

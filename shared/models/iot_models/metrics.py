@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
@@ -18,6 +18,9 @@ class Declared:
     service: str
     meaning: str
     labels: Sequence[str] = ()
+    begins: Sequence[str] = ()
+    """Values of its one label that stand at 0 before anything happens: a counter that appears with
+    its first event shows no rise."""
 
 
 DECLARED = (
@@ -36,9 +39,12 @@ DECLARED = (
     Declared("iot_reads_total", "counter", "api",
              "Reads by where the answer came from.", ("source",)),
     Declared("iot_damaged_total", "counter", "api",
-             "Segments or vault records that could not be opened.", ("what",)),
+             "Segments or vault records that could not be opened.", ("what",),
+             begins=("segment", "vault")),
     Declared("iot_backlog_bytes", "gauge", "api",
              "Sealed bytes waiting in the backlog."),
+    Declared("iot_backlog_limit_bytes", "gauge", "api",
+             "Sealed bytes the backlog may hold."),
     Declared("iot_backlog_entries", "gauge", "api",
              "Entries waiting in the backlog.", ("shard",)),
     Declared("iot_backlog_oldest_seconds", "gauge", "api",
@@ -48,7 +54,12 @@ DECLARED = (
     Declared("iot_backlog_up", "gauge", "api",
              "1 when Redis answered the question for the backlog, else 0."),
     Declared("iot_drains_total", "counter", "writer",
-             "Drains of a shard, by how they ended.", ("outcome",)),
+             "Drains of a shard, by how they ended.", ("outcome",),
+             begins=("stored", "repeated", "empty", "busy",
+                     "postgres_away", "redis_away", "failed")),
+    Declared("iot_job_last_success_timestamp_seconds", "gauge", "writer",
+             "When this process last did an hourly job, as Unix time; 0: not yet.", ("job_name",),
+             begins=("partitions", "retention")),
     Declared("iot_drain_seconds", "histogram", "writer",
              "Time of one drain."),
     Declared("iot_readings_stored_total", "counter", "writer",
@@ -77,7 +88,20 @@ def declared(name: str) -> Declared:
 def counter(name: str) -> Counter:
     """The declared counter of that name, one in a process."""
     each = declared(name)
-    return Counter(each.name, each.meaning, each.labels)
+    made = Counter(each.name, each.meaning, each.labels)
+    for value in each.begins:
+        made.labels(value)
+    return made
+
+
+@cache
+def gauge(name: str) -> Gauge:
+    """The declared gauge of that name, one in a process."""
+    each = declared(name)
+    made = Gauge(each.name, each.meaning, each.labels)
+    for value in each.begins:
+        made.labels(value)
+    return made
 
 
 @cache
@@ -85,3 +109,19 @@ def histogram(name: str) -> Histogram:
     """The declared histogram of that name, one in a process."""
     each = declared(name)
     return Histogram(each.name, each.meaning, each.labels, buckets=_SECONDS)
+
+
+def begin(service: str) -> None:
+    """Make the metrics of a service, so that they stand at zero before they count.
+
+    One that came into being at one would have no increase that Prometheus could see.
+    """
+    for each in DECLARED:
+        if each.service != service:
+            continue
+        if each.kind == "counter":
+            counter(each.name)
+        elif each.kind == "histogram":
+            histogram(each.name)
+        elif each.begins:  # the other gauges are asked for when they are scraped
+            gauge(each.name)

@@ -67,6 +67,8 @@ def test_every_metric_that_is_declared(
         assert (family.type, family.documentation) == (each.kind, each.meaning)
         labels = set(family.samples[0].labels) - {"le"}
         assert labels == set(each.labels), each.name
+        for begin in each.begins:
+            assert any(begin in sample.labels.values() for sample in family.samples), each.name
     writer_s = {each.name.removesuffix("_total") for each in DECLARED} - {
         each.name.removesuffix("_total") for each in OURS
     }
@@ -124,6 +126,7 @@ def test_the_backlog_with_no_writer(module_stack: Stack) -> None:
     assert value(stack, "iot_backlog_bytes") == 0
     assert value(stack, "iot_backlog_oldest_seconds") == 0
     assert value(stack, "iot_backlog_up") == 1
+    assert value(stack, "iot_backlog_limit_bytes") == 512 * 2**20
     os.kill(writer.pid, signal.SIGSTOP)
     try:
         for _ in range(5):

@@ -25,7 +25,7 @@ def test_each_is_of_a_known_kind_and_named_for_it(each: metrics.Declared) -> Non
 
 
 def test_what_is_not_declared_is_refused() -> None:
-    for make in (metrics.declared, metrics.counter, metrics.histogram):
+    for make in (metrics.declared, metrics.counter, metrics.gauge, metrics.histogram):
         with pytest.raises(KeyError):
             make("iot_nothing_total")
 
@@ -38,6 +38,14 @@ def test_each_is_made_once_in_a_process() -> None:
     assert REGISTRY.get_sample_value("iot_unknown_passwords_total") == before + 1
     histogram = metrics.histogram("iot_drain_seconds")
     assert metrics.histogram("iot_drain_seconds") is histogram
+
+
+def test_what_begins_at_0_is_a_value_of_the_one_label() -> None:
+    for each in DECLARED:
+        assert not each.begins or len(each.labels) == 1
+    metrics.gauge("iot_job_last_success_timestamp_seconds")
+    name = "iot_job_last_success_timestamp_seconds"
+    assert REGISTRY.get_sample_value(name, {"job_name": "retention"}) is not None
 
 
 def test_labels_are_those_declared() -> None:

@@ -1,0 +1,95 @@
+"""What a writer counts, and what alerts stand on."""
+
+import time
+from collections.abc import Callable
+
+import pytest
+from prometheus_client import REGISTRY
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from integration.writer.sending import Sender
+from iot_models import metrics
+from iot_models.metrics import declared
+from iot_writer import jobs
+from iot_writer.drain import Outcome
+from iot_writer.writer import Writer
+
+PASSWORD = b"p"
+
+
+def drains(outcome: str) -> float:
+    return REGISTRY.get_sample_value("iot_drains_total", {"outcome": outcome}) or 0
+
+
+def last_success(job: str) -> float | None:
+    return REGISTRY.get_sample_value("iot_job_last_success_timestamp_seconds", {"job_name": job})
+
+
+@pytest.fixture
+def ours(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> Writer:
+    """The writer that the jobs use."""
+    monkeypatch.setattr(jobs, "current", lambda: writer)
+    return writer
+
+
+def test_what_alerts_stand_on_is_there_before_anything_happens() -> None:
+    metrics.begin("writer")
+    for name in ("iot_drains_total", "iot_job_last_success_timestamp_seconds"):
+        (label,) = declared(name).labels
+        for value in declared(name).begins:
+            assert REGISTRY.get_sample_value(name, {label: value}) is not None
+    assert REGISTRY.get_sample_value("iot_entries_dead_total") is not None
+
+
+@pytest.mark.parametrize(
+    ("job", "do"), [("partitions", jobs.make_partitions), ("retention", jobs.enforce_retention)]
+)
+def test_a_job_that_was_done_says_when(
+    job: str, do: Callable[[], int], ours: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics.begin("writer")
+    before = time.time()
+    do()
+    done = last_success(job)
+    assert done is not None
+    assert before <= done <= time.time()
+
+    def away() -> None:
+        raise RuntimeError("away")
+
+    monkeypatch.setattr(ours, "postgres", away)
+    with pytest.raises(RuntimeError):
+        do()
+    assert last_success(job) == done
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [(RedisConnectionError("gone"), "redis_away"), (ValueError("a defect"), "failed")],
+)
+def test_a_drain_that_fails_is_counted(
+    error: Exception,
+    outcome: str,
+    ours: Writer,
+    sender: Sender,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sender.send(PASSWORD)
+    before = drains(outcome)
+
+    def fail(*_: object) -> None:
+        raise error
+
+    with monkeypatch.context() as broken:
+        broken.setattr(ours.drain, "run", fail)
+        with pytest.raises(type(error)):
+            jobs.drain(sender.shard(PASSWORD))
+    assert drains(outcome) == before + 1
+    assert sender.waiting() == 1
+    assert jobs.drain(sender.shard(PASSWORD)) == "stored"
+    sender.check_all()
+
+
+def test_every_outcome_of_a_drain_is_declared() -> None:
+    outcomes = {"postgres_away", "redis_away", "failed", *Outcome}
+    assert set(declared("iot_drains_total").begins) == outcomes

@@ -31,6 +31,14 @@
 {{- end -}}
 {{- end -}}
 
+{{- range $name, $block := dict "keys" $values.keys "auth" $values.auth "redis" $values.redis "redis.ca" $values.redis.ca "redis.hotWindow" $values.redis.hotWindow "postgres" $values.postgres "postgres.ca" $values.postgres.ca "probe" $values.probe -}}
+{{- range $field, $key := $block -}}
+{{- if and $block.existingSecret (hasPrefix "existingSecret" $field) (not $key) -}}
+{{- fail (printf "\n\n%s.existingSecret names a Secret, and %s.%s is empty: set it to the key of that Secret to use." $name $name $field) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{- if and $values.writer.hpa.enabled $values.writer.keda.enabled -}}
 {{- fail "\n\nTwo things would scale the writer: set only one of writer.hpa.enabled, writer.keda.enabled." -}}
 {{- end -}}
@@ -39,7 +47,7 @@
 {{- if $values.writer.keda.enabled }}{{ $most = dict "writer.keda.maxReplicas" $values.writer.keda.maxReplicas }}{{ end -}}
 {{- range $name, $count := $most -}}
 {{- if gt (int $count) (int $values.shards) -}}
-{{- fail (printf "\n\n%s is %d, but a shard is drained by one writer at a time and there are %d: set %s to %d or less, or raise shards before the first install." $name (int $count) (int $values.shards) $name (int $values.shards)) -}}
+{{- fail (printf "\n\n%s is %d, but a shard is drained by one writer at a time and there are %d: set %s to %d or less, or raise shards." $name (int $count) (int $values.shards) $name (int $values.shards)) -}}
 {{- end -}}
 {{- end -}}
 {{- range $name, $scaler := dict "api.hpa" $values.api.hpa "writer.hpa" $values.writer.hpa "writer.keda" $values.writer.keda -}}

@@ -1,0 +1,43 @@
+"""What the secrets hook makes and what it asks for, read from its own arguments."""
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+from chart.release import Object, Release
+
+_MAKES = {
+    "--keyring": {"keyring.json"},
+    "--tokens": {"tokens.json"},
+    "--probe": {"token", "password"},
+    "--redis": {"password", "url"},
+    "--postgres": {"password", "url"},
+}
+
+
+def arguments(container: Object) -> list[str]:
+    """What a container runs."""
+    return [*(container.get("command") or ()), *(container.get("args") or ())]
+
+
+def secrets_made(release: Release) -> dict[str, set[str]]:
+    """The Secrets that the hook makes, with their keys; --token-values has one for each token."""
+    options = list(_options(release))
+    made = {value: _MAKES[name] for name, value in options if name in _MAKES}
+    tokens = {value.partition("=")[0] for name, value in options if name == "--token"}
+    return made | {value: tokens for name, value in options if name == "--token-values"}
+
+
+def secrets_required(release: Release) -> dict[str, set[str]]:
+    """The Secrets that must be there, with the keys that are asked for."""
+    required: dict[str, set[str]] = {}
+    for name, value in _options(release):
+        if name == "--require":
+            secret, _, key = value.partition(":")
+            required.setdefault(secret, set()).add(key)
+    return required
+
+
+def _options(release: Release) -> Iterator[tuple[str, str]]:
+    (container,) = release.pod("secrets").containers
+    words = arguments(container)
+    return ((name, value) for name, value in pairwise(words) if name.startswith("--"))

@@ -1,0 +1,332 @@
+"""Sets of values that the chart is rendered with: each thing that it can do is in one of them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+Values = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class ValuesSet:
+    """Values, files of the chart that come before them, and what the namespace holds already."""
+
+    values: Values = field(default_factory=dict)
+    files: tuple[str, ...] = ()
+    release: str = "iot"
+    namespace: str = "sensors"
+    existing: Mapping[str, set[str]] = field(default_factory=dict)
+    """Secrets and ConfigMaps that the values name as being there, with their keys."""
+
+
+def merged(*given: Values) -> dict[str, Any]:
+    """Values laid over one another, the last on top."""
+    result: dict[str, Any] = {}
+    for each in given:
+        for name, value in each.items():
+            below = result.get(name)
+            if isinstance(value, Mapping) and isinstance(below, Mapping):
+                result[name] = merged(below, value)
+            else:
+                result[name] = value
+    return result
+
+
+OWN: Values = {"redis": {"existingSecret": "my-redis"}, "postgres": {"existingSecret": "my-pg"}}
+OWN_SECRETS = {"my-redis": {"url"}, "my-pg": {"url"}}
+DIGEST = f"sha256:{'0123456789abcdef' * 4}"
+SCHEDULING: Values = {
+    "priorityClassName": "high",
+    "nodeSelector": {"kubernetes.io/arch": "amd64"},
+    "tolerations": [{"key": "sensors", "operator": "Exists", "effect": "NoSchedule"}],
+    "affinity": {
+        "podAntiAffinity": {
+            "requiredDuringSchedulingIgnoredDuringExecution": [
+                {
+                    "topologyKey": "kubernetes.io/hostname",
+                    "labelSelector": {
+                        "matchLabels": {"app.kubernetes.io/instance": "{{ .Release.Name }}"}
+                    },
+                }
+            ]
+        }
+    },
+}
+EXTRAS: Values = {
+    "extraEnv": [
+        {"name": "IOT_LOG_LEVEL", "value": "DEBUG"},
+        {"name": "HOST", "valueFrom": {"fieldRef": {"fieldPath": "status.hostIP"}}},
+    ],
+    "extraEnvFrom": [{"configMapRef": {"name": "my-config"}}],
+    "extraVolumes": [{"name": "mine", "secret": {"secretName": "my-files"}}],
+    "extraVolumeMounts": [{"name": "mine", "mountPath": "/mine", "readOnly": True}],
+    "podAnnotations": {"example.org/team": "sensors"},
+    "podLabels": {"example.org/team": "sensors"},
+    "annotations": {"example.org/owner": "sensors"},
+}
+BEHAVIOR: Values = {
+    "scaleDown": {
+        "stabilizationWindowSeconds": 600,
+        "policies": [{"type": "Pods", "value": 1, "periodSeconds": 120}],
+    }
+}
+
+
+def own(*values: Values, existing: Mapping[str, set[str]] | None = None) -> ValuesSet:
+    """A set of values on a Redis and a Postgres of one's own."""
+    return ValuesSet(merged(OWN, *values), existing={**OWN_SECRETS, **(existing or {})})
+
+
+MATRIX: dict[str, ValuesSet] = {
+    "demo": ValuesSet(files=("values-demo.yaml",)),
+    "production": ValuesSet(
+        files=("values-production.yaml",),
+        existing={"iot-redis": {"url", "ca.crt"}, "iot-postgres": {"url", "ca.crt"}},
+    ),
+    "own-stores": own(),
+    "own-keys-of-secrets": own(
+        {
+            "redis": {"existingSecretKey": "redis-url"},
+            "postgres": {"existingSecretKey": "uri", "ca": {"existingSecret": "pg-ca"}},
+            "keys": {"existingSecret": "my-keys", "existingSecretKey": "ring"},
+            "auth": {"existingSecret": "my-tokens", "existingSecretKey": "list"},
+            "probe": {
+                "existingSecret": "my-probe",
+                "existingSecretTokenKey": "t",
+                "existingSecretPasswordKey": "p",
+            },
+        },
+        existing={
+            "my-redis": {"redis-url"},
+            "my-pg": {"uri"},
+            "pg-ca": {"ca.crt"},
+            "my-keys": {"ring"},
+            "my-tokens": {"list"},
+            "my-probe": {"t", "p"},
+        },
+    ),
+    "urls": ValuesSet(
+        {
+            "redis": {"url": "redis://redis.example.org:6379/0"},
+            "postgres": {"url": "postgresql://iot@postgres.example.org/iot"},
+        }
+    ),
+    "sentinel": ValuesSet(
+        {
+            "redis": {
+                "url": "redis+sentinel://one.example.org:26379,two.example.org:26379/main/0",
+                "ca": {"existingSecret": "redis-ca"},
+            },
+            "postgres": {"existingSecret": "my-pg"},
+        },
+        existing={"my-pg": {"url"}, "redis-ca": {"ca.crt"}},
+    ),
+    "hot-window": own(
+        {"redis": {"hotWindow": {"existingSecret": "my-hot"}}}, existing={"my-hot": {"url"}}
+    ),
+    "hot-window-url": own({"redis": {"hotWindow": {"url": "redis://hot.example.org/1"}}}),
+    "hpas": own(
+        {
+            "api": {"hpa": {"enabled": True, "minReplicas": 3, "maxReplicas": 30}},
+            "writer": {
+                "hpa": {
+                    "enabled": True,
+                    "targetCPUUtilizationPercentage": None,
+                    "behavior": BEHAVIOR,
+                    "metrics": [
+                        {
+                            "type": "External",
+                            "external": {
+                                "metric": {"name": "iot_backlog_oldest_seconds"},
+                                "target": {"type": "Value", "value": "5"},
+                            },
+                        }
+                    ],
+                }
+            },
+        }
+    ),
+    "keda": own(
+        {
+            "shards": 16,
+            "writer": {"keda": {"enabled": True, "minReplicas": 2, "maxReplicas": 16}},
+        }
+    ),
+    "keda-prometheus": own(
+        {
+            "writer": {
+                "keda": {
+                    "enabled": True,
+                    "trigger": "prometheus",
+                    "prometheus": {
+                        "serverAddress": "http://prometheus.monitoring.svc:9090",
+                        "authModes": "bearer",
+                        "authenticationRef": {"name": "mine", "kind": "TriggerAuthentication"},
+                    },
+                    "fallback": {},
+                    "behavior": BEHAVIOR,
+                    "annotations": {"example.org/team": "sensors"},
+                }
+            }
+        }
+    ),
+    "pod-monitor": own(
+        {
+            "canary": {"enabled": True},
+            "metrics": {
+                "podMonitor": {
+                    "enabled": True,
+                    "labels": {"release": "prometheus"},
+                    "annotations": {"example.org/team": "sensors"},
+                    "scrapeTimeout": "10s",
+                    "relabelings": [{"action": "labeldrop", "regex": "pod_template_hash"}],
+                    "metricRelabelings": [
+                        {"sourceLabels": ["__name__"], "regex": "python_.*", "action": "drop"}
+                    ],
+                },
+                "rules": {
+                    "enabled": True,
+                    "labels": {"release": "prometheus"},
+                    "alertLabels": {"team": "sensors"},
+                    "alerts": {"IotSlow": {"enabled": False}, "IotErrors": {"threshold": 0.001}},
+                },
+                "dashboards": {"enabled": True, "annotations": {"folder": "sensors"}},
+            },
+        }
+    ),
+    "service-monitor": own(
+        {
+            "metrics": {
+                "serviceMonitor": {
+                    "enabled": True,
+                    "labels": {"release": "prometheus"},
+                    "interval": "",
+                },
+                "rules": {"enabled": True},
+                "dashboards": {"enabled": True, "label": "mine", "labelValue": "yes"},
+            },
+        }
+    ),
+    "annotated-metrics": own({"metrics": {"annotations": {"enabled": True}}}),
+    "ingress": own(
+        {
+            "ingress": {
+                "enabled": True,
+                "className": "nginx",
+                "hosts": ["sensors.example.org", "other.example.org"],
+                "tls": [{"hosts": ["sensors.example.org"], "secretName": "sensors-tls"}],
+                "annotations": {"cert-manager.io/cluster-issuer": "main"},
+            }
+        }
+    ),
+    "http-route": own(
+        {
+            "httpRoute": {
+                "enabled": True,
+                "parentRefs": [{"name": "gate", "namespace": "gates", "sectionName": "https"}],
+                "hostnames": ["sensors.example.org"],
+                "annotations": {"example.org/team": "sensors"},
+            }
+        }
+    ),
+    "open": own({"auth": {"enabled": False}}),
+    "old-clients": own({"auth": {"anonymousScopes": ["ingest", "read"]}}),
+    "canary": own({"canary": {"enabled": True, "everySeconds": 5}}),
+    "open-canary": own({"auth": {"enabled": False}, "canary": {"enabled": True}}),
+    "no-network-policies": own({"networkPolicy": {"enabled": False}}),
+    "narrow-network-policies": own(
+        {
+            "networkPolicy": {
+                "apiFrom": [{"namespaceSelector": {"matchLabels": {"name": "ingress"}}}],
+                "metricsFrom": [],
+                "dns": {"to": [{"ipBlock": {"cidr": "10.96.0.10/32"}}]},
+                "redis": {"ports": [6379], "to": [{"ipBlock": {"cidr": "10.1.0.0/16"}}]},
+                "postgres": {"ports": [5432], "to": [{"ipBlock": {"cidr": "10.2.0.0/16"}}]},
+                "kubernetesApi": {"ports": [6443], "to": [{"ipBlock": {"cidr": "10.3.0.1/32"}}]},
+                "extraEgress": [{"ports": [{"port": 4317, "protocol": "TCP"}]}],
+            }
+        }
+    ),
+    "nothing-optional": own(
+        {
+            "api": {"pdb": {"enabled": False}, "serviceAccount": {"create": False}},
+            "writer": {"pdb": {"enabled": False}, "serviceAccount": {"create": False}},
+            "migrations": {"enabled": False},
+        }
+    ),
+    "own-accounts": own(
+        {
+            "api": {"serviceAccount": {"name": "my-api", "annotations": {"example.org/role": "a"}}},
+            "writer": {"serviceAccount": {"create": False, "name": "my-writer"}},
+        }
+    ),
+    "long-name": ValuesSet(
+        {
+            "redis": {"internal": {"enabled": True}},
+            "postgres": {"internal": {"enabled": True}},
+            "canary": {"enabled": True},
+        },
+        release="my-release-with-a-name-of-as-many-letters-as-helm-has",
+    ),
+    "name-override": own({"nameOverride": "collector", "canary": {"enabled": True}}),
+    "fullname-override": own({"fullnameOverride": "collector", "canary": {"enabled": True}}),
+    "extras": own(
+        {
+            "commonLabels": {"example.org/cost": "42"},
+            "api": {**EXTRAS, "service": {"annotations": {"example.org/a": "b"}}},
+            "writer": EXTRAS,
+            "jobs": {name: EXTRAS[name] for name in ("extraEnv", "podAnnotations", "podLabels")},
+            "extraObjects": [
+                {
+                    "apiVersion": "v1",
+                    "kind": "ConfigMap",
+                    "metadata": {"name": "{{ .Release.Name }}-of-mine"},
+                    "data": {"a": "b"},
+                },
+                "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: '{{ .Release.Name }}-text'}\n",
+            ],
+        },
+        existing={"my-config": set(), "my-files": set()},
+    ),
+    "scheduling": own(
+        {
+            "api": SCHEDULING,
+            "writer": SCHEDULING,
+            "jobs": SCHEDULING,
+            "canary": {"enabled": True, **SCHEDULING},
+        }
+    ),
+    "images": own(
+        {
+            "image": {
+                "registry": "registry.example.org:5000/mirror",
+                "pullPolicy": "Always",
+                "pullSecrets": ["my-registry", "my-other-registry"],
+            },
+            "api": {"image": {"digest": DIGEST}},
+            "writer": {"image": {"registry": "other.example.org", "tag": "9.9.9"}},
+        }
+    ),
+    "outside": own(
+        {
+            "api": {
+                "service": {
+                    "type": "LoadBalancer",
+                    "port": 8080,
+                    "loadBalancerSourceRanges": ["10.0.0.0/8"],
+                },
+                "pdb": {"maxUnavailable": "25%"},
+            }
+        }
+    ),
+    "node-port": own({"api": {"service": {"type": "NodePort", "nodePort": 30080}}}),
+    "many": own(
+        {
+            "shards": 64,
+            "retention": {"days": 3650},
+            "config": {"IOT_BACKLOG_MAX_BYTES": 8589934592, "IOT_VAULT_CACHE_SIZE": 1000000},
+            "api": {"replicas": 20, "workers": 4, "connections": 1000000, "trustedProxies": 2},
+            "writer": {"replicas": 64},
+        }
+    ),
+}

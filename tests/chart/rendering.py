@@ -1,0 +1,96 @@
+"""Renders the chart with helm, each set of values once."""
+
+import json
+import subprocess
+import tempfile
+from collections.abc import Hashable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from chart.matrix import MATRIX, ValuesSet
+from chart.release import Release
+from support.helm import environment, find
+
+ROOT = Path(__file__).parents[2]
+CHART = ROOT / "charts/iot-sensor"
+
+
+class RefusedError(Exception):
+    """helm refused; the text is what it said."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice in a mapping, as a strict API server does."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [key.value for key, _ in node.value]
+        if twice := {each for each in keys if keys.count(each) > 1 and each != "<<"}:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"keys that stand twice: {sorted(twice)}", node.start_mark
+            )
+        return super().construct_mapping(node, deep)
+
+
+def objects(text: str) -> list[dict[str, Any]]:
+    """The objects of a stream of YAML documents."""
+    return [each for each in yaml.load_all(text, _Loader) if each]
+
+
+@cache
+def rendered(name: str, kubernetes: str) -> Release:
+    """The release of that set of values on that version of Kubernetes."""
+    values = MATRIX[name]
+    text = template(values, "--kube-version", kubernetes)
+    return Release(name, values.namespace, values.values, tuple(objects(text)))
+
+
+def template(values: ValuesSet, *options: str) -> str:
+    """What `helm template` prints.
+
+    Raises:
+        RefusedError: helm, the schema or the chart refuses the values.
+    """
+    return _helm("template", values.release, values, *options)
+
+
+@cache
+def linted(name: str) -> str:
+    """What `helm lint --strict` says of the chart with that set of values."""
+    return _helm("lint", "--strict", MATRIX[name])
+
+
+def notes(values: ValuesSet) -> str:
+    """What helm tells after an install: the notes, without a cluster."""
+    text = _helm("install", "--dry-run=client", values.release, values)
+    return text.partition("\nNOTES:\n")[2]
+
+
+def _helm(*words: "str | ValuesSet") -> str:
+    """Run helm; a `ValuesSet` among the words stands for the chart, namespace and values."""
+    with tempfile.TemporaryDirectory() as scratch:
+        command = [find("helm")]
+        for word in words:
+            command += [word] if isinstance(word, str) else _options(word, Path(scratch))
+        said = subprocess.run(
+            command,
+            env=environment(Path(scratch)),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    if said.returncode:
+        raise RefusedError(said.stdout + said.stderr)
+    assert "coalesce" not in said.stderr, said.stderr
+    return said.stdout
+
+
+def _options(values: ValuesSet, scratch: Path) -> list[str]:
+    given = scratch / "values.json"
+    given.write_text(json.dumps(values.values), encoding="utf-8")
+    files = [str(CHART / each) for each in values.files]
+    options = [f"--values={each}" for each in (*files, given)]
+    return [str(CHART), f"--namespace={values.namespace}", *options]

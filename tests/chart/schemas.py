@@ -1,0 +1,66 @@
+"""What Kubernetes says an object may hold: its OpenAPI schemas, from a wheel, read once."""
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate  # type: ignore[import-untyped]
+from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
+from referencing import Registry, Resource
+
+from chart.crds import SPECS, STRINGS, TEXT, closed
+
+OLDEST = "1.30"
+"""The oldest Kubernetes that the chart supports: see Chart.yaml."""
+NEWEST: str = kubernetes_validate.latest_version().rpartition(".")[0]
+"""The newest one whose schemas are known."""
+VERSIONS = (OLDEST, NEWEST)
+
+_FOLDER = Path(kubernetes_validate.__file__).parent / "kubernetes-json-schema"
+_CUSTOM_METADATA = closed("name", name=TEXT, namespace=TEXT, labels=STRINGS, annotations=STRINGS)
+
+
+def mistakes(each: Mapping[str, Any], kubernetes: str) -> list[str]:
+    """What that version of Kubernetes has against an object: a sentence each; empty, nothing."""
+    kind = (each["apiVersion"], each["kind"])
+    # Most objects are the same in most sets of values, and each is looked at once.
+    return _mistakes(kind, json.dumps(each, sort_keys=True), kubernetes)
+
+
+@cache
+def _mistakes(kind: tuple[str, str], text: str, kubernetes: str) -> list[str]:
+    try:
+        validator = _validator(kind, kubernetes)
+    except FileNotFoundError:
+        return [f"{' '.join(kind)} is not known to Kubernetes {kubernetes}, nor in crds.py"]
+    return [
+        f"{error.json_path}: {error.message}" for error in validator.iter_errors(json.loads(text))
+    ]
+
+
+@cache
+def _validator(kind: tuple[str, str], kubernetes: str) -> Draft202012Validator:
+    if kind in SPECS:
+        api_version, name = ({"const": each} for each in kind)
+        custom = closed(
+            *("apiVersion", "kind", "metadata", "spec"),
+            apiVersion=api_version,
+            kind=name,
+            metadata=_CUSTOM_METADATA,
+            spec=SPECS[kind],
+        )
+        return Draft202012Validator(custom)
+    # apps/v1 and Deployment are deployment-apps-v1.json, v1 and Pod pod-v1.json.
+    group, _, version = kind[0].rpartition("/")
+    parts = [kind[1].lower(), *filter(None, [group.partition(".")[0]]), version]
+    folder = _FOLDER / f"v{kubernetes}.0-local-strict"
+    schema = json.loads((folder / f"{'-'.join(parts)}.json").read_text(encoding="utf-8"))
+    return Draft202012Validator(schema, registry=_definitions(folder))
+
+
+@cache
+def _definitions(folder: Path) -> Registry[Any]:
+    shared = json.loads((folder / "_definitions.json").read_text(encoding="utf-8"))
+    return Resource.from_contents(shared) @ Registry()

@@ -1,0 +1,255 @@
+"""What objects say of one another holds: names, labels, ports, Secrets and their keys."""
+
+from collections.abc import Collection, Mapping
+
+import pytest
+
+from chart.made import secrets_made, secrets_required
+from chart.matrix import MATRIX
+from chart.references import references
+from chart.release import COMPONENT, Object, Pod, Release, hooks, name_of, title
+from chart.rendering import rendered
+from chart.schemas import NEWEST
+
+SELECTOR_LABELS = {f"app.kubernetes.io/{each}" for each in ("name", "instance", "component")}
+
+PULL_SECRETS = ("my-registry", "my-other-registry", "registry")
+
+
+def chosen(release: Release, selector: Object) -> list[Pod]:
+    """The pods that have the labels of a selector."""
+    assert selector, "it would choose every pod of the namespace"
+    return [each for each in release.pods if selector.items() <= each.labels.items()]
+
+
+def test_workloads_choose_their_own_pods_by_what_never_changes(release: Release) -> None:
+    for each in release.of("Deployment", "StatefulSet"):
+        selector = each["spec"]["selector"]["matchLabels"]
+        assert set(selector) == SELECTOR_LABELS, title(each)
+        assert [pod.owner for pod in chosen(release, selector)] == [each]
+
+
+def test_no_label_of_a_pod_changes_with_the_version_alone(release: Release) -> None:
+    """Else every upgrade of the chart would restart what it doesn't change."""
+    for pod in release.pods:
+        if pod.owner["kind"] in {"Deployment", "StatefulSet"}:
+            assert not {"helm.sh/chart", "app.kubernetes.io/version"} & set(pod.labels), str(pod)
+
+
+def test_services_lead_to_ports_of_pods(release: Release) -> None:
+    for each in release.of("Service"):
+        selector = each["spec"]["selector"]
+        assert set(selector) == SELECTOR_LABELS, title(each)
+        (pod,) = chosen(release, selector)
+        for port in each["spec"]["ports"]:
+            assert port["targetPort"] in ports(pod), f"{title(each)}: {port}"
+
+
+def ports(pod: Pod) -> dict[str, int]:
+    """The ports of a pod by their names, which no two share."""
+    found = [
+        (port["name"], port["containerPort"])
+        for container in pod.containers
+        for port in container.get("ports") or ()
+    ]
+    assert len(found) == len(dict(found)), str(pod)
+    return dict(found)
+
+
+def test_ports_of_handlers_exist(release: Release) -> None:
+    for pod in release.pods:
+        for container in pod.containers:
+            for kind in ("liveness", "readiness", "startup"):
+                probe = container.get(f"{kind}Probe") or {}
+                for handler in ("httpGet", "tcpSocket"):
+                    if handler in probe:
+                        assert probe[handler]["port"] in ports(pod), str(pod)
+
+
+def test_routes_lead_to_services(release: Release) -> None:
+    services = release.named("Service")
+    backends = [
+        (path["backend"]["service"]["name"], path["backend"]["service"]["port"])
+        for each in release.of("Ingress")
+        for rule in each["spec"]["rules"]
+        for path in rule["http"]["paths"]
+    ]
+    backends += [
+        (backend["name"], {"number": backend["port"]})
+        for each in release.of("HTTPRoute")
+        for rule in each["spec"]["rules"]
+        for backend in rule["backendRefs"]
+    ]
+    for name, wanted in backends:
+        given = services[name]["spec"]["ports"]
+        assert wanted in [{"name": port["name"]} for port in given] + [
+            {"number": port["port"]} for port in given
+        ]
+        assert services[name]["spec"]["selector"][COMPONENT] == "api"
+
+
+def test_policies_and_budgets_choose_pods(release: Release) -> None:
+    for each in release.of("PodDisruptionBudget", "NetworkPolicy"):
+        field = "selector" if each["kind"] == "PodDisruptionBudget" else "podSelector"
+        selector = each["spec"][field]["matchLabels"]
+        assert set(selector) == SELECTOR_LABELS, title(each)
+        assert len(chosen(release, selector)) == 1, title(each)
+
+
+def test_every_pod_has_a_network_policy_of_its_own(release: Release) -> None:
+    if release.name == "no-network-policies":
+        assert release.of("NetworkPolicy") == []
+        return
+    covered = [
+        str(pod)
+        for each in release.of("NetworkPolicy")
+        for pod in chosen(release, each["spec"]["podSelector"]["matchLabels"])
+    ]
+    assert sorted(covered) == sorted(map(str, release.pods))
+    for each in release.of("NetworkPolicy"):
+        assert set(each["spec"]["policyTypes"]) == {"Ingress", "Egress"}, title(each)
+
+
+def test_network_policies_open_ports_that_are_there(release: Release) -> None:
+    for each in release.of("NetworkPolicy"):
+        (pod,) = chosen(release, each["spec"]["podSelector"]["matchLabels"])
+        for rule in each["spec"].get("ingress") or ():
+            for port in rule["ports"]:
+                assert port["port"] in ports(pod).values(), title(each)
+            for peer in rule.get("from") or ():
+                if "namespaceSelector" not in peer and "ipBlock" not in peer:
+                    wanted = peer["podSelector"]["matchLabels"]
+                    may_be_absent = wanted[COMPONENT] in {"canary", "migrate"}
+                    assert chosen(release, wanted) or may_be_absent, title(each)
+        for rule in each["spec"].get("egress") or ():
+            for peer in rule.get("to") or ():
+                if set(peer) == {"podSelector"}:
+                    (other,) = chosen(release, peer["podSelector"]["matchLabels"])
+                    assert {port["port"] for port in rule["ports"]} <= set(ports(other).values())
+
+
+def test_what_scales_names_what_is_scaled_and_that_has_no_replicas(release: Release) -> None:
+    scaled = [
+        each["spec"]["scaleTargetRef"]["name"]
+        for each in release.of("HorizontalPodAutoscaler", "ScaledObject")
+    ]
+    assert len(scaled) == len(set(scaled)), "one thing is scaled twice"
+    deployments = release.named("Deployment")
+    assert set(scaled) <= set(deployments)
+    for name, each in deployments.items():
+        assert ("replicas" in each["spec"]) == (name not in scaled), name
+
+
+def test_monitors_choose_ports_that_are_there(release: Release) -> None:
+    for each in release.of("ServiceMonitor"):
+        selector = each["spec"]["selector"]["matchLabels"]
+        found = [
+            service
+            for service in release.of("Service")
+            if selector.items() <= service["metadata"]["labels"].items()
+        ]
+        assert found, title(each)
+        wanted = {endpoint["port"] for endpoint in each["spec"]["endpoints"]}
+        for service in found:
+            assert wanted <= {port["name"] for port in service["spec"]["ports"]}, title(service)
+    for each in release.of("PodMonitor"):
+        found_pods = chosen(release, each["spec"]["selector"]["matchLabels"])
+        assert found_pods, title(each)
+        for pod in found_pods:
+            for endpoint in each["spec"]["podMetricsEndpoints"]:
+                assert endpoint["port"] in ports(pod), f"{title(each)}: {pod}"
+
+
+def test_spread_constraints_count_the_pods_own(release: Release) -> None:
+    for pod in release.pods:
+        for each in pod.spec.get("topologySpreadConstraints") or ():
+            assert chosen(release, each["labelSelector"]["matchLabels"]) == [pod], str(pod)
+
+
+def test_volumes_are_mounted_and_mounts_have_volumes(release: Release) -> None:
+    for pod in release.pods:
+        volumes = [each["name"] for each in pod.spec.get("volumes") or ()]
+        claims = pod.owner["spec"].get("volumeClaimTemplates") or ()
+        volumes += [name_of(each) for each in claims]
+        mounted = [
+            mount["name"]
+            for container in pod.containers
+            for mount in container.get("volumeMounts") or ()
+        ]
+        assert len(volumes) == len(set(volumes)), str(pod)
+        assert set(volumes) == set(mounted), str(pod)
+
+
+def test_everything_a_pod_refers_to_is_there(release: Release) -> None:
+    made = secrets_made(release)
+    existing = MATRIX[release.name].existing
+    maps = {name: set(each.get("data") or ()) for name, each in release.named("ConfigMap").items()}
+    known: dict[str, Mapping[str, Collection[str]]] = {
+        "Secret": {**existing, **made},
+        "ConfigMap": {**existing, **maps},
+        "PersistentVolumeClaim": release.named("PersistentVolumeClaim"),
+        "pull Secret": {each: set[str]() for each in PULL_SECRETS},
+    }
+    assert not set(made) & set(existing)
+    for pod in release.pods:
+        for each in references(pod):
+            assert each.name in known[each.kind], f"{pod}: {each}"
+            assert each.keys <= set(known[each.kind][each.name]), f"{pod}: {each}"
+
+
+def test_the_hook_asks_for_every_secret_that_the_values_name(release: Release) -> None:
+    """What is missing is told in one line before the pods hang in ContainerCreating."""
+    made = secrets_made(release)
+    used: dict[str, set[str]] = {}
+    for pod in release.pods:
+        for each in references(pod):
+            if each.kind == "Secret" and each.name not in made and each.keys:
+                used.setdefault(each.name, set()).update(each.keys)
+    assert secrets_required(release) == used
+
+
+def test_service_accounts_are_there(release: Release) -> None:
+    accounts = set(release.named("ServiceAccount"))
+    named_by_values = {"own-accounts": {"my-writer"}}.get(release.name, set())
+    for pod in release.pods:
+        account = pod.spec.get("serviceAccountName", "default")
+        assert account in accounts | named_by_values | {"default"}, str(pod)
+    used = {pod.spec.get("serviceAccountName") for pod in release.pods}
+    assert accounts <= used, "an account that no pod has"
+    for binding in release.of("RoleBinding"):
+        assert binding["roleRef"]["name"] in release.named("Role")
+        for subject in binding["subjects"]:
+            assert subject["name"] in accounts
+            assert subject["namespace"] == release.namespace
+
+
+def test_the_role_reaches_the_secrets_of_the_hook_and_no_other(release: Release) -> None:
+    (role,) = release.of("Role")
+    made, required = secrets_made(release), secrets_required(release)
+    rules = {tuple(rule["verbs"]): rule for rule in role["rules"]}
+    assert set(rules) == ({("get",), ("create",)} if made else {("get",)})
+    assert set(rules["get",]["resourceNames"]) == {*made, *required}
+    for rule in rules.values():
+        assert rule["apiGroups"] == [""]
+        assert rule["resources"] == ["secrets"]
+
+
+@pytest.mark.parametrize("name", ["demo", "long-name"])
+def test_own_stores_are_found_by_the_hosts_that_their_secrets_name(name: str) -> None:
+    release = rendered(name, NEWEST)
+    (container,) = release.pod("secrets").containers
+    words = [*container["command"], *container["args"]]
+    for store in ("redis", "postgres"):
+        host = words[words.index(f"--{store}-host") + 1]
+        service = release.named("Service")[host]
+        assert service["spec"]["selector"][COMPONENT] == store
+
+
+def test_only_hooks_are_needed_by_hooks(release: Release) -> None:
+    """What runs before the release exists must not refer to a part of it."""
+    parts = {(each["kind"], name_of(each)) for each in release.objects if not hooks(each)}
+    for pod in release.pods:
+        if hooks(pod.owner) & {"pre-install", "pre-upgrade"}:
+            needed = {(each.kind, each.name) for each in references(pod)}
+            needed.add(("ServiceAccount", pod.spec.get("serviceAccountName", "default")))
+            assert not needed & parts, str(pod)

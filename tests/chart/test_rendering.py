@@ -1,0 +1,105 @@
+"""The chart renders with every set of values, and Kubernetes takes what it renders to."""
+
+import re
+
+import pytest
+
+from chart.matrix import MATRIX
+from chart.release import Release, hooks, name_of, title
+from chart.rendering import linted, rendered
+from chart.schemas import NEWEST, OLDEST, VERSIONS, mistakes
+
+LABEL = re.compile(r"(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?")
+SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+SERVICE = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
+
+
+@pytest.mark.parametrize("values", MATRIX)
+def test_lint_finds_nothing(values: str) -> None:
+    said = linted(values)
+    assert "0 chart(s) failed" in said
+    assert "[WARNING]" not in said
+
+
+@pytest.mark.parametrize("kubernetes", VERSIONS)
+@pytest.mark.parametrize("values", MATRIX)
+def test_kubernetes_takes_every_object(values: str, kubernetes: str) -> None:
+    found = {
+        title(each): said
+        for each in rendered(values, kubernetes).objects
+        if (said := mistakes(each, kubernetes))
+    }
+    assert found == {}
+
+
+def test_the_schemas_are_of_the_oldest_and_of_a_newer_kubernetes() -> None:
+    assert [int(each.partition(".")[2]) for each in (OLDEST, NEWEST)] == [30, 37]
+
+
+def test_what_kubernetes_would_refuse_is_found() -> None:
+    """The schemas themselves: an unknown field, a wrong type, a missing one, an unknown kind."""
+    fine = rendered("own-stores", NEWEST).of("Service")[0]
+    assert mistakes(fine, NEWEST) == []
+    spec = fine["spec"]
+    for broken in (
+        {**fine, "spec": {**spec, "selectr": {}}},
+        {**fine, "spec": {**spec, "ports": [{"port": "http"}]}},
+        {**fine, "spec": {**spec, "ports": [{"name": "http"}]}},
+        {**fine, "kind": "Servce"},
+        {**fine, "apiVersion": "v2"},
+    ):
+        assert mistakes(broken, NEWEST), broken
+
+
+def test_no_two_objects_have_one_name(release: Release) -> None:
+    names = [
+        (each["apiVersion"].partition("/")[0], each["kind"], name_of(each))
+        for each in release.objects
+    ]
+    assert sorted(names) == sorted(set(names))
+
+
+def test_names_and_labels_are_what_kubernetes_allows(release: Release) -> None:
+    for each in release.objects:
+        name = name_of(each)
+        assert SUBDOMAIN.fullmatch(name), title(each)
+        # Its pods carry the name of a Job, a StatefulSet's with a number, as a label.
+        longest = {"Job": 63, "StatefulSet": 52, "CronJob": 52, "Service": 63}
+        assert len(name) <= longest.get(each["kind"], 253), title(each)
+        if each["kind"] == "Service":
+            assert SERVICE.fullmatch(name), title(each)
+        for labels in (each["metadata"].get("labels", {}), *(p.labels for p in release.pods)):
+            for key, value in labels.items():
+                assert len(value) <= 63, f"{title(each)}: {key}"
+                assert LABEL.fullmatch(value), f"{title(each)}: {key}={value}"
+
+
+def test_every_object_says_what_it_belongs_to(release: Release) -> None:
+    values = MATRIX[release.name]
+    for each in release.objects:
+        if name_of(each) in {f"{values.release}-of-mine", f"{values.release}-text"}:
+            continue
+        labels = each["metadata"]["labels"]
+        assert labels["app.kubernetes.io/instance"] == values.release, title(each)
+        assert labels["app.kubernetes.io/managed-by"] == "Helm", title(each)
+        assert {f"app.kubernetes.io/{name}" for name in ("name", "component", "version")} <= set(
+            labels
+        ), title(each)
+        assert labels["helm.sh/chart"].startswith("iot-sensor-"), title(each)
+        assert each["metadata"].get("namespace", values.namespace) == values.namespace
+
+
+def test_objects_of_the_cluster_are_none(release: Release) -> None:
+    """Whoever may only use a namespace can install the chart."""
+    of_the_cluster = {"ClusterRole", "ClusterRoleBinding", "Namespace", "CustomResourceDefinition"}
+    assert not of_the_cluster & {each["kind"] for each in release.objects}
+
+
+def test_no_secret_stands_in_a_release(release: Release) -> None:
+    assert release.of("Secret") == []
+
+
+def test_hooks_are_hooks_of_what_helm_knows(release: Release) -> None:
+    known = {f"{when}-{what}" for when in ("pre", "post") for what in ("install", "upgrade")}
+    for each in release.objects:
+        assert hooks(each) <= known | {"test"}, title(each)

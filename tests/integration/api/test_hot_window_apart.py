@@ -1,0 +1,240 @@
+"""A hot window on a Redis of its own: when it is away, readings are taken in, stored and read."""
+
+import dataclasses
+import json
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from integration.api.asking import JSON, Api, row, sample
+from integration.api.conftest import MakeApi
+from integration.api.test_hot_window_reads import source_of
+from iot_models.settings import Settings
+from iot_tools.local.redis_server import RedisServer
+from iot_writer import writer as writer_module
+from iot_writer.writer import Writer
+from support.draining import drain_all
+from support.stack import Stack
+from support.waiting import wait_until
+
+
+@pytest.fixture
+def apart(settings: Settings, own_redis: RedisServer) -> Settings:
+    """Settings with a hot window apart."""
+    return dataclasses.replace(settings, hot_window_redis_url=own_redis.url)
+
+
+@pytest.fixture
+def hot_api(make_api: MakeApi, apart: Settings) -> Api:
+    return make_api(hot_window_redis_url=apart.hot_window_redis_url)
+
+
+@pytest.fixture
+def hot_writer(apart: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Writer]:
+    """One that tries the hot window again at each drain."""
+    monkeypatch.setattr(writer_module, "HOT_WINDOW_PAUSE_SECONDS", 0.0)
+    made = Writer(apart)
+    yield made
+    made.close()
+
+
+class Story:
+    """Readings that are sent and stored one by one."""
+
+    def __init__(self, api: Api, writer: Writer) -> None:
+        self.api = api
+        self.writer = writer
+        self.texts: list[str] = []
+
+    def store(self) -> None:
+        """One more reading, acknowledged and committed; nothing is left in the backlog."""
+        number = len(self.texts)
+        answer = self.api.put(row(interrogator_time=number, freeform=number))
+        assert answer.status_code == 201, answer.text
+        drain_all(self.writer)
+        assert sum(self.writer.backlog.state().entries.values()) == 0
+        self.texts.append(str(number))
+
+    def source(self) -> str:
+        """Where the last minute is read from; nothing of it may be missing."""
+        source, texts = source_of(self.api, "/seconds/60")
+        assert texts == self.texts
+        return source
+
+
+@pytest.fixture
+def story(hot_api: Api, hot_writer: Writer) -> Story:
+    return Story(hot_api, hot_writer)
+
+
+def ready(api: Api) -> dict[str, str]:
+    answer = api.ask("GET", "/readyz")
+    assert answer.status_code == 200, answer.text
+    told: dict[str, str] = answer.get_json()
+    return told
+
+
+def test_segments_are_in_its_own_redis_and_nothing_else_is(
+    story: Story, redis: "Redis", own_redis: RedisServer
+) -> None:
+    story.store()
+    assert story.source() == "hot_window"
+    assert not redis.keys("iot:hot:*")
+    with Redis.from_url(own_redis.url) as hot:
+        assert len(hot.keys()) == len(hot.keys("iot:hot:*")) == 3
+    assert ready(story.api)["hot_window"] == "ok"
+
+
+def test_one_url_for_both_is_one_redis(make_api: MakeApi, settings: Settings) -> None:
+    api = make_api(hot_window_redis_url=settings.redis_url)
+    assert "hot_window" not in ready(api)
+
+
+def test_away_and_back_as_it_was(story: Story, own_redis: RedisServer) -> None:
+    """It comes back and knows nothing of what was stored meanwhile: that is not taken for all."""
+    story.store()
+    assert story.source() == "hot_window"
+    missed = sample("iot_hot_window_missed_total")
+    own_redis.stop()
+    story.store()
+    story.store()
+    assert sample("iot_hot_window_missed_total") == missed + 2
+    assert story.source() == "postgres"
+    told = ready(story.api)
+    assert (told["status"], told["redis"], told["hot_window"]) == ("ready", "ok", "away")
+
+    own_redis.start()
+    assert ready(story.api)["hot_window"] == "ok"
+    assert story.source() == "postgres"  # until the next drain, which tells what it covers
+    story.store()
+    assert story.source() == "postgres"  # not the whole minute yet
+    asked = time.monotonic()
+
+    def covered() -> bool:
+        return source_of(story.api, "/seconds/1")[0] == "hot_window"
+
+    wait_until(covered, seconds=10, what="a cover of the last second")
+    assert time.monotonic() - asked < 5
+
+
+def test_away_and_back_empty(story: Story, own_redis: RedisServer) -> None:
+    story.store()
+    own_redis.stop()
+    story.store()
+    own_redis.start()
+    with Redis.from_url(own_redis.url) as hot:
+        hot.flushall()
+    assert story.source() == "postgres"
+    story.store()
+    assert story.source() == "postgres"
+
+
+def test_back_as_it_was_some_time_ago(story: Story, own_redis: RedisServer) -> None:
+    """As after a crash that lost the last second of its AOF, or from a backup."""
+    story.store()
+    with Redis.from_url(own_redis.url) as hot:
+        held = {key: hot.dump(key) for key in hot.scan_iter()}
+        story.store()
+        assert story.source() == "hot_window"
+        hot.flushall()
+        for key, dumped in held.items():
+            hot.restore(key, 0, dumped)
+    assert story.source() == "postgres"
+    story.store()
+    assert story.source() == "postgres"
+
+
+def test_frozen(
+    make_api: MakeApi, apart: Settings, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It costs its patience once, then it is left alone; readiness hardly waits for it."""
+    api, writer = make_api(hot_window_redis_url=apart.hot_window_redis_url), Writer(apart)
+    story = Story(api, writer)
+    story.store()
+    own_redis.kill(signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        for _ in range(5):
+            story.store()
+        assert time.monotonic() - began < 6
+        began = time.monotonic()
+        told = ready(api)
+        assert told["hot_window"] == "away"
+        assert time.monotonic() - began < 2
+        assert story.source() == "postgres"
+    finally:
+        own_redis.kill(signal.SIGCONT)
+    assert story.source() == "postgres"
+    monkeypatch.setattr(writer.drain, "_hot_window_from", 0.0)  # as if the pause were over
+    story.store()
+    assert story.source() == "postgres"
+    writer.close()
+
+
+def test_full(story: Story, own_redis: RedisServer) -> None:
+    story.store()
+    with Redis.from_url(own_redis.url) as hot:
+        hot.config_set("maxmemory", 1)
+        story.store()
+        assert story.source() == "postgres"
+        hot.config_set("maxmemory", 0)
+    story.store()
+    assert story.source() == "postgres"
+
+
+def test_the_backlog_s_redis_away(
+    make_api: MakeApi, settings: Settings, own_redis: RedisServer, redis_server: RedisServer
+) -> None:
+    """The other way round: nobody can tell that the window is complete."""
+    changes: dict[str, Any] = {"redis_url": own_redis.url, "hot_window_redis_url": redis_server.url}
+    api = make_api(**changes)
+    writer = Writer(dataclasses.replace(settings, **changes))
+    story = Story(api, writer)
+    story.store()
+    assert story.source() == "hot_window"
+    own_redis.stop()
+    assert story.source() == "postgres"
+    answer = api.ask("GET", "/readyz")
+    assert answer.status_code == 503
+    assert answer.get_json()["hot_window"] == "ok"
+    own_redis.start()
+    assert story.source() == "hot_window"
+    writer.close()
+
+
+def test_real_processes_while_it_comes_and_goes(
+    environment: dict[str, str], own_redis: RedisServer, tmp_path: Path
+) -> None:
+    """Every reading is acknowledged and read back, whatever becomes of the hot window."""
+    (tmp_path / "hot").write_text(own_redis.url, encoding="utf-8")
+    given = {**environment, "IOT_HOT_WINDOW_REDIS_URL_FILE": str(tmp_path / "hot")}
+    stack = Stack(given, tmp_path)
+    sent: list[str] = []
+
+    def send() -> None:
+        for _ in range(5):
+            rows = [row(interrogator_time=len(sent), freeform=len(sent))]
+            answer = stack.request("PUT", "/api/iot?ack=stored", json.dumps(rows), JSON)
+            assert answer.status == 201, answer.body
+            sent.append(str(len(sent)))
+            for path in ("/seconds/60", "/seconds/1", ""):
+                texts = [each["freeform"] for each in stack.read("p", path)]
+                assert texts == sent[len(sent) - len(texts) :], path
+                assert path == "/seconds/1" or len(texts) == len(sent)
+
+    try:
+        stack.start_api()
+        stack.start_writer()
+        send()
+        own_redis.kill()
+        wait_until(lambda: not own_redis.running)
+        send()
+        own_redis.start()
+        send()
+    finally:
+        stack.stop()

@@ -1,0 +1,201 @@
+"""A hot window on a Redis of its own: whatever becomes of it, it claims nothing that it lacks."""
+
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from importlib import resources
+from typing import Any, cast
+
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from redis.exceptions import ConnectionError as AwayError
+
+from integration.writer.sending import Sender, sending
+from iot_models.settings import Settings, load
+from iot_stores import history
+from iot_stores.history import Question
+from iot_stores.hot_window import HotWindow
+from iot_tools.local.redis_server import RedisServer
+from iot_writer import writer as writer_module
+from iot_writer.drain import Outcome
+from iot_writer.writer import Writer
+
+_numbers = itertools.count()
+Write = Callable[[], None]
+
+
+@pytest.fixture(scope="module")
+def hot_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """The other Redis."""
+    server = RedisServer(tmp_path_factory.mktemp("hot"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def apart(environment: dict[str, str], hot_server: RedisServer) -> Settings:
+    """Settings with a hot window apart, in one shard."""
+    given = {"IOT_HOT_WINDOW_REDIS_URL": hot_server.url, "IOT_SHARDS": "1"}
+    return load(environment | given)
+
+
+@pytest.fixture
+def hot_writer(apart: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Writer]:
+    monkeypatch.setattr(writer_module, "HOT_WINDOW_PAUSE_SECONDS", 0.0)
+    made = Writer(apart)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def hot_sender(apart: Settings) -> Iterator[Sender]:
+    with sending(apart) as made:
+        yield made
+
+
+class _Stalled(Exception):  # noqa: N818 - not an error: the moment at which the writer stalls
+    """A writer comes to a halt between its commit and the hot window."""
+
+
+class Story:
+    """Drains of one shard, which stall and go on, and a hot window that goes and comes back."""
+
+    def __init__(self, writer: Writer, sender: Sender) -> None:
+        self.writer = writer
+        self.sender = sender
+        self.hot = writer.hot_redis
+        self.window: HotWindow = writer.drain._hot_window  # noqa: SLF001 - the step to stall at
+        self.write = self.window.write
+        self.away = False
+        self.backup: dict[bytes, bytes] = {}
+        self.stalled: list[Write] = []
+        self.password = b"%d" % next(_numbers)
+        self.vault_id = sender.vault(self.password).vault_id
+        self.finished: set[int] = set()
+        """Segments of drains that removed their entries from the backlog: who waited for one of
+        them to be stored knows by now."""
+
+    def send(self) -> None:
+        self.sender.send(self.password)
+        time.sleep(0.002)  # the clock that stamps them moves on
+
+    def drain(self) -> None:
+        self._drain(self._reach)
+
+    def stall(self) -> None:
+        def halt(*arguments: Any, **named: Any) -> None:
+            self.stalled.append(lambda: self._reach(*arguments, **named))
+            raise _Stalled
+
+        self._drain(halt)
+
+    def go_on(self) -> None:
+        if self.stalled:
+            try:
+                self.stalled.pop(0)()
+            except AwayError:
+                assert self.away
+
+    def leave(self) -> None:
+        self.away = True
+
+    def come_back(self) -> None:
+        self.away = False
+
+    def wipe(self) -> None:
+        self.hot.flushall()
+
+    def save(self) -> None:
+        keys = cast("list[bytes]", list(self.hot.scan_iter()))
+        self.backup = {key: cast("bytes", self.hot.dump(key)) for key in keys}
+
+    def restore(self) -> None:
+        """As it was when it was saved."""
+        self.hot.flushall()
+        for key, dumped in self.backup.items():
+            self.hot.restore(key, 0, dumped)
+
+    def check(self) -> None:
+        """Whatever it says it covers, all of that is there."""
+        for seconds in (1, 250):
+            begin = self.window.covers(0, seconds)
+            if begin is None:
+                continue
+            found = history.select(
+                self.writer.postgres(), self.vault_id, Question(received_low=begin)
+            )
+            stored = {segment.bounds.first_id for segment in found}
+            held = {bounds.first_id for bounds in self.window.bounds(self.vault_id, begin)}
+            assert not (stored & self.finished) - held
+
+    def _reach(self, *arguments: Any, **named: Any) -> None:
+        if self.away:
+            raise AwayError("away")
+        self.write(*arguments, **named)
+
+    def _drain(self, write: Callable[..., None]) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(self.window, "write", write)
+            try:
+                outcome, _ = self.writer.drain.run(self.writer.postgres(), 0)
+            except _Stalled:
+                return
+        if outcome is not Outcome.EMPTY:
+            found = history.select(self.writer.postgres(), self.vault_id, Question())
+            self.finished |= {segment.bounds.first_id for segment in found}
+
+
+STEPS = ["send", "drain", "stall", "go_on", "leave", "come_back", "wipe", "save", "restore"]
+
+
+@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.sampled_from(STEPS), max_size=40))
+def test_whatever_becomes_of_it(hot_writer: Writer, hot_sender: Sender, steps: list[str]) -> None:
+    hot_writer.hot_redis.flushall()
+    story = Story(hot_writer, hot_sender)
+    for step in ("send", "drain", *steps, "come_back", "send", "drain"):
+        getattr(story, step)()
+        story.check()
+    # Nothing was lost meanwhile, nor held up.
+    assert story.sender.waiting() == 0
+    story.sender.numbers = {story.password: story.sender.numbers[story.password]}
+    story.sender.check_all()
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        "send leave drain come_back",
+        "send drain save send drain restore",
+        "send stall send leave drain come_back go_on",
+        "send leave stall send drain come_back go_on",
+        "wipe send drain",
+        "send stall send drain wipe go_on",
+        "send stall send stall send drain wipe go_on go_on",
+    ],
+)
+def test_known_steps(steps: str, hot_writer: Writer, hot_sender: Sender) -> None:
+    hot_writer.hot_redis.flushall()
+    story = Story(hot_writer, hot_sender)
+    for step in ("send drain " + steps).split():
+        getattr(story, step)()
+        story.check()
+
+
+def test_it_is_used_again_after_a_wipe(hot_writer: Writer, hot_sender: Sender) -> None:
+    story = Story(hot_writer, hot_sender)
+    for step in ("send", "drain", "wipe", "send", "drain"):
+        getattr(story, step)()
+    moment = story.sender.backlog.drained(0).now
+    since = int(cast("bytes", story.hot.hget("iot:hot:cover:0", "since")))
+    assert moment - 5000 < since <= moment + 1
+
+
+def test_the_other_redis_is_not_asked_for_the_time() -> None:
+    """Its clock may differ; that of the backlog's Redis stamps readings."""
+    for name in ("hot_window_write.lua", "hot_window_begin.lua"):
+        script = resources.files("iot_stores").joinpath(name).read_text()
+        assert "'TIME'" not in script

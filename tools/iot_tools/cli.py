@@ -13,6 +13,7 @@ from .cluster.arguments import add_secrets
 from .dead import Subparsers, add_dead
 from .token_option import add_token, token_of
 from .tokens import add_tokens
+from .watching import add_canary, add_probe, seconds
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -44,6 +45,8 @@ def _parser() -> argparse.ArgumentParser:
         add_dead,
         add_tokens,
         add_secrets,
+        add_probe,
+        add_canary,
     ):
         add(commands)
     return parser
@@ -112,15 +115,15 @@ def _settings(parsed: argparse.Namespace) -> int:
 
 def _add_migrate(commands: "Subparsers[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser("migrate", help="bring the database's schema up to date")
+    parser.add_argument("--wait", type=seconds, default=0.0, metavar="SECONDS",
+                        help="for Postgres to be reachable (default 0)")  # fmt: skip
     parser.set_defaults(command=_migrate)
 
 
-def _migrate(parsed: argparse.Namespace) -> int:  # noqa: ARG001 -- as every command
-    url = settings.load().postgres_url
-    from iot_writer import schema  # noqa: PLC0415 -- only this command needs the writer
+def _migrate(parsed: argparse.Namespace) -> int:
+    from iot_tools.migration import run  # noqa: PLC0415 -- only this command needs the writer
 
-    schema.migrate(url)
-    return 0
+    return run(parsed)
 
 
 def _add_keys(commands: "Subparsers[argparse.ArgumentParser]") -> None:

@@ -74,6 +74,16 @@ DECLARED = (
              "Drains whose segments the hot window did not get; reads go to Postgres then."),
     Declared("iot_stored_after_seconds", "histogram", "writer",
              "Time from acknowledged to stored, of each drain's oldest entry."),
+    Declared("iot_canary_sent_total", "counter", "canary",
+             "Readings of the canary that were acknowledged."),
+    Declared("iot_canary_lost_total", "counter", "canary",
+             "Readings of the canary that were acknowledged and can't be read."),
+    Declared("iot_canary_doubled_total", "counter", "canary",
+             "Readings of the canary that are there more than once."),
+    Declared("iot_canary_failures_total", "counter", "canary",
+             "Requests of the canary that were not answered as they should be."),
+    Declared("iot_canary_round_trip_seconds", "histogram", "canary",
+             "Time from the canary's sending of a reading until it could be read."),
 )  # fmt: skip
 
 _BY_NAME = {declared.name: declared for declared in DECLARED}

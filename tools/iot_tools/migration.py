@@ -1,0 +1,105 @@
+"""`iot-sensor migrate`: waits for Postgres, then brings the schema up to date."""
+
+import argparse
+import logging
+import re
+import sys
+import time
+
+import psycopg
+import sqlalchemy.exc
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from iot_models import settings
+from iot_models.errors import SettingsError, UnavailableError
+from iot_writer import schema
+
+from .ended import EndedError, ended_by_signals
+
+_log = logging.getLogger(__name__)
+
+_CONNECT_SECONDS = 5
+_PAUSE = 0.5
+_TELL_EVERY = 5.0
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """Migrate; ended by a signal, say so. The schema is then as it was, or up to date."""
+    url = settings.load_one("postgres_url")
+    server = PostgresAt(url)
+    try:
+        with ended_by_signals():
+            server.wait(parsed.wait)
+            try:
+                schema.migrate(server.conninfo)
+            except (sqlalchemy.exc.DBAPIError, psycopg.Error) as error:
+                raise UnavailableError(
+                    f"Postgres at {server.where} refused the migration, and nothing was changed: "
+                    f"{server.told(error)}"
+                ) from None
+    except EndedError as ended:
+        print(f"ended by {ended}; run it again", file=sys.stderr)
+        return ended.code
+    _log.info("the schema is up to date")
+    return 0
+
+
+class PostgresAt:
+    """A server, of which nothing secret is ever told."""
+
+    def __init__(self, url: str) -> None:
+        """Raises `SettingsError` when `url` is none, without repeating it."""
+        self.conninfo, self.where, self._password = _read(url)
+
+    def wait(self, seconds: float) -> None:
+        """Return as soon as the server lets us in.
+
+        Raises:
+            UnavailableError: it didn't in that time; the message tells why.
+        """
+        began = told = time.monotonic()
+        while True:
+            try:
+                psycopg.connect(self.conninfo).close()
+            except psycopg.OperationalError as error:
+                reason = self.told(error)
+            else:
+                return
+            now = time.monotonic()
+            if now + _PAUSE > began + seconds:
+                raise UnavailableError(
+                    f"Postgres at {self.where} doesn't let us in "
+                    f"(tried for {seconds:g} s): {reason}"
+                )
+            if now >= told:
+                _log.info("waiting for Postgres at %s: %s", self.where, reason)
+                told = now + _TELL_EVERY
+            time.sleep(_PAUSE)
+
+    def told(self, error: BaseException) -> str:
+        """What an error says, in one line, without the password."""
+        cause = getattr(error, "orig", None) or error
+        line = re.sub(r"\s+", " ", str(cause)).strip()
+        return line.replace(self._password, "***") if self._password else line
+
+
+def _read(url: str) -> tuple[str, str, str]:
+    """The conninfo with a limit on connecting, what may be told of it, and the password.
+
+    A password with an @ or a / that is not written as %40 or %2F makes libpq take a part of it for
+    another thing: such a URL is refused before any of it is repeated.
+    """
+    try:
+        parts, wrong = conninfo_to_dict(url), False
+    except psycopg.Error:
+        parts, wrong = {}, True
+    host, port = str(parts.get("host") or ""), str(parts.get("port") or "5432")
+    database = str(parts.get("dbname") or parts.get("user") or "")
+    if wrong or not re.fullmatch(r"[\d,]+", port) or "@" in host + database:
+        raise SettingsError(
+            "IOT_POSTGRES_URL is not a libpq URL; special characters of its password must be "
+            "written as %40 (@), %2F (/), %3A (:), %25 (%)"
+        )
+    where = f"{host or 'localhost'}:{port}/{database}"
+    timed = {"connect_timeout": _CONNECT_SECONDS, **parts}
+    return make_conninfo("", **timed), where, str(parts.get("password") or "")

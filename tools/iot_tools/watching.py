@@ -1,0 +1,103 @@
+"""The arguments of `iot-sensor probe` and `iot-sensor canary`."""
+
+import argparse
+import math
+import secrets
+from pathlib import Path
+
+from iot_models.errors import SettingsError
+
+from .dead import Subparsers
+from .token_option import add_token, token_of
+
+
+def seconds(text: str) -> float:
+    """A time that an option gives."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 86_400:
+        raise argparse.ArgumentTypeError(f"must be seconds from 0 to 86400, not {text!r}")
+    return value
+
+
+def add_probe(commands: "Subparsers[argparse.ArgumentParser]") -> None:
+    """Add `probe` to the command."""
+    parser = commands.add_parser("probe", help="send a reading, read it back, compare")
+    _add_service(parser)
+    parser.add_argument("--timeout", type=seconds, default=60.0, help="in seconds (default 60)")
+    parser.set_defaults(command=_probe)
+
+
+def add_canary(commands: "Subparsers[argparse.ArgumentParser]") -> None:
+    """Add `canary` to the command."""
+    parser = commands.add_parser("canary", help="send readings for ever, count those that are lost")
+    _add_service(parser)
+    parser.add_argument("--every", type=_pause, default=30.0, help="in seconds (default 30)")
+    parser.add_argument("--grace", type=seconds, default=60.0, metavar="SECONDS",
+                        help="after which a reading that can't be read is lost (default 60)"
+                        )  # fmt: skip
+    parser.add_argument("--metrics-port", type=_port, default=9102,
+                        help="of /metrics and /healthz; 0: none (default 9102)")  # fmt: skip
+    parser.set_defaults(command=_canary)
+
+
+def _add_service(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--url", required=True, help="of the service, such as http://host:5000")
+    add_token(parser)
+    parser.add_argument("--password-file", type=Path, help="to store under; default: a random one")
+
+
+def _probe(parsed: argparse.Namespace) -> int:
+    from .probe import Probe  # noqa: PLC0415 -- only where it is needed
+
+    token, password = token_of(parsed), _password_of(parsed)
+    try:
+        probe = Probe(parsed.url, password, token=token, timeout=parsed.timeout)
+    except ValueError as error:
+        raise SettingsError(f"--url is {error}") from None
+    took = probe.run()
+    print(f"{parsed.url}: a reading came back unaltered, {took:.2f} s after it was acknowledged")
+    return 0
+
+
+def _canary(parsed: argparse.Namespace) -> int:
+    from .canary import Canary, run  # noqa: PLC0415 -- only where it is needed
+    from .client import ApiClient  # noqa: PLC0415
+
+    try:
+        client = ApiClient(parsed.url, _password_of(parsed))
+    except ValueError as error:
+        raise SettingsError(f"--url is {error}") from None
+    token_of(parsed)  # what is wrong with it now is told now
+    canary = Canary(client, token=lambda: token_of(parsed), every=parsed.every, grace=parsed.grace)
+    return run(canary, parsed.metrics_port)
+
+
+def _password_of(parsed: argparse.Namespace) -> str:
+    path: Path | None = parsed.password_file
+    if path is None:
+        return secrets.token_urlsafe(24)
+    try:
+        password = path.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise SettingsError(f"{path} can't be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise SettingsError(f"{path} can't be read: it is not UTF-8 text") from None
+    if not password:
+        raise SettingsError(f"{path} holds no password")
+    return password
+
+
+def _pause(text: str) -> float:
+    value = seconds(text)
+    if value < 0.1:
+        raise argparse.ArgumentTypeError(f"must be seconds from 0.1 to 86400, not {text!r}")
+    return value
+
+
+def _port(text: str) -> int:
+    if not text.isdigit() or int(text) > 65_535:
+        raise argparse.ArgumentTypeError(f"must be a port, not {text!r}")
+    return int(text)

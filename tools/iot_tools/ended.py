@@ -7,8 +7,11 @@ from types import FrameType
 from typing import NoReturn
 
 
-class EndedError(BaseException):
-    """The process was asked to end; raised wherever it is. `code` is what a shell would tell."""
+class EndedError(KeyboardInterrupt):
+    """The process was asked to end; raised wherever it is. `code` is what a shell would tell.
+
+    Of this kind, so that psycopg cancels the statement that is under way.
+    """
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)

@@ -7,12 +7,10 @@ import sys
 import time
 
 import psycopg
-import sqlalchemy.exc
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from iot_models import settings
 from iot_models.errors import SettingsError, UnavailableError
-from iot_writer import schema
 
 from .ended import EndedError, ended_by_signals
 
@@ -30,18 +28,28 @@ def run(parsed: argparse.Namespace) -> int:
     try:
         with ended_by_signals():
             server.wait(parsed.wait)
-            try:
-                schema.migrate(server.conninfo)
-            except (sqlalchemy.exc.DBAPIError, psycopg.Error) as error:
-                raise UnavailableError(
-                    f"Postgres at {server.where} refused the migration, and nothing was changed: "
-                    f"{server.told(error)}"
-                ) from None
+            _migrate(server)
     except EndedError as ended:
         print(f"ended by {ended}; run it again", file=sys.stderr)
         return ended.code
     _log.info("the schema is up to date")
     return 0
+
+
+def _migrate(server: "PostgresAt") -> None:
+    # What follows takes a second to load, in which a signal is heeded already.
+    logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)
+    from sqlalchemy.exc import DBAPIError  # noqa: PLC0415
+
+    from iot_writer import schema  # noqa: PLC0415
+
+    try:
+        schema.migrate(server.conninfo)
+    except (DBAPIError, psycopg.Error) as error:
+        raise UnavailableError(
+            f"Postgres at {server.where} refused the migration, and nothing was changed: "
+            f"{server.told(error)}"
+        ) from None
 
 
 class PostgresAt:

@@ -18,7 +18,7 @@ def test_names_are_distinct_and_ours() -> None:
 @pytest.mark.parametrize("each", DECLARED, ids=lambda each: each.name)
 def test_each_is_of_a_known_kind_and_named_for_it(each: metrics.Declared) -> None:
     assert each.kind in {"counter", "gauge", "histogram"}
-    assert each.service in {"api", "writer"}
+    assert each.service in {"api", "writer", "canary"}
     assert each.meaning.endswith(".")
     assert each.name.endswith("_total") == (each.kind == "counter")
     assert each.name.endswith("_seconds") or each.kind != "histogram"

@@ -1,0 +1,77 @@
+"""The commands, run against the real service."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from iot_cipher.tokens import new_tokens_text, with_token
+from support.stack import Stack
+
+Start = Callable[..., "subprocess.Popen[str]"]
+MakeStack = Callable[..., Stack]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts `iot-sensor` as a process; kills at the end what still runs."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: str, **environment: str) -> "subprocess.Popen[str]":
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("IOT_")}
+        process = subprocess.Popen(
+            [sys.executable, "-W", "error", "-m", "iot_tools", *arguments],
+            env=kept | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def make_stack(environment: dict[str, str], tmp_path: Path) -> Iterator[MakeStack]:
+    """Makes an API, and writers, with settings as given."""
+    with ExitStack() as opened:
+
+        def make(changes: dict[str, str], *, writers: int = 1) -> Stack:
+            stack = Stack(environment | changes, tmp_path)
+            opened.callback(stack.stop)
+            stack.start_api()
+            for _ in range(writers):
+                stack.start_writer()
+            return stack
+
+        yield make
+
+
+@pytest.fixture
+def postgres(postgres_url: str) -> Iterator[psycopg.Connection]:
+    """A connection to the database of the service."""
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+def token_files(tmp_path: Path) -> dict[str, Path]:
+    """A tokens.json under `tokens`, and a file with the token of each name in it."""
+    text = new_tokens_text()
+    files = {"tokens": tmp_path / "tokens.json"}
+    scopes = {"probe": ["ingest", "read"], "ingests": ["ingest"], "reads": ["read"]}
+    for name, granted in scopes.items():
+        text, token = with_token(text, name, granted)
+        files[name] = tmp_path / name
+        files[name].write_text(token)
+    files["tokens"].write_text(text)
+    return files

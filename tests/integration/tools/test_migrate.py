@@ -1,0 +1,198 @@
+"""`iot-sensor migrate`: waits, tells what for, and ends in good order."""
+
+import itertools
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from integration.tools.conftest import Start
+from iot_stores.postgres import check_schema
+from iot_tools.local.postgres_server import PostgresServer
+from iot_tools.migration import PostgresAt
+from support.stack import free_port
+from support.waiting import wait_until
+
+LOCK = 0x696F74
+SECRET = "s3cret-w0rd"
+_numbers = itertools.count()
+
+
+@pytest.fixture
+def empty_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """A database with nothing in it."""
+    name = f"bare_{next(_numbers)}"
+    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+        yield make_conninfo(postgres_server.url, dbname=name)
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def check(url: str) -> None:
+    """The schema is there."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        check_schema(connection)
+
+
+def test_it_needs_nothing_but_the_url(empty_url: str, start: Start, tmp_path: Path) -> None:
+    file = tmp_path / "url"
+    file.write_text(f"{empty_url}\n")
+    process = start("migrate", IOT_POSTGRES_URL_FILE=str(file))
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "")
+    assert out.endswith("the schema is up to date\n")
+    check(empty_url)
+
+
+def test_it_waits_for_a_server_that_comes(tmp_path: Path, start: Start) -> None:
+    server = PostgresServer(tmp_path / "late", settings={"fsync": "off"})
+    server.start()
+    url = server.url
+    server.stop()
+    process = start("migrate", "--wait", "60", IOT_POSTGRES_URL=url)
+    try:
+        assert process.stdout is not None
+        assert "waiting for Postgres at " in process.stdout.readline()
+        server.start()
+        out, err = process.communicate(timeout=60)
+        assert (process.returncode, err) == (0, "")
+        assert out.endswith("the schema is up to date\n")
+        check(server.url)
+    finally:
+        server.stop()
+
+
+def test_nobody_there(start: Start) -> None:
+    port = free_port()
+    url = f"postgresql://me:{SECRET}@127.0.0.1:{port}/plant"
+    process = start("migrate", "--wait", "6", IOT_POSTGRES_URL=url)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert err.startswith(f"Postgres at 127.0.0.1:{port}/plant doesn't let us in (tried for 6 s): ")
+    assert "Connection refused" in err
+    assert err.count("\n") == 1
+    assert out.count("waiting for Postgres") == 2
+    assert SECRET not in out + err
+
+
+def test_it_does_not_wait_unless_told(start: Start) -> None:
+    began = time.monotonic()
+    process = start("migrate", IOT_POSTGRES_URL=f"postgresql://127.0.0.1:{free_port()}/x")
+    assert process.wait(30) == 1
+    assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize("what", ["role", "database", "password"])
+def test_a_server_that_refuses(what: str, postgres_server: PostgresServer, start: Start) -> None:
+    parts = conninfo_to_dict(postgres_server.url)
+    hba = Path(str(_setting(postgres_server.url, "hba_file")))
+    before = hba.read_text()
+    changes = {"role": {"user": "nobody"}, "database": {"dbname": "nowhere"}, "password": {}}
+    try:
+        if what == "password":
+            with psycopg.connect(postgres_server.url, autocommit=True) as connection:
+                connection.execute("CREATE ROLE strict LOGIN PASSWORD 'right'")
+                # Others of this server go on without a password.
+                hba.write_text(
+                    "local all strict scram-sha-256\nhost all strict all scram-sha-256\n" + before
+                )
+                connection.execute("SELECT pg_reload_conf()")
+            changes["password"] = {"user": "strict"}
+        url = make_conninfo("", **{**parts, "password": SECRET, **changes[what]})
+        process = start("migrate", IOT_POSTGRES_URL=url)
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 1
+        assert "doesn't let us in" in err
+        assert {"role": 'role "nobody"', "database": 'database "nowhere"',
+                "password": "password authentication failed"}[what] in err  # fmt: skip
+        assert err.count("\n") == 1
+        assert SECRET not in out + err
+    finally:
+        hba.write_text(before)
+        with psycopg.connect(postgres_server.url, autocommit=True) as connection:
+            connection.execute("DROP ROLE IF EXISTS strict")
+            connection.execute("SELECT pg_reload_conf()")
+
+
+def _setting(url: str, name: str) -> object:
+    with psycopg.connect(url, autocommit=True) as connection:
+        row = connection.execute("SELECT current_setting(%s)", (name,)).fetchone()
+        assert row is not None
+        return row[0]
+
+
+def test_a_role_that_may_not_make_tables(
+    empty_url: str, postgres_server: PostgresServer, start: Start
+) -> None:
+    with psycopg.connect(empty_url, autocommit=True) as connection:
+        connection.execute("CREATE ROLE weak LOGIN")
+    try:
+        process = start("migrate", IOT_POSTGRES_URL=make_conninfo(empty_url, user="weak"))
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 1
+        assert "refused the migration, and nothing was changed: permission denied for schema" in err
+        assert err.count("\n") == 1
+    finally:
+        with psycopg.connect(postgres_server.url, autocommit=True) as connection:
+            connection.execute("DROP ROLE weak")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"postgresql//me:{SECRET}@h/db",
+        f"postgresql://me:{SECRET}@{SECRET}@h/db",
+        f"postgresql://me:{SECRET}/{SECRET}@h/db",
+        f"postgresql://me:1/{SECRET}@h/db",
+        f"postgresql://me:{SECRET}%{SECRET}@h/db",
+        f"{SECRET}",
+    ],
+)
+def test_a_url_that_is_none_is_not_repeated(url: str, start: Start) -> None:
+    process = start("migrate", IOT_POSTGRES_URL=url)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert err.startswith("IOT_POSTGRES_URL is not a libpq URL; special characters")
+    assert SECRET not in out + err
+
+
+def test_an_error_never_tells_the_password() -> None:
+    server = PostgresAt(f"postgresql://me:{SECRET}@h/db")
+    assert server.told(ValueError(f"a\nb {SECRET}")) == "a b ***"
+    assert SECRET not in server.where
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("moment", ["waiting", "migrating"])
+def test_it_ends_when_asked(
+    number: signal.Signals, moment: str, empty_url: str, start: Start
+) -> None:
+    with psycopg.connect(empty_url) as holder:
+        if moment == "waiting":
+            url = f"postgresql://127.0.0.1:{free_port()}/x"
+            process = start("migrate", "--wait", "60", IOT_POSTGRES_URL=url)
+            assert process.stdout is not None
+            process.stdout.readline()
+        else:
+            holder.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK,))
+            process = start("migrate", IOT_POSTGRES_URL=empty_url)
+            waits = "SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+            wait_until(lambda: holder.execute(waits).fetchone() == (True,), seconds=40)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=10)
+        assert process.returncode == 128 + number
+        assert err == f"ended by {number.name}; run it again\n"
+        waits = "SELECT count(*) = 0 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        wait_until(lambda: holder.execute(waits).fetchone() == (True,), what="no session left")
+
+
+def test_three_at_once(empty_url: str, start: Start) -> None:
+    processes = [start("migrate", "--wait", "30", IOT_POSTGRES_URL=empty_url) for _ in range(3)]
+    for process in processes:
+        _, err = process.communicate(timeout=90)
+        assert (process.returncode, err) == (0, "")
+    check(empty_url)

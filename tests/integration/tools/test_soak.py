@@ -1,0 +1,140 @@
+"""`iot-sensor soak` against the real processes: green when all is well, and only then."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from support.stack import Stack
+from support.waiting import wait_until
+
+START_SECONDS = 30
+END_SECONDS = 120
+
+
+class Soaking:
+    """The command, running."""
+
+    def __init__(self, stack: Stack, logs: Path, *options: str) -> None:
+        self._out = logs / "soak.out"
+        self.until = logs / "until"
+        url = f"http://127.0.0.1:{stack.port}"
+        fixed = ["--url", url, "--until", str(self.until), "--seconds", "120"]
+        with self._out.open("wb") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "iot_tools", "soak", *fixed, *options],
+                stdout=out,
+                stderr=subprocess.STDOUT,
+            )
+
+    def lines(self, kind: str) -> list[dict[str, Any]]:
+        """What it said of that kind so far."""
+        text = self._out.read_text(encoding="utf-8")
+        said = [json.loads(line) for line in text.splitlines(keepends=True) if line[-1] == "\n"]
+        return [each[kind] for each in said if kind in each]
+
+    def go_on(self, count: int = 10, of: str = "least") -> None:
+        """Wait for more of something."""
+        before = (self.lines("progress") or [{of: 0}])[-1][of]
+        wait_until(
+            lambda: (self.lines("progress") or [{of: 0}])[-1][of] >= before + count,
+            seconds=START_SECONDS,
+            what=f"{count} more: {of}",
+        )
+
+    def end(self) -> tuple[int, dict[str, Any]]:
+        """Ask it to end; its code and its report."""
+        self.until.write_text("now", encoding="utf-8")
+        code = self.process.wait(END_SECONDS)
+        (report,) = self.lines("report")
+        return code, report
+
+
+@contextmanager
+def soaking(stack: Stack, logs: Path, *options: str) -> Iterator[Soaking]:
+    """Load until the end of the block at the latest."""
+    made = Soaking(stack, logs, *options)
+    try:
+        made.go_on()
+        yield made
+    finally:
+        made.process.kill()
+        made.process.wait()
+
+
+def killed(stack: Stack) -> None:
+    """Kill gunicorn and its workers at once, as the end of a container does."""
+    assert stack.api is not None
+    children = Path(f"/proc/{stack.api.pid}/task/{stack.api.pid}/children").read_text()
+    for process in (stack.api.pid, *map(int, children.split())):
+        os.kill(process, signal.SIGKILL)
+    stack.api.wait()
+
+
+def test_all_is_well(stack: Stack, tmp_path: Path) -> None:
+    with soaking(stack, tmp_path, "--devices", "3") as load:
+        code, report = load.end()
+    assert (code, report["well"]) == (0, True), report
+    assert report["devices"] == 3
+    assert report["acknowledged"] >= 33
+    for name in ("failed", "refused", "unsure", "not_stored", "lost", "doubled", "strange"):
+        assert report[name] == 0, report
+    assert report["failures"] == []
+
+
+def test_a_killed_api_is_told_of_and_nothing_is_lost(stack: Stack, tmp_path: Path) -> None:
+    with soaking(stack, tmp_path) as load:
+        killed(stack)
+        load.go_on(2, of="failed")
+        stack.start_api()
+        load.go_on()
+        code, report = load.end()
+    assert code == 1
+    assert report["failed"] > 0
+    assert "PUT /api/iot: " in report["failures"][0]
+    assert {report[name] for name in ("unsure", "not_stored", "lost", "doubled", "strange")} == {0}
+
+
+def test_failures_can_be_allowed(stack: Stack, tmp_path: Path) -> None:
+    with soaking(stack, tmp_path, "--allow-failures") as load:
+        killed(stack)
+        load.go_on(2, of="failed")
+        stack.start_api()
+        load.go_on()
+        code, report = load.end()
+    assert (code, report["well"]) == (0, True), report
+    assert report["failed"] > 0
+
+
+def test_a_killed_writer_fails_nothing(stack: Stack, tmp_path: Path) -> None:
+    with soaking(stack, tmp_path) as load:
+        stack.writers[0].kill()
+        stack.writers[0].wait()
+        load.go_on()
+        stack.start_writer()
+        code, report = load.end()
+    assert (code, report["failed"]) == (0, 0), report
+
+
+def test_without_a_writer_it_is_not_well(stack: Stack, tmp_path: Path) -> None:
+    with soaking(stack, tmp_path, "--verify", "2", "--devices", "1") as load:
+        stack.writers[0].terminate()
+        stack.writers[0].wait()
+        load.go_on()
+        code, report = load.end()
+    assert code == 1
+    assert report["not_stored"] == 1
+    assert report["lost"] > 0
+
+
+def test_sigterm_ends_the_load_and_it_is_still_read_back(stack: Stack, tmp_path: Path) -> None:
+    with soaking(stack, tmp_path) as load:
+        load.process.terminate()
+        assert load.process.wait(END_SECONDS) == 0
+        (report,) = load.lines("report")
+    assert report["well"], report

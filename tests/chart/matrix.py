@@ -196,6 +196,7 @@ MATRIX: dict[str, ValuesSet] = {
     ),
     "service-monitor": own(
         {
+            "canary": {"enabled": True},
             "metrics": {
                 "serviceMonitor": {
                     "enabled": True,
@@ -207,7 +208,10 @@ MATRIX: dict[str, ValuesSet] = {
             },
         }
     ),
-    "annotated-metrics": own({"metrics": {"annotations": {"enabled": True}}}),
+    "rules-alone": own({"metrics": {"rules": {"enabled": True}}}),
+    "annotated-metrics": own(
+        {"metrics": {"annotations": {"enabled": True}}, "canary": {"enabled": True}}
+    ),
     "ingress": own(
         {
             "ingress": {

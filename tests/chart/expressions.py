@@ -1,0 +1,40 @@
+"""PromQL as far as tests look into it: which metrics an expression names, with which labels."""
+
+import re
+from collections.abc import Iterator
+
+from iot_models.metrics import DECLARED
+
+_METRIC = re.compile(r"\b(iot_[a-z0-9_]+|up)\b(?:\s*\{([^}]*)\})?")
+_MATCHER = re.compile(r"([a-zA-Z_]\w*)\s*(?:=~|!~|!=|=)")
+_PARTS = {"histogram": ("_bucket", "_sum", "_count"), "counter": ("",), "gauge": ("",)}
+
+OF_TARGETS = {
+    *("namespace", "pod", "container", "instance", "job"),
+    *("app_kubernetes_io_instance", "app_kubernetes_io_component"),
+}
+"""Labels that the monitors set on every series: their podTargetLabels or targetLabels."""
+
+SERIES = {
+    f"{each.name}{part}": {*each.labels, *(["le"] if part == "_bucket" else [])}
+    for each in DECLARED
+    for part in _PARTS[each.kind]
+} | {"up": set[str]()}
+"""Every series that the service has, with its labels."""
+
+
+def series(expression: str) -> Iterator[tuple[str, set[str]]]:
+    """The series that an expression names, and the labels that it chooses them by."""
+    for name, matchers in _METRIC.findall(expression):
+        yield name, set(_MATCHER.findall(re.sub(r'"[^"]*"', '""', matchers)))
+
+
+def mistakes(expression: str) -> list[str]:
+    """A sentence for each series or label that the service doesn't have."""
+    found = []
+    for name, labels in series(expression):
+        if name not in SERIES:
+            found.append(f"there is no {name}")
+        elif unknown := labels - SERIES[name] - OF_TARGETS:
+            found.append(f"{name} has no label {sorted(unknown)}")
+    return found

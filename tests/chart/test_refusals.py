@@ -1,0 +1,194 @@
+"""Values that can't be right fail at install, with a sentence that says what to set."""
+
+from typing import Any
+
+import pytest
+
+from chart.matrix import OWN, ValuesSet, merged
+from chart.rendering import RefusedError, linted, template
+from chart.schemas import NEWEST
+
+DEMO = {"redis": {"internal": {"enabled": True}}, "postgres": {"internal": {"enabled": True}}}
+
+SENTENCES: dict[str, tuple[dict[str, Any], str]] = {
+    "no Redis": (
+        {"redis": {"existingSecret": ""}},
+        "No Redis: set redis.existingSecret to a Secret that holds its URL",
+    ),
+    "two of Postgres": (
+        {"postgres": {"internal": {"enabled": True}}},
+        "Postgres: set only one of postgres.existingSecret, postgres.internal.enabled.",
+    ),
+    "two of Redis": (
+        {"redis": {"url": "redis://r"}},
+        "More than one Redis: set only one of redis.existingSecret, redis.url.",
+    ),
+    "two hot windows": (
+        {"redis": {"hotWindow": {"existingSecret": "h", "url": "redis://r"}}},
+        "set only one of redis.hotWindow.existingSecret, redis.hotWindow.url.",
+    ),
+    "a password in the URL of Redis": (
+        {"redis": {"existingSecret": "", "url": "redis://:hush@r"}},
+        "redis.url holds a password",
+    ),
+    "a password in the URL of Postgres": (
+        {"postgres": {"existingSecret": "", "url": "postgresql://u:hush@p/d"}},
+        "put the URL into a Secret and set postgres.existingSecret.",
+    ),
+    "a password in the query of Postgres": (
+        {"postgres": {"existingSecret": "", "url": "postgresql://p/d?user=u&password=hush"}},
+        "put the URL into a Secret and set postgres.existingSecret.",
+    ),
+    "HPA and KEDA": (
+        {"writer": {"hpa": {"enabled": True}, "keda": {"enabled": True}}},
+        "would scale the writer: set only one of writer.hpa.enabled, writer.keda.enabled.",
+    ),
+    "more writers than shards": (
+        {"writer": {"replicas": 9}},
+        "set writer.replicas to 8 or less",
+    ),
+    "HPA beyond the shards": (
+        {"shards": 4, "writer": {"hpa": {"enabled": True, "maxReplicas": 5}}},
+        "set writer.hpa.maxReplicas to 4 or less",
+    ),
+    "KEDA beyond the shards": (
+        {"shards": 4, "writer": {"keda": {"enabled": True, "maxReplicas": 5}}},
+        "set writer.keda.maxReplicas to 4 or less",
+    ),
+    "HPA with more at least than at most": (
+        {"api": {"hpa": {"enabled": True, "minReplicas": 5, "maxReplicas": 4}}},
+        "api.hpa.minReplicas is 5, more than api.hpa.maxReplicas, 4: set it to that or less.",
+    ),
+    "KEDA with more at least than at most": (
+        {"writer": {"keda": {"enabled": True, "minReplicas": 5, "maxReplicas": 4}}},
+        "writer.keda.minReplicas is 5, more than writer.keda.maxReplicas, 4",
+    ),
+    "HPA without a metric": (
+        {"api": {"hpa": {"enabled": True, "targetCPUUtilizationPercentage": None}}},
+        "set api.hpa.targetCPUUtilizationPercentage or api.hpa.metrics.",
+    ),
+    "KEDA without a Prometheus": (
+        {"writer": {"keda": {"enabled": True, "trigger": "prometheus"}}},
+        "set writer.keda.prometheus.serverAddress, or writer.keda.trigger=metrics-api.",
+    ),
+    "an ingress without a host": (
+        {"ingress": {"enabled": True}},
+        "The ingress has no host: set ingress.hosts",
+    ),
+    "an HTTPRoute without a gateway": (
+        {"httpRoute": {"enabled": True}},
+        "The HTTPRoute has no gateway: set httpRoute.parentRefs",
+    ),
+    "own tokens without one for the probe": (
+        {"auth": {"existingSecret": "t"}},
+        "set probe.existingSecret to a Secret with a token",
+    ),
+    "no tokens": (
+        {"auth": {"initialTokens": []}},
+        "set auth.initialTokens, or auth.existingSecret, or auth.enabled=false",
+    ),
+    "too short a grace": (
+        {"api": {"terminationGracePeriodSeconds": 30}},
+        "set api.terminationGracePeriodSeconds to more than api.preStopSleepSeconds",
+    ),
+    "two monitors": (
+        {"metrics": {"podMonitor": {"enabled": True}, "serviceMonitor": {"enabled": True}}},
+        "set only one of metrics.podMonitor.enabled, metrics.serviceMonitor.enabled.",
+    ),
+} | {
+    f"{block} without its key": (
+        merged({name: {"existingSecret": "s", f"{key}": ""}}, also),
+        f"{name}.existingSecret names a Secret, and {name}.{key} is empty: set it to the key",
+    )
+    for block, name, key, also in [
+        ("Redis", "redis", "existingSecretKey", {}),
+        ("Postgres", "postgres", "existingSecretKey", {}),
+        ("keys", "keys", "existingSecretKey", {}),
+        ("tokens", "auth", "existingSecretKey", {"probe": {"existingSecret": "p"}}),
+        ("the probe's token", "probe", "existingSecretTokenKey", {}),
+        ("the probe's password", "probe", "existingSecretPasswordKey", {}),
+    ]
+}
+
+# What the schema refuses: values, where the mistake stands, and what helm says of it.
+MISTAKES: list[tuple[dict[str, Any], str, str]] = [
+    ({"wrter": {"replicas": 1}}, "", "'wrter' not allowed"),
+    ({"api": {"replicsa": 1}}, "/api", "'replicsa' not allowed"),
+    ({"api": {"hpa": {"minReplica": 1}}}, "/api/hpa", "'minReplica' not allowed"),
+    ({"api": {"hpa": {"behaviour": {}}}}, "/api/hpa", "'behaviour' not allowed"),
+    (
+        {"redis": {"internal": {"persistence": {"sise": "1Gi"}}}},
+        "/redis/internal/persistence",
+        "'sise' not allowed",
+    ),
+    (
+        {"metrics": {"rules": {"alerts": {"IotSlow": {"treshold": 1}}}}},
+        "/metrics/rules/alerts/IotSlow",
+        "'treshold' not allowed",
+    ),
+    ({"metrics": {"rules": {"alerts": {"IotSlo": {}}}}}, "/metrics/rules/alerts", "'IotSlo' not"),
+    ({"networkPolicy": {"redis": {"port": [1]}}}, "/networkPolicy/redis", "'port' not allowed"),
+    ({"config": {"IOT_LOGLEVEL": "INFO"}}, "/config", "'IOT_LOGLEVEL' not allowed"),
+    # A value of its own, or a file of the chart: set twice, they would contradict one another.
+    ({"config": {"IOT_SHARDS": 4}}, "/config", "'IOT_SHARDS' not allowed"),
+    ({"config": {"IOT_KEYRING_FILE": "/k"}}, "/config", "'IOT_KEYRING_FILE' not allowed"),
+    ({"config": {"IOT_LOG_LEVEL": "LOUD"}}, "/config/IOT_LOG_LEVEL", "value must be one of"),
+    ({"api": {"replicas": "many"}}, "/api/replicas", "got string, want integer"),
+    ({"writer": {"replicas": 0}}, "/writer/replicas", "minimum"),
+    ({"writer": {"hpa": {"minReplicas": 0}}}, "/writer/hpa/minReplicas", "minimum"),
+    ({"writer": {"keda": {"minReplicas": 0}}}, "/writer/keda/minReplicas", "minimum"),
+    ({"api": {"hpa": {"minReplicas": 0}}}, "/api/hpa/minReplicas", "minimum"),
+    ({"writer": {"keda": {"trigger": "cron"}}}, "/writer/keda/trigger", "value must be one of"),
+    ({"shards": 0}, "/shards", "minimum"),
+    ({"shards": 257}, "/shards", "maximum"),
+    ({"retention": {"days": -1}}, "/retention/days", "minimum"),
+    (
+        {"auth": {"initialTokens": [{"name": "x", "scopes": ["reed"]}]}},
+        "/auth/initialTokens/0/scopes/0",
+        "value must be one of",
+    ),
+    ({"auth": {"initialTokens": [{"name": "x"}]}}, "/auth/initialTokens/0", "'scopes'"),
+    ({"auth": {"anonymousScopes": ["admin"]}}, "/auth/anonymousScopes/0", "value must be one of"),
+    ({"api": {"image": {"digest": "sha256:1"}}}, "/api/image/digest", "does not match pattern"),
+    ({"ingress": {"paths": ["api"]}}, "/ingress/paths/0", "does not match pattern"),
+    ({"api": {"service": {"type": "Ingress"}}}, "/api/service/type", "value must be one of"),
+]
+
+
+def refusal(*given: dict[str, Any]) -> str:
+    """What helm says of these values, its line breaks apart; the test fails when it takes them."""
+    with pytest.raises(RefusedError) as caught:
+        template(ValuesSet(merged(*given)), "--kube-version", NEWEST)
+    return " ".join(str(caught.value).split())
+
+
+def test_no_values_at_all_say_what_is_missing() -> None:
+    said = refusal({})
+    assert "No Postgres: set postgres.existingSecret to a Secret that holds its URL" in said
+    assert "postgres.internal.enabled=true" in said
+
+
+@pytest.mark.parametrize("name", SENTENCES)
+def test_what_contradicts_itself_is_refused_with_a_sentence(name: str) -> None:
+    values, sentence = SENTENCES[name]
+    assert sentence in refusal(dict(OWN), values)
+
+
+@pytest.mark.parametrize(("values", "where", "said"), MISTAKES, ids=str)
+def test_a_mistake_is_refused_where_it_stands(
+    values: dict[str, Any], where: str, said: str
+) -> None:
+    text = refusal(dict(OWN), values)
+    assert f"- at '{where}': " in text
+    assert said in text
+
+
+def test_lint_finds_a_mistake() -> None:
+    """Not what the chart itself refuses: lint goes on over a template's `fail`."""
+    with pytest.raises(RefusedError, match="'replicsa' not allowed"):
+        linted(ValuesSet(merged(DEMO, {"api": {"replicsa": 1}})))
+
+
+def test_an_older_kubernetes_is_refused() -> None:
+    with pytest.raises(RefusedError, match=r"kubeVersion: >=1\.30"):
+        template(ValuesSet(DEMO), "--kube-version", "1.29")

@@ -1,0 +1,101 @@
+"""The alerts, by Prometheus's own tool: their grammar, and when they fire.
+
+The cases are `rules/*.yaml`, in promtool's format; `rules.yaml` is what the chart renders to.
+"""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from chart.expressions import mistakes
+from chart.matrix import MATRIX, ValuesSet
+from chart.rendering import objects, rendered, template
+from chart.schemas import NEWEST
+from chart.test_metrics import EVERYTHING, alerts, dashboards, queries
+
+FILES = sorted((Path(__file__).parent / "rules").glob("*.yaml"))
+CASES = {path.name: yaml.safe_load(path.read_text(encoding="utf-8")) for path in FILES}
+
+
+@pytest.fixture(scope="module")
+def promtool() -> str:
+    """Prometheus's tool."""
+    found = shutil.which("promtool")
+    if found is None:
+        pytest.skip("promtool is not installed here (Debian has it in `prometheus`)")
+    return found
+
+
+@pytest.fixture
+def rules(tmp_path: Path) -> Path:
+    """The groups of the rendered PrometheusRule, as a file of Prometheus."""
+    everything = MATRIX[EVERYTHING].values
+    text = template(ValuesSet(everything, release="test", namespace="default"))
+    (rule,) = (each for each in objects(text) if each["kind"] == "PrometheusRule")
+    path = tmp_path / "rules.yaml"
+    path.write_text(yaml.safe_dump({"groups": rule["spec"]["groups"]}), encoding="utf-8")
+    return path
+
+
+def run(promtool: str, *words: str | Path) -> None:
+    said = subprocess.run(
+        [promtool, *map(str, words)], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert said.returncode == 0, said.stdout + said.stderr
+
+
+def test_prometheus_takes_the_rules(promtool: str, rules: Path) -> None:
+    run(promtool, "check", "rules", "--lint=all", "--lint-fatal", rules)
+
+
+def test_prometheus_takes_the_expressions_of_the_dashboards(promtool: str, tmp_path: Path) -> None:
+    expressions = [
+        # What Grafana fills in.
+        re.sub(r"\$\{?__\w+\}?", "5m", text)
+        for each in dashboards(rendered(EVERYTHING, NEWEST))
+        for text in queries(each)
+    ]
+    records = [
+        {"record": f"panel:{number}", "expr": re.sub(r"\$\{?\w+(:\w+)?\}?", "x", text)}
+        for number, text in enumerate(expressions)
+    ]
+    path = tmp_path / "panels.yaml"
+    group = {"name": "panels", "rules": records}
+    path.write_text(yaml.safe_dump({"groups": [group]}), encoding="utf-8")
+    run(promtool, "check", "rules", path)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_alerts_fire_when_they_should(promtool: str, rules: Path, name: str) -> None:
+    assert CASES[name]["rule_files"] == [rules.name]
+    path = rules.with_name(f"cases-of-{name}")
+    path.write_text(yaml.safe_dump(CASES[name]), encoding="utf-8")
+    run(promtool, "test", "rules", path)
+
+
+def test_cases_are_about_series_that_there_are() -> None:
+    named = [
+        each["series"]
+        for cases in CASES.values()
+        for case in cases["tests"]
+        for each in case["input_series"]
+    ]
+    assert named
+    assert [(each, said) for each in named if (said := mistakes(each))] == []
+
+
+def test_every_alert_has_a_case_that_fires_and_one_that_does_not() -> None:
+    fires: set[str] = set()
+    silent: set[str] = set()
+    for case in (case for each in CASES.values() for case in each["tests"]):
+        asked: list[dict[str, Any]] = case.get("alert_rule_test", [])
+        fires |= {each["alertname"] for each in asked if each.get("exp_alerts")}
+        silent |= {each["alertname"] for each in asked if not each.get("exp_alerts")}
+    names = {each["alert"] for each in alerts(rendered(EVERYTHING, NEWEST))}
+    assert fires == names
+    assert silent == names

@@ -1,0 +1,245 @@
+"""`iot-sensor probe`: what helm test runs."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from integration.tools.conftest import MakeStack, Start
+from iot_tools.cli import main
+from support.stack import Stack, free_port
+
+Captured = pytest.CaptureFixture[str]
+
+
+class Between:
+    """Answers like a service that is out of order."""
+
+    def __init__(self) -> None:
+        self.status = 201
+        self.headers: dict[str, str] = {}
+        self.kept: list[dict[str, Any]] = []
+        self.change: dict[str, Any] = {}
+        self.copies = 1
+        self.tells_all = False
+        self._password = ""
+        ours = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def _any(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                status, answer = ours.answer(self.command, body)
+                payload = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+                self.send_response(status)
+                for name, value in ours.headers.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(payload)))
+                self.end_headers()
+                self.wfile.write(payload)
+
+            do_PUT = do_POST = _any  # noqa: N815 -- the names http.server calls
+
+            def log_message(self, *_: object) -> None:
+                """Keep the tests' output clean."""
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+    def answer(self, method: str, body: Any) -> tuple[int, Any]:
+        """Status and body."""
+        if method == "PUT":
+            data = body[0]["data"]
+            self._password = data["db_password"]
+            self.kept = self.copies * [
+                {
+                    "id": 1,
+                    "absolute_timestamp": "2026-11-23 10:00:00",
+                    "relative_timestamp": data["relative_time"],
+                    "interrogator_timestamp": data["interrogator_time"],
+                    "freeform": json.dumps(data["freeform"]),
+                    **self.change,
+                }
+            ]
+            return self.status, {"success": "1 object(s) created"}
+        known = self.tells_all or body["data"]["db_password"] == self._password
+        return 200, {"data": self.kept if known else []}
+
+
+@pytest.fixture
+def between() -> Iterator[Between]:
+    """A service that answers as told."""
+    made = Between()
+    thread = threading.Thread(target=made.server.serve_forever, args=(0.01,))
+    thread.start()
+    yield made
+    made.server.shutdown()
+    made.server.server_close()
+    thread.join()
+
+
+def probe(url: str, *options: str, timeout: str = "5") -> int:
+    """Run the command here."""
+    return main(["probe", "--url", url, "--timeout", timeout, *options])
+
+
+def url_of(stack: Stack) -> str:
+    """Of the API."""
+    return f"http://127.0.0.1:{stack.port}"
+
+
+def test_a_service_that_works(stack: Stack, tmp_path: Path, capsys: Captured) -> None:
+    password = tmp_path / "password"
+    password.write_text("between us\n")
+    for _ in range(2):
+        assert probe(url_of(stack), "--password-file", str(password), timeout="30") == 0
+        said = capsys.readouterr()
+        assert "a reading came back unaltered, " in said.out
+        assert said.err == ""
+    assert len(stack.read("between us")) == 2
+    assert stack.request("GET", "/api/iot/maxtime").json()["data"][0]["max_relative_timestamp"] < 0
+
+
+def test_without_a_password_of_its_own(stack: Stack) -> None:
+    assert probe(url_of(stack), timeout="30") == 0
+
+
+def test_tokens(
+    make_stack: MakeStack, token_files: dict[str, Path], tmp_path: Path, capsys: Captured
+) -> None:
+    stack = make_stack({"IOT_TOKENS_FILE": str(token_files["tokens"])})
+    url = url_of(stack)
+    assert probe(url, "--token-file", str(token_files["probe"]), timeout="30") == 0
+    capsys.readouterr()
+    unknown = tmp_path / "unknown"
+    unknown.write_text("iot_unknown")
+    for options, sentence in (
+        ([], f"{url} doesn't know the token, to send a reading: 401 "),
+        (["--token-file", str(unknown)], f"{url} doesn't know the token, to send a reading: 401 "),
+        (["--token-file", str(token_files["reads"])], f"{url} doesn't allow it to the token, to"),
+        (["--token-file", str(token_files["ingests"])], "doesn't allow it to the token, to read:"),
+    ):
+        began = time.monotonic()
+        assert probe(url, *options, timeout="60") == 1
+        assert time.monotonic() - began < 20
+        err = capsys.readouterr().err
+        assert sentence in err
+        assert err.count("\n") == 1
+
+
+def test_nobody_there(capsys: Captured) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    assert probe(url, timeout="1.2") == 1
+    err = capsys.readouterr().err
+    assert err.startswith(f"{url} can't be reached (tried for 1.2 s): ConnectionRefusedError")
+    assert err.count("\n") == 1
+
+
+def test_a_service_that_comes_later(
+    environment: dict[str, str], tmp_path: Path, start: Start
+) -> None:
+    late = Stack(environment, tmp_path)
+    process = start("probe", "--url", url_of(late), "--timeout", "60")
+    try:
+        late.start_api()
+        late.start_writer()
+        out, err = process.communicate(timeout=90)
+        assert (process.returncode, err) == (0, "")
+        assert "unaltered" in out
+    finally:
+        late.stop()
+
+
+def test_no_writer(make_stack: MakeStack, capsys: Captured) -> None:
+    stack = make_stack({}, writers=0)
+    assert probe(url_of(stack), timeout="3") == 1
+    assert capsys.readouterr().err == (
+        "the reading was acknowledged, but could not be read within 3 s: is a writer running?\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"relative_timestamp": 5}, "the reading came back altered: relative_timestamp was -"),
+        ({"interrogator_timestamp": 5}, "the reading came back altered: interrogator_timestamp"),
+        ({"id": "1"}, "the reading has no id or no time of receipt"),
+        ({"absolute_timestamp": None}, "the reading has no id or no time of receipt"),
+    ],
+)
+def test_an_altered_reading(
+    change: dict[str, Any], sentence: str, between: Between, capsys: Captured
+) -> None:
+    between.change = change
+    assert probe(between.url) == 1
+    assert capsys.readouterr().err.startswith(sentence)
+
+
+def test_an_altered_text(between: Between, capsys: Captured) -> None:
+    answer = between.answer
+
+    def alter(method: str, body: Any) -> tuple[int, Any]:
+        status, content = answer(method, body)
+        for row in between.kept:
+            row["freeform"] = row["freeform"].replace("tag", "gat")
+        return status, content
+
+    between.answer = alter  # type: ignore[method-assign]
+    assert probe(between.url) == 1
+    assert "altered: freeform was {" in capsys.readouterr().err
+
+
+def test_a_reading_that_is_there_twice(between: Between, capsys: Captured) -> None:
+    between.copies = 2
+    assert probe(between.url) == 1
+    assert capsys.readouterr().err == "the reading is there 2 times\n"
+
+
+def test_a_service_that_tells_strangers(between: Between, capsys: Captured) -> None:
+    between.tells_all = True
+    assert probe(between.url) == 1
+    assert capsys.readouterr().err == "a password that nobody knows reads 1 readings\n"
+
+
+@pytest.mark.parametrize(
+    ("status", "timeout", "sentence"),
+    [
+        (503, "1.2", "fails to send a reading (tried for 1.2 s): 503"),
+        (400, "60", "refuses to send a reading: 400"),
+        (308, "60", "refuses to send a reading: 308"),
+    ],
+)
+def test_a_service_that_does_not_take_it(
+    status: int, timeout: str, sentence: str, between: Between, capsys: Captured
+) -> None:
+    between.status = status
+    assert probe(between.url, timeout=timeout) == 1
+    assert sentence in capsys.readouterr().err
+
+
+def test_an_answer_of_another_kind_of_server(between: Between, capsys: Captured) -> None:
+    answer = between.answer
+    between.answer = lambda method, body: (  # type: ignore[method-assign]
+        answer(method, body) if method == "PUT" else (200, b"<html>")
+    )
+    assert probe(between.url, timeout="1.2") == 1
+    assert "the answer is not one of this service" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--url", "x"], "--url is not an http(s) URL: x"),
+        (["--url", "http://x", "--password-file", "/nowhere"], "/nowhere can't be read: No such"),
+        (["--url", "http://x", "--password-file", "/dev/null"], "/dev/null holds no password"),
+        (["--url", "http://x", "--token-file", "/dev/null"], "/dev/null holds no token"),
+    ],
+)
+def test_wrong_arguments(arguments: list[str], sentence: str, capsys: Captured) -> None:
+    for command in ("probe", "canary"):
+        assert main([command, *arguments]) == 2
+        assert sentence in capsys.readouterr().err

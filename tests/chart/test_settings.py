@@ -1,0 +1,310 @@
+"""Variables, ports, paths and arguments in the chart are those of the code."""
+
+import ast
+import json
+import tomllib
+from dataclasses import MISSING, fields
+from pathlib import Path
+
+import pytest
+import yaml
+from flask.testing import FlaskClient
+
+from chart.containers import (
+    DOCKERFILES,
+    MOUNTED,
+    command,
+    environment,
+    exposed,
+    image_command,
+    parsed,
+)
+from chart.made import secrets_made
+from chart.matrix import MATRIX
+from chart.references import files
+from chart.release import Object, Pod, Release
+from chart.rendering import CHART, ROOT, rendered
+from chart.schemas import NEWEST
+from iot_cipher.keyring import create_keyring_file
+from iot_models.scopes import Scope, parse_anonymous_scopes
+from iot_models.settings import Settings, load, variable
+from iot_writer.health import HealthApp
+
+FIELDS = {variable(each.name): each for each in fields(Settings)}
+FILES = {f"{name}_FILE" for name, each in FIELDS.items() if each.metadata["secret"]}
+NOT_OF_THE_CHART = {"IOT_TLS_CERTIFICATE", "IOT_TLS_KEY"}
+"""TLS ends at the ingress or the gateway."""
+PORTS = {
+    ("api", "http"): "IOT_BIND",
+    ("api", "metrics"): "IOT_API_METRICS_PORT",
+    ("writer", "metrics"): "IOT_WRITER_METRICS_PORT",
+}
+
+
+def ours(release: Release) -> list[tuple[Pod, Object]]:
+    """The containers of our own images."""
+    return [
+        (pod, container)
+        for pod in release.pods
+        if pod.component not in {"redis", "postgres"}
+        for container in pod.containers
+    ]
+
+
+def test_every_variable_is_one_that_is_read(release: Release) -> None:
+    for pod, container in ours(release):
+        names = {each["name"] for each in container.get("env") or ()}
+        names |= set(environment(release, container))
+        unknown = {name for name in names if name.startswith("IOT_")} - set(FIELDS) - FILES
+        assert not unknown, str(pod)
+        listed = [each["name"] for each in container.get("env") or ()]
+        assert len(listed) == len(set(listed)), f"{pod}: a variable stands twice"
+
+
+def test_services_start_on_the_variables_they_are_given(release: Release, tmp_path: Path) -> None:
+    """Their own check of settings takes them, when the mounted files are there."""
+    for pod, container in ours(release):
+        if pod.component not in {"api", "writer"}:
+            continue
+        given = environment(release, container)
+        for name in FILES & set(given):
+            given[name] = str(tmp_path / "url")
+        (tmp_path / "url").write_text("postgresql://u:p@h/d", encoding="utf-8")
+        settings = load(given)
+        ring = settings.keyring_file
+        assert ring.startswith(MOUNTED)
+        assert bool(settings.tokens_file) is (pod.component == "api" and with_tokens(release))
+
+
+def with_tokens(release: Release) -> bool:
+    """Whether the values leave tokens on."""
+    on: bool = release.values.get("auth", {}).get("enabled", True)
+    return on
+
+
+def test_every_file_that_a_variable_or_an_argument_names_is_mounted(release: Release) -> None:
+    for pod, container in ours(release):
+        mounted = {path for path, _, _ in files(pod, container)}
+        named = {
+            text
+            for text in (*environment(release, container).values(), *container.get("args", ()))
+            if text.startswith(f"{MOUNTED}/")
+        }
+        assert named <= mounted, str(pod)
+        # What is mounted is used, but for what a URL names.
+        unused = mounted - named
+        assert all(path.endswith("/ca.crt") for path in unused), str(pod)
+
+
+def test_pods_are_given_only_the_secrets_they_need(release: Release) -> None:
+    needed = {
+        "api": {"keyring", "tokens", "redis", "hot-window", "postgres"},
+        "writer": {"keyring", "redis", "hot-window", "postgres"},
+        "migrate": {"postgres"},
+        "secrets": set(),
+        "test": {"probe"},
+        "canary": {"probe"},
+    }
+    for pod, container in ours(release):
+        given = {path.split("/")[3] for path, _, _ in files(pod, container) if MOUNTED in path}
+        assert given <= needed[pod.component], str(pod)
+
+
+@pytest.mark.parametrize("name", ["own-stores", "hot-window", "own-keys-of-secrets"])
+def test_everything_that_is_needed_is_given(name: str) -> None:
+    """The required settings, and those that have a value of their own in the chart."""
+    release = rendered(name, NEWEST)
+    for component in ("api", "writer"):
+        (container,) = release.pod(component).containers
+        given = set(environment(release, container))
+        required = {name for name, each in FIELDS.items() if each.default is MISSING}
+        assert all(name in given or f"{name}_FILE" in given for name in required)
+        assert ("IOT_HOT_WINDOW_REDIS_URL_FILE" in given) is (name == "hot-window")
+
+
+def test_every_setting_can_be_set() -> None:
+    """By `config`, within the limits that the code has, or by a value of its own: never by both."""
+    schema = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
+    config = schema["properties"]["config"]["properties"]
+    release = rendered("old-clients", NEWEST)
+    (container,) = release.pod("api").containers
+    own = {name.removesuffix("_FILE") for name in environment(release, container) if name in FILES}
+    own |= set(environment(release, container)) & set(FIELDS) | {"IOT_HOT_WINDOW_REDIS_URL"}
+    assert set(config) & own == set()
+    assert set(config) | own == set(FIELDS) - NOT_OF_THE_CHART
+    for name, limits in config.items():
+        if FIELDS[name].type is int:
+            metadata = FIELDS[name].metadata
+            assert limits["minimum"] == metadata["minimum"], name
+            assert limits["maximum"] == metadata["maximum"], name
+    shards = schema["properties"]["shards"]
+    metadata = FIELDS["IOT_SHARDS"].metadata
+    assert (shards["minimum"], shards["maximum"]) == (metadata["minimum"], metadata["maximum"])
+
+
+def test_scopes_are_those_of_the_code() -> None:
+    schema = (CHART / "values.schema.json").read_text(encoding="utf-8")
+    values = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
+    for token in values["auth"]["initialTokens"]:
+        assert set(token["scopes"]) <= set(Scope)
+    for scope in Scope:
+        assert f'"{scope}"' in schema
+    release = rendered("old-clients", NEWEST)
+    given = environment(release, release.pod("api").containers[0])["IOT_ANONYMOUS_SCOPES"]
+    assert parse_anonymous_scopes(given) == {Scope.INGEST, Scope.READ}
+
+
+def test_large_numbers_are_written_out() -> None:
+    """A number of YAML is a float to helm, which would write 1e+06."""
+    release = rendered("many", NEWEST)
+    (container,) = release.pod("api").containers
+    given = environment(release, container)
+    assert given["IOT_API_CONNECTIONS"] == "1000000"
+    assert given["IOT_BACKLOG_MAX_BYTES"] == "8589934592"
+    assert given["IOT_VAULT_CACHE_SIZE"] == "1000000"
+    assert given["IOT_TRUSTED_PROXIES"] == "2"
+
+
+def test_a_proxy_in_front_is_believed_and_only_one_that_is_there() -> None:
+    for name, proxies in [("ingress", "1"), ("http-route", "1"), ("own-stores", "0")]:
+        release = rendered(name, NEWEST)
+        given = environment(release, release.pod("api").containers[0])
+        assert given["IOT_TRUSTED_PROXIES"] == proxies, name
+
+
+def test_ports_are_those_that_are_listened_on(release: Release) -> None:
+    for pod, container in ours(release):
+        given = environment(release, container)
+        for port in container.get("ports") or ():
+            if pod.component == "canary":
+                listened = str(parsed(command(pod, container)).metrics_port)
+            else:
+                listened = given[PORTS[pod.component, port["name"]]].rpartition(":")[2]
+            assert port["containerPort"] == int(listened), f"{pod}: {port}"
+
+
+def test_images_say_the_ports_that_their_pods_have() -> None:
+    release = rendered("canary", NEWEST)
+    listened: dict[str, set[int]] = {"api": set(), "writer": set()}
+    for pod, container in ours(release):
+        image = "api" if "iot-sensor-api" in container["image"] else "writer"
+        listened[image] |= {port["containerPort"] for port in container.get("ports") or ()}
+    for image, dockerfile in DOCKERFILES.items():
+        assert exposed(dockerfile) == listened[image], dockerfile
+
+
+def test_probes_ask_paths_that_are_answered(client: FlaskClient) -> None:
+    """Those of the API by its routes. Readiness and liveness are not the same question."""
+    routes = {str(rule) for rule in client.application.url_map.iter_rules()}
+    release = rendered("canary", NEWEST)
+    for component in ("api", "writer", "canary"):
+        (container,) = release.pod(component).containers
+        paths = {
+            kind: container[f"{kind}Probe"]["httpGet"]["path"]
+            for kind in ("liveness", "readiness", "startup")
+            if f"{kind}Probe" in container
+        }
+        assert paths["liveness"] == "/healthz"
+        if component == "canary":
+            continue
+        assert paths["readiness"] == "/readyz"
+        assert paths["startup"] == "/healthz", "a start must not wait for Postgres"
+        if component == "api":
+            assert set(paths.values()) <= routes
+    assert HealthApp.__doc__ is not None
+    for path in ("/healthz", "/readyz"):
+        assert path in HealthApp.__doc__
+
+
+def test_paths_of_routes_are_those_of_the_api(client: FlaskClient) -> None:
+    """What an ingress lets in leads to a route; /metrics and the probes stay inside."""
+    routes = {str(rule) for rule in client.application.url_map.iter_rules()}
+    release = rendered("ingress", NEWEST)
+    (ingress,) = release.of("Ingress")
+    prefixes = {path["path"] for rule in ingress["spec"]["rules"] for path in rule["http"]["paths"]}
+    (route,) = rendered("http-route", NEWEST).of("HTTPRoute")
+    of_route = {
+        match["path"]["value"] for rule in route["spec"]["rules"] for match in rule["matches"]
+    }
+    assert prefixes == of_route
+    for prefix in prefixes:
+        assert any(path.startswith(f"{prefix}/") for path in routes)
+    outside = {path for path in routes if not path.startswith(tuple(prefixes))}
+    assert {"/healthz", "/readyz"} <= outside
+
+
+def test_arguments_are_those_of_the_command(release: Release) -> None:
+    for pod, container in ours(release):
+        words = command(pod, container)
+        if words[0] == "iot-sensor":
+            assert parsed(words).command
+
+
+def test_commands_without_one_in_the_chart_are_those_of_the_images() -> None:
+    assert image_command(DOCKERFILES["api"])[0] == "gunicorn"
+    assert image_command(DOCKERFILES["writer"]) == ["python", "-m", "iot_writer"]
+
+
+def test_the_probe_asks_the_service(release: Release) -> None:
+    service = release.named("Service")
+    for pod, container in ours(release):
+        if pod.component not in {"test", "canary"}:
+            continue
+        given = parsed(command(pod, container))
+        host, _, port = given.url.removeprefix("http://").rpartition(":")
+        name, namespace, _ = host.split(".", 2)
+        assert namespace == release.namespace
+        assert int(port) in [each["port"] for each in service[name]["spec"]["ports"]]
+        assert service[name]["spec"]["selector"]["app.kubernetes.io/component"] == "api"
+        assert bool(given.token_file) is with_tokens(release), str(pod)
+
+
+def test_a_pod_that_goes_has_time_to_end(release: Release) -> None:
+    config = ast.parse((ROOT / "services/api/iot_api/gunicorn_conf.py").read_text("utf-8"))
+    graceful = next(
+        ast.literal_eval(each.value)
+        for each in config.body
+        if isinstance(each, ast.Assign) and ast.unparse(each.targets[0]) == "graceful_timeout"
+    )
+    pod = release.pod("api")
+    stop = pod.containers[0]["lifecycle"]["preStop"]
+    slept = int(stop["sleep"]["seconds"] if "sleep" in stop else stop["exec"]["command"][-1])
+    assert slept >= 5
+    assert pod.spec["terminationGracePeriodSeconds"] > slept + graceful
+    assert release.pod("writer").spec["terminationGracePeriodSeconds"] >= 30
+
+
+def test_the_chart_has_the_version_of_the_code() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text(encoding="utf-8"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert chart["appVersion"] == project["project"]["version"]
+
+
+def test_images_are_found_where_the_values_say(release: Release) -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text(encoding="utf-8"))
+    tag = f":{chart['appVersion']}"
+    for pod, container in ours(release):
+        image = container["image"]
+        if release.name == "images":
+            assert container["imagePullPolicy"] == "Always"
+            assert [each["name"] for each in pod.spec["imagePullSecrets"]] == [
+                "my-registry",
+                "my-other-registry",
+            ]
+            assert image in {
+                f"registry.example.org:5000/mirror/iot-sensor-api@sha256:{'0123456789abcdef' * 4}",
+                "other.example.org/iot-sensor-writer:9.9.9",
+            }
+        elif not MATRIX[release.name].files:
+            api = pod.component == "api"
+            assert image == f"iot-sensor-{'api' if api else 'writer'}{tag}"
+
+
+def test_secrets_made_have_the_keys_of_the_files_that_they_are_read_from(tmp_path: Path) -> None:
+    """The keyring that the code makes is a file of the name that the Secret has as its key."""
+    made = secrets_made(rendered("demo", NEWEST))
+    ring = tmp_path / "keyring.json"
+    create_keyring_file(ring)
+    assert {ring.name} in made.values()
+    values = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
+    assert values["keys"]["existingSecretKey"] == ring.name

@@ -16,7 +16,7 @@ DOCKERFILES = {"api": "services/api/Dockerfile", "writer": "services/writer/Dock
 
 
 def environment(release: Release, container: Object) -> dict[str, str]:
-    """The variables that the release itself gives a container: those of its ConfigMaps and texts."""
+    """The variables that a container has from the release itself: its ConfigMaps and its texts."""
     maps = release.named("ConfigMap")
     given: dict[str, str] = {}
     for source in container.get("envFrom") or ():
@@ -46,11 +46,8 @@ def image_command(dockerfile: str) -> list[str]:
 def exposed(dockerfile: str) -> set[int]:
     """The ports that a Dockerfile says its image listens on."""
     text = (ROOT / dockerfile).read_text(encoding="utf-8")
-    return {
-        int(port)
-        for line in re.findall(r"^EXPOSE (.*)$", text, re.MULTILINE)
-        for port in line.split()
-    }
+    (line,) = re.findall(r"^EXPOSE (.*)$", text, re.MULTILINE)
+    return set(map(int, line.split()))
 
 
 def parsed(words: list[str]) -> argparse.Namespace:

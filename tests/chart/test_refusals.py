@@ -10,6 +10,14 @@ from chart.schemas import NEWEST
 
 DEMO = {"redis": {"internal": {"enabled": True}}, "postgres": {"internal": {"enabled": True}}}
 
+WITHOUT_KEYS: list[tuple[str, str, str, dict[str, Any]]] = [
+    ("Redis", "redis", "existingSecretKey", {}),
+    ("Postgres", "postgres", "existingSecretKey", {}),
+    ("keys", "keys", "existingSecretKey", {}),
+    ("tokens", "auth", "existingSecretKey", {"probe": {"existingSecret": "p"}}),
+    ("the probe's token", "probe", "existingSecretTokenKey", {}),
+    ("the probe's password", "probe", "existingSecretPasswordKey", {}),
+]
 SENTENCES: dict[str, tuple[dict[str, Any], str]] = {
     "no Redis": (
         {"redis": {"existingSecret": ""}},
@@ -95,19 +103,13 @@ SENTENCES: dict[str, tuple[dict[str, Any], str]] = {
         {"metrics": {"podMonitor": {"enabled": True}, "serviceMonitor": {"enabled": True}}},
         "set only one of metrics.podMonitor.enabled, metrics.serviceMonitor.enabled.",
     ),
-} | {
+}
+SENTENCES |= {
     f"{block} without its key": (
-        merged({name: {"existingSecret": "s", f"{key}": ""}}, also),
+        merged({name: {"existingSecret": "s", key: ""}}, also),
         f"{name}.existingSecret names a Secret, and {name}.{key} is empty: set it to the key",
     )
-    for block, name, key, also in [
-        ("Redis", "redis", "existingSecretKey", {}),
-        ("Postgres", "postgres", "existingSecretKey", {}),
-        ("keys", "keys", "existingSecretKey", {}),
-        ("tokens", "auth", "existingSecretKey", {"probe": {"existingSecret": "p"}}),
-        ("the probe's token", "probe", "existingSecretTokenKey", {}),
-        ("the probe's password", "probe", "existingSecretPasswordKey", {}),
-    ]
+    for block, name, key, also in WITHOUT_KEYS
 }
 
 # What the schema refuses: values, where the mistake stands, and what helm says of it.

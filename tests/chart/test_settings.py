@@ -28,7 +28,6 @@ from chart.schemas import NEWEST
 from iot_cipher.keyring import create_keyring_file
 from iot_models.scopes import Scope, parse_anonymous_scopes
 from iot_models.settings import Settings, load, variable
-from iot_writer.health import HealthApp
 
 FIELDS = {variable(each.name): each for each in fields(Settings)}
 FILES = {f"{name}_FILE" for name, each in FIELDS.items() if each.metadata["secret"]}
@@ -186,7 +185,7 @@ def test_ports_are_those_that_are_listened_on(release: Release) -> None:
 def test_images_say_the_ports_that_their_pods_have() -> None:
     release = rendered("canary", NEWEST)
     listened: dict[str, set[int]] = {"api": set(), "writer": set()}
-    for pod, container in ours(release):
+    for _, container in ours(release):
         image = "api" if "iot-sensor-api" in container["image"] else "writer"
         listened[image] |= {port["containerPort"] for port in container.get("ports") or ()}
     for image, dockerfile in DOCKERFILES.items():
@@ -194,7 +193,7 @@ def test_images_say_the_ports_that_their_pods_have() -> None:
 
 
 def test_probes_ask_paths_that_are_answered(client: FlaskClient) -> None:
-    """Those of the API by its routes. Readiness and liveness are not the same question."""
+    """Those of the API by its routes; the others are asked in test_running.py."""
     routes = {str(rule) for rule in client.application.url_map.iter_rules()}
     release = rendered("canary", NEWEST)
     for component in ("api", "writer", "canary"):
@@ -211,9 +210,6 @@ def test_probes_ask_paths_that_are_answered(client: FlaskClient) -> None:
         assert paths["startup"] == "/healthz", "a start must not wait for Postgres"
         if component == "api":
             assert set(paths.values()) <= routes
-    assert HealthApp.__doc__ is not None
-    for path in ("/healthz", "/readyz"):
-        assert path in HealthApp.__doc__
 
 
 def test_paths_of_routes_are_those_of_the_api(client: FlaskClient) -> None:

@@ -193,8 +193,12 @@ def run(canary: Canary, port: int) -> int:
 
 def _ours(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The contents of the canary's readings; another's may be there under the same password."""
-    contents = [json.loads(row["freeform"]) for row in rows]
-    return [each for each in contents if isinstance(each, dict) and "canary" in each]
+    contents = [(row["relative_timestamp"], json.loads(row["freeform"])) for row in rows]
+    return [
+        content
+        for number, content in contents
+        if isinstance(content, dict) and content.get("canary") == number
+    ]
 
 
 def _list(numbers: list[int]) -> str:

@@ -236,7 +236,14 @@ MATRIX: dict[str, ValuesSet] = {
     "open": own({"auth": {"enabled": False}}),
     "old-clients": own({"auth": {"anonymousScopes": ["ingest", "read"]}}),
     "canary": own({"canary": {"enabled": True, "everySeconds": 5}}),
-    "open-canary": own({"auth": {"enabled": False}, "canary": {"enabled": True}}),
+    "open-canary": own(
+        {
+            "auth": {"enabled": False},
+            "canary": {"enabled": True},
+            "redis": {"hotWindow": {"existingSecret": "my-hot"}},
+        },
+        existing={"my-hot": {"url"}},
+    ),
     "no-network-policies": own({"networkPolicy": {"enabled": False}}),
     "narrow-network-policies": own(
         {

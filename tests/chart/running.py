@@ -1,0 +1,219 @@
+"""Runs the containers of rendered pods as processes of this machine.
+
+They get the variables, the arguments and the files that the manifests give them, and no other. Only
+what can't be had here is another: mounted files are below a folder, ports are free ones, and a
+Service's name is the address of the process behind it.
+"""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from chart.containers import MOUNTED, command, environment
+from chart.made import arguments
+from chart.references import files
+from chart.release import COMPONENT, Object, Pod, Release
+from iot_tools.local.redis_server import find_redis
+from support.stack import free_port
+from support.waiting import wait_until
+
+Secrets = Mapping[str, Mapping[str, str]]
+_SERVICE = re.compile(r"http://([a-z0-9-]+)\.([a-z0-9-]+)\.svc:(\d+)")
+_LISTENED = {
+    "IOT_BIND": "http",
+    "IOT_API_METRICS_PORT": "metrics",
+    "IOT_WRITER_METRICS_PORT": "metrics",
+}
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a container ended, and what it said."""
+
+    code: int
+    said: str
+    seconds: float
+
+
+class Node:
+    """A machine that runs the pods of one release."""
+
+    def __init__(self, release: Release, folder: Path) -> None:
+        self.release = release
+        self.secrets: Secrets = {}
+        """What is in the Secrets of the namespace."""
+        self._folder = folder
+        self._ports: dict[tuple[str, str], int] = {}
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+
+    def port(self, component: str, name: str) -> int:
+        """The port of this machine that stands for a port of a pod."""
+        declared = {port["name"] for port in self._container(component).get("ports") or ()}
+        assert name in declared, f"{component} has no port {name}"
+        if (component, name) not in self._ports:
+            self._ports[component, name] = free_port()
+        return self._ports[component, name]
+
+    def start(self, component: str, extra: Mapping[str, str] | None = None) -> None:
+        """Start the pod's container; `extra` are variables that no manifest gives it."""
+        pod, container = self.release.pod(component), self._container(component)
+        root = self._folder / component
+        for each in ("tmp", "work"):
+            (root / each).mkdir(parents=True, exist_ok=True)
+        for path, reference, key in files(pod, container):
+            laid = root / path.lstrip("/")
+            laid.parent.mkdir(parents=True, exist_ok=True)
+            laid.write_text(self.secrets[reference.name][key], encoding="utf-8")
+            laid.chmod(0o440)
+        words = [self._local(component, word) for word in command(pod, container)]
+        if "--metrics-port" in words:
+            words[words.index("--metrics-port") + 1] = str(self.port(component, "metrics"))
+        with (root / "log").open("wb") as log:
+            self._running[component] = subprocess.Popen(
+                [_program(words[0]), *words[1:]],
+                env={**self._environment(component, container, root), **(extra or {})},
+                cwd=root / "work",
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+
+    def run(self, component: str, extra: Mapping[str, str] | None = None) -> Ended:
+        """Run a container that ends by itself."""
+        began = time.monotonic()
+        self.start(component, extra)
+        try:
+            code = self._running[component].wait(60)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"{component} did not end: {self.said(component)}") from None
+        return Ended(code, self.said(component), time.monotonic() - began)
+
+    def stop(self, component: str) -> Ended:
+        """Tell it to end as Kubernetes does; it has the grace of its pod to do so."""
+        grace = self.release.pod(component).spec.get("terminationGracePeriodSeconds", 30)
+        began = time.monotonic()
+        process = self._running[component]
+        assert process.poll() is None, f"{component} ended before: {self.said(component)}"
+        process.send_signal(signal.SIGTERM)
+        try:
+            code = process.wait(grace)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"{component} would be killed: {self.said(component)}") from None
+        return Ended(code, self.said(component), time.monotonic() - began)
+
+    def probe(self, component: str, kind: str) -> int:
+        """What the container's HTTP probe is answered; 0 while nobody listens."""
+        asked = self._container(component)[f"{kind}Probe"]["httpGet"]
+        return self.get(component, asked["port"], asked["path"])[0]
+
+    def get(self, component: str, port: str, path: str) -> tuple[int, str]:
+        """Status and body of a page."""
+        url = f"http://127.0.0.1:{self.port(component, port)}{path}"
+        try:
+            with urllib.request.urlopen(url, timeout=10) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+        except OSError:
+            return 0, ""
+
+    def wait_for_probe(self, component: str, kind: str) -> None:
+        """Return when the probe succeeds; fail when the container ends before, or never does."""
+
+        def succeeds() -> bool:
+            running = self._running[component].poll() is None
+            assert running, f"{component} ended: {self.said(component)}"
+            return self.probe(component, kind) == 200
+
+        wait_until(succeeds, seconds=60, what=f"the {kind} of {component}")
+
+    def said(self, component: str) -> str:
+        """The container's log."""
+        return (self._folder / component / "log").read_text(encoding="utf-8", errors="replace")
+
+    def written_outside(self) -> list[str]:
+        """What containers left where a pod's file system is read-only."""
+        left = [path for name in self._running for path in (self._folder / name / "work").iterdir()]
+        return [str(path) for path in left]
+
+    def close(self) -> None:
+        """Kill what still runs."""
+        for process in self._running.values():
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+
+    def _container(self, component: str) -> Object:
+        (container,) = self.release.pod(component).containers
+        return container
+
+    def _environment(self, component: str, container: Object, root: Path) -> dict[str, str]:
+        given = environment(self.release, container)
+        for each in container.get("env") or ():
+            if "secretKeyRef" in each.get("valueFrom", {}):
+                source = each["valueFrom"]["secretKeyRef"]
+                given[each["name"]] = self.secrets[source["name"]][source["key"]]
+        for name, port in _LISTENED.items():
+            listens = {each["name"] for each in container.get("ports") or ()}
+            # Both services know both metrics ports; each listens on its own.
+            if name in given and port in listens and _whose(name) == component:
+                local = str(self.port(component, port))
+                given[name] = re.sub(r"(^|:)\d+$", rf"\g<1>{local}", given[name])
+        given = {name: self._local(component, value) for name, value in given.items()}
+        # Of the image: its PATH and, as TMPDIR, the /tmp that is its HOME.
+        path = os.pathsep.join([str(Path(sys.executable).parent), "/usr/bin", "/bin"])
+        tmp = str(root / "tmp")
+        return {"PATH": path, "HOME": tmp, "TMPDIR": tmp, **given}
+
+    def _local(self, component: str, text: str) -> str:
+        """`text` with paths and addresses as they are here."""
+        text = text.replace(MOUNTED, f"{self._folder / component}{MOUNTED}")
+        return _SERVICE.sub(self._address, text)
+
+    def _address(self, found: re.Match[str]) -> str:
+        service = self.release.named("Service")[found[1]]
+        assert found[2] == self.release.namespace
+        (port,) = (each for each in service["spec"]["ports"] if each["port"] == int(found[3]))
+        component = service["spec"]["selector"][COMPONENT]
+        return f"http://127.0.0.1:{self.port(component, port['targetPort'])}"
+
+
+def _whose(variable: str) -> str:
+    return "writer" if "WRITER" in variable else "api"
+
+
+def _program(name: str) -> str:
+    """The program of that name in the virtual environment, as in the image, else the system's."""
+    ours = Path(sys.executable).parent / name
+    found = str(ours) if ours.exists() else shutil.which(name)
+    assert found, name
+    return found
+
+
+def redis_of(pod: Pod, folder: Path, password: str) -> tuple[list[str], dict[str, str], int]:
+    """Command, variables and port of the pod with the release's own Redis, with a folder for /data.
+
+    Its shell finds the `redis-server` of this machine.
+    """
+    (container,) = pod.containers
+    port, data = free_port(), folder / "data"
+    (folder / "bin").mkdir(parents=True)
+    data.mkdir()
+    (folder / "bin" / "redis-server").symlink_to(find_redis()[0])
+    *shell, script = arguments(container)
+    assert shell == ["sh", "-c"]
+    assert "dir /data\n" in script
+    script = script.replace("dir /data\n", f"dir {data}\nport {port}\nbind 127.0.0.1\n")
+    (name,) = (each["name"] for each in container["env"])
+    variables = {"PATH": f"{folder / 'bin'}:/usr/bin:/bin", name: password}
+    return [*shell, script], variables, port

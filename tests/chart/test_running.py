@@ -1,0 +1,334 @@
+"""The rendered pods really run: on real stores, with the Secrets that the hook really makes."""
+
+import http.client
+import json
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import psycopg
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from chart.made import secrets_made
+from chart.matrix import MATRIX
+from chart.release import Release
+from chart.rendering import notes, rendered
+from chart.running import Node, redis_of
+from chart.schemas import NEWEST
+from iot_models.metrics import DECLARED
+from iot_tools.local.postgres_server import PostgresServer
+from iot_tools.local.redis_server import RedisServer
+from support.kube_api import KubeApi
+from support.waiting import wait_until
+
+SETS = ["canary", "open-canary", "demo"]
+"""With tokens and stores of one's own; without tokens, with a hot window apart; with the release's
+own Redis and the Secrets that the hook makes for it."""
+DATABASE = "of_the_chart"
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A release that runs: its API server and its pods."""
+
+    release: Release
+    api: KubeApi
+    node: Node
+    kube_config: Path
+
+    def content(self) -> dict[str, dict[str, str]]:
+        """All Secrets of the namespace."""
+        namespace = self.release.namespace
+        return {
+            name: self.api.content(name, namespace)
+            for where, name in self.api.objects
+            if where == namespace
+        }
+
+    def request(
+        self, method: str, path: str, body: object = None, token: str = ""
+    ) -> tuple[int, Any]:
+        """One request to the API: status and JSON."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.node.port("api", "http"))
+        headers = {"Content-Type": "application/json"}
+        headers |= {"Authorization": f"Bearer {token}"} if token else {}
+        try:
+            connection.request(method, path, json.dumps(body), headers)
+            answer = connection.getresponse()
+            return answer.status, json.loads(answer.read())
+        finally:
+            connection.close()
+
+
+@pytest.fixture(scope="module")
+def database(postgres_server: PostgresServer) -> Iterator[str]:
+    """The URL of an empty database for a user who owns it and may nothing else."""
+    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
+        connection.execute(f"CREATE ROLE {DATABASE} LOGIN PASSWORD 'hush'")
+        parts = {"user": DATABASE, "password": "hush", "dbname": DATABASE}
+        yield psycopg.conninfo.make_conninfo(postgres_server.url, **parts)
+        connection.execute(f"DROP ROLE {DATABASE}")
+
+
+@pytest.fixture(scope="module", params=SETS)
+def cluster(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    redis_server: RedisServer,
+    postgres_server: PostgresServer,
+    database: str,
+) -> Iterator[Cluster]:
+    """A release, from its first hook until its pods are ready."""
+    folder = tmp_path_factory.mktemp(request.param)
+    release = rendered(request.param, NEWEST)
+    with ExitStack() as stack:
+        connection = stack.enter_context(psycopg.connect(postgres_server.url, autocommit=True))
+        connection.execute(f"CREATE DATABASE {DATABASE} OWNER {DATABASE}")
+        stack.callback(connection.execute, f"DROP DATABASE {DATABASE} WITH (FORCE)")
+        with Redis.from_url(redis_server.url) as client:
+            client.flushall()
+        api = stack.enter_context(KubeApi().running())
+        config = api.kube_config(folder / "kube.config", release.namespace)
+        made = Cluster(release, api, Node(release, folder), config)
+        stack.callback(made.node.close)
+        install(made, stack, folder, redis_server.url, database)
+        yield made
+
+
+def install(made: Cluster, stack: ExitStack, folder: Path, redis: str, database: str) -> None:
+    """What helm and Kubernetes do, in their order."""
+    release, api, node = made.release, made.api, made.node
+    api.namespaces.add(release.namespace)
+    urls = {"my-redis": redis, "my-pg": database, "my-hot": redis.removesuffix("0") + "1"}
+    for name in MATRIX[release.name].existing:
+        api.put(name, {"url": urls[name]}, release.namespace)
+    run_the_hook(made)
+    node.secrets = made.content()
+    if release.named("StatefulSet"):
+        node.secrets = {**node.secrets, **own_stores(made, stack, folder, database)}
+    ended = node.run("migrate")
+    assert ended.code == 0, ended.said
+    node.start("api")
+    node.start("writer")
+    for component in ("api", "writer"):
+        node.wait_for_probe(component, "startup")
+        node.wait_for_probe(component, "readiness")
+
+
+def run_the_hook(made: Cluster) -> None:
+    """As a pod with a service account would; here a kube config tells of the API server."""
+    ended = made.node.run("secrets", {"KUBECONFIG": str(made.kube_config)})
+    assert ended.code == 0, ended.said
+
+
+def own_stores(
+    made: Cluster, stack: ExitStack, folder: Path, database: str
+) -> dict[str, dict[str, str]]:
+    """The Secrets of the release's own stores, as they lead to stores of this machine."""
+    release, content = made.release, made.content()
+    stores = {
+        name: (f"{release.pod(name).owner['metadata']['name']}", content_of(content, name))
+        for name in ("redis", "postgres")
+    }
+    for name, (host, secret) in stores.items():
+        url = urlsplit(secret["url"])
+        assert (url.hostname, url.password) == (host, secret["password"])
+        (service,) = release.named("Service")[host]["spec"]["ports"]
+        assert url.port == service["port"], name
+    image = {each["name"]: each.get("value") for each in env_of(release, "postgres")}
+    url = urlsplit(stores["postgres"][1]["url"])
+    assert (url.username, url.path[1:]) == (image["POSTGRES_USER"], image["POSTGRES_DB"])
+
+    password = stores["redis"][1]["password"]
+    words, variables, port = redis_of(release.pod("redis"), folder / "own-redis", password)
+    process = stack.enter_context(subprocess.Popen(words, env=variables, stdout=subprocess.DEVNULL))
+    stack.callback(process.terminate)
+    local = f"redis://:{password}@127.0.0.1:{port}/0"
+    with Redis.from_url(local) as client:
+        wait_until(lambda: answers(client), what="the release's own Redis")
+        kept = client.config_get("append*")
+        assert (kept["appendonly"], kept["appendfsync"]) == ("yes", "everysec")
+        assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
+        assert int(client.config_get("maxmemory")["maxmemory"]) == 512 * 2**20
+    fullname = stores["redis"][0].removesuffix("-redis")
+    return {
+        f"{fullname}-redis": {"password": password, "url": local},
+        f"{fullname}-postgres": {"password": "hush", "url": database},
+    }
+
+
+def env_of(release: Release, component: str) -> list[dict[str, Any]]:
+    (container,) = release.pod(component).containers
+    return list(container["env"])
+
+
+def content_of(content: dict[str, dict[str, str]], store: str) -> dict[str, str]:
+    (found,) = (each for name, each in content.items() if name.endswith(f"-{store}"))
+    return found
+
+
+def answers(client: "Redis") -> bool:
+    try:
+        return bool(client.ping())
+    except RedisConnectionError:
+        return False
+
+
+def test_the_hook_makes_what_the_chart_says(cluster: Cluster) -> None:
+    made = secrets_made(cluster.release)
+    content = cluster.content()
+    assert {name: set(content[name]) for name in made} == made
+    labels = {
+        name: cluster.api.objects[cluster.release.namespace, name]["metadata"]["labels"]
+        for name in made
+    }
+    for each in labels.values():
+        assert each["app.kubernetes.io/instance"] == "iot"
+
+
+@pytest.mark.parametrize("cluster", ["demo"], indirect=True)
+def test_the_hook_changes_nothing_the_second_time(cluster: Cluster) -> None:
+    before, asked = cluster.content(), len(cluster.api.writes())
+    run_the_hook(cluster)
+    assert cluster.content() == before
+    assert len(cluster.api.writes()) == asked
+
+
+def test_probes_are_answered(cluster: Cluster) -> None:
+    for component in ("api", "writer"):
+        for kind in ("startup", "liveness", "readiness"):
+            assert cluster.node.probe(component, kind) == 200, f"{kind} of {component}"
+
+
+def test_the_helm_test_succeeds(cluster: Cluster) -> None:
+    ended = cluster.node.run("test")
+    assert ended.code == 0, ended.said
+    assert "unaltered" in ended.said
+
+
+@pytest.mark.parametrize("cluster", ["canary"], indirect=True)
+def test_the_helm_test_fails_with_a_token_that_nobody_knows(cluster: Cluster) -> None:
+    (name,) = (name for name in cluster.content() if name.endswith("-probe"))
+    kept = cluster.node.secrets
+    cluster.node.secrets = {**kept, name: {**kept[name], "token": f"iot_{'x' * 43}"}}
+    ended = cluster.node.run("test")
+    cluster.node.secrets = kept
+    assert ended.code == 1, ended.said
+    assert "token" in ended.said
+
+
+def tokens(cluster: Cluster) -> dict[str, str]:
+    """The tokens of the first install by their names."""
+    content = cluster.content()
+    found = [name for name in content if name.endswith("-token-values")]
+    return content[found[0]] if found else {}
+
+
+def test_tokens_of_the_first_install_open_what_they_should(cluster: Cluster) -> None:
+    row = {"interrogator_time": 1000, "relative_time": 0, "freeform": "x", "db_password": "p"}
+    put, read = {"data": row}, {"data": {"db_password": "p"}}
+    given = tokens(cluster)
+    if not given:
+        assert cluster.request("PUT", "/api/iot", put)[0] == 201
+        assert cluster.request("POST", "/api/iot", read)[0] == 200
+        return
+    for token, puts, reads in [
+        ("", 401, 401),
+        (given["devices"], 201, 403),
+        (given["researchers"], 403, 200),
+        (given["admin"], 201, 200),
+    ]:
+        assert cluster.request("PUT", "/api/iot", put, token)[0] == puts
+        assert cluster.request("POST", "/api/iot", read, token)[0] == reads
+
+
+def test_the_notes_commands_work(cluster: Cluster) -> None:
+    """What helm prints after the install, word for word but for kubectl."""
+    text = notes(MATRIX[cluster.release.name])
+    given = {}
+    secret = r"(\w+)=\$\(kubectl .*get secret (\S+) -o jsonpath='\{\.data\.([^}]+)\}'"
+    for variable, name, key in re.findall(secret, text):
+        given[variable] = cluster.content()[name][key]
+    assert set(given) == ({"INGEST", "READ"} if tokens(cluster) else set())
+    commands = re.findall(r"^ *(curl (?:.*\\\n)*.*)", text, re.MULTILINE)
+    asked: list[tuple[str, str, Any, *tuple[str, ...]]] = []
+    for line in commands:
+        filled = line.replace("\\\n", " ").replace("$URL", "")
+        for name, value in given.items():
+            filled = filled.replace(f"${name}", value)
+        words = shlex.split(filled)
+        (path,) = (word for word in words if word.startswith("/"))
+        method = words[words.index("-X") + 1] if "-X" in words else "POST"
+        body = json.loads(words[words.index("-d") + 1])
+        header = [word.partition("Bearer ")[2] for word in words if "Bearer" in word]
+        asked.append((method, path, body, *header))
+    send, read = asked
+    assert cluster.request(*send)[0] == 201
+    # A person takes longer to type the second one than the writer to store.
+    found = wait_until(lambda: cluster.request(*read)[1]["data"], what="the reading of the notes")
+    assert json.loads(found[0]["freeform"]) == send[2]["data"]["freeform"]
+
+
+def test_metrics_are_where_monitoring_looks(cluster: Cluster) -> None:
+    for component in ("api", "writer"):
+        status, text = cluster.node.get(component, "metrics", "/metrics")
+        assert status == 200
+        found = {family.name for family in text_string_to_metric_families(text)}
+        named = {each.name.removesuffix("_total") for each in DECLARED if each.service == component}
+        assert found & named, component
+
+
+def test_keda_finds_the_backlog_on_the_metrics_of_the_api(cluster: Cluster) -> None:
+    (scaled,) = rendered("keda", NEWEST).of("ScaledObject")
+    _, text = cluster.node.get("api", "metrics", "/metrics")
+    for trigger in scaled["spec"]["triggers"]:
+        name = trigger["metadata"]["valueLocation"]
+        assert re.search(rf"^{name} [0-9.e+]+$", text, re.MULTILINE), name
+
+
+@pytest.mark.parametrize("cluster", ["canary", "open-canary"], indirect=True)
+def test_the_canary_sings(cluster: Cluster) -> None:
+    node = cluster.node
+    node.start("canary")
+    node.wait_for_probe("canary", "liveness")
+
+    def sent() -> bool:
+        text = node.get("canary", "metrics", "/metrics")[1]
+        return re.search(r"^iot_canary_sent_total [1-9]", text, re.MULTILINE) is not None
+
+    wait_until(sent, seconds=30, what="a reading of the canary")
+    ended = node.stop("canary")
+    assert ended.code == 0, ended.said
+
+
+def test_the_hot_window_is_apart_where_it_has_a_redis_of_its_own(
+    cluster: Cluster, redis_server: RedisServer
+) -> None:
+    with Redis.from_url(redis_server.url.removesuffix("0") + "1") as apart:
+        assert bool(apart.keys("*")) is (cluster.release.name == "open-canary")
+
+
+def test_what_a_pod_stops_with_is_in_the_image() -> None:
+    """The preStop of the API runs a program; Debian's coreutils have it."""
+    stop = rendered("own-stores", NEWEST).pod("api").containers[0]["lifecycle"]["preStop"]
+    if "exec" in stop:
+        assert stop["exec"]["command"][0] == "sleep"
+
+
+def test_pods_end_in_time_and_leave_nothing(cluster: Cluster) -> None:
+    """The last one: afterwards nothing runs."""
+    for component in ("api", "writer"):
+        ended = cluster.node.stop(component)
+        assert ended.code == 0, f"{component}: {ended.said}"
+        assert ended.seconds < 30, component
+        assert "Traceback" not in ended.said
+    assert cluster.node.written_outside() == []

@@ -99,6 +99,7 @@ docs: $(VENV)/.dev ## Write again what docs are made from code
 	@sed -n '/^|/q;p' docs/settings.md > docs/.settings.md
 	@$(BIN)/iot-sensor settings --markdown >> docs/.settings.md
 	@mv docs/.settings.md docs/settings.md
+	@$(BIN)/python charts/generate_readme.py
 
 .PHONY: bench
 bench: $(VENV)/.dev ## Measure how fast readings are acknowledged, stored and read back

@@ -163,7 +163,7 @@ MATRIX: dict[str, ValuesSet] = {
                         "authModes": "bearer",
                         "authenticationRef": {"name": "mine", "kind": "TriggerAuthentication"},
                     },
-                    "fallback": {},
+                    "fallback": None,
                     "behavior": BEHAVIOR,
                     "annotations": {"example.org/team": "sensors"},
                 }

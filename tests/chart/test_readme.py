@@ -1,0 +1,68 @@
+"""The chart's README says of every value what values.yaml says."""
+
+import importlib.util
+import subprocess
+import sys
+from types import ModuleType
+
+import pytest
+import yaml
+
+from chart.rendering import CHART
+
+SCRIPT = CHART.parent / "generate_readme.py"
+
+
+@pytest.fixture(scope="module")
+def generator() -> ModuleType:
+    """The script that `make docs` runs."""
+    spec = importlib.util.spec_from_file_location("generate_readme", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_readme_is_not_stale() -> None:
+    said = subprocess.run(
+        [sys.executable, SCRIPT, "--check"], capture_output=True, text=True, check=False
+    )
+    assert said.returncode == 0, said.stdout + said.stderr
+
+
+def test_a_stale_readme_is_found(generator: ModuleType) -> None:
+    before = (CHART / "README.md").read_text(encoding="utf-8")
+    values = (CHART / "values.yaml").read_text(encoding="utf-8")
+    assert generator.readme(before, values) == before
+    changed = values.replace("\nshards: 8\n", "\nshards: 9\n")
+    assert changed != values
+    assert "| `shards` | `9` |" in generator.readme(before, changed)
+
+
+def test_comments_of_several_lines_and_of_blocks(generator: ModuleType) -> None:
+    text = (
+        "# No row: this is about the file.\n\n"
+        "a:\n  # Nor this.\n  # -- One\n  # and two.\n  b: [1, x|y]\n"
+        "# -- Of the block.\nc:\n  d: 1\n  e: {f: 2}\n"
+    )
+    assert list(generator.rows(text)) == [
+        ("a.b", '`[1, "x|y"]`', "One and two."),
+        ("c", '`{"d": 1, "e": {"f": 2}}`', "Of the block."),
+    ]
+    assert r"x\|y" in generator.table(text)
+
+
+def test_a_value_without_a_comment_is_refused(generator: ModuleType) -> None:
+    with pytest.raises(ValueError, match=r"a\.c has no comment"):
+        list(generator.rows("a:\n  # -- One.\n  b: 1\n  c: 2\n"))
+
+
+def test_rows_are_sentences_about_values_that_there_are(generator: ModuleType) -> None:
+    """Each path leads to a value, each meaning ends as a sentence does."""
+    values = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
+    for path, _, meaning in generator.rows((CHART / "values.yaml").read_text(encoding="utf-8")):
+        found = values
+        for name in path.split("."):
+            found = found[name]
+        assert meaning.endswith((".", ")")), f"{path}: {meaning}"

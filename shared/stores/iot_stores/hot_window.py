@@ -37,7 +37,6 @@ class HotWindow:
         self._backlog = backlog
         self._seconds = seconds
         self._write = load_script(client, "hot_window_write.lua")
-        self._begin = load_script(client, "hot_window_begin.lua")
 
     def write(
         self, shard: int, segments: Iterable[SealedSegment], *, before: Offset, position: str
@@ -55,7 +54,8 @@ class HotWindow:
         if not self._seconds:
             return
         since = before.received_max + 1
-        arguments: list[str | int | bytes] = [before.position, position, since, self._seconds]
+        now = self._backlog.drained(shard).now
+        arguments: list[str | int | bytes] = [before.position, position, since, self._seconds, now]
         for each in segments:
             vault_id, bounds = each.vault_id.bytes, each.bounds
             arguments += (
@@ -65,11 +65,7 @@ class HotWindow:
                 bounds.to_bytes(),
                 each.payload,
             )
-        cover = [names.hot_cover(shard)]
-        if not self._write(keys=cover, args=arguments):
-            # What is committed by now was received by now.
-            now = self._backlog.drained(shard).now
-            self._begin(keys=cover, args=[position, now + 1])
+        self._write(keys=[names.hot_cover(shard)], args=arguments)
 
     def covers(self, shard: int, seconds: int) -> int | None:
         """When the window holds all of the last `seconds`: their begin, in Unix milliseconds of

@@ -13,7 +13,7 @@ from .cluster.arguments import add_secrets
 from .dead import Subparsers, add_dead
 from .token_option import add_token, token_of
 from .tokens import add_tokens
-from .watching import add_canary, add_probe, seconds
+from .watching import add_canary, add_probe, add_soak, seconds
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -47,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
         add_secrets,
         add_probe,
         add_canary,
+        add_soak,
     ):
         add(commands)
     return parser

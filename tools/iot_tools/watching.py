@@ -1,4 +1,4 @@
-"""The arguments of `iot-sensor probe` and `iot-sensor canary`."""
+"""The arguments of `iot-sensor probe`, `iot-sensor canary` and `iot-sensor soak`."""
 
 import argparse
 import math
@@ -43,6 +43,23 @@ def add_canary(commands: "Subparsers[argparse.ArgumentParser]") -> None:
     parser.set_defaults(command=_canary)
 
 
+def add_soak(commands: "Subparsers[argparse.ArgumentParser]") -> None:
+    """Add `soak` to the command."""
+    parser = commands.add_parser("soak", help="send load, count what fails, read all of it back")
+    _add_service(parser)
+    parser.add_argument("--devices", type=int, default=4, help="how many (default 4)")
+    parser.add_argument("--rate", type=float, default=20.0, help="readings/s of each (default 20)")
+    parser.add_argument("--seconds", type=seconds, default=60.0, help="of load (default 60)")
+    parser.add_argument("--until", type=Path, metavar="FILE",
+                        help="end the load earlier: when something stands in it")  # fmt: skip
+    parser.add_argument("--verify", type=seconds, default=120.0, metavar="SECONDS",
+                        help="for all to be stored and read (default 120)")  # fmt: skip
+    parser.add_argument("--timeout", type=seconds, default=30.0, help="of a request (default 30)")
+    parser.add_argument("--allow-failures", action="store_true",
+                        help="requests may fail; readings may still not")  # fmt: skip
+    parser.set_defaults(command=_soak)
+
+
 def _add_service(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--url", required=True, help="of the service, such as http://host:5000")
     add_token(parser)
@@ -73,6 +90,20 @@ def _canary(parsed: argparse.Namespace) -> int:
     token_of(parsed)  # what is wrong with it now is told now
     canary = Canary(client, token=lambda: token_of(parsed), every=parsed.every, grace=parsed.grace)
     return run(canary, parsed.metrics_port)
+
+
+def _soak(parsed: argparse.Namespace) -> int:
+    from .soak import Soak, run  # noqa: PLC0415 -- only where it is needed
+
+    names = ("url", "devices", "rate", "seconds", "until", "verify", "timeout")
+    soak = Soak(
+        **{name: getattr(parsed, name) for name in names},
+        token=token_of(parsed),
+        password=_password_of(parsed),
+        strict=not parsed.allow_failures,
+    )
+    soak.check()
+    return run(soak)
 
 
 def _password_of(parsed: argparse.Namespace) -> str:

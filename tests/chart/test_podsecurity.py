@@ -138,6 +138,18 @@ def test_every_rule_has_a_pod_that_breaks_it() -> None:
     assert seen | {"HostPath volumes"} == set(RULES)
 
 
+@pytest.mark.parametrize(
+    "kind", ["Pod", "Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "Job", "CronJob"]
+)
+def test_pods_are_found_in_whatever_makes_them(kind: str) -> None:
+    pod: dict[str, Any] = {"metadata": {"name": "x"}, "spec": {"hostPID": True}}
+    made = {"spec": {"template": pod}}
+    of_kind = {"Pod": pod, "CronJob": {"spec": {"jobTemplate": made}}}.get(kind, made)
+    owner = {"kind": kind, "metadata": {"name": "x"}, **of_kind}
+    (found,) = Release("x", "y", {}, (owner,)).pods
+    assert broken_rules(dict(found.spec)) == {"Host namespaces"}
+
+
 def test_every_pod_of_the_chart_is_admitted(release: Release) -> None:
     refused = {
         f"{pod} ({release.name})": found

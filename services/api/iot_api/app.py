@@ -6,6 +6,7 @@ from flask import Flask
 from flask_cors import CORS
 from werkzeug.middleware.proxy_fix import ProxyFix
 
+from iot_models import metrics
 from iot_models.settings import Settings
 
 from .access import build_access, register_access
@@ -26,6 +27,7 @@ def create_app(settings: Settings) -> Flask:
         SettingsError: the keyring or the tokens can't be read.
     """
     access = build_access(settings)
+    metrics.begin("api")
     service = build_service(settings)
     app = Flask(__name__, static_folder=None)
     app.extensions["iot"] = service

@@ -18,8 +18,10 @@ from support.stack import Stack
 from support.waiting import wait_until
 
 DEVICES = 8
+RECOVERY_SECONDS = 10.0
+"""As docs/reliability.md promises. It is a tenth of that where the machine does nothing else."""
 END_SECONDS = 15.0
-"""An API process that serves quick requests ends within these."""
+"""A process that has quick work ends within these."""
 
 
 @pytest.fixture
@@ -104,12 +106,12 @@ def test_writers_restarted_in_turn(stack: Stack, settings: Settings) -> None:
             wait_until(lambda pid=writer.pid: heeds_sigterm(pid), what="a writer that has begun")  # type: ignore[misc]
             began = time.monotonic()
             took = end(writer)
-            assert took < 5
+            assert took < END_SECONDS
             print(f"a writer under load ended in {took:.2f} s")
             stack.start_writer()
             while time.monotonic() < began + 3:
                 oldest = max(oldest, backlog.state().oldest_seconds)
     print(f"the oldest entry in the backlog meanwhile was {oldest:.2f} s old")
-    assert oldest < 2.5
+    assert oldest < RECOVERY_SECONDS
     fleet.assert_no_request_failed()
     fleet.check(stack.read)

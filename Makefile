@@ -16,6 +16,14 @@ READINGS ?= 1000000
 REPEATS ?= 1
 ONLY ?=
 
+# Settings of `make images` and of the test cluster; k8s/images.sh tells more of them.
+export ENGINE ?=
+export REGISTRY ?=
+export TAG ?=
+export BASE_IMAGE ?=
+export IMAGE_ARGS ?=
+export CLUSTER ?= iot-sensor
+
 MEMBERS := shared/models shared/cipher shared/stores services/api services/writer tools
 EDITABLE := $(foreach member,$(MEMBERS),-e ./$(member))
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
@@ -109,6 +117,28 @@ bench: $(VENV)/.dev ## Measure how fast readings are acknowledged, stored and re
 faults: $(VENV)/.dev ## Break every part under load, count every reading: SEED=1 FAULTS=300 READINGS=1000000
 	@PYTHONPATH=tests $(BIN)/python -m faults --seed '$(SEED)' --faults '$(FAULTS)' \
 		--readings '$(READINGS)' --repeats '$(REPEATS)' --only '$(ONLY)'
+
+# --- Images and a test cluster -----------------------------------------------------------------
+
+.PHONY: images
+images: ## Build both images with docker, podman or buildah: ENGINE, REGISTRY, TAG, BASE_IMAGE
+	@k8s/images.sh
+
+.PHONY: test-images
+test-images: $(VENV)/.dev ## Build both images and run them, restricted (root, buildah, podman, debootstrap)
+	@IOT_TEST_IMAGES=1 $(BIN)/pytest tests/images
+
+.PHONY: cluster-up
+cluster-up: ## Make a cluster with kind, build the images, install the chart: CLUSTER=iot-sensor
+	@k8s/cluster.sh up
+
+.PHONY: cluster-test
+cluster-test: $(VENV)/.dev ## Test what cluster-up made: helm test, then tests/e2e
+	@k8s/cluster.sh test
+
+.PHONY: cluster-down
+cluster-down: ## Delete the cluster that cluster-up made
+	@k8s/cluster.sh down
 
 .PHONY: clean
 clean: ## Remove the virtual environment and all caches; the data of `make run` stays

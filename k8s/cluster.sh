@@ -1,0 +1,129 @@
+#!/usr/bin/env bash
+# A test cluster on this machine, as `make cluster-up|cluster-test|cluster-down` makes and deletes it:
+#   k8s/cluster.sh up | test | down
+# By the environment: CLUSTER (the cluster's name), VALUES (more files of values), and what images.sh heeds.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+cluster=${CLUSTER:-iot-sensor}
+release=iot
+namespace=iot-sensor
+settings=$(mktemp -d)
+trap 'rm -rf "$settings"' EXIT
+
+has() { command -v "$1" >/dev/null 2>&1; }
+
+# helm and kubectl: those of PATH, or those that `make test` unpacked.
+tool() {
+  command -v "$1" || PYTHONPATH=tests .venv/bin/python -m support.helm "$1" 2>/dev/null
+}
+
+# Tell all that is missing at once, and what it is needed for.
+need() {
+  local missing=0 each
+  engine=${ENGINE:-}
+  if [[ -z $engine ]]; then
+    if docker info >/dev/null 2>&1; then
+      engine=docker
+    elif has podman; then
+      engine=podman
+    fi
+  fi
+  if [[ -z $engine ]]; then
+    if has docker; then
+      echo "missing: docker is installed, but its daemon can't be reached; podman would do as well" >&2
+    else
+      echo "missing: docker or podman, which kind's nodes and the images' builds run in" >&2
+    fi
+    missing=1
+  elif [[ $engine != docker && $engine != podman ]]; then
+    echo "missing: kind works with docker or podman, not with ENGINE=$engine" >&2
+    missing=1
+  elif ! has "$engine"; then
+    echo "missing: $engine, which ENGINE asks for" >&2
+    missing=1
+  fi
+  [[ $engine != podman ]] || export KIND_EXPERIMENTAL_PROVIDER=podman
+  if ! has kind; then
+    echo "missing: kind (0.24 or newer), which makes the cluster" >&2
+    missing=1
+  fi
+  for each in "$@"; do
+    if ! tool "$each" >/dev/null; then
+      echo "missing: $each" >&2
+      missing=1
+    fi
+  done
+  if ((missing)); then
+    echo "Nothing was done. The parts of a test cluster: k8s/README.md" >&2
+    exit 1
+  fi
+}
+
+exists() { grep --quiet --line-regexp -- "$cluster" <<<"$(kind get clusters 2>/dev/null)"; }
+
+# Talk to this cluster only, whatever the current context is.
+connect() {
+  kind get kubeconfig --name "$cluster" >"$settings/kubeconfig"
+  export KUBECONFIG=$settings/kubeconfig
+  helm=$(tool helm)
+  kubectl=$(tool kubectl)
+}
+
+# Build an image, name it by what is in it, bring it to the nodes: pods change when it does, and only then.
+load() {
+  local name=localhost/iot-sensor-$1 id
+  id=$("$engine" image inspect --format '{{.Id}}' "$name:dev")
+  id=${id#sha256:}
+  tag=dev-${id:0:12}
+  "$engine" tag "$name:dev" "$name:$tag"
+  "$engine" save --output "$settings/image.tar" "$name:$tag"
+  kind load image-archive "$settings/image.tar" --name "$cluster"
+  rm -f "$settings/image.tar"
+  values+=(--set "$1.image.registry=localhost" --set-string "$1.image.tag=$tag")
+}
+
+up() {
+  need helm kubectl
+  ENGINE=$engine REGISTRY=localhost TAG=dev k8s/images.sh
+  exists || kind create cluster --name "$cluster" --config k8s/kind.yaml --wait 5m
+  connect
+  # The namespace refuses pods that are not restricted.
+  "$kubectl" create namespace "$namespace" --dry-run=client --output yaml | "$kubectl" apply --filename -
+  "$kubectl" label namespace "$namespace" --overwrite \
+    pod-security.kubernetes.io/enforce=restricted pod-security.kubernetes.io/warn=restricted
+  values=(--values charts/iot-sensor/values-demo.yaml)
+  local each
+  for each in ${VALUES:-}; do
+    values+=(--values "$each")
+  done
+  load api
+  load writer
+  "$helm" upgrade --install "$release" charts/iot-sensor --namespace "$namespace" \
+    "${values[@]}" --wait --timeout 10m
+  echo "The release $release is in the namespace $namespace of the cluster $cluster (context kind-$cluster)."
+}
+
+test() {
+  need helm kubectl
+  if ! exists; then
+    echo "There is no cluster $cluster: make cluster-up" >&2
+    exit 1
+  fi
+  connect
+  "$helm" test "$release" --namespace "$namespace" --logs --timeout 5m
+  .venv/bin/pytest tests/e2e
+}
+
+down() {
+  need
+  kind delete cluster --name "$cluster"
+}
+
+case ${1:-} in
+  up | test | down) "$1" ;;
+  *)
+    echo "usage: k8s/cluster.sh up | test | down" >&2
+    exit 2
+    ;;
+esac

@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# Build both images, as `make images` does. By the environment:
+#   ENGINE          docker, podman or buildah; default: the first of them that works here
+#   REGISTRY, TAG   of the images' names; default: no registry, the version of services/api
+#   BASE_IMAGE      a base with Python 3.11 or newer and its venv module, such as a mirror's
+#   PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, PIP_TRUSTED_HOST   where packages come from
+#   PIP_CONFIG_FILE the same with a password in it; PIP_CERT  certificates to trust there
+#   IMAGE_ARGS      more arguments of the build, such as "--network host"
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+works() {
+  case $1 in
+    docker) docker info ;;
+    *) "$1" --version ;;
+  esac >/dev/null 2>&1
+}
+
+engine=${ENGINE:-}
+if [[ -z $engine ]]; then
+  for each in docker podman buildah; do
+    if works "$each"; then
+      engine=$each
+      break
+    fi
+  done
+fi
+if [[ -z $engine ]]; then
+  echo "images: no docker (with its daemon running), podman or buildah found: install one of them" >&2
+  exit 1
+elif ! works "$engine"; then
+  echo "images: $engine is not installed, or its daemon is not running" >&2
+  exit 1
+fi
+
+version=$(sed -n 's/^version = "\(.*\)"$/\1/p' services/api/pyproject.toml)
+revision=$(git rev-parse HEAD 2>/dev/null || echo unknown)
+if [[ $revision != unknown && -n $(git status --porcelain -- services shared tools requirements) ]]; then
+  revision+=-dirty
+fi
+arguments=(--build-arg "VERSION=$version" --build-arg "REVISION=$revision")
+for name in BASE_IMAGE PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_TRUSTED_HOST; do
+  if [[ -n ${!name:-} ]]; then
+    arguments+=(--build-arg "$name=${!name}")
+  fi
+done
+if [[ -f ${PIP_CONFIG_FILE:-} ]]; then
+  arguments+=(--secret "id=pip.conf,src=$PIP_CONFIG_FILE")
+fi
+if [[ -f ${PIP_CERT:-} ]]; then
+  arguments+=(--secret "id=ca.crt,src=$PIP_CERT" --build-arg PIP_CERT=/run/secrets/ca.crt)
+fi
+# What it says is meant to be split.
+# shellcheck disable=SC2206
+arguments+=(${IMAGE_ARGS:-})
+
+for service in api writer; do
+  name=${REGISTRY:+$REGISTRY/}iot-sensor-$service:${TAG:-$version}
+  echo "Building $name with $engine ..."
+  "$engine" build "${arguments[@]}" --file "services/$service/Dockerfile" --tag "$name" .
+done

@@ -1,0 +1,101 @@
+"""Both images, built from the Dockerfiles, on a Debian made here: `make test-images`."""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from images.containers import Image, Podman, run
+
+ROOT = Path(__file__).parents[2]
+HERE = Path(__file__).parent
+BASE = "localhost/iot-sensor-test-base:bookworm"
+NEEDED = ("buildah", "podman", "debootstrap")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run only where asked to, and where it can be done."""
+    reason = missing()
+    for item in items:
+        if HERE in item.path.parents:
+            # The first test waits for the base and the builds.
+            item.add_marker(pytest.mark.timeout(1200))
+            if reason:
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def missing() -> str:
+    """Why the images can't be tested here; empty if they can."""
+    if not os.environ.get("IOT_TEST_IMAGES"):
+        return "builds images, which takes minutes: make test-images"
+    absent = [tool for tool in NEEDED if shutil.which(tool) is None]
+    if absent:
+        return f"not installed: {', '.join(absent)}"
+    return "" if os.geteuid() == 0 else "debootstrap and mounts of images need root"
+
+
+@pytest.fixture(scope="session")
+def podman(tmp_path_factory: pytest.TempPathFactory) -> Podman:
+    """Podman, with a configuration that works with old control groups and low limits too."""
+    return Podman(tmp_path_factory.mktemp("podman") / "containers.conf")
+
+
+@pytest.fixture(scope="session")
+def base_image(podman: Podman, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """IOT_TEST_BASE_IMAGE, or else a minimal Debian 12 with Python, made once on this machine."""
+    given = os.environ.get("IOT_TEST_BASE_IMAGE")
+    if given:
+        return given
+    if podman.has(BASE):
+        return BASE
+    root = tmp_path_factory.mktemp("base") / "root"
+    packages = "--include=python3,python3-venv,ca-certificates"
+    try:
+        run("debootstrap", "--variant=minbase", packages, "bookworm", str(root))
+        podman.import_root(root, BASE)
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+    return BASE
+
+
+@pytest.fixture(scope="session")
+def images(podman: Podman, base_image: str) -> Iterator[dict[str, Image]]:
+    """The images by their service, as `make images` builds them; removed in the end."""
+    tag = f"test-{os.getpid()}"
+    settings = {
+        "ENGINE": "buildah",
+        "REGISTRY": "localhost",
+        "TAG": tag,
+        "BASE_IMAGE": base_image,
+        "IMAGE_ARGS": "--network host",
+    }
+    run("make", "--no-print-directory", "images", cwd=ROOT, env={**podman.environment, **settings})
+    names = {service: f"localhost/iot-sensor-{service}:{tag}" for service in ("api", "writer")}
+    with contextlib.ExitStack() as mounted:
+        yield {
+            service: Image(
+                name=name,
+                root=mounted.enter_context(podman.mounted(name)),
+                description=json.loads(podman("image", "inspect", name))[0],
+            )
+            for service, name in names.items()
+        }
+    for name in names.values():
+        podman("image", "rm", "--force", name)
+
+
+@pytest.fixture(scope="session")
+def base_root(podman: Podman, base_image: str) -> Iterator[Path]:
+    """The files of the base."""
+    with podman.mounted(base_image) as root:
+        yield root
+
+
+@pytest.fixture(params=["api", "writer"])
+def image(request: pytest.FixtureRequest, images: dict[str, Image]) -> Image:
+    """Each image in turn."""
+    return images[request.param]

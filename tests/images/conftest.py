@@ -14,6 +14,7 @@ from images.containers import Image, Podman, run
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
 BASE = "localhost/iot-sensor-test-base:bookworm"
+MARK = "a password that only the build may see"
 NEEDED = ("buildah", "podman", "debootstrap")
 
 
@@ -63,15 +64,22 @@ def base_image(podman: Podman, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="session")
-def images(podman: Podman, base_image: str) -> Iterator[dict[str, Image]]:
+def images(
+    podman: Podman, base_image: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Image]]:
     """The images by their service, as `make images` builds them; removed in the end."""
     tag = f"test-{os.getpid()}"
+    pip_settings = tmp_path_factory.mktemp("pip") / "pip.conf"
+    given = os.environ.get("PIP_CONFIG_FILE")
+    own = Path(given).read_text(encoding="utf-8") if given else "[global]\n"
+    pip_settings.write_text(f"{own}\n# {MARK}\n", encoding="utf-8")
     settings = {
         "ENGINE": "buildah",
         "REGISTRY": "localhost",
         "TAG": tag,
         "BASE_IMAGE": base_image,
         "IMAGE_ARGS": "--network host",
+        "PIP_CONFIG_FILE": str(pip_settings),
     }
     run("make", "--no-print-directory", "images", cwd=ROOT, env={**podman.environment, **settings})
     names = {service: f"localhost/iot-sensor-{service}:{tag}" for service in ("api", "writer")}

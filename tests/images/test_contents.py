@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from images.conftest import MARK
 from images.containers import Image, Podman
 
 OF_EACH = {
@@ -72,8 +73,12 @@ def test_nothing_tells_how_it_was_built(image: Image) -> None:
     said = str(image.description)
     assert "PIP_" not in said
     assert "secrets" not in said
-    ours = (path for path in walk(image.root / "opt/venv") if path.name in {"pip.conf", "uv.toml"})
-    assert not list(ours)
+    assert MARK not in said
+    for path in walk(image.root / "opt/venv"):
+        if path.is_file() and not path.is_symlink():
+            assert path.name not in {"pip.conf", "uv.toml"}, path
+            assert MARK.encode() not in path.read_bytes(), path
+    assert not (image.root / "etc/pip.conf").exists()
     assert not list((image.root / "run").glob("secrets/*"))
 
 

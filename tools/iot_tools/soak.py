@@ -13,7 +13,7 @@ from typing import Any
 from iot_models.errors import SettingsError
 
 from .soak_device import Account, Device
-from .soak_wire import Wire
+from .soak_wire import NoAnswerError, Wire
 
 _TICK = 0.2
 _KEPT = 50
@@ -30,6 +30,7 @@ class Soak:
     rate: float = 20.0
     seconds: float = 60.0
     until: Path | None = None
+    begin: float = 60.0
     settle: float = 60.0
     verify: float = 120.0
     timeout: float = 30.0
@@ -43,6 +44,20 @@ class Soak:
             self._wire(keep=True)
         except ValueError as error:
             raise SettingsError(f"--url is {error}") from None
+
+    def wait_for_service(self) -> None:
+        """Return at the first answer, or after `begin` seconds: a service that has just come is
+        not known everywhere at once. What fails until then isn't counted.
+        """
+        end = time.monotonic() + self.begin
+        wire = self._wire(keep=False)
+        while time.monotonic() < end:
+            try:
+                wire.ask("GET", "/healthz")
+            except NoAnswerError:
+                time.sleep(_TICK)
+            else:
+                break
 
     def make_devices(self) -> list[Device]:
         """Every second one opens a connection for each request, as small firmware does; the others
@@ -75,6 +90,7 @@ def run(soak: Soak) -> int:
         # No event: its lock may be held by what the signal interrupts.
         signal.signal(number, lambda number, _: ended.append(number))
     devices = soak.make_devices()
+    soak.wait_for_service()
     began = time.monotonic()
     threads = [
         threading.Thread(target=each.run, args=(stop,), kwargs={"settle": soak.settle})

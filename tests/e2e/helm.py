@@ -1,0 +1,160 @@
+"""helm, as the tests call it, and the charts it is given."""
+
+import os
+import subprocess
+import tarfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from chart.release import COMPONENT, Object
+from chart.rendering import CHART, objects
+from e2e.bodies import Image
+from e2e.options import Options
+from support.helm import find
+
+_SPARE = 120
+"""Seconds beyond its own limit after which helm is killed."""
+
+
+class HelmError(Exception):
+    """helm failed; the text is what it said."""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart and its values."""
+
+    folder: Path
+    values: tuple[Path, ...]
+    texts: tuple[tuple[str, str], ...] = ()
+    """Settings that are text, whatever they look like."""
+    settings: tuple[tuple[str, str], ...] = ()
+    """Others: a true is no text."""
+
+    def with_settings(self, settings: Mapping[str, str]) -> "Chart":
+        """The same, with more settings."""
+        return replace(self, settings=(*self.settings, *settings.items()))
+
+    @property
+    def words(self) -> list[str]:
+        """As helm is given it."""
+        files = (self.folder / "values-demo.yaml", *self.values)
+        texts = [f"--set-string={name}={value}" for name, value in self.texts]
+        settings = [f"--set={name}={value}" for name, value in self.settings]
+        values = [f"--values={each.resolve()}" for each in files]
+        return [str(self.folder.resolve()), *values, *texts, *settings]
+
+
+def current_chart(options: Options) -> Chart:
+    """That of this checkout."""
+    return Chart(CHART, options.values, _images(options.registry, options.tag))
+
+
+def previous_chart(options: Options, scratch: Path) -> Chart:
+    """The one to upgrade from; the current one where none is given."""
+    given = options.previous_chart
+    if given is None:
+        return current_chart(options)
+    if given.is_file():
+        with tarfile.open(given) as archive:
+            archive.extractall(scratch, filter="data")
+        given = scratch / "iot-sensor"
+    tag = options.previous_tag
+    return Chart(given, options.previous_values, _images(options.registry, tag))
+
+
+def _images(registry: str, tag: str) -> tuple[tuple[str, str], ...]:
+    given = {"registry": registry, "tag": tag}
+    return tuple(
+        (f"{component}.image.{name}", value)
+        for component in ("api", "writer")
+        for name, value in given.items()
+        if value
+    )
+
+
+class Helm:
+    """Runs helm against the cluster of a context."""
+
+    def __init__(self, context: str | None, home: Path) -> None:
+        """`home` is for its caches, so that nobody's repositories and plugins matter."""
+        self._context = [f"--kube-context={context}"] if context else []
+        homes = {f"HELM_{name}_HOME": str(home / name) for name in ("CACHE", "CONFIG", "DATA")}
+        self._environment = {**os.environ, **homes}
+
+    def run(self, *words: str, seconds: float = 60) -> str:
+        """What it says. Raises `HelmError`."""
+        command = [find("helm"), *words, *self._context]
+        try:
+            said = subprocess.run(
+                command,
+                env=self._environment,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=seconds + _SPARE,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise HelmError(f"helm {words[0]} hung: {error.output!r} {error.stderr!r}") from None
+        if said.returncode:
+            raise HelmError(f"helm {' '.join(words)}\n{said.stdout}{said.stderr}")
+        return said.stdout
+
+    def render(self, chart: Chart, release: str, namespace: str) -> list[dict[str, Any]]:
+        """The objects that the chart makes."""
+        return objects(
+            self.run("template", release, *chart.words, f"--namespace={namespace}", "--no-hooks")
+        )
+
+
+@dataclass(frozen=True)
+class Names:
+    """How a chart calls what it makes, and the image of its writer."""
+
+    made: tuple[Object, ...]
+
+    def of(self, kind: str, component: str) -> str:
+        """The name of the only object of that kind and component; empty when there is none."""
+        found = self._of(kind, component)
+        return str(found["metadata"]["name"]) if found else ""
+
+    @cached_property
+    def fullname(self) -> str:
+        """What all names begin with."""
+        return self.of("Deployment", "api").removesuffix("-api")
+
+    @cached_property
+    def url(self) -> str:
+        """Of the API, within its namespace's cluster; `{namespace}` is to be filled in."""
+        services = [each for each in self.made if each["kind"] == "Service"]
+        name = f"{self.fullname}-api"
+        (api,) = (each for each in services if each["metadata"]["name"] == name)
+        return f"http://{name}.{{namespace}}.svc:{api['spec']['ports'][0]['port']}"
+
+    @cached_property
+    def image(self) -> Image:
+        """The writer's."""
+        writer = self._of("Deployment", "writer")
+        assert writer is not None
+        spec = writer["spec"]["template"]["spec"]
+        (container,) = spec["containers"]
+        secrets = tuple(each["name"] for each in spec.get("imagePullSecrets") or ())
+        return Image(container["image"], container["imagePullPolicy"], secrets)
+
+    def replicas(self, component: str) -> int:
+        """Pods that a Deployment asks for."""
+        deployment = self._of("Deployment", component)
+        assert deployment is not None
+        return int(deployment["spec"].get("replicas", 1))
+
+    def _of(self, kind: str, component: str) -> Object | None:
+        found = [
+            each
+            for each in self.made
+            if each["kind"] == kind and each["metadata"]["labels"].get(COMPONENT) == component
+        ]
+        assert len(found) <= 1, (kind, component)
+        return found[0] if found else None

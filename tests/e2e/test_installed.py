@@ -1,0 +1,54 @@
+"""A fresh install works: helm's test, a reading by hand, and nobody without a token."""
+
+from typing import Any
+
+from e2e.bodies import Body
+from e2e.release import Release
+
+PASSWORD = "of the e2e tests"
+READINGS = 3
+ROWS = [
+    {"data": {"db_password": PASSWORD, "relative_time": number, "interrogator_time": number,
+              "freeform": {"number": number, "text": "21 °C"}}}
+    for number in range(READINGS)
+]  # fmt: skip
+
+
+def put(token: str | None) -> Body:
+    return {"method": "PUT", "path": "/api/iot", "body": ROWS, "token": token}
+
+
+def read(token: str | None, *, rows: int = 0) -> Body:
+    body = {"data": {"db_password": PASSWORD}}
+    patience = {"rows": rows, "seconds": 60}
+    return {"method": "POST", "path": "/api/iot", "body": body, "token": token, **patience}
+
+
+def test_helm_test_is_green(release: Release) -> None:
+    said = release.test()
+    assert "Phase:" in said
+    assert "Succeeded" in said
+    assert "Failed" not in said
+
+
+def test_what_is_written_through_the_service_is_read_back(release: Release) -> None:
+    written, found = release.ask(put("devices"), read("researchers", rows=READINGS))
+    assert written["status"] == 201, written
+    assert found["status"] == 200, found
+    rows: list[dict[str, Any]] = found["body"]["data"]
+    assert [each["relative_timestamp"] for each in rows] == list(range(READINGS))
+    assert all("21 °C" in each["freeform"] for each in rows)
+
+
+def test_nobody_gets_in_without_the_right_token(release: Release) -> None:
+    nobody, stranger, device, researcher = release.ask(
+        put(None),
+        {**put(None), "headers": {"Authorization": f"Bearer iot_{'x' * 43}"}},
+        read("devices"),
+        put("researchers"),
+    )
+    assert nobody["status"] == 401
+    assert nobody["headers"]["www-authenticate"].startswith("Bearer")
+    assert stranger["status"] == 401
+    assert device["status"] == 403
+    assert researcher["status"] == 403

@@ -1,0 +1,87 @@
+"""What the e2e tests use, on an API server of the tests and the real processes of the service."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from e2e import patience
+from e2e.cluster import Cluster
+from e2e.helm import Helm, current_chart
+from e2e.options import read
+from e2e.release import Release
+from integration.e2e.api_server import ApiServer
+from iot_cipher.tokens import new_tokens_text, with_token
+from iot_models.scopes import Scope
+from support.stack import Stack
+
+TOKENS = {"devices": [Scope.INGEST], "researchers": [Scope.READ], "admin": [Scope.ADMIN]}
+URL = "http://iot-iot-sensor-api.{namespace}.svc:80"
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look often: nothing is slow here."""
+    monkeypatch.setattr(patience, "POLL", 0.05)
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Path:
+    """What stands for /etc/e2e in pods, with the Secrets of a release in it."""
+    folder = tmp_path / "etc"
+    for name in ("tokens", "probe"):
+        (folder / name).mkdir(parents=True)
+    text = new_tokens_text()
+    for name, scopes in TOKENS.items():
+        text, token = with_token(text, name, scopes)
+        (folder / "tokens" / name).write_text(token, encoding="utf-8")
+    text, token = with_token(text, "probe", [Scope.INGEST, Scope.READ])
+    (folder / "probe/token").write_text(token, encoding="utf-8")
+    (folder / "probe/password").write_text("of the probe", encoding="utf-8")
+    (tmp_path / "tokens.json").write_text(text, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def environment(environment: dict[str, str], mounted: Path, tmp_path: Path) -> dict[str, str]:
+    """The service asks for tokens, as the chart has it."""
+    del mounted
+    return {**environment, "IOT_TOKENS_FILE": str(tmp_path / "tokens.json")}
+
+
+@pytest.fixture
+def server(tmp_path: Path, mounted: Path) -> Iterator[ApiServer]:
+    """An API server, to which the kube config leads."""
+    made = ApiServer(mounted)
+    made.kube_config(tmp_path / "kube.config")
+    with made.running():
+        yield made
+
+
+@pytest.fixture
+def cluster(
+    server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Cluster]:
+    """What the tests ask it through."""
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kube.config"))
+    del server
+    made = Cluster()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def release(cluster: Cluster, tmp_path: Path) -> Release:
+    """A release, as far as its names go; nothing of it is installed."""
+    chart = current_chart(read({"IOT_E2E": "1", "IOT_E2E_TAG": "dev"}))
+    namespace = cluster.make_namespace()
+    return Release(cluster, Helm(None, tmp_path / "helm"), namespace, chart)
+
+
+@pytest.fixture
+def served(server: ApiServer, release: Release, stack: Stack) -> Release:
+    """The same, whose URL leads to real processes."""
+    url = URL.format(namespace=release.namespace)
+    assert release.url == url
+    server.rename[url] = f"http://127.0.0.1:{stack.port}"
+    return release

@@ -1,0 +1,110 @@
+"""What runs in pods of the e2e tests, run here: load, questions, connections."""
+
+from pathlib import Path
+
+import pytest
+
+from e2e import bodies, patience
+from e2e.availability import Availability
+from e2e.load import assert_no_request_failed, assert_nothing_lost, last
+from e2e.release import Release
+from e2e.test_installed import (
+    test_nobody_gets_in_without_the_right_token,
+    test_what_is_written_through_the_service_is_read_back,
+)
+from integration.e2e.api_server import ApiServer
+from integration.e2e.test_cluster import IMAGE, make_pods
+from support.stack import Stack, free_port
+
+__all__ = [
+    "test_nobody_gets_in_without_the_right_token",
+    "test_what_is_written_through_the_service_is_read_back",
+]
+
+
+def test_a_load_runs_until_it_is_told_to_stop(served: Release) -> None:
+    with served.load(devices=3, rate=50) as load:
+        load.go_on()
+        report = load.stop()
+        assert load.stop() is report
+    assert report["devices"] == 3
+    assert_no_request_failed(report)
+
+
+def test_a_load_tells_of_a_killed_api_and_of_nothing_lost(
+    served: Release, stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with served.load(devices=3, rate=50) as load:
+        assert stack.api is not None
+        children = Path(f"/proc/{stack.api.pid}/task/{stack.api.pid}/children").read_text()
+        stack.api.kill()
+        stack.api.wait()
+        for each in children.split():
+            Path(f"/proc/{each}").exists()
+        with monkeypatch.context() as patched:
+            patched.setattr(patience, "GO_ON", 1)
+            with pytest.raises(AssertionError, match="more acknowledgements for every device"):
+                load.go_on(1_000_000)
+        stack.start_api()
+        load.go_on()
+        report = load.stop()
+    assert_nothing_lost(report)
+    with pytest.raises(AssertionError):
+        assert_no_request_failed(report)
+
+
+def test_a_load_is_stopped_by_a_test_that_fails(served: Release) -> None:
+    with pytest.raises(ZeroDivisionError), served.load(devices=1, rate=50) as load:
+        1 / 0  # noqa: B018
+    assert load.stop()["acknowledged"] > 0
+
+
+@pytest.mark.parametrize("wrong", ["lost", "doubled", "strange", "not_stored"])
+def test_what_is_wrong_in_a_report_is_an_error(wrong: str) -> None:
+    names = ("lost", "doubled", "strange", "not_stored", "failed", "refused", "unsure")
+    report = {**dict.fromkeys(names, 0), "acknowledged": 1, "well": True}
+    assert_no_request_failed(report)
+    with pytest.raises(AssertionError):
+        assert_nothing_lost({**report, wrong: 1})
+    with pytest.raises(AssertionError):
+        assert_nothing_lost({**report, "acknowledged": 0})
+    with pytest.raises(AssertionError):
+        assert_no_request_failed({**report, "failed": 1})
+
+
+def test_the_last_line_that_is_whole_counts() -> None:
+    log = 'x\n{"progress": {"least": 1}}\n{"report": {"a": 2}}\n{"progress": {"lea'
+    assert last(log, "progress") == {"least": 1}
+    assert last(log, "report") == {"a": 2}
+    assert last("", "report") is None
+
+
+def test_what_came_of_connections(release: Release, server: ApiServer) -> None:
+    namespace = release.cluster.make_namespace()
+    port = free_port()
+    server.rename[f"python -c\0{bodies.PORT}"] = ""
+    listener = bodies.listening_pod(IMAGE)
+    (container,) = listener["spec"]["containers"]
+    container["command"][-1] = str(port)
+    release.cluster.start_pod(namespace, listener)
+    addresses = [("127.0.0.1", port), ("127.0.0.1", free_port()), ("no-such-name.invalid", 1)]
+    release.cluster.wait(
+        lambda: release.reach(namespace, addresses[:1]) == ["reached"], 10, "the listener"
+    )
+    assert release.reach(namespace, addresses) == ["reached", "refused", "no name"]
+
+
+def test_a_pod_that_fails_says_why(release: Release) -> None:
+    with pytest.raises(AssertionError, match="FileNotFoundError"):
+        release.ask({"method": "PUT", "path": "/", "body": {}, "token": "nobody"})
+
+
+def test_the_fewest_ready_pods_are_remembered(server: ApiServer, release: Release) -> None:
+    make_pods(server, release, "api", ["node-1"] * 2)
+    with Availability(release, ["api"]) as seen:
+        assert seen.fewest == {"api": 2}
+        release.kill(release.pods("api")[:1])
+        looks = seen.looks
+        release.cluster.wait(lambda: seen.looks > looks + 1, 10, "more looks")
+        make_pods(server, release, "api", ["node-1"] * 2)
+    assert seen.fewest == {"api": 1}

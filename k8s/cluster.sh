@@ -70,17 +70,26 @@ connect() {
   kubectl=$(tool kubectl)
 }
 
-# Build an image, name it by what is in it, bring it to the nodes: pods change when it does, and only then.
+# One tag for both images, by what is in them: pods change when they do, and only then.
+name_images() {
+  local each ids=""
+  for each in api writer; do
+    ids+=$("$engine" image inspect --format '{{.Id}}' "localhost/iot-sensor-$each:dev")
+  done
+  tag=dev-$(printf %s "$ids" | git hash-object --stdin | cut -c 1-12)
+}
+
+# Bring the images to the nodes.
 load() {
-  local name=localhost/iot-sensor-$1 id
-  id=$("$engine" image inspect --format '{{.Id}}' "$name:dev")
-  id=${id#sha256:}
-  tag=dev-${id:0:12}
-  "$engine" tag "$name:dev" "$name:$tag"
-  "$engine" save --output "$settings/image.tar" "$name:$tag"
-  kind load image-archive "$settings/image.tar" --name "$cluster"
-  rm -f "$settings/image.tar"
-  values+=(--set "$1.image.registry=localhost" --set-string "$1.image.tag=$tag")
+  local each name
+  for each in api writer; do
+    name=localhost/iot-sensor-$each
+    "$engine" tag "$name:dev" "$name:$tag"
+    "$engine" save --output "$settings/image.tar" "$name:$tag"
+    kind load image-archive "$settings/image.tar" --name "$cluster"
+    rm -f "$settings/image.tar"
+    values+=(--set "$each.image.registry=localhost" --set-string "$each.image.tag=$tag")
+  done
 }
 
 up() {
@@ -97,8 +106,8 @@ up() {
   for each in ${VALUES:-}; do
     values+=(--values "$each")
   done
-  load api
-  load writer
+  name_images
+  load
   "$helm" upgrade --install "$release" charts/iot-sensor --namespace "$namespace" \
     "${values[@]}" --wait --timeout 10m
   echo "The release $release is in the namespace $namespace of the cluster $cluster (context kind-$cluster)."
@@ -112,7 +121,10 @@ test() {
   fi
   connect
   "$helm" test "$release" --namespace "$namespace" --logs --timeout 5m
-  .venv/bin/pytest tests/e2e
+  local image
+  image=$("$kubectl" --namespace "$namespace" get deployment "$release-iot-sensor-api" \
+    --output 'jsonpath={.spec.template.spec.containers[0].image}')
+  IOT_E2E=must IOT_E2E_REGISTRY=localhost IOT_E2E_TAG=${image##*:} .venv/bin/pytest tests/e2e
 }
 
 down() {

@@ -3,6 +3,9 @@
 import threading
 from collections.abc import Sequence
 
+import urllib3
+from kubernetes import client
+
 from e2e import patience
 from e2e.release import Release, is_ready
 
@@ -15,7 +18,6 @@ class Availability:
         self.looks = 0
         self._release = release
         self._components = components
-        self._errors: list[Exception] = []
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -38,7 +40,6 @@ class Availability:
     def _look(self, component: str) -> None:
         try:
             ready = sum(map(is_ready, self._release.pods(component)))
-        except Exception as error:  # noqa: BLE001 -- whatever it is, it tells nothing of the pods
-            self._errors.append(error)
-            return
+        except (client.ApiException, urllib3.exceptions.HTTPError):
+            return  # the API server stumbled: that tells nothing of the pods
         self.fewest[component] = min(ready, self.fewest.get(component, ready))

@@ -1,6 +1,7 @@
 """The chart as the e2e tests give it to helm, and what the environment may say."""
 
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,10 @@ from chart.rendering import CHART
 from chart.schemas import NEWEST, mistakes
 from e2e.helm import Helm, HelmError, Names, current_chart, previous_chart
 from e2e.options import NotAskedError, read
-from e2e.release import NAME
+from e2e.release import NAME, Release
 from e2e.test_accepted import ASKED
 from e2e.test_upgrade import CHANGE
+from integration.e2e.api_server import ApiServer
 
 ASK = {"IOT_E2E": "1"}
 GIVEN = {**ASK, "IOT_E2E_TAG": "1.2", "IOT_E2E_REGISTRY": "registry.example.org:5000/iot"}
@@ -139,3 +141,25 @@ def test_what_helm_says_is_told(helm: Helm) -> None:
     chart = current_chart(read(GIVEN)).with_settings({"api.replicsa": "2"})
     with pytest.raises(HelmError, match="replicsa"):
         helm.render(chart, NAME, "n")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda release: release.install(),
+        lambda release: release.upgrade(release.chart.with_settings(CHANGE)),
+        lambda release: release.roll_back(1),
+        lambda release: release.test(),
+        lambda release: release.uninstall(),
+    ],
+)
+def test_helm_takes_every_command_and_asks_the_cluster(
+    change: Callable[[Release], None], release: Release, server: ApiServer
+) -> None:
+    """There is no more of a cluster here than that; a wrong option would be refused before."""
+    begin = len(server.asked)
+    server.failures = [500] * 1000
+    with pytest.raises(HelmError) as refused:
+        change(release)
+    assert "unknown flag" not in str(refused.value)
+    assert len(server.asked) > begin, refused.value

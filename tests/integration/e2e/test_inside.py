@@ -1,25 +1,29 @@
 """What runs in pods of the e2e tests, run here: load, questions, connections."""
 
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
-from e2e import bodies, patience
+from e2e import bodies, patience, test_installed
 from e2e.availability import Availability
 from e2e.load import assert_no_request_failed, assert_nothing_lost, last
 from e2e.release import Release
-from e2e.test_installed import (
-    test_nobody_gets_in_without_the_right_token,
-    test_what_is_written_through_the_service_is_read_back,
-)
 from integration.e2e.api_server import ApiServer
 from integration.e2e.test_cluster import IMAGE, make_pods
+from integration.tools.test_soak import killed
 from support.stack import Stack, free_port
 
-__all__ = [
-    "test_nobody_gets_in_without_the_right_token",
-    "test_what_is_written_through_the_service_is_read_back",
-]
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        test_installed.test_what_is_written_through_the_service_is_read_back,
+        test_installed.test_nobody_gets_in_without_the_right_token,
+    ],
+)
+def test_questions_from_a_pod(served: Release, test: Callable[[Release], None]) -> None:
+    """The very tests, on processes here."""
+    test(served)
 
 
 def test_a_load_runs_until_it_is_told_to_stop(served: Release) -> None:
@@ -35,12 +39,7 @@ def test_a_load_tells_of_a_killed_api_and_of_nothing_lost(
     served: Release, stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with served.load(devices=3, rate=50) as load:
-        assert stack.api is not None
-        children = Path(f"/proc/{stack.api.pid}/task/{stack.api.pid}/children").read_text()
-        stack.api.kill()
-        stack.api.wait()
-        for each in children.split():
-            Path(f"/proc/{each}").exists()
+        killed(stack)
         with monkeypatch.context() as patched:
             patched.setattr(patience, "GO_ON", 1)
             with pytest.raises(AssertionError, match="more acknowledgements for every device"):
@@ -79,10 +78,9 @@ def test_the_last_line_that_is_whole_counts() -> None:
     assert last("", "report") is None
 
 
-def test_what_came_of_connections(release: Release, server: ApiServer) -> None:
+def test_what_came_of_connections(release: Release) -> None:
     namespace = release.cluster.make_namespace()
     port = free_port()
-    server.rename[f"python -c\0{bodies.PORT}"] = ""
     listener = bodies.listening_pod(IMAGE)
     (container,) = listener["spec"]["containers"]
     container["command"][-1] = str(port)

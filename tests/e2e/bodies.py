@@ -145,6 +145,7 @@ def _pod(
         "metadata": {"generateName": f"e2e-{role}-", "labels": {"iot-sensor-e2e": role}},
         "spec": {
             "restartPolicy": "Never",
+            "terminationGracePeriodSeconds": 2,  # what ends by itself loses nothing by it
             "activeDeadlineSeconds": seconds,
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,

@@ -133,6 +133,7 @@ class Canary:
         for took in verdict.round_trips:
             metrics.histogram("iot_canary_round_trip_seconds").observe(took)
         metrics.counter("iot_canary_lost_total").inc(len(verdict.lost))
+        metrics.counter("iot_canary_late_total").inc(len(verdict.late))
         metrics.counter("iot_canary_doubled_total").inc(len(verdict.doubled))
         for what, numbers in (("lost", verdict.lost), ("there twice", verdict.doubled)):
             if numbers:

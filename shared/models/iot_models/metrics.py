@@ -78,6 +78,8 @@ DECLARED = (
              "Readings of the canary that were acknowledged."),
     Declared("iot_canary_lost_total", "counter", "canary",
              "Readings of the canary that were acknowledged and can't be read."),
+    Declared("iot_canary_late_total", "counter", "canary",
+             "Readings of the canary that were counted as lost, and there after all."),
     Declared("iot_canary_doubled_total", "counter", "canary",
              "Readings of the canary that are there more than once."),
     Declared("iot_canary_failures_total", "counter", "canary",

@@ -207,6 +207,7 @@ def test_what_was_counted_as_lost_and_is_late(make_stack: MakeStack, fly: Fly) -
     bird.reach("lost_total", 1)
     stack.start_writer()
     bird.reach("round_trip_seconds_count", 2)
+    bird.reach("late_total", bird.metric("lost_total"))
     assert "counted as lost, and there after all: 1" in bird.end()
 
 

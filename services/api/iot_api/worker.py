@@ -18,6 +18,7 @@ import msgspec
 from gevent.pool import Pool
 from gevent.server import StreamServer
 from gunicorn import util
+from gunicorn.http.unreader import SocketUnreader
 from gunicorn.sock import ssl_context
 from gunicorn.workers.ggevent import GeventWorker
 
@@ -31,6 +32,8 @@ BODY_SECONDS = 5.0
 """Asked to end, wait so long for bodies that are still on their way."""
 _BEAT_SECONDS = 0.1
 _UNREAD_SECONDS = 2.0
+_TURN_SECONDS = 0.01
+"""For so long one connection may keep all others waiting with bytes that are there at once."""
 
 
 class _Open:
@@ -62,6 +65,7 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         util.write_error = _write_error  # what isn't HTTP never reaches the app
+        SocketUnreader.chunk = _received_in_turns
         self._connections: dict[Any, _Open] = {}
 
     def run(self) -> None:
@@ -161,6 +165,19 @@ def _read_out(req: Any) -> None:
     with gevent.Timeout(_UNREAD_SECONDS, False), suppress(Exception):  # whatever ails the body
         while req.body.read(2**16):
             pass
+
+
+_received = SocketUnreader.chunk
+
+
+def _received_in_turns(unreader: Any, *hints: Any) -> Any:
+    """gunicorn's way to receive. gevent hands over what has arrived without a look at others, and
+    not even a timeout gets through to whoever reads on from a client that sends fast enough.
+    """
+    if time.monotonic() - getattr(unreader, "turn_began", 0.0) >= _TURN_SECONDS:
+        gevent.sleep(0)
+        unreader.turn_began = time.monotonic()
+    return _received(unreader, *hints)
 
 
 def _write_error(client: socket.socket, status: int, reason: str, message: str) -> None:

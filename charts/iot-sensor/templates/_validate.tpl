@@ -2,6 +2,10 @@
 {{- define "iot-sensor.validate" -}}
 {{- $values := .Values -}}
 
+{{- if not (regexMatch "^[a-z][-a-z0-9]*$" (include "iot-sensor.fullname" .)) -}}
+{{- fail (printf "\n\n%s can't be the name of a Service, which begins with a letter and has no dot: set fullnameOverride." (include "iot-sensor.fullname" .)) -}}
+{{- end -}}
+
 {{- $postgres := list -}}
 {{- if $values.postgres.existingSecret }}{{ $postgres = append $postgres "postgres.existingSecret" }}{{ end -}}
 {{- if $values.postgres.url }}{{ $postgres = append $postgres "postgres.url" }}{{ end -}}

@@ -1,10 +1,12 @@
 {{/* Rules of egress, each an item of a list. */}}
 {{- define "iot-sensor.egressDns" -}}
 - ports:
-    - port: 53
+    {{- range .Values.networkPolicy.dns.ports }}
+    - port: {{ . }}
       protocol: UDP
-    - port: 53
+    - port: {{ . }}
       protocol: TCP
+    {{- end }}
   {{- with .Values.networkPolicy.dns.to }}
   to:
     {{- toYaml . | nindent 4 }}

@@ -1,6 +1,9 @@
 """What docs repeat of the code agrees with it."""
 
+import re
 from pathlib import Path
+
+import yaml
 
 from iot_models.settings import describe
 
@@ -24,3 +27,33 @@ def test_docs_name_files_that_exist() -> None:
     paths = [word for word in named if "/" in word]
     assert len(paths) > 15
     assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+def anchors(text: str) -> set[str]:
+    """What headings can be linked to by."""
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in headings}
+
+
+def test_links_between_docs_lead_somewhere() -> None:
+    """Files that are there, and headings in them."""
+    links = [
+        (path, target)
+        for path in sorted(ROOT.glob("docs/**/*.md"))
+        for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8"))
+    ]
+    assert len(links) > 20
+    for path, target in links:
+        name, _, anchor = target.partition("#")
+        there = (path.parent / name).resolve() if name else path
+        assert there.exists(), f"{path.name}: {target}"
+        if anchor:
+            assert anchor in anchors(there.read_text(encoding="utf-8")), f"{path.name}: {target}"
+
+
+def test_each_runbook_is_an_alert_s() -> None:
+    """And each alert has one."""
+    groups = yaml.safe_load((ROOT / "charts/iot-sensor/alerts.yaml").read_text("utf-8"))["groups"]
+    alerts = {alert["name"] for group in groups for alert in group["alerts"]}
+    text = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^### (Iot\w+)$", text, re.MULTILINE)) == alerts

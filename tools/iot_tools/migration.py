@@ -7,10 +7,11 @@ import sys
 import time
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import make_conninfo
 
 from iot_models import settings
-from iot_models.errors import SettingsError, UnavailableError
+from iot_models.errors import UnavailableError
+from iot_stores.postgres import url_parts
 
 from .ended import EndedError, ended_by_signals
 
@@ -92,22 +93,9 @@ class PostgresAt:
 
 
 def _read(url: str) -> tuple[str, str, str]:
-    """The conninfo with a limit on connecting, what may be told of it, and the password.
-
-    A password with an @ or a / that is not written as %40 or %2F makes libpq take a part of it for
-    another thing: such a URL is refused before any of it is repeated.
-    """
-    try:
-        parts, wrong = conninfo_to_dict(url), False
-    except psycopg.Error:
-        parts, wrong = {}, True
-    host, port = str(parts.get("host") or ""), str(parts.get("port") or "5432")
-    database = str(parts.get("dbname") or parts.get("user") or "")
-    if wrong or not re.fullmatch(r"[\d,]+", port) or "@" in host + database:
-        raise SettingsError(
-            "IOT_POSTGRES_URL is not a libpq URL; special characters of its password must be "
-            "written as %40 (@), %2F (/), %3A (:), %25 (%)"
-        )
-    where = f"{host or 'localhost'}:{port}/{database}"
+    """The conninfo with a limit on connecting, what may be told of it, and the password."""
+    parts = url_parts(url)
+    port, database = parts.get("port") or "5432", parts.get("dbname") or parts.get("user") or ""
+    where = f"{parts.get('host') or 'localhost'}:{port}/{database}"
     timed = {"connect_timeout": _CONNECT_SECONDS, **parts}
     return make_conninfo("", **timed), where, str(parts.get("password") or "")

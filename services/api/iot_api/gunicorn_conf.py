@@ -59,7 +59,7 @@ def post_worker_init(worker: Any) -> None:
 def worker_exit(server: Any, worker: Any) -> None:
     """Close the worker's connections while its event loop still runs."""
     del server
-    if worker.wsgi is not None:
+    if getattr(worker, "wsgi", None) is not None:  # not one that failed to load the app
         from .wsgi import app  # noqa: PLC0415 - only a worker has it
 
         app.extensions["iot"].close()

@@ -18,15 +18,15 @@ def main() -> int:
 
     try:
         writer = current()
+        settings = writer.settings
+        logging.basicConfig(
+            level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s"
+        )
+        if settings.writer_metrics_port:
+            serve_health(writer.readiness(), settings.metrics_address, settings.writer_metrics_port)
     except SettingsError as error:
         print(f"iot-writer: {error}", file=sys.stderr)
         return 2
-    logging.basicConfig(
-        level=writer.settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
-    settings = writer.settings
-    if settings.writer_metrics_port:
-        serve_health(writer.readiness(), settings.metrics_address, settings.writer_metrics_port)
     work(writer)
     return 0
 

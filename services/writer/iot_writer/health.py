@@ -10,6 +10,7 @@ from prometheus_client import make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer
 
 from iot_models import metrics
+from iot_models.errors import SettingsError
 from iot_stores.readiness import Readiness
 
 if TYPE_CHECKING:
@@ -59,7 +60,16 @@ class _Silent(WSGIRequestHandler):
 
 
 def serve_health(readiness: Readiness, address: str, port: int) -> WSGIServer:
-    """Serve from a thread, until the process ends."""
-    server = make_server(address, port, HealthApp(readiness), ThreadingWSGIServer, _Silent)
+    """Serve from a thread, until the process ends.
+
+    Raises:
+        SettingsError: the port can't be had.
+    """
+    try:
+        server = make_server(address, port, HealthApp(readiness), ThreadingWSGIServer, _Silent)
+    except OSError as error:
+        raise SettingsError(
+            f"IOT_WRITER_METRICS_PORT: {port} of {address} can't be listened on: {error.strerror}"
+        ) from None
     Thread(target=server.serve_forever, name="health", daemon=True).start()
     return server

@@ -11,7 +11,7 @@ from iot_stores.audit import AuditLog
 from iot_stores.backlog import Backlog
 from iot_stores.dead_letters import DeadLetters
 from iot_stores.hot_window import HotWindow
-from iot_stores.postgres import Connection, check_schema, connect_postgres
+from iot_stores.postgres import Connection, check_schema, connect_postgres, url_parts
 from iot_stores.readiness import Readiness
 from iot_stores.redis_client import connect_hot_window, connect_redis
 
@@ -26,6 +26,7 @@ class Writer:
     def __init__(self, settings: Settings) -> None:
         """Raises `SettingsError` when a setting is wrong."""
         self.settings = settings
+        url_parts(settings.postgres_url)  # what is wrong with it is told now
         self.keyring = KeyringFile(Path(settings.keyring_file))
         self.redis = connect_redis(settings)
         self.hot_redis = connect_hot_window(settings, self.redis)

@@ -1,8 +1,11 @@
 """The connections to Postgres."""
 
+import re
 from collections.abc import Callable
+from typing import Any
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg_pool import ConnectionPool
 
 from iot_models.errors import SettingsError
@@ -35,10 +38,37 @@ Connection = psycopg.Connection[tuple[object, ...]]
 Pool = ConnectionPool[Connection]
 
 
+def url_parts(url: str) -> dict[str, Any]:
+    """The parts of `IOT_POSTGRES_URL`.
+
+    A password with an @ or a / that is not written as %40 or %2F makes libpq take a part of it for
+    another thing: such a URL is refused before any of it is repeated.
+
+    Raises:
+        SettingsError: it is no libpq URL.
+    """
+    try:
+        parts: dict[str, Any] = conninfo_to_dict(url)
+    except psycopg.Error:
+        parts = {"port": "none"}
+    names = f"{parts.get('host') or ''}{parts.get('dbname') or parts.get('user') or ''}"
+    if not re.fullmatch(r"[\d,]+", str(parts.get("port") or "5432")) or "@" in names:
+        # Raised here, so that no error of the parser, which holds the password, is its context.
+        raise SettingsError(
+            "IOT_POSTGRES_URL is not a libpq URL; special characters of its password must be "
+            "written as %40 (@), %2F (/), %3A (:), %25 (%)"
+        )
+    return parts
+
+
 def connect_postgres(settings: Settings, *, name: str) -> Connection:
     """One connection that commits each statement unless told otherwise.
 
     Prepared statements are off, so that a pooler in transaction mode may stand between.
+
+    Raises:
+        SettingsError: the URL is none.
+        psycopg.OperationalError: Postgres is away.
     """
     connection: Connection = psycopg.connect(_conninfo(settings, name), autocommit=True)
     _configure(connection)
@@ -55,6 +85,9 @@ def postgres_pool(
     """A pool of at most `size` connections, opened as they are needed.
 
     Each is checked before it is lent: `check` raises when a connection is no good.
+
+    Raises:
+        SettingsError: the URL is none.
     """
     pool: Pool = ConnectionPool(
         _conninfo(settings, name),
@@ -73,7 +106,8 @@ def postgres_pool(
 
 
 def _conninfo(settings: Settings, name: str) -> str:
-    return psycopg.conninfo.make_conninfo(settings.postgres_url, application_name=name, **_LIVENESS)
+    parts = url_parts(settings.postgres_url)
+    return make_conninfo(**{**parts, "application_name": name, **_LIVENESS})
 
 
 def _configure(connection: Connection) -> None:
@@ -81,12 +115,19 @@ def _configure(connection: Connection) -> None:
 
 
 def found_schema(connection: Connection) -> int:
-    """The revision of the database's schema as a number; 0 when there is none."""
+    """The revision of the database's schema as a number; 0 when there is none.
+
+    Raises:
+        SettingsError: it is that of another application, which uses alembic as well.
+    """
     try:
         row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
     except psycopg.errors.UndefinedTable:
         row = None
-    return int(str(row[0])) if row else 0
+    revision = str(row[0]) if row else "0"
+    if not re.fullmatch("[0-9]+", revision):
+        raise SettingsError("the database is another application's: use one of its own for this")
+    return int(revision)
 
 
 def check_schema(connection: Connection) -> None:

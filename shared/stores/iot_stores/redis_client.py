@@ -1,6 +1,7 @@
 """The connection to Redis."""
 
 from typing import Any
+from urllib.parse import urlsplit
 
 from redis import BlockingConnectionPool, Redis
 from redis.backoff import ExponentialWithJitterBackoff
@@ -69,6 +70,12 @@ def _connect(url: str, variable: str, patience: float) -> "Redis":
         ),
         "retry_on_error": [BusyLoadingError],
     }
+    if "+sentinel://" not in url and not _has_a_fit_port(url):
+        # What is taken for the port may be the password: redis-py would repeat it.
+        raise SettingsError(
+            f"{variable} has a port that is none; special characters of its password must be "
+            "written as %40 (@), %2F (/), %3A (:), %23 (#), %3F (?), %25 (%)"
+        )
     try:
         if "+sentinel://" in url:
             client = connect_by_sentinels(url, options, variable)
@@ -81,6 +88,13 @@ def _connect(url: str, variable: str, patience: float) -> "Redis":
     except (ValueError, TypeError) as error:
         raise SettingsError(f"{variable}: {error}") from None
     return client
+
+
+def _has_a_fit_port(url: str) -> bool:
+    try:
+        return urlsplit(url).port != 0
+    except ValueError:
+        return False
 
 
 def is_away(error: RedisError) -> bool:

@@ -4,6 +4,7 @@ import http.client
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -85,6 +86,38 @@ def test_a_schema_that_is_not_known(
         assert (status, told["status"]) == (503, "not ready")
         assert f"schema is {found}" in told["postgres"]
         assert _told(port, "/healthz") == (200, {"status": "ok"})
+
+
+def _refused(environment: dict[str, str], **changes: str) -> str:
+    """What a writer says that doesn't begin to work."""
+    done = subprocess.run(
+        [sys.executable, "-m", "iot_writer"],
+        env={**environment, **changes},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    return done.stderr
+
+
+def test_a_port_that_is_taken_is_one_sentence(environment: dict[str, str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        address = {"IOT_METRICS_ADDRESS": "127.0.0.1", "IOT_WRITER_METRICS_PORT": port}
+        said = _refused(environment, **address)
+    problem = f"{port} of 127.0.0.1 can't be listened on: Address already in use"
+    assert said == f"iot-writer: IOT_WRITER_METRICS_PORT: {problem}\n"
+
+
+@pytest.mark.parametrize("url", ["postgresql://me:hunter2%zz@h/db", "postgresql://me:a@hunter2@h"])
+def test_a_wrong_url_of_postgres_is_told_at_once_and_not_repeated(
+    url: str, environment: dict[str, str]
+) -> None:
+    said = _refused(environment, IOT_POSTGRES_URL=url)
+    assert said.startswith("iot-writer: IOT_POSTGRES_URL is not a libpq URL")
+    assert "hunter2" not in said
 
 
 def test_parts_that_are_away(environment: dict[str, str], tmp_path: Path) -> None:

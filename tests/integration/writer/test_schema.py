@@ -50,6 +50,18 @@ def test_an_empty_database_becomes_usable(empty_url: str, environment: dict[str,
     writer.close()
 
 
+def test_the_database_of_another_application_is_refused(empty_url: str) -> None:
+    with psycopg.connect(empty_url, autocommit=True) as connection:
+        connection.execute("CREATE TABLE alembic_version (version_num text)")
+        connection.execute("INSERT INTO alembic_version VALUES ('ae1027a6acf0')")
+        before = _dump(empty_url)
+        with pytest.raises(SettingsError, match="another application's"):
+            check_schema(connection)
+    with pytest.raises(SettingsError, match="another application's"):
+        migrate(empty_url)
+    assert _dump(empty_url) == before
+
+
 def test_migrating_again_changes_nothing(empty_url: str) -> None:
     migrate(empty_url)
     before = _dump(empty_url)

@@ -40,6 +40,10 @@ def test_its_own(url: str, host: str) -> None:
     [
         "http://hot",
         "redis://:secret@hot:x/0",
+        "redis://:secret#@hot/0",
+        "redis://:secret/@hot/0",
+        "redis://:secret?@hot/0",
+        "redis://:12secret[@hot/0",
         "redis://hot?unheard_of=1",
         "redis+sentinel://hot",
         "redis+sentinel://hot:x/mine",

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Callable
 from typing import cast
 
 import psycopg
@@ -31,21 +32,27 @@ _FORGET_SESSIONS = "DELETE FROM ingest_sessions WHERE seen_at < now() - %s * int
 def enforce(connection: Connection, audit: AuditLog, *, days: int) -> int:
     """Delete segments whose every reading was received more than `days` ago; how many went.
 
-    Whole months go as partitions. May stop at any point and be repeated. 0 days deletes nothing.
+    Whole months go as partitions. May stop at any point and be repeated: what went is in the audit
+    log by then, a line for each transaction. 0 days deletes nothing.
     """
     connection.execute(_FORGET_SESSIONS, (SESSION_DAYS,))
     if not days:
         return 0
     cutoff = int(time.time() * 1000) - days * DAY_MS
-    deleted = _drop_months(connection, cutoff) + _delete_rows(connection, cutoff)
-    if deleted:
+
+    def account(deleted: int) -> None:
         line = f"retention deleted {deleted} segments received more than {days} days ago"
-        _log.info(line)
         audit.record(connection, line)
-    return deleted
+        _log.info(line)
+
+    return _drop_months(connection, cutoff, account) + _delete_rows(connection, cutoff, account)
 
 
-def _drop_months(connection: Connection, cutoff: int) -> int:
+Account = Callable[[int], None]
+"""Writes down how many segments the transaction that runs has deleted."""
+
+
+def _drop_months(connection: Connection, cutoff: int, account: Account) -> int:
     """Drop the months that ended before `cutoff`. One that is being read is left alone: to wait
     for its reader would hold up everybody else. Its rows are deleted, and it goes another time.
     """
@@ -54,14 +61,14 @@ def _drop_months(connection: Connection, cutoff: int) -> int:
         if next_month(begin) > cutoff:
             break
         try:
-            deleted += _drop(connection, partition_name(begin))
+            deleted += _drop(connection, partition_name(begin), account)
         except psycopg.errors.LockNotAvailable:
             _log.info("%s is being read, it is dropped another time", partition_name(begin))
             break
     return deleted
 
 
-def _drop(connection: Connection, name: str) -> int:
+def _drop(connection: Connection, name: str, account: Account) -> int:
     table = psycopg.sql.Identifier(name)
     with connection.transaction():
         connection.execute(_LOCK_WAIT)
@@ -69,11 +76,21 @@ def _drop(connection: Connection, name: str) -> int:
         count = psycopg.sql.SQL("SELECT count(*) FROM {}").format(table)
         (rows,) = cast("tuple[int]", connection.execute(count).fetchone())
         connection.execute(psycopg.sql.SQL("DROP TABLE {}").format(table))
+        if rows:
+            account(rows)
     return rows
 
 
-def _delete_rows(connection: Connection, cutoff: int) -> int:
+def _delete_rows(connection: Connection, cutoff: int, account: Account) -> int:
     deleted = 0
-    while gone := connection.execute(_DELETE, {"cutoff": cutoff}).rowcount:
+    while gone := _delete_some(connection, cutoff, account):
         deleted += gone
     return deleted
+
+
+def _delete_some(connection: Connection, cutoff: int, account: Account) -> int:
+    with connection.transaction():
+        gone = connection.execute(_DELETE, {"cutoff": cutoff}).rowcount
+        if gone:
+            account(gone)
+    return gone

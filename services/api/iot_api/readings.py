@@ -12,7 +12,7 @@ from iot_cipher.vault import OpenVault
 from iot_models import metrics
 from iot_models.errors import DecryptionError, FormatError
 from iot_models.reading import Reading
-from iot_models.segment import decode_segment
+from iot_models.segment import SegmentBounds, decode_segment
 from iot_stores import history
 from iot_stores.history import Question
 from iot_stores.hot_window import HotWindow
@@ -56,14 +56,15 @@ class Readings:
 
     def last_seconds(self, vault: OpenVault, seconds: int) -> Batches:
         """What was received in the last `seconds`: from the hot window if it holds all of that."""
-        begin = self._covered_from(vault, seconds)
-        if begin is None:
+        covered = self._covered(vault, seconds)
+        if covered is None:
             begin = max(1, int(self._clock() * 1000) - seconds * 1000)
             yield from self.select(vault, Question(received_low=begin))
             return
+        begin, found = covered
         self._sources.labels("hot_window").inc()
         question = Question(received_low=begin)
-        yield from merge(self._hot_segments(vault, begin), _opener(vault, question))
+        yield from merge(self._hot_segments(vault, found), _opener(vault, question))
 
     def latest(self, vault: OpenVault, count: int) -> Batches:
         """The last `count` readings of the vault's order."""
@@ -88,18 +89,24 @@ class Readings:
             vault_id = None if vault is None else vault.vault_id
             return history.max_relative_timestamp(connection, vault_id)
 
-    def _covered_from(self, vault: OpenVault, seconds: int) -> int | None:
+    def _covered(self, vault: OpenVault, seconds: int) -> tuple[int, list[SegmentBounds]] | None:
+        """From when, and which segments; None when the hot window can't say."""
         try:
-            return self._hot_window.covers(vault.shard(self._shards), seconds)
+            begin = self._hot_window.covers(vault.shard(self._shards), seconds)
+            return (
+                None if begin is None else (begin, self._hot_window.bounds(vault.vault_id, begin))
+            )
         except RedisError as error:
             _log.warning("the hot window is not used, Redis is away: %s", error)
             return None
 
-    def _hot_segments(self, vault: OpenVault, begin: int) -> Iterator[SealedSegment]:
-        found = self._hot_window.bounds(vault.vault_id, begin)
+    def _hot_segments(
+        self, vault: OpenVault, found: list[SegmentBounds]
+    ) -> Iterator[SealedSegment]:
         found.sort(key=lambda bounds: (bounds.interrogator_min, bounds.first_id))
-        payloads = self._hot_window.payloads(vault.vault_id, found)
-        for bounds, payload in zip(found, payloads, strict=True):
+        payloads = iter(self._hot_window.payloads(vault.vault_id, found))
+        for bounds in found:
+            payload = _next(payloads)
             if payload is not None:
                 yield SealedSegment(vault.vault_id, bounds, payload)
                 continue
@@ -107,6 +114,15 @@ class Readings:
                 evicted = history.select_one(connection, vault.vault_id, bounds.first_id)
             if evicted is not None:
                 yield evicted
+
+
+def _next(payloads: Iterator[bytes | None]) -> bytes | None:
+    """None for what is evicted, and for all that is left once the hot window is away."""
+    try:
+        return next(payloads, None)
+    except RedisError as error:
+        _log.warning("the hot window is not used any further, Redis is away: %s", error)
+        return None
 
 
 def _opener(vault: OpenVault, question: Question) -> Callable[[SealedSegment], list[Reading]]:

@@ -176,6 +176,22 @@ def test_frozen(
     writer.close()
 
 
+@pytest.mark.parametrize(
+    ("command", "source"), [("zrangebyscore", "postgres"), ("mget", "hot_window")]
+)
+def test_away_in_the_middle_of_a_read(
+    command: str, source: str, story: Story, own_redis: RedisServer
+) -> None:
+    """What it was about to answer comes from Postgres."""
+    for _ in range(3):
+        story.store()
+    with Redis.from_url(own_redis.url) as hot:
+        hot.execute_command("ACL", "SETUSER", "default", f"-{command}")
+        assert story.source() == source  # where it began to read; nothing is missing
+        hot.execute_command("ACL", "SETUSER", "default", "+@all")
+    assert story.source() == "hot_window"
+
+
 def test_full(story: Story, own_redis: RedisServer) -> None:
     story.store()
     with Redis.from_url(own_redis.url) as hot:

@@ -32,6 +32,10 @@ BODY_SECONDS = 5.0
 """Asked to end, wait so long for bodies that are still on their way."""
 _BEAT_SECONDS = 0.1
 _UNREAD_SECONDS = 2.0
+_RECEIVED_BYTES = 2**17
+"""The most that is received at once of a body. One that nobody reads, gunicorn drops 1 KiB at a
+time, and copies each time what it received: with its own 1 MiB that takes half a second.
+"""
 _TURN_SECONDS = 0.01
 """For so long one connection may keep all others waiting with bytes that are there at once."""
 
@@ -66,6 +70,7 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
         super().__init__(*args, **kwargs)
         util.write_error = _write_error  # what isn't HTTP never reaches the app
         SocketUnreader.chunk = _received_in_turns
+        SocketUnreader.max_body_chunk = _RECEIVED_BYTES
         self._connections: dict[Any, _Open] = {}
 
     def run(self) -> None:

@@ -7,11 +7,10 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from iot_models import metrics, settings
+from iot_models import metrics, monitoring, settings
 from iot_models.errors import SettingsError
 
 from .canary_ledger import Ledger
-from .canary_server import serve
 from .client import ApiClient, NotDeliveredError, RefusedError
 from .ended import EndedError, ended_by_signals
 
@@ -58,10 +57,10 @@ class Canary:
         self._complained_at = 0.0
         metrics.begin("canary")
 
-    @property
-    def alive(self) -> bool:
+    def health(self) -> tuple[bool, dict[str, str]]:
         """Whether the work goes on, be it in vain."""
-        return self._clock() - self._beat < _STUCK_SECONDS + self._every
+        alive = self._clock() - self._beat < _STUCK_SECONDS + self._every
+        return alive, {"status": "ok" if alive else "stuck"}
 
     def run(self) -> None:
         """Work until an exception that a signal raises."""
@@ -185,7 +184,8 @@ def run(canary: Canary, port: int) -> int:
     try:
         with ended_by_signals():
             if port:
-                serve(settings.load_one("metrics_address"), port, lambda: canary.alive)
+                address = settings.load_one("metrics_address")
+                monitoring.serve("--metrics-port", address, port, {"/healthz": canary.health})
             canary.run()
     except EndedError as ended:
         _log.info("ends: %s", ended)

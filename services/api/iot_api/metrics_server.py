@@ -4,15 +4,18 @@ A process beside the workers, which write their metrics to files of one folder.
 """
 
 import os
+import sys
 import time
 from collections.abc import Iterator
 
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
 
+from iot_models import monitoring
+from iot_models.errors import SettingsError
 from iot_models.metrics import declared
 from iot_models.settings import load
 from iot_stores.backlog import Backlog, BacklogState
@@ -53,8 +56,10 @@ def _entries(state: BacklogState) -> GaugeMetricFamily:
     return family
 
 
-def main() -> None:
-    """Serve until the parent process, gunicorn's master, is gone."""
+def main() -> int:
+    """Serve until the parent process, gunicorn's master, is gone. `/healthz` tells that this
+    process is there: the workers' liveness is gunicorn's to watch.
+    """
     settings = load()
     parent = os.getppid()
     registry = CollectorRegistry()
@@ -63,10 +68,21 @@ def main() -> None:
         connect_redis(settings), shards=settings.shards, max_bytes=settings.backlog_max_bytes
     )
     registry.register(BacklogCollector(backlog, limit=settings.backlog_max_bytes))
-    start_http_server(settings.api_metrics_port, settings.metrics_address, registry)
+    try:
+        monitoring.serve(
+            "IOT_API_METRICS_PORT",
+            settings.metrics_address,
+            settings.api_metrics_port,
+            {"/healthz": lambda: (True, {"status": "ok"})},
+            registry,
+        )
+    except SettingsError as error:
+        print(f"iot-api: {error}", file=sys.stderr)
+        return 2
     while os.getppid() == parent:
         time.sleep(1)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -115,7 +115,7 @@ def test_a_service_that_keeps_everything(stack: Stack, fly: Fly) -> None:
     assert bird.metric("round_trip_seconds_count") >= 7
     assert bird.metric("round_trip_seconds_sum") < 7 * 8
     alive = stack.request("GET", "/healthz", port=bird.port)
-    assert (alive.status, alive.body) == (200, b"alive\n")
+    assert (alive.status, alive.body) == (200, b'{"status": "ok"}')
     assert stack.request("GET", "/else", port=bird.port).status == 404
     out = bird.end()
     assert "begins with reading 1; 0 before it are watched" in out
@@ -254,7 +254,9 @@ def test_a_port_that_is_taken(stack: Stack, start: Start) -> None:
     process = start("canary", "--url", f"http://127.0.0.1:{port}", "--metrics-port", port)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 2
-    assert err == f"port {port} can't be listened on: Address already in use\n"
+    assert err == (
+        f"--metrics-port: {port} of 0.0.0.0 can't be listened on: Address already in use\n"
+    )
 
 
 def test_no_port(stack: Stack, start: Start) -> None:

@@ -1,0 +1,49 @@
+"""The port for monitoring and probes."""
+
+import http.client
+import socket
+
+import pytest
+from prometheus_client import CollectorRegistry, Counter
+
+from iot_models import monitoring
+from iot_models.errors import SettingsError
+
+
+def ask(address: str, port: int, path: str) -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection(address, port, timeout=10)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    finally:
+        connection.close()
+
+
+@pytest.mark.parametrize(
+    ("address", "client"), [("127.0.0.1", "127.0.0.1"), ("::1", "::1"), ("::", "127.0.0.1")]
+)
+def test_what_it_answers(address: str, client: str) -> None:
+    registry = CollectorRegistry()
+    Counter("asked", "Here.", registry=registry)
+    well = {"/well": lambda: (True, {"status": "ok"}), "/not": lambda: (False, {"status": "no"})}
+    server = monitoring.serve("X", address, 0, well, registry)
+    try:
+        port = server.server_port
+        assert ask(client, port, "/well") == (200, b'{"status": "ok"}')
+        assert ask(client, port, "/not") == (503, b'{"status": "no"}')
+        status, body = ask(client, port, "/metrics")
+        assert status == 200
+        assert b"asked_total 0.0" in body
+        assert ask(client, port, "/") == (404, b'{"error": "there are /metrics, /well, /not"}')
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_port_that_is_taken() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        with pytest.raises(SettingsError, match=f"IOT_X: {port} of 127.0.0.1 can't be listened on"):
+            monitoring.serve("IOT_X", "127.0.0.1", port, {})

@@ -119,6 +119,8 @@ def test_what_is_there_is_not_touched(name: str, kube: KubeApi, run: Run) -> Non
         "f-tokens": {"tokens.json": text},
     }
     kube.put(name, contents[name])
+    if name == "f-tokens":
+        kube.put("f-keys", contents["f-keys"])
     before = copy.deepcopy(kube.objects["plant", name])
     said = run(*ALL)
     assert (said.code, said.err) == (0, "")
@@ -137,6 +139,19 @@ def test_what_is_there_is_not_touched(name: str, kube: KubeApi, run: Run) -> Non
             grants = parse_tokens(kube.content("f-tokens")["tokens.json"])
             for value in (stands.get("token"), stands.get("devices")):
                 assert value is None or grants.find(value.encode()) is not None
+
+
+def test_keys_that_were_lost_are_not_made_anew(kube: KubeApi, run: Run) -> None:
+    """Their absence would look as if nothing had ever been stored."""
+    assert run(*ALL).code == 0
+    del kube.objects["plant", "f-keys"]
+    before = copy.deepcopy(kube.objects)
+    said = run(*ALL)
+    assert said.code == 1
+    assert said.err.startswith("Secret f-keys in namespace plant is not there, but f-tokens is")
+    assert "restore the keys from their backup" in said.err
+    assert said.err.count("\n") == 1
+    assert kube.objects == before
 
 
 @pytest.mark.parametrize(

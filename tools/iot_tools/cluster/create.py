@@ -72,6 +72,8 @@ class Creation:
             content = self._content(asked.probe)
             if content is not None:
                 self._note(self._lacks(asked.probe, ["token", "password"], content))
+        if known and asked.keyring and not self._problems:
+            self._note(self._lost(asked.keyring))
         if self._problems:
             raise ClusterError("\n".join(self._problems))
         for each, content in found:
@@ -152,6 +154,17 @@ class Creation:
             except IotError as error:
                 problem = f"{self._where(wanted.name)}: {error}"
         return f"{problem}{wanted.remedy}" if content is not None and problem else problem
+
+    def _lost(self, keyring: str) -> str | None:
+        """New keys in place of lost ones would look as if nothing had ever been stored."""
+        if self._content(keyring) is not None:
+            return None
+        tokens = self._asked.tokens
+        return (
+            f"{self._where(keyring)} is not there, but {tokens} is, which is made after it: restore "
+            "the keys from their backup, for without them nothing that is stored can be read; to "
+            f"begin anew with other keys, delete {tokens} too"
+        )
 
     def _lacks(self, name: str, keys: Sequence[str], content: Content | None) -> str | None:
         if content is None:

@@ -65,10 +65,15 @@ app.kubernetes.io/part-of: iot-sensor
 {{- end -}}
 {{- end -}}
 
-{{/* What the restricted Pod Security level asks of a pod and of a container, unless values say otherwise. */}}
+{{/* What the restricted Pod Security level asks of a pod and of a container, unless values say otherwise.
+     OpenShift chooses users and groups itself. Arguments: context, values (laid over). */}}
 {{- define "iot-sensor.podSecurityContext" -}}
 {{- $restricted := dict "runAsNonRoot" true "runAsUser" 65532 "runAsGroup" 65532 "fsGroup" 65532 "fsGroupChangePolicy" "OnRootMismatch" "seccompProfile" (dict "type" "RuntimeDefault") -}}
-{{- toYaml (mergeOverwrite $restricted (deepCopy (. | default dict))) -}}
+{{- $all := mergeOverwrite $restricted (deepCopy (.values | default dict)) -}}
+{{- if .context.Values.openshift -}}
+{{- $all = omit $all "runAsUser" "runAsGroup" "fsGroup" -}}
+{{- end -}}
+{{- toYaml $all -}}
 {{- end -}}
 
 {{- define "iot-sensor.securityContext" -}}

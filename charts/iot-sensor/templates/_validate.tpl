@@ -43,6 +43,13 @@
 {{- end -}}
 {{- end -}}
 
+{{- range $name, $pair := dict "keys" (list $values.keys "keyring.json") "auth" (list $values.auth "tokens.json") "redis" (list $values.redis "url") "postgres" (list $values.postgres "url") -}}
+{{- $block := first $pair -}}
+{{- if and (not $block.existingSecret) (ne $block.existingSecretKey (last $pair)) -}}
+{{- fail (printf "\n\n%s.existingSecretKey is set, and no Secret of yours: set %s.existingSecret as well." $name $name) -}}
+{{- end -}}
+{{- end -}}
+
 {{- if and $values.writer.hpa.enabled $values.writer.keda.enabled -}}
 {{- fail "\n\nTwo things would scale the writer: set only one of writer.hpa.enabled, writer.keda.enabled." -}}
 {{- end -}}
@@ -63,6 +70,10 @@
 {{- if and $hpa.enabled (not $hpa.targetCPUUtilizationPercentage) (not $hpa.metrics) -}}
 {{- fail (printf "\n\n%s has nothing to scale by: set %s.targetCPUUtilizationPercentage or %s.metrics." $name $name $name) -}}
 {{- end -}}
+{{- end -}}
+
+{{- if and $values.openshift (or $values.redis.internal.enabled $values.postgres.internal.enabled) -}}
+{{- fail "\n\nOn OpenShift the demo's Redis and Postgres don't run, for their images need users of their own: set redis.existingSecret and postgres.existingSecret instead of internal.enabled." -}}
 {{- end -}}
 
 {{- if and $values.ingress.enabled (not $values.ingress.hosts) -}}

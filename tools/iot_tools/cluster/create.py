@@ -161,9 +161,9 @@ class Creation:
             return None
         tokens = self._asked.tokens
         return (
-            f"{self._where(keyring)} is not there, but {tokens} is, which is made after it: restore "
-            "the keys from their backup, for without them nothing that is stored can be read; to "
-            f"begin anew with other keys, delete {tokens} too"
+            f"{self._where(keyring)} is not there, but {tokens} is, which is made after it: "
+            "restore the keys from their backup, for without them nothing that is stored can be "
+            f"read; to begin anew with other keys, delete {tokens} too"
         )
 
     def _lacks(self, name: str, keys: Sequence[str], content: Content | None) -> str | None:

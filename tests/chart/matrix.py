@@ -244,6 +244,15 @@ MATRIX: dict[str, ValuesSet] = {
         },
         existing={"my-hot": {"url"}},
     ),
+    "ipv6": own({"bindAddress": "::", "canary": {"enabled": True}}),
+    "openshift": own(
+        {
+            "openshift": True,
+            "networkPolicy": {"dns": {"ports": [53, 5353]}},
+            "canary": {"enabled": True},
+        }
+    ),
+    "dotted-tokens": own({"auth": {"initialTokens": [{"name": "a.b", "scopes": ["ingest"]}]}}),
     "no-network-policies": own({"networkPolicy": {"enabled": False}}),
     "narrow-network-policies": own(
         {

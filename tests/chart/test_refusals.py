@@ -47,6 +47,26 @@ SENTENCES: dict[str, tuple[dict[str, Any], str]] = {
         {"postgres": {"existingSecret": "", "url": "postgresql://p/d?user=u&password=hush"}},
         "put the URL into a Secret and set postgres.existingSecret.",
     ),
+    "a key of no Secret": (
+        {"keys": {"existingSecretKey": "mine.json"}},
+        "set keys.existingSecret as well.",
+    ),
+    "demo stores on OpenShift": (
+        {"openshift": True, "redis": {"existingSecret": "", "internal": {"enabled": True}}},
+        "set redis.existingSecret and postgres.existingSecret instead of internal.enabled.",
+    ),
+    "a name that no Service can bear": (
+        {"nameOverride": "", "fullnameOverride": "1iot"},
+        "fullnameOverride",
+    ),
+    "a selector's label": (
+        {"commonLabels": {"app.kubernetes.io/instance": "other"}},
+        "app.kubernetes.io/instance",
+    ),
+    "a selector's label of pods": (
+        {"api": {"podLabels": {"app.kubernetes.io/component": "other"}}},
+        "app.kubernetes.io/component",
+    ),
     "HPA and KEDA": (
         {"writer": {"hpa": {"enabled": True}, "keda": {"enabled": True}}},
         "would scale the writer: set only one of writer.hpa.enabled, writer.keda.enabled.",

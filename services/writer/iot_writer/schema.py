@@ -24,10 +24,6 @@ def migrate(postgres_url: str, revision: str = SCHEMA_REVISION) -> None:
     Raises:
         SettingsError: the schema is further ahead.
     """
-    with psycopg.connect(postgres_url, autocommit=True) as found:
-        if found_schema(found) > int(SCHEMA_REVISION):
-            check_schema(found)
-            return
     engine = sqlalchemy.create_engine(
         "postgresql+psycopg://", creator=_creator(postgres_url), poolclass=sqlalchemy.NullPool
     )
@@ -35,8 +31,20 @@ def migrate(postgres_url: str, revision: str = SCHEMA_REVISION) -> None:
     config.set_main_option("script_location", str(resources.files(__package__) / "migrations"))
     with engine.begin() as connection:
         connection.execute(sqlalchemy.text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
+        if _is_ahead(connection):
+            return
         config.attributes["connection"] = connection
         command.upgrade(config, revision)
+
+
+def _is_ahead(connection: sqlalchemy.Connection) -> bool:
+    """Asked with the lock held: a newer version may have migrated while this one waited."""
+    driver: Any = connection.connection.driver_connection
+    exists = driver.execute("SELECT to_regclass('alembic_version') IS NOT NULL").fetchone()
+    if not exists[0] or found_schema(driver) <= int(SCHEMA_REVISION):
+        return False
+    check_schema(driver)
+    return True
 
 
 def _creator(postgres_url: str) -> Callable[[], Any]:

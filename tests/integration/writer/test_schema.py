@@ -119,6 +119,22 @@ def test_the_next_versions_schema_is_worked_on_and_left_as_it_is(
     writer.close()
 
 
+def test_a_migration_that_waited_for_a_newer_versions_leaves_its_schema(empty_url: str) -> None:
+    script = f"from iot_writer.schema import migrate; migrate({empty_url!r})"
+    command = [sys.executable, "-W", "error", "-c", script]
+    with psycopg.connect(empty_url) as newer:
+        newer.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK,))
+        waiter = subprocess.Popen(command, stderr=subprocess.PIPE, env=os.environ)
+        waiting = "SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        wait_until(lambda: newer.execute(waiting).fetchone() == (True,), seconds=40, what="waiting")
+        newer.execute("CREATE TABLE alembic_version (version_num text)")
+        newer.execute("INSERT INTO alembic_version VALUES (%s)", (NEXT,))
+    _, said = waiter.communicate(timeout=60)
+    assert (waiter.returncode, said) == (0, b"")
+    with psycopg.connect(empty_url) as connection:
+        assert connection.execute("SELECT * FROM alembic_version").fetchall() == [(NEXT,)]
+
+
 def test_a_schema_two_versions_ahead_is_not_touched(postgres_url: str) -> None:
     with psycopg.connect(postgres_url, autocommit=True) as connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")

@@ -25,19 +25,22 @@ _COPY: LiteralString = f"COPY segments (vault_id, {_COLUMNS}, payload) FROM STDI
 _SELECT: LiteralString = f"SELECT {_COLUMNS}, payload FROM segments WHERE vault_id = %(vault_id)s"  # noqa: S608
 
 _ALL: LiteralString = f"{_SELECT} ORDER BY interrogator_min, first_id"
+# OFFSET 0 keeps the order out of the search: for its sake the planner would go through all of the
+# vault in that order, and filter.
 _BY_RELATIVE: LiteralString = (
-    f"{_SELECT} AND relative_max >= %(low)s AND relative_min <= %(high)s "
-    "ORDER BY interrogator_min, first_id"
+    f"SELECT * FROM ({_SELECT} AND relative_max >= %(low)s AND relative_min <= %(high)s OFFSET 0) "  # noqa: S608
+    "AS found ORDER BY interrogator_min, first_id"
 )
 # A segment lies within one month, so the month's begin bounds `received_min` and prunes.
 _BY_RECEIVED: LiteralString = (
-    f"{_SELECT} AND received_max >= %(low)s AND received_min >= %(month)s "
-    "ORDER BY interrogator_min, first_id"
+    f"SELECT * FROM ({_SELECT} AND received_max >= %(low)s AND received_min >= %(month)s OFFSET 0) "  # noqa: S608
+    "AS found ORDER BY interrogator_min, first_id"
 )
 _LATEST: LiteralString = f"{_SELECT} ORDER BY interrogator_max DESC, last_id DESC"
 _BY_ID: LiteralString = f"{_SELECT} AND first_id = %(first_id)s"
 
-_MAXTIME = "SELECT max(relative_max) FROM segments"
+# Spelled as in the index that is made for it alone.
+_MAXTIME = "SELECT max(relative_max + 0) FROM segments"
 _COUNT = "SELECT coalesce(sum(count), 0)::int8 FROM segments WHERE vault_id = %s"
 _VAULT_MAXTIME = "SELECT max(relative_max) FROM segments WHERE vault_id = %s"
 

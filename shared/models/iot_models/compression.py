@@ -10,6 +10,8 @@ ENTRY_LEVEL = 1
 """Entries live for a second: speed matters more than size."""
 SEGMENT_LEVEL = 3
 """Segments live for years."""
+MERGED_LEVEL = 9
+"""Merged once, in the background: worth some more work."""
 
 _BEST_RATIO = 2**15
 """No zstd frame unpacks to more than this times its size: its densest block gives 128 KiB for 4."""
@@ -18,7 +20,8 @@ _BEST_RATIO = 2**15
 class _Contexts(threading.local):
     def __init__(self) -> None:
         self.compressors = {
-            level: zstandard.ZstdCompressor(level=level) for level in (ENTRY_LEVEL, SEGMENT_LEVEL)
+            level: zstandard.ZstdCompressor(level=level)
+            for level in (ENTRY_LEVEL, SEGMENT_LEVEL, MERGED_LEVEL)
         }
         self.decompressor = zstandard.ZstdDecompressor()
 

@@ -3,6 +3,9 @@
 The columns, in the order of (interrogator timestamp, id): when each was received (as runs, for
 a request's readings share it), ids, relative and interrogator timestamps (as differences, their
 bytes transposed, for zstd finds little in plain 64-bit numbers), and the `freeform` texts.
+
+A drain's segment has ids at even distances, so that it need not hold them. One that was merged of
+others has not: it holds ids and times of receipt as differences, too.
 """
 
 import struct
@@ -12,7 +15,7 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise, starmap
 from operator import le, sub
 
-from .compression import SEGMENT_LEVEL, compress, decompress
+from .compression import MERGED_LEVEL, SEGMENT_LEVEL, compress, decompress
 from .errors import FormatError
 from .reading import SEPARATOR, Reading, ReadingColumns, absolute_timestamp, int64s
 
@@ -25,13 +28,15 @@ _BOUNDS = struct.Struct("<9qI")
 _COUNTS = struct.Struct("<BII")
 _RUN = struct.Struct("<qI")
 _RAW, _DELTA = b"\0", b"\1"
-_ARRIVAL, _SORTED = 0, 1
+_ARRIVAL, _SORTED, _MERGED = 0, 1, 2
+_MERGED_COLUMNS = 4
 
 
 @dataclass(frozen=True, slots=True)
 class SegmentBounds:
     """What is known of a segment without opening it: ids, times and count (all inclusive).
 
+    Of ids they are the lowest and the highest: between them may be those of other segments.
     Receipt is in Unix milliseconds, the other times in microseconds of the sender's.
     """
 
@@ -147,8 +152,32 @@ class SegmentColumns:
         return list(map(Reading, stamps, self.freeform, self.ids, self.interrogator, self.relative))
 
 
+def encode_merged(columns: SegmentColumns, shard: int) -> tuple[SegmentBounds, bytes]:
+    """Make one segment of readings that have their ids already, in the order of (interrogator, id).
+
+    There is at least one reading.
+
+    Raises:
+        FormatError: the columns differ in length; such a segment could never be read again.
+    """
+    ids, received = int64s(list(columns.ids)), int64s(list(columns.received))
+    relative, interrogator = int64s(list(columns.relative)), int64s(list(columns.interrogator))
+    freeform = SEPARATOR.join(text.encode("ascii") for text in columns.freeform)
+    count = len(ids)
+    lengths = {len(received), len(relative), len(interrogator), freeform.count(SEPARATOR) + 1}
+    if lengths != {count}:
+        raise FormatError("segment's columns differ in length")
+    bounds = SegmentBounds(
+        min(ids), max(ids), min(received), max(received), min(relative), max(relative),
+        interrogator[0], interrogator[-1], shard, count,
+    )  # fmt: skip
+    head = _COUNTS.pack(_MERGED, count, 0)
+    content = b"".join((head, *map(_pack, (ids, received, relative, interrogator)), freeform))
+    return bounds, compress(content, MERGED_LEVEL)
+
+
 def decode_segment(bounds: SegmentBounds, data: bytes) -> SegmentColumns:
-    """Open what `encode_segment` made.
+    """Open what `encode_segment` or `encode_merged` made.
 
     Raises:
         FormatError: the content is not a segment with these bounds.
@@ -157,6 +186,8 @@ def decode_segment(bounds: SegmentBounds, data: bytes) -> SegmentColumns:
     if len(content) < _COUNTS.size:
         raise FormatError("segment is cut short")
     order, count, run_count = _COUNTS.unpack_from(content)
+    if order == _MERGED and count == bounds.count:
+        return _decode_merged(content, count)
     if count != bounds.count or bounds.last_id != bounds.first_id + (count - 1) * ID_STRIDE:
         raise FormatError("segment doesn't hold what its bounds say")
     runs_end = _COUNTS.size + _RUN.size * run_count
@@ -177,6 +208,18 @@ def decode_segment(bounds: SegmentBounds, data: bytes) -> SegmentColumns:
     if len(freeform) != count:
         raise FormatError("segment's columns differ in length")
     return SegmentColumns(ids, received, relative, interrogator, freeform)
+
+
+def _decode_merged(content: bytes, count: int) -> SegmentColumns:
+    width = 1 + 8 * count
+    starts = [_COUNTS.size + number * width for number in range(_MERGED_COLUMNS + 1)]
+    if len(content) < starts[-1]:
+        raise FormatError("segment is cut short")
+    columns = [list(_unpack(content[start : start + width])) for start in starts[:-1]]
+    freeform = _texts(content[starts[-1] :])
+    if len(freeform) != count:
+        raise FormatError("segment's columns differ in length")
+    return SegmentColumns(*columns, freeform)
 
 
 def _received(data: bytes, count: int) -> list[int]:

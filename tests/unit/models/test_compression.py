@@ -7,10 +7,10 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iot_models.compression import ENTRY_LEVEL, SEGMENT_LEVEL, compress, decompress
+from iot_models.compression import ENTRY_LEVEL, MERGED_LEVEL, SEGMENT_LEVEL, compress, decompress
 from iot_models.errors import FormatError
 
-LEVELS = st.sampled_from([ENTRY_LEVEL, SEGMENT_LEVEL])
+LEVELS = st.sampled_from([ENTRY_LEVEL, SEGMENT_LEVEL, MERGED_LEVEL])
 LIMIT = 2**20
 
 

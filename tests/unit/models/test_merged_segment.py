@@ -1,0 +1,152 @@
+"""Merged segments: ids and times of receipt stay what they were, whatever they are."""
+
+import dataclasses
+import struct
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from iot_models.compression import MERGED_LEVEL, compress, decompress
+from iot_models.errors import FormatError
+from iot_models.reading import INT64_MAX, INT64_MIN
+from iot_models.segment import SegmentBounds, SegmentColumns, decode_segment, encode_merged
+
+Row = tuple[int, int, int, int, str]
+"""Interrogator timestamp, id, time of receipt, relative timestamp, text."""
+
+EXTREME = st.sampled_from([INT64_MIN, INT64_MIN + 1, -1, 0, 1, INT64_MAX - 1, INT64_MAX])
+INT64 = st.one_of(st.integers(INT64_MIN, INT64_MAX), EXTREME, st.integers(0, 5))
+TEXT = st.text(st.characters(min_codepoint=1, max_codepoint=127), max_size=20)
+ROWS = st.lists(
+    st.tuples(INT64, INT64, INT64, INT64, TEXT),
+    min_size=1,
+    max_size=40,
+    unique_by=lambda row: row[1],
+).map(sorted)
+SHARD = 3
+
+
+def columns(rows: Sequence[Row]) -> SegmentColumns:
+    interrogator, ids, received, relative, freeform = zip(*rows, strict=True)
+    return SegmentColumns(ids, received, relative, interrogator, freeform)
+
+
+def rows_of(opened: SegmentColumns) -> list[Row]:
+    return list(
+        zip(opened.interrogator, opened.ids, opened.received, opened.relative, opened.freeform,
+            strict=True)
+    )  # fmt: skip
+
+
+ROWS_OF_GOLDEN: list[Row] = [
+    (-10, 771, 1_700_000_000_456, -1, "null"),
+    (20, 262_659, 1_700_000_002_000, 7, '"x"'),
+    (20, 262_915, 1_700_000_001_999, 6, ""),
+    (30, 515, 1_700_000_000_123, 5, '{"a": 1}'),
+]
+GOLDEN = bytes.fromhex(
+    "28b52ffd209fcd0200d284111fb0358d0100b49ed294e302d380ea2c852319aa4b60f04a7ae5b64d69139902"
+    "814561ae39805e74ae053d232607f3579bafbd82b7f01a101fce6045b0d584c9eda426d32802060090812fd0"
+    "05582370c71d02037003"
+)
+
+
+def test_merged_segments_written_once_are_read_for_ever() -> None:
+    bounds, data = encode_merged(columns(ROWS_OF_GOLDEN), SHARD)
+    assert rows_of(decode_segment(bounds, GOLDEN)) == ROWS_OF_GOLDEN
+    # zstd may pack otherwise one day; what it packs may not change.
+    assert decompress(data, 2**20) == decompress(GOLDEN, 2**20)
+    assert bounds == SegmentBounds(
+        515, 262_915, 1_700_000_000_123, 1_700_000_002_000, -1, 7, -10, 30, SHARD, 4
+    )
+
+
+@given(ROWS)
+def test_round_trip(rows: list[Row]) -> None:
+    bounds, data = encode_merged(columns(rows), SHARD)
+    assert rows_of(decode_segment(bounds, data)) == rows
+
+
+@given(ROWS)
+def test_bounds_are_those_of_the_readings(rows: list[Row]) -> None:
+    bounds, _ = encode_merged(columns(rows), SHARD)
+    assert (bounds.count, bounds.shard) == (len(rows), SHARD)
+    for low, high, at in (
+        (bounds.interrogator_min, bounds.interrogator_max, 0),
+        (bounds.first_id, bounds.last_id, 1),
+        (bounds.received_min, bounds.received_max, 2),
+        (bounds.relative_min, bounds.relative_max, 3),
+    ):
+        assert low == min(row[at] for row in rows)
+        assert high == max(row[at] for row in rows)
+
+
+def test_what_was_merged_can_be_merged_again() -> None:
+    bounds, data = encode_merged(columns(ROWS_OF_GOLDEN), SHARD)
+    assert encode_merged(decode_segment(bounds, data), SHARD) == (bounds, data)
+
+
+@pytest.mark.parametrize("column", ["ids", "received", "relative", "interrogator", "freeform"])
+def test_columns_that_differ_are_never_made_a_segment(column: str) -> None:
+    whole = columns(ROWS_OF_GOLDEN)
+    broken = dataclasses.replace(whole, **{column: getattr(whole, column)[:-1]})
+    with pytest.raises(FormatError):
+        encode_merged(broken, SHARD)
+
+
+def test_no_readings_make_no_segment() -> None:
+    with pytest.raises(FormatError):
+        encode_merged(SegmentColumns([], [], [], [], []), SHARD)
+
+
+@pytest.mark.parametrize("count", [0, 3, 5, 2**31])
+def test_another_count_is_a_format_error(count: int) -> None:
+    bounds, _ = encode_merged(columns(ROWS_OF_GOLDEN), SHARD)
+    with pytest.raises(FormatError):
+        decode_segment(dataclasses.replace(bounds, count=count), GOLDEN)
+
+
+CONTENT = decompress(GOLDEN, 2**20)
+BOUNDS = encode_merged(columns(ROWS_OF_GOLDEN), SHARD)[0]
+
+
+def opens_or_format_error(data: bytes) -> None:
+    try:
+        rows_of(decode_segment(BOUNDS, data))
+    except FormatError:
+        return
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_segment_or_a_format_error(data: bytes) -> None:
+    opens_or_format_error(compress(CONTENT[:9] + data, MERGED_LEVEL))
+
+
+def test_any_one_changed_byte_is_a_segment_or_a_format_error() -> None:
+    for at in range(len(CONTENT)):
+        for value in (0, 1, 2, 127, 128, 255):
+            changed = CONTENT[:at] + bytes([value]) + CONTENT[at + 1 :]
+            opens_or_format_error(compress(changed, MERGED_LEVEL))
+
+
+@given(st.integers(0, len(CONTENT) - len('{"a": 1}') - 1))
+def test_a_segment_cut_short_is_a_format_error(length: int) -> None:
+    with pytest.raises(FormatError):
+        decode_segment(BOUNDS, compress(CONTENT[:length], MERGED_LEVEL))
+
+
+@pytest.mark.parametrize(
+    ("at", "patch"),
+    [
+        (1, struct.pack("<I", 2**32 - 1)),  # more readings than there are bytes
+        (9, b"\x07"),  # a column that is neither differences nor plain
+        (len(CONTENT) - 1, b"\xff"),  # a text that is not ASCII
+        (len(CONTENT) - 1, b"\x00"),  # a text too many
+    ],
+)
+def test_each_part_is_checked(at: int, patch: bytes) -> None:
+    content = CONTENT[:at] + patch + CONTENT[at + len(patch) :]
+    with pytest.raises(FormatError):
+        decode_segment(BOUNDS, compress(content, MERGED_LEVEL))

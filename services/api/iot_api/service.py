@@ -16,12 +16,14 @@ from iot_cipher.vault import PasswordKey, password_key
 from iot_models.settings import Settings
 from iot_stores.audit import AuditLog
 from iot_stores.backlog import Backlog
+from iot_stores.compaction_orders import CompactionOrders
 from iot_stores.hot_window import HotWindow
 from iot_stores.postgres import Connection, Pool, postgres_pool
 from iot_stores.readiness import Readiness
 from iot_stores.redis_client import connect_hot_window, connect_redis
 from iot_stores.vault_records import VaultRecords
 
+from .compaction import Compaction
 from .guesses import Guesses
 from .intake import Intake
 from .readings import Readings
@@ -47,11 +49,13 @@ class Service:
     intake: Intake
     receipts: Receipts
     readings: Readings
+    compaction: Compaction
     audit: AuditLog
     readiness: Readiness
 
     def close(self) -> None:
         """Let go of all connections."""
+        self.compaction.close()
         self.pool.close()
         for client in self.redis:
             client.close()
@@ -75,12 +79,19 @@ def build_service(settings: Settings) -> Service:
         wait_replicas=settings.redis_wait_replicas,
         wait_fsync=bool(settings.redis_wait_fsync),
     )
+    compaction = Compaction(
+        pool,
+        CompactionOrders(redis),
+        keyring.current,
+        hot_window_seconds=settings.hot_window_seconds,
+    )
     vaults = Vaults(
         keyring.current,
         VaultRecords(redis, pool),
         VaultCache(size=settings.vault_cache_size, seconds=settings.vault_cache_seconds),
         scrypt_log2_n=settings.scrypt_log2_n,
         slow_key=_slow_key(),
+        opened=compaction.offer,
     )
     return Service(
         settings=settings,
@@ -102,6 +113,7 @@ def build_service(settings: Settings) -> Service:
             shards=settings.shards,
             clock=time.time,
         ),
+        compaction=compaction,
         audit=AuditLog(keyring.current),
         readiness=Readiness(
             redis,

@@ -58,7 +58,10 @@ class Vaults:
         *,
         scrypt_log2_n: int,
         slow_key: PasswordKey = password_key,
+        opened: Callable[[OpenVault], None] = lambda _: None,
     ) -> None:
+        """`opened` is called with each vault that was there and is opened; it must cost nothing."""
+        self._opened = opened
         self._keyring = keyring
         self._records = records
         self._cache = cache
@@ -137,10 +140,12 @@ class Vaults:
                 return vault
         metrics.counter("iot_vaults_opened_total").labels("found").inc()
         try:
-            return open_vault(keyring, record, password, slow_key=self._one_key)
+            vault = open_vault(keyring, record, password, slow_key=self._one_key)
         except DecryptionError:
             metrics.counter("iot_damaged_total").labels("vault").inc()
             raise
+        self._opened(vault)
+        return vault
 
     def _one_key(self, password: bytes, salt: bytes, log2_n: int) -> bytes:
         with self._one_key_at_a_time:

@@ -69,10 +69,41 @@ def _first_line(error: Exception) -> str:
     return str(error).partition("\n")[0]
 
 
+def compact() -> str:
+    """Do one order to merge small segments, and queue the next; while drains are behind, none."""
+    writer = current()
+    if any(age > sweep.STALE_SECONDS for age in writer.backlog.oldest().values()):
+        return "later"  # the sweep queues it again
+    try:
+        outcome, left = writer.compaction.run(writer.postgres())
+    except AWAY as error:
+        _log.warning("nothing is compacted, Postgres is away: %s", _first_line(error))
+        _count_compaction("postgres_away")
+        return "postgres_away"
+    except (RedisConnectionError, RedisTimeoutError):
+        _count_compaction("redis_away")
+        raise
+    except Exception:
+        _count_compaction("failed")
+        raise
+    if left:
+        writer.backlog.arm([names.COMPACT_JOB])
+    _count_compaction(outcome)
+    return outcome
+
+
+def _count_compaction(outcome: str) -> None:
+    metrics.counter("iot_compactions_total").labels(outcome).inc()
+
+
 def sweep_shards() -> int:
-    """Queue drains for the shards that were left behind, also by a change of their number."""
+    """Queue drains for the shards that were left behind, also by a change of their number, and
+    the compaction that was.
+    """
     writer = current()
     register(writer)
+    if writer.compaction_orders.waiting():
+        writer.backlog.arm([names.COMPACT_JOB])
     return sweep.sweep(writer.backlog)
 
 
@@ -96,7 +127,7 @@ def _note_success(job: str) -> None:
     metrics.gauge("iot_job_last_success_timestamp_seconds").labels(job).set_to_current_time()
 
 
-Function = Callable[[int], str] | Callable[[], int]
+Function = Callable[[int], str] | Callable[[], int] | Callable[[], str]
 
 
 def known_jobs(shards: Iterable[int]) -> dict[str, tuple[Function, tuple[int, ...]]]:
@@ -107,6 +138,7 @@ def known_jobs(shards: Iterable[int]) -> dict[str, tuple[Function, tuple[int, ..
     jobs[names.SWEEP_JOB] = (sweep_shards, ())
     jobs[names.PARTITIONS_JOB] = (make_partitions, ())
     jobs[names.RETENTION_JOB] = (enforce_retention, ())
+    jobs[names.COMPACT_JOB] = (compact, ())
     return jobs
 
 

@@ -8,12 +8,11 @@ from typing import LiteralString, cast
 import psycopg
 
 from iot_stores.audit import AuditLog
-from iot_stores.months import next_month
+from iot_stores.months import DAY_MS, next_month
 from iot_stores.postgres import Connection
 
 from .partitions import partition_begins, partition_name
 
-DAY_MS = 86_400_000
 SESSION_DAYS = 90
 """How long the ledger remembers a session that sends nothing; longer than an entry may be old."""
 

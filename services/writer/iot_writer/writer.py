@@ -9,12 +9,14 @@ from iot_cipher.keyring import KeyringFile
 from iot_models.settings import Settings, load
 from iot_stores.audit import AuditLog
 from iot_stores.backlog import Backlog
+from iot_stores.compaction_orders import CompactionOrders
 from iot_stores.dead_letters import DeadLetters
 from iot_stores.hot_window import HotWindow
 from iot_stores.postgres import Connection, check_schema, connect_postgres, url_parts
 from iot_stores.readiness import Readiness
 from iot_stores.redis_client import connect_hot_window, connect_redis
 
+from .compaction import Compaction
 from .drain import HOT_WINDOW_PAUSE_SECONDS, Drain
 
 _log = logging.getLogger(__name__)
@@ -43,6 +45,8 @@ class Writer:
             shards=settings.shards,
             hot_window_pause=0.0 if self.hot_redis is self.redis else HOT_WINDOW_PAUSE_SECONDS,
         )
+        self.compaction_orders = CompactionOrders(self.redis)
+        self.compaction = Compaction(self.compaction_orders, self.keyring.current)
         self._connection: Connection | None = None
 
     def postgres(self) -> Connection:

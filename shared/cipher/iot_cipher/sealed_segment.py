@@ -42,14 +42,27 @@ def decrypt_segment(vault: OpenVault, bounds: SegmentBounds, payload: bytes) -> 
     Raises:
         DecryptionError: payload or bounds were changed, or the segment is another vault's.
     """
+    chunk_key = vault.chunk_key(salt_of(payload))
+    return decrypt_with_chunk_key(vault.vault_id, chunk_key, bounds, payload)
+
+
+def decrypt_with_chunk_key(
+    vault_id: uuid.UUID, chunk_key: bytes, bounds: SegmentBounds, payload: bytes
+) -> bytes:
+    """As `decrypt_segment`, for who has been handed the key of this segment only."""
     head, message = payload[: 1 + SALT_BYTES], payload[1 + SALT_BYTES :]
     if len(head) < 1 + SALT_BYTES or head[:1] != FORMAT:
         raise DecryptionError("a segment is of an unknown format")
     try:
-        associated = _associated(head, vault.vault_id, bounds)
+        associated = _associated(head, vault_id, bounds)
     except struct.error:  # no segment was ever made with such bounds
         raise DecryptionError("a segment's bounds are out of range") from None
-    return decrypt(vault.chunk_key(head[1:]), message, associated)
+    return decrypt(chunk_key, message, associated)
+
+
+def salt_of(payload: bytes) -> bytes:
+    """The salt that names the key of an encrypted segment."""
+    return payload[1 : 1 + SALT_BYTES]
 
 
 def _associated(head: bytes, vault_id: uuid.UUID, bounds: SegmentBounds) -> bytes:

@@ -40,12 +40,27 @@ def decompress(frame: bytes, limit: int) -> bytes:
     Raises:
         FormatError: it is no such frame, or its content is larger than `limit` bytes.
     """
+    size = unpacked_size(frame)
+    if size > limit:
+        raise FormatError(f"compressed content is larger than {limit} bytes")
+    if size > _BEST_RATIO * len(frame):  # before memory is set aside for it
+        raise FormatError("compressed content is damaged")
     try:
-        size = zstandard.frame_content_size(frame)
-        if not 0 <= size <= limit:
-            raise FormatError(f"compressed content is larger than {limit} bytes")
-        if size > _BEST_RATIO * len(frame):  # before memory is set aside for it
-            raise FormatError("compressed content is damaged")
         return _contexts.decompressor.decompress(frame, allow_extra_data=False)
     except zstandard.ZstdError:
         raise FormatError("compressed content is damaged") from None
+
+
+def unpacked_size(frame: bytes) -> int:
+    """How many bytes a frame made by `compress` says that its content has.
+
+    Raises:
+        FormatError: it is no such frame.
+    """
+    try:
+        size = zstandard.frame_content_size(frame)
+    except zstandard.ZstdError:
+        raise FormatError("compressed content is damaged") from None
+    if size < 0:
+        raise FormatError("compressed content is damaged")
+    return size

@@ -9,6 +9,7 @@ JOB_LIST = f"rq:queue:{JOB_QUEUE}"
 SWEEP_JOB = "sweep"
 PARTITIONS_JOB = "partitions"
 RETENTION_JOB = "retention"
+COMPACT_JOB = "compact"
 
 BACKLOG_COUNTERS = "iot:backlog"
 """Hash: `bytes` waiting in all, `in:<shard>` and `out:<shard>` bytes ever added and removed."""
@@ -18,6 +19,9 @@ DEAD_LETTERS = "iot:dead"
 
 DEAD_LETTER_IDS = "iot:dead:ids"
 """Set of `<shard> <entry id>` of the entries in that stream."""
+
+COMPACTION_ORDERS = "iot:compaction:orders"
+"""List of sealed orders to merge small segments."""
 
 
 def stream(shard: int) -> str:
@@ -48,6 +52,16 @@ def hot_segment(vault_id: bytes, first_id: int) -> str:
 def hot_cover(shard: int) -> str:
     """Hash: `since` when the hot window holds all of a shard, and up to which `position`."""
     return f"iot:hot:cover:{shard}"
+
+
+def compaction_looked(vault_id: bytes) -> str:
+    """Set while a vault's latest segments need not be looked at again for small ones."""
+    return f"iot:compaction:looked:{vault_id.hex()}"
+
+
+def compaction_looked_back(vault_id: bytes) -> str:
+    """Set while a vault's whole history need not be looked at again for small segments."""
+    return f"iot:compaction:looked-back:{vault_id.hex()}"
 
 
 def remembered_request(digest: bytes) -> str:

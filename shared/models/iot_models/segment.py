@@ -215,11 +215,13 @@ def _decode_merged(content: bytes, count: int) -> SegmentColumns:
     starts = [_COUNTS.size + number * width for number in range(_MERGED_COLUMNS + 1)]
     if len(content) < starts[-1]:
         raise FormatError("segment is cut short")
-    columns = [list(_unpack(content[start : start + width])) for start in starts[:-1]]
+    ids, received, relative, interrogator = (
+        list(_unpack(content[start : start + width])) for start in starts[:-1]
+    )
     freeform = _texts(content[starts[-1] :])
     if len(freeform) != count:
         raise FormatError("segment's columns differ in length")
-    return SegmentColumns(*columns, freeform)
+    return SegmentColumns(ids, received, relative, interrogator, freeform)
 
 
 def _received(data: bytes, count: int) -> list[int]:

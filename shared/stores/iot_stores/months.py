@@ -2,6 +2,9 @@
 
 from datetime import UTC, datetime
 
+DAY_MS = 86_400_000
+"""A day of UTC."""
+
 
 def month_begin(milliseconds: int) -> int:
     """The begin of the month in which a moment lies."""

@@ -33,7 +33,7 @@ def _hash(redis: "Redis", job_id: str) -> dict[bytes, bytes]:
 
 def test_every_job_is_written_once_and_stays(writer: Writer) -> None:
     jobs.register(writer)
-    every = [*map(names.drain_job, range(8)), "sweep", "partitions", "retention"]
+    every = [*map(names.drain_job, range(8)), "sweep", "partitions", "retention", "compact"]
     assert {key.decode() for key in writer.redis.scan_iter("rq:job:*")} == {
         f"rq:job:{job}" for job in every
     }

@@ -7,10 +7,10 @@ import psycopg
 import pytest
 
 from integration.writer.sending import Sender
-from iot_stores.months import month_begin
+from iot_stores.months import DAY_MS, month_begin
 from iot_stores.postgres import Connection
 from iot_writer.partitions import partition_name
-from iot_writer.retention import DAY_MS, SESSION_DAYS, enforce
+from iot_writer.retention import SESSION_DAYS, enforce
 from iot_writer.writer import Writer
 from support.draining import drain_all
 

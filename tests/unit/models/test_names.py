@@ -17,6 +17,9 @@ def all_names(shard: int, vault: bytes, first_id: int, lookup: bytes, address: s
         names.hot_index(vault),
         names.hot_segment(vault, first_id),
         names.hot_cover(shard),
+        names.COMPACTION_ORDERS,
+        names.compaction_looked(vault),
+        names.compaction_looked_back(vault),
         names.guesses(address),
         names.tick(names.SWEEP_JOB),
         names.tick(names.PARTITIONS_JOB),
@@ -42,7 +45,12 @@ def test_every_shard_has_names_of_its_own() -> None:
 
 @given(st.sets(IDS, min_size=2, max_size=5))
 def test_every_vault_has_names_of_its_own(vaults: set[bytes]) -> None:
-    for name in (names.vault_record, names.hot_index):
+    for name in (
+        names.vault_record,
+        names.hot_index,
+        names.compaction_looked,
+        names.compaction_looked_back,
+    ):
         assert len({name(vault) for vault in vaults}) == len(vaults)
     segments = {names.hot_segment(vault, first_id) for vault in vaults for first_id in range(3)}
     assert len(segments) == 3 * len(vaults)

@@ -1,0 +1,182 @@
+"""Compaction, the API's part: which small segments of an opened vault a writer is to merge.
+
+Only who has the vault open can hand out the keys of its segments, so the orders are made here.
+"""
+
+import logging
+import os
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from queue import Empty, Full, Queue
+
+import psycopg
+from redis.exceptions import RedisError
+
+from iot_cipher.aead import SALT_BYTES
+from iot_cipher.keyring import Keyring
+from iot_cipher.sealed_order import seal_order
+from iot_cipher.vault import OpenVault
+from iot_models.compaction_order import CompactionOrder, Source
+from iot_models.errors import DecryptionError
+from iot_stores.compaction import SmallSegment, find_small
+from iot_stores.compaction_orders import CompactionOrders
+from iot_stores.months import DAY_MS
+from iot_stores.postgres import Pool
+
+FEWEST = 64
+"""Of a day that goes on, so many small segments are merged at least."""
+MOST_SEGMENTS, MOST_READINGS, MOST_BYTES = 1024, 8192, 4 * 2**20
+"""Of one order, about: a writer is busy with it for a tenth of a second."""
+MOST_FOUND = 2048
+"""Small segments looked at in one go."""
+MARGIN_MS = 600_000
+"""Segments are left alone for so long after the hot window has dropped them: a read that began
+there may yet ask Postgres for one by its id."""
+MOST_VAULTS = 128
+"""Vaults that wait to be looked at."""
+_RECENT_MS = 2 * DAY_MS
+_TURN = 32
+"""Keys derived before others get their turn."""
+_CLOSE_SECONDS = 2.0
+
+_log = logging.getLogger(__name__)
+
+
+def plan(small: Sequence[SmallSegment], before: int) -> Iterator[list[SmallSegment]]:
+    """Which of a vault's small segments are to be merged with one another.
+
+    All of an order were received on one day of UTC, so that retention is late by a day at most.
+    While the day goes on, a segment is merged only along with as many readings in smaller ones:
+    each time it is written anew it is at least twice as large. Once the day is over, what is left
+    of it is merged. `before` is up to when all is known, in Unix milliseconds.
+    """
+    days: dict[int, list[SmallSegment]] = defaultdict(list)
+    for each in small:
+        days[each.received_min // DAY_MS].append(each)
+    for day, segments in days.items():
+        over = (day + 1) * DAY_MS <= before
+        chosen = segments if over else _smallest(segments)
+        for order in _portions(chosen):
+            if len(order) > 1:
+                yield order
+
+
+def _smallest(segments: Sequence[SmallSegment]) -> list[SmallSegment]:
+    by_count = sorted(segments, key=lambda each: each.count)
+    readings, enough = 0, 0
+    for number, each in enumerate(by_count, 1):
+        readings += each.count
+        if readings >= 2 * each.count:
+            enough = number
+    if enough < FEWEST:
+        return []
+    return sorted(by_count[:enough], key=lambda each: each.received_min)
+
+
+def _portions(segments: Sequence[SmallSegment]) -> Iterator[list[SmallSegment]]:
+    portion: list[SmallSegment] = []
+    readings = size = 0
+    for each in segments:
+        portion.append(each)
+        readings += each.count
+        size += each.size
+        if len(portion) == MOST_SEGMENTS or readings >= MOST_READINGS or size >= MOST_BYTES:
+            yield portion
+            portion, readings, size = [], 0, 0
+    yield portion
+
+
+class Compaction:
+    """Makes the orders of vaults that were opened, one after the other, beside the requests.
+
+    Whatever fails is left: the same is found again when the vault is opened next.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        orders: CompactionOrders,
+        keyring: Callable[[], Keyring],
+        *,
+        hot_window_seconds: int,
+    ) -> None:
+        self._pool = pool
+        self._orders = orders
+        self._keyring = keyring
+        self._settled_ms = hot_window_seconds * 1000 + MARGIN_MS
+        self._vaults: Queue[OpenVault | None] = Queue(MOST_VAULTS)
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def offer(self, vault: OpenVault) -> None:
+        """Look at a vault when there is time for it. Costs nothing, and never fails."""
+        try:
+            self._vaults.put_nowait(vault)
+        except Full:
+            return
+        with self._lock:
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._run, name="compaction", daemon=True)
+                self._thread.start()
+
+    def close(self) -> None:
+        """End the thread, also with vaults left."""
+        with self._lock:
+            thread, self._thread = self._thread, None
+        if thread is not None:
+            _empty(self._vaults)
+            self._vaults.put(None)
+            thread.join(_CLOSE_SECONDS)
+
+    def _run(self) -> None:
+        while (vault := self._vaults.get()) is not None:
+            try:
+                self.look(vault)
+            except (RedisError, psycopg.Error, DecryptionError) as error:
+                _log.info("small segments are not looked for now: %s", error)
+
+    def look(self, vault: OpenVault) -> int:
+        """Make the orders of a vault, unless it was looked at lately; how many were made.
+
+        Raises:
+            RedisError, psycopg.Error: a part is away.
+        """
+        name = vault.vault_id.bytes
+        if not self._orders.look(name):
+            return 0
+        before = self._orders.now() - self._settled_ms
+        back = self._orders.look_back(name)
+        since = 0 if back else before - _RECENT_MS
+        with self._pool.connection() as connection:
+            small = find_small(
+                connection, vault.vault_id, since=since, before=before, limit=MOST_FOUND
+            )
+        if back and len(small) == MOST_FOUND:
+            self._orders.look_back_soon(name)
+        made = 0
+        for segments in plan(small, before):
+            if not self._orders.push(self._order(vault, segments)):
+                break
+            made += 1
+        return made
+
+    def _order(self, vault: OpenVault, segments: Sequence[SmallSegment]) -> bytes:
+        sources = []
+        for number, each in enumerate(segments):
+            key = vault.chunk_key(each.salt)
+            sources.append(Source(each.first_id, each.received_min, each.salt, key))
+            if number % _TURN == 0:
+                time.sleep(0)
+        salt = os.urandom(SALT_BYTES)
+        order = CompactionOrder(vault.vault_id.bytes, salt, vault.chunk_key(salt), tuple(sources))
+        return seal_order(self._keyring(), order.encode())
+
+
+def _empty(queue: "Queue[OpenVault | None]") -> None:
+    while True:
+        try:
+            queue.get_nowait()
+        except Empty:
+            return

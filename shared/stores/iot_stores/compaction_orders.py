@@ -1,0 +1,60 @@
+"""Compaction orders on their way from the API to a writer: a short list of sealed ones in Redis.
+
+An order that is lost does no harm: its segments stay as they are until it is made again.
+"""
+
+from typing import cast
+
+from redis import Redis
+
+from iot_models import names
+
+from .backlog import load_script
+
+MOST_ORDERS = 64
+"""Orders that may wait; each has some ten kilobytes."""
+LOOK_SECONDS = 300
+"""A vault is looked at for small segments this often at most, however many processes have it."""
+LOOK_BACK_SECONDS = 86_400
+"""And its whole history this often."""
+
+
+class CompactionOrders:
+    """The orders that wait, and which vaults need not be looked at."""
+
+    def __init__(self, client: "Redis") -> None:
+        self._client = client
+        self._push = load_script(client, "compaction_push.lua")
+
+    def look(self, vault_id: bytes) -> bool:
+        """Whether a vault is to be looked at now; true for one process at a time."""
+        return self._claim(names.compaction_looked(vault_id), LOOK_SECONDS)
+
+    def look_back(self, vault_id: bytes) -> bool:
+        """Whether its whole history is."""
+        return self._claim(names.compaction_looked_back(vault_id), LOOK_BACK_SECONDS)
+
+    def look_back_soon(self, vault_id: bytes) -> None:
+        """Its history holds more than was found."""
+        self._client.delete(names.compaction_looked_back(vault_id))
+
+    def now(self) -> int:
+        """Unix milliseconds, by the clock that stamps readings."""
+        seconds, micros = self._client.time()
+        return seconds * 1000 + micros // 1000
+
+    def push(self, sealed: bytes) -> bool:
+        """Add an order, and queue the job that does it; False when there are enough."""
+        keys = [names.COMPACTION_ORDERS, names.JOB_LIST]
+        return bool(self._push(keys=keys, args=[sealed, MOST_ORDERS, names.COMPACT_JOB]))
+
+    def pop(self) -> bytes | None:
+        """Take the oldest order."""
+        return cast("bytes | None", self._client.lpop(names.COMPACTION_ORDERS))
+
+    def waiting(self) -> int:
+        """How many there are."""
+        return self._client.llen(names.COMPACTION_ORDERS)
+
+    def _claim(self, name: str, seconds: int) -> bool:
+        return bool(self._client.set(name, 1, ex=seconds, nx=True))

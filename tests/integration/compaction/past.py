@@ -1,0 +1,126 @@
+"""A history of small segments, as drains leave them behind, and its compaction step by step."""
+
+import json
+import os
+import random
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any, cast
+
+from integration.writer.sending import Sender
+from iot_cipher.aead import SALT_BYTES
+from iot_models import names
+from iot_models.entry import Entry
+from iot_models.reading import SEPARATOR, Reading, ReadingColumns, int64s
+from iot_stores import history
+from iot_stores.months import DAY_MS, month_begin
+from iot_writer.compaction import Outcome
+from iot_writer.partitions import ensure_partition
+from iot_writer.segment_builder import Arrival, build_segments
+from iot_writer.writer import Writer
+
+FIRST_ID = 2**40
+"""Far from those that drains give."""
+
+Sent = tuple[int, int, int, str]
+"""When it was received, interrogator and relative time, text."""
+
+
+def days_ago(days: float) -> int:
+    """Unix milliseconds."""
+    return int((time.time() - days * 86_400) * 1000)
+
+
+def noon(days: int) -> int:
+    """Of the day so many days ago."""
+    return days_ago(days) // DAY_MS * DAY_MS + DAY_MS // 2
+
+
+def each_second(begin: int, number: int, *, seed: int = 1) -> list[Sent]:
+    """What a device sends that reports one sighting of a tag a second; no two are the same."""
+    chance = random.Random(seed)
+    sent = []
+    for place in range(number):
+        moment = begin * 1000 + place * 1_000_000 + chance.randint(-400, 400)
+        freeform = {
+            "rssi": chance.randint(-85, -40), "epc96": f"{chance.randrange(50):024x}",
+            "doppler": chance.randint(-8, 8), "phase": chance.randrange(4096),
+            "antenna": chance.randint(1, 4), "rospecid": 0, "channelindex": chance.randrange(50),
+            "tagseencount": 1, "accessspecid": 0, "lastseentimestamp": moment,
+        }  # fmt: skip
+        received = moment // 1000 + chance.randint(10, 40)
+        sent.append((received, moment, moment - begin * 1000, json.dumps(freeform)))
+    return sent
+
+
+@dataclass
+class Past:
+    """Segments put into the history as drains would have, each of the size that is asked for."""
+
+    sender: Sender
+    writer: Writer
+    _ids: Iterator[int] = field(default_factory=lambda: count(0))
+
+    def store(self, password: bytes, sent: Iterable[Sent], *, each: int = 1) -> None:
+        """Store readings, `each` so many in a segment, received together as the last of them."""
+        sent = list(sent)
+        vault = self.sender.vault(password)
+        shard = vault.shard(self.sender.settings.shards)
+        segments = []
+        for start in range(0, len(sent), each):
+            part = sent[start : start + each]
+            columns = ReadingColumns(
+                int64s([relative for _, _, relative, _ in part]),
+                int64s([interrogator for _, interrogator, _, _ in part]),
+                SEPARATOR.join(text.encode() for *_, text in part),
+            )
+            salt = os.urandom(SALT_BYTES)
+            entry = Entry(vault.vault_id.bytes, salt, vault.chunk_key(salt), 0, columns)
+            first = FIRST_ID + shard + 256 * 10_000 * next(self._ids)
+            made, _ = build_segments([Arrival(part[-1][0], entry)], shard=shard, next_id=first)
+            segments += made
+        connection = self.writer.postgres()
+        for month in {month_begin(each.bounds.received_min) for each in segments}:
+            ensure_partition(connection, month)
+        with connection.transaction():
+            history.insert(connection, segments)
+
+    def look(self, password: bytes) -> int:
+        """Make the orders of a vault, looked at lately or not; how many were made."""
+        vault = self.sender.vault(password)
+        for name in (names.compaction_looked, names.compaction_looked_back):
+            self.sender.redis.delete(name(vault.vault_id.bytes))
+        return self.sender.service.compaction.look(vault)
+
+    def work(self) -> list[Outcome]:
+        """Do all orders; what became of each."""
+        outcomes = []
+        while (outcome := self.writer.compaction.run(self.writer.postgres())[0]) != Outcome.EMPTY:
+            outcomes.append(outcome)
+        return outcomes
+
+    def compact(self, password: bytes) -> int:
+        """Look and work until nothing is left to merge; how many orders that were."""
+        done = 0
+        while self.look(password):
+            outcomes = self.work()
+            assert set(outcomes) == {Outcome.MERGED}
+            done += len(outcomes)
+        return done
+
+    def readings(self, password: bytes) -> list[Reading]:
+        """All of a password's readings, in order."""
+        return self.sender.readings(password)
+
+    def counts(self, password: bytes) -> list[int]:
+        """Of each of the vault's segments how many readings it has, by time of receipt."""
+        rows = self.rows("SELECT count FROM segments WHERE vault_id = %s ORDER BY received_min",
+                         self.sender.vault(password).vault_id)  # fmt: skip
+        return [row[0] for row in rows]
+
+    def rows(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+        """What a statement finds."""
+        found = self.writer.postgres().execute(cast("Any", statement), values)
+        return cast("list[tuple[Any, ...]]", found.fetchall())

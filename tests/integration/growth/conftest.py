@@ -1,0 +1,56 @@
+"""Databases with histories in them, made once for all tests that only read."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import psycopg
+import pytest
+
+from conftest import TEMPLATE, database_url
+from integration.growth.histories import Shape, fill, vacuum
+from integration.writer.sending import Sender, sending
+from iot_models.settings import Settings
+from iot_stores.postgres import Connection
+from iot_tools.local.postgres_server import PostgresServer
+
+BASE = Shape()
+SHAPES = {
+    "base": BASE,
+    "others": replace(BASE, others=400),
+    "own": replace(BASE, others=200, segments=2000),
+    "months": replace(BASE, months=12),
+    "new": replace(BASE, others=200, segments=500),
+}
+"""`new` was never analyzed."""
+
+Histories = Callable[[str], Connection]
+
+
+@pytest.fixture(scope="session")
+def history_of(postgres_server: PostgresServer) -> Iterator[Histories]:
+    """A connection to the history of a name in `SHAPES`."""
+    made: dict[str, Connection] = {}
+
+    def get(name: str) -> Connection:
+        if name not in made:
+            database = f"growth_{name}"
+            with psycopg.connect(postgres_server.url, autocommit=True) as connection:
+                connection.execute(f"CREATE DATABASE {database} TEMPLATE {TEMPLATE}")
+            url = database_url(postgres_server.url, database)
+            made[name] = psycopg.connect(url, autocommit=True)
+            made[name].prepare_threshold = None
+            fill(made[name], SHAPES[name])
+            if name != "new":
+                vacuum(url)
+        return made[name]
+
+    yield get
+    for connection in made.values():
+        connection.close()
+
+
+@pytest.fixture
+def sender(settings: Settings) -> Iterator[Sender]:
+    """A way in and out of the empty stores."""
+    with sending(settings) as made:
+        yield made

@@ -1,0 +1,99 @@
+"""The plans of the statements that a function runs, whatever they are."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import psycopg
+from psycopg.abc import Params, Query
+
+from iot_stores.postgres import Connection
+
+_OF_WHOLE = """
+    SELECT part.relname, whole.relname FROM pg_inherits
+    JOIN pg_class AS part ON part.oid = inhrelid JOIN pg_class AS whole ON whole.oid = inhparent
+"""
+
+
+@dataclass(slots=True)
+class Plan:
+    """What a plan may read."""
+
+    indexes: set[str] = field(default_factory=set)
+    """Those of partitions by the name of the whole, or `primary key`."""
+    tables: set[str] = field(default_factory=set)
+    seq_scans: set[str] = field(default_factory=set)
+    """Tables that are read from end to end."""
+    buffers: int = 0
+    """Pages that were read when it ran to its end."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Statement:
+    query: Query
+    params: Params | None
+    declared: bool
+
+    def explain(self, connection: Connection) -> dict[str, Any]:
+        text = (
+            self.query.as_string() if isinstance(self.query, psycopg.sql.Composable) else self.query
+        )
+        assert isinstance(text, str)
+        # For a cursor the planner expects that a tenth of the rows is fetched.
+        cursor = "DECLARE explained CURSOR FOR " if self.declared else ""
+        query = f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {cursor}{text}"
+        with connection.transaction(force_rollback=True):
+            row = connection.execute(cast("Any", query), self.params).fetchone()
+        assert row is not None
+        return cast("list[dict[str, dict[str, Any]]]", row[0])[0]["Plan"]
+
+
+@contextmanager
+def planned(connection: Connection) -> Iterator[list[Plan]]:
+    """The plans, filled in at the end, of what is run on the connection within."""
+    statements: list[_Statement] = []
+
+    class Recording(psycopg.Cursor[tuple[object, ...]]):
+        def execute(self, query: Any, params: Params | None = None, **options: Any) -> Any:
+            statements.append(_Statement(query, params, declared=False))
+            return super().execute(query, params, **options)
+
+    class RecordingServer(psycopg.ServerCursor[tuple[object, ...]]):
+        def execute(self, query: Any, params: Params | None = None, **options: Any) -> Any:
+            statements.append(_Statement(query, params, declared=True))
+            return super().execute(query, params, **options)
+
+    factories = connection.cursor_factory, connection.server_cursor_factory
+    connection.cursor_factory = Recording
+    connection.server_cursor_factory = RecordingServer
+    plans: list[Plan] = []
+    try:
+        yield plans
+    finally:
+        connection.cursor_factory, connection.server_cursor_factory = factories
+    wholes = dict(cast("list[tuple[str, str]]", connection.execute(_OF_WHOLE).fetchall()))
+    for each in statements:
+        if _is_explained(each):
+            plans.append(Plan())
+            _read(each.explain(connection), wholes, plans[-1])
+
+
+def _is_explained(statement: _Statement) -> bool:
+    words = str(statement.query).split()
+    return words[0] in {"SELECT", "INSERT", "UPDATE", "DELETE", "WITH"} or "Composed" in words[0]
+
+
+def _read(node: dict[str, Any], wholes: dict[str, str], plan: Plan) -> None:
+    if not plan.buffers:  # the topmost node's, which hold those below
+        plan.buffers = node["Shared Hit Blocks"] + node["Shared Read Blocks"]
+    table, index = node.get("Relation Name"), node.get("Index Name")
+    if table is not None:
+        plan.tables.add(table)
+        if node["Node Type"] == "Seq Scan":
+            plan.seq_scans.add(table)
+    if index is not None:
+        whole = wholes.get(index, index)
+        plan.indexes.add("primary key" if whole.endswith("_pkey") else whole)
+    for child in node.get("Plans", ()):
+        _read(child, wholes, plan)

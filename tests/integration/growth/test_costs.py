@@ -1,0 +1,102 @@
+"""What a question costs, in pages, as all that it does not ask for grows."""
+
+from collections.abc import Callable
+
+import pytest
+
+from integration.growth.conftest import SHAPES, Histories
+from integration.growth.histories import ASKED, spread
+from integration.growth.touched import Touched, touching
+from iot_stores import history
+from iot_stores.history import Question
+from iot_stores.postgres import Connection
+
+A_SEARCH = 3
+"""Pages from an index's root to a row, in a month as large as these."""
+
+
+def _begin(segments: history.Segments, count: int) -> None:
+    """Take some segments, as a client that leaves early does."""
+    for _ in range(count):
+        next(segments, None)
+    segments.close()
+
+
+def _latest(connection: Connection) -> Touched:
+    with touching(connection) as touched:
+        _begin(history.select_latest(connection, ASKED), 4)
+    return touched
+
+
+def _all(connection: Connection) -> Touched:
+    with touching(connection) as touched:
+        _begin(history.select(connection, ASKED, Question()), 4)
+    return touched
+
+
+def _window(connection: Connection) -> Touched:
+    """As wide as ten segments of the base, wherever it lies."""
+    low, high = spread(connection)
+    begin, width = (low + high) // 2, (high - low) // 20 // SHAPES["base"].months
+    with touching(connection) as touched:
+        found = list(history.select(connection, ASKED, Question(begin, begin + width)))
+    assert found
+    return touched
+
+
+def _last_minutes(connection: Connection) -> Touched:
+    end = connection.execute(
+        "SELECT max(received_max) FROM segments WHERE vault_id = %s", (ASKED,)
+    ).fetchone()
+    assert end is not None
+    assert isinstance(end[0], int)
+    with touching(connection) as touched:
+        found = list(history.select(connection, ASKED, Question(received_low=end[0] - 1_200_000)))
+    assert len(found) == 1
+    return touched
+
+
+def _maxtime(connection: Connection) -> Touched:
+    with touching(connection) as touched:
+        assert history.max_relative_timestamp(connection) is not None
+    return touched
+
+
+def _vault_maxtime(connection: Connection) -> Touched:
+    """Of a vault whose clock is behind that of most others."""
+    with touching(connection) as touched:
+        found = history.max_relative_timestamp(connection, ASKED)
+    assert found == spread(connection)[1]
+    return touched
+
+
+Ask = Callable[[Connection], Touched]
+
+
+@pytest.mark.parametrize("ask", [_latest, _all, _maxtime, _vault_maxtime])
+def test_a_search_a_month_whoever_else_is_there(ask: Ask, history_of: Histories) -> None:
+    for shape in SHAPES:
+        ask(history_of(shape))  # after which the connection knows the tables
+        touched = ask(history_of(shape))
+        months = SHAPES[shape].months
+        assert len(touched.partitions) == months
+        assert touched.scanned == set()
+        assert touched.pages <= (A_SEARCH + 1) * months, shape
+
+
+def test_what_came_last_is_looked_for_in_one_month(history_of: Histories) -> None:
+    for shape in SHAPES:
+        touched = _last_minutes(history_of(shape))
+        assert len(touched.partitions) == 1
+        assert touched.pages <= A_SEARCH + 2, shape
+
+
+def test_a_window_costs_its_rows(history_of: Histories) -> None:
+    """Not those of other vaults, nor those of this vault before it or behind it."""
+    for shape in ("others", "months", "new"):
+        touched = _window(history_of(shape))
+        each = SHAPES[shape]
+        rows = each.segments * each.months // 20 // SHAPES["base"].months + 2
+        # What lies behind the window is passed over in the index, some hundred entries a page.
+        passed = each.segments * each.months // 100
+        assert touched.pages <= A_SEARCH * each.months + rows + passed, shape

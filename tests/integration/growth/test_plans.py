@@ -1,0 +1,164 @@
+"""Which index each statement goes by, and which months it looks at.
+
+The histories are large enough for the planner to choose by cost: nothing is forbidden to it.
+"""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from integration.growth.conftest import SHAPES, Histories
+from integration.growth.histories import ASKED, FIRST_MONTH, spread
+from integration.growth.plans import Plan, planned
+from iot_stores import history, ledger
+from iot_stores.history import Question
+from iot_stores.months import month_begin, next_month
+from iot_stores.postgres import Connection
+from iot_writer.partitions import partition_begins, partition_name
+
+Ask = Callable[[Connection], object]
+
+
+def _relative(connection: Connection, low: float, high: float) -> list[object]:
+    least, greatest = spread(connection)
+    width = greatest - least
+    question = Question(least + int(low * width), least + int(high * width))
+    return list(history.select(connection, ASKED, question))
+
+
+def _received(connection: Connection, seconds: int) -> list[object]:
+    end = connection.execute("SELECT max(received_max) FROM segments").fetchone()
+    assert end is not None
+    assert isinstance(end[0], int)
+    return list(history.select(connection, ASKED, Question(received_low=end[0] - seconds * 1000)))
+
+
+ASKS: dict[str, tuple[Ask, set[str]]] = {
+    "all": (lambda db: list(history.select(db, ASKED, Question())), {"segments_in_order"}),
+    "latest": (lambda db: list(history.select_latest(db, ASKED)), {"segments_latest"}),
+    "the first hundredth": (lambda db: _relative(db, 0, 0.01), {"segments_by_relative"}),
+    "a hundredth in the middle": (lambda db: _relative(db, 0.5, 0.51), {"segments_by_relative"}),
+    "from the last hundredth on": (lambda db: _relative(db, 0.99, 9), {"segments_by_relative"}),
+    "the last minute": (lambda db: _received(db, 60), {"segments_by_received"}),
+    "the last ten days": (lambda db: _received(db, 864_000), {"segments_by_received"}),
+    "maxtime": (history.max_relative_timestamp, {"segments_maxtime"}),
+    "maxtime of a vault": (
+        lambda db: history.max_relative_timestamp(db, ASKED),
+        {"segments_by_relative"},
+    ),
+}
+GROWN = [name for name in SHAPES if name != "base"]
+
+
+def last(plans: list[Plan]) -> Plan:
+    """The plan of the last statement: those before it only find out what to ask for."""
+    return plans[-1]
+
+
+@pytest.mark.parametrize("shape", GROWN)
+@pytest.mark.parametrize("ask", ASKS)
+def test_each_question_goes_by_its_index(ask: str, shape: str, history_of: Histories) -> None:
+    connection = history_of(shape)
+    run, indexes = ASKS[ask]
+    with planned(connection) as plans:
+        run(connection)
+    plan = last(plans)
+    assert plan.seq_scans == set()
+    assert plan.indexes == indexes
+
+
+@pytest.fixture
+def misled(history_of: Histories) -> Iterator[Connection]:
+    """The planner believes that there are two vaults."""
+    connection = history_of("others")
+    tables = [partition_name(begin) for begin in partition_begins(connection)]
+    with connection.transaction(force_rollback=True):
+        for table in tables:
+            connection.execute(f"ALTER TABLE {table} ALTER vault_id SET (n_distinct = 2)")
+            connection.execute(f"ALTER TABLE {table} ALTER vault_id SET STATISTICS 0")
+            connection.execute(f"ANALYZE {table}")
+        yield connection
+
+
+@pytest.mark.parametrize("ask", ASKS)
+def test_a_wrong_guess_of_the_number_of_vaults_changes_nothing(
+    ask: str, misled: Connection
+) -> None:
+    run, indexes = ASKS[ask]
+    with planned(misled) as plans:
+        run(misled)
+    plan = last(plans)
+    assert (plan.seq_scans, plan.indexes) == (set(), indexes)
+
+
+@pytest.mark.parametrize("ask", ASKS)
+def test_nor_does_a_plan_that_knows_no_values(ask: str, history_of: Histories) -> None:
+    """As Postgres makes for prepared statements that were run often."""
+    connection = history_of("others")
+    run, indexes = ASKS[ask]
+    with connection.transaction(force_rollback=True):
+        connection.execute("SET LOCAL plan_cache_mode = force_generic_plan")
+        with planned(connection) as plans:
+            run(connection)
+    plan = last(plans)
+    assert (plan.seq_scans, plan.indexes) == (set(), indexes)
+
+
+def _months(plan: Plan) -> set[str]:
+    return {table for table in plan.tables if table.startswith("segments_")}
+
+
+def test_what_bounds_the_time_of_receipt_looks_at_its_months_alone(history_of: Histories) -> None:
+    connection = history_of("months")
+    every = [partition_name(begin) for begin in partition_begins(connection)]
+    assert len(every) == SHAPES["months"].months
+    for days, months in ((1 / 1440, 1), (1, 1), (20, 1), (40, 2), (100, 4)):
+        with planned(connection) as plans:
+            _received(connection, int(days * 86_400))
+        assert _months(last(plans)) == set(every[-months:]), days
+    with planned(connection) as plans:
+        list(history.select(connection, ASKED, Question()))
+    assert _months(last(plans)) == set(every)
+
+
+def test_a_segment_is_found_by_its_id(history_of: Histories) -> None:
+    connection = history_of("others")
+    for number in (0, 17):
+        with planned(connection) as plans:
+            assert history.select_one(connection, ASKED, number * 25_600) is not None
+        assert (last(plans).seq_scans, last(plans).indexes) == (set(), {"primary key"})
+
+
+def test_readings_are_counted_by_an_index(history_of: Histories) -> None:
+    for shape in ("others", "months", "new"):  # not where most of the rows are the vault's own
+        connection = history_of(shape)
+        with planned(connection) as plans:
+            counted = history.count(connection, ASKED)
+        assert counted == SHAPES[shape].months * SHAPES[shape].segments * 100
+        assert last(plans).seq_scans == set()
+
+
+def test_a_months_begin_is_where_its_partition_begins() -> None:
+    """What pruning by the time of receipt stands on."""
+    begin = FIRST_MONTH
+    for _ in range(40):
+        assert month_begin(next_month(begin) - 1) == begin
+        begin = next_month(begin)
+
+
+def test_the_ledger_goes_by_its_keys(history_of: Histories) -> None:
+    connection = history_of("base")
+    fill = """
+        INSERT INTO ingest_sessions
+        SELECT shard, sha256(number::text::bytea), number, '{}'
+        FROM generate_series(0, 7) AS shard, generate_series(1, 5000) AS number
+    """
+    with connection.transaction(force_rollback=True):
+        connection.execute(fill)
+        connection.execute("ANALYZE ingest_sessions")
+        sessions = connection.execute("SELECT session FROM ingest_sessions LIMIT 20").fetchall()
+        known = [session for (session,) in sessions if isinstance(session, bytes)]
+        with planned(connection) as plans:
+            assert len(ledger.load_sessions(connection, 3, known)) == len(known)
+        assert [(plan.seq_scans, plan.indexes) for plan in plans] == [(set(), {"primary key"})]
+        assert plans[0].buffers < 5 * len(known)

@@ -1,0 +1,116 @@
+"""What a drain and retention cost in Postgres, however long it has gone on."""
+
+import time
+
+from integration.growth.histories import vacuum
+from integration.growth.touched import touching
+from integration.writer.sending import Sender
+from iot_cipher.envelope import Sealer
+from iot_stores.months import month_begin, next_month
+from iot_stores.postgres import Connection
+from iot_writer.partitions import partition_name
+from iot_writer.retention import enforce
+from iot_writer.writer import Writer
+from support.draining import drain_all
+
+PASSWORD = b"p"
+DAY_MS = 86_400_000
+_UPDATES = """
+    SELECT sum(n_tup_upd), sum(n_tup_hot_upd), sum(pg_relation_size(relid) + pg_indexes_size(relid))
+    FROM pg_stat_user_tables WHERE relname LIKE 'ingest%'
+"""
+
+
+def _updates(connection: Connection) -> tuple[int, int, int]:
+    connection.execute("SELECT pg_stat_force_next_flush()")
+    connection.execute("SELECT pg_stat_clear_snapshot()")
+    row = connection.execute(_UPDATES).fetchone()
+    assert row is not None
+    updated, hot, size = (int(str(value or 0)) for value in row)
+    return updated, hot, size
+
+
+def test_the_ledger_stays_as_small_as_what_it_says(writer: Writer, sender: Sender) -> None:
+    """Its rows are written over in their pages: no index grows, and no vacuum is waited for."""
+    connection = writer.postgres()
+    sealers = [Sealer(writer.keyring.current) for _ in range(4)]
+    sizes = []
+    for round_ in range(120):
+        for sealer in sealers:
+            sender.backlog.append([sender.seal(PASSWORD, [round_], sealer=sealer)])
+        drain_all(writer)
+        if round_ in {19, 119}:
+            sizes.append(_updates(connection)[2])
+    updated, hot, size = _updates(connection)
+    assert updated > 500
+    assert hot == updated
+    assert sizes == [size, size]
+
+
+def test_a_drain_touches_no_more_of_a_long_history(writer: Writer, sender: Sender) -> None:
+    connection = writer.postgres()
+
+    def drain() -> int:
+        sender.send(PASSWORD, 10)
+        with touching(connection) as touched:
+            drain_all(writer)
+        assert touched.scanned <= {"ingest_offsets"}  # a row a shard
+        return touched.pages
+
+    sender.send(PASSWORD, 10)
+    drain_all(writer)  # makes the month's partition
+    for _ in range(3):
+        drain()
+    before = drain()
+    connection.execute("CREATE TEMP TABLE one AS SELECT * FROM segments LIMIT 1")
+    connection.execute("UPDATE one SET vault_id = gen_random_uuid()")
+    many = """
+        INSERT INTO segments SELECT gen_random_uuid(), first_id + number, last_id + number,
+            received_min, received_max, relative_min + number, relative_max + number,
+            interrogator_min, interrogator_max, shard, count, payload
+        FROM one, generate_series(1, 30000) AS number
+    """
+    connection.execute(many)
+    drain()
+    assert drain() <= before + 8  # indexes that are a level deeper now
+
+
+def _aged(connection: Connection, sender: Sender, writer: Writer) -> int:
+    """Two months of a segment every minute or so, a day of the first to be deleted; the cutoff."""
+    now = int(time.time() * 1000)
+    begin = month_begin(month_begin(now) - 40 * DAY_MS)
+    for month in (begin, next_month(begin)):
+        sender.send_received(PASSWORD, month)
+        drain_all(writer)  # makes the month's partition
+        connection.execute("CREATE TEMP TABLE IF NOT EXISTS one AS SELECT * FROM segments")
+        fill = """
+            INSERT INTO segments SELECT vault_id, first_id + number, last_id + number,
+                %(begin)s + number * 60000, %(begin)s + number * 60000, relative_min, relative_max,
+                interrogator_min, interrogator_max, shard, count, payload
+            FROM one, generate_series(1, 30000) AS number
+        """
+        connection.execute(fill, {"begin": month})
+    return begin + DAY_MS
+
+
+def test_retention_touches_what_it_deletes(
+    writer: Writer, sender: Sender, postgres_url: str
+) -> None:
+    connection = writer.postgres()
+    cutoff = _aged(connection, sender, writer)
+    vacuum(postgres_url)
+    days = (int(time.time() * 1000) - cutoff) // DAY_MS
+    month = partition_name(month_begin(cutoff))
+    pages = connection.execute("SELECT relpages FROM pg_class WHERE relname = %s", (month,))
+    (size,) = pages.fetchone() or (0,)
+    assert isinstance(size, int)
+    with touching(connection) as touched:
+        deleted = enforce(connection, writer.audit, days=days)
+    assert 1400 < deleted < 3000
+    assert "segments" not in touched.scanned
+    assert touched.partitions & {month, partition_name(next_month(month_begin(cutoff)))} == {month}
+    # Rows come to be looked up by their place, and each is visited twice to be deleted.
+    assert touched.pages < 3 * deleted + size
+    with touching(connection) as again:
+        enforce(connection, writer.audit, days=days)
+    assert again.pages < size // 2

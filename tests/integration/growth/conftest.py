@@ -1,6 +1,7 @@
 """Databases with histories in them, made once for all tests that only read."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 
 import psycopg
@@ -9,7 +10,7 @@ import pytest
 from conftest import TEMPLATE, database_url
 from integration.growth.histories import Shape, fill, vacuum
 from integration.writer.sending import Sender, sending
-from iot_models.settings import Settings
+from iot_models.settings import Settings, load
 from iot_stores.postgres import Connection
 from iot_tools.local.postgres_server import PostgresServer
 
@@ -24,6 +25,7 @@ SHAPES = {
 """`new` was never analyzed."""
 
 Histories = Callable[[str], Connection]
+Sending = Callable[[Mapping[str, str]], Sender]
 
 
 @pytest.fixture(scope="session")
@@ -47,6 +49,13 @@ def history_of(postgres_server: PostgresServer) -> Iterator[Histories]:
     yield get
     for connection in made.values():
         connection.close()
+
+
+@pytest.fixture
+def sending_on() -> Iterator[Sending]:
+    """Makes a way in and out of stores that are given by settings of one's own."""
+    with ExitStack() as stack:
+        yield lambda environment: stack.enter_context(sending(load(environment)))
 
 
 @pytest.fixture

@@ -1,0 +1,111 @@
+"""Redis holds what waits and what is recent: nothing in it grows with what was done."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import cast
+
+import pytest
+from redis import Redis
+
+from integration.growth.conftest import Sending
+from integration.writer.sending import Sender
+from iot_models import names
+from iot_stores.backlog import RememberedRequest
+from support.stack import Stack
+from support.waiting import wait_until
+
+PASSWORDS = [b"one", b"two", b"three"]
+
+
+PASSING = re.compile(r"rq:(executions?|wip|queue|scheduler|clean_)|iot:tick:")
+"""What is there while a job waits or runs."""
+EXPIRING = re.compile(
+    r"iot:(vault|request|guesses|tick|hot:segment|hot:index):|rq:(worker:|clean_)"
+)
+FIXED = re.compile(
+    r"iot:(backlog|dead|dead:ids|ingest:\d|hot:cover:\d)"
+    r"|rq:(workers(:iot)?|queues|(finished|failed|queue):iot|(job|results):[a-z]+(-\d)?)"
+)
+
+
+def _keys(redis: "Redis") -> set[str]:
+    return {key.decode() for key in cast("list[bytes]", redis.keys())}
+
+
+def _sizes(redis: "Redis") -> dict[str, int]:
+    """Bytes by key."""
+    keys = [key for key in _keys(redis) if not PASSING.match(key)]
+    return {key: cast("int", redis.memory_usage(key)) or 0 for key in keys}
+
+
+def _drains(sender: Sender, count: int) -> None:
+    for _ in range(count):
+        for password in PASSWORDS:
+            sender.send(password, 3)
+        wait_until(lambda: not sender.waiting(), what="an empty backlog")
+    wait_until(
+        lambda: not any(key.startswith("iot:hot:segment") for key in _keys(sender.redis)),
+        what="an empty hot window",
+    )
+
+
+@pytest.fixture
+def stack(environment: dict[str, str], tmp_path: Path) -> Iterator[Stack]:
+    """No processes yet, and a hot window of a second."""
+    environment["IOT_HOT_WINDOW_SECONDS"] = "1"
+    made = Stack(environment, tmp_path)
+    yield made
+    made.stop()
+
+
+def test_drains_leave_nothing(
+    environment: dict[str, str], stack: Stack, sending_on: Sending
+) -> None:
+    sender = sending_on(environment)
+    stack.start_writer()
+    _drains(sender, 30)
+    before = _sizes(sender.redis)
+    _drains(sender, 90)
+    after = _sizes(sender.redis)
+    assert after.keys() == before.keys()
+    assert sum(after.values()) < 1.05 * sum(before.values())
+
+
+def test_each_key_has_a_fixed_name_or_an_end(
+    environment: dict[str, str], stack: Stack, sending_on: Sending
+) -> None:
+    environment["IOT_HOT_WINDOW_SECONDS"] = "60"
+    sender = sending_on(environment)
+    stack.start_writer()
+    for number in range(40):
+        entry = sender.seal(b"password %d" % number, range(5))
+        name = names.remembered_request(b"%d" % number)
+        sender.backlog.append([entry], RememberedRequest(name, 3600, b"answer"))
+        sender.service.guesses.count(f"192.0.2.{number}")
+    wait_until(lambda: not sender.waiting(), what="an empty backlog")
+    keys = _keys(sender.redis)
+    assert len([key for key in keys if key.startswith("iot:hot:segment")]) >= 40
+    ends = {key for key in keys if EXPIRING.match(key)}
+    assert {key for key in ends if sender.redis.ttl(key) == -1} == set()
+    assert {key for key in keys - ends if not PASSING.match(key)} == {
+        key for key in keys - ends if FIXED.fullmatch(key)
+    }
+
+
+def test_writers_that_were_killed_are_forgotten(
+    environment: dict[str, str], stack: Stack, sending_on: Sending
+) -> None:
+    redis = sending_on(environment).redis
+    for _ in range(3):
+        killed = stack.start_writer()
+        wait_until(lambda: redis.scard("rq:workers") == len(stack.writers), what="a writer")
+        killed.kill()
+        killed.wait()
+    for key in _keys(redis):
+        if EXPIRING.match(key) and key.startswith("rq:"):
+            assert redis.ttl(key) > 0
+            redis.delete(key)  # as after minutes
+    stack.start_writer()
+    wait_until(lambda: redis.scard("rq:workers") == 1, what="the one that is left")
+    assert redis.scard("rq:workers:iot") == 1

@@ -28,7 +28,7 @@ from iot_stores.postgres import Pool
 FEWEST = 64
 """Of a day that goes on, so many small segments are merged at least."""
 MOST_SEGMENTS, MOST_READINGS, MOST_BYTES = 1024, 8192, 4 * 2**20
-"""Of one order, about: a writer is busy with it for a tenth of a second."""
+"""Of one order: a writer is busy with it for a tenth of a second."""
 MOST_FOUND = 2048
 """Small segments looked at in one go."""
 MARGIN_MS = 600_000
@@ -79,12 +79,12 @@ def _portions(segments: Sequence[SmallSegment]) -> Iterator[list[SmallSegment]]:
     portion: list[SmallSegment] = []
     readings = size = 0
     for each in segments:
-        portion.append(each)
         readings += each.count
         size += each.size
-        if len(portion) == MOST_SEGMENTS or readings >= MOST_READINGS or size >= MOST_BYTES:
+        if len(portion) == MOST_SEGMENTS or readings > MOST_READINGS or size > MOST_BYTES:
             yield portion
-            portion, readings, size = [], 0, 0
+            portion, readings, size = [], each.count, each.size
+        portion.append(each)
     yield portion
 
 

@@ -4,8 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from integration.api.asking import Api
 from integration.compaction.past import Past
 from integration.writer.sending import sending
+from iot_api.app import create_app
 from iot_models.settings import Settings
 from iot_writer.writer import Writer
 
@@ -15,3 +17,19 @@ def past(settings: Settings, writer: Writer) -> Iterator[Past]:
     """Empty stores, to be filled with what was received long ago."""
     with sending(settings) as sender:
         yield Past(sender, writer)
+
+
+@pytest.fixture
+def api(settings: Settings) -> Iterator[Api]:
+    """The API in this process, on the same stores."""
+    app = create_app(settings)
+    yield Api(app)
+    app.extensions["iot"].close()
+
+
+@pytest.fixture
+def other_writer(settings: Settings) -> Iterator[Writer]:
+    """One more writer."""
+    made = Writer(settings)
+    yield made
+    made.close()

@@ -1,0 +1,153 @@
+"""Reads give the same readings before, after and while segments are merged."""
+
+import json
+import random
+import threading
+from collections.abc import Iterator
+from itertools import chain
+
+import pytest
+from werkzeug.test import TestResponse
+
+from integration.api.asking import JSON, Api
+from integration.compaction.past import Past, Sent, days_ago, each_second, noon
+from iot_writer.compaction import Outcome
+from iot_writer.writer import Writer
+from support.draining import drain_all
+
+PASSWORD = "p"
+MANY = 52_000
+"""More than the last n that are put in order in memory."""
+DAY = 86_400
+
+
+def _out_of_order(begin: int, number: int) -> list[Sent]:
+    """Interrogator times that leap, repeat, and lie outside of what is usual."""
+    chance = random.Random(7)
+    times = [
+        chance.choice([-1, 5, chance.randrange(100), -(2**63), 2**63 - 1]) for _ in range(number)
+    ]
+    return [
+        (begin + place * 400_000, moment, chance.randint(-9, number), f'"{place}"')
+        for place, moment in enumerate(times)
+    ]
+
+
+@pytest.fixture
+def mixed(past: Past) -> Past:
+    """Small segments of several days, some of one reading and some of more, and a large one."""
+    password = PASSWORD.encode()
+    past.store(password, each_second(noon(40), 200))
+    past.store(password, each_second(noon(9), 700), each=7)
+    past.store(password, _out_of_order(noon(8), 500), each=3)
+    past.store(password, each_second(noon(6), 900, seed=2), each=900)
+    past.store(password, each_second(noon(2), 300, seed=3))
+    return past
+
+
+PATHS = (
+    "", "/0", "/5000000", "/0/3000000", "/-9/400", "/7000000/100000000", "/seconds/1",
+    f"/seconds/{3 * DAY}", f"/seconds/{7 * DAY}", f"/seconds/{50 * DAY}",
+    "/last/1", "/last/100", "/last/1000", "/last/2599", "/last/2600", "/last/99999",
+)  # fmt: skip
+
+
+def _answers(api: Api) -> dict[str, object]:
+    answers: dict[str, object] = {path: api.read(path, PASSWORD) for path in PATHS}
+    answers["maxtime"] = api.ask("GET", "/api/iot/maxtime").get_json()
+    answers["own maxtime"] = api.post("/api/iot/maxtime", PASSWORD).get_json()
+    return answers
+
+
+def test_every_kind_of_read_gives_the_same_after_it(mixed: Past, api: Api) -> None:
+    before = _answers(api)
+    assert len(api.read("", PASSWORD)) == 2600
+    assert mixed.compact(PASSWORD.encode())
+    after = _answers(api)
+    assert {path for path in before if before[path] != after[path]} == set()
+    assert len(mixed.counts(PASSWORD.encode())) < 10
+
+
+def test_the_last_of_more_than_are_held_in_memory(past: Past, api: Api) -> None:
+    past.store(PASSWORD.encode(), each_second(noon(3), MANY), each=100)
+    before = api.post(f"/api/iot/last/{MANY - 1}", PASSWORD).data
+    past.compact(PASSWORD.encode())
+    assert len(past.counts(PASSWORD.encode())) <= 8
+    assert api.post(f"/api/iot/last/{MANY - 1}", PASSWORD).data == before
+    assert len(json.loads(before)["data"]) == MANY - 1
+
+
+def _begun(api: Api, path: str) -> tuple[bytes, Iterator[bytes], TestResponse]:
+    """The first piece of an answer, and the way to the others."""
+    body = json.dumps({"data": {"db_password": PASSWORD}})
+    answer = api.app.test_client().open(
+        f"/api/iot{path}", method="POST", data=body, headers=JSON, buffered=False
+    )
+    pieces = iter(answer.iter_encoded())
+    return next(pieces), pieces, answer
+
+
+def test_a_read_that_has_begun_goes_on_while_segments_are_merged(past: Past, api: Api) -> None:
+    password = PASSWORD.encode()
+    past.store(password, each_second(noon(3), 30_000), each=40)
+    paths = ("", "/0", f"/seconds/{5 * DAY}")
+    before = {path: api.post(f"/api/iot{path}", PASSWORD).data for path in paths}
+    begun = {path: _begun(api, path) for path in paths}
+    assert past.compact(password)
+    past.store(password, each_second(noon(2), 100))
+    for path, (first, pieces, answer) in begun.items():
+        assert b"".join(chain([first], pieces)) == before[path]
+        answer.close()
+
+
+def test_reads_are_exact_while_readings_come_and_are_merged(
+    past: Past, api: Api, other_writer: Writer
+) -> None:
+    """Whoever reads meets all that was stored before, once and in order."""
+    password = PASSWORD.encode()
+    sent = each_second(noon(2), 2400)
+    stored = 0
+    done = threading.Event()
+    wrong: list[str] = []
+
+    def read() -> None:
+        while not done.is_set():
+            at_least = stored
+            for path in ("", "/last/100000"):
+                found = [row["freeform"] for row in api.read(path, PASSWORD)]
+                if len(found) < at_least or found != [text for *_, text in sent[: len(found)]]:
+                    wrong.append(f"{path}: {len(found)} of {at_least}")
+
+    def merge() -> None:
+        while not done.is_set():
+            other_writer.compaction.run(other_writer.postgres())
+
+    past.store(password, sent[:100])
+    threads = [threading.Thread(target=target) for target in (read, merge)]
+    for thread in threads:
+        thread.start()
+    for start in range(100, len(sent), 100):
+        past.store(password, sent[start : start + 100])
+        stored = start + 100
+        past.look(password)
+    done.set()
+    for thread in threads:
+        thread.join()
+    past.compact(password)
+    assert wrong == []
+    assert len(past.counts(password)) < 100
+    assert [row["freeform"] for row in api.read("", PASSWORD)] == [text for *_, text in sent]
+
+
+def test_what_the_hot_window_may_name_is_left_alone(past: Past, writer: Writer) -> None:
+    for _ in range(100):
+        past.sender.send(b"hot")
+        drain_all(writer)
+    just_left = days_ago(past.sender.settings.hot_window_seconds / DAY) - 60_000
+    past.store(b"hot", [(just_left - number, 7, 7, str(number)) for number in range(100)])
+    assert past.look(b"hot") == 0
+    assert past.work() == []
+    past.store(b"hot", [(just_left - 600_000 - number, 7, 7, "1") for number in range(100)])
+    assert past.look(b"hot") > 0
+    assert set(past.work()) == {Outcome.MERGED}
+    assert len(past.sender.last_seconds(b"hot", 200)) == 100

@@ -96,7 +96,7 @@ class Past:
 
     def work(self) -> list[Outcome]:
         """Do all orders; what became of each."""
-        outcomes = []
+        outcomes: list[Outcome] = []
         while (outcome := self.writer.compaction.run(self.writer.postgres())[0]) != Outcome.EMPTY:
             outcomes.append(outcome)
         return outcomes

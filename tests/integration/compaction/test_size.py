@@ -13,7 +13,7 @@ def _bytes_a_reading(past: Past, password: bytes) -> float:
         "SELECT count(*), sum(octet_length(payload)), sum(count) FROM segments WHERE vault_id = %s",
         past.sender.vault(password).vault_id,
     )
-    return (ROW_BYTES * segments + int(payload)) / int(readings)
+    return (ROW_BYTES * int(segments) + int(payload)) / int(readings)
 
 
 def test_one_a_second_takes_the_bytes_of_batches(past: Past) -> None:

@@ -29,6 +29,8 @@ worker_connections = _settings.api_connections
 keepalive = 75
 timeout = 60
 graceful_timeout = 30
+# Headers that name a client's address or scheme are ProxyFix's to judge: IOT_TRUSTED_PROXIES.
+forwarded_allow_ips = ""
 certfile = _settings.tls_certificate or None
 keyfile = _settings.tls_key or None
 loglevel = _settings.log_level.lower()

@@ -8,12 +8,14 @@ import re
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NoReturn
+from functools import partial
+from typing import NoReturn, Protocol
 
 import msgspec
 
 from iot_models.errors import InvalidRequestError, TooLargeError
 from iot_models.reading import MISSING_TIME, SEPARATOR, ReadingColumns
+from iot_models.settings import Settings
 from iot_models.times import parse_time, parse_time_or_date
 
 Time = int | float | str
@@ -52,6 +54,23 @@ class Batch:
 
     password: bytes
     readings: ReadingColumns
+
+
+class PutParser(Protocol):
+    """`parse_put` with the limits that are set."""
+
+    def __call__(self, body: bytes, *, lines: bool = False) -> list[Batch]:
+        """The readings of a PUT."""
+
+
+def put_parser(settings: Settings) -> PutParser:
+    """`parse_put` with the limits of these settings."""
+    return partial(
+        parse_put,
+        max_readings=settings.max_readings,
+        max_password_bytes=settings.max_password_bytes,
+        max_passwords=settings.max_passwords,
+    )
 
 
 def parse_put(

@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Callable
+from typing import Any
 
 import gevent
 import zstandard
@@ -25,7 +26,7 @@ READ_SECONDS = 60
 _ZSTD_SLICE = 512
 
 NDJSON = "application/x-ndjson"
-_JSON_TYPES = {
+JSON_TYPES = {
     "",
     "application/json",
     "text/json",
@@ -45,7 +46,7 @@ def read_body(request: Request, limit: int) -> bytes:
         InvalidRequestError: it is not what its Content-Encoding says, or was cut off.
     """
     media_type = request.mimetype
-    if media_type not in _JSON_TYPES and media_type != NDJSON and not media_type.endswith("+json"):
+    if media_type not in JSON_TYPES and media_type != NDJSON and not media_type.endswith("+json"):
         raise UnsupportedMediaTypeError(f"send JSON, not {media_type}")
     body = _received(request, limit)
     encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
@@ -58,13 +59,23 @@ def read_body(request: Request, limit: int) -> bytes:
     raise UnsupportedMediaTypeError("Content-Encoding must be gzip, zstd or identity")
 
 
+def read_plain(environ: dict[str, Any]) -> bytes:
+    """The body of a WSGI request that is not packed, of the length it states."""
+    length = int(environ["CONTENT_LENGTH"])
+    with gevent.Timeout(READ_SECONDS, _too_slow()):
+        body: bytes = environ["wsgi.input"].read(length)
+    if len(body) != length:
+        raise _cut_off()
+    return body
+
+
 def _received(request: Request, limit: int) -> bytes:
     """The body as it came, all of it: of NDJSON a part looks like a whole, but half is lost."""
     # A body in chunks is cut off at the most that may be read; one byte more tells it from one
     # that ends there.
     request.max_content_length = limit + 1
     try:
-        with gevent.Timeout(READ_SECONDS, RequestTimeout("the body took too long to arrive")):
+        with gevent.Timeout(READ_SECONDS, _too_slow()):
             body = request.get_data(cache=False)
     except ClientDisconnected:  # a body in chunks
         raise _cut_off() from None
@@ -75,6 +86,10 @@ def _received(request: Request, limit: int) -> bytes:
     if request.content_length is not None and len(body) != request.content_length:
         raise _cut_off()
     return body
+
+
+def _too_slow() -> RequestTimeout:
+    return RequestTimeout("the body took too long to arrive")
 
 
 def _cut_off() -> IotError:

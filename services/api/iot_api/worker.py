@@ -8,7 +8,7 @@ import os
 import socket
 import time
 import uuid
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -19,12 +19,14 @@ from gevent.pool import Pool
 from gevent.server import StreamServer
 from gunicorn import util
 from gunicorn.http.unreader import SocketUnreader
+from gunicorn.http.wsgi import create
 from gunicorn.sock import ssl_context
 from gunicorn.workers.ggevent import GeventWorker
 
 from iot_models.errors import ErrorCode
 
 from . import stopping
+from .wsgi_response import WsgiResponse
 
 GRACE_SECONDS = 1.0
 """Asked to end, accept for so long; then close the connections that asked nothing meanwhile."""
@@ -36,6 +38,7 @@ _RECEIVED_BYTES = 2**17
 """The most that is received at once of a body. One that nobody reads, gunicorn drops 1 KiB at a
 time, and copies each time what it received: with its own 1 MiB that takes half a second.
 """
+_NO_CONTEXT = nullcontext()
 _TURN_SECONDS = 0.01
 """For so long one connection may keep all others waiting with bytes that are there at once."""
 
@@ -71,13 +74,17 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
         util.write_error = _write_error  # what isn't HTTP never reaches the app
         SocketUnreader.chunk = _received_in_turns
         SocketUnreader.max_body_chunk = _RECEIVED_BYTES
+        # A setting is looked up and unpacked each time it is asked for, many times a request.
+        vars(self.cfg).update({name: each.get() for name, each in self.cfg.settings.items()})
         self._connections: dict[Any, _Open] = {}
+        self._close_idle_at = 0.0
 
     def run(self) -> None:
         """Serve until asked to end."""
         servers = [self._serve(listener) for listener in self.sockets]
         while self.alive:
             self.notify()
+            self._close_idle()
             gevent.sleep(_BEAT_SECONDS)
         self._end(servers)
 
@@ -95,19 +102,52 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
             del self._connections[gevent.getcurrent()]
 
     def timeout_ctx(self) -> Any:
-        """The time in which a connection's next request must come; called as it is awaited."""
+        """Called as a connection's next request is awaited; `_close_idle` ends that, if need be."""
         connection = self._connections[gevent.getcurrent()]
         connection.request, connection.waiting_since = None, time.monotonic()
-        return super().timeout_ctx()
+        return _NO_CONTEXT
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:
-        """Answer one request."""
+        """Answer one request. Raises `StopIteration` when its connection is to be closed."""
         self._connections[gevent.getcurrent()].request = req
+        answer, environ = create(req, sock, addr, listener_name, self.cfg, WsgiResponse)
+        environ["wsgi.multithread"] = True
+        if not self.alive:
+            answer.force_close()
         try:
-            super().handle_request(listener_name, req, sock, addr)
-        except StopIteration:  # the connection is to be closed
-            _read_out(req)
+            self._answer(answer, environ)
+        except OSError:
             raise
+        except Exception:
+            if not answer.headers_sent:
+                raise
+            self.log.exception("an answer is broken off")
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+            raise StopIteration from None
+        if answer.should_close():
+            _read_out(req)
+            raise StopIteration
+
+    def _answer(self, answer: WsgiResponse, environ: dict[str, Any]) -> None:
+        body = self.wsgi(environ, answer.start_response)
+        try:
+            for piece in body:
+                answer.write(piece)
+            answer.close()
+        finally:
+            if hasattr(body, "close"):
+                body.close()
+
+    def _close_idle(self) -> None:
+        """Close the connections on which no whole head of a request came for too long."""
+        now = time.monotonic()
+        if now < self._close_idle_at:
+            return
+        self._close_idle_at = now + 1
+        for each in self._connections.values():
+            if each.request is None and now - each.waiting_since >= self.cfg.keepalive:
+                _receive_no_more(each.client)
 
     def _serve(self, listener: Any) -> Any:
         listener.setblocking(True)

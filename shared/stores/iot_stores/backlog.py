@@ -12,6 +12,8 @@ from redis.exceptions import ResponseError
 from iot_models import names
 from iot_models.errors import TooLargeError, UnavailableError
 
+from .group_commit import GroupCommit
+
 WAIT_MILLISECONDS = 1000
 """How long replicas may take to have what was appended."""
 UNKNOWN_RATE_SECONDS, MOST_RETRY_SECONDS = 5, 60
@@ -94,9 +96,16 @@ class Backlog:
         self._wait_replicas = wait_replicas
         self._wait_fsync = wait_fsync
         self._waits = bool(wait_replicas or wait_fsync)
+        if wait_fsync:
+            behind: tuple[Any, ...] = ("WAITAOF", 1, wait_replicas, WAIT_MILLISECONDS)
+        elif wait_replicas:
+            behind = ("WAIT", wait_replicas, WAIT_MILLISECONDS)
+        else:
+            behind = ()
         self._shards = shards
         self._max_bytes = max_bytes
-        self._append = load_script(client, "backlog_append.lua")
+        # WAIT and WAITAOF speak of the connection that wrote: they go behind what it wrote.
+        self._append = GroupCommit(client, load_script(client, "backlog_append.lua"), behind=behind)
         self._remove = load_script(client, "backlog_remove.lua")
         self._arm = load_script(client, "backlog_arm.lua")
 
@@ -117,7 +126,8 @@ class Backlog:
                 the master on its own), and it can't be told whether they stay.
             RedisError: Redis is away; it can't be told whether they were added.
         """
-        if sum(len(sealed) for _, sealed in entries) > self._max_bytes:
+        size = sum(len(sealed) for _, sealed in entries)
+        if size > self._max_bytes:
             raise TooLargeError("the request is larger than the backlog may be")
         keys = [names.BACKLOG_COUNTERS, names.JOB_LIST]
         arguments: list[str | int | bytes] = [self._max_bytes]
@@ -128,7 +138,9 @@ class Backlog:
         for shard, sealed in entries:
             keys.append(names.stream(shard))
             arguments += (shard, names.drain_job(shard), sealed)
-        outcome, *more = self._replicated(keys, arguments)
+        (outcome, *more), reached = self._append.run(keys, arguments, size)
+        if self._waits and outcome != _FULL:
+            self._check_reached(reached)
         if outcome == _FULL:
             raise _full(*more)
         if outcome == _REMEMBERED:
@@ -149,27 +161,12 @@ class Backlog:
         out = cast("list[bytes | None]", self._client.hmget(names.BACKLOG_COUNTERS, fields))
         return all(int(gone or b"0") >= end for gone, end in zip(out, ends.values(), strict=True))
 
-    def _replicated(self, keys: list[str], arguments: list[str | int | bytes]) -> list[Any]:
-        if not self._waits:
-            return cast("list[Any]", self._append(keys=keys, args=arguments))
-        # WAIT and WAITAOF speak of the connection that wrote, so both go over one.
-        with self._client.pipeline(transaction=False) as pipeline:
-            self._append(keys=keys, args=arguments, client=pipeline)
-            if self._wait_fsync:
-                pipeline.waitaof(1, self._wait_replicas, WAIT_MILLISECONDS)
-            else:
-                pipeline.wait(self._wait_replicas, WAIT_MILLISECONDS)
-            answer, reached = pipeline.execute(raise_on_error=False)
-        for each in (answer, reached):
-            if isinstance(each, ResponseError) and "WAITAOF" in str(each):
-                raise UnavailableError(f"Redis can't do IOT_REDIS_WAIT_FSYNC: {each}")
-            if isinstance(each, Exception):
-                raise each
-        if answer[0] != _FULL:
-            self._check_reached(*reached if self._wait_fsync else (1, reached))
-        return cast("list[Any]", answer)
-
-    def _check_reached(self, local: int, replicas: int) -> None:
+    def _check_reached(self, reached: Any) -> None:
+        if isinstance(reached, ResponseError) and "WAITAOF" in str(reached):
+            raise UnavailableError(f"Redis can't do IOT_REDIS_WAIT_FSYNC: {reached}")
+        if isinstance(reached, Exception):
+            raise reached
+        local, replicas = reached if self._wait_fsync else (1, reached)
         if replicas < self._wait_replicas:
             raise UnavailableError(
                 f"{replicas} of {self._wait_replicas} replicas have the readings; try again"

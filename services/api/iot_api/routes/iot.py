@@ -8,7 +8,7 @@ from flask import Blueprint, Response, request
 
 from iot_api.access import needs
 from iot_api.answers import json_answer, readings_answer
-from iot_api.put_body import parse_put, password_bytes
+from iot_api.put_body import password_bytes, put_parser
 from iot_api.readings import Batches
 from iot_api.receipts import decode_receipt, encode_receipt
 from iot_api.request_body import is_ndjson, read_body
@@ -58,17 +58,12 @@ class _Views:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._readings = service.readings
+        self._parse = put_parser(service.settings)
 
     @needs(Scope.INGEST)
     def put(self) -> Response:
         settings = self._service.settings
-        batches = parse_put(
-            read_body(request, settings.max_body_bytes),
-            max_readings=settings.max_readings,
-            max_password_bytes=settings.max_password_bytes,
-            max_passwords=settings.max_passwords,
-            lines=is_ndjson(request),
-        )
+        batches = self._parse(read_body(request, settings.max_body_bytes), lines=is_ndjson(request))
         wait = _waits_for_stored()
         accepted = self._service.intake.accept(batches, _idempotency_key())
         content: dict[str, object] = {"success": f"{accepted.count} object(s) created"}

@@ -1,0 +1,102 @@
+"""The plain PUT: what devices send all day, answered without Flask's work on each request.
+
+Flask costs more than all that is done with a reading (docs/adr/0009). So a PUT that asks for
+nothing special goes straight from gunicorn to the intake. Every other request goes to the app,
+and so does whatever is to be said about an error: nothing is answered in two ways.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from flask import Flask, g
+
+from iot_models import metrics
+from iot_models.scopes import Scope
+
+from . import stopping
+from .access import Access
+from .http_errors import answer_error
+from .put_body import put_parser
+from .request_body import JSON_TYPES, read_plain
+from .requests_seen import HEADER
+from .service import Service
+
+StartResponse = Callable[..., Any]
+Wsgi = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]
+
+PATHS = ("/api/iot", "/api/rssi")
+_SPECIAL = frozenset(
+    {
+        "HTTP_CONTENT_ENCODING",
+        "HTTP_IDEMPOTENCY_KEY",
+        "HTTP_ORIGIN",
+        "HTTP_TRANSFER_ENCODING",
+        "HTTP_X_REQUEST_ID",
+    }
+)
+"""Headers that ask for more."""
+
+
+class PlainPut:
+    """Stands before a WSGI app."""
+
+    def __init__(
+        self, app: Flask, service: Service, access: Access, cors: Mapping[str, str]
+    ) -> None:
+        """`cors`: the headers that CORS gives an answer to whoever names no origin."""
+        self._app = app
+        self._others: Wsgi = app.wsgi_app
+        self._intake = service.intake
+        self._parse = put_parser(service.settings)
+        self._max_body_bytes = service.settings.max_body_bytes
+        self._access = access
+        self._headers = [("Content-Type", "application/json"), *cors.items()]
+        requests = metrics.counter("iot_http_requests_total")
+        seconds = metrics.histogram("iot_http_request_seconds")
+        self._requests = {path: requests.labels(path, "PUT", 201) for path in PATHS}
+        self._seconds = {path: seconds.labels(path, "PUT") for path in PATHS}
+
+    def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        """Answer a request."""
+        if environ["REQUEST_METHOD"] != "PUT" or not self._is_plain(environ):
+            return self._others(environ, start_response)
+        began = time.perf_counter()
+        try:
+            self._access.check(Scope.INGEST, environ.get("HTTP_AUTHORIZATION"))
+            batches = self._parse(read_plain(environ))
+            count = self._intake.accept(batches).count
+        except Exception as error:  # noqa: BLE001 - answered as the app answers it
+            return self._refuse(error, began, environ, start_response)
+        answer = b'{"success":"%d object(s) created"}\n' % count
+        path = environ["PATH_INFO"]
+        self._requests[path].inc()
+        self._seconds[path].observe(time.perf_counter() - began)
+        length = ("Content-Length", str(len(answer)))
+        start_response("201 CREATED", [*self._headers, length, (HEADER, os.urandom(16).hex())])
+        return [answer]
+
+    def _is_plain(self, environ: dict[str, Any]) -> bool:
+        length = environ.get("CONTENT_LENGTH", "")
+        return (
+            environ["PATH_INFO"] in PATHS
+            and not environ["QUERY_STRING"]
+            and environ.get("CONTENT_TYPE", "") in JSON_TYPES
+            and length.isdecimal()
+            and int(length) <= self._max_body_bytes
+            and _SPECIAL.isdisjoint(environ)
+            and not stopping.asked.is_set()
+        )
+
+    def _refuse(
+        self,
+        error: Exception,
+        began: float,
+        environ: dict[str, Any],
+        start_response: StartResponse,
+    ) -> Iterable[bytes]:
+        with self._app.request_context(environ):
+            g.began, g.request_id = began, os.urandom(16).hex()
+            answer = self._app.process_response(answer_error(error))
+            return answer(environ, start_response)

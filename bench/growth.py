@@ -1,0 +1,131 @@
+"""`python -m bench.growth`: what ingest and reads cost as the stored history grows.
+
+Services with histories of every size stand side by side and are loaded in turn with the same
+readings, so that what else the machine does falls on all of them. CPU seconds are those of all
+processes of the service; pages are counted by Postgres. Autovacuum is off while it is measured.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+from .growth_costs import Grown, grow
+from .growth_history import Size
+from .results import Kind, Results, Row
+from .spread import Spread, spread
+from .tables import plain
+
+READINGS = (1_000_000, 10_000_000, 100_000_000)
+VAULTS = (1, 1000, 100_000)
+SHARDS = (1, 2, 4, 8)
+FEW, MANY = READINGS[0], READINGS[-1]
+USUAL_VAULTS, USUAL_SHARDS = 1000, 8
+ROUNDS, BATCHES, ASKED = 5, 50, 100
+"""Rounds; batches a lane and round; requests a question and round."""
+QUICK = (2, 15, 40)
+FLOOR, AIM = 1.15, 1.05
+
+
+def measure(results: Results, *, quick: bool) -> None:
+    """Add to `make bench` the cost of ingest with the largest history over that with the least."""
+    large = FEW * 10 if quick else MANY
+    found = side_by_side(
+        [Size(FEW, USUAL_VAULTS), Size(large, USUAL_VAULTS)], [USUAL_SHARDS] * 2, quick=quick
+    )
+    report(results, found)
+
+
+def side_by_side(sizes: Sequence[Size], shards: Sequence[int], *, quick: bool) -> list[Grown]:
+    """Services with these histories, each measured as the others rest."""
+    rounds, batches, asked = QUICK if quick else (ROUNDS, BATCHES, ASKED)
+    with ExitStack() as stack:
+        found = [grow(stack, *each) for each in zip(sizes, shards, strict=True)]
+        for _ in range(rounds):
+            for each in found:
+                each.feed(batches)
+            for each in found:
+                each.ask(asked)
+        for each in found:
+            each.count_pages()
+            each.weigh()
+    return found
+
+
+def report(results: Results, found: Sequence[Grown]) -> None:
+    """The bars, and everything that was measured."""
+    least, most = found[0], found[-1]
+    times = most.size.readings // least.size.readings
+    row = Row(f"CPU seconds a million readings, history {times}x", "s", _total(most))
+    row.at_most(Kind.FLOOR, FLOOR, f"those with {least.size}", _total(least))
+    row.at_most(Kind.AIM, AIM, "the same (flat)", _total(least))
+    results.rows.append(row)
+    for each in found:
+        name = str(each.size)
+        parts = ", ".join(
+            f"{part} {spread(cost[part] for cost in each.ingest).median:.2f}"
+            for part in each.ingest[0]
+        )
+        section = "CPU seconds a million readings as the history grows"
+        results.detail(section, name, f"{_total(each).text()} s ({parts})")
+    for question in least.reads:
+        section = f"{question}: CPU milliseconds a request; pages of Postgres found and read"
+        for each in found:
+            cost = Spread(tuple(each.reads[question]))
+            text = f"{cost.text()} ms; {each.hit[question]:.0f} + {each.read[question]:.0f}"
+            results.detail(section, str(each.size), text)
+    for each in found:
+        text = f"{each.redis_bytes / 2**20:.1f} MiB in {each.redis_keys} keys"
+        results.detail("Redis after all of it", str(each.size), text)
+
+
+def report_shards(results: Results, found: Sequence[Grown], shards: Sequence[int]) -> None:
+    """Ingest with other numbers of shards."""
+    for number, each in zip(shards, found, strict=True):
+        section = "CPU seconds a million readings by shards"
+        results.detail(section, f"{number}", f"{_total(each).text()} s")
+
+
+def _total(grown: Grown) -> Spread:
+    return spread(sum(cost.values()) for cost in grown.ingest)
+
+
+def _numbers(text: str) -> list[int]:
+    numbers = [int(part) for part in text.split(",")]
+    if not numbers or min(numbers) < 1:
+        raise argparse.ArgumentTypeError("must be whole numbers from 1, by commas")
+    return numbers
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench.growth", description=__doc__)
+    parser.add_argument("--readings", type=_numbers, default=list(READINGS), metavar="N,N,...")
+    parser.add_argument("--vaults", type=_numbers, default=list(VAULTS), metavar="N,N,...")
+    parser.add_argument("--shards", type=_numbers, default=list(SHARDS), metavar="N,N,...")
+    parser.add_argument("--quick", action="store_true", help="few readings, not to be cited")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and print, a table for each number of vaults; 1 when a floor does not hold."""
+    given = _parser().parse_args(arguments)
+    held = True
+    for vaults in given.vaults:
+        results = Results()
+        sizes = [Size(readings, vaults) for readings in given.readings]
+        print(f"measuring: {vaults:,} vaults ...", file=sys.stderr, flush=True)
+        report(results, side_by_side(sizes, [USUAL_SHARDS] * len(sizes), quick=given.quick))
+        print(plain(results), end="\n\n", flush=True)
+        held = held and not results.missed_floors
+    if len(given.shards) > 1:
+        print("measuring: shards ...", file=sys.stderr, flush=True)
+        results = Results()
+        sizes = [Size(min(given.readings), USUAL_VAULTS)] * len(given.shards)
+        found = side_by_side(sizes, given.shards, quick=given.quick)
+        report_shards(results, found, given.shards)
+        print(plain(results), flush=True)
+    return 0 if held else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,157 @@
+"""Histories of any size, made in seconds: what the service finds when it has run for months.
+
+Of the vault that is read back the segments that a question reaches are encrypted for it, as a
+writer does it. All others, its own and those of other vaults, are rows with true bounds whose
+payloads are random bytes of the true size: to Postgres they are the same, and nobody can open one
+unnoticed.
+"""
+
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import psycopg
+
+from iot_cipher.aead import SALT_BYTES
+from iot_cipher.sealed_segment import SealedSegment, encrypt_segment
+from iot_cipher.vault import OpenVault
+from iot_models.reading import SEPARATOR, ReadingColumns, int64s
+from iot_models.segment import ID_STRIDE, SegmentBounds, encode_segment
+from iot_stores import history
+from iot_stores.months import month_begin
+from iot_stores.postgres import Connection
+from iot_writer.partitions import ensure_partition
+
+from .readings import freeform
+
+MONTHS = 6
+BATCH = 1000
+"""Readings a segment, where a vault has so many."""
+NEWEST = 3
+"""The last segments of the vault that is read: these can be opened, and one in the middle."""
+STEP_US = 1000
+_DAY_MS = 86_400_000
+_APART = 7_200_000
+"""Milliseconds between the newest segments: the last hour holds one."""
+_CLEAR = 5000
+"""Milliseconds around the one in the middle that hold no other."""
+_NOISE = os.urandom(2**22)
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How much is stored before anything is measured."""
+
+    readings: int
+    vaults: int
+
+    @property
+    def segments(self) -> int:
+        """One of `BATCH` readings each; but every vault has one."""
+        return max(self.readings // BATCH, self.vaults)
+
+    @property
+    def batch(self) -> int:
+        """Readings a segment."""
+        return max(1, self.readings // self.segments)
+
+    def __str__(self) -> str:
+        return f"{self.readings:,} readings, {self.vaults:,} vaults"
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Relative times, in microseconds, between which `BATCH` readings of the vault lie."""
+
+    low: int
+    high: int
+
+
+def fill(postgres_url: str, vault: OpenVault, size: Size, shards: int) -> Window:
+    """Store a history of that size, the vault's share of it and what can be opened among it."""
+    now = int(time.time() * 1000)
+    begins = [month_begin(now)]
+    while len(begins) < MONTHS:
+        begins.insert(0, month_begin(begins[0] - 1))
+    began = begins[0]
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        # In the transaction that makes the tables: such rows are not written twice (WAL).
+        with connection.transaction():
+            for begin in begins:
+                ensure_partition(connection, begin)
+            history.insert(connection, _rows(vault, size, shards, began, now))
+            middle = _true(vault, began, (began + now) // 2, shards, -2)
+            newest = (
+                _true(vault, began, now - 5000 - _APART * number, shards, -3 - number)
+                for number in range(NEWEST)
+            )
+            history.insert(connection, [middle, *newest])
+        for statement in ("VACUUM ANALYZE segments", "CHECKPOINT"):
+            connection.execute(statement)
+    return Window(middle.bounds.relative_min, middle.bounds.relative_max)
+
+
+def _rows(
+    vault: OpenVault, size: Size, shards: int, began: int, now: int
+) -> Iterator[SealedSegment]:
+    """The bulk, in the order of receipt; ids below those that the service will give."""
+    ids = [vault.vault_id, *(uuid.uuid4() for _ in range(size.vaults - 1))]
+    length = len(_true(vault, began, began, shards, 0, size.batch).payload)
+    end, middle = now - NEWEST * _APART, (began + now) // 2
+    for number in range(size.segments):
+        vault_id = ids[number % size.vaults]
+        received = began + (end - began) * number // size.segments
+        first = (number - size.segments - NEWEST - 9) * BATCH * ID_STRIDE
+        moment = 1000 * received
+        relative = moment - 1000 * began + _ahead(vault_id, vault)
+        span = (size.batch - 1) * STEP_US
+        bounds = SegmentBounds(
+            first, first + (size.batch - 1) * ID_STRIDE, received, received,
+            relative, relative + span, moment, moment + span,
+            int.from_bytes(vault_id.bytes[:8], "big") % shards, size.batch,
+        )  # fmt: skip
+        place = number * 7919 % (len(_NOISE) - length)
+        if abs(received - middle) > _CLEAR:
+            yield SealedSegment(vault_id, bounds, _NOISE[place : place + length])
+
+
+def _ahead(vault_id: uuid.UUID, asked: OpenVault) -> int:
+    """Clocks of other devices began at other times, before and after."""
+    if vault_id == asked.vault_id:
+        return 0
+    return (vault_id.bytes[0] - 100) * _DAY_MS * 1000
+
+
+def _true(
+    vault: OpenVault, began: int, received: int, shards: int, place: int, count: int = BATCH
+) -> SealedSegment:
+    moments = [1000 * received + STEP_US * number for number in range(count)]
+    columns = ReadingColumns(
+        int64s([moment - 1000 * began for moment in moments]),
+        int64s(moments),
+        SEPARATOR.join(freeform(number).encode() for number in range(count)),
+    )
+    first = place * BATCH * ID_STRIDE
+    bounds, content = encode_segment([(received, columns)], first, vault.shard(shards))
+    salt = os.urandom(SALT_BYTES)
+    payload = encrypt_segment(vault.vault_id, salt, vault.chunk_key(salt), bounds, content)
+    return SealedSegment(vault.vault_id, bounds, payload)
+
+
+def pages(connection: Connection) -> tuple[int, int]:
+    """Pages of the history found in memory (hit) and read, ever, indexes and payloads counted."""
+    row = connection.execute(_PAGES).fetchone()
+    assert row is not None  # noqa: S101 - an aggregate has a row
+    return int(str(row[0] or 0)), int(str(row[1] or 0))
+
+
+_PAGES = """
+    SELECT
+        sum(heap_blks_hit + coalesce(idx_blks_hit, 0)
+            + coalesce(toast_blks_hit, 0) + coalesce(tidx_blks_hit, 0)),
+        sum(heap_blks_read + coalesce(idx_blks_read, 0)
+            + coalesce(toast_blks_read, 0) + coalesce(tidx_blks_read, 0))
+    FROM pg_statio_user_tables WHERE relname LIKE 'segments%'
+"""

@@ -1,0 +1,218 @@
+"""How small segments are found: by whoever opens the vault, cheaply, beside the requests."""
+
+import json
+import threading
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any, LiteralString, cast
+
+import pytest
+from prometheus_client import REGISTRY
+
+from integration.compaction.past import Past, days_ago, each_second, noon
+from iot_models import names
+from iot_stores import compaction
+from iot_stores.months import DAY_MS
+from iot_writer import jobs
+from iot_writer.retention import enforce
+from iot_writer.writer import Writer
+from support.stack import Stack
+from support.waiting import wait_until
+
+PASSWORD = b"p"
+
+
+@pytest.fixture
+def jobs_of(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs use this writer."""
+    monkeypatch.setattr(jobs, "current", lambda: writer)
+
+
+def test_a_vault_is_looked_at_once_in_a_while(past: Past) -> None:
+    past.store(PASSWORD, each_second(noon(2), 10))
+    vault = past.sender.vault(PASSWORD)
+    look = past.sender.service.compaction.look
+    assert [look(vault), look(vault)] == [1, 0]
+    name = names.compaction_looked(vault.vault_id.bytes)
+    assert 0 < past.sender.redis.ttl(name) <= 300
+    past.sender.redis.delete(name)
+    assert look(vault) == 0  # the whole history only once a day, the last two days each time
+    past.work()
+    past.store(PASSWORD, each_second(days_ago(1) // DAY_MS * DAY_MS, 10))
+    past.sender.redis.delete(name)
+    assert look(vault) == 1
+
+
+def test_a_long_history_is_looked_through_bit_by_bit(
+    past: Past, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("iot_api.compaction.MOST_FOUND", 40)
+    past.store(PASSWORD, each_second(noon(40), 100))
+    vault = past.sender.vault(PASSWORD)
+    for _ in range(3):
+        past.sender.redis.delete(names.compaction_looked(vault.vault_id.bytes))
+        past.sender.service.compaction.look(vault)
+        past.work()
+    assert past.counts(PASSWORD) == [100]
+
+
+def _plan(past: Past, statement: LiteralString, values: dict[str, object]) -> dict[str, Any]:
+    (row,) = past.writer.postgres().execute(
+        f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", values
+    )
+    return cast("list[dict[str, Any]]", row[0])[0]
+
+
+def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for each in plan.get("Plans", ()):
+        yield from _nodes(each)
+
+
+def test_large_segments_cost_nothing_to_who_looks_for_small_ones(past: Past) -> None:
+    past.store(PASSWORD, each_second(noon(2), 12))
+    large = each_second(noon(3), compaction.SMALL)
+    past.store(PASSWORD, large, each=compaction.SMALL)
+    copies = (
+        "INSERT INTO segments SELECT vault_id, first_id + 256 * n, last_id + 256 * n, "
+        "received_min + n, received_max + n, relative_min, relative_max, interrogator_min, "
+        "interrogator_max, shard, count, payload FROM segments, generate_series(1, 5000) AS n "
+        "WHERE count >= 512"
+    )
+    connection = past.writer.postgres()
+    connection.execute(copies)
+    connection.execute("ANALYZE segments")
+    values: dict[str, object] = {
+        "vault_id": past.sender.vault(PASSWORD).vault_id, "since": 0, "before": days_ago(0),
+        "bytes": compaction.SMALL_BYTES, "limit": 2048,
+    }  # fmt: skip
+    plan = _plan(past, compaction._FIND, values)["Plan"]  # noqa: SLF001 - the statement itself
+    scans = [each for each in _nodes(plan) if each.get("Relation Name")]
+    assert sum(each["Actual Rows"] for each in scans) == 12
+    assert not [each for each in scans if each["Node Type"] == "Seq Scan"]
+    assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < 40
+
+
+def test_retention_takes_a_merged_segment_within_a_day(past: Past) -> None:
+    """Merged are readings of one day, also those of a segment that lies across two."""
+    midnight = noon(30) + DAY_MS // 2
+    past.store(PASSWORD, [(midnight + n * 60_000, n, n, str(n)) for n in range(-100, 0)])
+    past.store(PASSWORD, [(midnight + n * 60_000, n, n, str(n)) for n in range(100)])
+    past.compact(PASSWORD)
+    assert past.counts(PASSWORD) == [100, 100]
+    connection, audit = past.writer.postgres(), past.writer.audit
+    assert enforce(connection, audit, days=31) == 0
+    assert enforce(connection, audit, days=28) == 2
+    assert past.readings(PASSWORD) == []
+
+
+def test_a_segment_across_midnight_is_parted(past: Past) -> None:
+    midnight = noon(8) + DAY_MS // 2
+    sent = [(midnight + n * 1000, n, n, str(n)) for n in range(-30, 30)]
+    past.store(PASSWORD, sent)
+    connection = past.writer.postgres()
+    before = past.readings(PASSWORD)
+    vault = past.sender.vault(PASSWORD)
+    # As a writer leaves it that was away for a while: all in one, of two times of receipt.
+    whole = compaction.find_small(
+        connection, vault.vault_id, since=0, before=days_ago(0), limit=100
+    )
+    assert len(whole) == 60
+    past.compact(PASSWORD)
+    assert past.counts(PASSWORD) == [30, 30]
+    assert past.readings(PASSWORD) == before
+    days = past.rows("SELECT received_min / 86400000, received_max / 86400000 FROM segments")
+    assert all(begin == end for begin, end in days)
+
+
+@pytest.mark.usefixtures("jobs_of")
+def test_the_job_does_one_order_and_queues_the_next(past: Past) -> None:
+    for days in (2, 3, 4):
+        past.store(PASSWORD, each_second(noon(days), 20))
+    assert past.look(PASSWORD) == 3
+    redis = past.sender.redis
+
+    def queued() -> list[bytes]:
+        return cast("list[bytes]", redis.lrange(names.JOB_LIST, 0, -1))
+
+    before = REGISTRY.get_sample_value("iot_segments_compacted_total") or 0
+    for left in (2, 1, 0):
+        assert queued() == [b"compact"]
+        redis.delete(names.JOB_LIST)
+        assert jobs.compact() == "merged"
+        assert redis.llen(names.COMPACTION_ORDERS) == left
+    assert queued() == []
+    assert jobs.compact() == "empty"
+    assert REGISTRY.get_sample_value("iot_segments_compacted_total") == before + 60
+
+
+@pytest.mark.usefixtures("jobs_of")
+def test_drains_come_first_and_the_sweep_goes_back_to_it(past: Past) -> None:
+    past.store(PASSWORD, each_second(noon(2), 20))
+    past.look(PASSWORD)
+    sender = past.sender
+    sender.send_received(PASSWORD, sender.redis.time()[0] * 1000 - 5000)
+    sender.redis.delete(names.JOB_LIST)
+    assert jobs.compact() == "later"
+    assert sender.redis.llen(names.COMPACTION_ORDERS) == 1
+    jobs.sweep_shards()
+    assert b"compact" in cast("list[bytes]", sender.redis.lrange(names.JOB_LIST, 0, -1))
+    assert jobs.drain(sender.shard(PASSWORD)) == "stored"
+    assert jobs.compact() == "merged"
+
+
+def test_nobody_waits_for_it(past: Past, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Vaults are opened however long one is looked at; those too many are left for later."""
+    service = past.sender.service
+    vault = past.sender.vault(PASSWORD)
+    entered, go_on = threading.Event(), threading.Event()
+    looked = count()
+
+    def look(*_: object) -> int:
+        entered.set()
+        assert go_on.wait(20)
+        return next(looked)
+
+    monkeypatch.setattr(type(service.compaction), "look", look)
+    service.compaction.offer(vault)
+    assert entered.wait(20)
+    for _ in range(1000):
+        service.compaction.offer(vault)
+    go_on.set()
+    wait_until(service.compaction._vaults.empty, what="all looked at")  # noqa: SLF001
+    service.compaction.close()
+    assert next(looked) == 129
+
+
+def test_it_is_done_by_who_uses_the_vault(
+    past: Past, environment: dict[str, str], tmp_path: Path
+) -> None:
+    """The real processes: a device that goes on sending has its vault opened again and again."""
+    sent = each_second(noon(2), 200)
+    past.store(PASSWORD, sent)
+    stack = Stack({**environment, "IOT_VAULT_CACHE_SECONDS": "1"}, tmp_path)
+    try:
+        stack.start_api()
+        stack.start_writer()
+        row = {
+            "data": {
+                "db_password": PASSWORD.decode(),
+                "freeform": "now",
+                "interrogator_time": 2**62,
+            }
+        }
+        assert stack.put([row]).status == 201
+        wait_until(lambda: 200 in past.counts(PASSWORD), what="compaction")
+        expected = [json.loads(text) for *_, text in sent]
+
+        def everything() -> bool:
+            found = [json.loads(each["freeform"]) for each in stack.read(PASSWORD.decode())]
+            assert found[:200] == expected
+            return found[200:] == ["now"]
+
+        wait_until(everything, what="the last one")
+    finally:
+        stack.stop()
+    assert "Traceback" not in (tmp_path / "api.log").read_text()
+    assert "Traceback" not in (tmp_path / "writer-0.log").read_text()

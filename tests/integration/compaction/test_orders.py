@@ -1,0 +1,204 @@
+"""Orders that are tampered with, damaged segments, keys of another vault: nothing is made worse."""
+
+import logging
+import uuid
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from integration.compaction.past import Past, each_second, noon
+from iot_cipher.envelope import Opener, Sealer
+from iot_cipher.keyring import Keyring, KeyringFile, create_keyring_file
+from iot_cipher.sealed_order import open_order, seal_order
+from iot_cipher.sealed_segment import salt_of
+from iot_models import names
+from iot_models.compaction_order import decode_order
+from iot_models.errors import DecryptionError
+from iot_stores import compaction, history
+from iot_stores.history import Question
+from iot_writer import compaction as merging
+from iot_writer.compaction import Outcome
+from support.draining import drain_all
+
+PASSWORD = b"p"
+NUMBER = 100
+
+
+@pytest.fixture
+def stored(past: Past) -> Past:
+    """Small segments of one day."""
+    past.store(PASSWORD, each_second(noon(3), NUMBER))
+    return past
+
+
+def waiting(past: Past) -> bytes:
+    """The one order that waits."""
+    (order,) = past.sender.redis.lrange(names.COMPACTION_ORDERS, 0, -1)
+    return cast("bytes", order)
+
+
+def put(past: Past, order: bytes) -> None:
+    """Let this order alone wait."""
+    past.sender.redis.delete(names.COMPACTION_ORDERS)
+    past.sender.redis.rpush(names.COMPACTION_ORDERS, order)
+
+
+def keyring(past: Past) -> Keyring:
+    return KeyringFile(Path(past.sender.settings.keyring_file)).current()
+
+
+def test_a_changed_order_is_refused(stored: Past) -> None:
+    stored.look(PASSWORD)
+    order = waiting(stored)
+    for at in (0, 3, 10, 30, 50, len(order) - 1):
+        put(stored, order[:at] + bytes([order[at] ^ 1]) + order[at + 1 :])
+        assert stored.work() == [Outcome.REFUSED]
+    for other in (b"", b"\1", order[:-1], order + b"\0", b"garbage" * 40):
+        put(stored, other)
+        assert stored.work() == [Outcome.REFUSED]
+    assert stored.counts(PASSWORD) == [1] * NUMBER
+    put(stored, order)
+    assert stored.work() == [Outcome.MERGED]
+
+
+def test_an_entry_is_no_order_and_an_order_no_entry(stored: Past) -> None:
+    sender = stored.sender
+    stored.look(PASSWORD)
+    order = waiting(stored)
+    _, entry = sender.seal(PASSWORD, ["1"])
+    put(stored, entry)
+    assert stored.work() == [Outcome.REFUSED]
+    shard = sender.shard(PASSWORD)
+    sender.backlog.append([(shard, order)])
+    drain_all(stored.writer)
+    assert sender.backlog.state().dead_letters == 1
+    # Nor is one that was sealed as the other, by who can.
+    content = open_order(keyring(stored), order)
+    sender.backlog.append([(shard, Sealer(lambda: keyring(stored)).seal(shard, content))])
+    drain_all(stored.writer)
+    assert sender.backlog.state().dead_letters == 2
+    put(
+        stored,
+        seal_order(keyring(stored), Opener(lambda: keyring(stored)).open(shard, entry).content),
+    )
+    assert stored.work() == [Outcome.REFUSED]
+    assert stored.counts(PASSWORD) == [1] * NUMBER
+
+
+@pytest.mark.parametrize("changed", ["payload", "relative_max"])
+def test_a_damaged_segment_stays_and_the_others_are_merged(
+    changed: str, stored: Past, caplog: pytest.LogCaptureFixture
+) -> None:
+    change = {
+        "payload": "payload = set_byte(payload, 40, get_byte(payload, 40) # 1)",
+        "relative_max": "relative_max = relative_max + 1",
+    }[changed]
+    before = stored.readings(PASSWORD)
+    which = f"interrogator_min = {before[50].interrogator_timestamp}"
+    connection = stored.writer.postgres()
+    assert connection.execute(f"UPDATE segments SET {change} WHERE {which}").rowcount == 1  # noqa: S608
+    damaged = stored.rows(f"SELECT * FROM segments WHERE {which}")  # noqa: S608
+    assert stored.look(PASSWORD) == 1
+    with caplog.at_level(logging.ERROR):
+        assert stored.work() == [Outcome.DAMAGED]
+    assert "can't be opened, it is not merged" in caplog.text
+    assert sorted(stored.counts(PASSWORD)) == [1, NUMBER - 1]
+    assert stored.rows(f"SELECT * FROM segments WHERE {which}") == damaged  # noqa: S608
+    with pytest.raises(DecryptionError):
+        stored.readings(PASSWORD)
+    connection.execute(f"DELETE FROM segments WHERE {which}")  # noqa: S608
+    assert stored.readings(PASSWORD) == before[:50] + before[51:]
+
+
+def test_a_changed_salt_is_left_alone(stored: Past) -> None:
+    """The API takes it for another's; the writer finds that the key doesn't open it."""
+    stored.writer.postgres().execute(
+        "UPDATE segments SET payload = set_byte(payload, 1, get_byte(payload, 1) # 1)"
+    )
+    stored.look(PASSWORD)
+    assert stored.work() == [Outcome.DAMAGED]
+    assert stored.counts(PASSWORD) == [1] * NUMBER
+
+
+def test_segments_of_another_vault_are_not_opened(stored: Past) -> None:
+    stored.store(b"another", each_second(noon(3), NUMBER, seed=2))
+    mine, other = (stored.sender.vault(each).vault_id for each in (PASSWORD, b"another"))
+    before = stored.readings(b"another")
+    stored.writer.postgres().execute(
+        "UPDATE segments SET vault_id = %s WHERE vault_id = %s", (mine, other)
+    )
+    stored.look(PASSWORD)
+    assert stored.work() == [Outcome.DAMAGED]
+    assert sorted(stored.counts(PASSWORD)) == [1] * NUMBER + [NUMBER]
+    stored.writer.postgres().execute(
+        "UPDATE segments SET vault_id = %s WHERE vault_id = %s AND count = 1", (other, mine)
+    )
+    assert stored.readings(b"another") == before
+
+
+def test_an_order_tells_no_key_to_who_has_no_keyring(stored: Past, tmp_path: Path) -> None:
+    vault = stored.sender.vault(PASSWORD)
+    segments = list(history.select(stored.writer.postgres(), vault.vault_id, Question()))
+    keys = [vault.chunk_key(salt_of(each.payload)) for each in segments]
+    stored.look(PASSWORD)
+    order = waiting(stored)
+    opened = decode_order(open_order(keyring(stored), order))
+    assert {each.chunk_key for each in opened.sources} == set(keys)
+    redis = stored.sender.redis
+    at_rest = b"".join(cast("bytes", redis.dump(key)) for key in redis.keys("*"))
+    for secret in (*keys, opened.chunk_key):
+        for form in (secret, secret.hex().encode(), secret.hex().upper().encode()):
+            assert form not in order
+            assert form not in at_rest
+        assert secret.hex() not in repr(opened)
+        assert repr(secret)[2:-1] not in repr(opened)
+    create_keyring_file(tmp_path / "thief.json")
+    with pytest.raises(DecryptionError):
+        open_order(KeyringFile(tmp_path / "thief.json").current(), order)
+
+
+def test_an_order_opens_its_segments_and_no_others(stored: Past) -> None:
+    """Who has the keyring and the queue reads what is in the queue; nothing else of the vault."""
+    stored.store(PASSWORD, each_second(noon(5), 600), each=600)
+    stored.look(PASSWORD)
+    order = decode_order(open_order(keyring(stored), waiting(stored)))
+    assert len(order.sources) == NUMBER
+    (large,) = (
+        each
+        for each in history.select(
+            stored.writer.postgres(), uuid.UUID(bytes=order.vault_id), Question()
+        )
+        if each.bounds.count == 600
+    )
+    assert salt_of(large.payload) not in {each.salt for each in order.sources}
+
+
+def test_no_more_is_unpacked_than_a_read_can_bear(
+    stored: Past, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(merging, "CONTENT_BYTES", 30_000)
+    before = stored.readings(PASSWORD)
+    rounds = 0
+    while len(counts := stored.counts(PASSWORD)) > 3:
+        assert stored.look(PASSWORD) == 1
+        assert stored.work() == [Outcome.MERGED], counts
+        rounds += 1
+    assert rounds <= NUMBER // 20
+    assert stored.readings(PASSWORD) == before
+
+
+def test_no_more_orders_wait_than_may(stored: Past, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("iot_stores.compaction_orders.MOST_ORDERS", 2)
+    for days in (4, 5, 6):
+        stored.store(PASSWORD, each_second(noon(days), 10))
+    assert stored.look(PASSWORD) == 2
+    assert stored.work() == [Outcome.MERGED] * 2
+    assert stored.look(PASSWORD) == 2
+
+
+def test_what_is_small_is_what_the_index_holds(stored: Past) -> None:
+    ((definition,),) = stored.rows(
+        "SELECT indexdef FROM pg_indexes WHERE indexname = 'segments_small'"
+    )
+    assert definition.endswith(f"WHERE (count < {compaction.SMALL})")

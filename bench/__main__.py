@@ -1,93 +1,95 @@
-"""`make bench`: how fast readings are acknowledged, stored and read back, on this machine.
+"""`python -m bench`: every figure in one run, beside what people would use instead."""
 
-Load generator, API, writer, Redis and Postgres share the machine's cores. Each round sends the
-same readings under new passwords; medians and the spread of all rounds are printed.
-"""
-
-import http.client
-import json
-import statistics
+import argparse
+import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
-import psycopg
+from . import report
+from .limits import within
+from .machine import durability, machine, versions
+from .measures.batches import measure_batches
+from .measures.freshness import measure_freshness
+from .measures.growth import measure_growth
+from .measures.profiling import measure_profiles
+from .measures.read_back import measure_read_back
+from .measures.shards import measure_shards
+from .measures.singles import measure_singles
+from .measures.sizes import measure_sizes
+from .measures.starts import measure_starts
+from .measures.streaming import measure_streaming
+from .plot import draw
+from .scale import FULL, QUICK
+from .stage import Stage, staged
+from .tables import plain
 
-from .load import put_requests, send
-from .service import Running, running_service
+Measure = Callable[[Stage], None]
 
-ROUNDS = 5
-CONNECTIONS = 4
-BATCHES, BATCH = 100, 1000
-SINGLES = 1500
-STORE_SECONDS = 60
-
-
-@dataclass(frozen=True, slots=True)
-class Round:
-    """What one round measured, each in its unit a second."""
-
-    acknowledged: float
-    stored: float
-    single: float
-    read: float
-
-
-def main() -> None:
-    """Run all rounds and print the table."""
-    with running_service() as service, psycopg.connect(service.postgres_url, autocommit=True) as db:
-
-        def stored() -> int:
-            row = db.execute("SELECT coalesce(sum(count), 0)::int8 FROM segments").fetchone()
-            return int(row[0]) if row else 0
-
-        rounds = [_round(service, stored, number) for number in range(ROUNDS)]
-    print(f"{'':44}{'median':>12}{'lowest':>12}{'highest':>12}")
-    _row("batches of 1000: acknowledged, readings/s", [each.acknowledged for each in rounds])
-    _row("batches of 1000: sent to stored, readings/s", [each.stored for each in rounds])
-    _row("one reading a request: requests/s", [each.single for each in rounds])
-    _row("read back as JSON, readings/s", [each.read for each in rounds])
+MEASURES: dict[str, tuple[Measure, float]] = {
+    "batches": (measure_batches, 240),
+    "sizes": (measure_sizes, 60),
+    "read": (measure_read_back, 180),
+    "memory": (measure_streaming, 180),
+    "singles": (measure_singles, 240),
+    "freshness": (measure_freshness, 120),
+    "shards": (measure_shards, 180),
+    "growth": (measure_growth, 180),
+    "start": (measure_starts, 240),
+    "profile": (measure_profiles, 120),
+}
+"""In this order, each with the seconds it may take. Sizes are those that batches leave behind."""
+NOT_IN_QUICK = ("profile",)
 
 
-def _round(service: Running, stored: Callable[[], int], number: int) -> Round:
-    passwords = [f"bench {number} {lane}" for lane in range(CONNECTIONS)]
-    for password in passwords:
-        send(service.port, [put_requests(1, 1, password)])
-    lanes = [put_requests(BATCHES, BATCH, password) for password in passwords]
-    before, readings = stored(), CONNECTIONS * BATCHES * BATCH
-    began = time.perf_counter()
-    acknowledged = send(service.port, lanes)
-    while stored() < before + readings:
-        if time.perf_counter() - began > STORE_SECONDS:
-            raise RuntimeError(f"not stored after {STORE_SECONDS} s")
-        time.sleep(0.005)
-    store_seconds = time.perf_counter() - began
-    single = send(service.port, [put_requests(SINGLES, 1, password) for password in passwords])
-    return Round(
-        acknowledged=readings / acknowledged.seconds,
-        stored=readings / store_seconds,
-        single=single.requests / single.seconds,
-        read=_read(service, passwords[0]),
-    )
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and print; 1 when a part could not be measured."""
+    given = _parser().parse_args(arguments)
+    scale = QUICK if given.quick else FULL
+    names = given.only or [name for name in MEASURES if not (given.quick and name in NOT_IN_QUICK)]
+    facts = {"Machine": machine()}
+    began = time.monotonic()
+    with staged(scale) as stage:
+        facts["Versions"], facts["Sides"] = versions(stage), durability(stage)
+        for name in names:
+            run(stage, name, *MEASURES[name])
+        results = stage.results
+    if given.quick:
+        results.notes.append(f"A quick run: {scale.rounds} rounds, few readings. Not to be cited.")
+    results.notes.append(f"The run took {time.monotonic() - began:.0f} s.")
+    print(plain(results))
+    if given.only:
+        for name, text in results.profiles.items():
+            print(f"\n{name}\n{text}")
+    if given.write or not (given.quick or given.only):
+        plotted = draw(results, report.PLOT)
+        report.write(results, scale, facts, plotted=plotted)
+        print(f"Written: {report.RESULTS}")
+    return 1 if results.failures else 0
 
 
-def _read(service: Running, password: str) -> float:
-    connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=60)
-    body = json.dumps({"data": {"db_password": password}})
-    began = time.perf_counter()
-    connection.request("POST", "/api/iot", body, {"Content-Type": "application/json"})
-    answer = connection.getresponse().read()
-    seconds = time.perf_counter() - began
-    connection.close()
-    count = answer.count(b'"interrogator_timestamp":')
-    if count < BATCHES * BATCH:
-        raise RuntimeError(f"{count} readings came back, of {BATCHES * BATCH} and more")
-    return count / seconds
+def run(stage: Stage, name: str, measure: Measure, seconds: float) -> None:
+    """One measure; that it failed is told in the results, and the others go on."""
+    print(f"measuring: {name} ...", file=sys.stderr, flush=True)
+    began = time.monotonic()
+    try:
+        with within(seconds, name):
+            measure(stage)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is told
+        stage.results.failures.append(f"{name}: {type(error).__name__}: {error}")
+        print(f"  failed: {error}", file=sys.stderr)
+    print(f"  {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
 
 
-def _row(what: str, values: list[float]) -> None:
-    print(f"{what:44}{statistics.median(values):12,.0f}{min(values):12,.0f}{max(values):12,.0f}")
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="three minutes at most; no RESULTS.md")
+    parser.add_argument("--write", action="store_true", help="write RESULTS.md all the same")
+    parser.add_argument(
+        "--only", type=lambda text: text.split(","), metavar="NAME,...",
+        help=f"some of: {', '.join(MEASURES)}",
+    )  # fmt: skip
+    return parser
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,54 +1,39 @@
 """A load generator that costs little: prepared requests over connections that stay open."""
 
-import json
+import re
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count, islice
 
-EPOCH_US = 1_795_414_643_286_560
+TIMEOUT_SECONDS = 60
+_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
-
-def reading(number: int, password: str) -> dict[str, object]:
-    """What an RFID interrogator sends of one sighting of a tag; no two are the same."""
-    moment = EPOCH_US + number * 1_003
-    return {
-        "data": {
-            "db_password": password,
-            "freeform": {
-                "rssi": -40 - number * 7 % 45,
-                "epc96": f"{number * 2_654_435_761 % 50:024x}",
-                "doppler": number * 31 % 17 - 8,
-                "phase": number * 40_503 % 4096,
-                "antenna": 1 + number % 4,
-                "rospecid": 0,
-                "channelindex": number * 13 % 50,
-                "tagseencount": 1,
-                "accessspecid": 0,
-                "inventoryparameterspecid": 0,
-                "lastseentimestamp": moment,
-                "antennastate": -1,
-            },
-            "relative_time": number * 1_003,
-            "interrogator_time": moment,
-        }
-    }
+Lane = Iterable[bytes]
 
 
-def put_requests(batches: int, size: int, password: str) -> list[bytes]:
-    """Whole HTTP requests, each a PUT of `size` readings."""
-    numbers = count()
-    requests = []
-    for _ in range(batches):
-        rows = [reading(number, password) for number in islice(numbers, size)]
-        body = json.dumps(rows).encode()
-        requests.append(
-            b"PUT /api/iot HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n"
-            b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """How a side takes readings over HTTP."""
+
+    method: str
+    path: str
+    content_type: str
+    status: int
+    """Of the answer that acknowledges them."""
+    batch: Callable[[int, int, str], bytes]
+    """(number of the first, how many, vault) -> body."""
+    single: Callable[[int, str], str]
+    """(number, vault) -> body of one reading."""
+
+    def request(self, body: bytes) -> bytes:
+        """A whole HTTP request."""
+        head = (
+            f"{self.method} {self.path} HTTP/1.1\r\nHost: bench\r\n"
+            f"Content-Type: {self.content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
         )
-    return requests
+        return head.encode() + body
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +44,24 @@ class Sent:
     seconds: float
 
 
-def send(port: int, lanes: Sequence[Sequence[bytes]]) -> Sent:
+def send(port: int, lanes: Sequence[Lane], status: int) -> Sent:
     """Send each lane's requests one after the other on a connection of its own, all lanes at once.
 
-    Raises `RuntimeError` for any answer that is not 201.
+    Raises `RuntimeError` for any answer of another status.
     """
     failures: list[str] = []
-    threads = [threading.Thread(target=_lane, args=(port, lane, failures)) for lane in lanes]
+    counts = [0] * len(lanes)
+
+    def run(number: int, lane: Lane) -> None:
+        try:
+            with Connection(port) as connection:
+                for request in lane:
+                    connection.ask(request, status)
+                    counts[number] += 1
+        except (OSError, RuntimeError) as error:
+            failures.append(str(error))
+
+    threads = [threading.Thread(target=run, args=each, daemon=True) for each in enumerate(lanes)]
     began = time.perf_counter()
     for thread in threads:
         thread.start()
@@ -74,22 +70,89 @@ def send(port: int, lanes: Sequence[Sequence[bytes]]) -> Sent:
     seconds = time.perf_counter() - began
     if failures:
         raise RuntimeError(failures[0])
-    return Sent(sum(map(len, lanes)), seconds)
+    return Sent(sum(counts), seconds)
 
 
-def _lane(port: int, requests: Sequence[bytes], failures: list[str]) -> None:
-    with socket.create_connection(("127.0.0.1", port)) as connection:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        for request in requests:
-            connection.sendall(request)
-            answer = _answer(connection)
-            if not answer.startswith(b"HTTP/1.1 201"):
-                failures.append(answer[:500].decode(errors="replace"))
+def shared(requests: Iterable[bytes], lanes: int) -> list[Lane]:
+    """Lanes that take turns at one sequence."""
+    lock, source = threading.Lock(), iter(requests)
+
+    def take() -> Iterator[bytes]:
+        while True:
+            with lock:
+                request = next(source, None)
+            if request is None:
                 return
+            yield request
+
+    return [take() for _ in range(lanes)]
 
 
-def _answer(connection: socket.socket) -> bytes:
-    answer = b""
-    while not answer.endswith(b"}\n") and (piece := connection.recv(65_536)):
-        answer += piece
-    return answer
+def paced(lane: Lane, per_second: float, seconds: float) -> Iterator[bytes]:
+    """A lane's requests, each not before its time, until the seconds are over."""
+    began = time.perf_counter()
+    for number, request in enumerate(lane):
+        now = time.perf_counter() - began
+        due = number / per_second
+        if max(now, due) > seconds:
+            return
+        if due > now:
+            time.sleep(due - now)
+        yield request
+
+
+class Connection:
+    """One connection, one request at a time; opened again where the server closes it."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._socket: socket.socket | None = self._open()
+
+    def __enter__(self) -> "Connection":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def ask(self, request: bytes, status: int) -> bytes:
+        """The body of the answer, which must tell its length.
+
+        Raises `RuntimeError` for an answer of another status.
+        """
+        if self._socket is None:
+            self._socket = self._open()
+        self._socket.sendall(request)
+        head, _, body = self._head(self._socket).partition(b"\r\n\r\n")
+        found = _LENGTH.search(head)
+        length = int(found[1]) if found else 0
+        while len(body) < length:
+            body += _receive(self._socket)
+        if not head.startswith(b"HTTP/1.1 %d" % status):
+            raise RuntimeError((head + b"\n" + body)[:500].decode(errors="replace"))
+        if b"\r\nconnection: close" in head.lower():
+            self._close()
+        return body
+
+    def _open(self) -> socket.socket:
+        opened = socket.create_connection(("127.0.0.1", self._port), timeout=TIMEOUT_SECONDS)
+        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return opened
+
+    def _close(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    @staticmethod
+    def _head(opened: socket.socket) -> bytes:
+        answer = b""
+        while b"\r\n\r\n" not in answer:
+            answer += _receive(opened)
+        return answer
+
+
+def _receive(opened: socket.socket) -> bytes:
+    piece = opened.recv(65_536)
+    if not piece:
+        raise ConnectionError("the connection was closed before an answer was whole")
+    return piece

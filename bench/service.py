@@ -1,37 +1,116 @@
 """The service under test: its real processes on loopback, data in a temporary folder."""
 
 import os
-import socket
-import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import psycopg
+from redis import Redis
+
 from iot_cipher.keyring import create_keyring_file
+from iot_models import names
+from iot_tools.local.child import Child, Program
+from iot_tools.local.ports import free_port
 from iot_tools.local.postgres_server import PostgresServer
 from iot_tools.local.redis_server import RedisServer
 from iot_writer.schema import migrate
 
-READY_SECONDS = 20
+from . import readings
+from .http_client import ask
+from .limits import wait_until
+from .load import Connection, Wire, send
+from .peers.side import ROOT, Side, answers
+
+READY_SECONDS = 30
+SETTLE_SECONDS = 120
+PROCESSES = 2
+SHARDS = 8
+
+_STORED = "SELECT coalesce(sum(count), 0)::int8 FROM segments"
+_SIZE = """
+    SELECT sum(pg_total_relation_size(relid))::int8 FROM pg_partition_tree('segments') WHERE isleaf
+"""
 
 
-@dataclass(frozen=True, slots=True)
-class Running:
-    """Where the service is reached."""
+class Service(Side):
+    """API processes, one writer, Redis and Postgres."""
 
-    port: int
-    postgres_url: str
+    name = "this service"
+    stores_later = True
+    durability = (
+        "acknowledged = in Redis (AOF, fsync every second); stored = committed in Postgres, "
+        "with fsync; encrypted and authenticated"
+    )
+    wire = Wire("PUT", "/api/iot", "application/json", 201,
+                readings.json_readings, readings.json_reading)  # fmt: skip
+
+    def __init__(self, redis: RedisServer, postgres: PostgresServer, keyring: Path, shards: int):
+        self.settings = f"{PROCESSES} API processes, 1 writer, {shards} shards, else defaults"
+        self.redis_url, self.postgres_url = redis.url, postgres.url
+        self.port, self.shards = free_port(), shards
+        self.pids = {"Redis": redis.pid, "Postgres": postgres.pid}
+        self.environment = {
+            **{name: text for name, text in os.environ.items() if not name.startswith("IOT_")},
+            "IOT_REDIS_URL": redis.url,
+            "IOT_POSTGRES_URL": postgres.url,
+            "IOT_KEYRING_FILE": str(keyring),
+            "IOT_BIND": f"127.0.0.1:{self.port}",
+            "IOT_API_WORKERS": str(PROCESSES),
+            "IOT_SHARDS": str(shards),
+            "IOT_API_METRICS_PORT": "0",
+            "IOT_WRITER_METRICS_PORT": "0",
+            "IOT_LOG_LEVEL": "ERROR",
+        }
+        self._redis = Redis.from_url(redis.url)
+        self._postgres = psycopg.connect(postgres.url, autocommit=True)
+
+    def close(self) -> None:
+        """Let go of its stores."""
+        self._redis.close()
+        self._postgres.close()
+
+    def stored(self) -> int:
+        """Readings committed."""
+        return self._number(_STORED)
+
+    def history_bytes(self) -> int:
+        """What the history takes in Postgres, indexes and TOAST counted."""
+        self._postgres.execute("CHECKPOINT")
+        return self._number(_SIZE)
+
+    def settle(self) -> None:
+        """Wait until the backlog is empty."""
+        streams = [names.stream(shard) for shard in range(self.shards)]
+        wait_until(
+            lambda: not any(self._redis.xlen(each) for each in streams),
+            SETTLE_SECONDS,
+            "the backlog is drained",
+        )
+
+    def open_vaults(self, vaults: list[str]) -> None:
+        """Have every API process open them: each vault costs a process one scrypt, once."""
+        requests = [self.wire.request(self.wire.single(0, vault).encode()) for vault in vaults]
+        # Which process takes a connection is chance; of so many, each gets some.
+        send(self.port, [requests] * 8 * PROCESSES, self.wire.status)
+        self.settle()
+
+    def _number(self, statement: str) -> int:
+        row = self._postgres.execute(statement).fetchone()
+        return int(row[0] or 0) if row else 0
+
+    def ready(self) -> bool:
+        """Whether it takes readings."""
+        with Connection(self.port):
+            ask(self.port, "GET", "/readyz")
+        return True
 
 
 @contextmanager
-def running_service() -> Iterator[Running]:
-    """Two API processes, one writer, Redis (AOF, fsync every second) and Postgres (fsync)."""
+def running_service(shards: int = SHARDS) -> Iterator[Service]:
+    """The service, started; all of it ends with the block."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="iot-bench-")))
         redis, postgres = RedisServer(folder / "redis"), PostgresServer(folder / "postgres")
@@ -40,44 +119,29 @@ def running_service() -> Iterator[Running]:
             stack.callback(server.stop)
         migrate(postgres.url)
         create_keyring_file(folder / "keyring.json")
-        port = _free_port()
-        environment = {
-            **os.environ,
-            "IOT_REDIS_URL": redis.url,
-            "IOT_POSTGRES_URL": postgres.url,
-            "IOT_KEYRING_FILE": str(folder / "keyring.json"),
-            "IOT_BIND": f"127.0.0.1:{port}",
-            "IOT_API_METRICS_PORT": "0",
-            "IOT_WRITER_METRICS_PORT": "0",
-            "IOT_LOG_LEVEL": "ERROR",
-        }
+        service = Service(redis, postgres, folder / "keyring.json", shards)
+        stack.callback(service.close)
         gunicorn = ["gunicorn", "--config", "python:iot_api.gunicorn_conf", "iot_api.wsgi:app"]
-        for module in (gunicorn, ["iot_writer"]):
-            process = subprocess.Popen([sys.executable, "-m", *module], env=environment)  # noqa: S603
-            stack.callback(_end, process)
-        _wait_until_ready(port)
-        yield Running(port, postgres.url)
+        for part, module in (("API", gunicorn), ("writer", ["iot_writer"])):
+            child = Child(
+                Program(
+                    name=part,
+                    arguments=[sys.executable, "-m", *module],
+                    environment=service.environment,
+                    directory=ROOT,
+                    log=folder / f"{part}.log",
+                )
+            )
+            child.spawn()
+            stack.callback(child.stop)
+            service.pids[part] = child.pid
+        wait_until(lambda: is_ready(service), READY_SECONDS, "the service is ready")
+        yield service
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    process.wait()
-
-
-def _wait_until_ready(port: int) -> None:
-    end = time.monotonic() + READY_SECONDS
-    while True:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5):
-                return
-        except (urllib.error.URLError, OSError):
-            if time.monotonic() > end:
-                raise
-            time.sleep(0.05)
+def is_ready(service: Service) -> bool:
+    """Whether it takes readings; 503 is not yet."""
+    try:
+        return answers(service.ready)
+    except RuntimeError:
+        return False

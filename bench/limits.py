@@ -1,0 +1,35 @@
+"""Nothing here goes on for ever."""
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+@contextmanager
+def within(seconds: float, what: str) -> Iterator[None]:
+    """Raise `TimeoutError` in the main thread when the block takes longer."""
+
+    def ring(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        raise TimeoutError(f"{what}: not done after {seconds:.0f} s")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def wait_until(
+    condition: Callable[[], bool], seconds: float, what: str, interval: float = 0.01
+) -> None:
+    """Wait for a condition; `TimeoutError` when it does not come true in time."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            raise TimeoutError(f"{what}: not so after {seconds:.0f} s")
+        time.sleep(interval)

@@ -1,0 +1,1 @@
+"""The measures: each takes the stage, and adds to its results."""

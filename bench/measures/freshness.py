@@ -1,0 +1,125 @@
+"""From 201 to readable, at half of full load.
+
+Full load is measured first, as fast as this load generator can. Then requests are sent at half
+that rate, and meanwhile a process of its own sends single readings under other passwords: from
+the moment a 201 has arrived it asks for the last reading again and again, until an answer holds it.
+The time counted ends as that answer has arrived, so one read is part of it.
+"""
+
+import json
+import multiprocessing
+import statistics
+import threading
+import time
+from concurrent.futures import ProcessPoolExecutor
+from itertools import cycle
+
+from bench import readings
+from bench.load import Connection, Lane, paced, send
+from bench.results import Kind, Row
+from bench.service import Service
+from bench.spread import spread
+from bench.stage import Stage, batches
+
+PROBES = 2
+PROBE_PAUSE_SECONDS = 0.01
+ASK_PAUSE_SECONDS = 0.002
+GIVE_UP_SECONDS = 10
+SINGLE_LANES = 16
+
+
+def measure_freshness(stage: Stage) -> None:
+    """For batches and for single readings."""
+    scale = stage.scale
+    for what, lanes, size, distinct in (
+        ("batches of 1000", scale.lanes, scale.batch, scale.batches),
+        ("one reading a request", SINGLE_LANES, 1, 1000),
+    ):
+        vaults = stage.new_vaults(lanes)
+        probes = stage.new_vaults(PROBES)
+        stage.service.open_vaults([*vaults, *probes])
+        prepared = [list(batches(stage.service.wire, vault, 0, distinct, size)) for vault in vaults]
+        full = _full_load(stage.service, prepared)
+        waits = _at_half(stage, prepared, full, probes)
+        _report(stage, what, full * size, waits)
+
+
+def _full_load(service: Service, prepared: list[list[bytes]]) -> float:
+    """Requests/s from the first sent until the last is stored."""
+    began = time.perf_counter()
+    sent = send(service.port, prepared, service.wire.status)
+    service.settle()
+    return sent.requests / (time.perf_counter() - began)
+
+
+def _at_half(
+    stage: Stage, prepared: list[list[bytes]], full: float, probes: list[str]
+) -> list[float]:
+    each, seconds = full / 2 / len(prepared), stage.scale.fresh_seconds
+    lanes: list[Lane] = [paced(cycle(lane), each, seconds) for lane in prepared]
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn) as pool:
+        pool.submit(readings.time_of, 0).result()  # has loaded all it needs before time counts
+        probing = pool.submit(probe, stage.service.port, probes, seconds)
+        send(stage.service.port, lanes, stage.service.wire.status)
+        waits = probing.result(timeout=seconds + 60)
+    stage.service.settle()
+    return waits
+
+
+def probe(port: int, vaults: list[str], seconds: float) -> list[float]:
+    """Seconds from 201 to readable, of readings sent one after the other under each password."""
+    waits: list[float] = []
+    failures: list[BaseException] = []
+
+    def run(vault: str) -> None:
+        try:
+            waits.extend(_probe_one(port, vault, seconds))
+        except (OSError, RuntimeError) as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=run, args=(vault,)) for vault in vaults]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise failures[0]
+    return waits
+
+
+def _probe_one(port: int, vault: str, seconds: float) -> list[float]:
+    wire, waits = Service.wire, []
+    body = json.dumps({"data": {"db_password": vault}}).encode()
+    asking = (
+        b"POST /api/iot/last/1 HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n"
+        b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
+    )
+    end, number = time.monotonic() + seconds, 0
+    with Connection(port) as connection:
+        while time.monotonic() < end:
+            number += 1
+            awaited = b'"interrogator_timestamp":%d' % readings.time_of(number)
+            connection.ask(wire.request(wire.single(number, vault).encode()), wire.status)
+            began = time.perf_counter()
+            while awaited not in connection.ask(asking, 200):
+                if time.perf_counter() - began > GIVE_UP_SECONDS:
+                    raise RuntimeError(f"not readable {GIVE_UP_SECONDS} s after its 201")
+                time.sleep(ASK_PAUSE_SECONDS)
+            waits.append(time.perf_counter() - began)
+            time.sleep(PROBE_PAUSE_SECONDS)
+    return waits
+
+
+def _report(stage: Stage, what: str, full: float, waits: list[float]) -> None:
+    waits = [1000 * wait for wait in waits]
+    percentiles = statistics.quantiles(waits, n=100, method="inclusive")
+    p99 = spread([percentiles[98]])
+    row = Row(f"from 201 to readable, p99, at half of full load; {what}", "ms", p99)
+    row.below(Kind.FLOOR, 500, "ms").below(Kind.AIM, 50, "ms")
+    stage.results.rows.append(row)
+    section = f"from 201 to readable; {what}"
+    stage.results.detail(section, "full load of this generator", f"{full:,.0f} readings/s")
+    stage.results.detail(section, "p50", f"{percentiles[49]:.1f} ms")
+    stage.results.detail(section, "p99", f"{percentiles[98]:.1f} ms")
+    stage.results.detail(section, "slowest of", f"{len(waits)}: {max(waits):.1f} ms")

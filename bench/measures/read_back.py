@@ -1,0 +1,105 @@
+"""Reading all of a vault back over HTTP, at full speed, the answer counted and not kept."""
+
+import json
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+
+from bench.http_client import count_in_answer
+from bench.load import send, shared
+from bench.peers.influxdb import InfluxDB
+from bench.peers.side import Side
+from bench.peers.stand_in import RECORDED_READ, StandIn
+from bench.processes import CpuWatch
+from bench.results import Kind, Row
+from bench.spread import spread
+from bench.stage import Stage, batches
+from iot_tools.local.ports import free_port
+
+READ = "read back"
+CPU = "CPU seconds a million readings: read back, by process"
+MARK = b'"interrogator_timestamp":'
+"""Stands once in each reading of an answer."""
+
+Read = Callable[[], int]
+"""Reads all and returns how many came."""
+
+
+def measure_read_back(stage: Stage) -> None:
+    """All rounds of all sides, in turn, on vaults of the same readings."""
+    # The stand-in reads all it has, whatever the password: it gets a file of its own for this.
+    stand_in = StandIn(stage.folder / "read_back", free_port())
+    try:
+        stand_in.start()
+        _measure(stage, [stage.service, stand_in, stage.peer(InfluxDB)])
+    finally:
+        stand_in.stop()
+    _report(stage)
+
+
+def _measure(stage: Stage, sides: Sequence[Side | None]) -> None:
+    (vault,) = stage.new_vaults(1)
+    count = stage.scale.read
+    reads = {side.name: _reader(stage, side, vault) for side in sides if side is not None}
+    speeds, cpu = defaultdict[str, list[float]](list), defaultdict[str, list[float]](list)
+    for _ in range(stage.scale.rounds):
+        for name, read in reads.items():
+            watch, began = CpuWatch(stage.service.pids), time.perf_counter()
+            came = read()
+            seconds = time.perf_counter() - began
+            if came < count:
+                raise RuntimeError(f"{name} gave back {came} of {count} readings")
+            speeds[name].append(came / seconds)
+            if name == stage.service.name:
+                for part, used in watch.used().items():
+                    cpu[part].append(used / came * 1e6)
+    stage.results.speeds[READ] = {name: spread(of) for name, of in speeds.items()}
+    for part, values in cpu.items():
+        stage.results.detail(CPU, part, spread(values), "s")
+
+
+def fill(side: Side, vault: str, count: int, lanes: int, size: int = 1000) -> None:
+    """Send `count` readings of one vault, in order but for connections that overtake."""
+    requests = batches(side.wire, vault, 0, count // size, size)
+    send(side.port, shared(requests, lanes), side.wire.status)
+    side.settle()
+
+
+def read_all(port: int, vault: str) -> int:
+    """Read a vault of this service, or of the stand-in, which has one for all."""
+    body = json.dumps({"data": {"db_password": vault}}).encode()
+    return count_in_answer(port, "POST", "/api/iot", body, MARK)
+
+
+def _reader(stage: Stage, side: Side, vault: str) -> Read:
+    fill(side, vault, stage.scale.read, stage.scale.lanes)
+    if isinstance(side, InfluxDB):
+        return _influx(side, vault)
+    port = side.port
+    return lambda: read_all(port, vault)
+
+
+def _influx(side: InfluxDB, vault: str) -> Read:
+    """Its columns have no word that stands once in each point; it is asked how many there are."""
+    path = side.read_path(vault)
+
+    def read() -> int:
+        count_in_answer(side.port, "GET", path, b"", b"\n")
+        return counted
+
+    counted = side.count(vault)
+    return read
+
+
+def _report(stage: Stage) -> None:
+    speeds = stage.results.speeds[READ]
+    row = Row(
+        f"reading back {stage.scale.read:,} readings", "readings/s", speeds[stage.service.name]
+    )
+    row.at_least(Kind.FLOOR, 10, "the stand-in", speeds.get(StandIn.name))
+    recorded = f"the old server, recorded ({RECORDED_READ:,.0f})"
+    row.at_least(Kind.FLOOR, 10, recorded, RECORDED_READ)
+    row.at_least(Kind.AIM, 1, InfluxDB.name, speeds.get(InfluxDB.name))
+    stage.results.rows.append(row)
+    for name, value in speeds.items():
+        stage.results.detail(READ, name, value, "readings/s")

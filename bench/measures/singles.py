@@ -1,0 +1,83 @@
+"""One reading a request, by wrk, for as long as the connections last."""
+
+from collections import defaultdict
+
+from bench import wrk
+from bench.peers.empty_route import EmptyRoute
+from bench.peers.side import Side
+from bench.peers.stand_in import RECORDED_SINGLE, StandIn, compared_with_recorded
+from bench.processes import CpuWatch
+from bench.results import Kind, Row
+from bench.spread import spread
+from bench.stage import Stage
+
+SINGLES = "one reading a request"
+CPU = "CPU seconds a million readings: one a request, by process"
+BODIES = 4096
+VAULTS = 8
+WARM_SECONDS = 1
+
+
+def measure_singles(stage: Stage) -> None:
+    """All rounds of all sides, in turn."""
+    results = stage.results
+    if not wrk.installed():
+        results.rows.append(_row(stage))
+        return
+    vaults = stage.new_vaults(VAULTS)
+    stage.service.open_vaults(vaults)
+    speeds, waits = defaultdict[str, list[float]](list), defaultdict[str, list[float]](list)
+    cpu = defaultdict[str, list[float]](list)
+    for number in range(stage.scale.rounds):
+        for side in stage.sides:
+            bodies = bodies_of(side, vaults)
+            if not number:
+                _run(stage, side, bodies, WARM_SECONDS)
+            watch = CpuWatch(stage.service.pids)
+            came = _run(stage, side, bodies, stage.scale.single_seconds)
+            speeds[side.name].append(came.per_second)
+            waits[side.name].append(came.p99_ms)
+            if side is stage.service:  # what it has done by now, the drains included
+                for part, used in watch.used().items():
+                    cpu[part].append(used / came.requests * 1e6)
+    results.speeds[SINGLES] = {name: spread(of) for name, of in speeds.items()}
+    results.rows.append(_row(stage))
+    for name, value in results.speeds[SINGLES].items():
+        results.detail(
+            SINGLES, name, f"{value.text()} requests/s, p99 {spread(waits[name]).text()} ms"
+        )
+    for part, values in cpu.items():
+        results.detail(CPU, part, spread(values), "s")
+    _judge_stand_in(stage)
+
+
+def bodies_of(side: Side, vaults: list[str]) -> list[str]:
+    """Bodies of one reading each, the vaults in turn."""
+    return [side.wire.single(n, vaults[n % len(vaults)]) for n in range(BODIES)]
+
+
+def _run(stage: Stage, side: Side, bodies: list[str], seconds: int) -> wrk.Result:
+    result = wrk.run(side.port, side.wire, bodies, seconds=seconds, folder=stage.folder)
+    side.settle()
+    return result
+
+
+def _row(stage: Stage) -> Row:
+    results = stage.results
+    row = Row(SINGLES, "requests/s", results.speed(SINGLES, stage.service.name))
+    row.at_least(Kind.FLOOR, 2.5, "the stand-in", results.speed(SINGLES, StandIn.name))
+    recorded = f"the old server, recorded ({RECORDED_SINGLE:,.0f})"
+    row.at_least(Kind.FLOOR, 2.5, recorded, RECORDED_SINGLE)
+    return row.at_least(
+        Kind.AIM, 0.8, "the same stack's empty route", results.speed(SINGLES, EmptyRoute.name)
+    )
+
+
+def _judge_stand_in(stage: Stage) -> None:
+    found = stage.results.speed(SINGLES, StandIn.name)
+    if found is not None:
+        stage.results.notes.append(
+            f"The stand-in answers {found.median:,.0f} single requests/s; recorded of the old "
+            f"server: {RECORDED_SINGLE:,.0f}. "
+            f"{compared_with_recorded(found.median / RECORDED_SINGLE)}"
+        )

@@ -1,0 +1,40 @@
+"""Memory of an API pod while it streams a vault of millions of readings."""
+
+import time
+
+from bench.measures.read_back import fill, read_all
+from bench.processes import MIB, memory, watch_memory
+from bench.results import Kind, Row
+from bench.spread import spread
+from bench.stage import Stage
+
+
+def measure_streaming(stage: Stage) -> None:
+    """Fill a vault by PUT, then read all of it at full speed as memory is sampled."""
+    (vault,) = stage.new_vaults(1)
+    count, pid = stage.scale.streamed, stage.service.pids["API"]
+    fill(stage.service, vault, count, stage.scale.lanes)
+    before, _ = memory(pid)
+    began = time.perf_counter()
+    with watch_memory(pid) as watch:
+        came = read_all(stage.service.port, vault)
+    seconds = time.perf_counter() - began
+    if came < count:
+        raise RuntimeError(f"{came} of {count} readings came back")
+    results = stage.results
+    row = Row(
+        f"memory of an API pod that streams {count:,} readings",
+        "MiB",
+        spread([watch.peak_pss / MIB]),
+    )
+    row.below(Kind.FLOOR, 200, "MiB")
+    results.rows.append(row)
+    flat = Row("the same: last third of the time over the first", "x", spread([watch.growth()]))
+    results.rows.append(flat.below(Kind.FLOOR, 1.1, "x (flat)"))
+    section = "memory while streaming"
+    results.detail(
+        section, "pod before it (PSS: 2 workers and their master)", f"{before / MIB:.0f} MiB"
+    )
+    results.detail(section, "pod, peak (PSS)", f"{watch.peak_pss / MIB:.0f} MiB")
+    results.detail(section, "largest process, peak (RSS)", f"{watch.peak_rss / MIB:.0f} MiB")
+    results.detail(section, "speed", f"{came / seconds:,.0f} readings/s")

@@ -1,0 +1,60 @@
+"""The empty route: our stack, but for the work. What a request costs that does nothing."""
+
+import os
+import sys
+from importlib.metadata import version
+
+from flask import Flask, Response
+
+from bench import readings
+from bench.load import Connection, Wire
+from bench.peers.side import Peer
+
+PROCESSES = 2
+
+app = Flask(__name__, static_folder=None)
+
+
+@app.put("/api/iot")
+def _put() -> Response:
+    return Response(b'{"success":"1 object(s) created"}\n', 201, mimetype="application/json")
+
+
+class EmptyRoute(Peer):
+    """gunicorn with our worker and our configuration, and a bare Flask app of one route."""
+
+    name = "empty route"
+    durability = "keeps nothing"
+    settings = f"gunicorn, {PROCESSES} processes, our worker class and configuration"
+    wire = Wire("PUT", "/api/iot", "application/json", 201,
+                readings.json_readings, readings.json_reading)  # fmt: skip
+
+    def command(self) -> list[str]:
+        """As the API is started, but for the app."""
+        config = ["--config", "python:iot_api.gunicorn_conf"]
+        return [sys.executable, "-m", "gunicorn", *config, "bench.peers.empty_route:app"]
+
+    def environment(self) -> dict[str, str]:
+        """What the configuration asks for."""
+        return {
+            **os.environ,
+            "IOT_POSTGRES_URL": "postgresql:///none",
+            "IOT_KEYRING_FILE": "none",
+            "IOT_BIND": f"127.0.0.1:{self.port}",
+            "IOT_API_WORKERS": str(PROCESSES),
+            "IOT_API_METRICS_PORT": "0",
+            "IOT_LOG_LEVEL": "ERROR",
+        }
+
+    def ready(self) -> bool:
+        """Whether it listens."""
+        with Connection(self.port):
+            return True
+
+    def version(self) -> str:
+        """Of its server."""
+        return f"gunicorn {version('gunicorn')}, Flask {version('flask')}"
+
+    def stored(self) -> int:
+        """Nothing."""
+        return 0

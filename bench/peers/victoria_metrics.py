@@ -1,0 +1,54 @@
+"""VictoriaMetrics, as Debian has it."""
+
+import json
+import subprocess
+from urllib.parse import quote
+
+from bench import readings
+from bench.http_client import ask
+from bench.load import Wire
+from bench.peers.side import Peer
+
+
+class VictoriaMetrics(Peer):
+    """It answers once a write is in memory."""
+
+    name = "VictoriaMetrics"
+    package = "victoria-metrics"
+    program = "victoria-metrics"
+    durability = "acknowledged = in memory, on disk seconds later; not encrypted"
+    settings = (
+        "line protocol, each field of a reading a series of its own; times cut to milliseconds"
+    )
+    wire = Wire("POST", "/write?precision=u", "text/plain", 204, readings.lines, readings.line)
+
+    def command(self) -> list[str]:
+        """Its settings are flags."""
+        return [
+            self.program,
+            f"-storageDataPath={self.folder / 'data'}",
+            f"-httpListenAddr=127.0.0.1:{self.port}",
+            "-retentionPeriod=100y",
+            "-loggerLevel=ERROR",
+        ]
+
+    def ready(self) -> bool:
+        """Whether it says it is well."""
+        ask(self.port, "GET", "/health")
+        return True
+
+    def version(self) -> str:
+        """What it says of itself."""
+        said = subprocess.run(  # noqa: S603
+            [self.program, "--version"], capture_output=True, text=True, check=False
+        )
+        return f"VictoriaMetrics {(said.stdout + said.stderr).strip()}"
+
+    def stored(self) -> int:
+        """Readings it can find, once it was told to put on disk what it holds in memory."""
+        ask(self.port, "GET", "/internal/force_flush")
+        query = quote("sum(count_over_time(reading_phase[1d]))")
+        at = readings.EPOCH_US // 10**6 + 86_400 // 2
+        answer = json.loads(ask(self.port, "GET", f"/api/v1/query?query={query}&time={at}"))
+        found = answer["data"]["result"]
+        return int(found[0]["value"][1]) if found else 0

@@ -1,0 +1,114 @@
+"""CPU and memory of processes and all below them, from /proc (Linux)."""
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+MIB = 2**20
+
+
+def family(pid: int) -> list[int]:
+    """A process and all below it, as far as they live."""
+    found = [pid]
+    for each in found:  # it grows as we go
+        try:
+            children = Path(f"/proc/{each}/task/{each}/children").read_text(encoding="ascii")
+        except OSError:  # ended meanwhile
+            continue
+        found += map(int, children.split())
+    return found
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU that a process, all below it, and those of them that ended, have used ever."""
+    ticks = 0
+    for each in family(pid):
+        try:
+            stat = Path(f"/proc/{each}/stat").read_text(encoding="utf-8")
+        except OSError:
+            continue
+        ticks += sum(map(int, stat.rpartition(")")[2].split()[11:15]))
+    return ticks / _TICKS
+
+
+def memory(pid: int) -> tuple[int, int]:
+    """Bytes of a process and all below it: the sum of their shares (PSS), the largest one's RSS."""
+    total, largest = 0, 0
+    for each in family(pid):
+        try:
+            rollup = Path(f"/proc/{each}/smaps_rollup").read_text(encoding="utf-8")
+        except OSError:
+            continue
+        sizes = {
+            words[0]: int(words[1]) * 1024
+            for words in map(str.split, rollup.splitlines()[1:])
+            if len(words) == 3
+        }
+        total += sizes["Pss:"]
+        largest = max(largest, sizes["Rss:"])
+    return total, largest
+
+
+@dataclass(slots=True)
+class MemoryWatch:
+    """Samples of a process's memory."""
+
+    samples: list[tuple[int, int]] = field(default_factory=list)
+
+    @property
+    def peak_pss(self) -> int:
+        """Of all processes together."""
+        return max(pss for pss, _ in self.samples)
+
+    @property
+    def peak_rss(self) -> int:
+        """Of the largest process."""
+        return max(rss for _, rss in self.samples)
+
+    def growth(self) -> float:
+        """The mean PSS of the last third over that of the first: 1 is flat."""
+        third = max(1, len(self.samples) // 3)
+        first = sum(pss for pss, _ in self.samples[:third])
+        return sum(pss for pss, _ in self.samples[-third:]) / first
+
+
+@contextmanager
+def watch_memory(pid: int, interval: float = 0.1) -> Iterator[MemoryWatch]:
+    """Sample while the block runs, once at least."""
+    watch, over = MemoryWatch(), threading.Event()
+
+    def sample() -> None:
+        while True:
+            watch.samples.append(memory(pid))
+            if over.wait(interval):
+                return
+
+    thread = threading.Thread(target=sample)
+    thread.start()
+    try:
+        yield watch
+    finally:
+        over.set()
+        thread.join()
+
+
+class CpuWatch:
+    """CPU seconds of several processes between two moments."""
+
+    def __init__(self, roots: dict[str, int]) -> None:
+        self._roots = roots
+        self._before = self._now()
+        self._began = time.perf_counter()
+
+    def used(self) -> dict[str, float]:
+        """Since this was made, by part."""
+        now = self._now()
+        return {name: now[name] - self._before[name] for name in now}
+
+    def _now(self) -> dict[str, float]:
+        return {name: cpu_seconds(pid) for name, pid in self._roots.items()}

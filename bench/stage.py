@@ -1,0 +1,86 @@
+"""What all measures share: the sides, started, and where results go."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from iot_tools.local.ports import free_port
+
+from . import wrk
+from .load import Wire
+from .peers.empty_route import EmptyRoute
+from .peers.influxdb import InfluxDB
+from .peers.side import Peer, Side
+from .peers.stand_in import StandIn
+from .peers.victoria_metrics import VictoriaMetrics
+from .readings import vault_name
+from .results import Results
+from .scale import Scale
+from .service import Service, running_service
+
+PEERS: tuple[type[Peer], ...] = (StandIn, InfluxDB, VictoriaMetrics, EmptyRoute)
+
+
+@dataclass(slots=True)
+class Stage:
+    """A run of the bench."""
+
+    scale: Scale
+    folder: Path
+    service: Service
+    peers: dict[str, Peer]
+    results: Results
+    _vaults: Iterator[int] = field(default_factory=count)
+
+    @property
+    def sides(self) -> list[Side]:
+        """Ours first."""
+        return [self.service, *self.peers.values()]
+
+    def peer(self, kind: type[Peer]) -> Peer | None:
+        """One of the peers, if it is installed."""
+        return self.peers.get(kind.name)
+
+    def new_vaults(self, number: int) -> list[str]:
+        """Names that were not used before."""
+        return [vault_name(next(self._vaults)) for _ in range(number)]
+
+
+@contextmanager
+def staged(scale: Scale) -> Iterator[Stage]:
+    """Start all sides; what is not installed is left out, and the results say so."""
+    results = Results()
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="iot-bench-peers-")))
+        service = stack.enter_context(running_service())
+        peers: dict[str, Peer] = {}
+        for kind in PEERS:
+            if not kind.installed():
+                results.notes.append(missing(kind.name, kind.package))
+                continue
+            peer = kind(folder / kind.__name__, free_port())
+            stack.callback(shutil.rmtree, peer.folder, ignore_errors=True)
+            stack.callback(peer.stop)
+            peer.start()
+            peers[kind.name] = peer
+        if not wrk.installed():
+            results.notes.append(missing("wrk", wrk.PACKAGE))
+        yield Stage(scale, folder, service, peers, results)
+
+
+def missing(name: str, package: str) -> str:
+    """What to do about a program that is not here."""
+    return (
+        f"{name} is not installed and left out; `apt-get install {package}` (Debian), or "
+        "`make bench-peers`, brings it"
+    )
+
+
+def batches(wire: Wire, vault: str, begin: int, number: int, size: int) -> Iterator[bytes]:
+    """Requests of `size` readings each, made as they are taken."""
+    for batch in range(number):
+        yield wire.request(wire.batch(begin + batch * size, size, vault))

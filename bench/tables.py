@@ -1,0 +1,70 @@
+"""Results as text: for the terminal, and as Markdown."""
+
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+
+from .results import Bar, Results, Row
+
+_HEAD = ("figure", "reached (lowest .. highest)", "asked", "ratio", "")
+
+
+def figures(results: Results) -> list[Sequence[str]]:
+    """A line for each thing that is asked."""
+    lines: list[Sequence[str]] = []
+    for row in results.rows:
+        ours = "not measured" if row.ours is None else f"{row.ours.text()} {row.unit}"
+        for number, bar in enumerate(row.bars):
+            first = (row.figure, ours) if number == 0 else ("", "")
+            lines.append((*first, f"{bar.kind}: {bar.text}", _ratio(row, bar), bar.verdict))
+        if not row.bars:
+            lines.append((row.figure, ours, "", "", row.remark))
+    return lines
+
+
+def _ratio(row: Row, bar: Bar) -> str:
+    """Of absolute bounds the figure says it all."""
+    if bar.ratio is None or bar.ratio == row.ours:
+        return ""
+    return bar.ratio.text()
+
+
+def plain(results: Results) -> str:
+    """For the terminal."""
+    lines = aligned([_HEAD, *figures(results)])
+    for section, details in groupby(results.details, key=lambda each: each.section):
+        lines += ["", section]
+        lines += [f"  {line}" for line in aligned([(each.name, each.value) for each in details])]
+    lines += ["", *(f"- {note}" for note in results.notes)]
+    lines += [f"! not measured: {failure}" for failure in results.failures]
+    missed = results.missed_floors
+    lines += [f"! floor not held: {each}" for each in missed]
+    if not missed and not results.failures:
+        lines.append("Every floor that was measured is held.")
+    return "\n".join(lines)
+
+
+def markdown(results: Results) -> str:
+    """For RESULTS.md."""
+    lines = _table(_HEAD, figures(results))
+    for section, details in groupby(results.details, key=lambda each: each.section):
+        lines += ["", f"### {section}", ""]
+        lines += _table(("", ""), [(each.name, each.value) for each in details])
+    return "\n".join(lines)
+
+
+def aligned(rows: Iterable[Sequence[str]]) -> list[str]:
+    """Columns below one another."""
+    rows = list(rows)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    return [
+        f"| {' | '.join(head)} |",
+        "|" + "---|" * len(head),
+        *(f"| {' | '.join(row)} |" for row in rows),
+    ]

@@ -1,0 +1,32 @@
+-- Sends the bodies that stand in a file, one a line, in turn; tells at the end what came of it.
+-- Arguments: file, method, path, content type, number of wrk's threads.
+local threads = 0
+
+function setup(thread)
+  thread:set("number", threads)
+  threads = threads + 1
+end
+
+function init(args)
+  requests = {}
+  local headers = {["Content-Type"] = args[4]}
+  for line in io.lines(args[1]) do
+    requests[#requests + 1] = wrk.format(args[2], args[3], headers, line)
+  end
+  -- Each thread begins elsewhere, so that no two send the same at a time.
+  at = math.floor(number * #requests / tonumber(args[5]))
+end
+
+function request()
+  at = at % #requests + 1
+  return requests[at]
+end
+
+function done(summary, latency)
+  local errors = summary.errors
+  io.write(string.format(
+    '\nresult {"requests": %d, "seconds": %f, "refused": %d, "broken": %d, "p50_ms": %f, "p99_ms": %f}\n',
+    summary.requests, summary.duration / 1e6, errors.status,
+    errors.connect + errors.read + errors.write + errors.timeout,
+    latency:percentile(50) / 1e3, latency:percentile(99) / 1e3))
+end

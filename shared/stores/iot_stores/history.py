@@ -12,6 +12,7 @@ from iot_models.segment import SegmentBounds
 
 from .months import month_begin
 from .postgres import Connection
+from .reach import REACH, Position, probes
 
 _COLUMNS: LiteralString = (
     "first_id, last_id, received_min, received_max, relative_min, relative_max, "
@@ -24,20 +25,34 @@ _COPY: LiteralString = f"COPY segments (vault_id, {_COLUMNS}, payload) FROM STDI
 # Put together from the constants above alone; what comes from outside is a parameter.
 _SELECT: LiteralString = f"SELECT {_COLUMNS}, payload FROM segments WHERE vault_id = %(vault_id)s"  # noqa: S608
 
-_ALL: LiteralString = f"{_SELECT} ORDER BY interrogator_min, first_id"
-# OFFSET 0 keeps the order out of the search: for its sake the planner would go through all of the
-# vault in that order, and filter.
-_BY_RELATIVE: LiteralString = (
-    f"SELECT * FROM ({_SELECT} AND relative_max >= %(low)s AND relative_min <= %(high)s OFFSET 0) "  # noqa: S608
-    "AS found ORDER BY interrogator_min, first_id"
-)
+_RELATIVE: LiteralString = "relative_max >= %(low)s AND relative_min <= %(high)s"
 # A segment lies within one month, so the month's begin bounds `received_min` and prunes.
-_BY_RECEIVED: LiteralString = (
-    f"SELECT * FROM ({_SELECT} AND received_max >= %(low)s AND received_min >= %(month)s OFFSET 0) "  # noqa: S608
-    "AS found ORDER BY interrogator_min, first_id"
-)
-_LATEST: LiteralString = f"{_SELECT} ORDER BY interrogator_max DESC, last_id DESC"
+_RECEIVED: LiteralString = "received_max >= %(since)s AND received_min >= %(month)s"
 _BY_ID: LiteralString = f"{_SELECT} AND first_id = %(first_id)s"
+
+_BEGIN: LiteralString = "(interrogator_min, first_id)"
+_END: LiteralString = "(interrogator_max, last_id)"
+_POSITION: LiteralString = "(%(time)s, %(id)s)"
+_UNTIL: LiteralString = "(%(until_time)s, %(until_id)s)"
+# By direction, False for rising: the order, what lies behind a position, what of a segment that
+# holds it lies behind it, and what does not lie behind the last position.
+_ORDER: dict[bool, LiteralString] = {
+    False: "ORDER BY interrogator_min, first_id",
+    True: "ORDER BY interrogator_max DESC, last_id DESC",
+}
+_BEHIND: dict[bool, LiteralString] = {
+    False: f"{_BEGIN} > {_POSITION}",
+    True: f"{_END} < {_POSITION}",
+}
+_HOLDING: dict[bool, LiteralString] = {
+    False: f"{_END} > {_POSITION}",
+    True: f"{_END} >= {_POSITION} AND {_BEGIN} < {_POSITION}",
+}
+_UP_TO: dict[bool, LiteralString] = {
+    False: f"{_BEGIN} <= {_UNTIL}",
+    True: f"{_END} >= {_UNTIL}",
+}
+_LAST: dict[bool, Position] = {False: (INT64_MAX, INT64_MAX), True: (INT64_MIN, 0)}
 
 # Spelled as in the index that is made for it alone.
 _MAXTIME = "SELECT max(relative_max + 0) FROM segments"
@@ -47,9 +62,24 @@ _VAULT_MAXTIME = "SELECT max(relative_max) FROM segments WHERE vault_id = %s"
 FETCH_BYTES = 2 * 2**20
 """Ciphertext fetched ahead, about; what bounds the memory of a read."""
 _FIRST_FETCH, _MOST_FETCH = 4, 512
+_LOOK = 256
+"""Segments looked through in order for a question that few of them may meet."""
 
 
 Segments = Generator[SealedSegment, None, None]
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Which part of an answer: from where on, up to where, in which direction."""
+
+    after: Position | None = None
+    """Begin behind this position; None: with the first."""
+    until: Position | None = None
+    """The last position; with `after` alone."""
+    descending: bool = False
+    few: int | None = None
+    """That only about so many readings are going to be taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,21 +125,73 @@ def insert(connection: Connection, segments: Iterable[SealedSegment]) -> None:
             )  # fmt: skip
 
 
-def select(connection: Connection, vault_id: uuid.UUID, question: Question) -> Segments:
-    """A vault's segments that may hold readings asked for, by (interrogator_min, first_id).
+def select(
+    connection: Connection, vault_id: uuid.UUID, question: Question, span: Span = Span()
+) -> Segments:
+    """A vault's segments that may hold readings asked for, in the order of their begins.
 
-    All from one moment, fetched as one goes. Keeps a transaction open until it is exhausted or
-    closed.
+    That is by (interrogator_min, first_id) or, descending, by (interrogator_max, last_id) from the
+    greatest on. Those that hold `span.after` come first, in any order. All from one moment, fetched
+    as one goes. Keeps a transaction open until it is exhausted or closed.
     """
-    parameters: dict[str, object] = {"vault_id": vault_id}
-    statement = _ALL
+    condition, parameters = _condition(question)
+    parameters["vault_id"] = vault_id
+    if condition and span.few is not None:
+        with snapshot(connection):
+            yield from _few(connection, condition, parameters, span)
+        return
+    statement = _all(condition, descending=span.descending)
+    if span.after is not None:
+        statement = _from_position(condition, descending=span.descending)
+        parameters |= _part(span, span.after)
+    with connection.transaction():
+        yield from _stream(connection, statement, parameters)
+
+
+def _few(
+    connection: Connection, condition: LiteralString, parameters: dict[str, object], span: Span
+) -> Segments:
+    """Look through some hundreds of segments in order; if that is not enough, gather what meets the
+    condition and put it in order. So neither many segments that don't meet it are gone through
+    again and again, nor many that do.
+    """
+    position = span.after or _LAST[not span.descending]
+    look = max(_LOOK, 2 * (span.few or 0))
+    parameters |= _part(span, position) | {"look": look}
+    passed = 0
+    for each in _stream(connection, _look(condition, descending=span.descending), parameters):
+        begin = _begin(each.bounds, descending=span.descending)
+        if begin < position if span.descending else begin > position:
+            passed, parameters["time"], parameters["id"] = passed + 1, *begin
+        if each.payload is not None:
+            yield each
+    if passed == look:
+        rest = f"{condition} AND {_BEHIND[span.descending]} AND {_UP_TO[span.descending]}"
+        yield from _stream(connection, _all(rest, descending=span.descending), parameters)
+
+
+def _begin(bounds: SegmentBounds, *, descending: bool) -> Position:
+    if descending:
+        return bounds.interrogator_max, bounds.last_id
+    return bounds.interrogator_min, bounds.first_id
+
+
+def _part(span: Span, position: Position) -> dict[str, object]:
+    until = span.until or _LAST[span.descending]
+    reaches, times, ids = probes(position)
+    return {
+        "time": position[0], "id": position[1], "until_time": until[0], "until_id": until[1],
+        "reaches": reaches, "times": times, "ids": ids,
+    }  # fmt: skip
+
+
+def _condition(question: Question) -> tuple[LiteralString, dict[str, object]]:
     if question.received_low > 0:
-        statement = _BY_RECEIVED
-        parameters |= {"low": question.received_low, "month": month_begin(question.received_low)}
-    elif (question.relative_low, question.relative_high) != (INT64_MIN, INT64_MAX):
-        statement = _BY_RELATIVE
-        parameters |= {"low": question.relative_low, "high": question.relative_high}
-    return _stream(connection, statement, parameters)
+        since = question.received_low
+        return f"AND {_RECEIVED}", {"since": since, "month": month_begin(since)}
+    if (question.relative_low, question.relative_high) != (INT64_MIN, INT64_MAX):
+        return f"AND {_RELATIVE}", {"low": question.relative_low, "high": question.relative_high}
+    return "", {}
 
 
 def select_latest(connection: Connection, vault_id: uuid.UUID) -> Segments:
@@ -117,7 +199,7 @@ def select_latest(connection: Connection, vault_id: uuid.UUID) -> Segments:
 
     As `select` does, it keeps a transaction open until it is exhausted or closed.
     """
-    return _stream(connection, _LATEST, {"vault_id": vault_id})
+    return select(connection, vault_id, Question(), Span(descending=True))
 
 
 def select_one(connection: Connection, vault_id: uuid.UUID, first_id: int) -> SealedSegment | None:
@@ -150,16 +232,65 @@ def max_relative_timestamp(connection: Connection, vault_id: uuid.UUID | None = 
     return cast("tuple[int | None]", row)[0]
 
 
+def _all(condition: LiteralString, *, descending: bool) -> LiteralString:
+    """From the first on. OFFSET 0 keeps the order out of the search: for its sake the planner would
+    go through all of the vault in that order, and filter.
+    """
+    if not condition:
+        return f"{_SELECT} {_ORDER[descending]}"
+    return f"SELECT * FROM ({_SELECT} {condition} OFFSET 0) AS found {_ORDER[descending]}"  # noqa: S608
+
+
+def _holding(condition: LiteralString, *, descending: bool) -> LiteralString:
+    """The segments that hold the position, each found by its reach. Written so that the planner has
+    no other index for it: by begin or end alone it would go through half of the vault.
+    """
+    return f"""
+        SELECT found.* FROM
+            unnest(%(reaches)s::int4[], %(times)s::int8[], %(ids)s::int8[]) AS probe (reach, t, i),
+            LATERAL (
+                {_SELECT} {condition} AND last_id > first_id AND {REACH} = probe.reach
+                    AND (interrogator_min + 0, first_id) >= (probe.t, probe.i)
+                    AND (interrogator_min + 0, first_id) <= {_POSITION} OFFSET 0
+            ) AS found
+        WHERE {_HOLDING[descending]}
+    """  # noqa: S608
+
+
+def _from_position(condition: LiteralString, *, descending: bool) -> LiteralString:
+    """What holds the position, then what lies behind it: parts of UNION ALL come one by one."""
+    behind: LiteralString = (
+        f"{_SELECT} {condition} AND {_BEHIND[descending]} AND {_UP_TO[descending]}"
+    )
+    return (
+        f"({_holding(condition, descending=descending)}) UNION ALL ({behind} {_ORDER[descending]})"
+    )
+
+
+def _look(condition: LiteralString, *, descending: bool) -> LiteralString:
+    """As `_from_position`, but the next segments in order are there whether or not they meet the
+    condition; those that don't have no payload.
+    """
+    behind: LiteralString = f"{_SELECT} AND {_BEHIND[descending]} AND {_UP_TO[descending]}"
+    order = _ORDER[descending]
+    return f"""
+        ({_holding(condition, descending=descending)}) UNION ALL (
+            SELECT {_COLUMNS}, CASE WHEN true {condition} THEN payload END
+            FROM ({behind} {order} LIMIT %(look)s) AS next {order}
+        )
+    """  # noqa: S608
+
+
 def _stream(
     connection: Connection, statement: LiteralString, parameters: dict[str, object]
 ) -> Segments:
     vault_id = cast("uuid.UUID", parameters["vault_id"])
-    with connection.transaction(), connection.cursor("segments", binary=True) as cursor:
+    with connection.cursor("segments", binary=True) as cursor:
         cursor.execute(statement, parameters)
         ahead = _FIRST_FETCH
         while rows := cursor.fetchmany(ahead):
-            held = sum(len(cast("bytes", row[-1])) for row in rows)
-            ahead = max(1, min(_MOST_FETCH, FETCH_BYTES * len(rows) // max(held, 1), 2 * ahead))
+            held = sum(len(cast("bytes", row[-1] or b"")) for row in rows)
+            ahead = max(1, min(_MOST_FETCH, FETCH_BYTES * len(rows) // max(held, 1), 8 * ahead))
             for row in rows:
                 yield _segment(vault_id, row)
 

@@ -26,7 +26,7 @@ from .backlog import Backlog, load_script
 from .ledger import Offset
 
 _MARGIN_MS = 1000
-_FETCH = 32
+_FIRST_FETCH, _MOST_FETCH = 4, 64
 
 
 class HotWindow:
@@ -67,16 +67,16 @@ class HotWindow:
             )
         self._write(keys=[names.hot_cover(shard)], args=arguments)
 
-    def covers(self, shard: int, seconds: int) -> int | None:
+    def covers(self, shard: int, seconds: int, begin: int | None = None) -> int | None:
         """When the window holds all of the last `seconds`: their begin, in Unix milliseconds of
-        the clock that stamps readings; else None.
+        the clock that stamps readings; else None. So also for a `begin` that was given before.
         """
         drained = self._backlog.drained(shard)  # first: what is drained meanwhile may be missing
         found = self._client.hmget(names.hot_cover(shard), ["position", "since", "seconds"])
         position, since, kept = cast("list[bytes | None]", found)
         if drained.position is None or position is None or since is None or kept is None:
             return None
-        begin = drained.now - seconds * 1000
+        begin = begin or drained.now - seconds * 1000
         if _order(position.decode()) < _order(drained.position) or begin < int(since):
             return None
         return begin if begin >= drained.now - int(kept) * 1000 + _MARGIN_MS else None
@@ -90,12 +90,14 @@ class HotWindow:
         self, vault_id: uuid.UUID, bounds: Sequence[SegmentBounds]
     ) -> Iterable[bytes | None]:
         """The segments' payloads in the order asked for, fetched as one goes; None for evicted."""
-        for start in range(0, len(bounds), _FETCH):
+        start, count = 0, _FIRST_FETCH
+        while start < len(bounds):
             keys = [
                 names.hot_segment(vault_id.bytes, each.first_id)
-                for each in bounds[start : start + _FETCH]
+                for each in bounds[start : start + count]
             ]
             yield from cast("list[bytes | None]", self._client.mget(keys))
+            start, count = start + count, min(_MOST_FETCH, 4 * count)
 
 
 def _order(position: str) -> tuple[int, int]:

@@ -8,6 +8,8 @@ from flask import Blueprint, Response, request
 
 from iot_api.access import needs
 from iot_api.answers import json_answer, readings_answer
+from iot_api.cursor import encode_cursor
+from iot_api.paging import Page, parse_paging
 from iot_api.put_body import password_bytes, put_parser
 from iot_api.readings import Batches
 from iot_api.receipts import decode_receipt, encode_receipt
@@ -85,27 +87,32 @@ class _Views:
 
     @needs(Scope.READ)
     def read_all(self) -> Response:
-        return self._read(lambda vault: self._readings.select(vault, Question()))
+        return self._select("all", Question())
 
     @needs(Scope.READ)
     def read_from(self, start: str) -> Response:
-        question = Question(relative_low=_number("start", start))
-        return self._read(lambda vault: self._readings.select(vault, question))
+        low = _number("start", start)
+        return self._select(f"from {low}", Question(relative_low=low))
 
     @needs(Scope.READ)
     def read_between(self, start: str, end: str) -> Response:
-        question = Question(_number("start", start), _number("end", end))
-        return self._read(lambda vault: self._readings.select(vault, question))
+        low, high = _number("start", start), _number("end", end)
+        return self._select(f"between {low} {high}", Question(low, high))
 
     @needs(Scope.READ)
     def read_seconds(self, count: str) -> Response:
         seconds = _count("seconds", count)
-        return self._read(lambda vault: self._readings.last_seconds(vault, seconds))
+        return self._read(
+            f"seconds {seconds}",
+            lambda vault, page: self._readings.last_seconds(vault, seconds, page),
+        )
 
     @needs(Scope.READ)
     def read_last(self, count: str) -> Response:
         last = _count("last", count)
-        return self._read(lambda vault: self._readings.latest(vault, last))
+        return self._read(
+            f"last {last}", lambda vault, page: self._readings.latest(vault, last, page)
+        )
 
     @needs(Scope.READ)
     def maxtime(self) -> Response:
@@ -116,9 +123,18 @@ class _Views:
         vault = _asked_vault(self._service)
         return _maxtime(None if vault is None else self._readings.max_relative_timestamp(vault))
 
-    def _read(self, choose: Callable[[OpenVault], Batches]) -> Response:
+    def _select(self, name: str, question: Question) -> Response:
+        return self._read(name, lambda vault, page: self._readings.select(vault, question, page))
+
+    def _read(self, name: str, choose: Callable[[OpenVault, Page], Batches]) -> Response:
+        """`name` tells this question from all others, so that no cursor is taken for another's."""
+        paging = parse_paging(request.args)
         vault = _asked_vault(self._service)
-        return readings_answer(iter(()) if vault is None else choose(vault))
+        if vault is None:
+            return json_answer({"data": []})
+        question = name.encode() + vault.vault_id.bytes
+        batches = choose(vault, paging.page(question))
+        return readings_answer(batches, lambda cursor: encode_cursor(cursor, question))
 
 
 def _asked_vault(service: Service) -> OpenVault | None:

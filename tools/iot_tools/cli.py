@@ -9,6 +9,7 @@ from pathlib import Path
 from iot_models import settings
 from iot_models.errors import IotError, SettingsError
 
+from .capacity_command import add_capacity
 from .cluster.arguments import add_secrets
 from .dead import Subparsers, add_dead
 from .token_option import add_token, token_of
@@ -48,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
         add_probe,
         add_canary,
         add_soak,
+        add_capacity,
     ):
         add(commands)
     return parser

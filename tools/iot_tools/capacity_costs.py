@@ -1,0 +1,84 @@
+"""What things cost, as measured: the constants of the capacity model, all in this one place.
+
+`python -m bench.growth_constants` measures them and prints this class's values anew.
+"""
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+
+def _cost(value: float, unit: str, meaning: str, how: str) -> Any:
+    return field(default=value, metadata={"unit": unit, "meaning": meaning, "how": how})
+
+
+_LOADS = "four loads, solved for it"
+_QUEUE = "used_memory as entries wait, writer stopped"
+_DISK = "pg_total_relation_size of segments of 1 and of 1000 readings"
+_CODE = "the code's own limit"
+_ASSUMED = "assumed"
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """CPU in microseconds, sizes in bytes. An entry is one request's readings for one vault."""
+
+    api_entry: float = _cost(300.0, "µs", "API: a request, whatever is in it", _LOADS)
+    api_reading: float = _cost(2.5, "µs", "API: a reading (parse, seal)", _LOADS)
+    api_open: float = _cost(45_000.0, "µs", "API: opening a vault (scrypt, N=2^14)", "timed alone")
+    redis_entry: float = _cost(30.0, "µs", "Redis: an entry in and out", _LOADS)
+    redis_reading: float = _cost(0.35, "µs", "Redis: a reading's bytes in and out", _LOADS)
+    redis_segment: float = _cost(20.0, "µs", "Redis: a segment into the hot window", _LOADS)
+    redis_drain: float = _cost(150.0, "µs", "Redis: a drain and its job", _LOADS)
+    writer_entry: float = _cost(40.0, "µs", "writer: opening an entry", _LOADS)
+    writer_reading: float = _cost(2.0, "µs", "writer: a reading (decode, encode, encrypt)", _LOADS)
+    writer_segment: float = _cost(100.0, "µs", "writer: a segment", _LOADS)
+    writer_drain: float = _cost(2000.0, "µs", "writer: a drain and its job", _LOADS)
+    postgres_entry: float = _cost(0.0, "µs", "Postgres: an entry", _LOADS)
+    postgres_reading: float = _cost(0.4, "µs", "Postgres: a reading's bytes", _LOADS)
+    postgres_segment: float = _cost(60.0, "µs", "Postgres: a segment", _LOADS)
+    postgres_drain: float = _cost(1000.0, "µs", "Postgres: a drain's transaction", _LOADS)
+
+    json_reading: float = _cost(215.0, "bytes", "a reading as JSON, as devices send it", "counted")
+    http_entry: float = _cost(700.0, "bytes", "a request and its answer, without readings; "
+                              "TLS kept open", "counted, TLS records added")  # fmt: skip
+    queued_entry: float = _cost(400.0, "bytes", "Redis: an entry that waits", _QUEUE)
+    queued_reading: float = _cost(28.0, "bytes", "Redis: a reading in it", _QUEUE)
+    hot_segment: float = _cost(450.0, "bytes", "Redis: a segment in the hot window, besides its "
+                               "payload", "used_memory of the hot window")  # fmt: skip
+    vault_record: float = _cost(400.0, "bytes", "Redis: a vault used in the last day",
+                                "MEMORY USAGE, and its place in the table")  # fmt: skip
+    remembered: float = _cost(250.0, "bytes", "Redis: an Idempotency-Key of the last day",
+                              "MEMORY USAGE, and its place in the table")  # fmt: skip
+    stored_reading: float = _cost(18.0, "bytes", "Postgres: a reading in a full segment", _DISK)
+    stored_segment: float = _cost(780.0, "bytes", "Postgres: a segment, its row and its places in "
+                                  "indexes", _DISK)  # fmt: skip
+    stored_vault: float = _cost(350.0, "bytes", "Postgres: a vault", _DISK)
+    wal_factor: float = _cost(2.0, "", "Postgres: WAL for a stored byte, page images counted",
+                              "pg_current_wal_lsn over the loads")  # fmt: skip
+    open_vault: float = _cost(1000.0, "bytes", "API process: a vault that it holds open",
+                              "resident memory by vaults held")  # fmt: skip
+
+    linger: float = _cost(0.05, "s", "least time between two drains of a shard", _CODE)
+    most_shards: int = _cost(256, "", "shards: setting, and distance of ids (ID_STRIDE)", _CODE)
+    small_readings: int = _cost(512, "", "readings of a segment from which it is not merged", _CODE)
+    merged_readings: int = _cost(8192, "", "readings of a merged segment, at most; of one day",
+                                 _CODE)  # fmt: skip
+    busy: float = _cost(0.6, "", "share of a core that is planned to be used", _ASSUMED)
+    redis_cores: float = _cost(1.0, "", "cores that one Redis can use: it runs commands on one",
+                               _ASSUMED)  # fmt: skip
+    postgres_cores: float = _cost(64.0, "", "cores of a large Postgres primary", _ASSUMED)
+    postgres_rows: float = _cost(50_000.0, "rows/s", "rows that one primary takes with seven "
+                                 "indexes", _ASSUMED)  # fmt: skip
+    postgres_disk: float = _cost(32e12, "bytes", "disk of one primary that can still be restored "
+                                 "in a day", _ASSUMED)  # fmt: skip
+    redis_memory: float = _cost(64e9, "bytes", "memory of one Redis whose AOF is rewritten in "
+                                "minutes", _ASSUMED)  # fmt: skip
+    network: float = _cost(1.25e9, "bytes/s", "of one machine (10 Gbit/s)", _ASSUMED)
+
+
+def described() -> list[tuple[str, float, str, str, str]]:
+    """(name, value, unit, meaning, how it was measured) of every constant, in order."""
+    return [
+        (each.name, each.default, *(each.metadata[key] for key in ("unit", "meaning", "how")))
+        for each in fields(Costs)
+    ]

@@ -10,7 +10,12 @@ from iot_models import names
 from . import jobs
 from .writer import Writer
 
-EVERY_SECONDS = {names.SWEEP_JOB: 2, names.PARTITIONS_JOB: 3600, names.RETENTION_JOB: 3600}
+EVERY_SECONDS = {
+    names.SWEEP_JOB: 2,
+    names.PARTITIONS_JOB: 3600,
+    names.RETENTION_JOB: 3600,
+    names.INDEXES_JOB: 3600,
+}
 TICK_SECONDS = 1.0
 
 _log = logging.getLogger(__name__)

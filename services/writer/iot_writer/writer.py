@@ -18,6 +18,7 @@ from iot_stores.redis_client import connect_hot_window, connect_redis
 
 from .compaction import Compaction
 from .drain import HOT_WINDOW_PAUSE_SECONDS, Drain
+from .sparse_indexes import SparseIndexes
 
 _log = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ class Writer:
         )
         self.compaction_orders = CompactionOrders(self.redis)
         self.compaction = Compaction(self.compaction_orders, self.keyring.current)
+        self.sparse_indexes = SparseIndexes(lambda: connect_postgres(settings, name="iot-writer"))
         self._connection: Connection | None = None
 
     def postgres(self) -> Connection:

@@ -10,6 +10,7 @@ SWEEP_JOB = "sweep"
 PARTITIONS_JOB = "partitions"
 RETENTION_JOB = "retention"
 COMPACT_JOB = "compact"
+INDEXES_JOB = "indexes"
 
 BACKLOG_COUNTERS = "iot:backlog"
 """Hash: `bytes` waiting in all, `in:<shard>` and `out:<shard>` bytes ever added and removed."""
@@ -29,9 +30,13 @@ def stream(shard: int) -> str:
     return f"iot:ingest:{shard}"
 
 
+DRAIN_JOBS = "drain-"
+"""What the ids of all drains begin with."""
+
+
 def drain_job(shard: int) -> str:
     """Id of the RQ job that drains a shard."""
-    return f"drain-{shard}"
+    return f"{DRAIN_JOBS}{shard}"
 
 
 def vault_record(lookup: bytes) -> str:

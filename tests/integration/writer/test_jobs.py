@@ -33,7 +33,14 @@ def _hash(redis: "Redis", job_id: str) -> dict[bytes, bytes]:
 
 def test_every_job_is_written_once_and_stays(writer: Writer) -> None:
     jobs.register(writer)
-    every = [*map(names.drain_job, range(8)), "sweep", "partitions", "retention", "compact"]
+    every = [
+        *map(names.drain_job, range(8)),
+        "sweep",
+        "partitions",
+        "retention",
+        "compact",
+        "indexes",
+    ]
     assert {key.decode() for key in writer.redis.scan_iter("rq:job:*")} == {
         f"rq:job:{job}" for job in every
     }
@@ -153,7 +160,7 @@ def test_many_tickers_queue_each_job_once_in_its_period(writer: Writer) -> None:
     tickers = [Ticker(writer) for _ in range(8)]
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(Ticker.tick, tickers * 3))
-    assert sorted(queued(writer.redis)) == ["partitions", "retention", "sweep"]
+    assert sorted(queued(writer.redis)) == ["indexes", "partitions", "retention", "sweep"]
     writer.redis.delete(names.JOB_LIST)
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(Ticker.tick, tickers))

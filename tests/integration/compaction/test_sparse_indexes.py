@@ -1,0 +1,107 @@
+"""Indexes don't keep the pages of segments that are long merged."""
+
+import logging
+
+import psycopg
+import pytest
+
+from integration.compaction.past import Past, each_second, noon
+from iot_writer import jobs, sparse_indexes
+from iot_writer.sparse_indexes import rebuild_sparse
+from iot_writer.writer import Writer
+
+PASSWORD = b"p"
+_PAGES = """
+    SELECT relname, pg_relation_size(indexes.oid) / 8192
+    FROM pg_inherits JOIN pg_index ON indrelid = inhrelid
+    JOIN pg_class AS indexes ON indexes.oid = indexrelid
+    WHERE inhparent = 'segments'::regclass
+"""
+
+
+@pytest.fixture
+def thinned_out(past: Past, monkeypatch: pytest.MonkeyPatch) -> Past:
+    """Ten merged segments where thousands of small ones were."""
+    monkeypatch.setattr(sparse_indexes, "SPARSE_FROM_BYTES", 5 * 8192)
+    sent = each_second(noon(3), 6000)
+    for start in range(0, len(sent), 600):
+        past.store(PASSWORD, sent[start : start + 600])
+        past.compact(PASSWORD)
+    for _ in range(2):  # pages emptied by the first are given back by the second
+        past.writer.postgres().execute("VACUUM ANALYZE segments")
+    return past
+
+
+def _pages(past: Past) -> int:
+    return sum(pages for _, pages in past.rows(_PAGES))
+
+
+def test_sparse_indexes_are_rebuilt(thinned_out: Past, writer: Writer) -> None:
+    before, readings = _pages(thinned_out), thinned_out.readings(PASSWORD)
+    assert rebuild_sparse(writer.postgres()) >= 5
+    after = _pages(thinned_out)
+    assert after < before / 3
+    assert rebuild_sparse(writer.postgres()) == 0
+    assert _pages(thinned_out) == after
+    assert thinned_out.readings(PASSWORD) == readings
+
+
+def test_indexes_that_are_full_stay(past: Past, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sparse_indexes, "SPARSE_FROM_BYTES", 5 * 8192)
+    past.store(PASSWORD, each_second(noon(3), 3000))
+    past.writer.postgres().execute("VACUUM ANALYZE segments")
+    assert _pages(past) > 100
+    assert rebuild_sparse(past.writer.postgres()) == 0
+
+
+def test_small_indexes_stay(thinned_out: Past, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sparse_indexes, "SPARSE_FROM_BYTES", 8 * 2**20)
+    assert rebuild_sparse(thinned_out.writer.postgres()) == 0
+
+
+def test_one_that_broke_off_leaves_nothing_for_good(
+    thinned_out: Past, writer: Writer, postgres_url: str
+) -> None:
+    """A reader that has begun is waited for; whoever waits may be killed meanwhile."""
+    impatient = "-c statement_timeout=300ms"
+    with (
+        psycopg.connect(postgres_url) as reader,
+        psycopg.connect(postgres_url, options=impatient, autocommit=True) as broken,
+    ):
+        reader.execute("SELECT count(*) FROM segments")
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            rebuild_sparse(broken)
+    invalid = "SELECT count(*) FROM pg_index WHERE NOT indisvalid"
+    assert thinned_out.rows(invalid) == [(1,)]
+    rebuild_sparse(writer.postgres())
+    assert thinned_out.rows(invalid) == [(0,)]
+
+
+def test_the_job_begins_and_waits_for_nobody(
+    thinned_out: Past, writer: Writer, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "current", lambda: writer)
+    before = _pages(thinned_out)
+    with psycopg.connect(postgres_url) as reader:
+        reader.execute("SELECT count(*) FROM segments")
+        assert jobs.rebuild_indexes() == "begun"
+        assert jobs.rebuild_indexes() == "goes on"
+        thinned_out.store(PASSWORD, each_second(noon(2), 3))  # drains go on
+        assert len(thinned_out.readings(PASSWORD)) == 6003
+    writer.sparse_indexes.wait(30)
+    assert _pages(thinned_out) < before / 3
+    assert jobs.rebuild_indexes() == "begun"
+    writer.sparse_indexes.wait(30)
+
+
+def test_postgres_away_is_only_told(
+    writer: Writer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def away() -> None:
+        raise psycopg.OperationalError("gone\nfor good")
+
+    monkeypatch.setattr(writer.sparse_indexes, "_connect", away)
+    with caplog.at_level(logging.WARNING):
+        assert writer.sparse_indexes.begin()
+        writer.sparse_indexes.wait(30)
+    assert "sparse indexes are not rebuilt: gone" in caplog.text

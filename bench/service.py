@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -109,8 +109,10 @@ class Service(Side):
 
 
 @contextmanager
-def running_service(shards: int = SHARDS) -> Iterator[Service]:
-    """The service, started; all of it ends with the block."""
+def running_service(
+    shards: int = SHARDS, settings: Mapping[str, str] | None = None
+) -> Iterator[Service]:
+    """The service, started, with more `IOT_*` settings if need be; all of it ends with the block."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="iot-bench-")))
         redis, postgres = RedisServer(folder / "redis"), PostgresServer(folder / "postgres")
@@ -120,6 +122,7 @@ def running_service(shards: int = SHARDS) -> Iterator[Service]:
         migrate(postgres.url)
         create_keyring_file(folder / "keyring.json")
         service = Service(redis, postgres, folder / "keyring.json", shards)
+        service.environment.update(settings or {})
         stack.callback(service.close)
         gunicorn = ["gunicorn", "--config", "python:iot_api.gunicorn_conf", "iot_api.wsgi:app"]
         for part, module in (("API", gunicorn), ("writer", ["iot_writer"])):

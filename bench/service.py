@@ -112,7 +112,7 @@ class Service(Side):
 def running_service(
     shards: int = SHARDS, settings: Mapping[str, str] | None = None
 ) -> Iterator[Service]:
-    """The service, started, with more `IOT_*` settings if need be; all of it ends with the block."""
+    """The service, started, with `settings` (`IOT_*`) of its own; all of it ends with the block."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="iot-bench-")))
         redis, postgres = RedisServer(folder / "redis"), PostgresServer(folder / "postgres")

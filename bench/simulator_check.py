@@ -1,0 +1,218 @@
+"""The simulator beside the real service: the same loads through both, the same figures of both.
+
+What a drain costs is fitted to some of the loads (`iot_drain_seconds` by what a drain held); the
+others it has not seen.
+"""
+
+import random
+import re
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import cast
+
+from redis import Redis
+
+from iot_models import names
+from iot_tools.local.ports import free_port
+
+from .load import send
+from .processes import CpuWatch
+from .readings import vault_name
+from .service import Service, running_service
+from .simulator import Load, Plant, quantile, simulate
+from .tables import aligned
+
+LOADS = (
+    Load(20, 1), Load(600, 1), Load(60, 1000),
+    Load(100, 1), Load(300, 1), Load(20, 1000), Load(100, 100),
+)  # fmt: skip
+FITTED = 3
+"""So many of them, the first ones, give the costs of a drain."""
+LANES = 16
+_SAMPLE = re.compile(r"^(\w+)(?:\{([^}]*)\})? (\S+)$")
+
+Samples = dict[str, float]
+
+
+@dataclass(slots=True)
+class Measured:
+    """What the real service did with a load."""
+
+    load: Load
+    seconds: float
+    drains: float
+    drain_seconds: float
+    """Of one drain, on average."""
+    oldest_mean: float
+    oldest_p50: float
+    oldest_p99: float
+    waiting: float
+    writer_cpu: float
+    """CPU seconds of the writer a second."""
+
+    @property
+    def entries_a_drain(self) -> float:
+        """On average."""
+        return self.load.rate * self.load.seconds / max(1.0, self.drains)
+
+
+def check(*, seconds: float) -> int:
+    """Measure, fit, simulate; print all side by side."""
+    port = free_port()
+    settings = {"IOT_WRITER_METRICS_PORT": str(port), "IOT_METRICS_ADDRESS": "127.0.0.1"}
+    with running_service(settings=settings) as service:
+        vaults = [vault_name(number) for number in range(4 * LANES)]
+        service.open_vaults(vaults)
+        loads = [replace(load, seconds=seconds) for load in LOADS]
+        measured = [_measure(service, port, load, vaults) for load in loads]
+    plant = fit(measured[:FITTED])
+    print(
+        f"Fitted: a drain {plant.drain * 1e3:.2f} ms, a request in it {plant.entry * 1e6:.0f} us, "
+        f"a reading {plant.reading * 1e6:.2f} us\n"
+    )
+    for line in aligned([_HEAD, *(_row(each, plant, measured) for each in measured)]):
+        print(line)
+    return 0
+
+
+_HEAD = (
+    "load (each measured / simulated)", "drains/s", "requests a drain", "oldest: mean ms",
+    "p50 ms", "p99 ms", "waiting",
+)  # fmt: skip
+
+
+def _row(each: Measured, plant: Plant, all_of: Sequence[Measured]) -> Sequence[str]:
+    played = [simulate(each.load, plant, seed) for seed in range(3)]
+    mark = " (fitted)" if each in all_of[:FITTED] else ""
+    oldest = [wait for one in played for wait in one.oldest_waits]
+    pairs = (
+        (each.drains / each.seconds, _mean(one.drains / one.seconds for one in played)),
+        (each.entries_a_drain, _mean(one.entries_a_drain for one in played)),
+        (1e3 * each.oldest_mean, 1e3 * _mean(oldest)),
+        (1e3 * each.oldest_p50, 1e3 * quantile(oldest, 0.5)),
+        (1e3 * each.oldest_p99, 1e3 * quantile(oldest, 0.99)),
+        (each.waiting, _mean(one.waiting for one in played)),
+    )
+    name = f"{each.load.rate:g}/s of {each.load.batch}{mark}"
+    return [name, *(f"{real:.1f} / {simulated:.1f}" for real, simulated in pairs)]
+
+
+def _mean(values: "Iterator[float] | Sequence[float]") -> float:
+    listed = list(values)
+    return sum(listed) / len(listed) if listed else 0.0
+
+
+def fit(measured: Sequence[Measured]) -> Plant:
+    """The costs of a drain, of a request and of a reading in it, that explain how long drains took.
+
+    Three loads give three equations. They are solved by turns, none of them below nothing.
+    """
+    drain = entry = reading = 0.0
+    few, many, batches = measured
+    for _ in range(100):
+        held = batches.entries_a_drain * batches.load.batch
+        reading = max(0.0, batches.drain_seconds - drain - entry * batches.entries_a_drain) / held
+        alone = entry + reading
+        drain = max(0.0, few.drain_seconds - alone * few.entries_a_drain)
+        entry = max(0.0, (many.drain_seconds - drain) / many.entries_a_drain - reading)
+    return Plant(drain=drain, entry=entry, reading=reading)
+
+
+def _measure(service: Service, port: int, load: Load, vaults: Sequence[str]) -> Measured:
+    chance = random.Random(7)  # noqa: S311 - it is to be repeatable
+    lanes = [_lane(service, load, vaults, chance.random(), lane) for lane in range(LANES)]
+    before, watch = _scrape(port), CpuWatch(service.pids)
+    began = time.perf_counter()
+    with _sampling(service) as waiting:
+        send(service.port, lanes, service.wire.status)
+        service.settle()
+        seconds = time.perf_counter() - began
+    after = _scrape(port)
+    used = {name: after[name] - before.get(name, 0.0) for name in after}
+    stored = "iot_stored_after_seconds"
+    return Measured(
+        load=load,
+        seconds=seconds,
+        drains=used[f"{stored}_count"],
+        drain_seconds=used["iot_drain_seconds_sum"] / max(1.0, used["iot_drain_seconds_count"]),
+        oldest_mean=used[f"{stored}_sum"] / max(1.0, used[f"{stored}_count"]),
+        oldest_p50=_quantile(used, stored, 0.5),
+        oldest_p99=_quantile(used, stored, 0.99),
+        waiting=_mean(waiting),
+        writer_cpu=watch.used()["writer"] / seconds,
+    )
+
+
+def _lane(
+    service: Service, load: Load, vaults: Sequence[str], seed: float, lane: int
+) -> Iterator[bytes]:
+    """One of the connections: all of them together are a Poisson stream of the load's rate."""
+    chance = random.Random(seed)  # noqa: S311 - it is to be repeatable
+    wire, own = service.wire, vaults[lane::LANES]
+    requests = [
+        wire.request(wire.batch(0, load.batch, vault) if load.batch > 1
+                     else wire.single(0, vault).encode())
+        for vault in own
+    ]  # fmt: skip
+    due = began = time.perf_counter()
+    while True:
+        due += chance.expovariate(load.rate / LANES)
+        if due - began > load.seconds:
+            return
+        time.sleep(max(0.0, due - time.perf_counter()))
+        yield chance.choice(requests)
+
+
+@contextmanager
+def _sampling(service: Service) -> Iterator[list[float]]:
+    """Entries that wait, looked at a hundred times a second."""
+    found: list[float] = []
+    over = threading.Event()
+
+    def sample() -> None:
+        with Redis.from_url(service.redis_url) as client:
+            while not over.wait(0.01):
+                with client.pipeline(transaction=False) as pipeline:
+                    for shard in range(service.shards):
+                        pipeline.xlen(names.stream(shard))
+                    found.append(float(sum(cast("list[int]", pipeline.execute()))))
+
+    thread = threading.Thread(target=sample, daemon=True)
+    thread.start()
+    try:
+        yield found
+    finally:
+        over.set()
+        thread.join()
+
+
+def _scrape(port: int) -> Samples:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        text = answer.read().decode()
+    samples: Samples = {}
+    for line in text.splitlines():
+        found = _SAMPLE.match(line)
+        if found:
+            labels = f"{{{found[2]}}}" if found[2] else ""
+            samples[found[1] + labels] = float(found[3])
+    return samples
+
+
+def _quantile(used: Samples, name: str, share: float) -> float:
+    """From a histogram's buckets, evenly within one."""
+    bounds = sorted(
+        (float(key.split('"')[1]), value)
+        for key, value in used.items()
+        if key.startswith(f"{name}_bucket")
+    )
+    wanted, low, below = share * bounds[-1][1], 0.0, 0.0
+    for bound, value in bounds:
+        if value >= wanted and value > below:
+            high = min(bound, 2 * low or bound)
+            return low + (high - low) * (wanted - below) / (value - below)
+        low, below = bound, value
+    return low

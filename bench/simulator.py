@@ -55,6 +55,8 @@ class Plant:
     """Of a drain, whatever is in it."""
     entry: float = 0.0001
     reading: float = 0.000003
+    gathers: bool = True
+    """A writer drains all shards whose drains wait together, up to `most_readings`."""
     most_readings: int = 150_000
     """Of one drain."""
     backlog_readings: int = 10_000_000
@@ -67,8 +69,12 @@ class Plant:
     def limit(self, batch: int) -> float:
         """Requests a second that can be stored at most, drains being full."""
         entries = max(1, self.most_readings // batch)
+        work = self.work(entries, entries * batch)
         writers = min(self.writers, self.shards)
-        return writers * entries / (self.job + self.work(entries, entries * batch))
+        if self.gathers:
+            return writers * entries / (max(self.job, self.linger) + work)
+        # Limited by writers that never rest, or by shards that are drained one linger apart.
+        return entries * min(writers / (self.job + work), self.shards / (self.linger + work))
 
 
 @dataclass(slots=True)
@@ -206,33 +212,59 @@ class Simulation:
         while self._free and self._jobs:
             writer, number = self._free.pop(), self._jobs.popleft()
             self._shards[number].queued = False
-            lingered = self._last.get((writer, number), -1.0) + self._plant.linger
+            lingered = self._last.get(self._key(writer, number), -1.0) + self._plant.linger
             self._at(max(self._now + self._plant.job, lingered), "begin", writer, number)
 
+    def _key(self, writer: int, number: int) -> tuple[int, int]:
+        """A writer that gathers lingers for all shards at once."""
+        return writer, -1 if self._plant.gathers else number
+
     def _begin(self, writer: int, number: int) -> None:
-        shard, plant, batch = self._shards[number], self._plant, self._load.batch
-        entries = min(len(shard.entries), max(1, plant.most_readings // batch))
-        if shard.taken or not entries:
+        plant = self._plant
+        numbers = [number]
+        if plant.gathers:
+            numbers += self._jobs
+            self._jobs.clear()
+        room = max(1, plant.most_readings // self._load.batch)
+        taken: list[int] = []
+        for each in numbers:
+            shard = self._shards[each]
+            shard.queued = False
+            entries = 0 if shard.taken else min(len(shard.entries), room)
+            if entries:
+                shard.taken = True
+                taken += (each, entries)
+                room -= entries
+            elif shard.entries and not shard.taken:
+                self._queue(each)  # there was no room for it
+        self._drain(writer, taken)
+
+    def _drain(self, writer: int, taken: list[int]) -> None:
+        if not taken:
             self._played.empty_drains += 1
             self._release(writer)
             return
-        shard.taken = True
-        work = plant.work(entries, entries * batch)
-        self._played.busy += work + plant.job
-        self._at(self._now + work, "end", writer, number, entries)
+        entries = sum(taken[1::2])
+        work = self._plant.work(entries, entries * self._load.batch)
+        self._played.busy += work + self._plant.job
+        self._at(self._now + work, "end", writer, *taken)
 
-    def _end(self, writer: int, number: int, entries: int) -> None:
-        shard, played = self._shards[number], self._played
-        shard.taken = False
-        waits = [self._now - shard.entries.popleft() for _ in range(entries)]
-        self._held -= entries
-        played.waits += waits
-        played.oldest_waits.append(waits[0])
+    def _end(self, writer: int, *taken: int) -> None:
+        played = self._played
+        oldest = self._now
+        for number, entries in zip(taken[::2], taken[1::2], strict=True):
+            shard = self._shards[number]
+            shard.taken = False
+            oldest = min(oldest, shard.entries[0])
+            played.waits += [self._now - shard.entries.popleft() for _ in range(entries)]
+            self._held -= entries
+            self._last[self._key(writer, number)] = self._now
+        played.oldest_waits.append(self._now - oldest)
         played.drains += 1
-        self._last[writer, number] = self._now
-        if shard.entries:
-            self._queue(number)
         self._release(writer)
+        for number in taken[::2]:
+            if self._shards[number].entries:
+                self._queue(number)
 
     def _release(self, writer: int) -> None:
         self._free.append(writer)

@@ -1,0 +1,135 @@
+"""What holds of any queue holds of the simulated one; none of it is a matter of time here."""
+
+import random
+from dataclasses import replace
+
+import pytest
+from bench.simulator import Arrivals, Load, Plant, main, moments, quantile, simulate, told
+from hypothesis import given
+from hypothesis import strategies as st
+
+PLANT = Plant()
+loads = st.builds(
+    Load,
+    rate=st.floats(1, 3000),
+    batch=st.sampled_from([1, 10, 1000]),
+    seconds=st.floats(0.1, 3),
+    arrivals=st.sampled_from(Arrivals),
+)
+plants = st.builds(
+    Plant,
+    writers=st.integers(1, 6),
+    shards=st.integers(1, 16),
+    linger=st.floats(0, 0.1),
+    drain=st.floats(0.0001, 0.02),
+    entry=st.floats(0, 0.001),
+    reading=st.floats(0, 0.00001),
+    most_readings=st.integers(1, 100_000),
+    backlog_readings=st.integers(0, 1_000_000),
+    gathers=st.booleans(),
+)
+seeds = st.integers(0, 1000)
+
+
+@given(loads, plants, seeds)
+def test_nothing_gets_lost_or_doubled(load: Load, plant: Plant, seed: int) -> None:
+    played = simulate(load, plant, seed)
+    assert played.stored + played.refused == played.arrived
+    assert min(played.waits, default=0.0) >= 0
+    assert played.most_waiting * load.batch <= max(plant.backlog_readings, 0)
+    assert played.drains <= played.stored
+    assert played.busy <= plant.writers * played.seconds * (1 + 1e-9)
+
+
+@given(loads, plants, seeds)
+def test_littles_law(load: Load, plant: Plant, seed: int) -> None:
+    """What waits on average is what comes in a second times how long it waits."""
+    played = simulate(load, plant, seed)
+    if played.stored:
+        rate = played.stored / played.seconds
+        mean_wait = sum(played.waits) / played.stored
+        assert played.waiting == pytest.approx(rate * mean_wait)
+
+
+@given(loads, plants, seeds)
+def test_the_same_seed_gives_the_same(load: Load, plant: Plant, seed: int) -> None:
+    assert simulate(load, plant, seed) == simulate(load, plant, seed)
+
+
+@pytest.mark.parametrize("writers", [1, 3])
+@pytest.mark.parametrize("batch", [1, 1000])
+@pytest.mark.parametrize("gathers", [False, True])
+def test_the_backlog_grows_beyond_the_limit_and_not_below(
+    writers: int, batch: int, gathers: bool
+) -> None:
+    plant = replace(PLANT, writers=writers, most_readings=20_000, gathers=gathers)
+    limit = plant.limit(batch)
+
+    def left(share: float, seconds: float) -> int:
+        return simulate(Load(share * limit, batch, seconds), plant).waiting_at_end
+
+    # What can be stored at most is stored only where writers never wait for a shard.
+    assert left(0.4, 8) < 2 * left(0.4, 4) + 0.1 * limit
+    first, second = left(1.3, 4), left(1.3, 8)
+    assert second > 1.2 * first > 0
+    assert second > 0.2 * limit * 8
+
+
+def test_under_load_drains_gather_more() -> None:
+    gathered = [simulate(Load(rate), PLANT).entries_a_drain for rate in (10, 200, 1000, 4000)]
+    assert gathered == sorted(gathered)
+    assert gathered[0] < 1.5
+    assert gathered[-1] > 10
+
+
+def test_an_idle_shard_is_drained_at_once() -> None:
+    """Nobody lingers for the first."""
+    played = simulate(Load(2, seconds=30), replace(PLANT, shards=64))
+    assert quantile(played.waits, 0.5) == pytest.approx(PLANT.job + PLANT.work(1, 1))
+
+
+def test_more_writers_keep_up_with_more() -> None:
+    apart = replace(PLANT, gathers=False)
+    load = Load(1.5 * apart.limit(1), seconds=4)
+    one, two = (simulate(load, replace(apart, writers=number)) for number in (1, 2))
+    assert one.waiting_at_end > 2 * two.waiting_at_end
+    assert quantile(one.waits, 0.99) > 2 * quantile(two.waits, 0.99)
+
+
+def test_more_writers_than_shards_gain_nothing() -> None:
+    plant = replace(PLANT, shards=2)
+    load = Load(2 * plant.limit(1), seconds=2)
+    few, many = (simulate(load, replace(plant, writers=number)) for number in (2, 8))
+    assert many.seconds > 0.9 * few.seconds
+
+
+def test_a_full_backlog_refuses_what_is_too_much() -> None:
+    plant = replace(PLANT, backlog_readings=500)
+    played = simulate(Load(3 * plant.limit(1), seconds=3), plant)
+    assert played.most_waiting == 500
+    assert 0.3 < played.refused / played.arrived < 0.9
+
+
+@pytest.mark.parametrize("arrivals", Arrivals)
+def test_requests_come_as_often_as_asked(arrivals: Arrivals) -> None:
+    load = Load(1000, seconds=10, arrivals=arrivals)
+    found = list(moments(load, random.Random(3)))
+    assert len(found) == pytest.approx(10_000, rel=0.05)
+    assert found == sorted(found)
+    assert 0 <= found[0] <= found[-1] < 10
+
+
+def test_bursts_wait_longer() -> None:
+    even, bursts = (
+        simulate(Load(2000, seconds=4, arrivals=each), PLANT)
+        for each in (Arrivals.PERIODIC, Arrivals.BURSTY)
+    )
+    assert quantile(bursts.waits, 0.99) > 2 * quantile(even.waits, 0.99)
+
+
+def test_the_command_tells_all(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--rate", "50", "--seconds", "2"]) == 0
+    said = capsys.readouterr().out
+    for name, value in told(Load(50, seconds=2), PLANT, simulate(Load(50, seconds=2), PLANT)):
+        assert name in said
+        assert value in said

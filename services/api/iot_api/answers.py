@@ -15,10 +15,11 @@ from .readings import Batches
 WHOLE_BYTES = 256 * 1024
 """Answers up to about this size are sent in one piece, with their length."""
 
-CHUNK = 1024
+CHUNK = 512
 """Readings encoded at a time: what stays in the processor's cache is cheaper to send."""
 
 _JSON = "application/json"
+_LEAD = b'{"data":['
 _encoder = msgspec.json.Encoder()
 
 
@@ -47,17 +48,20 @@ def readings_answer(batches: Batches, text_of: Callable[[Cursor], str] = lambda 
 
 def _chunks(batches: Batches, text_of: Callable[[Cursor], str]) -> Iterator[bytes]:
     counter = metrics.counter("iot_readings_read_total")
-    lead = b'{"data":['
     cursor: Cursor | None = None
 
     def taken() -> Iterator[list[Reading]]:
         nonlocal cursor
         cursor = yield from batches
 
+    lead, buffer = _LEAD, bytearray()
     for batch in taken():
         for start in range(0, len(batch), CHUNK):
             readings = batch[start : start + CHUNK]
-            yield lead + _encoder.encode(readings)[1:-1]
+            # Into one buffer: every copy of an answer costs as much as a tenth of its making.
+            _encoder.encode_into(readings, buffer, len(lead) - 1)
+            buffer[: len(lead)], buffer[-1:] = lead, b""
+            yield bytes(buffer)
             lead = b","
             counter.inc(len(readings))
     tail = b"]}\n" if cursor is None else b'],"cursor":"%b"}\n' % text_of(cursor).encode()

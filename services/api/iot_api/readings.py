@@ -27,7 +27,7 @@ from .paging import Page
 
 MOST_HELD = 2_000
 """The last n readings are held in memory up to this n; beyond it they are streamed."""
-_LEAST_BYTES = 4 * 2**20
+LEAST_BYTES = 4 * 2**20
 
 Batches = Generator[list[Reading], None, Cursor | None]
 """Readings, some thousands at a time; at the end where to go on, if there is more."""
@@ -131,7 +131,7 @@ class Readings:
         """All readers of a process share the memory for what overlaps."""
         self._running += 1
         try:
-            yield lambda: max(_LEAST_BYTES, HELD_BYTES // max(1, self._running))
+            yield lambda: max(LEAST_BYTES, HELD_BYTES // max(1, self._running))
         finally:
             self._running -= 1
 

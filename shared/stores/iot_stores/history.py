@@ -52,7 +52,7 @@ _UP_TO: dict[bool, LiteralString] = {
     False: f"{_BEGIN} <= {_UNTIL}",
     True: f"{_END} >= {_UNTIL}",
 }
-_LAST: dict[bool, Position] = {False: (INT64_MAX, INT64_MAX), True: (INT64_MIN, 0)}
+_LAST: dict[bool, Position] = {False: (INT64_MAX, 2**53 - 1), True: (INT64_MIN, 0)}
 
 # Spelled as in the index that is made for it alone.
 _MAXTIME = "SELECT max(relative_max + 0) FROM segments"
@@ -62,7 +62,7 @@ _VAULT_MAXTIME = "SELECT max(relative_max) FROM segments WHERE vault_id = %s"
 FETCH_BYTES = 2 * 2**20
 """Ciphertext fetched ahead, about; what bounds the memory of a read."""
 _FIRST_FETCH, _MOST_FETCH = 4, 512
-_LOOK = 256
+_LOOK, _MOST_LOOK = 256, 5_000
 """Segments looked through in order for a question that few of them may meet."""
 
 
@@ -156,7 +156,7 @@ def _few(
     again and again, nor many that do.
     """
     position = span.after or _LAST[not span.descending]
-    look = max(_LOOK, 2 * (span.few or 0))
+    look = min(max(_LOOK, 2 * (span.few or 0)), _MOST_LOOK)
     parameters |= _part(span, position) | {"look": look}
     passed = 0
     for each in _stream(connection, _look(condition, descending=span.descending), parameters):

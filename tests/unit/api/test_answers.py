@@ -1,24 +1,26 @@
 """Answers: whole when small, streamed when long, never begun before an error that comes first."""
 
 import json
-from collections.abc import Iterator
 
 import pytest
 from flask import Flask, Response
 
 from iot_api import answers
 from iot_api.answers import json_answer, readings_answer
+from iot_api.cursor import Cursor
+from iot_api.readings import Batches
 from iot_models.errors import DecryptionError
 from iot_models.reading import Reading
 
 FIELDS = ["absolute_timestamp", "freeform", "id", "interrogator_timestamp", "relative_timestamp"]
 
 
-def batches(*sizes: int) -> Iterator[list[Reading]]:
+def batches(*sizes: int) -> Batches:
     number = 0
     for size in sizes:
         yield [Reading("2026-11-23 06:17:28", '{"a": 1}', number + n, n, -1) for n in range(size)]
         number += size
+    return None
 
 
 def body(answer: Response) -> bytes:
@@ -42,6 +44,17 @@ def test_all_batches_make_one_list(
     assert all(list(each) == FIELDS for each in data)
 
 
+@pytest.mark.parametrize("sizes", [(), (3,), (1000, 50)])
+def test_where_to_go_on_comes_last(sizes: tuple[int, ...]) -> None:
+    def more() -> Batches:
+        yield from batches(*sizes)
+        return Cursor((7, 8))
+
+    whole = json.loads(body(readings_answer(more(), lambda cursor: f"after-{cursor.after[1]}")))
+    assert list(whole) == ["data", "cursor"]
+    assert (len(whole["data"]), whole["cursor"]) == (sum(sizes), "after-8")
+
+
 def test_a_small_answer_has_a_length_and_a_long_one_is_streamed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -56,18 +69,19 @@ def test_a_small_answer_has_a_length_and_a_long_one_is_streamed(
 def test_a_long_answer_is_not_gathered_before_it_is_sent() -> None:
     taken = 0
 
-    def endless() -> Iterator[list[Reading]]:
+    def endless() -> Batches:
         nonlocal taken
         for batch in batches(*[100] * 1000):
             taken += 1
             yield batch
+        return None
 
     answer = readings_answer(endless())
     assert taken * 100 * len(FIELDS) < answers.WHOLE_BYTES
     answer.close()
 
 
-def broken_after(count: int) -> Iterator[list[Reading]]:
+def broken_after(count: int) -> Batches:
     yield from batches(*[1000] * count)
     raise DecryptionError("a segment is damaged")
 
@@ -92,11 +106,12 @@ def test_an_answer_that_is_given_up_lets_go_of_its_readings() -> None:
     """It holds a connection to Postgres."""
     closed = []
 
-    def held() -> Iterator[list[Reading]]:
+    def held() -> Batches:
         try:
             yield from batches(*[1000] * 100)
         finally:
             closed.append(True)
+        return None
 
     answer = readings_answer(held())
     chunks = answer.iter_encoded()

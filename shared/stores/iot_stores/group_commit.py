@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from redis import Redis
-from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import ConnectionError  # noqa: A004 - redis-py's own
+
+from .scripts import Call, try_all
 
 MOST_BYTES = 2**20
 """Of arguments in a round trip, about: bounds how long one in it waits for the others' bytes."""
@@ -19,7 +21,7 @@ MOST_BYTES = 2**20
 class _Call:
     __slots__ = ("answer", "arguments", "done", "error", "size", "turn")
 
-    def __init__(self, arguments: Sequence[Any], size: int) -> None:
+    def __init__(self, arguments: Call, size: int) -> None:
         self.arguments = arguments
         self.size = size
         self.done = False
@@ -52,12 +54,13 @@ class GroupCommit:
             RedisError: the script's own error; or Redis is away, and it can't be told whether it
                 has run.
         """
-        call = _Call((len(keys), *keys, *args), size)
+        call = _Call((keys, args), size)
         with self._guard:
             self._waiting.append(call)
-            if self._sender is None:
+            waits = self._sender is not None
+            if not waits:
                 self._sender = call
-        if self._sender is not call:
+        if waits:
             self._wait(call)
         if not call.done:
             self._send_group()
@@ -84,8 +87,10 @@ class GroupCommit:
         try:
             self._send(group)
         except BaseException as error:  # noqa: BLE001 - raised to all who wait, us too
+            told = error if isinstance(error, Exception) else _ended()
             for call in group:
-                call.error = error
+                call.error = told
+            group[0].error = error
         with self._guard:
             self._elect()  # first: it sends while those go that are answered
         for call in group:
@@ -111,28 +116,15 @@ class GroupCommit:
             self._sender.turn.release()
 
     def _send(self, group: list[_Call]) -> None:
-        unknown = self._execute(group)
-        if unknown:
-            self._client.script_load(self._script.script)
-            unknown = self._execute(unknown)
-        for call in unknown:
-            call.error = ResponseError("Redis forgets its scripts")
-
-    def _execute(self, group: list[_Call]) -> list[_Call]:
-        """Send these calls; those whose script Redis doesn't know are returned."""
-        with self._client.pipeline(transaction=False) as pipeline:
-            for call in group:
-                pipeline.execute_command("EVALSHA", self._script.sha, *call.arguments)  # type: ignore[no-untyped-call]
-            if self._behind:
-                pipeline.execute_command(*self._behind)  # type: ignore[no-untyped-call]
-            answers = pipeline.execute(raise_on_error=False)
-        behind = answers.pop() if self._behind else None
-        unknown = []
+        calls = [call.arguments for call in group]
+        answers, behind = try_all(self._client, self._script, calls, behind=self._behind)
         for call, answer in zip(group, answers, strict=True):
-            if isinstance(answer, NoScriptError):
-                unknown.append(call)
-            elif isinstance(answer, Exception):
+            if isinstance(answer, Exception):
                 call.error = answer
             else:
                 call.answer = (answer, behind)
-        return unknown
+
+
+def _ended() -> Exception:
+    """What those are told whose sender was killed, or ran out of its own time."""
+    return ConnectionError("the one that sent this for all was ended")

@@ -1,0 +1,106 @@
+"""Many callers of one backlog at once, and how often they go to Redis."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from threading import Lock
+from typing import Any, TypeVar
+
+from redis import ConnectionPool, Redis
+
+from iot_models import names
+from iot_stores.backlog import Appended, Backlog
+from support.waiting import wait_until
+
+SHARDS = 4
+PATIENCE = 30
+"""Seconds after which a caller waits for ever."""
+
+T = TypeVar("T")
+
+
+class CountingRedis(Redis):
+    """Counts its round trips."""
+
+    round_trips = 0
+
+    def pipeline(self, transaction: bool = True, shard_hint: Any = None) -> Any:
+        """One is made for each round trip."""
+        self.round_trips += 1
+        return super().pipeline(transaction, shard_hint)
+
+
+class Callers:
+    """A backlog, a client of its own, and threads (greenlets, where they are patched)."""
+
+    def __init__(self, url: str, *, max_bytes: int = 2**30, **options: Any) -> None:
+        pool = ConnectionPool.from_url(url, **{"socket_timeout": 5, **options})
+        self.client = CountingRedis(connection_pool=pool)
+        self.redis = Redis.from_url(url)
+        self.backlog = Backlog(self.client, shards=SHARDS, max_bytes=max_bytes)
+        self._begun = 0
+        self._guard = Lock()
+
+    def append(self, sealed: bytes, **more: Any) -> Appended:
+        """Append one entry to the shard that its bytes name."""
+        with self._guard:
+            self._begun += 1
+        return self.backlog.append([(shard_of(sealed), sealed)], **more)
+
+    def entries(self) -> list[bytes]:
+        """What stands in the streams."""
+        return [each for shard in range(SHARDS) for _, each in self.stream(shard)]
+
+    def stream(self, shard: int) -> list[tuple[int, bytes]]:
+        """A shard's entries, and the bytes up to each."""
+        found: Any = self.redis.xrange(names.stream(shard))
+        return [(int(fields[b"t"]), fields[b"e"]) for _, fields in found]
+
+    def round_trips(self, calls: Iterable[Callable[[], T]]) -> tuple[int, list[T | Exception]]:
+        """Make calls that all come while one is under way: their round trips, and what came of
+        each. The one under way is an append too, and is not counted.
+        """
+        calls = list(calls)
+        with ThreadPoolExecutor(len(calls) + 1) as pool, self.held_up():
+            sent, begun = self.client.round_trips, self._begun
+            first = pool.submit(self.append, b"0 is under way")
+            wait_until(lambda: self.client.round_trips > sent, what="a first round trip")
+            others = [pool.submit(call) for call in calls]
+            wait_until(lambda: self._begun == begun + 1 + len(calls), what="all others")
+            time.sleep(0.05)  # from its count into the queue
+            self.redis.client_unpause()
+            wait(others, PATIENCE)
+            first.result(PATIENCE)
+            return self.client.round_trips - sent - 1, list(map(outcome, others))
+
+    @contextmanager
+    def held_up(self) -> Iterator[None]:
+        """Redis answers no script within, or until it is unpaused."""
+        self.redis.client_pause(PATIENCE * 1000, all=False)
+        try:
+            yield
+        finally:
+            self.redis.client_unpause()
+
+
+def outcome(call: "Future[T]") -> T | Exception:
+    """What a call has come to; fails when it has not."""
+    error = call.exception(0)
+    if error is None:
+        return call.result(0)
+    assert isinstance(error, Exception)
+    return error
+
+
+def shard_of(sealed: bytes) -> int:
+    """The shard of an entry that begins with a number."""
+    return int(sealed.split()[0]) % SHARDS
+
+
+def together(number: int, call: Callable[[int], T]) -> list[T | Exception]:
+    """What comes of calls from as many threads at once."""
+    with ThreadPoolExecutor(number) as pool:
+        calls = [pool.submit(call, each) for each in range(number)]
+        wait(calls, PATIENCE)
+        return list(map(outcome, calls))

@@ -1,0 +1,198 @@
+"""Appends whose greenlet is killed, as it waits or as it sends for others. Run by `test_greenlets`,
+for it needs threads that are greenlets.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gevent
+import pytest
+from gevent import monkey
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from integration.stores.callers import PATIENCE, Callers, together
+from iot_stores.backlog import Appended
+from support.waiting import wait_until
+
+Spawned = list[Any]
+"""Greenlets: gevent has no types."""
+
+
+class TooLongError(BaseException):
+    """What a timeout raises that is no error to be answered."""
+
+
+@pytest.fixture
+def callers(redis_url: str) -> Iterator[Callers]:
+    """Callers of an empty backlog, whose script Redis knows."""
+    assert monkey.is_module_patched("threading"), "threads are not greenlets"
+    made = Callers(redis_url)
+    made.backlog.append([])
+    yield made
+    made.client.close()
+    made.redis.close()
+
+
+def kill(greenlet: Any) -> None:
+    greenlet.kill(block=False)
+
+
+def time_out(greenlet: Any) -> None:
+    greenlet.kill(gevent.Timeout(), block=False)
+
+
+def raise_other(greenlet: Any) -> None:
+    greenlet.kill(TooLongError, block=False)
+
+
+HOW = [kill, time_out, raise_other]
+How = Callable[[Any], None]
+
+
+def spawn(callers: Callers, number: int) -> Spawned:
+    """Appends that come in order: the first is under way as the others come."""
+    before = callers.client.round_trips
+    spawned = []
+    for each in range(number):
+        spawned.append(gevent.spawn(_append, callers, b"%d" % each))
+        gevent.sleep(0)
+    wait_until(lambda: callers.client.round_trips == before + 1, what="a first round trip")
+    gevent.sleep(0.05)
+    return spawned
+
+
+def _append(callers: Callers, sealed: bytes) -> Appended | BaseException:
+    try:
+        return callers.append(sealed)
+    except BaseException as error:  # noqa: BLE001 - is what is asked for
+        return error
+
+
+def kinds(spawned: Spawned) -> list[type]:
+    """What became of each, in order; fails when one waits on."""
+    gevent.joinall(spawned, timeout=PATIENCE)
+    assert all(each.ready() for each in spawned)
+    return [type(each.value) for each in spawned]
+
+
+def goes_on(callers: Callers) -> None:
+    """The backlog takes more, and each gets its own answer."""
+    outcomes = together(20, lambda number: callers.append(b"%d after" % number))
+    assert [type(each) for each in outcomes] == [Appended] * 20
+    entries = callers.entries()
+    assert sum(each.endswith(b"after") for each in entries) == 20
+    ends = [next(iter(each.ends.values())) for each in outcomes if isinstance(each, Appended)]
+    told = {(n % 4, end) for n, end in enumerate(ends)}
+    found = {(shard, end) for shard in range(4) for end, _ in callers.stream(shard)}
+    assert told <= found
+
+
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("killed", [1, 3, 5])
+def test_who_waits_for_its_turn(callers: Callers, how: How, killed: int) -> None:
+    """The first of them, one amid them, the last."""
+    with callers.held_up():
+        spawned = spawn(callers, 6)
+        how(spawned[killed])
+        gevent.sleep(0.01)
+        assert spawned[killed].ready()
+    became = kinds(spawned)
+    assert became.pop(killed) not in {Appended, RedisConnectionError}
+    assert became == [Appended] * 5
+    assert b"%d" % killed not in callers.entries()
+    assert len(callers.entries()) == 5
+    goes_on(callers)
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_all_who_wait(callers: Callers, how: How) -> None:
+    with callers.held_up():
+        first, *others = spawn(callers, 6)
+        for each in others:
+            how(each)
+        gevent.sleep(0.01)
+    assert kinds([first]) == [Appended]
+    assert Appended not in kinds(others)
+    assert callers.entries() == [b"0"]
+    goes_on(callers)
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_who_sends_for_itself(callers: Callers, how: How) -> None:
+    with callers.held_up():
+        first, *others = spawn(callers, 6)
+        how(first)
+        gevent.sleep(0.01)
+        assert first.ready()
+    assert kinds([first])[0] not in {Appended, RedisConnectionError}
+    assert kinds(others) == [Appended] * 5
+    goes_on(callers)
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_who_sends_for_others(callers: Callers, how: How) -> None:
+    """They are told an error that is answered with 503, not that they are killed."""
+    with callers.held_up():
+        first, sender, *others = spawn(callers, 6)
+        kill(first)
+        wait_until(first.ready, what="its end")
+        gevent.sleep(0.01)
+        late = gevent.spawn(_append, callers, b"9")
+        gevent.sleep(0.01)
+        how(sender)
+        gevent.sleep(0.01)
+    assert kinds([sender])[0] not in {Appended, RedisConnectionError}
+    assert kinds(others) == [RedisConnectionError] * 4
+    assert kinds([late]) == [Appended]
+    goes_on(callers)
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_who_was_just_elected(callers: Callers, how: How, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the end of the one before it and its own turn."""
+    commit: Any = vars(callers.backlog)["_append"]
+    elect = commit._elect  # noqa: SLF001 - the moment that is meant
+    spawned: Spawned = []
+    elected: list[bool] = []
+
+    def elect_and_kill() -> None:
+        elect()
+        if not elected and len(spawned) == 6:
+            elected.append(True)
+            how(spawned[1])
+
+    monkeypatch.setattr(commit, "_elect", elect_and_kill)
+    with callers.held_up():
+        spawned += spawn(callers, 6)
+    became = kinds(spawned)
+    assert elected
+    assert became.pop(1) not in {Appended, RedisConnectionError}
+    # It may be killed only after it has begun to send.
+    assert set(became) <= {Appended, RedisConnectionError}
+    assert became[0] is Appended
+    goes_on(callers)
+
+
+def test_killed_at_any_moment(callers: Callers) -> None:
+    """Half of all are killed, a moment after they came; the others are answered."""
+    fates: list[tuple[bytes, Any]] = []
+
+    def go_on(caller: int) -> None:
+        for step in range(30):
+            sealed = b"%d of many" % (caller * 30 + step)
+            greenlet = gevent.spawn(_append, callers, sealed)
+            if (caller + step) % 2:
+                gevent.sleep(0.0002 * (step % 10))
+                kill(greenlet)
+            gevent.joinall([greenlet], timeout=PATIENCE)
+            assert greenlet.ready()
+            fates.append((sealed, greenlet.value))
+
+    assert together(20, go_on) == [None] * 20
+    answered = {sealed for sealed, fate in fates if isinstance(fate, Appended)}
+    refused = {sealed for sealed, fate in fates if isinstance(fate, RedisConnectionError)}
+    found = callers.entries()
+    assert len(found) == len(set(found))
+    assert answered <= set(found)
+    assert len(answered) + len(refused) >= 300
+    goes_on(callers)

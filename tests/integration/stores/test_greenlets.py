@@ -1,0 +1,27 @@
+"""Group commit where threads are greenlets, as in the API: in a process that gevent has patched."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FILES = ["test_group_commit.py", "killed_greenlets.py"]
+PATCHED = (
+    "from gevent import monkey; monkey.patch_all(); import pytest; raise SystemExit(pytest.main())"
+)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_in_greenlets(file: str) -> None:
+    path = Path(__file__).with_name(file)
+    options = ["-q", "-p", "no:cacheprovider", str(path)]
+    done = subprocess.run(
+        [sys.executable, "-c", PATCHED, *options],
+        cwd=Path(__file__).parents[3],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,300 @@
+"""Concurrent appends share round trips, and each gets its own answer all the same.
+
+`test_greenlets` runs these again where threads are greenlets, as they are in the API.
+"""
+
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+
+from integration.reliability.redis_group import Group
+from integration.stores.callers import SHARDS, Callers, shard_of, together
+from iot_models import names
+from iot_models.errors import UnavailableError
+from iot_models.settings import Settings
+from iot_stores.backlog import Appended, Backlog, RememberedRequest
+from iot_stores.group_commit import MOST_BYTES
+from iot_stores.redis_client import connect_redis
+from iot_tools.local.redis_server import RedisServer
+from support.waiting import wait_until
+
+CALLERS = 50
+REQUEST = RememberedRequest("iot:test:request", 60, b"1 first")
+
+
+@pytest.fixture
+def callers(redis_url: str) -> Iterator[Callers]:
+    """Callers of an empty backlog, whose script Redis knows."""
+    made = Callers(redis_url)
+    made.backlog.append([])
+    yield made
+    made.client.close()
+    made.redis.close()
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis for the test alone, to be killed."""
+    server = RedisServer(tmp_path / "redis")
+    server.start()
+    yield server
+    server.stop()
+
+
+def numbered(number: int, size: int = 0) -> bytes:
+    """An entry; all are of different lengths, so that each has an end of its own."""
+    return (b"%d " % number).ljust(max(size, 10 + number), b"x")
+
+
+def check_ends(callers: Callers, sent: dict[bytes, Appended]) -> None:
+    """Each entry is there once, and its caller was told where it ends."""
+    found = {}
+    for shard in range(SHARDS):
+        for end, sealed in callers.stream(shard):
+            assert sealed not in found
+            found[sealed] = {shard: end}
+    assert {sealed: appended.ends for sealed, appended in sent.items()} == found
+
+
+def test_a_lone_caller_goes_to_redis_once(callers: Callers) -> None:
+    for number in range(5):
+        before = callers.client.round_trips
+        callers.append(numbered(number))
+        assert callers.client.round_trips == before + 1
+
+
+def test_who_comes_meanwhile_shares_the_next_round_trip(callers: Callers) -> None:
+    calls = [partial(callers.append, numbered(number)) for number in range(CALLERS)]
+    round_trips, outcomes = callers.round_trips(calls)
+    assert round_trips == 1
+    assert all(isinstance(each, Appended) for each in outcomes)
+
+
+def test_each_is_told_of_its_own_entries(callers: Callers) -> None:
+    """Hundreds of appends, by many at once, and no more than one round trip for each."""
+    sent: dict[bytes, Appended] = {}
+
+    def go_on(caller: int) -> None:
+        for step in range(20):
+            sealed = numbered(caller * 20 + step)
+            sent[sealed] = callers.append(sealed)
+
+    before = callers.client.round_trips
+    assert together(CALLERS, go_on) == [None] * CALLERS
+    assert len(sent) == CALLERS * 20
+    round_trips = callers.client.round_trips - before
+    print(f"{CALLERS * 20} appends of {CALLERS} callers took {round_trips} round trips")
+    assert round_trips < CALLERS * 20 / 4
+    check_ends(callers, sent)
+
+
+def test_a_full_backlog_refuses_only_what_does_not_fit(redis_url: str) -> None:
+    callers = Callers(redis_url, max_bytes=5000)
+    callers.backlog.append([])
+    sizes = [100, 6 * 700, 200, 4000, 300]
+    calls = [partial(callers.append, numbered(n, size)) for n, size in enumerate(sizes)]
+    round_trips, outcomes = callers.round_trips(calls)
+    assert round_trips == 1
+    taken = [s for s, each in zip(sizes, outcomes, strict=True) if isinstance(each, Appended)]
+    refused = [each for each in outcomes if isinstance(each, Exception)]
+    assert {type(each) for each in refused} == {UnavailableError}
+    assert {"full" in str(each) for each in refused} == {True}
+    # Either of the large ones, whichever came first; both don't fit.
+    assert len(refused) == 1
+    assert {100, 200, 300} < set(taken)
+    assert sorted(map(len, callers.entries())) == sorted([*taken, len(b"0 is under way")])
+
+
+def test_a_remembered_request_in_a_group_is_taken_once(callers: Callers) -> None:
+    calls = [
+        partial(callers.append, numbered(number), request=REQUEST if number % 2 else None)
+        for number in range(20)
+    ]
+    round_trips, outcomes = callers.round_trips(calls)
+    assert round_trips == 1
+    answers = [each.first_answer for each in outcomes if isinstance(each, Appended)]
+    assert sorted(map(str, answers)) == sorted(["None"] * 11 + [str(REQUEST.answer)] * 9)
+    assert len(callers.entries()) == 1 + 11
+    again = callers.append(numbered(99), request=REQUEST)
+    assert again == Appended(first_answer=REQUEST.answer)
+
+
+def test_a_script_that_redis_forgot_is_sent_again(callers: Callers) -> None:
+    callers.redis.script_flush()
+    calls = [partial(callers.append, numbered(number)) for number in range(20)]
+    round_trips, outcomes = callers.round_trips(calls)
+    assert round_trips <= 2
+    assert {type(each) for each in outcomes} == {Appended}
+    assert len(callers.entries()) == 21
+
+
+def test_scripts_are_forgotten_all_the_time(callers: Callers) -> None:
+    sent: dict[bytes, Appended] = {}
+    over = threading.Event()
+
+    def go_on(caller: int) -> None:
+        if caller == 0:
+            while not over.is_set():
+                callers.redis.script_flush()
+                time.sleep(0.002)
+            return
+        try:
+            for step in range(30):
+                sealed = numbered(caller * 30 + step)
+                try:
+                    sent[sealed] = callers.append(sealed)
+                except RedisError as error:
+                    assert "forgets its scripts" in str(error)  # noqa: PT017 - most don't raise
+        finally:
+            if caller == 1:
+                over.set()
+
+    assert together(10, go_on) == [None] * 10
+    assert len(sent) > 200
+    check_ends(callers, sent)
+
+
+def test_connections_that_break_are_tried_anew(settings: Settings, callers: Callers) -> None:
+    """Nothing that was acknowledged is lost; what stands there twice is the same bytes."""
+    client = connect_redis(settings)
+    backlog = Backlog(client, shards=SHARDS, max_bytes=2**30)
+    acknowledged: list[bytes] = []
+    failed: list[bytes] = []
+    over = threading.Event()
+
+    def go_on(caller: int) -> None:
+        if caller == 0:
+            while not over.is_set():
+                callers.redis.client_kill_filter(_type="normal", skipme=True)
+                time.sleep(0.01)
+            return
+        try:
+            for step in range(60):
+                sealed = numbered(caller * 60 + step)
+                try:
+                    backlog.append([(shard_of(sealed), sealed)])
+                    acknowledged.append(sealed)
+                except RedisConnectionError:
+                    failed.append(sealed)  # thrice in a row
+        finally:
+            if caller == 1:
+                over.set()
+
+    assert together(12, go_on) == [None] * 12
+    client.close()
+    assert len(acknowledged) + len(failed) == 11 * 60
+    assert len(acknowledged) > 300
+    found = callers.entries()
+    assert set(acknowledged) <= set(found) <= {*acknowledged, *failed}
+    held = sum(map(len, found))
+    assert backlog_bytes(callers) == held
+
+
+def backlog_bytes(callers: Callers) -> int:
+    return callers.backlog.state().bytes
+
+
+def test_redis_away_is_told_to_all_and_nobody_waits_for_ever(own_redis: RedisServer) -> None:
+    callers = Callers(own_redis.url)
+    callers.backlog.append([])
+    own_redis.kill()
+    wait_until(lambda: not own_redis.running, what="the end of Redis")
+    outcomes = together(CALLERS, lambda number: callers.append(numbered(number)))
+    assert {type(each) for each in outcomes} == {RedisConnectionError}
+    with pytest.raises(RedisConnectionError):
+        callers.append(numbered(0))
+    own_redis.start()
+    sent = together(CALLERS, lambda number: callers.append(numbered(number)))
+    assert {type(each) for each in sent} == {Appended}
+    assert sorted(callers.entries()) == sorted(map(numbered, range(CALLERS)))
+
+
+def test_a_redis_that_does_not_answer_is_told_to_all(redis_url: str) -> None:
+    callers = Callers(redis_url, socket_timeout=0.5)
+    callers.backlog.append([])
+    with callers.held_up():
+        outcomes = together(20, lambda number: callers.append(numbered(number)))
+    assert all(isinstance(each, RedisError) for each in outcomes)
+    assert isinstance(callers.append(numbered(77)), Appended)
+
+
+def test_what_is_large_is_split(callers: Callers) -> None:
+    size = MOST_BYTES // 3 - 1000
+    calls = [partial(callers.append, numbered(number, size)) for number in range(10)]
+    round_trips, outcomes = callers.round_trips(calls)
+    assert round_trips == 4
+    assert {type(each) for each in outcomes} == {Appended}
+
+
+def test_what_is_larger_than_a_group_goes_alone(callers: Callers) -> None:
+    calls = [partial(callers.append, numbered(number, MOST_BYTES + 1)) for number in range(3)]
+    round_trips, outcomes = callers.round_trips(calls)
+    assert round_trips == 3
+    assert {type(each) for each in outcomes} == {Appended}
+    assert len(callers.entries()) == 4
+
+
+def test_whoever_is_elected_as_it_comes_is_answered_too(
+    callers: Callers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its coming and its waiting the sender may be done, and hand over to it."""
+
+    class Slow:
+        """A lock whose release lets all others go first."""
+
+        def __init__(self) -> None:
+            self._lock = threading.Lock()
+
+        def __enter__(self) -> None:
+            self._lock.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            self._lock.release()
+            time.sleep(0.005)
+
+    commit: Any = vars(callers.backlog)["_append"]
+    monkeypatch.setattr(commit, "_guard", Slow())
+    sent: dict[bytes, Appended] = {}
+
+    def go_on(caller: int) -> None:
+        for step in range(20):
+            sealed = numbered(caller * 20 + step)
+            sent[sealed] = callers.append(sealed)
+
+    assert together(8, go_on) == [None] * 8
+    check_ends(callers, sent)
+
+
+def test_a_group_waits_for_its_replicas_together(tmp_path: Path) -> None:
+    """WAIT goes once behind a group, and speaks for all that is in it."""
+    group = Group(tmp_path / "pair", replicas=1, sentinels=0)
+    try:
+        callers = Callers(group.url)
+        callers.backlog = Backlog(callers.client, shards=SHARDS, max_bytes=2**30, wait_replicas=1)
+        callers.backlog.append([])
+        before = waits(callers.redis)
+        calls = [partial(callers.append, numbered(number)) for number in range(20)]
+        round_trips, outcomes = callers.round_trips(calls)
+        assert {type(each) for each in outcomes} == {Appended}
+        assert (round_trips, waits(callers.redis) - before) == (1, 2)
+        with group.replica.client() as replica:
+            assert sum(replica.xlen(names.stream(shard)) for shard in range(SHARDS)) == 21
+        group.replica.kill()
+        outcomes = together(20, lambda number: callers.append(numbered(100 + number)))
+        assert {type(each) for each in outcomes} == {UnavailableError}
+        assert {"0 of 1 replicas" in str(each) for each in outcomes} == {True}
+    finally:
+        group.stop()
+
+
+def waits(client: "Redis") -> int:
+    stats: Any = client.info("commandstats")
+    return int(stats.get("cmdstat_wait", {"calls": 0})["calls"])

@@ -31,9 +31,9 @@ MOST_SEGMENTS, MOST_READINGS, MOST_BYTES = 1024, 8192, 4 * 2**20
 """Of one order: a writer is busy with it for a tenth of a second."""
 MOST_FOUND = 2048
 """Small segments looked at in one go."""
-MARGIN_MS = 600_000
-"""Segments are left alone for so long after the hot window has dropped them: a read that began
-there may yet ask Postgres for one by its id."""
+MARGIN_MS = 60_000
+"""Segments are left alone until the hot window has dropped them, and a little longer: what reads of
+the last minutes are after stays where it is."""
 MOST_VAULTS = 128
 """Vaults that wait to be looked at."""
 _RECENT_MS = 2 * DAY_MS

@@ -143,7 +143,7 @@ def test_what_the_hot_window_may_name_is_left_alone(past: Past, writer: Writer) 
     for _ in range(100):
         past.sender.send(b"hot")
         drain_all(writer)
-    just_left = days_ago(past.sender.settings.hot_window_seconds / DAY) - 60_000
+    just_left = days_ago(past.sender.settings.hot_window_seconds / DAY) - 30_000
     past.store(b"hot", [(just_left - number, 7, 7, str(number)) for number in range(100)])
     assert past.look(b"hot") == 0
     assert past.work() == []

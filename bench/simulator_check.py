@@ -125,13 +125,13 @@ def fit(measured: Sequence[Measured]) -> Plant:
 def _measure(service: Service, port: int, load: Load, vaults: Sequence[str]) -> Measured:
     chance = random.Random(7)  # noqa: S311 - it is to be repeatable
     lanes = [_lane(service, load, vaults, chance.random(), lane) for lane in range(LANES)]
-    before, watch = _scrape(port), CpuWatch(service.pids)
+    before, watch = scrape(port), CpuWatch(service.pids)
     began = time.perf_counter()
     with _sampling(service) as waiting:
         send(service.port, lanes, service.wire.status)
         service.settle()
         seconds = time.perf_counter() - began
-    after = _scrape(port)
+    after = scrape(port)
     used = {name: after[name] - before.get(name, 0.0) for name in after}
     stored = "iot_stored_after_seconds"
     return Measured(
@@ -190,7 +190,8 @@ def _sampling(service: Service) -> Iterator[list[float]]:
         thread.join()
 
 
-def _scrape(port: int) -> Samples:
+def scrape(port: int) -> Samples:
+    """Every sample of a process's metrics, by name and labels."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
         text = answer.read().decode()
     samples: Samples = {}

@@ -1,0 +1,238 @@
+"""`python -m bench.growth_constants`: measures the constants of the capacity model.
+
+Four loads that differ in what they are made of (drains, entries, segments, readings) cost each part
+so much CPU; solved for what one of each costs. Sizes are counted where things lie. Prints lines for
+`tools/iot_tools/capacity_costs.py`.
+"""
+
+import argparse
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import psycopg
+from redis import Redis
+
+from iot_cipher.vault import password_key
+from iot_models.settings import load_one
+from iot_tools.local.ports import free_port
+
+from .load import paced, send
+from .processes import CpuWatch
+from .readings import vault_name
+from .service import Service, running_service
+from .simulator_check import scrape
+
+FEW, MANY = 4, 200
+LANES = 4
+THINGS = ("drain", "entry", "segment", "reading")
+MICRO = 1e6
+PLACE = 40
+"""Bytes of a key's place in Redis's tables, of keys and of ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What a load was made of, and the CPU seconds of each part."""
+
+    things: dict[str, float]
+    cpu: dict[str, float]
+
+
+class Bench:
+    """A service, loaded in several ways."""
+
+    def __init__(self, service: Service, metrics_port: int, scale: float) -> None:
+        self._service, self._port, self._scale = service, metrics_port, scale
+        self._postgres = psycopg.connect(service.postgres_url, autocommit=True)
+        self.redis = Redis.from_url(service.redis_url)
+        self.few = [vault_name(number) for number in range(FEW)]
+        self.many = [vault_name(number) for number in range(MANY)]
+
+    def request(self, vault: str, batch: int, begin: int = 0) -> bytes:
+        """A PUT."""
+        wire = self._service.wire
+        body = wire.single(begin, vault).encode() if batch == 1 else wire.batch(begin, batch, vault)
+        return wire.request(body)
+
+    def loads(self) -> list[Spent]:
+        """Idle, drains of one entry, entries, segments, readings."""
+        number = int(4000 * self._scale)
+        singles, many = self._lanes(self.few, number), self._lanes(self.many, number)
+        seconds = 20 * self._scale
+        light = [paced(self._lanes(self.few, 400)[0], 20, seconds)]
+        batches = [
+            [self.request(vault, 1000, 1000 * number) for number in range(int(60 * self._scale))]
+            for vault in self.few
+        ]
+        return [
+            self._spend(lambda: time.sleep(seconds)),
+            self._spend(lambda: self._send(light)),
+            self._spend(lambda: self._send(singles)),
+            self._spend(lambda: self._send(many)),
+            self._spend(lambda: self._send(batches)),
+        ]
+
+    def _lanes(self, vaults: Sequence[str], number: int) -> list[list[bytes]]:
+        return [
+            [self.request(vaults[(each + lane) % len(vaults)], 1, each) for each in range(number)]
+            for lane in range(LANES)
+        ]
+
+    def _send(self, lanes: "Sequence[Sequence[bytes] | Iterator[bytes]]") -> None:
+        send(self._service.port, lanes, self._service.wire.status)
+        self._service.settle()
+
+    def _spend(self, work: Callable[[], None]) -> Spent:
+        before, watch = self._counts(), CpuWatch(self._service.pids)
+        work()
+        cpu, after = watch.used(), self._counts()
+        return Spent({name: after[name] - before[name] for name in after}, cpu)
+
+    def _counts(self) -> dict[str, float]:
+        samples = scrape(self._port)
+        return {
+            "drain": samples["iot_drain_seconds_count"],
+            "entry": self._entries(),
+            "segment": samples["iot_segments_stored_total"],
+            "reading": samples["iot_readings_stored_total"],
+            "second": time.monotonic(),
+        }
+
+    def _entries(self) -> float:
+        row = self._postgres.execute("SELECT sum(high) FROM ingest_sessions").fetchone()
+        return float(row[0] or 0) if row else 0.0
+
+    def queued(self) -> tuple[float, float]:
+        """Bytes in Redis of an entry that waits, and of a reading in one."""
+        pid = self._service.pids["writer"]
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            number = int(2000 * self._scale)
+            lanes = self._lanes(self.few, number)
+            alone = self._added(lambda: send(self._service.port, lanes, 201)) / number / LANES
+            batches = [[self.request(self.few[0], 1000, 1000 * each) for each in range(50)]]
+            many = self._added(lambda: send(self._service.port, batches, 201)) / 50
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        self._service.settle()
+        reading = (many - alone) / 999
+        return alone - reading, reading
+
+    def _added(self, work: Callable[[], object]) -> float:
+        before = self._used()
+        work()
+        return self._used() - before
+
+    def _used(self) -> int:
+        return int(cast("dict[str, int]", self.redis.info("memory"))["used_memory"])
+
+    def stored(self) -> tuple[float, float, float]:
+        """Bytes in Postgres of a segment, and of a reading in one, by what both kinds take; and
+        bytes of WAL for one of them.
+        """
+        sizes, written = [], self._wal()
+        lanes = self._lanes(self.many, int(4000 * self._scale))
+        batches = [[self.request(self.few[0], 1000, 1000 * each) for each in range(100)]]
+        for each in (lanes, batches):
+            before, counts = self._service.history_bytes(), self._counts()
+            self._send(each)
+            after = self._counts()
+            segments, readings = (after[key] - counts[key] for key in ("segment", "reading"))
+            sizes.append((self._service.history_bytes() - before, segments, readings))
+        (small, segments, some), (large, few, many) = sizes
+        reading = (large - small * few / segments) / (many - some * few / segments)
+        wal = (self._wal() - written) / (small + large)
+        return (small - some * reading) / segments, reading, wal
+
+    def _wal(self) -> float:
+        row = self._postgres.execute("SELECT pg_current_wal_lsn() - '0/0'::pg_lsn").fetchone()
+        return float(row[0]) if row else 0.0
+
+    def keys(self) -> tuple[float, float]:
+        """Bytes in Redis of a segment in the hot window besides its payload, and of a vault."""
+        segments, indexes, records = (
+            list(self.redis.scan_iter(f"{prefix}*", count=1000))
+            for prefix in ("iot:hot:segment:", "iot:hot:index:", "iot:vault:")
+        )
+        payloads = sum(self.redis.strlen(key) for key in segments)
+        held = self._weight([*segments, *indexes])
+        return (held - payloads) / len(segments), self._weight(records) / len(records)
+
+    def _weight(self, keys: Sequence[bytes]) -> float:
+        """With each key's place in the table of all."""
+        weights = [self.redis.memory_usage(key, samples=0) for key in keys]
+        return sum(weight or 0 for weight in weights) + PLACE * len(keys)
+
+    def close(self) -> None:
+        """Let go of the stores."""
+        self._postgres.close()
+        self.redis.close()
+
+
+def opening() -> float:
+    """Microseconds of CPU that a password's key takes."""
+    began = time.process_time()
+    for _ in range(10):
+        password_key(b"password", bytes(16), load_one("scrypt_log2_n", {}))
+    return (time.process_time() - began) / 10 * MICRO
+
+
+def solve(spent: Sequence[Spent], part: str, things: Sequence[str]) -> dict[str, float]:
+    """Microseconds of each thing that a part has to do with; the first of `spent` is idle.
+
+    By turns, each from the load that has most of it, none below nothing.
+    """
+    idle = spent[0].cpu[part] / spent[0].things["second"]
+    costs = dict.fromkeys(things, 0.0)
+    loads = {thing: load for thing, load in zip(THINGS, spent[1:], strict=True) if thing in costs}
+    for _ in range(200):
+        for thing, load in loads.items():
+            others = sum(costs[each] * load.things[each] for each in things if each != thing)
+            left = load.cpu[part] - idle * load.things["second"] - others
+            costs[thing] = max(0.0, left) / max(1.0, load.things[thing])
+    return {thing: cost * MICRO for thing, cost in costs.items()}
+
+
+PARTS = {
+    "API": ("api", ("entry", "reading")),
+    "Redis": ("redis", THINGS),
+    "writer": ("writer", THINGS),
+    "Postgres": ("postgres", THINGS),
+}
+"""By the name of its processes: its name among the constants, and what it has to do with."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(prog="python -m bench.growth_constants", description=__doc__)
+    parser.add_argument("--scale", type=float, default=1.0, help="of the loads (default 1)")
+    scale = parser.parse_args(arguments).scale
+    port = free_port()
+    settings = {"IOT_WRITER_METRICS_PORT": str(port), "IOT_METRICS_ADDRESS": "127.0.0.1"}
+    with running_service(settings=settings) as service:
+        bench = Bench(service, port, scale)
+        service.open_vaults(bench.many)
+        spent = bench.loads()
+        for each in spent:
+            print(
+                "#", {name: round(value, 2) for name, value in {**each.things, **each.cpu}.items()}
+            )
+        for name, (part, things) in PARTS.items():
+            for thing, cost in solve(spent, name, things).items():
+                print(f"{part}_{thing}: {cost:.3g}")
+        print(f"api_open: {opening():.3g}")
+        print("queued_entry: {:.0f}\nqueued_reading: {:.1f}".format(*bench.queued()))
+        print("stored_segment: {:.0f}\nstored_reading: {:.1f}\nwal_factor: {:.2f}".format(
+            *bench.stored()))  # fmt: skip
+        print("hot_segment: {:.0f}\nvault_record: {:.0f}".format(*bench.keys()))
+        bench.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,8 +1,8 @@
 """Profiles of one API process and of the writer, by py-spy, and the CPU of each stage from them.
 
-py-spy samples a process from outside, 200 times a second, whichever of its threads run then. A
-sample counts for the stage whose code is nearest to the top of its stack, so what a stage has
-done by libraries counts for it too.
+py-spy samples a process from outside, 200 times a second, those of its threads that run then; the
+process goes on meanwhile, for to stop it wakes its waiting threads. A sample counts for the stage
+whose code is nearest to the top of its stack, so what a stage has done by libraries counts for it.
 """
 
 import shutil
@@ -14,30 +14,36 @@ from pathlib import Path
 
 RATE = 200
 OTHER = "all else"
+LOOP = "event loop (gevent)"
 
 API_STAGES = {
     "JSON of answers": ("iot_api/answers.py",),
-    "parse": ("iot_api/put_body.py", "iot_api/plain_put.py"),
-    "seal": ("iot_cipher/envelope.py", "iot_models/entry.py"),
+    "parse": ("iot_api/put_body.py",),
+    "compress and seal": ("iot_cipher/envelope.py", "iot_models/entry.py"),
     "Redis client": ("iot_stores/backlog.py", "iot_stores/group_commit.py", "redis/"),
-    "decrypt and decode": ("iot_cipher/sealed_segment.py", "iot_models/segment.py",
-                           "iot_api/merge.py"),
+    "decrypt and decode": (
+        "iot_cipher/sealed_segment.py", "iot_models/segment.py", "iot_api/opening.py",
+    ),
+    "merge": ("iot_api/merge.py", "iot_api/readings.py"),
     "Postgres client": ("iot_stores/history.py", "psycopg"),
     "metrics": ("prometheus_client/", "iot_models/metrics.py"),
-    "our views and vaults": ("iot_api/routes/", "iot_api/intake.py", "iot_api/vaults.py",
-                             "iot_api/readings.py", "iot_api/request_body.py"),
+    "intake, vault lookup": ("iot_api/intake.py", "iot_api/vaults.py", "iot_cipher/"),
+    "views": ("iot_api/routes/", "iot_api/plain_put.py", "iot_api/request_body.py"),
     "Flask": ("flask/", "werkzeug/", "flask_cors/"),
-    "HTTP (gunicorn, gevent)": ("gunicorn/", "gevent/", "iot_api/worker.py"),
+    "HTTP (gunicorn)": ("gunicorn/", "iot_api/worker.py"),
 }  # fmt: skip
 WRITER_STAGES = {
     "open": ("iot_cipher/envelope.py", "iot_models/entry.py"),
-    "segment": ("iot_writer/segment_builder.py", "iot_models/segment.py",
-                "iot_cipher/sealed_segment.py"),
+    "segment": (
+        "iot_writer/segment_builder.py", "iot_models/segment.py", "iot_cipher/sealed_segment.py",
+    ),
     "hot window": ("iot_stores/hot_window.py",),
-    "Postgres client": ("iot_stores/history.py", "iot_stores/ledger.py", "psycopg"),
+    "Postgres client": (
+        "iot_stores/history.py", "iot_stores/ledger.py", "iot_writer/partitions.py", "psycopg",
+    ),
     "Redis client": ("iot_stores/backlog.py", "redis/"),
     "RQ": ("rq/",),
-    "drain, all else": ("iot_writer/",),
+    "drain, all else": ("iot_writer/", "iot_stores/", "iot_models/"),
 }  # fmt: skip
 """Of each stage, what its files' paths hold. Looked up from the top of a stack on down."""
 
@@ -58,7 +64,7 @@ class Profile:
         shares = Counter[str]()
         for stack, count in self.stacks.items():
             shares[_stage(stack, stages)] += count
-        return {name: shares[name] / max(1, self.samples) for name in (*stages, OTHER)}
+        return {name: shares[name] / max(1, self.samples) for name in (*stages, LOOP, OTHER)}
 
     def text(self, top: int = 20) -> str:
         """The functions in which most time goes: on their own, and with all they call."""
@@ -91,7 +97,7 @@ class Recording:
             raise RuntimeError("py-spy is not installed; `make bench` brings it")
         self._path, self._seconds = path, seconds
         command = [program, "record", "--pid", str(pid), "--duration", str(seconds)]
-        command += ["--rate", str(RATE), "--format", "raw"]
+        command += ["--rate", str(RATE), "--format", "raw", "--nonblocking"]
         self._process = subprocess.Popen(  # noqa: S603 - arguments of our own
             [*command, "--output", str(path)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
@@ -124,7 +130,8 @@ def _stage(stack: tuple[str, ...], stages: dict[str, tuple[str, ...]]) -> str:
         for name, places in stages.items():
             if any(place in frame for place in places):
                 return name
-    return OTHER
+    # Its sockets are everybody's: what is under a stage counted for that one.
+    return LOOP if any("gevent/" in frame for frame in stack) else OTHER
 
 
 def _function(frame: str) -> str:

@@ -25,6 +25,8 @@ class Scale:
     """Rows of the baseline that encrypts each reading."""
     fresh_seconds: float
     """How long readings are sent and awaited at half load."""
+    fresh_singles: int
+    """Requests a connection sends to find out full load with one reading each."""
     profile_seconds: int
     starts: int
     """How often the service is started from nothing."""
@@ -39,12 +41,12 @@ class Scale:
 
 FULL = Scale(
     name="full", rounds=5, lanes=4, batches=75, batch=1000, single_seconds=3, read=500_000,
-    streamed=5_000_000, rows=100_000, fresh_seconds=10, profile_seconds=5, starts=3,
+    streamed=5_000_000, rows=100_000, fresh_seconds=10, fresh_singles=500, profile_seconds=5, starts=3,
     fresh_install=True,
 )  # fmt: skip
 
 QUICK = Scale(
     name="quick", rounds=2, lanes=4, batches=25, batch=1000, single_seconds=1, read=100_000,
-    streamed=500_000, rows=20_000, fresh_seconds=4, profile_seconds=2, starts=1,
+    streamed=500_000, rows=20_000, fresh_seconds=4, fresh_singles=250, profile_seconds=2, starts=1,
     fresh_install=False,
 )  # fmt: skip

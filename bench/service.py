@@ -64,6 +64,7 @@ class Service(Side):
             "IOT_WRITER_METRICS_PORT": "0",
             "IOT_LOG_LEVEL": "ERROR",
         }
+        self.children: list[Child] = []
         self._redis = Redis.from_url(redis.url)
         self._postgres = psycopg.connect(postgres.url, autocommit=True)
 
@@ -83,12 +84,7 @@ class Service(Side):
 
     def settle(self) -> None:
         """Wait until the backlog is empty."""
-        streams = [names.stream(shard) for shard in range(self.shards)]
-        wait_until(
-            lambda: not any(self._redis.xlen(each) for each in streams),
-            SETTLE_SECONDS,
-            "the backlog is drained",
-        )
+        wait_until(self._is_drained, SETTLE_SECONDS, "the backlog is drained")
 
     def open_vaults(self, vaults: list[str]) -> None:
         """Have every API process open them: each vault costs a process one scrypt, once."""
@@ -96,6 +92,12 @@ class Service(Side):
         # Which process takes a connection is chance; of so many, each gets some.
         send(self.port, [requests] * 8 * PROCESSES, self.wire.status)
         self.settle()
+
+    def _is_drained(self) -> bool:
+        for child in self.children:
+            if not child.running:
+                raise RuntimeError(f"{child.name} ended ({child.ending}):\n{child.log_tail()}")
+        return not any(self._redis.xlen(names.stream(shard)) for shard in range(self.shards))
 
     def _number(self, statement: str) -> int:
         row = self._postgres.execute(statement).fetchone()
@@ -138,6 +140,7 @@ def running_service(
             child.spawn()
             stack.callback(child.stop)
             service.pids[part] = child.pid
+            service.children.append(child)
         wait_until(lambda: is_ready(service), READY_SECONDS, "the service is ready")
         yield service
 

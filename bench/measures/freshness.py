@@ -33,7 +33,7 @@ def measure_freshness(stage: Stage) -> None:
     scale = stage.scale
     for what, lanes, size, distinct in (
         ("batches of 1000", scale.lanes, scale.batch, scale.batches),
-        ("one reading a request", SINGLE_LANES, 1, 1000),
+        ("one reading a request", SINGLE_LANES, 1, scale.fresh_singles),
     ):
         vaults = stage.new_vaults(lanes)
         probes = stage.new_vaults(PROBES)

@@ -128,6 +128,10 @@ bench: $(VENV)/.bench ## Measure it beside its peers into bench/RESULTS.md: QUIC
 bench-profile: $(VENV)/.bench ## Profile the API and the writer under load
 	@$(BIN)/python -m bench --only profile
 
+.PHONY: bench-growth
+bench-growth: $(VENV)/.bench ## Measure what things cost as the history grows to 100 million readings: QUICK=1
+	@$(BIN)/python -m bench.growth $(if $(filter-out 0,$(QUICK)),--quick)
+
 .PHONY: bench-peers
 bench-peers: ## Install what `make bench` compares with (Debian, root)
 	@apt-get install --yes --no-install-recommends influxdb victoria-metrics wrk

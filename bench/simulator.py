@@ -5,9 +5,10 @@ to stored and how much waits meanwhile; `--check` runs the real service at a few
 both. What a drain costs is given; what comes of it (how many entries a drain gathers, how long they
 wait, when the backlog grows without end) is found by playing it through.
 
-As in the service: an append queues its shard's drain unless it waits already. A writer takes the
-drain that waits longest, sleeps until the shard's last drain of its own is a linger ago, and stores
-what the shard then holds, up to a limit. A shard that another writer is at is left to it.
+As in the service: an append queues its shard's drain unless it waits already. A writer that is
+idle takes up the job, and with it all drains that wait; it stores what those shards hold, up to a
+limit, in one transaction. A linger later it looks for more, and is idle again when there is none. A
+shard that another writer is at is left to it.
 """
 
 import argparse
@@ -48,15 +49,14 @@ class Plant:
 
     writers: int = 1
     shards: int = 8
-    linger: float = 0.05
-    job: float = 0.002
-    """Of a job, besides the drain: RQ takes it up and writes down how it ended."""
+    linger: float = 0.025
+    """Between two drains of a writer."""
+    job: float = 0.003
+    """Until RQ has handed a job to a writer that is idle."""
     drain: float = 0.004
     """Of a drain, whatever is in it."""
     entry: float = 0.0001
     reading: float = 0.000003
-    gathers: bool = True
-    """A writer drains all shards whose drains wait together, up to `most_readings`."""
     most_readings: int = 150_000
     """Of one drain."""
     backlog_readings: int = 10_000_000
@@ -69,12 +69,8 @@ class Plant:
     def limit(self, batch: int) -> float:
         """Requests a second that can be stored at most, drains being full."""
         entries = max(1, self.most_readings // batch)
-        work = self.work(entries, entries * batch)
         writers = min(self.writers, self.shards)
-        if self.gathers:
-            return writers * entries / (max(self.job, self.linger) + work)
-        # Limited by writers that never rest, or by shards that are drained one linger apart.
-        return entries * min(writers / (self.job + work), self.shards / (self.linger + work))
+        return writers * entries / (self.linger + self.work(entries, entries * batch))
 
 
 @dataclass(slots=True)
@@ -84,7 +80,6 @@ class Played:
     arrived: int = 0
     refused: int = 0
     drains: int = 0
-    empty_drains: int = 0
     seconds: float = 0.0
     """Until the last was stored."""
     busy: float = 0.0
@@ -92,7 +87,7 @@ class Played:
     waits: list[float] = field(default_factory=list)
     """From acknowledged to stored, of every request."""
     oldest_waits: list[float] = field(default_factory=list)
-    """Of each drain's oldest, which is what `iot_stored_after_seconds` tells."""
+    """Of each drained shard's oldest, which is what `iot_stored_after_seconds` tells."""
     entry_seconds: float = 0.0
     """Entries that wait, integrated over time."""
     most_waiting: int = 0
@@ -153,7 +148,6 @@ class Simulation:
         self._shards = [_Shard() for _ in range(plant.shards)]
         self._jobs: deque[int] = deque()
         self._free = list(range(plant.writers))
-        self._last: dict[tuple[int, int], float] = {}
         self._events: list[tuple[float, int, str, tuple[int, ...]]] = []
         self._order = count()
         self._now = 0.0
@@ -177,8 +171,8 @@ class Simulation:
         while self._events and self._events[0][0] <= moment:
             at, _, what, arguments = heapq.heappop(self._events)
             self._pass(at)
-            if what == "begin":
-                self._begin(*arguments)
+            if what == "look":
+                self._look(*arguments)
             else:
                 self._end(*arguments)
         self._pass(moment)
@@ -206,69 +200,56 @@ class Simulation:
         if not self._shards[number].queued:
             self._shards[number].queued = True
             self._jobs.append(number)
-            self._assign()
+            self._wake()
 
-    def _assign(self) -> None:
-        while self._free and self._jobs:
-            writer, number = self._free.pop(), self._jobs.popleft()
-            self._shards[number].queued = False
-            lingered = self._last.get(self._key(writer, number), -1.0) + self._plant.linger
-            self._at(max(self._now + self._plant.job, lingered), "begin", writer, number)
+    def _wake(self) -> None:
+        # It wakes one that is idle; a writer that is not looks for itself, a linger later.
+        if self._free:
+            self._at(self._now + self._plant.job, "look", self._free.pop())
 
-    def _key(self, writer: int, number: int) -> tuple[int, int]:
-        """A writer that gathers lingers for all shards at once."""
-        return writer, -1 if self._plant.gathers else number
-
-    def _begin(self, writer: int, number: int) -> None:
-        plant = self._plant
-        numbers = [number]
-        if plant.gathers:
-            numbers += self._jobs
-            self._jobs.clear()
-        room = max(1, plant.most_readings // self._load.batch)
+    def _look(self, writer: int) -> None:
+        """Take the drains that wait; their shards up to a limit, but for those taken."""
+        numbers = list(self._jobs)
+        self._jobs.clear()
+        room = max(1, self._plant.most_readings // self._load.batch)
         taken: list[int] = []
-        for each in numbers:
-            shard = self._shards[each]
+        left: list[int] = []
+        for number in numbers:
+            shard = self._shards[number]
             shard.queued = False
             entries = 0 if shard.taken else min(len(shard.entries), room)
             if entries:
                 shard.taken = True
-                taken += (each, entries)
+                taken += (number, entries)
                 room -= entries
             elif shard.entries and not shard.taken:
-                self._queue(each)  # there was no room for it
-        self._drain(writer, taken)
+                left.append(number)
+        if taken:
+            self._drain(writer, taken)
+        else:
+            self._free.append(writer)
+        for number in left:
+            self._queue(number)
 
     def _drain(self, writer: int, taken: list[int]) -> None:
-        if not taken:
-            self._played.empty_drains += 1
-            self._release(writer)
-            return
         entries = sum(taken[1::2])
         work = self._plant.work(entries, entries * self._load.batch)
-        self._played.busy += work + self._plant.job
+        self._played.busy += work
         self._at(self._now + work, "end", writer, *taken)
 
     def _end(self, writer: int, *taken: int) -> None:
         played = self._played
-        oldest = self._now
         for number, entries in zip(taken[::2], taken[1::2], strict=True):
             shard = self._shards[number]
             shard.taken = False
-            oldest = min(oldest, shard.entries[0])
+            played.oldest_waits.append(self._now - shard.entries[0])
             played.waits += [self._now - shard.entries.popleft() for _ in range(entries)]
             self._held -= entries
-            self._last[self._key(writer, number)] = self._now
-        played.oldest_waits.append(self._now - oldest)
         played.drains += 1
-        self._release(writer)
+        self._at(self._now + self._plant.linger, "look", writer)
         for number in taken[::2]:
             if self._shards[number].entries:
                 self._queue(number)
-
-    def _release(self, writer: int) -> None:
-        self._free.append(writer)
-        self._assign()
 
 
 def simulate(load: Load, plant: Plant, seed: int = 1) -> Played:

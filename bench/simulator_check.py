@@ -137,7 +137,7 @@ def _measure(service: Service, port: int, load: Load, vaults: Sequence[str]) -> 
     return Measured(
         load=load,
         seconds=seconds,
-        drains=used[f"{stored}_count"],
+        drains=used["iot_drain_seconds_count"],
         drain_seconds=used["iot_drain_seconds_sum"] / max(1.0, used["iot_drain_seconds_count"]),
         oldest_mean=used[f"{stored}_sum"] / max(1.0, used[f"{stored}_count"]),
         oldest_p50=_quantile(used, stored, 0.5),

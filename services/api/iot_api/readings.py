@@ -4,7 +4,6 @@ import logging
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
-from itertools import islice
 
 from redis.exceptions import RedisError
 
@@ -98,8 +97,8 @@ class Readings:
                 rows = self._newest(connection, vault, count)
                 return (yield from _part(rows, page))
             if page.descending and page.limit is None:
-                stored = self._stored(connection, vault, _ALL, Span(descending=True))
-                yield from _limited(stored, Page(count))
+                stored = self._stored(connection, vault, _ALL, Span(descending=True, few=count))
+                yield from _first(stored, count)
                 return None
             with history.snapshot(connection):
                 return (yield from self._from_the_last(connection, vault, count, page))
@@ -138,8 +137,8 @@ class Readings:
     def _newest(self, connection: Connection, vault: OpenVault, count: int) -> list[Reading]:
         """The last `count` readings, rising."""
         span = Span(descending=True, few=count)
-        with closing(self._stored(connection, vault, _ALL, span)) as batches:
-            rows = list(islice((row for batch in batches for row in batch), count))
+        batches = self._stored(connection, vault, _ALL, span)
+        rows = [row for batch in _first(batches, count) for row in batch]
         rows.reverse()
         return rows
 
@@ -162,7 +161,8 @@ class Readings:
     ) -> tuple[Position, Position] | None:
         """Where the first and the last of the last `count` readings stand."""
         last = first = None
-        with closing(self._stored(connection, vault, _ALL, Span(descending=True))) as batches:
+        span = Span(descending=True, few=count)
+        with closing(self._stored(connection, vault, _ALL, span)) as batches:
             for batch in batches:
                 last = last or position(batch[0])
                 first = position(batch[min(count, len(batch)) - 1])
@@ -239,6 +239,17 @@ def _limited(batches: Generator[list[Reading], None, None], page: Page) -> Batch
                 return _cursor(last, page)
             left -= len(batch)
     return None
+
+
+def _first(
+    batches: Generator[list[Reading], None, None], count: int
+) -> Generator[list[Reading], None, None]:
+    with closing(batches):
+        for batch in batches:
+            yield batch[:count]
+            count -= len(batch)
+            if count <= 0:
+                return
 
 
 def _cursor(last: Reading, page: Page) -> Cursor:

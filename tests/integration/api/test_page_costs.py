@@ -1,0 +1,243 @@
+"""What parts of answers cost, in counts that no machine changes: at any depth the same."""
+
+import uuid
+from collections.abc import Iterator
+from typing import Any, LiteralString
+
+import psycopg
+import pytest
+from redis import Redis
+
+from integration.api.asking import Api, row
+from integration.compaction.past import Past, each_second, noon
+from integration.growth.touched import Touched, touching
+from integration.writer.sending import sending
+from iot_models.segment import decode_segment
+from iot_models.settings import Settings
+from iot_stores import history
+from iot_stores.history import Question, Span
+from iot_stores.months import month_begin, next_month
+from iot_stores.postgres import Connection
+from iot_stores.reach import Position
+from iot_writer.partitions import ensure_partition
+from iot_writer.writer import Writer
+from support.draining import drain_all
+
+VAULT = uuid.UUID(int=1)
+COUNT = 10_000
+MONTH = month_begin(1_795_414_643_286)
+SECOND = 1_000_000
+
+# A segment has 100 readings; per shape where it begins and how far it reaches.
+_SHAPES: dict[str, tuple[LiteralString, LiteralString]] = {
+    "one after another": ("n * 1000000", "900000"),
+    "each over 30 others": ("n * 1000000", "30000000"),
+    "a few over thousands": (
+        "n * 1000000",
+        "CASE WHEN n % 1000 = 0 THEN 3000000000 ELSE 900000 END",
+    ),
+    "without times": ("-1", "0"),
+}
+_FILL: LiteralString = """
+    INSERT INTO segments
+    SELECT %s::uuid, n * 25600, n * 25600 + 99 * 256, at, at, n * 1000000, n * 1000000 + 900000,
+        {begin}, {begin} + {reach}, 0, 100, '\\x00'
+    FROM (SELECT n, CASE WHEN n <= %s / 2 THEN %s::int8 ELSE %s END + n AS at
+          FROM generate_series(1::int8, %s) AS n) AS numbered
+"""
+
+
+@pytest.fixture(scope="module", params=list(_SHAPES))
+def filled(
+    request: pytest.FixtureRequest, module_environment: dict[str, str]
+) -> Iterator[tuple[str, Connection]]:
+    """10,000 segments of a vault, in two months, and as many of others."""
+    begin, reach = _SHAPES[request.param]
+    url = module_environment["IOT_POSTGRES_URL"]
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("TRUNCATE segments")
+        for month in (MONTH, next_month(MONTH)):
+            ensure_partition(connection, month)
+        fill = _FILL.replace("{begin}", begin).replace("{reach}", reach).replace(" % ", " %% ")
+        for number, count in ((1, COUNT), *((2 + each, 1000) for each in range(10))):
+            values = (uuid.UUID(int=number), count, MONTH, next_month(MONTH), count)
+            connection.execute(fill, values)
+        connection.execute("VACUUM ANALYZE segments")
+        yield request.param, connection
+
+
+def place(shape: str, number: int) -> Position:
+    """In the middle of the n-th segment."""
+    time = -1 if shape == "without times" else number * SECOND + SECOND // 2
+    return time, number * 25_600 + 50 * 256
+
+
+def take(connection: Connection, question: Question, span: Span, count: int = 4) -> Touched:
+    """Take so many segments; what that touched."""
+
+    def taken() -> int:
+        segments = history.select(connection, VAULT, question, span)
+        found = sum(1 for _ in zip(segments, range(count), strict=False))
+        segments.close()
+        return found
+
+    taken()  # after which the connection knows the tables
+    with touching(connection) as touched:
+        assert taken() == count
+    return touched
+
+
+@pytest.mark.parametrize("descending", [False, True])
+def test_a_page_costs_the_same_at_any_depth(
+    filled: tuple[str, Connection], descending: bool
+) -> None:
+    """A few pages of an index for each month and each class of reach."""
+    shape, connection = filled
+    ordered = "segments_latest" if descending else "segments_in_order"
+    for number in (100, COUNT // 2, COUNT - 100):
+        span = Span(place(shape, number), descending=descending, few=100)
+        touched = take(connection, Question(), span)
+        assert touched.pages < 200, number
+        assert touched.indexes == {"segments_reach", ordered}
+        assert not touched.scanned
+
+
+@pytest.mark.parametrize("descending", [False, True])
+def test_so_does_a_page_of_a_window(filled: tuple[str, Connection], descending: bool) -> None:
+    """Be the window all of the history, or so little of it that the next segments are not in it."""
+    shape, connection = filled
+    if shape == "without times":
+        return  # there the relative times alone tell one segment from another
+    for number in (100, COUNT // 2, COUNT - 100):
+        span = Span(place(shape, number), descending=descending, few=100)
+        for question in (Question(relative_low=0), Question(received_low=MONTH)):
+            assert take(connection, question, span).pages < 900, number
+    narrow = Question(relative_low=7000 * SECOND, relative_high=7005 * SECOND)
+    for after in (None, place(shape, 9000 if descending else 100)):
+        assert take(connection, narrow, Span(after, descending=descending, few=100)).pages < 1200
+
+
+@pytest.fixture
+def past(settings: Settings, writer: Writer) -> Iterator[Past]:
+    """30 segments of 100 readings, one after another."""
+    with sending(settings) as sender:
+        made = Past(sender, writer)
+        made.store(b"p", each_second(noon(2), 3000), each=100)
+        yield made
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows by the number of readings of each segment that is opened."""
+    counts: list[int] = []
+
+    def decode(bounds: Any, data: bytes) -> Any:
+        counts.append(bounds.count)
+        return decode_segment(bounds, data)
+
+    monkeypatch.setattr("iot_api.opening.decode_segment", decode)
+    return counts
+
+
+@pytest.mark.parametrize(
+    ("path", "most"),
+    [
+        ("/last/1", 1), ("/last/100", 2), ("/last/150", 2), ("/last/1000", 11), ("/last/2500", 52),
+        ("/last/2500?limit=1", 28), ("/last/2500?limit=1&order=desc", 28),
+        ("/last/2500?order=desc", 26), ("/last/9?order=desc", 1),
+        ("?limit=1", 1), ("?limit=250", 4), ("?limit=1&order=desc", 1), ("/0?limit=50", 1),
+        ("/0/1e15?limit=250", 4), ("/seconds/1e6?limit=10", 1), ("/1e9/2e9?limit=10", 1),
+    ],
+)  # fmt: skip
+def test_no_more_is_opened_than_is_given(
+    past: Past, api: Api, opened: list[int], path: str, most: int
+) -> None:
+    del past
+    assert len(api.read(path)) > 0
+    assert len(opened) <= most
+
+
+def test_a_page_opens_its_own_segments_wherever_it_is(
+    past: Past, api: Api, opened: list[int]
+) -> None:
+    del past
+    for path in ("", "/0", "/seconds/1e6"):
+        for order in ("asc", "desc"):
+            asked = f"limit=130&order={order}"
+            given = 0
+            while asked:
+                opened.clear()
+                page = api.post(f"/api/iot{path}?{asked}").get_json()
+                assert len(opened) <= 3
+                given += len(page["data"])
+                asked = f"limit=130&cursor={page['cursor']}" if "cursor" in page else ""
+            assert given >= 2999  # the first may have come before the begin
+
+
+@pytest.fixture
+def statements(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is sent to Postgres by way of cursors: each is a round trip."""
+    sent: list[str] = []
+    plain, declared, fetch = (
+        psycopg.Cursor.execute,
+        psycopg.ServerCursor.execute,
+        psycopg.ServerCursor.fetchmany,
+    )
+
+    def execute(cursor: Any, query: Any, *arguments: Any, **options: Any) -> Any:
+        sent.append(str(query).strip())
+        return plain(cursor, query, *arguments, **options)
+
+    def declare(cursor: Any, query: Any, *arguments: Any, **options: Any) -> Any:
+        sent.append("DECLARE")
+        return declared(cursor, query, *arguments, **options)
+
+    def fetchmany(cursor: Any, size: int = 0) -> Any:
+        sent.append("FETCH")
+        return fetch(cursor, size)
+
+    monkeypatch.setattr(psycopg.Cursor, "execute", execute)
+    monkeypatch.setattr(psycopg.ServerCursor, "execute", declare)
+    monkeypatch.setattr(psycopg.ServerCursor, "fetchmany", fetchmany)
+    return sent
+
+
+@pytest.mark.parametrize(
+    ("path", "most"),
+    [("", 5), ("?limit=10", 2), ("/last/10", 2), ("/0?limit=10", 3), ("/0/1e15", 5)],
+)
+def test_statements_a_read(
+    past: Past, api: Api, statements: list[str], path: str, most: int
+) -> None:
+    """One to find the segments, and one each time some hundreds of them are fetched."""
+    del past
+    api.read(path)  # which opens the vault
+    statements.clear()
+    assert api.read(path)
+    # A connection is checked before its use, by a statement without words; and who opens a vault
+    # looks for small segments to be merged.
+    counted = [each for each in statements if each and "octet_length" not in each]
+    assert len(counted) <= most, counted
+
+
+def test_commands_of_redis_for_the_last_seconds(
+    api: Api, writer: Writer, redis: "Redis", statements: list[str]
+) -> None:
+    """What is drained and what is covered, the index, and the segments some tens at a time; of
+    Postgres nothing.
+    """
+    for n in range(20):
+        api.put([row(interrogator_time=n)])
+        drain_all(writer)
+    assert len(api.read("/seconds/60")) == 20
+    statements.clear()
+    for path, most in (("/seconds/60", 7), ("/seconds/60?limit=3", 6)):
+        before = commands(redis)
+        assert api.read(path)
+        assert commands(redis) - before - 1 <= most
+    assert [each for each in statements if each and "octet_length" not in each] == []
+
+
+def commands(redis: "Redis") -> int:
+    """How many it has done; asking is one."""
+    return int(redis.info("stats")["total_commands_processed"])

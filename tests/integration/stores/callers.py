@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from threading import Lock
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from redis import ConnectionPool, Redis
 
@@ -41,6 +41,14 @@ class Callers:
         self.backlog = Backlog(self.client, shards=SHARDS, max_bytes=max_bytes)
         self._begun = 0
         self._guard = Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.client.close()
+        self.client.connection_pool.disconnect()
+        self.redis.close()
 
     def append(self, sealed: bytes, **more: Any) -> Appended:
         """Append one entry to the shard that its bytes name."""

@@ -26,11 +26,9 @@ class TooLongError(BaseException):
 def callers(redis_url: str) -> Iterator[Callers]:
     """Callers of an empty backlog, whose script Redis knows."""
     assert monkey.is_module_patched("threading"), "threads are not greenlets"
-    made = Callers(redis_url)
-    made.backlog.append([])
-    yield made
-    made.client.close()
-    made.redis.close()
+    with Callers(redis_url) as made:
+        made.backlog.append([])
+        yield made
 
 
 def kill(greenlet: Any) -> None:

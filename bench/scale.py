@@ -40,13 +40,13 @@ class Scale:
 
 
 FULL = Scale(
-    name="full", rounds=5, lanes=4, batches=75, batch=1000, single_seconds=3, read=500_000,
-    streamed=5_000_000, rows=100_000, fresh_seconds=10, fresh_singles=500, profile_seconds=5, starts=3,
-    fresh_install=True,
+    name="full", rounds=5, lanes=4, batches=75, batch=1000, single_seconds=3,
+    read=500_000, streamed=5_000_000, rows=100_000, fresh_seconds=10, fresh_singles=500,
+    profile_seconds=5, starts=3, fresh_install=True,
 )  # fmt: skip
 
 QUICK = Scale(
-    name="quick", rounds=2, lanes=4, batches=25, batch=1000, single_seconds=1, read=100_000,
-    streamed=500_000, rows=20_000, fresh_seconds=4, fresh_singles=250, profile_seconds=2, starts=1,
-    fresh_install=False,
+    name="quick", rounds=2, lanes=4, batches=25, batch=1000, single_seconds=1,
+    read=100_000, streamed=500_000, rows=20_000, fresh_seconds=4, fresh_singles=250,
+    profile_seconds=2, starts=1, fresh_install=False,
 )  # fmt: skip

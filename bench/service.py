@@ -60,7 +60,7 @@ class Service(Side):
             "IOT_BIND": f"127.0.0.1:{self.port}",
             "IOT_API_WORKERS": str(PROCESSES),
             "IOT_SHARDS": str(shards),
-            "IOT_API_METRICS_PORT": "0",
+            "IOT_API_METRICS_PORT": str(free_port()),
             "IOT_WRITER_METRICS_PORT": "0",
             "IOT_LOG_LEVEL": "ERROR",
         }

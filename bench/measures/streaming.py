@@ -33,7 +33,7 @@ def measure_streaming(stage: Stage) -> None:
     results.rows.append(flat.below(Kind.FLOOR, 1.1, "x (flat)"))
     section = "memory while streaming"
     results.detail(
-        section, "pod before it (PSS: 2 workers and their master)", f"{before / MIB:.0f} MiB"
+        section, "pod before it (PSS: 2 workers, their master, metrics)", f"{before / MIB:.0f} MiB"
     )
     results.detail(section, "pod, peak (PSS)", f"{watch.peak_pss / MIB:.0f} MiB")
     results.detail(section, "largest process, peak (RSS)", f"{watch.peak_rss / MIB:.0f} MiB")

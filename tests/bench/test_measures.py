@@ -18,8 +18,9 @@ from bench.stage import PEERS, Stage, staged
 from bench import wrk
 
 TINY = Scale(
-    name="tiny", rounds=1, lanes=2, batches=2, batch=1000, single_seconds=1, read=4000,
-    streamed=4000, rows=1000, fresh_seconds=1, fresh_singles=20, profile_seconds=1, starts=1, fresh_install=False,
+    name="tiny", rounds=1, lanes=2, batches=2, batch=1000, single_seconds=1,
+    read=4000, streamed=4000, rows=1000, fresh_seconds=1, fresh_singles=20,
+    profile_seconds=1, starts=1, fresh_install=False,
 )  # fmt: skip
 
 

@@ -6,6 +6,6 @@ from iot_writer.writer import Writer
 
 def drain_all(writer: Writer) -> None:
     """Drain every shard until nothing waits."""
-    for shard in range(writer.settings.shards):
-        while writer.drain.run(writer.postgres(), shard)[0] is not Outcome.EMPTY:
-            continue
+    shards = range(writer.settings.shards)
+    while {*writer.drain.run(writer.postgres(), shards).outcomes.values()} != {Outcome.EMPTY}:
+        continue

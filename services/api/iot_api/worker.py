@@ -75,7 +75,7 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
         SocketUnreader.chunk = _received_in_turns
         SocketUnreader.max_body_chunk = _RECEIVED_BYTES
         # A setting is looked up and unpacked each time it is asked for, many times a request.
-        vars(self.cfg).update({name: each.get() for name, each in self.cfg.settings.items()})
+        self.cfg.__dict__.update({name: each.get() for name, each in self.cfg.settings.items()})
         self._connections: dict[Any, _Open] = {}
         self._close_idle_at = 0.0
 

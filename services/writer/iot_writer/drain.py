@@ -1,8 +1,8 @@
-"""The drain: takes what waits in a shard's stream and makes it history, exactly once."""
+"""The drain: takes what waits in the streams of shards and makes it history, exactly once."""
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -11,15 +11,15 @@ from redis.exceptions import RedisError
 
 from iot_cipher.envelope import OpenedEntry, Opener
 from iot_cipher.sealed_segment import SealedSegment
-from iot_models import metrics
+from iot_models import metrics, names
 from iot_models.entry import Entry, decode_entry
 from iot_models.errors import IotError
 from iot_stores import history, ledger
 from iot_stores.audit import AuditLog
-from iot_stores.backlog import Backlog, Waiting
+from iot_stores.backlog import Backlog, Removal, Waiting
 from iot_stores.dead_letters import DeadLetters
-from iot_stores.hot_window import HotWindow
-from iot_stores.ledger import Offset
+from iot_stores.hot_window import DrainedShard, HotWindow
+from iot_stores.ledger import Offset, SessionNumbers
 from iot_stores.months import month_begin
 from iot_stores.postgres import Connection
 
@@ -57,25 +57,35 @@ class EntryTooOldError(IotError):
 
 @dataclass(slots=True)
 class _Batch:
-    """What one drain took from the stream."""
+    """What one drain took from the stream of a shard."""
 
+    shard: int
     taken: list[Waiting] = field(default_factory=list)
     opened: list[tuple[Waiting, OpenedEntry, Entry]] = field(default_factory=list)
-    content_bytes: int = 0
 
 
 @dataclass(slots=True)
 class _Stored:
-    """What one drain committed."""
+    """What one drain committed of a shard."""
 
+    batch: _Batch
     before: Offset
     after: Offset
     segments: list[SealedSegment]
     repeated: int
 
 
+@dataclass(slots=True)
+class Drained:
+    """What became of shards."""
+
+    outcomes: dict[int, Outcome] = field(default_factory=dict)
+    left: list[int] = field(default_factory=list)
+    """In which entries wait still."""
+
+
 class Drain:
-    """Drains one shard at a time."""
+    """Drains shards, as many in one transaction as there is enough for."""
 
     def __init__(
         self,
@@ -91,6 +101,8 @@ class Drain:
         """`hot_window_pause`: when the hot window fails, drains go without it for so long."""
         self._hot_window_pause = hot_window_pause
         self._hot_window_from = 0.0
+        self._created: set[int] = set()
+        """Shards that the ledger has, as far as is known."""
         self._backlog = backlog
         self._dead_letters = dead_letters
         self._hot_window = hot_window
@@ -98,68 +110,108 @@ class Drain:
         self._audit = audit
         self._shards = shards
 
-    def run(self, connection: Connection, shard: int) -> tuple[Outcome, int]:
-        """Store the oldest entries of a shard; how it ended, and how many entries are left.
+    def run(self, connection: Connection, shards: Sequence[int]) -> Drained:
+        """Store the oldest entries of some shards, in one transaction.
 
-        An entry is removed from the stream only after its readings are committed. Whatever is
+        The shards are taken in their order until there is enough for one drain; those that were
+        not come to are handed back to the queue before anything is stored, for another writer may
+        be idle. Of a shard that another writer has, nothing is stored.
+
+        An entry is removed from its stream only after its readings are committed. Whatever is
         killed at whatever point, the next drain does the rest and nothing twice: the ledger,
         written in the transaction of the segments, tells which entries are stored. An entry that
-        can't be opened goes to the dead letters and holds up nothing. When another writer has
-        the shard, nothing is done.
+        can't be opened goes to the dead letters and holds up nothing.
 
         Raises:
             psycopg.Error, RedisError: a part is away; what was not stored waits on.
         """
-        batch = self._take(connection, shard)
-        if not batch.taken:
-            return Outcome.EMPTY, 0
-        stored = self._store_or_isolate(connection, shard, batch)
-        if stored is None:
-            return Outcome.BUSY, 0
-        self._warm(shard, stored)
-        left = self._backlog.remove(shard, batch.taken[-1], stored.after.position)
-        _count(stored, batch)
-        return Outcome.STORED if stored.segments else Outcome.REPEATED, left
+        batches, untouched = self._take(connection, shards)
+        if untouched:
+            self._backlog.arm([names.drain_job(shard) for shard in untouched])
+        drained = Drained({batch.shard: Outcome.EMPTY for batch in batches})
+        batches = [batch for batch in batches if batch.taken]
+        if not batches:
+            return drained
+        drained.outcomes |= {batch.shard: Outcome.BUSY for batch in batches}
+        stored = self._store_or_isolate(connection, batches)
+        if not stored:
+            return drained
+        self._warm(stored)
+        left = self._backlog.remove(
+            [
+                Removal(each.batch.shard, each.batch.taken[-1], each.after.position)
+                for each in stored
+            ]
+        )
+        for each, waiting in zip(stored, left, strict=True):
+            outcome = Outcome.STORED if each.segments else Outcome.REPEATED
+            drained.outcomes[each.batch.shard] = outcome
+            if waiting:
+                drained.left.append(each.batch.shard)
+            _count(each)
+        return drained
 
-    def _store_or_isolate(
-        self, connection: Connection, shard: int, batch: _Batch
-    ) -> _Stored | None:
-        """Store a batch; when Postgres refuses what is in it, all of it but the refused entries."""
+    def _store_or_isolate(self, connection: Connection, batches: list[_Batch]) -> list[_Stored]:
+        """Store batches; when Postgres refuses what is in them, all but the refused entries."""
         try:
-            return self._store(connection, shard, batch)
+            return self._store(connection, batches)
         except _REFUSED as error:
-            _log.warning("shard %d: Postgres refuses a batch, trying one by one: %s", shard, error)
+            _log.warning("Postgres refuses a batch, trying in parts: %s", error)
+        if len(batches) > 1:
+            return [
+                stored
+                for batch in batches
+                for stored in self._store_or_isolate(connection, [batch])
+            ]
+        return self._isolate(connection, batches[0])
+
+    def _isolate(self, connection: Connection, batch: _Batch) -> list[_Stored]:
         refused: list[tuple[Waiting, Exception]] = []
         for each in batch.opened:
             try:
                 with connection.transaction(force_rollback=True):
-                    self._store(connection, shard, _Batch(batch.taken, [each]))
+                    self._store(connection, [_Batch(batch.shard, batch.taken, [each])])
             except _REFUSED as problem:
                 refused.append((each[0], problem))
         bad = {waiting.entry_id for waiting, _ in refused}
         good = [each for each in batch.opened if each[0].entry_id not in bad]
-        stored = self._store(connection, shard, _Batch(batch.taken, good))
-        if stored is not None:
+        stored = self._store(connection, [_Batch(batch.shard, batch.taken, good)])
+        if stored:
             for waiting, reason in refused:
-                self._bury(connection, shard, waiting, reason)
+                self._bury(connection, batch.shard, waiting, reason)
         return stored
 
-    def _take(self, connection: Connection, shard: int) -> _Batch:
-        batch = _Batch()
-        for waiting in self._backlog.read(shard, max_bytes=DRAIN_BYTES):
-            batch.taken.append(waiting)
-            try:
-                opened = self._opener.open(shard, waiting.sealed)
-                entry = decode_entry(opened.content)
-                _refuse_too_old(entry)
-            except IotError as error:
-                self._bury(connection, shard, waiting, error)
-                continue
-            batch.opened.append((waiting, opened, entry))
-            batch.content_bytes += len(entry.readings.freeform) + 16 * len(entry.readings)
-            if batch.content_bytes >= DRAIN_CONTENT_BYTES:
+    def _take(
+        self, connection: Connection, shards: Sequence[int]
+    ) -> tuple[list[_Batch], list[int]]:
+        """What waits in shards, as much as is enough; and the shards that were not looked at."""
+        batches: list[_Batch] = []
+        sealed_bytes, content_bytes = DRAIN_BYTES, DRAIN_CONTENT_BYTES
+        for shard in dict.fromkeys(shards):
+            if sealed_bytes <= 0 or content_bytes <= 0:
                 break
-        return batch
+            batch = _Batch(shard)
+            batches.append(batch)
+            for waiting in self._backlog.read(shard, max_bytes=sealed_bytes):
+                batch.taken.append(waiting)
+                sealed_bytes -= len(waiting.sealed)
+                content_bytes -= self._open(connection, batch, waiting)
+                if content_bytes <= 0:
+                    break
+        seen = {batch.shard for batch in batches}
+        return batches, [shard for shard in dict.fromkeys(shards) if shard not in seen]
+
+    def _open(self, connection: Connection, batch: _Batch, waiting: Waiting) -> int:
+        """Open an entry into its batch; how many bytes it unpacks to, about."""
+        try:
+            opened = self._opener.open(batch.shard, waiting.sealed)
+            entry = decode_entry(opened.content)
+            _refuse_too_old(entry)
+        except IotError as error:
+            self._bury(connection, batch.shard, waiting, error)
+            return 0
+        batch.opened.append((waiting, opened, entry))
+        return len(entry.readings.freeform) + 16 * len(entry.readings)
 
     def _bury(self, connection: Connection, shard: int, waiting: Waiting, error: Exception) -> None:
         if not self._dead_letters.bury(shard, waiting, str(error)):
@@ -169,30 +221,32 @@ class Drain:
         metrics.counter("iot_entries_dead_total").inc()
         self._audit.record(connection, f"{where} was set aside: {error}")
 
-    def _store(self, connection: Connection, shard: int, batch: _Batch) -> _Stored | None:
-        _ensure_partitions(connection, (waiting.received for waiting, _, _ in batch.opened))
+    def _store(self, connection: Connection, batches: Sequence[_Batch]) -> list[_Stored]:
+        """Store what is new in batches, but those of shards that other writers have."""
+        _ensure_partitions(connection, batches)
+        wanted = {batch.shard for batch in batches}
+        if not wanted <= self._created:
+            ledger.create_offsets(connection, wanted)
         with connection.transaction():
-            before = ledger.lock_offset(connection, shard, self._shards)
-            if before is None:
-                return None
-            names = {opened.session for _, opened, _ in batch.opened}
-            sessions = ledger.load_sessions(connection, shard, names)
-            arrivals = [
-                Arrival(waiting.received, entry)
-                for waiting, opened, entry in batch.opened
-                if sessions[opened.session].admit(opened.number)
-            ]
-            if not arrivals:
-                return _Stored(before, before, [], len(batch.opened))
-            segments, next_id = build_segments(arrivals, shard=shard, next_id=before.next_id)
-            last = batch.taken[-1]
-            after = Offset(last.entry_id.decode(), max(before.received_max, last.received), next_id)
-            history.insert(connection, segments)
-            ledger.keep_sessions(connection, shard, sessions)
-            ledger.move_offset(connection, shard, self._shards, after)
-        return _Stored(before, after, segments, len(batch.opened) - len(arrivals))
+            offsets = ledger.lock_offsets(connection, wanted, self._shards)
+            # Whichever was not there is created the next time, be it that the database forgot it.
+            self._created = self._created - wanted | offsets.keys()
+            batches = [batch for batch in batches if batch.shard in offsets]
+            sessions = ledger.load_sessions(
+                connection,
+                {(each.shard, opened.session) for each in batches for _, opened, _ in each.opened},
+            )
+            stored = [_build(batch, offsets[batch.shard], sessions) for batch in batches]
+            moved = {each.batch.shard: each.after for each in stored if each.after != each.before}
+            if moved:
+                history.insert(connection, [one for each in stored for one in each.segments])
+                ledger.keep_sessions(
+                    connection, {of: each for of, each in sessions.items() if of[0] in moved}
+                )
+                ledger.move_offsets(connection, moved, self._shards)
+        return stored
 
-    def _warm(self, shard: int, stored: _Stored) -> None:
+    def _warm(self, stored: Sequence[_Stored]) -> None:
         """Put what was stored into the hot window, if that can be done.
 
         If not, the stream must be trimmed all the same: a backlog that is full takes nothing, and
@@ -201,21 +255,48 @@ class Drain:
         gets through moves its begin.
         """
         if time.monotonic() < self._hot_window_from:
-            metrics.counter("iot_hot_window_missed_total").inc()
+            metrics.counter("iot_hot_window_missed_total").inc(len(stored))
             return
         try:
             self._hot_window.write(
-                shard, stored.segments, before=stored.before, position=stored.after.position
+                [
+                    DrainedShard(each.batch.shard, each.before, each.after.position, each.segments)
+                    for each in stored
+                ]
             )
         except RedisError as error:
             self._hot_window_from = time.monotonic() + self._hot_window_pause
-            metrics.counter("iot_hot_window_missed_total").inc()
-            _log.warning("the hot window goes without segments of shard %d: %s", shard, error)
+            metrics.counter("iot_hot_window_missed_total").inc(len(stored))
+            _log.warning("the hot window goes without some segments: %s", error)
 
 
-def _ensure_partitions(connection: Connection, received: Iterable[int]) -> None:
+def _build(
+    batch: _Batch, before: Offset, sessions: dict[ledger.SessionOf, SessionNumbers]
+) -> _Stored:
+    """The segments of what is new in a batch; noted as stored in its sessions."""
+    shard = batch.shard
+    arrivals = [
+        Arrival(waiting.received, entry)
+        for waiting, opened, entry in batch.opened
+        if sessions[shard, opened.session].admit(opened.number)
+    ]
+    repeated = len(batch.opened) - len(arrivals)
+    if not arrivals:
+        return _Stored(batch, before, before, [], repeated)
+    segments, next_id = build_segments(arrivals, shard=shard, next_id=before.next_id)
+    last = batch.taken[-1]
+    after = Offset(last.entry_id.decode(), max(before.received_max, last.received), next_id)
+    return _Stored(batch, before, after, segments, repeated)
+
+
+def _ensure_partitions(connection: Connection, batches: Sequence[_Batch]) -> None:
     # Asked each time: retention may have dropped one, or a trial that made it was rolled back.
-    for month in {month_begin(each) for each in received}:
+    months: set[int] = set()
+    for opened in (batch.opened for batch in batches if batch.opened):
+        ends = {month_begin(opened[0][0].received), month_begin(opened[-1][0].received)}
+        # A stream's times never fall: none but these two months, or some between them.
+        months |= ends if len(ends) == 1 else {month_begin(each.received) for each, _, _ in opened}
+    for month in months:
         ensure_partition(connection, month)
 
 
@@ -224,11 +305,11 @@ def _refuse_too_old(entry: Entry) -> None:
         raise EntryTooOldError("sealed more than 60 days ago")
 
 
-def _count(stored: _Stored, batch: _Batch) -> None:
+def _count(stored: _Stored) -> None:
     metrics.counter("iot_segments_stored_total").inc(len(stored.segments))
     readings = sum(segment.bounds.count for segment in stored.segments)
     metrics.counter("iot_readings_stored_total").inc(readings)
     metrics.counter("iot_entries_repeated_total").inc(stored.repeated)
     if readings:
-        waited = time.time() - batch.taken[0].received / 1000
+        waited = time.time() - stored.batch.taken[0].received / 1000
         metrics.histogram("iot_stored_after_seconds").observe(max(0.0, waited))

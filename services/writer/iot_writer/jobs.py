@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -14,53 +14,74 @@ from rq.serializers import JSONSerializer
 from iot_models import metrics, names
 from iot_stores.postgres import AWAY
 
-from . import retention, sweep
+from . import retention, stopping, sweep
 from .drain import Outcome
 from .partitions import ensure_months_ahead
 from .writer import Writer, current
 
-LINGER_SECONDS = 0.05
-"""A shard is drained this often at most, so that under load a drain gathers many entries."""
+LINGER_SECONDS = 0.025
+"""A writer drains this often at most, so that under load a drain gathers many entries."""
+JOB_SECONDS = 1.0
+"""For so long one job goes on with the drains that wait: RQ's work on a job costs what a drain
+costs."""
 TIMEOUT_SECONDS = 120
 KEEP_FOR_EVER = -1
 
 _log = logging.getLogger(__name__)
-_last_drain: dict[int, float] = {}
+_drained_at = 0.0
 
 
 def drain(shard: int) -> str:
-    """Store the oldest entries of a shard, and queue another drain if some are left."""
+    """Store what waits in a shard; and then in all whose drains are queued meanwhile, for
+    `JOB_SECONDS`. How it ended for that shard.
+    """
     writer = current()
-    _linger(shard)
+    until = time.monotonic() + JOB_SECONDS
+    _linger()
+    outcomes = _drain(writer, [shard, *writer.backlog.take_drains()])
+    outcome = outcomes.get(shard, "postgres_away")
+    while outcomes and time.monotonic() < until and not stopping.asked.is_set():
+        _linger()
+        waiting = writer.backlog.take_drains()
+        outcomes = _drain(writer, waiting) if waiting else {}
+    return outcome
+
+
+def _drain(writer: Writer, shards: Sequence[int]) -> dict[int, str]:
+    """Drain shards once, and queue those again in which entries are left; how it ended for each,
+    and nothing when Postgres is away.
+    """
+    global _drained_at  # noqa: PLW0603 - of this process, as its connection is
     began = time.monotonic()
     try:
-        outcome, left = writer.drain.run(writer.postgres(), shard)
+        drained = writer.drain.run(writer.postgres(), shards)
     except AWAY as error:
-        # The sweep queues the shard again; what waits, waits in the backlog.
-        _log.warning("shard %d is not drained, Postgres is away: %s", shard, _first_line(error))
+        # The sweep queues the shards again; what waits, waits in the backlog.
+        _log.warning("nothing is drained, Postgres is away: %s", _first_line(error))
         _count_drain("postgres_away")
-        return "postgres_away"
+        return {}
     except (RedisConnectionError, RedisTimeoutError):
         _count_drain("redis_away")
         raise
     except Exception:
         _count_drain("failed")
         raise
-    _last_drain[shard] = time.monotonic()
-    if left:
-        writer.backlog.arm([names.drain_job(shard)])
-    _count_drain(outcome)
-    if outcome is Outcome.STORED:
-        metrics.histogram("iot_drain_seconds").observe(time.monotonic() - began)
-    return outcome
+    if drained.left:
+        writer.backlog.arm([names.drain_job(shard) for shard in drained.left])
+    for outcome in drained.outcomes.values():
+        _count_drain(outcome)
+    _drained_at = time.monotonic()
+    if Outcome.STORED in drained.outcomes.values():
+        metrics.histogram("iot_drain_seconds").observe(_drained_at - began)
+    return dict(drained.outcomes)
 
 
 def _count_drain(outcome: str) -> None:
     metrics.counter("iot_drains_total").labels(outcome).inc()
 
 
-def _linger(shard: int) -> None:
-    wait = _last_drain.get(shard, 0.0) + LINGER_SECONDS - time.monotonic()
+def _linger() -> None:
+    wait = _drained_at + LINGER_SECONDS - time.monotonic()
     if wait > 0:
         time.sleep(wait)
 

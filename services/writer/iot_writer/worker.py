@@ -96,7 +96,7 @@ def _relieve(writer: Writer) -> None:
 def _drain_directly(writer: Writer) -> None:
     try:
         for shard in range(writer.settings.shards):
-            writer.drain.run(writer.postgres(), shard)
+            writer.drain.run(writer.postgres(), [shard])
     except (RedisError, *AWAY) as error:
         _log.warning("draining without jobs failed: %s", error)
 

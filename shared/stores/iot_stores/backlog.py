@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from typing import Any, cast
 
 from redis import Redis
@@ -13,6 +12,7 @@ from iot_models import names
 from iot_models.errors import TooLargeError, UnavailableError
 
 from .group_commit import GroupCommit
+from .scripts import load_script, run_all
 
 WAIT_MILLISECONDS = 1000
 """How long replicas may take to have what was appended."""
@@ -35,6 +35,16 @@ class Waiting:
     def received(self) -> int:
         """Unix milliseconds of Redis's clock, never falling within a stream."""
         return int(self.entry_id.partition(b"-")[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """Up to which entry a shard is to be cleared."""
+
+    shard: int
+    last: Waiting
+    position: str
+    """Where the history stands then (`Drained`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +85,6 @@ class RememberedRequest:
     answer: bytes
 
 
-def load_script(client: "Redis", name: str) -> Any:
-    """The Lua script in a file of this package, ready to be called."""
-    return client.register_script(resources.files(__package__).joinpath(name).read_text())
-
-
 class Backlog:
     """The streams of all shards."""
 
@@ -108,6 +113,7 @@ class Backlog:
         self._append = GroupCommit(client, load_script(client, "backlog_append.lua"), behind=behind)
         self._remove = load_script(client, "backlog_remove.lua")
         self._arm = load_script(client, "backlog_arm.lua")
+        self._take = load_script(client, "backlog_take.lua")
 
     def append(
         self, entries: Sequence[tuple[int, bytes]], request: RememberedRequest | None = None
@@ -195,16 +201,26 @@ class Backlog:
             if len(page) < _PAGE:
                 return waiting
 
-    def remove(self, shard: int, last: Waiting, position: str | None = None) -> int:
-        """Drop a shard's entries up to `last`, which are stored; how many are left.
+    def remove(self, removals: Sequence[Removal]) -> list[int]:
+        """Drop entries that are stored, of each shard up to one; how many are left in each.
 
-        `position` is where the history stands then (`Drained`); left out, at `last`. May be
-        repeated: what is gone is not counted twice.
+        May be repeated: what is gone is not counted twice.
         """
-        keys = [names.stream(shard), names.BACKLOG_COUNTERS]
-        at = last.entry_id if position is None else position
-        arguments = [_after(last.entry_id), shard, last.bytes_so_far, at]
-        return cast("int", self._remove(keys=keys, args=arguments))
+        calls = []
+        for each in removals:
+            keys = [names.stream(each.shard), names.BACKLOG_COUNTERS]
+            last = each.last
+            arguments = [_after(last.entry_id), each.shard, last.bytes_so_far, each.position]
+            calls.append((keys, arguments))
+        return run_all(self._client, self._remove, calls)
+
+    def take_drains(self) -> list[int]:
+        """Take all drains that wait off the queue: their shards, the one that waits longest first.
+
+        Whoever takes them drains them; what is left by one who dies, the sweep queues again.
+        """
+        taken = self._take(keys=[names.JOB_LIST], args=[names.DRAIN_JOBS])
+        return [int(shard) for shard in cast("list[bytes]", taken)]
 
     def drained(self, shard: int) -> Drained:
         """The moment, and up to where a shard was drained by then."""
@@ -214,6 +230,11 @@ class Backlog:
             (seconds, micros), position = pipeline.execute()
         at = None if position is None else position.decode()
         return Drained(seconds * 1000 + micros // 1000, at)
+
+    def now(self) -> int:
+        """Unix milliseconds, by the clock that stamps readings."""
+        seconds, micros = self._client.time()
+        return seconds * 1000 + micros // 1000
 
     def arm(self, jobs: Sequence[str]) -> int:
         """Queue the jobs that don't wait already; how many were queued."""

@@ -9,7 +9,7 @@ from redis import Redis
 
 from iot_models import names
 
-from .backlog import load_script
+from .scripts import load_script
 
 MOST_ORDERS = 64
 """Orders that may wait; each has some ten kilobytes."""

@@ -8,7 +8,8 @@ from redis import Redis
 
 from iot_models import names
 
-from .backlog import Backlog, Waiting, load_script
+from .backlog import Backlog, Waiting
+from .scripts import load_script
 
 _PAGE = 100
 

@@ -14,6 +14,7 @@ stamps readings.
 
 import uuid
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import cast
 
 from redis import Redis
@@ -22,11 +23,24 @@ from iot_cipher.sealed_segment import SealedSegment
 from iot_models import names
 from iot_models.segment import SegmentBounds
 
-from .backlog import Backlog, load_script
+from .backlog import Backlog
 from .ledger import Offset
+from .scripts import Call, load_script, run_all
 
 _MARGIN_MS = 1000
 _FIRST_FETCH, _MOST_FETCH = 4, 64
+
+
+@dataclass(frozen=True, slots=True)
+class DrainedShard:
+    """What a drain did to a shard."""
+
+    shard: int
+    before: Offset
+    position: str
+    """Of the stream, up to which it is drained now."""
+    segments: Sequence[SealedSegment]
+    """What was stored between the two."""
 
 
 class HotWindow:
@@ -38,14 +52,12 @@ class HotWindow:
         self._seconds = seconds
         self._write = load_script(client, "hot_window_write.lua")
 
-    def write(
-        self, shard: int, segments: Iterable[SealedSegment], *, before: Offset, position: str
-    ) -> None:
-        """Add what a drain stored between the offset `before` and the stream's `position`.
+    def write(self, drains: Sequence[DrainedShard]) -> None:
+        """Add what a drain stored.
 
-        To be called after every drain, also one that stored nothing. When the window does not
-        end at `before` (a writer died, Redis was away or emptied, it was kept for another time),
-        it covers only what comes after it.
+        To be called after every drain, with every shard of it, also one of which nothing was
+        stored. When the window of a shard does not end at `before` (a writer died, Redis was away
+        or emptied, it was kept for another time), it covers only what comes after it.
 
         Raises:
             RedisError: it can't be told whether it was done. It may be left at that: what is
@@ -53,10 +65,15 @@ class HotWindow:
         """
         if not self._seconds:
             return
-        since = before.received_max + 1
-        now = self._backlog.drained(shard).now
-        arguments: list[str | int | bytes] = [before.position, position, since, self._seconds, now]
-        for each in segments:
+        now = self._backlog.now()
+        run_all(self._client, self._write, [self._addition(drain, now) for drain in drains])
+
+    def _addition(self, drain: DrainedShard, now: int) -> Call:
+        before = drain.before
+        arguments: list[str | int | bytes] = [
+            before.position, drain.position, before.received_max + 1, self._seconds, now,
+        ]  # fmt: skip
+        for each in drain.segments:
             vault_id, bounds = each.vault_id.bytes, each.bounds
             arguments += (
                 names.hot_index(vault_id),
@@ -65,7 +82,7 @@ class HotWindow:
                 bounds.to_bytes(),
                 each.payload,
             )
-        self._write(keys=[names.hot_cover(shard)], args=arguments)
+        return [names.hot_cover(drain.shard)], arguments
 
     def covers(self, shard: int, seconds: int, begin: int | None = None) -> int | None:
         """When the window holds all of the last `seconds`: their begin, in Unix milliseconds of

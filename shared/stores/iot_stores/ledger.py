@@ -6,7 +6,7 @@ number stored and those below it that are missing, so it answers for every entry
 in whatever order and however often they come.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -15,33 +15,47 @@ from iot_models.segment import ID_STRIDE
 
 from .postgres import Connection
 
+# Of 0 shards, as after a change of their number: its ids begin above all that were given by then.
 _CREATE = """
     INSERT INTO ingest_offsets (shard, shards, position, received_max, next_id)
-    VALUES (%s, %s, '0-0', 0, %s) ON CONFLICT (shard) DO NOTHING
+    SELECT shard, 0, '0-0', 0, 0 FROM unnest(%s::int2[]) AS shard ON CONFLICT (shard) DO NOTHING
 """
+# A writer that hangs with shards in its hands loses them: when its transaction is idle for so long,
+# or, in the middle of a COPY, when that takes so long.
 _LOCK = """
-    SELECT position, received_max, next_id, shards,
-        EXISTS (SELECT FROM ingest_offsets WHERE shards NOT IN (%(shards)s, 0))
-    FROM ingest_offsets WHERE shard = %(shard)s FOR UPDATE SKIP LOCKED
+    SELECT shard, position, received_max, next_id, shards,
+        EXISTS (SELECT FROM ingest_offsets WHERE shards NOT IN (%(shards)s, 0)),
+        set_config('idle_in_transaction_session_timeout', '10s', true),
+        set_config('statement_timeout', '30s', true)
+    FROM ingest_offsets WHERE shard = ANY(%(wanted)s) FOR UPDATE SKIP LOCKED
 """
 _NOTE_CHANGE = """
     UPDATE ingest_offsets SET shards = 0 WHERE shard IN (
         SELECT shard FROM ingest_offsets
-        WHERE shards NOT IN (%(shards)s, 0) AND shard <> %(shard)s FOR UPDATE SKIP LOCKED
+        WHERE shards NOT IN (%(shards)s, 0) AND shard <> ALL (%(wanted)s) FOR UPDATE SKIP LOCKED
     )
 """
-_EXISTS = "SELECT 1 FROM ingest_offsets WHERE shard = %s"
 _HIGHEST_ID = "SELECT coalesce(max(next_id), 0) FROM ingest_offsets"
 _MOVE = """
     UPDATE ingest_offsets
-    SET position = %s, received_max = %s, next_id = %s, shards = %s, moved_at = now()
-    WHERE shard = %s
+    SET position = moved.position, received_max = moved.received_max, next_id = moved.next_id,
+        shards = %s, moved_at = now()
+    FROM unnest(%s::int2[], %s::text[], %s::int8[], %s::int8[])
+        AS moved (shard, position, received_max, next_id)
+    WHERE ingest_offsets.shard = moved.shard
 """
 _SESSIONS = """
-    SELECT session, high, missing FROM ingest_sessions WHERE shard = %s AND session = ANY(%s)
+    SELECT shard, session, high, missing
+    FROM unnest(%s::int2[], %s::bytea[]) AS asked (shard, session)
+    JOIN ingest_sessions USING (shard, session)
 """
-_KEEP_SESSION = """
-    INSERT INTO ingest_sessions (shard, session, high, missing) VALUES (%s, %s, %s, %s)
+# One statement, not one for each in a pipeline: after a pipeline Postgres doesn't end a transaction
+# that stays idle.
+_KEEP_SESSIONS = """
+    INSERT INTO ingest_sessions (shard, session, high, missing)
+    SELECT shard, session, high, missing::int8[]
+    FROM unnest(%s::int2[], %s::bytea[], %s::int8[], %s::text[])
+        AS kept (shard, session, high, missing)
     ON CONFLICT (shard, session) DO UPDATE
     SET high = excluded.high, missing = excluded.missing, seen_at = now()
 """
@@ -91,28 +105,39 @@ class SessionNumbers:
         return False
 
 
-def lock_offset(connection: Connection, shard: int, shards: int) -> Offset | None:
-    """Take a shard for the transaction that is open; None when another writer has it.
+SessionOf = tuple[int, bytes]
+"""A shard, and a session that sent entries to it."""
 
-    When the number of shards was changed, vaults have moved from one to another: ids then go on
-    above all that were given, so that a vault's still grow. The first drain after a change notes
-    it (as 0 shards) at all others, for it may be changed back before their next drain.
+
+def create_offsets(connection: Connection, shards: Collection[int]) -> None:
+    """Let these shards begin, if they have not: nothing of them is stored.
+
+    Not within a drain's transaction: others would wait for its end.
     """
-    which = {"shard": shard, "shards": shards}
-    row = connection.execute(_LOCK, which).fetchone()
-    if row is None and connection.execute(_EXISTS, (shard,)).fetchone() is None:
-        connection.execute(_CREATE, (shard, shards, _next_free_id(connection, shard)))
-        row = connection.execute(_LOCK, which).fetchone()
-    if row is None:
-        return None
-    position, received_max, next_id, known_shards, changed = cast(
-        "tuple[str, int, int, int, bool]", row
-    )
-    if changed:
-        connection.execute(_NOTE_CHANGE, which)
-    if known_shards != shards:
-        next_id = max(next_id, _next_free_id(connection, shard))
-    return Offset(position, received_max, next_id)
+    connection.execute(_CREATE, (sorted(shards),))
+
+
+def lock_offsets(connection: Connection, wanted: Collection[int], shards: int) -> dict[int, Offset]:
+    """Take those of the shards that no other writer has, for the transaction that is open. One that
+    was never created can't be taken.
+
+    `shards` is how many there are. When their number was changed, vaults have moved from one to
+    another: ids then go on above all that were given, so that a vault's still grow. The first
+    drain after a change notes it (as 0 shards) at all others, for it may be changed back before
+    their next drain.
+    """
+    which = {"wanted": list(wanted), "shards": shards}
+    locked = {}
+    for row in connection.execute(_LOCK, which).fetchall():
+        shard, position, received_max, next_id, known_shards, changed, *_ = cast(
+            "tuple[int, str, int, int, int, bool, str, str]", row
+        )
+        if changed:
+            connection.execute(_NOTE_CHANGE, which)
+        if known_shards != shards:
+            next_id = max(next_id, _next_free_id(connection, shard))
+        locked[shard] = Offset(position, received_max, next_id)
+    return locked
 
 
 def _next_free_id(connection: Connection, shard: int) -> int:
@@ -120,35 +145,39 @@ def _next_free_id(connection: Connection, shard: int) -> int:
     return (highest // ID_STRIDE + 1) * ID_STRIDE + shard
 
 
-def move_offset(connection: Connection, shard: int, shards: int, offset: Offset) -> None:
-    """Write where a shard stands now."""
-    values = (offset.position, offset.received_max, offset.next_id, shards, shard)
+def move_offsets(connection: Connection, offsets: Mapping[int, Offset], shards: int) -> None:
+    """Write where shards stand now."""
+    values = (
+        shards,
+        list(offsets),
+        [offset.position for offset in offsets.values()],
+        [offset.received_max for offset in offsets.values()],
+        [offset.next_id for offset in offsets.values()],
+    )
     connection.execute(_MOVE, values)
 
 
 def load_sessions(
-    connection: Connection, shard: int, sessions: Iterable[bytes]
-) -> dict[bytes, SessionNumbers]:
+    connection: Connection, sessions: Iterable[SessionOf]
+) -> dict[SessionOf, SessionNumbers]:
     """What is stored of these sessions; those not met before are empty."""
     numbers = {session: SessionNumbers() for session in sessions}
-    found = connection.execute(_SESSIONS, (shard, list(numbers)))
-    for session, high, missing in cast("Iterable[tuple[bytes, int, list[int]]]", found):
-        numbers[session] = SessionNumbers(high, set(missing))
+    asked = ([shard for shard, _ in numbers], [session for _, session in numbers])
+    found = connection.execute(_SESSIONS, asked)
+    for shard, session, high, missing in cast("Iterable[tuple[int, bytes, int, list[int]]]", found):
+        numbers[shard, session] = SessionNumbers(high, set(missing))
     return numbers
 
 
-def keep_sessions(
-    connection: Connection, shard: int, sessions: dict[bytes, SessionNumbers]
-) -> None:
+def keep_sessions(connection: Connection, sessions: Mapping[SessionOf, SessionNumbers]) -> None:
     """Write what is stored of these sessions now."""
-    with connection.cursor() as cursor:
-        cursor.executemany(
-            _KEEP_SESSION,
-            [
-                (shard, session, numbers.high, sorted(numbers.missing))
-                for session, numbers in sessions.items()
-            ],
-        )
+    values = (
+        [shard for shard, _ in sessions],
+        [session for _, session in sessions],
+        [numbers.high for numbers in sessions.values()],
+        ["{" + ",".join(map(str, sorted(each.missing))) + "}" for each in sessions.values()],
+    )
+    connection.execute(_KEEP_SESSIONS, values)
 
 
 def are_stored(connection: Connection, entries: Collection[EntryName]) -> bool:

@@ -12,11 +12,16 @@ from redis import Redis
 from integration.writer.sending import Sender
 from iot_models import names
 from iot_models.errors import TooLargeError, UnavailableError
-from iot_stores.backlog import Backlog
+from iot_stores.backlog import Backlog, Removal, Waiting
 from iot_writer.writer import Writer
 from support.draining import drain_all
 
 SHARDS = 4
+
+
+def _remove(backlog: Backlog, shard: int, last: Waiting) -> int:
+    (left,) = backlog.remove([Removal(shard, last, last.entry_id.decode())])
+    return left
 
 
 @pytest.fixture
@@ -67,9 +72,9 @@ def test_bytes_are_exact_whatever_is_done_how_often(
             if waiting:
                 removed[step[1]] = waiting[-1]
                 del held[step[1]][: len(waiting)]
-                assert backlog.remove(step[1], waiting[-1]) == len(held[step[1]])
+                assert _remove(backlog, step[1], waiting[-1]) == len(held[step[1]])
         elif step[1] in removed:
-            assert backlog.remove(step[1], removed[step[1]]) == len(held[step[1]])
+            assert _remove(backlog, step[1], removed[step[1]]) == len(held[step[1]])
         state = backlog.state()
         assert state.bytes == sum(map(sum, held.values()))
         assert state.entries == {shard: len(sizes) for shard, sizes in held.items()}
@@ -90,7 +95,7 @@ def test_when_full_nothing_is_added(redis: "Redis", backlog: Backlog) -> None:
         backlog.append([(2, b"d")])
     assert everything(redis) == before
     (first,) = backlog.read(0, max_bytes=1)
-    backlog.remove(0, first)
+    _remove(backlog, 0, first)
     backlog.append([(2, b"d" * 5000)])
     assert backlog.state().bytes == 10_000
 
@@ -141,7 +146,7 @@ def test_numbers_keep_their_digits(begin: int, redis: "Redis", backlog: Backlog)
     assert backlog.state().bytes == 1568
     first, second, third = backlog.read(0, max_bytes=10_000)
     for last, left in ((first, 1567), (first, 1567), (third, 0), (second, 0)):
-        backlog.remove(0, last)
+        _remove(backlog, 0, last)
         assert backlog.state().bytes == left
     assert redis.hget(names.BACKLOG_COUNTERS, "out:0") == b"%d" % total
 
@@ -163,7 +168,7 @@ def test_bytes_are_exact_after_drains_that_stop(writer: Writer, sender: Sender) 
             if chance.random() < 0.5:
                 patch.setattr(writer.backlog, "remove", _lost)
             try:
-                writer.drain.run(writer.postgres(), shard)
+                writer.drain.run(writer.postgres(), [shard])
             except ConnectionError:
                 continue
         waiting = [

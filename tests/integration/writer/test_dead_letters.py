@@ -94,7 +94,7 @@ def test_it_is_set_aside_with_its_reason_once(kind: str, writer: Writer, sender:
     with pytest.MonkeyPatch.context() as patch:  # the drain that meets it first comes to no end
         patch.setattr(writer.drain, "_store", _away)
         with pytest.raises(ConnectionError):
-            writer.drain.run(writer.postgres(), shard)
+            writer.drain.run(writer.postgres(), [shard])
     drain_all(writer)
 
     assert sender.texts(PASSWORD) == ["before", "after"]
@@ -120,7 +120,7 @@ def test_a_shard_of_nothing_else_goes_on(writer: Writer, sender: Sender) -> None
     shard = sender.shard(PASSWORD)
     for number in range(300):
         sender.backlog.append([(shard, b"no entry %d" % number)])
-    assert writer.drain.run(writer.postgres(), shard) == (Outcome.REPEATED, 0)
+    assert writer.drain.run(writer.postgres(), [shard]).outcomes == {shard: Outcome.REPEATED}
     assert [letter[b"e"] for letter in _letters(sender)] == [
         b"no entry %d" % number for number in range(300)
     ]

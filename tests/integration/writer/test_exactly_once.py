@@ -1,6 +1,7 @@
 """Whatever is killed at whatever point: nothing is lost, nothing is stored twice."""
 
 import random
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +26,8 @@ PASSWORDS = [b"password-%d" % number for number in range(24)]
 TAKEN_UP_SECONDS = 15
 
 _WAITING_FOR_LOCK = """
-    SELECT count(*) FROM pg_locks WHERE relation = 'segments'::regclass AND NOT granted
+    SELECT count(*) FROM pg_locks
+    WHERE relation IN ('segments'::regclass, 'ingest_sessions'::regclass) AND NOT granted
     AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
 """
 _STORED = "SELECT coalesce(sum(count), 0)::int8 FROM segments"
@@ -59,6 +61,14 @@ class Scene:
             return condition()
 
         wait_until(once, what=what)
+
+    def shard(self, password: bytes) -> int:
+        """The shard that takes the password's readings."""
+        return self.sender.shard(password)
+
+    def wait_for_drains_held_up(self, number: int) -> None:
+        """So many writers are in a drain, at the segments' table."""
+        wait_until(lambda: self.number(_WAITING_FOR_LOCK) == number, what="drains held up")
 
     def number(self, statement: str) -> int:
         """A statement's one number."""
@@ -99,7 +109,7 @@ class Scene:
     def taken_up(self) -> None:
         """What waits is stored without any new request, in time."""
         wait_until(
-            lambda: self.sender.waiting() == 0, seconds=TAKEN_UP_SECONDS, what="an empty backlog"
+            lambda: self.sender.waiting() == 0, seconds=40, what="an empty backlog"
         )
 
     def _committed_not_trimmed(self) -> bool:
@@ -143,16 +153,39 @@ def test_a_writer_killed_twenty_times_and_replaced(scene: Scene) -> None:
 
 
 def test_a_writer_killed_while_another_lives_on(scene: Scene) -> None:
+    first, *others = PASSWORDS
+    elsewhere = next(each for each in others if scene.shard(each) != scene.shard(first))
     scene.stack.start_writer()
     for _ in range(4):
         killed = scene.stack.start_writer()
         wait_until(lambda: _writers(scene.sender.redis) >= 2, what="a second writer")
         with scene.connection.transaction():
             scene.connection.execute("LOCK TABLE segments IN SHARE MODE")
-            scene.arrive_until(lambda: scene.number(_WAITING_FOR_LOCK) == 2, "both in a drain")
+            for number, password in enumerate((first, elsewhere), start=1):
+                scene.sender.send(password, 5)
+                scene.wait_for_drains_held_up(number)
             _kill(killed)
         scene.taken_up()
         scene.sender.check_all()
+
+
+def test_a_writer_that_hangs_in_a_drain_loses_its_shards(scene: Scene) -> None:
+    hanging = scene.stack.start_writer()
+    with scene.connection.transaction():
+        scene.connection.execute("LOCK TABLE ingest_sessions IN SHARE MODE")
+        scene.arrive_until(lambda: scene.number(_WAITING_FOR_LOCK) == 1, "a drain held up")
+        hanging.send_signal(signal.SIGSTOP)
+    try:
+        scene.stack.start_writer()
+        scene.taken_up()
+        scene.sender.check_all()
+    finally:
+        hanging.send_signal(signal.SIGCONT)
+    for password in PASSWORDS:
+        scene.sender.send(password, 3)
+    scene.taken_up()
+    scene.sender.check_all()
+    assert hanging.poll() is None
 
 
 def _writers(redis: "Redis") -> int:
@@ -181,7 +214,7 @@ def _after_read(writer: Writer, patch: pytest.MonkeyPatch) -> None:
 
 def _after_lock(writer: Writer, patch: pytest.MonkeyPatch) -> None:
     del writer
-    patch.setattr(ledger, "lock_offset", _stop_after(ledger.lock_offset))
+    patch.setattr(ledger, "lock_offsets", _stop_after(ledger.lock_offsets))
 
 
 def _after_insert(writer: Writer, patch: pytest.MonkeyPatch) -> None:
@@ -191,7 +224,7 @@ def _after_insert(writer: Writer, patch: pytest.MonkeyPatch) -> None:
 
 def _before_commit(writer: Writer, patch: pytest.MonkeyPatch) -> None:
     del writer
-    patch.setattr(ledger, "move_offset", _stop_after(ledger.move_offset))
+    patch.setattr(ledger, "move_offsets", _stop_after(ledger.move_offsets))
 
 
 def _after_commit(writer: Writer, patch: pytest.MonkeyPatch) -> None:
@@ -236,7 +269,7 @@ def test_a_drain_that_stops_at_a_step_is_done_by_the_next(
         with pytest.MonkeyPatch.context() as patch:
             STEPS[step](writer, patch)
             with pytest.raises(_Stop):
-                writer.drain.run(writer.postgres(), sender.shard(b"a"))
+                writer.drain.run(writer.postgres(), [sender.shard(b"a")])
         if step != "after_commit":  # what is not in the hot window is missed up to the next drain
             _sees_what_is_stored(sender, passwords)
         sender.send(b"a", 1)
@@ -259,7 +292,7 @@ def test_what_the_next_drain_meets_again_is_told(writer: Writer, sender: Sender)
     with pytest.MonkeyPatch.context() as patch:
         _after_commit(writer, patch)
         with pytest.raises(_Stop):
-            writer.drain.run(writer.postgres(), shard)
+            writer.drain.run(writer.postgres(), [shard])
     assert sender.waiting() == 1
-    assert writer.drain.run(writer.postgres(), shard) == (Outcome.REPEATED, 0)
+    assert writer.drain.run(writer.postgres(), [shard]).outcomes == {shard: Outcome.REPEATED}
     assert sender.waiting() == 0

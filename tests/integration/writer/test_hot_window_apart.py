@@ -140,10 +140,10 @@ class Story:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(self.window, "write", write)
             try:
-                outcome, _ = self.writer.drain.run(self.writer.postgres(), 0)
+                drained = self.writer.drain.run(self.writer.postgres(), [0])
             except _Stalled:
                 return
-        if outcome is not Outcome.EMPTY:
+        if drained.outcomes[0] is not Outcome.EMPTY:
             found = history.select(self.writer.postgres(), self.vault_id, Question())
             self.finished |= {segment.bounds.first_id for segment in found}
 

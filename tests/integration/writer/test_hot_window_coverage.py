@@ -113,11 +113,11 @@ class Story:
             if stall:
                 patch.setattr(hot_window, "write", held_up)
             try:
-                outcome, _ = self.writer.drain.run(self.writer.postgres(), self.shard)
+                drained = self.writer.drain.run(self.writer.postgres(), [self.shard])
             except _Stalled:
                 assert stall
             else:
-                if outcome is Outcome.EMPTY:
+                if drained.outcomes[self.shard] is Outcome.EMPTY:
                     return -1
         self.stored_by.append(self._segments() - before)
         return number

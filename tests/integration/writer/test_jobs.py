@@ -103,6 +103,7 @@ def test_a_drain_is_queued_again_while_something_is_left(
     sender: Sender, writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jobs, "current", lambda: writer)
+    monkeypatch.setattr(jobs, "JOB_SECONDS", 0)
     monkeypatch.setattr("iot_writer.drain.DRAIN_BYTES", 10_000)
     for _ in range(300):
         sender.send(PASSWORD)

@@ -94,7 +94,7 @@ def test_any_order_of_arrivals_and_drains(
         if isinstance(step, int):
             sender.backlog.append([sealed[step]])
         else:
-            writer.drain.run(writer.postgres(), sender.shard(password))
+            writer.drain.run(writer.postgres(), [sender.shard(password)])
     drain_all(writer)
     stored = Counter(sender.texts(password)) - before
     assert stored == Counter({str(step) for step in steps if isinstance(step, int)})

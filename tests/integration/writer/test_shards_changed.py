@@ -28,7 +28,7 @@ def _sent(sender: Sender, earlier: Sender) -> None:
 def _drained(settings: Settings, shards: Sequence[int] | None = None) -> None:
     writer = Writer(settings)
     for shard in range(settings.shards) if shards is None else shards:
-        writer.drain.run(writer.postgres(), shard)
+        writer.drain.run(writer.postgres(), [shard])
     writer.close()
 
 
@@ -100,6 +100,6 @@ def test_what_waits_in_a_shard_that_is_no_more_is_stored(
     assert sum(state.entries.values()) == len(PASSWORDS)
     drain_all(writer)
     for shard in range(4, 8):
-        writer.drain.run(writer.postgres(), shard)
+        writer.drain.run(writer.postgres(), [shard])
     writer.close()
     sender.check_all()

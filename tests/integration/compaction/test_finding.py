@@ -7,14 +7,18 @@ from itertools import count
 from pathlib import Path
 from typing import Any, LiteralString, cast
 
+import psycopg
 import pytest
 from prometheus_client import REGISTRY
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from integration.compaction.past import Past, days_ago, each_second, noon
 from iot_models import names
+from iot_models.metrics import declared
 from iot_stores import compaction
 from iot_stores.months import DAY_MS
 from iot_writer import jobs
+from iot_writer.compaction import Outcome
 from iot_writer.retention import enforce
 from iot_writer.writer import Writer
 from support.stack import Stack
@@ -216,3 +220,37 @@ def test_it_is_done_by_who_uses_the_vault(
         stack.stop()
     assert "Traceback" not in (tmp_path / "api.log").read_text()
     assert "Traceback" not in (tmp_path / "writer-0.log").read_text()
+
+
+def _compactions(outcome: str) -> float:
+    return REGISTRY.get_sample_value("iot_compactions_total", {"outcome": outcome}) or 0
+
+
+@pytest.mark.usefixtures("jobs_of")
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (psycopg.OperationalError("gone"), "postgres_away"),
+        (RedisConnectionError("gone"), "redis_away"),
+        (ValueError("a defect"), "failed"),
+    ],
+)
+def test_one_that_fails_is_counted(
+    error: Exception, outcome: str, past: Past, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(past.writer.compaction, "run", fail)
+    before = _compactions(outcome)
+    if outcome == "postgres_away":
+        assert jobs.compact() == outcome
+    else:
+        with pytest.raises(type(error)):
+            jobs.compact()
+    assert _compactions(outcome) == before + 1
+
+
+def test_every_outcome_is_declared() -> None:
+    outcomes = {"postgres_away", "redis_away", "failed", *Outcome}
+    assert set(declared("iot_compactions_total").begins) == outcomes

@@ -84,10 +84,10 @@ class Intake:
         try:
             appended = self._backlog.append(sealed, request)
         except (RedisError, IotError):
-            self._sealer.renew()
+            self._sealer.give_up(len(sealed))
             raise
         if appended.first_answer is not None:
-            self._sealer.renew()
+            self._sealer.give_up(len(sealed))
             return _repeated(appended.first_answer)
         self._acknowledged.inc(count)
         return Accepted(count, entries, appended.ends)

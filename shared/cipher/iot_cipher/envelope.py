@@ -25,6 +25,8 @@ _HEADER = struct.Struct(">BI16sQ")
 _SHARD = struct.Struct(">H")
 _SESSION = b"iot-sensor session v1"
 
+MOST_GIVEN_UP = 100
+"""Entries of a session that were given up, about, until a new one begins."""
 ENTRIES_PER_SESSION = 2**32
 """Random nonces stay safe to this many messages under one key."""
 
@@ -49,6 +51,7 @@ class Sealer:
     def __init__(self, keyring: Callable[[], Keyring]) -> None:
         self._keyring = keyring
         self._session: _Session | None = None
+        self._given_up = 0
 
     def seal(self, shard: int, entry: bytes) -> bytes:
         """Seal an entry for the stream of `shard`; each call takes the shard's next number."""
@@ -58,11 +61,19 @@ class Sealer:
             session = self._session = _Session(keyring)
         return session.seal(shard, entry)
 
-    def renew(self) -> None:
-        """Begin a new session: called when a sealed entry was given up and its number with it,
-        so that no session has more gaps than requests were under way at a time.
+    def give_up(self, entries: int) -> None:
+        """Note that sealed entries were given up, and their numbers with them.
+
+        A session with many such gaps ends, for the ledger keeps each of them. It does not end with
+        each, for the ledger keeps each session, and a backlog that is full refuses many requests.
         """
-        self._session = None
+        self._given_up += entries
+        if self._given_up >= MOST_GIVEN_UP:
+            self.renew()
+
+    def renew(self) -> None:
+        """Begin a new session."""
+        self._session, self._given_up = None, 0
 
 
 class _Session(SecretHolder):

@@ -1,11 +1,17 @@
 """What a drain and retention cost in Postgres, however long it has gone on."""
 
+import json
+import os
 import time
 
+from integration.growth.conftest import Sending
 from integration.growth.histories import vacuum
 from integration.growth.touched import touching
 from integration.writer.sending import Sender
+from iot_api.put_body import Batch
 from iot_cipher.envelope import Sealer
+from iot_models.errors import UnavailableError
+from iot_models.reading import ReadingColumns, int64s
 from iot_stores.months import month_begin, next_month
 from iot_stores.postgres import Connection
 from iot_writer.partitions import partition_name
@@ -45,6 +51,28 @@ def test_the_ledger_stays_as_small_as_what_it_says(writer: Writer, sender: Sende
     assert updated > 500
     assert hot == updated
     assert sizes == [size, size]
+
+
+def test_a_full_backlog_leaves_few_sessions(
+    environment: dict[str, str], sending_on: Sending, writer: Writer
+) -> None:
+    """Each request that is refused gives up its entry; rows of sessions are kept for months."""
+    environment["IOT_BACKLOG_MAX_BYTES"] = str(2**20)
+    sender = sending_on(environment)
+    intake, refused, taken = sender.service.intake, 0, 0
+    for _ in range(40):
+        while True:
+            noise = json.dumps(os.urandom(100_000).hex()).encode()
+            readings = ReadingColumns(int64s([0]), int64s([0]), noise)
+            try:
+                taken += intake.accept([Batch(PASSWORD, readings)]).count
+            except UnavailableError:
+                refused += 1
+                break
+        drain_all(writer)
+    assert refused == 40 < taken
+    rows = "SELECT count(*), max(cardinality(missing)) FROM ingest_sessions"
+    assert writer.postgres().execute(rows).fetchone() == (1, refused - 1)
 
 
 def test_a_drain_touches_no_more_of_a_long_history(writer: Writer, sender: Sender) -> None:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iot_cipher import envelope
-from iot_cipher.envelope import OpenedEntry, Opener, Sealer
+from iot_cipher.envelope import MOST_GIVEN_UP, OpenedEntry, Opener, Sealer
 from iot_cipher.keyring import Keyring, parse_keyring
 from iot_models.errors import DecryptionError
 
@@ -66,6 +66,18 @@ def test_a_renewed_session_counts_anew() -> None:
     second = opened(sealer.seal(3, b""))
     assert (first.number, second.number) == (1, 1)
     assert first.session != second.session
+
+
+def test_a_session_ends_with_many_entries_given_up_not_with_each() -> None:
+    sealer = sealer_of()
+    sessions = []
+    for _ in range(2 * MOST_GIVEN_UP):
+        sessions.append(opened(sealer.seal(3, b"")).session)
+        sealer.give_up(1)
+    assert len(set(sessions)) == 2
+    assert sessions == sorted(sessions, key=sessions.index)
+    sealer.give_up(MOST_GIVEN_UP)
+    assert opened(sealer.seal(3, b"")).session not in sessions
 
 
 def test_two_processes_never_share_a_session() -> None:

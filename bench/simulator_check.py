@@ -1,7 +1,8 @@
 """The simulator beside the real service: the same loads through both, the same figures of both.
 
-What a drain costs is fitted to some of the loads (`iot_drain_seconds` by what a drain held); the
-others it has not seen.
+Simulated twice: with the time that drains took in that very load (`iot_drain_seconds`), which tells
+whether the queue is understood; and with costs fitted to three of the loads, which tells whether a
+load can be foretold that was never tried.
 """
 
 import random
@@ -80,25 +81,34 @@ def check(*, seconds: float) -> int:
 
 
 _HEAD = (
-    "load (each measured / simulated)", "drains/s", "requests a drain", "oldest: mean ms",
+    "load (measured / simulated / foretold)", "drains/s", "requests a drain", "oldest: mean ms",
     "p50 ms", "p99 ms", "waiting",
 )  # fmt: skip
 
 
-def _row(each: Measured, plant: Plant, all_of: Sequence[Measured]) -> Sequence[str]:
-    played = [simulate(each.load, plant, seed) for seed in range(3)]
+def _row(each: Measured, fitted: Plant, all_of: Sequence[Measured]) -> Sequence[str]:
+    held = each.entries_a_drain * (fitted.entry + fitted.reading * each.load.batch)
+    own = replace(fitted, drain=max(0.0, each.drain_seconds - held))
+    columns = zip(_figures(each), _simulated(each.load, own), _simulated(each.load, fitted),
+                  strict=True)  # fmt: skip
     mark = " (fitted)" if each in all_of[:FITTED] else ""
-    oldest = [wait for one in played for wait in one.oldest_waits]
-    pairs = (
-        (each.drains / each.seconds, _mean(one.drains / one.seconds for one in played)),
-        (each.entries_a_drain, _mean(one.entries_a_drain for one in played)),
-        (1e3 * each.oldest_mean, 1e3 * _mean(oldest)),
-        (1e3 * each.oldest_p50, 1e3 * quantile(oldest, 0.5)),
-        (1e3 * each.oldest_p99, 1e3 * quantile(oldest, 0.99)),
-        (each.waiting, _mean(one.waiting for one in played)),
-    )
     name = f"{each.load.rate:g}/s of {each.load.batch}{mark}"
-    return [name, *(f"{real:.1f} / {simulated:.1f}" for real, simulated in pairs)]
+    return [name, *(" / ".join(f"{figure:.1f}" for figure in column) for column in columns)]
+
+
+def _figures(each: Measured) -> Sequence[float]:
+    times = (each.oldest_mean, each.oldest_p50, each.oldest_p99)
+    drains = each.drains / each.seconds
+    return drains, each.entries_a_drain, *(1e3 * wait for wait in times), each.waiting
+
+
+def _simulated(load: Load, plant: Plant) -> Sequence[float]:
+    played = [simulate(load, plant, seed) for seed in range(3)]
+    oldest = [wait for one in played for wait in one.oldest_waits]
+    times = (_mean(oldest), quantile(oldest, 0.5), quantile(oldest, 0.99))
+    drains = _mean(one.drains / one.seconds for one in played)
+    entries = _mean(one.entries_a_drain for one in played)
+    return drains, entries, *(1e3 * wait for wait in times), _mean(one.waiting for one in played)
 
 
 def _mean(values: "Iterator[float] | Sequence[float]") -> float:

@@ -88,17 +88,16 @@ class Capacity:
 
     @property
     def shards(self) -> int:
-        """A writer core's worth of work a shard, at the most, and twice as many as writers need:
-        vaults are not spread evenly. At least the default.
-        """
+        """Twice as many as writers need: vaults are not spread evenly. At least the default."""
         wanted = 2 * math.ceil(self._drained(0) / self.costs.busy)
         rounded: int = 1 << max(3, (wanted - 1).bit_length())
         return min(self.costs.most_shards, rounded)
 
     @property
     def drains(self) -> float:
-        """A shard is drained once in its linger at most, and not more often than entries come."""
-        return min(self.shards / self.costs.linger, self.demand.requests)
+        """A writer drains once in its linger at most, and not more often than requests come."""
+        busy = math.ceil(self._drained(0) / self.costs.busy)
+        return min(busy / self.costs.linger, self.demand.requests)
 
     def _segments(self) -> float:
         """A drain makes one for each vault that it meets."""

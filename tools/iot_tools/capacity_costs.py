@@ -22,43 +22,43 @@ _ASSUMED = "assumed"
 class Costs:
     """CPU in microseconds, sizes in bytes. An entry is one request's readings for one vault."""
 
-    api_entry: float = _cost(300.0, "µs", "API: a request, whatever is in it", _LOADS)
-    api_reading: float = _cost(2.5, "µs", "API: a reading (parse, seal)", _LOADS)
-    api_open: float = _cost(45_000.0, "µs", "API: opening a vault (scrypt, N=2^14)", "timed alone")
-    redis_entry: float = _cost(30.0, "µs", "Redis: an entry in and out", _LOADS)
-    redis_reading: float = _cost(0.35, "µs", "Redis: a reading's bytes in and out", _LOADS)
-    redis_segment: float = _cost(20.0, "µs", "Redis: a segment into the hot window", _LOADS)
-    redis_drain: float = _cost(150.0, "µs", "Redis: a drain and its job", _LOADS)
-    writer_entry: float = _cost(40.0, "µs", "writer: opening an entry", _LOADS)
-    writer_reading: float = _cost(2.0, "µs", "writer: a reading (decode, encode, encrypt)", _LOADS)
-    writer_segment: float = _cost(100.0, "µs", "writer: a segment", _LOADS)
-    writer_drain: float = _cost(2000.0, "µs", "writer: a drain and its job", _LOADS)
-    postgres_entry: float = _cost(0.0, "µs", "Postgres: an entry", _LOADS)
-    postgres_reading: float = _cost(0.4, "µs", "Postgres: a reading's bytes", _LOADS)
-    postgres_segment: float = _cost(60.0, "µs", "Postgres: a segment", _LOADS)
-    postgres_drain: float = _cost(1000.0, "µs", "Postgres: a drain's transaction", _LOADS)
+    api_entry: float = _cost(790.0, "µs", "API: a request, whatever is in it", _LOADS)
+    api_reading: float = _cost(1.4, "µs", "API: a reading (parse, seal)", _LOADS)
+    api_open: float = _cost(40_000.0, "µs", "API: opening a vault (scrypt, N=2^14)", "timed alone")
+    redis_entry: float = _cost(60.0, "µs", "Redis: an entry in and out", _LOADS)
+    redis_reading: float = _cost(0.1, "µs", "Redis: a reading's bytes in and out", _LOADS)
+    redis_segment: float = _cost(55.0, "µs", "Redis: a segment into the hot window", _LOADS)
+    redis_drain: float = _cost(1460.0, "µs", "Redis: a drain and its job", _LOADS)
+    writer_entry: float = _cost(30.0, "µs", "writer: opening an entry", _LOADS)
+    writer_reading: float = _cost(1.1, "µs", "writer: a reading (decode, encode, encrypt)", _LOADS)
+    writer_segment: float = _cost(15.0, "µs", "writer: a segment", _LOADS)
+    writer_drain: float = _cost(6200.0, "µs", "writer: a drain and its job", _LOADS)
+    postgres_entry: float = _cost(35.0, "µs", "Postgres: an entry", _LOADS)
+    postgres_reading: float = _cost(0.2, "µs", "Postgres: a reading's bytes", _LOADS)
+    postgres_segment: float = _cost(20.0, "µs", "Postgres: a segment", _LOADS)
+    postgres_drain: float = _cost(1600.0, "µs", "Postgres: a drain's transaction", _LOADS)
 
-    json_reading: float = _cost(215.0, "bytes", "a reading as JSON, as devices send it", "counted")
+    json_reading: float = _cost(214.0, "bytes", "a reading as JSON, as devices send it", "counted")
     http_entry: float = _cost(700.0, "bytes", "a request and its answer, without readings; "
                               "TLS kept open", "counted, TLS records added")  # fmt: skip
-    queued_entry: float = _cost(400.0, "bytes", "Redis: an entry that waits", _QUEUE)
-    queued_reading: float = _cost(28.0, "bytes", "Redis: a reading in it", _QUEUE)
-    hot_segment: float = _cost(450.0, "bytes", "Redis: a segment in the hot window, besides its "
+    queued_entry: float = _cost(266.0, "bytes", "Redis: an entry that waits", _QUEUE)
+    queued_reading: float = _cost(16.4, "bytes", "Redis: a reading in it", _QUEUE)
+    hot_segment: float = _cost(361.0, "bytes", "Redis: a segment in the hot window, besides its "
                                "payload", "used_memory of the hot window")  # fmt: skip
-    vault_record: float = _cost(400.0, "bytes", "Redis: a vault used in the last day",
+    vault_record: float = _cost(336.0, "bytes", "Redis: a vault used in the last day",
                                 "MEMORY USAGE, and its place in the table")  # fmt: skip
     remembered: float = _cost(250.0, "bytes", "Redis: an Idempotency-Key of the last day",
                               "MEMORY USAGE, and its place in the table")  # fmt: skip
-    stored_reading: float = _cost(18.0, "bytes", "Postgres: a reading in a full segment", _DISK)
-    stored_segment: float = _cost(780.0, "bytes", "Postgres: a segment, its row and its places in "
+    stored_reading: float = _cost(12.0, "bytes", "Postgres: a reading in a full segment", _DISK)
+    stored_segment: float = _cost(680.0, "bytes", "Postgres: a segment, its row and its places in "
                                   "indexes", _DISK)  # fmt: skip
     stored_vault: float = _cost(350.0, "bytes", "Postgres: a vault", _DISK)
-    wal_factor: float = _cost(2.0, "", "Postgres: WAL for a stored byte, page images counted",
+    wal_factor: float = _cost(1.9, "", "Postgres: WAL for a stored byte, page images counted",
                               "pg_current_wal_lsn over the loads")  # fmt: skip
     open_vault: float = _cost(1000.0, "bytes", "API process: a vault that it holds open",
                               "resident memory by vaults held")  # fmt: skip
 
-    linger: float = _cost(0.05, "s", "least time between two drains of a shard", _CODE)
+    linger: float = _cost(0.025, "s", "between two drains of a writer, at least", _CODE)
     most_shards: int = _cost(256, "", "shards: setting, and distance of ids (ID_STRIDE)", _CODE)
     small_readings: int = _cost(512, "", "readings of a segment from which it is not merged", _CODE)
     merged_readings: int = _cost(8192, "", "readings of a merged segment, at most; of one day",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from iot_cipher.sealed_segment import SealedSegment, encrypt_segment
 from iot_models.entry import Entry
 from iot_models.segment import ID_STRIDE, encode_segment
-from iot_stores.months import month_begin
+from iot_stores.months import month_begin, next_month
 
 MAX_READINGS = 10_000
 """Readings in a segment, about: what a read holds in memory for each segment it merges."""
@@ -51,15 +51,14 @@ def _groups(arrivals: Iterable[Arrival]) -> Iterator[list[Arrival]]:
 
 def _cuts(of_vault: list[Arrival]) -> Iterator[list[Arrival]]:
     group: list[Arrival] = []
-    readings = 0
+    readings = month_end = 0
     for arrival in of_vault:
         count = len(arrival.entry.readings)
-        if group and (
-            readings + count > MAX_READINGS
-            or month_begin(arrival.received) != month_begin(group[0].received)
-        ):
+        if group and (readings + count > MAX_READINGS or arrival.received >= month_end):
             yield group
             group, readings = [], 0
+        if not group:
+            month_end = next_month(month_begin(arrival.received))
         group.append(arrival)
         readings += count
     yield group

@@ -41,12 +41,7 @@ def int64s(values: "list[int] | bytes" = b"") -> "array[int]":
         TypeError, OverflowError: a value is no integer of 64 bits.
         ValueError: the bytes are no whole number of integers.
     """
-    column = array("q")
-    if isinstance(values, bytes):
-        column.frombytes(values)
-    else:
-        column.extend(values)
-    return column
+    return array("q", values)
 
 
 @dataclass(slots=True)

@@ -1,0 +1,78 @@
+"""The histories that the growth benchmark makes, and its arithmetic."""
+
+import random
+from itertools import chain
+
+import psycopg
+import pytest
+from bench.growth_constants import PARTS, THINGS, Spent, solve
+from bench.growth_history import BATCH, MONTHS, Size, fill
+from bench.simulator import Load
+from bench.simulator_check import Measured, fit
+
+from iot_api.service import build_service
+from iot_models.errors import DecryptionError
+from iot_models.settings import Settings
+from iot_stores.history import Question
+
+
+@pytest.mark.parametrize("size", [Size(60_000, 1), Size(60_000, 7), Size(6000, 60)])
+def test_a_history_is_as_large_as_asked_and_can_be_read_where_it_is_read(
+    size: Size, settings: Settings
+) -> None:
+    service = build_service(settings)
+    vault = service.vaults.find_or_create(b"growth")
+    window = fill(settings.postgres_url, vault, size, settings.shards)
+    with psycopg.connect(settings.postgres_url) as connection:
+        found = connection.execute(
+            "SELECT sum(count), count(DISTINCT vault_id), count(DISTINCT tableoid) FROM segments"
+        ).fetchone()
+    assert found is not None
+    readings, vaults, months = map(int, found)
+    assert readings == pytest.approx(size.readings + 4 * BATCH, rel=0.1)
+    assert (vaults, months) == (size.vaults, MONTHS)
+
+    read = service.readings
+    assert len(list(chain.from_iterable(read.latest(vault, 100)))) == 100
+    question = Question(window.low, window.high)
+    assert len(list(chain.from_iterable(read.select(vault, question)))) == BATCH
+    assert len(list(chain.from_iterable(read.last_seconds(vault, 3600)))) == BATCH
+    with pytest.raises(DecryptionError):  # the bulk of it is noise
+        list(read.select(vault, Question()))
+    service.close()
+
+
+def test_costs_are_found_again() -> None:
+    chance = random.Random(5)
+    true = {"drain": 4000.0, "entry": 90.0, "segment": 60.0, "reading": 1.5}
+    loads = [
+        dict.fromkeys(THINGS, 0.0) | {"second": 10.0},
+        {"drain": 400.0, "entry": 400.0, "segment": 400.0, "reading": 400.0, "second": 20.0},
+        {"drain": 300.0, "entry": 9000.0, "segment": 900.0, "reading": 9000.0, "second": 12.0},
+        {"drain": 300.0, "entry": 9000.0, "segment": 7000.0, "reading": 9000.0, "second": 12.0},
+        {"drain": 30.0, "entry": 200.0, "segment": 60.0, "reading": 2e5, "second": 2.0},
+    ]
+    idle = chance.uniform(0.001, 0.01)
+    spent = [
+        Spent(
+            load,
+            {"x": idle * load["second"] + sum(true[each] * load[each] for each in THINGS) / 1e6},
+        )
+        for load in loads
+    ]
+    assert solve(spent, "x", THINGS) == pytest.approx(true, rel=0.02)
+    assert all(set(things) <= set(THINGS) for _, things in PARTS.values())
+
+
+def test_a_drains_costs_are_found_again() -> None:
+    measured = [
+        Measured(
+            load, load.seconds, load.rate * load.seconds / entries,
+            0.004 + entries * 0.0002 + entries * load.batch * 0.000003, 0, 0, 0, 0, 0,
+        )
+        for load, entries in ((Load(20), 1.1), (Load(600), 17.0), (Load(60, 1000), 2.5))
+    ]  # fmt: skip
+    plant = fit(measured)
+    assert (plant.drain, plant.entry, plant.reading) == pytest.approx(
+        (0.004, 0.0002, 0.000003), rel=0.02
+    )

@@ -105,7 +105,7 @@ class Compaction:
         self._pool = pool
         self._orders = orders
         self._keyring = keyring
-        self._settled_ms = hot_window_seconds * 1000 + MARGIN_MS
+        self._dropped_ms = hot_window_seconds * 1000 + MARGIN_MS
         self._vaults: Queue[OpenVault | None] = Queue(MOST_VAULTS)
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -146,21 +146,29 @@ class Compaction:
         name = vault.vault_id.bytes
         if not self._orders.look(name):
             return 0
-        before = self._orders.now() - self._settled_ms
+        before = self._orders.now() - self._dropped_ms
+        recent = before - _RECENT_MS
         back = self._orders.look_back(name)
-        since = 0 if back else before - _RECENT_MS
         with self._pool.connection() as connection:
             small = find_small(
-                connection, vault.vault_id, since=since, before=before, limit=MOST_FOUND
+                connection,
+                vault.vault_id,
+                since=0 if back else recent,
+                before=before,
+                limit=MOST_FOUND,
             )
+        planned = list(plan(small, before))
         if back and len(small) == MOST_FOUND:
             self._orders.look_back_soon(name)
-        made = 0
-        for segments in plan(small, before):
+        elif back and all(segments[0].received_min >= recent for segments in planned):
+            self._orders.settled(name)
+        return self._push(vault, planned)
+
+    def _push(self, vault: OpenVault, planned: Sequence[Sequence[SmallSegment]]) -> int:
+        for made, segments in enumerate(planned):
             if not self._orders.push(self._order(vault, segments)):
-                break
-            made += 1
-        return made
+                return made
+        return len(planned)
 
     def _order(self, vault: OpenVault, segments: Sequence[SmallSegment]) -> bytes:
         sources = []

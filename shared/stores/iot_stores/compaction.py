@@ -26,8 +26,9 @@ _FIND: LiteralString = """
 """
 # Skipped is what another compaction, retention or an erasure is at.
 _LOCK_VAULT = "SELECT FROM vaults WHERE vault_id = %s FOR KEY SHARE SKIP LOCKED"
+# With the index of small segments for a plan that looks at no others.
 _NAMED: LiteralString = """
-    vault_id = %(vault_id)s AND received_min BETWEEN %(low)s AND %(high)s
+    vault_id = %(vault_id)s AND received_min BETWEEN %(low)s AND %(high)s AND count < 512
     AND (first_id, received_min) IN
         (SELECT unnest(%(first_ids)s::int8[]), unnest(%(times)s::int8[]))
 """

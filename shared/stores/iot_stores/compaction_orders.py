@@ -16,7 +16,9 @@ MOST_ORDERS = 64
 LOOK_SECONDS = 300
 """A vault is looked at for small segments this often at most, however many processes have it."""
 LOOK_BACK_SECONDS = 86_400
-"""And its whole history this often."""
+"""And its whole history this often,"""
+SETTLED_SECONDS = 30 * 86_400
+"""or this often, when there was nothing to merge in it: the planner looks at every month for it."""
 
 
 class CompactionOrders:
@@ -33,6 +35,10 @@ class CompactionOrders:
     def look_back(self, vault_id: bytes) -> bool:
         """Whether its whole history is."""
         return self._claim(names.compaction_looked_back(vault_id), LOOK_BACK_SECONDS)
+
+    def settled(self, vault_id: bytes) -> None:
+        """There is nothing to merge in its history."""
+        self._client.set(names.compaction_looked_back(vault_id), 1, ex=SETTLED_SECONDS)
 
     def look_back_soon(self, vault_id: bytes) -> None:
         """Its history holds more than was found."""

@@ -48,6 +48,23 @@ def test_a_vault_is_looked_at_once_in_a_while(past: Past) -> None:
     assert look(vault) == 1
 
 
+def test_all_of_the_history_is_looked_at_when_there_may_be_something(past: Past) -> None:
+    vault = past.sender.vault(PASSWORD)
+    look, redis = past.sender.service.compaction.look, past.sender.redis
+    looked, looked_back = (
+        name(vault.vault_id.bytes)
+        for name in (names.compaction_looked, names.compaction_looked_back)
+    )
+    past.store(PASSWORD, each_second(noon(20), 10))
+    assert look(vault) == 1
+    assert 0 < redis.ttl(looked_back) <= 86_400  # the order may get lost
+    past.work()
+    past.store(PASSWORD, each_second(days_ago(1) // DAY_MS * DAY_MS, 10))
+    redis.delete(looked, looked_back)
+    assert look(vault) == 1
+    assert redis.ttl(looked_back) > 29 * 86_400  # what is old is merged
+
+
 def test_a_long_history_is_looked_through_bit_by_bit(
     past: Past, monkeypatch: pytest.MonkeyPatch
 ) -> None:

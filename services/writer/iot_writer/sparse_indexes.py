@@ -15,7 +15,7 @@ import psycopg
 
 from iot_stores.postgres import Connection
 
-SPARSE_FROM_BYTES = 8 * 2**20
+SPARSE_FROM_BYTES = 2**20
 """A smaller index may be as sparse as it likes."""
 ENTRY_BYTES = 64
 """What an entry takes, at most, in an index just built."""

@@ -50,10 +50,10 @@ class Stack:
         self.api: subprocess.Popen[bytes] | None = None
         self.writers: list[subprocess.Popen[bytes]] = []
 
-    def start_api(self) -> None:
-        """Start gunicorn and wait until it is ready."""
-        command = ["-m", "gunicorn", "--config", "python:iot_api.gunicorn_conf", "iot_api.wsgi:app"]
-        self.api = self._start("api", command)
+    def start_api(self, *options: str) -> None:
+        """Start gunicorn, with options of its own, and wait until it is ready."""
+        command = ["-m", "gunicorn", "--config", "python:iot_api.gunicorn_conf", *options]
+        self.api = self._start("api", [*command, "iot_api.wsgi:app"])
         wait_until(self._ready, what="readiness of the API")
 
     def start_writer(self) -> subprocess.Popen[bytes]:

@@ -6,6 +6,7 @@ connected and ask nothing. This one ends within about a second, and no request f
 
 import os
 import socket
+import ssl
 import time
 import uuid
 from contextlib import nullcontext, suppress
@@ -151,7 +152,7 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
 
     def _serve(self, listener: Any) -> Any:
         listener.setblocking(True)
-        tls = {"ssl_context": ssl_context(self.cfg)} if self.cfg.is_ssl else {}
+        tls = {"ssl_context": _tls(self.cfg)} if self.cfg.is_ssl else {}
         handle = partial(self.handle, _Listener(listener))
         pool = Pool(self.worker_connections)
         server = StreamServer(listener, handle=handle, spawn=pool, **tls)
@@ -184,6 +185,13 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
                 over = bodies
             if over:
                 _receive_no_more(each.client)
+
+
+def _tls(config: Any) -> ssl.SSLContext:
+    """gunicorn's. To OpenSSL 3 `_receive_no_more` would be a fault, which it tells the client."""
+    context: ssl.SSLContext = ssl_context(config)
+    context.options |= getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
+    return context
 
 
 def _close_listener(server: Any) -> None:

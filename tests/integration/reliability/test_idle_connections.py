@@ -1,0 +1,151 @@
+"""Connections on which nothing is asked are closed after gunicorn's `keepalive`; others are not."""
+
+import http.client
+import json
+import socket
+import ssl
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from iot_tools.local.certificate import ensure_certificate
+from support.stack import Answer, Stack
+
+KEEPALIVE = 2
+PATIENCE = 30
+"""Seconds after which a connection is taken for one that stays."""
+BODY = json.dumps({"data": {"db_password": "p", "freeform": "x"}}).encode()
+GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+PUT = b"PUT /api/iot HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(BODY)
+
+
+class Impatient(Stack):
+    """A stack that waits a short time only; with TLS if a context is given."""
+
+    tls: ssl.SSLContext | None = None
+
+    def connect(self) -> socket.socket:
+        """A connection."""
+        made = socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE)
+        return self.tls.wrap_socket(made, server_hostname="localhost") if self.tls else made
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: bytes | str | None = None,
+        headers: Mapping[str, str] | None = None,
+        *,
+        port: int | None = None,
+    ) -> Answer:
+        """One request, on its own connection."""
+        if self.tls is None:
+            return super().request(method, path, body, headers, port=port)
+        connection = http.client.HTTPSConnection(
+            "127.0.0.1", port or self.port, context=self.tls, timeout=PATIENCE
+        )
+        connection.request(method, path, body, dict(headers or {}))
+        answer = connection.getresponse()
+        with connection.sock or answer:
+            return Answer(answer.status, answer.headers, answer.read())
+
+
+@pytest.fixture(params=["plain", "TLS"])
+def stack(
+    request: pytest.FixtureRequest, environment: dict[str, str], tmp_path: Path
+) -> Iterator[Impatient]:
+    """The API alone, in one process."""
+    ours = {"IOT_API_WORKERS": "1"}
+    tls = None
+    if request.param == "TLS":
+        certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+        ensure_certificate(certificate, key)
+        ours |= {"IOT_TLS_CERTIFICATE": str(certificate), "IOT_TLS_KEY": str(key)}
+        tls = ssl.create_default_context(cafile=str(certificate))
+    made = Impatient({**environment, **ours}, tmp_path)
+    made.tls = tls
+    try:
+        made.start_api("--keep-alive", str(KEEPALIVE))
+        yield made
+    finally:
+        made.stop()
+
+
+@pytest.fixture
+def opened() -> Iterator[ExitStack]:
+    """What is closed after the test."""
+    with ExitStack() as made:
+        yield made
+
+
+def status(client: socket.socket) -> int:
+    """The status of an answer that is read to its end."""
+    answer = http.client.HTTPResponse(client)
+    answer.begin()
+    answer.read()
+    return answer.status
+
+
+def test_idle_connections_are_closed(stack: Impatient, opened: ExitStack) -> None:
+    """Whatever was there before: nothing, answers, or a head that doesn't end."""
+    began = time.monotonic()
+    fresh, used, half, half_after = (opened.enter_context(stack.connect()) for _ in range(4))
+    for client in (used, half_after):
+        client.sendall(GET)
+        assert status(client) == 200
+        client.sendall(PUT + BODY)
+        assert status(client) == 201
+    for client in (half, half_after):
+        client.sendall(GET[:20])
+    for client in (fresh, used, half, half_after):
+        assert client.recv(1) == b""
+        assert time.monotonic() - began >= KEEPALIVE
+    assert stack.request("GET", "/healthz").status == 200
+
+
+def test_a_head_in_drops_is_closed(stack: Impatient, opened: ExitStack) -> None:
+    """A byte now and then is no request."""
+    client = opened.enter_context(stack.connect())
+    client.settimeout(0.2)
+    end = time.monotonic() + PATIENCE
+    client.sendall(b"GET /healthz HTTP/1.1\r\nX: ")
+    while time.monotonic() < end:
+        try:
+            client.sendall(b"x")
+            assert client.recv(1) == b""
+        except TimeoutError:
+            continue
+        except (ConnectionError, ssl.SSLError):
+            pass  # closed just before a byte
+        return
+    pytest.fail("it stays")
+
+
+def test_a_request_takes_its_time(stack: Impatient, opened: ExitStack) -> None:
+    """A body that is slow, while an idle connection that came later is closed."""
+    slow = opened.enter_context(stack.connect())
+    slow.sendall(PUT + BODY[:10])
+    for _ in range(2):
+        idle = opened.enter_context(stack.connect())
+        assert idle.recv(1) == b""
+    slow.sendall(BODY[10:])
+    assert status(slow) == 201
+    slow.sendall(GET)  # and it has the whole time again
+    assert status(slow) == 200
+    assert slow.recv(1) == b""
+
+
+def test_a_connection_in_use_stays(stack: Impatient, opened: ExitStack) -> None:
+    used = opened.enter_context(stack.connect())
+    began = time.monotonic()
+    count = 0
+    while time.monotonic() - began < 3 * KEEPALIVE:
+        used.sendall(PUT + BODY)
+        assert status(used) == 201
+        count += 1
+        time.sleep(KEEPALIVE / 8)
+    print(f"{count} requests on a connection in {3 * KEEPALIVE} s")
+    assert used.recv(1) == b""

@@ -6,7 +6,7 @@ that are not plain integers.
 
 import re
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NoReturn, Protocol
@@ -95,19 +95,30 @@ def parse_put(
             f"a request may hold {max_readings} readings, this one holds {len(rows)}",
             limit=max_readings,
         )
-    numbered: dict[str, list[tuple[int, _Data]]] = {}
-    for number, row in enumerate(rows):
-        numbered.setdefault(row.data.db_password, []).append((number, row.data))
-    if len(numbered) > max_passwords:
+    groups = _by_password([row.data for row in rows])
+    if len(groups) > max_passwords:
         # Each may cost a scrypt.
         raise TooLargeError(
-            f"a request may bring {max_passwords} passwords, this one brings {len(numbered)}",
+            f"a request may bring {max_passwords} passwords, this one brings {len(groups)}",
             limit=max_passwords,
         )
     return [
-        Batch(password_bytes(password, max_password_bytes, rows=of_password), _columns(of_password))
-        for password, of_password in numbered.items()
+        Batch(password_bytes(password, max_password_bytes, row=numbers[0]), _columns(numbers, some))
+        for password, (numbers, some) in groups.items()
     ]
+
+
+def _by_password(rows: list[_Data]) -> dict[str, tuple[Sequence[int], list[_Data]]]:
+    """The rows of each password with their numbers in the request, in the order of both."""
+    passwords = dict.fromkeys([row.db_password for row in rows])
+    if len(passwords) == 1:
+        return dict.fromkeys(passwords, (range(len(rows)), rows))
+    groups: dict[str, tuple[list[int], list[_Data]]] = {each: ([], []) for each in passwords}
+    for number, row in enumerate(rows):
+        numbers, some = groups[row.db_password]
+        numbers.append(number)
+        some.append(row)
+    return {**groups}
 
 
 def _decode(body: bytes, *, lines: bool) -> list[_Row]:
@@ -165,29 +176,29 @@ def refuse_row(row: int, field: str, problem: str) -> NoReturn:
     raise InvalidRequestError(f"row {row}, {field}: {problem}", row=row, field=field)
 
 
-def password_bytes(
-    password: str, limit: int, *, rows: "list[tuple[int, _Data]] | None" = None
-) -> bytes:
-    """The password in UTF-8; refused when it is longer than `limit` bytes."""
+def password_bytes(password: str, limit: int, *, row: int | None = None) -> bytes:
+    """The password, which stands in a row if any, in UTF-8; refused when it is longer than `limit`
+    bytes.
+    """
     encoded = password.encode()
     if len(encoded) <= limit:
         return encoded
     problem = f"is longer than {limit} bytes"
-    if rows:
-        refuse_row(rows[0][0], "db_password", problem)
+    if row is not None:
+        refuse_row(row, "db_password", problem)
     raise InvalidRequestError(f"db_password: {problem}", field="db_password")
 
 
-def _columns(numbered: list[tuple[int, _Data]]) -> ReadingColumns:
-    freeform = SEPARATOR.join([data.freeform for _, data in numbered])
+def _columns(numbers: Sequence[int], rows: list[_Data]) -> ReadingColumns:
+    freeform = SEPARATOR.join([row.freeform for row in rows])
     if not freeform.isascii() or b"\x7f" in freeform:
         freeform = _NOT_PRINTABLE.sub(_escape, freeform.decode()).encode()
     return ReadingColumns(
-        _times(numbered, "relative_time", [data.relative_time for _, data in numbered], parse_time),
+        _times(numbers, "relative_time", [row.relative_time for row in rows], parse_time),
         _times(
-            numbered,
+            numbers,
             "interrogator_time",
-            [data.interrogator_time for _, data in numbered],
+            [row.interrogator_time for row in rows],
             parse_time_or_date,
         ),
         freeform,
@@ -195,7 +206,7 @@ def _columns(numbered: list[tuple[int, _Data]]) -> ReadingColumns:
 
 
 def _times(
-    numbered: list[tuple[int, _Data]],
+    numbers: Sequence[int],
     field: str,
     values: list[Time],
     parse: Callable[[Time], int],
@@ -204,7 +215,7 @@ def _times(
         return array("q", values)  # type: ignore[arg-type] # refuses what is no 64-bit integer
     except (TypeError, OverflowError):
         column = array("q")
-    for (number, _), value in zip(numbered, values, strict=True):
+    for number, value in zip(numbers, values, strict=True):
         try:
             column.append(parse(value))
         except ValueError as error:

@@ -1,0 +1,128 @@
+"""What a PUT costs in commands, round trips and function calls, on every machine alike."""
+
+import json
+import logging
+import socket
+from collections import Counter
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from gunicorn import util
+from gunicorn.config import Config
+from gunicorn.http.unreader import SocketUnreader
+from redis import Redis
+
+from integration.api.asking import JSON, Api, row
+from iot_api.worker import ApiWorker
+from support.counting import function_calls, redis_commands
+
+MOST_CALLS = 845
+"""Functions that a plain PUT calls, of Python and of C: a seventh more than it does."""
+BODY = json.dumps(row(freeform=21.5, relative_time=1, interrogator_time=2)).encode()
+REQUEST = (
+    b"PUT /api/iot HTTP/1.1\r\nHost: x\r\nUser-Agent: x/1.0\r\nAccept: */*\r\n"
+    b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(BODY), BODY)
+)
+
+
+@pytest.fixture
+def warm(api: Api) -> Api:
+    """An app that has its vaults open, and its script in Redis; a drain of each is queued."""
+    assert api.put([row(f"{number}") for number in range(10)]).status_code == 201
+    assert api.put(row()).status_code == 201
+    return api
+
+
+def appended(entries: int) -> "Counter[str]":
+    """What an append of entries runs, whose drains wait in the queue."""
+    per_entry = {"hincrby": entries, "xadd": entries, "lpos": entries}
+    once = Counter({"evalsha": 1, "hget": 1, "hincrby": 1})
+    return once + Counter(per_entry)
+
+
+def test_a_put_is_one_script(warm: Api, redis: "Redis") -> None:
+    with redis_commands(redis) as counted:
+        warm.put(row())
+    assert counted == appended(1)
+
+
+def test_readings_of_a_vault_are_one_entry(warm: Api, redis: "Redis") -> None:
+    with redis_commands(redis) as counted:
+        warm.put([row(freeform=number) for number in range(1000)])
+    assert counted == appended(1)
+
+
+@pytest.mark.parametrize("vaults", [2, 10])
+def test_vaults_are_one_script_together(warm: Api, redis: "Redis", vaults: int) -> None:
+    with redis_commands(redis) as counted:
+        warm.put([row(f"{number % vaults}") for number in range(50)])
+    assert counted == appended(vaults)
+
+
+def test_a_key_costs_a_look_and_a_note(warm: Api, redis: "Redis") -> None:
+    with redis_commands(redis) as counted:
+        warm.ask("PUT", "/api/iot", BODY, {**JSON, "Idempotency-Key": "k"})
+    assert counted == appended(1) + Counter({"get": 2, "set": 1})
+    with redis_commands(redis) as counted:
+        warm.ask("PUT", "/api/iot", BODY, {**JSON, "Idempotency-Key": "k"})
+    assert counted == {"get": 1}
+
+
+def test_a_refused_put_costs_redis_nothing(warm: Api, redis: "Redis") -> None:
+    with redis_commands(redis) as counted:
+        assert warm.put([row(), {}]).status_code == 400
+    assert counted == {}
+
+
+def test_postgres_is_not_asked_for_a_vault_that_is_held(warm: Api) -> None:
+    pool = warm.app.extensions["iot"].pool
+    pool.pop_stats()
+    for number in range(10):
+        assert warm.put(row(f"{number}")).status_code == 201
+    assert pool.get_stats().get("requests_num", 0) == 0
+    assert warm.put(row("a new one")).status_code == 201
+    assert pool.get_stats()["requests_num"] > 0
+
+
+class Log(logging.Logger):
+    """gunicorn's has one method more."""
+
+    def access(self, *_: object) -> None:
+        """Nobody asks for it."""
+
+
+@pytest.fixture
+def worker(warm: Api, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A gunicorn worker with the app. What it changes of gunicorn is changed back."""
+    monkeypatch.setattr(util, "write_error", util.write_error)
+    for name in ("chunk", "max_body_chunk"):
+        monkeypatch.setattr(SocketUnreader, name, getattr(SocketUnreader, name))
+    config = Config()
+    config.set("keepalive", 75)
+    made = ApiWorker(0, 0, [], None, 30, config, Log(__name__))
+    made.wsgi = warm.app
+    yield made
+    made.tmp.close()
+
+
+def calls_of(worker: Any, requests: int) -> int:
+    """The functions called for a connection with so many requests."""
+    client, server = socket.socketpair()
+    listener = SimpleNamespace(getsockname=lambda: ("127.0.0.1", 8000))
+    with client, server:
+        client.sendall(REQUEST * requests)
+        client.shutdown(socket.SHUT_WR)
+        calls = function_calls(lambda: worker.handle(listener, server, ("127.0.0.1", 1)))
+        assert client.makefile("rb").read().count(b"HTTP/1.1 201 ") == requests
+    return calls
+
+
+def test_a_plain_put_calls_few_functions(worker: Any) -> None:
+    """From its bytes to its answer's. What is done once a second comes on top, now and then."""
+    counts = [calls_of(worker, 2) - calls_of(worker, 1) for _ in range(21)]
+    usual, times = Counter(counts).most_common(1)[0]
+    print(f"a plain PUT calls {usual} functions ({times} times of {len(counts)})")
+    assert times > len(counts) / 2
+    assert usual < MOST_CALLS

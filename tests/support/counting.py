@@ -1,0 +1,62 @@
+"""What is done, in counts that are the same on every machine."""
+
+import re
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import psycopg
+from psycopg.pq import Trace
+from redis import Redis
+
+_OF_CONNECTIONS = {"auth", "client", "config", "hello", "info", "ping", "select"}
+
+
+@contextmanager
+def redis_commands(client: "Redis") -> Iterator["Counter[str]"]:
+    """The commands that Redis runs within, those of scripts too, but those of connecting."""
+    client.config_resetstat()
+    counted: Counter[str] = Counter()
+    yield counted
+    stats = cast("dict[str, dict[str, int]]", client.info("commandstats"))
+    for name, each in stats.items():
+        command = name.removeprefix("cmdstat_").partition("|")[0]
+        if command not in _OF_CONNECTIONS:
+            counted[command] += each["calls"]
+
+
+@contextmanager
+def postgres_messages(connection: "psycopg.Connection[Any]") -> Iterator["Counter[str]"]:
+    """What a connection sends within: how many statements, and round trips."""
+    counted: Counter[str] = Counter()
+    with tempfile.TemporaryFile("w+") as told:
+        connection.pgconn.trace(told.fileno())
+        connection.pgconn.set_trace_flags(Trace.SUPPRESS_TIMESTAMPS)
+        try:
+            yield counted
+        finally:
+            connection.pgconn.untrace()
+        told.seek(0)
+        kinds = Counter(re.findall(r"^F\t\d+\t(\w+)", told.read(), re.MULTILINE))
+    counted["statements"] = kinds["Query"] + kinds["Execute"]
+    counted["round trips"] = kinds["Query"] + kinds["Sync"]
+
+
+def function_calls(work: Callable[[], object]) -> int:
+    """How many functions are called, of Python and of C, by what is done in this thread."""
+    calls = 0
+
+    def count(_: object, event: str, __: object) -> None:
+        nonlocal calls
+        if event in {"call", "c_call"}:
+            calls += 1
+
+    sys.setprofile(count)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return calls

@@ -119,10 +119,17 @@ def calls_of(worker: Any, requests: int) -> int:
     return calls
 
 
+def fewest_calls(worker: Any, requests: int) -> int:
+    """Without what is done once a second, or as a request is slow on a busy machine."""
+    counts = [calls_of(worker, requests) for _ in range(30)]
+    fewest = min(counts)
+    assert counts.count(fewest) >= 3, f"not the same twice: {counts}"
+    return fewest
+
+
 def test_a_plain_put_calls_few_functions(worker: Any) -> None:
-    """From its bytes to its answer's. What is done once a second comes on top, now and then."""
-    counts = [calls_of(worker, 2) - calls_of(worker, 1) for _ in range(21)]
-    usual, times = Counter(counts).most_common(1)[0]
-    print(f"a plain PUT calls {usual} functions ({times} times of {len(counts)})")
-    assert times > len(counts) / 2
-    assert usual < MOST_CALLS
+    """From its bytes to its answer's."""
+    calls = fewest_calls(worker, 2) - fewest_calls(worker, 1)
+    assert calls == fewest_calls(worker, 3) - fewest_calls(worker, 2)
+    print(f"a plain PUT calls {calls} functions")
+    assert calls < MOST_CALLS

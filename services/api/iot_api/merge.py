@@ -8,15 +8,14 @@ from iot_models.reading import Reading
 from iot_stores.reach import Position
 
 from .order import ASCENDING, Order
+from .rows import Rows
 
 BATCH = 4096
 """Readings handed on at a time, about."""
 HELD_BYTES = 32 * 2**20
 """What the readings of segments that overlap may take, about, opened and waiting for their turn."""
-_READING_BYTES = 300
-"""What a reading takes beside its text, about."""
 
-OpenSegment = Callable[[SealedSegment], list[Reading]]
+OpenSegment = Callable[[SealedSegment], Rows]
 
 
 def merge(
@@ -53,6 +52,8 @@ class _Held:
         self._order = order
         self._batch = self._enough = batch
         self._most_bytes = most_bytes
+        self._lone: Rows | None = None
+        """Of a segment that overlaps none before it: most overlap none after it, either."""
         self._rows: list[Reading] = []
         self._sorted = True
         self._bytes = 0
@@ -66,6 +67,9 @@ class _Held:
 
         Without a reading when too few are there to be worth it.
         """
+        if self._lone is not None:
+            yield from self._part(self._lone, begin)
+            return
         while self._is_worth_it(begin):
             cut = self._cut
             end = begin if cut is None or (begin is not None and begin < cut) else cut
@@ -76,19 +80,39 @@ class _Held:
 
     def add(self, segment: SealedSegment, since: Position | None = None) -> None:
         """Open one more segment; of it the readings from `since` on."""
-        rows, key = self._open(segment), self._order.key
+        rows = self._open(segment)
         if since is not None:
-            rows = rows[bisect_left(rows, since, key=key) :]
+            rows = rows.since(since)
         if self._cut is not None:
-            rows = rows[: bisect_left(rows, self._cut, key=key)]
-        if self._rows and rows and key(rows[0]) < key(self._rows[-1]):
-            self._sorted = False
-        self._rows += rows
-        if self._begun:
-            self._bytes += sum(len(row.freeform) for row in rows) + _READING_BYTES * len(rows)
+            rows = rows.before(self._cut)
+        if not self._begun and since is None and len(rows) >= self._batch:
+            self._lone = rows
+        else:
+            self._take(rows)
         self._begun.append(segment)
         if self._bytes > self._most_bytes() and len(self._begun) > 2:
             self._let_go()
+
+    def _take(self, rows: Rows) -> None:
+        readings, key = rows.readings(), self._order.key
+        if self._rows and readings and key(readings[0]) < key(self._rows[-1]):
+            self._sorted = False
+        self._rows += readings
+        if self._begun:
+            self._bytes += rows.bytes
+
+    def _part(self, lone: Rows, begin: Position | None) -> Iterator[list[Reading]]:
+        """Hand on what of a lone segment comes before `begin`, and hold the rest."""
+        self._lone = None
+        head = lone if begin is None else lone.before(begin)
+        if len(head):
+            yield from head.runs()
+        rest = lone.first(0) if begin is None else lone.since(begin)
+        if not len(rest):
+            self._begun = []
+            return
+        self._rows = rest.readings()
+        self._enough = max(self._batch, 2 * len(rest))
 
     def _is_worth_it(self, begin: Position | None) -> bool:
         if begin is None:

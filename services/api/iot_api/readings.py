@@ -121,9 +121,8 @@ class Readings:
         order = DESCENDING if span.descending else ASCENDING
         batch = 0 if span.few is None else min(span.few, BATCH)
         with self._one_more_reader() as most_bytes:
-            yield from merge(
-                segments, opener(vault, question, span), order, batch=batch, most_bytes=most_bytes
-            )
+            open_segment = opener(vault, question, span, order)
+            yield from merge(segments, open_segment, order, batch=batch, most_bytes=most_bytes)
 
     @contextmanager
     def _one_more_reader(self) -> Iterator[Callable[[], int]]:

@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from iot_api import merge as merge_module
 from iot_api.merge import merge
 from iot_api.order import ASCENDING, DESCENDING, Order, position
+from iot_api.rows import Rows
 from iot_cipher.sealed_segment import SealedSegment
 from iot_models.reading import Reading
-from iot_models.segment import ID_STRIDE, SegmentBounds
+from iot_models.segment import ID_STRIDE, SegmentBounds, SegmentColumns
 
+EPOCH = "1970-01-01 00:00:00"
 VAULT = uuid.UUID(int=1)
 Segments = list[list[Reading]]
 
@@ -29,7 +31,7 @@ def readings(times: list[list[int]]) -> Segments:
     """A segment each, their ids in the order of arrival, each in its own order."""
     ids = itertools.count(ID_STRIDE, ID_STRIDE)
     return [
-        sorted((Reading("", "", next(ids), time, 0) for time in each), key=position)
+        sorted((Reading(EPOCH, "", next(ids), time, 0) for time in each), key=position)
         for each in times
     ]
 
@@ -54,7 +56,7 @@ class Opening:
         # As the database gives them.
         self.stored = sorted(stored, key=lambda each: order.begin(each.bounds))
 
-    def open(self, segment: SealedSegment) -> list[Reading]:
+    def open(self, segment: SealedSegment) -> Rows:
         found = [
             each
             for each in self._of[segment.bounds.first_id]
@@ -62,7 +64,14 @@ class Opening:
         ]
         self.given += len(found)
         self.opened += 1
-        return sorted(found, key=self._order.key)
+        columns = SegmentColumns(
+            [each.id for each in found],
+            [0] * len(found),
+            [each.relative_timestamp for each in found],
+            [each.interrogator_timestamp for each in found],
+            [""] * len(found),
+        )
+        return Rows(columns, self._order, 0, len(found))
 
 
 @pytest.fixture(params=[1, 2, 5])
@@ -78,7 +87,7 @@ def merged_and_sorted(
 ) -> tuple[list[Reading], list[Reading]]:
     batches = list(merge(opening.stored, opening.open, order, most_bytes=lambda: most_bytes))
     assert all(batches)
-    everything = [each for segment in opening.stored for each in opening.open(segment)]
+    everything = [each for segment in opening.stored for each in opening.open(segment).readings()]
     assert len(everything) <= sum(map(len, segments))
     return [each for batch in batches for each in batch], sorted(everything, key=order.key)
 

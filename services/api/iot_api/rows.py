@@ -1,0 +1,115 @@
+"""An opened segment's readings that are asked for, in order, made when they are needed."""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import compress
+
+from iot_models.reading import Reading
+from iot_models.segment import SegmentColumns, Texts
+from iot_stores.history import Question
+from iot_stores.reach import Position
+
+from .order import Order
+
+RUN_CHARACTERS = 2**17
+"""Of texts, what is made into readings at a time where that is possible."""
+_READING_BYTES = 300
+"""What a reading takes in memory beside its text, about."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The readings of a segment from place `begin` on, before place `end`."""
+
+    columns: SegmentColumns
+    """Rising, whatever the order."""
+    order: Order
+    begin: int
+    end: int
+
+    def __len__(self) -> int:
+        return self.end - self.begin
+
+    @property
+    def bytes(self) -> int:
+        """What the readings take in memory, about."""
+        texts = self.columns.freeform
+        size = texts.size if isinstance(texts, Texts) else sum(map(len, texts))
+        return len(self) * (size // max(1, len(self.columns.ids)) + _READING_BYTES)
+
+    def since(self, key: Position) -> "Rows":
+        """Those from a key on."""
+        at = self.order.place(key)
+        if self.order.descending:
+            return replace(self, end=max(self.begin, min(self.end, self._places(at, behind=True))))
+        return replace(self, begin=min(self.end, max(self.begin, self._places(at, behind=False))))
+
+    def before(self, key: Position) -> "Rows":
+        """Those before a key."""
+        at = self.order.place(key)
+        if self.order.descending:
+            return replace(
+                self, begin=min(self.end, max(self.begin, self._places(at, behind=True)))
+            )
+        return replace(self, end=max(self.begin, min(self.end, self._places(at, behind=False))))
+
+    def first(self, count: int) -> "Rows":
+        """The first so many."""
+        if self.order.descending:
+            return replace(self, begin=max(self.begin, self.end - count))
+        return replace(self, end=min(self.end, self.begin + count))
+
+    def meeting(self, question: Question) -> "Rows":
+        """Those that a question asks for."""
+        columns = self.columns
+        meets = [
+            question.relative_low <= relative <= question.relative_high
+            and received >= question.received_low
+            for relative, received in zip(columns.relative, columns.received, strict=True)
+        ]
+        columns = SegmentColumns(
+            list(compress(columns.ids, meets)),
+            list(compress(columns.received, meets)),
+            list(compress(columns.relative, meets)),
+            list(compress(columns.interrogator, meets)),
+            list(compress(columns.freeform, meets)),
+        )
+        return Rows(columns, self.order, sum(meets[: self.begin]), sum(meets[: self.end]))
+
+    def readings(self) -> list[Reading]:
+        """All of them, in order."""
+        readings = self.columns.cut(slice(self.begin, self.end)).readings()
+        if self.order.descending:
+            readings.reverse()
+        return readings
+
+    def runs(self) -> Iterator[list[Reading]]:
+        """All of them, in order, some at a time."""
+        texts = self.columns.freeform
+        if self.order.descending or self.begin or not isinstance(texts, Texts):
+            yield self.readings()
+            return
+        columns, start = self.columns, 0
+        for run in texts.runs(RUN_CHARACTERS):
+            part = slice(start, min(start + len(run), self.end))
+            start += len(run)
+            yield SegmentColumns(
+                columns.ids[part],
+                columns.received[part],
+                columns.relative[part],
+                columns.interrogator[part],
+                run[: part.stop - part.start],
+            ).readings()
+            if start >= self.end:
+                return
+
+    def _places(self, at: Position, *, behind: bool) -> int:
+        """How many stand before a position; with `behind`, it is counted, too."""
+        columns = self.columns
+
+        def position(place: int) -> Position:
+            return columns.interrogator[place], columns.ids[place]
+
+        find = bisect_right if behind else bisect_left
+        return find(range(len(columns.ids)), at, key=position)

@@ -25,6 +25,8 @@ from support.stack import Stack
 from support.waiting import wait_until
 
 PASSWORD = b"p"
+LATELY = days_ago(1.9) // 3_600_000 * 3_600_000
+"""Within the last two days, and of a day that is over, whatever the time is."""
 
 
 @pytest.fixture
@@ -43,7 +45,7 @@ def test_a_vault_is_looked_at_once_in_a_while(past: Past) -> None:
     past.sender.redis.delete(name)
     assert look(vault) == 0  # the whole history only once a day, the last two days each time
     past.work()
-    past.store(PASSWORD, each_second(days_ago(1) // DAY_MS * DAY_MS, 10))
+    past.store(PASSWORD, each_second(LATELY, 10))
     past.sender.redis.delete(name)
     assert look(vault) == 1
 
@@ -59,7 +61,7 @@ def test_all_of_the_history_is_looked_at_when_there_may_be_something(past: Past)
     assert look(vault) == 1
     assert 0 < redis.ttl(looked_back) <= 86_400  # the order may get lost
     past.work()
-    past.store(PASSWORD, each_second(days_ago(1) // DAY_MS * DAY_MS, 10))
+    past.store(PASSWORD, each_second(LATELY, 10))
     redis.delete(looked, looked_back)
     assert look(vault) == 1
     assert redis.ttl(looked_back) > 29 * 86_400  # what is old is merged

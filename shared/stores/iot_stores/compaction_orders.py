@@ -12,7 +12,7 @@ from iot_models import names
 from .scripts import load_script
 
 MOST_ORDERS = 64
-"""Orders that may wait; each has some ten kilobytes."""
+"""Orders that may wait; each has 65 kB at most."""
 LOOK_SECONDS = 300
 """A vault is looked at for small segments this often at most, however many processes have it."""
 LOOK_BACK_SECONDS = 86_400

@@ -110,3 +110,21 @@ def test_a_failure_is_not_remembered(vaults: Vaults, records: Records) -> None:
             assert isinstance(each.exception(LATER), ConnectionError)
     records.held_up.clear()
     assert vaults.find_or_create(b"same") == vaults.held(b"same")
+
+
+def test_what_was_there_and_is_opened_is_told_once(keyring: Keyring, records: Records) -> None:
+    """A vault just made has nothing in it, and one that is held was told of."""
+    opened: list[OpenVault] = []
+
+    def process() -> Vaults:
+        cache = VaultCache(size=10, seconds=60)
+        return Vaults(lambda: keyring, records, cache, scrypt_log2_n=10, opened=opened.append)
+
+    one, other = process(), process()
+    assert one.find(b"new") is None
+    one.find_or_create(b"new")
+    one.find(b"new")
+    assert opened == []
+    vault = other.find(b"new")
+    other.find_or_create(b"new")
+    assert opened == [vault]

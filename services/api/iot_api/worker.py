@@ -152,7 +152,10 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
 
     def _serve(self, listener: Any) -> Any:
         listener.setblocking(True)
-        tls = {"ssl_context": _tls(self.cfg)} if self.cfg.is_ssl else {}
+        tls: dict[str, Any] = {}
+        if self.cfg.is_ssl:
+            # Shaken hands with in `handle`: there it is known how long that takes.
+            tls = {"ssl_context": _tls(self.cfg), "do_handshake_on_connect": False}
         handle = partial(self.handle, _Listener(listener))
         pool = Pool(self.worker_connections)
         server = StreamServer(listener, handle=handle, spawn=pool, **tls)

@@ -149,3 +149,19 @@ def test_a_connection_in_use_stays(stack: Impatient, opened: ExitStack) -> None:
         time.sleep(KEEPALIVE / 8)
     print(f"{count} requests on a connection in {3 * KEEPALIVE} s")
     assert used.recv(1) == b""
+
+
+def test_what_is_no_request_is_closed(stack: Impatient, opened: ExitStack) -> None:
+    """Nor half a handshake, where TLS is spoken; nor what is no TLS."""
+    begins = [b"", b"\x16", b"\x16\x03\x01\x02\x00\x01", GET]
+    address = ("127.0.0.1", stack.port)
+    clients = [socket.create_connection(address, timeout=PATIENCE) for _ in begins]
+    for client, begin in zip(clients, begins, strict=True):
+        opened.enter_context(client).sendall(begin)
+    for client, begin in zip(clients, begins, strict=True):
+        try:
+            said = client.makefile("rb").read()
+        except ConnectionResetError:  # closed on bytes that wait
+            said = b""
+        assert said.startswith(b"HTTP/1.1 200 ") == (begin == GET and not stack.tls)
+    assert stack.request("GET", "/healthz").status == 200

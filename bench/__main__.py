@@ -28,9 +28,9 @@ Measure = Callable[[Stage], None]
 MEASURES: dict[str, tuple[Measure, float]] = {
     "batches": (measure_batches, 240),
     "sizes": (measure_sizes, 60),
-    "read": (measure_read_back, 180),
-    "memory": (measure_streaming, 180),
+    "read": (measure_read_back, 240),
     "singles": (measure_singles, 240),
+    "memory": (measure_streaming, 180),
     "freshness": (measure_freshness, 120),
     "shards": (measure_shards, 180),
     "growth": (measure_growth, 180),
@@ -38,6 +38,7 @@ MEASURES: dict[str, tuple[Measure, float]] = {
     "profile": (measure_profiles, 120),
 }
 """In this order, each with the seconds it may take. Sizes are those that batches leave behind."""
+BESIDE_PEERS = ("batches", "sizes", "read", "singles")
 NOT_IN_QUICK = ("profile",)
 
 
@@ -50,7 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     began = time.monotonic()
     with staged(scale) as stage:
         facts["Versions"], facts["Sides"] = versions(stage), durability(stage)
-        for name in names:
+        for name in sorted(names, key=list(MEASURES).index):
+            if name not in BESIDE_PEERS:
+                stage.stop_peers()  # they go on tidying up for minutes
             run(stage, name, *MEASURES[name])
         results = stage.results
     if given.quick:
@@ -80,13 +83,20 @@ def run(stage: Stage, name: str, measure: Measure, seconds: float) -> None:
     print(f"  {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
 
 
+def _names(text: str) -> list[str]:
+    names = text.split(",")
+    unknown = [name for name in names if name not in MEASURES]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"unknown: {', '.join(unknown)}")
+    return names
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="three minutes at most; no RESULTS.md")
     parser.add_argument("--write", action="store_true", help="write RESULTS.md all the same")
     parser.add_argument(
-        "--only", type=lambda text: text.split(","), metavar="NAME,...",
-        help=f"some of: {', '.join(MEASURES)}",
+        "--only", type=_names, metavar="NAME,...", help=f"some of: {', '.join(MEASURES)}"
     )  # fmt: skip
     return parser
 

@@ -15,7 +15,7 @@ def draw(results: Results, path: Path) -> bool:
     matplotlib = importlib.import_module("matplotlib")
     matplotlib.use("Agg")
     pyplot = importlib.import_module("matplotlib.pyplot")
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(15, 7), width_ratios=(1, 1.2))
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(19, 9), width_ratios=(1, 1))
     _speeds(left, results)
     _reached(right, results)
     figure.tight_layout()

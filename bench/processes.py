@@ -16,12 +16,17 @@ def family(pid: int) -> list[int]:
     """A process and all below it, as far as they live."""
     found = [pid]
     for each in found:  # it grows as we go
-        try:
-            children = Path(f"/proc/{each}/task/{each}/children").read_text(encoding="ascii")
-        except OSError:  # ended meanwhile
-            continue
-        found += map(int, children.split())
+        found += _children(each)
     return found
+
+
+def _children(pid: int) -> list[int]:
+    """Those its main thread started; none once it has ended."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii")
+    except OSError:
+        return []
+    return list(map(int, children.split()))
 
 
 def cpu_seconds(pid: int) -> float:
@@ -52,6 +57,20 @@ def memory(pid: int) -> tuple[int, int]:
         total += sizes["Pss:"]
         largest = max(largest, sizes["Rss:"])
     return total, largest
+
+
+def memory_by_process(pid: int) -> list[tuple[str, int]]:
+    """The share (PSS) of a process and of each below it, by the module that it runs."""
+    found = []
+    for each in family(pid):
+        try:
+            words = Path(f"/proc/{each}/cmdline").read_text(encoding="utf-8").split("\0")
+        except OSError:
+            continue
+        name = words[words.index("-m") + 1] if "-m" in words else words[0]
+        own = memory(each)[0] - sum(memory(child)[0] for child in _children(each))
+        found.append((name, own))
+    return found
 
 
 @dataclass(slots=True)

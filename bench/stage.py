@@ -45,6 +45,11 @@ class Stage:
         """One of the peers, if it is installed."""
         return self.peers.get(kind.name)
 
+    def stop_peers(self) -> None:
+        """End them; what is measured from now on is ours alone."""
+        for peer in self.peers.values():
+            peer.stop()
+
     def new_vaults(self, number: int) -> list[str]:
         """Names that were not used before."""
         return [vault_name(next(self._vaults)) for _ in range(number)]

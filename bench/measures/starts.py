@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
 from typing import TextIO
 
@@ -52,6 +53,8 @@ def _with_environment() -> float:
 
 def _from_nothing() -> float:
     with TemporaryDirectory(prefix="iot-bench-run-") as folder:
+        # PostgreSQL runs as another user when we are root, and its programs are in there.
+        Path(folder).chmod(0o755)
         command = ["make", "--no-print-directory", "run", f"VENV={folder}/venv"]
         return _seconds(
             [*command, f"DATA_DIR={folder}/data", f"PORT={free_port()}"], INSTALL_SECONDS
@@ -71,13 +74,19 @@ def _seconds(command: Sequence[str], patience: float) -> float:
             start_new_session=True,
         )
         try:
-            wait_until(lambda: _said(output) is not None, patience, f"{command[0]} run", 0.1)
-        except TimeoutError as error:
-            output.seek(0)
-            raise TimeoutError(f"{error}; it said:\n{output.read()[-500:]}") from None
+            wait_until(
+                lambda: process.poll() is not None or _said(output) is not None,
+                patience,
+                "the first reading read back",
+                interval=0.1,
+            )
         finally:
             _end(process)
-        return _said(output) or 0.0
+        said = _said(output)
+        if said is None:
+            output.seek(0)
+            raise RuntimeError(f"it ended; it said:\n{output.read()[-500:]}")
+        return said
 
 
 def _said(output: TextIO) -> float | None:

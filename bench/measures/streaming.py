@@ -3,7 +3,7 @@
 import time
 
 from bench.measures.read_back import fill, read_all
-from bench.processes import MIB, memory, watch_memory
+from bench.processes import MIB, memory, memory_by_process, watch_memory
 from bench.results import Kind, Row
 from bench.spread import spread
 from bench.stage import Stage
@@ -37,4 +37,8 @@ def measure_streaming(stage: Stage) -> None:
     )
     results.detail(section, "pod, peak (PSS)", f"{watch.peak_pss / MIB:.0f} MiB")
     results.detail(section, "largest process, peak (RSS)", f"{watch.peak_rss / MIB:.0f} MiB")
+    for number, (name, size) in enumerate(memory_by_process(pid)):
+        results.detail(
+            section, f"process {number}, {name}, after it (PSS)", f"{size / MIB:.0f} MiB"
+        )
     results.detail(section, "speed", f"{came / seconds:,.0f} readings/s")

@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 from urllib.parse import quote
 
 from bench import readings
@@ -61,11 +60,6 @@ class InfluxDB(Peer):
     def prepare(self) -> None:
         """Make the database."""
         ask(self.port, "POST", f"/query?q={quote(f'CREATE DATABASE {_DATABASE}')}")
-
-    def version(self) -> str:
-        """What it says of itself."""
-        said = subprocess.run([self.program, "version"], capture_output=True, text=True, check=True)  # noqa: S603
-        return said.stdout.split("(")[0].strip()
 
     def stored(self) -> int:
         """Points in the database."""

@@ -1,7 +1,6 @@
 """VictoriaMetrics, as Debian has it."""
 
 import json
-import subprocess
 from urllib.parse import quote
 
 from bench import readings
@@ -36,13 +35,6 @@ class VictoriaMetrics(Peer):
         """Whether it says it is well."""
         ask(self.port, "GET", "/health")
         return True
-
-    def version(self) -> str:
-        """What it says of itself."""
-        said = subprocess.run(  # noqa: S603
-            [self.program, "--version"], capture_output=True, text=True, check=False
-        )
-        return f"VictoriaMetrics {(said.stdout + said.stderr).strip()}"
 
     def stored(self) -> int:
         """Readings it can find, once it was told to put on disk what it holds in memory."""

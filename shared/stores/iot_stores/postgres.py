@@ -11,7 +11,7 @@ from psycopg_pool import ConnectionPool
 from iot_models.errors import SettingsError
 from iot_models.settings import Settings
 
-SCHEMA_REVISION = "0004"
+SCHEMA_REVISION = "0002"
 """The schema this code reads and writes; `iot_writer.schema` brings a database to it.
 
 Revisions are numbered, and each is made so that code of the one before works on it: while a new

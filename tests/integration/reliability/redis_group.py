@@ -155,3 +155,5 @@ class Group:
     def stop(self) -> None:
         """End all."""
         self._stack.close()
+        for member in (self.master, *self.replicas):
+            wait_until(lambda one=member: not one.running, what="its end")  # type: ignore[misc]

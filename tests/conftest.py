@@ -90,6 +90,7 @@ def environment(redis_url: str, postgres_url: str, keyring_file: Path) -> dict[s
         "IOT_KEYRING_FILE": str(keyring_file),
         # scrypt at its least: its cost is not what these tests are about.
         "IOT_SCRYPT_LOG2_N": "10",
+        "IOT_COMPACTION_AFTER_SECONDS": "0",
     }
     kept = {name: value for name, value in os.environ.items() if not name.startswith("IOT_")}
     return kept | ours

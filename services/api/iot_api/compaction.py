@@ -101,10 +101,13 @@ class Compaction:
         keyring: Callable[[], Keyring],
         *,
         hot_window_seconds: int,
+        after_seconds: float = 0.0,
     ) -> None:
+        """`after_seconds`: for so long from now no vault is looked at that is offered."""
         self._pool = pool
         self._orders = orders
         self._keyring = keyring
+        self._from = time.monotonic() + after_seconds
         self._dropped_ms = hot_window_seconds * 1000 + MARGIN_MS
         self._vaults: Queue[OpenVault | None] = Queue(MOST_VAULTS)
         self._lock = threading.Lock()
@@ -112,6 +115,8 @@ class Compaction:
 
     def offer(self, vault: OpenVault) -> None:
         """Look at a vault when there is time for it. Costs nothing, and never fails."""
+        if time.monotonic() < self._from:
+            return
         try:
             self._vaults.put_nowait(vault)
         except Full:

@@ -84,6 +84,7 @@ def build_service(settings: Settings) -> Service:
         CompactionOrders(redis),
         keyring.current,
         hot_window_seconds=settings.hot_window_seconds,
+        after_seconds=settings.compaction_after_seconds,
     )
     vaults = Vaults(
         keyring.current,

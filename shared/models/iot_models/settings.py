@@ -110,6 +110,11 @@ class Settings:
     vault_cache_seconds: int = _setting(
         600, "How long an API process keeps an opened vault in memory.", minimum=1
     )
+    compaction_after_seconds: int = _setting(
+        900,
+        "So long after its start an API process orders no compaction: in a rolling update, one of "
+        "a version that can't read what is merged may be there.",
+    )
     vault_cache_size: int = _setting(
         10_000, "Opened vaults an API process keeps in memory at most.", minimum=1
     )

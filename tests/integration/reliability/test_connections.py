@@ -28,7 +28,9 @@ most, and very few while Redis answers."""
 
 _HELD = """
     SELECT application_name, count(*) FROM pg_stat_activity
-    WHERE datname = current_database() AND pid <> pg_backend_pid() GROUP BY 1
+    WHERE datname = current_database() AND pid <> pg_backend_pid()
+        AND backend_type = 'client backend'  -- Postgres's own vacuum is there now and then
+    GROUP BY 1
 """
 
 

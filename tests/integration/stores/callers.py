@@ -79,7 +79,8 @@ class Callers:
             time.sleep(0.05)  # from its count into the queue
             self.redis.client_unpause()
             wait(others, PATIENCE)
-            first.result(PATIENCE)
+            wait([first], PATIENCE)
+            assert first.done()
             return self.client.round_trips - sent - 1, list(map(outcome, others))
 
     @contextmanager

@@ -17,6 +17,7 @@ from .measures.shards import measure_shards
 from .measures.singles import measure_singles
 from .measures.sizes import measure_sizes
 from .measures.starts import measure_starts
+from .measures.steps import measure_steps
 from .measures.streaming import measure_streaming
 from .plot import draw
 from .scale import FULL, QUICK
@@ -35,6 +36,7 @@ MEASURES: dict[str, tuple[Measure, float]] = {
     "shards": (measure_shards, 180),
     "growth": (measure_growth, 180),
     "start": (measure_starts, 240),
+    "steps": (measure_steps, 60),
     "profile": (measure_profiles, 120),
 }
 """In this order, each with the seconds it may take. Sizes are those that batches leave behind."""

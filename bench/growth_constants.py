@@ -1,8 +1,8 @@
 """`python -m bench.growth_constants`: measures the constants of the capacity model.
 
-Four loads that differ in what they are made of (drains, entries, segments, readings) cost each part
-so much CPU; solved for what one of each costs. Sizes are counted where things lie. Prints lines for
-`tools/iot_tools/capacity_costs.py`.
+Five loads that differ in what they are made of (jobs, drains, entries, segments, readings) cost
+each part so much CPU; solved for what one of each costs. Sizes are counted where things lie. Prints
+lines for `tools/iot_tools/capacity_costs.py`.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from .simulator_check import scrape
 
 FEW, MANY = 4, 200
 LANES = 4
-THINGS = ("drain", "entry", "segment", "reading")
+THINGS = ("job", "drain", "entry", "segment", "reading")
 MICRO = 1e6
 PLACE = 40
 """Bytes of a key's place in Redis's tables, of keys and of ends."""
@@ -60,11 +60,12 @@ class Bench:
         return wire.request(body)
 
     def loads(self) -> list[Spent]:
-        """Idle, drains of one entry, entries, segments, readings."""
+        """Idle, jobs of one drain of one entry, drains, entries, segments, readings."""
         number = int(4000 * self._scale)
         singles, many = self._lanes(self.few, number), self._lanes(self.many, number)
         seconds = 20 * self._scale
         light = [paced(self._lanes(self.few, 400)[0], 20, seconds)]
+        steady = [paced(lane, 50, seconds) for lane in self._lanes(self.few, 1000)]
         batches = [
             [self.request(vault, 1000, 1000 * number) for number in range(int(60 * self._scale))]
             for vault in self.few
@@ -72,6 +73,7 @@ class Bench:
         return [
             self._spend(lambda: time.sleep(seconds)),
             self._spend(lambda: self._send(light)),
+            self._spend(lambda: self._send(steady)),
             self._spend(lambda: self._send(singles)),
             self._spend(lambda: self._send(many)),
             self._spend(lambda: self._send(batches)),
@@ -95,7 +97,9 @@ class Bench:
 
     def _counts(self) -> dict[str, float]:
         samples = scrape(self._port)
+        (worker,) = self.redis.smembers("rq:workers")
         return {
+            "job": float(self.redis.hget(worker, "successful_job_count") or 0),
             "drain": samples["iot_drain_seconds_count"],
             "entry": self._entries(),
             "segment": samples["iot_segments_stored_total"],

@@ -20,11 +20,14 @@ API_STAGES = {
     "JSON of answers": ("iot_api/answers.py",),
     "parse": ("iot_api/put_body.py",),
     "compress and seal": ("iot_cipher/envelope.py", "iot_models/entry.py"),
-    "Redis client": ("iot_stores/backlog.py", "iot_stores/group_commit.py", "redis/"),
+    "Redis client": (
+        "iot_stores/backlog.py", "iot_stores/group_commit.py", "iot_stores/scripts.py", "redis/",
+    ),
     "decrypt and decode": (
         "iot_cipher/sealed_segment.py", "iot_models/segment.py", "iot_api/opening.py",
+        "iot_api/rows.py",
     ),
-    "merge": ("iot_api/merge.py", "iot_api/readings.py"),
+    "merge": ("iot_api/merge.py", "iot_api/order.py", "iot_api/readings.py"),
     "Postgres client": ("iot_stores/history.py", "psycopg"),
     "metrics": ("prometheus_client/", "iot_models/metrics.py"),
     "intake, vault lookup": ("iot_api/intake.py", "iot_api/vaults.py", "iot_cipher/"),

@@ -38,7 +38,7 @@ def plain(results: Results) -> str:
     lines += [f"! not measured: {failure}" for failure in results.failures]
     missed = results.missed_floors
     lines += [f"! floor not held: {each}" for each in missed]
-    if not missed and not results.failures:
+    if results.rows and not missed and not results.failures:
         lines.append("Every floor that was measured is held.")
     return "\n".join(lines)
 

@@ -95,6 +95,12 @@ def test_profiles_and_cpu_by_stage(stage: Stage) -> None:
     assert any(detail.name == "API: parse" for detail in results.details)
 
 
+def test_steps(stage: Stage) -> None:
+    names = [detail.name for detail in measured(stage, "steps").details]
+    assert len(names) == 12
+    assert {"parse", "compress and seal", "read: JSON"} < set(names)
+
+
 def test_shards(stage: Stage) -> None:
     assert len(measured(stage, "shards").rows[0].bars) == 2
 

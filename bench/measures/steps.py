@@ -1,0 +1,107 @@
+"""CPU of the steps that readings go through, one by one, in this process and without a server.
+
+Of each step's function the CPU of its thread is taken, over as many calls as take a while.
+"""
+
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bench.readings import json_reading, json_readings
+from bench.spread import spread
+from bench.stage import Stage
+from iot_api.put_body import put_parser
+from iot_cipher.aead import SALT_BYTES
+from iot_cipher.envelope import Opener, Sealer
+from iot_cipher.keyring import KeyringFile
+from iot_cipher.sealed_segment import decrypt_segment
+from iot_cipher.vault import OpenVault
+from iot_models.entry import Entry, decode_entry
+from iot_models.reading import ReadingColumns
+from iot_models.segment import decode_segment
+from iot_models.settings import load
+from iot_writer.segment_builder import Arrival, build_segments
+
+WHILE_SECONDS = 0.1
+DRAINED = 10
+"""Entries that one drain makes a segment of."""
+
+Step = tuple[str, int, Callable[[], Any]]
+"""Its name, the readings of a call, and the call."""
+
+
+def measure_steps(stage: Stage) -> None:
+    """For requests of a batch and of one reading."""
+    for what, size in (("batches of 1000", stage.scale.batch), ("one reading a request", 1)):
+        section = f"CPU seconds a million readings, step by step: {what}"
+        for name, readings, call in _steps(stage, size):
+            costs = [_cpu(call) / readings * 1e6 for _ in range(stage.scale.rounds)]
+            stage.results.detail(section, name, spread(costs), "s")
+
+
+def _cpu(call: Callable[[], Any]) -> float:
+    """CPU seconds of one call."""
+    calls, began = 0, time.thread_time()
+    while (used := time.thread_time() - began) < WHILE_SECONDS or not calls:
+        call()
+        calls += 1
+    return used / calls
+
+
+def _steps(stage: Stage, size: int) -> Iterator[Step]:
+    environment = stage.service.environment
+    keyring = KeyringFile(Path(environment["IOT_KEYRING_FILE"])).current
+    sealer, opener = Sealer(keyring), Opener(keyring)
+    vault = OpenVault(uuid.uuid4(), os.urandom(32))
+    bodies = [_body(number, size) for number in range(DRAINED)]
+
+    parse = put_parser(load(environment))
+    yield "parse", size, lambda: parse(bodies[0])
+
+    columns = [parse(body)[0].readings for body in bodies]
+    yield "compress and seal", size, lambda: _sealed(vault, sealer, columns[0])
+
+    sealed = [_sealed(vault, sealer, each) for each in columns]
+    yield "open and decompress", size, lambda: decode_entry(opener.open(0, sealed[0]).content)
+
+    entries = [decode_entry(opener.open(0, each).content) for each in sealed]
+    arrivals = [Arrival(int(time.time() * 1000), entry) for entry in entries]
+    yield (
+        f"make a segment of {DRAINED} entries",
+        DRAINED * size,
+        lambda: build_segments(arrivals, shard=0, next_id=0),
+    )
+
+    (segment,), _ = build_segments(arrivals, shard=0, next_id=0)
+    yield (
+        "read: decrypt, decompress, decode",
+        DRAINED * size,
+        lambda: decode_segment(
+            segment.bounds, decrypt_segment(vault, segment.bounds, segment.payload)
+        ).readings(),
+    )
+
+    bounds = segment.bounds
+    opened = decode_segment(bounds, decrypt_segment(vault, bounds, segment.payload))
+    readings = opened.readings()
+    yield "read: JSON", DRAINED * size, lambda: msgspec.json.encode(readings)
+
+
+def _body(number: int, size: int) -> bytes:
+    """The request of that number; they follow one another in time."""
+    if size == 1:
+        return json_reading(number, "steps").encode()
+    return json_readings(number * size, size, "steps")
+
+
+def _sealed(vault: OpenVault, sealer: Sealer, readings: ReadingColumns) -> bytes:
+    """An entry as the API makes it of a request."""
+    salt = os.urandom(SALT_BYTES)
+    sealed_at = int(time.time() * 1000)
+    entry = Entry(vault.vault_id.bytes, salt, vault.chunk_key(salt), sealed_at, readings)
+    return sealer.seal(0, entry.encode())

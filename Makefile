@@ -118,6 +118,7 @@ docs: $(VENV)/.dev ## Write again what docs are made from code
 	@$(BIN)/iot-sensor settings --markdown >> docs/.settings.md
 	@mv docs/.settings.md docs/settings.md
 	@$(BIN)/python charts/generate_readme.py
+	@$(BIN)/python -m iot_tools.capacity_overview docs/scaling.md
 
 .PHONY: bench
 bench: $(VENV)/.bench ## Measure it beside its peers into bench/RESULTS.md: QUICK=1 WRITE=1 ONLY=batches,...

@@ -42,15 +42,20 @@ def test_a_history_is_as_large_as_asked_and_can_be_read_where_it_is_read(
     service.close()
 
 
+def _load(**things: float) -> dict[str, float]:
+    return things
+
+
 def test_costs_are_found_again() -> None:
     chance = random.Random(5)
-    true = {"drain": 4000.0, "entry": 90.0, "segment": 60.0, "reading": 1.5}
+    true = {"job": 3000.0, "drain": 4000.0, "entry": 90.0, "segment": 60.0, "reading": 1.5}
     loads = [
         dict.fromkeys(THINGS, 0.0) | {"second": 10.0},
-        {"drain": 400.0, "entry": 400.0, "segment": 400.0, "reading": 400.0, "second": 20.0},
-        {"drain": 300.0, "entry": 9000.0, "segment": 900.0, "reading": 9000.0, "second": 12.0},
-        {"drain": 300.0, "entry": 9000.0, "segment": 7000.0, "reading": 9000.0, "second": 12.0},
-        {"drain": 30.0, "entry": 200.0, "segment": 60.0, "reading": 2e5, "second": 2.0},
+        _load(job=400, drain=400, entry=400, segment=400, reading=400, second=20),
+        _load(job=20, drain=500, entry=4000, segment=1500, reading=4000, second=20),
+        _load(job=12, drain=300, entry=9000, segment=900, reading=9000, second=12),
+        _load(job=12, drain=300, entry=9000, segment=7000, reading=9000, second=12),
+        _load(job=2, drain=30, entry=200, segment=60, reading=2e5, second=2),
     ]
     idle = chance.uniform(0.001, 0.01)
     spent = [

@@ -89,15 +89,24 @@ class Capacity:
     @property
     def shards(self) -> int:
         """Twice as many as writers need: vaults are not spread evenly. At least the default."""
-        wanted = 2 * math.ceil(self._drained(0) / self.costs.busy)
+        wanted = 2 * self._busy()
         rounded: int = 1 << max(3, (wanted - 1).bit_length())
         return min(self.costs.most_shards, rounded)
 
     @property
     def drains(self) -> float:
         """A writer drains once in its linger at most, and not more often than requests come."""
-        busy = math.ceil(self._drained(0) / self.costs.busy)
-        return min(busy / self.costs.linger, self.demand.requests)
+        return min(self._busy() / self.costs.linger, self.demand.requests)
+
+    @property
+    def jobs(self) -> float:
+        """One goes on with drains for a second, or until nothing came within a linger."""
+        idle = math.exp(-self.demand.requests * self.costs.linger)
+        return self.drains * idle + self._busy() / self.costs.job_seconds * (1 - idle)
+
+    def _busy(self) -> int:
+        """Writers that have something to do, drains and jobs not counted."""
+        return math.ceil(self._stored() / self.costs.busy)
 
     def _segments(self) -> float:
         """A drain makes one for each vault that it meets."""
@@ -139,21 +148,22 @@ class Capacity:
         """Used, of all API processes."""
         return self._api(self.openings)
 
-    def _drained(self, drains: float) -> float:
+    def _stored(self) -> float:
         costs, demand = self.costs, self.demand
         merged = demand.readings * self._rewrites() * costs.writer_reading
         return MICRO * (
             demand.requests * costs.writer_entry
             + demand.readings * costs.writer_reading
             + self.segments * costs.writer_segment
-            + drains * costs.writer_drain
             + merged
         )
 
     @property
     def writer_cores(self) -> float:
         """Used, of all writers, compaction counted."""
-        return self._drained(self.drains)
+        costs = self.costs
+        drains = self.drains * costs.writer_drain + self.jobs * costs.writer_job
+        return self._stored() + MICRO * drains
 
     @property
     def redis_cores(self) -> float:
@@ -164,6 +174,7 @@ class Capacity:
             + demand.readings * costs.redis_reading
             + self.segments * costs.redis_segment
             + self.drains * costs.redis_drain
+            + self.jobs * costs.redis_job
         )
 
     @property

@@ -11,7 +11,7 @@ def _cost(value: float, unit: str, meaning: str, how: str) -> Any:
     return field(default=value, metadata={"unit": unit, "meaning": meaning, "how": how})
 
 
-_LOADS = "four loads, solved for it"
+_LOADS = "five loads, solved for it"
 _QUEUE = "used_memory as entries wait, writer stopped"
 _DISK = "pg_total_relation_size of segments of 1 and of 1000 readings"
 _CODE = "the code's own limit"
@@ -22,42 +22,45 @@ _ASSUMED = "assumed"
 class Costs:
     """CPU in microseconds, sizes in bytes. An entry is one request's readings for one vault."""
 
-    api_entry: float = _cost(790.0, "µs", "API: a request, whatever is in it", _LOADS)
-    api_reading: float = _cost(1.4, "µs", "API: a reading (parse, seal)", _LOADS)
+    api_entry: float = _cost(800.0, "µs", "API: a request, whatever is in it", _LOADS)
+    api_reading: float = _cost(1.3, "µs", "API: a reading (parse, seal)", _LOADS)
     api_open: float = _cost(40_000.0, "µs", "API: opening a vault (scrypt, N=2^14)", "timed alone")
-    redis_entry: float = _cost(60.0, "µs", "Redis: an entry in and out", _LOADS)
-    redis_reading: float = _cost(0.1, "µs", "Redis: a reading's bytes in and out", _LOADS)
-    redis_segment: float = _cost(55.0, "µs", "Redis: a segment into the hot window", _LOADS)
-    redis_drain: float = _cost(1460.0, "µs", "Redis: a drain and its job", _LOADS)
-    writer_entry: float = _cost(30.0, "µs", "writer: opening an entry", _LOADS)
-    writer_reading: float = _cost(1.1, "µs", "writer: a reading (decode, encode, encrypt)", _LOADS)
-    writer_segment: float = _cost(15.0, "µs", "writer: a segment", _LOADS)
-    writer_drain: float = _cost(6200.0, "µs", "writer: a drain and its job", _LOADS)
-    postgres_entry: float = _cost(35.0, "µs", "Postgres: an entry", _LOADS)
-    postgres_reading: float = _cost(0.2, "µs", "Postgres: a reading's bytes", _LOADS)
+    redis_entry: float = _cost(75.0, "µs", "Redis: an entry in and out", _LOADS)
+    redis_reading: float = _cost(0.15, "µs", "Redis: a reading's bytes in and out", _LOADS)
+    redis_segment: float = _cost(30.0, "µs", "Redis: a segment into the hot window", _LOADS)
+    redis_drain: float = _cost(1100.0, "µs", "Redis: a drain", _LOADS)
+    redis_job: float = _cost(200.0, "µs", "Redis: an RQ job", _LOADS)
+    writer_entry: float = _cost(50.0, "µs", "writer: opening an entry", _LOADS)
+    writer_reading: float = _cost(0.85, "µs", "writer: a reading (decode, encode, encrypt)", _LOADS)
+    writer_segment: float = _cost(35.0, "µs", "writer: a segment", _LOADS)
+    writer_drain: float = _cost(3800.0, "µs", "writer: a drain", _LOADS)
+    writer_job: float = _cost(2300.0, "µs", "writer: an RQ job", _LOADS)
+    postgres_entry: float = _cost(20.0, "µs", "Postgres: an entry", _LOADS)
+    postgres_reading: float = _cost(0.05, "µs", "Postgres: a reading's bytes", _LOADS)
     postgres_segment: float = _cost(20.0, "µs", "Postgres: a segment", _LOADS)
-    postgres_drain: float = _cost(1600.0, "µs", "Postgres: a drain's transaction", _LOADS)
+    postgres_drain: float = _cost(1900.0, "µs", "Postgres: a drain's transaction", _LOADS)
 
     json_reading: float = _cost(214.0, "bytes", "a reading as JSON, as devices send it", "counted")
     http_entry: float = _cost(700.0, "bytes", "a request and its answer, without readings; "
                               "TLS kept open", "counted, TLS records added")  # fmt: skip
-    queued_entry: float = _cost(266.0, "bytes", "Redis: an entry that waits", _QUEUE)
-    queued_reading: float = _cost(16.4, "bytes", "Redis: a reading in it", _QUEUE)
-    hot_segment: float = _cost(361.0, "bytes", "Redis: a segment in the hot window, besides its "
+    queued_entry: float = _cost(259.0, "bytes", "Redis: an entry that waits", _QUEUE)
+    queued_reading: float = _cost(18.7, "bytes", "Redis: a reading in it", _QUEUE)
+    hot_segment: float = _cost(355.0, "bytes", "Redis: a segment in the hot window, besides its "
                                "payload", "used_memory of the hot window")  # fmt: skip
     vault_record: float = _cost(336.0, "bytes", "Redis: a vault used in the last day",
                                 "MEMORY USAGE, and its place in the table")  # fmt: skip
     remembered: float = _cost(250.0, "bytes", "Redis: an Idempotency-Key of the last day",
                               "MEMORY USAGE, and its place in the table")  # fmt: skip
     stored_reading: float = _cost(12.0, "bytes", "Postgres: a reading in a full segment", _DISK)
-    stored_segment: float = _cost(680.0, "bytes", "Postgres: a segment, its row and its places in "
+    stored_segment: float = _cost(670.0, "bytes", "Postgres: a segment, its row and its places in "
                                   "indexes", _DISK)  # fmt: skip
     stored_vault: float = _cost(350.0, "bytes", "Postgres: a vault", _DISK)
-    wal_factor: float = _cost(1.9, "", "Postgres: WAL for a stored byte, page images counted",
+    wal_factor: float = _cost(2.5, "", "Postgres: WAL for a stored byte, page images counted",
                               "pg_current_wal_lsn over the loads")  # fmt: skip
     open_vault: float = _cost(1000.0, "bytes", "API process: a vault that it holds open",
                               "resident memory by vaults held")  # fmt: skip
 
+    job_seconds: float = _cost(1.0, "s", "of drains in one job, at most", _CODE)
     linger: float = _cost(0.025, "s", "between two drains of a writer, at least", _CODE)
     most_shards: int = _cost(256, "", "shards: setting, and distance of ids (ID_STRIDE)", _CODE)
     small_readings: int = _cost(512, "", "readings of a segment from which it is not merged", _CODE)

@@ -1,6 +1,7 @@
 """The capacity model: its arithmetic, and that it knows the code's own limits."""
 
 from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 
@@ -11,9 +12,12 @@ from iot_stores.compaction import SMALL
 from iot_tools.capacity import Capacity, Demand
 from iot_tools.capacity_command import amount, limits_rows, needs_rows
 from iot_tools.capacity_costs import Costs, described
+from iot_tools.capacity_overview import TABLES, filled, limits
 from iot_tools.cli import main
+from iot_writer import jobs
 
 COSTS = Costs()
+DOCS = Path(__file__).parents[3] / "docs/scaling.md"
 SINGLE = Demand(10_000, rate=1 / 60)
 BATCHES = Demand(10_000, rate=1000 / 60, batch=1000)
 
@@ -84,6 +88,14 @@ def test_never_more_shards_or_writers_than_there_may_be() -> None:
         assert 2 <= capacity.writers <= capacity.shards
 
 
+def test_a_busy_writer_s_jobs_are_few() -> None:
+    quiet = Capacity(Demand(10, rate=0.1, devices_per_vault=10))
+    assert quiet.jobs == pytest.approx(quiet.drains, rel=0.05) == pytest.approx(1.0, rel=0.05)
+    busy = Capacity(Demand(2000, devices_per_vault=100))
+    assert busy.jobs == pytest.approx(1.0, rel=0.05)
+    assert busy.drains == pytest.approx(1 / COSTS.linger)
+
+
 def test_limits_come_with_the_nearest_first_and_releases_mend_them() -> None:
     demand = Demand(10**6, rate=1, sticky=True, vault_cache_seconds=86_400)
     capacity = Capacity(demand)
@@ -98,6 +110,7 @@ def test_limits_are_those_of_the_code() -> None:
     (shards,) = (each for each in fields(Settings) if each.name == "shards")
     assert COSTS.most_shards == shards.metadata["maximum"] == ID_STRIDE
     assert COSTS.small_readings == SMALL
+    assert (COSTS.linger, COSTS.job_seconds) == (jobs.LINGER_SECONDS, jobs.JOB_SECONDS)
     assert COSTS.merged_readings == MOST_READINGS
     defaults = {each.name: each.default for each in fields(Settings)}
     demand = Demand(1)
@@ -148,3 +161,18 @@ def test_amounts_are_for_people() -> None:
     assert texts["load", "readings"] == "1.0M/s"
     assert texts["writers", "shards"] == "256"
     assert texts["Postgres", "disk a day"].endswith(" TB")
+
+
+def test_docs_have_the_tables_as_they_are_computed() -> None:
+    text = DOCS.read_text(encoding="utf-8")
+    assert all(f"<!-- {name} -->\n| " in text for name in TABLES)
+    assert filled(text) == text, "run `make docs`"
+
+
+def test_tables_are_filled_between_their_marks() -> None:
+    text = "before\n<!-- limits -->\nold\n<!-- end of limits -->\nbehind\n"
+    begin, *lines, end, behind = filled(text).split("\n", 1)[1].splitlines()
+    assert (begin, end, behind) == ("<!-- limits -->", "<!-- end of limits -->", "behind")
+    assert lines == limits()
+    assert len(lines) == 2 + 9
+    assert filled("nothing to fill") == "nothing to fill"

@@ -141,13 +141,5 @@ def running_service(
             stack.callback(child.stop)
             service.pids[part] = child.pid
             service.children.append(child)
-        wait_until(lambda: is_ready(service), READY_SECONDS, "the service is ready")
+        wait_until(lambda: answers(service.ready), READY_SECONDS, "the service is ready")
         yield service
-
-
-def is_ready(service: Service) -> bool:
-    """Whether it takes readings; 503 is not yet."""
-    try:
-        return answers(service.ready)
-    except RuntimeError:
-        return False

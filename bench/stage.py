@@ -8,6 +8,7 @@ from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from iot_tools.local.child import LaunchError
 from iot_tools.local.ports import free_port
 
 from . import wrk
@@ -70,7 +71,11 @@ def staged(scale: Scale) -> Iterator[Stage]:
             peer = kind(folder / kind.__name__, free_port())
             stack.callback(shutil.rmtree, peer.folder, ignore_errors=True)
             stack.callback(peer.stop)
-            peer.start()
+            try:
+                peer.start()
+            except (LaunchError, TimeoutError) as error:
+                results.failures.append(f"{kind.name}: {error}")
+                continue
             peers[kind.name] = peer
         if not wrk.installed():
             results.notes.append(missing("wrk", wrk.PACKAGE))

@@ -26,20 +26,22 @@ PROBE_PAUSE_SECONDS = 0.01
 ASK_PAUSE_SECONDS = 0.002
 GIVE_UP_SECONDS = 10
 SINGLE_LANES = 16
+FULL_LOAD_TIMES = 4
+"""Full load is found with so many times the batches of a round: what is short is too fast."""
 
 
 def measure_freshness(stage: Stage) -> None:
     """For batches and for single readings."""
     scale = stage.scale
-    for what, lanes, size, distinct in (
-        ("batches of 1000", scale.lanes, scale.batch, scale.batches),
-        ("one reading a request", SINGLE_LANES, 1, scale.fresh_singles),
+    for what, lanes, size, distinct, times in (
+        ("batches of 1000", scale.lanes, scale.batch, scale.batches, FULL_LOAD_TIMES),
+        ("one reading a request", SINGLE_LANES, 1, scale.fresh_singles, 1),
     ):
         vaults = stage.new_vaults(lanes)
         probes = stage.new_vaults(PROBES)
         stage.service.open_vaults([*vaults, *probes])
         prepared = [list(batches(stage.service.wire, vault, 0, distinct, size)) for vault in vaults]
-        full = _full_load(stage.service, prepared)
+        full = _full_load(stage.service, [lane * times for lane in prepared])
         waits = _at_half(stage, prepared, full, probes)
         _report(stage, what, full * size, waits)
 

@@ -104,12 +104,6 @@ class Peer(Side):
         if self._child is not None:
             self._child.stop()
 
-    @property
-    def pid(self) -> int:
-        """Of its process."""
-        assert self._child is not None  # noqa: S101 - for the type checker
-        return self._child.pid
-
     def disk_bytes(self) -> int:
         """What its folder holds."""
         files = [path for path in self.folder.rglob("*") if path.is_file() and path.name != "log"]
@@ -123,8 +117,8 @@ class Peer(Side):
 
 
 def answers(ready: Callable[[], bool]) -> bool:
-    """Whether it is ready; one that can't be reached yet is not."""
+    """Whether it is ready; one that can't be reached yet, or answers with an error, is not."""
     try:
         return ready()
-    except OSError:
+    except (OSError, RuntimeError):
         return False

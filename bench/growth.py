@@ -46,10 +46,11 @@ def side_by_side(
     rounds, batches, asked = effort
     with ExitStack() as stack:
         found = [grow(stack, *each) for each in zip(sizes, shards, strict=True)]
-        for _ in range(rounds):
-            for each in found:
+        for number in range(rounds):
+            turn = found[::-1] if number % 2 else found  # nobody is always the first
+            for each in turn:
                 each.feed(batches)
-            for each in found:
+            for each in turn:
                 each.ask(asked)
         for each in found:
             each.count_pages()

@@ -14,8 +14,8 @@ from iot_models.errors import TooLargeError, UnavailableError
 from .group_commit import GroupCommit
 from .scripts import load_script, run_all
 
-WAIT_MILLISECONDS = 1000
-"""How long replicas may take to have what was appended."""
+WAIT_MILLISECONDS = 2000
+"""How long replicas, and disks, may take to have what was appended: fsync comes every second."""
 UNKNOWN_RATE_SECONDS, MOST_RETRY_SECONDS = 5, 60
 
 _FULL, _REMEMBERED = 0, 2

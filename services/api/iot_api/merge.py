@@ -2,6 +2,8 @@
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from heapq import heappop, heappush
 
 from iot_cipher.sealed_segment import SealedSegment
 from iot_models.reading import Reading
@@ -30,14 +32,26 @@ def merge(
 
     `segments` come in the order of their begins, so whatever lies before the next one's begin is
     complete. Held are the segments that overlap the place one is at: sealed, and opened as far as
-    `most_bytes` of readings go. What lies beyond is let go of, and opened once more when it is its
-    turn. A segment alone is never too large.
+    `most_bytes` of readings go. What lies beyond is let go of, and its segment comes once more as
+    if it began there. A segment alone is never too large.
     """
     held = _Held(open_segment, order, batch or BATCH, most_bytes)
     for segment in segments:
-        yield from held.before(order.begin(segment.bounds))
+        begin = order.begin(segment.bounds)
+        yield from held.come_to(begin)
         held.add(segment)
-    yield from held.before(None)
+    yield from held.come_to(None)
+
+
+@dataclass(slots=True, eq=False)
+class _Begun:
+    """A segment of which readings are held: from which to which key, and what was let go of."""
+
+    segment: SealedSegment
+    first: Position
+    last: Position
+    rest: Position | None = None
+    """Nothing that was let go of comes before this key; None: nothing was."""
 
 
 class _Held:
@@ -57,49 +71,75 @@ class _Held:
         self._rows: list[Reading] = []
         self._sorted = True
         self._bytes = 0
-        self._begun: list[SealedSegment] = []
-        """The segments that reach the place one is at, or beyond."""
+        self._begun: list[_Begun] = []
+        self._rests: list[tuple[Position, int, _Begun]] = []
+        """A heap; what was given another key since is in it twice."""
         self._cut: Position | None = None
-        """The key from which on rows are let go of."""
+        """As long as one is before it, readings from this key on are let go of."""
 
-    def before(self, begin: Position | None) -> Iterator[list[Reading]]:
+    def come_to(self, begin: Position | None) -> Iterator[list[Reading]]:
         """Readings that no segment to come, from `begin` on, may come before; None: all.
 
         Without a reading when too few are there to be worth it.
         """
-        if self._lone is not None:
-            yield from self._part(self._lone, begin)
-            return
-        while self._is_worth_it(begin):
-            cut = self._cut
-            end = begin if cut is None or (begin is not None and begin < cut) else cut
-            yield from self._hand_on(end)
-            if end != cut or cut is None:
-                break
-            self._go_beyond(cut)
+        while (due := self._due(begin)) is not None:
+            key, segment = due
+            yield from self._before(key)
+            self.add(segment, key)
+        yield from self._before(begin)
 
     def add(self, segment: SealedSegment, since: Position | None = None) -> None:
-        """Open one more segment; of it the readings from `since` on."""
+        """Open a segment; of it the readings from `since` on."""
         rows = self._open(segment)
         if since is not None:
             rows = rows.since(since)
-        if self._cut is not None:
-            rows = rows.before(self._cut)
-        if not self._begun and since is None and len(rows) >= self._batch:
+        if not len(rows):
+            return
+        if not self._rows and since is None and len(rows) >= self._batch and self._cut is None:
             self._lone = rows
-        else:
-            self._take(rows)
-        self._begun.append(segment)
+            self._begun = [_Begun(segment, rows.first_key, rows.last_key)]
+            return
+        self._take(segment, rows)
         if self._bytes > self._most_bytes() and len(self._begun) > 2:
             self._let_go()
 
-    def _take(self, rows: Rows) -> None:
+    def _take(self, segment: SealedSegment, rows: Rows) -> None:
+        begun = _Begun(segment, rows.first_key, rows.last_key)
+        if self._cut is not None and begun.last >= self._cut:
+            self._put_off(begun, rows.since(self._cut).first_key)
+            rows = rows.before(self._cut)
+            if not len(rows):
+                return
         readings, key = rows.readings(), self._order.key
-        if self._rows and readings and key(readings[0]) < key(self._rows[-1]):
+        if self._rows and key(readings[0]) < key(self._rows[-1]):
             self._sorted = False
         self._rows += readings
         if self._begun:
             self._bytes += rows.bytes
+        self._begun.append(begun)
+
+    def _put_off(self, begun: _Begun, rest: Position) -> None:
+        begun.rest = begun.last = rest
+        heappush(self._rests, (rest, id(begun), begun))
+
+    def _due(self, begin: Position | None) -> tuple[Position, SealedSegment] | None:
+        """The next segment that comes once more, and from where on, if it comes before `begin`."""
+        while self._rests and (begin is None or self._rests[0][0] <= begin):
+            key, _, begun = heappop(self._rests)
+            if begun.rest == key:
+                begun.rest = None
+                begun.last = begun.first  # so that it is not put off again for what comes now
+                return key, begun.segment
+        return None
+
+    def _before(self, begin: Position | None) -> Iterator[list[Reading]]:
+        full = self._cut is not None and (begin is None or begin >= self._cut)
+        if full:
+            self._cut = None
+        if self._lone is not None:
+            yield from self._part(self._lone, begin)
+        elif self._rows and (full or begin is None or len(self._rows) >= self._enough):
+            yield from self._hand_on(begin)
 
     def _part(self, lone: Rows, begin: Position | None) -> Iterator[list[Reading]]:
         """Hand on what of a lone segment comes before `begin`, and hold the rest."""
@@ -108,16 +148,9 @@ class _Held:
         if len(head):
             yield from head.runs()
         rest = lone.first(0) if begin is None else lone.since(begin)
-        if not len(rest):
-            self._begun = []
-            return
         self._rows = rest.readings()
+        self._begun = self._begun if len(rest) else []
         self._enough = max(self._batch, 2 * len(rest))
-
-    def _is_worth_it(self, begin: Position | None) -> bool:
-        if begin is None:
-            return bool(self._rows) or self._cut is not None
-        return len(self._rows) >= self._enough or (self._cut is not None and self._cut <= begin)
 
     def _hand_on(self, end: Position | None) -> Iterator[list[Reading]]:
         self._sort()
@@ -128,24 +161,23 @@ class _Held:
             self._rows = rows[complete:]
             self._bytes = self._bytes * len(self._rows) // len(rows)
         if end is not None:
-            self._begun = [each for each in self._begun if self._order.end(each.bounds) >= end]
+            self._begun = [each for each in self._begun if each.last >= end]
         # Sorting again pays once as much as was left has come in addition.
         self._enough = max(self._batch, 2 * len(self._rows))
-
-    def _go_beyond(self, cut: Position) -> None:
-        """Open again what was let go of; all that was held is handed on."""
-        begun, self._begun, self._cut, self._bytes = self._begun, [], None, 0
-        for each in begun:
-            self.add(each, cut)
 
     def _let_go(self) -> None:
         """Keep the first half of the readings."""
         self._sort()
         keep = len(self._rows) // 2
-        if keep:
-            self._cut = self._order.key(self._rows[keep])
-            del self._rows[keep:]
-            self._bytes //= 2
+        if not keep:
+            return
+        cut = self._cut = self._order.key(self._rows[keep])
+        del self._rows[keep:]
+        self._bytes //= 2
+        for each in self._begun:
+            if each.last >= cut:
+                self._put_off(each, max(cut, each.first))
+        self._begun = [each for each in self._begun if each.first < cut]
 
     def _sort(self) -> None:
         if not self._sorted:

@@ -32,6 +32,16 @@ class Rows:
         return self.end - self.begin
 
     @property
+    def first_key(self) -> Position:
+        """Where the first stands; there is one."""
+        return self.order.place(self._at(self.end - 1 if self.order.descending else self.begin))
+
+    @property
+    def last_key(self) -> Position:
+        """Where the last stands; there is one."""
+        return self.order.place(self._at(self.begin if self.order.descending else self.end - 1))
+
+    @property
     def bytes(self) -> int:
         """What the readings take in memory, about."""
         texts = self.columns.freeform
@@ -106,10 +116,8 @@ class Rows:
 
     def _places(self, at: Position, *, behind: bool) -> int:
         """How many stand before a position; with `behind`, it is counted, too."""
-        columns = self.columns
-
-        def position(place: int) -> Position:
-            return columns.interrogator[place], columns.ids[place]
-
         find = bisect_right if behind else bisect_left
-        return find(range(len(columns.ids)), at, key=position)
+        return find(range(len(self.columns.ids)), at, key=self._at)
+
+    def _at(self, place: int) -> Position:
+        return self.columns.interrogator[place], self.columns.ids[place]

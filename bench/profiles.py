@@ -3,6 +3,7 @@
 py-spy samples a process from outside, 200 times a second, those of its threads that run then; the
 process goes on meanwhile, for to stop it wakes its waiting threads. A sample counts for the stage
 whose code is nearest to the top of its stack, so what a stage has done by libraries counts for it.
+A thread that waits for a core counts as running: a call that wakes another process shows large.
 """
 
 import shutil

@@ -23,6 +23,7 @@ an API process one scrypt, and then none for ten minutes.
 
 CPU by process is what /proc counts, with all below it. CPU by stage is that of the process, shared
 out by py-spy's samples: each counts for the stage whose code is nearest to the top of its stack.
+A thread that waits for a core counts as running, so a call that wakes another process shows large.
 Step by step, it is the CPU of one thread that calls each step's function alone, without servers.
 
 The old server is no part of this project. Its stand-in (`bench/peers/old_server.py`) does the same

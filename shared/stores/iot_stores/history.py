@@ -28,7 +28,6 @@ _SELECT: LiteralString = f"SELECT {_COLUMNS}, payload FROM segments WHERE vault_
 _RELATIVE: LiteralString = "relative_max >= %(low)s AND relative_min <= %(high)s"
 # A segment lies within one month, so the month's begin bounds `received_min` and prunes.
 _RECEIVED: LiteralString = "received_max >= %(since)s AND received_min >= %(month)s"
-_BY_ID: LiteralString = f"{_SELECT} AND first_id = %(first_id)s"
 
 _BEGIN: LiteralString = "(interrogator_min, first_id)"
 _END: LiteralString = "(interrogator_max, last_id)"
@@ -56,7 +55,6 @@ _LAST: dict[bool, Position] = {False: (INT64_MAX, 2**53 - 1), True: (INT64_MIN, 
 
 # Spelled as in the index that is made for it alone.
 _MAXTIME = "SELECT max(relative_max + 0) FROM segments"
-_COUNT = "SELECT coalesce(sum(count), 0)::int8 FROM segments WHERE vault_id = %s"
 _VAULT_MAXTIME = "SELECT max(relative_max) FROM segments WHERE vault_id = %s"
 
 FETCH_BYTES = 2 * 2**20
@@ -194,33 +192,12 @@ def _condition(question: Question) -> tuple[LiteralString, dict[str, object]]:
     return "", {}
 
 
-def select_latest(connection: Connection, vault_id: uuid.UUID) -> Segments:
-    """A vault's segments from the one with the greatest interrogator time on down.
-
-    As `select` does, it keeps a transaction open until it is exhausted or closed.
-    """
-    return select(connection, vault_id, Question(), Span(descending=True))
-
-
-def select_one(connection: Connection, vault_id: uuid.UUID, first_id: int) -> SealedSegment | None:
-    """The segment that begins with this id."""
-    parameters = {"vault_id": vault_id, "first_id": first_id}
-    row = connection.execute(_BY_ID, parameters, binary=True).fetchone()
-    return None if row is None else _segment(vault_id, row)
-
-
 @contextmanager
 def snapshot(connection: Connection) -> Iterator[None]:
     """A transaction in which everything is read as of one moment."""
     with connection.transaction():
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         yield
-
-
-def count(connection: Connection, vault_id: uuid.UUID) -> int:
-    """How many readings a vault has."""
-    row = connection.execute(_COUNT, (vault_id,)).fetchone()
-    return cast("tuple[int]", row)[0]
 
 
 def max_relative_timestamp(connection: Connection, vault_id: uuid.UUID | None = None) -> int | None:

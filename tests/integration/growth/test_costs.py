@@ -8,7 +8,7 @@ from integration.growth.conftest import SHAPES, Histories
 from integration.growth.histories import ASKED, spread
 from integration.growth.touched import Touched, touching
 from iot_stores import history
-from iot_stores.history import Question
+from iot_stores.history import Question, Span
 from iot_stores.postgres import Connection
 
 A_SEARCH = 3
@@ -24,7 +24,7 @@ def _begin(segments: history.Segments, count: int) -> None:
 
 def _latest(connection: Connection) -> Touched:
     with touching(connection) as touched:
-        _begin(history.select_latest(connection, ASKED), 4)
+        _begin(history.select(connection, ASKED, Question(), Span(descending=True)), 4)
     return touched
 
 

@@ -11,7 +11,7 @@ from integration.growth.conftest import SHAPES, Histories
 from integration.growth.histories import ASKED, FIRST_MONTH, spread
 from integration.growth.plans import Plan, planned
 from iot_stores import history, ledger
-from iot_stores.history import Question
+from iot_stores.history import Question, Span
 from iot_stores.months import month_begin, next_month
 from iot_stores.postgres import Connection
 from iot_writer.partitions import partition_begins, partition_name
@@ -35,7 +35,10 @@ def _received(connection: Connection, seconds: int) -> list[object]:
 
 ASKS: dict[str, tuple[Ask, set[str]]] = {
     "all": (lambda db: list(history.select(db, ASKED, Question())), {"segments_in_order"}),
-    "latest": (lambda db: list(history.select_latest(db, ASKED)), {"segments_latest"}),
+    "latest": (
+        lambda db: list(history.select(db, ASKED, Question(), Span(descending=True))),
+        {"segments_latest"},
+    ),
     "the first hundredth": (lambda db: _relative(db, 0, 0.01), {"segments_by_relative"}),
     "a hundredth in the middle": (lambda db: _relative(db, 0.5, 0.51), {"segments_by_relative"}),
     "from the last hundredth on": (lambda db: _relative(db, 0.99, 9), {"segments_by_relative"}),
@@ -119,23 +122,6 @@ def test_what_bounds_the_time_of_receipt_looks_at_its_months_alone(history_of: H
     with planned(connection) as plans:
         list(history.select(connection, ASKED, Question()))
     assert _months(last(plans)) == set(every)
-
-
-def test_a_segment_is_found_by_its_id(history_of: Histories) -> None:
-    connection = history_of("others")
-    for number in (0, 17):
-        with planned(connection) as plans:
-            assert history.select_one(connection, ASKED, number * 25_600) is not None
-        assert (last(plans).seq_scans, last(plans).indexes) == (set(), {"primary key"})
-
-
-def test_readings_are_counted_by_an_index(history_of: Histories) -> None:
-    for shape in ("others", "months", "new"):  # not where most of the rows are the vault's own
-        connection = history_of(shape)
-        with planned(connection) as plans:
-            counted = history.count(connection, ASKED)
-        assert counted == SHAPES[shape].months * SHAPES[shape].segments * 100
-        assert last(plans).seq_scans == set()
 
 
 def test_a_months_begin_is_where_its_partition_begins() -> None:

@@ -35,7 +35,7 @@ class Demand:
     sticky: bool = False
     """Whether a device's requests come to one API process, so that one opens its vault."""
     vault_cache_seconds: int = 600
-    vault_cache_size: int = 10_000
+    vault_cache_size: int = 50_000
 
     @property
     def readings(self) -> float:
@@ -82,7 +82,7 @@ class Capacity:
         self.demand = demand
         self.costs = costs or Costs()
         self.segments = self._segments()
-        self.processes, self.openings = self._processes()
+        self.processes, self.opening = self._processes()
 
     # --- Rates, a second -------------------------------------------------------------------------
 
@@ -118,35 +118,37 @@ class Capacity:
     # --- CPU, in cores ---------------------------------------------------------------------------
 
     def _processes(self) -> tuple[int, float]:
-        """The fewest API processes that do, and the vaults that they open a second: the more there
-        are, the fewer devices come to each, but the more of them open a vault.
+        """The fewest API processes that do, and what opening vaults takes of them, in cores: the
+        more there are, the fewer devices come to each, but the more of them have a vault open.
         """
         processes = 1
         while True:
-            openings = self._openings(processes)
-            needed = math.ceil(self._api(openings) / self.costs.busy)
+            opening = self._opening(processes)
+            needed = math.ceil(self._api(opening) / self.costs.busy)
             if needed <= processes:
-                return processes, openings
+                return processes, opening
             processes = max(processes + 1, min(needed, processes * 21 // 20))
 
-    def _openings(self, processes: int) -> float:
-        demand = self.demand
+    def _opening(self, processes: int) -> float:
+        demand, costs = self.demand, self.costs
         meets = 1 if demand.sticky else processes
         each = demand.requests / demand.vaults / meets
         held = demand.vaults / processes if demand.sticky else demand.vaults
         if held > demand.vault_cache_size:
-            return demand.requests  # what is asked for has been pushed out by then
-        return demand.vaults * meets / (demand.vault_cache_seconds + 1 / each)
+            # What is asked for has been pushed out by then.
+            return MICRO * demand.requests * costs.api_open
+        renewals = demand.vaults * meets / (demand.vault_cache_seconds + 1 / each)
+        return MICRO * renewals * costs.api_renew
 
-    def _api(self, openings: float) -> float:
+    def _api(self, opening: float) -> float:
         costs, demand = self.costs, self.demand
         work = demand.requests * costs.api_entry + demand.readings * costs.api_reading
-        return MICRO * (work + openings * costs.api_open)
+        return MICRO * work + opening
 
     @property
     def api_cores(self) -> float:
         """Used, of all API processes."""
-        return self._api(self.openings)
+        return self._api(self.opening)
 
     def _stored(self) -> float:
         costs, demand = self.costs, self.demand
@@ -284,8 +286,7 @@ class Capacity:
             Need("load", "requests", demand.requests, "/s"),
             Need("load", "segments", self.segments, "/s"),
             Need("API", "CPU", self.api_cores, "cores"),
-            Need("API", "of which opens vaults", MICRO * self.openings * self.costs.api_open,
-                 "cores"),
+            Need("API", "of which opens vaults", self.opening, "cores"),
             Need("API", f"pods of {PROCESSES} processes", self.pods, ""),
             Need("writers", "CPU", self.writer_cores, "cores"),
             Need("writers", "pods", self.writers, ""),
@@ -309,7 +310,7 @@ class Capacity:
         held = demand.vaults / (self.processes if demand.sticky else 1)
         limits = [
             Limit("vaults an API process holds open", held / demand.vault_cache_size,
-                  "raise IOT_VAULT_CACHE_SIZE and IOT_VAULT_CACHE_SECONDS; send a device to one "
+                  "raise IOT_VAULT_CACHE_SIZE; send a device to one "
                   "process; share passwords", hard=False),
             Limit("CPU of Redis", self.redis_cores / costs.redis_cores / costs.busy,
                   "batches; the hot window on a Redis of its own; several releases"),

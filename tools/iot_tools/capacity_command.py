@@ -31,8 +31,8 @@ def add_capacity(commands: "Subparsers[argparse.ArgumentParser]") -> None:
                         help="IOT_HOT_WINDOW_SECONDS (default 300)")  # fmt: skip
     parser.add_argument("--vault-cache-seconds", type=number, default=600, metavar="SECONDS",
                         help="IOT_VAULT_CACHE_SECONDS (default 600)")  # fmt: skip
-    parser.add_argument("--vault-cache-size", type=number, default=10_000, metavar="N",
-                        help="IOT_VAULT_CACHE_SIZE (default 10,000)")  # fmt: skip
+    parser.add_argument("--vault-cache-size", type=number, default=50_000, metavar="N",
+                        help="IOT_VAULT_CACHE_SIZE (default 50,000)")  # fmt: skip
     parser.add_argument("--idempotent", action="store_true",
                         help="requests have an Idempotency-Key")  # fmt: skip
     parser.add_argument("--sticky", action="store_true",

@@ -25,6 +25,8 @@ class Costs:
     api_entry: float = _cost(800.0, "µs", "API: a request, whatever is in it", _LOADS)
     api_reading: float = _cost(1.3, "µs", "API: a reading (parse, seal)", _LOADS)
     api_open: float = _cost(40_000.0, "µs", "API: opening a vault (scrypt, N=2^14)", "timed alone")
+    api_renew: float = _cost(300.0, "µs", "API: looking up the record of a vault it has open",
+                             "timed alone")  # fmt: skip
     redis_entry: float = _cost(75.0, "µs", "Redis: an entry in and out", _LOADS)
     redis_reading: float = _cost(0.15, "µs", "Redis: a reading's bytes in and out", _LOADS)
     redis_segment: float = _cost(30.0, "µs", "Redis: a segment into the hot window", _LOADS)

@@ -16,25 +16,22 @@ WAYS = {
     "one a minute": Demand(1, rate=1 / 60),
     "1000 a minute, in one request": Demand(1, rate=1000 / 60, batch=1000),
 }
-HELD_SECONDS, HELD = 86_400, 100_000
-"""How long an API process keeps a vault open, and how many, where devices are routed."""
 
 
 def capacities() -> list[tuple[str, str, Capacity, Capacity]]:
-    """Devices and what each sends; with vaults that stay open, and with the defaults."""
+    """Devices and what each sends; each routed to one API process, and not."""
     found = []
     for devices in FLEETS:
         for way, demand in WAYS.items():
             default = replace(demand, devices=devices)
-            routed = replace(default, sticky=True, vault_cache_seconds=HELD_SECONDS,
-                             vault_cache_size=HELD)  # fmt: skip
+            routed = replace(default, sticky=True)
             found.append((f"{devices:,}", way, Capacity(routed), Capacity(default)))
     return found
 
 
 def overview() -> list[str]:
     """What fleets need: a line each."""
-    head = ("devices", "each sends", "readings/s", "API cores (defaults)", "writers", "shards",
+    head = ("devices", "each sends", "readings/s", "API cores (not routed)", "writers", "shards",
             "Redis cores", "Redis memory", "Postgres cores", "rows/s", "disk a year",
             "network in")  # fmt: skip
     rows: list[Sequence[str]] = []

@@ -7,14 +7,21 @@ from collections.abc import Callable
 from concurrent.futures import Future
 
 from iot_cipher.keyring import Keyring
-from iot_cipher.vault import OpenVault, PasswordKey, create_vault, open_vault, password_key
+from iot_cipher.vault import (
+    OpenVault,
+    PasswordKey,
+    VaultRecord,
+    create_vault,
+    open_vault,
+    password_key,
+)
 from iot_models import metrics
 from iot_models.errors import DecryptionError
 from iot_stores.vault_records import VaultRecords
 
 
 class VaultCache:
-    """Opened vaults by lookup, at most `size`, each for at most `seconds`."""
+    """Opened vaults by lookup, at most `size`, each for `seconds` and then until it is renewed."""
 
     def __init__(
         self, *, size: int, seconds: float, clock: Callable[[], float] = time.monotonic
@@ -22,21 +29,28 @@ class VaultCache:
         self._size = size
         self._seconds = seconds
         self._clock = clock
-        self._vaults: OrderedDict[bytes, tuple[float, OpenVault]] = OrderedDict()
+        self._vaults: OrderedDict[bytes, tuple[float, OpenVault, VaultRecord]] = OrderedDict()
 
     def get(self, lookup: bytes) -> OpenVault | None:
-        """The open vault, if it is held."""
+        """The open vault, if it is held and its time is not over."""
         held = self._vaults.get(lookup)
-        if held is None:
-            return None
-        if self._clock() >= held[0]:
-            self._vaults.pop(lookup, None)
-            return None
-        return held[1]
+        return None if held is None or self._clock() >= held[0] else held[1]
 
-    def put(self, lookup: bytes, vault: OpenVault) -> None:
+    def renewed(self, record: VaultRecord) -> OpenVault | None:
+        """The open vault, also when its time is over, if this is the record it was opened from. It
+        spares the slow opening: the same password and record give the same key.
+        """
+        held = self._vaults.pop(record.lookup, None)
+        return held[1] if held is not None and held[2] == record else None
+
+    def forget(self, lookup: bytes) -> None:
+        """Hold it no longer."""
+        self._vaults.pop(lookup, None)
+
+    def put(self, record: VaultRecord, vault: OpenVault) -> None:
         """Hold a vault from now on; the one held longest makes room."""
-        self._vaults[lookup] = (self._clock() + self._seconds, vault)
+        lookup = record.lookup
+        self._vaults[lookup] = (self._clock() + self._seconds, vault, record)
         self._vaults.move_to_end(lookup)
         while len(self._vaults) > self._size:
             self._vaults.popitem(last=False)
@@ -115,20 +129,18 @@ class Vaults:
         create: bool,
     ) -> None:
         try:
-            vault = self._open_slowly(keyring, lookup, password, create=create)
-            if vault is not None:
-                self._cache.put(lookup, vault)
-            opening.set_result(vault)
+            opening.set_result(self._look_up(keyring, lookup, password, create=create))
         except BaseException as error:  # noqa: BLE001 - raised to all who wait for it, us too
             opening.set_exception(error)
         finally:
             del self._under_way[lookup, create], opening
 
-    def _open_slowly(
+    def _look_up(
         self, keyring: Keyring, lookup: bytes, password: bytes, *, create: bool
     ) -> OpenVault | None:
         record = self._records.find(lookup)
         if record is None:
+            self._cache.forget(lookup)
             if not create:
                 return None
             fresh, vault = create_vault(
@@ -137,15 +149,20 @@ class Vaults:
             record = self._records.add(fresh)
             metrics.counter("iot_vaults_opened_total").labels("created").inc()
             if record.vault_id == fresh.vault_id:
+                self._cache.put(record, vault)
                 return vault
+        found = self._cache.renewed(record) or self._open_slowly(keyring, record, password)
+        self._cache.put(record, found)
+        self._opened(found)
+        return found
+
+    def _open_slowly(self, keyring: Keyring, record: VaultRecord, password: bytes) -> OpenVault:
         metrics.counter("iot_vaults_opened_total").labels("found").inc()
         try:
-            vault = open_vault(keyring, record, password, slow_key=self._one_key)
+            return open_vault(keyring, record, password, slow_key=self._one_key)
         except DecryptionError:
             metrics.counter("iot_damaged_total").labels("vault").inc()
             raise
-        self._opened(vault)
-        return vault
 
     def _one_key(self, password: bytes, salt: bytes, log2_n: int) -> bytes:
         with self._one_key_at_a_time:

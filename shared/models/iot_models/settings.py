@@ -108,7 +108,9 @@ class Settings:
         maximum=20,
     )
     vault_cache_seconds: int = _setting(
-        600, "How long an API process keeps an opened vault in memory.", minimum=1
+        600,
+        "How long an API process uses an opened vault before it looks at its record again.",
+        minimum=1,
     )
     compaction_after_seconds: int = _setting(
         900,
@@ -116,7 +118,7 @@ class Settings:
         "a version that can't read what is merged may be there.",
     )
     vault_cache_size: int = _setting(
-        10_000, "Opened vaults an API process keeps in memory at most.", minimum=1
+        50_000, "Opened vaults an API process keeps in memory at most, 1 kB each.", minimum=1
     )
 
     bind: str = _setting("0.0.0.0:5000", "Address and port of the API.")

@@ -1,9 +1,10 @@
 """The open vaults an API process holds."""
 
 import uuid
+from dataclasses import replace
 
 from iot_api.vaults import VaultCache
-from iot_cipher.vault import OpenVault
+from iot_cipher.vault import OpenVault, VaultRecord
 
 
 class Clock:
@@ -15,6 +16,10 @@ class Clock:
         return self.now
 
 
+def record(number: int) -> VaultRecord:
+    return VaultRecord(uuid.UUID(int=number), b"%d" % number, bytes(16), 14, b"wrapped")
+
+
 def vault(number: int) -> OpenVault:
     return OpenVault(uuid.UUID(int=number), bytes(32))
 
@@ -24,30 +29,52 @@ def test_a_vault_is_held_for_its_time_and_no_longer() -> None:
     clock = Clock()
     cache = VaultCache(size=10, seconds=5, clock=clock)
     held = vault(1)
-    cache.put(b"1", held)
+    cache.put(record(1), held)
     clock.now = 4.9
     assert cache.get(b"1") is held
     clock.now = 5.0
     assert cache.get(b"1") is None
-    clock.now = 4.0
-    assert cache.get(b"1") is None  # it is gone, not hidden
 
 
 def test_the_one_held_longest_makes_room() -> None:
     cache = VaultCache(size=2, seconds=5, clock=Clock())
     first, second, third = vault(1), vault(2), vault(3)
-    cache.put(b"1", first)
-    cache.put(b"2", second)
-    cache.put(b"1", first)
-    cache.put(b"3", third)
+    cache.put(record(1), first)
+    cache.put(record(2), second)
+    cache.put(record(1), first)
+    cache.put(record(3), third)
     assert [cache.get(each) for each in (b"1", b"2", b"3")] == [first, None, third]
+    assert cache.renewed(record(2)) is None
 
 
 def test_a_vault_put_again_is_held_anew() -> None:
     clock = Clock()
     cache = VaultCache(size=2, seconds=5, clock=clock)
-    cache.put(b"1", vault(1))
+    cache.put(record(1), vault(1))
     clock.now = 3.0
-    cache.put(b"1", vault(1))
+    cache.put(record(1), vault(1))
     clock.now = 7.0
     assert cache.get(b"1") is not None
+
+
+def test_a_vault_whose_time_is_over_is_renewed_by_its_record_alone() -> None:
+    clock = Clock()
+    cache = VaultCache(size=10, seconds=5, clock=clock)
+    held = vault(1)
+    for other in (replace(record(1), wrapped_key=b"anew"), replace(record(1), salt=b"1" * 16)):
+        cache.put(record(1), held)
+        clock.now += 5.0
+        assert cache.renewed(other) is None
+        assert cache.renewed(record(1)) is None  # let go of
+    cache.put(record(1), held)
+    clock.now += 5.0
+    assert cache.renewed(record(1)) is held
+
+
+def test_a_vault_that_is_gone_is_forgotten() -> None:
+    cache = VaultCache(size=10, seconds=5, clock=Clock())
+    cache.put(record(1), vault(1))
+    cache.forget(b"1")
+    cache.forget(b"1")
+    assert cache.get(b"1") is None
+    assert cache.renewed(record(1)) is None

@@ -29,6 +29,9 @@ class Records(VaultRecords):
     def hold_up(self, password: bytes) -> None:
         self.held_up.add(self._keyring.lookup(password))
 
+    def forget(self, password: bytes) -> None:
+        del self._records[self._keyring.lookup(password)]
+
     def find(self, lookup: bytes) -> VaultRecord | None:
         self.asked += 1
         if lookup in self.held_up:
@@ -110,6 +113,28 @@ def test_a_failure_is_not_remembered(vaults: Vaults, records: Records) -> None:
             assert isinstance(each.exception(LATER), ConnectionError)
     records.held_up.clear()
     assert vaults.find_or_create(b"same") == vaults.held(b"same")
+
+
+def test_a_password_in_use_costs_one_slow_key(
+    keyring: Keyring, records: Records, keys: list[bytes]
+) -> None:
+    """Time and again its record is looked up; while that is the same, so is the key."""
+
+    def slow_key(password: bytes, salt: bytes, log2_n: int) -> bytes:
+        keys.append(password)
+        return password_key(password, salt, log2_n)
+
+    cache = VaultCache(size=10, seconds=0)
+    vaults = Vaults(lambda: keyring, records, cache, scrypt_log2_n=10, slow_key=slow_key)
+    first = vaults.find_or_create(b"p")
+    asked = records.asked
+    assert [vaults.find_or_create(b"p") for _ in range(3)] == [first] * 3
+    assert keys == [b"p"]
+    assert records.asked == asked + 3
+    records.forget(b"p")
+    assert vaults.find(b"p") is None
+    assert vaults.find_or_create(b"p") != first
+    assert keys == [b"p", b"p"]
 
 
 def test_what_was_there_and_is_opened_is_told_once(keyring: Keyring, records: Records) -> None:

@@ -58,12 +58,13 @@ def test_a_drain_makes_a_segment_of_what_came_within_its_linger() -> None:
 
 def test_vaults_are_opened_once_in_a_while_or_each_time() -> None:
     held = Capacity(replace(SINGLE, sticky=True))
-    assert held.openings == pytest.approx(10_000 / (600 + 60 * 1), rel=0.01)
-    pushed_out = Capacity(replace(SINGLE, devices=10_001))
-    assert pushed_out.openings == pytest.approx(pushed_out.demand.requests)
+    renewals = 10_000 / (600 + 60 * 1)
+    assert held.opening == pytest.approx(renewals * COSTS.api_renew / 1e6, rel=0.01)
+    pushed_out = Capacity(replace(SINGLE, devices=50_001))
+    assert pushed_out.opening == pytest.approx(pushed_out.demand.requests * COSTS.api_open / 1e6)
     apart = Capacity(replace(SINGLE, devices=5000, sticky=True))
     everywhere = Capacity(replace(SINGLE, devices=5000))
-    assert apart.openings <= everywhere.openings < everywhere.demand.requests
+    assert apart.opening <= everywhere.opening < everywhere.demand.requests * COSTS.api_open / 1e6
 
 
 def test_processes_are_the_fewest_that_do() -> None:

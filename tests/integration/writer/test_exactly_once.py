@@ -108,9 +108,7 @@ class Scene:
 
     def taken_up(self) -> None:
         """What waits is stored without any new request, in time."""
-        wait_until(
-            lambda: self.sender.waiting() == 0, seconds=40, what="an empty backlog"
-        )
+        wait_until(lambda: self.sender.waiting() == 0, seconds=40, what="an empty backlog")
 
     def _committed_not_trimmed(self) -> bool:
         rows = self.connection.execute(_POSITIONS).fetchall()

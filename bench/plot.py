@@ -7,6 +7,8 @@ from typing import Any
 
 from .results import Kind, Results
 
+_TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
+
 
 def draw(results: Results, path: Path) -> bool:
     """Write a PNG; False where matplotlib isn't installed."""
@@ -15,10 +17,9 @@ def draw(results: Results, path: Path) -> bool:
     matplotlib = importlib.import_module("matplotlib")
     matplotlib.use("Agg")
     pyplot = importlib.import_module("matplotlib.pyplot")
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(19, 9), width_ratios=(1, 1))
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(19, 9), layout="constrained")
     _speeds(left, results)
     _reached(right, results)
-    figure.tight_layout()
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
     return True
@@ -54,6 +55,10 @@ def _reached(axes: Any, results: Results) -> None:
             labels.append(f"{row.figure}\n{bar.kind}: {bar.text}")
     axes.axvline(1, color="black")
     axes.set_xscale("log")
+    axes.minorticks_off()
+    low, high = axes.get_xlim()
+    ticks = [tick for tick in _TICKS if low <= tick <= high]
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.set_yticks(range(len(labels)), labels, fontsize=7)
     axes.invert_yaxis()
     axes.set_xlabel("reached, of what is asked (1 = held; aims hatched)")

@@ -76,6 +76,15 @@ def test_the_table_shows_floors_aims_ratios_and_verdicts() -> None:
     assert "Every floor" not in said
 
 
+def test_the_plot_is_drawn_where_it_can_be(tmp_path: Path) -> None:
+    row = Row("speed", "/s", spread([3.0])).at_least(Kind.FLOOR, 5, "peer", 1.0)
+    row.at_most(Kind.AIM, 5, "peer", 1.0).at_least(Kind.AIM, 5, "absent", None)
+    results = Results(rows=[row], speeds={"speed": {"this service": spread([1, 3, 2])}})
+    drawn = draw(results, tmp_path / "plot.png")
+    assert drawn == (importlib.util.find_spec("matplotlib") is not None)
+    assert (tmp_path / "plot.png").exists() == drawn
+
+
 def test_it_is_said_that_all_is_well_when_it_is() -> None:
     row = Row("speed", "/s", spread([1.0])).at_least(Kind.FLOOR, 1, "peer", 1.0)
     assert plain(Results(rows=[row])).endswith("Every floor that was measured is held.")

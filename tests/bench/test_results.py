@@ -1,6 +1,10 @@
 """What is asked of figures is judged as it is meant."""
 
+import importlib.util
+from pathlib import Path
+
 import pytest
+from bench.plot import draw
 from bench.results import Kind, Results, Row
 from bench.spread import Spread, number, spread
 from bench.tables import markdown, plain

@@ -8,6 +8,7 @@ import sys
 import tempfile
 from typing import Any
 
+from iot_api.allocator import hand_back_large_blocks
 from iot_models.errors import SettingsError
 from iot_models.settings import load
 
@@ -52,7 +53,8 @@ def when_ready(server: Any) -> None:
 
 
 def post_worker_init(worker: Any) -> None:
-    """Log what our code says as gunicorn logs what it says."""
+    """Log what our code says as gunicorn logs what it says; keep memory small."""
+    hand_back_large_blocks()
     ours = logging.getLogger()
     ours.handlers = worker.log.error_log.handlers
     ours.setLevel(_settings.log_level)

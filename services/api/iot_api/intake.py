@@ -32,7 +32,7 @@ class Accepted:
     count: int
     """Readings taken."""
     entries: tuple[EntryName, ...] = ()
-    """Of each shard the last entry: when it is stored, so are all."""
+    """Of each shard the last entry: when it is stored, so are all. Not told unless asked for."""
     ends: Mapping[int, int] = field(default_factory=dict)
     """Of each shard where those entries end in the backlog (`Backlog.removed`). Not known of a
     repeated request."""
@@ -53,7 +53,13 @@ class Intake:
         self._remember = remember
         self._acknowledged = metrics.counter("iot_readings_acknowledged_total")
 
-    def accept(self, batches: Sequence[Batch], idempotency_key: str | None = None) -> Accepted:
+    def accept(
+        self,
+        batches: Sequence[Batch],
+        idempotency_key: str | None = None,
+        *,
+        tell_entries: bool = False,
+    ) -> Accepted:
         """Take all readings of a request, or none. Once it returns, none of them is ever lost or
         stored twice.
 
@@ -77,10 +83,11 @@ class Intake:
             for vault, batch in zip(vaults, batches, strict=True)
             for readings in _split(batch.readings)
         ]
-        last = dict(sealed)
-        entries = tuple(name_of(shard, last[shard]) for shard in last)
-        answer = b"%d %b" % (count, encode_receipt(entries).encode())
-        request = None if name is None else RememberedRequest(name, self._remember, answer)
+        entries = _last_entries(sealed) if tell_entries or name is not None else ()
+        request = None
+        if name is not None:
+            answer = b"%d %b" % (count, encode_receipt(entries).encode())
+            request = RememberedRequest(name, self._remember, answer)
         try:
             appended = self._backlog.append(sealed, request)
         except (RedisError, IotError):
@@ -98,6 +105,11 @@ class Intake:
         entry = Entry(vault.vault_id.bytes, salt, vault.chunk_key(salt), sealed_at, readings)
         shard = vault.shard(self._shards)
         return shard, self._sealer.seal(shard, entry.encode())
+
+
+def _last_entries(sealed: Sequence[tuple[int, bytes]]) -> tuple[EntryName, ...]:
+    last = dict(sealed)
+    return tuple(name_of(shard, last[shard]) for shard in last)
 
 
 def _request_name(key: str | None, vaults: Sequence[OpenVault]) -> str | None:

@@ -67,7 +67,7 @@ class _Views:
         settings = self._service.settings
         batches = self._parse(read_body(request, settings.max_body_bytes), lines=is_ndjson(request))
         wait = _waits_for_stored()
-        accepted = self._service.intake.accept(batches, _idempotency_key())
+        accepted = self._service.intake.accept(batches, _idempotency_key(), tell_entries=wait)
         content: dict[str, object] = {"success": f"{accepted.count} object(s) created"}
         if wait and not self._service.receipts.wait(
             accepted.entries, accepted.ends, settings.ack_stored_seconds

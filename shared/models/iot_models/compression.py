@@ -7,8 +7,8 @@ import zstandard
 from .errors import FormatError
 
 ENTRY_LEVEL = 1
-"""Entries live for a second: speed matters more than size. Level -1 would take half of the time, but
-leave digits as long as they are, where they don't repeat."""
+"""Entries live for a second: speed matters more than size. Level -1 would take half of the time,
+but leave digits that don't repeat as long as they are."""
 SEGMENT_LEVEL = 3
 """Segments live for years."""
 MERGED_LEVEL = 9

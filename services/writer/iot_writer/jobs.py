@@ -192,9 +192,17 @@ def job_queue(client: "Redis") -> Queue:
 
 
 def register(writer: Writer) -> None:
-    """Write the jobs that Redis doesn't hold, so that their ids can be queued by anyone."""
-    for job_id, (function, arguments) in known_jobs(writer.backlog.shards()).items():
-        if not KnownJob.exists(job_id, connection=writer.redis):
+    """Write the jobs that Redis doesn't hold, so that their ids can be queued by anyone.
+
+    Nor does it hold one of which there is only what RQ notes as it ends: it was wiped meanwhile.
+    """
+    known = known_jobs(writer.backlog.shards())
+    with writer.redis.pipeline(transaction=False) as pipeline:
+        for job_id in known:
+            pipeline.hexists(KnownJob.key_for(job_id), "data")
+        whole = pipeline.execute()
+    for (job_id, (function, arguments)), there in zip(known.items(), whole, strict=True):
+        if not there:
             job = KnownJob.create(
                 function,
                 arguments,

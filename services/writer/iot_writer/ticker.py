@@ -40,8 +40,7 @@ class Ticker(threading.Thread):
     def tick(self) -> None:
         """Queue what is due, and write the jobs again if Redis lost them."""
         client = self._writer.redis
-        if not jobs.KnownJob.exists(names.drain_job(0), connection=client):
-            jobs.register(self._writer)
+        jobs.register(self._writer)
         for job, seconds in EVERY_SECONDS.items():
             if client.set(names.tick(job), 1, ex=seconds, nx=True):
                 self._writer.backlog.arm([job])

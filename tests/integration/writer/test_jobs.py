@@ -7,12 +7,13 @@ from typing import cast
 import psycopg
 import pytest
 from redis import Redis
-from rq.job import Job
+from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
 from integration.writer.sending import Sender
 from iot_models import names
 from iot_writer import jobs
+from iot_writer.jobs import KnownJob
 from iot_writer.sweep import sweep
 from iot_writer.ticker import EVERY_SECONDS, Ticker
 from iot_writer.writer import Writer
@@ -176,6 +177,19 @@ def test_many_tickers_queue_each_job_once_in_its_period(writer: Writer) -> None:
 def test_a_ticker_writes_lost_jobs_again(writer: Writer) -> None:
     Ticker(writer).tick()
     assert writer.redis.exists("rq:job:drain-0", "rq:job:drain-7", "rq:job:sweep") == 3
+
+
+@pytest.mark.parametrize("job_id", ["drain-0", "drain-7", "sweep"])
+def test_what_rq_notes_of_a_job_that_was_wiped_is_no_job(job_id: str, writer: Writer) -> None:
+    """Redis is wiped while a job runs; as it ends RQ writes its state, and nothing else."""
+    jobs.register(writer)
+    job = KnownJob.fetch(job_id, connection=writer.redis, serializer=JSONSerializer)
+    writer.redis.flushall()
+    job.set_status(JobStatus.FINISHED)
+    assert writer.redis.exists(f"rq:job:{job_id}")
+    Ticker(writer).tick()
+    again = KnownJob.fetch(job_id, connection=writer.redis, serializer=JSONSerializer)
+    assert again.func is jobs.known_jobs(range(8))[job_id][0]
 
 
 def test_the_periodic_jobs_do_their_work(

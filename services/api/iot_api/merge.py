@@ -14,7 +14,7 @@ from .rows import Rows
 
 BATCH = 4096
 """Readings handed on at a time, about."""
-HELD_BYTES = 32 * 2**20
+HELD_BYTES = 16 * 2**20
 """What the readings of segments that overlap may take, about, opened and waiting for their turn."""
 
 OpenSegment = Callable[[SealedSegment], Rows]

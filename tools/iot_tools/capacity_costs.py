@@ -22,25 +22,25 @@ _ASSUMED = "assumed"
 class Costs:
     """CPU in microseconds, sizes in bytes. An entry is one request's readings for one vault."""
 
-    api_entry: float = _cost(800.0, "µs", "API: a request, whatever is in it", _LOADS)
-    api_reading: float = _cost(1.3, "µs", "API: a reading (parse, seal)", _LOADS)
-    api_open: float = _cost(40_000.0, "µs", "API: opening a vault (scrypt, N=2^14)", "timed alone")
+    api_entry: float = _cost(510.0, "µs", "API: a request, whatever is in it", _LOADS)
+    api_reading: float = _cost(1.35, "µs", "API: a reading (parse, seal)", _LOADS)
+    api_open: float = _cost(37_000.0, "µs", "API: opening a vault (scrypt, N=2^14)", "timed alone")
     api_renew: float = _cost(300.0, "µs", "API: looking up the record of a vault it has open",
                              "timed alone")  # fmt: skip
-    redis_entry: float = _cost(75.0, "µs", "Redis: an entry in and out", _LOADS)
-    redis_reading: float = _cost(0.15, "µs", "Redis: a reading's bytes in and out", _LOADS)
-    redis_segment: float = _cost(30.0, "µs", "Redis: a segment into the hot window", _LOADS)
-    redis_drain: float = _cost(1100.0, "µs", "Redis: a drain", _LOADS)
-    redis_job: float = _cost(200.0, "µs", "Redis: an RQ job", _LOADS)
-    writer_entry: float = _cost(50.0, "µs", "writer: opening an entry", _LOADS)
-    writer_reading: float = _cost(0.85, "µs", "writer: a reading (decode, encode, encrypt)", _LOADS)
-    writer_segment: float = _cost(35.0, "µs", "writer: a segment", _LOADS)
-    writer_drain: float = _cost(3800.0, "µs", "writer: a drain", _LOADS)
-    writer_job: float = _cost(2300.0, "µs", "writer: an RQ job", _LOADS)
-    postgres_entry: float = _cost(20.0, "µs", "Postgres: an entry", _LOADS)
+    redis_entry: float = _cost(72.0, "µs", "Redis: an entry in and out", _LOADS)
+    redis_reading: float = _cost(0.2, "µs", "Redis: a reading's bytes in and out", _LOADS)
+    redis_segment: float = _cost(14.0, "µs", "Redis: a segment into the hot window", _LOADS)
+    redis_drain: float = _cost(800.0, "µs", "Redis: a drain", _LOADS)
+    redis_job: float = _cost(600.0, "µs", "Redis: an RQ job", _LOADS)
+    writer_entry: float = _cost(28.0, "µs", "writer: opening an entry", _LOADS)
+    writer_reading: float = _cost(0.9, "µs", "writer: a reading (decode, encode, encrypt)", _LOADS)
+    writer_segment: float = _cost(50.0, "µs", "writer: a segment", _LOADS)
+    writer_drain: float = _cost(3200.0, "µs", "writer: a drain", _LOADS)
+    writer_job: float = _cost(2700.0, "µs", "writer: an RQ job", _LOADS)
+    postgres_entry: float = _cost(4.2, "µs", "Postgres: an entry", _LOADS)
     postgres_reading: float = _cost(0.05, "µs", "Postgres: a reading's bytes", _LOADS)
-    postgres_segment: float = _cost(20.0, "µs", "Postgres: a segment", _LOADS)
-    postgres_drain: float = _cost(1900.0, "µs", "Postgres: a drain's transaction", _LOADS)
+    postgres_segment: float = _cost(18.0, "µs", "Postgres: a segment", _LOADS)
+    postgres_drain: float = _cost(1750.0, "µs", "Postgres: a drain's transaction", _LOADS)
 
     json_reading: float = _cost(214.0, "bytes", "a reading as JSON, as devices send it", "counted")
     http_entry: float = _cost(700.0, "bytes", "a request and its answer, without readings; "

@@ -5,7 +5,6 @@ nothing special goes straight from gunicorn to the intake. Every other request g
 and so does whatever is to be said about an error: nothing is answered in two ways.
 """
 
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -20,7 +19,7 @@ from .access import Access
 from .http_errors import answer_error
 from .put_body import put_parser
 from .request_body import JSON_TYPES, read_plain
-from .requests_seen import HEADER
+from .requests_seen import HEADER, new_request_id
 from .service import Service
 
 StartResponse = Callable[..., Any]
@@ -74,7 +73,7 @@ class PlainPut:
         self._requests[path].inc()
         self._seconds[path].observe(time.perf_counter() - began)
         length = ("Content-Length", str(len(answer)))
-        start_response("201 CREATED", [*self._headers, length, (HEADER, os.urandom(16).hex())])
+        start_response("201 CREATED", [*self._headers, length, (HEADER, new_request_id())])
         return [answer]
 
     def _is_plain(self, environ: dict[str, Any]) -> bool:
@@ -97,6 +96,6 @@ class PlainPut:
         start_response: StartResponse,
     ) -> Iterable[bytes]:
         with self._app.request_context(environ):
-            g.began, g.request_id = began, os.urandom(16).hex()
+            g.began, g.request_id = began, new_request_id()
             answer = self._app.process_response(answer_error(error))
             return answer(environ, start_response)

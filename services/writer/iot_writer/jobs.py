@@ -2,7 +2,8 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -54,30 +55,40 @@ def _drain(writer: Writer, shards: Sequence[int]) -> dict[int, str]:
     global _drained_at  # noqa: PLW0603 - of this process, as its connection is
     began = time.monotonic()
     try:
-        drained = writer.drain.run(writer.postgres(), shards)
+        with _counting_failures("iot_drains_total"):
+            drained = writer.drain.run(writer.postgres(), shards)
     except AWAY as error:
         # The sweep queues the shards again; what waits, waits in the backlog.
         _log.warning("nothing is drained, Postgres is away: %s", _first_line(error))
-        _count_drain("postgres_away")
         return {}
-    except (RedisConnectionError, RedisTimeoutError):
-        _count_drain("redis_away")
-        raise
-    except Exception:
-        _count_drain("failed")
-        raise
     if drained.left:
         writer.backlog.arm([names.drain_job(shard) for shard in drained.left])
     for outcome in drained.outcomes.values():
-        _count_drain(outcome)
+        _count("iot_drains_total", outcome)
     _drained_at = time.monotonic()
     if Outcome.STORED in drained.outcomes.values():
         metrics.histogram("iot_drain_seconds").observe(_drained_at - began)
     return dict(drained.outcomes)
 
 
-def _count_drain(outcome: str) -> None:
-    metrics.counter("iot_drains_total").labels(outcome).inc()
+@contextmanager
+def _counting_failures(counter: str) -> Iterator[None]:
+    """Count, by its kind, the error with which the work within ends."""
+    try:
+        yield
+    except AWAY:
+        _count(counter, "postgres_away")
+        raise
+    except (RedisConnectionError, RedisTimeoutError):
+        _count(counter, "redis_away")
+        raise
+    except Exception:
+        _count(counter, "failed")
+        raise
+
+
+def _count(counter: str, outcome: str) -> None:
+    metrics.counter(counter).labels(outcome).inc()
 
 
 def _linger() -> None:
@@ -96,25 +107,15 @@ def compact() -> str:
     if any(age > sweep.STALE_SECONDS for age in writer.backlog.oldest().values()):
         return "later"  # the sweep queues it again
     try:
-        outcome, left = writer.compaction.run(writer.postgres())
+        with _counting_failures("iot_compactions_total"):
+            outcome, left = writer.compaction.run(writer.postgres())
     except AWAY as error:
         _log.warning("nothing is compacted, Postgres is away: %s", _first_line(error))
-        _count_compaction("postgres_away")
         return "postgres_away"
-    except (RedisConnectionError, RedisTimeoutError):
-        _count_compaction("redis_away")
-        raise
-    except Exception:
-        _count_compaction("failed")
-        raise
     if left:
         writer.backlog.arm([names.COMPACT_JOB])
-    _count_compaction(outcome)
+    _count("iot_compactions_total", outcome)
     return outcome
-
-
-def _count_compaction(outcome: str) -> None:
-    metrics.counter("iot_compactions_total").labels(outcome).inc()
 
 
 def sweep_shards() -> int:

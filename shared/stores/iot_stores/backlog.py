@@ -12,6 +12,7 @@ from iot_models import names
 from iot_models.errors import TooLargeError, UnavailableError
 
 from .group_commit import GroupCommit
+from .redis_client import milliseconds
 from .scripts import load_script, run_all
 
 WAIT_MILLISECONDS = 2000
@@ -227,14 +228,13 @@ class Backlog:
         with self._client.pipeline(transaction=False) as pipeline:
             pipeline.time()
             pipeline.hget(names.BACKLOG_COUNTERS, f"at:{shard}")
-            (seconds, micros), position = pipeline.execute()
+            time, position = pipeline.execute()
         at = None if position is None else position.decode()
-        return Drained(seconds * 1000 + micros // 1000, at)
+        return Drained(milliseconds(time), at)
 
     def now(self) -> int:
         """Unix milliseconds, by the clock that stamps readings."""
-        seconds, micros = self._client.time()
-        return seconds * 1000 + micros // 1000
+        return milliseconds(self._client.time())
 
     def arm(self, jobs: Sequence[str]) -> int:
         """Queue the jobs that don't wait already; how many were queued."""
@@ -270,8 +270,8 @@ class Backlog:
             for shard in shards:
                 pipeline.xlen(names.stream(shard))
                 pipeline.xrange(names.stream(shard), count=1)
-            (seconds, micros), *answers = pipeline.execute()
-        now = seconds * 1000 + micros // 1000
+            time, *answers = pipeline.execute()
+        now = milliseconds(time)
         for shard, length, first in zip(shards, answers[::2], answers[1::2], strict=True):
             received = int(first[0][0].partition(b"-")[0]) if first else None
             yield shard, length, None if received is None else (now - received) / 1000

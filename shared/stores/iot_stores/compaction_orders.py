@@ -9,6 +9,7 @@ from redis import Redis
 
 from iot_models import names
 
+from .redis_client import milliseconds
 from .scripts import load_script
 
 MOST_ORDERS = 64
@@ -46,8 +47,7 @@ class CompactionOrders:
 
     def now(self) -> int:
         """Unix milliseconds, by the clock that stamps readings."""
-        seconds, micros = self._client.time()
-        return seconds * 1000 + micros // 1000
+        return milliseconds(self._client.time())
 
     def push(self, sealed: bytes) -> bool:
         """Add an order, and queue the job that does it; False when there are enough."""

@@ -97,6 +97,12 @@ def _has_a_fit_port(url: str) -> bool:
         return False
 
 
+def milliseconds(time: tuple[int, int]) -> int:
+    """Redis's answer to TIME, in Unix milliseconds."""
+    seconds, micros = time
+    return seconds * 1000 + micros // 1000
+
+
 def is_away(error: RedisError) -> bool:
     """Whether Redis can't serve now (gone, loading, full, a replica): no defect of ours."""
     return isinstance(error, _AWAY) or is_full(error)

@@ -128,3 +128,12 @@ def stack(environment: dict[str, str], tmp_path: Path) -> Iterator[Stack]:
         yield made
     finally:
         made.stop()
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis for the test alone, to be killed."""
+    server = RedisServer(tmp_path / "redis")
+    server.start()
+    yield server
+    server.stop()

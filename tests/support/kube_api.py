@@ -15,6 +15,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from support.serving import serving, write_kube_config
+
 USER = "system:serviceaccount:plant:iot-secrets"
 _PATH = re.compile(r"/api/v1/namespaces/([^/]+)/secrets(?:/([^/]+))?")
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
@@ -82,28 +84,13 @@ class KubeApi:
     @contextmanager
     def running(self) -> Iterator["KubeApi"]:
         """Answers meanwhile."""
-        thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
+        with serving(self._server):
             yield self
-        finally:
-            self._server.shutdown()
-            self._server.server_close()
-            thread.join()
 
     def kube_config(self, path: Path, namespace: str | None = "plant") -> Path:
         """Write a kube config that leads here."""
-        context = {"cluster": "c", "user": "u"} | ({"namespace": namespace} if namespace else {})
-        content = {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "current-context": "test",
-            "clusters": [{"name": "c", "cluster": {"server": self.url}}],
-            "users": [{"name": "u", "user": {"token": self.token}}],
-            "contexts": [{"name": "test", "context": context}],
-        }
-        path.write_text(json.dumps(content), encoding="utf-8")
-        return path
+        context = {"namespace": namespace} if namespace else {}
+        return write_kube_config(path, self.url, user={"token": self.token}, context=context)
 
     def put(self, name: str, content: dict[str, str], namespace: str = "plant") -> None:
         """Have a Secret, as if somebody else had made it."""

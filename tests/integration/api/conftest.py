@@ -58,15 +58,6 @@ def postgres(postgres_url: str) -> Iterator[psycopg.Connection]:
 
 
 @pytest.fixture
-def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
-    """A Redis for the test alone, to be killed."""
-    server = RedisServer(tmp_path / "redis")
-    server.start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
 def own_postgres(tmp_path: Path) -> Iterator[PostgresServer]:
     """A migrated PostgreSQL for the test alone, to be killed."""
     server = PostgresServer(tmp_path / "postgres", settings={"fsync": "off"})

@@ -9,13 +9,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from gunicorn import util
-from gunicorn.config import Config
-from gunicorn.http.unreader import SocketUnreader
 from redis import Redis
 
 from integration.api.asking import JSON, Api, row
-from iot_api.worker import ApiWorker
+from support.api_worker import lone_worker
 from support.counting import function_calls, redis_commands
 
 MOST_CALLS = 845
@@ -94,17 +91,11 @@ class Log(logging.Logger):
 
 
 @pytest.fixture
-def worker(warm: Api, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A gunicorn worker with the app. What it changes of gunicorn is changed back."""
-    monkeypatch.setattr(util, "write_error", util.write_error)
-    for name in ("chunk", "max_body_chunk"):
-        monkeypatch.setattr(SocketUnreader, name, getattr(SocketUnreader, name))
-    config = Config()
-    config.set("keepalive", 75)
-    made = ApiWorker(0, 0, [], None, 30, config, Log(__name__))
-    made.wsgi = warm.app
-    yield made
-    made.tmp.close()
+def worker(warm: Api) -> Iterator[Any]:
+    """A gunicorn worker with the app."""
+    with lone_worker(Log(__name__)) as made:
+        made.wsgi = warm.app
+        yield made
 
 
 def calls_of(worker: Any, requests: int) -> int:

@@ -19,6 +19,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from chart.podsecurity import violations
 from chart.schemas import NEWEST, mistakes
+from support.serving import serving, write_kube_config
 
 Object = dict[str, Any]
 Key = tuple[str, str, str]
@@ -63,30 +64,17 @@ class ApiServer:
     @contextmanager
     def running(self) -> Iterator["ApiServer"]:
         """Answers meanwhile; no process of a pod is left."""
-        thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
-        thread.start()
         try:
-            yield self
+            with serving(self._server):
+                yield self
         finally:
-            self._server.shutdown()
-            self._server.server_close()
-            thread.join()
             for process in self._processes.values():
                 process.kill()
                 process.wait()
 
     def kube_config(self, path: Path) -> Path:
         """Write a kube config that leads here."""
-        config = {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "current-context": "test",
-            "clusters": [{"name": "c", "cluster": {"server": self.url}}],
-            "users": [{"name": "u", "user": {}}],
-            "contexts": [{"name": "test", "context": {"cluster": "c", "user": "u"}}],
-        }
-        path.write_text(json.dumps(config), encoding="utf-8")
-        return path
+        return write_kube_config(path, self.url, user={}, context={})
 
     def keep(self, kind: str, namespace: str, name: str, /, **content: Any) -> Object:
         """Have an object, as if it had been there."""

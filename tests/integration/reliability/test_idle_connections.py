@@ -5,14 +5,14 @@ import json
 import socket
 import ssl
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from iot_tools.local.certificate import ensure_certificate
-from support.stack import Answer, Stack
+from support.stack import Stack
 
 KEEPALIVE = 2
 PATIENCE = 30
@@ -32,25 +32,10 @@ class Impatient(Stack):
         made = socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE)
         return self.tls.wrap_socket(made, server_hostname="localhost") if self.tls else made
 
-    def request(
-        self,
-        method: str,
-        path: str,
-        body: bytes | str | None = None,
-        headers: Mapping[str, str] | None = None,
-        *,
-        port: int | None = None,
-    ) -> Answer:
-        """One request, on its own connection."""
+    def _http(self, port: int) -> http.client.HTTPConnection:
         if self.tls is None:
-            return super().request(method, path, body, headers, port=port)
-        connection = http.client.HTTPSConnection(
-            "127.0.0.1", port or self.port, context=self.tls, timeout=PATIENCE
-        )
-        connection.request(method, path, body, dict(headers or {}))
-        answer = connection.getresponse()
-        with connection.sock or answer:
-            return Answer(answer.status, answer.headers, answer.read())
+            return super()._http(port)
+        return http.client.HTTPSConnection("127.0.0.1", port, context=self.tls, timeout=PATIENCE)
 
 
 @pytest.fixture(params=["plain", "TLS"])

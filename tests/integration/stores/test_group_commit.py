@@ -40,15 +40,6 @@ def callers(redis_url: str) -> Iterator[Callers]:
 
 
 @pytest.fixture
-def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
-    """A Redis for the test alone, to be killed."""
-    server = RedisServer(tmp_path / "redis")
-    server.start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
 def opened() -> Iterator[ExitStack]:
     """What is closed after the test."""
     with ExitStack() as stack:

@@ -1,6 +1,5 @@
 """The writer's port for monitoring and probes."""
 
-import http.client
 import json
 import os
 import signal
@@ -15,6 +14,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from support.http_get import http_get
 from support.stack import free_port
 from support.waiting import wait_until
 
@@ -40,23 +40,13 @@ def _writer(environment: dict[str, str], tmp_path: Path) -> Iterator[int]:
 
 def _reachable(port: int) -> bool:
     try:
-        return _ask(port, "/healthz")[0] == 200
+        return http_get(port, "/healthz")[0] == 200
     except OSError:
         return False
 
 
-def _ask(port: int, path: str) -> tuple[int, bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
-    try:
-        connection.request("GET", path)
-        answer = connection.getresponse()
-        return answer.status, answer.read()
-    finally:
-        connection.close()
-
-
 def _told(port: int, path: str) -> tuple[int, Any]:
-    status, body = _ask(port, path)
+    status, body = http_get(port, path)
     return status, json.loads(body)
 
 
@@ -66,10 +56,10 @@ def test_a_writer_that_can_work(environment: dict[str, str], tmp_path: Path) -> 
         assert _told(port, "/readyz") == (200, ready)
         assert _told(port, "/readyz") == (200, {**ready, "postgres": "ok when asked last"})
         assert _told(port, "/healthz") == (200, {"status": "ok"})
-        status, body = _ask(port, "/metrics")
+        status, body = http_get(port, "/metrics")
         assert status == 200
         assert b"iot_readings_stored_total" in body
-        assert _ask(port, "/other")[0] == 404
+        assert http_get(port, "/other")[0] == 404
 
 
 @pytest.mark.parametrize("found", ["none", "9999"])

@@ -11,13 +11,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from gunicorn import util
-from gunicorn.config import Config
-from gunicorn.http.unreader import SocketUnreader
 from gunicorn.http.wsgi import Response
 
-from iot_api.worker import ApiWorker
 from iot_api.wsgi_response import WsgiResponse
+from support.api_worker import lone_worker
 
 GET = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
 PUT = b"PUT /a HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nbody"
@@ -74,16 +71,10 @@ class Connection:
 
 
 @pytest.fixture
-def connection(monkeypatch: pytest.MonkeyPatch) -> Iterator[Connection]:
-    """A worker. What it changes of gunicorn is changed back."""
-    monkeypatch.setattr(util, "write_error", util.write_error)
-    for name in ("chunk", "max_body_chunk"):
-        monkeypatch.setattr(SocketUnreader, name, getattr(SocketUnreader, name))
-    config = Config()
-    config.set("keepalive", 75)
-    worker = ApiWorker(0, 0, [], None, 30, config, Log(__name__))
-    yield Connection(worker)
-    worker.tmp.close()
+def connection() -> Iterator[Connection]:
+    """A worker."""
+    with lone_worker(Log(__name__)) as worker:
+        yield Connection(worker)
 
 
 def answering(

@@ -2,7 +2,6 @@
 
 import dataclasses
 import struct
-from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
@@ -12,8 +11,8 @@ from iot_models.compression import MERGED_LEVEL, compress, decompress
 from iot_models.errors import FormatError
 from iot_models.reading import INT64_MAX, INT64_MIN
 from iot_models.segment import SegmentBounds, SegmentColumns, decode_segment, encode_merged
+from support.segment_rows import Row, assert_bounds, columns_of, rows_of
 
-Row = tuple[int, int, int, int, str]
 """Interrogator timestamp, id, time of receipt, relative timestamp, text."""
 
 EXTREME = st.sampled_from([INT64_MIN, INT64_MIN + 1, -1, 0, 1, INT64_MAX - 1, INT64_MAX])
@@ -26,18 +25,6 @@ ROWS = st.lists(
     unique_by=lambda row: row[1],
 ).map(sorted)
 SHARD = 3
-
-
-def columns(rows: Sequence[Row]) -> SegmentColumns:
-    interrogator, ids, received, relative, freeform = zip(*rows, strict=True)
-    return SegmentColumns(ids, received, relative, interrogator, freeform)
-
-
-def rows_of(opened: SegmentColumns) -> list[Row]:
-    return list(
-        zip(opened.interrogator, opened.ids, opened.received, opened.relative, opened.freeform,
-            strict=True)
-    )  # fmt: skip
 
 
 ROWS_OF_GOLDEN: list[Row] = [
@@ -54,7 +41,7 @@ GOLDEN = bytes.fromhex(
 
 
 def test_merged_segments_written_once_are_read_for_ever() -> None:
-    bounds, data = encode_merged(columns(ROWS_OF_GOLDEN), SHARD)
+    bounds, data = encode_merged(columns_of(ROWS_OF_GOLDEN), SHARD)
     assert rows_of(decode_segment(bounds, GOLDEN)) == ROWS_OF_GOLDEN
     # zstd may pack otherwise one day; what it packs may not change.
     assert decompress(data, 2**20) == decompress(GOLDEN, 2**20)
@@ -65,32 +52,24 @@ def test_merged_segments_written_once_are_read_for_ever() -> None:
 
 @given(ROWS)
 def test_round_trip(rows: list[Row]) -> None:
-    bounds, data = encode_merged(columns(rows), SHARD)
+    bounds, data = encode_merged(columns_of(rows), SHARD)
     assert rows_of(decode_segment(bounds, data)) == rows
 
 
 @given(ROWS)
 def test_bounds_are_those_of_the_readings(rows: list[Row]) -> None:
-    bounds, _ = encode_merged(columns(rows), SHARD)
-    assert (bounds.count, bounds.shard) == (len(rows), SHARD)
-    for low, high, at in (
-        (bounds.interrogator_min, bounds.interrogator_max, 0),
-        (bounds.first_id, bounds.last_id, 1),
-        (bounds.received_min, bounds.received_max, 2),
-        (bounds.relative_min, bounds.relative_max, 3),
-    ):
-        assert low == min(row[at] for row in rows)
-        assert high == max(row[at] for row in rows)
+    bounds, _ = encode_merged(columns_of(rows), SHARD)
+    assert_bounds(bounds, rows, shard=SHARD)
 
 
 def test_what_was_merged_can_be_merged_again() -> None:
-    bounds, data = encode_merged(columns(ROWS_OF_GOLDEN), SHARD)
+    bounds, data = encode_merged(columns_of(ROWS_OF_GOLDEN), SHARD)
     assert encode_merged(decode_segment(bounds, data), SHARD) == (bounds, data)
 
 
 @pytest.mark.parametrize("column", ["ids", "received", "relative", "interrogator", "freeform"])
 def test_columns_that_differ_are_never_made_a_segment(column: str) -> None:
-    whole = columns(ROWS_OF_GOLDEN)
+    whole = columns_of(ROWS_OF_GOLDEN)
     broken = dataclasses.replace(whole, **{column: getattr(whole, column)[:-1]})
     with pytest.raises(FormatError):
         encode_merged(broken, SHARD)
@@ -103,13 +82,13 @@ def test_no_readings_make_no_segment() -> None:
 
 @pytest.mark.parametrize("count", [0, 3, 5, 2**31])
 def test_another_count_is_a_format_error(count: int) -> None:
-    bounds, _ = encode_merged(columns(ROWS_OF_GOLDEN), SHARD)
+    bounds, _ = encode_merged(columns_of(ROWS_OF_GOLDEN), SHARD)
     with pytest.raises(FormatError):
         decode_segment(dataclasses.replace(bounds, count=count), GOLDEN)
 
 
 CONTENT = decompress(GOLDEN, 2**20)
-BOUNDS = encode_merged(columns(ROWS_OF_GOLDEN), SHARD)[0]
+BOUNDS = encode_merged(columns_of(ROWS_OF_GOLDEN), SHARD)[0]
 
 
 def opens_or_format_error(data: bytes) -> None:

@@ -1,6 +1,5 @@
 """The port for monitoring and probes."""
 
-import http.client
 import socket
 
 import pytest
@@ -8,16 +7,7 @@ from prometheus_client import CollectorRegistry, Counter
 
 from iot_models import monitoring
 from iot_models.errors import SettingsError
-
-
-def ask(address: str, port: int, path: str) -> tuple[int, bytes]:
-    connection = http.client.HTTPConnection(address, port, timeout=10)
-    try:
-        connection.request("GET", path)
-        answer = connection.getresponse()
-        return answer.status, answer.read()
-    finally:
-        connection.close()
+from support.http_get import http_get
 
 
 @pytest.mark.parametrize(
@@ -30,12 +20,15 @@ def test_what_it_answers(address: str, client: str) -> None:
     server = monitoring.serve("X", address, 0, well, registry)
     try:
         port = server.server_port
-        assert ask(client, port, "/well") == (200, b'{"status": "ok"}')
-        assert ask(client, port, "/not") == (503, b'{"status": "no"}')
-        status, body = ask(client, port, "/metrics")
+        assert http_get(port, "/well", address=client) == (200, b'{"status": "ok"}')
+        assert http_get(port, "/not", address=client) == (503, b'{"status": "no"}')
+        status, body = http_get(port, "/metrics", address=client)
         assert status == 200
         assert b"asked_total 0.0" in body
-        assert ask(client, port, "/") == (404, b'{"error": "there are /metrics, /well, /not"}')
+        assert http_get(port, "/", address=client) == (
+            404,
+            b'{"error": "there are /metrics, /well, /not"}',
+        )
     finally:
         server.shutdown()
         server.server_close()

@@ -14,10 +14,11 @@ from iot_models.reading import INT64_MAX, INT64_MIN, SEPARATOR, Reading, Reading
 from iot_models.segment import (
     ID_STRIDE,
     SegmentBounds,
-    SegmentColumns,
     decode_segment,
     encode_segment,
 )
+from support.segment_rows import Row as SegmentRow
+from support.segment_rows import assert_bounds, rows_of
 
 Row = tuple[int, int, bytes]
 Batch = tuple[int, list[Row]]
@@ -44,14 +45,7 @@ def encode(batches: Sequence[Batch]) -> tuple[SegmentBounds, bytes]:
     )
 
 
-def rows_of(opened: SegmentColumns) -> list[tuple[int, int, int, int, str]]:
-    return list(
-        zip(opened.interrogator, opened.ids, opened.received, opened.relative, opened.freeform,
-            strict=True)
-    )  # fmt: skip
-
-
-def expected_rows(batches: Sequence[Batch]) -> list[tuple[int, int, int, int, str]]:
+def expected_rows(batches: Sequence[Batch]) -> list[SegmentRow]:
     """One row at a time, as slow and plain as can be."""
     found, next_id = [], FIRST_ID
     for received, rows in batches:
@@ -106,16 +100,7 @@ def test_round_trip_in_the_order_of_interrogator_time_and_id(batches: list[Batch
 @given(BATCHES)
 def test_bounds_are_those_of_the_readings(batches: list[Batch]) -> None:
     bounds, _ = encode(batches)
-    rows = expected_rows(batches)
-    assert (bounds.count, bounds.shard) == (len(rows), SHARD)
-    for low, high, at in (
-        (bounds.interrogator_min, bounds.interrogator_max, 0),
-        (bounds.first_id, bounds.last_id, 1),
-        (bounds.received_min, bounds.received_max, 2),
-        (bounds.relative_min, bounds.relative_max, 3),
-    ):
-        assert low == min(row[at] for row in rows)
-        assert high == max(row[at] for row in rows)
+    assert_bounds(bounds, expected_rows(batches), shard=SHARD)
 
 
 @pytest.mark.parametrize("step", [1, -1, 0, 7919])

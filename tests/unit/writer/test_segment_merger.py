@@ -6,12 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iot_models.segment import SegmentColumns
 from iot_stores.months import DAY_MS
 from iot_writer import segment_merger
 from iot_writer.segment_merger import MOST_READINGS, merge_segments
+from support.segment_rows import Row, columns_of, rows_of
 
-Row = tuple[int, int, int, int, str]
 """Interrogator timestamp, id, time of receipt, relative timestamp, text."""
 
 ROWS = st.lists(
@@ -25,23 +24,11 @@ ROWS = st.lists(
 )  # fmt: skip
 
 
-def columns(rows: list[Row]) -> SegmentColumns:
-    interrogator, ids, received, relative, freeform = zip(*rows, strict=True)
-    return SegmentColumns(ids, received, relative, interrogator, freeform)
-
-
-def rows_of(piece: SegmentColumns) -> list[Row]:
-    return list(
-        zip(piece.interrogator, piece.ids, piece.received, piece.relative, piece.freeform,
-            strict=True)
-    )  # fmt: skip
-
-
 @given(ROWS, st.integers(1, 10), st.integers(1, 7))
 def test_all_readings_by_day_and_in_order(rows: list[Row], each: int, most: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(segment_merger, "MOST_READINGS", most)
-        parts = [columns(sorted(rows[i : i + each])) for i in range(0, len(rows), each)]
+        parts = [columns_of(sorted(rows[i : i + each])) for i in range(0, len(rows), each)]
         pieces = [rows_of(piece) for piece in merge_segments(parts)]
     assert sorted(chain.from_iterable(pieces)) == sorted(rows)
     days = [{received // DAY_MS for _, _, received, _, _ in piece} for piece in pieces]
@@ -58,5 +45,5 @@ def test_all_readings_by_day_and_in_order(rows: list[Row], each: int, most: int)
 
 def test_thousands_are_cut_evenly() -> None:
     rows: list[Row] = [(n, n, n, n, "") for n in range(2 * MOST_READINGS + 2)]
-    sizes = [len(piece.ids) for piece in merge_segments([columns(rows)])]
+    sizes = [len(piece.ids) for piece in merge_segments([columns_of(rows)])]
     assert sizes == [len(rows) // 3] * 3

@@ -1,0 +1,35 @@
+"""Segments as rows, for comparing."""
+
+from collections.abc import Sequence
+
+from iot_models.segment import SegmentBounds, SegmentColumns
+
+Row = tuple[int, int, int, int, str]
+"""Interrogator timestamp, id, received, relative timestamp, freeform."""
+
+
+def columns_of(rows: Sequence[Row]) -> SegmentColumns:
+    """The columns of rows, of which there is at least one."""
+    interrogator, ids, received, relative, freeform = zip(*rows, strict=True)
+    return SegmentColumns(ids, received, relative, interrogator, freeform)
+
+
+def rows_of(columns: SegmentColumns) -> list[Row]:
+    """The rows of columns."""
+    return list(
+        zip(columns.interrogator, columns.ids, columns.received, columns.relative, columns.freeform,
+            strict=True)
+    )  # fmt: skip
+
+
+def assert_bounds(bounds: SegmentBounds, rows: Sequence[Row], *, shard: int) -> None:
+    """The bounds of a segment of these rows."""
+    assert (bounds.count, bounds.shard) == (len(rows), shard)
+    for low, high, at in (
+        (bounds.interrogator_min, bounds.interrogator_max, 0),
+        (bounds.first_id, bounds.last_id, 1),
+        (bounds.received_min, bounds.received_max, 2),
+        (bounds.relative_min, bounds.relative_max, 3),
+    ):
+        assert low == min(row[at] for row in rows)
+        assert high == max(row[at] for row in rows)

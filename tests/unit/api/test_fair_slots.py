@@ -1,0 +1,75 @@
+"""Slots for expensive work are bounded, and fair between clients."""
+
+import threading
+
+import pytest
+
+from iot_api.fair_slots import FairSlots
+from iot_models.errors import TooManyRequestsError
+from support.waiting import wait_until
+
+
+class _Callers:
+    """Threads that take the one slot in turn and note the order."""
+
+    def __init__(self, slots: FairSlots) -> None:
+        self._slots = slots
+        self.order: list[str] = []
+        self._threads: list[threading.Thread] = []
+
+    def start(self, client: str, name: str) -> None:
+        before = self._slots.waiting
+        thread = threading.Thread(target=self._run, args=(client, name))
+        thread.start()
+        self._threads.append(thread)
+        wait_until(lambda: self._slots.waiting == before + 1, what="a waiting caller")
+
+    def _run(self, client: str, name: str) -> None:
+        with self._slots.slot(client, seconds=30, refusal="busy"):
+            self.order.append(name)
+
+    def join(self) -> None:
+        for thread in self._threads:
+            thread.join()
+
+
+def test_clients_take_turns_however_many_calls_each_has() -> None:
+    slots = FairSlots(1, most_waiting=100, most_waiting_per_client=100)
+    callers = _Callers(slots)
+    with slots.slot("greedy", seconds=1, refusal="busy"):
+        for number in range(3):
+            callers.start("greedy", f"greedy {number}")
+        callers.start("modest", "modest")
+    callers.join()
+    assert callers.order == ["greedy 0", "modest", "greedy 1", "greedy 2"]
+
+
+def test_a_full_queue_refuses_at_once() -> None:
+    slots = FairSlots(1, most_waiting=2, most_waiting_per_client=1)
+    callers = _Callers(slots)
+    with slots.slot("a", seconds=1, refusal="busy"):
+        callers.start("a", "a")
+        with pytest.raises(TooManyRequestsError, match="busy"):
+            slots._acquire("a", 30, "busy")  # noqa: SLF001 - refused, so nothing to release
+        callers.start("b", "b")
+        with pytest.raises(TooManyRequestsError, match="busy"):
+            slots._acquire("c", 30, "busy")  # noqa: SLF001 - likewise
+    callers.join()
+    assert callers.order == ["a", "b"]
+
+
+def test_a_caller_that_gives_up_leaves_its_slot_to_the_next() -> None:
+    slots = FairSlots(1, most_waiting=9, most_waiting_per_client=9)
+    callers = _Callers(slots)
+    with slots.slot("a", seconds=1, refusal="busy"):
+        with (
+            pytest.raises(TooManyRequestsError, match="busy"),
+            slots.slot("b", seconds=0.01, refusal="busy"),
+        ):
+            raise AssertionError("the slot was taken twice")
+        assert slots.waiting == 0
+        callers.start("b", "b")
+    callers.join()
+    assert callers.order == ["b"]
+    with slots.slot("a", seconds=0, refusal="busy"):
+        assert slots.waiting == 0

@@ -10,6 +10,7 @@ from typing import cast
 import psycopg
 from redis import Redis
 
+from iot_api.clients import Client
 from iot_api.service import Service as Parts
 from iot_api.service import build_service
 from iot_cipher.vault import OpenVault
@@ -162,7 +163,7 @@ def grow(stack: ExitStack, size: Size, shards: int) -> Grown:
     service = stack.enter_context(running_service(shards))
     parts = build_service(load({**service.environment, "IOT_API_POSTGRES_POOL": "1"}))
     stack.callback(parts.close)
-    vault = parts.vaults.find_or_create(VAULT.encode())
+    vault = parts.vaults.find_or_create(VAULT.encode(), Client("bench"))
     grown = Grown(size, service, parts, vault, fill(service.postgres_url, vault, size, shards))
     with psycopg.connect(service.postgres_url, autocommit=True) as connection:
         connection.execute("ALTER SYSTEM SET autovacuum = off")

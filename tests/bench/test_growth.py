@@ -10,6 +10,7 @@ from bench.growth_history import BATCH, MONTHS, Size, fill
 from bench.simulator import Load
 from bench.simulator_check import Measured, fit
 
+from iot_api.clients import Client
 from iot_api.service import build_service
 from iot_models.errors import DecryptionError
 from iot_models.settings import Settings
@@ -21,7 +22,7 @@ def test_a_history_is_as_large_as_asked_and_can_be_read_where_it_is_read(
     size: Size, settings: Settings
 ) -> None:
     service = build_service(settings)
-    vault = service.vaults.find_or_create(b"growth")
+    vault = service.vaults.find_or_create(b"growth", Client("bench"))
     window = fill(settings.postgres_url, vault, size, settings.shards)
     with psycopg.connect(settings.postgres_url) as connection:
         found = connection.execute(

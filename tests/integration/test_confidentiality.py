@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import hmac
 import http.client
 import json
 import re
@@ -20,12 +21,20 @@ import zstandard
 from flask.testing import FlaskClient
 from redis import Redis
 
+from iot_api.clients import Client
 from iot_api.service import Service
 from iot_cipher.aead import decrypt
 from iot_cipher.envelope import Opener
 from iot_cipher.keyring import Keyring, KeyringFile, create_keyring_file, parse_keyring
 from iot_cipher.sealed_segment import FORMAT, SealedSegment, decrypt_segment
-from iot_cipher.vault import OpenVault, VaultRecord, open_vault
+from iot_cipher.vault import (
+    OpenVault,
+    PasswordSecret,
+    VaultRecord,
+    open_vault,
+    password_key,
+    scrypt_secret,
+)
 from iot_models import names
 from iot_models.compression import SEGMENT_LEVEL, compress
 from iot_models.entry import decode_entry
@@ -334,7 +343,7 @@ def loot(client: FlaskClient, writer: Writer, settings: Settings) -> Loot:
     segments = list(history.select(connection, record.vault_id, Question()))
     assert len(segments) == len(waiting) == 1
     service: Service = client.application.extensions["iot"]
-    vault = service.vaults.find(PASSWORD)
+    vault = service.vaults.find(PASSWORD, Client("test"))
     assert vault is not None
     assert decrypt_segment(vault, segments[0].bounds, segments[0].payload)  # it can be opened
     return Loot(records, segments, waiting, KeyringFile(Path(settings.keyring_file)).current())
@@ -351,16 +360,17 @@ def test_without_the_keyring_no_password_can_be_tested(
     loot: Loot, thief: Keyring, settings: Settings
 ) -> None:
     (record,) = loot.records
-    assert record.lookup == loot.keyring.lookup(PASSWORD)
-    assert record.lookup != thief.lookup(PASSWORD)
+    ours, theirs = _secret(loot.keyring, PASSWORD), _secret(thief, PASSWORD)
+    assert record.lookup == ours.lookup
+    assert record.lookup != theirs.lookup
     with pytest.raises(DecryptionError):
-        open_vault(thief, record, PASSWORD)
+        open_vault(thief, record, theirs)
     for shard, sealed in loot.waiting:
         with pytest.raises(DecryptionError):
             Opener(lambda: thief).open(shard, sealed)
     with Redis.from_url(settings.redis_url) as redis:
-        assert redis.exists(names.vault_record(loot.keyring.lookup(PASSWORD)))
-        assert not redis.exists(names.vault_record(thief.lookup(PASSWORD)))
+        assert redis.exists(names.vault_record(ours.lookup))
+        assert not redis.exists(names.vault_record(theirs.lookup))
 
 
 def test_with_the_master_keys_but_no_pepper_no_vault_is_found(
@@ -370,15 +380,41 @@ def test_with_the_master_keys_but_no_pepper_no_vault_is_found(
     content["pepper"] = base64.b64encode(bytes(32)).decode()
     keyring = parse_keyring(json.dumps(content))
     assert keyring.wrap_key(1) == loot.keyring.wrap_key(1)
-    assert loot.records[0].lookup != keyring.lookup(PASSWORD)
+    assert loot.records[0].lookup != _secret(keyring, PASSWORD).lookup
 
 
 def test_with_the_keyring_a_vault_still_needs_its_password(loot: Loot) -> None:
     (record,) = loot.records
     for guess in (b"", b"The password", b"the password ", record.lookup, record.wrapped_key):
         with pytest.raises(DecryptionError):
-            open_vault(loot.keyring, record, guess)
-    assert open_vault(loot.keyring, record, PASSWORD).vault_id == record.vault_id
+            open_vault(loot.keyring, record, _secret(loot.keyring, guess))
+    assert open_vault(loot.keyring, record, _secret(loot.keyring, PASSWORD))
+
+
+def test_with_the_keyring_each_guess_costs_a_scrypt(loot: Loot, settings: Settings) -> None:
+    """Nothing in Postgres or in the names and values of Redis tells a password without one."""
+    fast = loot.keyring.lookup(PASSWORD)
+    with Redis.from_url(settings.redis_url) as redis:
+        stored = [key + (redis.dump(key) or b"") for key in redis.scan_iter()]
+    for record in loot.records:
+        stored += [record.lookup, record.salt, record.wrapped_key]
+    for guess in (fast, fast.hex().encode(), hmac.digest(bytes(32), PASSWORD, "sha256")):
+        assert not any(guess in each for each in stored)
+    scrypts: list[bytes] = []
+
+    def counted(password: bytes, salt: bytes, log2_n: int) -> bytes:
+        scrypts.append(password)
+        return password_key(password, salt, log2_n)
+
+    (record,) = loot.records
+    for guess in (b"guess", PASSWORD):
+        secret = scrypt_secret(loot.keyring, guess, record.scrypt_log2_n, slow_key=counted)
+        assert (secret.lookup == record.lookup) is (guess == PASSWORD)
+    assert scrypts == [b"guess", PASSWORD]
+
+
+def _secret(keyring: Keyring, password: bytes) -> PasswordSecret:
+    return scrypt_secret(keyring, password, 10)
 
 
 def test_with_the_keyring_and_the_queue_what_is_stored_stays_closed(loot: Loot) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from flask import Flask, request
+from flask import Flask, g, request
 
 from iot_cipher.tokens import Tokens, TokensFile
 from iot_models.errors import ForbiddenError, UnauthorizedError
@@ -33,15 +33,17 @@ class Access:
         """Whether everybody may do everything."""
         return self._tokens is None
 
-    def check(self, scope: Scope, authorization: str | None) -> None:
+    def check(self, scope: Scope, authorization: str | None) -> str:
         """Let a request through that needs `scope` and brings that Authorization header.
+
+        Returns the name of its token, or "" when none was needed.
 
         Raises:
             UnauthorizedError: it brings no token, or one that is not known (any more).
             ForbiddenError: its token lacks the scope.
         """
         if self._tokens is None or scope in self._anonymous:
-            return
+            return ""
         kind = (authorization or "").split(None, 1)[:1]
         if not kind or kind[0].lower() != "bearer":
             raise UnauthorizedError("this needs a bearer token", presented=False)
@@ -51,6 +53,7 @@ class Access:
             raise UnauthorizedError("this token is not known here", presented=True)
         if not grant.allows(scope):
             raise ForbiddenError(f"this needs a token with the scope {scope}", scope=scope)
+        return grant.name
 
 
 def build_access(settings: Settings) -> Access:
@@ -95,4 +98,4 @@ def register_access(app: Flask, access: Access) -> None:
             return
         scope = declared_scope(app.view_functions[rule.endpoint])
         if scope is not None:
-            access.check(scope, request.environ.get("HTTP_AUTHORIZATION"))
+            g.token_name = access.check(scope, request.environ.get("HTTP_AUTHORIZATION"))

@@ -22,8 +22,8 @@ class FairSlots:
     """A fixed number of slots, for threads or greenlets.
 
     Waiting callers are served round-robin by client, so a client with a thousand requests delays
-    another client's request by one slot. The queue is bounded as a whole and per client: a caller
-    that would wait behind too many others is refused at once.
+    another client's request by one slot. Urgent callers go before all others. The queue is bounded
+    as a whole and per client: a caller that would wait behind too many others is refused at once.
     """
 
     def __init__(self, slots: int, *, most_waiting: int, most_waiting_per_client: int) -> None:
@@ -31,8 +31,11 @@ class FairSlots:
         self._most_waiting = most_waiting
         self._most_per_client = most_waiting_per_client
         self._guard = threading.Lock()
-        self._queues: OrderedDict[str, deque[_Waiter]] = OrderedDict()
-        """Per client with waiting callers; the first client is served next."""
+        self._queues: dict[bool, OrderedDict[str, deque[_Waiter]]] = {
+            True: OrderedDict(),
+            False: OrderedDict(),
+        }
+        """By urgency, per client with waiting callers; the first client is served next."""
         self._waiting = 0
 
     @property
@@ -41,59 +44,66 @@ class FairSlots:
         return self._waiting
 
     @contextmanager
-    def slot(self, client: str, *, seconds: float, refusal: str) -> Iterator[None]:
+    def slot(
+        self, client: str, *, seconds: float, refusal: str, urgent: bool = True
+    ) -> Iterator[None]:
         """Hold a slot for the duration of the block.
 
         Raises:
             TooManyRequestsError: `refusal`, because the queue is full or no slot was free within
                 `seconds`.
         """
-        self._acquire(client, seconds, refusal)
+        self._acquire(client, seconds, refusal, urgent=urgent)
         try:
             yield
         finally:
             self._release()
 
-    def _acquire(self, client: str, seconds: float, refusal: str) -> None:
+    def _acquire(self, client: str, seconds: float, refusal: str, *, urgent: bool) -> None:
         with self._guard:
             if self._free:
                 self._free -= 1
                 return
-            queue = self._queues.get(client, ())
-            if self._waiting >= self._most_waiting or len(queue) >= self._most_per_client:
-                raise TooManyRequestsError(refusal, retry_after=1)
+            ahead = sum(len(queues.get(client, ())) for queues in self._queues.values())
+            if self._waiting >= self._most_waiting or ahead >= self._most_per_client:
+                raise self._refusal(refusal)
             waiter = _Waiter()
-            self._queues.setdefault(client, deque()).append(waiter)
+            self._queues[urgent].setdefault(client, deque()).append(waiter)
             self._waiting += 1
         try:
             in_time = waiter.turn.acquire(timeout=seconds)
         except BaseException:  # a waiting greenlet may be killed; its slot must not be lost
-            if not self._withdraw(client, waiter):
+            if not self._withdraw(client, waiter, urgent=urgent):
                 self._release()
             raise
-        if not in_time and self._withdraw(client, waiter):
-            raise TooManyRequestsError(refusal, retry_after=1)
+        if not in_time and self._withdraw(client, waiter, urgent=urgent):
+            raise self._refusal(refusal)
 
-    def _withdraw(self, client: str, waiter: _Waiter) -> bool:
+    def _refusal(self, sentence: str) -> TooManyRequestsError:
+        return TooManyRequestsError(sentence, retry_after=1 + self._waiting // 4)
+
+    def _withdraw(self, client: str, waiter: _Waiter, *, urgent: bool) -> bool:
         """Leave the queue; False if the slot was granted in the meantime."""
         with self._guard:
             if waiter.granted:
                 return False
-            self._queues[client].remove(waiter)
+            queues = self._queues[urgent]
+            queues[client].remove(waiter)
             self._waiting -= 1
-            if not self._queues[client]:
-                del self._queues[client]
+            if not queues[client]:
+                del queues[client]
             return True
 
     def _release(self) -> None:
         with self._guard:
-            if not self._queues:
+            queues = self._queues[True] or self._queues[False]
+            if not queues:
                 self._free += 1
                 return
-            client, queue = self._queues.popitem(last=False)
+            client, queue = queues.popitem(last=False)
             waiter = queue.popleft()
             if queue:
-                self._queues[client] = queue  # behind the other clients
+                queues[client] = queue  # behind the other clients
             self._waiting -= 1
             waiter.granted = True
         waiter.turn.release()

@@ -1,6 +1,12 @@
-"""Guessing of passwords is slowed down: an address may name so many unknown ones in a minute."""
+"""The guess limit: how many unknown passwords a client may name in a minute.
+
+A password is unknown when a read finds no vault for it, or when a PUT creates one.
+"""
 
 import logging
+import math
+import time
+from collections.abc import Callable
 from typing import cast
 
 from redis import Redis
@@ -8,8 +14,14 @@ from redis.exceptions import RedisError
 
 from iot_models import metrics, names
 from iot_models.errors import TooManyRequestsError
+from iot_stores.backlog import Guard
+
+from .clients import Client
 
 WINDOW_SECONDS = 60
+PROXY_FACTOR = 10
+"""All clients behind a proxy that is not trusted have the limits of this many together."""
+_MOST_NOTED = 10_000
 
 _log = logging.getLogger(__name__)
 
@@ -17,38 +29,84 @@ _log = logging.getLogger(__name__)
 class Guesses:
     """Counts in Redis, so for all pods together. While Redis is away nothing is counted."""
 
-    def __init__(self, client: "Redis", *, limit: int) -> None:
+    def __init__(
+        self, client: "Redis", *, limit: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._client = client
         self._limit = limit
+        self._clock = clock
+        self._refused: dict[str, float] = {}
+        """Clients that are over the limit, as this process has seen, and until when."""
+        self._suspects: dict[str, float] = {}
+        """Clients that named an unknown password to this process, and until when to mind it."""
 
-    def check(self, address: str) -> None:
-        """Refuse an address that is over the limit, right password or not.
+    def guards(self, client: Client) -> tuple[Guard, ...]:
+        """The counters of a client, with their limits."""
+        if not self._limit:
+            return ()
+        own = Guard(names.guesses(client.name), self._limit)
+        if not client.proxy:
+            return (own,)
+        return (own, Guard(names.guesses(client.proxy), PROXY_FACTOR * self._limit))
+
+    def check(self, client: Client) -> None:
+        """Refuse a client that is over the limit, whether or not its password is right.
 
         Raises:
             TooManyRequestsError: with the seconds until it may try again.
         """
-        if not self._limit:
+        self.check_noted(client)
+        guards = self.guards(client)
+        if not guards:
             return
         try:
-            count = int(cast("bytes", self._client.get(names.guesses(address)) or b"0"))
-            wait = self._client.ttl(names.guesses(address)) if count >= self._limit else 0
+            counts = self._client.mget([guard.name for guard in guards])
+            for guard, count in zip(guards, cast("list[bytes | None]", counts), strict=True):
+                if int(count or b"0") >= guard.limit:
+                    raise self.refusal(client, self._client.ttl(guard.name))
         except RedisError as error:
             _log.warning("guesses are not counted, Redis is away: %s", error)
-            return
-        if count >= self._limit:
-            raise TooManyRequestsError(
-                "too many unknown passwords from this address", retry_after=max(1, wait)
-            )
 
-    def count(self, address: str) -> None:
-        """Note an unknown password."""
-        metrics.counter("iot_unknown_passwords_total").inc()
-        if not self._limit:
+    def check_noted(self, client: Client) -> None:
+        """As `check`, for clients that this process has refused already; asks nobody."""
+        until = self._refused.get(client.name)
+        if until is None:
             return
+        left = until - self._clock()
+        if left > 0:
+            raise _refusal(left)
+        self._refused.pop(client.name, None)
+
+    def refusal(self, client: Client, seconds: float) -> TooManyRequestsError:
+        """The answer to a client that is over the limit for `seconds` more; it is noted."""
+        _note(self._refused, client.name, self._clock() + max(seconds, 0))
+        return _refusal(seconds)
+
+    def count(self, client: Client) -> None:
+        """Count an unknown password."""
+        metrics.counter("iot_unknown_passwords_total").inc()
+        _note(self._suspects, client.name, self._clock() + WINDOW_SECONDS)
         try:
-            with self._client.pipeline(transaction=True) as pipeline:
-                pipeline.set(names.guesses(address), 0, ex=WINDOW_SECONDS, nx=True)
-                pipeline.incr(names.guesses(address))
-                pipeline.execute()
+            for guard in self.guards(client):
+                with self._client.pipeline(transaction=True) as pipeline:
+                    pipeline.set(guard.name, 0, ex=WINDOW_SECONDS, nx=True)
+                    pipeline.incr(guard.name)
+                    pipeline.execute()
         except RedisError as error:
             _log.warning("guesses are not counted, Redis is away: %s", error)
+
+    def suspects(self, client: Client) -> bool:
+        """Whether a client named an unknown password to this process in the last minute."""
+        return self._suspects.get(client.name, -math.inf) > self._clock()
+
+
+def _note(clients: dict[str, float], name: str, until: float) -> None:
+    if len(clients) >= _MOST_NOTED:
+        clients.clear()  # Redis knows them all
+    clients[name] = until
+
+
+def _refusal(seconds: float) -> TooManyRequestsError:
+    return TooManyRequestsError(
+        "too many unknown passwords from this address", retry_after=max(1, math.ceil(seconds))
+    )

@@ -15,8 +15,10 @@ from iot_models import metrics, names
 from iot_models.entry import Entry
 from iot_models.errors import IotError
 from iot_models.reading import SEPARATOR, ReadingColumns
-from iot_stores.backlog import Backlog, RememberedRequest
+from iot_stores.backlog import Backlog, Guard, GuardedError, RememberedRequest
 
+from .clients import Client
+from .guesses import Guesses
 from .put_body import Batch
 from .receipts import decode_receipt, encode_receipt
 from .vaults import Vaults
@@ -40,22 +42,45 @@ class Accepted:
     """It was taken before, under the same Idempotency-Key; nothing was taken now."""
 
 
+@dataclass(frozen=True, slots=True)
+class Remembering:
+    """How requests with an Idempotency-Key are remembered."""
+
+    seconds: int
+    """For how long."""
+    most: int
+    """How many at a time."""
+
+
+CLIENTS_SHARE = 4
+"""One client may have this part of the requests that are remembered."""
+
+
 class Intake:
     """Takes readings in."""
 
     def __init__(
-        self, vaults: Vaults, sealer: Sealer, backlog: Backlog, *, shards: int, remember: int
+        self,
+        vaults: Vaults,
+        guesses: Guesses,
+        sealer: Sealer,
+        backlog: Backlog,
+        *,
+        shards: int,
+        remembering: Remembering,
     ) -> None:
         self._vaults = vaults
+        self._guesses = guesses
         self._sealer = sealer
         self._backlog = backlog
         self._shards = shards
-        self._remember = remember
+        self._remembering = remembering
         self._acknowledged = metrics.counter("iot_readings_acknowledged_total")
 
     def accept(
         self,
         batches: Sequence[Batch],
+        client: Client,
         idempotency_key: str | None = None,
         *,
         tell_entries: bool = False,
@@ -67,15 +92,19 @@ class Intake:
         nothing and is answered like the first.
 
         Raises:
+            TooManyRequestsError: the client is over the guess limit, or has too many requests that
+                are remembered, or too many passwords wait to be opened. Nothing was taken.
             UnavailableError: the backlog is full, and nothing was taken; or replicas were slow.
             RedisError, psycopg.Error: a part is away. Readings may have been taken when Redis
                 broke off after it was sent them; they are then stored at most once.
         """
-        vaults = [self._vaults.find_or_create(batch.password) for batch in batches]
+        vaults, guards = self._open(batches, client)
         count = sum(len(batch.readings) for batch in batches)
-        name = _request_name(idempotency_key, vaults)
-        if name is not None:
-            answer = self._backlog.remembered(name)
+        request_names = self._request_names(idempotency_key, vaults)
+        if request_names:
+            if guards:
+                self._guesses.check(client)
+            answer = self._backlog.remembered(request_names)
             if answer is not None:
                 return _repeated(answer)
         sealed = [
@@ -83,13 +112,16 @@ class Intake:
             for vault, batch in zip(vaults, batches, strict=True)
             for readings in _split(batch.readings)
         ]
-        entries = _last_entries(sealed) if tell_entries or name is not None else ()
+        entries = _last_entries(sealed) if tell_entries or request_names else ()
         request = None
-        if name is not None:
+        if request_names:
             answer = b"%d %b" % (count, encode_receipt(entries).encode())
-            request = RememberedRequest(name, self._remember, answer)
+            request = self._remembered(request_names, answer, client)
         try:
-            appended = self._backlog.append(sealed, request)
+            appended = self._backlog.append(sealed, request, guards)
+        except GuardedError as error:
+            self._sealer.give_up(len(sealed))
+            raise self._guesses.refusal(client, error.seconds) from None
         except (RedisError, IotError):
             self._sealer.give_up(len(sealed))
             raise
@@ -98,6 +130,43 @@ class Intake:
             return _repeated(appended.first_answer)
         self._acknowledged.inc(count)
         return Accepted(count, entries, appended.ends)
+
+    def _open(
+        self, batches: Sequence[Batch], client: Client
+    ) -> tuple[list[OpenVault], tuple[Guard, ...]]:
+        """The vaults of a request, and the guess limit if it is still to be looked at: while all of
+        them are open, the step that appends the readings does it, in the same round trip.
+        """
+        self._guesses.check_noted(client)
+        vaults, guards = [], self._guesses.guards(client)
+        for batch in batches:
+            vault = self._vaults.held(batch.password, client)
+            if vault is None:
+                vault, guards = self._vaults.find_or_create(batch.password, client), ()
+            vaults.append(vault)
+        return vaults, guards
+
+    def _request_names(self, key: str | None, vaults: Sequence[OpenVault]) -> tuple[str, ...]:
+        """The name to remember a request by, then the other one it may have; none without a key."""
+        if key is None:
+            return ()
+        both = _request_name(key, vaults), _first_request_name(key, vaults)
+        # While processes of version 0.1 may get the request again, by the name that they look for.
+        return both[::-1] if self._vaults.creates_fast_lookups else both
+
+    def _remembered(
+        self, request_names: Sequence[str], answer: bytes, client: Client
+    ) -> RememberedRequest:
+        name, other_name = request_names
+        return RememberedRequest(
+            name,
+            other_name,
+            self._remembering.seconds,
+            answer,
+            self._remembering.most,
+            names.remembered_of_client(client.name),
+            max(1, self._remembering.most // CLIENTS_SHARE),
+        )
 
     def _seal(self, vault: OpenVault, readings: ReadingColumns) -> tuple[int, bytes]:
         salt = os.urandom(SALT_BYTES)
@@ -112,13 +181,19 @@ def _last_entries(sealed: Sequence[tuple[int, bytes]]) -> tuple[EntryName, ...]:
     return tuple(name_of(shard, last[shard]) for shard in last)
 
 
-def _request_name(key: str | None, vaults: Sequence[OpenVault]) -> str | None:
-    if key is None:
-        return None
-    digest = hashlib.sha256(key.encode())
-    for vault_id in sorted(vault.vault_id.bytes for vault in vaults):
-        digest.update(vault_id)
-    return names.remembered_request(digest.digest())
+def _request_name(key: str, vaults: Sequence[OpenVault]) -> str:
+    """The name of a request; each part is hashed with its length."""
+    parts = [key.encode(), *sorted(vault.vault_id.bytes for vault in vaults)]
+    return _name_of(b"".join(b"%d:%b" % (len(part), part) for part in parts))
+
+
+def _first_request_name(key: str, vaults: Sequence[OpenVault]) -> str:
+    """The name that version 0.1 gives to a request."""
+    return _name_of(key.encode() + b"".join(sorted(vault.vault_id.bytes for vault in vaults)))
+
+
+def _name_of(content: bytes) -> str:
+    return names.remembered_request(hashlib.sha256(content).digest())
 
 
 def _repeated(answer: bytes) -> Accepted:

@@ -16,6 +16,7 @@ from iot_models.scopes import Scope
 
 from . import stopping
 from .access import Access
+from .clients import client_of
 from .http_errors import answer_error
 from .put_body import put_parser
 from .request_body import JSON_TYPES, read_plain
@@ -50,6 +51,7 @@ class PlainPut:
         self._intake = service.intake
         self._parse = put_parser(service.settings)
         self._max_body_bytes = service.settings.max_body_bytes
+        self._trusted_proxies = service.settings.trusted_proxies
         self._access = access
         self._headers = [("Content-Type", "application/json"), *cors.items()]
         requests = metrics.counter("iot_http_requests_total")
@@ -63,9 +65,10 @@ class PlainPut:
             return self._others(environ, start_response)
         began = time.perf_counter()
         try:
-            self._access.check(Scope.INGEST, environ.get("HTTP_AUTHORIZATION"))
+            token_name = self._access.check(Scope.INGEST, environ.get("HTTP_AUTHORIZATION"))
             batches = self._parse(read_plain(environ))
-            count = self._intake.accept(batches).count
+            client = client_of(environ, self._trusted_proxies, token_name)
+            count = self._intake.accept(batches, client).count
         except Exception as error:  # noqa: BLE001 - answered as the app answers it
             return self._refuse(error, began, environ, start_response)
         answer = b'{"success":"%d object(s) created"}\n' % count

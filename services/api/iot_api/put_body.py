@@ -7,7 +7,7 @@ that are not plain integers.
 import re
 from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import NoReturn, Protocol
 
@@ -30,14 +30,21 @@ _WRONG_KIND = {
 _NOT_PRINTABLE = re.compile(r"[^\x00-\x7e]")
 
 
-class _Data(msgspec.Struct, gc=False):
+class _Hidden(msgspec.Struct, gc=False):
+    """A part of a request, which nothing prints."""
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}>"
+
+
+class _Data(_Hidden, gc=False):
     db_password: str = ""
     relative_time: Time = MISSING_TIME
     interrogator_time: Time = MISSING_TIME
     freeform: msgspec.Raw = msgspec.Raw(b'""')
 
 
-class _Row(msgspec.Struct, gc=False):
+class _Row(_Hidden, gc=False):
     data: _Data
 
 
@@ -52,8 +59,8 @@ _many = msgspec.json.Decoder(list[_Row])
 class Batch:
     """Readings of one request under one password, in the order in which they came."""
 
-    password: bytes
-    readings: ReadingColumns
+    password: bytes = field(repr=False)
+    readings: ReadingColumns = field(repr=False)
 
 
 class PutParser(Protocol):

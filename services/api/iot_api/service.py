@@ -6,13 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import gevent
-import gevent.monkey
 import psycopg
 from redis import Redis
 
 from iot_cipher.envelope import Sealer
 from iot_cipher.keyring import KeyringFile
-from iot_cipher.vault import PasswordKey, password_key
 from iot_models.settings import Settings
 from iot_stores.audit import AuditLog
 from iot_stores.backlog import Backlog
@@ -25,10 +23,12 @@ from iot_stores.vault_records import VaultRecords
 
 from .compaction import Compaction
 from .guesses import Guesses
-from .intake import Intake
+from .intake import Intake, Remembering
 from .readings import Readings
 from .receipts import Receipts
-from .vaults import VaultCache, Vaults
+from .slow_keys import slow_key
+from .vault_cache import VaultCache
+from .vaults import Vaults
 
 CHECK_SECONDS = 2
 """How long Postgres may take to answer nothing."""
@@ -45,7 +45,6 @@ class Service:
     redis: Sequence["Redis"]
     """Every client of a Redis."""
     vaults: Vaults
-    guesses: Guesses
     intake: Intake
     receipts: Receipts
     readings: Readings
@@ -55,6 +54,7 @@ class Service:
 
     def close(self) -> None:
         """Let go of all connections."""
+        self.vaults.close()
         self.compaction.close()
         self.pool.close()
         for client in self.redis:
@@ -86,12 +86,14 @@ def build_service(settings: Settings) -> Service:
         hot_window_seconds=settings.hot_window_seconds,
         after_seconds=settings.compaction_after_seconds,
     )
+    guesses = Guesses(redis, limit=settings.guess_limit)
     vaults = Vaults(
         keyring.current,
         VaultRecords(redis, pool),
         VaultCache(size=settings.vault_cache_size, seconds=settings.vault_cache_seconds),
+        guesses,
         scrypt_log2_n=settings.scrypt_log2_n,
-        slow_key=_slow_key(),
+        slow_key=slow_key(),
         opened=compaction.offer,
     )
     return Service(
@@ -99,13 +101,15 @@ def build_service(settings: Settings) -> Service:
         pool=pool,
         redis=(redis, hot_redis, hot_probe),
         vaults=vaults,
-        guesses=Guesses(redis, limit=settings.guess_limit),
         intake=Intake(
             vaults,
+            guesses,
             Sealer(keyring.current),
             backlog,
             shards=settings.shards,
-            remember=settings.idempotency_seconds,
+            remembering=Remembering(
+                settings.idempotency_seconds, settings.idempotency_max_requests
+            ),
         ),
         receipts=Receipts(pool, backlog),
         readings=Readings(
@@ -129,15 +133,3 @@ def _answers(connection: Connection) -> None:
     silence = psycopg.OperationalError("Postgres does not answer")
     with gevent.Timeout(CHECK_SECONDS, silence):
         Pool.check_connection(connection)
-
-
-def _slow_key() -> PasswordKey:
-    """scrypt beside the event loop, where there is one, so that others' requests go on."""
-    if not gevent.monkey.is_module_patched("socket"):
-        return password_key
-
-    def in_thread(password: bytes, salt: bytes, log2_n: int) -> bytes:
-        key: bytes = gevent.get_hub().threadpool.apply(password_key, (password, salt, log2_n))
-        return key
-
-    return in_thread

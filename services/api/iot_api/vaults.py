@@ -1,67 +1,65 @@
-"""Vaults as an API process sees them: found by password, opened, kept open for some minutes."""
+"""Vaults as an API process sees them: found by password, opened, held open while in use."""
 
-import threading
-import time
+import logging
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from dataclasses import dataclass
+
+import psycopg
+from redis.exceptions import RedisError
 
 from iot_cipher.keyring import Keyring
 from iot_cipher.vault import (
     OpenVault,
     PasswordKey,
+    PasswordSecret,
+    VaultFormat,
     VaultRecord,
     create_vault,
+    fast_secret,
     open_vault,
     password_key,
+    scrypt_secret,
+    wrap_vault,
 )
 from iot_models import metrics
-from iot_models.errors import DecryptionError
-from iot_stores.vault_records import VaultRecords
+from iot_models.errors import DecryptionError, TooManyRequestsError, UnavailableError
+from iot_stores.vault_lookups import FastLookups, LookupPolicy
+from iot_stores.vault_records import FoundVault, PolicyChangedError, VaultRecords
+
+from .clients import Client
+from .fair_slots import FairSlots
+from .guesses import Guesses
+from .vault_cache import HeldVault, VaultCache
+
+WAIT_SECONDS = 10.0
+"""How long a request waits for its turn to compute a scrypt."""
+MOST_WAITING, MOST_WAITING_PER_CLIENT = 32, 8
+"""Requests that wait for a scrypt. One takes a third of a second, so the last one of a full queue
+waits for about as long as it may."""
+MOST_KNOWN = 50_000
+"""Passwords remembered as those of vaults that exist, 32 bytes each."""
+_MOST_CHANGES = 3
+_BUSY = "too many passwords wait to be opened; try again"
+
+_log = logging.getLogger(__name__)
 
 
-class VaultCache:
-    """Opened vaults by lookup, at most `size`, each for `seconds` and then until it is renewed."""
-
-    def __init__(
-        self, *, size: int, seconds: float, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._size = size
-        self._seconds = seconds
-        self._clock = clock
-        self._vaults: OrderedDict[bytes, tuple[float, OpenVault, VaultRecord]] = OrderedDict()
-
-    def get(self, lookup: bytes) -> OpenVault | None:
-        """The open vault, if it is held and its time is not over."""
-        held = self._vaults.get(lookup)
-        return None if held is None or self._clock() >= held[0] else held[1]
-
-    def renewed(self, record: VaultRecord) -> OpenVault | None:
-        """The open vault, also when its time is over, if this is the record it was opened from. It
-        spares the slow opening: the same password and record give the same key.
-        """
-        held = self._vaults.pop(record.lookup, None)
-        return held[1] if held is not None and held[2] == record else None
-
-    def forget(self, lookup: bytes) -> None:
-        """Hold it no longer."""
-        self._vaults.pop(lookup, None)
-
-    def put(self, record: VaultRecord, vault: OpenVault) -> None:
-        """Hold a vault from now on; the one held longest makes room."""
-        lookup = record.lookup
-        self._vaults[lookup] = (self._clock() + self._seconds, vault, record)
-        self._vaults.move_to_end(lookup)
-        while len(self._vaults) > self._size:
-            self._vaults.popitem(last=False)
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    vault: OpenVault
+    created: bool = False
 
 
 class Vaults:
-    """Opens vaults. One scrypt runs at a time in a process: it bounds the memory they take.
+    """Opens vaults.
 
-    Requests that bring the same password at once share one opening, whatever comes of it. Nobody
-    waits for another password's: a store that doesn't answer would hold up all of them, one after
-    the other.
+    One scrypt runs at a time in a process, which bounds its memory. Requests queue for it, fair
+    between clients; passwords that were opened before, and clients that named no unknown password
+    lately, go first. Requests that bring the same password at once share one opening, whatever
+    comes of it. Nobody waits for another password's record: a store that doesn't answer would hold
+    up all of them, one after the other.
     """
 
     def __init__(
@@ -69,101 +67,304 @@ class Vaults:
         keyring: Callable[[], Keyring],
         records: VaultRecords,
         cache: VaultCache,
+        guesses: Guesses,
         *,
         scrypt_log2_n: int,
         slow_key: PasswordKey = password_key,
         opened: Callable[[OpenVault], None] = lambda _: None,
     ) -> None:
-        """`opened` is called with each vault that was there and is opened; it must cost nothing."""
+        """`opened` is called with each vault that was there and is opened or renewed; it must cost
+        nothing.
+        """
         self._opened = opened
         self._keyring = keyring
         self._records = records
         self._cache = cache
+        self._guesses = guesses
         self._scrypt_log2_n = scrypt_log2_n
         self._slow_key = slow_key
-        self._one_key_at_a_time = threading.Lock()
-        self._under_way: dict[tuple[bytes, bool], Future[OpenVault | None]] = {}
+        self._policy: LookupPolicy | None = None
+        self._slots = FairSlots(
+            1, most_waiting=MOST_WAITING, most_waiting_per_client=MOST_WAITING_PER_CLIENT
+        )
+        self._known: OrderedDict[bytes, None] = OrderedDict()
+        self._under_way: dict[tuple[bytes, bool], Future[_Opened | None]] = {}
 
-    def held(self, password: bytes) -> OpenVault | None:
-        """The password's vault if this process has it open."""
-        return self._cache.get(self._keyring().lookup(password))
-
-    def find(self, password: bytes) -> OpenVault | None:
-        """The password's vault, or None when there is none.
+    def find(self, password: bytes, client: Client) -> OpenVault | None:
+        """The password's vault, or None when there is none, which counts as a guess.
 
         Raises:
+            TooManyRequestsError: the client is over the guess limit, whether or not the password is
+                right; or too many passwords wait to be opened.
             DecryptionError: its record is damaged, or its master key is not in the keyring.
             RedisError, psycopg.Error: it can't be told now.
         """
-        return self._open(password, create=False)
+        self._guesses.check(client)
+        key = self._cache.key(password)
+        held = self._held(key, password, client)
+        if held is not None:
+            return held
+        found = self._share(key, password, client, create=False)
+        if found is None:
+            self._guesses.count(client)
+            return None
+        return found.vault
 
-    def find_or_create(self, password: bytes) -> OpenVault:
-        """The password's vault, made if there is none. Raises what `find` raises."""
-        vault = self._open(password, create=True)
-        if vault is None:
+    def held(self, password: bytes, client: Client) -> OpenVault | None:
+        """The password's vault if this process has it open. The guess limit is not looked at."""
+        return self._held(self._cache.key(password), password, client)
+
+    def find_or_create(self, password: bytes, client: Client) -> OpenVault:
+        """The password's vault, made if there is none, which counts as a guess.
+
+        Raises what `find` raises.
+        """
+        self._guesses.check(client)
+        key = self._cache.key(password)
+        held = self._held(key, password, client)
+        if held is not None:
+            return held
+        found = self._share(key, password, client, create=True)
+        if found is None:
             raise DecryptionError("a vault could neither be found nor made")
-        return vault
+        return found.vault
 
-    def _open(self, password: bytes, *, create: bool) -> OpenVault | None:
-        keyring = self._keyring()
-        lookup = keyring.lookup(password)
-        vault = self._cache.get(lookup)
-        if vault is not None:
-            return vault
-        ours: Future[OpenVault | None] = Future()
-        opening = self._under_way.setdefault((lookup, create), ours)
+    @property
+    def creates_fast_lookups(self) -> bool:
+        """Whether processes of version 0.1 may run beside this one."""
+        return self._policy is None or self._policy.creates_fast_lookups
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for a scrypt."""
+        return self._slots.waiting
+
+    def close(self) -> None:
+        """Drop all vaults."""
+        self._cache.close()
+
+    def _held(self, key: bytes, password: bytes, client: Client) -> OpenVault | None:
+        held = self._cache.get(key)
+        if held is None:
+            return None
+        if self._cache.is_due(held) and not self._renew(key, held, password, client):
+            return None
+        return held.vault
+
+    def _renew(self, key: bytes, held: HeldVault, password: bytes, client: Client) -> bool:
+        """Hold a vault on if its record is still the same; False if it is another one.
+
+        While neither store answers, the vault is used until its time is over.
+        """
+        lookups = [held.record.lookup]
+        try:
+            record = self._records.cached(lookups) or self._records.find(lookups).record
+        except (RedisError, psycopg.OperationalError) as error:
+            _log.warning("an open vault is not renewed, its record can't be read: %s", error)
+            return True
+        if record != held.record:
+            self._cache.forget(key)
+            return False
+        self._cache.put(key, self._moved_when_idle(held, key, password, client), held.vault)
+        self._opened(held.vault)
+        return True
+
+    def _moved_when_idle(
+        self, held: HeldVault, key: bytes, password: bytes, client: Client
+    ) -> VaultRecord:
+        """As `_moved`, if nobody computes a scrypt now: ten thousand vaults in use would otherwise
+        have to be moved within minutes.
+        """
+        record = held.record
+        policy = self._current_policy()
+        if not policy.moves(record.format, record.scrypt_log2_n):
+            return record
+        try:
+            return self._moved(self._search(password, key, client, seconds=0), record, held.vault)
+        except TooManyRequestsError:
+            return record
+
+    def _search(
+        self, password: bytes, key: bytes, client: Client, *, seconds: float = WAIT_SECONDS
+    ) -> "_Search":
+        """A search whose scrypts wait for their turn."""
+
+        def slow_key(password: bytes, salt: bytes, log2_n: int) -> bytes:
+            urgent = key in self._known or not self._guesses.suspects(client)
+            with self._slots.slot(client.name, seconds=seconds, refusal=_BUSY, urgent=urgent):
+                return self._slow_key(password, salt, log2_n)
+
+        return _Search(self._keyring(), password, self._scrypt_log2_n, slow_key)
+
+    def _share(
+        self, key: bytes, password: bytes, client: Client, *, create: bool
+    ) -> _Opened | None:
+        ours: Future[_Opened | None] = Future()
+        opening = self._under_way.setdefault((key, create), ours)
         try:
             if opening is ours:
-                self._do(ours, keyring, lookup, password, create=create)
+                self._do(ours, key, password, client, create=create)
             return opening.result()
         finally:
             del ours, opening  # what an error's traceback holds must not hold the error
 
     def _do(
         self,
-        opening: "Future[OpenVault | None]",
-        keyring: Keyring,
-        lookup: bytes,
+        opening: "Future[_Opened | None]",
+        key: bytes,
         password: bytes,
+        client: Client,
         *,
         create: bool,
     ) -> None:
         try:
-            opening.set_result(self._look_up(keyring, lookup, password, create=create))
+            found = self._look_up(self._search(password, key, client), key, create=create)
+            if found is not None and found.created:
+                self._guesses.count(client)
+            opening.set_result(found)
         except BaseException as error:  # noqa: BLE001 - raised to all who wait for it, us too
             opening.set_exception(error)
         finally:
-            del self._under_way[lookup, create], opening
+            del self._under_way[key, create], opening
 
-    def _look_up(
-        self, keyring: Keyring, lookup: bytes, password: bytes, *, create: bool
-    ) -> OpenVault | None:
-        record = self._records.find(lookup)
-        if record is None:
-            self._cache.forget(lookup)
+    def _look_up(self, search: "_Search", key: bytes, *, create: bool) -> _Opened | None:
+        for _ in range(_MOST_CHANGES):
+            policy = self._current_policy()
+            found, from_cache = self._find(search, policy)
+            if found.record is not None:
+                return _Opened(self._open(search, key, found.record, from_cache=from_cache))
+            if not _same_lookups(found.policy, policy):
+                self._policy = found.policy
+                continue
             if not create:
                 return None
-            fresh, vault = create_vault(
-                keyring, password, self._scrypt_log2_n, slow_key=self._one_key
-            )
-            record = self._records.add(fresh)
-            metrics.counter("iot_vaults_opened_total").labels("created").inc()
-            if record.vault_id == fresh.vault_id:
-                self._cache.put(record, vault)
-                return vault
-        found = self._cache.renewed(record) or self._open_slowly(keyring, record, password)
-        self._cache.put(record, found)
-        self._opened(found)
-        return found
+            try:
+                return self._create(search, key, policy)
+            except PolicyChangedError:
+                self._policy = None
+        raise UnavailableError("the way in which passwords are looked up changes; try again")
 
-    def _open_slowly(self, keyring: Keyring, record: VaultRecord, password: bytes) -> OpenVault:
+    def _find(self, search: "_Search", policy: LookupPolicy) -> tuple[FoundVault, bool]:
+        """Look a password up; whether the record comes from Redis. While the policy has several
+        lookups, the newest is tried first: the others cost a scrypt each.
+        """
+        secrets = search.secrets(policy)
+        newest = next(secrets)
+        if len(policy.costs) + (policy.fast_lookups is not FastLookups.GONE) > 1:
+            record = self._records.cached([newest.lookup])
+            if record is not None:
+                return FoundVault(record, policy), True
+            try:
+                found = self._records.find([newest.lookup])
+                if found.record is not None or not _same_lookups(found.policy, policy):
+                    return found, False
+            except psycopg.OperationalError:
+                _log.info("a password is looked up in Redis alone, Postgres is away")
+        lookups = [newest.lookup, *(secret.lookup for secret in secrets)]
+        record = self._records.cached(lookups)
+        if record is not None:
+            return FoundVault(record, policy), True
+        return self._records.find(lookups), False
+
+    def _open(
+        self, search: "_Search", key: bytes, record: VaultRecord, *, from_cache: bool
+    ) -> OpenVault:
         metrics.counter("iot_vaults_opened_total").labels("found").inc()
         try:
-            return open_vault(keyring, record, password, slow_key=self._one_key)
+            vault = search.open(record)
         except DecryptionError:
-            metrics.counter("iot_damaged_total").labels("vault").inc()
-            raise
+            standing = self._records.find([record.lookup]).record if from_cache else None
+            if standing is None or standing == record:
+                metrics.counter("iot_damaged_total").labels("vault").inc()
+                raise
+            metrics.counter("iot_damaged_total").labels("vault_cache").inc()
+            _log.warning("a vault's record in Redis was damaged; Postgres has the right one")
+            record, vault = standing, search.open(standing)
+        self._cache.put(key, self._moved(search, record, vault), vault)
+        self._remember(key)
+        self._opened(vault)
+        return vault
 
-    def _one_key(self, password: bytes, salt: bytes, log2_n: int) -> bytes:
-        with self._one_key_at_a_time:
-            return self._slow_key(password, salt, log2_n)
+    def _create(self, search: "_Search", key: bytes, policy: LookupPolicy) -> _Opened:
+        secret = next(search.secrets(policy))
+        fresh, vault = create_vault(search.keyring, secret)
+        record = self._records.add(fresh)
+        metrics.counter("iot_vaults_opened_total").labels("created").inc()
+        if record.vault_id != fresh.vault_id:
+            return _Opened(self._open(search, key, record, from_cache=False))
+        self._cache.put(key, record, vault)
+        self._remember(key)
+        return _Opened(vault, created=True)
+
+    def _moved(self, search: "_Search", record: VaultRecord, vault: OpenVault) -> VaultRecord:
+        """The record of a vault under the newest lookup, if it may be moved there now."""
+        policy = self._policy
+        if policy is None or not policy.moves(record.format, record.scrypt_log2_n):
+            return record
+        new = wrap_vault(search.keyring, vault, next(search.secrets(policy)))
+        try:
+            if self._records.replace(record, new):
+                metrics.counter("iot_vaults_moved_total").inc()
+                return new
+        except (RedisError, psycopg.Error) as error:
+            _log.warning("a vault keeps its old lookup for now: %s", error)
+        return record
+
+    def _current_policy(self) -> LookupPolicy:
+        """The lookups in use, as far as is known. While Postgres is away, and nothing is known, all
+        that may be.
+        """
+        policy = self._policy
+        if policy is None or policy.is_passing or policy.cost_below(self._scrypt_log2_n):
+            try:
+                policy = self._policy = self._records.raise_cost(self._scrypt_log2_n)
+            except psycopg.OperationalError:
+                if policy is None or not (policy.costs or policy.creates_fast_lookups):
+                    return LookupPolicy(FastLookups.KEPT, (self._scrypt_log2_n,))
+        return policy
+
+    def _remember(self, key: bytes) -> None:
+        self._known[key] = None
+        while len(self._known) > MOST_KNOWN:
+            self._known.popitem(last=False)
+
+
+class _Search:
+    """One password's secrets under all lookups in use, each computed once."""
+
+    def __init__(
+        self, keyring: Keyring, password: bytes, scrypt_log2_n: int, slow_key: PasswordKey
+    ) -> None:
+        self.keyring = keyring
+        self._password = password
+        self._scrypt_log2_n = scrypt_log2_n
+        self._slow_key = slow_key
+        self._made: dict[tuple[VaultFormat, int], PasswordSecret] = {}
+
+    def secrets(self, policy: LookupPolicy) -> Iterator[PasswordSecret]:
+        """The secret of new vaults, then those of the older lookups in use."""
+        if not policy.creates_fast_lookups:
+            for cost in reversed(policy.costs):
+                yield self._secret(VaultFormat.SCRYPT_LOOKUP, cost)
+        if policy.fast_lookups is not FastLookups.GONE:
+            yield self._secret(VaultFormat.FAST_LOOKUP, self._scrypt_log2_n)
+
+    def open(self, record: VaultRecord) -> OpenVault:
+        """Open the record that was found. Raises `DecryptionError`: it is damaged."""
+        for secret in self._made.values():
+            if secret.lookup == record.lookup:
+                return open_vault(self.keyring, record, secret)
+        raise DecryptionError("a vault record is not the one that was looked up")
+
+    def _secret(self, vault_format: VaultFormat, cost: int) -> PasswordSecret:
+        made = self._made.get((vault_format, cost))
+        if made is None:
+            fast = vault_format is VaultFormat.FAST_LOOKUP
+            make = fast_secret if fast else scrypt_secret
+            made = make(self.keyring, self._password, cost, slow_key=self._slow_key)
+            self._made[vault_format, cost] = made
+        return made
+
+
+def _same_lookups(one: LookupPolicy, other: LookupPolicy) -> bool:
+    return (one.fast_lookups, one.costs) == (other.fast_lookups, other.costs)

@@ -15,7 +15,7 @@ from rq.serializers import JSONSerializer
 from iot_models import metrics, names
 from iot_stores.postgres import AWAY
 
-from . import retention, stopping, sweep
+from . import lookup_upgrade, retention, stopping, sweep
 from .drain import Outcome
 from .partitions import ensure_months_ahead
 from .writer import Writer, current
@@ -150,6 +150,14 @@ def rebuild_indexes() -> str:
     return "begun" if current().sparse_indexes.begin() else "goes on"
 
 
+def advance_upgrade() -> str:
+    """End an upgrade from the version before when its processes have had the time to end."""
+    writer = current()
+    seconds = writer.settings.upgrade_after_seconds
+    done = lookup_upgrade.advance(writer.postgres(), after_seconds=seconds)
+    return "done" if done else "nothing to do"
+
+
 def _note_success(job: str) -> None:
     metrics.gauge("iot_job_last_success_timestamp_seconds").labels(job).set_to_current_time()
 
@@ -167,6 +175,7 @@ def known_jobs(shards: Iterable[int]) -> dict[str, tuple[Function, tuple[int, ..
     jobs[names.RETENTION_JOB] = (enforce_retention, ())
     jobs[names.COMPACT_JOB] = (compact, ())
     jobs[names.INDEXES_JOB] = (rebuild_indexes, ())
+    jobs[names.UPGRADE_JOB] = (advance_upgrade, ())
     return jobs
 
 

@@ -9,14 +9,19 @@ import sqlalchemy
 from alembic import command
 from alembic.config import Config
 
-from iot_stores.postgres import SCHEMA_REVISION, check_schema, found_schema
+from iot_stores.postgres import OLDEST_REVISION, SCHEMA_REVISION, check_schema, found_schema
 
 _LOCK = 0x696F74
 """Two migrations at once would trip over each other; the second waits and finds all done."""
 
+_OLD_PROCESSES_MAY_RUN = "SELECT fast_lookups = 'created' FROM vault_lookups"
 
-def migrate(postgres_url: str, revision: str = SCHEMA_REVISION) -> None:
-    """Bring the database at a libpq URL to `revision`; does nothing when it is there.
+
+def migrate(postgres_url: str, revision: str | None = None) -> None:
+    """Bring the database at a libpq URL to the newest schema; does nothing when it is there.
+
+    A database with vaults of version 0.1 is brought to `OLDEST_REVISION` only, on which processes
+    of that version go on to work; a writer does the rest later (`lookup_upgrade`).
 
     All of it happens in one transaction, or nothing does. A schema one revision ahead is left as
     it is, since this version works on it: that is how one goes back to it.
@@ -34,16 +39,26 @@ def migrate(postgres_url: str, revision: str = SCHEMA_REVISION) -> None:
         if _is_ahead(connection):
             return
         config.attributes["connection"] = connection
-        command.upgrade(config, revision)
+        if revision is not None:
+            command.upgrade(config, revision)
+            return
+        if _found(connection) < int(OLDEST_REVISION):
+            command.upgrade(config, OLDEST_REVISION)
+        if not connection.scalar(sqlalchemy.text(_OLD_PROCESSES_MAY_RUN)):
+            command.upgrade(config, SCHEMA_REVISION)
+
+
+def _found(connection: sqlalchemy.Connection) -> int:
+    driver: Any = connection.connection.driver_connection
+    exists = driver.execute("SELECT to_regclass('alembic_version') IS NOT NULL").fetchone()
+    return found_schema(driver) if exists[0] else 0
 
 
 def _is_ahead(connection: sqlalchemy.Connection) -> bool:
     """Asked with the lock held: a newer version may have migrated while this one waited."""
-    driver: Any = connection.connection.driver_connection
-    exists = driver.execute("SELECT to_regclass('alembic_version') IS NOT NULL").fetchone()
-    if not exists[0] or found_schema(driver) <= int(SCHEMA_REVISION):
+    if _found(connection) <= int(SCHEMA_REVISION):
         return False
-    check_schema(driver)
+    check_schema(connection.connection.driver_connection)  # type: ignore[arg-type] # psycopg's
     return True
 
 

@@ -15,6 +15,7 @@ EVERY_SECONDS = {
     names.PARTITIONS_JOB: 3600,
     names.RETENTION_JOB: 3600,
     names.INDEXES_JOB: 3600,
+    names.UPGRADE_JOB: 60,
 }
 TICK_SECONDS = 1.0
 

@@ -22,6 +22,7 @@ KeyId = int
 _TRANSIT = b"iot-sensor transit v1"
 _WRAP = b"iot-sensor wrap v1"
 _AUDIT = b"iot-sensor audit v1"
+_SCRYPT_SALT = b"iot-sensor scrypt salt v2"
 
 
 class Keyring(SecretHolder):
@@ -41,8 +42,16 @@ class Keyring(SecretHolder):
         return tuple(self._masters)
 
     def lookup(self, password: bytes) -> bytes:
-        """32 bytes by which a password's vault is found; without the pepper they tell nothing."""
+        """The lookup of a vault of format 1. With the pepper it tests a password at once, so no new
+        vault has one.
+        """
         return hmac.digest(self._pepper, password, "sha256")
+
+    def scrypt_salt(self) -> bytes:
+        """32 bytes, the salt of every password's scrypt: without the pepper no password can be
+        tested, and with it each test costs a scrypt.
+        """
+        return derive(self._pepper, salt=b"", info=_SCRYPT_SALT)
 
     def transit_key(self, key_id: KeyId) -> bytes:
         """Seals queue entries. Raises `DecryptionError` for an id that isn't in the keyring."""

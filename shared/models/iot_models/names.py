@@ -11,6 +11,7 @@ PARTITIONS_JOB = "partitions"
 RETENTION_JOB = "retention"
 COMPACT_JOB = "compact"
 INDEXES_JOB = "indexes"
+UPGRADE_JOB = "upgrade"
 
 BACKLOG_COUNTERS = "iot:backlog"
 """Hash: `bytes` waiting in all, `in:<shard>` and `out:<shard>` bytes ever added and removed."""
@@ -74,9 +75,18 @@ def remembered_request(digest: bytes) -> str:
     return f"iot:request:{digest.hex()}"
 
 
-def guesses(address: str) -> str:
-    """Unknown passwords an address tried in the minute that runs."""
-    return f"iot:guesses:{address}"
+REMEMBERED_COUNTS = "iot:requests"
+"""Hash: how many requests came with an Idempotency-Key, by when they came."""
+
+
+def remembered_of_client(client: str) -> str:
+    """How many of them came from a client."""
+    return f"iot:requests:{client}"
+
+
+def guesses(client: str) -> str:
+    """Unknown passwords a client named in the minute that runs."""
+    return f"iot:guesses:{client}"
 
 
 def tick(job: str) -> str:

@@ -48,9 +48,9 @@ def int64s(values: "list[int] | bytes" = b"") -> "array[int]":
 class ReadingColumns:
     """Readings of one vault in the order of their arrival; all columns are of one length."""
 
-    relative: "array[int]" = field(default_factory=int64s)
-    interrogator: "array[int]" = field(default_factory=int64s)
-    freeform: bytes = b""
+    relative: "array[int]" = field(default_factory=int64s, repr=False)
+    interrogator: "array[int]" = field(default_factory=int64s, repr=False)
+    freeform: bytes = field(default=b"", repr=False)
     """The JSON texts with `SEPARATOR` between them."""
 
     def __len__(self) -> int:

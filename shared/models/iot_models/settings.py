@@ -78,6 +78,12 @@ class Settings:
     idempotency_seconds: int = _setting(
         86_400, "How long a request with an Idempotency-Key is remembered.", minimum=1
     )
+    idempotency_max_requests: int = _setting(
+        200_000,
+        "Requests with an Idempotency-Key that are remembered at a time, 250 bytes of Redis each; "
+        "a quarter of them for one client. Beyond it such a request is refused.",
+        minimum=1,
+    )
     ack_stored_seconds: int = _setting(
         10, "How long a PUT with ack=stored waits until it is answered 202.", maximum=300
     )
@@ -88,34 +94,41 @@ class Settings:
     max_readings: int = _setting(
         100_000, "Most readings in one request.", minimum=1, maximum=1_000_000
     )
-    max_passwords: int = _setting(
-        1000, "Most passwords in one request.", minimum=1, maximum=100_000
-    )
+    max_passwords: int = _setting(50, "Most passwords in one request.", minimum=1, maximum=100_000)
     max_password_bytes: int = _setting(
         1024, "Longest password, in bytes of UTF-8.", minimum=16, maximum=65_536
     )
     guess_limit: int = _setting(
-        300, "Unknown passwords one address may ask with in a minute; 0 sets no limit."
+        120,
+        "Unknown passwords one client (token and address; IPv6 by /64) may name in a minute, in "
+        "reads and PUTs; 0 sets no limit.",
     )
     trusted_proxies: int = _setting(
         0, "Proxies in front whose X-Forwarded-For is believed.", maximum=16
     )
 
     scrypt_log2_n: int = _setting(
-        14,
-        "Cost of turning a new password into a key: log2 of scrypt's N (r=8, p=1).",
+        17,
+        "Cost of a password: log2 of scrypt's N (r=8, p=1). Raised, it holds for new vaults at "
+        "once and for the others at their next use; it can't be lowered.",
         minimum=10,
         maximum=20,
     )
     vault_cache_seconds: int = _setting(
         600,
-        "How long an API process uses an opened vault before it looks at its record again.",
+        "How long an API process holds an opened vault that is not used. One in use has its record "
+        "looked at again in half that time.",
         minimum=1,
     )
     compaction_after_seconds: int = _setting(
         900,
         "So long after its start an API process orders no compaction: in a rolling update, one of "
         "a version that can't read what is merged may be there.",
+    )
+    upgrade_after_seconds: int = _setting(
+        900,
+        "Seconds after an upgrade from version 0.1 migrated the database in which processes of "
+        "that version may still run; then they become unready, and vaults get the new lookup.",
     )
     vault_cache_size: int = _setting(
         50_000, "Opened vaults an API process keeps in memory at most, 1 kB each.", minimum=1

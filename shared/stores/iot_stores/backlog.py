@@ -3,13 +3,13 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, NamedTuple, NoReturn, cast
 
 from redis import Redis
 from redis.exceptions import ResponseError
 
 from iot_models import names
-from iot_models.errors import TooLargeError, UnavailableError
+from iot_models.errors import TooLargeError, TooManyRequestsError, UnavailableError
 
 from .group_commit import GroupCommit
 from .redis_client import milliseconds
@@ -19,7 +19,7 @@ WAIT_MILLISECONDS = 2000
 """How long replicas, and disks, may take to have what was appended: fsync comes every second."""
 UNKNOWN_RATE_SECONDS, MOST_RETRY_SECONDS = 5, 60
 
-_FULL, _REMEMBERED = 0, 2
+_FULL, _ADDED, _REMEMBERED, _GUARDED, _TOO_MANY, _TOO_MANY_OF_CLIENT = range(6)
 _PAGE = 128
 """Entries fetched at a time; the first page decides whether another is worth its round trip."""
 
@@ -79,11 +79,34 @@ class Appended:
 
 @dataclass(frozen=True, slots=True)
 class RememberedRequest:
-    """A request that is answered once: its name, for how long, and the answer."""
+    """A request that is answered once."""
 
     name: str
+    other_name: str
+    """Under which it may have been remembered, by another version."""
     seconds: int
     answer: bytes
+    most: int
+    """Requests that may be remembered at a time,"""
+    counter: str
+    """and the counter of those that its client sent,"""
+    most_of_client: int
+    """of which there may be so many."""
+
+
+class Guard(NamedTuple):
+    """A counter in Redis; at its limit, nothing is appended."""
+
+    name: str
+    limit: int
+
+
+class GuardedError(Exception):
+    """A guard was at its limit, for `seconds` more; nothing was appended."""
+
+    def __init__(self, seconds: int) -> None:
+        super().__init__("a guard was at its limit")
+        self.seconds = seconds
 
 
 class Backlog:
@@ -117,7 +140,10 @@ class Backlog:
         self._take = load_script(client, "backlog_take.lua")
 
     def append(
-        self, entries: Sequence[tuple[int, bytes]], request: RememberedRequest | None = None
+        self,
+        entries: Sequence[tuple[int, bytes]],
+        request: RememberedRequest | None = None,
+        guards: Sequence[Guard] = (),
     ) -> Appended:
         """Add sealed entries, pairs of (shard, sealed), and make sure their drains are queued.
 
@@ -128,7 +154,11 @@ class Backlog:
 
         Raises:
             TooLargeError: it would not fit an empty backlog.
-            UnavailableError: the backlog is full, and nothing was added; or fewer replicas than
+            GuardedError: one of `guards` is at its limit; nothing was added.
+            TooManyRequestsError: the client has too many requests that are remembered; nothing was
+                added.
+            UnavailableError: the backlog is full, or too many requests are remembered, and nothing
+                was added; or fewer replicas than
                 `wait_replicas` had the entries in time (with `wait_fsync`: on their disks, and
                 the master on its own), and it can't be told whether they stay.
             RedisError: Redis is away; it can't be told whether they were added.
@@ -137,28 +167,37 @@ class Backlog:
         if size > self._max_bytes:
             raise TooLargeError("the request is larger than the backlog may be")
         keys = [names.BACKLOG_COUNTERS, names.JOB_LIST]
-        arguments: list[str | int | bytes] = [self._max_bytes]
+        arguments: list[str | int | bytes] = [self._max_bytes, len(guards)]
         if request is None:
-            arguments += ("", 0, b"")
+            arguments.append("")
         else:
-            arguments += (request.name, request.seconds, request.answer)
+            arguments += (
+                request.name, request.seconds, request.answer, request.other_name,
+                names.REMEMBERED_COUNTS, request.most, request.counter, request.most_of_client,
+            )  # fmt: skip
+        for guard in guards:
+            arguments += guard
         for shard, sealed in entries:
             keys.append(names.stream(shard))
             arguments += (shard, names.drain_job(shard), sealed)
         (outcome, *more), reached = self._append.run(keys, arguments, size)
-        if self._waits and outcome != _FULL:
+        if self._waits and outcome in {_ADDED, _REMEMBERED}:
             self._check_reached(reached)
-        if outcome == _FULL:
-            raise _full(*more)
         if outcome == _REMEMBERED:
             return Appended(first_answer=more[0])
+        if outcome != _ADDED:
+            _refuse(outcome, *more)
         return Appended(ends={shard: end for (shard, _), end in zip(entries, more, strict=True)})
 
-    def remembered(self, name: str) -> bytes | None:
-        """The first answer of a request that is remembered, else None: a look that spares an
-        `append`. With replicas or disks to wait for it is None always: only `append` waits.
+    def remembered(self, names_of_request: Sequence[str]) -> bytes | None:
+        """The first answer of a request that is remembered under one of its names, else None: a
+        look that spares an `append`. With replicas or disks to wait for it is None always: only
+        `append` waits.
         """
-        return None if self._waits else cast("bytes | None", self._client.get(name))
+        if self._waits:
+            return None
+        answers = cast("list[bytes | None]", self._client.mget(names_of_request))
+        return next((answer for answer in answers if answer is not None), None)
 
     def removed(self, ends: Mapping[int, int]) -> bool:
         """Whether all up to these ends left the backlog: is stored, and in the hot window too, or
@@ -275,6 +314,23 @@ class Backlog:
         for shard, length, first in zip(shards, answers[::2], answers[1::2], strict=True):
             received = int(first[0][0].partition(b"-")[0]) if first else None
             yield shard, length, None if received is None else (now - received) / 1000
+
+
+def _refuse(outcome: int, *more: int) -> NoReturn:
+    if outcome == _FULL:
+        raise _full(*more)
+    seconds = max(1, more[0])
+    if outcome == _GUARDED:
+        raise GuardedError(seconds)
+    if outcome == _TOO_MANY_OF_CLIENT:
+        raise TooManyRequestsError(
+            "too many requests with an Idempotency-Key from this client; nothing was stored",
+            retry_after=seconds,
+        )
+    raise UnavailableError(
+        "too many requests with an Idempotency-Key are remembered; nothing was stored",
+        retry_after=seconds,
+    )
 
 
 def _full(excess: int, rate: int) -> UnavailableError:

@@ -1,32 +1,70 @@
 -- Add entries to their streams and queue the drains that don't wait already.
 -- KEYS: counters, list of waiting jobs, a stream an entry.
--- ARGV: most bytes the backlog may hold; name to remember the request by ('' for none), for how
--- many seconds, and its answer; then shard, job id, sealed bytes an entry.
--- Returns {1, bytes ever added to the shard, ...} an entry when added, {2, answer} when the request is remembered, and {0, excess bytes, bytes
--- drained a second} when the backlog is full; nothing is added then.
+-- ARGV: most bytes the backlog may hold; the number of guards; name to remember the request by ('' for
+-- none); if there is one: for how many seconds, its answer, another name it may have, counter of
+-- remembered requests, most of them, counter of the client's, most of them; then name and limit a
+-- guard; then shard, job id, sealed bytes an entry.
+-- Returns, when nothing is added: {0, excess bytes, bytes drained a second} for a full backlog,
+-- {2, answer} for a remembered request, {3, seconds} for a guard that is at its limit, {4, seconds}
+-- when too many requests are remembered, {5, seconds} when too many are of the client; else
+-- {1, bytes ever added to the shard, ...} an entry.
 local counters, jobs = KEYS[1], KEYS[2]
-local remember = ARGV[2]
+local limit, guards, remember = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
+local at = 3
+local seconds, answer, other, counted, most, mine, most_of_mine, bucket
 if remember ~= '' then
-  local answer = redis.call('GET', remember)
-  if answer then
-    -- A write, so that a WAIT behind it speaks of the first request's entries too.
-    redis.call('SET', remember, answer, 'KEEPTTL')
-    return {2, answer}
+  seconds, answer, other, counted, most, mine, most_of_mine = unpack(ARGV, 4, 10)
+  at = 10
+end
+for i = at + 1, at + 2 * guards, 2 do
+  local count = redis.call('GET', ARGV[i])
+  if count and tonumber(count) >= tonumber(ARGV[i + 1]) then
+    return {3, redis.call('TTL', ARGV[i])}
+  end
+end
+at = at + 2 * guards
+if remember ~= '' then
+  for _, name in ipairs({remember, other}) do
+    local given = redis.call('GET', name)
+    if given then
+      -- A write, so that a WAIT behind it speaks of the first request's entries too.
+      redis.call('SET', name, given, 'KEEPTTL')
+      return {2, given}
+    end
+  end
+  -- Requests are counted by the 24th part of the time for which they are remembered.
+  local width = math.max(1, math.floor(tonumber(seconds) / 24))
+  bucket = math.floor(tonumber(redis.call('TIME')[1]) / width)
+  local held = 0
+  local counts = redis.call('HGETALL', counted)
+  for i = 1, #counts, 2 do
+    local age = bucket - tonumber(counts[i])
+    if age > math.ceil(tonumber(seconds) / width) then
+      redis.call('HDEL', counted, counts[i])
+    else
+      held = held + tonumber(counts[i + 1])
+    end
+  end
+  if held >= tonumber(most) then
+    return {4, width}
+  end
+  if tonumber(redis.call('GET', mine) or '0') >= tonumber(most_of_mine) then
+    return {5, redis.call('TTL', mine)}
   end
 end
 local added = 0
-for i = 3, #KEYS do
-  added = added + #ARGV[3 * i - 2]
+for i = at + 3, #ARGV, 3 do
+  added = added + #ARGV[i]
 end
 local held = tonumber(redis.call('HGET', counters, 'bytes') or '0')
-local limit = tonumber(ARGV[1])
 if held + added > limit then
   local rate = tonumber(redis.call('HGET', counters, 'rate') or '0')
   return {0, held + added - limit, rate}
 end
 local reply = {1}
 for i = 3, #KEYS do
-  local shard, job, sealed = ARGV[3 * i - 4], ARGV[3 * i - 3], ARGV[3 * i - 2]
+  local shard, job, sealed = ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
+  at = at + 3
   local total = redis.call('HINCRBY', counters, 'in:' .. shard, #sealed)
   reply[#reply + 1] = total
   redis.call('XADD', KEYS[i], '*', 'e', sealed, 't', string.format('%.0f', total))
@@ -36,6 +74,11 @@ for i = 3, #KEYS do
 end
 redis.call('HINCRBY', counters, 'bytes', added)
 if remember ~= '' then
-  redis.call('SET', remember, ARGV[4], 'EX', ARGV[3])
+  redis.call('SET', remember, answer, 'EX', seconds)
+  redis.call('HINCRBY', counted, bucket, 1)
+  redis.call('EXPIRE', counted, 2 * tonumber(seconds))
+  if redis.call('INCR', mine) == 1 then
+    redis.call('EXPIRE', mine, seconds)
+  end
 end
 return reply

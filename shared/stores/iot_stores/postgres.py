@@ -11,13 +11,16 @@ from psycopg_pool import ConnectionPool
 from iot_models.errors import SettingsError
 from iot_models.settings import Settings
 
-SCHEMA_REVISION = "0002"
-"""The schema this code reads and writes; `iot_writer.schema` brings a database to it.
+SCHEMA_REVISION = "0004"
+"""The newest schema that this code knows; `iot_writer.schema` brings a database to it.
 
 Revisions are numbered, and each is made so that code of the one before works on it: while a new
-version is rolled out, processes of the old one go on.
+version is rolled out, processes of the old one go on. On a schema two revisions ahead a process is
+not ready.
 """
-
+OLDEST_REVISION = "0003"
+"""The oldest schema that this code works on: a database with vaults of version 0.1 stays at it
+until processes of that version are gone (`iot_writer.lookup_upgrade`)."""
 CONNECT_SECONDS = 3
 WAIT_SECONDS = 3.0
 """How long a request waits for a free connection, or for Postgres to come back."""
@@ -131,16 +134,16 @@ def found_schema(connection: Connection) -> int:
 
 
 def check_schema(connection: Connection) -> None:
-    """Refuse a database whose schema is neither the one this code knows nor the next one.
+    """Refuse a database whose schema this code does not work on.
 
     Raises:
         SettingsError: the sentence tells what to do.
     """
     ours, found = int(SCHEMA_REVISION), found_schema(connection)
-    if found < ours:
+    if found < int(OLDEST_REVISION):
         raise SettingsError(
             f"the database's schema is {f'{found:04}' if found else 'none'}, "
-            f"this version needs {SCHEMA_REVISION}: run `iot-sensor migrate`"
+            f"this version needs {OLDEST_REVISION}: run `iot-sensor migrate`"
         )
     if found > ours + 1:
         raise SettingsError(

@@ -3,78 +3,145 @@
 import logging
 import struct
 import uuid
-from typing import cast
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, LiteralString, cast
 
+import psycopg
 from redis import Redis
 from redis.exceptions import RedisError
 
 from iot_cipher.vault import VaultRecord
 from iot_models import names
 
-from .postgres import Pool
+from .postgres import Connection, Pool
+from .vault_lookups import (
+    POLICY_COLUMNS,
+    LookupPolicy,
+    decode_policy,
+    raise_cost,
+    read_policy,
+)
 
 CACHE_SECONDS = 86_400
 
 _log = logging.getLogger(__name__)
 
-_SELECT = """
-    SELECT vault_id, lookup, salt, scrypt_log2_n, wrapped_key FROM vaults WHERE lookup = %s
+_COLUMNS: LiteralString = "vault_id, lookup, salt, scrypt_log2_n, wrapped_key"
+# One statement, so one snapshot: a vault that is moved meanwhile is found under the one lookup or
+# the other, and the policy says whether there may be lookups that were not asked for.
+_FIND: LiteralString = f"""
+    SELECT {POLICY_COLUMNS}, {_COLUMNS}
+    FROM vault_lookups LEFT JOIN vaults ON lookup = ANY (%s::bytea[])
+"""  # noqa: S608 - put together from constants
+_INSERT: LiteralString = f"""
+    INSERT INTO vaults ({_COLUMNS}, lookup_format)
+    VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT (lookup) DO NOTHING
+"""  # noqa: S608 - likewise
+_REPLACE = """
+    UPDATE vaults
+    SET lookup = %s, salt = %s, scrypt_log2_n = %s, wrapped_key = %s, lookup_format = %s
+    WHERE vault_id = %s AND wrapped_key = %s
 """
-_INSERT = """
-    INSERT INTO vaults (vault_id, lookup, salt, scrypt_log2_n, wrapped_key)
-    VALUES (%s, %s, %s, %s, %s) ON CONFLICT (lookup) DO NOTHING
-"""
+
 _HEADER = struct.Struct("<16s32s16sB")
 
 
+@dataclass(frozen=True, slots=True)
+class FoundVault:
+    """What Postgres says of some lookups, as of one moment."""
+
+    record: VaultRecord | None
+    policy: LookupPolicy
+
+
+class PolicyChangedError(Exception):
+    """A vault was not created, because new ones have another lookup by now."""
+
+
 class VaultRecords:
-    """Finds and adds vaults by the lookup of their password."""
+    """Finds, adds and replaces vaults by the lookups of their passwords."""
 
     def __init__(self, client: "Redis", pool: Pool) -> None:
         self._client = client
         self._pool = pool
 
-    def find(self, lookup: bytes) -> VaultRecord | None:
-        """The record, or None when there is no such vault.
+    def cached(self, lookups: Sequence[bytes]) -> VaultRecord | None:
+        """The record in Redis under the first of these lookups that has one.
 
-        Raises:
-            psycopg.OperationalError: it can't be told now: Postgres is away, and Redis doesn't
-                hold it.
+        A record that can't be read counts as absent, and so does every one while Redis is away.
+        Whether a record is right is found out by opening it.
         """
         try:
-            cached = cast("bytes | None", self._client.get(names.vault_record(lookup)))
+            held = self._client.mget([names.vault_record(lookup) for lookup in lookups])
         except RedisError as error:
-            _log.warning("a vault is looked up in Postgres, Redis is away: %s", error)
-            return self._in_postgres(lookup)  # and not cached: that would wait for Redis again
-        if cached is not None:
-            return _decode(cached)
-        record = self._in_postgres(lookup)
-        if record is not None:
-            self._cache(record)
-        return record
+            _log.warning("vaults are looked up in Postgres, Redis is away: %s", error)
+            return None
+        for lookup, data in zip(lookups, cast("list[bytes | None]", held), strict=True):
+            record = None if data is None else _decode(data)
+            if record is not None and record.lookup == lookup:
+                return record
+        return None
+
+    def find(self, lookups: Sequence[bytes]) -> FoundVault:
+        """The record in Postgres under one of these lookups, and the policy of the same moment.
+
+        A record that is found replaces the one in Redis.
+
+        Raises:
+            psycopg.OperationalError: Postgres is away.
+        """
+        with self._pool.connection() as connection:
+            found = _find(connection, lookups)
+        if found.record is not None:
+            self._cache(found.record)
+        return found
 
     def add(self, record: VaultRecord) -> VaultRecord:
-        """Store a new vault; the record that stands, which is another's if that came first."""
-        values = (
-            record.vault_id,
-            record.lookup,
-            record.salt,
-            record.scrypt_log2_n,
-            record.wrapped_key,
-        )
-        with self._pool.connection() as connection:
-            if connection.execute(_INSERT, values).rowcount:
-                self._cache(record)
-                return record
-            row = connection.execute(_SELECT, (record.lookup,)).fetchone()
-        return VaultRecord(*cast("tuple[uuid.UUID, bytes, bytes, int, bytes]", row))
+        """Store a new vault; the record that stands, which is another's if that came first.
 
-    def _in_postgres(self, lookup: bytes) -> VaultRecord | None:
+        Raises:
+            PolicyChangedError: new vaults have a lookup of another format or cost by now.
+            psycopg.OperationalError: Postgres is away.
+        """
+        values = (*_values(record), record.format)
+        try:
+            with self._pool.connection() as connection:
+                if connection.execute(_INSERT, values).rowcount:
+                    standing = record
+                else:
+                    standing = _find(connection, [record.lookup]).record or record
+        except psycopg.errors.CannotConnectNow as error:
+            # Postgres itself says so while it starts, and then never with a context.
+            if error.diag.context is None:
+                raise
+            raise PolicyChangedError from None
+        self._cache(standing)
+        return standing
+
+    def replace(self, old: VaultRecord, new: VaultRecord) -> bool:
+        """Store a vault's new record in the place of the old one; False when that is not there.
+
+        Raises:
+            psycopg.OperationalError: Postgres is away.
+        """
+        values = (*_values(new)[1:], new.format, old.vault_id, old.wrapped_key)
         with self._pool.connection() as connection:
-            row = connection.execute(_SELECT, (lookup,)).fetchone()
-        if row is None:
-            return None
-        return VaultRecord(*cast("tuple[uuid.UUID, bytes, bytes, int, bytes]", row))
+            replaced = connection.execute(_REPLACE, values).rowcount > 0
+        if replaced:
+            self._cache(new)
+            self._forget(old.lookup)
+        return replaced
+
+    def raise_cost(self, cost: int) -> LookupPolicy:
+        """Let new vaults cost at least `cost`, in log2 of scrypt's N; the policy after that.
+
+        Raises:
+            psycopg.OperationalError: Postgres is away.
+        """
+        with self._pool.connection() as connection:
+            raise_cost(connection, cost)
+            return read_policy(connection)
 
     def _cache(self, record: VaultRecord) -> None:
         encoded = (
@@ -86,7 +153,29 @@ class VaultRecords:
         except RedisError as error:
             _log.warning("a vault's record is not cached, Redis is away: %s", error)
 
+    def _forget(self, lookup: bytes) -> None:
+        try:
+            self._client.delete(names.vault_record(lookup))
+        except RedisError as error:
+            _log.warning("a vault's old record stays in Redis, which is away: %s", error)
 
-def _decode(data: bytes) -> VaultRecord:
-    vault_id, lookup, salt, log2_n = _HEADER.unpack_from(data)
+
+def _find(connection: Connection, lookups: Sequence[bytes]) -> FoundVault:
+    row = cast("Sequence[Any]", connection.execute(_FIND, (list(lookups),)).fetchone())
+    policy, record = decode_policy(*row[:3]), row[3:]
+    return FoundVault(None if record[0] is None else VaultRecord(*record), policy)
+
+
+def _values(record: VaultRecord) -> tuple[uuid.UUID, bytes, bytes, int, bytes]:
+    return (
+        record.vault_id, record.lookup, record.salt, record.scrypt_log2_n, record.wrapped_key,
+    )  # fmt: skip
+
+
+def _decode(data: bytes) -> VaultRecord | None:
+    """A record as `_cache` wrote it; None when it was cut short."""
+    try:
+        vault_id, lookup, salt, log2_n = _HEADER.unpack_from(data)
+    except struct.error:
+        return None
     return VaultRecord(uuid.UUID(bytes=vault_id), lookup, salt, log2_n, data[_HEADER.size :])

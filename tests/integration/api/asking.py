@@ -41,9 +41,9 @@ class Api:
         """One request."""
         return self.app.test_client().open(path, method=method, data=body, headers=headers)
 
-    def put(self, rows: object) -> TestResponse:
+    def put(self, rows: object, headers: Mapping[str, str] | None = None) -> TestResponse:
         """PUT rows as JSON."""
-        return self.ask("PUT", "/api/iot", json.dumps(rows), JSON)
+        return self.ask("PUT", "/api/iot", json.dumps(rows), {**JSON, **(headers or {})})
 
     def post(self, path: str = "/api/iot", password: str = PASSWORD) -> TestResponse:
         """POST a password."""

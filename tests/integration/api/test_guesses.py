@@ -4,6 +4,7 @@ from redis import Redis
 
 from integration.api.asking import Api, assert_error, row, sample
 from integration.api.conftest import MakeApi
+from iot_api.guesses import PROXY_FACTOR
 from iot_models import names
 from iot_writer.writer import Writer
 from support.draining import drain_all
@@ -31,22 +32,40 @@ def test_an_address_that_guesses_is_told_to_wait(make_api: MakeApi) -> None:
 def test_over_the_limit_the_right_password_is_not_told_from_a_wrong_one(
     make_api: MakeApi, writer: Writer
 ) -> None:
+    """Nor where it is open: neither to a read nor to a PUT."""
     api, other = make_api(guess_limit=LIMIT), make_api(guess_limit=LIMIT)
     api.put(row("right"))
     drain_all(writer)
-    guess(other)
-    assert_error(other.post(password="right"), 429, "too_many_requests")
+    guess(other, LIMIT - 1)
+    for ask in (api, other):
+        for password in ("right", "wrong"):
+            assert_error(ask.post(password=password), 429, "too_many_requests")
+            error = assert_error(ask.put(row(password)), 429, "too_many_requests")
+            assert error["error"] == "too many unknown passwords from this address"
 
 
-def test_what_is_open_stays_readable_and_readings_are_taken(
-    make_api: MakeApi, writer: Writer
+def test_a_put_over_the_limit_stores_nothing(
+    make_api: MakeApi, writer: Writer, redis: "Redis"
 ) -> None:
     api = make_api(guess_limit=LIMIT)
-    api.put(row("right"))
+    api.put(row("right", freeform="taken"))
+    guess(make_api(guess_limit=LIMIT), LIMIT - 1)
+    # The process that holds the vault learns of the limit from the step that appends.
+    assert api.put(row("right", freeform="refused")).status_code == 429
+    key = {"Idempotency-Key": "k"}
+    assert api.put(row("right", freeform="refused"), headers=key).status_code == 429
+    redis.delete(names.guesses("127.0.0.1"))
     drain_all(writer)
-    guess(api)
-    assert len(api.read(password="right")) == 1
-    assert api.put(row("a new one")).status_code == 201
+    assert [each["freeform"] for each in make_api().read(password="right")] == ['"taken"']
+
+
+def test_a_put_that_creates_a_vault_is_a_guess(make_api: MakeApi) -> None:
+    """Whether a password exists is told by a PUT, too: by its time."""
+    api = make_api(guess_limit=LIMIT)
+    before = sample("iot_unknown_passwords_total")
+    assert api.put([row(f"new {number}") for number in range(LIMIT)]).status_code == 201
+    assert sample("iot_unknown_passwords_total") == before + LIMIT
+    assert_error(api.put(row("one more")), 429, "too_many_requests")
 
 
 def test_all_processes_count_together_and_each_address_alone(make_api: MakeApi) -> None:
@@ -61,13 +80,30 @@ def test_all_processes_count_together_and_each_address_alone(make_api: MakeApi) 
     assert status(two, "10.0.0.2") == 200
 
 
-def test_an_address_can_t_pass_for_another_where_no_proxy_is_trusted(make_api: MakeApi) -> None:
+def test_addresses_that_a_client_makes_up_have_a_limit_together(make_api: MakeApi) -> None:
+    """Without a trusted proxy nothing tells a proxy's header from a guesser's own."""
     api = make_api(guess_limit=LIMIT)
-    guess(api)
-    answer = api.ask(
-        "POST", "/api/iot", '{"data": {"db_password": "x"}}', {"X-Forwarded-For": "10.0.0.9"}
-    )
-    assert_error(answer, 429, "too_many_requests")
+    body = '{"data": {"db_password": "guess"}}'
+
+    def status(address: str) -> int:
+        return api.ask("POST", "/api/iot", body, {"X-Forwarded-For": address}).status_code
+
+    one = [status("10.0.0.1") for _ in range(LIMIT + 1)]
+    assert one == [200] * LIMIT + [429]  # who guesses behind a proxy locks out no other
+    made_up = [status(f"10.0.{number}.1") for number in range(1, PROXY_FACTOR * LIMIT)]
+    assert made_up.count(200) == (PROXY_FACTOR - 1) * LIMIT
+    assert made_up == sorted(made_up)
+
+
+def test_the_addresses_of_one_ipv6_customer_are_one_client(make_api: MakeApi) -> None:
+    api = make_api(guess_limit=LIMIT, trusted_proxies=1)
+    body = '{"data": {"db_password": "guess"}}'
+
+    def status(address: str) -> int:
+        return api.ask("POST", "/api/iot", body, {"X-Forwarded-For": address}).status_code
+
+    assert [status(f"2001:db8::{number}") for number in range(LIMIT + 1)] == [200] * LIMIT + [429]
+    assert status("2001:db8:0:1::1") == 200
 
 
 def test_the_minute_passes(make_api: MakeApi, redis: "Redis") -> None:
@@ -83,8 +119,9 @@ def test_right_passwords_and_no_limit_count_nothing(
     make_api: MakeApi, writer: Writer, redis: "Redis"
 ) -> None:
     limited, open_to_all = make_api(guess_limit=LIMIT), make_api(guess_limit=0)
-    limited.put(row("right"))
+    open_to_all.put(row("right"))
     drain_all(writer)
+    redis.delete(names.guesses("127.0.0.1"))
     for _ in range(2 * LIMIT):
         assert len(limited.read(password="right")) == 1
     guess(open_to_all, 2 * LIMIT)

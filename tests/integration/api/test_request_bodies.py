@@ -203,4 +203,4 @@ def test_a_line_that_is_no_json_is_named(api: Api) -> None:
 def test_a_request_may_bring_only_so_many_passwords(api: Api) -> None:
     rows = [{"data": {"db_password": str(number)}} for number in range(1001)]
     error = assert_error(api.put(rows), 413, "too_large")
-    assert error["limit"] == 1000
+    assert error["limit"] == 50

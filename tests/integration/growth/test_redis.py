@@ -10,6 +10,7 @@ from redis import Redis
 
 from integration.growth.conftest import Sending
 from integration.writer.sending import Sender
+from iot_api.clients import Client
 from iot_models import names
 from iot_stores.backlog import RememberedRequest
 from support.stack import Stack
@@ -83,8 +84,11 @@ def test_each_key_has_a_fixed_name_or_an_end(
     for number in range(40):
         entry = sender.seal(b"password %d" % number, range(5))
         name = names.remembered_request(b"%d" % number)
-        sender.backlog.append([entry], RememberedRequest(name, 3600, b"answer"))
-        sender.service.guesses.count(f"192.0.2.{number}")
+        client = Client(f"192.0.2.{number}")
+        count = names.remembered_of_client(client.name)
+        remember = RememberedRequest(name, f"{name}-too", 3600, b"answer", 1000, count, 1000)
+        sender.backlog.append([entry], remember)
+        sender.service.vaults.find(b"unknown %d" % number, client)
     wait_until(lambda: not sender.waiting(), what="an empty backlog")
     keys = _keys(sender.redis)
     assert len([key for key in keys if key.startswith("iot:hot:segment")]) >= 40

@@ -7,7 +7,7 @@ import time
 from integration.growth.conftest import Sending
 from integration.growth.histories import vacuum
 from integration.growth.touched import touching
-from integration.writer.sending import Sender
+from integration.writer.sending import SENDER, Sender
 from iot_api.put_body import Batch
 from iot_cipher.envelope import Sealer
 from iot_models.errors import UnavailableError
@@ -65,7 +65,7 @@ def test_a_full_backlog_leaves_few_sessions(
             noise = json.dumps(os.urandom(100_000).hex()).encode()
             readings = ReadingColumns(int64s([0]), int64s([0]), noise)
             try:
-                taken += intake.accept([Batch(PASSWORD, readings)]).count
+                taken += intake.accept([Batch(PASSWORD, readings)], SENDER).count
             except UnavailableError:
                 refused += 1
                 break

@@ -28,7 +28,9 @@ from iot_tools.local.redis_server import RedisServer
 from support.waiting import wait_until
 
 CALLERS = 50
-REQUEST = RememberedRequest("iot:test:request", 60, b"1 first")
+REQUEST = RememberedRequest(
+    "iot:test:request", "iot:test:other", 60, b"1 first", 1000, "iot:test:count", 1000
+)
 
 
 @pytest.fixture

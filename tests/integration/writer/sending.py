@@ -10,6 +10,7 @@ from typing import Any
 
 from redis import Redis
 
+from iot_api.clients import Client
 from iot_api.service import Service, build_service
 from iot_cipher.envelope import Sealer
 from iot_cipher.keyring import KeyringFile
@@ -22,6 +23,7 @@ from iot_stores.backlog import Backlog
 from iot_stores.history import Question
 from iot_stores.redis_client import connect_redis
 
+SENDER = Client("sender")
 Sealed = tuple[int, bytes]
 """A shard and the sealed entry for it."""
 
@@ -40,7 +42,7 @@ class Sender:
 
     def vault(self, password: bytes) -> OpenVault:
         """The password's vault, made if need be."""
-        return self.service.vaults.find_or_create(password)
+        return self.service.vaults.find_or_create(password, SENDER)
 
     def shard(self, password: bytes) -> int:
         """The shard that takes the password's readings."""

@@ -12,7 +12,7 @@ import pytest
 from integration.writer.sending import sending
 from iot_models.errors import SettingsError
 from iot_models.settings import Settings, load
-from iot_stores.postgres import SCHEMA_REVISION, check_schema
+from iot_stores.postgres import OLDEST_REVISION, SCHEMA_REVISION, check_schema
 from iot_tools.local.postgres_server import PostgresServer, binaries
 from iot_writer.schema import migrate
 from iot_writer.writer import Writer
@@ -148,7 +148,7 @@ def test_a_schema_two_versions_ahead_is_not_touched(postgres_url: str) -> None:
         (
             "none",
             (
-                f"the database's schema is none, this version needs {SCHEMA_REVISION}: "
+                f"the database's schema is none, this version needs {OLDEST_REVISION}: "
                 "run `iot-sensor migrate`"
             ),
         ),

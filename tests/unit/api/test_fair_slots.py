@@ -17,15 +17,15 @@ class _Callers:
         self.order: list[str] = []
         self._threads: list[threading.Thread] = []
 
-    def start(self, client: str, name: str) -> None:
+    def start(self, client: str, name: str, *, urgent: bool = True) -> None:
         before = self._slots.waiting
-        thread = threading.Thread(target=self._run, args=(client, name))
+        thread = threading.Thread(target=self._run, args=(client, name, urgent))
         thread.start()
         self._threads.append(thread)
         wait_until(lambda: self._slots.waiting == before + 1, what="a waiting caller")
 
-    def _run(self, client: str, name: str) -> None:
-        with self._slots.slot(client, seconds=30, refusal="busy"):
+    def _run(self, client: str, name: str, urgent: bool) -> None:
+        with self._slots.slot(client, seconds=30, refusal="busy", urgent=urgent):
             self.order.append(name)
 
     def join(self) -> None:
@@ -44,16 +44,27 @@ def test_clients_take_turns_however_many_calls_each_has() -> None:
     assert callers.order == ["greedy 0", "modest", "greedy 1", "greedy 2"]
 
 
+def test_urgent_callers_go_first() -> None:
+    slots = FairSlots(1, most_waiting=100, most_waiting_per_client=100)
+    callers = _Callers(slots)
+    with slots.slot("a", seconds=1, refusal="busy"):
+        callers.start("a", "a, later", urgent=False)
+        callers.start("b", "b, later", urgent=False)
+        callers.start("b", "b, urgent")
+    callers.join()
+    assert callers.order == ["b, urgent", "a, later", "b, later"]
+
+
 def test_a_full_queue_refuses_at_once() -> None:
     slots = FairSlots(1, most_waiting=2, most_waiting_per_client=1)
     callers = _Callers(slots)
     with slots.slot("a", seconds=1, refusal="busy"):
         callers.start("a", "a")
         with pytest.raises(TooManyRequestsError, match="busy"):
-            slots._acquire("a", 30, "busy")  # noqa: SLF001 - refused, so nothing to release
+            slots._acquire("a", 30, "busy", urgent=True)  # noqa: SLF001 - refused, so nothing to release
         callers.start("b", "b")
         with pytest.raises(TooManyRequestsError, match="busy"):
-            slots._acquire("c", 30, "busy")  # noqa: SLF001 - likewise
+            slots._acquire("c", 30, "busy", urgent=True)  # noqa: SLF001 - likewise
     callers.join()
     assert callers.order == ["a", "b"]
 

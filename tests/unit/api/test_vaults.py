@@ -1,47 +1,92 @@
 """Opening vaults: shared by those who bring one password, apart for those who bring others."""
 
 import threading
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from iot_api.vaults import VaultCache, Vaults
+from iot_api.clients import Client
+from iot_api.guesses import Guesses
+from iot_api.vault_cache import VaultCache
+from iot_api.vaults import Vaults
 from iot_cipher.keyring import Keyring, KeyringFile, create_keyring_file
-from iot_cipher.vault import OpenVault, VaultRecord, password_key
-from iot_stores.vault_records import VaultRecords
+from iot_cipher.vault import OpenVault, VaultRecord, password_key, scrypt_secret
+from iot_stores.vault_lookups import FastLookups, LookupPolicy
+from iot_stores.vault_records import FoundVault, VaultRecords
 from support.waiting import wait_until
 
 LATER = 10.0
 
 
-class Records(VaultRecords):
-    """Records in memory; those of the passwords in `held_up` are not told before it is let go."""
+class Clock:
+    """A clock that a test sets."""
 
-    def __init__(self, keyring: Keyring) -> None:
-        self._keyring = keyring
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+POLICY = LookupPolicy(FastLookups.GONE, (10,))
+CLIENT = Client("192.0.2.1")
+
+
+class Records(VaultRecords):
+    """Records in memory; what is asked while `held_up` is answered when it may go on."""
+
+    def __init__(self) -> None:
         self._records: dict[bytes, VaultRecord] = {}
         self.held_up: set[bytes] = set()
         self.go_on = threading.Event()
         self.fails = False
         self.asked = 0
 
-    def hold_up(self, password: bytes) -> None:
-        self.held_up.add(self._keyring.lookup(password))
+    def hold_up(self, lookup: bytes) -> None:
+        self.held_up.add(lookup)
 
-    def forget(self, password: bytes) -> None:
-        del self._records[self._keyring.lookup(password)]
+    def clear(self) -> None:
+        self._records.clear()
 
-    def find(self, lookup: bytes) -> VaultRecord | None:
+    def cached(self, lookups: Sequence[bytes]) -> VaultRecord | None:
+        del lookups
+        return None
+
+    def find(self, lookups: Sequence[bytes]) -> FoundVault:
         self.asked += 1
-        if lookup in self.held_up:
+        if self.held_up & set(lookups):
             assert self.go_on.wait(LATER)
             if self.fails:
                 raise ConnectionError("away")
-        return self._records.get(lookup)
+        found = [self._records[each] for each in lookups if each in self._records]
+        return FoundVault(found[0] if found else None, POLICY)
 
     def add(self, record: VaultRecord) -> VaultRecord:
         return self._records.setdefault(record.lookup, record)
+
+    def raise_cost(self, cost: int) -> LookupPolicy:
+        del cost
+        return POLICY
+
+
+class NoGuesses(Guesses):
+    """Counts unknown passwords, and refuses nobody."""
+
+    def __init__(self) -> None:
+        self.counted = 0
+        self.suspected = False
+
+    def check(self, client: Client) -> None:
+        pass
+
+    def count(self, client: Client) -> None:
+        del client
+        self.counted += 1
+
+    def suspects(self, client: Client) -> bool:
+        del client
+        return self.suspected
 
 
 @pytest.fixture
@@ -52,9 +97,15 @@ def keyring(tmp_path: Path) -> Keyring:
 
 
 @pytest.fixture
-def records(keyring: Keyring) -> Records:
+def records() -> Records:
     """No records yet."""
-    return Records(keyring)
+    return Records()
+
+
+@pytest.fixture
+def guesses() -> NoGuesses:
+    """No guesses yet."""
+    return NoGuesses()
 
 
 @pytest.fixture
@@ -64,7 +115,9 @@ def keys() -> list[bytes]:
 
 
 @pytest.fixture
-def vaults(keyring: Keyring, records: Records, keys: list[bytes]) -> Vaults:
+def vaults(
+    keyring: Keyring, records: Records, guesses: NoGuesses, keys: list[bytes]
+) -> Iterator[Vaults]:
     """Vaults over them, none open."""
 
     def slow_key(password: bytes, salt: bytes, log2_n: int) -> bytes:
@@ -72,51 +125,60 @@ def vaults(keyring: Keyring, records: Records, keys: list[bytes]) -> Vaults:
         return password_key(password, salt, log2_n)
 
     cache = VaultCache(size=10, seconds=60)
-    return Vaults(lambda: keyring, records, cache, scrypt_log2_n=10, slow_key=slow_key)
+    made = Vaults(lambda: keyring, records, cache, guesses, scrypt_log2_n=10, slow_key=slow_key)
+    yield made
+    made.close()
+
+
+def lookup(keyring: Keyring, password: bytes) -> bytes:
+    return scrypt_secret(keyring, password, 10).lookup
 
 
 def test_a_password_that_can_not_be_told_holds_up_no_other(
-    vaults: Vaults, records: Records
+    vaults: Vaults, records: Records, keyring: Keyring
 ) -> None:
-    records.hold_up(b"slow")
+    records.hold_up(lookup(keyring, b"slow"))
     with ThreadPoolExecutor() as threads:
-        slow = threads.submit(vaults.find_or_create, b"slow")
+        slow = threads.submit(vaults.find_or_create, b"slow", CLIENT)
         wait_until(lambda: records.asked == 1, what="the slow one's question")
-        other = threads.submit(vaults.find_or_create, b"other").result(LATER)
+        other = threads.submit(vaults.find_or_create, b"other", CLIENT).result(LATER)
         assert not slow.done()
         records.go_on.set()
         assert slow.result(LATER).vault_id != other.vault_id
 
 
 def _ask(
-    vaults: Vaults, records: Records, threads: ThreadPoolExecutor
+    vaults: Vaults, records: Records, keyring: Keyring, threads: ThreadPoolExecutor
 ) -> "list[Future[OpenVault]]":
     """Four that bring one password while its record is held up."""
-    records.hold_up(b"same")
-    asked = [threads.submit(vaults.find_or_create, b"same") for _ in range(4)]
+    records.hold_up(lookup(keyring, b"same"))
+    asked = [threads.submit(vaults.find_or_create, b"same", CLIENT) for _ in range(4)]
     wait_until(lambda: records.asked == 1 and all(each.running() for each in asked), what="all")
     records.go_on.set()
     return asked
 
 
-def test_one_password_is_opened_once(vaults: Vaults, records: Records, keys: list[bytes]) -> None:
+def test_one_password_is_opened_once(
+    vaults: Vaults, records: Records, keyring: Keyring, keys: list[bytes], guesses: NoGuesses
+) -> None:
     with ThreadPoolExecutor(max_workers=4) as threads:
-        opened = [each.result(LATER) for each in _ask(vaults, records, threads)]
+        opened = [each.result(LATER) for each in _ask(vaults, records, keyring, threads)]
     assert len({vault.vault_id for vault in opened}) == 1
     assert keys == [b"same"]
+    assert guesses.counted == 1
 
 
-def test_a_failure_is_not_remembered(vaults: Vaults, records: Records) -> None:
+def test_a_failure_is_not_remembered(vaults: Vaults, records: Records, keyring: Keyring) -> None:
     records.fails = True
     with ThreadPoolExecutor(max_workers=4) as threads:
-        for each in _ask(vaults, records, threads):
+        for each in _ask(vaults, records, keyring, threads):
             assert isinstance(each.exception(LATER), ConnectionError)
     records.held_up.clear()
-    assert vaults.find_or_create(b"same") == vaults.held(b"same")
+    assert vaults.find_or_create(b"same", CLIENT) == vaults.find(b"same", CLIENT)
 
 
-def test_a_password_in_use_costs_one_slow_key(
-    keyring: Keyring, records: Records, keys: list[bytes]
+def test_a_password_in_use_costs_one_scrypt(
+    keyring: Keyring, records: Records, guesses: NoGuesses, keys: list[bytes]
 ) -> None:
     """Time and again its record is looked up; while that is the same, so is the key."""
 
@@ -124,32 +186,76 @@ def test_a_password_in_use_costs_one_slow_key(
         keys.append(password)
         return password_key(password, salt, log2_n)
 
-    cache = VaultCache(size=10, seconds=0)
-    vaults = Vaults(lambda: keyring, records, cache, scrypt_log2_n=10, slow_key=slow_key)
-    first = vaults.find_or_create(b"p")
+    clock = Clock()
+    cache = VaultCache(size=10, seconds=10, clock=clock)
+    vaults = Vaults(lambda: keyring, records, cache, guesses, scrypt_log2_n=10, slow_key=slow_key)
+    first = vaults.find_or_create(b"p", CLIENT)
     asked = records.asked
-    assert [vaults.find_or_create(b"p") for _ in range(3)] == [first] * 3
+    for _ in range(3):
+        clock.now += 6
+        assert [vaults.find_or_create(b"p", CLIENT) for _ in range(2)] == [first] * 2
     assert keys == [b"p"]
     assert records.asked == asked + 3
-    records.forget(b"p")
-    assert vaults.find(b"p") is None
-    assert vaults.find_or_create(b"p") != first
-    assert keys == [b"p", b"p"]
+    records.clear()
+    clock.now += 6
+    assert vaults.find(b"p", CLIENT) is None
+    assert vaults.find_or_create(b"p", CLIENT) != first
+    assert keys == [b"p"] * 3
+    vaults.close()
 
 
-def test_what_was_there_and_is_opened_is_told_once(keyring: Keyring, records: Records) -> None:
+def test_a_vault_that_exists_and_is_opened_is_told_once(
+    keyring: Keyring, records: Records, guesses: NoGuesses
+) -> None:
     """A vault just made has nothing in it, and one that is held was told of."""
     opened: list[OpenVault] = []
 
     def process() -> Vaults:
         cache = VaultCache(size=10, seconds=60)
-        return Vaults(lambda: keyring, records, cache, scrypt_log2_n=10, opened=opened.append)
+        return Vaults(
+            lambda: keyring, records, cache, guesses, scrypt_log2_n=10, opened=opened.append
+        )
 
     one, other = process(), process()
-    assert one.find(b"new") is None
-    one.find_or_create(b"new")
-    one.find(b"new")
+    assert one.find(b"new", CLIENT) is None
+    one.find_or_create(b"new", CLIENT)
+    one.find(b"new", CLIENT)
     assert opened == []
-    vault = other.find(b"new")
-    other.find_or_create(b"new")
+    vault = other.find(b"new", CLIENT)
+    other.find_or_create(b"new", CLIENT)
     assert opened == [vault]
+    assert guesses.counted == 2
+    one.close()
+    other.close()
+
+
+@pytest.mark.parametrize("suspected", [False, True])
+def test_known_passwords_go_before_those_of_a_client_that_guesses(
+    keyring: Keyring, records: Records, guesses: NoGuesses, suspected: bool
+) -> None:
+    order: list[bytes] = []
+    go_on = threading.Event()
+
+    def slow_key(password: bytes, salt: bytes, log2_n: int) -> bytes:
+        order.append(password)
+        if password == b"first":
+            assert go_on.wait(LATER)
+        return password_key(password, salt, log2_n)
+
+    clock = Clock()
+    cache = VaultCache(size=10, seconds=10, clock=clock)
+    vaults = Vaults(lambda: keyring, records, cache, guesses, scrypt_log2_n=10, slow_key=slow_key)
+    vaults.find_or_create(b"known", CLIENT)
+    clock.now += 10
+    order.clear()
+    guesses.suspected = suspected
+    with ThreadPoolExecutor() as threads:
+        done = []
+        for number, password in enumerate((b"first", b"new", b"known")):
+            done.append(threads.submit(vaults.find_or_create, password, CLIENT))
+            wait_until(lambda: len(order) + vaults.waiting == number + 1, what="a waiting caller")  # noqa: B023 - at once
+        go_on.set()
+        for each in done:
+            each.result(LATER)
+    assert order == ([b"first", b"known", b"new"] if suspected else [b"first", b"new", b"known"])
+    vaults.close()

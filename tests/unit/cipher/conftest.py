@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from iot_cipher.keyring import Keyring, parse_keyring
-from iot_cipher.vault import OpenVault, VaultRecord, create_vault
+from iot_cipher.vault import OpenVault, VaultRecord, create_vault, scrypt_secret
 
 MakeText = Callable[..., str]
 
@@ -34,4 +34,4 @@ def keyring() -> Keyring:
 @pytest.fixture(scope="session")
 def vault(keyring: Keyring) -> tuple[VaultRecord, OpenVault]:
     """A vault under `encpassword`, its scrypt the cheapest there is."""
-    return create_vault(keyring, b"encpassword", 10)
+    return create_vault(keyring, scrypt_secret(keyring, b"encpassword", 10))

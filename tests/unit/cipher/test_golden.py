@@ -10,7 +10,7 @@ import pytest
 from iot_cipher.envelope import Opener
 from iot_cipher.keyring import Keyring, parse_keyring
 from iot_cipher.sealed_segment import decrypt_segment
-from iot_cipher.vault import OpenVault, VaultRecord, open_vault
+from iot_cipher.vault import OpenVault, VaultRecord, fast_secret, open_vault
 from iot_models.entry import decode_entry
 from iot_models.segment import SegmentBounds, decode_segment
 
@@ -38,7 +38,8 @@ def opened(golden: Any, ring: Keyring) -> OpenVault:
         wrapped_key=bytes.fromhex(vault["wrapped_key"]),
     )
     assert record.master_key_id == 2
-    return open_vault(ring, record, golden["password"].encode())
+    secret = fast_secret(ring, golden["password"].encode(), record.scrypt_log2_n)
+    return open_vault(ring, record, secret)
 
 
 def test_keys_derived_from_the_keyring(golden: Any, ring: Keyring) -> None:

@@ -16,7 +16,19 @@ from hypothesis import strategies as st
 
 from iot_cipher.aead import derive
 from iot_cipher.keyring import Keyring, parse_keyring
-from iot_cipher.vault import OpenVault, VaultRecord, create_vault, open_vault, password_key
+from iot_cipher.vault import (
+    OpenVault,
+    PasswordKey,
+    PasswordSecret,
+    VaultFormat,
+    VaultRecord,
+    create_vault,
+    fast_secret,
+    open_vault,
+    password_key,
+    scrypt_secret,
+    wrap_vault,
+)
 from iot_models.errors import DecryptionError
 
 PASSWORD = b"encpassword"
@@ -29,24 +41,71 @@ def quick_key(password: bytes, salt: bytes, log2_n: int) -> bytes:
     return hashlib.sha256(password + salt + bytes([log2_n])).digest()
 
 
-def never_reached(_password: bytes, _salt: bytes, _log2_n: int) -> bytes:
-    raise AssertionError("the slow key is derived for a record that is not whole")
+def never(ring: Keyring) -> PasswordSecret:
+    """A secret of format 2 whose inner key must not be asked for."""
+
+    def inner_key(_salt: bytes, _log2_n: int) -> bytes:
+        raise AssertionError("the inner key is derived for a record that is not whole")
+
+    return PasswordSecret(VaultFormat.SCRYPT_LOOKUP, slow(ring).lookup, 10, inner_key)
 
 
-@given(st.binary(max_size=100))
-def test_the_same_data_key_whenever_it_is_opened(password: bytes) -> None:
+def slow(
+    ring: Keyring, password: bytes = PASSWORD, slow_key: PasswordKey = password_key
+) -> PasswordSecret:
+    return scrypt_secret(ring, password, 10, slow_key=slow_key)
+
+
+SECRETS = [scrypt_secret, fast_secret]
+MakeSecret = Callable[..., PasswordSecret]
+
+
+@pytest.mark.parametrize("make", SECRETS)
+@given(password=st.binary(max_size=100))
+def test_the_same_data_key_whenever_it_is_opened(make: MakeSecret, password: bytes) -> None:
     ring = Keyring(7, {7: bytes(range(32))}, bytes(32))
-    record, created = create_vault(ring, password, 10, slow_key=quick_key)
-    opened = open_vault(ring, record, password, slow_key=quick_key)
+    secret = make(ring, password, 10, slow_key=quick_key)
+    record, created = create_vault(ring, secret)
+    opened = open_vault(ring, record, make(ring, password, 10, slow_key=quick_key))
     assert opened.vault_id == created.vault_id == record.vault_id
     assert opened.chunk_key(SALT) == created.chunk_key(SALT)
-    assert record.lookup == ring.lookup(password)
+    assert (record.lookup, record.format) == (secret.lookup, secret.format)
     assert record.master_key_id == 7
+
+
+def test_lookup_and_inner_key_come_from_one_scrypt(keyring: Keyring, vault: Vault) -> None:
+    root = hashlib.scrypt(PASSWORD, salt=keyring.scrypt_salt(), n=2**10, r=8, p=1, dklen=32)
+    record, _ = vault
+    assert record.format == VaultFormat.SCRYPT_LOOKUP
+    assert record.lookup == derive(root, salt=b"", info=b"iot-sensor lookup v2")
+    inner = derive(root, salt=record.salt, info=b"iot-sensor password key v2")
+    assert slow(keyring).inner_key(record.salt, 10) == inner
+    calls: list[bytes] = []
+
+    def counted(password: bytes, salt: bytes, log2_n: int) -> bytes:
+        calls.append(password)
+        return password_key(password, salt, log2_n)
+
+    assert open_vault(keyring, record, slow(keyring, slow_key=counted))
+    assert calls == [PASSWORD]
+
+
+def test_a_vault_wrapped_anew_keeps_its_id_and_data_key(keyring: Keyring) -> None:
+    fast = fast_secret(keyring, PASSWORD, 10)
+    old, vault = create_vault(keyring, fast)
+    new = wrap_vault(keyring, vault, slow(keyring))
+    assert (old.format, new.format) == (VaultFormat.FAST_LOOKUP, VaultFormat.SCRYPT_LOOKUP)
+    assert new.vault_id == old.vault_id
+    assert not {new.lookup, new.salt, new.wrapped_key} & {old.lookup, old.salt, old.wrapped_key}
+    assert open_vault(keyring, new, slow(keyring)).chunk_key(SALT) == vault.chunk_key(SALT)
+    for record, secret in ((new, fast), (old, slow(keyring))):
+        with pytest.raises(DecryptionError, match="unknown format"):
+            open_vault(keyring, record, secret)
 
 
 def test_with_scrypt(keyring: Keyring, vault: Vault) -> None:
     record, created = vault
-    opened = open_vault(keyring, record, PASSWORD)
+    opened = open_vault(keyring, record, slow(keyring))
     assert opened.chunk_key(SALT) == created.chunk_key(SALT)
     assert record.scrypt_log2_n == 10
 
@@ -60,24 +119,24 @@ def test_password_key_is_scrypt(log2_n: int) -> None:
 @pytest.mark.parametrize("password", [b"", b"encpasswor", b"encpassword ", b"Encpassword"])
 def test_another_password_does_not_open_it(keyring: Keyring, vault: Vault, password: bytes) -> None:
     with pytest.raises(DecryptionError):
-        open_vault(keyring, vault[0], password)
+        open_vault(keyring, vault[0], slow(keyring, password))
 
 
 def test_the_password_alone_does_not_open_it(vault: Vault, keyring_text: MakeText) -> None:
     other_keys = parse_keyring(keyring_text(primary=2, keys=(1, 2), seed=99))
     with pytest.raises(DecryptionError):
-        open_vault(other_keys, vault[0], PASSWORD, slow_key=never_reached)
+        open_vault(other_keys, vault[0], never(other_keys))
 
 
 def test_a_retired_master_key_opens_nothing(vault: Vault, keyring_text: MakeText) -> None:
     retired = parse_keyring(keyring_text(primary=1, keys=(1,)))
     with pytest.raises(DecryptionError, match="no master key 2"):
-        open_vault(retired, vault[0], PASSWORD, slow_key=never_reached)
+        open_vault(retired, vault[0], never(retired))
 
 
 def test_an_old_master_key_in_the_keyring_opens_on(vault: Vault, keyring_text: MakeText) -> None:
     rotated = parse_keyring(keyring_text(primary=3, keys=(1, 2, 3)))
-    assert open_vault(rotated, vault[0], PASSWORD).chunk_key(SALT) == vault[1].chunk_key(SALT)
+    assert open_vault(rotated, vault[0], slow(rotated)).chunk_key(SALT) == vault[1].chunk_key(SALT)
 
 
 def flipped(data: bytes) -> list[bytes]:
@@ -109,7 +168,7 @@ def test_any_change_of_a_record_is_found_before_the_slow_part(
 ) -> None:
     for record in changed_records(vault[0]):
         with pytest.raises(DecryptionError):
-            open_vault(keyring, record, PASSWORD, slow_key=never_reached)
+            open_vault(keyring, record, never(keyring))
 
 
 def test_a_byte_moved_from_one_column_to_the_next_is_found(keyring: Keyring, vault: Vault) -> None:
@@ -119,14 +178,14 @@ def test_a_byte_moved_from_one_column_to_the_next_is_found(keyring: Keyring, vau
         record, lookup=record.lookup + record.salt[:1], salt=record.salt[1:]
     )
     with pytest.raises(DecryptionError):
-        open_vault(keyring, moved, PASSWORD)
+        open_vault(keyring, moved, slow(keyring))
 
 
 def test_the_wrap_of_another_vault_is_found(keyring: Keyring, vault: Vault) -> None:
-    other, _ = create_vault(keyring, PASSWORD, 10, slow_key=quick_key)
+    other, _ = create_vault(keyring, slow(keyring, slow_key=quick_key))
     swapped = dataclasses.replace(vault[0], wrapped_key=other.wrapped_key)
     with pytest.raises(DecryptionError):
-        open_vault(keyring, swapped, PASSWORD, slow_key=never_reached)
+        open_vault(keyring, swapped, never(keyring))
 
 
 def test_failures_carry_no_key(keyring: Keyring, vault: Vault, keyring_text: MakeText) -> None:
@@ -136,7 +195,7 @@ def test_failures_carry_no_key(keyring: Keyring, vault: Vault, keyring_text: Mak
     told = []
     for record, password in ((vault[0], b"wrong horse"), (changed_records(vault[0])[0], PASSWORD)):
         with pytest.raises(DecryptionError) as caught:
-            open_vault(keyring, record, password)
+            open_vault(keyring, record, slow(keyring, password))
         assert caught.value.__cause__ is None
         assert caught.value.__context__ is None or caught.value.__suppress_context__
         told.append("".join(traceback.format_exception(caught.value)) + repr(caught.value.details))
@@ -146,7 +205,7 @@ def test_failures_carry_no_key(keyring: Keyring, vault: Vault, keyring_text: Mak
 
 
 def test_nothing_random_repeats(keyring: Keyring) -> None:
-    made = [create_vault(keyring, PASSWORD, 10, slow_key=quick_key) for _ in range(300)]
+    made = [create_vault(keyring, slow(keyring, slow_key=quick_key)) for _ in range(300)]
     assert len({record.vault_id for record, _ in made}) == 300
     assert len({record.salt for record, _ in made}) == 300
     assert len({record.wrapped_key[5:17] for record, _ in made}) == 300
@@ -160,7 +219,7 @@ def test_the_stored_record_holds_no_key(keyring: Keyring) -> None:
         seen.append(quick_key(password, salt, log2_n))
         return seen[-1]
 
-    record, _ = create_vault(keyring, PASSWORD, 10, slow_key=watched)
+    record, _ = create_vault(keyring, slow(keyring, slow_key=watched))
     stored = record.wrapped_key + record.salt + record.lookup
     assert seen
     assert not any(key in stored for key in (*seen, keyring.wrap_key(2), PASSWORD))

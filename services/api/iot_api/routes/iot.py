@@ -4,10 +4,11 @@ import re
 from collections.abc import Callable, Sequence
 
 import msgspec
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response, g, request
 
 from iot_api.access import needs
 from iot_api.answers import json_answer, readings_answer
+from iot_api.clients import Client, client_of
 from iot_api.cursor import encode_cursor
 from iot_api.paging import Page, parse_paging
 from iot_api.put_body import password_bytes, put_parser
@@ -25,6 +26,9 @@ from iot_stores.history import Question
 
 class _Asked(msgspec.Struct):
     db_password: str = ""
+
+    def __repr__(self) -> str:
+        return "<_Asked>"  # nothing prints a password
 
 
 class _AskedBody(msgspec.Struct):
@@ -67,7 +71,9 @@ class _Views:
         settings = self._service.settings
         batches = self._parse(read_body(request, settings.max_body_bytes), lines=is_ndjson(request))
         wait = _waits_for_stored()
-        accepted = self._service.intake.accept(batches, _idempotency_key(), tell_entries=wait)
+        accepted = self._service.intake.accept(
+            batches, _client(self._service), _idempotency_key(), tell_entries=wait
+        )
         content: dict[str, object] = {"success": f"{accepted.count} object(s) created"}
         if wait and not self._service.receipts.wait(
             accepted.entries, accepted.ends, settings.ack_stored_seconds
@@ -139,16 +145,12 @@ class _Views:
 
 def _asked_vault(service: Service) -> OpenVault | None:
     """The vault of the password in the body; None when there is none, which counts as a guess."""
-    password = _asked_password(service)
-    vault = service.vaults.held(password)
-    if vault is not None:
-        return vault
-    address = request.remote_addr or "unknown"
-    service.guesses.check(address)
-    vault = service.vaults.find(password)
-    if vault is None:
-        service.guesses.count(address)
-    return vault
+    return service.vaults.find(_asked_password(service), _client(service))
+
+
+def _client(service: Service) -> Client:
+    """The client of the request."""
+    return client_of(request.environ, service.settings.trusted_proxies, g.get("token_name", ""))
 
 
 def _asked_password(service: Service) -> bytes:

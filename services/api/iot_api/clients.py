@@ -1,0 +1,63 @@
+"""Who sends a request: the client that limits and fair queues are kept for."""
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+_CACHED_CHARACTERS = 256
+"""Longer `X-Forwarded-For` headers are not cached: they could be megabytes in all."""
+_IPV6_PREFIX = 64
+"""One customer has at least this much of IPv6, so the addresses within it are one client."""
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """A client as limits and queues know it."""
+
+    name: str
+    """Address, with the name of the token if the request brought one."""
+    proxy: str = ""
+    """Where the header of a proxy that is not trusted tells the address, that proxy's own: clients
+    behind it have limits of their own, and all of them together have a wider one."""
+
+
+def client_of(environ: Mapping[str, Any], trusted_proxies: int, token_name: str = "") -> Client:
+    """The client of a WSGI request: what the trusted proxies in front say, if there are any.
+
+    `environ` must be as gunicorn made it, with the peer's address in `REMOTE_ADDR`.
+    """
+    forwarded = environ.get("HTTP_X_FORWARDED_FOR", "")
+    find = _client if len(forwarded) <= _CACHED_CHARACTERS else _client.__wrapped__
+    return find(environ.get("REMOTE_ADDR", ""), forwarded, trusted_proxies, token_name)
+
+
+@lru_cache(maxsize=4096)
+def _client(peer: str, forwarded: str, trusted_proxies: int, token_name: str) -> Client:
+    address, proxy = _address(peer), ""
+    told = [each.strip() for each in forwarded.split(",")] if forwarded else []
+    if trusted_proxies:
+        if len(told) >= trusted_proxies:
+            address = _address(told[-trusted_proxies])
+    elif told:
+        address, proxy = f"{address} for {_address(told[-1])}", address
+    return Client(f"{token_name}@{address}" if token_name else address, proxy)
+
+
+def _address(text: str) -> str:
+    """An address as proxies write it, with a port or in brackets too, in its one spelling."""
+    text = text.strip('"')
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        address = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return "unknown"
+    if isinstance(address, ipaddress.IPv4Address):
+        return str(address)
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.ip_network((address, _IPV6_PREFIX), strict=False))

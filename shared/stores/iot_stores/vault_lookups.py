@@ -1,0 +1,101 @@
+"""Which lookups a password's vault may be found under, agreed on by all processes in Postgres."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal, LiteralString, cast
+
+from iot_cipher.vault import VaultFormat
+
+from .postgres import Connection
+
+SETTLE_SECONDS: Literal[60] = 60
+"""After processes of version 0.1 became unready, their last requests may take this long."""
+
+POLICY_COLUMNS: LiteralString = (
+    f"fast_lookups, costs, changed_at < now() - interval '{SETTLE_SECONDS} s'"
+)
+_SELECT: LiteralString = f"SELECT {POLICY_COLUMNS} FROM vault_lookups"  # noqa: S608 - constants
+_RAISE_COST = """
+    UPDATE vault_lookups SET costs = costs || %(cost)s::smallint
+    WHERE fast_lookups <> 'created'
+        AND coalesce(costs[cardinality(costs)], 0) < %(cost)s
+"""
+_LOCK = "SELECT FROM vault_lookups FOR UPDATE"
+_FORGET_UNUSED = """
+    UPDATE vault_lookups SET
+        fast_lookups = CASE
+            WHEN fast_lookups = 'kept' AND NOT EXISTS (SELECT FROM vaults WHERE lookup_format = 1)
+            THEN 'gone' ELSE fast_lookups END,
+        costs = ARRAY(
+            SELECT cost FROM unnest(costs) WITH ORDINALITY AS listed (cost, place)
+            WHERE place = cardinality(costs) OR EXISTS (
+                SELECT FROM vaults WHERE lookup_format = 2 AND scrypt_log2_n = cost)
+            ORDER BY place)
+"""
+
+
+class FastLookups(StrEnum):
+    """What becomes of lookups of format 1 (`iot_cipher.vault.VaultFormat.FAST_LOOKUP`)."""
+
+    CREATED = "created"
+    """New vaults get one: processes of version 0.1 may run beside this one."""
+    KEPT = "kept"
+    """Vaults that were not used since have one."""
+    GONE = "gone"
+
+
+@dataclass(frozen=True, slots=True)
+class LookupPolicy:
+    """The lookups in use at a moment."""
+
+    fast_lookups: FastLookups
+    costs: tuple[int, ...]
+    """log2 of scrypt's N of each lookup of format 2; new vaults get the last one."""
+    settled: bool = False
+    """Whether processes of version 0.1 are gone, so that their vaults may be moved."""
+
+    @property
+    def creates_fast_lookups(self) -> bool:
+        """Whether new vaults are of format 1."""
+        return self.fast_lookups is FastLookups.CREATED
+
+    @property
+    def is_passing(self) -> bool:
+        """Whether it changes by itself as time goes on."""
+        return self.fast_lookups is not FastLookups.GONE
+
+    def cost_below(self, cost: int) -> bool:
+        """Whether new vaults are of format 2 and cost less than `cost`."""
+        return not self.creates_fast_lookups and (not self.costs or self.costs[-1] < cost)
+
+    def moves(self, vault_format: int, cost: int) -> bool:
+        """Whether a vault of this format and cost is to be moved to the newest lookup."""
+        if self.creates_fast_lookups or not self.costs:
+            return False
+        if vault_format == VaultFormat.FAST_LOOKUP:
+            return self.settled
+        return cost < self.costs[-1]
+
+
+def read_policy(connection: Connection) -> LookupPolicy:
+    """The lookups in use."""
+    row = connection.execute(_SELECT).fetchone()
+    return decode_policy(*cast("tuple[str, list[int], bool]", row))
+
+
+def decode_policy(fast_lookups: str, costs: Sequence[int], settled: bool) -> LookupPolicy:
+    """The policy in the values of `POLICY_COLUMNS`."""
+    return LookupPolicy(FastLookups(fast_lookups), tuple(costs), settled)
+
+
+def raise_cost(connection: Connection, cost: int) -> bool:
+    """Let new vaults cost `cost` from now on; False when they cost as much or more already."""
+    return connection.execute(_RAISE_COST, {"cost": cost}).rowcount > 0
+
+
+def forget_unused(connection: Connection) -> None:
+    """Drop the lookups that no vault has any more, so that they are not computed in vain."""
+    with connection.transaction():
+        connection.execute(_LOCK)  # the next statement sees every vault created before
+        connection.execute(_FORGET_UNUSED)

@@ -3,7 +3,9 @@ step.
 """
 
 import json
+import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any, cast
 
 import psycopg
@@ -11,8 +13,13 @@ import pytest
 from flask.testing import FlaskClient
 from redis import Redis
 
+from iot_api.app import create_app
+from iot_cipher.envelope import Opener
+from iot_cipher.keyring import KeyringFile
 from iot_models import names
+from iot_models.entry import decode_entry
 from iot_models.settings import Settings
+from iot_stores.backlog import Backlog
 from iot_stores.redis_client import connect_redis
 from iot_writer.writer import Writer
 from support.draining import drain_all
@@ -75,6 +82,20 @@ def count_rows(settings: Settings, table: str) -> int:
         query = psycopg.sql.SQL("SELECT count(*) FROM {}").format(psycopg.sql.Identifier(table))
         found = connection.execute(query).fetchone()
     return cast("tuple[int]", found)[0]
+
+
+def test_restored_entries_count_as_sealed_now(
+    recorded: RecordedVersion, settings: Settings, redis: "Redis"
+) -> None:
+    opener = Opener(KeyringFile(recorded.keyring_file).current)
+    now = time.time() * 1000
+    for shard in range(settings.shards):
+        for waiting in Backlog(redis, shards=settings.shards, max_bytes=1).read(
+            shard, max_bytes=2**20
+        ):
+            entry = decode_entry(opener.open(shard, waiting.sealed).content)
+            assert now - 60_000 < entry.sealed_at <= now
+            assert waiting.received < now - 60_000
 
 
 def test_stored_readings_are_read_before_the_backlog_is_drained(
@@ -140,6 +161,16 @@ def test_small_segments_are_merged(
     assert count_rows(writer.settings, "segments") < before - 60
     drain_all(writer)
     check_all(recorded, check_read)
+
+
+def test_each_server_drains_the_backlog(
+    recorded: RecordedVersion, settings_of_server: Settings
+) -> None:
+    app, writer = create_app(settings_of_server), Writer(settings_of_server)
+    with closing(writer), closing(app.extensions["iot"]):
+        drain_all(writer)
+        repeat_requests(recorded, app.test_client(), "/api/iot?ack=stored")
+        check_all(recorded, reader(app.test_client()))
 
 
 def test_unknown_password_finds_nothing(client: FlaskClient) -> None:

@@ -1,0 +1,85 @@
+"""A device that sends its readings alternately to several API servers."""
+
+import http.client
+import json
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count, islice
+from typing import Any
+
+from support.stack import Answer, Stack
+
+JSON = {"Content-Type": "application/json"}
+REPEAT_EVERY = 3
+STRIDE = 1001
+"""Devices that share a password send different numbers: each starts at a multiple of this. Odd, so
+that of two neighbours one begins with the first server and one with the second.
+"""
+
+
+class AlternatingDevice:
+    """Sends numbered readings, each under an Idempotency-Key, one at a time.
+
+    A request that a server does not acknowledge is sent again to the next server. Every third
+    request is sent again although it was acknowledged, as a client does whose answer got lost.
+    """
+
+    def __init__(self, password: str, place: int, servers: Sequence[Stack]) -> None:
+        self.password = password
+        self.servers = list(servers)
+        self.sent: list[int] = []
+        """Numbers of the acknowledged readings."""
+        self._numbers: Iterator[int] = count(place * STRIDE)
+
+    def send(self, readings: int) -> None:
+        """Send the next readings."""
+        for number in islice(self._numbers, readings):
+            self._send(number)
+
+    def send_until(self, stopped: threading.Event) -> None:
+        """Send readings until an event is set."""
+        while not stopped.wait(0.005):
+            self.send(1)
+
+    def _send(self, number: int) -> None:
+        first = self._send_to_any(number, start=number)
+        self.sent.append(number)
+        if number % REPEAT_EVERY == 0:
+            again = self._send_to_any(number, start=number + 1)
+            assert again.body == first.body
+            assert again.headers["Idempotent-Replayed"] == "true", number
+
+    def _send_to_any(self, number: int, *, start: int) -> Answer:
+        """The first acknowledgement, of a server or of the ones after it."""
+        failures: list[object] = []
+        for offset in range(2 * len(self.servers)):
+            server = self.servers[(start + offset) % len(self.servers)]
+            try:
+                answer = self._put(server, number)
+            except (OSError, http.client.HTTPException) as error:
+                failures.append(error)
+                continue
+            if answer.status == 201:
+                return answer
+            failures.append(answer)
+        raise AssertionError(f"reading {number} was not acknowledged: {failures}")
+
+    def _put(self, server: Stack, number: int) -> Answer:
+        data = {"db_password": self.password, "interrogator_time": number, "freeform": number}
+        headers = {**JSON, "Idempotency-Key": str(number)}
+        return server.request("PUT", "/api/iot", json.dumps({"data": data}), headers)
+
+
+def check(rows: Sequence[Mapping[str, Any]], devices: Sequence[AlternatingDevice]) -> None:
+    """The readings of devices that share a password: each once, in order, none missing.
+
+    Ids grow in the order of arrival, so the ids of one device grow with its numbers.
+    """
+    numbers = [row["interrogator_timestamp"] for row in rows]
+    assert numbers == sorted(number for device in devices for number in device.sent)
+    assert [row["freeform"] for row in rows] == [str(number) for number in numbers]
+    ids = {row["interrogator_timestamp"]: row["id"] for row in rows}
+    assert len(set(ids.values())) == len(rows)
+    for device in devices:
+        of_device = [ids[number] for number in device.sent]
+        assert of_device == sorted(of_device)

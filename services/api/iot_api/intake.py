@@ -152,7 +152,7 @@ class Intake:
             return ()
         both = _request_name(key, vaults), _first_request_name(key, vaults)
         # While processes of version 0.1 may get the request again, by the name that they look for.
-        return both[::-1] if self._vaults.creates_fast_lookups else both
+        return both[::-1] if self._vaults.old_processes_may_run else both
 
     def _remembered(
         self, request_names: Sequence[str], answer: bytes, client: Client

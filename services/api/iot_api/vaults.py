@@ -130,9 +130,11 @@ class Vaults:
         return found.vault
 
     @property
-    def creates_fast_lookups(self) -> bool:
-        """Whether processes of version 0.1 may run beside this one."""
-        return self._policy is None or self._policy.creates_fast_lookups
+    def old_processes_may_run(self) -> bool:
+        """Whether processes of version 0.1 may run beside this one, as far as is known."""
+        return self._policy is None or not (
+            self._policy.settled or self._policy.fast_lookups is FastLookups.GONE
+        )
 
     @property
     def waiting(self) -> int:

@@ -39,11 +39,11 @@ def test_a_raised_cost_holds_for_new_vaults_and_for_others_when_they_are_used(
     new = make_api(scrypt_log2_n=11)
     assert new.put(row("new")).status_code == 201
     assert costs(postgres) == [10, 10, 11]
-    before = {key for key in redis.scan_iter("iot:vault:*")}
+    before = set(redis.scan_iter("iot:vault:*"))
     assert len(new.read(password="used")) == 1
     assert sorted(costs(postgres)) == [10, 11, 11]
     assert sample("iot_vaults_moved_total") == moved + 1
-    after = {key for key in redis.scan_iter("iot:vault:*")}
+    after = set(redis.scan_iter("iot:vault:*"))
     assert len(before - after) == len(after - before) == 1  # renamed
     assert new.put(row("used", freeform=2)).status_code == 201
     drain_all(writer)

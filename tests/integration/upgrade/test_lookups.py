@@ -1,8 +1,10 @@
 """Vaults of version 0.1 get the new lookup when they are used, without a manual step."""
 
-import hmac
 import json
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import psycopg
@@ -10,6 +12,9 @@ import pytest
 from flask.testing import FlaskClient
 from redis import Redis
 
+from iot_api.app import create_app
+from iot_api.service import Service
+from iot_api.vault_cache import VaultCache
 from iot_models import names
 from iot_models.settings import Settings
 from iot_stores.redis_client import connect_redis
@@ -64,6 +69,21 @@ def ask(client: FlaskClient, password: str) -> list[dict[str, Any]]:
     return cast("list[dict[str, Any]]", json.loads(answer.data)["data"])
 
 
+def put(client: FlaskClient, password: str) -> int:
+    return client.put("/api/iot", json={"data": {"db_password": password}}).status_code
+
+
+def cache_of(client: FlaskClient) -> VaultCache:
+    service: Service = client.application.extensions["iot"]
+    return service.vaults._cache  # noqa: SLF001 - its memory
+
+
+def renew_all(cache: VaultCache) -> None:
+    """As if half of the time of every vault were over."""
+    for held in cache._held.values():  # noqa: SLF001 - likewise
+        held.renew_at = 0.0
+
+
 def test_every_vault_moves_when_it_is_used(
     recorded: RecordedVersion,
     client: FlaskClient,
@@ -74,7 +94,7 @@ def test_every_vault_moves_when_it_is_used(
     drain_all(writer)
     passwords = recorded.expected["passwords"]
     assert fast_lookups(postgres) == ("created", "0003")
-    assert client.put("/api/iot", json={"data": {"db_password": "made before"}}).status_code == 201
+    assert put(client, "made before") == 201
     assert formats(postgres) == {1}
     assert lookup_upgrade.advance(writer.postgres(), after_seconds=0)
     assert not lookup_upgrade.advance(writer.postgres(), after_seconds=0)
@@ -82,12 +102,12 @@ def test_every_vault_moves_when_it_is_used(
     # Processes of version 0.1 may still answer their last requests: nothing is moved yet.
     first = next(iter(passwords))
     assert len(ask(client, first)) == len(passwords[first])
-    assert client.put("/api/iot", json={"data": {"db_password": "made after"}}).status_code == 201
+    assert put(client, "made after") == 201
     assert sorted(formats(postgres)) == [1, 2]
     let_old_processes_end(postgres)
     with pytest.MonkeyPatch.context() as patched:
         # A cache that has forgotten them: they are opened anew.
-        patched.setattr(client.application.extensions["iot"].vaults._cache, "get", lambda _: None)
+        patched.setattr(cache_of(client), "get", lambda _: None)
         for password, expected in passwords.items():
             assert len(ask(client, password)) == len(expected)
         assert (
@@ -108,46 +128,50 @@ def test_a_vault_in_use_moves_too(
 ) -> None:
     """One that is renewed again and again is never opened anew."""
     password = next(iter(recorded.expected["passwords"]))
-    cache = client.application.extensions["iot"].vaults._cache
+    cache = cache_of(client)
     ask(client, password)
     lookup_upgrade.advance(writer.postgres(), after_seconds=0)
     let_old_processes_end(postgres)
-    for held in cache._held.values():
-        held.renew_at = 0.0
+    renew_all(cache)
     expected = recorded.expected["passwords"][password]
     ask(client, password)
     assert sorted(formats(postgres)) == [1, 2]
-    for held in cache._held.values():
-        held.renew_at = 0.0
+    renew_all(cache)
     drain_all(writer)
     assert len(ask(client, password)) == len(expected)
 
 
-def test_lookups_are_switched_by_the_writer_alone(
-    recorded: RecordedVersion,
-    environment: dict[str, str],
-    stack: Stack,
-    postgres: psycopg.Connection,
+@pytest.fixture
+def switching(environment: dict[str, str], tmp_path: Path) -> Iterator[Stack]:
+    """API and writer as processes; the writer makes the switch at once."""
+    stack = Stack(environment | {"IOT_UPGRADE_AFTER_SECONDS": "0"}, tmp_path)
+    try:
+        stack.start_api()
+        stack.start_writer()
+        yield stack
+    finally:
+        stack.stop()
+
+
+def test_the_writer_makes_the_switch_by_itself(
+    recorded: RecordedVersion, switching: Stack, postgres: psycopg.Connection
 ) -> None:
-    assert fast_lookups(postgres)[0] == "created"
-    environment["IOT_UPGRADE_AFTER_SECONDS"] = "0"
-    stack.start_writer()  # the stack's own waits for as long as usual
     wait_until(lambda: fast_lookups(postgres) == ("kept", "0004"), what="the switch")
     for number, password in enumerate(recorded.expected["passwords"]):
         data = {"db_password": password, "interrogator_time": 2 * 10**15, "freeform": number}
-        assert stack.put({"data": data}).status == 201
-        wait_until(lambda p=password, n=number: stack.read(p)[-1]["freeform"] == str(n), what="it")
+        assert switching.put({"data": data}).status == 201
+    for number, password in enumerate(recorded.expected["passwords"]):
+        wait_until(partial(_ends_with, switching, password, str(number)), what="the reading")
+
+
+def _ends_with(stack: Stack, password: str, freeform: str) -> bool:
+    return bool(stack.read(password)[-1]["freeform"] == freeform)
 
 
 def test_a_vault_of_version_0_1_is_found_while_postgres_is_away(
-    recorded: RecordedVersion, settings: Settings, client: FlaskClient
+    recorded: RecordedVersion, settings: Settings
 ) -> None:
     """Its record is in Redis for a day; a process that just started does not know the lookups."""
-    from dataclasses import replace  # noqa: PLC0415
-
-    from iot_api.app import create_app  # noqa: PLC0415
-
-    del client
     app = create_app(replace(settings, postgres_url="postgresql://iot@127.0.0.1:1/none"))
     try:
         for password in recorded.expected["passwords"]:
@@ -192,4 +216,3 @@ def test_pepper_alone_tests_no_password_after_the_upgrade(
     for password in passwords:
         ask(client, password)
     assert postgres.execute(stored, (fast,)).fetchone() == (0,)
-    assert hmac.compare_digest(fast[0], keyring.lookup(next(iter(passwords)).encode()))

@@ -14,6 +14,7 @@ from redis import Redis
 
 from integration.upgrade.alternating_device import AlternatingDevice, check
 from iot_models import names
+from iot_writer import lookup_upgrade
 from iot_writer.schema import migrate
 from support.earlier_version import VERSION_0_1, EarlierVersion, MissingCommitError
 from support.stack import Stack
@@ -132,12 +133,23 @@ def test_rolling_update_loses_and_doubles_nothing(
         for server in (old, new):
             check_all(groups, server)
 
+        switch_lookups(environment["IOT_POSTGRES_URL"])
+        # Processes of version 0.1 get no new connections, but open ones may go on.
+        wait_until(lambda: old.request("GET", "/readyz").status == 503, what="old is not ready")
+        groups += [send_first_readings(f"late {number}", [old, new]) for number in range(3)]
+        at_once([partial(device.send, 10) for device in devices])
         stop_while_sending(old, devices)
         at_once([partial(device.send, 3) for device in devices])
         wait_until_drained(redis)
         assert redis.xlen(names.DEAD_LETTERS) == 0
     check_all(groups, new)
     assert count_vaults(environment["IOT_POSTGRES_URL"]) == len(groups)
+
+
+def switch_lookups(postgres_url: str) -> None:
+    """End the upgrade, as a writer does after `IOT_UPGRADE_AFTER_SECONDS`."""
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        assert lookup_upgrade.advance(connection, after_seconds=0)
 
 
 def send_first_readings(password: str, servers: Sequence[Stack]) -> list[AlternatingDevice]:

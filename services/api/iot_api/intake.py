@@ -150,7 +150,7 @@ class Intake:
         """The name to remember a request by, then the other one it may have; none without a key."""
         if key is None:
             return ()
-        both = _request_name(key, vaults), _first_request_name(key, vaults)
+        both = request_name(key, vaults), _first_request_name(key, vaults)
         # While processes of version 0.1 may get the request again, by the name that they look for.
         return both[::-1] if self._vaults.old_processes_may_run else both
 
@@ -181,7 +181,7 @@ def _last_entries(sealed: Sequence[tuple[int, bytes]]) -> tuple[EntryName, ...]:
     return tuple(name_of(shard, last[shard]) for shard in last)
 
 
-def _request_name(key: str, vaults: Sequence[OpenVault]) -> str:
+def request_name(key: str, vaults: Sequence[OpenVault]) -> str:
     """The name of a request; each part is hashed with its length."""
     parts = [key.encode(), *sorted(vault.vault_id.bytes for vault in vaults)]
     return _name_of(b"".join(b"%d:%b" % (len(part), part) for part in parts))

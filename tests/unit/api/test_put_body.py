@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from iot_api import put_body
 from iot_api.put_body import Batch, parse_put
 from iot_models.errors import InvalidRequestError, TooLargeError
 from iot_models.reading import INT64_MAX, INT64_MIN
@@ -126,3 +127,13 @@ def test_a_field_of_any_kind_is_taken_or_named(value: object, field: str) -> Non
     if refusal is not None:
         assert refusal.details == {"row": 1, "field": field}
         assert str(refusal).startswith(f"row 1, {field}: is ")
+
+
+def test_nothing_of_a_request_is_printed() -> None:
+    """A traceback that shows variables, or a log line with an object in it, tells no password."""
+    body = b'{"data": {"db_password": "the password", "freeform": "a secret"}}'
+    batches = parse(body)
+    row = put_body._one.decode(body)  # noqa: SLF001 - what is in memory meanwhile
+    for each in (batches, batches[0], batches[0].readings, row, row.data):
+        assert "password" not in repr(each)
+        assert "secret" not in repr(each)

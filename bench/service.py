@@ -63,6 +63,10 @@ class Service(Side):
             "IOT_API_METRICS_PORT": str(free_port()),
             "IOT_WRITER_METRICS_PORT": "0",
             "IOT_LOG_LEVEL": "ERROR",
+            # Hundreds of vaults are created from one address. What is measured is what they cost
+            # once they are open.
+            "IOT_SCRYPT_LOG2_N": "10",
+            "IOT_GUESS_LIMIT": "1000000",
         }
         self.children: list[Child] = []
         self._redis = Redis.from_url(redis.url)

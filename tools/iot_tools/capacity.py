@@ -34,7 +34,7 @@ class Demand:
     """Whether requests have an Idempotency-Key."""
     sticky: bool = False
     """Whether a device's requests come to one API process, so that one opens its vault."""
-    vault_cache_seconds: int = 600
+    vault_cache_seconds: int = 3600
     vault_cache_size: int = 50_000
 
     @property
@@ -137,7 +137,10 @@ class Capacity:
         if held > demand.vault_cache_size:
             # What is asked for has been pushed out by then.
             return MICRO * demand.requests * costs.api_open
-        renewals = demand.vaults * meets / (demand.vault_cache_seconds + 1 / each)
+        if 1 / each > demand.vault_cache_seconds:
+            # Its time is over before it is used again.
+            return MICRO * demand.requests * costs.api_open
+        renewals = demand.vaults * meets / (costs.renew_seconds + 1 / each)
         return MICRO * renewals * costs.api_renew
 
     def _api(self, opening: float) -> float:

@@ -29,8 +29,8 @@ def add_capacity(commands: "Subparsers[argparse.ArgumentParser]") -> None:
                         help="Postgres may be away so long (default 1800)")  # fmt: skip
     parser.add_argument("--hot-window-seconds", type=number, default=300, metavar="SECONDS",
                         help="IOT_HOT_WINDOW_SECONDS (default 300)")  # fmt: skip
-    parser.add_argument("--vault-cache-seconds", type=number, default=600, metavar="SECONDS",
-                        help="IOT_VAULT_CACHE_SECONDS (default 600)")  # fmt: skip
+    parser.add_argument("--vault-cache-seconds", type=number, default=3600, metavar="SECONDS",
+                        help="IOT_VAULT_CACHE_SECONDS (default 3600)")  # fmt: skip
     parser.add_argument("--vault-cache-size", type=number, default=50_000, metavar="N",
                         help="IOT_VAULT_CACHE_SIZE (default 50,000)")  # fmt: skip
     parser.add_argument("--idempotent", action="store_true",

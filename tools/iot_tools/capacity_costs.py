@@ -24,7 +24,7 @@ class Costs:
 
     api_entry: float = _cost(510.0, "µs", "API: a request, whatever is in it", _LOADS)
     api_reading: float = _cost(1.35, "µs", "API: a reading (parse, seal)", _LOADS)
-    api_open: float = _cost(37_000.0, "µs", "API: opening a vault (scrypt, N=2^14)", "timed alone")
+    api_open: float = _cost(283_000.0, "µs", "API: opening a vault (scrypt, N=2^17)", "timed alone")
     api_renew: float = _cost(300.0, "µs", "API: looking up the record of a vault it has open",
                              "timed alone")  # fmt: skip
     redis_entry: float = _cost(72.0, "µs", "Redis: an entry in and out", _LOADS)
@@ -64,6 +64,8 @@ class Costs:
 
     job_seconds: float = _cost(1.0, "s", "of drains in one job, at most", _CODE)
     linger: float = _cost(0.025, "s", "between two drains of a writer, at least", _CODE)
+    renew_seconds: float = _cost(300.0, "s", "until a vault in use has its record looked up again",
+                                 _CODE)  # fmt: skip
     most_shards: int = _cost(256, "", "shards: setting, and distance of ids (ID_STRIDE)", _CODE)
     small_readings: int = _cost(512, "", "readings of a segment from which it is not merged", _CODE)
     merged_readings: int = _cost(8192, "", "readings of a merged segment, at most; of one day",

@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 
 from iot_cipher.vault import OpenVault, VaultRecord
 
+RENEW_SECONDS = 300.0
+"""A vault in use has its record looked at again this often; where it is held for less than twice as
+long, in half of that time."""
 _DROP_EVERY_SECONDS = 5.0
 _CLOSE_SECONDS = 2.0
 
@@ -29,8 +32,8 @@ class HeldVault:
 class VaultCache:
     """At most `size` opened vaults, each for `seconds` after it was opened or renewed.
 
-    A vault that is used in the second half of its time is renewed, which costs no scrypt. One that
-    is not is dropped when its time is over, and its data key with it.
+    A vault in use is renewed every `RENEW_SECONDS`, which costs no scrypt. One that is not used is
+    dropped when its time is over, and its data key with it.
 
     Keys are HMACs of passwords under a secret of this process, which is stored nowhere.
     """
@@ -66,7 +69,8 @@ class VaultCache:
     def put(self, key: bytes, record: VaultRecord, vault: OpenVault) -> None:
         """Hold a vault from now on; the one that expires first makes room."""
         now = self._clock()
-        self._held[key] = HeldVault(vault, record, now + self._seconds / 2, now + self._seconds)
+        renew_at = now + min(RENEW_SECONDS, self._seconds / 2)
+        self._held[key] = HeldVault(vault, record, renew_at, now + self._seconds)
         self._held.move_to_end(key)
         while len(self._held) > self._size:
             self._held.popitem(last=False)

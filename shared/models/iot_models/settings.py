@@ -115,9 +115,9 @@ class Settings:
         maximum=20,
     )
     vault_cache_seconds: int = _setting(
-        600,
-        "How long an API process holds an opened vault that is not used. One in use has its record "
-        "looked at again in half that time.",
+        3600,
+        "How long an API process holds an opened vault that is not used; then its data key is "
+        "dropped, and the next use costs a scrypt.",
         minimum=1,
     )
     compaction_after_seconds: int = _setting(

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from iot_api.compaction import MOST_READINGS
+from iot_api.vault_cache import RENEW_SECONDS
 from iot_models.segment import ID_STRIDE
 from iot_models.settings import Settings
 from iot_stores.compaction import SMALL
@@ -58,8 +59,10 @@ def test_a_drain_makes_a_segment_of_what_came_within_its_linger() -> None:
 
 def test_vaults_are_opened_once_in_a_while_or_each_time() -> None:
     held = Capacity(replace(SINGLE, sticky=True))
-    renewals = 10_000 / (600 + 60 * 1)
+    renewals = 10_000 / (300 + 60 * 1)
     assert held.opening == pytest.approx(renewals * COSTS.api_renew / 1e6, rel=0.01)
+    seldom = Capacity(Demand(1000, rate=1 / 7200, sticky=True))
+    assert seldom.opening == pytest.approx(seldom.demand.requests * COSTS.api_open / 1e6)
     pushed_out = Capacity(replace(SINGLE, devices=50_001))
     assert pushed_out.opening == pytest.approx(pushed_out.demand.requests * COSTS.api_open / 1e6)
     apart = Capacity(replace(SINGLE, devices=5000, sticky=True))
@@ -112,6 +115,7 @@ def test_limits_are_those_of_the_code() -> None:
     assert COSTS.most_shards == shards.metadata["maximum"] == ID_STRIDE
     assert COSTS.small_readings == SMALL
     assert (COSTS.linger, COSTS.job_seconds) == (jobs.LINGER_SECONDS, jobs.JOB_SECONDS)
+    assert COSTS.renew_seconds == RENEW_SECONDS
     assert COSTS.merged_readings == MOST_READINGS
     defaults = {each.name: each.default for each in fields(Settings)}
     demand = Demand(1)

@@ -1,4 +1,4 @@
--- Lookups that cost a scrypt (docs/adr/0012). Code of version 0.1 goes on to work on this schema;
+-- Lookups that cost a scrypt (docs/adr/0011). Code of version 0.1 goes on to work on this schema;
 -- 0004 ends that.
 
 -- 1: HMAC(pepper, password), 2: from scrypt (iot_cipher.vault.VaultFormat).

@@ -26,7 +26,10 @@ def parse_time(value: int | float | str) -> int:
         ValueError: not a number, or beyond 64 bits; the message says which.
     """
     if isinstance(value, str):
-        return _parse_number(value.strip())
+        text = value.strip()
+        if not _NUMBER.fullmatch(text):
+            raise ValueError("is not a number")
+        return _whole(text)
     if isinstance(value, float):
         if not math.isfinite(value):
             raise ValueError("is not a number")
@@ -54,13 +57,8 @@ def parse_time_or_date(value: int | float | str) -> int:
     return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
 
 
-def _parse_number(text: str) -> int:
-    if not _NUMBER.fullmatch(text):
-        raise ValueError("is not a number")
-    return _whole(text)
-
-
 def _whole(text: str) -> int:
+    """The whole part of a number that `_NUMBER` matches."""
     number = Decimal(text)  # exact, and compared before it becomes a whole number of any length
     if not _TOO_LOW < number < _TOO_HIGH:
         raise ValueError("is beyond 64 bits")

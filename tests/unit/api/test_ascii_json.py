@@ -2,6 +2,7 @@
 
 import re
 import string
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -77,6 +78,18 @@ def test_no_python_code_runs_per_character(unit: str) -> None:
     calls = function_calls(lambda: escape_json(text, limit=NO_LIMIT))
     slices = len(text) // (ascii_json.SLICE - 3) + 1
     assert calls < 200 * slices
+
+
+@pytest.mark.parametrize("unit", HOSTILE.values(), ids=HOSTILE)
+def test_no_more_memory_is_taken_than_for_the_result_and_its_copy(unit: str) -> None:
+    text = (unit * (4 * MIB // len(unit.encode()) + 1)).encode()
+    tracemalloc.start()
+    try:
+        escaped = escape_json(text, limit=NO_LIMIT)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 2.5 * len(escaped) + 2 * MIB
 
 
 def test_ascii_passes_as_it_is() -> None:

@@ -182,8 +182,9 @@ def _bad_line(body: bytes) -> int:
     """
     before = 0
     while True:
-        middle = body.find(b"\n", len(body) // 2) + 1 or body.rfind(b"\n") + 1
-        if not 0 < middle < len(body):
+        last = len(body) - 1
+        middle = body.find(b"\n", len(body) // 2, last) + 1 or body.rfind(b"\n", 0, last) + 1
+        if not middle:
             return before
         try:
             before += len(_one.decode_lines(body[:middle]))

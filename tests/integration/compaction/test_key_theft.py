@@ -6,107 +6,35 @@ another segment.
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, cast
+from dataclasses import replace
 
 import pytest
 
 from integration.compaction.past import Past, Sent, days_ago, each_second, noon
-from iot_cipher.envelope import Opener, Sealer
-from iot_cipher.keyring import Keyring, KeyringFile
-from iot_cipher.sealed_order import open_order, seal_order
+from integration.compaction.thief import Thief
+from iot_cipher.envelope import Sealer
+from iot_cipher.sealed_order import seal_order
 from iot_cipher.sealed_segment import (
     SealedSegment,
     decrypt_segment,
-    decrypt_with_chunk_key,
     encrypt_segment,
     salt_of,
 )
 from iot_cipher.vault import create_vault
 from iot_models import names
-from iot_models.compaction_order import CompactionOrder, Source, Target, decode_order
-from iot_models.entry import Entry, decode_entry
-from iot_models.errors import DecryptionError, FormatError
+from iot_models.compaction_order import CompactionOrder, Source, Target
+from iot_models.entry import Entry
+from iot_models.errors import DecryptionError
 from iot_models.reading import ReadingColumns, int64s
-from iot_models.segment import SegmentColumns, decode_segment, encode_merged
+from iot_models.segment import SegmentBounds, SegmentColumns, decode_segment, encode_merged
 from iot_stores import compaction, history
-from iot_stores.history import Question
 from iot_stores.months import DAY_MS
 from iot_writer.compaction import Outcome
-from iot_writer.partitions import ensure_partition
 from support.draining import drain_all
 
 PASSWORD = b"the password"
 LARGE, SMALL = 600, 40
 DAY = noon(3)
-
-
-@dataclass
-class Thief:
-    """What it has found out, and the ways in which it looks."""
-
-    past: Past
-    keys: dict[bytes, set[bytes]] = field(default_factory=dict)
-    """Chunk keys by salt."""
-    rows: list[SealedSegment] = field(default_factory=list)
-    """Every segment it has ever seen."""
-    vault_id: Any = None
-
-    @property
-    def keyring(self) -> Keyring:
-        return KeyringFile(Path(self.past.sender.settings.keyring_file)).current()
-
-    def orders(self) -> list[CompactionOrder]:
-        """The orders that wait."""
-        found = self.past.sender.redis.lrange(names.COMPACTION_ORDERS, 0, -1)
-        return [decode_order(open_order(self.keyring, cast("bytes", each))) for each in found]
-
-    def push(self, order: CompactionOrder) -> None:
-        """Put an order of its own into the list."""
-        self.past.sender.redis.rpush(
-            names.COMPACTION_ORDERS, seal_order(self.keyring, order.encode())
-        )
-
-    def look_around(self) -> None:
-        """Keep all keys and segments that are in reach."""
-        for order in self.orders():
-            pairs = [(each.salt, each.chunk_key) for each in order.sources]
-            pairs += [(each.salt, each.chunk_key) for each in order.targets]
-            for salt, key in pairs:
-                self.keys.setdefault(salt, set()).add(key)
-        backlog = self.past.writer.backlog
-        for shard in range(self.past.sender.settings.shards):
-            for waiting in backlog.read(shard, max_bytes=2**20):
-                opened = Opener(lambda: self.keyring).open(shard, waiting.sealed)
-                entry = decode_entry(opened.content)
-                self.keys.setdefault(entry.salt, set()).add(entry.chunk_key)
-        self.rows += self.segments()
-
-    def segments(self) -> list[SealedSegment]:
-        """The vault's rows as they are now."""
-        return list(history.select(self.past.writer.postgres(), self.vault_id, Question()))
-
-    def plant(self, segments: Iterable[SealedSegment]) -> None:
-        """Put rows into the history."""
-        segments = list(segments)
-        connection = self.past.writer.postgres()
-        ensure_partition(connection, segments[0].bounds.received_min)
-        with connection.transaction():
-            history.insert(connection, segments)
-
-    def texts(self) -> set[str]:
-        """All that can be read of the segments with the keys, whichever opens what."""
-        every = {key for some in self.keys.values() for key in some}
-        found: set[str] = set()
-        for row in self.rows:
-            for key in every:
-                try:
-                    content = decrypt_with_chunk_key(row.vault_id, key, row.bounds, row.payload)
-                    found |= set(decode_segment(row.bounds, content).freeform)
-                except (DecryptionError, FormatError):
-                    continue
-        return found
 
 
 def texts(sent: Iterable[Sent]) -> set[str]:
@@ -132,8 +60,7 @@ def small(past: Past) -> set[str]:
 @pytest.fixture
 def thief(past: Past, secret: set[str], small: set[str]) -> Thief:
     assert len(secret | small) == LARGE + SMALL
-    thief = Thief(past)
-    thief.vault_id = past.sender.vault(PASSWORD).vault_id
+    thief = Thief(past, past.sender.vault(PASSWORD).vault_id)
     thief.rows = thief.segments()
     return thief
 
@@ -156,7 +83,7 @@ def look_and_check(thief: Thief, secret: set[str]) -> set[str]:
     return found
 
 
-def small_bounds(large: SealedSegment, number: int) -> Any:
+def small_bounds(large: SealedSegment, number: int) -> SegmentBounds:
     """Bounds of a small segment that begins beside a large one."""
     return replace(
         large.bounds, first_id=large.bounds.first_id + 256 * (1000 + number), count=3,
@@ -340,7 +267,7 @@ def test_the_salt_of_a_large_segment_in_a_forged_entry(
         sealed = Sealer(lambda: thief.keyring).seal(shard, entry.encode())
         past.sender.redis.xadd(names.stream(shard), {"e": sealed, "t": 0}, id=f"{days_ago(2)}-*")
         drain_all(past.writer)
-    past.work()
+    assert [salt_of(each.payload) for each in thief.segments()].count(salt) == 4
     look_and_check(thief, secret)
     assert salt not in thief.keys
 

@@ -2,6 +2,7 @@
 
 import re
 import string
+import time
 import tracemalloc
 
 import pytest
@@ -90,6 +91,13 @@ def test_no_more_memory_is_taken_than_for_the_result_and_its_copy(unit: str) -> 
     finally:
         tracemalloc.stop()
     assert peak < 2.5 * len(escaped) + 2 * MIB
+
+
+def test_other_greenlets_get_a_turn_with_every_slice(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns: list[float] = []
+    monkeypatch.setattr(time, "sleep", turns.append)
+    escape_json(b"\x7f" * MIB, limit=NO_LIMIT)
+    assert turns == [0] * (MIB // ascii_json.SLICE)
 
 
 def test_ascii_passes_as_it_is() -> None:

@@ -184,6 +184,23 @@ def test_the_line_that_is_no_json_is_named(before: int, after: int, between: str
         assert raised.value.details == {"row": before, "field": "data"}
 
 
+@given(
+    sizes=st.lists(st.sampled_from([0, 1, 50, 900]), max_size=12),
+    at=st.integers(0, 12),
+    between=st.sampled_from(["\n", "\n\n\n"]),
+    end=st.sampled_from(["", "\n", "\n\n"]),
+)
+def test_the_line_is_named_however_long_the_others_are(
+    sizes: list[int], at: int, between: str, end: str
+) -> None:
+    lines = [json.dumps({"data": {"freeform": "x" * size}}) for size in sizes]
+    at = min(at, len(lines))
+    lines.insert(at, "{no")
+    with pytest.raises(InvalidRequestError) as raised:
+        parse(between.join(lines) + end, lines=True)
+    assert raised.value.details == {"row": at, "field": "data"}
+
+
 def test_no_python_code_runs_per_line_to_name_one() -> None:
     def refused() -> None:
         with pytest.raises(InvalidRequestError):

@@ -1,7 +1,9 @@
 """Packed bodies: exact, and in time and memory that don't depend on how they are packed."""
 
 import gzip
+import random
 import struct
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -71,6 +73,19 @@ def test_what_follows_a_member_is_not_copied_for_each(packing: Packing, pack: Pa
     body = Counted(pack(b"") * (MOST_MEMBERS - 1) + pack(text))
     assert packing.unpack(body, LIMIT) == text
     assert body.copied <= len(body) + MOST_MEMBERS * packing.slice_bytes
+
+
+@BOTH
+def test_other_greenlets_get_a_turn(
+    packing: Packing, pack: Pack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns: list[float] = []
+    monkeypatch.setattr(time, "sleep", turns.append)
+    packing.unpack(pack(b"") * MOST_MEMBERS, LIMIT)
+    assert len(turns) >= MOST_MEMBERS // 16
+    turns.clear()
+    packing.unpack(pack(random.Random(1).randbytes(8 * LIMIT)), 8 * LIMIT)
+    assert len(turns) >= 8
 
 
 @BOTH

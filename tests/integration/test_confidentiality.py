@@ -2,52 +2,28 @@
 
 import base64
 import contextlib
-import hmac
 import http.client
 import json
 import re
 import subprocess
 import sys
-import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import psycopg
 import pytest
 import zstandard
-from flask.testing import FlaskClient
 from redis import Redis
 
-from iot_api.clients import Client
-from iot_api.service import Service
-from iot_cipher.aead import decrypt
-from iot_cipher.envelope import Opener
-from iot_cipher.keyring import Keyring, KeyringFile, create_keyring_file, parse_keyring
-from iot_cipher.sealed_segment import FORMAT, SealedSegment, decrypt_segment
-from iot_cipher.vault import (
-    OpenVault,
-    PasswordSecret,
-    VaultRecord,
-    open_vault,
-    password_key,
-    scrypt_secret,
-)
-from iot_models import names
 from iot_models.compression import SEGMENT_LEVEL, compress
-from iot_models.entry import decode_entry
-from iot_models.errors import DecryptionError
 from iot_models.settings import Settings, load
-from iot_stores import history
 from iot_stores.backlog import Backlog
-from iot_stores.history import Question
 from iot_tools.local.postgres_server import PostgresServer, binaries
 from iot_tools.local.redis_server import RedisServer
 from iot_writer.schema import migrate
-from iot_writer.writer import Writer
-from support.draining import drain_all
 from support.stack import Stack
 from support.waiting import wait_until
 
@@ -171,6 +147,7 @@ def place(tmp_path: Path, environment: dict[str, str]) -> Iterator[Place]:
         "IOT_REDIS_URL": redis.url,
         "IOT_POSTGRES_URL": postgres.url,
         "IOT_LOG_LEVEL": "DEBUG",
+        "IOT_GUESS_LIMIT": "0",  # all passwords come from one address
     }
     migrate(postgres.url)
     yield Place(redis, postgres, environment, tmp_path)
@@ -308,124 +285,3 @@ def test_what_is_packed_but_not_encrypted_is_found(place: Place) -> None:
 
 
 # --- What a thief can do -----------------------------------------------------------------------
-
-PASSWORD = b"the password"
-
-
-@dataclass
-class Loot:
-    """Everything in Postgres and Redis, and the keyring that may be stolen as well."""
-
-    records: list[VaultRecord]
-    segments: list[SealedSegment]
-    waiting: list[tuple[int, bytes]]
-    keyring: Keyring
-
-
-@pytest.fixture
-def loot(client: FlaskClient, writer: Writer, settings: Settings) -> Loot:
-    """Of a service with one vault, some of its readings stored and one still waiting."""
-    row = {"data": {"db_password": PASSWORD.decode(), "freeform": TEXT_MARK}}
-    assert client.put("/api/iot", json=row).status_code == 201
-    drain_all(writer)
-    assert client.put("/api/iot", json=row).status_code == 201
-    connection = writer.postgres()
-    found = connection.execute(
-        "SELECT vault_id, lookup, salt, scrypt_log2_n, wrapped_key FROM vaults"
-    )
-    records = [VaultRecord(*cast("tuple[Any, ...]", row)) for row in found]
-    waiting = [
-        (shard, each.sealed)
-        for shard in range(settings.shards)
-        for each in writer.backlog.read(shard, max_bytes=2**20)
-    ]
-    (record,) = records
-    segments = list(history.select(connection, record.vault_id, Question()))
-    assert len(segments) == len(waiting) == 1
-    service: Service = client.application.extensions["iot"]
-    vault = service.vaults.find(PASSWORD, Client("test"))
-    assert vault is not None
-    assert decrypt_segment(vault, segments[0].bounds, segments[0].payload)  # it can be opened
-    return Loot(records, segments, waiting, KeyringFile(Path(settings.keyring_file)).current())
-
-
-@pytest.fixture
-def thief(tmp_path: Path) -> Keyring:
-    """A keyring of the thief's own."""
-    create_keyring_file(tmp_path / "thief.json")
-    return parse_keyring((tmp_path / "thief.json").read_text())
-
-
-def test_without_the_keyring_no_password_can_be_tested(
-    loot: Loot, thief: Keyring, settings: Settings
-) -> None:
-    (record,) = loot.records
-    ours, theirs = _secret(loot.keyring, PASSWORD), _secret(thief, PASSWORD)
-    assert record.lookup == ours.lookup
-    assert record.lookup != theirs.lookup
-    with pytest.raises(DecryptionError):
-        open_vault(thief, record, theirs)
-    for shard, sealed in loot.waiting:
-        with pytest.raises(DecryptionError):
-            Opener(lambda: thief).open(shard, sealed)
-    with Redis.from_url(settings.redis_url) as redis:
-        assert redis.exists(names.vault_record(ours.lookup))
-        assert not redis.exists(names.vault_record(theirs.lookup))
-
-
-def test_with_the_master_keys_but_no_pepper_no_vault_is_found(
-    loot: Loot, settings: Settings
-) -> None:
-    content = json.loads(Path(settings.keyring_file).read_text())
-    content["pepper"] = base64.b64encode(bytes(32)).decode()
-    keyring = parse_keyring(json.dumps(content))
-    assert keyring.wrap_key(1) == loot.keyring.wrap_key(1)
-    assert loot.records[0].lookup != _secret(keyring, PASSWORD).lookup
-
-
-def test_with_the_keyring_a_vault_still_needs_its_password(loot: Loot) -> None:
-    (record,) = loot.records
-    for guess in (b"", b"The password", b"the password ", record.lookup, record.wrapped_key):
-        with pytest.raises(DecryptionError):
-            open_vault(loot.keyring, record, _secret(loot.keyring, guess))
-    assert open_vault(loot.keyring, record, _secret(loot.keyring, PASSWORD))
-
-
-def test_with_the_keyring_each_guess_costs_a_scrypt(loot: Loot, settings: Settings) -> None:
-    """Nothing in Postgres or in the names and values of Redis tells a password without one."""
-    fast = loot.keyring.lookup(PASSWORD)
-    with Redis.from_url(settings.redis_url) as redis:
-        stored = [key + (redis.dump(key) or b"") for key in redis.scan_iter()]
-    for record in loot.records:
-        stored += [record.lookup, record.salt, record.wrapped_key]
-    for guess in (fast, fast.hex().encode(), hmac.digest(bytes(32), PASSWORD, "sha256")):
-        assert not any(guess in each for each in stored)
-    scrypts: list[bytes] = []
-
-    def counted(password: bytes, salt: bytes, log2_n: int) -> bytes:
-        scrypts.append(password)
-        return password_key(password, salt, log2_n)
-
-    (record,) = loot.records
-    for guess in (b"guess", PASSWORD):
-        secret = scrypt_secret(loot.keyring, guess, record.scrypt_log2_n, slow_key=counted)
-        assert (secret.lookup == record.lookup) is (guess == PASSWORD)
-    assert scrypts == [b"guess", PASSWORD]
-
-
-def _secret(keyring: Keyring, password: bytes) -> PasswordSecret:
-    return scrypt_secret(keyring, password, 10)
-
-
-def test_with_the_keyring_and_the_queue_what_is_stored_stays_closed(loot: Loot) -> None:
-    (segment,) = loot.segments
-    (shard, sealed) = loot.waiting[0]
-    entry = decode_entry(Opener(lambda: loot.keyring).open(shard, sealed).content)
-    assert uuid.UUID(bytes=entry.vault_id) == segment.vault_id  # the very vault's chunk key
-    for key in (entry.chunk_key, loot.keyring.wrap_key(1), loot.keyring.transit_key(1)):
-        with pytest.raises(DecryptionError):
-            decrypt_segment(OpenVault(segment.vault_id, key), segment.bounds, segment.payload)
-        head = FORMAT + segment.payload[1:17]
-        bound = head + segment.vault_id.bytes + segment.bounds.to_bytes()
-        with pytest.raises(DecryptionError):
-            decrypt(key, segment.payload[17:], bound)

@@ -1,6 +1,7 @@
 """Compaction, the API's part: which small segments of an opened vault a writer is to merge.
 
-Only who has the vault open can hand out the keys of its segments, so the orders are made here.
+Only a process that has the vault open can hand out the keys of its segments, so the orders are made
+here.
 """
 
 import logging
@@ -9,6 +10,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from queue import Empty, Full, Queue
 
 import psycopg
@@ -18,12 +20,14 @@ from iot_cipher.aead import SALT_BYTES
 from iot_cipher.keyring import Keyring
 from iot_cipher.sealed_order import seal_order
 from iot_cipher.vault import OpenVault
-from iot_models.compaction_order import CompactionOrder, Source
+from iot_models.compaction_order import CompactionOrder, Target
 from iot_models.errors import DecryptionError
-from iot_stores.compaction import SmallSegment, find_small
+from iot_stores.compaction import Name, SmallSegment, find_small
 from iot_stores.compaction_orders import CompactionOrders
 from iot_stores.months import DAY_MS
 from iot_stores.postgres import Pool
+
+from .compaction_sources import VerifiedSource, verify_sources
 
 FEWEST = 64
 """Of a day that goes on, so many small segments are merged at least."""
@@ -37,8 +41,6 @@ the last minutes are after stays where it is."""
 MOST_VAULTS = 128
 """Vaults that wait to be looked at."""
 _RECENT_MS = 2 * DAY_MS
-_TURN = 32
-"""Keys derived before others get their turn."""
 _CLOSE_SECONDS = 2.0
 
 _log = logging.getLogger(__name__)
@@ -162,28 +164,42 @@ class Compaction:
                 before=before,
                 limit=MOST_FOUND,
             )
-        planned = list(plan(small, before))
+        planned, verified = self._verified_plan(vault, small, before)
         if back and len(small) == MOST_FOUND:
             self._orders.look_back_soon(name)
         elif back and all(segments[0].received_min >= recent for segments in planned):
             self._orders.settled(name)
-        return self._push(vault, planned)
-
-    def _push(self, vault: OpenVault, planned: Sequence[Sequence[SmallSegment]]) -> int:
         for made, segments in enumerate(planned):
-            if not self._orders.push(self._order(vault, segments)):
+            sources = [verified[each.name] for each in segments]
+            if not self._orders.push(self._order(vault, sources)):
                 return made
         return len(planned)
 
-    def _order(self, vault: OpenVault, segments: Sequence[SmallSegment]) -> bytes:
-        sources = []
-        for number, each in enumerate(segments):
-            key = vault.chunk_key(each.salt)
-            sources.append(Source(each.first_id, each.received_min, each.salt, key))
-            if number % _TURN == 0:
-                time.sleep(0)
-        salt = os.urandom(SALT_BYTES)
-        order = CompactionOrder(vault.vault_id.bytes, salt, vault.chunk_key(salt), tuple(sources))
+    def _verified_plan(
+        self, vault: OpenVault, small: Sequence[SmallSegment], before: int
+    ) -> tuple[list[list[SmallSegment]], dict[Name, VerifiedSource]]:
+        """A plan of segments that were all opened. Only what is planned is fetched; what must not
+        be merged is left out, and the rest planned anew.
+        """
+        verified: dict[Name, VerifiedSource] = {}
+        while True:
+            planned = list(plan(small, before))
+            wanted = [each for order in planned for each in order if each.name not in verified]
+            verified |= verify_sources(self._pool, vault, wanted)
+            refused = {each.name for each in wanted} - verified.keys()
+            if not refused:
+                return planned, verified
+            small = [each for each in small if each.name not in refused]
+
+    def _order(self, vault: OpenVault, sources: Sequence[VerifiedSource]) -> bytes:
+        # An order's readings of one day fit in one segment, so each day needs one key.
+        days = set(chain.from_iterable(each.days for each in sources))
+        salts = [os.urandom(SALT_BYTES) for _ in days]
+        order = CompactionOrder(
+            vault.vault_id.bytes,
+            tuple(Target(salt, vault.chunk_key(salt)) for salt in salts),
+            tuple(each.source for each in sources),
+        )
         return seal_order(self._keyring(), order.encode())
 
 

@@ -3,8 +3,10 @@
 import hashlib
 import os
 import time
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 from redis.exceptions import RedisError
 
@@ -25,6 +27,9 @@ from .vaults import Vaults
 
 MAX_READINGS = 10_000
 """Readings in an entry; a larger request becomes several, added in one step all the same."""
+MAX_FREEFORM_BYTES = 4 * 2**20
+"""Bytes of `freeform` in an entry of more than one reading. An entry becomes a segment, which a
+reader holds in memory as a whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,12 +207,17 @@ def _repeated(answer: bytes) -> Accepted:
 
 
 def _split(readings: ReadingColumns) -> Iterator[ReadingColumns]:
-    if len(readings) <= MAX_READINGS:
+    if len(readings) <= MAX_READINGS and len(readings.freeform) <= MAX_FREEFORM_BYTES:
         yield readings
         return
-    freeform = readings.freeform.split(SEPARATOR)
-    for start in range(0, len(readings), MAX_READINGS):
-        part = slice(start, start + MAX_READINGS)
+    texts = readings.freeform.split(SEPARATOR)
+    ends = list(accumulate(len(text) + len(SEPARATOR) for text in texts))
+    start = sent = 0
+    while start < len(texts):
+        fitting = bisect_right(ends, sent + MAX_FREEFORM_BYTES + len(SEPARATOR))
+        end = max(start + 1, min(start + MAX_READINGS, fitting))
+        part = slice(start, end)
         yield ReadingColumns(
-            readings.relative[part], readings.interrogator[part], SEPARATOR.join(freeform[part])
+            readings.relative[part], readings.interrogator[part], SEPARATOR.join(texts[part])
         )
+        start, sent = end, ends[end - 1]

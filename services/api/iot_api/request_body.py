@@ -1,11 +1,8 @@
 """Request bodies: their limits, their compression, their media types."""
 
-import zlib
-from collections.abc import Callable
 from typing import Any
 
 import gevent
-import zstandard
 from flask import Request
 from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import ClientDisconnected, RequestTimeout
@@ -19,11 +16,10 @@ from iot_models.errors import (
 )
 
 from . import stopping
+from .unpacking import GZIP, ZSTD
 
 READ_SECONDS = 60
 """How long a body may take to arrive."""
-
-_ZSTD_SLICE = 512
 
 NDJSON = "application/x-ndjson"
 JSON_TYPES = {
@@ -53,9 +49,9 @@ def read_body(request: Request, limit: int) -> bytes:
     if encoding == "identity":
         return body
     if encoding in {"gzip", "x-gzip"}:
-        return _unpack(_gunzip, body, limit)
+        return GZIP.unpack(body, limit)
     if encoding == "zstd":
-        return _unpack(_unzstd, body, limit)
+        return ZSTD.unpack(body, limit)
     raise UnsupportedMediaTypeError("Content-Encoding must be gzip, zstd or identity")
 
 
@@ -102,43 +98,3 @@ def _cut_off() -> IotError:
 def is_ndjson(request: Request) -> bool:
     """Whether the body says that it is a JSON value a line."""
     return request.mimetype == NDJSON
-
-
-def _gunzip(body: bytes, limit: int) -> bytes:
-    unpacked = bytearray()
-    while body:
-        stream = zlib.decompressobj(wbits=31)
-        unpacked += stream.decompress(body, limit + 1 - len(unpacked))
-        if len(unpacked) > limit:
-            break
-        if not stream.eof:
-            raise InvalidRequestError("the request's gzip is cut short")
-        body = stream.unused_data
-    return bytes(unpacked)
-
-
-def _unzstd(body: bytes, limit: int) -> bytes:
-    unpacked = bytearray()
-    while body:
-        frame = zstandard.ZstdDecompressor(max_window_size=2**27).decompressobj()
-        # In slices: what one slice can unpack to is bounded, what a body can is not.
-        for start in range(0, len(body), _ZSTD_SLICE):
-            unpacked += frame.decompress(body[start : start + _ZSTD_SLICE])
-            if len(unpacked) > limit:
-                return bytes(unpacked)
-            if frame.eof:
-                break
-        if not frame.eof:
-            raise InvalidRequestError("the request's zstd is cut short")
-        body = frame.unused_data + body[start + _ZSTD_SLICE :]
-    return bytes(unpacked)
-
-
-def _unpack(unpack: Callable[[bytes, int], bytes], body: bytes, limit: int) -> bytes:
-    try:
-        unpacked = unpack(body, limit)
-    except (zlib.error, zstandard.ZstdError):
-        raise InvalidRequestError("the request is not what its Content-Encoding says") from None
-    if len(unpacked) > limit:
-        raise TooLargeError(f"a request may hold {limit} bytes unpacked", limit=limit)
-    return unpacked

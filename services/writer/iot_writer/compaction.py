@@ -40,7 +40,8 @@ class Outcome(StrEnum):
     DAMAGED = "damaged"
     """A segment could not be opened; it was left, the others were merged."""
     GONE = "gone"
-    """No two of its segments were there to be merged into fewer: another did it, or retention."""
+    """No two of its segments were there to be merged into fewer, or it has too few keys for what
+    they become: another did it, or retention."""
     REFUSED = "refused"
     """It could not be opened."""
     EMPTY = "empty"
@@ -125,11 +126,18 @@ def _open_all(
 def _merged(
     order: CompactionOrder, old: Sequence[SealedSegment], opened: Sequence[SegmentColumns]
 ) -> list[SealedSegment]:
+    """The merged segments, each under a key of its own; none if the order has too few keys."""
     vault_id = uuid.UUID(bytes=order.vault_id)
+    pieces = list(merge_segments(opened))
+    targets = order.targets * len(pieces) if order.one_key else order.targets
+    if len(pieces) > len(targets):
+        _log.error("a compaction order for vault %s has too few keys, nothing is merged", vault_id)
+        return []
     new = []
-    for columns in merge_segments(opened):
-        bounds, content = encode_merged(columns, old[-1].bounds.shard)
-        payload = encrypt_segment(vault_id, order.salt, order.chunk_key, bounds, content)
+    for columns, target in zip(pieces, targets, strict=False):
+        # An older process made an order of one key, and can read no other kind of segment.
+        bounds, content = encode_merged(columns, old[-1].bounds.shard, key_shared=order.one_key)
+        payload = encrypt_segment(vault_id, target.salt, target.chunk_key, bounds, content)
         new.append(SealedSegment(vault_id, bounds, payload))
     before, after = (sum(each.bounds.count for each in some) for some in (old, new))
     if before != after:

@@ -11,6 +11,8 @@ from iot_stores.months import month_begin, next_month
 
 MAX_READINGS = 10_000
 """Readings in a segment, about: what a read holds in memory for each segment it merges."""
+MAX_FREEFORM_BYTES = 4 * 2**20
+"""Bytes of `freeform` in a segment of more than one entry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +53,16 @@ def _groups(arrivals: Iterable[Arrival]) -> Iterator[list[Arrival]]:
 
 def _cuts(of_vault: list[Arrival]) -> Iterator[list[Arrival]]:
     group: list[Arrival] = []
-    readings = month_end = 0
+    readings = size = month_end = 0
     for arrival in of_vault:
-        count = len(arrival.entry.readings)
-        if group and (readings + count > MAX_READINGS or arrival.received >= month_end):
+        count, added = len(arrival.entry.readings), len(arrival.entry.readings.freeform)
+        too_large = readings + count > MAX_READINGS or size + added > MAX_FREEFORM_BYTES
+        if group and (too_large or arrival.received >= month_end):
             yield group
-            group, readings = [], 0
+            group, readings, size = [], 0, 0
         if not group:
             month_end = next_month(month_begin(arrival.received))
         group.append(arrival)
         readings += count
+        size += added
     yield group

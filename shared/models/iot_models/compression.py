@@ -14,6 +14,8 @@ SEGMENT_LEVEL = 3
 MERGED_LEVEL = 9
 """Merged once, in the background: worth some more work."""
 
+_MOST_WINDOW = 2**23
+"""What the levels above use at most, twice over."""
 _BEST_RATIO = 2**15
 """No zstd frame unpacks to more than this times its size: its densest block gives 128 KiB for 4."""
 
@@ -25,6 +27,7 @@ class _Contexts(threading.local):
             for level in (ENTRY_LEVEL, SEGMENT_LEVEL, MERGED_LEVEL)
         }
         self.decompressor = zstandard.ZstdDecompressor()
+        self.small_window = zstandard.ZstdDecompressor(max_window_size=_MOST_WINDOW)
 
 
 _contexts = _Contexts()
@@ -48,6 +51,20 @@ def decompress(frame: bytes, limit: int) -> bytes:
         raise FormatError("compressed content is damaged")
     try:
         return _contexts.decompressor.decompress(frame, allow_extra_data=False)
+    except zstandard.ZstdError:
+        raise FormatError("compressed content is damaged") from None
+
+
+def decompress_head(frame: bytes, size: int) -> bytes:
+    """The first `size` bytes of the content of a frame, or fewer if it has no more; costs no more
+    memory than one of our own frames needs, whatever its content's size.
+
+    Raises:
+        FormatError: it is no such frame.
+    """
+    try:
+        with _contexts.small_window.stream_reader(frame) as reader:
+            return reader.read(size)
     except zstandard.ZstdError:
         raise FormatError("compressed content is damaged") from None
 

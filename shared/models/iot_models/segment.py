@@ -16,7 +16,7 @@ from itertools import accumulate, pairwise, starmap
 from operator import le, sub
 from typing import overload
 
-from .compression import MERGED_LEVEL, SEGMENT_LEVEL, compress, decompress
+from .compression import MERGED_LEVEL, SEGMENT_LEVEL, compress, decompress, decompress_head
 from .errors import FormatError
 from .reading import SEPARATOR, Reading, ReadingColumns, absolute_timestamp, int64s
 
@@ -29,7 +29,9 @@ _BOUNDS = struct.Struct("<9qI")
 _COUNTS = struct.Struct("<BII")
 _RUN = struct.Struct("<qI")
 _RAW, _DELTA = b"\0", b"\1"
-_ARRIVAL, _SORTED, _MERGED = 0, 1, 2
+_ARRIVAL, _SORTED, _MERGED, _MERGED_ALONE = 0, 1, 2, 3
+"""Order of the readings, and how a segment came to be. `_MERGED` and `_MERGED_ALONE` differ in this
+only: the key of a `_MERGED` segment may open others, too."""
 _MERGED_COLUMNS = 4
 
 
@@ -217,10 +219,12 @@ class SegmentColumns:
         )
 
 
-def encode_merged(columns: SegmentColumns, shard: int) -> tuple[SegmentBounds, bytes]:
+def encode_merged(
+    columns: SegmentColumns, shard: int, *, key_shared: bool = False
+) -> tuple[SegmentBounds, bytes]:
     """Make one segment of readings that have their ids already, in the order of (interrogator, id).
 
-    There is at least one reading.
+    There is at least one reading. `key_shared`: its key is going to encrypt other segments, too.
 
     Raises:
         FormatError: the columns differ in length; such a segment could never be read again.
@@ -236,9 +240,22 @@ def encode_merged(columns: SegmentColumns, shard: int) -> tuple[SegmentBounds, b
         min(ids), max(ids), min(received), max(received), min(relative), max(relative),
         interrogator[0], interrogator[-1], shard, count,
     )  # fmt: skip
-    head = _COUNTS.pack(_MERGED, count, 0)
+    head = _COUNTS.pack(_MERGED if key_shared else _MERGED_ALONE, count, 0)
     content = b"".join((head, *map(_pack, (ids, received, relative, interrogator)), freeform))
     return bounds, compress(content, MERGED_LEVEL)
+
+
+def may_share_key(data: bytes) -> bool:
+    """Whether the key of a segment may open other segments, too: older versions merged segments
+    under one key. Only the first bytes are decompressed.
+
+    Raises:
+        FormatError: the content is not a segment.
+    """
+    head = decompress_head(data, _COUNTS.size)
+    if len(head) < _COUNTS.size or head[0] not in {_ARRIVAL, _SORTED, _MERGED, _MERGED_ALONE}:
+        raise FormatError("segment is cut short or of an unknown order")
+    return head[0] == _MERGED
 
 
 def decode_segment(bounds: SegmentBounds, data: bytes) -> SegmentColumns:
@@ -251,7 +268,7 @@ def decode_segment(bounds: SegmentBounds, data: bytes) -> SegmentColumns:
     if len(content) < _COUNTS.size:
         raise FormatError("segment is cut short")
     order, count, run_count = _COUNTS.unpack_from(content)
-    if order == _MERGED and count == bounds.count:
+    if order in {_MERGED, _MERGED_ALONE} and count == bounds.count:
         return _decode_merged(content, count)
     if count != bounds.count or bounds.last_id != bounds.first_id + (count - 1) * ID_STRIDE:
         raise FormatError("segment doesn't hold what its bounds say")

@@ -18,7 +18,7 @@ SMALL_BYTES = 65_536
 """One with so many bytes is not: its row and its places in indexes are little beside them."""
 
 _FIND: LiteralString = """
-    SELECT first_id, received_min, count, octet_length(payload), substring(payload FROM 2 FOR 16)
+    SELECT first_id, received_min, count, octet_length(payload)
     FROM segments
     WHERE vault_id = %(vault_id)s AND count < 512 AND received_min >= %(since)s
         AND received_max < %(before)s AND octet_length(payload) < %(bytes)s
@@ -32,24 +32,36 @@ _NAMED: LiteralString = """
     AND (first_id, received_min) IN
         (SELECT unnest(%(first_ids)s::int8[]), unnest(%(times)s::int8[]))
 """
-_TAKE: LiteralString = f"""
+_SELECT_NAMED: LiteralString = f"""
     SELECT first_id, last_id, received_min, received_max, relative_min, relative_max,
         interrogator_min, interrogator_max, shard, count, payload
-    FROM segments WHERE {_NAMED} FOR UPDATE OF segments SKIP LOCKED
+    FROM segments WHERE {_NAMED}
 """  # noqa: S608 - put together from constants alone
+_TAKE: LiteralString = f"{_SELECT_NAMED} FOR UPDATE OF segments SKIP LOCKED"
+_FETCH: LiteralString = f"{_SELECT_NAMED} AND octet_length(payload) < %(bytes)s"
 _DELETE: LiteralString = f"DELETE FROM segments WHERE {_NAMED}"  # noqa: S608 - likewise
+
+
+Name = tuple[int, int]
+"""Of a segment within its vault: its first id and when it was received, at first."""
 
 
 @dataclass(frozen=True, slots=True)
 class SmallSegment:
-    """What is known of a small segment without fetching it."""
+    """What the database says of a small segment. Nothing vouches for it: it is not authenticated
+    until the segment is opened.
+    """
 
     first_id: int
     received_min: int
     count: int
     size: int
     """Of its payload, in bytes."""
-    salt: bytes
+
+    @property
+    def name(self) -> Name:
+        """Its name within the vault."""
+        return self.first_id, self.received_min
 
 
 def find_small(
@@ -64,7 +76,15 @@ def find_small(
         "limit": limit,
     }  # fmt: skip
     rows = connection.execute(_FIND, parameters, binary=True)
-    return [SmallSegment(*cast("tuple[int, int, int, int, bytes]", row)) for row in rows]
+    return [SmallSegment(*cast("tuple[int, int, int, int]", row)) for row in rows]
+
+
+def fetch_small(
+    connection: Connection, vault_id: uuid.UUID, named: Sequence[Name]
+) -> list[SealedSegment]:
+    """Those of the named segments that are there and small, each less than `SMALL_BYTES`."""
+    parameters = _parameters(vault_id, named) | {"bytes": SMALL_BYTES}
+    return _segments(vault_id, connection.execute(_FETCH, parameters, binary=True))
 
 
 def take(
@@ -78,7 +98,10 @@ def take(
     if not connection.execute(_LOCK_VAULT, (vault_id,)).rowcount:
         return []
     named = [(each.first_id, each.received_min) for each in sources]
-    rows = connection.execute(_TAKE, _parameters(vault_id, named), binary=True)
+    return _segments(vault_id, connection.execute(_TAKE, _parameters(vault_id, named), binary=True))
+
+
+def _segments(vault_id: uuid.UUID, rows: Iterable[tuple[object, ...]]) -> list[SealedSegment]:
     found = []
     for row in rows:
         *bounds, payload = cast("tuple[int, ...]", row)
@@ -101,7 +124,7 @@ def replace(
     history.insert(connection, new)
 
 
-def _parameters(vault_id: uuid.UUID, named: Sequence[tuple[int, int]]) -> dict[str, object]:
+def _parameters(vault_id: uuid.UUID, named: Sequence[Name]) -> dict[str, object]:
     first_ids, times = map(list, zip(*named, strict=True))
     return {
         "vault_id": vault_id, "first_ids": first_ids, "times": times,

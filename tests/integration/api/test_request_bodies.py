@@ -204,3 +204,38 @@ def test_a_request_may_bring_only_so_many_passwords(api: Api) -> None:
     rows = [{"data": {"db_password": str(number)}} for number in range(1001)]
     error = assert_error(api.put(rows), 413, "too_large")
     assert error["limit"] == 50
+
+
+@pytest.mark.parametrize("encoding", ["identity", "gzip", "zstd"])
+def test_text_that_grows_too_large_once_it_is_escaped_is_413(
+    make_api: MakeApi, writer: Writer, encoding: str
+) -> None:
+    api = make_api(max_body_bytes=LIMIT)
+
+    def put(character: str) -> int:
+        room = LIMIT - len(json.dumps(row(freeform="")))
+        body = json.dumps(
+            row(freeform=character * (room // len(character.encode()))), ensure_ascii=False
+        ).encode()
+        packed_body = PACK.get(encoding, bytes)(body)
+        return api.ask("PUT", "/api/iot", packed_body, packed(encoding)).status_code
+
+    assert [put(each) for each in ("a", "日", "é", "\x7f", "😀")] == [201, 201, 413, 413, 413]
+    drain_all(writer)
+    ascii_text, japanese = (json.loads(each["freeform"]) for each in api.read())
+    assert set(ascii_text) == {"a"}
+    assert set(japanese) == {"日"}
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "zstd"])
+def test_a_body_of_countless_members_is_refused(module_api: Api, encoding: str) -> None:
+    body = PACK[encoding](b"") * 100_000
+    error = assert_error(
+        module_api.ask("PUT", "/api/iot", body, packed(encoding)), 400, "invalid_request"
+    )
+    assert error["error"] == f"the request's {encoding} has more than 1000 members"
+
+
+def test_gzip_may_be_padded_with_zeros(api: Api) -> None:
+    body = gzip.compress(BODY) + bytes(512)
+    assert api.ask("PUT", "/api/iot", body, packed("gzip")).status_code == 201

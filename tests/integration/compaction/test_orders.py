@@ -1,22 +1,26 @@
 """Orders that are tampered with, damaged segments, keys of another vault: nothing is made worse."""
 
 import logging
+import struct
 import uuid
 from pathlib import Path
-from typing import cast
+from typing import LiteralString, cast
 
 import pytest
+from prometheus_client import REGISTRY
 
 from integration.compaction.past import Past, each_second, noon
 from iot_cipher.envelope import Opener, Sealer
 from iot_cipher.keyring import Keyring, KeyringFile, create_keyring_file
 from iot_cipher.sealed_order import open_order, seal_order
-from iot_cipher.sealed_segment import salt_of
+from iot_cipher.sealed_segment import decrypt_segment, salt_of
 from iot_models import names
-from iot_models.compaction_order import decode_order
+from iot_models.compaction_order import CompactionOrder, decode_order
 from iot_models.errors import DecryptionError
+from iot_models.segment import may_share_key
 from iot_stores import compaction, history
 from iot_stores.history import Question
+from iot_stores.months import DAY_MS
 from iot_writer import compaction as merging
 from iot_writer.compaction import Outcome
 from support.draining import drain_all
@@ -86,55 +90,118 @@ def test_an_entry_is_no_order_and_an_order_no_entry(stored: Past) -> None:
     assert stored.counts(PASSWORD) == [1] * NUMBER
 
 
-@pytest.mark.parametrize("changed", ["payload", "relative_max"])
+CHANGES = {
+    "payload": "payload = set_byte(payload, 40, get_byte(payload, 40) # 1)",
+    "salt": "payload = set_byte(payload, 1, get_byte(payload, 1) # 1)",
+    "relative_max": "relative_max = relative_max + 1",
+}
+
+
+def damage(past: Past, change: str, which: str = "true") -> None:
+    past.rows(f"UPDATE segments SET {change} WHERE {which} RETURNING 1")  # noqa: S608 - the test's
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize("when", ["before the API looks", "before the writer does it"])
 def test_a_damaged_segment_stays_and_the_others_are_merged(
-    changed: str, stored: Past, caplog: pytest.LogCaptureFixture
+    change: str, when: str, stored: Past, caplog: pytest.LogCaptureFixture
 ) -> None:
-    change = {
-        "payload": "payload = set_byte(payload, 40, get_byte(payload, 40) # 1)",
-        "relative_max": "relative_max = relative_max + 1",
-    }[changed]
     before = stored.readings(PASSWORD)
     which = f"interrogator_min = {before[50].interrogator_timestamp}"
-    connection = stored.writer.postgres()
-    assert connection.execute(f"UPDATE segments SET {change} WHERE {which}").rowcount == 1  # noqa: S608
-    damaged = stored.rows(f"SELECT * FROM segments WHERE {which}")  # noqa: S608
-    assert stored.look(PASSWORD) == 1
+    rows = f"SELECT * FROM segments WHERE {which}"  # noqa: S608 - a test's own number
+    seen = damaged_segments()
     with caplog.at_level(logging.ERROR):
-        assert stored.work() == [Outcome.DAMAGED]
-    assert "can't be opened, it is not merged" in caplog.text
+        if when == "before the API looks":
+            damage(stored, change, which)
+            damaged = stored.rows(rows)
+            assert stored.look(PASSWORD) == 1
+            assert damaged_segments() == seen + 1
+            assert "1 small segments of vault" in caplog.text
+            assert stored.work() == [Outcome.MERGED]
+        else:
+            assert stored.look(PASSWORD) == 1
+            damage(stored, change, which)
+            damaged = stored.rows(rows)
+            outcome = Outcome.MERGED if "payload, 1," in change else Outcome.DAMAGED
+            assert stored.work() == [outcome]  # with another salt, it is another segment
     assert sorted(stored.counts(PASSWORD)) == [1, NUMBER - 1]
-    assert stored.rows(f"SELECT * FROM segments WHERE {which}") == damaged  # noqa: S608
+    assert stored.rows(rows) == damaged
     with pytest.raises(DecryptionError):
         stored.readings(PASSWORD)
-    connection.execute(f"DELETE FROM segments WHERE {which}")  # noqa: S608
+    stored.rows(f"DELETE FROM segments WHERE {which} RETURNING 1")  # noqa: S608 - likewise
     assert stored.readings(PASSWORD) == before[:50] + before[51:]
 
 
-def test_a_changed_salt_is_left_alone(stored: Past) -> None:
-    """The API takes it for another's; the writer finds that the key doesn't open it."""
-    stored.writer.postgres().execute(
-        "UPDATE segments SET payload = set_byte(payload, 1, get_byte(payload, 1) # 1)"
-    )
-    stored.look(PASSWORD)
-    assert stored.work() == [Outcome.DAMAGED]
+def damaged_segments() -> float:
+    return REGISTRY.get_sample_value("iot_damaged_total", {"what": "segment"}) or 0
+
+
+def test_a_vault_of_damaged_segments_gives_no_order(stored: Past) -> None:
+    damage(stored, CHANGES["salt"])
+    seen = damaged_segments()
+    assert stored.look(PASSWORD) == 0
+    assert damaged_segments() == seen + NUMBER
     assert stored.counts(PASSWORD) == [1] * NUMBER
 
 
-def test_segments_of_another_vault_are_not_opened(stored: Past) -> None:
+def test_segments_of_another_vault_are_not_ordered(stored: Past) -> None:
     stored.store(b"another", each_second(noon(3), NUMBER, seed=2))
     mine, other = (stored.sender.vault(each).vault_id for each in (PASSWORD, b"another"))
     before = stored.readings(b"another")
-    stored.writer.postgres().execute(
-        "UPDATE segments SET vault_id = %s WHERE vault_id = %s", (mine, other)
-    )
+    move: LiteralString = "UPDATE segments SET vault_id = %s WHERE vault_id = %s AND count = 1"
+    stored.writer.postgres().execute(move, (mine, other))
     stored.look(PASSWORD)
-    assert stored.work() == [Outcome.DAMAGED]
+    assert stored.work() == [Outcome.MERGED]
     assert sorted(stored.counts(PASSWORD)) == [1] * NUMBER + [NUMBER]
-    stored.writer.postgres().execute(
-        "UPDATE segments SET vault_id = %s WHERE vault_id = %s AND count = 1", (other, mine)
-    )
+    stored.writer.postgres().execute(move, (other, mine))
     assert stored.readings(b"another") == before
+
+
+def test_an_order_of_an_older_process_is_done_so_that_it_can_read_it(stored: Past) -> None:
+    """It has one key, and the merged segment says so."""
+    before = stored.readings(PASSWORD)
+    stored.look(PASSWORD)
+    put(stored, older_order(stored, waiting(stored)))
+    assert stored.work() == [Outcome.MERGED]
+    assert stored.readings(PASSWORD) == before
+    vault = stored.sender.vault(PASSWORD)
+    (merged,) = history.select(stored.writer.postgres(), vault.vault_id, Question())
+    assert may_share_key(decrypt_segment(vault, merged.bounds, merged.payload))
+
+
+def older_order(past: Past, sealed: bytes) -> bytes:
+    """The same order in format 1."""
+    new = open_order(keyring(past), sealed)
+    order = decode_order(new)
+    target = order.targets[0]
+    count = len(order.sources)
+    header = struct.pack("<B16s16s32sI", 1, order.vault_id, target.salt, target.chunk_key, count)
+    return seal_order(keyring(past), header + new[len(new) - 64 * count :])
+
+
+def test_an_order_with_too_few_keys_changes_nothing(
+    past: Past, caplog: pytest.LogCaptureFixture
+) -> None:
+    midnight = noon(8) + DAY_MS // 2
+    past.store(PASSWORD, [(midnight + n * 1000, n, n, str(n)) for n in range(-30, 30)])
+    assert past.look(PASSWORD) == 2
+    orders = [
+        decode_order(open_order(keyring(past), cast("bytes", each)))
+        for each in past.sender.redis.lrange(names.COMPACTION_ORDERS, 0, -1)
+    ]
+    both = orders[0].sources + orders[1].sources
+    rows = past.rows("SELECT * FROM segments")
+    for targets in ((), orders[0].targets):
+        order = CompactionOrder(orders[0].vault_id, targets, both)
+        put(past, seal_order(keyring(past), order.encode()))
+        with caplog.at_level(logging.ERROR):
+            assert past.work() == [Outcome.GONE]
+        assert "too few keys" in caplog.text
+        assert past.rows("SELECT * FROM segments") == rows
+    order = CompactionOrder(orders[0].vault_id, orders[0].targets + orders[1].targets, both)
+    put(past, seal_order(keyring(past), order.encode()))
+    assert past.work() == [Outcome.MERGED]
+    assert past.counts(PASSWORD) == [30, 30]
 
 
 def test_an_order_tells_no_key_to_who_has_no_keyring(stored: Past, tmp_path: Path) -> None:
@@ -147,7 +214,7 @@ def test_an_order_tells_no_key_to_who_has_no_keyring(stored: Past, tmp_path: Pat
     assert {each.chunk_key for each in opened.sources} == set(keys)
     redis = stored.sender.redis
     at_rest = b"".join(cast("bytes", redis.dump(key)) for key in redis.keys("*"))
-    for secret in (*keys, opened.chunk_key):
+    for secret in (*keys, *(each.chunk_key for each in opened.targets)):
         for form in (secret, secret.hex().encode(), secret.hex().upper().encode()):
             assert form not in order
             assert form not in at_rest

@@ -8,13 +8,14 @@ from hypothesis import strategies as st
 from iot_api.compaction import FEWEST, MOST_BYTES, MOST_READINGS, MOST_SEGMENTS, plan
 from iot_stores.compaction import SMALL, SMALL_BYTES, SmallSegment
 from iot_stores.months import DAY_MS
+from iot_writer import segment_merger
 
 NOW = 20_000 * DAY_MS + DAY_MS // 2
 TODAY = 20_000 * DAY_MS
 
 
 def segment(received: int, count: int = 1, size: int = 200) -> SmallSegment:
-    return SmallSegment(received, received, count, size, b"\5" * 16)
+    return SmallSegment(received, received, count, size)
 
 
 SEGMENTS = st.lists(
@@ -81,3 +82,8 @@ def test_a_reading_is_written_anew_a_few_times_only() -> None:
                     held.append(segment(order[0].received_min, count))
         assert len(held) < FEWEST + 20
     assert written / 20_000 <= math.log2(2 * SMALL / FEWEST)
+
+
+def test_what_an_order_holds_of_a_day_fits_in_one_merged_segment() -> None:
+    """So an order needs one key a day."""
+    assert MOST_READINGS <= segment_merger.MOST_READINGS

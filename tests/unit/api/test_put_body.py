@@ -11,6 +11,7 @@ from iot_api import put_body
 from iot_api.put_body import Batch, parse_put
 from iot_models.errors import InvalidRequestError, TooLargeError
 from iot_models.reading import INT64_MAX, INT64_MIN
+from support.counting import function_calls
 
 JSON = st.recursive(
     st.none()
@@ -29,7 +30,14 @@ INT64 = st.integers(INT64_MIN, INT64_MAX)
 
 def parse(body: bytes | str, *, lines: bool = False) -> list[Batch]:
     given = body.encode() if isinstance(body, str) else body
-    return parse_put(given, max_readings=100, max_password_bytes=20, max_passwords=50, lines=lines)
+    return parse_put(
+        given,
+        max_body_bytes=2**20,
+        max_readings=100,
+        max_password_bytes=20,
+        max_passwords=50,
+        lines=lines,
+    )
 
 
 @given(
@@ -137,3 +145,76 @@ def test_nothing_of_a_request_is_printed() -> None:
     for each in (batches, batches[0], batches[0].readings, row, row.data):
         assert "password" not in repr(each)
         assert "secret" not in repr(each)
+
+
+def test_japanese_text_of_the_full_size_fits_and_what_grows_further_is_refused() -> None:
+    def body(character: str) -> str:
+        begin, end = '{"data": {"freeform": "', '"}}'
+        room = 2**20 - len(begin + end)
+        return begin + character * (room // len(character.encode())) + end
+
+    (batch,) = parse(body("日"))
+    assert len(batch.readings.freeform) > 1.99 * 2**20
+    for character in ("é", "\x7f", "😀"):
+        with pytest.raises(TooLargeError) as raised:
+            parse(body(character))
+        assert raised.value.details == {"limit": 2**21}
+
+
+def test_the_escaped_size_is_that_of_all_passwords_together() -> None:
+    text = "é" * (2**20 // 5)
+    rows = [{"data": {"db_password": str(n), "freeform": text}} for n in range(2)]
+    parse(json.dumps(rows[:1], ensure_ascii=False))
+    with pytest.raises(TooLargeError) as raised:
+        parse(json.dumps(rows, ensure_ascii=False))
+    assert raised.value.details == {"limit": 2**21}
+
+
+def test_passwords_are_counted_before_rows_are_grouped() -> None:
+    rows = [{"data": {"db_password": str(n % 51)}} for n in range(100)]
+    with pytest.raises(TooLargeError) as raised:
+        parse(json.dumps(rows))
+    assert str(raised.value) == "a request may bring 50 passwords, this one brings 51"
+
+
+@pytest.mark.parametrize("tail", [b'\xff"}}', b'\xc3"}}', b"\xe6\x97", b"\xc3", b"\xed\xa0\x80"])
+def test_what_is_not_utf_8_is_refused_wherever_it_is(tail: bytes) -> None:
+    for size in (0, 2**18 - 30, 2**18 - 24, 2**18, 2**19):
+        with pytest.raises(InvalidRequestError, match="not UTF-8"):
+            parse(b'{"data": {"freeform": "\xc3\xa9' + b"a" * size + tail)
+
+
+@pytest.mark.parametrize("before", [0, 1, 2, 7, 99])
+@pytest.mark.parametrize("after", [0, 1, 50])
+@pytest.mark.parametrize("between", ["\n", "\n\n", "\r\n \n"])
+def test_the_line_that_is_no_json_is_named(before: int, after: int, between: str) -> None:
+    lines = ['{"data": {"freeform": "é"}}'] * before + ["{no"] + ['{"data": {}}'] * after
+    for begin in ("", "\n", " \n\n"):
+        with pytest.raises(InvalidRequestError) as raised:
+            parse(begin + between.join(lines), lines=True)
+        assert raised.value.details == {"row": before, "field": "data"}
+
+
+@given(
+    sizes=st.lists(st.sampled_from([0, 1, 50, 900]), max_size=12),
+    at=st.integers(0, 12),
+    between=st.sampled_from(["\n", "\n\n\n"]),
+    end=st.sampled_from(["", "\n", "\n\n"]),
+)
+def test_the_line_is_named_however_long_the_others_are(
+    sizes: list[int], at: int, between: str, end: str
+) -> None:
+    lines = [json.dumps({"data": {"freeform": "x" * size}}) for size in sizes]
+    at = min(at, len(lines))
+    lines.insert(at, "{no")
+    with pytest.raises(InvalidRequestError) as raised:
+        parse(between.join(lines) + end, lines=True)
+    assert raised.value.details == {"row": at, "field": "data"}
+
+
+def test_no_python_code_runs_per_line_to_name_one() -> None:
+    def refused() -> None:
+        with pytest.raises(InvalidRequestError):
+            parse(b'{"data": {}}\n' * 10_000 + b"\n" * 100_000 + b"{", lines=True)
+
+    assert function_calls(refused) < 1000

@@ -4,26 +4,34 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iot_models.compaction_order import CompactionOrder, Source, decode_order
+from iot_models.compaction_order import CompactionOrder, Source, Target, decode_order
 from iot_models.errors import FormatError
 from iot_models.reading import INT64_MAX, INT64_MIN
 
 INT64 = st.integers(INT64_MIN, INT64_MAX)
 SALT, KEY = st.binary(min_size=16, max_size=16), st.binary(min_size=32, max_size=32)
 SOURCES = st.lists(st.builds(Source, INT64, INT64, SALT, KEY), max_size=20).map(tuple)
-ORDERS = st.builds(CompactionOrder, SALT, SALT, KEY, SOURCES)
+TARGETS = st.lists(st.builds(Target, SALT, KEY), max_size=5, unique_by=lambda each: each.salt).map(
+    tuple
+)
+ORDERS = st.builds(CompactionOrder, SALT, TARGETS, SOURCES)
 
 ORDER = CompactionOrder(
     bytes(range(16)),
-    bytes(range(16, 32)),
-    bytes(range(32, 64)),
+    (Target(bytes(range(16, 32)), bytes(range(32, 64))), Target(b"\5" * 16, b"\6" * 32)),
     (Source(515, -1, b"\1" * 16, b"\2" * 32), Source(2**53, 2**41, b"\3" * 16, b"\4" * 32)),
 )
-GOLDEN = bytes.fromhex(
-    "01000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f202122232425262728292a2b2c"
-    "2d2e2f303132333435363738393a3b3c3d3e3f020000000302000000000000ffffffffffffffff"
-    + "01" * 16 + "02" * 32 + "00000000000020000000000000020000" + "03" * 16 + "04" * 32
+GOLDEN_VAULT = "000102030405060708090a0b0c0d0e0f"
+GOLDEN_TARGET = bytes(range(16, 64)).hex()
+GOLDEN_SOURCES = (
+    "0302000000000000ffffffffffffffff" + "01" * 16 + "02" * 32
+    + "00000000000020000000000000020000" + "03" * 16 + "04" * 32
 )  # fmt: skip
+GOLDEN = bytes.fromhex(
+    "02" + GOLDEN_VAULT + "0200000002000000" + GOLDEN_TARGET + "05" * 16 + "06" * 32
+    + GOLDEN_SOURCES
+)  # fmt: skip
+GOLDEN_ONE_KEY = bytes.fromhex("01" + GOLDEN_VAULT + GOLDEN_TARGET + "02000000" + GOLDEN_SOURCES)
 
 
 @given(ORDERS)
@@ -36,26 +44,37 @@ def test_orders_written_once_are_read_for_ever() -> None:
     assert decode_order(GOLDEN) == ORDER
 
 
+def test_orders_of_older_processes_are_read() -> None:
+    expected = CompactionOrder(ORDER.vault_id, ORDER.targets[:1], ORDER.sources, one_key=True)
+    assert decode_order(GOLDEN_ONE_KEY) == expected
+
+
+def test_an_order_that_names_a_key_twice_is_a_format_error() -> None:
+    twice = CompactionOrder(ORDER.vault_id, ORDER.targets[:1] * 2, ORDER.sources)
+    with pytest.raises(FormatError, match="twice"):
+        decode_order(twice.encode())
+
+
 def test_nothing_prints_a_key() -> None:
     shown = repr(ORDER)
-    assert repr(ORDER.chunk_key) not in shown
+    assert repr(ORDER.targets[0].chunk_key) not in shown
     assert repr(ORDER.sources[0].chunk_key) not in shown
 
 
 @given(st.binary(max_size=300))
 def test_any_bytes_are_an_order_or_a_format_error(data: bytes) -> None:
-    for each in (data, b"\1" + data):
+    for each in (data, b"\1" + data, b"\2" + data):
         try:
             decode_order(each)
         except FormatError:
             continue
 
 
-def test_an_order_cut_short_or_with_more_behind_it_is_a_format_error() -> None:
-    for length in range(len(GOLDEN)):
+@pytest.mark.parametrize("golden", [GOLDEN, GOLDEN_ONE_KEY], ids=["format 2", "format 1"])
+def test_an_order_cut_short_or_with_more_behind_it_is_a_format_error(golden: bytes) -> None:
+    for length in range(len(golden)):
         with pytest.raises(FormatError):
-            decode_order(GOLDEN[:length])
-    with pytest.raises(FormatError):
-        decode_order(GOLDEN + b"\0")
-    with pytest.raises(FormatError):
-        decode_order(b"\2" + GOLDEN[1:])
+            decode_order(golden[:length])
+    for data in (golden + b"\0", b"\0" + golden[1:], b"\3" + golden[1:]):
+        with pytest.raises(FormatError):
+            decode_order(data)

@@ -1,5 +1,6 @@
 """A frame opens to what went in, or fails as FormatError."""
 
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -7,7 +8,14 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iot_models.compression import ENTRY_LEVEL, MERGED_LEVEL, SEGMENT_LEVEL, compress, decompress
+from iot_models.compression import (
+    ENTRY_LEVEL,
+    MERGED_LEVEL,
+    SEGMENT_LEVEL,
+    compress,
+    decompress,
+    decompress_head,
+)
 from iot_models.errors import FormatError
 
 LEVELS = st.sampled_from([ENTRY_LEVEL, SEGMENT_LEVEL, MERGED_LEVEL])
@@ -68,6 +76,32 @@ def test_content_of_the_best_ratio_is_believed() -> None:
     zeros = bytes(64 * 2**20)
     for level in (ENTRY_LEVEL, SEGMENT_LEVEL):
         assert decompress(compress(zeros, level), len(zeros)) == zeros
+
+
+@given(st.binary(max_size=2000), LEVELS, st.integers(0, 300))
+def test_the_head_is_what_the_content_begins_with(data: bytes, level: int, size: int) -> None:
+    assert decompress_head(compress(data, level), size) == data[:size]
+
+
+@pytest.mark.parametrize("level", [ENTRY_LEVEL, SEGMENT_LEVEL, MERGED_LEVEL])
+def test_the_head_of_large_content_takes_little_memory(level: int) -> None:
+    frame = compress(bytes(range(250)) * 2**18, level)
+    tracemalloc.start()
+    try:
+        assert decompress_head(frame, 9) == bytes(range(9))
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"no frame", b"\x28\xb5\x2f\xfd\xe0" + (2**62).to_bytes(8, "little") + b"\1\0\0"]
+)
+def test_the_head_of_other_bytes_is_empty_or_a_format_error(data: bytes) -> None:
+    try:
+        assert decompress_head(data, 9) == b""
+    except FormatError:
+        return
 
 
 def test_threads_do_not_disturb_each_other() -> None:

@@ -9,8 +9,15 @@ from hypothesis import strategies as st
 
 from iot_models.compression import MERGED_LEVEL, compress, decompress
 from iot_models.errors import FormatError
-from iot_models.reading import INT64_MAX, INT64_MIN
-from iot_models.segment import SegmentBounds, SegmentColumns, decode_segment, encode_merged
+from iot_models.reading import INT64_MAX, INT64_MIN, ReadingColumns, int64s
+from iot_models.segment import (
+    SegmentBounds,
+    SegmentColumns,
+    decode_segment,
+    encode_merged,
+    encode_segment,
+    may_share_key,
+)
 from support.segment_rows import Row, assert_bounds, columns_of, rows_of
 
 """Interrogator timestamp, id, time of receipt, relative timestamp, text."""
@@ -44,7 +51,12 @@ def test_merged_segments_written_once_are_read_for_ever() -> None:
     bounds, data = encode_merged(columns_of(ROWS_OF_GOLDEN), SHARD)
     assert rows_of(decode_segment(bounds, GOLDEN)) == ROWS_OF_GOLDEN
     # zstd may pack otherwise one day; what it packs may not change.
-    assert decompress(data, 2**20) == decompress(GOLDEN, 2**20)
+    shared, content = (decompress(each, 2**20) for each in (GOLDEN, data))
+    assert (shared[0], content[0]) == (2, 3)
+    assert content[1:] == shared[1:]
+    assert rows_of(decode_segment(bounds, data)) == ROWS_OF_GOLDEN
+    old_bounds, old = encode_merged(columns_of(ROWS_OF_GOLDEN), SHARD, key_shared=True)
+    assert (old_bounds, decompress(old, 2**20)) == (bounds, shared)
     assert bounds == SegmentBounds(
         515, 262_915, 1_700_000_000_123, 1_700_000_002_000, -1, 7, -10, 30, SHARD, 4
     )
@@ -54,6 +66,23 @@ def test_merged_segments_written_once_are_read_for_ever() -> None:
 def test_round_trip(rows: list[Row]) -> None:
     bounds, data = encode_merged(columns_of(rows), SHARD)
     assert rows_of(decode_segment(bounds, data)) == rows
+
+
+def test_a_segment_tells_whether_its_key_may_open_others() -> None:
+    assert may_share_key(GOLDEN)
+    assert not may_share_key(encode_merged(columns_of(ROWS_OF_GOLDEN), SHARD)[1])
+    batches = [
+        (1, ReadingColumns(int64s([1, 2]), int64s(times), b"a\0b")) for times in ([3, 4], [4, 3])
+    ]
+    for batch in batches:
+        assert not may_share_key(encode_segment([batch], 0, 0)[1])
+
+
+@pytest.mark.parametrize("content", [b"", b"\3", b"\3" + bytes(7), b"\4" + bytes(8), bytes(8)])
+def test_what_tells_nothing_of_its_key_is_a_format_error(content: bytes) -> None:
+    for data in (content, compress(content, MERGED_LEVEL)):
+        with pytest.raises(FormatError):
+            may_share_key(data)
 
 
 @given(ROWS)
@@ -105,7 +134,7 @@ def test_any_bytes_are_a_segment_or_a_format_error(data: bytes) -> None:
 
 def test_any_one_changed_byte_is_a_segment_or_a_format_error() -> None:
     for at in range(len(CONTENT)):
-        for value in (0, 1, 2, 127, 128, 255):
+        for value in (0, 1, 2, 3, 127, 128, 255):
             changed = CONTENT[:at] + bytes([value]) + CONTENT[at + 1 :]
             opens_or_format_error(compress(changed, MERGED_LEVEL))
 

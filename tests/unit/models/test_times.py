@@ -215,3 +215,42 @@ def test_any_string_is_a_time_or_a_value_error(text: str) -> None:
             sentence = str(error)
         assert within_64_bits(found)
         assert sentence.startswith("is ")  # one of our sentences, not Python's
+
+
+def _strptime(text: str) -> int | None:
+    for form in ("%m/%d/%Y %I:%M:%S.%f %p", "%m/%d/%Y %I:%M:%S %p"):
+        try:
+            return micros(datetime.strptime(text.strip(), form).replace(tzinfo=UTC))
+        except ValueError:
+            continue
+    return None
+
+
+_TWO_DIGITS = st.integers(0, 62).flatmap(lambda n: st.sampled_from([str(n), f"{n:02}", f"{n:2}"]))
+
+
+@given(
+    st.builds(
+        "{}/{}/{}{}{}:{}:{}{}{}{}".format,
+        _TWO_DIGITS,
+        _TWO_DIGITS,
+        st.sampled_from(["2014", "0001", "0000", "9999", "14", "2015"]),
+        st.sampled_from([" ", "  ", "\t", ""]),
+        _TWO_DIGITS,
+        _TWO_DIGITS,
+        _TWO_DIGITS,
+        st.sampled_from(["", ".1", ".123456", ".000001", ".1234567", "."]),
+        st.sampled_from([" ", "  ", ""]),
+        st.sampled_from(["AM", "PM", "am", "pM", "M", ""]),
+    )
+)
+@example("2/29/2015 1:00:00 AM")
+@example("2/29/2016 12:00:00 AM")
+@example("12/31/2016 11:59:60 PM")
+def test_dates_of_the_old_clients_are_those_that_strptime_takes(text: str) -> None:
+    expected = _strptime(text)
+    if expected is None:
+        with pytest.raises(ValueError, match="neither a number nor a date"):
+            parse_time_or_date(text)
+    else:
+        assert parse_time_or_date(text) == expected

@@ -12,7 +12,7 @@ from iot_models.entry import Entry
 from iot_models.reading import SEPARATOR, Reading, ReadingColumns, int64s
 from iot_models.segment import ID_STRIDE, SegmentColumns, decode_segment
 from iot_stores.months import month_begin, next_month
-from iot_writer.segment_builder import MAX_READINGS, Arrival, build_segments
+from iot_writer.segment_builder import MAX_FREEFORM_BYTES, MAX_READINGS, Arrival, build_segments
 
 NEW_YEAR = 1_798_761_600_000
 VAULTS = [OpenVault(uuid.UUID(int=number), bytes([number]) * 32) for number in range(3)]
@@ -90,6 +90,19 @@ def test_a_segment_is_cut_before_it_grows_too_large() -> None:
     arrivals = [arrival(VAULTS[0], NEW_YEAR, range(part)) for _ in range(10)]
     segments, _ = build_segments(arrivals, shard=0, next_id=0)
     assert [each.bounds.count for each in segments] == [4 * part, 4 * part, 2 * part]
+
+
+def test_a_segment_is_cut_before_its_texts_grow_too_large() -> None:
+    text = "x" * (MAX_FREEFORM_BYTES // 4)
+    whole = "y" * (2 * MAX_FREEFORM_BYTES)
+    sent = [[text]] * 5 + [[whole]] + [[text, text], [text]]
+    arrivals = [arrival(VAULTS[0], NEW_YEAR, texts) for texts in sent]
+    segments, next_id = build_segments(arrivals, shard=0, next_id=0)
+    assert [each.bounds.count for each in segments] == [4, 1, 1, 3]
+    texts = [reading.freeform for reading in readings_of(segments, VAULTS[0])]
+    assert texts == [text] * 5 + [whole] + [text] * 3
+    ids = [identity for segment in segments for identity in columns_of(segment).ids]
+    assert ids == list(range(0, next_id, ID_STRIDE))
 
 
 def test_a_large_entry_is_a_segment_of_its_own() -> None:

@@ -1,0 +1,106 @@
+"""Unpacking of request bodies: gzip and zstd, in time and memory that limits bound."""
+
+import re
+import time
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import zstandard
+
+from iot_models.errors import InvalidRequestError, TooLargeError
+
+MOST_MEMBERS = 1000
+"""Gzip members or zstd frames in one body. Each costs some microseconds, also an empty one of a few
+bytes; bgzip and pzstd make one of 64 kB or more."""
+
+_BYTES_PER_TURN = 2**20
+_MEMBERS_PER_TURN = 16
+
+
+class _Member(Protocol):
+    """Decompressor of one gzip member or zstd frame."""
+
+    @property
+    def eof(self) -> bool: ...
+
+    @property
+    def unused_data(self) -> bytes: ...
+
+
+_Decompress = Callable[[bytes, int], bytes]
+"""(packed bytes, most bytes to unpack; zstd can't limit them) -> unpacked bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """How bodies of a Content-Encoding are unpacked."""
+
+    name: str
+    slice_bytes: int
+    """Packed bytes that are unpacked at once."""
+    padding: re.Pattern[bytes]
+    """What may follow a member."""
+    begin: Callable[[], tuple[_Member, _Decompress]]
+
+    def unpack(self, body: bytes, limit: int) -> bytes:
+        """Unpack all members of a body.
+
+        Raises:
+            InvalidRequestError: the body is not packed like this, is cut short, or has more than
+                `MOST_MEMBERS` members.
+            TooLargeError: it unpacks to more than `limit` bytes.
+        """
+        unpacked = bytearray()
+        at = members = 0
+        while at < len(body):
+            if members == MOST_MEMBERS:
+                raise InvalidRequestError(
+                    f"the request's {self.name} has more than {MOST_MEMBERS} members"
+                )
+            if members % _MEMBERS_PER_TURN == 0:
+                time.sleep(0)  # other greenlets get a turn
+            members += 1
+            end = self._unpack_member(body, at, unpacked, limit)
+            padding = self.padding.match(body, end)
+            at = padding.end() if padding else end
+        return bytes(unpacked)
+
+    def _unpack_member(self, body: bytes, start: int, unpacked: bytearray, limit: int) -> int:
+        """Append what one member unpacks to; return where it ends."""
+        member, decompress = self.begin()
+        at = start
+        while not member.eof:
+            if at >= len(body):
+                raise InvalidRequestError(f"the request's {self.name} is cut short")
+            # In slices, so that the member's `unused_data` is no copy of all that follows.
+            part = body[at : at + self.slice_bytes]
+            at += len(part)
+            try:
+                unpacked += decompress(part, limit + 1 - len(unpacked))
+            except (zlib.error, zstandard.ZstdError):
+                raise InvalidRequestError(
+                    "the request is not what its Content-Encoding says"
+                ) from None
+            if len(unpacked) > limit:
+                raise TooLargeError(f"a request may hold {limit} bytes unpacked", limit=limit)
+            if (at - start) % _BYTES_PER_TURN == 0:
+                time.sleep(0)
+        return at - len(member.unused_data)
+
+
+def _begin_gzip() -> tuple[_Member, _Decompress]:
+    member = zlib.decompressobj(wbits=31)
+    return member, member.decompress
+
+
+def _begin_zstd() -> tuple[_Member, _Decompress]:
+    frame = zstandard.ZstdDecompressor(max_window_size=2**27).decompressobj()
+    return frame, lambda packed, _: frame.decompress(packed)
+
+
+# Some senders pad gzip with zeros to whole blocks; gzip and Python accept that, too.
+GZIP = Packing("gzip", 16 * 1024, re.compile(rb"\0*"), _begin_gzip)
+# 512 bytes of zstd unpack to 16 MiB at most.
+ZSTD = Packing("zstd", 512, re.compile(rb""), _begin_zstd)

@@ -1,0 +1,361 @@
+"""A writer that was taken over: it has the keyring, Redis and Postgres, but no password.
+
+The API hands it the keys of small segments, which it merges. Whatever it plants, it gets no key of
+another segment.
+"""
+
+import os
+from collections.abc import Iterable
+from dataclasses import replace
+
+import pytest
+
+from integration.compaction.past import Past, Sent, days_ago, each_second, noon
+from integration.compaction.thief import Thief
+from iot_cipher.envelope import Sealer
+from iot_cipher.sealed_order import seal_order
+from iot_cipher.sealed_segment import (
+    SealedSegment,
+    decrypt_segment,
+    encrypt_segment,
+    salt_of,
+)
+from iot_cipher.vault import create_vault, scrypt_secret
+from iot_models import names
+from iot_models.compaction_order import CompactionOrder, Source, Target
+from iot_models.entry import Entry
+from iot_models.errors import DecryptionError
+from iot_models.reading import ReadingColumns, int64s
+from iot_models.segment import SegmentBounds, SegmentColumns, decode_segment, encode_merged
+from iot_stores import compaction, history
+from iot_stores.months import DAY_MS
+from iot_writer.compaction import Outcome
+from support.draining import drain_all
+
+PASSWORD = b"the password"
+LARGE, SMALL = 600, 40
+DAY = noon(3)
+
+
+def texts(sent: Iterable[Sent]) -> set[str]:
+    return {text for *_, text in sent}
+
+
+@pytest.fixture
+def secret(past: Past) -> set[str]:
+    """The texts of a large segment, stored long ago."""
+    sent = each_second(DAY, LARGE, seed=7)
+    past.store(PASSWORD, sent, each=LARGE)
+    return texts(sent)
+
+
+@pytest.fixture
+def small(past: Past) -> set[str]:
+    """The texts of small segments of the same day."""
+    sent = each_second(DAY + 3_600_000, SMALL)
+    past.store(PASSWORD, sent)
+    return texts(sent)
+
+
+@pytest.fixture
+def thief(past: Past, secret: set[str], small: set[str]) -> Thief:
+    assert len(secret | small) == LARGE + SMALL
+    thief = Thief(past, past.sender.vault(PASSWORD).vault_id)
+    thief.rows = thief.segments()
+    return thief
+
+
+@pytest.fixture
+def large(thief: Thief) -> SealedSegment:
+    (found,) = (each for each in thief.rows if each.bounds.count == LARGE)
+    return found
+
+
+def look_and_check(thief: Thief, secret: set[str]) -> set[str]:
+    """Let the API and an honest writer go on for a while; what the thief can read in the end."""
+    for _ in range(3):
+        thief.past.look(PASSWORD)
+        thief.look_around()
+        thief.past.work()
+        thief.look_around()
+    found = thief.texts()
+    assert not found & secret
+    return found
+
+
+def small_bounds(large: SealedSegment, number: int) -> SegmentBounds:
+    """Bounds of a small segment that begins beside a large one."""
+    return replace(
+        large.bounds, first_id=large.bounds.first_id + 256 * (1000 + number), count=3,
+        last_id=large.bounds.first_id + 256 * (1002 + number),
+    )  # fmt: skip
+
+
+def test_small_segments_are_what_it_can_read(
+    thief: Thief, secret: set[str], small: set[str]
+) -> None:
+    """So the tests below would find a key that is given away."""
+    assert look_and_check(thief, secret) == small
+    assert thief.past.sender.texts(PASSWORD)  # and all is still there for who has the password
+    assert set(thief.past.sender.texts(PASSWORD)) == secret | small
+
+
+@pytest.mark.parametrize("size", [0, 1, 29, 100, 2000])
+def test_planted_rows_with_the_salt_of_a_large_segment(
+    size: int, thief: Thief, secret: set[str], large: SealedSegment
+) -> None:
+    head = large.payload[:17]
+    thief.plant(
+        SealedSegment(thief.vault_id, small_bounds(large, number), head + os.urandom(size))
+        for number in range(3)
+    )
+    look_and_check(thief, secret)
+    assert salt_of(large.payload) not in thief.keys
+
+
+def test_planted_rows_that_hold_parts_of_a_large_segment(
+    thief: Thief, secret: set[str], large: SealedSegment
+) -> None:
+    payload = large.payload
+    parts = (payload, payload[:1000], payload[:17] + payload[-500:], payload[:29] + payload[-16:])
+    thief.plant(
+        SealedSegment(thief.vault_id, small_bounds(large, number), part)
+        for number, part in enumerate(parts)
+    )
+    look_and_check(thief, secret)
+    assert salt_of(large.payload) not in thief.keys
+
+
+@pytest.mark.parametrize("count", [-1, 0, 1, 511])
+def test_a_large_segment_whose_row_says_that_it_is_small(
+    count: int, thief: Thief, secret: set[str]
+) -> None:
+    thief.past.rows("UPDATE segments SET count = %s WHERE count = %s RETURNING 1", count, LARGE)
+    look_and_check(thief, secret)
+
+
+def test_a_large_payload_in_the_row_of_a_small_segment(
+    thief: Thief, secret: set[str], large: SealedSegment
+) -> None:
+    thief.past.rows("UPDATE segments SET payload = %s WHERE count = 1 RETURNING 1", large.payload)
+    look_and_check(thief, secret)
+    assert thief.keys == {}
+
+
+def test_a_payload_exchanged_after_the_api_has_looked(
+    thief: Thief, secret: set[str], large: SealedSegment
+) -> None:
+    """The API takes the key from the payload that it opened."""
+    thief.past.look(PASSWORD)
+    thief.past.rows("UPDATE segments SET payload = %s WHERE count = 1 RETURNING 1", large.payload)
+    look_and_check(thief, secret)
+    assert salt_of(large.payload) not in thief.keys
+
+
+def test_rows_copied_into_a_vault_of_the_thief_s(thief: Thief, secret: set[str]) -> None:
+    """It knows the password of that one, and opens it."""
+    own = thief.past.sender.vault(b"known")
+    thief.plant(replace(each, vault_id=own.vault_id) for each in thief.segments())
+    for _ in range(3):
+        thief.past.look(b"known")
+        assert thief.orders() == []
+    look_and_check(thief, secret)
+
+
+def test_vault_records_that_are_exchanged(thief: Thief, secret: set[str]) -> None:
+    """A record opens under its own password alone."""
+    past = thief.past
+    past.sender.vault(b"known")
+    secrets = [scrypt_secret(thief.keyring, each, 10) for each in (b"known", PASSWORD)]
+    known, victim = (each.lookup for each in secrets)
+    ours, theirs = (
+        past.rows("SELECT vault_id, salt, wrapped_key FROM vaults WHERE lookup = %s", lookup)[0]
+        for lookup in (known, victim)
+    )
+    forged, _ = create_vault(thief.keyring, secrets[0])
+    past.rows("DELETE FROM vaults WHERE lookup = %s RETURNING 1", known)
+    for salt, wrapped in (
+        (theirs[1], theirs[2]),
+        (ours[1], ours[2]),
+        (forged.salt, forged.wrapped_key),
+    ):
+        past.rows(
+            "INSERT INTO vaults (vault_id, lookup, salt, scrypt_log2_n, wrapped_key, lookup_format)"
+            " VALUES (%s, %s, %s, 10, %s, 2) ON CONFLICT (vault_id) DO UPDATE "
+            "SET lookup = excluded.lookup, salt = excluded.salt, "
+            "wrapped_key = excluded.wrapped_key RETURNING 1",
+            theirs[0], known, salt, wrapped,
+        )  # fmt: skip
+        past.sender.redis.delete(names.vault_record(known), names.vault_record(victim))
+        cache = past.sender.service.vaults._cache  # noqa: SLF001 - as another process begins
+        cache.forget(cache.key(b"known"))
+        with pytest.raises(DecryptionError):
+            past.sender.vault(b"known")
+    thief.look_around()
+    assert not thief.texts() & secret
+
+
+@pytest.mark.parametrize("forged", ["its key guessed", "beside small ones"])
+def test_forged_orders(
+    forged: str, thief: Thief, secret: set[str], small: set[str], large: SealedSegment
+) -> None:
+    """An honest writer opens nothing without the key."""
+    thief.past.look(PASSWORD)
+    thief.look_around()
+    (order,) = thief.orders()
+    bounds, salt = large.bounds, salt_of(large.payload)
+    fake = Source(bounds.first_id, bounds.received_min, salt, order.sources[0].chunk_key)
+    others = order.sources if forged == "beside small ones" else ()
+    thief.past.sender.redis.delete(names.COMPACTION_ORDERS)
+    thief.push(replace(order, sources=(fake, *others)))
+    thief.past.work()
+    assert look_and_check(thief, secret) == small
+    assert set(thief.past.sender.texts(PASSWORD)) == secret | small
+
+
+def test_replayed_orders(thief: Thief, secret: set[str], small: set[str]) -> None:
+    """Also with the rows that they were made for, and with others in their place."""
+    past = thief.past
+    past.look(PASSWORD)
+    thief.look_around()
+    (order,) = thief.orders()
+    sources = sorted(
+        (each for each in thief.segments() if each.bounds.count == 1),
+        key=lambda each: each.bounds.received_min,
+    )
+    assert past.work() == [Outcome.MERGED]
+    for rows in ([], sources[5:7], sources[8:10]):
+        if rows:
+            thief.plant(rows)
+        thief.push(order)
+        past.work()
+        look_and_check(thief, secret)
+    late = each_second(DAY + 7_200_000, LARGE, seed=9)
+    past.store(PASSWORD, late, each=LARGE)
+    thief.push(order)
+    past.work()
+    found = look_and_check(thief, secret | texts(late))
+    assert found == small
+
+
+def test_the_salt_of_a_large_segment_in_a_forged_target(
+    thief: Thief, secret: set[str], large: SealedSegment
+) -> None:
+    """The merged segment carries that salt, but its key is another: the API can't open it."""
+    past = thief.past
+    past.look(PASSWORD)
+    thief.look_around()
+    (order,) = thief.orders()
+    past.sender.redis.delete(names.COMPACTION_ORDERS)
+    target = Target(salt_of(large.payload), os.urandom(32))
+    for part in (order.sources[:20], order.sources[20:]):
+        thief.push(replace(order, targets=(target,), sources=part))
+    assert past.work() == [Outcome.MERGED] * 2
+    look_and_check(thief, secret)
+    assert salt_of(large.payload) not in thief.keys
+
+
+def test_the_salt_of_a_large_segment_in_a_forged_entry(
+    thief: Thief, secret: set[str], large: SealedSegment
+) -> None:
+    """It becomes a small segment under a key of the thief's, which is not that of the salt."""
+    past = thief.past
+    shard = past.sender.shard(PASSWORD)
+    salt = salt_of(large.payload)
+    columns = ReadingColumns(int64s([1]), int64s([1]), b"1")
+    for _ in range(3):
+        entry = Entry(thief.vault_id.bytes, salt, os.urandom(32), days_ago(0), columns)
+        sealed = Sealer(lambda: thief.keyring).seal(shard, entry.encode())
+        past.sender.redis.xadd(names.stream(shard), {"e": sealed, "t": 0}, id=f"{days_ago(2)}-*")
+        drain_all(past.writer)
+    assert [salt_of(each.payload) for each in thief.segments()].count(salt) == 4
+    look_and_check(thief, secret)
+    assert salt not in thief.keys
+
+
+def merged_across_midnight(thief: Thief, *, one_key: bool) -> tuple[set[str], set[str]]:
+    """Merge segments that span midnight: a large piece and a small one; the texts of both."""
+    past = thief.past
+    midnight = noon(10) + DAY_MS // 2
+    before = [(midnight - 1000, n, n, f'"before {n}"') for n in range(LARGE)]
+    after = [(midnight + 1000, n, n, f'"after {n}"') for n in range(LARGE, LARGE + 20)]
+    past.store(PASSWORD, before[:400], each=400)
+    past.store(PASSWORD, before[400:], each=200)
+    spanning(past, [*before[-1:], *after])
+    past.look(PASSWORD)
+    if one_key:
+        (order,) = (each for each in thief.orders() if len(each.targets) == 2)
+        make_as_before(thief, order)
+        past.sender.redis.delete(names.COMPACTION_ORDERS)
+    past.work()
+    assert {LARGE + 1, 20} <= set(past.counts(PASSWORD))
+    return texts(before), texts(after)
+
+
+def spanning(past: Past, sent: list[Sent]) -> None:
+    """Store readings of two days as one segment."""
+    vault = past.sender.vault(PASSWORD)
+    ids = [2**45 + 256 * n for n in range(len(sent))]
+    received, interrogator, relative, freeform = map(list, zip(*sent, strict=True))
+    columns = SegmentColumns(ids, received, relative, interrogator, freeform)
+    bounds, content = encode_merged(columns, vault.shard(past.sender.settings.shards))
+    salt = os.urandom(16)
+    payload = encrypt_segment(vault.vault_id, salt, vault.chunk_key(salt), bounds, content)
+    with past.writer.postgres().transaction():
+        history.insert(past.writer.postgres(), [SealedSegment(vault.vault_id, bounds, payload)])
+
+
+def make_as_before(thief: Thief, order: CompactionOrder) -> None:
+    """Do an order as the version before did: all merged segments under one key."""
+    redis = thief.past.sender.redis
+    redis.delete(names.COMPACTION_ORDERS)
+    new = order.encode()
+    sources = new[len(new) - 64 * len(order.sources) :]
+    target = order.targets[0]
+    old = b"\1" + order.vault_id + target.salt + target.chunk_key
+    old += len(order.sources).to_bytes(4, "little") + sources
+    redis.rpush(names.COMPACTION_ORDERS, seal_order(thief.keyring, old))
+    assert thief.past.work() == [Outcome.MERGED]
+
+
+def test_merged_segments_of_an_order_have_a_key_each(thief: Thief, secret: set[str]) -> None:
+    """Later, the thief gets the key of the small one."""
+    before, after = merged_across_midnight(thief, one_key=False)
+    extra = [(noon(9), n, n, f'"extra {n}"') for n in range(3)]
+    thief.past.store(PASSWORD, extra)
+    found = look_and_check(thief, secret | before)
+    assert found >= after | texts(extra)
+
+
+def test_merged_segments_that_share_a_key_are_never_merged_again(
+    thief: Thief, secret: set[str]
+) -> None:
+    before, after = merged_across_midnight(thief, one_key=True)
+    counts = thief.past.counts(PASSWORD)
+    extra = [(noon(9), n, n, f'"extra {n}"') for n in range(3)]
+    thief.past.store(PASSWORD, extra)
+    found = look_and_check(thief, secret | before | after)
+    assert found >= texts(extra)
+    assert 20 in thief.past.counts(PASSWORD)
+    assert counts.count(20) == 1
+    vault = thief.past.sender.vault(PASSWORD)
+    for each in thief.segments():  # and whoever has the password reads all
+        decode_segment(each.bounds, decrypt_segment(vault, each.bounds, each.payload))
+
+
+def test_what_spans_many_days_gets_no_key(thief: Thief, secret: set[str]) -> None:
+    sent = [(noon(20) + n * DAY_MS, n, n, f'"day {n}"') for n in range(5)]
+    spanning(thief.past, sent)
+    thief.past.store(PASSWORD, [(noon(20) + n, n, n, str(n)) for n in range(3)])
+    look_and_check(thief, secret | texts(sent))
+
+
+def test_what_is_fetched_is_small_whatever_the_rows_say(thief: Thief, large: SealedSegment) -> None:
+    """A row that grows between two looks is not fetched."""
+    payload = large.payload[:17] + bytes(compaction.SMALL_BYTES)
+    bounds = small_bounds(large, 1)
+    thief.plant([SealedSegment(thief.vault_id, bounds, payload)])
+    found = compaction.fetch_small(
+        thief.past.writer.postgres(), thief.vault_id, [(bounds.first_id, bounds.received_min)]
+    )
+    assert found == []

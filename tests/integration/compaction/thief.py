@@ -1,0 +1,89 @@
+"""A writer that was taken over: it has the keyring, Redis and Postgres, but no password."""
+
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+from integration.compaction.past import Past
+from iot_cipher.envelope import Opener
+from iot_cipher.keyring import Keyring, KeyringFile
+from iot_cipher.sealed_order import open_order, seal_order
+from iot_cipher.sealed_segment import SealedSegment, decrypt_with_chunk_key
+from iot_models import names
+from iot_models.compaction_order import CompactionOrder, decode_order
+from iot_models.entry import decode_entry
+from iot_models.errors import DecryptionError, FormatError
+from iot_models.segment import decode_segment
+from iot_stores import history
+from iot_stores.history import Question
+from iot_writer.partitions import ensure_partition
+
+
+@dataclass
+class Thief:
+    """What it has found out, and the ways in which it looks."""
+
+    past: Past
+    vault_id: uuid.UUID
+    """Of the vault it is after."""
+    keys: dict[bytes, set[bytes]] = field(default_factory=dict)
+    """Chunk keys by salt."""
+    rows: list[SealedSegment] = field(default_factory=list)
+    """Every segment it has ever seen."""
+
+    @property
+    def keyring(self) -> Keyring:
+        return KeyringFile(Path(self.past.sender.settings.keyring_file)).current()
+
+    def orders(self) -> list[CompactionOrder]:
+        """The orders that wait."""
+        found = self.past.sender.redis.lrange(names.COMPACTION_ORDERS, 0, -1)
+        return [decode_order(open_order(self.keyring, cast("bytes", each))) for each in found]
+
+    def push(self, order: CompactionOrder) -> None:
+        """Put an order of its own into the list."""
+        self.past.sender.redis.rpush(
+            names.COMPACTION_ORDERS, seal_order(self.keyring, order.encode())
+        )
+
+    def look_around(self) -> None:
+        """Keep all keys and segments that are in reach."""
+        for order in self.orders():
+            pairs = [(each.salt, each.chunk_key) for each in order.sources]
+            pairs += [(each.salt, each.chunk_key) for each in order.targets]
+            for salt, key in pairs:
+                self.keys.setdefault(salt, set()).add(key)
+        backlog = self.past.writer.backlog
+        for shard in range(self.past.sender.settings.shards):
+            for waiting in backlog.read(shard, max_bytes=2**20):
+                opened = Opener(lambda: self.keyring).open(shard, waiting.sealed)
+                entry = decode_entry(opened.content)
+                self.keys.setdefault(entry.salt, set()).add(entry.chunk_key)
+        self.rows += self.segments()
+
+    def segments(self) -> list[SealedSegment]:
+        """The vault's rows as they are now."""
+        return list(history.select(self.past.writer.postgres(), self.vault_id, Question()))
+
+    def plant(self, segments: Iterable[SealedSegment]) -> None:
+        """Put rows into the history."""
+        segments = list(segments)
+        connection = self.past.writer.postgres()
+        ensure_partition(connection, segments[0].bounds.received_min)
+        with connection.transaction():
+            history.insert(connection, segments)
+
+    def texts(self) -> set[str]:
+        """All that can be read of the segments with the keys, whichever opens what."""
+        every = {key for some in self.keys.values() for key in some}
+        found: set[str] = set()
+        for row in self.rows:
+            for key in every:
+                try:
+                    content = decrypt_with_chunk_key(row.vault_id, key, row.bounds, row.payload)
+                    found |= set(decode_segment(row.bounds, content).freeform)
+                except (DecryptionError, FormatError):
+                    continue
+        return found

@@ -10,12 +10,7 @@ from enum import StrEnum
 
 from iot_cipher.keyring import Keyring
 from iot_cipher.sealed_order import open_order
-from iot_cipher.sealed_segment import (
-    SealedSegment,
-    decrypt_with_chunk_key,
-    encrypt_segment,
-    salt_of,
-)
+from iot_cipher.sealed_segment import SealedSegment, decrypt_with_chunk_key, encrypt_segment
 from iot_models import metrics
 from iot_models.compaction_order import CompactionOrder, decode_order
 from iot_models.compression import unpacked_size
@@ -40,8 +35,7 @@ class Outcome(StrEnum):
     DAMAGED = "damaged"
     """A segment could not be opened; it was left, the others were merged."""
     GONE = "gone"
-    """No two of its segments were there to be merged into fewer, or it has too few keys for what
-    they become: another did it, or retention."""
+    """One of its segments is gone, by another writer or retention; or they don't become fewer."""
     REFUSED = "refused"
     """It could not be opened."""
     EMPTY = "empty"
@@ -94,19 +88,21 @@ def _do(connection: Connection, order: CompactionOrder) -> Outcome:
 def _open_all(
     connection: Connection, order: CompactionOrder
 ) -> tuple[list[SealedSegment], list[SegmentColumns], int]:
-    """The segments of an order that are there and can be opened, what is in them, and how many
-    can't; no more of them than may be unpacked at a time.
+    """The segments of an order that can be opened, what is in them, and how many can't; no more of
+    them than may be unpacked at a time. None when a source is gone: a failover of Redis may bring
+    an order back, and the keys for merged segments may have been used.
     """
     vault_id = uuid.UUID(bytes=order.vault_id)
     sources = {(each.first_id, each.received_min): each for each in order.sources}
     found: list[SealedSegment] = []
     opened: list[SegmentColumns] = []
     held = damaged = 0
-    for segment in compaction.take(connection, vault_id, order.sources):
+    taken = compaction.take(connection, vault_id, order.sources)
+    if not taken or not compaction.all_there(connection, vault_id, order.sources):
+        return [], [], 0
+    for segment in taken:
         bounds, payload = segment.bounds, segment.payload
         source = sources[bounds.first_id, bounds.received_min]
-        if salt_of(payload) != source.salt:
-            continue  # one that was merged meanwhile, and begins as that did
         try:
             content = decrypt_with_chunk_key(vault_id, source.chunk_key, bounds, payload)
             size = unpacked_size(content)

@@ -39,6 +39,7 @@ _SELECT_NAMED: LiteralString = f"""
 """  # noqa: S608 - put together from constants alone
 _TAKE: LiteralString = f"{_SELECT_NAMED} FOR UPDATE OF segments SKIP LOCKED"
 _FETCH: LiteralString = f"{_SELECT_NAMED} AND octet_length(payload) < %(bytes)s"
+_SALTS: LiteralString = f"SELECT substring(payload FROM 2 FOR 16) FROM segments WHERE {_NAMED}"  # noqa: S608 - likewise
 _DELETE: LiteralString = f"DELETE FROM segments WHERE {_NAMED}"  # noqa: S608 - likewise
 
 
@@ -107,6 +108,13 @@ def _segments(vault_id: uuid.UUID, rows: Iterable[tuple[object, ...]]) -> list[S
         *bounds, payload = cast("tuple[int, ...]", row)
         found.append(SealedSegment(vault_id, SegmentBounds(*bounds), cast("bytes", payload)))
     return found
+
+
+def all_there(connection: Connection, vault_id: uuid.UUID, sources: Sequence[Source]) -> bool:
+    """Whether all sources of an order are still there, also those that are locked by others."""
+    named = [(each.first_id, each.received_min) for each in sources]
+    rows = connection.execute(_SALTS, _parameters(vault_id, named), binary=True)
+    return {salt for (salt,) in rows} == {each.salt for each in sources}
 
 
 def replace(

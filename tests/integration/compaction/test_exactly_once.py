@@ -159,6 +159,26 @@ def test_rows_that_others_hold_are_left_to_them(stored: Past, postgres_url: str)
     assert stored.readings(PASSWORD) == before
 
 
+def test_an_order_that_comes_back_does_not_use_its_key_again(
+    stored: Past, postgres_url: str
+) -> None:
+    """After a failover of Redis: what it did not merge the first time is left to a new order."""
+    before = stored.readings(PASSWORD)
+    half = f"SELECT FROM segments WHERE interrogator_min < {before[450].interrogator_timestamp}"
+    stored.look(PASSWORD)
+    (order,) = stored.sender.redis.lrange(names.COMPACTION_ORDERS, 0, -1)
+    with psycopg.connect(postgres_url) as other:
+        other.execute(f"{half} FOR UPDATE")
+        assert stored.work() == [Outcome.MERGED]
+        other.rollback()
+    stored.sender.redis.rpush(names.COMPACTION_ORDERS, order)
+    assert stored.work() == [Outcome.GONE]
+    assert stored.counts(PASSWORD) == [1] * 450 + [450]
+    assert stored.look(PASSWORD) == 1
+    assert stored.work() == [Outcome.MERGED]
+    assert stored.readings(PASSWORD) == before
+
+
 @pytest.mark.parametrize("how", ["is erased", "is being erased"])
 def test_a_vault_that_was_erased_gets_no_segment_again(
     how: str, stored: Past, postgres_url: str

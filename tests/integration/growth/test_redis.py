@@ -22,7 +22,7 @@ PASSWORDS = [b"one", b"two", b"three"]
 PASSING = re.compile(r"rq:(executions?|wip|queue|scheduler|clean_)|iot:tick:")
 """What is there while a job waits or runs."""
 EXPIRING = re.compile(
-    r"iot:(vault|request|guesses|tick|hot:segment|hot:index):|rq:(worker:|clean_)"
+    r"iot:(vault|requests?|guesses|tick|hot:segment|hot:index):|iot:requests$|rq:(worker:|clean_)"
 )
 FIXED = re.compile(
     r"iot:(backlog|dead|dead:ids|ingest:\d|hot:cover:\d)"

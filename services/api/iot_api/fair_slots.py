@@ -23,7 +23,8 @@ class FairSlots:
 
     Waiting callers are served round-robin by client, so a client with a thousand requests delays
     another client's request by one slot. The queue is bounded as a whole and per client: a caller
-    that would wait behind too many others is refused at once.
+    that would wait behind too many others is refused at once, unless it joins with
+    `always_queue`, for work that is half done.
     """
 
     def __init__(self, slots: int, *, most_waiting: int, most_waiting_per_client: int) -> None:
@@ -41,26 +42,31 @@ class FairSlots:
         return self._waiting
 
     @contextmanager
-    def slot(self, client: str, *, seconds: float, refusal: str) -> Iterator[None]:
-        """Hold a slot for the duration of the block.
+    def slot(
+        self, client: str, *, seconds: float, refusal: str, always_queue: bool = False
+    ) -> Iterator[None]:
+        """Hold a slot for the duration of the block; 0 seconds: only if one is free now.
 
         Raises:
             TooManyRequestsError: `refusal`, because the queue is full or no slot was free within
                 `seconds`.
         """
-        self._acquire(client, seconds, refusal)
+        self._acquire(client, seconds, refusal, always_queue=always_queue)
         try:
             yield
         finally:
             self._release()
 
-    def _acquire(self, client: str, seconds: float, refusal: str) -> None:
+    def _acquire(
+        self, client: str, seconds: float, refusal: str, *, always_queue: bool = False
+    ) -> None:
         with self._guard:
             if self._free:
                 self._free -= 1
                 return
             queue = self._queues.get(client, ())
-            if self._waiting >= self._most_waiting or len(queue) >= self._most_per_client:
+            full = self._waiting >= self._most_waiting or len(queue) >= self._most_per_client
+            if seconds <= 0 or (full and not always_queue):
                 raise TooManyRequestsError(refusal, retry_after=1)
             waiter = _Waiter()
             self._queues.setdefault(client, deque()).append(waiter)

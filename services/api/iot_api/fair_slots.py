@@ -23,7 +23,8 @@ class FairSlots:
 
     Waiting callers are served round-robin by client, so a client with a thousand requests delays
     another client's request by one slot. Urgent callers go before all others. The queue is bounded
-    as a whole and per client: a caller that would wait behind too many others is refused at once.
+    as a whole and per client: a caller that would wait behind too many others is refused at once,
+    unless it joins with `always_queue`, for work that is half done.
     """
 
     def __init__(self, slots: int, *, most_waiting: int, most_waiting_per_client: int) -> None:
@@ -45,27 +46,36 @@ class FairSlots:
 
     @contextmanager
     def slot(
-        self, client: str, *, seconds: float, refusal: str, urgent: bool = True
+        self,
+        client: str,
+        *,
+        seconds: float,
+        refusal: str,
+        urgent: bool = True,
+        always_queue: bool = False,
     ) -> Iterator[None]:
-        """Hold a slot for the duration of the block.
+        """Hold a slot for the duration of the block; 0 seconds: only if one is free now.
 
         Raises:
             TooManyRequestsError: `refusal`, because the queue is full or no slot was free within
                 `seconds`.
         """
-        self._acquire(client, seconds, refusal, urgent=urgent)
+        self._acquire(client, seconds, refusal, urgent=urgent, always_queue=always_queue)
         try:
             yield
         finally:
             self._release()
 
-    def _acquire(self, client: str, seconds: float, refusal: str, *, urgent: bool) -> None:
+    def _acquire(
+        self, client: str, seconds: float, refusal: str, *, urgent: bool, always_queue: bool
+    ) -> None:
         with self._guard:
             if self._free:
                 self._free -= 1
                 return
             ahead = sum(len(queues.get(client, ())) for queues in self._queues.values())
-            if self._waiting >= self._most_waiting or ahead >= self._most_per_client:
+            full = self._waiting >= self._most_waiting or ahead >= self._most_per_client
+            if seconds <= 0 or (full and not always_queue):
                 raise self._refusal(refusal)
             waiter = _Waiter()
             self._queues[urgent].setdefault(client, deque()).append(waiter)

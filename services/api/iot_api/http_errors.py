@@ -14,7 +14,7 @@ from iot_models.errors import (
     UnauthorizedError,
     UnavailableError,
 )
-from iot_stores.postgres import AWAY
+from iot_stores.postgres import AWAY, PoolBusyError
 from iot_stores.redis_client import is_away
 
 from .answers import json_answer
@@ -84,6 +84,11 @@ def _known(error: Exception) -> IotError | None:
     if isinstance(error, RedisError) and is_away(error):
         _log.warning("Redis is away: %s", error)
         return UnavailableError("Redis is away; try again", retry_after=RETRY_SECONDS)
+    if isinstance(error, PoolBusyError):
+        _log.warning("all connections to Postgres are in use: %s", error)
+        return UnavailableError(
+            "too many requests need the database; try again", retry_after=RETRY_SECONDS
+        )
     if isinstance(error, AWAY):
         _log.warning("Postgres is away: %s", error)
         return UnavailableError("Postgres is away; try again", retry_after=RETRY_SECONDS)

@@ -3,19 +3,20 @@
 import logging
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 
 from redis.exceptions import RedisError
 
 from iot_cipher.sealed_segment import SealedSegment
 from iot_cipher.vault import OpenVault
 from iot_models import metrics
-from iot_models.reading import Reading
+from iot_models.reading import INT64_MAX, Reading
 from iot_models.segment import SegmentBounds
 from iot_stores import history
 from iot_stores.history import Question, Span
 from iot_stores.hot_window import HotWindow
-from iot_stores.postgres import Connection, Pool
+from iot_stores.postgres import Pool
 from iot_stores.reach import Position
 
 from .cursor import Cursor
@@ -23,13 +24,14 @@ from .merge import BATCH, HELD_BYTES, merge
 from .opening import opener
 from .order import ASCENDING, DESCENDING, position
 from .paging import Page
+from .pausable_read import Batches, LargeSegmentBusyError, PausableRead, ReadSlots
 
 MOST_HELD = 2_000
 """The last n readings are held in memory up to this n; beyond it they are streamed."""
+MOST_HELD_CHARACTERS = 2**20
+"""Likewise, characters of their texts."""
 LEAST_BYTES = 4 * 2**20
-
-Batches = Generator[list[Reading], None, Cursor | None]
-"""Readings, some thousands at a time; at the end where to go on, if there is more."""
+"""What a read may hold of segments that overlap, however many reads are under way."""
 
 _ALL, _FIRST = Question(), Page()
 _log = logging.getLogger(__name__)
@@ -42,66 +44,53 @@ class EvictedError(Exception):
 class Readings:
     """Reads a vault's readings, by (interrogator timestamp, id), in batches of some thousands.
 
-    Every method answers as of one moment, and raises as it is iterated:
+    Every read raises as it is iterated:
         DecryptionError, FormatError: a segment is damaged; what came before it is right.
+        UnavailableError: too many reads are under way.
         psycopg.Error: Postgres is away.
     """
 
     def __init__(
-        self, pool: Pool, hot_window: HotWindow, *, shards: int, clock: Callable[[], float]
+        self,
+        pool: Pool,
+        hot_window: HotWindow,
+        *,
+        shards: int,
+        clock: Callable[[], float],
+        slots: ReadSlots,
     ) -> None:
         self._pool = pool
         self._hot_window = hot_window
         self._shards = shards
         self._clock = clock
+        self._slots = slots
         self._sources = metrics.counter("iot_reads_total")
         self._running = 0
 
-    def select(self, vault: OpenVault, question: Question, page: Page = _FIRST) -> Batches:
+    def select(
+        self, vault: OpenVault, question: Question, page: Page = _FIRST, *, client: str = ""
+    ) -> PausableRead:
         """The readings within a question's bounds, from Postgres."""
-        self._sources.labels("postgres").inc()
-        with self._pool.connection() as connection:
-            stored = self._stored(connection, vault, question, page.span())
-            return (yield from _limited(stored, page))
+        return self._read(client, lambda read: self._select(read, vault, question, page))
 
-    def last_seconds(self, vault: OpenVault, seconds: int, page: Page = _FIRST) -> Batches:
+    def last_seconds(
+        self, vault: OpenVault, seconds: int, page: Page = _FIRST, *, client: str = ""
+    ) -> PausableRead:
         """What was received in the last `seconds`: from the hot window if it holds all of that.
 
         Of an answer in parts, the seconds are those before the first.
         """
-        settled = page.cursor.received_low if page.cursor else None
-        covered = self._covered(vault, seconds, settled)
-        if covered is not None:
-            begin, found = covered
-            self._sources.labels("hot_window").inc()
-            hot = self._hot(vault, Question(received_low=begin), page.span(), found)
-            last = yield from _limited(hot, page)
-        else:
-            begin = settled or max(1, int(self._clock() * 1000) - seconds * 1000)
-            last = yield from self.select(vault, Question(received_low=begin), page)
-        return last and replace(last, received_low=begin)
+        return self._read(client, lambda read: self._last_seconds(read, vault, seconds, page))
 
-    def latest(self, vault: OpenVault, count: int, page: Page = _FIRST) -> Batches:
+    def latest(
+        self, vault: OpenVault, count: int, page: Page = _FIRST, *, client: str = ""
+    ) -> PausableRead:
         """The last `count` readings of the vault's order.
 
         Of an answer in parts, those that were the last before the first part, and what came to lie
         among them since.
         """
-        if count <= 0:
-            return None
-        if page.cursor is not None:
-            return (yield from self.select(vault, _ALL, page))
-        self._sources.labels("postgres").inc()
-        with self._pool.connection() as connection:
-            if count <= MOST_HELD:
-                rows = self._newest(connection, vault, count)
-                return (yield from _part(rows, page))
-            if page.descending and page.limit is None:
-                stored = self._stored(connection, vault, _ALL, Span(descending=True, few=count))
-                yield from _first(stored, count)
-                return None
-            with history.snapshot(connection):
-                return (yield from self._from_the_last(connection, vault, count, page))
+        return self._read(client, lambda read: self._latest(read, vault, count, page))
 
     def max_relative_timestamp(self, vault: OpenVault | None = None) -> int | None:
         """The greatest relative timestamp, of one vault or of all; None when there is none."""
@@ -109,19 +98,114 @@ class Readings:
             vault_id = None if vault is None else vault.vault_id
             return history.max_relative_timestamp(connection, vault_id)
 
+    def _read(self, client: str, plan: Callable[[PausableRead], Batches]) -> PausableRead:
+        return PausableRead(self._slots, client, plan)
+
+    def _select(
+        self, read: PausableRead, vault: OpenVault, question: Question, page: Page
+    ) -> Batches:
+        self._sources.labels("postgres").inc()
+        return (yield from read.through(partial(self._part, read, vault, question), page))
+
+    def _part(
+        self, read: PausableRead, vault: OpenVault, question: Question, page: Page
+    ) -> Batches:
+        """A page from Postgres, within one turn."""
+        return (yield from _limited(self._stored(read, vault, question, page.span()), page))
+
+    def _last_seconds(
+        self, read: PausableRead, vault: OpenVault, seconds: int, page: Page
+    ) -> Batches:
+        settled = page.cursor.received_low if page.cursor else None
+        covered = self._covered(vault, seconds, settled)
+        self._sources.labels("postgres" if covered is None else "hot_window").inc()
+        if covered is None:
+            begin = settled or max(1, int(self._clock() * 1000) - seconds * 1000)
+            produce = partial(self._part, read, vault, Question(received_low=begin))
+        else:
+            begin, found = covered
+            produce = partial(self._hot_part, read, vault, begin, seconds, [found])
+        last = yield from read.through(produce, page)
+        return last and replace(last, received_low=begin)
+
+    def _hot_part(
+        self,
+        read: PausableRead,
+        vault: OpenVault,
+        begin: int,
+        seconds: int,
+        found: list[list[SegmentBounds]],
+        page: Page,
+    ) -> Batches:
+        """A page from the hot window, within one turn; after a pause it may not cover it any more.
+
+        `found` holds the bounds for the first turn only: a paused read keeps none.
+        """
+        question = Question(received_low=begin)
+        if not found:
+            covered = self._covered(vault, seconds, begin)
+            if covered is None:
+                return (yield from self._part(read, vault, question, page))
+            found.append(covered[1])
+        with read.slot(self._slots.hot_window):
+            hot = self._hot(read, vault, question, page.span(), found.pop())
+            return (yield from _limited(hot, page))
+
+    def _latest(self, read: PausableRead, vault: OpenVault, count: int, page: Page) -> Batches:
+        if count <= 0:
+            return None
+        if page.cursor is not None:
+            return (yield from self._select(read, vault, _ALL, page))
+        self._sources.labels("postgres").inc()
+        newest = partial(self._newest, read, vault)
+        if page.descending and page.limit is None and count > MOST_HELD:
+            yield from read.through(newest, Page(count, descending=True), _with_end)
+            return None
+        with closing(read.through(newest, Page(count, descending=True))) as batches:
+            tail = _tail(batches, count)
+        if tail is None:
+            return None
+        page = tail.bound(page)
+        held = [tail.rows] if tail.rows is not None else []
+        del tail
+
+        def produce(page: Page) -> Batches:
+            if held:  # after a pause they come from Postgres once more
+                return _held(held.pop(), page)
+            return self._part(read, vault, _ALL, page)
+
+        return (yield from read.through(produce, page))
+
+    def _newest(self, read: PausableRead, vault: OpenVault, page: Page) -> Batches:
+        """The readings from the last one down, as many as the page has."""
+        if page.limit is None:  # its end was fixed as the turn before ended
+            return (yield from self._part(read, vault, _ALL, page))
+        span = replace(page.span(), few=page.limit)
+        yield from _first(self._stored(read, vault, _ALL, span), page.limit)
+        return None
+
     def _stored(
-        self, connection: Connection, vault: OpenVault, question: Question, span: Span
+        self, read: PausableRead, vault: OpenVault, question: Question, span: Span
     ) -> Generator[list[Reading], None, None]:
-        with closing(history.select(connection, vault.vault_id, question, span)) as segments:
-            yield from self._merged(segments, vault, question, span)
+        with (
+            read.slot(self._slots.postgres),
+            self._pool.connection() as connection,
+            closing(history.select(connection, vault.vault_id, question, span)) as segments,
+        ):
+            yield from self._merged(read, segments, vault, question, span)
 
     def _merged(
-        self, segments: Iterable[SealedSegment], vault: OpenVault, question: Question, span: Span
+        self,
+        read: PausableRead,
+        segments: Iterable[SealedSegment],
+        vault: OpenVault,
+        question: Question,
+        span: Span,
     ) -> Generator[list[Reading], None, None]:
         order = DESCENDING if span.descending else ASCENDING
         batch = 0 if span.few is None else min(span.few, BATCH)
         with self._one_more_reader() as most_bytes:
-            open_segment = opener(vault, question, span, order)
+            open_segment = opener(vault, question, span, order, read.claim_large_segment)
             yield from merge(segments, open_segment, order, batch=batch, most_bytes=most_bytes)
 
     @contextmanager
@@ -132,43 +216,6 @@ class Readings:
             yield lambda: max(LEAST_BYTES, HELD_BYTES // max(1, self._running))
         finally:
             self._running -= 1
-
-    def _newest(self, connection: Connection, vault: OpenVault, count: int) -> list[Reading]:
-        """The last `count` readings, rising."""
-        span = Span(descending=True, few=count)
-        batches = self._stored(connection, vault, _ALL, span)
-        rows = [row for batch in _first(batches, count) for row in batch]
-        rows.reverse()
-        return rows
-
-    def _from_the_last(
-        self, connection: Connection, vault: OpenVault, count: int, page: Page
-    ) -> Batches:
-        """The last `count` readings, when they are too many to hold: their ends are looked for."""
-        ends = self._ends(connection, vault, count)
-        if ends is None:
-            return None
-        first, last = ends
-        if page.descending:
-            page = replace(page, cursor=Cursor((last[0], last[1] + 1), until=first))
-        else:
-            page = replace(page, cursor=Cursor((first[0], first[1] - 1), until=last))
-        return (yield from _limited(self._stored(connection, vault, _ALL, page.span()), page))
-
-    def _ends(
-        self, connection: Connection, vault: OpenVault, count: int
-    ) -> tuple[Position, Position] | None:
-        """Where the first and the last of the last `count` readings stand."""
-        last = first = None
-        span = Span(descending=True, few=count)
-        with closing(self._stored(connection, vault, _ALL, span)) as batches:
-            for batch in batches:
-                last = last or position(batch[0])
-                first = position(batch[min(count, len(batch)) - 1])
-                count -= len(batch)
-                if count <= 0:
-                    break
-        return None if first is None or last is None else (first, last)
 
     def _covered(
         self, vault: OpenVault, seconds: int, settled: int | None
@@ -184,7 +231,12 @@ class Readings:
             return None
 
     def _hot(
-        self, vault: OpenVault, question: Question, span: Span, found: list[SegmentBounds]
+        self,
+        read: PausableRead,
+        vault: OpenVault,
+        question: Question,
+        span: Span,
+        found: list[SegmentBounds],
     ) -> Generator[list[Reading], None, None]:
         """From the hot window as far as it has them, from there on from Postgres.
 
@@ -192,15 +244,15 @@ class Readings:
         """
         reached = span.after
         try:
-            for batch in self._merged(self._kept(vault, span, found), vault, question, span):
-                yield batch
+            for batch in self._merged(read, self._kept(vault, span, found), vault, question, span):
                 reached = position(batch[-1])
+                yield batch
+                del batch  # its memory must not stay while the next one is produced
         except EvictedError as error:
             _log.info("a read goes on from Postgres: %s", error)
         else:
             return
-        with self._pool.connection() as connection:
-            yield from self._stored(connection, vault, question, replace(span, after=reached))
+        yield from self._stored(read, vault, question, replace(span, after=reached))
 
     def _kept(
         self, vault: OpenVault, span: Span, found: list[SegmentBounds]
@@ -228,15 +280,16 @@ def _limited(batches: Generator[list[Reading], None, None], page: Page) -> Batch
         if left is None:
             yield from batches
             return None
-        last: Reading | None = None
+        after = page.cursor
         for batch in batches:
-            if last is not None and not left:
-                return _cursor(last, page)
-            last = batch[min(left, len(batch)) - 1]
+            if not left:
+                return after
+            after, count = _cursor(batch[min(left, len(batch)) - 1], page), len(batch)
             yield batch[:left]
-            if len(batch) > left:
-                return _cursor(last, page)
-            left -= len(batch)
+            del batch  # its memory must not stay while the next one is produced
+            if count > left:
+                return after
+            left -= count
     return None
 
 
@@ -245,8 +298,10 @@ def _first(
 ) -> Generator[list[Reading], None, None]:
     with closing(batches):
         for batch in batches:
+            left = count - len(batch)
             yield batch[:count]
-            count -= len(batch)
+            del batch  # its memory must not stay while the next one is produced
+            count = left
             if count <= 0:
                 return
 
@@ -256,13 +311,59 @@ def _cursor(last: Reading, page: Page) -> Cursor:
     return Cursor(position(last), page.descending, until)
 
 
-def _part(rows: list[Reading], page: Page) -> Batches:
-    """The first part of readings that are all there, rising."""
+def _with_end(page: Page, batch: list[Reading], rest: Batches) -> Page:
+    """The page with its last position in the place of its limit."""
+    last = batch[-1]
+    try:
+        for later in rest:
+            last = later[-1]
+    except LargeSegmentBusyError:
+        return page  # readings stored from now on may then count among the last
+    cursor = page.cursor or Cursor((INT64_MAX, 2**53 - 1), descending=True)
+    return replace(page, limit=None, cursor=replace(cursor, until=position(last)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Tail:
+    """The last readings of a vault: their ends, and themselves if they fit in memory."""
+
+    first: Position
+    last: Position
+    rows: list[Reading] | None
+    """Rising."""
+
+    def bound(self, page: Page) -> Page:
+        """The page within these ends."""
+        if page.descending:
+            after, until = (self.last[0], self.last[1] + 1), self.first
+        else:
+            after, until = (self.first[0], self.first[1] - 1), self.last
+        return replace(page, cursor=Cursor(after, page.descending, until))
+
+
+def _tail(batches: Batches, count: int) -> _Tail | None:
+    """The last `count` readings, given those from the last one down."""
+    rows: list[Reading] | None = [] if count <= MOST_HELD else None
+    first = last = None
+    size = 0
+    for batch in batches:
+        last = last or position(batch[0])
+        first = position(batch[-1])
+        if rows is not None:
+            size += sum(len(reading.freeform) for reading in batch)
+            rows = rows + batch if size <= MOST_HELD_CHARACTERS else None
+        del batch  # its memory must not stay while the next one is produced
+    if first is None or last is None:
+        return None
+    if rows is not None:
+        rows.reverse()
+    return _Tail(first, last, rows)
+
+
+def _held(rows: list[Reading], page: Page) -> Batches:
+    """A page of readings that are in memory, rising."""
     if page.descending:
         rows.reverse()
     part = rows[: page.limit]
-    if part:
-        yield part
-    if len(part) == len(rows):
-        return None
-    return Cursor(position(part[-1]), page.descending, until=position(rows[-1]))
+    yield part
+    return None if len(part) == len(rows) else _cursor(part[-1], page)

@@ -24,6 +24,7 @@ from iot_stores.vault_records import VaultRecords
 from .compaction import Compaction
 from .guesses import Guesses
 from .intake import Intake, Remembering
+from .pausable_read import ReadSlots
 from .readings import Readings
 from .receipts import Receipts
 from .slow_keys import slow_key
@@ -117,6 +118,7 @@ def build_service(settings: Settings) -> Service:
             HotWindow(hot_redis, backlog, seconds=settings.hot_window_seconds),
             shards=settings.shards,
             clock=time.time,
+            slots=ReadSlots(settings.api_postgres_pool),
         ),
         compaction=compaction,
         audit=AuditLog(keyring.current),

@@ -27,7 +27,7 @@ from gunicorn.workers.ggevent import GeventWorker
 from iot_models.errors import ErrorCode
 
 from . import stopping
-from .wsgi_response import WsgiResponse
+from .wsgi_response import PAUSE, WsgiResponse
 
 GRACE_SECONDS = 1.0
 """Asked to end, accept for so long; then close the connections that asked nothing meanwhile."""
@@ -51,6 +51,26 @@ class _Open:
         self.client = client
         self.request: Any = None
         self.waiting_since = time.monotonic()
+
+
+class _PausingSocket:
+    """Calls a function when a send blocks for a while."""
+
+    def __init__(self, client: Any, pause: Any) -> None:
+        self._client = client
+        self._pause = pause
+
+    def sendall(self, data: Any) -> None:
+        """Send all data."""
+        left = memoryview(data)
+        self._client.settimeout(0.25)
+        while left:
+            try:
+                left = left[self._client.send(left) :]
+            except TimeoutError:
+                self._pause()
+                self._client.settimeout(None)
+        self._client.settimeout(None)
 
 
 class _Listener:
@@ -132,6 +152,8 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
 
     def _answer(self, answer: WsgiResponse, environ: dict[str, Any]) -> None:
         body = self.wsgi(environ, answer.start_response)
+        if PAUSE in environ:
+            answer.sock = _PausingSocket(answer.sock, environ[PAUSE])
         try:
             for piece in body:
                 answer.write(piece)

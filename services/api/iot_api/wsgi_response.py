@@ -7,6 +7,9 @@ from typing import Any
 from gunicorn import util
 from gunicorn.http.wsgi import Response
 
+PAUSE = "iot_api.pause"
+"""Key of the WSGI environ: a function that the worker calls when a client stops reading."""
+
 
 class WsgiResponse(Response):  # type: ignore[misc] # gunicorn has no types
     """Spares a system call, and the client a second packet to wake up for."""

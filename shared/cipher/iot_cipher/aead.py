@@ -25,7 +25,7 @@ def encrypt(key: bytes, plaintext: bytes, associated: bytes) -> bytes:
     return nonce + AESGCM(key).encrypt(nonce, plaintext, associated)
 
 
-def decrypt(key: bytes, message: bytes, associated: bytes) -> bytes:
+def decrypt(key: bytes, message: bytes | memoryview, associated: bytes) -> bytes:
     """The plaintext of what `encrypt` made with the same key and associated data.
 
     Raises:

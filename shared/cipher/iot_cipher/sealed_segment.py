@@ -36,7 +36,7 @@ def encrypt_segment(
     return head + encrypt(chunk_key, content, _associated(head, vault_id, bounds))
 
 
-def decrypt_segment(vault: OpenVault, bounds: SegmentBounds, payload: bytes) -> bytes:
+def decrypt_segment(vault: OpenVault, bounds: SegmentBounds, payload: bytes | bytearray) -> bytes:
     """The encoded segment.
 
     Raises:
@@ -47,10 +47,11 @@ def decrypt_segment(vault: OpenVault, bounds: SegmentBounds, payload: bytes) -> 
 
 
 def decrypt_with_chunk_key(
-    vault_id: uuid.UUID, chunk_key: bytes, bounds: SegmentBounds, payload: bytes
+    vault_id: uuid.UUID, chunk_key: bytes, bounds: SegmentBounds, payload: bytes | bytearray
 ) -> bytes:
     """As `decrypt_segment`, for who has been handed the key of this segment only."""
-    head, message = payload[: 1 + SALT_BYTES], payload[1 + SALT_BYTES :]
+    # A view: a copy of a large payload would double its memory.
+    head, message = bytes(payload[: 1 + SALT_BYTES]), memoryview(payload)[1 + SALT_BYTES :]
     if len(head) < 1 + SALT_BYTES or head[:1] != FORMAT:
         raise DecryptionError("a segment is of an unknown format")
     try:
@@ -60,9 +61,9 @@ def decrypt_with_chunk_key(
     return decrypt(chunk_key, message, associated)
 
 
-def salt_of(payload: bytes) -> bytes:
+def salt_of(payload: bytes | bytearray) -> bytes:
     """The salt that names the key of an encrypted segment."""
-    return payload[1 : 1 + SALT_BYTES]
+    return bytes(payload[1 : 1 + SALT_BYTES])
 
 
 def _associated(head: bytes, vault_id: uuid.UUID, bounds: SegmentBounds) -> bytes:

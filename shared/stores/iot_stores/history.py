@@ -2,16 +2,20 @@
 
 import uuid
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from typing import Any, LiteralString, cast
 
+import psycopg
+from psycopg.pq import TransactionStatus
+
 from iot_cipher.sealed_segment import SealedSegment
+from iot_models.errors import FormatError
 from iot_models.reading import INT64_MAX, INT64_MIN
 from iot_models.segment import SegmentBounds
 
 from .months import month_begin
-from .postgres import Connection
+from .postgres import Connection, short_query
 from .reach import REACH, Position, probes
 
 _COLUMNS: LiteralString = (
@@ -22,8 +26,20 @@ _TYPES = ("uuid", *("int8",) * 8, "int2", "int4", "bytea")
 
 _COPY: LiteralString = f"COPY segments (vault_id, {_COLUMNS}, payload) FROM STDIN (FORMAT BINARY)"
 
+# A large payload is fetched when its segment is opened: not several at a time, and in slices.
+_PAYLOAD: LiteralString = """octet_length(payload) AS size,
+    CASE WHEN octet_length(payload) <= 1048576 THEN payload END AS payload"""
+_LARGE_PAYLOAD = """
+    SELECT substring(payload FROM %(from)s FOR %(bytes)s) FROM segments
+    WHERE vault_id = %(vault_id)s AND interrogator_min = %(time)s AND first_id = %(id)s
+        AND received_min = %(received)s
+"""
+_SLICE_BYTES = 2**20
+
 # Put together from the constants above alone; what comes from outside is a parameter.
-_SELECT: LiteralString = f"SELECT {_COLUMNS}, payload FROM segments WHERE vault_id = %(vault_id)s"  # noqa: S608
+_SELECT: LiteralString = (
+    f"SELECT {_COLUMNS}, {_PAYLOAD} FROM segments WHERE vault_id = %(vault_id)s"  # noqa: S608
+)
 
 _RELATIVE: LiteralString = "relative_max >= %(low)s AND relative_min <= %(high)s"
 # A segment lies within one month, so the month's begin bounds `received_min` and prunes.
@@ -57,11 +73,47 @@ _LAST: dict[bool, Position] = {False: (INT64_MAX, 2**53 - 1), True: (INT64_MIN, 
 _MAXTIME = "SELECT max(relative_max + 0) FROM segments"
 _VAULT_MAXTIME = "SELECT max(relative_max) FROM segments WHERE vault_id = %s"
 
+# In one message, for the round trip. SET LOCAL, so that a pooler in transaction mode may stand
+# between. A server that waits for a client that is gone, or hangs, gets its connection back.
+_BEGIN_READ = """
+    BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY;
+    SET LOCAL statement_timeout = '30s';
+    SET LOCAL idle_in_transaction_session_timeout = '10s'
+"""
+
 FETCH_BYTES = 2 * 2**20
 """Ciphertext fetched ahead, about; what bounds the memory of a read."""
 _FIRST_FETCH, _MOST_FETCH = 4, 512
 _LOOK, _MOST_LOOK = 256, 5_000
 """Segments looked through in order for a question that few of them may meet."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSegment(SealedSegment):
+    """A segment of the history. A large payload is empty here, and fetched when it is needed."""
+
+    size: int | None
+    """Of the payload, in bytes."""
+    connection: Connection = field(repr=False, compare=False)
+
+    def fetch(self) -> bytes | bytearray:
+        """The payload. A large one only within the transaction that found the segment."""
+        if self.payload or not self.size:
+            return self.payload
+        # In slices: libpq keeps a buffer as large as the largest row that it ever received.
+        payload = bytearray()
+        bounds = self.bounds
+        parameters = {
+            "vault_id": self.vault_id, "time": bounds.interrogator_min, "id": bounds.first_id,
+            "received": bounds.received_min, "bytes": _SLICE_BYTES,
+        }  # fmt: skip
+        while len(payload) < self.size:
+            parameters["from"] = len(payload) + 1
+            row = self.connection.execute(_LARGE_PAYLOAD, parameters, binary=True).fetchone()
+            if row is None or not row[0]:
+                raise FormatError("a segment is gone")
+            payload += cast("bytes", row[0])
+        return payload
 
 
 Segments = Generator[SealedSegment, None, None]
@@ -130,19 +182,20 @@ def select(
 
     That is by (interrogator_min, first_id) or, descending, by (interrogator_max, last_id) from the
     greatest on. Those that hold `span.after` come first, in any order. All from one moment, fetched
-    as one goes. Keeps a transaction open until it is exhausted or closed.
+    as one goes; a large payload only when it is asked for (`StoredSegment.fetch`). Keeps a
+    transaction open until it is exhausted or closed.
     """
     condition, parameters = _condition(question)
     parameters["vault_id"] = vault_id
     if condition and span.few is not None:
-        with snapshot(connection):
+        with read_transaction(connection):
             yield from _few(connection, condition, parameters, span)
         return
     statement = _all(condition, descending=span.descending)
     if span.after is not None:
         statement = _from_position(condition, descending=span.descending)
         parameters |= _part(span, span.after)
-    with connection.transaction():
+    with read_transaction(connection):
         yield from _stream(connection, statement, parameters)
 
 
@@ -161,7 +214,7 @@ def _few(
         begin = _begin(each.bounds, descending=span.descending)
         if begin < position if span.descending else begin > position:
             passed, parameters["time"], parameters["id"] = passed + 1, *begin
-        if each.payload is not None:
+        if each.size is not None:
             yield each
     if passed == look:
         rest = f"{condition} AND {_BEHIND[span.descending]} AND {_UP_TO[span.descending]}"
@@ -193,19 +246,28 @@ def _condition(question: Question) -> tuple[LiteralString, dict[str, object]]:
 
 
 @contextmanager
-def snapshot(connection: Connection) -> Iterator[None]:
-    """A transaction in which everything is read as of one moment."""
-    with connection.transaction():
-        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+def read_transaction(connection: Connection) -> Iterator[None]:
+    """A transaction in which everything is read as of one moment, with timeouts of its own.
+
+    Within a transaction that is open already, it is that one.
+    """
+    if connection.info.transaction_status != TransactionStatus.IDLE:
         yield
+        return
+    connection.execute(_BEGIN_READ)
+    try:
+        yield
+    finally:
+        with suppress(psycopg.OperationalError):  # of a connection that is broken
+            connection.rollback()
 
 
 def max_relative_timestamp(connection: Connection, vault_id: uuid.UUID | None = None) -> int | None:
     """The greatest relative timestamp stored, of all vaults or of one; None when there is none."""
     if vault_id is None:
-        row = connection.execute(_MAXTIME).fetchone()
+        row = short_query(connection, _MAXTIME).fetchone()
     else:
-        row = connection.execute(_VAULT_MAXTIME, (vault_id,)).fetchone()
+        row = short_query(connection, _VAULT_MAXTIME, (vault_id,)).fetchone()
     return cast("tuple[int | None]", row)[0]
 
 
@@ -252,7 +314,7 @@ def _look(condition: LiteralString, *, descending: bool) -> LiteralString:
     order = _ORDER[descending]
     return f"""
         ({_holding(condition, descending=descending)}) UNION ALL (
-            SELECT {_COLUMNS}, CASE WHEN true {condition} THEN payload END
+            SELECT {_COLUMNS}, CASE WHEN true {condition} THEN size END, payload
             FROM ({behind} {order} LIMIT %(look)s) AS next {order}
         )
     """  # noqa: S608
@@ -260,7 +322,7 @@ def _look(condition: LiteralString, *, descending: bool) -> LiteralString:
 
 def _stream(
     connection: Connection, statement: LiteralString, parameters: dict[str, object]
-) -> Segments:
+) -> Generator["StoredSegment", None, None]:
     vault_id = cast("uuid.UUID", parameters["vault_id"])
     with connection.cursor("segments", binary=True) as cursor:
         cursor.execute(statement, parameters)
@@ -269,8 +331,9 @@ def _stream(
             held = sum(len(cast("bytes", row[-1] or b"")) for row in rows)
             ahead = max(1, min(_MOST_FETCH, FETCH_BYTES * len(rows) // max(held, 1), 8 * ahead))
             for row in rows:
-                yield _segment(vault_id, row)
+                yield _segment(connection, vault_id, row)
 
 
-def _segment(vault_id: uuid.UUID, row: Sequence[Any]) -> SealedSegment:
-    return SealedSegment(vault_id, SegmentBounds(*row[:-1]), row[-1])
+def _segment(connection: Connection, vault_id: uuid.UUID, row: Sequence[Any]) -> StoredSegment:
+    *bounds, size, payload = row
+    return StoredSegment(vault_id, SegmentBounds(*bounds), payload or b"", size, connection)

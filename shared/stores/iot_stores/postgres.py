@@ -1,12 +1,12 @@
 """The connections to Postgres."""
 
 import re
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, LiteralString
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from psycopg_pool import ConnectionPool
+from psycopg_pool import ConnectionPool, PoolTimeout
 
 from iot_models.errors import SettingsError
 from iot_models.settings import Settings
@@ -22,6 +22,8 @@ OLDEST_REVISION = "0003"
 """The oldest schema that this code works on: a database with vaults of version 0.1 stays at it
 until processes of that version are gone (`iot_writer.lookup_upgrade`)."""
 CONNECT_SECONDS = 3
+SHORT_SECONDS = 10
+"""Timeout of a statement that takes milliseconds, as a rule."""
 WAIT_SECONDS = 3.0
 """How long a request waits for a free connection, or for Postgres to come back."""
 
@@ -38,7 +40,50 @@ AWAY = (psycopg.OperationalError, psycopg.errors.ReadOnlySqlTransaction)
 """Raised while Postgres can't serve (gone, starting, full, read-only): no defect of ours."""
 
 Connection = psycopg.Connection[tuple[object, ...]]
-Pool = ConnectionPool[Connection]
+
+
+class PoolBusyError(PoolTimeout):
+    """All connections of a pool were in use for too long. Postgres may be well."""
+
+
+class Pool(ConnectionPool[Connection]):
+    """A pool that tells whether its connections are in use, or can't be made."""
+
+    _lent = 0
+
+    def getconn(self, timeout: float | None = None) -> Connection:
+        """Take a connection.
+
+        Raises:
+            PoolBusyError: all connections are in use.
+            PoolTimeout: Postgres is away.
+        """
+        try:
+            connection = super().getconn(timeout)
+        except PoolTimeout as error:
+            if self._lent >= self.max_size:
+                raise PoolBusyError(str(error)) from None
+            raise
+        self._lent += 1
+        return connection
+
+    def putconn(self, conn: Connection) -> None:
+        """Give a connection back."""
+        self._lent -= 1
+        super().putconn(conn)
+
+
+def short_query(
+    connection: Connection, statement: LiteralString, parameters: Sequence[object] | None = None
+) -> psycopg.Cursor[tuple[object, ...]]:
+    """Execute one statement with a timeout, in one round trip.
+
+    Two statements in one message are one transaction; SET LOCAL ends with it.
+    """
+    cursor = psycopg.ClientCursor(connection)
+    cursor.execute(f"SET LOCAL statement_timeout = '{SHORT_SECONDS}s'; {statement}", parameters)
+    cursor.nextset()
+    return cursor
 
 
 def url_parts(url: str) -> dict[str, Any]:
@@ -92,7 +137,7 @@ def postgres_pool(
     Raises:
         SettingsError: the URL is none.
     """
-    pool: Pool = ConnectionPool(
+    pool = Pool(
         _conninfo(settings, name),
         min_size=0,
         max_size=size,

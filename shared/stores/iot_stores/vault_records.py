@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 from iot_cipher.vault import VaultRecord
 from iot_models import names
 
-from .postgres import Connection, Pool
+from .postgres import Connection, Pool, short_query
 from .vault_lookups import (
     POLICY_COLUMNS,
     LookupPolicy,
@@ -161,7 +161,7 @@ class VaultRecords:
 
 
 def _find(connection: Connection, lookups: Sequence[bytes]) -> FoundVault:
-    row = cast("Sequence[Any]", connection.execute(_FIND, (list(lookups),)).fetchone())
+    row = cast("Sequence[Any]", short_query(connection, _FIND, (list(lookups),)).fetchone())
     policy, record = decode_policy(*row[:3]), row[3:]
     return FoundVault(None if record[0] is None else VaultRecord(*record), policy)
 

@@ -215,8 +215,12 @@ def test_statements_a_read(
     statements.clear()
     assert api.read(path)
     # A connection is checked before its use, by a statement without words; and who opens a vault
-    # looks for small segments to be merged.
-    counted = [each for each in statements if each and "octet_length" not in each]
+    # looks for small segments to be merged. BEGIN is one more, with timeouts or without.
+    counted = [
+        each
+        for each in statements
+        if each and "octet_length" not in each and not each.startswith("BEGIN")
+    ]
     assert len(counted) <= most, counted
 
 

@@ -1,18 +1,27 @@
 """Answers: whole when small, streamed when long, never begun before an error that comes first."""
 
 import json
+from collections.abc import Callable
 
 import pytest
 from flask import Flask, Response
 
 from iot_api import answers
-from iot_api.answers import json_answer, readings_answer
+from iot_api.answers import ReadingsStream, json_answer
 from iot_api.cursor import Cursor
-from iot_api.readings import Batches
+from iot_api.pausable_read import Batches, PausableRead, ReadSlots
 from iot_models.errors import DecryptionError
 from iot_models.reading import Reading
 
 FIELDS = ["absolute_timestamp", "freeform", "id", "interrogator_timestamp", "relative_timestamp"]
+
+
+def stream(batches: Batches, text_of: Callable[[Cursor], str] = lambda _: "") -> ReadingsStream:
+    return ReadingsStream(PausableRead(ReadSlots(2), "", lambda _: batches), text_of)
+
+
+def readings_answer(batches: Batches, text_of: Callable[[Cursor], str] = lambda _: "") -> Response:
+    return answers.readings_answer(stream(batches, text_of))
 
 
 def batches(*sizes: int) -> Batches:

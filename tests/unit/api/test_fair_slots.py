@@ -61,10 +61,10 @@ def test_a_full_queue_refuses_at_once() -> None:
     with slots.slot("a", seconds=1, refusal="busy"):
         callers.start("a", "a")
         with pytest.raises(TooManyRequestsError, match="busy"):
-            slots._acquire("a", 30, "busy", urgent=True)  # noqa: SLF001 - refused, so nothing to release
+            slots._acquire("a", 30, "busy", urgent=True, always_queue=False)  # noqa: SLF001 - refused, so nothing to release
         callers.start("b", "b")
         with pytest.raises(TooManyRequestsError, match="busy"):
-            slots._acquire("c", 30, "busy", urgent=True)  # noqa: SLF001 - likewise
+            slots._acquire("c", 30, "busy", urgent=True, always_queue=False)  # noqa: SLF001 - likewise
     callers.join()
     assert callers.order == ["a", "b"]
 
@@ -84,3 +84,26 @@ def test_a_caller_that_gives_up_leaves_its_slot_to_the_next() -> None:
     assert callers.order == ["b"]
     with slots.slot("a", seconds=0, refusal="busy"):
         assert slots.waiting == 0
+
+
+def test_work_that_is_half_done_joins_a_full_queue() -> None:
+    slots = FairSlots(1, most_waiting=0, most_waiting_per_client=0)
+    with slots.slot("a", seconds=1, refusal="busy"):
+        with pytest.raises(TooManyRequestsError, match="busy"):
+            slots._acquire("b", 30, "busy", urgent=True, always_queue=False)  # noqa: SLF001 - refused, so nothing to release
+        with (
+            pytest.raises(TooManyRequestsError, match="busy"),
+            slots.slot("b", seconds=0.01, refusal="busy", always_queue=True),
+        ):
+            pass
+        assert slots.waiting == 0
+
+
+def test_without_a_wait_only_a_free_slot_is_taken() -> None:
+    slots = FairSlots(1, most_waiting=9, most_waiting_per_client=9)
+    with (
+        slots.slot("a", seconds=0, refusal="busy"),
+        pytest.raises(TooManyRequestsError, match="busy"),
+        slots.slot("b", seconds=0, refusal="busy", always_queue=True),
+    ):
+        pass

@@ -19,6 +19,7 @@ from iot_models.errors import (
     TooManyRequestsError,
     UnavailableError,
 )
+from iot_stores.postgres import PoolBusyError
 
 
 @pytest.fixture
@@ -55,6 +56,7 @@ def test_every_code_has_a_status() -> None:
         (redis.exceptions.ResponseError("OOM command not allowed"), 503, "unavailable", "1"),
         (psycopg.OperationalError("x"), 503, "unavailable", "1"),
         (psycopg_pool.PoolTimeout("x"), 503, "unavailable", "1"),
+        (PoolBusyError("x"), 503, "unavailable", "1"),
         (redis.exceptions.ResponseError("WRONGTYPE"), 500, "internal", None),
         (psycopg.errors.UniqueViolation("x"), 500, "internal", None),
         (ZeroDivisionError("x"), 500, "internal", None),
@@ -67,6 +69,11 @@ def test_an_error_s_status_and_code(
     found_status, body, found_retry = told(app, error)
     assert (found_status, body["code"], found_retry) == (status, code, retry_after)
     assert isinstance(body["error"], str)
+
+
+def test_a_busy_pool_is_not_reported_as_postgres_away(app: Flask) -> None:
+    assert "away" in str(told(app, psycopg_pool.PoolTimeout("x"))[1]["error"])
+    assert "away" not in str(told(app, PoolBusyError("x"))[1]["error"])
 
 
 def test_details_go_to_the_client(app: Flask) -> None:

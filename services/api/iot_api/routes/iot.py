@@ -7,15 +7,16 @@ import msgspec
 from flask import Blueprint, Response, g, request
 
 from iot_api.access import needs
-from iot_api.answers import json_answer, readings_answer
+from iot_api.answers import ReadingsStream, json_answer, readings_answer
 from iot_api.clients import Client, client_of
 from iot_api.cursor import encode_cursor
 from iot_api.paging import Page, parse_paging
+from iot_api.pausable_read import PausableRead
 from iot_api.put_body import password_bytes, put_parser
-from iot_api.readings import Batches
 from iot_api.receipts import decode_receipt, encode_receipt
 from iot_api.request_body import is_ndjson, read_body
 from iot_api.service import Service
+from iot_api.wsgi_response import PAUSE
 from iot_cipher.envelope import EntryName
 from iot_cipher.vault import OpenVault
 from iot_models.errors import InvalidRequestError
@@ -110,14 +111,17 @@ class _Views:
         seconds = _count("seconds", count)
         return self._read(
             f"seconds {seconds}",
-            lambda vault, page: self._readings.last_seconds(vault, seconds, page),
+            lambda vault, page, client: self._readings.last_seconds(
+                vault, seconds, page, client=client
+            ),
         )
 
     @needs(Scope.READ)
     def read_last(self, count: str) -> Response:
         last = _count("last", count)
         return self._read(
-            f"last {last}", lambda vault, page: self._readings.latest(vault, last, page)
+            f"last {last}",
+            lambda vault, page, client: self._readings.latest(vault, last, page, client=client),
         )
 
     @needs(Scope.READ)
@@ -130,17 +134,22 @@ class _Views:
         return _maxtime(None if vault is None else self._readings.max_relative_timestamp(vault))
 
     def _select(self, name: str, question: Question) -> Response:
-        return self._read(name, lambda vault, page: self._readings.select(vault, question, page))
+        return self._read(
+            name,
+            lambda vault, page, client: self._readings.select(vault, question, page, client=client),
+        )
 
-    def _read(self, name: str, choose: Callable[[OpenVault, Page], Batches]) -> Response:
+    def _read(self, name: str, choose: Callable[[OpenVault, Page, str], PausableRead]) -> Response:
         """`name` tells this question from all others, so that no cursor is taken for another's."""
         paging = parse_paging(request.args)
         vault = _asked_vault(self._service)
         if vault is None:
             return json_answer({"data": []})
         question = name.encode() + vault.vault_id.bytes
-        batches = choose(vault, paging.page(question))
-        return readings_answer(batches, lambda cursor: encode_cursor(cursor, question))
+        read = choose(vault, paging.page(question), _client(self._service).name)
+        stream = ReadingsStream(read, lambda cursor: encode_cursor(cursor, question))
+        request.environ[PAUSE] = stream.pause
+        return readings_answer(stream)
 
 
 def _asked_vault(service: Service) -> OpenVault | None:

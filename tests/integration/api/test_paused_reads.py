@@ -1,0 +1,159 @@
+"""A read that is paused between batches gives every reading once, whatever happens meanwhile."""
+
+import json
+import random
+from collections.abc import Callable, Iterator
+from itertools import cycle
+
+import psycopg
+import pytest
+from redis import Redis
+
+from integration.api.asking import Api, row, sample
+from integration.compaction.past import Past, each_second, noon
+from integration.writer.sending import sending
+from iot_api import merge as merge_module
+from iot_api import readings as readings_module
+from iot_api.answers import ReadingsStream
+from iot_api.paging import Page
+from iot_api.pausable_read import PausableRead
+from iot_api.readings import Readings
+from iot_cipher.vault import OpenVault
+from iot_models.reading import Reading
+from iot_models.settings import Settings
+from iot_stores.history import Question
+from iot_writer.writer import Writer
+from support.draining import drain_all
+
+PASSWORD = b"p"
+Begin = Callable[[Readings, OpenVault, Page], PausableRead]
+READS: dict[str, Begin] = {
+    "all": lambda readings, vault, page: readings.select(vault, Question(), page),
+    "from": lambda readings, vault, page: readings.select(vault, Question(relative_low=0), page),
+    "days": lambda readings, vault, page: readings.last_seconds(vault, 800_000, page),
+    "last 300": lambda readings, vault, page: readings.latest(vault, 300, page),
+    "all by last": lambda readings, vault, page: readings.latest(vault, 1000, page),
+}
+PAGES = {
+    "asc": Page(),
+    "desc": Page(descending=True),
+    "limit": Page(limit=250),
+    "limit desc": Page(limit=250, descending=True),
+}
+
+
+@pytest.fixture
+def past(settings: Settings, writer: Writer) -> Iterator[Past]:
+    """Empty stores, to be filled with what was received long ago."""
+    with sending(settings) as sender:
+        yield Past(sender, writer)
+
+
+@pytest.fixture(params=[0, 2000], ids=["streamed", "held"])
+def most_held(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """How many of the last readings are held in memory; batches are small."""
+    monkeypatch.setattr(merge_module, "BATCH", 20)
+    monkeypatch.setattr(readings_module, "BATCH", 20)
+    monkeypatch.setattr(readings_module, "MOST_HELD", request.param)
+    return int(request.param)
+
+
+def all_of(read: PausableRead) -> list[Reading]:
+    return [reading for batch in read for reading in batch]
+
+
+@pytest.mark.usefixtures("most_held")
+@pytest.mark.parametrize("page", PAGES.values(), ids=PAGES)
+@pytest.mark.parametrize("begin", READS.values(), ids=READS)
+def test_segments_are_merged_and_readings_stored_during_the_pauses(
+    past: Past, api: Api, writer: Writer, begin: Begin, page: Page
+) -> None:
+    sent = each_second(noon(2), 400)
+    random.Random(5).shuffle(sent)
+    past.store(PASSWORD, sent, each=7)  # segments that overlap everywhere
+    readings, vault = past.sender.service.readings, past.sender.vault(PASSWORD)
+    wanted = all_of(begin(readings, vault, page))
+    assert len(wanted) == min(page.limit or 400, len(wanted))
+    read = begin(readings, vault, page)
+    given: list[Reading] = []
+    used = cycle([None, 3, 0, None])
+    for number, batch in enumerate(read):
+        part = next(used)
+        given += batch[:part]
+        read.pause(part)
+        read.pause(part)
+        if number == 2:
+            assert past.compact(PASSWORD)
+        if number % 5 == 1:
+            moment, relative = sent[number][1] + 1, sent[number][2] + 1
+            api.put([row(interrogator_time=moment, relative_time=relative, freeform="new")])
+            drain_all(writer)
+    keys = [(each.interrogator_timestamp, each.id) for each in given]
+    assert keys == sorted(set(keys), reverse=page.descending)
+    old = [each for each in given if each.freeform != '"new"']
+    assert old == wanted[: len(old)]
+    if page.limit is None:
+        assert old == wanted
+    else:
+        assert len(given) == len(wanted)
+
+
+def test_a_paused_read_holds_no_connection(
+    past: Past, postgres: psycopg.Connection, most_held: int
+) -> None:
+    del most_held
+    past.store(PASSWORD, each_second(noon(2), 400), each=100)
+    read = past.sender.service.readings.select(past.sender.vault(PASSWORD), Question())
+    batches = iter(read)
+    next(batches)
+
+    def open_transactions() -> object:
+        row = postgres.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE xact_start IS NOT NULL"
+            " AND application_name = 'iot-api' AND datname = current_database()"
+        ).fetchone()
+        assert row is not None
+        return row[0]
+
+    assert open_transactions() == 1
+    read.pause()
+    assert open_transactions() == 0
+    assert len(list(batches)) > 1
+
+
+def test_a_read_of_the_hot_window_is_paused(
+    api: Api, writer: Writer, redis: "Redis", past: Past, most_held: int
+) -> None:
+    """It goes on from the hot window, and from Postgres once that covers nothing any more."""
+    del most_held
+    for begin in range(0, 200, 40):
+        api.put([row("p", interrogator_time=n, freeform=n) for n in range(begin, begin + 40)])
+        drain_all(writer)
+    before = sample("iot_reads_total", source="hot_window")
+    read = past.sender.service.readings.last_seconds(past.sender.vault(PASSWORD), 60)
+    given: list[str] = []
+    for number, batch in enumerate(read):
+        given += [each.freeform for each in batch]
+        read.pause()
+        if number == 1:
+            redis.delete(*redis.keys("iot:hot:cover:*"))
+    assert given == [str(n) for n in range(200)]
+    assert sample("iot_reads_total", source="hot_window") == before + 1
+
+
+@pytest.mark.parametrize("size", [100, 400_000])
+def test_an_answer_is_paused_anywhere(past: Past, most_held: int, size: int) -> None:
+    """Also within a text that is sent in several pieces."""
+    del most_held
+    texts = [json.dumps('"\\é' * (size // 8) + str(n)) for n in range(4)]
+    past.store(PASSWORD, [(noon(2), n, n, text) for n, text in enumerate(texts)], each=2)
+    readings, vault = past.sender.service.readings, past.sender.vault(PASSWORD)
+    whole = b"".join(ReadingsStream(readings.select(vault, Question())).pieces())
+    assert [each["freeform"] for each in json.loads(whole)["data"]] == texts
+    stream = ReadingsStream(readings.select(vault, Question()))
+    paused = b""
+    for piece in stream.pieces():
+        assert len(piece) < 600_000
+        paused += piece
+        stream.pause()
+    assert paused == whole

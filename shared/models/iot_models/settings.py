@@ -6,6 +6,7 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from . import names
 from .errors import SettingsError
 from .scopes import parse_anonymous_scopes
 
@@ -50,7 +51,7 @@ class Settings:
         8,
         "Streams that readings are spread over; the same for every process.",
         minimum=1,
-        maximum=256,
+        maximum=names.MOST_SHARDS,
     )
     hot_window_seconds: int = _setting(
         300,

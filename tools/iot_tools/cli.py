@@ -135,6 +135,10 @@ def _add_keys(commands: "Subparsers[argparse.ArgumentParser]") -> None:
     create = actions.add_parser("create", help="make a keyring file, unless it is there")
     create.add_argument("path", type=Path)
     create.set_defaults(command=_create_keys)
+    writer = actions.add_parser("writer", help="derive the file with a writer's keys alone")
+    writer.add_argument("--keyring", type=Path, required=True, help="the whole keyring, to read")
+    writer.add_argument("--file", type=Path, required=True, help="the writer's keys, to write")
+    writer.set_defaults(command=_derive_writer_keys)
 
 
 def _create_keys(parsed: argparse.Namespace) -> int:
@@ -145,6 +149,17 @@ def _create_keys(parsed: argparse.Namespace) -> int:
     except OSError as error:
         raise SettingsError(f"{parsed.path} can't be written: {error.strerror}") from None
     print(f"{parsed.path}: made" if made else f"{parsed.path}: already there, left as it is")
+    return 0
+
+
+def _derive_writer_keys(parsed: argparse.Namespace) -> int:
+    from iot_cipher.writer_keys import write_writer_keys_file  # noqa: PLC0415
+
+    try:
+        made = write_writer_keys_file(parsed.keyring, parsed.file)
+    except OSError as error:
+        raise SettingsError(f"{parsed.file} can't be written: {error.strerror}") from None
+    print(f"{parsed.file}: made" if made else f"{parsed.file}: already as it should be")
     return 0
 
 

@@ -36,7 +36,9 @@ class Settings:
     )
     postgres_url: str = _setting(MISSING, "PostgreSQL of the history, as a libpq URL.", secret=True)
     keyring_file: str = _setting(
-        MISSING, "File with the master keys and the pepper; re-read when it changes."
+        MISSING,
+        "File with the master keys and the pepper, or, for a writer, with its keys alone; "
+        "re-read when it changes.",
     )
     tokens_file: str = _setting(
         "",

@@ -120,6 +120,9 @@ def _add_migrate(commands: "Subparsers[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser("migrate", help="bring the database's schema up to date")
     parser.add_argument("--wait", type=seconds, default=0.0, metavar="SECONDS",
                         help="for Postgres to be reachable (default 0)")  # fmt: skip
+    parser.add_argument("--grant", action="store_true",
+                        help="give iot_api and iot_writer their rights on the tables, and no "
+                        "others (production/postgres-roles.sql of the chart)")  # fmt: skip
     parser.set_defaults(command=_migrate)
 
 

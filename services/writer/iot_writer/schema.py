@@ -13,13 +13,18 @@ from iot_stores.postgres import SCHEMA_REVISION, check_schema, found_schema
 
 _LOCK = 0x696F74
 """Two migrations at once would trip over each other; the second waits and finds all done."""
+_MIGRATIONS = resources.files(__package__) / "migrations"
+GRANTS = _MIGRATIONS / "grants.sql"
 
 
-def migrate(postgres_url: str, revision: str = SCHEMA_REVISION) -> None:
+def migrate(
+    postgres_url: str, revision: str = SCHEMA_REVISION, *, grant: bool = False
+) -> None:
     """Bring the database at a libpq URL to `revision`; does nothing when it is there.
 
     All of it happens in one transaction, or nothing does. A schema one revision ahead is left as
-    it is, since this version works on it: that is how one goes back to it.
+    it is, since this version works on it: that is how one goes back to it. With `grant` the roles
+    of the API and the writers get their rights on the tables.
 
     Raises:
         SettingsError: the schema is further ahead.
@@ -28,13 +33,16 @@ def migrate(postgres_url: str, revision: str = SCHEMA_REVISION) -> None:
         "postgresql+psycopg://", creator=_creator(postgres_url), poolclass=sqlalchemy.NullPool
     )
     config = Config()
-    config.set_main_option("script_location", str(resources.files(__package__) / "migrations"))
+    config.set_main_option("script_location", str(_MIGRATIONS))
     with engine.begin() as connection:
         connection.execute(sqlalchemy.text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
         if _is_ahead(connection):
             return
         config.attributes["connection"] = connection
         command.upgrade(config, revision)
+        if grant:
+            driver: Any = connection.connection.driver_connection
+            driver.execute(GRANTS.read_text(encoding="utf-8"))
 
 
 def _is_ahead(connection: sqlalchemy.Connection) -> bool:

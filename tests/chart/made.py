@@ -7,6 +7,7 @@ from chart.release import Object, Release
 
 _MAKES = {
     "--keyring": {"keyring.json"},
+    "--writer-keys": {"writer-keys.json"},
     "--tokens": {"tokens.json"},
     "--probe": {"token", "password"},
     "--redis": {"password", "url"},
@@ -31,7 +32,7 @@ def secrets_required(release: Release) -> dict[str, set[str]]:
     """The Secrets that must be there, with the keys that are asked for."""
     required: dict[str, set[str]] = {}
     for name, value in _options(release):
-        if name == "--require":
+        if name in {"--require", "--keyring-from"}:
             secret, _, key = value.partition(":")
             required.setdefault(secret, set()).add(key)
     return required

@@ -81,7 +81,10 @@ MATRIX: dict[str, ValuesSet] = {
     "demo": ValuesSet(files=("values-demo.yaml",)),
     "production": ValuesSet(
         files=("values-production.yaml",),
-        existing={"iot-redis": {"url", "ca.crt"}, "iot-postgres": {"url", "ca.crt"}},
+        existing={
+            "iot-redis": {"api", "writer", "ca.crt"},
+            "iot-postgres": {"api", "writer", "migration", "ca.crt"},
+        },
     ),
     "own-stores": own(),
     "own-keys-of-secrets": own(
@@ -104,6 +107,77 @@ MATRIX: dict[str, ValuesSet] = {
             "my-tokens": {"list"},
             "my-probe": {"t", "p"},
         },
+    ),
+    "own-writer-keys": own(
+        {
+            "keys": {
+                "existingSecret": "my-keys",
+                "writer": {"existingSecret": "my-writer-keys", "existingSecretKey": "w"},
+            }
+        },
+        existing={"my-keys": {"keyring.json"}, "my-writer-keys": {"w"}},
+    ),
+    "users-in-one-secret": own(
+        {
+            "redis": {
+                "hotWindow": {
+                    "existingSecret": "my-hot",
+                    "api": {"existingSecretKey": "api"},
+                    "writer": {"existingSecretKey": "writer"},
+                },
+                "api": {"existingSecretKey": "api"},
+                "writer": {"existingSecretKey": "writer"},
+            },
+            "postgres": {
+                "api": {"existingSecretKey": "api"},
+                "writer": {"existingSecretKey": "writer"},
+                "migration": {"existingSecretKey": "owner"},
+            },
+        },
+        existing={
+            "my-redis": {"api", "writer"},
+            "my-hot": {"api", "writer"},
+            "my-pg": {"api", "writer", "owner"},
+        },
+    ),
+    "users-in-secrets-of-their-own": ValuesSet(
+        {
+            "redis": {
+                "api": {"existingSecret": "redis-api"},
+                "writer": {"existingSecret": "redis-writer", "existingSecretKey": "w"},
+                "hotWindow": {
+                    "api": {"existingSecret": "hot-api"},
+                    "writer": {"existingSecret": "hot-writer"},
+                },
+            },
+            "postgres": {
+                "api": {"existingSecret": "pg-api"},
+                "writer": {"existingSecret": "pg-writer"},
+                "migration": {"existingSecret": "pg-owner"},
+            },
+        },
+        existing={
+            "redis-api": {"url"},
+            "redis-writer": {"w"},
+            "hot-api": {"url"},
+            "hot-writer": {"url"},
+            "pg-api": {"url"},
+            "pg-writer": {"url"},
+            "pg-owner": {"url"},
+        },
+    ),
+    "urls-but-for-the-writer": ValuesSet(
+        {
+            "redis": {
+                "url": "redis://redis.example.org:6379/0",
+                "writer": {"existingSecret": "redis-writer"},
+            },
+            "postgres": {
+                "internal": {"enabled": True},
+                "writer": {"existingSecret": "pg-writer"},
+            },
+        },
+        existing={"redis-writer": {"url"}, "pg-writer": {"url"}},
     ),
     "urls": ValuesSet(
         {

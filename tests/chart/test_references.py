@@ -227,7 +227,11 @@ def test_the_role_reaches_the_secrets_of_the_hook_and_no_other(release: Release)
     (role,) = release.of("Role")
     made, required = secrets_made(release), secrets_required(release)
     rules = {tuple(rule["verbs"]): rule for rule in role["rules"]}
-    assert set(rules) == ({("get",), ("create",)} if made else {("get",)})
+    derived = {name for name, keys in made.items() if keys == {"writer-keys.json"}}
+    verbs = {("get",): True, ("create",): bool(made), ("update",): bool(derived)}
+    assert set(rules) == {verb for verb, needed in verbs.items() if needed}
+    if derived:
+        assert set(rules["update",]["resourceNames"]) == derived
     assert set(rules["get",]["resourceNames"]) == {*made, *required}
     for rule in rules.values():
         assert rule["apiGroups"] == [""]

@@ -51,6 +51,24 @@ SENTENCES: dict[str, tuple[dict[str, Any], str]] = {
         {"keys": {"existingSecretKey": "mine.json"}},
         "set keys.existingSecret as well.",
     ),
+    "a writer's key of no Secret": (
+        {"keys": {"writer": {"existingSecretKey": "mine.json"}}},
+        "set keys.writer.existingSecret as well.",
+    ),
+    "a component's key of no Secret": (
+        {
+            "postgres": {
+                "existingSecret": "",
+                "url": "postgresql://p/d",
+                "api": {"existingSecretKey": "api"},
+            }
+        },
+        "set postgres.api.existingSecret or postgres.existingSecret as well.",
+    ),
+    "a Postgres for one component only": (
+        {"postgres": {"existingSecret": "", "api": {"existingSecret": "pg-api"}}},
+        "No Postgres: set postgres.existingSecret to a Secret that holds its URL",
+    ),
     "demo stores on OpenShift": (
         {"openshift": True, "redis": {"existingSecret": "", "internal": {"enabled": True}}},
         "set redis.existingSecret and postgres.existingSecret instead of internal.enabled.",

@@ -109,6 +109,80 @@ def test_pods_are_given_only_the_secrets_they_need(release: Release) -> None:
         assert given <= needed[pod.component], str(pod)
 
 
+def test_each_component_has_keys_of_its_own(release: Release) -> None:
+    """The writers must not reach the Secret with the pepper and the wrapping keys."""
+    secrets = {}
+    for component, file in (("api", "keyring.json"), ("writer", "writer-keys.json")):
+        pod = release.pod(component)
+        (found,) = (
+            (path, reference.name)
+            for path, reference, _ in files(pod, pod.containers[0])
+            if path.startswith(f"{MOUNTED}/keyring/")
+        )
+        assert found[0] == f"{MOUNTED}/keyring/{file}"
+        secrets[component] = found[1]
+    assert secrets["api"] != secrets["writer"]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        (
+            "users-in-one-secret",
+            {
+                "api": {
+                    "redis": "my-redis:api",
+                    "postgres": "my-pg:api",
+                    "hot-window": "my-hot:api",
+                },
+                "writer": {
+                    "redis": "my-redis:writer",
+                    "postgres": "my-pg:writer",
+                    "hot-window": "my-hot:writer",
+                },
+                "migrate": {"postgres": "my-pg:owner"},
+            },
+        ),
+        (
+            "users-in-secrets-of-their-own",
+            {
+                "api": {
+                    "redis": "redis-api:url",
+                    "postgres": "pg-api:url",
+                    "hot-window": "hot-api:url",
+                },
+                "writer": {
+                    "redis": "redis-writer:w",
+                    "postgres": "pg-writer:url",
+                    "hot-window": "hot-writer:url",
+                },
+                "migrate": {"postgres": "pg-owner:url"},
+            },
+        ),
+        (
+            "urls-but-for-the-writer",
+            {
+                "api": {"postgres": "iot-iot-sensor-postgres:url"},
+                "writer": {"redis": "redis-writer:url", "postgres": "pg-writer:url"},
+                "migrate": {"postgres": "iot-iot-sensor-postgres:url"},
+            },
+        ),
+    ],
+)
+def test_each_component_has_a_url_of_its_own(
+    name: str, expected: dict[str, dict[str, str]]
+) -> None:
+    release = rendered(name, NEWEST)
+    for component, urls in expected.items():
+        pod = release.pod(component)
+        found = {
+            path.split("/")[3]: f"{reference.name}:{key}"
+            for path, reference, key in files(pod, pod.containers[0])
+            if path.startswith(MOUNTED) and path.endswith("/url")
+        }
+        assert found == urls, component
+
+
 @pytest.mark.parametrize("name", ["own-stores", "hot-window", "own-keys-of-secrets"])
 def test_everything_that_is_needed_is_given(name: str) -> None:
     """The required settings, and those that have a value of their own in the chart."""
@@ -229,6 +303,13 @@ def test_paths_of_routes_are_those_of_the_api(client: FlaskClient) -> None:
     assert {"/healthz", "/readyz"} <= outside
 
 
+def test_the_migration_gives_rights_where_the_values_say_so() -> None:
+    for name, grant in (("production", True), ("own-stores", False)):
+        release = rendered(name, NEWEST)
+        pod = release.pod("migrate")
+        assert parsed(command(pod, pod.containers[0])).grant is grant
+
+
 def test_arguments_are_those_of_the_command(release: Release) -> None:
     for pod, container in ours(release):
         words = command(pod, container)
@@ -303,4 +384,5 @@ def test_secrets_made_have_the_keys_of_the_files_that_they_are_read_from(tmp_pat
     create_keyring_file(ring)
     assert {ring.name} in made.values()
     values = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
+    assert values["keys"]["writer"]["existingSecretKey"] in set().union(*made.values())
     assert values["keys"]["existingSecretKey"] == ring.name

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from iot_cipher.writer_keys import write_writer_keys_file
 from support.waiting import wait_until
 
 
@@ -41,12 +42,14 @@ class Stack:
         self.port = free_port()
         self.metrics_port = free_port()
         self._logs = logs
-        self._environment = {
+        self._environment: dict[str, str] = {
             **environment,
             "IOT_BIND": f"127.0.0.1:{self.port}",
             "IOT_API_METRICS_PORT": str(self.metrics_port),
             "IOT_WRITER_METRICS_PORT": "0",
         }
+        self.writer_environment: dict[str, str] = {}
+        """What the writers are told otherwise."""
         self.api: subprocess.Popen[bytes] | None = None
         self.writers: list[subprocess.Popen[bytes]] = []
 
@@ -57,8 +60,11 @@ class Stack:
         wait_until(self._ready, what="readiness of the API")
 
     def start_writer(self) -> subprocess.Popen[bytes]:
-        """Start one more writer."""
-        writer = self._start(f"writer-{len(self.writers)}", ["-m", "iot_writer"])
+        """Start one more writer, with a writer's keys alone."""
+        keys = self._logs / "writer-keys"
+        write_writer_keys_file(Path(self._environment["IOT_KEYRING_FILE"]), keys)
+        own = {"IOT_KEYRING_FILE": str(keys), **self.writer_environment}
+        writer = self._start(f"writer-{len(self.writers)}", ["-m", "iot_writer"], own)
         self.writers.append(writer)
         return writer
 
@@ -115,10 +121,13 @@ class Stack:
         except OSError:
             return False
 
-    def _start(self, name: str, arguments: list[str]) -> subprocess.Popen[bytes]:
+    def _start(
+        self, name: str, arguments: list[str], own: Mapping[str, str] = {}
+    ) -> subprocess.Popen[bytes]:
+        environment = {**self._environment, **own}
         with (self._logs / f"{name}.log").open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, *arguments], env=self._environment, stdout=log, stderr=log
+                [sys.executable, *arguments], env=environment, stdout=log, stderr=log
             )
 
 

@@ -120,6 +120,9 @@ def _add_migrate(commands: "Subparsers[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser("migrate", help="bring the database's schema up to date")
     parser.add_argument("--wait", type=seconds, default=0.0, metavar="SECONDS",
                         help="for Postgres to be reachable (default 0)")  # fmt: skip
+    parser.add_argument("--grant", action="store_true",
+                        help="give iot_api and iot_writer their rights on the tables, and no "
+                        "others (production/postgres-roles.sql of the chart)")  # fmt: skip
     parser.set_defaults(command=_migrate)
 
 
@@ -135,6 +138,10 @@ def _add_keys(commands: "Subparsers[argparse.ArgumentParser]") -> None:
     create = actions.add_parser("create", help="make a keyring file, unless it is there")
     create.add_argument("path", type=Path)
     create.set_defaults(command=_create_keys)
+    writer = actions.add_parser("writer", help="derive the file with a writer's keys alone")
+    writer.add_argument("--keyring", type=Path, required=True, help="the whole keyring, to read")
+    writer.add_argument("--file", type=Path, required=True, help="the writer's keys, to write")
+    writer.set_defaults(command=_derive_writer_keys)
 
 
 def _create_keys(parsed: argparse.Namespace) -> int:
@@ -145,6 +152,17 @@ def _create_keys(parsed: argparse.Namespace) -> int:
     except OSError as error:
         raise SettingsError(f"{parsed.path} can't be written: {error.strerror}") from None
     print(f"{parsed.path}: made" if made else f"{parsed.path}: already there, left as it is")
+    return 0
+
+
+def _derive_writer_keys(parsed: argparse.Namespace) -> int:
+    from iot_cipher.writer_keys import write_writer_keys_file  # noqa: PLC0415
+
+    try:
+        made = write_writer_keys_file(parsed.keyring, parsed.file)
+    except OSError as error:
+        raise SettingsError(f"{parsed.file} can't be written: {error.strerror}") from None
+    print(f"{parsed.file}: made" if made else f"{parsed.file}: already as it should be")
     return 0
 
 

@@ -10,7 +10,7 @@ import psycopg
 from redis.exceptions import RedisError
 
 from iot_cipher.envelope import Opener
-from iot_cipher.keyring import KeyringFile
+from iot_cipher.writer_keys import WriterKeysFile
 from iot_models.entry import decode_entry
 from iot_models.errors import IotError, SettingsError, UnavailableError
 from iot_models.settings import Settings, load
@@ -49,7 +49,7 @@ class _Dead:
         self.backlog = Backlog(
             self.redis, shards=settings.shards, max_bytes=settings.backlog_max_bytes
         )
-        self.keyring = KeyringFile(Path(settings.keyring_file))
+        self.keys = WriterKeysFile(Path(settings.keyring_file))
 
     def asked(self, parsed: argparse.Namespace) -> Iterator[DeadLetter]:
         """The letters a command names: one, or all there are."""
@@ -67,7 +67,7 @@ class _Dead:
     def audit(self, line: str) -> None:
         """Note what was done."""
         with connect_postgres(self.settings, name="iot-sensor dead") as connection:
-            AuditLog(self.keyring.current).record(connection, line)
+            AuditLog(self.keys.current).record(connection, line)
 
 
 @contextmanager
@@ -125,7 +125,7 @@ def _drop(parsed: argparse.Namespace) -> int:
 
 def _content(dead: _Dead, letter: DeadLetter) -> str:
     try:
-        entry = decode_entry(Opener(dead.keyring.current).open(letter.shard, letter.sealed).content)
+        entry = decode_entry(Opener(dead.keys.current).open(letter.shard, letter.sealed).content)
     except IotError as error:
         return f"can't be opened: {error}"
     return f"{len(entry.readings)} readings of vault {entry.vault_id.hex()}"

@@ -29,7 +29,7 @@ def run(parsed: argparse.Namespace) -> int:
     try:
         with ended_by_signals():
             server.wait(parsed.wait)
-            _migrate(server)
+            _migrate(server, grant=parsed.grant)
     except EndedError as ended:
         print(f"ended by {ended}; run it again", file=sys.stderr)
         return ended.code
@@ -37,7 +37,7 @@ def run(parsed: argparse.Namespace) -> int:
     return 0
 
 
-def _migrate(server: "PostgresAt") -> None:
+def _migrate(server: "PostgresAt", *, grant: bool) -> None:
     # What follows takes a second to load, in which a signal is heeded already.
     logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)
     from sqlalchemy.exc import DBAPIError  # noqa: PLC0415
@@ -45,7 +45,7 @@ def _migrate(server: "PostgresAt") -> None:
     from iot_writer import schema  # noqa: PLC0415
 
     try:
-        schema.migrate(server.conninfo)
+        schema.migrate(server.conninfo, grant=grant)
     except (DBAPIError, psycopg.Error) as error:
         raise UnavailableError(
             f"Postgres at {server.where} refused the migration, and nothing was changed: "

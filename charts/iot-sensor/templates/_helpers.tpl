@@ -127,6 +127,10 @@ imagePullSecrets:
 {{- .Values.keys.existingSecret | default (printf "%s-keys" (include "iot-sensor.fullname" .)) -}}
 {{- end -}}
 
+{{- define "iot-sensor.writerKeysSecret" -}}
+{{- .Values.keys.writer.existingSecret | default (printf "%s-writer-keys" (include "iot-sensor.fullname" .)) -}}
+{{- end -}}
+
 {{- define "iot-sensor.tokensSecret" -}}
 {{- .Values.auth.existingSecret | default (printf "%s-tokens" (include "iot-sensor.fullname" .)) -}}
 {{- end -}}
@@ -151,7 +155,23 @@ imagePullSecrets:
 {{ include "iot-sensor.fullname" . }}-postgres
 {{- end -}}
 
-{{/* Files under /etc/iot-sensor. Argument: context, files (list of keyring, tokens, redis, postgres, probe). */}}
+{{/* Secret and key, as `secret:key`, of the URL with which a component reaches a store; empty: the URL is no Secret.
+Argument: context, store (redis, hotWindow, postgres), component (api, writer, migration). */}}
+{{- define "iot-sensor.storeRef" -}}
+{{- $values := .context.Values -}}
+{{- $block := get (dict "redis" $values.redis "hotWindow" $values.redis.hotWindow "postgres" $values.postgres) .store -}}
+{{- $own := get $block .component | default dict -}}
+{{- $secret := $own.existingSecret | default $block.existingSecret -}}
+{{- $key := $own.existingSecretKey | default $block.existingSecretKey -}}
+{{- if $secret -}}
+{{- printf "%s:%s" $secret $key -}}
+{{- else if and (ne .store "hotWindow") $block.internal.enabled -}}
+{{- printf "%s:%s" (include (printf "iot-sensor.%sSecret" .store) .context) $key -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Files under /etc/iot-sensor. Argument: context, component (api, writer, migration), files (list of keyring,
+writer-keys, tokens, redis, postgres, probe). */}}
 {{- define "iot-sensor.secretFiles" -}}
 {{- $values := .context.Values -}}
 - name: secrets
@@ -165,6 +185,13 @@ imagePullSecrets:
             - key: {{ $values.keys.existingSecretKey }}
               path: keyring/keyring.json
     {{- end }}
+    {{- if has "writer-keys" .files }}
+      - secret:
+          name: {{ include "iot-sensor.writerKeysSecret" .context }}
+          items:
+            - key: {{ $values.keys.writer.existingSecretKey }}
+              path: keyring/writer-keys.json
+    {{- end }}
     {{- if and (has "tokens" .files) $values.auth.enabled }}
       - secret:
           name: {{ include "iot-sensor.tokensSecret" .context }}
@@ -172,12 +199,8 @@ imagePullSecrets:
             - key: {{ $values.auth.existingSecretKey }}
               path: tokens/tokens.json
     {{- end }}
-    {{- if and (has "redis" .files) (not $values.redis.url) }}
-      - secret:
-          name: {{ include "iot-sensor.redisSecret" .context }}
-          items:
-            - key: {{ $values.redis.existingSecretKey }}
-              path: redis/url
+    {{- if has "redis" .files }}
+    {{- include "iot-sensor.storeFile" (merge (dict "store" "redis" "path" "redis/url") .) | indent 4 }}
     {{- end }}
     {{- if and (has "redis" .files) $values.redis.ca.existingSecret }}
       - secret:
@@ -186,19 +209,11 @@ imagePullSecrets:
             - key: {{ $values.redis.ca.existingSecretKey }}
               path: redis/ca.crt
     {{- end }}
-    {{- if and (has "redis" .files) $values.redis.hotWindow.existingSecret }}
-      - secret:
-          name: {{ $values.redis.hotWindow.existingSecret }}
-          items:
-            - key: {{ $values.redis.hotWindow.existingSecretKey }}
-              path: hot-window/url
+    {{- if has "redis" .files }}
+    {{- include "iot-sensor.storeFile" (merge (dict "store" "hotWindow" "path" "hot-window/url") .) | indent 4 }}
     {{- end }}
-    {{- if and (has "postgres" .files) (not $values.postgres.url) }}
-      - secret:
-          name: {{ include "iot-sensor.postgresSecret" .context }}
-          items:
-            - key: {{ $values.postgres.existingSecretKey }}
-              path: postgres/url
+    {{- if has "postgres" .files }}
+    {{- include "iot-sensor.storeFile" (merge (dict "store" "postgres" "path" "postgres/url") .) | indent 4 }}
     {{- end }}
     {{- if and (has "postgres" .files) $values.postgres.ca.existingSecret }}
       - secret:
@@ -220,6 +235,16 @@ imagePullSecrets:
     {{- end }}
 {{- end -}}
 
+{{- define "iot-sensor.storeFile" -}}
+{{- with include "iot-sensor.storeRef" . }}
+  - secret:
+      name: {{ splitList ":" . | first }}
+      items:
+        - key: {{ splitList ":" . | last }}
+          path: {{ $.path }}
+{{- end }}
+{{- end -}}
+
 {{/* Variables that name those files. Argument as above. */}}
 {{- define "iot-sensor.secretEnv" -}}
 {{- $values := .context.Values -}}
@@ -227,19 +252,23 @@ imagePullSecrets:
 - name: IOT_KEYRING_FILE
   value: /etc/iot-sensor/keyring/keyring.json
 {{- end }}
+{{- if has "writer-keys" .files }}
+- name: IOT_KEYRING_FILE
+  value: /etc/iot-sensor/keyring/writer-keys.json
+{{- end }}
 {{- if and (has "tokens" .files) $values.auth.enabled }}
 - name: IOT_TOKENS_FILE
   value: /etc/iot-sensor/tokens/tokens.json
 {{- end }}
 {{- if has "redis" .files }}
-{{- if $values.redis.url }}
-- name: IOT_REDIS_URL
-  value: {{ $values.redis.url | quote }}
-{{- else }}
+{{- if include "iot-sensor.storeRef" (merge (dict "store" "redis") .) }}
 - name: IOT_REDIS_URL_FILE
   value: /etc/iot-sensor/redis/url
+{{- else }}
+- name: IOT_REDIS_URL
+  value: {{ $values.redis.url | quote }}
 {{- end }}
-{{- if $values.redis.hotWindow.existingSecret }}
+{{- if include "iot-sensor.storeRef" (merge (dict "store" "hotWindow") .) }}
 - name: IOT_HOT_WINDOW_REDIS_URL_FILE
   value: /etc/iot-sensor/hot-window/url
 {{- else if $values.redis.hotWindow.url }}
@@ -248,12 +277,12 @@ imagePullSecrets:
 {{- end }}
 {{- end }}
 {{- if has "postgres" .files }}
-{{- if $values.postgres.url }}
-- name: IOT_POSTGRES_URL
-  value: {{ $values.postgres.url | quote }}
-{{- else }}
+{{- if include "iot-sensor.storeRef" (merge (dict "store" "postgres") .) }}
 - name: IOT_POSTGRES_URL_FILE
   value: /etc/iot-sensor/postgres/url
+{{- else }}
+- name: IOT_POSTGRES_URL
+  value: {{ $values.postgres.url | quote }}
 {{- end }}
 {{- end }}
 {{- end -}}

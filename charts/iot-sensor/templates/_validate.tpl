@@ -10,7 +10,8 @@
 {{- if $values.postgres.existingSecret }}{{ $postgres = append $postgres "postgres.existingSecret" }}{{ end -}}
 {{- if $values.postgres.url }}{{ $postgres = append $postgres "postgres.url" }}{{ end -}}
 {{- if $values.postgres.internal.enabled }}{{ $postgres = append $postgres "postgres.internal.enabled" }}{{ end -}}
-{{- if not $postgres -}}
+{{- $apart := and $values.postgres.api.existingSecret $values.postgres.writer.existingSecret (or $values.postgres.migration.existingSecret (not $values.migrations.enabled)) -}}
+{{- if and (not $postgres) (not $apart) -}}
 {{- fail "\n\nNo Postgres: set postgres.existingSecret to a Secret that holds its URL (key `url`), or postgres.url to a URL without a password, or, for a demo, postgres.internal.enabled=true." -}}
 {{- else if gt (len $postgres) 1 -}}
 {{- fail (printf "\n\nMore than one Postgres: set only one of %s." (join ", " $postgres)) -}}
@@ -20,7 +21,7 @@
 {{- if $values.redis.existingSecret }}{{ $redis = append $redis "redis.existingSecret" }}{{ end -}}
 {{- if $values.redis.url }}{{ $redis = append $redis "redis.url" }}{{ end -}}
 {{- if $values.redis.internal.enabled }}{{ $redis = append $redis "redis.internal.enabled" }}{{ end -}}
-{{- if not $redis -}}
+{{- if not (or $redis (and $values.redis.api.existingSecret $values.redis.writer.existingSecret)) -}}
 {{- fail "\n\nNo Redis: set redis.existingSecret to a Secret that holds its URL (key `url`), or redis.url to a URL without a password, or, for a demo, redis.internal.enabled=true." -}}
 {{- else if gt (len $redis) 1 -}}
 {{- fail (printf "\n\nMore than one Redis: set only one of %s." (join ", " $redis)) -}}
@@ -35,7 +36,7 @@
 {{- end -}}
 {{- end -}}
 
-{{- range $name, $block := dict "keys" $values.keys "auth" $values.auth "redis" $values.redis "redis.ca" $values.redis.ca "redis.hotWindow" $values.redis.hotWindow "postgres" $values.postgres "postgres.ca" $values.postgres.ca "probe" $values.probe -}}
+{{- range $name, $block := dict "keys" $values.keys "keys.writer" $values.keys.writer "auth" $values.auth "redis" $values.redis "redis.ca" $values.redis.ca "redis.hotWindow" $values.redis.hotWindow "postgres" $values.postgres "postgres.ca" $values.postgres.ca "probe" $values.probe -}}
 {{- range $field, $key := $block -}}
 {{- if and $block.existingSecret (hasPrefix "existingSecret" $field) (not $key) -}}
 {{- fail (printf "\n\n%s.existingSecret names a Secret, and %s.%s is empty: set it to the key of that Secret to use." $name $name $field) -}}
@@ -43,7 +44,16 @@
 {{- end -}}
 {{- end -}}
 
-{{- range $name, $pair := dict "keys" (list $values.keys "keyring.json") "auth" (list $values.auth "tokens.json") "redis" (list $values.redis "url") "postgres" (list $values.postgres "url") -}}
+{{- range $name, $block := dict "redis" $values.redis "redis.hotWindow" $values.redis.hotWindow "postgres" $values.postgres -}}
+{{- range $component := list "api" "writer" "migration" -}}
+{{- $own := get $block $component | default dict -}}
+{{- if and $own.existingSecretKey (not $own.existingSecret) (not $block.existingSecret) -}}
+{{- fail (printf "\n\n%s.%s.existingSecretKey is set, and no Secret of yours: set %s.%s.existingSecret or %s.existingSecret as well." $name $component $name $component $name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- range $name, $pair := dict "keys" (list $values.keys "keyring.json") "keys.writer" (list $values.keys.writer "writer-keys.json") "auth" (list $values.auth "tokens.json") "redis" (list $values.redis "url") "postgres" (list $values.postgres "url") -}}
 {{- $block := first $pair -}}
 {{- if and (not $block.existingSecret) (ne $block.existingSecretKey (last $pair)) -}}
 {{- fail (printf "\n\n%s.existingSecretKey is set, and no Secret of yours: set %s.existingSecret as well." $name $name) -}}

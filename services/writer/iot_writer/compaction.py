@@ -8,9 +8,9 @@ import uuid
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 
-from iot_cipher.keyring import Keyring
 from iot_cipher.sealed_order import open_order
 from iot_cipher.sealed_segment import SealedSegment, decrypt_with_chunk_key, encrypt_segment
+from iot_cipher.writer_keys import TransitKeys
 from iot_models import metrics
 from iot_models.compaction_order import CompactionOrder, decode_order
 from iot_models.compression import unpacked_size
@@ -45,9 +45,9 @@ class Outcome(StrEnum):
 class Compaction:
     """Does one order at a time."""
 
-    def __init__(self, orders: CompactionOrders, keyring: Callable[[], Keyring]) -> None:
+    def __init__(self, orders: CompactionOrders, keys: Callable[[], TransitKeys]) -> None:
         self._orders = orders
-        self._keyring = keyring
+        self._keys = keys
 
     def run(self, connection: Connection) -> tuple[Outcome, int]:
         """Do the order that waits longest; what became of it, and how many orders are left.
@@ -64,7 +64,7 @@ class Compaction:
         if sealed is None:
             return Outcome.EMPTY, 0
         try:
-            order = decode_order(open_order(self._keyring(), sealed))
+            order = decode_order(open_order(self._keys(), sealed))
         except (DecryptionError, FormatError) as error:
             _log.error("a compaction order is refused: %s", error)
             return Outcome.REFUSED, self._orders.waiting()

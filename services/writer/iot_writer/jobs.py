@@ -1,15 +1,20 @@
-"""The RQ jobs. Each has one fixed id, so that it waits at most once, and queues by its id alone."""
+"""The RQ jobs. Each has one fixed id, so that it waits at most once, and is queued by its id alone.
+
+Whoever can write to Redis can queue these jobs, and no others.
+"""
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import cast
 
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from rq import Queue
-from rq.job import Job
+from rq.exceptions import NoSuchJobError
+from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
 from iot_models import metrics, names
@@ -123,7 +128,6 @@ def sweep_shards() -> int:
     the compaction that was.
     """
     writer = current()
-    register(writer)
     if writer.compaction_orders.waiting():
         writer.backlog.arm([names.COMPACT_JOB])
     return sweep.sweep(writer.backlog)
@@ -164,31 +168,90 @@ def _note_success(job: str) -> None:
 
 Function = Callable[[int], str] | Callable[[], int] | Callable[[], str]
 
+_PERIODIC: Mapping[str, Function] = {
+    names.SWEEP_JOB: sweep_shards,
+    names.PARTITIONS_JOB: make_partitions,
+    names.RETENTION_JOB: enforce_retention,
+    names.COMPACT_JOB: compact,
+    names.INDEXES_JOB: rebuild_indexes,
+    names.UPGRADE_JOB: advance_upgrade,
+}
+_DRAINS: Mapping[str, int] = {names.drain_job(shard): shard for shard in range(names.MOST_SHARDS)}
 
-def known_jobs(shards: Iterable[int]) -> dict[str, tuple[Function, tuple[int, ...]]]:
-    """Every job there is: its id, its function and its arguments."""
-    jobs: dict[str, tuple[Function, tuple[int, ...]]] = {
-        names.drain_job(shard): (drain, (shard,)) for shard in shards
-    }
-    jobs[names.SWEEP_JOB] = (sweep_shards, ())
-    jobs[names.PARTITIONS_JOB] = (make_partitions, ())
-    jobs[names.RETENTION_JOB] = (enforce_retention, ())
-    jobs[names.COMPACT_JOB] = (compact, ())
-    jobs[names.INDEXES_JOB] = (rebuild_indexes, ())
-    jobs[names.UPGRADE_JOB] = (advance_upgrade, ())
-    return jobs
+
+def find_job(job_id: str) -> tuple[Function, tuple[int, ...]] | None:
+    """Return the function and the arguments of a job; None for an unknown id."""
+    if job_id in _DRAINS:
+        return drain, (_DRAINS[job_id],)
+    function = _PERIODIC.get(job_id)
+    return None if function is None else (function, ())
 
 
 class KnownJob(Job):
-    """A job that runs this module's functions and no others, whatever stands in Redis."""
+    """A job of this module, built from its id.
+
+    Whoever can write to Redis can write a job's hash, and RQ would import the callbacks and send
+    the webhooks that the hash names. Only the status is read from the hash, and no hash is needed.
+    """
+
+    def __init__(
+        self,
+        id: str | None = None,  # noqa: A002 - RQ's name
+        connection: "Redis | None" = None,
+        serializer: object = None,  # noqa: ARG002 - a pickle from Redis could run anything
+    ) -> None:
+        """Raise `NoSuchJobError` when `id` is not the id of a job."""
+        known = None if id is None else find_job(id)
+        if known is None:
+            raise NoSuchJobError(f"{id!r} is not a job of the writer")
+        super().__init__(id, connection, JSONSerializer)
+        self._function, self._args = known
+        self._func_name = f"{self._function.__module__}.{self._function.__qualname__}"
+        self._instance, self._kwargs = None, {}
+        self.origin = names.JOB_QUEUE
+        self.timeout = TIMEOUT_SECONDS
+        self.result_ttl = self.failure_ttl = KEEP_FOR_EVER
 
     @property
     def func(self) -> Function:
-        """The job's function; raises `PermissionError` when it is none of ours."""
-        for function, _ in known_jobs([0]).values():
-            if self.func_name == f"{function.__module__}.{function.__qualname__}":
-                return function
-        raise PermissionError(f"{self.func_name} is not a job of the writer")
+        """The job's function."""
+        return self._function
+
+    @classmethod
+    def fetch(
+        cls,
+        id: str,  # noqa: A002 - RQ's name
+        connection: "Redis | None" = None,
+        serializer: object = None,  # noqa: ARG003
+    ) -> "KnownJob":
+        """Return a job with its status. Raises `NoSuchJobError` for an unknown id."""
+        try:
+            job = cls(id, connection)
+        except NoSuchJobError:
+            _log.warning("dropped an unknown job from the queue: %.80r", id)
+            raise
+        job.refresh()
+        return job
+
+    @classmethod
+    def fetch_many(
+        cls,
+        job_ids: Iterable[str],
+        connection: "Redis",  # noqa: ARG003
+        serializer: object = None,  # noqa: ARG003
+    ) -> list[Job | None]:
+        """Find none: RQ asks for the jobs that depend on others, and these do not."""
+        return [None for _ in job_ids]
+
+    def refresh(self) -> None:
+        """Read the status."""
+        self.restore({b"status": cast("bytes | None", self.connection.hget(self.key, "status"))})
+
+    def restore(self, raw_data: Mapping[bytes, bytes | None]) -> None:
+        """Take the status from a job's hash, and nothing else."""
+        status = (raw_data.get(b"status") or b"").decode(errors="replace")
+        known = status in set(JobStatus)
+        self._status = JobStatus(status) if known else JobStatus.CREATED
 
 
 def job_queue(client: "Redis") -> Queue:
@@ -199,29 +262,3 @@ def job_queue(client: "Redis") -> Queue:
         job_class=KnownJob,
         serializer=JSONSerializer,
     )
-
-
-def register(writer: Writer) -> None:
-    """Write the jobs that Redis doesn't hold, so that their ids can be queued by anyone.
-
-    Nor does it hold one of which there is only what RQ notes as it ends: it was wiped meanwhile.
-    """
-    known = known_jobs(writer.backlog.shards())
-    with writer.redis.pipeline(transaction=False) as pipeline:
-        for job_id in known:
-            pipeline.hexists(KnownJob.key_for(job_id), "data")
-        whole = pipeline.execute()
-    for (job_id, (function, arguments)), there in zip(known.items(), whole, strict=True):
-        if not there:
-            job = KnownJob.create(
-                function,
-                arguments,
-                id=job_id,
-                connection=writer.redis,
-                origin=names.JOB_QUEUE,
-                timeout=TIMEOUT_SECONDS,
-                result_ttl=KEEP_FOR_EVER,
-                failure_ttl=KEEP_FOR_EVER,
-                serializer=JSONSerializer,
-            )
-            job.save()

@@ -13,18 +13,21 @@ from iot_stores.postgres import OLDEST_REVISION, SCHEMA_REVISION, check_schema, 
 
 _LOCK = 0x696F74
 """Two migrations at once would trip over each other; the second waits and finds all done."""
+_MIGRATIONS = resources.files(__package__) / "migrations"
+GRANTS = _MIGRATIONS / "grants.sql"
 
 _OLD_PROCESSES_MAY_RUN = "SELECT fast_lookups = 'created' FROM vault_lookups"
 
 
-def migrate(postgres_url: str, revision: str | None = None) -> None:
+def migrate(postgres_url: str, revision: str | None = None, *, grant: bool = False) -> None:
     """Bring the database at a libpq URL to the newest schema; does nothing when it is there.
 
     A database with vaults of version 0.1 is brought to `OLDEST_REVISION` only, on which processes
     of that version go on to work; a writer does the rest later (`lookup_upgrade`).
 
     All of it happens in one transaction, or nothing does. A schema one revision ahead is left as
-    it is, since this version works on it: that is how one goes back to it.
+    it is, since this version works on it: that is how one goes back to it. With `grant` the roles
+    of the API and the writers get their rights on the tables.
 
     Raises:
         SettingsError: the schema is further ahead.
@@ -33,19 +36,26 @@ def migrate(postgres_url: str, revision: str | None = None) -> None:
         "postgresql+psycopg://", creator=_creator(postgres_url), poolclass=sqlalchemy.NullPool
     )
     config = Config()
-    config.set_main_option("script_location", str(resources.files(__package__) / "migrations"))
+    config.set_main_option("script_location", str(_MIGRATIONS))
     with engine.begin() as connection:
         connection.execute(sqlalchemy.text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
         if _is_ahead(connection):
             return
         config.attributes["connection"] = connection
-        if revision is not None:
-            command.upgrade(config, revision)
-            return
-        if _found(connection) < int(OLDEST_REVISION):
-            command.upgrade(config, OLDEST_REVISION)
-        if not connection.scalar(sqlalchemy.text(_OLD_PROCESSES_MAY_RUN)):
-            command.upgrade(config, SCHEMA_REVISION)
+        _upgrade(connection, config, revision)
+        if grant:
+            driver: Any = connection.connection.driver_connection
+            driver.execute(GRANTS.read_text(encoding="utf-8"))
+
+
+def _upgrade(connection: sqlalchemy.Connection, config: Config, revision: str | None) -> None:
+    if revision is not None:
+        command.upgrade(config, revision)
+        return
+    if _found(connection) < int(OLDEST_REVISION):
+        command.upgrade(config, OLDEST_REVISION)
+    if not connection.scalar(sqlalchemy.text(_OLD_PROCESSES_MAY_RUN)):
+        command.upgrade(config, SCHEMA_REVISION)
 
 
 def _found(connection: sqlalchemy.Connection) -> int:

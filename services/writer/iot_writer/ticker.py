@@ -7,7 +7,6 @@ from redis.exceptions import RedisError
 
 from iot_models import names
 
-from . import jobs
 from .writer import Writer
 
 EVERY_SECONDS = {
@@ -39,9 +38,8 @@ class Ticker(threading.Thread):
                 _log.warning("Redis is away: %s", error)
 
     def tick(self) -> None:
-        """Queue what is due, and write the jobs again if Redis lost them."""
+        """Queue what is due."""
         client = self._writer.redis
-        jobs.register(self._writer)
         for job, seconds in EVERY_SECONDS.items():
             if client.set(names.tick(job), 1, ex=seconds, nx=True):
                 self._writer.backlog.arm([job])

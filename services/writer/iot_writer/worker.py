@@ -1,10 +1,13 @@
 """The RQ worker: runs the jobs in its own process, one after the other."""
 
 import logging
+import time
+from datetime import UTC, datetime
 from types import FrameType
+from typing import cast
 
 from redis.exceptions import RedisError
-from rq import SimpleWorker
+from rq import Queue, SimpleWorker, worker_registration
 from rq.exceptions import StopRequested
 from rq.serializers import JSONSerializer
 
@@ -25,6 +28,10 @@ class DrainWorker(SimpleWorker):
     """Takes jobs from the one queue. SIGTERM lets the job that runs finish, then it stops.
 
     It forks no process a job: a drain costs milliseconds, and its connections stay open.
+
+    Of what RQ keeps in Redis for a worker to act on, nothing is acted on: no commands (`shutdown`,
+    `stop-job`), no suspension, no groups, rate limits, retries or dependent jobs. The writer uses
+    none of them, and they would act for whoever can write to Redis.
     """
 
     log_result_lifespan = False
@@ -45,6 +52,38 @@ class DrainWorker(SimpleWorker):
         """Take note that it's over, also if RQ ends its loop for another reason meanwhile."""
         stopping.asked.set()
         super().request_stop(signum, frame)  # type: ignore[no-untyped-call]
+
+    def subscribe(self) -> None:
+        """Take no commands from Redis."""
+
+    def check_for_suspension(self, burst: bool) -> None:
+        """Go on: `rq suspend` would stop every writer, and the backlog would fill up."""
+
+    def clean_group_registries(self) -> None:
+        """Leave groups alone: there are none."""
+
+    def clean_registries(self) -> None:
+        """Forget the workers and the executions that have died.
+
+        RQ's own cleanup restores jobs as plain `Job`, which trusts their hashes. What a writer that
+        died left undone, the sweep queues again.
+        """
+        for queue in self.queues:
+            worker_registration.clean_worker_registry(queue)
+            self._forget_executions(queue)
+        self.last_cleaned_at = datetime.now(UTC)  # type: ignore[assignment]
+
+    def _forget_executions(self, queue: Queue) -> None:
+        registry, now = queue.started_job_registry.key, time.time()
+        died = cast("list[bytes]", self.connection.zrangebyscore(registry, 0, now))
+        for execution in died:
+            _log.warning("a writer died while it ran the job %.80r", execution)
+        with self.connection.pipeline() as pipeline:
+            pipeline.zremrangebyscore(registry, 0, now)
+            # Jobs that were taken from the queue and did not begin. A job that another writer is
+            # about to begin may be forgotten too: it runs all the same.
+            pipeline.delete(queue.intermediate_queue_key)
+            pipeline.execute()
 
     def _install_signal_handlers(self) -> None:
         super()._install_signal_handlers()  # type: ignore[no-untyped-call]
@@ -102,7 +141,6 @@ def _drain_directly(writer: Writer) -> None:
 
 
 def _work_on_jobs(writer: Writer) -> None:
-    jobs.register(writer)
     # A client of its own: RQ sets the timeouts of the one it is given to suit its blocking wait.
     with connect_redis(writer.settings) as client:
         worker = DrainWorker(

@@ -5,7 +5,7 @@ from functools import cache
 from pathlib import Path
 
 from iot_cipher.envelope import Opener
-from iot_cipher.keyring import KeyringFile
+from iot_cipher.writer_keys import WriterKeysFile
 from iot_models.settings import Settings, load
 from iot_stores.audit import AuditLog
 from iot_stores.backlog import Backlog
@@ -30,24 +30,24 @@ class Writer:
         """Raises `SettingsError` when a setting is wrong."""
         self.settings = settings
         url_parts(settings.postgres_url)  # what is wrong with it is told now
-        self.keyring = KeyringFile(Path(settings.keyring_file))
+        self.keys = WriterKeysFile(Path(settings.keyring_file), warn=True)
         self.redis = connect_redis(settings)
         self.hot_redis = connect_hot_window(settings, self.redis)
         self.backlog = Backlog(
             self.redis, shards=settings.shards, max_bytes=settings.backlog_max_bytes
         )
-        self.audit = AuditLog(self.keyring.current)
+        self.audit = AuditLog(self.keys.current)
         self.drain = Drain(
             self.backlog,
             DeadLetters(self.redis),
             HotWindow(self.hot_redis, self.backlog, seconds=settings.hot_window_seconds),
-            Opener(self.keyring.current),
+            Opener(self.keys.current),
             self.audit,
             shards=settings.shards,
             hot_window_pause=0.0 if self.hot_redis is self.redis else HOT_WINDOW_PAUSE_SECONDS,
         )
         self.compaction_orders = CompactionOrders(self.redis)
-        self.compaction = Compaction(self.compaction_orders, self.keyring.current)
+        self.compaction = Compaction(self.compaction_orders, self.keys.current)
         self.sparse_indexes = SparseIndexes(lambda: connect_postgres(settings, name="iot-writer"))
         self._connection: Connection | None = None
 

@@ -17,8 +17,8 @@ from typing import NamedTuple
 from iot_models.errors import DecryptionError
 
 from .aead import SALT_BYTES, decrypt, derive, encrypt
-from .keyring import Keyring
 from .secrets import SecretHolder
+from .writer_keys import TransitKeys
 
 FORMAT = 1
 _HEADER = struct.Struct(">BI16sQ")
@@ -48,7 +48,7 @@ def name_of(shard: int, sealed: bytes) -> EntryName:
 class Sealer:
     """Seals one process's entries. Safe to share between threads; starts anew after a fork."""
 
-    def __init__(self, keyring: Callable[[], Keyring]) -> None:
+    def __init__(self, keyring: Callable[[], TransitKeys]) -> None:
         self._keyring = keyring
         self._session: _Session | None = None
         self._given_up = 0
@@ -79,7 +79,7 @@ class Sealer:
 class _Session(SecretHolder):
     __slots__ = ("_count", "_id", "_key", "_key_id", "_numbers", "_pid", "_transit_key")
 
-    def __init__(self, keyring: Keyring) -> None:
+    def __init__(self, keyring: TransitKeys) -> None:
         self._pid = os.getpid()
         self._key_id = keyring.primary_id
         self._id = os.urandom(SALT_BYTES)
@@ -88,7 +88,7 @@ class _Session(SecretHolder):
         self._count = itertools.count(2)  # the first entry is sealed without asking
         self._numbers: dict[int, itertools.count[int]] = {}
 
-    def usable(self, keyring: Keyring) -> bool:
+    def usable(self, keyring: TransitKeys) -> bool:
         return (
             self._key_id == keyring.primary_id
             and self._transit_key == keyring.transit_key(self._key_id)  # a new key, the old id
@@ -118,7 +118,7 @@ class Opener:
 
     SESSIONS_REMEMBERED = 4096
 
-    def __init__(self, keyring: Callable[[], Keyring]) -> None:
+    def __init__(self, keyring: Callable[[], TransitKeys]) -> None:
         self._keyring = keyring
         self._session_key = lru_cache(maxsize=self.SESSIONS_REMEMBERED)(_session_key)
 

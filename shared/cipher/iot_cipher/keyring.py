@@ -79,6 +79,10 @@ def parse_keyring(text: str) -> Keyring:
     Raises:
         SettingsError: one sentence on what is wrong with it, without any key.
     """
+    if is_for_writers(text):
+        raise SettingsError(
+            "the keyring file holds a writer's keys, which open no vault: use the whole keyring"
+        )
     content = _parsed(text)
     if content is None:
         # Raised here, so that no error of the parser, which holds the text, is its context.
@@ -92,6 +96,15 @@ def parse_keyring(text: str) -> Keyring:
     if not all(0 < key_id < 2**32 for key_id in masters):
         raise SettingsError("the keyring has a key id that is not from 1 to 4294967295")
     return Keyring(primary, masters, _key_bytes(pepper))
+
+
+def is_for_writers(text: str) -> bool:
+    """Whether this is the JSON of a writer's key file (see `writer_keys`), right or wrong."""
+    try:
+        content = strict_json(text)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and content.get("for") == "writer"
 
 
 def _parsed(text: str) -> tuple[int, KeyId, dict[KeyId, str], str] | None:

@@ -12,20 +12,20 @@ import struct
 from iot_models.errors import DecryptionError
 
 from .aead import SALT_BYTES, decrypt, derive, encrypt
-from .keyring import Keyring
+from .writer_keys import TransitKeys
 
 FORMAT = 1
 _HEADER = struct.Struct(">BI16s")
 _ORDER = b"iot-sensor compaction order v1"
 
 
-def seal_order(keyring: Keyring, order: bytes) -> bytes:
+def seal_order(keyring: TransitKeys, order: bytes) -> bytes:
     """Seal an encoded order with the primary key."""
     header = _HEADER.pack(FORMAT, keyring.primary_id, os.urandom(SALT_BYTES))
     return header + encrypt(_key(keyring, header), order, header)
 
 
-def open_order(keyring: Keyring, sealed: bytes) -> bytes:
+def open_order(keyring: TransitKeys, sealed: bytes) -> bytes:
     """The encoded order.
 
     Raises:
@@ -38,6 +38,6 @@ def open_order(keyring: Keyring, sealed: bytes) -> bytes:
     return decrypt(_key(keyring, header), sealed[_HEADER.size :], header)
 
 
-def _key(keyring: Keyring, header: bytes) -> bytes:
+def _key(keyring: TransitKeys, header: bytes) -> bytes:
     _, key_id, salt = _HEADER.unpack(header)
     return derive(keyring.transit_key(key_id), salt=salt, info=_ORDER)

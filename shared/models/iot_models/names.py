@@ -26,6 +26,9 @@ COMPACTION_ORDERS = "iot:compaction:orders"
 """List of sealed orders to merge small segments."""
 
 
+MOST_SHARDS = 256
+
+
 def stream(shard: int) -> str:
     """The stream in which a shard's entries wait."""
     return f"iot:ingest:{shard}"

@@ -6,6 +6,7 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from . import names
 from .errors import SettingsError
 from .scopes import parse_anonymous_scopes
 
@@ -35,7 +36,9 @@ class Settings:
     )
     postgres_url: str = _setting(MISSING, "PostgreSQL of the history, as a libpq URL.", secret=True)
     keyring_file: str = _setting(
-        MISSING, "File with the master keys and the pepper; re-read when it changes."
+        MISSING,
+        "File with the master keys and the pepper, or, for a writer, with its keys alone; "
+        "re-read when it changes.",
     )
     tokens_file: str = _setting(
         "",
@@ -50,7 +53,7 @@ class Settings:
         8,
         "Streams that readings are spread over; the same for every process.",
         minimum=1,
-        maximum=256,
+        maximum=names.MOST_SHARDS,
     )
     hot_window_seconds: int = _setting(
         300,

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import cast
 
 from iot_cipher.aead import decrypt, encrypt
-from iot_cipher.keyring import Keyring
+from iot_cipher.writer_keys import AuditKeys
 from iot_models.errors import DecryptionError
 
 from .postgres import Connection
@@ -23,14 +23,14 @@ _SELECT = "SELECT id, at, sealed FROM audit_log ORDER BY id DESC LIMIT %s"
 class AuditLog:
     """Lines that tell what was done, never with a password or a reading in them."""
 
-    def __init__(self, keyring: Callable[[], Keyring]) -> None:
-        self._keyring = keyring
+    def __init__(self, keys: Callable[[], AuditKeys]) -> None:
+        self._keys = keys
 
     def record(self, connection: Connection, line: str) -> None:
         """Add a line."""
-        keyring = self._keyring()
-        header = _HEADER.pack(FORMAT, keyring.primary_id)
-        key = keyring.audit_key(keyring.primary_id)
+        keys = self._keys()
+        header = _HEADER.pack(FORMAT, keys.primary_id)
+        key = keys.audit_key(keys.primary_id)
         connection.execute(_INSERT, (header + encrypt(key, line.encode(), header + _BOUND),))
 
     def latest(self, connection: Connection, count: int) -> list[tuple[int, str, str]]:
@@ -49,7 +49,7 @@ class AuditLog:
         try:
             header = sealed[: _HEADER.size]
             _, key_id = _HEADER.unpack(header)
-            key = self._keyring().audit_key(key_id)
+            key = self._keys().audit_key(key_id)
             return decrypt(key, sealed[_HEADER.size :], header + _BOUND).decode()
         except (DecryptionError, struct.error):
             return UNREADABLE

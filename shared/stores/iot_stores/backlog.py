@@ -260,7 +260,8 @@ class Backlog:
         Whoever takes them drains them; what is left by one who dies, the sweep queues again.
         """
         taken = self._take(keys=[names.JOB_LIST], args=[names.DRAIN_JOBS])
-        return [int(shard) for shard in cast("list[bytes]", taken)]
+        shards = cast("list[bytes]", taken)
+        return [int(each) for each in shards if each.isdigit() and int(each) < names.MOST_SHARDS]
 
     def drained(self, shard: int) -> Drained:
         """The moment, and up to where a shard was drained by then."""

@@ -76,9 +76,7 @@ redis.call('HINCRBY', counters, 'bytes', added)
 if remember ~= '' then
   redis.call('SET', remember, answer, 'EX', seconds)
   redis.call('HINCRBY', counted, bucket, 1)
-  redis.call('EXPIRE', counted, 2 * tonumber(seconds))
-  if redis.call('INCR', mine) == 1 then
-    redis.call('EXPIRE', mine, seconds)
-  end
+  redis.call('SET', mine, 0, 'EX', seconds, 'NX')
+  redis.call('INCRBY', mine, 1)
 end
 return reply

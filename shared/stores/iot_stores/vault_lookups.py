@@ -16,23 +16,9 @@ POLICY_COLUMNS: LiteralString = (
     f"fast_lookups, costs, changed_at < now() - interval '{SETTLE_SECONDS} s'"
 )
 _SELECT: LiteralString = f"SELECT {POLICY_COLUMNS} FROM vault_lookups"  # noqa: S608 - constants
-_RAISE_COST = """
-    UPDATE vault_lookups SET costs = costs || %(cost)s::smallint
-    WHERE fast_lookups <> 'created'
-        AND coalesce(costs[cardinality(costs)], 0) < %(cost)s
-"""
-_LOCK = "SELECT FROM vault_lookups FOR UPDATE"
-_FORGET_UNUSED = """
-    UPDATE vault_lookups SET
-        fast_lookups = CASE
-            WHEN fast_lookups = 'kept' AND NOT EXISTS (SELECT FROM vaults WHERE lookup_format = 1)
-            THEN 'gone' ELSE fast_lookups END,
-        costs = ARRAY(
-            SELECT cost FROM unnest(costs) WITH ORDINALITY AS listed (cost, place)
-            WHERE place = cardinality(costs) OR EXISTS (
-                SELECT FROM vaults WHERE lookup_format = 2 AND scrypt_log2_n = cost)
-            ORDER BY place)
-"""
+_RAISE_COST = "SELECT raise_lookup_cost(%s::smallint)"
+_END_FAST_LOOKUPS = "SELECT end_fast_lookups(%s * interval '1 s')"
+_FORGET_UNUSED = "SELECT forget_unused_lookups()"
 
 
 class FastLookups(StrEnum):
@@ -89,13 +75,17 @@ def decode_policy(fast_lookups: str, costs: Sequence[int], settled: bool) -> Loo
     return LookupPolicy(FastLookups(fast_lookups), tuple(costs), settled)
 
 
-def raise_cost(connection: Connection, cost: int) -> bool:
-    """Let new vaults cost `cost` from now on; False when they cost as much or more already."""
-    return connection.execute(_RAISE_COST, {"cost": cost}).rowcount > 0
+def raise_cost(connection: Connection, cost: int) -> None:
+    """Let new vaults cost at least `cost` from now on."""
+    connection.execute(_RAISE_COST, (cost,))
+
+
+def end_fast_lookups(connection: Connection, *, after_seconds: float) -> bool:
+    """Bring schema 0003 to 0004 when it is `after_seconds` old; True if that was done now."""
+    row = connection.execute(_END_FAST_LOOKUPS, (after_seconds,)).fetchone()
+    return cast("tuple[bool]", row)[0]
 
 
 def forget_unused(connection: Connection) -> None:
     """Drop the lookups that no vault has any more, so that they are not computed in vain."""
-    with connection.transaction():
-        connection.execute(_LOCK)  # the next statement sees every vault created before
-        connection.execute(_FORGET_UNUSED)
+    connection.execute(_FORGET_UNUSED)

@@ -2,27 +2,39 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
+from iot_cipher.writer_keys import write_writer_keys_file
 from support.stack import free_port
 
 
-def test_a_wrong_url_of_postgres_is_told_and_not_repeated(environment: dict[str, str]) -> None:
-    wrong = {
-        "IOT_POSTGRES_URL": "postgresql://me:hunter2%zz@h/db",
+def _boot(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    alone = {
         "IOT_BIND": f"127.0.0.1:{free_port()}",
         "IOT_API_METRICS_PORT": "0",
         "IOT_API_WORKERS": "1",
     }
     gunicorn = ["-m", "gunicorn", "--config", "python:iot_api.gunicorn_conf", "iot_api.wsgi:app"]
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, *gunicorn],
-        env=environment | wrong,
+        env=environment | alone,
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
+
+
+def test_a_wrong_url_of_postgres_is_told_and_not_repeated(environment: dict[str, str]) -> None:
+    done = _boot(environment | {"IOT_POSTGRES_URL": "postgresql://me:hunter2%zz@h/db"})
     assert done.returncode == 3, done.stderr
     assert "IOT_POSTGRES_URL is not a libpq URL" in done.stderr
     assert "hunter2" not in done.stdout + done.stderr
     assert "AttributeError" not in done.stderr
+
+
+def test_a_writers_keys_are_refused(environment: dict[str, str], tmp_path: Path) -> None:
+    write_writer_keys_file(Path(environment["IOT_KEYRING_FILE"]), tmp_path / "writer-keys")
+    done = _boot(environment | {"IOT_KEYRING_FILE": str(tmp_path / "writer-keys")})
+    assert done.returncode == 3, done.stderr
+    assert "the keyring file holds a writer's keys, which open no vault" in done.stderr

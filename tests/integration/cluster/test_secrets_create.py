@@ -16,22 +16,32 @@ import pytest
 from integration.cluster.conftest import Run
 from iot_cipher.keyring import new_keyring_text, parse_keyring
 from iot_cipher.tokens import new_token, new_tokens_text, parse_tokens, with_token
+from iot_cipher.writer_keys import writer_keys_text
 from iot_tools.cli import main
 from support.kube_api import Asked, KubeApi
 
 TOKENS = ("--tokens", "f-tokens", "--token-values", "f-token-values",
           "--token", "devices=ingest", "--token", "people=read,audit")  # fmt: skip
-ALL = ("secrets", "create", "--wait", "0", "--keyring", "f-keys", *TOKENS, "--probe", "f-probe",
+ALL = ("secrets", "create", "--wait", "0", "--keyring", "f-keys", "--writer-keys", "f-writer-keys",
+       *TOKENS, "--probe", "f-probe",
        "--redis", "f-redis", "--redis-host", "f-redis.plant.svc",
        "--postgres", "f-postgres", "--postgres-host", "f-postgres",
        "--label", "app.kubernetes.io/instance=f",
        "--label", "app.kubernetes.io/managed-by=Helm")  # fmt: skip
-ORDER = ["f-keys", "f-redis", "f-postgres", "f-token-values", "f-probe", "f-tokens"]
+ORDER = [
+    "f-keys",
+    "f-writer-keys",
+    "f-redis",
+    "f-postgres",
+    "f-token-values",
+    "f-probe",
+    "f-tokens",
+]
 
 
 def check_consistent(kube: KubeApi) -> None:
     """Everything is there, and the hashes are those of the tokens that can be fetched."""
-    parse_keyring(kube.content("f-keys")["keyring.json"])
+    check_writer_keys(kube)
     grants = parse_tokens(kube.content("f-tokens")["tokens.json"])
     values, probe = kube.content("f-token-values"), kube.content("f-probe")
     assert set(values) == {"devices", "people"}
@@ -52,6 +62,12 @@ def check_consistent(kube: KubeApi) -> None:
     )
     assert re.fullmatch("[A-Za-z0-9]{32}", redis["password"])
     assert urlsplit(postgres["url"]).password == postgres["password"]
+
+
+def check_writer_keys(kube: KubeApi) -> None:
+    """The writers' keys are those of the keyring, and nothing else of it."""
+    keyring = parse_keyring(kube.content("f-keys")["keyring.json"])
+    assert kube.content("f-writer-keys") == {"writer-keys.json": writer_keys_text(keyring)}
 
 
 def secrets_of(kube: KubeApi) -> set[str]:
@@ -107,7 +123,7 @@ def test_no_secret_is_ever_printed(kube: KubeApi, run: Run) -> None:
         assert secret not in everything
 
 
-@pytest.mark.parametrize("name", ORDER)
+@pytest.mark.parametrize("name", [name for name in ORDER if name != "f-writer-keys"])
 def test_what_is_there_is_not_touched(name: str, kube: KubeApi, run: Run) -> None:
     text, token = with_token(new_tokens_text(), "devices", ["admin"])
     contents = {
@@ -139,6 +155,101 @@ def test_what_is_there_is_not_touched(name: str, kube: KubeApi, run: Run) -> Non
             grants = parse_tokens(kube.content("f-tokens")["tokens.json"])
             for value in (stands.get("token"), stands.get("devices")):
                 assert value is None or grants.find(value.encode()) is not None
+
+
+def test_the_writers_keys_are_made_in_a_release_that_had_none(kube: KubeApi, run: Run) -> None:
+    assert run(*ALL).code == 0
+    del kube.objects["plant", "f-writer-keys"]
+    before = copy.deepcopy(kube.objects)
+    kube.requests.clear()
+    said = run(*ALL)
+    assert (said.code, said.err) == (0, "")
+    assert kube.writes() == [("create", "f-writer-keys")]
+    check_consistent(kube)
+    assert {name: kube.objects[name] for name in before} == before
+
+
+@pytest.mark.parametrize("content", ["{}", "", None])
+def test_the_writers_keys_follow_the_keyring(content: str | None, kube: KubeApi, run: Run) -> None:
+    assert run(*ALL).code == 0
+    if content is None:
+        kube.put("f-keys", {"keyring.json": new_keyring_text()})
+    else:
+        kube.put("f-writer-keys", {"writer-keys.json": content, "note": "mine"})
+    kube.requests.clear()
+    said = run(*ALL)
+    assert (said.code, said.err) == (0, "")
+    assert "Secret f-writer-keys: derived again from the keyring" in said.out
+    assert kube.writes() == [("update", "f-writer-keys")]
+    keys = dict(kube.content("f-writer-keys"))
+    assert keys.pop("note", None) == (None if content is None else "mine")
+    kube.put("f-writer-keys", keys)
+    check_consistent(kube)
+    kube.requests.clear()
+    assert run(*ALL).code == 0
+    assert kube.writes() == []
+
+
+def test_the_writers_keys_of_a_keyring_of_ones_own(kube: KubeApi, run: Run) -> None:
+    keyring = new_keyring_text()
+    kube.put("mine", {"ring": keyring})
+    derive = ("secrets", "create", "--writer-keys", "f-writer-keys", "--keyring-from", "mine:ring")
+    assert run(*derive).code == 0
+    assert kube.content("f-writer-keys") == {
+        "writer-keys.json": writer_keys_text(parse_keyring(keyring))
+    }
+    assert kube.writes() == [("create", "f-writer-keys")]
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (None, "is not there: make it, with the key ring"),
+        ({"other": "x"}, "has no key ring, or nothing in it"),
+        ({"ring": "{}"}, "the keyring is not JSON of the form"),
+    ],
+)
+def test_a_keyring_of_ones_own_that_is_wrong(
+    content: dict[str, str] | None, sentence: str, kube: KubeApi, run: Run
+) -> None:
+    if content is not None:
+        kube.put("mine", content)
+    said = run("secrets", "create", "--writer-keys", "w", "--keyring-from", "mine:ring")
+    assert said.code == 1
+    assert said.err.startswith("Secret mine in namespace plant")
+    assert sentence in said.err
+    assert said.err.count("\n") == 1
+    assert kube.writes() == []
+
+
+def test_the_writers_keys_when_another_one_was_faster(kube: KubeApi, run: Run) -> None:
+    """The keyring changes again, and another run writes, while this one derives."""
+    assert run(*ALL).code == 0
+    kube.put("f-keys", {"keyring.json": new_keyring_text()})
+    texts = [new_keyring_text()]
+
+    def other(asked: Asked) -> None:
+        if asked.verb == "update" and texts:
+            text = texts.pop()
+            kube.put("f-keys", {"keyring.json": text})
+            kube.put("f-writer-keys", {"writer-keys.json": "{}"})
+
+    kube.before = other
+    assert run(*ALL).code == 0
+    check_consistent(kube)
+
+
+def test_a_role_that_does_not_allow_to_derive_again(kube: KubeApi, run: Run) -> None:
+    assert run(*ALL).code == 0
+    kube.put("f-keys", {"keyring.json": new_keyring_text()})
+    kube.denied = {"update"}
+    said = run(*ALL)
+    assert said.code == 1
+    assert said.err.startswith(
+        "not allowed to update Secret f-writer-keys in namespace plant: grant the verb 'update' on "
+        "the resource 'secrets' in a Role, with this name among its resourceNames (secrets"
+    )
+    assert said.err.count("\n") == 1
 
 
 def test_keys_that_were_lost_are_not_made_anew(kube: KubeApi, run: Run) -> None:
@@ -376,6 +487,8 @@ def test_only_hashes_stand_in_what_the_api_reads(kube: KubeApi, run: Run) -> Non
         (["--redis", "r"], "--redis and --redis-host go together"),
         (["--postgres-host", "h"], "--postgres and --postgres-host go together"),
         (["--tokens", "t"], "--tokens and --token-values go together"),
+        (["--writer-keys", "w"], "--writer-keys needs either --keyring or --keyring-from"),
+        (["--writer-keys", "w", "--keyring", "k", "--keyring-from", "o:k"], "needs either"),
         (["--token", "a=read"], "--token needs --tokens"),
         ([*TOKENS, "--token", "x=fly"], "--token: there is no such scope"),
         ([*TOKENS, "--token", "devices=read"], "--token: a name stands twice"),

@@ -22,10 +22,10 @@ PASSWORDS = [b"one", b"two", b"three"]
 PASSING = re.compile(r"rq:(executions?|wip|queue|scheduler|clean_)|iot:tick:")
 """What is there while a job waits or runs."""
 EXPIRING = re.compile(
-    r"iot:(vault|requests?|guesses|tick|hot:segment|hot:index):|iot:requests$|rq:(worker:|clean_)"
+    r"iot:(vault|requests?|guesses|tick|hot:segment|hot:index):|rq:(worker:|clean_)"
 )
 FIXED = re.compile(
-    r"iot:(backlog|dead|dead:ids|ingest:\d|hot:cover:\d)"
+    r"iot:(backlog|requests|dead|dead:ids|ingest:\d|hot:cover:\d)"
     r"|rq:(workers(:iot)?|queues|(finished|failed|queue):iot|(job|results):[a-z]+(-\d)?)"
 )
 

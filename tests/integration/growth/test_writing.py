@@ -39,7 +39,7 @@ def _updates(connection: Connection) -> tuple[int, int, int]:
 def test_the_ledger_stays_as_small_as_what_it_says(writer: Writer, sender: Sender) -> None:
     """Its rows are written over in their pages: no index grows, and no vacuum is waited for."""
     connection = writer.postgres()
-    sealers = [Sealer(writer.keyring.current) for _ in range(4)]
+    sealers = [Sealer(writer.keys.current) for _ in range(4)]
     sizes = []
     for round_ in range(120):
         for sealer in sealers:

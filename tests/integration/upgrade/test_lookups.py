@@ -15,6 +15,7 @@ from redis import Redis
 from iot_api.app import create_app
 from iot_api.service import Service
 from iot_api.vault_cache import VaultCache
+from iot_cipher.keyring import parse_keyring
 from iot_models import names
 from iot_models.settings import Settings
 from iot_stores.redis_client import connect_redis
@@ -114,7 +115,7 @@ def test_every_vault_moves_when_it_is_used(
             client.put("/api/iot", json={"data": {"db_password": "made before"}}).status_code == 201
         )
     assert formats(postgres) == {2}
-    keyring = writer.keyring.current()
+    keyring = parse_keyring(recorded.keyring_file.read_text())
     for password in passwords:
         assert not redis.exists(names.vault_record(keyring.lookup(password.encode())))
     lookup_upgrade.advance(writer.postgres(), after_seconds=0)
@@ -209,7 +210,7 @@ def test_pepper_alone_tests_no_password_after_the_upgrade(
     lookup_upgrade.advance(writer.postgres(), after_seconds=0)
     let_old_processes_end(postgres)
     passwords = recorded.expected["passwords"]
-    keyring = writer.keyring.current()
+    keyring = parse_keyring(recorded.keyring_file.read_text())
     fast = [keyring.lookup(each.encode()) for each in passwords]
     stored = "SELECT count(*) FROM vaults WHERE lookup = ANY (%s)"
     assert postgres.execute(stored, (fast,)).fetchone() == (len(passwords),)

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from integration.writer.sending import Sender, sending
-from iot_models import names
 from iot_models.settings import load
 from iot_tools.local.postgres_server import PostgresServer
 from iot_tools.local.redis_server import RedisServer
@@ -82,18 +81,7 @@ def running(service: Service) -> Service:
 def test_redis_is_wiped(running: Service) -> None:
     for _ in range(3):
         running.sender.redis.flushall()
-        jobs = [f"rq:job:{names.drain_job(shard)}" for shard in range(8)]
-        wait_until(
-            lambda jobs=jobs: running.sender.redis.exists(*jobs) == len(jobs),  # type: ignore[misc]
-            seconds=SECONDS,
-            what="the jobs",
-        )
         running.stores()
-
-
-def test_readings_come_right_after_redis_was_wiped(running: Service) -> None:
-    running.sender.redis.flushall()
-    running.stores()
 
 
 def test_redis_is_restarted(running: Service) -> None:

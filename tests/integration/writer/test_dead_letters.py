@@ -58,7 +58,7 @@ UNOPENED = "a ciphertext could not be opened"
 SPOILED: dict[str, tuple[Callable[[Sender], Sealed], str]] = {
     "moved to another shard": (_elsewhere, UNOPENED),
     "format flipped": (_flipped(0), "unknown format"),
-    "key id flipped": (_flipped(4), "no master key"),
+    "key id flipped": (_flipped(4), "the master key"),
     "session flipped": (_flipped(10), UNOPENED),
     "number flipped": (_flipped(28), UNOPENED),
     "nonce flipped": (_flipped(30), UNOPENED),

@@ -7,8 +7,7 @@ from typing import cast
 import psycopg
 import pytest
 from redis import Redis
-from rq.job import Job, JobStatus
-from rq.serializers import JSONSerializer
+from rq.exceptions import NoSuchJobError
 
 from integration.writer.sending import Sender
 from iot_models import names
@@ -21,6 +20,7 @@ from support.stack import Stack
 from support.waiting import wait_until
 
 PASSWORD = b"p"
+PERIODIC = ("sweep", "partitions", "retention", "compact", "indexes")
 
 
 def queued(redis: "Redis") -> list[str]:
@@ -28,67 +28,25 @@ def queued(redis: "Redis") -> list[str]:
     return [job.decode() for job in cast("list[bytes]", redis.lrange(names.JOB_LIST, 0, -1))]
 
 
-def _hash(redis: "Redis", job_id: str) -> dict[bytes, bytes]:
-    return cast("dict[bytes, bytes]", redis.hgetall(f"rq:job:{job_id}"))
+def test_a_job_is_built_from_its_id(writer: Writer) -> None:
+    for job_id in (*map(names.drain_job, range(256)), *PERIODIC):
+        job = KnownJob.fetch(job_id, connection=writer.redis)
+        found = jobs.find_job(job_id)
+        assert found is not None
+        assert (job.func, tuple(job.args), job.kwargs) == (*found, {})
+        assert job.func_name == f"iot_writer.jobs.{job.func.__name__}"
+    assert not writer.redis.keys("rq:*")
 
 
-def test_every_job_is_written_once_and_stays(writer: Writer) -> None:
-    jobs.register(writer)
-    every = [
-        *map(names.drain_job, range(8)),
-        "sweep",
-        "partitions",
-        "retention",
-        "compact",
-        "indexes",
-    ]
-    assert {key.decode() for key in writer.redis.scan_iter("rq:job:*")} == {
-        f"rq:job:{job}" for job in every
-    }
-    before = {job: _hash(writer.redis, job) for job in every}
-    assert all(writer.redis.ttl(f"rq:job:{job}") == -1 for job in every)
-    jobs.register(writer)
-    assert {job: _hash(writer.redis, job) for job in every} == before
-    assert queued(writer.redis) == []
-
-
-@pytest.mark.parametrize("function", ["os.system", "subprocess.call", "iot_writer.jobs.register"])
-def test_a_function_that_is_no_job_is_refused(function: str, writer: Writer) -> None:
-    job = jobs.KnownJob.create(
-        function, ("true",), connection=writer.redis, serializer=JSONSerializer
-    )
-    with pytest.raises(PermissionError, match=f"{function} is not a job"):
-        _ = job.func
-    with pytest.raises(PermissionError):
-        job.perform()
-
-
-def test_a_writer_runs_nothing_that_stands_in_redis(
-    environment: dict[str, str], sender: Sender, writer: Writer, tmp_path: Path
-) -> None:
-    trace = tmp_path / "trace"
-    evil = Job.create(
-        "os.system",
-        (f"touch {trace}",),
-        id="evil",
-        connection=writer.redis,
-        origin=names.JOB_QUEUE,
-        serializer=JSONSerializer,
-    )
-    evil.save()
-    sender.backlog.arm(["evil", "no such job"])
-    sender.send(PASSWORD)
-    stack = Stack(environment, tmp_path)
-    stack.start_writer()
-    try:
-        wait_until(lambda: not sender.waiting(), what="an empty backlog")
-        wait_until(lambda: evil.get_status() == "failed", what="refusal")
-    finally:
-        stack.stop()
-    sender.check_all()
-    assert not trace.exists()
-    log = (tmp_path / "writer-0.log").read_text()
-    assert "os.system is not a job of the writer" in log
+@pytest.mark.parametrize(
+    "job_id",
+    ["", "drain-", "drain-01", "drain-256", "drain-1000", "drain--1", "drain-1:x", "drain-1\n",
+     "drain-\u0661", "Sweep", "os.system", "a b"],
+)  # fmt: skip
+def test_an_unknown_id_is_no_job(job_id: str, writer: Writer) -> None:
+    assert jobs.find_job(job_id) is None
+    with pytest.raises(NoSuchJobError):
+        KnownJob.fetch(job_id, connection=writer.redis)
 
 
 def test_a_drain_waits_once_however_much_is_appended(sender: Sender) -> None:
@@ -158,7 +116,6 @@ def _redis_milliseconds(sender: Sender) -> int:
 
 
 def test_many_tickers_queue_each_job_once_in_its_period(writer: Writer) -> None:
-    jobs.register(writer)
     tickers = [Ticker(writer) for _ in range(8)]
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(Ticker.tick, tickers * 3))
@@ -172,24 +129,6 @@ def test_many_tickers_queue_each_job_once_in_its_period(writer: Writer) -> None:
     writer.redis.delete(names.JOB_LIST, names.tick("retention"))
     tickers[0].tick()
     assert "retention" in queued(writer.redis)
-
-
-def test_a_ticker_writes_lost_jobs_again(writer: Writer) -> None:
-    Ticker(writer).tick()
-    assert writer.redis.exists("rq:job:drain-0", "rq:job:drain-7", "rq:job:sweep") == 3
-
-
-@pytest.mark.parametrize("job_id", ["drain-0", "drain-7", "sweep"])
-def test_what_rq_notes_of_a_job_that_was_wiped_is_no_job(job_id: str, writer: Writer) -> None:
-    """Redis is wiped while a job runs; as it ends RQ writes its state, and nothing else."""
-    jobs.register(writer)
-    job = KnownJob.fetch(job_id, connection=writer.redis, serializer=JSONSerializer)
-    writer.redis.flushall()
-    job.set_status(JobStatus.FINISHED)
-    assert writer.redis.exists(f"rq:job:{job_id}")
-    Ticker(writer).tick()
-    again = KnownJob.fetch(job_id, connection=writer.redis, serializer=JSONSerializer)
-    assert again.func is jobs.known_jobs(range(8))[job_id][0]
 
 
 def test_the_periodic_jobs_do_their_work(

@@ -86,7 +86,6 @@ def test_what_waits_in_a_shard_that_is_no_more_is_stored(
     four = load(environment | {"IOT_SHARDS": "4"})
     writer = Writer(four)
     writer.redis.delete(names.JOB_LIST)
-    jobs.register(writer)
     drains = {names.drain_job(sender.shard(password)).encode() for password in PASSWORDS}
 
     def all_queued() -> bool:
@@ -95,7 +94,7 @@ def test_what_waits_in_a_shard_that_is_no_more_is_stored(
 
     wait_until(all_queued, what="drains of all eight shards")
     for job in drains:
-        assert writer.redis.exists(b"rq:job:" + job)
+        assert jobs.find_job(job.decode())
     state = writer.backlog.state()
     assert sum(state.entries.values()) == len(PASSWORDS)
     drain_all(writer)

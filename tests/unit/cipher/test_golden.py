@@ -1,5 +1,6 @@
 """What was written once is read for ever: made by the first version, never made again."""
 
+import base64
 import json
 import uuid
 from pathlib import Path
@@ -11,6 +12,7 @@ from iot_cipher.envelope import Opener
 from iot_cipher.keyring import Keyring, parse_keyring
 from iot_cipher.sealed_segment import decrypt_segment
 from iot_cipher.vault import OpenVault, VaultRecord, fast_secret, open_vault
+from iot_cipher.writer_keys import writer_keys_text
 from iot_models.entry import decode_entry
 from iot_models.segment import SegmentBounds, decode_segment
 
@@ -50,6 +52,15 @@ def test_keys_derived_from_the_keyring(golden: Any, ring: Keyring) -> None:
         "wrap_1": ring.wrap_key(1).hex(),
         "audit_1": ring.audit_key(1).hex(),
     } == golden["derived"]
+
+
+def test_the_writers_key_file(golden: Any, ring: Keyring) -> None:
+    content = json.loads(writer_keys_text(ring))
+    assert (content["version"], content["for"], content["primary"]) == (2, "writer", 2)
+    assert content["keys"]["1"] == {
+        each: base64.b64encode(bytes.fromhex(golden["derived"][f"{each}_1"])).decode()
+        for each in ("transit", "audit")
+    }
 
 
 def test_vault(golden: Any, opened: OpenVault) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from iot_cipher.keyring import new_keyring_text
 from iot_models import settings
 from iot_tools.cli import main
 
@@ -73,6 +74,41 @@ def test_keys_are_made_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert path.read_bytes() == content
     said = capsys.readouterr().out.splitlines()
     assert said == [f"{path}: made", f"{path}: already there, left as it is"]
+
+
+def test_writer_keys_are_derived_from_the_keyring(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keyring, path = tmp_path / "keyring.json", tmp_path / "writer-keys.json"
+    derive = ["keys", "writer", "--keyring", str(keyring), "--file", str(path)]
+    assert main(derive) == 2
+    assert capsys.readouterr().err == f"{keyring} can't be read: No such file or directory\n"
+    main(["keys", "create", str(keyring)])
+    assert main(derive) == 0
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    written = path.stat().st_ino
+    assert main(derive) == 0
+    assert path.stat().st_ino == written
+    keyring.write_text(new_keyring_text(), encoding="utf-8")
+    assert main(derive) == 0
+    assert path.stat().st_ino != written
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        f"{path}: made",
+        f"{path}: already as it should be",
+        f"{path}: made",
+    ]
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["keyring.json", "writer-keys.json"]
+
+
+def test_writer_keys_never_replace_the_keyring(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keyring = tmp_path / "keyring.json"
+    main(["keys", "create", str(keyring)])
+    content = keyring.read_bytes()
+    assert main(["keys", "writer", "--keyring", str(keyring), "--file", str(keyring)]) == 2
+    assert f"{keyring} is not overwritten" in capsys.readouterr().err
+    assert keyring.read_bytes() == content
 
 
 def test_keys_where_nothing_can_be_written(

@@ -23,6 +23,15 @@ def test_everything_has_a_setting(tmp_path: Path) -> None:
     assert settings.api_metrics_port != settings.writer_metrics_port
 
 
+def test_the_writer_gets_keys_of_its_own(tmp_path: Path) -> None:
+    mine = parts(tmp_path, IOT_POSTGRES_URL="postgresql:", IOT_REDIS_URL="redis://example")
+    given = {
+        child.name: (child.environment or {})["IOT_KEYRING_FILE"]
+        for child in (mine.writer().program, mine.api(lambda: True).program)
+    }
+    assert given == {"writer": str(tmp_path / "writer-keys"), "api": str(tmp_path / "keyring")}
+
+
 def test_what_the_caller_sets_wins(tmp_path: Path) -> None:
     url = "postgresql://example/iot"
     mine = parts(tmp_path, IOT_POSTGRES_URL=url, IOT_BIND="[::1]:5001", IOT_SHARDS="3")

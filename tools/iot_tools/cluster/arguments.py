@@ -21,6 +21,7 @@ def add_secrets(commands: "Subparsers[argparse.ArgumentParser]") -> None:
                         help="for an API server that doesn't answer (default 60)")  # fmt: skip
     for option, meaning in (
         ("--keyring", "the master keys"),
+        ("--writer-keys", "the writers' keys, derived from the keyring whenever it has changed"),
         ("--tokens", "names, scopes and hashes of tokens"),
         ("--token-values", "the first tokens themselves"),
         ("--probe", "token and password of helm test and canary"),
@@ -30,6 +31,8 @@ def add_secrets(commands: "Subparsers[argparse.ArgumentParser]") -> None:
         create.add_argument(option, type=_secret, metavar="SECRET", help=meaning)
     create.add_argument("--redis-host", metavar="HOST")
     create.add_argument("--postgres-host", metavar="HOST")
+    create.add_argument("--keyring-from", metavar="SECRET:KEY", type=_pair(":", "SECRET:KEY"),
+                        help="a keyring of yours to derive --writer-keys from")  # fmt: skip
     lists = (
         ("--label", "K=V", "=", "of what is made"),
         ("--token", "NAME=SCOPE[,SCOPE]", "=", "a first token"),
@@ -50,12 +53,17 @@ def _create(parsed: argparse.Namespace) -> int:
     if scopes and parsed.tokens is None:
         raise SettingsError("--token needs --tokens and --token-values")
 
+    if parsed.writer_keys and bool(parsed.keyring) == bool(parsed.keyring_from):
+        raise SettingsError("--writer-keys needs either --keyring or --keyring-from")
+
     from .connection import connect  # noqa: PLC0415 -- loads the kubernetes package
     from .create import Asked, Creation  # noqa: PLC0415
     from .secret_objects import SecretObjects  # noqa: PLC0415
 
     asked = Asked(
         keyring=parsed.keyring,
+        writer_keys=parsed.writer_keys,
+        keyring_from=parsed.keyring_from,
         tokens=parsed.tokens,
         token_values=parsed.token_values,
         scopes=scopes,

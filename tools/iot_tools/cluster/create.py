@@ -1,4 +1,5 @@
-"""`iot-sensor secrets create`: makes the Secrets that are absent, and touches none that is there.
+"""`iot-sensor secrets create`: makes the Secrets that are absent, and touches none that is there,
+except the writers' keys, which follow the keyring.
 
 Looks at everything first: where something is wrong, nothing is made. It may be ended anywhere, and
 run several times at once: the next run finishes what is missing, and of two that make the same
@@ -14,6 +15,8 @@ from iot_models.errors import IotError
 from . import first_secrets
 from .first_secrets import Content, FirstSecret
 from .secret_objects import ClusterError, SecretObjects
+
+_ATTEMPTS = 20
 
 _log = logging.getLogger(__name__)
 
@@ -31,6 +34,9 @@ class Asked:
     """What to make; None for what is not asked for."""
 
     keyring: str | None = None
+    writer_keys: str | None = None
+    keyring_from: tuple[str, str] | None = None
+    """The Secret of others that the writers' keys are derived from, and the key in it."""
     tokens: str | None = None
     token_values: str | None = None
     scopes: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -65,15 +71,7 @@ class Creation:
         known = asked.tokens is not None and self._content(asked.tokens) is not None
         wanted = self._wanted(known=known)
         found = [(each, self._content(each.name)) for each in wanted]
-        for each, content in found:
-            if content is not None:
-                self._note(self._wrong(each, content))
-        if known and asked.probe:
-            content = self._content(asked.probe)
-            if content is not None:
-                self._note(self._lacks(asked.probe, ["token", "password"], content))
-        if known and asked.keyring and not self._problems:
-            self._note(self._lost(asked.keyring))
+        self._check(found, known=known)
         if self._problems:
             raise ClusterError("\n".join(self._problems))
         for each, content in found:
@@ -81,12 +79,29 @@ class Creation:
         if known:
             self._tell_of_unknown_tokens()
 
+    def _check(self, found: Sequence[tuple[FirstSecret, Content | None]], *, known: bool) -> None:
+        asked = self._asked
+        for each, content in found:
+            if content is not None and not each.derived:
+                self._note(self._wrong(each, content))
+        if asked.keyring_from:
+            source = self._source()
+            self._note(self._wrong(source, self._content(source.name)))
+        if known and asked.probe:
+            content = self._content(asked.probe)
+            if content is not None:
+                self._note(self._lacks(asked.probe, ["token", "password"], content))
+        if known and asked.keyring and not self._problems:
+            self._note(self._lost(asked.keyring))
+
     def _wanted(self, *, known: bool) -> list[FirstSecret]:
         """In the order in which they are made. `known`: the tokens were given out before."""
         asked = self._asked
         wanted: list[FirstSecret] = []
         if asked.keyring:
             wanted.append(first_secrets.keyring(asked.keyring))
+        if asked.writer_keys:
+            wanted.append(first_secrets.writer_keys(asked.writer_keys, self._keyring_text))
         if asked.redis:
             wanted.append(first_secrets.redis(*asked.redis))
         if asked.postgres:
@@ -112,16 +127,50 @@ class Creation:
         text = first_secrets.tokens_text(asked.scopes, values, probe)
         return {first_secrets.TOKENS: text}
 
+    def _source(self) -> FirstSecret:
+        """The keyring that the writers' keys are derived from."""
+        own = (self._asked.keyring or "", first_secrets.KEYRING)
+        return first_secrets.keyring(*(self._asked.keyring_from or own))
+
+    def _keyring_text(self) -> str:
+        """The keyring that stands in the cluster now, whoever made it."""
+        source = self._source()
+        return self._standing(source)[source.keys[0]]
+
     def _make(self, wanted: FirstSecret, content: Content | None) -> None:
+        if wanted.derived:
+            self._derive(wanted)
+            return
         if content is None:
-            labels = {**self._asked.labels, **OURS}
-            annotations = {**KEPT, "kubernetes.io/description": wanted.about}
-            made = wanted.make()
-            if self._secrets.create(wanted.name, made, labels=labels, annotations=annotations):
-                _log.info("Secret %s: made", wanted.name)
+            if self._create(wanted, wanted.make()):
                 return
             self._standing(wanted)
         _log.info("Secret %s: already there, left as it is", wanted.name)
+
+    def _create(self, wanted: FirstSecret, content: Content) -> bool:
+        """Make a Secret; False when there is one of that name."""
+        labels = {**self._asked.labels, **OURS}
+        annotations = {**KEPT, "kubernetes.io/description": wanted.about}
+        made = self._secrets.create(wanted.name, content, labels=labels, annotations=annotations)
+        if made:
+            _log.info("Secret %s: made", wanted.name)
+        return made
+
+    def _derive(self, wanted: FirstSecret) -> None:
+        """Make a Secret, or change it to what it has to be; again when somebody else was faster."""
+        for _ in range(_ATTEMPTS):
+            derived = wanted.make()
+            found = self._secrets.read(wanted.name)
+            if found is None:
+                if self._create(wanted, derived):
+                    return
+            elif all(found.content.get(key) == text for key, text in derived.items()):
+                _log.info("Secret %s: already there, left as it is", wanted.name)
+                return
+            elif self._secrets.change(found, derived):
+                _log.info("Secret %s: derived again from the keyring", wanted.name)
+                return
+        raise ClusterError(f"{self._where(wanted.name)} is changed by others all the time")
 
     def _standing(self, wanted: FirstSecret) -> Content:
         """What is in a Secret that must be there by now."""

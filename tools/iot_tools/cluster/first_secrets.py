@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from iot_cipher.keyring import new_keyring_text, parse_keyring
 from iot_cipher.tokens import new_token, new_tokens_text, parse_tokens, with_token
+from iot_cipher.writer_keys import writer_keys_text
 
 Content = Mapping[str, str]
 
-KEYRING, TOKENS = "keyring.json", "tokens.json"
+KEYRING, WRITER_KEYS, TOKENS = "keyring.json", "writer-keys.json", "tokens.json"
 PROBE_NAME, PROBE_SCOPES = "probe", ("ingest", "read")
 
 # Not every place where a password is handed on bears other characters: a leading dash is an option.
@@ -32,17 +33,31 @@ class FirstSecret:
     """Raises `IotError` when what stands in those keys is wrong."""
     remedy: str = ""
     """What to do then."""
+    derived: bool = False
+    """Changed when what stands there is not what `make` gives."""
 
 
-def keyring(name: str) -> FirstSecret:
+def keyring(name: str, key: str = KEYRING) -> FirstSecret:
     """The master keys and the pepper."""
     return FirstSecret(
         name=name,
-        keys=[KEYRING],
+        keys=[key],
         about="The keys of iot-sensor. Delete it, and every reading ever stored is lost for good. "
         "Keep a copy in a safe place.",
-        make=lambda: {KEYRING: new_keyring_text()},
-        check=lambda content: parse_keyring(content[KEYRING]),
+        make=lambda: {key: new_keyring_text()},
+        check=lambda content: parse_keyring(content[key]),
+    )
+
+
+def writer_keys(name: str, keyring_text: Callable[[], str]) -> FirstSecret:
+    """The keys of the writers, derived from the keyring."""
+    return FirstSecret(
+        name=name,
+        keys=[WRITER_KEYS],
+        about="The keys of iot-sensor's writers, derived from its keyring. Deleted or changed, it "
+        "is derived again at the next install or upgrade.",
+        make=lambda: {WRITER_KEYS: writer_keys_text(parse_keyring(keyring_text()))},
+        derived=True,
     )
 
 

@@ -52,6 +52,11 @@ class Parts:
         """Where each child's log lies."""
         return self.options.data_dir / "logs"
 
+    @property
+    def writer_keys(self) -> Path:
+        """The file with the writer's keys, derived from the keyring at every start."""
+        return self.options.data_dir / "writer-keys"
+
     def environment(self) -> dict[str, str]:
         """The environment of the children; complete once the servers have started."""
         urls = {}
@@ -82,8 +87,9 @@ class Parts:
         return self._child("api", command, ready=ready, stop_seconds=15)
 
     def writer(self) -> Child:
-        """One writer."""
-        return self._child("writer", ["-m", "iot_writer"], stop_seconds=40)
+        """One writer, with a writer's keys alone."""
+        keys = {"IOT_KEYRING_FILE": str(self.writer_keys)}
+        return self._child("writer", ["-m", "iot_writer"], stop_seconds=40, extra=keys)
 
     def simulator(self, url: str) -> Child:
         """The simulated devices; they trust our certificate, and no other."""

@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from iot_cipher.keyring import create_keyring_file
+from iot_cipher.writer_keys import write_writer_keys_file
 from iot_tools.client import ApiClient
 from iot_tools.local import first_reading, orphans, parts
 from iot_tools.local.child import LaunchError
@@ -96,6 +97,7 @@ class LocalRun:
     def _prepare_stores(self) -> None:
         if create_keyring_file(Path(self._settings.keyring_file)):
             self._terminal.say(f"made the encryption keys: {self._settings.keyring_file}")
+        write_writer_keys_file(Path(self._settings.keyring_file), self._parts.writer_keys)
         migration = self._parts.migration()
         try:
             migration.spawn()

@@ -20,7 +20,8 @@ INSERT INTO vault_lookups (fast_lookups)
     SELECT CASE WHEN EXISTS (SELECT FROM vaults) THEN 'created' ELSE 'gone' END;
 
 -- 57P03 tells a client, one of version 0.1 too, that Postgres can't serve it now: it answers 503.
-CREATE FUNCTION check_new_vault() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION check_new_vault() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 DECLARE
     lookups vault_lookups;
 BEGIN
@@ -37,3 +38,42 @@ END
 $$;
 CREATE TRIGGER check_new_vault BEFORE INSERT ON vaults
     FOR EACH ROW EXECUTE FUNCTION check_new_vault();
+
+-- What processes may do to the row, whatever takes one over: costs rise, and nothing goes back.
+
+CREATE FUNCTION raise_lookup_cost(cost smallint) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+    UPDATE vault_lookups SET costs = costs || cost
+    WHERE fast_lookups <> 'created' AND coalesce(costs[cardinality(costs)], 0) < cost;
+$$;
+
+-- The end of an upgrade from version 0.1: schema 0004, if the row is as old as `after`.
+CREATE FUNCTION end_fast_lookups(after interval) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+BEGIN
+    UPDATE vault_lookups SET fast_lookups = 'kept', changed_at = now()
+        WHERE fast_lookups = 'created' AND changed_at <= now() - after;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    UPDATE alembic_version SET version_num = '0004' WHERE version_num = '0003';
+    RETURN true;
+END
+$$;
+
+-- Lookups that no vault has any more are not computed in vain.
+CREATE FUNCTION forget_unused_lookups() RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+BEGIN
+    PERFORM FROM vault_lookups FOR UPDATE;  -- the next statement sees every vault created before
+    UPDATE vault_lookups SET
+        fast_lookups = CASE
+            WHEN fast_lookups = 'kept' AND NOT EXISTS (SELECT FROM vaults WHERE lookup_format = 1)
+            THEN 'gone' ELSE fast_lookups END,
+        costs = ARRAY(
+            SELECT cost FROM unnest(costs) WITH ORDINALITY AS listed (cost, place)
+            WHERE place = cardinality(costs) OR EXISTS (
+                SELECT FROM vaults WHERE lookup_format = 2 AND scrypt_log2_n = cost)
+            ORDER BY place);
+END
+$$;

@@ -1,0 +1,65 @@
+-- The roles of the API, the writers and the migration, each with no more rights than it needs.
+--
+-- An administrator runs this once in the service's own database, before the first migration, and sets the passwords:
+--   psql "$ADMIN_URL" --single-transaction --file postgres-roles.sql
+--   psql "$ADMIN_URL" --command '\password iot_api'        (and so for iot_writer and iot_migration)
+-- Run again, it changes nothing. The rights on tables are in iot_writer/migrations/grants.sql, which
+-- `iot-sensor migrate --grant` (in the chart: migrations.grant) runs after each migration.
+--
+-- For an installation whose tables belong to another role, hand them over first:
+--   REASSIGN OWNED BY iot_sensor TO iot_migration;
+--
+-- Written for a superuser. Without one (managed Postgres), begin with:
+--   GRANT iot_migration, iot_writer TO CURRENT_USER;       (once the roles exist)
+-- and see below what REVOKE ... ON LANGUAGE is worth.
+
+DO $$
+DECLARE
+    role text;
+BEGIN
+    FOREACH role IN ARRAY ARRAY['iot_api', 'iot_writer', 'iot_migration'] LOOP
+        IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = role) THEN
+            EXECUTE format('CREATE ROLE %I LOGIN', role);
+        END IF;
+    END LOOP;
+    EXECUTE format('ALTER DATABASE %I OWNER TO iot_migration', current_database());
+    EXECUTE format('REVOKE ALL ON DATABASE %I FROM PUBLIC', current_database());
+    EXECUTE format('GRANT CONNECT ON DATABASE %I TO iot_api, iot_writer', current_database());
+END
+$$;
+
+-- The migration alters and indexes `segments`, which belongs to the writers.
+GRANT iot_writer TO iot_migration;
+
+REVOKE ALL ON SCHEMA public FROM PUBLIC;
+GRANT ALL ON SCHEMA public TO iot_migration WITH GRANT OPTION;
+GRANT USAGE ON SCHEMA public TO iot_api, iot_writer;
+
+-- Writers make their partitions in a schema of their own. In `public` a taken-over writer could make a function that
+-- shadows one of Postgres's own, and that the API would call.
+CREATE SCHEMA IF NOT EXISTS iot_writer AUTHORIZATION iot_writer;
+ALTER ROLE iot_writer SET search_path = iot_writer, public;
+ALTER ROLE iot_api SET search_path = public;
+ALTER ROLE iot_migration SET search_path = public;
+
+-- The owner of a table can attach expressions to it (policies, constraints) that Postgres evaluates with the rights of
+-- whoever reads it. So no policy is evaluated for the API, and a writer can make no function to put into a constraint.
+-- Without a superuser the second only warns; then a taken-over writer can read `vaults` by way of the API.
+ALTER ROLE iot_api SET row_security = off;
+ALTER ROLE iot_migration SET row_security = off;
+REVOKE USAGE ON LANGUAGE sql, plpgsql FROM PUBLIC;
+GRANT USAGE ON LANGUAGE sql, plpgsql TO iot_migration;
+
+-- A transaction that hangs keeps rows locked and VACUUM from its work. Writers set a statement_timeout for their drains
+-- themselves; the rebuild of an index may take hours.
+ALTER ROLE iot_api SET statement_timeout = '30s';
+ALTER ROLE iot_api SET lock_timeout = '5s';
+ALTER ROLE iot_api SET idle_in_transaction_session_timeout = '10s';
+ALTER ROLE iot_writer SET idle_in_transaction_session_timeout = '10s';
+DO $$
+BEGIN
+    IF current_setting('server_version_num')::int >= 170000 THEN
+        ALTER ROLE iot_api SET transaction_timeout = '5min';
+    END IF;
+END
+$$;

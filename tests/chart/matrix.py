@@ -77,6 +77,16 @@ def own(*values: Values, existing: Mapping[str, set[str]] | None = None) -> Valu
     return ValuesSet(merged(OWN, *values), existing={**OWN_SECRETS, **(existing or {})})
 
 
+def keys(*components: str) -> Values:
+    """URLs of components, each under a key of its own of one Secret."""
+    return {each: {"existingSecretKey": each} for each in components}
+
+
+def secrets(store: str, *components: str) -> Values:
+    """URLs of components, each in a Secret of its own."""
+    return {each: {"existingSecret": f"{store}-{each}"} for each in components}
+
+
 MATRIX: dict[str, ValuesSet] = {
     "demo": ValuesSet(files=("values-demo.yaml",)),
     "production": ValuesSet(
@@ -109,73 +119,33 @@ MATRIX: dict[str, ValuesSet] = {
         },
     ),
     "own-writer-keys": own(
-        {
-            "keys": {
-                "existingSecret": "my-keys",
-                "writer": {"existingSecret": "my-writer-keys", "existingSecretKey": "w"},
-            }
-        },
+        {"keys": {"existingSecret": "my-keys"}},
+        {"keys": {"writer": {"existingSecret": "my-writer-keys", "existingSecretKey": "w"}}},
         existing={"my-keys": {"keyring.json"}, "my-writer-keys": {"w"}},
     ),
     "users-in-one-secret": own(
-        {
-            "redis": {
-                "hotWindow": {
-                    "existingSecret": "my-hot",
-                    "api": {"existingSecretKey": "api"},
-                    "writer": {"existingSecretKey": "writer"},
-                },
-                "api": {"existingSecretKey": "api"},
-                "writer": {"existingSecretKey": "writer"},
-            },
-            "postgres": {
-                "api": {"existingSecretKey": "api"},
-                "writer": {"existingSecretKey": "writer"},
-                "migration": {"existingSecretKey": "owner"},
-            },
-        },
-        existing={
-            "my-redis": {"api", "writer"},
-            "my-hot": {"api", "writer"},
-            "my-pg": {"api", "writer", "owner"},
-        },
+        {"redis": keys("api", "writer"), "postgres": keys("api", "writer", "migration")},
+        {"redis": {"hotWindow": {"existingSecret": "my-hot", **keys("api", "writer")}}},
+        existing={each: {"api", "writer", "migration"} for each in ("my-redis", "my-hot", "my-pg")},
     ),
     "users-in-secrets-of-their-own": ValuesSet(
         {
             "redis": {
-                "api": {"existingSecret": "redis-api"},
-                "writer": {"existingSecret": "redis-writer", "existingSecretKey": "w"},
-                "hotWindow": {
-                    "api": {"existingSecret": "hot-api"},
-                    "writer": {"existingSecret": "hot-writer"},
-                },
+                **secrets("redis", "api", "writer"),
+                "hotWindow": secrets("hot", "api", "writer"),
             },
-            "postgres": {
-                "api": {"existingSecret": "pg-api"},
-                "writer": {"existingSecret": "pg-writer"},
-                "migration": {"existingSecret": "pg-owner"},
-            },
+            "postgres": secrets("pg", "api", "writer", "migration"),
         },
         existing={
-            "redis-api": {"url"},
-            "redis-writer": {"w"},
-            "hot-api": {"url"},
-            "hot-writer": {"url"},
-            "pg-api": {"url"},
-            "pg-writer": {"url"},
-            "pg-owner": {"url"},
+            f"{store}-{component}": {"url"}
+            for store in ("redis", "hot", "pg")
+            for component in ("api", "writer", "migration")
         },
     ),
     "urls-but-for-the-writer": ValuesSet(
         {
-            "redis": {
-                "url": "redis://redis.example.org:6379/0",
-                "writer": {"existingSecret": "redis-writer"},
-            },
-            "postgres": {
-                "internal": {"enabled": True},
-                "writer": {"existingSecret": "pg-writer"},
-            },
+            "redis": {"url": "redis://redis.example.org:6379/0", **secrets("redis", "writer")},
+            "postgres": {"internal": {"enabled": True}, **secrets("pg", "writer")},
         },
         existing={"redis-writer": {"url"}, "pg-writer": {"url"}},
     ),

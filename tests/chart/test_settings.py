@@ -140,7 +140,7 @@ def test_each_component_has_keys_of_its_own(release: Release) -> None:
                     "postgres": "my-pg:writer",
                     "hot-window": "my-hot:writer",
                 },
-                "migrate": {"postgres": "my-pg:owner"},
+                "migrate": {"postgres": "my-pg:migration"},
             },
         ),
         (
@@ -152,11 +152,11 @@ def test_each_component_has_keys_of_its_own(release: Release) -> None:
                     "hot-window": "hot-api:url",
                 },
                 "writer": {
-                    "redis": "redis-writer:w",
+                    "redis": "redis-writer:url",
                     "postgres": "pg-writer:url",
                     "hot-window": "hot-writer:url",
                 },
-                "migrate": {"postgres": "pg-owner:url"},
+                "migrate": {"postgres": "pg-migration:url"},
             },
         ),
         (

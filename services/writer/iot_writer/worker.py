@@ -94,6 +94,11 @@ class DrainWorker(SimpleWorker):
 def work(writer: Writer) -> None:
     """Work until SIGTERM or SIGINT. RQ's loop ends when Redis breaks off; it is begun anew."""
     logging.getLogger("rq").setLevel(logging.WARNING)
+    if writer.keys.current().from_keyring:
+        _log.warning(
+            "IOT_KEYRING_FILE holds the whole keyring, more than a writer needs: "
+            "`iot-sensor keys writer` makes a file with a writer's keys alone"
+        )
     ticker = Ticker(writer)
     ticker.start()
     try:

@@ -30,7 +30,7 @@ class Writer:
         """Raises `SettingsError` when a setting is wrong."""
         self.settings = settings
         url_parts(settings.postgres_url)  # what is wrong with it is told now
-        self.keys = WriterKeysFile(Path(settings.keyring_file), warn=True)
+        self.keys = WriterKeysFile(Path(settings.keyring_file))
         self.redis = connect_redis(settings)
         self.hot_redis = connect_hot_window(settings, self.redis)
         self.backlog = Backlog(

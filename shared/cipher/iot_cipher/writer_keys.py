@@ -6,7 +6,6 @@ which the pepper is needed, nor unwrap a vault's data key.
 
 import base64
 import json
-import logging
 import os
 import secrets
 import time
@@ -20,8 +19,6 @@ from .aead import KEY_BYTES
 from .followed_file import FollowedFile, strict_json
 from .keyring import KeyId, Keyring, is_for_writers, parse_keyring
 from .secrets import SecretHolder
-
-_log = logging.getLogger(__name__)
 
 
 class TransitKeys(Protocol):
@@ -54,11 +51,20 @@ class _Keys(NamedTuple):
 class WriterKeys(SecretHolder):
     """The transit and audit keys of one moment. There is no lookup and no wrap key to ask for."""
 
-    __slots__ = ("_keys", "primary_id")
+    __slots__ = ("_keys", "from_keyring", "primary_id")
 
-    def __init__(self, primary_id: KeyId, keys: Mapping[KeyId, tuple[bytes, bytes]]) -> None:
-        """`keys`: the transit key and the audit key of each id."""
+    def __init__(
+        self,
+        primary_id: KeyId,
+        keys: Mapping[KeyId, tuple[bytes, bytes]],
+        *,
+        from_keyring: bool = False,
+    ) -> None:
+        """`keys`: the transit key and the audit key of each id. `from_keyring`: whether they came
+        with the whole keyring, which is more than a writer needs.
+        """
         self.primary_id = primary_id
+        self.from_keyring = from_keyring
         self._keys = {key_id: _Keys(*each) for key_id, each in keys.items()}
 
     @property
@@ -83,7 +89,7 @@ class WriterKeys(SecretHolder):
 def derive_writer_keys(keyring: Keyring) -> WriterKeys:
     """Derive a writer's keys from the keyring."""
     keys = {each: (keyring.transit_key(each), keyring.audit_key(each)) for each in keyring.key_ids}
-    return WriterKeys(keyring.primary_id, keys)
+    return WriterKeys(keyring.primary_id, keys, from_keyring=True)
 
 
 def writer_keys_text(keyring: Keyring) -> str:
@@ -150,24 +156,11 @@ def _pair(keys: Mapping[str, str]) -> tuple[bytes, bytes]:
 class WriterKeysFile(FollowedFile[WriterKeys]):
     """A writer's keys that follow their file."""
 
-    def __init__(
-        self, path: Path, *, warn: bool = False, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        """`warn`: log it when the file holds a whole keyring.
-
-        Raises:
-            SettingsError: the file can't be read or is wrong.
-        """
-
-        def parse(text: str) -> WriterKeys:
-            if warn and not is_for_writers(text):
-                _log.warning(
-                    "IOT_KEYRING_FILE holds the whole keyring, more than a writer needs: "
-                    "`iot-sensor keys writer` makes a file with a writer's keys alone"
-                )
-            return parse_writer_keys(text)
-
-        super().__init__(path, parse, what="keys", variable="IOT_KEYRING_FILE", clock=clock)
+    def __init__(self, path: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """Raises `SettingsError` when the file can't be read or is wrong."""
+        super().__init__(
+            path, parse_writer_keys, what="keys", variable="IOT_KEYRING_FILE", clock=clock
+        )
 
 
 def write_writer_keys_file(keyring: Path, path: Path) -> bool:

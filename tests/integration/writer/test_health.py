@@ -13,9 +13,10 @@ from typing import Any
 
 import psycopg
 import pytest
+from redis import Redis
 
 from support.http_get import http_get
-from support.stack import free_port
+from support.stack import Stack, free_port
 from support.waiting import wait_until
 
 
@@ -120,3 +121,22 @@ def test_parts_that_are_away(environment: dict[str, str], tmp_path: Path) -> Non
         not_ready = {"status": "not ready", "redis": "away", "postgres": "away"}
         assert _told(port, "/readyz") == (503, not_ready)
         assert _told(port, "/healthz") == (200, {"status": "ok"})
+
+
+def test_a_whole_keyring_is_warned_of(
+    environment: dict[str, str], keyring_file: Path, tmp_path: Path
+) -> None:
+    """It serves, for upgrades from before there were keys of a writer's own."""
+    for given, expected in (({}, False), ({"IOT_KEYRING_FILE": str(keyring_file)}, True)):
+        logs = tmp_path / str(expected)
+        logs.mkdir()
+        stack = Stack(environment, logs)
+        stack.writer_environment = given
+        writer = stack.start_writer()
+        with Redis.from_url(environment["IOT_REDIS_URL"]) as redis:
+            wait_until(lambda redis=redis: redis.scard("rq:workers"), what="the writer")  # type: ignore[misc]
+            writer.terminate()
+            assert writer.wait(20) == 0
+            redis.flushall()
+        said = "more than a writer needs" in (logs / "writer-0.log").read_text(encoding="utf-8")
+        assert said is expected

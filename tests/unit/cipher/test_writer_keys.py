@@ -2,7 +2,6 @@
 
 import base64
 import json
-import logging
 import pickle
 import traceback
 from pathlib import Path
@@ -128,25 +127,20 @@ def test_what_is_wrong_is_named_without_any_key(which: str) -> None:
     assert "a secret that" not in told
 
 
-def test_the_file_is_followed_and_a_keyring_in_it_is_warned_of(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_file_is_followed(tmp_path: Path) -> None:
     keyring, path, now = tmp_path / "keyring", tmp_path / "writer-keys", 0.0
     keyring.write_text(new_keyring_text(), encoding="utf-8")
     assert write_writer_keys_file(keyring, path)
-    with caplog.at_level(logging.WARNING):
-        file = WriterKeysFile(path, warn=True, clock=lambda: now)
-        first = file.current().transit_key(1)
-        assert not caplog.records
-        keyring.write_text(new_keyring_text(), encoding="utf-8")
-        assert write_writer_keys_file(keyring, path)
-        now += WriterKeysFile.CHECK_EVERY
-        assert file.current().transit_key(1) != first
-        assert not caplog.records
-        path.write_text(new_keyring_text(), encoding="utf-8")
-        now += WriterKeysFile.CHECK_EVERY
-        file.current()
-    assert "more than a writer needs" in caplog.text
+    file = WriterKeysFile(path, clock=lambda: now)
+    first = file.current()
+    keyring.write_text(new_keyring_text(), encoding="utf-8")
+    assert write_writer_keys_file(keyring, path)
+    now += WriterKeysFile.CHECK_EVERY
+    assert file.current().transit_key(1) != first.transit_key(1)
+    assert not file.current().from_keyring
+    path.write_text(new_keyring_text(), encoding="utf-8")
+    now += WriterKeysFile.CHECK_EVERY
+    assert file.current().from_keyring
 
 
 def test_an_interrupted_write_leaves_the_file_as_it_was(

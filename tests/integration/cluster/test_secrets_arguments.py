@@ -1,0 +1,37 @@
+"""The arguments of `iot-sensor secrets create` that are refused before anything is asked."""
+
+import pytest
+
+from integration.cluster.conftest import Run
+from integration.cluster.test_secrets_create import TOKENS
+from iot_tools.cli import main
+from support.kube_api import KubeApi
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--redis", "r"], "--redis and --redis-host go together"),
+        (["--postgres-host", "h"], "--postgres and --postgres-host go together"),
+        (["--tokens", "t"], "--tokens and --token-values go together"),
+        (["--writer-keys", "w"], "--writer-keys needs either --keyring or --keyring-from"),
+        (["--writer-keys", "w", "--keyring", "k", "--keyring-from", "o:k"], "needs either"),
+        (["--token", "a=read"], "--token needs --tokens"),
+        ([*TOKENS, "--token", "x=fly"], "--token: there is no such scope"),
+        ([*TOKENS, "--token", "devices=read"], "--token: a name stands twice"),
+        ([*TOKENS, "--token", "probe=read", "--probe", "p"], "--token: there is a token probe"),
+    ],
+)
+def test_wrong_arguments(arguments: list[str], sentence: str, kube: KubeApi, run: Run) -> None:
+    said = run("secrets", "create", *arguments)
+    assert said.code == 2
+    assert sentence in said.err
+    assert kube.requests == []
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--keyring", "No_Name"], ["--label", "x"], ["--require", "x"], ["--token", "=a"]]
+)
+def test_arguments_that_argparse_refuses(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["secrets", "create", *arguments])

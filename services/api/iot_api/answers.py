@@ -14,14 +14,17 @@ from iot_models.reading import Reading
 
 from .cursor import Cursor
 from .pausable_read import PausableRead
+from .rows import Run
 
 WHOLE_BYTES = 256 * 1024
 """Answers up to about this size are sent in one piece, with their length."""
 
 CHUNK = 512
 """Most readings encoded at a time: what stays in the processor's cache is cheaper to send."""
-PIECE_CHARACTERS = 128 * 1024
-"""Most characters of texts encoded at a time. Escaping doubles them at most, as a rule."""
+PIECE_CHARACTERS = 256 * 1024
+"""Most characters of their texts."""
+CUT_CHARACTERS = 128 * 1024
+"""A longer text is encoded in parts of this size. Escaping doubles a text at most, as a rule."""
 
 _JSON = "application/json"
 _LEAD = b'{"data":['
@@ -89,7 +92,7 @@ class ReadingsStream:
 
     def _piece(self) -> bytes:
         reading = self._batch[self._used]
-        if self._cut_at or len(reading.freeform) > PIECE_CHARACTERS:
+        if self._cut_at or len(reading.freeform) > CUT_CHARACTERS:
             return self._cut_piece(reading)
         readings = self._fitting()
         # Into one buffer: every copy of an answer costs as much as a tenth of its making.
@@ -104,6 +107,8 @@ class ReadingsStream:
     def _fitting(self) -> list[Reading]:
         """As many of the next readings as make one piece."""
         readings = self._batch[self._used : self._used + CHUNK]
+        if isinstance(self._batch, Run) and len(readings[-1].freeform) <= CUT_CHARACTERS:
+            return readings
         if sum(map(len, map(_text_of, readings))) <= PIECE_CHARACTERS:
             return readings
         size = count = 0
@@ -116,7 +121,7 @@ class ReadingsStream:
 
     def _cut_piece(self, reading: Reading) -> bytes:
         """Encode the next characters of a reading with a long text."""
-        begin, end = self._cut_at, self._cut_at + PIECE_CHARACTERS
+        begin, end = self._cut_at, self._cut_at + CUT_CHARACTERS
         if begin and reading.id != self._cut_id:
             raise FormatError("a reading was deleted while it was being sent")
         # Each character is escaped for itself, so the parts of a text can be encoded one by one.

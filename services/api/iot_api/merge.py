@@ -14,6 +14,8 @@ from .rows import Rows
 
 BATCH = 4096
 """Readings handed on at a time, about."""
+BATCH_BYTES = 2 * 2**20
+"""What they take in memory, about, if they are large."""
 HELD_BYTES = 16 * 2**20
 """What the readings of segments that overlap may take, about, opened and waiting for their turn."""
 
@@ -71,6 +73,7 @@ class _Held:
         self._rows: list[Reading] = []
         self._sorted = True
         self._bytes = 0
+        self._enough_bytes = BATCH_BYTES
         self._begun: list[_Begun] = []
         self._rests: list[tuple[Position, int, _Begun]] = []
         """A heap; what was given another key since is in it twice."""
@@ -95,7 +98,8 @@ class _Held:
             rows = rows.since(since)
         if not len(rows):
             return
-        if not self._rows and since is None and len(rows) >= self._batch and self._cut is None:
+        enough = len(rows) >= self._batch or rows.bytes >= BATCH_BYTES
+        if not self._rows and since is None and enough and self._cut is None:
             self._lone = rows
             self._begun = [_Begun(segment, rows.first_key, rows.last_key)]
             return
@@ -114,8 +118,7 @@ class _Held:
         if self._rows and key(readings[0]) < key(self._rows[-1]):
             self._sorted = False
         self._rows += readings
-        if self._begun:
-            self._bytes += rows.bytes
+        self._bytes += rows.bytes
         self._begun.append(begun)
 
     def _put_off(self, begun: _Begun, rest: Position) -> None:
@@ -138,8 +141,16 @@ class _Held:
             self._cut = None
         if self._lone is not None:
             yield from self._part(self._lone, begin)
-        elif self._rows and (full or begin is None or len(self._rows) >= self._enough):
+        elif self._rows and (full or begin is None or self._has_enough()):
             yield from self._hand_on(begin)
+
+    def _has_enough(self) -> bool:
+        return len(self._rows) >= self._enough or self._bytes >= self._enough_bytes
+
+    def _need_more(self) -> None:
+        """Sort again once as much has come as was left: so it pays."""
+        self._enough = max(self._batch, 2 * len(self._rows))
+        self._enough_bytes = max(BATCH_BYTES, 2 * self._bytes)
 
     def _part(self, lone: Rows, begin: Position | None) -> Iterator[list[Reading]]:
         """Hand on what of a lone segment comes before `begin`, and hold the rest."""
@@ -150,7 +161,8 @@ class _Held:
         rest = lone.first(0) if begin is None else lone.since(begin)
         self._rows = rest.readings()
         self._begun = self._begun if len(rest) else []
-        self._enough = max(self._batch, 2 * len(rest))
+        self._bytes = rest.bytes
+        self._need_more()
 
     def _hand_on(self, end: Position | None) -> Iterator[list[Reading]]:
         self._sort()
@@ -162,8 +174,7 @@ class _Held:
             self._bytes = self._bytes * len(self._rows) // len(rows)
         if end is not None:
             self._begun = [each for each in self._begun if each.last >= end]
-        # Sorting again pays once as much as was left has come in addition.
-        self._enough = max(self._batch, 2 * len(self._rows))
+        self._need_more()
 
     def _let_go(self) -> None:
         """Keep the first half of the readings."""

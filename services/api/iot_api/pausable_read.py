@@ -24,6 +24,8 @@ FIRST_TURN_SECONDS = 3.0
 """Longest wait for the first turn."""
 NEXT_TURN_SECONDS = 60.0
 """Longest wait for another turn; part of the answer has been sent already."""
+LARGE_SECONDS = 20.0
+"""Longest wait before the first turn for other reads to close their large segments."""
 SLICE_SECONDS = 0.5
 """A turn that has lasted this long ends if another read waits."""
 TURN_SECONDS = 3.0
@@ -123,7 +125,7 @@ class PausableRead:
                 except LargeSegmentBusyError:
                     # Wait without a slot: the read that has the large segment open may need one.
                     self._end_turn()
-                    self._enter_large(self._patience())
+                    self._enter_large(NEXT_TURN_SECONDS if self._begun else LARGE_SECONDS)
         finally:
             self._fix_end, self._batch = None, []
             self._end_turn()

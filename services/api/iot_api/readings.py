@@ -247,6 +247,7 @@ class Readings:
             for batch in self._merged(read, self._kept(vault, span, found), vault, question, span):
                 reached = position(batch[-1])
                 yield batch
+                del batch  # its memory must not stay while the next one is produced
         except EvictedError as error:
             _log.info("a read goes on from Postgres: %s", error)
         else:
@@ -283,11 +284,12 @@ def _limited(batches: Generator[list[Reading], None, None], page: Page) -> Batch
         for batch in batches:
             if not left:
                 return after
-            after = _cursor(batch[min(left, len(batch)) - 1], page)
+            after, count = _cursor(batch[min(left, len(batch)) - 1], page), len(batch)
             yield batch[:left]
-            if len(batch) > left:
+            del batch  # its memory must not stay while the next one is produced
+            if count > left:
                 return after
-            left -= len(batch)
+            left -= count
     return None
 
 
@@ -296,8 +298,10 @@ def _first(
 ) -> Generator[list[Reading], None, None]:
     with closing(batches):
         for batch in batches:
+            left = count - len(batch)
             yield batch[:count]
-            count -= len(batch)
+            del batch  # its memory must not stay while the next one is produced
+            count = left
             if count <= 0:
                 return
 
@@ -347,9 +351,8 @@ def _tail(batches: Batches, count: int) -> _Tail | None:
         first = position(batch[-1])
         if rows is not None:
             size += sum(len(reading.freeform) for reading in batch)
-            rows += batch
-            if size > MOST_HELD_CHARACTERS:
-                rows = None
+            rows = rows + batch if size <= MOST_HELD_CHARACTERS else None
+        del batch  # its memory must not stay while the next one is produced
     if first is None or last is None:
         return None
     if rows is not None:

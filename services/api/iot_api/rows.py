@@ -18,6 +18,13 @@ _READING_BYTES = 300
 """What a reading takes in memory beside its text, about."""
 
 
+class Run(list[Reading]):
+    """Readings with about `RUN_CHARACTERS` of texts, not counting the longest text at either end.
+
+    Batches of this type need not be measured again before they are encoded.
+    """
+
+
 @dataclass(frozen=True, slots=True)
 class Rows:
     """The readings of a segment from place `begin` on, before place `end`."""
@@ -89,6 +96,8 @@ class Rows:
 
     def readings(self) -> list[Reading]:
         """All of them, in order."""
+        if not len(self):
+            return []
         readings = self.columns.cut(slice(self.begin, self.end)).readings()
         if self.order.descending:
             readings.reverse()
@@ -97,22 +106,38 @@ class Rows:
     def runs(self) -> Iterator[list[Reading]]:
         """All of them, in order, some at a time."""
         texts = self.columns.freeform
-        if self.order.descending or self.begin or not isinstance(texts, Texts):
+        if not isinstance(texts, Texts):
             yield self.readings()
-            return
-        columns, start = self.columns, 0
-        for run in texts.runs(RUN_CHARACTERS):
-            part = slice(start, min(start + len(run), self.end))
-            start += len(run)
-            yield SegmentColumns(
-                columns.ids[part],
-                columns.received[part],
-                columns.relative[part],
-                columns.interrogator[part],
-                run[: part.stop - part.start],
-            ).readings()
-            if start >= self.end:
-                return
+        elif self.order.descending:
+            end = self.end
+            for run in texts.runs_from_end(RUN_CHARACTERS, len(self.columns.ids) - end):
+                begin = max(self.begin, end - len(run))
+                readings = self._run(slice(begin, end), run[len(run) - (end - begin) :])
+                yield Run(readings[::-1])
+                del readings
+                del run  # a giant text must not stay while the next one is decoded
+                end = begin
+                if end <= self.begin:
+                    return
+        else:
+            begin = self.begin
+            for run in texts.runs(RUN_CHARACTERS, begin):
+                end = min(begin + len(run), self.end)
+                yield Run(self._run(slice(begin, end), run[: end - begin]))
+                del run  # likewise
+                begin = end
+                if begin >= self.end:
+                    return
+
+    def _run(self, part: slice, texts: list[str]) -> list[Reading]:
+        columns = self.columns
+        return SegmentColumns(
+            columns.ids[part],
+            columns.received[part],
+            columns.relative[part],
+            columns.interrogator[part],
+            texts,
+        ).readings()
 
     def _places(self, at: Position, *, behind: bool) -> int:
         """How many stand before a position; with `behind`, it is counted, too."""

@@ -31,6 +31,8 @@ _RUN = struct.Struct("<qI")
 _RAW, _DELTA = b"\0", b"\1"
 _ARRIVAL, _SORTED, _MERGED = 0, 1, 2
 _MERGED_COLUMNS = 4
+_RUN_CHARACTERS = 2**17
+_CHECKED_BYTES = 2**16
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,14 +139,20 @@ def _unpack(data: bytes) -> Iterable[int]:
 
 
 class Texts(Sequence[str]):
-    """A segment's texts, parted when they are asked for."""
+    """A segment's texts, decoded when they are asked for.
 
-    def __init__(self, joined: str) -> None:
-        self._joined = joined
-        self._parted: list[str] | None = None
+    They are kept as the bytes of the segment's content: of a large segment, a copy as `str` would
+    double the memory. Slices have a step of 1.
+    """
+
+    def __init__(self, content: bytes, start: int = 0) -> None:
+        """`content` holds the texts, in ASCII, from `start` on, with `SEPARATOR` between them."""
+        self._content = content
+        self._start = start
+        self._all: list[str] | None = None
 
     def __len__(self) -> int:
-        return self._joined.count("\0") + 1
+        return self._content.count(SEPARATOR, self._start) + 1
 
     @overload
     def __getitem__(self, place: int) -> str: ...
@@ -153,31 +161,58 @@ class Texts(Sequence[str]):
     def __getitem__(self, place: slice) -> list[str]: ...
 
     def __getitem__(self, place: int | slice) -> str | list[str]:
-        return self._all()[place]
+        if self._all is not None or not isinstance(place, slice):
+            return self._decoded()[place]
+        begin, end, _ = place.indices(len(self))
+        texts: list[str] = []
+        for run in self.runs(_RUN_CHARACTERS, begin) if begin < end else ():
+            texts += run
+            if len(texts) >= end - begin:
+                break
+        return texts[: end - begin]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._all())
+        return iter(self._decoded())
 
     @property
     def size(self) -> int:
         """Characters of all texts together, about."""
-        return len(self._joined)
+        return len(self._content) - self._start
 
-    def runs(self, size: int) -> Iterator[list[str]]:
-        """One text after another in lists of about `size` characters: what is small enough for the
-        processor's cache is parted and used in less than half of the time.
+    def runs(self, size: int, skip: int = 0) -> Iterator[list[str]]:
+        """One text after another in lists of about `size` characters, without the first `skip`:
+        what is small enough for the processor's cache is decoded in less than half of the time.
         """
-        start = 0
-        while start <= len(self._joined):
-            end = self._joined.find("\0", start + size)
-            end = len(self._joined) if end < 0 else end
-            yield self._joined[start:end].split("\0")
+        start, content = self._start, self._content
+        for _ in range(skip):
+            start = content.index(SEPARATOR, start) + 1
+        while start <= len(content):
+            end = content.find(SEPARATOR, start + size)
+            end = len(content) if end < 0 else end
+            yield self._run(start, end)
             start = end + 1
 
-    def _all(self) -> list[str]:
-        if self._parted is None:
-            self._parted = self._joined.split("\0")
-        return self._parted
+    def runs_from_end(self, size: int, skip: int = 0) -> Iterator[list[str]]:
+        """As `runs`, but the last list comes first, and the last `skip` texts are left out. Within
+        a list the texts are in order.
+        """
+        content, end = self._content, len(self._content)
+        for _ in range(skip):
+            end = content.rindex(SEPARATOR, self._start, end)
+        while end >= self._start:
+            start = content.rfind(SEPARATOR, self._start, max(self._start, end - size))
+            start = self._start - 1 if start < 0 else start
+            yield self._run(start + 1, end)
+            end = start
+
+    def _run(self, start: int, end: int) -> list[str]:
+        return str(memoryview(self._content)[start:end], "ascii").split("\0")
+
+    def _decoded(self) -> list[str]:
+        if self._all is None:
+            runs = self.runs(_RUN_CHARACTERS)
+            self._all = [text for run in runs for text in run]
+        return self._all
 
 
 @dataclass(slots=True)
@@ -307,7 +342,8 @@ def _positions(data: bytes) -> "array[int]":
 
 
 def _texts(content: bytes, start: int) -> Texts:
-    try:
-        return Texts(str(memoryview(content)[start:], "ascii"))  # of some MB no copy but this one
-    except UnicodeDecodeError:
-        raise FormatError("segment's texts are not ASCII") from None
+    # Piece by piece: a copy of all texts of a large segment would double its memory.
+    pieces = range(start, len(content), _CHECKED_BYTES)
+    if not all(content[piece : piece + _CHECKED_BYTES].isascii() for piece in pieces):
+        raise FormatError("segment's texts are not ASCII")
+    return Texts(content, start)

@@ -120,7 +120,7 @@ def test_a_large_segment_is_open_in_one_read_at_a_time() -> None:
     batches, others = iter(first), iter(second)
     next(batches)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(pausable_read, "FIRST_TURN_SECONDS", 0.05)
+        patched.setattr(pausable_read, "LARGE_SECONDS", 0.05)
         with pytest.raises(UnavailableError):
             next(others)
     assert reads.open == 1

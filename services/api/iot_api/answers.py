@@ -63,9 +63,9 @@ class ReadingsStream:
 
     def pause(self) -> None:
         """Release everything that the answer holds, until the next piece is asked for."""
-        self._read.pause(self._used)
-        self._batch, self._used = [], 0
-        self._buffer = bytearray()
+        used, self._used = self._used, 0
+        self._batch, self._buffer = [], bytearray()
+        self._read.pause(used)
 
     def pieces(self) -> Iterator[bytes]:
         """Encode the answer piece by piece."""

@@ -117,14 +117,17 @@ class PausableRead:
         self._page, self._fix_end = page, fix_end
         try:
             while True:
+                busy = False
                 try:
                     self._producer = produce(self._page)
                     finished, cursor = yield from self._turn()
                     if finished:
                         return cursor
                 except LargeSegmentBusyError:
-                    # Wait without a slot: the read that has the large segment open may need one.
+                    busy = True
                     self._end_turn()
+                # Not in the except clause: there the traceback keeps the merge buffers alive.
+                if busy:  # without a slot: the read that has the large segment open may need one
                     self._enter_large(NEXT_TURN_SECONDS if self._begun else LARGE_SECONDS)
         finally:
             self._fix_end, self._batch = None, []
@@ -161,6 +164,7 @@ class PausableRead:
                 fix_end, self._fix_end = self._fix_end, None
                 self._page = fix_end(self._page, batch, self._producer)
         finally:
+            del batch  # before others may use the memory
             self._end_turn()
 
     def _end_turn(self) -> None:

@@ -87,6 +87,8 @@ class PausableRead:
         self._turns: list[FairSlots] = []
         self._large = ExitStack()
         self._has_large = False
+        self.found_overlap = False
+        """Whether two segments with common ids were found and reported."""
 
     def __iter__(self) -> Batches:
         return self._batches

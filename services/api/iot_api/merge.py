@@ -18,6 +18,8 @@ BATCH = 4096
 """Readings handed on at a time, about."""
 BATCH_BYTES = 2 * 2**20
 """What they take in memory, about, if they are large."""
+LONE_BYTES = 2**18
+"""A segment of this size that overlaps no other is handed on without being gathered first."""
 HELD_BYTES = 16 * 2**20
 """What the readings of segments that overlap may take, about, opened and waiting for their turn."""
 
@@ -121,7 +123,7 @@ class _Held:
             rows = rows.since(since)
         if not len(rows):
             return
-        enough = len(rows) >= self._batch or rows.bytes >= BATCH_BYTES
+        enough = len(rows) >= self._batch or rows.bytes >= LONE_BYTES
         if not self._rows and since is None and enough and self._cut is None:
             self._lone = rows
             self._begun = [_Begun(segment, rows.first_key, rows.last_key)]

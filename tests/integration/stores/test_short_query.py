@@ -42,7 +42,7 @@ def test_a_busy_pool_says_so(settings: Settings, monkeypatch: pytest.MonkeyPatch
 def test_a_read_has_timeouts_that_end_with_it(connection: Connection) -> None:
     def timeouts() -> tuple[object, ...]:
         return tuple(
-            connection.execute(f"SHOW {name}").fetchone()  # type: ignore[call-overload]
+            connection.execute(f"SHOW {name}").fetchone()
             for name in ("statement_timeout", "idle_in_transaction_session_timeout")
         )
 

@@ -21,6 +21,8 @@ WHOLE_BYTES = 256 * 1024
 
 CHUNK = 512
 """Most readings encoded at a time: what stays in the processor's cache is cheaper to send."""
+RUN_CHUNK = 2048
+"""Most readings of a `Run`, whose texts are known to be short enough: a piece more costs a send."""
 PIECE_CHARACTERS = 256 * 1024
 """Most characters of their texts."""
 CUT_CHARACTERS = 128 * 1024
@@ -106,9 +108,11 @@ class ReadingsStream:
 
     def _fitting(self) -> list[Reading]:
         """As many of the next readings as make one piece."""
+        if isinstance(self._batch, Run):
+            readings = self._batch[self._used : self._used + RUN_CHUNK]
+            if len(readings[-1].freeform) <= CUT_CHARACTERS:
+                return readings
         readings = self._batch[self._used : self._used + CHUNK]
-        if isinstance(self._batch, Run) and len(readings[-1].freeform) <= CUT_CHARACTERS:
-            return readings
         if sum(map(len, map(_text_of, readings))) <= PIECE_CHARACTERS:
             return readings
         size = count = 0

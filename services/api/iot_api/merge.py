@@ -4,11 +4,13 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from heapq import heappop, heappush
+from operator import attrgetter
 
 from iot_cipher.sealed_segment import SealedSegment
 from iot_models.reading import Reading
 from iot_stores.reach import Position
 
+from .id_ranges import IdRanges, Overlap
 from .order import ASCENDING, Order
 from .rows import Rows
 
@@ -16,8 +18,12 @@ BATCH = 4096
 """Readings handed on at a time, about."""
 BATCH_BYTES = 2 * 2**20
 """What they take in memory, about, if they are large."""
+LONE_BYTES = 2**18
+"""A segment of this size that overlaps no other is handed on without being gathered first."""
 HELD_BYTES = 16 * 2**20
 """What the readings of segments that overlap may take, about, opened and waiting for their turn."""
+
+_id_of = attrgetter("id")
 
 OpenSegment = Callable[[SealedSegment], Rows]
 
@@ -29,6 +35,7 @@ def merge(
     *,
     batch: int = 0,
     most_bytes: Callable[[], int] = lambda: HELD_BYTES,
+    report_overlap: Callable[[int], None] = lambda _: None,
 ) -> Iterator[list[Reading]]:
     """The readings of all segments in order, in batches of about `batch` (0: `BATCH`).
 
@@ -36,11 +43,21 @@ def merge(
     complete. Held are the segments that overlap the place one is at: sealed, and opened as far as
     `most_bytes` of readings go. What lies beyond is let go of, and its segment comes once more as
     if it began there. A segment alone is never too large.
+
+    A reading that is in two segments comes once. `report_overlap` is called with its id, or that of
+    the first one of many, when two segments have ids in common. If two readings with one id differ,
+    both come.
     """
-    held = _Held(open_segment, order, batch or BATCH, most_bytes)
+    held = _Held(open_segment, order, batch or BATCH, most_bytes, report_overlap)
+    ranges = IdRanges()
     for segment in segments:
         begin = order.begin(segment.bounds)
         yield from held.come_to(begin)
+        overlap = ranges.add(segment.bounds)
+        if overlap is not Overlap.NONE:
+            held.expect_duplicates()
+        if overlap is Overlap.CERTAIN:
+            report_overlap(segment.bounds.first_id)
         held.add(segment)
     yield from held.come_to(None)
 
@@ -63,11 +80,15 @@ class _Held:
         order: Order,
         batch: int,
         most_bytes: Callable[[], int],
+        report_overlap: Callable[[int], None],
     ) -> None:
         self._open = open_segment
         self._order = order
         self._batch = self._enough = batch
         self._most_bytes = most_bytes
+        self._report_overlap = report_overlap
+        self._may_repeat = False
+        """Whether the readings held may be in two segments."""
         self._lone: Rows | None = None
         """Of a segment that overlaps none before it: most overlap none after it, either."""
         self._rows: list[Reading] = []
@@ -79,6 +100,10 @@ class _Held:
         """A heap; what was given another key since is in it twice."""
         self._cut: Position | None = None
         """As long as one is before it, readings from this key on are let go of."""
+
+    def expect_duplicates(self) -> None:
+        """Look for duplicates, for the next segment may hold readings of those before it."""
+        self._may_repeat = True
 
     def come_to(self, begin: Position | None) -> Iterator[list[Reading]]:
         """Readings that no segment to come, from `begin` on, may come before; None: all.
@@ -98,7 +123,7 @@ class _Held:
             rows = rows.since(since)
         if not len(rows):
             return
-        enough = len(rows) >= self._batch or rows.bytes >= BATCH_BYTES
+        enough = len(rows) >= self._batch or rows.bytes >= LONE_BYTES
         if not self._rows and since is None and enough and self._cut is None:
             self._lone = rows
             self._begun = [_Begun(segment, rows.first_key, rows.last_key)]
@@ -169,8 +194,9 @@ class _Held:
         rows, key = self._rows, self._order.key
         complete = len(rows) if end is None else bisect_left(rows, end, key=key)
         if complete:
-            yield rows[:complete]
+            yield self._once(rows[:complete]) if self._may_repeat else rows[:complete]
             self._rows = rows[complete:]
+            self._may_repeat &= bool(self._rows)
             self._bytes = self._bytes * len(self._rows) // len(rows)
         if end is not None:
             self._begun = [each for each in self._begun if each.last >= end]
@@ -182,7 +208,11 @@ class _Held:
         keep = len(self._rows) // 2
         if not keep:
             return
-        cut = self._cut = self._order.key(self._rows[keep])
+        cut = self._order.key(self._rows[keep])
+        keep = bisect_left(self._rows, cut, key=self._order.key)  # of one id, keep all or none
+        if not keep:
+            return
+        self._cut = cut
         del self._rows[keep:]
         self._bytes //= 2
         for each in self._begun:
@@ -194,3 +224,20 @@ class _Held:
         if not self._sorted:
             self._rows.sort(key=self._order.key)
             self._sorted = True
+
+    def _once(self, rows: list[Reading]) -> list[Reading]:
+        """The readings without duplicates, which stand side by side."""
+        if len(set(map(_id_of, rows))) == len(rows):
+            return rows
+        once: list[Reading] = []
+        same = 0  # readings at the end of `once` with the id of the last one
+        for reading in rows:
+            if not once or once[-1].id != reading.id:
+                same = 0
+            else:
+                self._report_overlap(reading.id)
+                if reading in once[-same:]:
+                    continue
+            once.append(reading)
+            same += 1
+        return once

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from iot_models.errors import InvalidRequestError
-from iot_models.reading import INT64_MAX, Reading
+from iot_models.reading import INT64_MAX
 from iot_stores.history import Span
+from iot_stores.reach import Position
 
 from .cursor import Cursor, decode_cursor
-from .order import position
 
 _ORDERS = {"asc": False, "desc": True}
 
@@ -32,13 +32,13 @@ class Page:
             return Span(descending=self.descending, few=few)
         return Span(self.cursor.after, self.cursor.until, self.descending, few)
 
-    def behind(self, last: Reading, count: int) -> "Page":
-        """Return the rest of this page after `count` readings, of which `last` was the last."""
+    def behind(self, last: Position, count: int) -> "Page":
+        """Return the rest of this page after `count` readings, of which the last is at `last`."""
         limit = None if self.limit is None else self.limit - count
         if self.cursor is None:
-            cursor = Cursor(position(last), self.descending)
+            cursor = Cursor(last, self.descending)
         else:
-            cursor = replace(self.cursor, after=position(last))
+            cursor = replace(self.cursor, after=last)
         return replace(self, limit=limit, cursor=cursor)
 
 

@@ -15,9 +15,11 @@ from contextlib import ExitStack, contextmanager
 
 from iot_models.errors import TooManyRequestsError, UnavailableError
 from iot_models.reading import Reading
+from iot_stores.reach import Position
 
 from .cursor import Cursor
 from .fair_slots import FairSlots
+from .order import position
 from .paging import Page
 
 FIRST_TURN_SECONDS = 3.0
@@ -79,6 +81,9 @@ class PausableRead:
         self._client = client
         self._batches = plan(self)
         self._page = Page()
+        self._after: Position | None = None
+        """Behind the page's begin: the last reading used, and how many were used up to there."""
+        self._given = 0
         self._batch: list[Reading] = []
         self._producer: Batches | None = None
         self._fix_end: FixEnd | None = None
@@ -87,6 +92,8 @@ class PausableRead:
         self._turns: list[FairSlots] = []
         self._large = ExitStack()
         self._has_large = False
+        self.found_overlap = False
+        """Whether two segments with common ids were found and reported."""
 
     def __iter__(self) -> Batches:
         return self._batches
@@ -114,7 +121,7 @@ class PausableRead:
 
     def through(self, produce: Produce, page: Page, fix_end: FixEnd | None = None) -> Batches:
         """Produce a page in as many turns as needed."""
-        self._page, self._fix_end = page, fix_end
+        self._page, self._after, self._given, self._fix_end = page, None, 0, fix_end
         try:
             while True:
                 busy = False
@@ -125,6 +132,7 @@ class PausableRead:
                         return cursor
                 except LargeSegmentBusyError:
                     busy = True
+                    self._advance_page()
                     self._end_turn()
                 # Not in the except clause: there the traceback keeps the merge buffers alive.
                 if busy:  # without a slot: the read that has the large segment open may need one
@@ -153,12 +161,19 @@ class PausableRead:
 
     def _use(self, count: int) -> None:
         if count:
-            self._page = self._page.behind(self._batch[count - 1], count)
+            self._after = position(self._batch[count - 1])
+            self._given += count
         self._batch = []
+
+    def _advance_page(self) -> None:
+        if self._after is not None:
+            self._page = self._page.behind(self._after, self._given)
+            self._after, self._given = None, 0
 
     def _pause(self, used: int) -> None:
         batch = self._batch
         self._use(used)
+        self._advance_page()
         try:
             if self._producer is not None and self._fix_end is not None and batch:
                 fix_end, self._fix_end = self._fix_end, None

@@ -206,7 +206,14 @@ class Readings:
         batch = 0 if span.few is None else min(span.few, BATCH)
         with self._one_more_reader() as most_bytes:
             open_segment = opener(vault, question, span, order, read.claim_large_segment)
-            yield from merge(segments, open_segment, order, batch=batch, most_bytes=most_bytes)
+            yield from merge(
+                segments,
+                open_segment,
+                order,
+                batch=batch,
+                most_bytes=most_bytes,
+                report_overlap=partial(_report_overlap, read, vault),
+            )
 
     @contextmanager
     def _one_more_reader(self) -> Iterator[Callable[[], int]]:
@@ -271,6 +278,20 @@ class Readings:
             if payload is None:
                 raise EvictedError("a segment was evicted from the hot window")
             yield SealedSegment(vault.vault_id, bounds, payload)
+
+
+def _report_overlap(read: PausableRead, vault: OpenVault, reading_id: int) -> None:
+    """Count and log that two segments have ids in common, once a read."""
+    if read.found_overlap:
+        return
+    read.found_overlap = True
+    metrics.counter("iot_damaged_total").labels("overlap").inc()
+    _log.error(
+        "two segments of vault %s have ids in common, one is %d: a row was put back, or the "
+        "database was rolled back",
+        vault.vault_id,
+        reading_id,
+    )
 
 
 def _limited(batches: Generator[list[Reading], None, None], page: Page) -> Batches:

@@ -151,10 +151,11 @@ class Texts(Sequence[str]):
         """`content` holds the texts, in ASCII, from `start` on, with `SEPARATOR` between them."""
         self._content = content
         self._start = start
+        self._count = content.count(SEPARATOR, start) + 1
         self._all: list[str] | None = None
 
     def __len__(self) -> int:
-        return self._content.count(SEPARATOR, self._start) + 1
+        return self._count
 
     @overload
     def __getitem__(self, place: int) -> str: ...

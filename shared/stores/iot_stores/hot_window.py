@@ -29,6 +29,9 @@ from .scripts import Call, load_script, run_all
 
 _MARGIN_MS = 1000
 _FIRST_FETCH, _MOST_FETCH = 4, 64
+_FETCH_BYTES = 4 * 2**20
+MOST_PAYLOAD_BYTES = 2 * 2**20
+"""A larger payload is not kept: several are fetched at a time. Reads get it from Postgres."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +83,7 @@ class HotWindow:
                 names.hot_segment(vault_id, bounds.first_id),
                 bounds.received_max,
                 bounds.to_bytes(),
-                each.payload,
+                each.payload if len(each.payload) <= MOST_PAYLOAD_BYTES else b"",
             )
         return [names.hot_cover(drain.shard)], arguments
 
@@ -113,8 +116,11 @@ class HotWindow:
                 names.hot_segment(vault_id.bytes, each.first_id)
                 for each in bounds[start : start + count]
             ]
-            yield from cast("list[bytes | None]", self._client.mget(keys))
-            start, count = start + count, min(_MOST_FETCH, 4 * count)
+            found = cast("list[bytes | None]", self._client.mget(keys))
+            average = sum(len(each or b"") for each in found) // len(found)
+            start += count
+            count = max(1, min(_MOST_FETCH, 4 * count, _FETCH_BYTES // max(1, average)))
+            yield from found
 
 
 def _order(position: str) -> tuple[int, int]:

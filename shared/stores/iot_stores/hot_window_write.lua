@@ -18,7 +18,9 @@ elseif not known[2] or tonumber(ARGV[3]) >= tonumber(known[2]) then
 end -- else a writer that comes late: the cover already stands on a later drain than its
 for i = 6, #ARGV, 5 do
   local index = ARGV[i]
-  redis.call('SET', ARGV[i + 1], ARGV[i + 4], 'EX', keep)
+  if ARGV[i + 4] ~= '' then -- else too large to be kept: to reads it is one that was evicted
+    redis.call('SET', ARGV[i + 1], ARGV[i + 4], 'EX', keep)
+  end
   redis.call('ZADD', index, ARGV[i + 2], ARGV[i + 3])
   redis.call('ZREMRANGEBYSCORE', index, '-inf', horizon)
   redis.call('EXPIRE', index, keep)

@@ -10,6 +10,7 @@ from redis import Redis
 from integration.api.asking import Api, assert_error, row, sample
 from integration.api.conftest import MakeApi
 from iot_models.settings import Settings
+from iot_stores import hot_window
 from iot_writer.writer import Writer
 from support.draining import drain_all
 
@@ -87,6 +88,19 @@ def test_what_redis_evicted_comes_from_postgres(api: Api, writer: Writer, redis:
     redis.delete(*keys)
     assert api.read("/seconds/60") == before
     assert source_of(api, "/seconds/60")[0] == "hot_window"
+
+
+def test_a_payload_that_is_too_large_for_the_window_comes_from_postgres(
+    api: Api, writer: Writer, redis: "Redis", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api.put([row(interrogator_time=n, freeform=n) for n in range(3)])
+    drain_all(writer)
+    with monkeypatch.context() as patched:
+        patched.setattr(hot_window, "MOST_PAYLOAD_BYTES", 1)
+        api.put([row(interrogator_time=n, freeform=n) for n in range(3, 6)])
+        drain_all(writer)
+    assert len(redis.keys("iot:hot:segment:*")) == 1
+    assert source_of(api, "/seconds/60") == ("hot_window", [str(n) for n in range(6)])
 
 
 def test_a_redis_that_was_wiped_covers_nothing(api: Api, writer: Writer, redis: "Redis") -> None:

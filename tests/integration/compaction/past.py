@@ -87,6 +87,10 @@ class Past:
         with connection.transaction():
             history.insert(connection, segments)
 
+    def restart_ids(self) -> None:
+        """Give the same ids once more from now on."""
+        self._ids = count(0)
+
     def look(self, password: bytes) -> int:
         """Make the orders of a vault, looked at lately or not; how many were made."""
         vault = self.sender.vault(password)

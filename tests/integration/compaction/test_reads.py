@@ -9,7 +9,7 @@ from itertools import chain
 import pytest
 from werkzeug.test import TestResponse
 
-from integration.api.asking import JSON, Api
+from integration.api.asking import JSON, Api, sample
 from integration.compaction.past import Past, Sent, days_ago, each_second, noon
 from iot_writer.compaction import Outcome
 from iot_writer.writer import Writer
@@ -151,3 +151,43 @@ def test_what_the_hot_window_may_name_is_left_alone(past: Past, writer: Writer) 
     assert past.look(b"hot") > 0
     assert set(past.work()) == {Outcome.MERGED}
     assert len(past.sender.last_seconds(b"hot", 200)) == 100
+
+
+@pytest.mark.parametrize("path", ["", "/0", "?order=desc", f"/seconds/{9 * DAY}", "/last/350"])
+def test_sources_that_were_put_back_beside_what_was_merged_of_them(
+    past: Past, api: Api, caplog: pytest.LogCaptureFixture, path: str
+) -> None:
+    """Each reading comes once, and the operator is told."""
+    password = PASSWORD.encode()
+    past.store(password, _out_of_order(noon(3), 400), each=3)
+    before = api.read(path, PASSWORD)
+    postgres = past.writer.postgres()
+    postgres.execute("CREATE TEMP TABLE old AS SELECT * FROM segments")
+    assert past.compact(password)
+    assert api.read(path, PASSWORD) == before
+    counted = sample("iot_damaged_total", what="overlap")
+    put_back = postgres.execute("INSERT INTO segments SELECT * FROM old ON CONFLICT DO NOTHING")
+    assert put_back.rowcount > 100
+    assert api.read(path, PASSWORD) == before
+    assert sample("iot_damaged_total", what="overlap") == counted + 1
+    (told,) = [each for each in caplog.messages if "have ids in common" in each]
+    assert str(past.sender.vault(password).vault_id) in told
+
+
+def test_dense_segments_with_common_ids_that_differ(past: Past, api: Api) -> None:
+    """As a database that was rolled back would give ids twice: all readings come."""
+    password = PASSWORD.encode()
+    past.store(password, each_second(noon(3), 50), each=50)
+    past.restart_ids()
+    past.store(password, each_second(noon(2), 50, seed=2), each=10)
+    counted = sample("iot_damaged_total", what="overlap")
+    assert len(api.read("", PASSWORD)) == 100
+    assert sample("iot_damaged_total", what="overlap") == counted + 1
+
+
+def test_segments_without_common_ids_are_not_reported(mixed: Past, api: Api) -> None:
+    counted = sample("iot_damaged_total", what="overlap")
+    for _ in range(2):
+        assert len(api.read("", PASSWORD)) == 2600
+        mixed.compact(PASSWORD.encode())
+    assert sample("iot_damaged_total", what="overlap") == counted

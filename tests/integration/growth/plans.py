@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import psycopg
+import pytest
 from psycopg.abc import Params, Query
 
 from iot_stores.postgres import Connection
@@ -64,12 +65,20 @@ def planned(connection: Connection) -> Iterator[list[Plan]]:
             statements.append(_Statement(query, params, declared=True))
             return super().execute(query, params, **options)
 
+    class RecordingClient(psycopg.ClientCursor[tuple[object, ...]]):
+        def execute(self, query: Any, params: Params | None = None, **options: Any) -> Any:
+            _, _, last = query.rpartition("; ")  # behind SET LOCAL, in the same message
+            statements.append(_Statement(last, params, declared=False))
+            return super().execute(query, params, **options)
+
     factories = connection.cursor_factory, connection.server_cursor_factory
     connection.cursor_factory = Recording
     connection.server_cursor_factory = RecordingServer
     plans: list[Plan] = []
     try:
-        yield plans
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(psycopg, "ClientCursor", RecordingClient)
+            yield plans
     finally:
         connection.cursor_factory, connection.server_cursor_factory = factories
     wholes = dict(cast("list[tuple[str, str]]", connection.execute(_OF_WHOLE).fetchall()))

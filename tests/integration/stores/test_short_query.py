@@ -1,0 +1,51 @@
+"""A short query has a timeout that ends with it, and its transaction."""
+
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+from iot_models.settings import Settings
+from iot_stores import postgres as postgres_connections
+from iot_stores.history import read_transaction
+from iot_stores.postgres import Connection, PoolBusyError, connect_postgres, postgres_pool
+from iot_stores.postgres import short_query as query
+
+
+@pytest.fixture
+def connection(settings: Settings) -> Iterator[Connection]:
+    """A connection as the services make it."""
+    with connect_postgres(settings, name="test") as made:
+        yield made
+
+
+def test_it_is_cancelled_when_it_takes_too_long(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert query(connection, "SELECT %s", (7,)).fetchone() == (7,)
+    monkeypatch.setattr(postgres_connections, "SHORT_SECONDS", 0.1)
+    with pytest.raises(psycopg.errors.QueryCanceled):
+        query(connection, "SELECT pg_sleep(20)")
+    assert connection.execute("SHOW statement_timeout").fetchone() == ("0",)
+
+
+def test_a_busy_pool_says_so(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postgres_connections, "WAIT_SECONDS", 0.2)
+    pool = postgres_pool(settings, name="test", size=1)
+    with pool.connection(timeout=5), pytest.raises(PoolBusyError), pool.connection(timeout=0.1):
+        pass
+    with pool.connection(timeout=5) as connection:
+        assert connection.execute("SELECT 1").fetchone() == (1,)
+    pool.close()
+
+
+def test_a_read_has_timeouts_that_end_with_it(connection: Connection) -> None:
+    def timeouts() -> tuple[object, ...]:
+        return tuple(
+            connection.execute(f"SHOW {name}").fetchone()
+            for name in ("statement_timeout", "idle_in_transaction_session_timeout")
+        )
+
+    with read_transaction(connection):
+        assert timeouts() == (("30s",), ("10s",))
+    assert timeouts() == (("0",), ("0",))

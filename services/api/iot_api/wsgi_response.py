@@ -8,6 +8,13 @@ from gunicorn import util
 from gunicorn.http.wsgi import Response
 
 
+PAUSE = "iot_api.pause"
+"""Key in the WSGI environ that a view may set: a function that the worker calls, at most once for
+each piece of the answer, when the client has not taken that piece for 0.25 s. A long read gives back
+its transaction and its memory then.
+"""
+
+
 class WsgiResponse(Response):  # type: ignore[misc] # gunicorn has no types
     """Spares a system call, and the client a second packet to wake up for."""
 

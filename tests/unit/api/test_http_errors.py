@@ -77,12 +77,31 @@ def test_details_go_to_the_client(app: Flask) -> None:
     }
 
 
-def test_a_defect_is_logged_and_not_told(app: Flask, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_defect_is_logged_without_its_message(
+    app: Flask, caplog: pytest.LogCaptureFixture
+) -> None:
+    """str() of a KeyError or of a UnicodeDecodeError is what the request sent."""
     with caplog.at_level(logging.ERROR):
-        status, body, _ = told(app, RuntimeError("secret of the house"))
+        status, body, _ = told(app, raised())
     assert status == 500
-    assert "secret" not in json.dumps(body)
-    assert "secret of the house" in caplog.text
+    assert "s3cret" not in json.dumps(body)
+    assert "s3cret" not in caplog.text
+    assert "builtins.RuntimeError\n" in caplog.text
+    assert "caused by builtins.KeyError\n" in caplog.text
+    assert ", in raised\n" in caplog.text
+    assert all(each.exc_info is None for each in caplog.records)
+
+
+def raised() -> RuntimeError:
+    """An error with frames and a cause, both of which quote a request."""
+    password = "s3cret"
+    passwords: dict[str, str] = {}
+    with pytest.raises(RuntimeError) as caught:
+        try:
+            passwords[password]
+        except KeyError as error:
+            raise RuntimeError(password) from error
+    return caught.value
 
 
 def test_what_a_part_says_of_itself_is_not_told(app: Flask) -> None:

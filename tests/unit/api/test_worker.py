@@ -29,13 +29,10 @@ class Counted:
     real: Any
     pieces: list[bytes] = field(default_factory=list)
 
-    def sendall(self, data: bytes) -> None:
-        self.pieces.append(bytes(data))
-        self.real.sendall(data)
-
     def send(self, data: bytes) -> int:
-        self.sendall(data)
-        return len(data)
+        sent: int = self.real.send(data)
+        self.pieces.append(bytes(data[:sent]))
+        return sent
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.real, name)

@@ -1,0 +1,291 @@
+"""The connections of an API process: what each waits for, and which one is closed to make room."""
+
+import ipaddress
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from enum import IntEnum
+from typing import Any
+
+from iot_models.errors import UnavailableError
+
+STALLED_SECONDS = 1.0
+"""A body or an answer without progress for this long may be closed to make room."""
+_RANK_SECONDS = 0.02
+"""How often victims are ranked at most: an attacker must not make each accept cost a sort."""
+
+
+class Phase(IntEnum):
+    """What a connection waits for, in the order in which connections are closed to make room."""
+
+    HEAD = 0
+    """The rest of a request's head."""
+    NEW = 1
+    """The first byte, or the TLS handshake."""
+    IDLE = 2
+    """The next request."""
+    BODY = 3
+    """The rest of a body."""
+    SENDING = 4
+    """A client that reads too slowly."""
+    ANSWERING = 5
+    """The application. Such a connection is never closed."""
+
+
+class Connection:
+    """One client connection. The greenlet that serves it keeps `phase` up to date."""
+
+    __slots__ = (
+        "accepted",
+        "blocked_before",
+        "blocked_bytes",
+        "body_began",
+        "body_bytes",
+        "client",
+        "closing",
+        "discards_body",
+        "failure",
+        "network",
+        "phase",
+        "piece_bytes",
+        "request",
+        "reserved",
+        "send_began",
+        "since",
+    )
+
+    def __init__(self, client: socket.socket, network: str) -> None:
+        now = time.monotonic()
+        self.client = client
+        self.network = network
+        self.phase = Phase.NEW
+        self.since = now
+        """When the phase began. In BODY and SENDING: when the last byte was received or sent."""
+        self.accepted = now
+        self.request: Any = None
+        self.reserved = False
+        """Whether it is served from the reserve: only health checks are answered."""
+        self.closing = False
+        self.failure: Exception | None = None
+        """Raised by the next receive of the body."""
+        self.body_began = 0.0
+        """0.0 until the application waits for the body."""
+        self.body_bytes = 0
+        self.discards_body = False
+        """Whether the rest of the body is read only to be discarded."""
+        self.send_began = 0.0
+        self.piece_bytes = 0
+        """Sent of the piece that is blocked."""
+        self.blocked_before = 0.0
+        """Seconds for which earlier pieces of the answer were blocked."""
+        self.blocked_bytes = 0
+        """Sent while the answer was blocked."""
+
+    def start_request(self, request: Any) -> None:
+        """A whole head has arrived."""
+        self.request = request
+        self.phase = Phase.ANSWERING
+        self.body_began = self.blocked_before = 0.0
+        self.body_bytes = self.blocked_bytes = 0
+        self.discards_body = False
+
+    def start_receive(self) -> None:
+        """The application waits for more of the body."""
+        self.phase = Phase.BODY
+        self.since = time.monotonic()
+        if not self.body_began:
+            self.body_began = self.since
+
+    def await_request(self, *, head_began: bool) -> None:
+        """The previous request is answered. `head_began`: part of the next head is here already."""
+        self.request = None
+        self.phase = Phase.HEAD if head_began else Phase.IDLE
+        self.since = time.monotonic()
+
+    def start_send(self) -> None:
+        """The client does not take the next piece of the answer at once."""
+        self.phase = Phase.SENDING
+        self.since = self.send_began = time.monotonic()
+        self.piece_bytes = 0
+
+    def note_sent(self, count: int) -> None:
+        """The client took some of a blocked piece."""
+        self.since = time.monotonic()
+        self.piece_bytes += count
+        self.blocked_bytes += count
+
+    def end_send(self) -> None:
+        """The blocked piece is sent, or the client is gone."""
+        self.phase = Phase.ANSWERING
+        self.blocked_before += time.monotonic() - self.send_began
+
+    def is_silent(self, now: float) -> bool:
+        """Whether the connection may be closed to make room for another."""
+        if self.closing or self.phase is Phase.ANSWERING:
+            return False
+        return self.phase < Phase.BODY or now - self.since >= STALLED_SECONDS
+
+    @property
+    def droppable(self) -> bool:
+        """Whether closing the connection frees the memory that it is charged for."""
+        return self.phase in (Phase.BODY, Phase.SENDING) and not self.closing
+
+    def drop(self) -> None:
+        """Close a connection whose body or answer holds memory that others need."""
+        self.end(UnavailableError("this server is short of memory; send the request again"))
+
+    def end(self, failure: Exception) -> None:
+        """Close the connection from another greenlet. `failure` answers a body that is cut off."""
+        self.closing = True
+        if self.phase is Phase.SENDING:
+            self.abort()
+        elif self.request is not None:
+            self.cut_body(failure)
+        else:
+            self.receive_no_more()
+
+    def cut_body(self, failure: Exception) -> None:
+        """Make the application's reading of the body fail."""
+        self.failure = failure
+        self.receive_no_more()
+
+    def receive_no_more(self) -> None:
+        """End the receiving side, atomically: the reader gets what has arrived, then the end. So a
+        request either arrived before and is answered, or the client finds the connection closed.
+        """
+        self._shut_down(socket.SHUT_RD)
+
+    def abort(self) -> None:
+        """Break an answer off."""
+        self._shut_down(socket.SHUT_RDWR)
+
+    def _shut_down(self, how: int) -> None:
+        # A duplicate: gevent would raise in the greenlet that waits for `client`, and TLS would
+        # drop its keys.
+        with suppress(OSError), socket.socket(fileno=os.dup(self.client.fileno())) as duplicate:
+            duplicate.shutdown(how)
+
+
+class ConnectionTable:
+    """All connections of a process, within a limit, a limit per network, and a small reserve.
+
+    A new connection is always taken: a silent one is closed in its place. If all are busy, the new
+    connection goes to the reserve, from which only health checks are answered.
+    """
+
+    def __init__(self, *, limit: int, per_network: int | None, reserve: int) -> None:
+        self._limit = limit
+        self._per_network = limit if per_network is None else per_network
+        self._reserve_limit = reserve
+        self._all: dict[Connection, None] = {}
+        """Also those that are closed but still have a greenlet."""
+        self._reserve: dict[Connection, None] = {}
+        self._open: dict[str, dict[Connection, None]] = {}
+        """What counts against the limits, by network."""
+        self._count = 0
+        self._victims: list[Connection] = []
+        self._ranked_at = -_RANK_SECONDS
+
+    def __len__(self) -> int:
+        """Number of connections, with the reserve."""
+        return len(self._all)
+
+    def __iter__(self) -> Iterator[Connection]:
+        """All connections, with the reserve."""
+        return iter(list(self._all))
+
+    def add(self, connection: Connection) -> None:
+        """Take a new connection, and close another one if there are too many."""
+        self._all[connection] = None
+        if self._makes_room(connection.network):
+            self._open.setdefault(connection.network, {})[connection] = None
+            self._count += 1
+        else:
+            self._add_to_reserve(connection)
+
+    def remove(self, connection: Connection) -> None:
+        """Forget a connection that is closed."""
+        self._all.pop(connection, None)
+        self._reserve.pop(connection, None)
+        self._uncount(connection)
+
+    def close(self, connection: Connection, failure: Exception) -> None:
+        """Close a connection. It counts no longer, though its greenlet has yet to notice."""
+        self._uncount(connection)
+        connection.end(failure)
+
+    def _makes_room(self, network: str) -> bool:
+        held = self._open.get(network, {})
+        if len(held) >= self._per_network:
+            now = time.monotonic()
+            silent = (each for each in held if each.is_silent(now))
+            victim = min(silent, key=lambda each: (each.phase, each.since), default=None)
+        elif self._count >= self._limit:
+            victim = self._next_victim()
+        else:
+            return True
+        if victim is None:
+            return False
+        self.close(victim, too_many_connections())
+        return True
+
+    def _next_victim(self) -> Connection | None:
+        """The connection to close: by phase, then of the network with most, then the most silent."""
+        now = time.monotonic()
+        if not self._victims and now - self._ranked_at >= _RANK_SECONDS:
+            self._ranked_at = now
+            self._victims = self._rank(now)
+        while self._victims:
+            victim = self._victims.pop()
+            if victim in self._open.get(victim.network, {}) and victim.is_silent(now):
+                return victim
+        return None
+
+    def _rank(self, now: float) -> list[Connection]:
+        """All silent connections, the next to close last."""
+        silent = [
+            (-each.phase, len(held), -each.since, number, each)
+            for number, (each, held) in enumerate(
+                (each, held) for held in self._open.values() for each in held
+            )
+            if each.is_silent(now)
+        ]
+        return [each for *_, each in sorted(silent)]
+
+    def _add_to_reserve(self, connection: Connection) -> None:
+        connection.reserved = True
+        if len(self._reserve) >= self._reserve_limit:
+            oldest = next(iter(self._reserve))
+            del self._reserve[oldest]
+            oldest.end(too_many_connections())
+        self._reserve[connection] = None
+
+    def _uncount(self, connection: Connection) -> None:
+        held = self._open.get(connection.network, {})
+        if connection in held:
+            del held[connection]
+            self._count -= 1
+            if not held:
+                del self._open[connection.network]
+
+
+def too_many_connections() -> UnavailableError:
+    """The answer to a request for which there is no connection."""
+    return UnavailableError("this server has too many connections; try again")
+
+
+def network_of(address: Any) -> str:
+    """The network that a client's address counts for: an IPv4 address, or the /64 of an IPv6
+    address, of which every client has 2**64 addresses. "" for a Unix socket.
+    """
+    if not isinstance(address, tuple):
+        return ""
+    host = str(address[0])
+    if ":" not in host:
+        return host
+    parsed = ipaddress.IPv6Address(host.partition("%")[0])
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    return str(ipaddress.IPv6Network((int(parsed) >> 64 << 64, 64)))

@@ -232,7 +232,7 @@ class ConnectionTable:
         return True
 
     def _next_victim(self) -> Connection | None:
-        """The connection to close: by phase, then of the network with most, then the most silent."""
+        """The next to close: by phase, then of the network with most, then the longest silent."""
         now = time.monotonic()
         if not self._victims and now - self._ranked_at >= _RANK_SECONDS:
             self._ranked_at = now

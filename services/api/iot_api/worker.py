@@ -180,7 +180,7 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
             self._send_answer(connection, answer, environ)
         except ClientGoneError:
             raise
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             if not answer.headers_sent:
                 raise
             log_defect(self.log, "an answer is broken off", error)

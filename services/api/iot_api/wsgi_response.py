@@ -7,10 +7,9 @@ from typing import Any
 from gunicorn import util
 from gunicorn.http.wsgi import Response
 
-
 PAUSE = "iot_api.pause"
 """Key in the WSGI environ that a view may set: a function that the worker calls, at most once for
-each piece of the answer, when the client has not taken that piece for 0.25 s. A long read gives back
+each piece of the answer, when the client has not taken that piece for 0.25 s. A long read returns
 its transaction and its memory then.
 """
 

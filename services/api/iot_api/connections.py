@@ -1,6 +1,7 @@
 """The connections of an API process: what each waits for, and which one is closed to make room."""
 
 import ipaddress
+import math
 import os
 import socket
 import time
@@ -9,6 +10,7 @@ from contextlib import suppress
 from enum import IntEnum
 from typing import Any
 
+from iot_models import metrics
 from iot_models.errors import UnavailableError
 
 STALLED_SECONDS = 1.0
@@ -134,6 +136,7 @@ class Connection:
 
     def drop(self) -> None:
         """Close a connection whose body or answer holds memory that others need."""
+        count_closed("memory")
         self.end(UnavailableError("this server is short of memory; send the request again"))
 
     def end(self, failure: Exception) -> None:
@@ -186,7 +189,7 @@ class ConnectionTable:
         """What counts against the limits, by network."""
         self._count = 0
         self._victims: list[Connection] = []
-        self._ranked_at = -_RANK_SECONDS
+        self._ranked_at = -math.inf
 
     def __len__(self) -> int:
         """Number of connections, with the reserve."""
@@ -211,8 +214,10 @@ class ConnectionTable:
         self._reserve.pop(connection, None)
         self._uncount(connection)
 
-    def close(self, connection: Connection, failure: Exception) -> None:
+    def close(self, connection: Connection, failure: Exception, *, reason: str) -> None:
         """Close a connection. It counts no longer, though its greenlet has yet to notice."""
+        if not connection.closing:
+            count_closed(reason)
         self._uncount(connection)
         connection.end(failure)
 
@@ -228,7 +233,7 @@ class ConnectionTable:
             return True
         if victim is None:
             return False
-        self.close(victim, too_many_connections())
+        self.close(victim, too_many_connections(), reason="room")
         return True
 
     def _next_victim(self) -> Connection | None:
@@ -259,7 +264,7 @@ class ConnectionTable:
         if len(self._reserve) >= self._reserve_limit:
             oldest = next(iter(self._reserve))
             del self._reserve[oldest]
-            oldest.end(too_many_connections())
+            self.close(oldest, too_many_connections(), reason="room")
         self._reserve[connection] = None
 
     def _uncount(self, connection: Connection) -> None:
@@ -269,6 +274,11 @@ class ConnectionTable:
             self._count -= 1
             if not held:
                 del self._open[connection.network]
+
+
+def count_closed(reason: str) -> None:
+    """Count a connection that is closed on its client."""
+    metrics.counter("iot_connections_closed_total").labels(reason).inc()
 
 
 def too_many_connections() -> UnavailableError:

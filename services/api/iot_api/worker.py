@@ -29,7 +29,13 @@ from iot_models.errors import ErrorCode, UnavailableError
 
 from . import deadlines, stopping
 from .broken_requests import defect_answer, error_body, refusal_of
-from .connections import Connection, ConnectionTable, network_of, too_many_connections
+from .connections import (
+    Connection,
+    ConnectionTable,
+    count_closed,
+    network_of,
+    too_many_connections,
+)
 from .defects import log_defect
 from .memory_budget import CHARGE, MemoryBudget
 from .receiving import ConnectionReader
@@ -215,7 +221,7 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
         for each in self._connections:
             if deadlines.is_overdue(each, now, self.cfg.keepalive):
                 late = RequestTimeout("the body took too long to arrive")
-                self._connections.close(each, late)
+                self._connections.close(each, late, reason=each.phase.name.lower())
 
     def _serve(self, listener: Any) -> Any:
         listener.setblocking(True)
@@ -279,6 +285,7 @@ def _is_health_check(environ: dict[str, Any]) -> bool:
 
 def _refuse(_: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
     """A WSGI application that answers 503, without the cost of the real one."""
+    count_closed("refused")
     body = error_body(str(too_many_connections()), ErrorCode.UNAVAILABLE)
     headers = [
         ("Content-Type", "application/json"),

@@ -5,7 +5,7 @@ import math
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from enum import IntEnum
 from typing import Any
@@ -171,6 +171,28 @@ class Connection:
             duplicate.shutdown(how)
 
 
+class _Group:
+    """Connections that share a limit, and the order in which they give way."""
+
+    def __init__(self) -> None:
+        self.connections: dict[Connection, None] = {}
+        self._ranked: list[Connection] = []
+        self._ranked_at = -math.inf
+
+    def pop_victim(self, rank: Callable[[Connection], tuple[float, ...]]) -> Connection | None:
+        """The silent connection of the lowest rank; None if all are busy."""
+        now = time.monotonic()
+        if not self._ranked and now - self._ranked_at >= _RANK_SECONDS:
+            self._ranked_at = now
+            silent = [each for each in self.connections if each.is_silent(now)]
+            self._ranked = sorted(silent, key=rank, reverse=True)
+        while self._ranked:
+            victim = self._ranked.pop()
+            if victim.is_silent(now):
+                return victim
+        return None
+
+
 class ConnectionTable:
     """All connections of a process, within a limit, a limit per network, and a small reserve.
 
@@ -180,16 +202,14 @@ class ConnectionTable:
 
     def __init__(self, *, limit: int, per_network: int | None, reserve: int) -> None:
         self._limit = limit
-        self._per_network = limit if per_network is None else per_network
+        self._per_network = per_network or math.inf
         self._reserve_limit = reserve
         self._all: dict[Connection, None] = {}
         """Also those that are closed but still have a greenlet."""
         self._reserve: dict[Connection, None] = {}
-        self._open: dict[str, dict[Connection, None]] = {}
-        """What counts against the limits, by network."""
-        self._count = 0
-        self._victims: list[Connection] = []
-        self._ranked_at = -math.inf
+        self._open = _Group()
+        """What counts against the limit."""
+        self._networks: dict[str, _Group] = {}
 
     def __len__(self) -> int:
         """Number of connections, with the reserve."""
@@ -203,13 +223,15 @@ class ConnectionTable:
         """Take a new connection, and close another one if there are too many."""
         self._all[connection] = None
         if self._makes_room(connection.network):
-            self._open.setdefault(connection.network, {})[connection] = None
-            self._count += 1
+            self._open.connections[connection] = None
+            network = self._networks.setdefault(connection.network, _Group())
+            network.connections[connection] = None
         else:
             self._add_to_reserve(connection)
 
     def remove(self, connection: Connection) -> None:
         """Forget a connection that is closed."""
+        connection.closing = True
         self._all.pop(connection, None)
         self._reserve.pop(connection, None)
         self._uncount(connection)
@@ -222,13 +244,12 @@ class ConnectionTable:
         connection.end(failure)
 
     def _makes_room(self, network: str) -> bool:
-        held = self._open.get(network, {})
-        if len(held) >= self._per_network:
-            now = time.monotonic()
-            silent = (each for each in held if each.is_silent(now))
-            victim = min(silent, key=lambda each: (each.phase, each.since), default=None)
-        elif self._count >= self._limit:
-            victim = self._next_victim()
+        """Close a silent connection if there are too many; False if all are busy."""
+        own = self._networks.get(network)
+        if own is not None and len(own.connections) >= self._per_network:
+            victim = own.pop_victim(lambda each: (each.phase, each.since))
+        elif len(self._open.connections) >= self._limit:
+            victim = self._open.pop_victim(self._rank)
         else:
             return True
         if victim is None:
@@ -236,28 +257,10 @@ class ConnectionTable:
         self.close(victim, too_many_connections(), reason="room")
         return True
 
-    def _next_victim(self) -> Connection | None:
-        """The next to close: by phase, then of the network with most, then the longest silent."""
-        now = time.monotonic()
-        if not self._victims and now - self._ranked_at >= _RANK_SECONDS:
-            self._ranked_at = now
-            self._victims = self._rank(now)
-        while self._victims:
-            victim = self._victims.pop()
-            if victim in self._open.get(victim.network, {}) and victim.is_silent(now):
-                return victim
-        return None
-
-    def _rank(self, now: float) -> list[Connection]:
-        """All silent connections, the next to close last."""
-        silent = [
-            (-each.phase, len(held), -each.since, number, each)
-            for number, (each, held) in enumerate(
-                (each, held) for held in self._open.values() for each in held
-            )
-            if each.is_silent(now)
-        ]
-        return [each for *_, each in sorted(silent)]
+    def _rank(self, connection: Connection) -> tuple[float, ...]:
+        """By phase, then the network with most connections, then the longest silent."""
+        network = self._networks[connection.network]
+        return connection.phase, -len(network.connections), connection.since
 
     def _add_to_reserve(self, connection: Connection) -> None:
         connection.reserved = True
@@ -268,12 +271,13 @@ class ConnectionTable:
         self._reserve[connection] = None
 
     def _uncount(self, connection: Connection) -> None:
-        held = self._open.get(connection.network, {})
-        if connection in held:
-            del held[connection]
-            self._count -= 1
-            if not held:
-                del self._open[connection.network]
+        if connection not in self._open.connections:
+            return
+        del self._open.connections[connection]
+        network = self._networks[connection.network]
+        del network.connections[connection]
+        if not network.connections:
+            del self._networks[connection.network]
 
 
 def count_closed(reason: str) -> None:

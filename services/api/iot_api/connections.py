@@ -16,7 +16,11 @@ from iot_models.errors import UnavailableError
 STALLED_SECONDS = 1.0
 """A body or an answer without progress for this long may be closed to make room."""
 _RANK_SECONDS = 0.02
-"""How often victims are ranked at most: an attacker must not make each accept cost a sort."""
+"""How often connections are ranked at most while almost all are busy."""
+
+
+_SHARE = 16
+"""At least one in so many connections is ranked at a time, so that a flood costs little."""
 
 
 class Phase(IntEnum):
@@ -178,19 +182,29 @@ class _Group:
         self.connections: dict[Connection, None] = {}
         self._ranked: list[Connection] = []
         self._ranked_at = -math.inf
+        self._found = 0
 
     def pop_victim(self, rank: Callable[[Connection], tuple[float, ...]]) -> Connection | None:
         """The silent connection of the lowest rank; None if all are busy."""
         now = time.monotonic()
-        if not self._ranked and now - self._ranked_at >= _RANK_SECONDS:
-            self._ranked_at = now
+        if not self._ranked and self._may_rank(now):
             silent = [each for each in self.connections if each.is_silent(now)]
-            self._ranked = sorted(silent, key=rank, reverse=True)
+            silent.sort(key=rank)
+            # Not all: meanwhile, others will be silent that should give way earlier.
+            of_first_phase = sum(each.phase is silent[0].phase for each in silent)
+            chosen = silent[: max(of_first_phase, len(self.connections) // _SHARE)]
+            self._ranked = chosen[::-1]
+            self._ranked_at, self._found = now, len(chosen)
         while self._ranked:
             victim = self._ranked.pop()
             if victim.is_silent(now):
                 return victim
         return None
+
+    def _may_rank(self, now: float) -> bool:
+        """Not for each new connection, when most are busy: a flood would make that expensive."""
+        found_many = self._found >= len(self.connections) // _SHARE
+        return found_many or now - self._ranked_at >= _RANK_SECONDS
 
 
 class ConnectionTable:

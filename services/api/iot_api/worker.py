@@ -52,6 +52,7 @@ RESERVE = 64
 _HEALTH = frozenset({"/healthz", "/readyz"})
 _BEAT_SECONDS = 0.1
 _ENFORCE_SECONDS = 0.25
+_UNSENT_BYTES = 2**18
 _UNREAD_SECONDS = 2.0
 _UNREAD_BYTES = 16 * 2**20
 """The most that is read of an unwanted body: every body within the default limit, whole."""
@@ -169,6 +170,7 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
         while True:
             self._answer_request(served, next(parser))
             connection.await_request(head_began=served.reader.has_buffered)
+            served.reader.take_turns(connection.since)
 
     def _answer_request(self, served: _Client, request: Any) -> None:
         connection, writer = served.connection, served.writer
@@ -229,6 +231,10 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
         if self.cfg.is_ssl:
             # The handshake is part of `handle`, where it has a deadline.
             tls = {"ssl_context": _tls(self.cfg), "do_handshake_on_connect": False}
+        with suppress(AttributeError, OSError):  # a Unix socket, or another system than Linux
+            # Inherited by every connection. The kernel would buffer megabytes for a client that
+            # pipelines requests and reads no answer.
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
         handle = partial(self.handle, _Listener(listener))
         # Without a limit: when there are too many connections, `ConnectionTable` closes some.
         server = StreamServer(listener, handle=handle, spawn=Pool(), **tls)

@@ -166,7 +166,20 @@ def test_a_flood_of_connections_ranks_few_times(
     full = table([connect(Phase.NEW) for _ in range(50)], per_network=per_network)
     for _ in range(100):
         full.add(connect(Phase.NEW))
-    assert asked == 100
+    assert asked == 50 + 100 + 50  # ranked twice, and each victim asked again
+
+
+def test_a_flood_on_busy_connections_ranks_once(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("iot_api.connections._RANK_SECONDS", 3600)
+    held = [connect() for _ in range(50)]
+    full = table(held)
+    for _ in range(3):
+        full.add(connect(Phase.NEW))
+        for each in held:
+            each.phase = Phase.IDLE
+    assert not any(each.closing for each in held)
 
 
 @pytest.mark.parametrize(

@@ -164,6 +164,10 @@ class Connection:
         """
         self._shut_down(socket.SHUT_RD)
 
+    def send_no_more(self) -> None:
+        """Tell the client that this is the end."""
+        self._shut_down(socket.SHUT_WR)
+
     def abort(self) -> None:
         """Break an answer off."""
         self._shut_down(socket.SHUT_RDWR)

@@ -324,18 +324,32 @@ def _discard_body(connection: Connection, body: Any) -> bool:
     Closing a connection on unread bytes resets it, and the client may lose the answer.
     """
     connection.discards_body = True
-    read = connection.client.recv if body.failed else body.read
+    if body.failed:  # it can't be told where the next request begins
+        _half_close(connection)
+        return False
+    return _discard(body.read)
+
+
+def _discard(read: Callable[[int], bytes]) -> bool:
+    """Read to the end; False if that is too far away."""
     left = _UNREAD_BYTES
     with gevent.Timeout(_UNREAD_SECONDS, False), suppress(OSError, ParseException):
         while left > 0:
             data = read(2**16)
             if not data:
-                return not body.failed
+                return True
             left -= len(data)
     return False
 
 
+def _half_close(connection: Connection) -> None:
+    """Say that nothing more is sent, and read what the client still sends, within limits."""
+    connection.send_no_more()
+    _discard(connection.client.recv)
+
+
 def _say(served: _Client, answer: bytes) -> None:
-    """Send an answer if the client takes it at once."""
+    """Send a last answer if the client takes it at once."""
     with suppress(OSError):
         served.writer.send_at_once(answer)
+        _half_close(served.connection)

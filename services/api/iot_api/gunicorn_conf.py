@@ -65,7 +65,7 @@ def post_worker_init(worker: Any) -> None:
         Limits(
             connections=_settings.api_connections,
             connections_per_network=_connections_per_network(),
-            memory_bytes=max(_settings.api_memory_bytes, 4 * _settings.max_body_bytes),
+            memory_bytes=max(_settings.api_request_memory_bytes, 4 * _settings.max_body_bytes),
         )
     )
     hand_back_large_blocks()

@@ -1,5 +1,6 @@
 """How an API process receives: in turns, within the memory budget, under the eyes of deadlines."""
 
+import io
 import time
 from typing import Any
 
@@ -64,7 +65,7 @@ class ConnectionReader(SocketUnreader):  # type: ignore[misc] # gunicorn has no 
         finally:
             connection.phase = Phase.ANSWERING
         if connection.failure is not None:
-            connection.request.force_close()
+            self._drop_body()
             raise connection.failure
         connection.body_bytes += len(data)
         if connection.body_bytes > EXEMPT_BYTES and not connection.discards_body:
@@ -75,5 +76,14 @@ class ConnectionReader(SocketUnreader):  # type: ignore[misc] # gunicorn has no 
         try:
             self._memory.charge(self._connection, count)
         except Exception:
-            self._connection.request.force_close()  # the rest of the body is not read
+            self._drop_body()
             raise
+
+    def _drop_body(self) -> None:
+        """Free what has arrived of a body that fails: its answer, and what the client still sends,
+        may take seconds.
+        """
+        request = self._connection.request
+        request.force_close()
+        for each in (self, request.body, request.body.reader):
+            each.buf = io.BytesIO()

@@ -131,7 +131,7 @@ class Settings:
         "Connections one client address may hold in one API process (an IPv6 /64 counts as one "
         "address); 0: half of IOT_API_CONNECTIONS. Without effect behind IOT_TRUSTED_PROXIES.",
     )
-    api_memory_bytes: int = _setting(
+    api_request_memory_bytes: int = _setting(
         128 * 2**20,
         "Memory in one API process for request bodies and for answers to slow clients; beyond it a "
         "request is answered 503. At least four times IOT_MAX_BODY_BYTES are used.",

@@ -73,6 +73,8 @@ def test_a_body_that_fails_says_so_and_its_connection_ends() -> None:
     with pytest.raises(errors.InvalidChunkSize):
         body.read()
     assert body.failed
+    # What the worker empties.
+    assert all(hasattr(each, "buf") for each in (body, body.reader, parser.unreader))
     with pytest.raises(StopIteration):
         next(parser)
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import gevent
+import gevent.socket
 from gevent.socket import wait_write
 
 from iot_models.errors import UnavailableError
@@ -28,6 +29,8 @@ class ConnectionWriter:
     def __init__(self, connection: Connection, memory: MemoryBudget) -> None:
         self._connection = connection
         self._client: Any = connection.client
+        self._takes_timeout = type(self._client) is gevent.socket.socket
+        """gevent's own `send` has a timeout; that of its TLS ignores it."""
         self._memory = memory
         self.environ: dict[str, Any] = {}
         """Of the request that is answered."""
@@ -45,17 +48,22 @@ class ConnectionWriter:
 
     def send_at_once(self, data: "bytes | memoryview") -> int:
         """Send what the kernel takes without waiting; 0 if it takes nothing."""
-        client = self._client
-        # gevent's sockets never block in the kernel: only the timeout of the object changes.
-        client.settimeout(0.0)
         try:
-            sent: int = client.send(data)
+            if self._takes_timeout:
+                return self._client.send(data, 0, 0.0)  # type: ignore[no-any-return]
+            return self._send_without_timeout(data)
         except BlockingIOError:
             return 0
         except OSError as error:
             raise ClientGoneError from error
+
+    def _send_without_timeout(self, data: "bytes | memoryview") -> int:
+        # gevent's sockets never block in the kernel: only the timeout of the object changes.
+        self._client.settimeout(0.0)
+        try:
+            sent: int = self._client.send(data)
         finally:
-            client.settimeout(None)
+            self._client.settimeout(None)
         return sent
 
     def _send_rest(self, data: memoryview) -> None:

@@ -4,6 +4,7 @@ import http.client
 import json
 import resource
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from iot_tools.local.certificate import ensure_certificate
 from support.stack import Stack
 from support.waiting import wait_until
 
@@ -240,3 +242,35 @@ def test_behind_a_proxy_an_address_may_hold_all(start: Api, opened: ExitStack) -
     for client in held:
         client.sendall(HEAD + b"\r\n")
         assert answer_of(client)[0] == 200
+
+
+def test_slow_peers_of_tls_are_closed(
+    environment: dict[str, str], tmp_path: Path, opened: ExitStack
+) -> None:
+    """Those that pipeline and never read, and those that stop in the handshake."""
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    ensure_certificate(certificate, key)
+    tls = ssl.create_default_context(cafile=str(certificate))
+    ours = {"IOT_TLS_CERTIFICATE": str(certificate), "IOT_TLS_KEY": str(key)}
+    api = TlsStack({**environment, **ours, "PYTHONPATH": str(TESTS)}, tmp_path)
+    api.tls = tls
+    opened.callback(api.stop)
+    api.start_api("--config", "python:support.impatient_gunicorn")
+    halves = [connect(api, opened, sent) for sent in (b"", b"\x16\x03\x01\x02\x00\x01") * 3]
+    for _ in range(4):
+        plain = small_window(api, opened, b"")
+        client = opened.enter_context(tls.wrap_socket(plain, server_hostname="localhost"))
+        opened.callback(in_thread(pipeline, client).join)
+    for half in halves:
+        assert half.recv(1) == b""
+    wait_until(lambda: not open_connections(api), seconds=PATIENCE, what="closed connections")
+    assert api.request("GET", "/healthz").status == 200
+
+
+class TlsStack(Stack):
+    """A stack that speaks TLS."""
+
+    tls: ssl.SSLContext
+
+    def _http(self, port: int) -> http.client.HTTPConnection:
+        return http.client.HTTPSConnection("127.0.0.1", port, context=self.tls, timeout=PATIENCE)

@@ -34,7 +34,10 @@ graceful_timeout = 30
 forwarded_allow_ips = ""
 certfile = _settings.tls_certificate or None
 keyfile = _settings.tls_key or None
-loglevel = _settings.log_level.lower()
+# At DEBUG, gunicorn and the libraries log parts of requests.
+_LIBRARIES_LEVEL = "INFO" if _settings.log_level == "DEBUG" else _settings.log_level
+_OUR_LOGGERS = ("iot_api", "iot_cipher", "iot_models", "iot_stores")
+loglevel = _LIBRARIES_LEVEL.lower()
 proc_name = "iot-api"
 # A worker's heartbeat is a file; on a disk it could hang.
 _memory = "/dev/shm"  # noqa: S108
@@ -53,11 +56,30 @@ def when_ready(server: Any) -> None:
 
 
 def post_worker_init(worker: Any) -> None:
-    """Log what our code says as gunicorn logs what it says; keep memory small."""
+    """Pass the settings on to the worker; log what our code says as gunicorn logs; keep memory
+    small.
+    """
+    from iot_api.worker import Limits  # noqa: PLC0415 - after gevent's patches
+
+    worker.limit(
+        Limits(
+            connections=_settings.api_connections,
+            connections_per_network=_connections_per_network(),
+            memory_bytes=max(_settings.api_request_memory_bytes, 4 * _settings.max_body_bytes),
+        )
+    )
     hand_back_large_blocks()
-    ours = logging.getLogger()
-    ours.handlers = worker.log.error_log.handlers
-    ours.setLevel(_settings.log_level)
+    root = logging.getLogger()
+    root.handlers = worker.log.error_log.handlers
+    root.setLevel(_LIBRARIES_LEVEL)
+    for name in _OUR_LOGGERS:
+        logging.getLogger(name).setLevel(_settings.log_level)
+
+
+def _connections_per_network() -> int | None:
+    if _settings.trusted_proxies:
+        return None  # every connection comes from a proxy
+    return _settings.api_connections_per_address or max(1, _settings.api_connections // 2)
 
 
 def worker_exit(server: Any, worker: Any) -> None:

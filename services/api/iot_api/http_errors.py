@@ -18,6 +18,7 @@ from iot_stores.postgres import AWAY, PoolBusyError
 from iot_stores.redis_client import is_away
 
 from .answers import json_answer
+from .defects import log_defect
 
 RETRY_SECONDS = 1
 
@@ -56,7 +57,7 @@ def answer_error(error: Exception) -> Response:
         return _http(error)
     known = _known(error)
     if known is None:
-        _log.exception("defect in request %s", g.get("request_id"), exc_info=error)
+        log_defect(_log, f"defect in request {g.get('request_id')}", error)
         known = IotError("this is a defect of the server; it has been logged")
     status = STATUS[known.code]
     answer = json_answer({"error": str(known), "code": known.code, **known.details}, status)

@@ -1,80 +1,91 @@
-"""The gunicorn worker of the API: gunicorn's gevent worker, but for its end.
+"""The gunicorn worker of the API: gunicorn's gevent worker, with deadlines and a quick shutdown.
 
-That one closes its listener at once and then waits out `graceful_timeout` for clients that are
-connected and ask nothing. This one ends within about a second, and no request fails by it.
+gunicorn's own stops accepting when all its connections are in use, waits for silent clients, logs
+what it can't parse, and waits out `graceful_timeout` for idle clients when it shuts down.
 """
 
-import os
 import socket
 import ssl
 import time
-import uuid
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from types import FrameType
 from typing import Any
 
 import gevent
-import msgspec
 from gevent.pool import Pool
 from gevent.server import StreamServer
-from gunicorn import util
-from gunicorn.http.unreader import SocketUnreader
+from gunicorn.http.body import ChunkedReader
+from gunicorn.http.errors import ParseException, UnsupportedTransferCoding
+from gunicorn.http.parser import RequestParser
 from gunicorn.http.wsgi import create
 from gunicorn.sock import ssl_context
 from gunicorn.workers.ggevent import GeventWorker
+from werkzeug.exceptions import RequestTimeout
 
-from iot_models.errors import ErrorCode
+from iot_models.errors import ErrorCode, UnavailableError
 
-from . import stopping
-from .wsgi_response import PAUSE, WsgiResponse
+from . import deadlines, stopping
+from .broken_requests import defect_answer, error_body, refusal_of
+from .connections import (
+    Connection,
+    ConnectionTable,
+    count_closed,
+    network_of,
+    too_many_connections,
+)
+from .defects import log_defect
+from .memory_budget import CHARGE, MemoryBudget
+from .receiving import ConnectionReader
+from .requests_seen import new_request_id
+from .sending import ClientGoneError, ConnectionWriter
+from .wsgi_response import WsgiResponse
 
 GRACE_SECONDS = 1.0
-"""Asked to end, accept for so long; then close the connections that asked nothing meanwhile."""
+"""After SIGTERM, connections are accepted for this long. Then idle connections are closed."""
 BODY_SECONDS = 5.0
-"""Asked to end, wait so long for bodies that are still on their way."""
+"""After SIGTERM, bodies have this long to arrive."""
+RESERVE = 64
+"""Connections beyond the limit, to answer health checks and to refuse everything else."""
+_HEALTH = frozenset({"/healthz", "/readyz"})
 _BEAT_SECONDS = 0.1
+_ENFORCE_SECONDS = 0.25
+_UNSENT_BYTES = 2**18
 _UNREAD_SECONDS = 2.0
-_RECEIVED_BYTES = 2**17
-"""The most that is received at once of a body. One that nobody reads, gunicorn drops 1 KiB at a
-time, and copies each time what it received: with its own 1 MiB that takes half a second.
-"""
-_NO_CONTEXT = nullcontext()
-_TURN_SECONDS = 0.01
-"""For so long one connection may keep all others waiting with bytes that are there at once."""
+_UNREAD_BYTES = 16 * 2**20
+"""The most that is read of an unwanted body: every body within the default limit, whole."""
 
 
-class _Open:
-    """A connection: the request that is answered; if none, since when one is awaited."""
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the clients of one worker may hold."""
 
-    def __init__(self, client: socket.socket) -> None:
-        self.client = client
-        self.request: Any = None
-        self.waiting_since = time.monotonic()
+    connections: int = 1000
+    connections_per_network: int | None = None
+    memory_bytes: int = 128 * 2**20
 
 
-class _PausingSocket:
-    """Calls a function when a send blocks for a while."""
+@dataclass(frozen=True, slots=True)
+class _Client:
+    """The parts that serve one connection."""
 
-    def __init__(self, client: Any, pause: Any) -> None:
-        self._client = client
-        self._pause = pause
+    connection: Connection
+    reader: ConnectionReader
+    writer: ConnectionWriter
+    charge: Callable[[int], None]
+    address: Any
+    listener_name: Any
 
-    def sendall(self, data: Any) -> None:
-        """Send all data."""
-        left = memoryview(data)
-        self._client.settimeout(0.25)
-        while left:
-            try:
-                left = left[self._client.send(left) :]
-            except TimeoutError:
-                self._pause()
-                self._client.settimeout(None)
-        self._client.settimeout(None)
+    @property
+    def host(self) -> str:
+        """The client's address, for the log."""
+        return str(self.address[0]) if self.address else "a Unix socket"
 
 
 class _Listener:
-    """What is asked of a listener as a connection is served; by then the real one may be closed."""
+    """What a request needs of its listener, which may be closed by then."""
 
     def __init__(self, listener: socket.socket) -> None:
         self._name = listener.getsockname()
@@ -84,28 +95,34 @@ class _Listener:
 
 
 class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
-    """On SIGTERM: every answer says `Connection: close`, and ends its connection. After
-    `GRACE_SECONDS` the listener is closed, and the connections on which nothing was asked for
-    that long. A request that has arrived by then is answered. Bodies get `BODY_SECONDS` to
-    arrive, else 503; answers get `graceful_timeout`.
+    """Closes slow and silent connections at their deadlines, or earlier when others need the room.
+
+    After SIGTERM, every answer says `Connection: close` and ends its connection. After
+    `GRACE_SECONDS` the listener is closed, and so are connections that were idle for that long.
+    Requests that have arrived by then are answered. Bodies get `BODY_SECONDS` to arrive, then they
+    are answered 503. Answers get `graceful_timeout`.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        util.write_error = _write_error  # what isn't HTTP never reaches the app
-        SocketUnreader.chunk = _received_in_turns
-        SocketUnreader.max_body_chunk = _RECEIVED_BYTES
-        # A setting is looked up and unpacked each time it is asked for, many times a request.
+        # gunicorn looks up and parses a setting each time it is used, many times a request.
         self.cfg.__dict__.update({name: each.get() for name, each in self.cfg.settings.items()})
-        self._connections: dict[Any, _Open] = {}
-        self._close_idle_at = 0.0
+        self._enforce_at = 0.0
+        self.limit(Limits())
+
+    def limit(self, limits: Limits) -> None:
+        """Set what clients may hold. Called before the first connection."""
+        self._memory = MemoryBudget(limits.memory_bytes)
+        self._connections = ConnectionTable(
+            limit=limits.connections, per_network=limits.connections_per_network, reserve=RESERVE
+        )
 
     def run(self) -> None:
-        """Serve until asked to end."""
+        """Serve until SIGTERM."""
         servers = [self._serve(listener) for listener in self.sockets]
         while self.alive:
             self.notify()
-            self._close_idle()
+            self._enforce_deadlines()
             gevent.sleep(_BEAT_SECONDS)
         self._end(servers)
 
@@ -115,45 +132,81 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
         super().handle_exit(sig, frame)
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
-        """Serve one connection, from a greenlet of its own."""
-        self._connections[gevent.getcurrent()] = _Open(client)
+        """Serve one connection, in a greenlet of its own."""
+        connection = Connection(client, network_of(addr))
+        self._connections.add(connection)
+        served = _Client(
+            connection,
+            ConnectionReader(connection, self._memory),
+            ConnectionWriter(connection, self._memory),
+            partial(self._memory.charge, connection),
+            addr,
+            listener.getsockname(),
+        )
         try:
-            super().handle(listener, client, addr)
+            self._answer_requests(served)
+        except (StopIteration, OSError):
+            pass  # the end of the connection, by either side
+        except ParseException as error:
+            # Without the message, which quotes what could not be parsed.
+            self.log.warning("refused a request from %s: %s", served.host, type(error).__name__)
+            _say(served, refusal_of(error))
+        except Exception as error:  # noqa: BLE001 - the application answers its own
+            log_defect(self.log, "defect in the answer to a request", error)
+            _say(served, defect_answer())
         finally:
-            del self._connections[gevent.getcurrent()]
+            self._connections.remove(connection)
+            self._memory.release(connection)
+            with suppress(OSError):
+                client.close()
 
-    def timeout_ctx(self) -> Any:
-        """Called as a connection's next request is awaited; `_close_idle` ends that, if need be."""
-        connection = self._connections[gevent.getcurrent()]
-        connection.request, connection.waiting_since = None, time.monotonic()
-        return _NO_CONTEXT
+    def _answer_requests(self, served: _Client) -> None:
+        """Raises `StopIteration` or `OSError` at the end of the connection."""
+        connection = served.connection
+        if self.cfg.is_ssl:
+            connection.client.do_handshake()  # type: ignore[attr-defined] # an SSLSocket
+        parser = RequestParser(self.cfg, connection.client, served.address)
+        parser.unreader = served.reader
+        while True:
+            self._answer_request(served, next(parser))
+            connection.await_request(head_began=served.reader.has_buffered)
+            served.reader.take_turns(connection.since)
 
-    def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:
-        """Answer one request. Raises `StopIteration` when its connection is to be closed."""
-        self._connections[gevent.getcurrent()].request = req
-        answer, environ = create(req, sock, addr, listener_name, self.cfg, WsgiResponse)
+    def _answer_request(self, served: _Client, request: Any) -> None:
+        connection, writer = served.connection, served.writer
+        connection.start_request(request)
+        _check_transfer_coding(request)
+        answer, environ = create(
+            request, writer, served.address, served.listener_name, self.cfg, WsgiResponse
+        )
         environ["wsgi.multithread"] = True
-        if not self.alive:
+        environ[CHARGE] = served.charge
+        writer.environ = environ
+        if connection.reserved or not self.alive:
             answer.force_close()
         try:
-            self._answer(answer, environ)
-        except OSError:
+            self._send_answer(connection, answer, environ)
+        except ClientGoneError:
             raise
-        except Exception:
+        except Exception as error:
             if not answer.headers_sent:
                 raise
-            self.log.exception("an answer is broken off")
-            with suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
+            log_defect(self.log, "an answer is broken off", error)
+            connection.abort()
             raise StopIteration from None
-        if answer.should_close():
-            _read_out(req)
+        finally:
+            self._memory.release(connection)
+        closes = answer.should_close()
+        if _is_unread(request.body):
+            closes = not _discard_body(connection, request.body) or closes
+        if closes:
             raise StopIteration
 
-    def _answer(self, answer: WsgiResponse, environ: dict[str, Any]) -> None:
-        body = self.wsgi(environ, answer.start_response)
-        if PAUSE in environ:
-            answer.sock = _PausingSocket(answer.sock, environ[PAUSE])
+    def _send_answer(
+        self, connection: Connection, answer: WsgiResponse, environ: dict[str, Any]
+    ) -> None:
+        is_refused = connection.reserved and not _is_health_check(environ)
+        body = (_refuse if is_refused else self.wsgi)(environ, answer.start_response)
         try:
             for piece in body:
                 answer.write(piece)
@@ -162,25 +215,29 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
             if hasattr(body, "close"):
                 body.close()
 
-    def _close_idle(self) -> None:
-        """Close the connections on which no whole head of a request came for too long."""
+    def _enforce_deadlines(self) -> None:
         now = time.monotonic()
-        if now < self._close_idle_at:
+        if now < self._enforce_at:
             return
-        self._close_idle_at = now + 1
-        for each in self._connections.values():
-            if each.request is None and now - each.waiting_since >= self.cfg.keepalive:
-                _receive_no_more(each.client)
+        self._enforce_at = now + _ENFORCE_SECONDS
+        for each in self._connections:
+            if deadlines.is_overdue(each, now, self.cfg.keepalive):
+                late = RequestTimeout("the body took too long to arrive")
+                self._connections.close(each, late, reason=each.phase.name.lower())
 
     def _serve(self, listener: Any) -> Any:
         listener.setblocking(True)
         tls: dict[str, Any] = {}
         if self.cfg.is_ssl:
-            # Shaken hands with in `handle`: there it is known how long that takes.
+            # The handshake is part of `handle`, where it has a deadline.
             tls = {"ssl_context": _tls(self.cfg), "do_handshake_on_connect": False}
+        with suppress(AttributeError, OSError):  # a Unix socket, or another system than Linux
+            # Inherited by every connection. The kernel would buffer megabytes for a client that
+            # pipelines requests and reads no answer.
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
         handle = partial(self.handle, _Listener(listener))
-        pool = Pool(self.worker_connections)
-        server = StreamServer(listener, handle=handle, spawn=pool, **tls)
+        # Without a limit: when there are too many connections, `ConnectionTable` closes some.
+        server = StreamServer(listener, handle=handle, spawn=Pool(), **tls)
         server.max_accept = 1  # the next connection may be another worker's
         server.start()
         return server
@@ -196,74 +253,103 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
             if not listening and not self._connections:
                 break
             self._end_connections(begin, bodies=age >= BODY_SECONDS)
+            self._enforce_deadlines()
             self.notify()
             gevent.sleep(_BEAT_SECONDS)
         for server in servers:
             server.stop(timeout=1)
 
     def _end_connections(self, begin: float, *, bodies: bool) -> None:
-        for each in self._connections.values():
+        for each in self._connections:
             if each.request is None:
-                over = time.monotonic() - max(each.waiting_since, begin) >= GRACE_SECONDS
-            else:
-                each.request.force_close()  # says so in its answer, unless that is on its way
-                over = bodies
-            if over:
-                _receive_no_more(each.client)
+                if time.monotonic() - max(each.since, begin) >= GRACE_SECONDS:
+                    each.receive_no_more()
+                continue
+            each.request.force_close()  # the answer says so, unless it is being sent already
+            if bodies:
+                each.cut_body(UnavailableError("this server process ends; send the request again"))
 
 
 def _tls(config: Any) -> ssl.SSLContext:
-    """gunicorn's. To OpenSSL 3 `_receive_no_more` would be a fault, which it tells the client."""
+    """gunicorn's. OpenSSL 3 would report `receive_no_more` to the client as an error."""
     context: ssl.SSLContext = ssl_context(config)
     context.options |= getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
     return context
 
 
 def _close_listener(server: Any) -> None:
-    """Take the connections that wait at the listener: closing it would reset them."""
+    """Accept the connections that wait at the listener, then close it: that would reset them."""
     server.stop_accepting()
-    while not server.full() and (accepted := server.do_read()):
+    while accepted := server.do_read():
         server.do_handle(*accepted)
     server.close()
 
 
-def _receive_no_more(client: socket.socket) -> None:
-    """Whoever reads gets what has arrived, and then the end, in one step of the kernel: a request
-    either came before it and is answered, or finds the connection closed.
+def _is_health_check(environ: dict[str, Any]) -> bool:
+    return environ["REQUEST_METHOD"] in {"GET", "HEAD"} and environ["PATH_INFO"] in _HEALTH
+
+
+def _refuse(_: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    """A WSGI application that answers 503, without the cost of the real one."""
+    count_closed("refused")
+    body = error_body(str(too_many_connections()), ErrorCode.UNAVAILABLE)
+    headers = [
+        ("Content-Type", "application/json"),
+        ("Content-Length", str(len(body))),
+        ("Retry-After", "1"),
+        ("X-Request-Id", new_request_id()),
+    ]
+    start_response("503 SERVICE UNAVAILABLE", headers)
+    return [body]
+
+
+def _check_transfer_coding(request: Any) -> None:
+    """gunicorn accepts `gzip, chunked`, and would pass the packed bytes on as the body."""
+    if isinstance(request.body.reader, ChunkedReader):
+        codings = [value for name, value in request.headers if name == "TRANSFER-ENCODING"]
+        if [each.strip().lower() for each in codings] != ["chunked"]:
+            raise UnsupportedTransferCoding("")
+
+
+def _is_unread(body: Any) -> bool:
+    reader = body.reader
+    if body.failed:
+        return True
+    return reader.parser is not None if isinstance(reader, ChunkedReader) else reader.length > 0
+
+
+def _discard_body(connection: Connection, body: Any) -> bool:
+    """Read the rest of a body, within limits; whether the next request can follow.
+
+    Closing a connection on unread bytes resets it, and the client may lose the answer.
     """
-    # A twin: gevent would throw at whoever waits for `client`, and TLS forget its keys.
-    with suppress(OSError), socket.socket(fileno=os.dup(client.fileno())) as twin:
-        twin.shutdown(socket.SHUT_RD)
+    connection.discards_body = True
+    if body.failed:  # it can't be told where the next request begins
+        _half_close(connection)
+        return False
+    return _discard(body.read)
 
 
-def _read_out(req: Any) -> None:
-    """Read what is left of a body before the connection is closed: to close it on bytes that
-    wait resets it, and the client may lose the answer.
-    """
-    with gevent.Timeout(_UNREAD_SECONDS, False), suppress(Exception):  # whatever ails the body
-        while req.body.read(2**16):
-            pass
+def _discard(read: Callable[[int], bytes]) -> bool:
+    """Read to the end; False if that is too far away."""
+    left = _UNREAD_BYTES
+    with gevent.Timeout(_UNREAD_SECONDS, False), suppress(OSError, ParseException):
+        while left > 0:
+            data = read(2**16)
+            if not data:
+                return True
+            left -= len(data)
+    return False
 
 
-_received = SocketUnreader.chunk
+def _half_close(connection: Connection) -> None:
+    """Say that nothing more is sent, and read what the client still sends, within limits."""
+    connection.send_no_more()
+    _discard(connection.client.recv)
 
 
-def _received_in_turns(unreader: Any, *hints: Any) -> Any:
-    """gunicorn's way to receive. gevent hands over what has arrived without a look at others, and
-    not even a timeout gets through to whoever reads on from a client that sends fast enough.
-    """
-    if time.monotonic() - getattr(unreader, "turn_began", 0.0) >= _TURN_SECONDS:
-        gevent.sleep(0)
-        unreader.turn_began = time.monotonic()
-    return _received(unreader, *hints)
-
-
-def _write_error(client: socket.socket, status: int, reason: str, message: str) -> None:
-    """Answer what gunicorn itself refuses as the app answers errors."""
-    content = {"error": message or reason, "code": ErrorCode.INVALID_REQUEST}
-    body = msgspec.json.encode(content) + b"\n"
-    head = (
-        f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(body)}\r\nX-Request-Id: {uuid.uuid4().hex}\r\n\r\n"
-    )
-    util.write_nonblock(client, head.encode("latin1") + body)
+def _say(served: _Client, answer: bytes) -> None:
+    """Send a last answer if the client takes it at once."""
+    with suppress(OSError):
+        served.writer.send_at_once(answer)
+        _half_close(served.connection)

@@ -8,7 +8,10 @@ from gunicorn import util
 from gunicorn.http.wsgi import Response
 
 PAUSE = "iot_api.pause"
-"""Key of the WSGI environ: a function that the worker calls when a client stops reading."""
+"""Key in the WSGI environ that a view may set: a function that the worker calls, at most once for
+each piece of the answer, when the client has not taken that piece for 0.25 s. A long read returns
+its transaction and its memory then.
+"""
 
 
 class WsgiResponse(Response):  # type: ignore[misc] # gunicorn has no types

@@ -28,6 +28,11 @@ DECLARED = (
              "Requests answered.", ("route", "method", "status")),
     Declared("iot_http_request_seconds", "histogram", "api",
              "Time to the head of the answer.", ("route", "method")),
+    Declared("iot_connections_closed_total", "counter", "api",
+             "Connections the API closed on slow or silent clients: by what it waited for, or "
+             "because others needed their room or memory; refused: there was no room to make.",
+             ("reason",),
+             begins=("new", "head", "idle", "body", "sending", "room", "memory", "refused")),
     Declared("iot_readings_acknowledged_total", "counter", "api",
              "Readings answered 201: they are in the backlog."),
     Declared("iot_readings_read_total", "counter", "api",

@@ -142,6 +142,17 @@ class Settings:
     api_connections: int = _setting(
         1000, "Connections one API process serves at a time.", minimum=1
     )
+    api_connections_per_address: int = _setting(
+        0,
+        "Connections one client address may hold in one API process (an IPv6 /64 counts as one "
+        "address); 0: half of IOT_API_CONNECTIONS. Without effect behind IOT_TRUSTED_PROXIES.",
+    )
+    api_request_memory_bytes: int = _setting(
+        128 * 2**20,
+        "Memory in one API process for request bodies and for answers to slow clients; beyond it a "
+        "request is answered 503. At least four times IOT_MAX_BODY_BYTES are used.",
+        minimum=2**20,
+    )
     api_postgres_pool: int = _setting(
         4, "Postgres connections of one API process at most.", minimum=1, maximum=100
     )

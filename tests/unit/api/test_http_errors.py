@@ -84,12 +84,37 @@ def test_details_go_to_the_client(app: Flask) -> None:
     }
 
 
-def test_a_defect_is_logged_and_not_told(app: Flask, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_defect_is_logged_without_its_message(
+    app: Flask, caplog: pytest.LogCaptureFixture
+) -> None:
+    """str() of a KeyError or of a UnicodeDecodeError is what the request sent."""
     with caplog.at_level(logging.ERROR):
-        status, body, _ = told(app, RuntimeError("secret of the house"))
+        status, body, _ = told(app, raised())
     assert status == 500
-    assert "secret" not in json.dumps(body)
-    assert "secret of the house" in caplog.text
+    assert SECRET not in json.dumps(body)
+    assert SECRET not in caplog.text
+    assert "builtins.RuntimeError\n" in caplog.text
+    assert "caused by builtins.KeyError\n" in caplog.text
+    assert ", in fail\n" in caplog.text
+    assert all(each.exc_info is None for each in caplog.records)
+
+
+SECRET = "s3cret"
+
+
+def raised() -> RuntimeError:
+    """An error with frames and a cause, both of which quote a request."""
+    with pytest.raises(RuntimeError) as caught:
+        fail(SECRET)
+    return caught.value
+
+
+def fail(password: str) -> None:
+    passwords: dict[str, str] = {}
+    try:
+        passwords[password]
+    except KeyError as error:
+        raise RuntimeError(password) from error
 
 
 def test_what_a_part_says_of_itself_is_not_told(app: Flask) -> None:

@@ -1,0 +1,22 @@
+"""How defects are logged: by their frames, without what a request said."""
+
+import logging
+import traceback
+
+
+def log_defect(log: logging.Logger, event: str, error: BaseException) -> None:
+    """Log where an error was raised, and its class.
+
+    Without its message: str() of a KeyError or a UnicodeDecodeError is what the request sent.
+    """
+    log.error("%s: %s", event, _described(error))
+
+
+def _described(error: BaseException) -> str:
+    parts = []
+    seen: BaseException | None = error
+    while seen is not None:
+        frames = "".join(traceback.format_tb(seen.__traceback__))
+        parts.append(f"{type(seen).__module__}.{type(seen).__qualname__}\n{frames}")
+        seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
+    return "caused by ".join(parts).rstrip()

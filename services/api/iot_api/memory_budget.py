@@ -1,0 +1,122 @@
+"""Memory for the bodies and blocked answers of all requests of an API process.
+
+Bytes are charged as they arrive, not by the length that a request states: otherwise a few silent
+clients could reserve everything.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from iot_models.errors import UnavailableError
+
+EXEMPT_BYTES = 16 * 1024
+"""Bodies up to this size are not charged: they are most requests, and take little memory."""
+BODY_FACTOR = 2
+"""Memory that a body takes while it is parsed and encrypted, per byte."""
+SLOW_SECONDS = 1.0
+SLOW_BYTES_PER_SECOND = 4 * 2**20
+"""A body that takes longer than `SLOW_SECONDS`, at less than this rate, gives way to others."""
+
+CHARGE = "iot_api.charge"
+"""Key in the WSGI environ: a function that charges the request for bytes. It raises
+`UnavailableError` if there is no room. The worker refunds them when the request is answered.
+"""
+
+
+class Holder(Protocol):
+    """What is charged."""
+
+    @property
+    def droppable(self) -> bool:
+        """Whether dropping it would free its memory now."""
+
+    def drop(self) -> None:
+        """Free its memory, at the next opportunity."""
+
+
+@dataclass(slots=True)
+class _Account:
+    since: float
+    bytes: int = 0
+
+    def weight(self, now: float) -> float:
+        """Bytes times seconds: what a holder has taken from the others."""
+        return self.bytes * (now - self.since)
+
+    def is_slow(self, now: float) -> bool:
+        age = now - self.since
+        return age >= SLOW_SECONDS and self.bytes < age * SLOW_BYTES_PER_SECOND
+
+
+class MemoryBudget:
+    """A number of bytes, shared by all requests of a process.
+
+    When it is used up, the slow request that has held most for longest is dropped. So slow clients
+    can't keep the budget from quick ones. If no request is slow, the new one is refused.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._used = 0
+        self._accounts: dict[Holder, _Account] = {}
+
+    @property
+    def used(self) -> int:
+        """Bytes that are charged."""
+        return self._used
+
+    def charge(self, holder: Holder, count: int) -> None:
+        """Charge `count` bytes.
+
+        Raises:
+            UnavailableError: there is no room, and no slow request to drop.
+        """
+        if self._used + count > self._limit:
+            self._make_room(holder, count)
+        account = self._accounts.get(holder)
+        if account is None:
+            account = self._accounts[holder] = _Account(time.monotonic())
+        account.bytes += count
+        self._used += count
+
+    def refund(self, holder: Holder, count: int) -> None:
+        """Return bytes that were charged; nothing if the holder was dropped meanwhile."""
+        account = self._accounts.get(holder)
+        if account is not None:
+            account.bytes -= count
+            self._used -= count
+
+    def release(self, holder: Holder) -> None:
+        """Return everything that a holder was charged."""
+        account = self._accounts.pop(holder, None)
+        if account is not None:
+            self._used -= account.bytes
+
+    def _make_room(self, holder: Holder, count: int) -> None:
+        now = time.monotonic()
+        own = self._accounts.get(holder)
+        own_weight = own.weight(now) if own is not None and own.is_slow(now) else 0.0
+        while self._used + count > self._limit:
+            slow = [
+                (account.weight(now), other)
+                for other, account in self._accounts.items()
+                if other.droppable and account.is_slow(now)
+            ]
+            weight, victim = max(slow, key=lambda each: each[0], default=(0.0, None))
+            if victim is None or weight <= own_weight:
+                raise UnavailableError("this server is short of memory; send the request again")
+            self.release(victim)
+            victim.drop()
+
+
+def charge_request(environ: Mapping[str, Any], count: int) -> None:
+    """Charge a request for `count` bytes besides those of its body.
+
+    Raises:
+        UnavailableError: the memory of this process is used up.
+    """
+    charge: Callable[[int], None] | None = environ.get(CHARGE)
+    if charge is not None and count > EXEMPT_BYTES:
+        charge(count)

@@ -1,0 +1,276 @@
+"""Clients that send or read almost nothing are closed, and keep no other client waiting."""
+
+import http.client
+import json
+import resource
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import pytest
+
+from iot_tools.local.certificate import ensure_certificate
+from support.stack import Stack
+from support.waiting import wait_until
+
+TESTS = Path(__file__).parents[2]
+PATIENCE = 30
+"""Seconds after which a connection is taken for one that stays."""
+QUICK_SECONDS = 5.0
+"""What other clients may wait, also on a busy machine. It was 73 s once."""
+JSON = {"Content-Type": "application/json"}
+BODY = json.dumps({"data": {"db_password": "p", "freeform": "x"}}).encode()
+HEAD = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
+PUT = b"PUT /api/iot HTTP/1.1\r\nHost: x\r\n"
+READ = json.dumps({"data": {"db_password": "long"}}).encode()
+LONG_READ = (
+    b"POST /api/iot HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b"
+    % (len(READ), READ)
+)
+
+ESTABLISHED, CLOSE_WAIT = "01", "08"
+"""States in /proc/net/tcp."""
+
+Api = Callable[..., Stack]
+
+
+@pytest.fixture
+def opened() -> Iterator[ExitStack]:
+    """What is closed after the test."""
+    with ExitStack() as made:
+        yield made
+
+
+@pytest.fixture
+def start(environment: dict[str, str], tmp_path: Path, opened: ExitStack) -> Api:
+    """Start the API with these settings; deadlines are short unless `patient`."""
+
+    def make(*, patient: bool = False, **settings: str) -> Stack:
+        stack = Stack({**environment, "PYTHONPATH": str(TESTS), **settings}, tmp_path)
+        opened.callback(stack.stop)
+        stack.start_api(*([] if patient else ["--config", "python:support.impatient_gunicorn"]))
+        return stack
+
+    return make
+
+
+@pytest.fixture
+def _many_files() -> Iterator[None]:
+    """Thousands of sockets in this process."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 4096:
+        pytest.skip("the system allows too few open files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 4096), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def connect(stack: Stack, opened: ExitStack, sent: bytes = b"") -> socket.socket:
+    """A connection on which this is sent."""
+    address = ("127.0.0.1", stack.port)
+    client = opened.enter_context(socket.create_connection(address, timeout=PATIENCE))
+    client.sendall(sent)
+    return client
+
+
+def answer_of(client: socket.socket) -> tuple[int, http.client.HTTPMessage, bytes]:
+    answer = http.client.HTTPResponse(client)
+    answer.begin()
+    return answer.status, answer.headers, answer.read()
+
+
+def status_of(stack: Stack, path: str = "/healthz") -> int:
+    """Asked on a new connection; raises `TimeoutError` if the answer is not quick."""
+    connection = http.client.HTTPConnection("127.0.0.1", stack.port, timeout=QUICK_SECONDS)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        answer.read()
+        return answer.status
+    finally:
+        connection.close()
+
+
+def open_connections(stack: Stack) -> int:
+    """How many connections the API has not closed. A client that never reads can't tell."""
+    lines = Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]
+    fields = [line.split() for line in lines]
+    at_api = [each[3] for each in fields if each[1].endswith(f":{stack.port:04X}")]
+    return sum(state in {ESTABLISHED, CLOSE_WAIT} for state in at_api)
+
+
+@pytest.mark.usefixtures("_many_files")
+def test_idle_partial_heads_leave_room_for_others(start: Api, opened: ExitStack) -> None:
+    """With the deadlines of production, and more connections than both processes may have."""
+    api = start(patient=True)
+    device = http.client.HTTPConnection("127.0.0.1", api.port, timeout=QUICK_SECONDS)
+    opened.callback(device.close)
+    for number in range(2100):
+        connect(api, opened, HEAD)
+        if number % 100 == 0:
+            device.request("PUT", "/api/iot", BODY, JSON)
+            assert device.getresponse().read() == b'{"success":"1 object(s) created"}\n'
+    assert [status_of(api, path) for path in ("/healthz", "/readyz") * 10] == [200] * 20
+    for _ in range(20):
+        device.request("PUT", "/api/iot", BODY, JSON)
+        assert device.getresponse().read() == b'{"success":"1 object(s) created"}\n'
+
+
+def test_slow_and_silent_peers_are_closed(start: Api, opened: ExitStack) -> None:
+    """Twelve of each kind at once; while they last, others are answered."""
+    api = start(IOT_API_WORKERS="1", IOT_HOT_WINDOW_SECONDS="0")
+    fill(api, "long")
+    silent = [connect(api, opened, sent) for sent in (b"", HEAD) for _ in range(12)]
+    bodies = [connect(api, opened, PUT + b"Content-Length: 90000\r\n\r\n{") for _ in range(12)]
+    trickled = [connect(api, opened, sent) for sent in (HEAD + b"X: ", slow_chunks()) * 6]
+    deaf = [small_window(api, opened, LONG_READ) for _ in range(12)]
+    deaf += [small_window(api, opened, b"") for _ in range(12)]
+    done = threading.Event()
+    opened.callback(done.set)
+    for client in trickled:
+        opened.callback(in_thread(trickle, client, done).join)
+    for client in deaf[12:]:
+        opened.callback(in_thread(pipeline, client).join)
+    assert status_of(api) == 200
+    for client in silent:
+        assert client.recv(1) == b""
+    for client in bodies:
+        status, headers, body = answer_of(client)
+        assert (status, headers["Connection"]) == (408, "close")
+        assert json.loads(body)["code"] == "invalid_request"
+    wait_until(lambda: not open_connections(api), seconds=PATIENCE, what="closed connections")
+    done.set()
+    assert status_of(api) == 200
+    assert api.request("PUT", "/api/iot", BODY, JSON).status == 201
+
+
+def fill(api: Stack, password: str) -> None:
+    """Store readings whose answer is longer than what the kernel buffers."""
+    api.start_writer()
+    rows = [{"data": {"db_password": password, "freeform": "x" * 2000}}] * 5000
+    assert api.put(rows).status == 201
+    wait_until(lambda: api.read(password, "/last/1"), what="the readings")
+
+
+def slow_chunks() -> bytes:
+    return PUT + b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n"
+
+
+def small_window(api: Stack, opened: ExitStack, sent: bytes) -> socket.socket:
+    """A client that never reads, and whose own buffer is small."""
+    client = opened.enter_context(socket.socket())
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.settimeout(PATIENCE)
+    client.connect(("127.0.0.1", api.port))
+    client.sendall(sent)
+    return client
+
+
+def in_thread(target: Callable[..., None], *arguments: object) -> threading.Thread:
+    thread = threading.Thread(target=target, args=arguments)
+    thread.start()
+    return thread
+
+
+def trickle(client: socket.socket, done: threading.Event) -> None:
+    """Send a byte of a head or a chunk now and then, until the server closes."""
+    with suppress(OSError):
+        while not done.wait(0.1):
+            client.sendall(b"1")
+
+
+def pipeline(client: socket.socket) -> None:
+    """Send requests until the server closes."""
+    with suppress(OSError):
+        while True:
+            client.sendall((HEAD + b"\r\n") * 1000)
+
+
+def test_busy_connections_leave_health_checks(start: Api, opened: ExitStack) -> None:
+    """Bodies that keep arriving: nothing is silent, so nothing gives way."""
+    api = start(IOT_API_WORKERS="1", IOT_API_CONNECTIONS="8", IOT_API_CONNECTIONS_PER_ADDRESS="8")
+    done = threading.Event()
+    opened.callback(done.set)
+    for _ in range(8):
+        client = connect(api, opened, PUT + b"Content-Length: 9000000\r\n\r\n")
+        opened.callback(in_thread(stream, client, done).join)
+    wait_until(lambda: api.request("GET", "/api/iot/maxtime").status == 503, what="a full process")
+    assert [status_of(api, path) for path in ("/healthz", "/readyz") * 5] == [200] * 10
+    answer = api.request("PUT", "/api/iot", BODY, JSON)
+    assert (answer.status, answer.json()["code"]) == (503, "unavailable")
+    assert (answer.headers["Retry-After"], answer.headers["Connection"]) == ("1", "close")
+    done.set()
+    wait_until(
+        lambda: api.request("PUT", "/api/iot", BODY, JSON).status == 201, what="room for others"
+    )
+
+
+def stream(client: socket.socket, done: threading.Event) -> None:
+    """Send a body steadily, until it is closed."""
+    with client, suppress(OSError):
+        while not done.wait(0.05):
+            client.sendall(b" " * 1000)
+
+
+def test_an_address_gives_way_to_itself(start: Api, opened: ExitStack) -> None:
+    """127.0.0.2 keeps its connections, whatever 127.0.0.1 does."""
+    api = start(patient=True, IOT_API_WORKERS="1", IOT_API_CONNECTIONS="16")
+    address = ("127.0.0.1", api.port)
+    other = opened.enter_context(
+        socket.create_connection(address, timeout=PATIENCE, source_address=("127.0.0.2", 0))
+    )
+    greedy = [connect(api, opened) for _ in range(30)]
+    for client in greedy[:20]:
+        assert client.recv(1) == b""
+    other.sendall(HEAD + b"\r\n")
+    assert answer_of(other)[0] == 200
+    greedy[-1].sendall(HEAD + b"\r\n")
+    assert answer_of(greedy[-1])[0] == 200
+
+
+def test_behind_a_proxy_an_address_may_hold_all(start: Api, opened: ExitStack) -> None:
+    api = start(
+        patient=True,
+        IOT_API_WORKERS="1",
+        IOT_API_CONNECTIONS="16",
+        IOT_TRUSTED_PROXIES="1",
+    )
+    held = [connect(api, opened) for _ in range(12)]
+    for client in held:
+        client.sendall(HEAD + b"\r\n")
+        assert answer_of(client)[0] == 200
+
+
+def test_slow_peers_of_tls_are_closed(
+    environment: dict[str, str], tmp_path: Path, opened: ExitStack
+) -> None:
+    """Those that pipeline and never read, and those that stop in the handshake."""
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    ensure_certificate(certificate, key)
+    tls = ssl.create_default_context(cafile=str(certificate))
+    ours = {"IOT_TLS_CERTIFICATE": str(certificate), "IOT_TLS_KEY": str(key)}
+    api = TlsStack({**environment, **ours, "PYTHONPATH": str(TESTS)}, tmp_path)
+    api.tls = tls
+    opened.callback(api.stop)
+    api.start_api("--config", "python:support.impatient_gunicorn")
+    halves = [connect(api, opened, sent) for sent in (b"", b"\x16\x03\x01\x02\x00\x01") * 3]
+    for _ in range(4):
+        plain = small_window(api, opened, b"")
+        client = opened.enter_context(tls.wrap_socket(plain, server_hostname="localhost"))
+        opened.callback(in_thread(pipeline, client).join)
+    for half in halves:
+        assert half.recv(1) == b""
+    wait_until(lambda: not open_connections(api), seconds=PATIENCE, what="closed connections")
+    assert api.request("GET", "/healthz").status == 200
+
+
+class TlsStack(Stack):
+    """A stack that speaks TLS."""
+
+    tls: ssl.SSLContext
+
+    def _http(self, port: int) -> http.client.HTTPConnection:
+        return http.client.HTTPSConnection("127.0.0.1", port, context=self.tls, timeout=PATIENCE)

@@ -1,0 +1,10 @@
+"""The API's configuration of gunicorn, with deadlines that a test can wait for."""
+
+from iot_api import deadlines
+from iot_api.gunicorn_conf import *  # noqa: F403
+
+deadlines.FIRST_BYTE_SECONDS = 2.0
+deadlines.HEAD_SECONDS = 1.5
+deadlines.BODY_SECONDS = 4.0
+deadlines.BODY_GRACE_SECONDS = 1.0
+deadlines.SEND_GRACE_SECONDS = 1.0

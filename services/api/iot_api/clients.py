@@ -35,18 +35,21 @@ def client_of(environ: Mapping[str, Any], trusted_proxies: int, token_name: str 
 
 @lru_cache(maxsize=4096)
 def _client(peer: str, forwarded: str, trusted_proxies: int, token_name: str) -> Client:
-    address, proxy = _address(peer), ""
+    address, proxy = network_of(peer), ""
     told = [each.strip() for each in forwarded.split(",")] if forwarded else []
     if trusted_proxies:
         if len(told) >= trusted_proxies:
-            address = _address(told[-trusted_proxies])
+            address = network_of(told[-trusted_proxies])
     elif told:
-        address, proxy = f"{address} for {_address(told[-1])}", address
+        address, proxy = f"{address} for {network_of(told[-1])}", address
     return Client(f"{token_name}@{address}" if token_name else address, proxy)
 
 
-def _address(text: str) -> str:
-    """An address as proxies write it, with a port or in brackets too, in its one spelling."""
+def network_of(text: str) -> str:
+    """The network that an address counts for: an IPv4 address, or the /64 of an IPv6 address.
+
+    The address may be written as proxies do, with a port or in brackets; "unknown" if it is none.
+    """
     text = text.strip('"')
     if text.startswith("["):
         text = text[1:].partition("]")[0]

@@ -1,6 +1,5 @@
 """The connections of an API process: what each waits for, and which one is closed to make room."""
 
-import ipaddress
 import math
 import os
 import socket
@@ -306,18 +305,3 @@ def count_closed(reason: str) -> None:
 def too_many_connections() -> UnavailableError:
     """The answer to a request for which there is no connection."""
     return UnavailableError("this server has too many connections; try again")
-
-
-def network_of(address: Any) -> str:
-    """The network that a client's address counts for: an IPv4 address, or the /64 of an IPv6
-    address, of which every client has 2**64 addresses. "" for a Unix socket.
-    """
-    if not isinstance(address, tuple):
-        return ""
-    host = str(address[0])
-    if ":" not in host:
-        return host
-    parsed = ipaddress.IPv6Address(host.partition("%")[0])
-    if parsed.ipv4_mapped is not None:
-        return str(parsed.ipv4_mapped)
-    return str(ipaddress.IPv6Network((int(parsed) >> 64 << 64, 64)))

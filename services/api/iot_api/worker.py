@@ -29,11 +29,11 @@ from iot_models.errors import ErrorCode, UnavailableError
 
 from . import deadlines, stopping
 from .broken_requests import defect_answer, error_body, refusal_of
+from .clients import network_of
 from .connections import (
     Connection,
     ConnectionTable,
     count_closed,
-    network_of,
     too_many_connections,
 )
 from .defects import log_defect
@@ -133,7 +133,7 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         """Serve one connection, in a greenlet of its own."""
-        connection = Connection(client, network_of(addr))
+        connection = Connection(client, network_of(addr[0] if addr else ""))
         self._connections.add(connection)
         served = _Client(
             connection,

@@ -12,7 +12,6 @@ from iot_api.connections import (
     Connection,
     ConnectionTable,
     Phase,
-    network_of,
     too_many_connections,
 )
 from iot_models.errors import UnavailableError
@@ -180,19 +179,3 @@ def test_a_flood_on_busy_connections_ranks_once(
         for each in held:
             each.phase = Phase.IDLE
     assert not any(each.closing for each in held)
-
-
-@pytest.mark.parametrize(
-    ("address", "network"),
-    [
-        (("192.0.2.1", 5000), "192.0.2.1"),
-        (("::ffff:192.0.2.1", 5000, 0, 0), "192.0.2.1"),
-        (("2001:db8:1:2:3:4:5:6", 5000, 0, 0), "2001:db8:1:2::/64"),
-        (("2001:db8:1:2::1", 5000, 0, 0), "2001:db8:1:2::/64"),
-        (("fe80::1%eth0", 5000, 0, 2), "fe80::/64"),
-        ("", ""),
-        (b"", ""),
-    ],
-)
-def test_networks(address: object, network: str) -> None:
-    assert network_of(address) == network

@@ -18,6 +18,7 @@ from . import stopping
 from .access import Access
 from .clients import client_of
 from .http_errors import answer_error
+from .large_requests import LARGE_BYTES
 from .put_body import put_parser
 from .request_body import JSON_TYPES, read_plain
 from .requests_seen import HEADER, new_request_id
@@ -50,7 +51,8 @@ class PlainPut:
         self._others: Wsgi = app.wsgi_app
         self._intake = service.intake
         self._parse = put_parser(service.settings)
-        self._max_body_bytes = service.settings.max_body_bytes
+        self._max_bytes = min(service.settings.max_body_bytes, LARGE_BYTES - 1)
+        self._large_requests = service.large_requests
         self._trusted_proxies = service.settings.trusted_proxies
         self._access = access
         self._headers = [("Content-Type", "application/json"), *cors.items()]
@@ -73,6 +75,7 @@ class PlainPut:
             return self._refuse(error, began, environ, start_response)
         answer = b'{"success":"%d object(s) created"}\n' % count
         path = environ["PATH_INFO"]
+        self._large_requests.small += 1
         self._requests[path].inc()
         self._seconds[path].observe(time.perf_counter() - began)
         length = ("Content-Length", str(len(answer)))
@@ -86,7 +89,7 @@ class PlainPut:
             and not environ["QUERY_STRING"]
             and environ.get("CONTENT_TYPE", "") in JSON_TYPES
             and length.isdecimal()
-            and int(length) <= self._max_body_bytes
+            and int(length) <= self._max_bytes
             and _SPECIAL.isdisjoint(environ)
             and not stopping.asked.is_set()
         )

@@ -13,7 +13,7 @@ from iot_models.errors import (
 )
 
 from .memory_budget import BODY_FACTOR, charge_request
-from .unpacking import GZIP, ZSTD
+from .unpacking import GZIP, ZSTD, Grow
 
 NDJSON = "application/x-ndjson"
 JSON_TYPES = {
@@ -27,8 +27,9 @@ JSON_TYPES = {
 }
 
 
-def read_body(request: Request, limit: int) -> bytes:
-    """The body, unpacked.
+def read_body(request: Request, limit: int, grow: Grow = lambda _: None) -> bytes:
+    """The body, unpacked. `grow` is called with the size of what has arrived, and while it is
+    unpacked with its size so far.
 
     Raises:
         TooLargeError: it is larger than `limit` bytes, packed or unpacked.
@@ -40,13 +41,14 @@ def read_body(request: Request, limit: int) -> bytes:
     if media_type not in JSON_TYPES and media_type != NDJSON and not media_type.endswith("+json"):
         raise UnsupportedMediaTypeError(f"send JSON, not {media_type}")
     body = _received(request.environ, limit)
+    grow(len(body))
     encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
     if encoding == "identity":
         return body
     if encoding in {"gzip", "x-gzip"}:
-        unpacked = GZIP.unpack(body, limit)
+        unpacked = GZIP.unpack(body, limit, grow)
     elif encoding == "zstd":
-        unpacked = ZSTD.unpack(body, limit)
+        unpacked = ZSTD.unpack(body, limit, grow)
     else:
         raise UnsupportedMediaTypeError("Content-Encoding must be gzip, zstd or identity")
     charge_request(request.environ, len(unpacked) * BODY_FACTOR)

@@ -24,6 +24,7 @@ from iot_stores.vault_records import VaultRecords
 from .compaction import Compaction
 from .guesses import Guesses
 from .intake import Intake, Remembering
+from .large_requests import LargeRequests
 from .pausable_read import ReadSlots
 from .readings import Readings
 from .receipts import Receipts
@@ -47,6 +48,7 @@ class Service:
     """Every client of a Redis."""
     vaults: Vaults
     intake: Intake
+    large_requests: LargeRequests
     receipts: Receipts
     readings: Readings
     compaction: Compaction
@@ -112,6 +114,7 @@ def build_service(settings: Settings) -> Service:
                 settings.idempotency_seconds, settings.idempotency_max_requests
             ),
         ),
+        large_requests=LargeRequests(),
         receipts=Receipts(pool, backlog),
         readings=Readings(
             pool,

@@ -29,6 +29,9 @@ class _Member(Protocol):
     def unused_data(self) -> bytes: ...
 
 
+Grow = Callable[[int], None]
+"""Told the size of what is unpacked so far; it may wait, and refuse to go on by raising."""
+
 _Decompress = Callable[[bytes, int], bytes]
 """(packed bytes, most bytes to unpack; zstd can't limit them) -> unpacked bytes."""
 
@@ -44,7 +47,7 @@ class Packing:
     """What may follow a member."""
     begin: Callable[[], tuple[_Member, _Decompress]]
 
-    def unpack(self, body: bytes, limit: int) -> bytes:
+    def unpack(self, body: bytes, limit: int, grow: Grow = lambda _: None) -> bytes:
         """Unpack all members of a body.
 
         Raises:
@@ -62,12 +65,14 @@ class Packing:
             if members % _MEMBERS_PER_TURN == 0:
                 time.sleep(0)  # other greenlets get a turn
             members += 1
-            end = self._unpack_member(body, at, unpacked, limit)
+            end = self._unpack_member(body, at, unpacked, limit, grow)
             padding = self.padding.match(body, end)
             at = padding.end() if padding else end
         return bytes(unpacked)
 
-    def _unpack_member(self, body: bytes, start: int, unpacked: bytearray, limit: int) -> int:
+    def _unpack_member(
+        self, body: bytes, start: int, unpacked: bytearray, limit: int, grow: Grow
+    ) -> int:
         """Append what one member unpacks to; return where it ends."""
         member, decompress = self.begin()
         at = start
@@ -85,6 +90,7 @@ class Packing:
                 ) from None
             if len(unpacked) > limit:
                 raise TooLargeError(f"a request may hold {limit} bytes unpacked", limit=limit)
+            grow(len(unpacked))
             if (at - start) % _BYTES_PER_TURN == 0:
                 time.sleep(0)
         return at - len(member.unused_data)

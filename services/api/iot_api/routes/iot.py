@@ -69,11 +69,14 @@ class _Views:
 
     @needs(Scope.INGEST)
     def put(self) -> Response:
-        settings = self._service.settings
-        batches = self._parse(read_body(request, settings.max_body_bytes), lines=is_ndjson(request))
+        settings, client = self._service.settings, _client(self._service)
+        with self._service.large_requests.turn(client.name) as turn:
+            body = read_body(request, settings.max_body_bytes, turn.grow)
+            batches = self._parse(body, lines=is_ndjson(request))
+            del body
         wait = _waits_for_stored()
         accepted = self._service.intake.accept(
-            batches, _client(self._service), _idempotency_key(), tell_entries=wait
+            batches, client, _idempotency_key(), tell_entries=wait
         )
         content: dict[str, object] = {"success": f"{accepted.count} object(s) created"}
         if wait and not self._service.receipts.wait(

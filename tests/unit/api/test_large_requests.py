@@ -1,0 +1,77 @@
+"""Large bodies take turns, and leave most of the time to small requests."""
+
+import pytest
+
+from iot_api.large_requests import (
+    LARGE_BYTES,
+    MOST_REST_SECONDS,
+    REST_FACTOR,
+    LargeRequests,
+)
+
+
+class Clock:
+    """A clock that only sleeping and `now` move."""
+
+    now = 100.0
+    slept = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.slept += seconds
+        self.now += seconds
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def requests(clock: Clock) -> LargeRequests:
+    return LargeRequests(clock, clock.sleep)
+
+
+def parse_large(requests: LargeRequests, clock: Clock, seconds: float, others: int = 0) -> None:
+    """Parse a large body, while others are answered."""
+    with requests.turn("client") as turn:
+        turn.grow(LARGE_BYTES)
+        clock.now += seconds
+        requests.small += others
+
+
+def test_large_bodies_alone_wait_for_nothing(requests: LargeRequests, clock: Clock) -> None:
+    for _ in range(3):
+        parse_large(requests, clock, 0.2)
+    assert clock.slept == 0
+
+
+def test_beside_small_requests_a_large_body_gets_a_fifth_of_the_time(
+    requests: LargeRequests, clock: Clock
+) -> None:
+    began = clock.now
+    for _ in range(10):
+        parse_large(requests, clock, 0.2, others=1)
+    assert clock.slept == pytest.approx(9 * 0.2 * REST_FACTOR)
+    assert 10 * 0.2 / (clock.now - began) == pytest.approx(0.2, rel=0.1)
+
+
+def test_a_rest_has_a_bound(requests: LargeRequests, clock: Clock) -> None:
+    parse_large(requests, clock, 30, others=1)
+    parse_large(requests, clock, 0)
+    assert clock.slept == pytest.approx(MOST_REST_SECONDS)
+
+
+def test_a_small_body_is_counted_and_waits_for_nobody(
+    requests: LargeRequests, clock: Clock
+) -> None:
+    with requests.turn("a") as large:
+        large.grow(10)
+        large.grow(LARGE_BYTES)
+        large.grow(2 * LARGE_BYTES)
+        with requests.turn("b") as small:
+            small.grow(LARGE_BYTES - 1)
+    assert requests.small == 1
+    assert clock.slept == 0

@@ -55,7 +55,10 @@ def send(sender: Sender, count: int = 2) -> None:
 
 
 def data_files(redis: RedisServer) -> list[Path]:
-    return [*redis.directory.glob("*.aof"), *redis.directory.glob("*.rdb")]
+    """The files of its data. From Redis 7 on the AOF is a directory of several."""
+    directory = redis.directory
+    files = [*directory.glob("*.aof"), *directory.glob("*.rdb"), *directory.glob("append*/*")]
+    return [path for path in files if path.is_file()]
 
 
 def saved(redis: RedisServer, sender: Sender) -> None:
@@ -92,9 +95,10 @@ def test_a_redis_restored_from_an_older_copy(
     send(sender)  # waits in the copy, and is stored before the copy comes back
     saved(redis, sender)
     copy = tmp_path / "copy"
-    copy.mkdir()
     for path in data_files(redis):
-        shutil.copy2(path, copy)
+        target = copy / path.relative_to(redis.directory)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, target)
     redis.start()
     send(sender)
     drain_all(writer)
@@ -102,8 +106,7 @@ def test_a_redis_restored_from_an_older_copy(
     saved(redis, sender)
     for path in data_files(redis):
         path.unlink()
-    for path in copy.iterdir():
-        shutil.copy2(path, redis.directory)
+    shutil.copytree(copy, redis.directory, dirs_exist_ok=True)
     redis.start()
     assert sender.waiting() == 2 * len(PASSWORDS), "the copy is not what was restored"
     send(sender)

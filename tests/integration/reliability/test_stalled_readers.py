@@ -32,7 +32,7 @@ def stack(make_stack: MakeStack, settings: Settings, writer: Writer) -> Stack:
     """One API process, and a vault with a long answer."""
     with sending(settings) as sender:
         Past(sender, writer).store(b"long", each_second(noon(3), COUNT), each=1000)
-    return make_stack({"IOT_API_WORKERS": "1"})
+    return make_stack({"IOT_API_WORKERS": "1", "IOT_GUESS_LIMIT": "0"})
 
 
 @pytest.fixture

@@ -6,6 +6,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+PROVEN = "iot_api.proven"
+"""Key in the WSGI environ: the vaults whose passwords were sent over the request's connection
+(`Intake.accept`). The worker sets it.
+"""
 _CACHED_CHARACTERS = 256
 """Longer `X-Forwarded-For` headers are not cached: they could be megabytes in all."""
 _IPV6_PREFIX = 64

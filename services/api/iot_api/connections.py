@@ -4,6 +4,7 @@ import math
 import os
 import socket
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from enum import IntEnum
@@ -55,6 +56,7 @@ class Connection:
         "network",
         "phase",
         "piece_bytes",
+        "proven",
         "request",
         "reserved",
         "send_began",
@@ -70,6 +72,8 @@ class Connection:
         """When the phase began. In BODY and SENDING: when the last byte was received or sent."""
         self.accepted = now
         self.request: Any = None
+        self.proven: set[uuid.UUID] = set()
+        """Vaults whose passwords were sent over it."""
         self.reserved = False
         """Whether it is served from the reserve: only health checks are answered."""
         self.closing = False

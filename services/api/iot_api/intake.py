@@ -3,10 +3,12 @@
 import hashlib
 import os
 import time
+import uuid
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
+from typing import cast
 
 from redis.exceptions import RedisError
 
@@ -57,6 +59,8 @@ class Remembering:
     """How many at a time."""
 
 
+MOST_PROVEN = 64
+"""Vaults whose passwords a connection is known to know."""
 CLIENTS_SHARE = 4
 """One client may have this part of the requests that are remembered."""
 
@@ -89,9 +93,14 @@ class Intake:
         idempotency_key: str | None = None,
         *,
         tell_entries: bool = False,
+        proven: set[uuid.UUID] | None = None,
     ) -> Accepted:
         """Take all readings of a request, or none. Once it returns, none of them is ever lost or
         stored twice.
+
+        `proven` holds the vaults of the passwords that the connection has sent readings under; the
+        request's own are added. For those the guess limit does not count: they tell the client
+        nothing new, and a device goes on sending beside one that guesses from the same address.
 
         A request with the same key and the same passwords, within the seconds to remember, takes
         nothing and is answered like the first.
@@ -103,7 +112,7 @@ class Intake:
             RedisError, psycopg.Error: a part is away. Readings may have been taken when Redis
                 broke off after it was sent them; they are then stored at most once.
         """
-        vaults, guards = self._open(batches, client)
+        vaults, guards = self._open(batches, client, proven or frozenset())
         count = sum(len(batch.readings) for batch in batches)
         request_names = self._request_names(idempotency_key, vaults)
         if request_names:
@@ -134,21 +143,27 @@ class Intake:
             self._sealer.give_up(len(sealed))
             return _repeated(appended.first_answer)
         self._acknowledged.inc(count)
+        if proven is not None:
+            if len(proven) > MOST_PROVEN:
+                proven.clear()
+            proven.update([vault.vault_id for vault in vaults])
         return Accepted(count, entries, appended.ends)
 
     def _open(
-        self, batches: Sequence[Batch], client: Client
+        self, batches: Sequence[Batch], client: Client, proven: Collection[uuid.UUID]
     ) -> tuple[list[OpenVault], tuple[Guard, ...]]:
         """The vaults of a request, and the guess limit if it is still to be looked at: while all of
         them are open, the step that appends the readings does it, in the same round trip.
         """
+        held = [self._vaults.held(batch.password, client) for batch in batches]
+        if all(vault is not None and vault.vault_id in proven for vault in held):
+            return cast("list[OpenVault]", held), ()
         self._guesses.check_noted(client)
         vaults, guards = [], self._guesses.guards(client)
-        for batch in batches:
-            vault = self._vaults.held(batch.password, client)
+        for vault, batch in zip(held, batches, strict=True):
             if vault is None:
-                vault, guards = self._vaults.find_or_create(batch.password, client), ()
-            vaults.append(vault)
+                guards = ()  # it is looked at here, before anything is looked up
+            vaults.append(vault or self._vaults.find_or_create(batch.password, client))
         return vaults, guards
 
     def _request_names(self, key: str | None, vaults: Sequence[OpenVault]) -> tuple[str, ...]:

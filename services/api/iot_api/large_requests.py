@@ -1,8 +1,9 @@
-"""Large requests: one at a time in a process, and a fifth of its time if others come."""
+"""Large requests: one at a time in a process, and a fifth of its time while others want it."""
 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 from .fair_slots import FairSlots
 
@@ -11,11 +12,22 @@ LARGE_BYTES = 2**20
 0.4 s, a part of it in one piece, for which every other request waits."""
 REST_FACTOR = 4.0
 """After a large request the next one waits for this many times as long as it took, if other
-requests were answered meanwhile."""
+requests were answered meanwhile, or other processes wanted the processor."""
 MOST_REST_SECONDS = 2.0
+CONTENDED_SHARE = 0.05
+"""The processor is contended when this process waited for it for this part of the time."""
 WAIT_SECONDS = 20.0
 MOST_WAITING, MOST_WAITING_PER_CLIENT = 16, 4
+_SCHEDSTAT = Path("/proc/self/schedstat")
 _REFUSAL = "too many large requests wait; try again"
+
+
+def seconds_waited_for_processor() -> float:
+    """For how long this process was ready to run and did not; 0.0 where Linux doesn't tell."""
+    try:
+        return int(_SCHEDSTAT.read_text(encoding="ascii").split()[1]) / 1e9
+    except (OSError, IndexError, ValueError):
+        return 0.0
 
 
 class LargeRequests:
@@ -25,8 +37,10 @@ class LargeRequests:
         self,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
+        waited: Callable[[], float] = seconds_waited_for_processor,
     ) -> None:
         self._clock = clock
+        self._waited = waited
         self._sleep = sleep
         self._slots = FairSlots(
             1, most_waiting=MOST_WAITING, most_waiting_per_client=MOST_WAITING_PER_CLIENT
@@ -55,13 +69,15 @@ class LargeRequests:
             rest = self._rest_until - self._clock()
             if rest > 0:
                 self._sleep(rest)
-            began, small = self._clock(), self.small
+            began, small, waited = self._clock(), self.small, self._waited()
             try:
                 yield
             finally:
                 now = self._clock()
-                if self.small > small:
-                    self._rest_until = now + min(REST_FACTOR * (now - began), MOST_REST_SECONDS)
+                took = now - began
+                contended = self._waited() - waited > CONTENDED_SHARE * took
+                if self.small > small or contended:
+                    self._rest_until = now + min(REST_FACTOR * took, MOST_REST_SECONDS)
 
 
 class Turn:

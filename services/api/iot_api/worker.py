@@ -29,7 +29,7 @@ from iot_models.errors import ErrorCode, UnavailableError
 
 from . import deadlines, stopping
 from .broken_requests import defect_answer, error_body, refusal_of
-from .clients import network_of
+from .clients import PROVEN, network_of
 from .connections import (
     Connection,
     ConnectionTable,
@@ -181,6 +181,7 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
         )
         environ["wsgi.multithread"] = True
         environ[CHARGE] = served.charge
+        environ[PROVEN] = connection.proven
         writer.environ = environ
         if connection.reserved or not self.alive:
             answer.force_close()

@@ -1,13 +1,17 @@
 """Guessing of passwords is slowed down, for all API processes together."""
 
+import json
+from http.client import HTTPConnection
+
 from redis import Redis
 
-from integration.api.asking import Api, assert_error, row, sample
+from integration.api.asking import JSON, Api, assert_error, row, sample
 from integration.api.conftest import MakeApi
 from iot_api.guesses import PROXY_FACTOR
 from iot_models import names
 from iot_writer.writer import Writer
 from support.draining import drain_all
+from support.stack import Stack
 
 LIMIT = 3
 
@@ -126,3 +130,25 @@ def test_right_passwords_and_no_limit_count_nothing(
         assert len(limited.read(password="right")) == 1
     guess(open_to_all, 2 * LIMIT)
     assert not redis.keys("iot:guesses:*")
+
+
+def test_a_device_goes_on_over_its_connection_beside_one_that_guesses(stack: Stack) -> None:
+    """On a new connection nothing tells the device from the guesser, who has the same address."""
+
+    def put(connection: HTTPConnection, password: str) -> int:
+        connection.request("PUT", "/api/iot", json.dumps(row(password)), JSON)
+        answer = connection.getresponse()
+        answer.read()
+        return answer.status
+
+    device, guesser, anew = (HTTPConnection("127.0.0.1", stack.port) for _ in range(3))
+    assert put(device, "right") == 201
+    statuses = [put(guesser, f"guess {number}") for number in range(130)]
+    assert statuses.count(201) == 119  # with the device's own
+    for _ in range(3):
+        assert put(device, "right") == 201
+        for connection in (guesser, anew):
+            assert put(connection, "right") == 429
+        assert put(device, "another") == 429
+    for connection in (device, guesser, anew):
+        connection.close()

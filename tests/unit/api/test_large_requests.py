@@ -7,6 +7,7 @@ from iot_api.large_requests import (
     MOST_REST_SECONDS,
     REST_FACTOR,
     LargeRequests,
+    seconds_waited_for_processor,
 )
 
 
@@ -15,9 +16,13 @@ class Clock:
 
     now = 100.0
     slept = 0.0
+    waited = 0.0
 
     def __call__(self) -> float:
         return self.now
+
+    def waiting(self) -> float:
+        return self.waited
 
     def sleep(self, seconds: float) -> None:
         self.slept += seconds
@@ -31,7 +36,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def requests(clock: Clock) -> LargeRequests:
-    return LargeRequests(clock, clock.sleep)
+    return LargeRequests(clock, clock.sleep, clock.waiting)
 
 
 def parse_large(requests: LargeRequests, clock: Clock, seconds: float, others: int = 0) -> None:
@@ -56,6 +61,20 @@ def test_beside_small_requests_a_large_body_gets_a_fifth_of_the_time(
         parse_large(requests, clock, 0.2, others=1)
     assert clock.slept == pytest.approx(9 * 0.2 * REST_FACTOR)
     assert 10 * 0.2 / (clock.now - began) == pytest.approx(0.2, rel=0.1)
+
+
+def test_a_contended_processor_is_left_to_others(requests: LargeRequests, clock: Clock) -> None:
+    """The device that another process serves waits for the same processor."""
+    with requests.turn("client") as turn:
+        turn.grow(LARGE_BYTES)
+        clock.now += 0.2
+        clock.waited += 0.02
+    parse_large(requests, clock, 0.2)
+    assert clock.slept == pytest.approx(0.2 * REST_FACTOR)
+
+
+def test_the_kernel_tells_how_long_a_process_waited() -> None:
+    assert 0 <= seconds_waited_for_processor() < 1e6
 
 
 def test_a_rest_has_a_bound(requests: LargeRequests, clock: Clock) -> None:

@@ -11,6 +11,7 @@ from redis.exceptions import RedisError
 from iot_cipher.sealed_segment import SealedSegment
 from iot_cipher.vault import OpenVault
 from iot_models import metrics
+from iot_models.errors import FormatError
 from iot_models.reading import INT64_MAX, Reading
 from iot_models.segment import SegmentBounds
 from iot_stores import history
@@ -235,6 +236,9 @@ class Readings:
             )
         except RedisError as error:
             _log.warning("the hot window is not used, Redis is away: %s", error)
+            return None
+        except (FormatError, ValueError) as error:  # a writer never wrote it
+            _log.error("the hot window is not used, it is damaged: %s", error)
             return None
 
     def _hot(

@@ -308,6 +308,8 @@ class Vaults:
             if self._records.replace(record, new):
                 metrics.counter("iot_vaults_moved_total").inc()
                 return new
+        except PolicyChangedError:
+            self._policy = None  # the vault moves at a later use
         except (RedisError, psycopg.Error) as error:
             _log.warning("a vault keeps its old lookup for now: %s", error)
         return record
@@ -315,6 +317,9 @@ class Vaults:
     def _current_policy(self) -> LookupPolicy:
         """The lookups in use, as far as is known. While Postgres is away, and nothing is known, all
         that may be.
+
+        Raises:
+            UnavailableError: they are wrong, or cost less than was asked for.
         """
         policy = self._policy
         if policy is None or policy.is_passing or policy.cost_below(self._scrypt_log2_n):

@@ -66,8 +66,11 @@ class SegmentBounds:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "SegmentBounds":
-        """The bounds that `to_bytes` wrote."""
-        return cls(*_BOUNDS.unpack(data))
+        """The bounds that `to_bytes` wrote. Raises `FormatError` for other bytes."""
+        try:
+            return cls(*_BOUNDS.unpack(data))
+        except struct.error:
+            raise FormatError("segment's bounds have another length") from None
 
 
 def encode_segment(

@@ -10,6 +10,8 @@ from . import names
 from .errors import SettingsError
 from .scopes import parse_anonymous_scopes
 
+LEAST_SCRYPT_LOG2_N, GREATEST_SCRYPT_LOG2_N = 10, 20
+
 
 def _setting(
     default: Any, meaning: str, *, minimum: int = 0, maximum: int = 2**53, secret: bool = False
@@ -114,8 +116,8 @@ class Settings:
         17,
         "Cost of a password: log2 of scrypt's N (r=8, p=1). Raised, it holds for new vaults at "
         "once and for the others at their next use; it can't be lowered.",
-        minimum=10,
-        maximum=20,
+        minimum=LEAST_SCRYPT_LOG2_N,
+        maximum=GREATEST_SCRYPT_LOG2_N,
     )
     vault_cache_seconds: int = _setting(
         3600,

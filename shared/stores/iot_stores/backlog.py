@@ -234,8 +234,10 @@ class Backlog:
                 self._client.xrange(names.stream(shard), after, b"+", count=_PAGE),
             )
             for entry_id, fields in page:
-                waiting.append(Waiting(entry_id, fields[b"e"], int(fields[b"t"])))
-                held += len(fields[b"e"])
+                # Missing fields: planted in Redis. The drain sets such an entry aside.
+                sealed, total = fields.get(b"e", b""), fields.get(b"t", b"")
+                waiting.append(Waiting(entry_id, sealed, int(total) if total.isdigit() else 0))
+                held += len(sealed)
                 if held >= max_bytes:
                     return waiting
             if len(page) < _PAGE:

@@ -1,11 +1,14 @@
 """Which lookups a password's vault may be found under, agreed on by all processes in Postgres."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal, LiteralString, cast
 
 from iot_cipher.vault import VaultFormat
+from iot_models.errors import UnavailableError
+from iot_models.settings import GREATEST_SCRYPT_LOG2_N, LEAST_SCRYPT_LOG2_N
 
 from .postgres import Connection
 
@@ -19,6 +22,8 @@ _SELECT: LiteralString = f"SELECT {POLICY_COLUMNS} FROM vault_lookups"  # noqa: 
 _RAISE_COST = "SELECT raise_lookup_cost(%s::smallint)"
 _END_FAST_LOOKUPS = "SELECT end_fast_lookups(%s * interval '1 s')"
 _FORGET_UNUSED = "SELECT forget_unused_lookups()"
+
+_log = logging.getLogger(__name__)
 
 
 class FastLookups(StrEnum):
@@ -65,14 +70,29 @@ class LookupPolicy:
 
 
 def read_policy(connection: Connection) -> LookupPolicy:
-    """The lookups in use."""
+    """The lookups in use. Raises `UnavailableError` when they are wrong."""
     row = connection.execute(_SELECT).fetchone()
-    return decode_policy(*cast("tuple[str, list[int], bool]", row))
+    return decode_policy(*cast("tuple[str, list[int], bool]", row or ("", [], False)))
 
 
 def decode_policy(fast_lookups: str, costs: Sequence[int], settled: bool) -> LookupPolicy:
-    """The policy in the values of `POLICY_COLUMNS`."""
+    """Decode the values of `POLICY_COLUMNS`.
+
+    Raises:
+        UnavailableError: no process stored these values. They are not used: a low cost makes
+            passwords cheap to guess, and a high one takes all memory.
+    """
+    possible = range(LEAST_SCRYPT_LOG2_N, GREATEST_SCRYPT_LOG2_N + 1)
+    rising = all(cost in possible for cost in costs) and sorted(set(costs)) == list(costs)
+    if fast_lookups not in set(FastLookups) or not rising:
+        raise wrong_policy(fast_lookups, costs)
     return LookupPolicy(FastLookups(fast_lookups), tuple(costs), settled)
+
+
+def wrong_policy(fast_lookups: str, costs: Sequence[int]) -> UnavailableError:
+    """Log a policy that no process stored; return the error to raise."""
+    _log.error("the row of vault_lookups is wrong: %.20r, costs %.80r", fast_lookups, list(costs))
+    return UnavailableError("the lookups of passwords in Postgres are wrong; see the log")
 
 
 def raise_cost(connection: Connection, cost: int) -> None:

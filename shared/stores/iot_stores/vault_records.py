@@ -3,7 +3,8 @@
 import logging
 import struct
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, LiteralString, cast
 
@@ -21,6 +22,7 @@ from .vault_lookups import (
     decode_policy,
     raise_cost,
     read_policy,
+    wrong_policy,
 )
 
 CACHE_SECONDS = 86_400
@@ -56,7 +58,7 @@ class FoundVault:
 
 
 class PolicyChangedError(Exception):
-    """A vault was not created, because new ones have another lookup by now."""
+    """A vault was not created or moved, because new lookups have another format or cost by now."""
 
 
 class VaultRecords:
@@ -105,17 +107,11 @@ class VaultRecords:
             psycopg.OperationalError: Postgres is away.
         """
         values = (*_values(record), record.format)
-        try:
-            with self._pool.connection() as connection:
-                if connection.execute(_INSERT, values).rowcount:
-                    standing = record
-                else:
-                    standing = _find(connection, [record.lookup]).record or record
-        except psycopg.errors.CannotConnectNow as error:
-            # Postgres itself says so while it starts, and then never with a context.
-            if error.diag.context is None:
-                raise
-            raise PolicyChangedError from None
+        with _recognizing_changed_policy(), self._pool.connection() as connection:
+            if connection.execute(_INSERT, values).rowcount:
+                standing = record
+            else:
+                standing = _find(connection, [record.lookup]).record or record
         self._cache(standing)
         return standing
 
@@ -123,10 +119,11 @@ class VaultRecords:
         """Store a vault's new record in the place of the old one; False when that is not there.
 
         Raises:
+            PolicyChangedError: new lookups have another format or cost by now.
             psycopg.OperationalError: Postgres is away.
         """
         values = (*_values(new)[1:], new.format, old.vault_id, old.wrapped_key)
-        with self._pool.connection() as connection:
+        with _recognizing_changed_policy(), self._pool.connection() as connection:
             replaced = connection.execute(_REPLACE, values).rowcount > 0
         if replaced:
             self._cache(new)
@@ -137,11 +134,16 @@ class VaultRecords:
         """Let new vaults cost at least `cost`, in log2 of scrypt's N; the policy after that.
 
         Raises:
+            UnavailableError: the policy is wrong, or the cost could not be raised.
             psycopg.OperationalError: Postgres is away.
         """
         with self._pool.connection() as connection:
-            raise_cost(connection, cost)
-            return read_policy(connection)
+            for _ in range(2):  # an upgrade may end between the two statements
+                raise_cost(connection, cost)
+                policy = read_policy(connection)
+                if not policy.cost_below(cost):
+                    return policy
+        raise wrong_policy(policy.fast_lookups, policy.costs)
 
     def _cache(self, record: VaultRecord) -> None:
         encoded = (
@@ -161,8 +163,21 @@ class VaultRecords:
             _log.warning("a vault's old record stays in Redis, which is away: %s", error)
 
 
+@contextmanager
+def _recognizing_changed_policy() -> Iterator[None]:
+    """Raise `PolicyChangedError` for the error of the trigger `check_new_vault`."""
+    try:
+        yield
+    except psycopg.errors.CannotConnectNow as error:
+        # Postgres itself says so while it starts, and then never with a context.
+        if error.diag.context is None:
+            raise
+        raise PolicyChangedError from None
+
+
 def _find(connection: Connection, lookups: Sequence[bytes]) -> FoundVault:
-    row = cast("Sequence[Any]", short_query(connection, _FIND, (list(lookups),)).fetchone())
+    found = short_query(connection, _FIND, (list(lookups),)).fetchone()
+    row = cast("Sequence[Any]", found or ("", [], False, None))
     policy, record = decode_policy(*row[:3]), row[3:]
     return FoundVault(None if record[0] is None else VaultRecord(*record), policy)
 

@@ -159,6 +159,22 @@ def receive_earlier(redis: "Redis", seconds: int) -> None:
     redis.xadd(stream, fields, id=f"{(now - seconds) * 1000}-0")
 
 
+@pytest.mark.parametrize("field", ["position", "since", "seconds", "index", "drained"])
+def test_a_damaged_hot_window_is_not_used(
+    field: str, api: Api, writer: Writer, redis: "Redis"
+) -> None:
+    texts = fill(api, writer)
+    if field == "drained":
+        redis.hset("iot:backlog", mapping={f"at:{n}": "?" for n in range(writer.settings.shards)})
+    elif field == "index":
+        (index,) = redis.keys("iot:hot:index:*")
+        redis.zadd(index, {"?": 2.0**50})
+    else:
+        for cover in redis.keys("iot:hot:cover:*"):
+            redis.hset(cover, field, b"\xff")
+    assert source_of(api, "/seconds/60") == ("postgres", texts)
+
+
 def test_a_damaged_hot_segment_is_never_returned(api: Api, writer: Writer, redis: "Redis") -> None:
     fill(api, writer)
     key = min(redis.keys("iot:hot:segment:*"))

@@ -7,7 +7,7 @@ import psycopg
 import pytest
 from redis import Redis
 
-from integration.api.asking import row, sample
+from integration.api.asking import Api, row, sample
 from integration.api.conftest import MakeApi
 from iot_cipher.keyring import KeyringFile
 from iot_cipher.vault import scrypt_secret
@@ -22,6 +22,13 @@ from support.waiting import wait_until
 def costs(postgres: psycopg.Connection) -> list[int]:
     found = postgres.execute("SELECT scrypt_log2_n FROM vaults ORDER BY created_at")
     return [cost for (cost,) in found]
+
+
+def renew_at_next_use(api: Api) -> None:
+    """As if five minutes had gone by."""
+    cache = api.app.extensions["iot"].vaults._cache  # noqa: SLF001 - its memory
+    for held in cache._held.values():  # noqa: SLF001 - likewise
+        held.renew_at = 0.0
 
 
 def lookup_costs(postgres: psycopg.Connection) -> list[int]:
@@ -77,6 +84,44 @@ def test_a_password_gets_one_vault_while_its_cost_is_raised(
     drain_all(writer)
     for api in (*apis, make_api()):
         assert [len(api.read(password=word)) for word in words] == [len(apis)] * len(words)
+
+
+def test_a_vault_never_moves_to_a_cost_that_was_forgotten(
+    make_api: MakeApi, writer: Writer, postgres: psycopg.Connection
+) -> None:
+    """The cost is raised twice, and a process knows of the first time only."""
+    late = make_api()
+    late.put(row("p"))
+    assert make_api(scrypt_log2_n=11).read(password="unknown") == []
+    assert late.read(password="unknown") == []  # it knows of cost 11 now
+    newest = make_api(scrypt_log2_n=12)
+    assert newest.read(password="unknown") == []
+    lookup_upgrade.advance(writer.postgres(), after_seconds=0)
+    assert lookup_costs(postgres) == [10, 12]
+    renew_at_next_use(late)
+    assert late.put(row("p")).status_code == 201
+    assert newest.put(row("p")).status_code == 201
+    drain_all(writer)
+    assert costs(postgres) == [12]
+    assert [len(api.read(password="p")) for api in (late, newest, make_api())] == [3, 3, 3]
+
+
+@pytest.mark.parametrize("wrong", ["{}", "{1}", "{9}", "{-1}", "{40}", "{40,10}", "{10,NULL}"])
+def test_costs_that_no_process_set_are_refused(
+    wrong: str, make_api: MakeApi, postgres: psycopg.Connection
+) -> None:
+    """Whoever may write to Postgres could have a vault made whose password is tested in no time, or
+    a scrypt computed that takes all memory.
+    """
+    make_api().put(row("p"))
+    postgres.execute("DROP FUNCTION raise_lookup_cost")
+    postgres.execute(
+        "CREATE FUNCTION raise_lookup_cost(smallint) RETURNS void LANGUAGE sql AS 'SELECT'"
+    )
+    postgres.execute("ALTER TABLE vaults DISABLE TRIGGER check_new_vault")
+    postgres.execute("UPDATE vault_lookups SET costs = %s", (wrong,))
+    assert make_api().put(row("q")).status_code == 503
+    assert costs(postgres) == [10]
 
 
 @pytest.mark.parametrize("at", [0, 16, 47, 48, 64, 65, 66, 80, -1])

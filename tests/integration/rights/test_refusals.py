@@ -8,7 +8,9 @@ from psycopg.errors import InsufficientPrivilege
 from redis.exceptions import NoPermissionError
 
 from integration.rights.stores import Database, RedisWithUsers
+from iot_stores.compaction_orders import CompactionOrders
 from iot_writer.schema import GRANTS, migrate
+from support.waiting import wait_until
 
 VAULT = "00000000-0000-0000-0000-000000000001"
 INSERT_VAULT = f"""
@@ -290,6 +292,22 @@ REDIS_REFUSED = {
         "RPUSH rq:queue:other sweep",
     ],
 }
+
+
+def test_the_api_orders_compaction_as_its_user(redis_users: RedisWithUsers) -> None:
+    """Also of a vault with more small segments than it looks at in one go."""
+    vault = b"v" * 16
+    with redis_users.client("iot_api") as client:
+        orders = CompactionOrders(client)
+        assert orders.look(vault)
+        assert orders.look_back(vault)
+        orders.look_back_soon(vault)
+        wait_until(lambda: orders.look_back(vault), what="another look")
+        orders.settled(vault)
+        assert not orders.look_back(vault)
+        assert orders.push(b"order")
+        assert orders.now()
+    assert redis_users.denied() == []
 
 
 def test_redis(redis_users: RedisWithUsers) -> None:

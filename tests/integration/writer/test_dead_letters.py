@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from prometheus_client import REGISTRY
@@ -127,6 +127,19 @@ def test_a_shard_of_nothing_else_goes_on(writer: Writer, sender: Sender) -> None
     sender.send(PASSWORD)
     drain_all(writer)
     sender.check_all()
+
+
+@pytest.mark.parametrize("planted", [{"x": "1"}, {"e": "?"}, {"e": "?", "t": "many"}, {"t": "1"}])
+def test_a_planted_entry_of_other_fields_holds_up_nothing(
+    planted: dict[Any, Any], writer: Writer, sender: Sender
+) -> None:
+    shard = sender.shard(PASSWORD)
+    sender.redis.xadd(names.stream(shard), planted)
+    sender.backlog.append([sender.seal(PASSWORD, ["behind it"])])
+    drain_all(writer)
+    assert len(_letters(sender)) == 1
+    assert sender.texts(PASSWORD) == ["behind it"]
+    assert sender.backlog.state().bytes == 0
 
 
 def test_an_entry_that_is_just_not_too_old_is_stored(writer: Writer, sender: Sender) -> None:

@@ -36,7 +36,9 @@ BEGIN
     RAISE EXCEPTION 'new vaults have another lookup by now' USING ERRCODE = 'cannot_connect_now';
 END
 $$;
-CREATE TRIGGER check_new_vault BEFORE INSERT ON vaults
+-- A vault that moves is checked as well: the cost that an API process moves it to may have been forgotten since, and no
+-- process would look for the vault there.
+CREATE TRIGGER check_new_vault BEFORE INSERT OR UPDATE OF lookup ON vaults
     FOR EACH ROW EXECUTE FUNCTION check_new_vault();
 
 -- What processes may do to the row, whatever takes one over: costs rise, and nothing goes back.

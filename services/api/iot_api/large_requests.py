@@ -41,22 +41,22 @@ class LargeRequests:
         """Small requests so far."""
 
     @contextmanager
-    def turn(self, client: str) -> Iterator["Turn"]:
+    def turn(self, client: str, proxy: str = "") -> Iterator["Turn"]:
         """Unpack and parse a body of unknown size; `Turn.grow` is told how large it gets."""
         with ExitStack() as held:
-            turn = Turn(self, client, held)
+            turn = Turn(self, client, proxy, held)
             yield turn
             if not turn.is_large:
                 self.small += 1
 
     @contextmanager
-    def slot(self, client: str) -> Iterator[None]:
+    def slot(self, client: str, proxy: str = "") -> Iterator[None]:
         """Hold the slot of large bodies.
 
         Raises:
             TooManyRequestsError: too many wait for it.
         """
-        with self._slots.slot(client, seconds=WAIT_SECONDS, refusal=_REFUSAL):
+        with self._slots.slot(client, proxy=proxy, seconds=WAIT_SECONDS, refusal=_REFUSAL):
             rest = self._rest_until - self._clock()
             if rest > 0:
                 self._sleep(rest)
@@ -74,14 +74,15 @@ class LargeRequests:
 class Turn:
     """One request."""
 
-    def __init__(self, requests: LargeRequests, client: str, held: ExitStack) -> None:
+    def __init__(self, requests: LargeRequests, client: str, proxy: str, held: ExitStack) -> None:
         self._requests = requests
         self._client = client
+        self._proxy = proxy
         self._held = held
         self.is_large = False
 
     def grow(self, size: int, received: int) -> None:
-        """Wait for the slot if a body of `received` bytes, which unpacks to `size` or more, is large.
+        """Wait for the slot if a body is large that unpacks from `received` bytes to `size`.
 
         Raises:
             TooManyRequestsError: too many wait for it.
@@ -89,4 +90,4 @@ class Turn:
         dense = size >= DENSE_BYTES and size > DENSITY * received
         if (dense or size >= LARGE_BYTES) and not self.is_large:
             self.is_large = True
-            self._held.enter_context(self._requests.slot(self._client))
+            self._held.enter_context(self._requests.slot(self._client, self._proxy))

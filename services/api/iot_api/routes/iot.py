@@ -74,7 +74,7 @@ class _Views:
     @needs(Scope.INGEST)
     def put(self) -> Response:
         settings, client = self._service.settings, _client(self._service)
-        with self._service.large_requests.turn(client.name) as turn:
+        with self._service.large_requests.turn(client.name, client.proxy) as turn:
             body = read_body(request, settings.max_body_bytes, turn.grow)
             batches = self._parse(body, lines=is_ndjson(request))
             del body

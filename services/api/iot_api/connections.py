@@ -53,6 +53,7 @@ class Connection:
         "closing",
         "discards_body",
         "failure",
+        "head_bytes",
         "network",
         "phase",
         "piece_bytes",
@@ -79,6 +80,8 @@ class Connection:
         self.closing = False
         self.failure: Exception | None = None
         """Raised by the next receive of the body."""
+        self.head_bytes = 0
+        """Received of the head, or of several whose requests came at once."""
         self.body_began = 0.0
         """0.0 until the application waits for the body."""
         self.body_bytes = 0
@@ -98,6 +101,7 @@ class Connection:
         self.phase = Phase.ANSWERING
         self.body_began = self.blocked_before = 0.0
         self.body_bytes = self.blocked_bytes = 0
+        self.head_bytes = 0
         self.discards_body = False
 
     def start_receive(self) -> None:

@@ -1,7 +1,7 @@
 """Slots for expensive work: a bounded queue that is fair between clients."""
 
 import threading
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,9 +9,10 @@ from iot_models.errors import TooManyRequestsError
 
 
 class _Waiter:
-    __slots__ = ("granted", "turn")
+    __slots__ = ("granted", "proxy", "turn")
 
-    def __init__(self) -> None:
+    def __init__(self, proxy: str) -> None:
+        self.proxy = proxy
         self.granted = False
         self.turn = threading.Lock()
         """Held until the slot is granted."""
@@ -23,8 +24,9 @@ class FairSlots:
 
     Waiting callers are served round-robin by client, so a client with a thousand requests delays
     another client's request by one slot. Urgent callers go before all others. The queue is bounded
-    as a whole and per client: a caller that would wait behind too many others is refused at once,
-    unless it joins with `always_queue`, for work that is half done.
+    as a whole and per client, and clients behind one untrusted proxy get half of it. A caller that
+    would wait behind too many others is refused at once, unless it joins with `always_queue`, for
+    work that is half done.
     """
 
     def __init__(self, slots: int, *, most_waiting: int, most_waiting_per_client: int) -> None:
@@ -38,6 +40,8 @@ class FairSlots:
         }
         """By urgency, per client with waiting callers; the first client is served next."""
         self._waiting = 0
+        self._behind: Counter[str] = Counter()
+        """Callers that wait, by untrusted proxy. A client can make up any number of addresses."""
 
     @property
     def waiting(self) -> int:
@@ -49,6 +53,7 @@ class FairSlots:
         self,
         client: str,
         *,
+        proxy: str = "",
         seconds: float,
         refusal: str,
         urgent: bool = True,
@@ -60,14 +65,21 @@ class FairSlots:
             TooManyRequestsError: `refusal`, because the queue is full or no slot was free within
                 `seconds`.
         """
-        self._acquire(client, seconds, refusal, urgent=urgent, always_queue=always_queue)
+        self._acquire(client, proxy, seconds, refusal, urgent=urgent, always_queue=always_queue)
         try:
             yield
         finally:
             self._release()
 
     def _acquire(
-        self, client: str, seconds: float, refusal: str, *, urgent: bool, always_queue: bool
+        self,
+        client: str,
+        proxy: str,
+        seconds: float,
+        refusal: str,
+        *,
+        urgent: bool,
+        always_queue: bool,
     ) -> None:
         with self._guard:
             if self._free:
@@ -75,11 +87,12 @@ class FairSlots:
                 return
             ahead = sum(len(queues.get(client, ())) for queues in self._queues.values())
             full = self._waiting >= self._most_waiting or ahead >= self._most_per_client
+            full |= 2 * self._behind[proxy] >= self._most_waiting
             if seconds <= 0 or (full and not always_queue):
                 raise self._refusal(refusal)
-            waiter = _Waiter()
+            waiter = _Waiter(proxy)
             self._queues[urgent].setdefault(client, deque()).append(waiter)
-            self._waiting += 1
+            self._count(waiter, 1)
         try:
             in_time = waiter.turn.acquire(timeout=seconds)
         except BaseException:  # a waiting greenlet may be killed; its slot must not be lost
@@ -92,6 +105,12 @@ class FairSlots:
     def _refusal(self, sentence: str) -> TooManyRequestsError:
         return TooManyRequestsError(sentence, retry_after=1 + self._waiting // 4)
 
+    def _count(self, waiter: _Waiter, change: int) -> None:
+        self._waiting += change
+        if waiter.proxy:
+            self._behind[waiter.proxy] += change
+            self._behind += Counter()  # drops what is 0
+
     def _withdraw(self, client: str, waiter: _Waiter, *, urgent: bool) -> bool:
         """Leave the queue; False if the slot was granted in the meantime."""
         with self._guard:
@@ -99,7 +118,7 @@ class FairSlots:
                 return False
             queues = self._queues[urgent]
             queues[client].remove(waiter)
-            self._waiting -= 1
+            self._count(waiter, -1)
             if not queues[client]:
                 del queues[client]
             return True
@@ -114,6 +133,6 @@ class FairSlots:
             waiter = queue.popleft()
             if queue:
                 queues[client] = queue  # behind the other clients
-            self._waiting -= 1
+            self._count(waiter, -1)
             waiter.granted = True
         waiter.turn.release()

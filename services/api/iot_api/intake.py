@@ -62,7 +62,8 @@ class Remembering:
 MOST_PROVEN = 64
 """Vaults whose passwords a connection is known to know."""
 CLIENTS_SHARE = 4
-"""One client may have this part of the requests that are remembered."""
+"""One client may have this part of the requests that are remembered. Clients behind a proxy that is
+not trusted are one: else whoever makes addresses up takes all of them."""
 
 
 class Intake:
@@ -184,7 +185,7 @@ class Intake:
             self._remembering.seconds,
             answer,
             self._remembering.most,
-            names.remembered_of_client(client.name),
+            names.remembered_of_client(client.proxy or client.name),
             max(1, self._remembering.most // CLIENTS_SHARE),
         )
 

@@ -10,9 +10,12 @@ from .fair_slots import FairSlots
 LARGE_BYTES = 2**20
 """Unpacked bytes of a body from which a request is large. A body of 16 MiB takes a worker 0.1 to
 0.4 s, a part of it in one piece, for which every other request waits."""
+DENSE_BYTES, DENSITY = 16 * 1024, 32
+"""A body that unpacks to so many times what has arrived is large from so many bytes on: else a
+hundred bytes would keep a worker busy for as long as a megabyte does."""
 REST_FACTOR = 4.0
 """After a large request the next one waits for this many times as long as it took, if other
-requests were answered meanwhile, or other processes wanted the processor."""
+requests were answered since the one before, or other processes wanted the processor."""
 MOST_REST_SECONDS = 2.0
 CONTENDED_SHARE = 0.05
 """The processor is contended when this process waited for it for this part of the time."""
@@ -46,55 +49,61 @@ class LargeRequests:
             1, most_waiting=MOST_WAITING, most_waiting_per_client=MOST_WAITING_PER_CLIENT
         )
         self._rest_until = 0.0
+        self._small_before = 0
+        """Small requests when the last large one ended."""
         self.small = 0
         """Small requests so far."""
 
     @contextmanager
-    def turn(self, client: str) -> Iterator["Turn"]:
-        """Unpack and parse a body of unknown size; `Turn.grow` is told how large it is."""
+    def turn(self, client: str, proxy: str = "") -> Iterator["Turn"]:
+        """Unpack and parse a body of unknown size; `Turn.grow` is told how large it gets."""
         with ExitStack() as held:
-            turn = Turn(self, client, held)
+            turn = Turn(self, client, proxy, held)
             yield turn
             if not turn.is_large:
                 self.small += 1
 
     @contextmanager
-    def slot(self, client: str) -> Iterator[None]:
+    def slot(self, client: str, proxy: str = "") -> Iterator[None]:
         """Hold the slot of large bodies.
 
         Raises:
             TooManyRequestsError: too many wait for it.
         """
-        with self._slots.slot(client, seconds=WAIT_SECONDS, refusal=_REFUSAL):
+        with self._slots.slot(client, proxy=proxy, seconds=WAIT_SECONDS, refusal=_REFUSAL):
             rest = self._rest_until - self._clock()
             if rest > 0:
                 self._sleep(rest)
-            began, small, waited = self._clock(), self.small, self._waited()
+            began, waited = self._clock(), self._waited()
             try:
                 yield
             finally:
                 now = self._clock()
                 took = now - began
                 contended = self._waited() - waited > CONTENDED_SHARE * took
-                if self.small > small or contended:
+                # Since the one before: while a body is parsed in one piece, no other is answered.
+                if self.small > self._small_before or contended:
                     self._rest_until = now + min(REST_FACTOR * took, MOST_REST_SECONDS)
+                self._small_before = self.small
 
 
 class Turn:
     """One request."""
 
-    def __init__(self, requests: LargeRequests, client: str, held: ExitStack) -> None:
+    def __init__(self, requests: LargeRequests, client: str, proxy: str, held: ExitStack) -> None:
         self._requests = requests
         self._client = client
+        self._proxy = proxy
         self._held = held
         self.is_large = False
 
-    def grow(self, size: int) -> None:
-        """The body has at least so many bytes, unpacked: from `LARGE_BYTES` on, wait for the slot.
+    def grow(self, size: int, received: int) -> None:
+        """Wait for the slot if a body is large that unpacks from `received` bytes to `size`.
 
         Raises:
             TooManyRequestsError: too many wait for it.
         """
-        if size >= LARGE_BYTES and not self.is_large:
+        dense = size >= DENSE_BYTES and size > DENSITY * received
+        if (dense or size >= LARGE_BYTES) and not self.is_large:
             self.is_large = True
-            self._held.enter_context(self._requests.slot(self._client))
+            self._held.enter_context(self._requests.slot(self._client, self._proxy))

@@ -5,11 +5,16 @@ import time
 from typing import Any
 
 import gevent
+from gunicorn.http.errors import LimitRequestHeaders
 from gunicorn.http.unreader import SocketUnreader
 
 from .connections import Connection, Phase
 from .memory_budget import BODY_FACTOR, EXEMPT_BYTES, MemoryBudget
 
+MOST_HEAD_BYTES = 32 * 1024
+"""The most that is received of a head, and of the trailers of a chunked body. gunicorn would take
+800 KiB of each, which are not charged, and copies or searches all of them for every byte more.
+"""
 _TURN_SECONDS = 0.01
 """Longest time for which a client that sends fast keeps the other greenlets waiting."""
 
@@ -46,12 +51,16 @@ class ConnectionReader(SocketUnreader):  # type: ignore[misc] # gunicorn has no 
         """Receive bytes of a head or a body; none at the end.
 
         Raises:
+            LimitRequestHeaders: the head is too long.
             Exception: the connection's `failure`, when it was closed while a body arrived.
         """
         self.take_turns(time.monotonic())
         if self._connection.request is not None:
             return self._body_chunk(size_hint)
         data = super().chunk(size_hint)
+        self._connection.head_bytes += len(data)
+        if self._connection.head_bytes > MOST_HEAD_BYTES:
+            raise LimitRequestHeaders("")
         if self._connection.phase is not Phase.HEAD:
             self._connection.phase = Phase.HEAD
             self._connection.since = time.monotonic()

@@ -1,6 +1,6 @@
 """Request bodies: their limits, their compression, their media types."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from flask import Request
@@ -13,9 +13,11 @@ from iot_models.errors import (
 )
 
 from .memory_budget import BODY_FACTOR, charge_request
-from .unpacking import GZIP, ZSTD, Grow
+from .unpacking import GZIP, ZSTD
 
 NDJSON = "application/x-ndjson"
+Grow = Callable[[int, int], None]
+"""Told the size of what is unpacked so far, and of what has arrived; as `unpacking.Grow`."""
 JSON_TYPES = {
     "",
     "application/json",
@@ -27,7 +29,7 @@ JSON_TYPES = {
 }
 
 
-def read_body(request: Request, limit: int, grow: Grow = lambda _: None) -> bytes:
+def read_body(request: Request, limit: int, grow: Grow = lambda *_: None) -> bytes:
     """The body, unpacked. `grow` is called with the size of what has arrived, and while it is
     unpacked with its size so far.
 
@@ -41,14 +43,15 @@ def read_body(request: Request, limit: int, grow: Grow = lambda _: None) -> byte
     if media_type not in JSON_TYPES and media_type != NDJSON and not media_type.endswith("+json"):
         raise UnsupportedMediaTypeError(f"send JSON, not {media_type}")
     body = _received(request.environ, limit)
-    grow(len(body))
+    received = len(body)
+    grow(received, received)
     encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
     if encoding == "identity":
         return body
     if encoding in {"gzip", "x-gzip"}:
-        unpacked = GZIP.unpack(body, limit, grow)
+        unpacked = GZIP.unpack(body, limit, lambda size: grow(size, received))
     elif encoding == "zstd":
-        unpacked = ZSTD.unpack(body, limit, grow)
+        unpacked = ZSTD.unpack(body, limit, lambda size: grow(size, received))
     else:
         raise UnsupportedMediaTypeError("Content-Encoding must be gzip, zstd or identity")
     charge_request(request.environ, len(unpacked) * BODY_FACTOR)

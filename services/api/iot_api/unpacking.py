@@ -17,6 +17,7 @@ bytes; bgzip and pzstd make one of 64 kB or more."""
 
 _BYTES_PER_TURN = 2**20
 _MEMBERS_PER_TURN = 16
+_FIRST_BYTES = 2**20
 
 
 class _Member(Protocol):
@@ -43,6 +44,8 @@ class Packing:
     name: str
     slice_bytes: int
     """Packed bytes that are unpacked at once."""
+    first_slice_bytes: int
+    """Likewise, until `_FIRST_BYTES` are unpacked: `grow` must hear early of what is large."""
     padding: re.Pattern[bytes]
     """What may follow a member."""
     begin: Callable[[], tuple[_Member, _Decompress]]
@@ -75,12 +78,14 @@ class Packing:
     ) -> int:
         """Append what one member unpacks to; return where it ends."""
         member, decompress = self.begin()
-        at = start
+        at = turned = start
         while not member.eof:
+            is_first = len(unpacked) < _FIRST_BYTES
+            size = self.first_slice_bytes if is_first else self.slice_bytes
             if at >= len(body):
                 raise InvalidRequestError(f"the request's {self.name} is cut short")
             # In slices, so that the member's `unused_data` is no copy of all that follows.
-            part = body[at : at + self.slice_bytes]
+            part = body[at : at + size]
             at += len(part)
             try:
                 unpacked += decompress(part, limit + 1 - len(unpacked))
@@ -91,8 +96,9 @@ class Packing:
             if len(unpacked) > limit:
                 raise TooLargeError(f"a request may hold {limit} bytes unpacked", limit=limit)
             grow(len(unpacked))
-            if (at - start) % _BYTES_PER_TURN == 0:
+            if at - turned >= _BYTES_PER_TURN:
                 time.sleep(0)
+                turned = at
         return at - len(member.unused_data)
 
 
@@ -107,6 +113,6 @@ def _begin_zstd() -> tuple[_Member, _Decompress]:
 
 
 # Some senders pad gzip with zeros to whole blocks; gzip and Python accept that, too.
-GZIP = Packing("gzip", 16 * 1024, re.compile(rb"\0*"), _begin_gzip)
-# 512 bytes of zstd unpack to 16 MiB at most.
-ZSTD = Packing("zstd", 512, re.compile(rb""), _begin_zstd)
+GZIP = Packing("gzip", 16 * 1024, 2 * 1024, re.compile(rb"\0*"), _begin_gzip)
+# 512 bytes of zstd unpack to 16 MiB at most, 64 to 2 MiB.
+ZSTD = Packing("zstd", 512, 64, re.compile(rb""), _begin_zstd)

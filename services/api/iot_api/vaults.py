@@ -193,7 +193,9 @@ class Vaults:
 
         def slow_key(password: bytes, salt: bytes, log2_n: int) -> bytes:
             urgent = key in self._known or not self._guesses.suspects(client)
-            with self._slots.slot(client.name, seconds=seconds, refusal=_BUSY, urgent=urgent):
+            with self._slots.slot(
+                client.name, proxy=client.proxy, seconds=seconds, refusal=_BUSY, urgent=urgent
+            ):
                 return self._slow_key(password, salt, log2_n)
 
         return _Search(self._keyring(), password, self._scrypt_log2_n, slow_key)

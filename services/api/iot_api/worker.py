@@ -38,7 +38,7 @@ from .connections import (
 )
 from .defects import log_defect
 from .memory_budget import CHARGE, MemoryBudget
-from .receiving import ConnectionReader
+from .receiving import MOST_HEAD_BYTES, ConnectionReader
 from .requests_seen import new_request_id
 from .sending import ClientGoneError, ConnectionWriter
 from .wsgi_response import WsgiResponse
@@ -305,11 +305,14 @@ def _refuse(_: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[b
 
 
 def _check_transfer_coding(request: Any) -> None:
-    """gunicorn accepts `gzip, chunked`, and would pass the packed bytes on as the body."""
+    """Refuse what gunicorn accepts: `gzip, chunked`, of which it would pass the packed bytes on as
+    the body, and, when they come, long trailers.
+    """
     if isinstance(request.body.reader, ChunkedReader):
         codings = [value for name, value in request.headers if name == "TRANSFER-ENCODING"]
         if [each.strip().lower() for each in codings] != ["chunked"]:
             raise UnsupportedTransferCoding("")
+        request.body.reader.limit_trailer_section = MOST_HEAD_BYTES
 
 
 def _is_unread(body: Any) -> bool:

@@ -43,6 +43,12 @@ def test_one_client_can_not_use_up_the_budget(api: Api, writer: Writer) -> None:
     assert [json.loads(each["freeform"]) for each in api.read()] == taken
 
 
+def test_addresses_that_a_client_makes_up_have_one_share(make_api: MakeApi) -> None:
+    api = make_api(idempotency_max_requests=MOST)
+    answers = [put(api, f"{each}", f"192.0.2.{each}").status_code for each in range(OF_CLIENT + 1)]
+    assert answers == [201] * OF_CLIENT + [429]
+
+
 def test_beyond_the_budget_a_request_with_a_key_is_refused(api: Api, writer: Writer) -> None:
     for client in range(4):
         for number in range(OF_CLIENT):

@@ -122,6 +122,12 @@ def test_a_body_over_the_limit_is_413(make_api: MakeApi, encoding: str) -> None:
     assert [put(LIMIT), put(LIMIT + 1)] == [201, 413]
 
 
+def test_a_read_brings_a_small_body(module_api: Api) -> None:
+    """A large one would be parsed beside those that take turns."""
+    body = json.dumps({"data": {"db_password": ""}, "more": "x" * 100_000})
+    assert_error(module_api.ask("POST", "/api/iot", body, JSON), 413, "too_large")
+
+
 def test_the_error_of_a_large_body_says_so(make_api: MakeApi) -> None:
     api = make_api(max_body_bytes=LIMIT)
     for method in ("PUT", "POST"):

@@ -17,15 +17,15 @@ class _Callers:
         self.order: list[str] = []
         self._threads: list[threading.Thread] = []
 
-    def start(self, client: str, name: str, *, urgent: bool = True) -> None:
+    def start(self, client: str, name: str, *, urgent: bool = True, proxy: str = "") -> None:
         before = self._slots.waiting
-        thread = threading.Thread(target=self._run, args=(client, name, urgent))
+        thread = threading.Thread(target=self._run, args=(client, name, urgent, proxy))
         thread.start()
         self._threads.append(thread)
         wait_until(lambda: self._slots.waiting == before + 1, what="a waiting caller")
 
-    def _run(self, client: str, name: str, urgent: bool) -> None:
-        with self._slots.slot(client, seconds=30, refusal="busy", urgent=urgent):
+    def _run(self, client: str, name: str, urgent: bool, proxy: str) -> None:
+        with self._slots.slot(client, proxy=proxy, seconds=30, refusal="busy", urgent=urgent):
             self.order.append(name)
 
     def join(self) -> None:
@@ -61,10 +61,10 @@ def test_a_full_queue_refuses_at_once() -> None:
     with slots.slot("a", seconds=1, refusal="busy"):
         callers.start("a", "a")
         with pytest.raises(TooManyRequestsError, match="busy"):
-            slots._acquire("a", 30, "busy", urgent=True, always_queue=False)  # noqa: SLF001 - refused, so nothing to release
+            slots._acquire("a", "", 30, "busy", urgent=True, always_queue=False)  # noqa: SLF001 - refused, so nothing to release
         callers.start("b", "b")
         with pytest.raises(TooManyRequestsError, match="busy"):
-            slots._acquire("c", 30, "busy", urgent=True, always_queue=False)  # noqa: SLF001 - likewise
+            slots._acquire("c", "", 30, "busy", urgent=True, always_queue=False)  # noqa: SLF001 - likewise
     callers.join()
     assert callers.order == ["a", "b"]
 
@@ -90,7 +90,7 @@ def test_work_that_is_half_done_joins_a_full_queue() -> None:
     slots = FairSlots(1, most_waiting=0, most_waiting_per_client=0)
     with slots.slot("a", seconds=1, refusal="busy"):
         with pytest.raises(TooManyRequestsError, match="busy"):
-            slots._acquire("b", 30, "busy", urgent=True, always_queue=False)  # noqa: SLF001 - refused, so nothing to release
+            slots._acquire("b", "", 30, "busy", urgent=True, always_queue=False)  # noqa: SLF001 - refused, so nothing to release
         with (
             pytest.raises(TooManyRequestsError, match="busy"),
             slots.slot("b", seconds=0.01, refusal="busy", always_queue=True),
@@ -107,3 +107,19 @@ def test_without_a_wait_only_a_free_slot_is_taken() -> None:
         slots.slot("b", seconds=0, refusal="busy", always_queue=True),
     ):
         pass
+
+
+def test_addresses_that_a_client_makes_up_leave_half_of_the_queue() -> None:
+    slots = FairSlots(1, most_waiting=4, most_waiting_per_client=2)
+    callers = _Callers(slots)
+    with slots.slot("a", seconds=1, refusal="busy"):
+        for number in range(2):
+            callers.start(f"p for {number}", f"{number}", proxy="p")
+        with pytest.raises(TooManyRequestsError, match="busy"):
+            slots._acquire("p for 2", "p", 30, "busy", urgent=True, always_queue=False)  # noqa: SLF001 - refused, so nothing to release
+        callers.start("b", "b")
+    callers.join()
+    assert callers.order == ["0", "1", "b"]
+    with slots.slot("a", seconds=1, refusal="busy"):
+        callers.start("p for 3", "3", proxy="p")
+    callers.join()

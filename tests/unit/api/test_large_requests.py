@@ -3,6 +3,8 @@
 import pytest
 
 from iot_api.large_requests import (
+    DENSE_BYTES,
+    DENSITY,
     LARGE_BYTES,
     MOST_REST_SECONDS,
     REST_FACTOR,
@@ -42,7 +44,7 @@ def requests(clock: Clock) -> LargeRequests:
 def parse_large(requests: LargeRequests, clock: Clock, seconds: float, others: int = 0) -> None:
     """Parse a large body, while others are answered."""
     with requests.turn("client") as turn:
-        turn.grow(LARGE_BYTES)
+        turn.grow(LARGE_BYTES, LARGE_BYTES)
         clock.now += seconds
         requests.small += others
 
@@ -66,7 +68,7 @@ def test_beside_small_requests_a_large_body_gets_a_fifth_of_the_time(
 def test_a_contended_processor_is_left_to_others(requests: LargeRequests, clock: Clock) -> None:
     """The device that another process serves waits for the same processor."""
     with requests.turn("client") as turn:
-        turn.grow(LARGE_BYTES)
+        turn.grow(LARGE_BYTES, LARGE_BYTES)
         clock.now += 0.2
         clock.waited += 0.02
     parse_large(requests, clock, 0.2)
@@ -87,10 +89,29 @@ def test_a_small_body_is_counted_and_waits_for_nobody(
     requests: LargeRequests, clock: Clock
 ) -> None:
     with requests.turn("a") as large:
-        large.grow(10)
-        large.grow(LARGE_BYTES)
-        large.grow(2 * LARGE_BYTES)
+        large.grow(10, 10)
+        large.grow(LARGE_BYTES, LARGE_BYTES)
+        large.grow(2 * LARGE_BYTES, LARGE_BYTES)
         with requests.turn("b") as small:
-            small.grow(LARGE_BYTES - 1)
+            small.grow(LARGE_BYTES - 1, LARGE_BYTES // DENSITY)
     assert requests.small == 1
     assert clock.slept == 0
+
+
+def test_what_unpacks_to_many_times_its_size_is_large(requests: LargeRequests) -> None:
+    with requests.turn("client") as turn:
+        turn.grow(DENSE_BYTES - 1, 1)
+        turn.grow(DENSE_BYTES, DENSE_BYTES // DENSITY)
+        assert not turn.is_large
+        turn.grow(DENSE_BYTES, DENSE_BYTES // DENSITY - 1)
+        assert turn.is_large
+
+
+def test_small_requests_count_that_are_answered_between_two_large_ones(
+    requests: LargeRequests, clock: Clock
+) -> None:
+    """While a body is parsed in one piece, none is."""
+    for _ in range(3):
+        requests.small += 1
+        parse_large(requests, clock, 0.2)
+    assert clock.slept == pytest.approx(2 * 0.2 * REST_FACTOR)

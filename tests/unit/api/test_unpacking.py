@@ -146,3 +146,11 @@ def test_skippable_frames_of_zstd_are_skipped() -> None:
         ZSTD.unpack(frame + SKIPPABLE[:-1], LIMIT)
     with pytest.raises(InvalidRequestError, match="members"):
         ZSTD.unpack(SKIPPABLE * 2000 + frame, LIMIT)
+
+
+def test_it_is_told_early_that_a_few_bytes_unpack_to_many() -> None:
+    told: list[int] = []
+    for packing, pack in ((GZIP, gzip.compress), (ZSTD, zstandard.compress)):
+        packing.unpack(pack(bytes(16 * 2**20)), 16 * 2**20, told.append)
+        assert told[0] <= 2 * 2**20
+        told.clear()

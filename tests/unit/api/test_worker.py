@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from gunicorn.http.errors import LimitRequestHeaders
 from gunicorn.http.wsgi import Response
 
 from iot_api.wsgi_response import WsgiResponse
@@ -267,3 +268,30 @@ def test_the_date_is_now(connection: Connection) -> None:
     date = email.utils.parsedate_to_datetime(found[1].decode())
     assert abs(date.timestamp() - time.time()) < 60
     assert email.utils.formatdate(date.timestamp(), usegmt=True) == found[1].decode()
+
+
+def test_a_head_is_refused_at_its_limit(connection: Connection) -> None:
+    """Before it ends: gunicorn would take 800 KiB, and look at all of them for every byte more."""
+    lines = b"".join(b"A%d: %b\r\n" % (each, b"x" * 1000) for each in range(50))
+    assert connection.serve(never, b"GET / HTTP/1.1\r\n" + lines)[0].startswith(b"HTTP/1.1 431 ")
+
+
+def test_trailers_are_refused_at_their_limit(connection: Connection) -> None:
+    lines = b"".join(b"A%d: %b\r\n" % (each, b"x" * 1000) for each in range(50))
+    head = b"PUT /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+    def reads(environ: dict[str, Any], _: Callable[..., Any]) -> Iterable[bytes]:
+        with pytest.raises(LimitRequestHeaders):
+            environ["wsgi.input"].read()
+        refused.append(True)
+        return never(environ, _)
+
+    refused: list[bool] = []
+    connection.serve(reads, head + b"0\r\n" + lines + b"\r\n")
+    assert refused
+
+
+def never(_: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    """An app that says yes."""
+    start_response(OK, [("Content-Length", "0")])
+    return []

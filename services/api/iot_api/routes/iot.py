@@ -36,6 +36,10 @@ class _AskedBody(msgspec.Struct):
     data: _Asked
 
 
+_MOST_ASKED_BYTES = 64 * 1024
+"""Limit of a read's body, besides its password. A read does not take turns in `LargeRequests`."""
+_MOST_BYTES_OF_ONE = 6
+"""A byte of a password takes up to six as an escape."""
 _KEY = re.compile(r"[ -~]{1,255}")
 
 _asked = msgspec.json.Decoder(_AskedBody)
@@ -70,7 +74,7 @@ class _Views:
     @needs(Scope.INGEST)
     def put(self) -> Response:
         settings, client = self._service.settings, _client(self._service)
-        with self._service.large_requests.turn(client.name) as turn:
+        with self._service.large_requests.turn(client.name, client.proxy) as turn:
             body = read_body(request, settings.max_body_bytes, turn.grow)
             batches = self._parse(body, lines=is_ndjson(request))
             del body
@@ -170,14 +174,16 @@ def _client(service: Service) -> Client:
 
 
 def _asked_password(service: Service) -> bytes:
-    body = read_body(request, service.settings.max_body_bytes)
+    settings = service.settings
+    most = _MOST_ASKED_BYTES + _MOST_BYTES_OF_ONE * settings.max_password_bytes
+    body = read_body(request, min(most, settings.max_body_bytes))
     try:
         asked = _asked.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError):
         raise InvalidRequestError(
             'the request is not of the form {"data": {"db_password": "..."}}', field="data"
         ) from None
-    return password_bytes(asked.data.db_password, service.settings.max_password_bytes)
+    return password_bytes(asked.data.db_password, settings.max_password_bytes)
 
 
 def _waits_for_stored() -> bool:

@@ -1,11 +1,10 @@
 """Large requests: one at a time in a process, and a fifth of its time while others want it."""
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 
 from .fair_slots import FairSlots
+from .pace import Pace
 
 LARGE_BYTES = 2**20
 """Unpacked bytes of a body from which a request is large. A body of 16 MiB takes a worker 0.1 to
@@ -13,42 +12,19 @@ LARGE_BYTES = 2**20
 DENSE_BYTES, DENSITY = 16 * 1024, 32
 """A body that unpacks to so many times what has arrived is large from so many bytes on: else a
 hundred bytes would keep a worker busy for as long as a megabyte does."""
-REST_FACTOR = 4.0
-"""After a large request the next one waits for this many times as long as it took, if other
-requests were answered since the one before, or other processes wanted the processor."""
-MOST_REST_SECONDS = 2.0
-CONTENDED_SHARE = 0.05
-"""The processor is contended when this process waited for it for this part of the time."""
 WAIT_SECONDS = 20.0
 MOST_WAITING, MOST_WAITING_PER_CLIENT = 16, 4
-_SCHEDSTAT = Path("/proc/self/schedstat")
 _REFUSAL = "too many large requests wait; try again"
-
-
-def seconds_waited_for_processor() -> float:
-    """For how long this process was ready to run and did not; 0.0 where Linux doesn't tell."""
-    try:
-        return int(_SCHEDSTAT.read_text(encoding="ascii").split()[1]) / 1e9
-    except (OSError, IndexError, ValueError):
-        return 0.0
 
 
 class LargeRequests:
     """Lets one large body at a time be unpacked and parsed. Small ones are counted only."""
 
-    def __init__(
-        self,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
-        waited: Callable[[], float] = seconds_waited_for_processor,
-    ) -> None:
-        self._clock = clock
-        self._waited = waited
-        self._sleep = sleep
+    def __init__(self, pace: Pace | None = None) -> None:
+        self._pace = pace or Pace()
         self._slots = FairSlots(
             1, most_waiting=MOST_WAITING, most_waiting_per_client=MOST_WAITING_PER_CLIENT
         )
-        self._rest_until = 0.0
         self._small_before = 0
         """Small requests when the last large one ended."""
         self.small = 0
@@ -70,21 +46,19 @@ class LargeRequests:
         Raises:
             TooManyRequestsError: too many wait for it.
         """
-        with self._slots.slot(client, proxy=proxy, seconds=WAIT_SECONDS, refusal=_REFUSAL):
-            rest = self._rest_until - self._clock()
-            if rest > 0:
-                self._sleep(rest)
-            began, waited = self._clock(), self._waited()
-            try:
-                yield
-            finally:
-                now = self._clock()
-                took = now - began
-                contended = self._waited() - waited > CONTENDED_SHARE * took
-                # Since the one before: while a body is parsed in one piece, no other is answered.
-                if self.small > self._small_before or contended:
-                    self._rest_until = now + min(REST_FACTOR * took, MOST_REST_SECONDS)
-                self._small_before = self.small
+        with (
+            self._slots.slot(client, proxy=proxy, seconds=WAIT_SECONDS, refusal=_REFUSAL),
+            self._pace.work(self._small_came),
+        ):
+            yield
+
+    def _small_came(self) -> bool:
+        """Whether small requests were answered since the large one before: while a body is parsed
+        in one piece, none is.
+        """
+        came = self.small > self._small_before
+        self._small_before = self.small
+        return came
 
 
 class Turn:

@@ -2,15 +2,8 @@
 
 import pytest
 
-from iot_api.large_requests import (
-    DENSE_BYTES,
-    DENSITY,
-    LARGE_BYTES,
-    MOST_REST_SECONDS,
-    REST_FACTOR,
-    LargeRequests,
-    seconds_waited_for_processor,
-)
+from iot_api.large_requests import DENSE_BYTES, DENSITY, LARGE_BYTES, LargeRequests
+from iot_api.pace import MOST_REST_SECONDS, REST_FACTOR, Pace, seconds_waited_for_processor
 
 
 class Clock:
@@ -38,7 +31,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def requests(clock: Clock) -> LargeRequests:
-    return LargeRequests(clock, clock.sleep, clock.waiting)
+    return LargeRequests(Pace(clock, clock.sleep, clock.waiting))
 
 
 def parse_large(requests: LargeRequests, clock: Clock, seconds: float, others: int = 0) -> None:

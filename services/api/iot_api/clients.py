@@ -1,6 +1,7 @@
 """Who sends a request: the client that limits and fair queues are kept for."""
 
 import ipaddress
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,6 +11,7 @@ PROVEN = "iot_api.proven"
 """Key in the WSGI environ: the vaults whose passwords were sent over the request's connection
 (`Intake.accept`). The worker sets it.
 """
+_PROXY_HEADERS = frozenset({"HTTP_FORWARDED", "HTTP_VIA", "HTTP_X_FORWARDED_FOR"})
 _CACHED_CHARACTERS = 256
 """Longer `X-Forwarded-For` headers are not cached: they could be megabytes in all."""
 _IPV6_PREFIX = 64
@@ -47,6 +49,18 @@ def _client(peer: str, forwarded: str, trusted_proxies: int, token_name: str) ->
     elif told:
         address, proxy = f"{address} for {network_of(told[-1])}", address
     return Client(f"{token_name}@{address}" if token_name else address, proxy)
+
+
+def proven_vaults(environ: Mapping[str, Any], trusted_proxies: int) -> set[uuid.UUID] | None:
+    """The vaults whose passwords were sent over the request's connection.
+
+    None behind a proxy, which sends requests of many clients over one connection: a client that
+    guesses would find the passwords of the others without a limit.
+    """
+    if trusted_proxies or not _PROXY_HEADERS.isdisjoint(environ):
+        return None
+    proven: set[uuid.UUID] | None = environ.get(PROVEN)
+    return proven
 
 
 def network_of(text: str) -> str:

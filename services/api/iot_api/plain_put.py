@@ -16,7 +16,7 @@ from iot_models.scopes import Scope
 
 from . import stopping
 from .access import Access
-from .clients import PROVEN, client_of
+from .clients import client_of, proven_vaults
 from .http_errors import answer_error
 from .large_requests import LARGE_BYTES
 from .put_body import put_parser
@@ -70,7 +70,8 @@ class PlainPut:
             token_name = self._access.check(Scope.INGEST, environ.get("HTTP_AUTHORIZATION"))
             batches = self._parse(read_plain(environ))
             client = client_of(environ, self._trusted_proxies, token_name)
-            count = self._intake.accept(batches, client, proven=environ.get(PROVEN)).count
+            proven = proven_vaults(environ, self._trusted_proxies)
+            count = self._intake.accept(batches, client, proven=proven).count
         except Exception as error:  # noqa: BLE001 - answered as the app answers it
             return self._refuse(error, began, environ, start_response)
         answer = b'{"success":"%d object(s) created"}\n' % count

@@ -10,7 +10,7 @@ from gevent.socket import wait_write
 
 from iot_models.errors import UnavailableError
 
-from .connections import Connection
+from .connections import Connection, count_closed
 from .memory_budget import MemoryBudget
 from .wsgi_response import PAUSE
 
@@ -102,6 +102,7 @@ class ConnectionWriter:
         try:
             self._memory.charge(self._connection, waiting)
         except UnavailableError:
+            count_closed("memory")
             raise ClientGoneError from None
         pause: Callable[[], object] | None = self.environ.get(PAUSE)
         if pause is not None:

@@ -1,6 +1,7 @@
 """scrypt beside the event loop, and behind everything else that wants the processor."""
 
 import os
+import sys
 import threading
 
 import gevent
@@ -28,6 +29,6 @@ def slow_key() -> PasswordKey:
 
 
 def _nice_password_key(password: bytes, salt: bytes, log2_n: int) -> bytes:
-    # Of this thread alone: on Linux a thread has a priority of its own.
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+    if sys.platform == "linux":  # elsewhere a thread has no priority of its own
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
     return password_key(password, salt, log2_n)

@@ -25,7 +25,7 @@ from gunicorn.sock import ssl_context
 from gunicorn.workers.ggevent import GeventWorker
 from werkzeug.exceptions import RequestTimeout
 
-from iot_models.errors import ErrorCode, UnavailableError
+from iot_models.errors import ErrorCode, IotError, UnavailableError
 
 from . import deadlines, stopping
 from .broken_requests import defect_answer, error_body, refusal_of
@@ -335,9 +335,11 @@ def _discard_body(connection: Connection, body: Any) -> bool:
 
 
 def _discard(read: Callable[[int], bytes]) -> bool:
-    """Read to the end; False if that is too far away."""
+    """Read to the end; False if that is too far away, or the connection is closed meanwhile."""
     left = _UNREAD_BYTES
-    with gevent.Timeout(_UNREAD_SECONDS, False), suppress(OSError, ParseException):
+    # IotError and RequestTimeout: the connection's `failure`, which has nothing left to answer.
+    ends = (OSError, ParseException, IotError, RequestTimeout)
+    with gevent.Timeout(_UNREAD_SECONDS, False), suppress(*ends):
         while left > 0:
             data = read(2**16)
             if not data:

@@ -1,12 +1,14 @@
 """Guessing of passwords is slowed down, for all API processes together."""
 
 import json
+import uuid
 from http.client import HTTPConnection
 
 from redis import Redis
 
 from integration.api.asking import JSON, Api, assert_error, row, sample
 from integration.api.conftest import MakeApi
+from iot_api.clients import PROVEN
 from iot_api.guesses import PROXY_FACTOR
 from iot_models import names
 from iot_writer.writer import Writer
@@ -152,3 +154,23 @@ def test_a_device_goes_on_over_its_connection_beside_one_that_guesses(stack: Sta
         assert put(device, "another") == 429
     for connection in (device, guesser, anew):
         connection.close()
+
+
+def test_behind_a_proxy_a_guesser_does_not_share_what_a_device_has_proven(
+    make_api: MakeApi,
+) -> None:
+    """A proxy sends the requests of both over one connection."""
+    api = make_api(guess_limit=LIMIT, trusted_proxies=1)
+    proven: set[uuid.UUID] = set()
+
+    def put(password: str) -> int:
+        with api.app.test_client() as client:
+            headers = {"X-Forwarded-For": "192.0.2.7"}
+            return client.put(
+                "/api/iot", json=row(password), headers=headers, environ_overrides={PROVEN: proven}
+            ).status_code
+
+    assert put("right") == 201
+    assert [put(f"guess {number}") for number in range(LIMIT)] == [201] * (LIMIT - 1) + [429]
+    assert put("right") == 429
+    assert not proven

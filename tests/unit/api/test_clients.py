@@ -1,8 +1,10 @@
 """The client of a request, from what gunicorn and the proxies in front tell."""
 
+import uuid
+
 import pytest
 
-from iot_api.clients import Client, client_of
+from iot_api.clients import PROVEN, Client, client_of, proven_vaults
 
 
 def client(peer: str, forwarded: str = "", proxies: int = 0, token: str = "") -> Client:
@@ -58,3 +60,12 @@ def test_each_token_is_a_client_of_its_own() -> None:
 def test_a_header_of_any_length_is_read() -> None:
     told = ", ".join(["198.51.100.1"] * 1000)
     assert client("10.0.0.1", f"{told}, 192.0.2.7", proxies=1).name == "192.0.2.7"
+
+
+@pytest.mark.parametrize("header", ["HTTP_FORWARDED", "HTTP_VIA", "HTTP_X_FORWARDED_FOR"])
+def test_a_connection_of_a_proxy_proves_nothing(header: str) -> None:
+    """The proxy sends requests of other clients over it."""
+    environ = {"REMOTE_ADDR": "10.0.0.1", PROVEN: {uuid.UUID(int=1)}}
+    assert proven_vaults(environ, 0) == {uuid.UUID(int=1)}
+    assert proven_vaults(environ, 1) is None
+    assert proven_vaults({**environ, header: "192.0.2.7"}, 0) is None

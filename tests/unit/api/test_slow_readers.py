@@ -14,6 +14,7 @@ import gevent.socket
 import pytest
 
 from iot_api import deadlines
+from iot_api.connections import Phase
 from iot_api.worker import Limits
 from iot_api.wsgi_response import PAUSE
 from support.api_worker import lone_worker
@@ -195,6 +196,25 @@ def test_blocked_answers_count_against_the_memory(
         assert receive(first, len(PIECE)) < len(PIECE)
         assert receive(second, len(PIECE)) >= len(PIECE)
         assert apps[1].ended.wait()
+
+
+def test_a_connection_closed_while_its_body_is_discarded_gets_one_answer(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("iot_api.connections.STALLED_SECONDS", 0)
+    worker.real.limit(Limits(connections=1))
+    worker.real.wsgi = lambda _, start: start("200 OK", [("Content-Length", "0")]) and []
+    with gevent.Timeout(PATIENCE), worker.connect() as first:
+        first.sendall(b"PUT /a HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nbody")
+        received = first.recv(2**16)
+        (connection,) = worker.real._connections  # noqa: SLF001
+        while connection.phase is not Phase.BODY:
+            gevent.sleep(0)
+        with worker.connect():  # takes the room of the first
+            while data := first.recv(2**16):
+                received += data
+    assert received.count(b"HTTP/1.1") == 1
+    assert "defect" not in caplog.text
 
 
 def test_a_busy_process_answers_health_checks_only(worker: Worker) -> None:

@@ -8,7 +8,7 @@ from flask import Blueprint, Response, g, request
 
 from iot_api.access import needs
 from iot_api.answers import ReadingsStream, json_answer, readings_answer
-from iot_api.clients import PROVEN, Client, client_of
+from iot_api.clients import Client, client_of, proven_vaults
 from iot_api.cursor import encode_cursor
 from iot_api.paging import Page, parse_paging
 from iot_api.pausable_read import PausableRead
@@ -84,7 +84,7 @@ class _Views:
             client,
             _idempotency_key(),
             tell_entries=wait,
-            proven=request.environ.get(PROVEN),
+            proven=proven_vaults(request.environ, settings.trusted_proxies),
         )
         content: dict[str, object] = {"success": f"{accepted.count} object(s) created"}
         if wait and not self._service.receipts.wait(

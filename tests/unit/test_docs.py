@@ -29,6 +29,20 @@ def test_docs_name_files_that_exist() -> None:
     assert [path for path in paths if not (ROOT / path).exists()] == []
 
 
+def test_the_security_document_names_tests_that_exist() -> None:
+    text = (ROOT / "docs/security.md").read_text(encoding="utf-8")
+    table = text.partition("## Who can read what")[2].partition("\n## ")[0]
+    rows = [line.split("|")[3] for line in table.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) > 8
+    for row in rows:
+        found = re.findall(r"`(tests/[\w/]+\.py)`: ((?:`test_\w+`(?:, )?)+)", row)
+        assert found, f"no test: {row}"
+        for path, names in found:
+            code = (ROOT / path).read_text(encoding="utf-8")
+            for name in re.findall(r"test_\w+", names):
+                assert f"def {name}(" in code, f"{path}: {name}"
+
+
 def anchors(text: str) -> set[str]:
     """What headings can be linked to by."""
     headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)

@@ -1,4 +1,4 @@
-"""Requests that are no valid HTTP: how they are answered and logged.
+"""Invalid HTTP requests: how they are answered and logged.
 
 gunicorn's messages quote what it could not parse, which may be a token or a part of a body. So
 neither the log nor the answer uses them.

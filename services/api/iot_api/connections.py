@@ -16,9 +16,7 @@ from iot_models.errors import UnavailableError
 STALLED_SECONDS = 1.0
 """A body or an answer without progress for this long may be closed to make room."""
 _RANK_SECONDS = 0.02
-"""How often connections are ranked at most while almost all are busy."""
-
-
+"""Shortest time between two rankings while almost all connections are busy."""
 _SHARE = 16
 """At least one in so many connections is ranked at a time, so that a flood costs little."""
 

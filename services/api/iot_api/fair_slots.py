@@ -41,7 +41,7 @@ class FairSlots:
         """By urgency, per client with waiting callers; the first client is served next."""
         self._waiting = 0
         self._behind: Counter[str] = Counter()
-        """Callers that wait, by untrusted proxy. A client can make up any number of addresses."""
+        """Callers that wait, by untrusted proxy. One client can send any number of addresses."""
 
     @property
     def waiting(self) -> int:

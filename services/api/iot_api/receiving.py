@@ -1,4 +1,4 @@
-"""How an API process receives: in turns, within the memory budget, under the eyes of deadlines."""
+"""How an API process receives heads and bodies: in turns, and within the memory budget."""
 
 import io
 import time

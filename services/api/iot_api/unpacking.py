@@ -12,8 +12,8 @@ import zstandard
 from iot_models.errors import InvalidRequestError, TooLargeError
 
 MOST_MEMBERS = 1000
-"""Gzip members or zstd frames in one body. Each costs some microseconds, also an empty one of a few
-bytes; bgzip and pzstd make one of 64 kB or more."""
+"""Gzip members or zstd frames in one body. Each takes some microseconds, even an empty one of a few
+bytes. bgzip and pzstd write members of 64 kB or more."""
 
 _BYTES_PER_TURN = 2**20
 _MEMBERS_PER_TURN = 16

@@ -156,7 +156,10 @@ class Settings:
         minimum=2**20,
     )
     api_postgres_pool: int = _setting(
-        4, "Postgres connections of one API process at most.", minimum=1, maximum=100
+        4,
+        "Postgres connections of one API process at most; reads use all but one.",
+        minimum=1,
+        maximum=100,
     )
     tls_certificate: str = _setting("", "Certificate file (PEM); set, the API speaks https.")
     tls_key: str = _setting("", "Key file (PEM) of the certificate.")

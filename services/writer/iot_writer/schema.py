@@ -16,14 +16,18 @@ _LOCK = 0x696F74
 _MIGRATIONS = resources.files(__package__) / "migrations"
 GRANTS = _MIGRATIONS / "grants.sql"
 
-_OLD_PROCESSES_MAY_RUN = "SELECT fast_lookups = 'created' FROM vault_lookups"
+# Another rollout from version 0.1, for example after a rollback: its processes run again.
+_RESTART_UPGRADE = (
+    "UPDATE vault_lookups SET changed_at = now() WHERE fast_lookups = 'created' RETURNING true"
+)
 
 
 def migrate(postgres_url: str, revision: str | None = None, *, grant: bool = False) -> None:
     """Bring the database at a libpq URL to the newest schema; does nothing when it is there.
 
     A database with vaults of version 0.1 is brought to `OLDEST_REVISION` only, on which processes
-    of that version go on to work; a writer does the rest later (`lookup_upgrade`).
+    of that version go on to work; a writer does the rest later (`lookup_upgrade`). Each call gives
+    those processes the whole time again.
 
     All of it happens in one transaction, or nothing does. A schema one revision ahead is left as
     it is, since this version works on it: that is how one goes back to it. With `grant` the roles
@@ -54,7 +58,8 @@ def _upgrade(connection: sqlalchemy.Connection, config: Config, revision: str | 
         return
     if _found(connection) < int(OLDEST_REVISION):
         command.upgrade(config, OLDEST_REVISION)
-    if not connection.scalar(sqlalchemy.text(_OLD_PROCESSES_MAY_RUN)):
+    old_processes_may_run = connection.scalar(sqlalchemy.text(_RESTART_UPGRADE))
+    if not old_processes_may_run:
         command.upgrade(config, SCHEMA_REVISION)
 
 

@@ -204,6 +204,16 @@ def test_the_switch_waits_for_its_time(postgres: psycopg.Connection, writer: Wri
     assert lookup_upgrade.advance(writer.postgres(), after_seconds=3600)
 
 
+def test_another_migration_gives_old_processes_the_whole_time_again(
+    postgres: psycopg.Connection, writer: Writer, settings: Settings
+) -> None:
+    """After a rollback to version 0.1 the database still has schema 0003, of the first upgrade."""
+    let_old_processes_end(postgres)
+    migrate(settings.postgres_url)
+    assert fast_lookups(postgres) == ("created", "0003")
+    assert not lookup_upgrade.advance(writer.postgres(), after_seconds=60)
+
+
 def test_pepper_alone_tests_no_password_after_the_upgrade(
     recorded: RecordedVersion, client: FlaskClient, writer: Writer, postgres: psycopg.Connection
 ) -> None:

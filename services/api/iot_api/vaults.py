@@ -38,7 +38,7 @@ from .vault_cache import HeldVault, VaultCache
 
 WAIT_SECONDS = 10.0
 """How long a request waits for its turn to compute a scrypt."""
-MOST_WAITING, MOST_WAITING_PER_CLIENT = 32, 8
+MOST_WAITING, MOST_WAITING_PER_CLIENT = 32, 24
 """Requests that wait for a scrypt. One takes a third of a second, so the last one of a full queue
 waits for about as long as it may."""
 MOST_KNOWN = 50_000

@@ -1,4 +1,4 @@
-"""Large requests: one at a time in a process, and a fifth of its time while others want it."""
+"""Large requests: one at a time in a process, and a tenth of its time while others want it."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager

@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-REST_FACTOR = 4.0
+REST_FACTOR = 9.0
 """After a piece of work the next one waits for this many times as long as it took, if others were
 served meanwhile, or wanted the processor."""
-MOST_REST_SECONDS = 2.0
+MOST_REST_SECONDS = 4.0
 CONTENDED_SHARE = 0.05
 """The processor is contended when this process waited for it for this part of the time."""
 _SCHEDSTAT = Path("/proc/self/schedstat")

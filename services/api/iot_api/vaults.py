@@ -60,7 +60,7 @@ class Vaults:
 
     One scrypt runs at a time in a process, which bounds its memory. Requests queue for it, fair
     between clients; passwords that were opened before, and clients that named no unknown password
-    lately, go first. The others take a fifth of the time while the processor is contended.
+    lately, go first. The others take a tenth of the time while the processor is contended.
     Requests that bring the same password at once share one opening, whatever comes of it. Nobody
     waits for another password's record: a store that doesn't answer would hold up all of them, one
     after the other.

@@ -23,6 +23,11 @@ class Order:
         """The key of a position."""
         return (-at[0], -at[1]) if self.descending else at
 
+    def just_before(self, key: Position) -> Position:
+        """The position right before the one with this key."""
+        at, number = self.place(key)
+        return at, number + 1 if self.descending else number - 1
+
     def begin(self, bounds: SegmentBounds) -> Position:
         """No reading of a segment comes before this."""
         if self.descending:

@@ -50,6 +50,14 @@ class LargeSegmentBusyError(Exception):
     """Another read has a large segment open."""
 
 
+class NothingFoundError(Exception):
+    """A turn has lasted long enough and found nothing; the next one begins behind `position`."""
+
+    def __init__(self, position: Position) -> None:
+        super().__init__("nothing was found so far")
+        self.position = position
+
+
 class ReadSlots:
     """Limits how many reads of a process produce at the same time."""
 
@@ -130,6 +138,11 @@ class PausableRead:
                     finished, cursor = yield from self._turn()
                     if finished:
                         return cursor
+                except NothingFoundError as error:
+                    self._begun = True  # what was looked through is not looked through again
+                    self._advance_page()
+                    self._end_turn()
+                    self._page = self._page.behind(error.position, 0)
                 except LargeSegmentBusyError:
                     busy = True
                     self._advance_page()

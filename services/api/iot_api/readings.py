@@ -25,7 +25,13 @@ from .merge import BATCH, HELD_BYTES, merge
 from .opening import opener
 from .order import ASCENDING, DESCENDING, position
 from .paging import Page
-from .pausable_read import Batches, LargeSegmentBusyError, PausableRead, ReadSlots
+from .pausable_read import (
+    Batches,
+    LargeSegmentBusyError,
+    PausableRead,
+    ReadSlots,
+)
+from .scan import Scan
 
 MOST_HELD = 2_000
 """The last n readings are held in memory up to this n; beyond it they are streamed."""
@@ -207,9 +213,10 @@ class Readings:
         batch = 0 if span.few is None else min(span.few, BATCH)
         with self._one_more_reader() as most_bytes:
             open_segment = opener(vault, question, span, order, read.claim_large_segment)
+            scan = Scan(read, order, span)
             yield from merge(
-                segments,
-                open_segment,
+                scan.watched(segments),
+                scan.noting(open_segment),
                 order,
                 batch=batch,
                 most_bytes=most_bytes,
@@ -290,12 +297,8 @@ def _report_overlap(read: PausableRead, vault: OpenVault, reading_id: int) -> No
         return
     read.found_overlap = True
     metrics.counter("iot_damaged_total").labels("overlap").inc()
-    _log.error(
-        "two segments of vault %s have ids in common, one is %d: a row was put back, or the "
-        "database was rolled back",
-        vault.vault_id,
-        reading_id,
-    )
+    why = "a row was put back, or the database was rolled back"
+    _log.error("segments of vault %s have ids in common (%d): %s", vault.vault_id, reading_id, why)
 
 
 def _limited(batches: Generator[list[Reading], None, None], page: Page) -> Batches:
@@ -359,10 +362,9 @@ class _Tail:
 
     def bound(self, page: Page) -> Page:
         """The page within these ends."""
-        if page.descending:
-            after, until = (self.last[0], self.last[1] + 1), self.first
-        else:
-            after, until = (self.first[0], self.first[1] - 1), self.last
+        order = DESCENDING if page.descending else ASCENDING
+        begin, until = (self.last, self.first) if page.descending else (self.first, self.last)
+        after = order.just_before(order.place(begin))
         return replace(page, cursor=Cursor(after, page.descending, until))
 
 

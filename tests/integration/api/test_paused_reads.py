@@ -13,8 +13,10 @@ from integration.api.asking import Api, row, sample
 from integration.compaction.past import Past, each_second, noon
 from integration.writer.sending import sending
 from iot_api import merge as merge_module
+from iot_api import pausable_read
 from iot_api import readings as readings_module
 from iot_api.answers import ReadingsStream
+from iot_api.order import Order
 from iot_api.paging import Page
 from iot_api.pausable_read import PausableRead
 from iot_api.readings import Readings
@@ -157,3 +159,38 @@ def test_an_answer_is_paused_anywhere(past: Past, most_held: int, size: int) -> 
         paused += piece
         stream.pause()
     assert paused == whole
+
+
+@pytest.mark.parametrize("overlapping", [False, True])
+@pytest.mark.parametrize("order", ["asc", "desc"])
+def test_a_scan_that_finds_nothing_is_done_in_turns(
+    api: Api, writer: Writer, monkeypatch: pytest.MonkeyPatch, order: str, overlapping: bool
+) -> None:
+    """Every segment may hold readings of the window; only two of sixty do."""
+    for number in range(60):
+        times = (0, 500 if number in {20, 50} else 1, 10**9)
+        spread = 10**6 if overlapping else 1
+        api.put(
+            [
+                row(relative_time=time, interrogator_time=10 * number + place * spread)
+                for place, time in enumerate(times)
+            ]
+        )
+        drain_all(writer)
+    expected = api.read(f"/400/600?order={order}")
+    assert len(expected) == 2
+    ended: list[int] = []
+    just_before = Order.just_before
+
+    def counted(self: Order, key: tuple[int, int]) -> tuple[int, int]:
+        ended.append(1)
+        return just_before(self, key)
+
+    monkeypatch.setattr(Order, "just_before", counted)
+    monkeypatch.setattr(pausable_read, "SLICE_SECONDS", -1.0)
+    monkeypatch.setattr(pausable_read, "TURN_SECONDS", -1.0)
+    assert api.read(f"/400/600?order={order}") == expected
+    assert api.read(f"/400/600?order={order}&limit=1") == expected[:1]
+    assert api.read("/600/700") == []
+    # However the segments overlap, a scan looks at about twice as many as there are.
+    assert 3 <= len(ended) <= 3 * 60

@@ -94,7 +94,7 @@ class Siege:
 
     def _put(self, what: str, body: bytes, headers: dict[str, str]) -> None:
         with suppress(OSError, http.client.HTTPException):
-            connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
+            connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=5)
             connection.request("PUT", "/api/iot", body, headers)
             self.got[f"{what} {connection.getresponse().status}"] += 1
             connection.close()

@@ -108,4 +108,3 @@ def test_all_attacks_at_once(api: Stack) -> None:
     assert watch.slowest < HEALTH_SECONDS
     assert watch.most_mib < POD_MIB
     assert not any(name.endswith(" 500") for name in got), got
-    assert got["new passwords 429"] > 0

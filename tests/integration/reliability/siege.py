@@ -70,6 +70,8 @@ class Siege:
             # Spread over the whole time.
             due = self._until - self._seconds * (1 - sent / count)
             time.sleep(max(0.0, due - time.monotonic()))
+            if not self._going():
+                return
             with suppress(OSError), self._connect() as client:
                 for part in wire.parts:
                     client.sendall(part)

@@ -107,16 +107,10 @@ class Vaults:
             DecryptionError: its record is damaged, or its master key is not in the keyring.
             RedisError, psycopg.Error: it can't be told now.
         """
-        self._guesses.check(client)
-        key = self._cache.key(password)
-        held = self._held(key, password, client)
-        if held is not None:
-            return held
-        found = self._share(key, password, client, create=False)
-        if found is None:
+        vault = self._held_or_opened(password, client, create=False)
+        if vault is None:
             self._guesses.count(client)
-            return None
-        return found.vault
+        return vault
 
     def held(self, password: bytes, client: Client) -> OpenVault | None:
         """The password's vault if this process has it open. The guess limit is not looked at."""
@@ -127,15 +121,10 @@ class Vaults:
 
         Raises what `find` raises.
         """
-        self._guesses.check(client)
-        key = self._cache.key(password)
-        held = self._held(key, password, client)
-        if held is not None:
-            return held
-        found = self._share(key, password, client, create=True)
-        if found is None:
+        vault = self._held_or_opened(password, client, create=True)
+        if vault is None:
             raise DecryptionError("a vault could neither be found nor made")
-        return found.vault
+        return vault
 
     @property
     def old_processes_may_run(self) -> bool:
@@ -152,6 +141,15 @@ class Vaults:
     def close(self) -> None:
         """Drop all vaults."""
         self._cache.close()
+
+    def _held_or_opened(self, password: bytes, client: Client, *, create: bool) -> OpenVault | None:
+        self._guesses.check(client)
+        key = self._cache.key(password)
+        held = self._held(key, password, client)
+        if held is not None:
+            return held
+        found = self._share(key, password, client, create=create)
+        return None if found is None else found.vault
 
     def _held(self, key: bytes, password: bytes, client: Client) -> OpenVault | None:
         held = self._cache.get(key)

@@ -161,7 +161,7 @@ def _request(method: str, path: str) -> bytes:
 def grow(stack: ExitStack, size: Size, shards: int) -> Grown:
     """Start a service, give it a history, and warm it; all of it ends with the stack."""
     service = stack.enter_context(running_service(shards))
-    parts = build_service(load({**service.environment, "IOT_API_POSTGRES_POOL": "1"}))
+    parts = build_service(load({**service.environment, "IOT_API_POSTGRES_POOL": "2"}))
     stack.callback(parts.close)
     vault = parts.vaults.find_or_create(VAULT.encode(), Client("bench"))
     grown = Grown(size, service, parts, vault, fill(service.postgres_url, vault, size, shards))

@@ -28,6 +28,11 @@ class Client:
     """Where the header of a proxy that is not trusted tells the address, that proxy's own: clients
     behind it have limits of their own, and all of them together have a wider one."""
 
+    @property
+    def sender(self) -> str:
+        """Who answers for the client's name: the untrusted proxy if it tells the address."""
+        return self.proxy or self.name
+
 
 def client_of(environ: Mapping[str, Any], trusted_proxies: int, token_name: str = "") -> Client:
     """The client of a WSGI request: what the trusted proxies in front say, if there are any.

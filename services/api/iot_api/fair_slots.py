@@ -7,12 +7,14 @@ from contextlib import contextmanager
 
 from iot_models.errors import TooManyRequestsError
 
+from .clients import Client
+
 
 class _Waiter:
-    __slots__ = ("granted", "proxy", "turn")
+    __slots__ = ("client", "granted", "turn")
 
-    def __init__(self, proxy: str) -> None:
-        self.proxy = proxy
+    def __init__(self, client: Client) -> None:
+        self.client = client
         self.granted = False
         self.turn = threading.Lock()
         """Held until the slot is granted."""
@@ -22,11 +24,12 @@ class _Waiter:
 class FairSlots:
     """A fixed number of slots, for threads or greenlets.
 
-    Waiting callers are served round-robin by client, so a client with a thousand requests delays
-    another client's request by one slot. Urgent callers go before all others. The queue is bounded
-    as a whole and per client, and clients behind one untrusted proxy get half of it. A caller that
-    would wait behind too many others is refused at once, unless it joins with `always_queue`, for
-    work that is half done.
+    Waiting callers are served round-robin by sender, so a sender with a thousand requests delays
+    another sender's request by one slot. All clients behind one untrusted proxy are one sender,
+    because a client can make up any number of addresses. Urgent callers go before all others. The
+    queue is bounded as a whole and per client, and clients behind one untrusted proxy get half of
+    it. A caller that would wait behind too many others is refused at once, unless it joins with
+    `always_queue`, for work that is half done.
     """
 
     def __init__(self, slots: int, *, most_waiting: int, most_waiting_per_client: int) -> None:
@@ -38,10 +41,11 @@ class FairSlots:
             True: OrderedDict(),
             False: OrderedDict(),
         }
-        """By urgency, per client with waiting callers; the first client is served next."""
+        """By urgency, per sender with waiting callers; the first sender is served next."""
         self._waiting = 0
+        self._of_client: Counter[str] = Counter()
         self._behind: Counter[str] = Counter()
-        """Callers that wait, by untrusted proxy. One client can send any number of addresses."""
+        """Callers that wait, by untrusted proxy."""
 
     @property
     def waiting(self) -> int:
@@ -51,9 +55,8 @@ class FairSlots:
     @contextmanager
     def slot(
         self,
-        client: str,
+        client: Client,
         *,
-        proxy: str = "",
         seconds: float,
         refusal: str,
         urgent: bool = True,
@@ -65,7 +68,7 @@ class FairSlots:
             TooManyRequestsError: `refusal`, because the queue is full or no slot was free within
                 `seconds`.
         """
-        self._acquire(client, proxy, seconds, refusal, urgent=urgent, always_queue=always_queue)
+        self._acquire(client, seconds, refusal, urgent=urgent, always_queue=always_queue)
         try:
             yield
         finally:
@@ -73,8 +76,7 @@ class FairSlots:
 
     def _acquire(
         self,
-        client: str,
-        proxy: str,
+        client: Client,
         seconds: float,
         refusal: str,
         *,
@@ -85,42 +87,46 @@ class FairSlots:
             if self._free:
                 self._free -= 1
                 return
-            ahead = sum(len(queues.get(client, ())) for queues in self._queues.values())
-            full = self._waiting >= self._most_waiting or ahead >= self._most_per_client
-            full |= 2 * self._behind[proxy] >= self._most_waiting
-            if seconds <= 0 or (full and not always_queue):
+            if seconds <= 0 or (not always_queue and self._full_for(client)):
                 raise self._refusal(refusal)
-            waiter = _Waiter(proxy)
-            self._queues[urgent].setdefault(client, deque()).append(waiter)
-            self._count(waiter, 1)
+            waiter = _Waiter(client)
+            self._queues[urgent].setdefault(client.sender, deque()).append(waiter)
+            self._count(client, 1)
         try:
             in_time = waiter.turn.acquire(timeout=seconds)
         except BaseException:  # a waiting greenlet may be killed; its slot must not be lost
-            if not self._withdraw(client, waiter, urgent=urgent):
+            if not self._withdraw(waiter, urgent=urgent):
                 self._release()
             raise
-        if not in_time and self._withdraw(client, waiter, urgent=urgent):
+        if not in_time and self._withdraw(waiter, urgent=urgent):
             raise self._refusal(refusal)
+
+    def _full_for(self, client: Client) -> bool:
+        return (
+            self._waiting >= self._most_waiting
+            or self._of_client[client.name] >= self._most_per_client
+            or 2 * self._behind[client.proxy] >= self._most_waiting
+        )
 
     def _refusal(self, sentence: str) -> TooManyRequestsError:
         return TooManyRequestsError(sentence, retry_after=1 + self._waiting // 4)
 
-    def _count(self, waiter: _Waiter, change: int) -> None:
+    def _count(self, client: Client, change: int) -> None:
         self._waiting += change
-        if waiter.proxy:
-            self._behind[waiter.proxy] += change
-            self._behind += Counter()  # drops what is 0
+        _add(self._of_client, client.name, change)
+        if client.proxy:
+            _add(self._behind, client.proxy, change)
 
-    def _withdraw(self, client: str, waiter: _Waiter, *, urgent: bool) -> bool:
+    def _withdraw(self, waiter: _Waiter, *, urgent: bool) -> bool:
         """Leave the queue; False if the slot was granted in the meantime."""
         with self._guard:
             if waiter.granted:
                 return False
-            queues = self._queues[urgent]
-            queues[client].remove(waiter)
-            self._count(waiter, -1)
-            if not queues[client]:
-                del queues[client]
+            queues, sender = self._queues[urgent], waiter.client.sender
+            queues[sender].remove(waiter)
+            self._count(waiter.client, -1)
+            if not queues[sender]:
+                del queues[sender]
             return True
 
     def _release(self) -> None:
@@ -129,10 +135,16 @@ class FairSlots:
             if not queues:
                 self._free += 1
                 return
-            client, queue = queues.popitem(last=False)
+            sender, queue = queues.popitem(last=False)
             waiter = queue.popleft()
             if queue:
-                queues[client] = queue  # behind the other clients
-            self._count(waiter, -1)
+                queues[sender] = queue  # behind the other senders
+            self._count(waiter.client, -1)
             waiter.granted = True
         waiter.turn.release()
+
+
+def _add(counts: Counter[str], name: str, change: int) -> None:
+    counts[name] += change
+    if not counts[name]:
+        del counts[name]

@@ -38,7 +38,7 @@ class Guesses:
         self._refused: dict[str, float] = {}
         """Clients that are over the limit, as this process has seen, and until when."""
         self._suspects: dict[str, float] = {}
-        """Clients that named an unknown password to this process, and until when to mind it."""
+        """Senders of an unknown password to this process, and until when they are suspects."""
 
     def guards(self, client: Client) -> tuple[Guard, ...]:
         """The counters of a client, with their limits."""
@@ -85,7 +85,7 @@ class Guesses:
     def count(self, client: Client) -> None:
         """Count an unknown password."""
         metrics.counter("iot_unknown_passwords_total").inc()
-        _note(self._suspects, client.name, self._clock() + WINDOW_SECONDS)
+        _note(self._suspects, client.sender, self._clock() + WINDOW_SECONDS)
         try:
             for guard in self.guards(client):
                 with self._client.pipeline(transaction=True) as pipeline:
@@ -96,8 +96,8 @@ class Guesses:
             _log.warning("guesses are not counted, Redis is away: %s", error)
 
     def suspects(self, client: Client) -> bool:
-        """Whether a client named an unknown password to this process in the last minute."""
-        return self._suspects.get(client.name, -math.inf) > self._clock()
+        """Whether its sender named an unknown password to this process in the last minute."""
+        return self._suspects.get(client.sender, -math.inf) > self._clock()
 
 
 def _note(clients: dict[str, float], name: str, until: float) -> None:

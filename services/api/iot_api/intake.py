@@ -185,7 +185,7 @@ class Intake:
             self._remembering.seconds,
             answer,
             self._remembering.most,
-            names.remembered_of_client(client.proxy or client.name),
+            names.remembered_of_client(client.sender),
             max(1, self._remembering.most // CLIENTS_SHARE),
         )
 

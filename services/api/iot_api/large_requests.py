@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
+from .clients import Client
 from .fair_slots import FairSlots
 from .pace import Pace
 
@@ -31,23 +32,23 @@ class LargeRequests:
         """Small requests so far."""
 
     @contextmanager
-    def turn(self, client: str, proxy: str = "") -> Iterator["Turn"]:
+    def turn(self, client: Client) -> Iterator["Turn"]:
         """Unpack and parse a body of unknown size; `Turn.grow` is told how large it gets."""
         with ExitStack() as held:
-            turn = Turn(self, client, proxy, held)
+            turn = Turn(self, client, held)
             yield turn
             if not turn.is_large:
                 self.small += 1
 
     @contextmanager
-    def slot(self, client: str, proxy: str = "") -> Iterator[None]:
+    def slot(self, client: Client) -> Iterator[None]:
         """Hold the slot of large bodies.
 
         Raises:
             TooManyRequestsError: too many wait for it.
         """
         with (
-            self._slots.slot(client, proxy=proxy, seconds=WAIT_SECONDS, refusal=_REFUSAL),
+            self._slots.slot(client, seconds=WAIT_SECONDS, refusal=_REFUSAL),
             self._pace.work(self._small_came),
         ):
             yield
@@ -64,10 +65,9 @@ class LargeRequests:
 class Turn:
     """One request."""
 
-    def __init__(self, requests: LargeRequests, client: str, proxy: str, held: ExitStack) -> None:
+    def __init__(self, requests: LargeRequests, client: Client, held: ExitStack) -> None:
         self._requests = requests
         self._client = client
-        self._proxy = proxy
         self._held = held
         self.is_large = False
 
@@ -80,4 +80,4 @@ class Turn:
         dense = size >= DENSE_BYTES and size > DENSITY * received
         if (dense or size >= LARGE_BYTES) and not self.is_large:
             self.is_large = True
-            self._held.enter_context(self._requests.slot(self._client, self._proxy))
+            self._held.enter_context(self._requests.slot(self._client))

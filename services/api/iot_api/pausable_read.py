@@ -17,6 +17,7 @@ from iot_models.errors import TooManyRequestsError, UnavailableError
 from iot_models.reading import Reading
 from iot_stores.reach import Position
 
+from .clients import Client
 from .cursor import Cursor
 from .fair_slots import FairSlots
 from .order import position
@@ -82,7 +83,7 @@ class PausableRead:
     """
 
     def __init__(
-        self, slots: ReadSlots, client: str, plan: Callable[["PausableRead"], Batches]
+        self, slots: ReadSlots, client: Client, plan: Callable[["PausableRead"], Batches]
     ) -> None:
         """`plan` makes the generator of all batches; it produces by way of `through`."""
         self._slots = slots

@@ -20,6 +20,7 @@ from iot_stores.hot_window import HotWindow
 from iot_stores.postgres import Pool
 from iot_stores.reach import Position
 
+from .clients import Client
 from .cursor import Cursor
 from .merge import BATCH, HELD_BYTES, merge
 from .opening import opener
@@ -40,6 +41,7 @@ MOST_HELD_CHARACTERS = 2**20
 LEAST_BYTES = 4 * 2**20
 """What a read may hold of segments that overlap, however many reads are under way."""
 
+_NOBODY = Client("")
 _ALL, _FIRST = Question(), Page()
 _log = logging.getLogger(__name__)
 
@@ -75,13 +77,13 @@ class Readings:
         self._running = 0
 
     def select(
-        self, vault: OpenVault, question: Question, page: Page = _FIRST, *, client: str = ""
+        self, vault: OpenVault, question: Question, page: Page = _FIRST, *, client: Client = _NOBODY
     ) -> PausableRead:
         """The readings within a question's bounds, from Postgres."""
         return self._read(client, lambda read: self._select(read, vault, question, page))
 
     def last_seconds(
-        self, vault: OpenVault, seconds: int, page: Page = _FIRST, *, client: str = ""
+        self, vault: OpenVault, seconds: int, page: Page = _FIRST, *, client: Client = _NOBODY
     ) -> PausableRead:
         """What was received in the last `seconds`: from the hot window if it holds all of that.
 
@@ -90,7 +92,7 @@ class Readings:
         return self._read(client, lambda read: self._last_seconds(read, vault, seconds, page))
 
     def latest(
-        self, vault: OpenVault, count: int, page: Page = _FIRST, *, client: str = ""
+        self, vault: OpenVault, count: int, page: Page = _FIRST, *, client: Client = _NOBODY
     ) -> PausableRead:
         """The last `count` readings of the vault's order.
 
@@ -105,7 +107,7 @@ class Readings:
             vault_id = None if vault is None else vault.vault_id
             return history.max_relative_timestamp(connection, vault_id)
 
-    def _read(self, client: str, plan: Callable[[PausableRead], Batches]) -> PausableRead:
+    def _read(self, client: Client, plan: Callable[[PausableRead], Batches]) -> PausableRead:
         return PausableRead(self._slots, client, plan)
 
     def _select(

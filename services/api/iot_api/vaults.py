@@ -96,7 +96,7 @@ class Vaults:
         )
         self._suspects_pace = Pace()
         self._known: OrderedDict[bytes, None] = OrderedDict()
-        self._under_way: dict[tuple[bytes, bool], Future[_Opened | None]] = {}
+        self._under_way: dict[tuple[bytes, bool, bool], Future[_Opened | None]] = {}
 
     def find(self, password: bytes, client: Client) -> OpenVault | None:
         """The password's vault, or None when there is none, which counts as a guess.
@@ -198,11 +198,8 @@ class Vaults:
         """A search whose scrypts wait for their turn."""
 
         def slow_key(password: bytes, salt: bytes, log2_n: int) -> bytes:
-            urgent = key in self._known or not self._guesses.suspects(client)
-            slot = partial(
-                FairSlots.slot, client=client.name, proxy=client.proxy, seconds=seconds,
-                refusal=_BUSY,
-            )  # fmt: skip
+            urgent = self._is_urgent(key, client)
+            slot = partial(FairSlots.slot, client=client, seconds=seconds, refusal=_BUSY)
             with ExitStack() as held:
                 if not urgent:
                     held.enter_context(slot(self._suspects))
@@ -216,13 +213,22 @@ class Vaults:
         self, key: bytes, password: bytes, client: Client, *, create: bool
     ) -> _Opened | None:
         ours: Future[_Opened | None] = Future()
-        opening = self._under_way.setdefault((key, create), ours)
+        # Suspects share with suspects alone: they wait longer, and are refused more often.
+        of = (key, create, self._is_urgent(key, client))
+        opening = self._under_way.setdefault(of, ours)
         try:
             if opening is ours:
-                self._do(ours, key, password, client, create=create)
+                try:
+                    self._do(ours, key, password, client, create=create)
+                finally:
+                    del self._under_way[of]
             return opening.result()
         finally:
             del ours, opening  # what an error's traceback holds must not hold the error
+
+    def _is_urgent(self, key: bytes, client: Client) -> bool:
+        """Whether a scrypt goes before those of clients that may be guessing."""
+        return key in self._known or not self._guesses.suspects(client)
 
     def _do(
         self,
@@ -241,7 +247,7 @@ class Vaults:
         except BaseException as error:  # noqa: BLE001 - raised to all who wait for it, us too
             opening.set_exception(error)
         finally:
-            del self._under_way[key, create], opening
+            del opening
 
     def _look_up(self, search: "_Search", key: bytes, *, create: bool) -> _Opened | None:
         for _ in range(_MOST_CHANGES):

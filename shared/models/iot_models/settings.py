@@ -158,7 +158,7 @@ class Settings:
     api_postgres_pool: int = _setting(
         4,
         "Postgres connections of one API process at most; reads use all but one.",
-        minimum=1,
+        minimum=2,
         maximum=100,
     )
     tls_certificate: str = _setting("", "Certificate file (PEM); set, the API speaks https.")

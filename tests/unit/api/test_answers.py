@@ -8,6 +8,7 @@ from flask import Flask, Response
 
 from iot_api import answers
 from iot_api.answers import ReadingsStream, json_answer
+from iot_api.clients import Client
 from iot_api.cursor import Cursor
 from iot_api.pausable_read import Batches, PausableRead, ReadSlots
 from iot_models.errors import DecryptionError
@@ -17,7 +18,7 @@ FIELDS = ["absolute_timestamp", "freeform", "id", "interrogator_timestamp", "rel
 
 
 def stream(batches: Batches, text_of: Callable[[Cursor], str] = lambda _: "") -> ReadingsStream:
-    return ReadingsStream(PausableRead(ReadSlots(2), "", lambda _: batches), text_of)
+    return ReadingsStream(PausableRead(ReadSlots(2), Client("a"), lambda _: batches), text_of)
 
 
 def readings_answer(batches: Batches, text_of: Callable[[Cursor], str] = lambda _: "") -> Response:

@@ -4,6 +4,7 @@ import threading
 
 import pytest
 
+from iot_api.clients import Client
 from iot_api.fair_slots import FairSlots
 from iot_models.errors import TooManyRequestsError
 from support.waiting import wait_until
@@ -25,7 +26,7 @@ class _Callers:
         wait_until(lambda: self._slots.waiting == before + 1, what="a waiting caller")
 
     def _run(self, client: str, name: str, urgent: bool, proxy: str) -> None:
-        with self._slots.slot(client, proxy=proxy, seconds=30, refusal="busy", urgent=urgent):
+        with self._slots.slot(Client(client, proxy), seconds=30, refusal="busy", urgent=urgent):
             self.order.append(name)
 
     def join(self) -> None:
@@ -36,7 +37,7 @@ class _Callers:
 def test_clients_take_turns_however_many_calls_each_has() -> None:
     slots = FairSlots(1, most_waiting=100, most_waiting_per_client=100)
     callers = _Callers(slots)
-    with slots.slot("greedy", seconds=1, refusal="busy"):
+    with slots.slot(Client("greedy"), seconds=1, refusal="busy"):
         for number in range(3):
             callers.start("greedy", f"greedy {number}")
         callers.start("modest", "modest")
@@ -44,10 +45,21 @@ def test_clients_take_turns_however_many_calls_each_has() -> None:
     assert callers.order == ["greedy 0", "modest", "greedy 1", "greedy 2"]
 
 
+def test_addresses_that_a_client_makes_up_are_served_as_one() -> None:
+    slots = FairSlots(1, most_waiting=100, most_waiting_per_client=100)
+    callers = _Callers(slots)
+    with slots.slot(Client("a"), seconds=1, refusal="busy"):
+        for number in range(3):
+            callers.start(f"p for {number}", f"made up {number}", proxy="p")
+        callers.start("modest", "modest")
+    callers.join()
+    assert callers.order == ["made up 0", "modest", "made up 1", "made up 2"]
+
+
 def test_urgent_callers_go_first() -> None:
     slots = FairSlots(1, most_waiting=100, most_waiting_per_client=100)
     callers = _Callers(slots)
-    with slots.slot("a", seconds=1, refusal="busy"):
+    with slots.slot(Client("a"), seconds=1, refusal="busy"):
         callers.start("a", "a, later", urgent=False)
         callers.start("b", "b, later", urgent=False)
         callers.start("b", "b, urgent")
@@ -58,13 +70,13 @@ def test_urgent_callers_go_first() -> None:
 def test_a_full_queue_refuses_at_once() -> None:
     slots = FairSlots(1, most_waiting=2, most_waiting_per_client=1)
     callers = _Callers(slots)
-    with slots.slot("a", seconds=1, refusal="busy"):
+    with slots.slot(Client("a"), seconds=1, refusal="busy"):
         callers.start("a", "a")
         with pytest.raises(TooManyRequestsError, match="busy"):
-            slots._acquire("a", "", 30, "busy", urgent=True, always_queue=False)  # noqa: SLF001 - refused, so nothing to release
+            slots._acquire(Client("a"), 30, "busy", urgent=True, always_queue=False)  # noqa: SLF001 - refused, so nothing to release
         callers.start("b", "b")
         with pytest.raises(TooManyRequestsError, match="busy"):
-            slots._acquire("c", "", 30, "busy", urgent=True, always_queue=False)  # noqa: SLF001 - likewise
+            slots._acquire(Client("c"), 30, "busy", urgent=True, always_queue=False)  # noqa: SLF001 - likewise
     callers.join()
     assert callers.order == ["a", "b"]
 
@@ -72,28 +84,28 @@ def test_a_full_queue_refuses_at_once() -> None:
 def test_a_caller_that_gives_up_leaves_its_slot_to_the_next() -> None:
     slots = FairSlots(1, most_waiting=9, most_waiting_per_client=9)
     callers = _Callers(slots)
-    with slots.slot("a", seconds=1, refusal="busy"):
+    with slots.slot(Client("a"), seconds=1, refusal="busy"):
         with (
             pytest.raises(TooManyRequestsError, match="busy"),
-            slots.slot("b", seconds=0.01, refusal="busy"),
+            slots.slot(Client("b"), seconds=0.01, refusal="busy"),
         ):
             raise AssertionError("the slot was taken twice")
         assert slots.waiting == 0
         callers.start("b", "b")
     callers.join()
     assert callers.order == ["b"]
-    with slots.slot("a", seconds=0, refusal="busy"):
+    with slots.slot(Client("a"), seconds=0, refusal="busy"):
         assert slots.waiting == 0
 
 
 def test_work_that_is_half_done_joins_a_full_queue() -> None:
     slots = FairSlots(1, most_waiting=0, most_waiting_per_client=0)
-    with slots.slot("a", seconds=1, refusal="busy"):
+    with slots.slot(Client("a"), seconds=1, refusal="busy"):
         with pytest.raises(TooManyRequestsError, match="busy"):
-            slots._acquire("b", "", 30, "busy", urgent=True, always_queue=False)  # noqa: SLF001 - refused, so nothing to release
+            slots._acquire(Client("b"), 30, "busy", urgent=True, always_queue=False)  # noqa: SLF001 - refused, so nothing to release
         with (
             pytest.raises(TooManyRequestsError, match="busy"),
-            slots.slot("b", seconds=0.01, refusal="busy", always_queue=True),
+            slots.slot(Client("b"), seconds=0.01, refusal="busy", always_queue=True),
         ):
             pass
         assert slots.waiting == 0
@@ -102,9 +114,9 @@ def test_work_that_is_half_done_joins_a_full_queue() -> None:
 def test_without_a_wait_only_a_free_slot_is_taken() -> None:
     slots = FairSlots(1, most_waiting=9, most_waiting_per_client=9)
     with (
-        slots.slot("a", seconds=0, refusal="busy"),
+        slots.slot(Client("a"), seconds=0, refusal="busy"),
         pytest.raises(TooManyRequestsError, match="busy"),
-        slots.slot("b", seconds=0, refusal="busy", always_queue=True),
+        slots.slot(Client("b"), seconds=0, refusal="busy", always_queue=True),
     ):
         pass
 
@@ -112,14 +124,14 @@ def test_without_a_wait_only_a_free_slot_is_taken() -> None:
 def test_addresses_that_a_client_makes_up_leave_half_of_the_queue() -> None:
     slots = FairSlots(1, most_waiting=4, most_waiting_per_client=2)
     callers = _Callers(slots)
-    with slots.slot("a", seconds=1, refusal="busy"):
+    with slots.slot(Client("a"), seconds=1, refusal="busy"):
         for number in range(2):
             callers.start(f"p for {number}", f"{number}", proxy="p")
         with pytest.raises(TooManyRequestsError, match="busy"):
-            slots._acquire("p for 2", "p", 30, "busy", urgent=True, always_queue=False)  # noqa: SLF001 - refused, so nothing to release
+            slots._acquire(Client("p for 2", "p"), 30, "busy", urgent=True, always_queue=False)  # noqa: SLF001 - refused, so nothing to release
         callers.start("b", "b")
     callers.join()
-    assert callers.order == ["0", "1", "b"]
-    with slots.slot("a", seconds=1, refusal="busy"):
+    assert callers.order == ["0", "b", "1"]
+    with slots.slot(Client("a"), seconds=1, refusal="busy"):
         callers.start("p for 3", "3", proxy="p")
     callers.join()

@@ -2,6 +2,7 @@
 
 import pytest
 
+from iot_api.clients import Client
 from iot_api.large_requests import DENSE_BYTES, DENSITY, LARGE_BYTES, LargeRequests
 from iot_api.pace import MOST_REST_SECONDS, REST_FACTOR, Pace, seconds_waited_for_processor
 
@@ -36,7 +37,7 @@ def requests(clock: Clock) -> LargeRequests:
 
 def parse_large(requests: LargeRequests, clock: Clock, seconds: float, others: int = 0) -> None:
     """Parse a large body, while others are answered."""
-    with requests.turn("client") as turn:
+    with requests.turn(Client("client")) as turn:
         turn.grow(LARGE_BYTES, LARGE_BYTES)
         clock.now += seconds
         requests.small += others
@@ -60,7 +61,7 @@ def test_beside_small_requests_a_large_body_gets_a_tenth_of_the_time(
 
 def test_a_contended_processor_is_left_to_others(requests: LargeRequests, clock: Clock) -> None:
     """The device that another process serves waits for the same processor."""
-    with requests.turn("client") as turn:
+    with requests.turn(Client("client")) as turn:
         turn.grow(LARGE_BYTES, LARGE_BYTES)
         clock.now += 0.2
         clock.waited += 0.02
@@ -81,18 +82,18 @@ def test_a_rest_has_a_bound(requests: LargeRequests, clock: Clock) -> None:
 def test_a_small_body_is_counted_and_waits_for_nobody(
     requests: LargeRequests, clock: Clock
 ) -> None:
-    with requests.turn("a") as large:
+    with requests.turn(Client("a")) as large:
         large.grow(10, 10)
         large.grow(LARGE_BYTES, LARGE_BYTES)
         large.grow(2 * LARGE_BYTES, LARGE_BYTES)
-        with requests.turn("b") as small:
+        with requests.turn(Client("b")) as small:
             small.grow(LARGE_BYTES - 1, LARGE_BYTES // DENSITY)
     assert requests.small == 1
     assert clock.slept == 0
 
 
 def test_what_unpacks_to_many_times_its_size_is_large(requests: LargeRequests) -> None:
-    with requests.turn("client") as turn:
+    with requests.turn(Client("client")) as turn:
         turn.grow(DENSE_BYTES - 1, 1)
         turn.grow(DENSE_BYTES, DENSE_BYTES // DENSITY)
         assert not turn.is_large

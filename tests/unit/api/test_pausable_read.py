@@ -6,6 +6,7 @@ from contextlib import closing
 import pytest
 
 from iot_api import pausable_read
+from iot_api.clients import Client
 from iot_api.paging import Page
 from iot_api.pausable_read import Batches, PausableRead, ReadSlots
 from iot_models.errors import UnavailableError
@@ -23,7 +24,7 @@ class Reads:
         self.open = 0
 
     def read(self, client: str, *, large: bool = False) -> PausableRead:
-        return PausableRead(self.slots, client, lambda read: self._all(read, large=large))
+        return PausableRead(self.slots, Client(client), lambda read: self._all(read, large=large))
 
     def _all(self, read: PausableRead, *, large: bool) -> Batches:
         def produce(page: Page) -> Batches:
@@ -147,5 +148,5 @@ def test_a_read_that_fails_releases_everything() -> None:
         return (yield from read.through(produce, Page()))
 
     with pytest.raises(ZeroDivisionError):
-        list(PausableRead(reads.slots, "a", plan))
+        list(PausableRead(reads.slots, Client("a"), plan))
     assert ids(iter(reads.read("b", large=True))) == list(range(12))

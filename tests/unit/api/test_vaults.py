@@ -85,8 +85,7 @@ class NoGuesses(Guesses):
         self.counted += 1
 
     def suspects(self, client: Client) -> bool:
-        del client
-        return self.suspected
+        return self.suspected or client.name == "suspect"
 
 
 @pytest.fixture
@@ -258,4 +257,31 @@ def test_known_passwords_go_before_those_of_a_client_that_guesses(
         for each in done:
             each.result(LATER)
     assert order == ([b"first", b"known", b"new"] if suspected else [b"first", b"new", b"known"])
+    vaults.close()
+
+
+def test_a_device_does_not_wait_in_the_place_of_a_suspect_with_its_password(
+    keyring: Keyring, records: Records, guesses: NoGuesses
+) -> None:
+    order: list[bytes] = []
+    go_on = threading.Event()
+
+    def slow_key(password: bytes, salt: bytes, log2_n: int) -> bytes:
+        order.append(password)
+        if password == b"first":
+            assert go_on.wait(LATER)
+        return password_key(password, salt, log2_n)
+
+    cache = VaultCache(size=10, seconds=10)
+    vaults = Vaults(lambda: keyring, records, cache, guesses, scrypt_log2_n=10, slow_key=slow_key)
+    requests = [(b"first", CLIENT), (b"common", Client("suspect")), (b"common", CLIENT)]
+    with ThreadPoolExecutor() as threads:
+        done = []
+        for number, (password, client) in enumerate(requests):
+            done.append(threads.submit(vaults.find_or_create, password, client))
+            wait_until(lambda: len(order) + vaults.waiting == number + 1, what="a waiting caller")  # noqa: B023 - at once
+        go_on.set()
+        opened = [each.result(LATER) for each in done]
+    assert order == [b"first", b"common", b"common"]
+    assert opened[1].vault_id == opened[2].vault_id
     vaults.close()

@@ -74,7 +74,7 @@ class _Views:
     @needs(Scope.INGEST)
     def put(self) -> Response:
         settings, client = self._service.settings, _client(self._service)
-        with self._service.large_requests.turn(client.name, client.proxy) as turn:
+        with self._service.large_requests.turn(client) as turn:
             body = read_body(request, settings.max_body_bytes, turn.grow)
             batches = self._parse(body, lines=is_ndjson(request))
             del body
@@ -150,14 +150,16 @@ class _Views:
             lambda vault, page, client: self._readings.select(vault, question, page, client=client),
         )
 
-    def _read(self, name: str, choose: Callable[[OpenVault, Page, str], PausableRead]) -> Response:
+    def _read(
+        self, name: str, choose: Callable[[OpenVault, Page, Client], PausableRead]
+    ) -> Response:
         """`name` tells this question from all others, so that no cursor is taken for another's."""
         paging = parse_paging(request.args)
         vault = _asked_vault(self._service)
         if vault is None:
             return json_answer({"data": []})
         question = name.encode() + vault.vault_id.bytes
-        read = choose(vault, paging.page(question), _client(self._service).name)
+        read = choose(vault, paging.page(question), _client(self._service))
         stream = ReadingsStream(read, lambda cursor: encode_cursor(cursor, question))
         request.environ[PAUSE] = stream.pause
         return readings_answer(stream)

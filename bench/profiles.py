@@ -33,7 +33,7 @@ API_STAGES = {
     "metrics": ("prometheus_client/", "iot_models/metrics.py"),
     "intake, vault lookup": ("iot_api/intake.py", "iot_api/vaults.py", "iot_cipher/"),
     "views": ("iot_api/routes/", "iot_api/plain_put.py", "iot_api/request_body.py"),
-    "Flask": ("flask/", "werkzeug/", "flask_cors/"),
+    "Flask": ("flask/", "werkzeug/"),
     "HTTP (gunicorn)": ("gunicorn/", "iot_api/worker.py"),
 }  # fmt: skip
 WRITER_STAGES = {

@@ -4,7 +4,7 @@ gunicorn's messages quote what it could not parse, which may be a token or a par
 neither the log nor the answer uses them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 from gunicorn.http import errors
@@ -13,6 +13,8 @@ from gunicorn.http.errors import ParseException
 from iot_models.errors import ErrorCode
 
 from .requests_seen import new_request_id
+
+Headers = Sequence[tuple[str, str]]
 
 REFUSALS: Mapping[type[Exception], tuple[int, str, str]] = {
     errors.InvalidRequestLine: (400, "Bad Request", "the request line is not valid HTTP"),
@@ -40,17 +42,19 @@ REFUSALS: Mapping[type[Exception], tuple[int, str, str]] = {
 _OTHER = (400, "Bad Request", "the request is not valid HTTP")
 
 
-def refusal_of(error: ParseException) -> bytes:
-    """The answer to a request that gunicorn could not parse."""
+def refusal_of(error: ParseException, headers: Headers) -> bytes:
+    """The answer to a request that gunicorn could not parse, with these headers besides."""
     kinds = [kind for kind in type(error).__mro__ if kind in REFUSALS]
     status, reason, sentence = REFUSALS[kinds[0]] if kinds else _OTHER
-    return _answer(status, reason, error_body(sentence, ErrorCode.INVALID_REQUEST))
+    return _answer(status, reason, error_body(sentence, ErrorCode.INVALID_REQUEST), headers)
 
 
-def defect_answer() -> bytes:
-    """The answer to a request that met a defect outside the application."""
+def defect_answer(headers: Headers) -> bytes:
+    """The answer to a request that met a defect outside the application, with these headers
+    besides.
+    """
     sentence = "this is a defect of the server; it has been logged"
-    return _answer(500, "Internal Server Error", error_body(sentence, ErrorCode.INTERNAL))
+    return _answer(500, "Internal Server Error", error_body(sentence, ErrorCode.INTERNAL), headers)
 
 
 def error_body(sentence: str, code: ErrorCode) -> bytes:
@@ -58,10 +62,11 @@ def error_body(sentence: str, code: ErrorCode) -> bytes:
     return msgspec.json.encode({"error": sentence, "code": code}) + b"\n"
 
 
-def _answer(status: int, reason: str, body: bytes) -> bytes:
+def _answer(status: int, reason: str, body: bytes, headers: Headers) -> bytes:
     """A whole answer; its connection is closed."""
     head = (
         f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(body)}\r\nX-Request-Id: {new_request_id()}\r\n\r\n"
+        f"Content-Length: {len(body)}\r\nX-Request-Id: {new_request_id()}\r\n"
     )
-    return head.encode("ascii") + body
+    more = "".join(f"{name}: {value}\r\n" for name, value in headers)
+    return f"{head}{more}\r\n".encode("latin-1") + body

@@ -10,6 +10,7 @@ from typing import Any
 
 from iot_api.allocator import hand_back_large_blocks
 from iot_models.errors import SettingsError
+from iot_models.origins import parse_origins
 from iot_models.settings import load
 
 # The workers' metrics meet in files of this folder; prometheus_client looks for it as it is
@@ -68,6 +69,7 @@ def post_worker_init(worker: Any) -> None:
             memory_bytes=max(_settings.api_request_memory_bytes, 4 * _settings.max_body_bytes),
         )
     )
+    worker.allow(parse_origins(_settings.cors_origins))
     hand_back_large_blocks()
     root = logging.getLogger()
     root.handlers = worker.log.error_log.handlers

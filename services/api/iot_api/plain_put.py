@@ -6,7 +6,7 @@ and so does whatever is to be said about an error: nothing is answered in two wa
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from flask import Flask, g
@@ -17,15 +17,13 @@ from iot_models.scopes import Scope
 from . import stopping
 from .access import Access
 from .clients import client_of, proven_vaults
+from .cors import Cors, StartResponse, Wsgi
 from .http_errors import answer_error
 from .large_requests import LARGE_BYTES
 from .put_body import put_parser
 from .request_body import JSON_TYPES, read_plain
 from .requests_seen import HEADER, new_request_id
 from .service import Service
-
-StartResponse = Callable[..., Any]
-Wsgi = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]
 
 PATHS = ("/api/iot", "/api/rssi")
 _SPECIAL = frozenset(
@@ -44,18 +42,19 @@ class PlainPut:
     """Stands before a WSGI app."""
 
     def __init__(
-        self, app: Flask, service: Service, access: Access, cors: Mapping[str, str]
+        self, app: Flask, others: Wsgi, service: Service, access: Access, cors: Cors
     ) -> None:
-        """`cors`: the headers that CORS gives an answer to whoever names no origin."""
+        """`others` answers every other request."""
         self._app = app
-        self._others: Wsgi = app.wsgi_app
+        self._cors = cors
+        self._others = others
         self._intake = service.intake
         self._parse = put_parser(service.settings)
         self._max_bytes = min(service.settings.max_body_bytes, LARGE_BYTES - 1)
         self._large_requests = service.large_requests
         self._trusted_proxies = service.settings.trusted_proxies
         self._access = access
-        self._headers = [("Content-Type", "application/json"), *cors.items()]
+        self._headers = [("Content-Type", "application/json"), *cors.without_origin]
         requests = metrics.counter("iot_http_requests_total")
         seconds = metrics.histogram("iot_http_request_seconds")
         self._requests = {path: requests.labels(path, "PUT", 201) for path in PATHS}
@@ -105,4 +104,4 @@ class PlainPut:
         with self._app.request_context(environ):
             g.began, g.request_id = began, new_request_id()
             answer = self._app.process_response(answer_error(error))
-            return answer(environ, start_response)
+            return self._cors.wrap(answer)(environ, start_response)

@@ -26,6 +26,7 @@ from gunicorn.workers.ggevent import GeventWorker
 from werkzeug.exceptions import RequestTimeout
 
 from iot_models.errors import ErrorCode, IotError, UnavailableError
+from iot_models.origins import Origins
 
 from . import deadlines, stopping
 from .broken_requests import defect_answer, error_body, refusal_of
@@ -36,6 +37,7 @@ from .connections import (
     count_closed,
     too_many_connections,
 )
+from .cors import Cors, Headers, is_preflight
 from .defects import log_defect
 from .memory_budget import CHARGE, MemoryBudget
 from .receiving import MOST_HEAD_BYTES, ConnectionReader
@@ -109,6 +111,7 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
         self.cfg.__dict__.update({name: each.get() for name, each in self.cfg.settings.items()})
         self._enforce_at = 0.0
         self.limit(Limits())
+        self.allow(Origins())
 
     def limit(self, limits: Limits) -> None:
         """Set what clients may hold. Called before the first connection."""
@@ -116,6 +119,11 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
         self._connections = ConnectionTable(
             limit=limits.connections, per_network=limits.connections_per_network, reserve=RESERVE
         )
+
+    def allow(self, origins: Origins) -> None:
+        """Set whose web pages may read what the worker answers without the application."""
+        self._cors = Cors(origins)
+        self._refuse = self._cors.wrap(_refuse)
 
     def run(self) -> None:
         """Serve until SIGTERM."""
@@ -150,10 +158,10 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
         except ParseException as error:
             # Without the message, which quotes what could not be parsed.
             self.log.warning("refused a request from %s: %s", served.host, type(error).__name__)
-            _say(served, refusal_of(error))
+            _say(served, refusal_of(error, self._cors_headers(connection)))
         except Exception as error:  # noqa: BLE001 - the application answers its own
             log_defect(self.log, "defect in the answer to a request", error)
-            _say(served, defect_answer())
+            _say(served, defect_answer(self._cors_headers(connection)))
         finally:
             self._connections.remove(connection)
             self._memory.release(connection)
@@ -207,7 +215,7 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
         self, connection: Connection, answer: WsgiResponse, environ: dict[str, Any]
     ) -> None:
         is_refused = connection.reserved and not _is_health_check(environ)
-        body = (_refuse if is_refused else self.wsgi)(environ, answer.start_response)
+        body = (self._refuse if is_refused else self.wsgi)(environ, answer.start_response)
         try:
             for piece in body:
                 answer.write(piece)
@@ -215,6 +223,13 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
         finally:
             if hasattr(body, "close"):
                 body.close()
+
+    def _cors_headers(self, connection: Connection) -> Headers:
+        """For the answer to a request that the application does not see."""
+        if connection.request is None:  # its head could not be parsed
+            return self._cors.without_origin
+        origins = [value for name, value in connection.request.headers if name == "ORIGIN"]
+        return self._cors.headers({"REQUEST_METHOD": "", "HTTP_ORIGIN": ",".join(origins)})
 
     def _enforce_deadlines(self) -> None:
         now = time.monotonic()
@@ -290,8 +305,13 @@ def _is_health_check(environ: dict[str, Any]) -> bool:
     return environ["REQUEST_METHOD"] in {"GET", "HEAD"} and environ["PATH_INFO"] in _HEALTH
 
 
-def _refuse(_: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-    """A WSGI application that answers 503, without the cost of the real one."""
+def _refuse(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    """A WSGI application that answers 503, without the cost of the real one. A browser is told
+    that it may send its request: it would not show the reason of a preflight that fails.
+    """
+    if is_preflight(environ):
+        start_response("204 NO CONTENT", [("X-Request-Id", new_request_id())])
+        return []
     count_closed("refused")
     body = error_body(str(too_many_connections()), ErrorCode.UNAVAILABLE)
     headers = [

@@ -8,8 +8,11 @@ from typing import Any
 
 from . import names
 from .errors import SettingsError
+from .origins import parse_origins
 from .scopes import parse_anonymous_scopes
 
+_PARSED = {"anonymous_scopes": parse_anonymous_scopes, "cors_origins": parse_origins}
+"""Fields whose text is checked when it is loaded."""
 LEAST_SCRYPT_LOG2_N, GREATEST_SCRYPT_LOG2_N = 10, 20
 
 
@@ -163,7 +166,12 @@ class Settings:
     )
     tls_certificate: str = _setting("", "Certificate file (PEM); set, the API speaks https.")
     tls_key: str = _setting("", "Key file (PEM) of the certificate.")
-    cors_origins: str = _setting("*", "Origins that browsers may call from, by commas.")
+    cors_origins: str = _setting(
+        "*",
+        "Origins that browsers may call from, by commas: scheme, host and port, as in "
+        "https://app.example.org:8443. `https://*.example.org` stands for all hosts with one label "
+        "more, `*` for every origin, `null` for pages without one.",
+    )
     metrics_address: str = _setting("0.0.0.0", "Address /metrics listens on.")  # noqa: S104
     api_metrics_port: int = _setting(
         9100, "Port of the API's /metrics; 0 serves none.", maximum=65_535
@@ -190,10 +198,11 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         raise SettingsError("IOT_TLS_CERTIFICATE and IOT_TLS_KEY go together: set both or neither")
     if settings.log_level not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
         raise SettingsError("IOT_LOG_LEVEL must be one of DEBUG, INFO, WARNING, ERROR")
-    try:
-        parse_anonymous_scopes(settings.anonymous_scopes)
-    except SettingsError as error:
-        raise SettingsError(f"IOT_ANONYMOUS_SCOPES: {error}") from None
+    for name, parse in _PARSED.items():
+        try:
+            parse(getattr(settings, name))
+        except SettingsError as error:
+            raise SettingsError(f"{variable(name)}: {error}") from None
     return settings
 
 

@@ -3,9 +3,7 @@
 import pytest
 
 from integration.api.asking import JSON, Api, row
-from integration.api.conftest import MakeApi
 
-ORIGIN = "https://one.example"
 ASKED = [
     ("GET", "/healthz", None, 200),
     ("GET", "/readyz", None, 200),
@@ -45,41 +43,6 @@ def test_an_id_that_is_not_fit_to_log_is_replaced(module_api: Api, given: str) -
     answer = module_api.ask("GET", "/healthz", headers={"X-Request-Id": given})
     assert answer.headers["X-Request-Id"] != given
     assert len(answer.headers["X-Request-Id"]) == 32
-
-
-def test_a_browser_may_ask_first(module_api: Api) -> None:
-    headers = {
-        "Origin": ORIGIN,
-        "Access-Control-Request-Method": "PUT",
-        "Access-Control-Request-Headers": "Content-Type",
-    }
-    answer = module_api.ask("OPTIONS", "/api/iot", headers=headers)
-    assert answer.status_code == 200
-    assert answer.headers["Access-Control-Allow-Origin"] in {"*", ORIGIN}
-    assert "PUT" in answer.headers["Access-Control-Allow-Methods"]
-    assert answer.headers["Access-Control-Allow-Headers"].lower() == "content-type"
-
-
-@pytest.mark.parametrize(("method", "path", "body", "status"), ASKED)
-def test_a_browser_may_read_the_answer_and_its_id(
-    module_api: Api, method: str, path: str, body: str | None, status: int
-) -> None:
-    headers = {**JSON, "Origin": ORIGIN}
-    answer = module_api.ask(method, path, body, headers)
-    assert answer.status_code == status
-    assert answer.headers["Access-Control-Allow-Origin"] in {"*", ORIGIN}
-    exposed = answer.headers["Access-Control-Expose-Headers"].split(", ")
-    assert set(exposed) == {"X-Request-Id", "Retry-After", "Location"}
-
-
-@pytest.mark.parametrize(
-    ("origin", "allowed"),
-    [(ORIGIN, True), ("https://two.example", True), ("https://three.example", False)],
-)
-def test_origins_can_be_named(make_api: MakeApi, origin: str, *, allowed: bool) -> None:
-    api = make_api(cors_origins=f"{ORIGIN}, https://two.example")
-    answer = api.ask("GET", "/healthz", headers={"Origin": origin})
-    assert answer.headers.get("Access-Control-Allow-Origin") == (origin if allowed else None)
 
 
 def test_json_ends_in_a_newline_as_the_old_server_s(module_api: Api) -> None:

@@ -299,7 +299,8 @@ def test_a_defect_is_500_and_logged(
         "*",
         "https://one.example",
         "https://one.example, https://two.example",
-        r"https://.*\.example",
+        "https://*.example",
+        "",
     ],
 )
 def test_origins(make_ways: MakeWays, origins: str) -> None:
@@ -309,7 +310,8 @@ def test_origins(make_ways: MakeWays, origins: str) -> None:
         ways.same(body)
     seen = ways.see(GOOD, {**JSON, "Origin": "https://one.example"})
     assert (seen.status, seen.by_flask) == ("201 CREATED", 1)
-    assert seen.headers["Access-Control-Allow-Origin"][0] in {"*", "https://one.example"}
+    allowed = seen.headers.get("Access-Control-Allow-Origin", ["nobody"])[0]
+    assert allowed in ({"*", "https://one.example"} if origins else {"nobody"})
     other = ways.see(GOOD, {**JSON, "Origin": "https://evil.test"})
     assert (other.status, other.by_flask) == ("201 CREATED", 1)
     if origins != "*":

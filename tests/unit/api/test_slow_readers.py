@@ -17,6 +17,7 @@ from iot_api import deadlines
 from iot_api.connections import Phase
 from iot_api.worker import Limits
 from iot_api.wsgi_response import PAUSE
+from iot_models.origins import parse_origins
 from support.api_worker import lone_worker
 
 GET = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -244,6 +245,29 @@ def test_a_busy_process_answers_health_checks_only(worker: Worker) -> None:
         assert b"\r\nConnection: close\r\n" in head
         for client in silent:
             assert client.recv(1) == b""
+
+
+def test_a_page_may_read_that_a_process_is_busy(worker: Worker) -> None:
+    """Its browser asks first; of a preflight that fails, it would not show the reason."""
+    worker.real.limit(Limits(connections=1))
+    worker.real.allow(parse_origins("https://*.example.org"))
+    origin = b"Origin: https://app.example.org\r\n"
+    asks = b"Access-Control-Request-Method: PUT\r\n"
+    preflight = GET.replace(b"GET", b"OPTIONS").replace(
+        b"\r\n\r\n", b"\r\n" + origin + asks + b"\r\n"
+    )
+    put = GET.replace(b"GET", b"PUT").replace(b"\r\n\r\n", b"\r\n" + origin + b"\r\n")
+    with gevent.Timeout(PATIENCE), worker.connect() as busy:
+        app = worker.real.wsgi = LongAnswers()
+        busy.sendall(GET)
+        assert app.paused.wait()
+        for request, status in [(preflight, b"204"), (put, b"503")]:
+            with worker.connect() as client:
+                client.sendall(request)
+                head = head_of(client)
+            assert head.startswith(b"HTTP/1.1 " + status)
+            assert b"\r\nAccess-Control-Allow-Origin: https://app.example.org\r\n" in head
+            assert (b"\r\nAccess-Control-Allow-Methods: " in head) == (request is preflight)
 
 
 def healthy(_: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:

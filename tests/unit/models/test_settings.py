@@ -39,7 +39,12 @@ def test_every_default_is_one_that_could_be_set() -> None:
 @pytest.mark.parametrize("each", FIELDS, ids=name_of)
 def test_every_field_is_read_from_its_own_variable(each: "dataclasses.Field[Any]") -> None:
     name = f"IOT_{each.name.upper()}"
-    value: Any = {"log_level": "DEBUG", "anonymous_scopes": "ingest"}.get(each.name, "other")
+    texts = {
+        "log_level": "DEBUG",
+        "anonymous_scopes": "ingest",
+        "cors_origins": "https://one.example",
+    }
+    value: Any = texts.get(each.name, "other")
     if each.type is int:
         value = each.metadata["minimum"] if each.default != each.metadata["minimum"] else 1
     tls = {"IOT_TLS_CERTIFICATE": "c", "IOT_TLS_KEY": "k"} if each.name.startswith("tls") else {}

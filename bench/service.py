@@ -11,7 +11,7 @@ import psycopg
 from redis import Redis
 
 from iot_cipher.keyring import create_keyring_file
-from iot_models import names
+from iot_models.names import KeyNames
 from iot_tools.local.child import Child, Program
 from iot_tools.local.ports import free_port
 from iot_tools.local.postgres_server import PostgresServer
@@ -24,6 +24,7 @@ from .limits import wait_until
 from .load import Connection, Wire, send
 from .peers.side import ROOT, Side, answers
 
+KEYS = KeyNames("")
 READY_SECONDS = 30
 SETTLE_SECONDS = 120
 PROCESSES = 2
@@ -101,7 +102,7 @@ class Service(Side):
         for child in self.children:
             if not child.running:
                 raise RuntimeError(f"{child.name} ended ({child.ending}):\n{child.log_tail()}")
-        return not any(self._redis.xlen(names.stream(shard)) for shard in range(self.shards))
+        return not any(self._redis.xlen(KEYS.stream(shard)) for shard in range(self.shards))
 
     def _number(self, statement: str) -> int:
         row = self._postgres.execute(statement).fetchone()

@@ -17,13 +17,12 @@ from typing import cast
 
 from redis import Redis
 
-from iot_models import names
 from iot_tools.local.ports import free_port
 
 from .load import send
 from .processes import CpuWatch
 from .readings import vault_name
-from .service import Service, running_service
+from .service import KEYS, Service, running_service
 from .simulator import Load, Plant, quantile, simulate
 from .tables import aligned
 
@@ -188,7 +187,7 @@ def _sampling(service: Service) -> Iterator[list[float]]:
             while not over.wait(0.01):
                 with client.pipeline(transaction=False) as pipeline:
                     for shard in range(service.shards):
-                        pipeline.xlen(names.stream(shard))
+                        pipeline.xlen(KEYS.stream(shard))
                     found.append(float(sum(cast("list[int]", pipeline.execute()))))
 
     thread = threading.Thread(target=sample, daemon=True)

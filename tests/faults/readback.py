@@ -10,7 +10,7 @@ import msgspec
 
 from faults.account import Account, Judgement, Request, Row
 from faults.service import SHARDS, Service
-from iot_models import names
+from support.keys import KEYS
 
 DRAIN_SECONDS = 60.0
 _READ_SECONDS = 60.0
@@ -36,7 +36,7 @@ def wait_until_drained(service: Service) -> float:
             waiting = {
                 shard: count
                 for shard in range(SHARDS)
-                if (count := client.xlen(names.stream(shard)))
+                if (count := client.xlen(KEYS.stream(shard)))
             }
             if not waiting:
                 return time.monotonic() - began
@@ -66,9 +66,9 @@ def judge(
 def left_over(service: Service) -> dict[str, int]:
     """What must be 0 in Redis: dead letters, and bytes of the backlog that are counted."""
     with service.direct_redis() as client:
-        held = cast("bytes | None", client.hget(names.BACKLOG_COUNTERS, "bytes"))
+        held = cast("bytes | None", client.hget(KEYS.backlog_counters, "bytes"))
         return {
-            "dead letters": client.xlen(names.DEAD_LETTERS),
+            "dead letters": client.xlen(KEYS.dead_letters),
             "bytes counted as waiting": abs(int(held or b"0")),
         }
 

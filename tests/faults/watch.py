@@ -10,8 +10,8 @@ import psycopg
 from redis.exceptions import RedisError
 
 from faults.service import SHARDS, Service
-from iot_models import names
 from iot_tools.local.child import wait_until
+from support.keys import KEYS
 
 _LOOK_SECONDS = 0.05
 _POSITIONS = "SELECT shard, position FROM ingest_offsets ORDER BY shard"
@@ -57,7 +57,7 @@ class Watch:
             while not self._stopping.wait(_LOOK_SECONDS):
                 with client.pipeline(transaction=False) as pipeline:
                     for shard in range(SHARDS):
-                        pipeline.xrange(names.stream(shard), count=1)
+                        pipeline.xrange(KEYS.stream(shard), count=1)
                     firsts = pipeline.execute()
                 fronts = tuple(first[0][0] if first else None for first in firsts)
                 self.fronts.append((time.monotonic(), fronts))

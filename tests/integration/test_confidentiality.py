@@ -24,6 +24,7 @@ from iot_stores.backlog import Backlog
 from iot_tools.local.postgres_server import PostgresServer, binaries
 from iot_tools.local.redis_server import RedisServer
 from iot_writer.schema import migrate
+from support.keys import KEYS
 from support.stack import Stack
 from support.waiting import wait_until
 
@@ -214,7 +215,7 @@ def _send(stack: Stack, places: range) -> None:
 
 def _backlog(settings: Settings) -> int:
     with Redis.from_url(settings.redis_url) as client:
-        backlog = Backlog(client, shards=settings.shards, max_bytes=0)
+        backlog = Backlog(client, KEYS, shards=settings.shards, max_bytes=0)
         return sum(backlog.state().entries.values())
 
 

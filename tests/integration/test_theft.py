@@ -26,7 +26,6 @@ from iot_cipher.vault import (
     password_key,
     scrypt_secret,
 )
-from iot_models import names
 from iot_models.entry import decode_entry
 from iot_models.errors import DecryptionError
 from iot_models.settings import Settings
@@ -34,6 +33,7 @@ from iot_stores import history
 from iot_stores.history import Question
 from iot_writer.writer import Writer
 from support.draining import drain_all
+from support.keys import KEYS
 
 PASSWORD = b"the password"
 TEXT_MARK = "Xk4OtterMeadow"
@@ -96,8 +96,8 @@ def test_without_the_keyring_no_password_can_be_tested(
         with pytest.raises(DecryptionError):
             Opener(lambda: thief).open(shard, sealed)
     with Redis.from_url(settings.redis_url) as redis:
-        assert redis.exists(names.vault_record(ours.lookup))
-        assert not redis.exists(names.vault_record(theirs.lookup))
+        assert redis.exists(KEYS.vault_record(ours.lookup))
+        assert not redis.exists(KEYS.vault_record(theirs.lookup))
 
 
 def test_with_the_master_keys_but_no_pepper_no_vault_is_found(

@@ -13,6 +13,7 @@ from iot_cipher.envelope import Opener
 from iot_cipher.writer_keys import WriterKeysFile
 from iot_models.entry import decode_entry
 from iot_models.errors import IotError, SettingsError, UnavailableError
+from iot_models.names import KeyNames
 from iot_models.settings import Settings, load
 from iot_stores.audit import AuditLog
 from iot_stores.backlog import Backlog
@@ -45,9 +46,10 @@ class _Dead:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.redis = connect_redis(settings)
-        self.letters = DeadLetters(self.redis)
+        names = KeyNames(settings.redis_key_prefix)
+        self.letters = DeadLetters(self.redis, names)
         self.backlog = Backlog(
-            self.redis, shards=settings.shards, max_bytes=settings.backlog_max_bytes
+            self.redis, names, shards=settings.shards, max_bytes=settings.backlog_max_bytes
         )
         self.keys = WriterKeysFile(Path(settings.keyring_file))
 

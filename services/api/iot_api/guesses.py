@@ -12,8 +12,9 @@ from typing import cast
 from redis import Redis
 from redis.exceptions import RedisError
 
-from iot_models import metrics, names
+from iot_models import metrics
 from iot_models.errors import TooManyRequestsError
+from iot_models.names import KeyNames
 from iot_stores.backlog import Guard
 
 from .clients import Client
@@ -30,9 +31,15 @@ class Guesses:
     """Counts in Redis, so for all pods together. While Redis is away nothing is counted."""
 
     def __init__(
-        self, client: "Redis", *, limit: int, clock: Callable[[], float] = time.monotonic
+        self,
+        client: "Redis",
+        names: KeyNames,
+        *,
+        limit: int,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client = client
+        self._names = names
         self._limit = limit
         self._clock = clock
         self._refused: dict[str, float] = {}
@@ -44,10 +51,10 @@ class Guesses:
         """The counters of a client, with their limits."""
         if not self._limit:
             return ()
-        own = Guard(names.guesses(client.name), self._limit)
+        own = Guard(self._names.guesses(client.name), self._limit)
         if not client.proxy:
             return (own,)
-        return (own, Guard(names.guesses(client.proxy), PROXY_FACTOR * self._limit))
+        return (own, Guard(self._names.guesses(client.proxy), PROXY_FACTOR * self._limit))
 
     def check(self, client: Client) -> None:
         """Refuse a client that is over the limit, whether or not its password is right.

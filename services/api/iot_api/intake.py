@@ -15,9 +15,10 @@ from redis.exceptions import RedisError
 from iot_cipher.aead import SALT_BYTES
 from iot_cipher.envelope import EntryName, Sealer, name_of
 from iot_cipher.vault import OpenVault
-from iot_models import metrics, names
+from iot_models import metrics
 from iot_models.entry import Entry
 from iot_models.errors import IotError
+from iot_models.names import KeyNames
 from iot_models.reading import SEPARATOR, ReadingColumns
 from iot_stores.backlog import Backlog, Guard, GuardedError, RememberedRequest
 
@@ -75,6 +76,7 @@ class Intake:
         guesses: Guesses,
         sealer: Sealer,
         backlog: Backlog,
+        names: KeyNames,
         *,
         shards: int,
         remembering: Remembering,
@@ -83,6 +85,7 @@ class Intake:
         self._guesses = guesses
         self._sealer = sealer
         self._backlog = backlog
+        self._names = names
         self._shards = shards
         self._remembering = remembering
         self._acknowledged = metrics.counter("iot_readings_acknowledged_total")
@@ -171,7 +174,8 @@ class Intake:
         """The name to remember a request by, then the other one it may have; none without a key."""
         if key is None:
             return ()
-        both = request_name(key, vaults), _first_request_name(key, vaults)
+        digests = request_digest(key, vaults), _first_request_digest(key, vaults)
+        both = tuple(map(self._names.remembered_request, digests))
         # While processes of version 0.1 may get the request again, by the name that they look for.
         return both[::-1] if self._vaults.old_processes_may_run else both
 
@@ -185,7 +189,7 @@ class Intake:
             self._remembering.seconds,
             answer,
             self._remembering.most,
-            names.remembered_of_client(client.sender),
+            self._names.remembered_of_client(client.sender),
             max(1, self._remembering.most // CLIENTS_SHARE),
         )
 
@@ -202,19 +206,19 @@ def _last_entries(sealed: Sequence[tuple[int, bytes]]) -> tuple[EntryName, ...]:
     return tuple(name_of(shard, last[shard]) for shard in last)
 
 
-def request_name(key: str, vaults: Sequence[OpenVault]) -> str:
-    """The name of a request; each part is hashed with its length."""
+def request_digest(key: str, vaults: Sequence[OpenVault]) -> bytes:
+    """What a request is remembered by; each part is hashed with its length."""
     parts = [key.encode(), *sorted(vault.vault_id.bytes for vault in vaults)]
-    return _name_of(b"".join(b"%d:%b" % (len(part), part) for part in parts))
+    return _digest(b"".join(b"%d:%b" % (len(part), part) for part in parts))
 
 
-def _first_request_name(key: str, vaults: Sequence[OpenVault]) -> str:
-    """The name that version 0.1 gives to a request."""
-    return _name_of(key.encode() + b"".join(sorted(vault.vault_id.bytes for vault in vaults)))
+def _first_request_digest(key: str, vaults: Sequence[OpenVault]) -> bytes:
+    """What version 0.1 remembers a request by."""
+    return _digest(key.encode() + b"".join(sorted(vault.vault_id.bytes for vault in vaults)))
 
 
-def _name_of(content: bytes) -> str:
-    return names.remembered_request(hashlib.sha256(content).digest())
+def _digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()
 
 
 def _repeated(answer: bytes) -> Accepted:

@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 from iot_models import monitoring
 from iot_models.errors import SettingsError
 from iot_models.metrics import declared
+from iot_models.names import KeyNames
 from iot_models.settings import load
 from iot_stores.backlog import Backlog, BacklogState
 from iot_stores.redis_client import connect_redis
@@ -65,7 +66,10 @@ def main() -> int:
     registry = CollectorRegistry()
     MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     backlog = Backlog(
-        connect_redis(settings), shards=settings.shards, max_bytes=settings.backlog_max_bytes
+        connect_redis(settings),
+        KeyNames(settings.redis_key_prefix),
+        shards=settings.shards,
+        max_bytes=settings.backlog_max_bytes,
     )
     registry.register(BacklogCollector(backlog, limit=settings.backlog_max_bytes))
     try:

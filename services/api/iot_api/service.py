@@ -11,6 +11,7 @@ from redis import Redis
 
 from iot_cipher.envelope import Sealer
 from iot_cipher.keyring import KeyringFile
+from iot_models.names import KeyNames
 from iot_models.settings import Settings
 from iot_stores.audit import AuditLog
 from iot_stores.backlog import Backlog
@@ -71,12 +72,14 @@ def build_service(settings: Settings) -> Service:
         SettingsError: the keyring can't be read.
     """
     keyring = KeyringFile(Path(settings.keyring_file))
+    names = KeyNames(settings.redis_key_prefix)
     redis = connect_redis(settings)
     hot_redis = connect_hot_window(settings, redis)
     hot_probe = connect_hot_window(settings, redis, patience=HOT_WINDOW_SECONDS)
     pool = postgres_pool(settings, name="iot-api", size=settings.api_postgres_pool, check=_answers)
     backlog = Backlog(
         redis,
+        names,
         shards=settings.shards,
         max_bytes=settings.backlog_max_bytes,
         wait_replicas=settings.redis_wait_replicas,
@@ -84,15 +87,15 @@ def build_service(settings: Settings) -> Service:
     )
     compaction = Compaction(
         pool,
-        CompactionOrders(redis),
+        CompactionOrders(redis, names),
         keyring.current,
         hot_window_seconds=settings.hot_window_seconds,
         after_seconds=settings.compaction_after_seconds,
     )
-    guesses = Guesses(redis, limit=settings.guess_limit)
+    guesses = Guesses(redis, names, limit=settings.guess_limit)
     vaults = Vaults(
         keyring.current,
-        VaultRecords(redis, pool),
+        VaultRecords(redis, names, pool),
         VaultCache(size=settings.vault_cache_size, seconds=settings.vault_cache_seconds),
         guesses,
         scrypt_log2_n=settings.scrypt_log2_n,
@@ -109,6 +112,7 @@ def build_service(settings: Settings) -> Service:
             guesses,
             Sealer(keyring.current),
             backlog,
+            names,
             shards=settings.shards,
             remembering=Remembering(
                 settings.idempotency_seconds, settings.idempotency_max_requests
@@ -118,7 +122,7 @@ def build_service(settings: Settings) -> Service:
         receipts=Receipts(pool, backlog),
         readings=Readings(
             pool,
-            HotWindow(hot_redis, backlog, seconds=settings.hot_window_seconds),
+            HotWindow(hot_redis, names, backlog, seconds=settings.hot_window_seconds),
             shards=settings.shards,
             clock=time.time,
             slots=ReadSlots(settings.api_postgres_pool),

@@ -1,6 +1,7 @@
 """`python -m iot_writer`: a writer process."""
 
 import logging
+import os
 import sys
 
 from . import stopping
@@ -11,6 +12,12 @@ def main() -> int:
     stopping.heed_signals()
     # Now, and not above: they take a second, in which a signal would be deadly.
     from iot_models.errors import SettingsError  # noqa: PLC0415
+    from iot_models.settings import load_key_names  # noqa: PLC0415
+
+    try:
+        os.environ["RQ_KEY_PREFIX"] = load_key_names().rq  # RQ reads it when it is imported
+    except SettingsError as error:
+        return _refuse(error)
 
     from .health import serve_health  # noqa: PLC0415
     from .worker import work  # noqa: PLC0415
@@ -25,10 +32,14 @@ def main() -> int:
         if settings.writer_metrics_port:
             serve_health(writer.readiness(), settings.metrics_address, settings.writer_metrics_port)
     except SettingsError as error:
-        print(f"iot-writer: {error}", file=sys.stderr)
-        return 2
+        return _refuse(error)
     work(writer)
     return 0
+
+
+def _refuse(error: Exception) -> int:
+    print(f"iot-writer: {error}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from rq import Queue
+from rq.defaults import RQ_KEY_PREFIX
 from rq.exceptions import NoSuchJobError
 from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
@@ -254,8 +255,10 @@ class KnownJob(Job):
         self._status = JobStatus(status) if known else JobStatus.CREATED
 
 
-def job_queue(client: "Redis") -> Queue:
+def job_queue(client: "Redis", key_names: names.KeyNames) -> Queue:
     """The queue of all jobs. What it holds is JSON: a pickle from Redis could run anything."""
+    if key_names.rq != RQ_KEY_PREFIX:
+        raise RuntimeError(f"RQ was imported with RQ_KEY_PREFIX={RQ_KEY_PREFIX}")
     return Queue(
         names.JOB_QUEUE,
         connection=client,

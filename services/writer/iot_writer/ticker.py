@@ -39,9 +39,9 @@ class Ticker(threading.Thread):
 
     def tick(self) -> None:
         """Queue what is due."""
-        client = self._writer.redis
+        client, key_names = self._writer.redis, self._writer.names
         for job, seconds in EVERY_SECONDS.items():
-            if client.set(names.tick(job), 1, ex=seconds, nx=True):
+            if client.set(key_names.tick(job), 1, ex=seconds, nx=True):
                 self._writer.backlog.arm([job])
 
     def stop(self) -> None:

@@ -149,7 +149,7 @@ def _work_on_jobs(writer: Writer) -> None:
     # A client of its own: RQ sets the timeouts of the one it is given to suit its blocking wait.
     with connect_redis(writer.settings) as client:
         worker = DrainWorker(
-            [jobs.job_queue(client)],
+            [jobs.job_queue(client, writer.names)],
             connection=client,
             job_class=jobs.KnownJob,
             serializer=JSONSerializer,

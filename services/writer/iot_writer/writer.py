@@ -6,6 +6,7 @@ from pathlib import Path
 
 from iot_cipher.envelope import Opener
 from iot_cipher.writer_keys import WriterKeysFile
+from iot_models.names import KeyNames
 from iot_models.settings import Settings, load
 from iot_stores.audit import AuditLog
 from iot_stores.backlog import Backlog
@@ -31,22 +32,28 @@ class Writer:
         self.settings = settings
         url_parts(settings.postgres_url)  # what is wrong with it is told now
         self.keys = WriterKeysFile(Path(settings.keyring_file))
+        self.names = KeyNames(settings.redis_key_prefix)
         self.redis = connect_redis(settings)
         self.hot_redis = connect_hot_window(settings, self.redis)
         self.backlog = Backlog(
-            self.redis, shards=settings.shards, max_bytes=settings.backlog_max_bytes
+            self.redis,
+            self.names,
+            shards=settings.shards,
+            max_bytes=settings.backlog_max_bytes,
         )
         self.audit = AuditLog(self.keys.current)
         self.drain = Drain(
             self.backlog,
-            DeadLetters(self.redis),
-            HotWindow(self.hot_redis, self.backlog, seconds=settings.hot_window_seconds),
+            DeadLetters(self.redis, self.names),
+            HotWindow(
+                self.hot_redis, self.names, self.backlog, seconds=settings.hot_window_seconds
+            ),
             Opener(self.keys.current),
             self.audit,
             shards=settings.shards,
             hot_window_pause=0.0 if self.hot_redis is self.redis else HOT_WINDOW_PAUSE_SECONDS,
         )
-        self.compaction_orders = CompactionOrders(self.redis)
+        self.compaction_orders = CompactionOrders(self.redis, self.names)
         self.compaction = Compaction(self.compaction_orders, self.keys.current)
         self.sparse_indexes = SparseIndexes(lambda: connect_postgres(settings, name="iot-writer"))
         self._connection: Connection | None = None

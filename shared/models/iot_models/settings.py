@@ -11,7 +11,11 @@ from .errors import SettingsError
 from .origins import parse_origins
 from .scopes import parse_anonymous_scopes
 
-_PARSED = {"anonymous_scopes": parse_anonymous_scopes, "cors_origins": parse_origins}
+_PARSED = {
+    "anonymous_scopes": parse_anonymous_scopes,
+    "cors_origins": parse_origins,
+    "redis_key_prefix": names.parse_key_prefix,
+}
 """Fields whose text is checked when it is loaded."""
 LEAST_SCRYPT_LOG2_N, GREATEST_SCRYPT_LOG2_N = 10, 20
 
@@ -38,6 +42,11 @@ class Settings:
     )
     hot_window_redis_url: str = _setting(
         "", "Redis of the hot window alone; empty: that of IOT_REDIS_URL.", secret=True
+    )
+    redis_key_prefix: str = _setting(
+        "",
+        "Begin of the name of every key in Redis, such as berlin: with the colon; a prefix of its "
+        "own lets a release share a Redis. Empty: none.",
     )
     postgres_url: str = _setting(MISSING, "PostgreSQL of the history, as a libpq URL.", secret=True)
     keyring_file: str = _setting(
@@ -204,6 +213,18 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         except SettingsError as error:
             raise SettingsError(f"{variable(name)}: {error}") from None
     return settings
+
+
+def load_key_names(environ: Mapping[str, str] = os.environ) -> names.KeyNames:
+    """The names of keys in Redis, for a process that needs them before anything else.
+
+    Raises:
+        SettingsError: IOT_REDIS_KEY_PREFIX is wrong.
+    """
+    try:
+        return names.parse_key_prefix(load_one("redis_key_prefix", environ))
+    except SettingsError as error:
+        raise SettingsError(f"IOT_REDIS_KEY_PREFIX: {error}") from None
 
 
 def load_one(name: str, environ: Mapping[str, str] = os.environ) -> Any:

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple, NoReturn, cast
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from iot_models import names
 from iot_models.errors import TooLargeError, TooManyRequestsError, UnavailableError
+from iot_models.names import DRAIN_JOBS, MOST_SHARDS, KeyNames, drain_job
 
 from .group_commit import GroupCommit
 from .redis_client import milliseconds
@@ -115,6 +115,7 @@ class Backlog:
     def __init__(
         self,
         client: "Redis",
+        names: KeyNames,
         *,
         shards: int,
         max_bytes: int,
@@ -122,6 +123,7 @@ class Backlog:
         wait_fsync: bool = False,
     ) -> None:
         self._client = client
+        self._names = names
         self._wait_replicas = wait_replicas
         self._wait_fsync = wait_fsync
         self._waits = bool(wait_replicas or wait_fsync)
@@ -166,20 +168,21 @@ class Backlog:
         size = sum(len(sealed) for _, sealed in entries)
         if size > self._max_bytes:
             raise TooLargeError("the request is larger than the backlog may be")
-        keys = [names.BACKLOG_COUNTERS, names.JOB_LIST]
+        keys = [self._names.backlog_counters, self._names.job_list]
         arguments: list[str | int | bytes] = [self._max_bytes, len(guards)]
         if request is None:
             arguments.append("")
         else:
             arguments += (
                 request.name, request.seconds, request.answer, request.other_name,
-                names.REMEMBERED_COUNTS, request.most, request.counter, request.most_of_client,
+                self._names.remembered_counts, request.most,
+                request.counter, request.most_of_client,
             )  # fmt: skip
         for guard in guards:
             arguments += guard
         for shard, sealed in entries:
-            keys.append(names.stream(shard))
-            arguments += (shard, names.drain_job(shard), sealed)
+            keys.append(self._names.stream(shard))
+            arguments += (shard, drain_job(shard), sealed)
         (outcome, *more), reached = self._append.run(keys, arguments, size)
         if self._waits and outcome in {_ADDED, _REMEMBERED}:
             self._check_reached(reached)
@@ -204,7 +207,7 @@ class Backlog:
         is set aside.
         """
         fields = [f"out:{shard}" for shard in ends]
-        out = cast("list[bytes | None]", self._client.hmget(names.BACKLOG_COUNTERS, fields))
+        out = cast("list[bytes | None]", self._client.hmget(self._names.backlog_counters, fields))
         return all(int(gone or b"0") >= end for gone, end in zip(out, ends.values(), strict=True))
 
     def _check_reached(self, reached: Any) -> None:
@@ -231,7 +234,7 @@ class Backlog:
             after = b"(" + waiting[-1].entry_id if waiting else b"-"
             page = cast(
                 "list[tuple[bytes, dict[bytes, bytes]]]",
-                self._client.xrange(names.stream(shard), after, b"+", count=_PAGE),
+                self._client.xrange(self._names.stream(shard), after, b"+", count=_PAGE),
             )
             for entry_id, fields in page:
                 # Missing fields: planted in Redis. The drain sets such an entry aside.
@@ -250,7 +253,7 @@ class Backlog:
         """
         calls = []
         for each in removals:
-            keys = [names.stream(each.shard), names.BACKLOG_COUNTERS]
+            keys = [self._names.stream(each.shard), self._names.backlog_counters]
             last = each.last
             arguments = [_after(last.entry_id), each.shard, last.bytes_so_far, each.position]
             calls.append((keys, arguments))
@@ -261,15 +264,15 @@ class Backlog:
 
         Whoever takes them drains them; what is left by one who dies, the sweep queues again.
         """
-        taken = self._take(keys=[names.JOB_LIST], args=[names.DRAIN_JOBS])
+        taken = self._take(keys=[self._names.job_list], args=[DRAIN_JOBS])
         shards = cast("list[bytes]", taken)
-        return [int(each) for each in shards if each.isdigit() and int(each) < names.MOST_SHARDS]
+        return [int(each) for each in shards if each.isdigit() and int(each) < MOST_SHARDS]
 
     def drained(self, shard: int) -> Drained:
         """The moment, and up to where a shard was drained by then."""
         with self._client.pipeline(transaction=False) as pipeline:
             pipeline.time()
-            pipeline.hget(names.BACKLOG_COUNTERS, f"at:{shard}")
+            pipeline.hget(self._names.backlog_counters, f"at:{shard}")
             time, position = pipeline.execute()
         at = None if position is None else position.decode()
         return Drained(milliseconds(time), at)
@@ -280,11 +283,11 @@ class Backlog:
 
     def arm(self, jobs: Sequence[str]) -> int:
         """Queue the jobs that don't wait already; how many were queued."""
-        return cast("int", self._arm(keys=[names.JOB_LIST], args=list(jobs)))
+        return cast("int", self._arm(keys=[self._names.job_list], args=list(jobs)))
 
     def shards(self) -> list[int]:
         """All that take entries, and those that took some before their number was changed."""
-        counted = cast("list[bytes]", self._client.hkeys(names.BACKLOG_COUNTERS))
+        counted = cast("list[bytes]", self._client.hkeys(self._names.backlog_counters))
         used = {int(field[3:]) for field in counted if field.startswith(b"in:")}
         return sorted(used.union(range(self._shards)))
 
@@ -296,13 +299,13 @@ class Backlog:
 
     def state(self) -> BacklogState:
         """What waits, for metrics and readiness."""
-        held = self._client.hget(names.BACKLOG_COUNTERS, "bytes")
+        held = self._client.hget(self._names.backlog_counters, "bytes")
         lengths = list(self._lengths())
         return BacklogState(
             bytes=int(cast("bytes", held or b"0")),
             entries={shard: length for shard, length, _ in lengths},
             oldest_seconds=max(0.0, *(age or 0.0 for _, _, age in lengths)),
-            dead_letters=self._client.xlen(names.DEAD_LETTERS),
+            dead_letters=self._client.xlen(self._names.dead_letters),
         )
 
     def _lengths(self) -> Iterator[tuple[int, int, float | None]]:
@@ -310,8 +313,8 @@ class Backlog:
         with self._client.pipeline(transaction=False) as pipeline:
             pipeline.time()
             for shard in shards:
-                pipeline.xlen(names.stream(shard))
-                pipeline.xrange(names.stream(shard), count=1)
+                pipeline.xlen(self._names.stream(shard))
+                pipeline.xrange(self._names.stream(shard), count=1)
             time, *answers = pipeline.execute()
         now = milliseconds(time)
         for shard, length, first in zip(shards, answers[::2], answers[1::2], strict=True):

@@ -7,7 +7,7 @@ from typing import cast
 
 from redis import Redis
 
-from iot_models import names
+from iot_models.names import COMPACT_JOB, KeyNames
 
 from .redis_client import milliseconds
 from .scripts import load_script
@@ -25,26 +25,27 @@ SETTLED_SECONDS = 30 * 86_400
 class CompactionOrders:
     """The orders that wait, and which vaults need not be looked at."""
 
-    def __init__(self, client: "Redis") -> None:
+    def __init__(self, client: "Redis", names: KeyNames) -> None:
         self._client = client
+        self._names = names
         self._push = load_script(client, "compaction_push.lua")
 
     def look(self, vault_id: bytes) -> bool:
         """Whether a vault is to be looked at now; true for one process at a time."""
-        return self._claim(names.compaction_looked(vault_id), LOOK_SECONDS)
+        return self._claim(self._names.compaction_looked(vault_id), LOOK_SECONDS)
 
     def look_back(self, vault_id: bytes) -> bool:
         """Whether its whole history is."""
-        return self._claim(names.compaction_looked_back(vault_id), LOOK_BACK_SECONDS)
+        return self._claim(self._names.compaction_looked_back(vault_id), LOOK_BACK_SECONDS)
 
     def settled(self, vault_id: bytes) -> None:
         """There is nothing to merge in its history."""
-        self._client.set(names.compaction_looked_back(vault_id), 1, ex=SETTLED_SECONDS)
+        self._client.set(self._names.compaction_looked_back(vault_id), 1, ex=SETTLED_SECONDS)
 
     def look_back_soon(self, vault_id: bytes) -> None:
         """Its history holds more than was found."""
         # Not deleted: where the API has a user of its own, that user may delete nothing.
-        self._client.set(names.compaction_looked_back(vault_id), 1, px=1)
+        self._client.set(self._names.compaction_looked_back(vault_id), 1, px=1)
 
     def now(self) -> int:
         """Unix milliseconds, by the clock that stamps readings."""
@@ -52,16 +53,16 @@ class CompactionOrders:
 
     def push(self, sealed: bytes) -> bool:
         """Add an order, and queue the job that does it; False when there are enough."""
-        keys = [names.COMPACTION_ORDERS, names.JOB_LIST]
-        return bool(self._push(keys=keys, args=[sealed, MOST_ORDERS, names.COMPACT_JOB]))
+        keys = [self._names.compaction_orders, self._names.job_list]
+        return bool(self._push(keys=keys, args=[sealed, MOST_ORDERS, COMPACT_JOB]))
 
     def pop(self) -> bytes | None:
         """Take the oldest order."""
-        return cast("bytes | None", self._client.lpop(names.COMPACTION_ORDERS))
+        return cast("bytes | None", self._client.lpop(self._names.compaction_orders))
 
     def waiting(self) -> int:
         """How many there are."""
-        return self._client.llen(names.COMPACTION_ORDERS)
+        return self._client.llen(self._names.compaction_orders)
 
     def _claim(self, name: str, seconds: int) -> bool:
         return bool(self._client.set(name, 1, ex=seconds, nx=True))

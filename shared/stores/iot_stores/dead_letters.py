@@ -6,7 +6,7 @@ from typing import cast
 
 from redis import Redis
 
-from iot_models import names
+from iot_models.names import KeyNames
 
 from .backlog import Backlog, Waiting
 from .scripts import load_script
@@ -30,8 +30,9 @@ class DeadLetter:
 class DeadLetters:
     """The stream of dead letters."""
 
-    def __init__(self, client: "Redis") -> None:
+    def __init__(self, client: "Redis", names: KeyNames) -> None:
         self._client = client
+        self._names = names
         self._bury = load_script(client, "dead_letters_bury.lua")
 
     def bury(self, shard: int, waiting: Waiting, reason: str) -> bool:
@@ -39,14 +40,14 @@ class DeadLetters:
 
         It leaves the backlog with the entries around it, by `Backlog.remove`.
         """
-        keys = [names.DEAD_LETTERS, names.DEAD_LETTER_IDS]
+        keys = [self._names.dead_letters, self._names.dead_letter_ids]
         arguments = [shard, waiting.entry_id, waiting.sealed, reason]
         return bool(self._bury(keys=keys, args=arguments))
 
     def all(self) -> Iterator[DeadLetter]:
         """Every dead letter, the oldest first."""
         after = "-"
-        while page := self._client.xrange(names.DEAD_LETTERS, after, "+", count=_PAGE):
+        while page := self._client.xrange(self._names.dead_letters, after, "+", count=_PAGE):
             for letter_id, fields in cast("list[tuple[bytes, dict[bytes, bytes]]]", page):
                 yield _letter(letter_id, fields)
                 after = f"({letter_id.decode()}"
@@ -55,7 +56,7 @@ class DeadLetters:
         """The dead letter of that id; ValueError when the id is no such id."""
         if not all(part.isdecimal() for part in letter_id.split("-", 1)):
             raise ValueError(f"{letter_id!r} is not the id of a dead letter")
-        found = self._client.xrange(names.DEAD_LETTERS, letter_id, letter_id)
+        found = self._client.xrange(self._names.dead_letters, letter_id, letter_id)
         letters = cast("list[tuple[bytes, dict[bytes, bytes]]]", found)
         return _letter(*letters[0]) if letters else None
 
@@ -71,8 +72,8 @@ class DeadLetters:
     def drop(self, letter: DeadLetter) -> None:
         """Delete a dead letter for good."""
         with self._client.pipeline(transaction=True) as pipeline:
-            pipeline.xdel(names.DEAD_LETTERS, letter.letter_id)
-            pipeline.srem(names.DEAD_LETTER_IDS, f"{letter.shard} {letter.entry_id}")
+            pipeline.xdel(self._names.dead_letters, letter.letter_id)
+            pipeline.srem(self._names.dead_letter_ids, f"{letter.shard} {letter.entry_id}")
             pipeline.execute()
 
 

@@ -20,7 +20,7 @@ from typing import cast
 from redis import Redis
 
 from iot_cipher.sealed_segment import SealedSegment
-from iot_models import names
+from iot_models.names import KeyNames
 from iot_models.segment import SegmentBounds
 
 from .backlog import Backlog
@@ -49,8 +49,9 @@ class DrainedShard:
 class HotWindow:
     """The segments received in the last `seconds`; 0 seconds keeps none."""
 
-    def __init__(self, client: "Redis", backlog: Backlog, *, seconds: int) -> None:
+    def __init__(self, client: "Redis", names: KeyNames, backlog: Backlog, *, seconds: int) -> None:
         self._client = client
+        self._names = names
         self._backlog = backlog
         self._seconds = seconds
         self._write = load_script(client, "hot_window_write.lua")
@@ -79,20 +80,20 @@ class HotWindow:
         for each in drain.segments:
             vault_id, bounds = each.vault_id.bytes, each.bounds
             arguments += (
-                names.hot_index(vault_id),
-                names.hot_segment(vault_id, bounds.first_id),
+                self._names.hot_index(vault_id),
+                self._names.hot_segment(vault_id, bounds.first_id),
                 bounds.received_max,
                 bounds.to_bytes(),
                 each.payload if len(each.payload) <= MOST_PAYLOAD_BYTES else b"",
             )
-        return [names.hot_cover(drain.shard)], arguments
+        return [self._names.hot_cover(drain.shard)], arguments
 
     def covers(self, shard: int, seconds: int, begin: int | None = None) -> int | None:
         """When the window holds all of the last `seconds`: their begin, in Unix milliseconds of
         the clock that stamps readings; else None. So also for a `begin` that was given before.
         """
         drained = self._backlog.drained(shard)  # first: what is drained meanwhile may be missing
-        found = self._client.hmget(names.hot_cover(shard), ["position", "since", "seconds"])
+        found = self._client.hmget(self._names.hot_cover(shard), ["position", "since", "seconds"])
         position, since, kept = cast("list[bytes | None]", found)
         if drained.position is None or position is None or since is None or kept is None:
             return None
@@ -103,7 +104,7 @@ class HotWindow:
 
     def bounds(self, vault_id: uuid.UUID, begin: int) -> list[SegmentBounds]:
         """Bounds of a vault's segments that hold readings received at or after `begin`."""
-        found = self._client.zrangebyscore(names.hot_index(vault_id.bytes), begin, "+inf")
+        found = self._client.zrangebyscore(self._names.hot_index(vault_id.bytes), begin, "+inf")
         return [SegmentBounds.from_bytes(each) for each in cast("list[bytes]", found)]
 
     def payloads(
@@ -113,7 +114,7 @@ class HotWindow:
         start, count = 0, _FIRST_FETCH
         while start < len(bounds):
             keys = [
-                names.hot_segment(vault_id.bytes, each.first_id)
+                self._names.hot_segment(vault_id.bytes, each.first_id)
                 for each in bounds[start : start + count]
             ]
             found = cast("list[bytes | None]", self._client.mget(keys))

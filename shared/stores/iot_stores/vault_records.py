@@ -13,7 +13,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from iot_cipher.vault import VaultRecord
-from iot_models import names
+from iot_models.names import KeyNames
 
 from .postgres import Connection, Pool, short_query
 from .vault_lookups import (
@@ -64,8 +64,9 @@ class PolicyChangedError(Exception):
 class VaultRecords:
     """Finds, adds and replaces vaults by the lookups of their passwords."""
 
-    def __init__(self, client: "Redis", pool: Pool) -> None:
+    def __init__(self, client: "Redis", names: KeyNames, pool: Pool) -> None:
         self._client = client
+        self._names = names
         self._pool = pool
 
     def cached(self, lookups: Sequence[bytes]) -> VaultRecord | None:
@@ -75,7 +76,7 @@ class VaultRecords:
         Whether a record is right is found out by opening it.
         """
         try:
-            held = self._client.mget([names.vault_record(lookup) for lookup in lookups])
+            held = self._client.mget([self._names.vault_record(lookup) for lookup in lookups])
         except RedisError as error:
             _log.warning("vaults are looked up in Postgres, Redis is away: %s", error)
             return None
@@ -151,14 +152,14 @@ class VaultRecords:
             + record.wrapped_key
         )
         try:
-            self._client.set(names.vault_record(record.lookup), encoded, ex=CACHE_SECONDS)
+            self._client.set(self._names.vault_record(record.lookup), encoded, ex=CACHE_SECONDS)
         except RedisError as error:
             _log.warning("a vault's record is not cached, Redis is away: %s", error)
 
     def _forget(self, lookup: bytes) -> None:
         try:
             # Not deleted: where the API has a user of its own, that user may delete nothing.
-            self._client.set(names.vault_record(lookup), b"", px=1)
+            self._client.set(self._names.vault_record(lookup), b"", px=1)
         except RedisError as error:
             _log.warning("a vault's old record stays in Redis, which is away: %s", error)
 

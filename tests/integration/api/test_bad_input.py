@@ -8,9 +8,9 @@ import pytest
 from redis import Redis
 
 from integration.api.asking import JSON, Api, assert_error, row
-from iot_models import names
 from iot_writer.writer import Writer
 from support.draining import drain_all
+from support.keys import KEYS
 
 SECRET = "correct horse battery staple"
 BEYOND = (2**63, -(2**63) - 1, 10**40, 1e19, 1e30, str(2**63), "1e30", "-1e19")
@@ -18,7 +18,7 @@ NO_TIMES = ("soon", "", "0x10", "12 s", "1,5", "nan", "inf", "--1", None, True, 
 
 
 def nothing_waits(redis: "Redis") -> bool:
-    return not redis.keys("iot:ingest:*") and not redis.llen(names.JOB_LIST)
+    return not redis.keys("iot:ingest:*") and not redis.llen(KEYS.job_list)
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ from integration.api.asking import JSON, Api, assert_error, row, sample
 from integration.api.conftest import MakeApi
 from iot_api.clients import PROVEN
 from iot_api.guesses import PROXY_FACTOR
-from iot_models import names
 from iot_writer.writer import Writer
 from support.draining import drain_all
+from support.keys import KEYS
 from support.stack import Stack
 
 LIMIT = 3
@@ -60,7 +60,7 @@ def test_a_put_over_the_limit_stores_nothing(
     assert api.put(row("right", freeform="refused")).status_code == 429
     key = {"Idempotency-Key": "k"}
     assert api.put(row("right", freeform="refused"), headers=key).status_code == 429
-    redis.delete(names.guesses("127.0.0.1"))
+    redis.delete(KEYS.guesses("127.0.0.1"))
     drain_all(writer)
     assert [each["freeform"] for each in make_api().read(password="right")] == ['"taken"']
 
@@ -115,7 +115,7 @@ def test_the_addresses_of_one_ipv6_customer_are_one_client(make_api: MakeApi) ->
 def test_the_minute_passes(make_api: MakeApi, redis: "Redis") -> None:
     api = make_api(guess_limit=LIMIT)
     guess(api)
-    key = names.guesses("127.0.0.1")
+    key = KEYS.guesses("127.0.0.1")
     assert 0 < redis.ttl(key) <= 60
     redis.delete(key)  # as Redis does then
     guess(api, 1)
@@ -127,7 +127,7 @@ def test_right_passwords_and_no_limit_count_nothing(
     limited, open_to_all = make_api(guess_limit=LIMIT), make_api(guess_limit=0)
     open_to_all.put(row("right"))
     drain_all(writer)
-    redis.delete(names.guesses("127.0.0.1"))
+    redis.delete(KEYS.guesses("127.0.0.1"))
     for _ in range(2 * LIMIT):
         assert len(limited.read(password="right")) == 1
     guess(open_to_all, 2 * LIMIT)

@@ -5,10 +5,10 @@ import threading
 
 from flask.testing import FlaskClient
 
-from iot_models import names
 from iot_stores.redis_client import connect_redis
 from iot_writer.writer import Writer
 from support.draining import drain_all
+from support.keys import KEYS
 from support.stack import Stack
 from support.waiting import wait_until
 
@@ -58,7 +58,7 @@ def test_a_refused_request_is_not_remembered(client: FlaskClient, writer: Writer
 def test_a_key_is_remembered_for_a_day(client: FlaskClient, writer: Writer) -> None:
     client.put("/api/iot", json=ROWS, headers={"Idempotency-Key": "one"})
     with connect_redis(writer.settings) as redis:
-        (key,) = redis.keys(f"{names.remembered_request(b'')}*")
+        (key,) = redis.keys(f"{KEYS.remembered_request(b'')}*")
         assert 86_000 < redis.ttl(key) <= 86_400
 
 

@@ -9,10 +9,10 @@ from werkzeug.test import TestResponse
 
 from integration.api.asking import JSON, Api, assert_error, row
 from integration.api.conftest import MakeApi
-from iot_models import names
 from iot_stores.redis_client import connect_redis
 from iot_writer.writer import Writer
 from support.draining import drain_all
+from support.keys import KEYS
 
 MOST = 40
 OF_CLIENT = MOST // 4
@@ -64,13 +64,13 @@ def test_the_budget_comes_back_as_time_passes(api: Api, redis: "Redis") -> None:
     for client in range(4):
         for number in range(OF_CLIENT):
             put(api, f"{client} {number}", f"192.0.2.{client}")
-    counts = redis.hgetall(names.REMEMBERED_COUNTS)
+    counts = redis.hgetall(KEYS.remembered_counts)
     assert sum(int(count) for count in counts.values()) == MOST
-    redis.delete(names.REMEMBERED_COUNTS)
+    redis.delete(KEYS.remembered_counts)
     for bucket, count in counts.items():  # as if 25 hours had passed
-        redis.hset(names.REMEMBERED_COUNTS, str(int(bucket) - 25), count)
+        redis.hset(KEYS.remembered_counts, str(int(bucket) - 25), count)
     assert put(api, "one more", "192.0.2.9").status_code == 201
-    assert [int(count) for count in redis.hvals(names.REMEMBERED_COUNTS)] == [1]
+    assert [int(count) for count in redis.hvals(KEYS.remembered_counts)] == [1]
 
 
 def test_a_remembered_request_takes_no_more_memory_than_is_said(
@@ -82,5 +82,5 @@ def test_a_remembered_request_takes_no_more_memory_than_is_said(
         client.put("/api/iot", json=row(), headers={"Idempotency-Key": "warm"})
         drain_all(writer)
         client.put("/api/iot", json=row(), headers=headers)
-        (*_, key) = redis.keys(names.remembered_request(b"") + "*")
+        (*_, key) = redis.keys(KEYS.remembered_request(b"") + "*")
         assert redis.memory_usage(key) <= 250

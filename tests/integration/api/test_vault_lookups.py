@@ -11,11 +11,11 @@ from integration.api.asking import Api, row, sample
 from integration.api.conftest import MakeApi
 from iot_cipher.keyring import KeyringFile
 from iot_cipher.vault import scrypt_secret
-from iot_models import names
 from iot_models.settings import Settings
 from iot_writer import lookup_upgrade
 from iot_writer.writer import Writer
 from support.draining import drain_all
+from support.keys import KEYS
 from support.waiting import wait_until
 
 
@@ -178,7 +178,7 @@ def test_a_damaged_record_in_redis_while_postgres_is_away_is_no_defect(
 
 def record_key(settings: Settings, password: bytes) -> str:
     keyring = KeyringFile(Path(settings.keyring_file)).current()
-    return names.vault_record(scrypt_secret(keyring, password, 10).lookup)
+    return KEYS.vault_record(scrypt_secret(keyring, password, 10).lookup)
 
 
 def test_a_vault_that_is_not_used_leaves_memory(make_api: MakeApi) -> None:

@@ -12,13 +12,14 @@ from iot_api import intake
 from iot_models import names
 from iot_writer.writer import Writer
 from support.draining import drain_all
+from support.keys import KEYS
 
 MIB = 2**20
 _noise = random.Random(1)
 
 
 def entries(redis: "Redis") -> int:
-    return sum(redis.xlen(names.stream(shard)) for shard in range(8))
+    return sum(redis.xlen(KEYS.stream(shard)) for shard in range(8))
 
 
 def heavy(password: str, size: int) -> dict[str, object]:
@@ -60,12 +61,12 @@ def test_several_passwords_of_which_the_last_finds_the_backlog_full(
 ) -> None:
     api = make_api(backlog_max_bytes=MIB)
     assert api.put(heavy("z", MIB)).status_code == 201
-    drain = names.drain_job(int(redis.hkeys(names.BACKLOG_COUNTERS)[0][3:]))
+    drain = names.drain_job(int(redis.hkeys(KEYS.backlog_counters)[0][3:]))
     rows = [heavy(password, MIB // 2) for password in "abc"]
     full = assert_error(api.put(rows), 503, "unavailable")
     assert full["error"] == "the backlog is full; nothing was stored"
     assert entries(redis) == 1
-    assert redis.lrange(names.JOB_LIST, 0, -1) == [drain.encode()]
+    assert redis.lrange(KEYS.job_list, 0, -1) == [drain.encode()]
     drain_all(writer)
     assert api.put(rows).status_code == 201
 
@@ -95,7 +96,7 @@ def test_a_full_backlog_refuses_until_it_is_drained(
     assert entries(redis) == 1
     assert api.put(row("p", freeform="small")).status_code == 201  # there is room for it
     drain_all(writer)
-    assert int(redis.hget(names.BACKLOG_COUNTERS, "bytes") or b"x") == 0
+    assert int(redis.hget(KEYS.backlog_counters, "bytes") or b"x") == 0
     assert api.put(heavy("p", MIB)).status_code == 201
     drain_all(writer)
     assert len(api.read(password="p")) == 3
@@ -127,5 +128,5 @@ def test_readings_count_is_limited(make_api: MakeApi, redis: "Redis") -> None:
 def test_an_acknowledged_request_is_one_step(api: Api, redis: "Redis") -> None:
     """Entries and the wake-up of the drains that store them: never one without the other."""
     api.ask("PUT", "/api/iot", '{"data": {}}', JSON)
-    (shard,) = (shard for shard in range(8) if redis.xlen(names.stream(shard)))
-    assert redis.lrange(names.JOB_LIST, 0, -1) == [names.drain_job(shard).encode()]
+    (shard,) = (shard for shard in range(8) if redis.xlen(KEYS.stream(shard)))
+    assert redis.lrange(KEYS.job_list, 0, -1) == [names.drain_job(shard).encode()]

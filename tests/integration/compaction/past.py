@@ -11,7 +11,6 @@ from typing import Any, cast
 
 from integration.writer.sending import Sender
 from iot_cipher.aead import SALT_BYTES
-from iot_models import names
 from iot_models.entry import Entry
 from iot_models.reading import SEPARATOR, Reading, ReadingColumns, int64s
 from iot_stores import history
@@ -20,6 +19,7 @@ from iot_writer.compaction import Outcome
 from iot_writer.partitions import ensure_partition
 from iot_writer.segment_builder import Arrival, build_segments
 from iot_writer.writer import Writer
+from support.keys import KEYS
 
 FIRST_ID = 2**40
 """Far from those that drains give."""
@@ -94,7 +94,7 @@ class Past:
     def look(self, password: bytes) -> int:
         """Make the orders of a vault, looked at lately or not; how many were made."""
         vault = self.sender.vault(password)
-        for name in (names.compaction_looked, names.compaction_looked_back):
+        for name in (KEYS.compaction_looked, KEYS.compaction_looked_back):
             self.sender.redis.delete(name(vault.vault_id.bytes))
         return self.sender.service.compaction.look(vault)
 

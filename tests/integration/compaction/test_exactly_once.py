@@ -8,10 +8,10 @@ import psycopg
 import pytest
 
 from integration.compaction.past import Past, each_second, noon
-from iot_models import names
 from iot_stores.postgres import Connection
 from iot_writer.compaction import Outcome
 from iot_writer.writer import Writer
+from support.keys import KEYS
 from support.stack import Stack
 from support.waiting import wait_until
 
@@ -74,7 +74,7 @@ def test_a_writer_killed_in_the_middle_changes_nothing(
     writer.kill()
     writer.wait()
     gate.execute("SELECT pg_advisory_unlock(%s)", (GATE,))
-    assert stored.sender.redis.llen(names.COMPACTION_ORDERS) == 0
+    assert stored.sender.redis.llen(KEYS.compaction_orders) == 0
     wait_until(lambda: _nobody_else(gate), what="the end of what it had begun")
     if point != "as it commits":  # by then Postgres may do it, writer or not
         assert stored.counts(PASSWORD) == [1] * NUMBER
@@ -96,11 +96,11 @@ def _nobody_else(gate: Connection) -> bool:
 def test_orders_done_twice_change_nothing(stored: Past, other_writer: Writer) -> None:
     before = stored.readings(PASSWORD)
     assert stored.look(PASSWORD) == 1
-    (order,) = stored.sender.redis.lrange(names.COMPACTION_ORDERS, 0, -1)
+    (order,) = stored.sender.redis.lrange(KEYS.compaction_orders, 0, -1)
     assert stored.work() == [Outcome.MERGED]
     rows = stored.rows("SELECT * FROM segments")
     for _ in range(2):
-        stored.sender.redis.rpush(names.COMPACTION_ORDERS, order)
+        stored.sender.redis.rpush(KEYS.compaction_orders, order)
         assert other_writer.compaction.run(other_writer.postgres()) == (Outcome.GONE, 0)
     assert stored.rows("SELECT * FROM segments") == rows
     assert stored.readings(PASSWORD) == before
@@ -110,10 +110,10 @@ def test_an_order_that_is_late_finds_what_begins_alike_to_be_another(stored: Pas
     """A merged segment has the first id and the time of receipt of the oldest it was made of."""
     before = stored.readings(PASSWORD)
     stored.look(PASSWORD)
-    (late,) = stored.sender.redis.lrange(names.COMPACTION_ORDERS, 0, -1)
+    (late,) = stored.sender.redis.lrange(KEYS.compaction_orders, 0, -1)
     assert stored.work() == [Outcome.MERGED]
     stored.store(PASSWORD, each_second(noon(3) + 1_000_000, 5))
-    stored.sender.redis.rpush(names.COMPACTION_ORDERS, late)
+    stored.sender.redis.rpush(KEYS.compaction_orders, late)
     assert stored.work() == [Outcome.GONE]
     assert stored.readings(PASSWORD)[:NUMBER] == before
 
@@ -123,10 +123,10 @@ def test_two_writers_at_once(stored: Past, writer: Writer, other_writer: Writer)
         stored.store(PASSWORD, each_second(noon(4 + number), 1500), each=3)
     before = stored.readings(PASSWORD)
     assert stored.look(PASSWORD) == 5
-    orders = stored.sender.redis.lrange(names.COMPACTION_ORDERS, 0, -1)
-    stored.sender.redis.delete(names.COMPACTION_ORDERS)
+    orders = stored.sender.redis.lrange(KEYS.compaction_orders, 0, -1)
+    stored.sender.redis.delete(KEYS.compaction_orders)
     for order in orders:  # each twice, one beside the other
-        stored.sender.redis.rpush(names.COMPACTION_ORDERS, order, order)
+        stored.sender.redis.rpush(KEYS.compaction_orders, order, order)
 
     def work(one: Writer) -> list[Outcome]:
         done: list[Outcome] = []
@@ -166,12 +166,12 @@ def test_an_order_that_comes_back_does_not_use_its_key_again(
     before = stored.readings(PASSWORD)
     half = f"SELECT FROM segments WHERE interrogator_min < {before[450].interrogator_timestamp}"
     stored.look(PASSWORD)
-    (order,) = stored.sender.redis.lrange(names.COMPACTION_ORDERS, 0, -1)
+    (order,) = stored.sender.redis.lrange(KEYS.compaction_orders, 0, -1)
     with psycopg.connect(postgres_url) as other:
         other.execute(f"{half} FOR UPDATE")
         assert stored.work() == [Outcome.MERGED]
         other.rollback()
-    stored.sender.redis.rpush(names.COMPACTION_ORDERS, order)
+    stored.sender.redis.rpush(KEYS.compaction_orders, order)
     assert stored.work() == [Outcome.GONE]
     assert stored.counts(PASSWORD) == [1] * 450 + [450]
     assert stored.look(PASSWORD) == 1

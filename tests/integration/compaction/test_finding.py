@@ -13,7 +13,6 @@ from prometheus_client import REGISTRY
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from integration.compaction.past import Past, days_ago, each_second, noon
-from iot_models import names
 from iot_models.metrics import declared
 from iot_stores import compaction
 from iot_stores.months import DAY_MS
@@ -21,6 +20,7 @@ from iot_writer import jobs
 from iot_writer.compaction import Outcome
 from iot_writer.retention import enforce
 from iot_writer.writer import Writer
+from support.keys import KEYS
 from support.stack import Stack
 from support.waiting import wait_until
 
@@ -40,7 +40,7 @@ def test_a_vault_is_looked_at_once_in_a_while(past: Past) -> None:
     vault = past.sender.vault(PASSWORD)
     look = past.sender.service.compaction.look
     assert [look(vault), look(vault)] == [1, 0]
-    name = names.compaction_looked(vault.vault_id.bytes)
+    name = KEYS.compaction_looked(vault.vault_id.bytes)
     assert 0 < past.sender.redis.ttl(name) <= 300
     past.sender.redis.delete(name)
     assert look(vault) == 0  # the whole history only once a day, the last two days each time
@@ -54,8 +54,7 @@ def test_all_of_the_history_is_looked_at_when_there_may_be_something(past: Past)
     vault = past.sender.vault(PASSWORD)
     look, redis = past.sender.service.compaction.look, past.sender.redis
     looked, looked_back = (
-        name(vault.vault_id.bytes)
-        for name in (names.compaction_looked, names.compaction_looked_back)
+        name(vault.vault_id.bytes) for name in (KEYS.compaction_looked, KEYS.compaction_looked_back)
     )
     past.store(PASSWORD, each_second(noon(20), 10))
     assert look(vault) == 1
@@ -74,7 +73,7 @@ def test_a_long_history_is_looked_through_bit_by_bit(
     past.store(PASSWORD, each_second(noon(40), 100))
     vault = past.sender.vault(PASSWORD)
     for _ in range(3):
-        past.sender.redis.delete(names.compaction_looked(vault.vault_id.bytes))
+        past.sender.redis.delete(KEYS.compaction_looked(vault.vault_id.bytes))
         past.sender.service.compaction.look(vault)
         past.work()
     assert past.counts(PASSWORD) == [100]
@@ -157,14 +156,14 @@ def test_the_job_does_one_order_and_queues_the_next(past: Past) -> None:
     redis = past.sender.redis
 
     def queued() -> list[bytes]:
-        return cast("list[bytes]", redis.lrange(names.JOB_LIST, 0, -1))
+        return cast("list[bytes]", redis.lrange(KEYS.job_list, 0, -1))
 
     before = REGISTRY.get_sample_value("iot_segments_compacted_total") or 0
     for left in (2, 1, 0):
         assert queued() == [b"compact"]
-        redis.delete(names.JOB_LIST)
+        redis.delete(KEYS.job_list)
         assert jobs.compact() == "merged"
-        assert redis.llen(names.COMPACTION_ORDERS) == left
+        assert redis.llen(KEYS.compaction_orders) == left
     assert queued() == []
     assert jobs.compact() == "empty"
     assert REGISTRY.get_sample_value("iot_segments_compacted_total") == before + 60
@@ -176,11 +175,11 @@ def test_drains_come_first_and_the_sweep_goes_back_to_it(past: Past) -> None:
     past.look(PASSWORD)
     sender = past.sender
     sender.send_received(PASSWORD, sender.redis.time()[0] * 1000 - 5000)
-    sender.redis.delete(names.JOB_LIST)
+    sender.redis.delete(KEYS.job_list)
     assert jobs.compact() == "later"
-    assert sender.redis.llen(names.COMPACTION_ORDERS) == 1
+    assert sender.redis.llen(KEYS.compaction_orders) == 1
     jobs.sweep_shards()
-    assert b"compact" in cast("list[bytes]", sender.redis.lrange(names.JOB_LIST, 0, -1))
+    assert b"compact" in cast("list[bytes]", sender.redis.lrange(KEYS.job_list, 0, -1))
     assert jobs.drain(sender.shard(PASSWORD)) == "stored"
     assert jobs.compact() == "merged"
 

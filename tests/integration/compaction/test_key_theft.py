@@ -21,7 +21,6 @@ from iot_cipher.sealed_segment import (
     salt_of,
 )
 from iot_cipher.vault import create_vault, scrypt_secret
-from iot_models import names
 from iot_models.compaction_order import CompactionOrder, Source, Target
 from iot_models.entry import Entry
 from iot_models.errors import DecryptionError
@@ -31,6 +30,7 @@ from iot_stores import compaction, history
 from iot_stores.months import DAY_MS
 from iot_writer.compaction import Outcome
 from support.draining import drain_all
+from support.keys import KEYS
 
 PASSWORD = b"the password"
 LARGE, SMALL = 600, 40
@@ -186,7 +186,7 @@ def test_vault_records_that_are_exchanged(thief: Thief, secret: set[str]) -> Non
             "wrapped_key = excluded.wrapped_key RETURNING 1",
             theirs[0], known, salt, wrapped,
         )  # fmt: skip
-        past.sender.redis.delete(names.vault_record(known), names.vault_record(victim))
+        past.sender.redis.delete(KEYS.vault_record(known), KEYS.vault_record(victim))
         cache = past.sender.service.vaults._cache  # noqa: SLF001 - as another process begins
         cache.forget(cache.key(b"known"))
         with pytest.raises(DecryptionError):
@@ -206,7 +206,7 @@ def test_forged_orders(
     bounds, salt = large.bounds, salt_of(large.payload)
     fake = Source(bounds.first_id, bounds.received_min, salt, order.sources[0].chunk_key)
     others = order.sources if forged == "beside small ones" else ()
-    thief.past.sender.redis.delete(names.COMPACTION_ORDERS)
+    thief.past.sender.redis.delete(KEYS.compaction_orders)
     thief.push(replace(order, sources=(fake, *others)))
     thief.past.work()
     assert look_and_check(thief, secret) == small
@@ -246,7 +246,7 @@ def test_the_salt_of_a_large_segment_in_a_forged_target(
     past.look(PASSWORD)
     thief.look_around()
     (order,) = thief.orders()
-    past.sender.redis.delete(names.COMPACTION_ORDERS)
+    past.sender.redis.delete(KEYS.compaction_orders)
     target = Target(salt_of(large.payload), os.urandom(32))
     for part in (order.sources[:20], order.sources[20:]):
         thief.push(replace(order, targets=(target,), sources=part))
@@ -266,7 +266,7 @@ def test_the_salt_of_a_large_segment_in_a_forged_entry(
     for _ in range(3):
         entry = Entry(thief.vault_id.bytes, salt, os.urandom(32), days_ago(0), columns)
         sealed = Sealer(lambda: thief.keyring).seal(shard, entry.encode())
-        past.sender.redis.xadd(names.stream(shard), {"e": sealed, "t": 0}, id=f"{days_ago(2)}-*")
+        past.sender.redis.xadd(KEYS.stream(shard), {"e": sealed, "t": 0}, id=f"{days_ago(2)}-*")
         drain_all(past.writer)
     assert [salt_of(each.payload) for each in thief.segments()].count(salt) == 4
     look_and_check(thief, secret)
@@ -286,7 +286,7 @@ def merged_across_midnight(thief: Thief, *, one_key: bool) -> tuple[set[str], se
     if one_key:
         (order,) = (each for each in thief.orders() if len(each.targets) == 2)
         make_as_before(thief, order)
-        past.sender.redis.delete(names.COMPACTION_ORDERS)
+        past.sender.redis.delete(KEYS.compaction_orders)
     past.work()
     assert {LARGE + 1, 20} <= set(past.counts(PASSWORD))
     return texts(before), texts(after)
@@ -308,13 +308,13 @@ def spanning(past: Past, sent: list[Sent]) -> None:
 def make_as_before(thief: Thief, order: CompactionOrder) -> None:
     """Do an order as the version before did: all merged segments under one key."""
     redis = thief.past.sender.redis
-    redis.delete(names.COMPACTION_ORDERS)
+    redis.delete(KEYS.compaction_orders)
     new = order.encode()
     sources = new[len(new) - 64 * len(order.sources) :]
     target = order.targets[0]
     old = b"\1" + order.vault_id + target.salt + target.chunk_key
     old += len(order.sources).to_bytes(4, "little") + sources
-    redis.rpush(names.COMPACTION_ORDERS, seal_order(thief.keyring, old))
+    redis.rpush(KEYS.compaction_orders, seal_order(thief.keyring, old))
     assert thief.past.work() == [Outcome.MERGED]
 
 

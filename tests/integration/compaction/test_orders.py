@@ -14,7 +14,6 @@ from iot_cipher.envelope import Opener, Sealer
 from iot_cipher.keyring import Keyring, KeyringFile, create_keyring_file
 from iot_cipher.sealed_order import open_order, seal_order
 from iot_cipher.sealed_segment import decrypt_segment, salt_of
-from iot_models import names
 from iot_models.compaction_order import CompactionOrder, decode_order
 from iot_models.errors import DecryptionError
 from iot_models.segment import may_share_key
@@ -24,6 +23,7 @@ from iot_stores.months import DAY_MS
 from iot_writer import compaction as merging
 from iot_writer.compaction import Outcome
 from support.draining import drain_all
+from support.keys import KEYS
 
 PASSWORD = b"p"
 NUMBER = 100
@@ -38,14 +38,14 @@ def stored(past: Past) -> Past:
 
 def waiting(past: Past) -> bytes:
     """The one order that waits."""
-    (order,) = past.sender.redis.lrange(names.COMPACTION_ORDERS, 0, -1)
+    (order,) = past.sender.redis.lrange(KEYS.compaction_orders, 0, -1)
     return cast("bytes", order)
 
 
 def put(past: Past, order: bytes) -> None:
     """Let this order alone wait."""
-    past.sender.redis.delete(names.COMPACTION_ORDERS)
-    past.sender.redis.rpush(names.COMPACTION_ORDERS, order)
+    past.sender.redis.delete(KEYS.compaction_orders)
+    past.sender.redis.rpush(KEYS.compaction_orders, order)
 
 
 def keyring(past: Past) -> Keyring:
@@ -191,7 +191,7 @@ def test_an_order_with_too_few_keys_changes_nothing(
     assert past.look(PASSWORD) == 2
     orders = [
         decode_order(open_order(keyring(past), cast("bytes", each)))
-        for each in past.sender.redis.lrange(names.COMPACTION_ORDERS, 0, -1)
+        for each in past.sender.redis.lrange(KEYS.compaction_orders, 0, -1)
     ]
     both = orders[0].sources + orders[1].sources
     rows = past.rows("SELECT * FROM segments")

@@ -11,7 +11,6 @@ from iot_cipher.envelope import Opener
 from iot_cipher.keyring import Keyring, KeyringFile
 from iot_cipher.sealed_order import open_order, seal_order
 from iot_cipher.sealed_segment import SealedSegment, decrypt_with_chunk_key
-from iot_models import names
 from iot_models.compaction_order import CompactionOrder, decode_order
 from iot_models.entry import decode_entry
 from iot_models.errors import DecryptionError, FormatError
@@ -19,6 +18,7 @@ from iot_models.segment import decode_segment
 from iot_stores import history
 from iot_stores.history import Question
 from iot_writer.partitions import ensure_partition
+from support.keys import KEYS
 
 
 @dataclass
@@ -39,13 +39,13 @@ class Thief:
 
     def orders(self) -> list[CompactionOrder]:
         """The orders that wait."""
-        found = self.past.sender.redis.lrange(names.COMPACTION_ORDERS, 0, -1)
+        found = self.past.sender.redis.lrange(KEYS.compaction_orders, 0, -1)
         return [decode_order(open_order(self.keyring, cast("bytes", each))) for each in found]
 
     def push(self, order: CompactionOrder) -> None:
         """Put an order of its own into the list."""
         self.past.sender.redis.rpush(
-            names.COMPACTION_ORDERS, seal_order(self.keyring, order.encode())
+            KEYS.compaction_orders, seal_order(self.keyring, order.encode())
         )
 
     def look_around(self) -> None:

@@ -11,8 +11,8 @@ from redis import Redis
 from integration.growth.conftest import Sending
 from integration.writer.sending import Sender
 from iot_api.clients import Client
-from iot_models import names
 from iot_stores.backlog import RememberedRequest
+from support.keys import KEYS
 from support.stack import Stack
 from support.waiting import wait_until
 
@@ -83,9 +83,9 @@ def test_each_key_has_a_fixed_name_or_an_end(
     stack.start_writer()
     for number in range(40):
         entry = sender.seal(b"password %d" % number, range(5))
-        name = names.remembered_request(b"%d" % number)
+        name = KEYS.remembered_request(b"%d" % number)
         client = Client(f"192.0.2.{number}")
-        count = names.remembered_of_client(client.name)
+        count = KEYS.remembered_of_client(client.name)
         remember = RememberedRequest(name, f"{name}-too", 3600, b"answer", 1000, count, 1000)
         sender.backlog.append([entry], remember)
         sender.service.vaults.find(b"unknown %d" % number, client)

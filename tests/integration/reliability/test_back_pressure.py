@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from iot_models import names
 from iot_models.settings import load
 from iot_stores.redis_client import connect_redis
+from support.keys import KEYS
 from support.stack import Answer, Stack
 from support.waiting import wait_until
 
@@ -107,7 +107,7 @@ def test_more_than_is_drained_is_refused_and_nothing_taken_is_lost(
     assert {answer.status for answer in refused} == {503}
     assert all(1 <= int(answer.headers["Retry-After"]) <= 60 for answer in refused)
     assert max(client.slowest for client in clients) < SECONDS
-    wait_until(lambda: redis.hget(names.BACKLOG_COUNTERS, "bytes") == b"0", seconds=30)
+    wait_until(lambda: redis.hget(KEYS.backlog_counters, "bytes") == b"0", seconds=30)
     for client in clients:
         rows = [json.loads(row["freeform"]) for row in narrow.read(client.password)]
         assert rows == ["first", *client.acknowledged]
@@ -120,7 +120,7 @@ def _work_a_third_of_the_time(process_id: int, redis: "Redis", end: float) -> li
     while time.monotonic() < end:
         os.kill(process_id, signal.SIGSTOP)
         time.sleep(2 * PAUSE)
-        held.append(int(redis.hget(names.BACKLOG_COUNTERS, "bytes") or 0))
+        held.append(int(redis.hget(KEYS.backlog_counters, "bytes") or 0))
         os.kill(process_id, signal.SIGCONT)
         time.sleep(PAUSE)
     return held

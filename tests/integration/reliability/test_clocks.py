@@ -13,12 +13,12 @@ import pytest
 from integration.reliability.conftest import MakeStack
 from integration.reliability.devices import Fleet
 from integration.writer.sending import Sender, sending
-from iot_models import names
 from iot_models.settings import Settings
 from iot_tools.local.redis_server import RedisServer
 from iot_writer.sweep import sweep
 from iot_writer.writer import Writer
 from support.draining import drain_all
+from support.keys import KEYS
 from support.waiting import wait_until
 
 PASSWORDS = [b"one", b"two", b"three"]
@@ -135,9 +135,9 @@ def jump(sender: Sender, password: bytes, milliseconds: int) -> None:
     number = sender.numbers.get(password, 0)
     shard, sealed = sender.seal(password, [number])
     entry_id = f"{int(time.time() * 1000) + milliseconds}-0"
-    total = sender.redis.hincrby(names.BACKLOG_COUNTERS, f"in:{shard}", len(sealed))
-    sender.redis.hincrby(names.BACKLOG_COUNTERS, "bytes", len(sealed))
-    sender.redis.xadd(names.stream(shard), {"e": sealed, "t": total}, id=entry_id)
+    total = sender.redis.hincrby(KEYS.backlog_counters, f"in:{shard}", len(sealed))
+    sender.redis.hincrby(KEYS.backlog_counters, "bytes", len(sealed))
+    sender.redis.xadd(KEYS.stream(shard), {"e": sealed, "t": total}, id=entry_id)
     sender.numbers[password] = number + 1
 
 
@@ -175,7 +175,7 @@ def test_a_fresh_redis_behind_what_is_stored(
 def test_entries_from_the_future_are_found_by_the_sweep(sender: Sender, writer: Writer) -> None:
     """Their drain died with its writer; by the clock they are not waiting yet."""
     jump(sender, b"one", YEAR_MS)
-    assert not sender.redis.llen(names.JOB_LIST)
+    assert not sender.redis.llen(KEYS.job_list)
     assert sweep(writer.backlog) == 1
     assert sender.backlog.state().oldest_seconds == 0
 

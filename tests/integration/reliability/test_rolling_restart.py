@@ -14,6 +14,7 @@ from integration.reliability.processes import api_workers, heeds_sigterm
 from iot_models.settings import Settings
 from iot_stores.backlog import Backlog
 from iot_stores.redis_client import connect_redis
+from support.keys import KEYS
 from support.stack import Stack
 from support.waiting import wait_until
 
@@ -96,7 +97,7 @@ def test_writers_restarted_in_turn(stack: Stack, settings: Settings) -> None:
     stack.start_writer()
     oldest = 0.0
     with connect_redis(settings) as redis, Fleet(DEVICES, [stack.port]) as fleet:
-        backlog = Backlog(redis, shards=settings.shards, max_bytes=2**29)
+        backlog = Backlog(redis, KEYS, shards=settings.shards, max_bytes=2**29)
         wait_until(lambda: stack.read("device 0"), what="a writer that works")
         wait_until(
             lambda: backlog.state().oldest_seconds < 0.5, what="a backlog that is worked off"

@@ -18,6 +18,7 @@ from iot_models.settings import load
 from iot_stores.backlog import Appended, Backlog
 from iot_tools.local.child import Child, Program
 from iot_tools.local.ports import free_port
+from support.keys import KEYS
 from support.waiting import wait_until
 
 ROW = json.dumps({"data": {"db_password": "p", "freeform": "x"}})
@@ -139,7 +140,7 @@ def test_a_group_waits_for_the_disk_together(master: Valkey) -> None:
     """WAITAOF goes once behind what many append at once, and speaks for all of them."""
     with Callers(master.url) as callers:
         options = {"shards": SHARDS, "max_bytes": 2**30}
-        callers.backlog = Backlog(callers.client, **options, wait_fsync=True)
+        callers.backlog = Backlog(callers.client, KEYS, **options, wait_fsync=True)
         callers.backlog.append([])
         calls = [partial(callers.append, b"%d" % number) for number in range(20)]
         callers.redis.config_resetstat()

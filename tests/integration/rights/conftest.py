@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -62,6 +63,18 @@ def rights_stack(
     tmp_path: Path,
 ) -> Iterator[Stack]:
     """The API and a writer, each with a user of its own in both stores."""
+    with stack_of_users(database, redis_users, rights_environment, tmp_path) as stack:
+        yield stack
+
+
+@contextmanager
+def stack_of_users(
+    database: Database,
+    redis_users: RedisWithUsers,
+    rights_environment: dict[str, str],
+    tmp_path: Path,
+) -> Iterator[Stack]:
+    """The API and a writer, which must be refused nothing in Redis."""
     api = {
         "IOT_POSTGRES_URL": database.url("iot_api"),
         "IOT_REDIS_URL": redis_users.url("iot_api"),

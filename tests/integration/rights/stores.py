@@ -38,9 +38,9 @@ def servers() -> dict[str, str]:
 
 
 class RedisWithUsers:
-    """A server that has read redis-users.acl."""
+    """A server that has read redis-users.acl, with the keys of a prefix."""
 
-    def __init__(self, directory: Path, program: str) -> None:
+    def __init__(self, directory: Path, program: str, *, prefix: str = "") -> None:
         directory.mkdir()
         self.port = free_port()
         text = (PRODUCTION / "redis-users.acl").read_text(encoding="utf-8")
@@ -48,6 +48,7 @@ class RedisWithUsers:
             placeholder = f"{user.removeprefix('iot_').upper()}_PASSWORD_SHA256"
             assert text.count(placeholder) == 1
             text = text.replace(placeholder, hashlib.sha256(user.encode()).hexdigest())
+        text = re.sub(r" ~(iot|rq):", rf" ~{prefix}\1:", text)  # as docs/operations.md says
         (directory / "users.acl").write_text(text, encoding="utf-8")
         lines = [
             "bind 127.0.0.1",

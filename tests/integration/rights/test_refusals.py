@@ -10,6 +10,7 @@ from redis.exceptions import NoPermissionError
 from integration.rights.stores import Database, RedisWithUsers
 from iot_stores.compaction_orders import CompactionOrders
 from iot_writer.schema import GRANTS, migrate
+from support.keys import KEYS
 from support.waiting import wait_until
 
 VAULT = "00000000-0000-0000-0000-000000000001"
@@ -298,7 +299,7 @@ def test_the_api_orders_compaction_as_its_user(redis_users: RedisWithUsers) -> N
     """Also of a vault with more small segments than it looks at in one go."""
     vault = b"v" * 16
     with redis_users.client("iot_api") as client:
-        orders = CompactionOrders(client)
+        orders = CompactionOrders(client, KEYS)
         assert orders.look(vault)
         assert orders.look_back(vault)
         orders.look_back_soon(vault)

@@ -3,11 +3,14 @@
 import json
 import time
 from functools import partial
+from pathlib import Path
+from typing import cast
 
 import pytest
 
 from integration.compaction.past import Past, each_second, noon
-from integration.rights.stores import Database, RedisWithUsers, command
+from integration.rights.conftest import stack_of_users
+from integration.rights.stores import Database, RedisWithUsers, command, servers
 from integration.writer.sending import sending
 from iot_models import names
 from iot_models.settings import Settings, load
@@ -16,6 +19,7 @@ from iot_stores.postgres import connect_postgres
 from iot_writer import sparse_indexes
 from iot_writer.partitions import ensure_partition, partition_name
 from iot_writer.writer import Writer
+from support.keys import KEYS
 from support.stack import Stack
 from support.waiting import wait_until
 
@@ -108,6 +112,25 @@ def test_everything(
     database.migrate(rights_environment)
 
 
+def test_a_key_prefix(
+    database: Database, rights_environment: dict[str, str], tmp_path: Path
+) -> None:
+    """The users may do with the keys of a prefix what they may do without one."""
+    prefix = "berlin:"
+    redis_users = RedisWithUsers(tmp_path / "redis", servers()["system"], prefix=prefix)
+    environment = rights_environment | {"IOT_REDIS_KEY_PREFIX": prefix}
+    try:
+        with stack_of_users(database, redis_users, environment, tmp_path) as stack:
+            put_stored(stack, 1)
+            check_reads(stack, 1)
+            check_guess_limit(stack)
+            with redis_users.client("admin") as admin:
+                keys = cast("list[bytes]", admin.keys())
+            assert all(key.startswith(prefix.encode()) for key in keys)
+    finally:
+        redis_users.stop()
+
+
 def check_compaction(api: Settings, writer: Settings, redis_users: RedisWithUsers) -> None:
     """Small segments are merged, which locks the vault's row."""
     working = Writer(writer)
@@ -150,7 +173,7 @@ def check_retention(
         ensure_partition(connection, old)
         connection.execute(COPY_TO_THE_PAST, {"at": old})
     with redis_users.client("admin") as admin:
-        admin.delete(names.tick(names.RETENTION_JOB))
+        admin.delete(KEYS.tick(names.RETENTION_JOB))
     name = partition_name(old)
     wait_until(lambda: name not in partitions(database), what="retention")
     assert count(database, "SELECT count(*) FROM audit_log") >= 1
@@ -169,13 +192,13 @@ def check_dead_letters(redis_users: RedisWithUsers, writer: dict[str, str]) -> N
     """Listed, shown, replayed and dropped with a writer's user and a writer's keys."""
     with redis_users.client("admin") as admin:
         for _ in range(2):
-            admin.xadd(names.stream(0), {"e": b"garbage", "t": 7})
-        wait_until(lambda: admin.xlen(names.DEAD_LETTERS) == 2, what="dead letters")
+            admin.xadd(KEYS.stream(0), {"e": b"garbage", "t": 7})
+        wait_until(lambda: admin.xlen(KEYS.dead_letters) == 2, what="dead letters")
         listed = command(writer, "dead", "list").splitlines()
         first, second = (line.split()[0] for line in listed)
         assert "can't be opened" in command(writer, "dead", "show", first)
         command(writer, "dead", "replay", first)
-        wait_until(lambda: admin.xlen(names.DEAD_LETTERS) == 2, what="the letter again")
+        wait_until(lambda: admin.xlen(KEYS.dead_letters) == 2, what="the letter again")
         command(writer, "dead", "drop", second)
         command(writer, "dead", "drop", "--all")
-        assert admin.xlen(names.DEAD_LETTERS) == 0
+        assert admin.xlen(KEYS.dead_letters) == 0

@@ -9,8 +9,8 @@ from typing import Any, Self, TypeVar
 
 from redis import ConnectionPool, Redis
 
-from iot_models import names
 from iot_stores.backlog import Appended, Backlog
+from support.keys import KEYS
 from support.waiting import wait_until
 
 SHARDS = 4
@@ -38,7 +38,7 @@ class Callers:
         pool = ConnectionPool.from_url(url, **{"socket_timeout": 5, **options})
         self.client = CountingRedis(connection_pool=pool)
         self.redis = Redis.from_url(url)
-        self.backlog = Backlog(self.client, shards=SHARDS, max_bytes=max_bytes)
+        self.backlog = Backlog(self.client, KEYS, shards=SHARDS, max_bytes=max_bytes)
         self._begun = 0
         self._guard = Lock()
 
@@ -62,7 +62,7 @@ class Callers:
 
     def stream(self, shard: int) -> list[tuple[int, bytes]]:
         """A shard's entries, and the bytes up to each."""
-        found: Any = self.redis.xrange(names.stream(shard))
+        found: Any = self.redis.xrange(KEYS.stream(shard))
         return [(int(fields[b"t"]), fields[b"e"]) for _, fields in found]
 
     def round_trips(self, calls: Iterable[Callable[[], T]]) -> tuple[int, list[T | Exception]]:

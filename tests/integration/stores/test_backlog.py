@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from redis import Redis
 
 from integration.writer.sending import Sender
-from iot_models import names
 from iot_models.errors import TooLargeError, UnavailableError
 from iot_stores.backlog import Backlog, Removal, Waiting
 from iot_writer.writer import Writer
 from support.draining import drain_all
+from support.keys import KEYS
 
 SHARDS = 4
 
@@ -33,7 +33,7 @@ def redis(redis_url: str) -> "Redis":
 @pytest.fixture
 def backlog(redis: "Redis") -> Backlog:
     """A small one."""
-    return Backlog(redis, shards=SHARDS, max_bytes=10_000)
+    return Backlog(redis, KEYS, shards=SHARDS, max_bytes=10_000)
 
 
 def everything(redis: "Redis") -> dict[bytes, bytes]:
@@ -103,7 +103,7 @@ def test_when_full_nothing_is_added(redis: "Redis", backlog: Backlog) -> None:
 def test_a_request_is_added_whole(redis: "Redis", backlog: Backlog) -> None:
     backlog.append([(shard, b"%d" % shard) for shard in (3, 0, 2, 0)])
     assert [len(backlog.read(shard, max_bytes=100)) for shard in range(SHARDS)] == [2, 0, 1, 1]
-    queued = cast("list[bytes]", redis.lrange(names.JOB_LIST, 0, -1))
+    queued = cast("list[bytes]", redis.lrange(KEYS.job_list, 0, -1))
     assert queued == [b"drain-3", b"drain-0", b"drain-2"]
 
 
@@ -126,7 +126,7 @@ def test_the_oldest_is_told_by_its_age(redis: "Redis", backlog: Backlog) -> None
     assert backlog.state().oldest_seconds == 0
     now = redis.time()[0]
     for shard, age in ((1, 100), (2, 10)):
-        redis.xadd(names.stream(shard), {"e": b"", "t": 0}, id=str((now - age) * 1000))
+        redis.xadd(KEYS.stream(shard), {"e": b"", "t": 0}, id=str((now - age) * 1000))
     oldest = backlog.oldest()
     assert set(oldest) == {1, 2}
     assert 100 <= oldest[1] < 130
@@ -136,7 +136,7 @@ def test_the_oldest_is_told_by_its_age(redis: "Redis", backlog: Backlog) -> None
 
 @pytest.mark.parametrize("begin", [10**14, 10**15 + 1, 2**53 - 10_000])
 def test_numbers_keep_their_digits(begin: int, redis: "Redis", backlog: Backlog) -> None:
-    redis.hset(names.BACKLOG_COUNTERS, mapping={"in:0": begin, "out:0": begin, "bytes": 0})
+    redis.hset(KEYS.backlog_counters, mapping={"in:0": begin, "out:0": begin, "bytes": 0})
     total = begin
     for size in (1, 333, 1234):
         backlog.append([(0, b"x" * size)])
@@ -148,13 +148,13 @@ def test_numbers_keep_their_digits(begin: int, redis: "Redis", backlog: Backlog)
     for last, left in ((first, 1567), (first, 1567), (third, 0), (second, 0)):
         _remove(backlog, 0, last)
         assert backlog.state().bytes == left
-    assert redis.hget(names.BACKLOG_COUNTERS, "out:0") == b"%d" % total
+    assert redis.hget(KEYS.backlog_counters, "out:0") == b"%d" % total
 
 
 def test_arming_queues_what_does_not_wait(redis: "Redis", backlog: Backlog) -> None:
     assert backlog.arm(["a", "b", "a"]) == 2
     assert backlog.arm(["b", "c"]) == 1
-    assert redis.lrange(names.JOB_LIST, 0, -1) == [b"a", b"b", b"c"]
+    assert redis.lrange(KEYS.job_list, 0, -1) == [b"a", b"b", b"c"]
 
 
 def test_bytes_are_exact_after_drains_that_stop(writer: Writer, sender: Sender) -> None:
@@ -186,7 +186,7 @@ def _lost(*_: object) -> None:
 
 
 def test_what_would_never_fit_is_too_large(redis: "Redis") -> None:
-    backlog = Backlog(redis, shards=SHARDS, max_bytes=2**20)
+    backlog = Backlog(redis, KEYS, shards=SHARDS, max_bytes=2**20)
     with pytest.raises(TooLargeError):
         backlog.append([(0, b"x" * 2**19), (1, b"x" * (2**19 + 1))])
     assert backlog.state().bytes == 0

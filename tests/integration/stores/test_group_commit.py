@@ -18,13 +18,13 @@ from redis.exceptions import RedisError
 
 from integration.reliability.redis_group import Group
 from integration.stores.callers import SHARDS, Callers, shard_of, together
-from iot_models import names
 from iot_models.errors import UnavailableError
 from iot_models.settings import Settings
 from iot_stores.backlog import Appended, Backlog, RememberedRequest
 from iot_stores.group_commit import MOST_BYTES
 from iot_stores.redis_client import connect_redis
 from iot_tools.local.redis_server import RedisServer
+from support.keys import KEYS
 from support.waiting import wait_until
 
 CALLERS = 50
@@ -166,7 +166,7 @@ def test_scripts_are_forgotten_all_the_time(callers: Callers) -> None:
 def test_connections_that_break_are_tried_anew(settings: Settings, callers: Callers) -> None:
     """Nothing that was acknowledged is lost; what stands there twice is the same bytes."""
     client = connect_redis(settings)
-    backlog = Backlog(client, shards=SHARDS, max_bytes=2**30)
+    backlog = Backlog(client, KEYS, shards=SHARDS, max_bytes=2**30)
     acknowledged: list[bytes] = []
     failed: list[bytes] = []
     over = threading.Event()
@@ -281,7 +281,9 @@ def test_a_group_waits_for_its_replicas_together(tmp_path: Path, opened: ExitSta
     group = Group(tmp_path / "pair", replicas=1, sentinels=0)
     try:
         callers = opened.enter_context(Callers(group.url))
-        callers.backlog = Backlog(callers.client, shards=SHARDS, max_bytes=2**30, wait_replicas=1)
+        callers.backlog = Backlog(
+            callers.client, KEYS, shards=SHARDS, max_bytes=2**30, wait_replicas=1
+        )
         callers.backlog.append([])
         before = waits(callers.redis)
         calls = [partial(callers.append, numbered(number)) for number in range(20)]
@@ -289,7 +291,7 @@ def test_a_group_waits_for_its_replicas_together(tmp_path: Path, opened: ExitSta
         assert {type(each) for each in outcomes} == {Appended}
         assert (round_trips, waits(callers.redis) - before) == (1, 2)
         with group.replica.client() as replica:
-            assert sum(replica.xlen(names.stream(shard)) for shard in range(SHARDS)) == 21
+            assert sum(replica.xlen(KEYS.stream(shard)) for shard in range(SHARDS)) == 21
         group.replica.kill()
         outcomes = together(20, lambda number: callers.append(numbered(100 + number)))
         assert {type(each) for each in outcomes} == {UnavailableError}

@@ -16,13 +16,13 @@ from iot_api.app import create_app
 from iot_api.service import Service
 from iot_api.vault_cache import VaultCache
 from iot_cipher.keyring import parse_keyring
-from iot_models import names
 from iot_models.settings import Settings
 from iot_stores.redis_client import connect_redis
 from iot_writer import lookup_upgrade
 from iot_writer.schema import migrate
 from iot_writer.writer import Writer
 from support.draining import drain_all
+from support.keys import KEYS
 from support.recorded_version import RecordedVersion
 from support.stack import Stack
 from support.waiting import wait_until
@@ -117,7 +117,7 @@ def test_every_vault_moves_when_it_is_used(
     assert formats(postgres) == {2}
     keyring = parse_keyring(recorded.keyring_file.read_text())
     for password in passwords:
-        assert not redis.exists(names.vault_record(keyring.lookup(password.encode())))
+        assert not redis.exists(KEYS.vault_record(keyring.lookup(password.encode())))
     lookup_upgrade.advance(writer.postgres(), after_seconds=0)
     assert fast_lookups(postgres) == ("gone", "0004")
     (count,) = cast("tuple[int]", postgres.execute("SELECT count(*) FROM vaults").fetchone())

@@ -13,10 +13,10 @@ import pytest
 from redis import Redis
 
 from integration.upgrade.alternating_device import AlternatingDevice, check
-from iot_models import names
 from iot_writer import lookup_upgrade
 from iot_writer.schema import migrate
 from support.earlier_version import VERSION_0_1, EarlierVersion, MissingCommitError
+from support.keys import KEYS
 from support.stack import Stack
 from support.waiting import wait_until
 
@@ -141,7 +141,7 @@ def test_rolling_update_loses_and_doubles_nothing(
         stop_while_sending(old, devices)
         at_once([partial(device.send, 3) for device in devices])
         wait_until_drained(redis)
-        assert redis.xlen(names.DEAD_LETTERS) == 0
+        assert redis.xlen(KEYS.dead_letters) == 0
     check_all(groups, new)
     assert count_vaults(environment["IOT_POSTGRES_URL"]) == len(groups)
 

@@ -16,13 +16,13 @@ from redis import Redis
 from iot_api.app import create_app
 from iot_cipher.envelope import Opener
 from iot_cipher.keyring import KeyringFile
-from iot_models import names
 from iot_models.entry import decode_entry
 from iot_models.settings import Settings
 from iot_stores.backlog import Backlog
 from iot_stores.redis_client import connect_redis
 from iot_writer.writer import Writer
 from support.draining import drain_all
+from support.keys import KEYS
 from support.recorded_version import RecordedVersion
 from support.stack import Stack
 from support.waiting import wait_until
@@ -73,7 +73,7 @@ def check(rows: list[Row], expected: list[list[Any]]) -> None:
 
 def waiting_entries(redis: "Redis", shards: int) -> int:
     """Number of entries in the backlog."""
-    return sum(redis.xlen(names.stream(shard)) for shard in range(shards))
+    return sum(redis.xlen(KEYS.stream(shard)) for shard in range(shards))
 
 
 def count_rows(settings: Settings, table: str) -> int:
@@ -90,7 +90,7 @@ def test_restored_entries_count_as_sealed_now(
     opener = Opener(KeyringFile(recorded.keyring_file).current)
     now = time.time() * 1000
     for shard in range(settings.shards):
-        for waiting in Backlog(redis, shards=settings.shards, max_bytes=1).read(
+        for waiting in Backlog(redis, KEYS, shards=settings.shards, max_bytes=1).read(
             shard, max_bytes=2**20
         ):
             entry = decode_entry(opener.open(shard, waiting.sealed).content)
@@ -112,8 +112,8 @@ def test_backlog_is_drained_once(
     assert waiting_entries(redis, writer.settings.shards) > 40
     drain_all(writer)
     assert waiting_entries(redis, writer.settings.shards) == 0
-    assert int(redis.hget(names.BACKLOG_COUNTERS, "bytes") or 0) == 0
-    assert redis.xlen(names.DEAD_LETTERS) == 1  # the recorded one
+    assert int(redis.hget(KEYS.backlog_counters, "bytes") or 0) == 0
+    assert redis.xlen(KEYS.dead_letters) == 1  # the recorded one
     check_all(recorded, reader(client))
 
 
@@ -156,7 +156,7 @@ def test_small_segments_are_merged(
         redis.delete(key)
     check_read = reader(client)
     check_read(SMALL)  # opens the vault, which orders the compaction
-    wait_until(lambda: redis.llen(names.COMPACTION_ORDERS), what="an order")
+    wait_until(lambda: redis.llen(KEYS.compaction_orders), what="an order")
     writer.compaction.run(writer.postgres())
     assert count_rows(writer.settings, "segments") < before - 60
     drain_all(writer)

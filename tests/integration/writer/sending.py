@@ -15,13 +15,13 @@ from iot_api.service import Service, build_service
 from iot_cipher.envelope import Sealer
 from iot_cipher.keyring import KeyringFile
 from iot_cipher.vault import OpenVault
-from iot_models import names
 from iot_models.entry import Entry
 from iot_models.reading import SEPARATOR, Reading, ReadingColumns, int64s
 from iot_models.settings import Settings
 from iot_stores.backlog import Backlog
 from iot_stores.history import Question
 from iot_stores.redis_client import connect_redis
+from support.keys import KEYS
 
 SENDER = Client("sender")
 Sealed = tuple[int, bytes]
@@ -81,7 +81,7 @@ class Sender:
         number = self.numbers.get(password, 0)
         shard, sealed = self.seal(password, [number])
         fields: dict[Any, Any] = {"e": sealed, "t": 0}
-        self.redis.xadd(names.stream(shard), fields, id=str(received))
+        self.redis.xadd(KEYS.stream(shard), fields, id=str(received))
         self.numbers[password] = number + 1
 
     def readings(self, password: bytes) -> list[Reading]:
@@ -116,7 +116,7 @@ def sending(settings: Settings) -> Iterator[Sender]:
     """A sender on the stores of some settings."""
     keyring = KeyringFile(Path(settings.keyring_file))
     redis = connect_redis(settings)
-    backlog = Backlog(redis, shards=settings.shards, max_bytes=settings.backlog_max_bytes)
+    backlog = Backlog(redis, KEYS, shards=settings.shards, max_bytes=settings.backlog_max_bytes)
     service = build_service(settings)
     yield Sender(settings, service, redis, backlog, Sealer(keyring.current))
     service.close()

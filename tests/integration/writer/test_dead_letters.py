@@ -8,10 +8,10 @@ import pytest
 from prometheus_client import REGISTRY
 
 from integration.writer.sending import Sealed, Sender
-from iot_models import names
 from iot_writer.drain import TOO_OLD_MS, Outcome
 from iot_writer.writer import Writer
 from support.draining import drain_all
+from support.keys import KEYS
 
 PASSWORD = b"p"
 
@@ -79,7 +79,7 @@ def _dead() -> float:
 
 
 def _letters(sender: Sender) -> list[dict[bytes, bytes]]:
-    entries = sender.redis.xrange(names.DEAD_LETTERS)
+    entries = sender.redis.xrange(KEYS.dead_letters)
     return [fields for _, fields in cast("list[tuple[bytes, dict[bytes, bytes]]]", entries)]
 
 
@@ -134,7 +134,7 @@ def test_a_planted_entry_of_other_fields_holds_up_nothing(
     planted: dict[Any, Any], writer: Writer, sender: Sender
 ) -> None:
     shard = sender.shard(PASSWORD)
-    sender.redis.xadd(names.stream(shard), planted)
+    sender.redis.xadd(KEYS.stream(shard), planted)
     sender.backlog.append([sender.seal(PASSWORD, ["behind it"])])
     drain_all(writer)
     assert len(_letters(sender)) == 1

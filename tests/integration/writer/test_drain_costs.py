@@ -8,11 +8,11 @@ import pytest
 from flask.testing import FlaskClient
 
 from integration.writer.sending import Sender
-from iot_models import names
 from iot_stores.postgres import Connection
 from iot_writer.writer import Writer
 from support.counting import postgres_messages, redis_commands
 from support.draining import drain_all
+from support.keys import KEYS
 
 SHARDS = range(8)
 STATEMENTS = 8
@@ -137,7 +137,7 @@ def put(client: FlaskClient, rows: object) -> None:
 
 def queued_bytes(sender: Sender) -> float:
     """What all streams hold in the memory of Redis."""
-    sizes = (sender.redis.memory_usage(names.stream(shard), samples=0) for shard in SHARDS)
+    sizes = (sender.redis.memory_usage(KEYS.stream(shard), samples=0) for shard in SHARDS)
     return float(sum(size or 0 for size in sizes))
 
 

@@ -12,13 +12,13 @@ import pytest
 from redis import Redis
 
 from integration.writer.sending import Sender
-from iot_models import names
 from iot_stores import history, ledger
 from iot_stores.postgres import Connection
 from iot_writer.drain import Outcome
 from iot_writer.partitions import ensure_months_ahead
 from iot_writer.writer import Writer
 from support.draining import drain_all
+from support.keys import KEYS
 from support.stack import Stack
 from support.waiting import wait_until
 
@@ -113,7 +113,7 @@ class Scene:
     def _committed_not_trimmed(self) -> bool:
         rows = self.connection.execute(_POSITIONS).fetchall()
         for shard, position in cast("list[tuple[int, str]]", rows):
-            if self.sender.redis.xrange(names.stream(shard), position, position):
+            if self.sender.redis.xrange(KEYS.stream(shard), position, position):
                 return True
         return False
 

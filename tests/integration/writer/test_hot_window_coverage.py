@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 
 from integration.writer.sending import Sender, sending
-from iot_models import names
 from iot_models.settings import Settings, load
 from iot_stores import history
 from iot_stores.history import Question
@@ -20,6 +19,7 @@ from iot_stores.hot_window import HotWindow
 from iot_writer.drain import Outcome
 from iot_writer.writer import Writer
 from support.draining import drain_all
+from support.keys import KEYS
 
 PASSWORD = b"p"
 _numbers = itertools.count()
@@ -40,7 +40,7 @@ class Story:
         self.sender = sender
         self.password = password
         self.shard = sender.shard(password)
-        self.hot_window = HotWindow(sender.redis, sender.backlog, seconds=300)
+        self.hot_window = HotWindow(sender.redis, KEYS, sender.backlog, seconds=300)
         self.received = [int(time.time() * 1000) - 250_000, 0]
         self.stalled: list[tuple[int, Callable[[], None]]] = []
         self.stored_by: list[set[int]] = []
@@ -89,14 +89,14 @@ class Story:
 
     def since(self) -> int | None:
         """From when on the hot window says that it holds everything."""
-        found = self.sender.redis.hget(names.hot_cover(self.shard), "since")
+        found = self.sender.redis.hget(KEYS.hot_cover(self.shard), "since")
         return None if found is None else int(cast("bytes", found))
 
     def _send(self, received: list[int]) -> None:
         _, sealed = self.sender.seal(self.password, ["text"])
         entry_id = f"{received[0]}-{received[1]}"
         fields: dict[Any, Any] = {"e": sealed, "t": 0}
-        self.sender.redis.xadd(names.stream(self.shard), fields, id=entry_id)
+        self.sender.redis.xadd(KEYS.stream(self.shard), fields, id=entry_id)
         self.received = received
 
     def _store(self, *, stall: bool) -> int:
@@ -241,7 +241,7 @@ def test_a_position_of_nobody_moves_the_begin(writer: Writer, sender: Sender) ->
     story = Story(writer, sender, PASSWORD)
     story.send()
     story.drain()
-    sender.redis.hset(names.hot_cover(story.shard), "position", "1-1")
+    sender.redis.hset(KEYS.hot_cover(story.shard), "position", "1-1")
     last = story.received[0]
     story.send()
     story.drain()
@@ -257,7 +257,7 @@ def test_a_window_made_longer_answers_once_it_holds_that_long(
     sender.send(PASSWORD)
     _drain_with(short)
     # As 10 seconds later: what was kept for 10 seconds is gone.
-    sender.redis.delete(names.hot_index(sender.vault(PASSWORD).vault_id.bytes))
+    sender.redis.delete(KEYS.hot_index(sender.vault(PASSWORD).vault_id.bytes))
     with sending(long) as later:
         assert later.last_seconds(PASSWORD, 60) == ["0"]
         later.numbers = sender.numbers

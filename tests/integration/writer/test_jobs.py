@@ -16,6 +16,7 @@ from iot_writer.jobs import KnownJob
 from iot_writer.sweep import sweep
 from iot_writer.ticker import EVERY_SECONDS, Ticker
 from iot_writer.writer import Writer
+from support.keys import KEYS
 from support.stack import Stack
 from support.waiting import wait_until
 
@@ -25,7 +26,7 @@ PERIODIC = ("sweep", "partitions", "retention", "compact", "indexes")
 
 def queued(redis: "Redis") -> list[str]:
     """The ids that wait."""
-    return [job.decode() for job in cast("list[bytes]", redis.lrange(names.JOB_LIST, 0, -1))]
+    return [job.decode() for job in cast("list[bytes]", redis.lrange(KEYS.job_list, 0, -1))]
 
 
 def test_a_job_is_built_from_its_id(writer: Writer) -> None:
@@ -68,7 +69,7 @@ def test_a_drain_is_queued_again_while_something_is_left(
         sender.send(PASSWORD)
     shard = sender.shard(PASSWORD)
     rounds = 0
-    while writer.redis.delete(names.JOB_LIST):
+    while writer.redis.delete(KEYS.job_list):
         assert jobs.drain(shard) == "stored"
         rounds += 1
     assert rounds > 1
@@ -84,7 +85,7 @@ def test_a_busy_shard_is_left_to_its_holder(
     sender.send(PASSWORD)
     assert jobs.drain(shard) == "stored"
     sender.send(PASSWORD)
-    writer.redis.delete(names.JOB_LIST)
+    writer.redis.delete(KEYS.job_list)
     with psycopg.connect(postgres_url) as other:
         other.execute("SELECT FROM ingest_offsets FOR UPDATE")
         assert jobs.drain(shard) == "busy"
@@ -122,13 +123,13 @@ def test_many_tickers_queue_each_job_once_in_its_period(writer: Writer) -> None:
     assert sorted(queued(writer.redis)) == [
         "indexes", "partitions", "retention", "sweep", "upgrade",
     ]  # fmt: skip
-    writer.redis.delete(names.JOB_LIST)
+    writer.redis.delete(KEYS.job_list)
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(Ticker.tick, tickers))
     assert set(queued(writer.redis)) <= {"sweep"}  # whose period is short
     for job, seconds in EVERY_SECONDS.items():
-        assert -2 < writer.redis.ttl(names.tick(job)) <= seconds
-    writer.redis.delete(names.JOB_LIST, names.tick("retention"))
+        assert -2 < writer.redis.ttl(KEYS.tick(job)) <= seconds
+    writer.redis.delete(KEYS.job_list, KEYS.tick("retention"))
     tickers[0].tick()
     assert "retention" in queued(writer.redis)
 

@@ -22,6 +22,7 @@ from rq.job import Job
 
 from integration.writer.sending import Sender
 from iot_models import names
+from support.keys import KEYS
 from support.serving import serving
 from support.stack import Stack
 from support.waiting import wait_until
@@ -124,7 +125,7 @@ class Trap:
         redis.sadd("rq:rl-keys", "planted")
         redis.hset("rq:rl:planted", "concurrency", 1)
         redis.zadd("rq:rl:planted:rate_limited", {"planted": 1})
-        redis.rpush(names.JOB_LIST, "planted", "os.system", "a b", "drain-999", "drain-x", *EVERY)
+        redis.rpush(KEYS.job_list, "planted", "os.system", "a b", "drain-999", "drain-x", *EVERY)
 
     def check(self) -> None:
         """Nothing was run, and nothing was asked."""
@@ -188,7 +189,7 @@ def test_jobs_that_succeed(stack: Stack, trap: Trap, sender: Sender) -> None:
     wait_until(lambda: not sender.waiting(), what="an empty backlog")
     sender.check_all()
     assert not sender.redis.exists("rq:queue:planted")
-    wait_until(lambda: not sender.redis.exists(names.JOB_LIST), what="an empty queue")
+    wait_until(lambda: not sender.redis.exists(KEYS.job_list), what="an empty queue")
 
 
 def test_a_writer_is_not_suspended(stack: Stack, sender: Sender) -> None:

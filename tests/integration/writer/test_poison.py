@@ -10,6 +10,7 @@ from iot_stores.dead_letters import DeadLetters
 from iot_tools.cli import main
 from iot_writer.writer import Writer
 from support.draining import drain_all
+from support.keys import KEYS
 
 TRIGGER = """
     CREATE FUNCTION refuse() RETURNS trigger AS $$
@@ -53,7 +54,7 @@ def heal(postgres_url: str) -> None:
 def test_the_rest_of_the_batch_is_stored(poisoned: FlaskClient, writer: Writer) -> None:
     assert read(poisoned) == ["1", "3"]
     assert read(poisoned, "q") == ["4"]
-    (letter,) = DeadLetters(writer.redis).all()
+    (letter,) = DeadLetters(writer.redis, KEYS).all()
     assert "no beasts" in letter.reason
     assert any("no beasts" in line for _, _, line in writer.audit.latest(writer.postgres(), 9))
 
@@ -68,7 +69,7 @@ def test_a_replay_stores_it_once(
 ) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    letters = DeadLetters(writer.redis)
+    letters = DeadLetters(writer.redis, KEYS)
     (letter,) = letters.all()
     assert main(["dead", "list"]) == 0
     assert letter.letter_id in capsys.readouterr().out
@@ -97,9 +98,9 @@ def test_a_dropped_one_is_gone_and_audited(
 ) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    (letter,) = DeadLetters(writer.redis).all()
+    (letter,) = DeadLetters(writer.redis, KEYS).all()
     assert main(["dead", "drop", letter.letter_id]) == 0
-    assert list(DeadLetters(writer.redis).all()) == []
+    assert list(DeadLetters(writer.redis, KEYS).all()) == []
     lines = [line for _, _, line in writer.audit.latest(writer.postgres(), 9)]
     assert any("is dropped" in line for line in lines)
     assert read(poisoned) == ["1", "3"]

@@ -13,6 +13,7 @@ from iot_writer import jobs
 from iot_writer.sweep import sweep
 from iot_writer.writer import Writer
 from support.draining import drain_all
+from support.keys import KEYS
 from support.waiting import wait_until
 
 PASSWORDS = [b"password-%d" % number for number in range(20)]
@@ -85,12 +86,12 @@ def test_what_waits_in_a_shard_that_is_no_more_is_stored(
     _sent(sender, sender)
     four = load(environment | {"IOT_SHARDS": "4"})
     writer = Writer(four)
-    writer.redis.delete(names.JOB_LIST)
+    writer.redis.delete(KEYS.job_list)
     drains = {names.drain_job(sender.shard(password)).encode() for password in PASSWORDS}
 
     def all_queued() -> bool:
         sweep(writer.backlog)
-        return set(cast("list[bytes]", writer.redis.lrange(names.JOB_LIST, 0, -1))) == drains
+        return set(cast("list[bytes]", writer.redis.lrange(KEYS.job_list, 0, -1))) == drains
 
     wait_until(all_queued, what="drains of all eight shards")
     for job in drains:

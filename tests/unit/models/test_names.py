@@ -4,26 +4,33 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iot_models import names
+from iot_models.names import KeyNames
+from support.keys import KEYS
 
 
-def all_names(shard: int, vault: bytes, first_id: int, lookup: bytes, address: str) -> list[str]:
+def all_names(
+    keys: KeyNames, shard: int, vault: bytes, first_id: int, lookup: bytes, address: str
+) -> list[str]:
     return [
-        names.BACKLOG_COUNTERS,
-        names.DEAD_LETTERS,
-        names.JOB_LIST,
-        names.stream(shard),
-        names.drain_job(shard),
-        names.vault_record(lookup),
-        names.hot_index(vault),
-        names.hot_segment(vault, first_id),
-        names.hot_cover(shard),
-        names.COMPACTION_ORDERS,
-        names.compaction_looked(vault),
-        names.compaction_looked_back(vault),
-        names.guesses(address),
-        names.tick(names.SWEEP_JOB),
-        names.tick(names.PARTITIONS_JOB),
-        names.tick(names.RETENTION_JOB),
+        keys.backlog_counters,
+        keys.remembered_counts,
+        keys.dead_letters,
+        keys.dead_letter_ids,
+        keys.job_list,
+        keys.stream(shard),
+        keys.vault_record(lookup),
+        keys.hot_index(vault),
+        keys.hot_segment(vault, first_id),
+        keys.hot_cover(shard),
+        keys.compaction_orders,
+        keys.compaction_looked(vault),
+        keys.compaction_looked_back(vault),
+        keys.guesses(address),
+        keys.remembered_request(lookup),
+        keys.remembered_of_client(address),
+        keys.tick(names.SWEEP_JOB),
+        keys.tick(names.PARTITIONS_JOB),
+        keys.tick(names.RETENTION_JOB),
     ]
 
 
@@ -34,27 +41,42 @@ IDS = st.binary(min_size=16, max_size=16)
 def test_every_kind_has_names_of_its_own(
     shard: int, vault: bytes, first_id: int, lookup: bytes, address: str
 ) -> None:
-    found = all_names(shard, vault, first_id, lookup, address)
+    found = all_names(KEYS, shard, vault, first_id, lookup, address)
     assert len(set(found)) == len(found)
 
 
 def test_every_shard_has_names_of_its_own() -> None:
-    for name in (names.stream, names.drain_job, names.hot_cover):
+    for name in (KEYS.stream, names.drain_job, KEYS.hot_cover):
         assert len({name(shard) for shard in range(256)}) == 256
 
 
 @given(st.sets(IDS, min_size=2, max_size=5))
 def test_every_vault_has_names_of_its_own(vaults: set[bytes]) -> None:
     for name in (
-        names.vault_record,
-        names.hot_index,
-        names.compaction_looked,
-        names.compaction_looked_back,
+        KEYS.vault_record,
+        KEYS.hot_index,
+        KEYS.compaction_looked,
+        KEYS.compaction_looked_back,
     ):
         assert len({name(vault) for vault in vaults}) == len(vaults)
-    segments = {names.hot_segment(vault, first_id) for vault in vaults for first_id in range(3)}
+    segments = {KEYS.hot_segment(vault, first_id) for vault in vaults for first_id in range(3)}
     assert len(segments) == 3 * len(vaults)
 
 
 def test_every_address_has_a_count_of_its_own() -> None:
-    assert names.guesses("::1") != names.guesses("::2")
+    assert KEYS.guesses("::1") != KEYS.guesses("::2")
+
+
+PREFIXES = ["", "berlin:", "berlin:iot-2:", "rq2:", "iot-2:"]
+
+
+@given(st.integers(0, 255), IDS, st.integers(0, 2**53), IDS, st.ip_addresses().map(str))
+def test_every_prefix_has_names_of_its_own(
+    shard: int, vault: bytes, first_id: int, lookup: bytes, address: str
+) -> None:
+    found = []
+    for prefix in PREFIXES:
+        ours = all_names(KeyNames(prefix), shard, vault, first_id, lookup, address)
+        assert all(name.startswith(f"{prefix}iot:") for name in ours if ":queue:" not in name)
+        found += ours
+    assert len(set(found)) == len(found)

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from iot_models.errors import SettingsError
-from iot_models.settings import Settings, describe, load, variable
+from iot_models.names import KeyNames
+from iot_models.settings import Settings, describe, load, load_key_names, variable
 
 REQUIRED = {
     "IOT_POSTGRES_URL": "postgresql://user:hunter2@db/iot",
@@ -43,6 +44,7 @@ def test_every_field_is_read_from_its_own_variable(each: "dataclasses.Field[Any]
         "log_level": "DEBUG",
         "anonymous_scopes": "ingest",
         "cors_origins": "https://one.example",
+        "redis_key_prefix": "berlin:",
     }
     value: Any = texts.get(each.name, "other")
     if each.type is int:
@@ -152,6 +154,26 @@ def test_anonymous_scopes(text: str) -> None:
 def test_anonymous_scopes_that_are_none_are_refused(text: str, sentence: str) -> None:
     with pytest.raises(SettingsError, match=f"^IOT_ANONYMOUS_SCOPES: {sentence}"):
         load(REQUIRED | {"IOT_ANONYMOUS_SCOPES": text})
+
+
+@pytest.mark.parametrize("prefix", ["", "berlin:", "berlin:2:", "a-b_c.d:", "x" * 63 + ":"])
+def test_key_prefixes(prefix: str) -> None:
+    environ = REQUIRED | {"IOT_REDIS_KEY_PREFIX": prefix}
+    assert load(environ).redis_key_prefix == prefix
+    assert load_key_names(environ) == KeyNames(prefix)
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    ["berlin", ":", "a::", "iot:", "rq:", "a:iot:", "rq:b:", "{a}:", "ä:", "a b:", "x" * 64 + ":"],
+)
+def test_a_key_prefix_that_is_none_is_refused(prefix: str) -> None:
+    environ = REQUIRED | {"IOT_REDIS_KEY_PREFIX": prefix}
+    for read in (load, load_key_names):
+        with pytest.raises(
+            SettingsError, match=r"^IOT_REDIS_KEY_PREFIX: a prefix is made of letters"
+        ):
+            read(environ)
 
 
 def test_the_environment_is_read_when_load_is_called(monkeypatch: pytest.MonkeyPatch) -> None:

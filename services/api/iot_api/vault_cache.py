@@ -27,6 +27,8 @@ class HeldVault:
     """From then on its next use looks at its record again; unchanged, it is held on."""
     expires_at: float
     """From then on it is not used, and its data key is dropped within seconds."""
+    normalized: bool
+    """Whether it is the vault of the password's normal form (`normal_form`)."""
 
 
 class VaultCache:
@@ -66,11 +68,13 @@ class VaultCache:
         held.renew_at = held.expires_at  # nobody else does it meanwhile
         return True
 
-    def put(self, key: bytes, record: VaultRecord, vault: OpenVault) -> None:
+    def put(
+        self, key: bytes, record: VaultRecord, vault: OpenVault, *, normalized: bool = False
+    ) -> None:
         """Hold a vault from now on; the one that expires first makes room."""
         now = self._clock()
         renew_at = now + min(RENEW_SECONDS, self._seconds / 2)
-        self._held[key] = HeldVault(vault, record, renew_at, now + self._seconds)
+        self._held[key] = HeldVault(vault, record, renew_at, now + self._seconds, normalized)
         self._held.move_to_end(key)
         while len(self._held) > self._size:
             self._held.popitem(last=False)

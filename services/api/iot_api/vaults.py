@@ -2,7 +2,7 @@
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,14 +15,9 @@ from iot_cipher.keyring import Keyring
 from iot_cipher.vault import (
     OpenVault,
     PasswordKey,
-    PasswordSecret,
-    VaultFormat,
     VaultRecord,
     create_vault,
-    fast_secret,
-    open_vault,
     password_key,
-    scrypt_secret,
     wrap_vault,
 )
 from iot_models import metrics
@@ -34,6 +29,8 @@ from .clients import Client
 from .fair_slots import FairSlots
 from .guesses import Guesses
 from .pace import Pace
+from .password_form import normal_form
+from .password_search import PasswordSearch
 from .vault_cache import HeldVault, VaultCache
 
 WAIT_SECONDS = 10.0
@@ -173,7 +170,8 @@ class Vaults:
         if record != held.record:
             self._cache.forget(key)
             return False
-        self._cache.put(key, self._moved_when_idle(held, key, password, client), held.vault)
+        record = self._moved_when_idle(held, key, password, client)
+        self._cache.put(key, record, held.vault, normalized=held.normalized)
         self._opened(held.vault)
         return True
 
@@ -188,14 +186,21 @@ class Vaults:
         if not policy.moves(record.format, record.scrypt_log2_n):
             return record
         try:
-            return self._moved(self._search(password, key, client, seconds=0), record, held.vault)
+            search = self._search(password, key, client, normalized=held.normalized, seconds=0)
+            return self._moved(search, record, held.vault)
         except TooManyRequestsError:
             return record
 
     def _search(
-        self, password: bytes, key: bytes, client: Client, *, seconds: float = WAIT_SECONDS
-    ) -> "_Search":
-        """A search whose scrypts wait for their turn."""
+        self,
+        password: bytes,
+        key: bytes,
+        client: Client,
+        *,
+        normalized: bool,
+        seconds: float = WAIT_SECONDS,
+    ) -> PasswordSearch:
+        """A search for the password, or for its normal form, whose scrypts wait for their turn."""
 
         def slow_key(password: bytes, salt: bytes, log2_n: int) -> bytes:
             urgent = self._is_urgent(key, client)
@@ -207,7 +212,11 @@ class Vaults:
                 held.enter_context(slot(self._slots, urgent=urgent))
                 return self._slow_key(password, salt, log2_n)
 
-        return _Search(self._keyring(), password, self._scrypt_log2_n, slow_key)
+        if normalized:
+            password = normal_form(password)
+        return PasswordSearch(
+            self._keyring(), password, self._scrypt_log2_n, slow_key, normalized=normalized
+        )
 
     def _share(
         self, key: bytes, password: bytes, client: Client, *, create: bool
@@ -240,7 +249,7 @@ class Vaults:
         create: bool,
     ) -> None:
         try:
-            found = self._look_up(self._search(password, key, client), key, create=create)
+            found = self._look_up_forms(key, password, client, create=create)
             if found is not None and found.created:
                 self._guesses.count(client)
             opening.set_result(found)
@@ -249,7 +258,24 @@ class Vaults:
         finally:
             del opening
 
-    def _look_up(self, search: "_Search", key: bytes, *, create: bool) -> _Opened | None:
+    def _look_up_forms(
+        self, key: bytes, password: bytes, client: Client, *, create: bool
+    ) -> _Opened | None:
+        """Look a password up as it was sent, then in its normal form, in which vaults are created.
+
+        As it was sent first: a vault of an earlier version stays what its password finds, also
+        where the normal form has a vault of its own.
+        """
+        normalized = normal_form(password) != password
+        if normalized:
+            search = self._search(password, key, client, normalized=False)
+            found = self._look_up(search, key, create=False)
+            if found is not None:
+                return found
+        search = self._search(password, key, client, normalized=normalized)
+        return self._look_up(search, key, create=create)
+
+    def _look_up(self, search: PasswordSearch, key: bytes, *, create: bool) -> _Opened | None:
         for _ in range(_MOST_CHANGES):
             policy = self._current_policy()
             found, from_cache = self._find(search, policy)
@@ -266,7 +292,7 @@ class Vaults:
                 self._policy = None
         raise UnavailableError("the way in which passwords are looked up changes; try again")
 
-    def _find(self, search: "_Search", policy: LookupPolicy) -> tuple[FoundVault, bool]:
+    def _find(self, search: PasswordSearch, policy: LookupPolicy) -> tuple[FoundVault, bool]:
         """Look a password up; whether the record comes from Redis. While the policy has several
         lookups, the newest is tried first: the others cost a scrypt each.
         """
@@ -289,7 +315,7 @@ class Vaults:
         return self._records.find(lookups), False
 
     def _open(
-        self, search: "_Search", key: bytes, record: VaultRecord, *, from_cache: bool
+        self, search: PasswordSearch, key: bytes, record: VaultRecord, *, from_cache: bool
     ) -> OpenVault:
         metrics.counter("iot_vaults_opened_total").labels("found").inc()
         try:
@@ -302,23 +328,24 @@ class Vaults:
             metrics.counter("iot_damaged_total").labels("vault_cache").inc()
             _log.warning("a vault's record in Redis was damaged; Postgres has the right one")
             record, vault = standing, search.open(standing)
-        self._cache.put(key, self._moved(search, record, vault), vault)
+        record = self._moved(search, record, vault)
+        self._cache.put(key, record, vault, normalized=search.normalized)
         self._remember(key)
         self._opened(vault)
         return vault
 
-    def _create(self, search: "_Search", key: bytes, policy: LookupPolicy) -> _Opened:
+    def _create(self, search: PasswordSearch, key: bytes, policy: LookupPolicy) -> _Opened:
         secret = next(search.secrets(policy))
         fresh, vault = create_vault(search.keyring, secret)
         record = self._records.add(fresh)
         metrics.counter("iot_vaults_opened_total").labels("created").inc()
         if record.vault_id != fresh.vault_id:
             return _Opened(self._open(search, key, record, from_cache=False))
-        self._cache.put(key, record, vault)
+        self._cache.put(key, record, vault, normalized=search.normalized)
         self._remember(key)
         return _Opened(vault, created=True)
 
-    def _moved(self, search: "_Search", record: VaultRecord, vault: OpenVault) -> VaultRecord:
+    def _moved(self, search: PasswordSearch, record: VaultRecord, vault: OpenVault) -> VaultRecord:
         """The record of a vault under the newest lookup, if it may be moved there now."""
         policy = self._policy
         if policy is None or not policy.moves(record.format, record.scrypt_log2_n):
@@ -354,43 +381,6 @@ class Vaults:
         self._known[key] = None
         while len(self._known) > MOST_KNOWN:
             self._known.popitem(last=False)
-
-
-class _Search:
-    """One password's secrets under all lookups in use, each computed once."""
-
-    def __init__(
-        self, keyring: Keyring, password: bytes, scrypt_log2_n: int, slow_key: PasswordKey
-    ) -> None:
-        self.keyring = keyring
-        self._password = password
-        self._scrypt_log2_n = scrypt_log2_n
-        self._slow_key = slow_key
-        self._made: dict[tuple[VaultFormat, int], PasswordSecret] = {}
-
-    def secrets(self, policy: LookupPolicy) -> Iterator[PasswordSecret]:
-        """The secret of new vaults, then those of the older lookups in use."""
-        if not policy.creates_fast_lookups:
-            for cost in reversed(policy.costs):
-                yield self._secret(VaultFormat.SCRYPT_LOOKUP, cost)
-        if policy.fast_lookups is not FastLookups.GONE:
-            yield self._secret(VaultFormat.FAST_LOOKUP, self._scrypt_log2_n)
-
-    def open(self, record: VaultRecord) -> OpenVault:
-        """Open the record that was found. Raises `DecryptionError`: it is damaged."""
-        for secret in self._made.values():
-            if secret.lookup == record.lookup:
-                return open_vault(self.keyring, record, secret)
-        raise DecryptionError("a vault record is not the one that was looked up")
-
-    def _secret(self, vault_format: VaultFormat, cost: int) -> PasswordSecret:
-        made = self._made.get((vault_format, cost))
-        if made is None:
-            fast = vault_format is VaultFormat.FAST_LOOKUP
-            make = fast_secret if fast else scrypt_secret
-            made = make(self.keyring, self._password, cost, slow_key=self._slow_key)
-            self._made[vault_format, cost] = made
-        return made
 
 
 def _same_lookups(one: LookupPolicy, other: LookupPolicy) -> bool:

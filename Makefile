@@ -9,6 +9,9 @@ DATA_DIR ?= .local
 DEVICES ?= 1
 TLS ?= 0
 
+# Settings of `make test`. Most tests wait for processes, so twice as many run as there are cores.
+TEST_PROCESSES ?= $(shell echo $$((2 * $$(nproc 2>/dev/null || echo 2))))
+
 # Settings of `make faults`.
 SEED ?= 1
 FAULTS ?= 300
@@ -96,7 +99,7 @@ run: $(VENV)/.run ## Run everything here: PORT=5000 DATA_DIR=.local DEVICES=1 TL
 
 .PHONY: test
 test: $(VENV)/.dev $(VENV)/.chart ## Run all tests; they bring their own Redis and Postgres (T=path picks some)
-	@$(BIN)/pytest $(T)
+	@$(BIN)/pytest --numprocesses $(TEST_PROCESSES) --dist worksteal --durations 10 $(T)
 
 .PHONY: lint
 lint: $(VENV)/.dev ## Check style and formatting

@@ -22,8 +22,8 @@ from chart.containers import MOUNTED, command, environment
 from chart.made import arguments
 from chart.references import files
 from chart.release import COMPONENT, Object, Pod, Release
+from iot_tools.local.ports import free_port
 from iot_tools.local.redis_server import find_redis
-from support.stack import free_port
 from support.waiting import wait_until
 
 Secrets = Mapping[str, Mapping[str, str]]

@@ -57,7 +57,11 @@ FINE: list[dict[str, Any]] = [
     {"securityContext": {"seccompProfile": {"type": "Localhost", "localhostProfile": "p"}}},
     {"securityContext": {"appArmorProfile": {"type": "RuntimeDefault"}, "runAsUser": 65532}},
     {"securityContext": {"seLinuxOptions": {"type": "container_t", "level": "s0:c1,c2"}}},
-    {"securityContext": {"sysctls": [{"name": each, "value": "1"} for each in SAFE_SYSCTLS]}},
+    {
+        "securityContext": {
+            "sysctls": [{"name": each, "value": "1"} for each in sorted(SAFE_SYSCTLS)]
+        }
+    },
     {"volumes": [{"name": "v", "emptyDir": {}}, {"name": "w", "projected": {"sources": []}}]},
     {"hostNetwork": False, "hostPID": False, "hostIPC": False},
 ]

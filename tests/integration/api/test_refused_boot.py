@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from iot_cipher.writer_keys import write_writer_keys_file
-from support.stack import free_port
+from iot_tools.local.ports import free_port
 
 
 def _boot(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:

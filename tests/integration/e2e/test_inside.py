@@ -11,7 +11,8 @@ from e2e.release import Release
 from integration.e2e.api_server import ApiServer
 from integration.e2e.test_cluster import IMAGE, make_pods
 from integration.tools.test_soak import killed
-from support.stack import Stack, free_port
+from iot_tools.local.ports import free_port
+from support.stack import Stack
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from integration.tools.conftest import MakeStack, Start
-from support.stack import Stack, free_port
+from iot_tools.local.ports import free_port
+from support.stack import Stack
 from support.waiting import wait_until
 
 PASSWORD = "canary's own"

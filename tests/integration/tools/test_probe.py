@@ -12,7 +12,8 @@ import pytest
 
 from integration.tools.conftest import MakeStack, Start
 from iot_tools.cli import main
-from support.stack import Stack, free_port
+from iot_tools.local.ports import free_port
+from support.stack import Stack
 
 Captured = pytest.CaptureFixture[str]
 

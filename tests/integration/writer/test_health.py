@@ -15,8 +15,9 @@ import psycopg
 import pytest
 from redis import Redis
 
+from iot_tools.local.ports import free_port
 from support.http_get import http_get
-from support.stack import Stack, free_port
+from support.stack import Stack
 from support.waiting import wait_until
 
 

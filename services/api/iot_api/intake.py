@@ -25,7 +25,7 @@ from iot_stores.backlog import Backlog, Guard, GuardedError, RememberedRequest
 from .clients import Client
 from .guesses import Guesses
 from .put_body import Batch
-from .receipts import decode_receipt, encode_receipt
+from .receipts import decode_receipt, encode_list
 from .vaults import Vaults
 
 MAX_READINGS = 10_000
@@ -133,7 +133,7 @@ class Intake:
         entries = _last_entries(sealed) if tell_entries or request_names else ()
         request = None
         if request_names:
-            answer = b"%d %b" % (count, encode_receipt(entries).encode())
+            answer = b"%d %b" % (count, encode_list(entries).encode())
             request = self._remembered(request_names, answer, client)
         try:
             appended = self._backlog.append(sealed, request, guards)

@@ -121,7 +121,9 @@ class Settings:
         "reads and PUTs; 0 sets no limit.",
     )
     trusted_proxies: int = _setting(
-        0, "Proxies in front whose X-Forwarded-For is believed.", maximum=16
+        0,
+        "Proxies in front whose X-Forwarded-For and X-Forwarded-Prefix are believed.",
+        maximum=16,
     )
 
     scrypt_log2_n: int = _setting(

@@ -96,3 +96,30 @@ def test_a_repeated_request_that_is_not_stored_says_where_to_ask(
     drain_all(writer)
     assert impatient.get(again.headers["Location"]).status_code == 200
     assert impatient.put("/api/iot?ack=stored", json=ROWS, headers=headers).status_code == 201
+
+
+@pytest.mark.parametrize(
+    ("proxies", "prefix", "expected"),
+    [
+        (1, "/sensors", "/sensors"),
+        (1, "/forged, /sensors/", "/sensors"),
+        (2, "/outer, /inner", "/outer/inner"),
+        (0, "/sensors", ""),
+        (1, "//evil.test", ""),
+        (1, "https://evil.test", ""),
+    ],
+)
+def test_a_proxy_tells_the_prefix_of_its_paths(
+    settings: Settings, proxies: int, prefix: str, expected: str
+) -> None:
+    """One that is not trusted is not believed, and a client is never sent to another host."""
+    app = create_app(dataclasses.replace(settings, ack_stored_seconds=0, trusted_proxies=proxies))
+    headers = {"X-Forwarded-Prefix": prefix}
+    client = app.test_client()
+    answer = client.put("/api/iot?ack=stored", json=ROWS, headers=headers)
+    ask = json.loads(answer.data)["ask"]
+    assert ask.startswith("/api/iot/stored/")
+    for each in (answer, client.get(ask, headers=headers)):
+        assert each.status_code == 202
+        assert each.headers["Location"] == expected + ask
+    app.extensions["iot"].close()

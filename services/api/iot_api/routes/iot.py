@@ -10,6 +10,7 @@ from iot_api.access import needs
 from iot_api.answers import ReadingsStream, json_answer, readings_answer
 from iot_api.clients import Client, client_of, proven_vaults
 from iot_api.cursor import encode_cursor
+from iot_api.forwarded_prefix import forwarded_prefix
 from iot_api.paging import Page, parse_paging
 from iot_api.pausable_read import PausableRead
 from iot_api.put_body import password_bytes, put_parser
@@ -90,7 +91,7 @@ class _Views:
         if wait and not self._service.receipts.wait(
             accepted.entries, accepted.ends, settings.ack_stored_seconds
         ):
-            return _not_yet_stored(content, accepted.entries)
+            return _not_yet_stored(self._service, content, accepted.entries)
         answer = json_answer(content, 201)
         if accepted.repeated:
             answer.headers["Idempotent-Replayed"] = "true"
@@ -101,7 +102,7 @@ class _Views:
         entries = decode_receipt(receipt)
         if self._service.receipts.stored(entries):
             return json_answer({"stored": True})
-        return _not_yet_stored({}, entries)
+        return _not_yet_stored(self._service, {}, entries)
 
     @needs(Scope.READ)
     def read_all(self) -> Response:
@@ -202,11 +203,16 @@ def _idempotency_key() -> str | None:
     return key
 
 
-def _not_yet_stored(content: dict[str, object], entries: Sequence[EntryName]) -> Response:
-    """202: acknowledged, and where to ask whether it is stored."""
+def _not_yet_stored(
+    service: Service, content: dict[str, object], entries: Sequence[EntryName]
+) -> Response:
+    """202: acknowledged, and where to ask whether it is stored. `ask` is the path here, `Location`
+    the one that reaches it through the proxies in front.
+    """
     ask = f"/api/iot/stored/{encode_receipt(entries)}"
     answer = json_answer({**content, "stored": False, "ask": ask}, 202)
-    answer.headers["Location"] = ask
+    prefix = forwarded_prefix(request.environ, service.settings.trusted_proxies)
+    answer.headers["Location"] = prefix + ask
     answer.headers["Retry-After"] = "1"
     return answer
 

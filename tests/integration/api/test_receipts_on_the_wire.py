@@ -1,0 +1,62 @@
+"""Receipts of requests that touch every shard, asked for at a real process behind a proxy."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from iot_models.names import MOST_SHARDS
+from iot_models.settings import load
+from iot_writer.writer import Writer
+from support.draining import drain_all
+from support.stack import Stack
+
+ROWS = [{"data": {"db_password": f"password {number}"}} for number in range(400)]
+JSON = {"Content-Type": "application/json"}
+
+
+@pytest.fixture
+def widest(environment: dict[str, str]) -> dict[str, str]:
+    """Settings with all the shards that there may be, behind one proxy."""
+    return {
+        **environment,
+        "IOT_SHARDS": str(MOST_SHARDS),
+        "IOT_MAX_PASSWORDS": str(len(ROWS)),
+        "IOT_GUESS_LIMIT": "0",
+        "IOT_ACK_STORED_SECONDS": "0",
+        "IOT_TRUSTED_PROXIES": "1",
+        "IOT_API_WORKERS": "1",
+    }
+
+
+@pytest.fixture
+def api(widest: dict[str, str], tmp_path: Path) -> Iterator[Stack]:
+    """The API alone."""
+    made = Stack(widest, tmp_path)
+    try:
+        made.start_api()
+        yield made
+    finally:
+        made.stop()
+
+
+def test_a_receipt_of_all_shards_fits_into_a_request_line(
+    api: Stack, widest: dict[str, str]
+) -> None:
+    """Through a proxy with a long prefix, and again when the request is repeated."""
+    prefix = "/" + "p" * 200
+    headers = {**JSON, "Idempotency-Key": "one", "X-Forwarded-Prefix": prefix}
+    answers = [
+        api.request("PUT", "/api/iot?ack=stored", json.dumps(ROWS), headers) for _ in range(2)
+    ]
+    for answer in answers:
+        assert answer.status == 202
+        assert answer.headers["Location"] == prefix + answer.json()["ask"]
+        assert api.request("GET", answer.headers["Location"]).status == 404  # not 414
+        assert api.request("GET", answer.json()["ask"]).status == 202
+    writer = Writer(load(widest))
+    drain_all(writer)
+    writer.close()
+    for answer in answers:
+        assert api.request("GET", answer.json()["ask"]).json() == {"stored": True}

@@ -34,6 +34,7 @@ elif ! works "$engine"; then
 fi
 
 version=$(sed -n 's/^version = "\(.*\)"$/\1/p' services/api/pyproject.toml)
+chart=$(sed -n 's/^appVersion: "\{0,1\}\([^"]*\)"\{0,1\}$/\1/p' charts/iot-sensor/Chart.yaml)
 revision=$(git rev-parse HEAD 2>/dev/null || echo unknown)
 if [[ $revision != unknown && -n $(git status --porcelain -- services shared tools requirements) ]]; then
   revision+=-dirty
@@ -59,3 +60,20 @@ for service in api writer; do
   echo "Building $name with $engine ..."
   "$engine" build "${arguments[@]}" --file "services/$service/Dockerfile" --tag "$name" .
 done
+
+# Podman and buildah put localhost/ before a name without a registry; docker does not.
+registry=${REGISTRY:-}
+if [[ -z $registry && $("$engine" --version 2>/dev/null) != [Dd]ocker* ]]; then
+  registry=localhost
+fi
+values=()
+for service in api writer; do
+  [[ -z $registry ]] || values+=("--set $service.image.registry=$registry")
+  [[ ${TAG:-$version} == "$chart" ]] || values+=("--set-string $service.image.tag=${TAG:-$version}")
+done
+echo "Built ${registry:+$registry/}iot-sensor-{api,writer}:${TAG:-$version}. The nodes must find them under these names."
+if ((${#values[@]})); then
+  echo "Set for the chart: ${values[*]}"
+else
+  echo "The chart asks for these names: no value needs to be set."
+fi

@@ -383,7 +383,44 @@ MATRIX: dict[str, ValuesSet] = {
             }
         }
     ),
-    "node-port": own({"api": {"service": {"type": "NodePort", "nodePort": 30080}}}),
+    "node-port": own(
+        {
+            "api": {
+                "service": {
+                    "type": "NodePort",
+                    "nodePort": 30080,
+                    "externalTrafficPolicy": "Local",
+                    "sessionAffinity": "ClientIP",
+                    "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 600}},
+                }
+            }
+        }
+    ),
+    "both-ip-families": own(
+        {
+            "bindAddress": "::",
+            "api": {
+                "service": {
+                    "type": "LoadBalancer",
+                    "loadBalancerClass": "example.org/internal",
+                    "externalTrafficPolicy": "Local",
+                    "ipFamilyPolicy": "RequireDualStack",
+                    "ipFamilies": ["IPv6", "IPv4"],
+                }
+            },
+        }
+    ),
+    "other-ports": ValuesSet(
+        {
+            "redis": {
+                "url": "redis+sentinel://one.example.org:26380,two.example.org/main/0",
+                "hotWindow": {"url": "rediss://[2001:db8::6]:16379/1"},
+            },
+            "postgres": {
+                "url": "postgresql://iot@one.example.org:6543,two.example.org:6544/iot?sslmode=require"
+            },
+        }
+    ),
     "many": own(
         {
             "shards": 64,

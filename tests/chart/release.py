@@ -65,6 +65,16 @@ class Release:
         (found,) = (each for each in self.pods if each.component == component)
         return found
 
+    def runs(self, name: str) -> tuple[Pod, Object]:
+        """The one container of that name, and its pod: those of the writers may also migrate."""
+        ((pod, container),) = (
+            (pod, container)
+            for pod in self.pods
+            for container in pod.containers
+            if container["name"] == name
+        )
+        return pod, container
+
 
 def title(each: Object) -> str:
     """Kind and name, for messages."""

@@ -65,7 +65,7 @@ class Node:
 
     def start(self, component: str, extra: Mapping[str, str] | None = None) -> None:
         """Start the pod's container; `extra` are variables that no manifest gives it."""
-        pod, container = self.release.pod(component), self._container(component)
+        pod, container = self.release.runs(component)
         root = self._folder / component
         for each in ("tmp", "work"):
             (root / each).mkdir(parents=True, exist_ok=True)
@@ -99,7 +99,7 @@ class Node:
 
     def stop(self, component: str) -> Ended:
         """Tell it to end as Kubernetes does; it has the grace of its pod to do so."""
-        grace = self.release.pod(component).spec.get("terminationGracePeriodSeconds", 30)
+        grace = self.release.runs(component)[0].spec.get("terminationGracePeriodSeconds", 30)
         began = time.monotonic()
         process = self._running[component]
         assert process.poll() is None, f"{component} ended before: {self.said(component)}"
@@ -154,8 +154,7 @@ class Node:
                 process.wait()
 
     def _container(self, component: str) -> Object:
-        (container,) = self.release.pod(component).containers
-        return container
+        return self.release.runs(component)[1]
 
     def _environment(self, component: str, container: Object, root: Path) -> dict[str, str]:
         given = environment(self.release, container)

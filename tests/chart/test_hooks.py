@@ -12,9 +12,6 @@ DELETE = "helm.sh/hook-delete-policy"
 
 def test_jobs_come_after_what_they_need(release: Release) -> None:
     for each in release.of("Job"):
-        if not hooks(each):
-            continue
-        assert hooks(each) == BEFORE, title(each)
         (pod,) = (pod for pod in release.pods if pod.owner is each)
         account = pod.spec.get("serviceAccountName", "default")
         for other in release.objects:
@@ -68,13 +65,32 @@ def test_own_stores_are_no_hooks(release: Release) -> None:
 
 
 @pytest.mark.parametrize("name", ["demo", "long-name"])
-def test_a_migration_of_the_releases_own_postgres_comes_with_it(name: str) -> None:
+def test_the_writers_migrate_the_releases_own_postgres(name: str) -> None:
     """That Postgres is not there before the release is: a hook would wait for ever."""
-    assert hooks(rendered(name, NEWEST).pod("migrate").owner) == set()
+    pod, container = rendered(name, NEWEST).runs("migrate")
+    assert pod.component == "writer"
+    assert pod.spec["initContainers"] == [container]
 
 
 def test_a_migration_of_ones_own_postgres_comes_before_the_pods() -> None:
-    assert hooks(rendered("own-stores", NEWEST).pod("migrate").owner) == BEFORE
+    release = rendered("own-stores", NEWEST)
+    assert hooks(release.runs("migrate")[0].owner) == BEFORE
+    assert "initContainers" not in release.pod("writer").spec
+
+
+def test_no_job_is_a_part_of_a_release(release: Release) -> None:
+    """Helm forgets one that came with an upgrade that failed, and Kubernetes lets none be changed:
+    the next upgrade or the next install would fail on it.
+    """
+    for each in release.of("Job", "CronJob"):
+        assert hooks(each) == BEFORE, title(each)
+        assert "before-hook-creation" in annotations(each)[DELETE], title(each)
+
+
+def test_a_job_that_failed_stays_for_a_day(release: Release) -> None:
+    """Helm keeps it for its log, and an uninstall leaves it."""
+    for each in release.of("Job"):
+        assert 3600 <= each["spec"]["ttlSecondsAfterFinished"] <= 86_400, title(each)
 
 
 def test_helm_test_is_one_pod_that_ends(release: Release) -> None:

@@ -119,7 +119,7 @@ def test_network_policies_open_ports_that_are_there(release: Release) -> None:
             for peer in rule.get("from") or ():
                 if "namespaceSelector" not in peer and "ipBlock" not in peer:
                     wanted = peer["podSelector"]["matchLabels"]
-                    may_be_absent = wanted[COMPONENT] in {"canary", "migrate"}
+                    may_be_absent = wanted[COMPONENT] == "canary"
                     assert chosen(release, wanted) or may_be_absent, title(each)
         for rule in each["spec"].get("egress") or ():
             for peer in rule.get("to") or ():

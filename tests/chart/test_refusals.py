@@ -137,6 +137,72 @@ SENTENCES: dict[str, tuple[dict[str, Any], str]] = {
         {"api": {"terminationGracePeriodSeconds": 30}},
         "set api.terminationGracePeriodSeconds to more than api.preStopSleepSeconds",
     ),
+    "a variable of a value": (
+        {"api": {"extraEnv": [{"name": "IOT_SHARDS", "value": "4"}]}},
+        "api.extraEnv sets IOT_SHARDS, which the chart sets too: remove it there, and set shards.",
+    ),
+    "a variable of config": (
+        {
+            "config": {"IOT_LOG_LEVEL": "INFO"},
+            "writer": {"extraEnv": [{"name": "IOT_LOG_LEVEL", "value": "DEBUG"}]},
+        },
+        "remove it there, and set config.IOT_LOG_LEVEL.",
+    ),
+    "a variable of a Secret": (
+        {"writer": {"extraEnv": [{"name": "IOT_KEYRING_FILE", "value": "/mine"}]}},
+        "and set keys.writer.existingSecret.",
+    ),
+    "a URL beside its file": (
+        {"api": {"extraEnv": [{"name": "IOT_REDIS_URL", "value": "redis://r"}]}},
+        "and set redis.url or redis.existingSecret.",
+    ),
+    "a URL's file beside a URL": (
+        {
+            "postgres": {"existingSecret": "", "url": "postgresql://p/d"},
+            "jobs": {"extraEnv": [{"name": "IOT_POSTGRES_URL_FILE", "value": "/mine"}]},
+        },
+        "jobs.extraEnv sets IOT_POSTGRES_URL_FILE, which the chart sets too: remove it there",
+    ),
+    "a variable twice": (
+        {"api": {"extraEnv": [{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]}},
+        "api.extraEnv sets A twice: remove one of them.",
+    ),
+    "a volume of the chart": (
+        {"api": {"extraVolumes": [{"name": "tmp", "emptyDir": {}}]}},
+        "api.extraVolumes has a volume tmp, as the chart has: give yours another name.",
+    ),
+    "a path of the chart": (
+        {"writer": {"extraVolumeMounts": [{"name": "mine", "mountPath": "/etc/iot-sensor/"}]}},
+        "writer.extraVolumeMounts mounts /etc/iot-sensor/, where the chart mounts a volume",
+    ),
+    "an annotation of the chart": (
+        {"api": {"podAnnotations": {"checksum/config": "1"}}},
+        "api.podAnnotations has checksum/config, which the chart sets too: remove it there.",
+    ),
+    "a traffic policy of no outside": (
+        {"api": {"service": {"externalTrafficPolicy": "Local"}}},
+        "api.service.externalTrafficPolicy is set, and api.service.type is ClusterIP: set that to",
+    ),
+    "a class of no load balancer": (
+        {"api": {"service": {"type": "NodePort", "loadBalancerClass": "mine"}}},
+        "api.service.loadBalancerClass is set, and api.service.type is NodePort: set that to Load",
+    ),
+    "two families and one stack": (
+        {"bindAddress": "::", "api": {"service": {"ipFamilies": ["IPv4", "IPv6"]}}},
+        "set api.service.ipFamilyPolicy to PreferDualStack or RequireDualStack.",
+    ),
+    "IPv6 that no pod listens on": (
+        {"api": {"service": {"ipFamilyPolicy": "PreferDualStack"}}},
+        "The Service has IPv6, and the pods listen on 0.0.0.0 alone: set bindAddress to `::`.",
+    ),
+    "seconds of no affinity": (
+        {"api": {"service": {"sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 9}}}}},
+        "set api.service.sessionAffinity to ClientIP as well.",
+    ),
+    "a label of every object": (
+        {"commonLabels": {"app.kubernetes.io/version": "9"}},
+        "app.kubernetes.io/version",
+    ),
     "two monitors": (
         {"metrics": {"podMonitor": {"enabled": True}, "serviceMonitor": {"enabled": True}}},
         "set only one of metrics.podMonitor.enabled, metrics.serviceMonitor.enabled.",

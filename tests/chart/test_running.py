@@ -109,10 +109,13 @@ def install(made: Cluster, stack: ExitStack, folder: Path, redis: str, database:
     release, api, node = made.release, made.api, made.node
     api.namespaces.add(release.namespace)
     urls = {"my-redis": redis, "my-pg": database, "my-hot": redis.removesuffix("0") + "1"}
-    for name in MATRIX[release.name].existing:
-        api.put(name, {"url": urls[name]}, release.namespace)
+    existing = {name: {"url": urls[name]} for name in MATRIX[release.name].existing}
+    for name in existing:  # stores of this machine listen on any port
+        api.put(
+            name, {"url": "redis://r" if name != "my-pg" else "postgresql://p"}, release.namespace
+        )
     run_the_hook(made)
-    node.secrets = made.content()
+    node.secrets = {**made.content(), **existing}
     if release.named("StatefulSet"):
         node.secrets = {**node.secrets, **own_stores(made, stack, folder, database)}
     ended = node.run("migrate")
@@ -167,7 +170,7 @@ def own_stores(
 
 
 def env_of(release: Release, component: str) -> list[dict[str, Any]]:
-    (container,) = release.pod(component).containers
+    _, container = release.runs(component)
     return list(container["env"])
 
 

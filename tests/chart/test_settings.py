@@ -63,7 +63,7 @@ def test_every_variable_is_one_that_is_read(release: Release) -> None:
 def test_services_start_on_the_variables_they_are_given(release: Release, tmp_path: Path) -> None:
     """Their own check of settings takes them, when the mounted files are there."""
     for pod, container in ours(release):
-        if pod.component not in {"api", "writer"}:
+        if container["name"] not in {"api", "writer"}:
             continue
         given = environment(release, container)
         for name in FILES & set(given):
@@ -106,17 +106,17 @@ def test_pods_are_given_only_the_secrets_they_need(release: Release) -> None:
     }
     for pod, container in ours(release):
         given = {path.split("/")[3] for path, _, _ in files(pod, container) if MOUNTED in path}
-        assert given <= needed[pod.component], str(pod)
+        assert given <= needed[container["name"]], str(pod)
 
 
 def test_each_component_has_keys_of_its_own(release: Release) -> None:
     """The writers must not reach the Secret with the pepper and the wrapping keys."""
     secrets = {}
     for component, file in (("api", "keyring.json"), ("writer", "writer-keys.json")):
-        pod = release.pod(component)
+        pod, container = release.runs(component)
         (found,) = (
             (path, reference.name)
-            for path, reference, _ in files(pod, pod.containers[0])
+            for path, reference, _ in files(pod, container)
             if path.startswith(f"{MOUNTED}/keyring/")
         )
         assert found[0] == f"{MOUNTED}/keyring/{file}"
@@ -174,10 +174,10 @@ def test_each_component_has_a_url_of_its_own(
 ) -> None:
     release = rendered(name, NEWEST)
     for component, urls in expected.items():
-        pod = release.pod(component)
+        pod, container = release.runs(component)
         found = {
             path.split("/")[3]: f"{reference.name}:{key}"
-            for path, reference, key in files(pod, pod.containers[0])
+            for path, reference, key in files(pod, container)
             if path.startswith(MOUNTED) and path.endswith("/url")
         }
         assert found == urls, component
@@ -188,7 +188,7 @@ def test_everything_that_is_needed_is_given(name: str) -> None:
     """The required settings, and those that have a value of their own in the chart."""
     release = rendered(name, NEWEST)
     for component in ("api", "writer"):
-        (container,) = release.pod(component).containers
+        _, container = release.runs(component)
         given = set(environment(release, container))
         required = {name for name, each in FIELDS.items() if each.default is MISSING}
         assert all(name in given or f"{name}_FILE" in given for name in required)
@@ -306,8 +306,8 @@ def test_paths_of_routes_are_those_of_the_api(client: FlaskClient) -> None:
 def test_the_migration_gives_rights_where_the_values_say_so() -> None:
     for name, grant in (("production", True), ("own-stores", False)):
         release = rendered(name, NEWEST)
-        pod = release.pod("migrate")
-        assert parsed(command(pod, pod.containers[0])).grant is grant
+        pod, container = release.runs("migrate")
+        assert parsed(command(pod, container)).grant is grant
 
 
 def test_arguments_are_those_of_the_command(release: Release) -> None:

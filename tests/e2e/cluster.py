@@ -50,6 +50,7 @@ class Cluster:
         self.api = _Client(settings)
         self.core = client.CoreV1Api(self.api)
         self.apps = client.AppsV1Api(self.api)
+        self.batch = client.BatchV1Api(self.api)
         self.networking = client.NetworkingV1Api(self.api)
         self.namespaces: list[str] = []
         """Those made here that are still there."""

@@ -171,10 +171,10 @@ Argument: context, store (redis, hotWindow, postgres), component (api, writer, m
 {{- end -}}
 
 {{/* Files under /etc/iot-sensor. Argument: context, component (api, writer, migration), files (list of keyring,
-writer-keys, tokens, redis, postgres, probe). */}}
+writer-keys, tokens, redis, postgres, probe), volume (its name; default: secrets). */}}
 {{- define "iot-sensor.secretFiles" -}}
 {{- $values := .context.Values -}}
-- name: secrets
+- name: {{ .volume | default "secrets" }}
   projected:
     defaultMode: 0440
     sources:

@@ -1,3 +1,14 @@
+{{/* The IP families of Services whose pods listen on `bindAddress`. */}}
+{{- define "iot-sensor.ipFamilies" -}}
+{{- with .Values.api.service.ipFamilyPolicy }}
+ipFamilyPolicy: {{ . }}
+{{- end }}
+{{- with .Values.api.service.ipFamilies }}
+ipFamilies:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
 {{/* Rules of egress, each an item of a list. */}}
 {{- define "iot-sensor.egressDns" -}}
 - ports:
@@ -37,22 +48,85 @@
           {{- include "iot-sensor.selectorLabels" . | nindent 10 }}
 {{- end -}}
 
+{{/* The ports that a URL names, as a JSON list. Argument: url, port (where it names none). */}}
+{{- define "iot-sensor.urlPorts" -}}
+{{- $ports := list -}}
+{{- $hosts := regexReplaceAll "[/?#].*$" (regexReplaceAll "^[^:]*://" .url "") "" | splitList "@" | last -}}
+{{- $given := regexFind "[?&]port=[0-9,]+" .url | splitList "=" | last -}}
+{{- if $given -}}
+{{- range splitList "," $given }}{{ $ports = append $ports (int .) }}{{ end -}}
+{{- else -}}
+{{- range splitList "," $hosts -}}
+{{- $ports = append $ports (regexFind ":[0-9]+$" . | trimPrefix ":" | default $.port | int) -}}
+{{- end -}}
+{{- end -}}
+{{- toJson (uniq $ports) -}}
+{{- end -}}
+
+{{/* The ports at which a component reaches a store that is not the release's own, as a JSON list: those of the values,
+and those of a URL in the values. A URL in a Secret can't be read here: the secrets Job compares it.
+Argument: context, component, store (redis, hotWindow, postgres). */}}
+{{- define "iot-sensor.storePorts" -}}
+{{- $values := .context.Values -}}
+{{- $policy := eq .store "postgres" | ternary $values.networkPolicy.postgres $values.networkPolicy.redis -}}
+{{- $url := get (dict "redis" $values.redis.url "hotWindow" $values.redis.hotWindow.url "postgres" $values.postgres.url) .store -}}
+{{- $ports := $policy.ports -}}
+{{- if and $url (not (include "iot-sensor.storeRef" .)) -}}
+{{- $default := contains "+sentinel://" $url | ternary 26379 (eq .store "postgres" | ternary 5432 6379) -}}
+{{- $ports = concat $ports (include "iot-sensor.urlPorts" (dict "url" $url "port" $default) | fromJsonArray) -}}
+{{- end -}}
+{{- $whole := list -}}
+{{- range $ports }}{{ $whole = append $whole (int .) }}{{ end -}}
+{{- toJson (uniq $whole) -}}
+{{- end -}}
+
+{{/* The ports that are open for the URL in a Secret, by commas; empty: all of them, or nobody can tell. Argument: as above. */}}
+{{- define "iot-sensor.openPorts" -}}
+{{- $policy := .context.Values.networkPolicy -}}
+{{- $known := $policy.enabled -}}
+{{- $ports := include "iot-sensor.storePorts" . | fromJsonArray -}}
+{{- range $policy.extraEgress -}}
+{{- if not .ports }}{{ $known = false }}{{ end -}}
+{{- range .ports -}}
+{{- if or .endPort (not .port) (kindIs "string" .port) }}{{ $known = false }}{{ else }}{{ $ports = append $ports .port }}{{ end -}}
+{{- end -}}
+{{- end -}}
+{{- if $known -}}
+{{- $whole := list -}}
+{{- range $ports }}{{ $whole = append $whole (int . | toString) }}{{ end -}}
+{{- uniq $whole | join "," -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Argument: context, component. */}}
 {{- define "iot-sensor.egressRedis" -}}
-{{- $hotWindow := or .Values.redis.hotWindow.existingSecret .Values.redis.hotWindow.url -}}
-{{- if .Values.redis.internal.enabled }}
-{{ include "iot-sensor.egressOwn" (dict "context" . "component" "redis" "port" 6379) }}
+{{- $values := .context.Values -}}
+{{- $ports := list -}}
+{{- if $values.redis.internal.enabled }}
+{{ include "iot-sensor.egressOwn" (dict "context" .context "component" "redis" "port" 6379) }}
 {{- end }}
-{{- if or $hotWindow (not .Values.redis.internal.enabled) }}
-{{ include "iot-sensor.egressTo" .Values.networkPolicy.redis }}
+{{- $redis := merge (dict "store" "redis") . -}}
+{{- if or (not $values.redis.internal.enabled) (get (get $values.redis .component) "existingSecret") -}}
+{{- $ports = concat $ports (include "iot-sensor.storePorts" $redis | fromJsonArray) -}}
+{{- end -}}
+{{- $hotWindow := merge (dict "store" "hotWindow") . -}}
+{{- if or $values.redis.hotWindow.url (include "iot-sensor.storeRef" $hotWindow) -}}
+{{- $ports = concat $ports (include "iot-sensor.storePorts" $hotWindow | fromJsonArray) -}}
+{{- end -}}
+{{- if $ports }}
+{{ include "iot-sensor.egressTo" (dict "ports" (uniq $ports) "to" $values.networkPolicy.redis.to) }}
 {{- end }}
 {{- end -}}
 
+{{/* Argument: context, component. */}}
 {{- define "iot-sensor.egressPostgres" -}}
-{{- if .Values.postgres.internal.enabled -}}
-{{ include "iot-sensor.egressOwn" (dict "context" . "component" "postgres" "port" 5432) }}
-{{- else -}}
-{{ include "iot-sensor.egressTo" .Values.networkPolicy.postgres }}
-{{- end -}}
+{{- $values := .context.Values -}}
+{{- if $values.postgres.internal.enabled }}
+{{ include "iot-sensor.egressOwn" (dict "context" .context "component" "postgres" "port" 5432) }}
+{{- end }}
+{{- if or (not $values.postgres.internal.enabled) (get (get $values.postgres .component) "existingSecret") }}
+{{ include "iot-sensor.egressTo" (dict "ports" (include "iot-sensor.storePorts" (merge (dict "store" "postgres") .) | fromJsonArray) "to" $values.networkPolicy.postgres.to) }}
+{{- end }}
 {{- end -}}
 
 {{/* Rules of ingress from pods of this release. Argument: context, components, port. */}}

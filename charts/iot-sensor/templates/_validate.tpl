@@ -100,7 +100,30 @@
 {{- fail "\n\nNobody could use the API: set auth.initialTokens, or auth.existingSecret, or auth.enabled=false for a service that is open to whoever reaches it." -}}
 {{- end -}}
 
+{{- $service := $values.api.service -}}
+{{- range $field := list "externalTrafficPolicy" "nodePort" -}}
+{{- if and (get $service $field) (eq $service.type "ClusterIP") -}}
+{{- fail (printf "\n\napi.service.%s is set, and api.service.type is ClusterIP: set that to NodePort or LoadBalancer, or leave %s empty." $field $field) -}}
+{{- end -}}
+{{- end -}}
+{{- range $field := list "loadBalancerClass" "loadBalancerSourceRanges" -}}
+{{- if and (get $service $field) (ne $service.type "LoadBalancer") -}}
+{{- fail (printf "\n\napi.service.%s is set, and api.service.type is %s: set that to LoadBalancer, or leave %s empty." $field $service.type $field) -}}
+{{- end -}}
+{{- end -}}
+{{- if and (gt (len $service.ipFamilies) 1) (not (has $service.ipFamilyPolicy (list "PreferDualStack" "RequireDualStack"))) -}}
+{{- fail "\n\napi.service.ipFamilies names two: set api.service.ipFamilyPolicy to PreferDualStack or RequireDualStack." -}}
+{{- end -}}
+{{- if and (or (has "IPv6" $service.ipFamilies) (has $service.ipFamilyPolicy (list "PreferDualStack" "RequireDualStack"))) (not (contains ":" $values.bindAddress)) -}}
+{{- fail (printf "\n\nThe Service has IPv6, and the pods listen on %s alone: set bindAddress to `::`." $values.bindAddress) -}}
+{{- end -}}
+{{- if and $service.sessionAffinityConfig (ne $service.sessionAffinity "ClientIP") -}}
+{{- fail "\n\napi.service.sessionAffinityConfig is set: set api.service.sessionAffinity to ClientIP as well." -}}
+{{- end -}}
+
 {{- if lt (int $values.api.terminationGracePeriodSeconds) (add 30 (int $values.api.preStopSleepSeconds) 1 | int) -}}
 {{- fail (printf "\n\nRequests would be cut off: set api.terminationGracePeriodSeconds to more than api.preStopSleepSeconds and the 30 seconds that running requests get, %d." (add 30 (int $values.api.preStopSleepSeconds))) -}}
 {{- end -}}
+
+{{- include "iot-sensor.validateExtras" . -}}
 {{- end -}}

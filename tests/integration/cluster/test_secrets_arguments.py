@@ -17,6 +17,8 @@ from support.kube_api import KubeApi
         (["--writer-keys", "w"], "--writer-keys needs either --keyring or --keyring-from"),
         (["--writer-keys", "w", "--keyring", "k", "--keyring-from", "o:k"], "needs either"),
         (["--token", "a=read"], "--token needs --tokens"),
+        (["--ports", "r=6379"], "--ports must be SECRET:KEY=PORT[,PORT], not r=6379"),
+        (["--ports", "r:url=many"], "--ports must be SECRET:KEY=PORT[,PORT], not r:url=many"),
         ([*TOKENS, "--token", "x=fly"], "--token: there is no such scope"),
         ([*TOKENS, "--token", "devices=read"], "--token: a name stands twice"),
         ([*TOKENS, "--token", "probe=read", "--probe", "p"], "--token: there is a token probe"),

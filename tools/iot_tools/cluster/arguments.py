@@ -37,6 +37,7 @@ def add_secrets(commands: "Subparsers[argparse.ArgumentParser]") -> None:
         ("--label", "K=V", "=", "of what is made"),
         ("--token", "NAME=SCOPE[,SCOPE]", "=", "a first token"),
         ("--require", "SECRET:KEY", ":", "fail unless it is there"),
+        ("--ports", "SECRET:KEY=PORT[,PORT]", "=", "fail if the URL there names another port"),
     )
     for option, form, separator, meaning in lists:
         create.add_argument(option, action="append", default=[], metavar=form, help=meaning,
@@ -71,6 +72,7 @@ def _create(parsed: argparse.Namespace) -> int:
         redis=parsed.redis and (parsed.redis, parsed.redis_host),
         postgres=parsed.postgres and (parsed.postgres, parsed.postgres_host),
         required=parsed.require,
+        ports=_ports(parsed),
         labels=dict(parsed.label),
     )
     Creation(SecretObjects(connect(parsed.namespace), patience=parsed.wait), asked).run()
@@ -92,6 +94,18 @@ def _scopes(parsed: argparse.Namespace) -> dict[str, list[str]]:
     if len(scopes) < len(parsed.token):
         raise SettingsError("--token: a name stands twice")
     return scopes
+
+
+def _ports(parsed: argparse.Namespace) -> list[tuple[tuple[str, str], frozenset[int]]]:
+    """The ports that are open for each URL."""
+    found = []
+    for reference, listed in parsed.ports:
+        secret, colon, key = reference.partition(":")
+        ports = listed.split(",")
+        if not (secret and colon and key and all(port.isdecimal() for port in ports)):
+            raise SettingsError(f"--ports must be SECRET:KEY=PORT[,PORT], not {reference}={listed}")
+        found.append(((secret, key), frozenset(map(int, ports))))
+    return found
 
 
 def _secret(text: str) -> str:

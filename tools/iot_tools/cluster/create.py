@@ -15,6 +15,7 @@ from iot_models.errors import IotError
 from . import first_secrets
 from .first_secrets import Content, FirstSecret
 from .secret_objects import ClusterError, SecretObjects
+from .store_ports import closed_ports, ports_value
 
 _ATTEMPTS = 20
 
@@ -47,6 +48,8 @@ class Asked:
     postgres: tuple[str, str] | None = None
     required: Sequence[tuple[str, str]] = ()
     """Secrets of others, and the key that must be in them."""
+    ports: Sequence[tuple[tuple[str, str], frozenset[int]]] = ()
+    """Secrets of others and the key of a URL, and the ports that a network policy opens for it."""
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -67,6 +70,8 @@ class Creation:
         asked = self._asked
         for name, key in asked.required:
             self._note(self._lacks(name, [key], self._content(name)))
+        for (name, key), opened in asked.ports:
+            self._note(self._closed(name, key, opened))
         # Looked at before the two it is made from: if it is there, so were they.
         known = asked.tokens is not None and self._content(asked.tokens) is not None
         wanted = self._wanted(known=known)
@@ -222,6 +227,17 @@ class Creation:
         if not missing:
             return None
         return f"{self._where(name)} has no key {', '.join(missing)}, or nothing in it"
+
+    def _closed(self, name: str, key: str, opened: frozenset[int]) -> str | None:
+        url = (self._content(name) or {}).get(key, "")
+        closed = closed_ports(url, opened)
+        if not closed:
+            return None
+        listed = ", ".join(map(str, closed))
+        return (
+            f"{self._where(name)}: the URL in {key} names port {listed}, which the network "
+            f"policies do not open: add it to {ports_value(url)}"
+        )
 
     def _note(self, problem: str | None) -> None:
         if problem:

@@ -1,0 +1,76 @@
+{{/* What extra values may not repeat: Kubernetes would take one of the two, or refuse the pod. */}}
+{{- define "iot-sensor.validateExtras" -}}
+{{- $values := .Values -}}
+{{- $config := include "iot-sensor.config" . | fromYaml -}}
+{{- $own := dict "api" (dict) "writer" (dict) "jobs" (dict) -}}
+{{- range $component, $pair := dict "api" (list "api" (list "keyring" "tokens" "redis" "postgres")) "writer" (list "writer" (list "writer-keys" "redis" "postgres")) "jobs" (list "migration" (list "postgres")) -}}
+{{- $names := get $own $component -}}
+{{- range include "iot-sensor.secretEnv" (dict "context" $ "component" (first $pair) "files" (last $pair)) | fromYamlArray -}}
+{{- $_ := set $names .name true -}}
+{{- if contains "_URL" .name -}}
+{{- $_ := set $names (trimSuffix "_FILE" .name) true -}}
+{{- $_ := set $names (trimSuffix "_FILE" .name | printf "%s_FILE") true -}}
+{{- end -}}
+{{- end -}}
+{{- if ne $component "jobs" -}}
+{{- range $name, $_ := $config }}{{ $_ := set $names $name true }}{{ end -}}
+{{- end -}}
+{{- end -}}
+
+{{- range $component, $names := $own -}}
+{{- $seen := dict -}}
+{{- range (get $values $component).extraEnv -}}
+{{- if hasKey $names .name -}}
+{{- fail (printf "\n\n%s.extraEnv sets %s, which the chart sets too: remove it there, and set %s." $component .name (include "iot-sensor.valueOf" (dict "name" .name "component" $component))) -}}
+{{- end -}}
+{{- if hasKey $seen .name -}}
+{{- fail (printf "\n\n%s.extraEnv sets %s twice: remove one of them." $component .name) -}}
+{{- end -}}
+{{- $_ := set $seen .name true -}}
+{{- end -}}
+{{- end -}}
+
+{{- range $component := list "api" "writer" -}}
+{{- $extra := get $values $component -}}
+{{- range $extra.extraVolumes -}}
+{{- if has .name (list "secrets" "tmp" "migration-secrets") -}}
+{{- fail (printf "\n\n%s.extraVolumes has a volume %s, as the chart has: give yours another name." $component .name) -}}
+{{- end -}}
+{{- end -}}
+{{- range $extra.extraVolumeMounts -}}
+{{- if has (trimSuffix "/" .mountPath) (list "/etc/iot-sensor" "/tmp") -}}
+{{- fail (printf "\n\n%s.extraVolumeMounts mounts %s, where the chart mounts a volume: choose another path." $component .mountPath) -}}
+{{- end -}}
+{{- end -}}
+{{- range $name, $_ := $extra.podAnnotations -}}
+{{- if or (eq $name "checksum/config") (and $values.metrics.annotations.enabled (has $name (list "prometheus.io/scrape" "prometheus.io/port" "prometheus.io/path"))) -}}
+{{- fail (printf "\n\n%s.podAnnotations has %s, which the chart sets too: remove it there." $component $name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The value that a variable comes from. Argument: name, component (api, writer, jobs). */}}
+{{- define "iot-sensor.valueOf" -}}
+{{- $own := dict
+  "IOT_SHARDS" "shards"
+  "IOT_RETENTION_DAYS" "retention.days"
+  "IOT_BIND" "bindAddress"
+  "IOT_METRICS_ADDRESS" "bindAddress"
+  "IOT_API_METRICS_PORT" "nothing instead: the port is fixed"
+  "IOT_WRITER_METRICS_PORT" "nothing instead: the port is fixed"
+  "IOT_API_WORKERS" "api.workers"
+  "IOT_API_CONNECTIONS" "api.connections"
+  "IOT_API_POSTGRES_POOL" "api.postgresPool"
+  "IOT_CORS_ORIGINS" "api.corsOrigins"
+  "IOT_TRUSTED_PROXIES" "api.trustedProxies"
+  "IOT_ANONYMOUS_SCOPES" "auth.anonymousScopes"
+  "IOT_TOKENS_FILE" "auth.existingSecret"
+  "IOT_KEYRING_FILE" (eq .component "writer" | ternary "keys.writer.existingSecret" "keys.existingSecret")
+  "IOT_REDIS_URL" "redis.url or redis.existingSecret"
+  "IOT_HOT_WINDOW_REDIS_URL" "redis.hotWindow.url or redis.hotWindow.existingSecret"
+  "IOT_POSTGRES_URL" "postgres.url or postgres.existingSecret"
+-}}
+{{- $name := contains "_URL_FILE" .name | ternary (trimSuffix "_FILE" .name) .name -}}
+{{- get $own $name | default (printf "config.%s" .name) -}}
+{{- end -}}

@@ -1,0 +1,73 @@
+"""The network policies open the ports that the stores' URLs name, or the install is refused."""
+
+import pytest
+
+from chart.made import arguments
+from chart.matrix import OWN, Values, ValuesSet, merged
+from chart.release import Object, Release
+from chart.rendering import objects, rendered, template
+from chart.schemas import NEWEST
+
+REDIS, POSTGRES = {6379, 6380, 26379}, {5432, 6432}
+
+
+def egress(release: Release, policy: str) -> set[int]:
+    """The ports that a policy opens to anywhere, those of name servers apart."""
+    (found,) = (
+        each for name, each in release.named("NetworkPolicy").items() if name.endswith(policy)
+    )
+    rules = [each for each in found["spec"]["egress"] if "to" not in each]
+    return {port["port"] for each in rules for port in each["ports"]} - {53}
+
+
+def opened(*values: Values) -> dict[str, set[int]]:
+    """The ports with which the hook compares the URL in each Secret."""
+    text = template(ValuesSet(merged(OWN, *values)), "--kube-version", NEWEST)
+    release = Release("", "", {}, tuple(objects(text)))
+    words = arguments(release.runs("secrets")[1])
+    given = [words[number + 1] for number, word in enumerate(words) if word == "--ports"]
+    pairs = [each.partition("=") for each in given]
+    return {reference: set(map(int, ports.split(","))) for reference, _, ports in pairs}
+
+
+@pytest.mark.parametrize("component", ["api", "writer"])
+def test_ports_of_urls_in_values_are_open(component: str) -> None:
+    release = rendered("other-ports", NEWEST)
+    theirs = {26380, 26379, 16379, 6543, 6544}
+    assert egress(release, f"-{component}") == REDIS | POSTGRES | theirs
+    assert egress(release, "-migrate") == POSTGRES | {6543, 6544}
+
+
+def test_a_url_without_a_port_adds_none() -> None:
+    assert egress(rendered("urls", NEWEST), "-api") == REDIS | POSTGRES
+
+
+def test_a_secret_of_the_writer_beside_the_releases_own_stores_is_reached() -> None:
+    """Its own Postgres, which is not the release's, was out of the writers' reach."""
+    release = rendered("urls-but-for-the-writer", NEWEST)
+    assert egress(release, "-writer") >= POSTGRES
+    assert not egress(release, "-api") & POSTGRES
+
+
+def test_urls_in_secrets_are_compared_before_the_install() -> None:
+    assert opened() == {"my-redis:url": REDIS, "my-pg:url": POSTGRES}
+    assert opened({"networkPolicy": {"redis": {"ports": [16379]}}})["my-redis:url"] == {16379}
+    of_all = opened(
+        {
+            "redis": {"hotWindow": {"existingSecret": "h"}, "writer": {"existingSecretKey": "w"}},
+            "postgres": {"migration": {"existingSecret": "m"}},
+        }
+    )
+    assert set(of_all) == {
+        *("my-redis:url", "my-redis:w", "h:url"),
+        *("my-pg:url", "m:url"),
+    }
+
+
+def test_nothing_is_compared_where_more_may_be_open() -> None:
+    assert opened({"networkPolicy": {"enabled": False}}) == {}
+    everything: Object = {"to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}
+    assert opened({"networkPolicy": {"extraEgress": [everything]}}) == {}
+    one: Object = {"ports": [{"port": 16379, "protocol": "TCP"}]}
+    more = opened({"networkPolicy": {"extraEgress": [one]}})
+    assert more == {"my-redis:url": {*REDIS, 16379}, "my-pg:url": {*POSTGRES, 16379}}

@@ -1,0 +1,82 @@
+"""A change of values upgrades: nothing changes that Kubernetes lets nobody change."""
+
+from typing import Any
+
+import pytest
+
+from chart.matrix import MATRIX, SCHEDULING, Values, ValuesSet, merged
+from chart.release import Object, hooks
+from chart.rendering import objects, template
+from chart.schemas import NEWEST
+
+STATEFUL_SET = {
+    *("replicas", "ordinals", "template", "updateStrategy", "revisionHistoryLimit"),
+    *("persistentVolumeClaimRetentionPolicy", "minReadySeconds"),
+}
+"""What may be changed of a StatefulSet's spec (ValidateStatefulSetUpdate)."""
+JOB = {"parallelism", "activeDeadlineSeconds", "backoffLimit", "ttlSecondsAfterFinished", "suspend"}
+
+CHANGES: dict[str, Values] = {
+    "labels": {"commonLabels": {"example.org/cost": "43"}},
+    "jobs": {
+        "jobs": {
+            **SCHEDULING,
+            "resources": {"limits": {"memory": "300Mi"}},
+            "extraEnv": [{"name": "HTTPS_PROXY", "value": "http://proxy.example.org:3128"}],
+            "podAnnotations": {"example.org/team": "sensors"},
+            "podLabels": {"example.org/team": "sensors"},
+        }
+    },
+    "migrations": {"migrations": {"waitSeconds": 30, "deadlineSeconds": 60}},
+    "images": {"writer": {"image": {"tag": "9"}}, "api": {"image": {"tag": "9"}}},
+    "stores": {
+        "redis": {"internal": {"maxmemory": "1gb", "podLabels": {"example.org/a": "b"}}},
+        "postgres": {"internal": {"args": ["-c", "log_statement=all"]}},
+    },
+    "pods": {
+        "api": {"podLabels": {"example.org/a": "b"}, "replicas": 3},
+        "writer": {"podLabels": {"example.org/a": "b"}, "replicas": 3},
+    },
+}
+
+
+def fixed(each: Object) -> object:
+    """What Kubernetes lets nobody change of an object."""
+    kind, spec = each["kind"], each.get("spec") or {}
+    if kind == "Deployment":
+        return spec["selector"]
+    if kind == "StatefulSet":
+        return {name: value for name, value in spec.items() if name not in STATEFUL_SET}
+    if kind == "Job":
+        return {name: value for name, value in spec.items() if name not in JOB}
+    if kind == "Service":
+        return spec.get("clusterIP"), spec.get("loadBalancerClass")
+    if kind == "RoleBinding":
+        return each["roleRef"]
+    return each.get("immutable"), each.get("type")
+
+
+def parts(values: ValuesSet) -> dict[tuple[str, str], Any]:
+    """What is fixed of each object of the release; a hook is deleted before it is made again.
+
+    As `kubectl apply` and Argo CD do it, without a revision that makes names differ.
+    """
+    made = objects(template(values, "--kube-version", NEWEST))
+    return {
+        (each["kind"], each["metadata"]["name"]): fixed(each) for each in made if not hooks(each)
+    }
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("name", ["demo", "extras"])
+def test_a_change_of_values_upgrades(name: str, change: str) -> None:
+    before = MATRIX[name]
+    after = ValuesSet(merged(before.values, CHANGES[change]), before.files)
+    had, has = parts(before), parts(after)
+    assert {key: has[key] for key in had} == had
+
+
+def test_what_is_fixed_is_found() -> None:
+    before = MATRIX["demo"]
+    larger = {"redis": {"internal": {"persistence": {"size": "9Gi"}}}}
+    assert parts(before) != parts(ValuesSet(merged(before.values, larger), before.files))

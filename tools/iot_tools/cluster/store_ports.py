@@ -1,0 +1,55 @@
+"""The ports at which a store's URL needs the network to be open."""
+
+import re
+
+_URL = re.compile(r"(?P<scheme>[a-z+]+)://(?P<hosts>[^/?#]*)[^?#]*(?:\?(?P<query>[^#]*))?")
+_CONNINFO_PORT = re.compile(r"\bport\s*=\s*'?([\d,]+)")
+"""Of a URL's other form, `host=... port=...`."""
+_DEFAULTS = {
+    "redis": "6379",
+    "rediss": "6379",
+    "redis+sentinel": "26379",
+    "rediss+sentinel": "26379",
+    "postgres": "5432",
+    "postgresql": "5432",
+}
+
+
+def ports_value(url: str) -> str:
+    """The value of the chart that opens the ports of that store."""
+    return f"networkPolicy.{'redis' if url.startswith('redis') else 'postgres'}.ports"
+
+
+def closed_ports(url: str, opened: frozenset[int]) -> list[int]:
+    """The ports in a URL that are not open. None for what is no URL: its reader says so.
+
+    The port of a master that Sentinels name is not known.
+    """
+    ports = _ports(url.strip("\ufeff\r\n\t "))
+    return sorted({int(port) for port in ports.split(",") if port.isdecimal()} - opened)
+
+
+def _ports(url: str) -> str:
+    found = _URL.fullmatch(url)
+    if found is None:
+        conninfo = _CONNINFO_PORT.search(url)
+        return conninfo[1] if conninfo else ""
+    if found["scheme"] not in _DEFAULTS:
+        return ""
+    query = dict(re.findall(r"(\w+)=([^&]*)", found["query"] or ""))
+    if "port" in query:
+        return str(query["port"])
+    hosts = found["hosts"].rpartition("@")[2] or query.get("host", "")
+    default = _DEFAULTS[found["scheme"]]
+    return ",".join(_port(host) or default for host in hosts.split(",") if not _is_local(host))
+
+
+def _port(host: str) -> str:
+    """Of `name`, `name:port` or `[address]:port`."""
+    found = re.fullmatch(r"(?:\[[^\]]*\]|[^:]*)(?::([^:]*))?", host)
+    return (found and found[1]) or ""
+
+
+def _is_local(host: str) -> bool:
+    """A Unix socket's folder, or no host at all."""
+    return host.startswith(("/", "%2F", "%2f")) or not host

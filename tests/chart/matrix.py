@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from chart.extras import BEHAVIOR, DIGEST, EXTRAS, SCHEDULING
+
 Values = Mapping[str, Any]
 
 
@@ -34,42 +36,6 @@ def merged(*given: Values) -> dict[str, Any]:
 
 OWN: Values = {"redis": {"existingSecret": "my-redis"}, "postgres": {"existingSecret": "my-pg"}}
 OWN_SECRETS = {"my-redis": {"url"}, "my-pg": {"url"}}
-DIGEST = f"sha256:{'0123456789abcdef' * 4}"
-SCHEDULING: Values = {
-    "priorityClassName": "high",
-    "nodeSelector": {"kubernetes.io/arch": "amd64"},
-    "tolerations": [{"key": "sensors", "operator": "Exists", "effect": "NoSchedule"}],
-    "affinity": {
-        "podAntiAffinity": {
-            "requiredDuringSchedulingIgnoredDuringExecution": [
-                {
-                    "topologyKey": "kubernetes.io/hostname",
-                    "labelSelector": {
-                        "matchLabels": {"app.kubernetes.io/instance": "{{ .Release.Name }}"}
-                    },
-                }
-            ]
-        }
-    },
-}
-EXTRAS: Values = {
-    "extraEnv": [
-        {"name": "IOT_LOG_LEVEL", "value": "DEBUG"},
-        {"name": "HOST", "valueFrom": {"fieldRef": {"fieldPath": "status.hostIP"}}},
-    ],
-    "extraEnvFrom": [{"configMapRef": {"name": "my-config"}}],
-    "extraVolumes": [{"name": "mine", "secret": {"secretName": "my-files"}}],
-    "extraVolumeMounts": [{"name": "mine", "mountPath": "/mine", "readOnly": True}],
-    "podAnnotations": {"example.org/team": "sensors"},
-    "podLabels": {"example.org/team": "sensors"},
-    "annotations": {"example.org/owner": "sensors"},
-}
-BEHAVIOR: Values = {
-    "scaleDown": {
-        "stabilizationWindowSeconds": 600,
-        "policies": [{"type": "Pods", "value": 1, "periodSeconds": 120}],
-    }
-}
 
 
 def own(*values: Values, existing: Mapping[str, set[str]] | None = None) -> ValuesSet:

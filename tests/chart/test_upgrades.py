@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from chart.matrix import MATRIX, SCHEDULING, Values, ValuesSet, merged
+from chart.extras import SCHEDULING
+from chart.matrix import MATRIX, Values, ValuesSet, merged
 from chart.release import Object, hooks
 from chart.rendering import objects, template
 from chart.schemas import NEWEST

@@ -384,19 +384,3 @@ def test_only_hashes_stand_in_what_the_api_reads(kube: KubeApi, run: Run) -> Non
     token = kube.content("f-token-values")["devices"]
     assert rows[0]["sha256"] == hashlib.sha256(token.encode()).hexdigest()
     assert token not in json.dumps(rows)
-
-
-def test_a_url_with_a_port_that_no_network_policy_opens(kube: KubeApi, run: Run) -> None:
-    """Told in one line before the install: pods would only find that nobody answers."""
-    kube.put("my-redis", {"url": "rediss://:hush@redis.example.org:16379/0"})
-    kube.put("my-pg", {"url": "postgresql://u:hush@p:5432/d"})
-    ports = ["--ports", "my-redis:url=6379,6380", "--ports", "my-pg:url=5432,6432"]
-    said = run(*ALL, *ports)
-    assert said.code == 1
-    assert said.err == (
-        "Secret my-redis in namespace plant: the URL in url names port 16379, which the network "
-        "policies do not open: add it to networkPolicy.redis.ports\n"
-    )
-    assert kube.writes() == []
-    ports[1] += ",16379"
-    assert run(*ALL, *ports).code == 0

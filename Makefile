@@ -99,7 +99,7 @@ run: $(VENV)/.run ## Run everything here: PORT=5000 DATA_DIR=.local DEVICES=1 TL
 
 .PHONY: test
 test: $(VENV)/.dev $(VENV)/.chart ## Run all tests; they bring their own Redis and Postgres (T=path picks some)
-	@$(BIN)/pytest --numprocesses $(TEST_PROCESSES) --dist worksteal --durations 10 $(T)
+	@$(BIN)/pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder --durations 10 $(T)
 
 .PHONY: lint
 lint: $(VENV)/.dev ## Check style and formatting

@@ -11,6 +11,7 @@ from iot_models.settings import Settings
 
 from .access import build_access, register_access
 from .cors import Cors
+from .double_slashes import merge_slashes
 from .http_errors import register_errors
 from .plain_put import PlainPut
 from .requests_seen import register_requests_seen
@@ -49,8 +50,8 @@ def create_app(settings: Settings) -> Flask:
     app.register_blueprint(audit_blueprint(service), url_prefix="/api")
     app.register_blueprint(health_blueprint(service))
     cors = Cors(parse_origins(settings.cors_origins))
-    with_cors = cors.wrap(app.wsgi_app)
-    app.wsgi_app = PlainPut(app, with_cors, service, access, cors)  # type: ignore[method-assign]
+    others = merge_slashes(cors.wrap(app.wsgi_app))
+    app.wsgi_app = PlainPut(app, others, service, access, cors)  # type: ignore[method-assign]
     if access.is_open:
         _log.warning("no tokens are configured: whoever reaches this service may use it")
     return app

@@ -28,7 +28,7 @@ workers = _settings.api_workers
 # gevent's, for it was the fastest: see docs/adr/0003.
 worker_class = "iot_api.worker.ApiWorker"
 worker_connections = _settings.api_connections
-keepalive = 75
+keepalive = _settings.keepalive_seconds
 timeout = 60
 graceful_timeout = 30
 # Headers that name a client's address or scheme are ProxyFix's to judge: IOT_TRUSTED_PROXIES.

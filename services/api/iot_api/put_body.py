@@ -165,6 +165,11 @@ def _decode(body: bytes, *, lines: bool) -> list[_Row]:
         problem = _TRUNCATED.get(str(error), str(error))
         if lines:
             refuse_row(_bad_line(body), "data", f"is not JSON: {problem}")
+        if _holds_lines(body):
+            raise InvalidRequestError(
+                "the request holds several JSON values, one a line: send it with "
+                "`Content-Type: application/x-ndjson`, or send a list"
+            ) from None
         raise InvalidRequestError(f"the request is not JSON: {problem}") from None
 
 
@@ -179,6 +184,19 @@ def _check_utf8(body: bytes) -> None:
     for start in range(0, len(body), _UTF8_SLICE):
         decoder.decode(body[start : start + _UTF8_SLICE])
     decoder.decode(b"", final=True)
+
+
+def _holds_lines(body: bytes) -> bool:
+    """Whether a body that is no JSON looks like NDJSON: a value ends with a line, others follow."""
+    body = body.lstrip()
+    end = body.find(b"\n")
+    if body[:1] not in b"{[" or end < 0 or body[end:].lstrip()[:1] not in {b"{", b"["}:
+        return False
+    try:
+        msgspec.json.decode(memoryview(body)[:end], type=msgspec.Raw)
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return False
+    return True
 
 
 def _bad_line(body: bytes) -> int:

@@ -16,6 +16,19 @@ from .memory_budget import BODY_FACTOR, charge_request
 from .unpacking import GZIP, ZSTD
 
 NDJSON = "application/x-ndjson"
+NDJSON_TYPES = {
+    NDJSON,
+    "application/jsonl",
+    "application/jsonlines",
+    "application/ndjson",
+    "application/vnd.jsonl",
+    "application/x-jsonl",
+    "application/x-jsonlines",
+    "application/x-ldjson",
+    "text/jsonl",
+    "text/ndjson",
+    "text/x-ndjson",
+}
 Grow = Callable[[int, int], None]
 """Told the size of what is unpacked so far, and of what has arrived; as `unpacking.Grow`."""
 JSON_TYPES = {
@@ -35,13 +48,14 @@ def read_body(request: Request, limit: int, grow: Grow = lambda *_: None) -> byt
 
     Raises:
         TooLargeError: it is larger than `limit` bytes, packed or unpacked.
-        UnsupportedMediaTypeError: neither JSON, or packed in a way not known here.
+        UnsupportedMediaTypeError: neither JSON nor NDJSON, or packed in a way not known here.
         InvalidRequestError: it is not what its Content-Encoding says, or was cut off.
         UnavailableError: the memory of this process is used up.
     """
     media_type = request.mimetype
-    if media_type not in JSON_TYPES and media_type != NDJSON and not media_type.endswith("+json"):
-        raise UnsupportedMediaTypeError(f"send JSON, not {media_type}")
+    is_json = media_type in JSON_TYPES or media_type.endswith("+json")
+    if not is_json and media_type not in NDJSON_TYPES:
+        raise UnsupportedMediaTypeError(f"send JSON or NDJSON, not {media_type}")
     body = _received(request.environ, limit)
     received = len(body)
     grow(received, received)
@@ -103,4 +117,4 @@ def _cut_off() -> InvalidRequestError:
 
 def is_ndjson(request: Request) -> bool:
     """Whether the body says that it is a JSON value a line."""
-    return request.mimetype == NDJSON
+    return request.mimetype in NDJSON_TYPES

@@ -175,6 +175,13 @@ class Settings:
         minimum=2,
         maximum=100,
     )
+    keepalive_seconds: int = _setting(
+        100,
+        "How long an API process keeps an idle connection open. Longer than the load balancer in "
+        "front does, or the load balancer sends requests over connections that are being closed.",
+        minimum=1,
+        maximum=86_400,
+    )
     tls_certificate: str = _setting("", "Certificate file (PEM); set, the API speaks https.")
     tls_key: str = _setting("", "Key file (PEM) of the certificate.")
     cors_origins: str = _setting(

@@ -10,6 +10,7 @@ import zstandard
 
 from integration.api.asking import JSON, Api, assert_error, row
 from integration.api.conftest import MakeApi
+from iot_api.request_body import NDJSON_TYPES
 from iot_writer.writer import Writer
 from support.draining import drain_all
 
@@ -165,6 +166,48 @@ def test_ndjson_is_a_row_a_line(api: Api, writer: Writer) -> None:
     assert answer.get_json() == {"success": "3 object(s) created"}
     drain_all(writer)
     assert [each["freeform"] for each in api.read()] == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize("name", sorted(NDJSON_TYPES))
+def test_ndjson_has_many_names(api: Api, name: str) -> None:
+    for kind in (name, name.upper(), f"{name}; charset=utf-8", f"{name.title()} ;x=y"):
+        answer = api.ask("PUT", "/api/iot", '{"data": {}}\n{"data": {}}', {"Content-Type": kind})
+        assert answer.get_json() == {"success": "2 object(s) created"}, kind
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"data": {}}\n{"data": {}}',
+        '{"data": {}}\r\n\r\n{"data": {}}\r\n',
+        '\n {"data": {}} \n\t{"data": {}}',
+        '{"data": {}}\n{"data": nonsense}',
+        '[{"data": {}}]\n[{"data": {}}]',
+    ],
+)
+@pytest.mark.parametrize("kind", ["application/json", "text/plain", ""])
+def test_ndjson_that_is_sent_as_json_is_told_its_name(
+    module_api: Api, body: str, kind: str
+) -> None:
+    headers = {"Content-Type": kind} if kind else {}
+    error = assert_error(module_api.ask("PUT", "/api/iot", body, headers), 400, "invalid_request")
+    assert "`Content-Type: application/x-ndjson`" in error["error"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"data": {}}\nno',
+        '{"data": {}} {"data": {}}',
+        '{"data":\n{"data": {}}',
+        "no\n{}",
+        '{"data": {"freeform":\n[}}',
+        '[{"data": {}},\n{"data": {}}',
+    ],
+)
+def test_other_broken_json_is_not_taken_for_ndjson(module_api: Api, body: str) -> None:
+    error = assert_error(module_api.ask("PUT", "/api/iot", body, JSON), 400, "invalid_request")
+    assert "ndjson" not in error["error"]
 
 
 @pytest.mark.parametrize(

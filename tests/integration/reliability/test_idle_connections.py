@@ -1,4 +1,4 @@
-"""Connections on which nothing is asked are closed after gunicorn's `keepalive`; others are not."""
+"""Idle connections are closed after `IOT_KEEPALIVE_SECONDS`; others are not."""
 
 import http.client
 import json
@@ -43,7 +43,7 @@ def stack(
     request: pytest.FixtureRequest, environment: dict[str, str], tmp_path: Path
 ) -> Iterator[Impatient]:
     """The API alone, in one process."""
-    ours = {"IOT_API_WORKERS": "1"}
+    ours = {"IOT_API_WORKERS": "1", "IOT_KEEPALIVE_SECONDS": str(KEEPALIVE)}
     tls = None
     if request.param == "TLS":
         certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
@@ -53,7 +53,7 @@ def stack(
     made = Impatient({**environment, **ours}, tmp_path)
     made.tls = tls
     try:
-        made.start_api("--keep-alive", str(KEEPALIVE))
+        made.start_api()
         yield made
     finally:
         made.stop()
@@ -89,6 +89,18 @@ def test_idle_connections_are_closed(stack: Impatient, opened: ExitStack) -> Non
         assert client.recv(1) == b""
         assert time.monotonic() - began >= KEEPALIVE
     assert stack.request("GET", "/healthz").status == 200
+
+
+def test_a_connection_is_kept_for_as_long_as_is_set(stack: Impatient, opened: ExitStack) -> None:
+    """A load balancer that closes its idle connections a little earlier gets every answer."""
+    client = opened.enter_context(stack.connect())
+    for _ in range(3):
+        client.sendall(PUT + BODY)
+        client.settimeout(PATIENCE)
+        assert status(client) == 201
+        client.settimeout(0.75 * KEEPALIVE)
+        with pytest.raises(TimeoutError):
+            client.recv(1)
 
 
 def test_a_head_in_drops_is_closed(stack: Impatient, opened: ExitStack) -> None:

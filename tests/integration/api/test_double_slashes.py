@@ -1,0 +1,43 @@
+"""A path with a slash too many means the one without, wherever the slash is."""
+
+import json
+
+import pytest
+
+from support.stack import Stack
+
+BODY = json.dumps({"data": {"db_password": "slashes", "relative_time": 7}})
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("PUT", "//api/iot", 201),
+        ("PUT", "/api//iot", 201),
+        ("PUT", "/api/iot//", 201),
+        ("PUT", "///api///rssi///", 201),
+        ("PUT", "/api//iot?ack=stored", 201),
+        ("PUT", "/api/%2Fiot", 201),
+        ("POST", "//api/iot", 200),
+        ("POST", "/api//iot", 200),
+        ("POST", "/api/iot//5", 200),
+        ("POST", "/api/iot/5//9", 200),
+        ("POST", "/api/iot/seconds//60", 200),
+        ("POST", "/api/iot//last/1", 200),
+        ("GET", "/api//iot//maxtime", 200),
+        ("GET", "/api//audit", 200),
+        ("GET", "//healthz", 200),
+        ("GET", "/api//nothing", 404),
+        ("DELETE", "/api//iot", 405),
+    ],
+)
+def test_slashes(module_stack: Stack, method: str, path: str, status: int) -> None:
+    answer = module_stack.request(method, path, BODY if method in {"PUT", "POST"} else None)
+    assert answer.status == status, answer.body
+    assert "Location" not in answer.headers
+
+
+def test_what_is_put_with_one_is_read_without(module_stack: Stack) -> None:
+    put = json.dumps({"data": {"db_password": "doubled", "freeform": 1}})
+    assert module_stack.request("PUT", "/api//iot?ack=stored", put).status == 201
+    assert [each["freeform"] for each in module_stack.read("doubled")] == ["1"]

@@ -18,6 +18,7 @@ from functools import partial
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 from iot_models.errors import DecryptionError
+from iot_models.settings import GREATEST_SCRYPT_LOG2_N
 
 from .aead import KEY_BYTES, NONCE_BYTES, SALT_BYTES, decrypt, derive, encrypt
 from .keyring import Keyring
@@ -166,8 +167,9 @@ def open_vault(keyring: Keyring, record: VaultRecord, secret: PasswordSecret) ->
     header, outer = record.wrapped_key[: _HEADER.size], record.wrapped_key[_HEADER.size :]
     if len(header) < _HEADER.size or record.format != secret.format or len(outer) < NONCE_BYTES:
         raise DecryptionError("a vault record is of an unknown format")
-    if record.scrypt_log2_n not in range(256):
-        raise DecryptionError("a vault record is of an unknown format")
+    # No process stored a higher cost: it would take gigabytes.
+    if not 0 <= record.scrypt_log2_n <= GREATEST_SCRYPT_LOG2_N:
+        raise DecryptionError("a vault record has an impossible cost")
     bound = _bound(record.vault_id, record.lookup, record.salt, record.scrypt_log2_n)
     # Authenticated first: the cost of a record that was tampered with is never paid.
     inner = decrypt(keyring.wrap_key(record.master_key_id), outer, header + bound)

@@ -30,6 +30,7 @@ from iot_cipher.vault import (
     wrap_vault,
 )
 from iot_models.errors import DecryptionError
+from iot_models.settings import GREATEST_SCRYPT_LOG2_N
 
 PASSWORD = b"encpassword"
 SALT = bytes(range(16))
@@ -252,3 +253,22 @@ def test_shards_are_used_evenly() -> None:
         name = uuid.UUID(bytes=hashlib.sha256(b"%d" % number).digest()[:16])
         counts[OpenVault(name, bytes(32)).shard(8)] += 1
     assert min(counts) > 400
+
+
+@pytest.mark.parametrize("cost", [GREATEST_SCRYPT_LOG2_N + 1, 31, 255])
+def test_an_absurd_cost_is_refused_before_it_is_paid(keyring: Keyring, cost: int) -> None:
+    """Whoever holds the keyring can make such a record, in Redis too."""
+    secret = fast_secret(keyring, PASSWORD, cost, slow_key=quick_key)
+    record, _ = create_vault(keyring, secret)
+
+    def pay(*_: object) -> bytes:
+        raise AssertionError("a scrypt began")
+
+    with pytest.raises(DecryptionError, match="impossible cost"):
+        open_vault(keyring, record, fast_secret(keyring, PASSWORD, 10, slow_key=pay))
+
+
+def test_the_greatest_cost_is_paid(keyring: Keyring) -> None:
+    secret = fast_secret(keyring, PASSWORD, GREATEST_SCRYPT_LOG2_N, slow_key=quick_key)
+    record, vault = create_vault(keyring, secret)
+    assert open_vault(keyring, record, secret).vault_id == vault.vault_id

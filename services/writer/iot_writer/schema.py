@@ -15,6 +15,7 @@ _LOCK = 0x696F74
 """Two migrations at once would trip over each other; the second waits and finds all done."""
 _MIGRATIONS = resources.files(__package__) / "migrations"
 GRANTS = _MIGRATIONS / "grants.sql"
+_DEFINERS = _MIGRATIONS / "definers.sql"
 
 # Another rollout from version 0.1, for example after a rollback: its processes run again.
 _RESTART_UPGRADE = (
@@ -47,8 +48,9 @@ def migrate(postgres_url: str, revision: str | None = None, *, grant: bool = Fal
             return
         config.attributes["connection"] = connection
         _upgrade(connection, config, revision)
+        driver: Any = connection.connection.driver_connection
+        driver.execute(_DEFINERS.read_text(encoding="utf-8"))
         if grant:
-            driver: Any = connection.connection.driver_connection
             driver.execute(GRANTS.read_text(encoding="utf-8"))
 
 

@@ -179,3 +179,36 @@ def test_a_writer_refuses_another_versions_schema(
         others = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'iot-writer'"
         others += " AND datname = current_database()"
         wait_until(lambda: connection.execute(others).fetchone() == (0,), what="no connection left")
+
+
+_DEFINERS = "SELECT proname, proconfig FROM pg_proc WHERE prosecdef ORDER BY proname"
+_PLANTED = """
+    CREATE TEMPORARY TABLE vault_lookups AS
+    SELECT true AS only_row, 'created' AS fast_lookups, '{}'::smallint[] AS costs,
+        now() AS changed_at
+"""
+_FAST_VAULT = """
+    INSERT INTO vaults (vault_id, lookup, salt, scrypt_log2_n, wrapped_key, lookup_format)
+    VALUES (gen_random_uuid(), 'l', 's', 10, 'w', 1)
+"""
+
+
+def test_functions_of_the_owner_read_no_temporary_tables(empty_url: str) -> None:
+    """In a new database, and in one that an earlier version migrated."""
+    migrate(empty_url)
+    with psycopg.connect(empty_url, autocommit=True) as connection:
+        definers = connection.execute(_DEFINERS).fetchall()
+        assert len(definers) == 4
+        assert all(config == ["search_path=public, pg_temp"] for _, config in definers)
+        for name, _ in definers:
+            oid = connection.execute("SELECT %s::regproc::oid", (name,)).fetchone()
+            signature = connection.execute("SELECT %s::oid::regprocedure::text", oid).fetchone()
+            assert signature
+            alter = f"ALTER FUNCTION {signature[0]} SET search_path FROM CURRENT"
+            connection.execute(alter.encode())
+        assert connection.execute(_DEFINERS).fetchall() != definers
+        migrate(empty_url)
+        assert connection.execute(_DEFINERS).fetchall() == definers
+        connection.execute(_PLANTED)
+        with pytest.raises(psycopg.errors.CannotConnectNow):
+            connection.execute(_FAST_VAULT)

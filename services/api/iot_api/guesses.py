@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import cast
 
 from redis import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from iot_models import metrics
 from iot_models.errors import TooManyRequestsError
@@ -69,7 +69,7 @@ class Guesses:
         try:
             counts = self._client.mget([guard.name for guard in guards])
             for guard, count in zip(guards, cast("list[bytes | None]", counts), strict=True):
-                if int(count or b"0") >= guard.limit:
+                if self._number(guard.name, count) >= guard.limit:
                     raise self.refusal(client, self._client.ttl(guard.name))
         except RedisError as error:
             _log.warning("guesses are not counted, Redis is away: %s", error)
@@ -85,7 +85,14 @@ class Guesses:
         self._refused.pop(client.name, None)
 
     def refusal(self, client: Client, seconds: float) -> TooManyRequestsError:
-        """The answer to a client that is over the limit for `seconds` more; it is noted."""
+        """The answer to a client that is over the limit for `seconds` more; it is noted.
+
+        A counter lives for `WINDOW_SECONDS`. One that would stay for longer begins anew: it was
+        planted, or Redis's clock stepped back since it was made.
+        """
+        if not 0 <= seconds <= WINDOW_SECONDS:
+            self._restart_counters(client)
+            seconds = 1
         _note(self._refused, client.name, self._clock() + max(seconds, 0))
         return _refusal(seconds)
 
@@ -98,13 +105,47 @@ class Guesses:
                 with self._client.pipeline(transaction=True) as pipeline:
                     pipeline.set(guard.name, 0, ex=WINDOW_SECONDS, nx=True)
                     pipeline.incr(guard.name)
-                    pipeline.execute()
+                    *_, counted = pipeline.execute(raise_on_error=False)
+                if _is_no_counter(counted):
+                    self._restart(guard.name, "is no number", count=1)
+                elif isinstance(counted, RedisError):
+                    raise counted
         except RedisError as error:
             _log.warning("guesses are not counted, Redis is away: %s", error)
+
+    def _number(self, name: str, count: bytes | None) -> int:
+        """What a counter says. One that is no number was planted in Redis: it begins anew, since to
+        refuse would shut its clients out.
+        """
+        if count is None or count.isdigit():
+            return int(count or b"0")
+        self._restart(name, "is no number", count=0)
+        return 0
+
+    def _restart_counters(self, client: Client) -> None:
+        try:
+            for guard in self.guards(client):
+                left = self._client.ttl(guard.name)
+                if left == -1 or left > WINDOW_SECONDS:
+                    self._restart(guard.name, "would stay for longer than a minute", count=0)
+        except RedisError as error:
+            _log.warning("a counter of guesses stays, Redis is away: %s", error)
+
+    def _restart(self, name: str, why: str, *, count: int) -> None:
+        _log.warning("a counter of guesses %s, it begins anew", why)
+        metrics.counter("iot_damaged_total").labels("guesses").inc()
+        self._client.set(name, count, ex=WINDOW_SECONDS)
 
     def suspects(self, client: Client) -> bool:
         """Whether its sender named an unknown password to this process in the last minute."""
         return self._suspects.get(client.sender, -math.inf) > self._clock()
+
+
+def _is_no_counter(answer: object) -> bool:
+    """Whether INCR met something else than a number."""
+    return isinstance(answer, ResponseError) and (
+        "not an integer" in str(answer) or "WRONGTYPE" in str(answer)
+    )
 
 
 def _note(clients: dict[str, float], name: str, until: float) -> None:

@@ -8,6 +8,20 @@
 -- {2, answer} for a remembered request, {3, seconds} for a guard that is at its limit, {4, seconds}
 -- when too many requests are remembered, {5, seconds} when too many are of the client; else
 -- {1, bytes ever added to the shard, ...} an entry.
+
+-- A counter of a client, and whether it is damaged. One that is no number was planted in Redis: it
+-- counts as 0, since to refuse would shut the client out.
+local function count_at(name)
+  local count = redis.pcall('GET', name)
+  if not count then
+    return 0, false
+  end
+  if type(count) == 'string' and string.match(count, '^%d+$') then
+    return tonumber(count), false
+  end
+  return 0, true
+end
+
 local counters, jobs = KEYS[1], KEYS[2]
 local limit, guards, remember = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
 local at = 3
@@ -17,8 +31,7 @@ if remember ~= '' then
   at = 10
 end
 for i = at + 1, at + 2 * guards, 2 do
-  local count = redis.call('GET', ARGV[i])
-  if count and tonumber(count) >= tonumber(ARGV[i + 1]) then
+  if count_at(ARGV[i]) >= tonumber(ARGV[i + 1]) then
     return {3, redis.call('TTL', ARGV[i])}
   end
 end
@@ -38,18 +51,27 @@ if remember ~= '' then
   local held = 0
   local counts = redis.call('HGETALL', counted)
   for i = 1, #counts, 2 do
-    local age = bucket - tonumber(counts[i])
-    if age > math.ceil(tonumber(seconds) / width) then
+    local age, count = bucket - (tonumber(counts[i]) or 0), tonumber(counts[i + 1])
+    -- Those of the future are from before Redis's clock stepped back.
+    if age > math.ceil(tonumber(seconds) / width) or age < -1 or not count then
       redis.call('HDEL', counted, counts[i])
     else
-      held = held + tonumber(counts[i + 1])
+      held = held + count
     end
   end
   if held >= tonumber(most) then
     return {4, width}
   end
-  if tonumber(redis.call('GET', mine) or '0') >= tonumber(most_of_mine) then
-    return {5, redis.call('TTL', mine)}
+  local count, damaged = count_at(mine)
+  if count >= tonumber(most_of_mine) then
+    local left = redis.call('TTL', mine)
+    if left >= 0 and left <= tonumber(seconds) then
+      return {5, left}
+    end
+    damaged = true -- planted, or from before Redis's clock stepped back: it would stay for too long
+  end
+  if damaged then
+    redis.call('SET', mine, 0, 'EX', seconds)
   end
 end
 local added = 0

@@ -4,7 +4,9 @@ import json
 import uuid
 from http.client import HTTPConnection
 
+import pytest
 from redis import Redis
+from werkzeug.test import TestResponse
 
 from integration.api.asking import JSON, Api, assert_error, row, sample
 from integration.api.conftest import MakeApi
@@ -14,6 +16,7 @@ from iot_writer.writer import Writer
 from support.draining import drain_all
 from support.keys import KEYS
 from support.stack import Stack
+from support.waiting import wait_until
 
 LIMIT = 3
 
@@ -174,3 +177,61 @@ def test_behind_a_proxy_a_guesser_does_not_share_what_a_device_has_proven(
     assert [put(f"guess {number}") for number in range(LIMIT)] == [201] * (LIMIT - 1) + [429]
     assert put("right") == 429
     assert not proven
+
+
+@pytest.mark.parametrize("planted", ["no number", "-1", "1e9", "0x10", "inf", "", ["a list"]])
+def test_a_counter_that_is_no_number_shuts_nobody_out(
+    make_api: MakeApi, redis: "Redis", planted: str | list[str]
+) -> None:
+    api = make_api(guess_limit=LIMIT)
+    counter = KEYS.guesses("127.0.0.1")
+
+    def plant() -> None:
+        redis.delete(counter)
+        if isinstance(planted, str):
+            redis.set(counter, planted)
+        else:
+            redis.rpush(counter, *planted)
+
+    assert api.put(row("right")).status_code == 201
+    plant()
+    assert api.put(row("right")).status_code == 201  # the script looks
+    assert api.put(row("right"), headers={"Idempotency-Key": "k"}).status_code == 201
+    plant()
+    damaged = sample("iot_damaged_total", what="guesses")
+    guess(api, 1)
+    assert sample("iot_damaged_total", what="guesses") > damaged
+    assert redis.get(counter) == b"1"
+    guess(api, LIMIT - 1)
+    assert_error(api.put(row("right")), 429, "too_many_requests")
+
+
+def _ask(api: Api, method: str) -> TestResponse:
+    return api.put(row("right")) if method == "PUT" else api.post(password="right")
+
+
+@pytest.mark.parametrize("method", ["PUT", "POST"])
+@pytest.mark.parametrize("seconds", [None, 61 * 86_400])
+def test_a_counter_that_would_stay_for_months_begins_anew(
+    make_api: MakeApi, redis: "Redis", seconds: int | None, method: str
+) -> None:
+    """Redis's clock stepped back since it was made; or it was planted."""
+    api, counter = make_api(guess_limit=LIMIT), KEYS.guesses("127.0.0.1")
+    assert api.put(row("right")).status_code == 201
+    redis.set(counter, LIMIT, ex=seconds)
+    answer = _ask(api, method)
+    assert_error(answer, 429, "too_many_requests")
+    assert answer.headers["Retry-After"] == "1"
+    assert 0 < redis.ttl(counter) <= 60
+    wait_until(lambda: _ask(api, method).status_code < 300, what="service")
+
+
+@pytest.mark.parametrize("planted", ["no number", "1000000"])
+def test_a_counter_of_remembered_requests_that_is_planted_shuts_nobody_out(
+    make_api: MakeApi, redis: "Redis", planted: str
+) -> None:
+    api = make_api()
+    redis.set(KEYS.remembered_of_client("127.0.0.1"), planted)
+    redis.hset(KEYS.remembered_counts, mapping={"4000000000": "1000000", "1": "many"})
+    assert api.put(row("right"), headers={"Idempotency-Key": "k"}).status_code == 201
+    assert redis.get(KEYS.remembered_of_client("127.0.0.1")) == b"1"

@@ -60,6 +60,11 @@ class Stack:
         self.writers.append(writer)
         return writer
 
+    def unset(self, *variables: str) -> None:
+        """Start processes without these variables of the environment from now on."""
+        for name in variables:
+            del self._environment[name]
+
     def stop(self) -> None:
         """End all processes in good order; kill what doesn't end."""
         running = [each for each in (self.api, *self.writers) if each is not None]

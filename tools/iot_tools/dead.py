@@ -3,23 +3,26 @@
 import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psycopg
 from redis.exceptions import RedisError
 
-from iot_cipher.envelope import Opener
+from iot_cipher.envelope import Opener, name_of
 from iot_cipher.writer_keys import WriterKeysFile
-from iot_models.entry import decode_entry
+from iot_models.entry import Entry, decode_entry
 from iot_models.errors import IotError, SettingsError, UnavailableError
 from iot_models.names import KeyNames
 from iot_models.settings import Settings, load
 from iot_stores.audit import AuditLog
 from iot_stores.backlog import Backlog
 from iot_stores.dead_letters import DeadLetter, DeadLetters
+from iot_stores.forgotten import REASON, DatedEntry, find_forgotten
 from iot_stores.postgres import connect_postgres
 from iot_stores.redis_client import connect_redis
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 Subparsers = argparse._SubParsersAction  # noqa: SLF001 -- argparse has no public name for it
 
@@ -35,6 +38,12 @@ def add_dead(commands: "Subparsers[argparse.ArgumentParser]") -> None:
     show.set_defaults(command=_show)
     replay = actions.add_parser("replay", help="put back into the backlog; stored once at most")
     drop = actions.add_parser("drop", help="delete for good")
+    replay.add_argument(
+        "--even-if-stored",
+        action="store_true",
+        help="replay also what is so old that it can't be told whether it is stored already; "
+        "then its readings may be stored twice",
+    )
     for action, command in ((replay, _replay), (drop, _drop)):
         which = action.add_mutually_exclusive_group(required=True)
         which.add_argument("id", nargs="?")
@@ -65,6 +74,23 @@ class _Dead:
         if letter is None:
             raise IotError(f"there is no dead letter {parsed.id}")
         yield letter
+
+    def open(self, letter: DeadLetter) -> Entry:
+        """What was sealed. Raises `IotError` when it can't be opened."""
+        return decode_entry(Opener(self.keys.current).open(letter.shard, letter.sealed).content)
+
+    def is_forgotten(self, letter: DeadLetter) -> bool:
+        """Whether it can't be told any more if an entry is stored. In the backlog it would get an
+        id of now, and be stored.
+        """
+        try:
+            sealed = self.open(letter).sealed_at
+        except IotError:
+            return False  # nor can a writer open it
+        name, received = name_of(letter.shard, letter.sealed), _milliseconds(letter.entry_id)
+        dated = DatedEntry((letter.shard, name.session), received, sealed)
+        with connect_postgres(self.settings, name="iot-sensor dead") as connection:
+            return bool(find_forgotten(connection, [dated], self.backlog.now()))
 
     def audit(self, line: str) -> None:
         """Note what was done."""
@@ -107,12 +133,17 @@ def _show(parsed: argparse.Namespace) -> int:
 
 
 def _replay(parsed: argparse.Namespace) -> int:
+    refused = 0
     with _dead() as dead:
         for letter in dead.asked(parsed):
+            if not parsed.even_if_stored and dead.is_forgotten(letter):
+                refused += 1
+                print(f"{letter.letter_id}: not replayed: {REASON}; --even-if-stored replays it")
+                continue
             dead.letters.replay(letter, dead.backlog)
             dead.audit(f"dead letter {letter.letter_id} was replayed")
             print(f"{letter.letter_id}: back in the backlog")
-    return 0
+    return 1 if refused else 0
 
 
 def _drop(parsed: argparse.Namespace) -> int:
@@ -127,12 +158,19 @@ def _drop(parsed: argparse.Namespace) -> int:
 
 def _content(dead: _Dead, letter: DeadLetter) -> str:
     try:
-        entry = decode_entry(Opener(dead.keys.current).open(letter.shard, letter.sealed).content)
+        entry = dead.open(letter)
     except IotError as error:
         return f"can't be opened: {error}"
     return f"{len(entry.readings)} readings of vault {entry.vault_id.hex()}"
 
 
 def _moment(entry_id: str) -> str:
-    seconds = int(entry_id.partition("-")[0]) / 1000
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    try:
+        moment = _EPOCH + timedelta(milliseconds=_milliseconds(entry_id))
+    except OverflowError:
+        return f"after the year 9999 ({entry_id})"
+    return moment.strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _milliseconds(entry_id: str) -> int:
+    return int(entry_id.partition("-")[0])

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
+from redis import Redis
 from redis.exceptions import RedisError
 
 from iot_models import monitoring
@@ -20,21 +21,26 @@ from iot_models.metrics import declared
 from iot_models.names import KeyNames
 from iot_models.settings import load
 from iot_stores.backlog import Backlog, BacklogState
+from iot_stores.clocks import redis_ahead
 from iot_stores.redis_client import connect_redis
 
 
 class BacklogCollector(Collector):
-    """Asks Redis for the backlog when it is scraped. While Redis is away it says just that."""
+    """Asks Redis for the backlog and the time when it is scraped. While Redis is away it says just
+    that.
+    """
 
-    def __init__(self, backlog: Backlog, *, limit: int) -> None:
+    def __init__(self, client: "Redis", backlog: Backlog, *, limit: int) -> None:
+        self._client = client
         self._backlog = backlog
         self._limit = limit
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """The gauges of the backlog."""
+        """The gauges of the backlog, and of the clock."""
         yield _gauge("iot_backlog_limit_bytes", self._limit)
         try:
             state = self._backlog.state()
+            skew = redis_ahead(self._client)
         except RedisError:
             yield _gauge("iot_backlog_up", 0)
             return
@@ -42,6 +48,7 @@ class BacklogCollector(Collector):
         yield _gauge("iot_backlog_bytes", state.bytes)
         yield _gauge("iot_backlog_oldest_seconds", state.oldest_seconds)
         yield _gauge("iot_dead_letters", state.dead_letters)
+        yield _gauge("iot_api_clock_skew_seconds", skew)
         yield _entries(state)
 
 
@@ -65,13 +72,14 @@ def main() -> int:
     parent = os.getppid()
     registry = CollectorRegistry()
     MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    client = connect_redis(settings)
     backlog = Backlog(
-        connect_redis(settings),
+        client,
         KeyNames(settings.redis_key_prefix),
         shards=settings.shards,
         max_bytes=settings.backlog_max_bytes,
     )
-    registry.register(BacklogCollector(backlog, limit=settings.backlog_max_bytes))
+    registry.register(BacklogCollector(client, backlog, limit=settings.backlog_max_bytes))
     try:
         monitoring.serve(
             "IOT_API_METRICS_PORT",

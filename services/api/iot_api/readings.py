@@ -65,13 +65,14 @@ class Readings:
         hot_window: HotWindow,
         *,
         shards: int,
-        clock: Callable[[], float],
+        postgres_now: Callable[[], int],
         slots: ReadSlots,
     ) -> None:
+        """`postgres_now`, in Unix milliseconds, serves when Redis, whose clock counts, is away."""
         self._pool = pool
         self._hot_window = hot_window
         self._shards = shards
-        self._clock = clock
+        self._postgres_now = postgres_now
         self._slots = slots
         self._sources = metrics.counter("iot_reads_total")
         self._running = 0
@@ -126,13 +127,12 @@ class Readings:
         self, read: PausableRead, vault: OpenVault, seconds: int, page: Page
     ) -> Batches:
         settled = page.cursor.received_low if page.cursor else None
-        covered = self._covered(vault, seconds, settled)
-        self._sources.labels("postgres" if covered is None else "hot_window").inc()
-        if covered is None:
-            begin = settled or max(1, int(self._clock() * 1000) - seconds * 1000)
+        begin, found = self._covered(vault, seconds, settled)
+        self._sources.labels("postgres" if found is None else "hot_window").inc()
+        if found is None:
+            begin = begin or max(1, self._postgres_now() - seconds * 1000)
             produce = partial(self._part, read, vault, Question(received_low=begin))
         else:
-            begin, found = covered
             produce = partial(self._hot_part, read, vault, begin, seconds, [found])
         last = yield from read.through(produce, page)
         return last and replace(last, received_low=begin)
@@ -152,10 +152,10 @@ class Readings:
         """
         question = Question(received_low=begin)
         if not found:
-            covered = self._covered(vault, seconds, begin)
-            if covered is None:
+            _, bounds = self._covered(vault, seconds, begin)
+            if bounds is None:
                 return (yield from self._part(read, vault, question, page))
-            found.append(covered[1])
+            found.append(bounds)
         with read.slot(self._slots.hot_window):
             hot = self._hot(read, vault, question, page.span(), found.pop())
             return (yield from _limited(hot, page))
@@ -236,19 +236,19 @@ class Readings:
 
     def _covered(
         self, vault: OpenVault, seconds: int, settled: int | None
-    ) -> tuple[int, list[SegmentBounds]] | None:
-        """From when, and which segments; None when the hot window can't say."""
+    ) -> tuple[int, list[SegmentBounds] | None]:
+        """From when, 0 if Redis does not say; which segments, None if the hot window can't say."""
+        begin = settled or 0
         try:
-            begin = self._hot_window.covers(vault.shard(self._shards), seconds, settled)
-            return (
-                None if begin is None else (begin, self._hot_window.bounds(vault.vault_id, begin))
-            )
+            coverage = self._hot_window.covers(vault.shard(self._shards), seconds, settled)
+            begin = coverage.begin
+            if coverage.held:
+                return begin, self._hot_window.bounds(vault.vault_id, begin)
         except RedisError as error:
             _log.warning("the hot window is not used, Redis is away: %s", error)
-            return None
         except (FormatError, ValueError) as error:  # a writer never wrote it
             _log.error("the hot window is not used, it is damaged: %s", error)
-            return None
+        return begin, None
 
     def _hot(
         self,

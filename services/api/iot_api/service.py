@@ -1,8 +1,8 @@
 """What an API process holds: its connections, and the work on them that knows nothing of HTTP."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import gevent
@@ -15,6 +15,7 @@ from iot_models.names import KeyNames
 from iot_models.settings import Settings
 from iot_stores.audit import AuditLog
 from iot_stores.backlog import Backlog
+from iot_stores.clocks import ClockWatch, postgres_now
 from iot_stores.compaction_orders import CompactionOrders
 from iot_stores.hot_window import HotWindow
 from iot_stores.postgres import Connection, Pool, postgres_pool
@@ -102,6 +103,7 @@ def build_service(settings: Settings) -> Service:
         slow_key=slow_key(),
         opened=compaction.offer,
     )
+    lend = partial(pool.connection, timeout=1)
     return Service(
         settings=settings,
         pool=pool,
@@ -124,17 +126,23 @@ def build_service(settings: Settings) -> Service:
             pool,
             HotWindow(hot_redis, names, backlog, seconds=settings.hot_window_seconds),
             shards=settings.shards,
-            clock=time.time,
+            postgres_now=partial(_postgres_now, pool),
             slots=ReadSlots(settings.api_postgres_pool),
         ),
         compaction=compaction,
         audit=AuditLog(keyring.current),
         readiness=Readiness(
             redis,
-            lambda: pool.connection(timeout=1),
+            lend,
             hot_window=None if hot_probe is redis else hot_probe,
+            clocks=ClockWatch(redis, lend, most_seconds=settings.clock_skew_max_seconds),
         ),
     )
+
+
+def _postgres_now(pool: Pool) -> int:
+    with pool.connection() as connection:
+        return postgres_now(connection)
 
 
 def _answers(connection: Connection) -> None:

@@ -18,6 +18,7 @@ from iot_stores import history, ledger
 from iot_stores.audit import AuditLog
 from iot_stores.backlog import Backlog, Removal, Waiting
 from iot_stores.dead_letters import DeadLetters
+from iot_stores.forgotten import REASON, DatedEntry, find_forgotten
 from iot_stores.hot_window import DrainedShard, HotWindow
 from iot_stores.ledger import Offset, SessionNumbers
 from iot_stores.months import month_begin
@@ -33,9 +34,6 @@ DRAIN_CONTENT_BYTES = 16 * 2**20
 HOT_WINDOW_PAUSE_SECONDS = 10.0
 """A hot window on a Redis of its own that fails is left alone for so long: one that doesn't answer
 costs seconds each time, in which the backlog grows."""
-TOO_OLD_MS = 60 * 86_400_000
-"""An entry sealed so long ago is set aside: the ledger may have forgotten its session."""
-
 _REFUSED = (psycopg.DataError, psycopg.IntegrityError)
 """What Postgres says of values that it will not take, ever."""
 
@@ -55,6 +53,10 @@ class EntryTooOldError(IotError):
     """The entry was sealed too long ago to tell whether it is stored."""
 
 
+class ImpossibleTimeError(IotError):
+    """The entry's id is no time at which it can have been received."""
+
+
 @dataclass(slots=True)
 class _Batch:
     """What one drain took from the stream of a shard."""
@@ -62,6 +64,7 @@ class _Batch:
     shard: int
     taken: list[Waiting] = field(default_factory=list)
     opened: list[tuple[Waiting, OpenedEntry, Entry]] = field(default_factory=list)
+    began: float = field(default_factory=time.monotonic)
 
 
 @dataclass(slots=True)
@@ -198,20 +201,39 @@ class Drain:
                 content_bytes -= self._open(connection, batch, waiting)
                 if content_bytes <= 0:
                     break
+        for batch in batches:
+            self._set_aside_forgotten(connection, batch)
         seen = {batch.shard for batch in batches}
         return batches, [shard for shard in dict.fromkeys(shards) if shard not in seen]
 
     def _open(self, connection: Connection, batch: _Batch, waiting: Waiting) -> int:
         """Open an entry into its batch; how many bytes it unpacks to, about."""
         try:
+            _refuse_impossible_time(waiting)
             opened = self._opener.open(batch.shard, waiting.sealed)
             entry = decode_entry(opened.content)
-            _refuse_too_old(entry)
         except IotError as error:
             self._bury(connection, batch.shard, waiting, error)
             return 0
         batch.opened.append((waiting, opened, entry))
         return len(entry.readings.freeform) + 16 * len(entry.readings)
+
+    def _set_aside_forgotten(self, connection: Connection, batch: _Batch) -> None:
+        dated = {
+            waiting.entry_id: DatedEntry(
+                (batch.shard, opened.session), waiting.received, entry.sealed_at
+            )
+            for waiting, opened, entry in batch.opened
+        }
+        if not dated:
+            return
+        forgotten = find_forgotten(connection, list(dated.values()), batch.taken[0].read_at)
+        if not forgotten:
+            return
+        for waiting, _, _ in batch.opened:
+            if dated[waiting.entry_id] in forgotten:
+                self._bury(connection, batch.shard, waiting, EntryTooOldError(REASON))
+        batch.opened = [each for each in batch.opened if dated[each[0].entry_id] not in forgotten]
 
     def _bury(self, connection: Connection, shard: int, waiting: Waiting, error: Exception) -> None:
         if not self._dead_letters.bury(shard, waiting, str(error)):
@@ -241,7 +263,9 @@ class Drain:
             if moved:
                 history.insert(connection, [one for each in stored for one in each.segments])
                 ledger.keep_sessions(
-                    connection, {of: each for of, each in sessions.items() if of[0] in moved}
+                    connection,
+                    {of: each for of, each in sessions.items() if of[0] in moved},
+                    max(opened[-1][0].received for opened in _opened(batches)),
                 )
                 ledger.move_offsets(connection, moved, self._shards)
         return stored
@@ -284,7 +308,8 @@ def _build(
     if not arrivals:
         return _Stored(batch, before, before, [], repeated)
     segments, next_id = build_segments(arrivals, shard=shard, next_id=before.next_id)
-    last = batch.taken[-1]
+    # Ids rise within a stream: impossible ones are at its end.
+    last = next(each for each in reversed(batch.taken) if each.has_possible_time)
     after = Offset(last.entry_id.decode(), max(before.received_max, last.received), next_id)
     return _Stored(batch, before, after, segments, repeated)
 
@@ -292,7 +317,7 @@ def _build(
 def _ensure_partitions(connection: Connection, batches: Sequence[_Batch]) -> None:
     # Asked each time: retention may have dropped one, or a trial that made it was rolled back.
     months: set[int] = set()
-    for opened in (batch.opened for batch in batches if batch.opened):
+    for opened in _opened(batches):
         ends = {month_begin(opened[0][0].received), month_begin(opened[-1][0].received)}
         # A stream's times never fall: none but these two months, or some between them.
         months |= ends if len(ends) == 1 else {month_begin(each.received) for each, _, _ in opened}
@@ -300,9 +325,14 @@ def _ensure_partitions(connection: Connection, batches: Sequence[_Batch]) -> Non
         ensure_partition(connection, month)
 
 
-def _refuse_too_old(entry: Entry) -> None:
-    if time.time() * 1000 - entry.sealed_at > TOO_OLD_MS:
-        raise EntryTooOldError("sealed more than 60 days ago")
+def _opened(batches: Sequence[_Batch]) -> list[list[tuple[Waiting, OpenedEntry, Entry]]]:
+    """What could be opened of the batches of which something could."""
+    return [batch.opened for batch in batches if batch.opened]
+
+
+def _refuse_impossible_time(waiting: Waiting) -> None:
+    if not waiting.has_possible_time:
+        raise ImpossibleTimeError("its id in the stream is a time after the year 9999")
 
 
 def _count(stored: _Stored) -> None:
@@ -311,5 +341,6 @@ def _count(stored: _Stored) -> None:
     metrics.counter("iot_readings_stored_total").inc(readings)
     metrics.counter("iot_entries_repeated_total").inc(stored.repeated)
     if readings:
-        waited = time.time() - stored.batch.taken[0].received / 1000
+        first = stored.batch.taken[0]
+        waited = (first.read_at - first.received) / 1000 + time.monotonic() - stored.batch.began
         metrics.histogram("iot_stored_after_seconds").observe(max(0.0, waited))

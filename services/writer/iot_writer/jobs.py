@@ -136,7 +136,8 @@ def sweep_shards() -> int:
 
 def make_partitions() -> int:
     """Make the partitions of the months to come."""
-    made = ensure_months_ahead(current().postgres())
+    writer = current()
+    made = ensure_months_ahead(writer.postgres(), writer.backlog.now())
     _note_success(names.PARTITIONS_JOB)
     return made
 
@@ -145,7 +146,9 @@ def enforce_retention() -> int:
     """Delete what is older than it may be."""
     writer = current()
     days = writer.settings.retention_days
-    deleted = retention.enforce(writer.postgres(), writer.audit, days=days)
+    deleted = retention.enforce(
+        writer.postgres(), writer.audit, days=days, redis_now=writer.backlog.now()
+    )
     _note_success(names.RETENTION_JOB)
     return deleted
 

@@ -1,7 +1,6 @@
 """Monthly partitions of the history: made ahead, and in time for whatever a drain brings."""
 
 import logging
-import time
 from typing import cast
 
 import psycopg
@@ -60,9 +59,12 @@ def ensure_partition(connection: Connection, begin: int) -> bool:
 MONTHS_AHEAD = 3
 
 
-def ensure_months_ahead(connection: Connection) -> int:
-    """Make the partitions of this month and the next ones; how many were made."""
-    begin, made = month_begin(int(time.time() * 1000)), 0
+def ensure_months_ahead(connection: Connection, now: int) -> int:
+    """Make the partitions of this month and the next ones; how many were made.
+
+    `now` is the time in Unix milliseconds, by the clock that stamps readings.
+    """
+    begin, made = month_begin(now), 0
     for _ in range(MONTHS_AHEAD):
         made += ensure_partition(connection, begin)
         begin = next_month(begin)

@@ -1,13 +1,14 @@
 """Retention: deletes readings older than they may be, and what else grows without end."""
 
 import logging
-import time
 from collections.abc import Callable
 from typing import LiteralString, cast
 
 import psycopg
 
+from iot_stores import ledger
 from iot_stores.audit import AuditLog
+from iot_stores.clocks import earliest_now
 from iot_stores.months import DAY_MS, next_month
 from iot_stores.postgres import Connection
 
@@ -31,19 +32,20 @@ _DELETE: LiteralString = """
         WHERE received_min < %(cutoff)s AND received_max + 0 < %(cutoff)s LIMIT 10000
     ))
 """
-_FORGET_SESSIONS = "DELETE FROM ingest_sessions WHERE seen_at < now() - %s * interval '1 day'"
 
 
-def enforce(connection: Connection, audit: AuditLog, *, days: int) -> int:
+def enforce(connection: Connection, audit: AuditLog, *, days: int, redis_now: int) -> int:
     """Delete segments whose every reading was received more than `days` ago; how many went.
 
     Whole months go as partitions. May stop at any point and be repeated: what went is in the audit
-    log by then, a line for each transaction. 0 days deletes nothing.
+    log by then, a line for each transaction. 0 days deletes nothing. `redis_now` is the time by
+    Redis's clock: a clock that is ahead of others deletes nothing early (`earliest_now`).
     """
-    connection.execute(_FORGET_SESSIONS, (SESSION_DAYS,))
+    now = earliest_now(redis_now, connection)
+    ledger.forget_sessions(connection, now - SESSION_DAYS * DAY_MS)
     if not days:
         return 0
-    cutoff = int(time.time() * 1000) - days * DAY_MS
+    cutoff = now - days * DAY_MS
 
     def account(deleted: int) -> None:
         line = f"retention deleted {deleted} segments received more than {days} days ago"

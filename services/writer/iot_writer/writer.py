@@ -1,7 +1,7 @@
 """What a writer process holds: its connections and the work on them."""
 
 import logging
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from iot_cipher.envelope import Opener
@@ -10,6 +10,7 @@ from iot_models.names import KeyNames
 from iot_models.settings import Settings, load
 from iot_stores.audit import AuditLog
 from iot_stores.backlog import Backlog
+from iot_stores.clocks import ClockWatch
 from iot_stores.compaction_orders import CompactionOrders
 from iot_stores.dead_letters import DeadLetters
 from iot_stores.hot_window import HotWindow
@@ -53,6 +54,11 @@ class Writer:
             shards=settings.shards,
             hot_window_pause=0.0 if self.hot_redis is self.redis else HOT_WINDOW_PAUSE_SECONDS,
         )
+        self.clocks = ClockWatch(
+            self.redis,
+            partial(connect_postgres, settings, name="iot-writer"),
+            most_seconds=settings.clock_skew_max_seconds,
+        )
         self.compaction_orders = CompactionOrders(self.redis, self.names)
         self.compaction = Compaction(self.compaction_orders, self.keys.current)
         self.sparse_indexes = SparseIndexes(lambda: connect_postgres(settings, name="iot-writer"))
@@ -79,8 +85,9 @@ class Writer:
         """Whether this process can drain; asks over connections that the drain doesn't use."""
         return Readiness(
             self.redis,
-            lambda: connect_postgres(self.settings, name="iot-writer"),
+            partial(connect_postgres, self.settings, name="iot-writer"),
             ask_once=True,
+            clocks=self.clocks,
         )
 
     def close(self) -> None:

@@ -112,7 +112,7 @@ class KeyNames:
         return f"{self.prefix}iot:guesses:{client}"
 
     def tick(self, job: str) -> str:
-        """Set while a periodic job is not due."""
+        """When a periodic job was queued, in Unix seconds of Redis; set while it is not due."""
         return f"{self.prefix}iot:tick:{job}"
 
 

@@ -83,6 +83,13 @@ class Settings:
         minimum=2**20,
     )
 
+    clock_skew_max_seconds: int = _setting(
+        300,
+        "Seconds by which the clocks of a process and of Redis may differ; beyond it the process "
+        "is not ready, and /readyz says which clock is wrong.",
+        minimum=1,
+    )
+
     redis_wait_replicas: int = _setting(
         0, "Replicas of Redis that must have readings before they are acknowledged.", maximum=10
     )

@@ -12,6 +12,7 @@ from iot_models.errors import TooLargeError, TooManyRequestsError, UnavailableEr
 from iot_models.names import DRAIN_JOBS, MOST_SHARDS, KeyNames, drain_job
 
 from .group_commit import GroupCommit
+from .months import END_MS
 from .redis_client import milliseconds
 from .scripts import load_script, run_all
 
@@ -22,6 +23,9 @@ UNKNOWN_RATE_SECONDS, MOST_RETRY_SECONDS = 5, 60
 _FULL, _ADDED, _REMEMBERED, _GUARDED, _TOO_MANY, _TOO_MANY_OF_CLIENT = range(6)
 _PAGE = 128
 """Entries fetched at a time; the first page decides whether another is worth its round trip."""
+_GREATEST = 2**64 - 1
+"""Of both parts of an entry's id."""
+_Page = list[tuple[bytes, dict[bytes, bytes]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +35,20 @@ class Waiting:
     entry_id: bytes
     sealed: bytes
     bytes_so_far: int
+    read_at: int
+    """Unix milliseconds of Redis's clock."""
 
     @property
     def received(self) -> int:
         """Unix milliseconds of Redis's clock, never falling within a stream."""
         return int(self.entry_id.partition(b"-")[0])
+
+    @property
+    def has_possible_time(self) -> bool:
+        """Whether `received` is in a month that the history can hold. An id that was planted in
+        Redis may be beyond the year 9999.
+        """
+        return self.received < END_MS
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +59,13 @@ class Removal:
     last: Waiting
     position: str
     """Where the history stands then (`Drained`)."""
+
+    @property
+    def resets_ids(self) -> bool:
+        """Whether the stream's ids are to begin anew when it is empty: they never fall, so after an
+        impossible one each later id is impossible too.
+        """
+        return not self.last.has_possible_time
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +122,7 @@ class Guard(NamedTuple):
 
 
 class GuardedError(Exception):
-    """A guard was at its limit, for `seconds` more; nothing was appended."""
+    """A guard was at its limit; nothing was appended. `seconds` is its TTL in Redis."""
 
     def __init__(self, seconds: int) -> None:
         super().__init__("a guard was at its limit")
@@ -232,19 +252,25 @@ class Backlog:
         held = 0
         while True:
             after = b"(" + waiting[-1].entry_id if waiting else b"-"
-            page = cast(
-                "list[tuple[bytes, dict[bytes, bytes]]]",
-                self._client.xrange(self._names.stream(shard), after, b"+", count=_PAGE),
-            )
+            now, page = self._read_page(shard, after)
             for entry_id, fields in page:
                 # Missing fields: planted in Redis. The drain sets such an entry aside.
                 sealed, total = fields.get(b"e", b""), fields.get(b"t", b"")
-                waiting.append(Waiting(entry_id, sealed, int(total) if total.isdigit() else 0))
+                bytes_so_far = int(total) if total.isdigit() else 0
+                waiting.append(Waiting(entry_id, sealed, bytes_so_far, now))
                 held += len(sealed)
                 if held >= max_bytes:
                     return waiting
             if len(page) < _PAGE:
                 return waiting
+
+    def _read_page(self, shard: int, after: bytes) -> tuple[int, _Page]:
+        """Redis's time, and the entries from `after` on."""
+        with self._client.pipeline(transaction=False) as pipeline:
+            pipeline.time()
+            pipeline.xrange(self._names.stream(shard), after, b"+", count=_PAGE)
+            time, page = pipeline.execute()
+        return milliseconds(time), page
 
     def remove(self, removals: Sequence[Removal]) -> list[int]:
         """Drop entries that are stored, of each shard up to one; how many are left in each.
@@ -255,7 +281,10 @@ class Backlog:
         for each in removals:
             keys = [self._names.stream(each.shard), self._names.backlog_counters]
             last = each.last
-            arguments = [_after(last.entry_id), each.shard, last.bytes_so_far, each.position]
+            resets_ids = int(each.resets_ids)
+            arguments = [
+                _after(last.entry_id), each.shard, last.bytes_so_far, each.position, resets_ids,
+            ]  # fmt: skip
             calls.append((keys, arguments))
         return run_all(self._client, self._remove, calls)
 
@@ -325,9 +354,9 @@ class Backlog:
 def _refuse(outcome: int, *more: int) -> NoReturn:
     if outcome == _FULL:
         raise _full(*more)
-    seconds = max(1, more[0])
     if outcome == _GUARDED:
-        raise GuardedError(seconds)
+        raise GuardedError(more[0])
+    seconds = max(1, more[0])
     if outcome == _TOO_MANY_OF_CLIENT:
         raise TooManyRequestsError(
             "too many requests with an Idempotency-Key from this client; nothing was stored",
@@ -347,5 +376,8 @@ def _full(excess: int, rate: int) -> UnavailableError:
 
 
 def _after(entry_id: bytes) -> bytes:
-    milliseconds, _, sequence = entry_id.partition(b"-")
-    return b"%b-%d" % (milliseconds, int(sequence) + 1)
+    """The least id after one; empty when it is the greatest that there is."""
+    milliseconds, sequence = map(int, entry_id.split(b"-"))
+    if sequence < _GREATEST:
+        return b"%d-%d" % (milliseconds, sequence + 1)
+    return b"%d-0" % (milliseconds + 1) if milliseconds < _GREATEST else b""

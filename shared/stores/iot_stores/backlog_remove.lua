@@ -1,11 +1,16 @@
 -- Drop the entries of a shard that are stored. Counting stands on totals, not on differences, so
 -- that doing it twice changes nothing.
--- KEYS: stream, counters. ARGV: first id to keep, shard, the shard's bytes up to the last dropped,
--- the position at which the history stands.
+-- KEYS: stream, counters. ARGV: first id to keep ('' for none), shard, the shard's bytes up to the
+-- last dropped, the position at which the history stands, 1 to let the stream's ids begin anew if no
+-- entry is left.
 -- Returns the number of entries left.
 
 -- The first write: a Redis that is full lets a script that has written go on to its end.
-redis.call('XTRIM', KEYS[1], 'MINID', ARGV[1])
+if ARGV[1] == '' then
+  redis.call('XTRIM', KEYS[1], 'MAXLEN', 0)
+else
+  redis.call('XTRIM', KEYS[1], 'MINID', ARGV[1])
+end
 
 local function number(field)
   return tonumber(redis.call('HGET', KEYS[2], field) or '0')
@@ -16,8 +21,8 @@ local function measure(bytes)
   local time = redis.call('TIME')
   local now = time[1] * 1000 + math.floor(time[2] / 1000)
   local since, sum = number('measured_at'), number('measured') + bytes
-  if now - since >= 1000 then
-    if now - since < 60000 then
+  if now - since >= 1000 or now < since then -- Redis's clock may have stepped back
+    if now - since >= 1000 and now - since < 60000 then
       redis.call('HSET', KEYS[2], 'rate', string.format('%.0f', sum * 1000 / (now - since)))
     end
     redis.call('HSET', KEYS[2], 'measured_at', string.format('%.0f', now))
@@ -49,4 +54,8 @@ local known = redis.call('HGET', KEYS[2], at)
 if not known or later(ARGV[4], known) then
   redis.call('HSET', KEYS[2], at, ARGV[4])
 end
-return redis.call('XLEN', KEYS[1])
+local left = redis.call('XLEN', KEYS[1])
+if left == 0 and ARGV[5] == '1' then
+  redis.call('DEL', KEYS[1])
+end
+return left

@@ -46,6 +46,16 @@ class DrainedShard:
     """What was stored between the two."""
 
 
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """Whether the window holds the last seconds of a shard."""
+
+    begin: int
+    """Of those seconds, in Unix milliseconds of the clock that stamps readings."""
+    held: bool
+    """Whether the window holds all that was received since."""
+
+
 class HotWindow:
     """The segments received in the last `seconds`; 0 seconds keeps none."""
 
@@ -88,19 +98,19 @@ class HotWindow:
             )
         return [self._names.hot_cover(drain.shard)], arguments
 
-    def covers(self, shard: int, seconds: int, begin: int | None = None) -> int | None:
-        """When the window holds all of the last `seconds`: their begin, in Unix milliseconds of
-        the clock that stamps readings; else None. So also for a `begin` that was given before.
+    def covers(self, shard: int, seconds: int, begin: int | None = None) -> Coverage:
+        """Whether the window holds all of the last `seconds`, or all since a `begin` that was given
+        before.
         """
         drained = self._backlog.drained(shard)  # first: what is drained meanwhile may be missing
         found = self._client.hmget(self._names.hot_cover(shard), ["position", "since", "seconds"])
         position, since, kept = cast("list[bytes | None]", found)
+        begin = begin or max(1, drained.now - seconds * 1000)
         if drained.position is None or position is None or since is None or kept is None:
-            return None
-        begin = begin or drained.now - seconds * 1000
+            return Coverage(begin, held=False)
         if _order(position.decode()) < _order(drained.position) or begin < int(since):
-            return None
-        return begin if begin >= drained.now - int(kept) * 1000 + _MARGIN_MS else None
+            return Coverage(begin, held=False)
+        return Coverage(begin, begin >= drained.now - int(kept) * 1000 + _MARGIN_MS)
 
     def bounds(self, vault_id: uuid.UUID, begin: int) -> list[SegmentBounds]:
         """Bounds of a vault's segments that hold readings received at or after `begin`."""

@@ -52,12 +52,19 @@ _SESSIONS = """
 # One statement, not one for each in a pipeline: after a pipeline Postgres doesn't end a transaction
 # that stays idle.
 _KEEP_SESSIONS = """
-    INSERT INTO ingest_sessions (shard, session, high, missing)
-    SELECT shard, session, high, missing::int8[]
+    INSERT INTO ingest_sessions (shard, session, high, missing, seen_at)
+    SELECT shard, session, high, missing::int8[],
+        greatest(now(), to_timestamp(%s / 1000.0))
     FROM unnest(%s::int2[], %s::bytea[], %s::int8[], %s::text[])
         AS kept (shard, session, high, missing)
     ON CONFLICT (shard, session) DO UPDATE
-    SET high = excluded.high, missing = excluded.missing, seen_at = now()
+    SET high = excluded.high, missing = excluded.missing, seen_at = excluded.seen_at
+"""
+_FORGET = "DELETE FROM ingest_sessions WHERE seen_at < to_timestamp(%s / 1000.0)"
+_KNOWN = """
+    SELECT shard, session
+    FROM unnest(%s::int2[], %s::bytea[]) AS asked (shard, session)
+    JOIN ingest_sessions USING (shard, session)
 """
 
 
@@ -169,15 +176,33 @@ def load_sessions(
     return numbers
 
 
-def keep_sessions(connection: Connection, sessions: Mapping[SessionOf, SessionNumbers]) -> None:
-    """Write what is stored of these sessions now."""
+def keep_sessions(
+    connection: Connection, sessions: Mapping[SessionOf, SessionNumbers], received: int
+) -> None:
+    """Write what is stored of these sessions now.
+
+    They are seen at the later of Postgres's time and `received`, when the latest entry was (Unix
+    milliseconds): a session is not forgotten early because Postgres's clock was behind.
+    """
     values = (
+        received,
         [shard for shard, _ in sessions],
         [session for _, session in sessions],
         [numbers.high for numbers in sessions.values()],
         ["{" + ",".join(map(str, sorted(each.missing))) + "}" for each in sessions.values()],
     )
     connection.execute(_KEEP_SESSIONS, values)
+
+
+def forget_sessions(connection: Connection, before: int) -> None:
+    """Forget the sessions that were not seen since `before`, in Unix milliseconds."""
+    connection.execute(_FORGET, (before,))
+
+
+def known_sessions(connection: Connection, sessions: Collection[SessionOf]) -> set[SessionOf]:
+    """Those of the sessions that the ledger knows."""
+    asked = ([shard for shard, _ in sessions], [session for _, session in sessions])
+    return set(cast("list[SessionOf]", connection.execute(_KNOWN, asked).fetchall()))
 
 
 def are_stored(connection: Connection, entries: Collection[EntryName]) -> bool:

@@ -4,6 +4,9 @@ from datetime import UTC, datetime
 
 DAY_MS = 86_400_000
 """A day of UTC."""
+END_MS = 253_399_622_400_000
+"""The begin of December 9999: a month needs the begin of the next one, and `datetime` ends with the
+year 9999."""
 
 
 def month_begin(milliseconds: int) -> int:

@@ -10,13 +10,15 @@ from redis.exceptions import RedisError
 
 from iot_models.errors import SettingsError
 
+from .clocks import ClockWatch, postgres_ahead
 from .postgres import Connection, check_schema
 
 _log = logging.getLogger(__name__)
 
 
 class Readiness:
-    """Redis must answer, and the database's schema must have been seen to be known, once.
+    """Redis must answer, its clock and this process's must agree, and the database's schema must
+    have been seen to be known, once.
 
     After that Postgres may go away: the backlog holds what comes in.
     """
@@ -28,6 +30,7 @@ class Readiness:
         *,
         hot_window: "Redis | None" = None,
         ask_once: bool = False,
+        clocks: ClockWatch,
     ) -> None:
         """`connect` lends a connection, or raises `psycopg.OperationalError` in a few seconds.
 
@@ -39,24 +42,38 @@ class Readiness:
         self._connect = connect
         self._ask_once = ask_once
         self._schema_seen = False
+        self._clocks = clocks
+        self._postgres_ahead: float | None = None
 
     def state(self) -> dict[str, str]:
-        """What there is to say of each part: `ok`, or what is wrong with it."""
+        """What there is to say of each part: `ok`, or what is wrong with it. Of the clocks only
+        what is wrong.
+        """
         state = {"redis": _answers(self._client, "Redis"), "postgres": self._postgres()}
         if self._hot_window is not None:
             state["hot_window"] = _answers(self._hot_window, "the hot window's Redis")
-        return state
+        fault = self._clock_fault() if state["redis"] == "ok" else None
+        return state | {"clocks": fault} if fault else state
 
     def ready(self, state: dict[str, str]) -> bool:
         """Whether the work can be done, the parts being as `state` says."""
-        return state["redis"] == "ok" and self._schema_seen
+        return state["redis"] == "ok" and self._schema_seen and not self._clocks.stops
+
+    def _clock_fault(self) -> str | None:
+        try:
+            return self._clocks.look(self._postgres_ahead)
+        except RedisError as error:
+            _log.warning("Redis is away: %s", error)
+            return None
 
     def _postgres(self) -> str:
+        self._postgres_ahead = None
         if self._schema_seen and self._ask_once:
             return "ok when asked last"
         try:
             with self._connect() as connection:
                 check_schema(connection)
+                self._postgres_ahead = postgres_ahead(connection)
         except SettingsError as error:
             self._schema_seen = False
             return str(error)

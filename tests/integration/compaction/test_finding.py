@@ -20,6 +20,7 @@ from iot_writer import jobs
 from iot_writer.compaction import Outcome
 from iot_writer.retention import enforce
 from iot_writer.writer import Writer
+from support.clock import now
 from support.keys import KEYS
 from support.stack import Stack
 from support.waiting import wait_until
@@ -124,8 +125,8 @@ def test_retention_takes_a_merged_segment_within_a_day(past: Past) -> None:
     past.compact(PASSWORD)
     assert past.counts(PASSWORD) == [100, 100]
     connection, audit = past.writer.postgres(), past.writer.audit
-    assert enforce(connection, audit, days=31) == 0
-    assert enforce(connection, audit, days=28) == 2
+    assert enforce(connection, audit, days=31, redis_now=now()) == 0
+    assert enforce(connection, audit, days=28, redis_now=now()) == 2
     assert past.readings(PASSWORD) == []
 
 

@@ -11,6 +11,7 @@ from integration.compaction.past import Past, each_second, noon
 from iot_models.settings import Settings
 from iot_writer.retention import enforce
 from iot_writer.writer import Writer
+from support.clock import now
 from support.draining import drain_all
 
 PASSWORD = b"p"
@@ -41,7 +42,7 @@ def test_all_at_once(past: Past, writers: list[Writer]) -> None:
                 return
 
     def retain() -> None:
-        enforce(keeping.postgres(), keeping.audit, days=30)
+        enforce(keeping.postgres(), keeping.audit, days=30, redis_now=now())
 
     works: list[Callable[[], object]] = [retain, lambda: drain_all(draining)]
     works += [partial(one.compaction.run, one.postgres()) for one in merging]

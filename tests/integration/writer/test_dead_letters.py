@@ -1,6 +1,5 @@
 """An entry that can't be opened is set aside, once and for all to see, and holds up nothing."""
 
-import time
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -8,7 +7,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from integration.writer.sending import Sealed, Sender
-from iot_writer.drain import TOO_OLD_MS, Outcome
+from iot_writer.drain import Outcome
 from iot_writer.writer import Writer
 from support.draining import drain_all
 from support.keys import KEYS
@@ -49,11 +48,6 @@ def _columns_that_differ(sender: Sender) -> Sealed:
     return sender.seal(PASSWORD, ["one\0two"])
 
 
-def _too_old(sender: Sender) -> Sealed:
-    moment = int(time.time() * 1000) - TOO_OLD_MS - 1000
-    return sender.seal(PASSWORD, ["old"], sealed_at=moment)
-
-
 UNOPENED = "a ciphertext could not be opened"
 SPOILED: dict[str, tuple[Callable[[Sender], Sealed], str]] = {
     "moved to another shard": (_elsewhere, UNOPENED),
@@ -70,7 +64,6 @@ SPOILED: dict[str, tuple[Callable[[Sender], Sealed], str]] = {
     "cut in the text": (_cut(-1), UNOPENED),
     "no entry": (_no_entry, "unknown format"),
     "columns that differ": (_columns_that_differ, "differ in length"),
-    "too old": (_too_old, "sealed more than 60 days ago"),
 }
 
 
@@ -140,13 +133,6 @@ def test_a_planted_entry_of_other_fields_holds_up_nothing(
     assert len(_letters(sender)) == 1
     assert sender.texts(PASSWORD) == ["behind it"]
     assert sender.backlog.state().bytes == 0
-
-
-def test_an_entry_that_is_just_not_too_old_is_stored(writer: Writer, sender: Sender) -> None:
-    moment = int(time.time() * 1000) - TOO_OLD_MS + 60_000
-    sender.backlog.append([sender.seal(PASSWORD, ["old"], sealed_at=moment)])
-    drain_all(writer)
-    assert sender.texts(PASSWORD) == ["old"]
 
 
 def test_a_spoiled_entry_does_not_use_up_the_number_of_the_whole_one(

@@ -17,6 +17,7 @@ from iot_stores.postgres import Connection
 from iot_writer.drain import Outcome
 from iot_writer.partitions import ensure_months_ahead
 from iot_writer.writer import Writer
+from support.clock import now
 from support.draining import drain_all
 from support.keys import KEYS
 from support.stack import Stack
@@ -135,7 +136,7 @@ def scene(environment: dict[str, str], sender: Sender, postgres_url: str, tmp_pa
     for password in PASSWORDS:
         sender.vault(password)
     with psycopg.connect(postgres_url, autocommit=True) as connection:
-        ensure_months_ahead(connection)
+        ensure_months_ahead(connection, now())
         yield Scene(stack, sender, connection)
         stack.stop()
 

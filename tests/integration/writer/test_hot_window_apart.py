@@ -121,9 +121,10 @@ class Story:
     def check(self) -> None:
         """Whatever it says it covers, all of that is there."""
         for seconds in (1, 250):
-            begin = self.window.covers(0, seconds)
-            if begin is None:
+            coverage = self.window.covers(0, seconds)
+            if not coverage.held:
                 continue
+            begin = coverage.begin
             found = history.select(
                 self.writer.postgres(), self.vault_id, Question(received_low=begin)
             )

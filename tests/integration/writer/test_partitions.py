@@ -16,6 +16,7 @@ from iot_writer.partitions import (
     partition_name,
 )
 from iot_writer.writer import Writer
+from support.clock import now
 from support.draining import drain_all
 
 NEW_YEAR = 1_798_761_600_000
@@ -34,11 +35,11 @@ def partitions(connection: Connection) -> set[str]:
 
 def test_months_are_made_ahead_and_once(writer: Writer) -> None:
     connection = writer.postgres()
-    assert ensure_months_ahead(connection) == MONTHS_AHEAD
+    assert ensure_months_ahead(connection, now()) == MONTHS_AHEAD
     begin = month_begin(int(time.time() * 1000))
     months = [begin, next_month(begin), next_month(next_month(begin))]
     assert partitions(connection) == set(map(partition_name, months))
-    assert ensure_months_ahead(connection) == 0
+    assert ensure_months_ahead(connection, now()) == 0
     assert len(partitions(connection)) == MONTHS_AHEAD
 
 

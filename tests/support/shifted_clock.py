@@ -1,0 +1,40 @@
+"""A wall clock that is wrong, for a real process: one that is ahead or behind, and steps."""
+
+import shutil
+import struct
+import subprocess
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+
+import pytest
+
+_SOURCE = Path(__file__).with_suffix(".c")
+DAY = 86_400
+"""Seconds."""
+
+
+class ShiftedClock:
+    """The wall clock of the processes that get its `environment`."""
+
+    def __init__(self, path: Path, ahead: int = 0) -> None:
+        """`path` is a file for it to use. Skips the test on a machine without a C compiler."""
+        self._path = path
+        path.write_bytes(struct.pack("=q", ahead))
+        self.environment = {"LD_PRELOAD": str(_library()), "SHIFTED_CLOCK": str(path)}
+
+    def step_to(self, ahead: int) -> None:
+        """Let the clock be `ahead` seconds ahead from now on; below 0 it is behind."""
+        with self._path.open("r+b", buffering=0) as file:
+            file.write(struct.pack("=q", ahead))
+
+
+@cache
+def _library() -> Path:
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("there is no C compiler (cc): no process gets a wrong clock")
+    library = Path(mkdtemp(prefix="shifted-clock-")) / "shifted_clock.so"
+    options = ["-shared", "-fPIC", "-O1", "-Wall", "-Werror"]
+    subprocess.run([compiler, *options, "-o", library, _SOURCE], check=True)
+    return library

@@ -104,6 +104,27 @@ def test_addresses_that_a_client_makes_up_have_a_limit_together(make_api: MakeAp
     assert made_up == sorted(made_up)
 
 
+@pytest.mark.parametrize(
+    "spellings",
+    [
+        ["192.0.2.7", "192.0.2.7:1", "192.0.2.7:2", '"192.0.2.7:3"', "::ffff:192.0.2.7"],
+        ["2001:db8::7", "2001:DB8::7", "[2001:db8::7]", "[2001:db8::7]:1", "2001:db8:0:0:8::1"],
+    ],
+)
+def test_a_client_is_one_however_its_address_is_written(
+    make_api: MakeApi, spellings: list[str]
+) -> None:
+    """A proxy that adds the port told another client with each connection."""
+    api = make_api(guess_limit=LIMIT, trusted_proxies=1)
+    body = '{"data": {"db_password": "guess"}}'
+    answers = [
+        api.ask("POST", "/api/iot", body, {"X-Forwarded-For": f"198.51.100.{number}, {address}"})
+        for number, address in enumerate(spellings)
+    ]
+    expected = [200] * LIMIT + [429] * (len(spellings) - LIMIT)
+    assert [answer.status_code for answer in answers] == expected
+
+
 def test_the_addresses_of_one_ipv6_customer_are_one_client(make_api: MakeApi) -> None:
     api = make_api(guess_limit=LIMIT, trusted_proxies=1)
     body = '{"data": {"db_password": "guess"}}'

@@ -4,7 +4,8 @@ import signal
 from collections.abc import Callable
 from functools import partial
 
-from faults import network, refusals, signals
+from faults import clocks, network, refusals, signals
+from faults.clocks import CLOCK
 from faults.fault import ACKNOWLEDGE, STORE, Kind
 from faults.small_disk import DISK_FULL
 
@@ -52,4 +53,6 @@ KINDS: tuple[Kind, ...] = (
     Kind("Postgres: read-only", "postgres", _STORING, refusals.postgres_read_only),
     Kind(DISK_FULL, "postgres", _STORING, refusals.postgres_disk_full),
     *_network("postgres", _STORING),
+    Kind(f"API: {CLOCK}", "api clock", frozenset(), clocks.api_clock),
+    Kind(f"a writer: {CLOCK}", "writer clock", frozenset(), clocks.writer_clock),
 )

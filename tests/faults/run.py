@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from faults.clocks import CLOCK, can_shift_clocks
 from faults.devices import Device, Pace
 from faults.fault import Scene
 from faults.kinds import KINDS
@@ -53,7 +54,9 @@ class Run:
         kinds = [
             kind
             for kind in KINDS
-            if options.only in kind.name and (self._disk or kind.name != DISK_FULL)
+            if options.only in kind.name
+            and (self._disk or kind.name != DISK_FULL)
+            and (can_shift_clocks() or not kind.name.endswith(CLOCK))
         ]
         self._plan = make_plan(options.seed, options.faults, kinds)
         self._planned_seconds = max((each.begins for each in self._plan), default=0.0) + 5.0

@@ -1,6 +1,7 @@
 """The service under test: its real processes, each kept alive, and a network that can be bad."""
 
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from iot_tools.local.ports import free_port
 from iot_tools.local.postgres_server import PostgresServer
 from iot_tools.local.redis_server import RedisServer
 from iot_writer.schema import migrate
+from support.shifted_clock import ShiftedClock
 
 API_WORKERS = 2
 WRITERS = 2
@@ -52,6 +54,8 @@ class Service:
         if disk is not None:
             self._keep_tables_on(disk)
         migrate(self.postgres_url)
+        self.clocks: dict[str, ShiftedClock] = {}
+        """Of the API and each writer, by name; none where they can't be shifted."""
         environment = self._environment()
         self.writers = [
             self._keep(
@@ -125,6 +129,9 @@ class Service:
         return keeper
 
     def _child(self, name: str, module: list[str], environment: dict[str, str]) -> Child:
+        if shutil.which("cc"):
+            self.clocks[name] = ShiftedClock(self.folder / f"{name}.clock")
+            environment = environment | self.clocks[name].environment
         program = Program(
             name=name,
             arguments=[sys.executable, "-m", *module],

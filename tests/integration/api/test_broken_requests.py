@@ -153,6 +153,13 @@ class Api:
         return self.log.read_bytes() + metrics.body
 
 
+def _has_metrics(stack: Stack) -> bool:
+    try:
+        return stack.request("GET", "/metrics", port=stack.metrics_port).status == 200
+    except OSError:
+        return False
+
+
 @pytest.fixture(scope="module", params=["DEBUG", "INFO"])
 def api(
     request: pytest.FixtureRequest,
@@ -164,6 +171,7 @@ def api(
     stack = Stack(module_environment | {"IOT_LOG_LEVEL": request.param}, logs)
     try:
         stack.start_api()
+        wait_until(lambda: _has_metrics(stack), what="metrics, which another process serves")
         yield Api(stack, logs / "api.log")
     finally:
         stack.stop()

@@ -45,11 +45,12 @@ class Stack:
         self.api: subprocess.Popen[bytes] | None = None
         self.writers: list[subprocess.Popen[bytes]] = []
 
-    def start_api(self, *options: str) -> None:
+    def start_api(self, *options: str, wait: bool = True) -> None:
         """Start gunicorn, with options of its own, and wait until it is ready."""
         command = ["-m", "gunicorn", "--config", "python:iot_api.gunicorn_conf", *options]
         self.api = self._start("api", [*command, "iot_api.wsgi:app"])
-        wait_until(self._ready, what="readiness of the API")
+        if wait:
+            wait_until(self._ready, what="readiness of the API")
 
     def start_writer(self) -> subprocess.Popen[bytes]:
         """Start one more writer, with a writer's keys alone."""
@@ -109,6 +110,13 @@ class Stack:
         assert answer.status == 200, answer
         rows: list[dict[str, Any]] = answer.json()["data"]
         return rows
+
+    def answers(self) -> bool:
+        """Whether the API answers, ready or not."""
+        try:
+            return self.request("GET", "/healthz").status == 200
+        except OSError:
+            return False
 
     def _ready(self) -> bool:
         assert self.api is not None

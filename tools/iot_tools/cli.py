@@ -10,6 +10,7 @@ from iot_models import settings
 from iot_models.errors import IotError, SettingsError
 
 from .capacity_command import add_capacity
+from .claim import add_claim
 from .cluster.arguments import add_secrets
 from .dead import Subparsers, add_dead
 from .token_option import add_token, token_of
@@ -44,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_migrate,
         _add_keys,
         add_dead,
+        add_claim,
         add_tokens,
         add_secrets,
         add_probe,

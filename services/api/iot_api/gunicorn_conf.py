@@ -58,7 +58,7 @@ def when_ready(server: Any) -> None:
 
 def post_worker_init(worker: Any) -> None:
     """Pass the settings on to the worker; log what our code says as gunicorn logs; keep memory
-    small.
+    small; watch Redis.
     """
     from iot_api.worker import Limits  # noqa: PLC0415 - after gevent's patches
 
@@ -76,6 +76,7 @@ def post_worker_init(worker: Any) -> None:
     root.setLevel(_LIBRARIES_LEVEL)
     for name in _OUR_LOGGERS:
         logging.getLogger(name).setLevel(_settings.log_level)
+    worker.wsgi.extensions["iot"].watcher.start()
 
 
 def _connections_per_network() -> int | None:

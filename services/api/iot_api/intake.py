@@ -5,7 +5,7 @@ import os
 import time
 import uuid
 from bisect import bisect_right
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import cast
@@ -54,6 +54,8 @@ class Accepted:
 class Remembering:
     """How requests with an Idempotency-Key are remembered."""
 
+    names: KeyNames
+    """Under which names."""
     seconds: int
     """For how long."""
     most: int
@@ -76,16 +78,17 @@ class Intake:
         guesses: Guesses,
         sealer: Sealer,
         backlog: Backlog,
-        names: KeyNames,
         *,
+        admit: Callable[[], None],
         shards: int,
         remembering: Remembering,
     ) -> None:
+        """`admit` raises unless Redis may be trusted with readings."""
+        self._admit = admit
         self._vaults = vaults
         self._guesses = guesses
         self._sealer = sealer
         self._backlog = backlog
-        self._names = names
         self._shards = shards
         self._remembering = remembering
         self._acknowledged = metrics.counter("iot_readings_acknowledged_total")
@@ -112,10 +115,12 @@ class Intake:
         Raises:
             TooManyRequestsError: the client is over the guess limit, or has too many requests that
                 are remembered, or too many passwords wait to be opened. Nothing was taken.
-            UnavailableError: the backlog is full, and nothing was taken; or replicas were slow.
+            UnavailableError: the backlog is full, or Redis is not fit, and nothing was taken; or
+                replicas were slow.
             RedisError, psycopg.Error: a part is away. Readings may have been taken when Redis
                 broke off after it was sent them; they are then stored at most once.
         """
+        self._admit()
         vaults, guards = self._open(batches, client, proven or frozenset())
         count = sum(len(batch.readings) for batch in batches)
         request_names = self._request_names(idempotency_key, vaults)
@@ -175,7 +180,7 @@ class Intake:
         if key is None:
             return ()
         digests = request_digest(key, vaults), _first_request_digest(key, vaults)
-        both = tuple(map(self._names.remembered_request, digests))
+        both = tuple(map(self._remembering.names.remembered_request, digests))
         # While processes of version 0.1 may get the request again, by the name that they look for.
         return both[::-1] if self._vaults.old_processes_may_run else both
 
@@ -189,7 +194,7 @@ class Intake:
             self._remembering.seconds,
             answer,
             self._remembering.most,
-            self._names.remembered_of_client(client.sender),
+            self._remembering.names.remembered_of_client(client.sender),
             max(1, self._remembering.most // CLIENTS_SHARE),
         )
 

@@ -18,10 +18,13 @@ from iot_stores.backlog import Backlog
 from iot_stores.clocks import ClockWatch, postgres_now
 from iot_stores.compaction_orders import CompactionOrders
 from iot_stores.hot_window import HotWindow
+from iot_stores.installation import Installation
 from iot_stores.postgres import Connection, Pool, postgres_pool
 from iot_stores.readiness import Readiness
 from iot_stores.redis_client import connect_hot_window, connect_redis
+from iot_stores.redis_watch import RedisWatcher
 from iot_stores.vault_records import VaultRecords
+from iot_stores.watched_stores import watch_hot_window, watch_redis
 
 from .compaction import Compaction
 from .guesses import Guesses
@@ -56,9 +59,11 @@ class Service:
     compaction: Compaction
     audit: AuditLog
     readiness: Readiness
+    watcher: RedisWatcher
 
     def close(self) -> None:
         """Let go of all connections."""
+        self.watcher.stop()
         self.vaults.close()
         self.compaction.close()
         self.pool.close()
@@ -78,6 +83,12 @@ def build_service(settings: Settings) -> Service:
     hot_redis = connect_hot_window(settings, redis)
     hot_probe = connect_hot_window(settings, redis, patience=HOT_WINDOW_SECONDS)
     pool = postgres_pool(settings, name="iot-api", size=settings.api_postgres_pool, check=_answers)
+    lend = partial(pool.connection, timeout=1)
+    installation = Installation(lend, lambda each: keyring.current().mark(each))
+    watch = watch_redis(redis, installation, settings)
+    hot_watch = None
+    if hot_probe is not redis:
+        hot_watch = watch_hot_window(hot_probe, installation, settings)
     backlog = Backlog(
         redis,
         names,
@@ -103,7 +114,6 @@ def build_service(settings: Settings) -> Service:
         slow_key=slow_key(),
         opened=compaction.offer,
     )
-    lend = partial(pool.connection, timeout=1)
     return Service(
         settings=settings,
         pool=pool,
@@ -114,17 +124,23 @@ def build_service(settings: Settings) -> Service:
             guesses,
             Sealer(keyring.current),
             backlog,
-            names,
+            admit=watch.require_safe,
             shards=settings.shards,
             remembering=Remembering(
-                settings.idempotency_seconds, settings.idempotency_max_requests
+                names, settings.idempotency_seconds, settings.idempotency_max_requests
             ),
         ),
         large_requests=LargeRequests(),
         receipts=Receipts(pool, backlog),
         readings=Readings(
             pool,
-            HotWindow(hot_redis, names, backlog, seconds=settings.hot_window_seconds),
+            HotWindow(
+                hot_redis,
+                names,
+                backlog,
+                seconds=settings.hot_window_seconds,
+                usable=(hot_watch or watch).keeps_indexes,
+            ),
             shards=settings.shards,
             postgres_now=partial(_postgres_now, pool),
             slots=ReadSlots(settings.api_postgres_pool),
@@ -132,11 +148,13 @@ def build_service(settings: Settings) -> Service:
         compaction=compaction,
         audit=AuditLog(keyring.current),
         readiness=Readiness(
-            redis,
+            watch,
+            installation,
             lend,
-            hot_window=None if hot_probe is redis else hot_probe,
+            hot_window=hot_watch,
             clocks=ClockWatch(redis, lend, most_seconds=settings.clock_skew_max_seconds),
         ),
+        watcher=RedisWatcher([watch] if hot_watch is None else [watch, hot_watch]),
     )
 
 

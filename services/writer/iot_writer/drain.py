@@ -127,6 +127,7 @@ class Drain:
 
         Raises:
             psycopg.Error, RedisError: a part is away; what was not stored waits on.
+            UnfitRedisError: Redis is another installation's by now.
         """
         batches, untouched = self._take(connection, shards)
         if untouched:

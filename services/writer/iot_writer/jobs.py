@@ -20,6 +20,7 @@ from rq.serializers import JSONSerializer
 
 from iot_models import metrics, names
 from iot_stores.postgres import AWAY
+from iot_stores.redis_watch import UnfitRedisError
 
 from . import lookup_upgrade, retention, stopping, sweep
 from .drain import Outcome
@@ -62,11 +63,13 @@ def _drain(writer: Writer, shards: Sequence[int]) -> dict[int, str]:
     began = time.monotonic()
     try:
         with _counting_failures("iot_drains_total"):
-            drained = writer.drain.run(writer.postgres(), shards)
+            drained = writer.drain_shards(shards)
     except AWAY as error:
         # The sweep queues the shards again; what waits, waits in the backlog.
         _log.warning("nothing is drained, Postgres is away: %s", _first_line(error))
         return {}
+    except UnfitRedisError:
+        return {}  # the watch logs why
     if drained.left:
         writer.backlog.arm([names.drain_job(shard) for shard in drained.left])
     for outcome in drained.outcomes.values():

@@ -22,6 +22,17 @@ _RESTART_UPGRADE = (
     "UPDATE vault_lookups SET changed_at = now() WHERE fast_lookups = 'created' RETURNING true"
 )
 
+# Of no revision: a database that stays at `OLDEST_REVISION` needs the id too, and processes of
+# versions before do not mind the table.
+_MARK = """
+    CREATE TABLE IF NOT EXISTS installation (
+        only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+        id uuid NOT NULL DEFAULT gen_random_uuid(),
+        keyring bytea
+    );
+    INSERT INTO installation DEFAULT VALUES ON CONFLICT DO NOTHING
+"""
+
 
 def migrate(postgres_url: str, revision: str | None = None, *, grant: bool = False) -> None:
     """Bring the database at a libpq URL to the newest schema; does nothing when it is there.
@@ -33,6 +44,8 @@ def migrate(postgres_url: str, revision: str | None = None, *, grant: bool = Fal
     All of it happens in one transaction, or nothing does. A schema one revision ahead is left as
     it is, since this version works on it: that is how one goes back to it. With `grant` the roles
     of the API and the writers get their rights on the tables.
+
+    The first call gives the database the id of an installation, with which Redis is marked.
 
     Raises:
         SettingsError: the schema is further ahead.
@@ -50,6 +63,7 @@ def migrate(postgres_url: str, revision: str | None = None, *, grant: bool = Fal
         _upgrade(connection, config, revision)
         driver: Any = connection.connection.driver_connection
         driver.execute(_DEFINERS.read_text(encoding="utf-8"))
+        driver.execute(_MARK)
         if grant:
             driver.execute(GRANTS.read_text(encoding="utf-8"))
 

@@ -7,6 +7,8 @@ import time
 from redis.exceptions import RedisError
 
 from iot_models import metrics, names
+from iot_stores.postgres import AWAY
+from iot_stores.redis_watch import UnfitRedisError
 
 from .writer import Writer
 
@@ -40,9 +42,12 @@ class Ticker(threading.Thread):
                 self._look_at_clocks()
             except RedisError as error:
                 _log.warning("Redis is away: %s", error)
+            except (UnfitRedisError, *AWAY) as error:
+                _log.debug("nothing is queued: %s", error)
 
     def tick(self) -> None:
-        """Queue what is due."""
+        """Queue what is due, unless Redis is another installation's."""
+        self._writer.watch.require_ours()
         keys = [self._writer.names.tick(job) for job in EVERY_SECONDS]
         with self._writer.redis.pipeline(transaction=False) as pipeline:
             pipeline.time()

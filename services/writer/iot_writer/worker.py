@@ -9,11 +9,13 @@ from typing import cast
 from redis.exceptions import RedisError
 from rq import Queue, SimpleWorker, worker_registration
 from rq.exceptions import StopRequested
+from rq.job import Job
 from rq.serializers import JSONSerializer
 
 from iot_models import names
 from iot_stores.postgres import AWAY
 from iot_stores.redis_client import connect_redis, is_full
+from iot_stores.redis_watch import RedisWatch, UnfitRedisError
 
 from . import jobs, stopping
 from .ticker import Ticker
@@ -37,6 +39,7 @@ class DrainWorker(SimpleWorker):
     log_result_lifespan = False
     log_job_description = False
     max_connection_wait_time = 2.0
+    watch: RedisWatch
 
     @property
     def dequeue_timeout(self) -> int:
@@ -47,6 +50,16 @@ class DrainWorker(SimpleWorker):
     def connection_timeout(self) -> int:
         """Seconds after which an answer of Redis is given up."""
         return self.dequeue_timeout + 2
+
+    def dequeue_job_and_maintain_ttl(
+        self, timeout: int | None, max_idle_time: int | None = None
+    ) -> "tuple[Job, Queue] | None":
+        """Take a job, unless Redis became another installation's: then RQ's loop ends."""
+        try:
+            self.watch.require_ours()
+        except (UnfitRedisError, *AWAY):
+            raise StopRequested from None
+        return super().dequeue_job_and_maintain_ttl(timeout, max_idle_time)
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
         """Take note that it's over, also if RQ ends its loop for another reason meanwhile."""
@@ -101,12 +114,18 @@ def work(writer: Writer) -> None:
         )
     ticker = Ticker(writer)
     ticker.start()
+    writer.watcher.start()
     try:
         while not stopping.asked.is_set():
             try:
+                writer.watch.require_ours()
                 _work_on_jobs(writer)
             except RedisError as error:
                 _log.warning("Redis is away: %s", error)
+            except AWAY as error:
+                _log.warning("whose Redis is, is not known: Postgres is away: %s", error)
+            except UnfitRedisError:
+                pass  # the watch has logged why
             except StopRequested:  # RQ raises it in its handler, wherever we are then
                 break
             if not stopping.asked.wait(RESTART_SECONDS):
@@ -122,26 +141,32 @@ def _hand_over(writer: Writer) -> None:
     that it took and did not begin. Others would find that out at the next sweep only.
     """
     try:
+        writer.watch.require_ours()
         writer.backlog.arm([names.drain_job(shard) for shard in writer.backlog.oldest()])
     except RedisError as error:
         _log.warning("Redis is away: %s", error)
+    except (UnfitRedisError, *AWAY) as error:
+        _log.debug("no drain is queued: %s", error)
 
 
 def _relieve(writer: Writer) -> None:
     """A Redis that is full takes no job: drain without one, since that is what makes room."""
     try:
+        writer.watch.require_ours()
         writer.backlog.arm([names.SWEEP_JOB])
     except RedisError as error:
         if is_full(error):
             _log.warning("Redis is full: draining without jobs")
             _drain_directly(writer)
+    except (UnfitRedisError, *AWAY) as error:
+        _log.debug("no sweep is queued: %s", error)
 
 
 def _drain_directly(writer: Writer) -> None:
     try:
         for shard in range(writer.settings.shards):
-            writer.drain.run(writer.postgres(), [shard])
-    except (RedisError, *AWAY) as error:
+            writer.drain_shards([shard])
+    except (RedisError, UnfitRedisError, *AWAY) as error:
         _log.warning("draining without jobs failed: %s", error)
 
 
@@ -154,6 +179,7 @@ def _work_on_jobs(writer: Writer) -> None:
             job_class=jobs.KnownJob,
             serializer=JSONSerializer,
         )
+        worker.watch = writer.watch
         try:
             worker.work(logging_level="WARNING")
         finally:

@@ -1,7 +1,8 @@
 """What a writer process holds: its connections and the work on them."""
 
 import logging
-from functools import cache, partial
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 from iot_cipher.envelope import Opener
@@ -14,12 +15,15 @@ from iot_stores.clocks import ClockWatch
 from iot_stores.compaction_orders import CompactionOrders
 from iot_stores.dead_letters import DeadLetters
 from iot_stores.hot_window import HotWindow
+from iot_stores.installation import Installation
 from iot_stores.postgres import Connection, check_schema, connect_postgres, url_parts
 from iot_stores.readiness import Readiness
 from iot_stores.redis_client import connect_hot_window, connect_redis
+from iot_stores.redis_watch import RedisWatcher
+from iot_stores.watched_stores import watch_hot_window, watch_redis
 
 from .compaction import Compaction
-from .drain import HOT_WINDOW_PAUSE_SECONDS, Drain
+from .drain import HOT_WINDOW_PAUSE_SECONDS, Drain, Drained
 from .sparse_indexes import SparseIndexes
 
 _log = logging.getLogger(__name__)
@@ -36,6 +40,11 @@ class Writer:
         self.names = KeyNames(settings.redis_key_prefix)
         self.redis = connect_redis(settings)
         self.hot_redis = connect_hot_window(settings, self.redis)
+        self.installation = Installation(self._connect)
+        self.watch = self.hot_watch = watch_redis(self.redis, self.installation, settings)
+        if self.hot_redis is not self.redis:
+            self.hot_watch = watch_hot_window(self.hot_redis, self.installation, settings)
+        self.watcher = RedisWatcher(list(dict.fromkeys((self.watch, self.hot_watch))))
         self.backlog = Backlog(
             self.redis,
             self.names,
@@ -45,9 +54,13 @@ class Writer:
         self.audit = AuditLog(self.keys.current)
         self.drain = Drain(
             self.backlog,
-            DeadLetters(self.redis, self.names),
+            DeadLetters(self.redis, self.names, confirm_ours=self.watch.confirm_ours),
             HotWindow(
-                self.hot_redis, self.names, self.backlog, seconds=settings.hot_window_seconds
+                self.hot_redis,
+                self.names,
+                self.backlog,
+                seconds=settings.hot_window_seconds,
+                usable=self.hot_watch.keeps_indexes,
             ),
             Opener(self.keys.current),
             self.audit,
@@ -55,13 +68,11 @@ class Writer:
             hot_window_pause=0.0 if self.hot_redis is self.redis else HOT_WINDOW_PAUSE_SECONDS,
         )
         self.clocks = ClockWatch(
-            self.redis,
-            partial(connect_postgres, settings, name="iot-writer"),
-            most_seconds=settings.clock_skew_max_seconds,
+            self.redis, self._connect, most_seconds=settings.clock_skew_max_seconds
         )
         self.compaction_orders = CompactionOrders(self.redis, self.names)
         self.compaction = Compaction(self.compaction_orders, self.keys.current)
-        self.sparse_indexes = SparseIndexes(lambda: connect_postgres(settings, name="iot-writer"))
+        self.sparse_indexes = SparseIndexes(self._connect)
         self._connection: Connection | None = None
 
     def postgres(self) -> Connection:
@@ -72,9 +83,11 @@ class Writer:
             SettingsError: the database's schema is another version's.
         """
         if self._connection is None or self._connection.closed or self._connection.broken:
-            connection = connect_postgres(self.settings, name="iot-writer")
+            connection = self._connect()
             try:
                 check_schema(connection)
+                if self.installation.refresh(connection):
+                    self.watch.forget()
             except BaseException:
                 connection.close()
                 raise
@@ -84,11 +97,22 @@ class Writer:
     def readiness(self) -> Readiness:
         """Whether this process can drain; asks over connections that the drain doesn't use."""
         return Readiness(
-            self.redis,
-            partial(connect_postgres, self.settings, name="iot-writer"),
-            ask_once=True,
-            clocks=self.clocks,
+            self.watch, self.installation, self._connect, ask_once=True, clocks=self.clocks
         )
+
+    def drain_shards(self, shards: Sequence[int]) -> Drained:
+        """Drain shards of a Redis that is ours.
+
+        Raises:
+            UnfitRedisError: it is another installation's.
+            psycopg.Error, RedisError: a part is away; what was not stored waits on.
+        """
+        connection = self.postgres()
+        self.watch.require_ours()
+        return self.drain.run(connection, shards)
+
+    def _connect(self) -> Connection:
+        return connect_postgres(self.settings, name="iot-writer")
 
     def close(self) -> None:
         """Let go of all connections."""

@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -22,6 +23,7 @@ KeyId = int
 _TRANSIT = b"iot-sensor transit v1"
 _WRAP = b"iot-sensor wrap v1"
 _AUDIT = b"iot-sensor audit v1"
+_MARK = b"iot-sensor keyring mark v1"
 _SCRYPT_SALT = b"iot-sensor scrypt salt v2"
 
 
@@ -52,6 +54,10 @@ class Keyring(SecretHolder):
         tested, and with it each test costs a scrypt.
         """
         return derive(self._pepper, salt=b"", info=_SCRYPT_SALT)
+
+    def mark(self, installation: uuid.UUID) -> bytes:
+        """32 bytes that tell, for an installation, this keyring from one with another pepper."""
+        return derive(self._pepper, salt=installation.bytes, info=_MARK)
 
     def transit_key(self, key_id: KeyId) -> bytes:
         """Seals queue entries. Raises `DecryptionError` for an id that isn't in the keyring."""

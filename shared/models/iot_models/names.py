@@ -40,6 +40,16 @@ class KeyNames:
         return f"{self.prefix}rq"
 
     @property
+    def owner(self) -> str:
+        """The installation that all these keys belong to."""
+        return f"{self.prefix}iot:owner"
+
+    @property
+    def owner_keyring(self) -> str:
+        """The mark of the keyring that they were written with."""
+        return f"{self.prefix}iot:owner:keyring"
+
+    @property
     def job_list(self) -> str:
         """The list in which RQ keeps the ids of the waiting jobs."""
         return f"{self.rq}:queue:{JOB_QUEUE}"

@@ -90,6 +90,18 @@ class Settings:
         minimum=1,
     )
 
+    redis_allow_eviction: int = _setting(
+        0,
+        "1: acknowledge readings although the maxmemory-policy of Redis is not noeviction, and it "
+        "may drop them when its memory is full.",
+        maximum=1,
+    )
+    redis_allow_no_aof: int = _setting(
+        0,
+        "1: acknowledge readings although Redis has no AOF (appendonly no): without a replica that "
+        "is promoted, its end loses all that is not yet stored.",
+        maximum=1,
+    )
     redis_wait_replicas: int = _setting(
         0, "Replicas of Redis that must have readings before they are acknowledged.", maximum=10
     )

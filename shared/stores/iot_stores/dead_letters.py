@@ -1,6 +1,6 @@
 """Dead letters: entries that can't be stored, set aside whole, with their reasons."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import cast
 
@@ -30,7 +30,17 @@ class DeadLetter:
 class DeadLetters:
     """The stream of dead letters."""
 
-    def __init__(self, client: "Redis", names: KeyNames) -> None:
+    def __init__(
+        self,
+        client: "Redis",
+        names: KeyNames,
+        *,
+        confirm_ours: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`confirm_ours` raises when Redis became another installation's, whose entries can't be
+        opened here.
+        """
+        self._confirm_ours = confirm_ours
         self._client = client
         self._names = names
         self._bury = load_script(client, "dead_letters_bury.lua")
@@ -39,7 +49,11 @@ class DeadLetters:
         """Copy an entry that can't be stored to the dead letters, once; False if it is there.
 
         It leaves the backlog with the entries around it, by `Backlog.remove`.
+
+        Raises:
+            UnfitRedisError: Redis is another installation's.
         """
+        self._confirm_ours()
         keys = [self._names.dead_letters, self._names.dead_letter_ids]
         arguments = [shard, waiting.entry_id, waiting.sealed, reason]
         return bool(self._bury(keys=keys, args=arguments))

@@ -13,7 +13,7 @@ stamps readings.
 """
 
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -59,7 +59,17 @@ class Coverage:
 class HotWindow:
     """The segments received in the last `seconds`; 0 seconds keeps none."""
 
-    def __init__(self, client: "Redis", names: KeyNames, backlog: Backlog, *, seconds: int) -> None:
+    def __init__(
+        self,
+        client: "Redis",
+        names: KeyNames,
+        backlog: Backlog,
+        *,
+        seconds: int,
+        usable: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """`usable`: whether Redis keeps what it holds, and is ours; else nothing is covered."""
+        self._usable = usable
         self._client = client
         self._names = names
         self._backlog = backlog
@@ -77,7 +87,7 @@ class HotWindow:
             RedisError: it can't be told whether it was done. It may be left at that: what is
                 missing is not claimed to be there.
         """
-        if not self._seconds:
+        if not (self._seconds and self._usable()):
             return
         now = self._backlog.now()
         run_all(self._client, self._write, [self._addition(drain, now) for drain in drains])
@@ -103,9 +113,11 @@ class HotWindow:
         before.
         """
         drained = self._backlog.drained(shard)  # first: what is drained meanwhile may be missing
+        begin = begin or max(1, drained.now - seconds * 1000)
+        if not self._usable():
+            return Coverage(begin, held=False)
         found = self._client.hmget(self._names.hot_cover(shard), ["position", "since", "seconds"])
         position, since, kept = cast("list[bytes | None]", found)
-        begin = begin or max(1, drained.now - seconds * 1000)
         if drained.position is None or position is None or since is None or kept is None:
             return Coverage(begin, held=False)
         if _order(position.decode()) < _order(drained.position) or begin < int(since):

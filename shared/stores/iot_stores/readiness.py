@@ -5,30 +5,32 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 import psycopg
-from redis import Redis
 from redis.exceptions import RedisError
 
 from iot_models.errors import SettingsError
 
 from .clocks import ClockWatch, postgres_ahead
+from .installation import Installation
 from .postgres import Connection, check_schema
+from .redis_watch import RedisWatch
 
 _log = logging.getLogger(__name__)
 
 
 class Readiness:
-    """Redis must answer, its clock and this process's must agree, and the database's schema must
-    have been seen to be known, once.
+    """Redis must answer and be fit, its clock and this process's must agree, and the database's
+    schema must have been seen to be known, once.
 
     After that Postgres may go away: the backlog holds what comes in.
     """
 
     def __init__(
         self,
-        client: "Redis",
+        redis: RedisWatch,
+        installation: Installation,
         connect: Callable[[], AbstractContextManager[Connection]],
         *,
-        hot_window: "Redis | None" = None,
+        hot_window: RedisWatch | None = None,
         ask_once: bool = False,
         clocks: ClockWatch,
     ) -> None:
@@ -38,7 +40,8 @@ class Readiness:
         Postgres is left alone as soon as the schema was seen.
         """
         self._hot_window = hot_window
-        self._client = client
+        self._redis = redis
+        self._installation = installation
         self._connect = connect
         self._ask_once = ask_once
         self._schema_seen = False
@@ -49,9 +52,10 @@ class Readiness:
         """What there is to say of each part: `ok`, or what is wrong with it. Of the clocks only
         what is wrong.
         """
-        state = {"redis": _answers(self._client, "Redis"), "postgres": self._postgres()}
+        postgres = self._postgres()  # first: it tells whose Redis must be
+        state = {"redis": self._redis.state(), "postgres": postgres}
         if self._hot_window is not None:
-            state["hot_window"] = _answers(self._hot_window, "the hot window's Redis")
+            state["hot_window"] = self._hot_window.state()
         fault = self._clock_fault() if state["redis"] == "ok" else None
         return state | {"clocks": fault} if fault else state
 
@@ -74,6 +78,7 @@ class Readiness:
             with self._connect() as connection:
                 check_schema(connection)
                 self._postgres_ahead = postgres_ahead(connection)
+                self._installation.refresh(connection)
         except SettingsError as error:
             self._schema_seen = False
             return str(error)
@@ -82,12 +87,3 @@ class Readiness:
             return "away"
         self._schema_seen = True
         return "ok"
-
-
-def _answers(client: "Redis", name: str) -> str:
-    try:
-        client.ping()
-    except RedisError as error:
-        _log.warning("%s is away: %s", name, error)
-        return "away"
-    return "ok"

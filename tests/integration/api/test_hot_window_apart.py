@@ -4,9 +4,10 @@ import dataclasses
 import json
 import signal
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from redis import Redis
@@ -19,6 +20,7 @@ from iot_tools.local.redis_server import RedisServer
 from iot_writer import writer as writer_module
 from iot_writer.writer import Writer
 from support.draining import drain_all
+from support.keys import KEYS
 from support.stack import Stack
 from support.waiting import wait_until
 
@@ -86,8 +88,42 @@ def test_segments_are_in_its_own_redis_and_nothing_else_is(
     assert story.source() == "hot_window"
     assert not redis.keys("iot:hot:*")
     with Redis.from_url(own_redis.url) as hot:
-        assert len(hot.keys()) == len(hot.keys("iot:hot:*")) == 3
+        marks = [KEYS.owner.encode(), KEYS.owner_keyring.encode()]
+        held = {key for key in cast("list[bytes]", hot.keys()) if key not in marks}
+        assert held == set(cast("list[bytes]", hot.keys("iot:hot:*")))
+        assert len(held) == 3
     assert ready(story.api)["hot_window"] == "ok"
+
+
+def test_one_that_evicts_is_not_used(story: Story, own_redis: RedisServer) -> None:
+    """An index that is evicted would not be missed."""
+    story.store()
+    assert story.source() == "hot_window"
+    with Redis.from_url(own_redis.url) as hot:
+        hot.config_set("maxmemory-policy", "allkeys-lru")
+        assert "its maxmemory-policy is allkeys-lru" in ready(story.api)["hot_window"]
+        story.writer.hot_watch.look()  # as its thread does
+        assert story.source() == "postgres"
+        keys = set(cast("list[bytes]", hot.keys("iot:hot:*")))
+        story.store()
+        assert set(cast("list[bytes]", hot.keys("iot:hot:*"))) == keys
+        assert story.source() == "postgres"
+        hot.config_set("maxmemory-policy", "noeviction")
+        assert ready(story.api)["hot_window"] == "ok"
+        story.writer.hot_watch.look()
+        story.store()
+        assert story.source() == "postgres"  # until the window is whole again
+
+
+def test_another_installation_s_is_not_used(story: Story, own_redis: RedisServer) -> None:
+    with Redis.from_url(own_redis.url) as hot:
+        hot.set(KEYS.owner, str(uuid.uuid4()))
+        told = ready(story.api)["hot_window"]
+        assert "the hot window's Redis belongs to the installation" in told
+        assert "IOT_HOT_WINDOW_REDIS_URL" in told
+        story.store()
+        assert story.source() == "postgres"
+        assert hot.keys() == [KEYS.owner.encode()]
 
 
 def test_one_url_for_both_is_one_redis(make_api: MakeApi, settings: Settings) -> None:

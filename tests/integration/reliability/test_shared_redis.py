@@ -1,5 +1,7 @@
 """Two releases on one Redis, with their own keyrings and databases."""
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,6 +13,7 @@ from redis import Redis
 
 from iot_cipher.keyring import create_keyring_file
 from iot_tools.local.postgres_server import PostgresServer
+from iot_tools.local.redis_server import RedisServer
 from support.stack import Stack
 from support.waiting import wait_until
 
@@ -24,7 +27,10 @@ def other_postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
     """The database of the second release."""
     with psycopg.connect(postgres_server.url, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {OTHER_DATABASE} TEMPLATE template_iot")
-        yield psycopg.conninfo.make_conninfo(postgres_server.url, dbname=OTHER_DATABASE)
+        url = psycopg.conninfo.make_conninfo(postgres_server.url, dbname=OTHER_DATABASE)
+        with psycopg.connect(url, autocommit=True) as other:
+            other.execute("UPDATE installation SET id = gen_random_uuid()")
+        yield url
         connection.execute(f"DROP DATABASE {OTHER_DATABASE} WITH (FORCE)")
 
 
@@ -99,6 +105,171 @@ def test_releases_with_prefixes_of_their_own_share_a_redis(
                 assert any(key.startswith(kind) for key in named), kind
         for name in ("iot:dead", "berlin:iot:dead"):
             assert not redis.xlen(name)
+
+
+def _put(stack: Stack, number: int) -> int:
+    return stack.put([{"data": {"db_password": "p", "freeform": number}}]).status
+
+
+def _log(folder: Path) -> str:
+    return "".join(each.read_text(encoding="utf-8") for each in sorted(folder.glob("*.log")))
+
+
+def _state(stack: Stack) -> tuple[int, str]:
+    answer = stack.request("GET", "/readyz")
+    return answer.status, answer.json()["redis"]
+
+
+def _tool(environment: dict[str, str], *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "iot_tools", *arguments],
+        env=environment, capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    return done.stdout
+
+
+def test_another_release_is_refused(
+    make_stack: MakeStack,
+    environment: dict[str, str],
+    other_environment: dict[str, str],
+    redis_url: str,
+    tmp_path: Path,
+) -> None:
+    """The first one's readings are all stored, the second one's are all refused."""
+    first, second = make_stack("first", environment), make_stack("second", other_environment)
+    first.start_api()
+    first.start_writer()
+    second.start_writer()
+    second.start_api(wait=False)
+    wait_until(second.answers, what="the second API")
+    for number in range(60):
+        assert _put(first, number) == 201
+        assert _put(second, number) == 503
+    status, sentence = _state(second)
+    assert status == 503
+    assert "Redis belongs to the installation" in sentence
+    assert f"not ready: {sentence}" in _log(tmp_path / "second")
+    wait_until(
+        lambda: (tmp_path / "second" / "writer-0.log").read_text(encoding="utf-8").count(sentence),
+        what="the sentence of the writer",
+    )
+    expected = {str(number) for number in range(60)}
+    wait_until(lambda: {each["freeform"] for each in first.read("p")} == expected)
+    with Redis.from_url(redis_url) as redis:
+        assert redis.scard("rq:workers") == 1
+        assert not redis.xlen("iot:dead")
+    assert _state(first) == (200, "ok")
+
+
+def test_redis_is_claimed_deliberately(
+    make_stack: MakeStack,
+    environment: dict[str, str],
+    other_environment: dict[str, str],
+    redis_url: str,
+) -> None:
+    """As after a restore into a new database: the process that lost Redis stops by itself."""
+    first, second = make_stack("first", environment), make_stack("second", other_environment)
+    first.start_api()
+    first.start_writer()
+    assert _put(first, 1) == 201
+    wait_until(lambda: len(first.read("p")) == 1, what="the reading")
+    told = _tool(other_environment, "claim-redis")
+    assert "it belongs to" in told
+    wait_until(lambda: _put(first, 2) == 503, seconds=10, what="the refusal")
+    assert _state(first)[0] == 503
+    second.start_api()
+    second.start_writer()
+    with Redis.from_url(redis_url) as redis:
+        wait_until(lambda: redis.scard("rq:workers") == 1, what="the one writer that works")
+    assert _put(second, 3) == 201
+    wait_until(lambda: {each["freeform"] for each in second.read("p")} == {"3"})
+    _tool(environment, "claim-redis")
+    wait_until(lambda: _state(first)[0] == 200, seconds=10, what="readiness of the first")
+    wait_until(lambda: _put(second, 4) == 503, seconds=10, what="the second's refusal")
+    assert _put(first, 5) == 201
+    # A writer of the second one may have seen it first: it sets nothing aside that it can't open.
+    wait_until(lambda: "5" in {each["freeform"] for each in first.read("p")})
+
+
+def test_the_same_stores_are_shared_by_two_releases_on_purpose(
+    make_stack: MakeStack, environment: dict[str, str]
+) -> None:
+    """Blue and green: one keyring, one database, one Redis."""
+    stacks = [make_stack(name, environment) for name in ("blue", "green")]
+    for stack in stacks:
+        stack.start_api()
+    for number, stack in enumerate(stacks):
+        assert _put(stack, number) == 201
+
+
+def test_another_keyring_on_the_same_database_is_refused(
+    make_stack: MakeStack, environment: dict[str, str], other_environment: dict[str, str]
+) -> None:
+    """Also with a Redis of its own: its readings would be of no use to others."""
+    make_stack("first", environment).start_api()
+    mixed = environment | {
+        "IOT_KEYRING_FILE": other_environment["IOT_KEYRING_FILE"],
+        "IOT_REDIS_KEY_PREFIX": "other:",
+    }
+    second = make_stack("second", mixed)
+    second.start_api(wait=False)
+    wait_until(second.answers, what="the second API")
+    assert _put(second, 1) == 503
+    answer = second.request("GET", "/readyz")
+    assert answer.status == 503
+    assert "another keyring than the one that the database" in answer.json()["postgres"]
+
+
+def test_a_redis_that_starts_to_evict_takes_no_more(
+    make_stack: MakeStack, environment: dict[str, str], own_redis: RedisServer, tmp_path: Path
+) -> None:
+    """Within seconds; what it holds is stored."""
+    stack = make_stack("one", environment | {"IOT_REDIS_URL": own_redis.url})
+    stack.start_api()
+    assert _put(stack, 1) == 201
+    with Redis.from_url(own_redis.url) as redis:
+        redis.config_set("maxmemory-policy", "allkeys-lru")
+        wait_until(lambda: _put(stack, 2) == 503, seconds=10, what="the refusal")
+        status, sentence = _state(stack)
+        assert status == 503
+        assert "its maxmemory-policy is allkeys-lru" in sentence
+        assert sentence in _log(tmp_path / "one")
+        stack.start_writer()
+        wait_until(lambda: not any(redis.xlen(key) for key in redis.scan_iter("iot:ingest:*")))
+        redis.config_set("maxmemory-policy", "noeviction")
+        wait_until(lambda: _state(stack)[0] == 200, seconds=10, what="readiness")
+        assert _put(stack, 3) == 201
+
+
+@pytest.mark.parametrize(
+    ("lines", "allowed", "sentence"),
+    [
+        (["maxmemory-policy allkeys-lru"], "IOT_REDIS_ALLOW_EVICTION", "is allkeys-lru"),
+        (["appendonly no"], "IOT_REDIS_ALLOW_NO_AOF", "appendonly is no"),
+    ],
+)
+def test_a_redis_that_loses_readings_is_allowed_knowingly(
+    make_stack: MakeStack,
+    environment: dict[str, str],
+    tmp_path: Path,
+    lines: list[str],
+    allowed: str,
+    sentence: str,
+) -> None:
+    server = RedisServer(tmp_path / "redis", config=lines)
+    server.start()
+    try:
+        given = environment | {"IOT_REDIS_URL": server.url}
+        refused = make_stack("refused", given)
+        refused.start_api(wait=False)
+        wait_until(refused.answers, what="the API")
+        assert _put(refused, 1) == 503
+        assert sentence in _state(refused)[1]
+        knowing = make_stack("knowing", given | {allowed: "1"})
+        knowing.start_api()
+        assert _put(knowing, 1) == 201
+    finally:
+        server.stop()
 
 
 def test_a_prefix_that_is_none_ends_the_processes(

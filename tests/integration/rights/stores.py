@@ -55,6 +55,7 @@ class RedisWithUsers:
             f"port {self.port}",
             f"dir {directory}",
             'save ""',
+            "appendonly yes",
             f"aclfile {directory / 'users.acl'}",
         ]
         (directory / "redis.conf").write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -270,7 +270,6 @@ DANGEROUS = [
 REDIS_REFUSED = {
     "iot_api": [
         *DANGEROUS,
-        "INFO",
         "DEL iot:ingest:0",
         "XTRIM iot:ingest:0 MAXLEN 0",
         "XDEL iot:ingest:0 1-0",

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psycopg
@@ -30,8 +30,10 @@ SERVERS = {
 class ChosenRedisServer(RedisServer):
     """A server with a given binary."""
 
-    def __init__(self, directory: Path, binary: Path) -> None:
-        super().__init__(directory)
+    def __init__(
+        self, directory: Path, binary: Path, *, config: Sequence[str] = (), port: int | None = None
+    ) -> None:
+        super().__init__(directory, config=config, port=port)
         self._binary = binary
 
     def _prepare(self) -> Program:

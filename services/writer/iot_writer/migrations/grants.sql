@@ -22,13 +22,15 @@ $$;
 REVOKE CREATE ON SCHEMA public FROM iot_writer;
 
 REVOKE ALL ON
-    vaults, vault_lookups, segments, ingest_offsets, ingest_sessions, audit_log, alembic_version
+    vaults, vault_lookups, segments, ingest_offsets, ingest_sessions, audit_log, installation, alembic_version
     FROM iot_api;
 REVOKE ALL ON
-    vaults, vault_lookups, ingest_offsets, ingest_sessions, audit_log, alembic_version
+    vaults, vault_lookups, ingest_offsets, ingest_sessions, audit_log, installation, alembic_version
     FROM iot_writer;
 
-GRANT SELECT ON alembic_version TO iot_api, iot_writer;
+GRANT SELECT ON alembic_version, installation TO iot_api, iot_writer;
+-- The API marks the database with its keyring, once.
+GRANT UPDATE (keyring) ON installation TO iot_api;
 
 GRANT SELECT, INSERT, UPDATE ON vaults TO iot_api;
 -- Compaction locks a vault's row (FOR KEY SHARE), for which one column must be writable.

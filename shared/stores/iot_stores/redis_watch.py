@@ -1,0 +1,322 @@
+"""The watch over a Redis: whose it is, and whether it keeps what it is given.
+
+A Redis is marked with the id of the installation, which stands in Postgres. It is looked at before
+the first use, every second while the watch's thread runs, and by readiness. A request finds the
+answer there, and asks nobody.
+"""
+
+import copy
+import logging
+import threading
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import psycopg
+from redis import Redis
+from redis.exceptions import (
+    ClusterCrossSlotError,
+    ClusterDownError,
+    MovedError,
+    NoPermissionError,
+    RedisError,
+    ResponseError,
+)
+
+from iot_models.errors import SettingsError, UnavailableError
+from iot_models.names import KeyNames
+
+from .installation import OTHER_KEYRING, Installation
+from .scripts import load_script
+
+LOOK_SECONDS = 1.0
+RETRY_SECONDS = 5
+
+_OF_A_CLUSTER = (ClusterCrossSlotError, ClusterDownError, MovedError)
+
+_log = logging.getLogger(__name__)
+
+
+class UnfitRedisError(UnavailableError):
+    """Redis must not be used. `/readyz` and the log say why; a client is not told."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Redis is not set up for this service; /readyz says why", retry_after=RETRY_SECONDS
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Duties:
+    """What a Redis must do, and what is allowed knowingly."""
+
+    name: str = "Redis"
+    variable: str = "IOT_REDIS_URL"
+    durable: bool = True
+    """Whether it must write to its disk."""
+    may_evict: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What was found at a look. An empty sentence: nothing is wrong."""
+
+    unknown: str = ""
+    """Why the database does not tell whose it is. Nothing is wrong with Redis."""
+    foreign: str = ""
+    """Why nothing may be written to it or taken from it."""
+    unsafe: str = ""
+    """Why it must not be trusted with readings; what it holds may be taken."""
+    unchecked: str = ""
+    """What it does not tell."""
+    evicts: bool = False
+    unfit: bool = field(init=False)
+    """Whether anything is wrong."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "unfit", bool(self.unknown or self.fault))
+
+    @property
+    def fault(self) -> str:
+        """What is wrong with Redis."""
+        return "; ".join(filter(None, (self.foreign, self.unsafe)))
+
+
+class RedisWatch:
+    """Looks at one Redis, on behalf of all threads of a process."""
+
+    def __init__(
+        self, client: "Redis", names: KeyNames, installation: Installation, duties: Duties
+    ) -> None:
+        self._client = client
+        self._keys = [names.owner, names.owner_keyring, names.backlog_counters]
+        self._installation = installation
+        self._duties = duties
+        self._claim = load_script(client, "owner_claim.lua")
+        self._verdict: Verdict | None = None
+        self._told: Verdict | None = None
+        self._looking = threading.Lock()
+        self._looks = 0
+        self._error: Exception | None = None
+
+    def require_safe(self) -> None:
+        """Refuse to acknowledge readings unless Redis is this installation's and keeps them.
+
+        Raises:
+            UnfitRedisError: it is not, or does not.
+            RedisError, psycopg.OperationalError: it is not known, and a part is away.
+        """
+        verdict = self._verdict or self._first_look()
+        if verdict.unfit:
+            raise UnfitRedisError
+
+    def require_ours(self) -> None:
+        """Refuse to take anything from a Redis unless it is this installation's.
+
+        Raises as `require_safe`.
+        """
+        verdict = self._verdict or self._first_look()
+        if verdict.unknown or verdict.foreign:
+            raise UnfitRedisError
+
+    def confirm_ours(self) -> None:
+        """As `require_ours`, but look first."""
+        self.look()
+        self.require_ours()
+
+    def keeps_indexes(self) -> bool:
+        """Whether what is read from it can be relied on to be complete. Raises as `require_safe`,
+        but only while Redis is away: without Postgres it can't be told whose it is.
+        """
+        try:
+            verdict = self._verdict or self._first_look()
+        except psycopg.OperationalError:
+            return True
+        return not (verdict.unknown or verdict.foreign or verdict.evicts)
+
+    def state(self) -> str:
+        """Look, and say what there is to say to people: `ok`, or what is wrong."""
+        try:
+            return self.look().fault or "ok"
+        except RedisError as error:
+            _log.warning("%s is away: %s", self._duties.name, error)
+            return "away"
+        except psycopg.OperationalError:
+            return "not checked: Postgres is away"
+
+    def forget(self) -> None:
+        """Look again before the next use: the database may be another one."""
+        self._verdict = None
+
+    def look(self) -> Verdict:
+        """Look now.
+
+        Raises:
+            RedisError, psycopg.OperationalError: a part is away; nothing is known any more.
+        """
+        try:
+            verdict = self._look()
+        except Exception:
+            self._verdict = None
+            raise
+        self._verdict = verdict
+        if verdict != self._told:
+            self._tell(verdict)
+        return verdict
+
+    def _first_look(self) -> Verdict:
+        """Look, once for all who wait for it."""
+        seen = self._looks
+        with self._looking:
+            if self._looks == seen:
+                self._error = None
+                try:
+                    self.look()
+                except Exception as error:  # noqa: BLE001 - raised to all who wait
+                    self._error = copy.copy(error)
+                self._looks += 1
+            if self._error is not None:
+                # A copy: the traceback of one holds what its request holds.
+                raise copy.copy(self._error)
+            return self._verdict or self.look()
+
+    def _look(self) -> Verdict:
+        name = self._duties.name
+        info = self._info()
+        if info.get("cluster_enabled"):
+            return Verdict(foreign=_cluster(name))
+        evicts, unsafe, unchecked = _judge(info, self._duties)
+        try:
+            foreign = self._foreign()
+        except SettingsError as error:
+            return Verdict(unknown=str(error))
+        except _OF_A_CLUSTER:
+            return Verdict(foreign=_cluster(name))
+        except NoPermissionError:
+            foreign, unchecked = "", _unmarked(name, self._keys[0])
+        return Verdict(foreign=foreign, unsafe=unsafe, unchecked=unchecked, evicts=evicts)
+
+    def _foreign(self) -> str:
+        """Mark Redis unless it is marked; why it is not ours, if it is not."""
+        away: psycopg.OperationalError | None = None
+        ours = ""
+        try:
+            ours = str(self._installation.known())
+        except psycopg.OperationalError as error:
+            away = error
+        answers = cast("list[bytes]", self._claim(keys=self._keys, args=[ours]))
+        owner, keyring = (each.decode(errors="replace") for each in answers)
+        mark = self._keyring_mark(owner)
+        if away is not None:
+            if mark and mark == keyring:
+                return ""  # a process with this keyring has seen the database to it
+            raise away
+        if owner != ours:
+            return _foreign(self._duties, owner, ours)
+        if mark and not keyring:
+            self._client.set(self._keys[1], mark)
+        elif mark and mark != keyring:
+            return OTHER_KEYRING.format(where=self._duties.name)
+        return ""
+
+    def _keyring_mark(self, owner: str) -> str:
+        if self._installation.keyring_mark is None:
+            return ""
+        try:
+            return self._installation.keyring_mark(uuid.UUID(owner)).hex()
+        except ValueError:  # no mark of ours
+            return ""
+
+    def _info(self) -> dict[str, Any]:
+        try:
+            return self._client.info()
+        except NoPermissionError:
+            return {}
+        except ResponseError as error:  # renamed, as managed ones do
+            if str(error).startswith("unknown command"):
+                return {}
+            raise
+
+    def _tell(self, verdict: Verdict) -> None:
+        if verdict.unfit:
+            _log.error("not ready: %s", verdict.unknown or verdict.fault)
+        elif self._told is not None and self._told.unfit:
+            _log.info("%s is as it must be", self._duties.name)
+        if verdict.unchecked:
+            _log.warning("%s", verdict.unchecked)
+        self._told = verdict
+
+
+def _judge(info: dict[str, Any], duties: Duties) -> tuple[bool, str, str]:
+    """Whether it evicts, what is wrong with that and with its disk, and what it doesn't tell."""
+    policy, aof = info.get("maxmemory_policy"), info.get("aof_enabled")
+    evicts = policy not in {None, "noeviction"}
+    unsafe, unchecked = [], []
+    if evicts and not duties.may_evict:
+        unsafe.append(
+            f"{duties.name} may evict readings, its maxmemory-policy is {policy}: set noeviction, "
+            "or IOT_REDIS_ALLOW_EVICTION=1 to lose them knowingly"
+        )
+    if aof == 0 and duties.durable:
+        unsafe.append(
+            f"{duties.name} keeps readings in memory alone, its appendonly is no: set appendonly "
+            "yes, or IOT_REDIS_ALLOW_NO_AOF=1 where replicas have to do"
+        )
+    if policy is None:
+        unchecked.append("maxmemory-policy")
+    if aof is None and duties.durable:
+        unchecked.append("appendonly")
+    told = ""
+    if unchecked:
+        told = (
+            f"{duties.name} doesn't tell its {' and '.join(unchecked)}, so nothing checks that it "
+            "keeps what it is given"
+        )
+    return evicts, "; ".join(unsafe), told
+
+
+def _unmarked(name: str, key: str) -> str:
+    return (
+        f"the user of {name} may not use the key {key}, so nothing checks whose it is: take "
+        "the rights of production/redis-users.acl"
+    )
+
+
+def _cluster(name: str) -> str:
+    return (
+        f"{name} is a Redis Cluster, which this service can't use: take a single Redis, with "
+        "replicas and Sentinels (redis+sentinel://) for failovers"
+    )
+
+
+def _foreign(duties: Duties, owner: str, ours: str) -> str:
+    return (
+        f"{duties.name} belongs to the installation {owner[:36]}, and the database to {ours}: set "
+        f"another database number in {duties.variable}, or an IOT_REDIS_KEY_PREFIX; or, if this "
+        "Redis and this database belong together, run `iot-sensor claim-redis`"
+    )
+
+
+class RedisWatcher(threading.Thread):
+    """Looks again every second, so that requests need not."""
+
+    def __init__(self, watches: Sequence[RedisWatch]) -> None:
+        super().__init__(name="redis-watcher", daemon=True)
+        self._watches = watches
+        self._stopping = threading.Event()
+
+    def run(self) -> None:
+        """Look until stopped."""
+        while True:
+            for watch in self._watches:
+                try:
+                    watch.look()
+                except (RedisError, psycopg.OperationalError) as error:
+                    _log.debug("Redis can't be looked at: %s", error)
+            if self._stopping.wait(LOOK_SECONDS):
+                return
+
+    def stop(self) -> None:
+        """End the thread, at its next look at the latest."""
+        self._stopping.set()

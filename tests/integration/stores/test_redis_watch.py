@@ -1,0 +1,363 @@
+"""Whose a Redis is, and whether it keeps what it is given, on each server of Redis."""
+
+import logging
+import socket
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import cast
+
+import psycopg
+import pytest
+from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from integration.upgrade.conftest import SERVERS, ChosenRedisServer
+from iot_stores.installation import Installation, KeyringMark
+from iot_stores.postgres import Connection
+from iot_stores.redis_watch import Duties, RedisWatch, UnfitRedisError
+from iot_tools.local.ports import free_port
+from iot_tools.local.redis_server import RedisServer
+from support.keys import KEYS
+from support.waiting import wait_until
+
+Watch = Callable[..., RedisWatch]
+
+
+@pytest.fixture(params=["system", *SERVERS])
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RedisServer]:
+    """Each server of Redis."""
+    binary = SERVERS.get(request.param)
+    directory = tmp_path / "redis"
+    made = RedisServer(directory) if binary is None else ChosenRedisServer(directory, binary)
+    made.start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def client(server: RedisServer) -> Iterator["Redis"]:
+    """An administrator's client."""
+    with Redis.from_url(server.url) as made:
+        yield made
+
+
+class Database:
+    """The database of an installation, which can be away."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self.away = False
+
+    @contextmanager
+    def connect(self) -> Iterator[Connection]:
+        """Lend a connection."""
+        if self.away:
+            raise psycopg.OperationalError("away")
+        with psycopg.connect(self._url, autocommit=True) as connection:
+            yield connection
+
+    def renew(self) -> uuid.UUID:
+        """Make it another installation's."""
+        with self.connect() as connection:
+            return _one(connection, "UPDATE installation SET id = gen_random_uuid() RETURNING id")
+
+    def id(self) -> uuid.UUID:
+        """The id of its installation."""
+        with self.connect() as connection:
+            return _one(connection, "SELECT id FROM installation")
+
+
+def _one(connection: Connection, statement: str) -> uuid.UUID:
+    row = connection.execute(statement.encode()).fetchone()
+    assert row is not None
+    return cast("uuid.UUID", row[0])
+
+
+@pytest.fixture
+def database(postgres_url: str) -> Database:
+    """A migrated database."""
+    return Database(postgres_url)
+
+
+def watch_on(
+    client: "Redis",
+    database: Database,
+    duties: Duties | None = None,
+    keyring: KeyringMark | None = None,
+) -> RedisWatch:
+    """A watch of a process that has looked at nothing yet."""
+    installation = Installation(database.connect, keyring)
+    return RedisWatch(client, KEYS, installation, duties or Duties())
+
+
+def test_an_empty_redis_is_marked_and_another_installation_refused(
+    client: "Redis", database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    ours = database.id()
+    first = watch_on(client, database)
+    first.require_safe()
+    first.require_ours()
+    assert client.get(KEYS.owner) == str(ours).encode()
+    theirs = database.renew()
+    other = watch_on(client, database)
+    for check in (other.require_safe, other.require_ours):
+        with pytest.raises(UnfitRedisError):
+            check()
+    assert not other.keeps_indexes()
+    sentence = other.state()
+    assert f"belongs to the installation {ours}, and the database to {theirs}" in sentence
+    assert "IOT_REDIS_KEY_PREFIX" in sentence
+    assert [each.getMessage() for each in caplog.records if each.levelno == logging.ERROR] == [
+        f"not ready: {sentence}"
+    ]
+    assert client.get(KEYS.owner) == str(ours).encode()
+    assert first.state() == "ok"
+
+
+def test_one_of_many_first_starters_wins(client: "Redis", database: Database) -> None:
+    watches = []
+    for _ in range(4):
+        database.renew()
+        installations = [Installation(database.connect) for _ in range(3)]
+        for each in installations:
+            each.known()
+        watches.append([RedisWatch(client, KEYS, each, Duties()) for each in installations])
+    together = threading.Barrier(12)
+    states: dict[int, set[str]] = {number: set() for number in range(4)}
+
+    def start(number: int, watch: RedisWatch) -> None:
+        together.wait()
+        states[number].add(watch.state())
+
+    threads = [
+        threading.Thread(target=start, args=(number, watch))
+        for number, group in enumerate(watches)
+        for watch in group
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(len(each) == 1 for each in states.values())
+    assert [state for each in states.values() for state in each].count("ok") == 1
+
+
+def test_an_emptied_redis_is_marked_again(client: "Redis", database: Database) -> None:
+    watch = watch_on(client, database)
+    watch.look()
+    client.flushall()
+    assert watch.state() == "ok"
+    assert client.get(KEYS.owner) == str(database.id()).encode()
+
+
+def test_a_mark_that_is_replaced_is_found_at_the_next_look(
+    client: "Redis", database: Database
+) -> None:
+    watch = watch_on(client, database)
+    watch.require_ours()
+    client.set(KEYS.owner, str(uuid.uuid4()))
+    watch.require_ours()  # asks nobody
+    assert "belongs to the installation" in watch.state()
+    with pytest.raises(UnfitRedisError):
+        watch.require_ours()
+
+
+POLICIES = ["allkeys-lru", "allkeys-lfu", "allkeys-random", "volatile-lru", "volatile-ttl"]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_redis_that_evicts(client: "Redis", database: Database, policy: str) -> None:
+    watch, allowed = watch_on(client, database), watch_on(client, database, Duties(may_evict=True))
+    watch.require_safe()
+    assert watch.keeps_indexes()
+    client.config_set("maxmemory-policy", policy)
+    assert f"its maxmemory-policy is {policy}" in watch.state()
+    with pytest.raises(UnfitRedisError):
+        watch.require_safe()
+    watch.require_ours()  # what it holds is drained
+    assert allowed.state() == "ok"
+    allowed.require_safe()
+    # An index that is evicted would not be missed.
+    assert not watch.keeps_indexes()
+    assert not allowed.keeps_indexes()
+    client.config_set("maxmemory-policy", "noeviction")
+    assert watch.state() == "ok"
+    watch.require_safe()
+
+
+def test_a_redis_without_aof(client: "Redis", database: Database) -> None:
+    watch, allowed = watch_on(client, database), watch_on(client, database, Duties(durable=False))
+    assert watch.state() == "ok"
+    client.config_set("appendonly", "no")
+    assert "appendonly is no" in watch.state()
+    with pytest.raises(UnfitRedisError):
+        watch.require_safe()
+    watch.require_ours()
+    assert watch.keeps_indexes()
+    assert allowed.state() == "ok"
+
+
+def test_a_redis_that_does_not_tell(
+    client: "Redis", server: RedisServer, database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Managed ones may forbid INFO and CONFIG."""
+    client.execute_command(
+        *["ACL", "SETUSER", "managed", "on", "nopass", "~*", "+@all", "-info", "-config"]
+    )  # type: ignore[no-untyped-call]
+    with Redis(port=server.port, username="managed", password="x") as managed:
+        watch = watch_on(managed, database)
+        assert watch.state() == "ok"
+        assert watch.state() == "ok"
+        watch.require_safe()
+    warned = [each.getMessage() for each in caplog.records if each.levelno == logging.WARNING]
+    assert len(warned) == 1
+    assert "doesn't tell its maxmemory-policy and appendonly" in warned[0]
+
+
+def test_a_user_that_may_not_use_the_mark(
+    client: "Redis", server: RedisServer, database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An installation with the users of the version before goes on, and is told."""
+    rights = "ACL SETUSER before on nopass ~iot:backlog ~iot:ingest:* +@all"
+    client.execute_command(*rights.split())  # type: ignore[no-untyped-call]
+    with Redis(port=server.port, username="before", password="x") as before:
+        watch = watch_on(before, database)
+        assert watch.state() == "ok"
+    assert "may not use the key iot:owner" in caplog.text
+
+
+def _port_of_a_node() -> int:
+    """A free port below one that is free for the cluster's bus, 10,000 above it."""
+    while True:
+        port = free_port()
+        with socket.socket() as bus:
+            try:
+                bus.bind(("127.0.0.1", port + 10_000))
+            except (OSError, OverflowError):
+                continue
+        return port
+
+
+@pytest.mark.parametrize("tells", [True, False])
+def test_a_cluster(database: Database, tmp_path: Path, server: RedisServer, *, tells: bool) -> None:
+    config = ["cluster-enabled yes", "cluster-config-file nodes.conf"]
+    if not tells:
+        config.append('rename-command INFO ""')
+    binary = getattr(server, "_binary", None)
+    directory = tmp_path / "cluster"
+    cluster = (
+        RedisServer(directory, config=config, port=_port_of_a_node())
+        if binary is None
+        else ChosenRedisServer(directory, binary, config=config, port=_port_of_a_node())
+    )
+    cluster.start()
+    try:
+        with Redis.from_url(cluster.url) as node:
+            watch = watch_on(node, database)
+            assert "is a Redis Cluster" in watch.state()  # without slots: CLUSTERDOWN
+            node.execute_command("CLUSTER", "ADDSLOTS", *range(16_384))
+
+            def serves() -> bool:
+                info = cast("bytes", node.execute_command("CLUSTER", "INFO"))
+                return "ok" in str(info)
+
+            wait_until(serves, what="the cluster")
+            assert "is a Redis Cluster" in watch.state()  # CROSSSLOT
+            for check in (watch.require_safe, watch.require_ours):
+                with pytest.raises(UnfitRedisError):
+                    check()
+    finally:
+        cluster.stop()
+
+
+def test_redis_that_is_away_is_looked_at_once_it_answers(
+    client: "Redis", server: RedisServer, database: Database
+) -> None:
+    other = watch_on(client, database)
+    other.look()
+    database.renew()
+    watch = watch_on(client, database)
+    server.kill()
+    wait_until(lambda: not server.running)
+    with pytest.raises(RedisConnectionError):
+        watch.require_safe()
+    assert watch.state() == "away"
+    server.start()
+    with pytest.raises(UnfitRedisError):
+        watch.require_safe()
+
+
+def test_many_that_wait_look_once(client: "Redis") -> None:
+    looks: list[int] = []
+    together, all_came = threading.Barrier(9), threading.Event()
+
+    def connect() -> AbstractContextManager[Connection]:
+        looks.append(1)
+        assert all_came.wait(30)
+        raise psycopg.OperationalError("away")
+
+    watch = RedisWatch(client, KEYS, Installation(connect), Duties())
+    errors: list[BaseException] = []
+
+    def require() -> None:
+        together.wait()
+        try:
+            watch.require_safe()
+        except psycopg.OperationalError as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=require) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    together.wait()
+    wait_until(lambda: looks, what="a look")
+    all_came.set()
+    for thread in threads:
+        thread.join()
+    assert len({id(each) for each in errors}) == 8
+    assert len(looks) < 8
+
+
+def test_the_keyring_is_marked_too(client: "Redis", database: Database) -> None:
+    def marks(key: bytes) -> KeyringMark:
+        return lambda each: each.bytes + key
+
+    ours, theirs = marks(b"ours"), marks(b"theirs")
+    watch_on(client, database).look()  # a writer came first
+    first = watch_on(client, database, keyring=ours)
+    first.require_safe()
+    watch_on(client, database, keyring=ours).require_safe()
+    other = watch_on(client, database, keyring=theirs)
+    with pytest.raises(UnfitRedisError):
+        other.require_safe()
+    # A database that is restored from before has no mark yet; Redis has.
+    with database.connect() as connection:
+        connection.execute("UPDATE installation SET keyring = NULL")
+    assert (
+        "another keyring than the one that Redis"
+        in watch_on(client, database, keyring=theirs).state()
+    )
+    watch_on(client, database).require_safe()
+
+
+def test_without_postgres_the_mark_of_the_keyring_tells_whose_it_is(
+    client: "Redis", database: Database
+) -> None:
+    def mark(each: uuid.UUID) -> bytes:
+        return each.bytes + b"ours"
+
+    watch_on(client, database, keyring=mark).require_safe()
+    database.away = True
+    watch_on(client, database, keyring=mark).require_safe()
+    for stranger in (
+        watch_on(client, database),
+        watch_on(client, database, keyring=lambda each: each.bytes),
+    ):
+        with pytest.raises(psycopg.OperationalError):
+            stranger.require_safe()
+    client.flushall()
+    with pytest.raises(psycopg.OperationalError):
+        watch_on(client, database, keyring=mark).require_safe()

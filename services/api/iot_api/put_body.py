@@ -4,14 +4,15 @@ No step between the JSON decoder and the columns works on one reading at a time,
 that are not plain integers.
 """
 
-import codecs
 import re
 import time
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NoReturn, Protocol
+from itertools import count
+from operator import attrgetter
+from typing import NoReturn, Protocol, TypeVar
 
 import msgspec
 
@@ -21,6 +22,7 @@ from iot_models.settings import Settings
 from iot_models.times import parse_time, parse_time_or_date
 
 from .ascii_json import escape_json
+from .json_dialect import Decoded, NotJsonError, StandIns, decode
 
 Time = int | float | str
 
@@ -31,7 +33,6 @@ _WRONG_KIND = {
     "relative_time": "is not a number",
     "interrogator_time": "is neither a number nor a date",
 }
-_UTF8_SLICE = 256 * 1024
 _TIMES_PER_TURN = 4096
 """Times that are parsed one by one before other greenlets get a turn."""
 
@@ -54,11 +55,30 @@ class _Row(_Hidden, gc=False):
     data: _Data
 
 
-# The decoder says so of both.
-_TRUNCATED = {"Input data was truncated": "it ends too early, or holds half a surrogate pair"}
+_seen = count()
+
+
+class _CountedRow(_Row, gc=False):
+    # Called with each row. No Python code runs: `next` takes the row as its default value.
+    __post_init__ = staticmethod(partial(next, _seen))  # type: ignore[misc] # takes the row, too
+
+
+class _WrittenTimes(_Hidden, gc=False):
+    relative_time: msgspec.Raw = msgspec.Raw(b"-1")
+    interrogator_time: msgspec.Raw = msgspec.Raw(b"-1")
+
+
+class _WrittenRow(_Hidden, gc=False):
+    data: _WrittenTimes
+
+
+AnyRow = TypeVar("AnyRow")
 
 _one = msgspec.json.Decoder(_Row)
 _many = msgspec.json.Decoder(list[_Row])
+_counted = msgspec.json.Decoder(list[_CountedRow])
+_one_written = msgspec.json.Decoder(_WrittenRow)
+_many_written = msgspec.json.Decoder(list[_WrittenRow])
 
 
 @dataclass(slots=True)
@@ -106,7 +126,8 @@ def parse_put(
         TooLargeError: more than `max_readings`, under more than `max_passwords`, or texts that are
             too large once they are escaped.
     """
-    rows = [] if not body or body.isspace() else _decode(body, lines=lines)
+    decoded = _decode(body, lines=lines)
+    rows, stand_ins = decoded.content, decoded.stand_ins
     if not rows:
         raise InvalidRequestError("the request holds no readings")
     if len(rows) > max_readings:
@@ -116,20 +137,26 @@ def parse_put(
         )
     batches = []
     limit, used = 2 * max_body_bytes, 0
-    for password, (numbers, some) in _by_password([row.data for row in rows], max_passwords):
+    exact = _ExactTimes(decoded.strict, lines=lines)
+    some_data = [row.data for row in rows]
+    if stand_ins:
+        _restore_passwords(some_data, stand_ins, max_passwords, max_password_bytes)
+    for password, (numbers, some) in _by_password(some_data, max_passwords):
         encoded = password_bytes(password, max_password_bytes, row=numbers[0])
         texts = SEPARATOR.join([row.freeform for row in some])
+        if stand_ins:
+            texts = stand_ins.restore(texts)
         freeform = escape_json(texts, limit=limit, used=used)
         used += len(freeform)
-        batches.append(Batch(encoded, _columns(numbers, some, freeform)))
+        batches.append(Batch(encoded, _columns(numbers, some, freeform, exact)))
     return batches
 
 
 _Group = tuple[str, tuple[Sequence[int], list[_Data]]]
 
 
-def _by_password(rows: list[_Data], max_passwords: int) -> Iterable[_Group]:
-    """The rows of each password with their numbers in the request, in the order of both."""
+def _passwords(rows: list[_Data], max_passwords: int) -> dict[str, None]:
+    """The passwords of a request, in the order in which they come first."""
     passwords = dict.fromkeys([row.db_password for row in rows])
     if len(passwords) > max_passwords:
         # Each may cost a scrypt.
@@ -137,6 +164,27 @@ def _by_password(rows: list[_Data], max_passwords: int) -> Iterable[_Group]:
             f"a request may bring {max_passwords} passwords, this one brings {len(passwords)}",
             limit=max_passwords,
         )
+    return passwords
+
+
+def _restore_passwords(
+    rows: list[_Data], stand_ins: StandIns, max_passwords: int, max_bytes: int
+) -> None:
+    """Put the passwords that were sent in the place of those with stand-ins."""
+    sent = {
+        each: stand_ins.restore_string(each)
+        for each in _passwords(rows, max_passwords)
+        # A longer one is refused as it is, before it costs anything.
+        if stand_ins.holds(each) and len(each) <= stand_ins.longest(max_bytes)
+    }
+    if sent:
+        for row in rows:
+            row.db_password = sent.get(row.db_password, row.db_password)
+
+
+def _by_password(rows: list[_Data], max_passwords: int) -> Iterable[_Group]:
+    """The rows of each password with their numbers in the request, in the order of both."""
+    passwords = _passwords(rows, max_passwords)
     if len(passwords) == 1:
         return [(password, (range(len(rows)), rows)) for password in passwords]
     groups: dict[str, tuple[list[int], list[_Data]]] = {each: ([], []) for each in passwords}
@@ -147,43 +195,65 @@ def _by_password(rows: list[_Data], max_passwords: int) -> Iterable[_Group]:
     return groups.items()
 
 
-def _decode(body: bytes, *, lines: bool) -> list[_Row]:
+def _decode(body: bytes, *, lines: bool) -> Decoded[list[_Row]]:
     try:
-        _check_utf8(body)
-        if lines:
-            return _one.decode_lines(body)
-        if body.lstrip()[:1] == b"{":
-            return [_one.decode(body)]
-        return _many.decode(body)
-    except UnicodeDecodeError:
-        raise InvalidRequestError("the request is not UTF-8") from None
+        return decode(partial(_rows, lines=lines), body)
+    except UnicodeDecodeError as error:
+        raise InvalidRequestError(f"the request is not {error.encoding.upper()}") from None
     except RecursionError:
         raise InvalidRequestError("the request's JSON is nested too deep") from None
     except msgspec.ValidationError as error:
         _refuse(str(error))
-    except (msgspec.DecodeError, ValueError) as error:
-        problem = _TRUNCATED.get(str(error), str(error))
+    except NotJsonError as error:
+        problem = f"is not JSON: {error}"
         if lines:
-            refuse_row(_bad_line(body), "data", f"is not JSON: {problem}")
-        if _holds_lines(body):
+            refuse_row(_bad_line(error.strict), "data", problem)
+        if _holds_lines(error.strict):
             raise InvalidRequestError(
                 "the request holds several JSON values, one a line: send it with "
                 "`Content-Type: application/x-ndjson`, or send a list"
             ) from None
-        raise InvalidRequestError(f"the request is not JSON: {problem}") from None
+        row = _bad_row(error.strict)
+        if row is not None:
+            refuse_row(row, "data", problem)
+        raise InvalidRequestError(f"the request {problem}") from None
 
 
-def _check_utf8(body: bytes) -> None:
-    """Raise UnicodeDecodeError unless the body is UTF-8: msgspec doesn't look at all of it.
+def _rows(body: bytes, *, lines: bool) -> list[_Row]:
+    return _decode_rows(body, _one, _many, lines=lines)
 
-    In slices, since one astral character makes the decoded text four times as large.
+
+def _decode_rows(
+    body: bytes,
+    one: msgspec.json.Decoder[AnyRow],
+    many: msgspec.json.Decoder[list[AnyRow]],
+    *,
+    lines: bool,
+) -> list[AnyRow]:
+    if not body or body.isspace():
+        return []
+    if lines:
+        return one.decode_lines(body)
+    if body.lstrip()[:1] == b"{":
+        return [one.decode(body)]
+    return many.decode(body)
+
+
+def _bad_row(body: bytes) -> int | None:
+    """The row of a list that is no JSON, counted from 0; None if the body is no list, or all its
+    rows are JSON.
+
+    The decoder counts the rows: it decodes the body again, up to the same error.
     """
-    if body.isascii():
-        return
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    for start in range(0, len(body), _UTF8_SLICE):
-        decoder.decode(body[start : start + _UTF8_SLICE])
-    decoder.decode(b"", final=True)
+    if body.lstrip()[:1] != b"[":
+        return None
+    before = next(_seen)
+    try:
+        _counted.decode(body)  # no other greenlet runs meanwhile, so no other row is counted
+    except (msgspec.DecodeError, ValueError) as error:
+        if "trailing characters" not in str(error):
+            return next(_seen) - before - 1
+    return None
 
 
 def _holds_lines(body: bytes) -> bool:
@@ -226,7 +296,7 @@ def _refuse(problem: str) -> NoReturn:
     row, within, field = found.groups() if found else (None, None, None)
     if problem.startswith("Object missing"):
         sentence = "is missing"
-    elif problem.startswith("Number out of range"):
+    elif problem.startswith(("Number out of range", "Integer value out of range")):
         sentence = "is beyond 64 bits"
     elif found and not within:
         sentence = "is missing, the row is not an object"
@@ -242,25 +312,49 @@ def refuse_row(row: int, field: str, problem: str) -> NoReturn:
 
 def password_bytes(password: str, limit: int, *, row: int | None = None) -> bytes:
     """The password, which stands in a row if any, in UTF-8; refused when it is longer than `limit`
-    bytes.
+    bytes, or holds half a surrogate pair.
     """
-    encoded = password.encode()
-    if len(encoded) <= limit:
-        return encoded
-    problem = f"is longer than {limit} bytes"
+    try:
+        encoded = password.encode()
+    except UnicodeEncodeError:
+        problem = "holds half a surrogate pair, which is no character"
+    else:
+        if len(encoded) <= limit:
+            return encoded
+        problem = f"is longer than {limit} bytes"
     if row is not None:
         refuse_row(row, "db_password", problem)
     raise InvalidRequestError(f"db_password: {problem}", field="db_password")
 
 
-def _columns(numbers: Sequence[int], rows: list[_Data], freeform: bytes) -> ReadingColumns:
+class _ExactTimes:
+    """The times of a request as they were written: a float has lost digits beyond 2**53."""
+
+    def __init__(self, body: bytes, *, lines: bool) -> None:
+        """`body` is one that the decoder took."""
+        self._body = body
+        self._lines = lines
+        self._rows: list[_WrittenTimes] | None = None
+
+    def column(self, field: str) -> list[msgspec.Raw]:
+        """The JSON text of a time of each row. The body is decoded once more, the first time."""
+        if self._rows is None:
+            written = _decode_rows(self._body, _one_written, _many_written, lines=self._lines)
+            self._rows = [row.data for row in written]
+        return list(map(attrgetter(field), self._rows))
+
+
+def _columns(
+    numbers: Sequence[int], rows: list[_Data], freeform: bytes, exact: _ExactTimes
+) -> ReadingColumns:
     return ReadingColumns(
-        _times(numbers, "relative_time", [row.relative_time for row in rows], parse_time),
+        _times(numbers, "relative_time", [row.relative_time for row in rows], parse_time, exact),
         _times(
             numbers,
             "interrogator_time",
             [row.interrogator_time for row in rows],
             parse_time_or_date,
+            exact,
         ),
         freeform,
     )
@@ -271,11 +365,18 @@ def _times(
     field: str,
     values: list[Time],
     parse: Callable[[Time], int],
+    exact: _ExactTimes,
 ) -> "array[int]":
     try:
         return array("q", values)  # type: ignore[arg-type] # refuses what is no 64-bit integer
     except (TypeError, OverflowError):
         column = array("q")
+    if float in map(type, values):
+        written = exact.column(field)
+        values = [
+            bytes(written[number]).decode() if type(value) is float else value
+            for number, value in zip(numbers, values, strict=True)
+        ]
     for start in range(0, len(values), _TIMES_PER_TURN):
         time.sleep(0)
         try:

@@ -2,19 +2,28 @@
 
 import math
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 from .reading import INT64_MAX, INT64_MIN
 
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,6})?", re.ASCII)
+# Possessive: what is no number is refused in one pass, however many digits it has.
+_NUMBER = re.compile(r"([+-]?(?:\d++(?:\.\d*+)?|\.\d++))(?:[eE]([+-]?)(\d++))?", re.ASCII)
+_MOST_EXPONENT_DIGITS = 9
+"""No request has so many digits that an exponent of ten digits matters more than one of nine."""
 _US_DATE = re.compile(
     r"(1[0-2]|0?[1-9])/(3[01]|[12]\d|[0 ]?[1-9])/(\d{4})"
-    r"\s+(1[0-2]|0?[1-9]):([0-5]?\d):([0-5]?\d)(?:\.(\d{1,6}))?\s+([ap])m",
+    r"\s+(1[0-2]|0?[1-9]):([0-5]?\d):([0-5]?\d|60)(?:\.(\d{1,6})\d*)?\s+([ap])m",
     re.IGNORECASE,
 )
-"""What `strptime` takes as `%m/%d/%Y %I:%M:%S.%f %p`, with or without the fraction. A request may
-hold 100,000 dates, and `strptime` takes five times as long."""
+"""What `strptime` takes as `%m/%d/%Y %I:%M:%S.%f %p`, with or without the fraction, which may have
+more digits than microseconds. A request may hold 100,000 dates, and `strptime` takes five times as
+long."""
+_SECOND = slice(len("2016-12-31T23:59:"), len("2016-12-31T23:59:60"))
+"""Where seconds stand in RFC 3339."""
+_LEAP = "60"
+_SECONDS_PER_DAY = 86_400
+_NO_DATE = "is neither a number nor a date"
 _TOO_LOW, _TOO_HIGH = Decimal(INT64_MIN - 1), Decimal(INT64_MAX + 1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -22,14 +31,17 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 def parse_time(value: int | float | str) -> int:
     """Microseconds from an integer, a number with a fraction (cut off), or either as a string.
 
+    A string is exact to its last digit. A float may have lost digits: pass what was written.
+
     Raises:
         ValueError: not a number, or beyond 64 bits; the message says which.
     """
     if isinstance(value, str):
         text = value.strip()
-        if not _NUMBER.fullmatch(text):
+        number = _NUMBER.fullmatch(text)
+        if number is None:
             raise ValueError("is not a number")
-        return _whole(text)
+        return _whole(number)
     if isinstance(value, float):
         if not math.isfinite(value):
             raise ValueError("is not a number")
@@ -43,6 +55,8 @@ def parse_time_or_date(value: int | float | str) -> int:
     """Like `parse_time`; a string may be a date too, then it is microseconds since 1970 (UTC).
 
     Dates are `3/18/2014 10:59:19.123456 AM` (UTC), as the old clients write them, and RFC 3339.
+    Digits beyond microseconds are cut off. A leap second (`23:59:60`) is the first second of the
+    next day, as in POSIX time, which does not count leap seconds.
 
     Raises:
         ValueError: neither a number nor a date, or beyond 64 bits.
@@ -50,36 +64,51 @@ def parse_time_or_date(value: int | float | str) -> int:
     if not isinstance(value, str):
         return parse_time(value)
     text = value.strip()
-    if _NUMBER.fullmatch(text):
-        return _whole(text)
-    date = _parse_date(text)
-    since = date - _EPOCH
-    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+    number = _NUMBER.fullmatch(text)
+    return _parse_date(text) if number is None else _whole(number)
 
 
-def _whole(text: str) -> int:
+def _whole(match: re.Match[str]) -> int:
     """The whole part of a number that `_NUMBER` matches."""
-    number = Decimal(text)  # exact, and compared before it becomes a whole number of any length
+    mantissa, sign, exponent = match.groups(default="")
+    exponent = exponent.lstrip("0")
+    if len(exponent) > _MOST_EXPONENT_DIGITS:
+        exponent = "9" * _MOST_EXPONENT_DIGITS
+    # Exact, and compared before it becomes a whole number of any length.
+    number = Decimal(f"{mantissa}e{sign}{exponent or 0}")
     if not _TOO_LOW < number < _TOO_HIGH:
         raise ValueError("is beyond 64 bits")
     return int(number)
 
 
-def _parse_date(text: str) -> datetime:
+def _parse_date(text: str) -> int:
     us = _US_DATE.fullmatch(text)
     if us is None and (len(text) < len("2014-03-18T10:59:19") or text[10] not in "Tt "):
-        raise ValueError("is neither a number nor a date")
+        raise ValueError(_NO_DATE)
+    second = us[6] if us else text[_SECOND]
     try:
-        date = datetime.fromisoformat(text.upper()) if us is None else _us_date(us)
+        date = _us_date(us) if us else _iso_date(text)
     except ValueError:
-        raise ValueError("is neither a number nor a date") from None
-    return date.replace(tzinfo=UTC) if date.tzinfo is None else date
+        raise ValueError(_NO_DATE) from None
+    since = (date.replace(tzinfo=UTC) if date.tzinfo is None else date) - _EPOCH
+    if second == _LEAP:
+        if since.seconds != _SECONDS_PER_DAY - 1:
+            raise ValueError(_NO_DATE)
+        since += timedelta(seconds=1)
+    return (since.days * _SECONDS_PER_DAY + since.seconds) * 1_000_000 + since.microseconds
+
+
+def _iso_date(text: str) -> datetime:
+    """The date, or the second before a leap second."""
+    if text[_SECOND] == _LEAP:
+        text = text[: _SECOND.start] + "59" + text[_SECOND.stop :]
+    return datetime.fromisoformat(text.upper())
 
 
 def _us_date(match: re.Match[str]) -> datetime:
+    """The date, or the second before a leap second."""
     month, day, year, hour, minute, second, fraction, half = match.groups(default="")
     hours = int(hour) % 12 + (12 if half in "pP" else 0)
+    seconds = min(int(second), 59)
     microseconds = int(fraction.ljust(6, "0"))
-    return datetime(
-        int(year), int(month), int(day), hours, int(minute), int(second), microseconds, UTC
-    )
+    return datetime(int(year), int(month), int(day), hours, int(minute), seconds, microseconds, UTC)

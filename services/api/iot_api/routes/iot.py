@@ -11,6 +11,7 @@ from iot_api.answers import ReadingsStream, json_answer, readings_answer
 from iot_api.clients import Client, client_of, proven_vaults
 from iot_api.cursor import encode_cursor
 from iot_api.forwarded_prefix import forwarded_prefix
+from iot_api.json_dialect import decode
 from iot_api.paging import Page, parse_paging
 from iot_api.pausable_read import PausableRead
 from iot_api.put_body import password_bytes, put_parser
@@ -181,12 +182,15 @@ def _asked_password(service: Service) -> bytes:
     most = _MOST_ASKED_BYTES + _MOST_BYTES_OF_ONE * settings.max_password_bytes
     body = read_body(request, min(most, settings.max_body_bytes))
     try:
-        asked = _asked.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError):
+        asked = decode(_asked.decode, body)
+    except (msgspec.DecodeError, RecursionError, ValueError):
         raise InvalidRequestError(
             'the request is not of the form {"data": {"db_password": "..."}}', field="data"
         ) from None
-    return password_bytes(asked.data.db_password, settings.max_password_bytes)
+    password = asked.content.data.db_password
+    if asked.stand_ins:
+        password = asked.stand_ins.restore_string(password)
+    return password_bytes(password, settings.max_password_bytes)
 
 
 def _waits_for_stored() -> bool:

@@ -191,3 +191,16 @@ def test_segments_without_common_ids_are_not_reported(mixed: Past, api: Api) -> 
         assert len(api.read("", PASSWORD)) == 2600
         mixed.compact(PASSWORD.encode())
     assert sample("iot_damaged_total", what="overlap") == counted
+
+
+def test_what_is_json_for_python_alone_is_merged_as_it_is(past: Past, api: Api) -> None:
+    texts = ["NaN", '{"a": [Infinity, -Infinity]}', '"\\ud800"', '{"\\uDEAD": NaN}']
+    begin = noon(3)
+    past.store(
+        PASSWORD.encode(), [(begin + n, n, n, texts[n % len(texts)]) for n in range(400)], each=3
+    )
+    before = api.read("", PASSWORD)
+    assert [each["freeform"] for each in before] == texts * 100
+    assert past.compact(PASSWORD.encode())
+    assert api.read("", PASSWORD) == before
+    assert [each["freeform"] for each in api.read("/last/4", PASSWORD)] == texts

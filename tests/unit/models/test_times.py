@@ -362,6 +362,6 @@ def test_decimals_are_exact(value: Decimal, form: str) -> None:
      "1" * 10**6 + "e" + "1" * 10**6 + "x"],
 )  # fmt: skip
 def test_what_is_no_number_is_refused_in_one_pass(parse: Parse, text: str) -> None:
-    """A second pass for each digit would take an hour."""
+    """A second pass for each digit takes half a minute for 20,000 digits."""
     with pytest.raises(ValueError, match=r"is not a number|neither a number nor a date"):
         parse(text)

@@ -20,9 +20,12 @@ Content = TypeVar("Content")
 
 _SLICE = 256 * 1024
 """Bytes that are decoded at once: one astral character makes decoded text four times as large."""
+_AT_ONCE = 24 * 1024
+"""Bytes in which stand-ins are put or found at once, about. From 30,000 bytes on, CPython's search
+for 6 bytes or more takes twice as long (Objects/stringlib/fastsearch.h)."""
 _POSITION = re.compile(r" \(byte (\d+)\)$")
 _TRUNCATED = "Input data was truncated"
-_DIGITS = (1, 5, 9)
+_DIGITS = (1, 6, 9)
 """Digits of a mark: few, so that a body grows little; more, if a body holds all short marks."""
 _ESCAPED_BRACKETS = (rb"\u005b", rb"\u005B")
 """A string that holds them may hold a mark once it is decoded: no mark of one digit then."""
@@ -78,19 +81,41 @@ class StandIns:
 
     def hide(self, body: bytes) -> bytes:
         """The body with stand-ins."""
-        for original in self.originals:
+        pairs = [(original, self.mark + _TAILS[original]) for original in self.originals]
+        pieces = []
+        start = 0
+        while start < len(body):
+            # No original has a comma, so a cut before one cuts none in two.
+            cut = body.find(b",", start + _AT_ONCE)
+            end = len(body) if cut < 0 else cut
+            piece = body[start:end]
+            for original, stand_in in pairs:
+                piece = piece.replace(original, stand_in)
+            pieces.append(piece)
+            start = end
             time.sleep(0)  # other greenlets get a turn
-            body = body.replace(original, self.mark + _TAILS[original])
-        return body
+        return b"".join(pieces)
 
     def restore(self, text: bytes) -> bytes:
         """What `hide` was given, or the part of it that `text` is."""
         if self.mark not in text:
             return text
-        for original in self.originals:
+        pairs = [(self.mark + _TAILS[original], original) for original in self.originals]
+        longest = max(len(stand_in) for stand_in, _ in pairs)
+        pieces = []
+        start = 0
+        while start < len(text):
+            end = start + _AT_ONCE
+            # Stand-ins have no bracket but their first, so a cut before one cuts none in two.
+            cut = text.rfind(b"[", max(start + 1, end - longest), end)
+            end = end if cut < 0 else cut
+            piece = text[start:end]
+            for stand_in, original in pairs:
+                piece = piece.replace(stand_in, original)
+            pieces.append(piece)
+            start = end
             time.sleep(0)
-            text = text.replace(self.mark + _TAILS[original], original)
-        return text
+        return b"".join(pieces)
 
     def holds(self, string: str) -> bool:
         """Whether a decoded string holds stand-ins."""

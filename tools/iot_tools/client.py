@@ -5,7 +5,7 @@ import json
 import ssl
 from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 _REFUSED = {400, 413, 415}
 _STALE = (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError)
@@ -46,7 +46,7 @@ class ApiClient:
         `token` goes along as a bearer token, unless it is empty; it may be set anew at any time.
         """
         parts = urlsplit(url)
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
+        if parts.scheme not in {"http", "https"} or not parts.hostname or not _has_a_port(parts):
             raise ValueError(f"not an http(s) URL: {url}")
         self.token = token
         self._password = password
@@ -136,3 +136,11 @@ class ApiClient:
                 if attempt == 2 or not isinstance(error, _STALE):
                     raise NotDeliveredError(f"{type(error).__name__}: {error}") from error
         raise AssertionError("unreachable")
+
+
+def _has_a_port(parts: SplitResult) -> bool:
+    """Whether the port is a number that a port can be, or none is given."""
+    try:
+        return parts.port != 0
+    except ValueError:
+        return False

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from iot_models.errors import SettingsError
+from iot_models.text_files import read_text
 
 VARIABLE = "IOT_TOKEN"
 
@@ -38,7 +39,7 @@ def token_of(parsed: argparse.Namespace, environ: Mapping[str, str] = os.environ
 def read_token(path: Path) -> str:
     """The token in a file. Raises `SettingsError` when there is none to be read."""
     try:
-        token = path.read_text(encoding="utf-8").strip()
+        token = read_text(path).strip()
     except OSError as error:
         raise SettingsError(f"{path} can't be read: {error.strerror}") from None
     except UnicodeDecodeError:

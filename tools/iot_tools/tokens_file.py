@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from iot_models.errors import SettingsError
+from iot_models.text_files import read_text
 
 _NEW_MODE = 0o600
 
@@ -25,7 +26,7 @@ class TokensOnDisk:
     def read(self) -> str | None:
         """The text as it stands, None when there is no file."""
         try:
-            return self._path.read_text(encoding="utf-8")
+            return read_text(self._path)
         except FileNotFoundError:
             return None
         except OSError as error:

@@ -6,6 +6,7 @@ import secrets
 from pathlib import Path
 
 from iot_models.errors import SettingsError
+from iot_models.text_files import read_text
 
 from .dead import Subparsers
 from .token_option import add_token, token_of
@@ -111,7 +112,7 @@ def _password_of(parsed: argparse.Namespace) -> str:
     if path is None:
         return secrets.token_urlsafe(24)
     try:
-        password = path.read_text(encoding="utf-8").strip()
+        password = read_text(path).strip()
     except OSError as error:
         raise SettingsError(f"{path} can't be read: {error.strerror}") from None
     except UnicodeDecodeError:

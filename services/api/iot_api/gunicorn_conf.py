@@ -9,6 +9,7 @@ import tempfile
 from typing import Any
 
 from iot_api.allocator import hand_back_large_blocks
+from iot_api.refused_start import check_certificate, refuse, refuse_in_master
 from iot_models.errors import SettingsError
 from iot_models.origins import parse_origins
 from iot_models.settings import load
@@ -20,8 +21,10 @@ os.environ["PROMETHEUS_MULTIPROC_DIR"] = _METRICS_FOLDER
 
 try:
     _settings = load()
+    check_certificate(_settings.tls_certificate, _settings.tls_key)
 except SettingsError as error:
-    sys.exit(f"iot-api: {error}")
+    shutil.rmtree(_METRICS_FOLDER, ignore_errors=True)
+    refuse(error)
 
 bind = _settings.bind
 workers = _settings.api_workers
@@ -103,9 +106,12 @@ def child_exit(server: Any, worker: Any) -> None:
 
 
 def on_exit(server: Any) -> None:
-    """Leave no process and no folder behind."""
+    """Leave no process and no folder behind; say last which setting is wrong, if one is."""
     metrics_process = getattr(server, "metrics_process", None)
     if metrics_process is not None:
         metrics_process.terminate()
         metrics_process.wait()
-    shutil.rmtree(_METRICS_FOLDER, ignore_errors=True)
+    try:
+        refuse_in_master()
+    finally:
+        shutil.rmtree(_METRICS_FOLDER, ignore_errors=True)

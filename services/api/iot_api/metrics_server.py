@@ -19,7 +19,7 @@ from iot_models import monitoring
 from iot_models.errors import SettingsError
 from iot_models.metrics import declared
 from iot_models.names import KeyNames
-from iot_models.settings import load
+from iot_models.settings import Settings, load
 from iot_stores.backlog import Backlog, BacklogState
 from iot_stores.clocks import redis_ahead
 from iot_stores.redis_client import connect_redis
@@ -65,11 +65,22 @@ def _entries(state: BacklogState) -> GaugeMetricFamily:
 
 
 def main() -> int:
-    """Serve until the parent process, gunicorn's master, is gone. `/healthz` tells that this
-    process is there: the workers' liveness is gunicorn's to watch.
+    """Serve until the parent process, gunicorn's master, is gone; 2 when a setting is wrong.
+
+    `/healthz` tells that this process is there: the workers' liveness is gunicorn's to watch.
     """
-    settings = load()
     parent = os.getppid()
+    try:
+        _serve(load())
+    except SettingsError as error:
+        print(f"iot-api: {error}", file=sys.stderr)
+        return 2
+    while os.getppid() == parent:
+        time.sleep(1)
+    return 0
+
+
+def _serve(settings: Settings) -> None:
     registry = CollectorRegistry()
     MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     client = connect_redis(settings)
@@ -80,20 +91,13 @@ def main() -> int:
         max_bytes=settings.backlog_max_bytes,
     )
     registry.register(BacklogCollector(client, backlog, limit=settings.backlog_max_bytes))
-    try:
-        monitoring.serve(
-            "IOT_API_METRICS_PORT",
-            settings.metrics_address,
-            settings.api_metrics_port,
-            {"/healthz": lambda: (True, {"status": "ok"})},
-            registry,
-        )
-    except SettingsError as error:
-        print(f"iot-api: {error}", file=sys.stderr)
-        return 2
-    while os.getppid() == parent:
-        time.sleep(1)
-    return 0
+    monitoring.serve(
+        "IOT_API_METRICS_PORT",
+        settings.metrics_address,
+        settings.api_metrics_port,
+        {"/healthz": lambda: (True, {"status": "ok"})},
+        registry,
+    )
 
 
 if __name__ == "__main__":

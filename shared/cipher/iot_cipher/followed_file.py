@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from iot_models.errors import SettingsError
+from iot_models.text_files import BYTE_ORDER_MARK, read_text
 
 Content = TypeVar("Content")
 
@@ -46,7 +47,14 @@ class FollowedFile(Generic[Content]):
         self._checked = clock()
         self._complaint = ""
         self._stamp = self._stat()
-        self._content = parse(self._read())
+        self._content = self._first()
+
+    def _first(self) -> Content:
+        text = self._read()
+        try:
+            return self._parse(text)
+        except SettingsError as error:
+            raise SettingsError(f"{self._variable}: {error}") from None
 
     def current(self) -> Content:
         """What stands in the file."""
@@ -78,18 +86,20 @@ class FollowedFile(Generic[Content]):
 
     def _read(self) -> str:
         try:
-            return self._path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError):
-            raise SettingsError(f"{self._variable} can't be read") from None
+            return read_text(self._path)
+        except OSError as error:
+            raise SettingsError(f"{self._variable} can't be read: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise SettingsError(f"{self._variable} can't be read: it is not UTF-8 text") from None
 
 
 def strict_json(text: str) -> Any:
-    """JSON in which no name stands twice.
+    """JSON in which no name stands twice; a byte order mark before it is passed over.
 
     Raises:
         ValueError, RecursionError: it is not. The error holds the text: let it not get out.
     """
-    return json.loads(text, object_pairs_hook=_without_repeats)
+    return json.loads(text.removeprefix(BYTE_ORDER_MARK), object_pairs_hook=_without_repeats)
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from iot_models.errors import DecryptionError, SettingsError
+from iot_models.text_files import read_text
 
 from .aead import KEY_BYTES
 from .followed_file import FollowedFile, strict_json
@@ -174,7 +175,7 @@ def write_writer_keys_file(keyring: Path, path: Path) -> bool:
         OSError: `path` can't be written.
     """
     try:
-        text = writer_keys_text(parse_keyring(keyring.read_text(encoding="utf-8")))
+        text = writer_keys_text(parse_keyring(read_text(keyring)))
     except OSError as error:
         raise SettingsError(f"{keyring} can't be read: {error.strerror}") from None
     except UnicodeDecodeError:

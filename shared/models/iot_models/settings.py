@@ -7,13 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from . import names
+from .addresses import parse_bind, parse_metrics_address
 from .errors import SettingsError
 from .origins import parse_origins
 from .scopes import parse_anonymous_scopes
+from .text_files import read_line
 
 _PARSED = {
     "anonymous_scopes": parse_anonymous_scopes,
+    "bind": parse_bind,
     "cors_origins": parse_origins,
+    "metrics_address": parse_metrics_address,
     "redis_key_prefix": names.parse_key_prefix,
 }
 """Fields whose text is checked when it is loaded."""
@@ -172,7 +176,9 @@ class Settings:
         50_000, "Opened vaults an API process keeps in memory at most, 1 kB each.", minimum=1
     )
 
-    bind: str = _setting("0.0.0.0:5000", "Address and port of the API.")
+    bind: str = _setting(
+        "0.0.0.0:5000", "Address and port of the API; an IPv6 address in brackets: [::]:5000."
+    )
     api_workers: int = _setting(2, "API processes.", minimum=1, maximum=512)
     api_connections: int = _setting(
         1000, "Connections one API process serves at a time.", minimum=1
@@ -274,14 +280,18 @@ def _value_of(each: Field[Any], environ: Mapping[str, str]) -> Any:
 
 def _text_of(each: Field[Any], environ: Mapping[str, str]) -> str | None:
     name = variable(each.name)
-    if each.metadata["secret"] and f"{name}_FILE" in environ:
+    if each.metadata["secret"] and (path := environ.get(f"{name}_FILE", "").strip()):
         try:
-            return Path(environ[f"{name}_FILE"]).read_text(encoding="utf-8").strip()
+            return read_line(Path(path))
         except OSError as error:
             raise SettingsError(f"{name}_FILE can't be read: {error.strerror}") from None
-        except ValueError:
+        except UnicodeDecodeError:
             raise SettingsError(f"{name}_FILE can't be read: it is not UTF-8 text") from None
-    return environ.get(name)
+        except ValueError:
+            raise SettingsError(f"{name}_FILE holds more than one line") from None
+    text = environ.get(name)
+    # A file of variables with CRLF leaves a CR in each.
+    return None if text is None else text.strip()
 
 
 def _parse(each: Field[Any], text: str) -> str | int:

@@ -1,0 +1,173 @@
+"""A wrong setting ends a process: the log ends with one sentence, and the exit code is 2."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from iot_cipher.keyring import new_keyring_text
+from iot_cipher.tokens import new_tokens_text
+from iot_tools.local.certificate import ensure_certificate
+from iot_tools.local.ports import free_port
+
+GUNICORN = ("-m", "gunicorn", "--config", "python:iot_api.gunicorn_conf", "iot_api.wsgi:app")
+WRITER = ("-m", "iot_writer")
+TOOL = ("-m", "iot_tools")
+PASSWORD = "hunter2"
+
+TEXTS = {
+    "broken": b'{"version": 1',
+    "binary": b"\xff\xfe\x00\x01" * 9,
+    "two": b"redis://one\nredis://two\n",
+    "utf-16": "redis://one".encode("utf-16"),
+}
+STORES: dict[str, tuple[Mapping[str, str], str]] = {
+    "no URL of Redis": ({"IOT_REDIS_URL": "one"}, "IOT_REDIS_URL: "),
+    "a port of Redis": (
+        {"IOT_REDIS_URL": f"redis://:{PASSWORD}@h:x"},
+        "IOT_REDIS_URL has a port that is none",
+    ),
+    "Sentinels": ({"IOT_REDIS_URL": "redis+sentinel://h"}, "IOT_REDIS_URL must be redis+sentinel"),
+    "no file": ({"IOT_REDIS_URL_FILE": "/none"}, "IOT_REDIS_URL_FILE can't be read: No such file"),
+    "two lines": ({"IOT_REDIS_URL_FILE": "two"}, "IOT_REDIS_URL_FILE holds more than one line"),
+    "UTF-16": ({"IOT_REDIS_URL_FILE": "utf-16"}, "can't be read: it is not UTF-8 text"),
+}
+SERVICES: dict[str, tuple[Mapping[str, str], str]] = {
+    **STORES,
+    "Postgres": (
+        {"IOT_POSTGRES_URL": f"postgresql://me:{PASSWORD}%zz@h/db"},
+        "IOT_POSTGRES_URL is not a libpq URL",
+    ),
+    "a broken keyring": (
+        {"IOT_KEYRING_FILE": "broken"},
+        "IOT_KEYRING_FILE: the keyring is not JSON of the form that is described",
+    ),
+    "a binary keyring": (
+        {"IOT_KEYRING_FILE": "binary"},
+        "IOT_KEYRING_FILE can't be read: it is not UTF-8 text",
+    ),
+    "no keyring": ({"IOT_KEYRING_FILE": "/"}, "IOT_KEYRING_FILE can't be read: Is a directory"),
+    "a level": ({"IOT_LOG_LEVEL": "LOUD"}, "IOT_LOG_LEVEL must be one of"),
+    "brackets": ({"IOT_METRICS_ADDRESS": "[::]"}, "IOT_METRICS_ADDRESS: [::]: here an IPv6"),
+}
+API: dict[str, tuple[Mapping[str, str], str]] = {
+    **SERVICES,
+    "tokens": (
+        {"IOT_TOKENS_FILE": "broken"},
+        "IOT_TOKENS_FILE: the tokens are not JSON of the form that is described",
+    ),
+    "an address": ({"IOT_BIND": "0.0.0.0"}, "IOT_BIND: '0.0.0.0' is not an address and a port"),
+    "a certificate": (
+        {"IOT_TLS_CERTIFICATE": "broken", "IOT_TLS_KEY": "broken"},
+        "IOT_TLS_CERTIFICATE and IOT_TLS_KEY can't be used",
+    ),
+}
+CASES = [
+    *((GUNICORN, name, *API[name]) for name in API),
+    *((WRITER, name, *SERVICES[name]) for name in SERVICES),
+    *(((*TOOL, "dead", "list"), name, *STORES[name]) for name in STORES),
+    ((*TOOL, "migrate"), "Postgres", *SERVICES["Postgres"]),
+]
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """The variables of a process whose stores are away; a refusal needs none."""
+    (tmp_path / "keyring").write_text(new_keyring_text(), encoding="utf-8")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("IOT_")}
+    return kept | {
+        "IOT_REDIS_URL": f"redis://127.0.0.1:{free_port()}/0",
+        "IOT_POSTGRES_URL": f"postgresql://me:{PASSWORD}@127.0.0.1:{free_port()}/none",
+        "IOT_KEYRING_FILE": str(tmp_path / "keyring"),
+        "IOT_BIND": f"127.0.0.1:{free_port()}",
+        "IOT_API_WORKERS": "2",
+        "IOT_API_METRICS_PORT": str(free_port()),
+        "IOT_WRITER_METRICS_PORT": "0",
+        "TMPDIR": str(tmp_path),
+    }
+
+
+def ended(words: tuple[str, ...], environment: Mapping[str, str]) -> tuple[int, str]:
+    """Exit code and log of a process that ends by itself."""
+    done = subprocess.run(
+        [sys.executable, *words],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    return done.returncode, done.stdout
+
+
+def changed(tmp_path: Path, changes: Mapping[str, str]) -> dict[str, str]:
+    """Changes of the environment, with the texts that they name in files."""
+    found = {}
+    for name, value in changes.items():
+        if value in TEXTS:
+            (tmp_path / value).write_bytes(TEXTS[value])
+        found[name] = str(tmp_path / value) if value in TEXTS else value
+    return found
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "changes", "sentence"),
+    CASES,
+    ids=[f"{words[1]}-{name}" for words, name, *_ in CASES],
+)
+def test_the_log_ends_with_the_sentence(
+    words: tuple[str, ...],
+    name: str,
+    changes: Mapping[str, str],
+    sentence: str,
+    environment: dict[str, str],
+    tmp_path: Path,
+) -> None:
+    del name
+    code, log = ended(words, environment | changed(tmp_path, changes))
+    assert code == 2, log
+    assert sentence in log.splitlines()[-1], log
+    assert "Traceback" not in log
+    assert PASSWORD not in log
+    # gunicorn's master starts no worker in the place of one that refused.
+    assert log.count("Booting worker") <= 3
+    assert not list(tmp_path.glob("iot-metrics-*"))
+
+
+@pytest.mark.parametrize("url", ["http://h:x", "http://h:99999", "http://[::1", "ftp://h", "h:80"])
+@pytest.mark.parametrize("command", ["probe", "canary", "soak", "simulate"])
+def test_commands_refuse_what_is_no_url(command: str, url: str) -> None:
+    code, log = ended((*TOOL, command, "--url", url), dict(os.environ))
+    assert code == 2, log
+    assert log.splitlines()[-1].startswith("--url is ")
+    assert "Traceback" not in log
+
+
+@pytest.mark.parametrize("ending", [b"\r\n", b"\n\n", b" \t\r\n"])
+def test_files_of_windows_are_read(
+    ending: bytes, environment: dict[str, str], tmp_path: Path
+) -> None:
+    """A byte order mark and CRLF in every file; variables of a file with CRLF. Nothing is wrong
+    but the port, which is taken, so that the process ends.
+    """
+    mark = b"\xef\xbb\xbf"
+    texts = {
+        "IOT_REDIS_URL_FILE": environment.pop("IOT_REDIS_URL"),
+        "IOT_POSTGRES_URL_FILE": environment.pop("IOT_POSTGRES_URL"),
+        "IOT_KEYRING_FILE": new_keyring_text(),
+        "IOT_TOKENS_FILE": new_tokens_text(),
+    }
+    for name, text in texts.items():
+        (tmp_path / name).write_bytes(mark + text.encode() + ending)
+        environment[name] = f"{tmp_path / name}\r"
+    environment["IOT_CORS_ORIGINS"] = "https://one.example\r"
+    ensure_certificate(tmp_path / "certificate", tmp_path / "key")
+    environment |= {"IOT_TLS_CERTIFICATE": str(tmp_path / "certificate")}
+    environment |= {"IOT_TLS_KEY": f"{tmp_path / 'key'}\r"}
+    check = "from iot_api.wsgi import app; app.extensions['iot'].close(); print('made')"
+    code, log = ended(("-c", check), environment | {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)})
+    assert (code, log.splitlines()[-1]) == (0, "made"), log

@@ -1,0 +1,62 @@
+"""Addresses to listen on: what gunicorn would take for another one is refused."""
+
+import pytest
+
+from iot_models.addresses import parse_bind, parse_metrics_address
+from iot_models.errors import SettingsError
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("0.0.0.0:5000", ("0.0.0.0", 5000)),
+        (":5000", ("", 5000)),
+        ("sensors.example.org:80", ("sensors.example.org", 80)),
+        ("[::]:5000", ("::", 5000)),
+        ("[2001:db8::6]:65535", ("2001:db8::6", 65535)),
+        ("[fe80::1%eth0]:5000", ("fe80::1%eth0", 5000)),
+        ("tcp://127.0.0.1:5000", ("127.0.0.1", 5000)),
+        ("127.0.0.1:5000, [::1]:5000", ("127.0.0.1", 5000)),
+        ("unix:/run/iot/api.sock", None),
+        ("fd://3", None),
+    ],
+)
+def test_addresses(text: str, found: tuple[str, int] | None) -> None:
+    assert parse_bind(text) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("0.0.0.0", "'0.0.0.0' is not an address and a port, such as 0.0.0.0:5000"),
+        ("5000", "is not an address and a port"),
+        ("", "is not an address and a port"),
+        ("[::]", "is not an address and a port"),
+        ("127.0.0.1:5000,[::1]", "'[::1]' is not an address and a port"),
+        ("http://0.0.0.0:5000", "is not an address and a port"),
+        ("0.0.0.0:5000/api", "the port is not a number from 1 to 65535"),
+        ("::", "an IPv6 address stands in brackets"),
+        ("::1:5000", "an IPv6 address stands in brackets: [::]:5000"),
+        ("0.0.0.0:", "the port is not a number from 1 to 65535"),
+        ("0.0.0.0:http", "the port is not a number from 1 to 65535"),
+        ("0.0.0.0:0", "the port is not a number from 1 to 65535"),
+        ("[::]:65536", "the port is not a number from 1 to 65535"),
+        ("0.0.0.0:99999999999999999999", "the port is not a number from 1 to 65535"),
+        ("a..b:5000", "'a..b' is not the name of a host"),
+    ],
+)
+def test_what_is_no_address(text: str, sentence: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        parse_bind(text)
+    assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["0.0.0.0", "::", "::1", "localhost"])
+def test_metrics_addresses(text: str) -> None:
+    assert parse_metrics_address(text) == text
+
+
+@pytest.mark.parametrize("text", ["[::]", "0.0.0.0:9100", "[::]:9100"])
+def test_metrics_addresses_have_no_port_and_no_brackets(text: str) -> None:
+    with pytest.raises(SettingsError):
+        parse_metrics_address(text)

@@ -59,7 +59,7 @@ API: dict[str, tuple[Mapping[str, str], str]] = {
         {"IOT_TOKENS_FILE": "broken"},
         "IOT_TOKENS_FILE: the tokens are not JSON of the form that is described",
     ),
-    "an address": ({"IOT_BIND": "0.0.0.0"}, "IOT_BIND: '0.0.0.0' is not an address and a port"),
+    "an address": ({"IOT_BIND": "127.0.0.1"}, "IOT_BIND: '127.0.0.1' is not an address and a port"),
     "a certificate": (
         {"IOT_TLS_CERTIFICATE": "broken", "IOT_TLS_KEY": "broken"},
         "IOT_TLS_CERTIFICATE and IOT_TLS_KEY can't be used",

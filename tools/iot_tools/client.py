@@ -46,7 +46,7 @@ class ApiClient:
         `token` goes along as a bearer token, unless it is empty; it may be set anew at any time.
         """
         parts = urlsplit(url)
-        if parts.scheme not in {"http", "https"} or not parts.hostname or not _has_a_port(parts):
+        if parts.scheme not in {"http", "https"} or not parts.hostname or not has_a_fit_port(parts):
             raise ValueError(f"not an http(s) URL: {url}")
         self.token = token
         self._password = password
@@ -138,7 +138,7 @@ class ApiClient:
         raise AssertionError("unreachable")
 
 
-def _has_a_port(parts: SplitResult) -> bool:
+def has_a_fit_port(parts: SplitResult) -> bool:
     """Whether the port is a number that a port can be, or none is given."""
     try:
         return parts.port != 0

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from .client import has_a_fit_port
+
 
 class NoAnswerError(Exception):
     """A request was sent, or its connection asked for, and no answer came."""
@@ -39,7 +41,7 @@ class Wire:
     def __init__(self, url: str, *, token: str, keep: bool, timeout: float) -> None:
         """Raises `ValueError` when the URL is none."""
         parts = urlsplit(url)
-        if parts.scheme != "http" or not parts.hostname:
+        if parts.scheme != "http" or not parts.hostname or not has_a_fit_port(parts):
             raise ValueError(f"not an http URL: {url}")
         self._base = parts.path.rstrip("/")
         self._keep = keep

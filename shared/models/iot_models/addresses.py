@@ -25,7 +25,7 @@ def _parse(address: str) -> tuple[str, int] | None:
         return None
     found = _ADDRESS.fullmatch(address)
     if found is None:
-        if address.count(":") > 1 and "]" not in address:
+        if re.fullmatch("[0-9a-fA-F.]*:[0-9a-fA-F.]*:[0-9a-fA-F:.]*", address):
             raise SettingsError(f"{address}: an IPv6 address stands in brackets: [::]:5000")
         raise SettingsError(f"{address!r} is not an address and a port, such as 0.0.0.0:5000")
     port = found["port"]
@@ -48,7 +48,5 @@ def parse_metrics_address(text: str) -> str:
     if "[" in text:
         raise SettingsError(f"{text}: here an IPv6 address stands without brackets: ::")
     if text.count(":") == 1:
-        raise SettingsError(
-            f"{text} holds a port: IOT_API_METRICS_PORT and IOT_WRITER_METRICS_PORT set it"
-        )
+        raise SettingsError(f"{text} has a port, which is a setting of its own")
     return text

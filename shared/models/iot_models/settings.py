@@ -291,7 +291,7 @@ def _text_of(each: Field[Any], environ: Mapping[str, str]) -> str | None:
             raise SettingsError(f"{name}_FILE holds more than one line") from None
     text = environ.get(name)
     # A file of variables with CRLF leaves a CR in each.
-    return None if text is None else text.strip()
+    return None if text is None else text.rstrip("\r\n")
 
 
 def _parse(each: Field[Any], text: str) -> str | int:

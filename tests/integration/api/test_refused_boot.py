@@ -27,7 +27,7 @@ def _boot(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
 
 def test_a_wrong_url_of_postgres_is_told_and_not_repeated(environment: dict[str, str]) -> None:
     done = _boot(environment | {"IOT_POSTGRES_URL": "postgresql://me:hunter2%zz@h/db"})
-    assert done.returncode == 3, done.stderr
+    assert done.returncode == 2, done.stderr
     assert "IOT_POSTGRES_URL is not a libpq URL" in done.stderr
     assert "hunter2" not in done.stdout + done.stderr
     assert "AttributeError" not in done.stderr
@@ -36,5 +36,5 @@ def test_a_wrong_url_of_postgres_is_told_and_not_repeated(environment: dict[str,
 def test_a_writers_keys_are_refused(environment: dict[str, str], tmp_path: Path) -> None:
     write_writer_keys_file(Path(environment["IOT_KEYRING_FILE"]), tmp_path / "writer-keys")
     done = _boot(environment | {"IOT_KEYRING_FILE": str(tmp_path / "writer-keys")})
-    assert done.returncode == 3, done.stderr
+    assert done.returncode == 2, done.stderr
     assert "the keyring file holds a writer's keys, which open no vault" in done.stderr

@@ -9,7 +9,7 @@ from iot_models.errors import SettingsError
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        ("0.0.0.0:5000", ("0.0.0.0", 5000)),
+        ("127.0.0.1:5000", ("127.0.0.1", 5000)),
         (":5000", ("", 5000)),
         ("sensors.example.org:80", ("sensors.example.org", 80)),
         ("[::]:5000", ("::", 5000)),
@@ -28,7 +28,7 @@ def test_addresses(text: str, found: tuple[str, int] | None) -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("0.0.0.0", "'0.0.0.0' is not an address and a port, such as 0.0.0.0:5000"),
+        ("127.0.0.1", "'127.0.0.1' is not an address and a port, such as 0.0.0.0:5000"),
         ("5000", "is not an address and a port"),
         ("", "is not an address and a port"),
         ("[::]", "is not an address and a port"),
@@ -51,7 +51,7 @@ def test_what_is_no_address(text: str, sentence: str) -> None:
     assert sentence in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["0.0.0.0", "::", "::1", "localhost"])
+@pytest.mark.parametrize("text", ["127.0.0.1", "::", "::1", "localhost"])
 def test_metrics_addresses(text: str) -> None:
     assert parse_metrics_address(text) == text
 

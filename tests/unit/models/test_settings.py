@@ -42,6 +42,7 @@ def test_every_field_is_read_from_its_own_variable(each: "dataclasses.Field[Any]
     name = f"IOT_{each.name.upper()}"
     texts = {
         "log_level": "DEBUG",
+        "bind": "127.0.0.1:5001",
         "anonymous_scopes": "ingest",
         "cors_origins": "https://one.example",
         "redis_key_prefix": "berlin:",

@@ -6,10 +6,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 from typing import Any
 
 from iot_api.allocator import hand_back_large_blocks
-from iot_api.refused_start import check_certificate, refuse, refuse_in_master
+from iot_api.refused_start import check_certificate, refuse, refuse_in_master, share
 from iot_models.errors import SettingsError
 from iot_models.origins import parse_origins
 from iot_models.settings import load
@@ -18,6 +19,7 @@ from iot_models.settings import load
 # imported, so it stands here before anything imports that.
 _METRICS_FOLDER = tempfile.mkdtemp(prefix="iot-metrics-")
 os.environ["PROMETHEUS_MULTIPROC_DIR"] = _METRICS_FOLDER
+share(Path(_METRICS_FOLDER))
 
 try:
     _settings = load()

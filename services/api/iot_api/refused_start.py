@@ -4,7 +4,6 @@ A worker finds out, since its libraries must not be loaded in gunicorn's master.
 sentence to the master, which would start workers for ever, or log a traceback.
 """
 
-import os
 import ssl
 import sys
 from pathlib import Path
@@ -15,8 +14,12 @@ from iot_models.errors import SettingsError
 EXIT_CODE = 2
 _ENDS_MASTER = 3
 """gunicorn's `Arbiter.WORKER_BOOT_ERROR`: the master starts no other worker."""
-_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
-"""The folder that master and workers share: see `gunicorn_conf`."""
+_shared: list[Path] = []
+
+
+def share(folder: Path) -> None:
+    """Set the folder that master and workers share, in the master before it forks."""
+    _shared[:] = [folder]
 
 
 def check_certificate(certificate: str, key: str) -> None:
@@ -38,7 +41,9 @@ def check_certificate(certificate: str, key: str) -> None:
 
 
 def refuse_in_worker(error: SettingsError) -> NoReturn:
-    """End this worker, and the master with it."""
+    """End this worker, and the master with it. Without a master, raise the error."""
+    if not _shared:
+        raise error
     try:
         with _file().open("x", encoding="utf-8") as file:
             file.write(str(error))
@@ -64,4 +69,4 @@ def refuse(sentence: object) -> NoReturn:
 
 
 def _file() -> Path:
-    return Path(os.environ[_FOLDER]) / "refused"
+    return _shared[0] / "refused"

@@ -26,12 +26,11 @@ class PasswordSearch:
         password: bytes,
         scrypt_log2_n: int,
         slow_key: PasswordKey,
-        *,
-        normalized: bool,
+        missed: tuple[bytes, ...] = (),
     ) -> None:
         self.keyring = keyring
-        self.normalized = normalized
-        """Whether the password is the normal form of the one that was sent (`normal_form`)."""
+        self.missed = missed
+        """Lookups of the password as it was sent, if this one is its normal form."""
         self._password = password
         self._scrypt_log2_n = scrypt_log2_n
         self._slow_key = slow_key
@@ -44,6 +43,11 @@ class PasswordSearch:
                 yield self._secret(VaultFormat.SCRYPT_LOOKUP, cost)
         if policy.fast_lookups is not FastLookups.GONE:
             yield self._secret(VaultFormat.FAST_LOOKUP, self._scrypt_log2_n)
+
+    @property
+    def lookups(self) -> tuple[bytes, ...]:
+        """The lookups that were computed."""
+        return tuple(secret.lookup for secret in self._made.values())
 
     def open(self, record: VaultRecord) -> OpenVault:
         """Open the record that was found. Raises `DecryptionError`: it is damaged."""

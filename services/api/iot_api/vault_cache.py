@@ -27,8 +27,8 @@ class HeldVault:
     """From then on its next use looks at its record again; unchanged, it is held on."""
     expires_at: float
     """From then on it is not used, and its data key is dropped within seconds."""
-    normalized: bool
-    """Whether it is the vault of the password's normal form (`normal_form`)."""
+    missed: tuple[bytes, ...]
+    """Lookups of the password as it was sent, if only its normal form has a vault."""
 
 
 class VaultCache:
@@ -69,12 +69,16 @@ class VaultCache:
         return True
 
     def put(
-        self, key: bytes, record: VaultRecord, vault: OpenVault, *, normalized: bool = False
+        self,
+        key: bytes,
+        record: VaultRecord,
+        vault: OpenVault,
+        missed: tuple[bytes, ...] = (),
     ) -> None:
         """Hold a vault from now on; the one that expires first makes room."""
         now = self._clock()
         renew_at = now + min(RENEW_SECONDS, self._seconds / 2)
-        self._held[key] = HeldVault(vault, record, renew_at, now + self._seconds, normalized)
+        self._held[key] = HeldVault(vault, record, renew_at, now + self._seconds, missed)
         self._held.move_to_end(key)
         while len(self._held) > self._size:
             self._held.popitem(last=False)

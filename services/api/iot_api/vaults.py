@@ -161,7 +161,8 @@ class Vaults:
 
         While neither store answers, the vault is used until its time is over.
         """
-        lookups = [held.record.lookup]
+        # A process of an earlier version may have made a vault for the password as it was sent.
+        lookups = [*held.missed, held.record.lookup]
         try:
             record = self._records.cached(lookups) or self._records.find(lookups).record
         except (RedisError, psycopg.OperationalError) as error:
@@ -171,7 +172,7 @@ class Vaults:
             self._cache.forget(key)
             return False
         record = self._moved_when_idle(held, key, password, client)
-        self._cache.put(key, record, held.vault, normalized=held.normalized)
+        self._cache.put(key, record, held.vault, held.missed)
         self._opened(held.vault)
         return True
 
@@ -186,7 +187,7 @@ class Vaults:
         if not policy.moves(record.format, record.scrypt_log2_n):
             return record
         try:
-            search = self._search(password, key, client, normalized=held.normalized, seconds=0)
+            search = self._search(password, key, client, held.missed, seconds=0)
             return self._moved(search, record, held.vault)
         except TooManyRequestsError:
             return record
@@ -196,11 +197,13 @@ class Vaults:
         password: bytes,
         key: bytes,
         client: Client,
+        missed: tuple[bytes, ...] = (),
         *,
-        normalized: bool,
         seconds: float = WAIT_SECONDS,
     ) -> PasswordSearch:
-        """A search for the password, or for its normal form, whose scrypts wait for their turn."""
+        """A search whose scrypts wait for their turn: for the password, or, with the lookups that
+        missed, for its normal form.
+        """
 
         def slow_key(password: bytes, salt: bytes, log2_n: int) -> bytes:
             urgent = self._is_urgent(key, client)
@@ -212,11 +215,9 @@ class Vaults:
                 held.enter_context(slot(self._slots, urgent=urgent))
                 return self._slow_key(password, salt, log2_n)
 
-        if normalized:
+        if missed:
             password = normal_form(password)
-        return PasswordSearch(
-            self._keyring(), password, self._scrypt_log2_n, slow_key, normalized=normalized
-        )
+        return PasswordSearch(self._keyring(), password, self._scrypt_log2_n, slow_key, missed)
 
     def _share(
         self, key: bytes, password: bytes, client: Client, *, create: bool
@@ -266,13 +267,12 @@ class Vaults:
         As it was sent first: a vault of an earlier version stays what its password finds, also
         where the normal form has a vault of its own.
         """
-        normalized = normal_form(password) != password
-        if normalized:
-            search = self._search(password, key, client, normalized=False)
+        search = self._search(password, key, client)
+        if normal_form(password) != password:
             found = self._look_up(search, key, create=False)
             if found is not None:
                 return found
-        search = self._search(password, key, client, normalized=normalized)
+            search = self._search(password, key, client, search.lookups)
         return self._look_up(search, key, create=create)
 
     def _look_up(self, search: PasswordSearch, key: bytes, *, create: bool) -> _Opened | None:
@@ -329,7 +329,7 @@ class Vaults:
             _log.warning("a vault's record in Redis was damaged; Postgres has the right one")
             record, vault = standing, search.open(standing)
         record = self._moved(search, record, vault)
-        self._cache.put(key, record, vault, normalized=search.normalized)
+        self._cache.put(key, record, vault, search.missed)
         self._remember(key)
         self._opened(vault)
         return vault
@@ -341,7 +341,7 @@ class Vaults:
         metrics.counter("iot_vaults_opened_total").labels("created").inc()
         if record.vault_id != fresh.vault_id:
             return _Opened(self._open(search, key, record, from_cache=False))
-        self._cache.put(key, record, vault, normalized=search.normalized)
+        self._cache.put(key, record, vault, search.missed)
         self._remember(key)
         return _Opened(vault, created=True)
 

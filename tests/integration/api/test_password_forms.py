@@ -93,6 +93,23 @@ def test_a_vault_that_was_made_before_is_found_by_its_own_form(
             renew_at_next_use(process)
 
 
+def test_a_vault_made_during_an_update_wins_in_every_process(
+    make_api: MakeApi, writer: Writer
+) -> None:
+    """A process of the version before, which does not find the normal form's vault, makes one."""
+    new = make_api()
+    new.put(row(DECOMPOSED, freeform=1))
+    put_as_before(make_api, DECOMPOSED, 2)
+    renew_at_next_use(new)
+    later = make_api()
+    for number, process in enumerate((new, later), 3):
+        assert process.put(row(DECOMPOSED, freeform=number)).status_code == 201
+    drain_all(writer)
+    for process in (new, later):
+        assert texts(process.read(password=DECOMPOSED)) == ["2", "3", "4"]
+        assert texts(process.read(password=COMPOSED)) == ["1"]
+
+
 def test_a_vault_moves_to_the_lookup_of_the_form_that_it_has(
     make_api: MakeApi, writer: Writer, postgres: psycopg.Connection
 ) -> None:

@@ -7,11 +7,28 @@ local keep = tonumber(ARGV[4])
 local now = tonumber(ARGV[5])
 local horizon = string.format('(%.0f', now - keep * 1000)
 local known = redis.call('HMGET', cover, 'position', 'since', 'seconds')
+
+local function parts(position)
+  local milliseconds, sequence = string.match(position, '(%d+)-(%d+)')
+  return tonumber(milliseconds), tonumber(sequence)
+end
+
+local function later(one, other)
+  local ms, sequence = parts(one)
+  local other_ms, other_sequence = parts(other)
+  return ms > other_ms or (ms == other_ms and sequence > other_sequence)
+end
+
 if known[1] == ARGV[1] and known[3] == ARGV[4] then
   redis.call('HSET', cover, 'position', ARGV[2])
 elseif not known[2] and ARGV[3] ~= '1' then
   -- Nothing tells whether this drain is the last one that committed: cover what comes from now on.
   local since = string.format('%.0f', now + 1)
+  redis.call('HSET', cover, 'position', ARGV[2], 'since', since, 'seconds', ARGV[4])
+elseif known[2] and tonumber(ARGV[3]) >= tonumber(known[2]) and known[1] and later(known[1], ARGV[1]) then
+  -- Postgres was restored: it has lost drains whose segments are here, and may store their entries
+  -- again, as other segments. Cover only what comes after all of them.
+  local since = string.format('%.0f', math.max(now, (parts(known[1]))) + 1)
   redis.call('HSET', cover, 'position', ARGV[2], 'since', since, 'seconds', ARGV[4])
 elseif not known[2] or tonumber(ARGV[3]) >= tonumber(known[2]) then
   redis.call('HSET', cover, 'position', ARGV[2], 'since', ARGV[3], 'seconds', ARGV[4])

@@ -248,6 +248,42 @@ def test_a_position_of_nobody_moves_the_begin(writer: Writer, sender: Sender) ->
     assert story.since() == last + 1
 
 
+def test_a_restored_history_is_not_mixed_with_the_one_it_lost(
+    writer: Writer, sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Postgres is as it was before two drains, and their entries wait still: they become other
+    segments this time.
+    """
+    story = Story(writer, sender, PASSWORD)
+    story.send()
+    story.drain()
+    postgres = writer.postgres()
+    postgres.execute("CREATE TABLE saved_offsets AS TABLE ingest_offsets")
+    postgres.execute("CREATE TABLE saved_sessions AS TABLE ingest_sessions")
+    postgres.execute("CREATE TABLE saved_segments AS SELECT vault_id, first_id FROM segments")
+
+    def stall(*_: object) -> None:
+        raise _Stalled
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writer.drain._backlog, "remove", stall)  # noqa: SLF001 - the step to stall at
+        for _ in range(2):
+            story.send()
+            with pytest.raises(_Stalled):
+                writer.drain.run(postgres, [story.shard])
+    postgres.execute("TRUNCATE ingest_offsets, ingest_sessions")
+    postgres.execute("INSERT INTO ingest_offsets TABLE saved_offsets")
+    postgres.execute("INSERT INTO ingest_sessions TABLE saved_sessions")
+    postgres.execute(
+        "DELETE FROM segments WHERE (vault_id, first_id) NOT IN (TABLE saved_segments)"
+    )
+    for lost in (2, 3):
+        story.drain()
+        # The last seconds that begin behind the first reading, which was never lost.
+        assert sender.last_seconds(PASSWORD, 243) == ["text"] * lost
+        story.send()
+
+
 def test_a_window_made_longer_answers_once_it_holds_that_long(
     environment: dict[str, str], sender: Sender
 ) -> None:

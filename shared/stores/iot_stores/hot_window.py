@@ -5,8 +5,8 @@ every stored reading of the shard that was received at or after `since`, and wit
 that are kept, is in the index. The statement also names the position in the stream up to which it
 holds, so that a writer that died between Postgres and here is found out by the next one, which
 then moves `since` forward. It never moves back: a writer may come late, after others. When Postgres
-was restored and lacks drains that the window has, `since` moves past all of them: their entries may be
-stored again, as other segments.
+was restored and lacks drains that the window has, `since` moves past all of them: their entries may
+be stored again, as other segments.
 
 It may be another Redis than that of the backlog, may be away while the other is not, and come
 back as it was some time ago. So a statement counts only if it reaches the position to which the

@@ -91,9 +91,14 @@ requirements: $(BIN)/uv ## Lock every dependency again, with hashes (UPGRADE=1 f
 
 .PHONY: run
 run: STARTED := $(shell date +%s.%N)
+# By the environment: a path may have any character that a shell would take for its own.
+run: export RUN_PORT = $(PORT)
+run: export RUN_DATA_DIR = $(DATA_DIR)
+run: export RUN_DEVICES = $(DEVICES)
+run: export RUN_TLS = $(TLS)
 run: $(VENV)/.run ## Run everything here: PORT=5000 DATA_DIR=.local DEVICES=1 TLS=0 (Ctrl-C stops it)
 	@exec $(BIN)/python -m iot_tools run --started $(STARTED) \
-		--port '$(PORT)' --data-dir '$(DATA_DIR)' --devices '$(DEVICES)' --tls '$(TLS)'
+		--port "$$RUN_PORT" --data-dir "$$RUN_DATA_DIR" --devices "$$RUN_DEVICES" --tls "$$RUN_TLS"
 
 # --- Checks ------------------------------------------------------------------------------------
 

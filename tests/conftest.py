@@ -20,6 +20,11 @@ from iot_writer.schema import migrate
 from iot_writer.writer import Writer
 from support.stack import Stack
 
+# A shell's variables of libpq would lead tests to another database, and its proxy nowhere.
+for _name in list(os.environ):
+    if _name.startswith("PG") or _name.lower().endswith("_proxy"):
+        del os.environ[_name]
+
 hypothesis_settings.register_profile("fast", max_examples=60, deadline=None, derandomize=True)
 hypothesis_settings.register_profile("deep", max_examples=2000, deadline=None)
 hypothesis_settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))

@@ -23,6 +23,7 @@ Command = Callable[[argparse.Namespace], int]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand; 2 for what the caller got wrong, with one sentence on stderr."""
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(asctime)s %(message)s")
+    settings.drop_stray_libpq_variables()
     parsed = _parser().parse_args(arguments)
     command: Command = parsed.command
     try:

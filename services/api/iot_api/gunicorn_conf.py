@@ -13,7 +13,7 @@ from iot_api.allocator import hand_back_large_blocks
 from iot_api.refused_start import check_certificate, refuse, refuse_in_master, share
 from iot_models.errors import SettingsError
 from iot_models.origins import parse_origins
-from iot_models.settings import load
+from iot_models.settings import drop_stray_libpq_variables, load
 
 # The workers' metrics meet in files of this folder; prometheus_client looks for it as it is
 # imported, so it stands here before anything imports that.
@@ -21,6 +21,7 @@ _METRICS_FOLDER = tempfile.mkdtemp(prefix="iot-metrics-")
 os.environ["PROMETHEUS_MULTIPROC_DIR"] = _METRICS_FOLDER
 share(Path(_METRICS_FOLDER))
 
+drop_stray_libpq_variables()
 try:
     _settings = load()
     check_certificate(_settings.tls_certificate, _settings.tls_key)

@@ -12,8 +12,9 @@ def main() -> int:
     stopping.heed_signals()
     # Now, and not above: they take a second, in which a signal would be deadly.
     from iot_models.errors import SettingsError  # noqa: PLC0415
-    from iot_models.settings import load_key_names  # noqa: PLC0415
+    from iot_models.settings import drop_stray_libpq_variables, load_key_names  # noqa: PLC0415
 
+    drop_stray_libpq_variables()
     try:
         os.environ["RQ_KEY_PREFIX"] = load_key_names().rq  # RQ reads it when it is imported
     except SettingsError as error:

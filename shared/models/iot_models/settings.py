@@ -1,7 +1,7 @@
 """Every setting, read once at boot from `IOT_*` environment variables."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,11 @@ _PARSED = {
     "redis_key_prefix": names.parse_key_prefix,
 }
 """Fields whose text is checked when it is loaded."""
+_STRAY_LIBPQ_VARIABLES = (
+    *("PGHOST", "PGHOSTADDR", "PGPORT", "PGDATABASE", "PGUSER", "PGSERVICE", "PGSERVICEFILE"),
+    *("PGSYSCONFDIR", "PGOPTIONS", "PGAPPNAME", "PGCONNECT_TIMEOUT", "PGCLIENTENCODING"),
+    *("PGDATESTYLE", "PGTZ", "PGGEQO", "PGTARGETSESSIONATTRS", "PGLOADBALANCEHOSTS"),
+)
 LEAST_SCRYPT_LOG2_N, GREATEST_SCRYPT_LOG2_N = 10, 20
 
 
@@ -247,6 +252,18 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         except SettingsError as error:
             raise SettingsError(f"{variable(name)}: {error}") from None
     return settings
+
+
+def drop_stray_libpq_variables(environ: MutableMapping[str, str] = os.environ) -> None:
+    """Remove the variables with which libpq would complete or bend IOT_POSTGRES_URL.
+
+    A PGHOSTADDR of somebody's shell leads to another server than the URL names, a PGSERVICE or a
+    PGOPTIONS changes what the URL does not say. Credentials and TLS (PGPASSWORD, PGPASSFILE,
+    PGSSLMODE, PGSSLROOTCERT, ...) stay: they name no server, and without them a connection would
+    be less safe.
+    """
+    for name in _STRAY_LIBPQ_VARIABLES:
+        environ.pop(name, None)
 
 
 def load_key_names(environ: Mapping[str, str] = os.environ) -> names.KeyNames:

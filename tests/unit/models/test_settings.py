@@ -8,7 +8,14 @@ import pytest
 
 from iot_models.errors import SettingsError
 from iot_models.names import KeyNames
-from iot_models.settings import Settings, describe, load, load_key_names, variable
+from iot_models.settings import (
+    Settings,
+    describe,
+    drop_stray_libpq_variables,
+    load,
+    load_key_names,
+    variable,
+)
 
 REQUIRED = {
     "IOT_POSTGRES_URL": "postgresql://user:hunter2@db/iot",
@@ -201,3 +208,11 @@ def test_describe_lists_every_setting() -> None:
     assert {row[0] for row in rows if row[1] == "(required)"} == set(REQUIRED)
     assert ("IOT_API_WORKERS", "2", "API processes.") in rows
     assert all(meaning.endswith(".") for _, _, meaning in rows)
+
+
+def test_variables_of_libpq_that_bend_a_url_are_dropped() -> None:
+    kept = {"PGPASSWORD": "p", "PGPASSFILE": "/f", "PGSSLMODE": "verify-full", "IOT_SHARDS": "8"}
+    stray = {"PGHOSTADDR": "192.0.2.1", "PGSERVICE": "none", "PGOPTIONS": "-c a=b", "PGUSER": "u"}
+    environ = kept | stray
+    drop_stray_libpq_variables(environ)
+    assert environ == kept

@@ -64,7 +64,9 @@ class Parts:
             urls["IOT_REDIS_URL"] = self.redis.url
         if self.postgres is not None:
             urls["IOT_POSTGRES_URL"] = self.postgres.url
-        given = {name: value for name, value in self.given.items() if value}
+        # Our own database needs none of libpq's variables: PGSSLMODE would ask it for TLS.
+        libpq = "PG" if self.postgres is not None else "\0"
+        given = {k: v for k, v in self.given.items() if v and not k.startswith(libpq)}
         return {**self._defaults, **urls, **given, "PYTHONUNBUFFERED": "1"}
 
     def settings(self) -> Settings:

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import pwd
+import re
 import secrets
 import shutil
 import signal
@@ -17,6 +18,7 @@ from iot_tools.local.server import Server
 _MAJOR = "18"
 _USER = "postgres"
 _LONGEST_SOCKET_PATH = 100
+_SOCKET_PATH = re.compile(rb"[\w /.+=:~-]+")
 _SETTINGS = {
     "timezone": "UTC",
     "log_timezone": "UTC",
@@ -59,9 +61,9 @@ def server_user() -> int:
 class PostgresServer(Server):
     """PostgreSQL under `directory`, reached by a socket in it, which is open to its owner alone.
 
-    With `port`, or where the socket's path would be too long, it listens on 127.0.0.1 with a
-    random password instead. `settings` are server settings that win over ours; with
-    `fsync` "off" the database is set up without syncing too.
+    With `port`, or where the socket's path is too long or has special characters, it listens on
+    127.0.0.1 with a random password instead. `settings` are server settings that win over ours;
+    with `fsync` "off" the database is set up without syncing too.
     """
 
     name = "postgres"
@@ -76,14 +78,13 @@ class PostgresServer(Server):
     ) -> None:
         super().__init__(directory, log)
         self._settings = {**_SETTINGS, **(settings or {})}
-        socket_fits = len(os.fsencode(self.directory / ".s.PGSQL.5432")) <= _LONGEST_SOCKET_PATH
-        self.port = port or (None if socket_fits else free_port())
+        self.port = port or (None if _holds_a_socket(self.directory) else free_port())
 
     @property
     def url(self) -> str:
         if self.port is None:
             return f"postgresql://{_USER}@/postgres?host={quote(str(self.directory))}"
-        password = self._password_file.read_text(encoding="utf-8")
+        password = self._made_password().read_text(encoding="utf-8")
         return f"postgresql://{_USER}:{password}@127.0.0.1:{self.port}/postgres"
 
     @property
@@ -91,9 +92,14 @@ class PostgresServer(Server):
         """PostgreSQL's own data directory."""
         return self.directory / "data"
 
-    @property
-    def _password_file(self) -> Path:
-        return self.directory / "password"
+    def _made_password(self) -> Path:
+        """The file with the password, which is there before the database: the URL holds it."""
+        path = self.directory / "password"
+        if not path.exists():
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.touch(mode=0o600)
+            path.write_text(secrets.token_urlsafe(24), encoding="utf-8")
+        return path
 
     def ready(self) -> bool:
         """Whether the server that runs says, in its pid file, that it takes connections."""
@@ -131,8 +137,6 @@ class PostgresServer(Server):
         made.mkdir(mode=0o700)
         if server_user() >= 0:
             os.chown(made, server_user(), server_user())
-        self._password_file.touch(mode=0o600)
-        self._password_file.write_text(secrets.token_urlsafe(24), encoding="utf-8")
         initdb = Child(self._program("initdb", self._initdb_options(made), self.log))
         initdb.run(60)
         made.rename(self.data)
@@ -140,17 +144,31 @@ class PostgresServer(Server):
     def _initdb_options(self, made: Path) -> list[str]:
         options = ["-D", str(made), "-U", _USER, "--encoding=UTF8", "--no-locale"]
         options += ["--auth-local=trust", "--auth-host=scram-sha-256"]
-        options += [f"--pwfile={self._password_file}"]
+        options += [f"--pwfile={self._made_password()}"]
         return [*options, "--no-sync"] if self._settings.get("fsync") == "off" else options
 
     def _program(self, name: str, options: list[str], log: Path) -> Program:
         return Program(
             name=name,
             arguments=[str(binaries() / name), *options],
-            environment={**os.environ, "LC_ALL": "C", "TZ": "UTC"},
+            environment=_environment(),
             directory=self.directory,
             log=log,
             user=server_user(),
             stop_signal=signal.SIGINT,  # "fast": SIGTERM would wait until every client has left
             stop_seconds=30,
         )
+
+
+def _holds_a_socket(directory: Path) -> bool:
+    """Whether clients can be told of a socket there: libpq and PostgreSQL split paths at commas,
+    and `url_parts` takes an @ for a part of a password.
+    """
+    path = os.fsencode(directory / ".s.PGSQL.5432")
+    return len(path) <= _LONGEST_SOCKET_PATH and _SOCKET_PATH.fullmatch(path) is not None
+
+
+def _environment() -> dict[str, str]:
+    """Without a locale that may not be installed, and without PG*, which PostgreSQL reads too."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "LC_"))}
+    return {**kept, "LANG": "C", "LC_ALL": "C", "TZ": "UTC"}

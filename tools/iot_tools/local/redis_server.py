@@ -1,6 +1,7 @@
 """A Redis of our own: durable, on the loopback address, behind a password."""
 
 import importlib.util
+import os
 import re
 import secrets
 import shutil
@@ -92,6 +93,8 @@ class RedisServer(Server):
         return Program(
             name=self.name,
             arguments=[path, config.name],
+            # Redis 7 refuses to start in a locale that is not installed.
+            environment={**os.environ, "LC_ALL": "C"},
             directory=self.directory,
             log=self.log,
             stop_seconds=20,

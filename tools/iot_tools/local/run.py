@@ -7,6 +7,8 @@ from pathlib import Path
 
 from iot_cipher.keyring import create_keyring_file
 from iot_cipher.writer_keys import write_writer_keys_file
+from iot_models.addresses import parse_bind
+from iot_models.errors import SettingsError
 from iot_tools.client import ApiClient
 from iot_tools.local import first_reading, orphans, parts
 from iot_tools.local.child import LaunchError
@@ -45,6 +47,9 @@ def run(options: Options) -> int:
             terminal.show(f"{error}: is another `make run` on? Stop it, or set another DATA_DIR.")
         except LaunchError as error:
             terminal.show(str(error))
+        except OSError as error:  # such as a file of another user's
+            what = f"{error.strerror}: {error.filename}" if error.filename else str(error)
+            terminal.show(f"DATA_DIR {options.data_dir} can't be used: {what}")
         finally:
             lock.release()
     return 1
@@ -60,7 +65,10 @@ class LocalRun:
         self._supervisor = Supervisor(terminal.say, stop_request)
         self._settings = everything.settings()
         self._began = time.time()
-        self._host, _, self._port = self._settings.bind.rpartition(":")
+        bind = parse_bind(self._settings.bind)
+        if bind is None:
+            raise SettingsError("IOT_BIND: make run needs an address and a port")
+        self._host, self._port = bind
 
     def run(self) -> int:
         """Start, watch and stop; see `run`."""
@@ -80,8 +88,8 @@ class LocalRun:
         return 0
 
     def _check_port(self) -> None:
-        host = self._host.strip("[]") or "0.0.0.0"  # noqa: S104 -- what an empty host means
-        if not is_free(int(self._port), host):
+        host = self._host or "0.0.0.0"  # noqa: S104 -- what an empty host means
+        if not is_free(self._port, host):
             raise LaunchError(
                 f"port {self._port} is taken by another program; "
                 f"choose another one, such as: make run PORT={free_port()}"
@@ -191,7 +199,8 @@ class LocalRun:
     @property
     def _url(self) -> str:
         scheme = "https" if self._settings.tls_certificate else "http"
-        host = "127.0.0.1" if self._host in {"", "0.0.0.0", "[::]"} else self._host  # noqa: S104
+        host = "127.0.0.1" if self._host in {"", "0.0.0.0", "::"} else self._host  # noqa: S104
+        host = f"[{host}]" if ":" in host else host
         return f"{scheme}://{host}:{self._port}"
 
     def _client(self, timeout: float) -> ApiClient:

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import pytest
 import yaml
 
 from iot_models.settings import describe
@@ -18,15 +19,27 @@ def test_docs_list_every_setting_as_it_is() -> None:
     assert rows == [list(row) for row in describe()], "run `make docs`"
 
 
-def test_docs_name_files_that_exist() -> None:
+def test_architecture_names_files_that_exist() -> None:
+    """Of a row's names, one without a directory is in the directory of the name before it."""
     text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
-    table = [line for line in text.splitlines() if line.startswith("|") and "`" in line]
-    named = [
-        word for line in table for word in line.split("`")[1::2] if word.startswith(("s", "t"))
-    ]
-    paths = [word for word in named if "/" in word]
-    assert len(paths) > 15
-    assert [path for path in paths if not (ROOT / path).exists()] == []
+    table = text.partition("## Where is what")[2].partition("\n## ")[0]
+    found = []
+    for line in table.splitlines():
+        directory = ROOT
+        for name in re.findall(r"`([\w./-]+(?:\.\w+|/|Dockerfile))`", line):
+            path = ROOT / name if "/" in name else directory / name
+            directory = path.parent
+            found.append(path)
+    assert len(found) > 90
+    assert [path for path in found if not path.exists()] == []
+
+
+@pytest.mark.parametrize("document", ["docs/architecture.md", "CONTRIBUTING.md"])
+def test_paths_in_documents_exist(document: str) -> None:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    names = re.findall(r"`((?:services|shared|tools|charts|tests|bench|docs|k8s)/[\w./-]+)`", text)
+    assert len(names) > 15
+    assert [name for name in names if not (ROOT / name).exists()] == []
 
 
 def test_the_security_document_names_tests_that_exist() -> None:

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import psycopg
 from redis.exceptions import RedisError
 
 from iot_cipher.envelope import Opener, name_of
@@ -19,8 +18,9 @@ from iot_stores.audit import AuditLog
 from iot_stores.backlog import Backlog
 from iot_stores.dead_letters import DeadLetter, DeadLetters
 from iot_stores.forgotten import REASON, DatedEntry, find_forgotten
-from iot_stores.postgres import connect_postgres
+from iot_stores.postgres import AWAY, connect_postgres
 from iot_stores.redis_client import connect_redis
+from iot_stores.store_states import state_of
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -103,10 +103,11 @@ def _dead() -> Iterator[_Dead]:
     dead = _Dead(load())
     try:
         yield dead
-    except RedisError as error:
-        raise UnavailableError(f"Redis is away: {error}") from None
-    except psycopg.OperationalError as error:
-        raise UnavailableError(f"Postgres is away: {error}") from None
+    except (RedisError, *AWAY) as error:
+        state = state_of(error)
+        if state is None:
+            raise
+        raise UnavailableError(str(state)) from None
     finally:
         dead.redis.close()
 

@@ -16,6 +16,7 @@ from iot_models import metrics
 from iot_models.errors import TooManyRequestsError
 from iot_models.names import KeyNames
 from iot_stores.backlog import Guard
+from iot_stores.store_states import report
 
 from .clients import Client
 
@@ -72,7 +73,7 @@ class Guesses:
                 if self._number(guard.name, count) >= guard.limit:
                     raise self.refusal(client, self._client.ttl(guard.name))
         except RedisError as error:
-            _log.warning("guesses are not counted, Redis is away: %s", error)
+            report(_log, "guesses are not counted", error)
 
     def check_noted(self, client: Client) -> None:
         """As `check`, for clients that this process has refused already; asks nobody."""
@@ -111,7 +112,7 @@ class Guesses:
                 elif isinstance(counted, RedisError):
                     raise counted
         except RedisError as error:
-            _log.warning("guesses are not counted, Redis is away: %s", error)
+            report(_log, "guesses are not counted", error)
 
     def _number(self, name: str, count: bytes | None) -> int:
         """What a counter says. One that is no number was planted in Redis: it begins anew, since to

@@ -3,8 +3,6 @@
 import logging
 
 from flask import Flask, Response, g
-from psycopg.errors import UndefinedTable
-from redis.exceptions import RedisError
 from werkzeug.exceptions import HTTPException
 
 from iot_models.errors import (
@@ -14,8 +12,8 @@ from iot_models.errors import (
     UnauthorizedError,
     UnavailableError,
 )
-from iot_stores.postgres import AWAY, PoolBusyError
-from iot_stores.redis_client import is_away
+from iot_stores.postgres import PoolBusyError
+from iot_stores.store_states import report, state_of
 
 from .answers import json_answer
 from .defects import log_defect
@@ -82,21 +80,17 @@ def _challenge(error: IotError) -> str | None:
 def _known(error: Exception) -> IotError | None:
     if isinstance(error, IotError):
         return error
-    if isinstance(error, RedisError) and is_away(error):
-        _log.warning("Redis is away: %s", error)
-        return UnavailableError("Redis is away; try again", retry_after=RETRY_SECONDS)
     if isinstance(error, PoolBusyError):
-        _log.warning("all connections to Postgres are in use: %s", error)
+        report(_log, "all connections to Postgres are in use", error)
         return UnavailableError(
             "too many requests need the database; try again", retry_after=RETRY_SECONDS
         )
-    if isinstance(error, AWAY):
-        _log.warning("Postgres is away: %s", error)
-        return UnavailableError("Postgres is away; try again", retry_after=RETRY_SECONDS)
-    if isinstance(error, UndefinedTable):
-        _log.error("the database has no schema: run `iot-sensor migrate`")
-        return UnavailableError("the database is not set up yet", retry_after=RETRY_SECONDS)
-    return None
+    state = state_of(error)
+    if state is None:
+        return None
+    report(_log, "requests are answered 503", error)
+    says = "is away" if state.public == "away" else f"can't serve now ({state.code})"
+    return UnavailableError(f"{state.store} {says}; try again", retry_after=RETRY_SECONDS)
 
 
 def _http(error: HTTPException) -> Response:

@@ -19,6 +19,7 @@ from iot_stores.history import Question, Span
 from iot_stores.hot_window import HotWindow
 from iot_stores.postgres import Pool
 from iot_stores.reach import Position
+from iot_stores.store_states import report
 
 from .clients import Client
 from .cursor import Cursor
@@ -245,7 +246,7 @@ class Readings:
             if coverage.held:
                 return begin, self._hot_window.bounds(vault.vault_id, begin)
         except RedisError as error:
-            _log.warning("the hot window is not used, Redis is away: %s", error)
+            report(_log, "the hot window is not used", error)
         except (FormatError, ValueError) as error:  # a writer never wrote it
             _log.error("the hot window is not used, it is damaged: %s", error)
         return begin, None

@@ -7,14 +7,14 @@ import struct
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
-import psycopg
 from redis.exceptions import RedisError
 
 from iot_cipher.envelope import EntryName
 from iot_models.errors import InvalidRequestError
 from iot_stores import ledger
 from iot_stores.backlog import Backlog
-from iot_stores.postgres import Pool
+from iot_stores.postgres import AWAY, Pool
+from iot_stores.store_states import report
 
 _NAME = struct.Struct(">H16sQ")
 """The list of names. Its first byte is 0, for a shard is below 256."""
@@ -58,8 +58,8 @@ class Receipts:
                 time.sleep(pause)
                 pause = min(2 * pause, _LATEST)
             return self.stored(entries)
-        except (RedisError, psycopg.OperationalError) as error:
-            _log.warning("it can't be told whether a request is stored: %s", error)
+        except (RedisError, *AWAY) as error:
+            report(_log, "it can't be told whether requests are stored", error)
             return False
 
     def _done(self, entries: Sequence[EntryName], ends: Mapping[int, int]) -> bool:

@@ -149,6 +149,7 @@ def build_service(settings: Settings) -> Service:
         audit=AuditLog(keyring.current),
         readiness=Readiness(
             watch,
+            backlog.try_append,
             installation,
             lend,
             hot_window=hot_watch,

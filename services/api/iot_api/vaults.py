@@ -22,6 +22,8 @@ from iot_cipher.vault import (
 )
 from iot_models import metrics
 from iot_models.errors import DecryptionError, TooManyRequestsError, UnavailableError
+from iot_stores.postgres import AWAY
+from iot_stores.store_states import report
 from iot_stores.vault_lookups import FastLookups, LookupPolicy
 from iot_stores.vault_records import FoundVault, PolicyChangedError, VaultRecords
 
@@ -165,8 +167,8 @@ class Vaults:
         lookups = [*held.missed, held.record.lookup]
         try:
             record = self._records.cached(lookups) or self._records.find(lookups).record
-        except (RedisError, psycopg.OperationalError) as error:
-            _log.warning("an open vault is not renewed, its record can't be read: %s", error)
+        except (RedisError, *AWAY) as error:
+            report(_log, "open vaults are not renewed", error)
             return True
         if record != held.record:
             self._cache.forget(key)
@@ -306,7 +308,7 @@ class Vaults:
                 found = self._records.find([newest.lookup])
                 if found.record is not None or not _same_lookups(found.policy, policy):
                     return found, False
-            except psycopg.OperationalError:
+            except AWAY:
                 _log.info("a password is looked up in Redis alone, Postgres is away")
         lookups = [newest.lookup, *(secret.lookup for secret in secrets)]
         record = self._records.cached(lookups)
@@ -358,7 +360,7 @@ class Vaults:
         except PolicyChangedError:
             self._policy = None  # the vault moves at a later use
         except (RedisError, psycopg.Error) as error:
-            _log.warning("a vault keeps its old lookup for now: %s", error)
+            report(_log, "vaults keep their old lookups for now", error)
         return record
 
     def _current_policy(self) -> LookupPolicy:
@@ -372,7 +374,8 @@ class Vaults:
         if policy is None or policy.is_passing or policy.cost_below(self._scrypt_log2_n):
             try:
                 policy = self._policy = self._records.raise_cost(self._scrypt_log2_n)
-            except psycopg.OperationalError:
+            except AWAY as error:
+                report(_log, "the lookups in use are not read", error)
                 if policy is None or not (policy.costs or policy.creates_fast_lookups):
                     return LookupPolicy(FastLookups.KEPT, (self._scrypt_log2_n,))
         return policy

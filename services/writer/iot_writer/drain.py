@@ -23,6 +23,7 @@ from iot_stores.hot_window import DrainedShard, HotWindow
 from iot_stores.ledger import Offset, SessionNumbers
 from iot_stores.months import month_begin
 from iot_stores.postgres import Connection
+from iot_stores.store_states import report
 
 from .partitions import ensure_partition
 from .segment_builder import Arrival, build_segments
@@ -292,7 +293,7 @@ class Drain:
         except RedisError as error:
             self._hot_window_from = time.monotonic() + self._hot_window_pause
             metrics.counter("iot_hot_window_missed_total").inc(len(stored))
-            _log.warning("the hot window goes without some segments: %s", error)
+            report(_log, "the hot window goes without some segments", error)
 
 
 def _build(

@@ -7,11 +7,11 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import wraps
 from typing import cast
 
 from redis import Redis
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.exceptions import RedisError
 from rq import Queue
 from rq.defaults import RQ_KEY_PREFIX
 from rq.exceptions import NoSuchJobError
@@ -21,6 +21,7 @@ from rq.serializers import JSONSerializer
 from iot_models import metrics, names
 from iot_stores.postgres import AWAY
 from iot_stores.redis_watch import UnfitRedisError
+from iot_stores.store_states import report, state_of
 
 from . import lookup_upgrade, retention, stopping, sweep
 from .drain import Outcome
@@ -66,7 +67,8 @@ def _drain(writer: Writer, shards: Sequence[int]) -> dict[int, str]:
             drained = writer.drain_shards(shards)
     except AWAY as error:
         # The sweep queues the shards again; what waits, waits in the backlog.
-        _log.warning("nothing is drained, Postgres is away: %s", _first_line(error))
+        writer.drop_postgres()
+        report(_log, "nothing is drained", error)
         return {}
     except UnfitRedisError:
         return {}  # the watch logs why
@@ -88,11 +90,8 @@ def _counting_failures(counter: str) -> Iterator[None]:
     except AWAY:
         _count(counter, "postgres_away")
         raise
-    except (RedisConnectionError, RedisTimeoutError):
-        _count(counter, "redis_away")
-        raise
-    except Exception:
-        _count(counter, "failed")
+    except Exception as error:
+        _count(counter, "failed" if state_of(error) is None else "redis_away")
         raise
 
 
@@ -106,10 +105,6 @@ def _linger() -> None:
         time.sleep(wait)
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]
-
-
 def compact() -> str:
     """Do one order to merge small segments, and queue the next; while drains are behind, none."""
     writer = current()
@@ -119,7 +114,8 @@ def compact() -> str:
         with _counting_failures("iot_compactions_total"):
             outcome, left = writer.compaction.run(writer.postgres())
     except AWAY as error:
-        _log.warning("nothing is compacted, Postgres is away: %s", _first_line(error))
+        writer.drop_postgres()
+        report(_log, "nothing is compacted", error)
         return "postgres_away"
     if left:
         writer.backlog.arm([names.COMPACT_JOB])
@@ -173,7 +169,30 @@ def _note_success(job: str) -> None:
     metrics.gauge("iot_job_last_success_timestamp_seconds").labels(job).set_to_current_time()
 
 
-Function = Callable[[int], str] | Callable[[], int] | Callable[[], str]
+Function = Callable[..., str | int]
+
+
+def _waiting_for_stores(function: Function) -> Function:
+    """Let a job end without an error when a store can't serve: the sweep or the ticker queues it
+    again.
+    """
+
+    @wraps(function)
+    def run(*args: int) -> str | int:
+        try:
+            return function(*args)
+        except AWAY as error:
+            current().drop_postgres()
+            report(_log, "a job is not done", error)
+            return "postgres_away"
+        except RedisError as error:
+            if state_of(error) is None:
+                raise
+            report(_log, "a job is not done", error)
+            return "redis_away"
+
+    return run
+
 
 _PERIODIC: Mapping[str, Function] = {
     names.SWEEP_JOB: sweep_shards,
@@ -189,9 +208,9 @@ _DRAINS: Mapping[str, int] = {names.drain_job(shard): shard for shard in range(n
 def find_job(job_id: str) -> tuple[Function, tuple[int, ...]] | None:
     """Return the function and the arguments of a job; None for an unknown id."""
     if job_id in _DRAINS:
-        return drain, (_DRAINS[job_id],)
+        return _waiting_for_stores(drain), (_DRAINS[job_id],)
     function = _PERIODIC.get(job_id)
-    return None if function is None else (function, ())
+    return None if function is None else (_waiting_for_stores(function), ())
 
 
 class KnownJob(Job):

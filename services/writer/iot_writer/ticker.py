@@ -9,6 +9,7 @@ from redis.exceptions import RedisError
 from iot_models import metrics, names
 from iot_stores.postgres import AWAY
 from iot_stores.redis_watch import UnfitRedisError
+from iot_stores.store_states import report
 
 from .writer import Writer
 
@@ -41,7 +42,7 @@ class Ticker(threading.Thread):
                 self.tick()
                 self._look_at_clocks()
             except RedisError as error:
-                _log.warning("Redis is away: %s", error)
+                report(_log, "no job is queued", error)
             except (UnfitRedisError, *AWAY) as error:
                 _log.debug("nothing is queued: %s", error)
 

@@ -16,6 +16,7 @@ from iot_models import names
 from iot_stores.postgres import AWAY
 from iot_stores.redis_client import connect_redis, is_full
 from iot_stores.redis_watch import RedisWatch, UnfitRedisError
+from iot_stores.store_states import report, state_of
 
 from . import jobs, stopping
 from .ticker import Ticker
@@ -104,9 +105,24 @@ class DrainWorker(SimpleWorker):
             self._stop_requested = True
 
 
+class _RedisStates(logging.Filter):
+    """Logs a state of Redis as the rest of the writer does: RQ logs a traceback every second."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether RQ logs a record itself."""
+        raised = record.exc_info[1] if record.exc_info else None
+        arguments = record.args if isinstance(record.args, tuple) else ()
+        for error in (raised, *arguments):
+            if isinstance(error, RedisError) and state_of(error) is not None:
+                report(_log, "the writer waits for it", error)
+                return False
+        return True
+
+
 def work(writer: Writer) -> None:
     """Work until SIGTERM or SIGINT. RQ's loop ends when Redis breaks off; it is begun anew."""
     logging.getLogger("rq").setLevel(logging.WARNING)
+    logging.getLogger("rq.worker").addFilter(_RedisStates())
     if writer.keys.current().from_keyring:
         _log.warning(
             "IOT_KEYRING_FILE holds the whole keyring, more than a writer needs: "
@@ -121,9 +137,9 @@ def work(writer: Writer) -> None:
                 writer.watch.require_ours()
                 _work_on_jobs(writer)
             except RedisError as error:
-                _log.warning("Redis is away: %s", error)
+                report(_log, "the writer waits for it", error)
             except AWAY as error:
-                _log.warning("whose Redis is, is not known: Postgres is away: %s", error)
+                report(_log, "whose Redis is, is not known", error)
             except UnfitRedisError:
                 pass  # the watch has logged why
             except StopRequested:  # RQ raises it in its handler, wherever we are then
@@ -144,7 +160,7 @@ def _hand_over(writer: Writer) -> None:
         writer.watch.require_ours()
         writer.backlog.arm([names.drain_job(shard) for shard in writer.backlog.oldest()])
     except RedisError as error:
-        _log.warning("Redis is away: %s", error)
+        report(_log, "the sweep queues what waits", error)
     except (UnfitRedisError, *AWAY) as error:
         _log.debug("no drain is queued: %s", error)
 
@@ -166,8 +182,11 @@ def _drain_directly(writer: Writer) -> None:
     try:
         for shard in range(writer.settings.shards):
             writer.drain_shards([shard])
-    except (RedisError, UnfitRedisError, *AWAY) as error:
-        _log.warning("draining without jobs failed: %s", error)
+    except AWAY as error:
+        writer.drop_postgres()
+        report(_log, "draining without jobs failed", error)
+    except (RedisError, UnfitRedisError) as error:
+        report(_log, "draining without jobs failed", error)
 
 
 def _work_on_jobs(writer: Writer) -> None:

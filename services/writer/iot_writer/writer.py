@@ -16,7 +16,7 @@ from iot_stores.compaction_orders import CompactionOrders
 from iot_stores.dead_letters import DeadLetters
 from iot_stores.hot_window import HotWindow
 from iot_stores.installation import Installation
-from iot_stores.postgres import Connection, check_schema, connect_postgres, url_parts
+from iot_stores.postgres import Connection, abandon, check_schema, connect_postgres, url_parts
 from iot_stores.readiness import Readiness
 from iot_stores.redis_client import connect_hot_window, connect_redis
 from iot_stores.redis_watch import RedisWatcher
@@ -79,7 +79,7 @@ class Writer:
         """A connection that works, as far as can be known without asking.
 
         Raises:
-            psycopg.OperationalError: Postgres is away.
+            AWAY: Postgres can't serve.
             SettingsError: the database's schema is another version's.
         """
         if self._connection is None or self._connection.closed or self._connection.broken:
@@ -94,10 +94,24 @@ class Writer:
             self._connection = connection
         return self._connection
 
+    def drop_postgres(self) -> None:
+        """Close the connection after an error that told of a state of Postgres.
+
+        The server may have become a standby, while the name in the URL leads to the new primary.
+        """
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            abandon(connection)
+
     def readiness(self) -> Readiness:
         """Whether this process can drain; asks over connections that the drain doesn't use."""
         return Readiness(
-            self.watch, self.installation, self._connect, ask_once=True, clocks=self.clocks
+            self.watch,
+            self.backlog.try_remove,
+            self.installation,
+            self._connect,
+            ask_once=True,
+            clocks=self.clocks,
         )
 
     def drain_shards(self, shards: Sequence[int]) -> Drained:

@@ -18,6 +18,9 @@ UPGRADE_JOB = "upgrade"
 MOST_SHARDS = 256
 _LONGEST_PREFIX = 64
 
+UNUSED_STREAM = "iot:ingest:unused"
+"""A stream that never exists: readiness tries writes on it, which change nothing."""
+
 DRAIN_JOBS = "drain-"
 """What the ids of all drains begin with."""
 

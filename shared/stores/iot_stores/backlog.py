@@ -14,6 +14,7 @@ from iot_models.names import DRAIN_JOBS, MOST_SHARDS, KeyNames, drain_job
 from .group_commit import GroupCommit
 from .months import END_MS
 from .redis_client import milliseconds
+from .redis_connections import renew_connections
 from .scripts import load_script, run_all
 
 WAIT_MILLISECONDS = 2000
@@ -212,6 +213,14 @@ class Backlog:
             _refuse(outcome, *more)
         return Appended(ends={shard: end for (shard, _), end in zip(entries, more, strict=True)})
 
+    def try_append(self) -> None:
+        """Send what `append` sends, and change nothing. Raises `RedisError`, as `append` does."""
+        self._client.xadd(names.UNUSED_STREAM, {"e": b""}, nomkstream=True)
+
+    def try_remove(self) -> None:
+        """Send what `remove` sends, and change nothing. Raises `RedisError`, as `remove` does."""
+        self._client.xtrim(names.UNUSED_STREAM, minid="0", approximate=False)
+
     def remembered(self, names_of_request: Sequence[str]) -> bytes | None:
         """The first answer of a request that is remembered under one of its names, else None: a
         look that spares an `append`. With replicas or disks to wait for it is None always: only
@@ -235,8 +244,13 @@ class Backlog:
             raise UnavailableError(f"Redis can't do IOT_REDIS_WAIT_FSYNC: {reached}")
         if isinstance(reached, Exception):
             raise reached
+        self._check_replicas(reached)
+
+    def _check_replicas(self, reached: Any) -> None:
         local, replicas = reached if self._wait_fsync else (1, reached)
         if replicas < self._wait_replicas:
+            # A master that was cut off from its replicas: by now another one may be master.
+            renew_connections(self._client)
             raise UnavailableError(
                 f"{replicas} of {self._wait_replicas} replicas have the readings; try again"
             )

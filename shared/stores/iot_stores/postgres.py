@@ -1,15 +1,21 @@
 """The connections to Postgres."""
 
+import contextlib
+import logging
 import re
-from collections.abc import Callable, Sequence
-from typing import Any, LiteralString
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, LiteralString, Self
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.pq import TransactionStatus
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from iot_models.errors import SettingsError
 from iot_models.settings import Settings
+
+from .store_states import POSTGRES_AWAY, is_of_the_server
 
 SCHEMA_REVISION = "0004"
 """The newest schema that this code knows; `iot_writer.schema` brings a database to it.
@@ -27,6 +33,7 @@ SHORT_SECONDS = 10
 WAIT_SECONDS = 3.0
 """How long a request waits for a free connection, or for Postgres to come back."""
 
+_READ_ONLY = "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::boolean"
 _LIVENESS = {
     "connect_timeout": CONNECT_SECONDS,
     # A peer that vanished without a word is found out in about ten seconds.
@@ -36,34 +43,80 @@ _LIVENESS = {
     "tcp_user_timeout": 10_000,
 }
 
-AWAY = (psycopg.OperationalError, psycopg.errors.ReadOnlySqlTransaction)
-"""Raised while Postgres can't serve (gone, starting, full, read-only): no defect of ours."""
+RENEW_SECONDS = 1.0
+"""While a state of Postgres lasts, connections are renewed this often at most."""
+
+AWAY = POSTGRES_AWAY
 
 Connection = psycopg.Connection[tuple[object, ...]]
+
+# psycopg_pool logs each attempt to connect. Here the error is raised to those who wait, and logged.
+logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
 
 
 class PoolBusyError(PoolTimeout):
     """All connections of a pool were in use for too long. Postgres may be well."""
 
 
+class _NotingConnection(psycopg.Connection[tuple[object, ...]]):
+    """A connection of a pool, which has a class of its own: why it was not made is noted there."""
+
+    failure: psycopg.Error | None = None
+
+    @classmethod
+    def connect(cls, conninfo: str = "", **options: Any) -> Self:
+        try:
+            connection = super().connect(conninfo, **options)
+        except psycopg.Error as error:
+            cls.failure = error
+            raise
+        cls.failure = None
+        return connection
+
+
 class Pool(ConnectionPool[Connection]):
-    """A pool that tells whether its connections are in use, or can't be made."""
+    """A pool that tells whether its connections are in use, or why they can't be made.
+
+    After a failover the name in the URL leads to the new primary, while open connections stay with
+    the old one. So all connections are closed after an error that tells of a state of the server;
+    the next ones are made anew, which resolves the name again.
+    """
 
     _lent = 0
+    _renewed_at = 0.0
+
+    def __init__(self, conninfo: str, **options: Any) -> None:
+        class Pooled(_NotingConnection):
+            pass
+
+        self._made = Pooled
+        super().__init__(conninfo, connection_class=Pooled, **options)
+
+    @contextlib.contextmanager
+    def connection(self, timeout: float | None = None) -> Iterator[Connection]:
+        """Lend a connection. Raises as `getconn`."""
+        with super().connection(timeout) as connection:
+            try:
+                yield connection
+            except AWAY as error:
+                if is_of_the_server(error):
+                    abandon(connection)
+                    self._renew()
+                raise
 
     def getconn(self, timeout: float | None = None) -> Connection:
         """Take a connection.
 
         Raises:
             PoolBusyError: all connections are in use.
-            PoolTimeout: Postgres is away.
+            PoolTimeout: Postgres is away, with what it says, if it says anything.
         """
         try:
             connection = super().getconn(timeout)
         except PoolTimeout as error:
             if self._lent >= self.max_size:
                 raise PoolBusyError(str(error)) from None
-            raise
+            raise PoolTimeout(str(self._made.failure or error)) from None
         self._lent += 1
         return connection
 
@@ -71,6 +124,24 @@ class Pool(ConnectionPool[Connection]):
         """Give a connection back."""
         self._lent -= 1
         super().putconn(conn)
+
+    def _renew(self) -> None:
+        now = time.monotonic()
+        if now - self._renewed_at >= RENEW_SECONDS:
+            self._renewed_at = now
+            self.drain()
+
+
+def abandon(connection: Connection) -> None:
+    """Close a connection to a server that can't serve.
+
+    PgBouncer would lend its own connection to that server to the next client. It closes the
+    connections of clients that leave in the middle of a transaction.
+    """
+    with contextlib.suppress(psycopg.Error):
+        if connection.info.transaction_status == TransactionStatus.IDLE:
+            connection.execute("BEGIN")
+    connection.close()
 
 
 def short_query(
@@ -107,6 +178,17 @@ def url_parts(url: str) -> dict[str, Any]:
             "written as %40 (@), %2F (/), %3A (:), %25 (%)"
         )
     return parts
+
+
+def check_writable(connection: Connection) -> None:
+    """Refuse a server that takes no writes.
+
+    Raises:
+        psycopg.errors.ReadOnlySqlTransaction: it is a standby, or read-only.
+    """
+    row = short_query(connection, _READ_ONLY).fetchone()
+    if row is not None and row[0]:
+        raise psycopg.errors.ReadOnlySqlTransaction("the server is in recovery, or read-only")
 
 
 def connect_postgres(settings: Settings, *, name: str) -> Connection:

@@ -3,29 +3,26 @@
 from typing import Any
 from urllib.parse import urlsplit
 
-from redis import BlockingConnectionPool, Redis
+from redis import Redis
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import (
     BusyLoadingError,
     ConnectionError,  # noqa: A004 - redis-py's own, wider than the builtin
-    OutOfMemoryError,
-    ReadOnlyError,
     RedisError,
-    TimeoutError,  # noqa: A004
 )
 from redis.retry import Retry
 
 from iot_models.errors import SettingsError
 from iot_models.settings import Settings
 
+from .redis_connections import NotingParser, RenewedPool
 from .sentinels import connect_by_sentinels
+from .store_states import state_of
 
 CONNECT_SECONDS = 2.0
 ANSWER_SECONDS = 3.0
 MOST_CONNECTIONS = 128
 """Of one client; far more than are busy at once while Redis answers."""
-
-_AWAY = (ConnectionError, TimeoutError, BusyLoadingError, ReadOnlyError, OutOfMemoryError)
 
 
 def connect_redis(settings: Settings) -> "Redis":
@@ -69,6 +66,7 @@ def _connect(url: str, variable: str, patience: float) -> "Redis":
             supported_errors=(ConnectionError,),
         ),
         "retry_on_error": [BusyLoadingError],
+        "parser_class": NotingParser,
     }
     if "+sentinel://" not in url and not _has_a_fit_port(url):
         # What is taken for the port may be the password: redis-py would repeat it.
@@ -81,7 +79,7 @@ def _connect(url: str, variable: str, patience: float) -> "Redis":
             client = connect_by_sentinels(url, options, variable)
         else:
             # Who finds every connection taken waits for one.
-            pool = BlockingConnectionPool.from_url(url, timeout=patience, **options)
+            pool = RenewedPool.from_url(url, timeout=patience, **options)
             client = Redis.from_pool(pool)
         # One that is not used: a query that says what is no option would be found out by that.
         client.connection_pool.connection_class(**client.connection_pool.connection_kwargs)
@@ -103,11 +101,7 @@ def milliseconds(time: tuple[int, int]) -> int:
     return seconds * 1000 + micros // 1000
 
 
-def is_away(error: RedisError) -> bool:
-    """Whether Redis can't serve now (gone, loading, full, a replica): no defect of ours."""
-    return isinstance(error, _AWAY) or is_full(error)
-
-
 def is_full(error: RedisError) -> bool:
     """Whether Redis has no memory left for what it was asked to keep."""
-    return isinstance(error, OutOfMemoryError) or "OOM" in str(error)
+    state = state_of(error)
+    return state is not None and state.code == "OOM"

@@ -29,6 +29,7 @@ from iot_models.names import KeyNames
 
 from .installation import OTHER_KEYRING, Installation
 from .scripts import load_script
+from .store_states import public_state
 
 LOOK_SECONDS = 1.0
 RETRY_SECONDS = 5
@@ -140,8 +141,7 @@ class RedisWatch:
         try:
             return self.look().fault or "ok"
         except RedisError as error:
-            _log.warning("%s is away: %s", self._duties.name, error)
-            return "away"
+            return public_state(_log, self._duties.name, error)
         except psycopg.OperationalError:
             return "not checked: Postgres is away"
 

@@ -10,6 +10,8 @@ from redis.sentinel import Sentinel, SentinelConnectionPool
 
 from iot_models.errors import SettingsError
 
+from .redis_connections import RenewedSentinelPool
+
 _URL = re.compile(
     r"(?P<scheme>rediss?)\+sentinel://(?:(?P<user>[^:@/]*)(?::(?P<password>[^@/]*))?@)?"
     r"(?P<hosts>[^/@]+)/(?P<name>[^/?]+)(?:/(?P<db>\d+))?(?P<query>\?.*)?"
@@ -21,7 +23,8 @@ def connect_by_sentinels(url: str, options: dict[str, Any], variable: str) -> "R
     """A client of the master that the Sentinels in `url` name, with these options of redis-py.
     `variable` is where the URL stands, for messages.
 
-    User and password are the master's; Sentinels are asked without.
+    User and password are the master's. Those of the Sentinels are `sentinel_username` and
+    `sentinel_password` in the query; without them, Sentinels are asked without a password.
 
     Raises:
         SettingsError: the URL is not of the form that `connect_redis` describes.
@@ -31,10 +34,11 @@ def connect_by_sentinels(url: str, options: dict[str, Any], variable: str) -> "R
         raise SettingsError(
             f"{variable} must be redis+sentinel://host:port,host:port/<master's name>/<db>"
         )
-    # What the query may hold, and what TLS means, is redis-py's to say.
+    own, query = _of_sentinels(found["query"] or "")
+    # What the rest of the query may hold, and what TLS means, is redis-py's to say.
     try:
         given: dict[str, Any] = parse_url(  # type: ignore[no-untyped-call]
-            f"{found['scheme']}://localhost/{found['query'] or ''}"
+            f"{found['scheme']}://localhost/{query}"
         )
     except ValueError as error:
         raise SettingsError(f"{variable}: {error}") from None
@@ -42,16 +46,18 @@ def connect_by_sentinels(url: str, options: dict[str, Any], variable: str) -> "R
     for name in ("host", "port", "db"):
         given.pop(name, None)
     common = {**options, **given, **({"ssl": True} if tls else {})}
+    asking = {**common, **own, "socket_timeout": options["socket_connect_timeout"]}
+    asking.pop("parser_class", None)
     sentinels = Sentinel(  # type: ignore[no-untyped-call]
         [_address(host, variable) for host in found["hosts"].split(",")],
-        sentinel_kwargs={**common, "socket_timeout": options["socket_connect_timeout"]},
+        sentinel_kwargs=asking,
         db=int(found["db"] or 0),
         username=unquote(found["user"]) if found["user"] else None,
         password=unquote(found["password"]) if found["password"] else None,
         **common,
     )
     client: Redis = sentinels.master_for(  # type: ignore[no-untyped-call]
-        found["name"], redis_class=_Master
+        found["name"], redis_class=_Master, connection_pool_class=RenewedSentinelPool
     )
     return client
 
@@ -64,6 +70,19 @@ class _Master(Redis):
         pool = cast("SentinelConnectionPool", self.connection_pool)
         for sentinel in pool.sentinel_manager.sentinels:
             sentinel.close()
+
+
+def _of_sentinels(query: str) -> tuple[dict[str, str], str]:
+    """The user and the password of the Sentinels in a query, and what else the query has."""
+    own: dict[str, str] = {}
+    rest = []
+    for part in query.removeprefix("?").split("&"):
+        name, _, value = part.partition("=")
+        if name in {"sentinel_username", "sentinel_password"}:
+            own[name.removeprefix("sentinel_")] = unquote(value)
+        elif part:
+            rest.append(part)
+    return own, "?" + "&".join(rest) if rest else ""
 
 
 def _address(host: str, variable: str) -> tuple[str, int]:

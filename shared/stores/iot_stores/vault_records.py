@@ -16,6 +16,7 @@ from iot_cipher.vault import VaultRecord
 from iot_models.names import KeyNames
 
 from .postgres import Connection, Pool, short_query
+from .store_states import report
 from .vault_lookups import (
     POLICY_COLUMNS,
     LookupPolicy,
@@ -78,7 +79,7 @@ class VaultRecords:
         try:
             held = self._client.mget([self._names.vault_record(lookup) for lookup in lookups])
         except RedisError as error:
-            _log.warning("vaults are looked up in Postgres, Redis is away: %s", error)
+            report(_log, "vaults are looked up in Postgres", error)
             return None
         for lookup, data in zip(lookups, cast("list[bytes | None]", held), strict=True):
             record = None if data is None else _decode(data)
@@ -92,7 +93,7 @@ class VaultRecords:
         A record that is found replaces the one in Redis.
 
         Raises:
-            psycopg.OperationalError: Postgres is away.
+            AWAY: Postgres can't serve.
         """
         with self._pool.connection() as connection:
             found = _find(connection, lookups)
@@ -105,7 +106,7 @@ class VaultRecords:
 
         Raises:
             PolicyChangedError: new vaults have a lookup of another format or cost by now.
-            psycopg.OperationalError: Postgres is away.
+            AWAY: Postgres can't serve.
         """
         values = (*_values(record), record.format)
         with _recognizing_changed_policy(), self._pool.connection() as connection:
@@ -121,7 +122,7 @@ class VaultRecords:
 
         Raises:
             PolicyChangedError: new lookups have another format or cost by now.
-            psycopg.OperationalError: Postgres is away.
+            AWAY: Postgres can't serve.
         """
         values = (*_values(new)[1:], new.format, old.vault_id, old.wrapped_key)
         with _recognizing_changed_policy(), self._pool.connection() as connection:
@@ -136,7 +137,7 @@ class VaultRecords:
 
         Raises:
             UnavailableError: the policy is wrong, or the cost could not be raised.
-            psycopg.OperationalError: Postgres is away.
+            AWAY: Postgres can't serve.
         """
         with self._pool.connection() as connection:
             for _ in range(2):  # an upgrade may end between the two statements
@@ -154,14 +155,14 @@ class VaultRecords:
         try:
             self._client.set(self._names.vault_record(record.lookup), encoded, ex=CACHE_SECONDS)
         except RedisError as error:
-            _log.warning("a vault's record is not cached, Redis is away: %s", error)
+            report(_log, "vault records are not cached", error)
 
     def _forget(self, lookup: bytes) -> None:
         try:
             # Not deleted: where the API has a user of its own, that user may delete nothing.
             self._client.set(self._names.vault_record(lookup), b"", px=1)
         except RedisError as error:
-            _log.warning("a vault's old record stays in Redis, which is away: %s", error)
+            report(_log, "old vault records stay in Redis", error)
 
 
 @contextmanager

@@ -1,0 +1,213 @@
+"""States in which Redis or Postgres can't serve, told apart from our own defects. Only here.
+
+Redis is recognized by the code word of its answer, Postgres by its SQLSTATE.
+"""
+
+import logging
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import psycopg
+from psycopg import errors
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import InvalidResponse, RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+REPORT_SECONDS = 10.0
+"""A state that goes on is logged again after this time."""
+_MOST_CHARACTERS = 300
+_AWAY = "away"
+
+_CLUSTER = "it is a Redis Cluster, which does not work with this service"
+REDIS_STATES: Mapping[str, str] = {
+    _AWAY: "it can't be reached, or does not answer in time",
+    "READONLY": "the server is a replica",
+    "UNBLOCKED": "the server became a replica",
+    "MASTERDOWN": "the server is a replica that has no connection to its master",
+    "NOREPLICAS": "fewer replicas are in step than min-replicas-to-write requires",
+    "MISCONF": "it can't write to its disk",
+    "LOADING": "it loads its data",
+    "BUSY": "a script blocks it",
+    "UNKILLABLE": "a script that has written can't be killed",
+    "KILLED": "an administrator killed the script",
+    "OOM": "it has no memory left (maxmemory)",
+    "MAXCLIENTS": "it takes no more connections (maxclients)",
+    "NOPERM": "its user lacks a permission",
+    "NOAUTH": "it requires a password, and the URL has none",
+    "WRONGPASS": "it refuses the user or the password of the URL",
+    "DENIED": "its protected mode refuses connections from other machines",
+    "NODB": "it does not have the database of the URL",
+    "NOCOMMAND": "it does not know a command: Redis 6.2 or later is needed",
+    "CLUSTERDOWN": _CLUSTER,
+    "CROSSSLOT": _CLUSTER,
+    "TRYAGAIN": _CLUSTER,
+    "MOVED": _CLUSTER,
+    "ASK": _CLUSTER,
+}
+"""The states of Redis: the code word, for some one of ours, and what it means."""
+
+_REDIS_SENTENCES: Mapping[str, re.Pattern[str]] = {
+    "MAXCLIENTS": re.compile("max number of clients"),
+    # Inside a script; the first is the wording of Redis 6.2 and 7.0.
+    "NOPERM": re.compile("The user executing the script can't|ACL failure in script"),
+    "KILLED": re.compile("Script killed by user"),
+    "NODB": re.compile("DB index is out of range|SELECT is not allowed"),
+    "NOCOMMAND": re.compile("unknown (redis )?(sub)?command", re.IGNORECASE),
+    "WRONGPASS": re.compile("invalid password|AUTH <password> called|Client sent AUTH"),
+    "READONLY": re.compile("The previous master is now a slave"),  # redis-py, of its Sentinels
+}
+"""Answers without a code word of their own, which begin with ERR."""
+_ERR = re.compile(
+    r"(ERR )?(Error running script \(call to \w+\): (@user_script: ?\d+: )+)?"
+    r"(EXECABORT Transaction discarded because of: )?-?"
+)
+"""What may stand in front of the code word: Redis 6.2 wraps what a script's command answers."""
+_DATA = re.compile(r",? with args beginning with.*", re.DOTALL)
+_PIPELINE = " of pipeline caused error: "
+
+_STATEMENT = "it could not execute a statement"
+POSTGRES_STATES: Mapping[str, str] = {
+    _AWAY: "it can't be reached, or does not answer in time",
+    "read_only_sql_transaction": "the server is a standby, or read-only",
+    "cannot_connect_now": "it starts, recovers or shuts down",
+    "admin_shutdown": "it shuts down, or an administrator ended the session",
+    "crash_shutdown": "it recovers from a crash",
+    "too_many_connections": "it takes no more connections",
+    "disk_full": "its disk is full",
+    "out_of_memory": "it has no memory left",
+    "insufficient_privilege": "the user of the URL lacks a permission",
+    "invalid_authorization_specification": "it refuses the user or the password of the URL",
+    "invalid_catalog_name": "it does not have the database of the URL",
+    "tls_refused": "it refuses TLS, or its certificate is not trusted",
+    "undefined_table": "the database has no schema: run `iot-sensor migrate`",
+    "query_canceled": "a statement took too long, or was canceled",
+    "lock_not_available": "a lock was not free in time",
+    "idle_in_transaction_session_timeout": "it ended a session that waited in a transaction",
+}
+"""The states of Postgres that have a text of their own: the condition's name, and its meaning."""
+_POSTGRES_SENTENCES: Mapping[str, re.Pattern[str]] = {
+    "too_many_connections": re.compile("too many (clients|connections)|connection slots"),
+    "cannot_connect_now": re.compile(
+        "starting up|shutting down|recovery mode|not (yet )?accepting connections"
+    ),
+    "insufficient_privilege": re.compile("permission denied for database"),
+    "invalid_catalog_name": re.compile('database ".*" does not exist|no such database'),
+    "invalid_authorization_specification": re.compile(
+        'authentication failed|no password supplied|no pg_hba.conf entry|role ".*" does not exist|'
+        "not permitted to log in"
+    ),
+    "tls_refused": re.compile("SSL|certificate"),
+    "read_only_sql_transaction": re.compile("session is read-only|in hot standby mode"),
+}
+"""What Postgres, or libpq, says of a connection that can't be made: libpq tells no SQLSTATE."""
+
+POSTGRES_AWAY = (
+    psycopg.OperationalError,
+    errors.ReadOnlySqlTransaction,
+    errors.IdleInTransactionSessionTimeout,
+    errors.TransactionTimeout,
+    errors.InsufficientPrivilege,
+    errors.InvalidCatalogName,
+    errors.UndefinedTable,
+    errors.InternalError_,
+    errors.DataCorrupted,
+    errors.IndexCorrupted,
+)
+"""Raised while Postgres can't serve: no defect of ours."""
+_OF_A_STATEMENT = ("40", "42P01", "54", "55", "57014")
+"""SQLSTATEs, or their beginnings, that say nothing about the server of a connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreState:
+    """A state in which a store can't serve."""
+
+    store: str
+    code: str
+    meaning: str
+    sentence: str
+    """The store's own, in one line. For the log: it may name users and hosts."""
+
+    @property
+    def public(self) -> str:
+        """What anybody may know."""
+        return _AWAY if self.code == _AWAY else f"{self.code}: {self.meaning}"
+
+    def __str__(self) -> str:
+        if self.code == _AWAY:
+            return f"{self.store} is away: {self.sentence}"
+        return f"{self.store} answers {self.code}, {self.meaning}: {self.sentence}"
+
+
+def state_of(error: BaseException) -> StoreState | None:
+    """The state that an error of a store tells of; None when it is a defect of ours."""
+    if isinstance(error, RedisError):
+        return _redis_state(error)
+    if isinstance(error, POSTGRES_AWAY):
+        return _postgres_state(error)
+    return None
+
+
+def is_of_the_server(error: psycopg.Error) -> bool:
+    """Whether another connection may lead to a server that can do what this one can't."""
+    return not (error.sqlstate or "").startswith(_OF_A_STATEMENT)
+
+
+def _redis_state(error: RedisError) -> StoreState | None:
+    said = str(error).rpartition(_PIPELINE)[2]
+    if error.status_code and not said.startswith(error.status_code):
+        said = f"{error.status_code} {said}"
+    sentence = _one_line(_DATA.sub("", said))
+    prefix = _ERR.match(sentence)
+    code = sentence[prefix.end() if prefix else 0 :].partition(" ")[0]
+    if code not in REDIS_STATES:
+        matching = (each for each, words in _REDIS_SENTENCES.items() if words.search(sentence))
+        unreachable = isinstance(error, RedisConnectionError | RedisTimeoutError | InvalidResponse)
+        code = next(matching, _AWAY if unreachable else "")
+    if not code:
+        return None
+    return StoreState("Redis", code, REDIS_STATES[code], sentence)
+
+
+def _postgres_state(error: psycopg.Error) -> StoreState:
+    sentence = _one_line(error.diag.message_primary or str(error))
+    if error.sqlstate:
+        name = errors.lookup(error.sqlstate).__name__.rstrip("_")
+        code = re.sub("(?<=[a-z])(?=[A-Z])", "_", name).lower()
+    else:
+        matching = (each for each, words in _POSTGRES_SENTENCES.items() if words.search(sentence))
+        code = next(matching, _AWAY)
+    return StoreState("Postgres", code, POSTGRES_STATES.get(code, _STATEMENT), sentence)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:_MOST_CHARACTERS]
+
+
+_reported: dict[tuple[str, str, str], tuple[float, int]] = {}
+"""When a line was logged last, and how many like it were left out since."""
+
+
+def report(logger: logging.Logger, consequence: str, error: Exception) -> None:
+    """Log a store's state and its consequence: at once, then every `REPORT_SECONDS`."""
+    state = state_of(error)
+    code = "" if state is None else f"{state.store} {state.code}"
+    key = logger.name, consequence, code
+    now = time.monotonic()
+    logged_at, left_out = _reported.get(key, (-REPORT_SECONDS, 0))
+    if now - logged_at < REPORT_SECONDS:
+        _reported[key] = logged_at, left_out + 1
+        return
+    _reported[key] = now, 0
+    more = f" ({left_out} more like this were not logged)" if left_out else ""
+    said = f"{type(error).__name__}: {_one_line(str(error))}" if state is None else str(state)
+    logger.warning("%s; %s%s", said, consequence, more)
+
+
+def public_state(logger: logging.Logger, name: str, error: Exception) -> str:
+    """What readiness says of an error. The store's own sentence goes to the log alone."""
+    report(logger, f"readiness says so of {name}", error)
+    state = state_of(error)
+    return _AWAY if state is None else state.public

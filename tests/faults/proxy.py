@@ -11,7 +11,10 @@ _PIECE = 65_536
 
 
 class Proxy:
-    """Forwards connections to a port of loopback, in a thread of its own."""
+    """Forwards connections to a port of loopback, in a thread of its own.
+
+    It stands for the name of a store: clients know it alone, whichever server it leads to.
+    """
 
     def __init__(self, target_port: int) -> None:
         self._target_port = target_port
@@ -36,6 +39,10 @@ class Proxy:
     ) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
+
+    def lead_to(self, target_port: int) -> None:
+        """Lead new connections to another port. Those that are open stay where they are."""
+        self._target_port = target_port
 
     def slow(self, seconds: float) -> None:
         """Hold every piece of data for so long; 0 ends it."""

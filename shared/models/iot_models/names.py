@@ -18,9 +18,6 @@ UPGRADE_JOB = "upgrade"
 MOST_SHARDS = 256
 _LONGEST_PREFIX = 64
 
-UNUSED_STREAM = "iot:ingest:unused"
-"""A stream that never exists: readiness tries writes on it, which change nothing."""
-
 DRAIN_JOBS = "drain-"
 """What the ids of all drains begin with."""
 
@@ -63,6 +60,11 @@ class KeyNames:
         removed.
         """
         return f"{self.prefix}iot:backlog"
+
+    @property
+    def unused_stream(self) -> str:
+        """A stream that never exists: readiness tries writes on it, which change nothing."""
+        return f"{self.prefix}iot:ingest:unused"
 
     @property
     def dead_letters(self) -> str:

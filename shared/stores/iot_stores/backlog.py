@@ -215,11 +215,11 @@ class Backlog:
 
     def try_append(self) -> None:
         """Send what `append` sends, and change nothing. Raises `RedisError`, as `append` does."""
-        self._client.xadd(names.UNUSED_STREAM, {"e": b""}, nomkstream=True)
+        self._client.xadd(self._names.unused_stream, {"e": b""}, nomkstream=True)
 
     def try_remove(self) -> None:
         """Send what `remove` sends, and change nothing. Raises `RedisError`, as `remove` does."""
-        self._client.xtrim(names.UNUSED_STREAM, minid="0", approximate=False)
+        self._client.xtrim(self._names.unused_stream, minid="0", approximate=False)
 
     def remembered(self, names_of_request: Sequence[str]) -> bytes | None:
         """The first answer of a request that is remembered under one of its names, else None: a

@@ -90,8 +90,9 @@ POSTGRES_STATES: Mapping[str, str] = {
 _POSTGRES_SENTENCES: Mapping[str, re.Pattern[str]] = {
     "too_many_connections": re.compile("too many (clients|connections)|connection slots"),
     "cannot_connect_now": re.compile(
-        "starting up|shutting down|recovery mode|not (yet )?accepting connections"
+        "starting up|shutting down|recovery mode|not (yet |currently )?accepting connections"
     ),
+    "admin_shutdown": re.compile("terminating connection due to administrator command"),
     "insufficient_privilege": re.compile("permission denied for database"),
     "invalid_catalog_name": re.compile('database ".*" does not exist|no such database'),
     "invalid_authorization_specification": re.compile(

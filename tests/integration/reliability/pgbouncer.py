@@ -31,7 +31,9 @@ class PgBouncer:
         target = conninfo_to_dict(postgres_url)
         self._database, self._user = str(target["dbname"]), str(target["user"])
         to = {
-            key: str(target[key]) for key in ("host", "port", "dbname", "password") if key in target
+            key: str(target[key])
+            for key in ("host", "port", "dbname", "user", "password")
+            if key in target
         }
         (directory / "users.txt").write_text(f'"{self._user}" ""\n', encoding="utf-8")
         (directory / "pgbouncer.ini").write_text(

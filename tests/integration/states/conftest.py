@@ -1,0 +1,33 @@
+"""What the processes of these tests have in common."""
+
+import os
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from conftest import database_url
+from iot_tools.local.postgres_server import PostgresServer
+from iot_writer.schema import migrate
+
+DATABASE = "of_states"
+
+
+@pytest.fixture(scope="module")
+def stores_environment(
+    postgres_server: PostgresServer,
+    keyring_file: Path,
+) -> dict[str, str]:
+    """The environment of processes that live through many states, on a database of their own."""
+    with psycopg.connect(postgres_server.url, autocommit=True) as admin:
+        admin.execute(f"DROP DATABASE IF EXISTS {DATABASE} WITH (FORCE)")
+        admin.execute(f"CREATE DATABASE {DATABASE}")
+    url = database_url(postgres_server.url, DATABASE)
+    migrate(url)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("IOT_")}
+    return kept | {
+        "IOT_POSTGRES_URL": url,
+        "IOT_KEYRING_FILE": str(keyring_file),
+        "IOT_SCRYPT_LOG2_N": "10",
+        "IOT_COMPACTION_AFTER_SECONDS": "0",
+    }

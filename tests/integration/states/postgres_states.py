@@ -1,0 +1,192 @@
+"""A Postgres that is brought into each state that its documentation lists."""
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+from iot_tools.local.postgres_server import PostgresServer
+from support.waiting import wait_until
+
+USER, PASSWORD, DATABASE = "service", "right", "readings"
+_END_SESSIONS = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s"
+_SESSIONS = "SELECT pid FROM pg_stat_activity WHERE usename = %s"
+_TABLES = ("vaults", "ingest_offsets", "segments")
+
+
+@dataclass(frozen=True)
+class ProvokedPostgres:
+    """A server, whose database belongs to the user of the services."""
+
+    server: PostgresServer
+
+    @property
+    def service_url(self) -> str:
+        """The URL for the services."""
+        return make_conninfo(self.server.url, dbname=DATABASE, user=USER, password=PASSWORD)
+
+    def prepare(self) -> None:
+        """Make the user and the database."""
+        with self.admin("postgres") as admin:
+            admin.execute(f"CREATE ROLE {USER} LOGIN PASSWORD '{PASSWORD}'")
+            admin.execute(f"CREATE DATABASE {DATABASE} OWNER {USER}")
+
+    def admin(self, database: str = DATABASE) -> psycopg.Connection[tuple[object, ...]]:
+        """A connection of the administrator."""
+        return psycopg.connect(make_conninfo(self.server.url, dbname=database), autocommit=True)
+
+    def alter(self, statement: str) -> None:
+        """Execute a statement as the administrator."""
+        with self.admin("postgres") as admin:
+            admin.execute(sql.SQL(statement))
+
+    def end_sessions(self) -> None:
+        """End the sessions of the services."""
+        with self.admin("postgres") as admin:
+            before = admin.execute(_SESSIONS, (USER,)).fetchall()
+            admin.execute(_END_SESSIONS, (USER,))
+            wait_until(
+                lambda: not {*before} & {*admin.execute(_SESSIONS, (USER,)).fetchall()},
+                what="the end of these sessions",
+            )
+
+
+Provoked = Callable[[ProvokedPostgres], AbstractContextManager[None]]
+
+
+@contextmanager
+def read_only(postgres: ProvokedPostgres) -> Iterator[None]:
+    """Every new transaction is read-only, also those of sessions that are open."""
+    postgres.alter("ALTER SYSTEM SET default_transaction_read_only = on")
+    postgres.alter("SELECT pg_reload_conf()")
+    try:
+        yield
+    finally:
+        with postgres.admin("postgres") as admin:
+            admin.execute("SET transaction_read_only = off")
+            admin.execute("ALTER SYSTEM RESET default_transaction_read_only")
+        postgres.alter("SELECT pg_reload_conf()")
+
+
+def altered(change: str, back: str, *, ends_sessions: bool = False) -> Provoked:
+    """Provoke a state by a statement, and end the state by another one."""
+
+    @contextmanager
+    def provoke(postgres: ProvokedPostgres) -> Iterator[None]:
+        postgres.alter(change)
+        if ends_sessions:
+            postgres.end_sessions()
+        try:
+            yield
+        finally:
+            postgres.alter(back)
+
+    return provoke
+
+
+@contextmanager
+def no_permission(postgres: ProvokedPostgres) -> Iterator[None]:
+    """The user may insert nothing."""
+    with postgres.admin() as admin:
+        admin.execute(f"REVOKE INSERT ON vaults, segments FROM {USER}")
+        try:
+            yield
+        finally:
+            admin.execute(f"GRANT INSERT ON vaults, segments TO {USER}")
+
+
+@contextmanager
+def no_database(postgres: ProvokedPostgres) -> Iterator[None]:
+    """The database has another name."""
+    with postgres.admin("postgres") as admin:
+        wait_until(lambda: _renamed(postgres, admin), what="a database without sessions")
+        try:
+            yield
+        finally:
+            admin.execute(f"ALTER DATABASE elsewhere RENAME TO {DATABASE}")
+
+
+@contextmanager
+def shutting_down(postgres: ProvokedPostgres) -> Iterator[None]:
+    """It shuts down as soon as the administrator's session ends."""
+    server = postgres.server
+    with postgres.admin("postgres") as admin:
+        os.kill(server.pid, signal.SIGTERM)
+        wait_until(lambda: _says(postgres, "shutting down"), what="its shutdown")
+        admin.execute(_END_SESSIONS, (USER,))
+        yield
+    wait_until(lambda: not server.running, what="its end")
+    server.start()
+
+
+def raised(sqlstate: str) -> Provoked:
+    """Provoke what can't be had otherwise: Postgres itself raises an error of this SQLSTATE."""
+
+    @contextmanager
+    def provoke(postgres: ProvokedPostgres) -> Iterator[None]:
+        with postgres.admin() as admin:
+            admin.execute(
+                "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+                f"RAISE EXCEPTION 'provoked' USING ERRCODE = '{sqlstate}'; END $$"
+            )
+            for table in _TABLES:
+                admin.execute(
+                    f"CREATE TRIGGER fail BEFORE INSERT OR UPDATE ON {table}"
+                    " FOR EACH STATEMENT EXECUTE FUNCTION fail()"
+                )
+            try:
+                yield
+            finally:
+                admin.execute("DROP FUNCTION fail CASCADE")
+
+    return provoke
+
+
+STATES: Mapping[str, Provoked] = {
+    "read_only_sql_transaction": read_only,
+    "too_many_connections": altered(
+        f"ALTER ROLE {USER} CONNECTION LIMIT 0",
+        f"ALTER ROLE {USER} CONNECTION LIMIT -1",
+        ends_sessions=True,
+    ),
+    "invalid_authorization_specification": altered(
+        f"ALTER ROLE {USER} PASSWORD 'another'",
+        f"ALTER ROLE {USER} PASSWORD '{PASSWORD}'",
+        ends_sessions=True,
+    ),
+    "invalid_catalog_name": no_database,
+    "cannot_connect_now": shutting_down,
+    "insufficient_privilege": no_permission,
+    "disk_full": raised("53100"),
+    "out_of_memory": raised("53200"),
+    "io_error": raised("58030"),
+    "internal_error": raised("XX000"),
+    "query_canceled": raised("57014"),
+    "lock_not_available": raised("55P03"),
+    "deadlock_detected": raised("40P01"),
+    "admin_shutdown": raised("57P01"),
+    "crash_shutdown": raised("57P02"),
+}
+"""How each state is brought about."""
+
+
+def _renamed(postgres: ProvokedPostgres, admin: psycopg.Connection[tuple[object, ...]]) -> bool:
+    postgres.end_sessions()
+    with contextlib.suppress(psycopg.errors.ObjectInUse):
+        admin.execute(f"ALTER DATABASE {DATABASE} RENAME TO elsewhere")
+        return True
+    return False
+
+
+def _says(postgres: ProvokedPostgres, words: str) -> bool:
+    try:
+        postgres.admin("postgres").close()
+    except psycopg.OperationalError as error:
+        return words in str(error)
+    return False

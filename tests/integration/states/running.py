@@ -1,0 +1,111 @@
+"""API and writer as processes, whose answers and logs are judged while a store can't serve."""
+
+import itertools
+import json
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from support.stack import Answer, Stack
+from support.waiting import wait_until
+
+RECOVERY_SECONDS = 5.0
+"""In which a PUT must be acknowledged again."""
+MOST_LINES = 40
+"""Log lines that a state may cause in the seconds that a test takes, of both processes."""
+
+
+@dataclass
+class Sent:
+    """What a device sent under one password."""
+
+    password: str
+    acknowledged: list[int] = field(default_factory=list)
+
+
+class Running:
+    """The service, and what it has acknowledged."""
+
+    def __init__(self, environment: Mapping[str, str], logs: Path) -> None:
+        self.stack = Stack(environment, logs)
+        self._logs = logs
+        self._marks: dict[str, int] = {}
+        self.devices: dict[str, Sent] = {}
+        self._run = secrets.token_hex(4)
+        self._numbers = itertools.count()
+
+    def start(self) -> None:
+        """Start both processes; the writer has stored a reading when this returns."""
+        self.stack.start_api("--workers", "1")  # each worker says what it has seen itself
+        self.stack.start_writer()
+        assert self.put("first").status == 201
+        wait_until(lambda: self._is_stored(self.devices["first"]), seconds=60, what="a reading")
+
+    def put(self, password: str) -> Answer:
+        """Send one reading."""
+        device = self.devices.setdefault(password, Sent(f"{password} of {self._run}"))
+        number = next(self._numbers)
+        row = {"data": {"db_password": device.password, "interrogator_time": number}}
+        answer = self.stack.put([row])
+        if answer.status == 201:
+            device.acknowledged.append(number)
+        return answer
+
+    def ready(self) -> dict[str, str]:
+        """What the API's readiness says."""
+        told: dict[str, str] = self.stack.request("GET", "/readyz").json()
+        return told
+
+    def mark(self) -> None:
+        """Look only at what is sent and logged from now on."""
+        self.devices.clear()
+        self._marks = {path.name: path.stat().st_size for path in self._logs.glob("*.log")}
+
+    def log(self, process: str) -> str:
+        """What a process has logged since."""
+        path = self._logs / f"{process}.log"
+        return path.read_bytes()[self._marks.get(path.name, 0) :].decode()
+
+    def assert_refused(self, password: str, store: str, code: str) -> None:
+        """A PUT is 503, and says so as clients expect it."""
+        answer = self.put(password)
+        said = answer.json()
+        assert (answer.status, said["code"]) == (503, "unavailable"), said
+        assert answer.headers["Retry-After"] == "1"
+        assert store in said["error"]
+        assert code in said["error"], said
+
+    def assert_acknowledged_again(self, *passwords: str) -> None:
+        """PUTs are acknowledged in time."""
+        began = time.monotonic()
+        for password in passwords:
+            wait_until(
+                lambda password=password: self.put(password).status == 201,  # type: ignore[misc]
+                seconds=RECOVERY_SECONDS,
+                what=f"a PUT that is acknowledged within {RECOVERY_SECONDS} s",
+            )
+        assert time.monotonic() - began < RECOVERY_SECONDS
+
+    def assert_all_stored(self) -> None:
+        """Each acknowledged reading is read back once; no process has died or logged a defect."""
+        for device in self.devices.values():
+            wait_until(lambda device=device: self._is_stored(device), what="all readings")  # type: ignore[misc]
+        assert self.stack.api is not None
+        for process in (self.stack.api, *self.stack.writers):
+            assert process.poll() is None
+        for name in ("api", "writer-0"):
+            assert "Traceback" not in self.log(name), self.log(name)[-4000:]
+        assert sum(self.log(name).count("\n") for name in ("api", "writer-0")) < MOST_LINES
+
+    def _is_stored(self, device: Sent) -> bool:
+        if not device.acknowledged:
+            return True
+        body = json.dumps({"data": {"db_password": device.password}})
+        answer = self.stack.request("POST", "/api/iot", body, {"Content-Type": "application/json"})
+        if answer.status != 200:
+            return False
+        read = [row["interrogator_timestamp"] for row in answer.json()["data"]]
+        assert len(read) == len(set(read)), "a reading is doubled"
+        return set(device.acknowledged) <= set(read)

@@ -1,0 +1,167 @@
+"""A managed endpoint fails over: the name leads to the new primary, and connections that are open
+stay with the old one, which is a replica now.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from redis import Redis
+
+from faults.proxy import Proxy
+from integration.reliability.pgbouncer import PgBouncer
+from integration.reliability.redis_group import PASSWORD, Group
+from integration.states.postgres_pair import PostgresPair
+from integration.states.running import Running
+from support.waiting import wait_until
+
+KNOWN = [f"known {number}" for number in range(4)]
+
+
+@pytest.fixture
+def group(tmp_path: Path) -> Iterator[Group]:
+    """A master and two replicas."""
+    made = Group(tmp_path / "group", replicas=2, sentinels=0)
+    yield made
+    made.stop()
+
+
+def fail_over(group: Group, name: Proxy) -> None:
+    """Make the replica the master. The old master goes on as its replica."""
+    old, new = group.master, group.replica
+    with new.client() as client:
+        client.replicaof("NO", "ONE")
+    name.lead_to(new.port)
+    for follower in (old, group.replicas[1]):
+        with follower.client() as client:
+            client.replicaof("127.0.0.1", str(new.port))
+
+
+@pytest.mark.parametrize("wait_replicas", [0, 1])
+def test_redis(
+    wait_replicas: int, group: Group, stores_environment: dict[str, str], tmp_path: Path
+) -> None:
+    with Proxy(group.master.port) as name:
+        url = group.master_url.replace(str(group.master.port), str(name.port))
+        changes = {"IOT_REDIS_URL": url, "IOT_REDIS_WAIT_REPLICAS": str(wait_replicas)}
+        running = Running(stores_environment | changes, tmp_path)
+        try:
+            running.start()
+            for password in KNOWN:
+                assert running.put(password).status == 201
+            running.mark()
+            wait_until(lambda: group.master.replicas() == 2, what="replicas in step")
+            fail_over(group, name)
+            if wait_replicas:
+                wait_until(lambda: group.replica.replicas() > 0, what="a replica of the new master")
+            running.assert_acknowledged_again(*KNOWN)
+            assert running.ready()["redis"] == "ok"
+            for password in KNOWN:
+                assert running.put(password).status == 201
+            running.assert_all_stored()
+        finally:
+            running.stack.stop()
+
+
+def test_readiness_notices_it_while_nobody_sends(
+    group: Group, stores_environment: dict[str, str], tmp_path: Path
+) -> None:
+    with Proxy(group.master.port) as name:
+        url = group.master_url.replace(str(group.master.port), str(name.port))
+        running = Running(stores_environment | {"IOT_REDIS_URL": url}, tmp_path)
+        try:
+            running.start()
+            running.mark()
+            fail_over(group, name)
+            assert running.ready()["redis"].startswith("READONLY: ")
+            wait_until(lambda: running.ready()["redis"] == "ok", what="readiness")
+            assert running.put(KNOWN[0]).status == 201
+        finally:
+            running.stack.stop()
+
+
+def test_the_hot_window_s_redis(
+    group: Group, redis_url: str, stores_environment: dict[str, str], tmp_path: Path
+) -> None:
+    """It only misses for a while what the backlog's Redis takes on."""
+    with Proxy(group.master.port) as name:
+        url = group.master_url.replace(str(group.master.port), str(name.port))
+        changes = {"IOT_REDIS_URL": redis_url, "IOT_HOT_WINDOW_REDIS_URL": url}
+        running = Running(stores_environment | changes, tmp_path)
+        try:
+            running.start()
+            running.mark()
+            fail_over(group, name)
+            assert running.put(KNOWN[0]).status == 201
+            running.assert_all_stored()
+
+            def warm() -> bool:
+                assert running.put(KNOWN[0]).status == 201
+                with Redis(port=group.replica.port, password=PASSWORD) as client:
+                    clients = client.client_list()
+                return any("hset" in str(each["cmd"]) or "eval" in str(each["cmd"])
+                           for each in clients)  # fmt: skip
+
+            wait_until(warm, seconds=30, what="a writer that uses the new master")
+        finally:
+            running.stack.stop()
+
+
+@pytest.fixture
+def postgres_pair(tmp_path: Path) -> Iterator[PostgresPair]:
+    """A primary and a standby."""
+    pair = PostgresPair(tmp_path / "pair")
+    yield pair
+    pair.stop()
+
+
+def move_postgres(running: Running, pair: PostgresPair, name: Proxy) -> None:
+    """Promote the standby while readings come; the old primary goes on, read-only."""
+    for password in KNOWN:
+        assert running.put(password).status == 201
+    running.assert_all_stored()
+    running.mark()
+    pair.promote()
+    name.lead_to(pair.standby_port)
+    pair.demote_primary()
+    running.assert_refused("the first new one", "Postgres", "read_only_sql_transaction")
+
+
+def test_postgres(
+    postgres_pair: PostgresPair,
+    redis_url: str,
+    stores_environment: dict[str, str],
+    tmp_path: Path,
+) -> None:
+    with Proxy(postgres_pair.primary_port) as name:
+        url = postgres_pair.url(name.port)
+        changes = {"IOT_POSTGRES_URL": url, "IOT_REDIS_URL": redis_url}
+        running = Running(stores_environment | changes, tmp_path)
+        try:
+            running.start()
+            move_postgres(running, postgres_pair, name)
+            running.assert_acknowledged_again("a new one", *KNOWN)
+            running.assert_all_stored()
+        finally:
+            running.stack.stop()
+
+
+def test_postgres_behind_pgbouncer(
+    postgres_pair: PostgresPair,
+    redis_url: str,
+    stores_environment: dict[str, str],
+    tmp_path: Path,
+) -> None:
+    """Its own connections stay with the old primary, too, until its clients have them closed."""
+    with Proxy(postgres_pair.primary_port) as name:
+        pooler = PgBouncer(tmp_path / "pgbouncer", postgres_pair.url(name.port))
+        changes = {"IOT_POSTGRES_URL": pooler.url, "IOT_REDIS_URL": redis_url}
+        running = Running(stores_environment | changes, tmp_path)
+        try:
+            running.start()
+            move_postgres(running, postgres_pair, name)
+            running.assert_acknowledged_again("a new one", *KNOWN)
+            running.assert_all_stored()
+        finally:
+            running.stack.stop()
+            pooler.stop()

@@ -130,7 +130,7 @@ class Guesses:
                 if left == -1 or left > WINDOW_SECONDS:
                     self._restart(guard.name, "would stay for longer than a minute", count=0)
         except RedisError as error:
-            _log.warning("a counter of guesses stays, Redis is away: %s", error)
+            report(_log, "a counter of guesses stays", error)
 
     def _restart(self, name: str, why: str, *, count: int) -> None:
         _log.warning("a counter of guesses %s, it begins anew", why)

@@ -30,7 +30,8 @@ def connect_redis(settings: Settings) -> "Redis":
 
     The URL is `redis://` or, with TLS, `rediss://`; or, for a master that Sentinels name,
     `redis+sentinel://[user:password@]host:port,host:port/<master's name>/<db>`, with TLS
-    `rediss+sentinel://`. Options of TLS go into the query: `?ssl_ca_certs=/path`.
+    `rediss+sentinel://`. Options of TLS go into the query: `?ssl_ca_certs=/path`; so do a user and
+    a password that the Sentinels ask for: `?sentinel_username=...&sentinel_password=...`.
 
     A command whose connection breaks is sent again, twice within a second. Everything that is
     sent through it can bear that: see `backlog.Backlog.append`. One that isn't answered in time

@@ -64,7 +64,9 @@ class Member(RedisServer):
 class Sentinel:
     """One `redis-sentinel`."""
 
-    def __init__(self, directory: Path, master: Member) -> None:
+    def __init__(self, directory: Path, master: Member, *, user: str, password: str) -> None:
+        """`user` and `password`: whom the Sentinel lets in; without a password everybody."""
+        self._user, self._password = user or None, password or None
         directory.mkdir()
         self.port = free_port()
         config = directory / "sentinel.conf"
@@ -77,6 +79,12 @@ class Sentinel:
             f"sentinel down-after-milliseconds {NAME} {DOWN_MILLISECONDS}",
             f"sentinel failover-timeout {NAME} 5000",
         ]
+        if password:
+            lines += [f"requirepass {password}", f"sentinel sentinel-pass {password}"]
+        if user:
+            lines += [f"user {user} on >{password} ~* &* +@all", f"sentinel sentinel-user {user}"]
+            lines += ["user default off"]
+            lines.remove(f"requirepass {password}")
         config.write_text("\n".join(lines) + "\n", encoding="utf-8")
         path, _ = find_redis()
         log = directory / "sentinel.log"
@@ -96,7 +104,9 @@ class Sentinel:
 
     def state(self) -> dict[str, object]:
         """What it thinks of the master."""
-        with Redis(port=self.port, socket_timeout=2) as client:
+        with Redis(
+            port=self.port, socket_timeout=2, username=self._user, password=self._password
+        ) as client:
             return cast("dict[str, object]", client.sentinel_master(NAME))
 
     def stop(self) -> None:
@@ -107,7 +117,15 @@ class Sentinel:
 class Group:
     """One master, its replicas and Sentinels."""
 
-    def __init__(self, directory: Path, *, replicas: int, sentinels: int) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        replicas: int,
+        sentinels: int,
+        sentinel_user: str = "",
+        sentinel_password: str = "",
+    ) -> None:
         self._stack = ExitStack()
         self.master = Member(directory / "redis-0")
         self.replicas = [
@@ -120,7 +138,12 @@ class Group:
         wait_until(lambda: self.master.replicas() == replicas, what="replicas in step")
         self.sentinels: list[Sentinel] = []
         for number in range(sentinels):
-            sentinel = Sentinel(directory / f"sentinel-{number}", self.master)
+            sentinel = Sentinel(
+                directory / f"sentinel-{number}",
+                self.master,
+                user=sentinel_user,
+                password=sentinel_password,
+            )
             self.sentinels.append(sentinel)
             self._stack.callback(sentinel.stop)
         wait_until(self._settled, seconds=30, what="Sentinels that know one another")

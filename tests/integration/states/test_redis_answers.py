@@ -11,6 +11,7 @@ from redis.exceptions import RedisError
 from integration.rights.stores import servers
 from integration.states.redis_states import STATES, ProvokedRedis
 from iot_stores.store_states import StoreState, state_of
+from support.waiting import wait_until
 
 SCRIPT = "return redis.call('XADD', KEYS[1], '*', 'e', ARGV[1])"
 SECRET = "what a client sent"
@@ -19,6 +20,8 @@ IMMEDIATE = {
     for state, states in STATES.items()
     if state not in {"LOADING", "MAXCLIENTS", "WRONGPASS"}
 }
+ANSWERS = {"UNBLOCKED", "KILLED", "NOAUTH", "NODB", "NOCOMMAND", "CLUSTERDOWN", "CROSSSLOT"}
+"""The other states that are provoked here."""
 
 
 @pytest.fixture(params=list(servers()))
@@ -145,6 +148,7 @@ def test_an_answer_that_is_our_defect(client: "Redis") -> None:
 def test_a_script_that_is_killed(client: "Redis", server: ProvokedRedis) -> None:
     """An administrator ends a script of ours that has written nothing."""
     with server.admin() as admin, ThreadPoolExecutor(1) as pool:
+        admin.config_set("lua-time-limit", 20)
         running = pool.submit(told, lambda: client.eval("while true do end", 0))
         while not running.done():
             try:
@@ -154,3 +158,18 @@ def test_a_script_that_is_killed(client: "Redis", server: ProvokedRedis) -> None
         state = running.result()
     assert state is not None
     assert state.code == "KILLED"
+
+
+def test_a_master_that_becomes_a_replica_while_a_client_waits(
+    client: "Redis", server: ProvokedRedis
+) -> None:
+    with server.admin() as admin, ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(told, lambda: client.blmove("none", "other", 4))
+        wait_until(
+            lambda: admin.info("clients")["blocked_clients"] == 1, what="a client that waits"
+        )
+        admin.replicaof("127.0.0.1", "1")
+        state = waiting.result()
+        admin.replicaof("NO", "ONE")
+    assert state is not None
+    assert state.code == "UNBLOCKED"

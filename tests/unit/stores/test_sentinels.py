@@ -95,3 +95,23 @@ def test_a_wrong_url_is_one_sentence_that_names_the_variable(url: str) -> None:
     assert said.startswith("IOT_REDIS_URL")
     assert "\n" not in said
     assert "secret" not in said
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"), [("p%26%3D%25", "p&=%"), ("a+b", "a+b"), ("%2541", "%41"), ("", "")]
+)
+def test_the_sentinels_own_user_and_password(written: str, meant: str) -> None:
+    query = f"?sentinel_username=me%40x&sentinel_password={written}&health_check_interval=7"
+    client, pool = connected(f"redis+sentinel://:secret@a,b/mine/3{query}")
+    for each in pool.sentinel_manager.sentinels:
+        given = each.get_connection_kwargs()
+        assert (given["username"], given["password"]) == ("me@x", meant)
+        assert given["health_check_interval"] == 7
+    given = client.get_connection_kwargs()
+    assert (given["username"], given["password"], given["db"]) == (None, "secret", 3)
+
+
+def test_sentinel_passwords_are_for_sentinels_alone() -> None:
+    with pytest.raises(SettingsError) as caught:
+        connect_redis(settings("redis://a/0?sentinel_password=hunter2"))
+    assert "hunter2" not in str(caught.value)

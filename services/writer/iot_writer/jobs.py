@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
-from typing import cast
+from typing import ParamSpec, TypeVar, cast
 
 from redis import Redis
 from redis.exceptions import RedisError
@@ -40,6 +40,34 @@ _log = logging.getLogger(__name__)
 _drained_at = 0.0
 
 
+Function = Callable[..., str | int]
+P = ParamSpec("P")
+R = TypeVar("R", bound=str | int)
+
+
+def _waiting_for_stores(function: Callable[P, R]) -> Callable[P, R | str]:
+    """Let a job end without an error when a store can't serve: the sweep or the ticker queues it
+    again.
+    """
+
+    @wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R | str:
+        try:
+            return function(*args, **kwargs)
+        except AWAY as error:
+            current().drop_postgres()
+            report(_log, "a job is not done", error)
+            return "postgres_away"
+        except RedisError as error:
+            if state_of(error) is None:
+                raise
+            report(_log, "a job is not done", error)
+            return "redis_away"
+
+    return run
+
+
+@_waiting_for_stores
 def drain(shard: int) -> str:
     """Store what waits in a shard; and then in all whose drains are queued meanwhile, for
     `JOB_SECONDS`. How it ended for that shard.
@@ -105,6 +133,7 @@ def _linger() -> None:
         time.sleep(wait)
 
 
+@_waiting_for_stores
 def compact() -> str:
     """Do one order to merge small segments, and queue the next; while drains are behind, none."""
     writer = current()
@@ -123,6 +152,7 @@ def compact() -> str:
     return outcome
 
 
+@_waiting_for_stores
 def sweep_shards() -> int:
     """Queue drains for the shards that were left behind, also by a change of their number, and
     the compaction that was.
@@ -133,6 +163,7 @@ def sweep_shards() -> int:
     return sweep.sweep(writer.backlog)
 
 
+@_waiting_for_stores
 def make_partitions() -> int:
     """Make the partitions of the months to come."""
     writer = current()
@@ -141,6 +172,7 @@ def make_partitions() -> int:
     return made
 
 
+@_waiting_for_stores
 def enforce_retention() -> int:
     """Delete what is older than it may be."""
     writer = current()
@@ -152,11 +184,13 @@ def enforce_retention() -> int:
     return deleted
 
 
+@_waiting_for_stores
 def rebuild_indexes() -> str:
     """Begin to rebuild the indexes that compaction has thinned out."""
     return "begun" if current().sparse_indexes.begin() else "goes on"
 
 
+@_waiting_for_stores
 def advance_upgrade() -> str:
     """End an upgrade from the version before when its processes have had the time to end."""
     writer = current()
@@ -167,31 +201,6 @@ def advance_upgrade() -> str:
 
 def _note_success(job: str) -> None:
     metrics.gauge("iot_job_last_success_timestamp_seconds").labels(job).set_to_current_time()
-
-
-Function = Callable[..., str | int]
-
-
-def _waiting_for_stores(function: Function) -> Function:
-    """Let a job end without an error when a store can't serve: the sweep or the ticker queues it
-    again.
-    """
-
-    @wraps(function)
-    def run(*args: int) -> str | int:
-        try:
-            return function(*args)
-        except AWAY as error:
-            current().drop_postgres()
-            report(_log, "a job is not done", error)
-            return "postgres_away"
-        except RedisError as error:
-            if state_of(error) is None:
-                raise
-            report(_log, "a job is not done", error)
-            return "redis_away"
-
-    return run
 
 
 _PERIODIC: Mapping[str, Function] = {
@@ -208,9 +217,9 @@ _DRAINS: Mapping[str, int] = {names.drain_job(shard): shard for shard in range(n
 def find_job(job_id: str) -> tuple[Function, tuple[int, ...]] | None:
     """Return the function and the arguments of a job; None for an unknown id."""
     if job_id in _DRAINS:
-        return _waiting_for_stores(drain), (_DRAINS[job_id],)
+        return drain, (_DRAINS[job_id],)
     function = _PERIODIC.get(job_id)
-    return None if function is None else (_waiting_for_stores(function), ())
+    return None if function is None else (function, ())
 
 
 class KnownJob(Job):

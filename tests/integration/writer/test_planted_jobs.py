@@ -203,12 +203,12 @@ def test_a_job_that_fails(
     stack: Stack, trap: Trap, sender: Sender, postgres_url: str, tmp_path: Path
 ) -> None:
     with psycopg.connect(postgres_url) as connection:
-        connection.execute("DROP TABLE ingest_sessions")
+        connection.execute("ALTER TABLE ingest_sessions DROP COLUMN seen_at")
     trap.plant(sender.redis)
     stack.start_writer()
     wait_until(lambda: _status(sender.redis, "retention") == b"failed", what="failure")
     log = (tmp_path / "writer-0.log").read_text()
-    assert "UndefinedTable" in log
+    assert "UndefinedColumn" in log
     assert "dropped an unknown job from the queue: 'os.system'" in log
 
 

@@ -4,7 +4,7 @@ import logging
 import time
 from datetime import UTC, datetime
 from types import FrameType
-from typing import cast
+from typing import Any, cast
 
 from redis.exceptions import RedisError
 from rq import Queue, SimpleWorker, worker_registration
@@ -98,6 +98,14 @@ class DrainWorker(SimpleWorker):
             # about to begin may be forgotten too: it runs all the same.
             pipeline.delete(queue.intermediate_queue_key)
             pipeline.execute()
+
+    def handle_exception(self, job: Job, *exc_info: Any) -> None:
+        """Log why a job failed; a state of Redis as the rest of the writer does."""
+        error = exc_info[1]
+        if isinstance(error, RedisError) and state_of(error) is not None:
+            report(_log, "the writer waits for it", error)
+        else:
+            super().handle_exception(job, *exc_info)
 
     def _install_signal_handlers(self) -> None:
         super()._install_signal_handlers()  # type: ignore[no-untyped-call]

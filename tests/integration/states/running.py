@@ -40,7 +40,8 @@ class Running:
         """Start both processes; the writer has stored a reading when this returns."""
         self.stack.start_api("--workers", "1")  # each worker says what it has seen itself
         self.stack.start_writer()
-        assert self.put("first").status == 201
+        answer = self.put("first")
+        assert answer.status == 201, answer
         wait_until(lambda: self._is_stored(self.devices["first"]), seconds=60, what="a reading")
 
     def put(self, password: str) -> Answer:

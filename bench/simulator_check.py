@@ -80,7 +80,7 @@ def check(*, seconds: float) -> int:
 
 
 _HEAD = (
-    "load (measured / simulated / foretold)", "drains/s", "requests a drain", "oldest: mean ms",
+    "load (measured / simulated / predicted)", "drains/s", "requests a drain", "oldest: mean ms",
     "p50 ms", "p99 ms", "waiting",
 )  # fmt: skip
 

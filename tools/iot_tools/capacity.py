@@ -289,7 +289,7 @@ class Capacity:
             Need("load", "requests", demand.requests, "/s"),
             Need("load", "segments", self.segments, "/s"),
             Need("API", "CPU", self.api_cores, "cores"),
-            Need("API", "of which opens vaults", self.opening, "cores"),
+            Need("API", "of which for opening vaults", self.opening, "cores"),
             Need("API", f"pods of {PROCESSES} processes", self.pods, ""),
             Need("writers", "CPU", self.writer_cores, "cores"),
             Need("writers", "pods", self.writers, ""),
@@ -312,23 +312,23 @@ class Capacity:
         costs, demand = self.costs, self.demand
         held = demand.vaults / (self.processes if demand.sticky else 1)
         limits = [
-            Limit("vaults an API process holds open", held / demand.vault_cache_size,
-                  "raise IOT_VAULT_CACHE_SIZE; send a device to one "
-                  "process; share passwords", hard=False),
+            Limit("open vaults of an API process", held / demand.vault_cache_size,
+                  "raise IOT_VAULT_CACHE_SIZE; route each device to "
+                  "one process; share passwords", hard=False),
             Limit("CPU of Redis", self.redis_cores / costs.redis_cores / costs.busy,
                   "batches; the hot window on a Redis of its own; several releases"),
             Limit("memory of Redis", self.redis_memory / costs.redis_memory,
-                  "batches; less outage or hot window; several releases"),
+                  "batches; a shorter outage or hot window; several releases"),
             Limit("network of Redis", self.network_redis / costs.network / costs.busy,
                   "batches; several releases"),
-            Limit("writers, one a shard", self.writer_cores / costs.busy / costs.most_shards,
+            Limit("writers, one for each shard", self.writer_cores / costs.busy / costs.most_shards,
                   "batches; several releases"),
             Limit("CPU of Postgres", self.postgres_cores / costs.postgres_cores / costs.busy,
                   "batches; a database by vault (Citus); several releases"),
             Limit("rows of Postgres", self.segments / costs.postgres_rows,
                   "batches; a database by vault (Citus); several releases"),
             Limit("disk of Postgres", self.disk / costs.postgres_disk,
-                  "less retention; a database by vault (Citus); several releases"),
+                  "shorter retention; a database by vault (Citus); several releases"),
         ]  # fmt: skip
         return sorted(limits, key=lambda limit: -limit.used)
 

@@ -16,17 +16,18 @@ _SHOWN = 4
 
 def add_capacity(commands: "Subparsers[argparse.ArgumentParser]") -> None:
     """Add the command."""
-    parser = commands.add_parser("capacity", help="what a number of devices needs, from measures")
+    parser = commands.add_parser("capacity", help="compute what a fleet of devices needs")
     number, rate = _at_least(int, 1), _at_least(float, 0)
     parser.add_argument("--devices", type=number, default=10_000, help="default 10,000")
     parser.add_argument("--readings-per-second", type=rate, default=1.0, metavar="RATE",
                         dest="rate", help="of each device (default 1)")  # fmt: skip
     parser.add_argument("--batch", type=number, default=1, help="readings a request (default 1)")
     parser.add_argument("--devices-per-password", type=number, default=1, metavar="N",
-                        dest="devices_per_vault", help="default 1: each has its own")  # fmt: skip
+                        dest="devices_per_vault",
+                        help="default 1: each has a password of its own")  # fmt: skip
     parser.add_argument("--retention-days", type=number, default=365, help="default 365")
     parser.add_argument("--outage-seconds", type=number, default=1800, metavar="SECONDS",
-                        help="Postgres may be away so long (default 1800)")  # fmt: skip
+                        help="longest outage of Postgres (default 1800)")  # fmt: skip
     parser.add_argument("--hot-window-seconds", type=number, default=300, metavar="SECONDS",
                         help="IOT_HOT_WINDOW_SECONDS (default 300)")  # fmt: skip
     parser.add_argument("--vault-cache-seconds", type=number, default=3600, metavar="SECONDS",
@@ -36,15 +37,17 @@ def add_capacity(commands: "Subparsers[argparse.ArgumentParser]") -> None:
     parser.add_argument("--idempotent", action="store_true",
                         help="requests have an Idempotency-Key")  # fmt: skip
     parser.add_argument("--sticky", action="store_true",
-                        help="a device's requests come to one API process")  # fmt: skip
-    parser.add_argument("--markdown", action="store_true", help="as a table for documents")
-    parser.add_argument("--costs", action="store_true", help="what it is computed from")
+                        help="all requests of a device reach the same API process")  # fmt: skip
+    parser.add_argument("--markdown", action="store_true", help="print Markdown tables")
+    parser.add_argument("--costs", action="store_true", help="print the constants of the model")
     parser.set_defaults(command=_run)
 
 
 def _run(parsed: argparse.Namespace) -> int:
     if parsed.costs:
-        _print(("cost", "", "", "how it was measured"), costs_rows(), markdown=parsed.markdown)
+        _print(
+            ("cost", "value", "unit", "how it was measured"), costs_rows(), markdown=parsed.markdown
+        )
         return 0
     if not parsed.rate:
         raise SettingsError("--readings-per-second must be above 0")
@@ -52,10 +55,12 @@ def _run(parsed: argparse.Namespace) -> int:
     capacity = Capacity(Demand(**given))
     _print(("part", "what", "needed"), needs_rows(capacity), markdown=parsed.markdown)
     print()
-    head = ("limit of one release", "used", "what to turn to")
+    head = ("limit of one release", "used", "remedy")
     _print(head, limits_rows(capacity), markdown=parsed.markdown)
     if capacity.releases > 1:
-        print(f"\nMore than one release can do: {capacity.releases} of them, by groups of devices.")
+        print(
+            f"\nOne release is not enough: run {capacity.releases} of them, by groups of devices."
+        )
     return 0
 
 

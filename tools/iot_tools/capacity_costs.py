@@ -11,10 +11,10 @@ def _cost(value: float, unit: str, meaning: str, how: str) -> Any:
     return field(default=value, metadata={"unit": unit, "meaning": meaning, "how": how})
 
 
-_LOADS = "five loads, solved for it"
-_QUEUE = "used_memory as entries wait, writer stopped"
+_LOADS = "fitted to five loads"
+_QUEUE = "used_memory with a waiting backlog, writer stopped"
 _DISK = "pg_total_relation_size of segments of 1 and of 1000 readings"
-_CODE = "the code's own limit"
+_CODE = "constant in the code"
 _ASSUMED = "assumed"
 
 
@@ -22,14 +22,18 @@ _ASSUMED = "assumed"
 class Costs:
     """CPU in microseconds, sizes in bytes. An entry is one request's readings for one vault."""
 
-    api_entry: float = _cost(510.0, "µs", "API: a request, whatever is in it", _LOADS)
+    api_entry: float = _cost(510.0, "µs", "API: a request, without its readings", _LOADS)
     api_reading: float = _cost(1.35, "µs", "API: a reading (parse, seal)", _LOADS)
-    api_open: float = _cost(283_000.0, "µs", "API: opening a vault (scrypt, N=2^17)", "timed alone")
-    api_renew: float = _cost(300.0, "µs", "API: looking up the record of a vault it has open",
-                             "timed alone")  # fmt: skip
-    redis_entry: float = _cost(72.0, "µs", "Redis: an entry in and out", _LOADS)
-    redis_reading: float = _cost(0.2, "µs", "Redis: a reading's bytes in and out", _LOADS)
-    redis_segment: float = _cost(14.0, "µs", "Redis: a segment into the hot window", _LOADS)
+    api_open: float = _cost(
+        283_000.0, "µs", "API: opening a vault (scrypt, N=2^17)", "timed separately"
+    )
+    api_renew: float = _cost(300.0, "µs", "API: looking up the record of an open vault",
+                             "timed separately")  # fmt: skip
+    redis_entry: float = _cost(72.0, "µs", "Redis: appending and removing an entry", _LOADS)
+    redis_reading: float = _cost(
+        0.2, "µs", "Redis: appending and removing a reading's bytes", _LOADS
+    )
+    redis_segment: float = _cost(14.0, "µs", "Redis: writing a segment to the hot window", _LOADS)
     redis_drain: float = _cost(800.0, "µs", "Redis: a drain", _LOADS)
     redis_job: float = _cost(600.0, "µs", "Redis: an RQ job", _LOADS)
     writer_entry: float = _cost(28.0, "µs", "writer: opening an entry", _LOADS)
@@ -42,45 +46,46 @@ class Costs:
     postgres_segment: float = _cost(18.0, "µs", "Postgres: a segment", _LOADS)
     postgres_drain: float = _cost(1750.0, "µs", "Postgres: a drain's transaction", _LOADS)
 
-    json_reading: float = _cost(214.0, "bytes", "a reading as JSON, as devices send it", "counted")
-    http_entry: float = _cost(700.0, "bytes", "a request and its answer, without readings; "
-                              "TLS kept open", "counted, TLS records added")  # fmt: skip
-    queued_entry: float = _cost(259.0, "bytes", "Redis: an entry that waits", _QUEUE)
-    queued_reading: float = _cost(18.7, "bytes", "Redis: a reading in it", _QUEUE)
-    hot_segment: float = _cost(355.0, "bytes", "Redis: a segment in the hot window, besides its "
+    json_reading: float = _cost(214.0, "bytes", "a reading as JSON", "counted")
+    http_entry: float = _cost(700.0, "bytes", "a request and its answer, without readings, "
+                              "on an open TLS connection", "counted, plus TLS records")  # fmt: skip
+    queued_entry: float = _cost(259.0, "bytes", "Redis: a waiting entry", _QUEUE)
+    queued_reading: float = _cost(18.7, "bytes", "Redis: a reading in a waiting entry", _QUEUE)
+    hot_segment: float = _cost(355.0, "bytes", "Redis: a segment in the hot window, without its "
                                "payload", "used_memory of the hot window")  # fmt: skip
     vault_record: float = _cost(336.0, "bytes", "Redis: a vault used in the last day",
-                                "MEMORY USAGE, and its place in the table")  # fmt: skip
+                                "MEMORY USAGE, plus its slot in the hash table")  # fmt: skip
     remembered: float = _cost(250.0, "bytes", "Redis: an Idempotency-Key of the last day",
-                              "MEMORY USAGE, and its place in the table")  # fmt: skip
+                              "MEMORY USAGE, plus its slot in the hash table")  # fmt: skip
     stored_reading: float = _cost(12.0, "bytes", "Postgres: a reading in a full segment", _DISK)
-    stored_segment: float = _cost(670.0, "bytes", "Postgres: a segment, its row and its places in "
-                                  "indexes", _DISK)  # fmt: skip
+    stored_segment: float = _cost(670.0, "bytes", "Postgres: a segment's row and index "
+                                  "entries", _DISK)  # fmt: skip
     stored_vault: float = _cost(350.0, "bytes", "Postgres: a vault", _DISK)
-    wal_factor: float = _cost(2.5, "", "Postgres: WAL for a stored byte, page images counted",
+    wal_factor: float = _cost(2.5, "", "Postgres: WAL for a stored byte, page images included",
                               "pg_current_wal_lsn over the loads")  # fmt: skip
-    open_vault: float = _cost(1000.0, "bytes", "API process: a vault that it holds open",
-                              "resident memory by vaults held")  # fmt: skip
+    open_vault: float = _cost(1000.0, "bytes", "API process: an open vault",
+                              "resident memory by open vaults")  # fmt: skip
 
-    job_seconds: float = _cost(1.0, "s", "of drains in one job, at most", _CODE)
-    linger: float = _cost(0.025, "s", "between two drains of a writer, at least", _CODE)
-    renew_seconds: float = _cost(300.0, "s", "until a vault in use has its record looked up again",
+    job_seconds: float = _cost(1.0, "s", "longest time one job goes on with drains", _CODE)
+    linger: float = _cost(0.025, "s", "shortest time between two drains of a writer", _CODE)
+    renew_seconds: float = _cost(300.0, "s", "time after which the record of a vault in use is "
+                                 "looked up again",
                                  _CODE)  # fmt: skip
-    most_shards: int = _cost(256, "", "shards: setting, and distance of ids (ID_STRIDE)", _CODE)
-    small_readings: int = _cost(512, "", "readings of a segment from which it is not merged", _CODE)
-    merged_readings: int = _cost(8192, "", "readings of a merged segment, at most; of one day",
+    most_shards: int = _cost(256, "", "most shards (the distance of ids, ID_STRIDE)", _CODE)
+    small_readings: int = _cost(512, "", "readings from which on a segment is not merged", _CODE)
+    merged_readings: int = _cost(8192, "", "most readings of a merged segment, all of one day",
                                  _CODE)  # fmt: skip
-    busy: float = _cost(0.6, "", "share of a core that is planned to be used", _ASSUMED)
-    redis_cores: float = _cost(1.0, "", "cores that one Redis can use: it runs commands on one",
+    busy: float = _cost(0.6, "", "planned utilisation of a core", _ASSUMED)
+    redis_cores: float = _cost(1.0, "", "cores that one Redis can use for commands",
                                _ASSUMED)  # fmt: skip
     postgres_cores: float = _cost(64.0, "", "cores of a large Postgres primary", _ASSUMED)
-    postgres_rows: float = _cost(50_000.0, "rows/s", "rows that one primary takes with seven "
+    postgres_rows: float = _cost(50_000.0, "rows/s", "rows that one primary can insert, with seven "
                                  "indexes", _ASSUMED)  # fmt: skip
     postgres_disk: float = _cost(32e12, "bytes", "disk of one primary that can still be restored "
                                  "in a day", _ASSUMED)  # fmt: skip
     redis_memory: float = _cost(64e9, "bytes", "memory of one Redis whose AOF is rewritten in "
                                 "minutes", _ASSUMED)  # fmt: skip
-    network: float = _cost(1.25e9, "bytes/s", "of one machine (10 Gbit/s)", _ASSUMED)
+    network: float = _cost(1.25e9, "bytes/s", "network of one machine (10 Gbit/s)", _ASSUMED)
 
 
 def described() -> list[tuple[str, float, str, str, str]]:

@@ -60,7 +60,7 @@ def limits() -> list[str]:
 
 def costs() -> list[str]:
     """What all of it is computed from."""
-    return table(("cost", "", "", "how it was measured"), costs_rows())
+    return table(("cost", "value", "unit", "how it was measured"), costs_rows())
 
 
 TABLES = {"overview": overview, "limits": limits, "costs": costs}

@@ -18,6 +18,7 @@ from redis import Redis
 from redis.exceptions import (
     ClusterCrossSlotError,
     ClusterDownError,
+    MasterDownError,
     MovedError,
     NoPermissionError,
     RedisError,
@@ -191,6 +192,8 @@ class RedisWatch:
             foreign = self._foreign()
         except SettingsError as error:
             return Verdict(unknown=str(error))
+        except MasterDownError:  # redis-py derives it from ClusterDownError
+            raise
         except _OF_A_CLUSTER:
             return Verdict(foreign=_cluster(name))
         except NoPermissionError:

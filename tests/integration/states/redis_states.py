@@ -183,7 +183,7 @@ STATES: Mapping[str, tuple[Provoked, str]] = {
     "WRONGPASS": (wrong_password, "WRONGPASS"),
     "MAXCLIENTS": (too_many_clients, "MAXCLIENTS"),
 }
-"""How each state is brought about, and the state that readiness tells of: a write is refused."""
+"""How each state is brought about, and the state that a write alone tells of."""
 
 
 @contextmanager

@@ -39,7 +39,7 @@ def running(
 
 @pytest.mark.parametrize("state", STATES)
 def test_state(state: str, running: Running, provoked_redis: ProvokedRedis) -> None:
-    provoke, at_readiness = STATES[state]
+    provoke, of_a_write = STATES[state]
     password = f"of {state}"
     running.mark()
     assert running.put(password).status == 201
@@ -49,7 +49,7 @@ def test_state(state: str, running: Running, provoked_redis: ProvokedRedis) -> N
             assert running.put(password).status == 503
         said = running.ready()
         assert said["status"] == "not ready"
-        assert said["redis"].startswith(f"{at_readiness}: "), said
+        assert said["redis"].startswith((f"{state}: ", f"{of_a_write}: ")), said
         for process in ("api", "writer-0"):
             what = f"word of {state} in the log of {process}"
             wait_until(lambda p=process: f"Redis answers {state}" in running.log(p), what=what)  # type: ignore[misc]

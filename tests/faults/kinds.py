@@ -4,7 +4,7 @@ import signal
 from collections.abc import Callable
 from functools import partial
 
-from faults import clocks, network, refusals, signals
+from faults import clocks, network, refusals, releases, signals
 from faults.clocks import CLOCK
 from faults.fault import ACKNOWLEDGE, STORE, Kind
 from faults.small_disk import DISK_FULL
@@ -39,6 +39,7 @@ KINDS: tuple[Kind, ...] = (
     *_signalled("redis", "Redis", _ALL, signals.redis),
     Kind("Redis: frozen", "redis", _ALL, signals.redis_frozen),
     Kind("Redis: out of memory", "redis", _ALL, refusals.redis_full),
+    Kind("Redis: evicts", "redis", frozenset({ACKNOWLEDGE}), refusals.redis_evicts),
     *_network("redis", _ALL),
     Kind(
         "Postgres: SIGKILL", "postgres", _STORING, partial(signals.postgres, number=signal.SIGKILL)
@@ -53,6 +54,7 @@ KINDS: tuple[Kind, ...] = (
     Kind("Postgres: read-only", "postgres", _STORING, refusals.postgres_read_only),
     Kind(DISK_FULL, "postgres", _STORING, refusals.postgres_disk_full),
     *_network("postgres", _STORING),
+    Kind("a second release on the same Redis", "release", frozenset(), releases.second_release),
     Kind(f"API: {CLOCK}", "api clock", frozenset(), clocks.api_clock),
     Kind(f"a writer: {CLOCK}", "writer clock", frozenset(), clocks.writer_clock),
 )

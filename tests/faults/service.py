@@ -56,7 +56,7 @@ class Service:
         migrate(self.postgres_url)
         self.clocks: dict[str, ShiftedClock] = {}
         """Of the API and each writer, by name; none where they can't be shifted."""
-        environment = self._environment()
+        self.environment = environment = self._environment()
         self.writers = [
             self._keep(
                 stack,

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 from redis.exceptions import RedisError
@@ -18,9 +19,11 @@ from iot_stores.audit import AuditLog
 from iot_stores.backlog import Backlog
 from iot_stores.dead_letters import DeadLetter, DeadLetters
 from iot_stores.forgotten import REASON, DatedEntry, find_forgotten
+from iot_stores.installation import Installation
 from iot_stores.postgres import AWAY, connect_postgres
 from iot_stores.redis_client import connect_redis
 from iot_stores.store_states import state_of
+from iot_stores.watched_stores import watch_redis
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -92,6 +95,11 @@ class _Dead:
         with connect_postgres(self.settings, name="iot-sensor dead") as connection:
             return bool(find_forgotten(connection, [dated], self.backlog.now()))
 
+    def require_ours(self) -> None:
+        """Refuse to change what belongs to another installation."""
+        connect = partial(connect_postgres, self.settings, name="iot-sensor dead")
+        watch_redis(self.redis, Installation(connect), self.settings).require_ours()
+
     def audit(self, line: str) -> None:
         """Note what was done."""
         with connect_postgres(self.settings, name="iot-sensor dead") as connection:
@@ -136,6 +144,7 @@ def _show(parsed: argparse.Namespace) -> int:
 def _replay(parsed: argparse.Namespace) -> int:
     refused = 0
     with _dead() as dead:
+        dead.require_ours()
         for letter in dead.asked(parsed):
             if not parsed.even_if_stored and dead.is_forgotten(letter):
                 refused += 1
@@ -149,6 +158,7 @@ def _replay(parsed: argparse.Namespace) -> int:
 
 def _drop(parsed: argparse.Namespace) -> int:
     with _dead() as dead:
+        dead.require_ours()
         for letter in dead.asked(parsed):
             # Noted first: nothing is deleted without a trace.
             dead.audit(f"dead letter {letter.letter_id} is dropped: {letter.reason}")

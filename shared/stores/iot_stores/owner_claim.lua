@@ -4,6 +4,9 @@
 -- Returns the id and the keyring that Redis is marked with.
 local held = redis.call('GET', KEYS[1])
 if not held and ARGV[1] ~= '' then
+  -- A Redis that is full lets a script that has written go on to its end. Without the mark no
+  -- writer would drain it.
+  redis.call('HDEL', KEYS[1], 'none')
   redis.call('SET', KEYS[1], ARGV[1])
   held = ARGV[1]
 end

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -66,6 +67,10 @@ def _keys(redis: "Redis") -> set[str]:
     return {key.decode() for key in cast("list[bytes]", redis.keys())}
 
 
+def _holds(stack: Stack, password: str, expected: set[str]) -> bool:
+    return {each["freeform"] for each in stack.read(password)} == expected
+
+
 def test_releases_with_prefixes_of_their_own_share_a_redis(
     make_stack: MakeStack,
     environment: dict[str, str],
@@ -90,11 +95,7 @@ def test_releases_with_prefixes_of_their_own_share_a_redis(
         for stack in stacks:
             for vault in range(4):
                 expected = {str(number) for number in range(40) if number % 4 == vault}
-
-                def stored(stack: Stack = stack, password: str = f"p{vault}") -> set[str]:
-                    return {each["freeform"] for each in stack.read(password)}
-
-                wait_until(lambda stored=stored, expected=expected: stored() == expected)  # type: ignore[misc]
+                wait_until(partial(_holds, stack, f"p{vault}", expected), seconds=60)
         tick = f"{prefix}iot:tick:partitions"
         wait_until(lambda: redis.exists(tick, "iot:tick:partitions") == 2, what="both tickers")
         keys = _keys(redis)
@@ -128,6 +129,15 @@ def _tool(environment: dict[str, str], *arguments: str) -> str:
     return done.stdout
 
 
+def _tool_refused(environment: dict[str, str], *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "iot_tools", *arguments],
+        env=environment, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    return done.stdout + done.stderr
+
+
 def test_another_release_is_refused(
     make_stack: MakeStack,
     environment: dict[str, str],
@@ -141,7 +151,7 @@ def test_another_release_is_refused(
     first.start_writer()
     second.start_writer()
     second.start_api(wait=False)
-    wait_until(second.answers, what="the second API")
+    wait_until(second.answers, what="the second API", seconds=60)
     for number in range(60):
         assert _put(first, number) == 201
         assert _put(second, number) == 503
@@ -152,13 +162,16 @@ def test_another_release_is_refused(
     wait_until(
         lambda: (tmp_path / "second" / "writer-0.log").read_text(encoding="utf-8").count(sentence),
         what="the sentence of the writer",
+        seconds=60,
     )
     expected = {str(number) for number in range(60)}
-    wait_until(lambda: {each["freeform"] for each in first.read("p")} == expected)
+    wait_until(lambda: {each["freeform"] for each in first.read("p")} == expected, seconds=60)
     with Redis.from_url(redis_url) as redis:
         assert redis.scard("rq:workers") == 1
         assert not redis.xlen("iot:dead")
     assert _state(first) == (200, "ok")
+    refused = _tool_refused(other_environment, "dead", "drop", "--all")
+    assert "not ready: Redis belongs to the installation" in refused
 
 
 def test_redis_is_claimed_deliberately(
@@ -175,7 +188,7 @@ def test_redis_is_claimed_deliberately(
     wait_until(lambda: len(first.read("p")) == 1, what="the reading")
     told = _tool(other_environment, "claim-redis")
     assert "it belongs to" in told
-    wait_until(lambda: _put(first, 2) == 503, seconds=10, what="the refusal")
+    wait_until(lambda: _put(first, 2) == 503, seconds=30, what="the refusal")
     assert _state(first)[0] == 503
     second.start_api()
     second.start_writer()
@@ -184,8 +197,8 @@ def test_redis_is_claimed_deliberately(
     assert _put(second, 3) == 201
     wait_until(lambda: {each["freeform"] for each in second.read("p")} == {"3"})
     _tool(environment, "claim-redis")
-    wait_until(lambda: _state(first)[0] == 200, seconds=10, what="readiness of the first")
-    wait_until(lambda: _put(second, 4) == 503, seconds=10, what="the second's refusal")
+    wait_until(lambda: _state(first)[0] == 200, seconds=30, what="readiness of the first")
+    wait_until(lambda: _put(second, 4) == 503, seconds=30, what="the second's refusal")
     assert _put(first, 5) == 201
     # A writer of the second one may have seen it first: it sets nothing aside that it can't open.
     wait_until(lambda: "5" in {each["freeform"] for each in first.read("p")})
@@ -213,7 +226,7 @@ def test_another_keyring_on_the_same_database_is_refused(
     }
     second = make_stack("second", mixed)
     second.start_api(wait=False)
-    wait_until(second.answers, what="the second API")
+    wait_until(second.answers, what="the second API", seconds=60)
     assert _put(second, 1) == 503
     answer = second.request("GET", "/readyz")
     assert answer.status == 503
@@ -229,7 +242,7 @@ def test_a_redis_that_starts_to_evict_takes_no_more(
     assert _put(stack, 1) == 201
     with Redis.from_url(own_redis.url) as redis:
         redis.config_set("maxmemory-policy", "allkeys-lru")
-        wait_until(lambda: _put(stack, 2) == 503, seconds=10, what="the refusal")
+        wait_until(lambda: _put(stack, 2) == 503, seconds=30, what="the refusal")
         status, sentence = _state(stack)
         assert status == 503
         assert "its maxmemory-policy is allkeys-lru" in sentence
@@ -237,7 +250,7 @@ def test_a_redis_that_starts_to_evict_takes_no_more(
         stack.start_writer()
         wait_until(lambda: not any(redis.xlen(key) for key in redis.scan_iter("iot:ingest:*")))
         redis.config_set("maxmemory-policy", "noeviction")
-        wait_until(lambda: _state(stack)[0] == 200, seconds=10, what="readiness")
+        wait_until(lambda: _state(stack)[0] == 200, seconds=30, what="readiness")
         assert _put(stack, 3) == 201
 
 
@@ -262,7 +275,7 @@ def test_a_redis_that_loses_readings_is_allowed_knowingly(
         given = environment | {"IOT_REDIS_URL": server.url}
         refused = make_stack("refused", given)
         refused.start_api(wait=False)
-        wait_until(refused.answers, what="the API")
+        wait_until(refused.answers, what="the API", seconds=60)
         assert _put(refused, 1) == 503
         assert sentence in _state(refused)[1]
         knowing = make_stack("knowing", given | {allowed: "1"})

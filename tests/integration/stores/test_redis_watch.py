@@ -13,8 +13,10 @@ import psycopg
 import pytest
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
 
 from integration.upgrade.conftest import SERVERS, ChosenRedisServer
+from iot_models.errors import SettingsError
 from iot_stores.installation import Installation, KeyringMark
 from iot_stores.postgres import Connection
 from iot_stores.redis_watch import Duties, RedisWatch, UnfitRedisError
@@ -163,6 +165,27 @@ def test_a_mark_that_is_replaced_is_found_at_the_next_look(
     assert "belongs to the installation" in watch.state()
     with pytest.raises(UnfitRedisError):
         watch.require_ours()
+
+
+def test_a_full_redis_is_marked_too(client: "Redis", database: Database) -> None:
+    """Else no writer would drain it, and it would stay full."""
+    client.config_set("maxmemory", 1)
+    with pytest.raises(RedisError, match="maxmemory"):
+        client.set("other", 1)
+    watch_on(client, database).require_ours()
+    assert client.get(KEYS.owner) == str(database.id()).encode()
+
+
+def test_a_database_without_an_id(client: "Redis", database: Database) -> None:
+    with database.connect() as connection:
+        connection.execute("DROP TABLE installation")
+    watch = watch_on(client, database)
+    for check in (watch.require_safe, watch.require_ours):
+        with pytest.raises(UnfitRedisError):
+            check()
+    with database.connect() as connection, pytest.raises(SettingsError, match="sensor migrate"):
+        Installation(database.connect).refresh(connection)
+    assert client.get(KEYS.owner) is None
 
 
 POLICIES = ["allkeys-lru", "allkeys-lfu", "allkeys-random", "volatile-lru", "volatile-ttl"]

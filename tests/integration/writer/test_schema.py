@@ -50,6 +50,16 @@ def test_an_empty_database_becomes_usable(empty_url: str, environment: dict[str,
     writer.close()
 
 
+def test_the_id_of_the_installation_stays(empty_url: str) -> None:
+    """At whatever revision: version 0.1 may run on the oldest one."""
+    found = set()
+    for revision in ("0001", OLDEST_REVISION, None, None):
+        migrate(empty_url, revision)
+        with psycopg.connect(empty_url) as connection:
+            found.add(connection.execute("SELECT id FROM installation").fetchone())
+    assert len(found) == 1
+
+
 def test_the_database_of_another_application_is_refused(empty_url: str) -> None:
     with psycopg.connect(empty_url, autocommit=True) as connection:
         connection.execute("CREATE TABLE alembic_version (version_num text)")

@@ -46,186 +46,207 @@ class Settings:
 
     redis_url: str = _setting(
         "redis://127.0.0.1:6379/0",
-        "Redis of the backlog, the jobs and, unless it has one of its own, the hot window.",
+        "Redis of the backlog, of the jobs and, unless IOT_HOT_WINDOW_REDIS_URL is set, of the "
+        "hot window.",
         secret=True,
     )
     hot_window_redis_url: str = _setting(
-        "", "Redis of the hot window alone; empty: that of IOT_REDIS_URL.", secret=True
+        "", "Redis of the hot window. Empty: the Redis of IOT_REDIS_URL.", secret=True
     )
     redis_key_prefix: str = _setting(
         "",
-        "Begin of the name of every key in Redis, such as berlin: with the colon; a prefix of its "
-        "own lets a release share a Redis. Empty: none.",
+        "Prefix of every key in Redis, including the colon, for example berlin:. Releases that "
+        "share a Redis need different prefixes. Empty: no prefix.",
     )
     postgres_url: str = _setting(MISSING, "PostgreSQL of the history, as a libpq URL.", secret=True)
     keyring_file: str = _setting(
         MISSING,
-        "File with the master keys and the pepper, or, for a writer, with its keys alone; "
-        "re-read when it changes.",
+        "File with the master keys and the pepper; for a writer, a file with the writer's keys "
+        "is enough. Re-read when it changes.",
     )
     tokens_file: str = _setting(
         "",
-        "File with the hashes of the bearer tokens; re-read when it changes. "
-        "Empty: whoever reaches the API may use it.",
+        "File with the hashes of the bearer tokens. Re-read when it changes. Empty: no token "
+        "is required.",
     )
     anonymous_scopes: str = _setting(
-        "", "Scopes that need no token, by commas, for clients that have none: ingest, read, audit."
+        "",
+        "Scopes that need no token, separated by commas, for clients that send none: ingest, "
+        "read, audit.",
     )
 
     shards: int = _setting(
         8,
-        "Streams that readings are spread over; the same for every process.",
+        "Number of shards: streams of the backlog. Must be the same for every process.",
         minimum=1,
         maximum=names.MOST_SHARDS,
     )
     hot_window_seconds: int = _setting(
         300,
-        "How long a segment stays in Redis; reads within it never touch Postgres.",
+        "How long a segment stays in the hot window, in seconds. Reads of this period do not "
+        "use Postgres.",
         maximum=86_400,
     )
     retention_days: int = _setting(
-        0, "Age in days at which readings are deleted; 0 keeps them for ever.", maximum=36_500
+        0,
+        "Age in days at which readings are deleted. 0: readings are kept for ever.",
+        maximum=36_500,
     )
     backlog_max_bytes: int = _setting(
         512 * 2**20,
-        "Sealed bytes the backlog may hold; beyond it a PUT is answered 503.",
+        "Maximum size of the backlog, in sealed bytes. When it is full, PUTs are answered 503.",
         minimum=2**20,
     )
 
     clock_skew_max_seconds: int = _setting(
         300,
-        "Seconds by which the clocks of a process and of Redis may differ; beyond it the process "
-        "is not ready, and /readyz says which clock is wrong.",
+        "Maximum difference between the clocks of a process and of Redis, in seconds. Beyond "
+        "it the process is not ready, and /readyz says which clock is wrong.",
         minimum=1,
     )
 
     redis_allow_eviction: int = _setting(
         0,
-        "1: acknowledge readings although the maxmemory-policy of Redis is not noeviction, and it "
-        "may drop them when its memory is full.",
+        "1: accept readings even if the maxmemory-policy of Redis is not noeviction. Redis may "
+        "then evict acknowledged readings when its memory is full.",
         maximum=1,
     )
     redis_allow_no_aof: int = _setting(
         0,
-        "1: acknowledge readings although Redis has no AOF (appendonly no): without a replica that "
-        "is promoted, its end loses all that is not yet stored.",
+        "1: accept readings even if Redis has no AOF (appendonly no). A crash of Redis then "
+        "loses all readings that are not stored yet, unless a replica is promoted.",
         maximum=1,
     )
     redis_wait_replicas: int = _setting(
-        0, "Replicas of Redis that must have readings before they are acknowledged.", maximum=10
+        0,
+        "Number of Redis replicas that must have readings before they are acknowledged.",
+        maximum=10,
     )
     redis_wait_fsync: int = _setting(
         0,
-        "1: acknowledge when readings are on the disks of Redis and of the replicas waited for "
-        "(WAITAOF, which Redis 7.2 and Valkey have).",
+        "1: acknowledge readings once they are on the disks of Redis and of "
+        "IOT_REDIS_WAIT_REPLICAS replicas (WAITAOF, in Redis 7.2 and Valkey).",
         maximum=1,
     )
     idempotency_seconds: int = _setting(
-        86_400, "How long a request with an Idempotency-Key is remembered.", minimum=1
+        86_400, "How long a request with an Idempotency-Key is remembered, in seconds.", minimum=1
     )
     idempotency_max_requests: int = _setting(
         200_000,
-        "Requests with an Idempotency-Key that are remembered at a time, 250 bytes of Redis each; "
-        "a quarter of them for one client. Beyond it such a request is refused.",
+        "Maximum number of remembered requests with an Idempotency-Key, 250 bytes of Redis "
+        "each; a quarter of them for one client. Beyond it, requests with a key are refused.",
         minimum=1,
     )
     ack_stored_seconds: int = _setting(
-        10, "How long a PUT with ack=stored waits until it is answered 202.", maximum=300
+        10,
+        "Seconds after which a PUT with ack=stored is answered 202 if its readings are not "
+        "stored yet.",
+        maximum=300,
     )
 
     max_body_bytes: int = _setting(
-        16 * 2**20, "Largest request body, also after unpacking.", minimum=1024, maximum=2**31
+        16 * 2**20,
+        "Maximum size of a request body, compressed or decompressed.",
+        minimum=1024,
+        maximum=2**31,
     )
     max_readings: int = _setting(
-        100_000, "Most readings in one request.", minimum=1, maximum=1_000_000
+        100_000, "Maximum number of readings in a request.", minimum=1, maximum=1_000_000
     )
-    max_passwords: int = _setting(50, "Most passwords in one request.", minimum=1, maximum=100_000)
+    max_passwords: int = _setting(
+        50, "Maximum number of passwords in a request.", minimum=1, maximum=100_000
+    )
     max_password_bytes: int = _setting(
-        1024, "Longest password, in bytes of UTF-8.", minimum=16, maximum=65_536
+        1024, "Maximum length of a password, in bytes of UTF-8.", minimum=16, maximum=65_536
     )
     guess_limit: int = _setting(
         120,
-        "Unknown passwords one client (token and address; IPv6 by /64) may name in a minute, in "
-        "reads and PUTs; 0 sets no limit.",
+        "Number of unknown passwords that one client (token and address; IPv6 by /64) may name "
+        "in a minute, in reads and PUTs. 0: no limit.",
     )
     trusted_proxies: int = _setting(
         0,
-        "Proxies in front whose X-Forwarded-For and X-Forwarded-Prefix are believed.",
+        "Number of proxies in front of the API whose X-Forwarded-For and X-Forwarded-Prefix "
+        "are trusted.",
         maximum=16,
     )
 
     scrypt_log2_n: int = _setting(
         17,
-        "Cost of a password: log2 of scrypt's N (r=8, p=1). Raised, it holds for new vaults at "
-        "once and for the others at their next use; it can't be lowered.",
+        "Cost of testing a password: log2 of scrypt's N (r=8, p=1). A higher cost applies to "
+        "new vaults at once, and to existing vaults when they are next used. It can't be "
+        "lowered.",
         minimum=LEAST_SCRYPT_LOG2_N,
         maximum=GREATEST_SCRYPT_LOG2_N,
     )
     vault_cache_seconds: int = _setting(
         3600,
-        "How long an API process holds an opened vault that is not used; then its data key is "
-        "dropped, and the next use costs a scrypt.",
+        "Seconds after which an API process drops the data key of an unused vault. The next "
+        "use of the vault costs a scrypt.",
         minimum=1,
     )
     compaction_after_seconds: int = _setting(
         900,
-        "So long after its start an API process orders no compaction: in a rolling update, one of "
-        "a version that can't read what is merged may be there.",
+        "Seconds after its start in which an API process orders no compaction: during a "
+        "rolling update, processes of a version that can't read merged segments may still run.",
     )
     upgrade_after_seconds: int = _setting(
         900,
-        "Seconds after an upgrade from version 0.1 migrated the database in which processes of "
-        "that version may still run; then they become unready, and vaults get the new lookup.",
+        "Seconds for which processes of version 0.1 may still run after the migration of their "
+        "database. Then they become unready, and vaults get the new lookup.",
     )
     vault_cache_size: int = _setting(
-        50_000, "Opened vaults an API process keeps in memory at most, 1 kB each.", minimum=1
+        50_000, "Maximum number of open vaults in an API process, 1 kB each.", minimum=1
     )
 
     bind: str = _setting(
-        "0.0.0.0:5000", "Address and port of the API; an IPv6 address in brackets: [::]:5000."
+        "0.0.0.0:5000", "Address and port of the API. Write an IPv6 address in brackets: [::]:5000."
     )
-    api_workers: int = _setting(2, "API processes.", minimum=1, maximum=512)
+    api_workers: int = _setting(2, "Number of API processes.", minimum=1, maximum=512)
     api_connections: int = _setting(
-        1000, "Connections one API process serves at a time.", minimum=1
+        1000, "Maximum number of connections of an API process.", minimum=1
     )
     api_connections_per_address: int = _setting(
         0,
-        "Connections one client address may hold in one API process (an IPv6 /64 counts as one "
-        "address); 0: half of IOT_API_CONNECTIONS. Without effect behind IOT_TRUSTED_PROXIES.",
+        "Maximum number of connections of one client address in an API process (an IPv6 /64 "
+        "counts as one address). 0: half of IOT_API_CONNECTIONS. Ignored if "
+        "IOT_TRUSTED_PROXIES is set.",
     )
     api_request_memory_bytes: int = _setting(
         128 * 2**20,
-        "Memory in one API process for request bodies and for answers to slow clients; beyond it a "
-        "request is answered 503. At least four times IOT_MAX_BODY_BYTES are used.",
+        "Memory of an API process for request bodies and for answers to slow clients. When it "
+        "is used up, requests are answered 503. At least four times IOT_MAX_BODY_BYTES are "
+        "used.",
         minimum=2**20,
     )
     api_postgres_pool: int = _setting(
         4,
-        "Postgres connections of one API process at most; reads use all but one.",
+        "Maximum number of Postgres connections of an API process. Reads use all but one.",
         minimum=2,
         maximum=100,
     )
     keepalive_seconds: int = _setting(
         100,
-        "How long an API process keeps an idle connection open. Longer than the load balancer in "
-        "front does, or the load balancer sends requests over connections that are being closed.",
+        "How long an API process keeps an idle connection open, in seconds. Must exceed the "
+        "idle timeout of the load balancer, which otherwise sends requests over connections "
+        "that are being closed.",
         minimum=1,
         maximum=86_400,
     )
-    tls_certificate: str = _setting("", "Certificate file (PEM); set, the API speaks https.")
-    tls_key: str = _setting("", "Key file (PEM) of the certificate.")
+    tls_certificate: str = _setting("", "Certificate file (PEM). If set, the API serves https.")
+    tls_key: str = _setting("", "Private key file (PEM) of the certificate.")
     cors_origins: str = _setting(
         "*",
-        "Origins that browsers may call from, by commas: scheme, host and port, as in "
-        "https://app.example.org:8443. `https://*.example.org` stands for all hosts with one label "
-        "more, `*` for every origin, `null` for pages without one.",
+        "Origins that browsers may call from, separated by commas: scheme, host and port, for "
+        "example https://app.example.org:8443. `https://*.example.org` matches every host with "
+        "exactly one more label, `*` every origin, `null` pages without an origin.",
     )
-    metrics_address: str = _setting("0.0.0.0", "Address /metrics listens on.")  # noqa: S104
+    metrics_address: str = _setting("0.0.0.0", "Address of /metrics.")  # noqa: S104
     api_metrics_port: int = _setting(
-        9100, "Port of the API's /metrics; 0 serves none.", maximum=65_535
+        9100, "Port of the API's /metrics. 0: no metrics are served.", maximum=65_535
     )
     writer_metrics_port: int = _setting(
-        9101, "Port of the writer's /metrics; 0 serves none.", maximum=65_535
+        9101, "Port of the writer's /metrics. 0: no metrics are served.", maximum=65_535
     )
     log_level: str = _setting("INFO", "DEBUG, INFO, WARNING or ERROR.")
 

@@ -206,7 +206,7 @@ def test_describe_lists_every_setting() -> None:
     rows = describe()
     assert [row[0] for row in rows] == [f"IOT_{each.name.upper()}" for each in FIELDS]
     assert {row[0] for row in rows if row[1] == "(required)"} == set(REQUIRED)
-    assert ("IOT_API_WORKERS", "2", "API processes.") in rows
+    assert ("IOT_API_WORKERS", "2", "Number of API processes.") in rows
     assert all(meaning.endswith(".") for _, _, meaning in rows)
 
 

@@ -152,6 +152,7 @@ class Intake:
             self._sealer.give_up(len(sealed))
             return _repeated(appended.first_answer)
         self._acknowledged.inc(count)
+        self._vaults.note_held(appended.held)
         if proven is not None:
             if len(proven) > MOST_PROVEN:
                 proven.clear()

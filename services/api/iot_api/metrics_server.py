@@ -49,6 +49,7 @@ class BacklogCollector(Collector):
         yield _gauge("iot_backlog_oldest_seconds", state.oldest_seconds)
         yield _gauge("iot_dead_letters", state.dead_letters)
         yield _gauge("iot_api_clock_skew_seconds", skew)
+        yield _gauge("iot_entries_held", state.held)
         yield _entries(state)
 
 

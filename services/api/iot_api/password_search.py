@@ -1,5 +1,6 @@
 """One search for the vault of a password."""
 
+import logging
 from collections.abc import Iterator
 
 from iot_cipher.keyring import Keyring
@@ -14,7 +15,11 @@ from iot_cipher.vault import (
     scrypt_secret,
 )
 from iot_models.errors import DecryptionError
+from iot_stores.postgres import AWAY
 from iot_stores.vault_lookups import FastLookups, LookupPolicy
+from iot_stores.vault_records import FoundVault, VaultRecords
+
+_log = logging.getLogger(__name__)
 
 
 class PasswordSearch:
@@ -49,6 +54,28 @@ class PasswordSearch:
         """The lookups that were computed."""
         return tuple(secret.lookup for secret in self._made.values())
 
+    def find(self, records: VaultRecords, policy: LookupPolicy) -> tuple[FoundVault, bool]:
+        """Look the password up; whether the record comes from Redis. While the policy has several
+        lookups, the newest is tried first: the others cost a scrypt each.
+        """
+        secrets = self.secrets(policy)
+        newest = next(secrets)
+        if len(policy.costs) + (policy.fast_lookups is not FastLookups.GONE) > 1:
+            record = records.cached([newest.lookup])
+            if record is not None:
+                return FoundVault(record, policy), True
+            try:
+                found = records.find([newest.lookup])
+                if found.record is not None or not same_lookups(found.policy, policy):
+                    return found, False
+            except AWAY:
+                _log.info("a password is looked up in Redis alone, Postgres is away")
+        lookups = [newest.lookup, *(secret.lookup for secret in secrets)]
+        record = records.cached(lookups)
+        if record is not None:
+            return FoundVault(record, policy), True
+        return records.find(lookups), False
+
     def open(self, record: VaultRecord) -> OpenVault:
         """Open the record that was found. Raises `DecryptionError`: it is damaged."""
         for secret in self._made.values():
@@ -64,3 +91,8 @@ class PasswordSearch:
             made = make(self.keyring, self._password, cost, slow_key=self._slow_key)
             self._made[vault_format, cost] = made
         return made
+
+
+def same_lookups(one: LookupPolicy, other: LookupPolicy) -> bool:
+    """Whether a password has the same lookups under both."""
+    return (one.fast_lookups, one.costs) == (other.fast_lookups, other.costs)

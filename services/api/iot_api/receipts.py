@@ -52,18 +52,17 @@ class Receipts:
         end = time.monotonic() + seconds
         pause = _SOONEST
         try:
-            while not self._done(entries, ends):
-                if time.monotonic() + pause > end:
-                    break
+            while True:
+                in_time = time.monotonic() + pause <= end
+                if not in_time or not ends or self._backlog.removed(ends):
+                    stored = self.stored(entries)
+                    if stored or not in_time or (ends and not self._backlog.holds_entries()):
+                        return stored
                 time.sleep(pause)
                 pause = min(2 * pause, _LATEST)
-            return self.stored(entries)
         except (RedisError, *AWAY) as error:
             report(_log, "it can't be told whether requests are stored", error)
             return False
-
-    def _done(self, entries: Sequence[EntryName], ends: Mapping[int, int]) -> bool:
-        return self._backlog.removed(ends) if ends else self.stored(entries)
 
 
 def encode_receipt(entries: Sequence[EntryName]) -> str:

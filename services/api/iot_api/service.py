@@ -11,12 +11,13 @@ from redis import Redis
 
 from iot_cipher.envelope import Sealer
 from iot_cipher.keyring import KeyringFile
-from iot_models.names import KeyNames
+from iot_models.names import SWEEP_JOB, KeyNames
 from iot_models.settings import Settings
 from iot_stores.audit import AuditLog
 from iot_stores.backlog import Backlog
 from iot_stores.clocks import ClockWatch, postgres_now
 from iot_stores.compaction_orders import CompactionOrders
+from iot_stores.held_entries import HeldEntries
 from iot_stores.hot_window import HotWindow
 from iot_stores.installation import Installation
 from iot_stores.postgres import Connection, Pool, postgres_pool
@@ -35,6 +36,7 @@ from .readings import Readings
 from .receipts import Receipts
 from .slow_keys import slow_key
 from .vault_cache import VaultCache
+from .vault_keeper import VaultKeeper
 from .vaults import Vaults
 
 CHECK_SECONDS = 2
@@ -107,8 +109,13 @@ def build_service(settings: Settings) -> Service:
     guesses = Guesses(redis, names, limit=settings.guess_limit)
     vaults = Vaults(
         keyring.current,
-        VaultRecords(redis, names, pool),
-        VaultCache(size=settings.vault_cache_size, seconds=settings.vault_cache_seconds),
+        VaultKeeper(
+            VaultRecords(redis, names, pool),
+            VaultCache(size=settings.vault_cache_size, seconds=settings.vault_cache_seconds),
+            keyring.current,
+            HeldEntries(redis, names),
+            lambda: backlog.arm([SWEEP_JOB]),
+        ),
         guesses,
         scrypt_log2_n=settings.scrypt_log2_n,
         slow_key=slow_key(),

@@ -4,6 +4,7 @@ import hmac
 import os
 import threading
 import time
+import uuid
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -29,6 +30,8 @@ class HeldVault:
     """From then on it is not used, and its data key is dropped within seconds."""
     missed: tuple[bytes, ...]
     """Lookups of the password as it was sent, if only its normal form has a vault."""
+    missing: bool = False
+    """Whether Postgres lacks it, and gets it back only with a request that has its password."""
 
 
 class VaultCache:
@@ -89,6 +92,22 @@ class VaultCache:
     def forget(self, key: bytes) -> None:
         """Hold a vault no longer."""
         self._held.pop(key, None)
+
+    def forget_vault(self, vault_id: uuid.UUID) -> None:
+        """Hold a vault no longer, whatever its password."""
+        for key, held in list(self._held.items()):
+            if held.record.vault_id == vault_id:
+                self.forget(key)
+
+    def mark_missing(self, vault_id: uuid.UUID) -> None:
+        """Let the next use of a vault put it back into Postgres."""
+        for held in list(self._held.values()):
+            if held.record.vault_id == vault_id:
+                held.missing, held.renew_at = True, self._clock()
+
+    def records(self) -> list[VaultRecord]:
+        """The records of all vaults that are held."""
+        return [held.record for held in list(self._held.values())]
 
     def drop_expired(self) -> int:
         """Drop all vaults whose time is over; how many."""

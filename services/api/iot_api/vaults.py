@@ -1,12 +1,9 @@
 """Vaults as an API process sees them: found by password, opened, held open while in use."""
 
 import logging
-from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 
 import psycopg
 from redis.exceptions import RedisError
@@ -21,29 +18,26 @@ from iot_cipher.vault import (
     wrap_vault,
 )
 from iot_models import metrics
-from iot_models.errors import DecryptionError, TooManyRequestsError, UnavailableError
+from iot_models.errors import (
+    DecryptionError,
+    IotError,
+    TooManyRequestsError,
+    UnavailableError,
+)
 from iot_stores.postgres import AWAY
 from iot_stores.store_states import report
 from iot_stores.vault_lookups import FastLookups, LookupPolicy
-from iot_stores.vault_records import FoundVault, PolicyChangedError, VaultRecords
+from iot_stores.vault_records import PolicyChangedError
 
 from .clients import Client
-from .fair_slots import FairSlots
 from .guesses import Guesses
-from .pace import Pace
 from .password_form import normal_form
-from .password_search import PasswordSearch
-from .vault_cache import HeldVault, VaultCache
+from .password_search import PasswordSearch, same_lookups
+from .scrypt_queue import WAIT_SECONDS, ScryptQueue
+from .vault_cache import HeldVault
+from .vault_keeper import VaultKeeper
 
-WAIT_SECONDS = 10.0
-"""How long a request waits for its turn to compute a scrypt."""
-MOST_WAITING, MOST_WAITING_PER_CLIENT = 32, 24
-"""Requests that wait for a scrypt. One takes a third of a second, so the last one of a full queue
-waits for about as long as it may."""
-MOST_KNOWN = 50_000
-"""Passwords remembered as those of vaults that exist, 32 bytes each."""
 _MOST_CHANGES = 3
-_BUSY = "too many passwords wait to be opened; try again"
 
 _log = logging.getLogger(__name__)
 
@@ -57,19 +51,16 @@ class _Opened:
 class Vaults:
     """Opens vaults.
 
-    One scrypt runs at a time in a process, which bounds its memory. Requests queue for it, fair
-    between clients; passwords that were opened before, and clients that named no unknown password
-    lately, go first. The others take a tenth of the time while the processor is contended.
-    Requests that bring the same password at once share one opening, whatever comes of it. Nobody
-    waits for another password's record: a store that doesn't answer would hold up all of them, one
-    after the other.
+    One scrypt runs at a time in a process, which bounds its memory (`ScryptQueue`). Requests that
+    bring the same password at once share one opening, whatever comes of it. Nobody waits for
+    another password's record: a store that doesn't answer would hold up all of them, one after the
+    other.
     """
 
     def __init__(
         self,
         keyring: Callable[[], Keyring],
-        records: VaultRecords,
-        cache: VaultCache,
+        keeper: VaultKeeper,
         guesses: Guesses,
         *,
         scrypt_log2_n: int,
@@ -81,20 +72,14 @@ class Vaults:
         """
         self._opened = opened
         self._keyring = keyring
-        self._records = records
-        self._cache = cache
+        self._keeper = keeper
+        self._records = keeper.records
+        self._cache = keeper.cache
         self._guesses = guesses
         self._scrypt_log2_n = scrypt_log2_n
         self._slow_key = slow_key
         self._policy: LookupPolicy | None = None
-        self._slots = FairSlots(
-            1, most_waiting=MOST_WAITING, most_waiting_per_client=MOST_WAITING_PER_CLIENT
-        )
-        self._suspects = FairSlots(
-            1, most_waiting=MOST_WAITING, most_waiting_per_client=MOST_WAITING_PER_CLIENT
-        )
-        self._suspects_pace = Pace()
-        self._known: OrderedDict[bytes, None] = OrderedDict()
+        self._queue = ScryptQueue(guesses)
         self._under_way: dict[tuple[bytes, bool, bool], Future[_Opened | None]] = {}
 
     def find(self, password: bytes, client: Client) -> OpenVault | None:
@@ -135,11 +120,17 @@ class Vaults:
     @property
     def waiting(self) -> int:
         """Requests that wait for a scrypt."""
-        return self._slots.waiting + self._suspects.waiting
+        return self._queue.waiting
 
     def close(self) -> None:
         """Drop all vaults."""
+        self._keeper.close()
         self._cache.close()
+
+    def note_held(self, entries: int) -> None:
+        """Note how many entries wait for vaults that Postgres does not have. Costs nothing."""
+        if entries:
+            self._keeper.entries_are_held()
 
     def _held_or_opened(self, password: bytes, client: Client, *, create: bool) -> OpenVault | None:
         self._guesses.check(client)
@@ -161,14 +152,25 @@ class Vaults:
     def _renew(self, key: bytes, held: HeldVault, password: bytes, client: Client) -> bool:
         """Hold a vault on if its record is still the same; False if it is another one.
 
-        While neither store answers, the vault is used until its time is over.
+        While its record can't be read, the vault is used until its time is over. One that Postgres
+        lacks is put back: it was opened with the password, so its record is known to be good.
         """
         # A process of an earlier version may have made a vault for the password as it was sent.
-        lookups = [*held.missed, held.record.lookup]
+        lookups, record = [*held.missed, held.record.lookup], None
         try:
-            record = self._records.cached(lookups) or self._records.find(lookups).record
+            if not held.missing:
+                record = self._records.cached(lookups) or self._records.find(lookups).record
+                self._keeper.watch(held.record)
+            if record is None:
+                search = self._search(password, key, client, held.missed, seconds=0)
+                record = self._put_back(search, held.record, held.vault)
         except (RedisError, *AWAY) as error:
             report(_log, "open vaults are not renewed", error)
+            self._keeper.watch(held.record)
+            return True
+        except (IotError, PolicyChangedError) as error:
+            _log.warning("an open vault is not renewed: %s", error)
+            self._keeper.watch(held.record)
             return True
         if record != held.record:
             self._cache.forget(key)
@@ -208,13 +210,7 @@ class Vaults:
         """
 
         def slow_key(password: bytes, salt: bytes, log2_n: int) -> bytes:
-            urgent = self._is_urgent(key, client)
-            slot = partial(FairSlots.slot, client=client, seconds=seconds, refusal=_BUSY)
-            with ExitStack() as held:
-                if not urgent:
-                    held.enter_context(slot(self._suspects))
-                    held.enter_context(self._suspects_pace.work())
-                held.enter_context(slot(self._slots, urgent=urgent))
+            with self._queue.turn(key, client, seconds=seconds):
                 return self._slow_key(password, salt, log2_n)
 
         if missed:
@@ -226,7 +222,7 @@ class Vaults:
     ) -> _Opened | None:
         ours: Future[_Opened | None] = Future()
         # Suspects share with suspects alone: they wait longer, and are refused more often.
-        of = (key, create, self._is_urgent(key, client))
+        of = (key, create, self._queue.is_urgent(key, client))
         opening = self._under_way.setdefault(of, ours)
         try:
             if opening is ours:
@@ -237,10 +233,6 @@ class Vaults:
             return opening.result()
         finally:
             del ours, opening  # what an error's traceback holds must not hold the error
-
-    def _is_urgent(self, key: bytes, client: Client) -> bool:
-        """Whether a scrypt goes before those of clients that may be guessing."""
-        return key in self._known or not self._guesses.suspects(client)
 
     def _do(
         self,
@@ -280,10 +272,10 @@ class Vaults:
     def _look_up(self, search: PasswordSearch, key: bytes, *, create: bool) -> _Opened | None:
         for _ in range(_MOST_CHANGES):
             policy = self._current_policy()
-            found, from_cache = self._find(search, policy)
+            found, from_cache = search.find(self._records, policy)
             if found.record is not None:
                 return _Opened(self._open(search, key, found.record, from_cache=from_cache))
-            if not _same_lookups(found.policy, policy):
+            if not same_lookups(found.policy, policy):
                 self._policy = found.policy
                 continue
             if not create:
@@ -294,34 +286,14 @@ class Vaults:
                 self._policy = None
         raise UnavailableError("the way in which passwords are looked up changes; try again")
 
-    def _find(self, search: PasswordSearch, policy: LookupPolicy) -> tuple[FoundVault, bool]:
-        """Look a password up; whether the record comes from Redis. While the policy has several
-        lookups, the newest is tried first: the others cost a scrypt each.
-        """
-        secrets = search.secrets(policy)
-        newest = next(secrets)
-        if len(policy.costs) + (policy.fast_lookups is not FastLookups.GONE) > 1:
-            record = self._records.cached([newest.lookup])
-            if record is not None:
-                return FoundVault(record, policy), True
-            try:
-                found = self._records.find([newest.lookup])
-                if found.record is not None or not _same_lookups(found.policy, policy):
-                    return found, False
-            except AWAY:
-                _log.info("a password is looked up in Redis alone, Postgres is away")
-        lookups = [newest.lookup, *(secret.lookup for secret in secrets)]
-        record = self._records.cached(lookups)
-        if record is not None:
-            return FoundVault(record, policy), True
-        return self._records.find(lookups), False
-
     def _open(
         self, search: PasswordSearch, key: bytes, record: VaultRecord, *, from_cache: bool
     ) -> OpenVault:
         metrics.counter("iot_vaults_opened_total").labels("found").inc()
         try:
             vault = search.open(record)
+            if from_cache:
+                record, vault = self._confirmed(search, record, vault)
         except DecryptionError:
             standing = self._records.find([record.lookup]).record if from_cache else None
             if standing is None or standing == record:
@@ -332,9 +304,34 @@ class Vaults:
             record, vault = standing, search.open(standing)
         record = self._moved(search, record, vault)
         self._cache.put(key, record, vault, search.missed)
-        self._remember(key)
+        self._queue.remember(key)
         self._opened(vault)
         return vault
+
+    def _confirmed(
+        self, search: PasswordSearch, record: VaultRecord, vault: OpenVault
+    ) -> tuple[VaultRecord, OpenVault]:
+        """A vault that was opened from Redis as it stands in Postgres, which may have lost it."""
+        try:
+            standing = self._put_back(search, record, vault)
+        except (PolicyChangedError, UnavailableError, TooManyRequestsError) as error:
+            _log.warning("a vault that Postgres lacks is not put back now: %s", error)
+            self._keeper.watch(record)
+            return record, vault
+        if standing.vault_id != record.vault_id:
+            vault = search.open(standing)
+        return standing, vault
+
+    def _put_back(
+        self, search: PasswordSearch, record: VaultRecord, vault: OpenVault
+    ) -> VaultRecord:
+        """The record of an open vault that stands in Postgres, put back if it is missing there."""
+        try:
+            return self._keeper.confirm(record)
+        except PolicyChangedError:
+            self._policy = None
+            newest = next(search.secrets(self._current_policy()))
+            return self._keeper.confirm(wrap_vault(search.keyring, vault, newest))
 
     def _create(self, search: PasswordSearch, key: bytes, policy: LookupPolicy) -> _Opened:
         secret = next(search.secrets(policy))
@@ -344,7 +341,7 @@ class Vaults:
         if record.vault_id != fresh.vault_id:
             return _Opened(self._open(search, key, record, from_cache=False))
         self._cache.put(key, record, vault, search.missed)
-        self._remember(key)
+        self._queue.remember(key)
         return _Opened(vault, created=True)
 
     def _moved(self, search: PasswordSearch, record: VaultRecord, vault: OpenVault) -> VaultRecord:
@@ -379,12 +376,3 @@ class Vaults:
                 if policy is None or not (policy.costs or policy.creates_fast_lookups):
                     return LookupPolicy(FastLookups.KEPT, (self._scrypt_log2_n,))
         return policy
-
-    def _remember(self, key: bytes) -> None:
-        self._known[key] = None
-        while len(self._known) > MOST_KNOWN:
-            self._known.popitem(last=False)
-
-
-def _same_lookups(one: LookupPolicy, other: LookupPolicy) -> bool:
-    return (one.fast_lookups, one.costs) == (other.fast_lookups, other.costs)

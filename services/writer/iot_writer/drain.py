@@ -2,8 +2,9 @@
 
 import logging
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 import psycopg
@@ -16,7 +17,7 @@ from iot_models.entry import Entry, decode_entry
 from iot_models.errors import IotError
 from iot_stores import history, ledger
 from iot_stores.audit import AuditLog
-from iot_stores.backlog import Backlog, Removal, Waiting
+from iot_stores.backlog import Backlog
 from iot_stores.dead_letters import DeadLetters
 from iot_stores.forgotten import REASON, DatedEntry, find_forgotten
 from iot_stores.hot_window import DrainedShard, HotWindow
@@ -24,6 +25,7 @@ from iot_stores.ledger import Offset, SessionNumbers
 from iot_stores.months import month_begin
 from iot_stores.postgres import Connection
 from iot_stores.store_states import report
+from iot_stores.stream_entries import Given, Hold, Removal, Waiting, stream_order
 
 from .partitions import ensure_partition
 from .segment_builder import Arrival, build_segments
@@ -35,6 +37,8 @@ DRAIN_CONTENT_BYTES = 16 * 2**20
 HOT_WINDOW_PAUSE_SECONDS = 10.0
 """A hot window on a Redis of its own that fails is left alone for so long: one that doesn't answer
 costs seconds each time, in which the backlog grows."""
+_MOST_LACKING = 10_000
+
 _REFUSED = (psycopg.DataError, psycopg.IntegrityError)
 """What Postgres says of values that it will not take, ever."""
 
@@ -48,6 +52,8 @@ class Outcome(StrEnum):
     REPEATED = "repeated"
     EMPTY = "empty"
     BUSY = "busy"
+    HELD = "held"
+    """Postgres does not have the vaults of the entries."""
 
 
 class EntryTooOldError(IotError):
@@ -65,7 +71,12 @@ class _Batch:
     shard: int
     taken: list[Waiting] = field(default_factory=list)
     opened: list[tuple[Waiting, OpenedEntry, Entry]] = field(default_factory=list)
+    """By the time of receipt."""
     began: float = field(default_factory=time.monotonic)
+
+    def vaults(self) -> set[uuid.UUID]:
+        """Whose readings they are."""
+        return {uuid.UUID(bytes=entry.vault_id) for _, _, entry in self.opened}
 
 
 @dataclass(slots=True)
@@ -77,6 +88,14 @@ class _Stored:
     after: Offset
     segments: list[SealedSegment]
     repeated: int
+    held: list[Hold]
+
+    @property
+    def outcome(self) -> Outcome:
+        """How the drain of the shard ended."""
+        if self.segments:
+            return Outcome.STORED
+        return Outcome.HELD if self.held else Outcome.REPEATED
 
 
 @dataclass(slots=True)
@@ -105,6 +124,8 @@ class Drain:
         """`hot_window_pause`: when the hot window fails, drains go without it for so long."""
         self._hot_window_pause = hot_window_pause
         self._hot_window_from = 0.0
+        self._lacking: set[uuid.UUID] = set()
+        """Vaults that Postgres lacked when they were met last."""
         self._created: set[int] = set()
         """Shards that the ledger has, as far as is known."""
         self._backlog = backlog
@@ -124,7 +145,9 @@ class Drain:
         An entry is removed from its stream only after its readings are committed. Whatever is
         killed at whatever point, the next drain does the rest and nothing twice: the ledger,
         written in the transaction of the segments, tells which entries are stored. An entry that
-        can't be opened goes to the dead letters and holds up nothing.
+        can't be opened goes to the dead letters and holds up nothing. An entry whose vault Postgres
+        does not have is held, in the step that removes it from its stream: nobody could ever open
+        what would be stored.
 
         Raises:
             psycopg.Error, RedisError: a part is away; what was not stored waits on.
@@ -144,16 +167,22 @@ class Drain:
         self._warm(stored)
         left = self._backlog.remove(
             [
-                Removal(each.batch.shard, each.batch.taken[-1], each.after.position)
+                Removal(
+                    each.batch.shard,
+                    each.batch.taken[-1],
+                    each.after.position,
+                    each.after.next_id,
+                    each.held,
+                )
                 for each in stored
             ]
         )
         for each, waiting in zip(stored, left, strict=True):
-            outcome = Outcome.STORED if each.segments else Outcome.REPEATED
-            drained.outcomes[each.batch.shard] = outcome
+            drained.outcomes[each.batch.shard] = each.outcome
             if waiting:
                 drained.left.append(each.batch.shard)
             _count(each)
+        self._tell_of_held([hold for each in stored for hold in each.held])
         return drained
 
     def _store_or_isolate(self, connection: Connection, batches: list[_Batch]) -> list[_Stored]:
@@ -203,6 +232,7 @@ class Drain:
                 content_bytes -= self._open(connection, batch, waiting)
                 if content_bytes <= 0:
                     break
+            batch.opened.sort(key=lambda each: each[0].received)  # entries that were held are older
         for batch in batches:
             self._set_aside_forgotten(connection, batch)
         seen = {batch.shard for batch in batches}
@@ -249,18 +279,20 @@ class Drain:
         """Store what is new in batches, but those of shards that other writers have."""
         _ensure_partitions(connection, batches)
         wanted = {batch.shard for batch in batches}
+        given = self._backlog.given(sorted(wanted))
         if not wanted <= self._created:
             ledger.create_offsets(connection, wanted)
         with connection.transaction():
-            offsets = ledger.lock_offsets(connection, wanted, self._shards)
+            offsets = _past_given(ledger.lock_offsets(connection, wanted, self._shards), given)
             # Whichever was not there is created the next time, be it that the database forgot it.
             self._created = self._created - wanted | offsets.keys()
             batches = [batch for batch in batches if batch.shard in offsets]
-            sessions = ledger.load_sessions(
+            sessions, lacking = ledger.load_sessions(
                 connection,
                 {(each.shard, opened.session) for each in batches for _, opened, _ in each.opened},
+                set().union(*(batch.vaults() for batch in batches)),
             )
-            stored = [_build(batch, offsets[batch.shard], sessions) for batch in batches]
+            stored = [_build(batch, offsets[batch.shard], sessions, lacking) for batch in batches]
             moved = {each.batch.shard: each.after for each in stored if each.after != each.before}
             if moved:
                 history.insert(connection, [one for each in stored for one in each.segments])
@@ -271,6 +303,20 @@ class Drain:
                 )
                 ledger.move_offsets(connection, moved, self._shards)
         return stored
+
+    def _tell_of_held(self, holds: Sequence[Hold]) -> None:
+        """Log each vault that is missing once, and count what is held for it."""
+        metrics.counter("iot_entries_held_total").inc(len(holds))
+        vaults = {uuid.UUID(bytes=hold.vault_id) for hold in holds}
+        for vault_id in vaults - self._lacking:
+            _log.error(
+                "Postgres has no vault %s: its readings are held in Redis until its row is back; "
+                "see `iot-sensor held list` and docs/reliability.md, After a restore",
+                vault_id,
+            )
+        if len(self._lacking) > _MOST_LACKING:
+            self._lacking.clear()
+        self._lacking |= vaults
 
     def _warm(self, stored: Sequence[_Stored]) -> None:
         """Put what was stored into the hot window, if that can be done.
@@ -297,23 +343,52 @@ class Drain:
 
 
 def _build(
-    batch: _Batch, before: Offset, sessions: dict[ledger.SessionOf, SessionNumbers]
+    batch: _Batch,
+    before: Offset,
+    sessions: dict[ledger.SessionOf, SessionNumbers],
+    lacking: set[uuid.UUID],
 ) -> _Stored:
-    """The segments of what is new in a batch; noted as stored in its sessions."""
-    shard = batch.shard
-    arrivals = [
-        Arrival(waiting.received, entry)
-        for waiting, opened, entry in batch.opened
-        if sessions[shard, opened.session].admit(opened.number)
-    ]
-    repeated = len(batch.opened) - len(arrivals)
-    if not arrivals:
-        return _Stored(batch, before, before, [], repeated)
+    """The segments of what is new in a batch, and what is held; both are noted in its sessions."""
+    shard, absent = batch.shard, {vault_id.bytes for vault_id in lacking}
+    arrivals, held = [], []
+    for waiting, opened, entry in batch.opened:
+        numbers = sessions[shard, opened.session]
+        if entry.vault_id in absent:
+            if numbers.hold(opened.number):
+                held.append(Hold(waiting, entry.vault_id))
+        elif numbers.admit(opened.number):
+            arrivals.append(Arrival(waiting.received, entry))
+    repeated = len(batch.opened) - len(arrivals) - len(held)
+    if not arrivals and not held:
+        return _Stored(batch, before, before, [], repeated, [])
     segments, next_id = build_segments(arrivals, shard=shard, next_id=before.next_id)
     # Ids rise within a stream: impossible ones are at its end.
     last = next(each for each in reversed(batch.taken) if each.has_possible_time)
-    after = Offset(last.entry_id.decode(), max(before.received_max, last.received), next_id)
-    return _Stored(batch, before, after, segments, repeated)
+    received_max = max(before.received_max, batch.opened[-1][0].received)
+    after = Offset(last.entry_id.decode(), received_max, next_id)
+    return _Stored(batch, before, after, segments, repeated, held)
+
+
+def _past_given(offsets: dict[int, Offset], given: Mapping[int, Given]) -> dict[int, Offset]:
+    """Where shards stand, their next ids past all that were given.
+
+    A Postgres that was restored, or a replica that took over and lacks the newest transactions,
+    would give ids again that the hot window and clients know.
+    """
+    for shard, offset in offsets.items():
+        position, next_id = given[shard].position, given[shard].next_id
+        if position is not None and stream_order(offset.position) < stream_order(position):
+            metrics.counter("iot_ledger_behind_total").inc()
+            _log.error(
+                "Postgres has shard %d as of %s, it was drained to %s: Postgres was restored, or a "
+                "replica took over that lacked the newest transactions. What was stored in between "
+                "is lost; see docs/reliability.md, After a restore",
+                shard,
+                offset.position,
+                position,
+            )
+        offsets[shard] = replace(offset, next_id=max(offset.next_id, next_id))
+    return offsets
 
 
 def _ensure_partitions(connection: Connection, batches: Sequence[_Batch]) -> None:

@@ -155,9 +155,13 @@ def compact() -> str:
 @_waiting_for_stores
 def sweep_shards() -> int:
     """Queue drains for the shards that were left behind, also by a change of their number, and
-    the compaction that was.
+    the compaction that was. Release the entries whose vaults are back.
     """
     writer = current()
+    try:
+        sweep.release_held(writer.held, writer.postgres)
+    except AWAY as error:
+        _log.warning("no held entries are released, Postgres is away: %s", _first_line(error))
     if writer.compaction_orders.waiting():
         writer.backlog.arm([names.COMPACT_JOB])
     return sweep.sweep(writer.backlog)

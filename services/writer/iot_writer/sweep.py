@@ -1,9 +1,13 @@
 """The sweep: finds shards whose drain died with its worker, or whose wake-up got lost."""
 
 import logging
+from collections.abc import Callable
 
 from iot_models import names
+from iot_stores import ledger
 from iot_stores.backlog import Backlog
+from iot_stores.held_entries import HeldEntries
+from iot_stores.postgres import Connection
 
 STALE_SECONDS = 1.0
 """Entries that wait longer than this in a shard without a queued drain were left behind."""
@@ -21,3 +25,19 @@ def sweep(backlog: Backlog) -> int:
     if queued:
         _log.info("queued the drains of %d shards that were left behind", queued)
     return queued
+
+
+def release_held(held: HeldEntries, connect: Callable[[], Connection]) -> int:
+    """Put the entries of vaults that Postgres has by now back into the backlog; of how many vaults.
+
+    Raises:
+        psycopg.Error, RedisError: a part is away; what is held stays held.
+    """
+    vaults = held.vaults()
+    if not vaults:
+        return 0
+    there = ledger.find_vaults(connect(), vaults.keys())
+    for vault_id in sorted(there):
+        held.release(vault_id)
+        _log.info("Postgres has vault %s again: %d entries released", vault_id, vaults[vault_id])
+    return len(there)

@@ -14,6 +14,7 @@ from iot_stores.backlog import Backlog
 from iot_stores.clocks import ClockWatch
 from iot_stores.compaction_orders import CompactionOrders
 from iot_stores.dead_letters import DeadLetters
+from iot_stores.held_entries import HeldEntries
 from iot_stores.hot_window import HotWindow
 from iot_stores.installation import Installation
 from iot_stores.postgres import Connection, abandon, check_schema, connect_postgres, url_parts
@@ -67,6 +68,7 @@ class Writer:
             shards=settings.shards,
             hot_window_pause=0.0 if self.hot_redis is self.redis else HOT_WINDOW_PAUSE_SECONDS,
         )
+        self.held = HeldEntries(self.redis, self.names)
         self.clocks = ClockWatch(
             self.redis, self._connect, most_seconds=settings.clock_skew_max_seconds
         )

@@ -164,17 +164,33 @@ def open_vault(keyring: Keyring, record: VaultRecord, secret: PasswordSecret) ->
         DecryptionError: the password is another one, the record was changed, or its master key
             is not in the keyring.
     """
+    if record.format != secret.format:
+        raise DecryptionError("a vault record is of an unknown format")
+    # Authenticated first: the cost of a record that was tampered with is never paid.
+    inner, bound = _unwrap_outer(keyring, record)
+    key = secret.inner_key(record.salt, record.scrypt_log2_n)
+    return OpenVault(record.vault_id, decrypt(key, inner, bound))
+
+
+def is_authentic(keyring: Keyring, record: VaultRecord) -> bool:
+    """Whether a record was made with the keyring and not changed since. Needs no password."""
+    try:
+        _unwrap_outer(keyring, record)
+    except DecryptionError:
+        return False
+    return True
+
+
+def _unwrap_outer(keyring: Keyring, record: VaultRecord) -> tuple[bytes, bytes]:
+    """The inner wrap, and what it is bound to."""
     header, outer = record.wrapped_key[: _HEADER.size], record.wrapped_key[_HEADER.size :]
-    if len(header) < _HEADER.size or record.format != secret.format or len(outer) < NONCE_BYTES:
+    if len(header) < _HEADER.size or len(outer) < NONCE_BYTES:
         raise DecryptionError("a vault record is of an unknown format")
     # No process stored a higher cost: it would take gigabytes.
     if not 0 <= record.scrypt_log2_n <= GREATEST_SCRYPT_LOG2_N:
         raise DecryptionError("a vault record has an impossible cost")
     bound = _bound(record.vault_id, record.lookup, record.salt, record.scrypt_log2_n)
-    # Authenticated first: the cost of a record that was tampered with is never paid.
-    inner = decrypt(keyring.wrap_key(record.master_key_id), outer, header + bound)
-    key = secret.inner_key(record.salt, record.scrypt_log2_n)
-    return OpenVault(record.vault_id, decrypt(key, inner, bound))
+    return decrypt(keyring.wrap_key(record.master_key_id), outer, header + bound), bound
 
 
 def _bound(vault_id: uuid.UUID, lookup: bytes, salt: bytes, log2_n: int) -> bytes:

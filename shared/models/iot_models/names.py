@@ -57,7 +57,8 @@ class KeyNames:
     @property
     def backlog_counters(self) -> str:
         """Hash: `bytes` waiting in all, `in:<shard>` and `out:<shard>` bytes ever added and
-        removed.
+        removed, `at:<shard>` and `next:<shard>` up to where it is drained and its next id, `held`
+        entries that wait for their vaults.
         """
         return f"{self.prefix}iot:backlog"
 
@@ -65,6 +66,11 @@ class KeyNames:
     def unused_stream(self) -> str:
         """A stream that never exists: readiness tries writes on it, which change nothing."""
         return f"{self.prefix}iot:ingest:unused"
+
+    @property
+    def held_vaults(self) -> str:
+        """Hash: how many entries are held of each vault that Postgres does not have."""
+        return f"{self.prefix}iot:held"
 
     @property
     def dead_letters(self) -> str:
@@ -90,9 +96,22 @@ class KeyNames:
         """The stream in which a shard's entries wait."""
         return f"{self.prefix}iot:ingest:{shard}"
 
+    def held_entries(self, vault_id: bytes) -> str:
+        """The stream of a vault's entries that are held."""
+        return f"{self.prefix}iot:held:{vault_id.hex()}"
+
     def vault_record(self, lookup: bytes) -> str:
         """Cached record of a vault: what stands in Postgres too."""
         return f"{self.prefix}iot:vault:{lookup.hex()}"
+
+    def replaced_vault_record(self, vault_id: bytes) -> str:
+        """Record of a vault in whose place Postgres has another one. Does not expire."""
+        return f"{self.prefix}iot:vault:replaced:{vault_id.hex()}"
+
+    @property
+    def all_vault_records(self) -> str:
+        """Pattern of the names of all vault records."""
+        return f"{self.prefix}iot:vault:*"
 
     def hot_index(self, vault_id: bytes) -> str:
         """Sorted set of a vault's segments in the hot window, by time of receipt."""

@@ -12,10 +12,10 @@ from iot_models.errors import TooLargeError, TooManyRequestsError, UnavailableEr
 from iot_models.names import DRAIN_JOBS, MOST_SHARDS, KeyNames, drain_job
 
 from .group_commit import GroupCommit
-from .months import END_MS
 from .redis_client import milliseconds
 from .redis_connections import renew_connections
 from .scripts import load_script, run_all
+from .stream_entries import Given, Removal, Waiting
 
 WAIT_MILLISECONDS = 2000
 """How long replicas, and disks, may take to have what was appended: fsync comes every second."""
@@ -27,46 +27,6 @@ _PAGE = 128
 _GREATEST = 2**64 - 1
 """Of both parts of an entry's id."""
 _Page = list[tuple[bytes, dict[bytes, bytes]]]
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """An entry as it waits: its id in the stream, its sealed bytes, the shard's bytes up to it."""
-
-    entry_id: bytes
-    sealed: bytes
-    bytes_so_far: int
-    read_at: int
-    """Unix milliseconds of Redis's clock."""
-
-    @property
-    def received(self) -> int:
-        """Unix milliseconds of Redis's clock, never falling within a stream."""
-        return int(self.entry_id.partition(b"-")[0])
-
-    @property
-    def has_possible_time(self) -> bool:
-        """Whether `received` is in a month that the history can hold. An id that was planted in
-        Redis may be beyond the year 9999.
-        """
-        return self.received < END_MS
-
-
-@dataclass(frozen=True, slots=True)
-class Removal:
-    """Up to which entry a shard is to be cleared."""
-
-    shard: int
-    last: Waiting
-    position: str
-    """Where the history stands then (`Drained`)."""
-
-    @property
-    def resets_ids(self) -> bool:
-        """Whether the stream's ids are to begin anew when it is empty: they never fall, so after an
-        impossible one each later id is impossible too.
-        """
-        return not self.last.has_possible_time
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +47,8 @@ class BacklogState:
     entries: dict[int, int]
     oldest_seconds: float
     dead_letters: int
+    held: int
+    """Entries that wait for their vaults (`HeldEntries`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +58,8 @@ class Appended:
     first_answer: bytes | None = None
     ends: dict[int, int] = field(default_factory=dict)
     """Per shard the bytes ever added to it, up to the last of the entries."""
+    held: int = 0
+    """How many entries wait for their vaults by now (`HeldEntries`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +175,9 @@ class Backlog:
             return Appended(first_answer=more[0])
         if outcome != _ADDED:
             _refuse(outcome, *more)
-        return Appended(ends={shard: end for (shard, _), end in zip(entries, more, strict=True)})
+        held, *totals = more
+        ends = {shard: end for (shard, _), end in zip(entries, totals, strict=True)}
+        return Appended(ends=ends, held=held)
 
     def try_append(self) -> None:
         """Send what `append` sends, and change nothing. Raises `RedisError`, as `append` does."""
@@ -232,8 +198,8 @@ class Backlog:
         return next((answer for answer in answers if answer is not None), None)
 
     def removed(self, ends: Mapping[int, int]) -> bool:
-        """Whether all up to these ends left the backlog: is stored, and in the hot window too, or
-        is set aside.
+        """Whether all up to these ends left the streams: is stored, and in the hot window too, or
+        is set aside or held.
         """
         fields = [f"out:{shard}" for shard in ends]
         out = cast("list[bytes | None]", self._client.hmget(self._names.backlog_counters, fields))
@@ -270,8 +236,16 @@ class Backlog:
             for entry_id, fields in page:
                 # Missing fields: planted in Redis. The drain sets such an entry aside.
                 sealed, total = fields.get(b"e", b""), fields.get(b"t", b"")
-                bytes_so_far = int(total) if total.isdigit() else 0
-                waiting.append(Waiting(entry_id, sealed, bytes_so_far, now))
+                received = fields.get(b"r", b"")
+                waiting.append(
+                    Waiting(
+                        entry_id,
+                        sealed,
+                        int(total) if total.isdigit() else 0,
+                        now,
+                        int(received) if received.isdigit() else None,
+                    )
+                )
                 held += len(sealed)
                 if held >= max_bytes:
                     return waiting
@@ -287,20 +261,44 @@ class Backlog:
         return milliseconds(time), page
 
     def remove(self, removals: Sequence[Removal]) -> list[int]:
-        """Drop entries that are stored, of each shard up to one; how many are left in each.
+        """Drop entries that are stored or held, of each shard up to one; how many are left in each.
 
         May be repeated: what is gone is not counted twice.
         """
         calls = []
         for each in removals:
-            keys = [self._names.stream(each.shard), self._names.backlog_counters]
+            keys = [
+                self._names.stream(each.shard),
+                self._names.backlog_counters,
+                self._names.held_vaults,
+            ]
             last = each.last
-            resets_ids = int(each.resets_ids)
-            arguments = [
-                _after(last.entry_id), each.shard, last.bytes_so_far, each.position, resets_ids,
+            arguments: list[str | int | bytes] = [
+                _after(last.entry_id), each.shard, last.bytes_so_far, each.position,
+                int(each.resets_ids), each.next_id,
             ]  # fmt: skip
+            for hold in each.held:
+                arguments += (
+                    hold.entry.entry_id, hold.vault_id.hex(),
+                    self._names.held_entries(hold.vault_id), hold.entry.received,
+                )  # fmt: skip
             calls.append((keys, arguments))
         return run_all(self._client, self._remove, calls)
+
+    def given(self, shards: Sequence[int]) -> dict[int, Given]:
+        """What shards have given out, as far as Redis knows."""
+        fields = [f"{field}:{shard}" for shard in shards for field in ("at", "next")]
+        found = self._client.hmget(self._names.backlog_counters, fields)
+        known = iter(cast("list[bytes | None]", found))
+        return {
+            shard: Given(None if at is None else at.decode(), int(next_id or b"0"))
+            for shard, at, next_id in zip(shards, known, known, strict=True)
+        }
+
+    def holds_entries(self) -> bool:
+        """Whether entries wait for their vaults (`HeldEntries`)."""
+        held = cast("bytes | None", self._client.hget(self._names.backlog_counters, "held"))
+        return int(held or b"0") > 0
 
     def take_drains(self) -> list[int]:
         """Take all drains that wait off the queue: their shards, the one that waits longest first.
@@ -342,13 +340,15 @@ class Backlog:
 
     def state(self) -> BacklogState:
         """What waits, for metrics and readiness."""
-        held = self._client.hget(self._names.backlog_counters, "bytes")
+        found = self._client.hmget(self._names.backlog_counters, ["bytes", "held"])
+        size, held = (int(each or b"0") for each in cast("list[bytes | None]", found))
         lengths = list(self._lengths())
         return BacklogState(
-            bytes=int(cast("bytes", held or b"0")),
+            bytes=size,
             entries={shard: length for shard, length, _ in lengths},
             oldest_seconds=max(0.0, *(age or 0.0 for _, _, age in lengths)),
             dead_letters=self._client.xlen(self._names.dead_letters),
+            held=held,
         )
 
     def _lengths(self) -> Iterator[tuple[int, int, float | None]]:

@@ -1,15 +1,39 @@
 -- Drop the entries of a shard that are stored. Counting stands on totals, not on differences, so
 -- that doing it twice changes nothing.
--- KEYS: stream, counters. ARGV: first id to keep ('' for none), shard, the shard's bytes up to the
--- last dropped, the position at which the history stands, 1 to let the stream's ids begin anew if no
--- entry is left.
+-- KEYS: stream, counters, hash of the vaults whose entries are held. ARGV: first id to keep ('' for
+-- none), shard, the shard's bytes up to the last dropped, the position at which the history stands, 1 to
+-- let the stream's ids begin anew if no entry is left, the shard's next id; then, of each entry to hold:
+-- its id, its vault, the stream of the vault's entries that are held, when it was received.
 -- Returns the number of entries left.
+
+-- An entry that is gone from the stream was held before, or stored: another writer was here.
+local held = {}
+for i = 7, #ARGV, 4 do
+  local found = redis.call('XRANGE', KEYS[1], ARGV[i], ARGV[i])
+  if found[1] then
+    held[#held + 1] = {found[1][2], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]}
+  end
+end
 
 -- The first write: a Redis that is full lets a script that has written go on to its end.
 if ARGV[1] == '' then
   redis.call('XTRIM', KEYS[1], 'MAXLEN', 0)
 else
   redis.call('XTRIM', KEYS[1], 'MINID', ARGV[1])
+end
+
+for _, each in ipairs(held) do
+  local fields, vault, stream, received = unpack(each)
+  local sealed = ''
+  for i = 1, #fields, 2 do
+    if fields[i] == 'e' then
+      sealed = fields[i + 1]
+    end
+  end
+  redis.call('XADD', stream, '*', 'shard', ARGV[2], 'e', sealed, 'r', received)
+  redis.call('HINCRBY', KEYS[3], vault, 1)
+  redis.call('HINCRBY', KEYS[2], 'held', 1)
+  redis.call('HINCRBY', KEYS[2], 'bytes', #sealed)
 end
 
 local function number(field)
@@ -53,6 +77,11 @@ local at = 'at:' .. ARGV[2]
 local known = redis.call('HGET', KEYS[2], at)
 if not known or later(ARGV[4], known) then
   redis.call('HSET', KEYS[2], at, ARGV[4])
+end
+-- As text: a Lua number is exact up to 2^53 only.
+local given, next_id = redis.call('HGET', KEYS[2], 'next:' .. ARGV[2]) or '0', ARGV[6]
+if #next_id > #given or (#next_id == #given and next_id > given) then
+  redis.call('HSET', KEYS[2], 'next:' .. ARGV[2], next_id)
 end
 local left = redis.call('XLEN', KEYS[1])
 if left == 0 and ARGV[5] == '1' then

@@ -8,8 +8,9 @@ from redis import Redis
 
 from iot_models.names import KeyNames
 
-from .backlog import Backlog, Waiting
+from .backlog import Backlog
 from .scripts import load_script
+from .stream_entries import Waiting
 
 _PAGE = 100
 

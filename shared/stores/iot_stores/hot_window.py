@@ -28,6 +28,7 @@ from iot_models.segment import SegmentBounds
 from .backlog import Backlog
 from .ledger import Offset
 from .scripts import Call, load_script, run_all
+from .stream_entries import stream_order
 
 _MARGIN_MS = 1000
 _FIRST_FETCH, _MOST_FETCH = 4, 64
@@ -122,7 +123,7 @@ class HotWindow:
         position, since, kept = cast("list[bytes | None]", found)
         if drained.position is None or position is None or since is None or kept is None:
             return Coverage(begin, held=False)
-        if _order(position.decode()) < _order(drained.position) or begin < int(since):
+        if stream_order(position.decode()) < stream_order(drained.position) or begin < int(since):
             return Coverage(begin, held=False)
         return Coverage(begin, begin >= drained.now - int(kept) * 1000 + _MARGIN_MS)
 
@@ -146,8 +147,3 @@ class HotWindow:
             start += count
             count = max(1, min(_MOST_FETCH, 4 * count, _FETCH_BYTES // max(1, average)))
             yield from found
-
-
-def _order(position: str) -> tuple[int, int]:
-    milliseconds, _, sequence = position.partition("-")
-    return int(milliseconds), int(sequence)

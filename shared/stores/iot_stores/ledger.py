@@ -6,6 +6,7 @@ number stored and those below it that are missing, so it answers for every entry
 in whatever order and however often they come.
 """
 
+import uuid
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import cast
@@ -44,11 +45,22 @@ _MOVE = """
         AS moved (shard, position, received_max, next_id)
     WHERE ingest_offsets.shard = moved.shard
 """
+# With it, which vaults there are, locked: none is deleted before the segments are committed. In the
+# order of their ids, so that a drain and an erasure never wait for one another.
 _SESSIONS = """
-    SELECT shard, session, high, missing
-    FROM unnest(%s::int2[], %s::bytea[]) AS asked (shard, session)
+    WITH there AS MATERIALIZED (
+        SELECT vault_id FROM vaults WHERE vault_id = ANY(%(vaults)s::uuid[])
+        ORDER BY vault_id FOR KEY SHARE
+    )
+    SELECT shard, session, high, missing, NULL::uuid
+    FROM unnest(%(shards)s::int2[], %(sessions)s::bytea[]) AS asked (shard, session)
     JOIN ingest_sessions USING (shard, session)
+    UNION ALL
+    SELECT NULL, NULL, NULL, NULL, asked.vault_id
+    FROM unnest(%(vaults)s::uuid[]) AS asked (vault_id)
+    WHERE asked.vault_id NOT IN (SELECT vault_id FROM there)
 """
+_THERE = "SELECT vault_id FROM vaults WHERE vault_id = ANY(%s::uuid[])"
 # One statement, not one for each in a pipeline: after a pipeline Postgres doesn't end a transaction
 # that stays idle.
 _KEEP_SESSIONS = """
@@ -111,6 +123,17 @@ class SessionNumbers:
             return True
         return False
 
+    def hold(self, number: int) -> bool:
+        """Note that an entry is not stored yet, however many of the next ones are; False if it is.
+
+        Else a later number would leave it more than `MOST_MISSING` behind, and it would count as
+        stored.
+        """
+        if number > self.high:
+            self.admit(number)
+            self.missing.add(number)
+        return number in self.missing
+
 
 SessionOf = tuple[int, bytes]
 """A shard, and a session that sent entries to it."""
@@ -165,15 +188,33 @@ def move_offsets(connection: Connection, offsets: Mapping[int, Offset], shards: 
 
 
 def load_sessions(
-    connection: Connection, sessions: Iterable[SessionOf]
-) -> dict[SessionOf, SessionNumbers]:
-    """What is stored of these sessions; those not met before are empty."""
+    connection: Connection, sessions: Iterable[SessionOf], vaults: Collection[uuid.UUID] = ()
+) -> tuple[dict[SessionOf, SessionNumbers], set[uuid.UUID]]:
+    """What is stored of these sessions; those not met before are empty. And which of the vaults
+    Postgres does not have. The others stay there until the transaction ends.
+    """
     numbers = {session: SessionNumbers() for session in sessions}
-    asked = ([shard for shard, _ in numbers], [session for _, session in numbers])
-    found = connection.execute(_SESSIONS, asked)
-    for shard, session, high, missing in cast("Iterable[tuple[int, bytes, int, list[int]]]", found):
-        numbers[shard, session] = SessionNumbers(high, set(missing))
-    return numbers
+    asked = {
+        "shards": [shard for shard, _ in numbers],
+        "sessions": [session for _, session in numbers],
+        "vaults": list(vaults),
+    }
+    rows = connection.execute(_SESSIONS, asked)
+    missing_vaults = set()
+    for shard, session, high, missing, vault_id in cast(
+        "Iterable[tuple[int, bytes, int, list[int], uuid.UUID | None]]", rows
+    ):
+        if vault_id is not None:
+            missing_vaults.add(vault_id)
+        else:
+            numbers[shard, session] = SessionNumbers(high, set(missing))
+    return numbers, missing_vaults
+
+
+def find_vaults(connection: Connection, vaults: Collection[uuid.UUID]) -> set[uuid.UUID]:
+    """Those of the vaults that Postgres has."""
+    rows = connection.execute(_THERE, (list(vaults),))
+    return {vault_id for (vault_id,) in cast("Iterable[tuple[uuid.UUID]]", rows)}
 
 
 def keep_sessions(

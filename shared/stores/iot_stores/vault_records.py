@@ -3,9 +3,10 @@
 import logging
 import struct
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, LiteralString, cast
 
 import psycopg
@@ -13,6 +14,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from iot_cipher.vault import VaultRecord
+from iot_models import metrics
 from iot_models.names import KeyNames
 
 from .postgres import Connection, Pool, short_query
@@ -27,6 +29,7 @@ from .vault_lookups import (
 )
 
 CACHE_SECONDS = 86_400
+_SCANNED_AT_A_TIME = 500
 
 _log = logging.getLogger(__name__)
 
@@ -41,6 +44,18 @@ _INSERT: LiteralString = f"""
     INSERT INTO vaults ({_COLUMNS}, lookup_format)
     VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT (lookup) DO NOTHING
 """  # noqa: S608 - likewise
+# Deliberate erasure leaves no row. What it leaves instead, a tombstone, must be looked for here, or
+# a record that Redis or a process still has brings the vault back.
+_PUT_BACK: LiteralString = f"""
+    INSERT INTO vaults ({_COLUMNS}, lookup_format)
+    VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING
+"""  # noqa: S608 - likewise
+# The vault itself before another one that has its lookup.
+_STANDING: LiteralString = f"""
+    SELECT {_COLUMNS} FROM vaults WHERE vault_id = %(vault_id)s OR lookup = %(lookup)s
+    ORDER BY vault_id = %(vault_id)s DESC LIMIT 1
+"""  # noqa: S608 - likewise
+_WRAPPED_KEYS = "SELECT vault_id, wrapped_key FROM vaults WHERE vault_id = ANY (%s::uuid[])"
 _REPLACE = """
     UPDATE vaults
     SET lookup = %s, salt = %s, scrypt_log2_n = %s, wrapped_key = %s, lookup_format = %s
@@ -117,6 +132,73 @@ class VaultRecords:
         self._cache(standing)
         return standing
 
+    def put_back(self, record: VaultRecord) -> VaultRecord:
+        """Make sure that Postgres has a vault; the record that stands there.
+
+        It is another record of the vault when the vault was moved, or a move was undone by a
+        restore. It is another vault when one was created for the password while this vault was
+        missing: then the record is kept in Redis, without an end, for it is the only copy.
+
+        `record` must be known to be good: it was opened with the password, or is authentic
+        (`iot_cipher.vault.is_authentic`).
+
+        Raises:
+            PolicyChangedError: the vault is missing, and new vaults have a lookup of another
+                format or cost by now: it must be wrapped anew.
+            psycopg.OperationalError: Postgres is away.
+        """
+        values = (*_values(record), record.format)
+        with _recognizing_changed_policy(), self._pool.connection() as connection:
+            standing = _standing(connection, record)
+            if standing is None:
+                if connection.execute(_PUT_BACK, values).rowcount:
+                    metrics.counter("iot_vaults_put_back_total").inc()
+                    _log.warning("vault %s was missing in Postgres; put back", record.vault_id)
+                standing = _standing(connection, record) or record
+        if standing.vault_id != record.vault_id:
+            self._client.set(
+                self._names.replaced_vault_record(record.vault_id.bytes), _encode(record)
+            )
+        elif standing.lookup != record.lookup:
+            self._forget(record.lookup)
+        self._cache(standing)
+        return standing
+
+    def missing(self, records: Collection[VaultRecord]) -> list[VaultRecord]:
+        """Those of the records that do not stand in Postgres as they are.
+
+        Raises:
+            psycopg.OperationalError: Postgres is away.
+        """
+        if not records:
+            return []
+        asked = [record.vault_id for record in records]
+        with self._pool.connection() as connection:
+            rows = short_query(connection, _WRAPPED_KEYS, (asked,)).fetchall()
+        standing = dict(cast("list[tuple[uuid.UUID, bytes]]", rows))
+        return [each for each in records if standing.get(each.vault_id) != each.wrapped_key]
+
+    def keep(self, records: Iterable[VaultRecord]) -> None:
+        """Keep records in Redis for another day: they may be the only copies."""
+        for record in records:
+            self._cache(record)
+
+    def all_cached(self) -> Iterator[VaultRecord]:
+        """Every record in Redis. Looks at the names of all keys.
+
+        Raises:
+            RedisError: Redis is away.
+        """
+        names = cast(
+            "Iterator[bytes]",
+            self._client.scan_iter(match=self._names.all_vault_records, count=_SCANNED_AT_A_TIME),
+        )
+        while page := list(islice(names, _SCANNED_AT_A_TIME)):
+            for data in cast("list[bytes | None]", self._client.mget(page)):
+                record = None if data is None else _decode(data)
+                if record is not None:
+                    yield record
+
     def replace(self, old: VaultRecord, new: VaultRecord) -> bool:
         """Store a vault's new record in the place of the old one; False when that is not there.
 
@@ -148,12 +230,9 @@ class VaultRecords:
         raise wrong_policy(policy.fast_lookups, policy.costs)
 
     def _cache(self, record: VaultRecord) -> None:
-        encoded = (
-            _HEADER.pack(record.vault_id.bytes, record.lookup, record.salt, record.scrypt_log2_n)
-            + record.wrapped_key
-        )
+        name = self._names.vault_record(record.lookup)
         try:
-            self._client.set(self._names.vault_record(record.lookup), encoded, ex=CACHE_SECONDS)
+            self._client.set(name, _encode(record), ex=CACHE_SECONDS)
         except RedisError as error:
             report(_log, "vault records are not cached", error)
 
@@ -184,14 +263,25 @@ def _find(connection: Connection, lookups: Sequence[bytes]) -> FoundVault:
     return FoundVault(None if record[0] is None else VaultRecord(*record), policy)
 
 
+def _standing(connection: Connection, record: VaultRecord) -> VaultRecord | None:
+    asked = {"vault_id": record.vault_id, "lookup": record.lookup}
+    found = connection.execute(_STANDING, asked).fetchone()
+    return None if found is None else VaultRecord(*cast("Sequence[Any]", found))
+
+
 def _values(record: VaultRecord) -> tuple[uuid.UUID, bytes, bytes, int, bytes]:
     return (
         record.vault_id, record.lookup, record.salt, record.scrypt_log2_n, record.wrapped_key,
     )  # fmt: skip
 
 
+def _encode(record: VaultRecord) -> bytes:
+    head = _HEADER.pack(record.vault_id.bytes, record.lookup, record.salt, record.scrypt_log2_n)
+    return head + record.wrapped_key
+
+
 def _decode(data: bytes) -> VaultRecord | None:
-    """A record as `_cache` wrote it; None when it was cut short."""
+    """A record as `_encode` wrote it; None when it was cut short."""
     try:
         vault_id, lookup, salt, log2_n = _HEADER.unpack_from(data)
     except struct.error:

@@ -11,7 +11,8 @@ from redis import Redis
 
 from integration.writer.sending import Sender
 from iot_models.errors import TooLargeError, UnavailableError
-from iot_stores.backlog import Backlog, Removal, Waiting
+from iot_stores.backlog import Backlog
+from iot_stores.stream_entries import Removal, Waiting
 from iot_writer.writer import Writer
 from support.draining import drain_all
 from support.keys import KEYS
@@ -20,7 +21,7 @@ SHARDS = 4
 
 
 def _remove(backlog: Backlog, shard: int, last: Waiting) -> int:
-    (left,) = backlog.remove([Removal(shard, last, last.entry_id.decode())])
+    (left,) = backlog.remove([Removal(shard, last, last.entry_id.decode(), 1)])
     return left
 
 

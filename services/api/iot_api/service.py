@@ -54,6 +54,7 @@ class Service:
     redis: Sequence["Redis"]
     """Every client of a Redis."""
     vaults: Vaults
+    vault_keeper: VaultKeeper
     intake: Intake
     large_requests: LargeRequests
     receipts: Receipts
@@ -66,6 +67,7 @@ class Service:
     def close(self) -> None:
         """Let go of all connections."""
         self.watcher.stop()
+        self.vault_keeper.close()
         self.vaults.close()
         self.compaction.close()
         self.pool.close()
@@ -107,15 +109,16 @@ def build_service(settings: Settings) -> Service:
         after_seconds=settings.compaction_after_seconds,
     )
     guesses = Guesses(redis, names, limit=settings.guess_limit)
+    keeper = VaultKeeper(
+        VaultRecords(redis, names, pool),
+        VaultCache(size=settings.vault_cache_size, seconds=settings.vault_cache_seconds),
+        keyring.current,
+        HeldEntries(redis, names),
+        lambda: backlog.arm([SWEEP_JOB]),
+    )
     vaults = Vaults(
         keyring.current,
-        VaultKeeper(
-            VaultRecords(redis, names, pool),
-            VaultCache(size=settings.vault_cache_size, seconds=settings.vault_cache_seconds),
-            keyring.current,
-            HeldEntries(redis, names),
-            lambda: backlog.arm([SWEEP_JOB]),
-        ),
+        keeper,
         guesses,
         scrypt_log2_n=settings.scrypt_log2_n,
         slow_key=slow_key(),
@@ -126,6 +129,7 @@ def build_service(settings: Settings) -> Service:
         pool=pool,
         redis=(redis, hot_redis, hot_probe),
         vaults=vaults,
+        vault_keeper=keeper,
         intake=Intake(
             vaults,
             guesses,

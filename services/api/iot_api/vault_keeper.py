@@ -19,8 +19,10 @@ from .vault_cache import VaultCache
 
 PAUSE_SECONDS = 1.0
 """Shortest time between two looks."""
-IDLE_SECONDS = 60.0
+IDLE_SECONDS = 2.0
 """Longest time between two looks: entries may be held of vaults that nobody sends to."""
+SCAN_SECONDS = 60.0
+"""Shortest time between two searches of all records in Redis."""
 AWAY_SECONDS = 5.0
 """A Postgres that is away is not asked again by those who open vaults for so long."""
 _CLOSE_SECONDS = 2.0
@@ -75,6 +77,11 @@ class VaultKeeper:
         self.watch(record)
         return record
 
+    def start(self) -> None:
+        """Begin to look for held entries."""
+        if self._thread is None:
+            self._wake_up()
+
     def watch(self, record: VaultRecord) -> None:
         """Compare a record with Postgres soon. Costs nothing."""
         with self._lock:
@@ -121,7 +128,7 @@ class VaultKeeper:
             return
         known = {record.vault_id: record for record in self.cache.records()}
         if held - known.keys() and time.monotonic() >= self._scan_from:
-            self._scan_from = time.monotonic() + IDLE_SECONDS
+            self._scan_from = time.monotonic() + SCAN_SECONDS
             for record in self.records.all_cached():
                 if record.vault_id in held - known.keys() and is_authentic(self._keyring(), record):
                     known[record.vault_id] = record
@@ -171,6 +178,5 @@ class VaultKeeper:
             try:
                 self.look()
             except (RedisError, *AWAY) as error:
-                _log.warning("vaults are not compared with Postgres now: %s", error)
-                self._wake.set()
+                _log.info("vaults are not compared with Postgres now: %s", error)
             self._closing.wait(PAUSE_SECONDS)

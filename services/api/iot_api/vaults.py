@@ -124,7 +124,6 @@ class Vaults:
 
     def close(self) -> None:
         """Drop all vaults."""
-        self._keeper.close()
         self._cache.close()
 
     def note_held(self, entries: int) -> None:
@@ -305,6 +304,7 @@ class Vaults:
         record = self._moved(search, record, vault)
         self._cache.put(key, record, vault, search.missed)
         self._queue.remember(key)
+        self._keeper.start()
         self._opened(vault)
         return vault
 
@@ -342,6 +342,7 @@ class Vaults:
             return _Opened(self._open(search, key, record, from_cache=False))
         self._cache.put(key, record, vault, search.missed)
         self._queue.remember(key)
+        self._keeper.start()
         return _Opened(vault, created=True)
 
     def _moved(self, search: PasswordSearch, record: VaultRecord, vault: OpenVault) -> VaultRecord:

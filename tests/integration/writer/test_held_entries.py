@@ -1,0 +1,253 @@
+"""Nothing is stored for a vault that Postgres lacks: its entries are held, and none is lost."""
+
+import random
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from integration.writer.sending import Sender
+from iot_models.errors import UnavailableError
+from iot_models.settings import Settings
+from iot_stores.backlog import Backlog
+from iot_stores.stream_entries import Hold, Removal
+from iot_writer import sweep
+from iot_writer.drain import Outcome
+from iot_writer.writer import Writer
+from support.draining import drain_all
+from support.keys import KEYS
+from support.stack import Stack
+from support.waiting import wait_until
+
+SHARDS = range(8)
+LOST, KEPT = b"lost", b"kept"
+
+
+@pytest.fixture(autouse=True)
+def _no_keeper(sender: Sender) -> None:
+    """Nobody puts a vault back but the test."""
+    sender.service.vault_keeper.close()
+
+
+def lose(writer: Writer, vault_id: uuid.UUID) -> None:
+    """Delete a vault's row, as a restore to the moment before it does; `bring_back` undoes it."""
+    postgres = writer.postgres()
+    postgres.execute("CREATE TABLE IF NOT EXISTS lost AS SELECT * FROM vaults WITH NO DATA")
+    postgres.execute("INSERT INTO lost SELECT * FROM vaults WHERE vault_id = %s", (vault_id,))
+    postgres.execute("DELETE FROM vaults WHERE vault_id = %s", (vault_id,))
+
+
+def bring_back(writer: Writer) -> None:
+    """Restore the rows."""
+    writer.postgres().execute("INSERT INTO vaults SELECT * FROM lost")
+    writer.postgres().execute("DELETE FROM lost")
+
+
+def release(writer: Writer) -> None:
+    """What the sweep does; then drain."""
+    sweep.release_held(writer.held, writer.postgres)
+    drain_all(writer)
+
+
+def orphans(writer: Writer) -> int:
+    """Segments of vaults that Postgres does not have."""
+    found = writer.postgres().execute(
+        "SELECT count(*) FROM segments WHERE vault_id NOT IN (SELECT vault_id FROM vaults)"
+    )
+    row = found.fetchone()
+    assert row is not None
+    return int(str(row[0]))
+
+
+def same_shard(sender: Sender) -> bytes:
+    """A password whose vault is in the shard of LOST."""
+    names = (b"%s %d" % (KEPT, number) for number in range(1000))
+    return next(name for name in names if sender.shard(name) == sender.shard(LOST))
+
+
+def test_a_vault_without_a_row_holds_up_no_other(writer: Writer, sender: Sender) -> None:
+    neighbour = same_shard(sender)
+    for password in (LOST, neighbour):
+        sender.send(password)
+    drain_all(writer)
+    lost = sender.vault(LOST).vault_id
+    lose(writer, lost)
+    writer.postgres().execute("DELETE FROM segments WHERE vault_id = %s", (lost,))
+    for number in range(5):
+        for password in (LOST, neighbour):
+            sender.send(password, 2)
+        if number % 2:
+            drain_all(writer)
+    drain_all(writer)
+    assert orphans(writer) == 0
+    assert sender.waiting() == 0
+    assert sender.texts(neighbour) == [str(number) for number in range(11)]
+    assert writer.held.vaults() == {lost: 5}
+    release(writer)
+    assert writer.held.vaults() == {lost: 5}, "released without a row"
+    bring_back(writer)
+    release(writer)
+    assert writer.held.vaults() == {}
+    assert sender.texts(LOST) == [str(number) for number in range(1, 11)]
+    assert sender.backlog.state().bytes == sender.backlog.state().held == 0
+
+
+def test_held_readings_keep_the_time_of_their_receipt(writer: Writer, sender: Sender) -> None:
+    sender.vault(LOST)
+    lose(writer, sender.vault(LOST).vault_id)
+    sender.send(LOST)
+    acknowledged = int(time.time() * 1000)
+    drain_all(writer)
+    wait_until(lambda: time.time() * 1000 > acknowledged + 100, what="a later moment")
+    bring_back(writer)
+    sender.send(LOST)
+    release(writer)
+    found = writer.postgres().execute("SELECT received_min, received_max FROM segments").fetchall()
+    ((first, second),) = [(int(str(low)), int(str(high))) for low, high in found]
+    assert first <= acknowledged < second
+    sender.check_all()
+
+
+def test_what_is_held_counts_as_backlog(writer: Writer, sender: Sender) -> None:
+    sender.vault(LOST)
+    lose(writer, sender.vault(LOST).vault_id)
+    sender.send(LOST, 10)
+    waiting = sender.backlog.state().bytes
+    drain_all(writer)
+    assert sender.backlog.state().bytes == waiting > 0
+    small = Backlog(sender.redis, KEYS, shards=8, max_bytes=waiting + 10)
+    with pytest.raises(UnavailableError, match="full"):
+        small.append([sender.seal(KEPT, [0])])
+    lost = sender.vault(LOST).vault_id
+    assert writer.held.drop(lost) == 1
+    assert sender.backlog.state().bytes == sender.backlog.state().held == 0
+    assert writer.held.vaults() == {}
+
+
+def test_a_writer_that_comes_late_holds_nothing_again(writer: Writer, sender: Sender) -> None:
+    """Two writers took the same entries; the first also saw them released and stored."""
+    vault = sender.vault(LOST)
+    lose(writer, vault.vault_id)
+    sender.send(LOST)
+    shard = sender.shard(LOST)
+    (entry,) = sender.backlog.read(shard, max_bytes=1)
+    hold = Hold(entry, vault.vault_id.bytes)
+    late = Removal(shard, entry, entry.entry_id.decode(), 1, [hold])
+    drain_all(writer)
+    assert sender.backlog.remove([late]) == [0]
+    assert writer.held.vaults() == {vault.vault_id: 1}
+    bring_back(writer)
+    release(writer)
+    sender.backlog.remove([late])
+    assert writer.held.vaults() == {}
+    sender.check_all()
+
+
+def test_what_is_held_twice_is_stored_once(writer: Writer, sender: Sender) -> None:
+    """A failover of Redis brings back entries that were released and stored."""
+    vault = sender.vault(LOST)
+    lose(writer, vault.vault_id)
+    entry = sender.seal(LOST, [0])
+    for _ in range(2):
+        sender.backlog.append([entry])
+        drain_all(writer)
+    assert writer.held.vaults() == {vault.vault_id: 2}
+    bring_back(writer)
+    release(writer)
+    sender.backlog.append([entry])
+    drain_all(writer)
+    assert sender.texts(LOST) == ["0"]
+
+
+def test_what_is_stored_is_not_held_again(writer: Writer, sender: Sender) -> None:
+    """The ledger knows it: the vault's row went after the commit."""
+    entry = sender.seal(LOST, [0])
+    sender.backlog.append([entry])
+    drain_all(writer)
+    lose(writer, sender.vault(LOST).vault_id)
+    sender.backlog.append([entry])
+    outcomes = writer.drain.run(writer.postgres(), [sender.shard(LOST)]).outcomes
+    assert outcomes == {sender.shard(LOST): Outcome.REPEATED}
+    assert writer.held.vaults() == {}
+
+
+def test_a_deletion_waits_for_the_drain_that_stores(writer: Writer, sender: Sender) -> None:
+    """Whoever deletes a vault, and then its segments, leaves none behind."""
+    other = Writer(writer.settings)
+    sender.send(LOST)
+    connection, deleting = writer.postgres(), other.postgres()
+    with connection.transaction():
+        writer.drain.run(connection, [sender.shard(LOST)])
+        deleting.execute("SET lock_timeout = '100ms'")
+        with pytest.raises(Exception, match="lock timeout"):
+            deleting.execute("DELETE FROM vaults")
+    assert deleting.execute("DELETE FROM vaults").rowcount == 1
+    assert deleting.execute("DELETE FROM segments").rowcount == 1
+    other.close()
+
+
+def test_a_row_that_goes_while_drains_run(writer: Writer, sender: Sender) -> None:
+    chance = random.Random(7)
+    sender.vault(LOST)
+    away = False
+    for _ in range(40):
+        for password in (LOST, KEPT):
+            sender.send(password)
+        if chance.random() < 0.4:
+            if away:
+                bring_back(writer)
+            else:
+                lose(writer, sender.vault(LOST).vault_id)
+            away = not away
+        if chance.random() < 0.7:
+            writer.drain.run(writer.postgres(), SHARDS)
+        if chance.random() < 0.3:
+            sweep.release_held(writer.held, writer.postgres)
+    if away:
+        bring_back(writer)
+    drain_all(writer)
+    release(writer)
+    texts = sender.texts(LOST)
+    assert sorted(texts, key=int) == [str(number) for number in range(40)]
+    assert sender.texts(KEPT) == [str(number) for number in range(40)]
+    assert sender.backlog.state().bytes == 0
+
+
+@pytest.fixture
+def writers(environment: dict[str, str], tmp_path: Path) -> Iterator[Stack]:
+    """Writers as processes, none yet."""
+    made = Stack(environment, tmp_path)
+    yield made
+    made.stop()
+
+
+def test_writers_that_are_killed_hold_each_entry_once(
+    writers: Stack, writer: Writer, sender: Sender, settings: Settings
+) -> None:
+    chance = random.Random(3)
+    vault_id = sender.vault(LOST).vault_id
+    lose(writer, vault_id)
+    for _ in range(5):
+        running = writers.start_writer()
+        wait_until(lambda: sender.redis.scard("rq:workers") > 0, what="a writer", seconds=60)
+        until = time.monotonic() + chance.random()
+        while time.monotonic() < until:
+            for password in (LOST, KEPT):
+                sender.send(password, 3)
+        running.kill()
+        running.wait()
+    assert orphans(writer) == 0
+    writers.start_writer()
+    wait_until(lambda: sender.waiting() == 0, what="an empty backlog", seconds=60)
+    assert orphans(writer) == 0
+    bring_back(writer)
+    wait_until(
+        lambda: not writer.held.vaults() and not sender.waiting(), what="the release", seconds=60
+    )
+    wait_until(
+        lambda: len(sender.texts(LOST)) >= sender.numbers[LOST], what="all readings", seconds=60
+    )
+    sender.check_all()
+    assert settings.shards == len(SHARDS)

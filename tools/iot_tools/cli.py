@@ -13,6 +13,7 @@ from .capacity_command import add_capacity
 from .claim import add_claim
 from .cluster.arguments import add_secrets
 from .dead import Subparsers, add_dead
+from .held import add_held
 from .token_option import add_token, token_of
 from .tokens import add_tokens
 from .watching import add_canary, add_probe, add_soak, seconds
@@ -47,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_keys,
         add_dead,
         add_claim,
+        add_held,
         add_tokens,
         add_secrets,
         add_probe,

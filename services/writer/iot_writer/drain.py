@@ -3,15 +3,14 @@
 import logging
 import time
 import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 import psycopg
 from redis.exceptions import RedisError
 
 from iot_cipher.envelope import OpenedEntry, Opener
-from iot_cipher.sealed_segment import SealedSegment
 from iot_models import metrics, names
 from iot_models.entry import Entry, decode_entry
 from iot_models.errors import IotError
@@ -21,14 +20,13 @@ from iot_stores.backlog import Backlog
 from iot_stores.dead_letters import DeadLetters
 from iot_stores.forgotten import REASON, DatedEntry, find_forgotten
 from iot_stores.hot_window import DrainedShard, HotWindow
-from iot_stores.ledger import Offset, SessionNumbers
 from iot_stores.months import month_begin
 from iot_stores.postgres import Connection
 from iot_stores.store_states import report
-from iot_stores.stream_entries import Given, Hold, Removal, Waiting, stream_order
+from iot_stores.stream_entries import Hold, Removal, Waiting
 
+from .batch import Batch, StoredBatch, build_batch, past_given
 from .partitions import ensure_partition
-from .segment_builder import Arrival, build_segments
 
 DRAIN_BYTES = 4 * 2**20
 """Sealed bytes one drain takes, about."""
@@ -62,40 +60,6 @@ class EntryTooOldError(IotError):
 
 class ImpossibleTimeError(IotError):
     """The entry's id is no time at which it can have been received."""
-
-
-@dataclass(slots=True)
-class _Batch:
-    """What one drain took from the stream of a shard."""
-
-    shard: int
-    taken: list[Waiting] = field(default_factory=list)
-    opened: list[tuple[Waiting, OpenedEntry, Entry]] = field(default_factory=list)
-    """By the time of receipt."""
-    began: float = field(default_factory=time.monotonic)
-
-    def vaults(self) -> set[uuid.UUID]:
-        """Whose readings they are."""
-        return {uuid.UUID(bytes=entry.vault_id) for _, _, entry in self.opened}
-
-
-@dataclass(slots=True)
-class _Stored:
-    """What one drain committed of a shard."""
-
-    batch: _Batch
-    before: Offset
-    after: Offset
-    segments: list[SealedSegment]
-    repeated: int
-    held: list[Hold]
-
-    @property
-    def outcome(self) -> Outcome:
-        """How the drain of the shard ended."""
-        if self.segments:
-            return Outcome.STORED
-        return Outcome.HELD if self.held else Outcome.REPEATED
 
 
 @dataclass(slots=True)
@@ -178,14 +142,14 @@ class Drain:
             ]
         )
         for each, waiting in zip(stored, left, strict=True):
-            drained.outcomes[each.batch.shard] = each.outcome
+            drained.outcomes[each.batch.shard] = _outcome(each)
             if waiting:
                 drained.left.append(each.batch.shard)
             _count(each)
         self._tell_of_held([hold for each in stored for hold in each.held])
         return drained
 
-    def _store_or_isolate(self, connection: Connection, batches: list[_Batch]) -> list[_Stored]:
+    def _store_or_isolate(self, connection: Connection, batches: list[Batch]) -> list[StoredBatch]:
         """Store batches; when Postgres refuses what is in them, all but the refused entries."""
         try:
             return self._store(connection, batches)
@@ -199,32 +163,30 @@ class Drain:
             ]
         return self._isolate(connection, batches[0])
 
-    def _isolate(self, connection: Connection, batch: _Batch) -> list[_Stored]:
+    def _isolate(self, connection: Connection, batch: Batch) -> list[StoredBatch]:
         refused: list[tuple[Waiting, Exception]] = []
         for each in batch.opened:
             try:
                 with connection.transaction(force_rollback=True):
-                    self._store(connection, [_Batch(batch.shard, batch.taken, [each])])
+                    self._store(connection, [Batch(batch.shard, batch.taken, [each])])
             except _REFUSED as problem:
                 refused.append((each[0], problem))
         bad = {waiting.entry_id for waiting, _ in refused}
         good = [each for each in batch.opened if each[0].entry_id not in bad]
-        stored = self._store(connection, [_Batch(batch.shard, batch.taken, good)])
+        stored = self._store(connection, [Batch(batch.shard, batch.taken, good)])
         if stored:
             for waiting, reason in refused:
                 self._bury(connection, batch.shard, waiting, reason)
         return stored
 
-    def _take(
-        self, connection: Connection, shards: Sequence[int]
-    ) -> tuple[list[_Batch], list[int]]:
+    def _take(self, connection: Connection, shards: Sequence[int]) -> tuple[list[Batch], list[int]]:
         """What waits in shards, as much as is enough; and the shards that were not looked at."""
-        batches: list[_Batch] = []
+        batches: list[Batch] = []
         sealed_bytes, content_bytes = DRAIN_BYTES, DRAIN_CONTENT_BYTES
         for shard in dict.fromkeys(shards):
             if sealed_bytes <= 0 or content_bytes <= 0:
                 break
-            batch = _Batch(shard)
+            batch = Batch(shard)
             batches.append(batch)
             for waiting in self._backlog.read(shard, max_bytes=sealed_bytes):
                 batch.taken.append(waiting)
@@ -238,7 +200,7 @@ class Drain:
         seen = {batch.shard for batch in batches}
         return batches, [shard for shard in dict.fromkeys(shards) if shard not in seen]
 
-    def _open(self, connection: Connection, batch: _Batch, waiting: Waiting) -> int:
+    def _open(self, connection: Connection, batch: Batch, waiting: Waiting) -> int:
         """Open an entry into its batch; how many bytes it unpacks to, about."""
         try:
             _refuse_impossible_time(waiting)
@@ -250,7 +212,7 @@ class Drain:
         batch.opened.append((waiting, opened, entry))
         return len(entry.readings.freeform) + 16 * len(entry.readings)
 
-    def _set_aside_forgotten(self, connection: Connection, batch: _Batch) -> None:
+    def _set_aside_forgotten(self, connection: Connection, batch: Batch) -> None:
         dated = {
             waiting.entry_id: DatedEntry(
                 (batch.shard, opened.session), waiting.received, entry.sealed_at
@@ -275,7 +237,7 @@ class Drain:
         metrics.counter("iot_entries_dead_total").inc()
         self._audit.record(connection, f"{where} was set aside: {error}")
 
-    def _store(self, connection: Connection, batches: Sequence[_Batch]) -> list[_Stored]:
+    def _store(self, connection: Connection, batches: Sequence[Batch]) -> list[StoredBatch]:
         """Store what is new in batches, but those of shards that other writers have."""
         _ensure_partitions(connection, batches)
         wanted = {batch.shard for batch in batches}
@@ -283,7 +245,7 @@ class Drain:
         if not wanted <= self._created:
             ledger.create_offsets(connection, wanted)
         with connection.transaction():
-            offsets = _past_given(ledger.lock_offsets(connection, wanted, self._shards), given)
+            offsets = past_given(ledger.lock_offsets(connection, wanted, self._shards), given)
             # Whichever was not there is created the next time, be it that the database forgot it.
             self._created = self._created - wanted | offsets.keys()
             batches = [batch for batch in batches if batch.shard in offsets]
@@ -292,7 +254,9 @@ class Drain:
                 {(each.shard, opened.session) for each in batches for _, opened, _ in each.opened},
                 set().union(*(batch.vaults() for batch in batches)),
             )
-            stored = [_build(batch, offsets[batch.shard], sessions, lacking) for batch in batches]
+            stored = [
+                build_batch(batch, offsets[batch.shard], sessions, lacking) for batch in batches
+            ]
             moved = {each.batch.shard: each.after for each in stored if each.after != each.before}
             if moved:
                 history.insert(connection, [one for each in stored for one in each.segments])
@@ -318,7 +282,7 @@ class Drain:
             self._lacking.clear()
         self._lacking |= vaults
 
-    def _warm(self, stored: Sequence[_Stored]) -> None:
+    def _warm(self, stored: Sequence[StoredBatch]) -> None:
         """Put what was stored into the hot window, if that can be done.
 
         If not, the stream must be trimmed all the same: a backlog that is full takes nothing, and
@@ -342,56 +306,13 @@ class Drain:
             report(_log, "the hot window goes without some segments", error)
 
 
-def _build(
-    batch: _Batch,
-    before: Offset,
-    sessions: dict[ledger.SessionOf, SessionNumbers],
-    lacking: set[uuid.UUID],
-) -> _Stored:
-    """The segments of what is new in a batch, and what is held; both are noted in its sessions."""
-    shard, absent = batch.shard, {vault_id.bytes for vault_id in lacking}
-    arrivals, held = [], []
-    for waiting, opened, entry in batch.opened:
-        numbers = sessions[shard, opened.session]
-        if entry.vault_id in absent:
-            if numbers.hold(opened.number):
-                held.append(Hold(waiting, entry.vault_id))
-        elif numbers.admit(opened.number):
-            arrivals.append(Arrival(waiting.received, entry))
-    repeated = len(batch.opened) - len(arrivals) - len(held)
-    if not arrivals and not held:
-        return _Stored(batch, before, before, [], repeated, [])
-    segments, next_id = build_segments(arrivals, shard=shard, next_id=before.next_id)
-    # Ids rise within a stream: impossible ones are at its end.
-    last = next(each for each in reversed(batch.taken) if each.has_possible_time)
-    received_max = max(before.received_max, batch.opened[-1][0].received)
-    after = Offset(last.entry_id.decode(), received_max, next_id)
-    return _Stored(batch, before, after, segments, repeated, held)
+def _outcome(stored: StoredBatch) -> Outcome:
+    if stored.segments:
+        return Outcome.STORED
+    return Outcome.HELD if stored.held else Outcome.REPEATED
 
 
-def _past_given(offsets: dict[int, Offset], given: Mapping[int, Given]) -> dict[int, Offset]:
-    """Where shards stand, their next ids past all that were given.
-
-    A Postgres that was restored, or a replica that took over and lacks the newest transactions,
-    would give ids again that the hot window and clients know.
-    """
-    for shard, offset in offsets.items():
-        position, next_id = given[shard].position, given[shard].next_id
-        if position is not None and stream_order(offset.position) < stream_order(position):
-            metrics.counter("iot_ledger_behind_total").inc()
-            _log.error(
-                "Postgres has shard %d as of %s, it was drained to %s: Postgres was restored, or a "
-                "replica took over that lacked the newest transactions. What was stored in between "
-                "is lost; see docs/reliability.md, After a restore",
-                shard,
-                offset.position,
-                position,
-            )
-        offsets[shard] = replace(offset, next_id=max(offset.next_id, next_id))
-    return offsets
-
-
-def _ensure_partitions(connection: Connection, batches: Sequence[_Batch]) -> None:
+def _ensure_partitions(connection: Connection, batches: Sequence[Batch]) -> None:
     # Asked each time: retention may have dropped one, or a trial that made it was rolled back.
     months: set[int] = set()
     for opened in _opened(batches):
@@ -402,7 +323,7 @@ def _ensure_partitions(connection: Connection, batches: Sequence[_Batch]) -> Non
         ensure_partition(connection, month)
 
 
-def _opened(batches: Sequence[_Batch]) -> list[list[tuple[Waiting, OpenedEntry, Entry]]]:
+def _opened(batches: Sequence[Batch]) -> list[list[tuple[Waiting, OpenedEntry, Entry]]]:
     """What could be opened of the batches of which something could."""
     return [batch.opened for batch in batches if batch.opened]
 
@@ -412,7 +333,7 @@ def _refuse_impossible_time(waiting: Waiting) -> None:
         raise ImpossibleTimeError("its id in the stream is a time after the year 9999")
 
 
-def _count(stored: _Stored) -> None:
+def _count(stored: StoredBatch) -> None:
     metrics.counter("iot_segments_stored_total").inc(len(stored.segments))
     readings = sum(segment.bounds.count for segment in stored.segments)
     metrics.counter("iot_readings_stored_total").inc(readings)

@@ -15,7 +15,8 @@ from integration.writer.sending import sending
 from iot_models import names
 from iot_models.settings import Settings, load
 from iot_stores.months import DAY_MS, month_begin
-from iot_stores.postgres import connect_postgres
+from iot_stores.postgres import connect_postgres, postgres_pool
+from iot_stores.vault_records import VaultRecords
 from iot_writer import sparse_indexes
 from iot_writer.partitions import ensure_partition, partition_name
 from iot_writer.writer import Writer
@@ -103,6 +104,7 @@ def test_everything(
     for number in range(5):
         put_stored(rights_stack, number)
     check_reads(rights_stack, 5)
+    check_held(rights_stack, database, redis_users, load(api))
     check_compaction(load(api), load(writer), redis_users)
     check_guess_limit(rights_stack)
     check_partitions(database)
@@ -110,6 +112,21 @@ def test_everything(
     check_indexes(writer, monkeypatch)
     check_dead_letters(redis_users, writer)
     database.migrate(rights_environment)
+
+
+def check_held(
+    stack: Stack, database: Database, redis_users: RedisWithUsers, settings: Settings
+) -> None:
+    """A vault whose row is gone is put back, and its entries are held until then."""
+    with database.connect("postgres") as connection:
+        connection.execute("DELETE FROM vaults")
+    put_stored(stack, 5)
+    assert count(database, "SELECT count(*) FROM vaults") == 1
+    with redis_users.client("admin") as admin, redis_users.client("iot_api") as client:
+        assert admin.hget(KEYS.backlog_counters, "held") == b"0"
+        pool = postgres_pool(settings, name="test", size=1)
+        assert len(list(VaultRecords(client, KEYS, pool).all_cached())) == 1
+        pool.close()
 
 
 def test_a_key_prefix(

@@ -57,7 +57,7 @@ def _list(parsed: argparse.Namespace) -> int:  # noqa: ARG001 -- as every comman
             print(f"{vault_id}  {entries} entries  {state}")
         if vaults.keys() - there:
             print(
-                "The API puts a row back when a device of the vault sends, or Redis has its record.\n"
+                "The API puts a row back when a device sends, or when Redis has the record.\n"
                 "Otherwise restore the row of `vaults` from a backup: a writer then stores the "
                 "entries within seconds."
             )

@@ -13,6 +13,7 @@ from iot_cipher.vault import VaultRecord, is_authentic
 from iot_models import metrics
 from iot_stores.held_entries import HeldEntries
 from iot_stores.postgres import AWAY
+from iot_stores.store_states import report
 from iot_stores.vault_records import PolicyChangedError, VaultRecords
 
 from .vault_cache import VaultCache
@@ -73,7 +74,7 @@ class VaultKeeper:
                 return self._put_back(record)
             except (RedisError, *AWAY) as error:
                 self._away_until = time.monotonic() + AWAY_SECONDS
-                _log.warning("whether Postgres has a vault is not known now: %s", error)
+                report(_log, "whether Postgres has a vault is not known", error)
         self.watch(record)
         return record
 
@@ -178,5 +179,5 @@ class VaultKeeper:
             try:
                 self.look()
             except (RedisError, *AWAY) as error:
-                _log.info("vaults are not compared with Postgres now: %s", error)
+                report(_log, "vaults are not compared with Postgres", error)
             self._closing.wait(PAUSE_SECONDS)

@@ -161,7 +161,8 @@ def sweep_shards() -> int:
     try:
         sweep.release_held(writer.held, writer.postgres)
     except AWAY as error:
-        _log.warning("no held entries are released, Postgres is away: %s", _first_line(error))
+        writer.drop_postgres()
+        report(_log, "held entries are not released", error)
     if writer.compaction_orders.waiting():
         writer.backlog.arm([names.COMPACT_JOB])
     return sweep.sweep(writer.backlog)

@@ -17,6 +17,8 @@ from support.counting import function_calls, redis_commands
 
 MOST_CALLS = 845
 """Functions that a plain PUT calls, of Python and of C: a seventh more than it does."""
+NOISE = 5
+"""Calls that a busy machine adds, for example to wait for a socket once more."""
 BODY = json.dumps(row(freeform=21.5, relative_time=1, interrogator_time=2)).encode()
 REQUEST = (
     b"PUT /api/iot HTTP/1.1\r\nHost: x\r\nUser-Agent: x/1.0\r\nAccept: */*\r\n"
@@ -122,6 +124,7 @@ def fewest_calls(worker: Any, requests: int) -> int:
 def test_a_plain_put_calls_few_functions(worker: Any) -> None:
     """From its bytes to its answer's."""
     calls = fewest_calls(worker, 2) - fewest_calls(worker, 1)
-    assert calls == fewest_calls(worker, 3) - fewest_calls(worker, 2)
+    again = fewest_calls(worker, 3) - fewest_calls(worker, 2)
+    assert abs(calls - again) <= NOISE
     print(f"a plain PUT calls {calls} functions")
     assert calls < MOST_CALLS

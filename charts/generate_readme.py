@@ -43,7 +43,8 @@ def _rows(
 ) -> Iterator[Row]:
     for key, value in node.value:
         inner = (*path, key.value)
-        meaning = _comment(lines, key.start_mark.line)
+        # The values of a flow mapping, `{a: 1}`, have no comments of their own.
+        meaning = "" if node.flow_style else _comment(lines, key.start_mark.line)
         if meaning:
             yield ".".join(inner), _default(values[key.value]), meaning
         if isinstance(value, yaml.MappingNode) and value.value:

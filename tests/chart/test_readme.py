@@ -45,10 +45,12 @@ def test_comments_of_several_lines_and_of_blocks(generator: ModuleType) -> None:
         "# No row: this is about the file.\n\n"
         "a:\n  # Nor this.\n  # -- One\n  # and two.\n  b: [1, x|y]\n"
         "# -- Of the block.\nc:\n  d: 1\n  e: {f: 2}\n"
+        "# -- Once.\ng: {h: 1, i: 2}\n"
     )
     assert list(generator.rows(text)) == [
         ("a.b", '`[1, "x|y"]`', "One and two."),
         ("c", '`{"d": 1, "e": {"f": 2}}`', "Of the block."),
+        ("g", '`{"h": 1, "i": 2}`', "Once."),
     ]
     assert r"x\|y" in generator.table(text)
 

@@ -10,8 +10,9 @@ import json
 import random
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import chain, repeat
 from typing import Generic, TypeVar
 
 import msgspec
@@ -25,23 +26,26 @@ _AT_ONCE = 24 * 1024
 for 6 bytes or more takes twice as long (Objects/stringlib/fastsearch.h)."""
 _POSITION = re.compile(r" \(byte (\d+)\)$")
 _TRUNCATED = "Input data was truncated"
-_DIGITS = (1, 6, 9)
-"""Digits of a mark: few, so that a body grows little; more, if a body holds all short marks."""
-_ESCAPED_BRACKETS = (rb"\u005b", rb"\u005B")
-"""A string that holds them may hold a mark once it is decoded: no mark of one digit then."""
-
-
-_BACKSLASHES = rb"\\"
+_MOST_DIGITS = 9
+_SHORTER_DIGITS = (1, 6)
+"""Digits of a mark: few, so that a body grows little; more, if a body holds the short mark."""
+_PAIR = b"\xff\xff"
+"""Stands for a pair of backslashes while `hide` looks for escapes. UTF-8 never holds this byte."""
+_TO_BACKSLASH = bytes.maketrans(b"\xff", b"\\")
 _TAILS = {
-    b"NaN": b"]",
-    b"Infinity": b" ]",
     b"-Infinity": b"  ]",
-    _BACKSLASHES: b"b]",
+    b"Infinity": b" ]",
+    b"NaN": b"]",
     # The decoder goes on to check the digits: \ud8ff becomes \u08ff, which is a character.
     rb"\ud": rb"u]\u0",
     rb"\uD": rb"U]\u0",
 }
 """How the stand-ins end."""
+_SAMPLES, _SAMPLE = 16, 2048
+_BORDER = re.compile(rb"[^-InfityNa\\udD]|NaN|-Infinity|(?<!-)Infinity|(?<!\\)\\")
+"""A byte of no original, or where an original begins."""
+_NEAR = 16
+"""More bytes than the longest original has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,35 +53,33 @@ class StandIns:
     """Strict JSON that takes the place of what the decoder refuses, for as long as it decodes.
 
     Each stand-in begins with a `mark` (`[` and digits) that the body does not hold, so it is found
-    again without a doubt. A stand-in is an array with a number in it, which can neither join with
-    its neighbours (`-NaN` and `NaN1` stay errors) nor end a string that it lies in.
+    again in the body without a doubt; not in a decoded string, in which `[\\u0031` may have become
+    a mark. A stand-in is an array with a number in it, which can neither join with its neighbours
+    (`-NaN` and `NaN1` stay errors) nor end a string that it lies in.
     """
 
     mark: bytes
     originals: tuple[bytes, ...]
-    """What is replaced, in this order."""
+    """What is replaced, the rarest first: the stand-ins of the others make the body long. Restored
+    in the other direction."""
+    passes_pairs: bool
+    """Whether pairs of backslashes must be passed over: in `\\\\ud800` there is no escape."""
 
     @classmethod
     def absent_from(cls, body: bytes) -> "StandIns | None":
         """Stand-ins for what the body holds; None if it holds nothing that the decoder refuses."""
         # A search for one byte costs a tenth of the others.
-        escapes = b"\\" in body
-        originals: tuple[bytes, ...] = ()
-        if escapes and (rb"\ud" in body or rb"\uD" in body):
-            # Pairs of backslashes come first, so that one which is left begins an escape.
-            originals = (_BACKSLASHES, rb"\ud", rb"\uD")
-        if b"I" in body and b"Infinity" in body:
-            originals += (b"-Infinity", b"Infinity")
-        if b"N" in body and b"NaN" in body:
-            originals += (b"NaN",)
+        first_bytes = [first for first in b"IN\\" if first in body]
+        originals = [
+            each for each in _TAILS if each.lstrip(b"-")[0] in first_bytes and each in body
+        ]
         if not originals:
             return None
-        is_escaped = escapes and any(each in body for each in _ESCAPED_BRACKETS)
-        for digits in _DIGITS[1:] if is_escaped else _DIGITS:
-            mark = b"[%d" % random.randrange(10 ** (digits - 1), 10**digits)  # noqa: S311 - no secret
-            if mark not in body:
-                break
-        return cls(mark, originals)
+        passes_pairs = originals[-1][:1] == b"\\" and rb"\\" in body
+        sample = _sample(body)
+        # `-Infinity` stays before `Infinity`, which is counted with it.
+        originals.sort(key=sample.count)
+        return cls(_mark_absent_from(body), tuple(originals), passes_pairs)
 
     def hide(self, body: bytes) -> bytes:
         """The body with stand-ins."""
@@ -85,13 +87,14 @@ class StandIns:
         pieces = []
         start = 0
         while start < len(body):
-            # No original has a comma, so a cut before one cuts none in two.
-            cut = body.find(b",", start + _AT_ONCE)
-            end = len(body) if cut < 0 else cut
+            end = end_of_piece(body, start)
             piece = body[start:end]
+            if self.passes_pairs:
+                # From left to right, so that a backslash which is left begins an escape.
+                piece = piece.replace(rb"\\", _PAIR)
             for original, stand_in in pairs:
                 piece = piece.replace(original, stand_in)
-            pieces.append(piece)
+            pieces.append(piece.translate(_TO_BACKSLASH) if self.passes_pairs else piece)
             start = end
             time.sleep(0)  # other greenlets get a turn
         return b"".join(pieces)
@@ -100,7 +103,7 @@ class StandIns:
         """What `hide` was given, or the part of it that `text` is."""
         if self.mark not in text:
             return text
-        pairs = [(self.mark + _TAILS[original], original) for original in self.originals]
+        pairs = [(self.mark + _TAILS[original], original) for original in reversed(self.originals)]
         longest = max(len(stand_in) for stand_in, _ in pairs)
         pieces = []
         start = 0
@@ -118,27 +121,47 @@ class StandIns:
         return b"".join(pieces)
 
     def holds(self, string: str) -> bool:
-        """Whether a decoded string holds stand-ins."""
+        """Whether a decoded string may hold stand-ins."""
         return self.mark.decode() in string
 
-    def restore_string(self, string: str) -> str:
-        """A decoded string as it was sent. Half a surrogate pair stays one."""
-        mark = re.escape(self.mark.decode())
-        string = re.sub(
-            rf"{mark}[uU]\]([\0-\u0fff])",
-            lambda match: chr(0xD000 + ord(match[1])),
-            string,
-        )
-        string = string.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
-        for original in self.originals:
-            plain = b"\\" if original == _BACKSLASHES else original
-            stand_in = self.mark + _TAILS[original]
-            string = string.replace(stand_in.decode(), plain.decode())
-        return string
+    def strings(self, texts: Iterable[bytes]) -> list[str]:
+        """The JSON texts of strings, which may hold stand-ins, decoded as they were sent. Half a
+        surrogate pair stays one.
+        """
+        strings: list[str] = json.loads(b"[%b]" % self.restore(b",".join(texts)))
+        return strings
 
-    def longest(self, size: int) -> int:
-        """Most characters of a decoded string that is restored to `size` bytes of UTF-8."""
-        return size * (len(self.mark) + 3)
+
+def end_of_piece(body: bytes, start: int) -> int:
+    """Find where a piece ends that begins at `start`. It cuts no original and no pair of
+    backslashes in two.
+    """
+    end = start + _AT_ONCE
+    found = _BORDER.search(body, end, end + 2 * _NEAR)
+    if found:
+        return found.start()
+    # No word begins so near. Only the last backslash of one run may begin an escape.
+    end = min(end + _NEAR, len(body))
+    if end == len(body):
+        return end
+    piece = body[start:end].removesuffix(b"u")
+    run = len(piece) - len(piece.rstrip(b"\\"))
+    return start + len(piece) - 1 if run % 2 else end
+
+
+def _sample(body: bytes) -> bytes:
+    """Some of a body. From random places, so that no sender can hide what is frequent."""
+    last = max(1, len(body) - _SAMPLE)
+    begins = [random.randrange(last) for _ in range(_SAMPLES)]  # noqa: S311 - nothing is secret
+    return b"".join([body[begin : begin + _SAMPLE] for begin in begins])
+
+
+def _mark_absent_from(body: bytes) -> bytes:
+    for digits in chain(_SHORTER_DIGITS, repeat(_MOST_DIGITS)):
+        mark = b"[%d" % random.randrange(10 ** (digits - 1), 10**digits)  # noqa: S311 - no secret
+        if mark not in body:
+            break
+    return mark
 
 
 class NotJsonError(ValueError):

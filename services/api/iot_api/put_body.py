@@ -63,13 +63,14 @@ class _CountedRow(_Row, gc=False):
     __post_init__ = staticmethod(partial(next, _seen))  # type: ignore[misc] # takes the row, too
 
 
-class _WrittenTimes(_Hidden, gc=False):
+class _Written(_Hidden, gc=False):
+    db_password: msgspec.Raw = msgspec.Raw(b'""')
     relative_time: msgspec.Raw = msgspec.Raw(b"-1")
     interrogator_time: msgspec.Raw = msgspec.Raw(b"-1")
 
 
 class _WrittenRow(_Hidden, gc=False):
-    data: _WrittenTimes
+    data: _Written
 
 
 AnyRow = TypeVar("AnyRow")
@@ -137,10 +138,10 @@ def parse_put(
         )
     batches = []
     limit, used = 2 * max_body_bytes, 0
-    exact = _ExactTimes(decoded.strict, lines=lines)
+    as_written = _AsWritten(decoded.strict, lines=lines)
     some_data = [row.data for row in rows]
     if stand_ins:
-        _restore_passwords(some_data, stand_ins, max_passwords, max_password_bytes)
+        _restore_passwords(some_data, stand_ins, as_written, max_passwords)
     for password, (numbers, some) in _by_password(some_data, max_passwords):
         encoded = password_bytes(password, max_password_bytes, row=numbers[0])
         texts = SEPARATOR.join([row.freeform for row in some])
@@ -148,7 +149,7 @@ def parse_put(
             texts = stand_ins.restore(texts)
         freeform = escape_json(texts, limit=limit, used=used)
         used += len(freeform)
-        batches.append(Batch(encoded, _columns(numbers, some, freeform, exact)))
+        batches.append(Batch(encoded, _columns(numbers, some, freeform, as_written)))
     return batches
 
 
@@ -168,18 +169,16 @@ def _passwords(rows: list[_Data], max_passwords: int) -> dict[str, None]:
 
 
 def _restore_passwords(
-    rows: list[_Data], stand_ins: StandIns, max_passwords: int, max_bytes: int
+    rows: list[_Data], stand_ins: StandIns, as_written: "_AsWritten", max_passwords: int
 ) -> None:
     """Put the passwords that were sent in the place of those with stand-ins."""
-    sent = {
-        each: stand_ins.restore_string(each)
-        for each in _passwords(rows, max_passwords)
-        # A longer one is refused as it is, before it costs anything.
-        if stand_ins.holds(each) and len(each) <= stand_ins.longest(max_bytes)
-    }
-    if sent:
-        for row in rows:
-            row.db_password = sent.get(row.db_password, row.db_password)
+    if not any(map(stand_ins.holds, _passwords(rows, max_passwords))):
+        return
+    written = list(map(bytes, as_written.column("db_password")))
+    texts = list(dict.fromkeys(written))
+    sent = dict(zip(texts, stand_ins.strings(texts), strict=True))
+    for row, text in zip(rows, written, strict=True):
+        row.db_password = sent[text]
 
 
 def _by_password(rows: list[_Data], max_passwords: int) -> Iterable[_Group]:
@@ -327,17 +326,17 @@ def password_bytes(password: str, limit: int, *, row: int | None = None) -> byte
     raise InvalidRequestError(f"db_password: {problem}", field="db_password")
 
 
-class _ExactTimes:
-    """The times of a request as they were written: a float has lost digits beyond 2**53."""
+class _AsWritten:
+    """The fields of a request as they were written: a float has lost digits beyond 2**53."""
 
     def __init__(self, body: bytes, *, lines: bool) -> None:
         """`body` is one that the decoder took."""
         self._body = body
         self._lines = lines
-        self._rows: list[_WrittenTimes] | None = None
+        self._rows: list[_Written] | None = None
 
     def column(self, field: str) -> list[msgspec.Raw]:
-        """The JSON text of a time of each row. The body is decoded once more, the first time."""
+        """The JSON text of a field of each row. The body is decoded once more, the first time."""
         if self._rows is None:
             written = _decode_rows(self._body, _one_written, _many_written, lines=self._lines)
             self._rows = [row.data for row in written]
@@ -345,16 +344,18 @@ class _ExactTimes:
 
 
 def _columns(
-    numbers: Sequence[int], rows: list[_Data], freeform: bytes, exact: _ExactTimes
+    numbers: Sequence[int], rows: list[_Data], freeform: bytes, as_written: _AsWritten
 ) -> ReadingColumns:
     return ReadingColumns(
-        _times(numbers, "relative_time", [row.relative_time for row in rows], parse_time, exact),
+        _times(
+            numbers, "relative_time", [row.relative_time for row in rows], parse_time, as_written
+        ),
         _times(
             numbers,
             "interrogator_time",
             [row.interrogator_time for row in rows],
             parse_time_or_date,
-            exact,
+            as_written,
         ),
         freeform,
     )
@@ -365,14 +366,14 @@ def _times(
     field: str,
     values: list[Time],
     parse: Callable[[Time], int],
-    exact: _ExactTimes,
+    as_written: _AsWritten,
 ) -> "array[int]":
     try:
         return array("q", values)  # type: ignore[arg-type] # refuses what is no 64-bit integer
     except (TypeError, OverflowError):
         column = array("q")
     if float in map(type, values):
-        written = exact.column(field)
+        written = as_written.column(field)
         values = [
             bytes(written[number]).decode() if type(value) is float else value
             for number, value in zip(numbers, values, strict=True)

@@ -3,13 +3,14 @@
 import json
 import random
 import re
-import time
 import tracemalloc
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from iot_api import json_dialect
 from iot_api.json_dialect import StandIns
 from iot_api.put_body import Batch, parse_put
 from iot_models.errors import InvalidRequestError, IotError
@@ -20,7 +21,7 @@ SIZE = 16 * MIB
 
 PIECES = st.sampled_from(
     ["NaN", "Infinity", "-Infinity", "\\", "\ud800", "\udc00", "😀", "u", "[7", "[7]", "[", "é",
-     "1", "\ud041", '"', "-", "[3b]", "\0"]
+     "1", "\ud041", '"', "-", "[3u]", "\0", "\u0c37"]
 )  # fmt: skip
 STRINGS = st.lists(PIECES, max_size=6).map("".join)
 VALUES = st.recursive(
@@ -149,7 +150,7 @@ def test_a_time_is_a_number(field: str, sentence: str, value: str) -> None:
             "row 1, db_password: holds half a surrogate pair, which is no character",
         ),
         (
-            '{"data": {"db_password": "' + "\\ud800" * 10**6 + '"}}',
+            '{"data": {"db_password": "' + "\\ud83d\\ude00" * 10**6 + '", "freeform": NaN}}',
             "row 0, db_password: is longer than 20 bytes",
         ),
     ],
@@ -176,23 +177,52 @@ def test_a_pair_written_in_two_ways_is_one_password() -> None:
 
 
 @pytest.mark.parametrize("digit", range(10))
-def test_no_mark_is_made_up_by_an_escape(digit: int) -> None:
-    """A string that is decoded to a mark is not restored as one."""
-    for tail in ("]", " ]", "b]", "u]😀", "u]a"):
+@pytest.mark.parametrize("other", ["NaN", '"\\ud800"'])
+def test_no_mark_is_made_up_by_an_escape(digit: int, other: str) -> None:
+    """A string that is decoded to a mark is not restored as one: it named another vault."""
+    for tail in ("]", " ]", "u]😀", "U]a"):
         password = f"[{digit}{tail}"
-        body = f'{{"data": {{"db_password": "\\u005b{digit}{tail}", "freeform": NaN}}}}'
-        (batch,) = parse(body)
-        assert batch.password.decode() == password
+        for begin in (rf"\u005b{digit}", rf"\u005B{digit}", rf"[\u003{digit}", rf"[\u003{digit}\\"):
+            body = f'{{"data": {{"db_password": "{begin}{tail}", "freeform": {other}}}}}'
+            (batch,) = parse(body)
+            assert batch.password.decode().replace("\\", "") == password
 
 
 def test_a_mark_is_in_no_body(monkeypatch: pytest.MonkeyPatch) -> None:
     taken = "".join(f"[{n}" for n in range(10))
     for _ in range(20):
         assert freeform(f'{{"data": {{"freeform": ["{taken}", NaN]}}}}') == [f'["{taken}", NaN]']
-    monkeypatch.setattr(random, "randrange", lambda low, _: low)
-    stand_ins = StandIns.absent_from(b"[1 [100000 NaN")
+    more = iter(range(3))
+    monkeypatch.setattr(
+        random, "randrange", lambda low, high=0: low + next(more) if high == 10**9 else low
+    )
+    monkeypatch.setattr(json_dialect, "_sample", lambda body: body)
+    stand_ins = StandIns.absent_from(b"[1 [100000 [100000000 [100000001 NaN")
     assert stand_ins is not None
-    assert stand_ins.mark == b"[100000000"
+    assert stand_ins.mark == b"[100000002"
+
+
+@given(
+    pieces=st.lists(
+        st.sampled_from(
+            ["NaN", "Infinity", "-", "N", "\\", "\\\\", "\\ud", "\\uD", "u", "d", "[1]", ",",
+             "\\" * 61, "a" * 50]
+        ),
+        max_size=30,
+    ),
+    at_once=st.integers(24, 60),
+)  # fmt: skip
+def test_pieces_are_cut_where_nothing_is_cut_in_two(pieces: list[str], at_once: int) -> None:
+    body = "".join(pieces).encode()
+    stand_ins = StandIns.absent_from(body)
+    if stand_ins is None:
+        return
+    whole = stand_ins.hide(body)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(json_dialect, "_AT_ONCE", at_once)
+        in_pieces = stand_ins.hide(body)
+        assert stand_ins.restore(in_pieces) == stand_ins.restore(whole) == body
+    assert in_pieces == whole or b"NaNaN" in body  # of which either `NaN` may be replaced
 
 
 @pytest.mark.parametrize(
@@ -238,6 +268,15 @@ def filled(unit: str, encoding: str = "utf-8", *, size: int = SIZE, end: str = "
 
 
 TAKEN = "".join(f'"[{n}",' for n in range(10))
+ONE_OF_EACH = TAKEN + '"NaN-Infinity\\ud800\\uD800\\\\'
+
+
+def in_one_string(unit: str) -> bytes:
+    """A body with a string without a comma, one of each kind, and all short marks."""
+    begin, end = f'{{"data": {{"freeform": [{ONE_OF_EACH}', '"]}}'
+    return (begin + unit * ((SIZE - 1000) // len(unit.encode())) + end).encode()
+
+
 COSTLY = {
     "NaN": filled("NaN,"),
     "Infinity": filled("Infinity,"),
@@ -255,6 +294,10 @@ COSTLY = {
     "UTF-16 without a mark": filled('"aaaaaaaaaaaa",', "utf-16-be"),
     "UTF-32": filled('"aaaaaaaaaaaa",', "utf-32"),
     "UTF-16 with NaN": filled("NaN,", "utf-16"),
+    "NaN in one string": in_one_string("NaN"),
+    "halves in one string": in_one_string("\\uD800"),
+    "backslashes in one string": in_one_string("\\\\"),
+    "all kinds in one string": in_one_string("NaN-Infinity\\ud800\\uD800\\\\é"),
     "an error at the end": filled("NaN,", end="]}}]x"),
     "an error in a row": filled("NaN,", end="]}},{]x"),
 }
@@ -272,38 +315,44 @@ def outcome(body: bytes) -> None:
         return
 
 
-def cost(body: bytes) -> tuple[float, int]:
-    """Seconds of processor time, the best of three, and bytes at the peak."""
-    seconds = []
-    for _ in range(3):
-        began = time.thread_time()
-        outcome(body)
-        seconds.append(time.thread_time() - began)
+def peak(body: bytes) -> int:
+    """Bytes of memory at the peak, with the body."""
     tracemalloc.start()
     try:
         outcome(body)
-        return min(seconds), tracemalloc.get_traced_memory()[1]
+        return tracemalloc.get_traced_memory()[1] + SIZE
     finally:
         tracemalloc.stop()
 
 
 @pytest.fixture(scope="module")
-def plain_cost() -> tuple[float, int]:
+def plain_peak() -> int:
     assert SIZE - 1000 < len(PLAIN) <= SIZE
-    return cost(PLAIN)
+    return peak(PLAIN)
 
 
 @pytest.mark.parametrize("body", COSTLY.values(), ids=COSTLY)
-def test_no_body_costs_more_than_five_times_plain_readings(
-    body: bytes, plain_cost: tuple[float, int]
+def test_no_body_takes_more_than_three_times_the_memory_of_plain_readings(
+    body: bytes, plain_peak: int
 ) -> None:
     assert len(body) <= SIZE
-    seconds, peak = cost(body)
-    plain_seconds, plain_peak = plain_cost
-    assert seconds < 5 * plain_seconds
-    assert peak + SIZE < 5 * (plain_peak + SIZE)
+    assert peak(body) < 3 * plain_peak
 
 
 @pytest.mark.parametrize("body", COSTLY.values(), ids=COSTLY)
 def test_no_python_code_runs_per_character(body: bytes) -> None:
-    assert function_calls(lambda: outcome(body)) < 20_000
+    assert function_calls(lambda: outcome(body)) < 40_000
+
+
+@pytest.mark.parametrize("body", COSTLY.values(), ids=COSTLY)
+def test_text_is_searched_in_pieces(body: bytes) -> None:
+    """CPython searches long text at half the speed, and other greenlets wait meanwhile."""
+    stand_ins = StandIns.absent_from(body)
+    if stand_ins is None:
+        return
+    ends, end = [0], 0
+    while end < len(body):
+        end = json_dialect.end_of_piece(body, end)
+        ends.append(end)
+    assert max(end - begin for begin, end in pairwise(ends)) < 30_000
+    assert len(stand_ins.hide(body)) < 3 * len(body)

@@ -38,6 +38,17 @@ class _AskedBody(msgspec.Struct):
     data: _Asked
 
 
+class _Written(msgspec.Struct):
+    db_password: msgspec.Raw = msgspec.Raw(b'""')
+
+    def __repr__(self) -> str:
+        return "<_Written>"
+
+
+class _WrittenBody(msgspec.Struct):
+    data: _Written
+
+
 _MOST_ASKED_BYTES = 64 * 1024
 """Limit of a read's body, besides its password. A read does not take turns in `LargeRequests`."""
 _MOST_BYTES_OF_ONE = 6
@@ -45,6 +56,7 @@ _MOST_BYTES_OF_ONE = 6
 _KEY = re.compile(r"[ -~]{1,255}")
 
 _asked = msgspec.json.Decoder(_AskedBody)
+_written = msgspec.json.Decoder(_WrittenBody)
 
 
 def iot_blueprint(name: str, service: Service) -> Blueprint:
@@ -189,7 +201,8 @@ def _asked_password(service: Service) -> bytes:
         ) from None
     password = asked.content.data.db_password
     if asked.stand_ins:
-        password = asked.stand_ins.restore_string(password)
+        text = bytes(_written.decode(asked.strict).data.db_password)
+        (password,) = asked.stand_ins.strings([text])
     return password_bytes(password, settings.max_password_bytes)
 
 

@@ -17,6 +17,7 @@ SEED ?= 1
 FAULTS ?= 300
 READINGS ?= 1000000
 REPEATS ?= 1
+EVERY ?= 1.7
 ONLY ?=
 
 # Settings of `make bench`, besides ONLY.
@@ -149,7 +150,7 @@ bench-peers: ## Install the peers that `make bench` compares with (Debian, root)
 .PHONY: faults
 faults: $(VENV)/.dev ## Inject faults under load and count every reading: SEED=1 FAULTS=300 READINGS=1000000
 	@PYTHONPATH=tests $(BIN)/python -m faults --seed '$(SEED)' --faults '$(FAULTS)' \
-		--readings '$(READINGS)' --repeats '$(REPEATS)' --only '$(ONLY)'
+		--readings '$(READINGS)' --repeats '$(REPEATS)' --every '$(EVERY)' --only '$(ONLY)'
 
 # --- Images and a test cluster -----------------------------------------------------------------
 

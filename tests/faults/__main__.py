@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from faults.kinds import KINDS
+from faults.plan import EVERY_SECONDS
 from faults.report import show
 from faults.run import Options, Run
 from iot_tools.local import orphans
@@ -19,6 +20,7 @@ def main() -> int:
     options = _options()
     again = f"make faults SEED={options.seed} FAULTS={options.faults} READINGS={options.readings}"
     again += "" if options.repeats else " REPEATS=0"
+    again += "" if options.every == EVERY_SECONDS else f" EVERY={options.every:g}"
     again += f" ONLY='{options.only}'" if options.only else ""
     print(again, flush=True)
     folder = Path(tempfile.mkdtemp(prefix="iot-faults-"))
@@ -49,11 +51,14 @@ def _options() -> Options:
     parser.add_argument("--faults", type=int, default=300)
     parser.add_argument("--readings", type=int, default=1_000_000)
     parser.add_argument("--repeats", type=int, choices=(0, 1), default=1)
+    parser.add_argument("--every", type=float, default=EVERY_SECONDS)
     parser.add_argument("--only", default="")
     given = parser.parse_args()
     if not any(given.only in kind.name for kind in KINDS):
         parser.error(f"no kind of fault is called {given.only!r}")
-    return Options(given.seed, given.faults, given.readings, bool(given.repeats), given.only)
+    return Options(
+        given.seed, given.faults, given.readings, bool(given.repeats), given.every, given.only
+    )
 
 
 if __name__ == "__main__":

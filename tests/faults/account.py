@@ -57,6 +57,8 @@ class Judgement:
     doubled: int = 0
     altered: int = 0
     out_of_order: int = 0
+    misplaced: int = 0
+    """Readings received lately that differ from what is stored."""
     torn: int = 0
     """Requests without an acknowledgment of which a part is stored, and a part is not."""
     examples: list[str] = field(default_factory=list)
@@ -68,6 +70,7 @@ class Judgement:
             "doubled": self.doubled,
             "altered": self.altered,
             "out of order": self.out_of_order,
+            "other than stored among the latest": self.misplaced,
             "requests stored in part": self.torn,
         }
 
@@ -80,9 +83,14 @@ class Judgement:
 class Account:
     """Compares; made when all devices have stopped."""
 
-    def __init__(self, sent: Sequence[Sequence[Request]]) -> None:
-        """`sent` holds each device's requests in the order in which it sent them."""
+    def __init__(
+        self, sent: Sequence[Sequence[Request]], held: Sequence[tuple[float, float]] = ()
+    ) -> None:
+        """`sent` holds each device's requests in the order in which it sent them. What was
+        acknowledged in one of the spans of time `held` may be stored after what came later.
+        """
         self._sent = sent
+        self._held = held
         self._firsts = [[each.first for each in requests] for requests in sent]
         self._ids = [array("q", bytes(8 * _total(requests))) for requests in sent]
         self.judgement = Judgement(
@@ -110,6 +118,19 @@ class Account:
                 judgement.show(f"doubled: {row}, also with id {self._ids[device][number]}")
             else:
                 self._ids[device][number] = row.id
+
+    def check_recent(self, rows: Sequence[Row]) -> None:
+        """Hold what was received lately, which may come from the hot window, against what was
+        entered: the same readings under the same ids, each once.
+        """
+        seen: set[int] = set()
+        for row in rows:
+            device, number = divmod(row.relative_timestamp, NUMBERS)
+            if row.id in seen or self._ids[device][number] != row.id:
+                self.judgement.misplaced += 1
+                entered = self._ids[device][number]
+                self.judgement.show(f"received lately: {row}, stored with id {entered}")
+            seen.add(row.id)
 
     def _is_whole(self, password: int, device: int, number: int, row: Row) -> bool:
         if device >= len(self._ids) or number >= len(self._ids[device]):
@@ -152,8 +173,11 @@ class Account:
                 self.judgement.out_of_order += 1
                 self.judgement.show(f"reading {number} has id {ids[number]}, <= {low}: {request}")
             own[password] = max(low, ids[number])
-        if request.acknowledged:
+        if request.acknowledged and not self._may_be_held(request):
             latest.update(own)
+
+    def _may_be_held(self, request: Request) -> bool:
+        return any(begin <= request.answered_at <= end for begin, end in self._held)
 
 
 def _total(requests: Sequence[Request]) -> int:

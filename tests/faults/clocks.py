@@ -1,30 +1,39 @@
-"""Faults of wall clocks: a process's is months off for a while, and right again."""
+"""Faults in which a process's clock is wrong."""
 
-import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from faults.fault import Scene
-from support.shifted_clock import DAY, ShiftedClock
+from faults.keeper import Keeper
+from faults.signals import strike
+from support.shifted_clock import DAY
 
-CLOCK = "clock 61 days off"
-"""What the names of these kinds end with."""
-
-
-def can_shift_clocks() -> bool:
-    """Whether this machine has what it takes: a C compiler."""
-    return shutil.which("cc") is not None
+AHEAD, BEHIND = 61 * DAY, -61 * DAY
+"""More than the age at which an entry is too old to be stored."""
 
 
-def api_clock(scene: Scene) -> None:
-    _shift(scene, scene.service.clocks["api"])
-
-
-def writer_clock(scene: Scene) -> None:
-    _shift(scene, scene.service.clocks[scene.chance.choice(["writer-0", "writer-1"])])
-
-
-def _shift(scene: Scene, clock: ShiftedClock) -> None:
-    clock.step_to(scene.chance.choice([61, -61]) * DAY)
-    try:
+def api(scene: Scene, ahead: int) -> None:
+    """The API must say that it is not ready."""
+    with _wrong(scene, "api", scene.service.api, ahead):
         scene.last()
+        scene.service.wait_unready("clock")
+
+
+def a_writer(scene: Scene, ahead: int) -> None:
+    number = scene.chance.randrange(len(scene.service.writers))
+    with _wrong(scene, f"writer-{number}", scene.service.writers[number], ahead):
+        scene.last()
+
+
+@contextmanager
+def _wrong(scene: Scene, name: str, keeper: Keeper, ahead: int) -> Iterator[None]:
+    """Let a process start with a wrong clock, or let its clock step; then let it step back."""
+    clock = scene.service.clocks[name]
+    clock.step_to(ahead)
+    try:
+        if scene.chance.random() < 0.5:
+            strike(keeper, signal.SIGKILL)
+        yield
     finally:
         clock.step_to(0)

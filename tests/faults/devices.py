@@ -95,9 +95,20 @@ class Device(threading.Thread):
         """Send nothing after the request that is under way."""
         self._stopping.set()
 
+    def send_to_each(self) -> None:
+        """Send one reading under each password, in this thread; not for a device that runs."""
+        for each in range(len(self._passwords())):
+            self._send(1, [each])
+        self._close()
+
     def _send_one(self, count: int) -> bool:
+        known = range(len(self._passwords()))
+        return self._send(
+            count, self._random.sample(known, 2 if self._random.random() < 0.1 else 1)
+        )
+
+    def _send(self, count: int, used: Sequence[int]) -> bool:
         known = self._passwords()
-        used = self._random.sample(range(len(known)), 2 if self._random.random() < 0.1 else 1)
         request = Request(self._number, self._next, count, tuple(used), time.monotonic())
         self._next += request.count
         self.requests.append(request)

@@ -3,8 +3,10 @@
 import signal
 import threading
 import time
+from contextlib import ExitStack, suppress
 from typing import Protocol
 
+from faults.processes import thaw
 from iot_tools.local.child import LaunchError
 
 RESTART_SECONDS = 0.3
@@ -83,3 +85,19 @@ class Condition(Protocol):
     """Something that comes true."""
 
     def __call__(self) -> bool: ...
+
+
+def keep(stack: ExitStack, name: str, part: Part) -> Keeper:
+    """Start a part and keep it alive until the stack is closed."""
+    keeper = Keeper(name, part)
+    keeper.start()
+    stack.callback(_end, keeper)
+    return keeper
+
+
+def _end(keeper: Keeper) -> None:
+    if keeper.is_alive():
+        with suppress(LaunchError):
+            thaw(keeper.part.pid)
+        keeper.stop()
+        keeper.join(60)

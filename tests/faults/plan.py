@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from faults.fault import Kind
 from faults.kinds import KINDS
 
-_EVERY = (1.2, 2.2)
+EVERY_SECONDS = 1.7
+"""How long after a fault the next one begins, about."""
+_VARIES = (0.7, 1.3)
 _LASTS = (1.0, 4.0)
 
 
@@ -21,7 +23,9 @@ class Planned:
     seconds: float
 
 
-def make_plan(seed: int, count: int, kinds: Sequence[Kind] = KINDS) -> list[Planned]:
+def make_plan(
+    seed: int, count: int, kinds: Sequence[Kind] = KINDS, *, every: float = EVERY_SECONDS
+) -> list[Planned]:
     """`count` faults; every kind comes once before one comes again, in an order of chance."""
     chance = random.Random(f"plan {seed}")
     planned: list[Planned] = []
@@ -34,5 +38,5 @@ def make_plan(seed: int, count: int, kinds: Sequence[Kind] = KINDS) -> list[Plan
         kind = next((each for each in deck if each.target not in recent), deck[0])
         deck.remove(kind)
         planned.append(Planned(number, kind, moment, chance.uniform(*_LASTS)))
-        moment += chance.uniform(*_EVERY)
+        moment += every * chance.uniform(*_VARIES)
     return planned

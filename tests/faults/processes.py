@@ -23,6 +23,16 @@ def title(pid: int) -> str:
         return ""
 
 
+def handles(pid: int, number: int) -> bool:
+    """Whether a process has a handler of its own for a signal."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return False
+    handled = next((line.split()[1] for line in lines if line.startswith("SigCgt:")), "0")
+    return bool(int(handled, 16) >> (number - 1) & 1)
+
+
 def freeze(pid: int) -> None:
     """Stop a process and its children; it first, so that it starts no more of them."""
     _signal(pid, signal.SIGSTOP)

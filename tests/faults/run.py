@@ -8,16 +8,16 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from faults.clocks import CLOCK, can_shift_clocks
+from faults.account import Account
 from faults.devices import Device, Pace
 from faults.fault import Scene
-from faults.kinds import KINDS
-from faults.plan import Planned, make_plan
-from faults.readback import NotDrainedError, judge, left_over, wait_until_drained
+from faults.kinds import KINDS, WRONG_CLOCKS
+from faults.plan import EVERY_SECONDS, Planned, make_plan
+from faults.readback import NotDrainedError, forget_vaults, judge, left_over, wait_until_drained
 from faults.recovery import Done, Seen, recoveries
 from faults.report import Outcome
-from faults.service import Service
-from faults.small_disk import DISK_FULL, make_small_disk
+from faults.service import Service, can_shift_clocks
+from faults.small_disk import DISK_FULL, make_small_disks
 from faults.watch import Watch
 
 DEVICES = 24
@@ -29,6 +29,10 @@ AFTER_SECONDS = 3.0
 """How long the load goes on after the last fault: recovery shows by what is sent."""
 SPARE_SECONDS = 240.0
 """How much longer than planned the faults and the load may take."""
+BACKLOG_SECONDS = 5.0
+"""What was acknowledged so long before a fault may wait still when it begins."""
+PUT_BACK_SECONDS = 10.0
+"""By then a vault that Postgres lost was used again, and is there again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,8 @@ class Options:
     readings: int
     repeats: bool = False
     """Every second device repeats what was not acknowledged, under an `Idempotency-Key`."""
+    every: float = EVERY_SECONDS
+    """How long after a fault the next one begins, about."""
     only: str = ""
     """Just the kinds of faults whose name holds this."""
 
@@ -50,15 +56,13 @@ class Run:
     def __init__(self, options: Options, folder: Path) -> None:
         self._options = options
         self._folder = folder
-        self._disk = make_small_disk(folder / "disk")
-        kinds = [
-            kind
-            for kind in KINDS
-            if options.only in kind.name
-            and (self._disk or kind.name != DISK_FULL)
-            and (can_shift_clocks() or not kind.name.endswith(CLOCK))
-        ]
-        self._plan = make_plan(options.seed, options.faults, kinds)
+        self._disks = make_small_disks(folder)
+        left_out = set(() if self._disks else [DISK_FULL])
+        if not can_shift_clocks():
+            print("left out: wrong clocks, for want of a C compiler (cc)")
+            left_out.update(WRONG_CLOCKS)
+        kinds = [k for k in KINDS if options.only in k.name and k.name not in left_out]
+        self._plan = make_plan(options.seed, options.faults, kinds, every=options.every)
         self._planned_seconds = max((each.begins for each in self._plan), default=0.0) + 5.0
         self._all_passwords = [f"run-{options.seed}-{number}" for number in range(PASSWORDS)]
         self._over = threading.Event()
@@ -70,18 +74,21 @@ class Run:
     def run(self) -> Outcome:
         """All of it. No process is left, whatever happens."""
         with ExitStack() as stack:
-            if self._disk is not None:
-                stack.callback(self._disk.close)
+            for disk in self._disks:
+                stack.callback(disk.close)
             stack.callback(self._over.set)
-            service = Service(self._folder, stack, self._disk)
+            service = Service(self._folder, stack, self._disks)
             service.wait_ready()
             watch = Watch(service)
             stack.callback(watch.stop)
             self._began = time.monotonic()
-            devices = self._under_load(service)
+            pace = Pace(self._options.readings / self._planned_seconds)
+            devices = self._under_load(service, pace)
+            devices.append(self._last_device(service, pace))
             drained_seconds = self._drained(service)
             watch.look_again()
             watch.stop()
+            forget_vaults(service)
             requests = [device.requests for device in devices]
             every = [each for of_device in requests for each in of_device]
             acknowledged = sorted(each.answered_at for each in every if each.acknowledged)
@@ -90,16 +97,18 @@ class Run:
                 planned=len(self._plan),
                 recoveries=recoveries(sorted(self._done, key=lambda each: each.number), seen),
                 requests=every,
-                judgement=judge(service, requests, self._all_passwords),
+                judgement=judge(service, Account(requests, self._held()), self._all_passwords),
                 left_over=left_over(service),
                 drained_seconds=drained_seconds,
                 failures=self._failures,
             )
 
-    def _under_load(self, service: Service) -> list[Device]:
+    def _under_load(self, service: Service, pace: Pace) -> list[Device]:
         """The devices send while the plan is carried out, and until enough is acknowledged."""
-        pace = Pace(self._options.readings / self._planned_seconds)
-        devices = [self._device(number, service, pace) for number in range(DEVICES)]
+        devices = [
+            self._device(number, service, pace, repeats=self._options.repeats and number % 2 == 1)
+            for number in range(DEVICES)
+        ]
         for device in devices:
             device.start()
         deadline = self._began + self._planned_seconds + SPARE_SECONDS
@@ -118,7 +127,14 @@ class Run:
             self._failures.append(f"only {pace.acknowledged:,} readings were acknowledged in time")
         return devices
 
-    def _device(self, number: int, service: Service, pace: Pace) -> Device:
+    def _last_device(self, service: Service, pace: Pace) -> Device:
+        """A device that uses every password once more, as those in use are used again."""
+        service.wait_ready()
+        device = self._device(DEVICES, service, pace, repeats=True)
+        device.send_to_each()
+        return device
+
+    def _device(self, number: int, service: Service, pace: Pace, *, repeats: bool) -> Device:
         return Device(
             number,
             service.port,
@@ -126,7 +142,7 @@ class Run:
             self._passwords,
             seed=f"device {self._options.seed}",
             steady=number < STEADY_DEVICES,
-            repeats=self._options.repeats and number % 2 == 1,
+            repeats=repeats,
         )
 
     def _passwords(self) -> list[str]:
@@ -155,19 +171,31 @@ class Run:
         """The second half of a run has Redis sync before it answers."""
         with self._targets["redis"]:
             service.redis.wait_ready()
-            service.sync_redis("always")
+            service.redis_pair.sync("always")
 
     def _strike(self, service: Service, planned: Planned) -> None:
         chance = random.Random(f"fault {self._options.seed} {planned.number}")
-        with self._targets[planned.kind.target]:
-            began = time.monotonic()
+        scene = Scene(service, planned.seconds, chance, self._over)
+        with ExitStack() as held:
+            for target in planned.kind.targets:
+                held.enter_context(self._targets[target])
             try:
-                planned.kind.act(Scene(service, planned.seconds, chance, self._over))
+                planned.kind.prepare(scene)
+                began = time.monotonic()
+                planned.kind.act(scene)
             except Exception as error:  # noqa: BLE001 - whatever it is, the run is to tell of it
                 what = f"fault {planned.number} ({planned.kind.name})"
                 self._failures.append(f"{what} could not be done: {error!r}")
                 return
             self._done.append(Done(planned.number, planned.kind, began, time.monotonic()))
+
+    def _held(self) -> list[tuple[float, float]]:
+        """When readings were acknowledged that may have been held."""
+        return [
+            (done.began - BACKLOG_SECONDS, done.ended + PUT_BACK_SECONDS)
+            for done in self._done
+            if done.kind.holds
+        ]
 
     def _drained(self, service: Service) -> float:
         service.wait_ready()

@@ -2,136 +2,154 @@
 
 import os
 import shutil
+import signal
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 from redis import Redis
 
-from faults.keeper import Keeper
-from faults.processes import children, thaw
+from faults.asking import ask
+from faults.keeper import Keeper, keep
+from faults.postgres_pair import PostgresPair
+from faults.processes import children, handles
 from faults.proxy import Proxy
+from faults.redis_pair import RedisPair
 from faults.small_disk import SmallDisk
 from iot_cipher.keyring import create_keyring_file
-from iot_tools.local.child import Child, LaunchError, Program
+from iot_tools.local.child import Child, Program, wait_until
 from iot_tools.local.ports import free_port
-from iot_tools.local.postgres_server import PostgresServer
-from iot_tools.local.redis_server import RedisServer
 from iot_writer.schema import migrate
 from support.shifted_clock import ShiftedClock
 
 API_WORKERS = 2
 WRITERS = 2
 SHARDS = 8
+SECOND_DATABASE = "second_release"
 _GUNICORN = ["gunicorn", "--config", "python:iot_api.gunicorn_conf", "iot_api.wsgi:app"]
+_WRITER = ["iot_writer"]
+_NOTICE_SECONDS = 15.0
+
+
+def can_shift_clocks() -> bool:
+    """Whether this machine has what a wrong clock takes: a C compiler."""
+    return shutil.which("cc") is not None
+
+
+def api_workers(master: int) -> list[int]:
+    """The pids of the API's workers that are set up: before that, gunicorn's worker misses a signal
+    that asks it to end. Only a worker handles SIGABRT.
+    """
+    return [pid for pid in children(master) if handles(pid, signal.SIGABRT)]
 
 
 class Service:
     """All processes, by the keepers of them, and the proxies before the stores."""
 
-    def __init__(self, folder: Path, stack: ExitStack, disk: SmallDisk | None) -> None:
+    def __init__(self, folder: Path, stack: ExitStack, disks: Sequence[SmallDisk]) -> None:
         self.folder = folder
-        self.disk = disk
         self.port = free_port()
-        self._fsync = folder / "fsync.conf"
-        self._fsync.write_text("appendfsync everysec\n", encoding="utf-8")
-        self._redis = RedisServer(
-            folder / "redis", config=[f"include {self._fsync}"], log=folder / "redis.log"
-        )
-        self._postgres = PostgresServer(
-            folder / "postgres", port=free_port(), log=folder / "postgres.log"
-        )
-        self.redis = self._keep(stack, "redis", self._redis)
-        self.postgres = self._keep(stack, "postgres", self._postgres)
-        for each in (self.redis, self.postgres):
-            each.wait_ready()
-        self.to_redis = stack.enter_context(Proxy(self._redis.port))
-        self.to_postgres = stack.enter_context(Proxy(self._postgres.port or 0))
-        if disk is not None:
-            self._keep_tables_on(disk)
+        self.redis_pair = RedisPair(folder, stack)
+        self.postgres_pair = PostgresPair(folder, stack, disks)
+        self.to_redis = stack.enter_context(Proxy(self.redis_pair.primary.port))
+        self.to_postgres = stack.enter_context(Proxy(self.postgres_pair.primary.port or 0))
+        if disks:
+            self._keep_tables_on(disks[0])
         migrate(self.postgres_url)
         self.clocks: dict[str, ShiftedClock] = {}
-        """Of the API and each writer, by name; none where they can't be shifted."""
-        self.environment = environment = self._environment()
+        """By the names of the processes; empty where no clock can be wrong."""
+        environment = self._environment(folder / "keyring.json")
         self.writers = [
-            self._keep(
-                stack,
-                f"writer-{number}",
-                self._child(f"writer-{number}", ["iot_writer"], environment),
-            )
-            for number in range(WRITERS)
+            keep(stack, name, self._child(name, _WRITER, environment))
+            for name in (f"writer-{number}" for number in range(WRITERS))
         ]
-        self.api = self._keep(stack, "api", self._child("api", _GUNICORN, environment))
+        self.api = keep(stack, "api", self._child("api", _GUNICORN, environment))
+
+    @property
+    def redis(self) -> Keeper:
+        """The keeper of the Redis that takes writes."""
+        return self.redis_pair.keeper
+
+    @property
+    def postgres(self) -> Keeper:
+        """The keeper of the Postgres that takes writes."""
+        return self.postgres_pair.keeper
 
     @property
     def redis_url(self) -> str:
         """Of Redis itself, not through the proxy."""
-        return self._redis.url
+        return self.redis_pair.primary.url
 
     @property
     def postgres_url(self) -> str:
         """Of Postgres itself, not through the proxy."""
-        return self._postgres.url
+        return self.postgres_pair.primary.url
+
+    @property
+    def second_postgres_url(self) -> str:
+        """Of the second release's database."""
+        return urlunsplit(urlsplit(self.postgres_url)._replace(path=f"/{SECOND_DATABASE}"))
+
+    @property
+    def disk(self) -> SmallDisk | None:
+        """The disk that holds the tables."""
+        return self.postgres_pair.primary.disk
 
     def wait_ready(self, patience: float = 60.0) -> None:
         """Return when every part does its work."""
         for keeper in (self.redis, self.postgres, self.api, *self.writers):
             keeper.wait_ready(patience)
 
+    def wait_unready(self, word: str) -> None:
+        """Return when the API says that it is not ready, with this word. Raises `TimeoutError` when
+        it doesn't in time.
+        """
+
+        def is_unready() -> bool:
+            status, content = ask(self.port, "GET", "/readyz")
+            return status == 503 and word.encode() in content
+
+        if not wait_until(is_unready, _NOTICE_SECONDS, interval=0.1):
+            raise TimeoutError(f"/readyz does not become 503 with a word on {word}")
+
     def direct_redis(self, timeout: float = 5.0) -> "Redis":
         """A client of Redis that no fault of the network touches."""
-        return Redis.from_url(self.redis_url, socket_timeout=timeout, socket_connect_timeout=2)
+        return self.redis_pair.primary.client(timeout)
 
-    @contextmanager
-    def direct_postgres(self, patience: float = 20.0) -> Iterator["psycopg.Connection[object]"]:
+    def direct_postgres(
+        self, patience: float = 20.0
+    ) -> "AbstractContextManager[psycopg.Connection[Any]]":
         """A connection that may write whatever fault is on; waits for Postgres to take it."""
-        deadline = time.monotonic() + patience
-        while True:
-            try:
-                connection: psycopg.Connection[object] = psycopg.connect(
-                    self.postgres_url,
-                    autocommit=True,
-                    connect_timeout=3,
-                    options="-c default_transaction_read_only=off",
-                )
-                break
-            except psycopg.OperationalError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.1)
-        with connection:
-            yield connection
+        return self.postgres_pair.primary.connected(patience)
 
-    def sync_redis(self, how: str) -> None:
-        """Set Redis's `appendfsync`, now and for every start that follows."""
-        self._fsync.write_text(f"appendfsync {how}\n", encoding="utf-8")
-        with self.direct_redis() as client:
-            client.config_set("appendfsync", how)
+    def second_release(self) -> tuple[Child, Child, int]:
+        """API and writer of another release, not started, on the same Redis, and the API's port. It
+        has its own keyring, database and settings.
+        """
+        port = free_port()
+        environment = self._environment(self.folder / "second-keyring.json") | {
+            "IOT_BIND": f"127.0.0.1:{port}",
+            "IOT_SHARDS": str(2 * SHARDS),
+            "IOT_API_WORKERS": "1",
+        }
+        url = self.second_postgres_url
+        environment["IOT_POSTGRES_URL"] = _through(self.to_postgres, url)
+        api = self._child("second-api", _GUNICORN, environment)
+        return api, self._child("second-writer", _WRITER, environment), port
 
     def _keep_tables_on(self, disk: SmallDisk) -> None:
         with self.direct_postgres() as connection:
             connection.execute(f"CREATE TABLESPACE small LOCATION '{disk.tables}'".encode())
             connection.execute("ALTER DATABASE postgres SET default_tablespace = small")
 
-    def _keep(
-        self,
-        stack: ExitStack,
-        name: str,
-        part: "Child | RedisServer | PostgresServer",
-    ) -> Keeper:
-        keeper = Keeper(name, part)
-        keeper.start()
-        stack.callback(_end, keeper)
-        return keeper
-
     def _child(self, name: str, module: list[str], environment: dict[str, str]) -> Child:
-        if shutil.which("cc"):
-            self.clocks[name] = ShiftedClock(self.folder / f"{name}.clock")
-            environment = environment | self.clocks[name].environment
+        if can_shift_clocks():
+            clock = self.clocks[name] = ShiftedClock(self.folder / f"{name}.clock")
+            environment = environment | clock.environment
         program = Program(
             name=name,
             arguments=[sys.executable, "-m", *module],
@@ -140,12 +158,12 @@ class Service:
             stop_seconds=15,
         )
         if name == "api":
-            return Child(program, ready=lambda: len(children(self.api.part.pid)) >= API_WORKERS)
+            return Child(program, ready=lambda: len(api_workers(self.api.part.pid)) >= API_WORKERS)
         return Child(program)
 
-    def _environment(self) -> dict[str, str]:
-        keyring = self.folder / "keyring.json"
-        create_keyring_file(keyring)
+    def _environment(self, keyring: Path) -> dict[str, str]:
+        if not keyring.exists():
+            create_keyring_file(keyring)
         kept = {name: value for name, value in os.environ.items() if not name.startswith("IOT_")}
         return kept | {
             "IOT_REDIS_URL": _through(self.to_redis, self.redis_url),
@@ -167,10 +185,3 @@ def _through(proxy: Proxy, url: str) -> str:
     parts = urlsplit(url)
     credentials = parts.netloc.rpartition("@")[0]
     return urlunsplit(parts._replace(netloc=f"{credentials}@127.0.0.1:{proxy.port}"))
-
-
-def _end(keeper: Keeper) -> None:
-    with suppress(LaunchError):
-        thaw(keeper.part.pid)
-    keeper.stop()
-    keeper.join(60)

@@ -6,14 +6,12 @@ import signal
 from faults.fault import Scene
 from faults.keeper import Keeper
 from faults.processes import children, freeze, thaw, title
-from faults.service import API_WORKERS
+from faults.service import API_WORKERS, api_workers
 from iot_tools.local.child import wait_until
 
-_SIGNAL_SECONDS = 5.0
-_MOST_SIGNALS = 4
 
-
-def _strike(keeper: Keeper, number: int) -> None:
+def strike(keeper: Keeper, number: int) -> None:
+    """Send a process a signal that ends it, and return when it was started again."""
     keeper.wait_ready()
     pid = keeper.part.pid
     os.kill(pid, number)
@@ -21,32 +19,26 @@ def _strike(keeper: Keeper, number: int) -> None:
 
 
 def api_master(scene: Scene, number: int) -> None:
-    _strike(scene.service.api, number)
+    strike(scene.service.api, number)
 
 
 def api_worker(scene: Scene, number: int) -> None:
     keeper = scene.service.api
     keeper.wait_ready()
     master = keeper.part.pid
-    worker = scene.chance.choice(children(master))
+    worker = scene.chance.choice(api_workers(master))
+    os.kill(worker, number)
 
     def replaced() -> bool:
         now = children(master)
         return worker not in now and len(now) >= API_WORKERS
 
-    for _ in range(_MOST_SIGNALS):
-        os.kill(worker, number)
-        # gunicorn's worker misses a signal that comes before it has set itself up for it.
-        if wait_until(replaced, _SIGNAL_SECONDS):
-            return
-        if worker not in children(master):
-            break
     if not wait_until(replaced, 60):
         raise TimeoutError("the API's worker was not replaced")
 
 
 def a_writer(scene: Scene, number: int) -> None:
-    _strike(scene.chance.choice(scene.service.writers), number)
+    strike(scene.chance.choice(scene.service.writers), number)
 
 
 def both_writers(scene: Scene, number: int) -> None:
@@ -61,11 +53,11 @@ def both_writers(scene: Scene, number: int) -> None:
 
 
 def redis(scene: Scene, number: int) -> None:
-    _strike(scene.service.redis, number)
+    strike(scene.service.redis, number)
 
 
 def postgres(scene: Scene, number: int) -> None:
-    _strike(scene.service.postgres, number)
+    strike(scene.service.postgres, number)
 
 
 def postgres_smart(scene: Scene) -> None:

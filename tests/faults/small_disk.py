@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import shutil
 from contextlib import suppress
 from pathlib import Path
 
@@ -42,6 +43,11 @@ class SmallDisk:
         """Give the room back."""
         self._ballast.unlink(missing_ok=True)
 
+    def empty(self) -> None:
+        """Remove all tables."""
+        for each in self.tables.iterdir():
+            shutil.rmtree(each)
+
     def close(self) -> None:
         """Take it away."""
         self._libc.umount2(os.fsencode(self.directory), _MNT_DETACH)
@@ -55,13 +61,13 @@ class SmallDisk:
         return state.f_bavail * state.f_bsize
 
 
-def make_small_disk(directory: Path) -> SmallDisk | None:
-    """One, or None where that is not allowed."""
+def make_small_disks(folder: Path) -> list[SmallDisk]:
+    """One for each of two servers, or none where that is not allowed."""
     try:
-        return SmallDisk(directory)
+        return [SmallDisk(folder / f"disk-{number}") for number in range(2)]
     except (OSError, AttributeError) as error:
         print(f"left out: {DISK_FULL}, for want of a small disk ({error})")
-        return None
+        return []
 
 
 DISK_FULL = "Postgres: disk full"

@@ -84,7 +84,32 @@ def test_stored_later_than_what_was_acknowledged_later() -> None:
     assert _judge([*late, *_rows(6, 7, 8)], _rows(1, 3)).out_of_order == 3
 
 
+def test_what_was_held_may_be_stored_later() -> None:
+    late = [_row(0, reading_id=2000), _row(2, reading_id=2002)]
+    for span, out_of_order in (((0.0, 0.2), 0), ((0.2, 0.9), 3)):
+        account = Account([_requests()], [span])
+        account.enter(0, [late[0], late[1], *_rows(6, 7, 8)])
+        account.enter(1, _rows(1, 3))
+        assert account.close().out_of_order == out_of_order
+
+
 def test_an_answer_in_the_wrong_order() -> None:
     account = Account([_requests()])
     account.enter(0, _rows(6, 0))
     assert account.judgement.out_of_order == 1
+
+
+@pytest.mark.parametrize(
+    ("recent", "misplaced"),
+    [
+        (_rows(6, 8), 0),
+        (_rows(6, 6), 1),
+        ([_row(6), _row(6, reading_id=2000)], 1),
+        (_rows(5), 1),
+    ],
+)
+def test_the_latest_are_those_that_are_stored(recent: list[Row], misplaced: int) -> None:
+    account = Account([_requests()])
+    account.enter(0, _rows(0, 2, 6, 7, 8))
+    account.check_recent(recent)
+    assert account.judgement.misplaced == misplaced

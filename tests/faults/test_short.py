@@ -19,7 +19,7 @@ def test_every_kind_of_fault_once() -> None:
     tests = Path(__file__).parents[1]
     command = [sys.executable, "-m", "faults", "--seed", "1", "--faults", str(faults)]
     finished = subprocess.run(
-        [*command, "--readings", "60000", "--repeats", "1"],
+        [*command, "--readings", "60000", "--repeats", "1", "--every", "1.2"],
         env={**os.environ, "PYTHONPATH": str(tests)},
         capture_output=True,
         text=True,

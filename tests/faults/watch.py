@@ -53,8 +53,12 @@ class Watch:
                 look()
 
     def _look_at_redis(self) -> None:
+        primary = self._service.redis_pair.primary
         with self._service.direct_redis() as client:
-            while not self._stopping.wait(_LOOK_SECONDS):
+            while (
+                not self._stopping.wait(_LOOK_SECONDS)
+                and self._service.redis_pair.primary is primary
+            ):
                 with client.pipeline(transaction=False) as pipeline:
                     for shard in range(SHARDS):
                         pipeline.xrange(KEYS.stream(shard), count=1)
@@ -63,9 +67,13 @@ class Watch:
                 self.fronts.append((time.monotonic(), fronts))
 
     def _look_at_postgres(self) -> None:
-        with self._service.direct_postgres() as connection:
+        primary = self._service.postgres_pair.primary
+        with self._service.direct_postgres(patience=1) as connection:
             seen: object = None
-            while not self._stopping.wait(_LOOK_SECONDS):
+            while (
+                not self._stopping.wait(_LOOK_SECONDS)
+                and self._service.postgres_pair.primary is primary
+            ):
                 found = cast("object", connection.execute(_POSITIONS).fetchall())
                 if found != seen:
                     self.commits.append(time.monotonic())

@@ -1,6 +1,7 @@
 """A run: the service under load, the plan carried out, everything compared."""
 
 import random
+import re
 import threading
 import time
 from collections import defaultdict
@@ -47,7 +48,7 @@ class Options:
     every: float = EVERY_SECONDS
     """How long after a fault the next one begins, about."""
     only: str = ""
-    """Just the kinds of faults whose name holds this."""
+    """Just the kinds of faults in whose name this regular expression is found."""
 
 
 class Run:
@@ -61,7 +62,11 @@ class Run:
         if not can_shift_clocks():
             print("left out: wrong clocks, for want of a C compiler (cc)")
             left_out.update(WRONG_CLOCKS)
-        kinds = [k for k in KINDS if options.only in k.name and k.name not in left_out]
+        kinds = [
+            kind
+            for kind in KINDS
+            if re.search(options.only, kind.name) and kind.name not in left_out
+        ]
         self._plan = make_plan(options.seed, options.faults, kinds, every=options.every)
         self._planned_seconds = max((each.begins for each in self._plan), default=0.0) + 5.0
         self._all_passwords = [f"run-{options.seed}-{number}" for number in range(PASSWORDS)]

@@ -17,17 +17,6 @@ def redis_full(scene: Scene) -> None:
             client.config_set("maxmemory", 0)
 
 
-def redis_evicts(scene: Scene) -> None:
-    """Its policy alone: nothing is evicted, since its memory has no limit."""
-    scene.service.redis.wait_ready()
-    with scene.service.direct_redis() as client:
-        client.config_set("maxmemory-policy", "allkeys-lru")
-        try:
-            scene.last()
-        finally:
-            client.config_set("maxmemory-policy", "noeviction")
-
-
 def postgres_read_only(scene: Scene) -> None:
     scene.service.postgres.wait_ready()
     _read_only(scene.service, "on")

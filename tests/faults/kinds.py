@@ -106,11 +106,5 @@ KINDS: tuple[Kind, ...] = (
     ),
     *_network("postgres", _STORING),
     *_CLOCKS,
-    Kind(
-        "a second release",
-        "release",
-        _NONE,
-        strangers.second_release,
-        prepare=strangers.make_database,
-    ),
+    Kind("a second release", "release", _NONE, strangers.second_release),
 )

@@ -29,7 +29,7 @@ from support.shifted_clock import ShiftedClock
 API_WORKERS = 2
 WRITERS = 2
 SHARDS = 8
-SECOND_DATABASE = "second_release"
+_SECOND_DATABASE = "second_release"
 _GUNICORN = ["gunicorn", "--config", "python:iot_api.gunicorn_conf", "iot_api.wsgi:app"]
 _WRITER = ["iot_writer"]
 _NOTICE_SECONDS = 15.0
@@ -60,6 +60,9 @@ class Service:
         if disks:
             self._keep_tables_on(disks[0])
         migrate(self.postgres_url)
+        with self.direct_postgres() as connection:
+            connection.execute(f"CREATE DATABASE {_SECOND_DATABASE}".encode())
+        migrate(self.second_postgres_url)
         self.clocks: dict[str, ShiftedClock] = {}
         """By the names of the processes; empty where no clock can be wrong."""
         environment = self._environment(folder / "keyring.json")
@@ -92,7 +95,7 @@ class Service:
     @property
     def second_postgres_url(self) -> str:
         """Of the second release's database."""
-        return urlunsplit(urlsplit(self.postgres_url)._replace(path=f"/{SECOND_DATABASE}"))
+        return urlunsplit(urlsplit(self.postgres_url)._replace(path=f"/{_SECOND_DATABASE}"))
 
     @property
     def disk(self) -> SmallDisk | None:

@@ -3,24 +3,9 @@
 from faults.asking import ask
 from faults.fault import Scene
 from faults.readings import body
-from faults.service import SECOND_DATABASE
 from iot_tools.local.child import wait_until
-from iot_writer.schema import migrate
 
 _START_SECONDS = 20.0
-
-
-def make_database(scene: Scene) -> None:
-    """The second release's own, in the same Postgres."""
-    service = scene.service
-    service.postgres.wait_ready()
-    with service.direct_postgres() as connection:
-        found = connection.execute(
-            "SELECT FROM pg_database WHERE datname = %s", [SECOND_DATABASE]
-        ).fetchall()
-        if not found:
-            connection.execute(f"CREATE DATABASE {SECOND_DATABASE}".encode())
-    migrate(service.second_postgres_url)
 
 
 def second_release(scene: Scene) -> None:

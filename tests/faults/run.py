@@ -30,8 +30,6 @@ AFTER_SECONDS = 3.0
 """How long the load goes on after the last fault: recovery shows by what is sent."""
 SPARE_SECONDS = 240.0
 """How much longer than planned the faults and the load may take."""
-BACKLOG_SECONDS = 5.0
-"""What was acknowledged so long before a fault may wait still when it begins."""
 PUT_BACK_SECONDS = 10.0
 """By then a vault that Postgres lost was used again, and is there again."""
 
@@ -102,7 +100,7 @@ class Run:
                 planned=len(self._plan),
                 recoveries=recoveries(sorted(self._done, key=lambda each: each.number), seen),
                 requests=every,
-                judgement=judge(service, Account(requests, self._held()), self._all_passwords),
+                judgement=judge(service, Account(requests, self._held(watch)), self._all_passwords),
                 left_over=left_over(service),
                 drained_seconds=drained_seconds,
                 failures=self._failures,
@@ -194,10 +192,10 @@ class Run:
                 return
             self._done.append(Done(planned.number, planned.kind, began, time.monotonic()))
 
-    def _held(self) -> list[tuple[float, float]]:
+    def _held(self, watch: Watch) -> list[tuple[float, float]]:
         """When readings were acknowledged that may have been held."""
-        return [
-            (done.began - BACKLOG_SECONDS, done.ended + PUT_BACK_SECONDS)
+        return watch.spans_held() + [
+            (watch.oldest(done.began, done.ended), done.ended + PUT_BACK_SECONDS)
             for done in self._done
             if done.kind.holds
         ]

@@ -14,6 +14,8 @@ from iot_tools.local.child import wait_until
 from support.keys import KEYS
 
 _LOOK_SECONDS = 0.05
+_AROUND_SECONDS = 1.0
+"""More than between two looks, and than a request takes, as a rule."""
 _POSITIONS = "SELECT shard, position FROM ingest_offsets ORDER BY shard"
 
 Fronts = tuple[bytes | None, ...]
@@ -28,6 +30,9 @@ class Watch:
         """When a drain was seen to have committed."""
         self.fronts: list[tuple[float, Fronts]] = []
         """Each shard's oldest waiting entry, over time."""
+        self.held: list[float] = []
+        """When entries were seen to be held."""
+        self._epoch = time.time() - time.monotonic()
         self._stopping = threading.Event()
         self._threads = [
             threading.Thread(target=self._look, args=(each,), daemon=True)
@@ -40,6 +45,28 @@ class Watch:
         """Return when what waits now was seen, unless Redis is away."""
         enough = len(self.fronts) + 2
         wait_until(lambda: len(self.fronts) >= enough, 10)
+
+    def spans_held(self) -> list[tuple[float, float]]:
+        """From when to when entries that were held may have been acknowledged."""
+        spans: list[tuple[float, float]] = []
+        for moment in self.held:
+            if spans and moment - spans[-1][1] <= _AROUND_SECONDS:
+                spans[-1] = (spans[-1][0], moment + _AROUND_SECONDS)
+            else:
+                spans.append((self.oldest(moment, moment), moment + _AROUND_SECONDS))
+        return spans
+
+    def oldest(self, begin: float, end: float) -> float:
+        """When the oldest entry was acknowledged that was seen waiting around that time."""
+        begin -= _AROUND_SECONDS
+        received = [
+            int(entry.partition(b"-")[0]) / 1000 - self._epoch
+            for moment, fronts in self.fronts
+            if begin <= moment <= end
+            for entry in fronts
+            if entry is not None
+        ]
+        return min(received, default=begin) - _AROUND_SECONDS
 
     def stop(self) -> None:
         """End it; what was seen stays."""
@@ -62,9 +89,12 @@ class Watch:
                 with client.pipeline(transaction=False) as pipeline:
                     for shard in range(SHARDS):
                         pipeline.xrange(KEYS.stream(shard), count=1)
-                    firsts = pipeline.execute()
+                    pipeline.hlen(KEYS.held_vaults)
+                    *firsts, held = pipeline.execute()
                 fronts = tuple(first[0][0] if first else None for first in firsts)
                 self.fronts.append((time.monotonic(), fronts))
+                if held:
+                    self.held.append(time.monotonic())
 
     def _look_at_postgres(self) -> None:
         primary = self._service.postgres_pair.primary

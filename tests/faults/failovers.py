@@ -30,8 +30,12 @@ def move_postgres(scene: Scene) -> None:
     """The standby is promoted. Connections stay with the old primary, which takes no writes."""
     service = scene.service
     pair = service.postgres_pair
-    pair.let_primary_read_only()
-    pair.promote()
+    try:
+        pair.let_primary_read_only()
+        pair.promote()
+    except BaseException:
+        pair.primary.set("default_transaction_read_only", "off")
+        raise
     pair.check_same()
     scene.over.wait(scene.chance.uniform(0, _LAG_SECONDS))
     service.to_postgres.lead_to(pair.primary.port or 0)
@@ -49,6 +53,7 @@ def restore_postgres(scene: Scene) -> None:
     pair = service.postgres_pair
     _let_trim(scene, allowed=False)
     try:
+        pair.wait_replayed()  # what was trimmed before
         pair.stop_following()
         scene.last()
         pair.end_primary()

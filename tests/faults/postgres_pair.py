@@ -131,7 +131,7 @@ class PostgresPair:
         self._other = keep(self._stack, self.standby.directory.name, self.standby)
         if not wait_until(self.standby.is_standby, _STEP_SECONDS, interval=0.05):
             raise TimeoutError("the standby does not start")
-        self._wait_replayed()
+        self.wait_replayed()
 
     def end_primary(self) -> None:
         """End the primary. What it did not commit by then, it never commits."""
@@ -141,6 +141,16 @@ class PostgresPair:
         if self._other is not None:
             _end(self._other)
         self._other = None
+
+    def wait_replayed(self) -> None:
+        """Return when the standby has what the primary has committed by now."""
+        reached = self.primary.ask("SELECT pg_current_wal_insert_lsn()")
+        behind = "SELECT pg_last_wal_replay_lsn() < %s::pg_lsn"
+        deadline = time.monotonic() + _STEP_SECONDS
+        while self.standby.ask(behind, [reached]) is not False:
+            if time.monotonic() > deadline:
+                raise TimeoutError("the standby does not catch up")
+            time.sleep(0.05)
 
     def stop_following(self) -> None:
         """Let the standby stay as it is now."""
@@ -166,7 +176,7 @@ class PostgresPair:
                     connection.execute(_END, row)
             if not wait_until(lambda: not busy(), _STEP_SECONDS, interval=0.05):
                 raise TimeoutError("transactions on the old primary do not end")
-        self._wait_replayed()
+        self.wait_replayed()
 
     def promote(self) -> None:
         """Make the standby the primary. The old one goes on as it is."""
@@ -185,15 +195,6 @@ class PostgresPair:
     def _content(self, member: Member) -> object:
         with member.connected() as connection:
             return connection.execute(_CONTENT).fetchone()
-
-    def _wait_replayed(self) -> None:
-        reached = self.primary.ask("SELECT pg_current_wal_insert_lsn()")
-        behind = "SELECT pg_last_wal_replay_lsn() < %s::pg_lsn"
-        deadline = time.monotonic() + _STEP_SECONDS
-        while self.standby.ask(behind, [reached]) is not False:
-            if time.monotonic() > deadline:
-                raise TimeoutError("the standby does not catch up")
-            time.sleep(0.05)
 
 
 def _end(keeper: Keeper) -> None:

@@ -53,5 +53,5 @@ def create_app(settings: Settings) -> Flask:
     others = merge_slashes(cors.wrap(app.wsgi_app))
     app.wsgi_app = PlainPut(app, others, service, access, cors)  # type: ignore[method-assign]
     if access.is_open:
-        _log.warning("no tokens are configured: whoever reaches this service may use it")
+        _log.warning("no tokens are configured: every client may use this service")
     return app

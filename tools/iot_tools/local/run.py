@@ -168,7 +168,10 @@ class LocalRun:
     def _who_may_use_it(self) -> str:
         if self._settings.tokens_file:
             return f"It asks for the tokens in {self._settings.tokens_file}."
-        return "No tokens are set up (IOT_TOKENS_FILE): whoever reaches the service may use it."
+        return (
+            "No tokens are set up (IOT_TOKENS_FILE): "
+            "every client that reaches the service may use it."
+        )
 
     def _metrics(self) -> str:
         given = self._parts.environment()

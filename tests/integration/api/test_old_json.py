@@ -88,6 +88,17 @@ def test_a_password_is_found_however_its_escapes_are_written(api: Api, writer: W
     assert [each["freeform"] for each in json.loads(answer.data)["data"]] == ["Infinity"]
 
 
+def test_a_password_with_escaped_digits_is_not_taken_for_another(api: Api, writer: Writer) -> None:
+    """It was restored as `NaN` when a stand-in for `NaN` had the same digit."""
+    digits = "".join(rf"[\u003{digit}]" for digit in range(1, 10))
+    put(api, f'{{"data": {{"db_password": "{digits}", "freeform": Infinity}}}}')
+    drain_all(writer)
+    password = json.loads(f'"{digits}"')
+    assert [each["freeform"] for each in api.read(password=password)] == ["Infinity"]
+    asked = f'{{"data": {{"db_password": "{digits}", "other": NaN}}}}'
+    assert api.ask("POST", "/api/iot", asked, JSON).data == api.post(password=password).data
+
+
 def test_half_a_pair_is_no_password(api: Api) -> None:
     body = '{"data": {"db_password": "\\ud800"}}'
     for method in ("PUT", "POST"):

@@ -88,14 +88,16 @@ local reply = {1, tonumber(known[2] or '0')}
 for i = 3, #KEYS do
   local shard, job, sealed = ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
   at = at + 3
+  -- Both before the entry: when Redis refuses the entry (NOPERM), the shard's next drain subtracts the
+  -- bytes again. With one of them alone, `bytes` would stay wrong.
   local total = redis.call('HINCRBY', counters, 'in:' .. shard, #sealed)
+  redis.call('HINCRBY', counters, 'bytes', #sealed)
   reply[#reply + 1] = total
   redis.call('XADD', KEYS[i], '*', 'e', sealed, 't', string.format('%.0f', total))
   if not redis.call('LPOS', jobs, job) then
     redis.call('RPUSH', jobs, job)
   end
 end
-redis.call('HINCRBY', counters, 'bytes', added)
 if remember ~= '' then
   redis.call('SET', remember, answer, 'EX', seconds)
   redis.call('HINCRBY', counted, bucket, 1)

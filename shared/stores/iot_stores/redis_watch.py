@@ -29,6 +29,7 @@ from iot_models.errors import SettingsError, UnavailableError
 from iot_models.names import KeyNames
 
 from .installation import OTHER_KEYRING, Installation
+from .redis_connections import renew_connections
 from .scripts import load_script
 from .store_states import public_state
 
@@ -187,6 +188,10 @@ class RedisWatch:
         info = self._info()
         if info.get("cluster_enabled"):
             return Verdict(foreign=_cluster(name))
+        if info.get("role") == "slave":
+            # The name in the URL may lead to the new master. A process that sends nothing would
+            # notice at its next request, and refuse that one.
+            renew_connections(self._client)
         evicts, unsafe, unchecked = _judge(info, self._duties)
         try:
             foreign = self._foreign()

@@ -82,13 +82,17 @@ POSTGRES_STATES: Mapping[str, str] = {
     "invalid_catalog_name": "it does not have the database of the URL",
     "tls_refused": "it refuses TLS, or its certificate is not trusted",
     "undefined_table": "the database has no schema: run `iot-sensor migrate`",
+    "undefined_function": "the database's schema is not whole: run `iot-sensor migrate --grant`",
+    "invalid_schema_name": "the user of the URL may not use the database's schema",
     "query_canceled": "a statement took too long, or was canceled",
     "lock_not_available": "a lock was not free in time",
     "idle_in_transaction_session_timeout": "it ended a session that waited in a transaction",
 }
 """The states of Postgres that have a text of their own: the condition's name, and its meaning."""
 _POSTGRES_SENTENCES: Mapping[str, re.Pattern[str]] = {
-    "too_many_connections": re.compile("too many (clients|connections)|connection slots"),
+    "too_many_connections": re.compile(
+        "too many (clients|connections)|connection slots|no more connections allowed"  # PgBouncer
+    ),
     "cannot_connect_now": re.compile(
         "starting up|shutting down|recovery mode|not (yet |currently )?accepting connections"
     ),
@@ -112,12 +116,14 @@ POSTGRES_AWAY = (
     errors.InsufficientPrivilege,
     errors.InvalidCatalogName,
     errors.UndefinedTable,
+    errors.UndefinedFunction,
+    errors.InvalidSchemaName,
     errors.InternalError_,
     errors.DataCorrupted,
     errors.IndexCorrupted,
 )
 """Raised while Postgres can't serve: no defect of ours."""
-_OF_A_STATEMENT = ("40", "42P01", "54", "55", "57014")
+_OF_A_STATEMENT = ("3F", "40", "42P01", "42883", "54", "55", "57014")
 """SQLSTATEs, or their beginnings, that say nothing about the server of a connection."""
 
 

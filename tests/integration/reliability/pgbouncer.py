@@ -23,7 +23,7 @@ def find_pgbouncer() -> str | None:
 class PgBouncer:
     """Passes on to the database at a libpq URL, a transaction on any connection that is free."""
 
-    def __init__(self, directory: Path, postgres_url: str) -> None:
+    def __init__(self, directory: Path, postgres_url: str, *, clients: int = 500) -> None:
         path = find_pgbouncer()
         assert path is not None
         directory.mkdir()
@@ -48,7 +48,7 @@ class PgBouncer:
             auth_file = {directory / "users.txt"}
             pool_mode = transaction
             default_pool_size = {POOL}
-            max_client_conn = 500
+            max_client_conn = {clients}
             ignore_startup_parameters = extra_float_digits
             """.replace("            ", ""),
             encoding="utf-8",

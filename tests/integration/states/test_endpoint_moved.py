@@ -28,13 +28,19 @@ def group(tmp_path: Path) -> Iterator[Group]:
 
 def fail_over(group: Group, name: Proxy) -> None:
     """Make the replica the master. The old master goes on as its replica."""
-    old, new = group.master, group.replica
-    with new.client() as client:
+    with group.replica.client() as client:
         client.replicaof("NO", "ONE")
-    name.lead_to(new.port)
-    for follower in (old, group.replicas[1]):
+    name.lead_to(group.replica.port)
+    demote(group)
+
+
+def demote(group: Group) -> None:
+    """Make the master and the other replica replicas of the first one."""
+    with group.replica.client() as client:
+        client.replicaof("NO", "ONE")
+    for follower in (group.master, group.replicas[1]):
         with follower.client() as client:
-            client.replicaof("127.0.0.1", str(new.port))
+            client.replicaof("127.0.0.1", str(group.replica.port))
 
 
 @pytest.mark.parametrize("wait_replicas", [0, 1])
@@ -72,8 +78,12 @@ def test_readiness_notices_it_while_nobody_sends(
         try:
             running.start()
             running.mark()
-            fail_over(group, name)
-            assert running.ready()["redis"].startswith("READONLY: ")
+            demote(group)
+            wait_until(
+                lambda: running.ready()["redis"].startswith("READONLY: "),
+                what="a look at a replica",
+            )
+            name.lead_to(group.replica.port)
             wait_until(lambda: running.ready()["redis"] == "ok", what="readiness")
             assert running.put(KNOWN[0]).status == 201
         finally:
@@ -165,3 +175,31 @@ def test_postgres_behind_pgbouncer(
         finally:
             running.stack.stop()
             pooler.stop()
+
+
+def test_processes_that_send_nothing_leave_the_old_master(
+    group: Group, stores_environment: dict[str, str], tmp_path: Path
+) -> None:
+    """So that their next request, after hours perhaps, is not refused."""
+    with Proxy(group.master.port) as name:
+        url = group.master_url.replace(str(group.master.port), str(name.port))
+        running = Running(stores_environment | {"IOT_REDIS_URL": url}, tmp_path)
+        try:
+            running.start()
+            assert running.put(KNOWN[0]).status == 201
+            running.mark()
+            old = group.master
+            fail_over(group, name)
+            with old.client() as client:
+                wait_until(lambda: not _clients(client), what="a master without clients")
+            for password in KNOWN:
+                assert running.put(password).status == 201
+            running.assert_all_stored()
+        finally:
+            running.stack.stop()
+
+
+def _clients(redis: "Redis") -> list[str]:
+    """What clients did last that are neither replicas nor this one."""
+    found = redis.client_list(_type="normal")
+    return [each["cmd"] for each in found if not each["cmd"].startswith("client")]

@@ -2,16 +2,25 @@
 
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import LiteralString
 
 import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
+from integration.reliability.pgbouncer import PgBouncer, find_pgbouncer
 from iot_stores.store_states import StoreState, state_of
 from iot_tools.local.ports import free_port
 from iot_tools.local.postgres_server import PostgresServer
 
-ANSWERS = {"tls_refused", "undefined_table", "idle_in_transaction_session_timeout"}
+ANSWERS = {
+    "tls_refused",
+    "undefined_table",
+    "undefined_function",
+    "invalid_schema_name",
+    "idle_in_transaction_session_timeout",
+}
 
 
 def told(attempt: Callable[[], object]) -> StoreState | None:
@@ -37,6 +46,38 @@ def test_a_database_without_a_schema(postgres_server: PostgresServer) -> None:
         state = told(lambda: connection.execute("SELECT * FROM vaults"))
     assert state is not None
     assert state.code == "undefined_table"
+
+
+@pytest.mark.parametrize(
+    ("statement", "code"),
+    [
+        ("SELECT raise_lookup_cost(17::smallint)", "undefined_function"),
+        ("CREATE TABLE segments_2026_11 (id int8)", "invalid_schema_name"),
+    ],
+)
+def test_a_schema_that_the_user_may_not_use(
+    statement: LiteralString, code: str, postgres_server: PostgresServer
+) -> None:
+    """To a user without USAGE, what is in a schema is not there."""
+    options = "-c search_path=closed"
+    with psycopg.connect(make_conninfo(postgres_server.url, options=options)) as connection:
+        state = told(lambda: connection.execute(statement))
+    assert state is not None
+    assert state.code == code
+
+
+@pytest.mark.skipif(find_pgbouncer() is None, reason="there is no PgBouncer")
+def test_a_pooler_that_takes_no_more_clients(
+    postgres_server: PostgresServer, tmp_path: Path
+) -> None:
+    pooler = PgBouncer(tmp_path / "pgbouncer", postgres_server.url, clients=2)
+    try:
+        with psycopg.connect(pooler.url), psycopg.connect(pooler.url):
+            state = told(lambda: psycopg.connect(pooler.url))
+    finally:
+        pooler.stop()
+    assert state is not None
+    assert state.code == "too_many_connections"
 
 
 def test_a_session_that_is_ended_in_a_transaction(postgres_server: PostgresServer) -> None:

@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from redis import Redis
+from redis.exceptions import RedisError
 
 from integration.writer.sending import Sender
 from iot_models.errors import TooLargeError, UnavailableError
@@ -106,6 +107,30 @@ def test_a_request_is_added_whole(redis: "Redis", backlog: Backlog) -> None:
     assert [len(backlog.read(shard, max_bytes=100)) for shard in range(SHARDS)] == [2, 0, 1, 1]
     queued = cast("list[bytes]", redis.lrange(KEYS.job_list, 0, -1))
     assert queued == [b"drain-3", b"drain-0", b"drain-2"]
+
+
+@pytest.mark.parametrize("refused", ["xadd", "lpos", "rpush"])
+def test_bytes_are_exact_after_appends_that_redis_breaks_off(
+    refused: str, redis: "Redis", backlog: Backlog
+) -> None:
+    """Its user lacks the right to a command in the middle of the script."""
+    redis.acl_setuser(
+        "limited", enabled=True, nopass=True, keys=["*"], categories=["+@all"],
+        commands=[f"-{refused}"],
+    )  # fmt: skip
+    options = redis.connection_pool.connection_kwargs
+    try:
+        with Redis(port=options["port"], username="limited", password="any") as limited:
+            theirs = Backlog(limited, KEYS, shards=SHARDS, max_bytes=10_000)
+            for _ in range(3):
+                with pytest.raises(RedisError, match=r"permission|can't run"):
+                    theirs.append([(0, b"a" * 100), (1, b"b" * 100)])
+    finally:
+        redis.acl_deluser("limited")
+    backlog.append([(0, b"a" * 100), (1, b"b" * 100)])
+    for shard in (0, 1):
+        _remove(backlog, shard, backlog.read(shard, max_bytes=10_000)[-1])
+    assert backlog.state().bytes == 0
 
 
 def test_pages_are_in_order_and_bounded(backlog: Backlog) -> None:

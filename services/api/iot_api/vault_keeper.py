@@ -24,6 +24,8 @@ IDLE_SECONDS = 2.0
 """Longest time between two looks: entries may be held of vaults that nobody sends to."""
 SCAN_SECONDS = 60.0
 """Shortest time between two searches of all records in Redis."""
+KEEP_SECONDS = 60.0
+"""While Postgres is away, records are kept in Redis this often: there may be ten thousand."""
 AWAY_SECONDS = 5.0
 """A Postgres that is away is not asked again by those who open vaults for so long."""
 _CLOSE_SECONDS = 2.0
@@ -55,6 +57,7 @@ class VaultKeeper:
         self._release = release
         self._away_until = 0.0
         self._scan_from = 0.0
+        self._keep_from = 0.0
         self._watched: dict[uuid.UUID, VaultRecord] = {}
         self._told: set[uuid.UUID] = set()
         self._lock = threading.Lock()
@@ -117,9 +120,11 @@ class VaultKeeper:
             for record in self.records.missing(watched.values()):
                 self._put_back_without_password(record)
         except (RedisError, *AWAY):
-            self.records.keep(watched.values())
             with self._lock:
                 self._watched = watched | self._watched
+            if time.monotonic() >= self._keep_from:
+                self._keep_from = time.monotonic() + KEEP_SECONDS
+                self.records.keep(watched.values())
             raise
         self._look_for_held()
 
@@ -134,8 +139,8 @@ class VaultKeeper:
                 if record.vault_id in held - known.keys() and is_authentic(self._keyring(), record):
                     known[record.vault_id] = record
         found = held & known.keys()
+        self.records.keep([known[vault_id] for vault_id in found])
         for vault_id in found:
-            self.records.keep([known[vault_id]])
             self._put_back_without_password(known[vault_id])
         if found:
             self._release()

@@ -179,9 +179,24 @@ class VaultRecords:
         return [each for each in records if standing.get(each.vault_id) != each.wrapped_key]
 
     def keep(self, records: Iterable[VaultRecord]) -> None:
-        """Keep records in Redis for another day: they may be the only copies."""
-        for record in records:
-            self._cache(record)
+        """Keep records in Redis for another day: they may be the only copies.
+
+        Not that of a vault in whose place Postgres has another one: it has a name of its own, and
+        under its lookup the other vault is found.
+        """
+        rest = iter(records)
+        try:
+            while page := list(islice(rest, _SCANNED_AT_A_TIME)):
+                names = [self._names.replaced_vault_record(each.vault_id.bytes) for each in page]
+                replaced = cast("list[bytes | None]", self._client.mget(names))
+                with self._client.pipeline(transaction=False) as pipeline:
+                    for record, other in zip(page, replaced, strict=True):
+                        if other is None:
+                            name = self._names.vault_record(record.lookup)
+                            pipeline.set(name, _encode(record), ex=CACHE_SECONDS)
+                    pipeline.execute()
+        except RedisError as error:
+            report(_log, "vault records are not cached", error)
 
     def all_cached(self) -> Iterator[VaultRecord]:
         """Every record in Redis. Looks at the names of all keys.

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from psycopg_pool import PoolClosed
 
 from integration.writer.sending import Sender
 from iot_models.errors import UnavailableError
@@ -16,6 +17,7 @@ from iot_stores.stream_entries import Hold, Removal
 from iot_writer import sweep
 from iot_writer.drain import Outcome
 from iot_writer.writer import Writer
+from support.counting import redis_commands
 from support.draining import drain_all
 from support.keys import KEYS
 from support.stack import Stack
@@ -251,3 +253,37 @@ def test_writers_that_are_killed_hold_each_entry_once(
     )
     sender.check_all()
     assert settings.shards == len(SHARDS)
+
+
+def test_the_record_of_a_replaced_vault_does_not_take_the_place_of_the_other(
+    writer: Writer, sender: Sender
+) -> None:
+    """Else a process that opens the password while Postgres is away uses the vault that is lost."""
+    keeper, lost = sender.service.vault_keeper, sender.vault(LOST)
+    (record,) = keeper.cache.records()
+    lose(writer, lost.vault_id)
+    keeper.cache.forget_vault(lost.vault_id)
+    sender.redis.delete(KEYS.vault_record(record.lookup))
+    other = sender.vault(LOST)
+    assert other.vault_id != lost.vault_id
+    assert keeper.records.put_back(record).vault_id == other.vault_id
+    keeper.records.keep([record])
+    cached = keeper.records.cached([record.lookup])
+    assert cached is not None
+    assert cached.vault_id == other.vault_id
+
+
+def test_records_are_kept_now_and_then_while_postgres_is_away(sender: Sender) -> None:
+    """There may be ten thousand, and a look every few seconds."""
+    keeper = sender.service.vault_keeper
+    for password in (LOST, KEPT):
+        sender.vault(password)
+    sender.service.pool.close()
+    for record in keeper.cache.records():
+        keeper.watch(record)
+        sender.redis.delete(KEYS.vault_record(record.lookup))
+    for kept in (2, 0):
+        with redis_commands(sender.redis) as counted, pytest.raises(PoolClosed):
+            keeper.look()
+        assert counted["set"] == kept
+    assert len(list(keeper.records.all_cached())) == 2

@@ -29,9 +29,10 @@ from iot_models.errors import SettingsError, UnavailableError
 from iot_models.names import KeyNames
 
 from .installation import OTHER_KEYRING, Installation
+from .postgres import AWAY
 from .redis_connections import renew_connections
 from .scripts import load_script
-from .store_states import public_state
+from .store_states import public_state, report
 
 LOOK_SECONDS = 1.0
 RETRY_SECONDS = 5
@@ -108,7 +109,7 @@ class RedisWatch:
 
         Raises:
             UnfitRedisError: it is not, or does not.
-            RedisError, psycopg.OperationalError: it is not known, and a part is away.
+            RedisError, psycopg.Error: it is not known, and a part is away.
         """
         verdict = self._verdict or self._first_look()
         if verdict.unfit:
@@ -134,7 +135,7 @@ class RedisWatch:
         """
         try:
             verdict = self._verdict or self._first_look()
-        except psycopg.OperationalError:
+        except AWAY:
             return True
         return not (verdict.unknown or verdict.foreign or verdict.evicts)
 
@@ -144,7 +145,7 @@ class RedisWatch:
             return self.look().fault or "ok"
         except RedisError as error:
             return public_state(_log, self._duties.name, error)
-        except psycopg.OperationalError:
+        except AWAY:
             return "not checked: Postgres is away"
 
     def forget(self) -> None:
@@ -155,7 +156,7 @@ class RedisWatch:
         """Look now.
 
         Raises:
-            RedisError, psycopg.OperationalError: a part is away; nothing is known any more.
+            RedisError, psycopg.Error: a part is away; nothing is known any more.
         """
         try:
             verdict = self._look()
@@ -207,11 +208,11 @@ class RedisWatch:
 
     def _foreign(self) -> str:
         """Mark Redis unless it is marked; why it is not ours, if it is not."""
-        away: psycopg.OperationalError | None = None
+        away: psycopg.Error | None = None
         ours = ""
         try:
             ours = str(self._installation.known())
-        except psycopg.OperationalError as error:
+        except AWAY as error:
             away = error
         answers = cast("list[bytes]", self._claim(keys=self._keys, args=[ours]))
         owner, keyring = (each.decode(errors="replace") for each in answers)
@@ -320,8 +321,10 @@ class RedisWatcher(threading.Thread):
             for watch in self._watches:
                 try:
                     watch.look()
-                except (RedisError, psycopg.OperationalError) as error:
+                except (RedisError, *AWAY) as error:
                     _log.debug("Redis can't be looked at: %s", error)
+                except Exception as error:  # noqa: BLE001 - without this thread, nothing warns
+                    report(_log, "Redis is not looked at", error)
             if self._stopping.wait(LOOK_SECONDS):
                 return
 

@@ -52,12 +52,16 @@ class Database:
     def __init__(self, url: str) -> None:
         self._url = url
         self.away = False
+        self.error: type[psycopg.Error] = psycopg.OperationalError
+        """What it says while it is away."""
+        self.asked = 0
 
     @contextmanager
     def connect(self) -> Iterator[Connection]:
         """Lend a connection."""
+        self.asked += 1
         if self.away:
-            raise psycopg.OperationalError("away")
+            raise self.error("away")
         with psycopg.connect(self._url, autocommit=True) as connection:
             yield connection
 

@@ -1,0 +1,49 @@
+"""The thread that looks at Redis every second."""
+
+import psycopg
+import pytest
+from redis import Redis
+
+from integration.stores.test_redis_watch import Database, watch_on
+from iot_stores.redis_watch import RedisWatch, RedisWatcher, UnfitRedisError
+from iot_tools.local.redis_server import RedisServer
+from support.waiting import wait_until
+
+
+def is_refused(watch: RedisWatch) -> bool:
+    """Whether Redis may not be used."""
+    try:
+        watch.require_safe()
+    except UnfitRedisError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        psycopg.OperationalError,
+        psycopg.errors.InternalError_,
+        psycopg.errors.ReadOnlySqlTransaction,
+        psycopg.ProgrammingError,
+    ],
+)
+def test_it_goes_on_whatever_postgres_says(
+    error: type[psycopg.Error], own_redis: RedisServer, postgres_url: str
+) -> None:
+    """Without it, a process would not notice that Redis begins to evict."""
+    database = Database(postgres_url)
+    database.away, database.error = True, error
+    with Redis.from_url(own_redis.url) as client:
+        watch = watch_on(client, database)
+        watcher = RedisWatcher([watch])
+        watcher.start()
+        try:
+            wait_until(lambda: database.asked, what="a look")
+            database.away = False
+            assert not is_refused(watch)
+            client.config_set("maxmemory-policy", "allkeys-lru")
+            wait_until(lambda: is_refused(watch), what="a look at a Redis that evicts")
+        finally:
+            watcher.stop()
+            watcher.join()

@@ -19,6 +19,7 @@ from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
 from iot_models import metrics, names
+from iot_models.errors import SettingsError
 from iot_stores.postgres import AWAY
 from iot_stores.redis_watch import UnfitRedisError
 from iot_stores.store_states import report, state_of
@@ -46,8 +47,8 @@ R = TypeVar("R", bound=str | int)
 
 
 def _waiting_for_stores(function: Callable[P, R]) -> Callable[P, R | str]:
-    """Let a job end without an error when a store can't serve: the sweep or the ticker queues it
-    again.
+    """Let a job end without an error when a store can't serve, or the database has no fit schema:
+    the sweep or the ticker queues it again.
     """
 
     @wraps(function)
@@ -56,6 +57,9 @@ def _waiting_for_stores(function: Callable[P, R]) -> Callable[P, R | str]:
             return function(*args, **kwargs)
         except AWAY as error:
             current().drop_postgres()
+            report(_log, "a job is not done", error)
+            return "postgres_away"
+        except SettingsError as error:  # of the database: it has no schema while it is restored
             report(_log, "a job is not done", error)
             return "postgres_away"
         except RedisError as error:

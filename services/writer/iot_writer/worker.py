@@ -13,6 +13,7 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 
 from iot_models import names
+from iot_models.errors import SettingsError
 from iot_stores.postgres import AWAY
 from iot_stores.redis_client import connect_redis, is_full
 from iot_stores.redis_watch import RedisWatch, UnfitRedisError
@@ -193,7 +194,7 @@ def _drain_directly(writer: Writer) -> None:
     except AWAY as error:
         writer.drop_postgres()
         report(_log, "draining without jobs failed", error)
-    except (RedisError, UnfitRedisError) as error:
+    except (RedisError, UnfitRedisError, SettingsError) as error:
         report(_log, "draining without jobs failed", error)
 
 

@@ -15,6 +15,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from iot_models.errors import IotError
+
 REPORT_SECONDS = 10.0
 """A state that goes on is logged again after this time."""
 _MOST_CHARACTERS = 300
@@ -209,7 +211,9 @@ def report(logger: logging.Logger, consequence: str, error: Exception) -> None:
         return
     _reported[key] = now, 0
     more = f" ({left_out} more like this were not logged)" if left_out else ""
-    said = f"{type(error).__name__}: {_one_line(str(error))}" if state is None else str(state)
+    said = _one_line(str(error)) if state is None else str(state)
+    if state is None and not isinstance(error, IotError):
+        said = f"{type(error).__name__}: {said}"
     logger.warning("%s; %s%s", said, consequence, more)
 
 

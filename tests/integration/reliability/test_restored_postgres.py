@@ -1,6 +1,7 @@
 """Postgres comes back without its newest rows: no reading is stored that nobody can open."""
 
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -206,6 +207,21 @@ def test_another_vault_in_its_place(restored: Restored) -> None:
     restored.postgres.execute("DELETE FROM vaults")
     restored.postgres.execute("INSERT INTO vaults SELECT * FROM lost")
     wait_until(lambda: restored.held() == 0, what="the release", seconds=60)
+
+
+def test_a_database_without_its_schema(restored: Restored, tmp_path: Path) -> None:
+    """As it is while a dump is restored into it. Each drain logged a traceback."""
+    log = tmp_path / "writer-0.log"
+    restored.postgres.execute("ALTER SCHEMA public RENAME TO elsewhere")
+    begin = time.monotonic()
+    while time.monotonic() < begin + 5:
+        restored.put("")
+    wait_until(lambda: "run `iot-sensor migrate`" in log.read_text(), what="the writer's sentence")
+    restored.postgres.execute("ALTER SCHEMA elsewhere RENAME TO public")
+    wait_until(lambda: len(restored.stack.read("p")) == restored.sent, what="all readings")
+    restored.check()
+    assert "Traceback" not in log.read_text()
+    assert log.read_text().count("\n") < 12, log.read_text()
 
 
 def test_ids_are_not_given_twice(restored: Restored) -> None:

@@ -240,7 +240,6 @@ DANGEROUS = [
     "FLUSHDB",
     "SWAPDB 0 1",
     "KEYS *",
-    "SCAN 0",
     "RANDOMKEY",
     "MONITOR",
     "SHUTDOWN",
@@ -282,6 +281,7 @@ REDIS_REFUSED = {
     ],
     "iot_writer": [
         *DANGEROUS,
+        "SCAN 0",
         "GET iot:vault:00",
         "SET iot:vault:00 x",
         "GET iot:request:00",

@@ -82,7 +82,9 @@ def post_worker_init(worker: Any) -> None:
     root.setLevel(_LIBRARIES_LEVEL)
     for name in _OUR_LOGGERS:
         logging.getLogger(name).setLevel(_settings.log_level)
-    worker.wsgi.extensions["iot"].watcher.start()
+    service = _service(worker)
+    if service is not None:
+        service.watcher.start()
 
 
 def _connections_per_network() -> int | None:
@@ -94,10 +96,16 @@ def _connections_per_network() -> int | None:
 def worker_exit(server: Any, worker: Any) -> None:
     """Close the worker's connections while its event loop still runs."""
     del server
-    if getattr(worker, "wsgi", None) is not None:  # not one that failed to load the app
-        from .wsgi import app  # noqa: PLC0415 - only a worker has it
+    service = _service(worker)
+    if service is not None:
+        service.close()
 
-        app.extensions["iot"].close()
+
+def _service(worker: Any) -> Any:
+    """The service of a worker's app; None when the worker failed to load the app, and for an app
+    without a service, such as the benchmark's empty route.
+    """
+    return getattr(getattr(worker, "wsgi", None), "extensions", {}).get("iot")
 
 
 def child_exit(server: Any, worker: Any) -> None:

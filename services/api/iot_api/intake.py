@@ -20,7 +20,8 @@ from iot_models.entry import Entry
 from iot_models.errors import IotError
 from iot_models.names import KeyNames
 from iot_models.reading import SEPARATOR, ReadingColumns
-from iot_stores.backlog import Backlog, Guard, GuardedError, RememberedRequest
+from iot_stores.append_outcomes import GuardedError
+from iot_stores.backlog import Backlog, Guard, RememberedRequest
 
 from .clients import Client
 from .guesses import Guesses
@@ -91,6 +92,7 @@ class Intake:
         self._backlog = backlog
         self._shards = shards
         self._remembering = remembering
+        self._session_renewals: int | None = None
         self._acknowledged = metrics.counter("iot_readings_acknowledged_total")
 
     def accept(
@@ -153,11 +155,20 @@ class Intake:
             return _repeated(appended.first_answer)
         self._acknowledged.inc(count)
         self._vaults.note_held(appended.held)
+        self._follow_renewals(appended.session_renewals)
         if proven is not None:
             if len(proven) > MOST_PROVEN:
                 proven.clear()
             proven.update([vault.vault_id for vault in vaults])
         return Accepted(count, entries, appended.ends)
+
+    def _follow_renewals(self, renewals: int) -> None:
+        """Begin a new session when writers have asked for new ones."""
+        if renewals == self._session_renewals:
+            return
+        if self._session_renewals is not None:
+            self._sealer.renew()
+        self._session_renewals = renewals
 
     def _open(
         self, batches: Sequence[Batch], client: Client, proven: Collection[uuid.UUID]

@@ -36,6 +36,10 @@ HOT_WINDOW_PAUSE_SECONDS = 10.0
 """A hot window on a Redis of its own that fails is left alone for so long: one that doesn't answer
 costs seconds each time, in which the backlog grows."""
 _MOST_LACKING = 10_000
+MANY_MISSING = 1000
+"""Missing numbers from which a session should end: each drain reads and writes all of them."""
+RENEWAL_SECONDS = 10.0
+"""A writer asks for new sessions this often at most."""
 
 _REFUSED = (psycopg.DataError, psycopg.IntegrityError)
 """What Postgres says of values that it will not take, ever."""
@@ -88,6 +92,7 @@ class Drain:
         """`hot_window_pause`: when the hot window fails, drains go without it for so long."""
         self._hot_window_pause = hot_window_pause
         self._hot_window_from = 0.0
+        self._renewal_from = 0.0
         self._lacking: set[uuid.UUID] = set()
         """Vaults that Postgres lacked when they were met last."""
         self._created: set[int] = set()
@@ -266,7 +271,17 @@ class Drain:
                     max(opened[-1][0].received for opened in _opened(batches)),
                 )
                 ledger.move_offsets(connection, moved, self._shards)
+        if any(len(each.missing) > MANY_MISSING for each in sessions.values()):
+            self._ask_for_new_sessions()
         return stored
+
+    def _ask_for_new_sessions(self) -> None:
+        """After a restore of Postgres, sessions lack what was stored since the backup."""
+        if time.monotonic() < self._renewal_from:
+            return
+        self._renewal_from = time.monotonic() + RENEWAL_SECONDS
+        self._backlog.ask_for_new_sessions()
+        _log.warning("sessions lack many numbers in the ledger: API processes begin new ones")
 
     def _tell_of_held(self, holds: Sequence[Hold]) -> None:
         """Log each vault that is missing once, and count what is held for it."""

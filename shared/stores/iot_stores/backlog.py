@@ -1,16 +1,16 @@
 """The backlog: sealed entries that are acknowledged and wait to be stored, one stream a shard."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, NoReturn, cast
+from typing import Any, NamedTuple, cast
 
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from iot_models.errors import TooLargeError, TooManyRequestsError, UnavailableError
+from iot_models.errors import TooLargeError, UnavailableError
 from iot_models.names import DRAIN_JOBS, MOST_SHARDS, KeyNames, drain_job
 
+from .append_outcomes import Outcome, refuse
 from .group_commit import GroupCommit
 from .redis_client import milliseconds
 from .redis_connections import renew_connections
@@ -19,9 +19,6 @@ from .stream_entries import Given, Removal, Waiting
 
 WAIT_MILLISECONDS = 2000
 """How long replicas, and disks, may take to have what was appended: fsync comes every second."""
-UNKNOWN_RATE_SECONDS, MOST_RETRY_SECONDS = 5, 60
-
-_FULL, _ADDED, _REMEMBERED, _GUARDED, _TOO_MANY, _TOO_MANY_OF_CLIENT = range(6)
 _PAGE = 128
 """Entries fetched at a time; the first page decides whether another is worth its round trip."""
 _GREATEST = 2**64 - 1
@@ -60,6 +57,8 @@ class Appended:
     """Per shard the bytes ever added to it, up to the last of the entries."""
     held: int = 0
     """How many entries wait for their vaults by now (`HeldEntries`)."""
+    session_renewals: int = 0
+    """How often writers have asked for new sessions (`Backlog.ask_for_new_sessions`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +83,6 @@ class Guard(NamedTuple):
 
     name: str
     limit: int
-
-
-class GuardedError(Exception):
-    """A guard was at its limit; nothing was appended. `seconds` is its TTL in Redis."""
-
-    def __init__(self, seconds: int) -> None:
-        super().__init__("a guard was at its limit")
-        self.seconds = seconds
 
 
 class Backlog:
@@ -169,15 +160,15 @@ class Backlog:
             keys.append(self._names.stream(shard))
             arguments += (shard, drain_job(shard), sealed)
         (outcome, *more), reached = self._append.run(keys, arguments, size)
-        if self._waits and outcome in {_ADDED, _REMEMBERED}:
+        if self._waits and outcome in {Outcome.ADDED, Outcome.REMEMBERED}:
             self._check_reached(reached)
-        if outcome == _REMEMBERED:
+        if outcome == Outcome.REMEMBERED:
             return Appended(first_answer=more[0])
-        if outcome != _ADDED:
-            _refuse(outcome, *more)
-        held, *totals = more
+        if outcome != Outcome.ADDED:
+            refuse(outcome, *more)
+        held, renewals, *totals = more
         ends = {shard: end for (shard, _), end in zip(entries, totals, strict=True)}
-        return Appended(ends=ends, held=held)
+        return Appended(ends=ends, held=held, session_renewals=renewals)
 
     def try_append(self) -> None:
         """Send what `append` sends, and change nothing. Raises `RedisError`, as `append` does."""
@@ -300,6 +291,10 @@ class Backlog:
         held = cast("bytes | None", self._client.hget(self._names.backlog_counters, "held"))
         return int(held or b"0") > 0
 
+    def ask_for_new_sessions(self) -> None:
+        """Let each API process begin a new session at its next request."""
+        self._client.hincrby(self._names.backlog_counters, "session_renewals", 1)
+
     def take_drains(self) -> list[int]:
         """Take all drains that wait off the queue: their shards, the one that waits longest first.
 
@@ -363,30 +358,6 @@ class Backlog:
         for shard, length, first in zip(shards, answers[::2], answers[1::2], strict=True):
             received = int(first[0][0].partition(b"-")[0]) if first else None
             yield shard, length, None if received is None else (now - received) / 1000
-
-
-def _refuse(outcome: int, *more: int) -> NoReturn:
-    if outcome == _FULL:
-        raise _full(*more)
-    if outcome == _GUARDED:
-        raise GuardedError(more[0])
-    seconds = max(1, more[0])
-    if outcome == _TOO_MANY_OF_CLIENT:
-        raise TooManyRequestsError(
-            "too many requests with an Idempotency-Key from this client; nothing was stored",
-            retry_after=seconds,
-        )
-    raise UnavailableError(
-        "too many requests with an Idempotency-Key are remembered; nothing was stored",
-        retry_after=seconds,
-    )
-
-
-def _full(excess: int, rate: int) -> UnavailableError:
-    """Full, until what is too much is drained at the rate of the last seconds."""
-    seconds = math.ceil(excess / rate) if rate else UNKNOWN_RATE_SECONDS
-    retry_after = min(max(seconds, 1), MOST_RETRY_SECONDS)
-    return UnavailableError("the backlog is full; nothing was stored", retry_after=retry_after)
 
 
 def _after(entry_id: bytes) -> bytes:

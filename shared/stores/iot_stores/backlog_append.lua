@@ -7,7 +7,8 @@
 -- Returns, when nothing is added: {0, excess bytes, bytes drained a second} for a full backlog,
 -- {2, answer} for a remembered request, {3, seconds} for a guard that is at its limit, {4, seconds}
 -- when too many requests are remembered, {5, seconds} when too many are of the client; else
--- {1, entries that are held, bytes ever added to the shard, ...}, one number an entry.
+-- {1, entries that are held, how often writers have asked for new sessions, bytes ever added to the shard, ...},
+-- one number an entry.
 
 -- A counter of a client, and whether it is damaged. One that is no number was planted in Redis: it
 -- counts as 0, since to refuse would shut the client out.
@@ -78,13 +79,13 @@ local added = 0
 for i = at + 3, #ARGV, 3 do
   added = added + #ARGV[i]
 end
-local known = redis.call('HMGET', counters, 'bytes', 'held')
+local known = redis.call('HMGET', counters, 'bytes', 'held', 'session_renewals')
 local held = tonumber(known[1] or '0')
 if held + added > limit then
   local rate = tonumber(redis.call('HGET', counters, 'rate') or '0')
   return {0, held + added - limit, rate}
 end
-local reply = {1, tonumber(known[2] or '0')}
+local reply = {1, tonumber(known[2] or '0'), tonumber(known[3] or '0')}
 for i = 3, #KEYS do
   local shard, job, sealed = ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
   at = at + 3

@@ -9,10 +9,13 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from integration.writer.sending import Sealed, Sender
+from integration.writer.sending import SENDER, Sealed, Sender
+from iot_api.put_body import Batch
 from iot_cipher.envelope import Sealer
 from iot_cipher.keyring import KeyringFile
+from iot_models.reading import ReadingColumns, int64s
 from iot_models.settings import Settings
+from iot_writer.drain import MANY_MISSING
 from iot_writer.writer import Writer
 from support.draining import drain_all
 
@@ -44,6 +47,26 @@ def test_an_entry_twice_in_one_request_is_stored_once(writer: Writer, sender: Se
     sender.backlog.append([sealed, sealed])
     drain_all(writer)
     assert sender.texts(b"p") == ["once"]
+
+
+def test_a_session_with_many_gaps_ends(writer: Writer, sender: Sender) -> None:
+    """As after a restore of Postgres. Each drain reads and writes all gaps of a session."""
+
+    def put() -> bytes:
+        columns = ReadingColumns(int64s([0]), int64s([7]), b"1")
+        accepted = sender.service.intake.accept([Batch(b"p", columns)], SENDER, tell_entries=True)
+        drain_all(writer)
+        return accepted.entries[0].session
+
+    first = put()
+    for _ in range(MANY_MISSING + 1):
+        sender.service.intake._sealer.seal(sender.shard(b"p"), b"lost")  # noqa: SLF001 - numbers that no drain has seen
+    assert put() == first
+    put()  # its answer tells of the renewal
+    second = put()
+    assert second != first
+    assert put() == second
+    assert sender.texts(b"p") == ["1"] * 5
 
 
 def test_a_shuffle_of_many_sessions_with_gaps(

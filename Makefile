@@ -11,6 +11,8 @@ TLS ?= 0
 
 # Settings of `make test`. Most tests wait for processes, so twice as many tests run at a time as there are cores.
 TEST_PROCESSES ?= $(shell echo $$((2 * $$(nproc 2>/dev/null || echo 2))))
+# The tests that check how fast processes recover run one after the other.
+ALONE := tests/integration/states tests/faults
 
 # Settings of `make faults`.
 SEED ?= 1
@@ -105,7 +107,9 @@ run: $(VENV)/.run ## Run the service on this machine: PORT=5000 DATA_DIR=.local 
 
 .PHONY: test
 test: $(VENV)/.dev $(VENV)/.chart ## Run all tests, with their own Redis and Postgres (T=path: only these)
-	@$(BIN)/pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder --durations 10 $(T)
+	@$(BIN)/pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder --durations 10 \
+		$(if $(T),$(T),$(addprefix --ignore ,$(ALONE)))
+	@$(if $(T),,$(BIN)/pytest $(ALONE))
 
 .PHONY: lint
 lint: $(VENV)/.dev ## Check style and formatting

@@ -22,7 +22,7 @@ PAUSE_SECONDS = 1.0
 """Shortest time between two looks."""
 IDLE_SECONDS = 2.0
 """Longest time between two looks: entries may be held of vaults that nobody sends to."""
-SCAN_SECONDS = 60.0
+SCAN_SECONDS = 10.0
 """Shortest time between two searches of all records in Redis."""
 KEEP_SECONDS = 60.0
 """While Postgres is away, records are kept in Redis this often: there may be ten thousand."""

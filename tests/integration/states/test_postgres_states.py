@@ -81,12 +81,10 @@ def test_state(state: str, running: Running, postgres: ProvokedPostgres) -> None
     assert _dead_letters(running) == 0
 
 
-def test_a_session_that_is_ended_costs_no_request(
-    running: Running, postgres: ProvokedPostgres
-) -> None:
+def test_sessions_that_are_ended_are_replaced(running: Running, postgres: ProvokedPostgres) -> None:
     running.mark()
     for number in range(3):
-        assert running.put(f"p{number}").status == 201
+        running.assert_acknowledged_again(f"p{number}")
         postgres.end_sessions()
     running.assert_all_stored()
 

@@ -4,12 +4,9 @@ import argparse
 from contextlib import nullcontext
 from pathlib import Path
 
-import psycopg
 from redis import Redis
-from redis.exceptions import RedisError
 
 from iot_cipher.writer_keys import WriterKeysFile
-from iot_models.errors import UnavailableError
 from iot_models.names import KeyNames
 from iot_models.settings import load
 from iot_stores.audit import AuditLog
@@ -18,6 +15,7 @@ from iot_stores.postgres import connect_postgres
 from iot_stores.redis_client import connect_hot_window, connect_redis
 
 from .dead import Subparsers
+from .store_errors import naming_states
 
 
 def add_claim(commands: "Subparsers[argparse.ArgumentParser]") -> None:
@@ -37,7 +35,10 @@ def _claim(parsed: argparse.Namespace) -> int:  # noqa: ARG001 -- as every comma
     redis = connect_redis(settings)
     hot_redis = connect_hot_window(settings, redis)
     try:
-        with connect_postgres(settings, name="iot-sensor claim-redis") as connection:
+        with (
+            naming_states(),
+            connect_postgres(settings, name="iot-sensor claim-redis") as connection,
+        ):
             installation = Installation(lambda: nullcontext(connection))
             ours = str(installation.known())
             for client in dict.fromkeys((redis, hot_redis)):
@@ -49,10 +50,6 @@ def _claim(parsed: argparse.Namespace) -> int:  # noqa: ARG001 -- as every comma
                 client.set(names.owner, ours)
                 client.set(names.owner_keyring, "")
                 print(f"Redis belonged to {before or 'nobody'}; it belongs to {ours} now")
-    except RedisError as error:
-        raise UnavailableError(f"Redis is away: {error}") from None
-    except psycopg.OperationalError as error:
-        raise UnavailableError(f"Postgres is away: {error}") from None
     finally:
         redis.close()
         hot_redis.close()

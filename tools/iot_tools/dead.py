@@ -7,12 +7,10 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
-from redis.exceptions import RedisError
-
 from iot_cipher.envelope import Opener, name_of
 from iot_cipher.writer_keys import WriterKeysFile
 from iot_models.entry import Entry, decode_entry
-from iot_models.errors import IotError, SettingsError, UnavailableError
+from iot_models.errors import IotError, SettingsError
 from iot_models.names import KeyNames
 from iot_models.settings import Settings, load
 from iot_stores.audit import AuditLog
@@ -20,10 +18,11 @@ from iot_stores.backlog import Backlog
 from iot_stores.dead_letters import DeadLetter, DeadLetters
 from iot_stores.forgotten import REASON, DatedEntry, find_forgotten
 from iot_stores.installation import Installation
-from iot_stores.postgres import AWAY, connect_postgres
+from iot_stores.postgres import connect_postgres
 from iot_stores.redis_client import connect_redis
-from iot_stores.store_states import state_of
 from iot_stores.watched_stores import watch_redis
+
+from .store_errors import naming_states
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -110,12 +109,8 @@ class _Dead:
 def _dead() -> Iterator[_Dead]:
     dead = _Dead(load())
     try:
-        yield dead
-    except (RedisError, *AWAY) as error:
-        state = state_of(error)
-        if state is None:
-            raise
-        raise UnavailableError(str(state)) from None
+        with naming_states():
+            yield dead
     finally:
         dead.redis.close()
 

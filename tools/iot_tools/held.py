@@ -6,11 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import psycopg
-from redis.exceptions import RedisError
-
 from iot_cipher.writer_keys import WriterKeysFile
-from iot_models.errors import IotError, SettingsError, UnavailableError
+from iot_models.errors import IotError, SettingsError
 from iot_models.names import KeyNames
 from iot_models.settings import Settings, load
 from iot_stores import ledger
@@ -20,6 +17,7 @@ from iot_stores.postgres import Connection, connect_postgres
 from iot_stores.redis_client import connect_redis
 
 from .dead import Subparsers
+from .store_errors import naming_states
 
 
 def add_held(commands: "Subparsers[argparse.ArgumentParser]") -> None:
@@ -36,16 +34,12 @@ def add_held(commands: "Subparsers[argparse.ArgumentParser]") -> None:
 @contextmanager
 def _stores() -> Iterator[tuple[HeldEntries, Connection, Settings]]:
     settings = load()
-    try:
-        with (
-            connect_redis(settings) as redis,
-            connect_postgres(settings, name="iot-sensor held") as connection,
-        ):
-            yield HeldEntries(redis, KeyNames(settings.redis_key_prefix)), connection, settings
-    except RedisError as error:
-        raise UnavailableError(f"Redis is away: {error}") from None
-    except psycopg.OperationalError as error:
-        raise UnavailableError(f"Postgres is away: {error}") from None
+    with (
+        naming_states(),
+        connect_redis(settings) as redis,
+        connect_postgres(settings, name="iot-sensor held") as connection,
+    ):
+        yield HeldEntries(redis, KeyNames(settings.redis_key_prefix)), connection, settings
 
 
 def _list(parsed: argparse.Namespace) -> int:  # noqa: ARG001 -- as every command

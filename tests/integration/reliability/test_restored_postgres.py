@@ -41,6 +41,18 @@ class Restored:
         self.postgres.execute("DELETE FROM segments")
         self.sent = 0
 
+    def stop_writer(self) -> None:
+        """Nobody drains from now on."""
+        self.stack.writers[0].terminate()
+        self.stack.writers[0].wait(20)
+
+    def lose_everything_undrained(self) -> None:
+        """Lose everything, and let three readings wait that no writer has seen."""
+        self.stop_writer()
+        self.lose_everything()
+        for _ in range(3):
+            self.put("")
+
     def vault_ids(self) -> list[object]:
         """The vaults that Postgres has."""
         found = self.postgres.execute("SELECT vault_id FROM vaults").fetchall()
@@ -123,22 +135,14 @@ def test_without_its_record_in_redis(restored: Restored) -> None:
 
 
 def test_with_another_writer(restored: Restored) -> None:
-    restored.stack.writers[0].terminate()
-    restored.stack.writers[0].wait(20)
-    restored.lose_everything()
-    for _ in range(3):
-        restored.put("")
+    restored.lose_everything_undrained()
     restored.stack.start_writer()
     restored.check()
 
 
 def test_with_its_record_in_redis_alone(restored: Restored) -> None:
     """The API was restarted after the readings were held; nobody sends any more."""
-    restored.stack.writers[0].terminate()
-    restored.stack.writers[0].wait(20)
-    restored.lose_everything()
-    for _ in range(3):
-        restored.put("")
+    restored.lose_everything_undrained()
     assert restored.stack.api is not None
     restored.stack.api.kill()
     restored.stack.api.wait()
@@ -160,8 +164,7 @@ def test_a_restart_finds_the_vault_missing_at_once(restored: Restored) -> None:
 
 def test_nothing_is_left_but_the_entries(restored: Restored) -> None:
     """They stay held, and are told about; they are stored when the row is restored."""
-    restored.stack.writers[0].terminate()
-    restored.stack.writers[0].wait(20)
+    restored.stop_writer()
     restored.lose_everything()
     receipt = restored.put("?ack=stored").headers["Location"]
     for _ in range(2):
@@ -186,8 +189,7 @@ def test_another_vault_in_its_place(restored: Restored) -> None:
     restored.lose_everything()
     record = next(iter(restored.redis.scan_iter("iot:vault:*")))
     kept = restored.redis.get(record)
-    restored.stack.writers[0].terminate()
-    restored.stack.writers[0].wait(20)
+    restored.stop_writer()
     restored.put("")  # into the vault that is lost
     restored.forget_records()
     restored.restart_api()

@@ -4,7 +4,8 @@ import itertools
 import json
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -110,3 +111,14 @@ class Running:
         read = [row["interrogator_timestamp"] for row in answer.json()["data"]]
         assert len(read) == len(set(read)), "a reading is doubled"
         return set(device.acknowledged) <= set(read)
+
+
+@contextmanager
+def running_service(environment: Mapping[str, str], logs: Path) -> Iterator[Running]:
+    """The service, started, until the block ends."""
+    running = Running(environment, logs)
+    try:
+        running.start()
+        yield running
+    finally:
+        running.stack.stop()

@@ -12,7 +12,7 @@ from faults.proxy import Proxy
 from integration.reliability.pgbouncer import PgBouncer
 from integration.reliability.redis_group import PASSWORD, Group
 from integration.states.postgres_pair import PostgresPair
-from integration.states.running import Running
+from integration.states.running import Running, running_service
 from support.waiting import wait_until
 
 KNOWN = [f"known {number}" for number in range(4)]
@@ -28,16 +28,19 @@ def group(tmp_path: Path) -> Iterator[Group]:
 
 def fail_over(group: Group, name: Proxy) -> None:
     """Make the replica the master. The old master goes on as its replica."""
-    with group.replica.client() as client:
-        client.replicaof("NO", "ONE")
+    promote(group)
     name.lead_to(group.replica.port)
     demote(group)
 
 
-def demote(group: Group) -> None:
-    """Make the master and the other replica replicas of the first one."""
+def promote(group: Group) -> None:
+    """Make the first replica a master."""
     with group.replica.client() as client:
         client.replicaof("NO", "ONE")
+
+
+def demote(group: Group) -> None:
+    """Make the master and the other replica replicas of the first one."""
     for follower in (group.master, group.replicas[1]):
         with follower.client() as client:
             client.replicaof("127.0.0.1", str(group.replica.port))
@@ -50,9 +53,7 @@ def test_redis(
     with Proxy(group.master.port) as name:
         url = group.master_url.replace(str(group.master.port), str(name.port))
         changes = {"IOT_REDIS_URL": url, "IOT_REDIS_WAIT_REPLICAS": str(wait_replicas)}
-        running = Running(stores_environment | changes, tmp_path)
-        try:
-            running.start()
+        with running_service(stores_environment | changes, tmp_path) as running:
             for password in KNOWN:
                 assert running.put(password).status == 201
             running.mark()
@@ -65,8 +66,6 @@ def test_redis(
             for password in KNOWN:
                 assert running.put(password).status == 201
             running.assert_all_stored()
-        finally:
-            running.stack.stop()
 
 
 def test_readiness_notices_it_while_nobody_sends(
@@ -74,10 +73,9 @@ def test_readiness_notices_it_while_nobody_sends(
 ) -> None:
     with Proxy(group.master.port) as name:
         url = group.master_url.replace(str(group.master.port), str(name.port))
-        running = Running(stores_environment | {"IOT_REDIS_URL": url}, tmp_path)
-        try:
-            running.start()
+        with running_service(stores_environment | {"IOT_REDIS_URL": url}, tmp_path) as running:
             running.mark()
+            promote(group)
             demote(group)
             wait_until(
                 lambda: running.ready()["redis"].startswith("READONLY: "),
@@ -86,8 +84,6 @@ def test_readiness_notices_it_while_nobody_sends(
             name.lead_to(group.replica.port)
             wait_until(lambda: running.ready()["redis"] == "ok", what="readiness")
             assert running.put(KNOWN[0]).status == 201
-        finally:
-            running.stack.stop()
 
 
 def test_the_hot_window_s_redis(
@@ -97,9 +93,7 @@ def test_the_hot_window_s_redis(
     with Proxy(group.master.port) as name:
         url = group.master_url.replace(str(group.master.port), str(name.port))
         changes = {"IOT_REDIS_URL": redis_url, "IOT_HOT_WINDOW_REDIS_URL": url}
-        running = Running(stores_environment | changes, tmp_path)
-        try:
-            running.start()
+        with running_service(stores_environment | changes, tmp_path) as running:
             running.mark()
             fail_over(group, name)
             assert running.put(KNOWN[0]).status == 201
@@ -113,8 +107,6 @@ def test_the_hot_window_s_redis(
                            for each in clients)  # fmt: skip
 
             wait_until(warm, seconds=30, what="a writer that uses the new master")
-        finally:
-            running.stack.stop()
 
 
 @pytest.fixture
@@ -146,14 +138,10 @@ def test_postgres(
     with Proxy(postgres_pair.primary_port) as name:
         url = postgres_pair.url(name.port)
         changes = {"IOT_POSTGRES_URL": url, "IOT_REDIS_URL": redis_url}
-        running = Running(stores_environment | changes, tmp_path)
-        try:
-            running.start()
+        with running_service(stores_environment | changes, tmp_path) as running:
             move_postgres(running, postgres_pair, name)
             running.assert_acknowledged_again("a new one", *KNOWN)
             running.assert_all_stored()
-        finally:
-            running.stack.stop()
 
 
 def test_postgres_behind_pgbouncer(
@@ -166,14 +154,12 @@ def test_postgres_behind_pgbouncer(
     with Proxy(postgres_pair.primary_port) as name:
         pooler = PgBouncer(tmp_path / "pgbouncer", postgres_pair.url(name.port))
         changes = {"IOT_POSTGRES_URL": pooler.url, "IOT_REDIS_URL": redis_url}
-        running = Running(stores_environment | changes, tmp_path)
         try:
-            running.start()
-            move_postgres(running, postgres_pair, name)
-            running.assert_acknowledged_again("a new one", *KNOWN)
-            running.assert_all_stored()
+            with running_service(stores_environment | changes, tmp_path) as running:
+                move_postgres(running, postgres_pair, name)
+                running.assert_acknowledged_again("a new one", *KNOWN)
+                running.assert_all_stored()
         finally:
-            running.stack.stop()
             pooler.stop()
 
 
@@ -183,9 +169,7 @@ def test_processes_that_send_nothing_leave_the_old_master(
     """So that their next request, after hours perhaps, is not refused."""
     with Proxy(group.master.port) as name:
         url = group.master_url.replace(str(group.master.port), str(name.port))
-        running = Running(stores_environment | {"IOT_REDIS_URL": url}, tmp_path)
-        try:
-            running.start()
+        with running_service(stores_environment | {"IOT_REDIS_URL": url}, tmp_path) as running:
             assert running.put(KNOWN[0]).status == 201
             running.mark()
             old = group.master
@@ -195,8 +179,6 @@ def test_processes_that_send_nothing_leave_the_old_master(
             for password in KNOWN:
                 assert running.put(password).status == 201
             running.assert_all_stored()
-        finally:
-            running.stack.stop()
 
 
 def _clients(redis: "Redis") -> list[str]:

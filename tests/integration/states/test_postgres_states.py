@@ -10,7 +10,7 @@ import pytest
 from redis import Redis
 
 from integration.states.postgres_states import STATES, ProvokedPostgres
-from integration.states.running import Running
+from integration.states.running import Running, running_service
 from iot_tools.local.ports import free_port
 from iot_tools.local.postgres_server import PostgresServer
 from iot_tools.local.redis_server import RedisServer
@@ -51,12 +51,10 @@ def running(
     with Redis.from_url(redis_server.url) as redis:
         redis.flushall()
     changes = {"IOT_POSTGRES_URL": postgres.service_url, "IOT_REDIS_URL": redis_server.url}
-    service = Running(stores_environment | changes, tmp_path_factory.mktemp("service"))
-    try:
-        service.start()
+    with running_service(
+        stores_environment | changes, tmp_path_factory.mktemp("service")
+    ) as service:
         yield service
-    finally:
-        service.stack.stop()
 
 
 @pytest.mark.parametrize("state", STATES)

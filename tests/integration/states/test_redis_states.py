@@ -6,7 +6,7 @@ import pytest
 
 from integration.rights.stores import servers
 from integration.states.redis_states import STATES, ProvokedRedis
-from integration.states.running import Running
+from integration.states.running import Running, running_service
 from support.waiting import wait_until
 
 
@@ -29,12 +29,8 @@ def running(
 ) -> Iterator[Running]:
     """The service on it."""
     environment = stores_environment | {"IOT_REDIS_URL": provoked_redis.service_url}
-    service = Running(environment, tmp_path_factory.mktemp("service"))
-    try:
-        service.start()
+    with running_service(environment, tmp_path_factory.mktemp("service")) as service:
         yield service
-    finally:
-        service.stack.stop()
 
 
 @pytest.mark.parametrize("state", STATES)

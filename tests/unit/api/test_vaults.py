@@ -268,19 +268,35 @@ def test_a_vault_that_exists_and_is_opened_is_told_once(
     other.close()
 
 
+class HeldUp:
+    """A slow key that notes the passwords in their order, and holds the first one up."""
+
+    def __init__(self) -> None:
+        self.order: list[bytes] = []
+        self._go_on = threading.Event()
+
+    def __call__(self, password: bytes, salt: bytes, log2_n: int) -> bytes:
+        self.order.append(password)
+        if password == b"first":
+            assert self._go_on.wait(LATER)
+        return password_key(password, salt, log2_n)
+
+    def open_all(self, vaults: Vaults, requests: Sequence[tuple[bytes, Client]]) -> list[OpenVault]:
+        """Let requests come one after the other while the first one is held up."""
+        with ThreadPoolExecutor() as threads:
+            done = []
+            for number, request in enumerate(requests, 1):
+                done.append(threads.submit(vaults.find_or_create, *request))
+                wait_until(lambda: len(self.order) + vaults.waiting == number, what="a caller")  # noqa: B023 - at once
+            self._go_on.set()
+            return [each.result(LATER) for each in done]
+
+
 @pytest.mark.parametrize("suspected", [False, True])
 def test_known_passwords_go_before_those_of_a_client_that_guesses(
     keyring: Keyring, records: Records, guesses: NoGuesses, suspected: bool
 ) -> None:
-    order: list[bytes] = []
-    go_on = threading.Event()
-
-    def slow_key(password: bytes, salt: bytes, log2_n: int) -> bytes:
-        order.append(password)
-        if password == b"first":
-            assert go_on.wait(LATER)
-        return password_key(password, salt, log2_n)
-
+    slow_key = HeldUp()
     clock = Clock()
     cache = VaultCache(size=10, seconds=10, clock=clock)
     vaults = Vaults(
@@ -292,32 +308,18 @@ def test_known_passwords_go_before_those_of_a_client_that_guesses(
     )
     vaults.find_or_create(b"known", CLIENT)
     clock.now += 10
-    order.clear()
+    slow_key.order.clear()
     guesses.suspected = suspected
-    with ThreadPoolExecutor() as threads:
-        done = []
-        for number, password in enumerate((b"first", b"new", b"known")):
-            done.append(threads.submit(vaults.find_or_create, password, CLIENT))
-            wait_until(lambda: len(order) + vaults.waiting == number + 1, what="a waiting caller")  # noqa: B023 - at once
-        go_on.set()
-        for each in done:
-            each.result(LATER)
-    assert order == ([b"first", b"known", b"new"] if suspected else [b"first", b"new", b"known"])
+    slow_key.open_all(vaults, [(password, CLIENT) for password in (b"first", b"new", b"known")])
+    expected = [b"first", b"known", b"new"] if suspected else [b"first", b"new", b"known"]
+    assert slow_key.order == expected
     vaults.close()
 
 
 def test_a_device_does_not_wait_in_the_place_of_a_suspect_with_its_password(
     keyring: Keyring, records: Records, guesses: NoGuesses
 ) -> None:
-    order: list[bytes] = []
-    go_on = threading.Event()
-
-    def slow_key(password: bytes, salt: bytes, log2_n: int) -> bytes:
-        order.append(password)
-        if password == b"first":
-            assert go_on.wait(LATER)
-        return password_key(password, salt, log2_n)
-
+    slow_key = HeldUp()
     cache = VaultCache(size=10, seconds=10)
     vaults = Vaults(
         lambda: keyring,
@@ -327,13 +329,7 @@ def test_a_device_does_not_wait_in_the_place_of_a_suspect_with_its_password(
         slow_key=slow_key,
     )
     requests = [(b"first", CLIENT), (b"common", Client("suspect")), (b"common", CLIENT)]
-    with ThreadPoolExecutor() as threads:
-        done = []
-        for number, (password, client) in enumerate(requests):
-            done.append(threads.submit(vaults.find_or_create, password, client))
-            wait_until(lambda: len(order) + vaults.waiting == number + 1, what="a waiting caller")  # noqa: B023 - at once
-        go_on.set()
-        opened = [each.result(LATER) for each in done]
-    assert order == [b"first", b"common", b"common"]
+    opened = slow_key.open_all(vaults, requests)
+    assert slow_key.order == [b"first", b"common", b"common"]
     assert opened[1].vault_id == opened[2].vault_id
     vaults.close()

@@ -32,6 +32,8 @@ class HeldVault:
     """Lookups of the password as it was sent, if only its normal form has a vault."""
     missing: bool = False
     """Whether Postgres lacks it, and gets it back only with a request that has its password."""
+    in_redis: bool = False
+    """Whether Redis has the record too: the next PUT stores it there first if not."""
 
 
 class VaultCache:
@@ -77,17 +79,19 @@ class VaultCache:
         record: VaultRecord,
         vault: OpenVault,
         missed: tuple[bytes, ...] = (),
-    ) -> None:
+    ) -> HeldVault:
         """Hold a vault from now on; the one that expires first makes room."""
         now = self._clock()
         renew_at = now + min(RENEW_SECONDS, self._seconds / 2)
-        self._held[key] = HeldVault(vault, record, renew_at, now + self._seconds, missed)
+        held = HeldVault(vault, record, renew_at, now + self._seconds, missed)
+        self._held[key] = held
         self._held.move_to_end(key)
         while len(self._held) > self._size:
             self._held.popitem(last=False)
         if self._dropper is None:
             self._dropper = threading.Thread(target=self._drop_on, name="vault-cache", daemon=True)
             self._dropper.start()
+        return held
 
     def forget(self, key: bytes) -> None:
         """Hold a vault no longer."""

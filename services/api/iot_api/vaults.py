@@ -44,7 +44,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Opened:
-    vault: OpenVault
+    held: HeldVault
     created: bool = False
 
 
@@ -91,24 +91,31 @@ class Vaults:
             DecryptionError: its record is damaged, or its master key is not in the keyring.
             RedisError, psycopg.Error: it can't be told now.
         """
-        vault = self._held_or_opened(password, client, create=False)
-        if vault is None:
+        found = self._held_or_opened(password, client, create=False)
+        if found is None:
             self._guesses.count(client)
-        return vault
+            return None
+        return found.vault
 
     def held(self, password: bytes, client: Client) -> OpenVault | None:
-        """The password's vault if this process has it open. The guess limit is not looked at."""
-        return self._held(self._cache.key(password), password, client)
+        """The password's vault, to be written to, if this process has it open. The guess limit is
+        not looked at.
+
+        Raises:
+            RedisError: only this process and Postgres have its record.
+        """
+        held = self._held(self._cache.key(password), password, client)
+        return None if held is None else self._writable(held)
 
     def find_or_create(self, password: bytes, client: Client) -> OpenVault:
-        """The password's vault, made if there is none, which counts as a guess.
+        """The password's vault, to be written to; made if there is none, which counts as a guess.
 
-        Raises what `find` raises.
+        Raises what `find` and `held` raise.
         """
-        vault = self._held_or_opened(password, client, create=True)
-        if vault is None:
+        found = self._held_or_opened(password, client, create=True)
+        if found is None:
             raise DecryptionError("a vault could neither be found nor made")
-        return vault
+        return self._writable(found)
 
     @property
     def old_processes_may_run(self) -> bool:
@@ -131,29 +138,41 @@ class Vaults:
         if entries:
             self._keeper.entries_are_held()
 
-    def _held_or_opened(self, password: bytes, client: Client, *, create: bool) -> OpenVault | None:
+    def _writable(self, held: HeldVault) -> OpenVault:
+        """A vault whose record Redis has too, so that its readings may be acknowledged.
+
+        When Postgres loses the row, Redis has the only copy that outlives this process. The record
+        is written before the readings, so a replica, or an AOF, that has them has the record.
+        """
+        if not held.in_redis:
+            self._records.cache(held.record)
+            held.in_redis = True
+        return held.vault
+
+    def _held_or_opened(self, password: bytes, client: Client, *, create: bool) -> HeldVault | None:
         self._guesses.check(client)
         key = self._cache.key(password)
         held = self._held(key, password, client)
         if held is not None:
             return held
         found = self._share(key, password, client, create=create)
-        return None if found is None else found.vault
+        return None if found is None else found.held
 
-    def _held(self, key: bytes, password: bytes, client: Client) -> OpenVault | None:
+    def _held(self, key: bytes, password: bytes, client: Client) -> HeldVault | None:
         held = self._cache.get(key)
-        if held is None:
-            return None
-        if self._cache.is_due(held) and not self._renew(key, held, password, client):
-            return None
-        return held.vault
+        if held is not None and self._cache.is_due(held):
+            return self._renew(key, held, password, client)
+        return held
 
-    def _renew(self, key: bytes, held: HeldVault, password: bytes, client: Client) -> bool:
-        """Hold a vault on if its record is still the same; False if it is another one.
+    def _renew(
+        self, key: bytes, held: HeldVault, password: bytes, client: Client
+    ) -> HeldVault | None:
+        """Hold a vault on if its record is still the same; None if it is another one.
 
         While its record can't be read, the vault is used until its time is over. One that Postgres
         lacks is put back: it was opened with the password, so its record is known to be good.
         """
+        held.in_redis = False  # the next PUT stores the record anew, before it expires
         # A process of an earlier version may have made a vault for the password as it was sent.
         lookups, record = [*held.missed, held.record.lookup], None
         try:
@@ -166,18 +185,18 @@ class Vaults:
         except (RedisError, *AWAY) as error:
             report(_log, "open vaults are not renewed", error)
             self._keeper.watch(held.record)
-            return True
+            return held
         except (IotError, PolicyChangedError) as error:
             _log.warning("an open vault is not renewed: %s", error)
             self._keeper.watch(held.record)
-            return True
+            return held
         if record != held.record:
             self._cache.forget(key)
-            return False
+            return None
         record = self._moved_when_idle(held, key, password, client)
-        self._cache.put(key, record, held.vault, held.missed)
+        renewed = self._cache.put(key, record, held.vault, held.missed)
         self._opened(held.vault)
-        return True
+        return renewed
 
     def _moved_when_idle(
         self, held: HeldVault, key: bytes, password: bytes, client: Client
@@ -287,7 +306,7 @@ class Vaults:
 
     def _open(
         self, search: PasswordSearch, key: bytes, record: VaultRecord, *, from_cache: bool
-    ) -> OpenVault:
+    ) -> HeldVault:
         metrics.counter("iot_vaults_opened_total").labels("found").inc()
         try:
             vault = search.open(record)
@@ -302,11 +321,11 @@ class Vaults:
             _log.warning("a vault's record in Redis was damaged; Postgres has the right one")
             record, vault = standing, search.open(standing)
         record = self._moved(search, record, vault)
-        self._cache.put(key, record, vault, search.missed)
+        held = self._cache.put(key, record, vault, search.missed)
         self._queue.remember(key)
         self._keeper.start()
         self._opened(vault)
-        return vault
+        return held
 
     def _confirmed(
         self, search: PasswordSearch, record: VaultRecord, vault: OpenVault
@@ -340,10 +359,10 @@ class Vaults:
         metrics.counter("iot_vaults_opened_total").labels("created").inc()
         if record.vault_id != fresh.vault_id:
             return _Opened(self._open(search, key, record, from_cache=False))
-        self._cache.put(key, record, vault, search.missed)
+        held = self._cache.put(key, record, vault, search.missed)
         self._queue.remember(key)
         self._keeper.start()
-        return _Opened(vault, created=True)
+        return _Opened(held, created=True)
 
     def _moved(self, search: PasswordSearch, record: VaultRecord, vault: OpenVault) -> VaultRecord:
         """The record of a vault under the newest lookup, if it may be moved there now."""

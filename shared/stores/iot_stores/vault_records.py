@@ -119,6 +119,8 @@ class VaultRecords:
     def add(self, record: VaultRecord) -> VaultRecord:
         """Store a new vault; the record that stands, which is another's if that came first.
 
+        Postgres alone has it after that (`cache`).
+
         Raises:
             PolicyChangedError: new vaults have a lookup of another format or cost by now.
             AWAY: Postgres can't serve.
@@ -126,11 +128,8 @@ class VaultRecords:
         values = (*_values(record), record.format)
         with _recognizing_changed_policy(), self._pool.connection() as connection:
             if connection.execute(_INSERT, values).rowcount:
-                standing = record
-            else:
-                standing = _find(connection, [record.lookup]).record or record
-        self._cache(standing)
-        return standing
+                return record
+            return _find(connection, [record.lookup]).record or record
 
     def put_back(self, record: VaultRecord) -> VaultRecord:
         """Make sure that Postgres has a vault; the record that stands there.
@@ -159,9 +158,8 @@ class VaultRecords:
             self._client.set(
                 self._names.replaced_vault_record(record.vault_id.bytes), _encode(record)
             )
-        elif standing.lookup != record.lookup:
-            self._forget(record.lookup)
-        self._cache(standing)
+        if self._cache(standing) and standing.vault_id == record.vault_id:
+            self._forget(record, standing)
         return standing
 
     def missing(self, records: Collection[VaultRecord]) -> list[VaultRecord]:
@@ -224,9 +222,8 @@ class VaultRecords:
         values = (*_values(new)[1:], new.format, old.vault_id, old.wrapped_key)
         with _recognizing_changed_policy(), self._pool.connection() as connection:
             replaced = connection.execute(_REPLACE, values).rowcount > 0
-        if replaced:
-            self._cache(new)
-            self._forget(old.lookup)
+        if replaced and self._cache(new):
+            self._forget(old, new)
         return replaced
 
     def raise_cost(self, cost: int) -> LookupPolicy:
@@ -244,17 +241,31 @@ class VaultRecords:
                     return policy
         raise wrong_policy(policy.fast_lookups, policy.costs)
 
-    def _cache(self, record: VaultRecord) -> None:
+    def cache(self, record: VaultRecord) -> None:
+        """Store a record in Redis, for a day from now.
+
+        Raises:
+            RedisError: Redis can't serve; it can't be told whether Redis has the record.
+        """
         name = self._names.vault_record(record.lookup)
+        self._client.set(name, _encode(record), ex=CACHE_SECONDS)
+
+    def _cache(self, record: VaultRecord) -> bool:
+        """Store a record in Redis; False when that failed."""
         try:
-            self._client.set(name, _encode(record), ex=CACHE_SECONDS)
+            self.cache(record)
         except RedisError as error:
             report(_log, "vault records are not cached", error)
+            return False
+        return True
 
-    def _forget(self, lookup: bytes) -> None:
+    def _forget(self, old: VaultRecord, new: VaultRecord) -> None:
+        """Drop a record from Redis when the vault's new one has another lookup there."""
+        if old.lookup == new.lookup:
+            return
         try:
             # Not deleted: where the API has a user of its own, that user may delete nothing.
-            self._client.set(self._names.vault_record(lookup), b"", px=1)
+            self._client.set(self._names.vault_record(old.lookup), b"", px=1)
         except RedisError as error:
             report(_log, "old vault records stay in Redis", error)
 

@@ -68,6 +68,9 @@ class Records(VaultRecords):
     def add(self, record: VaultRecord) -> VaultRecord:
         return self._records.setdefault(record.lookup, record)
 
+    def cache(self, record: VaultRecord) -> None:
+        del record
+
     def put_back(self, record: VaultRecord) -> VaultRecord:
         return self._records.setdefault(record.lookup, record)
 

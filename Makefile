@@ -131,7 +131,7 @@ docs: $(VENV)/.dev ## Regenerate the parts of the documentation that come from c
 	@$(BIN)/iot-sensor settings --markdown >> docs/.settings.md
 	@mv docs/.settings.md docs/settings.md
 	@$(BIN)/python charts/generate_readme.py
-	@$(BIN)/python -m iot_tools.capacity_overview docs/scaling.md
+	@$(BIN)/python -m iot_tools.capacity.overview docs/scaling.md
 
 .PHONY: bench
 bench: $(VENV)/.bench ## Measure the service and its peers into bench/RESULTS.md: QUICK=1 WRITE=1 ONLY=batches,...

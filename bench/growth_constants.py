@@ -2,7 +2,7 @@
 
 Five loads that differ in what they are made of (jobs, drains, entries, segments, readings) cost
 each part so much CPU; solved for what one of each costs. Sizes are counted where things lie. Prints
-lines for `tools/iot_tools/capacity_costs.py`.
+lines for `tools/iot_tools/capacity/costs.py`.
 """
 
 import argparse

@@ -10,12 +10,12 @@ from typing import cast
 import psycopg
 from redis import Redis
 
-from iot_api.clients import Client
+from iot_api.limits.clients import Client
 from iot_api.service import Service as Parts
 from iot_api.service import build_service
 from iot_cipher.vault import OpenVault
 from iot_models.settings import load
-from iot_stores.history import Question
+from iot_stores.history import ReadFilter
 
 from .growth_history import Size, Window, fill, pages
 from .load import Connection, send
@@ -93,7 +93,7 @@ class Grown:
     def questions(self) -> dict[str, Callable[[], int]]:
         """The same within this process; each tells how many readings there were."""
         readings, vault, window = self.parts.readings, self.vault, self.window
-        question = Question(window.low, window.high)
+        question = ReadFilter(window.low, window.high)
         names = list(self.requests())
         asked: Sequence[Callable[[], int]] = (
             lambda: _count(readings.latest(vault, LAST)),

@@ -22,7 +22,7 @@ from iot_models.segment import ID_STRIDE, SegmentBounds, encode_segment
 from iot_stores import history
 from iot_stores.months import month_begin
 from iot_stores.postgres import Connection
-from iot_writer.partitions import ensure_partition
+from iot_writer.maintenance.partitions import ensure_partition
 
 from .readings import freeform
 

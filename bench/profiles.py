@@ -18,32 +18,39 @@ OTHER = "all else"
 LOOP = "event loop (gevent)"
 
 API_STAGES = {
-    "JSON of answers": ("iot_api/answers.py",),
-    "parse": ("iot_api/put_body.py",),
+    "JSON of answers": ("iot_api/query/responses.py",),
+    "parse": ("iot_api/ingest/parser.py",),
     "compress and seal": ("iot_cipher/envelope.py", "iot_models/entry.py"),
     "Redis client": (
         "iot_stores/backlog.py", "iot_stores/group_commit.py", "iot_stores/scripts.py", "redis/",
     ),
     "decrypt and decode": (
-        "iot_cipher/sealed_segment.py", "iot_models/segment.py", "iot_api/opening.py",
-        "iot_api/rows.py",
+        "iot_cipher/sealed_segment.py", "iot_models/segment.py", "iot_api/query/segment_reader.py",
+        "iot_api/query/segment_rows.py",
     ),
-    "merge": ("iot_api/merge.py", "iot_api/order.py", "iot_api/readings.py"),
+    "merge": ("iot_api/query/merge.py", "iot_api/query/read_order.py", "iot_api/query/readings.py"),
     "Postgres client": ("iot_stores/history.py", "psycopg"),
     "metrics": ("prometheus_client/", "iot_models/metrics.py"),
-    "intake, vault lookup": ("iot_api/intake.py", "iot_api/vaults.py", "iot_cipher/"),
-    "views": ("iot_api/routes/", "iot_api/plain_put.py", "iot_api/request_body.py"),
+    "intake, vault lookup": (
+        "iot_api/ingest/intake.py", "iot_api/vaults/opening.py", "iot_cipher/",
+    ),
+    "views": ("iot_api/routes/", "iot_api/ingest/endpoint.py", "iot_api/http/request_body.py"),
     "Flask": ("flask/", "werkzeug/"),
-    "HTTP (gunicorn)": ("gunicorn/", "iot_api/worker.py"),
+    "HTTP (gunicorn)": ("gunicorn/", "iot_api/server/gunicorn_worker.py"),
 }  # fmt: skip
 WRITER_STAGES = {
     "open": ("iot_cipher/envelope.py", "iot_models/entry.py"),
     "segment": (
-        "iot_writer/segment_builder.py", "iot_models/segment.py", "iot_cipher/sealed_segment.py",
+        "iot_writer/drain/segment_builder.py",
+        "iot_models/segment.py",
+        "iot_cipher/sealed_segment.py",
     ),
     "hot window": ("iot_stores/hot_window.py",),
     "Postgres client": (
-        "iot_stores/history.py", "iot_stores/ledger.py", "iot_writer/partitions.py", "psycopg",
+        "iot_stores/history.py",
+        "iot_stores/ledger.py",
+        "iot_writer/maintenance/partitions.py",
+        "psycopg",
     ),
     "Redis client": ("iot_stores/backlog.py", "redis/"),
     "RQ": ("rq/",),

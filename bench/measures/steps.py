@@ -15,7 +15,7 @@ import msgspec
 from bench.readings import json_reading, json_readings
 from bench.spread import spread
 from bench.stage import Stage
-from iot_api.put_body import put_parser
+from iot_api.ingest.parser import put_parser
 from iot_cipher.aead import SALT_BYTES
 from iot_cipher.envelope import Opener, Sealer
 from iot_cipher.keyring import KeyringFile
@@ -25,7 +25,7 @@ from iot_models.entry import Entry, decode_entry
 from iot_models.reading import ReadingColumns
 from iot_models.segment import decode_segment
 from iot_models.settings import load
-from iot_writer.segment_builder import Arrival, build_segments
+from iot_writer.drain.segment_builder import Arrival, build_segments
 
 WHILE_SECONDS = 0.1
 DRAINED = 10

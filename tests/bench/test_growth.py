@@ -10,11 +10,11 @@ from bench.growth_history import BATCH, MONTHS, Size, fill
 from bench.simulator import Load
 from bench.simulator_check import Measured, fit
 
-from iot_api.clients import Client
+from iot_api.limits.clients import Client
 from iot_api.service import build_service
 from iot_models.errors import DecryptionError
 from iot_models.settings import Settings
-from iot_stores.history import Question
+from iot_stores.history import ReadFilter
 
 
 @pytest.mark.parametrize("size", [Size(60_000, 1), Size(60_000, 7), Size(6000, 60)])
@@ -35,11 +35,11 @@ def test_a_history_is_as_large_as_asked_and_can_be_read_where_it_is_read(
 
     read = service.readings
     assert len(list(chain.from_iterable(read.latest(vault, 100)))) == 100
-    question = Question(window.low, window.high)
+    question = ReadFilter(window.low, window.high)
     assert len(list(chain.from_iterable(read.select(vault, question)))) == BATCH
     assert len(list(chain.from_iterable(read.last_seconds(vault, 3600)))) == BATCH
     with pytest.raises(DecryptionError):  # the bulk of it is noise
-        list(read.select(vault, Question()))
+        list(read.select(vault, ReadFilter()))
     service.close()
 
 

@@ -122,7 +122,7 @@ def test_a_stand_in_that_is_unlike_the_old_server_is_called_so(ratio: float, sai
 
 def test_samples_count_for_the_stage_nearest_to_the_top() -> None:
     profile = parse(
-        "run (gevent/hub.py:1);handle (gunicorn/a.py:2);parse (iot_api/put_body.py:3) 6\n"
+        "run (gevent/hub.py:1);handle (gunicorn/a.py:2);parse (iot_api/ingest/parser.py:3) 6\n"
         "handle (gunicorn/a.py:2);append (iot_stores/backlog.py:9);send (gevent/s.py:1) 2\n"
         "run (gevent/hub.py:1) 1\n"
         "main (x.py:1) 1\n"
@@ -131,5 +131,5 @@ def test_samples_count_for_the_stage_nearest_to_the_top() -> None:
     assert shares["parse"] == 0.6
     assert shares["Redis client"] == 0.2
     assert shares[LOOP] == shares[OTHER] == 0.1
-    assert "60.0 %  60.0 %  parse (iot_api/put_body.py)" in profile.text()
+    assert "60.0 %  60.0 %  parse (ingest/parser.py)" in profile.text()
     assert "20.0 %  20.0 %  send (gevent/s.py)" in profile.text()

@@ -8,7 +8,7 @@ from pathlib import Path
 from chart.made import arguments
 from chart.release import Object, Pod, Release
 from chart.rendering import ROOT
-from iot_tools import cli
+from iot_tools.cli import main
 
 MOUNTED = "/etc/iot-sensor"
 """Where the chart mounts Secrets."""
@@ -54,4 +54,4 @@ def parsed(words: list[str]) -> argparse.Namespace:
     """The arguments of `iot-sensor`, by its own parser, which ends the test if it can't."""
     program, *rest = words
     assert Path(program).name == "iot-sensor"
-    return cli._parser().parse_args(rest)  # noqa: SLF001 -- there is no other way to only parse
+    return main._parser().parse_args(rest)  # noqa: SLF001 -- there is no other way to only parse

@@ -12,7 +12,7 @@ import pytest
 from flask.testing import FlaskClient
 from redis import Redis
 
-from iot_api.clients import Client
+from iot_api.limits.clients import Client
 from iot_api.service import Service
 from iot_cipher.aead import decrypt
 from iot_cipher.envelope import Opener
@@ -30,7 +30,7 @@ from iot_models.entry import decode_entry
 from iot_models.errors import DecryptionError
 from iot_models.settings import Settings
 from iot_stores import history
-from iot_stores.history import Question
+from iot_stores.history import ReadFilter
 from iot_writer.writer import Writer
 from support.draining import drain_all
 from support.keys import KEYS
@@ -67,7 +67,7 @@ def loot(client: FlaskClient, writer: Writer, settings: Settings) -> Loot:
         for each in writer.backlog.read(shard, max_bytes=2**20)
     ]
     (record,) = records
-    segments = list(history.select(connection, record.vault_id, Question()))
+    segments = list(history.select(connection, record.vault_id, ReadFilter()))
     assert len(segments) == len(waiting) == 1
     service: Service = client.application.extensions["iot"]
     vault = service.vaults.find(PASSWORD, Client("test"))

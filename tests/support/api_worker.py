@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from gunicorn.config import Config
 
-from iot_api.worker import ApiWorker
+from iot_api.server.gunicorn_worker import ApiWorker
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Letting a writer in this process work."""
 
-from iot_writer.drain import Outcome
+from iot_writer.drain.drain import Outcome
 from iot_writer.writer import Writer
 
 

@@ -1,7 +1,7 @@
 """The API's configuration of gunicorn, with deadlines that a test can wait for."""
 
-from iot_api import deadlines
 from iot_api.gunicorn_conf import *  # noqa: F403
+from iot_api.server import deadlines
 
 deadlines.FIRST_BYTE_SECONDS = 2.0
 deadlines.HEAD_SECONDS = 1.5

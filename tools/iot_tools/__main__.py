@@ -2,6 +2,6 @@
 
 import sys
 
-from iot_tools.cli import main
+from iot_tools.cli.main import main
 
 sys.exit(main())

@@ -5,19 +5,19 @@ import logging
 from flask import Flask
 from werkzeug.middleware.proxy_fix import ProxyFix
 
+from iot_api.http.access import build_access, register_access
+from iot_api.http.cors import Cors
+from iot_api.http.double_slashes import merge_slashes
+from iot_api.http.errors import register_errors
+from iot_api.http.request_metrics import register_requests_seen
+from iot_api.ingest.endpoint import PlainPut
+from iot_api.routes.audit import audit_blueprint
+from iot_api.routes.health import health_blueprint
+from iot_api.routes.readings import iot_blueprint
 from iot_models import metrics
 from iot_models.origins import parse_origins
 from iot_models.settings import Settings
 
-from .access import build_access, register_access
-from .cors import Cors
-from .double_slashes import merge_slashes
-from .http_errors import register_errors
-from .plain_put import PlainPut
-from .requests_seen import register_requests_seen
-from .routes.audit import audit_blueprint
-from .routes.health import health_blueprint
-from .routes.iot import iot_blueprint
 from .service import build_service
 
 _log = logging.getLogger(__name__)

@@ -9,8 +9,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from iot_api.allocator import hand_back_large_blocks
-from iot_api.refused_start import check_certificate, refuse, refuse_in_master, share
+from iot_api.server.allocator import hand_back_large_blocks
+from iot_api.server.startup_errors import check_certificate, refuse, refuse_in_master, share
 from iot_models.errors import SettingsError
 from iot_models.origins import parse_origins
 from iot_models.settings import drop_stray_libpq_variables, load
@@ -32,7 +32,7 @@ except SettingsError as error:
 bind = _settings.bind
 workers = _settings.api_workers
 # gevent's, for it was the fastest: see docs/adr/0003.
-worker_class = "iot_api.worker.ApiWorker"
+worker_class = "iot_api.server.gunicorn_worker.ApiWorker"
 worker_connections = _settings.api_connections
 keepalive = _settings.keepalive_seconds
 timeout = 60
@@ -58,7 +58,7 @@ def when_ready(server: Any) -> None:
     Not from a thread of the master: what that imports would be there, unpatched, in every worker.
     """
     if _settings.api_metrics_port:
-        command = [sys.executable, "-m", "iot_api.metrics_server"]
+        command = [sys.executable, "-m", "iot_api.server.metrics_server"]
         server.metrics_process = subprocess.Popen(command)  # noqa: S603 - a constant
 
 
@@ -66,7 +66,7 @@ def post_worker_init(worker: Any) -> None:
     """Pass the settings on to the worker; log what our code says as gunicorn logs; keep memory
     small; watch Redis.
     """
-    from iot_api.worker import Limits  # noqa: PLC0415 - after gevent's patches
+    from iot_api.server.gunicorn_worker import Limits  # noqa: PLC0415 - after gevent's patches
 
     worker.limit(
         Limits(

@@ -9,6 +9,17 @@ import gevent
 import psycopg
 from redis import Redis
 
+from iot_api.ingest.intake import Intake, Remembering
+from iot_api.ingest.receipts import Receipts
+from iot_api.limits.guess_limit import Guesses
+from iot_api.limits.large_requests import LargeRequests
+from iot_api.query.pausable_read import ReadSlots
+from iot_api.query.readings import Readings
+from iot_api.vaults.cache import VaultCache
+from iot_api.vaults.compaction_planner import CompactionPlanner
+from iot_api.vaults.keeper import VaultKeeper
+from iot_api.vaults.opening import Vaults
+from iot_api.vaults.scrypt_threads import slow_key
 from iot_cipher.envelope import Sealer
 from iot_cipher.keyring import KeyringFile
 from iot_models.names import SWEEP_JOB, KeyNames
@@ -26,18 +37,6 @@ from iot_stores.redis_client import connect_hot_window, connect_redis
 from iot_stores.redis_watch import RedisWatcher
 from iot_stores.vault_records import VaultRecords
 from iot_stores.watched_stores import watch_hot_window, watch_redis
-
-from .compaction import Compaction
-from .guesses import Guesses
-from .intake import Intake, Remembering
-from .large_requests import LargeRequests
-from .pausable_read import ReadSlots
-from .readings import Readings
-from .receipts import Receipts
-from .slow_keys import slow_key
-from .vault_cache import VaultCache
-from .vault_keeper import VaultKeeper
-from .vaults import Vaults
 
 CHECK_SECONDS = 2
 """How long Postgres may take to answer nothing."""
@@ -59,7 +58,7 @@ class Service:
     large_requests: LargeRequests
     receipts: Receipts
     readings: Readings
-    compaction: Compaction
+    compaction: CompactionPlanner
     audit: AuditLog
     readiness: Readiness
     watcher: RedisWatcher
@@ -101,7 +100,7 @@ def build_service(settings: Settings) -> Service:
         wait_replicas=settings.redis_wait_replicas,
         wait_fsync=bool(settings.redis_wait_fsync),
     )
-    compaction = Compaction(
+    compaction = CompactionPlanner(
         pool,
         CompactionOrders(redis, names),
         keyring.current,
@@ -114,7 +113,7 @@ def build_service(settings: Settings) -> Service:
         VaultCache(size=settings.vault_cache_size, seconds=settings.vault_cache_seconds),
         keyring.current,
         HeldEntries(redis, names),
-        lambda: backlog.arm([SWEEP_JOB]),
+        lambda: backlog.enqueue_once([SWEEP_JOB]),
     )
     vaults = Vaults(
         keyring.current,

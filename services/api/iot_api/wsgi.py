@@ -1,10 +1,10 @@
 """What gunicorn loads."""
 
+from iot_api.server.startup_errors import refuse_in_worker
 from iot_models.errors import SettingsError
 from iot_models.settings import load
 
 from .app import create_app
-from .refused_start import refuse_in_worker
 
 try:
     app = create_app(load())

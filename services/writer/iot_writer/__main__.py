@@ -4,12 +4,12 @@ import logging
 import os
 import sys
 
-from . import stopping
+from . import shutdown
 
 
 def main() -> int:
     """Run until SIGTERM; 2 when a setting is wrong."""
-    stopping.heed_signals()
+    shutdown.install_signal_handlers()
     # Now, and not above: they take a second, in which a signal would be deadly.
     from iot_models.errors import SettingsError  # noqa: PLC0415
     from iot_models.settings import drop_stray_libpq_variables, load_key_names  # noqa: PLC0415
@@ -21,7 +21,7 @@ def main() -> int:
         return _refuse(error)
 
     from .health import serve_health  # noqa: PLC0415
-    from .worker import work  # noqa: PLC0415
+    from .rq_worker import work  # noqa: PLC0415
     from .writer import current  # noqa: PLC0415
 
     try:

@@ -23,10 +23,11 @@ from iot_models.errors import SettingsError
 from iot_stores.postgres import AWAY
 from iot_stores.redis_watch import UnfitRedisError
 from iot_stores.store_states import report, state_of
+from iot_writer.drain.drain import Outcome
+from iot_writer.maintenance.partitions import ensure_months_ahead
 
-from . import lookup_upgrade, retention, stopping, sweep
-from .drain import Outcome
-from .partitions import ensure_months_ahead
+from . import shutdown
+from .maintenance import lookup_upgrade, retention, sweep
 from .writer import Writer, current
 
 LINGER_SECONDS = 0.025
@@ -81,7 +82,7 @@ def drain(shard: int) -> str:
     _linger()
     outcomes = _drain(writer, [shard, *writer.backlog.take_drains()])
     outcome = outcomes.get(shard, "postgres_away")
-    while outcomes and time.monotonic() < until and not stopping.asked.is_set():
+    while outcomes and time.monotonic() < until and not shutdown.requested.is_set():
         _linger()
         waiting = writer.backlog.take_drains()
         outcomes = _drain(writer, waiting) if waiting else {}
@@ -105,7 +106,7 @@ def _drain(writer: Writer, shards: Sequence[int]) -> dict[int, str]:
     except UnfitRedisError:
         return {}  # the watch logs why
     if drained.left:
-        writer.backlog.arm([names.drain_job(shard) for shard in drained.left])
+        writer.backlog.enqueue_once([names.drain_job(shard) for shard in drained.left])
     for outcome in drained.outcomes.values():
         _count("iot_drains_total", outcome)
     _drained_at = time.monotonic()
@@ -151,7 +152,7 @@ def compact() -> str:
         report(_log, "nothing is compacted", error)
         return "postgres_away"
     if left:
-        writer.backlog.arm([names.COMPACT_JOB])
+        writer.backlog.enqueue_once([names.COMPACT_JOB])
     _count("iot_compactions_total", outcome)
     return outcome
 
@@ -168,7 +169,7 @@ def sweep_shards() -> int:
         writer.drop_postgres()
         report(_log, "held entries are not released", error)
     if writer.compaction_orders.waiting():
-        writer.backlog.arm([names.COMPACT_JOB])
+        writer.backlog.enqueue_once([names.COMPACT_JOB])
     return sweep.sweep(writer.backlog)
 
 

@@ -62,7 +62,7 @@ class Ticker(threading.Thread):
             if at is not None and not stale:
                 continue
             if self._writer.redis.set(key, now, ex=seconds, nx=not stale):
-                self._writer.backlog.arm([job])
+                self._writer.backlog.enqueue_once([job])
 
     def _look_at_clocks(self) -> None:
         if time.monotonic() < self._look_at_clocks_from:

@@ -22,10 +22,9 @@ from iot_stores.readiness import Readiness
 from iot_stores.redis_client import connect_hot_window, connect_redis
 from iot_stores.redis_watch import RedisWatcher
 from iot_stores.watched_stores import watch_hot_window, watch_redis
-
-from .compaction import Compaction
-from .drain import HOT_WINDOW_PAUSE_SECONDS, Drain, Drained
-from .sparse_indexes import SparseIndexes
+from iot_writer.compaction.compactor import Compactor
+from iot_writer.drain.drain import HOT_WINDOW_PAUSE_SECONDS, Drain, DrainResult
+from iot_writer.maintenance.sparse_indexes import SparseIndexes
 
 _log = logging.getLogger(__name__)
 
@@ -73,7 +72,7 @@ class Writer:
             self.redis, self._connect, most_seconds=settings.clock_skew_max_seconds
         )
         self.compaction_orders = CompactionOrders(self.redis, self.names)
-        self.compaction = Compaction(self.compaction_orders, self.keys.current)
+        self.compaction = Compactor(self.compaction_orders, self.keys.current)
         self.sparse_indexes = SparseIndexes(self._connect)
         self._connection: Connection | None = None
 
@@ -116,7 +115,7 @@ class Writer:
             clocks=self.clocks,
         )
 
-    def drain_shards(self, shards: Sequence[int]) -> Drained:
+    def drain_shards(self, shards: Sequence[int]) -> DrainResult:
         """Drain shards of a Redis that is ours.
 
         Raises:

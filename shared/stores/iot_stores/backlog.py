@@ -27,7 +27,7 @@ _Page = list[tuple[bytes, dict[bytes, bytes]]]
 
 
 @dataclass(frozen=True, slots=True)
-class Drained:
+class DrainPosition:
     """Up to where a shard is drained."""
 
     now: int
@@ -304,20 +304,20 @@ class Backlog:
         shards = cast("list[bytes]", taken)
         return [int(each) for each in shards if each.isdigit() and int(each) < MOST_SHARDS]
 
-    def drained(self, shard: int) -> Drained:
+    def drained(self, shard: int) -> DrainPosition:
         """The moment, and up to where a shard was drained by then."""
         with self._client.pipeline(transaction=False) as pipeline:
             pipeline.time()
             pipeline.hget(self._names.backlog_counters, f"at:{shard}")
             time, position = pipeline.execute()
         at = None if position is None else position.decode()
-        return Drained(milliseconds(time), at)
+        return DrainPosition(milliseconds(time), at)
 
     def now(self) -> int:
         """Unix milliseconds, by the clock that stamps readings."""
         return milliseconds(self._client.time())
 
-    def arm(self, jobs: Sequence[str]) -> int:
+    def enqueue_once(self, jobs: Sequence[str]) -> int:
         """Queue the jobs that don't wait already; how many were queued."""
         return cast("int", self._arm(keys=[self._names.job_list], args=list(jobs)))
 

@@ -14,9 +14,9 @@ from iot_models.errors import FormatError
 from iot_models.reading import INT64_MAX, INT64_MIN
 from iot_models.segment import SegmentBounds
 
+from .interval_index import REACH, Position, probes
 from .months import month_begin
 from .postgres import Connection, short_query
-from .reach import REACH, Position, probes
 
 _COLUMNS: LiteralString = (
     "first_id, last_id, received_min, received_max, relative_min, relative_max, "
@@ -120,7 +120,7 @@ Segments = Generator[SealedSegment, None, None]
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class PageRange:
     """Which part of an answer: from where on, up to where, in which direction."""
 
     after: Position | None = None
@@ -133,7 +133,7 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class ReadFilter:
     """Which of a vault's readings are asked for: those with both times within the bounds."""
 
     relative_low: int = INT64_MIN
@@ -176,7 +176,10 @@ def insert(connection: Connection, segments: Iterable[SealedSegment]) -> None:
 
 
 def select(
-    connection: Connection, vault_id: uuid.UUID, question: Question, span: Span = Span()
+    connection: Connection,
+    vault_id: uuid.UUID,
+    read_filter: ReadFilter,
+    span: PageRange = PageRange(),
 ) -> Segments:
     """A vault's segments that may hold readings asked for, in the order of their begins.
 
@@ -185,7 +188,7 @@ def select(
     as one goes; a large payload only when it is asked for (`StoredSegment.fetch`). Keeps a
     transaction open until it is exhausted or closed.
     """
-    condition, parameters = _condition(question)
+    condition, parameters = _condition(read_filter)
     parameters["vault_id"] = vault_id
     if condition and span.few is not None:
         with read_transaction(connection):
@@ -200,7 +203,7 @@ def select(
 
 
 def _few(
-    connection: Connection, condition: LiteralString, parameters: dict[str, object], span: Span
+    connection: Connection, condition: LiteralString, parameters: dict[str, object], span: PageRange
 ) -> Segments:
     """Look through some hundreds of segments in order; if that is not enough, gather what meets the
     condition and put it in order. So neither many segments that don't meet it are gone through
@@ -227,7 +230,7 @@ def _begin(bounds: SegmentBounds, *, descending: bool) -> Position:
     return bounds.interrogator_min, bounds.first_id
 
 
-def _part(span: Span, position: Position) -> dict[str, object]:
+def _part(span: PageRange, position: Position) -> dict[str, object]:
     until = span.until or _LAST[span.descending]
     reaches, times, ids = probes(position)
     return {
@@ -236,12 +239,15 @@ def _part(span: Span, position: Position) -> dict[str, object]:
     }  # fmt: skip
 
 
-def _condition(question: Question) -> tuple[LiteralString, dict[str, object]]:
-    if question.received_low > 0:
-        since = question.received_low
+def _condition(read_filter: ReadFilter) -> tuple[LiteralString, dict[str, object]]:
+    if read_filter.received_low > 0:
+        since = read_filter.received_low
         return f"AND {_RECEIVED}", {"since": since, "month": month_begin(since)}
-    if (question.relative_low, question.relative_high) != (INT64_MIN, INT64_MAX):
-        return f"AND {_RELATIVE}", {"low": question.relative_low, "high": question.relative_high}
+    if (read_filter.relative_low, read_filter.relative_high) != (INT64_MIN, INT64_MAX):
+        return f"AND {_RELATIVE}", {
+            "low": read_filter.relative_low,
+            "high": read_filter.relative_high,
+        }
     return "", {}
 
 

@@ -26,7 +26,7 @@ not ready.
 """
 OLDEST_REVISION = "0003"
 """The oldest schema that this code works on: a database with vaults of version 0.1 stays at it
-until processes of that version are gone (`iot_writer.lookup_upgrade`)."""
+until processes of that version are gone (`iot_writer.maintenance.lookup_upgrade`)."""
 CONNECT_SECONDS = 3
 SHORT_SECONDS = 10
 """Timeout of a statement that takes milliseconds, as a rule."""

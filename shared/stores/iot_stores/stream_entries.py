@@ -50,7 +50,7 @@ class Removal:
     shard: int
     last: Waiting
     position: str
-    """Where the history stands then (`backlog.Drained`)."""
+    """Where the history stands then (`backlog.DrainPosition`)."""
     next_id: int
     """Id of the shard's next reading."""
     held: Sequence[Hold] = ()
@@ -69,7 +69,7 @@ class Given:
     """What a shard has given out, as far as Redis knows."""
 
     position: str | None
-    """As `backlog.Drained.position`."""
+    """As `backlog.DrainPosition.position`."""
     next_id: int
     """No id from here on was given."""
 

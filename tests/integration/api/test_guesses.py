@@ -10,8 +10,8 @@ from werkzeug.test import TestResponse
 
 from integration.api.asking import JSON, Api, assert_error, row, sample
 from integration.api.conftest import MakeApi
-from iot_api.clients import PROVEN
-from iot_api.guesses import PROXY_FACTOR
+from iot_api.limits.clients import PROVEN
+from iot_api.limits.guess_limit import PROXY_FACTOR
 from iot_writer.writer import Writer
 from support.draining import drain_all
 from support.keys import KEYS

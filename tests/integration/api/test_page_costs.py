@@ -15,11 +15,11 @@ from integration.writer.sending import sending
 from iot_models.segment import decode_segment
 from iot_models.settings import Settings
 from iot_stores import history
-from iot_stores.history import Question, Span
+from iot_stores.history import PageRange, ReadFilter
+from iot_stores.interval_index import Position
 from iot_stores.months import month_begin, next_month
 from iot_stores.postgres import Connection
-from iot_stores.reach import Position
-from iot_writer.partitions import ensure_partition
+from iot_writer.maintenance.partitions import ensure_partition
 from iot_writer.writer import Writer
 from support.draining import drain_all
 
@@ -72,7 +72,7 @@ def place(shape: str, number: int) -> Position:
     return time, number * 25_600 + 50 * 256
 
 
-def take(connection: Connection, question: Question, span: Span, count: int = 4) -> Touched:
+def take(connection: Connection, question: ReadFilter, span: PageRange, count: int = 4) -> Touched:
     """Take so many segments; what that touched."""
 
     def taken() -> int:
@@ -95,8 +95,8 @@ def test_a_page_costs_the_same_at_any_depth(
     shape, connection = filled
     ordered = "segments_latest" if descending else "segments_in_order"
     for number in (100, COUNT // 2, COUNT - 100):
-        span = Span(place(shape, number), descending=descending, few=100)
-        touched = take(connection, Question(), span)
+        span = PageRange(place(shape, number), descending=descending, few=100)
+        touched = take(connection, ReadFilter(), span)
         assert touched.pages < 200, number
         assert touched.indexes == {"segments_reach", ordered}
         assert not touched.scanned
@@ -109,12 +109,14 @@ def test_so_does_a_page_of_a_window(filled: tuple[str, Connection], descending: 
     if shape == "without times":
         return  # there the relative times alone tell one segment from another
     for number in (100, COUNT // 2, COUNT - 100):
-        span = Span(place(shape, number), descending=descending, few=100)
-        for question in (Question(relative_low=0), Question(received_low=MONTH)):
+        span = PageRange(place(shape, number), descending=descending, few=100)
+        for question in (ReadFilter(relative_low=0), ReadFilter(received_low=MONTH)):
             assert take(connection, question, span).pages < 900, number
-    narrow = Question(relative_low=7000 * SECOND, relative_high=7005 * SECOND)
+    narrow = ReadFilter(relative_low=7000 * SECOND, relative_high=7005 * SECOND)
     for after in (None, place(shape, 9000 if descending else 100)):
-        assert take(connection, narrow, Span(after, descending=descending, few=100)).pages < 1200
+        assert (
+            take(connection, narrow, PageRange(after, descending=descending, few=100)).pages < 1200
+        )
 
 
 @pytest.fixture
@@ -135,7 +137,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         counts.append(bounds.count)
         return decode_segment(bounds, data)
 
-    monkeypatch.setattr("iot_api.opening.decode_segment", decode)
+    monkeypatch.setattr("iot_api.query.segment_reader.decode_segment", decode)
     return counts
 
 

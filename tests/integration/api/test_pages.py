@@ -15,14 +15,14 @@ from integration.api.asking import PASSWORD, Api, Row, assert_error, row, sample
 from integration.api.test_reads import fill_at_random
 from integration.compaction.past import Past, each_second, noon
 from integration.writer.sending import sending
-from iot_api import merge as merge_module
-from iot_api import readings as readings_module
+from iot_api.query import merge as merge_module
+from iot_api.query import readings as readings_module
 from iot_cipher.sealed_segment import SealedSegment, decrypt_segment, encrypt_segment
 from iot_models.segment import SegmentColumns, decode_segment, encode_merged
 from iot_models.settings import Settings
-from iot_stores import compaction, history
+from iot_stores import history, small_segments
 from iot_stores.backlog import Backlog
-from iot_stores.history import Question
+from iot_stores.history import ReadFilter
 from iot_writer.writer import Writer
 from support.draining import drain_all
 
@@ -313,7 +313,7 @@ def _merge_all(past: Past) -> None:
     """Merge what was just stored, which compaction would leave alone for a while."""
     vault = past.sender.vault(b"p")
     connection = past.writer.postgres()
-    old = list(history.select(connection, vault.vault_id, Question()))
+    old = list(history.select(connection, vault.vault_id, ReadFilter()))
     opened = [decode_segment(s.bounds, decrypt_segment(vault, s.bounds, s.payload)) for s in old]
     rows = sorted(
         values
@@ -328,4 +328,4 @@ def _merge_all(past: Past) -> None:
     salt = os.urandom(16)
     payload = encrypt_segment(vault.vault_id, salt, vault.chunk_key(salt), bounds, content)
     with connection.transaction():
-        compaction.replace(connection, old, [SealedSegment(vault.vault_id, bounds, payload)])
+        small_segments.replace(connection, old, [SealedSegment(vault.vault_id, bounds, payload)])

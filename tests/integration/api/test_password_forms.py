@@ -9,7 +9,7 @@ import pytest
 from integration.api.asking import JSON, Api, Row, assert_error, row, sample
 from integration.api.conftest import MakeApi
 from integration.api.test_vault_lookups import costs, renew_at_next_use
-from iot_api import vaults
+from iot_api.vaults import opening
 from iot_cipher.vault import password_key
 from iot_writer.writer import Writer
 from support.draining import drain_all
@@ -28,7 +28,7 @@ def texts(rows: list[Row]) -> list[str]:
 def put_as_before(make_api: MakeApi, password: str, freeform: int) -> None:
     """PUT as the version before did, which compared passwords byte by byte."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(vaults, "normal_form", lambda password: password)
+        patch.setattr(opening, "normal_form", lambda password: password)
         assert make_api().put(row(password, freeform=freeform)).status_code == 201
 
 

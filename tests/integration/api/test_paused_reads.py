@@ -12,26 +12,26 @@ from redis import Redis
 from integration.api.asking import Api, row, sample
 from integration.compaction.past import Past, each_second, noon
 from integration.writer.sending import sending
-from iot_api import merge as merge_module
-from iot_api import pausable_read
-from iot_api import readings as readings_module
-from iot_api.answers import ReadingsStream
-from iot_api.order import Order
-from iot_api.paging import Page
-from iot_api.pausable_read import PausableRead
-from iot_api.readings import Readings
+from iot_api.query import merge as merge_module
+from iot_api.query import pausable_read
+from iot_api.query import readings as readings_module
+from iot_api.query.paging import Page
+from iot_api.query.pausable_read import PausableRead
+from iot_api.query.read_order import Order
+from iot_api.query.readings import Readings
+from iot_api.query.responses import ReadingsStream
 from iot_cipher.vault import OpenVault
 from iot_models.reading import Reading
 from iot_models.settings import Settings
-from iot_stores.history import Question
+from iot_stores.history import ReadFilter
 from iot_writer.writer import Writer
 from support.draining import drain_all
 
 PASSWORD = b"p"
 Begin = Callable[[Readings, OpenVault, Page], PausableRead]
 READS: dict[str, Begin] = {
-    "all": lambda readings, vault, page: readings.select(vault, Question(), page),
-    "from": lambda readings, vault, page: readings.select(vault, Question(relative_low=0), page),
+    "all": lambda readings, vault, page: readings.select(vault, ReadFilter(), page),
+    "from": lambda readings, vault, page: readings.select(vault, ReadFilter(relative_low=0), page),
     "days": lambda readings, vault, page: readings.last_seconds(vault, 800_000, page),
     "last 300": lambda readings, vault, page: readings.latest(vault, 300, page),
     "all by last": lambda readings, vault, page: readings.latest(vault, 1000, page),
@@ -105,7 +105,7 @@ def test_a_paused_read_holds_no_connection(
 ) -> None:
     del most_held
     past.store(PASSWORD, each_second(noon(2), 400), each=100)
-    read = past.sender.service.readings.select(past.sender.vault(PASSWORD), Question())
+    read = past.sender.service.readings.select(past.sender.vault(PASSWORD), ReadFilter())
     batches = iter(read)
     next(batches)
 
@@ -150,9 +150,9 @@ def test_an_answer_is_paused_anywhere(past: Past, most_held: int, size: int) -> 
     texts = [json.dumps('"\\é' * (size // 8) + str(n)) for n in range(4)]
     past.store(PASSWORD, [(noon(2), n, n, text) for n, text in enumerate(texts)], each=2)
     readings, vault = past.sender.service.readings, past.sender.vault(PASSWORD)
-    whole = b"".join(ReadingsStream(readings.select(vault, Question())).pieces())
+    whole = b"".join(ReadingsStream(readings.select(vault, ReadFilter())).pieces())
     assert [each["freeform"] for each in json.loads(whole)["data"]] == texts
-    stream = ReadingsStream(readings.select(vault, Question()))
+    stream = ReadingsStream(readings.select(vault, ReadFilter()))
     paused = b""
     for piece in stream.pieces():
         assert len(piece) < 600_000

@@ -18,9 +18,10 @@ from werkzeug.test import EnvironBuilder, run_wsgi_app
 
 from integration.api.asking import JSON, Api, row
 from integration.api.conftest import MakeApi
-from iot_api import plain_put, stopping
-from iot_api.access import declared_scope
-from iot_api.plain_put import PATHS, PlainPut
+from iot_api.http.access import declared_scope
+from iot_api.ingest import endpoint
+from iot_api.ingest.endpoint import PATHS, PlainPut
+from iot_api.server import shutdown
 from iot_cipher.tokens import new_tokens_text, with_token
 from iot_models.scopes import Scope
 from iot_tools.local.redis_server import RedisServer
@@ -328,7 +329,7 @@ SPECIAL: dict[str, tuple[dict[str, str], bytes]] = {
 
 
 def test_every_special_header_is_tried_here() -> None:
-    assert set(SPECIAL) == vars(plain_put)["_SPECIAL"]
+    assert set(SPECIAL) == vars(endpoint)["_SPECIAL"]
 
 
 @pytest.mark.parametrize("name", SPECIAL)
@@ -378,9 +379,9 @@ def test_a_length_that_is_none_goes_to_flask(ways: Ways, length: str) -> None:
 
 @pytest.fixture
 def _stopping() -> Iterator[None]:
-    stopping.asked.set()
+    shutdown.requested.set()
     yield
-    stopping.asked.clear()
+    shutdown.requested.clear()
 
 
 @pytest.mark.usefixtures("_stopping")

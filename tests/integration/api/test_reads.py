@@ -8,9 +8,9 @@ from operator import itemgetter
 import pytest
 
 from integration.api.asking import JSON, Api, Row, row
-from iot_api import answers
-from iot_api import merge as merge_module
-from iot_api import readings as readings_module
+from iot_api.query import merge as merge_module
+from iot_api.query import readings as readings_module
+from iot_api.query import responses
 from iot_writer.writer import Writer
 from support.draining import drain_all
 
@@ -115,7 +115,7 @@ def test_a_read_that_is_given_up_hands_its_connection_back_whole(
     for number in range(12):
         api.put([row(interrogator_time=number)] * 3)
         drain_all(writer)
-    monkeypatch.setattr(answers, "WHOLE_BYTES", 0)
+    monkeypatch.setattr(responses, "WHOLE_BYTES", 0)
     monkeypatch.setattr(merge_module, "BATCH", 1)
     monkeypatch.setattr(readings_module, "MOST_HELD", 0)
     pool = api.app.extensions["iot"].pool

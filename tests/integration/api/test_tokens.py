@@ -10,8 +10,8 @@ from werkzeug.test import TestResponse
 
 from integration.api.asking import JSON, Api, assert_error, row
 from integration.api.conftest import MakeApi
-from iot_api.access import declared_scope
-from iot_api.receipts import encode_receipt
+from iot_api.http.access import declared_scope
+from iot_api.ingest.receipts import encode_receipt
 from iot_cipher.envelope import EntryName
 from iot_cipher.tokens import new_tokens_text, with_token
 from iot_models.errors import SettingsError

@@ -12,7 +12,7 @@ from integration.api.conftest import MakeApi
 from iot_cipher.keyring import KeyringFile
 from iot_cipher.vault import scrypt_secret
 from iot_models.settings import Settings
-from iot_writer import lookup_upgrade
+from iot_writer.maintenance import lookup_upgrade
 from iot_writer.writer import Writer
 from support.draining import drain_all
 from support.keys import KEYS

@@ -8,7 +8,7 @@ from redis import Redis
 
 from integration.api.asking import JSON, Api, assert_error, row, sample
 from integration.api.conftest import MakeApi
-from iot_api import intake
+from iot_api.ingest import intake
 from iot_models import names
 from iot_writer.writer import Writer
 from support.draining import drain_all

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from iot_tools.cli import main
+from iot_tools.cli.main import main
 from support.kube_api import KubeApi
 
 

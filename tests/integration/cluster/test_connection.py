@@ -144,7 +144,8 @@ def test_no_cluster_at_all(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_other_commands_do_not_load_the_kubernetes_package() -> None:
     script = (
-        "import sys, iot_tools.cli as c; c.main(['settings']); print('kubernetes' in sys.modules)"
+        "import sys; from iot_tools.cli.main import main; main(['settings']); "
+        "print('kubernetes' in sys.modules)"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True

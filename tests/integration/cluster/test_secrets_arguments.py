@@ -4,7 +4,7 @@ import pytest
 
 from integration.cluster.conftest import Run
 from integration.cluster.test_secrets_create import TOKENS
-from iot_tools.cli import main
+from iot_tools.cli.main import main
 from support.kube_api import KubeApi
 
 

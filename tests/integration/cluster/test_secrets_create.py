@@ -17,7 +17,7 @@ from integration.cluster.conftest import Run
 from iot_cipher.keyring import new_keyring_text, parse_keyring
 from iot_cipher.tokens import new_token, new_tokens_text, parse_tokens, with_token
 from iot_cipher.writer_keys import writer_keys_text
-from iot_tools.cli import main
+from iot_tools.cli.main import main
 from support.kube_api import Asked, KubeApi
 
 TOKENS = ("--tokens", "f-tokens", "--token-values", "f-token-values",

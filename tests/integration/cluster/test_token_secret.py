@@ -9,8 +9,8 @@ import pytest
 
 from integration.cluster.conftest import Run
 from iot_cipher.tokens import new_tokens_text, parse_tokens, with_token
+from iot_tools.cli.tokens import KeptTokens
 from iot_tools.cluster.token_secret import tokens_in_secret
-from iot_tools.tokens import KeptTokens
 from support.kube_api import Asked, KubeApi
 
 CREATE = ("tokens", "create", "--scope", "ingest", "--secret", "f-tokens", "--name")

@@ -15,9 +15,9 @@ from iot_models.entry import Entry
 from iot_models.reading import SEPARATOR, Reading, ReadingColumns, int64s
 from iot_stores import history
 from iot_stores.months import DAY_MS, month_begin
-from iot_writer.compaction import Outcome
-from iot_writer.partitions import ensure_partition
-from iot_writer.segment_builder import Arrival, build_segments
+from iot_writer.compaction.compactor import Outcome
+from iot_writer.drain.segment_builder import Arrival, build_segments
+from iot_writer.maintenance.partitions import ensure_partition
 from iot_writer.writer import Writer
 from support.keys import KEYS
 

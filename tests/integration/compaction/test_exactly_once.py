@@ -9,7 +9,7 @@ import pytest
 
 from integration.compaction.past import Past, each_second, noon
 from iot_stores.postgres import Connection
-from iot_writer.compaction import Outcome
+from iot_writer.compaction.compactor import Outcome
 from iot_writer.writer import Writer
 from support.keys import KEYS
 from support.stack import Stack

@@ -14,11 +14,11 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from integration.compaction.past import Past, days_ago, each_second, noon
 from iot_models.metrics import declared
-from iot_stores import compaction
+from iot_stores import small_segments
 from iot_stores.months import DAY_MS
 from iot_writer import jobs
-from iot_writer.compaction import Outcome
-from iot_writer.retention import enforce
+from iot_writer.compaction.compactor import Outcome
+from iot_writer.maintenance.retention import enforce
 from iot_writer.writer import Writer
 from support.clock import now
 from support.keys import KEYS
@@ -70,7 +70,7 @@ def test_all_of_the_history_is_looked_at_when_there_may_be_something(past: Past)
 def test_a_long_history_is_looked_through_bit_by_bit(
     past: Past, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("iot_api.compaction.MOST_FOUND", 40)
+    monkeypatch.setattr("iot_api.vaults.compaction_planner.MOST_FOUND", 40)
     past.store(PASSWORD, each_second(noon(40), 100))
     vault = past.sender.vault(PASSWORD)
     for _ in range(3):
@@ -95,8 +95,8 @@ def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def test_large_segments_cost_nothing_to_who_looks_for_small_ones(past: Past) -> None:
     past.store(PASSWORD, each_second(noon(2), 12))
-    large = each_second(noon(3), compaction.SMALL)
-    past.store(PASSWORD, large, each=compaction.SMALL)
+    large = each_second(noon(3), small_segments.SMALL)
+    past.store(PASSWORD, large, each=small_segments.SMALL)
     copies = (
         "INSERT INTO segments SELECT vault_id, first_id + 256 * n, last_id + 256 * n, "
         "received_min + n, received_max + n, relative_min, relative_max, interrogator_min, "
@@ -108,9 +108,9 @@ def test_large_segments_cost_nothing_to_who_looks_for_small_ones(past: Past) -> 
     connection.execute("ANALYZE segments")
     values: dict[str, object] = {
         "vault_id": past.sender.vault(PASSWORD).vault_id, "since": 0, "before": days_ago(0),
-        "bytes": compaction.SMALL_BYTES, "limit": 2048,
+        "bytes": small_segments.SMALL_BYTES, "limit": 2048,
     }  # fmt: skip
-    plan = _plan(past, compaction._FIND, values)["Plan"]  # noqa: SLF001 - the statement itself
+    plan = _plan(past, small_segments._FIND, values)["Plan"]  # noqa: SLF001 - the statement itself
     scans = [each for each in _nodes(plan) if each.get("Relation Name")]
     assert sum(each["Actual Rows"] for each in scans) == 12
     assert not [each for each in scans if each["Node Type"] == "Seq Scan"]
@@ -138,7 +138,7 @@ def test_a_segment_across_midnight_is_parted(past: Past) -> None:
     before = past.readings(PASSWORD)
     vault = past.sender.vault(PASSWORD)
     # As a writer leaves it that was away for a while: all in one, of two times of receipt.
-    whole = compaction.find_small(
+    whole = small_segments.find_small(
         connection, vault.vault_id, since=0, before=days_ago(0), limit=100
     )
     assert len(whole) == 60

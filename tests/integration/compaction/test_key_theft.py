@@ -26,9 +26,9 @@ from iot_models.entry import Entry
 from iot_models.errors import DecryptionError
 from iot_models.reading import ReadingColumns, int64s
 from iot_models.segment import SegmentBounds, SegmentColumns, decode_segment, encode_merged
-from iot_stores import compaction, history
+from iot_stores import history, small_segments
 from iot_stores.months import DAY_MS
-from iot_writer.compaction import Outcome
+from iot_writer.compaction.compactor import Outcome
 from support.draining import drain_all
 from support.keys import KEYS
 
@@ -352,10 +352,10 @@ def test_what_spans_many_days_gets_no_key(thief: Thief, secret: set[str]) -> Non
 
 def test_what_is_fetched_is_small_whatever_the_rows_say(thief: Thief, large: SealedSegment) -> None:
     """A row that grows between two looks is not fetched."""
-    payload = large.payload[:17] + bytes(compaction.SMALL_BYTES)
+    payload = large.payload[:17] + bytes(small_segments.SMALL_BYTES)
     bounds = small_bounds(large, 1)
     thief.plant([SealedSegment(thief.vault_id, bounds, payload)])
-    found = compaction.fetch_small(
+    found = small_segments.fetch_small(
         thief.past.writer.postgres(), thief.vault_id, [(bounds.first_id, bounds.received_min)]
     )
     assert found == []

@@ -17,11 +17,11 @@ from iot_cipher.sealed_segment import decrypt_segment, salt_of
 from iot_models.compaction_order import CompactionOrder, decode_order
 from iot_models.errors import DecryptionError
 from iot_models.segment import may_share_key
-from iot_stores import compaction, history
-from iot_stores.history import Question
+from iot_stores import history, small_segments
+from iot_stores.history import ReadFilter
 from iot_stores.months import DAY_MS
-from iot_writer import compaction as merging
-from iot_writer.compaction import Outcome
+from iot_writer.compaction import compactor
+from iot_writer.compaction.compactor import Outcome
 from support.draining import drain_all
 from support.keys import KEYS
 
@@ -169,7 +169,7 @@ def test_an_order_of_an_older_process_is_done_so_that_it_can_read_it(stored: Pas
     assert stored.work() == [Outcome.MERGED]
     assert stored.readings(PASSWORD) == before
     vault = stored.sender.vault(PASSWORD)
-    (merged,) = history.select(stored.writer.postgres(), vault.vault_id, Question())
+    (merged,) = history.select(stored.writer.postgres(), vault.vault_id, ReadFilter())
     assert may_share_key(decrypt_segment(vault, merged.bounds, merged.payload))
 
 
@@ -210,7 +210,7 @@ def test_an_order_with_too_few_keys_changes_nothing(
 
 def test_an_order_tells_no_key_to_who_has_no_keyring(stored: Past, tmp_path: Path) -> None:
     vault = stored.sender.vault(PASSWORD)
-    segments = list(history.select(stored.writer.postgres(), vault.vault_id, Question()))
+    segments = list(history.select(stored.writer.postgres(), vault.vault_id, ReadFilter()))
     keys = [vault.chunk_key(salt_of(each.payload)) for each in segments]
     stored.look(PASSWORD)
     order = waiting(stored)
@@ -238,7 +238,7 @@ def test_an_order_opens_its_segments_and_no_others(stored: Past) -> None:
     (large,) = (
         each
         for each in history.select(
-            stored.writer.postgres(), uuid.UUID(bytes=order.vault_id), Question()
+            stored.writer.postgres(), uuid.UUID(bytes=order.vault_id), ReadFilter()
         )
         if each.bounds.count == 600
     )
@@ -248,7 +248,7 @@ def test_an_order_opens_its_segments_and_no_others(stored: Past) -> None:
 def test_no_more_is_unpacked_than_a_read_can_bear(
     stored: Past, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(merging, "CONTENT_BYTES", 30_000)
+    monkeypatch.setattr(compactor, "CONTENT_BYTES", 30_000)
     before = stored.readings(PASSWORD)
     rounds = 0
     while len(counts := stored.counts(PASSWORD)) > 3:
@@ -272,4 +272,4 @@ def test_what_is_small_is_what_the_index_holds(stored: Past) -> None:
     ((definition,),) = stored.rows(
         "SELECT indexdef FROM pg_indexes WHERE indexname = 'segments_small'"
     )
-    assert definition.endswith(f"WHERE (count < {compaction.SMALL})")
+    assert definition.endswith(f"WHERE (count < {small_segments.SMALL})")

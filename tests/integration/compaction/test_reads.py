@@ -11,7 +11,7 @@ from werkzeug.test import TestResponse
 
 from integration.api.asking import JSON, Api, sample
 from integration.compaction.past import Past, Sent, days_ago, each_second, noon
-from iot_writer.compaction import Outcome
+from iot_writer.compaction.compactor import Outcome
 from iot_writer.writer import Writer
 from support.draining import drain_all
 

@@ -6,8 +6,9 @@ import psycopg
 import pytest
 
 from integration.compaction.past import Past, each_second, noon
-from iot_writer import jobs, sparse_indexes
-from iot_writer.sparse_indexes import rebuild_sparse
+from iot_writer import jobs
+from iot_writer.maintenance import sparse_indexes
+from iot_writer.maintenance.sparse_indexes import rebuild_sparse
 from iot_writer.writer import Writer
 
 PASSWORD = b"p"

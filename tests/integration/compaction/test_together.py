@@ -9,7 +9,7 @@ import pytest
 
 from integration.compaction.past import Past, each_second, noon
 from iot_models.settings import Settings
-from iot_writer.retention import enforce
+from iot_writer.maintenance.retention import enforce
 from iot_writer.writer import Writer
 from support.clock import now
 from support.draining import drain_all

@@ -16,8 +16,8 @@ from iot_models.entry import decode_entry
 from iot_models.errors import DecryptionError, FormatError
 from iot_models.segment import decode_segment
 from iot_stores import history
-from iot_stores.history import Question
-from iot_writer.partitions import ensure_partition
+from iot_stores.history import ReadFilter
+from iot_writer.maintenance.partitions import ensure_partition
 from support.keys import KEYS
 
 
@@ -65,7 +65,7 @@ class Thief:
 
     def segments(self) -> list[SealedSegment]:
         """The vault's rows as they are now."""
-        return list(history.select(self.past.writer.postgres(), self.vault_id, Question()))
+        return list(history.select(self.past.writer.postgres(), self.vault_id, ReadFilter()))
 
     def plant(self, segments: Iterable[SealedSegment]) -> None:
         """Put rows into the history."""

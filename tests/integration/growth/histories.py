@@ -7,7 +7,7 @@ import psycopg
 
 from iot_stores.months import month_begin, next_month
 from iot_stores.postgres import Connection
-from iot_writer.partitions import ensure_partition
+from iot_writer.maintenance.partitions import ensure_partition
 
 FIRST_MONTH = month_begin(1_780_000_000_000)
 """May 2026."""

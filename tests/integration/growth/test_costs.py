@@ -8,7 +8,7 @@ from integration.growth.conftest import SHAPES, Histories
 from integration.growth.histories import ASKED, spread
 from integration.growth.touched import Touched, touching
 from iot_stores import history
-from iot_stores.history import Question, Span
+from iot_stores.history import PageRange, ReadFilter
 from iot_stores.postgres import Connection
 
 A_SEARCH = 3
@@ -24,13 +24,13 @@ def _begin(segments: history.Segments, count: int) -> None:
 
 def _latest(connection: Connection) -> Touched:
     with touching(connection) as touched:
-        _begin(history.select(connection, ASKED, Question(), Span(descending=True)), 4)
+        _begin(history.select(connection, ASKED, ReadFilter(), PageRange(descending=True)), 4)
     return touched
 
 
 def _all(connection: Connection) -> Touched:
     with touching(connection) as touched:
-        _begin(history.select(connection, ASKED, Question()), 4)
+        _begin(history.select(connection, ASKED, ReadFilter()), 4)
     return touched
 
 
@@ -39,7 +39,7 @@ def _window(connection: Connection) -> Touched:
     low, high = spread(connection)
     begin, width = (low + high) // 2, (high - low) // 20 // SHAPES["base"].months
     with touching(connection) as touched:
-        found = list(history.select(connection, ASKED, Question(begin, begin + width)))
+        found = list(history.select(connection, ASKED, ReadFilter(begin, begin + width)))
     assert found
     return touched
 
@@ -51,7 +51,7 @@ def _last_minutes(connection: Connection) -> Touched:
     assert end is not None
     assert isinstance(end[0], int)
     with touching(connection) as touched:
-        found = list(history.select(connection, ASKED, Question(received_low=end[0] - 1_200_000)))
+        found = list(history.select(connection, ASKED, ReadFilter(received_low=end[0] - 1_200_000)))
     assert len(found) == 1
     return touched
 

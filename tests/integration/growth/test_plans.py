@@ -11,10 +11,10 @@ from integration.growth.conftest import SHAPES, Histories
 from integration.growth.histories import ASKED, FIRST_MONTH, spread
 from integration.growth.plans import Plan, planned
 from iot_stores import history, ledger
-from iot_stores.history import Question, Span
+from iot_stores.history import PageRange, ReadFilter
 from iot_stores.months import month_begin, next_month
 from iot_stores.postgres import Connection
-from iot_writer.partitions import partition_begins, partition_name
+from iot_writer.maintenance.partitions import partition_begins, partition_name
 
 Ask = Callable[[Connection], object]
 
@@ -22,7 +22,7 @@ Ask = Callable[[Connection], object]
 def _relative(connection: Connection, low: float, high: float) -> list[object]:
     least, greatest = spread(connection)
     width = greatest - least
-    question = Question(least + int(low * width), least + int(high * width))
+    question = ReadFilter(least + int(low * width), least + int(high * width))
     return list(history.select(connection, ASKED, question))
 
 
@@ -30,13 +30,13 @@ def _received(connection: Connection, seconds: int) -> list[object]:
     end = connection.execute("SELECT max(received_max) FROM segments").fetchone()
     assert end is not None
     assert isinstance(end[0], int)
-    return list(history.select(connection, ASKED, Question(received_low=end[0] - seconds * 1000)))
+    return list(history.select(connection, ASKED, ReadFilter(received_low=end[0] - seconds * 1000)))
 
 
 ASKS: dict[str, tuple[Ask, set[str]]] = {
-    "all": (lambda db: list(history.select(db, ASKED, Question())), {"segments_in_order"}),
+    "all": (lambda db: list(history.select(db, ASKED, ReadFilter())), {"segments_in_order"}),
     "latest": (
-        lambda db: list(history.select(db, ASKED, Question(), Span(descending=True))),
+        lambda db: list(history.select(db, ASKED, ReadFilter(), PageRange(descending=True))),
         {"segments_latest"},
     ),
     "the first hundredth": (lambda db: _relative(db, 0, 0.01), {"segments_by_relative"}),
@@ -120,7 +120,7 @@ def test_what_bounds_the_time_of_receipt_looks_at_its_months_alone(history_of: H
             _received(connection, int(days * 86_400))
         assert _months(last(plans)) == set(every[-months:]), days
     with planned(connection) as plans:
-        list(history.select(connection, ASKED, Question()))
+        list(history.select(connection, ASKED, ReadFilter()))
     assert _months(last(plans)) == set(every)
 
 

@@ -10,7 +10,7 @@ from redis import Redis
 
 from integration.growth.conftest import Sending
 from integration.writer.sending import Sender
-from iot_api.clients import Client
+from iot_api.limits.clients import Client
 from iot_stores.backlog import RememberedRequest
 from support.keys import KEYS
 from support.stack import Stack

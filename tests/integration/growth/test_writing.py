@@ -8,14 +8,14 @@ from integration.growth.conftest import Sending
 from integration.growth.histories import vacuum
 from integration.growth.touched import touching
 from integration.writer.sending import SENDER, Sender
-from iot_api.put_body import Batch
+from iot_api.ingest.parser import Batch
 from iot_cipher.envelope import Sealer
 from iot_models.errors import UnavailableError
 from iot_models.reading import ReadingColumns, int64s
 from iot_stores.months import month_begin, next_month
 from iot_stores.postgres import Connection
-from iot_writer.partitions import partition_name
-from iot_writer.retention import enforce
+from iot_writer.maintenance.partitions import partition_name
+from iot_writer.maintenance.retention import enforce
 from iot_writer.writer import Writer
 from support.clock import now
 from support.draining import drain_all

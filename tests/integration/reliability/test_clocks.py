@@ -15,7 +15,7 @@ from integration.reliability.devices import Fleet
 from integration.writer.sending import Sender, sending
 from iot_models.settings import Settings
 from iot_tools.local.redis_server import RedisServer
-from iot_writer.sweep import sweep
+from iot_writer.maintenance.sweep import sweep
 from iot_writer.writer import Writer
 from support.draining import drain_all
 from support.keys import KEYS

@@ -21,7 +21,7 @@ END_SECONDS = 15.0
 QUICK_SECONDS = 10.0
 """A request that waits for nobody is answered within these, also on a busy machine."""
 BODY_SECONDS = 5.0
-"""How long a body may still take: `iot_api.worker.BODY_SECONDS`."""
+"""How long a body may still take: `iot_api.server.gunicorn_worker.BODY_SECONDS`."""
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from iot_models.settings import Settings, load
 from iot_stores.months import DAY_MS, month_begin
 from iot_stores.postgres import connect_postgres, postgres_pool
 from iot_stores.vault_records import VaultRecords
-from iot_writer import sparse_indexes
-from iot_writer.partitions import ensure_partition, partition_name
+from iot_writer.maintenance import sparse_indexes
+from iot_writer.maintenance.partitions import ensure_partition, partition_name
 from iot_writer.writer import Writer
 from support.keys import KEYS
 from support.stack import Stack

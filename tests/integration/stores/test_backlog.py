@@ -178,8 +178,8 @@ def test_numbers_keep_their_digits(begin: int, redis: "Redis", backlog: Backlog)
 
 
 def test_arming_queues_what_does_not_wait(redis: "Redis", backlog: Backlog) -> None:
-    assert backlog.arm(["a", "b", "a"]) == 2
-    assert backlog.arm(["b", "c"]) == 1
+    assert backlog.enqueue_once(["a", "b", "a"]) == 2
+    assert backlog.enqueue_once(["b", "c"]) == 1
     assert redis.lrange(KEYS.job_list, 0, -1) == [b"a", b"b", b"c"]
 
 

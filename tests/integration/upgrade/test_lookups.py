@@ -14,11 +14,11 @@ from redis import Redis
 
 from iot_api.app import create_app
 from iot_api.service import Service
-from iot_api.vault_cache import VaultCache
+from iot_api.vaults.cache import VaultCache
 from iot_cipher.keyring import parse_keyring
 from iot_models.settings import Settings
 from iot_stores.redis_client import connect_redis
-from iot_writer import lookup_upgrade
+from iot_writer.maintenance import lookup_upgrade
 from iot_writer.schema import migrate
 from iot_writer.writer import Writer
 from support.draining import drain_all

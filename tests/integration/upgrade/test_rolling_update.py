@@ -13,7 +13,7 @@ import pytest
 from redis import Redis
 
 from integration.upgrade.alternating_device import AlternatingDevice, check
-from iot_writer import lookup_upgrade
+from iot_writer.maintenance import lookup_upgrade
 from iot_writer.schema import migrate
 from support.earlier_version import VERSION_0_1, EarlierVersion, MissingCommitError
 from support.keys import KEYS

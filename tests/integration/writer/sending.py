@@ -10,7 +10,7 @@ from typing import Any
 
 from redis import Redis
 
-from iot_api.clients import Client
+from iot_api.limits.clients import Client
 from iot_api.service import Service, build_service
 from iot_cipher.envelope import Sealer
 from iot_cipher.keyring import KeyringFile
@@ -19,7 +19,7 @@ from iot_models.entry import Entry
 from iot_models.reading import SEPARATOR, Reading, ReadingColumns, int64s
 from iot_models.settings import Settings
 from iot_stores.backlog import Backlog
-from iot_stores.history import Question
+from iot_stores.history import ReadFilter
 from iot_stores.redis_client import connect_redis
 from support.keys import KEYS
 
@@ -86,7 +86,7 @@ class Sender:
 
     def readings(self, password: bytes) -> list[Reading]:
         """All of a password's readings from Postgres, in order."""
-        batches = self.service.readings.select(self.vault(password), Question())
+        batches = self.service.readings.select(self.vault(password), ReadFilter())
         return list(chain.from_iterable(batches))
 
     def texts(self, password: bytes) -> list[str]:

@@ -7,7 +7,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from integration.writer.sending import Sealed, Sender
-from iot_writer.drain import Outcome
+from iot_writer.drain.drain import Outcome
 from iot_writer.writer import Writer
 from support.draining import drain_all
 from support.keys import KEYS

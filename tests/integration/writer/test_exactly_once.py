@@ -14,8 +14,8 @@ from redis import Redis
 from integration.writer.sending import Sender
 from iot_stores import history, ledger
 from iot_stores.postgres import Connection
-from iot_writer.drain import Outcome
-from iot_writer.partitions import ensure_months_ahead
+from iot_writer.drain.drain import Outcome
+from iot_writer.maintenance.partitions import ensure_months_ahead
 from iot_writer.writer import Writer
 from support.clock import now
 from support.draining import drain_all

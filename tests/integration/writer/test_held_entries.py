@@ -14,8 +14,8 @@ from iot_models.errors import UnavailableError
 from iot_models.settings import Settings
 from iot_stores.backlog import Backlog
 from iot_stores.stream_entries import Hold, Removal
-from iot_writer import sweep
-from iot_writer.drain import Outcome
+from iot_writer.drain.drain import Outcome
+from iot_writer.maintenance import sweep
 from iot_writer.writer import Writer
 from support.counting import redis_commands
 from support.draining import drain_all

@@ -15,11 +15,11 @@ from redis.exceptions import ConnectionError as AwayError
 from integration.writer.sending import Sender, sending
 from iot_models.settings import Settings, load
 from iot_stores import history
-from iot_stores.history import Question
+from iot_stores.history import ReadFilter
 from iot_stores.hot_window import HotWindow
 from iot_tools.local.redis_server import RedisServer
 from iot_writer import writer as writer_module
-from iot_writer.drain import Outcome
+from iot_writer.drain.drain import Outcome
 from iot_writer.writer import Writer
 
 _numbers = itertools.count()
@@ -126,7 +126,7 @@ class Story:
                 continue
             begin = coverage.begin
             found = history.select(
-                self.writer.postgres(), self.vault_id, Question(received_low=begin)
+                self.writer.postgres(), self.vault_id, ReadFilter(received_low=begin)
             )
             stored = {segment.bounds.first_id for segment in found}
             held = {bounds.first_id for bounds in self.window.bounds(self.vault_id, begin)}
@@ -145,7 +145,7 @@ class Story:
             except _Stalled:
                 return
         if drained.outcomes[0] is not Outcome.EMPTY:
-            found = history.select(self.writer.postgres(), self.vault_id, Question())
+            found = history.select(self.writer.postgres(), self.vault_id, ReadFilter())
             self.finished |= {segment.bounds.first_id for segment in found}
 
 

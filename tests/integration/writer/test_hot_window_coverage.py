@@ -14,9 +14,9 @@ from prometheus_client import REGISTRY
 from integration.writer.sending import Sender, sending
 from iot_models.settings import Settings, load
 from iot_stores import history
-from iot_stores.history import Question
+from iot_stores.history import ReadFilter
 from iot_stores.hot_window import HotWindow
-from iot_writer.drain import Outcome
+from iot_writer.drain.drain import Outcome
 from iot_writer.writer import Writer
 from support.draining import drain_all
 from support.keys import KEYS
@@ -80,7 +80,7 @@ class Story:
         since = self.since()
         if since is None:
             return
-        question = Question(received_low=since)
+        question = ReadFilter(received_low=since)
         vault_id = self.sender.vault(self.password).vault_id
         stored = history.select(self.writer.postgres(), vault_id, question)
         held = {bounds.first_id for bounds in self.hot_window.bounds(vault_id, since)}
@@ -124,7 +124,7 @@ class Story:
 
     def _segments(self) -> set[int]:
         vault_id = self.sender.vault(self.password).vault_id
-        found = history.select(self.writer.postgres(), vault_id, Question())
+        found = history.select(self.writer.postgres(), vault_id, ReadFilter())
         return {segment.bounds.first_id for segment in found}
 
     def _go_on(self, place: int) -> None:

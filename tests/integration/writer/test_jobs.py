@@ -13,7 +13,7 @@ from integration.writer.sending import Sender
 from iot_models import names
 from iot_writer import jobs
 from iot_writer.jobs import KnownJob
-from iot_writer.sweep import sweep
+from iot_writer.maintenance.sweep import sweep
 from iot_writer.ticker import EVERY_SECONDS, Ticker
 from iot_writer.writer import Writer
 from support.keys import KEYS
@@ -64,7 +64,7 @@ def test_a_drain_is_queued_again_while_something_is_left(
 ) -> None:
     monkeypatch.setattr(jobs, "current", lambda: writer)
     monkeypatch.setattr(jobs, "JOB_SECONDS", 0)
-    monkeypatch.setattr("iot_writer.drain.DRAIN_BYTES", 10_000)
+    monkeypatch.setattr("iot_writer.drain.drain.DRAIN_BYTES", 10_000)
     for _ in range(300):
         sender.send(PASSWORD)
     shard = sender.shard(PASSWORD)

@@ -11,7 +11,7 @@ from integration.writer.sending import Sender
 from iot_models import metrics
 from iot_models.metrics import declared
 from iot_writer import jobs
-from iot_writer.drain import Outcome
+from iot_writer.drain.drain import Outcome
 from iot_writer.writer import Writer
 
 PASSWORD = b"p"

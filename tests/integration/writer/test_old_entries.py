@@ -9,7 +9,7 @@ from integration.writer.sending import Sealed, Sender
 from iot_stores.dead_letters import DeadLetter, DeadLetters
 from iot_stores.forgotten import TOO_OLD_MS
 from iot_stores.months import END_MS
-from iot_tools.cli import main
+from iot_tools.cli.main import main
 from iot_writer.writer import Writer
 from support.clock import now
 from support.draining import drain_all

@@ -9,7 +9,7 @@ import psycopg
 from integration.writer.sending import Sender
 from iot_stores.months import month_begin, next_month
 from iot_stores.postgres import Connection
-from iot_writer.partitions import (
+from iot_writer.maintenance.partitions import (
     MONTHS_AHEAD,
     ensure_months_ahead,
     ensure_partition,

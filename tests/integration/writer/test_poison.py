@@ -7,7 +7,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from iot_stores.dead_letters import DeadLetters
-from iot_tools.cli import main
+from iot_tools.cli.main import main
 from iot_writer.writer import Writer
 from support.draining import drain_all
 from support.keys import KEYS

@@ -10,12 +10,12 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from integration.writer.sending import SENDER, Sealed, Sender
-from iot_api.put_body import Batch
+from iot_api.ingest.parser import Batch
 from iot_cipher.envelope import Sealer
 from iot_cipher.keyring import KeyringFile
 from iot_models.reading import ReadingColumns, int64s
 from iot_models.settings import Settings
-from iot_writer.drain import MANY_MISSING
+from iot_writer.drain.drain import MANY_MISSING
 from iot_writer.writer import Writer
 from support.draining import drain_all
 

@@ -8,8 +8,8 @@ import pytest
 from integration.writer.sending import Sender
 from iot_stores.months import DAY_MS, month_begin
 from iot_stores.postgres import Connection
-from iot_writer.partitions import partition_name
-from iot_writer.retention import SESSION_DAYS, enforce
+from iot_writer.maintenance.partitions import partition_name
+from iot_writer.maintenance.retention import SESSION_DAYS, enforce
 from iot_writer.writer import Writer
 from support.clock import now
 from support.draining import drain_all

@@ -10,7 +10,7 @@ from integration.writer.sending import Sender, sending
 from iot_models import names
 from iot_models.settings import Settings, load
 from iot_writer import jobs
-from iot_writer.sweep import sweep
+from iot_writer.maintenance.sweep import sweep
 from iot_writer.writer import Writer
 from support.draining import drain_all
 from support.keys import KEYS

@@ -1,1 +1,4 @@
-"""What talks to a Kubernetes cluster; loaded by its commands alone, for `kubernetes` is slow."""
+"""Commands that talk to the Kubernetes API: create and change Secrets.
+
+Imported by those commands alone, because importing `kubernetes` is slow.
+"""

@@ -1,1 +1,4 @@
-"""Everything on one machine: the servers, the certificate and the supervisor of `make run`."""
+"""Everything of `make run`: the servers, the certificate, the supervisor, simulated devices.
+
+Never part of an image.
+"""

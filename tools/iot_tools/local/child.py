@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from iot_tools.local import launch
+from . import launch
 
 _GROUP_PATIENCE = 1.0
 

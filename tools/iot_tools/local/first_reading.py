@@ -7,8 +7,9 @@ import time
 import uuid
 from collections.abc import Callable
 
-from iot_tools.client import ApiClient, NotDeliveredError, RefusedError
-from iot_tools.interrogator import Interrogator
+from iot_tools.checks.http_client import ApiClient, NotDeliveredError, RefusedError
+
+from .interrogator import Interrogator
 
 _PROXIES = ("http_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
 """What curl heeds, also for the loopback address."""

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from iot_tools.local.child import wait_until
+from .child import wait_until
 
 _PR_SET_CHILD_SUBREAPER = 36
 

@@ -8,12 +8,13 @@ from pathlib import Path
 
 from iot_models import settings
 from iot_models.settings import Settings
-from iot_tools.local.certificate import ensure_certificate
-from iot_tools.local.child import Child, Program
-from iot_tools.local.options import Options
-from iot_tools.local.ports import free_port
-from iot_tools.local.postgres_server import PostgresServer
-from iot_tools.local.redis_server import RedisServer
+
+from .certificate import ensure_certificate
+from .child import Child, Program
+from .options import Options
+from .ports import free_port
+from .postgres_server import PostgresServer
+from .redis_server import RedisServer
 
 DEMO_PASSWORD = "demo"  # noqa: S105 -- of simulated readings, and printed for all to see
 

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
 
-from iot_tools.local.child import Child, LaunchError, Program
-from iot_tools.local.ports import free_port
-from iot_tools.local.server import Server
+from .child import Child, LaunchError, Program
+from .ports import free_port
+from .server import Server
 
 _MAJOR = "18"
 _USER = "postgres"

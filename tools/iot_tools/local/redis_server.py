@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from iot_tools.local.child import LaunchError, Program
-from iot_tools.local.ports import free_port
-from iot_tools.local.server import Server
+from .child import LaunchError, Program
+from .ports import free_port
+from .server import Server
 
 _OLDEST = (6, 2)
 

@@ -9,18 +9,19 @@ from iot_cipher.keyring import create_keyring_file
 from iot_cipher.writer_keys import write_writer_keys_file
 from iot_models.addresses import parse_bind
 from iot_models.errors import SettingsError
-from iot_tools.client import ApiClient
-from iot_tools.local import first_reading, orphans, parts
-from iot_tools.local.child import LaunchError
-from iot_tools.local.first_reading import FirstReading
-from iot_tools.local.lock import DirectoryInUseError, DirectoryLock
-from iot_tools.local.options import Options
-from iot_tools.local.parts import DEMO_PASSWORD, Parts
-from iot_tools.local.ports import free_port, is_free
-from iot_tools.local.redis_server import find_redis
-from iot_tools.local.stop_request import StopRequest, StopRequested
-from iot_tools.local.supervisor import Supervisor
-from iot_tools.local.terminal import Terminal
+from iot_tools.checks.http_client import ApiClient
+
+from . import first_reading, orphans, parts
+from .child import LaunchError
+from .first_reading import FirstReading
+from .lock import DirectoryInUseError, DirectoryLock
+from .options import Options
+from .parts import DEMO_PASSWORD, Parts
+from .ports import free_port, is_free
+from .redis_server import find_redis
+from .stop_request import StopRequest, StopRequested
+from .supervisor import Supervisor
+from .terminal import Terminal
 
 _EARLIER_RUN_PATIENCE = 3.0
 _FIRST_READING_PATIENCE = 30.0

@@ -4,8 +4,8 @@ import signal
 from abc import ABC, abstractmethod
 from pathlib import Path
 
-from iot_tools.local.child import Child, LaunchError, Program, wait_until
-from iot_tools.local.lock import DirectoryInUseError, DirectoryLock
+from .child import Child, LaunchError, Program, wait_until
+from .lock import DirectoryInUseError, DirectoryLock
 
 _START_PATIENCE = 20.0
 _LOCK_PATIENCE = 10.0

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from iot_tools.local.child import LaunchError
-from iot_tools.local.stop_request import StopRequest
+from .child import LaunchError
+from .stop_request import StopRequest
 
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 30.0

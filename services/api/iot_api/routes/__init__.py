@@ -1,1 +1,4 @@
-"""The routes: from HTTP to the service's parts and back."""
+"""Flask views: translate between HTTP and `query`, `ingest`, `vaults` and the stores.
+
+No logic: a view reads arguments, calls one function and encodes the result.
+"""

@@ -2,8 +2,8 @@
 
 from flask import Blueprint, Response
 
-from iot_api.access import needs
-from iot_api.answers import json_answer
+from iot_api.http.access import needs
+from iot_api.http.json_response import json_response
 from iot_api.service import Service
 from iot_models.scopes import Scope
 
@@ -21,6 +21,6 @@ def audit_blueprint(service: Service) -> Blueprint:
         with service.pool.connection() as connection:
             lines = service.audit.latest(connection, LATEST)
         data = [{"id": number, "absolute_timestamp": at, "log": line} for number, at, line in lines]
-        return json_answer({"data": data})
+        return json_response({"data": data})
 
     return blueprint

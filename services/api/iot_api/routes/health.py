@@ -2,8 +2,8 @@
 
 from flask import Blueprint, Response
 
-from iot_api.access import needs_no_token
-from iot_api.answers import json_answer
+from iot_api.http.access import needs_no_token
+from iot_api.http.json_response import json_response
 from iot_api.service import Service
 
 
@@ -14,14 +14,14 @@ def health_blueprint(service: Service) -> Blueprint:
     @blueprint.get("/healthz")
     @needs_no_token
     def healthz() -> Response:
-        return json_answer({"status": "ok"})
+        return json_response({"status": "ok"})
 
     @blueprint.get("/readyz")
     @needs_no_token
     def readyz() -> Response:
         state = service.readiness.state()
         ready = service.readiness.ready(state)
-        answer = json_answer(
+        answer = json_response(
             {"status": "ready" if ready else "not ready", **state}, 200 if ready else 503
         )
         if not ready:

@@ -1,7 +1,7 @@
 -- Indexes with which no statement's cost grows with what it does not ask for (docs/scaling.md).
 
 -- A vault's small segments, for compaction to find: those with fewer readings than
--- `iot_stores.compaction.SMALL`. Large ones, which are most of the history, are not in it.
+-- `iot_stores.small_segments.SMALL`. Large ones, which are most of the history, are not in it.
 CREATE INDEX segments_small ON segments (vault_id, received_min) WHERE count < 512;
 
 -- The greatest relative time of all vaults. Over an expression, so that it serves this question and
@@ -24,7 +24,7 @@ CREATE INDEX segments_received ON segments USING brin (received_min)
 DROP INDEX ingest_sessions_seen;
 
 -- The segments in which a position (interrogator timestamp, id) lies, whatever the vault's size: by
--- how far a segment reaches, in powers of 256, then by its begin. See iot_stores/reach.py. Those of
+-- how far a segment reaches, in powers of 256, then by its begin. See iot_stores/interval_index.py. Those of
 -- one reading reach nowhere and are not in it. Over an expression, so that it serves this question
 -- and no other.
 CREATE INDEX segments_reach ON segments (

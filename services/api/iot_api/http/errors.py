@@ -1,0 +1,106 @@
+"""Errors become HTTP here and nowhere else."""
+
+import logging
+
+from flask import Flask, Response, g
+from werkzeug.exceptions import HTTPException
+
+from iot_api.http.json_response import json_response
+from iot_models.errors import (
+    ErrorCode,
+    ForbiddenError,
+    IotError,
+    UnauthorizedError,
+    UnavailableError,
+)
+from iot_stores.postgres import PoolBusyError
+from iot_stores.store_states import report, state_of
+
+from .unexpected_errors import log_defect
+
+RETRY_SECONDS = 1
+
+STATUS = {
+    ErrorCode.INVALID_REQUEST: 400,
+    ErrorCode.UNAUTHORIZED: 401,
+    ErrorCode.FORBIDDEN: 403,
+    ErrorCode.NOT_FOUND: 404,
+    ErrorCode.METHOD_NOT_ALLOWED: 405,
+    ErrorCode.TOO_LARGE: 413,
+    ErrorCode.UNSUPPORTED_MEDIA_TYPE: 415,
+    ErrorCode.TOO_MANY_REQUESTS: 429,
+    ErrorCode.UNAVAILABLE: 503,
+    ErrorCode.DAMAGED: 500,
+    ErrorCode.INTERNAL: 500,
+}
+_CODES = {status: code for code, status in STATUS.items() if status != 500}
+_SENTENCES = {
+    404: "there is nothing at this path",
+    405: "this path has no such method",
+    411: "the request doesn't tell its length",
+    413: "the request is too large",
+}
+
+_log = logging.getLogger(__name__)
+
+
+def register_errors(app: Flask) -> None:
+    """Answer every error of every view as JSON `{"error": "<sentence>", "code": ..., ...}`."""
+    app.register_error_handler(Exception, answer_error)
+
+
+def answer_error(error: Exception) -> Response:
+    """The answer to an error, whatever it is. What nobody foresaw is 500, and logged whole."""
+    if isinstance(error, HTTPException):
+        return _http(error)
+    known = _known(error)
+    if known is None:
+        log_defect(_log, f"defect in request {g.get('request_id')}", error)
+        known = IotError("this is a defect of the server; it has been logged")
+    status = STATUS[known.code]
+    answer = json_response({"error": str(known), "code": known.code, **known.details}, status)
+    retry_after = getattr(known, "retry_after", None)
+    if retry_after is not None:
+        answer.headers["Retry-After"] = str(retry_after)
+    challenge = _challenge(known)
+    if challenge is not None:
+        answer.headers["WWW-Authenticate"] = challenge
+    return answer
+
+
+def _challenge(error: IotError) -> str | None:
+    """What a request needs that was refused for its token (RFC 6750)."""
+    if isinstance(error, UnauthorizedError):
+        return 'Bearer error="invalid_token"' if error.presented else "Bearer"
+    if isinstance(error, ForbiddenError):
+        return f'Bearer error="insufficient_scope", scope="{error.scope}"'
+    return None
+
+
+def _known(error: Exception) -> IotError | None:
+    if isinstance(error, IotError):
+        return error
+    if isinstance(error, PoolBusyError):
+        report(_log, "all connections to Postgres are in use", error)
+        return UnavailableError(
+            "too many requests need the database; try again", retry_after=RETRY_SECONDS
+        )
+    state = state_of(error)
+    if state is None:
+        return None
+    report(_log, "requests are answered 503", error)
+    says = "is away" if state.public == "away" else f"can't serve now ({state.code})"
+    return UnavailableError(f"{state.store} {says}; try again", retry_after=RETRY_SECONDS)
+
+
+def _http(error: HTTPException) -> Response:
+    status = error.code or 500
+    if status < 400:
+        return Response(status=status, headers=error.get_headers())
+    code = _CODES.get(status, ErrorCode.INVALID_REQUEST if status < 500 else ErrorCode.INTERNAL)
+    sentence = _SENTENCES.get(status, error.description or error.name)
+    answer = json_response({"error": sentence, "code": code}, status)
+    for name, value in error.get_headers():
+        if name not in {"Content-Type", "Content-Length"}:
+            answer.headers[name] = value
+    return answer

@@ -1,0 +1,72 @@
+"""Invalid HTTP requests: how they are answered and logged.
+
+gunicorn's messages quote what it could not parse, which may be a token or a part of a body. So
+neither the log nor the answer uses them.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+from gunicorn.http import errors
+from gunicorn.http.errors import ParseException
+
+from iot_models.errors import ErrorCode
+
+from .request_metrics import new_request_id
+
+Headers = Sequence[tuple[str, str]]
+
+REFUSALS: Mapping[type[Exception], tuple[int, str, str]] = {
+    errors.InvalidRequestLine: (400, "Bad Request", "the request line is not valid HTTP"),
+    errors.InvalidRequestMethod: (400, "Bad Request", "the method is not valid"),
+    errors.InvalidHTTPVersion: (400, "Bad Request", "the version of HTTP is not supported"),
+    errors.InvalidHeader: (400, "Bad Request", "a header is not valid"),
+    errors.InvalidHeaderName: (400, "Bad Request", "the name of a header is not valid"),
+    errors.ObsoleteFolding: (400, "Bad Request", "a header is folded over several lines"),
+    errors.InvalidChunkSize: (400, "Bad Request", "the size of a chunk is not valid"),
+    errors.InvalidChunkExtension: (400, "Bad Request", "the extension of a chunk is not valid"),
+    errors.ChunkMissingTerminator: (400, "Bad Request", "a chunk does not end where it should"),
+    errors.LimitRequestLine: (414, "URI Too Long", "the request line is too long"),
+    errors.LimitRequestHeaders: (
+        431,
+        "Request Header Fields Too Large",
+        "the headers are too many or too long",
+    ),
+    errors.ExpectationFailed: (417, "Expectation Failed", "Expect: only 100-continue is supported"),
+    errors.UnsupportedTransferCoding: (
+        501,
+        "Not Implemented",
+        "Transfer-Encoding: only chunked is supported",
+    ),
+}
+_OTHER = (400, "Bad Request", "the request is not valid HTTP")
+
+
+def refusal_of(error: ParseException, headers: Headers) -> bytes:
+    """The answer to a request that gunicorn could not parse, with these headers besides."""
+    kinds = [kind for kind in type(error).__mro__ if kind in REFUSALS]
+    status, reason, sentence = REFUSALS[kinds[0]] if kinds else _OTHER
+    return _answer(status, reason, error_body(sentence, ErrorCode.INVALID_REQUEST), headers)
+
+
+def defect_answer(headers: Headers) -> bytes:
+    """The answer to a request that met a defect outside the application, with these headers
+    besides.
+    """
+    sentence = "this is a defect of the server; it has been logged"
+    return _answer(500, "Internal Server Error", error_body(sentence, ErrorCode.INTERNAL), headers)
+
+
+def error_body(sentence: str, code: ErrorCode) -> bytes:
+    """The body of an error, in the form of the application."""
+    return msgspec.json.encode({"error": sentence, "code": code}) + b"\n"
+
+
+def _answer(status: int, reason: str, body: bytes, headers: Headers) -> bytes:
+    """A whole answer; its connection is closed."""
+    head = (
+        f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\nX-Request-Id: {new_request_id()}\r\n"
+    )
+    more = "".join(f"{name}: {value}\r\n" for name, value in headers)
+    return f"{head}{more}\r\n".encode("latin-1") + body

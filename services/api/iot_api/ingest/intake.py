@@ -1,0 +1,260 @@
+"""Intake: from a request's readings to sealed entries in the backlog. Acknowledged is here."""
+
+import hashlib
+import os
+import time
+import uuid
+from bisect import bisect_right
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import cast
+
+from redis.exceptions import RedisError
+
+from iot_api.limits.clients import Client
+from iot_api.limits.guess_limit import Guesses
+from iot_api.vaults.opening import Vaults
+from iot_cipher.aead import SALT_BYTES
+from iot_cipher.envelope import EntryName, Sealer, name_of
+from iot_cipher.vault import OpenVault
+from iot_models import metrics
+from iot_models.entry import Entry
+from iot_models.errors import IotError
+from iot_models.names import KeyNames
+from iot_models.reading import SEPARATOR, ReadingColumns
+from iot_stores.append_outcomes import GuardedError
+from iot_stores.backlog import Backlog, Guard, RememberedRequest
+
+from .parser import Batch
+from .receipts import decode_receipt, encode_list
+
+MAX_READINGS = 10_000
+"""Readings in an entry; a larger request becomes several, added in one step all the same."""
+MAX_FREEFORM_BYTES = 4 * 2**20
+"""Bytes of `freeform` in an entry of more than one reading. An entry becomes a segment, which a
+reader holds in memory as a whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """What became of a request."""
+
+    count: int
+    """Readings taken."""
+    entries: tuple[EntryName, ...] = ()
+    """Of each shard the last entry: when it is stored, so are all. Not told unless asked for."""
+    ends: Mapping[int, int] = field(default_factory=dict)
+    """Of each shard where those entries end in the backlog (`Backlog.removed`). Not known of a
+    repeated request."""
+    repeated: bool = False
+    """It was taken before, under the same Idempotency-Key; nothing was taken now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Remembering:
+    """How requests with an Idempotency-Key are remembered."""
+
+    names: KeyNames
+    """Under which names."""
+    seconds: int
+    """For how long."""
+    most: int
+    """How many at a time."""
+
+
+MOST_PROVEN = 64
+"""Vaults whose passwords a connection is known to know."""
+CLIENTS_SHARE = 4
+"""One client may have this part of the requests that are remembered. Clients behind a proxy that is
+not trusted are one: else whoever makes addresses up takes all of them."""
+
+
+class Intake:
+    """Takes readings in."""
+
+    def __init__(
+        self,
+        vaults: Vaults,
+        guesses: Guesses,
+        sealer: Sealer,
+        backlog: Backlog,
+        *,
+        admit: Callable[[], None],
+        shards: int,
+        remembering: Remembering,
+    ) -> None:
+        """`admit` raises unless Redis may be trusted with readings."""
+        self._admit = admit
+        self._vaults = vaults
+        self._guesses = guesses
+        self._sealer = sealer
+        self._backlog = backlog
+        self._shards = shards
+        self._remembering = remembering
+        self._session_renewals: int | None = None
+        self._acknowledged = metrics.counter("iot_readings_acknowledged_total")
+
+    def accept(
+        self,
+        batches: Sequence[Batch],
+        client: Client,
+        idempotency_key: str | None = None,
+        *,
+        tell_entries: bool = False,
+        proven: set[uuid.UUID] | None = None,
+    ) -> Accepted:
+        """Take all readings of a request, or none. Once it returns, none of them is ever lost or
+        stored twice.
+
+        `proven` holds the vaults of the passwords that the connection has sent readings under; the
+        request's own are added. For those the guess limit does not count: they tell the client
+        nothing new, and a device goes on sending beside one that guesses from the same address.
+
+        A request with the same key and the same passwords, within the seconds to remember, takes
+        nothing and is answered like the first.
+
+        Raises:
+            TooManyRequestsError: the client is over the guess limit, or has too many requests that
+                are remembered, or too many passwords wait to be opened. Nothing was taken.
+            UnavailableError: the backlog is full, or Redis is not fit, and nothing was taken; or
+                replicas were slow.
+            RedisError, psycopg.Error: a part is away. Readings may have been taken when Redis
+                broke off after it was sent them; they are then stored at most once.
+        """
+        self._admit()
+        vaults, guards = self._open(batches, client, proven or frozenset())
+        count = sum(len(batch.readings) for batch in batches)
+        request_names = self._request_names(idempotency_key, vaults)
+        if request_names:
+            if guards:
+                self._guesses.check(client)
+            answer = self._backlog.remembered(request_names)
+            if answer is not None:
+                return _repeated(answer)
+        sealed = [
+            self._seal(vault, readings)
+            for vault, batch in zip(vaults, batches, strict=True)
+            for readings in _split(batch.readings)
+        ]
+        entries = _last_entries(sealed) if tell_entries or request_names else ()
+        request = None
+        if request_names:
+            answer = b"%d %b" % (count, encode_list(entries).encode())
+            request = self._remembered(request_names, answer, client)
+        try:
+            appended = self._backlog.append(sealed, request, guards)
+        except GuardedError as error:
+            self._sealer.give_up(len(sealed))
+            raise self._guesses.refusal(client, error.seconds) from None
+        except (RedisError, IotError):
+            self._sealer.give_up(len(sealed))
+            raise
+        if appended.first_answer is not None:
+            self._sealer.give_up(len(sealed))
+            return _repeated(appended.first_answer)
+        self._acknowledged.inc(count)
+        self._vaults.note_held(appended.held)
+        self._follow_renewals(appended.session_renewals)
+        if proven is not None:
+            if len(proven) > MOST_PROVEN:
+                proven.clear()
+            proven.update([vault.vault_id for vault in vaults])
+        return Accepted(count, entries, appended.ends)
+
+    def _follow_renewals(self, renewals: int) -> None:
+        """Begin a new session when writers have asked for new ones."""
+        if renewals == self._session_renewals:
+            return
+        if self._session_renewals is not None:
+            self._sealer.renew()
+        self._session_renewals = renewals
+
+    def _open(
+        self, batches: Sequence[Batch], client: Client, proven: Collection[uuid.UUID]
+    ) -> tuple[list[OpenVault], tuple[Guard, ...]]:
+        """The vaults of a request, and the guess limit if it is still to be looked at: while all of
+        them are open, the step that appends the readings does it, in the same round trip.
+        """
+        held = [self._vaults.held(batch.password, client) for batch in batches]
+        if all(vault is not None and vault.vault_id in proven for vault in held):
+            return cast("list[OpenVault]", held), ()
+        self._guesses.check_noted(client)
+        vaults, guards = [], self._guesses.guards(client)
+        for vault, batch in zip(held, batches, strict=True):
+            if vault is None:
+                guards = ()  # it is looked at here, before anything is looked up
+            vaults.append(vault or self._vaults.find_or_create(batch.password, client))
+        return vaults, guards
+
+    def _request_names(self, key: str | None, vaults: Sequence[OpenVault]) -> tuple[str, ...]:
+        """The name to remember a request by, then the other one it may have; none without a key."""
+        if key is None:
+            return ()
+        digests = request_digest(key, vaults), _first_request_digest(key, vaults)
+        both = tuple(map(self._remembering.names.remembered_request, digests))
+        # While processes of version 0.1 may get the request again, by the name that they look for.
+        return both[::-1] if self._vaults.old_processes_may_run else both
+
+    def _remembered(
+        self, request_names: Sequence[str], answer: bytes, client: Client
+    ) -> RememberedRequest:
+        name, other_name = request_names
+        return RememberedRequest(
+            name,
+            other_name,
+            self._remembering.seconds,
+            answer,
+            self._remembering.most,
+            self._remembering.names.remembered_of_client(client.sender),
+            max(1, self._remembering.most // CLIENTS_SHARE),
+        )
+
+    def _seal(self, vault: OpenVault, readings: ReadingColumns) -> tuple[int, bytes]:
+        salt = os.urandom(SALT_BYTES)
+        sealed_at = int(time.time() * 1000)
+        entry = Entry(vault.vault_id.bytes, salt, vault.chunk_key(salt), sealed_at, readings)
+        shard = vault.shard(self._shards)
+        return shard, self._sealer.seal(shard, entry.encode())
+
+
+def _last_entries(sealed: Sequence[tuple[int, bytes]]) -> tuple[EntryName, ...]:
+    last = dict(sealed)
+    return tuple(name_of(shard, last[shard]) for shard in last)
+
+
+def request_digest(key: str, vaults: Sequence[OpenVault]) -> bytes:
+    """What a request is remembered by; each part is hashed with its length."""
+    parts = [key.encode(), *sorted(vault.vault_id.bytes for vault in vaults)]
+    return _digest(b"".join(b"%d:%b" % (len(part), part) for part in parts))
+
+
+def _first_request_digest(key: str, vaults: Sequence[OpenVault]) -> bytes:
+    """What version 0.1 remembers a request by."""
+    return _digest(key.encode() + b"".join(sorted(vault.vault_id.bytes for vault in vaults)))
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()
+
+
+def _repeated(answer: bytes) -> Accepted:
+    count, _, receipt = answer.decode().partition(" ")
+    return Accepted(int(count), tuple(decode_receipt(receipt)), repeated=True)
+
+
+def _split(readings: ReadingColumns) -> Iterator[ReadingColumns]:
+    if len(readings) <= MAX_READINGS and len(readings.freeform) <= MAX_FREEFORM_BYTES:
+        yield readings
+        return
+    texts = readings.freeform.split(SEPARATOR)
+    ends = list(accumulate(len(text) + len(SEPARATOR) for text in texts))
+    start = sent = 0
+    while start < len(texts):
+        fitting = bisect_right(ends, sent + MAX_FREEFORM_BYTES + len(SEPARATOR))
+        end = max(start + 1, min(start + MAX_READINGS, fitting))
+        part = slice(start, end)
+        yield ReadingColumns(
+            readings.relative[part], readings.interrogator[part], SEPARATOR.join(texts[part])
+        )
+        start, sent = end, ends[end - 1]

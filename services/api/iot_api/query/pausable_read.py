@@ -1,0 +1,248 @@
+"""Reads that hold a connection and memory only while they produce.
+
+A client may stop reading in the middle of an answer for as long as it likes. So a read produces in
+turns. A turn holds a slot, a Postgres connection with its transaction, and the merge buffers. The
+turn ends when the client stops reading (`PausableRead.pause`), or when it has lasted long enough.
+The next turn opens a new transaction and continues behind the last reading that was used, as the
+next page of a paged answer does. Readings that are stored between two turns appear in the answer
+if they lie ahead; every other reading appears exactly once.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, contextmanager
+
+from iot_api.limits.clients import Client
+from iot_api.limits.fair_slots import FairSlots
+from iot_models.errors import TooManyRequestsError, UnavailableError
+from iot_models.reading import Reading
+from iot_stores.interval_index import Position
+
+from .cursor import Cursor
+from .paging import Page
+from .read_order import position
+
+FIRST_TURN_SECONDS = 3.0
+"""Longest wait for the first turn."""
+NEXT_TURN_SECONDS = 60.0
+"""Longest wait for another turn; part of the answer has been sent already."""
+LARGE_SECONDS = 20.0
+"""Longest wait before the first turn for other reads to close their large segments."""
+SLICE_SECONDS = 0.5
+"""A turn that has lasted this long ends if another read waits."""
+TURN_SECONDS = 3.0
+"""A turn that has lasted this long ends in any case, so that no transaction stays open for long."""
+HOT_WINDOW_SLOTS = 4
+_MOST_WAITING, _MOST_WAITING_PER_CLIENT = 256, 64
+_REFUSAL = "too many reads are under way; try again"
+
+Batches = Generator[list[Reading], None, Cursor | None]
+"""Readings, some thousands at a time; returns where the next page begins, if there is more."""
+Produce = Callable[[Page], Batches]
+"""Produces a page within one turn."""
+FixEnd = Callable[[Page, list[Reading], Batches], Page]
+"""Bounds a page that ends with its limit, given the batch at hand and the batches to come."""
+
+_log = logging.getLogger(__name__)
+
+
+class LargeSegmentBusyError(Exception):
+    """Another read has a large segment open."""
+
+
+class NothingFoundError(Exception):
+    """A turn has lasted long enough and found nothing; the next one begins behind `position`."""
+
+    def __init__(self, position: Position) -> None:
+        super().__init__("nothing was found so far")
+        self.position = position
+
+
+class ReadSlots:
+    """Limits how many reads of a process produce at the same time."""
+
+    def __init__(self, pool_size: int) -> None:
+        # One connection stays free for short queries: new passwords, the audit log, maxtime.
+        self.postgres = _slots(max(1, pool_size - 1))
+        # Separate, so that the hot window still answers while reads wait for Postgres.
+        self.hot_window = _slots(HOT_WINDOW_SLOTS)
+        self.large_segment = _slots(1)
+
+
+def _slots(count: int) -> FairSlots:
+    return FairSlots(
+        count, most_waiting=_MOST_WAITING, most_waiting_per_client=_MOST_WAITING_PER_CLIENT
+    )
+
+
+class PausableRead:
+    """The batches of one answer. Iterate it once; pause it between two batches.
+
+    Not for two threads or greenlets at once: `pause` must not be called while a batch is produced.
+    """
+
+    def __init__(
+        self, slots: ReadSlots, client: Client, plan: Callable[["PausableRead"], Batches]
+    ) -> None:
+        """`plan` makes the generator of all batches; it produces by way of `through`."""
+        self._slots = slots
+        self._client = client
+        self._batches = plan(self)
+        self._page = Page()
+        self._after: Position | None = None
+        """Behind the page's begin: the last reading used, and how many were used up to there."""
+        self._given = 0
+        self._batch: list[Reading] = []
+        self._producer: Batches | None = None
+        self._fix_end: FixEnd | None = None
+        self._begun = False
+        self._turn_began = 0.0
+        self._turns: list[FairSlots] = []
+        self._large = ExitStack()
+        self._has_large = False
+        self.found_overlap = False
+        """Whether two segments with common ids were found and reported."""
+
+    def __iter__(self) -> Batches:
+        return self._batches
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the turn has lasted long enough and should end."""
+        if self._producer is None:
+            return False
+        lasted = time.monotonic() - self._turn_began
+        if lasted < SLICE_SECONDS:
+            return False
+        return lasted > TURN_SECONDS or any(each.waiting for each in self._turns)
+
+    def pause(self, used: int | None = None) -> None:
+        """End the turn. The next batch begins behind the first `used` readings of the last one.
+
+        None: all of the last batch was used. Idempotent, and never raises: a read that can't go on
+        raises when its next batch is asked for.
+        """
+        try:
+            self._pause(len(self._batch) if used is None else used)
+        except Exception:  # noqa: BLE001 - the worker has no use for it
+            _log.exception("a read could not be paused cleanly")
+
+    def through(self, produce: Produce, page: Page, fix_end: FixEnd | None = None) -> Batches:
+        """Produce a page in as many turns as needed."""
+        self._page, self._after, self._given, self._fix_end = page, None, 0, fix_end
+        try:
+            while True:
+                busy = False
+                try:
+                    self._producer = produce(self._page)
+                    finished, cursor = yield from self._turn()
+                    if finished:
+                        return cursor
+                except NothingFoundError as error:
+                    self._begun = True  # what was looked through is not looked through again
+                    self._advance_page()
+                    self._end_turn()
+                    self._page = self._page.behind(error.position, 0)
+                except LargeSegmentBusyError:
+                    busy = True
+                    self._advance_page()
+                    self._end_turn()
+                # Not in the except clause: there the traceback keeps the merge buffers alive.
+                if busy:  # without a slot: the read that has the large segment open may need one
+                    self._enter_large(NEXT_TURN_SECONDS if self._begun else LARGE_SECONDS)
+        finally:
+            self._fix_end, self._batch = None, []
+            self._end_turn()
+
+    def _turn(self) -> Generator[list[Reading], None, tuple[bool, Cursor | None]]:
+        """Produce one turn's batches; return whether the page is finished, and its cursor."""
+        self._turn_began = time.monotonic()
+        first = True
+        while self._producer is not None:
+            try:
+                self._batch = next(self._producer)
+            except StopIteration as end:
+                return True, end.value
+            if first:  # opening a large segment may take longer than a slice
+                self._turn_began, first = time.monotonic(), False
+            self._begun = True
+            yield self._batch
+            if self.is_due:
+                self._pause(len(self._batch))
+            self._use(len(self._batch))
+        return False, None
+
+    def _use(self, count: int) -> None:
+        if count:
+            self._after = position(self._batch[count - 1])
+            self._given += count
+        self._batch = []
+
+    def _advance_page(self) -> None:
+        if self._after is not None:
+            self._page = self._page.behind(self._after, self._given)
+            self._after, self._given = None, 0
+
+    def _pause(self, used: int) -> None:
+        batch = self._batch
+        self._use(used)
+        self._advance_page()
+        try:
+            if self._producer is not None and self._fix_end is not None and batch:
+                fix_end, self._fix_end = self._fix_end, None
+                self._page = fix_end(self._page, batch, self._producer)
+        finally:
+            del batch  # before others may use the memory
+            self._end_turn()
+
+    def _end_turn(self) -> None:
+        producer, self._producer = self._producer, None
+        try:
+            if producer is not None:
+                producer.close()
+        finally:
+            self._large.close()
+
+    @contextmanager
+    def slot(self, slots: FairSlots) -> Iterator[None]:
+        """Hold a slot for a turn.
+
+        Raises:
+            UnavailableError: no slot was free in time.
+        """
+        with ExitStack() as held:
+            self._enter(held, slots, self._patience())
+            yield
+
+    def claim_large_segment(self) -> None:
+        """Make sure that no other read has a large segment open, until the turn ends.
+
+        Raises:
+            LargeSegmentBusyError: another read has one open.
+        """
+        if not self._has_large:
+            try:
+                self._enter_large(0)
+            except UnavailableError:
+                raise LargeSegmentBusyError from None
+
+    def _patience(self) -> float:
+        return NEXT_TURN_SECONDS if self._begun else FIRST_TURN_SECONDS
+
+    def _enter_large(self, seconds: float) -> None:
+        self._enter(self._large, self._slots.large_segment, seconds)
+        self._has_large = True
+        self._large.callback(self._forget_large)
+
+    def _forget_large(self) -> None:
+        self._has_large = False
+
+    def _enter(self, held: ExitStack, slots: FairSlots, seconds: float) -> None:
+        slot = slots.slot(self._client, seconds=seconds, refusal=_REFUSAL, always_queue=self._begun)
+        try:
+            held.enter_context(slot)
+        except TooManyRequestsError as error:
+            raise UnavailableError(_REFUSAL, retry_after=1) from error
+        self._turns.append(slots)
+        held.callback(self._turns.remove, slots)

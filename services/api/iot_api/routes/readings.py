@@ -1,0 +1,255 @@
+"""Readings in and out: the old contract, under `/api/iot` and `/api/rssi` alike."""
+
+import re
+from collections.abc import Callable, Sequence
+
+import msgspec
+from flask import Blueprint, Response, g, request
+
+from iot_api.http.access import needs
+from iot_api.http.forwarded_prefix import forwarded_prefix
+from iot_api.http.json_response import json_response
+from iot_api.http.request_body import is_ndjson, read_body
+from iot_api.ingest.json_dialect import decode
+from iot_api.ingest.parser import password_bytes, put_parser
+from iot_api.ingest.receipts import decode_receipt, encode_receipt
+from iot_api.limits.clients import Client, client_of, proven_vaults
+from iot_api.query.cursor import encode_cursor
+from iot_api.query.paging import Page, parse_paging
+from iot_api.query.pausable_read import PausableRead
+from iot_api.query.responses import ReadingsStream, readings_answer
+from iot_api.server.wsgi_response import PAUSE
+from iot_api.service import Service
+from iot_cipher.envelope import EntryName
+from iot_cipher.vault import OpenVault
+from iot_models.errors import InvalidRequestError
+from iot_models.scopes import Scope
+from iot_models.times import parse_time
+from iot_stores.history import ReadFilter
+
+
+class _Asked(msgspec.Struct):
+    db_password: str = ""
+
+    def __repr__(self) -> str:
+        return "<_Asked>"  # nothing prints a password
+
+
+class _AskedBody(msgspec.Struct):
+    data: _Asked
+
+
+class _Written(msgspec.Struct):
+    db_password: msgspec.Raw = msgspec.Raw(b'""')
+
+    def __repr__(self) -> str:
+        return "<_Written>"
+
+
+class _WrittenBody(msgspec.Struct):
+    data: _Written
+
+
+_MOST_ASKED_BYTES = 64 * 1024
+"""Limit of a read's body, besides its password. A read does not take turns in `LargeRequests`."""
+_MOST_BYTES_OF_ONE = 6
+"""A byte of a password takes up to six as an escape."""
+_KEY = re.compile(r"[ -~]{1,255}")
+
+_asked = msgspec.json.Decoder(_AskedBody)
+_written = msgspec.json.Decoder(_WrittenBody)
+
+
+def iot_blueprint(name: str, service: Service) -> Blueprint:
+    """The routes of readings, for a prefix to be chosen."""
+    views = _Views(service)
+    rules: list[tuple[str, str, Callable[..., Response]]] = [
+        ("PUT", "", views.put),
+        ("POST", "", views.read_all),
+        ("GET", "/maxtime", views.maxtime),
+        ("POST", "/maxtime", views.vault_maxtime),
+        ("GET", "/stored/<receipt>", views.stored),
+        ("POST", "/<start>", views.read_from),
+        ("POST", "/<start>/<end>", views.read_between),
+        ("POST", "/seconds/<count>", views.read_seconds),
+        ("POST", "/last/<count>", views.read_last),
+    ]
+    blueprint = Blueprint(name, __name__)
+    for method, rule, view in rules:
+        blueprint.add_url_rule(rule, view_func=view, methods=[method])
+    return blueprint
+
+
+class _Views:
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._readings = service.readings
+        self._parse = put_parser(service.settings)
+
+    @needs(Scope.INGEST)
+    def put(self) -> Response:
+        settings, client = self._service.settings, _client(self._service)
+        with self._service.large_requests.turn(client) as turn:
+            body = read_body(request, settings.max_body_bytes, turn.grow)
+            batches = self._parse(body, lines=is_ndjson(request))
+            del body
+        wait = _waits_for_stored()
+        accepted = self._service.intake.accept(
+            batches,
+            client,
+            _idempotency_key(),
+            tell_entries=wait,
+            proven=proven_vaults(request.environ, settings.trusted_proxies),
+        )
+        content: dict[str, object] = {"success": f"{accepted.count} object(s) created"}
+        if wait and not self._service.receipts.wait(
+            accepted.entries, accepted.ends, settings.ack_stored_seconds
+        ):
+            return _not_yet_stored(self._service, content, accepted.entries)
+        answer = json_response(content, 201)
+        if accepted.repeated:
+            answer.headers["Idempotent-Replayed"] = "true"
+        return answer
+
+    @needs(Scope.INGEST)
+    def stored(self, receipt: str) -> Response:
+        entries = decode_receipt(receipt)
+        if self._service.receipts.stored(entries):
+            return json_response({"stored": True})
+        return _not_yet_stored(self._service, {}, entries)
+
+    @needs(Scope.READ)
+    def read_all(self) -> Response:
+        return self._select("all", ReadFilter())
+
+    @needs(Scope.READ)
+    def read_from(self, start: str) -> Response:
+        low = _number("start", start)
+        return self._select(f"from {low}", ReadFilter(relative_low=low))
+
+    @needs(Scope.READ)
+    def read_between(self, start: str, end: str) -> Response:
+        low, high = _number("start", start), _number("end", end)
+        return self._select(f"between {low} {high}", ReadFilter(low, high))
+
+    @needs(Scope.READ)
+    def read_seconds(self, count: str) -> Response:
+        seconds = _count("seconds", count)
+        return self._read(
+            f"seconds {seconds}",
+            lambda vault, page, client: self._readings.last_seconds(
+                vault, seconds, page, client=client
+            ),
+        )
+
+    @needs(Scope.READ)
+    def read_last(self, count: str) -> Response:
+        last = _count("last", count)
+        return self._read(
+            f"last {last}",
+            lambda vault, page, client: self._readings.latest(vault, last, page, client=client),
+        )
+
+    @needs(Scope.READ)
+    def maxtime(self) -> Response:
+        return _maxtime(self._readings.max_relative_timestamp())
+
+    @needs(Scope.READ)
+    def vault_maxtime(self) -> Response:
+        vault = _asked_vault(self._service)
+        return _maxtime(None if vault is None else self._readings.max_relative_timestamp(vault))
+
+    def _select(self, name: str, read_filter: ReadFilter) -> Response:
+        return self._read(
+            name,
+            lambda vault, page, client: self._readings.select(
+                vault, read_filter, page, client=client
+            ),
+        )
+
+    def _read(
+        self, name: str, choose: Callable[[OpenVault, Page, Client], PausableRead]
+    ) -> Response:
+        """`name` is bound into cursors, so that a cursor of another endpoint is refused."""
+        paging = parse_paging(request.args)
+        vault = _asked_vault(self._service)
+        if vault is None:
+            return json_response({"data": []})
+        cursor_context = name.encode() + vault.vault_id.bytes
+        read = choose(vault, paging.page(cursor_context), _client(self._service))
+        stream = ReadingsStream(read, lambda cursor: encode_cursor(cursor, cursor_context))
+        request.environ[PAUSE] = stream.pause
+        return readings_answer(stream)
+
+
+def _asked_vault(service: Service) -> OpenVault | None:
+    """The vault of the password in the body; None when there is none, which counts as a guess."""
+    return service.vaults.find(_asked_password(service), _client(service))
+
+
+def _client(service: Service) -> Client:
+    """The client of the request."""
+    return client_of(request.environ, service.settings.trusted_proxies, g.get("token_name", ""))
+
+
+def _asked_password(service: Service) -> bytes:
+    settings = service.settings
+    most = _MOST_ASKED_BYTES + _MOST_BYTES_OF_ONE * settings.max_password_bytes
+    body = read_body(request, min(most, settings.max_body_bytes))
+    try:
+        asked = decode(_asked.decode, body)
+    except (msgspec.DecodeError, RecursionError, ValueError):
+        raise InvalidRequestError(
+            'the request is not of the form {"data": {"db_password": "..."}}', field="data"
+        ) from None
+    password = asked.content.data.db_password
+    if asked.stand_ins:
+        text = bytes(_written.decode(asked.strict).data.db_password)
+        (password,) = asked.stand_ins.strings([text])
+    return password_bytes(password, settings.max_password_bytes)
+
+
+def _waits_for_stored() -> bool:
+    ack = request.args.get("ack", "queued")
+    if ack not in {"queued", "stored"}:
+        raise InvalidRequestError("ack: must be queued or stored", field="ack")
+    return ack == "stored"
+
+
+def _idempotency_key() -> str | None:
+    key = request.headers.get("Idempotency-Key")
+    if key is not None and not _KEY.fullmatch(key):
+        raise InvalidRequestError("Idempotency-Key: must be 1 to 255 characters of ASCII")
+    return key
+
+
+def _not_yet_stored(
+    service: Service, content: dict[str, object], entries: Sequence[EntryName]
+) -> Response:
+    """202: acknowledged, and where to ask whether it is stored. `ask` is the path here, `Location`
+    the one that reaches it through the proxies in front.
+    """
+    ask = f"/api/iot/stored/{encode_receipt(entries)}"
+    answer = json_response({**content, "stored": False, "ask": ask}, 202)
+    prefix = forwarded_prefix(request.environ, service.settings.trusted_proxies)
+    answer.headers["Location"] = prefix + ask
+    answer.headers["Retry-After"] = "1"
+    return answer
+
+
+def _number(field: str, text: str) -> int:
+    try:
+        return parse_time(text)
+    except ValueError as error:
+        raise InvalidRequestError(f"{field}: {error}", field=field) from None
+
+
+def _count(field: str, text: str) -> int:
+    count = _number(field, text)
+    if count < 0:
+        raise InvalidRequestError(f"{field}: is below 0", field=field)
+    return count
+
+
+def _maxtime(found: int | None) -> Response:
+    return json_response({"data": [{"max_relative_timestamp": found}]})

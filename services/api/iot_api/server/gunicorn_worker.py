@@ -1,0 +1,381 @@
+"""The gunicorn worker of the API: gunicorn's gevent worker, with deadlines and a quick shutdown.
+
+gunicorn's own stops accepting when all its connections are in use, waits for silent clients, logs
+what it can't parse, and waits out `graceful_timeout` for idle clients when it shuts down.
+"""
+
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from types import FrameType
+from typing import Any
+
+import gevent
+from gevent.pool import Pool
+from gevent.server import StreamServer
+from gunicorn.http.body import ChunkedReader
+from gunicorn.http.errors import ParseException, UnsupportedTransferCoding
+from gunicorn.http.parser import RequestParser
+from gunicorn.http.wsgi import create
+from gunicorn.sock import ssl_context
+from gunicorn.workers.ggevent import GeventWorker
+from werkzeug.exceptions import RequestTimeout
+
+from iot_api.http.cors import Cors, Headers, is_preflight
+from iot_api.http.malformed_requests import defect_answer, error_body, refusal_of
+from iot_api.http.request_metrics import new_request_id
+from iot_api.http.unexpected_errors import log_defect
+from iot_api.limits.clients import PROVEN, network_of
+from iot_api.limits.memory_budget import CHARGE, MemoryBudget
+from iot_models.errors import ErrorCode, IotError, UnavailableError
+from iot_models.origins import Origins
+
+from . import deadlines, shutdown
+from .connection_reader import MOST_HEAD_BYTES, ConnectionReader
+from .connection_writer import ClientGoneError, ConnectionWriter
+from .connections import (
+    Connection,
+    ConnectionTable,
+    count_closed,
+    too_many_connections,
+)
+from .wsgi_response import WsgiResponse
+
+GRACE_SECONDS = 1.0
+"""After SIGTERM, connections are accepted for this long. Then idle connections are closed."""
+BODY_SECONDS = 5.0
+"""After SIGTERM, bodies have this long to arrive."""
+RESERVE = 64
+"""Connections beyond the limit, to answer health checks and to refuse everything else."""
+_HEALTH = frozenset({"/healthz", "/readyz"})
+_BEAT_SECONDS = 0.1
+_ENFORCE_SECONDS = 0.25
+_UNSENT_BYTES = 2**18
+_UNREAD_SECONDS = 2.0
+_UNREAD_BYTES = 16 * 2**20
+"""The most that is read of an unwanted body: every body within the default limit, whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the clients of one worker may hold."""
+
+    connections: int = 1000
+    connections_per_network: int | None = None
+    memory_bytes: int = 128 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class _Client:
+    """The parts that serve one connection."""
+
+    connection: Connection
+    reader: ConnectionReader
+    writer: ConnectionWriter
+    charge: Callable[[int], None]
+    address: Any
+    listener_name: Any
+
+    @property
+    def host(self) -> str:
+        """The client's address, for the log."""
+        return str(self.address[0]) if self.address else "a Unix socket"
+
+
+class _Listener:
+    """What a request needs of its listener, which may be closed by then."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        self._name = listener.getsockname()
+
+    def getsockname(self) -> Any:
+        return self._name
+
+
+class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
+    """Closes slow and silent connections at their deadlines, or earlier when others need the room.
+
+    After SIGTERM, every answer says `Connection: close` and ends its connection. After
+    `GRACE_SECONDS` the listener is closed, and so are connections that were idle for that long.
+    Requests that have arrived by then are answered. Bodies get `BODY_SECONDS` to arrive, then they
+    are answered 503. Answers get `graceful_timeout`.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # gunicorn looks up and parses a setting each time it is used, many times a request.
+        self.cfg.__dict__.update({name: each.get() for name, each in self.cfg.settings.items()})
+        self._enforce_at = 0.0
+        self.limit(Limits())
+        self.allow(Origins())
+
+    def limit(self, limits: Limits) -> None:
+        """Set what clients may hold. Called before the first connection."""
+        self._memory = MemoryBudget(limits.memory_bytes)
+        self._connections = ConnectionTable(
+            limit=limits.connections, per_network=limits.connections_per_network, reserve=RESERVE
+        )
+
+    def allow(self, origins: Origins) -> None:
+        """Set whose web pages may read what the worker answers without the application."""
+        self._cors = Cors(origins)
+        self._refuse = self._cors.wrap(_refuse)
+
+    def run(self) -> None:
+        """Serve until SIGTERM."""
+        servers = [self._serve(listener) for listener in self.sockets]
+        while self.alive:
+            self.notify()
+            self._enforce_deadlines()
+            gevent.sleep(_BEAT_SECONDS)
+        self._end(servers)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """SIGTERM."""
+        shutdown.requested.set()
+        super().handle_exit(sig, frame)
+
+    def handle(self, listener: Any, client: Any, addr: Any) -> None:
+        """Serve one connection, in a greenlet of its own."""
+        connection = Connection(client, network_of(addr[0] if addr else ""))
+        self._connections.add(connection)
+        served = _Client(
+            connection,
+            ConnectionReader(connection, self._memory),
+            ConnectionWriter(connection, self._memory),
+            partial(self._memory.charge, connection),
+            addr,
+            listener.getsockname(),
+        )
+        try:
+            self._answer_requests(served)
+        except (StopIteration, OSError):
+            pass  # the end of the connection, by either side
+        except ParseException as error:
+            # Without the message, which quotes what could not be parsed.
+            self.log.warning("refused a request from %s: %s", served.host, type(error).__name__)
+            _say(served, refusal_of(error, self._cors_headers(connection)))
+        except Exception as error:  # noqa: BLE001 - the application answers its own
+            log_defect(self.log, "defect in the answer to a request", error)
+            _say(served, defect_answer(self._cors_headers(connection)))
+        finally:
+            self._connections.remove(connection)
+            self._memory.release(connection)
+            with suppress(OSError):
+                client.close()
+
+    def _answer_requests(self, served: _Client) -> None:
+        """Raises `StopIteration` or `OSError` at the end of the connection."""
+        connection = served.connection
+        if self.cfg.is_ssl:
+            connection.client.do_handshake()  # type: ignore[attr-defined] # an SSLSocket
+        parser = RequestParser(self.cfg, connection.client, served.address)
+        parser.unreader = served.reader
+        while True:
+            self._answer_request(served, next(parser))
+            connection.await_request(head_began=served.reader.has_buffered)
+            served.reader.take_turns(connection.since)
+
+    def _answer_request(self, served: _Client, request: Any) -> None:
+        connection, writer = served.connection, served.writer
+        connection.start_request(request)
+        _check_transfer_coding(request)
+        answer, environ = create(
+            request, writer, served.address, served.listener_name, self.cfg, WsgiResponse
+        )
+        environ["wsgi.multithread"] = True
+        environ[CHARGE] = served.charge
+        environ[PROVEN] = connection.proven
+        writer.environ = environ
+        if connection.reserved or not self.alive:
+            answer.force_close()
+        try:
+            self._send_answer(connection, answer, environ)
+        except ClientGoneError:
+            raise
+        except Exception as error:
+            if not answer.headers_sent:
+                raise
+            log_defect(self.log, "an answer is broken off", error)
+            connection.abort()
+            raise StopIteration from None
+        finally:
+            self._memory.release(connection)
+        closes = answer.should_close()
+        if _is_unread(request.body):
+            closes = not _discard_body(connection, request.body) or closes
+        if closes:
+            raise StopIteration
+
+    def _send_answer(
+        self, connection: Connection, answer: WsgiResponse, environ: dict[str, Any]
+    ) -> None:
+        is_refused = connection.reserved and not _is_health_check(environ)
+        body = (self._refuse if is_refused else self.wsgi)(environ, answer.start_response)
+        try:
+            for piece in body:
+                answer.write(piece)
+            answer.close()
+        finally:
+            if hasattr(body, "close"):
+                body.close()
+
+    def _cors_headers(self, connection: Connection) -> Headers:
+        """For the answer to a request that the application does not see."""
+        if connection.request is None:  # its head could not be parsed
+            return self._cors.without_origin
+        origins = [value for name, value in connection.request.headers if name == "ORIGIN"]
+        return self._cors.headers({"REQUEST_METHOD": "", "HTTP_ORIGIN": ",".join(origins)})
+
+    def _enforce_deadlines(self) -> None:
+        now = time.monotonic()
+        if now < self._enforce_at:
+            return
+        self._enforce_at = now + _ENFORCE_SECONDS
+        for each in self._connections:
+            if deadlines.is_overdue(each, now, self.cfg.keepalive):
+                late = RequestTimeout("the body took too long to arrive")
+                self._connections.close(each, late, reason=each.phase.name.lower())
+
+    def _serve(self, listener: Any) -> Any:
+        listener.setblocking(True)
+        tls: dict[str, Any] = {}
+        if self.cfg.is_ssl:
+            # The handshake is part of `handle`, where it has a deadline.
+            tls = {"ssl_context": _tls(self.cfg), "do_handshake_on_connect": False}
+        with suppress(AttributeError, OSError):  # a Unix socket, or another system than Linux
+            # Inherited by every connection. The kernel would buffer megabytes for a client that
+            # pipelines requests and reads no answer.
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
+        handle = partial(self.handle, _Listener(listener))
+        # Without a limit: when there are too many connections, `ConnectionTable` closes some.
+        server = StreamServer(listener, handle=handle, spawn=Pool(), **tls)
+        server.max_accept = 1  # the next connection may be another worker's
+        server.start()
+        return server
+
+    def _end(self, servers: list[Any]) -> None:
+        begin = time.monotonic()
+        listening = True
+        while (age := time.monotonic() - begin) < self.cfg.graceful_timeout:
+            if listening and age >= GRACE_SECONDS:
+                for server in servers:
+                    _close_listener(server)
+                listening = False
+            if not listening and not self._connections:
+                break
+            self._end_connections(begin, bodies=age >= BODY_SECONDS)
+            self._enforce_deadlines()
+            self.notify()
+            gevent.sleep(_BEAT_SECONDS)
+        for server in servers:
+            server.stop(timeout=1)
+
+    def _end_connections(self, begin: float, *, bodies: bool) -> None:
+        for each in self._connections:
+            if each.request is None:
+                if time.monotonic() - max(each.since, begin) >= GRACE_SECONDS:
+                    each.receive_no_more()
+                continue
+            each.request.force_close()  # the answer says so, unless it is being sent already
+            if bodies:
+                each.cut_body(UnavailableError("this server process ends; send the request again"))
+
+
+def _tls(config: Any) -> ssl.SSLContext:
+    """gunicorn's. OpenSSL 3 would report `receive_no_more` to the client as an error."""
+    context: ssl.SSLContext = ssl_context(config)
+    context.options |= getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
+    return context
+
+
+def _close_listener(server: Any) -> None:
+    """Accept the connections that wait at the listener, then close it: that would reset them."""
+    server.stop_accepting()
+    while accepted := server.do_read():
+        server.do_handle(*accepted)
+    server.close()
+
+
+def _is_health_check(environ: dict[str, Any]) -> bool:
+    return environ["REQUEST_METHOD"] in {"GET", "HEAD"} and environ["PATH_INFO"] in _HEALTH
+
+
+def _refuse(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    """A WSGI application that answers 503, without the cost of the real one. A browser is told
+    that it may send its request: it would not show the reason of a preflight that fails.
+    """
+    if is_preflight(environ):
+        start_response("204 NO CONTENT", [("X-Request-Id", new_request_id())])
+        return []
+    count_closed("refused")
+    body = error_body(str(too_many_connections()), ErrorCode.UNAVAILABLE)
+    headers = [
+        ("Content-Type", "application/json"),
+        ("Content-Length", str(len(body))),
+        ("Retry-After", "1"),
+        ("X-Request-Id", new_request_id()),
+    ]
+    start_response("503 SERVICE UNAVAILABLE", headers)
+    return [body]
+
+
+def _check_transfer_coding(request: Any) -> None:
+    """Refuse what gunicorn accepts: `gzip, chunked`, of which it would pass the packed bytes on as
+    the body, and, when they come, long trailers.
+    """
+    if isinstance(request.body.reader, ChunkedReader):
+        codings = [value for name, value in request.headers if name == "TRANSFER-ENCODING"]
+        if [each.strip().lower() for each in codings] != ["chunked"]:
+            raise UnsupportedTransferCoding("")
+        request.body.reader.limit_trailer_section = MOST_HEAD_BYTES
+
+
+def _is_unread(body: Any) -> bool:
+    reader = body.reader
+    if body.failed:
+        return True
+    return reader.parser is not None if isinstance(reader, ChunkedReader) else reader.length > 0
+
+
+def _discard_body(connection: Connection, body: Any) -> bool:
+    """Read the rest of a body, within limits; whether the next request can follow.
+
+    Closing a connection on unread bytes resets it, and the client may lose the answer.
+    """
+    connection.discards_body = True
+    if body.failed:  # it can't be told where the next request begins
+        _half_close(connection)
+        return False
+    return _discard(body.read)
+
+
+def _discard(read: Callable[[int], bytes]) -> bool:
+    """Read to the end; False if that is too far away, or the connection is closed meanwhile."""
+    left = _UNREAD_BYTES
+    # IotError and RequestTimeout: the connection's `failure`, which has nothing left to answer.
+    ends = (OSError, ParseException, IotError, RequestTimeout)
+    with gevent.Timeout(_UNREAD_SECONDS, False), suppress(*ends):
+        while left > 0:
+            data = read(2**16)
+            if not data:
+                return True
+            left -= len(data)
+    return False
+
+
+def _half_close(connection: Connection) -> None:
+    """Say that nothing more is sent, and read what the client still sends, within limits."""
+    connection.send_no_more()
+    _discard(connection.client.recv)
+
+
+def _say(served: _Client, answer: bytes) -> None:
+    """Send a last answer if the client takes it at once."""
+    with suppress(OSError):
+        served.writer.send_at_once(answer)
+        _half_close(served.connection)

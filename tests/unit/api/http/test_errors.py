@@ -1,0 +1,144 @@
+"""From any error to its answer."""
+
+import json
+import logging
+
+import psycopg
+import psycopg_pool
+import pytest
+import redis.exceptions
+from flask import Flask
+from werkzeug.exceptions import HTTPException, default_exceptions
+
+from iot_api.http.errors import STATUS, answer_error, register_errors
+from iot_models.errors import (
+    DecryptionError,
+    ErrorCode,
+    IotError,
+    TooLargeError,
+    TooManyRequestsError,
+    UnavailableError,
+)
+from iot_stores.postgres import PoolBusyError
+
+
+@pytest.fixture
+def app() -> Flask:
+    """An app whose one view raises what a test puts there."""
+    made = Flask(__name__)
+    register_errors(made)
+    return made
+
+
+def told(app: Flask, error: Exception) -> tuple[int, dict[str, object], str | None]:
+    with app.test_request_context("/"):
+        answer = answer_error(error)
+    assert answer.mimetype == "application/json"
+    return answer.status_code, json.loads(answer.data), answer.headers.get("Retry-After")
+
+
+def test_every_code_has_a_status() -> None:
+    assert set(STATUS) == set(ErrorCode)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code", "retry_after"),
+    [
+        (TooLargeError("too much", limit=5), 413, "too_large", None),
+        (TooManyRequestsError("too often", retry_after=7), 429, "too_many_requests", "7"),
+        (UnavailableError("full", retry_after=5), 503, "unavailable", "5"),
+        (DecryptionError("damaged"), 500, "damaged", None),
+        (redis.exceptions.ConnectionError("x"), 503, "unavailable", "1"),
+        (redis.exceptions.TimeoutError("x"), 503, "unavailable", "1"),
+        (redis.exceptions.BusyLoadingError("x"), 503, "unavailable", "1"),
+        (redis.exceptions.OutOfMemoryError("OOM command not allowed"), 503, "unavailable", "1"),
+        (redis.exceptions.ReadOnlyError("READONLY You can't write"), 503, "unavailable", "1"),
+        (redis.exceptions.ResponseError("OOM command not allowed"), 503, "unavailable", "1"),
+        (psycopg.OperationalError("x"), 503, "unavailable", "1"),
+        (psycopg_pool.PoolTimeout("x"), 503, "unavailable", "1"),
+        (PoolBusyError("x"), 503, "unavailable", "1"),
+        (redis.exceptions.ResponseError("WRONGTYPE"), 500, "internal", None),
+        (psycopg.errors.UniqueViolation("x"), 500, "internal", None),
+        (ZeroDivisionError("x"), 500, "internal", None),
+    ],
+    ids=lambda each: type(each).__name__ if isinstance(each, Exception) else None,
+)
+def test_an_error_s_status_and_code(
+    app: Flask, error: Exception, status: int, code: str, retry_after: str | None
+) -> None:
+    found_status, body, found_retry = told(app, error)
+    assert (found_status, body["code"], found_retry) == (status, code, retry_after)
+    assert isinstance(body["error"], str)
+
+
+def test_a_busy_pool_is_not_reported_as_postgres_away(app: Flask) -> None:
+    assert "away" in str(told(app, psycopg_pool.PoolTimeout("x"))[1]["error"])
+    assert "away" not in str(told(app, PoolBusyError("x"))[1]["error"])
+
+
+def test_details_go_to_the_client(app: Flask) -> None:
+    assert told(app, TooLargeError("too much", limit=5))[1] == {
+        "error": "too much",
+        "code": "too_large",
+        "limit": 5,
+    }
+
+
+def test_a_defect_is_logged_without_its_message(
+    app: Flask, caplog: pytest.LogCaptureFixture
+) -> None:
+    """str() of a KeyError or of a UnicodeDecodeError is what the request sent."""
+    with caplog.at_level(logging.ERROR):
+        status, body, _ = told(app, raised())
+    assert status == 500
+    assert SECRET not in json.dumps(body)
+    assert SECRET not in caplog.text
+    assert "builtins.RuntimeError\n" in caplog.text
+    assert "caused by builtins.KeyError\n" in caplog.text
+    assert ", in fail\n" in caplog.text
+    assert all(each.exc_info is None for each in caplog.records)
+
+
+SECRET = "s3cret"
+
+
+def raised() -> RuntimeError:
+    """An error with frames and a cause, both of which quote a request."""
+    with pytest.raises(RuntimeError) as caught:
+        fail(SECRET)
+    return caught.value
+
+
+def fail(password: str) -> None:
+    passwords: dict[str, str] = {}
+    try:
+        passwords[password]
+    except KeyError as error:
+        raise RuntimeError(password) from error
+
+
+def test_what_a_part_says_of_itself_is_not_told(app: Flask) -> None:
+    """A connection's error holds addresses and users."""
+    for error in (
+        psycopg.OperationalError("connection to 10.0.0.1, user iot failed"),
+        redis.exceptions.ConnectionError("10.0.0.1:6379"),
+    ):
+        assert "10.0.0.1" not in json.dumps(told(app, error)[1])
+
+
+@pytest.mark.parametrize("kind", default_exceptions.values(), ids=lambda kind: kind.__name__)
+def test_every_error_of_http_is_json(app: Flask, kind: type[HTTPException]) -> None:
+    error = kind()
+    status, body, _ = told(app, error)
+    assert status == error.code
+    assert body["code"] in set(ErrorCode)
+    assert "<" not in str(body["error"])
+
+
+def test_an_error_of_a_view_is_answered(app: Flask) -> None:
+    @app.get("/x")
+    def view() -> str:
+        raise IotError("it went wrong")
+
+    answer = app.test_client().get("/x")
+    assert (answer.status_code, answer.get_json()["error"]) == (500, "it went wrong")

@@ -1,0 +1,80 @@
+"""Receipts: the names of entries as text that fits into a request line."""
+
+import base64
+import random
+import struct
+
+import pytest
+
+from iot_api.ingest.receipts import decode_receipt, encode_list, encode_receipt
+from iot_cipher.envelope import EntryName
+from iot_models.errors import InvalidRequestError
+from iot_models.names import MOST_SHARDS
+
+LONGEST = 3200
+"""gunicorn takes 4094 bytes of a request line; a prefix of a proxy must fit in as well."""
+
+
+def entries(count: int, sessions: int = 1, greatest: int = 2**63 - 1) -> list[EntryName]:
+    """Names of different shards, in no order."""
+    chance = random.Random(count)
+    shards = chance.sample(range(MOST_SHARDS), count)
+    names = [bytes([number]) * 16 for number in range(sessions)]
+    return [
+        EntryName(shard, chance.choice(names), chance.randrange(1, greatest + 1))
+        for shard in shards
+    ]
+
+
+@pytest.mark.parametrize("count", [1, 2, 64, 65, 255, 256])
+@pytest.mark.parametrize("sessions", [1, 3])
+@pytest.mark.parametrize("greatest", [1, 255, 256, 2**63 - 1])
+def test_a_receipt_is_short_and_holds_every_name(count: int, sessions: int, greatest: int) -> None:
+    made = entries(count, sessions, greatest)
+    receipt = encode_receipt(made)
+    assert len(receipt) <= LONGEST
+    assert set(decode_receipt(receipt)) == set(made)
+    assert len(decode_receipt(receipt)) == count
+    assert decode_receipt(encode_list(made)) == made
+
+
+@pytest.mark.parametrize("count", [1, 64, 256])
+def test_the_receipts_of_version_0_1_are_read(count: int) -> None:
+    """Also the answers that are remembered for an Idempotency-Key, whatever their length."""
+    made = entries(count)
+    packed = b"".join(struct.pack(">H16sQ", *name) for name in made)
+    text = base64.urlsafe_b64encode(packed).decode()
+    assert decode_receipt(text) == made
+    assert encode_list(made) == text
+
+
+@pytest.mark.parametrize("count", [1, 64])
+def test_version_0_1_reads_the_receipts_of_few_entries(count: int) -> None:
+    """While both versions run, either may be asked."""
+    made = entries(count)
+    assert encode_receipt(made) == encode_list(made)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\2",
+        b"\2" + bytes(17),
+        b"\2" + bytes(16) + b"\0\0" + bytes(1),
+        b"\2" + bytes(16) + b"\0\x09" + bytes(10),
+        b"\2" + bytes(16) + b"\xff\x08" + bytes(100),
+        b"\2" + bytes(16) + b"\0\x08" + bytes(1) + b"\xff" * 8,
+        b"\3" + bytes(16) + b"\0\1\0\1",
+    ],
+)
+def test_what_is_no_receipt_is_refused(content: bytes) -> None:
+    with pytest.raises(InvalidRequestError, match="this is no receipt of a request"):
+        decode_receipt(base64.urlsafe_b64encode(content).decode())
+
+
+def test_a_receipt_that_is_cut_off_is_refused() -> None:
+    whole = base64.urlsafe_b64decode(encode_receipt(entries(100)))
+    for end in range(1, len(whole)):
+        with pytest.raises(InvalidRequestError):
+            decode_receipt(base64.urlsafe_b64encode(whole[:end]).decode())

@@ -1,0 +1,111 @@
+"""Large bodies take turns, and leave most of the time to small requests."""
+
+import pytest
+
+from iot_api.limits.clients import Client
+from iot_api.limits.large_requests import DENSE_BYTES, DENSITY, LARGE_BYTES, LargeRequests
+from iot_api.limits.pace import MOST_REST_SECONDS, REST_FACTOR, Pace, seconds_waited_for_processor
+
+
+class Clock:
+    """A clock that only sleeping and `now` move."""
+
+    now = 100.0
+    slept = 0.0
+    waited = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def waiting(self) -> float:
+        return self.waited
+
+    def sleep(self, seconds: float) -> None:
+        self.slept += seconds
+        self.now += seconds
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def requests(clock: Clock) -> LargeRequests:
+    return LargeRequests(Pace(clock, clock.sleep, clock.waiting))
+
+
+def parse_large(requests: LargeRequests, clock: Clock, seconds: float, others: int = 0) -> None:
+    """Parse a large body, while others are answered."""
+    with requests.turn(Client("client")) as turn:
+        turn.grow(LARGE_BYTES, LARGE_BYTES)
+        clock.now += seconds
+        requests.small += others
+
+
+def test_large_bodies_alone_wait_for_nothing(requests: LargeRequests, clock: Clock) -> None:
+    for _ in range(3):
+        parse_large(requests, clock, 0.2)
+    assert clock.slept == 0
+
+
+def test_beside_small_requests_a_large_body_gets_a_tenth_of_the_time(
+    requests: LargeRequests, clock: Clock
+) -> None:
+    began = clock.now
+    for _ in range(10):
+        parse_large(requests, clock, 0.2, others=1)
+    assert clock.slept == pytest.approx(9 * 0.2 * REST_FACTOR)
+    assert 10 * 0.2 / (clock.now - began) == pytest.approx(1 / (1 + REST_FACTOR), rel=0.1)
+
+
+def test_a_contended_processor_is_left_to_others(requests: LargeRequests, clock: Clock) -> None:
+    """The device that another process serves waits for the same processor."""
+    with requests.turn(Client("client")) as turn:
+        turn.grow(LARGE_BYTES, LARGE_BYTES)
+        clock.now += 0.2
+        clock.waited += 0.02
+    parse_large(requests, clock, 0.2)
+    assert clock.slept == pytest.approx(0.2 * REST_FACTOR)
+
+
+def test_the_kernel_tells_how_long_a_process_waited() -> None:
+    assert 0 <= seconds_waited_for_processor() < 1e6
+
+
+def test_a_rest_has_a_bound(requests: LargeRequests, clock: Clock) -> None:
+    parse_large(requests, clock, 30, others=1)
+    parse_large(requests, clock, 0)
+    assert clock.slept == pytest.approx(MOST_REST_SECONDS)
+
+
+def test_a_small_body_is_counted_and_waits_for_nobody(
+    requests: LargeRequests, clock: Clock
+) -> None:
+    with requests.turn(Client("a")) as large:
+        large.grow(10, 10)
+        large.grow(LARGE_BYTES, LARGE_BYTES)
+        large.grow(2 * LARGE_BYTES, LARGE_BYTES)
+        with requests.turn(Client("b")) as small:
+            small.grow(LARGE_BYTES - 1, LARGE_BYTES // DENSITY)
+    assert requests.small == 1
+    assert clock.slept == 0
+
+
+def test_what_unpacks_to_many_times_its_size_is_large(requests: LargeRequests) -> None:
+    with requests.turn(Client("client")) as turn:
+        turn.grow(DENSE_BYTES - 1, 1)
+        turn.grow(DENSE_BYTES, DENSE_BYTES // DENSITY)
+        assert not turn.is_large
+        turn.grow(DENSE_BYTES, DENSE_BYTES // DENSITY - 1)
+        assert turn.is_large
+
+
+def test_small_requests_count_that_are_answered_between_two_large_ones(
+    requests: LargeRequests, clock: Clock
+) -> None:
+    """While a body is parsed in one piece, none is."""
+    for _ in range(3):
+        requests.small += 1
+        parse_large(requests, clock, 0.2)
+    assert clock.slept == pytest.approx(2 * 0.2 * REST_FACTOR)

@@ -1,0 +1,42 @@
+"""Ranges of ids against sets of ids."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from iot_api.query import id_ranges
+from iot_api.query.id_ranges import IdRanges, Overlap
+from iot_models.segment import ID_STRIDE, SegmentBounds
+
+SEGMENTS = st.lists(
+    st.tuples(st.integers(0, 40), st.integers(1, 6), st.booleans(), st.integers(0, 1)), max_size=30
+)
+
+
+def bounds(first: int, count: int, *, gap: bool = False, shard: int = 0) -> SegmentBounds:
+    """A segment of `count` ids from the `first` one of a shard on; with a gap it is one longer."""
+    first_id = first * ID_STRIDE + shard
+    last_id = first_id + (count - 1 + gap) * ID_STRIDE
+    return SegmentBounds(first_id, last_id, 0, 0, 0, 0, 0, 0, shard, count)
+
+
+@given(segments=SEGMENTS)
+def test_it_finds_what_overlaps(segments: list[tuple[int, int, bool, int]]) -> None:
+    ranges = IdRanges()
+    dense: set[int] = set()
+    sparse: set[int] = set()
+    for first, count, gap, shard in segments:
+        each = bounds(first, count, gap=gap, shard=shard)
+        ids = set(range(each.first_id, each.last_id + 1, ID_STRIDE))
+        found = ranges.add(each)
+        if not gap and ids & dense:
+            assert found is Overlap.CERTAIN
+        else:
+            assert found is (Overlap.POSSIBLE if ids & (dense | sparse) else Overlap.NONE)
+        (sparse if gap else dense).update(ids)
+
+
+def test_it_remembers_a_bounded_number_of_ranges() -> None:
+    ranges = IdRanges()
+    count = 3 * id_ranges.MOST_RANGES
+    assert {ranges.add(bounds(2 * n, 1)) for n in range(count)} == {Overlap.NONE}
+    assert ranges.add(bounds(2 * count - 2, 1)) is Overlap.CERTAIN

@@ -1,0 +1,180 @@
+"""The merge against sorting everything."""
+
+import itertools
+import uuid
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from iot_api.query import merge as merge_module
+from iot_api.query.merge import merge
+from iot_api.query.read_order import ASCENDING, DESCENDING, Order, position
+from iot_api.query.segment_rows import Rows
+from iot_cipher.sealed_segment import SealedSegment
+from iot_models.reading import Reading
+from iot_models.segment import ID_STRIDE, SegmentBounds, SegmentColumns
+
+EPOCH = "1970-01-01 00:00:00"
+VAULT = uuid.UUID(int=1)
+Segments = list[list[Reading]]
+
+TIMES = st.integers(-3, 3) | st.sampled_from([-(2**63), 2**63 - 1])
+ORDERS = st.sampled_from([ASCENDING, DESCENDING])
+MOST_BYTES = st.sampled_from([0, 900, 3000, 10**9])
+"""From no reading more than there must be, on; one counts 300."""
+SEGMENTS = st.lists(st.lists(TIMES, min_size=1, max_size=9), max_size=12)
+
+
+def readings(times: list[list[int]]) -> Segments:
+    """A segment each, their ids in the order of arrival, each in its own order."""
+    ids = itertools.count(ID_STRIDE, ID_STRIDE)
+    return [
+        sorted((Reading(EPOCH, "", next(ids), time, 0) for time in each), key=position)
+        for each in times
+    ]
+
+
+def sealed(of: list[Reading]) -> SealedSegment:
+    ids = [each.id for each in of]
+    times = [each.interrogator_timestamp for each in of]
+    bounds = SegmentBounds(min(ids), max(ids), 0, 0, 0, 0, min(times), max(times), 0, len(of))
+    return SealedSegment(VAULT, bounds, b"")
+
+
+class Opening:
+    """Opens segments, giving of them what was asked for, and counts what it gave."""
+
+    def __init__(self, segments: Segments, *, leave_out: int = 0, order: Order = ASCENDING) -> None:
+        self._of = {min(each.id for each in segment): segment for segment in segments}
+        self._order = order
+        self._leave_out = leave_out
+        self.given = 0
+        self.opened = 0
+        stored = [sealed(segment) for segment in segments]
+        # As the database gives them.
+        self.stored = sorted(stored, key=lambda each: order.begin(each.bounds))
+
+    def open(self, segment: SealedSegment) -> Rows:
+        found = [
+            each
+            for each in self._of[segment.bounds.first_id]
+            if not self._leave_out or (each.id // ID_STRIDE) % self._leave_out
+        ]
+        self.given += len(found)
+        self.opened += 1
+        columns = SegmentColumns(
+            [each.id for each in found],
+            [0] * len(found),
+            [each.relative_timestamp for each in found],
+            [each.interrogator_timestamp for each in found],
+            [""] * len(found),
+        )
+        return Rows(columns, self._order, 0, len(found))
+
+
+@pytest.fixture(params=[1, 2, 5])
+def batch(request: pytest.FixtureRequest) -> Iterator[int]:
+    """Batches so small that everything that happens between two of them happens often."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(merge_module, "BATCH", request.param)
+        yield request.param
+
+
+def merged_and_sorted(
+    opening: Opening, segments: Segments, order: Order = ASCENDING, most_bytes: int = 10**9
+) -> tuple[list[Reading], list[Reading]]:
+    batches = list(merge(opening.stored, opening.open, order, most_bytes=lambda: most_bytes))
+    assert all(batches)
+    everything = [each for segment in opening.stored for each in opening.open(segment).readings()]
+    assert len(everything) <= sum(map(len, segments))
+    return [each for batch in batches for each in batch], sorted(everything, key=order.key)
+
+
+@pytest.mark.usefixtures("batch")
+class TestOrder:
+    """By interrogator timestamp, then id, whatever overlaps."""
+
+    @given(times=SEGMENTS, order=ORDERS, most_bytes=MOST_BYTES)
+    def test_it_is_the_sorted_whole(
+        self, times: list[list[int]], order: Order, most_bytes: int
+    ) -> None:
+        segments = readings(times)
+        opening = Opening(segments, order=order)
+        merged, wanted = merged_and_sorted(opening, segments, order, most_bytes)
+        assert merged == wanted
+        assert len(merged) == sum(map(len, times))
+
+    @given(times=SEGMENTS, leave_out=st.integers(1, 3), order=ORDERS, most_bytes=MOST_BYTES)
+    def test_also_when_not_all_of_a_segment_was_asked_for(
+        self, times: list[list[int]], leave_out: int, order: Order, most_bytes: int
+    ) -> None:
+        """The bounds then promise readings that don't come."""
+        segments = readings(times)
+        opening = Opening(segments, leave_out=leave_out, order=order)
+        merged, wanted = merged_and_sorted(opening, segments, order, most_bytes)
+        assert merged == wanted
+
+
+def test_segments_one_after_another_are_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory stays flat: at any time there are two segments, not all."""
+    monkeypatch.setattr(merge_module, "BATCH", 10)
+    segments = readings([list(range(start, start + 10)) for start in range(0, 1000, 10)])
+    opening = Opening(segments)
+    passed_on = 0
+    for batch in merge(opening.stored, opening.open):
+        passed_on += len(batch)
+        assert opening.given - passed_on <= 20
+    assert passed_on == 1000
+
+
+def test_nothing_is_opened_before_it_is_needed() -> None:
+    opening = Opening(readings([[1], [2]]))
+    batches = merge(opening.stored, opening.open)
+    assert opening.given == 0
+    assert len(next(batches)) == 2
+
+
+def test_segments_that_all_overlap_are_sorted_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A vault whose senders repeat the same times costs no square of its size."""
+    monkeypatch.setattr(merge_module, "BATCH", 4)
+    seen = 0
+
+    def counted(reading: Reading) -> tuple[int, int]:
+        nonlocal seen
+        seen += 1
+        return reading.interrogator_timestamp, reading.id
+
+    count = 2000
+    segments = readings([[0, 100] for _ in range(count // 2)])
+    opening = Opening(segments)
+    merged = merge(opening.stored, opening.open, Order(descending=False, key=counted))
+    assert sum(map(len, merged)) == count
+    assert seen < 40 * count
+
+
+def test_what_overlaps_is_held_only_as_far_as_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    """40 segments that all overlap, of 50 readings each: 100 readings at most, and a segment."""
+    monkeypatch.setattr(merge_module, "BATCH", 20)
+    segments = readings([list(range(start, 2000, 40)) for start in range(40)])
+    opening = Opening(segments)
+    merged: list[Reading] = []
+    largest = 0
+    for batch in merge(opening.stored, opening.open, most_bytes=lambda: 100 * 300):
+        largest = max(largest, len(batch))
+        merged += batch
+    assert merged == sorted(merged, key=position)
+    assert len(merged) == 2000
+    assert largest <= 150
+    # Each time at least some 50 readings are handed on, so no segment is opened more than 40 times.
+    assert opening.opened <= 40 * 40
+
+
+def test_what_overlaps_little_is_opened_once() -> None:
+    """Memory that is short costs nothing where segments overlap with their neighbours alone."""
+    segments = readings([list(range(start, start + 60)) for start in range(0, 1000, 50)])
+    opening = Opening(segments)
+    batches = merge(opening.stored, opening.open, batch=50, most_bytes=lambda: 0)
+    assert sum(map(len, batches)) == 1200
+    assert opening.opened == 20

@@ -1,0 +1,107 @@
+"""The open vaults that an API process holds."""
+
+import uuid
+
+from iot_api.vaults.cache import VaultCache
+from iot_cipher.vault import OpenVault, VaultRecord
+from support.waiting import wait_until
+
+
+class Clock:
+    """A clock that a test sets."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def record(number: int) -> VaultRecord:
+    return VaultRecord(uuid.UUID(int=number), b"%d" % number, bytes(16), 14, b"wrapped")
+
+
+def vault(number: int) -> OpenVault:
+    return OpenVault(uuid.UUID(int=number), bytes(32))
+
+
+def test_a_vault_is_held_for_its_time_and_no_longer() -> None:
+    clock = Clock()
+    cache = VaultCache(size=10, seconds=5, clock=clock)
+    cache.put(b"1", record(1), vault(1))
+    clock.now = 4.9
+    held = cache.get(b"1")
+    assert held is not None
+    assert (held.vault.vault_id, held.record) == (uuid.UUID(int=1), record(1))
+    clock.now = 5.0
+    assert cache.get(b"1") is None
+    cache.close()
+
+
+def test_one_caller_renews_a_vault_in_the_second_half_of_its_time() -> None:
+    clock = Clock()
+    cache = VaultCache(size=10, seconds=10, clock=clock)
+    cache.put(b"1", record(1), vault(1))
+    clock.now = 4.9
+    held = cache.get(b"1")
+    assert held is not None
+    assert not cache.is_due(held)
+    clock.now = 5.0
+    assert cache.is_due(held)
+    assert not cache.is_due(held)
+    cache.put(b"1", record(1), vault(1))
+    clock.now = 14.9
+    assert cache.get(b"1") is not None
+    cache.close()
+
+
+def test_the_data_key_of_an_unused_vault_is_dropped_when_its_time_is_over() -> None:
+    clock = Clock()
+    cache = VaultCache(size=10, seconds=5, clock=clock)
+    cache.put(b"1", record(1), vault(1))
+    cache.put(b"2", record(2), vault(2))
+    clock.now = 3.0
+    cache.put(b"1", record(1), vault(1))
+    clock.now = 5.0
+    assert cache.drop_expired() == 1
+    assert cache.get(b"1") is not None
+    clock.now = 8.0
+    assert cache.drop_expired() == 1
+    assert cache.drop_expired() == 0
+    cache.close()
+
+
+def test_expired_vaults_are_dropped_without_any_request() -> None:
+    cache = VaultCache(size=10, seconds=0.05)
+    cache.put(b"1", record(1), vault(1))
+    wait_until(lambda: not cache._held, what="an empty cache")  # noqa: SLF001 - its memory
+    cache.close()
+
+
+def test_the_vault_that_expires_first_makes_room() -> None:
+    cache = VaultCache(size=2, seconds=5, clock=Clock())
+    for number in (1, 2, 1, 3):
+        cache.put(b"%d" % number, record(number), vault(number))
+    assert [cache.get(each) is not None for each in (b"1", b"2", b"3")] == [True, False, True]
+    cache.close()
+
+
+def test_a_vault_that_is_gone_is_forgotten() -> None:
+    cache = VaultCache(size=10, seconds=5, clock=Clock())
+    cache.put(b"1", record(1), vault(1))
+    cache.forget(b"1")
+    cache.forget(b"1")
+    assert cache.get(b"1") is None
+    cache.close()
+
+
+def test_keys_are_of_one_process_alone() -> None:
+    one, other = VaultCache(size=1, seconds=1), VaultCache(size=1, seconds=1)
+    assert one.key(b"p") == one.key(b"p")
+    assert len({one.key(b"p"), one.key(b"q"), other.key(b"p")}) == 3
+
+
+def test_nothing_prints_a_key() -> None:
+    cache = VaultCache(size=1, seconds=5)
+    cache.put(b"1", record(1), vault(1))
+    assert "OpenVault" not in repr(cache.get(b"1"))
+    cache.close()

@@ -1,0 +1,89 @@
+"""Which small segments are merged: enough of them, few times each, of one day."""
+
+import math
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from iot_api.vaults.compaction_planner import FEWEST, MOST_BYTES, MOST_READINGS, MOST_SEGMENTS, plan
+from iot_stores.months import DAY_MS
+from iot_stores.small_segments import SMALL, SMALL_BYTES, SmallSegment
+from iot_writer.compaction import segment_merger
+
+NOW = 20_000 * DAY_MS + DAY_MS // 2
+TODAY = 20_000 * DAY_MS
+
+
+def segment(received: int, count: int = 1, size: int = 200) -> SmallSegment:
+    return SmallSegment(received, received, count, size)
+
+
+SEGMENTS = st.lists(
+    st.builds(
+        segment,
+        st.integers(TODAY - 3 * DAY_MS, NOW - 1),
+        st.one_of(st.just(1), st.integers(1, SMALL - 1)),
+        st.one_of(st.just(200), st.integers(100, SMALL_BYTES - 1)),
+    ),
+    max_size=300,
+).map(lambda found: sorted(found, key=lambda each: each.received_min))
+
+
+@given(SEGMENTS)
+def test_orders_are_bounded_apart_and_of_one_day(found: list[SmallSegment]) -> None:
+    orders = list(plan(found, NOW))
+    named = [id(each) for order in orders for each in order]
+    assert len(named) == len(set(named))
+    for order in orders:
+        assert 2 <= len(order) <= MOST_SEGMENTS
+        assert sum(each.count for each in order) <= MOST_READINGS
+        assert sum(each.size for each in order) <= MOST_BYTES
+        assert len({each.received_min // DAY_MS for each in order}) == 1
+        assert order == sorted(order, key=lambda each: each.received_min)
+
+
+@given(st.lists(st.integers(1, SMALL - 1), max_size=300))
+def test_while_the_day_goes_on_each_is_at_least_doubled(counts: list[int]) -> None:
+    orders = list(plan([segment(TODAY + place, n) for place, n in enumerate(counts)], NOW))
+    for order in orders[:1] if sum(counts) <= MOST_READINGS else []:
+        assert len(order) >= FEWEST
+        assert sum(each.count for each in order) >= 2 * max(each.count for each in order)
+
+
+def test_a_day_that_is_over_leaves_nothing_but_one() -> None:
+    yesterday = TODAY - DAY_MS
+    assert list(plan([segment(yesterday)], NOW)) == []
+    both = [segment(yesterday), segment(yesterday + 1, SMALL - 1)]
+    assert list(plan(both, NOW)) == [both]
+    assert list(plan([segment(yesterday), segment(TODAY)], NOW)) == []
+    # Over is a day once all of it is beyond the hot window.
+    assert list(plan(both, TODAY - 1)) == []
+
+
+def test_few_of_today_are_left() -> None:
+    few = [segment(TODAY + number) for number in range(FEWEST)]
+    assert list(plan(few[1:], NOW)) == []
+    assert list(plan(few, NOW)) == [few]
+    assert list(plan([*few[1:], segment(TODAY + 99, SMALL - 1)], NOW)) == []
+
+
+def test_a_reading_is_written_anew_a_few_times_only() -> None:
+    """However slowly they come: as often as what it lies in can double up to a large segment."""
+    held: list[SmallSegment] = []
+    written = 0
+    for number in range(20_000):
+        held.append(segment(TODAY + number))
+        if number % 10 == 0:
+            for order in plan(held, NOW):
+                held = [each for each in held if each not in order]
+                count = sum(each.count for each in order)
+                written += count
+                if count < SMALL:
+                    held.append(segment(order[0].received_min, count))
+        assert len(held) < FEWEST + 20
+    assert written / 20_000 <= math.log2(2 * SMALL / FEWEST)
+
+
+def test_what_an_order_holds_of_a_day_fits_in_one_merged_segment() -> None:
+    """So an order needs one key a day."""
+    assert MOST_READINGS <= segment_merger.MOST_READINGS

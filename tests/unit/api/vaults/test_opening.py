@@ -1,0 +1,338 @@
+"""Opening vaults: shared by those who bring one password, apart for those who bring others."""
+
+import threading
+import uuid
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from iot_api.limits.clients import Client
+from iot_api.limits.guess_limit import Guesses
+from iot_api.vaults.cache import VaultCache
+from iot_api.vaults.keeper import VaultKeeper
+from iot_api.vaults.opening import Vaults
+from iot_cipher.keyring import Keyring, KeyringFile, create_keyring_file
+from iot_cipher.vault import OpenVault, VaultRecord, password_key, scrypt_secret
+from iot_stores.held_entries import HeldEntries
+from iot_stores.vault_lookups import FastLookups, LookupPolicy
+from iot_stores.vault_records import FoundVault, VaultRecords
+from support.waiting import wait_until
+
+LATER = 10.0
+
+
+class Clock:
+    """A clock that a test sets."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+POLICY = LookupPolicy(FastLookups.GONE, (10,))
+CLIENT = Client("192.0.2.1")
+
+
+class Records(VaultRecords):
+    """Records in memory; what is asked while `held_up` is answered when it may go on."""
+
+    def __init__(self) -> None:
+        self._records: dict[bytes, VaultRecord] = {}
+        self.held_up: set[bytes] = set()
+        self.go_on = threading.Event()
+        self.fails = False
+        self.asked = 0
+
+    def hold_up(self, lookup: bytes) -> None:
+        self.held_up.add(lookup)
+
+    def clear(self) -> None:
+        self._records.clear()
+
+    def cached(self, lookups: Sequence[bytes]) -> VaultRecord | None:
+        del lookups
+        return None
+
+    def find(self, lookups: Sequence[bytes]) -> FoundVault:
+        self.asked += 1
+        if self.held_up & set(lookups):
+            assert self.go_on.wait(LATER)
+            if self.fails:
+                raise ConnectionError("away")
+        found = [self._records[each] for each in lookups if each in self._records]
+        return FoundVault(found[0] if found else None, POLICY)
+
+    def add(self, record: VaultRecord) -> VaultRecord:
+        return self._records.setdefault(record.lookup, record)
+
+    def cache(self, record: VaultRecord) -> None:
+        del record
+
+    def put_back(self, record: VaultRecord) -> VaultRecord:
+        return self._records.setdefault(record.lookup, record)
+
+    def missing(self, records: Collection[VaultRecord]) -> list[VaultRecord]:
+        return [each for each in records if self._records.get(each.lookup) != each]
+
+    def raise_cost(self, cost: int) -> LookupPolicy:
+        del cost
+        return POLICY
+
+
+class NothingHeld(HeldEntries):
+    """No entries that are held."""
+
+    def __init__(self) -> None:
+        pass
+
+    def vaults(self) -> dict[uuid.UUID, int]:
+        return {}
+
+
+def keeper(records: Records, cache: VaultCache, keyring: Keyring) -> VaultKeeper:
+    """What Postgres has is what `records` holds."""
+    return VaultKeeper(records, cache, lambda: keyring, NothingHeld(), lambda: None)
+
+
+class NoGuesses(Guesses):
+    """Counts unknown passwords, and refuses nobody."""
+
+    def __init__(self) -> None:
+        self.counted = 0
+        self.suspected = False
+
+    def check(self, client: Client) -> None:
+        pass
+
+    def count(self, client: Client) -> None:
+        del client
+        self.counted += 1
+
+    def suspects(self, client: Client) -> bool:
+        return self.suspected or client.name == "suspect"
+
+
+@pytest.fixture
+def keyring(tmp_path: Path) -> Keyring:
+    """A keyring."""
+    create_keyring_file(tmp_path / "keyring.json")
+    return KeyringFile(tmp_path / "keyring.json").current()
+
+
+@pytest.fixture
+def records() -> Records:
+    """No records yet."""
+    return Records()
+
+
+@pytest.fixture
+def guesses() -> NoGuesses:
+    """No guesses yet."""
+    return NoGuesses()
+
+
+@pytest.fixture
+def keys() -> list[bytes]:
+    """The passwords of which a key was made, one for each time."""
+    return []
+
+
+@pytest.fixture
+def vaults(
+    keyring: Keyring, records: Records, guesses: NoGuesses, keys: list[bytes]
+) -> Iterator[Vaults]:
+    """Vaults over them, none open."""
+
+    def slow_key(password: bytes, salt: bytes, log2_n: int) -> bytes:
+        keys.append(password)
+        return password_key(password, salt, log2_n)
+
+    cache = VaultCache(size=10, seconds=60)
+    made = Vaults(
+        lambda: keyring,
+        keeper(records, cache, keyring),
+        guesses,
+        scrypt_log2_n=10,
+        slow_key=slow_key,
+    )
+    yield made
+    made.close()
+
+
+def lookup(keyring: Keyring, password: bytes) -> bytes:
+    return scrypt_secret(keyring, password, 10).lookup
+
+
+def test_a_password_that_can_not_be_told_holds_up_no_other(
+    vaults: Vaults, records: Records, keyring: Keyring
+) -> None:
+    records.hold_up(lookup(keyring, b"slow"))
+    with ThreadPoolExecutor() as threads:
+        slow = threads.submit(vaults.find_or_create, b"slow", CLIENT)
+        wait_until(lambda: records.asked == 1, what="the slow one's question")
+        other = threads.submit(vaults.find_or_create, b"other", CLIENT).result(LATER)
+        assert not slow.done()
+        records.go_on.set()
+        assert slow.result(LATER).vault_id != other.vault_id
+
+
+def _ask(
+    vaults: Vaults, records: Records, keyring: Keyring, threads: ThreadPoolExecutor
+) -> "list[Future[OpenVault]]":
+    """Four that bring one password while its record is held up."""
+    records.hold_up(lookup(keyring, b"same"))
+    asked = [threads.submit(vaults.find_or_create, b"same", CLIENT) for _ in range(4)]
+    wait_until(lambda: records.asked == 1 and all(each.running() for each in asked), what="all")
+    records.go_on.set()
+    return asked
+
+
+def test_one_password_is_opened_once(
+    vaults: Vaults, records: Records, keyring: Keyring, keys: list[bytes], guesses: NoGuesses
+) -> None:
+    with ThreadPoolExecutor(max_workers=4) as threads:
+        opened = [each.result(LATER) for each in _ask(vaults, records, keyring, threads)]
+    assert len({vault.vault_id for vault in opened}) == 1
+    assert keys == [b"same"]
+    assert guesses.counted == 1
+
+
+def test_a_failure_is_not_remembered(vaults: Vaults, records: Records, keyring: Keyring) -> None:
+    records.fails = True
+    with ThreadPoolExecutor(max_workers=4) as threads:
+        for each in _ask(vaults, records, keyring, threads):
+            assert isinstance(each.exception(LATER), ConnectionError)
+    records.held_up.clear()
+    assert vaults.find_or_create(b"same", CLIENT) == vaults.find(b"same", CLIENT)
+
+
+def test_a_password_in_use_costs_one_scrypt(
+    keyring: Keyring, records: Records, guesses: NoGuesses, keys: list[bytes]
+) -> None:
+    """Time and again its record is looked up; while that is the same, so is the key."""
+
+    def slow_key(password: bytes, salt: bytes, log2_n: int) -> bytes:
+        keys.append(password)
+        return password_key(password, salt, log2_n)
+
+    clock = Clock()
+    cache = VaultCache(size=10, seconds=10, clock=clock)
+    vaults = Vaults(
+        lambda: keyring,
+        keeper(records, cache, keyring),
+        guesses,
+        scrypt_log2_n=10,
+        slow_key=slow_key,
+    )
+    first = vaults.find_or_create(b"p", CLIENT)
+    asked = records.asked
+    for _ in range(3):
+        clock.now += 6
+        assert [vaults.find_or_create(b"p", CLIENT) for _ in range(2)] == [first] * 2
+    assert keys == [b"p"]
+    assert records.asked == asked + 3
+    records.clear()
+    clock.now += 6
+    assert vaults.find(b"p", CLIENT) == first, "a vault that Postgres lost was not put back"
+    assert records.find([lookup(keyring, b"p")]).record is not None
+    assert keys == [b"p"]
+    vaults.close()
+
+
+def test_a_vault_that_exists_and_is_opened_is_told_once(
+    keyring: Keyring, records: Records, guesses: NoGuesses
+) -> None:
+    """A vault just made has nothing in it, and one that is held was told of."""
+    opened: list[OpenVault] = []
+
+    def process() -> Vaults:
+        cache = VaultCache(size=10, seconds=60)
+        return Vaults(
+            lambda: keyring,
+            keeper(records, cache, keyring),
+            guesses,
+            scrypt_log2_n=10,
+            opened=opened.append,
+        )
+
+    one, other = process(), process()
+    assert one.find(b"new", CLIENT) is None
+    one.find_or_create(b"new", CLIENT)
+    one.find(b"new", CLIENT)
+    assert opened == []
+    vault = other.find(b"new", CLIENT)
+    other.find_or_create(b"new", CLIENT)
+    assert opened == [vault]
+    assert guesses.counted == 2
+    one.close()
+    other.close()
+
+
+class HeldUp:
+    """A slow key that notes the passwords in their order, and holds the first one up."""
+
+    def __init__(self) -> None:
+        self.order: list[bytes] = []
+        self._go_on = threading.Event()
+
+    def __call__(self, password: bytes, salt: bytes, log2_n: int) -> bytes:
+        self.order.append(password)
+        if password == b"first":
+            assert self._go_on.wait(LATER)
+        return password_key(password, salt, log2_n)
+
+    def open_all(self, vaults: Vaults, requests: Sequence[tuple[bytes, Client]]) -> list[OpenVault]:
+        """Let requests come one after the other while the first one is held up."""
+        with ThreadPoolExecutor() as threads:
+            done = []
+            for number, request in enumerate(requests, 1):
+                done.append(threads.submit(vaults.find_or_create, *request))
+                wait_until(lambda: len(self.order) + vaults.waiting == number, what="a caller")  # noqa: B023 - at once
+            self._go_on.set()
+            return [each.result(LATER) for each in done]
+
+
+@pytest.mark.parametrize("suspected", [False, True])
+def test_known_passwords_go_before_those_of_a_client_that_guesses(
+    keyring: Keyring, records: Records, guesses: NoGuesses, suspected: bool
+) -> None:
+    slow_key = HeldUp()
+    clock = Clock()
+    cache = VaultCache(size=10, seconds=10, clock=clock)
+    vaults = Vaults(
+        lambda: keyring,
+        keeper(records, cache, keyring),
+        guesses,
+        scrypt_log2_n=10,
+        slow_key=slow_key,
+    )
+    vaults.find_or_create(b"known", CLIENT)
+    clock.now += 10
+    slow_key.order.clear()
+    guesses.suspected = suspected
+    slow_key.open_all(vaults, [(password, CLIENT) for password in (b"first", b"new", b"known")])
+    expected = [b"first", b"known", b"new"] if suspected else [b"first", b"new", b"known"]
+    assert slow_key.order == expected
+    vaults.close()
+
+
+def test_a_device_does_not_wait_in_the_place_of_a_suspect_with_its_password(
+    keyring: Keyring, records: Records, guesses: NoGuesses
+) -> None:
+    slow_key = HeldUp()
+    cache = VaultCache(size=10, seconds=10)
+    vaults = Vaults(
+        lambda: keyring,
+        keeper(records, cache, keyring),
+        guesses,
+        scrypt_log2_n=10,
+        slow_key=slow_key,
+    )
+    requests = [(b"first", CLIENT), (b"common", Client("suspect")), (b"common", CLIENT)]
+    opened = slow_key.open_all(vaults, requests)
+    assert slow_key.order == [b"first", b"common", b"common"]
+    assert opened[1].vault_id == opened[2].vault_id
+    vaults.close()

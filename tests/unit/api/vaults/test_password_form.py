@@ -1,0 +1,49 @@
+"""The normal form of passwords."""
+
+import unicodedata
+
+import pytest
+
+from iot_api.vaults.password_form import MOST_BYTES, normal_form
+
+
+@pytest.mark.parametrize(
+    ("sent", "normal"),
+    [
+        ("", ""),
+        ("p", "p"),
+        ("Schlüssel", "Schlüssel"),
+        (unicodedata.normalize("NFD", "Schlüssel"), "Schlüssel"),
+        ("\u212b", "\u00c5"),  # the sign of the unit ångström
+        ("\u1112\u1161\u11ab", "\ud55c"),  # Hangul by its letters
+        ("q\u0323\u0307", "q\u0323\u0307"),
+        ("q\u0307\u0323", "q\u0323\u0307"),
+        ("a\u00a0b", "a b"),
+        ("a\u3000b", "a b"),
+        ("\u2003\u00fc", " \u00fc"),
+        # What NFKC, or a check of letters, would change stays apart.
+        ("\uff21", "\uff21"),
+        ("ﬁ", "ﬁ"),
+        ("ß", "ß"),
+        ("Ü", "Ü"),
+        ("a\tb\u200b", "a\tb\u200b"),
+        ("🔑", "🔑"),
+    ],
+)
+def test_of_a_text(sent: str, normal: str) -> None:
+    assert normal_form(sent.encode()).decode() == normal
+    assert normal_form(normal.encode()).decode() == normal
+
+
+@pytest.mark.parametrize(
+    "sent", [b"\xff", b"u\xcc", "\ud800u\u0308".encode("utf-8", "surrogatepass")]
+)
+def test_what_is_no_text_has_no_other_form(sent: bytes) -> None:
+    assert normal_form(sent) == sent
+
+
+def test_a_giant_has_no_other_form() -> None:
+    """Sorting its accents would take seconds."""
+    longest = "u\u0308".encode() * (MOST_BYTES // 3)
+    assert normal_form(longest) == "ü".encode() * (MOST_BYTES // 3)
+    assert normal_form(longest + longest) == longest + longest

@@ -1,0 +1,192 @@
+"""`iot-sensor soak` sees through a service that lies."""
+
+import json
+import re
+import select
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from iot_tools.checks.soak import report_of
+from iot_tools.checks.soak_device import Account, Device
+from iot_tools.checks.soak_wire import Wire
+from iot_tools.cli.main import main
+from support.waiting import wait_until
+
+Row = dict[str, Any]
+READINGS = 5
+
+
+class Service:
+    """Takes readings and gives them back through `lie`."""
+
+    def __init__(self, lie: Callable[[list[Row]], list[Row]]) -> None:
+        self.lie = lie
+        self.rows: dict[str, Row] = {}
+        self.statuses: list[int] = []
+        """Of the next answers, instead of the right ones; 0: none."""
+        self.after: list[float] = []
+        """Seconds that the next answers take."""
+        self.hangs_up = False
+        """Whether it closes the connection after an answer, without saying so."""
+
+
+@contextmanager
+def serving(lie: Callable[[list[Row]], list[Row]] = list) -> Iterator[tuple[Service, str]]:
+    """A service and its URL."""
+    service = Service(lie)
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def _any(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["data"]
+            if service.after:
+                time.sleep(service.after.pop(0))
+            status = service.statuses.pop(0) if service.statuses else 200
+            if status == 0:
+                self.close_connection = True
+                return
+            answer: Any = {}
+            if self.command == "POST":
+                answer = {"data": service.lie(list(service.rows.values()))}
+            elif status == 200:
+                status = 201
+                service.rows[self.headers["Idempotency-Key"]] = {
+                    "relative_timestamp": body["relative_time"],
+                    "interrogator_timestamp": body["interrogator_time"],
+                    "freeform": json.dumps(body["freeform"]),
+                }
+            payload = json.dumps(answer).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(payload)))
+            self.end_headers()
+            self.wfile.write(payload)
+            self.close_connection |= service.hangs_up
+
+        do_PUT = do_POST = _any  # noqa: N815 -- the names http.server calls
+
+        def log_message(self, *_: object) -> None:
+            """Keep the tests' output clean."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield service, f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def soaked(url: str, *, timeout: float = 5) -> Account:
+    """The account of a device that sent some readings."""
+    device = Device(
+        "device", "password", Wire(url, token="", keep=True, timeout=timeout), rate=1000
+    )
+    stop = threading.Event()
+    thread = threading.Thread(target=device.run, args=(stop,), kwargs={"settle": 5})
+    thread.start()
+    while len(device.account.acknowledged) < READINGS and thread.is_alive():
+        time.sleep(0.001)
+    stop.set()
+    thread.join()
+    device.finish(time.monotonic() + 0.5)
+    return device.account
+
+
+def ended(wire: Wire) -> bool:
+    held = wire._connection.sock  # noqa: SLF001 -- when its end has arrived is not told otherwise
+    return bool(select.select([held], [], [], 0)[0])
+
+
+def well(account: Account) -> bool:
+    return bool(report_of([account], seconds=1, strict=True)["well"])
+
+
+def altered(name: str, value: object) -> Callable[[list[Row]], list[Row]]:
+    return lambda rows: [{**rows[0], name: value}, *rows[1:]]
+
+
+def test_an_honest_service_is_well() -> None:
+    with serving() as (_, url):
+        account = soaked(url)
+    assert well(account)
+    assert len(account.acknowledged) == account.sent
+    assert account.slowest > 0
+
+
+@pytest.mark.parametrize(
+    ("lie", "found"),
+    [
+        (lambda rows: rows[1:], "lost"),
+        (lambda rows: [*rows, rows[0]], "doubled"),
+        (altered("freeform", '"other"'), "strange"),
+        (altered("interrogator_timestamp", 7_000), "strange"),
+        (
+            lambda rows: [*rows, {**rows[0], "relative_timestamp": 9_999_999}],
+            "strange",
+        ),
+    ],
+)
+def test_a_lie_is_found(lie: Callable[[list[Row]], list[Row]], found: str) -> None:
+    with serving(lie) as (_, url):
+        account = soaked(url)
+    assert getattr(account, found) == 1
+    assert not well(account)
+
+
+@pytest.mark.parametrize(
+    ("status", "counted"),
+    [(0, "failed"), (500, "failed"), (401, "failed"), (503, "refused"), (429, "refused")],
+)
+def test_every_failed_request_counts_once_and_is_told(status: int, counted: str) -> None:
+    with serving() as (service, url):
+        service.statuses = [status]
+        account = soaked(url)
+    assert getattr(account, counted) == 1
+    assert account.failed + account.refused == 1
+    assert account.lost == account.doubled == 0
+    assert not well(account)
+    (told,) = account.failures
+    assert re.match(r"\d\d:\d\d:\d\d\.\d{3} device: PUT /api/iot: \S+", told)
+
+
+def test_an_answer_that_comes_too_late_is_a_failure() -> None:
+    with serving() as (service, url):
+        service.after = [2]
+        account = soaked(url, timeout=0.2)
+    assert account.failed == 1
+    assert account.doubled == 0
+
+
+def test_a_connection_that_ended_before_it_was_used_is_opened_again() -> None:
+    with serving() as (service, url):
+        service.hangs_up = True
+        wire = Wire(url, token="", keep=True, timeout=5)
+        for _ in range(2):
+            assert wire.ask("POST", "/", {"data": {}}).status == 200
+            wait_until(lambda: ended(wire), what="the end of the connection")
+        wire.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--url", "https://x"], "--url is not an http URL: https://x\n"),
+        (["--url", "http://x", "--devices", "0"], "--devices must be 1 or more"),
+        (["--url", "http://x", "--rate", "nan"], "--rate from above 0"),
+    ],
+)
+def test_bad_arguments(
+    options: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["soak", *options]) == 2
+    assert sentence in capsys.readouterr().err

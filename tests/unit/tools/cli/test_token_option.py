@@ -1,0 +1,61 @@
+"""The token that a command brings: from where, and that it isn't shown."""
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from iot_models.errors import SettingsError
+from iot_tools.cli.main import main
+from iot_tools.cli.token_option import add_token, token_of
+from iot_tools.local.simulate import Simulation
+
+ENVIRON = {"IOT_TOKEN": "iot_of-the-environment"}
+
+
+def parse(*arguments: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    add_token(parser)
+    return parser.parse_args(arguments)
+
+
+def test_where_it_comes_from(tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    path.write_text("iot_of-the-file\n", encoding="utf-8")
+    assert token_of(parse(), {}) == ""
+    assert token_of(parse(), ENVIRON) == "iot_of-the-environment"
+    assert token_of(parse("--token", "iot_given"), ENVIRON) == "iot_given"
+    assert token_of(parse("--token-file", str(path)), ENVIRON) == "iot_of-the-file"
+
+
+def test_only_one_is_given(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        parse("--token", "a", "--token-file", "b")
+    assert "not allowed with" in capsys.readouterr().err
+
+
+def test_a_file_without_a_token(tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    for content, sentence in ((None, "No such file"), (b"\n", "no token"), (b"\xff", "UTF-8")):
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(SettingsError, match=sentence):
+            token_of(parse("--token-file", str(path)), ENVIRON)
+
+
+@pytest.mark.parametrize("token", ["two words", "a\r\nX-More: b", "é"])
+def test_what_no_header_can_hold(token: str) -> None:
+    with pytest.raises(SettingsError, match="the token is not one") as caught:
+        token_of(parse("--token", token), {})
+    assert token not in str(caught.value)
+
+
+def test_simulate_refuses_a_file_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["simulate", "--url", "http://x", "--token-file", "/nothing/here"]) == 2
+    assert capsys.readouterr().err == "/nothing/here can't be read: No such file or directory\n"
+
+
+def test_it_is_not_shown() -> None:
+    simulation = Simulation(url="http://x", password="p", token="iot_secret")
+    assert "iot_secret" not in repr(simulation)
+    assert simulation.client().token == "iot_secret"

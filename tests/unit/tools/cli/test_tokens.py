@@ -1,0 +1,182 @@
+"""`iot-sensor tokens`: on a file, which is replaced as a whole."""
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from iot_cipher.tokens import parse_tokens
+from iot_models.scopes import Scope
+from iot_tools.cli.main import main
+from iot_tools.cli.tokens_file import TokensOnDisk
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "tokens.json"
+
+
+def create(path: Path, name: str, scope: str = "ingest") -> int:
+    return main(["tokens", "create", "--file", str(path), "--name", name, "--scope", scope])
+
+
+def revoke(path: Path, name: str) -> int:
+    return main(["tokens", "revoke", "--file", str(path), "--name", name])
+
+
+def test_create_list_revoke(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert create(path, "devices") == 0
+    assert create(path, "people", "read, audit") == 0
+    devices, people = capsys.readouterr().out.split()
+    assert devices not in path.read_text("utf-8")
+    found = parse_tokens(path.read_text("utf-8")).find(people.encode())
+    assert found is not None
+    assert found.scopes == {Scope.READ, Scope.AUDIT}
+
+    assert main(["tokens", "list", "--file", str(path)]) == 0
+    told = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [(line[0], line[2]) for line in told] == [
+        ("devices", "ingest"),
+        ("people", "audit,read"),
+    ]
+    assert told[1][1] == found.created
+
+    assert revoke(path, "devices") == 0
+    assert capsys.readouterr().out == "devices: revoked\n"
+    left = parse_tokens(path.read_text("utf-8"))
+    assert left.find(devices.encode()) is None
+    assert left.find(people.encode()) == found
+    assert [each.name for each in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "sentence"),
+    [
+        (["create", "--name", "devices", "--scope", "ingest"], 1, "there is a token devices al"),
+        (["create", "--name", "My", "--scope", "ingest"], 2, "a token's name must be"),
+        (["create", "--name", "new", "--scope", "write"], 2, "there is no such scope"),
+        (["create", "--name", "new", "--scope", ""], 2, "there is no such scope"),
+        (["revoke", "--name", "other"], 1, "there is no token of that name"),
+    ],
+)
+def test_what_is_refused_changes_nothing(
+    path: Path,
+    arguments: list[str],
+    status: int,
+    sentence: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    create(path, "devices")
+    before, inode = path.read_bytes(), path.stat().st_ino
+    capsys.readouterr()
+    action, *more = arguments
+    assert main(["tokens", action, "--file", str(path), *more]) == status
+    told = capsys.readouterr()
+    assert told.err.startswith(sentence)
+    assert told.out == ""
+    assert (path.read_bytes(), path.stat().st_ino) == (before, inode)
+    assert [each.name for each in path.parent.iterdir()] == [path.name]
+
+
+def test_no_file(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["list"], ["revoke", "--name", "devices"]):
+        action, *more = arguments
+        assert main(["tokens", action, "--file", str(path), *more]) == 1
+        assert capsys.readouterr().err == f"{path} holds no tokens: there is none\n"
+    assert not path.exists()
+    assert create(path.parent / "no" / "tokens.json", "devices") == 2
+    assert "can't be written: No such file or directory" in capsys.readouterr().err
+
+
+def test_a_file_that_is_no_tokens_json(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for content, sentence in ((b"{}", "the tokens are not JSON"), (b"\xff\xfe", "is not UTF-8")):
+        path.write_bytes(content)
+        assert create(path, "devices") == 2
+        assert revoke(path, "devices") == 2
+        assert main(["tokens", "list", "--file", str(path)]) == 2
+        assert capsys.readouterr().err.count(sentence) == 3
+        assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("action", ["create", "list", "revoke"])
+def test_it_must_be_said_where(action: str, capsys: pytest.CaptureFixture[str]) -> None:
+    more = {"create": ["--name", "a", "--scope", "read"], "list": [], "revoke": ["--name", "a"]}
+    with pytest.raises(SystemExit, match="2"):
+        main(["tokens", action, *more[action]])
+    assert "--file" in capsys.readouterr().err
+
+
+def test_a_new_file_is_its_owner_s_alone_and_an_old_one_keeps_its_mode(path: Path) -> None:
+    umask = os.umask(0)
+    try:
+        create(path, "one")
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        path.chmod(0o640)
+        create(path, "two")
+        assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    finally:
+        os.umask(umask)
+
+
+def test_a_file_keeps_its_owner(path: Path) -> None:
+    if os.geteuid():
+        pytest.skip("only root can give a file away")
+    create(path, "one")
+    os.chown(path, 65532, 65533)
+    create(path, "two")
+    assert (path.stat().st_uid, path.stat().st_gid) == (65532, 65533)
+
+
+def test_a_link_stays_a_link(path: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(path.name)
+    create(link, "one")
+    create(link, "two")
+    assert link.is_symlink()
+    assert len(parse_tokens(path.read_text("utf-8")).grants) == 2
+
+
+def test_of_many_at_once_none_is_lost(path: Path) -> None:
+    arguments = [sys.executable, "-m", "iot_tools", "tokens", "create", "--file", str(path)]
+    running = [
+        subprocess.Popen(
+            [*arguments, "--name", f"token-{number}", "--scope", "read"], stdout=subprocess.PIPE
+        )
+        for number in range(8)
+    ]
+    made = [each.communicate(timeout=60)[0].strip() for each in running]
+    assert [each.returncode for each in running] == [0] * 8
+    known = parse_tokens(path.read_text("utf-8"))
+    grants = [known.find(token) for token in made]
+    assert [grant.name if grant else None for grant in grants] == [f"token-{n}" for n in range(8)]
+
+
+def test_a_change_that_cannot_be_written_leaves_nothing(
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    create(path, "one")
+    before = path.read_bytes()
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    capsys.readouterr()
+    assert create(path, "two") == 2
+    told = capsys.readouterr()
+    assert told.err == f"{path} can't be written: No space left on device\n"
+    assert told.out == ""  # nobody is told a token that is not kept
+    assert path.read_bytes() == before
+    assert [each.name for each in path.parent.iterdir()] == [path.name]
+
+
+def test_what_raises_meanwhile_changes_nothing(path: Path) -> None:
+    def fail(text: str | None) -> str:
+        raise KeyError(text)
+
+    with pytest.raises(KeyError):
+        TokensOnDisk(path).change(fail)
+    assert not path.exists()

@@ -1,0 +1,28 @@
+"""Nothing leaves the outbox before it is acknowledged."""
+
+from iot_tools.local.outbox import Batch, Outbox
+
+
+def test_batches_stay_in_order_until_removed() -> None:
+    outbox = Outbox(capacity=100)
+    first, second = Batch([{"n": 1}]), Batch([{"n": 2}, {"n": 3}])
+    outbox.add(first)
+    outbox.add(second)
+    assert (outbox.first(), outbox.waiting) == (first, 3)
+    assert outbox.first() is first
+    outbox.remove_first()
+    assert (outbox.first(), outbox.waiting) == (second, 2)
+    outbox.remove_first()
+    assert (outbox.first(), outbox.waiting, outbox.given_up) == (None, 0, 0)
+
+
+def test_a_full_outbox_gives_up_the_oldest_and_counts_them() -> None:
+    outbox = Outbox(capacity=3)
+    batches = [Batch([{"n": n}, {"n": n}]) for n in range(3)]
+    for batch in batches:
+        outbox.add(batch)
+    assert (outbox.first(), outbox.waiting, outbox.given_up) == (batches[2], 2, 4)
+
+
+def test_every_batch_has_a_key_of_its_own() -> None:
+    assert Batch([]).key != Batch([]).key

@@ -1,0 +1,155 @@
+"""A simulated device loses nothing, however the service fares."""
+
+import logging
+import subprocess
+import sys
+import threading
+from typing import Protocol
+
+import pytest
+
+from iot_tools.checks.http_client import ApiClient
+from iot_tools.local.interrogator import Interrogator
+from iot_tools.local.ports import free_port
+from iot_tools.local.simulate import Device
+
+
+class Service(Protocol):
+    """What the fixture gives."""
+
+    url: str
+    readings: list[dict[str, object]]
+    requests: int
+    failures: list[tuple[int, dict[str, str]]]
+    lose_answers: int
+
+
+class Clock:
+    """Time that passes when told to."""
+
+    def __init__(self) -> None:
+        self.now = 1_763_877_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Bench:
+    """A device and its clock."""
+
+    def __init__(self, url: str, capacity: int = 1000) -> None:
+        self.clock = Clock()
+        self.client = ApiClient(url, "demo", timeout=5)
+        interrogator = Interrogator(1, 10, self.clock)
+        self.device = Device(
+            "device 1", interrogator, self.client, capacity=capacity, clock=self.clock
+        )
+
+    def pass_time(self, seconds: float) -> None:
+        """Let time pass, and the device do its work."""
+        self.clock.now += seconds
+        self.device.step()
+
+
+def relative_times(service: Service) -> list[object]:
+    return [reading["relative_time"] for reading in service.readings]
+
+
+def expected(count: int) -> list[object]:
+    return [100_000 * number for number in range(count)]
+
+
+def test_it_sends_what_it_takes(service: Service) -> None:
+    bench = Bench(service.url)
+    bench.pass_time(0.5)
+    bench.pass_time(0.5)
+    bench.client.close()
+    assert relative_times(service) == expected(10)
+    assert {reading["db_password"] for reading in service.readings} == {"demo"}
+    assert service.requests == 2
+
+
+@pytest.mark.parametrize("status", [503, 429, 500, 502, 404, 401])
+def test_readings_that_were_not_taken_are_kept_and_sent_again(
+    service: Service, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    bench = Bench(service.url)
+    service.failures = [(status, {}), (status, {})]
+    for _ in range(10):
+        bench.pass_time(0.5)
+    bench.client.close()
+    assert relative_times(service) == expected(50)
+    assert bench.device.outbox.waiting == 0
+    assert f"can't send, keeping 5 readings: {status}" in caplog.text
+    assert "sends again after" in caplog.text
+    assert len(caplog.records) == 2
+
+
+def test_it_waits_as_long_as_it_is_told(service: Service) -> None:
+    bench = Bench(service.url)
+    service.failures = [(503, {"Retry-After": "7"})]
+    bench.pass_time(1)
+    for _ in range(6):
+        bench.pass_time(1)
+    assert service.requests == 1
+    bench.pass_time(1)
+    bench.client.close()
+    assert relative_times(service) == expected(80)
+
+
+def test_nothing_is_lost_while_nobody_listens(service: Service) -> None:
+    bench = Bench(f"http://127.0.0.1:{free_port()}")
+    bench.pass_time(5)
+    assert bench.device.outbox.waiting == 50
+    recovered = ApiClient(service.url, "demo")
+    bench.device._client = recovered  # noqa: SLF001 -- the service came back
+    bench.pass_time(5)
+    recovered.close()
+    assert relative_times(service) == expected(100)
+
+
+def test_a_lost_answer_stores_nothing_twice(service: Service) -> None:
+    bench = Bench(service.url)
+    service.lose_answers = 1
+    bench.pass_time(1)
+    bench.pass_time(1)
+    bench.client.close()
+    assert relative_times(service) == expected(20)
+
+
+def test_what_can_never_be_taken_is_dropped_and_said(
+    service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = Bench(service.url)
+    service.failures = [(400, {})]
+    bench.pass_time(1)
+    bench.pass_time(1)
+    bench.client.close()
+    assert relative_times(service) == expected(20)[10:]
+    assert "10 readings refused: 400" in caplog.text
+
+
+def test_a_full_outbox_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench(f"http://127.0.0.1:{free_port()}", capacity=20)
+    for _ in range(3):
+        bench.pass_time(1)
+    assert "10 readings lost so far" in caplog.text
+
+
+def test_told_to_stop_it_hands_over_what_it_has(service: Service) -> None:
+    bench = Bench(service.url)
+    bench.clock.now += 1
+    stop = threading.Event()
+    stop.set()
+    bench.device.run(stop)
+    assert relative_times(service) == expected(10)
+
+
+def test_the_command_sends_as_many_as_asked_from_each_device(service: Service) -> None:
+    command = [sys.executable, "-m", "iot_tools", "simulate", "--url", service.url]
+    command += ["--devices", "2", "--rate", "100", "--readings", "30", "--password", "p"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(service.readings) == 60
+    assert "device 2: 30 sent, 0 not sent" in done.stdout

@@ -1,0 +1,133 @@
+"""`iot-sensor capacity`: what a number of devices needs, as a table."""
+
+import argparse
+from collections.abc import Callable, Sequence
+
+from iot_models.errors import SettingsError
+from iot_tools.cli.dead_letters import Subparsers
+
+from .costs import described
+from .model import Capacity, Demand, Limit, Need
+
+_UNITS = ("", "k", "M", "G", "T", "P", "E")
+_SHOWN = 4
+"""Limits that are told of, at least."""
+
+
+def add_capacity(commands: "Subparsers[argparse.ArgumentParser]") -> None:
+    """Add the command."""
+    parser = commands.add_parser("capacity", help="compute what a fleet of devices needs")
+    number, rate = _at_least(int, 1), _at_least(float, 0)
+    parser.add_argument("--devices", type=number, default=10_000, help="default 10,000")
+    parser.add_argument("--readings-per-second", type=rate, default=1.0, metavar="RATE",
+                        dest="rate", help="of each device (default 1)")  # fmt: skip
+    parser.add_argument("--batch", type=number, default=1, help="readings a request (default 1)")
+    parser.add_argument("--devices-per-password", type=number, default=1, metavar="N",
+                        dest="devices_per_vault",
+                        help="default 1: each has a password of its own")  # fmt: skip
+    parser.add_argument("--retention-days", type=number, default=365, help="default 365")
+    parser.add_argument("--outage-seconds", type=number, default=1800, metavar="SECONDS",
+                        help="longest outage of Postgres (default 1800)")  # fmt: skip
+    parser.add_argument("--hot-window-seconds", type=number, default=300, metavar="SECONDS",
+                        help="IOT_HOT_WINDOW_SECONDS (default 300)")  # fmt: skip
+    parser.add_argument("--vault-cache-seconds", type=number, default=3600, metavar="SECONDS",
+                        help="IOT_VAULT_CACHE_SECONDS (default 3600)")  # fmt: skip
+    parser.add_argument("--vault-cache-size", type=number, default=50_000, metavar="N",
+                        help="IOT_VAULT_CACHE_SIZE (default 50,000)")  # fmt: skip
+    parser.add_argument("--idempotent", action="store_true",
+                        help="requests have an Idempotency-Key")  # fmt: skip
+    parser.add_argument("--sticky", action="store_true",
+                        help="all requests of a device reach the same API process")  # fmt: skip
+    parser.add_argument("--markdown", action="store_true", help="print Markdown tables")
+    parser.add_argument("--costs", action="store_true", help="print the constants of the model")
+    parser.set_defaults(command=_run)
+
+
+def _run(parsed: argparse.Namespace) -> int:
+    if parsed.costs:
+        _print(
+            ("cost", "value", "unit", "how it was measured"), costs_rows(), markdown=parsed.markdown
+        )
+        return 0
+    if not parsed.rate:
+        raise SettingsError("--readings-per-second must be above 0")
+    given = {name: getattr(parsed, name) for name in Demand.__dataclass_fields__}
+    capacity = Capacity(Demand(**given))
+    _print(("part", "what", "needed"), needs_rows(capacity), markdown=parsed.markdown)
+    print()
+    head = ("limit of one release", "used", "remedy")
+    _print(head, limits_rows(capacity), markdown=parsed.markdown)
+    if capacity.releases > 1:
+        print(
+            f"\nOne release is not enough: run {capacity.releases} of them, by groups of devices."
+        )
+    return 0
+
+
+def needs_rows(capacity: Capacity) -> list[Sequence[str]]:
+    """Part, name, figure."""
+    return [(each.part, each.name, amount(each)) for each in capacity.needs()]
+
+
+def limits_rows(capacity: Capacity) -> list[Sequence[str]]:
+    """Those that stand in the way, and the nearest of the others."""
+    limits = capacity.limits()
+    shown = max(_SHOWN, sum(each.used > 1 for each in limits))
+    return [(each.name, share(each), each.remedy) for each in limits[:shown]]
+
+
+def costs_rows() -> list[Sequence[str]]:
+    """Meaning, figure, unit, how it was measured."""
+    return [(meaning, f"{value:,g}", unit, how) for _, value, unit, meaning, how in described()]
+
+
+def amount(need: Need) -> str:
+    """For people: three digits, and a letter for thousands."""
+    if need.unit == "" or need.value < 1000:
+        digits = 0 if need.unit == "" or need.value >= 100 else 1 if need.value >= 10 else 2
+        return f"{need.value:,.{digits}f} {need.unit}".rstrip()
+    value, step = need.value, 0
+    while value >= 999.5 and step < len(_UNITS) - 1:
+        value, step = value / 1000, step + 1
+    text = f"{value:.0f}" if value >= 100 else f"{value:.1f}"
+    if need.unit.startswith("bytes"):
+        return f"{text} {_UNITS[step]}{need.unit.replace('bytes', 'B')}"
+    return f"{text}{_UNITS[step]} {need.unit}".replace(" /", "/")
+
+
+def share(limit: Limit) -> str:
+    """Of a limit: in percent, or as a multiple."""
+    return f"{limit.used:.0%}" if limit.used < 10 else f"{limit.used:,.0f} times"
+
+
+def _print(head: Sequence[str], rows: Sequence[Sequence[str]], *, markdown: bool) -> None:
+    for line in table(head, rows) if markdown else aligned([head, *rows]):
+        print(line)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Markdown."""
+    lines = [f"| {' | '.join(row)} |" for row in (head, *rows)]
+    return [lines[0], f"|{'---|' * len(head)}", *lines[1:]]
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """For a terminal."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+
+
+def _at_least(kind: Callable[[str], float], least: int) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"must be a number, not {text!r}") from None
+        if not least <= value <= 1e15:
+            raise argparse.ArgumentTypeError(f"must be from {least}, not {text}")
+        return value
+
+    return parse

@@ -1,0 +1,89 @@
+"""The tables of docs/scaling.md, which `make docs` writes anew between their marks:
+`python -m iot_tools.capacity.overview docs/scaling.md`.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from .command import amount, costs_rows, share, table
+from .model import Capacity, Demand, Need
+
+FLEETS = (10_000, 1_000_000, 100_000_000)
+WAYS = {
+    "one a second": Demand(1, rate=1.0),
+    "one a minute": Demand(1, rate=1 / 60),
+    "1000 a minute, in one request": Demand(1, rate=1000 / 60, batch=1000),
+}
+
+
+def capacities() -> list[tuple[str, str, Capacity, Capacity]]:
+    """Devices and what each sends; each routed to one API process, and not."""
+    found = []
+    for devices in FLEETS:
+        for way, demand in WAYS.items():
+            default = replace(demand, devices=devices)
+            routed = replace(default, sticky=True)
+            found.append((f"{devices:,}", way, Capacity(routed), Capacity(default)))
+    return found
+
+
+def overview() -> list[str]:
+    """What fleets need: a line each."""
+    head = ("devices", "each sends", "readings/s", "API cores (not routed)", "writers", "shards",
+            "Redis cores", "Redis memory", "Postgres cores", "rows/s", "disk a year",
+            "network in")  # fmt: skip
+    rows: list[Sequence[str]] = []
+    for devices, way, capacity, default in capacities():
+        api = f"{_cores(capacity.api_cores)} ({_cores(default.api_cores)})"
+        rows.append((
+            devices, way, _text(capacity.demand.readings, "/s"), api,
+            f"{capacity.writers}", f"{capacity.shards}", _cores(capacity.redis_cores),
+            _text(capacity.redis_memory, "bytes"), _cores(capacity.postgres_cores),
+            _text(capacity.segments, "/s"), _text(capacity.disk, "bytes"),
+            _text(capacity.network_in, "bytes/s"),
+        ))  # fmt: skip
+    return table(head, rows)
+
+
+def limits() -> list[str]:
+    """Which limit is the first for each fleet."""
+    head = ("devices", "each sends", "first limit of one release", "used", "next", "releases")
+    rows: list[Sequence[str]] = []
+    for devices, way, capacity, _ in capacities():
+        first, second = [each for each in capacity.limits() if each.hard][:2]
+        rows.append((devices, way, first.name, share(first), f"{second.name}, {share(second)}",
+                     f"{capacity.releases:,}"))  # fmt: skip
+    return table(head, rows)
+
+
+def costs() -> list[str]:
+    """What all of it is computed from."""
+    return table(("cost", "value", "unit", "how it was measured"), costs_rows())
+
+
+TABLES = {"overview": overview, "limits": limits, "costs": costs}
+
+
+def filled(text: str) -> str:
+    """A document with its tables as they are now."""
+    for name, made in TABLES.items():
+        begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+        before, old, rest = text.partition(begin)
+        after = rest.partition(end)[2]
+        text = "\n".join([before + begin, *made(), end]) + after if old else text
+    return text
+
+
+def _text(value: float, unit: str) -> str:
+    return amount(Need("", "", value, unit))
+
+
+def _cores(value: float) -> str:
+    return _text(value, "cores").removesuffix(" cores")
+
+
+if __name__ == "__main__":
+    path = Path(sys.argv[1])
+    path.write_text(filled(path.read_text(encoding="utf-8")), encoding="utf-8")

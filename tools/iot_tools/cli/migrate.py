@@ -1,0 +1,101 @@
+"""`iot-sensor migrate`: waits for Postgres, then brings the schema up to date."""
+
+import argparse
+import logging
+import re
+import sys
+import time
+
+import psycopg
+from psycopg.conninfo import make_conninfo
+
+from iot_models import settings
+from iot_models.errors import UnavailableError
+from iot_stores.postgres import url_parts
+
+from .signals import EndedError, ended_by_signals
+
+_log = logging.getLogger(__name__)
+
+_CONNECT_SECONDS = 5
+_PAUSE = 0.5
+_TELL_EVERY = 5.0
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """Migrate; ended by a signal, say so. The schema is then as it was, or up to date."""
+    url = settings.load_one("postgres_url")
+    server = PostgresAt(url)
+    try:
+        with ended_by_signals():
+            server.wait(parsed.wait)
+            _migrate(server, grant=parsed.grant)
+    except EndedError as ended:
+        print(f"ended by {ended}; run it again", file=sys.stderr)
+        return ended.code
+    _log.info("the schema is up to date")
+    return 0
+
+
+def _migrate(server: "PostgresAt", *, grant: bool) -> None:
+    # What follows takes a second to load, in which a signal is heeded already.
+    logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)
+    from sqlalchemy.exc import DBAPIError  # noqa: PLC0415
+
+    from iot_writer import schema  # noqa: PLC0415
+
+    try:
+        schema.migrate(server.conninfo, grant=grant)
+    except (DBAPIError, psycopg.Error) as error:
+        raise UnavailableError(
+            f"Postgres at {server.where} refused the migration, and nothing was changed: "
+            f"{server.told(error)}"
+        ) from None
+
+
+class PostgresAt:
+    """A server, of which nothing secret is ever told."""
+
+    def __init__(self, url: str) -> None:
+        """Raises `SettingsError` when `url` is none, without repeating it."""
+        self.conninfo, self.where, self._password = _read(url)
+
+    def wait(self, seconds: float) -> None:
+        """Return as soon as the server lets us in.
+
+        Raises:
+            UnavailableError: it didn't in that time; the message tells why.
+        """
+        began = told = time.monotonic()
+        while True:
+            try:
+                psycopg.connect(self.conninfo).close()
+            except psycopg.OperationalError as error:
+                reason = self.told(error)
+            else:
+                return
+            now = time.monotonic()
+            if now + _PAUSE > began + seconds:
+                raise UnavailableError(
+                    f"Postgres at {self.where} doesn't let us in "
+                    f"(tried for {seconds:g} s): {reason}"
+                )
+            if now >= told:
+                _log.info("waiting for Postgres at %s: %s", self.where, reason)
+                told = now + _TELL_EVERY
+            time.sleep(_PAUSE)
+
+    def told(self, error: BaseException) -> str:
+        """What an error says, in one line, without the password."""
+        cause = getattr(error, "orig", None) or error
+        line = re.sub(r"\s+", " ", str(cause)).strip()
+        return line.replace(self._password, "***") if self._password else line
+
+
+def _read(url: str) -> tuple[str, str, str]:
+    """The conninfo with a limit on connecting, what may be told of it, and the password."""
+    parts = url_parts(url)
+    port, database = parts.get("port") or "5432", parts.get("dbname") or parts.get("user") or ""
+    where = f"{parts.get('host') or 'localhost'}:{port}/{database}"
+    timed = {"connect_timeout": _CONNECT_SECONDS, **parts}
+    return make_conninfo("", **timed), where, str(parts.get("password") or "")

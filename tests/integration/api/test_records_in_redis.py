@@ -18,7 +18,7 @@ from iot_models.settings import Settings
 from iot_stores.vault_records import CACHE_SECONDS
 from iot_tools.local.postgres_server import PostgresServer
 from iot_tools.local.redis_server import RedisServer
-from iot_writer import sweep
+from iot_writer.maintenance import sweep
 from iot_writer.writer import Writer
 from support.draining import drain_all
 from support.keys import KEYS

@@ -1,5 +1,6 @@
 """The backlog: sealed entries that are acknowledged and wait to be stored, one stream a shard."""
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
@@ -15,6 +16,7 @@ from .group_commit import GroupCommit
 from .redis_client import milliseconds
 from .redis_connections import renew_connections
 from .scripts import load_script, run_all
+from .store_states import report
 from .stream_entries import Given, Removal, Waiting
 
 WAIT_MILLISECONDS = 2000
@@ -23,6 +25,8 @@ _PAGE = 128
 """Entries fetched at a time; the first page decides whether another is worth its round trip."""
 _GREATEST = 2**64 - 1
 """Of both parts of an entry's id."""
+_log = logging.getLogger(__name__)
+
 _Page = list[tuple[bytes, dict[bytes, bytes]]]
 
 
@@ -198,21 +202,18 @@ class Backlog:
 
     def _check_reached(self, reached: Any) -> None:
         if isinstance(reached, ResponseError) and "WAITAOF" in str(reached):
-            raise UnavailableError(f"Redis can't do IOT_REDIS_WAIT_FSYNC: {reached}")
+            raise UnavailableError(_logged(f"Redis can't do IOT_REDIS_WAIT_FSYNC: {reached}"))
         if isinstance(reached, Exception):
             raise reached
-        self._check_replicas(reached)
-
-    def _check_replicas(self, reached: Any) -> None:
         local, replicas = reached if self._wait_fsync else (1, reached)
         if replicas < self._wait_replicas:
             # A master that was cut off from its replicas: by now another one may be master.
             renew_connections(self._client)
-            raise UnavailableError(
-                f"{replicas} of {self._wait_replicas} replicas have the readings; try again"
-            )
+            sentence = f"{replicas} of {self._wait_replicas} replicas have the readings"
+            raise UnavailableError(f"{_logged(sentence)}; try again")
         if not local:
-            raise UnavailableError("Redis has not put the readings on its disk; try again")
+            sentence = "Redis has not put the readings on its disk"
+            raise UnavailableError(f"{_logged(sentence)}; try again")
 
     def read(self, shard: int, *, max_bytes: int) -> list[Waiting]:
         """The oldest entries of a shard, in order, at least one if there is one.
@@ -358,6 +359,12 @@ class Backlog:
         for shard, length, first in zip(shards, answers[::2], answers[1::2], strict=True):
             received = int(first[0][0].partition(b"-")[0]) if first else None
             yield shard, length, None if received is None else (now - received) / 1000
+
+
+def _logged(sentence: str) -> str:
+    """Log why readings are not acknowledged, as often as the state of a store is logged."""
+    report(_log, "requests are answered 503", UnavailableError(sentence))
+    return sentence
 
 
 def _after(entry_id: bytes) -> bytes:

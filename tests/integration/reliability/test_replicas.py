@@ -11,6 +11,7 @@ from flask.testing import FlaskClient
 from integration.reliability.redis_group import Group, Member
 from iot_api.app import create_app
 from iot_models.settings import Settings, load
+from iot_stores import store_states
 from iot_writer.writer import Writer
 from support.draining import drain_all
 from support.waiting import wait_until
@@ -75,6 +76,21 @@ def test_without_a_replica_it_is_503(
     read = texts(client)
     assert [text for text in read if text != "meanwhile"] == ["before", "waits for none", "after"]
     assert read.count("meanwhile") <= 1
+
+
+def test_the_log_says_once_that_replicas_lack_readings(
+    client: FlaskClient,
+    pair: Group,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(store_states, "_reported", {})
+    assert put(client, "before")[0] == 201
+    pair.replica.kill(signal.SIGKILL)
+    caplog.clear()
+    assert [put(client, "refused")[0] for _ in range(2)] == [503, 503]
+    told = "0 of 1 replicas have the readings; requests are answered 503"
+    assert caplog.messages == [told]
 
 
 def test_a_request_repeated_for_lack_of_replicas_is_stored_once(

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -15,6 +16,7 @@ from redis import Redis
 from iot_cipher.keyring import create_keyring_file
 from iot_tools.local.postgres_server import PostgresServer
 from iot_tools.local.redis_server import RedisServer
+from support.keys import KEYS
 from support.stack import Stack
 from support.waiting import wait_until
 
@@ -172,6 +174,22 @@ def test_another_release_is_refused(
     assert _state(first) == (200, "ok")
     refused = _tool_refused(other_environment, "dead", "drop", "--all")
     assert "not ready: Redis belongs to the installation" in refused
+
+
+@pytest.mark.parametrize("command", ["held", "dead"])
+def test_nothing_of_another_release_is_dropped(
+    environment: dict[str, str], redis_url: str, command: str
+) -> None:
+    vault = uuid.uuid4()
+    with Redis.from_url(redis_url) as redis:
+        redis.set(KEYS.owner, str(uuid.uuid4()))
+        redis.hset(KEYS.held_vaults, vault.hex, 1)
+        redis.xadd(KEYS.held_entries(vault.bytes), {"shard": 0, "e": b"sealed", "r": 0})
+        letter = redis.xadd(KEYS.dead_letters, {"shard": 0, "id": "1-0", "e": b"x", "reason": "y"})
+        dropped = str(vault) if command == "held" else cast("bytes", letter).decode()
+        refused = _tool_refused(environment, command, "drop", dropped)
+        assert "not ready: Redis belongs to the installation" in refused
+        assert redis.xlen(KEYS.held_entries(vault.bytes)) == redis.xlen(KEYS.dead_letters) == 1
 
 
 def test_redis_is_claimed_deliberately(

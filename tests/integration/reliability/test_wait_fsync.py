@@ -15,6 +15,7 @@ from integration.stores.callers import SHARDS, Callers
 from iot_api.app import create_app
 from iot_models.errors import UnavailableError
 from iot_models.settings import load
+from iot_stores import store_states
 from iot_stores.backlog import Appended, Backlog
 from iot_tools.local.child import Child, Program
 from iot_tools.local.ports import free_port
@@ -87,7 +88,13 @@ def put(client: FlaskClient, key: str | None = None) -> tuple[int, str]:
     return answer.status_code, str(json.loads(answer.data).get("error", ""))
 
 
-def test_it_is_acknowledged_when_it_is_on_disk(careful: FlaskClient, master: Valkey) -> None:
+def test_it_is_acknowledged_when_it_is_on_disk(
+    careful: FlaskClient,
+    master: Valkey,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(store_states, "_reported", {})
     assert put(careful) == (201, "")
     with master.client() as client:
         client.config_set("appendfsync", "no")  # only the operating system writes now
@@ -95,6 +102,8 @@ def test_it_is_acknowledged_when_it_is_on_disk(careful: FlaskClient, master: Val
     assert status == 503
     assert "disk" in error
     assert put(careful, "key")[0] == 503  # remembered, but still not on disk
+    told = "Redis has not put the readings on its disk; requests are answered 503"
+    assert caplog.messages.count(told) == 1
     with master.client() as client:
         client.config_set("appendfsync", "always")
     assert put(careful, "key") == (201, "")

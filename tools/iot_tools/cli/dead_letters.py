@@ -7,6 +7,8 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
+from redis import Redis
+
 from iot_cipher.envelope import Opener, name_of
 from iot_cipher.writer_keys import WriterKeysFile
 from iot_models.entry import Entry, decode_entry
@@ -53,6 +55,16 @@ def add_dead(commands: "Subparsers[argparse.ArgumentParser]") -> None:
         action.set_defaults(command=command)
 
 
+def require_ours(redis: "Redis", settings: Settings) -> None:
+    """Refuse to change a Redis that belongs to another installation than the database does.
+
+    Raises:
+        UnavailableError: it does; the log says so.
+    """
+    connect = partial(connect_postgres, settings, name="iot-sensor")
+    watch_redis(redis, Installation(connect), settings).require_ours()
+
+
 class _Dead:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -96,8 +108,7 @@ class _Dead:
 
     def require_ours(self) -> None:
         """Refuse to change what belongs to another installation."""
-        connect = partial(connect_postgres, self.settings, name="iot-sensor dead")
-        watch_redis(self.redis, Installation(connect), self.settings).require_ours()
+        require_ours(self.redis, self.settings)
 
     def audit(self, line: str) -> None:
         """Note what was done."""

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from redis import Redis
+
 from iot_cipher.writer_keys import WriterKeysFile
 from iot_models.errors import IotError, SettingsError
 from iot_models.names import KeyNames
@@ -16,7 +18,7 @@ from iot_stores.held_entries import HeldEntries
 from iot_stores.postgres import Connection, connect_postgres
 from iot_stores.redis_client import connect_redis
 
-from .dead_letters import Subparsers
+from .dead_letters import Subparsers, require_ours
 from .store_errors import naming_states
 
 
@@ -32,19 +34,23 @@ def add_held(commands: "Subparsers[argparse.ArgumentParser]") -> None:
 
 
 @contextmanager
-def _stores() -> Iterator[tuple[HeldEntries, Connection, Settings]]:
+def _stores() -> Iterator[tuple["Redis", Connection, Settings]]:
     settings = load()
     with (
         naming_states(),
         connect_redis(settings) as redis,
         connect_postgres(settings, name="iot-sensor held") as connection,
     ):
-        yield HeldEntries(redis, KeyNames(settings.redis_key_prefix)), connection, settings
+        yield redis, connection, settings
+
+
+def _held(redis: "Redis", settings: Settings) -> HeldEntries:
+    return HeldEntries(redis, KeyNames(settings.redis_key_prefix))
 
 
 def _list(parsed: argparse.Namespace) -> int:  # noqa: ARG001 -- as every command
-    with _stores() as (held, connection, _):
-        vaults = held.vaults()
+    with _stores() as (redis, connection, settings):
+        vaults = _held(redis, settings).vaults()
         there = ledger.find_vaults(connection, vaults.keys())
         for vault_id, entries in sorted(vaults.items()):
             state = "its row is there, a writer releases them" if vault_id in there else "no row"
@@ -63,7 +69,9 @@ def _drop(parsed: argparse.Namespace) -> int:
         vault_id = uuid.UUID(parsed.vault)
     except ValueError:
         raise SettingsError(f"{parsed.vault!r} is not the id of a vault") from None
-    with _stores() as (held, connection, settings):
+    with _stores() as (redis, connection, settings):
+        require_ours(redis, settings)
+        held = _held(redis, settings)
         if vault_id not in held.vaults():
             raise IotError(f"no entries are held of vault {vault_id}")
         # Noted first: nothing is deleted without a trace.

@@ -12,7 +12,7 @@ TLS ?= 0
 # Settings of `make test`. Most tests wait for processes, so twice as many tests run at a time as there are cores.
 TEST_PROCESSES ?= $(shell echo $$((2 * $$(nproc 2>/dev/null || echo 2))))
 # The tests that check how fast processes recover run one after the other.
-ALONE := tests/integration/states tests/faults
+ALONE := tests/system/states tests/system/faults
 
 # Settings of `make faults`.
 SEED ?= 1
@@ -153,7 +153,7 @@ bench-peers: ## Install the peers that `make bench` compares with (Debian, root)
 
 .PHONY: faults
 faults: $(VENV)/.dev ## Inject faults under load and count every reading: SEED=1 FAULTS=300 READINGS=1000000
-	@PYTHONPATH=tests $(BIN)/python -m faults --seed '$(SEED)' --faults '$(FAULTS)' \
+	@PYTHONPATH=tests $(BIN)/python -m system.faults --seed '$(SEED)' --faults '$(FAULTS)' \
 		--readings '$(READINGS)' --repeats '$(REPEATS)' --every '$(EVERY)' --only '$(ONLY)'
 
 # --- Images and a test cluster -----------------------------------------------------------------

@@ -16,7 +16,6 @@ from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
-from integration.reliability.redis_group import Group
 from integration.stores.callers import SHARDS, Callers, shard_of, together
 from iot_models.errors import UnavailableError
 from iot_models.settings import Settings
@@ -26,6 +25,7 @@ from iot_stores.redis_client import connect_redis
 from iot_tools.local.redis_server import RedisServer
 from support.keys import KEYS
 from support.waiting import wait_until
+from system.reliability.redis_group import Group
 
 CALLERS = 50
 REQUEST = RememberedRequest(

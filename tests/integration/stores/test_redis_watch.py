@@ -15,7 +15,6 @@ from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
-from integration.upgrade.conftest import SERVERS, ChosenRedisServer
 from iot_models.errors import SettingsError
 from iot_stores.installation import Installation, KeyringMark
 from iot_stores.postgres import Connection
@@ -24,6 +23,7 @@ from iot_tools.local.ports import free_port
 from iot_tools.local.redis_server import RedisServer
 from support.keys import KEYS
 from support.waiting import wait_until
+from system.upgrade.conftest import SERVERS, ChosenRedisServer
 
 Watch = Callable[..., RedisWatch]
 

@@ -1,0 +1,124 @@
+"""Every measure runs, on next to nothing: that it measures, not what comes out."""
+
+import dataclasses
+from collections.abc import Iterator
+
+import pytest
+from bench import wrk
+from bench.__main__ import MEASURES, run
+from bench.machine import durability, machine, versions
+from bench.measures.singles import measure_singles
+from bench.peers.empty_route import EmptyRoute
+from bench.peers.influxdb import InfluxDB
+from bench.peers.stand_in import StandIn
+from bench.profiles import available
+from bench.results import Results
+from bench.scale import Scale
+from bench.stage import PEERS, Stage, staged
+
+TINY = Scale(
+    name="tiny", rounds=1, lanes=2, batches=2, batch=1000, single_seconds=1,
+    read=4000, streamed=4000, rows=1000, fresh_seconds=1, fresh_singles=20,
+    profile_seconds=1, starts=1, fresh_install=False,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def stage() -> Iterator[Stage]:
+    """The service and its peers, as far as they are installed."""
+    with staged(TINY) as made:
+        yield made
+
+
+def measured(stage: Stage, name: str) -> Results:
+    """What one measure adds."""
+    now = dataclasses.replace(stage, results=Results(speeds=stage.results.speeds))
+    run(now, name, *MEASURES[name])
+    assert now.results.failures == []
+    return now.results
+
+
+def test_what_is_not_installed_is_said_and_left_out(stage: Stage) -> None:
+    absent = {kind for kind in PEERS if not kind.installed()}
+    assert set(stage.peers) == {kind.name for kind in PEERS if kind not in absent}
+    assert {StandIn.name, EmptyRoute.name} <= set(stage.peers)
+    for kind in absent:
+        assert any(f"apt-get install {kind.package}" in note for note in stage.results.notes)
+
+
+def test_batches_and_then_the_bytes_they_take(stage: Stage) -> None:
+    results = measured(stage, "batches")
+    assert len(results.rows[0].bars) == 4
+    assert results.rows[0].bars[0].held is not None
+    assert any("stand-in" in note and "recorded" in note for note in results.notes)
+    results = measured(stage, "sizes")
+    assert None not in {bar.held for bar in results.rows[0].bars}
+
+
+def test_reading_back_beside_peers(stage: Stage) -> None:
+    row = measured(stage, "read").rows[0]
+    assert row.ours is not None
+    assert [bar.held is None for bar in row.bars] == [False, False, not InfluxDB.installed()]
+
+
+def test_memory_while_streaming(stage: Stage) -> None:
+    row = measured(stage, "memory").rows[0]
+    assert row.ours is not None
+    assert 10 < row.ours.median < 1000
+
+
+def test_single_requests(stage: Stage) -> None:
+    row = measured(stage, "singles").rows[0]
+    assert (row.ours is not None) == wrk.installed()
+
+
+def test_single_requests_without_wrk(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    now = dataclasses.replace(stage, results=Results())
+    measure_singles(now)
+    assert {bar.verdict for bar in now.results.rows[0].bars} == {"not measured"}
+
+
+def test_from_201_to_readable(stage: Stage) -> None:
+    rows = measured(stage, "freshness").rows
+    assert len(rows) == 2
+    assert all(row.ours is not None for row in rows)
+
+
+def test_profiles_and_cpu_by_stage(stage: Stage) -> None:
+    results = measured(stage, "profile")
+    if available() is None:
+        assert any("py-spy" in note for note in results.notes)
+        return
+    assert "API, batches of 1000" in results.profiles
+    assert any(detail.name == "API: parse" for detail in results.details)
+
+
+def test_steps(stage: Stage) -> None:
+    names = [detail.name for detail in measured(stage, "steps").details]
+    assert len(names) == 12
+    assert {"parse", "compress and seal", "read: JSON"} < set(names)
+
+
+def test_shards(stage: Stage) -> None:
+    assert len(measured(stage, "shards").rows[0].bars) == 2
+
+
+def test_a_start_from_nothing_to_the_first_reading(stage: Stage) -> None:
+    assert measured(stage, "start").rows[0].ours is not None
+
+
+def test_a_part_that_fails_is_told(stage: Stage) -> None:
+    def fail(_: Stage) -> None:
+        raise RuntimeError("it broke")
+
+    now = dataclasses.replace(stage, results=Results())
+    run(now, "some", fail, 5)
+    assert now.results.failures == ["some: RuntimeError: it broke"]
+
+
+def test_machine_and_versions_are_told(stage: Stage) -> None:
+    assert dict(machine())["cores"]
+    assert {"Redis", "PostgreSQL", *stage.peers} <= set(dict(versions(stage)))
+    assert all("fsync" in text or "memory" in text or "nothing" in text
+               for _, text in durability(stage))  # fmt: skip

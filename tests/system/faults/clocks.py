@@ -1,0 +1,39 @@
+"""Faults in which a process's clock is wrong."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from support.shifted_clock import DAY
+from system.faults.fault import Scene
+from system.faults.keeper import Keeper
+from system.faults.signals import strike
+
+AHEAD, BEHIND = 61 * DAY, -61 * DAY
+"""More than the age at which an entry is too old to be stored."""
+
+
+def api(scene: Scene, ahead: int) -> None:
+    """The API must say that it is not ready."""
+    with _wrong(scene, "api", scene.service.api, ahead):
+        scene.last()
+        scene.service.wait_unready("clock")
+
+
+def a_writer(scene: Scene, ahead: int) -> None:
+    number = scene.chance.randrange(len(scene.service.writers))
+    with _wrong(scene, f"writer-{number}", scene.service.writers[number], ahead):
+        scene.last()
+
+
+@contextmanager
+def _wrong(scene: Scene, name: str, keeper: Keeper, ahead: int) -> Iterator[None]:
+    """Let a process start with a wrong clock, or let its clock step; then let it step back."""
+    clock = scene.service.clocks[name]
+    clock.step_to(ahead)
+    try:
+        if scene.chance.random() < 0.5:
+            strike(keeper, signal.SIGKILL)
+        yield
+    finally:
+        clock.step_to(0)

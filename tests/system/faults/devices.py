@@ -1,0 +1,183 @@
+"""The devices: each sends numbered readings over a connection of its own, as careful clients do."""
+
+import random
+import select
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+from system.faults.account import Request
+from system.faults.readings import body
+
+ANSWER_SECONDS = 10.0
+"""A careful client's patience with an answer."""
+REPEAT_SECONDS = 30.0
+"""How long one that repeats a request under its key keeps at it."""
+PAUSE_SECONDS = 0.1
+
+_SIZES = ((1, 4), (5, 10), (10, 100), (100, 1000))
+
+
+class Pace:
+    """How much may be sent: readings are acknowledged at a steady rate over the run."""
+
+    def __init__(self, rate: float) -> None:
+        self._rate = rate
+        self._began = time.monotonic()
+        self._under_way = 0
+        self._lock = threading.Lock()
+        self.acknowledged = 0
+
+    def begin(self, readings: int) -> bool:
+        """Whether so many may be sent now; if so they are under way until `end`."""
+        with self._lock:
+            due = self._rate * (time.monotonic() - self._began)
+            if self.acknowledged + self._under_way > due:
+                return False
+            self._under_way += readings
+            return True
+
+    def end(self, readings: int, *, acknowledged: bool) -> None:
+        """Note what became of them."""
+        with self._lock:
+            self._under_way -= readings
+            self.acknowledged += readings if acknowledged else 0
+
+
+class Device(threading.Thread):
+    """Sends until stopped. What was not acknowledged is never sent again, new numbers are; but
+    with `repeats` it is, under the same `Idempotency-Key`, until it is acknowledged.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        port: int,
+        pace: Pace,
+        passwords: Callable[[], Sequence[str]],
+        *,
+        seed: str,
+        steady: bool,
+        repeats: bool,
+    ) -> None:
+        super().__init__(name=f"device-{number}", daemon=True)
+        self.requests: list[Request] = []
+        self._number = number
+        self._port = port
+        self._pace = pace
+        self._passwords = passwords
+        self._random = random.Random(f"{seed} {number}")
+        self._steady = steady
+        self._repeats = repeats
+        self._connection: socket.socket | None = None
+        self._next = 0
+        self._stopping = threading.Event()
+
+    def run(self) -> None:
+        """Send what is due; after a failure, and if `steady`, little every tenth of a second."""
+        small = self._steady
+        while not self._stopping.is_set():
+            if small:
+                self._stopping.wait(PAUSE_SECONDS)
+            low, high = self._random.choice(_SIZES[:1] if small else _SIZES)
+            count = self._random.randint(low, high)
+            while not (small or self._pace.begin(count) or self._stopping.is_set()):
+                self._stopping.wait(PAUSE_SECONDS / 4)
+            acknowledged = self._send_one(count)
+            self._pace.end(0 if small else count, acknowledged=acknowledged)
+            small = self._steady or not acknowledged
+        self._close()
+
+    def stop(self) -> None:
+        """Send nothing after the request that is under way."""
+        self._stopping.set()
+
+    def send_to_each(self) -> None:
+        """Send one reading under each password, in this thread; not for a device that runs."""
+        for each in range(len(self._passwords())):
+            self._send(1, [each])
+        self._close()
+
+    def _send_one(self, count: int) -> bool:
+        known = range(len(self._passwords()))
+        return self._send(
+            count, self._random.sample(known, 2 if self._random.random() < 0.1 else 1)
+        )
+
+    def _send(self, count: int, used: Sequence[int]) -> bool:
+        known = self._passwords()
+        request = Request(self._number, self._next, count, tuple(used), time.monotonic())
+        self._next += request.count
+        self.requests.append(request)
+        content = body(self._number, request.first, request.count, [known[each] for each in used])
+        message = _message(content, uuid.uuid4().hex if self._repeats else None)
+        request.status = self._answer_to(message)
+        while self._repeats and not request.acknowledged and self._goes_on(request):
+            self._stopping.wait(PAUSE_SECONDS)
+            request.attempts += 1
+            request.status = self._answer_to(message)
+        request.answered_at = time.monotonic()
+        return request.acknowledged
+
+    def _goes_on(self, request: Request) -> bool:
+        return time.monotonic() - request.sent_at < REPEAT_SECONDS
+
+    def _answer_to(self, message: bytes) -> int:
+        """The status of the answer, 0 when none came."""
+        try:
+            connection = self._connected()
+            connection.sendall(message)
+            status, goes_on = _answer(connection)
+        except (OSError, ValueError, KeyError):
+            self._close()
+            return 0
+        if not goes_on:
+            self._close()
+        return status
+
+    def _connected(self) -> socket.socket:
+        if self._connection is not None and select.select([self._connection], [], [], 0)[0]:
+            self._close()  # the server has closed it while nothing was asked
+        if self._connection is None:
+            address = ("127.0.0.1", self._port)
+            self._connection = socket.create_connection(address, timeout=ANSWER_SECONDS)
+            self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return self._connection
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            with suppress(OSError):
+                self._connection.close()
+        self._connection = None
+
+
+def _message(content: bytes, key: str | None) -> bytes:
+    named = b"Idempotency-Key: %b\r\n" % key.encode() if key else b""
+    return (
+        b"PUT /api/iot HTTP/1.1\r\nHost: faults\r\nContent-Type: application/json\r\n"
+        b"%bContent-Length: %d\r\n\r\n%b" % (named, len(content), content)
+    )
+
+
+def _answer(connection: socket.socket) -> tuple[int, bool]:
+    """Status, and whether the connection stays open. A half answer is none."""
+    received = b""
+    while b"\r\n\r\n" not in received:
+        received += _some(connection)
+    head, _, content = received.partition(b"\r\n\r\n")
+    lines = head.decode("latin-1").lower().split("\r\n")
+    headers = dict(line.split(": ", 1) for line in lines[1:])
+    rest = int(headers["content-length"]) - len(content)
+    while rest > 0:
+        rest -= len(_some(connection))
+    return int(lines[0].split()[1]), headers.get("connection") != "close"
+
+
+def _some(connection: socket.socket) -> bytes:
+    piece = connection.recv(65_536)
+    if not piece:
+        raise ConnectionError("closed before the answer was whole")
+    return piece

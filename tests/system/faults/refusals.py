@@ -1,0 +1,74 @@
+"""Faults in which a store lives and refuses: no memory, no room, no writes."""
+
+from system.faults.fault import Scene
+from system.faults.service import Service
+
+_ROLE = "ALTER ROLE CURRENT_USER"
+
+
+def redis_full(scene: Scene) -> None:
+    scene.service.redis.wait_ready()
+    with scene.service.direct_redis() as client:
+        used = client.info("memory")["used_memory"]
+        client.config_set("maxmemory", used + 65_536)
+        try:
+            scene.last()
+        finally:
+            client.config_set("maxmemory", 0)
+
+
+def postgres_read_only(scene: Scene) -> None:
+    scene.service.postgres.wait_ready()
+    _read_only(scene.service, "on")
+    try:
+        scene.last()
+    finally:
+        _read_only(scene.service, "off")
+
+
+def postgres_sessions_read_only(scene: Scene) -> None:
+    """Sessions that begin meanwhile are read-only, and stay so for as long as they live."""
+    scene.service.postgres.wait_ready()
+    with scene.service.direct_postgres() as connection:
+        connection.execute(f"{_ROLE} SET default_transaction_read_only = on".encode())
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+        )
+    try:
+        scene.last()
+    finally:
+        with scene.service.direct_postgres() as connection:
+            connection.execute(f"{_ROLE} RESET default_transaction_read_only".encode())
+
+
+def redis_evicting(scene: Scene) -> None:
+    """Redis is set to evict keys, and has room: nothing is lost. The API must say that it is not
+    ready.
+    """
+    service = scene.service
+    service.redis.wait_ready()
+    with service.direct_redis() as client:
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        try:
+            scene.last()
+            service.wait_unready("maxmemory-policy")
+        finally:
+            client.config_set("maxmemory-policy", "noeviction")
+
+
+def postgres_disk_full(scene: Scene) -> None:
+    disk = scene.service.disk
+    if disk is None:
+        raise LookupError("there is no small disk")
+    disk.fill()
+    try:
+        scene.last()
+    finally:
+        disk.clear()
+
+
+def _read_only(service: Service, state: str) -> None:
+    with service.direct_postgres() as connection:
+        connection.execute(f"ALTER SYSTEM SET default_transaction_read_only = {state}".encode())
+        connection.execute("SELECT pg_reload_conf()")

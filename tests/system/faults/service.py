@@ -1,0 +1,190 @@
+"""The service under test: its real processes, each kept alive, and a network that can be bad."""
+
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import psycopg
+from redis import Redis
+
+from iot_cipher.keyring import create_keyring_file
+from iot_tools.local.child import Child, Program, wait_until
+from iot_tools.local.ports import free_port
+from iot_writer.schema import migrate
+from support.shifted_clock import ShiftedClock
+from system.faults.asking import ask
+from system.faults.keeper import Keeper, keep
+from system.faults.postgres_pair import PostgresPair
+from system.faults.processes import children, handles
+from system.faults.proxy import Proxy
+from system.faults.redis_pair import RedisPair
+from system.faults.small_disk import SmallDisk
+
+API_WORKERS = 2
+WRITERS = 2
+SHARDS = 8
+_SECOND_DATABASE = "second_release"
+_GUNICORN = ["gunicorn", "--config", "python:iot_api.gunicorn_conf", "iot_api.wsgi:app"]
+_WRITER = ["iot_writer"]
+_NOTICE_SECONDS = 15.0
+
+
+def can_shift_clocks() -> bool:
+    """Whether this machine has what a wrong clock takes: a C compiler."""
+    return shutil.which("cc") is not None
+
+
+def api_workers(master: int) -> list[int]:
+    """The pids of the API's workers that are set up: before that, gunicorn's worker misses a signal
+    that asks it to end. Only a worker handles SIGABRT.
+    """
+    return [pid for pid in children(master) if handles(pid, signal.SIGABRT)]
+
+
+class Service:
+    """All processes, by the keepers of them, and the proxies before the stores."""
+
+    def __init__(self, folder: Path, stack: ExitStack, disks: Sequence[SmallDisk]) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.redis_pair = RedisPair(folder, stack)
+        self.postgres_pair = PostgresPair(folder, stack, disks)
+        self.to_redis = stack.enter_context(Proxy(self.redis_pair.primary.port))
+        self.to_postgres = stack.enter_context(Proxy(self.postgres_pair.primary.port or 0))
+        if disks:
+            self._keep_tables_on(disks[0])
+        migrate(self.postgres_url)
+        with self.direct_postgres() as connection:
+            connection.execute(f"CREATE DATABASE {_SECOND_DATABASE}".encode())
+        migrate(self.second_postgres_url)
+        self.clocks: dict[str, ShiftedClock] = {}
+        """By the names of the processes; empty where no clock can be wrong."""
+        environment = self._environment(folder / "keyring.json")
+        self.writers = [
+            keep(stack, name, self._child(name, _WRITER, environment))
+            for name in (f"writer-{number}" for number in range(WRITERS))
+        ]
+        self.api = keep(stack, "api", self._child("api", _GUNICORN, environment))
+
+    @property
+    def redis(self) -> Keeper:
+        """The keeper of the Redis that takes writes."""
+        return self.redis_pair.keeper
+
+    @property
+    def postgres(self) -> Keeper:
+        """The keeper of the Postgres that takes writes."""
+        return self.postgres_pair.keeper
+
+    @property
+    def redis_url(self) -> str:
+        """Of Redis itself, not through the proxy."""
+        return self.redis_pair.primary.url
+
+    @property
+    def postgres_url(self) -> str:
+        """Of Postgres itself, not through the proxy."""
+        return self.postgres_pair.primary.url
+
+    @property
+    def second_postgres_url(self) -> str:
+        """Of the second release's database."""
+        return urlunsplit(urlsplit(self.postgres_url)._replace(path=f"/{_SECOND_DATABASE}"))
+
+    @property
+    def disk(self) -> SmallDisk | None:
+        """The disk that holds the tables."""
+        return self.postgres_pair.primary.disk
+
+    def wait_ready(self, patience: float = 60.0) -> None:
+        """Return when every part does its work."""
+        for keeper in (self.redis, self.postgres, self.api, *self.writers):
+            keeper.wait_ready(patience)
+
+    def wait_unready(self, word: str) -> None:
+        """Return when the API says that it is not ready, with this word. Raises `TimeoutError` when
+        it doesn't in time.
+        """
+
+        def is_unready() -> bool:
+            status, content = ask(self.port, "GET", "/readyz")
+            return status == 503 and word.encode() in content
+
+        if not wait_until(is_unready, _NOTICE_SECONDS, interval=0.1):
+            raise TimeoutError(f"/readyz does not become 503 with a word on {word}")
+
+    def direct_redis(self, timeout: float = 5.0) -> "Redis":
+        """A client of Redis that no fault of the network touches."""
+        return self.redis_pair.primary.client(timeout)
+
+    def direct_postgres(
+        self, patience: float = 20.0
+    ) -> "AbstractContextManager[psycopg.Connection[Any]]":
+        """A connection that may write whatever fault is on; waits for Postgres to take it."""
+        return self.postgres_pair.primary.connected(patience)
+
+    def second_release(self) -> tuple[Child, Child, int]:
+        """API and writer of another release, not started, on the same Redis, and the API's port. It
+        has its own keyring, database and settings.
+        """
+        port = free_port()
+        environment = self._environment(self.folder / "second-keyring.json") | {
+            "IOT_BIND": f"127.0.0.1:{port}",
+            "IOT_SHARDS": str(2 * SHARDS),
+            "IOT_API_WORKERS": "1",
+        }
+        url = self.second_postgres_url
+        environment["IOT_POSTGRES_URL"] = _through(self.to_postgres, url)
+        api = self._child("second-api", _GUNICORN, environment)
+        return api, self._child("second-writer", _WRITER, environment), port
+
+    def _keep_tables_on(self, disk: SmallDisk) -> None:
+        with self.direct_postgres() as connection:
+            connection.execute(f"CREATE TABLESPACE small LOCATION '{disk.tables}'".encode())
+            connection.execute("ALTER DATABASE postgres SET default_tablespace = small")
+
+    def _child(self, name: str, module: list[str], environment: dict[str, str]) -> Child:
+        if can_shift_clocks():
+            clock = self.clocks[name] = ShiftedClock(self.folder / f"{name}.clock")
+            environment = environment | clock.environment
+        program = Program(
+            name=name,
+            arguments=[sys.executable, "-m", *module],
+            environment=environment,
+            log=self.folder / f"{name}.log",
+            stop_seconds=15,
+        )
+        if name == "api":
+            return Child(program, ready=lambda: len(api_workers(self.api.part.pid)) >= API_WORKERS)
+        return Child(program)
+
+    def _environment(self, keyring: Path) -> dict[str, str]:
+        if not keyring.exists():
+            create_keyring_file(keyring)
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("IOT_")}
+        return kept | {
+            "IOT_REDIS_URL": _through(self.to_redis, self.redis_url),
+            "IOT_POSTGRES_URL": _through(self.to_postgres, self.postgres_url),
+            "IOT_KEYRING_FILE": str(keyring),
+            "IOT_BIND": f"127.0.0.1:{self.port}",
+            "IOT_SHARDS": str(SHARDS),
+            "IOT_API_WORKERS": str(API_WORKERS),
+            "IOT_API_METRICS_PORT": "0",
+            "IOT_WRITER_METRICS_PORT": "0",
+            # scrypt at its least: its cost is not what is tested here.
+            "IOT_SCRYPT_LOG2_N": "10",
+            # Devices share the address of loopback, and none of them guesses.
+            "IOT_GUESS_LIMIT": "0",
+        }
+
+
+def _through(proxy: Proxy, url: str) -> str:
+    parts = urlsplit(url)
+    credentials = parts.netloc.rpartition("@")[0]
+    return urlunsplit(parts._replace(netloc=f"{credentials}@127.0.0.1:{proxy.port}"))

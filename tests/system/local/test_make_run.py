@@ -1,0 +1,274 @@
+"""`make run` as people use it: the printed commands work, and nothing is left behind."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from iot_tools.local.child import wait_until
+from iot_tools.local.ports import free_port
+
+pytestmark = pytest.mark.skipif(
+    not (shutil.which("curl") and Path("/proc/self/environ").exists()),
+    reason="needs curl and /proc",
+)
+
+CHECKOUT = Path(__file__).parents[3]
+PATIENCE = 60.0
+
+
+class MakeRun:
+    """A `make run` in a process group of its own, as a shell gives it."""
+
+    def __init__(self, data_dir: Path, **variables: object) -> None:
+        self.data_dir = data_dir
+        self.port = variables.setdefault("PORT", free_port())
+        given = [f"{name}={value}" for name, value in variables.items()]
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(("IOT_", "MAKE"))}
+        self._make = subprocess.Popen(
+            ["make", "--no-print-directory", "run", f"DATA_DIR={data_dir}", *given],  # noqa: S607 -- what people type
+            cwd=CHECKOUT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self.output = ""
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def wait_for(self, pattern: str, count: int = 1) -> re.Match[str]:
+        """Wait until the terminal shows something `count` times; the last of them."""
+
+        def shown() -> bool:
+            return len(list(re.finditer(pattern, self.output))) >= count
+
+        wait_until(lambda: shown() or not self._reader.is_alive(), PATIENCE)
+        assert shown(), f"{pattern} was not shown:\n{self.output}"
+        return list(re.finditer(pattern, self.output))[count - 1]
+
+    def wait_until_up(self) -> None:
+        """Wait until everything is there and the commands are printed."""
+        self.wait_for("Ctrl-C stops everything")
+
+    def curl(self, caption: str) -> str:
+        """Run the command printed under a caption, as it is printed."""
+        command = self.wait_for(rf"{caption}:\n +(curl .*)\n")[1]
+        done = subprocess.run(
+            ["bash", "-c", command],  # noqa: S607 -- as people paste it
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=30,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def read_back(self, caption: str = "Read it back") -> list[dict[str, Any]]:
+        """The rows that a printed command reads, once there are some (503: not now)."""
+        rows: list[dict[str, Any]] = []
+        answer = ""
+
+        def read() -> bool:
+            nonlocal answer
+            answer = self.curl(caption)
+            rows[:] = json.loads(answer).get("data", [])
+            return bool(rows)
+
+        assert wait_until(read, PATIENCE, 0.1), f"{answer}\n{self.output}"
+        return list(rows)
+
+    def processes(self) -> dict[int, str]:
+        """Pid and command line of all that work on this data directory."""
+        found = {}
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                words = command + (process / "environ").read_bytes().decode(errors="replace")
+                words += str((process / "cwd").readlink())
+            except OSError:
+                continue
+            if str(self.data_dir) in words and int(process.name) != os.getpid():
+                found[int(process.name)] = command
+        return found
+
+    def pid_of(self, *words: str) -> int:
+        """The oldest process of this run whose command line has these words."""
+        fitting = [pid for pid, line in self.processes().items() if all(w in line for w in words)]
+        return min(fitting, key=_start_time)
+
+    def interrupt(self) -> None:
+        """Ctrl-C: the terminal sends it to the whole group."""
+        os.killpg(self._make.pid, signal.SIGINT)
+
+    def terminate(self) -> None:
+        """SIGTERM, to make alone."""
+        self._make.terminate()
+
+    def wait(self) -> int:
+        """Wait for its end."""
+        status = self._make.wait(PATIENCE)
+        self._reader.join(PATIENCE)
+        return status
+
+    def close(self) -> None:
+        """Leave nothing of a failed test behind."""
+        if self._make.poll() is None:
+            self.interrupt()
+            self.wait()
+        for pid in self.processes():
+            os.kill(pid, signal.SIGKILL)
+        assert self._make.stdout is not None
+        self._make.stdout.close()
+
+    def _read(self) -> None:
+        assert self._make.stdout is not None
+        for line in self._make.stdout:
+            self.output += line
+
+
+StartRun = Callable[..., MakeRun]
+
+
+@pytest.fixture
+def start_run(tmp_path: Path) -> Iterator[StartRun]:
+    """Starts `make run`, on one data directory unless told otherwise."""
+    runs: list[MakeRun] = []
+
+    def start(data_dir: Path = tmp_path / "data", **variables: object) -> MakeRun:
+        runs.append(MakeRun(data_dir, **variables))
+        return runs[-1]
+
+    yield start
+    for run in runs:
+        run.close()
+
+
+def test_from_nothing_over_faults_to_the_next_start(start_run: StartRun) -> None:
+    run = start_run(DEVICES=1)
+    run.wait_until_up()
+    run.wait_for(r"first reading read back [\d.]+ s after start")
+    assert "every client that reaches the service may use it" in run.output
+    assert json.loads(run.curl("Send a reading")) == {"success": "1 object(s) created"}
+    (mine,) = run.read_back()
+    assert json.loads(mine["freeform"])["epc96"] == "000011112222333344445555"
+    assert run.read_back("The simulated readings, under the password demo")
+
+    os.kill(run.pid_of("iot_writer"), signal.SIGKILL)
+    run.wait_for(r"writer died \(SIGKILL\); starting it again in 0.5 s")
+    run.wait_for("writer is back")
+    os.kill(run.pid_of("gunicorn"), signal.SIGKILL)
+    run.wait_for(r"api died \(SIGKILL\)")
+    run.wait_for("api is back")
+    os.kill(run.pid_of("redis-server"), signal.SIGKILL)
+    run.wait_for("redis is back")
+    os.kill(run.pid_of("bin/postgres "), signal.SIGKILL)
+    run.wait_for("postgres is back")
+    assert run.read_back() == [mine]
+    caught_up(run)
+
+    run.interrupt()
+    run.wait()
+    assert run.processes() == {}, run.output
+    assert "killed" not in run.output.partition("stopping everything")[2]
+    assert "not sent" in (run.data_dir / "logs" / "simulator.log").read_text(encoding="utf-8")
+
+    again = start_run(DEVICES=0, PORT=run.port)
+    again.wait_until_up()
+    assert "made the encryption keys" not in again.output
+    assert "simulated" not in again.output
+    assert all_readings(again, "my-password") == [mine]
+    sent_without_gap(all_readings(again, "demo"))
+    again.interrupt()
+    again.wait()
+    assert again.processes() == {}, again.output
+
+
+def test_with_tls(start_run: StartRun) -> None:
+    run = start_run(TLS=1)
+    run.wait_until_up()
+    assert f"The service is at https://127.0.0.1:{run.port}\n" in run.output
+    run.curl("Send a reading")
+    assert len(run.read_back()) == 1
+    assert run.read_back("The simulated readings, under the password demo")
+    key = run.data_dir / "certificate-key.pem"
+    assert key.stat().st_mode & 0o077 == 0
+    run.terminate()
+    run.wait()
+    assert run.processes() == {}, run.output
+
+
+def test_a_second_run_on_the_same_data(start_run: StartRun) -> None:
+    run = start_run()
+    run.wait_until_up()
+    second = start_run()
+    assert second.wait() == 2
+    assert re.search(r"data is in use by process \d+: is another `make run` on\?", second.output)
+    run.interrupt()
+    run.interrupt()
+    assert wait_until(lambda: run.processes() == {}, PATIENCE), run.output
+
+
+def test_a_killed_supervisor_leaves_nothing_behind(start_run: StartRun) -> None:
+    run = start_run()
+    run.wait_until_up()
+    os.kill(run.pid_of("-m iot_tools run"), signal.SIGKILL)
+    assert wait_until(lambda: run.processes() == {}, PATIENCE)
+
+
+def test_a_port_that_is_taken(start_run: StartRun, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        run = start_run(PORT=port)
+        assert run.wait() == 2
+    assert f"port {port} is taken by another program; choose another one" in run.output
+    assert run.processes() == {}
+    assert not (tmp_path / "data" / "postgres").exists()
+
+
+@pytest.mark.parametrize("variable", ["PORT", "DEVICES", "TLS"])
+def test_a_bad_value(start_run: StartRun, variable: str) -> None:
+    run = start_run(**{variable: "many"})
+    assert run.wait() == 2
+    assert re.search(rf"(?m)^{variable} must be .*, not 'many'\n", run.output)
+    assert "Error 2" in run.output
+
+
+def all_readings(run: MakeRun, password: str) -> list[dict[str, Any]]:
+    """Everything stored under a password."""
+    body = json.dumps({"data": {"db_password": password}})
+    url = f"http://127.0.0.1:{run.port}/api/iot"
+    command = ["curl", "-sS", "-X", "POST", url, "-H", "Content-Type: application/json"]
+    done = subprocess.run([*command, "-d", body], capture_output=True, check=True, timeout=30)
+    rows: list[dict[str, Any]] = json.loads(done.stdout)["data"]
+    return rows
+
+
+def caught_up(run: MakeRun) -> None:
+    """Wait until the device could send again what it took while the API was away."""
+    newest = max(row["relative_timestamp"] for row in all_readings(run, "demo"))
+    later = newest + 5_000_000
+    assert wait_until(
+        lambda: run.read_back("The simulated .*")[0]["relative_timestamp"] > later, PATIENCE, 0.2
+    )
+
+
+def sent_without_gap(rows: list[dict[str, Any]]) -> None:
+    """Ten readings a second, none missing from the first to the last."""
+    times = sorted({row["relative_timestamp"] for row in rows})
+    assert times == list(range(0, times[-1] + 1, 100_000))
+
+
+def _start_time(pid: int) -> int:
+    stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+    return int(stat.rpartition(")")[2].split()[19])

@@ -1,0 +1,94 @@
+"""Thousands of broken requests at real sockets: no 5xx, and no worker ends."""
+
+import http.client
+import itertools
+import json
+import os
+import socket
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from support.stack import Stack
+from support.waiting import wait_until
+from system.reliability.processes import api_workers
+from system.reliability.wire_fuzzing import Wire, wires
+
+COUNT = 50_000 if os.environ.get("HYPOTHESIS_PROFILE") == "deep" else 1_000
+SEEDS = range(4)
+
+
+@pytest.fixture
+def fuzzed(environment: dict[str, str], tmp_path: Path) -> Iterator[Stack]:
+    """The API and a writer."""
+    stack = Stack(environment | {"IOT_GUESS_LIMIT": "0"}, tmp_path)
+    try:
+        stack.start_api()
+        stack.start_writer()
+        yield stack
+    finally:
+        stack.stop()
+
+
+@dataclass(frozen=True)
+class Got:
+    """An answer: whether the app gave it, or gunicorn did."""
+
+    status: int
+    by_app: bool
+    media_type: str
+    body: bytes
+
+
+def send(port: int, wire: Wire) -> Got | None:
+    """Send and half-close; None when the connection is closed without an answer."""
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        try:
+            for part in wire.parts:
+                client.sendall(part)
+            client.shutdown(socket.SHUT_WR)
+            method = "HEAD" if wire.is_head else None
+            with http.client.HTTPResponse(client, method=method) as answer:
+                answer.begin()
+                body = answer.read()
+        except (OSError, http.client.HTTPException):
+            return None
+        by_app = "X-Request-Id" in answer.headers
+        return Got(answer.status, by_app, answer.headers.get_content_type(), body)
+
+
+def check(wire: Wire, got: Got | None) -> int:
+    """That an answer is as it should be; its status, 0 when there is none."""
+    if got is None:
+        assert not wire.whole, wire
+        return 0
+    assert got.status < 500, (wire, got)
+    if got.by_app and got.status >= 400 and not wire.is_head:
+        assert got.media_type == "application/json", (wire, got)
+        assert json.loads(got.body)["error"]
+    return got.status
+
+
+def test_no_bytes_bring_a_worker_down(fuzzed: Stack) -> None:
+    assert fuzzed.api is not None
+    before = api_workers(fuzzed.api.pid)
+    statuses: Counter[int] = Counter()
+    with ThreadPoolExecutor(4) as pool:
+        for seed in SEEDS:
+            sent = list(itertools.islice(wires(seed), COUNT))
+            answers = pool.map(lambda wire: send(fuzzed.port, wire), sent)
+            statuses.update(map(check, sent, answers))
+    print(dict(sorted(statuses.items())))
+    assert {200, 201, 400, 404, 405, 415, 431} <= set(statuses)
+    assert api_workers(fuzzed.api.pid) == before
+    rows = [{"data": {"db_password": "after", "freeform": "all of it"}}]
+    assert fuzzed.put(rows).status == 201
+    read = wait_until(lambda: fuzzed.read("after"), what="the reading that came after")
+    assert [each["freeform"] for each in read] == ['"all of it"']
+    writers_end = [writer.poll() for writer in fuzzed.writers]
+    assert writers_end == [None]

@@ -1,0 +1,64 @@
+"""PgBouncer in transaction mode between the services and Postgres; migrations go past it."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from support.stack import Stack
+from support.waiting import wait_until
+from system.reliability.conftest import MakeStack
+from system.reliability.devices import Fleet
+from system.reliability.pgbouncer import POOL, PgBouncer, find_pgbouncer
+
+pytestmark = pytest.mark.skipif(
+    find_pgbouncer() is None, reason="pgbouncer is not installed: apt-get install pgbouncer"
+)
+
+COUNT = 30_000
+
+
+@pytest.fixture
+def pgbouncer(postgres_url: str, tmp_path: Path) -> Iterator[PgBouncer]:
+    """One in front of the empty, migrated database."""
+    made = PgBouncer(tmp_path / "pgbouncer", postgres_url)
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def stack(make_stack: MakeStack, pgbouncer: PgBouncer) -> Stack:
+    """The service behind it."""
+    return make_stack({"IOT_POSTGRES_URL": pgbouncer.url}, writers=2)
+
+
+def test_the_whole_way(stack: Stack, postgres_url: str) -> None:
+    with Fleet(6, [stack.port]) as fleet:
+        fleet.go_on(10)
+    fleet.assert_no_request_failed()
+    fleet.check(stack.read)
+    assert stack.request("GET", "/api/iot/maxtime").status == 200
+    assert stack.request("GET", "/api/audit").status == 200
+    with psycopg.connect(postgres_url) as connection:
+        row = connection.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+        ).fetchone()
+    assert row is not None
+    assert row[0] <= POOL + 1
+
+
+def test_long_reads_at_once(stack: Stack) -> None:
+    """Each is one transaction, with a cursor: they keep more connections busy than there are."""
+    rows = [
+        {"data": {"db_password": "p", "interrogator_time": number, "freeform": number}}
+        for number in range(COUNT)
+    ]
+    for start in range(0, COUNT, 10_000):
+        assert stack.put(rows[start : start + 10_000]).status == 201
+    wait_until(lambda: len(stack.read("p", "/last/40000")) == COUNT, what="all readings")
+    with ThreadPoolExecutor(POOL + 3) as pool:
+        answers = list(pool.map(lambda _: stack.read("p"), range(POOL + 3)))
+    for answer in answers:
+        assert [row["interrogator_timestamp"] for row in answer] == list(range(COUNT))

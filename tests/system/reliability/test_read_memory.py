@@ -1,0 +1,122 @@
+"""Memory of reads is bounded over the whole process, whatever they read and however slowly."""
+
+import base64
+import json
+import random
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from integration.compaction.past import Past, each_second, noon
+from integration.writer.sending import sending
+from iot_models.settings import Settings
+from iot_writer.writer import Writer
+from support.stack import Stack
+from system.reliability.conftest import MakeStack
+
+MIB = 2**20
+FAST = 8
+"""Readers at full speed; as many again read nothing of their answers."""
+MOST_BYTES = 150 * MIB
+SMALL = 100_000
+LARGE, LARGE_BYTES = 4, 20 * MIB
+
+
+def large_text(seed: int) -> str:
+    """Half of it can't be compressed, half of it is escaped twice over."""
+    noise = base64.b64encode(random.Random(seed).randbytes(LARGE_BYTES * 3 // 8)).decode()
+    return json.dumps(noise + '"' * (LARGE_BYTES // 4))
+
+
+@pytest.fixture
+def stack(make_stack: MakeStack, settings: Settings, writer: Writer) -> Stack:
+    """One API process; a vault of a few giant readings, and one of many small ones."""
+    with sending(settings) as sender:
+        past = Past(sender, writer)
+        past.store(b"small", each_second(noon(3), SMALL), each=1000)
+        for number in range(LARGE):
+            past.store(b"large", [(noon(2), number, number, large_text(number))])
+            # Of one time: they overlap as far as anybody can tell.
+            past.store(b"overlapping", [(noon(2), 0, number, large_text(number))])
+        # Many in one segment.
+        texts = [large_text(number) for number in range(LARGE)]
+        past.store(b"together", [(noon(2), n, n, text) for n, text in enumerate(texts)], each=9)
+    return make_stack({"IOT_API_WORKERS": "1"})
+
+
+@pytest.mark.parametrize("path", ["", "/last/9"])
+def test_sixteen_readers_at_once(stack: Stack, path: str) -> None:
+    vaults = ["small", "large", "overlapping", "together"] * (FAST // 4)
+    assert len(stack.read("small", "/last/10")) == 10
+    pid = worker(stack)
+    before = memory(pid, "VmRSS")
+    Path(f"/proc/{pid}/clear_refs").write_text("5", encoding="ascii")  # VmHWM begins anew
+    with ExitStack() as opened, ThreadPoolExecutor(FAST) as pool:
+        for vault in vaults:
+            opened.enter_context(stalled(stack, vault, path))
+        sizes = list(pool.map(lambda vault: size_of(stack, vault, path), vaults))
+    assert sizes[:4] == sizes[4:]
+    assert min(sizes[1:4]) > LARGE * LARGE_BYTES
+    risen = memory(pid, "VmHWM") - before
+    assert risen < MOST_BYTES, f"{risen / MIB:.0f} MiB over {before / MIB:.0f}"
+
+
+def worker(stack: Stack) -> int:
+    assert stack.api is not None
+    (pid,) = (
+        int(path.name)
+        for path in Path("/proc").iterdir()
+        if path.name.isdigit() and _is_worker(path, stack.api.pid)
+    )
+    return pid
+
+
+def _is_worker(path: Path, parent: int) -> bool:
+    try:
+        status = (path / "stat").read_text(encoding="ascii").rpartition(")")[2].split()
+        command = (path / "cmdline").read_bytes()
+    except OSError:
+        return False
+    return int(status[1]) == parent and b"metrics_server" not in command
+
+
+def memory(pid: int, name: str) -> int:
+    for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError(name)
+
+
+def ask(stack: Stack, password: str, path: str) -> socket.socket:
+    body = json.dumps({"data": {"db_password": password}}).encode()
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**16)
+    client.connect(("127.0.0.1", stack.port))
+    client.sendall(
+        b"POST /api/iot%b HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        b"Connection: close\r\nContent-Length: %d\r\n\r\n%b" % (path.encode(), len(body), body)
+    )
+    return client
+
+
+def stalled(stack: Stack, password: str, path: str) -> socket.socket:
+    """A connection on which an answer has begun, and is read no further."""
+    client = ask(stack, password, path)
+    client.settimeout(60)
+    assert client.recv(12) == b"HTTP/1.1 200"
+    return client
+
+
+def size_of(stack: Stack, password: str, path: str) -> int:
+    """Bytes of a whole answer, read at full speed and not kept."""
+    with ask(stack, password, path) as client:
+        client.settimeout(60)
+        assert client.recv(12) == b"HTTP/1.1 200"
+        size, last = 0, b""
+        while piece := client.recv(2**16):
+            size, last = size + len(piece), (last + piece)[-9:]
+        assert last.endswith(b"0\r\n\r\n") or path == "/last/9"
+        return size

@@ -1,0 +1,124 @@
+"""With IOT_REDIS_WAIT_REPLICAS=1 readings are acknowledged when a replica has them, too."""
+
+import dataclasses
+import json
+import signal
+from collections.abc import Iterator
+
+import pytest
+from flask.testing import FlaskClient
+
+from iot_api.app import create_app
+from iot_models.settings import Settings, load
+from iot_stores import store_states
+from iot_writer.writer import Writer
+from support.draining import drain_all
+from support.waiting import wait_until
+from system.reliability.redis_group import Group, Member
+
+JSON = {"Content-Type": "application/json"}
+ASKED = json.dumps({"data": {"db_password": "p"}})
+
+
+@pytest.fixture
+def environment(environment: dict[str, str], pair: Group) -> dict[str, str]:
+    """The stores, Redis with its replica."""
+    return environment | {"IOT_REDIS_URL": pair.url, "IOT_REDIS_WAIT_REPLICAS": "1"}
+
+
+@pytest.fixture
+def patient(environment: dict[str, str]) -> Iterator[FlaskClient]:
+    """A client of an API that waits for no replica."""
+    app = create_app(load(environment | {"IOT_REDIS_WAIT_REPLICAS": "0"}))
+    yield app.test_client()
+    app.extensions["iot"].close()
+
+
+def put(client: FlaskClient, text: str, key: str | None = None) -> tuple[int, dict[str, str]]:
+    body = json.dumps({"data": {"db_password": "p", "freeform": text}})
+    headers = JSON | ({"Idempotency-Key": key} if key else {})
+    answer = client.put("/api/iot", data=body, headers=headers)
+    return answer.status_code, dict(answer.headers)
+
+
+def texts(client: FlaskClient) -> list[str]:
+    answer = client.post("/api/iot", data=ASKED, headers=JSON)
+    return [json.loads(row["freeform"]) for row in json.loads(answer.data)["data"]]
+
+
+def entries(member: Member) -> int:
+    with member.client() as client:
+        return sum(client.xlen(key) for key in client.scan_iter("iot:ingest:*"))
+
+
+def test_what_is_acknowledged_is_on_the_replica(client: FlaskClient, pair: Group) -> None:
+    for number in range(1, 101):
+        assert put(client, str(number))[0] == 201
+        assert entries(pair.replica) == number
+
+
+@pytest.mark.parametrize("how", [signal.SIGSTOP, signal.SIGKILL])
+def test_without_a_replica_it_is_503(
+    client: FlaskClient, patient: FlaskClient, pair: Group, writer: Writer, how: signal.Signals
+) -> None:
+    assert put(client, "before")[0] == 201
+    pair.replica.kill(how)
+    status, headers = put(client, "meanwhile")
+    assert (status, headers["Retry-After"]) == (503, "1")
+    assert put(patient, "waits for none")[0] == 201
+    if how is signal.SIGSTOP:
+        pair.replica.kill(signal.SIGCONT)
+    else:
+        pair.replica.start()
+    wait_until(lambda: pair.master.replicas() == 1, what="the replica in step")
+    assert wait_until(lambda: put(client, "after")[0] == 201, what="an acknowledgement")
+    drain_all(writer)
+    read = texts(client)
+    assert [text for text in read if text != "meanwhile"] == ["before", "waits for none", "after"]
+    assert read.count("meanwhile") <= 1
+
+
+def test_the_log_says_once_that_replicas_lack_readings(
+    client: FlaskClient,
+    pair: Group,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(store_states, "_reported", {})
+    assert put(client, "before")[0] == 201
+    pair.replica.kill(signal.SIGKILL)
+    caplog.clear()
+    assert [put(client, "refused")[0] for _ in range(2)] == [503, 503]
+    told = "0 of 1 replicas have the readings; requests are answered 503"
+    assert caplog.messages == [told]
+
+
+def test_a_request_repeated_for_lack_of_replicas_is_stored_once(
+    client: FlaskClient, pair: Group, writer: Writer
+) -> None:
+    pair.replica.kill(signal.SIGSTOP)
+    for _ in range(3):
+        assert put(client, "once", key="k")[0] == 503
+    drain_all(writer)
+    assert put(client, "once", key="k")[0] == 503
+    pair.replica.kill(signal.SIGCONT)
+    wait_until(lambda: pair.master.replicas() == 1, what="the replica in step")
+    wait_until(lambda: put(client, "once", key="k")[0] == 201, what="an acknowledgement")
+    status, headers = put(client, "once", key="k")
+    assert (status, headers["Idempotent-Replayed"]) == (201, "true")
+    drain_all(writer)
+    assert texts(client) == ["once"]
+
+
+def test_what_is_remembered_is_on_the_replica_too(
+    client: FlaskClient, pair: Group, settings: Settings
+) -> None:
+    """The replica takes over: the request that is repeated finds its answer there."""
+    assert put(client, "once", key="k")[0] == 201
+    with pair.replica.client() as replica:
+        replica.replicaof("NO", "ONE")
+        url = pair.url.replace(str(pair.master.port), str(pair.replica.port))
+        changed = dataclasses.replace(settings, redis_url=url, redis_wait_replicas=0)
+        app = create_app(changed)
+        assert put(app.test_client(), "once", key="k")[1]["Idempotent-Replayed"] == "true"
+        app.extensions["iot"].close()

@@ -1,0 +1,118 @@
+"""Restarting every process in turn, under load, fails no request."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from iot_models.settings import Settings
+from iot_stores.backlog import Backlog
+from iot_stores.redis_client import connect_redis
+from support.keys import KEYS
+from support.stack import Stack
+from support.waiting import wait_until
+from system.reliability.devices import Fleet
+from system.reliability.processes import api_workers, heeds_sigterm
+
+DEVICES = 8
+RECOVERY_SECONDS = 10.0
+"""As docs/reliability.md promises. It is a tenth of that where the machine does nothing else."""
+END_SECONDS = 15.0
+"""A process that has quick work ends within these."""
+
+
+@pytest.fixture
+def second(environment: dict[str, str], tmp_path: Path) -> Iterator[Stack]:
+    """One more gunicorn on the same stores."""
+    logs = tmp_path / "second"
+    logs.mkdir()
+    made = Stack(environment, logs)
+    try:
+        made.start_api()
+        yield made
+    finally:
+        made.stop()
+
+
+def end(process: "subprocess.Popen[bytes] | None") -> float:
+    """Ask a process to end; the seconds it took."""
+    assert process is not None
+    began = time.monotonic()
+    process.terminate()
+    assert process.wait(30) == 0
+    return time.monotonic() - began
+
+
+def master(stack: Stack) -> int:
+    assert stack.api is not None
+    return stack.api.pid
+
+
+def test_instances_restarted_in_turn(stack: Stack, second: Stack) -> None:
+    with Fleet(DEVICES, [stack.port, second.port]) as fleet:
+        for instance in (stack, second, stack):
+            took = end(instance.api)
+            fleet.go_on()
+            assert took < END_SECONDS
+            instance.start_api()
+            fleet.go_on()
+            print(f"a gunicorn under load ended in {took:.2f} s")
+    fleet.assert_no_request_failed()
+    fleet.check(stack.read)
+
+
+def test_workers_restarted_in_turn(stack: Stack) -> None:
+    with Fleet(DEVICES, [stack.port]) as fleet:
+        for worker in api_workers(master(stack)):
+            began = time.monotonic()
+            os.kill(worker, signal.SIGTERM)
+            wait_until(lambda pid=worker: not Path(f"/proc/{pid}").exists(), what="its end")  # type: ignore[misc]
+            took = time.monotonic() - began
+            assert took < END_SECONDS
+            wait_until(lambda: len(api_workers(master(stack))) == 2, what="another worker")
+            fleet.go_on()
+            print(f"an API worker under load ended in {took:.2f} s")
+    fleet.assert_no_request_failed()
+    fleet.check(stack.read)
+
+
+def test_a_reload(stack: Stack) -> None:
+    with Fleet(DEVICES, [stack.port]) as fleet:
+        before = api_workers(master(stack))
+        os.kill(master(stack), signal.SIGHUP)
+        wait_until(
+            lambda: len(now := api_workers(master(stack))) == 2 and not now & before,
+            what="new workers instead of all old ones",
+        )
+        fleet.go_on()
+    fleet.assert_no_request_failed()
+    fleet.check(stack.read)
+
+
+def test_writers_restarted_in_turn(stack: Stack, settings: Settings) -> None:
+    stack.start_writer()
+    oldest = 0.0
+    with connect_redis(settings) as redis, Fleet(DEVICES, [stack.port]) as fleet:
+        backlog = Backlog(redis, KEYS, shards=settings.shards, max_bytes=2**29)
+        wait_until(lambda: stack.read("device 0"), what="a writer that works")
+        wait_until(
+            lambda: backlog.state().oldest_seconds < 0.5, what="a backlog that is worked off"
+        )
+        for _ in range(3):
+            writer = stack.writers.pop(0)
+            wait_until(lambda pid=writer.pid: heeds_sigterm(pid), what="a writer that has begun")  # type: ignore[misc]
+            began = time.monotonic()
+            took = end(writer)
+            assert took < END_SECONDS
+            print(f"a writer under load ended in {took:.2f} s")
+            stack.start_writer()
+            while time.monotonic() < began + 3:
+                oldest = max(oldest, backlog.state().oldest_seconds)
+    print(f"the oldest entry in the backlog meanwhile was {oldest:.2f} s old")
+    assert oldest < RECOVERY_SECONDS
+    fleet.assert_no_request_failed()
+    fleet.check(stack.read)

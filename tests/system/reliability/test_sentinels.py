@@ -1,0 +1,83 @@
+"""Sentinels name another master when the first is killed, and service goes on by itself."""
+
+import dataclasses
+import time
+from dataclasses import dataclass
+
+from iot_models.settings import Settings
+from iot_stores.redis_client import connect_redis
+from support.waiting import wait_until
+from system.reliability.conftest import MakeStack
+from system.reliability.devices import Fleet
+from system.reliability.redis_group import Group, Member
+
+DEVICES = 6
+FAILOVER_SECONDS = 20
+"""In which all devices are acknowledged again; down-after is 1 s, a loaded machine takes longer."""
+
+
+@dataclass
+class Failover:
+    """What one cost."""
+
+    seconds: float
+    lost: int
+
+
+def failover(make_stack: MakeStack, group: Group, wait_replicas: int) -> Failover:
+    """Kill the master while devices send; what came of it. Nothing may be doubled.
+
+    Two replicas, so that one is left to wait for when the other has become the master. Sentinels
+    choose the one that has more, so one that has what was acknowledged.
+    """
+    changes = {"IOT_REDIS_URL": group.url, "IOT_REDIS_WAIT_REPLICAS": str(wait_replicas)}
+    stack = make_stack(changes, writers=2)
+    with Fleet(DEVICES, [stack.port], repeating=DEVICES // 2) as fleet:
+        began = time.monotonic()
+        group.master.kill()
+        promoted = wait_until(group.promoted, seconds=30, what="another master")
+        assert promoted is not None
+        fleet.go_on(seconds=FAILOVER_SECONDS)
+        seconds = time.monotonic() - began
+    for device in fleet.devices:
+        assert set(device.statuses) <= {201, 503}, device.statuses
+        assert not device.failures, device.failures
+    wait_until(lambda: backlog_empty(promoted), seconds=30, what="an empty backlog")
+    lost = 0
+    for device in fleet.devices:
+        numbers = {row["interrogator_timestamp"] for row in stack.read(device.password)}
+        lost += len(device.acknowledged - numbers)
+        device.acknowledged &= numbers
+    fleet.check(stack.read)
+    return Failover(seconds, lost)
+
+
+def backlog_empty(master: Member) -> bool:
+    with master.client() as client:
+        return not any(client.xlen(key) for key in client.scan_iter("iot:ingest:*"))
+
+
+def test_waiting_for_a_replica_nothing_is_lost(make_stack: MakeStack, group: Group) -> None:
+    done = failover(make_stack, group, wait_replicas=1)
+    print(f"waiting for a replica: acknowledged again by all after {done.seconds:.1f} s")
+    assert done.lost == 0
+
+
+def test_waiting_for_none_what_was_on_its_way_may_be_lost(
+    make_stack: MakeStack, group: Group
+) -> None:
+    done = failover(make_stack, group, wait_replicas=0)
+    print(
+        f"waiting for no replica: acknowledged again by all after {done.seconds:.1f} s, "
+        f"{done.lost} readings lost, which is what this setting allows"
+    )
+    assert done.lost <= DEVICES * 5
+
+
+def test_two_of_three_sentinels_may_be_away(group: Group, settings: Settings) -> None:
+    for sentinel in group.sentinels[:2]:
+        sentinel.stop()
+    with connect_redis(dataclasses.replace(settings, redis_url=group.url)) as client:
+        client.set("x", 1)
+    with group.master.client() as master:
+        assert master.get("x") == b"1"

@@ -1,0 +1,110 @@
+"""All attacks at once: nobody falls, memory stays in its bounds, devices and probes are served."""
+
+import http.client
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from support.stack import Stack
+from system.reliability.conftest import MakeStack
+from system.reliability.processes import api_workers
+
+SECONDS = float(os.environ.get("IOT_TEST_SIEGE_SECONDS", "10"))
+"""More for figures that mean something: `IOT_TEST_SIEGE_SECONDS=60 make test T=...`."""
+POD_MIB = 1024
+"""The memory limit of the chart's API pod."""
+HEALTH_SECONDS = 5.0
+"""What a probe waits at most here, also on a busy machine; what it took is printed."""
+BODY = json.dumps({"data": {"db_password": "device", "freeform": 1}})
+JSON = {"Content-Type": "application/json"}
+TESTS = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def api(make_stack: MakeStack) -> Stack:
+    """As it is by default, with the default cost of scrypt, and a vault that is open."""
+    stack = make_stack({"IOT_SCRYPT_LOG2_N": "17"})
+    for _ in range(20):
+        assert stack.request("PUT", "/api/iot", BODY, JSON).status == 201
+    return stack
+
+
+class Watch(threading.Thread):
+    """Asks for health and looks at the memory of the workers, until it is stopped."""
+
+    def __init__(self, stack: Stack) -> None:
+        super().__init__(daemon=True)
+        assert stack.api is not None
+        self._stack = stack
+        self._stopping = threading.Event()
+        self._workers = api_workers(stack.api.pid)
+        self.slowest = 0.0
+        self.statuses: set[int] = set()
+        self.most_mib = 0.0
+
+    def run(self) -> None:
+        while not self._stopping.wait(0.1):
+            began = time.monotonic()
+            self.statuses.add(self._stack.request("GET", "/healthz").status)
+            self.slowest = max(self.slowest, time.monotonic() - began)
+            self.most_mib = max(self.most_mib, sum(map(_pss_mib, self._workers)))
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self.join(60)
+
+
+def _pss_mib(pid: int) -> float:
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("Pss:"))
+
+
+@contextmanager
+def besieged(stack: Stack) -> Iterator["subprocess.Popen[str]"]:
+    command = [sys.executable, "-m", "system.reliability.siege", str(stack.port), str(SECONDS)]
+    environment = {**os.environ, "PYTHONPATH": str(TESTS)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        yield process
+
+
+def requests_per_second(stack: Stack, seconds: float) -> float:
+    """What one device gets acknowledged over one connection, one request after the other."""
+    connection = http.client.HTTPConnection("127.0.0.1", stack.port, timeout=30)
+    count, began = 0, time.monotonic()
+    while time.monotonic() - began < seconds:
+        connection.request("PUT", "/api/iot", BODY, JSON)
+        answer = connection.getresponse()
+        assert answer.status == 201, answer.read()
+        answer.read()
+        count += 1
+    connection.close()
+    return count / (time.monotonic() - began)
+
+
+def test_all_attacks_at_once(api: Stack) -> None:
+    assert api.api is not None
+    workers = api_workers(api.api.pid)
+    alone = requests_per_second(api, SECONDS / 4)
+    watch = Watch(api)
+    watch.start()
+    with besieged(api) as siege:
+        time.sleep(1)  # no condition to wait for: the attack goes on all the time
+        under_siege = requests_per_second(api, SECONDS - 2)
+        got = json.loads(siege.communicate(timeout=120)[0])
+    watch.stop()
+    share = under_siege / alone
+    print(f"a device keeps {share:.0%} of {alone:.0f} requests/s; health: {watch.slowest:.2f} s; "
+          f"workers: {watch.most_mib:.0f} MiB; attackers: {got}")  # fmt: skip
+    assert api_workers(api.api.pid) == workers
+    assert watch.statuses == {200}
+    assert watch.slowest < HEALTH_SECONDS
+    assert watch.most_mib < POD_MIB
+    assert not any(name.endswith(" 500") for name in got), got

@@ -1,0 +1,205 @@
+"""Wall clocks that are months off, or step, in real processes: what is acknowledged is stored once,
+is found, and is deleted no earlier; and the processes say whose clock is wrong.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from redis import Redis
+
+from iot_models import names
+from iot_tools.local.ports import free_port
+from iot_tools.local.redis_server import RedisServer
+from support.http_get import http_get
+from support.keys import KEYS
+from support.shifted_clock import DAY, ShiftedClock
+from support.stack import Stack
+from support.waiting import wait_until
+from system.reliability.conftest import MakeStack
+
+SHIFT = 61 * DAY
+BOTH_WAYS = pytest.mark.parametrize("ahead", [SHIFT, -SHIFT], ids=["ahead", "behind"])
+PASSWORD = "p"
+
+
+@pytest.fixture
+def clock(tmp_path: Path) -> ShiftedClock:
+    """A wall clock that is right at first."""
+    return ShiftedClock(tmp_path / "clock")
+
+
+@pytest.fixture
+def shifted_redis(
+    tmp_path: Path, clock: ShiftedClock, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[RedisServer]:
+    """A Redis that has that clock."""
+    server = RedisServer(tmp_path / "redis")
+    with monkeypatch.context() as patch:
+        for name, value in clock.environment.items():
+            patch.setenv(name, value)
+        server.start()
+    yield server
+    server.kill()
+
+
+def put(stack: Stack, *times: int) -> None:
+    rows = [
+        {"data": {"db_password": PASSWORD, "interrogator_time": time, "freeform": time}}
+        for time in times
+    ]
+    assert stack.put(rows).status == 201
+
+
+def assert_stored(stack: Stack, redis_url: str, *times: int) -> None:
+    """All of these readings come to be stored, once each, and nothing is set aside."""
+
+    def found() -> list[int]:
+        return [row["interrogator_timestamp"] for row in stack.read(PASSWORD)]
+
+    with Redis.from_url(redis_url) as client:
+        wait_until(lambda: len(found()) >= len(times) or client.xlen(KEYS.dead_letters),
+                   what="stored readings")  # fmt: skip
+        assert client.xlen(KEYS.dead_letters) == 0
+    assert found() == list(times)
+
+
+def readyz(port: int) -> tuple[int, dict[str, str]]:
+    status, body = http_get(port, "/readyz")
+    return status, json.loads(body)
+
+
+def gauge(port: int, name: str) -> float:
+    """A gauge on a metrics port; 0 while it is not there."""
+    _, body = http_get(port, "/metrics")
+    found = re.search(rf"^{re.escape(name)} (\S+)$", body.decode(), re.MULTILINE)
+    return float(found[1]) if found else 0.0
+
+
+@BOTH_WAYS
+def test_a_clock_of_the_api(
+    make_stack: MakeStack, clock: ShiftedClock, redis_url: str, tmp_path: Path, ahead: int
+) -> None:
+    """It steps while the API runs. The hot window is off, so that reads are by time too."""
+    # One process: each logs what it sees itself.
+    changes = {"IOT_HOT_WINDOW_SECONDS": "0", "IOT_API_WORKERS": "1"}
+    stack = make_stack(clock.environment | changes, writers=0)
+    clock.step_to(ahead)
+    stack.unset(*clock.environment)
+    stack.start_writer()
+    put(stack, 1, 2, 3)
+    assert_stored(stack, redis_url, 1, 2, 3)
+    assert len(stack.read(PASSWORD, "/seconds/600")) == 3
+    status, told = readyz(stack.port)
+    assert (status, told["status"], told["redis"], told["postgres"]) == (
+        503, "not ready", "ok", "ok",
+    )  # fmt: skip
+    way = "ahead of" if ahead > 0 else "behind"
+    sentence = rf"this machine's clock is (61 days, 0:00|60 days, 23:59):\d\d {way} those of Redis"
+    assert re.match(sentence, told["clocks"])
+    log = (tmp_path / "api.log").read_text()
+    assert re.search(f"not ready: {sentence}", log)
+    assert abs(gauge(stack.metrics_port, "iot_api_clock_skew_seconds") + ahead) < 60
+    clock.step_to(0)
+    assert readyz(stack.port) == (200, {"status": "ready", "redis": "ok", "postgres": "ok"})
+    assert "the clocks agree again" in (tmp_path / "api.log").read_text()
+
+
+@BOTH_WAYS
+def test_a_clock_of_a_writer(
+    make_stack: MakeStack, clock: ShiftedClock, redis_url: str, tmp_path: Path, ahead: int
+) -> None:
+    stack = make_stack({}, writers=0)
+    clock.step_to(ahead)
+    port = free_port()
+    stack.writer_environment = clock.environment | {"IOT_WRITER_METRICS_PORT": str(port)}
+    stack.start_writer()
+    put(stack, 1, 2, 3)
+    assert_stored(stack, redis_url, 1, 2, 3)
+    wait_until(lambda: gauge(port, "iot_writer_clock_skew_seconds"), what="the gauge")
+    assert abs(gauge(port, "iot_writer_clock_skew_seconds") + ahead) < 60
+    assert "this machine's clock is 6" in (tmp_path / "writer-0.log").read_text()
+    status, told = readyz(port)
+    assert status == 503
+    assert told["clocks"].startswith("this machine's clock is 6")
+    stack.writer_environment = {}
+    stack.start_writer()  # beside one whose clock is right
+    put(stack, 4)
+    assert_stored(stack, redis_url, 1, 2, 3, 4)
+    clock.step_to(0)
+    assert readyz(port)[0] == 200
+    put(stack, 5)
+    assert_stored(stack, redis_url, 1, 2, 3, 4, 5)
+
+
+def test_retention_by_a_clock_of_a_writer_that_is_ahead(
+    make_stack: MakeStack, clock: ShiftedClock, redis_url: str
+) -> None:
+    stack = make_stack({"IOT_RETENTION_DAYS": "30"}, writers=0)
+    clock.step_to(SHIFT)
+    port = free_port()
+    stack.writer_environment = clock.environment | {"IOT_WRITER_METRICS_PORT": str(port)}
+    stack.start_writer()
+    put(stack, 1, 2, 3)
+    assert_stored(stack, redis_url, 1, 2, 3)
+    done = 'iot_job_last_success_timestamp_seconds{job_name="retention"}'
+    first = wait_until(lambda: gauge(port, done), what="retention")
+    with Redis.from_url(redis_url) as client:
+        client.delete(KEYS.tick(names.RETENTION_JOB))
+    wait_until(lambda: gauge(port, done) > first, what="retention once more")
+    assert_stored(stack, redis_url, 1, 2, 3)
+
+
+@BOTH_WAYS
+def test_a_clock_of_redis_that_steps_while_entries_wait(
+    make_stack: MakeStack, clock: ShiftedClock, shifted_redis: RedisServer, ahead: int
+) -> None:
+    """Ahead: entries are stamped by the right clock and read by one that is ahead. Behind: they are
+    stamped by one that is behind, and read by the right one.
+    """
+    clock.step_to(min(ahead, 0))
+    changes = {"IOT_REDIS_URL": shifted_redis.url, "IOT_CLOCK_SKEW_MAX_SECONDS": str(100 * DAY)}
+    stack = make_stack(changes, writers=0)
+    put(stack, 1, 2, 3)
+    clock.step_to(max(ahead, 0))
+    stack.start_writer()
+    assert_stored(stack, shifted_redis.url, 1, 2, 3)
+    put(stack, 4)
+    assert_stored(stack, shifted_redis.url, 1, 2, 3, 4)
+
+
+@BOTH_WAYS
+def test_a_clock_of_redis(
+    make_stack: MakeStack, clock: ShiftedClock, shifted_redis: RedisServer, ahead: int
+) -> None:
+    """The two others tell that it is wrong. Writers go on, and ticks do after it is set right."""
+    stack = make_stack({"IOT_REDIS_URL": shifted_redis.url})
+    clock.step_to(ahead)
+    status, told = readyz(stack.port)
+    assert status == 503
+    way = "ahead of" if ahead > 0 else "behind"
+    assert re.match(
+        rf"Redis's clock is 6\d days, \S+ {way} those of this machine and of Postgres",
+        told["clocks"],
+    )
+    put(stack, 1, 2, 3)
+    assert_stored(stack, shifted_redis.url, 1, 2, 3)
+    with Redis.from_url(shifted_redis.url) as client:
+        wait_until(lambda: client.exists(KEYS.tick(names.SWEEP_JOB)), what="a tick")
+        clock.step_to(0)
+        assert readyz(stack.port)[0] == 200
+        wait_until(lambda: client.ttl(KEYS.tick(names.SWEEP_JOB)) <= 2, what="a tick by the clock")
+
+
+def test_small_differences_are_told_and_stop_nothing(
+    make_stack: MakeStack, clock: ShiftedClock
+) -> None:
+    stack = make_stack(clock.environment, writers=0)
+    clock.step_to(60)
+    status, told = readyz(stack.port)
+    assert status == 200
+    assert re.match(r"this machine's clock is 0:0(1:00|0:59) ahead of", told["clocks"])
+    clock.step_to(5)
+    assert readyz(stack.port) == (200, {"status": "ready", "redis": "ok", "postgres": "ok"})

@@ -1,0 +1,93 @@
+"""The service with a user for each component."""
+
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from conftest import database_url
+from iot_tools.local.postgres_server import PostgresServer
+from support.stack import Stack
+from system.rights.stores import Database, RedisWithUsers, servers
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(params=servers())
+def redis_users(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RedisWithUsers]:
+    """Each server of Redis, with its users."""
+    server = RedisWithUsers(tmp_path / "redis", servers()[request.param])
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def empty_database(postgres_server: PostgresServer) -> Iterator[Database]:
+    """A database that nothing was done to."""
+    name = f"rights_{next(_numbers)}"
+    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+        yield Database(database_url(postgres_server.url, name))
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def rights_environment(keyring_file: Path) -> dict[str, str]:
+    """Settings that every process has."""
+    return {
+        "IOT_KEYRING_FILE": str(keyring_file),
+        "IOT_SCRYPT_LOG2_N": "10",
+        "IOT_COMPACTION_AFTER_SECONDS": "0",
+        "IOT_GUESS_LIMIT": "3",
+        "IOT_RETENTION_DAYS": "40",
+        "PATH": "/usr/bin:/bin",
+    }
+
+
+@pytest.fixture
+def database(empty_database: Database, rights_environment: dict[str, str]) -> Database:
+    """A database that is ready for the service."""
+    empty_database.create_roles()
+    empty_database.migrate(rights_environment)
+    return empty_database
+
+
+@pytest.fixture
+def rights_stack(
+    database: Database,
+    redis_users: RedisWithUsers,
+    rights_environment: dict[str, str],
+    tmp_path: Path,
+) -> Iterator[Stack]:
+    """The API and a writer, each with a user of its own in both stores."""
+    with stack_of_users(database, redis_users, rights_environment, tmp_path) as stack:
+        yield stack
+
+
+@contextmanager
+def stack_of_users(
+    database: Database,
+    redis_users: RedisWithUsers,
+    rights_environment: dict[str, str],
+    tmp_path: Path,
+) -> Iterator[Stack]:
+    """The API and a writer, which must be refused nothing in Redis."""
+    api = {
+        "IOT_POSTGRES_URL": database.url("iot_api"),
+        "IOT_REDIS_URL": redis_users.url("iot_api"),
+    }
+    stack = Stack({**rights_environment, **api}, tmp_path)
+    stack.writer_environment = {
+        "IOT_POSTGRES_URL": database.url("iot_writer"),
+        "IOT_REDIS_URL": redis_users.url("iot_writer"),
+    }
+    try:
+        stack.start_api()
+        stack.start_writer()
+        yield stack
+        assert redis_users.denied() == []
+    finally:
+        stack.stop()

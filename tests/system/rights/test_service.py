@@ -1,0 +1,221 @@
+"""The service does all it does under the users of production, and is refused nothing."""
+
+import json
+import time
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from integration.compaction.past import Past, each_second, noon
+from integration.writer.sending import sending
+from iot_models import names
+from iot_models.settings import Settings, load
+from iot_stores.months import DAY_MS, month_begin
+from iot_stores.postgres import connect_postgres, postgres_pool
+from iot_stores.vault_records import VaultRecords
+from iot_writer.maintenance import sparse_indexes
+from iot_writer.maintenance.partitions import ensure_partition, partition_name
+from iot_writer.writer import Writer
+from support.keys import KEYS
+from support.stack import Stack
+from support.waiting import wait_until
+from system.rights.conftest import stack_of_users
+from system.rights.stores import Database, RedisWithUsers, command, servers
+
+PARTITIONS = """
+    SELECT relname, pg_get_userbyid(relowner), relnamespace::regnamespace::text
+    FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
+    WHERE inhparent = 'segments'::regclass
+"""
+JSON = {"Content-Type": "application/json"}
+COPY_TO_THE_PAST = """
+    INSERT INTO segments
+    SELECT vault_id, first_id, last_id, %(at)s, %(at)s, relative_min, relative_max,
+        interrogator_min, interrogator_max, shard, count, payload
+    FROM segments LIMIT 1
+"""
+
+
+def put_stored(stack: Stack, number: int) -> None:
+    """Put a reading and wait until it is stored; the second time it is remembered."""
+    headers = {**JSON, "Idempotency-Key": f"key-{number}"}
+    row = {
+        "interrogator_time": number,
+        "relative_time": number,
+        "freeform": f"reading {number}",
+        "db_password": "p",
+    }
+    for _ in range(2):
+        answer = stack.request("PUT", "/api/iot?ack=stored", json.dumps({"data": row}), headers)
+        assert answer.status == 201, answer
+    assert answer.headers["Idempotent-Replayed"] == "true"
+
+
+def count(database: Database, statement: str) -> int:
+    """The one number that a statement gives, asked by an administrator."""
+    with database.connect("postgres") as connection:
+        found = connection.execute(statement.encode()).fetchone()
+    assert found is not None
+    assert isinstance(found[0], int)
+    return found[0]
+
+
+def partitions(database: Database) -> dict[str, tuple[str, str]]:
+    """The owner and the schema of each partition."""
+    with database.connect("postgres") as connection:
+        found = connection.execute(PARTITIONS).fetchall()
+    return {str(name): (str(owner), str(schema)) for name, owner, schema in found}
+
+
+def check_reads(stack: Stack, readings: int) -> None:
+    """Ask in every way, from the hot window and from the history."""
+    assert len(stack.read("p")) == readings
+    for path in ("/last/5", "/1/3", "/seconds/60"):
+        assert stack.request("POST", f"/api/iot{path}", ask("p"), JSON).status in {200, 404}, path
+    assert stack.request("GET", "/api/maxtime").status in {200, 404}
+    assert stack.request("GET", "/api/audit").status == 200
+    metrics = stack.request("GET", "/metrics", port=stack.metrics_port)
+    assert b"iot_backlog_bytes" in metrics.body
+
+
+def ask(password: str) -> str:
+    """The body of a question."""
+    return json.dumps({"data": {"db_password": password}})
+
+
+def test_everything(
+    rights_stack: Stack,
+    redis_users: RedisWithUsers,
+    database: Database,
+    rights_environment: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    writer = {
+        **rights_environment,
+        "IOT_POSTGRES_URL": database.url("iot_writer"),
+        "IOT_REDIS_URL": redis_users.url("iot_writer"),
+    }
+    api = writer | {
+        "IOT_POSTGRES_URL": database.url("iot_api"),
+        "IOT_REDIS_URL": redis_users.url("iot_api"),
+    }
+    for number in range(5):
+        put_stored(rights_stack, number)
+    check_reads(rights_stack, 5)
+    check_held(rights_stack, database, redis_users, load(api))
+    check_compaction(load(api), load(writer), redis_users)
+    check_guess_limit(rights_stack)
+    check_partitions(database)
+    check_retention(database, redis_users, writer)
+    check_indexes(writer, monkeypatch)
+    check_dead_letters(redis_users, writer)
+    database.migrate(rights_environment)
+
+
+def check_held(
+    stack: Stack, database: Database, redis_users: RedisWithUsers, settings: Settings
+) -> None:
+    """A vault whose row is gone is put back, and its entries are held until then."""
+    with database.connect("postgres") as connection:
+        connection.execute("DELETE FROM vaults")
+    put_stored(stack, 5)
+    assert count(database, "SELECT count(*) FROM vaults") == 1
+    with redis_users.client("admin") as admin, redis_users.client("iot_api") as client:
+        assert admin.hget(KEYS.backlog_counters, "held") == b"0"
+        pool = postgres_pool(settings, name="test", size=1)
+        assert len(list(VaultRecords(client, KEYS, pool).all_cached())) == 1
+        pool.close()
+
+
+def test_a_key_prefix(
+    database: Database, rights_environment: dict[str, str], tmp_path: Path
+) -> None:
+    """The users may do with the keys of a prefix what they may do without one."""
+    prefix = "berlin:"
+    redis_users = RedisWithUsers(tmp_path / "redis", servers()["system"], prefix=prefix)
+    environment = rights_environment | {"IOT_REDIS_KEY_PREFIX": prefix}
+    try:
+        with stack_of_users(database, redis_users, environment, tmp_path) as stack:
+            put_stored(stack, 1)
+            check_reads(stack, 1)
+            check_guess_limit(stack)
+            with redis_users.client("admin") as admin:
+                keys = cast("list[bytes]", admin.keys())
+            assert all(key.startswith(prefix.encode()) for key in keys)
+    finally:
+        redis_users.stop()
+
+
+def check_compaction(api: Settings, writer: Settings, redis_users: RedisWithUsers) -> None:
+    """Small segments are merged, which locks the vault's row."""
+    working = Writer(writer)
+    with sending(api) as sender, redis_users.client("admin") as admin:
+        sender.redis = admin  # for what the test does itself
+        past = Past(sender, working)
+        past.store(b"past", each_second(noon(3), 200))
+        wait_until(partial(_merged, past), what="compaction")
+        assert len(past.readings(b"past")) == 200
+    working.close()
+
+
+def _merged(past: Past) -> bool:
+    past.look(b"past")  # the writer that runs does the order
+    return len(past.counts(b"past")) < 5
+
+
+def check_guess_limit(stack: Stack) -> None:
+    """Unknown passwords are counted."""
+    statuses = [
+        stack.request("POST", "/api/iot", ask(f"unknown {number}"), JSON).status
+        for number in range(4)
+    ]
+    assert statuses[-1] == 429, statuses
+
+
+def check_partitions(database: Database) -> None:
+    """They belong to the writers, in a schema of theirs."""
+    wait_until(lambda: len(partitions(database)) >= 3, what="the months ahead")
+    found = partitions(database)
+    assert set(found.values()) == {("iot_writer", "iot_writer")}
+
+
+def check_retention(
+    database: Database, redis_users: RedisWithUsers, writer: dict[str, str]
+) -> None:
+    """An old month goes, and the audit log tells of it."""
+    old = month_begin(int(time.time() * 1000) - 100 * DAY_MS)
+    with connect_postgres(load(writer), name="test") as connection:
+        ensure_partition(connection, old)
+        connection.execute(COPY_TO_THE_PAST, {"at": old})
+    with redis_users.client("admin") as admin:
+        admin.delete(KEYS.tick(names.RETENTION_JOB))
+    name = partition_name(old)
+    wait_until(lambda: name not in partitions(database), what="retention")
+    assert count(database, "SELECT count(*) FROM audit_log") >= 1
+
+
+def check_indexes(writer: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """An index of a partition is built anew."""
+    monkeypatch.setattr(sparse_indexes, "SPARSE_FROM_BYTES", 0)
+    monkeypatch.setattr(sparse_indexes, "ENTRY_BYTES", 0)
+    with connect_postgres(load(writer), name="test") as connection:
+        connection.execute("ANALYZE segments")
+        assert sparse_indexes.rebuild_sparse(connection) > 0
+
+
+def check_dead_letters(redis_users: RedisWithUsers, writer: dict[str, str]) -> None:
+    """Listed, shown, replayed and dropped with a writer's user and a writer's keys."""
+    with redis_users.client("admin") as admin:
+        for _ in range(2):
+            admin.xadd(KEYS.stream(0), {"e": b"garbage", "t": 7})
+        wait_until(lambda: admin.xlen(KEYS.dead_letters) == 2, what="dead letters")
+        listed = command(writer, "dead", "list").splitlines()
+        first, second = (line.split()[0] for line in listed)
+        assert "can't be opened" in command(writer, "dead", "show", first)
+        command(writer, "dead", "replay", first)
+        wait_until(lambda: admin.xlen(KEYS.dead_letters) == 2, what="the letter again")
+        command(writer, "dead", "drop", second)
+        command(writer, "dead", "drop", "--all")
+        assert admin.xlen(KEYS.dead_letters) == 0

@@ -1,0 +1,175 @@
+"""What each server answers in each state is recognized, also within scripts and pipelines."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from redis import Redis
+from redis.exceptions import RedisError
+
+from iot_stores.store_states import StoreState, state_of
+from support.waiting import wait_until
+from system.rights.stores import servers
+from system.states.redis_states import STATES, ProvokedRedis
+
+SCRIPT = "return redis.call('XADD', KEYS[1], '*', 'e', ARGV[1])"
+SECRET = "what a client sent"
+IMMEDIATE = {
+    state: states
+    for state, states in STATES.items()
+    if state not in {"LOADING", "MAXCLIENTS", "WRONGPASS"}
+}
+ANSWERS = {"UNBLOCKED", "KILLED", "NOAUTH", "NODB", "NOCOMMAND", "CLUSTERDOWN", "CROSSSLOT"}
+"""The other states that are provoked here."""
+
+
+@pytest.fixture(params=list(servers()))
+def program(request: pytest.FixtureRequest) -> str:
+    """Each server."""
+    return servers()[request.param]
+
+
+@pytest.fixture
+def server(program: str, tmp_path: Path) -> Iterator[ProvokedRedis]:
+    """One of them, running."""
+    made = ProvokedRedis(tmp_path / "redis", program)
+    made.start()
+    yield made
+    made.kill()
+
+
+@pytest.fixture
+def client(server: ProvokedRedis) -> Iterator["Redis"]:
+    """A client with the rights of the services."""
+    with Redis.from_url(server.service_url, retry=None) as made:
+        yield made
+
+
+def told(attempt: Callable[[], object]) -> StoreState | None:
+    """The state that an attempt meets."""
+    with pytest.raises(RedisError) as caught:
+        attempt()
+    return state_of(caught.value)
+
+
+@pytest.mark.parametrize("state", IMMEDIATE)
+def test_alone_in_a_script_and_in_pipelines(
+    state: str, client: "Redis", server: ProvokedRedis
+) -> None:
+    client.eval(SCRIPT, 1, "stream", "first")
+
+    def pipeline(*, transaction: bool) -> None:
+        with client.pipeline(transaction=transaction) as commands:
+            commands.get("x")
+            commands.xadd("stream", {"e": SECRET})
+            commands.execute()
+
+    attempts: list[Callable[[], object]] = [
+        lambda: client.xadd("stream", {"e": SECRET}),
+        lambda: client.eval(SCRIPT, 1, "stream", SECRET),
+        lambda: pipeline(transaction=True),
+        lambda: pipeline(transaction=False),
+    ]
+    provoke, of_a_command = IMMEDIATE[state]
+    with provoke(server):
+        states = [told(attempt) for attempt in attempts]
+    assert None not in states
+    codes = {each.code for each in states if each is not None}
+    assert codes == {state, of_a_command}
+    assert not any(SECRET in str(each) for each in states)
+
+
+def test_a_key_that_the_user_may_not_use(client: "Redis", server: ProvokedRedis) -> None:
+    with server.admin() as admin:
+        admin.execute_command("ACL", "SETUSER", "service", "resetkeys", "~mine")
+    other = "return redis.call('XADD', 'other', '*', 'e', ARGV[1])"
+    for attempt in (
+        lambda: client.xadd("other", {"e": SECRET}),
+        lambda: client.eval(other, 1, "mine", SECRET),
+    ):
+        state = told(attempt)
+        assert state is not None
+        assert state.code == "NOPERM"
+
+
+@pytest.mark.parametrize("code", ["NOAUTH", "WRONGPASS", "NODB"])
+def test_a_url_that_does_not_fit(code: str, server: ProvokedRedis) -> None:
+    at = f"127.0.0.1:{server.port}"
+    user = "service:hunter2@" if code == "WRONGPASS" else ""
+    url = f"redis://{user}{at}/0"
+    if code == "NODB":
+        url = f"{server.service_url.removesuffix('/0')}/99"
+    with Redis.from_url(url, retry=None) as client:
+        state = told(client.ping)
+    assert state is not None
+    assert state.code == code
+    assert "hunter2" not in str(state)
+
+
+def test_a_command_that_the_server_does_not_have(client: "Redis") -> None:
+    for attempt in (
+        lambda: client.execute_command("NOSUCH", SECRET),  # type: ignore[no-untyped-call]
+        lambda: client.eval(f"return redis.call('NOSUCH', '{SECRET}')", 0),
+    ):
+        state = told(attempt)
+        assert state is not None
+        assert state.code == "NOCOMMAND"
+        assert SECRET not in str(state)
+
+
+def test_a_cluster(program: str, tmp_path: Path) -> None:
+    server = ProvokedRedis(tmp_path / "redis", program)
+    server.restart("cluster-enabled yes")
+    server.start()
+    with Redis.from_url(server.service_url, retry=None) as client:
+        state = told(lambda: client.xadd("stream", {"e": SECRET}))
+        assert state is not None
+        assert state.code == "CLUSTERDOWN"
+        client.execute_command("CLUSTER", "ADDSLOTS", *range(16384))
+        state = told(lambda: client.eval(SCRIPT, 2, "one", "two", SECRET))
+        assert state is not None
+        assert state.code in {"CROSSSLOT", "CLUSTERDOWN"}
+    server.kill()
+
+
+def test_an_answer_that_is_our_defect(client: "Redis") -> None:
+    client.set("stream", "no stream")
+    for attempt in (
+        lambda: client.xadd("stream", {"e": SECRET}),
+        lambda: client.eval(SCRIPT, 1, "stream", SECRET),
+        lambda: client.eval("return redis.error_reply('READONLYISH no code')", 0),
+        lambda: client.execute_command("GET"),  # type: ignore[no-untyped-call]
+        lambda: client.eval("syntax error", 0),
+    ):
+        assert told(attempt) is None
+
+
+def test_a_script_that_is_killed(client: "Redis", server: ProvokedRedis) -> None:
+    """An administrator ends a script of ours that has written nothing."""
+    with server.admin() as admin, ThreadPoolExecutor(1) as pool:
+        admin.config_set("lua-time-limit", 20)
+        running = pool.submit(told, lambda: client.eval("while true do end", 0))
+        while not running.done():
+            try:
+                admin.script_kill()
+            except RedisError:
+                continue
+        state = running.result()
+    assert state is not None
+    assert state.code == "KILLED"
+
+
+def test_a_master_that_becomes_a_replica_while_a_client_waits(
+    client: "Redis", server: ProvokedRedis
+) -> None:
+    with server.admin() as admin, ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(told, lambda: client.blmove("none", "other", 4))
+        wait_until(
+            lambda: admin.info("clients")["blocked_clients"] == 1, what="a client that waits"
+        )
+        admin.replicaof("127.0.0.1", "1")
+        state = waiting.result()
+        admin.replicaof("NO", "ONE")
+    assert state is not None
+    assert state.code == "UNBLOCKED"

@@ -1,4 +1,9 @@
-"""The history: every segment, in Postgres, in monthly partitions by time of receipt."""
+"""The history: all segments, in Postgres, partitioned by month of receipt.
+
+A read selects segments, not readings: Postgres knows only the bounds of a segment, since its
+content is encrypted. Most of this file finds the segments of a page without reading all segments of
+the vault.
+"""
 
 import uuid
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -26,7 +31,7 @@ _TYPES = ("uuid", *("int8",) * 8, "int2", "int4", "bytea")
 
 _COPY: LiteralString = f"COPY segments (vault_id, {_COLUMNS}, payload) FROM STDIN (FORMAT BINARY)"
 
-# A large payload is fetched when its segment is opened: not several at a time, and in slices.
+# A large payload is fetched when its segment is opened: one at a time, and in slices.
 _PAYLOAD: LiteralString = """octet_length(payload) AS size,
     CASE WHEN octet_length(payload) <= 1048576 THEN payload END AS payload"""
 _LARGE_PAYLOAD = """
@@ -36,21 +41,21 @@ _LARGE_PAYLOAD = """
 """
 _SLICE_BYTES = 2**20
 
-# Put together from the constants above alone; what comes from outside is a parameter.
+# Composed of the constants above alone; all input is passed as parameters.
 _SELECT: LiteralString = (
     f"SELECT {_COLUMNS}, {_PAYLOAD} FROM segments WHERE vault_id = %(vault_id)s"  # noqa: S608
 )
 
 _RELATIVE: LiteralString = "relative_max >= %(low)s AND relative_min <= %(high)s"
-# A segment lies within one month, so the month's begin bounds `received_min` and prunes.
+# A segment lies within one month, so the begin of the month prunes partitions.
 _RECEIVED: LiteralString = "received_max >= %(since)s AND received_min >= %(month)s"
 
 _BEGIN: LiteralString = "(interrogator_min, first_id)"
 _END: LiteralString = "(interrogator_max, last_id)"
 _POSITION: LiteralString = "(%(time)s, %(id)s)"
 _UNTIL: LiteralString = "(%(until_time)s, %(until_id)s)"
-# By direction, False for rising: the order, what lies behind a position, what of a segment that
-# holds it lies behind it, and what does not lie behind the last position.
+# By `descending`: the order; segments behind a position; segments that contain a position and have
+# readings behind it; segments that are not behind the last position.
 _ORDER: dict[bool, LiteralString] = {
     False: "ORDER BY interrogator_min, first_id",
     True: "ORDER BY interrogator_max DESC, last_id DESC",
@@ -69,12 +74,12 @@ _UP_TO: dict[bool, LiteralString] = {
 }
 _LAST: dict[bool, Position] = {False: (INT64_MAX, 2**53 - 1), True: (INT64_MIN, 0)}
 
-# Spelled as in the index that is made for it alone.
+# The expression `relative_max + 0` is that of the index made for this query.
 _MAXTIME = "SELECT max(relative_max + 0) FROM segments"
 _VAULT_MAXTIME = "SELECT max(relative_max) FROM segments WHERE vault_id = %s"
 
-# In one message, for the round trip. SET LOCAL, so that a pooler in transaction mode may stand
-# between. A server that waits for a client that is gone, or hangs, gets its connection back.
+# One message saves round trips. SET LOCAL works through a pooler in transaction mode. The timeouts
+# end the transaction of a client that is gone or hangs.
 _BEGIN_READ = """
     BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY;
     SET LOCAL statement_timeout = '30s';
@@ -82,22 +87,22 @@ _BEGIN_READ = """
 """
 
 FETCH_BYTES = 2 * 2**20
-"""Ciphertext fetched ahead, about; what bounds the memory of a read."""
-_FIRST_FETCH, _MOST_FETCH = 4, 512
-_LOOK, _MOST_LOOK = 256, 5_000
-"""Segments looked through in order for a question that few of them may meet."""
+"""Approximate ciphertext fetched at a time; it bounds the memory of a read."""
+_FIRST_FETCH, _MAX_FETCH = 4, 512
+_LOOK, _MAX_LOOK = 256, 5_000
+"""Segments tried in order for a filter that few of them may pass."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredSegment(SealedSegment):
-    """A segment of the history. A large payload is empty here, and fetched when it is needed."""
+    """A segment of the history. A large payload is left empty, until `fetch` is called."""
 
     size: int | None
-    """Of the payload, in bytes."""
+    """Bytes of the payload; None for a segment that does not pass the filter."""
     connection: Connection = field(repr=False, compare=False)
 
     def fetch(self) -> bytes | bytearray:
-        """The payload. A large one only within the transaction that found the segment."""
+        """Return the payload. A large one only within the transaction that found the segment."""
         if self.payload or not self.size:
             return self.payload
         # In slices: libpq keeps a buffer as large as the largest row that it ever received.
@@ -111,7 +116,7 @@ class StoredSegment(SealedSegment):
             parameters["from"] = len(payload) + 1
             row = self.connection.execute(_LARGE_PAYLOAD, parameters, binary=True).fetchone()
             if row is None or not row[0]:
-                raise FormatError("a segment is gone")
+                raise FormatError("a segment was deleted while it was read")
             payload += cast("bytes", row[0])
         return payload
 
@@ -121,28 +126,28 @@ Segments = Generator[SealedSegment, None, None]
 
 @dataclass(frozen=True, slots=True)
 class PageRange:
-    """Which part of an answer: from where on, up to where, in which direction."""
+    """The part of a vault to read, and the direction."""
 
     after: Position | None = None
-    """Begin behind this position; None: with the first."""
+    """Begin behind this position; None: with the first reading."""
     until: Position | None = None
-    """The last position; with `after` alone."""
+    """The last position to read. Needs `after`."""
     descending: bool = False
-    few: int | None = None
-    """That only about so many readings are going to be taken."""
+    limit: int | None = None
+    """Approximate number of readings that will be used."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReadFilter:
-    """Which of a vault's readings are asked for: those with both times within the bounds."""
+    """Bounds of the relative timestamp and of the time of receipt, inclusive."""
 
     relative_low: int = INT64_MIN
     relative_high: int = INT64_MAX
     received_low: int = 0
-    """Unix milliseconds."""
+    """In Unix milliseconds."""
 
-    def meets(self, bounds: SegmentBounds) -> bool:
-        """Whether a segment may hold such readings."""
+    def may_match(self, bounds: SegmentBounds) -> bool:
+        """Return whether a segment may contain readings within the bounds."""
         return (
             bounds.relative_max >= self.relative_low
             and bounds.relative_min <= self.relative_high
@@ -150,7 +155,7 @@ class ReadFilter:
         )
 
     def includes(self, bounds: SegmentBounds) -> bool:
-        """Whether all of a segment's readings are such."""
+        """Return whether all readings of a segment are within the bounds."""
         return (
             bounds.relative_min >= self.relative_low
             and bounds.relative_max <= self.relative_high
@@ -159,7 +164,7 @@ class ReadFilter:
 
 
 def insert(connection: Connection, segments: Iterable[SealedSegment]) -> None:
-    """Add segments, within the transaction that is open."""
+    """Insert segments, in the open transaction."""
     with connection.cursor() as cursor, cursor.copy(_COPY) as copy:
         copy.set_types(_TYPES)
         for each in segments:
@@ -179,49 +184,57 @@ def select(
     connection: Connection,
     vault_id: uuid.UUID,
     read_filter: ReadFilter,
-    span: PageRange = PageRange(),
+    page_range: PageRange = PageRange(),
 ) -> Segments:
-    """A vault's segments that may hold readings asked for, in the order of their begins.
+    """Yield the segments of a vault that may contain matching readings, ordered by their begins.
 
-    That is by (interrogator_min, first_id) or, descending, by (interrogator_max, last_id) from the
-    greatest on. Those that hold `span.after` come first, in any order. All from one moment, fetched
-    as one goes; a large payload only when it is asked for (`StoredSegment.fetch`). Keeps a
-    transaction open until it is exhausted or closed.
+    The begin is (interrogator_min, first_id) or, descending, (interrogator_max, last_id). Segments
+    that contain `page_range.after` come first, in any order. All segments are read from one
+    snapshot and fetched in steps; a large payload is fetched by `StoredSegment.fetch`. A
+    transaction stays open until the generator is exhausted or closed.
     """
     condition, parameters = _condition(read_filter)
     parameters["vault_id"] = vault_id
-    if condition and span.few is not None:
+    if condition and page_range.limit is not None:
         with read_transaction(connection):
-            yield from _few(connection, condition, parameters, span)
+            yield from _first_matching(connection, condition, parameters, page_range)
         return
-    statement = _all(condition, descending=span.descending)
-    if span.after is not None:
-        statement = _from_position(condition, descending=span.descending)
-        parameters |= _part(span, span.after)
+    statement = _all(condition, descending=page_range.descending)
+    if page_range.after is not None:
+        statement = _from_position(condition, descending=page_range.descending)
+        parameters |= _range_parameters(page_range, page_range.after)
     with read_transaction(connection):
         yield from _stream(connection, statement, parameters)
 
 
-def _few(
-    connection: Connection, condition: LiteralString, parameters: dict[str, object], span: PageRange
+def _first_matching(
+    connection: Connection,
+    condition: LiteralString,
+    parameters: dict[str, object],
+    page_range: PageRange,
 ) -> Segments:
-    """Look through some hundreds of segments in order; if that is not enough, gather what meets the
-    condition and put it in order. So neither many segments that don't meet it are gone through
-    again and again, nor many that do.
+    """Try some hundreds of segments in order; then select all that match and sort them.
+
+    Either plan alone has a bad case: going on in order would read a vault in which nothing matches
+    again for each page, and sorting first would sort a vault in which everything matches.
     """
-    position = span.after or _LAST[not span.descending]
-    look = min(max(_LOOK, 2 * (span.few or 0)), _MOST_LOOK)
-    parameters |= _part(span, position) | {"look": look}
-    passed = 0
-    for each in _stream(connection, _look(condition, descending=span.descending), parameters):
-        begin = _begin(each.bounds, descending=span.descending)
-        if begin < position if span.descending else begin > position:
-            passed, parameters["time"], parameters["id"] = passed + 1, *begin
+    position = page_range.after or _LAST[not page_range.descending]
+    look = min(max(_LOOK, 2 * (page_range.limit or 0)), _MAX_LOOK)
+    parameters |= _range_parameters(page_range, position) | {"look": look}
+    tried = 0
+    for each in _stream(
+        connection, _try_in_order(condition, descending=page_range.descending), parameters
+    ):
+        begin = _begin(each.bounds, descending=page_range.descending)
+        if begin < position if page_range.descending else begin > position:
+            tried, parameters["time"], parameters["id"] = tried + 1, *begin
         if each.size is not None:
             yield each
-    if passed == look:
-        rest = f"{condition} AND {_BEHIND[span.descending]} AND {_UP_TO[span.descending]}"
-        yield from _stream(connection, _all(rest, descending=span.descending), parameters)
+    if tried == look:
+        rest = (
+            f"{condition} AND {_BEHIND[page_range.descending]} AND {_UP_TO[page_range.descending]}"
+        )
+        yield from _stream(connection, _all(rest, descending=page_range.descending), parameters)
 
 
 def _begin(bounds: SegmentBounds, *, descending: bool) -> Position:
@@ -230,8 +243,8 @@ def _begin(bounds: SegmentBounds, *, descending: bool) -> Position:
     return bounds.interrogator_min, bounds.first_id
 
 
-def _part(span: PageRange, position: Position) -> dict[str, object]:
-    until = span.until or _LAST[span.descending]
+def _range_parameters(page_range: PageRange, position: Position) -> dict[str, object]:
+    until = page_range.until or _LAST[page_range.descending]
     reaches, times, ids = probes(position)
     return {
         "time": position[0], "id": position[1], "until_time": until[0], "until_id": until[1],
@@ -253,9 +266,9 @@ def _condition(read_filter: ReadFilter) -> tuple[LiteralString, dict[str, object
 
 @contextmanager
 def read_transaction(connection: Connection) -> Iterator[None]:
-    """A transaction in which everything is read as of one moment, with timeouts of its own.
+    """Open a read-only transaction with one snapshot and its own timeouts.
 
-    Within a transaction that is open already, it is that one.
+    Within an open transaction, use that one.
     """
     if connection.info.transaction_status != TransactionStatus.IDLE:
         yield
@@ -264,12 +277,12 @@ def read_transaction(connection: Connection) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(psycopg.OperationalError):  # of a connection that is broken
+        with suppress(psycopg.OperationalError):  # the connection is broken
             connection.rollback()
 
 
 def max_relative_timestamp(connection: Connection, vault_id: uuid.UUID | None = None) -> int | None:
-    """The greatest relative timestamp stored, of all vaults or of one; None when there is none."""
+    """Return the greatest relative timestamp of one vault or of all; None if there is none."""
     if vault_id is None:
         row = short_query(connection, _MAXTIME).fetchone()
     else:
@@ -278,8 +291,9 @@ def max_relative_timestamp(connection: Connection, vault_id: uuid.UUID | None = 
 
 
 def _all(condition: LiteralString, *, descending: bool) -> LiteralString:
-    """From the first on. OFFSET 0 keeps the order out of the search: for its sake the planner would
-    go through all of the vault in that order, and filter.
+    """Return the statement for all matching segments, sorted.
+
+    OFFSET 0 is a fence: without it, the planner reads the whole vault in order and filters.
     """
     if not condition:
         return f"{_SELECT} {_ORDER[descending]}"
@@ -287,8 +301,10 @@ def _all(condition: LiteralString, *, descending: bool) -> LiteralString:
 
 
 def _holding(condition: LiteralString, *, descending: bool) -> LiteralString:
-    """The segments that hold the position, each found by its reach. Written so that the planner has
-    no other index for it: by begin or end alone it would go through half of the vault.
+    """Return the statement for the segments that contain the position (see `interval_index`).
+
+    `interrogator_min + 0` keeps the planner from an index by begin alone, with which it would read
+    half of the vault.
     """
     return f"""
         SELECT found.* FROM
@@ -303,7 +319,10 @@ def _holding(condition: LiteralString, *, descending: bool) -> LiteralString:
 
 
 def _from_position(condition: LiteralString, *, descending: bool) -> LiteralString:
-    """What holds the position, then what lies behind it: parts of UNION ALL come one by one."""
+    """Return the statement for segments that contain the position, then for those behind it.
+
+    The parts of UNION ALL are executed one after the other.
+    """
     behind: LiteralString = (
         f"{_SELECT} {condition} AND {_BEHIND[descending]} AND {_UP_TO[descending]}"
     )
@@ -312,9 +331,10 @@ def _from_position(condition: LiteralString, *, descending: bool) -> LiteralStri
     )
 
 
-def _look(condition: LiteralString, *, descending: bool) -> LiteralString:
-    """As `_from_position`, but the next segments in order are there whether or not they meet the
-    condition; those that don't have no payload.
+def _try_in_order(condition: LiteralString, *, descending: bool) -> LiteralString:
+    """As `_from_position`, but with the next segments in order whether or not they match.
+
+    Those that do not match have no payload.
     """
     behind: LiteralString = f"{_SELECT} AND {_BEHIND[descending]} AND {_UP_TO[descending]}"
     order = _ORDER[descending]
@@ -334,8 +354,8 @@ def _stream(
         cursor.execute(statement, parameters)
         ahead = _FIRST_FETCH
         while rows := cursor.fetchmany(ahead):
-            held = sum(len(cast("bytes", row[-1] or b"")) for row in rows)
-            ahead = max(1, min(_MOST_FETCH, FETCH_BYTES * len(rows) // max(held, 1), 8 * ahead))
+            size = sum(len(cast("bytes", row[-1] or b"")) for row in rows)
+            ahead = max(1, min(_MAX_FETCH, FETCH_BYTES * len(rows) // max(size, 1), 8 * ahead))
             for row in rows:
                 yield _segment(connection, vault_id, row)
 

@@ -1,10 +1,10 @@
-"""Finding the segments in which a position lies, whatever the size of a vault.
+"""An index of intervals: find the segments that contain a position, whatever the size of a vault.
 
-Readings stand at positions (interrogator timestamp, id). A segment reaches from its first to its
-last, and segments overlap as they like: a device's clock jumps, two devices differ. An index by
-begin or by end alone finds those that hold a position only by going through half of the vault. So
-segments are indexed by how far they reach, in steps of 256 times, and then by begin: one that
-reaches less than 2**16 and holds a position begins less than 2**16 before it, and so on.
+A reading has the position (interrogator timestamp, id). A segment is an interval of positions, and
+segments may overlap in any way, since device clocks jump and differ. With an index by begin or by
+end alone, finding the segments that contain a position takes half of the vault. So segments are
+indexed by the class of their length (powers of 256) and then by begin: a segment shorter than 2**16
+that contains a position begins less than 2**16 before that position, and so on for each class.
 """
 
 from typing import LiteralString
@@ -12,14 +12,15 @@ from typing import LiteralString
 from iot_models.reading import INT64_MIN
 
 Position = tuple[int, int]
-"""Interrogator timestamp and id of a reading: where it stands."""
+"""Interrogator timestamp and id of a reading."""
 
 _ID_BITS = 53
-"""Ids are below 2**53, so a position is a number: the time's multiple of that, and the id."""
+"""Ids are below 2**53, so a position is also one number: time * 2**53 + id."""
 _STEPS = (16, 24, 32, 53, 61, 69, 77, 85, 93, 101, 109)
-"""Powers of two: where the classes of reach begin but the first. Times differ from 2**53 on."""
+"""Lower bounds of the length classes after the first, as powers of two. From 2**53 on, the times
+differ."""
 
-# As in the index `segments_reach`; a segment of one reading reaches nowhere and is not in it.
+# As in the index `segments_reach`. A segment of one reading has length 0 and is not in it.
 REACH: LiteralString = """width_bucket(
     (interrogator_max::numeric - interrogator_min) * 9007199254740992 + (last_id - first_id),
     '{65536, 16777216, 4294967296, 9007199254740992, 2305843009213693952, 590295810358705651712,
@@ -28,7 +29,9 @@ REACH: LiteralString = """width_bucket(
 
 
 def probes(position: Position) -> tuple[list[int], list[int], list[int]]:
-    """Per class of reach: its number, and the first position (time, id) from which it gets here."""
+    """Return the length classes, and for each the earliest begin (times, ids) of a segment of that
+    class that contains `position`.
+    """
     here = (position[0] << _ID_BITS) + position[1]
     begins = [here - 2**bits for bits in _STEPS]
     times = [max(INT64_MIN, begin >> _ID_BITS) for begin in begins]

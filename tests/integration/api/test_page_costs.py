@@ -95,7 +95,7 @@ def test_a_page_costs_the_same_at_any_depth(
     shape, connection = filled
     ordered = "segments_latest" if descending else "segments_in_order"
     for number in (100, COUNT // 2, COUNT - 100):
-        span = PageRange(place(shape, number), descending=descending, few=100)
+        span = PageRange(place(shape, number), descending=descending, limit=100)
         touched = take(connection, ReadFilter(), span)
         assert touched.pages < 200, number
         assert touched.indexes == {"segments_reach", ordered}
@@ -109,13 +109,14 @@ def test_so_does_a_page_of_a_window(filled: tuple[str, Connection], descending: 
     if shape == "without times":
         return  # there the relative times alone tell one segment from another
     for number in (100, COUNT // 2, COUNT - 100):
-        span = PageRange(place(shape, number), descending=descending, few=100)
+        span = PageRange(place(shape, number), descending=descending, limit=100)
         for question in (ReadFilter(relative_low=0), ReadFilter(received_low=MONTH)):
             assert take(connection, question, span).pages < 900, number
     narrow = ReadFilter(relative_low=7000 * SECOND, relative_high=7005 * SECOND)
     for after in (None, place(shape, 9000 if descending else 100)):
         assert (
-            take(connection, narrow, PageRange(after, descending=descending, few=100)).pages < 1200
+            take(connection, narrow, PageRange(after, descending=descending, limit=100)).pages
+            < 1200
         )
 
 

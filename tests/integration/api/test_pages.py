@@ -64,13 +64,13 @@ def filled(module_api: Api, module_writer: Writer) -> Api:
     return module_api
 
 
-@pytest.mark.parametrize("most_held", [0, 2_000])
+@pytest.mark.parametrize("max_buffered", [0, 2_000])
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("limit", [3, 40, 10**18])
 def test_the_parts_are_the_whole(
-    filled: Api, path: str, limit: int, most_held: int, monkeypatch: pytest.MonkeyPatch
+    filled: Api, path: str, limit: int, max_buffered: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(readings_module, "MOST_HELD", most_held)
+    monkeypatch.setattr(readings_module, "MAX_BUFFERED", max_buffered)
     wanted = filled.read(path)
     assert bool(wanted) == (path not in {"/10/10", "/last/0"})
     assert whole(filled, path, limit=limit) == wanted
@@ -92,7 +92,7 @@ def test_the_parts_of_segments_that_are_let_go_of(
     """Where memory is short, too."""
     wanted = filled.read()
     monkeypatch.setattr(merge_module, "BATCH", 5)
-    for name in ("HELD_BYTES", "LEAST_BYTES"):
+    for name in ("BUFFER_BYTES", "MIN_BYTES"):
         monkeypatch.setattr(readings_module, name, 2000)
     for order in ("asc", "desc"):
         rows = wanted if order == "asc" else wanted[::-1]
@@ -121,7 +121,7 @@ def test_a_wrong_limit_is_named(module_api: Api, limit: str) -> None:
     error = assert_error(module_api.post(f"/api/iot?limit={limit}"), 400, "invalid_request")
     assert (error["field"], error["error"]) == (
         "limit",
-        "limit: must be a whole number from 1 on",
+        "limit: must be an integer of at least 1",
     )
 
 
@@ -155,10 +155,10 @@ def test_a_cursor_is_its_question_s_alone(filled: Api, module_writer: Writer) ->
                 continue
             error = assert_error(answer, 400, "invalid_request")
             assert error["field"] == "cursor"
-            assert error["error"] == "cursor: is not one that this question's answers gave"
+            assert error["error"] == "cursor: was not returned by this endpoint for this password"
     text = cursors["?limit=2"]
     error = assert_error(filled.post(f"/api/iot?order=desc&cursor={text}"), 400, "invalid_request")
-    assert error["error"] == "cursor: is for the other order"
+    assert error["error"] == "cursor: belongs to the other order"
     for wrong in (
         "",
         "x",

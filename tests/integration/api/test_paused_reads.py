@@ -52,11 +52,11 @@ def past(settings: Settings, writer: Writer) -> Iterator[Past]:
 
 
 @pytest.fixture(params=[0, 2000], ids=["streamed", "held"])
-def most_held(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+def max_buffered(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """How many of the last readings are held in memory; batches are small."""
     monkeypatch.setattr(merge_module, "BATCH", 20)
     monkeypatch.setattr(readings_module, "BATCH", 20)
-    monkeypatch.setattr(readings_module, "MOST_HELD", request.param)
+    monkeypatch.setattr(readings_module, "MAX_BUFFERED", request.param)
     return int(request.param)
 
 
@@ -64,7 +64,7 @@ def all_of(read: PausableRead) -> list[Reading]:
     return [reading for batch in read for reading in batch]
 
 
-@pytest.mark.usefixtures("most_held")
+@pytest.mark.usefixtures("max_buffered")
 @pytest.mark.parametrize("page", PAGES.values(), ids=PAGES)
 @pytest.mark.parametrize("begin", READS.values(), ids=READS)
 def test_segments_are_merged_and_readings_stored_during_the_pauses(
@@ -101,9 +101,9 @@ def test_segments_are_merged_and_readings_stored_during_the_pauses(
 
 
 def test_a_paused_read_holds_no_connection(
-    past: Past, postgres: psycopg.Connection, most_held: int
+    past: Past, postgres: psycopg.Connection, max_buffered: int
 ) -> None:
-    del most_held
+    del max_buffered
     past.store(PASSWORD, each_second(noon(2), 400), each=100)
     read = past.sender.service.readings.select(past.sender.vault(PASSWORD), ReadFilter())
     batches = iter(read)
@@ -124,10 +124,10 @@ def test_a_paused_read_holds_no_connection(
 
 
 def test_a_read_of_the_hot_window_is_paused(
-    api: Api, writer: Writer, redis: "Redis", past: Past, most_held: int
+    api: Api, writer: Writer, redis: "Redis", past: Past, max_buffered: int
 ) -> None:
     """It goes on from the hot window, and from Postgres once that covers nothing any more."""
-    del most_held
+    del max_buffered
     for begin in range(0, 200, 40):
         api.put([row("p", interrogator_time=n, freeform=n) for n in range(begin, begin + 40)])
         drain_all(writer)
@@ -144,9 +144,9 @@ def test_a_read_of_the_hot_window_is_paused(
 
 
 @pytest.mark.parametrize("size", [100, 400_000])
-def test_an_answer_is_paused_anywhere(past: Past, most_held: int, size: int) -> None:
+def test_an_answer_is_paused_anywhere(past: Past, max_buffered: int, size: int) -> None:
     """Also within a text that is sent in several pieces."""
-    del most_held
+    del max_buffered
     texts = [json.dumps('"\\é' * (size // 8) + str(n)) for n in range(4)]
     past.store(PASSWORD, [(noon(2), n, n, text) for n, text in enumerate(texts)], each=2)
     readings, vault = past.sender.service.readings, past.sender.vault(PASSWORD)

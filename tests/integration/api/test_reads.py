@@ -101,8 +101,8 @@ def test_order_over_overlapping_segments(
     assert api.read("/seconds/60") == read
 
     counts = [0, 1, 2, 7, len(read) // 2, len(read) - 1, len(read), len(read) + 1, 10**15]
-    for most_held in (readings_module.MOST_HELD, 0):
-        monkeypatch.setattr(readings_module, "MOST_HELD", most_held)
+    for max_buffered in (readings_module.MAX_BUFFERED, 0):
+        monkeypatch.setattr(readings_module, "MAX_BUFFERED", max_buffered)
         for count in counts:
             assert api.read(f"/last/{count}") == read[max(0, len(read) - count) :]
 
@@ -117,7 +117,7 @@ def test_a_read_that_is_given_up_hands_its_connection_back_whole(
         drain_all(writer)
     monkeypatch.setattr(responses, "WHOLE_BYTES", 0)
     monkeypatch.setattr(merge_module, "BATCH", 1)
-    monkeypatch.setattr(readings_module, "MOST_HELD", 0)
+    monkeypatch.setattr(readings_module, "MAX_BUFFERED", 0)
     pool = api.app.extensions["iot"].pool
     for _ in range(3):
         answer = api.post(f"/api/iot{path}")

@@ -1,11 +1,11 @@
-"""Cursors: where an answer that was given in parts goes on.
+"""Cursors: the position at which the next page continues.
 
     version | flags | position | last position | received from | checksum
 
-A cursor names a place among a vault's readings, not one in a store: what is stored meanwhile,
-merged or deleted changes nothing of it. It needs no state, and no secret: who may read a vault may
-read it from any place on. The checksum binds it to its question, so that one that was cut, or is
-another question's or vault's, is found out.
+A cursor names a position among the readings of a vault, not a row of a store, so it stays valid
+when readings are stored, merged or deleted between two pages. The server keeps no state for it. A
+cursor is no secret: a client that may read a vault may read it from any position. The checksum
+binds the cursor to its context (endpoint and vault), and detects a truncated cursor.
 """
 
 import binascii
@@ -25,18 +25,18 @@ _DESCENDING, _HAS_UNTIL = 1, 2
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """Behind which reading to go on, and what was settled as the first part was given."""
+    """The position behind the last reading of a page, and what the first page fixed."""
 
     after: Position
     descending: bool = False
     until: Position | None = None
-    """The last position of all parts, if there is one."""
+    """The last position of the last page, if the first page fixed it."""
     received_low: int = 0
-    """Unix milliseconds; 0: not settled."""
+    """Begin of the window of receipt, in Unix milliseconds; 0: no window."""
 
 
 def encode_cursor(cursor: Cursor, context: bytes) -> str:
-    """A cursor as clients get it, for this question alone."""
+    """Encode a cursor for a response. It is valid in this context only."""
     until = cursor.until
     flags = cursor.descending * _DESCENDING + (until is not None) * _HAS_UNTIL
     body = _FORM.pack(VERSION, flags, *cursor.after, *(until or (0, 0)), cursor.received_low)
@@ -44,10 +44,10 @@ def encode_cursor(cursor: Cursor, context: bytes) -> str:
 
 
 def decode_cursor(text: str, context: bytes) -> Cursor:
-    """What `encode_cursor` made.
+    """Decode a cursor that `encode_cursor` encoded.
 
     Raises:
-        InvalidRequestError: it was not made for this question.
+        InvalidRequestError: the cursor is malformed, or was encoded in another context.
     """
     try:
         data = b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
@@ -56,7 +56,7 @@ def decode_cursor(text: str, context: bytes) -> Cursor:
     body, checksum = data[: _FORM.size], data[_FORM.size :]
     if len(body) < _FORM.size or checksum != _checksum(body, context):
         raise InvalidRequestError(
-            "cursor: is not one that this question's answers gave", field="cursor"
+            "cursor: was not returned by this endpoint for this password", field="cursor"
         )
     _, flags, time, number, until_time, until_number, received_low = _FORM.unpack(body)
     until = (until_time, until_number) if flags & _HAS_UNTIL else None

@@ -1,4 +1,4 @@
-"""Merging segments whose times overlap into one stream in order, in bounded memory."""
+"""Merge segments whose times overlap into one ordered stream, in bounded memory."""
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
@@ -15,13 +15,13 @@ from .read_order import ASCENDING, Order
 from .segment_rows import Rows
 
 BATCH = 4096
-"""Readings handed on at a time, about."""
+"""Approximate number of readings in a batch."""
 BATCH_BYTES = 2 * 2**20
-"""What they take in memory, about, if they are large."""
-LONE_BYTES = 2**18
-"""A segment of this size that overlaps no other is handed on without being gathered first."""
-HELD_BYTES = 16 * 2**20
-"""What the readings of segments that overlap may take, about, opened and waiting for their turn."""
+"""Approximate memory of a batch of large readings."""
+SINGLE_BYTES = 2**18
+"""A segment of this size that overlaps no other is emitted without passing the buffer."""
+BUFFER_BYTES = 16 * 2**20
+"""Approximate memory for decrypted readings of overlapping segments."""
 
 _id_of = attrgetter("id")
 
@@ -34,210 +34,221 @@ def merge(
     order: Order = ASCENDING,
     *,
     batch: int = 0,
-    most_bytes: Callable[[], int] = lambda: HELD_BYTES,
+    max_bytes: Callable[[], int] = lambda: BUFFER_BYTES,
     report_overlap: Callable[[int], None] = lambda _: None,
 ) -> Iterator[list[Reading]]:
-    """The readings of all segments in order, in batches of about `batch` (0: `BATCH`).
+    """Yield the readings of all segments in order, in batches of about `batch` (0: `BATCH`).
 
-    `segments` come in the order of their begins, so whatever lies before the next one's begin is
-    complete. Held are the segments that overlap the place one is at: sealed, and opened as far as
-    `most_bytes` of readings go. What lies beyond is let go of, and its segment comes once more as
-    if it began there. A segment alone is never too large.
+    `segments` must be ordered by their begins, so that all readings before the next segment's begin
+    are known. The buffer holds the segments that overlap the current position: all of them
+    encrypted, and decrypted readings up to `max_bytes`. Readings beyond that are dropped, and their
+    segment is opened again when the merge reaches them. One segment alone is never too large.
 
-    A reading that is in two segments comes once. `report_overlap` is called with its id, or that of
-    the first one of many, when two segments have ids in common. If two readings with one id differ,
-    both come.
+    A reading that is in two segments is yielded once. Two readings that have one id and differ are
+    both yielded. `report_overlap` is called with the first id that two segments have in common.
     """
-    held = _Held(open_segment, order, batch or BATCH, most_bytes, report_overlap)
+    buffer = MergeBuffer(open_segment, order, batch or BATCH, max_bytes, report_overlap)
     ranges = IdRanges()
     for segment in segments:
-        begin = order.begin(segment.bounds)
-        yield from held.come_to(begin)
+        yield from buffer.advance_to(order.begin(segment.bounds))
         overlap = ranges.add(segment.bounds)
         if overlap is not Overlap.NONE:
-            held.expect_duplicates()
+            buffer.expect_duplicates()
         if overlap is Overlap.CERTAIN:
             report_overlap(segment.bounds.first_id)
-        held.add(segment)
-    yield from held.come_to(None)
+        buffer.add(segment)
+    yield from buffer.advance_to(None)
 
 
 @dataclass(slots=True, eq=False)
-class _Begun:
-    """A segment of which readings are held: from which to which key, and what was let go of."""
+class _BufferedSegment:
+    """A segment with readings in the buffer, from key `first` to key `last`."""
 
     segment: SealedSegment
     first: Position
     last: Position
-    rest: Position | None = None
-    """Nothing that was let go of comes before this key; None: nothing was."""
+    spilled_from: Position | None = None
+    """The first key whose readings were dropped; None if none were."""
 
 
-class _Held:
+class MergeBuffer:
+    """Decrypted readings of the segments that overlap the current position.
+
+    Two states make this more than a sorted list:
+
+    - A segment that overlaps none before it waits in `_single` and is emitted straight from its
+      columns. Most segments overlap no other, and the columns need less memory than readings.
+    - When the buffer is full, `_spill` drops the later half of the readings and remembers from
+      which key each segment has to be opened again. Until the merge reaches `_cut`, readings from
+      that key on are not buffered at all.
+    """
+
     def __init__(
         self,
         open_segment: OpenSegment,
         order: Order,
         batch: int,
-        most_bytes: Callable[[], int],
+        max_bytes: Callable[[], int],
         report_overlap: Callable[[int], None],
     ) -> None:
         self._open = open_segment
         self._order = order
         self._batch = self._enough = batch
-        self._most_bytes = most_bytes
+        self._max_bytes = max_bytes
         self._report_overlap = report_overlap
         self._may_repeat = False
-        """Whether the readings held may be in two segments."""
-        self._lone: Rows | None = None
-        """Of a segment that overlaps none before it: most overlap none after it, either."""
-        self._rows: list[Reading] = []
+        """Whether two buffered segments may hold the same reading."""
+        self._single: Rows | None = None
+        self._readings: list[Reading] = []
         self._sorted = True
         self._bytes = 0
         self._enough_bytes = BATCH_BYTES
-        self._begun: list[_Begun] = []
-        self._rests: list[tuple[Position, int, _Begun]] = []
-        """A heap; what was given another key since is in it twice."""
+        self._buffered: list[_BufferedSegment] = []
+        self._spilled: list[tuple[Position, int, _BufferedSegment]] = []
+        """A heap by key. A segment that was spilled twice has two items; the older one is stale."""
         self._cut: Position | None = None
-        """As long as one is before it, readings from this key on are let go of."""
+        """Readings from this key on are dropped, until the merge has reached the key."""
 
     def expect_duplicates(self) -> None:
-        """Look for duplicates, for the next segment may hold readings of those before it."""
+        """Look for duplicates: the next segment may repeat readings of earlier ones."""
         self._may_repeat = True
 
-    def come_to(self, begin: Position | None) -> Iterator[list[Reading]]:
-        """Readings that no segment to come, from `begin` on, may come before; None: all.
+    def advance_to(self, begin: Position | None) -> Iterator[list[Reading]]:
+        """Yield readings before `begin`, the begin of the next segment; None: yield all.
 
-        Without a reading when too few are there to be worth it.
+        Yields nothing while there are too few readings for a batch.
         """
-        while (due := self._due(begin)) is not None:
-            key, segment = due
-            yield from self._before(key)
+        while (spilled := self._pop_spilled(begin)) is not None:
+            key, segment = spilled
+            yield from self._emit_before(key)
             self.add(segment, key)
-        yield from self._before(begin)
+        yield from self._emit_before(begin)
 
-    def add(self, segment: SealedSegment, since: Position | None = None) -> None:
-        """Open a segment; of it the readings from `since` on."""
+    def add(self, segment: SealedSegment, start: Position | None = None) -> None:
+        """Open a segment and buffer its readings from key `start` on."""
         rows = self._open(segment)
-        if since is not None:
-            rows = rows.since(since)
+        if start is not None:
+            rows = rows.since(start)
         if not len(rows):
             return
-        enough = len(rows) >= self._batch or rows.bytes >= LONE_BYTES
-        if not self._rows and since is None and enough and self._cut is None:
-            self._lone = rows
-            self._begun = [_Begun(segment, rows.first_key, rows.last_key)]
+        enough = len(rows) >= self._batch or rows.bytes >= SINGLE_BYTES
+        if not self._readings and start is None and enough and self._cut is None:
+            self._single = rows
+            self._buffered = [_BufferedSegment(segment, rows.first_key, rows.last_key)]
             return
-        self._take(segment, rows)
-        if self._bytes > self._most_bytes() and len(self._begun) > 2:
-            self._let_go()
+        self._fill(segment, rows)
+        if self._bytes > self._max_bytes() and len(self._buffered) > 2:
+            self._spill()
 
-    def _take(self, segment: SealedSegment, rows: Rows) -> None:
-        begun = _Begun(segment, rows.first_key, rows.last_key)
-        if self._cut is not None and begun.last >= self._cut:
-            self._put_off(begun, rows.since(self._cut).first_key)
+    def _fill(self, segment: SealedSegment, rows: Rows) -> None:
+        buffered = _BufferedSegment(segment, rows.first_key, rows.last_key)
+        if self._cut is not None and buffered.last >= self._cut:
+            self._reopen_at(buffered, rows.since(self._cut).first_key)
             rows = rows.before(self._cut)
             if not len(rows):
                 return
         readings, key = rows.readings(), self._order.key
-        if self._rows and key(readings[0]) < key(self._rows[-1]):
+        if self._readings and key(readings[0]) < key(self._readings[-1]):
             self._sorted = False
-        self._rows += readings
+        self._readings += readings
         self._bytes += rows.bytes
-        self._begun.append(begun)
+        self._buffered.append(buffered)
 
-    def _put_off(self, begun: _Begun, rest: Position) -> None:
-        begun.rest = begun.last = rest
-        heappush(self._rests, (rest, id(begun), begun))
+    def _reopen_at(self, buffered: _BufferedSegment, key: Position) -> None:
+        buffered.spilled_from = buffered.last = key
+        heappush(self._spilled, (key, id(buffered), buffered))
 
-    def _due(self, begin: Position | None) -> tuple[Position, SealedSegment] | None:
-        """The next segment that comes once more, and from where on, if it comes before `begin`."""
-        while self._rests and (begin is None or self._rests[0][0] <= begin):
-            key, _, begun = heappop(self._rests)
-            if begun.rest == key:
-                begun.rest = None
-                begun.last = begun.first  # so that it is not put off again for what comes now
-                return key, begun.segment
+    def _pop_spilled(self, begin: Position | None) -> tuple[Position, SealedSegment] | None:
+        """Return the next segment to open again, with its key, if the key is not after `begin`."""
+        while self._spilled and (begin is None or self._spilled[0][0] <= begin):
+            key, _, buffered = heappop(self._spilled)
+            if buffered.spilled_from == key:
+                buffered.spilled_from = None
+                # What is left of this segment in the buffer is complete: do not spill it again.
+                buffered.last = buffered.first
+                return key, buffered.segment
         return None
 
-    def _before(self, begin: Position | None) -> Iterator[list[Reading]]:
-        full = self._cut is not None and (begin is None or begin >= self._cut)
-        if full:
+    def _emit_before(self, begin: Position | None) -> Iterator[list[Reading]]:
+        reached_cut = self._cut is not None and (begin is None or begin >= self._cut)
+        if reached_cut:
             self._cut = None
-        if self._lone is not None:
-            yield from self._part(self._lone, begin)
-        elif self._rows and (full or begin is None or self._has_enough()):
-            yield from self._hand_on(begin)
+        if self._single is not None:
+            yield from self._emit_single(self._single, begin)
+        elif self._readings and (reached_cut or begin is None or self._has_enough()):
+            yield from self._emit_sorted(begin)
 
     def _has_enough(self) -> bool:
-        return len(self._rows) >= self._enough or self._bytes >= self._enough_bytes
+        return len(self._readings) >= self._enough or self._bytes >= self._enough_bytes
 
-    def _need_more(self) -> None:
-        """Sort again once as much has come as was left: so it pays."""
-        self._enough = max(self._batch, 2 * len(self._rows))
+    def _require_more(self) -> None:
+        # Sorting what is left again pays only once as much has been added.
+        self._enough = max(self._batch, 2 * len(self._readings))
         self._enough_bytes = max(BATCH_BYTES, 2 * self._bytes)
 
-    def _part(self, lone: Rows, begin: Position | None) -> Iterator[list[Reading]]:
-        """Hand on what of a lone segment comes before `begin`, and hold the rest."""
-        self._lone = None
-        head = lone if begin is None else lone.before(begin)
+    def _emit_single(self, single: Rows, begin: Position | None) -> Iterator[list[Reading]]:
+        """Yield the rows before `begin`, and buffer the others."""
+        self._single = None
+        head = single if begin is None else single.before(begin)
         if len(head):
             yield from head.runs()
-        rest = lone.first(0) if begin is None else lone.since(begin)
-        self._rows = rest.readings()
-        self._begun = self._begun if len(rest) else []
+        rest = single.first(0) if begin is None else single.since(begin)
+        self._readings = rest.readings()
+        self._buffered = self._buffered if len(rest) else []
         self._bytes = rest.bytes
-        self._need_more()
+        self._require_more()
 
-    def _hand_on(self, end: Position | None) -> Iterator[list[Reading]]:
+    def _emit_sorted(self, end: Position | None) -> Iterator[list[Reading]]:
         self._sort()
-        rows, key = self._rows, self._order.key
-        complete = len(rows) if end is None else bisect_left(rows, end, key=key)
+        readings, key = self._readings, self._order.key
+        complete = len(readings) if end is None else bisect_left(readings, end, key=key)
         if complete:
-            yield self._once(rows[:complete]) if self._may_repeat else rows[:complete]
-            self._rows = rows[complete:]
-            self._may_repeat &= bool(self._rows)
-            self._bytes = self._bytes * len(self._rows) // len(rows)
+            head = readings[:complete]
+            yield self._without_duplicates(head) if self._may_repeat else head
+            self._readings = readings[complete:]
+            self._may_repeat &= bool(self._readings)
+            self._bytes = self._bytes * len(self._readings) // len(readings)
         if end is not None:
-            self._begun = [each for each in self._begun if each.last >= end]
-        self._need_more()
+            self._buffered = [each for each in self._buffered if each.last >= end]
+        self._require_more()
 
-    def _let_go(self) -> None:
-        """Keep the first half of the readings."""
+    def _spill(self) -> None:
+        """Drop the later half of the readings."""
         self._sort()
-        keep = len(self._rows) // 2
+        keep = len(self._readings) // 2
         if not keep:
             return
-        cut = self._order.key(self._rows[keep])
-        keep = bisect_left(self._rows, cut, key=self._order.key)  # of one id, keep all or none
+        cut = self._order.key(self._readings[keep])
+        # Never cut between readings of one key: duplicates are found side by side.
+        keep = bisect_left(self._readings, cut, key=self._order.key)
         if not keep:
             return
         self._cut = cut
-        del self._rows[keep:]
+        del self._readings[keep:]
         self._bytes //= 2
-        for each in self._begun:
+        for each in self._buffered:
             if each.last >= cut:
-                self._put_off(each, max(cut, each.first))
-        self._begun = [each for each in self._begun if each.first < cut]
+                self._reopen_at(each, max(cut, each.first))
+        self._buffered = [each for each in self._buffered if each.first < cut]
 
     def _sort(self) -> None:
         if not self._sorted:
-            self._rows.sort(key=self._order.key)
+            # Timsort: the list is a few ascending runs, one a segment, so this is nearly linear.
+            self._readings.sort(key=self._order.key)
             self._sorted = True
 
-    def _once(self, rows: list[Reading]) -> list[Reading]:
-        """The readings without duplicates, which stand side by side."""
-        if len(set(map(_id_of, rows))) == len(rows):
-            return rows
-        once: list[Reading] = []
-        same = 0  # readings at the end of `once` with the id of the last one
-        for reading in rows:
-            if not once or once[-1].id != reading.id:
-                same = 0
+    def _without_duplicates(self, readings: list[Reading]) -> list[Reading]:
+        if len(set(map(_id_of, readings))) == len(readings):
+            return readings
+        unique: list[Reading] = []
+        same_id = 0  # readings at the end of `unique` with the id of the last one
+        for reading in readings:
+            if not unique or unique[-1].id != reading.id:
+                same_id = 0
             else:
                 self._report_overlap(reading.id)
-                if reading in once[-same:]:
+                if reading in unique[-same_id:]:
                     continue
-            once.append(reading)
-            same += 1
-        return once
+            unique.append(reading)
+            same_id += 1
+        return unique

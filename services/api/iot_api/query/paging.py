@@ -1,4 +1,4 @@
-"""Answers in parts: `limit`, `cursor` and `order` of a read."""
+"""Pages of a read: `limit`, `cursor` and `order`."""
 
 import re
 from collections.abc import Mapping
@@ -16,21 +16,23 @@ _ORDERS = {"asc": False, "desc": True}
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Which part of an answer is asked for: from the cursor on, in the direction that is its own.
+    """The part of an answer to return: up to `limit` readings behind the cursor, in one direction.
 
-    Without anything it is all of the answer, rising.
+    The default is the complete answer, in ascending order.
     """
 
     limit: int | None = None
     descending: bool = False
     cursor: Cursor | None = None
 
-    def span(self) -> PageRange:
-        """The part as stores know it. One reading more than the limit tells whether more follow."""
-        few = None if self.limit is None else self.limit + 1
+    def page_range(self) -> PageRange:
+        """Return the range to read from a store: one reading more than the limit, to know whether
+        another page follows.
+        """
+        limit = None if self.limit is None else self.limit + 1
         if self.cursor is None:
-            return PageRange(descending=self.descending, few=few)
-        return PageRange(self.cursor.after, self.cursor.until, self.descending, few)
+            return PageRange(descending=self.descending, limit=limit)
+        return PageRange(self.cursor.after, self.cursor.until, self.descending, limit)
 
     def behind(self, last: Position, count: int) -> "Page":
         """Return the rest of this page after `count` readings, of which the last is at `last`."""
@@ -44,31 +46,31 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Paging:
-    """What a request says of it; a cursor can't be read before its question is known."""
+    """The paging arguments of a request. A cursor is decoded once the vault is known."""
 
     limit: int | None
     order: str | None
     cursor: str | None
 
     def page(self, context: bytes) -> Page:
-        """The part that is asked for.
+        """Return the requested page. `context` names the endpoint and the vault.
 
         Raises:
-            InvalidRequestError: the cursor is another question's, or for another order.
+            InvalidRequestError: the cursor belongs to another context, or to the other order.
         """
         if self.cursor is None:
             return Page(self.limit, _ORDERS[self.order or "asc"])
         cursor = decode_cursor(self.cursor, context)
         if self.order is not None and _ORDERS[self.order] != cursor.descending:
-            raise InvalidRequestError("cursor: is for the other order", field="cursor")
+            raise InvalidRequestError("cursor: belongs to the other order", field="cursor")
         return Page(self.limit, cursor.descending, cursor)
 
 
 def parse_paging(arguments: Mapping[str, str]) -> Paging:
-    """`limit`, `order` and `cursor` of a request's query; others are ignored, as they always were.
+    """Parse `limit`, `order` and `cursor`. Other arguments are ignored, as the old server did.
 
     Raises:
-        InvalidRequestError: one of them is no such thing.
+        InvalidRequestError: an argument is malformed.
     """
     limit, order = arguments.get("limit"), arguments.get("order")
     if order is not None and order not in _ORDERS:
@@ -79,5 +81,5 @@ def parse_paging(arguments: Mapping[str, str]) -> Paging:
 def _limit(text: str) -> int:
     limit = int(text) if re.fullmatch("[0-9]{1,19}", text) else 0
     if not 1 <= limit < INT64_MAX:
-        raise InvalidRequestError("limit: must be a whole number from 1 on", field="limit")
+        raise InvalidRequestError("limit: must be an integer of at least 1", field="limit")
     return limit

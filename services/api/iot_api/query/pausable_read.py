@@ -1,11 +1,11 @@
-"""Reads that hold a connection and memory only while they produce.
+"""Reads that hold a Postgres connection and memory only while they produce readings.
 
-A client may stop reading in the middle of an answer for as long as it likes. So a read produces in
-turns. A turn holds a slot, a Postgres connection with its transaction, and the merge buffers. The
-turn ends when the client stops reading (`PausableRead.pause`), or when it has lasted long enough.
-The next turn opens a new transaction and continues behind the last reading that was used, as the
-next page of a paged answer does. Readings that are stored between two turns appear in the answer
-if they lie ahead; every other reading appears exactly once.
+A client may stop reading in the middle of a response for any time. So a read produces its readings
+in turns. A turn holds a slot, a Postgres connection with its transaction, and the merge buffer. The
+turn ends when the client stops reading (`PausableRead.pause`), or after a time limit. The next turn
+opens a new transaction and continues behind the last reading that was sent, as the next page of a
+paged read does. Readings that are stored between two turns appear if their position is still ahead.
+Every other reading appears exactly once.
 """
 
 import logging
@@ -26,33 +26,33 @@ from .read_order import position
 FIRST_TURN_SECONDS = 3.0
 """Longest wait for the first turn."""
 NEXT_TURN_SECONDS = 60.0
-"""Longest wait for another turn; part of the answer has been sent already."""
+"""Longest wait for another turn, when part of the response has been sent."""
 LARGE_SECONDS = 20.0
-"""Longest wait before the first turn for other reads to close their large segments."""
+"""Longest wait before the first turn for another read to release its large segment."""
 SLICE_SECONDS = 0.5
-"""A turn that has lasted this long ends if another read waits."""
+"""A turn of this length ends if another read waits for a slot."""
 TURN_SECONDS = 3.0
-"""A turn that has lasted this long ends in any case, so that no transaction stays open for long."""
+"""A turn of this length ends in any case, so that no transaction stays open for long."""
 HOT_WINDOW_SLOTS = 4
 _MOST_WAITING, _MOST_WAITING_PER_CLIENT = 256, 64
 _REFUSAL = "too many reads are under way; try again"
 
 Batches = Generator[list[Reading], None, Cursor | None]
-"""Readings, some thousands at a time; returns where the next page begins, if there is more."""
+"""Yields batches of some thousands of readings; returns the cursor of the next page, if any."""
 Produce = Callable[[Page], Batches]
 """Produces a page within one turn."""
 FixEnd = Callable[[Page, list[Reading], Batches], Page]
-"""Bounds a page that ends with its limit, given the batch at hand and the batches to come."""
+"""Replaces the limit of a page by a position, from the current batch and the remaining batches."""
 
 _log = logging.getLogger(__name__)
 
 
 class LargeSegmentBusyError(Exception):
-    """Another read has a large segment open."""
+    """Another read holds the slot for large segments."""
 
 
 class NothingFoundError(Exception):
-    """A turn has lasted long enough and found nothing; the next one begins behind `position`."""
+    """A turn has reached its time limit and found nothing; the next begins behind `position`."""
 
     def __init__(self, position: Position) -> None:
         super().__init__("nothing was found so far")
@@ -60,7 +60,7 @@ class NothingFoundError(Exception):
 
 
 class ReadSlots:
-    """Limits how many reads of a process produce at the same time."""
+    """Limits how many reads of a process produce readings at the same time."""
 
     def __init__(self, pool_size: int) -> None:
         # One connection stays free for short queries: new passwords, the audit log, maxtime.
@@ -77,21 +77,21 @@ def _slots(count: int) -> FairSlots:
 
 
 class PausableRead:
-    """The batches of one answer. Iterate it once; pause it between two batches.
+    """The batches of one response. Iterate once; pause between two batches.
 
-    Not for two threads or greenlets at once: `pause` must not be called while a batch is produced.
+    Not safe for concurrent use: `pause` must not be called while a batch is produced.
     """
 
     def __init__(
         self, slots: ReadSlots, client: Client, plan: Callable[["PausableRead"], Batches]
     ) -> None:
-        """`plan` makes the generator of all batches; it produces by way of `through`."""
+        """Call `plan` for the generator of all batches, which produces them by `through`."""
         self._slots = slots
         self._client = client
         self._batches = plan(self)
         self._page = Page()
         self._after: Position | None = None
-        """Behind the page's begin: the last reading used, and how many were used up to there."""
+        """Position of the last reading that was sent of this page; their number is `_given`."""
         self._given = 0
         self._batch: list[Reading] = []
         self._producer: Batches | None = None
@@ -109,7 +109,7 @@ class PausableRead:
 
     @property
     def is_due(self) -> bool:
-        """Whether the turn has lasted long enough and should end."""
+        """Whether the turn should end, because of its length or because another read waits."""
         if self._producer is None:
             return False
         lasted = time.monotonic() - self._turn_began
@@ -120,12 +120,12 @@ class PausableRead:
     def pause(self, used: int | None = None) -> None:
         """End the turn. The next batch begins behind the first `used` readings of the last one.
 
-        None: all of the last batch was used. Idempotent, and never raises: a read that can't go on
-        raises when its next batch is asked for.
+        None: the whole last batch was used. Idempotent. Never raises: a read that can't continue
+        raises when the next batch is requested.
         """
         try:
             self._pause(len(self._batch) if used is None else used)
-        except Exception:  # noqa: BLE001 - the worker has no use for it
+        except Exception:  # noqa: BLE001 - the worker can do nothing about it
             _log.exception("a read could not be paused cleanly")
 
     def through(self, produce: Produce, page: Page, fix_end: FixEnd | None = None) -> Batches:
@@ -140,7 +140,7 @@ class PausableRead:
                     if finished:
                         return cursor
                 except NothingFoundError as error:
-                    self._begun = True  # what was looked through is not looked through again
+                    self._begun = True  # the next turn continues behind it, and must get a slot
                     self._advance_page()
                     self._end_turn()
                     self._page = self._page.behind(error.position, 0)
@@ -148,15 +148,15 @@ class PausableRead:
                     busy = True
                     self._advance_page()
                     self._end_turn()
-                # Not in the except clause: there the traceback keeps the merge buffers alive.
-                if busy:  # without a slot: the read that has the large segment open may need one
+                # Not in the except clause, where the traceback would keep the merge buffer alive.
+                if busy:  # wait without a slot: the read with the large segment may need one
                     self._enter_large(NEXT_TURN_SECONDS if self._begun else LARGE_SECONDS)
         finally:
             self._fix_end, self._batch = None, []
             self._end_turn()
 
     def _turn(self) -> Generator[list[Reading], None, tuple[bool, Cursor | None]]:
-        """Produce one turn's batches; return whether the page is finished, and its cursor."""
+        """Yield the batches of one turn; return whether the page is complete, and its cursor."""
         self._turn_began = time.monotonic()
         first = True
         while self._producer is not None:
@@ -164,7 +164,7 @@ class PausableRead:
                 self._batch = next(self._producer)
             except StopIteration as end:
                 return True, end.value
-            if first:  # opening a large segment may take longer than a slice
+            if first:  # opening a large segment may take longer than `SLICE_SECONDS`
                 self._turn_began, first = time.monotonic(), False
             self._begun = True
             yield self._batch
@@ -193,7 +193,7 @@ class PausableRead:
                 fix_end, self._fix_end = self._fix_end, None
                 self._page = fix_end(self._page, batch, self._producer)
         finally:
-            del batch  # before others may use the memory
+            del batch  # free its memory before other reads run
             self._end_turn()
 
     def _end_turn(self) -> None:
@@ -212,14 +212,14 @@ class PausableRead:
             UnavailableError: no slot was free in time.
         """
         with ExitStack() as held:
-            self._enter(held, slots, self._patience())
+            self._enter(held, slots, self._wait_seconds())
             yield
 
     def claim_large_segment(self) -> None:
-        """Make sure that no other read has a large segment open, until the turn ends.
+        """Hold the slot for large segments until the turn ends.
 
         Raises:
-            LargeSegmentBusyError: another read has one open.
+            LargeSegmentBusyError: another read holds it.
         """
         if not self._has_large:
             try:
@@ -227,7 +227,7 @@ class PausableRead:
             except UnavailableError:
                 raise LargeSegmentBusyError from None
 
-    def _patience(self) -> float:
+    def _wait_seconds(self) -> float:
         return NEXT_TURN_SECONDS if self._begun else FIRST_TURN_SECONDS
 
     def _enter_large(self, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""The two orders in which readings are given: by (interrogator timestamp, id), or the reverse."""
+"""The two orders of a read: by (interrogator timestamp, id), ascending or descending."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,41 +9,44 @@ from iot_models.segment import SegmentBounds
 from iot_stores.interval_index import Position
 
 position = attrgetter("interrogator_timestamp", "id")
-"""Where a reading stands."""
+"""The position of a reading."""
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """Keys of readings and of segments, which grow in this order."""
+    """Keys of readings and of segments that increase in this order.
+
+    A key is the position, with both numbers negated for the descending order.
+    """
 
     descending: bool
     key: Callable[[Reading], Position]
 
-    def place(self, at: Position) -> Position:
-        """The key of a position."""
+    def key_of(self, at: Position) -> Position:
+        """Return the key of a position, or the position of a key."""
         return (-at[0], -at[1]) if self.descending else at
 
     def just_before(self, key: Position) -> Position:
-        """The position right before the one with this key."""
-        at, number = self.place(key)
+        """Return the position directly before the one with this key."""
+        at, number = self.key_of(key)
         return at, number + 1 if self.descending else number - 1
 
     def begin(self, bounds: SegmentBounds) -> Position:
-        """No reading of a segment comes before this."""
+        """Return a key that is not after any reading of a segment."""
         if self.descending:
             return -bounds.interrogator_max, -bounds.last_id
         return bounds.interrogator_min, bounds.first_id
 
     def end(self, bounds: SegmentBounds) -> Position:
-        """No reading of a segment comes after this."""
+        """Return a key that is not before any reading of a segment."""
         if self.descending:
             return -bounds.interrogator_min, -bounds.first_id
         return bounds.interrogator_max, bounds.last_id
 
 
-def _falling(reading: Reading) -> Position:
+def _descending_key(reading: Reading) -> Position:
     return -reading.interrogator_timestamp, -reading.id
 
 
 ASCENDING = Order(descending=False, key=position)
-DESCENDING = Order(descending=True, key=_falling)
+DESCENDING = Order(descending=True, key=_descending_key)

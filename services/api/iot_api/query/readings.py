@@ -1,4 +1,4 @@
-"""Reading back: where the segments are that answer a question, and what is in them, in order."""
+"""Reads of a vault: find its segments in Postgres or the hot window, and merge their readings."""
 
 import logging
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -23,7 +23,7 @@ from iot_stores.postgres import Pool
 from iot_stores.store_states import report
 
 from .cursor import Cursor
-from .merge import BATCH, HELD_BYTES, merge
+from .merge import BATCH, BUFFER_BYTES, merge
 from .paging import Page
 from .pausable_read import (
     Batches,
@@ -35,12 +35,12 @@ from .read_order import ASCENDING, DESCENDING, position
 from .scan import Scan
 from .segment_reader import opener
 
-MOST_HELD = 2_000
-"""The last n readings are held in memory up to this n; beyond it they are streamed."""
-MOST_HELD_CHARACTERS = 2**20
-"""Likewise, characters of their texts."""
-LEAST_BYTES = 4 * 2**20
-"""What a read may hold of segments that overlap, however many reads are under way."""
+MAX_BUFFERED = 2_000
+"""Up to this n, the last n readings are kept in memory; beyond it they are streamed."""
+MAX_BUFFERED_CHARACTERS = 2**20
+"""Limit of their texts, in characters."""
+MIN_BYTES = 4 * 2**20
+"""Merge buffer that every read gets, however many reads are under way."""
 
 _NOBODY = Client("")
 _ALL, _FIRST = ReadFilter(), Page()
@@ -48,14 +48,14 @@ _log = logging.getLogger(__name__)
 
 
 class EvictedError(Exception):
-    """The hot window no longer has a segment that its index names, or is away."""
+    """The hot window has lost a segment that its index names, or Redis is away."""
 
 
 class Readings:
-    """Reads a vault's readings, by (interrogator timestamp, id), in batches of some thousands.
+    """Reads the readings of a vault, by (interrogator timestamp, id), in batches of some thousands.
 
-    Every read raises as it is iterated:
-        DecryptionError, FormatError: a segment is damaged; what came before it is right.
+    Every read raises while it is iterated:
+        DecryptionError, FormatError: a segment is damaged; all readings yielded before are right.
         UnavailableError: too many reads are under way.
         psycopg.Error: Postgres is away.
     """
@@ -69,7 +69,9 @@ class Readings:
         postgres_now: Callable[[], int],
         slots: ReadSlots,
     ) -> None:
-        """`postgres_now`, in Unix milliseconds, serves when Redis, whose clock counts, is away."""
+        """Take the stores. `postgres_now` returns Unix milliseconds. It replaces Redis's clock,
+        which stamps the time of receipt, while Redis is away.
+        """
         self._pool = pool
         self._hot_window = hot_window
         self._shards = shards
@@ -86,30 +88,30 @@ class Readings:
         *,
         client: Client = _NOBODY,
     ) -> PausableRead:
-        """The readings within a question's bounds, from Postgres."""
+        """Read the readings within the bounds of a filter, from Postgres."""
         return self._read(client, lambda read: self._select(read, vault, read_filter, page))
 
     def last_seconds(
         self, vault: OpenVault, seconds: int, page: Page = _FIRST, *, client: Client = _NOBODY
     ) -> PausableRead:
-        """What was received in the last `seconds`: from the hot window if it holds all of that.
+        """Read what was received in the last `seconds`, from the hot window if it covers them.
 
-        Of an answer in parts, the seconds are those before the first.
+        On later pages, the window is the one of the first page.
         """
         return self._read(client, lambda read: self._last_seconds(read, vault, seconds, page))
 
     def latest(
         self, vault: OpenVault, count: int, page: Page = _FIRST, *, client: Client = _NOBODY
     ) -> PausableRead:
-        """The last `count` readings of the vault's order.
+        """Read the last `count` readings in the vault's order.
 
-        Of an answer in parts, those that were the last before the first part, and what came to lie
-        among them since.
+        Later pages continue within the readings that were the last ones at the first page, and
+        include readings that were stored between them since.
         """
         return self._read(client, lambda read: self._latest(read, vault, count, page))
 
     def max_relative_timestamp(self, vault: OpenVault | None = None) -> int | None:
-        """The greatest relative timestamp, of one vault or of all; None when there is none."""
+        """Return the greatest relative timestamp of one vault or of all; None if there is none."""
         with self._pool.connection() as connection:
             vault_id = None if vault is None else vault.vault_id
             return history.max_relative_timestamp(connection, vault_id)
@@ -121,29 +123,31 @@ class Readings:
         self, read: PausableRead, vault: OpenVault, read_filter: ReadFilter, page: Page
     ) -> Batches:
         self._sources.labels("postgres").inc()
-        return (yield from read.through(partial(self._part, read, vault, read_filter), page))
+        return (yield from read.through(partial(self._stored_page, read, vault, read_filter), page))
 
-    def _part(
+    def _stored_page(
         self, read: PausableRead, vault: OpenVault, read_filter: ReadFilter, page: Page
     ) -> Batches:
-        """A page from Postgres, within one turn."""
-        return (yield from _limited(self._stored(read, vault, read_filter, page.span()), page))
+        """Produce a page from Postgres, within one turn."""
+        return (
+            yield from _limited(self._stored(read, vault, read_filter, page.page_range()), page)
+        )
 
     def _last_seconds(
         self, read: PausableRead, vault: OpenVault, seconds: int, page: Page
     ) -> Batches:
-        settled = page.cursor.received_low if page.cursor else None
-        begin, found = self._covered(vault, seconds, settled)
+        fixed_begin = page.cursor.received_low if page.cursor else None
+        begin, found = self._covered(vault, seconds, fixed_begin)
         self._sources.labels("postgres" if found is None else "hot_window").inc()
         if found is None:
             begin = begin or max(1, self._postgres_now() - seconds * 1000)
-            produce = partial(self._part, read, vault, ReadFilter(received_low=begin))
+            produce = partial(self._stored_page, read, vault, ReadFilter(received_low=begin))
         else:
-            produce = partial(self._hot_part, read, vault, begin, seconds, [found])
+            produce = partial(self._hot_page, read, vault, begin, seconds, [found])
         last = yield from read.through(produce, page)
         return last and replace(last, received_low=begin)
 
-    def _hot_part(
+    def _hot_page(
         self,
         read: PausableRead,
         vault: OpenVault,
@@ -152,18 +156,19 @@ class Readings:
         found: list[list[SegmentBounds]],
         page: Page,
     ) -> Batches:
-        """A page from the hot window, within one turn; after a pause it may not cover it any more.
+        """Produce a page from the hot window, within one turn.
 
-        `found` holds the bounds for the first turn only: a paused read keeps none.
+        `found` holds the bounds for the first turn only: a paused read keeps nothing. After a pause
+        the hot window may not cover the page any more; then the page comes from Postgres.
         """
         read_filter = ReadFilter(received_low=begin)
         if not found:
             _, bounds = self._covered(vault, seconds, begin)
             if bounds is None:
-                return (yield from self._part(read, vault, read_filter, page))
+                return (yield from self._stored_page(read, vault, read_filter, page))
             found.append(bounds)
         with read.slot(self._slots.hot_window):
-            hot = self._hot(read, vault, read_filter, page.span(), found.pop())
+            hot = self._hot(read, vault, read_filter, page.page_range(), found.pop())
             return (yield from _limited(hot, page))
 
     def _latest(self, read: PausableRead, vault: OpenVault, count: int, page: Page) -> Batches:
@@ -173,7 +178,7 @@ class Readings:
             return (yield from self._select(read, vault, _ALL, page))
         self._sources.labels("postgres").inc()
         newest = partial(self._newest, read, vault)
-        if page.descending and page.limit is None and count > MOST_HELD:
+        if page.descending and page.limit is None and count > MAX_BUFFERED:
             yield from read.through(newest, Page(count, descending=True), _with_end)
             return None
         with closing(read.through(newest, Page(count, descending=True))) as batches:
@@ -181,33 +186,35 @@ class Readings:
         if tail is None:
             return None
         page = tail.bound(page)
-        held = [tail.rows] if tail.rows is not None else []
+        buffered = [tail.readings] if tail.readings is not None else []
         del tail
 
         def produce(page: Page) -> Batches:
-            if held:  # after a pause they come from Postgres once more
-                return _held(held.pop(), page)
-            return self._part(read, vault, _ALL, page)
+            if buffered:  # for the first turn only: a paused read keeps nothing
+                return _buffered(buffered.pop(), page)
+            return self._stored_page(read, vault, _ALL, page)
 
         return (yield from read.through(produce, page))
 
     def _newest(self, read: PausableRead, vault: OpenVault, page: Page) -> Batches:
-        """The readings from the last one down, as many as the page has."""
-        if page.limit is None:  # its end was fixed as the turn before ended
-            return (yield from self._part(read, vault, _ALL, page))
-        span = replace(page.span(), few=page.limit)
-        yield from _first(self._stored(read, vault, _ALL, span), page.limit)
+        """Produce the last readings of the vault, newest first, up to the limit of the page."""
+        if page.limit is None:  # `_with_end` fixed the end after the turn before
+            return (yield from self._stored_page(read, vault, _ALL, page))
+        page_range = replace(page.page_range(), limit=page.limit)
+        yield from _first(self._stored(read, vault, _ALL, page_range), page.limit)
         return None
 
     def _stored(
-        self, read: PausableRead, vault: OpenVault, read_filter: ReadFilter, span: PageRange
+        self, read: PausableRead, vault: OpenVault, read_filter: ReadFilter, page_range: PageRange
     ) -> Generator[list[Reading], None, None]:
         with (
             read.slot(self._slots.postgres),
             self._pool.connection() as connection,
-            closing(history.select(connection, vault.vault_id, read_filter, span)) as segments,
+            closing(
+                history.select(connection, vault.vault_id, read_filter, page_range)
+            ) as segments,
         ):
-            yield from self._merged(read, segments, vault, read_filter, span)
+            yield from self._merged(read, segments, vault, read_filter, page_range)
 
     def _merged(
         self,
@@ -215,38 +222,41 @@ class Readings:
         segments: Iterable[SealedSegment],
         vault: OpenVault,
         read_filter: ReadFilter,
-        span: PageRange,
+        page_range: PageRange,
     ) -> Generator[list[Reading], None, None]:
-        order = DESCENDING if span.descending else ASCENDING
-        batch = 0 if span.few is None else min(span.few, BATCH)
-        with self._one_more_reader() as most_bytes:
-            open_segment = opener(vault, read_filter, span, order, read.claim_large_segment)
-            scan = Scan(read, order, span)
+        order = DESCENDING if page_range.descending else ASCENDING
+        batch = 0 if page_range.limit is None else min(page_range.limit, BATCH)
+        with self._merge_buffer_share() as max_bytes:
+            open_segment = opener(vault, read_filter, page_range, order, read.claim_large_segment)
+            scan = Scan(read, order, page_range)
             yield from merge(
                 scan.watched(segments),
                 scan.noting(open_segment),
                 order,
                 batch=batch,
-                most_bytes=most_bytes,
+                max_bytes=max_bytes,
                 report_overlap=partial(_report_overlap, read, vault),
             )
 
     @contextmanager
-    def _one_more_reader(self) -> Iterator[Callable[[], int]]:
-        """All readers of a process share the memory for what overlaps."""
+    def _merge_buffer_share(self) -> Iterator[Callable[[], int]]:
+        """Yield the size of the merge buffer. All reads of a process share `BUFFER_BYTES`."""
         self._running += 1
         try:
-            yield lambda: max(LEAST_BYTES, HELD_BYTES // max(1, self._running))
+            yield lambda: max(MIN_BYTES, BUFFER_BYTES // max(1, self._running))
         finally:
             self._running -= 1
 
     def _covered(
-        self, vault: OpenVault, seconds: int, settled: int | None
+        self, vault: OpenVault, seconds: int, fixed_begin: int | None
     ) -> tuple[int, list[SegmentBounds] | None]:
-        """From when, 0 if Redis does not say; which segments, None if the hot window can't say."""
-        begin = settled or 0
+        """Return the begin of the window and the bounds of its segments in the hot window.
+
+        The begin is 0 while Redis is away; the bounds are None if the hot window does not cover it.
+        """
+        begin = fixed_begin or 0
         try:
-            coverage = self._hot_window.covers(vault.shard(self._shards), seconds, settled)
+            coverage = self._hot_window.covers(vault.shard(self._shards), seconds, fixed_begin)
             begin = coverage.begin
             if coverage.held:
                 return begin, self._hot_window.bounds(vault.vault_id, begin)
@@ -261,33 +271,33 @@ class Readings:
         read: PausableRead,
         vault: OpenVault,
         read_filter: ReadFilter,
-        span: PageRange,
+        page_range: PageRange,
         found: list[SegmentBounds],
     ) -> Generator[list[Reading], None, None]:
-        """From the hot window as far as it has them, from there on from Postgres.
+        """Read from the hot window as far as it has the segments, and the rest from Postgres.
 
-        Not segment by segment: what was evicted may have been merged with others meanwhile.
+        An evicted segment is not replaced by itself: a compaction may have merged it with others.
         """
-        reached = span.after
+        reached = page_range.after
         try:
             for batch in self._merged(
-                read, self._kept(vault, span, found), vault, read_filter, span
+                read, self._hot_segments(vault, page_range, found), vault, read_filter, page_range
             ):
                 reached = position(batch[-1])
                 yield batch
-                del batch  # its memory must not stay while the next one is produced
+                del batch  # free its memory before the next one is produced
         except EvictedError as error:
-            _log.info("a read goes on from Postgres: %s", error)
+            _log.info("a read continues from Postgres: %s", error)
         else:
             return
-        yield from self._stored(read, vault, read_filter, replace(span, after=reached))
+        yield from self._stored(read, vault, read_filter, replace(page_range, after=reached))
 
-    def _kept(
-        self, vault: OpenVault, span: PageRange, found: list[SegmentBounds]
+    def _hot_segments(
+        self, vault: OpenVault, page_range: PageRange, found: list[SegmentBounds]
     ) -> Iterator[SealedSegment]:
-        order = DESCENDING if span.descending else ASCENDING
-        if span.after is not None:
-            after = order.place(span.after)
+        order = DESCENDING if page_range.descending else ASCENDING
+        if page_range.after is not None:
+            after = order.key_of(page_range.after)
             found = [bounds for bounds in found if order.end(bounds) > after]
         found.sort(key=order.begin)
         payloads = iter(self._hot_window.payloads(vault.vault_id, found))
@@ -302,7 +312,7 @@ class Readings:
 
 
 def _report_overlap(read: PausableRead, vault: OpenVault, reading_id: int) -> None:
-    """Count and log that two segments have ids in common, once a read."""
+    """Count and log, once a read, that two segments have ids in common."""
     if read.found_overlap:
         return
     read.found_overlap = True
@@ -312,7 +322,7 @@ def _report_overlap(read: PausableRead, vault: OpenVault, reading_id: int) -> No
 
 
 def _limited(batches: Generator[list[Reading], None, None], page: Page) -> Batches:
-    """As many readings as the page has, and where to go on if there are more."""
+    """Yield the readings up to the limit of the page; return the cursor if there are more."""
     with closing(batches):
         left = page.limit
         if left is None:
@@ -324,7 +334,7 @@ def _limited(batches: Generator[list[Reading], None, None], page: Page) -> Batch
                 return after
             after, count = _cursor(batch[min(left, len(batch)) - 1], page), len(batch)
             yield batch[:left]
-            del batch  # its memory must not stay while the next one is produced
+            del batch  # free its memory before the next one is produced
             if count > left:
                 return after
             left -= count
@@ -338,7 +348,7 @@ def _first(
         for batch in batches:
             left = count - len(batch)
             yield batch[:count]
-            del batch  # its memory must not stay while the next one is produced
+            del batch  # free its memory before the next one is produced
             count = left
             if count <= 0:
                 return
@@ -350,57 +360,57 @@ def _cursor(last: Reading, page: Page) -> Cursor:
 
 
 def _with_end(page: Page, batch: list[Reading], rest: Batches) -> Page:
-    """The page with its last position in the place of its limit."""
+    """Return the page bounded by the position of its last reading instead of its limit."""
     last = batch[-1]
     try:
         for later in rest:
             last = later[-1]
     except LargeSegmentBusyError:
-        return page  # readings stored from now on may then count among the last
+        return page  # a reading stored from now on may then be one of the last
     cursor = page.cursor or Cursor((INT64_MAX, 2**53 - 1), descending=True)
     return replace(page, limit=None, cursor=replace(cursor, until=position(last)))
 
 
 @dataclass(frozen=True, slots=True)
 class _Tail:
-    """The last readings of a vault: their ends, and themselves if they fit in memory."""
+    """The position of the first and of the last one of the last readings of a vault."""
 
     first: Position
     last: Position
-    rows: list[Reading] | None
-    """Rising."""
+    readings: list[Reading] | None
+    """The readings, ascending, if they fit in memory."""
 
     def bound(self, page: Page) -> Page:
-        """The page within these ends."""
+        """Return the page limited to these positions."""
         order = DESCENDING if page.descending else ASCENDING
         begin, until = (self.last, self.first) if page.descending else (self.first, self.last)
-        after = order.just_before(order.place(begin))
+        after = order.just_before(order.key_of(begin))
         return replace(page, cursor=Cursor(after, page.descending, until))
 
 
 def _tail(batches: Batches, count: int) -> _Tail | None:
-    """The last `count` readings, given those from the last one down."""
-    rows: list[Reading] | None = [] if count <= MOST_HELD else None
+    """Collect the last readings of a vault, from batches that begin with the newest reading."""
+    readings: list[Reading] | None = [] if count <= MAX_BUFFERED else None
     first = last = None
     size = 0
     for batch in batches:
         last = last or position(batch[0])
         first = position(batch[-1])
-        if rows is not None:
+        if readings is not None:
             size += sum(len(reading.freeform) for reading in batch)
-            rows = rows + batch if size <= MOST_HELD_CHARACTERS else None
-        del batch  # its memory must not stay while the next one is produced
+            readings = readings + batch if size <= MAX_BUFFERED_CHARACTERS else None
+        del batch  # free its memory before the next one is produced
     if first is None or last is None:
         return None
-    if rows is not None:
-        rows.reverse()
-    return _Tail(first, last, rows)
+    if readings is not None:
+        readings.reverse()
+    return _Tail(first, last, readings)
 
 
-def _held(rows: list[Reading], page: Page) -> Batches:
-    """A page of readings that are in memory, rising."""
+def _buffered(readings: list[Reading], page: Page) -> Batches:
+    """Produce a page of readings that are in memory in ascending order."""
     if page.descending:
-        rows.reverse()
-    part = rows[: page.limit]
-    yield part
-    return None if len(part) == len(rows) else _cursor(part[-1], page)
+        readings.reverse()
+    batch = readings[: page.limit]
+    yield batch
+    return None if len(batch) == len(readings) else _cursor(batch[-1], page)

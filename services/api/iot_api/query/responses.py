@@ -1,4 +1,4 @@
-"""Answers in JSON, small ones whole and long ones streamed."""
+"""JSON responses of reads: short ones in one piece, long ones streamed."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -17,16 +17,16 @@ from .pausable_read import PausableRead
 from .segment_rows import Run
 
 WHOLE_BYTES = 256 * 1024
-"""Answers up to about this size are sent in one piece, with their length."""
+"""Responses up to about this size are sent in one piece, with a Content-Length."""
 
 CHUNK = 512
-"""Most readings encoded at a time: what stays in the processor's cache is cheaper to send."""
+"""Readings encoded at a time: output that stays in the CPU cache is cheaper to send."""
 RUN_CHUNK = 2048
-"""Most readings of a `Run`, whose texts are known to be short enough: a piece more costs a send."""
+"""Readings of a `Run` encoded at a time. Its texts are short, and each piece costs a send."""
 PIECE_CHARACTERS = 256 * 1024
-"""Most characters of their texts."""
+"""Limit of their texts, in characters."""
 CUT_CHARACTERS = 128 * 1024
-"""A longer text is encoded in parts of this size. Escaping doubles a text at most, as a rule."""
+"""A longer text is encoded in parts of this size. Escaping usually doubles a text at most."""
 
 _JSON = "application/json"
 _LEAD = b'{"data":['
@@ -35,10 +35,10 @@ _text_of = attrgetter("freeform")
 
 
 class ReadingsStream:
-    """`{"data": [...]}` with the readings of a read, in pieces of about 256 KiB.
+    """Encodes `{"data": [...]}` with the readings of a read, in pieces of about 256 KiB.
 
-    A longer reading is sent in several pieces. Between two pieces the stream can be paused: it
-    keeps nothing of the readings then, only how far it got.
+    A longer reading is encoded in several pieces. The stream can be paused between two pieces: it
+    then keeps its position and no readings.
     """
 
     def __init__(
@@ -50,22 +50,22 @@ class ReadingsStream:
         self._cursor: Cursor | None = None
         self._batch: list[Reading] = []
         self._used = 0
-        """Readings of the batch that were encoded."""
+        """Number of encoded readings of the batch."""
         self._cut_id = 0
         self._cut_at = 0
-        """Characters that were encoded of the text of the next reading, which has `_cut_id`."""
+        """Number of encoded characters of the next reading, whose id is `_cut_id`."""
         self._lead = _LEAD
         self._buffer = bytearray()
         self._counter = metrics.counter("iot_readings_read_total")
 
     def pause(self) -> None:
-        """Release everything that the answer holds, until the next piece is asked for."""
+        """Release the slot, the connection and the readings until the next piece is encoded."""
         used, self._used = self._used, 0
         self._batch, self._buffer = [], bytearray()
         self._read.pause(used)
 
     def pieces(self) -> Iterator[bytes]:
-        """Encode the answer piece by piece."""
+        """Yield the encoded pieces."""
         try:
             while self._next_batch():
                 yield self._piece()
@@ -77,7 +77,7 @@ class ReadingsStream:
             self._batches.close()
 
     def _next_batch(self) -> bool:
-        """Get another batch if all readings of the last one were encoded; False at the end."""
+        """Fetch the next batch if the last one is encoded; return False at the end."""
         while self._used == len(self._batch):
             self._batch, self._used = [], 0
             try:
@@ -91,8 +91,8 @@ class ReadingsStream:
         reading = self._batch[self._used]
         if self._cut_at or len(reading.freeform) > CUT_CHARACTERS:
             return self._cut_piece(reading)
-        readings = self._fitting()
-        # Into one buffer: every copy of an answer costs as much as a tenth of its making.
+        readings = self._next_readings()
+        # Into one buffer: each copy of a response costs a tenth of its encoding.
         lead, buffer = self._lead, self._buffer
         _encoder.encode_into(readings, buffer, len(lead) - 1)
         buffer[: len(lead)], buffer[-1:] = lead, b""
@@ -101,8 +101,8 @@ class ReadingsStream:
         self._counter.inc(len(readings))
         return bytes(buffer)
 
-    def _fitting(self) -> list[Reading]:
-        """As many of the next readings as make one piece."""
+    def _next_readings(self) -> list[Reading]:
+        """Return the next readings that fit into one piece."""
         if isinstance(self._batch, Run):
             readings = self._batch[self._used : self._used + RUN_CHUNK]
             if len(readings[-1].freeform) <= CUT_CHARACTERS:
@@ -123,7 +123,7 @@ class ReadingsStream:
         begin, end = self._cut_at, self._cut_at + CUT_CHARACTERS
         if begin and reading.id != self._cut_id:
             raise FormatError("a reading was deleted while it was being sent")
-        # Each character is escaped for itself, so the parts of a text can be encoded one by one.
+        # JSON escapes each character by itself, so the parts of a text can be encoded one by one.
         piece = _encoder.encode(reading.freeform[begin:end])[1:-1]
         head, _, tail = _encoder.encode(replace(reading, freeform="")).partition(b'""')
         if not begin:
@@ -147,11 +147,11 @@ class ReadingsStream:
 
 
 def readings_answer(stream: ReadingsStream) -> Response:
-    """`{"data": [...]}` with the readings of all batches, in order; with `"cursor": "..."` behind
-    them if there are more.
+    """Return `{"data": [...]}` with all readings, and `"cursor": "..."` if there are more.
 
-    Nothing is sent before some of it is ready, so an error up to there is answered as such. One
-    that comes later breaks the answer off, so that it can't be mistaken for a whole one.
+    The first `WHOLE_BYTES` are encoded before the response begins, so an error until then becomes
+    an error response. A later error aborts the connection, so that the client can't take the
+    response for a complete one.
     """
     pieces = stream.pieces()
     begin: list[bytes] = []
@@ -165,10 +165,9 @@ def readings_answer(stream: ReadingsStream) -> Response:
 
 
 def _stream(begin: bytes, pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """Let other requests of the process have their turn between two pieces."""
     yield begin
     del begin
     for piece in pieces:
         yield piece
         del piece
-        time.sleep(0)
+        time.sleep(0)  # let other requests of the process run

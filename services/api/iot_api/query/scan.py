@@ -1,4 +1,4 @@
-"""Scans: reads that open many segments and find little in them."""
+"""Scans: reads that open many segments and find few readings in them."""
 
 from collections.abc import Iterable, Iterator
 
@@ -12,32 +12,39 @@ from .segment_rows import Rows
 
 
 class Scan:
-    """Ends a turn that opens one segment after the other and finds nothing in them."""
+    """Ends a turn that has found nothing for too long.
 
-    def __init__(self, read: PausableRead, order: Order, span: PageRange) -> None:
+    A turn ends between two batches. A read that finds nothing has no batch, and would keep its slot
+    and its transaction until it has opened the whole vault.
+    """
+
+    def __init__(self, read: PausableRead, order: Order, page_range: PageRange) -> None:
         self._read = read
         self._order = order
-        self._after = None if span.after is None else order.place(span.after)
+        self._after = None if page_range.after is None else order.key_of(page_range.after)
         self._found = False
-        self._again = self._new = 0
-        """Segments that a turn before opened, too, since they hold its end; and all others."""
+        self._reopened = self._new = 0
+        """Segments that overlap the end of the turn before, and were opened by it; all others."""
 
     def watched(self, segments: Iterable[SealedSegment]) -> Iterator[SealedSegment]:
-        """Hand segments on. Raises `NothingFoundError` when the turn is due, nothing was found, and
-        most of what was opened was new: else a scan would never be through.
+        """Pass segments on.
+
+        Raises:
+            NothingFoundError: the turn is due and nothing was found. Not before most of the opened
+                segments were new: otherwise a scan would not get ahead.
         """
         for segment in segments:
             begin = self._order.begin(segment.bounds)
             if self._after is not None and begin <= self._after:
-                self._again += 1
-            elif not self._found and self._new > self._again and self._read.is_due:
+                self._reopened += 1
+            elif not self._found and self._new > self._reopened and self._read.is_due:
                 raise NothingFoundError(self._order.just_before(begin))
             else:
                 self._new += 1
             yield segment
 
     def noting(self, open_segment: OpenSegment) -> OpenSegment:
-        """Open segments, and note whether there is anything in them."""
+        """Return `open_segment`, with a note of whether it returned any reading."""
 
         def open_and_note(segment: SealedSegment) -> Rows:
             rows = open_segment(segment)

@@ -1,4 +1,4 @@
-"""Opening segments: of each the readings that are asked for, in the order that is asked for."""
+"""Decrypt segments and select the requested readings in the requested order."""
 
 import logging
 import time
@@ -16,7 +16,7 @@ from .read_order import Order
 from .segment_rows import Rows
 
 LARGE_BYTES = 8 * 2**20
-"""A segment with more content than this is large: a process opens one at a time."""
+"""A segment with more content than this is large: a process decrypts one at a time."""
 
 _log = logging.getLogger(__name__)
 
@@ -24,21 +24,22 @@ _log = logging.getLogger(__name__)
 def opener(
     vault: OpenVault,
     read_filter: ReadFilter,
-    span: PageRange,
+    page_range: PageRange,
     order: Order,
     claim_large: Callable[[], None] = lambda: None,
 ) -> Callable[[SealedSegment], Rows]:
-    """Opens a vault's segments, one at a call; of each at most the first `span.few` in order.
+    """Return a function that opens one segment, and returns its first `page_range.limit` readings.
 
-    `claim_large` is called before a large segment is fetched or unpacked; it may raise.
-
-    The function it gives raises DecryptionError or FormatError: the segment is damaged.
+    `claim_large` is called before a large segment is fetched or decompressed; it may raise. The
+    returned function raises DecryptionError or FormatError if the segment is damaged.
     """
-    behind = None if span.after is None else _next(order.place(span.after))
-    beyond = None if span.until is None else _next(order.place(span.until))
+    behind = None if page_range.after is None else _next(order.key_of(page_range.after))
+    beyond = None if page_range.until is None else _next(order.key_of(page_range.until))
 
     def open_segment(segment: SealedSegment) -> Rows:
-        time.sleep(0)  # others have their turn, however many are opened before there is an answer
+        time.sleep(
+            0
+        )  # let other greenlets run: a read may open many segments before its first batch
         columns = _columns(vault, segment, claim_large)
         rows = Rows(columns, order, 0, len(columns.ids))
         if behind is not None and order.begin(segment.bounds) < behind:
@@ -46,14 +47,14 @@ def opener(
         if beyond is not None and order.end(segment.bounds) >= beyond:
             rows = rows.before(beyond)
         if not read_filter.includes(segment.bounds):
-            rows = rows.meeting(read_filter)
-        return rows if span.few is None else rows.first(span.few)
+            rows = rows.matching(read_filter)
+        return rows if page_range.limit is None else rows.first(page_range.limit)
 
     return open_segment
 
 
 def _next(key: tuple[int, int]) -> tuple[int, int]:
-    """The least key behind this one."""
+    """Return the smallest key after this one."""
     return key[0], key[1] + 1
 
 

@@ -1,4 +1,4 @@
-"""An opened segment's readings that are asked for, in order, made when they are needed."""
+"""Rows of a decrypted segment. `Reading` objects are created only for rows that are returned."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
@@ -13,24 +13,24 @@ from iot_stores.interval_index import Position
 from .read_order import Order
 
 RUN_CHARACTERS = 2**17
-"""Of texts, what is made into readings at a time where that is possible."""
+"""Texts that are decoded at a time, where a segment allows it."""
 _READING_BYTES = 300
-"""What a reading takes in memory beside its text, about."""
+"""Approximate memory of a reading without its text."""
 
 
 class Run(list[Reading]):
-    """Readings with about `RUN_CHARACTERS` of texts, not counting the longest text at either end.
+    """A batch whose texts have about `RUN_CHARACTERS`, apart from the text at either end.
 
-    Batches of this type need not be measured again before they are encoded.
+    The encoder need not measure such a batch again.
     """
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """The readings of a segment from place `begin` on, before place `end`."""
+    """The rows of a segment from index `begin` up to index `end`, exclusive."""
 
     columns: SegmentColumns
-    """Rising, whatever the order."""
+    """Ascending, in either order."""
     order: Order
     begin: int
     end: int
@@ -40,62 +40,60 @@ class Rows:
 
     @property
     def first_key(self) -> Position:
-        """Where the first stands; there is one."""
-        return self.order.place(self._at(self.end - 1 if self.order.descending else self.begin))
+        """The key of the first row. There must be one."""
+        return self.order.key_of(self._at(self.end - 1 if self.order.descending else self.begin))
 
     @property
     def last_key(self) -> Position:
-        """Where the last stands; there is one."""
-        return self.order.place(self._at(self.begin if self.order.descending else self.end - 1))
+        """The key of the last row. There must be one."""
+        return self.order.key_of(self._at(self.begin if self.order.descending else self.end - 1))
 
     @property
     def bytes(self) -> int:
-        """What the readings take in memory, about."""
+        """Approximate memory of all rows as readings."""
         texts = self.columns.freeform
         size = texts.size if isinstance(texts, Texts) else sum(map(len, texts))
         return len(self) * (size // max(1, len(self.columns.ids)) + _READING_BYTES)
 
     def since(self, key: Position) -> "Rows":
-        """Those from a key on."""
-        at = self.order.place(key)
+        """Return the rows from a key on."""
+        at = self.order.key_of(key)
         if self.order.descending:
-            return replace(self, end=max(self.begin, min(self.end, self._places(at, behind=True))))
-        return replace(self, begin=min(self.end, max(self.begin, self._places(at, behind=False))))
+            return replace(self, end=max(self.begin, min(self.end, self._index(at, behind=True))))
+        return replace(self, begin=min(self.end, max(self.begin, self._index(at, behind=False))))
 
     def before(self, key: Position) -> "Rows":
-        """Those before a key."""
-        at = self.order.place(key)
+        """Return the rows before a key."""
+        at = self.order.key_of(key)
         if self.order.descending:
-            return replace(
-                self, begin=min(self.end, max(self.begin, self._places(at, behind=True)))
-            )
-        return replace(self, end=max(self.begin, min(self.end, self._places(at, behind=False))))
+            return replace(self, begin=min(self.end, max(self.begin, self._index(at, behind=True))))
+        return replace(self, end=max(self.begin, min(self.end, self._index(at, behind=False))))
 
     def first(self, count: int) -> "Rows":
-        """The first so many."""
+        """Return the first `count` rows."""
         if self.order.descending:
             return replace(self, begin=max(self.begin, self.end - count))
         return replace(self, end=min(self.end, self.begin + count))
 
-    def meeting(self, read_filter: ReadFilter) -> "Rows":
-        """Those that a question asks for."""
+    def matching(self, read_filter: ReadFilter) -> "Rows":
+        """Return the rows that pass a filter."""
         columns = self.columns
-        meets = [
+        matches = [
             read_filter.relative_low <= relative <= read_filter.relative_high
             and received >= read_filter.received_low
             for relative, received in zip(columns.relative, columns.received, strict=True)
         ]
         columns = SegmentColumns(
-            list(compress(columns.ids, meets)),
-            list(compress(columns.received, meets)),
-            list(compress(columns.relative, meets)),
-            list(compress(columns.interrogator, meets)),
-            list(compress(columns.freeform, meets)),
+            list(compress(columns.ids, matches)),
+            list(compress(columns.received, matches)),
+            list(compress(columns.relative, matches)),
+            list(compress(columns.interrogator, matches)),
+            list(compress(columns.freeform, matches)),
         )
-        return Rows(columns, self.order, sum(meets[: self.begin]), sum(meets[: self.end]))
+        return Rows(columns, self.order, sum(matches[: self.begin]), sum(matches[: self.end]))
 
     def readings(self) -> list[Reading]:
-        """All of them, in order."""
+        """Return all rows as readings, in order."""
         if not len(self):
             return []
         readings = self.columns.cut(slice(self.begin, self.end)).readings()
@@ -104,7 +102,7 @@ class Rows:
         return readings
 
     def runs(self) -> Iterator[list[Reading]]:
-        """All of them, in order, some at a time."""
+        """Yield all rows as readings, in order, in batches."""
         texts = self.columns.freeform
         if not isinstance(texts, Texts):
             yield self.readings()
@@ -115,7 +113,7 @@ class Rows:
                 readings = self._run(slice(begin, end), run[len(run) - (end - begin) :])
                 yield Run(readings[::-1])
                 del readings
-                del run  # a giant text must not stay while the next one is decoded
+                del run  # free a huge text before the next one is decoded
                 end = begin
                 if end <= self.begin:
                     return
@@ -124,7 +122,7 @@ class Rows:
             for run in texts.runs(RUN_CHARACTERS, begin):
                 end = min(begin + len(run), self.end)
                 yield Run(self._run(slice(begin, end), run[: end - begin]))
-                del run  # likewise
+                del run  # as above
                 begin = end
                 if begin >= self.end:
                     return
@@ -139,10 +137,10 @@ class Rows:
             texts,
         ).readings()
 
-    def _places(self, at: Position, *, behind: bool) -> int:
-        """How many stand before a position; with `behind`, it is counted, too."""
+    def _index(self, at: Position, *, behind: bool) -> int:
+        """Count the rows before a position; with `behind`, count a row at the position, too."""
         find = bisect_right if behind else bisect_left
         return find(range(len(self.columns.ids)), at, key=self._at)
 
-    def _at(self, place: int) -> Position:
-        return self.columns.interrogator[place], self.columns.ids[place]
+    def _at(self, index: int) -> Position:
+        return self.columns.interrogator[index], self.columns.ids[index]

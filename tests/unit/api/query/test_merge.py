@@ -22,7 +22,7 @@ Segments = list[list[Reading]]
 
 TIMES = st.integers(-3, 3) | st.sampled_from([-(2**63), 2**63 - 1])
 ORDERS = st.sampled_from([ASCENDING, DESCENDING])
-MOST_BYTES = st.sampled_from([0, 900, 3000, 10**9])
+MAX_BYTES = st.sampled_from([0, 900, 3000, 10**9])
 """From no reading more than there must be, on; one counts 300."""
 SEGMENTS = st.lists(st.lists(TIMES, min_size=1, max_size=9), max_size=12)
 
@@ -83,9 +83,9 @@ def batch(request: pytest.FixtureRequest) -> Iterator[int]:
 
 
 def merged_and_sorted(
-    opening: Opening, segments: Segments, order: Order = ASCENDING, most_bytes: int = 10**9
+    opening: Opening, segments: Segments, order: Order = ASCENDING, max_bytes: int = 10**9
 ) -> tuple[list[Reading], list[Reading]]:
-    batches = list(merge(opening.stored, opening.open, order, most_bytes=lambda: most_bytes))
+    batches = list(merge(opening.stored, opening.open, order, max_bytes=lambda: max_bytes))
     assert all(batches)
     everything = [each for segment in opening.stored for each in opening.open(segment).readings()]
     assert len(everything) <= sum(map(len, segments))
@@ -96,24 +96,24 @@ def merged_and_sorted(
 class TestOrder:
     """By interrogator timestamp, then id, whatever overlaps."""
 
-    @given(times=SEGMENTS, order=ORDERS, most_bytes=MOST_BYTES)
+    @given(times=SEGMENTS, order=ORDERS, max_bytes=MAX_BYTES)
     def test_it_is_the_sorted_whole(
-        self, times: list[list[int]], order: Order, most_bytes: int
+        self, times: list[list[int]], order: Order, max_bytes: int
     ) -> None:
         segments = readings(times)
         opening = Opening(segments, order=order)
-        merged, wanted = merged_and_sorted(opening, segments, order, most_bytes)
+        merged, wanted = merged_and_sorted(opening, segments, order, max_bytes)
         assert merged == wanted
         assert len(merged) == sum(map(len, times))
 
-    @given(times=SEGMENTS, leave_out=st.integers(1, 3), order=ORDERS, most_bytes=MOST_BYTES)
+    @given(times=SEGMENTS, leave_out=st.integers(1, 3), order=ORDERS, max_bytes=MAX_BYTES)
     def test_also_when_not_all_of_a_segment_was_asked_for(
-        self, times: list[list[int]], leave_out: int, order: Order, most_bytes: int
+        self, times: list[list[int]], leave_out: int, order: Order, max_bytes: int
     ) -> None:
         """The bounds then promise readings that don't come."""
         segments = readings(times)
         opening = Opening(segments, leave_out=leave_out, order=order)
-        merged, wanted = merged_and_sorted(opening, segments, order, most_bytes)
+        merged, wanted = merged_and_sorted(opening, segments, order, max_bytes)
         assert merged == wanted
 
 
@@ -161,7 +161,7 @@ def test_what_overlaps_is_held_only_as_far_as_it_may(monkeypatch: pytest.MonkeyP
     opening = Opening(segments)
     merged: list[Reading] = []
     largest = 0
-    for batch in merge(opening.stored, opening.open, most_bytes=lambda: 100 * 300):
+    for batch in merge(opening.stored, opening.open, max_bytes=lambda: 100 * 300):
         largest = max(largest, len(batch))
         merged += batch
     assert merged == sorted(merged, key=position)
@@ -175,6 +175,6 @@ def test_what_overlaps_little_is_opened_once() -> None:
     """Memory that is short costs nothing where segments overlap with their neighbours alone."""
     segments = readings([list(range(start, start + 60)) for start in range(0, 1000, 50)])
     opening = Opening(segments)
-    batches = merge(opening.stored, opening.open, batch=50, most_bytes=lambda: 0)
+    batches = merge(opening.stored, opening.open, batch=50, max_bytes=lambda: 0)
     assert sum(map(len, batches)) == 1200
     assert opening.opened == 20

@@ -163,6 +163,7 @@ def sweep_shards() -> int:
     the compaction that was. Release the entries whose vaults are back.
     """
     writer = current()
+    sweep.recount(writer.counters)
     try:
         sweep.release_held(writer.held, writer.postgres)
     except AWAY as error:

@@ -11,6 +11,7 @@ from iot_models.names import KeyNames
 from iot_models.settings import Settings, load
 from iot_stores.audit import AuditLog
 from iot_stores.backlog import Backlog
+from iot_stores.backlog_counters import BacklogCounters
 from iot_stores.clocks import ClockWatch
 from iot_stores.compaction_orders import CompactionOrders
 from iot_stores.dead_letters import DeadLetters
@@ -67,6 +68,7 @@ class Writer:
             shards=settings.shards,
             hot_window_pause=0.0 if self.hot_redis is self.redis else HOT_WINDOW_PAUSE_SECONDS,
         )
+        self.counters = BacklogCounters(self.redis, self.names)
         self.held = HeldEntries(self.redis, self.names)
         self.clocks = ClockWatch(
             self.redis, self._connect, most_seconds=settings.clock_skew_max_seconds

@@ -18,6 +18,7 @@ class Outcome(IntEnum):
     GUARDED = 3
     TOO_MANY = 4
     TOO_MANY_OF_CLIENT = 5
+    DAMAGED = 6
 
 
 class GuardedError(Exception):

@@ -12,6 +12,7 @@ from iot_models.errors import TooLargeError, UnavailableError
 from iot_models.names import DRAIN_JOBS, MOST_SHARDS, KeyNames, drain_job
 
 from .append_outcomes import Outcome, refuse
+from .backlog_counters import parse_number, parse_position, parse_shard
 from .group_commit import GroupCommit
 from .redis_client import milliseconds
 from .redis_connections import renew_connections
@@ -139,8 +140,8 @@ class Backlog:
             GuardedError: one of `guards` is at its limit; nothing was added.
             TooManyRequestsError: the client has too many requests that are remembered; nothing was
                 added.
-            UnavailableError: the backlog is full, or too many requests are remembered, and nothing
-                was added; or fewer replicas than
+            UnavailableError: the backlog is full, too many requests are remembered, or a counter
+                is damaged (`BacklogCounters`), and nothing was added; or fewer replicas than
                 `wait_replicas` had the entries in time (with `wait_fsync`: on their disks, and
                 the master on its own), and it can't be told whether they stay.
             RedisError: Redis is away; it can't be told whether they were added.
@@ -168,6 +169,9 @@ class Backlog:
             self._check_reached(reached)
         if outcome == Outcome.REMEMBERED:
             return Appended(first_answer=more[0])
+        if outcome == Outcome.DAMAGED:
+            sentence = "the counters of the backlog in Redis are damaged, and a writer repairs them"
+            raise UnavailableError(f"{_logged(sentence)}; nothing was stored, try again")
         if outcome != Outcome.ADDED:
             refuse(outcome, *more)
         held, renewals, *totals = more
@@ -198,7 +202,7 @@ class Backlog:
         """
         fields = [f"out:{shard}" for shard in ends]
         out = cast("list[bytes | None]", self._client.hmget(self._names.backlog_counters, fields))
-        return all(int(gone or b"0") >= end for gone, end in zip(out, ends.values(), strict=True))
+        return all(parse_number(gone) >= end for gone, end in zip(out, ends.values(), strict=True))
 
     def _check_reached(self, reached: Any) -> None:
         if isinstance(reached, ResponseError) and "WAITAOF" in str(reached):
@@ -283,14 +287,14 @@ class Backlog:
         found = self._client.hmget(self._names.backlog_counters, fields)
         known = iter(cast("list[bytes | None]", found))
         return {
-            shard: Given(None if at is None else at.decode(), int(next_id or b"0"))
+            shard: Given(parse_position(at), parse_number(next_id))
             for shard, at, next_id in zip(shards, known, known, strict=True)
         }
 
     def holds_entries(self) -> bool:
         """Whether entries wait for their vaults (`HeldEntries`)."""
         held = cast("bytes | None", self._client.hget(self._names.backlog_counters, "held"))
-        return int(held or b"0") > 0
+        return parse_number(held) > 0
 
     def ask_for_new_sessions(self) -> None:
         """Let each API process begin a new session at its next request."""
@@ -311,7 +315,7 @@ class Backlog:
             pipeline.time()
             pipeline.hget(self._names.backlog_counters, f"at:{shard}")
             time, position = pipeline.execute()
-        at = None if position is None else position.decode()
+        at = parse_position(position)
         return DrainPosition(milliseconds(time), at)
 
     def now(self) -> int:
@@ -325,7 +329,7 @@ class Backlog:
     def shards(self) -> list[int]:
         """All that take entries, and those that took some before their number was changed."""
         counted = cast("list[bytes]", self._client.hkeys(self._names.backlog_counters))
-        used = {int(field[3:]) for field in counted if field.startswith(b"in:")}
+        used = {shard for shard in map(parse_shard, counted) if shard is not None}
         return sorted(used.union(range(self._shards)))
 
     def oldest(self) -> dict[int, float]:
@@ -337,7 +341,7 @@ class Backlog:
     def state(self) -> BacklogState:
         """What waits, for metrics and readiness."""
         found = self._client.hmget(self._names.backlog_counters, ["bytes", "held"])
-        size, held = (int(each or b"0") for each in cast("list[bytes | None]", found))
+        size, held = map(parse_number, cast("list[bytes | None]", found))
         lengths = list(self._lengths())
         return BacklogState(
             bytes=size,

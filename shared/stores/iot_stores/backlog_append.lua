@@ -6,7 +6,8 @@
 -- guard; then shard, job id, sealed bytes an entry.
 -- Returns, when nothing is added: {0, excess bytes, bytes drained a second} for a full backlog,
 -- {2, answer} for a remembered request, {3, seconds} for a guard that is at its limit, {4, seconds}
--- when too many requests are remembered, {5, seconds} when too many are of the client; else
+-- when too many requests are remembered, {5, seconds} when too many are of the client, {6} when a counter
+-- is damaged (backlog_recount.lua); else
 -- {1, entries that are held, how often writers have asked for new sessions, bytes ever added to the shard, ...},
 -- one number an entry.
 
@@ -80,21 +81,36 @@ for i = at + 3, #ARGV, 3 do
   added = added + #ARGV[i]
 end
 local known = redis.call('HMGET', counters, 'bytes', 'held', 'session_renewals')
-local held = tonumber(known[1] or '0')
+local held, waiting, renewals = tonumber(known[1] or '0'), tonumber(known[2] or '0'), tonumber(known[3] or '0')
+if not (held and waiting and renewals) then
+  return {6}
+end
 if held + added > limit then
-  local rate = tonumber(redis.call('HGET', counters, 'rate') or '0')
+  if known[1] and #known[1] > 15 then
+    return {6}
+  end
+  local rate = tonumber(redis.call('HGET', counters, 'rate') or '0') or 0
   return {0, held + added - limit, rate}
 end
-local reply = {1, tonumber(known[2] or '0'), tonumber(known[3] or '0')}
+local reply = {1, waiting, renewals}
+-- All counters before the first entry: when one of them is damaged, nothing is added. When Redis refuses
+-- an entry (NOPERM), the shard's next drain subtracts the bytes again.
+for i = at + 1, #ARGV, 3 do
+  local total = redis.pcall('HINCRBY', counters, 'in:' .. ARGV[i], #ARGV[i + 2])
+  local bytes = type(total) == 'number' and redis.pcall('HINCRBY', counters, 'bytes', #ARGV[i + 2])
+  local failed = type(total) == 'table' and total or type(bytes) == 'table' and bytes
+  if failed then
+    if string.find(failed.err, 'not an integer', 1, true) or string.find(failed.err, 'overflow', 1, true) then
+      return {6}
+    end
+    return failed
+  end
+  reply[#reply + 1] = total
+end
 for i = 3, #KEYS do
   local shard, job, sealed = ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
   at = at + 3
-  -- Both before the entry: when Redis refuses the entry (NOPERM), the shard's next drain subtracts the
-  -- bytes again. With one of them alone, `bytes` would stay wrong.
-  local total = redis.call('HINCRBY', counters, 'in:' .. shard, #sealed)
-  redis.call('HINCRBY', counters, 'bytes', #sealed)
-  reply[#reply + 1] = total
-  redis.call('XADD', KEYS[i], '*', 'e', sealed, 't', string.format('%.0f', total))
+  redis.call('XADD', KEYS[i], '*', 'e', sealed, 't', string.format('%.0f', reply[i + 1]))
   if not redis.call('LPOS', jobs, job) then
     redis.call('RPUSH', jobs, job)
   end

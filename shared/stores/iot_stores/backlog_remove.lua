@@ -6,6 +6,17 @@
 -- its id, its vault, the stream of the vault's entries that are held, when it was received.
 -- Returns the number of entries left.
 
+-- A counter that is no number must not stop this script halfway: entries that are trimmed and not yet held
+-- would be lost. backlog_recount.lua counts it anew.
+local function increment(key, field, by)
+  local answer = redis.pcall('HINCRBY', key, field, by)
+  if type(answer) == 'table'
+    and not string.find(answer.err, 'not an integer', 1, true)
+    and not string.find(answer.err, 'overflow', 1, true) then
+    redis.call('HINCRBY', key, field, by) -- raises the error
+  end
+end
+
 -- An entry that is gone from the stream was held before, or stored: another writer was here.
 local held = {}
 for i = 7, #ARGV, 4 do
@@ -31,13 +42,13 @@ for _, each in ipairs(held) do
     end
   end
   redis.call('XADD', stream, '*', 'shard', ARGV[2], 'e', sealed, 'r', received)
-  redis.call('HINCRBY', KEYS[3], vault, 1)
-  redis.call('HINCRBY', KEYS[2], 'held', 1)
-  redis.call('HINCRBY', KEYS[2], 'bytes', #sealed)
+  increment(KEYS[3], vault, 1)
+  increment(KEYS[2], 'held', 1)
+  increment(KEYS[2], 'bytes', #sealed)
 end
 
 local function number(field)
-  return tonumber(redis.call('HGET', KEYS[2], field) or '0')
+  return tonumber(redis.call('HGET', KEYS[2], field) or '0') or 0
 end
 
 -- Bytes drained a second, of all shards: measured over a second at least.
@@ -56,10 +67,11 @@ local function measure(bytes)
 end
 
 local field = 'out:' .. ARGV[2]
-local out, total = number(field), tonumber(ARGV[3])
-if total > out then
+local out, total = redis.call('HGET', KEYS[2], field) or '0', tonumber(ARGV[3])
+out = string.match(out, '^%d+$') and tonumber(out)
+if out and total > out then
   redis.call('HSET', KEYS[2], field, ARGV[3])
-  redis.call('HINCRBY', KEYS[2], 'bytes', string.format('%.0f', out - total))
+  increment(KEYS[2], 'bytes', string.format('%.0f', out - total))
   measure(total - out)
 end
 
@@ -75,7 +87,7 @@ end
 -- It never falls: a writer may come late, after others.
 local at = 'at:' .. ARGV[2]
 local known = redis.call('HGET', KEYS[2], at)
-if not known or later(ARGV[4], known) then
+if not known or not string.match(known, '^%d+%-%d+$') or later(ARGV[4], known) then
   redis.call('HSET', KEYS[2], at, ARGV[4])
 end
 -- As text: a Lua number is exact up to 2^53 only.

@@ -4,6 +4,7 @@ A reading that is stored for a vault without a row can never be opened. Postgres
 vault after a restore, or after a failover to a replica that did not have it yet.
 """
 
+import re
 import uuid
 from typing import cast
 
@@ -11,9 +12,11 @@ from redis import Redis
 
 from iot_models.names import DRAIN_JOBS, KeyNames
 
+from .backlog_counters import parse_number
 from .scripts import load_script
 
 _RELEASED_AT_A_TIME = 500
+_VAULT = re.compile(rb"[0-9a-f]{32}")
 
 
 class HeldEntries:
@@ -29,8 +32,9 @@ class HeldEntries:
         """The vaults whose entries are held, with the number of entries."""
         found = self._client.hgetall(self._names.held_vaults)
         return {
-            uuid.UUID(hex=vault.decode()): int(count)
+            uuid.UUID(hex=vault.decode()): parse_number(count)
             for vault, count in cast("dict[bytes, bytes]", found).items()
+            if _VAULT.fullmatch(vault)
         }
 
     def release(self, vault_id: uuid.UUID) -> None:

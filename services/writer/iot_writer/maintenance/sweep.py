@@ -3,11 +3,15 @@
 import logging
 from collections.abc import Callable
 
+from redis.exceptions import RedisError
+
 from iot_models import names
 from iot_stores import ledger
 from iot_stores.backlog import Backlog
+from iot_stores.backlog_counters import BacklogCounters
 from iot_stores.held_entries import HeldEntries
 from iot_stores.postgres import Connection
+from iot_stores.store_states import report
 
 STALE_SECONDS = 1.0
 """Entries that wait longer than this in a shard without a queued drain were left behind."""
@@ -25,6 +29,21 @@ def sweep(backlog: Backlog) -> int:
     if queued:
         _log.info("queued the drains of %d shards that were left behind", queued)
     return queued
+
+
+def recount(counters: BacklogCounters) -> None:
+    """Count the counters of the backlog anew if something else wrote to them."""
+    try:
+        damaged = counters.recount()
+    except RedisError as error:
+        report(_log, "damaged counters of the backlog are not counted anew", error)
+        return
+    if damaged:
+        _log.error(
+            "the counters of the backlog in Redis were damaged and are counted anew: %s; look for "
+            "what else writes to this Redis",
+            ", ".join(damaged),
+        )
 
 
 def release_held(held: HeldEntries, connect: Callable[[], Connection]) -> int:

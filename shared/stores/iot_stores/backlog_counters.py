@@ -1,0 +1,56 @@
+"""The counters of the backlog (`KeyNames.backlog_counters`): read, and counted anew when damaged.
+
+A counter that is no number was written by something else. Nobody trusts it: the API refuses PUTs
+until a writer's sweep has counted it anew from what the streams hold.
+"""
+
+import re
+from typing import cast
+
+from redis import Redis
+
+from iot_models.names import MOST_SHARDS, KeyNames
+
+from .scripts import load_script
+
+_POSITION = re.compile(rb"[0-9]+-[0-9]+")
+
+
+class BacklogCounters:
+    """The hash of counters."""
+
+    def __init__(self, client: "Redis", names: KeyNames) -> None:
+        self._names = names
+        self._recount = load_script(client, "backlog_recount.lua")
+
+    def recount(self) -> list[str]:
+        """Count all counters anew if one of them is damaged; the names of the damaged ones.
+
+        Raises:
+            RedisError: Redis can't serve; the counters are as they were, or counted anew.
+        """
+        prefixes = [
+            self._names.stream(0).removesuffix("0"),
+            self._names.held_entries(b""),
+        ]
+        keys = [self._names.backlog_counters, self._names.held_vaults]
+        damaged = cast("list[bytes]", self._recount(keys=keys, args=prefixes))
+        return [name.decode(errors="replace") for name in damaged]
+
+
+def parse_number(counter: bytes | None) -> int:
+    """The value of a counter; 0 when it is missing, or damaged."""
+    return int(counter) if counter is not None and counter.removeprefix(b"-").isdigit() else 0
+
+
+def parse_position(counter: bytes | None) -> str | None:
+    """The position in a counter; None when it is missing, or damaged."""
+    return counter.decode() if counter is not None and _POSITION.fullmatch(counter) else None
+
+
+def parse_shard(field: bytes) -> int | None:
+    """The shard of a counter `in:<shard>`; None for other counters."""
+    shard = field.removeprefix(b"in:")
+    if shard == field or not shard.isdigit() or int(shard) >= MOST_SHARDS:
+        return None
+    return int(shard)

@@ -1,0 +1,87 @@
+-- Count the counters of the backlog anew if one of them is damaged: it is no number, so something else wrote it.
+-- KEYS: counters, hash of the vaults whose entries are held. ARGV: what the names of the shards' streams
+-- begin with, and those of the streams of held entries.
+-- Returns the names of the damaged counters.
+local counters, vaults, streams, holds = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
+
+-- With more than 15 digits, a Lua number is not exact.
+local function amount(text)
+  return text and #text <= 15 and string.match(text, '^%d+$') and tonumber(text)
+end
+
+local function field(entry, name)
+  for i = 1, #entry[2], 2 do
+    if entry[2][i] == name then
+      return entry[2][i + 1]
+    end
+  end
+end
+
+local function is_sound(name, text)
+  if string.match(name, '^at:%d+$') then
+    return string.match(text, '^%d+%-%d+$')
+  elseif string.match(name, '^next:%d+$') then
+    return #text <= 19 and string.match(text, '^%d+$')
+  end
+  return amount(text)
+end
+
+local known, damaged, shards = {}, {}, {}
+local found = redis.call('HGETALL', counters)
+for i = 1, #found, 2 do
+  local name, text = found[i], found[i + 1]
+  known[name] = text
+  local shard = string.match(name, '^in:(%d+)$') or string.match(name, '^out:(%d+)$')
+  if shard then
+    shards[shard] = true
+  end
+  local ours = shard or string.match(name, '^at:%d+$') or string.match(name, '^next:%d+$')
+    or name == 'bytes' or name == 'held' or name == 'session_renewals'
+    or name == 'rate' or name == 'measured' or name == 'measured_at'
+  if ours and not is_sound(name, text) then
+    damaged[#damaged + 1] = name
+  end
+end
+if #damaged == 0 then
+  return damaged
+end
+
+local bytes, sums = 0, {}
+for shard in pairs(shards) do
+  local added, removed = amount(known['in:' .. shard]), amount(known['out:' .. shard])
+  local stream = streams .. shard
+  local first = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
+  local last = redis.call('XREVRANGE', stream, '+', '-', 'COUNT', 1)[1]
+  if not added then
+    added = math.max(removed or 0, last and amount(field(last, 't')) or 0)
+  end
+  if not removed then
+    removed = added
+    if first then
+      local total = amount(field(first, 't'))
+      removed = total and math.max(0, total - #(field(first, 'e') or '')) or 0
+    end
+  end
+  sums['in:' .. shard], sums['out:' .. shard] = added, removed
+  bytes = bytes + added - removed
+end
+local held = 0
+for _, vault in ipairs(redis.call('HKEYS', vaults)) do
+  local from = '-'
+  repeat
+    local page = redis.call('XRANGE', holds .. vault, from, '+', 'COUNT', 500)
+    for _, entry in ipairs(page) do
+      held, bytes = held + 1, bytes + #(field(entry, 'e') or '')
+      from = '(' .. entry[1]
+    end
+  until #page < 500
+end
+sums.bytes, sums.held = math.max(0, bytes), held
+-- What is not counted here begins anew; the ledger in Postgres has the ids and positions too.
+for _, name in ipairs(damaged) do
+  redis.call('HDEL', counters, name)
+end
+for name, sum in pairs(sums) do
+  redis.call('HSET', counters, name, string.format('%.0f', sum))
+end
+return damaged

@@ -1,0 +1,127 @@
+"""Something else writes to the counters of the backlog: nothing is lost, and they are repaired."""
+
+import uuid
+from contextlib import suppress
+from typing import cast
+
+import pytest
+from redis import Redis
+
+from iot_models.errors import UnavailableError
+from iot_stores.backlog import Backlog
+from iot_stores.backlog_counters import BacklogCounters
+from iot_stores.held_entries import HeldEntries
+from iot_stores.stream_entries import Hold, Removal
+from support.keys import KEYS
+
+VAULT = uuid.uuid4()
+EXACT = ["bytes", "held", "in:0", "out:0", "in:1", "out:1", "in:2", "out:2"]
+OTHERS = ["session_renewals", "rate", "measured", "measured_at", "at:0", "next:0"]
+DAMAGE = [b"abc", b"", b"1.5", b"nan", b"0x10", b" 7", b"-5", b"9" * 30, b"\xff"]
+
+
+@pytest.fixture
+def redis(redis_url: str) -> "Redis":
+    """A Redis in which one shard is drained in part, one whole, and one not at all."""
+    return Redis.from_url(redis_url)
+
+
+@pytest.fixture
+def backlog(redis: "Redis") -> Backlog:
+    """Shard 0 is drained in part, shard 1 whole, shard 2 not at all; an entry of 0 is held."""
+    made = Backlog(redis, KEYS, shards=3, max_bytes=10_000)
+    for _ in range(4):
+        made.append([(0, b"a" * 10), (1, b"b" * 20), (2, b"c" * 30)])
+    remove(made, 0, entries=2, held=1)
+    remove(made, 1, entries=4)
+    return made
+
+
+def remove(backlog: Backlog, shard: int, *, entries: int, held: int = 0) -> None:
+    """Drain so many entries of a shard, and hold so many of them."""
+    taken = backlog.read(shard, max_bytes=10_000)[:entries]
+    holds = [Hold(each, VAULT.bytes) for each in taken[:held]]
+    last = taken[-1]
+    backlog.remove([Removal(shard, last, last.entry_id.decode(), 1, holds)])
+
+
+def counters(redis: "Redis") -> dict[str, bytes]:
+    """Those that can be counted."""
+    found = redis.hmget(KEYS.backlog_counters, EXACT)
+    return dict(
+        zip(EXACT, (value or b"0" for value in cast("list[bytes | None]", found)), strict=True)
+    )
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("name", [*EXACT, *OTHERS])
+def test_a_damaged_counter_is_counted_anew(
+    redis: "Redis", backlog: Backlog, name: str, damage: bytes
+) -> None:
+    sound = counters(redis)
+    assert BacklogCounters(redis, KEYS).recount() == []
+    redis.hset(KEYS.backlog_counters, name, damage)
+    backlog.state()
+    backlog.given([0, 1, 2])
+    backlog.drained(0)
+    backlog.removed({0: 1, 1: 1, 2: 1})
+    assert BacklogCounters(redis, KEYS).recount() == [name]
+    assert counters(redis) == sound
+    assert BacklogCounters(redis, KEYS).recount() == []
+    backlog.append([(shard, b"more") for shard in range(3)])
+    for shard in range(3):
+        remove(backlog, shard, entries=10)
+    assert backlog.state().bytes == 10  # what is held
+
+
+def test_all_counters_are_damaged_at_once(redis: "Redis", backlog: Backlog) -> None:
+    redis.hset(KEYS.backlog_counters, mapping=dict.fromkeys([*EXACT, *OTHERS], b"?"))
+    assert set(BacklogCounters(redis, KEYS).recount()) == {*EXACT, *OTHERS}
+    assert (backlog.state().bytes, backlog.state().held) == (2 * 10 + 4 * 30 + 10, 1)
+    for shard in (0, 2):
+        remove(backlog, shard, entries=10)
+    assert backlog.state().bytes == 10
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("name", ["bytes", "in:2", "held", "session_renewals", "rate"])
+def test_nothing_is_added_in_part(
+    redis: "Redis", backlog: Backlog, name: str, damage: bytes
+) -> None:
+    """The counter of the last shard, after those of others were raised."""
+    redis.hset(KEYS.backlog_counters, name, damage)
+    before = backlog.state().entries
+    with suppress(UnavailableError):
+        backlog.append([(0, b"d"), (1, b"d"), (2, b"d")])
+    added = {entries - before[shard] for shard, entries in backlog.state().entries.items()}
+    assert len(added) == 1
+    if name in {"bytes", "in:2"} and damage != b"-5":  # Redis takes it for a number
+        with pytest.raises(UnavailableError, match="counters of the backlog in Redis are damaged"):
+            backlog.append([(2, b"d")])
+    BacklogCounters(redis, KEYS).recount()
+    for shard in range(3):
+        backlog.append([(shard, b"e")])
+        remove(backlog, shard, entries=10)
+    assert backlog.state().bytes == 10
+
+
+def test_a_full_backlog_without_a_rate(redis: "Redis", backlog: Backlog) -> None:
+    redis.hset(KEYS.backlog_counters, "rate", b"?")
+    with pytest.raises(UnavailableError, match="full"):
+        backlog.append([(0, b"x" * 9_990)])
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("name", [*EXACT, *OTHERS])
+def test_no_entry_is_lost_as_a_drain_holds_it(
+    redis: "Redis", backlog: Backlog, name: str, damage: bytes
+) -> None:
+    """The script had trimmed the stream when it met the counter."""
+    redis.hset(KEYS.backlog_counters, name, damage)
+    if name == "held":
+        redis.hset(KEYS.held_vaults, VAULT.hex, damage)
+    remove(backlog, 0, entries=2, held=2)
+    assert redis.xlen(KEYS.held_entries(VAULT.bytes)) == 3
+    assert list(HeldEntries(redis, KEYS).vaults()) == [VAULT]
+    BacklogCounters(redis, KEYS).recount()
+    assert (backlog.state().bytes, backlog.state().held) == (4 * 30 + 30, 3)

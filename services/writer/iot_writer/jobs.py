@@ -47,32 +47,37 @@ P = ParamSpec("P")
 R = TypeVar("R", bound=str | int)
 
 
-def _waiting_for_stores(function: Callable[P, R]) -> Callable[P, R | str]:
+def _waiting_for_stores(
+    consequence: str,
+) -> Callable[[Callable[P, R]], Callable[P, R | str]]:
     """Let a job end without an error when a store can't serve, or the database has no fit schema:
-    the sweep or the ticker queues it again.
+    the sweep or the ticker queues it again. The log tells the `consequence`.
     """
 
-    @wraps(function)
-    def run(*args: P.args, **kwargs: P.kwargs) -> R | str:
-        try:
-            return function(*args, **kwargs)
-        except AWAY as error:
-            current().drop_postgres()
-            report(_log, "a job is not done", error)
-            return "postgres_away"
-        except SettingsError as error:  # of the database: it has no schema while it is restored
-            report(_log, "a job is not done", error)
-            return "postgres_away"
-        except RedisError as error:
-            if state_of(error) is None:
-                raise
-            report(_log, "a job is not done", error)
-            return "redis_away"
+    def decorate(function: Callable[P, R]) -> Callable[P, R | str]:
+        @wraps(function)
+        def run(*args: P.args, **kwargs: P.kwargs) -> R | str:
+            try:
+                return function(*args, **kwargs)
+            except AWAY as error:
+                current().drop_postgres()
+                report(_log, consequence, error)
+                return "postgres_away"
+            except SettingsError as error:  # of the database: it has no schema while it is restored
+                report(_log, consequence, error)
+                return "postgres_away"
+            except RedisError as error:
+                if state_of(error) is None:
+                    raise
+                report(_log, consequence, error)
+                return "redis_away"
 
-    return run
+        return run
+
+    return decorate
 
 
-@_waiting_for_stores
+@_waiting_for_stores("nothing is drained")
 def drain(shard: int) -> str:
     """Store what waits in a shard; and then in all whose drains are queued meanwhile, for
     `JOB_SECONDS`. How it ended for that shard.
@@ -91,18 +96,14 @@ def drain(shard: int) -> str:
 
 def _drain(writer: Writer, shards: Sequence[int]) -> dict[int, str]:
     """Drain shards once, and queue those again in which entries are left; how it ended for each,
-    and nothing when Postgres is away.
+    and nothing when Redis must not be used. When a store can't serve, the sweep queues the shards
+    again, and what waits, waits in the backlog.
     """
     global _drained_at  # noqa: PLW0603 - of this process, as its connection is
     began = time.monotonic()
     try:
         with _counting_failures("iot_drains_total"):
             drained = writer.drain_shards(shards)
-    except AWAY as error:
-        # The sweep queues the shards again; what waits, waits in the backlog.
-        writer.drop_postgres()
-        report(_log, "nothing is drained", error)
-        return {}
     except UnfitRedisError:
         return {}  # the watch logs why
     if drained.left:
@@ -138,26 +139,21 @@ def _linger() -> None:
         time.sleep(wait)
 
 
-@_waiting_for_stores
+@_waiting_for_stores("nothing is compacted")
 def compact() -> str:
     """Do one order to merge small segments, and queue the next; while drains are behind, none."""
     writer = current()
     if any(age > sweep.STALE_SECONDS for age in writer.backlog.oldest().values()):
         return "later"  # the sweep queues it again
-    try:
-        with _counting_failures("iot_compactions_total"):
-            outcome, left = writer.compaction.run(writer.postgres())
-    except AWAY as error:
-        writer.drop_postgres()
-        report(_log, "nothing is compacted", error)
-        return "postgres_away"
+    with _counting_failures("iot_compactions_total"):
+        outcome, left = writer.compaction.run(writer.postgres())
     if left:
         writer.backlog.enqueue_once([names.COMPACT_JOB])
     _count("iot_compactions_total", outcome)
     return outcome
 
 
-@_waiting_for_stores
+@_waiting_for_stores("the shards are not swept")
 def sweep_shards() -> int:
     """Queue drains for the shards that were left behind, also by a change of their number, and
     the compaction that was. Release the entries whose vaults are back.
@@ -174,7 +170,7 @@ def sweep_shards() -> int:
     return sweep.sweep(writer.backlog)
 
 
-@_waiting_for_stores
+@_waiting_for_stores("no partitions are made")
 def make_partitions() -> int:
     """Make the partitions of the months to come."""
     writer = current()
@@ -183,7 +179,7 @@ def make_partitions() -> int:
     return made
 
 
-@_waiting_for_stores
+@_waiting_for_stores("no old readings are deleted")
 def enforce_retention() -> int:
     """Delete what is older than it may be."""
     writer = current()
@@ -195,13 +191,13 @@ def enforce_retention() -> int:
     return deleted
 
 
-@_waiting_for_stores
+@_waiting_for_stores("no indexes are rebuilt")
 def rebuild_indexes() -> str:
     """Begin to rebuild the indexes that compaction has thinned out."""
     return "begun" if current().sparse_indexes.begin() else "goes on"
 
 
-@_waiting_for_stores
+@_waiting_for_stores("the upgrade is not ended")
 def advance_upgrade() -> str:
     """End an upgrade from the version before when its processes have had the time to end."""
     writer = current()

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import cast
 
-import psycopg
 from redis import Redis
 
-from .postgres import Connection
+from .postgres import AWAY, Connection
 from .redis_client import milliseconds
 
 NOTABLE_SECONDS = 10.0
@@ -120,7 +119,7 @@ class ClockWatch:
         *,
         most_seconds: float,
     ) -> None:
-        """`connect` lends a connection to Postgres, or raises `psycopg.OperationalError`.
+        """`connect` lends a connection to Postgres, or raises one of `AWAY`.
 
         It is used only when this process's clock and Redis's differ: Postgres tells which is wrong.
         """
@@ -142,7 +141,7 @@ class ClockWatch:
         """
         self.redis_ahead = redis_ahead(self._client)
         if postgres is None and abs(self.redis_ahead) > NOTABLE_SECONDS:
-            with suppress(psycopg.OperationalError), self._connect() as connection:
+            with suppress(*AWAY), self._connect() as connection:
                 postgres = postgres_ahead(connection)
         skew = Skew(self.redis_ahead, postgres)
         self.stops = skew.stops(self._most)

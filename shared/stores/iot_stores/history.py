@@ -11,7 +11,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, LiteralString, cast
 
-import psycopg
 from psycopg.pq import TransactionStatus
 
 from iot_cipher.sealed_segment import SealedSegment
@@ -21,7 +20,7 @@ from iot_models.segment import SegmentBounds
 
 from .interval_index import REACH, Position, probes
 from .months import month_begin
-from .postgres import Connection, short_query
+from .postgres import AWAY, Connection, short_query
 
 _COLUMNS: LiteralString = (
     "first_id, last_id, received_min, received_max, relative_min, relative_max, "
@@ -277,7 +276,7 @@ def read_transaction(connection: Connection) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(psycopg.OperationalError):  # the connection is broken
+        with suppress(*AWAY):  # the connection is broken
             connection.rollback()
 
 

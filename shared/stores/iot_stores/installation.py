@@ -36,7 +36,7 @@ class Installation:
         connect: Callable[[], AbstractContextManager[Connection]],
         keyring_mark: KeyringMark | None = None,
     ) -> None:
-        """`connect` lends a connection, or raises `psycopg.OperationalError` in a few seconds.
+        """`connect` lends a connection, or raises one of `AWAY` in a few seconds.
 
         A writer has no `keyring_mark`: the pepper is not among its keys.
         """
@@ -50,7 +50,7 @@ class Installation:
         Raises:
             SettingsError: the database has none, its role may not read it, or the database is
                 marked with another keyring.
-            psycopg.OperationalError: Postgres is away.
+            AWAY: Postgres can't serve.
         """
         if self._id is not None:
             return self._id

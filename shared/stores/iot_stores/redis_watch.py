@@ -6,6 +6,7 @@ answer there, and asks nobody.
 """
 
 import copy
+import itertools
 import logging
 import threading
 import uuid
@@ -16,6 +17,7 @@ from typing import Any, cast
 import psycopg
 from redis import Redis
 from redis.exceptions import (
+    BusyLoadingError,
     ClusterCrossSlotError,
     ClusterDownError,
     MasterDownError,
@@ -103,6 +105,10 @@ class RedisWatch:
         self._looking = threading.Lock()
         self._looks = 0
         self._error: Exception | None = None
+        self._numbers = itertools.count(1)
+        self._kept = 0
+        """The number of the look that `_verdict` is of."""
+        self._keeping = threading.Lock()
 
     def require_safe(self) -> None:
         """Refuse to acknowledge readings unless Redis is this installation's and keeps them.
@@ -149,24 +155,36 @@ class RedisWatch:
             return "not checked: Postgres is away"
 
     def forget(self) -> None:
-        """Look again before the next use: the database may be another one."""
-        self._verdict = None
+        """Look again before the next use: the database may be another one. A look that is under
+        way does not count.
+        """
+        self._keep(next(self._numbers), None)
 
     def look(self) -> Verdict:
-        """Look now.
+        """Look now. Of looks that overlap, the one that began last decides.
 
         Raises:
             RedisError, psycopg.Error: a part is away; nothing is known any more.
         """
+        number = next(self._numbers)
         try:
             verdict = self._look()
         except Exception:
-            self._verdict = None
+            self._keep(number, None)
             raise
-        self._verdict = verdict
-        if verdict != self._told:
+        if self._keep(number, verdict) and verdict != self._told:
             self._tell(verdict)
         return verdict
+
+    def _keep(self, number: int, verdict: Verdict | None) -> bool:
+        """Keep the verdict of a look, unless a look that began later has ended; whether it was
+        kept.
+        """
+        with self._keeping:
+            if number < self._kept:
+                return False
+            self._kept, self._verdict = number, verdict
+            return True
 
     def _first_look(self) -> Verdict:
         """Look, once for all who wait for it."""
@@ -193,7 +211,7 @@ class RedisWatch:
             # The name in the URL may lead to the new master. A process that sends nothing would
             # notice at its next request, and refuse that one.
             renew_connections(self._client)
-        evicts, unsafe, unchecked = _judge(info, self._duties)
+        unmarked = ""
         try:
             foreign = self._foreign()
         except SettingsError as error:
@@ -203,8 +221,27 @@ class RedisWatch:
         except _OF_A_CLUSTER:
             return Verdict(foreign=_cluster(name))
         except NoPermissionError:
-            foreign, unchecked = "", _unmarked(name, self._keys[0])
-        return Verdict(foreign=foreign, unsafe=unsafe, unchecked=unchecked, evicts=evicts)
+            foreign, unmarked = "", _unmarked(name, self._keys[0])
+        evicts, unsafe, unchecked = _judge(self._loaded(info), self._duties)
+        return Verdict(
+            foreign=foreign, unsafe=unsafe, unchecked=unmarked or unchecked, evicts=evicts
+        )
+
+    def _loaded(self, info: dict[str, Any]) -> dict[str, Any]:
+        """INFO of a server that has loaded its data.
+
+        While a server loads, its INFO says `aof_enabled:0`, whatever its appendonly is: it writes
+        nothing to the AOF meanwhile (Redis 6.2, 7.0; Valkey 9). The server may have loaded its data
+        since `info` was read, since redis-py sends a command again that is answered LOADING.
+
+        Raises:
+            BusyLoadingError: it still loads.
+        """
+        if _loads(info):
+            info = self._info()
+        if _loads(info):
+            raise BusyLoadingError("as INFO says", status_code="LOADING")
+        return info
 
     def _foreign(self) -> str:
         """Mark Redis unless it is marked; why it is not ours, if it is not."""
@@ -255,6 +292,10 @@ class RedisWatch:
         if verdict.unchecked:
             _log.warning("%s", verdict.unchecked)
         self._told = verdict
+
+
+def _loads(info: dict[str, Any]) -> bool:
+    return bool(info.get("loading") or info.get("async_loading"))
 
 
 def _judge(info: dict[str, Any], duties: Duties) -> tuple[bool, str, str]:

@@ -144,7 +144,7 @@ class VaultRecords:
         Raises:
             PolicyChangedError: the vault is missing, and new vaults have a lookup of another
                 format or cost by now: it must be wrapped anew.
-            psycopg.OperationalError: Postgres is away.
+            AWAY: Postgres can't serve.
         """
         values = (*_values(record), record.format)
         with _recognizing_changed_policy(), self._pool.connection() as connection:
@@ -166,7 +166,7 @@ class VaultRecords:
         """Those of the records that do not stand in Postgres as they are.
 
         Raises:
-            psycopg.OperationalError: Postgres is away.
+            AWAY: Postgres can't serve.
         """
         if not records:
             return []

@@ -10,6 +10,9 @@ from iot_stores import postgres as postgres_connections
 from iot_stores.history import read_transaction
 from iot_stores.postgres import Connection, PoolBusyError, connect_postgres, postgres_pool
 from iot_stores.postgres import short_query as query
+from support.waiting import wait_until
+
+_SESSION = "SELECT 1 FROM pg_stat_activity WHERE pid = %s"
 
 
 @pytest.fixture
@@ -49,3 +52,20 @@ def test_a_read_has_timeouts_that_end_with_it(connection: Connection) -> None:
     with read_transaction(connection):
         assert timeouts() == (("30s",), ("10s",))
     assert timeouts() == (("0",), ("0",))
+
+
+@pytest.mark.parametrize("ended_by", ["a timeout", "an administrator"])
+def test_a_read_that_has_everything_needs_its_session_no_more(
+    ended_by: str, connection: Connection, settings: Settings
+) -> None:
+    """Postgres may end the session while the client takes the answer."""
+    with connect_postgres(settings, name="admin") as admin, read_transaction(connection):
+        session = (connection.info.backend_pid,)
+        if ended_by == "a timeout":
+            connection.execute("SET LOCAL idle_in_transaction_session_timeout = '1ms'")
+        else:
+            admin.execute("SELECT pg_terminate_backend(%s)", session)
+        wait_until(
+            lambda: not admin.execute(_SESSION, session).fetchone(), what="the end of the session"
+        )
+    assert connection.closed

@@ -120,6 +120,17 @@ def busy(server: ProvokedRedis) -> Iterator[None]:
 @contextmanager
 def loading(server: ProvokedRedis) -> Iterator[None]:
     """It loads its data, slowly."""
+    load_slowly(server)
+    try:
+        yield
+    finally:
+        server.kill()
+        server.restart()
+        wait_until(server.ready, what="the end of its loading")
+
+
+def load_slowly(server: ProvokedRedis) -> None:
+    """Start it anew; returns in the state LOADING, which lasts for 10 s at least."""
     with server.admin() as admin, admin.pipeline(transaction=False) as pipeline:
         for number in range(_SLOW_KEYS):
             pipeline.set("slow", number)
@@ -127,12 +138,6 @@ def loading(server: ProvokedRedis) -> Iterator[None]:
     server.restart("key-load-delay 50")
     with server.admin(retry=None) as admin:
         wait_until(lambda: _refused(admin, "Redis is loading", "loading the"), what="its loading")
-    try:
-        yield
-    finally:
-        server.kill()
-        server.restart()
-        wait_until(server.ready, what="the end of its loading")
 
 
 @contextmanager

@@ -1,0 +1,142 @@
+"""What counts when a Redis changes during a look, and when looks overlap."""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+from redis.exceptions import BusyLoadingError
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from integration.rights.stores import servers
+from integration.states.redis_states import ProvokedRedis, load_slowly
+from integration.stores.test_redis_watch import Database, watch_on
+from iot_stores.redis_watch import RedisWatch, UnfitRedisError
+from iot_tools.local.redis_server import RedisServer
+
+Step = Callable[[], object]
+
+
+class Interrupted(Redis):
+    """A client with which something happens after some commands, before the look goes on."""
+
+    steps: Mapping[str, Iterator[Step]] = {}
+    infos = 0
+
+    def execute_command(self, *arguments: Any, **options: Any) -> Any:
+        """Execute a command, and then the next step that is to follow it."""
+        answer = super().execute_command(*arguments, **options)  # type: ignore[no-untyped-call]
+        self.infos += arguments[0] == "INFO"
+        next(self.steps.get(arguments[0], iter(())), _nothing)()
+        return answer
+
+    def after_info(self, step: Step) -> None:
+        """Do this after the next INFO."""
+        self.steps = {"INFO": iter([step])}
+
+
+def _nothing() -> None:
+    pass
+
+
+@pytest.fixture(params=list(servers()))
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ProvokedRedis]:
+    """Each server of Redis."""
+    made = ProvokedRedis(tmp_path / "redis", servers()[request.param])
+    made.start()
+    yield made
+    made.kill()
+
+
+def load_at_once(server: ProvokedRedis) -> None:
+    """Start anew, and end the state LOADING."""
+    server.kill()
+    server.restart()
+    server.start()
+
+
+def test_a_redis_that_has_loaded_its_data_during_a_look(
+    server: ProvokedRedis, postgres_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While Redis loads, INFO tells of no AOF. The mark is read when it has loaded."""
+    load_slowly(server)
+    with Interrupted.from_url(server.url) as client:
+        client.after_info(lambda: load_at_once(server))
+        watch = watch_on(client, Database(postgres_url))
+        assert watch.state() == "ok"
+        watch.require_safe()
+    assert not [each for each in caplog.records if each.levelno >= logging.WARNING]
+
+
+def test_a_redis_that_loads_again_during_a_look(server: ProvokedRedis, postgres_url: str) -> None:
+    load_slowly(server)
+    with Interrupted.from_url(server.url) as client:
+        client.steps = {
+            "INFO": iter([lambda: load_at_once(server)]),
+            "EVALSHA": iter([lambda: load_slowly(server)]),
+        }
+        watch = watch_on(client, Database(postgres_url))
+        assert watch.state() == "LOADING: it loads its data"
+        with pytest.raises(BusyLoadingError):
+            watch.require_safe()
+
+
+@pytest.fixture
+def watched(own_redis: RedisServer, postgres_url: str) -> Iterator[tuple[Interrupted, RedisWatch]]:
+    """A watch, and its client."""
+    with Interrupted.from_url(own_redis.url) as client:
+        yield client, watch_on(client, Database(postgres_url))
+
+
+def test_an_older_look_does_not_replace_what_a_newer_one_found(
+    watched: tuple[Interrupted, RedisWatch], caplog: pytest.LogCaptureFixture
+) -> None:
+    client, watch = watched
+
+    def set_right() -> None:
+        client.config_set("appendonly", "yes")
+        watch.look()
+
+    client.config_set("appendonly", "no")
+    client.after_info(set_right)
+    assert watch.look().unsafe
+    watch.require_safe()
+    assert "not ready" not in caplog.text
+
+    def set_wrong() -> None:
+        client.config_set("appendonly", "no")
+        watch.look()
+
+    client.after_info(set_wrong)
+    assert not watch.look().unsafe
+    with pytest.raises(UnfitRedisError):
+        watch.require_safe()
+
+
+def test_an_older_look_that_fails_does_not_end_what_a_newer_one_found(
+    watched: tuple[Interrupted, RedisWatch],
+) -> None:
+    client, watch = watched
+
+    def break_off() -> None:
+        watch.look()
+        raise RedisConnectionError("broken")
+
+    client.after_info(break_off)
+    assert watch.state() == "away"
+    infos = client.infos
+    watch.require_safe()
+    assert client.infos == infos  # asks nobody
+
+
+def test_a_look_that_was_under_way_at_a_change_of_the_database_does_not_count(
+    watched: tuple[Interrupted, RedisWatch],
+) -> None:
+    client, watch = watched
+    client.after_info(watch.forget)
+    watch.look()
+    infos = client.infos
+    watch.require_safe()
+    assert client.infos == infos + 1

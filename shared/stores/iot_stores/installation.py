@@ -55,7 +55,9 @@ class Installation:
         if self._id is not None:
             return self._id
         with self._connect() as connection:
-            self._id = self._read(connection)
+            found = self._read(connection)
+        if self._id is None:  # else `refresh` has read it meanwhile, perhaps from another database
+            self._id = found
         return self._id
 
     def refresh(self, connection: Connection) -> bool:

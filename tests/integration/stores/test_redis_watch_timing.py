@@ -1,6 +1,7 @@
 """What counts when a Redis changes during a look, and when looks overlap."""
 
 import logging
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,12 @@ from redis import Redis
 from redis.exceptions import BusyLoadingError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from integration.rights.stores import servers
-from integration.states.redis_states import ProvokedRedis, load_slowly
 from integration.stores.test_redis_watch import Database, watch_on
+from iot_stores.installation import Installation
 from iot_stores.redis_watch import RedisWatch, UnfitRedisError
 from iot_tools.local.redis_server import RedisServer
+from system.rights.stores import servers
+from system.states.redis_states import ProvokedRedis, load_slowly
 
 Step = Callable[[], object]
 
@@ -140,3 +142,23 @@ def test_a_look_that_was_under_way_at_a_change_of_the_database_does_not_count(
     infos = client.infos
     watch.require_safe()
     assert client.infos == infos + 1
+
+
+def test_the_id_that_is_read_first_does_not_replace_one_that_was_read_since(
+    postgres_url: str,
+) -> None:
+    database = Database(postgres_url)
+    ids: list[uuid.UUID] = []
+
+    def mark(found: uuid.UUID) -> bytes:
+        ids.append(found)
+        if len(ids) == 1:
+            database.renew()
+            with database.connect() as connection:
+                installation.refresh(connection)
+        return found.bytes
+
+    installation = Installation(database.connect, mark)
+    assert installation.known() == database.id() == ids[1]
+    assert ids[0] != ids[1]
+    assert installation.known() == ids[1]

@@ -132,9 +132,10 @@ docs: $(VENV)/.dev ## Regenerate the parts of the documentation that come from c
 	@mv docs/.settings.md docs/settings.md
 	@$(BIN)/python charts/generate_readme.py
 	@$(BIN)/python -m iot_tools.capacity.overview docs/scaling.md
+	@$(BIN)/python -m bench.figures
 
 .PHONY: bench
-bench: $(VENV)/.bench ## Measure the service and its peers into bench/RESULTS.md: QUICK=1 WRITE=1 ONLY=batches,...
+bench: $(VENV)/.bench ## Measure the service and its peers into bench/RESULTS.md and results.json: QUICK=1 WRITE=1 ONLY=batches,...
 	@$(BIN)/python -m bench $(if $(filter-out 0,$(QUICK)),--quick) $(if $(filter-out 0,$(WRITE)),--write) \
 		$(if $(ONLY),--only '$(ONLY)')
 

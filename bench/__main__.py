@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-from . import report
+from . import recorded, report
 from .limits import within
 from .machine import durability, machine, versions
 from .measures.batches import measure_batches
@@ -68,7 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.write or not (given.quick or given.only):
         plotted = draw(results, report.PLOT)
         report.write(results, scale, facts, plotted=plotted)
-        print(f"Written: {report.RESULTS}")
+        recorded.write(results, scale)
+        print(f"Written: {report.RESULTS} and {recorded.RECORDED.name}. Now run `make docs`.")
     return 1 if results.failures else 0
 
 

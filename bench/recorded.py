@@ -1,0 +1,98 @@
+"""results.json: the figures of the last recorded run, for documents to cite.
+
+`make bench` writes the file, `make docs` copies its figures into the documents.
+"""
+
+import json
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .results import Bar, Results, Row
+from .scale import Scale
+from .spread import Spread
+
+IN_MICROSECONDS = " as µs"
+SECTIONS = {
+    "batch CPU": "CPU seconds a million readings: batches of 1000, by process",
+    "single CPU": "CPU seconds a million readings: one a request, by process",
+    "single stages": "CPU seconds a million readings, by stage: one reading a request",
+}
+"""Short names of sections, for keys."""
+RECORDED = Path(__file__).with_name("results.json")
+
+
+def write(results: Results, scale: Scale, path: Path = RECORDED) -> None:
+    """Write the figures of a run. Tables of other commands in the file stay."""
+    tables = json.loads(path.read_text(encoding="utf-8"))["tables"] if path.exists() else {}
+    details: dict[str, dict[str, str]] = {}
+    for detail in results.details:
+        details.setdefault(detail.section, {})[detail.name] = detail.value
+    content = {
+        "written": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        "scale": scale.name,
+        "figures": {row.figure: _figure(row) for row in results.rows},
+        "details": details,
+        "tables": tables,
+    }
+    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    path.write_text(text, encoding="utf-8")
+
+
+def _figure(row: Row) -> dict[str, Any]:
+    bars = {f"{bar.kind}: {bar.text}": _bar(bar) for bar in row.bars}
+    return {"unit": row.unit, "value": _spread(row.ours), "bars": bars}
+
+
+def _bar(bar: Bar) -> dict[str, Any]:
+    return {"ratio": _spread(bar.ratio), "held": bar.held}
+
+
+def _spread(values: Spread | None) -> str | None:
+    return None if values is None else values.text()
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """The content of results.json."""
+
+    content: dict[str, Any]
+
+    def text(self, key: str) -> str:
+        """Return the text of a figure for a document: its median with its unit.
+
+        `key` is the name of a figure; the name and, after ` vs `, a bar of it, for the ratio; or a
+        section and, after ` / `, a name in it. A key that ends with ` as µs` gives the CPU seconds
+        of a million readings as microseconds of one.
+
+        Raises:
+            KeyError: results.json has no such figure.
+        """
+        name = key.removesuffix(IN_MICROSECONDS)
+        figure, _, bar = name.partition(" vs ")
+        section, _, detail = name.rpartition(" / ")
+        if section:
+            text = self.content["details"][SECTIONS.get(section, section)][detail]
+        elif bar:
+            text = self.content["figures"][figure]["bars"][bar]["ratio"]
+        else:
+            found = self.content["figures"][figure]
+            text = f"{found['value']} {found['unit']}"
+        median = re.sub(r" \([^()]* \.\. [^()]*\)", "", text)
+        first = re.match(r"[\d,.]+( [^\s(,]+)?", median)
+        if first is None:
+            raise ValueError(f"results.json: {key} is not a figure: {text}")
+        return first[0].removesuffix(" s") + " µs" if name != key else first[0]
+
+    def table(self, name: str) -> list[str]:
+        """Return a recorded table as lines of Markdown."""
+        rows: list[list[str]] = self.content["tables"][name]["rows"]
+        lines = [f"| {' | '.join(row)} |" for row in rows]
+        return [lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]
+
+
+def recorded(path: Path = RECORDED) -> Recorded:
+    """Return the content of results.json."""
+    return Recorded(json.loads(path.read_text(encoding="utf-8")))

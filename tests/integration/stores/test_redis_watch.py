@@ -1,7 +1,6 @@
 """Whose a Redis is, and whether it keeps what it is given, on each server of Redis."""
 
 import logging
-import socket
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -19,9 +18,9 @@ from iot_models.errors import SettingsError
 from iot_stores.installation import Installation, KeyringMark
 from iot_stores.postgres import Connection
 from iot_stores.redis_watch import Duties, RedisWatch, UnfitRedisError
-from iot_tools.local.ports import free_port
 from iot_tools.local.redis_server import RedisServer
 from support.keys import KEYS
+from support.ports import port_of_a_node
 from support.waiting import wait_until
 from system.upgrade.conftest import SERVERS, ChosenRedisServer
 
@@ -256,18 +255,6 @@ def test_a_user_that_may_not_use_the_mark(
     assert "may not use the key iot:owner" in caplog.text
 
 
-def _port_of_a_node() -> int:
-    """A free port below one that is free for the cluster's bus, 10,000 above it."""
-    while True:
-        port = free_port()
-        with socket.socket() as bus:
-            try:
-                bus.bind(("127.0.0.1", port + 10_000))
-            except (OSError, OverflowError):
-                continue
-        return port
-
-
 @pytest.mark.parametrize("tells", [True, False])
 def test_a_cluster(database: Database, tmp_path: Path, server: RedisServer, *, tells: bool) -> None:
     config = ["cluster-enabled yes", "cluster-config-file nodes.conf"]
@@ -276,9 +263,9 @@ def test_a_cluster(database: Database, tmp_path: Path, server: RedisServer, *, t
     binary = getattr(server, "_binary", None)
     directory = tmp_path / "cluster"
     cluster = (
-        RedisServer(directory, config=config, port=_port_of_a_node())
+        RedisServer(directory, config=config, port=port_of_a_node())
         if binary is None
-        else ChosenRedisServer(directory, binary, config=config, port=_port_of_a_node())
+        else ChosenRedisServer(directory, binary, config=config, port=port_of_a_node())
     )
     cluster.start()
     try:

@@ -9,6 +9,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from iot_stores.store_states import StoreState, state_of
+from support.ports import port_of_a_node
 from support.waiting import wait_until
 from system.rights.stores import servers
 from system.states.redis_states import STATES, ProvokedRedis
@@ -120,6 +121,7 @@ def test_a_command_that_the_server_does_not_have(client: "Redis") -> None:
 
 def test_a_cluster(program: str, tmp_path: Path) -> None:
     server = ProvokedRedis(tmp_path / "redis", program)
+    server.port = port_of_a_node()
     server.restart("cluster-enabled yes")
     server.start()
     with Redis.from_url(server.service_url, retry=None) as client:

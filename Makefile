@@ -34,10 +34,12 @@ export BASE_IMAGE ?=
 export IMAGE_ARGS ?=
 export CLUSTER ?= iot-sensor
 
-MEMBERS := shared/models shared/cipher shared/stores services/api services/writer tools
+MEMBERS := shared/models shared/cipher shared/stores clients/python services/api services/writer tools
 EDITABLE := $(foreach member,$(MEMBERS),-e ./$(member))
-COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	--custom-compile-command "make requirements" $(foreach member,$(MEMBERS),--no-emit-package iot-$(notdir $(member)))
+# The names of the members' packages.
+DISTRIBUTIONS = $(shell sed -n 's/^name = "\(.*\)"$$/\1/p' $(MEMBERS:=/pyproject.toml))
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--custom-compile-command "make requirements" $(foreach name,$(DISTRIBUTIONS),--no-emit-package $(name))
 
 # uv does not read pip's settings: pass pip's index on.
 ifdef PIP_INDEX_URL

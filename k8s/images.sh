@@ -36,7 +36,7 @@ fi
 version=$(sed -n 's/^version = "\(.*\)"$/\1/p' services/api/pyproject.toml)
 chart=$(sed -n 's/^appVersion: "\{0,1\}\([^"]*\)"\{0,1\}$/\1/p' charts/iot-sensor/Chart.yaml)
 revision=$(git rev-parse HEAD 2>/dev/null || echo unknown)
-if [[ $revision != unknown && -n $(git status --porcelain -- services shared tools requirements) ]]; then
+if [[ $revision != unknown && -n $(git status --porcelain -- clients services shared tools requirements) ]]; then
   revision+=-dirty
 fi
 arguments=(--build-arg "VERSION=$version" --build-arg "REVISION=$revision")

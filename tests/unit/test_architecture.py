@@ -2,6 +2,7 @@
 
 import ast
 import re
+import sys
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -16,13 +17,15 @@ from support.keys import KEYS
 ROOT = Path(__file__).parents[2]
 SHARED = {"iot_models", "iot_cipher", "iot_stores"}
 SERVICES = {"iot_api", "iot_writer"}
+CLIENT = "iot_sensor_client"
 ALLOWED = {
     "shared/models": set[str](),
     "shared/cipher": {"iot_models"},
     "shared/stores": {"iot_models", "iot_cipher"},
+    "clients/python": set[str](),
     "services/api": SHARED,
     "services/writer": SHARED,
-    "tools": SHARED | SERVICES,
+    "tools": SHARED | SERVICES | {CLIENT},
 }
 """Which of our packages each member may import, besides its own."""
 LONGEST_FILE = 450
@@ -61,7 +64,7 @@ OUR_SOURCES = [path for member in ALLOWED for path in sources(member)]
 def test_every_member_of_the_workspace_is_known_here() -> None:
     members = {
         str(path.parent.relative_to(ROOT))
-        for pattern in ("services/*", "shared/*", "tools")
+        for pattern in ("clients/*", "services/*", "shared/*", "tools")
         for path in ROOT.glob(f"{pattern}/pyproject.toml")
     }
     assert members == set(ALLOWED)
@@ -71,7 +74,7 @@ def test_every_member_of_the_workspace_is_known_here() -> None:
 def test_imports_go_down_only(member: str) -> None:
     """Shared code imports no service, and API and writer never one another."""
     (own,) = (path.parent.name for path in (ROOT / member).glob("iot_*/__init__.py"))
-    ours = SHARED | SERVICES | {"iot_tools"}
+    ours = SHARED | SERVICES | {CLIENT, "iot_tools"}
     for path in sources(member):
         forbidden = set(imports(path)) & ours - ALLOWED[member] - {own}
         assert not forbidden, f"{path.relative_to(ROOT)} imports {forbidden}"
@@ -90,6 +93,12 @@ def test_imports_go_down_only(member: str) -> None:
 def test_what_a_member_has_nothing_to_do_with(member: str, foreign: set[str]) -> None:
     for path in sources(member):
         assert not foreign & set(imports(path)), path.relative_to(ROOT)
+
+
+def test_the_client_needs_the_standard_library_only() -> None:
+    for path in sources("clients/python"):
+        foreign = set(imports(path)) - sys.stdlib_module_names - {CLIENT}
+        assert not foreign, f"{path.relative_to(ROOT)} imports {foreign}"
 
 
 API = ROOT / "services/api/iot_api"
@@ -139,7 +148,7 @@ def test_every_metric_is_declared_and_every_declared_one_is_used() -> None:
     for path in OUR_SOURCES:
         if path.name != "metrics.py" or path.parent.name != "iot_models":
             used |= {text for text in constants(path) if re.fullmatch(r"iot_[a-z_]+", text)}
-    used -= SHARED | SERVICES | {"iot_tools"}
+    used -= SHARED | SERVICES | {CLIENT, "iot_tools"}
     assert used == declared
 
 

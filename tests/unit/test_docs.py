@@ -10,7 +10,7 @@ from iot_models.settings import describe
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = (
-    *("*.md", "docs/**/*.md", "services/*/README.md", "charts/*/README.md"),
+    *("*.md", "docs/**/*.md", "clients/*/*.md", "services/*/*.md", "charts/*/README.md"),
     *("bench/*.md", "k8s/*.md", "tests/*.md", "tests/e2e/*.md"),
 )
 
@@ -41,7 +41,8 @@ def test_architecture_names_files_that_exist() -> None:
 @pytest.mark.parametrize("document", ["docs/architecture.md", "CONTRIBUTING.md"])
 def test_paths_in_documents_exist(document: str) -> None:
     text = (ROOT / document).read_text(encoding="utf-8")
-    names = re.findall(r"`((?:services|shared|tools|charts|tests|bench|docs|k8s)/[\w./-]+)`", text)
+    roots = "bench|charts|clients|docs|k8s|services|shared|tests|tools"
+    names = re.findall(rf"`((?:{roots})/[\w./-]+)`", text)
     assert len(names) > 15
     assert [name for name in names if not (ROOT / name).exists()] == []
 

@@ -108,7 +108,7 @@ def answer(command: str, environment: Mapping[str, str]) -> str:
 def fresh(folder: Path) -> Path:
     """An empty checkout: the Makefile takes what it makes from where it runs."""
     root = Path(__file__).parents[3]
-    for each in ("requirements", "shared", "services", "tools"):
+    for each in ("clients", "requirements", "shared", "services", "tools"):
         (folder / each).symlink_to(root / each)
     return folder
 

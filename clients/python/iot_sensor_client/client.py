@@ -1,0 +1,261 @@
+"""The client: requests with retries, readings in and out."""
+
+import gzip as gzip_format
+import itertools
+import json as json_format
+import os
+import ssl
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, Self
+
+from .connections import ConnectionPool, Request
+from .errors import NoResponseError, RetryableError, raise_for_status
+from .response import Response
+from .retry import RetryPolicy
+
+_MIN_GZIP_BYTES = 1024
+_ONE_ATTEMPT = RetryPolicy(max_attempts=1)
+_FOREIGN = "the response is not from iot-sensor"
+
+
+class Client:
+    """Connects to one service, and sends and reads under one password. Thread-safe.
+
+    A request that may be repeated is retried while the service is unavailable. Connections stay
+    open between requests; `close`, or the end of a `with` block, closes them. The client follows no
+    redirects and uses no proxies.
+    """
+
+    def __init__(  # noqa: PLR0913 -- options, all but three by name
+        self,
+        url: str,
+        password: str | None = None,
+        token: str | Callable[[], str] | None = None,
+        *,
+        retry: RetryPolicy | None = None,
+        timeout: float = 10.0,
+        connect_timeout: float | None = None,
+        ca_file: str | os.PathLike[str] | None = None,
+        tls_context: ssl.SSLContext | None = None,
+        gzip: bool = False,
+        keep_alive: bool = True,
+    ) -> None:
+        """Open no connection yet.
+
+        Args:
+            url: of the service, such as `https://iot.example.org` or `http://host:5000/prefix`.
+            password: stored readings are encrypted under it. Default: the empty password, or the
+                `db_password` of each reading.
+            token: bearer token, or a function that returns it. The function is called before each
+                attempt, so that a token that is replaced meanwhile is used. Empty: no token.
+            retry: when to retry. Default: `RetryPolicy()`.
+            timeout: longest time without a byte from the service, in seconds.
+            connect_timeout: for the connection and its TLS handshake. Default: `timeout`.
+            ca_file: PEM file of the certificate authorities to trust. Default: those of the system.
+            tls_context: used instead of one made from `ca_file`.
+            gzip: compress bodies of requests.
+            keep_alive: keep connections open between requests.
+
+        Raises:
+            ValueError: `url` is not an http or https URL.
+            OSError: `ca_file` can't be read.
+        """
+        if tls_context is None and url.startswith("https:"):
+            tls_context = ssl.create_default_context(cafile=ca_file)
+        self._pool = ConnectionPool(
+            url,
+            timeout=timeout,
+            connect_timeout=timeout if connect_timeout is None else connect_timeout,
+            tls_context=tls_context,
+            keep_alive=keep_alive,
+        )
+        self._password = password
+        self._token = token
+        self._retry = retry or RetryPolicy()
+        self._gzip = gzip
+        self._headers = {} if keep_alive else {"Connection": "close"}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def connected(self) -> bool:
+        """Whether an idle connection is open that the next request would use."""
+        return self._pool.connected
+
+    def close(self) -> None:
+        """Close all idle connections. The client can still be used."""
+        self._pool.close()
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: bytes | str | None = None,
+        headers: Mapping[str, str] | None = None,
+        *,
+        json: object = None,
+        repeatable: bool | None = None,
+    ) -> Response:
+        """Send a request, retry it if needed, and return the last response, whatever its status.
+
+        Args:
+            method: GET, PUT, ...
+            path: with its query, below the URL of the client.
+            body: text is sent as UTF-8.
+            headers: win over those of the client.
+            json: sent as the body, with its Content-Type.
+            repeatable: whether the request may reach the service more than once. Default: yes,
+                except a PUT without `Idempotency-Key`, which could store its readings twice.
+
+        Raises:
+            NoResponseError: no attempt got a complete response.
+            ValueError: the path or a header is not valid in HTTP.
+        """
+        request = self._request(method, path, body, headers, json)
+        if repeatable is None:
+            repeatable = method != "PUT" or "idempotency-key" in map(str.lower, request.headers)
+        policy = self._retry if repeatable else _ONE_ATTEMPT
+        began = time.monotonic()
+        for attempt in itertools.count(1):
+            try:
+                response = self._attempt(request, repeatable=repeatable)
+            except NoResponseError:
+                pause = policy.pause(attempt, time.monotonic() - began, None)
+                if pause is None:
+                    raise
+            else:
+                if response.status not in policy.statuses:
+                    return response
+                pause = policy.pause(attempt, time.monotonic() - began, response.retry_after)
+                if pause is None:
+                    return response
+            time.sleep(pause)
+        raise AssertionError("unreachable")
+
+    def put_readings(
+        self, readings: Iterable[Mapping[str, Any]], *, idempotency_key: str | None = None
+    ) -> Response:
+        """Store readings. On return they are acknowledged: the service stores each exactly once.
+
+        Args:
+            readings: with `relative_time`, `interrogator_time` and `freeform`.
+            idempotency_key: names this request. Requests with the same key are stored once, so a
+                caller that keeps readings can send them again after an error or a restart. Default:
+                a random key, which protects the retries of this call.
+
+        Raises:
+            RejectedError: the service will never accept these readings.
+            RetryableError: the readings are not acknowledged; send them again with the same key.
+        """
+        rows = [{"data": {**self._credentials(), **reading}} for reading in readings]
+        key = idempotency_key or str(uuid.uuid4())
+        response = self.request("PUT", "/api/iot", headers={"Idempotency-Key": key}, json=rows)
+        raise_for_status(response)
+        return response
+
+    def read(
+        self,
+        *,
+        last: int | None = None,
+        seconds: int | None = None,
+        start: int | None = None,
+        end: int | None = None,
+    ) -> list[dict[str, Any]]:
+        """Return readings of the password, ordered by interrogator timestamp.
+
+        Args:
+            last: only so many, the last ones.
+            seconds: only those received in the last seconds.
+            start: only those with at least this relative timestamp.
+            end: only those with at most this relative timestamp; needs `start`.
+
+        Raises:
+            RejectedError: the service will never accept this request.
+            RetryableError: the service is unavailable, or the response is not one of iot-sensor.
+            ValueError: the arguments do not go together.
+        """
+        given = {"last": last, "seconds": seconds, "start": start}
+        named = {name: value for name, value in given.items() if value is not None}
+        if len(named) > 1 or (end is not None and start is None):
+            raise ValueError("use one of: last, seconds, start, start with end")
+        path = "/api/iot"
+        for name, value in named.items():
+            path += f"/{value}" if name == "start" else f"/{name}/{value}"
+        if end is not None:
+            path += f"/{end}"
+        return self._data(path)
+
+    def max_relative_time(self) -> int | None:
+        """Return the greatest relative timestamp of the password; None without readings.
+
+        Raises the errors of `read`.
+        """
+        data = self._data("/api/iot/maxtime")
+        try:
+            greatest: int | None = data[0]["max_relative_timestamp"]
+        except (IndexError, KeyError, TypeError):
+            raise RetryableError(_FOREIGN) from None
+        return greatest
+
+    def is_ready(self) -> bool:
+        """Return whether the service accepts readings now. Leaves no connection open."""
+        request = self._request("GET", "/readyz", None, {"Connection": "close"}, None)
+        try:
+            return self._attempt(request, repeatable=True).ok
+        except NoResponseError:
+            return False
+
+    def _data(self, path: str) -> list[dict[str, Any]]:
+        response = self.request("POST", path, json={"data": self._credentials()})
+        raise_for_status(response)
+        try:
+            data: list[dict[str, Any]] = response.json()["data"]
+        except (ValueError, KeyError, TypeError):
+            raise RetryableError(_FOREIGN, response) from None
+        return data
+
+    def _credentials(self) -> dict[str, str]:
+        return {} if self._password is None else {"db_password": self._password}
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        body: bytes | str | None,
+        headers: Mapping[str, str] | None,
+        json: object,
+    ) -> Request:
+        given = dict(headers or {})
+        names = {name.lower() for name in given}
+        own = dict(self._headers)
+        if json is not None:
+            body = json_format.dumps(json, separators=(",", ":"))
+            own["Content-Type"] = "application/json"
+        if isinstance(body, str):
+            body = body.encode()
+        compress = self._gzip and "content-encoding" not in names
+        if compress and body is not None and len(body) >= _MIN_GZIP_BYTES:
+            body = gzip_format.compress(body, compresslevel=6, mtime=0)
+            own["Content-Encoding"] = "gzip"
+        own = {name: value for name, value in own.items() if name.lower() not in names}
+        return Request(method, path, body, own | given)
+
+    def _attempt(self, request: Request, *, repeatable: bool) -> Response:
+        token = self._token() if callable(self._token) else self._token
+        headers = dict(request.headers)
+        if token and "authorization" not in map(str.lower, headers):
+            headers["Authorization"] = f"Bearer {token.strip()}"
+        return self._pool.send(replace(request, headers=headers), repeatable=repeatable)

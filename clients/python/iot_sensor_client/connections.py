@@ -1,0 +1,161 @@
+"""Connections to the service that are kept open between requests."""
+
+import http.client
+import socket
+import ssl
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from selectors import EVENT_READ, DefaultSelector
+from urllib.parse import SplitResult, urlsplit
+
+from .errors import NoResponseError
+from .response import Response
+
+_DISCONNECTED = (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request as it goes on the wire."""
+
+    method: str
+    path: str
+    body: bytes | None
+    headers: Mapping[str, str]
+
+
+class ConnectionPool:
+    """Idle connections to one server; one connection per request under way. Thread-safe."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout: float,
+        connect_timeout: float,
+        tls_context: ssl.SSLContext | None,
+        keep_alive: bool,
+    ) -> None:
+        """Raises `ValueError` if the URL is not an http or https URL."""
+        parts = _parse(url)
+        self._tls = parts.scheme == "https"
+        self._host = parts.hostname or ""
+        default_port = http.client.HTTPS_PORT if self._tls else http.client.HTTP_PORT
+        self._port = parts.port or default_port
+        self._base_path = parts.path.rstrip("/")
+        self._timeout = timeout
+        self._connect_timeout = connect_timeout
+        self._tls_context = tls_context
+        self._keep_alive = keep_alive
+        # A list: append and pop are atomic, and the connection used last is the least likely one
+        # to have reached the keep-alive timeout of the server.
+        self._idle: list[http.client.HTTPConnection] = []
+
+    @property
+    def connected(self) -> bool:
+        """Whether an idle connection is open that the server has not closed."""
+        connection = self._take_idle()
+        if connection is not None:
+            self._idle.append(connection)
+        return connection is not None
+
+    def send(self, request: Request, *, repeatable: bool) -> Response:
+        """Send a request once and return its response.
+
+        A server may close a connection at the moment a request is sent on it. If the request is
+        `repeatable`, it is then sent a second time, at once and on a new connection.
+
+        Raises:
+            NoResponseError: no complete response arrived.
+            ValueError: the path or a header is not valid in HTTP.
+        """
+        try:
+            return self._exchange(self._take_idle() or self._connect(), request)
+        except http.client.InvalidURL as error:
+            raise ValueError(f"path {request.path!r}: {error}") from None
+        except _DISCONNECTED as error:
+            if not repeatable:
+                raise _no_response(error) from error
+        except (OSError, http.client.HTTPException) as error:
+            raise _no_response(error) from error
+        self.close()
+        try:
+            return self._exchange(self._connect(), request)
+        except (OSError, http.client.HTTPException) as error:
+            raise _no_response(error) from error
+
+    def close(self) -> None:
+        """Close all idle connections. The next request opens a new one."""
+        while True:
+            try:
+                self._idle.pop().close()
+            except IndexError:
+                return
+
+    def _exchange(self, connection: http.client.HTTPConnection, request: Request) -> Response:
+        done = False
+        try:
+            path = self._base_path + request.path
+            # A server may refuse a large body, and close before it has read all of the body. The
+            # response can be read all the same; without a response, `getresponse` fails.
+            with suppress(BrokenPipeError):
+                connection.request(request.method, path, request.body, dict(request.headers))
+            received = connection.getresponse()
+            response = Response(received.status, received.headers, received.read())
+            # http.client closes the connection itself if the server does not keep it open.
+            done = self._keep_alive and connection.sock is not None
+            return response
+        finally:
+            if done:
+                self._idle.append(connection)
+            else:
+                connection.close()
+
+    def _connect(self) -> http.client.HTTPConnection:
+        host, port, timeout = self._host, self._port, self._connect_timeout
+        connection = (
+            http.client.HTTPSConnection(host, port, timeout=timeout, context=self._tls_context)
+            if self._tls
+            else http.client.HTTPConnection(host, port, timeout=timeout)
+        )
+        try:
+            connection.connect()
+            opened: socket.socket = connection.sock
+            opened.settimeout(self._timeout)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _take_idle(self) -> http.client.HTTPConnection | None:
+        while True:
+            try:
+                connection = self._idle.pop()
+            except IndexError:
+                return None
+            if not _closed_by_server(connection):
+                return connection
+            connection.close()
+
+
+def _parse(url: str) -> SplitResult:
+    parts = urlsplit(url)
+    try:
+        valid = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # raised by `port`
+        valid = False
+    if not valid or "@" in parts.netloc or parts.query or parts.fragment:
+        raise ValueError(f"not an http(s) URL: {url}")
+    return parts
+
+
+def _closed_by_server(connection: http.client.HTTPConnection) -> bool:
+    """Return whether an idle connection is readable: nothing was requested, so this is its end."""
+    with DefaultSelector() as selector:
+        selector.register(connection.sock, EVENT_READ)
+        return bool(selector.select(0))
+
+
+def _no_response(error: Exception) -> NoResponseError:
+    return NoResponseError(f"{type(error).__name__}: {error}")

@@ -1,0 +1,59 @@
+"""Errors of a request."""
+
+from http import HTTPStatus
+
+from .response import Response
+
+_PERMANENT = frozenset(
+    {HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNSUPPORTED_MEDIA_TYPE}
+)
+_QUOTED_BYTES = 200
+
+
+class ClientError(Exception):
+    """A request that did not succeed."""
+
+    def __init__(self, message: str, response: Response | None = None) -> None:
+        super().__init__(message)
+        self.response = response
+
+    @property
+    def status(self) -> int | None:
+        """Status of the response, None without a response."""
+        return None if self.response is None else self.response.status
+
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds to wait before the next attempt, None if the service did not name any."""
+        return None if self.response is None else self.response.retry_after
+
+
+class RejectedError(ClientError):
+    """A request that the service will never accept. Do not send it again."""
+
+
+class RetryableError(ClientError):
+    """A request that may succeed later, for example when the backlog has room again."""
+
+
+class NoResponseError(RetryableError, OSError):
+    """A request without a complete response. The service may have processed it.
+
+    An `OSError`, like the errors of sockets and of `urllib`.
+    """
+
+
+def raise_for_status(response: Response) -> None:
+    """Raise an error unless the request succeeded.
+
+    Raises:
+        RejectedError: the request is invalid, or the URL redirects (redirects are not followed).
+        RetryableError: any other status. This includes 401, 403 and 404, because a token, its
+            scopes or an ingress may be corrected while a device keeps its readings.
+    """
+    if response.ok:
+        return
+    message = f"{response.status} {response.text(_QUOTED_BYTES).strip()}"
+    if response.status in _PERMANENT or response.status < HTTPStatus.BAD_REQUEST:
+        raise RejectedError(message, response)
+    raise RetryableError(message, response)

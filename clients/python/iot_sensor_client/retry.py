@@ -1,0 +1,36 @@
+"""When to send a request again."""
+
+import random
+from dataclasses import dataclass
+
+_TEMPORARY = frozenset({408, 429, 500, 502, 503, 504})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """Exponential backoff with full jitter, so that many clients do not retry at the same moment.
+
+    `RetryPolicy(max_attempts=1)` turns retries off.
+    """
+
+    max_attempts: int = 5
+    base_seconds: float = 0.2
+    """Maximum pause after the first attempt. It doubles with every further attempt."""
+    max_pause_seconds: float = 10.0
+    """Maximum of the random part of a pause. `Retry-After` comes on top."""
+    max_seconds: float = 60.0
+    """No attempt starts later than this after the first attempt."""
+    statuses: frozenset[int] = _TEMPORARY
+    """Statuses of responses that are retried."""
+
+    def pause(self, attempt: int, elapsed: float, retry_after: float | None) -> float | None:
+        """Return the seconds to wait after an attempt (the first is 1), None to give up.
+
+        A client waits at least `retry_after` seconds, or gives up.
+        """
+        if attempt >= self.max_attempts:
+            return None
+        longest = min(self.max_pause_seconds, self.base_seconds * 2 ** (attempt - 1))
+        jitter = random.uniform(0, longest)  # noqa: S311 -- spreads load, protects nothing
+        pause = (retry_after or 0.0) + jitter
+        return pause if elapsed + pause <= self.max_seconds else None

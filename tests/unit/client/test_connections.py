@@ -1,0 +1,166 @@
+"""Connections stay open, and a request on a closed one is not lost."""
+
+import socket
+import ssl
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from iot_sensor_client import Client, NoResponseError, RetryPolicy
+from iot_tools.local.certificate import ensure_certificate
+from iot_tools.local.ports import free_port
+from support.waiting import wait_until
+from unit.client.conftest import CLOSE, Server
+
+ONE_ATTEMPT = RetryPolicy(max_attempts=1)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "127.0.0.1:5000", "ftp://x", "http://", "nonsense", "http://x:0", "http://x:70000",
+        "http://user:password@x", "http://x?query",
+    ],
+)  # fmt: skip
+def test_a_url_that_is_none(url: str) -> None:
+    with pytest.raises(ValueError, match="not an http"):
+        Client(url)
+
+
+def test_requests_share_a_connection(server: Server) -> None:
+    with Client(server.url + "/prefix/") as client:
+        assert not client.connected
+        for number in range(3):
+            assert client.request("GET", f"/{number}?a=b").status == 200
+        assert client.connected
+    assert not client.connected
+    assert [each.path for each in server.received] == [f"/prefix/{n}?a=b" for n in range(3)]
+    assert server.connections == 1
+
+
+def test_without_keep_alive_each_request_has_its_own_connection(server: Server) -> None:
+    with Client(server.url, keep_alive=False) as client:
+        for _ in range(2):
+            client.request("GET", "/")
+        assert not client.connected
+    assert server.connections == 2
+    assert server.received[0].headers["connection"] == "close"
+
+
+def test_threads_do_not_share_a_connection_at_the_same_time(server: Server) -> None:
+    with Client(server.url) as client, ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda n: client.request("GET", f"/{n}").status, range(200)))
+    assert answers == [200] * 200
+    assert server.connections <= 4
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT"])
+def test_a_connection_that_the_server_closed_is_not_used_again(server: Server, method: str) -> None:
+    server.closes = True
+    with Client(server.url, retry=ONE_ATTEMPT) as client:
+        for _ in range(2):
+            assert client.request(method, "/", b"body").status == 200
+            wait_until(lambda: not client.connected, what="the end of the connection")
+    assert len(server.received) == 2
+
+
+def test_a_close_instead_of_a_response_costs_no_attempt(server: Server) -> None:
+    with Client(server.url, retry=ONE_ATTEMPT) as client:
+        client.request("GET", "/")
+        server.answers = [(CLOSE, {})]
+        assert client.request("GET", "/").status == 200
+        server.answers = [(CLOSE, {}), (CLOSE, {})]
+        with pytest.raises(NoResponseError, match="RemoteDisconnected"):
+            client.request("GET", "/")
+
+
+def test_a_request_that_is_not_repeatable_is_sent_once(server: Server) -> None:
+    with Client(server.url) as client:
+        server.answers = [(CLOSE, {})]
+        with pytest.raises(NoResponseError):
+            client.request("PUT", "/", b"body")
+        server.answers = [(503, {})]
+        assert client.request("PUT", "/", b"body").status == 503
+        server.answers = [(503, {})]
+        assert client.request("GET", "/", repeatable=False).status == 503
+    assert len(server.received) == 3
+
+
+def test_nobody_listens() -> None:
+    client = Client(f"http://127.0.0.1:{free_port()}", retry=ONE_ATTEMPT)
+    assert not client.is_ready()
+    with pytest.raises(NoResponseError, match="ConnectionRefusedError"):
+        client.request("GET", "/")
+
+
+def test_a_server_that_does_not_answer() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        client = Client(url, retry=ONE_ATTEMPT, timeout=0.2)
+        began = time.monotonic()
+        with pytest.raises(NoResponseError, match="TimeoutError"):
+            client.request("GET", "/")
+        assert time.monotonic() - began < 5
+
+
+def test_a_response_that_is_cut_off() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            with server.accept()[0] as connection:
+                connection.recv(1000)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        client = Client(f"http://127.0.0.1:{server.getsockname()[1]}", retry=ONE_ATTEMPT)
+        with pytest.raises(NoResponseError, match="IncompleteRead"):
+            client.request("GET", "/")
+        thread.join()
+
+
+def test_a_refusal_of_a_body_that_was_not_read_is_a_response() -> None:
+    """The server answers 413 and closes while the client still sends."""
+    body = bytes(20_000_000)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            with server.accept()[0] as connection:
+                connection.recv(1000)
+                connection.sendall(b"HTTP/1.1 413 Large\r\nContent-Length: 0\r\n\r\n")
+                connection.shutdown(socket.SHUT_WR)
+                while connection.recv(65_536):
+                    pass
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with Client(f"http://127.0.0.1:{server.getsockname()[1]}", retry=ONE_ATTEMPT) as client:
+            assert client.request("PUT", "/", body).status == 413
+        thread.join()
+
+
+@pytest.mark.parametrize("path", ["/with space", "/new\nline"])
+def test_an_invalid_path_is_the_callers_mistake(server: Server, path: str) -> None:
+    with Client(server.url) as client, pytest.raises(ValueError, match="path"):
+        client.request("GET", path)
+    assert server.received == []
+
+
+def test_tls(server: Server, tmp_path: Path) -> None:
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    ensure_certificate(certificate, key)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    server.http.socket = context.wrap_socket(server.http.socket, server_side=True)
+    url = server.url.replace("http:", "https:")
+    with Client(url, ca_file=certificate) as client:
+        for _ in range(2):
+            assert client.request("GET", "/").status == 200
+    assert server.connections == 1
+    with pytest.raises(NoResponseError, match="CERTIFICATE_VERIFY_FAILED"):
+        Client(url, retry=ONE_ATTEMPT).request("GET", "/")
+    with pytest.raises(FileNotFoundError):
+        Client(url, ca_file=tmp_path / "missing.pem")

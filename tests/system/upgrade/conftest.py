@@ -42,9 +42,9 @@ class ChosenRedisServer(RedisServer):
 
 
 @pytest.fixture(scope="session")
-def recorded() -> RecordedVersion:
-    """The recording of version 0.1."""
-    return RecordedVersion(FIXTURES / "version_0_1")
+def recorded(request: pytest.FixtureRequest) -> RecordedVersion:
+    """The recording of a version: of 0.1, or of the directory that the test names."""
+    return RecordedVersion(FIXTURES / getattr(request, "param", "version_0_1"))
 
 
 @pytest.fixture

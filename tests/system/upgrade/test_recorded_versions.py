@@ -1,6 +1,4 @@
-"""This version reads back, drains and continues what version 0.1 left behind, without a manual
-step.
-"""
+"""This version reads, drains and continues the stores of earlier versions by itself."""
 
 import json
 import time
@@ -31,6 +29,8 @@ Row = dict[str, Any]
 Read = Callable[[str], list[Row]]
 
 SMALL = "many small segments"
+
+pytestmark = pytest.mark.parametrize("recorded", ["version_0_1", "schema_0004"], indirect=True)
 
 
 @pytest.fixture

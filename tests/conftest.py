@@ -1,6 +1,5 @@
 """Real Redis and real Postgres for every test that needs them; each test finds them empty."""
 
-import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from iot_tools.local.postgres_server import PostgresServer
 from iot_tools.local.redis_server import RedisServer
 from iot_writer.schema import migrate
 from iot_writer.writer import Writer
+from support.databases import TEMPLATE, EmptyDatabases, database_url
 from support.stack import Stack
 
 # A shell's variables of libpq would lead tests to another database, and its proxy nowhere.
@@ -28,9 +28,6 @@ for _name in list(os.environ):
 hypothesis_settings.register_profile("fast", max_examples=60, deadline=None, derandomize=True)
 hypothesis_settings.register_profile("deep", max_examples=2000, deadline=None)
 hypothesis_settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
-
-TEMPLATE = "template_iot"
-_numbers = itertools.count()
 
 
 @pytest.fixture(scope="session")
@@ -55,11 +52,6 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgr
     server.stop()
 
 
-def database_url(server_url: str, database: str) -> str:
-    """The URL of another database of the same server."""
-    return psycopg.conninfo.make_conninfo(server_url, dbname=database)
-
-
 @pytest.fixture
 def redis_url(redis_server: RedisServer) -> str:
     """An empty Redis."""
@@ -68,14 +60,20 @@ def redis_url(redis_server: RedisServer) -> str:
     return redis_server.url
 
 
+@pytest.fixture(scope="session")
+def empty_databases(postgres_server: PostgresServer) -> Iterator[EmptyDatabases]:
+    """Empty, migrated databases."""
+    databases = EmptyDatabases(postgres_server.url)
+    yield databases
+    databases.close()
+
+
 @pytest.fixture
-def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
+def postgres_url(postgres_server: PostgresServer, empty_databases: EmptyDatabases) -> Iterator[str]:
     """An empty, migrated database."""
-    name = f"test_{next(_numbers)}"
-    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
-        yield database_url(postgres_server.url, name)
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    name = empty_databases.take()
+    yield database_url(postgres_server.url, name)
+    empty_databases.give_back(name)
 
 
 @pytest.fixture(scope="session")

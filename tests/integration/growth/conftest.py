@@ -7,12 +7,12 @@ from dataclasses import replace
 import psycopg
 import pytest
 
-from conftest import TEMPLATE, database_url
 from integration.growth.histories import Shape, fill, vacuum
 from integration.writer.sending import Sender, sending
 from iot_models.settings import Settings, load
 from iot_stores.postgres import Connection
 from iot_tools.local.postgres_server import PostgresServer
+from support.databases import TEMPLATE, database_url
 
 BASE = Shape()
 SHAPES = {

@@ -8,8 +8,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from conftest import database_url
 from iot_tools.local.postgres_server import PostgresServer
+from support.databases import database_url
 from support.stack import Stack
 from system.rights.stores import Database, RedisWithUsers, servers
 

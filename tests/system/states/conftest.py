@@ -6,9 +6,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from conftest import database_url
 from iot_tools.local.postgres_server import PostgresServer
 from iot_writer.schema import migrate
+from support.databases import database_url
 
 DATABASE = "of_states"
 

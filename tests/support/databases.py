@@ -1,0 +1,101 @@
+"""Empty databases for tests: emptying one takes a tenth of the time of cloning one."""
+
+import itertools
+
+import psycopg
+from psycopg import sql
+
+TEMPLATE = "template_iot"
+"""A migrated database that nothing connects to."""
+
+# OIDs of objects that users made start at 16384.
+_SCHEMA = """
+SELECT md5(string_agg(line, ' ' ORDER BY line)) FROM (
+  SELECT (oid, relname, relkind, relowner, relacl, reloptions)::text AS line
+    FROM pg_class WHERE oid >= 16384
+  UNION ALL SELECT (attrelid, attname, atttypid, attnotnull, attisdropped, attoptions, attacl,
+      attstattarget)::text FROM pg_attribute WHERE attrelid >= 16384
+  UNION ALL SELECT (oid, conname, convalidated)::text FROM pg_constraint WHERE oid >= 16384
+  UNION ALL SELECT (oid, tgname, tgenabled)::text FROM pg_trigger WHERE oid >= 16384
+  UNION ALL SELECT (oid, proname, prosrc, proconfig, proowner, proacl)::text
+    FROM pg_proc WHERE oid >= 16384
+  UNION ALL SELECT (indexrelid, indisvalid)::text FROM pg_index WHERE indexrelid >= 16384
+  UNION ALL SELECT (starelid, staattnum)::text FROM pg_statistic WHERE starelid >= 16384
+  UNION ALL SELECT (oid, nspname, nspowner, nspacl)::text FROM pg_namespace
+  UNION ALL SELECT (setdatabase, setrole, setconfig)::text FROM pg_db_role_setting
+) AS lines
+"""
+_TABLES = """
+SELECT relname FROM pg_class
+WHERE relkind IN ('r', 'p') AND NOT relispartition AND relnamespace = 'public'::regnamespace
+"""
+_PARTITIONS = """
+SELECT inhrelid::regclass::text FROM pg_inherits JOIN pg_class ON oid = inhrelid WHERE relkind = 'r'
+"""
+_DISCONNECT = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = %s"
+
+
+def database_url(server_url: str, database: str) -> str:
+    """Return the URL of another database of the same server."""
+    return psycopg.conninfo.make_conninfo(server_url, dbname=database)
+
+
+class EmptyDatabases:
+    """Databases with the schema and the rows of the template, each under a name of its own.
+
+    A returned database is emptied and renamed for the next test. If the test changed the schema,
+    or if Postgres has collected statistics, the database is dropped.
+    """
+
+    def __init__(self, server_url: str) -> None:
+        self._server_url = server_url
+        self._admin = psycopg.connect(server_url, autocommit=True)
+        self._numbers = itertools.count()
+        self._spare: str | None = None
+        with psycopg.connect(database_url(server_url, TEMPLATE)) as template:
+            self._schema = template.execute(_SCHEMA).fetchone()
+            self._rows = {
+                table: template.execute(
+                    sql.SQL("SELECT json_agg(t)::text FROM {} AS t").format(sql.Identifier(table))
+                ).fetchone()
+                for (table,) in template.execute(_TABLES).fetchall()
+            }
+
+    def take(self) -> str:
+        """Return the name of an empty database that nothing is connected to."""
+        name = f"test_{next(self._numbers)}"
+        if self._spare is None:
+            self._admin.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
+        else:
+            self._admin.execute(f"ALTER DATABASE {self._spare} RENAME TO {name}")
+            self._spare = None
+        return name
+
+    def give_back(self, name: str) -> None:
+        """Close all connections to the database, then empty it or drop it."""
+        self._admin.execute(_DISCONNECT, [name])
+        with psycopg.connect(database_url(self._server_url, name)) as database:
+            emptied = self._empty(database)
+        if emptied:
+            self._spare = name
+        else:
+            self._admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+    def close(self) -> None:
+        """Close the connection to the server."""
+        self._admin.close()
+
+    def _empty(self, database: psycopg.Connection) -> bool:
+        """Return whether the database is again like the template."""
+        for (partition,) in database.execute(_PARTITIONS).fetchall():
+            database.execute(f"DROP TABLE {partition}")
+        if database.execute(_SCHEMA).fetchone() != self._schema:
+            return False
+        tables = sql.SQL(", ").join(map(sql.Identifier, self._rows))
+        database.execute(sql.SQL("TRUNCATE {} RESTART IDENTITY").format(tables))
+        for table, rows in self._rows.items():
+            name = sql.Identifier(table)
+            insert = "INSERT INTO {0} SELECT * FROM json_populate_recordset(NULL::{0}, %s)"
+            if rows != (None,):
+                database.execute(sql.SQL(insert).format(name), rows)
+        return True

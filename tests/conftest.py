@@ -30,6 +30,16 @@ hypothesis_settings.register_profile("deep", max_examples=2000, deadline=None)
 hypothesis_settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let `make test` render the chart with fewer sets of values than `make test-all`."""
+    parser.addoption(
+        "--chart-values",
+        choices=["all", "few"],
+        default="all",
+        help="sets of values that tests/chart renders the chart with",
+    )
+
+
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     """A Redis for the whole run."""

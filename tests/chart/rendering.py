@@ -1,9 +1,11 @@
 """Renders the chart with helm, each set of values once."""
 
 import json
+import os
 import subprocess
 import tempfile
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,16 @@ CHART = ROOT / "charts/iot-sensor"
 
 class RefusedError(Exception):
     """helm refused; the text is what it said."""
+
+
+@dataclass
+class Shared:
+    """Folder in which processes share what helm printed; None: nothing is shared."""
+
+    folder: Path | None = None
+
+
+SHARED = Shared()
 
 
 class _Loader(yaml.CSafeLoader):
@@ -43,8 +55,19 @@ def objects(text: str) -> list[dict[str, Any]]:
 def rendered(name: str, kubernetes: str) -> Release:
     """The release of that set of values on that version of Kubernetes."""
     values = MATRIX[name]
-    text = template(values, "--kube-version", kubernetes)
+    text = _shared(f"{name}-{kubernetes}", lambda: template(values, "--kube-version", kubernetes))
     return Release(name, values.namespace, values.values, tuple(objects(text)))
+
+
+def _shared(name: str, render: Callable[[], str]) -> str:
+    if SHARED.folder is None:
+        return render()
+    path = SHARED.folder / name
+    if not path.exists():
+        draft = path.with_suffix(f".{os.getpid()}")
+        draft.write_text(render(), encoding="utf-8")
+        draft.replace(path)
+    return path.read_text(encoding="utf-8")
 
 
 def template(values: ValuesSet, *options: str) -> str:

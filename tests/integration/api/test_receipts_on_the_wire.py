@@ -47,6 +47,9 @@ def test_a_receipt_of_all_shards_fits_into_a_request_line(
     """Through a proxy with a long prefix, and again when the request is repeated."""
     prefix = "/" + "p" * 200
     headers = {**JSON, "Idempotency-Key": "one", "X-Forwarded-Prefix": prefix}
+    # A first PUT makes the vaults, which takes long on a busy machine: 50 vaults a request.
+    for start in range(0, len(ROWS), 50):
+        assert api.put(ROWS[start : start + 50]).status == 201
     answers = [
         api.request("PUT", "/api/iot?ack=stored", json.dumps(ROWS), headers) for _ in range(2)
     ]

@@ -22,13 +22,13 @@ from chart.made import secrets_made
 from chart.matrix import MATRIX
 from chart.release import Release
 from chart.rendering import notes, rendered
-from chart.running import Node, redis_of
 from chart.schemas import NEWEST
 from iot_models.metrics import DECLARED
 from iot_tools.local.postgres_server import PostgresServer
 from iot_tools.local.redis_server import RedisServer
 from support.kube_api import KubeApi
 from support.waiting import wait_until
+from system.chart.running import Node, redis_of
 
 SETS = ["canary", "open-canary", "demo"]
 """With tokens and stores of one's own; without tokens, with a hot window apart; with the release's

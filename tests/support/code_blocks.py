@@ -1,0 +1,47 @@
+"""The code blocks of documents, by their labels."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = (
+    *("*.md", "docs/**/*.md", "services/*/README.md", "charts/*/README.md"),
+    *("bench/README.md", "k8s/*.md", "tests/*.md", "tests/e2e/*.md"),
+)
+LABELS = {
+    "sh": "a shell script that a test runs",
+    "sql": "SQL that a test runs",
+    "console": "commands that need a cluster or servers of the reader",
+    "text": "output, or a drawing",
+    "yaml": "values of the chart",
+    "mermaid": "a diagram",
+}
+_BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class CodeBlock:
+    """A fenced code block."""
+
+    document: str
+    line: int
+    label: str
+    text: str
+
+    @property
+    def place(self) -> str:
+        """File and line, for messages and names of tests."""
+        return f"{self.document}:{self.line}"
+
+
+def code_blocks(*labels: str) -> list[CodeBlock]:
+    """Return the blocks of all documents that have one of the labels; of any label without one."""
+    found = []
+    for path in sorted({path for pattern in DOCUMENTS for path in ROOT.glob(pattern)}):
+        text = path.read_text(encoding="utf-8")
+        for block in _BLOCK.finditer(text):
+            line = text.count("\n", 0, block.start()) + 1
+            name = str(path.relative_to(ROOT))
+            found.append(CodeBlock(name, line, block[2], block[3]))
+    return [block for block in found if not labels or block.label in labels]

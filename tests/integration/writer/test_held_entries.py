@@ -4,12 +4,14 @@ import random
 import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from psycopg_pool import PoolClosed
 
 from integration.writer.sending import Sender
+from iot_cipher.envelope import name_of
 from iot_models.errors import UnavailableError
 from iot_models.settings import Settings
 from iot_stores.backlog import Backlog
@@ -110,6 +112,33 @@ def test_held_readings_keep_the_time_of_their_receipt(writer: Writer, sender: Se
     ((first, second),) = [(int(str(low)), int(str(high))) for low, high in found]
     assert first <= acknowledged < second
     sender.check_all()
+
+
+def test_who_waits_for_held_readings_waits_until_they_are_stored(
+    writer: Writer, sender: Sender
+) -> None:
+    """Also between their release and their drain: it was 202 then."""
+
+    def looks() -> int:
+        stats = sender.redis.info("commandstats").get("cmdstat_hmget", {"calls": 0})
+        return int(stats["calls"])
+
+    lose(writer, sender.vault(LOST).vault_id)
+    shard, sealed = sender.seal(LOST, [0])
+    ends = sender.backlog.append([(shard, sealed)]).ends
+    drain_all(writer)
+    sender.redis.config_resetstat()
+    with ThreadPoolExecutor() as threads:
+        names = [name_of(shard, sealed)]
+        stored = threads.submit(sender.service.receipts.wait, names, ends, 30)
+        wait_until(lambda: looks() > 1, what="looks while it is held")
+        bring_back(writer)
+        sweep.release_held(writer.held, writer.postgres)
+        seen = looks()
+        wait_until(lambda: stored.done() or looks() > seen + 1, what="looks after its release")
+        assert not stored.done()
+        drain_all(writer)
+        assert stored.result(30)
 
 
 def test_what_is_held_counts_as_backlog(writer: Writer, sender: Sender) -> None:

@@ -51,12 +51,15 @@ class Receipts:
         """
         end = time.monotonic() + seconds
         pause = _SOONEST
+        held = False
         try:
             while True:
                 in_time = time.monotonic() + pause <= end
                 if not in_time or not ends or self._backlog.removed(ends):
                     stored = self.stored(entries)
-                    if stored or not in_time or (ends and not self._backlog.holds_entries()):
+                    # Entries that are released wait in the backlog again, behind these ends.
+                    held = held or self._backlog.holds_entries()
+                    if stored or not in_time or (ends and not held):
                         return stored
                 time.sleep(pause)
                 pause = min(2 * pause, _LATEST)

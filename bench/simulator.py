@@ -90,7 +90,7 @@ class Played:
     """Of each drained shard's oldest, which is what `iot_stored_after_seconds` tells."""
     entry_seconds: float = 0.0
     """Entries that wait, integrated over time."""
-    most_waiting: int = 0
+    max_waiting: int = 0
     waiting_at_end: int = 0
     """When the last request came."""
 
@@ -193,7 +193,7 @@ class Simulation:
         number = self._chance.randrange(plant.shards)
         self._shards[number].entries.append(self._now)
         self._held += 1
-        played.most_waiting = max(played.most_waiting, self._held)
+        played.max_waiting = max(played.max_waiting, self._held)
         self._queue(number)
 
     def _queue(self, number: int) -> None:
@@ -266,7 +266,7 @@ def told(load: Load, plant: Plant, played: Played) -> list[tuple[str, str]]:
         ("drains/s", f"{played.drains / played.seconds:.1f}"),
         ("requests a drain", f"{played.entries_a_drain:.1f}"),
         ("requests waiting, on average", f"{played.waiting:.1f}"),
-        ("requests waiting, at most", f"{played.most_waiting:,}"),
+        ("requests waiting, at most", f"{played.max_waiting:,}"),
         ("refused", f"{played.refused:,} of {played.arrived:,}"),
         ("a writer's time at work", f"{played.busy / played.seconds / plant.writers:.0%}"),
     ]

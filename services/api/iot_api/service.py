@@ -11,7 +11,7 @@ from redis import Redis
 
 from iot_api.ingest.intake import Intake, Remembering
 from iot_api.ingest.receipts import Receipts
-from iot_api.limits.guess_limit import Guesses
+from iot_api.limits.guess_limit import GuessLimit
 from iot_api.limits.large_requests import LargeRequests
 from iot_api.query.pausable_read import ReadSlots
 from iot_api.query.readings import Readings
@@ -107,7 +107,7 @@ def build_service(settings: Settings) -> Service:
         hot_window_seconds=settings.hot_window_seconds,
         after_seconds=settings.compaction_after_seconds,
     )
-    guesses = Guesses(redis, names, limit=settings.guess_limit)
+    guesses = GuessLimit(redis, names, limit=settings.guess_limit)
     keeper = VaultKeeper(
         VaultRecords(redis, names, pool),
         VaultCache(size=settings.vault_cache_size, seconds=settings.vault_cache_seconds),

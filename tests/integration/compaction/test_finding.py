@@ -70,7 +70,7 @@ def test_all_of_the_history_is_looked_at_when_there_may_be_something(past: Past)
 def test_a_long_history_is_looked_through_bit_by_bit(
     past: Past, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("iot_api.vaults.compaction_planner.MOST_FOUND", 40)
+    monkeypatch.setattr("iot_api.vaults.compaction_planner.MAX_FOUND", 40)
     past.store(PASSWORD, each_second(noon(40), 100))
     vault = past.sender.vault(PASSWORD)
     for _ in range(3):

@@ -35,7 +35,7 @@ def test_nothing_gets_lost_or_doubled(load: Load, plant: Plant, seed: int) -> No
     played = simulate(load, plant, seed)
     assert played.stored + played.refused == played.arrived
     assert min(played.waits, default=0.0) >= 0
-    assert played.most_waiting * load.batch <= max(plant.backlog_readings, 0)
+    assert played.max_waiting * load.batch <= max(plant.backlog_readings, 0)
     assert played.drains <= played.stored
     assert played.busy <= plant.writers * played.seconds * (1 + 1e-9)
 
@@ -102,7 +102,7 @@ def test_more_writers_than_shards_gain_nothing() -> None:
 def test_a_full_backlog_refuses_what_is_too_much() -> None:
     plant = replace(PLANT, backlog_readings=500)
     played = simulate(Load(3 * plant.limit(1), seconds=3), plant)
-    assert played.most_waiting == 500
+    assert played.max_waiting == 500
     assert 0.3 < played.refused / played.arrived < 0.9
 
 

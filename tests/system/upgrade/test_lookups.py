@@ -81,7 +81,7 @@ def cache_of(client: FlaskClient) -> VaultCache:
 
 def renew_all(cache: VaultCache) -> None:
     """As if half of the time of every vault were over."""
-    for held in cache._held.values():  # noqa: SLF001 - likewise
+    for held in cache._vaults.values():  # noqa: SLF001 - likewise
         held.renew_at = 0.0
 
 

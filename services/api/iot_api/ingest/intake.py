@@ -13,7 +13,7 @@ from typing import cast
 from redis.exceptions import RedisError
 
 from iot_api.limits.clients import Client
-from iot_api.limits.guess_limit import Guesses
+from iot_api.limits.guess_limit import GuessLimit
 from iot_api.vaults.opening import Vaults
 from iot_cipher.aead import SALT_BYTES
 from iot_cipher.envelope import EntryName, Sealer, name_of
@@ -76,7 +76,7 @@ class Intake:
     def __init__(
         self,
         vaults: Vaults,
-        guesses: Guesses,
+        guesses: GuessLimit,
         sealer: Sealer,
         backlog: Backlog,
         *,

@@ -1,4 +1,4 @@
-"""Who sends a request: the client that limits and fair queues are kept for."""
+"""The client of a request, for limits and fair queues."""
 
 import ipaddress
 import uuid
@@ -8,36 +8,36 @@ from functools import lru_cache
 from typing import Any
 
 PROVEN = "iot_api.proven"
-"""Key in the WSGI environ: the vaults whose passwords were sent over the request's connection
+"""Key in the WSGI environ: the vaults whose passwords were sent over this connection
 (`Intake.accept`). The worker sets it.
 """
 _PROXY_HEADERS = frozenset({"HTTP_FORWARDED", "HTTP_VIA", "HTTP_X_FORWARDED_FOR"})
 _CACHED_CHARACTERS = 256
-"""Longer `X-Forwarded-For` headers are not cached: they could be megabytes in all."""
+"""Longer `X-Forwarded-For` headers are not cached: together they could take megabytes."""
 _IPV6_PREFIX = 64
-"""One customer has at least this much of IPv6, so the addresses within it are one client."""
+"""A customer of a provider has at least this prefix, so all addresses in it are one client."""
 
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """A client as limits and queues know it."""
+    """A client, as limits and queues distinguish clients."""
 
     name: str
-    """Address, with the name of the token if the request brought one."""
+    """The address, with the name of the token if the request has one."""
     proxy: str = ""
-    """Where the header of a proxy that is not trusted tells the address, that proxy's own: clients
-    behind it have limits of their own, and all of them together have a wider one."""
+    """The address of the untrusted proxy that named the client's address, if there is one. Clients
+    behind it have limits of their own, and share a wider limit."""
 
     @property
     def sender(self) -> str:
-        """Who answers for the client's name: the untrusted proxy if it tells the address."""
+        """The address that can't be forged: the untrusted proxy, otherwise the client."""
         return self.proxy or self.name
 
 
 def client_of(environ: Mapping[str, Any], trusted_proxies: int, token_name: str = "") -> Client:
-    """The client of a WSGI request: what the trusted proxies in front say, if there are any.
+    """Return the client of a WSGI request, as named by the trusted proxies if there are any.
 
-    `environ` must be as gunicorn made it, with the peer's address in `REMOTE_ADDR`.
+    `environ` must be gunicorn's, with the address of the peer in `REMOTE_ADDR`.
     """
     forwarded = environ.get("HTTP_X_FORWARDED_FOR", "")
     find = _client if len(forwarded) <= _CACHED_CHARACTERS else _client.__wrapped__
@@ -47,20 +47,20 @@ def client_of(environ: Mapping[str, Any], trusted_proxies: int, token_name: str 
 @lru_cache(maxsize=4096)
 def _client(peer: str, forwarded: str, trusted_proxies: int, token_name: str) -> Client:
     address, proxy = network_of(peer), ""
-    told = [each.strip() for each in forwarded.split(",")] if forwarded else []
+    forwarded_for = [each.strip() for each in forwarded.split(",")] if forwarded else []
     if trusted_proxies:
-        if len(told) >= trusted_proxies:
-            address = network_of(told[-trusted_proxies])
-    elif told:
-        address, proxy = f"{address} for {network_of(told[-1])}", address
+        if len(forwarded_for) >= trusted_proxies:
+            address = network_of(forwarded_for[-trusted_proxies])
+    elif forwarded_for:
+        address, proxy = f"{address} for {network_of(forwarded_for[-1])}", address
     return Client(f"{token_name}@{address}" if token_name else address, proxy)
 
 
 def proven_vaults(environ: Mapping[str, Any], trusted_proxies: int) -> set[uuid.UUID] | None:
-    """The vaults whose passwords were sent over the request's connection.
+    """Return the vaults whose passwords were sent over the connection of the request.
 
-    None behind a proxy, which sends requests of many clients over one connection: a client that
-    guesses would find the passwords of the others without a limit.
+    None behind a proxy, which sends requests of many clients over one connection: a client could
+    guess the passwords of the others without a limit.
     """
     if trusted_proxies or not _PROXY_HEADERS.isdisjoint(environ):
         return None
@@ -69,9 +69,9 @@ def proven_vaults(environ: Mapping[str, Any], trusted_proxies: int) -> set[uuid.
 
 
 def network_of(text: str) -> str:
-    """The network that an address counts for: an IPv4 address, or the /64 of an IPv6 address.
+    """Return the network that limits count: the IPv4 address, or the /64 of the IPv6 address.
 
-    The address may be written as proxies do, with a port or in brackets; "unknown" if it is none.
+    The address may have a port or brackets, as proxies write it. Anything else is "unknown".
     """
     text = text.strip('"')
     if text.startswith("["):

@@ -1,4 +1,4 @@
-"""Slots for expensive work: a bounded queue that is fair between clients."""
+"""Slots for expensive work, with a bounded queue that is fair between clients."""
 
 import threading
 from collections import Counter, OrderedDict, deque
@@ -27,25 +27,25 @@ class FairSlots:
     Waiting callers are served round-robin by sender, so a sender with a thousand requests delays
     another sender's request by one slot. All clients behind one untrusted proxy are one sender,
     because a client can make up any number of addresses. Urgent callers go before all others. The
-    queue is bounded as a whole and per client, and clients behind one untrusted proxy get half of
-    it. A caller that would wait behind too many others is refused at once, unless it joins with
-    `always_queue`, for work that is half done.
+    queue is bounded, as a whole and per client; clients behind one untrusted proxy get half of it.
+    A caller is refused at once if the queue is full. `always_queue` skips that check, for work that
+    is half done.
     """
 
-    def __init__(self, slots: int, *, most_waiting: int, most_waiting_per_client: int) -> None:
+    def __init__(self, slots: int, *, max_waiting: int, max_waiting_per_client: int) -> None:
         self._free = slots
-        self._most_waiting = most_waiting
-        self._most_per_client = most_waiting_per_client
+        self._max_waiting = max_waiting
+        self._max_per_client = max_waiting_per_client
         self._guard = threading.Lock()
         self._queues: dict[bool, OrderedDict[str, deque[_Waiter]]] = {
             True: OrderedDict(),
             False: OrderedDict(),
         }
-        """By urgency, per sender with waiting callers; the first sender is served next."""
+        """By urgency, the waiting callers of each sender. The first sender is served next."""
         self._waiting = 0
         self._of_client: Counter[str] = Counter()
         self._behind: Counter[str] = Counter()
-        """Callers that wait, by untrusted proxy."""
+        """Number of waiting callers behind each untrusted proxy."""
 
     @property
     def waiting(self) -> int:
@@ -94,7 +94,7 @@ class FairSlots:
             self._count(client, 1)
         try:
             in_time = waiter.turn.acquire(timeout=seconds)
-        except BaseException:  # a waiting greenlet may be killed; its slot must not be lost
+        except BaseException:  # a killed greenlet must not take its slot with it
             if not self._withdraw(waiter, urgent=urgent):
                 self._release()
             raise
@@ -103,9 +103,9 @@ class FairSlots:
 
     def _full_for(self, client: Client) -> bool:
         return (
-            self._waiting >= self._most_waiting
-            or self._of_client[client.name] >= self._most_per_client
-            or 2 * self._behind[client.proxy] >= self._most_waiting
+            self._waiting >= self._max_waiting
+            or self._of_client[client.name] >= self._max_per_client
+            or 2 * self._behind[client.proxy] >= self._max_waiting
         )
 
     def _refusal(self, sentence: str) -> TooManyRequestsError:

@@ -1,6 +1,6 @@
-"""The guess limit: how many unknown passwords a client may name in a minute.
+"""The guess limit: how many unknown passwords a client may send in a minute.
 
-A password is unknown when a read finds no vault for it, or when a PUT creates one.
+A password is unknown if a read finds no vault for it, or a PUT creates one.
 """
 
 import logging
@@ -22,14 +22,14 @@ from .clients import Client
 
 WINDOW_SECONDS = 60
 PROXY_FACTOR = 10
-"""All clients behind a proxy that is not trusted have the limits of this many together."""
-_MOST_NOTED = 10_000
+"""All clients behind one untrusted proxy together have the limit of this many clients."""
+_MAX_NOTED = 10_000
 
 _log = logging.getLogger(__name__)
 
 
-class Guesses:
-    """Counts in Redis, so for all pods together. While Redis is away nothing is counted."""
+class GuessLimit:
+    """Counters in Redis, shared by all pods. While Redis is away, nothing is counted or refused."""
 
     def __init__(
         self,
@@ -44,12 +44,12 @@ class Guesses:
         self._limit = limit
         self._clock = clock
         self._refused: dict[str, float] = {}
-        """Clients that are over the limit, as this process has seen, and until when."""
+        """Clients that this process has refused, and until when they are over the limit."""
         self._suspects: dict[str, float] = {}
         """Senders of an unknown password to this process, and until when they are suspects."""
 
     def guards(self, client: Client) -> tuple[Guard, ...]:
-        """The counters of a client, with their limits."""
+        """Return the counters of a client with their limits."""
         if not self._limit:
             return ()
         own = Guard(self._names.guesses(client.name), self._limit)
@@ -58,10 +58,10 @@ class Guesses:
         return (own, Guard(self._names.guesses(client.proxy), PROXY_FACTOR * self._limit))
 
     def check(self, client: Client) -> None:
-        """Refuse a client that is over the limit, whether or not its password is right.
+        """Refuse a client that is over the limit, whether or not its password is known.
 
         Raises:
-            TooManyRequestsError: with the seconds until it may try again.
+            TooManyRequestsError: the client is over the limit; has the seconds until it may retry.
         """
         self.check_noted(client)
         guards = self.guards(client)
@@ -76,7 +76,8 @@ class Guesses:
             report(_log, "guesses are not counted", error)
 
     def check_noted(self, client: Client) -> None:
-        """As `check`, for clients that this process has refused already; asks nobody."""
+        """As `check`, for clients that this process has refused already. Makes no request to
+        Redis."""
         until = self._refused.get(client.name)
         if until is None:
             return
@@ -86,10 +87,11 @@ class Guesses:
         self._refused.pop(client.name, None)
 
     def refusal(self, client: Client, seconds: float) -> TooManyRequestsError:
-        """The answer to a client that is over the limit for `seconds` more; it is noted.
+        """Return the error for a client that is over the limit for `seconds` more, and note the
+        client.
 
-        A counter lives for `WINDOW_SECONDS`. One that would stay for longer begins anew: it was
-        planted, or Redis's clock stepped back since it was made.
+        A counter expires after `WINDOW_SECONDS`. A counter that would live longer is reset: it was
+        planted, or the clock of Redis was set back.
         """
         if not 0 <= seconds <= WINDOW_SECONDS:
             self._restart_counters(client)
@@ -108,19 +110,19 @@ class Guesses:
                     pipeline.incr(guard.name)
                     *_, counted = pipeline.execute(raise_on_error=False)
                 if _is_no_counter(counted):
-                    self._restart(guard.name, "is no number", count=1)
+                    self._restart(guard.name, "is not a number", count=1)
                 elif isinstance(counted, RedisError):
                     raise counted
         except RedisError as error:
             report(_log, "guesses are not counted", error)
 
     def _number(self, name: str, count: bytes | None) -> int:
-        """What a counter says. One that is no number was planted in Redis: it begins anew, since to
-        refuse would shut its clients out.
+        """Return the value of a counter. A counter that is not a number was planted; it is reset,
+        because refusing would lock its clients out.
         """
         if count is None or count.isdigit():
             return int(count or b"0")
-        self._restart(name, "is no number", count=0)
+        self._restart(name, "is not a number", count=0)
         return 0
 
     def _restart_counters(self, client: Client) -> None:
@@ -128,30 +130,30 @@ class Guesses:
             for guard in self.guards(client):
                 left = self._client.ttl(guard.name)
                 if left == -1 or left > WINDOW_SECONDS:
-                    self._restart(guard.name, "would stay for longer than a minute", count=0)
+                    self._restart(guard.name, "would live for longer than a minute", count=0)
         except RedisError as error:
-            report(_log, "a counter of guesses stays", error)
+            report(_log, "a guess counter is not reset", error)
 
     def _restart(self, name: str, why: str, *, count: int) -> None:
-        _log.warning("a counter of guesses %s, it begins anew", why)
+        _log.warning("a guess counter in Redis %s; it is reset", why)
         metrics.counter("iot_damaged_total").labels("guesses").inc()
         self._client.set(name, count, ex=WINDOW_SECONDS)
 
     def suspects(self, client: Client) -> bool:
-        """Whether its sender named an unknown password to this process in the last minute."""
+        """Return whether the sender sent this process an unknown password in the last minute."""
         return self._suspects.get(client.sender, -math.inf) > self._clock()
 
 
 def _is_no_counter(answer: object) -> bool:
-    """Whether INCR met something else than a number."""
+    """Return whether INCR failed because the value is not a number."""
     return isinstance(answer, ResponseError) and (
         "not an integer" in str(answer) or "WRONGTYPE" in str(answer)
     )
 
 
 def _note(clients: dict[str, float], name: str, until: float) -> None:
-    if len(clients) >= _MOST_NOTED:
-        clients.clear()  # Redis knows them all
+    if len(clients) >= _MAX_NOTED:
+        clients.clear()  # a cache only: the counters are in Redis
     clients[name] = until
 
 

@@ -1,4 +1,4 @@
-"""Large requests: one at a time in a process, and a tenth of its time while others want it."""
+"""Large requests: one at a time in a process, with a tenth of the CPU under contention."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -8,32 +8,33 @@ from .fair_slots import FairSlots
 from .pace import Pace
 
 LARGE_BYTES = 2**20
-"""Unpacked bytes of a body from which a request is large. A body of 16 MiB takes a worker 0.1 to
-0.4 s, a part of it in one piece, for which every other request waits."""
+"""A request is large if its decompressed body has this many bytes. Parsing 16 MiB takes 0.1 to 0.4
+s, partly in one piece, during which no other request of the process is served."""
 DENSE_BYTES, DENSITY = 16 * 1024, 32
-"""A body that unpacks to so many times what has arrived is large from so many bytes on: else a
-hundred bytes would keep a worker busy for as long as a megabyte does."""
+"""A body that decompresses to more than `DENSITY` times its received size is large from
+`DENSE_BYTES` on. Otherwise a hundred bytes could keep a worker as busy as a megabyte."""
 WAIT_SECONDS = 20.0
-MOST_WAITING, MOST_WAITING_PER_CLIENT = 16, 4
+MAX_WAITING, MAX_WAITING_PER_CLIENT = 16, 4
 _REFUSAL = "too many large requests wait; try again"
 
 
 class LargeRequests:
-    """Lets one large body at a time be unpacked and parsed. Small ones are counted only."""
+    """Limits decompression and parsing to one large body at a time. Small bodies are only
+    counted."""
 
     def __init__(self, pace: Pace | None = None) -> None:
         self._pace = pace or Pace()
         self._slots = FairSlots(
-            1, most_waiting=MOST_WAITING, most_waiting_per_client=MOST_WAITING_PER_CLIENT
+            1, max_waiting=MAX_WAITING, max_waiting_per_client=MAX_WAITING_PER_CLIENT
         )
         self._small_before = 0
-        """Small requests when the last large one ended."""
+        """`small` at the end of the last large request."""
         self.small = 0
-        """Small requests so far."""
+        """Number of small requests."""
 
     @contextmanager
     def turn(self, client: Client) -> Iterator["Turn"]:
-        """Unpack and parse a body of unknown size; `Turn.grow` is told how large it gets."""
+        """Decompress and parse a body in the block; report its growth to `Turn.grow`."""
         with ExitStack() as held:
             turn = Turn(self, client, held)
             yield turn
@@ -42,28 +43,26 @@ class LargeRequests:
 
     @contextmanager
     def slot(self, client: Client) -> Iterator[None]:
-        """Hold the slot of large bodies.
+        """Hold the slot for large bodies.
 
         Raises:
-            TooManyRequestsError: too many wait for it.
+            TooManyRequestsError: too many requests wait for it.
         """
         with (
             self._slots.slot(client, seconds=WAIT_SECONDS, refusal=_REFUSAL),
-            self._pace.work(self._small_came),
+            self._pace.work(self._served_small),
         ):
             yield
 
-    def _small_came(self) -> bool:
-        """Whether small requests were answered since the large one before: while a body is parsed
-        in one piece, none is.
-        """
-        came = self.small > self._small_before
+    def _served_small(self) -> bool:
+        """Return whether small requests were served since the last large one."""
+        served = self.small > self._small_before
         self._small_before = self.small
-        return came
+        return served
 
 
 class Turn:
-    """One request."""
+    """The body of one request. It takes the slot for large bodies when it becomes large."""
 
     def __init__(self, requests: LargeRequests, client: Client, held: ExitStack) -> None:
         self._requests = requests
@@ -72,10 +71,11 @@ class Turn:
         self.is_large = False
 
     def grow(self, size: int, received: int) -> None:
-        """Wait for the slot if a body is large that unpacks from `received` bytes to `size`.
+        """Note that `received` bytes have decompressed to `size`; wait for the slot if that is
+        large.
 
         Raises:
-            TooManyRequestsError: too many wait for it.
+            TooManyRequestsError: too many requests wait for it.
         """
         dense = size >= DENSE_BYTES and size > DENSITY * received
         if (dense or size >= LARGE_BYTES) and not self.is_large:

@@ -1,7 +1,7 @@
-"""Memory for the bodies and blocked answers of all requests of an API process.
+"""A memory budget for the bodies and blocked responses of all requests of a process.
 
-Bytes are charged as they arrive, not by the length that a request states: otherwise a few silent
-clients could reserve everything.
+Bytes are charged as they arrive, not by Content-Length: otherwise a few silent clients could
+reserve the whole budget.
 """
 
 import time
@@ -12,28 +12,28 @@ from typing import Any, Protocol
 from iot_models.errors import UnavailableError
 
 EXEMPT_BYTES = 16 * 1024
-"""Bodies up to this size are not charged: they are most requests, and take little memory."""
+"""Bodies up to this size are not charged. Most requests are that small."""
 BODY_FACTOR = 2
-"""Memory that a body takes while it is parsed and encrypted, per byte."""
+"""Bytes of memory that a byte of a body takes while it is parsed and encrypted."""
 SLOW_SECONDS = 1.0
 SLOW_BYTES_PER_SECOND = 4 * 2**20
-"""A body that takes longer than `SLOW_SECONDS`, at less than this rate, gives way to others."""
+"""A body that arrives for longer than `SLOW_SECONDS`, at less than this rate, may be dropped."""
 
 CHARGE = "iot_api.charge"
 """Key in the WSGI environ: a function that charges the request for bytes. It raises
-`UnavailableError` if there is no room. The worker refunds them when the request is answered.
+`UnavailableError` if the budget is used up. The worker refunds the bytes after the response.
 """
 
 
 class Holder(Protocol):
-    """What is charged."""
+    """A connection that is charged for memory."""
 
     @property
     def droppable(self) -> bool:
-        """Whether dropping it would free its memory now."""
+        """Whether `drop` would free its memory at once."""
 
     def drop(self) -> None:
-        """Free its memory, at the next opportunity."""
+        """Free its memory, as soon as it runs again."""
 
 
 @dataclass(slots=True)
@@ -42,7 +42,7 @@ class _Account:
     bytes: int = 0
 
     def weight(self, now: float) -> float:
-        """Bytes times seconds: what a holder has taken from the others."""
+        """Bytes times seconds: what the holder has taken from other requests."""
         return self.bytes * (now - self.since)
 
     def is_slow(self, now: float) -> bool:
@@ -51,10 +51,11 @@ class _Account:
 
 
 class MemoryBudget:
-    """A number of bytes, shared by all requests of a process.
+    """Bytes that all requests of a process share.
 
-    When it is used up, the slow request that has held most for longest is dropped. So slow clients
-    can't keep the budget from quick ones. If no request is slow, the new one is refused.
+    When they are used up, the slow request with the most bytes times seconds is dropped, so that
+    slow clients can't keep the budget from fast ones. If no request is slow, the new one is
+    refused.
     """
 
     def __init__(self, limit: int) -> None:
@@ -64,14 +65,14 @@ class MemoryBudget:
 
     @property
     def used(self) -> int:
-        """Bytes that are charged."""
+        """Number of charged bytes."""
         return self._used
 
     def charge(self, holder: Holder, count: int) -> None:
         """Charge `count` bytes.
 
         Raises:
-            UnavailableError: there is no room, and no slow request to drop.
+            UnavailableError: the budget is used up, and no slow request can be dropped.
         """
         if self._used + count > self._limit:
             self._make_room(holder, count)
@@ -82,14 +83,14 @@ class MemoryBudget:
         self._used += count
 
     def refund(self, holder: Holder, count: int) -> None:
-        """Return bytes that were charged; nothing if the holder was dropped meanwhile."""
+        """Refund charged bytes. No effect if the holder was dropped meanwhile."""
         account = self._accounts.get(holder)
         if account is not None:
             account.bytes -= count
             self._used -= count
 
     def release(self, holder: Holder) -> None:
-        """Return everything that a holder was charged."""
+        """Refund everything that a holder was charged."""
         account = self._accounts.pop(holder, None)
         if account is not None:
             self._used -= account.bytes
@@ -112,10 +113,10 @@ class MemoryBudget:
 
 
 def charge_request(environ: Mapping[str, Any], count: int) -> None:
-    """Charge a request for `count` bytes besides those of its body.
+    """Charge a request for `count` bytes in addition to its body.
 
     Raises:
-        UnavailableError: the memory of this process is used up.
+        UnavailableError: the budget of this process is used up.
     """
     charge: Callable[[int], None] | None = environ.get(CHARGE)
     if charge is not None and count > EXEMPT_BYTES:

@@ -1,4 +1,4 @@
-"""The pace of expensive work: it leaves most of the processor to others while they want it."""
+"""Pace expensive work, so that it leaves most of the CPU to other requests under contention."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -6,16 +6,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 REST_FACTOR = 9.0
-"""After a piece of work the next one waits for this many times as long as it took, if others were
-served meanwhile, or wanted the processor."""
-MOST_REST_SECONDS = 4.0
+"""Rest after a piece of work, as a multiple of its duration, if other requests were served
+meanwhile or the CPU was contended."""
+MAX_REST_SECONDS = 4.0
 CONTENDED_SHARE = 0.05
-"""The processor is contended when this process waited for it for this part of the time."""
+"""The CPU is contended when this process waited for it for more than this share of the time."""
 _SCHEDSTAT = Path("/proc/self/schedstat")
 
 
-def seconds_waited_for_processor() -> float:
-    """For how long this process was ready to run and did not; 0.0 where Linux doesn't tell."""
+def seconds_waited_for_cpu() -> float:
+    """Return how long this process was runnable and did not run; 0.0 without `/proc`."""
     try:
         return int(_SCHEDSTAT.read_text(encoding="ascii").split()[1]) / 1e9
     except (OSError, IndexError, ValueError):
@@ -23,13 +23,13 @@ def seconds_waited_for_processor() -> float:
 
 
 class Pace:
-    """Paces one kind of work, of which one piece is done at a time."""
+    """Paces one kind of work. The caller does one piece at a time."""
 
     def __init__(
         self,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
-        waited: Callable[[], float] = seconds_waited_for_processor,
+        waited: Callable[[], float] = seconds_waited_for_cpu,
     ) -> None:
         self._clock = clock
         self._sleep = sleep
@@ -38,7 +38,7 @@ class Pace:
 
     @contextmanager
     def work(self, others_came: Callable[[], bool] = lambda: False) -> Iterator[None]:
-        """Rest as the piece before asks for, then do a piece of work."""
+        """Wait until the rest after the last piece is over; the block is the next piece."""
         rest = self._rest_until - self._clock()
         if rest > 0:
             self._sleep(rest)
@@ -50,4 +50,4 @@ class Pace:
             took = now - began
             contended = self._waited() - waited > CONTENDED_SHARE * took
             if others_came() or contended:
-                self._rest_until = now + min(REST_FACTOR * took, MOST_REST_SECONDS)
+                self._rest_until = now + min(REST_FACTOR * took, MAX_REST_SECONDS)

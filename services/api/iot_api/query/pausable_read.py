@@ -72,7 +72,7 @@ class ReadSlots:
 
 def _slots(count: int) -> FairSlots:
     return FairSlots(
-        count, most_waiting=_MOST_WAITING, most_waiting_per_client=_MOST_WAITING_PER_CLIENT
+        count, max_waiting=_MOST_WAITING, max_waiting_per_client=_MOST_WAITING_PER_CLIENT
     )
 
 

@@ -1,4 +1,4 @@
-"""Opened vaults of an API process, for as long as they are in use."""
+"""A cache of open vaults in an API process."""
 
 import hmac
 import os
@@ -12,37 +12,36 @@ from dataclasses import dataclass, field
 from iot_cipher.vault import OpenVault, VaultRecord
 
 RENEW_SECONDS = 300.0
-"""A vault in use has its record looked at again this often; where it is held for less than twice as
-long, in half of that time."""
+"""Interval at which the record of a vault in use is read again, at most half of the cache time."""
 _DROP_EVERY_SECONDS = 5.0
 _CLOSE_SECONDS = 2.0
 
 
 @dataclass(slots=True)
-class HeldVault:
-    """An opened vault, and the record that it was opened from."""
+class CachedVault:
+    """An open vault, and the record that it was opened from."""
 
     vault: OpenVault = field(repr=False)
     record: VaultRecord = field(repr=False)
     renew_at: float
-    """From then on its next use looks at its record again; unchanged, it is held on."""
+    """The first use after this time reads the record again."""
     expires_at: float
-    """From then on it is not used, and its data key is dropped within seconds."""
+    """After this time the vault is not used, and its data key is dropped within seconds."""
     missed: tuple[bytes, ...]
-    """Lookups of the password as it was sent, if only its normal form has a vault."""
+    """Lookups of the password as sent, if only its normal form has a vault."""
     missing: bool = False
-    """Whether Postgres lacks it, and gets it back only with a request that has its password."""
+    """Whether Postgres lacks the record, and only a request with the password can restore it."""
     in_redis: bool = False
     """Whether Redis has the record too: the next PUT stores it there first if not."""
 
 
 class VaultCache:
-    """At most `size` opened vaults, each for `seconds` after it was opened or renewed.
+    """At most `size` open vaults, each for `seconds` after it was opened or renewed.
 
-    A vault in use is renewed every `RENEW_SECONDS`, which costs no scrypt. One that is not used is
-    dropped when its time is over, and its data key with it.
+    A vault in use is renewed every `RENEW_SECONDS`, without a scrypt. A vault that is not used is
+    dropped after `seconds`, with its data key.
 
-    Keys are HMACs of passwords under a secret of this process, which is stored nowhere.
+    The keys are HMACs of passwords under a random secret of this process.
     """
 
     def __init__(
@@ -52,25 +51,25 @@ class VaultCache:
         self._seconds = seconds
         self._clock = clock
         self._secret = os.urandom(32)
-        self._held: OrderedDict[bytes, HeldVault] = OrderedDict()
-        """The one that expires first comes first."""
+        self._vaults: OrderedDict[bytes, CachedVault] = OrderedDict()
+        """Ordered by expiry, the earliest first."""
         self._closing = threading.Event()
         self._dropper: threading.Thread | None = None
 
     def key(self, password: bytes) -> bytes:
-        """The name of a password in this process."""
+        """Return the cache key of a password."""
         return hmac.digest(self._secret, password, "sha256")
 
-    def get(self, key: bytes) -> HeldVault | None:
-        """What is held of a password, if its time is not over."""
-        held = self._held.get(key)
-        return None if held is None or self._clock() >= held.expires_at else held
+    def get(self, key: bytes) -> CachedVault | None:
+        """Return the open vault of a password, if it has not expired."""
+        cached = self._vaults.get(key)
+        return None if cached is None or self._clock() >= cached.expires_at else cached
 
-    def is_due(self, held: HeldVault) -> bool:
-        """Whether its record is to be looked at again, by this caller alone."""
-        if self._clock() < held.renew_at:
+    def is_due(self, cached: CachedVault) -> bool:
+        """Return whether this caller, and no other, shall read the record again."""
+        if self._clock() < cached.renew_at:
             return False
-        held.renew_at = held.expires_at  # nobody else does it meanwhile
+        cached.renew_at = cached.expires_at  # so that no other caller does it
         return True
 
     def put(
@@ -79,59 +78,61 @@ class VaultCache:
         record: VaultRecord,
         vault: OpenVault,
         missed: tuple[bytes, ...] = (),
-    ) -> HeldVault:
-        """Hold a vault from now on; the one that expires first makes room."""
+    ) -> CachedVault:
+        """Add an open vault. If the cache is full, drop the one that expires first."""
         now = self._clock()
         renew_at = now + min(RENEW_SECONDS, self._seconds / 2)
-        held = HeldVault(vault, record, renew_at, now + self._seconds, missed)
-        self._held[key] = held
-        self._held.move_to_end(key)
-        while len(self._held) > self._size:
-            self._held.popitem(last=False)
+        cached = CachedVault(vault, record, renew_at, now + self._seconds, missed)
+        self._vaults[key] = cached
+        self._vaults.move_to_end(key)
+        while len(self._vaults) > self._size:
+            self._vaults.popitem(last=False)
         if self._dropper is None:
-            self._dropper = threading.Thread(target=self._drop_on, name="vault-cache", daemon=True)
+            self._dropper = threading.Thread(
+                target=self._drop_periodically, name="vault-cache", daemon=True
+            )
             self._dropper.start()
-        return held
+        return cached
 
     def forget(self, key: bytes) -> None:
-        """Hold a vault no longer."""
-        self._held.pop(key, None)
+        """Drop the vault of a cache key."""
+        self._vaults.pop(key, None)
 
     def forget_vault(self, vault_id: uuid.UUID) -> None:
-        """Hold a vault no longer, whatever its password."""
-        for key, held in list(self._held.items()):
-            if held.record.vault_id == vault_id:
+        """Drop a vault, under all its cache keys."""
+        for key, cached in list(self._vaults.items()):
+            if cached.record.vault_id == vault_id:
                 self.forget(key)
 
     def mark_missing(self, vault_id: uuid.UUID) -> None:
-        """Let the next use of a vault put it back into Postgres."""
-        for held in list(self._held.values()):
-            if held.record.vault_id == vault_id:
-                held.missing, held.renew_at = True, self._clock()
+        """Make the next use of a vault restore its record in Postgres."""
+        for cached in list(self._vaults.values()):
+            if cached.record.vault_id == vault_id:
+                cached.missing, cached.renew_at = True, self._clock()
 
     def records(self) -> list[VaultRecord]:
-        """The records of all vaults that are held."""
-        return [held.record for held in list(self._held.values())]
+        """Return the records of all open vaults."""
+        return [cached.record for cached in list(self._vaults.values())]
 
     def drop_expired(self) -> int:
-        """Drop all vaults whose time is over; how many."""
+        """Drop all expired vaults; return their number."""
         dropped = 0
         now = self._clock()
-        while self._held:
-            key, held = next(iter(self._held.items()))
-            if now < held.expires_at:
+        while self._vaults:
+            key, cached = next(iter(self._vaults.items()))
+            if now < cached.expires_at:
                 break
-            self._held.pop(key, None)
+            self._vaults.pop(key, None)
             dropped += 1
         return dropped
 
     def close(self) -> None:
         """Drop everything."""
         self._closing.set()
-        self._held.clear()
+        self._vaults.clear()
         if self._dropper is not None:
             self._dropper.join(_CLOSE_SECONDS)
 
-    def _drop_on(self) -> None:
+    def _drop_periodically(self) -> None:
         while not self._closing.wait(min(_DROP_EVERY_SECONDS, self._seconds)):
             self.drop_expired()

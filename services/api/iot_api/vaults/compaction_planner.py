@@ -1,7 +1,7 @@
-"""Compaction, the API's part: which small segments of an opened vault a writer is to merge.
+"""Plan compaction: choose the small segments of an open vault that a writer shall merge.
 
-Only a process that has the vault open can hand out the keys of its segments, so the orders are made
-here.
+Only a process that has the vault open can give a writer the keys of its segments, so the API makes
+the orders.
 """
 
 import logging
@@ -29,17 +29,17 @@ from iot_stores.small_segments import Name, SmallSegment, find_small
 
 from .compaction_sources import VerifiedSource, verify_sources
 
-FEWEST = 64
-"""Of a day that goes on, so many small segments are merged at least."""
-MOST_SEGMENTS, MOST_READINGS, MOST_BYTES = 1024, 8192, 4 * 2**20
-"""Of one order: a writer is busy with it for a tenth of a second."""
-MOST_FOUND = 2048
-"""Small segments looked at in one go."""
+MIN_SEGMENTS = 64
+"""Fewer small segments of the current day are not merged."""
+MAX_SEGMENTS, MAX_READINGS, MAX_BYTES = 1024, 8192, 4 * 2**20
+"""Limits of one order. It takes a writer a tenth of a second."""
+MAX_FOUND = 2048
+"""Small segments considered at a time."""
 MARGIN_MS = 60_000
-"""Segments are left alone until the hot window has dropped them, and a little longer: what reads of
-the last minutes are after stays where it is."""
-MOST_VAULTS = 128
-"""Vaults that wait to be looked at."""
+"""Segments are not merged before the hot window has dropped them, plus this margin, so that reads
+of the last minutes find them in one place."""
+MAX_VAULTS = 128
+"""Length of the queue of vaults to plan."""
 _RECENT_MS = 2 * DAY_MS
 _CLOSE_SECONDS = 2.0
 
@@ -47,12 +47,13 @@ _log = logging.getLogger(__name__)
 
 
 def plan(small: Sequence[SmallSegment], before: int) -> Iterator[list[SmallSegment]]:
-    """Which of a vault's small segments are to be merged with one another.
+    """Yield groups of small segments of a vault to merge, one group an order.
 
-    All of an order were received on one day of UTC, so that retention is late by a day at most.
-    While the day goes on, a segment is merged only along with as many readings in smaller ones:
-    each time it is written anew it is at least twice as large. Once the day is over, what is left
-    of it is merged. `before` is up to when all is known, in Unix milliseconds.
+    All segments of a group were received on one UTC day, so that retention is late by at most a
+    day. During the day, a segment is merged only with at least as many readings of smaller
+    segments, so its size at least doubles each time it is rewritten. After the day, the remaining
+    segments are merged. `before` is the time up to which all segments are known, in Unix
+    milliseconds.
     """
     days: dict[int, list[SmallSegment]] = defaultdict(list)
     for each in small:
@@ -72,7 +73,7 @@ def _smallest(segments: Sequence[SmallSegment]) -> list[SmallSegment]:
         readings += each.count
         if readings >= 2 * each.count:
             enough = number
-    if enough < FEWEST:
+    if enough < MIN_SEGMENTS:
         return []
     return sorted(by_count[:enough], key=lambda each: each.received_min)
 
@@ -83,7 +84,7 @@ def _portions(segments: Sequence[SmallSegment]) -> Iterator[list[SmallSegment]]:
     for each in segments:
         readings += each.count
         size += each.size
-        if len(portion) == MOST_SEGMENTS or readings > MOST_READINGS or size > MOST_BYTES:
+        if len(portion) == MAX_SEGMENTS or readings > MAX_READINGS or size > MAX_BYTES:
             yield portion
             portion, readings, size = [], each.count, each.size
         portion.append(each)
@@ -91,9 +92,9 @@ def _portions(segments: Sequence[SmallSegment]) -> Iterator[list[SmallSegment]]:
 
 
 class CompactionPlanner:
-    """Makes the orders of vaults that were opened, one after the other, beside the requests.
+    """Makes the orders of opened vaults in a background thread, one vault after the other.
 
-    Whatever fails is left: the same is found again when the vault is opened next.
+    Failures are not retried: the segments are found again when the vault is opened next.
     """
 
     def __init__(
@@ -105,18 +106,19 @@ class CompactionPlanner:
         hot_window_seconds: int,
         after_seconds: float = 0.0,
     ) -> None:
-        """`after_seconds`: for so long from now no vault is looked at that is offered."""
+        """Take the stores. Vaults offered in the first `after_seconds` are ignored."""
         self._pool = pool
         self._orders = orders
         self._keyring = keyring
         self._from = time.monotonic() + after_seconds
         self._dropped_ms = hot_window_seconds * 1000 + MARGIN_MS
-        self._vaults: Queue[OpenVault | None] = Queue(MOST_VAULTS)
+        self._vaults: Queue[OpenVault | None] = Queue(MAX_VAULTS)
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
     def offer(self, vault: OpenVault) -> None:
-        """Look at a vault when there is time for it. Costs nothing, and never fails."""
+        """Queue a vault for planning. Never blocks and never fails; drops it if the queue is
+        full."""
         if time.monotonic() < self._from:
             return
         try:
@@ -129,7 +131,7 @@ class CompactionPlanner:
                 self._thread.start()
 
     def close(self) -> None:
-        """End the thread, also with vaults left."""
+        """Stop the thread, even if vaults are queued."""
         with self._lock:
             thread, self._thread = self._thread, None
         if thread is not None:
@@ -142,13 +144,13 @@ class CompactionPlanner:
             try:
                 self.look(vault)
             except (RedisError, psycopg.Error, DecryptionError) as error:
-                _log.info("small segments are not looked for now: %s", error)
+                _log.info("no compaction is planned now: %s", error)
 
     def look(self, vault: OpenVault) -> int:
-        """Make the orders of a vault, unless it was looked at lately; how many were made.
+        """Make the orders of a vault, unless it was planned recently; return their number.
 
         Raises:
-            RedisError, psycopg.Error: a part is away.
+            RedisError, psycopg.Error: a store is away.
         """
         name = vault.vault_id.bytes
         if not self._orders.look(name):
@@ -162,10 +164,10 @@ class CompactionPlanner:
                 vault.vault_id,
                 since=0 if back else recent,
                 before=before,
-                limit=MOST_FOUND,
+                limit=MAX_FOUND,
             )
         planned, verified = self._verified_plan(vault, small, before)
-        if back and len(small) == MOST_FOUND:
+        if back and len(small) == MAX_FOUND:
             self._orders.look_back_soon(name)
         elif back and all(segments[0].received_min >= recent for segments in planned):
             self._orders.settled(name)
@@ -178,8 +180,9 @@ class CompactionPlanner:
     def _verified_plan(
         self, vault: OpenVault, small: Sequence[SmallSegment], before: int
     ) -> tuple[list[list[SmallSegment]], dict[Name, VerifiedSource]]:
-        """A plan of segments that were all opened. Only what is planned is fetched; what must not
-        be merged is left out, and the rest planned anew.
+        """Return a plan whose segments were all opened by this process.
+
+        Segments that must not be merged are left out, and the others are planned again.
         """
         verified: dict[Name, VerifiedSource] = {}
         while True:
@@ -192,7 +195,7 @@ class CompactionPlanner:
             small = [each for each in small if each.name not in refused]
 
     def _order(self, vault: OpenVault, sources: Sequence[VerifiedSource]) -> bytes:
-        # An order's readings of one day fit in one segment, so each day needs one key.
+        # The readings of one day of an order fit into one segment, so each day needs one key.
         days = set(chain.from_iterable(each.days for each in sources))
         salts = [os.urandom(SALT_BYTES) for _ in days]
         order = CompactionOrder(

@@ -1,8 +1,8 @@
-"""Sources of compaction orders: the small segments whose keys may be given to a writer.
+"""Verify the sources of a compaction order: small segments whose keys a writer may get.
 
-A row of the database proves nothing. Whoever may write there can plant a small row that carries the
-salt of a large segment, and wait for its key. So this process opens each segment before it gives
-the key away, and takes the key from the very payload that it opened.
+A row of the database proves nothing: an attacker with write access can plant a small row with the
+salt of a large segment, and wait for its key. So this process decrypts each segment before it gives
+its key to a writer, and derives the key from the payload that it decrypted.
 """
 
 import logging
@@ -20,18 +20,18 @@ from iot_stores.months import DAY_MS
 from iot_stores.postgres import Pool
 from iot_stores.small_segments import SMALL, Name, SmallSegment, fetch_small
 
-PORTION = 32
-"""Segments fetched at once, 2 MiB at most. Other greenlets get a turn between portions."""
-MOST_DAYS = 4
-"""Days of receipt that a segment may span: an order has a key for each day. A segment spans days
-when the writers were away for as long."""
+BATCH = 32
+"""Segments fetched at a time, at most 2 MiB. Other greenlets run between batches."""
+MAX_DAYS = 4
+"""Days of receipt that a segment may span. An order has a key for each day. A segment spans several
+days if the writers were down for as long."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class VerifiedSource:
-    """A small segment that was opened: its key, and the days on which its readings came."""
+    """A small segment that was decrypted: its key, and the days of receipt of its readings."""
 
     source: Source
     days: range
@@ -40,17 +40,17 @@ class VerifiedSource:
 def verify_sources(
     pool: Pool, vault: OpenVault, small: Sequence[SmallSegment]
 ) -> dict[Name, VerifiedSource]:
-    """Open small segments; return those whose keys open nothing that is not small.
+    """Decrypt small segments; return those whose keys decrypt nothing but small segments.
 
-    Segments that can't be opened are counted and logged.
+    Segments that can't be decrypted are counted and logged.
 
     Raises:
         psycopg.Error: Postgres is away.
     """
     verified: dict[Name, VerifiedSource] = {}
     damaged: list[int] = []
-    for start in range(0, len(small), PORTION):
-        named = [each.name for each in small[start : start + PORTION]]
+    for start in range(0, len(small), BATCH):
+        named = [each.name for each in small[start : start + BATCH]]
         with pool.connection() as connection:
             found = fetch_small(connection, vault.vault_id, named)
         for segment in found:
@@ -66,7 +66,7 @@ def verify_sources(
     if damaged:
         metrics.counter("iot_damaged_total").labels("segment").inc(len(damaged))
         _log.error(
-            "%d small segments of vault %s can't be opened, they are not merged; the first is %d",
+            "%d small segments of vault %s can't be decrypted and are not merged; the first is %d",
             len(damaged),
             vault.vault_id,
             damaged[0],
@@ -75,13 +75,13 @@ def verify_sources(
 
 
 def _verify(vault: OpenVault, segment: SealedSegment) -> VerifiedSource | None:
-    """The segment's key, or None when it must not be given away."""
+    """Return the segment with its key, or None if a writer must not get the key."""
     bounds, payload = segment.bounds, segment.payload
     salt = salt_of(payload)
     key = vault.chunk_key(salt)
     shared = may_share_key(decrypt_with_chunk_key(vault.vault_id, key, bounds, payload))
     # The bounds are authentic from here on.
     days = range(bounds.received_min // DAY_MS, bounds.received_max // DAY_MS + 1)
-    if shared or bounds.count >= SMALL or len(days) > MOST_DAYS:
+    if shared or bounds.count >= SMALL or len(days) > MAX_DAYS:
         return None
     return VerifiedSource(Source(bounds.first_id, bounds.received_min, salt, key), days)

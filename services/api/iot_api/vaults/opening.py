@@ -9,7 +9,7 @@ import psycopg
 from redis.exceptions import RedisError
 
 from iot_api.limits.clients import Client
-from iot_api.limits.guess_limit import Guesses
+from iot_api.limits.guess_limit import GuessLimit
 from iot_cipher.keyring import Keyring
 from iot_cipher.vault import (
     OpenVault,
@@ -31,7 +31,7 @@ from iot_stores.store_states import report
 from iot_stores.vault_lookups import FastLookups, LookupPolicy
 from iot_stores.vault_records import PolicyChangedError
 
-from .cache import HeldVault
+from .cache import CachedVault
 from .keeper import VaultKeeper
 from .password_form import normal_form
 from .password_search import PasswordSearch, same_lookups
@@ -44,7 +44,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Opened:
-    held: HeldVault
+    held: CachedVault
     created: bool = False
 
 
@@ -61,7 +61,7 @@ class Vaults:
         self,
         keyring: Callable[[], Keyring],
         keeper: VaultKeeper,
-        guesses: Guesses,
+        guesses: GuessLimit,
         *,
         scrypt_log2_n: int,
         slow_key: PasswordKey = password_key,
@@ -138,7 +138,7 @@ class Vaults:
         if entries:
             self._keeper.entries_are_held()
 
-    def _writable(self, held: HeldVault) -> OpenVault:
+    def _writable(self, held: CachedVault) -> OpenVault:
         """A vault whose record Redis has too, so that its readings may be acknowledged.
 
         When Postgres loses the row, Redis has the only copy that outlives this process. The record
@@ -149,7 +149,9 @@ class Vaults:
             held.in_redis = True
         return held.vault
 
-    def _held_or_opened(self, password: bytes, client: Client, *, create: bool) -> HeldVault | None:
+    def _held_or_opened(
+        self, password: bytes, client: Client, *, create: bool
+    ) -> CachedVault | None:
         self._guesses.check(client)
         key = self._cache.key(password)
         held = self._held(key, password, client)
@@ -158,15 +160,15 @@ class Vaults:
         found = self._share(key, password, client, create=create)
         return None if found is None else found.held
 
-    def _held(self, key: bytes, password: bytes, client: Client) -> HeldVault | None:
+    def _held(self, key: bytes, password: bytes, client: Client) -> CachedVault | None:
         held = self._cache.get(key)
         if held is not None and self._cache.is_due(held):
             return self._renew(key, held, password, client)
         return held
 
     def _renew(
-        self, key: bytes, held: HeldVault, password: bytes, client: Client
-    ) -> HeldVault | None:
+        self, key: bytes, held: CachedVault, password: bytes, client: Client
+    ) -> CachedVault | None:
         """Hold a vault on if its record is still the same; None if it is another one.
 
         While its record can't be read, the vault is used until its time is over. One that Postgres
@@ -199,7 +201,7 @@ class Vaults:
         return renewed
 
     def _moved_when_idle(
-        self, held: HeldVault, key: bytes, password: bytes, client: Client
+        self, held: CachedVault, key: bytes, password: bytes, client: Client
     ) -> VaultRecord:
         """As `_moved`, if nobody computes a scrypt now: ten thousand vaults in use would otherwise
         have to be moved within minutes.
@@ -306,7 +308,7 @@ class Vaults:
 
     def _open(
         self, search: PasswordSearch, key: bytes, record: VaultRecord, *, from_cache: bool
-    ) -> HeldVault:
+    ) -> CachedVault:
         metrics.counter("iot_vaults_opened_total").labels("found").inc()
         try:
             vault = search.open(record)

@@ -1,17 +1,18 @@
-"""The normal form of a password, in which two ways to type the same text are the same."""
+"""The normal form of a password: one form for all ways to type the same text in Unicode."""
 
 import unicodedata
 
-MOST_BYTES = 4096
-"""A longer password has no other form: Unicode sorts accents in quadratic time, seconds for 64
-KiB."""
+MAX_BYTES = 4096
+"""A longer password is not normalized: normalization takes quadratic time, seconds for 64 KiB."""
 
 
 def normal_form(password: bytes) -> bytes:
-    """The password (UTF-8) as OpaqueString of RFC 8265 prepares it: every space of Unicode is the
-    one of ASCII, then NFC. Nothing is refused: what the RFC forbids is kept as it is.
+    """Return the password (UTF-8) as OpaqueString of RFC 8265: spaces become ASCII spaces, then
+    NFC.
+
+    Refuses nothing: characters that the RFC forbids are kept.
     """
-    if password.isascii() or len(password) > MOST_BYTES:
+    if password.isascii() or len(password) > MAX_BYTES:
         return password
     try:
         text = password.decode()

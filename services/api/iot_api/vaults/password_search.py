@@ -1,4 +1,4 @@
-"""One search for the vault of a password."""
+"""Search for the vault of a password."""
 
 import logging
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 
 class PasswordSearch:
-    """One password's secrets under all lookups in use, each computed once."""
+    """The secrets of one password under all lookups in use, each computed once."""
 
     def __init__(
         self,
@@ -35,14 +35,14 @@ class PasswordSearch:
     ) -> None:
         self.keyring = keyring
         self.missed = missed
-        """Lookups of the password as it was sent, if this one is its normal form."""
+        """Lookups of the password as sent, if this search is for its normal form."""
         self._password = password
         self._scrypt_log2_n = scrypt_log2_n
         self._slow_key = slow_key
         self._made: dict[tuple[VaultFormat, int], PasswordSecret] = {}
 
     def secrets(self, policy: LookupPolicy) -> Iterator[PasswordSecret]:
-        """The secret of new vaults, then those of the older lookups in use."""
+        """Yield the secret for new vaults, then those for the older lookups in use."""
         if not policy.creates_fast_lookups:
             for cost in reversed(policy.costs):
                 yield self._secret(VaultFormat.SCRYPT_LOOKUP, cost)
@@ -51,12 +51,13 @@ class PasswordSearch:
 
     @property
     def lookups(self) -> tuple[bytes, ...]:
-        """The lookups that were computed."""
+        """The lookups computed so far."""
         return tuple(secret.lookup for secret in self._made.values())
 
     def find(self, records: VaultRecords, policy: LookupPolicy) -> tuple[FoundVault, bool]:
-        """Look the password up; whether the record comes from Redis. While the policy has several
-        lookups, the newest is tried first: the others cost a scrypt each.
+        """Look the password up; return the record, and whether it comes from Redis.
+
+        While the policy has several lookups, the newest is tried first: each costs a scrypt.
         """
         secrets = self.secrets(policy)
         newest = next(secrets)
@@ -69,7 +70,7 @@ class PasswordSearch:
                 if found.record is not None or not same_lookups(found.policy, policy):
                     return found, False
             except AWAY:
-                _log.info("a password is looked up in Redis alone, Postgres is away")
+                _log.info("Postgres is away: a password is looked up in Redis alone")
         lookups = [newest.lookup, *(secret.lookup for secret in secrets)]
         record = records.cached(lookups)
         if record is not None:
@@ -77,11 +78,11 @@ class PasswordSearch:
         return records.find(lookups), False
 
     def open(self, record: VaultRecord) -> OpenVault:
-        """Open the record that was found. Raises `DecryptionError`: it is damaged."""
+        """Open the record that was found. Raises `DecryptionError` if it is damaged."""
         for secret in self._made.values():
             if secret.lookup == record.lookup:
                 return open_vault(self.keyring, record, secret)
-        raise DecryptionError("a vault record is not the one that was looked up")
+        raise DecryptionError("the vault record has another lookup than the one searched for")
 
     def _secret(self, vault_format: VaultFormat, cost: int) -> PasswordSecret:
         made = self._made.get((vault_format, cost))
@@ -94,5 +95,5 @@ class PasswordSearch:
 
 
 def same_lookups(one: LookupPolicy, other: LookupPolicy) -> bool:
-    """Whether a password has the same lookups under both."""
+    """Return whether a password has the same lookups under both policies."""
     return (one.fast_lookups, one.costs) == (other.fast_lookups, other.costs)

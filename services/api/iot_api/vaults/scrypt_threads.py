@@ -1,4 +1,4 @@
-"""scrypt beside the event loop, and behind everything else that wants the processor."""
+"""Run scrypt in a thread of low priority, beside the event loop."""
 
 import os
 import sys
@@ -11,12 +11,13 @@ from gevent.threadpool import ThreadPool
 from iot_cipher.vault import PasswordKey, password_key
 
 NICE = 10
-"""A tenth of the weight of the threads that serve requests: a flood of new passwords takes what
-they leave. While the processor is idle, a scrypt is as fast as ever."""
+"""At this niceness a thread gets a tenth of the CPU weight of the threads that serve requests, so a
+flood of new passwords takes only what they leave. On an idle CPU it costs nothing."""
 
 
 def slow_key() -> PasswordKey:
-    """`password_key`; with gevent it runs in a thread, so that other requests go on."""
+    """Return `password_key`; under gevent, one that runs in a thread, so that other requests go
+    on."""
     if not gevent.monkey.is_module_patched("socket"):
         return password_key
     pool = ThreadPool(1)
@@ -29,6 +30,6 @@ def slow_key() -> PasswordKey:
 
 
 def _nice_password_key(password: bytes, salt: bytes, log2_n: int) -> bytes:
-    if sys.platform == "linux":  # elsewhere a thread has no priority of its own
+    if sys.platform == "linux":  # on other systems a thread has no priority of its own
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
     return password_key(password, salt, log2_n)

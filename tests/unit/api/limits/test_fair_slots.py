@@ -35,7 +35,7 @@ class _Callers:
 
 
 def test_clients_take_turns_however_many_calls_each_has() -> None:
-    slots = FairSlots(1, most_waiting=100, most_waiting_per_client=100)
+    slots = FairSlots(1, max_waiting=100, max_waiting_per_client=100)
     callers = _Callers(slots)
     with slots.slot(Client("greedy"), seconds=1, refusal="busy"):
         for number in range(3):
@@ -46,7 +46,7 @@ def test_clients_take_turns_however_many_calls_each_has() -> None:
 
 
 def test_addresses_that_a_client_makes_up_are_served_as_one() -> None:
-    slots = FairSlots(1, most_waiting=100, most_waiting_per_client=100)
+    slots = FairSlots(1, max_waiting=100, max_waiting_per_client=100)
     callers = _Callers(slots)
     with slots.slot(Client("a"), seconds=1, refusal="busy"):
         for number in range(3):
@@ -57,7 +57,7 @@ def test_addresses_that_a_client_makes_up_are_served_as_one() -> None:
 
 
 def test_urgent_callers_go_first() -> None:
-    slots = FairSlots(1, most_waiting=100, most_waiting_per_client=100)
+    slots = FairSlots(1, max_waiting=100, max_waiting_per_client=100)
     callers = _Callers(slots)
     with slots.slot(Client("a"), seconds=1, refusal="busy"):
         callers.start("a", "a, later", urgent=False)
@@ -68,7 +68,7 @@ def test_urgent_callers_go_first() -> None:
 
 
 def test_a_full_queue_refuses_at_once() -> None:
-    slots = FairSlots(1, most_waiting=2, most_waiting_per_client=1)
+    slots = FairSlots(1, max_waiting=2, max_waiting_per_client=1)
     callers = _Callers(slots)
     with slots.slot(Client("a"), seconds=1, refusal="busy"):
         callers.start("a", "a")
@@ -82,7 +82,7 @@ def test_a_full_queue_refuses_at_once() -> None:
 
 
 def test_a_caller_that_gives_up_leaves_its_slot_to_the_next() -> None:
-    slots = FairSlots(1, most_waiting=9, most_waiting_per_client=9)
+    slots = FairSlots(1, max_waiting=9, max_waiting_per_client=9)
     callers = _Callers(slots)
     with slots.slot(Client("a"), seconds=1, refusal="busy"):
         with (
@@ -99,7 +99,7 @@ def test_a_caller_that_gives_up_leaves_its_slot_to_the_next() -> None:
 
 
 def test_work_that_is_half_done_joins_a_full_queue() -> None:
-    slots = FairSlots(1, most_waiting=0, most_waiting_per_client=0)
+    slots = FairSlots(1, max_waiting=0, max_waiting_per_client=0)
     with slots.slot(Client("a"), seconds=1, refusal="busy"):
         with pytest.raises(TooManyRequestsError, match="busy"):
             slots._acquire(Client("b"), 30, "busy", urgent=True, always_queue=False)  # noqa: SLF001 - refused, so nothing to release
@@ -112,7 +112,7 @@ def test_work_that_is_half_done_joins_a_full_queue() -> None:
 
 
 def test_without_a_wait_only_a_free_slot_is_taken() -> None:
-    slots = FairSlots(1, most_waiting=9, most_waiting_per_client=9)
+    slots = FairSlots(1, max_waiting=9, max_waiting_per_client=9)
     with (
         slots.slot(Client("a"), seconds=0, refusal="busy"),
         pytest.raises(TooManyRequestsError, match="busy"),
@@ -122,7 +122,7 @@ def test_without_a_wait_only_a_free_slot_is_taken() -> None:
 
 
 def test_addresses_that_a_client_makes_up_leave_half_of_the_queue() -> None:
-    slots = FairSlots(1, most_waiting=4, most_waiting_per_client=2)
+    slots = FairSlots(1, max_waiting=4, max_waiting_per_client=2)
     callers = _Callers(slots)
     with slots.slot(Client("a"), seconds=1, refusal="busy"):
         for number in range(2):

@@ -73,7 +73,7 @@ def test_the_data_key_of_an_unused_vault_is_dropped_when_its_time_is_over() -> N
 def test_expired_vaults_are_dropped_without_any_request() -> None:
     cache = VaultCache(size=10, seconds=0.05)
     cache.put(b"1", record(1), vault(1))
-    wait_until(lambda: not cache._held, what="an empty cache")  # noqa: SLF001 - its memory
+    wait_until(lambda: not cache._vaults, what="an empty cache")  # noqa: SLF001 - its memory
     cache.close()
 
 

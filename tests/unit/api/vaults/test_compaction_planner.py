@@ -5,7 +5,13 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iot_api.vaults.compaction_planner import FEWEST, MOST_BYTES, MOST_READINGS, MOST_SEGMENTS, plan
+from iot_api.vaults.compaction_planner import (
+    MAX_BYTES,
+    MAX_READINGS,
+    MAX_SEGMENTS,
+    MIN_SEGMENTS,
+    plan,
+)
 from iot_stores.months import DAY_MS
 from iot_stores.small_segments import SMALL, SMALL_BYTES, SmallSegment
 from iot_writer.compaction import segment_merger
@@ -35,9 +41,9 @@ def test_orders_are_bounded_apart_and_of_one_day(found: list[SmallSegment]) -> N
     named = [id(each) for order in orders for each in order]
     assert len(named) == len(set(named))
     for order in orders:
-        assert 2 <= len(order) <= MOST_SEGMENTS
-        assert sum(each.count for each in order) <= MOST_READINGS
-        assert sum(each.size for each in order) <= MOST_BYTES
+        assert 2 <= len(order) <= MAX_SEGMENTS
+        assert sum(each.count for each in order) <= MAX_READINGS
+        assert sum(each.size for each in order) <= MAX_BYTES
         assert len({each.received_min // DAY_MS for each in order}) == 1
         assert order == sorted(order, key=lambda each: each.received_min)
 
@@ -45,8 +51,8 @@ def test_orders_are_bounded_apart_and_of_one_day(found: list[SmallSegment]) -> N
 @given(st.lists(st.integers(1, SMALL - 1), max_size=300))
 def test_while_the_day_goes_on_each_is_at_least_doubled(counts: list[int]) -> None:
     orders = list(plan([segment(TODAY + place, n) for place, n in enumerate(counts)], NOW))
-    for order in orders[:1] if sum(counts) <= MOST_READINGS else []:
-        assert len(order) >= FEWEST
+    for order in orders[:1] if sum(counts) <= MAX_READINGS else []:
+        assert len(order) >= MIN_SEGMENTS
         assert sum(each.count for each in order) >= 2 * max(each.count for each in order)
 
 
@@ -61,7 +67,7 @@ def test_a_day_that_is_over_leaves_nothing_but_one() -> None:
 
 
 def test_few_of_today_are_left() -> None:
-    few = [segment(TODAY + number) for number in range(FEWEST)]
+    few = [segment(TODAY + number) for number in range(MIN_SEGMENTS)]
     assert list(plan(few[1:], NOW)) == []
     assert list(plan(few, NOW)) == [few]
     assert list(plan([*few[1:], segment(TODAY + 99, SMALL - 1)], NOW)) == []
@@ -80,10 +86,10 @@ def test_a_reading_is_written_anew_a_few_times_only() -> None:
                 written += count
                 if count < SMALL:
                     held.append(segment(order[0].received_min, count))
-        assert len(held) < FEWEST + 20
-    assert written / 20_000 <= math.log2(2 * SMALL / FEWEST)
+        assert len(held) < MIN_SEGMENTS + 20
+    assert written / 20_000 <= math.log2(2 * SMALL / MIN_SEGMENTS)
 
 
 def test_what_an_order_holds_of_a_day_fits_in_one_merged_segment() -> None:
     """So an order needs one key a day."""
-    assert MOST_READINGS <= segment_merger.MOST_READINGS
+    assert MOST_READINGS <= segment_merger.MAX_READINGS

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from iot_api.limits.clients import Client
-from iot_api.limits.guess_limit import Guesses
+from iot_api.limits.guess_limit import GuessLimit
 from iot_api.vaults.cache import VaultCache
 from iot_api.vaults.keeper import VaultKeeper
 from iot_api.vaults.opening import Vaults
@@ -97,7 +97,7 @@ def keeper(records: Records, cache: VaultCache, keyring: Keyring) -> VaultKeeper
     return VaultKeeper(records, cache, lambda: keyring, NothingHeld(), lambda: None)
 
 
-class NoGuesses(Guesses):
+class NoGuesses(GuessLimit):
     """Counts unknown passwords, and refuses nobody."""
 
     def __init__(self) -> None:

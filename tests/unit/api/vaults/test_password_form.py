@@ -4,7 +4,7 @@ import unicodedata
 
 import pytest
 
-from iot_api.vaults.password_form import MOST_BYTES, normal_form
+from iot_api.vaults.password_form import MAX_BYTES, normal_form
 
 
 @pytest.mark.parametrize(
@@ -44,6 +44,6 @@ def test_what_is_no_text_has_no_other_form(sent: bytes) -> None:
 
 def test_a_giant_has_no_other_form() -> None:
     """Sorting its accents would take seconds."""
-    longest = "u\u0308".encode() * (MOST_BYTES // 3)
-    assert normal_form(longest) == "ü".encode() * (MOST_BYTES // 3)
+    longest = "u\u0308".encode() * (MAX_BYTES // 3)
+    assert normal_form(longest) == "ü".encode() * (MAX_BYTES // 3)
     assert normal_form(longest + longest) == longest + longest

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from iot_api.vaults.cache import RENEW_SECONDS
-from iot_api.vaults.compaction_planner import MOST_READINGS
+from iot_api.vaults.compaction_planner import MAX_READINGS
 from iot_models.segment import ID_STRIDE
 from iot_models.settings import Settings
 from iot_stores.small_segments import SMALL
@@ -116,7 +116,7 @@ def test_limits_are_those_of_the_code() -> None:
     assert COSTS.small_readings == SMALL
     assert (COSTS.linger, COSTS.job_seconds) == (jobs.LINGER_SECONDS, jobs.JOB_SECONDS)
     assert COSTS.renew_seconds == RENEW_SECONDS
-    assert COSTS.merged_readings == MOST_READINGS
+    assert COSTS.merged_readings == MAX_READINGS
     defaults = {each.name: each.default for each in fields(Settings)}
     demand = Demand(1)
     for name in ("vault_cache_seconds", "vault_cache_size", "hot_window_seconds"):

@@ -92,4 +92,4 @@ def test_a_reading_is_written_anew_a_few_times_only() -> None:
 
 def test_what_an_order_holds_of_a_day_fits_in_one_merged_segment() -> None:
     """So an order needs one key a day."""
-    assert MOST_READINGS <= segment_merger.MAX_READINGS
+    assert MAX_READINGS <= segment_merger.MOST_READINGS

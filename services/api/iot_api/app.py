@@ -1,4 +1,4 @@
-"""The Flask app: only wiring, no behaviour."""
+"""The Flask app, with the ingest endpoint in front: only wiring, no behaviour."""
 
 import logging
 
@@ -7,10 +7,10 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from iot_api.http.access import build_access, register_access
 from iot_api.http.cors import Cors
-from iot_api.http.double_slashes import merge_slashes
 from iot_api.http.errors import register_errors
-from iot_api.http.request_metrics import register_requests_seen
-from iot_api.ingest.endpoint import PlainPut
+from iot_api.http.paths import merge_slashes
+from iot_api.http.request_metrics import RequestMetrics, register_request_metrics
+from iot_api.ingest.endpoint import IngestEndpoint
 from iot_api.routes.audit import audit_blueprint
 from iot_api.routes.health import health_blueprint
 from iot_api.routes.readings import iot_blueprint
@@ -24,13 +24,14 @@ _log = logging.getLogger(__name__)
 
 
 def create_app(settings: Settings) -> Flask:
-    """The app of one process.
+    """Build the app of one process.
 
     Raises:
         SettingsError: the keyring or the tokens can't be read.
     """
     access = build_access(settings)
     metrics.begin("api")
+    request_metrics = RequestMetrics()
     service = build_service(settings)
     app = Flask(__name__, static_folder=None)
     app.extensions["iot"] = service
@@ -38,11 +39,11 @@ def create_app(settings: Settings) -> Flask:
     app.url_map.merge_slashes = False
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     if settings.trusted_proxies:
+        # x_for=0: `limits.clients.client_of` finds the addresses of clients.
         hops = settings.trusted_proxies
-        # Addresses of clients are found by `clients.client_of`.
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=0, x_proto=hops)  # type: ignore[method-assign]
-    # First: an error in what follows is answered with an id all the same.
-    register_requests_seen(app)
+    # The request id comes first, so that an error in a later hook has an id too.
+    register_request_metrics(app, request_metrics)
     register_errors(app)
     register_access(app, access)
     app.register_blueprint(iot_blueprint("iot", service), url_prefix="/api/iot")
@@ -51,7 +52,9 @@ def create_app(settings: Settings) -> Flask:
     app.register_blueprint(health_blueprint(service))
     cors = Cors(parse_origins(settings.cors_origins))
     others = merge_slashes(cors.wrap(app.wsgi_app))
-    app.wsgi_app = PlainPut(app, others, service, access, cors)  # type: ignore[method-assign]
+    app.wsgi_app = IngestEndpoint(  # type: ignore[method-assign]
+        others, service, access, request_metrics, cors
+    )
     if access.is_open:
         _log.warning("no tokens are configured: every client may use this service")
     return app

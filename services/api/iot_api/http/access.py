@@ -1,4 +1,4 @@
-"""Who may ask what: the scope that a route needs, and the token that a request brings."""
+"""Access checks: the scope that a route needs, and the token that a request brings."""
 
 import re
 from collections.abc import Callable
@@ -18,10 +18,10 @@ View = TypeVar("View", bound=Callable[..., Any])
 
 
 class Access:
-    """Refuses what a request's token is not good for.
+    """Checks the token of a request against the scope that a route needs.
 
-    Without tokens the service is open. A scope that is anonymous is not asked for, so whatever
-    a client of old sends along does no harm.
+    Without tokens the service is open. For an anonymous scope, the Authorization header is not
+    read at all, so that a header which old clients send does no harm.
     """
 
     def __init__(self, tokens: Callable[[], Tokens] | None, anonymous: frozenset[Scope]) -> None:
@@ -30,17 +30,19 @@ class Access:
 
     @property
     def is_open(self) -> bool:
-        """Whether everybody may do everything."""
+        """Whether no request needs a token."""
         return self._tokens is None
 
-    def check(self, scope: Scope, authorization: str | None) -> str:
-        """Let a request through that needs `scope` and brings that Authorization header.
+    def needs_token(self, scope: Scope) -> bool:
+        """Return whether a request that needs `scope` must bring a token."""
+        return self._tokens is not None and scope not in self._anonymous
 
-        Returns the name of its token, or "" when none was needed.
+    def check(self, scope: Scope, authorization: str | None) -> str:
+        """Return the name of the request's token, "" if the scope needs none.
 
         Raises:
-            UnauthorizedError: it brings no token, or one that is not known (any more).
-            ForbiddenError: its token lacks the scope.
+            UnauthorizedError: the header holds no token, or an unknown or revoked one.
+            ForbiddenError: the token lacks the scope.
         """
         if self._tokens is None or scope in self._anonymous:
             return ""
@@ -57,7 +59,7 @@ class Access:
 
 
 def build_access(settings: Settings) -> Access:
-    """What the settings say. Raises `SettingsError` when the tokens can't be read."""
+    """Return the access checks of the settings. Raises `SettingsError` for a bad tokens file."""
     anonymous = parse_anonymous_scopes(settings.anonymous_scopes)
     if not settings.tokens_file:
         return Access(None, anonymous)
@@ -75,20 +77,20 @@ def needs(scope: Scope) -> Callable[[View], View]:
 
 
 def needs_no_token(view: View) -> View:
-    """Declare that everybody may ask a view."""
+    """Declare that a view needs no token."""
     vars(view)["scope"] = None
     return view
 
 
 def declared_scope(view: Callable[..., Any]) -> Scope | None:
-    """The scope a view needs, None for none; `admin` for one that was declared nowhere."""
+    """Return the scope that a view needs: None for none, `admin` if nothing is declared."""
     return getattr(view, "scope", Scope.ADMIN)
 
 
 def register_access(app: Flask, access: Access) -> None:
-    """Check every request before anything of its body is read.
+    """Check each request before its body is read.
 
-    A path that doesn't exist needs no token, nor does OPTIONS, by which a browser asks first.
+    An unknown path needs no token, and neither does OPTIONS: browsers send preflights without one.
     """
 
     @app.before_request

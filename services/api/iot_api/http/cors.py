@@ -1,31 +1,31 @@
-"""CORS (https://fetch.spec.whatwg.org/#http-cors-protocol): what browsers may read, of answers and
-of errors alike, whoever gives them: the app, the plain PUT or the worker.
+"""CORS (https://fetch.spec.whatwg.org/#http-cors-protocol): which web pages may read responses.
+
+The headers go on every response and every error, whether the ingest endpoint, Flask or the worker
+answers.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from iot_models.origins import Origins
 
-StartResponse = Callable[..., Any]
-Wsgi = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]
-Headers = list[tuple[str, str]]
+from .responses import Headers, StartResponse, Wsgi
 
 METHODS = "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"
 EXPOSED = "Idempotent-Replayed, Location, Retry-After, WWW-Authenticate, X-Request-Id"
 
 
 class Cors:
-    """The headers of CORS for the origins that are allowed. No answer allows credentials."""
+    """The CORS headers for the allowed origins. No response allows credentials."""
 
     def __init__(self, origins: Origins) -> None:
         self._origins = origins
         every = [("Access-Control-Allow-Origin", "*"), ("Access-Control-Expose-Headers", EXPOSED)]
         self.without_origin: Headers = every if origins.every else [("Vary", "Origin")]
-        """For a request that names no origin, or could not be parsed."""
+        """Headers for a request that names no origin, or that could not be parsed."""
 
     def headers(self, environ: dict[str, Any]) -> Headers:
-        """The headers of the answer to a WSGI request."""
+        """Return the headers for the response to a WSGI request."""
         origin = environ.get("HTTP_ORIGIN", "")
         headers = list(self.without_origin)
         if not origin or not self._origins.allows(origin):
@@ -35,13 +35,13 @@ class Cors:
             headers.append(("Access-Control-Expose-Headers", EXPOSED))
         if is_preflight(environ):
             headers.append(("Access-Control-Allow-Methods", METHODS))
-            asked = environ.get("HTTP_ACCESS_CONTROL_REQUEST_HEADERS", "")
-            if asked:
-                headers.append(("Access-Control-Allow-Headers", asked))
+            requested = environ.get("HTTP_ACCESS_CONTROL_REQUEST_HEADERS", "")
+            if requested:
+                headers.append(("Access-Control-Allow-Headers", requested))
         return headers
 
     def wrap(self, app: Wsgi) -> Wsgi:
-        """The app with these headers on each of its answers."""
+        """Wrap an app so that each of its responses has the headers."""
 
         def wrapped(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
             def start(status: str, headers: Headers, *exc_info: Any) -> Any:
@@ -53,7 +53,7 @@ class Cors:
 
 
 def is_preflight(environ: dict[str, Any]) -> bool:
-    """Whether a browser asks whether it may send a request."""
+    """Return whether a browser asks if a web page may send a request."""
     return (
         environ["REQUEST_METHOD"] == "OPTIONS"
         and "HTTP_ORIGIN" in environ

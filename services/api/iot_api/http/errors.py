@@ -1,11 +1,10 @@
-"""Errors become HTTP here and nowhere else."""
+"""Errors become HTTP here and nowhere else: for the ingest endpoint and the Flask views alike."""
 
 import logging
 
 from flask import Flask, Response, g
 from werkzeug.exceptions import HTTPException
 
-from iot_api.http.json_response import json_response
 from iot_models.errors import (
     ErrorCode,
     ForbiddenError,
@@ -16,6 +15,7 @@ from iot_models.errors import (
 from iot_stores.postgres import PoolBusyError
 from iot_stores.store_states import report, state_of
 
+from .responses import Headers, PlainResponse, json_body, plain_json_response
 from .unexpected_errors import log_defect
 
 RETRY_SECONDS = 1
@@ -46,30 +46,37 @@ _log = logging.getLogger(__name__)
 
 def register_errors(app: Flask) -> None:
     """Answer every error of every view as JSON `{"error": "<sentence>", "code": ..., ...}`."""
-    app.register_error_handler(Exception, answer_error)
+
+    @app.errorhandler(Exception)
+    def answer(error: Exception) -> Response:
+        return error_response(error, g.get("request_id", "")).for_flask()
 
 
-def answer_error(error: Exception) -> Response:
-    """The answer to an error, whatever it is. What nobody foresaw is 500, and logged whole."""
+def error_response(error: Exception, request_id: str) -> PlainResponse:
+    """Return the response to any error. An error that nobody foresaw is 500; it is logged."""
     if isinstance(error, HTTPException):
-        return _http(error)
+        return _of_werkzeug(error)
     known = _known(error)
     if known is None:
-        log_defect(_log, f"defect in request {g.get('request_id')}", error)
+        log_defect(_log, f"defect in request {request_id}", error)
         known = IotError("this is a defect of the server; it has been logged")
-    status = STATUS[known.code]
-    answer = json_response({"error": str(known), "code": known.code, **known.details}, status)
-    retry_after = getattr(known, "retry_after", None)
+    content = {"error": str(known), "code": known.code, **known.details}
+    return plain_json_response(STATUS[known.code], json_body(content), *_headers(known))
+
+
+def _headers(error: IotError) -> Headers:
+    headers = []
+    retry_after = getattr(error, "retry_after", None)
     if retry_after is not None:
-        answer.headers["Retry-After"] = str(retry_after)
-    challenge = _challenge(known)
+        headers.append(("Retry-After", str(retry_after)))
+    challenge = _challenge(error)
     if challenge is not None:
-        answer.headers["WWW-Authenticate"] = challenge
-    return answer
+        headers.append(("WWW-Authenticate", challenge))
+    return headers
 
 
 def _challenge(error: IotError) -> str | None:
-    """What a request needs that was refused for its token (RFC 6750)."""
+    """Return what a request needs that was refused for its token (RFC 6750)."""
     if isinstance(error, UnauthorizedError):
         return 'Bearer error="invalid_token"' if error.presented else "Bearer"
     if isinstance(error, ForbiddenError):
@@ -93,14 +100,15 @@ def _known(error: Exception) -> IotError | None:
     return UnavailableError(f"{state.store} {says}; try again", retry_after=RETRY_SECONDS)
 
 
-def _http(error: HTTPException) -> Response:
+def _of_werkzeug(error: HTTPException) -> PlainResponse:
     status = error.code or 500
     if status < 400:
-        return Response(status=status, headers=error.get_headers())
+        return PlainResponse(status, error.get_headers(), b"")
     code = _CODES.get(status, ErrorCode.INVALID_REQUEST if status < 500 else ErrorCode.INTERNAL)
     sentence = _SENTENCES.get(status, error.description or error.name)
-    answer = json_response({"error": sentence, "code": code}, status)
-    for name, value in error.get_headers():
-        if name not in {"Content-Type", "Content-Length"}:
-            answer.headers[name] = value
-    return answer
+    others = [
+        (name, value)
+        for name, value in error.get_headers()
+        if name not in {"Content-Type", "Content-Length"}
+    ]
+    return plain_json_response(status, json_body({"error": sentence, "code": code}), *others)

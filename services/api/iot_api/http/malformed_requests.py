@@ -1,20 +1,18 @@
-"""Invalid HTTP requests: how they are answered and logged.
+"""Responses of the worker itself: to invalid HTTP, and to defects outside the application.
 
 gunicorn's messages quote what it could not parse, which may be a token or a part of a body. So
-neither the log nor the answer uses them.
+neither the log nor the response uses them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-import msgspec
 from gunicorn.http import errors
 from gunicorn.http.errors import ParseException
 
 from iot_models.errors import ErrorCode
 
 from .request_metrics import new_request_id
-
-Headers = Sequence[tuple[str, str]]
+from .responses import Headers, json_body
 
 REFUSALS: Mapping[type[Exception], tuple[int, str, str]] = {
     errors.InvalidRequestLine: (400, "Bad Request", "the request line is not valid HTTP"),
@@ -43,30 +41,32 @@ _OTHER = (400, "Bad Request", "the request is not valid HTTP")
 
 
 def refusal_of(error: ParseException, headers: Headers) -> bytes:
-    """The answer to a request that gunicorn could not parse, with these headers besides."""
+    """Return the response to a request that gunicorn could not parse, with `headers` added."""
     kinds = [kind for kind in type(error).__mro__ if kind in REFUSALS]
     status, reason, sentence = REFUSALS[kinds[0]] if kinds else _OTHER
-    return _answer(status, reason, error_body(sentence, ErrorCode.INVALID_REQUEST), headers)
+    body = error_body(sentence, ErrorCode.INVALID_REQUEST)
+    return _closing_response(status, reason, body, headers)
 
 
-def defect_answer(headers: Headers) -> bytes:
-    """The answer to a request that met a defect outside the application, with these headers
-    besides.
+def defect_response(headers: Headers) -> bytes:
+    """Return the response to a request that met a defect outside the application, with `headers`
+    added.
     """
     sentence = "this is a defect of the server; it has been logged"
-    return _answer(500, "Internal Server Error", error_body(sentence, ErrorCode.INTERNAL), headers)
+    body = error_body(sentence, ErrorCode.INTERNAL)
+    return _closing_response(500, "Internal Server Error", body, headers)
 
 
 def error_body(sentence: str, code: ErrorCode) -> bytes:
-    """The body of an error, in the form of the application."""
-    return msgspec.json.encode({"error": sentence, "code": code}) + b"\n"
+    """Return the body of an error, in the form of `errors.error_response`."""
+    return json_body({"error": sentence, "code": code})
 
 
-def _answer(status: int, reason: str, body: bytes, headers: Headers) -> bytes:
-    """A whole answer; its connection is closed."""
+def _closing_response(status: int, reason: str, body: bytes, headers: Headers) -> bytes:
+    """Return a whole response, after which the connection is closed."""
     head = (
         f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(body)}\r\nX-Request-Id: {new_request_id()}\r\n"
     )
-    more = "".join(f"{name}: {value}\r\n" for name, value in headers)
-    return f"{head}{more}\r\n".encode("latin-1") + body
+    added = "".join(f"{name}: {value}\r\n" for name, value in headers)
+    return f"{head}{added}\r\n".encode("latin-1") + body

@@ -1,13 +1,13 @@
-"""How defects are logged: by their frames, without what a request said."""
+"""The log of defects: the class and the frames of an error, and nothing that a request held."""
 
 import logging
 import traceback
 
 
 def log_defect(log: logging.Logger, event: str, error: BaseException) -> None:
-    """Log where an error was raised, and its class.
+    """Log the class of an error and where it was raised.
 
-    Without its message: str() of a KeyError or a UnicodeDecodeError is what the request sent.
+    The message is left out: str() of a KeyError or a UnicodeDecodeError quotes the request.
     """
     log.error("%s: %s", event, _described(error))
 

@@ -1,107 +1,164 @@
-"""The plain PUT: what devices send all day, answered without Flask's work on each request.
+"""The ingest endpoint: answers every PUT of readings, in front of the Flask app.
 
-Flask costs more than all that is done with a reading (docs/adr/0009). So a PUT that asks for
-nothing special goes straight from gunicorn to the intake. Every other request goes to the app,
-and so does whatever is to be said about an error: nothing is answered in two ways.
+Flask costs more than everything that is done with a reading (docs/adr/0015), so a PUT does not
+reach it. The endpoint uses the same access checks, errors, request ids, metrics and CORS headers as
+the Flask views do.
 """
 
+import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
-
-from flask import Flask, g
+from urllib.parse import parse_qsl
 
 from iot_api.http.access import Access
-from iot_api.http.cors import Cors, StartResponse, Wsgi
-from iot_api.http.errors import answer_error
-from iot_api.http.request_body import JSON_TYPES, read_plain
-from iot_api.http.request_metrics import HEADER, new_request_id
-from iot_api.limits.clients import client_of, proven_vaults
+from iot_api.http.cors import Cors
+from iot_api.http.errors import error_response
+from iot_api.http.paths import forwarded_prefix, single_slashes
+from iot_api.http.request_body import decompress_body, is_ndjson, receive_body
+from iot_api.http.request_metrics import REQUEST_ID, RequestMetrics, request_id_of
+from iot_api.http.responses import (
+    PlainResponse,
+    StartResponse,
+    Wsgi,
+    json_body,
+    plain_json_response,
+    status_line,
+)
+from iot_api.limits.clients import Client, client_of, proven_vaults
 from iot_api.limits.large_requests import LARGE_BYTES
-from iot_api.server import shutdown
 from iot_api.service import Service
-from iot_models import metrics
+from iot_models.errors import InvalidRequestError
 from iot_models.scopes import Scope
 
-from .parser import put_parser
+from .intake import Accepted
+from .parser import Batch, put_parser
+from .receipts import encode_receipt
 
-PATHS = ("/api/iot", "/api/rssi")
-_SPECIAL = frozenset(
-    {
-        "HTTP_CONTENT_ENCODING",
-        "HTTP_IDEMPOTENCY_KEY",
-        "HTTP_ORIGIN",
-        "HTTP_TRANSFER_ENCODING",
-        "HTTP_X_REQUEST_ID",
-    }
-)
-"""Headers that ask for more."""
+ROUTES = ("/api/iot", "/api/rssi")
+_KEY = re.compile(r"[ -~]{1,255}")
 
 
-class PlainPut:
-    """Stands before a WSGI app."""
+class IngestEndpoint:
+    """A WSGI app that answers PUTs of readings and hands all other requests to another app."""
 
     def __init__(
-        self, app: Flask, others: Wsgi, service: Service, access: Access, cors: Cors
+        self,
+        others: Wsgi,
+        service: Service,
+        access: Access,
+        request_metrics: RequestMetrics,
+        cors: Cors,
     ) -> None:
-        """`others` answers every other request."""
-        self._app = app
-        self._cors = cors
+        """`others` answers all other requests."""
+        settings = service.settings
         self._others = others
+        self._service = service
         self._intake = service.intake
-        self._parse = put_parser(service.settings)
-        self._max_bytes = min(service.settings.max_body_bytes, LARGE_BYTES - 1)
+        self._parse = put_parser(settings)
         self._large_requests = service.large_requests
-        self._trusted_proxies = service.settings.trusted_proxies
+        self._max_body_bytes = settings.max_body_bytes
+        self._trusted_proxies = settings.trusted_proxies
         self._access = access
-        self._headers = [("Content-Type", "application/json"), *cors.without_origin]
-        requests = metrics.counter("iot_http_requests_total")
-        seconds = metrics.histogram("iot_http_request_seconds")
-        self._requests = {path: requests.labels(path, "PUT", 201) for path in PATHS}
-        self._seconds = {path: seconds.labels(path, "PUT") for path in PATHS}
+        self._needs_token = access.needs_token(Scope.INGEST)
+        self._metrics = request_metrics
+        self._cors = cors
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         """Answer a request."""
-        if environ["REQUEST_METHOD"] != "PUT" or not self._is_plain(environ):
+        route = _route_of(environ["PATH_INFO"]) if environ["REQUEST_METHOD"] == "PUT" else None
+        if route is None:
             return self._others(environ, start_response)
-        began = time.perf_counter()
+        started = time.perf_counter()
+        request_id = request_id_of(environ)
         try:
+            response = self._take(environ)
+        except Exception as error:  # noqa: BLE001 - every error has a response
+            response = error_response(error, request_id)
+        status, headers, body = response
+        self._metrics.observe(route, "PUT", status, time.perf_counter() - started)
+        headers.append((REQUEST_ID, request_id))
+        # Devices name no origin: their PUTs save the call.
+        cors = self._cors
+        headers += cors.headers(environ) if "HTTP_ORIGIN" in environ else cors.without_origin
+        start_response(status_line(status), headers)
+        return (body,)
+
+    def _take(self, environ: dict[str, Any]) -> PlainResponse:
+        """Acknowledge the readings of a request. Errors are raised."""
+        token_name = ""
+        if self._needs_token:
             token_name = self._access.check(Scope.INGEST, environ.get("HTTP_AUTHORIZATION"))
-            batches = self._parse(read_plain(environ))
-            client = client_of(environ, self._trusted_proxies, token_name)
-            proven = proven_vaults(environ, self._trusted_proxies)
-            count = self._intake.accept(batches, client, proven=proven).count
-        except Exception as error:  # noqa: BLE001 - answered as the app answers it
-            return self._refuse(error, began, environ, start_response)
-        answer = b'{"success":"%d object(s) created"}\n' % count
-        path = environ["PATH_INFO"]
-        self._large_requests.small += 1
-        self._requests[path].inc()
-        self._seconds[path].observe(time.perf_counter() - began)
-        length = ("Content-Length", str(len(answer)))
-        start_response("201 CREATED", [*self._headers, length, (HEADER, new_request_id())])
-        return [answer]
-
-    def _is_plain(self, environ: dict[str, Any]) -> bool:
-        length = environ.get("CONTENT_LENGTH", "")
-        return (
-            environ["PATH_INFO"] in PATHS
-            and not environ["QUERY_STRING"]
-            and environ.get("CONTENT_TYPE", "") in JSON_TYPES
-            and length.isdecimal()
-            and int(length) <= self._max_bytes
-            and _SPECIAL.isdisjoint(environ)
-            and not shutdown.requested.is_set()
+        client = client_of(environ, self._trusted_proxies, token_name)
+        batches = self._parsed(environ, client)
+        query = environ["QUERY_STRING"]
+        waits_until_stored = bool(query) and _waits_until_stored(query)
+        key = environ.get("HTTP_IDEMPOTENCY_KEY")
+        if key is not None and not _KEY.fullmatch(key):
+            raise InvalidRequestError("Idempotency-Key: must be 1 to 255 characters of ASCII")
+        accepted = self._intake.accept(
+            batches,
+            client,
+            key,
+            tell_entries=waits_until_stored,
+            proven=proven_vaults(environ, self._trusted_proxies),
         )
+        if waits_until_stored and not self._is_stored_in_time(accepted):
+            return self._not_yet_stored(environ, accepted)
+        body = b'{"success":"%d object(s) created"}\n' % accepted.count
+        response = plain_json_response(201, body)
+        if accepted.repeated:
+            response.headers.append(("Idempotent-Replayed", "true"))
+        return response
 
-    def _refuse(
-        self,
-        error: Exception,
-        began: float,
-        environ: dict[str, Any],
-        start_response: StartResponse,
-    ) -> Iterable[bytes]:
-        with self._app.request_context(environ):
-            g.began, g.request_id = began, new_request_id()
-            answer = self._app.process_response(answer_error(error))
-            return self._cors.wrap(answer)(environ, start_response)
+    def _parsed(self, environ: dict[str, Any], client: Client) -> list[Batch]:
+        """Return the readings in the body of a request. A large body waits for its turn."""
+        lines = is_ndjson(environ)
+        body = receive_body(environ, self._max_body_bytes)
+        if len(body) < LARGE_BYTES and "HTTP_CONTENT_ENCODING" not in environ:
+            self._large_requests.small += 1
+            return self._parse(body, lines=lines)
+        with self._large_requests.turn(client) as turn:
+            turn.grow(len(body), len(body))
+            body = decompress_body(environ, body, self._max_body_bytes, turn.grow)
+            return self._parse(body, lines=lines)
+
+    def _is_stored_in_time(self, accepted: Accepted) -> bool:
+        seconds = self._service.settings.ack_stored_seconds
+        return self._service.receipts.wait(accepted.entries, accepted.ends, seconds)
+
+    def _not_yet_stored(self, environ: dict[str, Any], accepted: Accepted) -> PlainResponse:
+        success = {"success": f"{accepted.count} object(s) created"}
+        prefix = forwarded_prefix(environ, self._trusted_proxies)
+        return not_yet_stored(success, encode_receipt(accepted.entries), prefix)
+
+
+def not_yet_stored(content: Mapping[str, object], receipt: str, prefix: str) -> PlainResponse:
+    """Return the response to a request whose readings are acknowledged and not stored yet.
+
+    `ask` in the body is the path of the receipt on this server. `Location` is the path that
+    reaches it through the proxies in front.
+    """
+    ask = f"/api/iot/stored/{receipt}"
+    body = json_body({**content, "stored": False, "ask": ask})
+    return plain_json_response(202, body, ("Location", prefix + ask), ("Retry-After", "1"))
+
+
+def _route_of(path: str) -> str | None:
+    """Return the route that a path means, None if it is not one of a PUT.
+
+    As in Werkzeug's routing, the path may end with a slash, and may lack the first one.
+    """
+    if path in ROUTES:
+        return path
+    plain = "/" + single_slashes(path).strip("/")
+    # Only one slash at the end: `//` has become `/`.
+    return plain if plain in ROUTES else None
+
+
+def _waits_until_stored(query: str) -> bool:
+    parameters = parse_qsl(query, keep_blank_values=True)
+    ack = next((value for name, value in parameters if name == "ack"), "queued")
+    if ack not in {"queued", "stored"}:
+        raise InvalidRequestError("ack: must be queued or stored", field="ack")
+    return ack == "stored"

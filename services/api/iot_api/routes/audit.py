@@ -3,7 +3,7 @@
 from flask import Blueprint, Response
 
 from iot_api.http.access import needs
-from iot_api.http.json_response import json_response
+from iot_api.http.responses import json_response
 from iot_api.service import Service
 from iot_models.scopes import Scope
 

@@ -1,26 +1,28 @@
-"""Readings in and out: the old contract, under `/api/iot` and `/api/rssi` alike."""
+"""Views of readings: the old contract, under `/api/iot` and `/api/rssi` alike.
 
-import re
-from collections.abc import Callable, Sequence
+`iot_api.ingest.endpoint` answers their PUTs.
+"""
+
+from collections.abc import Callable
 
 import msgspec
 from flask import Blueprint, Response, g, request
 
 from iot_api.http.access import needs
-from iot_api.http.forwarded_prefix import forwarded_prefix
-from iot_api.http.json_response import json_response
-from iot_api.http.request_body import is_ndjson, read_body
+from iot_api.http.paths import forwarded_prefix
+from iot_api.http.request_body import decompress_body, is_ndjson, receive_body
+from iot_api.http.responses import json_response
+from iot_api.ingest.endpoint import not_yet_stored
 from iot_api.ingest.json_dialect import decode
-from iot_api.ingest.parser import password_bytes, put_parser
+from iot_api.ingest.parser import password_bytes
 from iot_api.ingest.receipts import decode_receipt, encode_receipt
-from iot_api.limits.clients import Client, client_of, proven_vaults
+from iot_api.limits.clients import Client, client_of
 from iot_api.query.cursor import encode_cursor
 from iot_api.query.paging import Page, parse_paging
 from iot_api.query.pausable_read import PausableRead
 from iot_api.query.responses import ReadingsStream, readings_answer
 from iot_api.server.wsgi_response import PAUSE
 from iot_api.service import Service
-from iot_cipher.envelope import EntryName
 from iot_cipher.vault import OpenVault
 from iot_models.errors import InvalidRequestError
 from iot_models.scopes import Scope
@@ -54,7 +56,6 @@ _MOST_ASKED_BYTES = 64 * 1024
 """Limit of a read's body, besides its password. A read does not take turns in `LargeRequests`."""
 _MOST_BYTES_OF_ONE = 6
 """A byte of a password takes up to six as an escape."""
-_KEY = re.compile(r"[ -~]{1,255}")
 
 _asked = msgspec.json.Decoder(_AskedBody)
 _written = msgspec.json.Decoder(_WrittenBody)
@@ -64,7 +65,7 @@ def iot_blueprint(name: str, service: Service) -> Blueprint:
     """The routes of readings, for a prefix to be chosen."""
     views = _Views(service)
     rules: list[tuple[str, str, Callable[..., Response]]] = [
-        ("PUT", "", views.put),
+        ("PUT", "", views.put),  # for the header `Allow` only
         ("POST", "", views.read_all),
         ("GET", "/maxtime", views.maxtime),
         ("POST", "/maxtime", views.vault_maxtime),
@@ -84,39 +85,18 @@ class _Views:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._readings = service.readings
-        self._parse = put_parser(service.settings)
 
     @needs(Scope.INGEST)
     def put(self) -> Response:
-        settings, client = self._service.settings, _client(self._service)
-        with self._service.large_requests.turn(client) as turn:
-            body = read_body(request, settings.max_body_bytes, turn.grow)
-            batches = self._parse(body, lines=is_ndjson(request))
-            del body
-        wait = _waits_for_stored()
-        accepted = self._service.intake.accept(
-            batches,
-            client,
-            _idempotency_key(),
-            tell_entries=wait,
-            proven=proven_vaults(request.environ, settings.trusted_proxies),
-        )
-        content: dict[str, object] = {"success": f"{accepted.count} object(s) created"}
-        if wait and not self._service.receipts.wait(
-            accepted.entries, accepted.ends, settings.ack_stored_seconds
-        ):
-            return _not_yet_stored(self._service, content, accepted.entries)
-        answer = json_response(content, 201)
-        if accepted.repeated:
-            answer.headers["Idempotent-Replayed"] = "true"
-        return answer
+        raise AssertionError("the ingest endpoint in front of Flask answers every PUT")
 
     @needs(Scope.INGEST)
     def stored(self, receipt: str) -> Response:
         entries = decode_receipt(receipt)
         if self._service.receipts.stored(entries):
             return json_response({"stored": True})
-        return _not_yet_stored(self._service, {}, entries)
+        prefix = forwarded_prefix(request.environ, self._service.settings.trusted_proxies)
+        return not_yet_stored({}, encode_receipt(entries), prefix).for_flask()
 
     @needs(Scope.READ)
     def read_all(self) -> Response:
@@ -195,7 +175,9 @@ def _client(service: Service) -> Client:
 def _asked_password(service: Service) -> bytes:
     settings = service.settings
     most = _MOST_ASKED_BYTES + _MOST_BYTES_OF_ONE * settings.max_password_bytes
-    body = read_body(request, min(most, settings.max_body_bytes))
+    limit = min(most, settings.max_body_bytes)
+    is_ndjson(request.environ)  # refuses all other types; one line is JSON either way
+    body = decompress_body(request.environ, receive_body(request.environ, limit), limit)
     try:
         asked = decode(_asked.decode, body)
     except (msgspec.DecodeError, RecursionError, ValueError):
@@ -207,34 +189,6 @@ def _asked_password(service: Service) -> bytes:
         text = bytes(_written.decode(asked.strict).data.db_password)
         (password,) = asked.stand_ins.strings([text])
     return password_bytes(password, settings.max_password_bytes)
-
-
-def _waits_for_stored() -> bool:
-    ack = request.args.get("ack", "queued")
-    if ack not in {"queued", "stored"}:
-        raise InvalidRequestError("ack: must be queued or stored", field="ack")
-    return ack == "stored"
-
-
-def _idempotency_key() -> str | None:
-    key = request.headers.get("Idempotency-Key")
-    if key is not None and not _KEY.fullmatch(key):
-        raise InvalidRequestError("Idempotency-Key: must be 1 to 255 characters of ASCII")
-    return key
-
-
-def _not_yet_stored(
-    service: Service, content: dict[str, object], entries: Sequence[EntryName]
-) -> Response:
-    """202: acknowledged, and where to ask whether it is stored. `ask` is the path here, `Location`
-    the one that reaches it through the proxies in front.
-    """
-    ask = f"/api/iot/stored/{encode_receipt(entries)}"
-    answer = json_response({**content, "stored": False, "ask": ask}, 202)
-    prefix = forwarded_prefix(request.environ, service.settings.trusted_proxies)
-    answer.headers["Location"] = prefix + ask
-    answer.headers["Retry-After"] = "1"
-    return answer
 
 
 def _number(field: str, text: str) -> int:

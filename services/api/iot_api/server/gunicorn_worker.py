@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from types import FrameType
 from typing import Any
 
 import gevent
@@ -25,16 +24,17 @@ from gunicorn.sock import ssl_context
 from gunicorn.workers.ggevent import GeventWorker
 from werkzeug.exceptions import RequestTimeout
 
-from iot_api.http.cors import Cors, Headers, is_preflight
-from iot_api.http.malformed_requests import defect_answer, error_body, refusal_of
+from iot_api.http.cors import Cors, is_preflight
+from iot_api.http.malformed_requests import defect_response, error_body, refusal_of
 from iot_api.http.request_metrics import new_request_id
+from iot_api.http.responses import Headers
 from iot_api.http.unexpected_errors import log_defect
 from iot_api.limits.clients import PROVEN, network_of
 from iot_api.limits.memory_budget import CHARGE, MemoryBudget
 from iot_models.errors import ErrorCode, IotError, UnavailableError
 from iot_models.origins import Origins
 
-from . import deadlines, shutdown
+from . import deadlines
 from .connection_reader import MOST_HEAD_BYTES, ConnectionReader
 from .connection_writer import ClientGoneError, ConnectionWriter
 from .connections import (
@@ -134,11 +134,6 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
             gevent.sleep(_BEAT_SECONDS)
         self._end(servers)
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """SIGTERM."""
-        shutdown.requested.set()
-        super().handle_exit(sig, frame)
-
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         """Serve one connection, in a greenlet of its own."""
         connection = Connection(client, network_of(addr[0] if addr else ""))
@@ -161,7 +156,7 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
             _say(served, refusal_of(error, self._cors_headers(connection)))
         except Exception as error:  # noqa: BLE001 - the application answers its own
             log_defect(self.log, "defect in the answer to a request", error)
-            _say(served, defect_answer(self._cors_headers(connection)))
+            _say(served, defect_response(self._cors_headers(connection)))
         finally:
             self._connections.remove(connection)
             self._memory.release(connection)

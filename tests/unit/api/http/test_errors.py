@@ -10,7 +10,7 @@ import redis.exceptions
 from flask import Flask
 from werkzeug.exceptions import HTTPException, default_exceptions
 
-from iot_api.http.errors import STATUS, answer_error, register_errors
+from iot_api.http.errors import STATUS, error_response, register_errors
 from iot_models.errors import (
     DecryptionError,
     ErrorCode,
@@ -30,11 +30,11 @@ def app() -> Flask:
     return made
 
 
-def told(app: Flask, error: Exception) -> tuple[int, dict[str, object], str | None]:
-    with app.test_request_context("/"):
-        answer = answer_error(error)
-    assert answer.mimetype == "application/json"
-    return answer.status_code, json.loads(answer.data), answer.headers.get("Retry-After")
+def told(error: Exception) -> tuple[int, dict[str, object], str | None]:
+    status, headers, body = error_response(error, "an-id")
+    assert dict(headers)["Content-Type"] == "application/json"
+    assert dict(headers)["Content-Length"] == str(len(body))
+    return status, json.loads(body), dict(headers).get("Retry-After")
 
 
 def test_every_code_has_a_status() -> None:
@@ -64,32 +64,30 @@ def test_every_code_has_a_status() -> None:
     ids=lambda each: type(each).__name__ if isinstance(each, Exception) else None,
 )
 def test_an_error_s_status_and_code(
-    app: Flask, error: Exception, status: int, code: str, retry_after: str | None
+    error: Exception, status: int, code: str, retry_after: str | None
 ) -> None:
-    found_status, body, found_retry = told(app, error)
+    found_status, body, found_retry = told(error)
     assert (found_status, body["code"], found_retry) == (status, code, retry_after)
     assert isinstance(body["error"], str)
 
 
-def test_a_busy_pool_is_not_reported_as_postgres_away(app: Flask) -> None:
-    assert "away" in str(told(app, psycopg_pool.PoolTimeout("x"))[1]["error"])
-    assert "away" not in str(told(app, PoolBusyError("x"))[1]["error"])
+def test_a_busy_pool_is_not_reported_as_postgres_away() -> None:
+    assert "away" in str(told(psycopg_pool.PoolTimeout("x"))[1]["error"])
+    assert "away" not in str(told(PoolBusyError("x"))[1]["error"])
 
 
-def test_details_go_to_the_client(app: Flask) -> None:
-    assert told(app, TooLargeError("too much", limit=5))[1] == {
+def test_details_go_to_the_client() -> None:
+    assert told(TooLargeError("too much", limit=5))[1] == {
         "error": "too much",
         "code": "too_large",
         "limit": 5,
     }
 
 
-def test_a_defect_is_logged_without_its_message(
-    app: Flask, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_defect_is_logged_without_its_message(caplog: pytest.LogCaptureFixture) -> None:
     """str() of a KeyError or of a UnicodeDecodeError is what the request sent."""
     with caplog.at_level(logging.ERROR):
-        status, body, _ = told(app, raised())
+        status, body, _ = told(raised())
     assert status == 500
     assert SECRET not in json.dumps(body)
     assert SECRET not in caplog.text
@@ -117,19 +115,19 @@ def fail(password: str) -> None:
         raise RuntimeError(password) from error
 
 
-def test_what_a_part_says_of_itself_is_not_told(app: Flask) -> None:
+def test_what_a_part_says_of_itself_is_not_told() -> None:
     """A connection's error holds addresses and users."""
     for error in (
         psycopg.OperationalError("connection to 10.0.0.1, user iot failed"),
         redis.exceptions.ConnectionError("10.0.0.1:6379"),
     ):
-        assert "10.0.0.1" not in json.dumps(told(app, error)[1])
+        assert "10.0.0.1" not in json.dumps(told(error)[1])
 
 
 @pytest.mark.parametrize("kind", default_exceptions.values(), ids=lambda kind: kind.__name__)
-def test_every_error_of_http_is_json(app: Flask, kind: type[HTTPException]) -> None:
+def test_every_error_of_http_is_json(kind: type[HTTPException]) -> None:
     error = kind()
-    status, body, _ = told(app, error)
+    status, body, _ = told(error)
     assert status == error.code
     assert body["code"] in set(ErrorCode)
     assert "<" not in str(body["error"])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from iot_api.http.forwarded_prefix import forwarded_prefix
+from iot_api.http.paths import forwarded_prefix
 
 
 def prefix(told: str | None, proxies: int = 1) -> str:

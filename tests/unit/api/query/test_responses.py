@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 from flask import Flask, Response
 
-from iot_api.http.json_response import json_response
+from iot_api.http.responses import json_response
 from iot_api.limits.clients import Client
 from iot_api.query import responses
 from iot_api.query.cursor import Cursor

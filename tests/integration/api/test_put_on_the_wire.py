@@ -1,4 +1,4 @@
-"""PUTs over a socket: whatever way they go, a client is answered as HTTP says."""
+"""PUTs over a socket: every kind is answered as HTTP says."""
 
 import gzip
 import http.client
@@ -56,7 +56,7 @@ def test_one_after_the_other(client: socket.socket) -> None:
     assert len(ids) == 5
 
 
-def test_both_ways_on_one_connection(client: socket.socket) -> None:
+def test_different_paths_on_one_connection(client: socket.socket) -> None:
     for path in (b"/api/iot", b"/api/iot?ack=queued", b"/api/iot/", b"/api/rssi", b"/api/iot?"):
         client.sendall(head(path=path) + BODY)
         taken(client)
@@ -138,7 +138,7 @@ def test_no_length_is_no_body(client: socket.socket) -> None:
 
 @pytest.mark.parametrize("path", [b"/api/iot", b"/api/iot?ack=queued"])
 def test_a_body_that_is_cut_off(module_stack: Stack, client: socket.socket, path: bytes) -> None:
-    """It is refused both ways, and its connection closed."""
+    """It is refused, and its connection closed."""
     body = json.dumps(row("cut", freeform="cut")).encode()
     client.sendall(head(path=path, length=len(body) + 1) + body)
     client.shutdown(socket.SHUT_WR)

@@ -1,0 +1,50 @@
+"""Paths as clients and proxies send them: with slashes too many, and below a prefix."""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+from urllib.parse import unquote
+
+from .responses import StartResponse, Wsgi
+
+_SLASHES = re.compile("/{2,}")
+_PREFIX = re.compile(r"(?:/(?:[A-Za-z0-9._~!$&'()*+;=:@-]|%[0-9A-Fa-f]{2})+)*")
+_MAX_PREFIX_CHARACTERS = 256
+
+
+def single_slashes(path: str) -> str:
+    """Replace each run of slashes with one: clients join a base URL and a path carelessly."""
+    return _SLASHES.sub("/", path)
+
+
+def merge_slashes(app: Wsgi) -> Wsgi:
+    """Wrap an app so that several slashes in a path count as one.
+
+    Werkzeug would answer such a path with a redirect, which clients do not follow for a POST.
+    """
+
+    def merged(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        path = environ["PATH_INFO"]
+        if "//" in path:
+            environ["PATH_INFO"] = single_slashes(path)
+        return app(environ, start_response)
+
+    return merged
+
+
+def forwarded_prefix(environ: Mapping[str, Any], trusted_proxies: int) -> str:
+    """Return what the proxies took off the front of the path: `/sensors`, or "".
+
+    Each trusted proxy adds at most one prefix to `X-Forwarded-Prefix`, behind those of the proxies
+    before it. A prefix that is not a plain path is ignored: `//host` would send a client elsewhere.
+    """
+    header = environ.get("HTTP_X_FORWARDED_PREFIX", "")
+    if not header or not trusted_proxies:
+        return ""
+    parts = [part.strip().rstrip("/") for part in header.split(",")]
+    prefix = "".join(parts[-trusted_proxies:])
+    if len(prefix) > _MAX_PREFIX_CHARACTERS or not _PREFIX.fullmatch(prefix):
+        return ""
+    if not {".", ".."}.isdisjoint(unquote(prefix).split("/")):
+        return ""
+    return prefix

@@ -170,8 +170,7 @@ def build_service(settings: Settings) -> Service:
 
 
 def _postgres_now(pool: Pool) -> int:
-    with pool.connection() as connection:
-        return postgres_now(connection)
+    return pool.run_idempotent(postgres_now)
 
 
 def _answers(connection: Connection) -> None:

@@ -5,7 +5,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, LiteralString, Self
+from typing import Any, LiteralString, Self, TypeVar
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -46,9 +46,13 @@ _LIVENESS = {
 RENEW_SECONDS = 1.0
 """While a state of Postgres lasts, connections are renewed this often at most."""
 
+ASK_SECONDS = 0.5
+"""While no connection can be made, each request that waits lets the pool try again this often."""
+
 AWAY = POSTGRES_AWAY
 
 Connection = psycopg.Connection[tuple[object, ...]]
+Result = TypeVar("Result")
 
 # psycopg_pool logs each attempt to connect. Here the error is raised to those who wait, and logged.
 logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
@@ -80,16 +84,23 @@ class Pool(ConnectionPool[Connection]):
     After a failover the name in the URL leads to the new primary, while open connections stay with
     the old one. So all connections are closed after an error that tells of a state of the server;
     the next ones are made anew, which resolves the name again.
+
+    Sessions end without a word to an idle client: an administrator or `idle_session_timeout` ends
+    them, PgBouncer restarts. So each connection is checked before it is lent. psycopg_pool's own
+    check waits 1 s, then 2 s, between two checks: three ended sessions used up `WAIT_SECONDS`.
     """
 
     _lent = 0
     _renewed_at = 0.0
 
-    def __init__(self, conninfo: str, **options: Any) -> None:
+    def __init__(
+        self, conninfo: str, *, check: Callable[[Connection], None], **options: Any
+    ) -> None:
         class Pooled(_NotingConnection):
             pass
 
         self._made = Pooled
+        self._check_before_lending = check
         super().__init__(conninfo, connection_class=Pooled, **options)
 
     @contextlib.contextmanager
@@ -104,21 +115,64 @@ class Pool(ConnectionPool[Connection]):
                     self._renew()
                 raise
 
+    def run_idempotent(self, work: Callable[[Connection], Result]) -> Result:
+        """Do some work on a connection; once more, on another one, if its session ends meanwhile.
+
+        What the first session did may have been committed: the work must be such that doing it
+        twice is as good as once. Raises as `getconn`, and what `work` raises.
+        """
+        with self.connection() as connection:
+            try:
+                return work(connection)
+            except AWAY:
+                if not connection.broken:
+                    raise
+                self._renew()
+        with self.connection() as connection:
+            return work(connection)
+
     def getconn(self, timeout: float | None = None) -> Connection:
-        """Take a connection.
+        """Take a connection whose session was alive a moment ago.
 
         Raises:
             PoolBusyError: all connections are in use.
             PoolTimeout: Postgres is away, with what it says, if it says anything.
         """
-        try:
-            connection = super().getconn(timeout)
-        except PoolTimeout as error:
-            if self._lent >= self.max_size:
-                raise PoolBusyError(str(error)) from None
-            raise PoolTimeout(str(self._made.failure or error)) from None
+        deadline = time.monotonic() + (self.timeout if timeout is None else timeout)
+        failures = 0
+        while not self._is_alive(connection := self._unchecked(deadline)):
+            failures += 1
+            if failures > self.max_size:  # sessions that are new have ended, too
+                time.sleep(ASK_SECONDS)
         self._lent += 1
         return connection
+
+    def _is_alive(self, connection: Connection) -> bool:
+        """Whether a connection passes its check. If not, the pool makes others in place of all."""
+        try:
+            self._check_before_lending(connection)
+        except BaseException as error:
+            connection.close()
+            super().putconn(connection)
+            if not isinstance(error, psycopg.Error):
+                raise
+            self._made.failure = error
+            self._renew()
+            return False
+        return True
+
+    def _unchecked(self, deadline: float) -> Connection:
+        while True:
+            left = deadline - time.monotonic()
+            try:
+                # The pool gives up attempts to connect, and makes others only when it is asked.
+                return super().getconn(min(left, ASK_SECONDS))
+            except PoolTimeout as error:
+                if left > ASK_SECONDS:
+                    continue
+                if self._lent >= self.max_size:
+                    raise PoolBusyError(str(error)) from None
+                raise PoolTimeout(str(self._made.failure or error)) from None
 
     def putconn(self, conn: Connection) -> None:
         """Give a connection back."""
@@ -225,7 +279,8 @@ def postgres_pool(
         max_size=size,
         timeout=WAIT_SECONDS,
         max_idle=300,
-        reconnect_timeout=WAIT_SECONDS,
+        # Two attempts at once, no backoff: its seconds are longer than a restart of PgBouncer.
+        reconnect_timeout=0,
         configure=_configure,
         check=check,
         kwargs={"autocommit": True},

@@ -110,8 +110,7 @@ class VaultRecords:
         Raises:
             AWAY: Postgres can't serve.
         """
-        with self._pool.connection() as connection:
-            found = _find(connection, lookups)
+        found = self._pool.run_idempotent(lambda connection: _find(connection, lookups))
         if found.record is not None:
             self._cache(found.record)
         return found
@@ -126,10 +125,14 @@ class VaultRecords:
             AWAY: Postgres can't serve.
         """
         values = (*_values(record), record.format)
-        with _recognizing_changed_policy(), self._pool.connection() as connection:
+
+        def insert(connection: Connection) -> VaultRecord:
             if connection.execute(_INSERT, values).rowcount:
                 return record
             return _find(connection, [record.lookup]).record or record
+
+        with _recognizing_changed_policy():
+            return self._pool.run_idempotent(insert)
 
     def put_back(self, record: VaultRecord) -> VaultRecord:
         """Make sure that Postgres has a vault; the record that stands there.
@@ -146,14 +149,8 @@ class VaultRecords:
                 format or cost by now: it must be wrapped anew.
             AWAY: Postgres can't serve.
         """
-        values = (*_values(record), record.format)
-        with _recognizing_changed_policy(), self._pool.connection() as connection:
-            standing = _standing(connection, record)
-            if standing is None:
-                if connection.execute(_PUT_BACK, values).rowcount:
-                    metrics.counter("iot_vaults_put_back_total").inc()
-                    _log.warning("vault %s was missing in Postgres; put back", record.vault_id)
-                standing = _standing(connection, record) or record
+        with _recognizing_changed_policy():
+            standing = self._pool.run_idempotent(lambda connection: _put_back(connection, record))
         if standing.vault_id != record.vault_id:
             self._client.set(
                 self._names.replaced_vault_record(record.vault_id.bytes), _encode(record)
@@ -171,8 +168,9 @@ class VaultRecords:
         if not records:
             return []
         asked = [record.vault_id for record in records]
-        with self._pool.connection() as connection:
-            rows = short_query(connection, _WRAPPED_KEYS, (asked,)).fetchall()
+        rows = self._pool.run_idempotent(
+            lambda connection: short_query(connection, _WRAPPED_KEYS, (asked,)).fetchall()
+        )
         standing = dict(cast("list[tuple[uuid.UUID, bytes]]", rows))
         return [each for each in records if standing.get(each.vault_id) != each.wrapped_key]
 
@@ -233,13 +231,16 @@ class VaultRecords:
             UnavailableError: the policy is wrong, or the cost could not be raised.
             AWAY: Postgres can't serve.
         """
-        with self._pool.connection() as connection:
+
+        def raised(connection: Connection) -> LookupPolicy:
             for _ in range(2):  # an upgrade may end between the two statements
                 raise_cost(connection, cost)
                 policy = read_policy(connection)
                 if not policy.cost_below(cost):
                     return policy
-        raise wrong_policy(policy.fast_lookups, policy.costs)
+            raise wrong_policy(policy.fast_lookups, policy.costs)
+
+        return self._pool.run_idempotent(raised)
 
     def cache(self, record: VaultRecord) -> None:
         """Store a record in Redis, for a day from now.
@@ -287,6 +288,17 @@ def _find(connection: Connection, lookups: Sequence[bytes]) -> FoundVault:
     row = cast("Sequence[Any]", found or ("", [], False, None))
     policy, record = decode_policy(*row[:3]), row[3:]
     return FoundVault(None if record[0] is None else VaultRecord(*record), policy)
+
+
+def _put_back(connection: Connection, record: VaultRecord) -> VaultRecord:
+    standing = _standing(connection, record)
+    if standing is not None:
+        return standing
+    values = (*_values(record), record.format)
+    if connection.execute(_PUT_BACK, values).rowcount:
+        metrics.counter("iot_vaults_put_back_total").inc()
+        _log.warning("vault %s was missing in Postgres; put back", record.vault_id)
+    return _standing(connection, record) or record
 
 
 def _standing(connection: Connection, record: VaultRecord) -> VaultRecord | None:

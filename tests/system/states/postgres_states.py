@@ -17,6 +17,10 @@ from support.waiting import wait_until
 USER, PASSWORD, DATABASE = "service", "right", "readings"
 _END_SESSIONS = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s"
 _SESSIONS = "SELECT pid FROM pg_stat_activity WHERE usename = %s"
+_BLOCKED = """
+    SELECT count(*) FROM pg_stat_activity
+    WHERE usename = %s AND application_name = 'iot-api' AND wait_event_type = 'Lock'
+"""
 _TABLES = ("vaults", "ingest_offsets", "segments")
 
 
@@ -55,6 +59,20 @@ class ProvokedPostgres:
                 lambda: not {*before} & {*admin.execute(_SESSIONS, (USER,)).fetchall()},
                 what="the end of these sessions",
             )
+
+    @contextmanager
+    def locked_vaults(self) -> Iterator[None]:
+        """Let statements on vaults wait until the block ends."""
+        with self.admin() as admin, admin.transaction():
+            admin.execute("LOCK TABLE vaults")
+            yield
+
+    def blocked(self) -> int:
+        """How many sessions of the API wait for a lock."""
+        with self.admin() as admin:
+            row = admin.execute(_BLOCKED, (USER,)).fetchone()
+        assert row is not None
+        return int(str(row[0]))
 
 
 Provoked = Callable[[ProvokedPostgres], AbstractContextManager[None]]

@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
@@ -25,6 +26,10 @@ OF_THE_SERVER = (
     "cannot_connect_now",
 )
 """States that readiness finds. It sends no statement that meets the others."""
+ENDS = 10
+"""How often all sessions are ended."""
+REQUESTS = 3
+"""How many requests use Postgres at once before: one less than the API has sessions by default."""
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +55,11 @@ def running(
     """The service on it."""
     with Redis.from_url(redis_server.url) as redis:
         redis.flushall()
-    changes = {"IOT_POSTGRES_URL": postgres.service_url, "IOT_REDIS_URL": redis_server.url}
+    changes = {
+        "IOT_POSTGRES_URL": postgres.service_url,
+        "IOT_REDIS_URL": redis_server.url,
+        "IOT_GUESS_LIMIT": "0",  # many passwords are new here
+    }
     with running_service(
         stores_environment | changes, tmp_path_factory.mktemp("service")
     ) as service:
@@ -79,11 +88,24 @@ def test_state(state: str, running: Running, postgres: ProvokedPostgres) -> None
     assert _dead_letters(running) == 0
 
 
-def test_sessions_that_are_ended_are_replaced(running: Running, postgres: ProvokedPostgres) -> None:
+@pytest.mark.parametrize("when", ["before requests", "during statements"])
+def test_sessions_that_are_ended_are_replaced(
+    when: str, running: Running, postgres: ProvokedPostgres
+) -> None:
+    """No request is refused, neither the next one nor one whose statement was cut off."""
     running.mark()
-    for number in range(3):
-        running.assert_acknowledged_again(f"p{number}")
-        postgres.end_sessions()
+    with ThreadPoolExecutor(REQUESTS) as requests:
+        for number in range(ENDS):
+            passwords = [f"{number}.{each} {when}" for each in range(REQUESTS)]
+            with postgres.locked_vaults():
+                answers = requests.map(running.put, passwords)
+                wait_until(lambda: postgres.blocked() >= REQUESTS, what="sessions at work")
+                if when == "during statements":
+                    postgres.end_sessions()
+            assert [answer.status for answer in answers] == [201] * REQUESTS
+            if when == "before requests":
+                postgres.end_sessions()
+                assert running.put(f"{number} {when}").status == 201
     running.assert_all_stored()
 
 

@@ -41,8 +41,7 @@ class Receipts:
         """Whether all entries are in Postgres. Raises `psycopg.Error` when it is away."""
         if not entries:
             return True
-        with self._pool.connection() as connection:
-            return ledger.are_stored(connection, entries)
+        return self._pool.run_idempotent(lambda connection: ledger.are_stored(connection, entries))
 
     def wait(self, entries: Sequence[EntryName], ends: Mapping[int, int], seconds: float) -> bool:
         """Wait until entries are stored and can be read; False if they are not in time.

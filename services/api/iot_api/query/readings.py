@@ -112,9 +112,10 @@ class Readings:
 
     def max_relative_timestamp(self, vault: OpenVault | None = None) -> int | None:
         """Return the greatest relative timestamp of one vault or of all; None if there is none."""
-        with self._pool.connection() as connection:
-            vault_id = None if vault is None else vault.vault_id
-            return history.max_relative_timestamp(connection, vault_id)
+        vault_id = None if vault is None else vault.vault_id
+        return self._pool.run_idempotent(
+            lambda connection: history.max_relative_timestamp(connection, vault_id)
+        )
 
     def _read(self, client: Client, plan: Callable[[PausableRead], Batches]) -> PausableRead:
         return PausableRead(self._slots, client, plan)

@@ -18,8 +18,9 @@ def audit_blueprint(service: Service) -> Blueprint:
     @blueprint.get("/audit")
     @needs(Scope.AUDIT)
     def audit() -> Response:
-        with service.pool.connection() as connection:
-            lines = service.audit.latest(connection, LATEST)
+        lines = service.pool.run_idempotent(
+            lambda connection: service.audit.latest(connection, LATEST)
+        )
         data = [{"id": number, "absolute_timestamp": at, "log": line} for number, at, line in lines]
         return json_response({"data": data})
 

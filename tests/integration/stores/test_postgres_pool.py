@@ -1,0 +1,194 @@
+"""A pool lends connections that serve, also right after the server has ended all sessions."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TypeVar
+
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
+from redis import Redis
+
+from iot_cipher.keyring import parse_keyring
+from iot_cipher.vault import create_vault, scrypt_secret
+from iot_models.settings import Settings
+from iot_stores.postgres import Connection, Pool, postgres_pool
+from iot_stores.vault_records import VaultRecords
+from iot_tools.local.postgres_server import PostgresServer
+from support.keys import KEYS
+from support.waiting import wait_until
+
+NAME = "test-pool"
+SIZE = 4
+COST = 10
+_END = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE application_name = %s"
+
+Result = TypeVar("Result")
+Check = Callable[[Connection], None]
+
+
+class Sessions:
+    """Pools, and an administrator who ends their sessions."""
+
+    def __init__(self, settings: Settings, pools: ExitStack) -> None:
+        self._settings = settings
+        self._pools = pools
+
+    def pool(self, check: Check = Pool.check_connection) -> Pool:
+        """A pool that holds as many idle connections as it may."""
+        made = postgres_pool(self._settings, name=NAME, size=SIZE, check=check)
+        pool = self._pools.enter_context(contextlib.closing(made))
+        self.fill(pool)
+        return pool
+
+    def fill(self, pool: Pool) -> None:
+        """Let a pool make all its connections."""
+        with ExitStack() as lent:
+            for _ in range(SIZE):
+                lent.enter_context(pool.connection())
+        wait_until(lambda: pool.get_stats()["pool_available"] == SIZE, what="idle connections")
+
+    def end(self) -> None:
+        """End all sessions of the pools; they have ended when this returns."""
+        with psycopg.connect(self._settings.postgres_url, autocommit=True) as admin:
+            admin.execute(_END, (NAME,))
+
+
+@pytest.fixture
+def sessions(settings: Settings) -> Iterator[Sessions]:
+    """Pools are closed at the end."""
+    with ExitStack() as pools:
+        yield Sessions(settings, pools)
+
+
+def seven(connection: Connection) -> object:
+    """Ask Postgres something."""
+    row = connection.execute("SELECT 7").fetchone()
+    assert row is not None
+    return row[0]
+
+
+def test_sessions_that_have_ended_are_replaced_at_once(sessions: Sessions) -> None:
+    failed = 0
+
+    def check(connection: Connection) -> None:
+        nonlocal failed
+        try:
+            Pool.check_connection(connection)
+        except psycopg.Error:
+            failed += 1
+            raise
+
+    pool = sessions.pool(check)
+    sessions.end()
+    with pool.connection() as connection:
+        assert seven(connection) == 7
+    assert failed == 1, "the other connections were closed with the first that failed"
+    for _ in range(10):
+        sessions.fill(pool)
+        sessions.end()
+        with pool.connection() as connection:
+            assert seven(connection) == 7
+
+
+def test_a_session_that_ends_after_its_check_is_replaced(sessions: Sessions) -> None:
+    ends = iter([True])
+
+    def check(connection: Connection) -> None:
+        Pool.check_connection(connection)
+        if armed and next(ends, False):
+            sessions.end()
+
+    armed = False
+    pool = sessions.pool(check)
+    armed = True
+    assert pool.run_idempotent(seven) == 7
+
+
+def test_work_is_done_twice_at_most(sessions: Sessions) -> None:
+    pool = sessions.pool()
+    done = 0
+
+    def end_and_ask(connection: Connection) -> object:
+        nonlocal done
+        done += 1
+        sessions.end()
+        return seven(connection)
+
+    with pytest.raises(psycopg.OperationalError):
+        pool.run_idempotent(end_and_ask)
+    assert done == 2
+    assert pool.run_idempotent(seven) == 7
+
+
+def test_an_error_of_a_session_that_goes_on_is_not_tried_again(sessions: Sessions) -> None:
+    pool = sessions.pool()
+    done = 0
+
+    def fail(connection: Connection) -> None:
+        nonlocal done
+        done += 1
+        connection.execute("DO $$ BEGIN RAISE 'provoked' USING ERRCODE = '57P01'; END $$")
+
+    with pytest.raises(psycopg.errors.AdminShutdown):
+        pool.run_idempotent(fail)
+    assert done == 1
+
+
+def test_a_request_gets_the_first_connection_that_can_be_made(
+    settings: Settings, postgres_server: PostgresServer
+) -> None:
+    allow = sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS {}")
+    database = sql.Identifier(str(conninfo_to_dict(settings.postgres_url)["dbname"]))
+    pool = postgres_pool(settings, name=NAME, size=SIZE)
+    with (
+        contextlib.closing(pool),
+        psycopg.connect(postgres_server.url, autocommit=True) as admin,
+        ThreadPoolExecutor(1) as requests,
+    ):
+        admin.execute(allow.format(database, sql.SQL("false")))
+        request = requests.submit(pool.run_idempotent, seven)
+        wait_until(
+            lambda: pool.get_stats().get("connections_errors", 0) >= 3,
+            what="three attempts to connect",
+        )
+        admin.execute(allow.format(database, sql.SQL("true")))
+        assert request.result() == 7
+
+
+def test_vaults_are_found_and_added_when_sessions_end_before_the_statement(
+    sessions: Sessions, settings: Settings, redis_url: str
+) -> None:
+    ending = False
+
+    def check(connection: Connection) -> None:
+        nonlocal ending
+        Pool.check_connection(connection)
+        if ending:
+            ending = False
+            sessions.end()
+
+    pool = sessions.pool(check)
+    keyring = parse_keyring(Path(settings.keyring_file).read_text())
+    with Redis.from_url(redis_url) as redis:
+        records = VaultRecords(redis, KEYS, pool)
+
+        def ended(call: Callable[[], Result]) -> Result:
+            nonlocal ending
+            ending = True
+            result = call()
+            assert not ending, "sessions were ended"
+            return result
+
+        assert ended(lambda: records.raise_cost(COST)).costs[-1] == COST
+        vault, _ = create_vault(keyring, scrypt_secret(keyring, b"password", COST))
+        assert ended(lambda: records.find([vault.lookup])).record is None
+        assert ended(lambda: records.missing([vault])) == [vault]
+        assert ended(lambda: records.add(vault)) == vault
+        assert records.add(vault) == vault, "the first session may have committed it"
+        assert ended(lambda: records.put_back(vault)) == vault
+        assert ended(lambda: records.find([vault.lookup])).record == vault

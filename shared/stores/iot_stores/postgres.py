@@ -164,11 +164,13 @@ class Pool(ConnectionPool[Connection]):
     def _unchecked(self, deadline: float) -> Connection:
         while True:
             left = deadline - time.monotonic()
+            # The pool gives up attempts to connect, and makes others only when it is asked. A
+            # request that asks again goes to the end of the queue, so it waits for lent ones.
+            patience = left if self._lent >= self.max_size else min(left, ASK_SECONDS)
             try:
-                # The pool gives up attempts to connect, and makes others only when it is asked.
-                return super().getconn(min(left, ASK_SECONDS))
+                return super().getconn(patience)
             except PoolTimeout as error:
-                if left > ASK_SECONDS:
+                if patience < left:
                     continue
                 if self._lent >= self.max_size:
                     raise PoolBusyError(str(error)) from None

@@ -313,6 +313,6 @@ def test_records_are_kept_now_and_then_while_postgres_is_away(sender: Sender) ->
         sender.redis.delete(KEYS.vault_record(record.lookup))
     for kept in (2, 0):
         with redis_commands(sender.redis) as counted, pytest.raises(PoolClosed):
-            keeper.look()
+            keeper.check()
         assert counted["set"] == kept
     assert len(list(keeper.records.all_cached())) == 2

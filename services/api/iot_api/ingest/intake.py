@@ -154,7 +154,7 @@ class Intake:
             self._sealer.give_up(len(sealed))
             return _repeated(appended.first_answer)
         self._acknowledged.inc(count)
-        self._vaults.note_held(appended.held)
+        self._vaults.note_held_entries(appended.held)
         self._follow_renewals(appended.session_renewals)
         if proven is not None:
             if len(proven) > MOST_PROVEN:
@@ -176,7 +176,7 @@ class Intake:
         """The vaults of a request, and the guess limit if it is still to be looked at: while all of
         them are open, the step that appends the readings does it, in the same round trip.
         """
-        held = [self._vaults.held(batch.password, client) for batch in batches]
+        held = [self._vaults.open_vault(batch.password, client) for batch in batches]
         if all(vault is not None and vault.vault_id in proven for vault in held):
             return cast("list[OpenVault]", held), ()
         self._guesses.check_noted(client)

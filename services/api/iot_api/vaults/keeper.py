@@ -1,4 +1,4 @@
-"""Keeps the vaults in use in Postgres: puts back what a restore or a failover took away."""
+"""Restore vault records that Postgres lost, for example by a restore from backup or a failover."""
 
 import logging
 import threading
@@ -19,26 +19,26 @@ from iot_stores.vault_records import PolicyChangedError, VaultRecords
 from .cache import VaultCache
 
 PAUSE_SECONDS = 1.0
-"""Shortest time between two looks."""
+"""Shortest time between two checks."""
 IDLE_SECONDS = 2.0
-"""Longest time between two looks: entries may be held of vaults that nobody sends to."""
+"""Longest time between two checks: entries may be held for vaults that nobody uses."""
 SCAN_SECONDS = 10.0
 """Shortest time between two searches of all records in Redis."""
 KEEP_SECONDS = 60.0
-"""While Postgres is away, records are kept in Redis this often: there may be ten thousand."""
+"""While Postgres is away, the expiry of records in Redis is extended this often."""
 AWAY_SECONDS = 5.0
-"""A Postgres that is away is not asked again by those who open vaults for so long."""
+"""After an error of Postgres, openings of vaults do not query it for this long."""
 _CLOSE_SECONDS = 2.0
 
 _log = logging.getLogger(__name__)
 
 
 class VaultKeeper:
-    """Compares the records of vaults in use with Postgres, and puts back those that are missing.
+    """Compares the records of vaults in use with Postgres, and restores missing ones.
 
-    A vault that Postgres lacks is put back from a record that was opened with its password, or from
-    one in Redis that is authentic. Its data key stays the same, so its readings stay readable.
-    While a vault is missing, writers hold its entries (`HeldEntries`); they are released at once.
+    A vault is restored from a record that was opened with its password, or from an authentic record
+    in Redis. The data key stays the same, so the readings stay readable. While a vault is missing,
+    writers hold its entries (`HeldEntries`); they are released as soon as it is restored.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class VaultKeeper:
         held: HeldEntries,
         release: Callable[[], object],
     ) -> None:
-        """`release` lets a writer look for held entries whose vaults are back."""
+        """Take the parts. `release` queues a job that releases held entries."""
         self.records = records
         self.cache = cache
         self._keyring = keyring
@@ -59,48 +59,47 @@ class VaultKeeper:
         self._scan_from = 0.0
         self._keep_from = 0.0
         self._watched: dict[uuid.UUID, VaultRecord] = {}
-        self._told: set[uuid.UUID] = set()
+        self._logged: set[uuid.UUID] = set()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._wake = threading.Event()
         self._closing = threading.Event()
 
     def confirm(self, record: VaultRecord) -> VaultRecord:
-        """The record of a vault that stands in Postgres (`VaultRecords.put_back`). While Postgres
-        is away it is `record`, which is compared later.
+        """Return the record that Postgres has for a vault; restore it if it is missing.
+
+        While Postgres is away, return `record` and compare it later.
 
         Raises:
-            PolicyChangedError: the vault is missing and must be wrapped anew to be put back.
+            PolicyChangedError: the vault is missing, and needs a new wrapping to be restored.
         """
         if time.monotonic() >= self._away_until:
             try:
-                return self._put_back(record)
+                return self._restore(record)
             except (RedisError, *AWAY) as error:
                 self._away_until = time.monotonic() + AWAY_SECONDS
-                report(_log, "whether Postgres has a vault is not known", error)
+                report(_log, "a vault is not compared with Postgres now", error)
         self.watch(record)
         return record
 
     def start(self) -> None:
-        """Begin to look for held entries."""
+        """Start the thread, if it does not run."""
         if self._thread is None:
             self._wake_up()
 
     def watch(self, record: VaultRecord) -> None:
-        """Compare a record with Postgres soon. Costs nothing."""
+        """Compare a record with Postgres soon. Returns at once."""
         with self._lock:
             self._watched[record.vault_id] = record
         self._wake_up()
 
     def entries_are_held(self) -> None:
-        """Look soon whether a record of the vaults whose entries are held is at hand. Costs
-        nothing.
-        """
+        """Search soon for the records of vaults whose entries are held. Returns at once."""
         if not self._wake.is_set():
             self._wake_up()
 
     def close(self) -> None:
-        """End the thread."""
+        """Stop the thread."""
         self._closing.set()
         self._wake.set()
         with self._lock:
@@ -108,17 +107,17 @@ class VaultKeeper:
         if thread is not None:
             thread.join(_CLOSE_SECONDS)
 
-    def look(self) -> None:
-        """Compare the records that are watched, then look for those of held entries.
+    def check(self) -> None:
+        """Compare the watched records, then search for the records of held entries.
 
         Raises:
-            RedisError, psycopg.Error: a part is away; the records are compared the next time.
+            RedisError, psycopg.Error: a store is away; the next check compares the records.
         """
         with self._lock:
             watched, self._watched = self._watched, {}
         try:
             for record in self.records.missing(watched.values()):
-                self._put_back_without_password(record)
+                self._restore_without_password(record)
         except (RedisError, *AWAY):
             with self._lock:
                 self._watched = watched | self._watched
@@ -126,9 +125,9 @@ class VaultKeeper:
                 self._keep_from = time.monotonic() + KEEP_SECONDS
                 self.records.keep(watched.values())
             raise
-        self._look_for_held()
+        self._restore_held_vaults()
 
-    def _look_for_held(self) -> None:
+    def _restore_held_vaults(self) -> None:
         held = self._held.vaults().keys()
         if not held:
             return
@@ -141,27 +140,27 @@ class VaultKeeper:
         found = held & known.keys()
         self.records.keep([known[vault_id] for vault_id in found])
         for vault_id in found:
-            self._put_back_without_password(known[vault_id])
+            self._restore_without_password(known[vault_id])
         if found:
             self._release()
 
-    def _put_back_without_password(self, record: VaultRecord) -> None:
+    def _restore_without_password(self, record: VaultRecord) -> None:
         try:
-            self._put_back(record)
+            self._restore(record)
         except PolicyChangedError:
             self.cache.mark_missing(record.vault_id)
 
-    def _put_back(self, record: VaultRecord) -> VaultRecord:
+    def _restore(self, record: VaultRecord) -> VaultRecord:
         standing = self.records.put_back(record)
         if standing != record:
             self.cache.forget_vault(record.vault_id)
-        if standing.vault_id != record.vault_id and record.vault_id not in self._told:
-            self._told.add(record.vault_id)
+        if standing.vault_id != record.vault_id and record.vault_id not in self._logged:
+            self._logged.add(record.vault_id)
             metrics.counter("iot_vaults_replaced_total").inc()
             _log.error(
-                "Postgres lost vault %s, and has vault %s of the same password in its place, which "
-                "is used from now on. Readings of the lost vault that wait stay held in Redis, and "
-                "so does its record; see docs/reliability.md, After a restore",
+                "Postgres lost vault %s and has vault %s for the same password, which is used from "
+                "now on. Held readings of the lost vault and its record stay in Redis; see "
+                "docs/reliability.md, After a restore",
                 record.vault_id,
                 standing.vault_id,
             )
@@ -182,7 +181,7 @@ class VaultKeeper:
             if self._closing.is_set():
                 break
             try:
-                self.look()
+                self.check()
             except (RedisError, *AWAY) as error:
                 report(_log, "vaults are not compared with Postgres", error)
             self._closing.wait(PAUSE_SECONDS)

@@ -1,4 +1,4 @@
-"""Vaults as an API process sees them: found by password, opened, held open while in use."""
+"""Find the vault of a password, open it, and keep it open while it is used."""
 
 import logging
 from collections.abc import Callable
@@ -37,24 +37,24 @@ from .password_form import normal_form
 from .password_search import PasswordSearch, same_lookups
 from .scrypt_queue import WAIT_SECONDS, ScryptQueue
 
-_MOST_CHANGES = 3
+_MAX_POLICY_CHANGES = 3
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class _Opened:
-    held: CachedVault
+    cached: CachedVault
     created: bool = False
 
 
 class Vaults:
-    """Opens vaults.
+    """Finds, creates, opens and renews vaults.
 
-    One scrypt runs at a time in a process, which bounds its memory (`ScryptQueue`). Requests that
-    bring the same password at once share one opening, whatever comes of it. Nobody waits for
-    another password's record: a store that doesn't answer would hold up all of them, one after the
-    other.
+    One scrypt runs at a time in a process, which bounds its memory (`ScryptQueue`). Concurrent
+    requests with the same password share one opening, and its error. Requests with different
+    passwords never wait for each other's stores, so a store that does not respond delays each
+    request once.
     """
 
     def __init__(
@@ -67,8 +67,8 @@ class Vaults:
         slow_key: PasswordKey = password_key,
         opened: Callable[[OpenVault], None] = lambda _: None,
     ) -> None:
-        """`opened` is called with each vault that was there and is opened or renewed; it must cost
-        nothing.
+        """Take the parts. `opened` is called with each existing vault that is opened or renewed,
+        and must return at once.
         """
         self._opened = opened
         self._keyring = keyring
@@ -83,136 +83,138 @@ class Vaults:
         self._under_way: dict[tuple[bytes, bool, bool], Future[_Opened | None]] = {}
 
     def find(self, password: bytes, client: Client) -> OpenVault | None:
-        """The password's vault, or None when there is none, which counts as a guess.
+        """Return the vault of a password. None, and a guess is counted, if there is none.
 
         Raises:
             TooManyRequestsError: the client is over the guess limit, whether or not the password is
-                right; or too many passwords wait to be opened.
-            DecryptionError: its record is damaged, or its master key is not in the keyring.
-            RedisError, psycopg.Error: it can't be told now.
+                known; or too many passwords wait to be opened.
+            DecryptionError: the record is damaged, or its master key is not in the keyring.
+            RedisError, psycopg.Error: a store is away and the vault is not open.
         """
-        found = self._held_or_opened(password, client, create=False)
+        found = self._cached_or_opened(password, client, create=False)
         if found is None:
             self._guesses.count(client)
             return None
         return found.vault
 
-    def held(self, password: bytes, client: Client) -> OpenVault | None:
-        """The password's vault, to be written to, if this process has it open. The guess limit is
-        not looked at.
+    def open_vault(self, password: bytes, client: Client) -> OpenVault | None:
+        """Return the vault of a password for writing, if it is open. Ignores the guess limit.
 
         Raises:
-            RedisError: only this process and Postgres have its record.
+            RedisError: the record can't be stored in Redis, see `_writable`.
         """
-        held = self._held(self._cache.key(password), password, client)
-        return None if held is None else self._writable(held)
+        cached = self._cached(self._cache.key(password), password, client)
+        return None if cached is None else self._writable(cached)
 
     def find_or_create(self, password: bytes, client: Client) -> OpenVault:
-        """The password's vault, to be written to; made if there is none, which counts as a guess.
+        """Return the vault of a password for writing. Create it, and count a guess, if there is
+        none.
 
-        Raises what `find` and `held` raise.
+        Raises the errors of `find` and `open_vault`.
         """
-        found = self._held_or_opened(password, client, create=True)
+        found = self._cached_or_opened(password, client, create=True)
         if found is None:
-            raise DecryptionError("a vault could neither be found nor made")
+            raise DecryptionError("the vault was neither found nor created")
         return self._writable(found)
 
     @property
     def old_processes_may_run(self) -> bool:
-        """Whether processes of version 0.1 may run beside this one, as far as is known."""
+        """Whether processes of version 0.1 may still run, as far as this process knows."""
         return self._policy is None or not (
             self._policy.settled or self._policy.fast_lookups is FastLookups.GONE
         )
 
     @property
     def waiting(self) -> int:
-        """Requests that wait for a scrypt."""
+        """Number of requests that wait for a scrypt."""
         return self._queue.waiting
 
     def close(self) -> None:
-        """Drop all vaults."""
+        """Close all vaults."""
         self._cache.close()
 
-    def note_held(self, entries: int) -> None:
-        """Note how many entries wait for vaults that Postgres does not have. Costs nothing."""
+    def note_held_entries(self, entries: int) -> None:
+        """Start the search for missing vaults if writers hold entries. Returns at once."""
         if entries:
             self._keeper.entries_are_held()
 
-    def _writable(self, held: CachedVault) -> OpenVault:
-        """A vault whose record Redis has too, so that its readings may be acknowledged.
+    def _writable(self, cached: CachedVault) -> OpenVault:
+        """Return a vault whose record Redis has, so that its readings may be acknowledged.
 
-        When Postgres loses the row, Redis has the only copy that outlives this process. The record
-        is written before the readings, so a replica, or an AOF, that has them has the record.
+        If Postgres loses the row, Redis has the only copy that outlives this process. The record is
+        written before the readings, so every replica and AOF with the readings has the record.
         """
-        if not held.in_redis:
-            self._records.cache(held.record)
-            held.in_redis = True
-        return held.vault
+        if not cached.in_redis:
+            self._records.cache(cached.record)
+            cached.in_redis = True
+        return cached.vault
 
-    def _held_or_opened(
+    def _cached_or_opened(
         self, password: bytes, client: Client, *, create: bool
     ) -> CachedVault | None:
         self._guesses.check(client)
         key = self._cache.key(password)
-        held = self._held(key, password, client)
-        if held is not None:
-            return held
-        found = self._share(key, password, client, create=create)
-        return None if found is None else found.held
+        cached = self._cached(key, password, client)
+        if cached is not None:
+            return cached
+        found = self._open_shared(key, password, client, create=create)
+        return None if found is None else found.cached
 
-    def _held(self, key: bytes, password: bytes, client: Client) -> CachedVault | None:
-        held = self._cache.get(key)
-        if held is not None and self._cache.is_due(held):
-            return self._renew(key, held, password, client)
-        return held
+    def _cached(self, key: bytes, password: bytes, client: Client) -> CachedVault | None:
+        cached = self._cache.get(key)
+        if cached is not None and self._cache.is_due(cached):
+            return self._renew(key, cached, password, client)
+        return cached
 
     def _renew(
-        self, key: bytes, held: CachedVault, password: bytes, client: Client
+        self, key: bytes, cached: CachedVault, password: bytes, client: Client
     ) -> CachedVault | None:
-        """Hold a vault on if its record is still the same; None if it is another one.
+        """Renew an open vault if its record has not changed; return None if it has.
 
-        While its record can't be read, the vault is used until its time is over. One that Postgres
-        lacks is put back: it was opened with the password, so its record is known to be good.
+        While the record can't be read, the vault is used until it expires. A record that Postgres
+        lacks is restored: the vault was opened with it, so the record is known to be good.
         """
-        held.in_redis = False  # the next PUT stores the record anew, before it expires
-        # A process of an earlier version may have made a vault for the password as it was sent.
-        lookups, record = [*held.missed, held.record.lookup], None
+        cached.in_redis = False  # the next PUT stores the record again, before it expires in Redis
+        # A process of an earlier version may have created a vault for the password as sent.
+        lookups, record = [*cached.missed, cached.record.lookup], None
         try:
-            if not held.missing:
+            if not cached.missing:
                 record = self._records.cached(lookups) or self._records.find(lookups).record
-                self._keeper.watch(held.record)
+                self._keeper.watch(cached.record)
             if record is None:
-                search = self._search(password, key, client, held.missed, seconds=0)
-                record = self._put_back(search, held.record, held.vault)
+                search = self._search(password, key, client, cached.missed, seconds=0)
+                record = self._put_back(search, cached.record, cached.vault)
         except (RedisError, *AWAY) as error:
             report(_log, "open vaults are not renewed", error)
-            self._keeper.watch(held.record)
-            return held
+            self._keeper.watch(cached.record)
+            return cached
         except (IotError, PolicyChangedError) as error:
             _log.warning("an open vault is not renewed: %s", error)
-            self._keeper.watch(held.record)
-            return held
-        if record != held.record:
+            self._keeper.watch(cached.record)
+            return cached
+        if record != cached.record:
             self._cache.forget(key)
             return None
-        record = self._moved_when_idle(held, key, password, client)
-        renewed = self._cache.put(key, record, held.vault, held.missed)
-        self._opened(held.vault)
+        record = self._moved_when_idle(cached, key, password, client)
+        renewed = self._cache.put(key, record, cached.vault, cached.missed)
+        self._opened(cached.vault)
         return renewed
 
     def _moved_when_idle(
-        self, held: CachedVault, key: bytes, password: bytes, client: Client
+        self, cached: CachedVault, key: bytes, password: bytes, client: Client
     ) -> VaultRecord:
-        """As `_moved`, if nobody computes a scrypt now: ten thousand vaults in use would otherwise
-        have to be moved within minutes.
+        """As `_moved`, but only if no scrypt runs now.
+
+        After an upgrade, all vaults in use are due within minutes; moving them must not delay new
+        passwords.
         """
-        record = held.record
+        record = cached.record
         policy = self._current_policy()
         if not policy.moves(record.format, record.scrypt_log2_n):
             return record
         try:
-            search = self._search(password, key, client, held.missed, seconds=0)
-            return self._moved(search, record, held.vault)
+            search = self._search(password, key, client, cached.missed, seconds=0)
+            return self._moved(search, record, cached.vault)
         except TooManyRequestsError:
             return record
 
@@ -225,8 +227,9 @@ class Vaults:
         *,
         seconds: float = WAIT_SECONDS,
     ) -> PasswordSearch:
-        """A search whose scrypts wait for their turn: for the password, or, with the lookups that
-        missed, for its normal form.
+        """Return a search whose scrypts wait for their turn.
+
+        With `missed`, the lookups that found nothing, it searches the normal form of the password.
         """
 
         def slow_key(password: bytes, salt: bytes, log2_n: int) -> bytes:
@@ -237,24 +240,24 @@ class Vaults:
             password = normal_form(password)
         return PasswordSearch(self._keyring(), password, self._scrypt_log2_n, slow_key, missed)
 
-    def _share(
+    def _open_shared(
         self, key: bytes, password: bytes, client: Client, *, create: bool
     ) -> _Opened | None:
         ours: Future[_Opened | None] = Future()
-        # Suspects share with suspects alone: they wait longer, and are refused more often.
-        of = (key, create, self._queue.is_urgent(key, client))
-        opening = self._under_way.setdefault(of, ours)
+        # Suspects share only with suspects: they wait longer, and are refused more often.
+        opening_key = (key, create, self._queue.is_urgent(key, client))
+        opening = self._under_way.setdefault(opening_key, ours)
         try:
             if opening is ours:
                 try:
-                    self._do(ours, key, password, client, create=create)
+                    self._run_opening(ours, key, password, client, create=create)
                 finally:
-                    del self._under_way[of]
+                    del self._under_way[opening_key]
             return opening.result()
         finally:
-            del ours, opening  # what an error's traceback holds must not hold the error
+            del ours, opening  # no reference cycle of error, traceback and future
 
-    def _do(
+    def _run_opening(
         self,
         opening: "Future[_Opened | None]",
         key: bytes,
@@ -268,7 +271,7 @@ class Vaults:
             if found is not None and found.created:
                 self._guesses.count(client)
             opening.set_result(found)
-        except BaseException as error:  # noqa: BLE001 - raised to all who wait for it, us too
+        except BaseException as error:  # noqa: BLE001 - raised in every request that waits, this one included
             opening.set_exception(error)
         finally:
             del opening
@@ -276,10 +279,10 @@ class Vaults:
     def _look_up_forms(
         self, key: bytes, password: bytes, client: Client, *, create: bool
     ) -> _Opened | None:
-        """Look a password up as it was sent, then in its normal form, in which vaults are created.
+        """Look a password up as sent, then in its normal form, in which vaults are created.
 
-        As it was sent first: a vault of an earlier version stays what its password finds, also
-        where the normal form has a vault of its own.
+        The form as sent goes first, so that a vault of an earlier version is found although the
+        normal form has a vault of its own.
         """
         search = self._search(password, key, client)
         if normal_form(password) != password:
@@ -290,7 +293,7 @@ class Vaults:
         return self._look_up(search, key, create=create)
 
     def _look_up(self, search: PasswordSearch, key: bytes, *, create: bool) -> _Opened | None:
-        for _ in range(_MOST_CHANGES):
+        for _ in range(_MAX_POLICY_CHANGES):
             policy = self._current_policy()
             found, from_cache = search.find(self._records, policy)
             if found.record is not None:
@@ -304,7 +307,7 @@ class Vaults:
                 return self._create(search, key, policy)
             except PolicyChangedError:
                 self._policy = None
-        raise UnavailableError("the way in which passwords are looked up changes; try again")
+        raise UnavailableError("the lookups in use are being changed; try again")
 
     def _open(
         self, search: PasswordSearch, key: bytes, record: VaultRecord, *, from_cache: bool
@@ -320,23 +323,23 @@ class Vaults:
                 metrics.counter("iot_damaged_total").labels("vault").inc()
                 raise
             metrics.counter("iot_damaged_total").labels("vault_cache").inc()
-            _log.warning("a vault's record in Redis was damaged; Postgres has the right one")
+            _log.warning("a vault record in Redis is damaged; the record in Postgres is used")
             record, vault = standing, search.open(standing)
         record = self._moved(search, record, vault)
-        held = self._cache.put(key, record, vault, search.missed)
+        cached = self._cache.put(key, record, vault, search.missed)
         self._queue.remember(key)
         self._keeper.start()
         self._opened(vault)
-        return held
+        return cached
 
     def _confirmed(
         self, search: PasswordSearch, record: VaultRecord, vault: OpenVault
     ) -> tuple[VaultRecord, OpenVault]:
-        """A vault that was opened from Redis as it stands in Postgres, which may have lost it."""
+        """Compare a record from Redis with Postgres; restore it if Postgres has lost it."""
         try:
             standing = self._put_back(search, record, vault)
         except (PolicyChangedError, UnavailableError, TooManyRequestsError) as error:
-            _log.warning("a vault that Postgres lacks is not put back now: %s", error)
+            _log.warning("a vault record that Postgres lacks is not restored now: %s", error)
             self._keeper.watch(record)
             return record, vault
         if standing.vault_id != record.vault_id:
@@ -346,7 +349,7 @@ class Vaults:
     def _put_back(
         self, search: PasswordSearch, record: VaultRecord, vault: OpenVault
     ) -> VaultRecord:
-        """The record of an open vault that stands in Postgres, put back if it is missing there."""
+        """Return the record that Postgres has for an open vault. Restore it if it is missing."""
         try:
             return self._keeper.confirm(record)
         except PolicyChangedError:
@@ -361,13 +364,13 @@ class Vaults:
         metrics.counter("iot_vaults_opened_total").labels("created").inc()
         if record.vault_id != fresh.vault_id:
             return _Opened(self._open(search, key, record, from_cache=False))
-        held = self._cache.put(key, record, vault, search.missed)
+        cached = self._cache.put(key, record, vault, search.missed)
         self._queue.remember(key)
         self._keeper.start()
-        return _Opened(held, created=True)
+        return _Opened(cached, created=True)
 
     def _moved(self, search: PasswordSearch, record: VaultRecord, vault: OpenVault) -> VaultRecord:
-        """The record of a vault under the newest lookup, if it may be moved there now."""
+        """Move a vault to the newest lookup, if that is possible now; return its record."""
         policy = self._policy
         if policy is None or not policy.moves(record.format, record.scrypt_log2_n):
             return record
@@ -377,17 +380,17 @@ class Vaults:
                 metrics.counter("iot_vaults_moved_total").inc()
                 return new
         except PolicyChangedError:
-            self._policy = None  # the vault moves at a later use
+            self._policy = None  # a later use moves the vault
         except (RedisError, psycopg.Error) as error:
-            report(_log, "vaults keep their old lookups for now", error)
+            report(_log, "vaults are not moved to the new lookups now", error)
         return record
 
     def _current_policy(self) -> LookupPolicy:
-        """The lookups in use, as far as is known. While Postgres is away, and nothing is known, all
-        that may be.
+        """Return the lookups in use. While Postgres is away and they are unknown, assume all
+        lookups.
 
         Raises:
-            UnavailableError: they are wrong, or cost less than was asked for.
+            UnavailableError: the stored policy is invalid, or costs less than the setting.
         """
         policy = self._policy
         if policy is None or policy.is_passing or policy.cost_below(self._scrypt_log2_n):

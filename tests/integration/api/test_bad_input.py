@@ -163,7 +163,7 @@ def test_a_wrong_password_is_answered_as_an_empty_vault(
 def test_a_read_without_a_password_is_told_its_form(module_api: Api, body: str) -> None:
     for path in ("/api/iot", "/api/iot/maxtime", "/api/rssi/5"):
         error = assert_error(module_api.ask("POST", path, body, JSON), 400, "invalid_request")
-        assert error["error"] == 'the request is not of the form {"data": {"db_password": "..."}}'
+        assert error["error"] == 'the body must have the form {"data": {"db_password": "..."}}'
 
 
 @pytest.mark.parametrize(

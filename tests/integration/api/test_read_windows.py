@@ -104,4 +104,4 @@ def test_a_number_beyond_64_bits_is_named(module_api: Api, text: str) -> None:
 @pytest.mark.parametrize("path", ["seconds", "last"])
 def test_a_count_below_0_is_refused(module_api: Api, path: str) -> None:
     error = assert_error(module_api.post(f"/api/iot/{path}/-1"), 400, "invalid_request")
-    assert (error["field"], error["error"]) == (path, f"{path}: is below 0")
+    assert (error["field"], error["error"]) == (path, f"{path}: must not be negative")

@@ -1,4 +1,4 @@
-"""The audit log."""
+"""The view of the audit log."""
 
 from flask import Blueprint, Response
 
@@ -8,11 +8,11 @@ from iot_api.service import Service
 from iot_models.scopes import Scope
 
 LATEST = 1000
-"""Lines in an answer."""
+"""Maximum number of lines in a response."""
 
 
 def audit_blueprint(service: Service) -> Blueprint:
-    """`GET /api/audit`: the latest lines, the last one last."""
+    """Return the blueprint of `GET /api/audit`: the latest lines, in ascending order."""
     blueprint = Blueprint("audit", __name__)
 
     @blueprint.get("/audit")

@@ -1,4 +1,4 @@
-"""Liveness and readiness."""
+"""The views for liveness and readiness probes."""
 
 from flask import Blueprint, Response
 
@@ -8,7 +8,9 @@ from iot_api.service import Service
 
 
 def health_blueprint(service: Service) -> Blueprint:
-    """`GET /healthz`: this process answers. `GET /readyz`: it can acknowledge readings."""
+    """Return the blueprint of `/healthz` (the process responds) and `/readyz` (it can acknowledge
+    readings).
+    """
     blueprint = Blueprint("health", __name__)
 
     @blueprint.get("/healthz")

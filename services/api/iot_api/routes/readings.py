@@ -1,6 +1,6 @@
-"""Views of readings: the old contract, under `/api/iot` and `/api/rssi` alike.
+"""Views that read readings: the API of the old server, under `/api/iot` and `/api/rssi`.
 
-`iot_api.ingest.endpoint` answers their PUTs.
+`iot_api.ingest.endpoint` answers the PUTs to these paths.
 """
 
 from collections.abc import Callable
@@ -30,39 +30,39 @@ from iot_models.times import parse_time
 from iot_stores.history import ReadFilter
 
 
-class _Asked(msgspec.Struct):
+class _Credentials(msgspec.Struct):
     db_password: str = ""
 
     def __repr__(self) -> str:
-        return "<_Asked>"  # nothing prints a password
+        return "<_Credentials>"  # a traceback must not show a password
 
 
-class _AskedBody(msgspec.Struct):
-    data: _Asked
+class _ReadRequest(msgspec.Struct):
+    data: _Credentials
 
 
-class _Written(msgspec.Struct):
+class _RawCredentials(msgspec.Struct):
     db_password: msgspec.Raw = msgspec.Raw(b'""')
 
     def __repr__(self) -> str:
-        return "<_Written>"
+        return "<_RawCredentials>"
 
 
-class _WrittenBody(msgspec.Struct):
-    data: _Written
+class _RawReadRequest(msgspec.Struct):
+    data: _RawCredentials
 
 
-_MOST_ASKED_BYTES = 64 * 1024
-"""Limit of a read's body, besides its password. A read does not take turns in `LargeRequests`."""
-_MOST_BYTES_OF_ONE = 6
-"""A byte of a password takes up to six as an escape."""
+_MAX_BODY_BYTES = 64 * 1024
+"""Limit of the body of a read without its password. A read takes no turn in `LargeRequests`."""
+_MAX_ESCAPE_BYTES = 6
+"""JSON may escape one byte of a password as six."""
 
-_asked = msgspec.json.Decoder(_AskedBody)
-_written = msgspec.json.Decoder(_WrittenBody)
+_read_request = msgspec.json.Decoder(_ReadRequest)
+_raw_read_request = msgspec.json.Decoder(_RawReadRequest)
 
 
 def iot_blueprint(name: str, service: Service) -> Blueprint:
-    """The routes of readings, for a prefix to be chosen."""
+    """Return a blueprint of all views; it is registered under both prefixes."""
     views = _Views(service)
     rules: list[tuple[str, str, Callable[..., Response]]] = [
         ("PUT", "", views.put),  # for the header `Allow` only
@@ -136,7 +136,7 @@ class _Views:
 
     @needs(Scope.READ)
     def vault_maxtime(self) -> Response:
-        vault = _asked_vault(self._service)
+        vault = _requested_vault(self._service)
         return _maxtime(None if vault is None else self._readings.max_relative_timestamp(vault))
 
     def _select(self, name: str, read_filter: ReadFilter) -> Response:
@@ -150,9 +150,10 @@ class _Views:
     def _read(
         self, name: str, choose: Callable[[OpenVault, Page, Client], PausableRead]
     ) -> Response:
-        """`name` is bound into cursors, so that a cursor of another endpoint is refused."""
+        """Stream a read. `name` goes into the cursors, so that a cursor of another read is
+        refused."""
         paging = parse_paging(request.args)
-        vault = _asked_vault(self._service)
+        vault = _requested_vault(self._service)
         if vault is None:
             return json_response({"data": []})
         cursor_context = name.encode() + vault.vault_id.bytes
@@ -162,32 +163,32 @@ class _Views:
         return readings_answer(stream)
 
 
-def _asked_vault(service: Service) -> OpenVault | None:
-    """The vault of the password in the body; None when there is none, which counts as a guess."""
-    return service.vaults.find(_asked_password(service), _client(service))
+def _requested_vault(service: Service) -> OpenVault | None:
+    """Return the vault of the password in the body. None, and a guess is counted, if there is
+    none."""
+    return service.vaults.find(_requested_password(service), _client(service))
 
 
 def _client(service: Service) -> Client:
-    """The client of the request."""
     return client_of(request.environ, service.settings.trusted_proxies, g.get("token_name", ""))
 
 
-def _asked_password(service: Service) -> bytes:
+def _requested_password(service: Service) -> bytes:
     settings = service.settings
-    most = _MOST_ASKED_BYTES + _MOST_BYTES_OF_ONE * settings.max_password_bytes
-    limit = min(most, settings.max_body_bytes)
-    is_ndjson(request.environ)  # refuses all other types; one line is JSON either way
+    max_bytes = _MAX_BODY_BYTES + _MAX_ESCAPE_BYTES * settings.max_password_bytes
+    limit = min(max_bytes, settings.max_body_bytes)
+    is_ndjson(request.environ)  # refuses other content types; a single line of NDJSON is JSON
     body = decompress_body(request.environ, receive_body(request.environ, limit), limit)
     try:
-        asked = decode(_asked.decode, body)
+        decoded = decode(_read_request.decode, body)
     except (msgspec.DecodeError, RecursionError, ValueError):
         raise InvalidRequestError(
-            'the request is not of the form {"data": {"db_password": "..."}}', field="data"
+            'the body must have the form {"data": {"db_password": "..."}}', field="data"
         ) from None
-    password = asked.content.data.db_password
-    if asked.stand_ins:
-        text = bytes(_written.decode(asked.strict).data.db_password)
-        (password,) = asked.stand_ins.strings([text])
+    password = decoded.content.data.db_password
+    if decoded.stand_ins:
+        text = bytes(_raw_read_request.decode(decoded.strict).data.db_password)
+        (password,) = decoded.stand_ins.strings([text])
     return password_bytes(password, settings.max_password_bytes)
 
 
@@ -201,7 +202,7 @@ def _number(field: str, text: str) -> int:
 def _count(field: str, text: str) -> int:
     count = _number(field, text)
     if count < 0:
-        raise InvalidRequestError(f"{field}: is below 0", field=field)
+        raise InvalidRequestError(f"{field}: must not be negative", field=field)
     return count
 
 

@@ -1,11 +1,11 @@
 """Letting a writer in this process work."""
 
-from iot_writer.drain.drain import Outcome
+from iot_writer.drain.drain import DrainOutcome
 from iot_writer.writer import Writer
 
 
 def drain_all(writer: Writer) -> None:
     """Drain every shard until nothing waits."""
     shards = range(writer.settings.shards)
-    while {*writer.drain.run(writer.postgres(), shards).outcomes.values()} != {Outcome.EMPTY}:
+    while {*writer.drain.run(writer.postgres(), shards).outcomes.values()} != {DrainOutcome.EMPTY}:
         continue

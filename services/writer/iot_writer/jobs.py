@@ -23,7 +23,7 @@ from iot_models.errors import SettingsError
 from iot_stores.postgres import AWAY
 from iot_stores.redis_watch import UnfitRedisError
 from iot_stores.store_states import report, state_of
-from iot_writer.drain.drain import Outcome
+from iot_writer.drain.drain import DrainOutcome
 from iot_writer.maintenance.partitions import ensure_months_ahead
 
 from . import shutdown
@@ -111,7 +111,7 @@ def _drain(writer: Writer, shards: Sequence[int]) -> dict[int, str]:
     for outcome in drained.outcomes.values():
         _count("iot_drains_total", outcome)
     _drained_at = time.monotonic()
-    if Outcome.STORED in drained.outcomes.values():
+    if DrainOutcome.STORED in drained.outcomes.values():
         metrics.histogram("iot_drain_seconds").observe(_drained_at - began)
     return dict(drained.outcomes)
 
@@ -143,7 +143,7 @@ def _linger() -> None:
 def compact() -> str:
     """Do one order to merge small segments, and queue the next; while drains are behind, none."""
     writer = current()
-    if any(age > sweep.STALE_SECONDS for age in writer.backlog.oldest().values()):
+    if any(age > sweep.STALE_SECONDS for age in writer.backlog.oldest_ages().values()):
         return "later"  # the sweep queues it again
     with _counting_failures("iot_compactions_total"):
         outcome, left = writer.compaction.run(writer.postgres())
@@ -165,7 +165,7 @@ def sweep_shards() -> int:
     except AWAY as error:
         writer.drop_postgres()
         report(_log, "held entries are not released", error)
-    if writer.compaction_orders.waiting():
+    if writer.compaction_orders.count():
         writer.backlog.enqueue_once([names.COMPACT_JOB])
     return sweep.sweep(writer.backlog)
 

@@ -167,7 +167,9 @@ def _hand_over(writer: Writer) -> None:
     """
     try:
         writer.watch.require_ours()
-        writer.backlog.enqueue_once([names.drain_job(shard) for shard in writer.backlog.oldest()])
+        writer.backlog.enqueue_once(
+            [names.drain_job(shard) for shard in writer.backlog.oldest_ages()]
+        )
     except RedisError as error:
         report(_log, "the sweep queues what waits", error)
     except (UnfitRedisError, *AWAY) as error:

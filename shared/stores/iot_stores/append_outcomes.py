@@ -6,10 +6,10 @@ from typing import NoReturn
 
 from iot_models.errors import TooManyRequestsError, UnavailableError
 
-UNKNOWN_RATE_SECONDS, MOST_RETRY_SECONDS = 5, 60
+UNKNOWN_RATE_SECONDS, MAX_RETRY_SECONDS = 5, 60
 
 
-class Outcome(IntEnum):
+class AppendOutcome(IntEnum):
     """The first number of the script's answer."""
 
     FULL = 0
@@ -35,12 +35,12 @@ def refuse(outcome: int, *more: int) -> NoReturn:
     Raises:
         GuardedError, TooManyRequestsError, UnavailableError
     """
-    if outcome == Outcome.FULL:
+    if outcome == AppendOutcome.FULL:
         raise _full(*more)
-    if outcome == Outcome.GUARDED:
+    if outcome == AppendOutcome.GUARDED:
         raise GuardedError(more[0])
     seconds = max(1, more[0])
-    if outcome == Outcome.TOO_MANY_OF_CLIENT:
+    if outcome == AppendOutcome.TOO_MANY_OF_CLIENT:
         raise TooManyRequestsError(
             "too many requests with an Idempotency-Key from this client; nothing was stored",
             retry_after=seconds,
@@ -54,5 +54,5 @@ def refuse(outcome: int, *more: int) -> NoReturn:
 def _full(excess: int, rate: int) -> UnavailableError:
     """Full, until what is too much is drained at the rate of the last seconds."""
     seconds = math.ceil(excess / rate) if rate else UNKNOWN_RATE_SECONDS
-    retry_after = min(max(seconds, 1), MOST_RETRY_SECONDS)
+    retry_after = min(max(seconds, 1), MAX_RETRY_SECONDS)
     return UnavailableError("the backlog is full; nothing was stored", retry_after=retry_after)

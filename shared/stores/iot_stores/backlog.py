@@ -11,14 +11,14 @@ from redis.exceptions import ResponseError
 from iot_models.errors import TooLargeError, UnavailableError
 from iot_models.names import DRAIN_JOBS, MOST_SHARDS, KeyNames, drain_job
 
-from .append_outcomes import Outcome, refuse
+from .append_outcomes import AppendOutcome, refuse
 from .backlog_counters import parse_number, parse_position, parse_shard
 from .group_commit import GroupCommit
 from .redis_client import milliseconds
 from .redis_connections import renew_connections
 from .scripts import load_script, run_all
 from .store_states import report
-from .stream_entries import Given, Removal, Waiting
+from .stream_entries import Removal, ShardProgress, WaitingEntry
 
 WAIT_MILLISECONDS = 2000
 """How long replicas, and disks, may take to have what was appended: fsync comes every second."""
@@ -54,7 +54,7 @@ class BacklogState:
 
 
 @dataclass(frozen=True, slots=True)
-class Appended:
+class AppendResult:
     """What became of entries: they were added, or their request was answered before."""
 
     first_answer: bytes | None = None
@@ -75,11 +75,11 @@ class RememberedRequest:
     """Under which it may have been remembered, by another version."""
     seconds: int
     answer: bytes
-    most: int
+    max_requests: int
     """Requests that may be remembered at a time,"""
     counter: str
     """and the counter of those that its client sent,"""
-    most_of_client: int
+    max_requests_of_client: int
     """of which there may be so many."""
 
 
@@ -119,7 +119,7 @@ class Backlog:
         # WAIT and WAITAOF speak of the connection that wrote: they go behind what it wrote.
         self._append = GroupCommit(client, load_script(client, "backlog_append.lua"), behind=behind)
         self._remove = load_script(client, "backlog_remove.lua")
-        self._arm = load_script(client, "backlog_arm.lua")
+        self._enqueue_once = load_script(client, "backlog_enqueue_once.lua")
         self._take = load_script(client, "backlog_take.lua")
 
     def append(
@@ -127,7 +127,7 @@ class Backlog:
         entries: Sequence[tuple[int, bytes]],
         request: RememberedRequest | None = None,
         guards: Sequence[Guard] = (),
-    ) -> Appended:
+    ) -> AppendResult:
         """Add sealed entries, pairs of (shard, sealed), and make sure their drains are queued.
 
         All of them or none, in one step that Redis does whole; once it returns they are never
@@ -156,8 +156,8 @@ class Backlog:
         else:
             arguments += (
                 request.name, request.seconds, request.answer, request.other_name,
-                self._names.remembered_counts, request.most,
-                request.counter, request.most_of_client,
+                self._names.remembered_counts, request.max_requests,
+                request.counter, request.max_requests_of_client,
             )  # fmt: skip
         for guard in guards:
             arguments += guard
@@ -165,18 +165,18 @@ class Backlog:
             keys.append(self._names.stream(shard))
             arguments += (shard, drain_job(shard), sealed)
         (outcome, *more), reached = self._append.run(keys, arguments, size)
-        if self._waits and outcome in {Outcome.ADDED, Outcome.REMEMBERED}:
+        if self._waits and outcome in {AppendOutcome.ADDED, AppendOutcome.REMEMBERED}:
             self._check_reached(reached)
-        if outcome == Outcome.REMEMBERED:
-            return Appended(first_answer=more[0])
-        if outcome == Outcome.DAMAGED:
+        if outcome == AppendOutcome.REMEMBERED:
+            return AppendResult(first_answer=more[0])
+        if outcome == AppendOutcome.DAMAGED:
             sentence = "the counters of the backlog in Redis are damaged, and a writer repairs them"
             raise UnavailableError(f"{_logged(sentence)}; nothing was stored, try again")
-        if outcome != Outcome.ADDED:
+        if outcome != AppendOutcome.ADDED:
             refuse(outcome, *more)
         held, renewals, *totals = more
         ends = {shard: end for (shard, _), end in zip(entries, totals, strict=True)}
-        return Appended(ends=ends, held=held, session_renewals=renewals)
+        return AppendResult(ends=ends, held=held, session_renewals=renewals)
 
     def try_append(self) -> None:
         """Send what `append` sends, and change nothing. Raises `RedisError`, as `append` does."""
@@ -186,7 +186,7 @@ class Backlog:
         """Send what `remove` sends, and change nothing. Raises `RedisError`, as `remove` does."""
         self._client.xtrim(self._names.unused_stream, minid="0", approximate=False)
 
-    def remembered(self, names_of_request: Sequence[str]) -> bytes | None:
+    def first_answer(self, names_of_request: Sequence[str]) -> bytes | None:
         """The first answer of a request that is remembered under one of its names, else None: a
         look that spares an `append`. With replicas or disks to wait for it is None always: only
         `append` waits.
@@ -196,7 +196,7 @@ class Backlog:
         answers = cast("list[bytes | None]", self._client.mget(names_of_request))
         return next((answer for answer in answers if answer is not None), None)
 
-    def removed(self, ends: Mapping[int, int]) -> bool:
+    def all_removed(self, ends: Mapping[int, int]) -> bool:
         """Whether all up to these ends left the streams: is stored, and in the hot window too, or
         is set aside or held.
         """
@@ -219,12 +219,12 @@ class Backlog:
             sentence = "Redis has not put the readings on its disk"
             raise UnavailableError(f"{_logged(sentence)}; try again")
 
-    def read(self, shard: int, *, max_bytes: int) -> list[Waiting]:
+    def read(self, shard: int, *, max_bytes: int) -> list[WaitingEntry]:
         """The oldest entries of a shard, in order, at least one if there is one.
 
         Stops after the page of entries that reaches `max_bytes`.
         """
-        waiting: list[Waiting] = []
+        waiting: list[WaitingEntry] = []
         held = 0
         while True:
             after = b"(" + waiting[-1].entry_id if waiting else b"-"
@@ -234,7 +234,7 @@ class Backlog:
                 sealed, total = fields.get(b"e", b""), fields.get(b"t", b"")
                 received = fields.get(b"r", b"")
                 waiting.append(
-                    Waiting(
+                    WaitingEntry(
                         entry_id,
                         sealed,
                         int(total) if total.isdigit() else 0,
@@ -281,17 +281,17 @@ class Backlog:
             calls.append((keys, arguments))
         return run_all(self._client, self._remove, calls)
 
-    def given(self, shards: Sequence[int]) -> dict[int, Given]:
+    def progress(self, shards: Sequence[int]) -> dict[int, ShardProgress]:
         """What shards have given out, as far as Redis knows."""
         fields = [f"{field}:{shard}" for shard in shards for field in ("at", "next")]
         found = self._client.hmget(self._names.backlog_counters, fields)
         known = iter(cast("list[bytes | None]", found))
         return {
-            shard: Given(parse_position(at), parse_number(next_id))
+            shard: ShardProgress(parse_position(at), parse_number(next_id))
             for shard, at, next_id in zip(shards, known, known, strict=True)
         }
 
-    def holds_entries(self) -> bool:
+    def has_held_entries(self) -> bool:
         """Whether entries wait for their vaults (`HeldEntries`)."""
         held = cast("bytes | None", self._client.hget(self._names.backlog_counters, "held"))
         return parse_number(held) > 0
@@ -309,7 +309,7 @@ class Backlog:
         shards = cast("list[bytes]", taken)
         return [int(each) for each in shards if each.isdigit() and int(each) < MOST_SHARDS]
 
-    def drained(self, shard: int) -> DrainPosition:
+    def drain_position(self, shard: int) -> DrainPosition:
         """The moment, and up to where a shard was drained by then."""
         with self._client.pipeline(transaction=False) as pipeline:
             pipeline.time()
@@ -324,7 +324,7 @@ class Backlog:
 
     def enqueue_once(self, jobs: Sequence[str]) -> int:
         """Queue the jobs that don't wait already; how many were queued."""
-        return cast("int", self._arm(keys=[self._names.job_list], args=list(jobs)))
+        return cast("int", self._enqueue_once(keys=[self._names.job_list], args=list(jobs)))
 
     def shards(self) -> list[int]:
         """All that take entries, and those that took some before their number was changed."""
@@ -332,7 +332,7 @@ class Backlog:
         used = {shard for shard in map(parse_shard, counted) if shard is not None}
         return sorted(used.union(range(self._shards)))
 
-    def oldest(self) -> dict[int, float]:
+    def oldest_ages(self) -> dict[int, float]:
         """For each shard in which entries wait: the age in seconds of the oldest; below 0 when
         Redis's clock was set back since.
         """

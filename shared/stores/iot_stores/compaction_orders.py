@@ -12,13 +12,13 @@ from iot_models.names import COMPACT_JOB, KeyNames
 from .redis_client import milliseconds
 from .scripts import load_script
 
-MOST_ORDERS = 64
+MAX_ORDERS = 64
 """Orders that may wait; each has 65 kB at most."""
-LOOK_SECONDS = 300
+SCAN_SECONDS = 300
 """A vault is looked at for small segments this often at most, however many processes have it."""
-LOOK_BACK_SECONDS = 86_400
+FULL_SCAN_SECONDS = 86_400
 """And its whole history this often,"""
-SETTLED_SECONDS = 30 * 86_400
+COMPACTED_SECONDS = 30 * 86_400
 """or this often, when there was nothing to merge in it: the planner looks at every month for it."""
 
 
@@ -30,19 +30,19 @@ class CompactionOrders:
         self._names = names
         self._push = load_script(client, "compaction_push.lua")
 
-    def look(self, vault_id: bytes) -> bool:
+    def claim_scan(self, vault_id: bytes) -> bool:
         """Whether a vault is to be looked at now; true for one process at a time."""
-        return self._claim(self._names.compaction_looked(vault_id), LOOK_SECONDS)
+        return self._claim(self._names.compaction_looked(vault_id), SCAN_SECONDS)
 
-    def look_back(self, vault_id: bytes) -> bool:
+    def claim_full_scan(self, vault_id: bytes) -> bool:
         """Whether its whole history is."""
-        return self._claim(self._names.compaction_looked_back(vault_id), LOOK_BACK_SECONDS)
+        return self._claim(self._names.compaction_looked_back(vault_id), FULL_SCAN_SECONDS)
 
-    def settled(self, vault_id: bytes) -> None:
+    def postpone_full_scan(self, vault_id: bytes) -> None:
         """There is nothing to merge in its history."""
-        self._client.set(self._names.compaction_looked_back(vault_id), 1, ex=SETTLED_SECONDS)
+        self._client.set(self._names.compaction_looked_back(vault_id), 1, ex=COMPACTED_SECONDS)
 
-    def look_back_soon(self, vault_id: bytes) -> None:
+    def request_full_scan(self, vault_id: bytes) -> None:
         """Its history holds more than was found."""
         # Not deleted: where the API has a user of its own, that user may delete nothing.
         self._client.set(self._names.compaction_looked_back(vault_id), 1, px=1)
@@ -54,13 +54,13 @@ class CompactionOrders:
     def push(self, sealed: bytes) -> bool:
         """Add an order, and queue the job that does it; False when there are enough."""
         keys = [self._names.compaction_orders, self._names.job_list]
-        return bool(self._push(keys=keys, args=[sealed, MOST_ORDERS, COMPACT_JOB]))
+        return bool(self._push(keys=keys, args=[sealed, MAX_ORDERS, COMPACT_JOB]))
 
     def pop(self) -> bytes | None:
         """Take the oldest order."""
         return cast("bytes | None", self._client.lpop(self._names.compaction_orders))
 
-    def waiting(self) -> int:
+    def count(self) -> int:
         """How many there are."""
         return self._client.llen(self._names.compaction_orders)
 

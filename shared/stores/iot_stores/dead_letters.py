@@ -10,7 +10,7 @@ from iot_models.names import KeyNames
 
 from .backlog import Backlog
 from .scripts import load_script
-from .stream_entries import Waiting
+from .stream_entries import WaitingEntry
 
 _PAGE = 100
 
@@ -44,9 +44,9 @@ class DeadLetters:
         self._confirm_ours = confirm_ours
         self._client = client
         self._names = names
-        self._bury = load_script(client, "dead_letters_bury.lua")
+        self._add = load_script(client, "dead_letters_add.lua")
 
-    def bury(self, shard: int, waiting: Waiting, reason: str) -> bool:
+    def add(self, shard: int, waiting: WaitingEntry, reason: str) -> bool:
         """Copy an entry that can't be stored to the dead letters, once; False if it is there.
 
         It leaves the backlog with the entries around it, by `Backlog.remove`.
@@ -57,7 +57,7 @@ class DeadLetters:
         self._confirm_ours()
         keys = [self._names.dead_letters, self._names.dead_letter_ids]
         arguments = [shard, waiting.entry_id, waiting.sealed, reason]
-        return bool(self._bury(keys=keys, args=arguments))
+        return bool(self._add(keys=keys, args=arguments))
 
     def all(self) -> Iterator[DeadLetter]:
         """Every dead letter, the oldest first."""

@@ -14,7 +14,7 @@ from redis.exceptions import ConnectionError  # noqa: A004 - redis-py's own
 
 from .scripts import Call, try_all
 
-MOST_BYTES = 2**20
+MAX_BYTES = 2**20
 """Of arguments in a round trip, about: bounds how long one in it waits for the others' bytes."""
 
 
@@ -103,7 +103,7 @@ class GroupCommit:
             held = number = 0
             for call in self._waiting:
                 held += call.size
-                if number and held > MOST_BYTES:
+                if number and held > MAX_BYTES:
                     break
                 number += 1
             group, self._waiting = self._waiting[:number], self._waiting[number:]

@@ -33,7 +33,7 @@ from .stream_entries import stream_order
 _MARGIN_MS = 1000
 _FIRST_FETCH, _MOST_FETCH = 4, 64
 _FETCH_BYTES = 4 * 2**20
-MOST_PAYLOAD_BYTES = 2 * 2**20
+MAX_PAYLOAD_BYTES = 2 * 2**20
 """A larger payload is not kept: several are fetched at a time. Reads get it from Postgres."""
 
 
@@ -55,7 +55,7 @@ class Coverage:
 
     begin: int
     """Of those seconds, in Unix milliseconds of the clock that stamps readings."""
-    held: bool
+    complete: bool
     """Whether the window holds all that was received since."""
 
 
@@ -107,24 +107,25 @@ class HotWindow:
                 self._names.hot_segment(vault_id, bounds.first_id),
                 bounds.received_max,
                 bounds.to_bytes(),
-                each.payload if len(each.payload) <= MOST_PAYLOAD_BYTES else b"",
+                each.payload if len(each.payload) <= MAX_PAYLOAD_BYTES else b"",
             )
         return [self._names.hot_cover(drain.shard)], arguments
 
-    def covers(self, shard: int, seconds: int, begin: int | None = None) -> Coverage:
+    def coverage(self, shard: int, seconds: int, begin: int | None = None) -> Coverage:
         """Whether the window holds all of the last `seconds`, or all since a `begin` that was given
         before.
         """
-        drained = self._backlog.drained(shard)  # first: what is drained meanwhile may be missing
+        # Before the cover: a drain in between may have stored segments that the window lacks.
+        drained = self._backlog.drain_position(shard)
         begin = begin or max(1, drained.now - seconds * 1000)
         if not self._usable():
-            return Coverage(begin, held=False)
+            return Coverage(begin, complete=False)
         found = self._client.hmget(self._names.hot_cover(shard), ["position", "since", "seconds"])
         position, since, kept = cast("list[bytes | None]", found)
         if drained.position is None or position is None or since is None or kept is None:
-            return Coverage(begin, held=False)
+            return Coverage(begin, complete=False)
         if stream_order(position.decode()) < stream_order(drained.position) or begin < int(since):
-            return Coverage(begin, held=False)
+            return Coverage(begin, complete=False)
         return Coverage(begin, begin >= drained.now - int(kept) * 1000 + _MARGIN_MS)
 
     def bounds(self, vault_id: uuid.UUID, begin: int) -> list[SegmentBounds]:

@@ -37,7 +37,7 @@ _NOTE_CHANGE = """
     )
 """
 _HIGHEST_ID = "SELECT coalesce(max(next_id), 0) FROM ingest_offsets"
-_MOVE = """
+_SAVE_OFFSETS = """
     UPDATE ingest_offsets
     SET position = moved.position, received_max = moved.received_max, next_id = moved.next_id,
         shards = %s, moved_at = now()
@@ -63,7 +63,7 @@ _SESSIONS = """
 _THERE = "SELECT vault_id FROM vaults WHERE vault_id = ANY(%s::uuid[])"
 # One statement, not one for each in a pipeline: after a pipeline Postgres doesn't end a transaction
 # that stays idle.
-_KEEP_SESSIONS = """
+_SAVE_SESSIONS = """
     INSERT INTO ingest_sessions (shard, session, high, missing, seen_at)
     SELECT shard, session, high, missing::int8[],
         greatest(now(), to_timestamp(%s / 1000.0))
@@ -88,7 +88,7 @@ _STORED = """
 """
 
 
-MOST_MISSING = 100_000
+MAX_MISSING = 100_000
 """Numbers that one entry may leave missing. More are left by a database that was restored from a
 backup only, and those entries are stored no more."""
 
@@ -112,10 +112,10 @@ class SessionNumbers:
     high: int = 0
     missing: set[int] = field(default_factory=set)
 
-    def admit(self, number: int) -> bool:
+    def mark_stored(self, number: int) -> bool:
         """Note an entry as stored; False if it was already."""
         if number > self.high:
-            self.missing.update(range(max(self.high + 1, number - MOST_MISSING), number))
+            self.missing.update(range(max(self.high + 1, number - MAX_MISSING), number))
             self.high = number
             return True
         if number in self.missing:
@@ -123,14 +123,14 @@ class SessionNumbers:
             return True
         return False
 
-    def hold(self, number: int) -> bool:
+    def mark_missing(self, number: int) -> bool:
         """Note that an entry is not stored yet, however many of the next ones are; False if it is.
 
-        Else a later number would leave it more than `MOST_MISSING` behind, and it would count as
+        Else a later number would leave it more than `MAX_MISSING` behind, and it would count as
         stored.
         """
         if number > self.high:
-            self.admit(number)
+            self.mark_stored(number)
             self.missing.add(number)
         return number in self.missing
 
@@ -175,7 +175,7 @@ def _next_free_id(connection: Connection, shard: int) -> int:
     return (highest // ID_STRIDE + 1) * ID_STRIDE + shard
 
 
-def move_offsets(connection: Connection, offsets: Mapping[int, Offset], shards: int) -> None:
+def save_offsets(connection: Connection, offsets: Mapping[int, Offset], shards: int) -> None:
     """Write where shards stand now."""
     values = (
         shards,
@@ -184,7 +184,7 @@ def move_offsets(connection: Connection, offsets: Mapping[int, Offset], shards: 
         [offset.received_max for offset in offsets.values()],
         [offset.next_id for offset in offsets.values()],
     )
-    connection.execute(_MOVE, values)
+    connection.execute(_SAVE_OFFSETS, values)
 
 
 def load_sessions(
@@ -211,13 +211,13 @@ def load_sessions(
     return numbers, missing_vaults
 
 
-def find_vaults(connection: Connection, vaults: Collection[uuid.UUID]) -> set[uuid.UUID]:
+def existing_vaults(connection: Connection, vaults: Collection[uuid.UUID]) -> set[uuid.UUID]:
     """Those of the vaults that Postgres has."""
     rows = connection.execute(_THERE, (list(vaults),))
     return {vault_id for (vault_id,) in cast("Iterable[tuple[uuid.UUID]]", rows)}
 
 
-def keep_sessions(
+def save_sessions(
     connection: Connection, sessions: Mapping[SessionOf, SessionNumbers], received: int
 ) -> None:
     """Write what is stored of these sessions now.
@@ -232,7 +232,7 @@ def keep_sessions(
         [numbers.high for numbers in sessions.values()],
         ["{" + ",".join(map(str, sorted(each.missing))) + "}" for each in sessions.values()],
     )
-    connection.execute(_KEEP_SESSIONS, values)
+    connection.execute(_SAVE_SESSIONS, values)
 
 
 def forget_sessions(connection: Connection, before: int) -> None:

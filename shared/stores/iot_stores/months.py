@@ -27,7 +27,7 @@ def month_name(begin: int) -> str:
     return datetime.fromtimestamp(begin // 1000, UTC).strftime("%Y%m")
 
 
-def named_month(name: str) -> int:
+def parse_month(name: str) -> int:
     """The begin of the month that `month_name` names so."""
     return _milliseconds(int(name[:4]), int(name[4:]))
 

@@ -12,7 +12,7 @@ from iot_models.segment import SegmentBounds
 from . import history
 from .postgres import Connection
 
-SMALL = 512
+SMALL_READINGS = 512
 """A segment with fewer readings is small. Stands in the index `segments_small`, too."""
 SMALL_BYTES = 65_536
 """One with so many bytes is not: its row and its places in indexes are little beside them."""
@@ -43,7 +43,7 @@ _SALTS: LiteralString = f"SELECT substring(payload FROM 2 FOR 16) FROM segments 
 _DELETE: LiteralString = f"DELETE FROM segments WHERE {_NAMED}"  # noqa: S608 - likewise
 
 
-Name = tuple[int, int]
+SegmentName = tuple[int, int]
 """Of a segment within its vault: its first id and when it was received, at first."""
 
 
@@ -60,7 +60,7 @@ class SmallSegment:
     """Of its payload, in bytes."""
 
     @property
-    def name(self) -> Name:
+    def name(self) -> SegmentName:
         """Its name within the vault."""
         return self.first_id, self.received_min
 
@@ -81,14 +81,14 @@ def find_small(
 
 
 def fetch_small(
-    connection: Connection, vault_id: uuid.UUID, named: Sequence[Name]
+    connection: Connection, vault_id: uuid.UUID, named: Sequence[SegmentName]
 ) -> list[SealedSegment]:
     """Those of the named segments that are there and small, each less than `SMALL_BYTES`."""
     parameters = _parameters(vault_id, named) | {"bytes": SMALL_BYTES}
     return _segments(vault_id, connection.execute(_FETCH, parameters, binary=True))
 
 
-def take(
+def lock_segments(
     connection: Connection, vault_id: uuid.UUID, sources: Sequence[Source]
 ) -> list[SealedSegment]:
     """Those of the segments that are there, locked for the transaction that is open.
@@ -110,7 +110,7 @@ def _segments(vault_id: uuid.UUID, rows: Iterable[tuple[object, ...]]) -> list[S
     return found
 
 
-def all_there(connection: Connection, vault_id: uuid.UUID, sources: Sequence[Source]) -> bool:
+def all_exist(connection: Connection, vault_id: uuid.UUID, sources: Sequence[Source]) -> bool:
     """Whether all sources of an order are still there, also those that are locked by others."""
     named = [(each.first_id, each.received_min) for each in sources]
     rows = connection.execute(_SALTS, _parameters(vault_id, named), binary=True)
@@ -132,7 +132,7 @@ def replace(
     history.insert(connection, new)
 
 
-def _parameters(vault_id: uuid.UUID, named: Sequence[Name]) -> dict[str, object]:
+def _parameters(vault_id: uuid.UUID, named: Sequence[SegmentName]) -> dict[str, object]:
     first_ids, times = map(list, zip(*named, strict=True))
     return {
         "vault_id": vault_id, "first_ids": first_ids, "times": times,

@@ -7,7 +7,7 @@ from .months import END_MS
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class WaitingEntry:
     """An entry as it waits: its id in the stream, its sealed bytes, the shard's bytes up to it."""
 
     entry_id: bytes
@@ -24,7 +24,7 @@ class Waiting:
         return self._added if self.held_since is None else self.held_since
 
     @property
-    def has_possible_time(self) -> bool:
+    def has_valid_time(self) -> bool:
         """Whether its times are in a month that the history can hold. An id that was planted in
         Redis may be beyond the year 9999.
         """
@@ -36,10 +36,10 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True)
-class Hold:
+class HeldEntry:
     """An entry that is not stored, because Postgres does not have its vault."""
 
-    entry: Waiting
+    entry: WaitingEntry
     vault_id: bytes
 
 
@@ -48,12 +48,12 @@ class Removal:
     """Up to which entry a shard is to be cleared."""
 
     shard: int
-    last: Waiting
+    last: WaitingEntry
     position: str
     """Where the history stands then (`backlog.DrainPosition`)."""
     next_id: int
     """Id of the shard's next reading."""
-    held: Sequence[Hold] = ()
+    held: Sequence[HeldEntry] = ()
     """Those of the entries that are held instead (`held_entries`)."""
 
     @property
@@ -61,11 +61,11 @@ class Removal:
         """Whether the stream's ids are to begin anew when it is empty: they never fall, so after an
         impossible one each later id is impossible too.
         """
-        return not self.last.has_possible_time
+        return not self.last.has_valid_time
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class ShardProgress:
     """What a shard has given out, as far as Redis knows."""
 
     position: str | None

@@ -96,7 +96,7 @@ def test_a_payload_that_is_too_large_for_the_window_comes_from_postgres(
     api.put([row(interrogator_time=n, freeform=n) for n in range(3)])
     drain_all(writer)
     with monkeypatch.context() as patched:
-        patched.setattr(hot_window, "MOST_PAYLOAD_BYTES", 1)
+        patched.setattr(hot_window, "MAX_PAYLOAD_BYTES", 1)
         api.put([row(interrogator_time=n, freeform=n) for n in range(3, 6)])
         drain_all(writer)
     assert len(redis.keys("iot:hot:segment:*")) == 1

@@ -222,7 +222,7 @@ def test_the_seconds_are_those_before_the_first_part(
         drain_all(writer)
     wanted = api.read("/seconds/60")
     assert len(wanted) == 15
-    monkeypatch.setattr("iot_stores.backlog.Backlog.drained", _later(61_000))
+    monkeypatch.setattr("iot_stores.backlog.Backlog.drain_position", _later(61_000))
     assert api.read("/seconds/60") == []
     monkeypatch.undo()
     read: list[Row] = []
@@ -231,7 +231,7 @@ def test_the_seconds_are_those_before_the_first_part(
         read += page
         hot.append(sample("iot_reads_total", source="hot_window"))
         if number == 0:
-            monkeypatch.setattr("iot_stores.backlog.Backlog.drained", _later(61_000))
+            monkeypatch.setattr("iot_stores.backlog.Backlog.drain_position", _later(61_000))
         if number == 1:
             redis.delete(*redis.keys("iot:hot:cover:*"))
     assert read == wanted
@@ -239,14 +239,14 @@ def test_the_seconds_are_those_before_the_first_part(
 
 
 def _later(milliseconds: int) -> Any:
-    """`Backlog.drained` as it would answer so much later."""
-    real = Backlog.drained
+    """`Backlog.drain_position` as it would answer so much later."""
+    real = Backlog.drain_position
 
-    def drained(backlog: Backlog, shard: int) -> Any:
+    def drain_position(backlog: Backlog, shard: int) -> Any:
         found = real(backlog, shard)
         return dataclasses.replace(found, now=found.now + milliseconds)
 
-    return drained
+    return drain_position
 
 
 def test_reads_while_drains_go_on(api: Api, writer: Writer, redis: "Redis") -> None:

@@ -15,7 +15,7 @@ from iot_models.entry import Entry
 from iot_models.reading import SEPARATOR, Reading, ReadingColumns, int64s
 from iot_stores import history
 from iot_stores.months import DAY_MS, month_begin
-from iot_writer.compaction.compactor import Outcome
+from iot_writer.compaction.compactor import CompactionOutcome
 from iot_writer.drain.segment_builder import Arrival, build_segments
 from iot_writer.maintenance.partitions import ensure_partition
 from iot_writer.writer import Writer
@@ -98,10 +98,11 @@ class Past:
             self.sender.redis.delete(name(vault.vault_id.bytes))
         return self.sender.service.compaction.look(vault)
 
-    def work(self) -> list[Outcome]:
+    def work(self) -> list[CompactionOutcome]:
         """Do all orders; what became of each."""
-        outcomes: list[Outcome] = []
-        while (outcome := self.writer.compaction.run(self.writer.postgres())[0]) != Outcome.EMPTY:
+        outcomes: list[CompactionOutcome] = []
+        writer = self.writer
+        while (outcome := writer.compaction.run(writer.postgres())[0]) != CompactionOutcome.EMPTY:
             outcomes.append(outcome)
         return outcomes
 
@@ -114,8 +115,8 @@ class Past:
         done = 0
         while self.look(password):
             outcomes = self.work()
-            assert set(outcomes) <= {Outcome.MERGED, Outcome.GONE}
-            done += outcomes.count(Outcome.MERGED)
+            assert set(outcomes) <= {CompactionOutcome.MERGED, CompactionOutcome.GONE}
+            done += outcomes.count(CompactionOutcome.MERGED)
         return done
 
     def readings(self, password: bytes) -> list[Reading]:

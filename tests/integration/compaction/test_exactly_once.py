@@ -9,7 +9,7 @@ import pytest
 
 from integration.compaction.past import Past, each_second, noon
 from iot_stores.postgres import Connection
-from iot_writer.compaction.compactor import Outcome
+from iot_writer.compaction.compactor import CompactionOutcome
 from iot_writer.writer import Writer
 from support.keys import KEYS
 from support.stack import Stack
@@ -97,11 +97,11 @@ def test_orders_done_twice_change_nothing(stored: Past, other_writer: Writer) ->
     before = stored.readings(PASSWORD)
     assert stored.look(PASSWORD) == 1
     (order,) = stored.sender.redis.lrange(KEYS.compaction_orders, 0, -1)
-    assert stored.work() == [Outcome.MERGED]
+    assert stored.work() == [CompactionOutcome.MERGED]
     rows = stored.rows("SELECT * FROM segments")
     for _ in range(2):
         stored.sender.redis.rpush(KEYS.compaction_orders, order)
-        assert other_writer.compaction.run(other_writer.postgres()) == (Outcome.GONE, 0)
+        assert other_writer.compaction.run(other_writer.postgres()) == (CompactionOutcome.GONE, 0)
     assert stored.rows("SELECT * FROM segments") == rows
     assert stored.readings(PASSWORD) == before
 
@@ -111,10 +111,10 @@ def test_an_order_that_is_late_finds_what_begins_alike_to_be_another(stored: Pas
     before = stored.readings(PASSWORD)
     stored.look(PASSWORD)
     (late,) = stored.sender.redis.lrange(KEYS.compaction_orders, 0, -1)
-    assert stored.work() == [Outcome.MERGED]
+    assert stored.work() == [CompactionOutcome.MERGED]
     stored.store(PASSWORD, each_second(noon(3) + 1_000_000, 5))
     stored.sender.redis.rpush(KEYS.compaction_orders, late)
-    assert stored.work() == [Outcome.GONE]
+    assert stored.work() == [CompactionOutcome.GONE]
     assert stored.readings(PASSWORD)[:NUMBER] == before
 
 
@@ -128,16 +128,16 @@ def test_two_writers_at_once(stored: Past, writer: Writer, other_writer: Writer)
     for order in orders:  # each twice, one beside the other
         stored.sender.redis.rpush(KEYS.compaction_orders, order, order)
 
-    def work(one: Writer) -> list[Outcome]:
-        done: list[Outcome] = []
-        while (outcome := one.compaction.run(one.postgres())[0]) != Outcome.EMPTY:
+    def work(one: Writer) -> list[CompactionOutcome]:
+        done: list[CompactionOutcome] = []
+        while (outcome := one.compaction.run(one.postgres())[0]) != CompactionOutcome.EMPTY:
             done.append(outcome)
         return done
 
     with ThreadPoolExecutor(2) as pool:
         outcomes = [each for done in pool.map(work, (writer, other_writer)) for each in done]
     assert len(outcomes) == 10
-    assert set(outcomes) <= {Outcome.MERGED, Outcome.GONE}
+    assert set(outcomes) <= {CompactionOutcome.MERGED, CompactionOutcome.GONE}
     assert stored.readings(PASSWORD) == before
     stored.compact(PASSWORD)
     assert stored.readings(PASSWORD) == before
@@ -153,7 +153,7 @@ def test_rows_that_others_hold_are_left_to_them(stored: Past, postgres_url: str)
     with psycopg.connect(postgres_url) as other:
         other.execute(f"{half} FOR UPDATE")
         stored.look(PASSWORD)
-        assert stored.work() == [Outcome.MERGED]
+        assert stored.work() == [CompactionOutcome.MERGED]
         assert stored.counts(PASSWORD) == [1] * 450 + [450]
         other.rollback()
     assert stored.readings(PASSWORD) == before
@@ -169,13 +169,13 @@ def test_an_order_that_comes_back_does_not_use_its_key_again(
     (order,) = stored.sender.redis.lrange(KEYS.compaction_orders, 0, -1)
     with psycopg.connect(postgres_url) as other:
         other.execute(f"{half} FOR UPDATE")
-        assert stored.work() == [Outcome.MERGED]
+        assert stored.work() == [CompactionOutcome.MERGED]
         other.rollback()
     stored.sender.redis.rpush(KEYS.compaction_orders, order)
-    assert stored.work() == [Outcome.GONE]
+    assert stored.work() == [CompactionOutcome.GONE]
     assert stored.counts(PASSWORD) == [1] * 450 + [450]
     assert stored.look(PASSWORD) == 1
-    assert stored.work() == [Outcome.MERGED]
+    assert stored.work() == [CompactionOutcome.MERGED]
     assert stored.readings(PASSWORD) == before
 
 
@@ -188,7 +188,7 @@ def test_a_vault_that_was_erased_gets_no_segment_again(
         other.execute("DELETE FROM vaults")
         if how == "is erased":
             other.commit()
-        assert stored.work() == [Outcome.GONE]
+        assert stored.work() == [CompactionOutcome.GONE]
         other.execute("DELETE FROM segments")
         other.commit()
     assert stored.counts(PASSWORD) == []
@@ -213,6 +213,6 @@ def test_an_erasure_waits_for_the_merge_that_has_begun(
         waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
         wait_until(lambda: gate.execute(waiting).fetchone() == (2,), what="an erasure that waits")
         gate.execute("SELECT pg_advisory_unlock(%s)", (GATE,))
-        assert merged.result(20) == (Outcome.MERGED, 0)
+        assert merged.result(20) == (CompactionOutcome.MERGED, 0)
         erased.result(20)
     assert gate.execute("SELECT count(*) FROM segments").fetchone() == (0,)

@@ -17,7 +17,7 @@ from iot_models.metrics import declared
 from iot_stores import small_segments
 from iot_stores.months import DAY_MS
 from iot_writer import jobs
-from iot_writer.compaction.compactor import Outcome
+from iot_writer.compaction.compactor import CompactionOutcome
 from iot_writer.maintenance.retention import enforce
 from iot_writer.writer import Writer
 from support.clock import now
@@ -95,8 +95,8 @@ def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def test_large_segments_cost_nothing_to_who_looks_for_small_ones(past: Past) -> None:
     past.store(PASSWORD, each_second(noon(2), 12))
-    large = each_second(noon(3), small_segments.SMALL)
-    past.store(PASSWORD, large, each=small_segments.SMALL)
+    large = each_second(noon(3), small_segments.SMALL_READINGS)
+    past.store(PASSWORD, large, each=small_segments.SMALL_READINGS)
     copies = (
         "INSERT INTO segments SELECT vault_id, first_id + 256 * n, last_id + 256 * n, "
         "received_min + n, received_max + n, relative_min, relative_max, interrogator_min, "
@@ -271,5 +271,5 @@ def test_one_that_fails_is_counted(
 
 
 def test_every_outcome_is_declared() -> None:
-    outcomes = {"postgres_away", "redis_away", "failed", *Outcome}
+    outcomes = {"postgres_away", "redis_away", "failed", *CompactionOutcome}
     assert set(declared("iot_compactions_total").begins) == outcomes

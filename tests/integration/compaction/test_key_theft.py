@@ -28,7 +28,7 @@ from iot_models.reading import ReadingColumns, int64s
 from iot_models.segment import SegmentBounds, SegmentColumns, decode_segment, encode_merged
 from iot_stores import history, small_segments
 from iot_stores.months import DAY_MS
-from iot_writer.compaction.compactor import Outcome
+from iot_writer.compaction.compactor import CompactionOutcome
 from support.draining import drain_all
 from support.keys import KEYS
 
@@ -223,7 +223,7 @@ def test_replayed_orders(thief: Thief, secret: set[str], small: set[str]) -> Non
         (each for each in thief.segments() if each.bounds.count == 1),
         key=lambda each: each.bounds.received_min,
     )
-    assert past.work() == [Outcome.MERGED]
+    assert past.work() == [CompactionOutcome.MERGED]
     for rows in ([], sources[5:7], sources[8:10]):
         if rows:
             thief.plant(rows)
@@ -250,7 +250,7 @@ def test_the_salt_of_a_large_segment_in_a_forged_target(
     target = Target(salt_of(large.payload), os.urandom(32))
     for part in (order.sources[:20], order.sources[20:]):
         thief.push(replace(order, targets=(target,), sources=part))
-    assert past.work() == [Outcome.MERGED] * 2
+    assert past.work() == [CompactionOutcome.MERGED] * 2
     look_and_check(thief, secret)
     assert salt_of(large.payload) not in thief.keys
 
@@ -315,7 +315,7 @@ def make_as_before(thief: Thief, order: CompactionOrder) -> None:
     old = b"\1" + order.vault_id + target.salt + target.chunk_key
     old += len(order.sources).to_bytes(4, "little") + sources
     redis.rpush(KEYS.compaction_orders, seal_order(thief.keyring, old))
-    assert thief.past.work() == [Outcome.MERGED]
+    assert thief.past.work() == [CompactionOutcome.MERGED]
 
 
 def test_merged_segments_of_an_order_have_a_key_each(thief: Thief, secret: set[str]) -> None:

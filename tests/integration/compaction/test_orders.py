@@ -21,7 +21,7 @@ from iot_stores import history, small_segments
 from iot_stores.history import ReadFilter
 from iot_stores.months import DAY_MS
 from iot_writer.compaction import compactor
-from iot_writer.compaction.compactor import Outcome
+from iot_writer.compaction.compactor import CompactionOutcome
 from support.draining import drain_all
 from support.keys import KEYS
 
@@ -57,13 +57,13 @@ def test_a_changed_order_is_refused(stored: Past) -> None:
     order = waiting(stored)
     for at in (0, 3, 10, 30, 50, len(order) - 1):
         put(stored, order[:at] + bytes([order[at] ^ 1]) + order[at + 1 :])
-        assert stored.work() == [Outcome.REFUSED]
+        assert stored.work() == [CompactionOutcome.REFUSED]
     for other in (b"", b"\1", order[:-1], order + b"\0", b"garbage" * 40):
         put(stored, other)
-        assert stored.work() == [Outcome.REFUSED]
+        assert stored.work() == [CompactionOutcome.REFUSED]
     assert stored.counts(PASSWORD) == [1] * NUMBER
     put(stored, order)
-    assert stored.work() == [Outcome.MERGED]
+    assert stored.work() == [CompactionOutcome.MERGED]
 
 
 def test_an_entry_is_no_order_and_an_order_no_entry(stored: Past) -> None:
@@ -72,7 +72,7 @@ def test_an_entry_is_no_order_and_an_order_no_entry(stored: Past) -> None:
     order = waiting(stored)
     _, entry = sender.seal(PASSWORD, ["1"])
     put(stored, entry)
-    assert stored.work() == [Outcome.REFUSED]
+    assert stored.work() == [CompactionOutcome.REFUSED]
     shard = sender.shard(PASSWORD)
     sender.backlog.append([(shard, order)])
     drain_all(stored.writer)
@@ -86,7 +86,7 @@ def test_an_entry_is_no_order_and_an_order_no_entry(stored: Past) -> None:
         stored,
         seal_order(keyring(stored), Opener(lambda: keyring(stored)).open(shard, entry).content),
     )
-    assert stored.work() == [Outcome.REFUSED]
+    assert stored.work() == [CompactionOutcome.REFUSED]
     assert stored.counts(PASSWORD) == [1] * NUMBER
 
 
@@ -117,17 +117,17 @@ def test_a_damaged_segment_stays_and_the_others_are_merged(
             assert stored.look(PASSWORD) == 1
             assert damaged_segments() == seen + 1
             assert "1 small segments of vault" in caplog.text
-            assert stored.work() == [Outcome.MERGED]
+            assert stored.work() == [CompactionOutcome.MERGED]
         else:
             assert stored.look(PASSWORD) == 1
             damage(stored, change, which)
             damaged = stored.rows(rows)
             if change == CHANGES["salt"]:  # another segment: the one of the order is gone
-                assert stored.work() == [Outcome.GONE]
+                assert stored.work() == [CompactionOutcome.GONE]
                 assert stored.look(PASSWORD) == 1
-                assert stored.work() == [Outcome.MERGED]
+                assert stored.work() == [CompactionOutcome.MERGED]
             else:
-                assert stored.work() == [Outcome.DAMAGED]
+                assert stored.work() == [CompactionOutcome.DAMAGED]
     assert sorted(stored.counts(PASSWORD)) == [1, NUMBER - 1]
     assert stored.rows(rows) == damaged
     with pytest.raises(DecryptionError):
@@ -155,7 +155,7 @@ def test_segments_of_another_vault_are_not_ordered(stored: Past) -> None:
     move: LiteralString = "UPDATE segments SET vault_id = %s WHERE vault_id = %s AND count = 1"
     stored.writer.postgres().execute(move, (mine, other))
     stored.look(PASSWORD)
-    assert stored.work() == [Outcome.MERGED]
+    assert stored.work() == [CompactionOutcome.MERGED]
     assert sorted(stored.counts(PASSWORD)) == [1] * NUMBER + [NUMBER]
     stored.writer.postgres().execute(move, (other, mine))
     assert stored.readings(b"another") == before
@@ -166,7 +166,7 @@ def test_an_order_of_an_older_process_is_done_so_that_it_can_read_it(stored: Pas
     before = stored.readings(PASSWORD)
     stored.look(PASSWORD)
     put(stored, older_order(stored, waiting(stored)))
-    assert stored.work() == [Outcome.MERGED]
+    assert stored.work() == [CompactionOutcome.MERGED]
     assert stored.readings(PASSWORD) == before
     vault = stored.sender.vault(PASSWORD)
     (merged,) = history.select(stored.writer.postgres(), vault.vault_id, ReadFilter())
@@ -199,12 +199,12 @@ def test_an_order_with_too_few_keys_changes_nothing(
         order = CompactionOrder(orders[0].vault_id, targets, both)
         put(past, seal_order(keyring(past), order.encode()))
         with caplog.at_level(logging.ERROR):
-            assert past.work() == [Outcome.GONE]
+            assert past.work() == [CompactionOutcome.GONE]
         assert "too few keys" in caplog.text
         assert past.rows("SELECT * FROM segments") == rows
     order = CompactionOrder(orders[0].vault_id, orders[0].targets + orders[1].targets, both)
     put(past, seal_order(keyring(past), order.encode()))
-    assert past.work() == [Outcome.MERGED]
+    assert past.work() == [CompactionOutcome.MERGED]
     assert past.counts(PASSWORD) == [30, 30]
 
 
@@ -253,18 +253,18 @@ def test_no_more_is_unpacked_than_a_read_can_bear(
     rounds = 0
     while len(counts := stored.counts(PASSWORD)) > 3:
         assert stored.look(PASSWORD) == 1
-        assert stored.work() == [Outcome.MERGED], counts
+        assert stored.work() == [CompactionOutcome.MERGED], counts
         rounds += 1
     assert rounds <= NUMBER // 20
     assert stored.readings(PASSWORD) == before
 
 
 def test_no_more_orders_wait_than_may(stored: Past, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("iot_stores.compaction_orders.MOST_ORDERS", 2)
+    monkeypatch.setattr("iot_stores.compaction_orders.MAX_ORDERS", 2)
     for days in (4, 5, 6):
         stored.store(PASSWORD, each_second(noon(days), 10))
     assert stored.look(PASSWORD) == 2
-    assert stored.work() == [Outcome.MERGED] * 2
+    assert stored.work() == [CompactionOutcome.MERGED] * 2
     assert stored.look(PASSWORD) == 2
 
 
@@ -272,4 +272,4 @@ def test_what_is_small_is_what_the_index_holds(stored: Past) -> None:
     ((definition,),) = stored.rows(
         "SELECT indexdef FROM pg_indexes WHERE indexname = 'segments_small'"
     )
-    assert definition.endswith(f"WHERE (count < {small_segments.SMALL})")
+    assert definition.endswith(f"WHERE (count < {small_segments.SMALL_READINGS})")

@@ -11,7 +11,7 @@ from werkzeug.test import TestResponse
 
 from integration.api.asking import JSON, Api, sample
 from integration.compaction.past import Past, Sent, days_ago, each_second, noon
-from iot_writer.compaction.compactor import Outcome
+from iot_writer.compaction.compactor import CompactionOutcome
 from iot_writer.writer import Writer
 from support.draining import drain_all
 
@@ -157,7 +157,7 @@ def test_what_the_hot_window_may_name_is_left_alone(past: Past, writer: Writer) 
     assert past.work() == []
     past.store(b"hot", [(just_left - 600_000 - number, 7, 7, "1") for number in range(100)])
     assert past.look(b"hot") > 0
-    assert set(past.work()) == {Outcome.MERGED}
+    assert set(past.work()) == {CompactionOutcome.MERGED}
     assert len(past.sender.last_seconds(b"hot", 200)) == 100
 
 

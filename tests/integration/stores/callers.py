@@ -9,7 +9,7 @@ from typing import Any, Self, TypeVar
 
 from redis import ConnectionPool, Redis
 
-from iot_stores.backlog import Appended, Backlog
+from iot_stores.backlog import AppendResult, Backlog
 from support.keys import KEYS
 from support.waiting import wait_until
 
@@ -50,7 +50,7 @@ class Callers:
         self.client.connection_pool.disconnect()
         self.redis.close()
 
-    def append(self, sealed: bytes, **more: Any) -> Appended:
+    def append(self, sealed: bytes, **more: Any) -> AppendResult:
         """Append one entry to the shard that its bytes name."""
         with self._guard:
             self._begun += 1

@@ -11,7 +11,7 @@ from gevent import monkey
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from integration.stores.callers import PATIENCE, Callers, together
-from iot_stores.backlog import Appended
+from iot_stores.backlog import AppendResult
 from support.waiting import wait_until
 
 Spawned = list[Any]
@@ -59,7 +59,7 @@ def spawn(callers: Callers, number: int) -> Spawned:
     return spawned
 
 
-def _append(callers: Callers, sealed: bytes) -> Appended | BaseException:
+def _append(callers: Callers, sealed: bytes) -> AppendResult | BaseException:
     try:
         return callers.append(sealed)
     except BaseException as error:  # noqa: BLE001 - is what is asked for
@@ -76,10 +76,10 @@ def kinds(spawned: Spawned) -> list[type]:
 def goes_on(callers: Callers) -> None:
     """The backlog takes more, and each gets its own answer."""
     outcomes = together(20, lambda number: callers.append(b"%d after" % number))
-    assert [type(each) for each in outcomes] == [Appended] * 20
+    assert [type(each) for each in outcomes] == [AppendResult] * 20
     entries = callers.entries()
     assert sum(each.endswith(b"after") for each in entries) == 20
-    ends = [next(iter(each.ends.values())) for each in outcomes if isinstance(each, Appended)]
+    ends = [next(iter(each.ends.values())) for each in outcomes if isinstance(each, AppendResult)]
     told = {(n % 4, end) for n, end in enumerate(ends)}
     found = {(shard, end) for shard in range(4) for end, _ in callers.stream(shard)}
     assert told <= found
@@ -95,8 +95,8 @@ def test_who_waits_for_its_turn(callers: Callers, how: How, killed: int) -> None
         gevent.sleep(0.01)
         assert spawned[killed].ready()
     became = kinds(spawned)
-    assert became.pop(killed) not in {Appended, RedisConnectionError}
-    assert became == [Appended] * 5
+    assert became.pop(killed) not in {AppendResult, RedisConnectionError}
+    assert became == [AppendResult] * 5
     assert b"%d" % killed not in callers.entries()
     assert len(callers.entries()) == 5
     goes_on(callers)
@@ -109,8 +109,8 @@ def test_all_who_wait(callers: Callers, how: How) -> None:
         for each in others:
             how(each)
         gevent.sleep(0.01)
-    assert kinds([first]) == [Appended]
-    assert Appended not in kinds(others)
+    assert kinds([first]) == [AppendResult]
+    assert AppendResult not in kinds(others)
     assert callers.entries() == [b"0"]
     goes_on(callers)
 
@@ -122,8 +122,8 @@ def test_who_sends_for_itself(callers: Callers, how: How) -> None:
         how(first)
         gevent.sleep(0.01)
         assert first.ready()
-    assert kinds([first])[0] not in {Appended, RedisConnectionError}
-    assert kinds(others) == [Appended] * 5
+    assert kinds([first])[0] not in {AppendResult, RedisConnectionError}
+    assert kinds(others) == [AppendResult] * 5
     goes_on(callers)
 
 
@@ -139,9 +139,9 @@ def test_who_sends_for_others(callers: Callers, how: How) -> None:
         gevent.sleep(0.01)
         how(sender)
         gevent.sleep(0.01)
-    assert kinds([sender])[0] not in {Appended, RedisConnectionError}
+    assert kinds([sender])[0] not in {AppendResult, RedisConnectionError}
     assert kinds(others) == [RedisConnectionError] * 4
-    assert kinds([late]) == [Appended]
+    assert kinds([late]) == [AppendResult]
     goes_on(callers)
 
 
@@ -164,10 +164,10 @@ def test_who_was_just_elected(callers: Callers, how: How, monkeypatch: pytest.Mo
         spawned += spawn(callers, 6)
     became = kinds(spawned)
     assert elected
-    assert became.pop(1) not in {Appended, RedisConnectionError}
+    assert became.pop(1) not in {AppendResult, RedisConnectionError}
     # It may be killed only after it has begun to send.
-    assert set(became) <= {Appended, RedisConnectionError}
-    assert became[0] is Appended
+    assert set(became) <= {AppendResult, RedisConnectionError}
+    assert became[0] is AppendResult
     goes_on(callers)
 
 
@@ -187,7 +187,7 @@ def test_killed_at_any_moment(callers: Callers) -> None:
             fates.append((sealed, greenlet.value))
 
     assert together(20, go_on) == [None] * 20
-    answered = {sealed for sealed, fate in fates if isinstance(fate, Appended)}
+    answered = {sealed for sealed, fate in fates if isinstance(fate, AppendResult)}
     refused = {sealed for sealed, fate in fates if isinstance(fate, RedisConnectionError)}
     found = callers.entries()
     assert len(found) == len(set(found))

@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 from integration.writer.sending import Sender
 from iot_models.errors import TooLargeError, UnavailableError
 from iot_stores.backlog import Backlog
-from iot_stores.stream_entries import Removal, Waiting
+from iot_stores.stream_entries import Removal, WaitingEntry
 from iot_writer.writer import Writer
 from support.draining import drain_all
 from support.keys import KEYS
@@ -21,7 +21,7 @@ from support.keys import KEYS
 SHARDS = 4
 
 
-def _remove(backlog: Backlog, shard: int, last: Waiting) -> int:
+def _remove(backlog: Backlog, shard: int, last: WaitingEntry) -> int:
     (left,) = backlog.remove([Removal(shard, last, last.entry_id.decode(), 1)])
     return left
 
@@ -80,7 +80,7 @@ def test_bytes_are_exact_whatever_is_done_how_often(
         state = backlog.state()
         assert state.bytes == sum(map(sum, held.values()))
         assert state.entries == {shard: len(sizes) for shard, sizes in held.items()}
-        assert set(backlog.oldest()) == {shard for shard, sizes in held.items() if sizes}
+        assert set(backlog.oldest_ages()) == {shard for shard, sizes in held.items() if sizes}
 
 
 def test_when_full_nothing_is_added(redis: "Redis", backlog: Backlog) -> None:
@@ -148,12 +148,12 @@ def test_pages_are_in_order_and_bounded(backlog: Backlog) -> None:
 
 
 def test_the_oldest_is_told_by_its_age(redis: "Redis", backlog: Backlog) -> None:
-    assert backlog.oldest() == {}
+    assert backlog.oldest_ages() == {}
     assert backlog.state().oldest_seconds == 0
     now = redis.time()[0]
     for shard, age in ((1, 100), (2, 10)):
         redis.xadd(KEYS.stream(shard), {"e": b"", "t": 0}, id=str((now - age) * 1000))
-    oldest = backlog.oldest()
+    oldest = backlog.oldest_ages()
     assert set(oldest) == {1, 2}
     assert 100 <= oldest[1] < 130
     assert 10 <= oldest[2] < 40

@@ -11,7 +11,7 @@ from iot_models.errors import UnavailableError
 from iot_stores.backlog import Backlog
 from iot_stores.backlog_counters import BacklogCounters
 from iot_stores.held_entries import HeldEntries
-from iot_stores.stream_entries import Hold, Removal
+from iot_stores.stream_entries import HeldEntry, Removal
 from support.keys import KEYS
 
 VAULT = uuid.uuid4()
@@ -40,7 +40,7 @@ def backlog(redis: "Redis") -> Backlog:
 def remove(backlog: Backlog, shard: int, *, entries: int, held: int = 0) -> None:
     """Drain so many entries of a shard, and hold so many of them."""
     taken = backlog.read(shard, max_bytes=10_000)[:entries]
-    holds = [Hold(each, VAULT.bytes) for each in taken[:held]]
+    holds = [HeldEntry(each, VAULT.bytes) for each in taken[:held]]
     last = taken[-1]
     backlog.remove([Removal(shard, last, last.entry_id.decode(), 1, holds)])
 
@@ -62,9 +62,9 @@ def test_a_damaged_counter_is_counted_anew(
     assert BacklogCounters(redis, KEYS).recount() == []
     redis.hset(KEYS.backlog_counters, name, damage)
     backlog.state()
-    backlog.given([0, 1, 2])
-    backlog.drained(0)
-    backlog.removed({0: 1, 1: 1, 2: 1})
+    backlog.progress([0, 1, 2])
+    backlog.drain_position(0)
+    backlog.all_removed({0: 1, 1: 1, 2: 1})
     assert BacklogCounters(redis, KEYS).recount() == [name]
     assert counters(redis) == sound
     assert BacklogCounters(redis, KEYS).recount() == []

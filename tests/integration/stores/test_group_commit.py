@@ -19,8 +19,8 @@ from redis.exceptions import RedisError
 from integration.stores.callers import SHARDS, Callers, shard_of, together
 from iot_models.errors import UnavailableError
 from iot_models.settings import Settings
-from iot_stores.backlog import Appended, Backlog, RememberedRequest
-from iot_stores.group_commit import MOST_BYTES
+from iot_stores.backlog import AppendResult, Backlog, RememberedRequest
+from iot_stores.group_commit import MAX_BYTES
 from iot_stores.redis_client import connect_redis
 from iot_tools.local.redis_server import RedisServer
 from support.keys import KEYS
@@ -53,7 +53,7 @@ def numbered(number: int, size: int = 0) -> bytes:
     return (b"%d " % number).ljust(max(size, 10 + number), b"x")
 
 
-def check_ends(callers: Callers, sent: dict[bytes, Appended]) -> None:
+def check_ends(callers: Callers, sent: dict[bytes, AppendResult]) -> None:
     """Each entry is there once, and its caller was told where it ends."""
     found = {}
     for shard in range(SHARDS):
@@ -74,12 +74,12 @@ def test_who_comes_meanwhile_shares_the_next_round_trip(callers: Callers) -> Non
     calls = [partial(callers.append, numbered(number)) for number in range(CALLERS)]
     round_trips, outcomes = callers.round_trips(calls)
     assert round_trips == 1
-    assert all(isinstance(each, Appended) for each in outcomes)
+    assert all(isinstance(each, AppendResult) for each in outcomes)
 
 
 def test_each_is_told_of_its_own_entries(callers: Callers) -> None:
     """Hundreds of appends, by many at once, and no more than one round trip for each."""
-    sent: dict[bytes, Appended] = {}
+    sent: dict[bytes, AppendResult] = {}
 
     def go_on(caller: int) -> None:
         for step in range(20):
@@ -102,7 +102,7 @@ def test_a_full_backlog_refuses_only_what_does_not_fit(redis_url: str, opened: E
     calls = [partial(callers.append, numbered(n, size)) for n, size in enumerate(sizes)]
     round_trips, outcomes = callers.round_trips(calls)
     assert round_trips == 1
-    taken = [s for s, each in zip(sizes, outcomes, strict=True) if isinstance(each, Appended)]
+    taken = [s for s, each in zip(sizes, outcomes, strict=True) if isinstance(each, AppendResult)]
     refused = [each for each in outcomes if isinstance(each, Exception)]
     assert {type(each) for each in refused} == {UnavailableError}
     assert {"full" in str(each) for each in refused} == {True}
@@ -119,11 +119,11 @@ def test_a_remembered_request_in_a_group_is_taken_once(callers: Callers) -> None
     ]
     round_trips, outcomes = callers.round_trips(calls)
     assert round_trips == 1
-    answers = [each.first_answer for each in outcomes if isinstance(each, Appended)]
+    answers = [each.first_answer for each in outcomes if isinstance(each, AppendResult)]
     assert sorted(map(str, answers)) == sorted(["None"] * 11 + [str(REQUEST.answer)] * 9)
     assert len(callers.entries()) == 1 + 11
     again = callers.append(numbered(99), request=REQUEST)
-    assert again == Appended(first_answer=REQUEST.answer)
+    assert again == AppendResult(first_answer=REQUEST.answer)
 
 
 def test_a_script_that_redis_forgot_is_sent_again(callers: Callers) -> None:
@@ -131,12 +131,12 @@ def test_a_script_that_redis_forgot_is_sent_again(callers: Callers) -> None:
     calls = [partial(callers.append, numbered(number)) for number in range(20)]
     round_trips, outcomes = callers.round_trips(calls)
     assert round_trips <= 2
-    assert {type(each) for each in outcomes} == {Appended}
+    assert {type(each) for each in outcomes} == {AppendResult}
     assert len(callers.entries()) == 21
 
 
 def test_scripts_are_forgotten_all_the_time(callers: Callers) -> None:
-    sent: dict[bytes, Appended] = {}
+    sent: dict[bytes, AppendResult] = {}
     refused: list[bytes] = []
     over = threading.Event()
 
@@ -216,7 +216,7 @@ def test_redis_away_is_told_to_all_and_nobody_waits_for_ever(
         callers.append(numbered(0))
     own_redis.start()
     sent = together(CALLERS, lambda number: callers.append(numbered(number)))
-    assert {type(each) for each in sent} == {Appended}
+    assert {type(each) for each in sent} == {AppendResult}
     assert sorted(callers.entries()) == sorted(map(numbered, range(CALLERS)))
 
 
@@ -226,22 +226,22 @@ def test_a_redis_that_does_not_answer_is_told_to_all(redis_url: str, opened: Exi
     with callers.held_up():
         outcomes = together(20, lambda number: callers.append(numbered(number)))
     assert all(isinstance(each, RedisError) for each in outcomes)
-    assert isinstance(callers.append(numbered(77)), Appended)
+    assert isinstance(callers.append(numbered(77)), AppendResult)
 
 
 def test_what_is_large_is_split(callers: Callers) -> None:
-    size = MOST_BYTES // 3 - 1000
+    size = MAX_BYTES // 3 - 1000
     calls = [partial(callers.append, numbered(number, size)) for number in range(10)]
     round_trips, outcomes = callers.round_trips(calls)
     assert round_trips == 4
-    assert {type(each) for each in outcomes} == {Appended}
+    assert {type(each) for each in outcomes} == {AppendResult}
 
 
 def test_what_is_larger_than_a_group_goes_alone(callers: Callers) -> None:
-    calls = [partial(callers.append, numbered(number, MOST_BYTES + 1)) for number in range(3)]
+    calls = [partial(callers.append, numbered(number, MAX_BYTES + 1)) for number in range(3)]
     round_trips, outcomes = callers.round_trips(calls)
     assert round_trips == 3
-    assert {type(each) for each in outcomes} == {Appended}
+    assert {type(each) for each in outcomes} == {AppendResult}
     assert len(callers.entries()) == 4
 
 
@@ -265,7 +265,7 @@ def test_whoever_is_elected_as_it_comes_is_answered_too(
 
     commit: Any = vars(callers.backlog)["_append"]
     monkeypatch.setattr(commit, "_guard", Slow())
-    sent: dict[bytes, Appended] = {}
+    sent: dict[bytes, AppendResult] = {}
 
     def go_on(caller: int) -> None:
         for step in range(20):
@@ -288,7 +288,7 @@ def test_a_group_waits_for_its_replicas_together(tmp_path: Path, opened: ExitSta
         before = waits(callers.redis)
         calls = [partial(callers.append, numbered(number)) for number in range(20)]
         round_trips, outcomes = callers.round_trips(calls)
-        assert {type(each) for each in outcomes} == {Appended}
+        assert {type(each) for each in outcomes} == {AppendResult}
         assert (round_trips, waits(callers.redis) - before) == (1, 2)
         with group.replica.client() as replica:
             assert sum(replica.xlen(KEYS.stream(shard)) for shard in range(SHARDS)) == 21

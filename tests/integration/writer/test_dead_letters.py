@@ -7,7 +7,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from integration.writer.sending import Sealed, Sender
-from iot_writer.drain.drain import Outcome
+from iot_writer.drain.drain import DrainOutcome
 from iot_writer.writer import Writer
 from support.draining import drain_all
 from support.keys import KEYS
@@ -113,7 +113,7 @@ def test_a_shard_of_nothing_else_goes_on(writer: Writer, sender: Sender) -> None
     shard = sender.shard(PASSWORD)
     for number in range(300):
         sender.backlog.append([(shard, b"no entry %d" % number)])
-    assert writer.drain.run(writer.postgres(), [shard]).outcomes == {shard: Outcome.REPEATED}
+    assert writer.drain.run(writer.postgres(), [shard]).outcomes == {shard: DrainOutcome.REPEATED}
     assert [letter[b"e"] for letter in _letters(sender)] == [
         b"no entry %d" % number for number in range(300)
     ]

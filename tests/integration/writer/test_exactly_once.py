@@ -14,7 +14,7 @@ from redis import Redis
 from integration.writer.sending import Sender
 from iot_stores import history, ledger
 from iot_stores.postgres import Connection
-from iot_writer.drain.drain import Outcome
+from iot_writer.drain.drain import DrainOutcome
 from iot_writer.maintenance.partitions import ensure_months_ahead
 from iot_writer.writer import Writer
 from support.clock import now
@@ -223,7 +223,7 @@ def _after_insert(writer: Writer, patch: pytest.MonkeyPatch) -> None:
 
 def _before_commit(writer: Writer, patch: pytest.MonkeyPatch) -> None:
     del writer
-    patch.setattr(ledger, "move_offsets", _stop_after(ledger.move_offsets))
+    patch.setattr(ledger, "save_offsets", _stop_after(ledger.save_offsets))
 
 
 def _after_commit(writer: Writer, patch: pytest.MonkeyPatch) -> None:
@@ -293,5 +293,5 @@ def test_what_the_next_drain_meets_again_is_told(writer: Writer, sender: Sender)
         with pytest.raises(_Stop):
             writer.drain.run(writer.postgres(), [shard])
     assert sender.waiting() == 1
-    assert writer.drain.run(writer.postgres(), [shard]).outcomes == {shard: Outcome.REPEATED}
+    assert writer.drain.run(writer.postgres(), [shard]).outcomes == {shard: DrainOutcome.REPEATED}
     assert sender.waiting() == 0

@@ -15,8 +15,8 @@ from iot_cipher.envelope import name_of
 from iot_models.errors import UnavailableError
 from iot_models.settings import Settings
 from iot_stores.backlog import Backlog
-from iot_stores.stream_entries import Hold, Removal
-from iot_writer.drain.drain import Outcome
+from iot_stores.stream_entries import HeldEntry, Removal
+from iot_writer.drain.drain import DrainOutcome
 from iot_writer.maintenance import sweep
 from iot_writer.writer import Writer
 from support.counting import redis_commands
@@ -164,7 +164,7 @@ def test_a_writer_that_comes_late_holds_nothing_again(writer: Writer, sender: Se
     sender.send(LOST)
     shard = sender.shard(LOST)
     (entry,) = sender.backlog.read(shard, max_bytes=1)
-    hold = Hold(entry, vault.vault_id.bytes)
+    hold = HeldEntry(entry, vault.vault_id.bytes)
     late = Removal(shard, entry, entry.entry_id.decode(), 1, [hold])
     drain_all(writer)
     assert sender.backlog.remove([late]) == [0]
@@ -200,7 +200,7 @@ def test_what_is_stored_is_not_held_again(writer: Writer, sender: Sender) -> Non
     lose(writer, sender.vault(LOST).vault_id)
     sender.backlog.append([entry])
     outcomes = writer.drain.run(writer.postgres(), [sender.shard(LOST)]).outcomes
-    assert outcomes == {sender.shard(LOST): Outcome.REPEATED}
+    assert outcomes == {sender.shard(LOST): DrainOutcome.REPEATED}
     assert writer.held.vaults() == {}
 
 

@@ -19,7 +19,7 @@ from iot_stores.history import ReadFilter
 from iot_stores.hot_window import HotWindow
 from iot_tools.local.redis_server import RedisServer
 from iot_writer import writer as writer_module
-from iot_writer.drain.drain import Outcome
+from iot_writer.drain.drain import DrainOutcome
 from iot_writer.writer import Writer
 
 _numbers = itertools.count()
@@ -121,8 +121,8 @@ class Story:
     def check(self) -> None:
         """Whatever it says it covers, all of that is there."""
         for seconds in (1, 250):
-            coverage = self.window.covers(0, seconds)
-            if not coverage.held:
+            coverage = self.window.coverage(0, seconds)
+            if not coverage.complete:
                 continue
             begin = coverage.begin
             found = history.select(
@@ -144,7 +144,7 @@ class Story:
                 drained = self.writer.drain.run(self.writer.postgres(), [0])
             except _Stalled:
                 return
-        if drained.outcomes[0] is not Outcome.EMPTY:
+        if drained.outcomes[0] is not DrainOutcome.EMPTY:
             found = history.select(self.writer.postgres(), self.vault_id, ReadFilter())
             self.finished |= {segment.bounds.first_id for segment in found}
 
@@ -190,7 +190,7 @@ def test_it_is_used_again_after_a_wipe(hot_writer: Writer, hot_sender: Sender) -
     story = Story(hot_writer, hot_sender)
     for step in ("send", "drain", "wipe", "send", "drain"):
         getattr(story, step)()
-    moment = story.sender.backlog.drained(0).now
+    moment = story.sender.backlog.drain_position(0).now
     since = int(cast("bytes", story.hot.hget("iot:hot:cover:0", "since")))
     assert moment - 5000 < since <= moment + 1
 

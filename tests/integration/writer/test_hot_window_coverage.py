@@ -16,7 +16,7 @@ from iot_models.settings import Settings, load
 from iot_stores import history
 from iot_stores.history import ReadFilter
 from iot_stores.hot_window import HotWindow
-from iot_writer.drain.drain import Outcome
+from iot_writer.drain.drain import DrainOutcome
 from iot_writer.writer import Writer
 from support.draining import drain_all
 from support.keys import KEYS
@@ -117,7 +117,7 @@ class Story:
             except _Stalled:
                 assert stall
             else:
-                if drained.outcomes[self.shard] is Outcome.EMPTY:
+                if drained.outcomes[self.shard] is DrainOutcome.EMPTY:
                     return -1
         self.stored_by.append(self._segments() - before)
         return number

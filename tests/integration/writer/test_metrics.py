@@ -11,7 +11,7 @@ from integration.writer.sending import Sender
 from iot_models import metrics
 from iot_models.metrics import declared
 from iot_writer import jobs
-from iot_writer.drain.drain import Outcome
+from iot_writer.drain.drain import DrainOutcome
 from iot_writer.writer import Writer
 
 PASSWORD = b"p"
@@ -94,5 +94,5 @@ def test_a_drain_that_fails_is_counted(
 
 
 def test_every_outcome_of_a_drain_is_declared() -> None:
-    outcomes = {"postgres_away", "redis_away", "failed", *Outcome}
+    outcomes = {"postgres_away", "redis_away", "failed", *DrainOutcome}
     assert set(declared("iot_drains_total").begins) == outcomes

@@ -101,7 +101,7 @@ def test_a_letter_of_an_earlier_version_is_replayed(
     sealed = sender.seal(PASSWORD, ["taken"], sealed_at=now() - TOO_OLD_MS - 1000)
     sender.backlog.append([sealed])
     (waiting,) = sender.backlog.read(sealed[0], max_bytes=1)
-    DeadLetters(writer.redis, KEYS).bury(sealed[0], waiting, reason)
+    DeadLetters(writer.redis, KEYS).add(sealed[0], waiting, reason)
     sender.redis.xtrim(KEYS.stream(sealed[0]), 0)
     assert command("dead", "replay", "--all") == 0
     drain_all(writer)

@@ -16,7 +16,7 @@ from iot_api.app import create_app
 from iot_models.errors import UnavailableError
 from iot_models.settings import load
 from iot_stores import store_states
-from iot_stores.backlog import Appended, Backlog
+from iot_stores.backlog import AppendResult, Backlog
 from iot_tools.local.child import Child, Program
 from iot_tools.local.ports import free_port
 from support.keys import KEYS
@@ -155,7 +155,7 @@ def test_a_group_waits_for_the_disk_together(master: Valkey) -> None:
         calls = [partial(callers.append, b"%d" % number) for number in range(20)]
         callers.redis.config_resetstat()
         round_trips, outcomes = callers.round_trips(calls)
-        assert {type(each) for each in outcomes} == {Appended}
+        assert {type(each) for each in outcomes} == {AppendResult}
         stats = callers.redis.info("commandstats")
         assert (round_trips, stats["cmdstat_waitaof"]["calls"]) == (1, 2)
         callers.redis.config_set("appendfsync", "no")

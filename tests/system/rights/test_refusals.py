@@ -299,12 +299,12 @@ def test_the_api_orders_compaction_as_its_user(redis_users: RedisWithUsers) -> N
     vault = b"v" * 16
     with redis_users.client("iot_api") as client:
         orders = CompactionOrders(client, KEYS)
-        assert orders.look(vault)
-        assert orders.look_back(vault)
-        orders.look_back_soon(vault)
-        wait_until(lambda: orders.look_back(vault), what="another look")
-        orders.settled(vault)
-        assert not orders.look_back(vault)
+        assert orders.claim_scan(vault)
+        assert orders.claim_full_scan(vault)
+        orders.request_full_scan(vault)
+        wait_until(lambda: orders.claim_full_scan(vault), what="another look")
+        orders.postpone_full_scan(vault)
+        assert not orders.claim_full_scan(vault)
         assert orders.push(b"order")
         assert orders.now()
     assert redis_users.denied() == []

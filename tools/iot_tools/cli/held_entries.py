@@ -51,7 +51,7 @@ def _held(redis: "Redis", settings: Settings) -> HeldEntries:
 def _list(parsed: argparse.Namespace) -> int:  # noqa: ARG001 -- as every command
     with _stores() as (redis, connection, settings):
         vaults = _held(redis, settings).vaults()
-        there = ledger.find_vaults(connection, vaults.keys())
+        there = ledger.existing_vaults(connection, vaults.keys())
         for vault_id, entries in sorted(vaults.items()):
             state = "its row is there, a writer releases them" if vault_id in there else "no row"
             print(f"{vault_id}  {entries} entries  {state}")

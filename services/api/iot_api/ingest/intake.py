@@ -129,7 +129,7 @@ class Intake:
         if request_names:
             if guards:
                 self._guesses.check(client)
-            answer = self._backlog.remembered(request_names)
+            answer = self._backlog.first_answer(request_names)
             if answer is not None:
                 return _repeated(answer)
         sealed = [

@@ -54,10 +54,10 @@ class Receipts:
         try:
             while True:
                 in_time = time.monotonic() + pause <= end
-                if not in_time or not ends or self._backlog.removed(ends):
+                if not in_time or not ends or self._backlog.all_removed(ends):
                     stored = self.stored(entries)
                     # Entries that are released wait in the backlog again, behind these ends.
-                    held = held or self._backlog.holds_entries()
+                    held = held or self._backlog.has_held_entries()
                     if stored or not in_time or (ends and not held):
                         return stored
                 time.sleep(pause)

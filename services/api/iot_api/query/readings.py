@@ -257,9 +257,9 @@ class Readings:
         """
         begin = fixed_begin or 0
         try:
-            coverage = self._hot_window.covers(vault.shard(self._shards), seconds, fixed_begin)
+            coverage = self._hot_window.coverage(vault.shard(self._shards), seconds, fixed_begin)
             begin = coverage.begin
-            if coverage.held:
+            if coverage.complete:
                 return begin, self._hot_window.bounds(vault.vault_id, begin)
         except RedisError as error:
             report(_log, "the hot window is not used", error)

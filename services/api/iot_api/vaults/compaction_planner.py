@@ -25,7 +25,7 @@ from iot_models.errors import DecryptionError
 from iot_stores.compaction_orders import CompactionOrders
 from iot_stores.months import DAY_MS
 from iot_stores.postgres import Pool
-from iot_stores.small_segments import Name, SmallSegment, find_small
+from iot_stores.small_segments import SegmentName, SmallSegment, find_small
 
 from .compaction_sources import VerifiedSource, verify_sources
 
@@ -153,11 +153,11 @@ class CompactionPlanner:
             RedisError, psycopg.Error: a store is away.
         """
         name = vault.vault_id.bytes
-        if not self._orders.look(name):
+        if not self._orders.claim_scan(name):
             return 0
         before = self._orders.now() - self._dropped_ms
         recent = before - _RECENT_MS
-        back = self._orders.look_back(name)
+        back = self._orders.claim_full_scan(name)
         with self._pool.connection() as connection:
             small = find_small(
                 connection,
@@ -168,9 +168,9 @@ class CompactionPlanner:
             )
         planned, verified = self._verified_plan(vault, small, before)
         if back and len(small) == MAX_FOUND:
-            self._orders.look_back_soon(name)
+            self._orders.request_full_scan(name)
         elif back and all(segments[0].received_min >= recent for segments in planned):
-            self._orders.settled(name)
+            self._orders.postpone_full_scan(name)
         for made, segments in enumerate(planned):
             sources = [verified[each.name] for each in segments]
             if not self._orders.push(self._order(vault, sources)):
@@ -179,12 +179,12 @@ class CompactionPlanner:
 
     def _verified_plan(
         self, vault: OpenVault, small: Sequence[SmallSegment], before: int
-    ) -> tuple[list[list[SmallSegment]], dict[Name, VerifiedSource]]:
+    ) -> tuple[list[list[SmallSegment]], dict[SegmentName, VerifiedSource]]:
         """Return a plan whose segments were all opened by this process.
 
         Segments that must not be merged are left out, and the others are planned again.
         """
-        verified: dict[Name, VerifiedSource] = {}
+        verified: dict[SegmentName, VerifiedSource] = {}
         while True:
             planned = list(plan(small, before))
             wanted = [each for order in planned for each in order if each.name not in verified]

@@ -18,7 +18,7 @@ from iot_models.errors import DecryptionError, FormatError
 from iot_models.segment import may_share_key
 from iot_stores.months import DAY_MS
 from iot_stores.postgres import Pool
-from iot_stores.small_segments import SMALL, Name, SmallSegment, fetch_small
+from iot_stores.small_segments import SMALL_READINGS, SegmentName, SmallSegment, fetch_small
 
 BATCH = 32
 """Segments fetched at a time, at most 2 MiB. Other greenlets run between batches."""
@@ -39,7 +39,7 @@ class VerifiedSource:
 
 def verify_sources(
     pool: Pool, vault: OpenVault, small: Sequence[SmallSegment]
-) -> dict[Name, VerifiedSource]:
+) -> dict[SegmentName, VerifiedSource]:
     """Decrypt small segments; return those whose keys decrypt nothing but small segments.
 
     Segments that can't be decrypted are counted and logged.
@@ -47,7 +47,7 @@ def verify_sources(
     Raises:
         psycopg.Error: Postgres is away.
     """
-    verified: dict[Name, VerifiedSource] = {}
+    verified: dict[SegmentName, VerifiedSource] = {}
     damaged: list[int] = []
     for start in range(0, len(small), BATCH):
         named = [each.name for each in small[start : start + BATCH]]
@@ -82,6 +82,6 @@ def _verify(vault: OpenVault, segment: SealedSegment) -> VerifiedSource | None:
     shared = may_share_key(decrypt_with_chunk_key(vault.vault_id, key, bounds, payload))
     # The bounds are authentic from here on.
     days = range(bounds.received_min // DAY_MS, bounds.received_max // DAY_MS + 1)
-    if shared or bounds.count >= SMALL or len(days) > MAX_DAYS:
+    if shared or bounds.count >= SMALL_READINGS or len(days) > MAX_DAYS:
         return None
     return VerifiedSource(Source(bounds.first_id, bounds.received_min, salt, key), days)

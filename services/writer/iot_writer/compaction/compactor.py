@@ -28,7 +28,7 @@ CONTENT_BYTES = 16 * 2**20
 _log = logging.getLogger(__name__)
 
 
-class Outcome(StrEnum):
+class CompactionOutcome(StrEnum):
     """What became of an order."""
 
     MERGED = "merged"
@@ -49,7 +49,7 @@ class Compactor:
         self._orders = orders
         self._keys = keys
 
-    def run(self, connection: Connection) -> tuple[Outcome, int]:
+    def run(self, connection: Connection) -> tuple[CompactionOutcome, int]:
         """Do the order that waits longest; what became of it, and how many orders are left.
 
         In one transaction merged segments take the place of those they were merged of, each
@@ -62,16 +62,16 @@ class Compactor:
         """
         sealed = self._orders.pop()
         if sealed is None:
-            return Outcome.EMPTY, 0
+            return CompactionOutcome.EMPTY, 0
         try:
             order = decode_order(open_order(self._keys(), sealed))
         except (DecryptionError, FormatError) as error:
             _log.error("a compaction order is refused: %s", error)
-            return Outcome.REFUSED, self._orders.waiting()
-        return _do(connection, order), self._orders.waiting()
+            return CompactionOutcome.REFUSED, self._orders.count()
+        return _do(connection, order), self._orders.count()
 
 
-def _do(connection: Connection, order: CompactionOrder) -> Outcome:
+def _do(connection: Connection, order: CompactionOrder) -> CompactionOutcome:
     with connection.transaction():
         old, opened, damaged = _open_all(connection, order)
         new = _merged(order, old, opened) if len(old) > 1 else []
@@ -81,8 +81,8 @@ def _do(connection: Connection, order: CompactionOrder) -> Outcome:
     if done:
         metrics.counter("iot_segments_compacted_total").inc(len(old))
     if damaged:
-        return Outcome.DAMAGED
-    return Outcome.MERGED if done else Outcome.GONE
+        return CompactionOutcome.DAMAGED
+    return CompactionOutcome.MERGED if done else CompactionOutcome.GONE
 
 
 def _open_all(
@@ -97,8 +97,8 @@ def _open_all(
     found: list[SealedSegment] = []
     opened: list[SegmentColumns] = []
     held = damaged = 0
-    taken = small_segments.take(connection, vault_id, order.sources)
-    if not taken or not small_segments.all_there(connection, vault_id, order.sources):
+    taken = small_segments.lock_segments(connection, vault_id, order.sources)
+    if not taken or not small_segments.all_exist(connection, vault_id, order.sources):
         return [], [], 0
     for segment in taken:
         bounds, payload = segment.bounds, segment.payload

@@ -12,7 +12,7 @@ from iot_models import metrics
 from iot_models.entry import Entry
 from iot_stores import ledger
 from iot_stores.ledger import Offset, SessionNumbers
-from iot_stores.stream_entries import Given, Hold, Waiting, stream_order
+from iot_stores.stream_entries import HeldEntry, ShardProgress, WaitingEntry, stream_order
 
 from .segment_builder import Arrival, build_segments
 
@@ -24,8 +24,8 @@ class Batch:
     """What one drain took from the stream of a shard."""
 
     shard: int
-    taken: list[Waiting] = field(default_factory=list)
-    opened: list[tuple[Waiting, OpenedEntry, Entry]] = field(default_factory=list)
+    taken: list[WaitingEntry] = field(default_factory=list)
+    opened: list[tuple[WaitingEntry, OpenedEntry, Entry]] = field(default_factory=list)
     """By the time of receipt."""
     began: float = field(default_factory=time.monotonic)
 
@@ -43,7 +43,7 @@ class StoredBatch:
     after: Offset
     segments: list[SealedSegment]
     repeated: int
-    held: list[Hold]
+    held: list[HeldEntry]
 
 
 def build_batch(
@@ -58,22 +58,24 @@ def build_batch(
     for waiting, opened, entry in batch.opened:
         numbers = sessions[shard, opened.session]
         if entry.vault_id in absent:
-            if numbers.hold(opened.number):
-                held.append(Hold(waiting, entry.vault_id))
-        elif numbers.admit(opened.number):
+            if numbers.mark_missing(opened.number):
+                held.append(HeldEntry(waiting, entry.vault_id))
+        elif numbers.mark_stored(opened.number):
             arrivals.append(Arrival(waiting.received, entry))
     repeated = len(batch.opened) - len(arrivals) - len(held)
     if not arrivals and not held:
         return StoredBatch(batch, before, before, [], repeated, [])
     segments, next_id = build_segments(arrivals, shard=shard, next_id=before.next_id)
     # Ids rise within a stream: impossible ones are at its end.
-    last = next(each for each in reversed(batch.taken) if each.has_possible_time)
+    last = next(each for each in reversed(batch.taken) if each.has_valid_time)
     received_max = max(before.received_max, batch.opened[-1][0].received)
     after = Offset(last.entry_id.decode(), received_max, next_id)
     return StoredBatch(batch, before, after, segments, repeated, held)
 
 
-def past_given(offsets: dict[int, Offset], given: Mapping[int, Given]) -> dict[int, Offset]:
+def skip_given_ids(
+    offsets: dict[int, Offset], given: Mapping[int, ShardProgress]
+) -> dict[int, Offset]:
     """Where shards stand, their next ids past all that were given.
 
     A Postgres that was restored, or a replica that took over and lacks the newest transactions,

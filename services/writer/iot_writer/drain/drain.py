@@ -23,10 +23,10 @@ from iot_stores.hot_window import DrainedShard, HotWindow
 from iot_stores.months import month_begin
 from iot_stores.postgres import Connection
 from iot_stores.store_states import report
-from iot_stores.stream_entries import Hold, Removal, Waiting
+from iot_stores.stream_entries import HeldEntry, Removal, WaitingEntry
 from iot_writer.maintenance.partitions import ensure_partition
 
-from .batch import Batch, StoredBatch, build_batch, past_given
+from .batch import Batch, StoredBatch, build_batch, skip_given_ids
 
 DRAIN_BYTES = 4 * 2**20
 """Sealed bytes one drain takes, about."""
@@ -47,7 +47,7 @@ _REFUSED = (psycopg.DataError, psycopg.IntegrityError)
 _log = logging.getLogger(__name__)
 
 
-class Outcome(StrEnum):
+class DrainOutcome(StrEnum):
     """How a drain ended."""
 
     STORED = "stored"
@@ -70,7 +70,7 @@ class ImpossibleTimeError(IotError):
 class DrainResult:
     """What became of shards."""
 
-    outcomes: dict[int, Outcome] = field(default_factory=dict)
+    outcomes: dict[int, DrainOutcome] = field(default_factory=dict)
     left: list[int] = field(default_factory=list)
     """In which entries wait still."""
 
@@ -125,11 +125,11 @@ class Drain:
         batches, untouched = self._take(connection, shards)
         if untouched:
             self._backlog.enqueue_once([names.drain_job(shard) for shard in untouched])
-        drained = DrainResult({batch.shard: Outcome.EMPTY for batch in batches})
+        drained = DrainResult({batch.shard: DrainOutcome.EMPTY for batch in batches})
         batches = [batch for batch in batches if batch.taken]
         if not batches:
             return drained
-        drained.outcomes |= {batch.shard: Outcome.BUSY for batch in batches}
+        drained.outcomes |= {batch.shard: DrainOutcome.BUSY for batch in batches}
         stored = self._store_or_isolate(connection, batches)
         if not stored:
             return drained
@@ -169,7 +169,7 @@ class Drain:
         return self._isolate(connection, batches[0])
 
     def _isolate(self, connection: Connection, batch: Batch) -> list[StoredBatch]:
-        refused: list[tuple[Waiting, Exception]] = []
+        refused: list[tuple[WaitingEntry, Exception]] = []
         for each in batch.opened:
             try:
                 with connection.transaction(force_rollback=True):
@@ -205,7 +205,7 @@ class Drain:
         seen = {batch.shard for batch in batches}
         return batches, [shard for shard in dict.fromkeys(shards) if shard not in seen]
 
-    def _open(self, connection: Connection, batch: Batch, waiting: Waiting) -> int:
+    def _open(self, connection: Connection, batch: Batch, waiting: WaitingEntry) -> int:
         """Open an entry into its batch; how many bytes it unpacks to, about."""
         try:
             _refuse_impossible_time(waiting)
@@ -234,8 +234,10 @@ class Drain:
                 self._bury(connection, batch.shard, waiting, EntryTooOldError(REASON))
         batch.opened = [each for each in batch.opened if dated[each[0].entry_id] not in forgotten]
 
-    def _bury(self, connection: Connection, shard: int, waiting: Waiting, error: Exception) -> None:
-        if not self._dead_letters.bury(shard, waiting, str(error)):
+    def _bury(
+        self, connection: Connection, shard: int, waiting: WaitingEntry, error: Exception
+    ) -> None:
+        if not self._dead_letters.add(shard, waiting, str(error)):
             return
         where = f"entry {waiting.entry_id.decode()} of shard {shard}"
         _log.error("%s is set aside: %s", where, error)
@@ -246,11 +248,11 @@ class Drain:
         """Store what is new in batches, but those of shards that other writers have."""
         _ensure_partitions(connection, batches)
         wanted = {batch.shard for batch in batches}
-        given = self._backlog.given(sorted(wanted))
+        given = self._backlog.progress(sorted(wanted))
         if not wanted <= self._created:
             ledger.create_offsets(connection, wanted)
         with connection.transaction():
-            offsets = past_given(ledger.lock_offsets(connection, wanted, self._shards), given)
+            offsets = skip_given_ids(ledger.lock_offsets(connection, wanted, self._shards), given)
             # Whichever was not there is created the next time, be it that the database forgot it.
             self._created = self._created - wanted | offsets.keys()
             batches = [batch for batch in batches if batch.shard in offsets]
@@ -265,12 +267,12 @@ class Drain:
             moved = {each.batch.shard: each.after for each in stored if each.after != each.before}
             if moved:
                 history.insert(connection, [one for each in stored for one in each.segments])
-                ledger.keep_sessions(
+                ledger.save_sessions(
                     connection,
                     {of: each for of, each in sessions.items() if of[0] in moved},
                     max(opened[-1][0].received for opened in _opened(batches)),
                 )
-                ledger.move_offsets(connection, moved, self._shards)
+                ledger.save_offsets(connection, moved, self._shards)
         if any(len(each.missing) > MANY_MISSING for each in sessions.values()):
             self._ask_for_new_sessions()
         return stored
@@ -283,7 +285,7 @@ class Drain:
         self._backlog.ask_for_new_sessions()
         _log.warning("sessions lack many numbers in the ledger: API processes begin new ones")
 
-    def _tell_of_held(self, holds: Sequence[Hold]) -> None:
+    def _tell_of_held(self, holds: Sequence[HeldEntry]) -> None:
         """Log each vault that is missing once, and count what is held for it."""
         metrics.counter("iot_entries_held_total").inc(len(holds))
         vaults = {uuid.UUID(bytes=hold.vault_id) for hold in holds}
@@ -321,10 +323,10 @@ class Drain:
             report(_log, "the hot window goes without some segments", error)
 
 
-def _outcome(stored: StoredBatch) -> Outcome:
+def _outcome(stored: StoredBatch) -> DrainOutcome:
     if stored.segments:
-        return Outcome.STORED
-    return Outcome.HELD if stored.held else Outcome.REPEATED
+        return DrainOutcome.STORED
+    return DrainOutcome.HELD if stored.held else DrainOutcome.REPEATED
 
 
 def _ensure_partitions(connection: Connection, batches: Sequence[Batch]) -> None:
@@ -338,13 +340,13 @@ def _ensure_partitions(connection: Connection, batches: Sequence[Batch]) -> None
         ensure_partition(connection, month)
 
 
-def _opened(batches: Sequence[Batch]) -> list[list[tuple[Waiting, OpenedEntry, Entry]]]:
+def _opened(batches: Sequence[Batch]) -> list[list[tuple[WaitingEntry, OpenedEntry, Entry]]]:
     """What could be opened of the batches of which something could."""
     return [batch.opened for batch in batches if batch.opened]
 
 
-def _refuse_impossible_time(waiting: Waiting) -> None:
-    if not waiting.has_possible_time:
+def _refuse_impossible_time(waiting: WaitingEntry) -> None:
+    if not waiting.has_valid_time:
         raise ImpossibleTimeError("its id in the stream is a time after the year 9999")
 
 

@@ -5,7 +5,7 @@ from typing import cast
 
 import psycopg
 
-from iot_stores.months import month_begin, month_name, named_month, next_month
+from iot_stores.months import month_begin, month_name, next_month, parse_month
 from iot_stores.postgres import Connection
 
 _log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ def partition_name(begin: int) -> str:
 def partition_begins(connection: Connection) -> list[int]:
     """The begins of the months that have a partition, the oldest first."""
     found = cast("list[tuple[str]]", connection.execute(_ALL).fetchall())
-    return sorted(named_month(name.removeprefix(_PREFIX)) for (name,) in found)
+    return sorted(parse_month(name.removeprefix(_PREFIX)) for (name,) in found)
 
 
 def ensure_partition(connection: Connection, begin: int) -> bool:

@@ -24,7 +24,7 @@ def sweep(backlog: Backlog) -> int:
     shard taken, or empty.
     """
     # Of an age below 0 it can't be told how long they wait.
-    stale = [shard for shard, age in backlog.oldest().items() if not 0 <= age <= STALE_SECONDS]
+    stale = [shard for shard, age in backlog.oldest_ages().items() if not 0 <= age <= STALE_SECONDS]
     queued = backlog.enqueue_once([names.drain_job(shard) for shard in stale]) if stale else 0
     if queued:
         _log.info("queued the drains of %d shards that were left behind", queued)
@@ -55,7 +55,7 @@ def release_held(held: HeldEntries, connect: Callable[[], Connection]) -> int:
     vaults = held.vaults()
     if not vaults:
         return 0
-    there = ledger.find_vaults(connect(), vaults.keys())
+    there = ledger.existing_vaults(connect(), vaults.keys())
     for vault_id in sorted(there):
         held.release(vault_id)
         _log.info("Postgres has vault %s again: %d entries released", vault_id, vaults[vault_id])

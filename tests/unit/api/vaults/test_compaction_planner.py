@@ -13,7 +13,7 @@ from iot_api.vaults.compaction_planner import (
     plan,
 )
 from iot_stores.months import DAY_MS
-from iot_stores.small_segments import SMALL, SMALL_BYTES, SmallSegment
+from iot_stores.small_segments import SMALL_BYTES, SMALL_READINGS, SmallSegment
 from iot_writer.compaction import segment_merger
 
 NOW = 20_000 * DAY_MS + DAY_MS // 2
@@ -28,7 +28,7 @@ SEGMENTS = st.lists(
     st.builds(
         segment,
         st.integers(TODAY - 3 * DAY_MS, NOW - 1),
-        st.one_of(st.just(1), st.integers(1, SMALL - 1)),
+        st.one_of(st.just(1), st.integers(1, SMALL_READINGS - 1)),
         st.one_of(st.just(200), st.integers(100, SMALL_BYTES - 1)),
     ),
     max_size=300,
@@ -48,7 +48,7 @@ def test_orders_are_bounded_apart_and_of_one_day(found: list[SmallSegment]) -> N
         assert order == sorted(order, key=lambda each: each.received_min)
 
 
-@given(st.lists(st.integers(1, SMALL - 1), max_size=300))
+@given(st.lists(st.integers(1, SMALL_READINGS - 1), max_size=300))
 def test_while_the_day_goes_on_each_is_at_least_doubled(counts: list[int]) -> None:
     orders = list(plan([segment(TODAY + place, n) for place, n in enumerate(counts)], NOW))
     for order in orders[:1] if sum(counts) <= MAX_READINGS else []:
@@ -59,7 +59,7 @@ def test_while_the_day_goes_on_each_is_at_least_doubled(counts: list[int]) -> No
 def test_a_day_that_is_over_leaves_nothing_but_one() -> None:
     yesterday = TODAY - DAY_MS
     assert list(plan([segment(yesterday)], NOW)) == []
-    both = [segment(yesterday), segment(yesterday + 1, SMALL - 1)]
+    both = [segment(yesterday), segment(yesterday + 1, SMALL_READINGS - 1)]
     assert list(plan(both, NOW)) == [both]
     assert list(plan([segment(yesterday), segment(TODAY)], NOW)) == []
     # Over is a day once all of it is beyond the hot window.
@@ -70,7 +70,7 @@ def test_few_of_today_are_left() -> None:
     few = [segment(TODAY + number) for number in range(MIN_SEGMENTS)]
     assert list(plan(few[1:], NOW)) == []
     assert list(plan(few, NOW)) == [few]
-    assert list(plan([*few[1:], segment(TODAY + 99, SMALL - 1)], NOW)) == []
+    assert list(plan([*few[1:], segment(TODAY + 99, SMALL_READINGS - 1)], NOW)) == []
 
 
 def test_a_reading_is_written_anew_a_few_times_only() -> None:
@@ -84,10 +84,10 @@ def test_a_reading_is_written_anew_a_few_times_only() -> None:
                 held = [each for each in held if each not in order]
                 count = sum(each.count for each in order)
                 written += count
-                if count < SMALL:
+                if count < SMALL_READINGS:
                     held.append(segment(order[0].received_min, count))
         assert len(held) < MIN_SEGMENTS + 20
-    assert written / 20_000 <= math.log2(2 * SMALL / MIN_SEGMENTS)
+    assert written / 20_000 <= math.log2(2 * SMALL_READINGS / MIN_SEGMENTS)
 
 
 def test_what_an_order_holds_of_a_day_fits_in_one_merged_segment() -> None:

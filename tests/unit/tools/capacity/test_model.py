@@ -9,7 +9,7 @@ from iot_api.vaults.cache import RENEW_SECONDS
 from iot_api.vaults.compaction_planner import MAX_READINGS
 from iot_models.segment import ID_STRIDE
 from iot_models.settings import Settings
-from iot_stores.small_segments import SMALL
+from iot_stores.small_segments import SMALL_READINGS
 from iot_tools.capacity.command import amount, limits_rows, needs_rows
 from iot_tools.capacity.costs import Costs, described
 from iot_tools.capacity.model import Capacity, Demand
@@ -113,7 +113,7 @@ def test_limits_come_with_the_nearest_first_and_releases_mend_them() -> None:
 def test_limits_are_those_of_the_code() -> None:
     (shards,) = (each for each in fields(Settings) if each.name == "shards")
     assert COSTS.most_shards == shards.metadata["maximum"] == ID_STRIDE
-    assert COSTS.small_readings == SMALL
+    assert COSTS.small_readings == SMALL_READINGS
     assert (COSTS.linger, COSTS.job_seconds) == (jobs.LINGER_SECONDS, jobs.JOB_SECONDS)
     assert COSTS.renew_seconds == RENEW_SECONDS
     assert COSTS.merged_readings == MAX_READINGS

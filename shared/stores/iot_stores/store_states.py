@@ -62,7 +62,7 @@ _REDIS_SENTENCES: Mapping[str, re.Pattern[str]] = {
 }
 """Answers without a code word of their own, which begin with ERR."""
 _ERR = re.compile(
-    r"(ERR )?(Error running script \(call to \w+\): (@user_script: ?\d+: )+)?"
+    r"(ERR )?(Error running script \(call to \w+\): )?(@user_script: ?\d+: )*"
     r"(EXECABORT Transaction discarded because of: )?-?"
 )
 """What may stand in front of the code word: Redis 6.2 wraps what a script's command answers."""

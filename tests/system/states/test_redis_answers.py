@@ -69,6 +69,7 @@ def test_alone_in_a_script_and_in_pipelines(
     attempts: list[Callable[[], object]] = [
         lambda: client.xadd("stream", {"e": SECRET}),
         lambda: client.eval(SCRIPT, 1, "stream", SECRET),
+        lambda: client.eval(SCRIPT.replace(".call(", ".pcall("), 1, "stream", SECRET),
         lambda: pipeline(transaction=True),
         lambda: pipeline(transaction=False),
     ]

@@ -55,7 +55,7 @@ def test_an_order_that_names_a_key_twice_is_a_format_error() -> None:
         decode_order(twice.encode())
 
 
-def test_nothing_prints_a_key() -> None:
+def test_repr_shows_no_key() -> None:
     shown = repr(ORDER)
     assert repr(ORDER.targets[0].chunk_key) not in shown
     assert repr(ORDER.sources[0].chunk_key) not in shown

@@ -1,4 +1,4 @@
-"""The client of a request, from what gunicorn and the proxies in front tell."""
+"""The client of a request, from the peer address and the headers of proxies."""
 
 import uuid
 
@@ -41,38 +41,38 @@ def client(peer: str, forwarded: str = "", proxies: int = 0, token: str = "") ->
         ("nonsense", "unknown"),
     ],
 )
-def test_an_address_has_one_name_however_it_is_written(address: str, name: str) -> None:
+def test_all_spellings_of_an_address_are_one_client(address: str, name: str) -> None:
     assert client("10.0.0.1", f"198.51.100.1, {address}", proxies=1) == Client(name)
     if address.strip() == address and address:
         assert client(address) == Client(name)
 
 
-def test_of_several_proxies_the_first_trusted_one_tells() -> None:
+def test_the_first_trusted_proxy_names_the_client() -> None:
     told = "203.0.113.9, 192.0.2.7, 10.0.0.2"
     assert client("10.0.0.1", told, proxies=1).name == "10.0.0.2"
     assert client("10.0.0.1", told, proxies=2).name == "192.0.2.7"
     assert client("10.0.0.1", told, proxies=3).name == "203.0.113.9"
-    # A request that did not pass all of them comes from the peer.
+    # A request with too few addresses did not pass all proxies: the peer is the client.
     assert client("10.0.0.1", told, proxies=4) == Client("10.0.0.1")
 
 
-def test_behind_a_proxy_that_is_not_trusted_the_proxy_is_known_too() -> None:
+def test_an_untrusted_proxy_is_recorded_with_the_client() -> None:
     told = client("10.0.0.1", "203.0.113.9, 192.0.2.7")
     assert told == Client("10.0.0.1 for 192.0.2.7", proxy="10.0.0.1")
 
 
-def test_each_token_is_a_client_of_its_own() -> None:
+def test_each_token_is_a_separate_client() -> None:
     assert client("192.0.2.7", token="devices").name == "devices@192.0.2.7"
 
 
-def test_a_header_of_any_length_is_read() -> None:
+def test_a_forwarded_header_of_any_length_is_parsed() -> None:
     told = ", ".join(["198.51.100.1"] * 1000)
     assert client("10.0.0.1", f"{told}, 192.0.2.7", proxies=1).name == "192.0.2.7"
 
 
 @pytest.mark.parametrize("header", ["HTTP_FORWARDED", "HTTP_VIA", "HTTP_X_FORWARDED_FOR"])
-def test_a_connection_of_a_proxy_proves_nothing(header: str) -> None:
-    """The proxy sends requests of other clients over it."""
+def test_a_proxy_connection_proves_no_password(header: str) -> None:
+    """A proxy sends requests of several clients over one connection."""
     environ = {"REMOTE_ADDR": "10.0.0.1", PROVEN: {uuid.UUID(int=1)}}
     assert proven_vaults(environ, 0) == {uuid.UUID(int=1)}
     assert proven_vaults(environ, 1) is None

@@ -1,4 +1,4 @@
-"""Slots for expensive work are bounded, and fair between clients."""
+"""Slots are bounded and fair between clients."""
 
 import threading
 
@@ -11,7 +11,7 @@ from support.waiting import wait_until
 
 
 class _Callers:
-    """Threads that take the one slot in turn and note the order."""
+    """Threads that take the one slot and record the order."""
 
     def __init__(self, slots: FairSlots) -> None:
         self._slots = slots
@@ -34,7 +34,7 @@ class _Callers:
             thread.join()
 
 
-def test_clients_take_turns_however_many_calls_each_has() -> None:
+def test_clients_are_served_round_robin() -> None:
     slots = FairSlots(1, max_waiting=100, max_waiting_per_client=100)
     callers = _Callers(slots)
     with slots.slot(Client("greedy"), seconds=1, refusal="busy"):
@@ -45,7 +45,7 @@ def test_clients_take_turns_however_many_calls_each_has() -> None:
     assert callers.order == ["greedy 0", "modest", "greedy 1", "greedy 2"]
 
 
-def test_addresses_that_a_client_makes_up_are_served_as_one() -> None:
+def test_forged_addresses_are_served_as_one_client() -> None:
     slots = FairSlots(1, max_waiting=100, max_waiting_per_client=100)
     callers = _Callers(slots)
     with slots.slot(Client("a"), seconds=1, refusal="busy"):
@@ -81,7 +81,7 @@ def test_a_full_queue_refuses_at_once() -> None:
     assert callers.order == ["a", "b"]
 
 
-def test_a_caller_that_gives_up_leaves_its_slot_to_the_next() -> None:
+def test_the_slot_of_a_caller_that_gives_up_goes_to_the_next() -> None:
     slots = FairSlots(1, max_waiting=9, max_waiting_per_client=9)
     callers = _Callers(slots)
     with slots.slot(Client("a"), seconds=1, refusal="busy"):
@@ -98,7 +98,7 @@ def test_a_caller_that_gives_up_leaves_its_slot_to_the_next() -> None:
         assert slots.waiting == 0
 
 
-def test_work_that_is_half_done_joins_a_full_queue() -> None:
+def test_always_queue_joins_a_full_queue() -> None:
     slots = FairSlots(1, max_waiting=0, max_waiting_per_client=0)
     with slots.slot(Client("a"), seconds=1, refusal="busy"):
         with pytest.raises(TooManyRequestsError, match="busy"):
@@ -111,7 +111,7 @@ def test_work_that_is_half_done_joins_a_full_queue() -> None:
         assert slots.waiting == 0
 
 
-def test_without_a_wait_only_a_free_slot_is_taken() -> None:
+def test_zero_seconds_takes_only_a_free_slot() -> None:
     slots = FairSlots(1, max_waiting=9, max_waiting_per_client=9)
     with (
         slots.slot(Client("a"), seconds=0, refusal="busy"),
@@ -121,7 +121,7 @@ def test_without_a_wait_only_a_free_slot_is_taken() -> None:
         pass
 
 
-def test_addresses_that_a_client_makes_up_leave_half_of_the_queue() -> None:
+def test_forged_addresses_get_half_of_the_queue() -> None:
     slots = FairSlots(1, max_waiting=4, max_waiting_per_client=2)
     callers = _Callers(slots)
     with slots.slot(Client("a"), seconds=1, refusal="busy"):

@@ -1,4 +1,4 @@
-"""Large bodies take turns, and leave most of the time to small requests."""
+"""Large bodies are processed one at a time and leave most of the time to small requests."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from iot_api.limits.pace import MAX_REST_SECONDS, REST_FACTOR, Pace, seconds_wai
 
 
 class Clock:
-    """A clock that only sleeping and `now` move."""
+    """A clock that advances by `sleep` and `now` alone."""
 
     now = 100.0
     slept = 0.0
@@ -36,20 +36,22 @@ def requests(clock: Clock) -> LargeRequests:
 
 
 def parse_large(requests: LargeRequests, clock: Clock, seconds: float, others: int = 0) -> None:
-    """Parse a large body, while others are answered."""
+    """Parse a large body while other requests are served."""
     with requests.turn(Client("client")) as turn:
         turn.grow(LARGE_BYTES, LARGE_BYTES)
         clock.now += seconds
         requests.small += others
 
 
-def test_large_bodies_alone_wait_for_nothing(requests: LargeRequests, clock: Clock) -> None:
+def test_large_bodies_do_not_rest_without_other_requests(
+    requests: LargeRequests, clock: Clock
+) -> None:
     for _ in range(3):
         parse_large(requests, clock, 0.2)
     assert clock.slept == 0
 
 
-def test_beside_small_requests_a_large_body_gets_a_tenth_of_the_time(
+def test_large_bodies_get_a_tenth_of_the_time_beside_small_requests(
     requests: LargeRequests, clock: Clock
 ) -> None:
     began = clock.now
@@ -59,8 +61,10 @@ def test_beside_small_requests_a_large_body_gets_a_tenth_of_the_time(
     assert 10 * 0.2 / (clock.now - began) == pytest.approx(1 / (1 + REST_FACTOR), rel=0.1)
 
 
-def test_a_contended_processor_is_left_to_others(requests: LargeRequests, clock: Clock) -> None:
-    """The device that another process serves waits for the same processor."""
+def test_large_bodies_rest_while_the_cpu_is_contended(
+    requests: LargeRequests, clock: Clock
+) -> None:
+    """Another worker process on the same CPU serves devices."""
     with requests.turn(Client("client")) as turn:
         turn.grow(LARGE_BYTES, LARGE_BYTES)
         clock.now += 0.2
@@ -69,19 +73,17 @@ def test_a_contended_processor_is_left_to_others(requests: LargeRequests, clock:
     assert clock.slept == pytest.approx(0.2 * REST_FACTOR)
 
 
-def test_the_kernel_tells_how_long_a_process_waited() -> None:
+def test_the_time_waited_for_the_cpu_is_measured() -> None:
     assert 0 <= seconds_waited_for_cpu() < 1e6
 
 
-def test_a_rest_has_a_bound(requests: LargeRequests, clock: Clock) -> None:
+def test_a_rest_is_bounded(requests: LargeRequests, clock: Clock) -> None:
     parse_large(requests, clock, 30, others=1)
     parse_large(requests, clock, 0)
     assert clock.slept == pytest.approx(MAX_REST_SECONDS)
 
 
-def test_a_small_body_is_counted_and_waits_for_nobody(
-    requests: LargeRequests, clock: Clock
-) -> None:
+def test_a_small_body_is_counted_and_never_waits(requests: LargeRequests, clock: Clock) -> None:
     with requests.turn(Client("a")) as large:
         large.grow(10, 10)
         large.grow(LARGE_BYTES, LARGE_BYTES)
@@ -92,7 +94,7 @@ def test_a_small_body_is_counted_and_waits_for_nobody(
     assert clock.slept == 0
 
 
-def test_what_unpacks_to_many_times_its_size_is_large(requests: LargeRequests) -> None:
+def test_a_dense_body_is_large(requests: LargeRequests) -> None:
     with requests.turn(Client("client")) as turn:
         turn.grow(DENSE_BYTES - 1, 1)
         turn.grow(DENSE_BYTES, DENSE_BYTES // DENSITY)
@@ -101,10 +103,9 @@ def test_what_unpacks_to_many_times_its_size_is_large(requests: LargeRequests) -
         assert turn.is_large
 
 
-def test_small_requests_count_that_are_answered_between_two_large_ones(
+def test_small_requests_between_two_large_ones_are_counted(
     requests: LargeRequests, clock: Clock
 ) -> None:
-    """While a body is parsed in one piece, none is."""
     for _ in range(3):
         requests.small += 1
         parse_large(requests, clock, 0.2)

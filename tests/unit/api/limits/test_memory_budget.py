@@ -1,4 +1,4 @@
-"""Who gets memory when there is not enough."""
+"""The memory budget decides which request is dropped or refused."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ MIB = 2**20
 
 @dataclass(eq=False)
 class Request:
-    """What is charged."""
+    """A holder of memory."""
 
     droppable: bool = True
     dropped: bool = False
@@ -33,7 +33,7 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """The budget's."""
+    """The clock of the budget."""
     made = Clock()
     monkeypatch.setattr("iot_api.limits.memory_budget.time", made)
     return made
@@ -41,11 +41,11 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.fixture
 def budget(clock: Clock) -> MemoryBudget:  # noqa: ARG001
-    """Of 10 MiB."""
+    """A budget of 10 MiB."""
     return MemoryBudget(10 * MIB)
 
 
-def test_what_is_charged_is_refunded_and_released(budget: MemoryBudget) -> None:
+def test_charges_are_refunded_and_released(budget: MemoryBudget) -> None:
     first, second = Request(), Request()
     budget.charge(first, 3)
     budget.charge(first, 4)
@@ -70,7 +70,7 @@ def test_a_full_budget_refuses(budget: MemoryBudget) -> None:
     budget.charge(Request(), 10 * MIB)
 
 
-def test_a_slow_body_gives_way_to_a_quick_one(budget: MemoryBudget, clock: Clock) -> None:
+def test_a_slow_body_is_dropped_for_a_fast_one(budget: MemoryBudget, clock: Clock) -> None:
     slow, quick = Request(), Request()
     budget.charge(slow, 10 * MIB)
     clock.now += 60
@@ -79,7 +79,9 @@ def test_a_slow_body_gives_way_to_a_quick_one(budget: MemoryBudget, clock: Clock
     assert budget.used == MIB
 
 
-def test_the_body_that_took_most_for_longest_is_dropped(budget: MemoryBudget, clock: Clock) -> None:
+def test_the_body_with_most_bytes_times_seconds_is_dropped(
+    budget: MemoryBudget, clock: Clock
+) -> None:
     large, old, small = Request(), Request(), Request()
     budget.charge(old, 2 * MIB)
     clock.now += 10
@@ -90,7 +92,7 @@ def test_the_body_that_took_most_for_longest_is_dropped(budget: MemoryBudget, cl
     assert (large.dropped, old.dropped, small.dropped) == (True, False, False)
 
 
-def test_a_slow_body_does_not_push_out_a_better_one(budget: MemoryBudget, clock: Clock) -> None:
+def test_a_slow_body_does_not_displace_a_faster_one(budget: MemoryBudget, clock: Clock) -> None:
     worst, better = Request(), Request()
     budget.charge(worst, 8 * MIB)
     budget.charge(better, 2 * MIB)
@@ -101,9 +103,7 @@ def test_a_slow_body_does_not_push_out_a_better_one(budget: MemoryBudget, clock:
 
 
 @pytest.mark.parametrize("seconds", [0.5, 2.0])
-def test_bodies_that_arrive_quickly_are_not_dropped(
-    budget: MemoryBudget, clock: Clock, seconds: float
-) -> None:
+def test_fast_bodies_are_not_dropped(budget: MemoryBudget, clock: Clock, seconds: float) -> None:
     quick = Request()
     budget.charge(quick, 10 * MIB)
     clock.now += seconds
@@ -112,7 +112,9 @@ def test_bodies_that_arrive_quickly_are_not_dropped(
     assert not quick.dropped
 
 
-def test_a_request_that_is_computed_is_not_dropped(budget: MemoryBudget, clock: Clock) -> None:
+def test_a_request_that_is_being_processed_is_not_dropped(
+    budget: MemoryBudget, clock: Clock
+) -> None:
     computed = Request(droppable=False)
     budget.charge(computed, 10 * MIB)
     clock.now += 60
@@ -121,7 +123,7 @@ def test_a_request_that_is_computed_is_not_dropped(budget: MemoryBudget, clock: 
     assert not computed.dropped
 
 
-def test_small_things_are_free() -> None:
+def test_small_charges_are_exempt() -> None:
     charged: list[int] = []
     for count in (EXEMPT_BYTES, EXEMPT_BYTES + 1):
         charge_request({CHARGE: charged.append}, count)

@@ -1,4 +1,4 @@
-"""Ranges of ids against sets of ids."""
+"""Ranges of ids, compared with sets of ids."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,14 +13,14 @@ SEGMENTS = st.lists(
 
 
 def bounds(first: int, count: int, *, gap: bool = False, shard: int = 0) -> SegmentBounds:
-    """A segment of `count` ids from the `first` one of a shard on; with a gap it is one longer."""
+    """Return the bounds of `count` ids from `first` on; a gap makes the range longer by one."""
     first_id = first * ID_STRIDE + shard
     last_id = first_id + (count - 1 + gap) * ID_STRIDE
     return SegmentBounds(first_id, last_id, 0, 0, 0, 0, 0, 0, shard, count)
 
 
 @given(segments=SEGMENTS)
-def test_it_finds_what_overlaps(segments: list[tuple[int, int, bool, int]]) -> None:
+def test_overlaps_are_found(segments: list[tuple[int, int, bool, int]]) -> None:
     ranges = IdRanges()
     dense: set[int] = set()
     sparse: set[int] = set()
@@ -35,7 +35,7 @@ def test_it_finds_what_overlaps(segments: list[tuple[int, int, bool, int]]) -> N
         (sparse if gap else dense).update(ids)
 
 
-def test_it_remembers_a_bounded_number_of_ranges() -> None:
+def test_the_number_of_ranges_is_bounded() -> None:
     ranges = IdRanges()
     count = 3 * id_ranges.MOST_RANGES
     assert {ranges.add(bounds(2 * n, 1)) for n in range(count)} == {Overlap.NONE}

@@ -1,4 +1,4 @@
-"""The merge against sorting everything."""
+"""The merge, compared with sorting all readings."""
 
 import itertools
 import uuid
@@ -23,12 +23,12 @@ Segments = list[list[Reading]]
 TIMES = st.integers(-3, 3) | st.sampled_from([-(2**63), 2**63 - 1])
 ORDERS = st.sampled_from([ASCENDING, DESCENDING])
 MAX_BYTES = st.sampled_from([0, 900, 3000, 10**9])
-"""From no reading more than there must be, on; one counts 300."""
+"""Buffer limits, from the minimum on. A reading counts 300 bytes."""
 SEGMENTS = st.lists(st.lists(TIMES, min_size=1, max_size=9), max_size=12)
 
 
 def readings(times: list[list[int]]) -> Segments:
-    """A segment each, their ids in the order of arrival, each in its own order."""
+    """Make a segment of each list of times. Ids are in the order of arrival."""
     ids = itertools.count(ID_STRIDE, ID_STRIDE)
     return [
         sorted((Reading(EPOCH, "", next(ids), time, 0) for time in each), key=position)
@@ -44,7 +44,7 @@ def sealed(of: list[Reading]) -> SealedSegment:
 
 
 class Opening:
-    """Opens segments, giving of them what was asked for, and counts what it gave."""
+    """Opens segments, and counts how often and how many readings."""
 
     def __init__(self, segments: Segments, *, leave_out: int = 0, order: Order = ASCENDING) -> None:
         self._of = {min(each.id for each in segment): segment for segment in segments}
@@ -53,7 +53,7 @@ class Opening:
         self.given = 0
         self.opened = 0
         stored = [sealed(segment) for segment in segments]
-        # As the database gives them.
+        # In the order in which the database returns them.
         self.stored = sorted(stored, key=lambda each: order.begin(each.bounds))
 
     def open(self, segment: SealedSegment) -> Rows:
@@ -76,7 +76,7 @@ class Opening:
 
 @pytest.fixture(params=[1, 2, 5])
 def batch(request: pytest.FixtureRequest) -> Iterator[int]:
-    """Batches so small that everything that happens between two of them happens often."""
+    """Small batches, so that everything between two batches happens often."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(merge_module, "BATCH", request.param)
         yield request.param
@@ -94,10 +94,10 @@ def merged_and_sorted(
 
 @pytest.mark.usefixtures("batch")
 class TestOrder:
-    """By interrogator timestamp, then id, whatever overlaps."""
+    """Readings are ordered by interrogator timestamp and id, whatever overlaps."""
 
     @given(times=SEGMENTS, order=ORDERS, max_bytes=MAX_BYTES)
-    def test_it_is_the_sorted_whole(
+    def test_the_merge_equals_sorting_all_readings(
         self, times: list[list[int]], order: Order, max_bytes: int
     ) -> None:
         segments = readings(times)
@@ -107,18 +107,18 @@ class TestOrder:
         assert len(merged) == sum(map(len, times))
 
     @given(times=SEGMENTS, leave_out=st.integers(1, 3), order=ORDERS, max_bytes=MAX_BYTES)
-    def test_also_when_not_all_of_a_segment_was_asked_for(
+    def test_the_merge_equals_sorting_when_a_filter_drops_readings(
         self, times: list[list[int]], leave_out: int, order: Order, max_bytes: int
     ) -> None:
-        """The bounds then promise readings that don't come."""
+        """The bounds then include readings that are not returned."""
         segments = readings(times)
         opening = Opening(segments, leave_out=leave_out, order=order)
         merged, wanted = merged_and_sorted(opening, segments, order, max_bytes)
         assert merged == wanted
 
 
-def test_segments_one_after_another_are_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory stays flat: at any time there are two segments, not all."""
+def test_consecutive_segments_are_not_buffered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At most two segments are in memory at a time."""
     monkeypatch.setattr(merge_module, "BATCH", 10)
     segments = readings([list(range(start, start + 10)) for start in range(0, 1000, 10)])
     opening = Opening(segments)
@@ -129,15 +129,15 @@ def test_segments_one_after_another_are_not_held(monkeypatch: pytest.MonkeyPatch
     assert passed_on == 1000
 
 
-def test_nothing_is_opened_before_it_is_needed() -> None:
+def test_segments_are_opened_lazily() -> None:
     opening = Opening(readings([[1], [2]]))
     batches = merge(opening.stored, opening.open)
     assert opening.given == 0
     assert len(next(batches)) == 2
 
 
-def test_segments_that_all_overlap_are_sorted_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A vault whose senders repeat the same times costs no square of its size."""
+def test_sorting_overlapping_segments_is_not_quadratic(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For example in a vault whose devices repeat the same times."""
     monkeypatch.setattr(merge_module, "BATCH", 4)
     seen = 0
 
@@ -154,8 +154,8 @@ def test_segments_that_all_overlap_are_sorted_seldom(monkeypatch: pytest.MonkeyP
     assert seen < 40 * count
 
 
-def test_what_overlaps_is_held_only_as_far_as_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
-    """40 segments that all overlap, of 50 readings each: 100 readings at most, and a segment."""
+def test_the_buffer_of_overlapping_segments_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 40 overlapping segments of 50 readings, at most 100 readings and a segment are buffered."""
     monkeypatch.setattr(merge_module, "BATCH", 20)
     segments = readings([list(range(start, 2000, 40)) for start in range(40)])
     opening = Opening(segments)
@@ -167,12 +167,12 @@ def test_what_overlaps_is_held_only_as_far_as_it_may(monkeypatch: pytest.MonkeyP
     assert merged == sorted(merged, key=position)
     assert len(merged) == 2000
     assert largest <= 150
-    # Each time at least some 50 readings are handed on, so no segment is opened more than 40 times.
+    # Each spill is followed by a batch of about 50 readings, so a segment is opened at most 40 times.
     assert opening.opened <= 40 * 40
 
 
-def test_what_overlaps_little_is_opened_once() -> None:
-    """Memory that is short costs nothing where segments overlap with their neighbours alone."""
+def test_segments_that_overlap_only_neighbours_are_opened_once() -> None:
+    """A small buffer costs nothing there."""
     segments = readings([list(range(start, start + 60)) for start in range(0, 1000, 50)])
     opening = Opening(segments)
     batches = merge(opening.stored, opening.open, batch=50, max_bytes=lambda: 0)

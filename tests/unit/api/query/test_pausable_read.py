@@ -1,4 +1,4 @@
-"""Reads that produce in turns: slots, slices, and one large segment at a time."""
+"""Reads produce their readings in turns: slots, time limits, one large segment at a time."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -16,7 +16,7 @@ BATCHES = 6
 
 
 class Reads:
-    """Reads of the numbers from 0 on, two in a batch; counts the turns."""
+    """Reads that yield numbers from 0 on, two in a batch. Counts the turns."""
 
     def __init__(self, pool_size: int = 2) -> None:
         self.slots = ReadSlots(pool_size)
@@ -46,7 +46,7 @@ class Reads:
 
 @pytest.fixture
 def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What waits here waits in vain."""
+    """Make every wait for a slot time out at once."""
     monkeypatch.setattr(pausable_read, "FIRST_TURN_SECONDS", 0.05)
     monkeypatch.setattr(pausable_read, "NEXT_TURN_SECONDS", 0.1)
 
@@ -55,7 +55,7 @@ def ids(batches: Iterator[list[Reading]]) -> list[int]:
     return [reading.id for batch in batches for reading in batch]
 
 
-def test_an_undisturbed_read_takes_one_turn() -> None:
+def test_a_read_without_pauses_takes_one_turn() -> None:
     reads = Reads()
     assert ids(iter(reads.read("a"))) == list(range(12))
     assert (reads.turns, reads.open) == (1, 0)
@@ -72,7 +72,7 @@ def test_a_read_without_a_slot_is_unavailable() -> None:
 
 
 @pytest.mark.usefixtures("_short_waits")
-def test_a_paused_read_gives_its_slot_to_others() -> None:
+def test_a_paused_read_releases_its_slot() -> None:
     reads = Reads()
     read = reads.read("a")
     batches = iter(read)
@@ -81,13 +81,13 @@ def test_a_paused_read_gives_its_slot_to_others() -> None:
     assert reads.open == 0
     other = iter(reads.read("b"))
     next(other)
-    with pytest.raises(UnavailableError):  # in the middle of the answer: it is broken off
+    with pytest.raises(UnavailableError):  # in the middle of a response, which is truncated
         next(batches)
     other.close()
     assert given == [0, 1]
 
 
-def test_a_pause_counts_what_was_used() -> None:
+def test_a_read_continues_behind_the_readings_that_were_used() -> None:
     reads = Reads()
     read = reads.read("a")
     batches = iter(read)
@@ -99,7 +99,7 @@ def test_a_pause_counts_what_was_used() -> None:
     assert reads.turns == 2
 
 
-def test_a_turn_ends_when_others_wait_or_it_has_lasted_too_long(
+def test_a_turn_ends_when_others_wait_or_at_its_time_limit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(pausable_read, "SLICE_SECONDS", 0)
@@ -111,11 +111,11 @@ def test_a_turn_ends_when_others_wait_or_it_has_lasted_too_long(
     monkeypatch.setattr(pausable_read, "TURN_SECONDS", 0)
     assert read.is_due
     assert ids(batches) == list(range(2, 12))
-    assert reads.turns == BATCHES + 1  # the last one finds nothing
+    assert reads.turns == BATCHES + 1  # the last turn finds nothing
     assert not read.is_due
 
 
-def test_a_large_segment_is_open_in_one_read_at_a_time() -> None:
+def test_one_read_at_a_time_opens_a_large_segment() -> None:
     reads = Reads(pool_size=4)
     first, second = (reads.read(client, large=True) for client in "ab")
     batches, others = iter(first), iter(second)
@@ -125,7 +125,9 @@ def test_a_large_segment_is_open_in_one_read_at_a_time() -> None:
         with pytest.raises(UnavailableError):
             next(others)
     assert reads.open == 1
-    assert ids(iter(reads.read("c"))) == list(range(12))  # one without does not wait
+    assert ids(iter(reads.read("c"))) == list(
+        range(12)
+    )  # a read without a large segment does not wait
     first.pause()
     third = iter(reads.read("d", large=True))
     next(third)

@@ -1,4 +1,4 @@
-"""Answers: whole when small, streamed when long, never begun before an error that comes first."""
+"""Responses of reads: short ones in one piece, long ones streamed, errors before the first byte."""
 
 import json
 from collections.abc import Callable
@@ -38,13 +38,13 @@ def body(answer: Response) -> bytes:
     return b"".join(answer.iter_encoded())
 
 
-def test_json_ends_in_a_newline() -> None:
+def test_json_ends_with_a_newline() -> None:
     assert body(json_response({"a": [1, "é"]})) == '{"a":[1,"é"]}\n'.encode()
 
 
 @pytest.mark.parametrize("whole_bytes", [0, 150, 10**6])
 @pytest.mark.parametrize("sizes", [(), (0,), (1,), (0, 3, 0), (2, 1), (1, 0, 50)])
-def test_all_batches_make_one_list(
+def test_all_batches_are_one_json_list(
     sizes: tuple[int, ...], whole_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(responses, "WHOLE_BYTES", whole_bytes)
@@ -56,7 +56,7 @@ def test_all_batches_make_one_list(
 
 
 @pytest.mark.parametrize("sizes", [(), (3,), (1000, 50)])
-def test_where_to_go_on_comes_last(sizes: tuple[int, ...]) -> None:
+def test_the_cursor_comes_last(sizes: tuple[int, ...]) -> None:
     def more() -> Batches:
         yield from batches(*sizes)
         return Cursor((7, 8))
@@ -66,7 +66,7 @@ def test_where_to_go_on_comes_last(sizes: tuple[int, ...]) -> None:
     assert (len(whole["data"]), whole["cursor"]) == (sum(sizes), "after-8")
 
 
-def test_a_small_answer_has_a_length_and_a_long_one_is_streamed(
+def test_a_short_response_has_a_length_and_a_long_one_is_streamed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(responses, "WHOLE_BYTES", 1000)
@@ -77,7 +77,7 @@ def test_a_small_answer_has_a_length_and_a_long_one_is_streamed(
     assert long.content_length is None
 
 
-def test_a_long_answer_is_not_gathered_before_it_is_sent() -> None:
+def test_a_long_response_is_not_collected_before_it_is_sent() -> None:
     taken = 0
 
     def endless() -> Batches:
@@ -97,13 +97,13 @@ def broken_after(count: int) -> Batches:
     raise DecryptionError("a segment is damaged")
 
 
-def test_an_error_that_comes_first_is_raised_at_once() -> None:
+def test_an_early_error_is_raised_at_once() -> None:
     for count in (0, 1):
         with pytest.raises(DecryptionError):
             readings_answer(broken_after(count))
 
 
-def test_an_error_that_comes_late_ends_the_answer_without_its_end() -> None:
+def test_a_late_error_truncates_the_response() -> None:
     answer = readings_answer(broken_after(10))
     came: list[bytes] = []
     with pytest.raises(DecryptionError):
@@ -113,8 +113,8 @@ def test_an_error_that_comes_late_ends_the_answer_without_its_end() -> None:
         json.loads(b"".join(came))
 
 
-def test_an_answer_that_is_given_up_lets_go_of_its_readings() -> None:
-    """It holds a connection to Postgres."""
+def test_an_abandoned_response_releases_its_readings() -> None:
+    """A response that is not read to its end holds a Postgres connection."""
     closed = []
 
     def held() -> Batches:
@@ -133,7 +133,7 @@ def test_an_answer_that_is_given_up_lets_go_of_its_readings() -> None:
     assert closed == [True]
 
 
-def test_an_app_sends_what_was_made(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flask_sends_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(responses, "WHOLE_BYTES", 1000)
     app = Flask(__name__)
     app.add_url_rule("/", view_func=lambda: readings_answer(batches(*[10] * 10)))

@@ -1,4 +1,4 @@
-"""The open vaults that an API process holds."""
+"""The cache of open vaults."""
 
 import uuid
 
@@ -24,7 +24,7 @@ def vault(number: int) -> OpenVault:
     return OpenVault(uuid.UUID(int=number), bytes(32))
 
 
-def test_a_vault_is_held_for_its_time_and_no_longer() -> None:
+def test_a_vault_expires() -> None:
     clock = Clock()
     cache = VaultCache(size=10, seconds=5, clock=clock)
     cache.put(b"1", record(1), vault(1))
@@ -37,7 +37,7 @@ def test_a_vault_is_held_for_its_time_and_no_longer() -> None:
     cache.close()
 
 
-def test_one_caller_renews_a_vault_in_the_second_half_of_its_time() -> None:
+def test_one_caller_renews_a_vault_at_half_of_its_time() -> None:
     clock = Clock()
     cache = VaultCache(size=10, seconds=10, clock=clock)
     cache.put(b"1", record(1), vault(1))
@@ -54,7 +54,7 @@ def test_one_caller_renews_a_vault_in_the_second_half_of_its_time() -> None:
     cache.close()
 
 
-def test_the_data_key_of_an_unused_vault_is_dropped_when_its_time_is_over() -> None:
+def test_the_data_key_of_an_unused_vault_is_dropped_at_expiry() -> None:
     clock = Clock()
     cache = VaultCache(size=10, seconds=5, clock=clock)
     cache.put(b"1", record(1), vault(1))
@@ -70,14 +70,14 @@ def test_the_data_key_of_an_unused_vault_is_dropped_when_its_time_is_over() -> N
     cache.close()
 
 
-def test_expired_vaults_are_dropped_without_any_request() -> None:
+def test_expired_vaults_are_dropped_without_requests() -> None:
     cache = VaultCache(size=10, seconds=0.05)
     cache.put(b"1", record(1), vault(1))
     wait_until(lambda: not cache._vaults, what="an empty cache")  # noqa: SLF001 - its memory
     cache.close()
 
 
-def test_the_vault_that_expires_first_makes_room() -> None:
+def test_a_full_cache_drops_the_vault_that_expires_first() -> None:
     cache = VaultCache(size=2, seconds=5, clock=Clock())
     for number in (1, 2, 1, 3):
         cache.put(b"%d" % number, record(number), vault(number))
@@ -85,7 +85,7 @@ def test_the_vault_that_expires_first_makes_room() -> None:
     cache.close()
 
 
-def test_a_vault_that_is_gone_is_forgotten() -> None:
+def test_a_forgotten_vault_is_not_returned() -> None:
     cache = VaultCache(size=10, seconds=5, clock=Clock())
     cache.put(b"1", record(1), vault(1))
     cache.forget(b"1")
@@ -94,13 +94,13 @@ def test_a_vault_that_is_gone_is_forgotten() -> None:
     cache.close()
 
 
-def test_keys_are_of_one_process_alone() -> None:
+def test_cache_keys_differ_between_processes() -> None:
     one, other = VaultCache(size=1, seconds=1), VaultCache(size=1, seconds=1)
     assert one.key(b"p") == one.key(b"p")
     assert len({one.key(b"p"), one.key(b"q"), other.key(b"p")}) == 3
 
 
-def test_nothing_prints_a_key() -> None:
+def test_repr_shows_no_key() -> None:
     cache = VaultCache(size=1, seconds=5)
     cache.put(b"1", record(1), vault(1))
     assert "OpenVault" not in repr(cache.get(b"1"))

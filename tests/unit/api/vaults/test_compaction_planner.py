@@ -1,4 +1,4 @@
-"""Which small segments are merged: enough of them, few times each, of one day."""
+"""The planner merges enough segments at a time, of one day, and rewrites readings rarely."""
 
 import math
 
@@ -36,7 +36,7 @@ SEGMENTS = st.lists(
 
 
 @given(SEGMENTS)
-def test_orders_are_bounded_apart_and_of_one_day(found: list[SmallSegment]) -> None:
+def test_orders_are_bounded_disjoint_and_of_one_day(found: list[SmallSegment]) -> None:
     orders = list(plan(found, NOW))
     named = [id(each) for order in orders for each in order]
     assert len(named) == len(set(named))
@@ -49,32 +49,32 @@ def test_orders_are_bounded_apart_and_of_one_day(found: list[SmallSegment]) -> N
 
 
 @given(st.lists(st.integers(1, SMALL_READINGS - 1), max_size=300))
-def test_while_the_day_goes_on_each_is_at_least_doubled(counts: list[int]) -> None:
+def test_during_the_day_a_merge_at_least_doubles_each_segment(counts: list[int]) -> None:
     orders = list(plan([segment(TODAY + place, n) for place, n in enumerate(counts)], NOW))
     for order in orders[:1] if sum(counts) <= MAX_READINGS else []:
         assert len(order) >= MIN_SEGMENTS
         assert sum(each.count for each in order) >= 2 * max(each.count for each in order)
 
 
-def test_a_day_that_is_over_leaves_nothing_but_one() -> None:
+def test_a_past_day_is_merged_completely() -> None:
     yesterday = TODAY - DAY_MS
     assert list(plan([segment(yesterday)], NOW)) == []
     both = [segment(yesterday), segment(yesterday + 1, SMALL_READINGS - 1)]
     assert list(plan(both, NOW)) == [both]
     assert list(plan([segment(yesterday), segment(TODAY)], NOW)) == []
-    # Over is a day once all of it is beyond the hot window.
+    # A day is past once the hot window has dropped all of it.
     assert list(plan(both, TODAY - 1)) == []
 
 
-def test_few_of_today_are_left() -> None:
+def test_few_segments_of_the_current_day_are_not_merged() -> None:
     few = [segment(TODAY + number) for number in range(MIN_SEGMENTS)]
     assert list(plan(few[1:], NOW)) == []
     assert list(plan(few, NOW)) == [few]
     assert list(plan([*few[1:], segment(TODAY + 99, SMALL_READINGS - 1)], NOW)) == []
 
 
-def test_a_reading_is_written_anew_a_few_times_only() -> None:
-    """However slowly they come: as often as what it lies in can double up to a large segment."""
+def test_a_reading_is_rewritten_a_logarithmic_number_of_times() -> None:
+    """However slowly readings arrive: its segment at least doubles each time."""
     held: list[SmallSegment] = []
     written = 0
     for number in range(20_000):
@@ -90,6 +90,6 @@ def test_a_reading_is_written_anew_a_few_times_only() -> None:
     assert written / 20_000 <= math.log2(2 * SMALL_READINGS / MIN_SEGMENTS)
 
 
-def test_what_an_order_holds_of_a_day_fits_in_one_merged_segment() -> None:
-    """So an order needs one key a day."""
+def test_one_order_needs_one_key_a_day() -> None:
+    """All readings of a day in one order fit into one merged segment."""
     assert MAX_READINGS <= segment_merger.MOST_READINGS

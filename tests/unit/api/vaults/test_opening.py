@@ -1,4 +1,4 @@
-"""Opening vaults: shared by those who bring one password, apart for those who bring others."""
+"""Opening vaults: shared between requests with one password, independent between passwords."""
 
 import threading
 import uuid
@@ -37,7 +37,7 @@ CLIENT = Client("192.0.2.1")
 
 
 class Records(VaultRecords):
-    """Records in memory; what is asked while `held_up` is answered when it may go on."""
+    """Records in memory. While `held_up`, lookups block."""
 
     def __init__(self) -> None:
         self._records: dict[bytes, VaultRecord] = {}
@@ -83,7 +83,7 @@ class Records(VaultRecords):
 
 
 class NothingHeld(HeldEntries):
-    """No entries that are held."""
+    """Held entries: none."""
 
     def __init__(self) -> None:
         pass
@@ -93,12 +93,12 @@ class NothingHeld(HeldEntries):
 
 
 def keeper(records: Records, cache: VaultCache, keyring: Keyring) -> VaultKeeper:
-    """What Postgres has is what `records` holds."""
+    """Return a keeper whose Postgres has the records of `records`."""
     return VaultKeeper(records, cache, lambda: keyring, NothingHeld(), lambda: None)
 
 
 class NoGuesses(GuessLimit):
-    """Counts unknown passwords, and refuses nobody."""
+    """Counts unknown passwords and refuses no client."""
 
     def __init__(self) -> None:
         self.counted = 0
@@ -124,19 +124,19 @@ def keyring(tmp_path: Path) -> Keyring:
 
 @pytest.fixture
 def records() -> Records:
-    """No records yet."""
+    """Return an empty set of records."""
     return Records()
 
 
 @pytest.fixture
 def guesses() -> NoGuesses:
-    """No guesses yet."""
+    """Return counters without guesses."""
     return NoGuesses()
 
 
 @pytest.fixture
 def keys() -> list[bytes]:
-    """The passwords of which a key was made, one for each time."""
+    """Return the list of passwords for which scrypt was called."""
     return []
 
 
@@ -144,7 +144,7 @@ def keys() -> list[bytes]:
 def vaults(
     keyring: Keyring, records: Records, guesses: NoGuesses, keys: list[bytes]
 ) -> Iterator[Vaults]:
-    """Vaults over them, none open."""
+    """Return vaults over these records, none of them open."""
 
     def slow_key(password: bytes, salt: bytes, log2_n: int) -> bytes:
         keys.append(password)
@@ -166,7 +166,7 @@ def lookup(keyring: Keyring, password: bytes) -> bytes:
     return scrypt_secret(keyring, password, 10).lookup
 
 
-def test_a_password_that_can_not_be_told_holds_up_no_other(
+def test_a_blocked_lookup_delays_no_other_password(
     vaults: Vaults, records: Records, keyring: Keyring
 ) -> None:
     records.hold_up(lookup(keyring, b"slow"))
@@ -182,7 +182,7 @@ def test_a_password_that_can_not_be_told_holds_up_no_other(
 def _ask(
     vaults: Vaults, records: Records, keyring: Keyring, threads: ThreadPoolExecutor
 ) -> "list[Future[OpenVault]]":
-    """Four that bring one password while its record is held up."""
+    """Return four concurrent openings of one password whose lookup is blocked."""
     records.hold_up(lookup(keyring, b"same"))
     asked = [threads.submit(vaults.find_or_create, b"same", CLIENT) for _ in range(4)]
     wait_until(lambda: records.asked == 1 and all(each.running() for each in asked), what="all")
@@ -190,7 +190,7 @@ def _ask(
     return asked
 
 
-def test_one_password_is_opened_once(
+def test_concurrent_requests_share_one_opening(
     vaults: Vaults, records: Records, keyring: Keyring, keys: list[bytes], guesses: NoGuesses
 ) -> None:
     with ThreadPoolExecutor(max_workers=4) as threads:
@@ -200,7 +200,7 @@ def test_one_password_is_opened_once(
     assert guesses.counted == 1
 
 
-def test_a_failure_is_not_remembered(vaults: Vaults, records: Records, keyring: Keyring) -> None:
+def test_a_failed_opening_is_retried(vaults: Vaults, records: Records, keyring: Keyring) -> None:
     records.fails = True
     with ThreadPoolExecutor(max_workers=4) as threads:
         for each in _ask(vaults, records, keyring, threads):
@@ -212,7 +212,7 @@ def test_a_failure_is_not_remembered(vaults: Vaults, records: Records, keyring: 
 def test_a_password_in_use_costs_one_scrypt(
     keyring: Keyring, records: Records, guesses: NoGuesses, keys: list[bytes]
 ) -> None:
-    """Time and again its record is looked up; while that is the same, so is the key."""
+    """The record is read again from time to time. While it is unchanged, no scrypt is needed."""
 
     def slow_key(password: bytes, salt: bytes, log2_n: int) -> bytes:
         keys.append(password)
@@ -242,10 +242,10 @@ def test_a_password_in_use_costs_one_scrypt(
     vaults.close()
 
 
-def test_a_vault_that_exists_and_is_opened_is_told_once(
+def test_an_existing_vault_is_reported_once_when_it_is_opened(
     keyring: Keyring, records: Records, guesses: NoGuesses
 ) -> None:
-    """A vault just made has nothing in it, and one that is held was told of."""
+    """A new vault has no segments, and an open vault was reported before."""
     opened: list[OpenVault] = []
 
     def process() -> Vaults:
@@ -272,7 +272,7 @@ def test_a_vault_that_exists_and_is_opened_is_told_once(
 
 
 class HeldUp:
-    """A slow key that notes the passwords in their order, and holds the first one up."""
+    """A scrypt that records the order of the passwords and blocks the first one."""
 
     def __init__(self) -> None:
         self.order: list[bytes] = []
@@ -285,7 +285,7 @@ class HeldUp:
         return password_key(password, salt, log2_n)
 
     def open_all(self, vaults: Vaults, requests: Sequence[tuple[bytes, Client]]) -> list[OpenVault]:
-        """Let requests come one after the other while the first one is held up."""
+        """Send requests one after the other while the first one is blocked."""
         with ThreadPoolExecutor() as threads:
             done = []
             for number, request in enumerate(requests, 1):
@@ -296,7 +296,7 @@ class HeldUp:
 
 
 @pytest.mark.parametrize("suspected", [False, True])
-def test_known_passwords_go_before_those_of_a_client_that_guesses(
+def test_known_passwords_go_before_those_of_a_guessing_client(
     keyring: Keyring, records: Records, guesses: NoGuesses, suspected: bool
 ) -> None:
     slow_key = HeldUp()
@@ -319,7 +319,7 @@ def test_known_passwords_go_before_those_of_a_client_that_guesses(
     vaults.close()
 
 
-def test_a_device_does_not_wait_in_the_place_of_a_suspect_with_its_password(
+def test_a_device_does_not_share_the_opening_of_a_suspect(
     keyring: Keyring, records: Records, guesses: NoGuesses
 ) -> None:
     slow_key = HeldUp()

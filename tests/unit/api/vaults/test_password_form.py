@@ -21,7 +21,7 @@ from iot_api.vaults.password_form import MAX_BYTES, normal_form
         ("a\u00a0b", "a b"),
         ("a\u3000b", "a b"),
         ("\u2003\u00fc", " \u00fc"),
-        # What NFKC, or a check of letters, would change stays apart.
+        # NFKC, or a check of letters, would change these.
         ("\uff21", "\uff21"),
         ("ﬁ", "ﬁ"),
         ("ß", "ß"),
@@ -30,7 +30,7 @@ from iot_api.vaults.password_form import MAX_BYTES, normal_form
         ("🔑", "🔑"),
     ],
 )
-def test_of_a_text(sent: str, normal: str) -> None:
+def test_normal_form_of_a_text(sent: str, normal: str) -> None:
     assert normal_form(sent.encode()).decode() == normal
     assert normal_form(normal.encode()).decode() == normal
 
@@ -38,12 +38,12 @@ def test_of_a_text(sent: str, normal: str) -> None:
 @pytest.mark.parametrize(
     "sent", [b"\xff", b"u\xcc", "\ud800u\u0308".encode("utf-8", "surrogatepass")]
 )
-def test_what_is_no_text_has_no_other_form(sent: bytes) -> None:
+def test_invalid_utf_8_is_not_normalized(sent: bytes) -> None:
     assert normal_form(sent) == sent
 
 
-def test_a_giant_has_no_other_form() -> None:
-    """Sorting its accents would take seconds."""
+def test_a_huge_password_is_not_normalized() -> None:
+    """Its normalization would take seconds."""
     longest = "u\u0308".encode() * (MAX_BYTES // 3)
     assert normal_form(longest) == "ü".encode() * (MAX_BYTES // 3)
     assert normal_form(longest + longest) == longest + longest

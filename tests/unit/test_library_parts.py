@@ -44,9 +44,9 @@ NOT_IMPORTED = re.compile(r"__main__$|\.migrations\.|^iot_api\.(wsgi|gunicorn_co
 """Modules that start something when they are imported."""
 
 OVERRIDDEN = {
-    "iot_api.server.connection_reader.ConnectionReader": {"chunk", "max_body_chunk"},
+    "iot_api.server.connection.ConnectionReader": {"chunk", "max_body_chunk"},
     "iot_api.server.gunicorn_worker.ApiWorker": {"handle", "run"},
-    "iot_api.server.wsgi_response.WsgiResponse": {"default_headers", "send_headers", "write"},
+    "iot_api.server.gunicorn_worker.WsgiResponse": {"default_headers", "send_headers", "write"},
     "iot_stores.postgres.Pool": {"connection", "getconn", "putconn"},
     "iot_stores.postgres._NotingConnection": {"connect"},
     "iot_stores.redis_connections.NotingParser": {"on_connect", "parse_error"},
@@ -72,7 +72,7 @@ OVERRIDDEN = {
 """What our classes override of a library's class."""
 
 PRIVATE_ATTRIBUTES = {
-    "iot_api.server.wsgi_response.WsgiResponse": {"_omits_body"},
+    "iot_api.server.gunicorn_worker.WsgiResponse": {"_omits_body"},
     "iot_writer.jobs.KnownJob": {"_args", "_func_name", "_instance", "_kwargs", "_status"},
     "iot_writer.rq_worker.DrainWorker": {"_install_signal_handlers", "_stop_requested"},
 }

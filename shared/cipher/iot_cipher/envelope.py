@@ -77,10 +77,11 @@ class Sealer:
 
 
 class _Session(SecretHolder):
-    __slots__ = ("_count", "_id", "_key", "_key_id", "_numbers", "_pid", "_transit_key")
+    __slots__ = ("_count", "_id", "_key", "_key_id", "_keyring", "_numbers", "_pid", "_transit_key")
 
     def __init__(self, keyring: TransitKeys) -> None:
         self._pid = os.getpid()
+        self._keyring = keyring
         self._key_id = keyring.primary_id
         self._id = os.urandom(SALT_BYTES)
         self._transit_key = keyring.transit_key(self._key_id)
@@ -90,10 +91,16 @@ class _Session(SecretHolder):
 
     def usable(self, keyring: TransitKeys) -> bool:
         return (
-            self._key_id == keyring.primary_id
-            and self._transit_key == keyring.transit_key(self._key_id)  # a new key, the old id
+            (keyring is self._keyring or self._has_primary_key_of(keyring))
             and self._pid == os.getpid()
             and next(self._count) <= ENTRIES_PER_SESSION
+        )
+
+    def _has_primary_key_of(self, keyring: TransitKeys) -> bool:
+        """Compare ids, and keys too: a changed file may hold another key under the same id."""
+        self._keyring = keyring
+        return self._key_id == keyring.primary_id and self._transit_key == keyring.transit_key(
+            self._key_id
         )
 
     def seal(self, shard: int, entry: bytes) -> bytes:

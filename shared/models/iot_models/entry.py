@@ -39,8 +39,9 @@ class Entry:
         packing = _PLAIN
         if len(content) >= COMPRESS_FROM:
             packing, content = _ZSTD, compress(content, ENTRY_LEVEL)
+        count = len(readings.relative)
         header = _HEADER.pack(
-            FORMAT, packing, self.vault_id, self.salt, self.chunk_key, self.sealed_at, len(readings)
+            FORMAT, packing, self.vault_id, self.salt, self.chunk_key, self.sealed_at, count
         )
         return header + content
 

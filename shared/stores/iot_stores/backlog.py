@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, NamedTuple, cast
 
 from redis import Redis
@@ -116,6 +117,9 @@ class Backlog:
             behind = ()
         self._shards = shards
         self._max_bytes = max_bytes
+        # Built once: to format five names takes as long as to derive a key.
+        self._append_keys = (names.backlog_counters, names.job_list)
+        self._stream_and_job = cache(lambda shard: (names.stream(shard), drain_job(shard)))
         # WAIT and WAITAOF speak of the connection that wrote: they go behind what it wrote.
         self._append = GroupCommit(client, load_script(client, "backlog_append.lua"), behind=behind)
         self._remove = load_script(client, "backlog_remove.lua")
@@ -146,10 +150,10 @@ class Backlog:
                 the master on its own), and it can't be told whether they stay.
             RedisError: Redis is away; it can't be told whether they were added.
         """
-        size = sum(len(sealed) for _, sealed in entries)
+        size = sum([len(sealed) for _, sealed in entries])
         if size > self._max_bytes:
             raise TooLargeError("the request is larger than the backlog may be")
-        keys = [self._names.backlog_counters, self._names.job_list]
+        keys = list(self._append_keys)
         arguments: list[str | int | bytes] = [self._max_bytes, len(guards)]
         if request is None:
             arguments.append("")
@@ -162,8 +166,9 @@ class Backlog:
         for guard in guards:
             arguments += guard
         for shard, sealed in entries:
-            keys.append(self._names.stream(shard))
-            arguments += (shard, drain_job(shard), sealed)
+            stream, job = self._stream_and_job(shard)
+            keys.append(stream)
+            arguments += (shard, job, sealed)
         (outcome, *more), reached = self._append.run(keys, arguments, size)
         if self._waits and outcome in {AppendOutcome.ADDED, AppendOutcome.REMEMBERED}:
             self._check_reached(reached)

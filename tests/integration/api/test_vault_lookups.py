@@ -26,8 +26,8 @@ def costs(postgres: psycopg.Connection) -> list[int]:
 
 def renew_at_next_use(api: Api) -> None:
     """As if five minutes had gone by."""
-    cache = api.app.extensions["iot"].vaults._cache  # noqa: SLF001 - its memory
-    for cached in cache._vaults.values():  # noqa: SLF001 - likewise
+    cache = api.app.extensions["iot"].vaults.cache
+    for cached in cache._vaults.values():  # noqa: SLF001 - its memory
         cached.renew_at = 0.0
 
 
@@ -184,6 +184,6 @@ def record_key(settings: Settings, password: bytes) -> str:
 def test_a_vault_that_is_not_used_leaves_memory(make_api: MakeApi) -> None:
     api = make_api(vault_cache_seconds=1)
     api.put(row("p"))
-    held = api.app.extensions["iot"].vaults._cache._vaults  # noqa: SLF001 - its memory
+    held = api.app.extensions["iot"].vaults.cache._vaults  # noqa: SLF001 - its memory
     assert len(held) == 1
     wait_until(lambda: not held, what="an empty cache")

@@ -187,7 +187,7 @@ def test_vault_records_that_are_exchanged(thief: Thief, secret: set[str]) -> Non
             theirs[0], known, salt, wrapped,
         )  # fmt: skip
         past.sender.redis.delete(KEYS.vault_record(known), KEYS.vault_record(victim))
-        cache = past.sender.service.vaults._cache  # noqa: SLF001 - as another process begins
+        cache = past.sender.service.vaults.cache
         cache.forget(cache.key(b"known"))
         with pytest.raises(DecryptionError):
             past.sender.vault(b"known")

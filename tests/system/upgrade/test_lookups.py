@@ -76,7 +76,7 @@ def put(client: FlaskClient, password: str) -> int:
 
 def cache_of(client: FlaskClient) -> VaultCache:
     service: Service = client.application.extensions["iot"]
-    return service.vaults._cache  # noqa: SLF001 - its memory
+    return service.vaults.cache
 
 
 def renew_all(cache: VaultCache) -> None:

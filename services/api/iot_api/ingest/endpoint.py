@@ -18,6 +18,7 @@ from iot_api.http.paths import forwarded_prefix, single_slashes
 from iot_api.http.request_body import decompress_body, is_ndjson, receive_body
 from iot_api.http.request_metrics import REQUEST_ID, RequestMetrics, request_id_of
 from iot_api.http.responses import (
+    JSON,
     PlainResponse,
     StartResponse,
     Wsgi,
@@ -106,10 +107,10 @@ class IngestEndpoint:
         if waits_until_stored and not self._is_stored_in_time(accepted):
             return self._not_yet_stored(environ, accepted)
         body = b'{"success":"%d object(s) created"}\n' % accepted.count
-        response = plain_json_response(201, body)
+        headers = [("Content-Type", JSON), ("Content-Length", str(len(body)))]
         if accepted.repeated:
-            response.headers.append(("Idempotent-Replayed", "true"))
-        return response
+            headers.append(("Idempotent-Replayed", "true"))
+        return PlainResponse(201, headers, body)
 
     def _parsed(self, environ: dict[str, Any], client: Client) -> list[Batch]:
         """Return the readings in the body of a request. A large body waits for its turn."""

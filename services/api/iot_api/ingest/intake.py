@@ -24,7 +24,7 @@ from iot_models.errors import IotError
 from iot_models.names import KeyNames
 from iot_models.reading import SEPARATOR, ReadingColumns
 from iot_stores.append_outcomes import GuardedError
-from iot_stores.backlog import Backlog, Guard, RememberedRequest
+from iot_stores.backlog import Appended, Backlog, Guard, RememberedRequest
 
 from .parser import Batch
 from .receipts import decode_receipt, encode_list
@@ -124,8 +124,9 @@ class Intake:
         """
         self._admit()
         vaults, guards = self._open(batches, client, proven or frozenset())
-        count = sum(len(batch.readings) for batch in batches)
-        request_names = self._request_names(idempotency_key, vaults)
+        count = sum([len(batch.readings.relative) for batch in batches])
+        key = idempotency_key
+        request_names = () if key is None else self._request_names(key, vaults)
         if request_names:
             if guards:
                 self._guesses.check(client)
@@ -154,21 +155,21 @@ class Intake:
             self._sealer.give_up(len(sealed))
             return _repeated(appended.first_answer)
         self._acknowledged.inc(count)
-        self._vaults.note_held_entries(appended.held)
-        self._follow_renewals(appended.session_renewals)
+        self._heed_writers(appended)
         if proven is not None:
             if len(proven) > MOST_PROVEN:
                 proven.clear()
             proven.update([vault.vault_id for vault in vaults])
         return Accepted(count, entries, appended.ends)
 
-    def _follow_renewals(self, renewals: int) -> None:
-        """Begin a new session when writers have asked for new ones."""
-        if renewals == self._session_renewals:
-            return
-        if self._session_renewals is not None:
-            self._sealer.renew()
-        self._session_renewals = renewals
+    def _heed_writers(self, appended: Appended) -> None:
+        """Do what writers ask for: look for missing vaults, begin a new session."""
+        if appended.held:
+            self._vaults.note_held_entries(appended.held)
+        if appended.session_renewals != self._session_renewals:
+            if self._session_renewals is not None:
+                self._sealer.renew()
+            self._session_renewals = appended.session_renewals
 
     def _open(
         self, batches: Sequence[Batch], client: Client, proven: Collection[uuid.UUID]
@@ -176,7 +177,11 @@ class Intake:
         """The vaults of a request, and the guess limit if it is still to be looked at: while all of
         them are open, the step that appends the readings does it, in the same round trip.
         """
-        held = [self._vaults.open_vault(batch.password, client) for batch in batches]
+        cache = self._vaults.cache
+        held = [
+            cache.writable(batch.password) or self._vaults.open_vault(batch.password, client)
+            for batch in batches
+        ]
         if all(vault is not None and vault.vault_id in proven for vault in held):
             return cast("list[OpenVault]", held), ()
         self._guesses.check_noted(client)
@@ -187,10 +192,8 @@ class Intake:
             vaults.append(vault or self._vaults.find_or_create(batch.password, client))
         return vaults, guards
 
-    def _request_names(self, key: str | None, vaults: Sequence[OpenVault]) -> tuple[str, ...]:
-        """The name to remember a request by, then the other one it may have; none without a key."""
-        if key is None:
-            return ()
+    def _request_names(self, key: str, vaults: Sequence[OpenVault]) -> tuple[str, ...]:
+        """Return the name to remember a request by, then the other name that it may have."""
         digests = request_digest(key, vaults), _first_request_digest(key, vaults)
         both = tuple(map(self._remembering.names.remembered_request, digests))
         # While processes of version 0.1 may get the request again, by the name that they look for.
@@ -244,7 +247,7 @@ def _repeated(answer: bytes) -> Accepted:
 
 
 def _split(readings: ReadingColumns) -> Iterator[ReadingColumns]:
-    if len(readings) <= MAX_READINGS and len(readings.freeform) <= MAX_FREEFORM_BYTES:
+    if len(readings.relative) <= MAX_READINGS and len(readings.freeform) <= MAX_FREEFORM_BYTES:
         yield readings
         return
     texts = readings.freeform.split(SEPARATOR)

@@ -147,7 +147,8 @@ def parse_put(
         texts = SEPARATOR.join([row.freeform for row in some])
         if stand_ins:
             texts = stand_ins.restore(texts)
-        freeform = escape_json(texts, limit=limit, used=used)
+        is_plain = texts.isascii() and b"\x7f" not in texts
+        freeform = texts if is_plain else escape_json(texts, limit=limit, used=used)
         used += len(freeform)
         batches.append(Batch(encoded, _columns(numbers, some, freeform, as_written)))
     return batches
@@ -195,6 +196,17 @@ def _by_password(rows: list[_Data], max_passwords: int) -> Iterable[_Group]:
 
 
 def _decode(body: bytes, *, lines: bool) -> Decoded[list[_Row]]:
+    # Most bodies are ASCII, and JSON for the strict decoder. `json_dialect` looks at all others: it
+    # checks UTF-8, which msgspec does not check everywhere, and takes what old clients send.
+    if body.isascii():
+        try:
+            return Decoded(_rows(body, lines=lines), body)
+        except (msgspec.DecodeError, ValueError, RecursionError):
+            return _decode_dialect(body, lines=lines)
+    return _decode_dialect(body, lines=lines)
+
+
+def _decode_dialect(body: bytes, *, lines: bool) -> Decoded[list[_Row]]:
     try:
         return decode(partial(_rows, lines=lines), body)
     except UnicodeDecodeError as error:

@@ -60,13 +60,9 @@ class MemoryBudget:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._used = 0
+        self.used = 0
+        """Charged bytes."""
         self._accounts: dict[Holder, _Account] = {}
-
-    @property
-    def used(self) -> int:
-        """Number of charged bytes."""
-        return self._used
 
     def charge(self, holder: Holder, count: int) -> None:
         """Charge `count` bytes.
@@ -74,32 +70,32 @@ class MemoryBudget:
         Raises:
             UnavailableError: the budget is used up, and no slow request can be dropped.
         """
-        if self._used + count > self._limit:
+        if self.used + count > self._limit:
             self._make_room(holder, count)
         account = self._accounts.get(holder)
         if account is None:
             account = self._accounts[holder] = _Account(time.monotonic())
         account.bytes += count
-        self._used += count
+        self.used += count
 
     def refund(self, holder: Holder, count: int) -> None:
         """Refund charged bytes. No effect if the holder was dropped meanwhile."""
         account = self._accounts.get(holder)
         if account is not None:
             account.bytes -= count
-            self._used -= count
+            self.used -= count
 
     def release(self, holder: Holder) -> None:
         """Refund everything that a holder was charged."""
         account = self._accounts.pop(holder, None)
         if account is not None:
-            self._used -= account.bytes
+            self.used -= account.bytes
 
     def _make_room(self, holder: Holder, count: int) -> None:
         now = time.monotonic()
         own = self._accounts.get(holder)
         own_weight = own.weight(now) if own is not None and own.is_slow(now) else 0.0
-        while self._used + count > self._limit:
+        while self.used + count > self._limit:
             slow = [
                 (account.weight(now), other)
                 for other, account in self._accounts.items()

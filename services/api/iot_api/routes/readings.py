@@ -21,7 +21,7 @@ from iot_api.query.cursor import encode_cursor
 from iot_api.query.paging import Page, parse_paging
 from iot_api.query.pausable_read import PausableRead
 from iot_api.query.responses import ReadingsStream, readings_answer
-from iot_api.server.wsgi_response import PAUSE
+from iot_api.server.connection import PAUSE
 from iot_api.service import Service
 from iot_cipher.vault import OpenVault
 from iot_models.errors import InvalidRequestError

@@ -1,16 +1,16 @@
-"""Deadlines for slow and silent clients, in seconds.
+"""Deadlines for slow and silent clients.
 
-Without deadlines, clients that send or read almost nothing fill every connection of a process.
+Without deadlines, clients that send or read almost nothing occupy every connection of a process.
 """
 
-from .connections import Connection, Phase
+from .connection import Connection, Phase
 
 FIRST_BYTE_SECONDS = 15.0
-"""For the first byte of a new connection. The TLS handshake is part of it."""
+"""Until the first byte of a new connection, including the TLS handshake."""
 HEAD_SECONDS = 10.0
-"""For the head of a request, from its first byte."""
+"""Until the head of a request is complete, from its first byte."""
 BODY_SECONDS = 60.0
-"""For a whole body."""
+"""Until a body is complete."""
 BODY_GRACE_SECONDS = 10.0
 """A body may arrive more slowly than `BODY_BYTES_PER_SECOND` for this long."""
 BODY_BYTES_PER_SECOND = 1024
@@ -18,11 +18,14 @@ SEND_GRACE_SECONDS = 10.0
 """A client may read more slowly than `SEND_BYTES_PER_SECOND` for this long."""
 SEND_BYTES_PER_SECOND = 8 * 1024
 RESERVE_SECONDS = 1.0
-"""For everything on a connection of the reserve."""
+"""For everything that happens on a connection of the reserve."""
 
 
 def is_overdue(connection: Connection, now: float, keepalive: float) -> bool:
-    """Whether a connection has missed a deadline. A shorter `keepalive` shortens those of heads."""
+    """Return whether a connection has missed a deadline.
+
+    A `keepalive` shorter than the deadlines of heads replaces them.
+    """
     age = now - connection.since
     match connection.phase:
         case Phase.IDLE:
@@ -47,9 +50,8 @@ def _is_body_overdue(connection: Connection, now: float) -> bool:
 
 
 def _is_send_overdue(connection: Connection, now: float) -> bool:
-    """Each piece must be sent in time, and so must the whole answer: a client that reads one piece
-    every few seconds stays within the grace period of each piece.
-    """
+    # Each piece has a deadline, and so has the whole answer: a client that reads a piece every few
+    # seconds would stay within the grace period of each piece.
     blocked = now - connection.send_began
     if connection.piece_bytes < (blocked - SEND_GRACE_SECONDS) * SEND_BYTES_PER_SECOND:
         return True

@@ -4,23 +4,19 @@ gunicorn's own stops accepting when all its connections are in use, waits for si
 what it can't parse, and waits out `graceful_timeout` for idle clients when it shuts down.
 """
 
-import socket
-import ssl
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import gevent
-from gevent.pool import Pool
-from gevent.server import StreamServer
+from gunicorn import util
 from gunicorn.http.body import ChunkedReader
 from gunicorn.http.errors import ParseException, UnsupportedTransferCoding
 from gunicorn.http.parser import RequestParser
-from gunicorn.http.wsgi import create
-from gunicorn.sock import ssl_context
+from gunicorn.http.wsgi import Response, create
 from gunicorn.workers.ggevent import GeventWorker
 from werkzeug.exceptions import RequestTimeout
 
@@ -35,15 +31,16 @@ from iot_models.errors import ErrorCode, IotError, UnavailableError
 from iot_models.origins import Origins
 
 from . import deadlines
-from .connection_reader import MOST_HEAD_BYTES, ConnectionReader
-from .connection_writer import ClientGoneError, ConnectionWriter
-from .connections import (
+from .connection import (
+    MAX_HEAD_BYTES,
+    ClientGoneError,
     Connection,
-    ConnectionTable,
+    ConnectionReader,
+    ConnectionWriter,
     count_closed,
-    too_many_connections,
 )
-from .wsgi_response import WsgiResponse
+from .connection_table import ConnectionTable, too_many_connections
+from .listeners import close_listener, start_server
 
 GRACE_SECONDS = 1.0
 """After SIGTERM, connections are accepted for this long. Then idle connections are closed."""
@@ -54,7 +51,6 @@ RESERVE = 64
 _HEALTH = frozenset({"/healthz", "/readyz"})
 _BEAT_SECONDS = 0.1
 _ENFORCE_SECONDS = 0.25
-_UNSENT_BYTES = 2**18
 _UNREAD_SECONDS = 2.0
 _UNREAD_BYTES = 16 * 2**20
 """The most that is read of an unwanted body: every body within the default limit, whole."""
@@ -86,14 +82,52 @@ class _Client:
         return str(self.address[0]) if self.address else "a Unix socket"
 
 
-class _Listener:
-    """What a request needs of its listener, which may be closed by then."""
+class WsgiResponse(Response):  # type: ignore[misc] # gunicorn has no types
+    """gunicorn's response, with the head and the first piece of the body in one packet.
 
-    def __init__(self, listener: socket.socket) -> None:
-        self._name = listener.getsockname()
+    gunicorn 27 sends them one after the other: two system calls, and two packets that each wake the
+    client up.
+    """
 
-    def getsockname(self) -> Any:
-        return self._name
+    def send_headers(self) -> None:
+        """Send the head of a response without a body."""
+        if not self.headers_sent:
+            self._send(b"")
+
+    def write(self, data: Any) -> None:
+        """Send a piece of the body, with the head before the first one."""
+        whole = self.response_length is not None and len(data) <= self.response_length
+        if self.headers_sent or not whole or self._omits_body or not isinstance(data, bytes):
+            super().write(data)
+            return
+        self.sent += len(data)
+        self._send(data)
+
+    def default_headers(self) -> list[str]:
+        """Return the first lines of every response."""
+        connection = "close" if self.should_close() else "keep-alive"
+        major, minor = self.req.version
+        head = [
+            f"HTTP/{major}.{minor} {self.status}\r\n",
+            f"Server: {self.version}\r\n",
+            f"Date: {_http_date(int(time.time()))}\r\n",
+            f"Connection: {connection}\r\n",
+        ]
+        if self.chunked:
+            head.append("Transfer-Encoding: chunked\r\n")
+        return head
+
+    def _send(self, body: bytes) -> None:
+        lines = self.default_headers()
+        lines += [f"{name}: {value}\r\n" for name, value in self.headers]
+        lines.append("\r\n")
+        util.write(self.sock, "".join(lines).encode("latin-1") + body)
+        self.headers_sent = True
+
+
+@lru_cache(maxsize=4)
+def _http_date(second: int) -> str:
+    return str(util.http_date(second))
 
 
 class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
@@ -127,7 +161,7 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
 
     def run(self) -> None:
         """Serve until SIGTERM."""
-        servers = [self._serve(listener) for listener in self.sockets]
+        servers = [start_server(listener, self.cfg, self.handle) for listener in self.sockets]
         while self.alive:
             self.notify()
             self._enforce_deadlines()
@@ -199,7 +233,8 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
             connection.abort()
             raise StopIteration from None
         finally:
-            self._memory.release(connection)
+            if self._memory.used:  # most requests are charged nothing
+                self._memory.release(connection)
         closes = answer.should_close()
         if _is_unread(request.body):
             closes = not _discard_body(connection, request.body) or closes
@@ -236,30 +271,13 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
                 late = RequestTimeout("the body took too long to arrive")
                 self._connections.close(each, late, reason=each.phase.name.lower())
 
-    def _serve(self, listener: Any) -> Any:
-        listener.setblocking(True)
-        tls: dict[str, Any] = {}
-        if self.cfg.is_ssl:
-            # The handshake is part of `handle`, where it has a deadline.
-            tls = {"ssl_context": _tls(self.cfg), "do_handshake_on_connect": False}
-        with suppress(AttributeError, OSError):  # a Unix socket, or another system than Linux
-            # Inherited by every connection. The kernel would buffer megabytes for a client that
-            # pipelines requests and reads no answer.
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
-        handle = partial(self.handle, _Listener(listener))
-        # Without a limit: when there are too many connections, `ConnectionTable` closes some.
-        server = StreamServer(listener, handle=handle, spawn=Pool(), **tls)
-        server.max_accept = 1  # the next connection may be another worker's
-        server.start()
-        return server
-
     def _end(self, servers: list[Any]) -> None:
         begin = time.monotonic()
         listening = True
         while (age := time.monotonic() - begin) < self.cfg.graceful_timeout:
             if listening and age >= GRACE_SECONDS:
                 for server in servers:
-                    _close_listener(server)
+                    close_listener(server)
                 listening = False
             if not listening and not self._connections:
                 break
@@ -279,21 +297,6 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
             each.request.force_close()  # the answer says so, unless it is being sent already
             if bodies:
                 each.cut_body(UnavailableError("this server process ends; send the request again"))
-
-
-def _tls(config: Any) -> ssl.SSLContext:
-    """gunicorn's. OpenSSL 3 would report `receive_no_more` to the client as an error."""
-    context: ssl.SSLContext = ssl_context(config)
-    context.options |= getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
-    return context
-
-
-def _close_listener(server: Any) -> None:
-    """Accept the connections that wait at the listener, then close it: that would reset them."""
-    server.stop_accepting()
-    while accepted := server.do_read():
-        server.do_handle(*accepted)
-    server.close()
 
 
 def _is_health_check(environ: dict[str, Any]) -> bool:
@@ -327,7 +330,7 @@ def _check_transfer_coding(request: Any) -> None:
         codings = [value for name, value in request.headers if name == "TRANSFER-ENCODING"]
         if [each.strip().lower() for each in codings] != ["chunked"]:
             raise UnsupportedTransferCoding("")
-        request.body.reader.limit_trailer_section = MOST_HEAD_BYTES
+        request.body.reader.limit_trailer_section = MAX_HEAD_BYTES
 
 
 def _is_unread(body: Any) -> bool:

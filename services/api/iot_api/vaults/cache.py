@@ -60,6 +60,17 @@ class VaultCache:
         """Return the cache key of a password."""
         return hmac.digest(self._secret, password, "sha256")
 
+    def writable(self, password: bytes) -> OpenVault | None:
+        """Return the open vault of a password if readings may be appended without any other step.
+
+        None if the vault is not open, if its record is due to be read again, or if Redis may lack
+        the record: `Vaults.open_vault` and `Vaults.find_or_create` then do what is needed.
+        """
+        cached = self._vaults.get(self.key(password))
+        if cached is None or not cached.in_redis or self._clock() >= cached.renew_at:
+            return None
+        return cached.vault
+
     def get(self, key: bytes) -> CachedVault | None:
         """Return the open vault of a password, if it has not expired."""
         cached = self._vaults.get(key)

@@ -74,7 +74,7 @@ class Vaults:
         self._keyring = keyring
         self._keeper = keeper
         self._records = keeper.records
-        self._cache = keeper.cache
+        self.cache = keeper.cache
         self._guesses = guesses
         self._scrypt_log2_n = scrypt_log2_n
         self._slow_key = slow_key
@@ -103,7 +103,7 @@ class Vaults:
         Raises:
             RedisError: the record can't be stored in Redis, see `_writable`.
         """
-        cached = self._cached(self._cache.key(password), password, client)
+        cached = self._cached(self.cache.key(password), password, client)
         return None if cached is None else self._writable(cached)
 
     def find_or_create(self, password: bytes, client: Client) -> OpenVault:
@@ -131,7 +131,7 @@ class Vaults:
 
     def close(self) -> None:
         """Close all vaults."""
-        self._cache.close()
+        self.cache.close()
 
     def note_held_entries(self, entries: int) -> None:
         """Start the search for missing vaults if writers hold entries. Returns at once."""
@@ -153,7 +153,7 @@ class Vaults:
         self, password: bytes, client: Client, *, create: bool
     ) -> CachedVault | None:
         self._guesses.check(client)
-        key = self._cache.key(password)
+        key = self.cache.key(password)
         cached = self._cached(key, password, client)
         if cached is not None:
             return cached
@@ -161,8 +161,8 @@ class Vaults:
         return None if found is None else found.cached
 
     def _cached(self, key: bytes, password: bytes, client: Client) -> CachedVault | None:
-        cached = self._cache.get(key)
-        if cached is not None and self._cache.is_due(cached):
+        cached = self.cache.get(key)
+        if cached is not None and self.cache.is_due(cached):
             return self._renew(key, cached, password, client)
         return cached
 
@@ -193,10 +193,10 @@ class Vaults:
             self._keeper.watch(cached.record)
             return cached
         if record != cached.record:
-            self._cache.forget(key)
+            self.cache.forget(key)
             return None
         record = self._moved_when_idle(cached, key, password, client)
-        renewed = self._cache.put(key, record, cached.vault, cached.missed)
+        renewed = self.cache.put(key, record, cached.vault, cached.missed)
         self._opened(cached.vault)
         return renewed
 
@@ -326,7 +326,7 @@ class Vaults:
             _log.warning("a vault record in Redis is damaged; the record in Postgres is used")
             record, vault = standing, search.open(standing)
         record = self._moved(search, record, vault)
-        cached = self._cache.put(key, record, vault, search.missed)
+        cached = self.cache.put(key, record, vault, search.missed)
         self._queue.remember(key)
         self._keeper.start()
         self._opened(vault)
@@ -364,7 +364,7 @@ class Vaults:
         metrics.counter("iot_vaults_opened_total").labels("created").inc()
         if record.vault_id != fresh.vault_id:
             return _Opened(self._open(search, key, record, from_cache=False))
-        cached = self._cache.put(key, record, vault, search.missed)
+        cached = self.cache.put(key, record, vault, search.missed)
         self._queue.remember(key)
         self._keeper.start()
         return _Opened(cached, created=True)

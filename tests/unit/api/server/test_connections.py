@@ -7,13 +7,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from iot_api.server.connections import (
-    STALLED_SECONDS,
-    Connection,
-    ConnectionTable,
-    Phase,
-    too_many_connections,
-)
+from iot_api.server.connection import STALLED_SECONDS, Connection, Phase
+from iot_api.server.connection_table import ConnectionTable, too_many_connections
 from iot_models.errors import UnavailableError
 
 Connect = Callable[..., Connection]
@@ -161,7 +156,7 @@ def test_a_flood_of_connections_ranks_few_times(
         return is_silent(self, now)
 
     monkeypatch.setattr(Connection, "is_silent", count)
-    monkeypatch.setattr("iot_api.server.connections._RANK_SECONDS", 3600)
+    monkeypatch.setattr("iot_api.server.connection_table._RANK_SECONDS", 3600)
     full = table([connect(Phase.NEW) for _ in range(50)], per_network=per_network)
     for _ in range(100):
         full.add(connect(Phase.NEW))
@@ -171,7 +166,7 @@ def test_a_flood_of_connections_ranks_few_times(
 def test_a_flood_on_busy_connections_ranks_once(
     connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("iot_api.server.connections._RANK_SECONDS", 3600)
+    monkeypatch.setattr("iot_api.server.connection_table._RANK_SECONDS", 3600)
     held = [connect() for _ in range(50)]
     full = table(held)
     for _ in range(3):

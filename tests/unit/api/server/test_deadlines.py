@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from iot_api.server import deadlines
-from iot_api.server.connections import Connection, Phase
+from iot_api.server.connection import Connection, Phase
 from iot_api.server.deadlines import is_overdue
 
 KEEPALIVE = 75.0

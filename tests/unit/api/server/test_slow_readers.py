@@ -14,9 +14,8 @@ import gevent.socket
 import pytest
 
 from iot_api.server import deadlines
-from iot_api.server.connections import Phase
+from iot_api.server.connection import PAUSE, Phase
 from iot_api.server.gunicorn_worker import Limits
-from iot_api.server.wsgi_response import PAUSE
 from iot_models.origins import parse_origins
 from support.api_worker import lone_worker
 
@@ -202,7 +201,7 @@ def test_blocked_answers_count_against_the_memory(
 def test_a_connection_closed_while_its_body_is_discarded_gets_one_answer(
     worker: Worker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("iot_api.server.connections.STALLED_SECONDS", 0)
+    monkeypatch.setattr("iot_api.server.connection.STALLED_SECONDS", 0)
     worker.real.limit(Limits(connections=1))
     worker.real.wsgi = lambda _, start: start("200 OK", [("Content-Length", "0")]) and []
     with gevent.Timeout(PATIENCE), worker.connect() as first:

@@ -1,0 +1,138 @@
+"""The connections of an API process, and which of them are closed to make room for others."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+
+from iot_models.errors import UnavailableError
+
+from .connection import Connection, count_closed
+
+_RANK_SECONDS = 0.02
+"""Shortest time between two rankings while almost all connections are busy."""
+_SHARE = 16
+"""Each ranking chooses at least one connection in so many, so that a flood costs little."""
+
+
+class _Group:
+    """Connections that share a limit, and the order in which they are closed."""
+
+    def __init__(self) -> None:
+        self.connections: dict[Connection, None] = {}
+        self._ranked: list[Connection] = []
+        self._ranked_at = -math.inf
+        self._found = 0
+
+    def pop_victim(self, rank: Callable[[Connection], tuple[float, ...]]) -> Connection | None:
+        """Return the silent connection of the lowest rank, None if all are busy."""
+        now = time.monotonic()
+        if not self._ranked and self._may_rank(now):
+            silent = [member for member in self.connections if member.is_silent(now)]
+            silent.sort(key=rank)
+            # Only a share of them: until the next ranking, connections of a lower rank fall silent.
+            of_first_phase = sum(member.phase is silent[0].phase for member in silent)
+            chosen = silent[: max(of_first_phase, len(self.connections) // _SHARE)]
+            self._ranked = chosen[::-1]
+            self._ranked_at, self._found = now, len(chosen)
+        while self._ranked:
+            victim = self._ranked.pop()
+            if victim.is_silent(now):
+                return victim
+        return None
+
+    def _may_rank(self, now: float) -> bool:
+        # A flood that finds few silent connections would rank all of them for each new one.
+        found_many = self._found >= len(self.connections) // _SHARE
+        return found_many or now - self._ranked_at >= _RANK_SECONDS
+
+
+class ConnectionTable:
+    """All connections of a process, within a limit, a limit per network, and a small reserve.
+
+    A new connection is always taken: a silent one is closed in its place. If all are busy, the new
+    connection goes to the reserve, from which only health checks are answered.
+    """
+
+    def __init__(self, *, limit: int, per_network: int | None, reserve: int) -> None:
+        self._limit = limit
+        self._per_network = per_network or math.inf
+        self._reserve_limit = reserve
+        self._all: dict[Connection, None] = {}
+        """All connections that have a greenlet, closed ones too."""
+        self._reserve: dict[Connection, None] = {}
+        self._open = _Group()
+        """Connections that count against the limit."""
+        self._networks: dict[str, _Group] = {}
+
+    def __len__(self) -> int:
+        """Number of connections, with the reserve."""
+        return len(self._all)
+
+    def __iter__(self) -> Iterator[Connection]:
+        """All connections, with the reserve."""
+        return iter(list(self._all))
+
+    def add(self, connection: Connection) -> None:
+        """Add a new connection, and close another one if there are too many."""
+        self._all[connection] = None
+        if self._makes_room(connection.network):
+            self._open.connections[connection] = None
+            network = self._networks.setdefault(connection.network, _Group())
+            network.connections[connection] = None
+        else:
+            self._add_to_reserve(connection)
+
+    def remove(self, connection: Connection) -> None:
+        """Remove a closed connection."""
+        connection.closing = True
+        self._all.pop(connection, None)
+        self._reserve.pop(connection, None)
+        self._uncount(connection)
+
+    def close(self, connection: Connection, failure: Exception, *, reason: str) -> None:
+        """Close a connection. It stops counting at once; its greenlet ends a moment later."""
+        if not connection.closing:
+            count_closed(reason)
+        self._uncount(connection)
+        connection.end(failure)
+
+    def _makes_room(self, network: str) -> bool:
+        """Close a silent connection if there are too many; return False if all are busy."""
+        own = self._networks.get(network)
+        if own is not None and len(own.connections) >= self._per_network:
+            victim = own.pop_victim(lambda member: (member.phase, member.since))
+        elif len(self._open.connections) >= self._limit:
+            victim = self._open.pop_victim(self._rank)
+        else:
+            return True
+        if victim is None:
+            return False
+        self.close(victim, too_many_connections(), reason="room")
+        return True
+
+    def _rank(self, connection: Connection) -> tuple[float, ...]:
+        """Order by phase, then by connections of the network, most first, then by silence."""
+        network = self._networks[connection.network]
+        return connection.phase, -len(network.connections), connection.since
+
+    def _add_to_reserve(self, connection: Connection) -> None:
+        connection.reserved = True
+        if len(self._reserve) >= self._reserve_limit:
+            oldest = next(iter(self._reserve))
+            del self._reserve[oldest]
+            self.close(oldest, too_many_connections(), reason="room")
+        self._reserve[connection] = None
+
+    def _uncount(self, connection: Connection) -> None:
+        if connection not in self._open.connections:
+            return
+        del self._open.connections[connection]
+        network = self._networks[connection.network]
+        del network.connections[connection]
+        if not network.connections:
+            del self._networks[connection.network]
+
+
+def too_many_connections() -> UnavailableError:
+    """Return the error of a request for which there is no connection."""
+    return UnavailableError("this server has too many connections; try again")

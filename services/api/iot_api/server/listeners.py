@@ -1,0 +1,63 @@
+"""Listening sockets: their options, TLS, and closing them without resetting connections."""
+
+import socket
+import ssl
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+from gevent.pool import Pool
+from gevent.server import StreamServer
+from gunicorn.sock import ssl_context
+
+_UNSENT_BYTES = 2**18
+
+
+class Listener:
+    """The name of a listening socket: connections outlive the socket itself."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        self._name = listener.getsockname()
+
+    def getsockname(self) -> Any:
+        """Return the address of the socket."""
+        return self._name
+
+
+def start_server(listener: Any, config: Any, handle: Callable[..., None]) -> Any:
+    """Accept connections; `handle` gets the listener, the connection and its address."""
+    listener.setblocking(True)
+    tls: dict[str, Any] = {}
+    if config.is_ssl:
+        # The handshake is a part of `handle`, where it has a deadline.
+        tls = {"ssl_context": _tls(config), "do_handshake_on_connect": False}
+    with suppress(AttributeError, OSError):  # a Unix socket, or another system than Linux
+        # Every connection inherits the option. Without it, Linux buffers megabytes for a client
+        # that pipelines requests and reads no answer (tcp(7), TCP_NOTSENT_LOWAT).
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
+    # A pool without a limit: `ConnectionTable` closes connections when there are too many.
+    server = StreamServer(listener, handle=partial(handle, Listener(listener)), spawn=Pool(), **tls)
+    # gevent (26.9) accepts up to 100 connections in a row, which the other workers then lack.
+    server.max_accept = 1
+    server.start()
+    return server
+
+
+def close_listener(server: Any) -> None:
+    """Stop accepting. Connections that wait at the listener are served: Linux would reset them."""
+    server.stop_accepting()
+    while accepted := server.do_read():
+        server.do_handle(*accepted)
+    server.close()
+
+
+def _tls(config: Any) -> ssl.SSLContext:
+    """Return gunicorn's TLS context.
+
+    OpenSSL 3 reports the end that `Connection.receive_no_more` causes as an error, and would tell
+    the client so, without OP_IGNORE_UNEXPECTED_EOF.
+    """
+    context: ssl.SSLContext = ssl_context(config)
+    context.options |= getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
+    return context

@@ -1,0 +1,98 @@
+"""How many of our files run for one PUT: a measure of how many a reader must open to follow it."""
+
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any
+
+import pytest
+
+from integration.api.asking import Api, row
+from integration.api.test_put_costs import REQUEST, Log
+from support.api_worker import lone_worker
+
+ROOT = Path(__file__).parents[3]
+FILES = {
+    "iot_api/server/gunicorn_worker.py",
+    "iot_api/server/connection.py",
+    "iot_api/http/request_body.py",
+    "iot_api/http/request_metrics.py",
+    "iot_api/limits/clients.py",
+    "iot_api/ingest/endpoint.py",
+    "iot_api/ingest/parser.py",
+    "iot_api/ingest/intake.py",
+    "iot_api/vaults/cache.py",
+    "iot_cipher/aead.py",
+    "iot_cipher/envelope.py",
+    "iot_cipher/followed_file.py",
+    "iot_cipher/vault.py",
+    "iot_models/entry.py",
+    "iot_stores/backlog.py",
+    "iot_stores/group_commit.py",
+    "iot_stores/redis_connections.py",
+    "iot_stores/redis_watch.py",
+    "iot_stores/scripts.py",
+}
+"""From the gunicorn worker to the 201, for one reading whose vault is open, without tokens."""
+
+
+@pytest.fixture
+def worker(api: Api) -> Iterator[Any]:
+    """A gunicorn worker that has the vault open."""
+    assert api.put(row()).status_code == 201
+    with lone_worker(Log(__name__)) as made:
+        made.wsgi = api.app
+        yield made
+
+
+class Recorder:
+    """Notes which of our code runs while it records."""
+
+    def __init__(self) -> None:
+        self.code: set[CodeType] = set()
+        self.records = False
+
+    def __call__(self, frame: FrameType, event: str, _: object) -> None:
+        if self.records and event == "call":
+            self.code.add(frame.f_code)
+
+    def files(self) -> set[str]:
+        """The files of ours, from the package on."""
+        paths = {Path(code.co_filename) for code in self.code}
+        ours = {path for path in paths if path.is_relative_to(ROOT) and path.suffix == ".py"}
+        return {
+            "/".join(path.parts[path.parts.index(package) :])
+            for path in ours
+            for package in path.parts
+            if package.startswith("iot_") and ".venv" not in path.parts
+        }
+
+
+def test_the_files_that_a_put_passes(worker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = Recorder()
+    answer_request = worker._answer_request  # noqa: SLF001 - between two requests of a connection
+
+    def answer(served: Any, request: Any) -> None:
+        answer_request(served, request)
+        recorder.records = not recorder.records  # from the first answer to the second
+
+    monkeypatch.setattr(worker, "_answer_request", answer)
+    client, server = socket.socketpair()
+    with client, server:
+        client.sendall(REQUEST * 2)
+        client.shutdown(socket.SHUT_WR)
+        sys.setprofile(recorder)
+        try:
+            worker.handle(_Listener(), server, ("127.0.0.1", 1))
+        finally:
+            sys.setprofile(None)
+        assert client.makefile("rb").read().count(b"HTTP/1.1 201 ") == 2
+    assert recorder.files() == FILES
+    assert len([file for file in FILES if file.startswith("iot_api/")]) <= 9
+
+
+class _Listener:
+    def getsockname(self) -> tuple[str, int]:
+        return ("127.0.0.1", 8000)

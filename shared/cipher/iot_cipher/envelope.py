@@ -97,11 +97,12 @@ class _Session(SecretHolder):
         )
 
     def _has_primary_key_of(self, keyring: TransitKeys) -> bool:
-        """Compare ids, and keys too: a changed file may hold another key under the same id."""
-        self._keyring = keyring
-        return self._key_id == keyring.primary_id and self._transit_key == keyring.transit_key(
-            self._key_id
-        )
+        # Ids and keys: a changed file may hold another key under the same id.
+        same = self._key_id == keyring.primary_id
+        same = same and self._transit_key == keyring.transit_key(self._key_id)
+        if same:
+            self._keyring = keyring
+        return same
 
     def seal(self, shard: int, entry: bytes) -> bytes:
         numbers = self._numbers.get(shard) or self._numbers.setdefault(shard, itertools.count(1))

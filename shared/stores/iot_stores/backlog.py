@@ -117,7 +117,7 @@ class Backlog:
             behind = ()
         self._shards = shards
         self._max_bytes = max_bytes
-        # Built once: to format five names takes as long as to derive a key.
+        # Formatted once, and not for each append.
         self._append_keys = (names.backlog_counters, names.job_list)
         self._stream_and_job = cache(lambda shard: (names.stream(shard), drain_job(shard)))
         # WAIT and WAITAOF speak of the connection that wrote: they go behind what it wrote.

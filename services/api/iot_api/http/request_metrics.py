@@ -32,8 +32,8 @@ class RequestMetrics:
     """Counts requests and their times."""
 
     def __init__(self) -> None:
-        # prometheus_client builds and locks for each `labels` call: 2 µs, as much as parsing the
-        # body of a PUT. There are few combinations of labels.
+        # `labels` takes 3 µs: it builds a key and takes a lock. A cached call takes 0.3 µs, and
+        # there are few combinations of labels.
         self._requests = cache(metrics.counter("iot_http_requests_total").labels)
         self._seconds = cache(metrics.histogram("iot_http_request_seconds").labels)
 

@@ -24,7 +24,7 @@ from iot_models.errors import IotError
 from iot_models.names import KeyNames
 from iot_models.reading import SEPARATOR, ReadingColumns
 from iot_stores.append_outcomes import GuardedError
-from iot_stores.backlog import Appended, Backlog, Guard, RememberedRequest
+from iot_stores.backlog import AppendResult, Backlog, Guard, RememberedRequest
 
 from .parser import Batch
 from .receipts import decode_receipt, encode_list
@@ -162,7 +162,7 @@ class Intake:
             proven.update([vault.vault_id for vault in vaults])
         return Accepted(count, entries, appended.ends)
 
-    def _heed_writers(self, appended: Appended) -> None:
+    def _heed_writers(self, appended: AppendResult) -> None:
         """Do what writers ask for: look for missing vaults, begin a new session."""
         if appended.held:
             self._vaults.note_held_entries(appended.held)

@@ -155,7 +155,7 @@ def test_sorting_overlapping_segments_is_not_quadratic(monkeypatch: pytest.Monke
 
 
 def test_the_buffer_of_overlapping_segments_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 40 overlapping segments of 50 readings, at most 100 readings and a segment are buffered."""
+    """40 overlapping segments of 50 readings: at most 100 readings and a segment are buffered."""
     monkeypatch.setattr(merge_module, "BATCH", 20)
     segments = readings([list(range(start, 2000, 40)) for start in range(40)])
     opening = Opening(segments)
@@ -167,7 +167,7 @@ def test_the_buffer_of_overlapping_segments_is_bounded(monkeypatch: pytest.Monke
     assert merged == sorted(merged, key=position)
     assert len(merged) == 2000
     assert largest <= 150
-    # Each spill is followed by a batch of about 50 readings, so a segment is opened at most 40 times.
+    # A batch of about 50 readings follows each spill: a segment is opened at most 40 times.
     assert opening.opened <= 40 * 40
 
 

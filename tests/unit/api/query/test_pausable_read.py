@@ -125,9 +125,7 @@ def test_one_read_at_a_time_opens_a_large_segment() -> None:
         with pytest.raises(UnavailableError):
             next(others)
     assert reads.open == 1
-    assert ids(iter(reads.read("c"))) == list(
-        range(12)
-    )  # a read without a large segment does not wait
+    assert ids(iter(reads.read("c"))) == list(range(12))  # needs no turn
     first.pause()
     third = iter(reads.read("d", large=True))
     next(third)

@@ -12,6 +12,7 @@ from integration.api.conftest import MakeApi
 from iot_cipher.keyring import KeyringFile
 from iot_cipher.vault import scrypt_secret
 from iot_models.settings import Settings
+from iot_stores import postgres as postgres_connections
 from iot_writer.maintenance import lookup_upgrade
 from iot_writer.writer import Writer
 from support.draining import drain_all
@@ -167,8 +168,9 @@ def test_the_record_of_another_vault_in_redis_costs_a_look_at_postgres(
 
 
 def test_a_damaged_record_in_redis_while_postgres_is_away_is_no_defect(
-    make_api: MakeApi, redis: "Redis", settings: Settings
+    make_api: MakeApi, redis: "Redis", settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(postgres_connections, "WAIT_SECONDS", 0.3)
     make_api().put(row("p"))
     key = record_key(settings, b"p")
     redis.set(key, b"?" * 100)

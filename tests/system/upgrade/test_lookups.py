@@ -17,6 +17,7 @@ from iot_api.service import Service
 from iot_api.vaults.cache import VaultCache
 from iot_cipher.keyring import parse_keyring
 from iot_models.settings import Settings
+from iot_stores import postgres as postgres_connections
 from iot_stores.redis_client import connect_redis
 from iot_writer.maintenance import lookup_upgrade
 from iot_writer.schema import migrate
@@ -170,7 +171,7 @@ def _ends_with(stack: Stack, password: str, freeform: str) -> bool:
 
 
 def test_a_vault_of_version_0_1_is_found_while_postgres_is_away(
-    recorded: RecordedVersion, settings: Settings
+    recorded: RecordedVersion, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its record is in Redis for a day; a process that just started does not know the lookups. One
     before it has marked Redis with the keyring, so it is known whose Redis that is.
@@ -178,6 +179,7 @@ def test_a_vault_of_version_0_1_is_found_while_postgres_is_away(
     before = create_app(settings)
     assert before.test_client().get("/readyz").status_code == 200
     before.extensions["iot"].close()
+    monkeypatch.setattr(postgres_connections, "WAIT_SECONDS", 0.1)
     app = create_app(replace(settings, postgres_url="postgresql://iot@127.0.0.1:1/none"))
     try:
         for password in recorded.expected["passwords"]:

@@ -9,10 +9,13 @@ DATA_DIR ?= .local
 DEVICES ?= 1
 TLS ?= 0
 
-# Settings of `make test`. Most tests wait for processes, so twice as many tests run at a time as there are cores.
-TEST_PROCESSES ?= $(shell echo $$((2 * $$(nproc 2>/dev/null || echo 2))))
-# The tests that check how fast processes recover run one after the other.
-ALONE := tests/system/states tests/system/faults
+# Settings of `make test` and `make test-all`. Most tests wait for processes, so twice as many tests run at a time as there
+# are cores.
+CORES := $(shell nproc 2>/dev/null || echo 2)
+TEST_PROCESSES ?= $(shell echo $$((2 * $(CORES))))
+QUICK_TESTS := tests/unit tests/integration tests/chart
+# Tests that check how fast processes recover: they run after the others, one test at a time on each core.
+TIMED_TESTS := tests/system/states tests/system/faults
 
 # Settings of `make faults`.
 SEED ?= 1
@@ -108,10 +111,25 @@ run: $(VENV)/.run ## Run the service on this machine: PORT=5000 DATA_DIR=.local 
 # --- Checks ------------------------------------------------------------------------------------
 
 .PHONY: test
-test: $(VENV)/.dev $(VENV)/.chart ## Run all tests, with their own Redis and Postgres (T=path: only these)
-	@$(BIN)/pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder --durations 10 \
-		$(if $(T),$(T),$(addprefix --ignore ,$(ALONE)))
-	@$(if $(T),,$(BIN)/pytest $(ALONE))
+test: STARTED := $(shell date +%s)
+test: $(VENV)/.dev $(VENV)/.chart ## Run the quick tests: unit, integration, chart (T=path: only these)
+	@status=0; \
+	$(BIN)/pytest --numprocesses $(TEST_PROCESSES) --durations 10 \
+		$(if $(T),$(T),$(QUICK_TESTS) --chart-values few) || status=1; \
+	echo "make test took $$(($$(date +%s) - $(STARTED))) s."; \
+	$(if $(T),,echo "make test-all adds tests/system, tests/k8s and all sets of values of tests/chart: 7 minutes more.";) \
+	exit $$status
+
+.PHONY: test-all
+test-all: STARTED := $(shell date +%s)
+test-all: $(VENV)/.dev $(VENV)/.chart ## Run all tests and print the ten slowest
+	@status=0; rm -f .pytest_cache/*.xml; \
+	$(BIN)/pytest --numprocesses $(TEST_PROCESSES) --junitxml .pytest_cache/parallel.xml \
+		$(addprefix --ignore ,$(TIMED_TESTS)) || status=1; \
+	$(BIN)/pytest --numprocesses $(CORES) --junitxml .pytest_cache/timed.xml $(TIMED_TESTS) || status=1; \
+	PYTHONPATH=tests $(BIN)/python -m support.slowest .pytest_cache/*.xml; \
+	echo "make test-all took $$(($$(date +%s) - $(STARTED))) s."; \
+	exit $$status
 
 .PHONY: lint
 lint: $(VENV)/.dev ## Check style and formatting

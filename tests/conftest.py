@@ -18,6 +18,7 @@ from iot_tools.local.redis_server import RedisServer
 from iot_writer.schema import migrate
 from iot_writer.writer import Writer
 from support.databases import TEMPLATE, EmptyDatabases, database_url
+from support.longest_first import LongestFirst, rank
 from support.stack import Stack
 
 # A shell's variables of libpq would lead tests to another database, and its proxy nowhere.
@@ -38,6 +39,26 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="all",
         help="sets of values that tests/chart renders the chart with",
     )
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    """Say that the chart is not rendered with all sets of values."""
+    if config.getoption("chart_values") == "all":
+        return None
+    return "chart: a few sets of values; make test-all renders all of them"
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest."""
+    items.sort(key=lambda item: rank(item.nodeid))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LongestFirst:
+    """Give tests to the processes of pytest-xdist in that order."""
+    config.option.loadscopereorder = False
+    return LongestFirst(config, log)
 
 
 @pytest.fixture(scope="session")

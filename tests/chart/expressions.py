@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from iot_models.metrics import DECLARED
+from iot_models.metrics import METRICS
 
 _METRIC = re.compile(r"\b(iot_[a-z0-9_]+|up)\b(?:\s*\{([^}]*)\})?")
 _MATCHER = re.compile(r"([a-zA-Z_]\w*)\s*(?:=~|!~|!=|=)")
@@ -17,7 +17,7 @@ OF_TARGETS = {
 
 SERIES = {
     f"{each.name}{part}": {*each.labels, *(["le"] if part == "_bucket" else [])}
-    for each in DECLARED
+    for each in METRICS
     for part in _PARTS[each.kind]
 } | {"up": set[str]()}
 """Every series that the service has, with its labels."""

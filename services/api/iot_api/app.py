@@ -30,7 +30,7 @@ def create_app(settings: Settings) -> Flask:
         SettingsError: the keyring or the tokens can't be read.
     """
     access = build_access(settings)
-    metrics.begin("api")
+    metrics.create_metrics("api")
     request_metrics = RequestMetrics()
     service = build_service(settings)
     app = Flask(__name__, static_folder=None)

@@ -34,7 +34,7 @@ from iot_stores.installation import Installation
 from iot_stores.postgres import Connection, Pool, postgres_pool
 from iot_stores.readiness import Readiness
 from iot_stores.redis_client import connect_hot_window, connect_redis
-from iot_stores.redis_watch import RedisWatcher
+from iot_stores.redis_watch import RedisWatchThread
 from iot_stores.vault_records import VaultRecords
 from iot_stores.watched_stores import watch_hot_window, watch_redis
 
@@ -61,7 +61,7 @@ class Service:
     compaction: CompactionPlanner
     audit: AuditLog
     readiness: Readiness
-    watcher: RedisWatcher
+    watcher: RedisWatchThread
 
     def close(self) -> None:
         """Let go of all connections."""
@@ -84,7 +84,7 @@ def build_service(settings: Settings) -> Service:
     names = KeyNames(settings.redis_key_prefix)
     redis = connect_redis(settings)
     hot_redis = connect_hot_window(settings, redis)
-    hot_probe = connect_hot_window(settings, redis, patience=HOT_WINDOW_SECONDS)
+    hot_probe = connect_hot_window(settings, redis, timeout=HOT_WINDOW_SECONDS)
     pool = postgres_pool(settings, name="iot-api", size=settings.api_postgres_pool, check=_answers)
     lend = partial(pool.connection, timeout=1)
     installation = Installation(lend, lambda each: keyring.current().mark(each))
@@ -163,9 +163,9 @@ def build_service(settings: Settings) -> Service:
             installation,
             lend,
             hot_window=hot_watch,
-            clocks=ClockWatch(redis, lend, most_seconds=settings.clock_skew_max_seconds),
+            clocks=ClockWatch(redis, lend, max_seconds=settings.clock_skew_max_seconds),
         ),
-        watcher=RedisWatcher([watch] if hot_watch is None else [watch, hot_watch]),
+        watcher=RedisWatchThread([watch] if hot_watch is None else [watch, hot_watch]),
     )
 
 

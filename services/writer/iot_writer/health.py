@@ -13,7 +13,7 @@ def serve_health(readiness: Readiness, address: str, port: int) -> WSGIServer:
     Raises:
         SettingsError: the port can't be had.
     """
-    metrics.begin("writer")
+    metrics.create_metrics("writer")
 
     def ready() -> tuple[bool, Mapping[str, str]]:
         state = readiness.state()

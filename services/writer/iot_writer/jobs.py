@@ -218,7 +218,7 @@ _PERIODIC: Mapping[str, Function] = {
     names.INDEXES_JOB: rebuild_indexes,
     names.UPGRADE_JOB: advance_upgrade,
 }
-_DRAINS: Mapping[str, int] = {names.drain_job(shard): shard for shard in range(names.MOST_SHARDS)}
+_DRAINS: Mapping[str, int] = {names.drain_job(shard): shard for shard in range(names.MAX_SHARDS)}
 
 
 def find_job(job_id: str) -> tuple[Function, tuple[int, ...]] | None:

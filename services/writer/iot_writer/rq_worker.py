@@ -15,7 +15,7 @@ from rq.serializers import JSONSerializer
 from iot_models import names
 from iot_models.errors import SettingsError
 from iot_stores.postgres import AWAY
-from iot_stores.redis_client import connect_redis, is_full
+from iot_stores.redis_client import connect_redis, is_out_of_memory
 from iot_stores.redis_watch import RedisWatch, UnfitRedisError
 from iot_stores.store_states import report, state_of
 
@@ -182,7 +182,7 @@ def _relieve(writer: Writer) -> None:
         writer.watch.require_ours()
         writer.backlog.enqueue_once([names.SWEEP_JOB])
     except RedisError as error:
-        if is_full(error):
+        if is_out_of_memory(error):
             _log.warning("Redis is full: draining without jobs")
             _drain_directly(writer)
     except (UnfitRedisError, *AWAY) as error:

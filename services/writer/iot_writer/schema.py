@@ -9,7 +9,7 @@ import sqlalchemy
 from alembic import command
 from alembic.config import Config
 
-from iot_stores.postgres import OLDEST_REVISION, SCHEMA_REVISION, check_schema, found_schema
+from iot_stores.postgres import OLDEST_REVISION, SCHEMA_REVISION, check_schema, schema_revision
 
 _LOCK = 0x696F74
 """Two migrations at once would trip over each other; the second waits and finds all done."""
@@ -82,7 +82,7 @@ def _upgrade(connection: sqlalchemy.Connection, config: Config, revision: str | 
 def _found(connection: sqlalchemy.Connection) -> int:
     driver: Any = connection.connection.driver_connection
     exists = driver.execute("SELECT to_regclass('alembic_version') IS NOT NULL").fetchone()
-    return found_schema(driver) if exists[0] else 0
+    return schema_revision(driver) if exists[0] else 0
 
 
 def _is_ahead(connection: sqlalchemy.Connection) -> bool:

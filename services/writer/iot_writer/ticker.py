@@ -68,7 +68,7 @@ class Ticker(threading.Thread):
         if time.monotonic() < self._look_at_clocks_from:
             return
         self._look_at_clocks_from = time.monotonic() + LOOK_AT_CLOCKS_SECONDS
-        self._writer.clocks.look()
+        self._writer.clocks.check()
         skew = self._writer.clocks.redis_ahead
         metrics.gauge("iot_writer_clock_skew_seconds").set(skew)
 

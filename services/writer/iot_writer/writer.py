@@ -21,7 +21,7 @@ from iot_stores.installation import Installation
 from iot_stores.postgres import Connection, abandon, check_schema, connect_postgres, url_parts
 from iot_stores.readiness import Readiness
 from iot_stores.redis_client import connect_hot_window, connect_redis
-from iot_stores.redis_watch import RedisWatcher
+from iot_stores.redis_watch import RedisWatchThread
 from iot_stores.watched_stores import watch_hot_window, watch_redis
 from iot_writer.compaction.compactor import Compactor
 from iot_writer.drain.drain import HOT_WINDOW_PAUSE_SECONDS, Drain, DrainResult
@@ -45,7 +45,7 @@ class Writer:
         self.watch = self.hot_watch = watch_redis(self.redis, self.installation, settings)
         if self.hot_redis is not self.redis:
             self.hot_watch = watch_hot_window(self.hot_redis, self.installation, settings)
-        self.watcher = RedisWatcher(list(dict.fromkeys((self.watch, self.hot_watch))))
+        self.watcher = RedisWatchThread(list(dict.fromkeys((self.watch, self.hot_watch))))
         self.backlog = Backlog(
             self.redis,
             self.names,
@@ -71,7 +71,7 @@ class Writer:
         self.counters = BacklogCounters(self.redis, self.names)
         self.held = HeldEntries(self.redis, self.names)
         self.clocks = ClockWatch(
-            self.redis, self._connect, most_seconds=settings.clock_skew_max_seconds
+            self.redis, self._connect, max_seconds=settings.clock_skew_max_seconds
         )
         self.compaction_orders = CompactionOrders(self.redis, self.names)
         self.compaction = Compactor(self.compaction_orders, self.keys.current)
@@ -90,7 +90,7 @@ class Writer:
             try:
                 check_schema(connection)
                 if self.installation.refresh(connection):
-                    self.watch.forget()
+                    self.watch.invalidate()
             except BaseException:
                 connection.close()
                 raise

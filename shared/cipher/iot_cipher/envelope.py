@@ -25,7 +25,7 @@ _HEADER = struct.Struct(">BI16sQ")
 _SHARD = struct.Struct(">H")
 _SESSION = b"iot-sensor session v1"
 
-MOST_GIVEN_UP = 100
+MAX_ABANDONED_NUMBERS = 100
 """Entries of a session that were given up, about, until a new one begins."""
 ENTRIES_PER_SESSION = 2**32
 """Random nonces stay safe to this many messages under one key."""
@@ -39,7 +39,7 @@ class EntryName(NamedTuple):
     number: int
 
 
-def name_of(shard: int, sealed: bytes) -> EntryName:
+def entry_name(shard: int, sealed: bytes) -> EntryName:
     """The name of an entry that `Sealer.seal` sealed, read from its head."""
     _, _, session, number = _HEADER.unpack_from(sealed)
     return EntryName(shard, session, number)
@@ -61,14 +61,14 @@ class Sealer:
             session = self._session = _Session(keyring)
         return session.seal(shard, entry)
 
-    def give_up(self, entries: int) -> None:
+    def abandon_numbers(self, entries: int) -> None:
         """Note that sealed entries were given up, and their numbers with them.
 
         A session with many such gaps ends, for the ledger keeps each of them. It does not end with
         each, for the ledger keeps each session, and a backlog that is full refuses many requests.
         """
         self._given_up += entries
-        if self._given_up >= MOST_GIVEN_UP:
+        if self._given_up >= MAX_ABANDONED_NUMBERS:
             self.renew()
 
     def renew(self) -> None:

@@ -22,7 +22,7 @@ class FollowedFile(Generic[Content]):
     A file that becomes unreadable or wrong later is ignored, and what was read last stays in use.
     """
 
-    CHECK_EVERY = 1.0
+    CHECK_SECONDS = 1.0
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class FollowedFile(Generic[Content]):
 
     def current(self) -> Content:
         """What stands in the file."""
-        if self._clock() - self._checked >= self.CHECK_EVERY:
+        if self._clock() - self._checked >= self.CHECK_SECONDS:
             with self._lock:
                 self._check()
         return self._content

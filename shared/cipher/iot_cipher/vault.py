@@ -18,7 +18,7 @@ from functools import partial
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 from iot_models.errors import DecryptionError
-from iot_models.settings import GREATEST_SCRYPT_LOG2_N
+from iot_models.settings import MAX_SCRYPT_LOG2_N
 
 from .aead import KEY_BYTES, NONCE_BYTES, SALT_BYTES, decrypt, derive, encrypt
 from .keyring import Keyring
@@ -187,7 +187,7 @@ def _unwrap_outer(keyring: Keyring, record: VaultRecord) -> tuple[bytes, bytes]:
     if len(header) < _HEADER.size or len(outer) < NONCE_BYTES:
         raise DecryptionError("a vault record is of an unknown format")
     # No process stored a higher cost: it would take gigabytes.
-    if not 0 <= record.scrypt_log2_n <= GREATEST_SCRYPT_LOG2_N:
+    if not 0 <= record.scrypt_log2_n <= MAX_SCRYPT_LOG2_N:
         raise DecryptionError("a vault record has an impossible cost")
     bound = _bound(record.vault_id, record.lookup, record.salt, record.scrypt_log2_n)
     return decrypt(keyring.wrap_key(record.master_key_id), outer, header + bound), bound

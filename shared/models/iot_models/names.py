@@ -15,16 +15,16 @@ COMPACT_JOB = "compact"
 INDEXES_JOB = "indexes"
 UPGRADE_JOB = "upgrade"
 
-MOST_SHARDS = 256
+MAX_SHARDS = 256
 _LONGEST_PREFIX = 64
 
-DRAIN_JOBS = "drain-"
+DRAIN_JOB_PREFIX = "drain-"
 """What the ids of all drains begin with."""
 
 
 def drain_job(shard: int) -> str:
     """Id of the RQ job that drains a shard."""
-    return f"{DRAIN_JOBS}{shard}"
+    return f"{DRAIN_JOB_PREFIX}{shard}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ _STRAY_LIBPQ_VARIABLES = (
     *("PGSYSCONFDIR", "PGOPTIONS", "PGAPPNAME", "PGCONNECT_TIMEOUT", "PGCLIENTENCODING"),
     *("PGDATESTYLE", "PGTZ", "PGGEQO", "PGTARGETSESSIONATTRS", "PGLOADBALANCEHOSTS"),
 )
-LEAST_SCRYPT_LOG2_N, GREATEST_SCRYPT_LOG2_N = 10, 20
+MIN_SCRYPT_LOG2_N, MAX_SCRYPT_LOG2_N = 10, 20
 
 
 def _setting(
@@ -79,7 +79,7 @@ class Settings:
         8,
         "Number of shards: streams of the backlog. Must be the same for every process.",
         minimum=1,
-        maximum=names.MOST_SHARDS,
+        maximum=names.MAX_SHARDS,
     )
     hot_window_seconds: int = _setting(
         300,
@@ -176,8 +176,8 @@ class Settings:
         "Cost of testing a password: log2 of scrypt's N (r=8, p=1). A higher cost applies to "
         "new vaults at once, and to existing vaults when they are next used. It can't be "
         "lowered.",
-        minimum=LEAST_SCRYPT_LOG2_N,
-        maximum=GREATEST_SCRYPT_LOG2_N,
+        minimum=MIN_SCRYPT_LOG2_N,
+        maximum=MAX_SCRYPT_LOG2_N,
     )
     vault_cache_seconds: int = _setting(
         3600,

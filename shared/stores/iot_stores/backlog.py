@@ -10,7 +10,7 @@ from redis import Redis
 from redis.exceptions import ResponseError
 
 from iot_models.errors import TooLargeError, UnavailableError
-from iot_models.names import DRAIN_JOBS, MOST_SHARDS, KeyNames, drain_job
+from iot_models.names import DRAIN_JOB_PREFIX, MAX_SHARDS, KeyNames, drain_job
 
 from .append_outcomes import AppendOutcome, refuse
 from .backlog_counters import parse_number, parse_position, parse_shard
@@ -310,9 +310,9 @@ class Backlog:
 
         Whoever takes them drains them; what is left by one who dies, the sweep queues again.
         """
-        taken = self._take(keys=[self._names.job_list], args=[DRAIN_JOBS])
+        taken = self._take(keys=[self._names.job_list], args=[DRAIN_JOB_PREFIX])
         shards = cast("list[bytes]", taken)
-        return [int(each) for each in shards if each.isdigit() and int(each) < MOST_SHARDS]
+        return [int(each) for each in shards if each.isdigit() and int(each) < MAX_SHARDS]
 
     def drain_position(self, shard: int) -> DrainPosition:
         """The moment, and up to where a shard was drained by then."""

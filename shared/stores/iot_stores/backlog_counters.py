@@ -9,7 +9,7 @@ from typing import cast
 
 from redis import Redis
 
-from iot_models.names import MOST_SHARDS, KeyNames
+from iot_models.names import MAX_SHARDS, KeyNames
 
 from .scripts import load_script
 
@@ -51,6 +51,6 @@ def parse_position(counter: bytes | None) -> str | None:
 def parse_shard(field: bytes) -> int | None:
     """The shard of a counter `in:<shard>`; None for other counters."""
     shard = field.removeprefix(b"in:")
-    if shard == field or not shard.isdigit() or int(shard) >= MOST_SHARDS:
+    if shard == field or not shard.isdigit() or int(shard) >= MAX_SHARDS:
         return None
     return int(shard)

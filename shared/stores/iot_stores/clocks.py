@@ -17,7 +17,7 @@ from redis import Redis
 from .postgres import AWAY, Connection
 from .redis_client import milliseconds
 
-NOTABLE_SECONDS = 10.0
+WARNING_SECONDS = 10.0
 """From so much on, a difference is reported."""
 
 _POSTGRES_TIME = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::int8"
@@ -57,7 +57,7 @@ def earliest_now(redis_now: int, connection: Connection) -> int:
     """
     own, postgres = int(time.time() * 1000), postgres_now(connection)
     earliest = min(own, redis_now, postgres)
-    if max(own, redis_now, postgres) - earliest > NOTABLE_SECONDS * 1000:
+    if max(own, redis_now, postgres) - earliest > WARNING_SECONDS * 1000:
         _log.warning(
             "nothing is deleted early, but the clocks differ: Redis's is %s and Postgres's is %s",
             describe((redis_now - own) / 1000), describe((postgres - own) / 1000),
@@ -66,7 +66,7 @@ def earliest_now(redis_now: int, connection: Connection) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Skew:
+class ClockSkew:
     """How many seconds Redis's and Postgres's clocks are ahead of this process's."""
 
     redis: float
@@ -95,7 +95,7 @@ class Skew:
             f"machine's, Postgres's is {postgres} it"
         )
 
-    def stops(self, most: float) -> bool:
+    def exceeds(self, most: float) -> bool:
         """Whether a process should take no readings: its clock or Redis's is more than `most`
         seconds off. Postgres's stamps no readings.
         """
@@ -117,7 +117,7 @@ class ClockWatch:
         client: "Redis",
         connect: Callable[[], AbstractContextManager[Connection]],
         *,
-        most_seconds: float,
+        max_seconds: float,
     ) -> None:
         """`connect` lends a connection to Postgres, or raises one of `AWAY`.
 
@@ -125,14 +125,14 @@ class ClockWatch:
         """
         self._client = client
         self._connect = connect
-        self._most = most_seconds
+        self._most = max_seconds
         self._reported: str | None = None
-        self.stops = False
+        self.skew_too_large = False
         """Whether the process is not ready because of its clock, or of Redis's."""
         self.redis_ahead = 0.0
         """As of the last look."""
 
-    def look(self, postgres: float | None = None) -> str | None:
+    def check(self, postgres: float | None = None) -> str | None:
         """Say which clock is wrong; None if none is. `postgres` is how far Postgres's is ahead, if
         that is known already.
 
@@ -140,23 +140,23 @@ class ClockWatch:
             RedisError: Redis is away.
         """
         self.redis_ahead = redis_ahead(self._client)
-        if postgres is None and abs(self.redis_ahead) > NOTABLE_SECONDS:
+        if postgres is None and abs(self.redis_ahead) > WARNING_SECONDS:
             with suppress(*AWAY), self._connect() as connection:
                 postgres = postgres_ahead(connection)
-        skew = Skew(self.redis_ahead, postgres)
-        self.stops = skew.stops(self._most)
-        fault = skew.fault(min(self._most, NOTABLE_SECONDS))
+        skew = ClockSkew(self.redis_ahead, postgres)
+        self.skew_too_large = skew.exceeds(self._most)
+        fault = skew.fault(min(self._most, WARNING_SECONDS))
         self._log(fault)
         return fault
 
     def _log(self, fault: str | None) -> None:
-        kind = fault and f"{self.stops} {fault.partition(' clock is ')[0]}"
+        kind = fault and f"{self.skew_too_large} {fault.partition(' clock is ')[0]}"
         if kind == self._reported:
             return
         self._reported = kind
         if fault is None:
             _log.warning("the clocks agree again")
-        elif self.stops:
+        elif self.skew_too_large:
             _log.error("not ready: %s; correct it (NTP)", fault)
         else:
             _log.warning("%s; correct it (NTP)", fault)

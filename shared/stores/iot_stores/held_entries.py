@@ -10,7 +10,7 @@ from typing import cast
 
 from redis import Redis
 
-from iot_models.names import DRAIN_JOBS, KeyNames
+from iot_models.names import DRAIN_JOB_PREFIX, KeyNames
 
 from .backlog_counters import parse_number
 from .scripts import load_script
@@ -47,7 +47,7 @@ class HeldEntries:
             self._names.held_vaults, self._names.held_entries(vault_id.bytes),
         ]  # fmt: skip
         streams = self._names.stream(0).removesuffix("0")
-        arguments = [vault_id.hex, _RELEASED_AT_A_TIME, streams, DRAIN_JOBS]
+        arguments = [vault_id.hex, _RELEASED_AT_A_TIME, streams, DRAIN_JOB_PREFIX]
         while self._release(keys=keys, args=arguments):
             continue
 

@@ -20,7 +20,7 @@ from .postgres import AWAY, Connection
 KeyringMark = Callable[[uuid.UUID], bytes]
 """The mark of this process's keyring for an installation."""
 
-OTHER_KEYRING = (
+KEYRING_MISMATCH = (
     "IOT_KEYRING_FILE holds another keyring than the one that {where} was used with, its pepper "
     "differs: take that keyring; or see docs/operations.md, Marks, to use this one from now on"
 )
@@ -44,7 +44,7 @@ class Installation:
         self.keyring_mark = keyring_mark
         self._id: uuid.UUID | None = None
 
-    def known(self) -> uuid.UUID:
+    def get_id(self) -> uuid.UUID:
         """The id as it was read last, or read now.
 
         Raises:
@@ -64,7 +64,7 @@ class Installation:
         """Read the id again, since the URL may lead to another database by now; whether it does.
 
         Raises:
-            SettingsError: as `known`.
+            SettingsError: as `get_id`.
         """
         before, self._id = self._id, self._read(connection)
         return before not in {None, self._id}
@@ -87,7 +87,7 @@ class Installation:
             if keyring is None:
                 _mark_keyring(connection, ours)
             elif keyring != ours:
-                raise SettingsError(OTHER_KEYRING.format(where="the database"))
+                raise SettingsError(KEYRING_MISMATCH.format(where="the database"))
         return installation
 
 

@@ -15,7 +15,7 @@ from psycopg_pool import ConnectionPool, PoolTimeout
 from iot_models.errors import SettingsError
 from iot_models.settings import Settings
 
-from .store_states import POSTGRES_AWAY, is_of_the_server
+from .store_states import POSTGRES_AWAY, is_server_state
 
 SCHEMA_REVISION = "0004"
 """The newest schema that this code knows; `iot_writer.schema` brings a database to it.
@@ -28,7 +28,7 @@ OLDEST_REVISION = "0003"
 """The oldest schema that this code works on: a database with vaults of version 0.1 stays at it
 until processes of that version are gone (`iot_writer.maintenance.lookup_upgrade`)."""
 CONNECT_SECONDS = 3
-SHORT_SECONDS = 10
+SHORT_QUERY_SECONDS = 10
 """Timeout of a statement that takes milliseconds, as a rule."""
 WAIT_SECONDS = 3.0
 """How long a request waits for a free connection, or for Postgres to come back."""
@@ -46,7 +46,7 @@ _LIVENESS = {
 RENEW_SECONDS = 1.0
 """While a state of Postgres lasts, connections are renewed this often at most."""
 
-ASK_SECONDS = 0.5
+RECONNECT_SECONDS = 0.5
 """While no connection can be made, each request that waits lets the pool try again this often."""
 
 AWAY = POSTGRES_AWAY
@@ -110,7 +110,7 @@ class Pool(ConnectionPool[Connection]):
             try:
                 yield connection
             except AWAY as error:
-                if is_of_the_server(error):
+                if is_server_state(error):
                     abandon(connection)
                     self._renew()
                 raise
@@ -143,7 +143,7 @@ class Pool(ConnectionPool[Connection]):
         while not self._is_alive(connection := self._unchecked(deadline)):
             failures += 1
             if failures > self.max_size:  # sessions that are new have ended, too
-                time.sleep(ASK_SECONDS)
+                time.sleep(RECONNECT_SECONDS)
         self._lent += 1
         return connection
 
@@ -166,7 +166,7 @@ class Pool(ConnectionPool[Connection]):
             left = deadline - time.monotonic()
             # The pool gives up attempts to connect, and makes others only when it is asked. A
             # request that asks again goes to the end of the queue, so it waits for lent ones.
-            patience = left if self._lent >= self.max_size else min(left, ASK_SECONDS)
+            patience = left if self._lent >= self.max_size else min(left, RECONNECT_SECONDS)
             try:
                 return super().getconn(patience)
             except PoolTimeout as error:
@@ -208,7 +208,9 @@ def short_query(
     Two statements in one message are one transaction; SET LOCAL ends with it.
     """
     cursor = psycopg.ClientCursor(connection)
-    cursor.execute(f"SET LOCAL statement_timeout = '{SHORT_SECONDS}s'; {statement}", parameters)
+    cursor.execute(
+        f"SET LOCAL statement_timeout = '{SHORT_QUERY_SECONDS}s'; {statement}", parameters
+    )
     cursor.nextset()
     return cursor
 
@@ -301,7 +303,7 @@ def _configure(connection: Connection) -> None:
     connection.prepare_threshold = None
 
 
-def found_schema(connection: Connection) -> int:
+def schema_revision(connection: Connection) -> int:
     """The revision of the database's schema as a number; 0 when there is none.
 
     Raises:
@@ -323,7 +325,7 @@ def check_schema(connection: Connection) -> None:
     Raises:
         SettingsError: the sentence tells what to do.
     """
-    ours, found = int(SCHEMA_REVISION), found_schema(connection)
+    ours, found = int(SCHEMA_REVISION), schema_revision(connection)
     if found < int(OLDEST_REVISION):
         raise SettingsError(
             f"the database's schema is {f'{found:04}' if found else 'none'}, "

@@ -65,11 +65,11 @@ class Readiness:
 
     def ready(self, state: dict[str, str]) -> bool:
         """Whether the work can be done, the parts being as `state` says."""
-        return state["redis"] == "ok" and self._schema_seen and not self._clocks.stops
+        return state["redis"] == "ok" and self._schema_seen and not self._clocks.skew_too_large
 
     def _clock_fault(self) -> str | None:
         try:
-            return self._clocks.look(self._postgres_ahead)
+            return self._clocks.check(self._postgres_ahead)
         except RedisError as error:
             report(_log, "the clocks are not compared", error)
             return None

@@ -15,13 +15,13 @@ from redis.retry import Retry
 from iot_models.errors import SettingsError
 from iot_models.settings import Settings
 
-from .redis_connections import NotingParser, RenewedPool
-from .sentinels import connect_by_sentinels
+from .redis_connections import RefusalTrackingParser, RenewingPool
+from .sentinels import connect_through_sentinels
 from .store_states import state_of
 
 CONNECT_SECONDS = 2.0
-ANSWER_SECONDS = 3.0
-MOST_CONNECTIONS = 128
+RESPONSE_SECONDS = 3.0
+MAX_CONNECTIONS = 128
 """Of one client; far more than are busy at once while Redis answers."""
 
 
@@ -40,34 +40,34 @@ def connect_redis(settings: Settings) -> "Redis":
     Raises:
         SettingsError: the URL is not of these forms.
     """
-    return _connect(settings.redis_url, "IOT_REDIS_URL", ANSWER_SECONDS)
+    return _connect(settings.redis_url, "IOT_REDIS_URL", RESPONSE_SECONDS)
 
 
 def connect_hot_window(
-    settings: Settings, shared: "Redis", *, patience: float = ANSWER_SECONDS
+    settings: Settings, shared: "Redis", *, timeout: float = RESPONSE_SECONDS
 ) -> "Redis":
     """A client of the hot window's own Redis; without one, `shared`, that of the backlog.
 
-    `patience` is how many seconds an answer may take. Raises `SettingsError` as `connect_redis`.
+    `timeout` is how many seconds an answer may take. Raises `SettingsError` as `connect_redis`.
     """
     if settings.hot_window_redis_url in {"", settings.redis_url}:
         return shared
-    return _connect(settings.hot_window_redis_url, "IOT_HOT_WINDOW_REDIS_URL", patience)
+    return _connect(settings.hot_window_redis_url, "IOT_HOT_WINDOW_REDIS_URL", timeout)
 
 
-def _connect(url: str, variable: str, patience: float) -> "Redis":
+def _connect(url: str, variable: str, timeout: float) -> "Redis":
     options: dict[str, Any] = {
-        "socket_connect_timeout": min(patience, CONNECT_SECONDS),
-        "socket_timeout": patience,
+        "socket_connect_timeout": min(timeout, CONNECT_SECONDS),
+        "socket_timeout": timeout,
         "health_check_interval": 30,
-        "max_connections": MOST_CONNECTIONS,
+        "max_connections": MAX_CONNECTIONS,
         "retry": Retry(
             ExponentialWithJitterBackoff(base=0.05, cap=0.5),
             retries=2,
             supported_errors=(ConnectionError,),
         ),
         "retry_on_error": [BusyLoadingError],
-        "parser_class": NotingParser,
+        "parser_class": RefusalTrackingParser,
     }
     if "+sentinel://" not in url and not _has_a_fit_port(url):
         # What is taken for the port may be the password: redis-py would repeat it.
@@ -77,10 +77,10 @@ def _connect(url: str, variable: str, patience: float) -> "Redis":
         )
     try:
         if "+sentinel://" in url:
-            client = connect_by_sentinels(url, options, variable)
+            client = connect_through_sentinels(url, options, variable)
         else:
             # Who finds every connection taken waits for one.
-            pool = RenewedPool.from_url(url, timeout=patience, **options)
+            pool = RenewingPool.from_url(url, timeout=timeout, **options)
             client = Redis.from_pool(pool)
         # One that is not used: a query that says what is no option would be found out by that.
         client.connection_pool.connection_class(**client.connection_pool.connection_kwargs)
@@ -102,7 +102,7 @@ def milliseconds(time: tuple[int, int]) -> int:
     return seconds * 1000 + micros // 1000
 
 
-def is_full(error: RedisError) -> bool:
+def is_out_of_memory(error: RedisError) -> bool:
     """Whether Redis has no memory left for what it was asked to keep."""
     state = state_of(error)
     return state is not None and state.code == "OOM"

@@ -20,7 +20,7 @@ RENEW_SECONDS = 1.0
 """While a state lasts, connections are renewed this often at most."""
 
 
-class NotingParser(_HiredisParser):
+class RefusalTrackingParser(_HiredisParser):
     """Notes that an answer told of a state of the server. Costs nothing while there is none."""
 
     refused = False
@@ -39,14 +39,14 @@ class NotingParser(_HiredisParser):
         return error
 
 
-class _RenewedPool(ConnectionPool):
+class _RenewingPool(ConnectionPool):
     """Closes the connections of before the last answer that told of a state of the server."""
 
     _renewed_at = 0.0
 
     def release(self, connection: Any) -> None:
         """Take a connection back."""
-        parser = cast("NotingParser", connection._parser)  # noqa: SLF001 - made by the pool
+        parser = cast("RefusalTrackingParser", connection._parser)  # noqa: SLF001 - made by the pool
         if parser.refused:
             parser.refused = False
             self.renew()
@@ -62,15 +62,15 @@ class _RenewedPool(ConnectionPool):
             self.disconnect(inuse_connections=False)
 
 
-class RenewedPool(_RenewedPool, BlockingConnectionPool):
+class RenewingPool(_RenewingPool, BlockingConnectionPool):
     """Of the server at a URL."""
 
 
-class RenewedSentinelPool(_RenewedPool, SentinelConnectionPool):
+class RenewingSentinelPool(_RenewingPool, SentinelConnectionPool):
     """Of the master that Sentinels name."""
 
 
 def renew_connections(client: "Redis") -> None:
     """Close a client's connections: the server behind them does not do what it should."""
-    if isinstance(client.connection_pool, _RenewedPool):
+    if isinstance(client.connection_pool, _RenewingPool):
         client.connection_pool.renew()

@@ -30,13 +30,13 @@ from redis.exceptions import (
 from iot_models.errors import SettingsError, UnavailableError
 from iot_models.names import KeyNames
 
-from .installation import OTHER_KEYRING, Installation
+from .installation import KEYRING_MISMATCH, Installation
 from .postgres import AWAY
 from .redis_connections import renew_connections
 from .scripts import load_script
 from .store_states import public_state, report
 
-LOOK_SECONDS = 1.0
+CHECK_SECONDS = 1.0
 RETRY_SECONDS = 5
 
 _OF_A_CLUSTER = (ClusterCrossSlotError, ClusterDownError, MovedError)
@@ -54,7 +54,7 @@ class UnfitRedisError(UnavailableError):
 
 
 @dataclass(frozen=True, slots=True)
-class Duties:
+class RedisRequirements:
     """What a Redis must do, and what is allowed knowingly."""
 
     name: str = "Redis"
@@ -93,12 +93,16 @@ class RedisWatch:
     """Looks at one Redis, on behalf of all threads of a process."""
 
     def __init__(
-        self, client: "Redis", names: KeyNames, installation: Installation, duties: Duties
+        self,
+        client: "Redis",
+        names: KeyNames,
+        installation: Installation,
+        requirements: RedisRequirements,
     ) -> None:
         self._client = client
         self._keys = [names.owner, names.owner_keyring, names.backlog_counters]
         self._installation = installation
-        self._duties = duties
+        self._duties = requirements
         self._claim = load_script(client, "owner_claim.lua")
         self._verdict: Verdict | None = None
         self._told: Verdict | None = None
@@ -132,7 +136,7 @@ class RedisWatch:
 
     def confirm_ours(self) -> None:
         """As `require_ours`, but look first."""
-        self.look()
+        self.check()
         self.require_ours()
 
     def keeps_indexes(self) -> bool:
@@ -148,19 +152,19 @@ class RedisWatch:
     def state(self) -> str:
         """Look, and say what there is to say to people: `ok`, or what is wrong."""
         try:
-            return self.look().fault or "ok"
+            return self.check().fault or "ok"
         except RedisError as error:
             return public_state(_log, self._duties.name, error)
         except AWAY:
             return "not checked: Postgres is away"
 
-    def forget(self) -> None:
+    def invalidate(self) -> None:
         """Look again before the next use: the database may be another one. A look that is under
         way does not count.
         """
         self._keep(next(self._numbers), None)
 
-    def look(self) -> Verdict:
+    def check(self) -> Verdict:
         """Look now. Of looks that overlap, the one that began last decides.
 
         Raises:
@@ -193,14 +197,14 @@ class RedisWatch:
             if self._looks == seen:
                 self._error = None
                 try:
-                    self.look()
+                    self.check()
                 except Exception as error:  # noqa: BLE001 - raised to all who wait
                     self._error = copy.copy(error)
                 self._looks += 1
             if self._error is not None:
                 # A copy: the traceback of one holds what its request holds.
                 raise copy.copy(self._error)
-            return self._verdict or self.look()
+            return self._verdict or self.check()
 
     def _look(self) -> Verdict:
         name = self._duties.name
@@ -248,7 +252,7 @@ class RedisWatch:
         away: psycopg.Error | None = None
         ours = ""
         try:
-            ours = str(self._installation.known())
+            ours = str(self._installation.get_id())
         except AWAY as error:
             away = error
         answers = cast("list[bytes]", self._claim(keys=self._keys, args=[ours]))
@@ -263,7 +267,7 @@ class RedisWatch:
         if mark and not keyring:
             self._client.set(self._keys[1], mark)
         elif mark and mark != keyring:
-            return OTHER_KEYRING.format(where=self._duties.name)
+            return KEYRING_MISMATCH.format(where=self._duties.name)
         return ""
 
     def _keyring_mark(self, owner: str) -> str:
@@ -298,57 +302,59 @@ def _loads(info: dict[str, Any]) -> bool:
     return bool(info.get("loading") or info.get("async_loading"))
 
 
-def _judge(info: dict[str, Any], duties: Duties) -> tuple[bool, str, str]:
-    """Whether it evicts, what is wrong with that and with its disk, and what it doesn't tell."""
+def _judge(info: dict[str, Any], requirements: RedisRequirements) -> tuple[bool, str, str]:
+    """Return whether Redis evicts keys, which settings are unsafe, and which are not known."""
+    name = requirements.name
     policy, aof = info.get("maxmemory_policy"), info.get("aof_enabled")
     evicts = policy not in {None, "noeviction"}
-    unsafe, unchecked = [], []
-    if evicts and not duties.may_evict:
+    unsafe, unreported = [], []
+    if evicts and not requirements.may_evict:
         unsafe.append(
-            f"{duties.name} may evict readings, its maxmemory-policy is {policy}: set noeviction, "
-            "or IOT_REDIS_ALLOW_EVICTION=1 to lose them knowingly"
+            f"{name} may evict readings, because its maxmemory-policy is {policy}: set noeviction, "
+            "or IOT_REDIS_ALLOW_EVICTION=1 to accept the loss of readings"
         )
-    if aof == 0 and duties.durable:
+    if aof == 0 and requirements.durable:
         unsafe.append(
-            f"{duties.name} keeps readings in memory alone, its appendonly is no: set appendonly "
-            "yes, or IOT_REDIS_ALLOW_NO_AOF=1 where replicas have to do"
+            f"{name} keeps readings in memory only, because its appendonly is no: set appendonly "
+            "yes, or IOT_REDIS_ALLOW_NO_AOF=1 if replicas are enough"
         )
     if policy is None:
-        unchecked.append("maxmemory-policy")
-    if aof is None and duties.durable:
-        unchecked.append("appendonly")
-    told = ""
-    if unchecked:
-        told = (
-            f"{duties.name} doesn't tell its {' and '.join(unchecked)}, so nothing checks that it "
-            "keeps what it is given"
+        unreported.append("maxmemory-policy")
+    if aof is None and requirements.durable:
+        unreported.append("appendonly")
+    unchecked = ""
+    if unreported:
+        unchecked = (
+            f"{name} does not report its {' and '.join(unreported)}, so the service can't check "
+            "that it keeps readings"
         )
-    return evicts, "; ".join(unsafe), told
+    return evicts, "; ".join(unsafe), unchecked
 
 
 def _unmarked(name: str, key: str) -> str:
     return (
-        f"the user of {name} may not use the key {key}, so nothing checks whose it is: take "
-        "the rights of production/redis-users.acl"
+        f"the user of {name} may not use the key {key}, so the service can't check which "
+        "installation it belongs to: grant the permissions in production/redis-users.acl"
     )
 
 
 def _cluster(name: str) -> str:
     return (
-        f"{name} is a Redis Cluster, which this service can't use: take a single Redis, with "
-        "replicas and Sentinels (redis+sentinel://) for failovers"
+        f"{name} is a Redis Cluster, which is not supported: use a single Redis, with replicas and "
+        "Sentinels (redis+sentinel://) for failover"
     )
 
 
-def _foreign(duties: Duties, owner: str, ours: str) -> str:
+def _foreign(requirements: RedisRequirements, owner: str, ours: str) -> str:
     return (
-        f"{duties.name} belongs to the installation {owner[:36]}, and the database to {ours}: set "
-        f"another database number in {duties.variable}, or an IOT_REDIS_KEY_PREFIX; or, if this "
-        "Redis and this database belong together, run `iot-sensor claim-redis`"
+        f"{requirements.name} belongs to the installation {owner[:36]}, and the database to "
+        f"{ours}: set another database number in {requirements.variable}, or an "
+        "IOT_REDIS_KEY_PREFIX; or, if this Redis and this database belong "
+        "together, run `iot-sensor claim-redis`"
     )
 
 
-class RedisWatcher(threading.Thread):
+class RedisWatchThread(threading.Thread):
     """Looks again every second, so that requests need not."""
 
     def __init__(self, watches: Sequence[RedisWatch]) -> None:
@@ -361,12 +367,12 @@ class RedisWatcher(threading.Thread):
         while True:
             for watch in self._watches:
                 try:
-                    watch.look()
+                    watch.check()
                 except (RedisError, *AWAY) as error:
                     _log.debug("Redis can't be looked at: %s", error)
                 except Exception as error:  # noqa: BLE001 - without this thread, nothing warns
                     report(_log, "Redis is not looked at", error)
-            if self._stopping.wait(LOOK_SECONDS):
+            if self._stopping.wait(CHECK_SECONDS):
                 return
 
     def stop(self) -> None:

@@ -10,7 +10,7 @@ from redis.sentinel import Sentinel, SentinelConnectionPool
 
 from iot_models.errors import SettingsError
 
-from .redis_connections import RenewedSentinelPool
+from .redis_connections import RenewingSentinelPool
 
 _URL = re.compile(
     r"(?P<scheme>rediss?)\+sentinel://(?:(?P<user>[^:@/]*)(?::(?P<password>[^@/]*))?@)?"
@@ -19,7 +19,7 @@ _URL = re.compile(
 SENTINEL_PORT = 26379
 
 
-def connect_by_sentinels(url: str, options: dict[str, Any], variable: str) -> "Redis":
+def connect_through_sentinels(url: str, options: dict[str, Any], variable: str) -> "Redis":
     """A client of the master that the Sentinels in `url` name, with these options of redis-py.
     `variable` is where the URL stands, for messages.
 
@@ -57,7 +57,7 @@ def connect_by_sentinels(url: str, options: dict[str, Any], variable: str) -> "R
         **common,
     )
     client: Redis = sentinels.master_for(  # type: ignore[no-untyped-call]
-        found["name"], redis_class=_Master, connection_pool_class=RenewedSentinelPool
+        found["name"], redis_class=_Master, connection_pool_class=RenewingSentinelPool
     )
     return client
 

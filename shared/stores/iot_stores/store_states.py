@@ -159,7 +159,7 @@ def state_of(error: BaseException) -> StoreState | None:
     return None
 
 
-def is_of_the_server(error: psycopg.Error) -> bool:
+def is_server_state(error: psycopg.Error) -> bool:
     """Whether another connection may lead to a server that can do what this one can't."""
     return not (error.sqlstate or "").startswith(_OF_A_STATEMENT)
 

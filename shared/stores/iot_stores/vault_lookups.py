@@ -8,7 +8,7 @@ from typing import Literal, LiteralString, cast
 
 from iot_cipher.vault import VaultFormat
 from iot_models.errors import UnavailableError
-from iot_models.settings import GREATEST_SCRYPT_LOG2_N, LEAST_SCRYPT_LOG2_N
+from iot_models.settings import MAX_SCRYPT_LOG2_N, MIN_SCRYPT_LOG2_N
 
 from .postgres import Connection
 
@@ -43,7 +43,7 @@ class LookupPolicy:
     fast_lookups: FastLookups
     costs: tuple[int, ...]
     """log2 of scrypt's N of each lookup of format 2; new vaults get the last one."""
-    settled: bool = False
+    old_version_gone: bool = False
     """Whether processes of version 0.1 are gone, so that their vaults may be moved."""
 
     @property
@@ -52,20 +52,20 @@ class LookupPolicy:
         return self.fast_lookups is FastLookups.CREATED
 
     @property
-    def is_passing(self) -> bool:
+    def is_transitional(self) -> bool:
         """Whether it changes by itself as time goes on."""
         return self.fast_lookups is not FastLookups.GONE
 
-    def cost_below(self, cost: int) -> bool:
+    def costs_less_than(self, cost: int) -> bool:
         """Whether new vaults are of format 2 and cost less than `cost`."""
         return not self.creates_fast_lookups and (not self.costs or self.costs[-1] < cost)
 
-    def moves(self, vault_format: int, cost: int) -> bool:
+    def must_move(self, vault_format: int, cost: int) -> bool:
         """Whether a vault of this format and cost is to be moved to the newest lookup."""
         if self.creates_fast_lookups or not self.costs:
             return False
         if vault_format == VaultFormat.FAST_LOOKUP:
-            return self.settled
+            return self.old_version_gone
         return cost < self.costs[-1]
 
 
@@ -75,21 +75,21 @@ def read_policy(connection: Connection) -> LookupPolicy:
     return decode_policy(*cast("tuple[str, list[int], bool]", row or ("", [], False)))
 
 
-def decode_policy(fast_lookups: str, costs: Sequence[int], settled: bool) -> LookupPolicy:
+def decode_policy(fast_lookups: str, costs: Sequence[int], old_version_gone: bool) -> LookupPolicy:
     """Decode the values of `POLICY_COLUMNS`.
 
     Raises:
         UnavailableError: no process stored these values. They are not used: a low cost makes
             passwords cheap to guess, and a high one takes all memory.
     """
-    possible = range(LEAST_SCRYPT_LOG2_N, GREATEST_SCRYPT_LOG2_N + 1)
+    possible = range(MIN_SCRYPT_LOG2_N, MAX_SCRYPT_LOG2_N + 1)
     rising = all(cost in possible for cost in costs) and sorted(set(costs)) == list(costs)
     if fast_lookups not in set(FastLookups) or not rising:
-        raise wrong_policy(fast_lookups, costs)
-    return LookupPolicy(FastLookups(fast_lookups), tuple(costs), settled)
+        raise invalid_policy_error(fast_lookups, costs)
+    return LookupPolicy(FastLookups(fast_lookups), tuple(costs), old_version_gone)
 
 
-def wrong_policy(fast_lookups: str, costs: Sequence[int]) -> UnavailableError:
+def invalid_policy_error(fast_lookups: str, costs: Sequence[int]) -> UnavailableError:
     """Log a policy that no process stored; return the error to raise."""
     _log.error("the row of vault_lookups is wrong: %.20r, costs %.80r", fast_lookups, list(costs))
     return UnavailableError("the lookups of passwords in Postgres are wrong; see the log")

@@ -23,9 +23,9 @@ from .vault_lookups import (
     POLICY_COLUMNS,
     LookupPolicy,
     decode_policy,
+    invalid_policy_error,
     raise_cost,
     read_policy,
-    wrong_policy,
 )
 
 CACHE_SECONDS = 86_400
@@ -46,7 +46,7 @@ _INSERT: LiteralString = f"""
 """  # noqa: S608 - likewise
 # Deliberate erasure leaves no row. What it leaves instead, a tombstone, must be looked for here, or
 # a record that Redis or a process still has brings the vault back.
-_PUT_BACK: LiteralString = f"""
+_RESTORE: LiteralString = f"""
     INSERT INTO vaults ({_COLUMNS}, lookup_format)
     VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING
 """  # noqa: S608 - likewise
@@ -85,7 +85,7 @@ class VaultRecords:
         self._names = names
         self._pool = pool
 
-    def cached(self, lookups: Sequence[bytes]) -> VaultRecord | None:
+    def find_cached(self, lookups: Sequence[bytes]) -> VaultRecord | None:
         """The record in Redis under the first of these lookups that has one.
 
         A record that can't be read counts as absent, and so does every one while Redis is away.
@@ -134,7 +134,7 @@ class VaultRecords:
         with _recognizing_changed_policy():
             return self._pool.run_idempotent(insert)
 
-    def put_back(self, record: VaultRecord) -> VaultRecord:
+    def restore(self, record: VaultRecord) -> VaultRecord:
         """Make sure that Postgres has a vault; the record that stands there.
 
         It is another record of the vault when the vault was moved, or a move was undone by a
@@ -150,7 +150,7 @@ class VaultRecords:
             AWAY: Postgres can't serve.
         """
         with _recognizing_changed_policy():
-            standing = self._pool.run_idempotent(lambda connection: _put_back(connection, record))
+            standing = self._pool.run_idempotent(lambda connection: _restore(connection, record))
         if standing.vault_id != record.vault_id:
             self._client.set(
                 self._names.replaced_vault_record(record.vault_id.bytes), _encode(record)
@@ -159,7 +159,7 @@ class VaultRecords:
             self._forget(record, standing)
         return standing
 
-    def missing(self, records: Collection[VaultRecord]) -> list[VaultRecord]:
+    def find_missing(self, records: Collection[VaultRecord]) -> list[VaultRecord]:
         """Those of the records that do not stand in Postgres as they are.
 
         Raises:
@@ -174,7 +174,7 @@ class VaultRecords:
         standing = dict(cast("list[tuple[uuid.UUID, bytes]]", rows))
         return [each for each in records if standing.get(each.vault_id) != each.wrapped_key]
 
-    def keep(self, records: Iterable[VaultRecord]) -> None:
+    def extend_expiry(self, records: Iterable[VaultRecord]) -> None:
         """Keep records in Redis for another day: they may be the only copies.
 
         Not that of a vault in whose place Postgres has another one: it has a name of its own, and
@@ -194,7 +194,7 @@ class VaultRecords:
         except RedisError as error:
             report(_log, "vault records are not cached", error)
 
-    def all_cached(self) -> Iterator[VaultRecord]:
+    def scan_cached(self) -> Iterator[VaultRecord]:
         """Every record in Redis. Looks at the names of all keys.
 
         Raises:
@@ -236,9 +236,9 @@ class VaultRecords:
             for _ in range(2):  # an upgrade may end between the two statements
                 raise_cost(connection, cost)
                 policy = read_policy(connection)
-                if not policy.cost_below(cost):
+                if not policy.costs_less_than(cost):
                     return policy
-            raise wrong_policy(policy.fast_lookups, policy.costs)
+            raise invalid_policy_error(policy.fast_lookups, policy.costs)
 
         return self._pool.run_idempotent(raised)
 
@@ -290,12 +290,12 @@ def _find(connection: Connection, lookups: Sequence[bytes]) -> FoundVault:
     return FoundVault(None if record[0] is None else VaultRecord(*record), policy)
 
 
-def _put_back(connection: Connection, record: VaultRecord) -> VaultRecord:
+def _restore(connection: Connection, record: VaultRecord) -> VaultRecord:
     standing = _standing(connection, record)
     if standing is not None:
         return standing
     values = (*_values(record), record.format)
-    if connection.execute(_PUT_BACK, values).rowcount:
+    if connection.execute(_RESTORE, values).rowcount:
         metrics.counter("iot_vaults_put_back_total").inc()
         _log.warning("vault %s was missing in Postgres; put back", record.vault_id)
     return _standing(connection, record) or record

@@ -6,20 +6,22 @@ from iot_models.names import KeyNames
 from iot_models.settings import Settings
 
 from .installation import Installation
-from .redis_watch import Duties, RedisWatch
+from .redis_watch import RedisRequirements, RedisWatch
 
 
 def watch_redis(client: "Redis", installation: Installation, settings: Settings) -> RedisWatch:
     """Watch the Redis of the backlog."""
-    duties = Duties(
+    requirements = RedisRequirements(
         durable=not settings.redis_allow_no_aof, may_evict=bool(settings.redis_allow_eviction)
     )
-    return RedisWatch(client, KeyNames(settings.redis_key_prefix), installation, duties)
+    return RedisWatch(client, KeyNames(settings.redis_key_prefix), installation, requirements)
 
 
 def watch_hot_window(client: "Redis", installation: Installation, settings: Settings) -> RedisWatch:
     """Watch the hot window's own Redis: what it loses is read from Postgres, but it must not lose
     an index and keep the rest.
     """
-    duties = Duties("the hot window's Redis", "IOT_HOT_WINDOW_REDIS_URL", durable=False)
-    return RedisWatch(client, KeyNames(settings.redis_key_prefix), installation, duties)
+    requirements = RedisRequirements(
+        "the hot window's Redis", "IOT_HOT_WINDOW_REDIS_URL", durable=False
+    )
+    return RedisWatch(client, KeyNames(settings.redis_key_prefix), installation, requirements)

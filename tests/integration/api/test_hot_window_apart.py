@@ -102,7 +102,7 @@ def test_one_that_evicts_is_not_used(story: Story, own_redis: RedisServer) -> No
     with Redis.from_url(own_redis.url) as hot:
         hot.config_set("maxmemory-policy", "allkeys-lru")
         assert "its maxmemory-policy is allkeys-lru" in ready(story.api)["hot_window"]
-        story.writer.hot_watch.look()  # as its thread does
+        story.writer.hot_watch.check()  # as its thread does
         assert story.source() == "postgres"
         keys = set(cast("list[bytes]", hot.keys("iot:hot:*")))
         story.store()
@@ -110,7 +110,7 @@ def test_one_that_evicts_is_not_used(story: Story, own_redis: RedisServer) -> No
         assert story.source() == "postgres"
         hot.config_set("maxmemory-policy", "noeviction")
         assert ready(story.api)["hot_window"] == "ok"
-        story.writer.hot_watch.look()
+        story.writer.hot_watch.check()
         story.store()
         assert story.source() == "postgres"  # until the window is whole again
 

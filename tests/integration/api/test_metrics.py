@@ -10,11 +10,11 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from integration.api.asking import JSON, row
-from iot_models.metrics import DECLARED
+from iot_models.metrics import METRICS
 from support.stack import Stack
 from support.waiting import wait_until
 
-OURS = [each for each in DECLARED if each.service == "api"]
+OURS = [each for each in METRICS if each.service == "api"]
 
 
 def scrape(stack: Stack) -> dict[str, Metric]:
@@ -67,9 +67,9 @@ def test_every_metric_that_is_declared(
         assert (family.type, family.documentation) == (each.kind, each.meaning)
         labels = set(family.samples[0].labels) - {"le"}
         assert labels == set(each.labels), each.name
-        for begin in each.begins:
+        for begin in each.initial_labels:
             assert any(begin in sample.labels.values() for sample in family.samples), each.name
-    writer_s = {each.name.removesuffix("_total") for each in DECLARED} - {
+    writer_s = {each.name.removesuffix("_total") for each in METRICS} - {
         each.name.removesuffix("_total") for each in OURS
     }
     assert not writer_s & families.keys()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from iot_models.names import MOST_SHARDS
+from iot_models.names import MAX_SHARDS
 from iot_models.settings import load
 from iot_writer.writer import Writer
 from support.draining import drain_all
@@ -21,7 +21,7 @@ def widest(environment: dict[str, str]) -> dict[str, str]:
     """Settings with all the shards that there may be, behind one proxy."""
     return {
         **environment,
-        "IOT_SHARDS": str(MOST_SHARDS),
+        "IOT_SHARDS": str(MAX_SHARDS),
         "IOT_MAX_PASSWORDS": str(len(ROWS)),
         "IOT_GUESS_LIMIT": "0",
         "IOT_ACK_STORED_SECONDS": "0",

@@ -13,7 +13,7 @@ from prometheus_client import REGISTRY
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from integration.compaction.past import Past, days_ago, each_second, noon
-from iot_models.metrics import declared
+from iot_models.metrics import spec_of
 from iot_stores import small_segments
 from iot_stores.months import DAY_MS
 from iot_writer import jobs
@@ -272,4 +272,4 @@ def test_one_that_fails_is_counted(
 
 def test_every_outcome_is_declared() -> None:
     outcomes = {"postgres_away", "redis_away", "failed", *CompactionOutcome}
-    assert set(declared("iot_compactions_total").begins) == outcomes
+    assert set(spec_of("iot_compactions_total").initial_labels) == outcomes

@@ -27,7 +27,7 @@ def test_without_postgres(error: type[psycopg.Error], redis_url: str) -> None:
         raise error("it can't serve")
 
     with Ahead.from_url(redis_url) as client:
-        watch = ClockWatch(client, connect, most_seconds=300)
-        fault = watch.look()
-    assert watch.stops
+        watch = ClockWatch(client, connect, max_seconds=300)
+        fault = watch.check()
+    assert watch.skew_too_large
     assert fault == "Redis's clock is 0:10:00 ahead of that of this machine"

@@ -187,8 +187,8 @@ def test_vaults_are_found_and_added_when_sessions_end_before_the_statement(
         assert ended(lambda: records.raise_cost(COST)).costs[-1] == COST
         vault, _ = create_vault(keyring, scrypt_secret(keyring, b"password", COST))
         assert ended(lambda: records.find([vault.lookup])).record is None
-        assert ended(lambda: records.missing([vault])) == [vault]
+        assert ended(lambda: records.find_missing([vault])) == [vault]
         assert ended(lambda: records.add(vault)) == vault
         assert records.add(vault) == vault, "the first session may have committed it"
-        assert ended(lambda: records.put_back(vault)) == vault
+        assert ended(lambda: records.restore(vault)) == vault
         assert ended(lambda: records.find([vault.lookup])).record == vault

@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 from iot_models.errors import SettingsError
 from iot_stores.installation import Installation, KeyringMark
 from iot_stores.postgres import Connection
-from iot_stores.redis_watch import Duties, RedisWatch, UnfitRedisError
+from iot_stores.redis_watch import RedisRequirements, RedisWatch, UnfitRedisError
 from iot_tools.local.redis_server import RedisServer
 from support.keys import KEYS
 from support.ports import port_of_a_node
@@ -90,12 +90,12 @@ def database(postgres_url: str) -> Database:
 def watch_on(
     client: "Redis",
     database: Database,
-    duties: Duties | None = None,
+    duties: RedisRequirements | None = None,
     keyring: KeyringMark | None = None,
 ) -> RedisWatch:
     """A watch of a process that has looked at nothing yet."""
     installation = Installation(database.connect, keyring)
-    return RedisWatch(client, KEYS, installation, duties or Duties())
+    return RedisWatch(client, KEYS, installation, duties or RedisRequirements())
 
 
 def test_an_empty_redis_is_marked_and_another_installation_refused(
@@ -128,8 +128,10 @@ def test_one_of_many_first_starters_wins(client: "Redis", database: Database) ->
         database.renew()
         installations = [Installation(database.connect) for _ in range(3)]
         for each in installations:
-            each.known()
-        watches.append([RedisWatch(client, KEYS, each, Duties()) for each in installations])
+            each.get_id()
+        watches.append(
+            [RedisWatch(client, KEYS, each, RedisRequirements()) for each in installations]
+        )
     together = threading.Barrier(12)
     states: dict[int, set[str]] = {number: set() for number in range(4)}
 
@@ -152,7 +154,7 @@ def test_one_of_many_first_starters_wins(client: "Redis", database: Database) ->
 
 def test_an_emptied_redis_is_marked_again(client: "Redis", database: Database) -> None:
     watch = watch_on(client, database)
-    watch.look()
+    watch.check()
     client.flushall()
     assert watch.state() == "ok"
     assert client.get(KEYS.owner) == str(database.id()).encode()
@@ -196,7 +198,10 @@ POLICIES = ["allkeys-lru", "allkeys-lfu", "allkeys-random", "volatile-lru", "vol
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_a_redis_that_evicts(client: "Redis", database: Database, policy: str) -> None:
-    watch, allowed = watch_on(client, database), watch_on(client, database, Duties(may_evict=True))
+    watch, allowed = (
+        watch_on(client, database),
+        watch_on(client, database, RedisRequirements(may_evict=True)),
+    )
     watch.require_safe()
     assert watch.keeps_indexes()
     client.config_set("maxmemory-policy", policy)
@@ -215,7 +220,10 @@ def test_a_redis_that_evicts(client: "Redis", database: Database, policy: str) -
 
 
 def test_a_redis_without_aof(client: "Redis", database: Database) -> None:
-    watch, allowed = watch_on(client, database), watch_on(client, database, Duties(durable=False))
+    watch, allowed = (
+        watch_on(client, database),
+        watch_on(client, database, RedisRequirements(durable=False)),
+    )
     assert watch.state() == "ok"
     client.config_set("appendonly", "no")
     assert "appendonly is no" in watch.state()
@@ -240,7 +248,7 @@ def test_a_redis_that_does_not_tell(
         watch.require_safe()
     warned = [each.getMessage() for each in caplog.records if each.levelno == logging.WARNING]
     assert len(warned) == 1
-    assert "doesn't tell its maxmemory-policy and appendonly" in warned[0]
+    assert "does not report its maxmemory-policy and appendonly" in warned[0]
 
 
 def test_a_user_that_may_not_use_the_mark(
@@ -291,7 +299,7 @@ def test_redis_that_is_away_is_looked_at_once_it_answers(
     client: "Redis", server: RedisServer, database: Database
 ) -> None:
     other = watch_on(client, database)
-    other.look()
+    other.check()
     database.renew()
     watch = watch_on(client, database)
     server.stop()  # not killed: a slow fsync holds up the AOF, and the mark would be lost
@@ -312,7 +320,7 @@ def test_many_that_wait_look_once(client: "Redis") -> None:
         assert all_came.wait(30)
         raise psycopg.OperationalError("away")
 
-    watch = RedisWatch(client, KEYS, Installation(connect), Duties())
+    watch = RedisWatch(client, KEYS, Installation(connect), RedisRequirements())
     errors: list[BaseException] = []
 
     def require() -> None:
@@ -339,7 +347,7 @@ def test_the_keyring_is_marked_too(client: "Redis", database: Database) -> None:
         return lambda each: each.bytes + key
 
     ours, theirs = marks(b"ours"), marks(b"theirs")
-    watch_on(client, database).look()  # a writer came first
+    watch_on(client, database).check()  # a writer came first
     first = watch_on(client, database, keyring=ours)
     first.require_safe()
     watch_on(client, database, keyring=ours).require_safe()

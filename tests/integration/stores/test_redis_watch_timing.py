@@ -99,20 +99,20 @@ def test_an_older_look_does_not_replace_what_a_newer_one_found(
 
     def set_right() -> None:
         client.config_set("appendonly", "yes")
-        watch.look()
+        watch.check()
 
     client.config_set("appendonly", "no")
     client.after_info(set_right)
-    assert watch.look().unsafe
+    assert watch.check().unsafe
     watch.require_safe()
     assert "not ready" not in caplog.text
 
     def set_wrong() -> None:
         client.config_set("appendonly", "no")
-        watch.look()
+        watch.check()
 
     client.after_info(set_wrong)
-    assert not watch.look().unsafe
+    assert not watch.check().unsafe
     with pytest.raises(UnfitRedisError):
         watch.require_safe()
 
@@ -123,7 +123,7 @@ def test_an_older_look_that_fails_does_not_end_what_a_newer_one_found(
     client, watch = watched
 
     def break_off() -> None:
-        watch.look()
+        watch.check()
         raise RedisConnectionError("broken")
 
     client.after_info(break_off)
@@ -137,8 +137,8 @@ def test_a_look_that_was_under_way_at_a_change_of_the_database_does_not_count(
     watched: tuple[Interrupted, RedisWatch],
 ) -> None:
     client, watch = watched
-    client.after_info(watch.forget)
-    watch.look()
+    client.after_info(watch.invalidate)
+    watch.check()
     infos = client.infos
     watch.require_safe()
     assert client.infos == infos + 1
@@ -159,6 +159,6 @@ def test_the_id_that_is_read_first_does_not_replace_one_that_was_read_since(
         return found.bytes
 
     installation = Installation(database.connect, mark)
-    assert installation.known() == database.id() == ids[1]
+    assert installation.get_id() == database.id() == ids[1]
     assert ids[0] != ids[1]
-    assert installation.known() == ids[1]
+    assert installation.get_id() == ids[1]

@@ -5,7 +5,7 @@ import pytest
 from redis import Redis
 
 from integration.stores.test_redis_watch import Database, watch_on
-from iot_stores.redis_watch import RedisWatch, RedisWatcher, UnfitRedisError
+from iot_stores.redis_watch import RedisWatch, RedisWatchThread, UnfitRedisError
 from iot_tools.local.redis_server import RedisServer
 from support.waiting import wait_until
 
@@ -36,7 +36,7 @@ def test_it_goes_on_whatever_postgres_says(
     database.away, database.error = True, error
     with Redis.from_url(own_redis.url) as client:
         watch = watch_on(client, database)
-        watcher = RedisWatcher([watch])
+        watcher = RedisWatchThread([watch])
         watcher.start()
         try:
             wait_until(lambda: database.asked, what="a look")

@@ -26,7 +26,7 @@ def test_it_is_cancelled_when_it_takes_too_long(
     connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert query(connection, "SELECT %s", (7,)).fetchone() == (7,)
-    monkeypatch.setattr(postgres_connections, "SHORT_SECONDS", 0.1)
+    monkeypatch.setattr(postgres_connections, "SHORT_QUERY_SECONDS", 0.1)
     with pytest.raises(psycopg.errors.QueryCanceled):
         query(connection, "SELECT pg_sleep(20)")
     assert connection.execute("SHOW statement_timeout").fetchone() == ("0",)

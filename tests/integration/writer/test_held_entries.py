@@ -11,7 +11,7 @@ import pytest
 from psycopg_pool import PoolClosed
 
 from integration.writer.sending import Sender
-from iot_cipher.envelope import name_of
+from iot_cipher.envelope import entry_name
 from iot_models.errors import UnavailableError
 from iot_models.settings import Settings
 from iot_stores.backlog import Backlog
@@ -129,7 +129,7 @@ def test_who_waits_for_held_readings_waits_until_they_are_stored(
     drain_all(writer)
     sender.redis.config_resetstat()
     with ThreadPoolExecutor() as threads:
-        names = [name_of(shard, sealed)]
+        names = [entry_name(shard, sealed)]
         stored = threads.submit(sender.service.receipts.wait, names, ends, 30)
         wait_until(lambda: looks() > 1, what="looks while it is held")
         bring_back(writer)
@@ -295,9 +295,9 @@ def test_the_record_of_a_replaced_vault_does_not_take_the_place_of_the_other(
     sender.redis.delete(KEYS.vault_record(record.lookup))
     other = sender.vault(LOST)
     assert other.vault_id != lost.vault_id
-    assert keeper.records.put_back(record).vault_id == other.vault_id
-    keeper.records.keep([record])
-    cached = keeper.records.cached([record.lookup])
+    assert keeper.records.restore(record).vault_id == other.vault_id
+    keeper.records.extend_expiry([record])
+    cached = keeper.records.find_cached([record.lookup])
     assert cached is not None
     assert cached.vault_id == other.vault_id
 
@@ -315,4 +315,4 @@ def test_records_are_kept_now_and_then_while_postgres_is_away(sender: Sender) ->
         with redis_commands(sender.redis) as counted, pytest.raises(PoolClosed):
             keeper.check()
         assert counted["set"] == kept
-    assert len(list(keeper.records.all_cached())) == 2
+    assert len(list(keeper.records.scan_cached())) == 2

@@ -9,7 +9,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from integration.writer.sending import Sender
 from iot_models import metrics
-from iot_models.metrics import declared
+from iot_models.metrics import spec_of
 from iot_writer import jobs
 from iot_writer.drain.drain import DrainOutcome
 from iot_writer.writer import Writer
@@ -33,10 +33,10 @@ def ours(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> Writer:
 
 
 def test_what_alerts_stand_on_is_there_before_anything_happens() -> None:
-    metrics.begin("writer")
+    metrics.create_metrics("writer")
     for name in ("iot_drains_total", "iot_job_last_success_timestamp_seconds"):
-        (label,) = declared(name).labels
-        for value in declared(name).begins:
+        (label,) = spec_of(name).labels
+        for value in spec_of(name).initial_labels:
             assert REGISTRY.get_sample_value(name, {label: value}) is not None
     assert REGISTRY.get_sample_value("iot_entries_dead_total") is not None
 
@@ -47,7 +47,7 @@ def test_what_alerts_stand_on_is_there_before_anything_happens() -> None:
 def test_a_job_that_was_done_says_when(
     job: str, do: Callable[[], int], ours: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    metrics.begin("writer")
+    metrics.create_metrics("writer")
     before = time.time()
     do()
     done = last_success(job)
@@ -95,4 +95,4 @@ def test_a_drain_that_fails_is_counted(
 
 def test_every_outcome_of_a_drain_is_declared() -> None:
     outcomes = {"postgres_away", "redis_away", "failed", *DrainOutcome}
-    assert set(declared("iot_drains_total").begins) == outcomes
+    assert set(spec_of("iot_drains_total").initial_labels) == outcomes

@@ -23,7 +23,7 @@ from chart.matrix import MATRIX
 from chart.release import Release
 from chart.rendering import notes, rendered
 from chart.schemas import NEWEST
-from iot_models.metrics import DECLARED
+from iot_models.metrics import METRICS
 from iot_tools.local.postgres_server import PostgresServer
 from iot_tools.local.redis_server import RedisServer
 from support.kube_api import KubeApi
@@ -286,7 +286,7 @@ def test_metrics_are_where_monitoring_looks(cluster: Cluster) -> None:
         status, text = cluster.node.get(component, "metrics", "/metrics")
         assert status == 200
         found = {family.name for family in text_string_to_metric_families(text)}
-        named = {each.name.removesuffix("_total") for each in DECLARED if each.service == component}
+        named = {each.name.removesuffix("_total") for each in METRICS if each.service == component}
         assert found & named, component
 
 

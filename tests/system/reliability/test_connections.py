@@ -10,7 +10,7 @@ import psycopg
 from redis import Redis
 
 from iot_models.settings import Settings
-from iot_stores.redis_client import MOST_CONNECTIONS, connect_redis
+from iot_stores.redis_client import MAX_CONNECTIONS, connect_redis
 from support.stack import Stack
 from support.waiting import wait_until
 from system.reliability.conftest import MakeStack
@@ -23,7 +23,7 @@ MOST_POSTGRES = WORKERS * POOL + WRITERS
 REDIS_OF_A_WRITER = 5
 """RQ's blocking wait, its commands, its subscription; the drain's and the ticker's."""
 MOST_REDIS = WRITERS * REDIS_OF_A_WRITER + WORKERS * 4
-"""An API process has as many as it ever had commands on their way at once: `MOST_CONNECTIONS` at
+"""An API process has as many as it ever had commands on their way at once: `MAX_CONNECTIONS` at
 most, and very few while Redis answers."""
 
 _HELD = """
@@ -83,8 +83,8 @@ def _ask_until_answered(stack: Stack) -> int:
 
 
 def test_a_client_waits_for_a_connection_instead_of_opening_too_many(settings: Settings) -> None:
-    with connect_redis(settings) as client, ThreadPoolExecutor(2 * MOST_CONNECTIONS) as pool:
-        asked = range(2 * MOST_CONNECTIONS)
+    with connect_redis(settings) as client, ThreadPoolExecutor(2 * MAX_CONNECTIONS) as pool:
+        asked = range(2 * MAX_CONNECTIONS)
         answers = set(pool.map(lambda n: client.blpop([f"nothing {n}"], 0.3), asked))
         assert answers == {None}
-        assert MOST_CONNECTIONS / 2 < len(client.client_list()) <= MOST_CONNECTIONS + 1
+        assert MAX_CONNECTIONS / 2 < len(client.client_list()) <= MAX_CONNECTIONS + 1

@@ -125,7 +125,7 @@ def check_held(
     with redis_users.client("admin") as admin, redis_users.client("iot_api") as client:
         assert admin.hget(KEYS.backlog_counters, "held") == b"0"
         pool = postgres_pool(settings, name="test", size=1)
-        assert len(list(VaultRecords(client, KEYS, pool).all_cached())) == 1
+        assert len(list(VaultRecords(client, KEYS, pool).scan_cached())) == 1
         pool.close()
 
 

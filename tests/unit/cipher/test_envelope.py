@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iot_cipher import envelope
-from iot_cipher.envelope import MOST_GIVEN_UP, OpenedEntry, Opener, Sealer
+from iot_cipher.envelope import MAX_ABANDONED_NUMBERS, OpenedEntry, Opener, Sealer
 from iot_cipher.keyring import Keyring, parse_keyring
 from iot_models.errors import DecryptionError
 
@@ -71,12 +71,12 @@ def test_a_renewed_session_counts_anew() -> None:
 def test_a_session_ends_with_many_entries_given_up_not_with_each() -> None:
     sealer = sealer_of()
     sessions = []
-    for _ in range(2 * MOST_GIVEN_UP):
+    for _ in range(2 * MAX_ABANDONED_NUMBERS):
         sessions.append(opened(sealer.seal(3, b"")).session)
-        sealer.give_up(1)
+        sealer.abandon_numbers(1)
     assert len(set(sessions)) == 2
     assert sessions == sorted(sessions, key=sessions.index)
-    sealer.give_up(MOST_GIVEN_UP)
+    sealer.abandon_numbers(MAX_ABANDONED_NUMBERS)
     assert opened(sealer.seal(3, b"")).session not in sessions
 
 

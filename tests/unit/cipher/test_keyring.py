@@ -213,7 +213,7 @@ class Followed:
         draft.write_text(text, encoding="utf-8")
         draft.replace(self.path)
 
-    def later(self, seconds: float = KeyringFile.CHECK_EVERY) -> Keyring:
+    def later(self, seconds: float = KeyringFile.CHECK_SECONDS) -> Keyring:
         self.clock.now += seconds
         return self.file.current()
 

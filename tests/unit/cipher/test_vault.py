@@ -30,7 +30,7 @@ from iot_cipher.vault import (
     wrap_vault,
 )
 from iot_models.errors import DecryptionError
-from iot_models.settings import GREATEST_SCRYPT_LOG2_N
+from iot_models.settings import MAX_SCRYPT_LOG2_N
 
 PASSWORD = b"encpassword"
 SALT = bytes(range(16))
@@ -255,7 +255,7 @@ def test_shards_are_used_evenly() -> None:
     assert min(counts) > 400
 
 
-@pytest.mark.parametrize("cost", [GREATEST_SCRYPT_LOG2_N + 1, 31, 255])
+@pytest.mark.parametrize("cost", [MAX_SCRYPT_LOG2_N + 1, 31, 255])
 def test_an_absurd_cost_is_refused_before_it_is_paid(keyring: Keyring, cost: int) -> None:
     """Whoever holds the keyring can make such a record, in Redis too."""
     secret = fast_secret(keyring, PASSWORD, cost, slow_key=quick_key)
@@ -269,6 +269,6 @@ def test_an_absurd_cost_is_refused_before_it_is_paid(keyring: Keyring, cost: int
 
 
 def test_the_greatest_cost_is_paid(keyring: Keyring) -> None:
-    secret = fast_secret(keyring, PASSWORD, GREATEST_SCRYPT_LOG2_N, slow_key=quick_key)
+    secret = fast_secret(keyring, PASSWORD, MAX_SCRYPT_LOG2_N, slow_key=quick_key)
     record, vault = create_vault(keyring, secret)
     assert open_vault(keyring, record, secret).vault_id == vault.vault_id

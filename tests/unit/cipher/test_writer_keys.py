@@ -135,11 +135,11 @@ def test_the_file_is_followed(tmp_path: Path) -> None:
     first = file.current()
     keyring.write_text(new_keyring_text(), encoding="utf-8")
     assert write_writer_keys_file(keyring, path)
-    now += WriterKeysFile.CHECK_EVERY
+    now += WriterKeysFile.CHECK_SECONDS
     assert file.current().transit_key(1) != first.transit_key(1)
     assert not file.current().from_keyring
     path.write_text(new_keyring_text(), encoding="utf-8")
-    now += WriterKeysFile.CHECK_EVERY
+    now += WriterKeysFile.CHECK_SECONDS
     assert file.current().from_keyring
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from iot_stores.clocks import Skew, describe
+from iot_stores.clocks import ClockSkew, describe
 
 DAYS = 61 * 86_400.0
 THIS, REDIS, POSTGRES = "this machine's clock is ", "Redis's clock is ", "Postgres's clock is "
@@ -26,10 +26,10 @@ THIS, REDIS, POSTGRES = "this machine's clock is ", "Redis's clock is ", "Postgr
 def test_the_clock_that_is_wrong_is_named(
     redis: float, postgres: float | None, begins: str | None
 ) -> None:
-    skew = Skew(redis, postgres)
+    skew = ClockSkew(redis, postgres)
     fault = skew.fault(300)
     assert fault is None if begins is None else (fault or "").startswith(begins)
-    assert skew.stops(300) is (abs(redis) > 300)
+    assert skew.exceeds(300) is (abs(redis) > 300)
 
 
 @pytest.mark.parametrize(

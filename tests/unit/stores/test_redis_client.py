@@ -27,7 +27,7 @@ def test_without_its_own_the_hot_window_shares_the_backlog_s(url: str) -> None:
 def test_its_own(url: str, host: str) -> None:
     settings = load(REQUIRED | {"IOT_HOT_WINDOW_REDIS_URL": url})
     shared = connect_redis(settings)
-    made = connect_hot_window(settings, shared, patience=0.5)
+    made = connect_hot_window(settings, shared, timeout=0.5)
     assert made is not shared
     options = made.connection_pool.connection_kwargs
     assert (options["host"], options["socket_timeout"]) == (host, 0.5)

@@ -6,7 +6,7 @@ from redis.sentinel import SentinelConnectionPool
 
 from iot_models.errors import SettingsError
 from iot_models.settings import Settings
-from iot_stores.redis_client import ANSWER_SECONDS, CONNECT_SECONDS, connect_redis
+from iot_stores.redis_client import CONNECT_SECONDS, RESPONSE_SECONDS, connect_redis
 
 
 def settings(url: str) -> Settings:
@@ -32,7 +32,7 @@ def test_a_whole_url() -> None:
     assert sentinels(pool) == [("a", 1), ("b", 2), ("::1", 3)]
     given = client.get_connection_kwargs()
     assert (given["username"], given["password"], given["db"]) == ("us@r", "p:ss", 7)
-    assert given["socket_timeout"] == ANSWER_SECONDS
+    assert given["socket_timeout"] == RESPONSE_SECONDS
     assert given["socket_connect_timeout"] == CONNECT_SECONDS
 
 

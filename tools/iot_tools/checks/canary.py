@@ -55,7 +55,7 @@ class Canary:
         self._beat = clock()
         self._trouble = ""
         self._complained_at = 0.0
-        metrics.begin("canary")
+        metrics.create_metrics("canary")
 
     def health(self) -> tuple[bool, dict[str, str]]:
         """Whether the work goes on, be it in vain."""

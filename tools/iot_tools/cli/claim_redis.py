@@ -40,7 +40,7 @@ def _claim(parsed: argparse.Namespace) -> int:  # noqa: ARG001 -- as every comma
             connect_postgres(settings, name="iot-sensor claim-redis") as connection,
         ):
             installation = Installation(lambda: nullcontext(connection))
-            ours = str(installation.known())
+            ours = str(installation.get_id())
             for client in dict.fromkeys((redis, hot_redis)):
                 before = _owner(client, names)
                 AuditLog(keys.current).record(

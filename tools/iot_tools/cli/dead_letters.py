@@ -9,7 +9,7 @@ from pathlib import Path
 
 from redis import Redis
 
-from iot_cipher.envelope import Opener, name_of
+from iot_cipher.envelope import Opener, entry_name
 from iot_cipher.writer_keys import WriterKeysFile
 from iot_models.entry import Entry, decode_entry
 from iot_models.errors import IotError, SettingsError
@@ -101,7 +101,7 @@ class _Dead:
             sealed = self.open(letter).sealed_at
         except IotError:
             return False  # nor can a writer open it
-        name, received = name_of(letter.shard, letter.sealed), _milliseconds(letter.entry_id)
+        name, received = entry_name(letter.shard, letter.sealed), _milliseconds(letter.entry_id)
         dated = DatedEntry((letter.shard, name.session), received, sealed)
         with connect_postgres(self.settings, name="iot-sensor dead") as connection:
             return bool(find_forgotten(connection, [dated], self.backlog.now()))

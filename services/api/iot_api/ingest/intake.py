@@ -16,7 +16,7 @@ from iot_api.limits.clients import Client
 from iot_api.limits.guess_limit import GuessLimit
 from iot_api.vaults.opening import Vaults
 from iot_cipher.aead import SALT_BYTES
-from iot_cipher.envelope import EntryName, Sealer, name_of
+from iot_cipher.envelope import EntryName, Sealer, entry_name
 from iot_cipher.vault import OpenVault
 from iot_models import metrics
 from iot_models.entry import Entry
@@ -146,13 +146,13 @@ class Intake:
         try:
             appended = self._backlog.append(sealed, request, guards)
         except GuardedError as error:
-            self._sealer.give_up(len(sealed))
+            self._sealer.abandon_numbers(len(sealed))
             raise self._guesses.refusal(client, error.seconds) from None
         except (RedisError, IotError):
-            self._sealer.give_up(len(sealed))
+            self._sealer.abandon_numbers(len(sealed))
             raise
         if appended.first_answer is not None:
-            self._sealer.give_up(len(sealed))
+            self._sealer.abandon_numbers(len(sealed))
             return _repeated(appended.first_answer)
         self._acknowledged.inc(count)
         self._heed_writers(appended)
@@ -223,7 +223,7 @@ class Intake:
 
 def _last_entries(sealed: Sequence[tuple[int, bytes]]) -> tuple[EntryName, ...]:
     last = dict(sealed)
-    return tuple(name_of(shard, last[shard]) for shard in last)
+    return tuple(entry_name(shard, last[shard]) for shard in last)
 
 
 def request_digest(key: str, vaults: Sequence[OpenVault]) -> bytes:

@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 
 from iot_models import monitoring
 from iot_models.errors import SettingsError
-from iot_models.metrics import declared
+from iot_models.metrics import spec_of
 from iot_models.names import KeyNames
 from iot_models.settings import Settings, load
 from iot_stores.backlog import Backlog, BacklogState
@@ -54,11 +54,11 @@ class BacklogCollector(Collector):
 
 
 def _gauge(name: str, value: float) -> GaugeMetricFamily:
-    return GaugeMetricFamily(name, declared(name).meaning, value=value)
+    return GaugeMetricFamily(name, spec_of(name).meaning, value=value)
 
 
 def _entries(state: BacklogState) -> GaugeMetricFamily:
-    each = declared("iot_backlog_entries")
+    each = spec_of("iot_backlog_entries")
     family = GaugeMetricFamily(each.name, each.meaning, labels=each.labels)
     for shard, count in state.entries.items():
         family.add_metric([str(shard)], count)

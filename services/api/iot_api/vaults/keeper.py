@@ -116,14 +116,14 @@ class VaultKeeper:
         with self._lock:
             watched, self._watched = self._watched, {}
         try:
-            for record in self.records.missing(watched.values()):
+            for record in self.records.find_missing(watched.values()):
                 self._restore_without_password(record)
         except (RedisError, *AWAY):
             with self._lock:
                 self._watched = watched | self._watched
             if time.monotonic() >= self._keep_from:
                 self._keep_from = time.monotonic() + KEEP_SECONDS
-                self.records.keep(watched.values())
+                self.records.extend_expiry(watched.values())
             raise
         self._restore_held_vaults()
 
@@ -134,11 +134,11 @@ class VaultKeeper:
         known = {record.vault_id: record for record in self.cache.records()}
         if held - known.keys() and time.monotonic() >= self._scan_from:
             self._scan_from = time.monotonic() + SCAN_SECONDS
-            for record in self.records.all_cached():
+            for record in self.records.scan_cached():
                 if record.vault_id in held - known.keys() and is_authentic(self._keyring(), record):
                     known[record.vault_id] = record
         found = held & known.keys()
-        self.records.keep([known[vault_id] for vault_id in found])
+        self.records.extend_expiry([known[vault_id] for vault_id in found])
         for vault_id in found:
             self._restore_without_password(known[vault_id])
         if found:
@@ -151,7 +151,7 @@ class VaultKeeper:
             self.cache.mark_missing(record.vault_id)
 
     def _restore(self, record: VaultRecord) -> VaultRecord:
-        standing = self.records.put_back(record)
+        standing = self.records.restore(record)
         if standing != record:
             self.cache.forget_vault(record.vault_id)
         if standing.vault_id != record.vault_id and record.vault_id not in self._logged:

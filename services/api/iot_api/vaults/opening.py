@@ -121,7 +121,7 @@ class Vaults:
     def old_processes_may_run(self) -> bool:
         """Whether processes of version 0.1 may still run, as far as this process knows."""
         return self._policy is None or not (
-            self._policy.settled or self._policy.fast_lookups is FastLookups.GONE
+            self._policy.old_version_gone or self._policy.fast_lookups is FastLookups.GONE
         )
 
     @property
@@ -179,7 +179,7 @@ class Vaults:
         lookups, record = [*cached.missed, cached.record.lookup], None
         try:
             if not cached.missing:
-                record = self._records.cached(lookups) or self._records.find(lookups).record
+                record = self._records.find_cached(lookups) or self._records.find(lookups).record
                 self._keeper.watch(cached.record)
             if record is None:
                 search = self._search(password, key, client, cached.missed, seconds=0)
@@ -210,7 +210,7 @@ class Vaults:
         """
         record = cached.record
         policy = self._current_policy()
-        if not policy.moves(record.format, record.scrypt_log2_n):
+        if not policy.must_move(record.format, record.scrypt_log2_n):
             return record
         try:
             search = self._search(password, key, client, cached.missed, seconds=0)
@@ -372,7 +372,7 @@ class Vaults:
     def _moved(self, search: PasswordSearch, record: VaultRecord, vault: OpenVault) -> VaultRecord:
         """Move a vault to the newest lookup, if that is possible now; return its record."""
         policy = self._policy
-        if policy is None or not policy.moves(record.format, record.scrypt_log2_n):
+        if policy is None or not policy.must_move(record.format, record.scrypt_log2_n):
             return record
         new = wrap_vault(search.keyring, vault, next(search.secrets(policy)))
         try:
@@ -393,7 +393,7 @@ class Vaults:
             UnavailableError: the stored policy is invalid, or costs less than the setting.
         """
         policy = self._policy
-        if policy is None or policy.is_passing or policy.cost_below(self._scrypt_log2_n):
+        if policy is None or policy.is_transitional or policy.costs_less_than(self._scrypt_log2_n):
             try:
                 policy = self._policy = self._records.raise_cost(self._scrypt_log2_n)
             except AWAY as error:

@@ -62,7 +62,7 @@ class PasswordSearch:
         secrets = self.secrets(policy)
         newest = next(secrets)
         if len(policy.costs) + (policy.fast_lookups is not FastLookups.GONE) > 1:
-            record = records.cached([newest.lookup])
+            record = records.find_cached([newest.lookup])
             if record is not None:
                 return FoundVault(record, policy), True
             try:
@@ -72,7 +72,7 @@ class PasswordSearch:
             except AWAY:
                 _log.info("Postgres is away: a password is looked up in Redis alone")
         lookups = [newest.lookup, *(secret.lookup for secret in secrets)]
-        record = records.cached(lookups)
+        record = records.find_cached(lookups)
         if record is not None:
             return FoundVault(record, policy), True
         return records.find(lookups), False

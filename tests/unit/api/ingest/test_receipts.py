@@ -9,7 +9,7 @@ import pytest
 from iot_api.ingest.receipts import decode_receipt, encode_list, encode_receipt
 from iot_cipher.envelope import EntryName
 from iot_models.errors import InvalidRequestError
-from iot_models.names import MOST_SHARDS
+from iot_models.names import MAX_SHARDS
 
 LONGEST = 3200
 """gunicorn takes 4094 bytes of a request line; a prefix of a proxy must fit in as well."""
@@ -18,7 +18,7 @@ LONGEST = 3200
 def entries(count: int, sessions: int = 1, greatest: int = 2**63 - 1) -> list[EntryName]:
     """Names of different shards, in no order."""
     chance = random.Random(count)
-    shards = chance.sample(range(MOST_SHARDS), count)
+    shards = chance.sample(range(MAX_SHARDS), count)
     names = [bytes([number]) * 16 for number in range(sessions)]
     return [
         EntryName(shard, chance.choice(names), chance.randrange(1, greatest + 1))

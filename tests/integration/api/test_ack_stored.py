@@ -25,7 +25,7 @@ def impatient(settings: Settings) -> Iterator[FlaskClient]:
     app.extensions["iot"].close()
 
 
-def test_what_is_answered_stored_can_be_read_at_once(stack: Stack) -> None:
+def test_a_201_with_ack_stored_can_be_read_at_once(stack: Stack) -> None:
     for number in range(30):
         row = {"data": {"db_password": f"p{number % 5}", "freeform": number}}
         body = str(row).replace("'", '"')
@@ -36,9 +36,7 @@ def test_what_is_answered_stored_can_be_read_at_once(stack: Stack) -> None:
             assert rows[-1]["freeform"] == str(number), path
 
 
-def test_what_is_not_stored_in_time_says_where_to_ask(
-    impatient: FlaskClient, writer: Writer
-) -> None:
+def test_a_202_names_the_receipt_url(impatient: FlaskClient, writer: Writer) -> None:
     answer = impatient.put("/api/iot?ack=stored", json=ROWS)
     assert answer.status_code == 202
     assert json.loads(answer.data)["success"] == "8 object(s) created"
@@ -52,7 +50,7 @@ def test_what_is_not_stored_in_time_says_where_to_ask(
     assert json.loads(impatient.get(ask).data) == {"stored": True}
 
 
-def test_what_is_set_aside_is_never_called_stored(impatient: FlaskClient, writer: Writer) -> None:
+def test_a_dead_letter_is_never_reported_as_stored(impatient: FlaskClient, writer: Writer) -> None:
     answer = impatient.put("/api/iot?ack=stored", json=ROWS[:1])
     for shard in range(writer.settings.shards):
         key = f"iot:ingest:{shard}"
@@ -66,19 +64,19 @@ def test_what_is_set_aside_is_never_called_stored(impatient: FlaskClient, writer
 
 
 @pytest.mark.parametrize("receipt", ["x", "", "AAAA", "A" * 36 + "!", "__" * 500])
-def test_what_is_no_receipt_is_refused(client: FlaskClient, receipt: str) -> None:
+def test_an_invalid_receipt_is_refused(client: FlaskClient, receipt: str) -> None:
     answer = client.get(f"/api/iot/stored/{receipt}")
     assert answer.status_code in {400, 404, 405}
     assert json.loads(answer.data)["error"]
 
 
-def test_another_ack_is_refused(client: FlaskClient) -> None:
+def test_an_unknown_ack_is_refused(client: FlaskClient) -> None:
     answer = client.put("/api/iot?ack=maybe", json=ROWS)
     assert answer.status_code == 400
     assert json.loads(answer.data)["field"] == "ack"
 
 
-def test_a_repeated_request_waits_too(stack: Stack) -> None:
+def test_a_repeated_request_waits_until_it_is_stored(stack: Stack) -> None:
     body, headers = '{"data": {"db_password": "p"}}', {"Idempotency-Key": "one"}
     first = stack.request("PUT", "/api/iot", body, headers)
     again = stack.request("PUT", "/api/iot?ack=stored", body, headers)
@@ -86,7 +84,7 @@ def test_a_repeated_request_waits_too(stack: Stack) -> None:
     assert len(stack.read("p")) == 1
 
 
-def test_a_repeated_request_that_is_not_stored_says_where_to_ask(
+def test_a_repeated_request_that_is_not_stored_names_the_receipt_url(
     impatient: FlaskClient, writer: Writer
 ) -> None:
     headers = {"Idempotency-Key": "one"}
@@ -109,7 +107,7 @@ def test_a_repeated_request_that_is_not_stored_says_where_to_ask(
         (1, "https://evil.test", ""),
     ],
 )
-def test_a_proxy_tells_the_prefix_of_its_paths(
+def test_a_trusted_proxy_sets_the_prefix_of_the_receipt_url(
     settings: Settings, proxies: int, prefix: str, expected: str
 ) -> None:
     """One that is not trusted is not believed, and a client is never sent to another host."""

@@ -32,7 +32,7 @@ def nothing_waits(redis: "Redis") -> bool:
         ("null", "the request must be an object or a list of objects"),
     ],
 )
-def test_a_body_that_holds_no_rows_is_refused(
+def test_a_body_without_rows_is_refused(
     module_api: Api, module_redis: "Redis", body: str, sentence: str
 ) -> None:
     error = assert_error(module_api.ask("PUT", "/api/iot", body, JSON), 400, "invalid_request")
@@ -56,9 +56,7 @@ def test_a_body_that_holds_no_rows_is_refused(
         '{"data": {"freeform": ' + "[" * 100_000 + "}}",
     ],
 )
-def test_what_is_not_json_is_refused(
-    module_api: Api, module_redis: "Redis", body: str | bytes
-) -> None:
+def test_invalid_json_is_refused(module_api: Api, module_redis: "Redis", body: str | bytes) -> None:
     error = assert_error(module_api.ask("PUT", "/api/iot", body, JSON), 400, "invalid_request")
     assert error["error"].startswith(("the request", "row 1, data: is not JSON: "))
     assert nothing_waits(module_redis)
@@ -80,7 +78,7 @@ def test_what_is_not_json_is_refused(
         ([row(), row("é" * 513)], 1, "db_password", "is longer than 1024 bytes"),
     ],
 )
-def test_a_row_that_is_none_is_named(
+def test_an_invalid_row_is_named(
     module_api: Api, module_redis: "Redis", rows: Any, at: int, field: str, problem: str
 ) -> None:
     error = assert_error(module_api.put(rows), 400, "invalid_request")
@@ -97,7 +95,7 @@ def test_a_row_that_is_none_is_named(
         ("interrogator_time", "is neither a number nor a date"),
     ],
 )
-def test_a_time_that_is_no_time_is_named(
+def test_an_invalid_time_is_named(
     module_api: Api, module_redis: "Redis", value: object, field: str, problem: str
 ) -> None:
     error = assert_error(
@@ -121,13 +119,13 @@ def test_a_time_beyond_64_bits_is_named(module_api: Api, value: object, field: s
 
 
 @pytest.mark.parametrize("text", ["1e400", "-1e400", "1e999999999", "1" + "0" * 5000])
-def test_a_time_beyond_what_a_float_holds_is_named(module_api: Api, text: str) -> None:
+def test_a_time_beyond_a_float_is_named(module_api: Api, text: str) -> None:
     body = '[{"data": {}}, {"data": {"interrogator_time": ' + text + "}}]"
     error = assert_error(module_api.ask("PUT", "/api/iot", body, JSON), 400, "invalid_request")
     assert error["error"] == "row 1, interrogator_time: is beyond 64 bits"
 
 
-def test_a_time_beyond_64_bits_harms_nothing_that_comes_later(api: Api, writer: Writer) -> None:
+def test_a_time_beyond_64_bits_does_not_affect_later_readings(api: Api, writer: Writer) -> None:
     """The old server answered 201, and everything after it was lost."""
     assert api.put(row(interrogator_time=2**63)).status_code == 400
     assert api.put(row(interrogator_time=2**63 - 1)).status_code == 201
@@ -144,7 +142,7 @@ def test_a_second_password_sees_its_own_readings(api: Api, writer: Writer) -> No
     assert [each["freeform"] for each in api.read(password="two")] == ["2"]
 
 
-def test_a_wrong_password_is_answered_as_an_empty_vault(
+def test_a_wrong_password_reads_like_an_empty_vault(
     api: Api, writer: Writer, postgres: psycopg.Connection
 ) -> None:
     api.put(row("one"))
@@ -160,7 +158,7 @@ def test_a_wrong_password_is_answered_as_an_empty_vault(
 @pytest.mark.parametrize(
     "body", ["[]", "{}", '"x"', "", "no", '{"data": 5}', '{"data": {"db_password": 5}}']
 )
-def test_a_read_without_a_password_is_told_its_form(module_api: Api, body: str) -> None:
+def test_an_invalid_read_body_names_the_form(module_api: Api, body: str) -> None:
     for path in ("/api/iot", "/api/iot/maxtime", "/api/rssi/5"):
         error = assert_error(module_api.ask("POST", path, body, JSON), 400, "invalid_request")
         assert error["error"] == 'the body must have the form {"data": {"db_password": "..."}}'
@@ -190,7 +188,7 @@ def test_an_unknown_path_is_404(module_api: Api, method: str, path: str) -> None
         ("POST", "/healthz", {"GET", "HEAD", "OPTIONS"}),
     ],
 )
-def test_a_method_that_a_path_has_not_is_405(
+def test_an_unsupported_method_is_405(
     module_api: Api, method: str, path: str, allowed: set[str]
 ) -> None:
     answer = module_api.ask(method, path)
@@ -211,7 +209,7 @@ def test_a_method_that_a_path_has_not_is_405(
         {"data": {"db_password": SECRET * 50}},
     ],
 )
-def test_no_error_tells_a_password(
+def test_no_error_contains_a_password(
     module_api: Api, body: object, caplog: pytest.LogCaptureFixture
 ) -> None:
     for method, path in (("PUT", "/api/iot"), ("POST", "/api/iot"), ("POST", "/api/iot/x")):

@@ -33,24 +33,26 @@ def padded(size: int) -> list[bytes]:
     return [line] * (size // 2**20) + [LINE[: size % 2**20]]
 
 
-def test_chunks_make_one_body(module_stack: Stack) -> None:
+def test_chunks_are_joined_to_one_body(module_stack: Stack) -> None:
     assert put(module_stack, [b'{"data": {"db_pass', b'word": "p"}}'], JSON).status == 201
 
 
-def test_a_body_in_chunks_is_taken_up_to_the_limit(module_stack: Stack) -> None:
+def test_a_chunked_body_up_to_the_limit_is_accepted(module_stack: Stack) -> None:
     answer = put(module_stack, padded(LIMIT), NDJSON)
     assert answer.json() == {"success": "16 object(s) created"}
 
 
 @pytest.mark.parametrize("over", [1, 2**20])
-def test_a_body_in_chunks_over_the_limit_is_refused_whole(module_stack: Stack, over: int) -> None:
+def test_a_chunked_body_over_the_limit_is_refused_completely(
+    module_stack: Stack, over: int
+) -> None:
     """What fits must not be taken for all of it."""
     blocks = [*padded(LIMIT), LINE if over > 1 else b" "]
     answer = put(module_stack, blocks, NDJSON)
     assert (answer.status, answer.json()["code"]) == (413, "too_large")
 
 
-def test_a_length_over_the_limit_is_refused_before_it_is_sent(module_stack: Stack) -> None:
+def test_a_content_length_over_the_limit_is_refused_before_the_body(module_stack: Stack) -> None:
     head = f"PUT /api/iot HTTP/1.1\r\nHost: x\r\nContent-Length: {2**30}\r\n\r\n"
     with socket.create_connection(("127.0.0.1", module_stack.port), timeout=30) as connection:
         connection.sendall(head.encode())
@@ -68,9 +70,7 @@ def test_a_length_over_the_limit_is_refused_before_it_is_sent(module_stack: Stac
         ("chunks", b"Transfer-Encoding: chunked\r\n\r\n24\r\n%b\r\n"),
     ],
 )
-def test_a_body_whose_sender_went_away_is_not_taken(
-    module_stack: Stack, password: str, framing: bytes
-) -> None:
+def test_a_truncated_body_is_not_stored(module_stack: Stack, password: str, framing: bytes) -> None:
     """Whole lines of it came, and more were to come."""
     head = b"PUT /api/iot HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-ndjson\r\n"
     line = b'{"data": {"db_password": "%b"}}\n' % password.encode()
@@ -92,7 +92,7 @@ def test_a_body_whose_sender_went_away_is_not_taken(
         b"nonsense\r\n\r\n",
     ],
 )
-def test_what_gunicorn_refuses_is_json_too(module_stack: Stack, head: bytes) -> None:
+def test_errors_of_gunicorn_are_json(module_stack: Stack, head: bytes) -> None:
     with socket.create_connection(("127.0.0.1", module_stack.port), timeout=10) as connection:
         connection.sendall(head)
         answer = http.client.HTTPResponse(connection)

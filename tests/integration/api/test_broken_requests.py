@@ -178,7 +178,7 @@ def api(
 
 
 @pytest.mark.parametrize("name", [*BROKEN, *IN_ORDER])
-def test_nothing_of_a_request_is_said_again(api: Api, name: str) -> None:
+def test_an_invalid_request_is_not_quoted(api: Api, name: str) -> None:
     secrets = secrets_of(name)
     answer = api.send((BROKEN | IN_ORDER)[name](secrets))
     if name != "origin":  # CORS says it again
@@ -204,7 +204,7 @@ def test_nothing_of_a_request_is_said_again(api: Api, name: str) -> None:
         ("no head but its end", 400, "InvalidRequestMethod"),
     ],
 )
-def test_the_class_of_a_fault_is_logged_and_answered(
+def test_the_error_class_is_logged_and_answered(
     api: Api, name: str, status: int, kind: str
 ) -> None:
     before = api.log.read_text()
@@ -219,7 +219,7 @@ def test_the_class_of_a_fault_is_logged_and_answered(
     )
 
 
-def test_nothing_of_a_body_whose_redis_is_away_is_logged(
+def test_a_redis_error_does_not_log_the_body(
     environment: dict[str, str], tmp_path: Path, redis_url: str
 ) -> None:
     """Redis refuses every command: its client must not quote what it sent."""

@@ -21,7 +21,7 @@ PREFLIGHT = {
 
 
 @pytest.mark.parametrize("origins", ["*", f"{ORIGIN}, https://two.example", "https://*.example"])
-def test_a_browser_may_ask_first(make_api: MakeApi, origins: str) -> None:
+def test_a_preflight_is_answered(make_api: MakeApi, origins: str) -> None:
     answer = make_api(cors_origins=origins).ask("OPTIONS", "/api/iot", headers=PREFLIGHT)
     assert answer.status_code == 200
     assert answer.headers["Access-Control-Allow-Origin"] == ("*" if origins == "*" else ORIGIN)
@@ -30,7 +30,7 @@ def test_a_browser_may_ask_first(make_api: MakeApi, origins: str) -> None:
     assert set(allowed.split(",")) == {"content-type", "idempotency-key"}
 
 
-def test_a_browser_of_another_origin_is_told_nothing(make_api: MakeApi) -> None:
+def test_another_origin_gets_no_cors_headers(make_api: MakeApi) -> None:
     answer = make_api(cors_origins="https://two.example").ask(
         "OPTIONS", "/api/iot", headers=PREFLIGHT
     )
@@ -39,7 +39,7 @@ def test_a_browser_of_another_origin_is_told_nothing(make_api: MakeApi) -> None:
 
 
 @pytest.mark.parametrize(("method", "path", "body", "status"), ASKED)
-def test_a_browser_may_read_the_answer(
+def test_a_browser_may_read_the_response(
     module_api: Api, method: str, path: str, body: str | None, status: int
 ) -> None:
     answer = module_api.ask(method, path, body, {**JSON, "Origin": ORIGIN})
@@ -63,7 +63,7 @@ def test_a_browser_may_read_the_answer(
     ],
 )
 @pytest.mark.parametrize(("method", "path", "body", "status"), ASKED)
-def test_origins_can_be_named(
+def test_only_listed_origins_are_allowed(
     make_api: MakeApi,
     method: str,
     path: str,
@@ -127,7 +127,7 @@ def send(stack: Stack, request: bytes) -> HTTPResponse:
     ],
     ids=["coding", "chunk", "length"],
 )
-def test_a_page_may_read_why_it_is_refused(wire: Stack, request_bytes: bytes, status: int) -> None:
+def test_errors_have_cors_headers(wire: Stack, request_bytes: bytes, status: int) -> None:
     answer = send(wire, request_bytes)
     assert answer.status == status
     assert answer.headers["Access-Control-Allow-Origin"] in {"*", ORIGIN}
@@ -142,7 +142,7 @@ def test_a_page_may_read_why_it_is_refused(wire: Stack, request_bytes: bytes, st
     ],
     ids=["request line", "head"],
 )
-def test_where_the_head_is_not_read_every_origin_may_read_why(
+def test_errors_before_the_headers_are_parsed_have_cors_headers_for_every_origin(
     wire: Stack, request_bytes: bytes, status: int
 ) -> None:
     """Where only some are allowed, nobody is: it is not known who asks."""

@@ -49,7 +49,9 @@ def vault_of(postgres: psycopg.Connection, readings: int) -> str:
         "shard = shard + 1",
     ],
 )
-def test_a_changed_segment(filled: Api, postgres: psycopg.Connection, change: str) -> None:
+def test_a_changed_segment_is_an_error(
+    filled: Api, postgres: psycopg.Connection, change: str
+) -> None:
     changed = postgres.execute(
         f"UPDATE segments SET {change} WHERE vault_id = %s AND relative_min = 10",  # noqa: S608
         (vault_of(postgres, 6),),
@@ -66,7 +68,9 @@ def test_a_changed_segment(filled: Api, postgres: psycopg.Connection, change: st
     assert len(filled.read("/0/5", "one")) == 3
 
 
-def test_a_segment_moved_to_another_vault(filled: Api, postgres: psycopg.Connection) -> None:
+def test_a_segment_moved_to_another_vault_is_an_error(
+    filled: Api, postgres: psycopg.Connection
+) -> None:
     """Who can write to the database can't read another's readings by way of the service."""
     mine, another_s = vault_of(postgres, 2), vault_of(postgres, 6)
     moved = postgres.execute(
@@ -77,7 +81,9 @@ def test_a_segment_moved_to_another_vault(filled: Api, postgres: psycopg.Connect
         assert_error(filled.post(f"/api/iot{path}", "two"), 500, "damaged")
 
 
-def test_payloads_swapped_within_a_vault(filled: Api, postgres: psycopg.Connection) -> None:
+def test_payloads_swapped_within_a_vault_are_an_error(
+    filled: Api, postgres: psycopg.Connection
+) -> None:
     postgres.execute(
         """
         UPDATE segments SET payload = other.payload FROM segments AS other
@@ -103,7 +109,7 @@ def test_payloads_swapped_within_a_vault(filled: Api, postgres: psycopg.Connecti
         "scrypt_log2_n = 11",
     ],
 )
-def test_a_changed_vault_record(
+def test_a_changed_vault_record_is_an_error(
     filled: Api, make_api: MakeApi, postgres: psycopg.Connection, redis: "Redis", change: str
 ) -> None:
     """Neither read with nor written to: readings under a key that can't be had again are lost."""
@@ -119,7 +125,7 @@ def test_a_changed_vault_record(
     assert len(filled.read(password="one")) == 6
 
 
-def test_another_s_vault_record_opens_nothing(
+def test_the_vault_record_of_another_password_is_an_error(
     filled: Api, make_api: MakeApi, postgres: psycopg.Connection, redis: "Redis"
 ) -> None:
     """Two lookups exchanged: each password finds the other's record, and can't open it."""
@@ -137,7 +143,7 @@ def test_another_s_vault_record_opens_nothing(
     assert len(filled.read(password="one")) == 6
 
 
-def test_an_audit_line_that_was_changed_says_so(
+def test_a_changed_audit_line_is_marked(
     api: Api, writer: Writer, postgres: psycopg.Connection
 ) -> None:
     for line in ("first", "second"):

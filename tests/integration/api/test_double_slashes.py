@@ -31,13 +31,15 @@ BODY = json.dumps({"data": {"db_password": "slashes", "relative_time": 7}})
         ("DELETE", "/api//iot", 405),
     ],
 )
-def test_slashes(module_stack: Stack, method: str, path: str, status: int) -> None:
+def test_extra_slashes_are_ignored(
+    module_stack: Stack, method: str, path: str, status: int
+) -> None:
     answer = module_stack.request(method, path, BODY if method in {"PUT", "POST"} else None)
     assert answer.status == status, answer.body
     assert "Location" not in answer.headers
 
 
-def test_what_is_put_with_one_is_read_without(module_stack: Stack) -> None:
+def test_readings_put_with_an_extra_slash_are_read_without_it(module_stack: Stack) -> None:
     put = json.dumps({"data": {"db_password": "doubled", "freeform": 1}})
     assert module_stack.request("PUT", "/api//iot?ack=stored", put).status == 201
     assert [each["freeform"] for each in module_stack.read("doubled")] == ["1"]

@@ -19,7 +19,7 @@ ASKED = [
 
 
 @pytest.mark.parametrize(("method", "path", "body", "status"), ASKED)
-def test_an_id_of_its_own(
+def test_each_response_has_a_request_id(
     module_api: Api, method: str, path: str, body: str | None, status: int
 ) -> None:
     answers = [module_api.ask(method, path, body, JSON) for _ in range(2)]
@@ -30,7 +30,7 @@ def test_an_id_of_its_own(
 
 
 @pytest.mark.parametrize(("method", "path", "body", "status"), ASKED)
-def test_the_id_that_the_request_came_with(
+def test_the_request_id_of_the_client_is_returned(
     module_api: Api, method: str, path: str, body: str | None, status: int
 ) -> None:
     headers = {**JSON, "X-Request-Id": "trace-1.a_B"}
@@ -39,12 +39,12 @@ def test_the_id_that_the_request_came_with(
 
 
 @pytest.mark.parametrize("given", ["", "a b", "x" * 129, "a;b", "é", "<script>"])
-def test_an_id_that_is_not_fit_to_log_is_replaced(module_api: Api, given: str) -> None:
+def test_an_unsafe_request_id_is_replaced(module_api: Api, given: str) -> None:
     answer = module_api.ask("GET", "/healthz", headers={"X-Request-Id": given})
     assert answer.headers["X-Request-Id"] != given
     assert len(answer.headers["X-Request-Id"]) == 32
 
 
-def test_json_ends_in_a_newline_as_the_old_server_s(module_api: Api) -> None:
+def test_json_ends_with_a_newline_as_in_the_old_server(module_api: Api) -> None:
     assert module_api.put(row()).data == b'{"success":"1 object(s) created"}\n'
     assert module_api.post(password="nobody").data == b'{"data":[]}\n'

@@ -26,7 +26,7 @@ def guess(api: Api, times: int = LIMIT) -> None:
         assert api.post(password=f"guess {number}").get_json() == {"data": []}
 
 
-def test_an_address_that_guesses_is_told_to_wait(make_api: MakeApi) -> None:
+def test_a_guessing_client_gets_429(make_api: MakeApi) -> None:
     api = make_api(guess_limit=LIMIT)
     before = sample("iot_unknown_passwords_total")
     guess(api)
@@ -38,7 +38,7 @@ def test_an_address_that_guesses_is_told_to_wait(make_api: MakeApi) -> None:
     assert sample("iot_unknown_passwords_total") == before + LIMIT
 
 
-def test_over_the_limit_the_right_password_is_not_told_from_a_wrong_one(
+def test_over_the_limit_right_and_wrong_passwords_look_the_same(
     make_api: MakeApi, writer: Writer
 ) -> None:
     """Nor where it is open: neither to a read nor to a PUT."""
@@ -77,7 +77,7 @@ def test_a_put_that_creates_a_vault_is_a_guess(make_api: MakeApi) -> None:
     assert_error(api.put(row("one more")), 429, "too_many_requests")
 
 
-def test_all_processes_count_together_and_each_address_alone(make_api: MakeApi) -> None:
+def test_processes_share_the_counters_and_clients_do_not(make_api: MakeApi) -> None:
     settings = {"guess_limit": LIMIT, "trusted_proxies": 1}
     one, two = make_api(**settings), make_api(**settings)
     body = '{"data": {"db_password": "guess"}}'
@@ -89,7 +89,7 @@ def test_all_processes_count_together_and_each_address_alone(make_api: MakeApi) 
     assert status(two, "10.0.0.2") == 200
 
 
-def test_addresses_that_a_client_makes_up_have_a_limit_together(make_api: MakeApi) -> None:
+def test_forged_addresses_share_a_limit(make_api: MakeApi) -> None:
     """Without a trusted proxy nothing tells a proxy's header from a guesser's own."""
     api = make_api(guess_limit=LIMIT)
     body = '{"data": {"db_password": "guess"}}'
@@ -111,7 +111,7 @@ def test_addresses_that_a_client_makes_up_have_a_limit_together(make_api: MakeAp
         ["2001:db8::7", "2001:DB8::7", "[2001:db8::7]", "[2001:db8::7]:1", "2001:db8:0:0:8::1"],
     ],
 )
-def test_a_client_is_one_however_its_address_is_written(
+def test_all_spellings_of_an_address_count_as_one_client(
     make_api: MakeApi, spellings: list[str]
 ) -> None:
     """A proxy that adds the port told another client with each connection."""
@@ -136,7 +136,7 @@ def test_the_addresses_of_one_ipv6_customer_are_one_client(make_api: MakeApi) ->
     assert status("2001:db8:0:1::1") == 200
 
 
-def test_the_minute_passes(make_api: MakeApi, redis: "Redis") -> None:
+def test_the_limit_ends_after_a_minute(make_api: MakeApi, redis: "Redis") -> None:
     api = make_api(guess_limit=LIMIT)
     guess(api)
     key = KEYS.guesses("127.0.0.1")
@@ -145,7 +145,7 @@ def test_the_minute_passes(make_api: MakeApi, redis: "Redis") -> None:
     guess(api, 1)
 
 
-def test_right_passwords_and_no_limit_count_nothing(
+def test_known_passwords_and_limit_zero_count_no_guesses(
     make_api: MakeApi, writer: Writer, redis: "Redis"
 ) -> None:
     limited, open_to_all = make_api(guess_limit=LIMIT), make_api(guess_limit=0)
@@ -164,7 +164,7 @@ def environment(environment: dict[str, str]) -> dict[str, str]:
     return environment | {"IOT_GUESS_LIMIT": "12"}
 
 
-def test_a_device_goes_on_over_its_connection_beside_one_that_guesses(stack: Stack) -> None:
+def test_a_device_continues_on_its_connection_beside_a_guesser(stack: Stack) -> None:
     """On a new connection nothing tells the device from the guesser, who has the same address."""
 
     def put(connection: HTTPConnection, password: str) -> int:
@@ -186,7 +186,7 @@ def test_a_device_goes_on_over_its_connection_beside_one_that_guesses(stack: Sta
         connection.close()
 
 
-def test_behind_a_proxy_a_guesser_does_not_share_what_a_device_has_proven(
+def test_a_proxy_connection_does_not_exempt_a_guesser(
     make_api: MakeApi,
 ) -> None:
     """A proxy sends the requests of both over one connection."""
@@ -207,7 +207,7 @@ def test_behind_a_proxy_a_guesser_does_not_share_what_a_device_has_proven(
 
 
 @pytest.mark.parametrize("planted", ["no number", "-1", "1e9", "0x10", "inf", "", ["a list"]])
-def test_a_counter_that_is_no_number_shuts_nobody_out(
+def test_a_counter_that_is_not_a_number_locks_out_no_client(
     make_api: MakeApi, redis: "Redis", planted: str | list[str]
 ) -> None:
     api = make_api(guess_limit=LIMIT)
@@ -239,7 +239,7 @@ def _ask(api: Api, method: str) -> TestResponse:
 
 @pytest.mark.parametrize("method", ["PUT", "POST"])
 @pytest.mark.parametrize("seconds", [None, 61 * 86_400])
-def test_a_counter_that_would_stay_for_months_begins_anew(
+def test_a_counter_with_a_long_expiry_is_reset(
     make_api: MakeApi, redis: "Redis", seconds: int | None, method: str
 ) -> None:
     """Redis's clock stepped back since it was made; or it was planted."""
@@ -254,7 +254,7 @@ def test_a_counter_that_would_stay_for_months_begins_anew(
 
 
 @pytest.mark.parametrize("planted", ["no number", "1000000"])
-def test_a_counter_of_remembered_requests_that_is_planted_shuts_nobody_out(
+def test_a_planted_counter_of_remembered_requests_locks_out_no_client(
     make_api: MakeApi, redis: "Redis", planted: str
 ) -> None:
     api = make_api()

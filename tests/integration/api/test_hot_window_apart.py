@@ -81,7 +81,7 @@ def ready(api: Api) -> dict[str, str]:
     return told
 
 
-def test_segments_are_in_its_own_redis_and_nothing_else_is(
+def test_the_hot_window_redis_holds_segments_only(
     story: Story, redis: "Redis", own_redis: RedisServer
 ) -> None:
     story.store()
@@ -95,7 +95,7 @@ def test_segments_are_in_its_own_redis_and_nothing_else_is(
     assert ready(story.api)["hot_window"] == "ok"
 
 
-def test_one_that_evicts_is_not_used(story: Story, own_redis: RedisServer) -> None:
+def test_an_evicting_redis_is_not_used(story: Story, own_redis: RedisServer) -> None:
     """An index that is evicted would not be missed."""
     story.store()
     assert story.source() == "hot_window"
@@ -115,7 +115,9 @@ def test_one_that_evicts_is_not_used(story: Story, own_redis: RedisServer) -> No
         assert story.source() == "postgres"  # until the window is whole again
 
 
-def test_another_installation_s_is_not_used(story: Story, own_redis: RedisServer) -> None:
+def test_the_redis_of_another_installation_is_not_used(
+    story: Story, own_redis: RedisServer
+) -> None:
     with Redis.from_url(own_redis.url) as hot:
         hot.set(KEYS.owner, str(uuid.uuid4()))
         told = ready(story.api)["hot_window"]
@@ -126,12 +128,12 @@ def test_another_installation_s_is_not_used(story: Story, own_redis: RedisServer
         assert hot.keys() == [KEYS.owner.encode()]
 
 
-def test_one_url_for_both_is_one_redis(make_api: MakeApi, settings: Settings) -> None:
+def test_one_url_for_both_uses_one_client(make_api: MakeApi, settings: Settings) -> None:
     api = make_api(hot_window_redis_url=settings.redis_url)
     assert "hot_window" not in ready(api)
 
 
-def test_away_and_back_as_it_was(story: Story, own_redis: RedisServer) -> None:
+def test_redis_comes_back_unchanged(story: Story, own_redis: RedisServer) -> None:
     """It comes back and knows nothing of what was stored meanwhile: that is not taken for all."""
     story.store()
     assert story.source() == "hot_window"
@@ -158,7 +160,7 @@ def test_away_and_back_as_it_was(story: Story, own_redis: RedisServer) -> None:
     assert time.monotonic() - asked < 5
 
 
-def test_away_and_back_empty(story: Story, own_redis: RedisServer) -> None:
+def test_redis_comes_back_empty(story: Story, own_redis: RedisServer) -> None:
     story.store()
     own_redis.stop()
     story.store()
@@ -170,7 +172,7 @@ def test_away_and_back_empty(story: Story, own_redis: RedisServer) -> None:
     assert story.source() == "postgres"
 
 
-def test_back_as_it_was_some_time_ago(story: Story, own_redis: RedisServer) -> None:
+def test_redis_comes_back_with_older_data(story: Story, own_redis: RedisServer) -> None:
     """As after a crash that lost the last second of its AOF, or from a backup."""
     story.store()
     with Redis.from_url(own_redis.url) as hot:
@@ -185,7 +187,7 @@ def test_back_as_it_was_some_time_ago(story: Story, own_redis: RedisServer) -> N
     assert story.source() == "postgres"
 
 
-def test_frozen(
+def test_redis_is_frozen(
     make_api: MakeApi, apart: Settings, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It costs its patience once, then it is left alone; readiness hardly waits for it."""
@@ -215,7 +217,7 @@ def test_frozen(
 @pytest.mark.parametrize(
     ("command", "source"), [("zrangebyscore", "postgres"), ("mget", "hot_window")]
 )
-def test_away_in_the_middle_of_a_read(
+def test_redis_goes_away_during_a_read(
     command: str, source: str, story: Story, own_redis: RedisServer
 ) -> None:
     """What it was about to answer comes from Postgres."""
@@ -228,7 +230,7 @@ def test_away_in_the_middle_of_a_read(
     assert story.source() == "hot_window"
 
 
-def test_full(story: Story, own_redis: RedisServer) -> None:
+def test_redis_is_full(story: Story, own_redis: RedisServer) -> None:
     story.store()
     with Redis.from_url(own_redis.url) as hot:
         hot.config_set("maxmemory", 1)
@@ -239,7 +241,7 @@ def test_full(story: Story, own_redis: RedisServer) -> None:
     assert story.source() == "postgres"
 
 
-def test_the_backlog_s_redis_away(
+def test_the_backlog_redis_is_away(
     make_api: MakeApi, settings: Settings, own_redis: RedisServer, redis_server: RedisServer
 ) -> None:
     """The other way round: nobody can tell that the window is complete."""
@@ -259,7 +261,7 @@ def test_the_backlog_s_redis_away(
     writer.close()
 
 
-def test_real_processes_while_it_comes_and_goes(
+def test_processes_lose_nothing_while_the_hot_window_comes_and_goes(
     environment: dict[str, str], own_redis: RedisServer, tmp_path: Path
 ) -> None:
     """Every reading is acknowledged and read back, whatever becomes of the hot window."""

@@ -38,7 +38,7 @@ def uncover(redis: "Redis") -> None:
     redis.delete(*redis.keys("iot:hot:cover:*"))
 
 
-def test_both_give_the_same(api: Api, writer: Writer, redis: "Redis") -> None:
+def test_hot_window_and_postgres_return_the_same(api: Api, writer: Writer, redis: "Redis") -> None:
     texts = fill(api, writer)
     hot = api.post("/api/iot/seconds/60")
     assert source_of(api, "/seconds/60") == ("hot_window", texts)
@@ -47,7 +47,7 @@ def test_both_give_the_same(api: Api, writer: Writer, redis: "Redis") -> None:
     assert hot.data == api.post("/api/iot/seconds/60").data
 
 
-def test_a_service_that_keeps_nothing_hot(
+def test_without_a_hot_window_postgres_answers(
     make_api: MakeApi, settings: Settings, redis: "Redis"
 ) -> None:
     cold = dataclasses.replace(settings, hot_window_seconds=0)
@@ -60,7 +60,7 @@ def test_a_service_that_keeps_nothing_hot(
     assert source_of(make_api(hot_window_seconds=0), "/seconds/60") == ("postgres", texts)
 
 
-def test_more_than_the_window_covers_comes_from_postgres(api: Api, writer: Writer) -> None:
+def test_reads_beyond_the_window_come_from_postgres(api: Api, writer: Writer) -> None:
     fill(api, writer)
     assert [source_of(api, f"/seconds/{n}")[0] for n in (1, 290, 300, 3600)] == [
         "hot_window",
@@ -70,7 +70,7 @@ def test_more_than_the_window_covers_comes_from_postgres(api: Api, writer: Write
     ]
 
 
-def test_nothing_stored_yet_is_not_an_empty_window(api: Api, writer: Writer) -> None:
+def test_a_window_that_was_never_written_covers_nothing(api: Api, writer: Writer) -> None:
     """A window that nobody wrote covers nothing."""
     api.put(row())
     assert source_of(api, "/seconds/60") == ("postgres", [])
@@ -78,7 +78,7 @@ def test_nothing_stored_yet_is_not_an_empty_window(api: Api, writer: Writer) -> 
     assert source_of(api, "/seconds/60") == ("hot_window", ['""'])
 
 
-def test_what_redis_evicted_comes_from_postgres(api: Api, writer: Writer, redis: "Redis") -> None:
+def test_evicted_segments_come_from_postgres(api: Api, writer: Writer, redis: "Redis") -> None:
     fill(api, writer)
     before = api.read("/seconds/60")
     keys = sorted(redis.keys("iot:hot:segment:*"))
@@ -90,7 +90,7 @@ def test_what_redis_evicted_comes_from_postgres(api: Api, writer: Writer, redis:
     assert source_of(api, "/seconds/60")[0] == "hot_window"
 
 
-def test_a_payload_that_is_too_large_for_the_window_comes_from_postgres(
+def test_a_payload_too_large_for_the_window_comes_from_postgres(
     api: Api, writer: Writer, redis: "Redis", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     api.put([row(interrogator_time=n, freeform=n) for n in range(3)])
@@ -103,7 +103,7 @@ def test_a_payload_that_is_too_large_for_the_window_comes_from_postgres(
     assert source_of(api, "/seconds/60") == ("hot_window", [str(n) for n in range(6)])
 
 
-def test_a_redis_that_was_wiped_covers_nothing(api: Api, writer: Writer, redis: "Redis") -> None:
+def test_an_emptied_redis_covers_nothing(api: Api, writer: Writer, redis: "Redis") -> None:
     fill(api, writer)
     redis.flushall()
     assert len(source_of(api, "/seconds/60")[1]) == 12
@@ -114,7 +114,7 @@ def test_a_redis_that_was_wiped_covers_nothing(api: Api, writer: Writer, redis: 
     assert (len(texts), texts[-1]) == (13, '"after"')
 
 
-def test_a_drain_that_died_before_the_window_leaves_no_hole(
+def test_a_drain_killed_before_the_window_write_leaves_no_gap(
     api: Api, writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stored in Postgres, never written to Redis: the next drain's window must not claim it."""
@@ -129,7 +129,7 @@ def test_a_drain_that_died_before_the_window_leaves_no_hole(
     assert source_of(api, "/seconds/60") == ("postgres", ['"one"', '"two"', '"three"'])
 
 
-def test_seconds_are_counted_from_receipt(
+def test_seconds_are_measured_from_receipt(
     api: Api, writer: Writer, redis: "Redis", postgres: psycopg.Connection
 ) -> None:
     """Of a segment that begins earlier only the later readings are given, from either place."""
@@ -187,7 +187,7 @@ def test_a_damaged_hot_segment_is_never_returned(api: Api, writer: Writer, redis
     assert len(api.read()) == 12
 
 
-def test_a_segment_under_another_s_name_is_never_returned(
+def test_a_segment_under_another_name_is_never_returned(
     api: Api, writer: Writer, redis: "Redis"
 ) -> None:
     api.put([row("one", freeform="of one"), row("two", freeform="of two")])

@@ -20,7 +20,7 @@ def read(client: FlaskClient, vault: str = "p") -> list[str]:
     return [row["freeform"] for row in json.loads(answer.data)["data"]]
 
 
-def test_a_repeated_request_gets_the_first_answer_and_stores_nothing(
+def test_a_repeated_request_gets_the_first_response_and_stores_nothing(
     client: FlaskClient, writer: Writer
 ) -> None:
     first = client.put("/api/iot", json=ROWS, headers={"Idempotency-Key": "one"})
@@ -35,9 +35,7 @@ def test_a_repeated_request_gets_the_first_answer_and_stores_nothing(
     assert read(client) == ["0", "1", "2"]
 
 
-def test_another_key_or_another_password_is_another_request(
-    client: FlaskClient, writer: Writer
-) -> None:
+def test_another_key_or_password_is_another_request(client: FlaskClient, writer: Writer) -> None:
     other = [{"data": {"db_password": "q", "freeform": 9}}]
     client.put("/api/iot", json=ROWS, headers={"Idempotency-Key": "one"})
     client.put("/api/iot", json=ROWS, headers={"Idempotency-Key": "two"})
@@ -62,13 +60,13 @@ def test_a_key_is_remembered_for_a_day(client: FlaskClient, writer: Writer) -> N
         assert 86_000 < redis.ttl(key) <= 86_400
 
 
-def test_a_bad_key_is_refused(client: FlaskClient) -> None:
+def test_an_invalid_key_is_refused(client: FlaskClient) -> None:
     answer = client.put("/api/iot", json=ROWS, headers={"Idempotency-Key": "x" * 256})
     assert answer.status_code == 400
     assert "Idempotency-Key" in json.loads(answer.data)["error"]
 
 
-def test_many_at_once_store_it_once(stack: Stack) -> None:
+def test_concurrent_repeats_are_stored_once(stack: Stack) -> None:
     answers = []
 
     def put() -> None:

@@ -29,7 +29,7 @@ def api(make_api: MakeApi) -> Api:
     return make_api(idempotency_max_requests=MOST, trusted_proxies=1)
 
 
-def test_one_client_can_not_use_up_the_budget(api: Api, writer: Writer) -> None:
+def test_one_client_gets_a_quarter_of_the_budget(api: Api, writer: Writer) -> None:
     assert {put(api, f"{number}").status_code for number in range(OF_CLIENT)} == {201}
     refused = put(api, "one more")
     error = assert_error(refused, 429, "too_many_requests")
@@ -43,13 +43,13 @@ def test_one_client_can_not_use_up_the_budget(api: Api, writer: Writer) -> None:
     assert [json.loads(each["freeform"]) for each in api.read()] == taken
 
 
-def test_addresses_that_a_client_makes_up_have_one_share(make_api: MakeApi) -> None:
+def test_forged_addresses_share_one_quarter(make_api: MakeApi) -> None:
     api = make_api(idempotency_max_requests=MOST)
     answers = [put(api, f"{each}", f"192.0.2.{each}").status_code for each in range(OF_CLIENT + 1)]
     assert answers == [201] * OF_CLIENT + [429]
 
 
-def test_beyond_the_budget_a_request_with_a_key_is_refused(api: Api, writer: Writer) -> None:
+def test_requests_with_a_key_beyond_the_budget_are_refused(api: Api, writer: Writer) -> None:
     for client in range(4):
         for number in range(OF_CLIENT):
             assert put(api, f"{client} {number}", f"192.0.2.{client}").status_code == 201
@@ -60,7 +60,7 @@ def test_beyond_the_budget_a_request_with_a_key_is_refused(api: Api, writer: Wri
     assert len(api.read()) == MOST
 
 
-def test_the_budget_comes_back_as_time_passes(api: Api, redis: "Redis") -> None:
+def test_the_budget_recovers_over_time(api: Api, redis: "Redis") -> None:
     for client in range(4):
         for number in range(OF_CLIENT):
             put(api, f"{client} {number}", f"192.0.2.{client}")
@@ -73,7 +73,7 @@ def test_the_budget_comes_back_as_time_passes(api: Api, redis: "Redis") -> None:
     assert [int(count) for count in redis.hvals(KEYS.remembered_counts)] == [1]
 
 
-def test_a_remembered_request_takes_no_more_memory_than_is_said(
+def test_a_remembered_request_takes_the_documented_memory(
     client: FlaskClient, writer: Writer
 ) -> None:
     """`IOT_IDEMPOTENCY_MAX_REQUESTS` says 250 bytes."""

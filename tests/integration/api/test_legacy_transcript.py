@@ -87,7 +87,7 @@ def replay_reads(send: Send) -> None:
             assert comparable(body) == comparable(each.response), each.path
 
 
-def test_the_recording_is_what_this_file_thinks_it_is() -> None:
+def test_the_recording_is_complete() -> None:
     """A replay of nothing would pass, too."""
     assert (len(PUTS), len(READS)) == (60, 10)
     assert [each.status for each in READS] == [200] * 9 + [500]
@@ -99,7 +99,7 @@ def test_the_recording_is_what_this_file_thinks_it_is() -> None:
     database.close()
 
 
-def test_the_recording_replayed_in_this_process(api: Api, writer: Writer) -> None:
+def test_replay_in_this_process(api: Api, writer: Writer) -> None:
     def send(each: Exchange) -> tuple[int, str, bytes]:
         answer = api.ask(each.method, each.path, each.body, each.headers)
         return answer.status_code, answer.mimetype or "none", answer.data
@@ -109,7 +109,7 @@ def test_the_recording_replayed_in_this_process(api: Api, writer: Writer) -> Non
     replay_reads(send)
 
 
-def test_the_recording_replayed_over_the_processes(stack: Stack) -> None:
+def test_replay_against_processes(stack: Stack) -> None:
     def send(each: Exchange) -> tuple[int, str, bytes]:
         answer = stack.request(each.method, each.path, each.body.encode(), each.headers)
         return answer.status, answer.headers.get_content_type(), answer.body
@@ -120,7 +120,7 @@ def test_the_recording_replayed_over_the_processes(stack: Stack) -> None:
 
 
 @pytest.mark.parametrize("prefix", ["/api/iot", "/api/rssi"])
-def test_readings_that_waited_are_the_same_from_the_hot_window_and_from_history(
+def test_waiting_readings_read_the_same_from_hot_window_and_history(
     api: Api, writer: Writer, prefix: str
 ) -> None:
     for each in PUTS:

@@ -47,7 +47,7 @@ def ask(
     return connection, connection.getresponse()
 
 
-def test_what_was_sent_comes_back_in_order_and_in_chunks(stack: Stack) -> None:
+def test_readings_come_back_in_order_and_in_chunks(stack: Stack) -> None:
     answer = stack.request("POST", "/api/iot", ASK, JSON)
     assert answer.status == 200
     assert answer.headers["Transfer-Encoding"] == "chunked"
@@ -62,14 +62,14 @@ def test_what_was_sent_comes_back_in_order_and_in_chunks(stack: Stack) -> None:
     assert len(read) == COUNT
 
 
-def test_a_small_answer_tells_its_length(stack: Stack) -> None:
+def test_a_short_response_has_a_content_length(stack: Stack) -> None:
     answer = stack.request("POST", "/api/iot/last/10", ASK, JSON)
     assert int(answer.headers["Content-Length"]) == len(answer.body)
     assert "Transfer-Encoding" not in answer.headers
     assert len(answer.json()["data"]) == 10
 
 
-def test_the_tail_of_a_long_answer(stack: Stack) -> None:
+def test_the_last_readings_of_a_large_vault(stack: Stack) -> None:
     read = stack.read("long")
     assert stack.read("long", "/last/25000") == read[-25_000:]
     assert stack.read("long", "/20000/29999") == [
@@ -78,7 +78,9 @@ def test_the_tail_of_a_long_answer(stack: Stack) -> None:
     assert stack.read("long", "/seconds/200") == read
 
 
-def test_clients_that_leave_hold_nothing_up(stack: Stack, database: psycopg.Connection) -> None:
+def test_disconnected_clients_release_their_connections(
+    stack: Stack, database: psycopg.Connection
+) -> None:
     """More of them than a process has connections to Postgres."""
     for _ in range(20):
         connection, answer = ask(stack)
@@ -97,7 +99,7 @@ def test_clients_that_leave_hold_nothing_up(stack: Stack, database: psycopg.Conn
     wait_until(lambda: open_transactions() == 0, what="no open transaction")
 
 
-def test_an_answer_that_meets_damage_is_broken_off(
+def test_a_response_is_aborted_at_a_damaged_segment(
     stack: Stack, database: psycopg.Connection
 ) -> None:
     """The head is long gone as the last segment is opened: no one may take what came for all."""

@@ -46,7 +46,7 @@ def workers(stack: Stack) -> list[int]:
     ]
 
 
-def test_every_metric_that_is_declared(
+def test_every_declared_metric_appears(
     module_stack: Stack, module_environment: dict[str, str]
 ) -> None:
     """Appears with its kind, its meaning and its labels, after it had reason to."""
@@ -75,7 +75,7 @@ def test_every_metric_that_is_declared(
     assert not writer_s & families.keys()
 
 
-def test_counters_are_sums_over_both_processes(module_stack: Stack) -> None:
+def test_counters_are_summed_over_processes(module_stack: Stack) -> None:
     """Each process takes its part while the other is stopped; and a killed one's part stays."""
     stack = module_stack
     first, second = workers(stack)
@@ -98,7 +98,7 @@ def test_counters_are_sums_over_both_processes(module_stack: Stack) -> None:
     wait_until(lambda: stack.put([row("sums")]).status == 201)
 
 
-def test_requests_are_counted_by_route_and_not_by_path(module_stack: Stack) -> None:
+def test_requests_are_counted_by_route(module_stack: Stack) -> None:
     """What clients make up must not make up time series."""
     stack = module_stack
 
@@ -119,7 +119,7 @@ def test_requests_are_counted_by_route_and_not_by_path(module_stack: Stack) -> N
     assert b"made/up" not in text
 
 
-def test_the_backlog_with_no_writer(module_stack: Stack) -> None:
+def test_backlog_metrics_without_a_writer(module_stack: Stack) -> None:
     stack = module_stack
     (writer,) = stack.writers
     wait_until(lambda: value(stack, "iot_backlog_entries") == 0, what="an empty backlog")
@@ -147,7 +147,7 @@ def test_the_backlog_with_no_writer(module_stack: Stack) -> None:
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/metrics/"])
-def test_they_are_not_on_the_api_s_port(module_stack: Stack, path: str) -> None:
+def test_the_api_port_serves_no_metrics(module_stack: Stack, path: str) -> None:
     answer = module_stack.request("GET", path)
     assert (answer.status, answer.json()["code"]) == (404, "not_found")
 

@@ -40,7 +40,9 @@ def as_the_old_server(text: str) -> str:
     return json.dumps(json.loads(text))
 
 
-def test_every_read_gives_back_what_was_sent(api: Api, writer: Writer, redis: "Redis") -> None:
+def test_every_read_returns_the_json_that_was_sent(
+    api: Api, writer: Writer, redis: "Redis"
+) -> None:
     put(api, body_of(TEXTS))
     drain_all(writer)
     expected = [*TEXTS]
@@ -52,7 +54,7 @@ def test_every_read_gives_back_what_was_sent(api: Api, writer: Writer, redis: "R
     assert [each["freeform"] for each in api.read("/seconds/60")] == expected
 
 
-def test_an_answer_is_strict_json_all_the_same(api: Api, writer: Writer) -> None:
+def test_responses_are_strict_json(api: Api, writer: Writer) -> None:
     """`freeform` is a string, so only who parses that text must know `NaN`."""
     put(api, body_of(TEXTS))
     drain_all(writer)
@@ -67,7 +69,7 @@ def test_an_answer_is_strict_json_all_the_same(api: Api, writer: Writer) -> None
 @pytest.mark.parametrize(
     "encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le"]
 )
-def test_bodies_in_the_encodings_of_python(api: Api, writer: Writer, encoding: str) -> None:
+def test_utf_16_and_utf_32_bodies_are_accepted(api: Api, writer: Writer, encoding: str) -> None:
     password = "Schlüssel 😀"
     text = json.dumps([row(password, freeform={"é": "日"})], ensure_ascii=False)
     put(api, text.encode(encoding))
@@ -79,7 +81,7 @@ def test_bodies_in_the_encodings_of_python(api: Api, writer: Writer, encoding: s
     assert answer.data == api.post(password=password).data
 
 
-def test_a_password_is_found_however_its_escapes_are_written(api: Api, writer: Writer) -> None:
+def test_escaped_and_plain_passwords_are_the_same(api: Api, writer: Writer) -> None:
     put(api, '{"data": {"db_password": "\\ud83d\\ude00 \\\\ NaN", "freeform": Infinity}}')
     drain_all(writer)
     assert [each["freeform"] for each in api.read(password="😀 \\ NaN")] == ["Infinity"]
@@ -88,7 +90,7 @@ def test_a_password_is_found_however_its_escapes_are_written(api: Api, writer: W
     assert [each["freeform"] for each in json.loads(answer.data)["data"]] == ["Infinity"]
 
 
-def test_a_password_with_escaped_digits_is_not_taken_for_another(api: Api, writer: Writer) -> None:
+def test_a_password_with_escaped_digits_is_not_changed(api: Api, writer: Writer) -> None:
     """It was restored as `NaN` when a stand-in for `NaN` had the same digit."""
     digits = "".join(rf"[\u003{digit}]" for digit in range(1, 10))
     put(api, f'{{"data": {{"db_password": "{digits}", "freeform": Infinity}}}}')
@@ -99,7 +101,7 @@ def test_a_password_with_escaped_digits_is_not_taken_for_another(api: Api, write
     assert api.ask("POST", "/api/iot", asked, JSON).data == api.post(password=password).data
 
 
-def test_half_a_pair_is_no_password(api: Api) -> None:
+def test_a_lone_surrogate_in_a_password_is_refused(api: Api) -> None:
     body = '{"data": {"db_password": "\\ud800"}}'
     for method in ("PUT", "POST"):
         error = assert_error(api.ask(method, "/api/iot", body, JSON), 400, "invalid_request")
@@ -107,7 +109,7 @@ def test_half_a_pair_is_no_password(api: Api) -> None:
         assert "half a surrogate pair" in error["error"]
 
 
-def test_times_are_stored_to_the_last_digit(api: Api, writer: Writer) -> None:
+def test_times_are_stored_exactly(api: Api, writer: Writer) -> None:
     texts = ["9007199254740993.0", "1.710754759123456789e18", "-9007199254740993.9", "-0.0", "7"]
     rows = [f'{{"data": {{"db_password": "{PASSWORD}", "relative_time": {each},'
             f' "interrogator_time": {each}, "freeform": NaN}}}}' for each in texts]  # fmt: skip

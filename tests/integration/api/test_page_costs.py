@@ -103,7 +103,9 @@ def test_a_page_costs_the_same_at_any_depth(
 
 
 @pytest.mark.parametrize("descending", [False, True])
-def test_so_does_a_page_of_a_window(filled: tuple[str, Connection], descending: bool) -> None:
+def test_a_page_of_a_window_costs_the_same_at_any_depth(
+    filled: tuple[str, Connection], descending: bool
+) -> None:
     """Be the window all of the history, or so little of it that the next segments are not in it."""
     shape, connection = filled
     if shape == "without times":
@@ -152,7 +154,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         ("/0/1e15?limit=250", 4), ("/seconds/1e6?limit=10", 1), ("/1e9/2e9?limit=10", 1),
     ],
 )  # fmt: skip
-def test_no_more_is_opened_than_is_given(
+def test_a_page_decrypts_only_its_own_readings(
     past: Past, api: Api, opened: list[int], path: str, most: int
 ) -> None:
     del past
@@ -160,9 +162,7 @@ def test_no_more_is_opened_than_is_given(
     assert len(opened) <= most
 
 
-def test_a_page_opens_its_own_segments_wherever_it_is(
-    past: Past, api: Api, opened: list[int]
-) -> None:
+def test_a_page_opens_only_its_own_segments(past: Past, api: Api, opened: list[int]) -> None:
     del past
     for path in ("", "/0", "/seconds/1e6"):
         for order in ("asc", "desc"):
@@ -209,7 +209,7 @@ def statements(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     ("path", "most"),
     [("", 5), ("?limit=10", 2), ("/last/10", 2), ("/0?limit=10", 3), ("/0/1e15", 5)],
 )
-def test_statements_a_read(
+def test_statements_per_read(
     past: Past, api: Api, statements: list[str], path: str, most: int
 ) -> None:
     """One to find the segments, and one each time some hundreds of them are fetched."""
@@ -227,7 +227,7 @@ def test_statements_a_read(
     assert len(counted) <= most, counted
 
 
-def test_commands_of_redis_for_the_last_seconds(
+def test_redis_commands_per_read_of_the_last_seconds(
     api: Api, writer: Writer, redis: "Redis", statements: list[str]
 ) -> None:
     """What is drained and what is covered, the index, and the segments some tens at a time; of

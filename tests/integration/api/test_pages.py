@@ -67,7 +67,7 @@ def filled(module_api: Api, module_writer: Writer) -> Api:
 @pytest.mark.parametrize("max_buffered", [0, 2_000])
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("limit", [3, 40, 10**18])
-def test_the_parts_are_the_whole(
+def test_all_pages_are_the_complete_answer(
     filled: Api, path: str, limit: int, max_buffered: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(readings_module, "MAX_BUFFERED", max_buffered)
@@ -78,7 +78,7 @@ def test_the_parts_are_the_whole(
     assert whole(filled, path, limit=limit, order="desc") == wanted[::-1]
 
 
-def test_parts_of_one_reading(filled: Api) -> None:
+def test_pages_of_one_reading(filled: Api) -> None:
     wanted = filled.read("/last/30")
     assert list(pages(filled, "/last/30", limit=1)) == [[each] for each in wanted]
     assert list(pages(filled, "/last/30", limit=1, order="desc")) == [
@@ -86,9 +86,7 @@ def test_parts_of_one_reading(filled: Api) -> None:
     ]
 
 
-def test_the_parts_of_segments_that_are_let_go_of(
-    filled: Api, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pages_with_a_small_merge_buffer(filled: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where memory is short, too."""
     wanted = filled.read()
     monkeypatch.setattr(merge_module, "BATCH", 5)
@@ -100,7 +98,7 @@ def test_the_parts_of_segments_that_are_let_go_of(
         assert whole(filled, "", limit=30, order=order) == rows
 
 
-def test_the_rest_may_be_asked_for_at_once(filled: Api) -> None:
+def test_the_rest_can_be_read_without_a_limit(filled: Api) -> None:
     wanted = filled.read()
     first = filled.post("/api/iot?limit=5").get_json()
     rest = filled.post(f"/api/rssi?cursor={first['cursor']}").get_json()
@@ -108,7 +106,7 @@ def test_the_rest_may_be_asked_for_at_once(filled: Api) -> None:
     assert list(rest) == ["data"]
 
 
-def test_an_answer_without_a_limit_is_as_it_was(filled: Api) -> None:
+def test_without_a_limit_the_response_has_no_cursor(filled: Api) -> None:
     whole_answer = filled.post("/api/iot").data
     assert filled.post("/api/iot?order=asc").data == whole_answer
     assert filled.post("/api/iot?page=7&limits=3").data == whole_answer
@@ -117,7 +115,7 @@ def test_an_answer_without_a_limit_is_as_it_was(filled: Api) -> None:
 
 
 @pytest.mark.parametrize("limit", ["0", "-1", "x", "", "1.5", "1e3", "9" * 30, "٣", " 3"])
-def test_a_wrong_limit_is_named(module_api: Api, limit: str) -> None:
+def test_an_invalid_limit_is_named(module_api: Api, limit: str) -> None:
     error = assert_error(module_api.post(f"/api/iot?limit={limit}"), 400, "invalid_request")
     assert (error["field"], error["error"]) == (
         "limit",
@@ -126,12 +124,12 @@ def test_a_wrong_limit_is_named(module_api: Api, limit: str) -> None:
 
 
 @pytest.mark.parametrize("order", ["", "up", "DESC", "desc,asc"])
-def test_a_wrong_order_is_named(module_api: Api, order: str) -> None:
+def test_an_invalid_order_is_named(module_api: Api, order: str) -> None:
     error = assert_error(module_api.post(f"/api/iot/5?order={order}"), 400, "invalid_request")
     assert (error["field"], error["error"]) == ("order", "order: must be asc or desc")
 
 
-def test_a_cursor_is_its_question_s_alone(filled: Api, module_writer: Writer) -> None:
+def test_a_cursor_is_refused_by_other_reads(filled: Api, module_writer: Writer) -> None:
     filled.put([row("other", interrogator_time=n) for n in range(9)])
     drain_all(module_writer)
 
@@ -182,7 +180,7 @@ def past(settings: Settings, writer: Writer) -> Iterator[Past]:
 
 @pytest.mark.parametrize("order", ["asc", "desc"])
 @pytest.mark.parametrize("path", ["", "/0", "/0/399000000", DAYS, "/last/300"])
-def test_nothing_is_doubled_or_left_out_while_segments_are_merged_and_more_comes(
+def test_pages_are_stable_while_segments_are_merged_and_readings_stored(
     past: Past, api: Api, writer: Writer, path: str, order: str
 ) -> None:
     """What was there as the first part was given comes once, in order; of what comes later,
@@ -213,7 +211,7 @@ def test_nothing_is_doubled_or_left_out_while_segments_are_merged_and_more_comes
     assert keys == sorted(set(keys), reverse=order == "desc")
 
 
-def test_the_seconds_are_those_before_the_first_part(
+def test_the_window_is_the_one_of_the_first_page(
     api: Api, writer: Writer, redis: "Redis", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Later parts don't lose what has grown too old meanwhile, from wherever they come."""
@@ -249,7 +247,7 @@ def _later(milliseconds: int) -> Any:
     return drain_position
 
 
-def test_reads_while_drains_go_on(api: Api, writer: Writer, redis: "Redis") -> None:
+def test_reads_are_complete_during_drains(api: Api, writer: Writer, redis: "Redis") -> None:
     """Whoever reads the last seconds meets all that was stored before, once, in whole or in parts,
     although segments vanish from the hot window and its cover comes and goes.
     """
@@ -290,7 +288,7 @@ def test_reads_while_drains_go_on(api: Api, writer: Writer, redis: "Redis") -> N
     assert wrong == []
 
 
-def test_what_was_evicted_and_merged_meanwhile_is_neither_doubled_nor_missing(
+def test_readings_evicted_and_merged_during_a_read_appear_once(
     past: Past, api: Api, writer: Writer, redis: "Redis", postgres: psycopg.Connection
 ) -> None:
     """The hot window's index names segments that the history no longer has."""

@@ -67,7 +67,7 @@ def test_redis_away(make_api: MakeApi, settings: Settings, own_redis: RedisServe
     assert [each["freeform"] for each in api.read()] == ['"before"', '"waits"', '"after"']
 
 
-def test_an_open_vault_needs_no_redis_to_be_read_by_another_process(
+def test_another_process_opens_a_vault_without_redis(
     make_api: MakeApi, settings: Settings, own_redis: RedisServer
 ) -> None:
     """Vault records stand in Postgres; Redis only saves the way there."""
@@ -127,7 +127,9 @@ def test_postgres_away(
     assert_error(api.post("/api/iot/seconds/60"), 503, "unavailable")
 
 
-def test_a_database_without_a_schema(make_api: MakeApi, postgres: psycopg.Connection) -> None:
+def test_a_database_without_a_schema_is_503(
+    make_api: MakeApi, postgres: psycopg.Connection
+) -> None:
     """The sentence tells what to do, and nothing is acknowledged on the way."""
     postgres.execute("CREATE DATABASE bare")
     try:
@@ -139,7 +141,7 @@ def test_a_database_without_a_schema(make_api: MakeApi, postgres: psycopg.Connec
         postgres.execute("DROP DATABASE bare WITH (FORCE)")
 
 
-def test_a_schema_of_another_version(api: Api, postgres: psycopg.Connection) -> None:
+def test_another_schema_version_is_503(api: Api, postgres: psycopg.Connection) -> None:
     assert api.ask("GET", "/readyz").get_json() == {
         "status": "ready",
         "redis": "ok",
@@ -151,7 +153,7 @@ def test_a_schema_of_another_version(api: Api, postgres: psycopg.Connection) -> 
     assert "run a newer version" in told["postgres"]
 
 
-def test_the_next_versions_schema(api: Api, postgres: psycopg.Connection) -> None:
+def test_the_next_schema_version_is_served(api: Api, postgres: psycopg.Connection) -> None:
     """While that is rolled out, pods of this version go on."""
     postgres.execute("UPDATE alembic_version SET version_num = %s", (_next_revision(),))
     assert api.ask("GET", "/readyz").get_json()["status"] == "ready"

@@ -33,7 +33,7 @@ def put_as_before(make_api: MakeApi, password: str, freeform: int) -> None:
 
 
 @pytest.mark.parametrize("sent", FORMS, ids=ascii)
-def test_every_form_reads_what_another_sent(
+def test_all_forms_of_a_password_read_the_same_vault(
     make_api: MakeApi, writer: Writer, postgres: psycopg.Connection, sent: str
 ) -> None:
     api = make_api()
@@ -56,7 +56,7 @@ def test_all_forms_in_one_request_are_one_vault(make_api: MakeApi, writer: Write
         assert texts(make_api().read(password=password)) == ["0", "1", "2"]
 
 
-def test_an_escape_is_the_character_that_it_means(make_api: MakeApi, writer: Writer) -> None:
+def test_a_json_escape_equals_its_character(make_api: MakeApi, writer: Writer) -> None:
     api = make_api()
     body = json.dumps(row(DECOMPOSED, freeform=1))  # in ASCII
     assert b"\\u0308" in body.encode()
@@ -66,7 +66,7 @@ def test_an_escape_is_the_character_that_it_means(make_api: MakeApi, writer: Wri
     assert len(api.ask("POST", "/api/iot", raw.encode(), JSON).get_json()["data"]) == 1
 
 
-def test_a_request_is_remembered_under_every_form(make_api: MakeApi, writer: Writer) -> None:
+def test_a_repeat_is_recognized_under_every_form(make_api: MakeApi, writer: Writer) -> None:
     key = {"Idempotency-Key": "one"}
     assert make_api().put(row(DECOMPOSED), key).status_code == 201
     repeated = make_api().put(row(COMPOSED), key)
@@ -76,7 +76,7 @@ def test_a_request_is_remembered_under_every_form(make_api: MakeApi, writer: Wri
 
 
 @pytest.mark.parametrize("old", [DECOMPOSED, SPACED], ids=ascii)
-def test_a_vault_that_was_made_before_is_found_by_its_own_form(
+def test_an_older_vault_is_found_by_its_own_form(
     make_api: MakeApi, writer: Writer, old: str
 ) -> None:
     """Also when the normal form has a vault of its own: each keeps its readings."""
@@ -93,7 +93,7 @@ def test_a_vault_that_was_made_before_is_found_by_its_own_form(
             renew_at_next_use(process)
 
 
-def test_a_vault_made_during_an_update_wins_in_every_process(
+def test_a_vault_made_during_an_update_is_used_by_every_process(
     make_api: MakeApi, writer: Writer
 ) -> None:
     """A process of the version before, which does not find the normal form's vault, makes one."""
@@ -110,7 +110,7 @@ def test_a_vault_made_during_an_update_wins_in_every_process(
         assert texts(process.read(password=COMPOSED)) == ["1"]
 
 
-def test_a_vault_moves_to_the_lookup_of_the_form_that_it_has(
+def test_a_vault_moves_to_a_new_lookup_of_its_own_form(
     make_api: MakeApi, writer: Writer, postgres: psycopg.Connection
 ) -> None:
     """When the cost is raised, by a read that opens the vault or by one that renews it."""
@@ -154,7 +154,7 @@ def keys(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     return made
 
 
-def test_the_normal_form_costs_one_scrypt_and_another_form_one_more(
+def test_another_form_costs_one_more_scrypt(
     make_api: MakeApi, writer: Writer, keys: list[bytes]
 ) -> None:
     assert make_api().put(row(COMPOSED)).status_code == 201
@@ -172,7 +172,7 @@ def test_the_normal_form_costs_one_scrypt_and_another_form_one_more(
 
 
 @pytest.mark.parametrize("escape", [r"\ud800", r"\udc00\ud800", r"u\u0308\ud800"])
-def test_half_a_surrogate_pair_is_no_password(api: Api, escape: str) -> None:
+def test_a_lone_surrogate_is_refused(api: Api, escape: str) -> None:
     for method in ("PUT", "POST"):
         body = f'{{"data": {{"db_password": "{escape}"}}}}'
         assert_error(api.ask(method, "/api/iot", body, JSON), 400, "invalid_request")

@@ -67,7 +67,7 @@ def all_of(read: PausableRead) -> list[Reading]:
 @pytest.mark.usefixtures("max_buffered")
 @pytest.mark.parametrize("page", PAGES.values(), ids=PAGES)
 @pytest.mark.parametrize("begin", READS.values(), ids=READS)
-def test_segments_are_merged_and_readings_stored_during_the_pauses(
+def test_paused_reads_are_complete_while_segments_are_merged_and_readings_stored(
     past: Past, api: Api, writer: Writer, begin: Begin, page: Page
 ) -> None:
     sent = each_second(noon(2), 400)
@@ -123,7 +123,7 @@ def test_a_paused_read_holds_no_connection(
     assert len(list(batches)) > 1
 
 
-def test_a_read_of_the_hot_window_is_paused(
+def test_a_read_of_the_hot_window_can_be_paused(
     api: Api, writer: Writer, redis: "Redis", past: Past, max_buffered: int
 ) -> None:
     """It goes on from the hot window, and from Postgres once that covers nothing any more."""
@@ -144,7 +144,7 @@ def test_a_read_of_the_hot_window_is_paused(
 
 
 @pytest.mark.parametrize("size", [100, 400_000])
-def test_an_answer_is_paused_anywhere(past: Past, max_buffered: int, size: int) -> None:
+def test_a_response_can_be_paused_anywhere(past: Past, max_buffered: int, size: int) -> None:
     """Also within a text that is sent in several pieces."""
     del max_buffered
     texts = [json.dumps('"\\é' * (size // 8) + str(n)) for n in range(4)]
@@ -163,7 +163,7 @@ def test_an_answer_is_paused_anywhere(past: Past, max_buffered: int, size: int) 
 
 @pytest.mark.parametrize("overlapping", [False, True])
 @pytest.mark.parametrize("order", ["asc", "desc"])
-def test_a_scan_that_finds_nothing_is_done_in_turns(
+def test_a_scan_without_results_takes_several_turns(
     api: Api, writer: Writer, monkeypatch: pytest.MonkeyPatch, order: str, overlapping: bool
 ) -> None:
     """Every segment may hold readings of the window; only two of sixty do."""

@@ -63,7 +63,7 @@ def test_a_window_of_relative_time(
 
 
 @pytest.mark.parametrize("path", ["/6/5", "/1/-1", "/9e18/0", "/last/0", "/seconds/0"])
-def test_nothing_was_asked_for(filled: Api, path: str) -> None:
+def test_zero_readings_are_an_empty_list(filled: Api, path: str) -> None:
     assert relatives(filled, path) == []
 
 
@@ -88,7 +88,7 @@ def test_the_last_seconds(filled: Api, count: str) -> None:
         ("/last/{}", "last"),
     ],
 )
-def test_what_is_no_number_is_named(module_api: Api, path: str, field: str, text: str) -> None:
+def test_an_invalid_number_is_named(module_api: Api, path: str, field: str, text: str) -> None:
     answer = module_api.post("/api/iot" + path.format(text))
     error = assert_error(answer, 400, "invalid_request")
     assert (error["field"], error["error"]) == (field, f"{field}: is not a number")
@@ -102,6 +102,6 @@ def test_a_number_beyond_64_bits_is_named(module_api: Api, text: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["seconds", "last"])
-def test_a_count_below_0_is_refused(module_api: Api, path: str) -> None:
+def test_a_negative_count_is_refused(module_api: Api, path: str) -> None:
     error = assert_error(module_api.post(f"/api/iot/{path}/-1"), 400, "invalid_request")
     assert (error["field"], error["error"]) == (path, f"{path}: must not be negative")

@@ -15,7 +15,7 @@ from iot_writer.writer import Writer
 from support.draining import drain_all
 
 
-def test_a_reading_s_form(api: Api, writer: Writer) -> None:
+def test_the_fields_of_a_reading(api: Api, writer: Writer) -> None:
     texts = [
         '{"b": 1.50,  "a": [null, true]}',
         '"text \\u00e9 \\u0000 \\" \\\\"',
@@ -41,9 +41,7 @@ def test_a_reading_s_form(api: Api, writer: Writer) -> None:
         assert (each["interrogator_timestamp"], each["relative_timestamp"]) == (-1, -1)
 
 
-def test_text_beyond_ascii_comes_back_escaped_as_the_old_server_did(
-    api: Api, writer: Writer
-) -> None:
+def test_non_ascii_text_is_escaped_as_in_the_old_server(api: Api, writer: Writer) -> None:
     body = '{"data": {"db_password": "pässword 😀", "freeform": "21 °C 😀"}}'
     api.ask("PUT", "/api/iot", body.encode(), JSON)
     drain_all(writer)
@@ -51,7 +49,7 @@ def test_text_beyond_ascii_comes_back_escaped_as_the_old_server_did(
     assert reading["freeform"] == '"21 \\u00b0C \\ud83d\\ude00"'
 
 
-def test_times_in_the_old_clients_forms(api: Api, writer: Writer) -> None:
+def test_times_in_the_formats_of_old_clients(api: Api, writer: Writer) -> None:
     forms: list[tuple[object, int]] = [
         (201, 201),
         ("201", 201),
@@ -87,7 +85,7 @@ def fill_at_random(api: Api, writer: Writer, seed: int) -> list[Row]:
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_order_over_overlapping_segments(
+def test_readings_of_overlapping_segments_are_ordered(
     api: Api, writer: Writer, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By interrogator timestamp; equal ones in the order of arrival, which ids tell, too."""
@@ -108,7 +106,7 @@ def test_order_over_overlapping_segments(
 
 
 @pytest.mark.parametrize("path", ["", "/last/10", "/seconds/3600"])
-def test_a_read_that_is_given_up_hands_its_connection_back_whole(
+def test_an_abandoned_read_returns_a_usable_connection(
     api: Api, writer: Writer, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its transaction ended; a connection that has to be thrown away costs the next read one."""
@@ -129,7 +127,7 @@ def test_a_read_that_is_given_up_hands_its_connection_back_whole(
     assert pool.get_stats()["connections_num"] == 1
 
 
-def test_ids_stay(api: Api, writer: Writer) -> None:
+def test_ids_are_stable(api: Api, writer: Writer) -> None:
     api.put([row(interrogator_time=5), row(interrogator_time=3)])
     drain_all(writer)
     before = api.read()
@@ -163,7 +161,7 @@ def test_maxtime(api: Api, writer: Writer, prefix: str) -> None:
     assert maxtime() == (9, 5, None)
 
 
-def test_a_maxtime_below_zero(api: Api, writer: Writer) -> None:
+def test_a_negative_maxtime(api: Api, writer: Writer) -> None:
     api.put(row(relative_time=-5))
     drain_all(writer)
     assert api.post("/api/iot/maxtime").get_json() == {"data": [{"max_relative_timestamp": -5}]}

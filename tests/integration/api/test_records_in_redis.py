@@ -81,7 +81,7 @@ def check_readings_outlive(
         writer.close()
 
 
-def test_a_vault_that_is_created_while_redis_is_full(
+def test_a_vault_created_while_redis_is_full(
     make_api: MakeApi,
     settings: Settings,
     own_redis: RedisServer,
@@ -100,7 +100,7 @@ def test_a_vault_that_is_created_while_redis_is_full(
     check_readings_outlive(api, other, settings, own_redis.url, postgres)
 
 
-def test_a_vault_that_is_opened_to_be_read_while_redis_is_full(
+def test_a_vault_opened_for_reading_while_redis_is_full(
     make_api: MakeApi,
     settings: Settings,
     own_redis: RedisServer,
@@ -122,7 +122,7 @@ def test_a_vault_that_is_opened_to_be_read_while_redis_is_full(
 
 
 @pytest.mark.parametrize("opened", [False, True])
-def test_no_reading_is_taken_while_redis_refuses_the_record_alone(
+def test_no_reading_is_acknowledged_while_redis_refuses_the_record(
     make_api: MakeApi, limited_url: str, admin: "Redis", opened: bool
 ) -> None:
     """The script that appends needs no SET."""
@@ -156,7 +156,7 @@ def test_the_record_of_a_vault_in_use_does_not_expire(
     assert admin.ttl(record) > CACHE_SECONDS - 60
 
 
-def test_the_record_is_stored_anew_while_postgres_is_away(
+def test_the_record_is_stored_again_while_postgres_is_away(
     make_api: MakeApi, own_redis: RedisServer, admin: "Redis", own_postgres: PostgresServer
 ) -> None:
     api = make_api(redis_url=own_redis.url, postgres_url=own_postgres.url)
@@ -170,7 +170,7 @@ def test_the_record_is_stored_anew_while_postgres_is_away(
     assert records(admin) == [record]
 
 
-def test_a_vault_that_is_moved_keeps_its_old_record_until_redis_has_the_new_one(
+def test_a_moved_vault_keeps_its_old_record_until_redis_has_the_new_one(
     make_api: MakeApi, limited_url: str, admin: "Redis", postgres: psycopg.Connection
 ) -> None:
     assert make_api(redis_url=limited_url).put(row()).status_code == 201

@@ -25,7 +25,9 @@ def _boot(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_wrong_url_of_postgres_is_told_and_not_repeated(environment: dict[str, str]) -> None:
+def test_an_invalid_postgres_url_is_reported_without_its_password(
+    environment: dict[str, str],
+) -> None:
     done = _boot(environment | {"IOT_POSTGRES_URL": "postgresql://me:hunter2%zz@h/db"})
     assert done.returncode == 2, done.stderr
     assert "IOT_POSTGRES_URL is not a libpq URL" in done.stderr

@@ -29,14 +29,14 @@ def packed(encoding: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "GZip", "x-gzip", "zstd", "identity"])
-def test_packed_readings_are_stored(api: Api, writer: Writer, encoding: str) -> None:
+def test_compressed_readings_are_stored(api: Api, writer: Writer, encoding: str) -> None:
     body = PACK.get(encoding.lower(), bytes)(BODY)
     assert api.ask("PUT", "/api/iot", body, packed(encoding)).status_code == 201
     drain_all(writer)
     assert [each["freeform"] for each in api.read()] == ['"packed"', '"readings"']
 
 
-def test_a_packed_password_reads(api: Api, writer: Writer) -> None:
+def test_a_compressed_password_reads(api: Api, writer: Writer) -> None:
     api.put(row())
     drain_all(writer)
     body = gzip.compress(b'{"data": {"db_password": "p"}}')
@@ -45,7 +45,7 @@ def test_a_packed_password_reads(api: Api, writer: Writer) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "zstd"])
-def test_several_members_are_one_body(module_api: Api, encoding: str) -> None:
+def test_several_gzip_members_are_one_body(module_api: Api, encoding: str) -> None:
     body = b"".join(PACK[encoding](part) for part in (BODY[:20], BODY[20:]))
     answer = module_api.ask("PUT", "/api/iot", body, packed(encoding))
     assert answer.get_json() == {"success": "2 object(s) created"}
@@ -53,22 +53,20 @@ def test_several_members_are_one_body(module_api: Api, encoding: str) -> None:
 
 @pytest.mark.parametrize("encoding", ["gzip", "zstd"])
 @pytest.mark.parametrize("cut", [1, 4, 9, 20])
-def test_a_packed_body_that_is_cut_short_is_refused(
-    module_api: Api, encoding: str, cut: int
-) -> None:
+def test_a_truncated_compressed_body_is_refused(module_api: Api, encoding: str, cut: int) -> None:
     answer = module_api.ask("PUT", "/api/iot", PACK[encoding](BODY)[:-cut], packed(encoding))
     assert_error(answer, 400, "invalid_request")
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "zstd"])
 @pytest.mark.parametrize("body", [BODY, b"\0" * 50, b"(\xb5/\xfd", b"\x1f\x8b"])
-def test_a_body_that_is_not_packed_as_it_says_is_refused(
+def test_a_body_with_the_wrong_content_encoding_is_refused(
     module_api: Api, encoding: str, body: bytes
 ) -> None:
     assert_error(module_api.ask("PUT", "/api/iot", body, packed(encoding)), 400, "invalid_request")
 
 
-def test_a_flipped_bit_in_a_packed_body_is_found(module_api: Api) -> None:
+def test_a_flipped_bit_in_a_compressed_body_is_found(module_api: Api) -> None:
     body = bytearray(gzip.compress(BODY))
     body[-6] ^= 1  # in the checksum
     answer = module_api.ask("PUT", "/api/iot", bytes(body), packed("gzip"))
@@ -76,7 +74,7 @@ def test_a_flipped_bit_in_a_packed_body_is_found(module_api: Api) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["br", "deflate", "gzip, gzip", "compress", "*"])
-def test_an_unknown_packing_is_415(module_api: Api, encoding: str) -> None:
+def test_an_unknown_content_encoding_is_415(module_api: Api, encoding: str) -> None:
     error = assert_error(
         module_api.ask("PUT", "/api/iot", BODY, packed(encoding)), 415, "unsupported_media_type"
     )
@@ -105,7 +103,9 @@ def test_another_media_type_is_415(
         {"Content-Type": "application/vnd.api+json"},
     ],
 )
-def test_what_old_clients_call_json_is_taken(module_api: Api, headers: dict[str, str]) -> None:
+def test_the_json_media_types_of_old_clients_are_accepted(
+    module_api: Api, headers: dict[str, str]
+) -> None:
     assert module_api.ask("PUT", "/api/iot", BODY, headers).status_code == 201
 
 
@@ -123,13 +123,13 @@ def test_a_body_over_the_limit_is_413(make_api: MakeApi, encoding: str) -> None:
     assert [put(LIMIT), put(LIMIT + 1)] == [201, 413]
 
 
-def test_a_read_brings_a_small_body(module_api: Api) -> None:
+def test_the_body_of_a_read_is_small(module_api: Api) -> None:
     """A large one would be parsed beside those that take turns."""
     body = json.dumps({"data": {"db_password": ""}, "more": "x" * 100_000})
     assert_error(module_api.ask("POST", "/api/iot", body, JSON), 413, "too_large")
 
 
-def test_the_error_of_a_large_body_says_so(make_api: MakeApi) -> None:
+def test_the_error_for_a_large_body_names_the_limit(make_api: MakeApi) -> None:
     api = make_api(max_body_bytes=LIMIT)
     for method in ("PUT", "POST"):
         answer = api.ask(method, "/api/iot", b" " * (LIMIT + 1), JSON)
@@ -139,7 +139,7 @@ def test_the_error_of_a_large_body_says_so(make_api: MakeApi) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "zstd"])
-def test_a_bomb_takes_no_memory(make_api: MakeApi, encoding: str) -> None:
+def test_a_decompression_bomb_takes_little_memory(make_api: MakeApi, encoding: str) -> None:
     """A gigabyte of white space, packed to a megabyte or less."""
     api = make_api(max_body_bytes=2**20)
     block = b" " * 2**20
@@ -159,7 +159,7 @@ def test_a_bomb_takes_no_memory(make_api: MakeApi, encoding: str) -> None:
     assert peak < 12 * 2**20
 
 
-def test_ndjson_is_a_row_a_line(api: Api, writer: Writer) -> None:
+def test_ndjson_has_one_row_per_line(api: Api, writer: Writer) -> None:
     lines = [json.dumps(row(freeform=n)) for n in range(3)]
     body = f"{lines[0]}\n\n{lines[1]}\r\n{lines[2]}\n"
     answer = api.ask("PUT", "/api/iot", body, NDJSON)
@@ -169,7 +169,7 @@ def test_ndjson_is_a_row_a_line(api: Api, writer: Writer) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(NDJSON_TYPES))
-def test_ndjson_has_many_names(api: Api, name: str) -> None:
+def test_ndjson_has_several_media_types(api: Api, name: str) -> None:
     for kind in (name, name.upper(), f"{name}; charset=utf-8", f"{name.title()} ;x=y"):
         answer = api.ask("PUT", "/api/iot", '{"data": {}}\n{"data": {}}', {"Content-Type": kind})
         assert answer.get_json() == {"success": "2 object(s) created"}, kind
@@ -186,7 +186,7 @@ def test_ndjson_has_many_names(api: Api, name: str) -> None:
     ],
 )
 @pytest.mark.parametrize("kind", ["application/json", "text/plain", ""])
-def test_ndjson_that_is_sent_as_json_is_told_its_name(
+def test_ndjson_sent_as_json_names_the_right_media_type(
     module_api: Api, body: str, kind: str
 ) -> None:
     headers = {"Content-Type": kind} if kind else {}
@@ -205,7 +205,7 @@ def test_ndjson_that_is_sent_as_json_is_told_its_name(
         '[{"data": {}},\n{"data": {}}',
     ],
 )
-def test_other_broken_json_is_not_taken_for_ndjson(module_api: Api, body: str) -> None:
+def test_other_invalid_json_is_not_mistaken_for_ndjson(module_api: Api, body: str) -> None:
     error = assert_error(module_api.ask("PUT", "/api/iot", body, JSON), 400, "invalid_request")
     assert "ndjson" not in error["error"]
 
@@ -228,11 +228,11 @@ def test_errors_in_ndjson_name_the_row(module_api: Api, bad: str, field: str) ->
 
 
 @pytest.mark.parametrize("body", ["", "\n\n", "no", '{"data": {}}\n{"da'])
-def test_ndjson_that_is_none_is_refused(module_api: Api, body: str) -> None:
+def test_invalid_ndjson_is_refused(module_api: Api, body: str) -> None:
     assert_error(module_api.ask("PUT", "/api/iot", body, NDJSON), 400, "invalid_request")
 
 
-def test_zstd_that_ends_between_blocks_is_cut_short(api: Api) -> None:
+def test_zstd_that_ends_between_blocks_is_truncated(api: Api) -> None:
     stream = zstandard.ZstdCompressor().compressobj()
     begin = stream.compress(b'{"data": {}}\n') + stream.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK)
     rest = stream.compress(b'{"data": {}}\n') + stream.flush()
@@ -243,20 +243,20 @@ def test_zstd_that_ends_between_blocks_is_cut_short(api: Api) -> None:
     assert api.ask("PUT", "/api/iot", (begin + rest) * 2, headers).status_code == 201
 
 
-def test_a_line_that_is_no_json_is_named(api: Api) -> None:
+def test_an_invalid_line_is_named(api: Api) -> None:
     body = b'{"data": {}}\n\n{"data": {}}\n{"data": nonsense}\n'
     error = assert_error(api.ask("PUT", "/api/iot", body, NDJSON), 400, "invalid_request")
     assert error["row"] == 2
 
 
-def test_a_request_may_bring_only_so_many_passwords(api: Api) -> None:
+def test_the_number_of_passwords_per_request_is_limited(api: Api) -> None:
     rows = [{"data": {"db_password": str(number)}} for number in range(1001)]
     error = assert_error(api.put(rows), 413, "too_large")
     assert error["limit"] == 50
 
 
 @pytest.mark.parametrize("encoding", ["identity", "gzip", "zstd"])
-def test_text_that_grows_too_large_once_it_is_escaped_is_413(
+def test_text_that_is_too_large_when_escaped_is_413(
     make_api: MakeApi, writer: Writer, encoding: str
 ) -> None:
     api = make_api(max_body_bytes=LIMIT)
@@ -277,7 +277,7 @@ def test_text_that_grows_too_large_once_it_is_escaped_is_413(
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "zstd"])
-def test_a_body_of_countless_members_is_refused(module_api: Api, encoding: str) -> None:
+def test_a_body_with_too_many_members_is_refused(module_api: Api, encoding: str) -> None:
     body = PACK[encoding](b"") * 100_000
     error = assert_error(
         module_api.ask("PUT", "/api/iot", body, packed(encoding)), 400, "invalid_request"

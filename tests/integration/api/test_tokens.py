@@ -96,7 +96,7 @@ def test_every_route_declares_what_it_needs(api: Api) -> None:
     assert {(method, rule) for method, rule, _ in routes(api)} == set(ROUTES)
 
 
-def test_a_route_that_declares_nothing_is_the_admin_s(guarded: Guarded) -> None:
+def test_a_route_without_a_scope_needs_admin(guarded: Guarded) -> None:
     guarded.api.app.add_url_rule("/new", view_func=lambda: "new")
     for scope in (Scope.INGEST, Scope.READ, Scope.AUDIT):
         assert guarded.ask(("GET", "/new"), guarded.bearer(scope)).status_code == 403
@@ -105,7 +105,7 @@ def test_a_route_that_declares_nothing_is_the_admin_s(guarded: Guarded) -> None:
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=" ".join)
-def test_what_each_scope_opens(guarded: Guarded, route: tuple[str, str]) -> None:
+def test_routes_of_each_scope(guarded: Guarded, route: tuple[str, str]) -> None:
     needed = ROUTES[route]
     for scope in Scope:
         answer = guarded.ask(route, guarded.bearer(scope))
@@ -125,7 +125,7 @@ def test_what_each_scope_opens(guarded: Guarded, route: tuple[str, str]) -> None
 
 
 @pytest.mark.parametrize("given", ["", "Basic dXNlcjpwYXNz", "{}", "Bearerx {}", "Token {}"])
-def test_what_is_no_bearer_token(guarded: Guarded, given: str) -> None:
+def test_an_authorization_header_without_a_bearer_token(guarded: Guarded, given: str) -> None:
     token = guarded.tokens[Scope.READ,]
     answer = guarded.ask(("POST", "/api/iot"), given.format(token))
     assert_error(answer, 401, "unauthorized")
@@ -149,7 +149,7 @@ def test_what_is_no_bearer_token(guarded: Guarded, given: str) -> None:
         "Bearer iot_" + "A" * 43,
     ],
 )
-def test_a_token_that_is_wrong(guarded: Guarded, given: str) -> None:
+def test_a_wrong_token(guarded: Guarded, given: str) -> None:
     token = guarded.tokens[Scope.READ,]
     answer = guarded.ask(("POST", "/api/iot"), given.replace("{}", token))
     assert_error(answer, 401, "unauthorized")
@@ -158,12 +158,12 @@ def test_a_token_that_is_wrong(guarded: Guarded, given: str) -> None:
 
 
 @pytest.mark.parametrize("given", ["Bearer {}", "bearer {}", "BEARER {}", "Bearer   {} "])
-def test_a_token_that_is_right(guarded: Guarded, given: str) -> None:
+def test_a_valid_token(guarded: Guarded, given: str) -> None:
     answer = guarded.ask(("POST", "/api/iot"), given.format(guarded.tokens[Scope.READ,]))
     assert answer.status_code == 200
 
 
-def test_it_is_checked_before_the_body_is_read(guarded: Guarded) -> None:
+def test_the_token_is_checked_before_the_body_is_read(guarded: Guarded) -> None:
     for body in (b"[]", b"not JSON", b"x" * (guarded.api.app.config["MAX_CONTENT_LENGTH"] + 1)):
         assert_error(guarded.api.ask("PUT", "/api/iot", body, JSON), 401, "unauthorized")
     # Nor is anything told of what is asked for.
@@ -172,12 +172,12 @@ def test_it_is_checked_before_the_body_is_read(guarded: Guarded) -> None:
         assert_error(guarded.api.ask(method, path, None, JSON), 401, "unauthorized")
 
 
-def test_what_does_not_exist_needs_no_token(guarded: Guarded) -> None:
+def test_unknown_paths_need_no_token(guarded: Guarded) -> None:
     assert_error(guarded.api.ask("GET", "/nope"), 404, "not_found")
     assert_error(guarded.api.ask("DELETE", "/api/iot"), 405, "method_not_allowed")
 
 
-def test_a_browser_asks_first_without_a_token(guarded: Guarded) -> None:
+def test_a_preflight_needs_no_token(guarded: Guarded) -> None:
     headers = {
         "Origin": "https://one.example",
         "Access-Control-Request-Method": "PUT",
@@ -202,7 +202,7 @@ def test_scopes_that_need_no_token(make_api: MakeApi, tmp_path: Path) -> None:
         assert guarded.ask(route, "Basic dXNlcjpwYXNz").status_code in expected
 
 
-def test_without_tokens_everybody_may_do_everything(
+def test_without_a_tokens_file_the_service_is_open(
     make_api: MakeApi, caplog: pytest.LogCaptureFixture
 ) -> None:
     api = make_api()
@@ -211,7 +211,7 @@ def test_without_tokens_everybody_may_do_everything(
     assert api.ask("GET", "/api/audit", headers={"Authorization": "nonsense"}).status_code == 200
 
 
-def test_a_list_without_tokens_lets_nobody_in(
+def test_an_empty_tokens_file_admits_no_client(
     make_api: MakeApi, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "tokens.json"
@@ -221,12 +221,16 @@ def test_a_list_without_tokens_lets_nobody_in(
     assert_error(api.put(row()), 401, "unauthorized")
 
 
-def test_tokens_that_cannot_be_read_are_no_open_service(make_api: MakeApi, tmp_path: Path) -> None:
+def test_an_unreadable_tokens_file_does_not_open_the_service(
+    make_api: MakeApi, tmp_path: Path
+) -> None:
     with pytest.raises(SettingsError, match="IOT_TOKENS_FILE can't be read"):
         make_api(tokens_file=str(tmp_path / "nothing"))
 
 
-def test_real_processes_follow_the_file(environment: dict[str, str], tmp_path: Path) -> None:
+def test_processes_follow_changes_of_the_tokens_file(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
     """Made, revoked and damaged while they serve: all workers agree a second later."""
     path = tmp_path / "tokens.json"
     path.write_text(new_tokens_text(), encoding="utf-8")

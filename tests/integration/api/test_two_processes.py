@@ -12,7 +12,7 @@ from iot_writer.writer import Writer
 from support.draining import drain_all
 
 
-def test_what_one_took_the_other_reads(make_api: MakeApi, writer: Writer) -> None:
+def test_one_process_reads_what_another_acknowledged(make_api: MakeApi, writer: Writer) -> None:
     one, two = make_api(), make_api()
     one.put(row(interrogator_time=1))
     two.put(row(interrogator_time=2))
@@ -22,7 +22,7 @@ def test_what_one_took_the_other_reads(make_api: MakeApi, writer: Writer) -> Non
         assert one.read(path) == two.read(path)
 
 
-def test_a_process_that_starts_later_reads_all(
+def test_a_process_started_later_reads_everything(
     make_api: MakeApi, writer: Writer, redis: "Redis"
 ) -> None:
     make_api().put(row())
@@ -31,7 +31,7 @@ def test_a_process_that_starts_later_reads_all(
     assert len(make_api().read()) == 1
 
 
-def test_a_password_that_is_wrong_now_may_be_right_soon(make_api: MakeApi, writer: Writer) -> None:
+def test_a_missing_vault_is_not_cached(make_api: MakeApi, writer: Writer) -> None:
     """That a vault is missing is never remembered."""
     one, two = make_api(), make_api()
     assert one.read() == []
@@ -40,7 +40,7 @@ def test_a_password_that_is_wrong_now_may_be_right_soon(make_api: MakeApi, write
     assert len(one.read()) == 1
 
 
-def test_one_password_in_many_hands_at_once_makes_one_vault(
+def test_concurrent_puts_with_one_password_create_one_vault(
     make_api: MakeApi, writer: Writer, postgres: psycopg.Connection
 ) -> None:
     apis = [make_api() for _ in range(4)]
@@ -58,7 +58,7 @@ def test_one_password_in_many_hands_at_once_makes_one_vault(
     assert {int(each["freeform"]) for each in make_api().read(password="new")} == set(range(12))
 
 
-def test_many_clients_of_one_process(make_api: MakeApi, writer: Writer) -> None:
+def test_concurrent_clients_read_only_their_own_readings(make_api: MakeApi, writer: Writer) -> None:
     """Each with passwords of its own, all at once: nobody gets another's readings."""
     api = make_api()
 

@@ -37,7 +37,7 @@ def lookup_costs(postgres: psycopg.Connection) -> list[int]:
     return list(found[0])
 
 
-def test_a_raised_cost_holds_for_new_vaults_and_for_others_when_they_are_used(
+def test_a_raised_cost_applies_to_new_vaults_and_to_others_at_their_next_use(
     make_api: MakeApi, writer: Writer, postgres: psycopg.Connection, redis: "Redis"
 ) -> None:
     old = make_api()
@@ -87,7 +87,7 @@ def test_a_password_gets_one_vault_while_its_cost_is_raised(
         assert [len(api.read(password=word)) for word in words] == [len(apis)] * len(words)
 
 
-def test_a_vault_never_moves_to_a_cost_that_was_forgotten(
+def test_a_vault_never_moves_to_an_outdated_cost(
     make_api: MakeApi, writer: Writer, postgres: psycopg.Connection
 ) -> None:
     """The cost is raised twice, and a process knows of the first time only."""
@@ -108,7 +108,7 @@ def test_a_vault_never_moves_to_a_cost_that_was_forgotten(
 
 
 @pytest.mark.parametrize("wrong", ["{}", "{1}", "{9}", "{-1}", "{40}", "{40,10}", "{10,NULL}"])
-def test_costs_that_no_process_set_are_refused(
+def test_costs_outside_the_settings_are_refused(
     wrong: str, make_api: MakeApi, postgres: psycopg.Connection
 ) -> None:
     """Whoever may write to Postgres could have a vault made whose password is tested in no time, or
@@ -126,7 +126,7 @@ def test_costs_that_no_process_set_are_refused(
 
 
 @pytest.mark.parametrize("at", [0, 16, 47, 48, 64, 65, 66, 80, -1])
-def test_a_flipped_bit_of_a_record_in_redis_costs_a_look_at_postgres(
+def test_a_flipped_bit_of_a_record_in_redis_is_repaired_from_postgres(
     at: int, make_api: MakeApi, writer: Writer, redis: "Redis", settings: Settings
 ) -> None:
     make_api().put(row("p"))
@@ -144,7 +144,7 @@ def test_a_flipped_bit_of_a_record_in_redis_costs_a_look_at_postgres(
 
 
 @pytest.mark.parametrize("length", [0, 1, 64, 65, 69, 70, 100])
-def test_a_truncated_record_in_redis_costs_a_look_at_postgres(
+def test_a_truncated_record_in_redis_is_repaired_from_postgres(
     length: int, make_api: MakeApi, redis: "Redis", settings: Settings
 ) -> None:
     make_api().put(row("p"))
@@ -156,7 +156,7 @@ def test_a_truncated_record_in_redis_costs_a_look_at_postgres(
     assert redis.get(key) == right
 
 
-def test_the_record_of_another_vault_in_redis_costs_a_look_at_postgres(
+def test_the_record_of_another_vault_in_redis_is_repaired_from_postgres(
     make_api: MakeApi, writer: Writer, redis: "Redis", settings: Settings
 ) -> None:
     make_api().put([row("p"), row("q")])
@@ -167,7 +167,7 @@ def test_the_record_of_another_vault_in_redis_costs_a_look_at_postgres(
     assert len(make_api().read(password="p")) == 1
 
 
-def test_a_damaged_record_in_redis_while_postgres_is_away_is_no_defect(
+def test_a_damaged_record_in_redis_while_postgres_is_away_is_an_error(
     make_api: MakeApi, redis: "Redis", settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(postgres_connections, "WAIT_SECONDS", 0.3)
@@ -183,7 +183,7 @@ def record_key(settings: Settings, password: bytes) -> str:
     return KEYS.vault_record(scrypt_secret(keyring, password, 10).lookup)
 
 
-def test_a_vault_that_is_not_used_leaves_memory(make_api: MakeApi) -> None:
+def test_an_unused_vault_leaves_memory(make_api: MakeApi) -> None:
     api = make_api(vault_cache_seconds=1)
     api.put(row("p"))
     held = api.app.extensions["iot"].vaults.cache._vaults  # noqa: SLF001 - its memory

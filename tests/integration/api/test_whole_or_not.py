@@ -31,7 +31,7 @@ def heavy(password: str, size: int) -> dict[str, object]:
     "bad", [{}, row("b", relative_time="x"), row("new", interrogator_time=1e30)]
 )
 @pytest.mark.parametrize("at", [0, 500, 999])
-def test_one_bad_row_among_many(
+def test_one_invalid_row_refuses_the_request(
     api: Api, redis: "Redis", postgres: psycopg.Connection, bad: object, at: int
 ) -> None:
     rows: list[object] = [row("a" if number % 2 else "b") for number in range(1000)]
@@ -56,7 +56,7 @@ def test_several_passwords_in_one_request(api: Api, redis: "Redis", writer: Writ
         assert [each["freeform"] for each in api.read(password=password)] == list("01234")
 
 
-def test_several_passwords_of_which_the_last_finds_the_backlog_full(
+def test_a_full_backlog_refuses_all_passwords_of_a_request(
     make_api: MakeApi, redis: "Redis", writer: Writer
 ) -> None:
     api = make_api(backlog_max_bytes=MIB)
@@ -71,13 +71,15 @@ def test_several_passwords_of_which_the_last_finds_the_backlog_full(
     assert api.put(rows).status_code == 201
 
 
-def test_what_fits_no_backlog_is_too_large(make_api: MakeApi, redis: "Redis") -> None:
+def test_a_request_larger_than_the_backlog_is_413(make_api: MakeApi, redis: "Redis") -> None:
     api = make_api(backlog_max_bytes=MIB)
     assert_error(api.put([heavy(password, MIB) for password in "abc"]), 413, "too_large")
     assert entries(redis) == 0
 
 
-def test_what_found_the_backlog_full_is_not_stored(make_api: MakeApi, writer: Writer) -> None:
+def test_a_request_refused_by_a_full_backlog_is_not_stored(
+    make_api: MakeApi, writer: Writer
+) -> None:
     api = make_api(backlog_max_bytes=MIB)
     assert api.put(heavy("z", MIB)).status_code == 201
     assert_error(api.put([heavy(name, MIB // 2) for name in "abc"]), 503, "unavailable")
@@ -116,7 +118,7 @@ def test_a_request_of_more_readings_than_an_entry_holds(
     assert [each["freeform"] for each in read][:2] == ['[24, "\\u00e9"]', '[23, "\\u00e9"]']
 
 
-def test_readings_count_is_limited(make_api: MakeApi, redis: "Redis") -> None:
+def test_the_number_of_readings_per_request_is_limited(make_api: MakeApi, redis: "Redis") -> None:
     api = make_api(max_readings=10)
     error = assert_error(api.put([row()] * 11), 413, "too_large")
     assert error["error"] == "a request may hold 10 readings, this one holds 11"
@@ -125,7 +127,7 @@ def test_readings_count_is_limited(make_api: MakeApi, redis: "Redis") -> None:
     assert api.put([row()] * 10).status_code == 201
 
 
-def test_an_acknowledged_request_is_one_step(api: Api, redis: "Redis") -> None:
+def test_entries_and_wake_up_are_added_in_one_step(api: Api, redis: "Redis") -> None:
     """Entries and the wake-up of the drains that store them: never one without the other."""
     api.ask("PUT", "/api/iot", '{"data": {}}', JSON)
     (shard,) = (shard for shard in range(8) if redis.xlen(KEYS.stream(shard)))

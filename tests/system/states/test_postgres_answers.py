@@ -41,7 +41,7 @@ def test_tls_that_the_server_does_not_have(tmp_path_factory: pytest.TempPathFact
     assert state.code == "tls_refused"
 
 
-def test_a_database_without_a_schema(postgres_server: PostgresServer) -> None:
+def test_a_database_without_a_schema_is_503(postgres_server: PostgresServer) -> None:
     with psycopg.connect(postgres_server.url) as connection:
         state = told(lambda: connection.execute("SELECT * FROM vaults"))
     assert state is not None

@@ -68,7 +68,7 @@ def test_version_0_1_reads_the_receipts_of_few_entries(count: int) -> None:
         b"\3" + bytes(16) + b"\0\1\0\1",
     ],
 )
-def test_what_is_no_receipt_is_refused(content: bytes) -> None:
+def test_an_invalid_receipt_is_refused(content: bytes) -> None:
     with pytest.raises(InvalidRequestError, match="this is no receipt of a request"):
         decode_receipt(base64.urlsafe_b64encode(content).decode())
 

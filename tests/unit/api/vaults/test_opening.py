@@ -52,7 +52,7 @@ class Records(VaultRecords):
     def clear(self) -> None:
         self._records.clear()
 
-    def cached(self, lookups: Sequence[bytes]) -> VaultRecord | None:
+    def find_cached(self, lookups: Sequence[bytes]) -> VaultRecord | None:
         del lookups
         return None
 
@@ -71,10 +71,10 @@ class Records(VaultRecords):
     def cache(self, record: VaultRecord) -> None:
         del record
 
-    def put_back(self, record: VaultRecord) -> VaultRecord:
+    def restore(self, record: VaultRecord) -> VaultRecord:
         return self._records.setdefault(record.lookup, record)
 
-    def missing(self, records: Collection[VaultRecord]) -> list[VaultRecord]:
+    def find_missing(self, records: Collection[VaultRecord]) -> list[VaultRecord]:
         return [each for each in records if self._records.get(each.lookup) != each]
 
     def raise_cost(self, cost: int) -> LookupPolicy:

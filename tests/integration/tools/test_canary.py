@@ -119,7 +119,7 @@ def test_a_service_that_keeps_everything(stack: Stack, fly: Fly) -> None:
     assert (alive.status, alive.body) == (200, b'{"status": "ok"}')
     assert stack.request("GET", "/else", port=bird.port).status == 404
     out = bird.end()
-    assert "begins with reading 1; 0 before it are watched" in out
+    assert "starts at reading 1, watches 0 earlier ones" in out
     stored = numbers(stack)
     assert stored == list(range(1, len(stored) + 1))
 
@@ -134,11 +134,11 @@ def test_a_lost_reading_is_counted_once(
     bird.checks_on()
     assert bird.metric("lost_total") == len(gone)
     assert bird.metric("doubled_total") == 0
-    assert f"readings that are lost: {', '.join(map(str, gone))}\n" in bird.end(signal.SIGINT)
+    assert f"lost readings: {', '.join(map(str, gone))}\n" in bird.end(signal.SIGINT)
     again = fly(stack)
     again.reach("sent_total", 8)
     assert again.metric("lost_total") == 0  # the one before it has counted it
-    assert int(again.end().split("begins with reading ")[1].split(";")[0]) > gone[-1]
+    assert int(again.end().split("starts at reading ")[1].split(",")[0]) > gone[-1]
 
 
 def test_a_doubled_reading_is_counted_once(stack: Stack, fly: Fly) -> None:
@@ -151,7 +151,7 @@ def test_a_doubled_reading_is_counted_once(stack: Stack, fly: Fly) -> None:
     bird.checks_on()
     assert bird.metric("doubled_total") == 1
     assert bird.metric("lost_total") == 0
-    assert "readings that are there twice: 3\n" in bird.end()
+    assert "doubled readings: 3\n" in bird.end()
 
 
 @pytest.mark.parametrize("which", ["within", "last"])
@@ -185,8 +185,8 @@ def test_a_service_that_is_away_loses_nothing(make_stack: MakeStack, fly: Fly) -
     bird.reach("sent_total", bird.metric("sent_total") + 8)
     assert (bird.metric("lost_total"), bird.metric("doubled_total")) == (0, 0)
     out = bird.end()
-    assert "doesn't work: ConnectionRefusedError" in out
-    assert "works again" in out
+    assert "request failed: ConnectionRefusedError" in out
+    assert "requests succeed again" in out
     stored = numbers(stack)
     assert stored == list(range(1, len(stored) + 1))
 
@@ -209,7 +209,7 @@ def test_what_was_counted_as_lost_and_is_late(make_stack: MakeStack, fly: Fly) -
     stack.start_writer()
     bird.reach("round_trip_seconds_count", 2)
     bird.reach("late_total", bird.metric("lost_total"))
-    assert "counted as lost, and there after all: 1" in bird.end()
+    assert "late readings, counted as lost before: 1" in bird.end()
 
 
 def test_two_at_once_send_nothing_twice(stack: Stack, fly: Fly) -> None:
@@ -233,7 +233,7 @@ def test_a_token_that_is_put_right(
     bird.reach("failures_total", 2)
     mounted.write_text(token_files["probe"].read_text())
     bird.reach("sent_total", 2)
-    assert "doesn't work: 401" in bird.end()
+    assert "request failed: 401" in bird.end()
 
 
 def test_it_ends_at_once_while_the_service_does_not_answer(fly: Fly, stack: Stack) -> None:
@@ -264,6 +264,6 @@ def test_no_port(stack: Stack, start: Start) -> None:
     url = f"http://127.0.0.1:{stack.port}"
     process = start("canary", "--url", url, "--metrics-port", "0")
     assert process.stdout is not None
-    assert "begins with reading 1" in process.stdout.readline()
+    assert "starts at reading 1" in process.stdout.readline()
     process.terminate()
     assert process.wait(10) == 0

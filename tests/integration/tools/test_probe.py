@@ -119,10 +119,13 @@ def test_tokens(
     unknown = tmp_path / "unknown"
     unknown.write_text("iot_unknown")
     for options, sentence in (
-        ([], f"{url} doesn't know the token, to send a reading: 401 "),
-        (["--token-file", str(unknown)], f"{url} doesn't know the token, to send a reading: 401 "),
-        (["--token-file", str(token_files["reads"])], f"{url} doesn't allow it to the token, to"),
-        (["--token-file", str(token_files["ingests"])], "doesn't allow it to the token, to read:"),
+        ([], f"{url} does not know the token: 401 "),
+        (["--token-file", str(unknown)], f"{url} does not know the token: 401 "),
+        (
+            ["--token-file", str(token_files["reads"])],
+            f"{url} does not allow this token to send a reading: 403 ",
+        ),
+        (["--token-file", str(token_files["ingests"])], "does not allow this token to read: 403 "),
     ):
         began = time.monotonic()
         assert probe(url, *options, timeout="60") == 1
@@ -168,8 +171,11 @@ def test_no_writer(make_stack: MakeStack, capsys: Captured) -> None:
     [
         ({"relative_timestamp": 5}, "the reading came back altered: relative_timestamp was -"),
         ({"interrogator_timestamp": 5}, "the reading came back altered: interrogator_timestamp"),
-        ({"id": "1"}, "the reading has no id or no time of receipt"),
-        ({"absolute_timestamp": None}, "the reading has no id or no time of receipt"),
+        ({"id": "1"}, "the reading came back without a valid id"),
+        (
+            {"absolute_timestamp": None},
+            "the reading came back without a valid id",
+        ),
     ],
 )
 def test_an_altered_reading(
@@ -197,21 +203,23 @@ def test_an_altered_text(between: Between, capsys: Captured) -> None:
 def test_a_reading_that_is_there_twice(between: Between, capsys: Captured) -> None:
     between.copies = 2
     assert probe(between.url) == 1
-    assert capsys.readouterr().err == "the reading is there 2 times\n"
+    assert capsys.readouterr().err == "the reading is stored 2 times\n"
 
 
 def test_a_service_that_tells_strangers(between: Between, capsys: Captured) -> None:
     between.tells_all = True
     assert probe(between.url) == 1
-    assert capsys.readouterr().err == "a password that nobody knows reads 1 readings\n"
+    assert (
+        capsys.readouterr().err == "isolation failure: an unknown password returned 1 reading(s)\n"
+    )
 
 
 @pytest.mark.parametrize(
     ("status", "timeout", "sentence"),
     [
-        (503, "1.2", "fails to send a reading (tried for 1.2 s): 503"),
-        (400, "60", "refuses to send a reading: 400"),
-        (308, "60", "refuses to send a reading: 308"),
+        (503, "1.2", "failed to answer requests to send a reading for 1.2 s: 503"),
+        (400, "60", "rejected a request to send a reading: 400"),
+        (308, "60", "rejected a request to send a reading: 308"),
     ],
 )
 def test_a_service_that_does_not_take_it(
@@ -228,7 +236,7 @@ def test_an_answer_of_another_kind_of_server(between: Between, capsys: Captured)
         answer(method, body) if method == "PUT" else (200, b"<html>")
     )
     assert probe(between.url, timeout="1.2") == 1
-    assert "the answer is not one of this service" in capsys.readouterr().err
+    assert "the response is not from iot-sensor" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,7 @@ class FakeService:
     def __init__(self) -> None:
         self.readings: list[dict[str, Any]] = []
         self.requests = 0
+        self.authorizations: set[str | None] = set()
         self.failures: list[tuple[int, dict[str, str]]] = []
         self.lose_answers = 0
         self._keys: set[str] = set()
@@ -53,6 +54,7 @@ class FakeService:
             protocol_version = "HTTP/1.1"
 
             def do_PUT(self) -> None:
+                service.authorizations.add(self.headers["Authorization"])
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 status, headers = service.take(json.loads(body), self.headers["Idempotency-Key"])
                 if status == 0:

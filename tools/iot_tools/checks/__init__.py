@@ -1,4 +1,4 @@
-"""Checks of a running service from outside: probe, canary, soak, and their HTTP client.
+"""Checks of a running service from outside: probe, canary and soak.
 
-They use the public HTTP API alone, as a device would.
+They use the public HTTP API only, as a device does.
 """

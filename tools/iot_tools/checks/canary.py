@@ -1,4 +1,4 @@
-"""The canary: numbered readings for ever, and whether each can be read again, once."""
+"""The canary: sends numbered readings around the clock and checks that each can be read once."""
 
 import json
 import logging
@@ -9,174 +9,178 @@ from typing import Any, TypeVar
 
 from iot_models import metrics, monitoring, settings
 from iot_models.errors import SettingsError
+from iot_sensor_client import Client, ClientError, RetryPolicy
 from iot_tools.cli.signals import EndedError, ended_by_signals
 
-from .canary_ledger import Ledger
-from .http_client import ApiClient, NotDeliveredError, RefusedError
+from .watched_readings import WatchedReadings
 
 _log = logging.getLogger(__name__)
 
-_KEEP_SECONDS = 3600.0
-_MOST = 5000
-_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.05, 10.0
-_COMPLAIN_EVERY = 60.0
+_WATCH_SECONDS = 3600.0
+_MAX_WATCHED = 5000
+_MIN_PAUSE, _MAX_PAUSE = 0.05, 10.0
+_MAX_READ_PAUSE = 1.0
+_REPEAT_WARNING_SECONDS = 60.0
 _STUCK_SECONDS = 300.0
+_MAX_LISTED = 20
 
 T = TypeVar("T")
 
 
 class Canary:
-    """Reading n has n as its relative time, and an Idempotency-Key made of n alone.
+    """Sends reading n with n as its relative time and with an Idempotency-Key made of n.
 
-    So whoever continues after a restart may send a number again that was on its way: it is stored
-    once. Microseconds so few are no maximum to anybody else's relative times.
+    After a restart, or with two canaries at once, a number may be sent again: the service stores it
+    once. Relative times this small (in µs) do not become the maximum of all vaults, which `maxtime`
+    returns.
     """
 
     def __init__(
         self,
-        client: ApiClient,
+        url: str,
+        password: str,
         *,
         token: Callable[[], str],
         every: float,
         grace: float,
-        keep: float = _KEEP_SECONDS,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
+        keep: float = _WATCH_SECONDS,
     ) -> None:
-        """`token` is asked before each request, so that one that is replaced is taken up."""
-        self._client = client
-        self._token = token
+        """`token` is called before each request, so that a replaced token is used.
+
+        Raises:
+            ValueError: `url` is not an http or https URL.
+        """
+        # The canary repeats requests itself, and counts each failure.
+        self._client = Client(url, password, token, retry=RetryPolicy(max_attempts=1))
         self._every = every
-        self._clock = clock
-        self._sleep = sleep
-        self._window = max(2, min(_MOST, int(keep / every)))
+        self._window = max(2, min(_MAX_WATCHED, int(keep / every)))
         self._next = 0
-        self._ledger = Ledger(grace=grace, keep=keep, most=_MOST)
-        self._beat = clock()
-        self._trouble = ""
-        self._complained_at = 0.0
+        self._watched = WatchedReadings(grace=grace, keep=keep, max_count=_MAX_WATCHED)
+        self._active_at = time.monotonic()
+        self._failure = ""
+        self._warned_at = 0.0
         metrics.create_metrics("canary")
 
     def health(self) -> tuple[bool, dict[str, str]]:
-        """Whether the work goes on, be it in vain."""
-        alive = self._clock() - self._beat < _STUCK_SECONDS + self._every
+        """Return whether the loop runs, even if all requests fail."""
+        alive = time.monotonic() - self._active_at < _STUCK_SECONDS + self._every
         return alive, {"status": "ok" if alive else "stuck"}
 
     def run(self) -> None:
-        """Work until an exception that a signal raises."""
-        pause = _SHORTEST_PAUSE
+        """Send and check until a signal raises an exception."""
+        pause = _MIN_PAUSE
         while not self.resume():
-            self._sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
-        send_at = check_at = self._clock()
+            time.sleep(pause)
+            pause = min(2 * pause, _MAX_PAUSE)
+        send_at = check_at = time.monotonic()
         while True:
-            self._beat = self._clock()
-            if self._beat >= send_at:
+            self._active_at = time.monotonic()
+            if self._active_at >= send_at:
                 sent = self.send()
-                pause = _SHORTEST_PAUSE if sent else min(2 * pause, _LONGEST_PAUSE, self._every)
-                send_at = self._beat + (self._every if sent else pause)
-            if self._clock() >= check_at:
+                pause = _MIN_PAUSE if sent else min(2 * pause, _MAX_PAUSE, self._every)
+                send_at = self._active_at + (self._every if sent else pause)
+            if time.monotonic() >= check_at:
                 self.check()
-                check_at = self._clock() + self._every
-            self._sleep(max(_SHORTEST_PAUSE, min(send_at, check_at) - self._clock()))
+                check_at = time.monotonic() + self._every
+            time.sleep(max(_MIN_PAUSE, min(send_at, check_at) - time.monotonic()))
 
     def resume(self) -> bool:
-        """Learn where the numbers go on, and what is missing among those before; False: not yet."""
-        self._beat = self._clock()
-        last = self._answer(lambda: [self._client.max_relative_time()])
+        """Continue after the last stored number, watch earlier ones. Return False on failure."""
+        self._active_at = time.monotonic()
+        last = self._try(lambda: [self._client.max_relative_time()])
         if last is None:
             return False
         high = max(0, last[0] or 0)
-        rows = self._answer(lambda: self._client.between(max(1, high - self._window + 1), high))
+        low = max(1, high - self._window + 1)
+        rows = self._try(lambda: self._client.read(start=low, end=high))
         if rows is None:
             return False
-        ours = _ours(rows)
-        if ours:
-            counted = [number for each in ours for number in each.get("counted", [])]
-            numbers = [each["canary"] for each in ours]
-            self._ledger.resume(numbers, counted, self._clock())
+        contents = _canary_contents(rows)
+        if contents:
+            counted = [number for content in contents for number in content.get("counted", [])]
+            numbers = [content["canary"] for content in contents]
+            self._watched.resume(numbers, counted, time.monotonic())
         self._next = high + 1
-        _log.info("begins with reading %d; %d before it are watched", self._next, len(self._ledger))
+        _log.info("starts at reading %d, watches %d earlier ones", self._next, len(self._watched))
         return True
 
     def send(self) -> bool:
-        """Send the next reading, once; when it is acknowledged, wait a while until it is there."""
-        number, sent_at = self._next, self._clock()
+        """Send the next reading and wait a while until it can be read. Return False on failure."""
+        number, sent_at = self._next, time.monotonic()
         content: dict[str, Any] = {"canary": number}
-        if self._ledger.counted:
-            content["counted"] = self._ledger.counted
+        if self._watched.counted:
+            content["counted"] = self._watched.counted
         reading = {
             "relative_time": number,
             "interrogator_time": time.time_ns() // 1000,
             "freeform": content,
         }
-        if not self._answer(lambda: self._put(reading)):
+        key = f"canary-{number}"
+        if not self._try(lambda: self._client.put_readings([reading], idempotency_key=key)):
             return False
         self._next += 1
-        self._ledger.acknowledge(number, sent_at=sent_at, now=self._clock())
+        self._watched.acknowledge(number, sent_at=sent_at, now=time.monotonic())
         metrics.counter("iot_canary_sent_total").inc()
-        self._await(number, sent_at + min(self._every, _LONGEST_PAUSE))
+        self._wait_until_found(number, sent_at + min(self._every, _MAX_PAUSE))
         return True
 
     def check(self) -> None:
-        """Read all that are watched, and count what is missing or too many."""
-        bounds = self._ledger.bounds
+        """Read all watched readings. Count the lost, doubled and late ones."""
+        bounds = self._watched.bounds
         if bounds is None:
             return
-        rows = self._answer(lambda: self._client.between(*bounds))
+        low, high = bounds
+        rows = self._try(lambda: self._client.read(start=low, end=high))
         if rows is None:
-            self._ledger.fail()
+            self._watched.mark_check_failed()
             return
-        times = Counter(each["canary"] for each in _ours(rows))
-        verdict = self._ledger.judge(times, self._clock())
-        for took in verdict.round_trips:
-            metrics.histogram("iot_canary_round_trip_seconds").observe(took)
-        metrics.counter("iot_canary_lost_total").inc(len(verdict.lost))
-        metrics.counter("iot_canary_late_total").inc(len(verdict.late))
-        metrics.counter("iot_canary_doubled_total").inc(len(verdict.doubled))
-        for what, numbers in (("lost", verdict.lost), ("there twice", verdict.doubled)):
-            if numbers:
-                _log.error("readings that are %s: %s", what, _list(numbers))
-        if verdict.late:
-            _log.warning("counted as lost, and there after all: %s", _list(verdict.late))
+        counts = Counter(content["canary"] for content in _canary_contents(rows))
+        result = self._watched.check(counts, time.monotonic())
+        for seconds in result.round_trips:
+            metrics.histogram("iot_canary_round_trip_seconds").observe(seconds)
+        metrics.counter("iot_canary_lost_total").inc(len(result.lost))
+        metrics.counter("iot_canary_late_total").inc(len(result.late))
+        metrics.counter("iot_canary_doubled_total").inc(len(result.doubled))
+        if result.lost:
+            _log.error("lost readings: %s", _listed(result.lost))
+        if result.doubled:
+            _log.error("doubled readings: %s", _listed(result.doubled))
+        if result.late:
+            _log.warning("late readings, counted as lost before: %s", _listed(result.late))
 
-    def _put(self, reading: dict[str, Any]) -> bool:
-        self._client.put([reading], f"canary-{reading['relative_time']}")
-        return True
-
-    def _await(self, number: int, until: float) -> None:
-        pause = _SHORTEST_PAUSE
-        while self._clock() < until:
-            rows = self._answer(lambda: self._client.between(number, number))
+    def _wait_until_found(self, number: int, until: float) -> None:
+        pause = _MIN_PAUSE
+        while time.monotonic() < until:
+            rows = self._try(lambda: self._client.read(start=number, end=number))
             if rows is None:
                 return
-            if _ours(rows):
-                took = self._ledger.arrive(number, self._clock())
-                if took is not None:
-                    metrics.histogram("iot_canary_round_trip_seconds").observe(took)
+            if _canary_contents(rows):
+                round_trip = self._watched.mark_found(number, time.monotonic())
+                if round_trip is not None:
+                    metrics.histogram("iot_canary_round_trip_seconds").observe(round_trip)
                 return
-            self._sleep(pause)
-            pause = min(2 * pause, 1.0)
+            time.sleep(pause)
+            pause = min(2 * pause, _MAX_READ_PAUSE)
 
-    def _answer(self, ask: Callable[[], T]) -> T | None:
-        """None when there was none, which is counted and told."""
+    def _try(self, request: Callable[[], T]) -> T | None:
+        """Return the result of a request, None if it failed. Failures are counted and logged."""
         try:
-            self._client.token = self._token()
-            answer = ask()
-        except (NotDeliveredError, RefusedError, SettingsError) as error:
+            result = request()
+        except (ClientError, SettingsError) as error:  # SettingsError: the token can't be read
             metrics.counter("iot_canary_failures_total").inc()
-            self._complain(str(error))
+            self._warn(str(error))
             return None
-        if self._trouble:
-            _log.info("works again")
-            self._trouble = ""
-        return answer
+        if self._failure:
+            _log.info("requests succeed again")
+            self._failure = ""
+        return result
 
-    def _complain(self, trouble: str) -> None:
-        now = self._clock()
-        if trouble != self._trouble or now - self._complained_at > _COMPLAIN_EVERY:
-            _log.warning("doesn't work: %s", trouble)
-            self._trouble, self._complained_at = trouble, now
+    def _warn(self, failure: str) -> None:
+        """Log a failure unless it was logged a short time ago."""
+        now = time.monotonic()
+        if failure != self._failure or now - self._warned_at > _REPEAT_WARNING_SECONDS:
+            _log.warning("request failed: %s", failure)
+            self._failure, self._warned_at = failure, now
 
 
 def run(canary: Canary, port: int) -> int:
@@ -192,8 +196,8 @@ def run(canary: Canary, port: int) -> int:
     return 0
 
 
-def _ours(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The contents of the canary's readings; another's may be there under the same password."""
+def _canary_contents(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return `freeform` of the canary's own readings: others may use the same password."""
     contents = [(row["relative_timestamp"], json.loads(row["freeform"])) for row in rows]
     return [
         content
@@ -202,6 +206,6 @@ def _ours(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def _list(numbers: list[int]) -> str:
-    shown = ", ".join(map(str, numbers[:20]))
-    return shown if len(numbers) <= 20 else f"{shown} and {len(numbers) - 20} more"
+def _listed(numbers: list[int]) -> str:
+    text = ", ".join(map(str, numbers[:_MAX_LISTED]))
+    return text if len(numbers) <= _MAX_LISTED else f"{text} and {len(numbers) - _MAX_LISTED} more"

@@ -1,4 +1,4 @@
-"""One reading in and out again, as `helm test` does it."""
+"""The probe: sends one reading and reads it back, as `helm test` does."""
 
 import json
 import re
@@ -9,98 +9,106 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from iot_models.errors import IotError
+from iot_sensor_client import Client, RejectedError, RetryableError, RetryPolicy
 
-from .http_client import ApiClient, NotDeliveredError, RefusedError
-
-_PAUSE = 0.5
-_CLOCKS_APART = 120
-"""Seconds that the clocks of the service's parts may differ by."""
-_MOMENT = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
-_SAYS = {401: "doesn't know the token", 403: "doesn't allow it to the token"}
+_PAUSE_SECONDS = 0.5
+_CLOCK_SKEW_SECONDS = 120
+"""Largest clock skew between the processes of the service."""
+_TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
 
 T = TypeVar("T")
 
 
 class ProbeError(IotError):
-    """What is not as it should be, in one sentence."""
+    """The service did not store or return a reading as it should."""
 
 
 class Probe:
-    """Sends under one password; a service that isn't reachable yet is waited for."""
+    """Sends and reads under one password, and waits for a service that is not reachable yet."""
 
     def __init__(self, url: str, password: str, *, token: str, timeout: float) -> None:
-        """Raises `ValueError` when the URL is none."""
+        """Raises `ValueError` if `url` is not an http or https URL."""
         self._url = url
-        self._client = ApiClient(url, password, token=token)
-        self._stranger = ApiClient(url, f"not {secrets.token_urlsafe(24)}", token=token)
+        # The probe repeats requests itself, until its timeout.
+        once = RetryPolicy(max_attempts=1)
+        self._client = Client(url, password, token, retry=once)
+        unknown_password = f"not {secrets.token_urlsafe(24)}"
+        self._stranger = Client(url, unknown_password, token, retry=once)
         self._timeout = timeout
-        self._end = 0.0
+        self._deadline = 0.0
 
     def run(self) -> float:
-        """Store, read, compare; the seconds from the acknowledgement until it was read.
+        """Send a reading, read it and compare. Return the seconds from 201 until it was read.
 
         Raises:
-            ProbeError: it didn't work, or not in time.
+            ProbeError: a step failed, or took longer than the timeout.
         """
-        self._end = time.monotonic() + self._timeout
-        sent = _reading()
+        self._deadline = time.monotonic() + self._timeout
+        sent, key = _reading(), str(uuid.uuid4())
         try:
-            self._patiently("send a reading", lambda: self._client.put([sent], str(uuid.uuid4())))
-            began = time.monotonic()
-            found = self._found(sent["freeform"]["probe"])
-            took = time.monotonic() - began
-            _compare(sent, found)
-            others = self._patiently("read", lambda: self._stranger.last(10))
-            if others:
-                raise ProbeError(f"a password that nobody knows reads {len(others)} readings")
+            self._repeat(
+                "send a reading",
+                lambda: self._client.put_readings([sent], idempotency_key=key),
+            )
+            acknowledged_at = time.monotonic()
+            received = self._find(sent["freeform"]["probe"])
+            seconds = time.monotonic() - acknowledged_at
+            _compare(sent, received)
+            foreign = self._repeat("read", lambda: self._stranger.read(last=10))
+            if foreign:
+                raise ProbeError(
+                    f"isolation failure: an unknown password returned {len(foreign)} reading(s)"
+                )
         finally:
             self._client.close()
             self._stranger.close()
-        return took
+        return seconds
 
-    def _found(self, name: str) -> dict[str, Any]:
-        reach = int(self._timeout) + _CLOCKS_APART
+    def _find(self, name: str) -> dict[str, Any]:
+        period = int(self._timeout) + _CLOCK_SKEW_SECONDS
         while True:
-            rows = self._patiently("read", lambda: self._client.recent(reach))
-            ours = [row for row in rows if name in str(row.get("freeform"))]
-            if len(ours) > 1:
-                raise ProbeError(f"the reading is there {len(ours)} times")
-            if ours:
-                return ours[0]
+            rows = self._repeat("read", lambda: self._client.read(seconds=period))
+            found = [row for row in rows if name in str(row.get("freeform"))]
+            if len(found) > 1:
+                raise ProbeError(f"the reading is stored {len(found)} times")
+            if found:
+                return found[0]
             if not self._pause():
                 raise ProbeError(
                     f"the reading was acknowledged, but could not be read within "
                     f"{self._timeout:g} s: is a writer running?"
                 )
 
-    def _patiently(self, what: str, ask: Callable[[], T]) -> T:
-        """The answer, asked for until the time is over."""
+    def _repeat(self, action: str, request: Callable[[], T]) -> T:
+        """Return the result of a request. Repeat the request until the deadline."""
         while True:
             try:
-                return ask()
-            except RefusedError as error:
-                raise ProbeError(f"{self._url} refuses to {what}: {error}") from None
-            except NotDeliveredError as error:
-                if error.status in _SAYS:
-                    raise ProbeError(
-                        f"{self._url} {_SAYS[error.status]}, to {what}: {error}"
-                    ) from None
-                if not self._pause():
-                    how = "can't be reached" if error.status is None else f"fails to {what}"
-                    raise ProbeError(
-                        f"{self._url} {how} (tried for {self._timeout:g} s): {error}"
-                    ) from None
+                return request()
+            except RejectedError as error:
+                raise ProbeError(f"{self._url} rejected a request to {action}: {error}") from None
+            except RetryableError as error:
+                if error.status == 401:
+                    reason = "does not know the token"
+                elif error.status == 403:
+                    reason = f"does not allow this token to {action}"
+                elif self._pause():
+                    continue
+                elif error.status is None:
+                    reason = f"can't be reached (tried for {self._timeout:g} s)"
+                else:
+                    reason = f"failed to answer requests to {action} for {self._timeout:g} s"
+                raise ProbeError(f"{self._url} {reason}: {error}") from None
 
     def _pause(self) -> bool:
-        """Wait a moment; False when the time is over."""
-        if time.monotonic() + _PAUSE > self._end:
+        """Wait a moment. Return False if the deadline is reached."""
+        if time.monotonic() + _PAUSE_SECONDS > self._deadline:
             return False
-        time.sleep(_PAUSE)
+        time.sleep(_PAUSE_SECONDS)
         return True
 
 
 def _reading() -> dict[str, Any]:
-    """Like no other one. Its relative time is below 0, where it tells nobody a new maximum."""
+    """Return a unique reading. Its negative relative time does not become anyone's maximum."""
     return {
         "relative_time": -1 - secrets.randbelow(2**40),
         "interrogator_time": time.time_ns() // 1000,
@@ -112,22 +120,26 @@ def _reading() -> dict[str, Any]:
     }
 
 
-def _compare(sent: dict[str, Any], found: dict[str, Any]) -> None:
-    number, received = found.get("id"), str(found.get("absolute_timestamp"))
-    if not (isinstance(number, int) and 0 < number < 2**53 and _MOMENT.fullmatch(received)):
-        raise ProbeError("the reading has no id or no time of receipt")
-    fields = ("relative_timestamp", "interrogator_timestamp")
-    came = {name: found.get(name) for name in fields} | {"freeform": _parsed(found)}
-    times = (sent["relative_time"], sent["interrogator_time"])
-    wanted = dict(zip(fields, times, strict=True)) | {"freeform": sent["freeform"]}
-    for name, value in wanted.items():
-        if came[name] != value:
-            raise ProbeError(f"the reading came back altered: {name} was {value!r}, and is "
-                             f"{came[name]!r}")  # fmt: skip
+def _compare(sent: dict[str, Any], received: dict[str, Any]) -> None:
+    """Raise `ProbeError` unless the reading came back unchanged, with valid id and times."""
+    number, timestamp = received.get("id"), str(received.get("absolute_timestamp"))
+    if not (isinstance(number, int) and 0 < number < 2**53 and _TIMESTAMP.fullmatch(timestamp)):
+        raise ProbeError("the reading came back without a valid id or time of receipt")
+    expected = {
+        "relative_timestamp": sent["relative_time"],
+        "interrogator_timestamp": sent["interrogator_time"],
+        "freeform": sent["freeform"],
+    }
+    for name, before in expected.items():
+        after = _freeform(received) if name == "freeform" else received.get(name)
+        if after != before:
+            raise ProbeError(
+                f"the reading came back altered: {name} was {before!r} and is now {after!r}"
+            )
 
 
-def _parsed(found: dict[str, Any]) -> object:
+def _freeform(received: dict[str, Any]) -> object:
     try:
-        return json.loads(found["freeform"])
+        return json.loads(received["freeform"])
     except (KeyError, TypeError, ValueError):
-        return found.get("freeform")
+        return received.get("freeform")

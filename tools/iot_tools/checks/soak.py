@@ -1,4 +1,4 @@
-"""`iot-sensor soak`: load that forgives nothing, and afterwards reads back all that it sent."""
+"""`iot-sensor soak`: sends load, counts every failed request, and reads all readings back."""
 
 import json
 import secrets
@@ -9,127 +9,140 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from iot_models.errors import SettingsError
+from iot_sensor_client import Client, NoResponseError
 
-from .soak_device import Account, Device
-from .soak_wire import NoAnswerError, Wire
+from .soak_device import Account, SoakDevice
 
-_TICK = 0.2
-_KEPT = 50
+_TICK_SECONDS = 0.2
+_PROGRESS_SECONDS = 1.0
+_MAX_FAILURES = 50
 
 
 @dataclass(frozen=True, kw_only=True)
 class Soak:
-    """What to send, and for how long: `seconds`, or until the file `until` holds something."""
+    """The load: for `seconds`, or until the file `until` is not empty."""
 
     url: str
     password: str = field(repr=False)
     token: str = field(default="", repr=False)
     devices: int = 4
     rate: float = 20.0
+    """Readings/s of each device."""
     seconds: float = 60.0
     until: Path | None = None
     begin: float = 60.0
+    """Longest wait for the service before the load, in seconds."""
     settle: float = 60.0
+    """Longest time for readings under way at the end of the load, in seconds."""
     verify: float = 120.0
+    """Longest time until all readings are stored and read, in seconds."""
     timeout: float = 30.0
+    """Timeout of a request, in seconds."""
     strict: bool = True
+    """Whether a failed request fails the run."""
 
     def check(self) -> None:
-        """Raises `SettingsError` for what can't be done."""
+        """Raise `SettingsError` for an invalid option."""
         if not (self.devices >= 1 and 0 < self.rate <= 10_000):
             raise SettingsError("--devices must be 1 or more, and --rate from above 0 to 10000")
         try:
-            self._wire(keep=True)
-        except ValueError as error:
-            raise SettingsError(f"--url is {error}") from None
+            self._client(keep_alive=True)
+        except ValueError:
+            raise SettingsError(f"--url is not an http URL: {self.url}") from None
+        if urlsplit(self.url).scheme != "http":  # no option names certificates to trust
+            raise SettingsError(f"--url is not an http URL: {self.url}")
 
     def wait_for_service(self) -> None:
-        """Return at the first answer, or after `begin` seconds: a service that has just come is
-        not known everywhere at once. What fails until then isn't counted.
+        """Return at the first response, or after `begin` seconds. Failures are not counted.
+
+        A new Kubernetes Service is not known on all nodes at once.
         """
-        end = time.monotonic() + self.begin
-        wire = self._wire(keep=False)
-        while time.monotonic() < end:
+        deadline = time.monotonic() + self.begin
+        client = self._client(keep_alive=False)
+        while time.monotonic() < deadline:
             try:
-                wire.ask("GET", "/healthz")
-            except NoAnswerError:
-                time.sleep(_TICK)
+                client.request("GET", "/healthz", repeatable=False)
+            except NoResponseError:
+                time.sleep(_TICK_SECONDS)
             else:
                 break
 
-    def make_devices(self) -> list[Device]:
-        """Every second one opens a connection for each request, as small firmware does; the others
-        keep one open. Their passwords are those of this run alone.
+    def make_devices(self) -> list[SoakDevice]:
+        """Return the devices, each with a password that only this run uses.
+
+        Half of them open a connection for each request, as small firmware does.
         """
         run = secrets.token_hex(8)
         return [
-            Device(
+            SoakDevice(
                 f"{run}-{number}",
                 f"{self.password} {run} {number}",
-                self._wire(keep=number % 2 == 0),
+                self._client(keep_alive=number % 2 == 0),
                 rate=self.rate,
             )
             for number in range(self.devices)
         ]
 
-    def _wire(self, *, keep: bool) -> Wire:
-        return Wire(self.url, token=self.token, keep=keep, timeout=self.timeout)
+    def _client(self, *, keep_alive: bool) -> Client:
+        return Client(self.url, token=self.token, timeout=self.timeout, keep_alive=keep_alive)
 
 
 def run(soak: Soak) -> int:
-    """Send, read back, and print the report as the last line; 0 if all was well.
+    """Send, read back and print the report as the last line. Return 0 if all is well.
 
-    With `strict`, one failed or refused request is one too many. SIGTERM and SIGINT end the load
-    early; it is read back all the same.
+    With `strict`, a single failed or refused request fails the run. SIGTERM and SIGINT end the load
+    early; the readings are read back all the same.
     """
     stop = threading.Event()
-    ended: list[int] = []
+    signals: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
-        # No event: its lock may be held by what the signal interrupts.
-        signal.signal(number, lambda number, _: ended.append(number))
+        # A list, no event: the signal may interrupt code that holds the lock of the event.
+        signal.signal(number, lambda number, _: signals.append(number))
     devices = soak.make_devices()
     soak.wait_for_service()
     began = time.monotonic()
     threads = [
-        threading.Thread(target=each.run, args=(stop,), kwargs={"settle": soak.settle})
-        for each in devices
+        threading.Thread(target=device.run, args=(stop,), kwargs={"settle": soak.settle})
+        for device in devices
     ]
     for thread in threads:
         thread.start()
-    _let_run(soak, devices, ended)
+    _report_progress(soak, devices, signals)
     stop.set()
     for thread in threads:
         thread.join()
-    loaded = time.monotonic() - began
+    seconds = time.monotonic() - began
     verifiers = [
-        threading.Thread(target=each.finish, args=(time.monotonic() + soak.verify,))
-        for each in devices
+        threading.Thread(target=device.verify, args=(time.monotonic() + soak.verify,))
+        for device in devices
     ]
     for thread in verifiers:
         thread.start()
     for thread in verifiers:
         thread.join()
-    report = report_of([each.account for each in devices], seconds=loaded, strict=soak.strict)
+    accounts = [device.account for device in devices]
+    report = make_report(accounts, seconds=seconds, strict=soak.strict)
     _print({"report": report})
     return 0 if report["well"] else 1
 
 
-def report_of(accounts: Sequence[Account], *, seconds: float, strict: bool) -> dict[str, Any]:
-    """The sums over all devices, and whether all is well."""
-    failures = sorted(line for each in accounts for line in each.failures)
+def make_report(accounts: Sequence[Account], *, seconds: float, strict: bool) -> dict[str, Any]:
+    """Return the sums over all devices, and whether all is well."""
+    failures = sorted(line for account in accounts for line in account.failures)
     report: dict[str, Any] = {
         "devices": len(accounts),
         "seconds": round(seconds, 1),
         **_sums(accounts),
-        "unsure": sum(each.sent - len(each.acknowledged) for each in accounts),
-        "not_stored": sum(not each.stored for each in accounts),
-        "lost": sum(each.lost for each in accounts),
-        "doubled": sum(each.doubled for each in accounts),
-        "strange": sum(each.strange for each in accounts),
-        "slowest_seconds": round(max(each.slowest for each in accounts), 3),
-        "failures": failures[:_KEPT],
+        "unsure": sum(account.sent - len(account.acknowledged) for account in accounts),
+        "not_stored": sum(not account.stored for account in accounts),
+        "lost": sum(account.lost for account in accounts),
+        "doubled": sum(account.doubled for account in accounts),
+        "strange": sum(account.strange for account in accounts),
+        "slowest_seconds": round(max(account.slowest for account in accounts), 3),
+        "failures": failures[:_MAX_FAILURES],
     }
     wrong = ["not_stored", "lost", "doubled", "strange"]
     if strict:
@@ -138,20 +151,20 @@ def report_of(accounts: Sequence[Account], *, seconds: float, strict: bool) -> d
     return report
 
 
-def _let_run(soak: Soak, devices: Sequence[Device], ended: list[int]) -> None:
-    """Tell once a second how it goes, until it is over."""
-    end = time.monotonic() + soak.seconds
-    tell_at = 0.0
-    while not ended and time.monotonic() < end and not _asked_to_end(soak.until):
-        if time.monotonic() >= tell_at:
-            tell_at = time.monotonic() + 1
-            accounts = [each.account for each in devices]
-            least = min(len(each.acknowledged) for each in accounts)
+def _report_progress(soak: Soak, devices: Sequence[SoakDevice], signals: list[int]) -> None:
+    """Print the sums once a second until the load ends."""
+    deadline = time.monotonic() + soak.seconds
+    print_at = 0.0
+    while not signals and time.monotonic() < deadline and not _end_requested(soak.until):
+        if time.monotonic() >= print_at:
+            print_at = time.monotonic() + _PROGRESS_SECONDS
+            accounts = [device.account for device in devices]
+            least = min(len(account.acknowledged) for account in accounts)
             _print({"progress": {**_sums(accounts), "least": least}})
-        time.sleep(_TICK)
+        time.sleep(_TICK_SECONDS)
 
 
-def _asked_to_end(until: Path | None) -> bool:
+def _end_requested(until: Path | None) -> bool:
     try:
         return until is not None and bool(until.read_text(encoding="utf-8").strip())
     except FileNotFoundError:
@@ -160,10 +173,10 @@ def _asked_to_end(until: Path | None) -> bool:
 
 def _sums(accounts: Sequence[Account]) -> dict[str, int]:
     return {
-        "requests": sum(each.requests for each in accounts),
-        "acknowledged": sum(len(each.acknowledged) for each in accounts),
-        "failed": sum(each.failed for each in accounts),
-        "refused": sum(each.refused for each in accounts),
+        "requests": sum(account.requests for account in accounts),
+        "acknowledged": sum(len(account.acknowledged) for account in accounts),
+        "failed": sum(account.failed for account in accounts),
+        "refused": sum(account.refused for account in accounts),
     }
 
 

@@ -1,4 +1,4 @@
-"""A device of `iot-sensor soak`: sends numbered readings, and keeps account of every request."""
+"""A device of `iot-sensor soak`: sends numbered readings and records every request."""
 
 import threading
 import time
@@ -7,121 +7,129 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from .soak_wire import Answer, NoAnswerError, Wire
+from iot_sensor_client import Client, NoResponseError, Response
 
-_PAUSE = 0.2
-_LONGEST_PAUSE = 5.0
+_MIN_PAUSE = 0.2
+_MAX_PAUSE = 5.0
 _READ_EVERY = 10
-_KEPT = 20
+"""Readings after which the device reads the last one back."""
+_MAX_LAG_SECONDS = 1.0
+"""A device that was held up sends faster than its rate for at most this much of the load."""
+_MAX_FAILURES = 20
 
 
 @dataclass
 class Account:
-    """What became of a device's requests and readings."""
+    """What happened to the requests and readings of a device."""
 
     requests: int = 0
     failed: int = 0
-    """Requests that got no answer, or one that is neither a success nor `refused`."""
+    """Requests without a response, or with one that is neither a success nor `refused`."""
     refused: int = 0
     """Requests that were answered 429 or 503."""
     failures: list[str] = field(default_factory=list)
-    """When, what and why; the first ones."""
+    """Time, request and reason of the first failures."""
     slowest: float = 0.0
+    """Seconds of the slowest request."""
     sent: int = 0
     acknowledged: set[int] = field(default_factory=set)
     stored: bool = False
-    """The service said of the last reading, and so of all before it, that it is stored."""
+    """The service said that the last reading, and so all readings before it, is stored."""
     lost: int = 0
-    """Acknowledged, and not there."""
+    """Readings that were acknowledged, and could not be read."""
     doubled: int = 0
     strange: int = 0
-    """There, and not as it was sent, or not sent at all."""
+    """Readings that came back changed, or were never sent."""
 
 
-class Device:
-    """Reading n has n as its times, and an Idempotency-Key made of n.
+class SoakDevice:
+    """Sends reading n with n as its times and with an Idempotency-Key made of n.
 
-    It is sent until it is acknowledged, each time under that key, so however often a request
-    fails it must be there once. The password is the device's own: a vault of its own, in whatever
-    shard that falls.
+    A reading is sent under its key until it is acknowledged. It must then be stored exactly once,
+    however many requests failed. Each device has its own password, so its own vault in some shard.
     """
 
-    def __init__(self, name: str, password: str, wire: Wire, *, rate: float) -> None:
+    def __init__(self, name: str, password: str, client: Client, *, rate: float) -> None:
         self.name = name
         self.account = Account()
         self._password = password
-        self._wire = wire
+        self._client = client
         self._interval = 1 / rate
 
     def run(self, stop: threading.Event, *, settle: float) -> None:
-        """Send until told to stop; what is on its way then is repeated for `settle` seconds."""
+        """Send until `stop` is set. A reading under way is then repeated for `settle` seconds."""
         due = time.monotonic()
         while not stop.is_set():
-            self._send_until(stop, settle)
+            self._send_next(stop, settle)
             if self.account.sent % _READ_EVERY == 0 and self.account.acknowledged:
-                self._ask("POST", "/api/iot/last/1", self._question())
-            due = max(due + self._interval, time.monotonic() - 1)
+                self._request("POST", "/api/iot/last/1", self._credentials())
+            due = max(due + self._interval, time.monotonic() - _MAX_LAG_SECONDS)
             stop.wait(max(0.0, due - time.monotonic()))
 
-    def finish(self, end: float) -> None:
-        """By `end` (as of `time.monotonic`): have the last reading stored, read all, and judge."""
-        if not self.account.acknowledged:
-            self._wire.close()
-            return
-        self.account.stored = self._store_last(end)
-        rows: list[Any] = []
-        while True:
-            answer = self._ask("POST", "/api/iot", self._question())
-            content = answer.json() if answer is not None and answer.status == 200 else None
-            if isinstance(content, dict):
-                rows = content["data"]
-                if self.account.acknowledged <= {each["relative_timestamp"] for each in rows}:
-                    break
-            if time.monotonic() > end:
-                break
-            time.sleep(_PAUSE)
-        self._judge(rows)
-        self._wire.close()
+    def verify(self, deadline: float) -> None:
+        """Wait until the last reading is stored, read all readings and compare.
 
-    def _send_until(self, stop: threading.Event, settle: float) -> None:
-        """The next reading; given up only `settle` seconds after the stop."""
-        number = self._take()
-        pause, end = _PAUSE, None
+        `deadline` is a time of `time.monotonic`.
+        """
+        if self.account.acknowledged:
+            self.account.stored = self._store_last(deadline)
+            self._compare(self._read_all(deadline))
+        self._client.close()
+
+    def _send_next(self, stop: threading.Event, settle: float) -> None:
+        """Send the next reading until it is acknowledged, or `settle` seconds after `stop`."""
+        number = self._next_number()
+        pause, deadline = _MIN_PAUSE, None
         while self._put(number, "/api/iot") is None:
             if stop.is_set():
-                end = end or time.monotonic() + settle
-                if time.monotonic() > end:
+                deadline = deadline or time.monotonic() + settle
+                if time.monotonic() > deadline:
                     return
                 time.sleep(pause)
             else:
                 stop.wait(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
+            pause = min(2 * pause, _MAX_PAUSE)
 
-    def _store_last(self, end: float) -> bool:
-        """Send one more with ack=stored; it comes after all others in their shard."""
-        number = self._take()
-        ask = ""
-        while time.monotonic() < end:
-            if ask:
-                answer = self._ask("GET", ask)
-                if answer is not None and answer.status == 200:
+    def _store_last(self, deadline: float) -> bool:
+        """Send one more reading and wait until it is stored. Return whether it is.
+
+        The entries of a shard are stored in order, so all earlier readings are stored as well.
+        """
+        number = self._next_number()
+        receipt = ""
+        while time.monotonic() < deadline:
+            if receipt:
+                response = self._request("GET", receipt)
+                if response is not None and response.status == 200:
                     return True
             else:
-                answer = self._put(number, "/api/iot?ack=stored")
-                if answer is not None and answer.status == 201:
+                response = self._put(number, "/api/iot?ack=stored")
+                if response is not None and response.status == 201:
                     return True
-                content = answer.json() if answer is not None else None
-                ask = content.get("ask", "") if isinstance(content, dict) else ""
-            time.sleep(_PAUSE)
+                receipt = _json_object(response).get("ask", "")
+            time.sleep(_MIN_PAUSE)
         return False
 
-    def _take(self) -> int:
+    def _read_all(self, deadline: float) -> list[Any]:
+        """Read until all acknowledged readings are there, or the deadline is reached."""
+        rows: list[Any] = []
+        while True:
+            response = self._request("POST", "/api/iot", self._credentials())
+            if response is not None and response.status == 200:
+                rows = _json_object(response).get("data", rows)
+            if self.account.acknowledged <= {row["relative_timestamp"] for row in rows}:
+                return rows
+            if time.monotonic() > deadline:
+                return rows
+            time.sleep(_MIN_PAUSE)
+
+    def _next_number(self) -> int:
         number = self.account.sent
         self.account.sent += 1
         return number
 
-    def _put(self, number: int, path: str) -> Answer | None:
-        """Send a reading once; the answer if it is acknowledged."""
+    def _put(self, number: int, path: str) -> Response | None:
+        """Send a reading once. Return the response if the reading is acknowledged."""
         data = {
             "db_password": self._password,
             "relative_time": number,
@@ -129,58 +137,66 @@ class Device:
             "freeform": number,
         }
         headers = {"Idempotency-Key": f"{self.name}-{number}"}
-        answer = self._ask("PUT", path, {"data": data}, headers)
-        if answer is None or answer.status not in {201, 202}:
+        response = self._request("PUT", path, {"data": data}, headers)
+        if response is None or response.status not in {201, 202}:
             return None
         self.account.acknowledged.add(number)
-        return answer
+        return response
 
-    def _question(self) -> dict[str, Any]:
+    def _credentials(self) -> dict[str, Any]:
         return {"data": {"db_password": self._password}}
 
-    def _ask(
+    def _request(
         self, method: str, path: str, body: object = None, headers: dict[str, str] | None = None
-    ) -> Answer | None:
-        """One request, and it is counted; None when there was no answer."""
+    ) -> Response | None:
+        """Send one request and record it. Return None without a response."""
         began = time.monotonic()
         self.account.requests += 1
-        what = f"{method} {path.partition('stored/')[0]}"
+        receipt_left_out = path.partition("stored/")[0]
+        request = f"{method} {receipt_left_out}"
         try:
-            answer = self._wire.ask(method, path, body, headers)
-        except NoAnswerError as error:
-            self._fail(f"{what}: {error}")
+            # Each request is sent once, so that the client hides no failure.
+            response = self._client.request(
+                method, path, None, headers, json=body, repeatable=False
+            )
+        except NoResponseError as error:
+            self.account.failed += 1
+            self._note(f"{request}: {error}")
             return None
         finally:
             self.account.slowest = max(self.account.slowest, time.monotonic() - began)
-        if answer.status in {429, 503}:
+        if response.status in {429, 503}:
             self.account.refused += 1
-            self._note(f"{what}: {_told(answer)}")
-        elif answer.status >= 300:
-            self._fail(f"{what}: {_told(answer)}")
-        return answer
+        elif response.status >= 300:
+            self.account.failed += 1
+        else:
+            return response
+        self._note(f"{request}: {response.status} {response.text(200).strip()}")
+        return response
 
-    def _fail(self, why: str) -> None:
-        self.account.failed += 1
-        self._note(why)
-
-    def _note(self, why: str) -> None:
-        if len(self.account.failures) < _KEPT:
+    def _note(self, failure: str) -> None:
+        if len(self.account.failures) < _MAX_FAILURES:
             now = datetime.now(UTC).strftime("%H:%M:%S.%f")[:-3]
-            self.account.failures.append(f"{now} {self.name}: {why}")
+            self.account.failures.append(f"{now} {self.name}: {failure}")
 
-    def _judge(self, rows: list[Any]) -> None:
+    def _compare(self, rows: list[Any]) -> None:
         account = self.account
-        times = Counter(each["relative_timestamp"] for each in rows)
-        account.lost = len(account.acknowledged - set(times))
-        account.doubled = sum(1 for count in times.values() if count > 1)
+        counts = Counter(row["relative_timestamp"] for row in rows)
+        account.lost = len(account.acknowledged - set(counts))
+        account.doubled = sum(1 for count in counts.values() if count > 1)
         account.strange = sum(
             1
-            for each in rows
-            if not 0 <= each["relative_timestamp"] < account.sent
-            or each["interrogator_timestamp"] != each["relative_timestamp"]
-            or each["freeform"] != str(each["relative_timestamp"])
+            for row in rows
+            if not 0 <= row["relative_timestamp"] < account.sent
+            or row["interrogator_timestamp"] != row["relative_timestamp"]
+            or row["freeform"] != str(row["relative_timestamp"])
         )
 
 
-def _told(answer: Answer) -> str:
-    return f"{answer.status} {answer.body[:200].decode(errors='replace').strip()}"
+def _json_object(response: Response | None) -> dict[str, Any]:
+    """Return the JSON object in a response, an empty one if there is none."""
+    try:
+        content = None if response is None else response.json()
+    except ValueError:
+        content = None
+    return content if isinstance(content, dict) else {}

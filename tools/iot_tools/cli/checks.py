@@ -82,14 +82,19 @@ def _probe(parsed: argparse.Namespace) -> int:
 
 def _canary(parsed: argparse.Namespace) -> int:
     from iot_tools.checks.canary import Canary, run  # noqa: PLC0415 -- only where it is needed
-    from iot_tools.checks.http_client import ApiClient  # noqa: PLC0415
 
+    password = _password_of(parsed)
     try:
-        client = ApiClient(parsed.url, _password_of(parsed))
+        canary = Canary(
+            parsed.url,
+            password,
+            token=lambda: token_of(parsed),
+            every=parsed.every,
+            grace=parsed.grace,
+        )
     except ValueError as error:
         raise SettingsError(f"--url is {error}") from None
     token_of(parsed)  # what is wrong with it now is told now
-    canary = Canary(client, token=lambda: token_of(parsed), every=parsed.every, grace=parsed.grace)
     return run(canary, parsed.metrics_port)
 
 

@@ -7,7 +7,7 @@ import time
 import uuid
 from collections.abc import Callable
 
-from iot_tools.checks.http_client import ApiClient, NotDeliveredError, RefusedError
+from iot_sensor_client import Client, ClientError
 
 from .interrogator import Interrogator
 
@@ -22,7 +22,7 @@ class FirstReading:
     With `send`, it sends one itself; otherwise a device does.
     """
 
-    def __init__(self, client: ApiClient, *, since: float, send: bool) -> None:
+    def __init__(self, client: Client, *, since: float, send: bool) -> None:
         self._client = client
         self._since = since
         self._unsent = Interrogator(0, 1_000_000, time.time, limit=1) if send else None
@@ -32,8 +32,8 @@ class FirstReading:
         """Whether it could be read now."""
         try:
             self._send()
-            rows = self._client.last(1)
-        except (NotDeliveredError, RefusedError):
+            rows = self._client.read(last=1)
+        except ClientError:
             return False
         return any(row["interrogator_timestamp"] >= self._since * 1_000_000 for row in rows)
 
@@ -48,7 +48,7 @@ class FirstReading:
 
     def _send(self) -> None:
         if self._unsent is not None and (readings := self._unsent.due()):
-            self._client.put(readings, self._key)
+            self._client.put_readings(readings, idempotency_key=self._key)
             self._unsent = None
 
 

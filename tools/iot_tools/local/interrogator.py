@@ -1,4 +1,4 @@
-"""A simulated RFID interrogator: tags that move, and the readings it takes of them."""
+"""A simulated RFID interrogator, with tags that move."""
 
 import math
 import random
@@ -12,22 +12,24 @@ _TAGS = 4
 
 @dataclass(frozen=True)
 class Tag:
-    """A tag that walks to and fro before the antenna."""
+    """A tag that moves to and fro in front of the antenna."""
 
     epc96: str
     period: float
+    """Seconds."""
     offset: float
+    """Position at the start, as a part of the period."""
 
     def rssi(self, seconds: float) -> int:
-        """Signal strength in dBm at a time: it follows the distance, smoothly."""
+        """Return the signal strength at a time, in dBm. It follows the distance."""
         return round(-62 + 16 * math.sin(self._angle(seconds)))
 
     def doppler(self, seconds: float) -> int:
-        """Doppler shift: greatest where the strength changes fastest."""
+        """Return the Doppler shift at a time: greatest where the strength changes fastest."""
         return round(40 * math.cos(self._angle(seconds)))
 
     def phase(self, seconds: float) -> int:
-        """Phase of the carrier, 0 to 4095, turning as the tag moves."""
+        """Return the phase of the carrier at a time, 0 to 4095."""
         return round(1024 * self._angle(seconds)) % 4096
 
     def _angle(self, seconds: float) -> float:
@@ -35,18 +37,18 @@ class Tag:
 
 
 class Interrogator:
-    """Takes `rate` readings a second, of its tags in turn, up to `limit` if there is one.
+    """Takes `rate` readings a second of its tags in turn, at most `limit` if given.
 
-    Times are microseconds: `interrogator_time` since 1970, `relative_time` since the start.
+    Times are in microseconds: `interrogator_time` since 1970, `relative_time` since the start.
     """
 
     def __init__(
         self, number: int, rate: float, clock: Callable[[], float], limit: int | None = None
     ) -> None:
-        """`clock` gives seconds since 1970."""
-        chance = random.Random(number)  # noqa: S311 -- tags that move, not secrets
+        """`clock` returns seconds since 1970."""
+        generator = random.Random(number)  # noqa: S311 -- movements of tags, no secrets
         self._tags = [
-            Tag(f"{number:08X}{tag:016X}", chance.uniform(8, 20), chance.random())
+            Tag(f"{number:08X}{tag:016X}", generator.uniform(8, 20), generator.random())
             for tag in range(1, _TAGS + 1)
         ]
         self._rate = rate
@@ -57,11 +59,11 @@ class Interrogator:
 
     @property
     def finished(self) -> bool:
-        """Whether it has taken all it was to take."""
+        """Whether the limit is reached."""
         return self._limit is not None and self._taken >= self._limit
 
     def due(self) -> list[dict[str, Any]]:
-        """The readings taken since the last call, oldest first."""
+        """Return the readings taken since the last call, oldest first."""
         total = int((self._clock() - self._started) * self._rate)
         total = total if self._limit is None else min(total, self._limit)
         readings = [self._reading(number) for number in range(self._taken, total)]

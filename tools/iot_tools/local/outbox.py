@@ -1,4 +1,4 @@
-"""Readings that were taken and are not yet acknowledged."""
+"""Readings that a device took and that are not acknowledged yet."""
 
 import uuid
 from collections import deque
@@ -9,37 +9,37 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Batch:
-    """Readings of one request; the key stays the same however often it is sent."""
+    """Readings of one request. All attempts to send them use the same key."""
 
     readings: Sequence[dict[str, Any]]
     key: str = field(default_factory=lambda: str(uuid.uuid4()))
 
 
 class Outbox:
-    """Keeps batches in order until they are acknowledged, at most `capacity` readings.
+    """Keeps batches in order, at most `capacity` readings. Drops the oldest batch when it is full.
 
-    Beyond it the oldest batch is given up, and counted in `given_up`.
+    `waiting` counts the readings it keeps, `dropped` those it dropped.
     """
 
     def __init__(self, capacity: int) -> None:
         self._batches: deque[Batch] = deque()
         self._capacity = capacity
         self.waiting = 0
-        self.given_up = 0
+        self.dropped = 0
 
     def add(self, batch: Batch) -> None:
-        """Keep a batch, at the cost of the oldest ones if there is no room."""
+        """Add a batch. Drop the oldest batches if there is no room."""
         self._batches.append(batch)
         self.waiting += len(batch.readings)
         while self.waiting > self._capacity and len(self._batches) > 1:
-            self.given_up += len(self._remove().readings)
+            self.dropped += len(self._remove().readings)
 
     def first(self) -> Batch | None:
-        """The batch to send next, which stays here until `remove_first`."""
+        """Return the batch to send next, None if the outbox is empty."""
         return self._batches[0] if self._batches else None
 
     def remove_first(self) -> None:
-        """Forget the first batch: it was acknowledged, or refused for good."""
+        """Remove the first batch, which was acknowledged or rejected."""
         self._remove()
 
     def _remove(self) -> Batch:

@@ -1,6 +1,5 @@
 """`make run`: the whole service on one machine, from nothing, until Ctrl-C."""
 
-import ssl
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -9,7 +8,7 @@ from iot_cipher.keyring import create_keyring_file
 from iot_cipher.writer_keys import write_writer_keys_file
 from iot_models.addresses import parse_bind
 from iot_models.errors import SettingsError
-from iot_tools.checks.http_client import ApiClient
+from iot_sensor_client import Client, RetryPolicy
 
 from . import first_reading, orphans, parts
 from .child import LaunchError
@@ -122,7 +121,7 @@ class LocalRun:
     def _start_service(self) -> None:
         probe = self._client(timeout=2)
         devices = self._parts.options.devices
-        service = [self._parts.writer(), self._parts.api(probe.ready)]
+        service = [self._parts.writer(), self._parts.api(probe.is_ready)]
         self._supervisor.start(service)
         self._terminal.say("writer and API are up")
         if devices:
@@ -207,9 +206,13 @@ class LocalRun:
         host = f"[{host}]" if ":" in host else host
         return f"{scheme}://{host}:{self._port}"
 
-    def _client(self, timeout: float) -> ApiClient:
-        context = None
-        if self._settings.tls_certificate:
-            context = ssl.create_default_context(cafile=self._settings.tls_certificate)
-        token = self._parts.environment().get("IOT_TOKEN", "")
-        return ApiClient(self._url, DEMO_PASSWORD, token=token, context=context, timeout=timeout)
+    def _client(self, timeout: float) -> Client:
+        return Client(
+            self._url,
+            DEMO_PASSWORD,
+            self._parts.environment().get("IOT_TOKEN"),
+            # The callers ask again by themselves, and stop at once when they are told to.
+            retry=RetryPolicy(max_attempts=1),
+            timeout=timeout,
+            ca_file=self._settings.tls_certificate or None,
+        )

@@ -1,4 +1,4 @@
-"""Simulated devices that send readings to a service, as real ones do."""
+"""Simulated devices that send readings to a service."""
 
 import logging
 import signal
@@ -8,23 +8,24 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from iot_tools.checks.http_client import ApiClient, NotDeliveredError, RefusedError
+from iot_sensor_client import Client, RejectedError, RetryableError, RetryPolicy
 
 from .interrogator import Interrogator
 from .outbox import Batch, Outbox
 
 _log = logging.getLogger(__name__)
 
-_TICK = 0.5
-_BATCH = 500
+_TICK_SECONDS = 0.5
+_BATCH_READINGS = 500
 _CAPACITY = 200_000
-_LONGEST_PAUSE = 10.0
-_REPORT_EVERY = 60.0
+"""Readings that a device keeps while the service is away."""
+_MAX_PAUSE_SECONDS = 10.0
+_REPORT_SECONDS = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Simulation:
-    """What to send: `rate` readings/s from each device, for ever or `readings` from each."""
+    """What to send: `rate` readings/s from each device, without end or `readings` from each."""
 
     url: str
     password: str
@@ -32,29 +33,33 @@ class Simulation:
     rate: float = 10.0
     readings: int | None = None
     insecure: bool = False
+    """Whether to accept every certificate."""
     token: str = field(default="", repr=False)
 
-    def client(self) -> ApiClient:
-        """A connection for one device."""
-        context = ssl.create_default_context()
+    def client(self) -> Client:
+        """Return a client for one device."""
+        context = None
         if self.insecure:
+            context = ssl.create_default_context()
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
-        return ApiClient(self.url, self.password, token=self.token, context=context)
+        # A device takes readings between two attempts, so it repeats requests itself.
+        once = RetryPolicy(max_attempts=1)
+        return Client(self.url, self.password, self.token, retry=once, tls_context=context)
 
 
-class Device:
-    """One interrogator and its way to the service.
+class SimulatedDevice:
+    """Sends the readings of one interrogator, in order.
 
-    What can't be sent is kept and sent again, in order, until it is acknowledged: nothing is
-    lost while the service restarts, up to a bound on memory, and the log says when that is hit.
+    The device keeps readings until they are acknowledged, so a restart of the service loses none.
+    Its memory is bounded: if the service stays away, it drops the oldest readings and logs that.
     """
 
     def __init__(
         self,
         name: str,
         interrogator: Interrogator,
-        client: ApiClient,
+        client: Client,
         *,
         capacity: int = _CAPACITY,
         clock: Callable[[], float] = time.monotonic,
@@ -67,76 +72,82 @@ class Device:
         self._clock = clock
         self._failures = 0
         self._failing_since = 0.0
-        self._try_at = 0.0
+        self._retry_at = 0.0
 
     @property
     def finished(self) -> bool:
-        """Whether everything it was to send is acknowledged."""
+        """Whether all readings of a limited simulation are acknowledged."""
         return self._interrogator.finished and self.outbox.first() is None
 
     def run(self, stop: threading.Event) -> None:
-        """Send until told to stop, or until finished; then try once to hand over the rest."""
-        report_at = self._clock() + _REPORT_EVERY
-        while not self.finished and not stop.wait(_TICK):
+        """Send until `stop` is set, or until finished. Then try once to send what is left."""
+        report_at = self._clock() + _REPORT_SECONDS
+        while not self.finished and not stop.wait(_TICK_SECONDS):
             self.step()
             if self._clock() >= report_at:
-                report_at += _REPORT_EVERY
+                report_at += _REPORT_SECONDS
                 _log.info("%s: %d readings sent so far", self.name, self.sent)
-        self._try_at = 0.0
+        self._retry_at = 0.0
         self.step()
         self._client.close()
         _log.info("%s: %d sent, %d not sent", self.name, self.sent, self.outbox.waiting)
 
     def step(self) -> None:
-        """Take the readings that are due; send all that wait, unless it is too early to retry."""
+        """Take the readings that are due. Send all that wait, unless it is too early to retry."""
         readings = self._interrogator.due()
-        given_up = self.outbox.given_up
-        for start in range(0, len(readings), _BATCH):
-            self.outbox.add(Batch(readings[start : start + _BATCH]))
-        if self.outbox.given_up > given_up:
-            _log.error("%s: no room, %d readings lost so far", self.name, self.outbox.given_up)
-        if self._clock() >= self._try_at:
-            self._deliver()
+        dropped = self.outbox.dropped
+        for start in range(0, len(readings), _BATCH_READINGS):
+            self.outbox.add(Batch(readings[start : start + _BATCH_READINGS]))
+        if self.outbox.dropped > dropped:
+            _log.error(
+                "%s: the outbox is full, %d readings dropped so far", self.name, self.outbox.dropped
+            )
+        if self._clock() >= self._retry_at:
+            self._send_waiting()
 
-    def _deliver(self) -> None:
+    def _send_waiting(self) -> None:
         while batch := self.outbox.first():
             try:
-                self._client.put(batch.readings, batch.key)
+                self._client.put_readings(batch.readings, idempotency_key=batch.key)
                 self.sent += len(batch.readings)
-            except NotDeliveredError as error:
-                self._put_off(error)
+            except RetryableError as error:
+                self._schedule_retry(error)
                 return
-            except RefusedError as error:
-                _log.error("%s: %d readings refused: %s", self.name, len(batch.readings), error)
+            except RejectedError as error:
+                _log.error("%s: %d readings rejected: %s", self.name, len(batch.readings), error)
             self.outbox.remove_first()
-            self._delivered()
+            self._reset_failures()
 
-    def _put_off(self, error: NotDeliveredError) -> None:
+    def _schedule_retry(self, error: RetryableError) -> None:
         now = self._clock()
         if self._failures == 0:
             self._failing_since = now
             waiting = self.outbox.waiting
-            _log.warning("%s: can't send, keeping %d readings: %s", self.name, waiting, error)
-        pause = error.retry_after or min(_LONGEST_PAUSE, _TICK * 2**self._failures)
+            _log.warning("%s: requests fail, keeping %d readings: %s", self.name, waiting, error)
+        pause = error.retry_after or min(_MAX_PAUSE_SECONDS, _TICK_SECONDS * 2**self._failures)
         self._failures = min(self._failures + 1, 10)
-        self._try_at = now + pause
+        self._retry_at = now + pause
 
-    def _delivered(self) -> None:
+    def _reset_failures(self) -> None:
         if self._failures:
-            away = self._clock() - self._failing_since
-            waiting = self.outbox.waiting
-            _log.info("%s: sends again after %.1f s, %d to catch up", self.name, away, waiting)
+            _log.info(
+                "%s: requests succeed again after %.1f s, %d readings wait",
+                self.name,
+                self._clock() - self._failing_since,
+                self.outbox.waiting,
+            )
         self._failures = 0
 
 
 def simulate(simulation: Simulation) -> int:
-    """Run the devices until SIGINT, SIGTERM or the last reading; 0 if every reading arrived."""
+    """Run the devices until SIGINT, SIGTERM or the last reading. Return 0 if all arrived."""
     stop = threading.Event()
     for signal_number in (signal.SIGINT, signal.SIGTERM):
-        # Safe, as this thread only joins: it never holds the event's lock.
+        # Setting an event in a signal handler is safe: this thread only joins, so the handler can't
+        # interrupt it while it holds the lock of the event.
         signal.signal(signal_number, lambda *_: stop.set())
     devices = [
-        Device(
+        SimulatedDevice(
             f"device {number}",
             Interrogator(number, simulation.rate, time.time, simulation.readings),
             simulation.client(),
@@ -151,4 +162,4 @@ def simulate(simulation: Simulation) -> int:
         thread.start()
     for thread in threads:
         thread.join()
-    return 1 if any(device.outbox.waiting or device.outbox.given_up for device in devices) else 0
+    return 1 if any(device.outbox.waiting or device.outbox.dropped for device in devices) else 0

@@ -58,4 +58,3 @@ def test_simulate_refuses_a_file_that_is_not_there(capsys: pytest.CaptureFixture
 def test_it_is_not_shown() -> None:
     simulation = Simulation(url="http://x", password="p", token="iot_secret")
     assert "iot_secret" not in repr(simulation)
-    assert simulation.client().token == "iot_secret"

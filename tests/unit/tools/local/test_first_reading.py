@@ -1,32 +1,36 @@
 """The proof is a reading of now, not one of an earlier run."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
+from http.client import HTTPMessage
 from typing import Any
 
 import pytest
 
-from iot_tools.checks.http_client import ApiClient, NotDeliveredError, RefusedError
+from iot_sensor_client import Client, RejectedError, Response, RetryableError
 from iot_tools.local.first_reading import FirstReading, curl_that_reads, curl_that_sends
 
 SINCE = 1_763_877_000.0
 
 
-class Client(ApiClient):
+class FakeClient(Client):
     """A service that answers reads with what it is given, in turn."""
 
     def __init__(self, *answers: list[dict[str, Any]] | Exception) -> None:
         super().__init__("http://127.0.0.1:1", "demo")
         self._answers = list(answers)
-        self.sent: list[tuple[int, str]] = []
+        self.sent: list[tuple[int, str | None]] = []
 
-    def put(self, readings: Sequence[Any], key: str) -> None:
-        """Take note of it."""
-        self.sent.append((len(readings), key))
+    def put_readings(
+        self, readings: Iterable[Mapping[str, Any]], *, idempotency_key: str | None = None
+    ) -> Response:
+        """Record the call."""
+        self.sent.append((len(list(readings)), idempotency_key))
+        return Response(201, HTTPMessage(), b"")
 
-    def last(self, count: int) -> list[dict[str, Any]]:
-        """The next answer."""
-        assert count == 1
+    def read(self, *, last: int | None = None, **_: int | None) -> list[dict[str, Any]]:
+        """Return the next answer."""
+        assert last == 1
         answer = self._answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
@@ -42,19 +46,19 @@ def nap(_: float) -> None:
 
 
 def test_an_older_reading_or_none_or_an_error_proves_nothing() -> None:
-    errors = (NotDeliveredError("503"), RefusedError("400"))
-    client = Client([], rows(SINCE - 1), *errors, rows(SINCE + 1))
+    errors = (RetryableError("503"), RejectedError("400"))
+    client = FakeClient([], rows(SINCE - 1), *errors, rows(SINCE + 1))
     assert FirstReading(client, since=SINCE, send=False).wait(nap, 30)
     assert client.sent == []
 
 
 def test_it_gives_up() -> None:
-    client = Client([])
+    client = FakeClient([])
     assert not FirstReading(client, since=SINCE, send=False).wait(nap, 0)
 
 
 def test_it_sends_one_itself_if_no_device_does() -> None:
-    client = Client([], [], rows(SINCE + 1))
+    client = FakeClient([], [], rows(SINCE + 1))
     assert FirstReading(client, since=SINCE, send=True).wait(nap, 30)
     assert [count for count, _ in client.sent] == [1]
 

@@ -13,7 +13,7 @@ def test_batches_stay_in_order_until_removed() -> None:
     outbox.remove_first()
     assert (outbox.first(), outbox.waiting) == (second, 2)
     outbox.remove_first()
-    assert (outbox.first(), outbox.waiting, outbox.given_up) == (None, 0, 0)
+    assert (outbox.first(), outbox.waiting, outbox.dropped) == (None, 0, 0)
 
 
 def test_a_full_outbox_gives_up_the_oldest_and_counts_them() -> None:
@@ -21,7 +21,7 @@ def test_a_full_outbox_gives_up_the_oldest_and_counts_them() -> None:
     batches = [Batch([{"n": n}, {"n": n}]) for n in range(3)]
     for batch in batches:
         outbox.add(batch)
-    assert (outbox.first(), outbox.waiting, outbox.given_up) == (batches[2], 2, 4)
+    assert (outbox.first(), outbox.waiting, outbox.dropped) == (batches[2], 2, 4)
 
 
 def test_every_batch_has_a_key_of_its_own() -> None:

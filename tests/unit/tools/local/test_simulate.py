@@ -8,10 +8,12 @@ from typing import Protocol
 
 import pytest
 
-from iot_tools.checks.http_client import ApiClient
+from iot_sensor_client import Client, RetryPolicy
 from iot_tools.local.interrogator import Interrogator
 from iot_tools.local.ports import free_port
-from iot_tools.local.simulate import Device
+from iot_tools.local.simulate import SimulatedDevice
+
+ONE_ATTEMPT = RetryPolicy(max_attempts=1)
 
 
 class Service(Protocol):
@@ -22,6 +24,7 @@ class Service(Protocol):
     requests: int
     failures: list[tuple[int, dict[str, str]]]
     lose_answers: int
+    authorizations: set[str | None]
 
 
 class Clock:
@@ -39,9 +42,9 @@ class Bench:
 
     def __init__(self, url: str, capacity: int = 1000) -> None:
         self.clock = Clock()
-        self.client = ApiClient(url, "demo", timeout=5)
+        self.client = Client(url, "demo", retry=ONE_ATTEMPT, timeout=5)
         interrogator = Interrogator(1, 10, self.clock)
-        self.device = Device(
+        self.device = SimulatedDevice(
             "device 1", interrogator, self.client, capacity=capacity, clock=self.clock
         )
 
@@ -81,8 +84,8 @@ def test_readings_that_were_not_taken_are_kept_and_sent_again(
     bench.client.close()
     assert relative_times(service) == expected(50)
     assert bench.device.outbox.waiting == 0
-    assert f"can't send, keeping 5 readings: {status}" in caplog.text
-    assert "sends again after" in caplog.text
+    assert f"requests fail, keeping 5 readings: {status}" in caplog.text
+    assert "requests succeed again after" in caplog.text
     assert len(caplog.records) == 2
 
 
@@ -102,7 +105,7 @@ def test_nothing_is_lost_while_nobody_listens(service: Service) -> None:
     bench = Bench(f"http://127.0.0.1:{free_port()}")
     bench.pass_time(5)
     assert bench.device.outbox.waiting == 50
-    recovered = ApiClient(service.url, "demo")
+    recovered = Client(service.url, "demo")
     bench.device._client = recovered  # noqa: SLF001 -- the service came back
     bench.pass_time(5)
     recovered.close()
@@ -127,14 +130,14 @@ def test_what_can_never_be_taken_is_dropped_and_said(
     bench.pass_time(1)
     bench.client.close()
     assert relative_times(service) == expected(20)[10:]
-    assert "10 readings refused: 400" in caplog.text
+    assert "10 readings rejected: 400" in caplog.text
 
 
 def test_a_full_outbox_is_said(caplog: pytest.LogCaptureFixture) -> None:
     bench = Bench(f"http://127.0.0.1:{free_port()}", capacity=20)
     for _ in range(3):
         bench.pass_time(1)
-    assert "10 readings lost so far" in caplog.text
+    assert "10 readings dropped so far" in caplog.text
 
 
 def test_told_to_stop_it_hands_over_what_it_has(service: Service) -> None:
@@ -149,7 +152,9 @@ def test_told_to_stop_it_hands_over_what_it_has(service: Service) -> None:
 def test_the_command_sends_as_many_as_asked_from_each_device(service: Service) -> None:
     command = [sys.executable, "-m", "iot_tools", "simulate", "--url", service.url]
     command += ["--devices", "2", "--rate", "100", "--readings", "30", "--password", "p"]
+    command += ["--token", "iot_token"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(service.readings) == 60
+    assert service.authorizations == {"Bearer iot_token"}
     assert "device 2: 30 sent, 0 not sent" in done.stdout

@@ -1,4 +1,4 @@
-"""How the script that appends entries ends (`backlog_append.lua`)."""
+"""Outcomes of the script that appends entries to the backlog (`backlog_append.lua`)."""
 
 import math
 from enum import IntEnum
@@ -6,11 +6,13 @@ from typing import NoReturn
 
 from iot_models.errors import TooManyRequestsError, UnavailableError
 
-UNKNOWN_RATE_SECONDS, MAX_RETRY_SECONDS = 5, 60
+UNKNOWN_RATE_SECONDS = 5
+"""`Retry-After` for a full backlog while the rate of the drains is unknown."""
+MAX_RETRY_SECONDS = 60
 
 
 class AppendOutcome(IntEnum):
-    """The first number of the script's answer."""
+    """First number of the script's answer."""
 
     FULL = 0
     ADDED = 1
@@ -22,15 +24,15 @@ class AppendOutcome(IntEnum):
 
 
 class GuardedError(Exception):
-    """A guard was at its limit; nothing was appended. `seconds` is its TTL in Redis."""
+    """A guard is at its limit, so nothing was appended. `seconds` is the guard's TTL in Redis."""
 
     def __init__(self, seconds: int) -> None:
-        super().__init__("a guard was at its limit")
+        super().__init__("a guard is at its limit")
         self.seconds = seconds
 
 
 def refuse(outcome: int, *more: int) -> NoReturn:
-    """Raise the error of an outcome with which nothing was appended.
+    """Raise the error for an outcome with which nothing was appended. `more`: its numbers.
 
     Raises:
         GuardedError, TooManyRequestsError, UnavailableError
@@ -52,7 +54,7 @@ def refuse(outcome: int, *more: int) -> NoReturn:
 
 
 def _full(excess: int, rate: int) -> UnavailableError:
-    """Full, until what is too much is drained at the rate of the last seconds."""
+    """Return the error for a full backlog. Clients may retry once the excess is drained."""
     seconds = math.ceil(excess / rate) if rate else UNKNOWN_RATE_SECONDS
     retry_after = min(max(seconds, 1), MAX_RETRY_SECONDS)
     return UnavailableError("the backlog is full; nothing was stored", retry_after=retry_after)

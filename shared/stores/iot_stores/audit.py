@@ -1,4 +1,4 @@
-"""The audit log: what happened that an operator has to answer for, encrypted with the audit key."""
+"""The audit log: records of what operators must account for, encrypted with the audit key."""
 
 import struct
 from collections.abc import Callable
@@ -14,29 +14,30 @@ from .postgres import Connection
 FORMAT = 1
 UNREADABLE = "(this entry can't be decrypted)"
 _HEADER = struct.Struct(">BI")
-_BOUND = b"iot-sensor audit"
+_CONTEXT = b"iot-sensor audit"
+"""Associated data: a record can't be passed off as another kind of ciphertext."""
 
 _INSERT = "INSERT INTO audit_log (sealed) VALUES (%s)"
 _SELECT = "SELECT id, at, sealed FROM audit_log ORDER BY id DESC LIMIT %s"
 
 
 class AuditLog:
-    """Lines that tell what was done, never with a password or a reading in them."""
+    """Lines of text. A line never contains a password or a reading."""
 
     def __init__(self, keys: Callable[[], AuditKeys]) -> None:
         self._keys = keys
 
     def record(self, connection: Connection, line: str) -> None:
-        """Add a line."""
+        """Add a line, in the connection's transaction."""
         keys = self._keys()
         header = _HEADER.pack(FORMAT, keys.primary_id)
         key = keys.audit_key(keys.primary_id)
-        connection.execute(_INSERT, (header + encrypt(key, line.encode(), header + _BOUND),))
+        connection.execute(_INSERT, (header + encrypt(key, line.encode(), header + _CONTEXT),))
 
     def latest(self, connection: Connection, count: int) -> list[tuple[int, str, str]]:
-        """The last `count` lines in order: (id, `YYYY-MM-DD HH:MM:SS` in UTC, line).
+        """Return the last `count` lines in order, as (id, `YYYY-MM-DD HH:MM:SS` in UTC, line).
 
-        A line that was tampered with, or whose key is retired, says that it is unreadable.
+        A line that was tampered with, or whose key was retired, is replaced by `UNREADABLE`.
         """
         found = connection.execute(_SELECT, (count,)).fetchall()
         rows = cast("list[tuple[int, datetime, bytes]]", found)
@@ -50,6 +51,6 @@ class AuditLog:
             header = sealed[: _HEADER.size]
             _, key_id = _HEADER.unpack(header)
             key = self._keys().audit_key(key_id)
-            return decrypt(key, sealed[_HEADER.size :], header + _BOUND).decode()
+            return decrypt(key, sealed[_HEADER.size :], header + _CONTEXT).decode()
         except (DecryptionError, struct.error):
             return UNREADABLE

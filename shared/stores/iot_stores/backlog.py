@@ -1,4 +1,8 @@
-"""The backlog: sealed entries that are acknowledged and wait to be stored, one stream a shard."""
+"""The backlog: sealed entries that are acknowledged and wait to be stored, one stream a shard.
+
+The Lua scripts change streams, counters and the job queue in one step: Redis runs a script without
+interruption, so a process that is killed leaves none of them half changed.
+"""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,14 +23,12 @@ from .redis_client import milliseconds
 from .redis_connections import renew_connections
 from .scripts import load_script, run_all
 from .store_states import report
-from .stream_entries import Removal, ShardProgress, WaitingEntry
+from .stream_entries import Removal, ShardProgress, WaitingEntry, next_entry_id
 
 WAIT_MILLISECONDS = 2000
-"""How long replicas, and disks, may take to have what was appended: fsync comes every second."""
+"""Timeout of WAIT and WAITAOF. With `appendfsync everysec`, an fsync comes every second."""
 _PAGE = 128
-"""Entries fetched at a time; the first page decides whether another is worth its round trip."""
-_GREATEST = 2**64 - 1
-"""Of both parts of an entry's id."""
+"""Entries fetched in one round trip."""
 _log = logging.getLogger(__name__)
 
 _Page = list[tuple[bytes, dict[bytes, bytes]]]
@@ -34,65 +36,72 @@ _Page = list[tuple[bytes, dict[bytes, bytes]]]
 
 @dataclass(frozen=True, slots=True)
 class DrainPosition:
-    """Up to where a shard is drained."""
+    """The position up to which a shard is drained, and when it was read."""
 
     now: int
     """Unix milliseconds, by the clock that stamps readings."""
     position: str | None
-    """Where the history stood when entries were removed last (`Offset.position`), if known."""
+    """`Offset.position` of the last drain that removed entries; None if it is unknown."""
 
 
 @dataclass(frozen=True, slots=True)
 class BacklogState:
-    """How much waits, and for how long."""
+    """Size and age of the backlog."""
 
     bytes: int
+    """Sealed bytes of waiting and held entries."""
     entries: dict[int, int]
+    """Number of waiting entries by shard."""
     oldest_seconds: float
+    """Age of the oldest waiting entry."""
     dead_letters: int
     held: int
-    """Entries that wait for their vaults (`HeldEntries`)."""
+    """Number of held entries (`HeldEntries`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class AppendResult:
-    """What became of entries: they were added, or their request was answered before."""
+    """Result of `Backlog.append`: the entries were added, or their request is a repeat."""
 
     first_answer: bytes | None = None
+    """The first answer to a repeated request; None if the entries were added."""
     ends: dict[int, int] = field(default_factory=dict)
-    """Per shard the bytes ever added to it, up to the last of the entries."""
+    """By shard: the bytes ever added to the shard, up to the last of the entries."""
     held: int = 0
-    """How many entries wait for their vaults by now (`HeldEntries`)."""
+    """Number of held entries (`HeldEntries`)."""
     session_renewals: int = 0
-    """How often writers have asked for new sessions (`Backlog.ask_for_new_sessions`)."""
+    """How often writers have requested new sessions (`Backlog.ask_for_new_sessions`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class RememberedRequest:
-    """A request that is answered once."""
+    """A request with an Idempotency-Key, and the limits on how many of them are remembered."""
 
     name: str
+    """The key in Redis that remembers the request."""
     other_name: str
-    """Under which it may have been remembered, by another version."""
+    """The key under which another version may have remembered the request."""
     seconds: int
+    """How long the request is remembered."""
     answer: bytes
+    """The answer to the request and its repeats."""
     max_requests: int
-    """Requests that may be remembered at a time,"""
+    """Maximum number of remembered requests."""
     counter: str
-    """and the counter of those that its client sent,"""
+    """The key in Redis that counts the remembered requests of the client."""
     max_requests_of_client: int
-    """of which there may be so many."""
+    """Maximum of that counter."""
 
 
 class Guard(NamedTuple):
-    """A counter in Redis; at its limit, nothing is appended."""
+    """A counter in Redis, and the limit at which nothing is appended."""
 
     name: str
     limit: int
 
 
 class Backlog:
-    """The streams of all shards."""
+    """The streams of all shards, and their counters."""
 
     def __init__(
         self,
@@ -110,18 +119,21 @@ class Backlog:
         self._wait_fsync = wait_fsync
         self._waits = bool(wait_replicas or wait_fsync)
         if wait_fsync:
-            behind: tuple[Any, ...] = ("WAITAOF", 1, wait_replicas, WAIT_MILLISECONDS)
+            wait_command: tuple[Any, ...] = ("WAITAOF", 1, wait_replicas, WAIT_MILLISECONDS)
         elif wait_replicas:
-            behind = ("WAIT", wait_replicas, WAIT_MILLISECONDS)
+            wait_command = ("WAIT", wait_replicas, WAIT_MILLISECONDS)
         else:
-            behind = ()
+            wait_command = ()
         self._shards = shards
         self._max_bytes = max_bytes
         # Formatted once, and not for each append.
         self._append_keys = (names.backlog_counters, names.job_list)
         self._stream_and_job = cache(lambda shard: (names.stream(shard), drain_job(shard)))
-        # WAIT and WAITAOF speak of the connection that wrote: they go behind what it wrote.
-        self._append = GroupCommit(client, load_script(client, "backlog_append.lua"), behind=behind)
+        # WAIT and WAITAOF cover the writes of their own connection alone, so they follow the
+        # appends in the same pipeline.
+        self._append = GroupCommit(
+            client, load_script(client, "backlog_append.lua"), trailing_command=wait_command
+        )
         self._remove = load_script(client, "backlog_remove.lua")
         self._enqueue_once = load_script(client, "backlog_enqueue_once.lua")
         self._take = load_script(client, "backlog_take.lua")
@@ -132,23 +144,22 @@ class Backlog:
         request: RememberedRequest | None = None,
         guards: Sequence[Guard] = (),
     ) -> AppendResult:
-        """Add sealed entries, pairs of (shard, sealed), and make sure their drains are queued.
+        """Add sealed entries, given as (shard, sealed), and queue the drains of their shards.
 
-        All of them or none, in one step that Redis does whole; once it returns they are never
-        lost. It may be repeated with the same bytes when its answer got lost: the writer stores
-        an entry once, however often it stands in the stream. A `request` that is remembered adds
-        nothing: its first answer is returned.
+        The script adds all entries or none. Once `append` returns, the entries are acknowledged.
+        A caller that got no answer may append the same bytes again: the writer stores an entry
+        once, even if the stream has several copies. If `request` is remembered already, nothing is
+        added, and its first answer is returned.
 
         Raises:
-            TooLargeError: it would not fit an empty backlog.
+            TooLargeError: the entries are larger than an empty backlog may become.
             GuardedError: one of `guards` is at its limit; nothing was added.
-            TooManyRequestsError: the client has too many requests that are remembered; nothing was
-                added.
-            UnavailableError: the backlog is full, too many requests are remembered, or a counter
-                is damaged (`BacklogCounters`), and nothing was added; or fewer replicas than
-                `wait_replicas` had the entries in time (with `wait_fsync`: on their disks, and
-                the master on its own), and it can't be told whether they stay.
-            RedisError: Redis is away; it can't be told whether they were added.
+            TooManyRequestsError: the client has too many remembered requests; nothing was added.
+            UnavailableError: nothing was added, because the backlog is full, too many requests are
+                remembered, or a counter is damaged (`BacklogCounters`). Or the entries were added,
+                but fewer than `wait_replicas` replicas (with `wait_fsync`: fewer disks) confirmed
+                them in time: a failover may lose them.
+            RedisError: Redis is away; whether the entries were added is unknown.
         """
         size = sum([len(sealed) for _, sealed in entries])
         if size > self._max_bytes:
@@ -169,13 +180,15 @@ class Backlog:
             stream, job = self._stream_and_job(shard)
             keys.append(stream)
             arguments += (shard, job, sealed)
-        (outcome, *more), reached = self._append.run(keys, arguments, size)
+        (outcome, *more), wait_answer = self._append.run(keys, arguments, size)
+        # A repeated request waits too: its first attempt may have failed because replicas were
+        # missing, and the repeat must not be answered 201 before they have the entries.
         if self._waits and outcome in {AppendOutcome.ADDED, AppendOutcome.REMEMBERED}:
-            self._check_reached(reached)
+            self._check_wait_answer(wait_answer)
         if outcome == AppendOutcome.REMEMBERED:
             return AppendResult(first_answer=more[0])
         if outcome == AppendOutcome.DAMAGED:
-            sentence = "the counters of the backlog in Redis are damaged, and a writer repairs them"
+            sentence = "the counters of the backlog in Redis are damaged; a writer repairs them"
             raise UnavailableError(f"{_logged(sentence)}; nothing was stored, try again")
         if outcome != AppendOutcome.ADDED:
             refuse(outcome, *more)
@@ -184,39 +197,47 @@ class Backlog:
         return AppendResult(ends=ends, held=held, session_renewals=renewals)
 
     def try_append(self) -> None:
-        """Send what `append` sends, and change nothing. Raises `RedisError`, as `append` does."""
+        """Send the commands of `append` without effect. Raises `RedisError` if it would fail."""
         self._client.xadd(self._names.unused_stream, {"e": b""}, nomkstream=True)
 
     def try_remove(self) -> None:
-        """Send what `remove` sends, and change nothing. Raises `RedisError`, as `remove` does."""
+        """Send the commands of `remove` without effect. Raises `RedisError` if it would fail."""
         self._client.xtrim(self._names.unused_stream, minid="0", approximate=False)
 
-    def first_answer(self, names_of_request: Sequence[str]) -> bytes | None:
-        """The first answer of a request that is remembered under one of its names, else None: a
-        look that spares an `append`. With replicas or disks to wait for it is None always: only
-        `append` waits.
+    def first_answer(self, request_names: Sequence[str]) -> bytes | None:
+        """Return the first answer of a request that is remembered under one of these names.
+
+        None if the request is not remembered, and always if `append` waits for replicas or disks:
+        then only `append` may answer a repeated request.
         """
         if self._waits:
             return None
-        answers = cast("list[bytes | None]", self._client.mget(names_of_request))
+        answers = cast("list[bytes | None]", self._client.mget(request_names))
         return next((answer for answer in answers if answer is not None), None)
 
     def all_removed(self, ends: Mapping[int, int]) -> bool:
-        """Whether all up to these ends left the streams: is stored, and in the hot window too, or
-        is set aside or held.
+        """Return whether all entries up to these ends (`AppendResult.ends`) left the streams.
+
+        Such entries are in Postgres and in the hot window, or they are dead letters or held.
         """
         fields = [f"out:{shard}" for shard in ends]
-        out = cast("list[bytes | None]", self._client.hmget(self._names.backlog_counters, fields))
-        return all(parse_number(gone) >= end for gone, end in zip(out, ends.values(), strict=True))
+        found = self._client.hmget(self._names.backlog_counters, fields)
+        removed = cast("list[bytes | None]", found)
+        return all(
+            parse_number(out) >= end for out, end in zip(removed, ends.values(), strict=True)
+        )
 
-    def _check_reached(self, reached: Any) -> None:
-        if isinstance(reached, ResponseError) and "WAITAOF" in str(reached):
-            raise UnavailableError(_logged(f"Redis can't do IOT_REDIS_WAIT_FSYNC: {reached}"))
-        if isinstance(reached, Exception):
-            raise reached
-        local, replicas = reached if self._wait_fsync else (1, reached)
+    def _check_wait_answer(self, answer: Any) -> None:
+        if isinstance(answer, ResponseError) and "WAITAOF" in str(answer):
+            raise UnavailableError(
+                _logged(f"Redis refuses WAITAOF (IOT_REDIS_WAIT_FSYNC): {answer}")
+            )
+        if isinstance(answer, Exception):
+            raise answer
+        local, replicas = answer if self._wait_fsync else (1, answer)
         if replicas < self._wait_replicas:
-            # A master that was cut off from its replicas: by now another one may be master.
+            # This master may be cut off from its replicas, and one of them may be the master now.
+            # New connections resolve the name in the URL again.
             renew_connections(self._client)
             sentence = f"{replicas} of {self._wait_replicas} replicas have the readings"
             raise UnavailableError(f"{_logged(sentence)}; try again")
@@ -225,17 +246,17 @@ class Backlog:
             raise UnavailableError(f"{_logged(sentence)}; try again")
 
     def read(self, shard: int, *, max_bytes: int) -> list[WaitingEntry]:
-        """The oldest entries of a shard, in order, at least one if there is one.
+        """Return the oldest entries of a shard, in order, up to about `max_bytes` sealed bytes.
 
-        Stops after the page of entries that reaches `max_bytes`.
+        At least one entry is returned if one waits.
         """
         waiting: list[WaitingEntry] = []
-        held = 0
+        size = 0
         while True:
             after = b"(" + waiting[-1].entry_id if waiting else b"-"
             now, page = self._read_page(shard, after)
             for entry_id, fields in page:
-                # Missing fields: planted in Redis. The drain sets such an entry aside.
+                # An entry without these fields was planted in Redis. It becomes a dead letter.
                 sealed, total = fields.get(b"e", b""), fields.get(b"t", b"")
                 received = fields.get(b"r", b"")
                 waiting.append(
@@ -247,14 +268,14 @@ class Backlog:
                         int(received) if received.isdigit() else None,
                     )
                 )
-                held += len(sealed)
-                if held >= max_bytes:
+                size += len(sealed)
+                if size >= max_bytes:
                     return waiting
             if len(page) < _PAGE:
                 return waiting
 
     def _read_page(self, shard: int, after: bytes) -> tuple[int, _Page]:
-        """Redis's time, and the entries from `after` on."""
+        """Return Redis's time, and the entries from `after` on."""
         with self._client.pipeline(transaction=False) as pipeline:
             pipeline.time()
             pipeline.xrange(self._names.stream(shard), after, b"+", count=_PAGE)
@@ -262,32 +283,30 @@ class Backlog:
         return milliseconds(time), page
 
     def remove(self, removals: Sequence[Removal]) -> list[int]:
-        """Drop entries that are stored or held, of each shard up to one; how many are left in each.
+        """Remove stored and held entries from their streams. Return how many entries are left.
 
-        May be repeated: what is gone is not counted twice.
+        Held entries move to `HeldEntries` in the same step. Idempotent: the counters are set to
+        totals, so nothing is subtracted twice.
         """
         calls = []
-        for each in removals:
-            keys = [
-                self._names.stream(each.shard),
-                self._names.backlog_counters,
-                self._names.held_vaults,
-            ]
-            last = each.last
+        for removal in removals:
+            stream = self._names.stream(removal.shard)
+            keys = [stream, self._names.backlog_counters, self._names.held_vaults]
+            last = removal.last
             arguments: list[str | int | bytes] = [
-                _after(last.entry_id), each.shard, last.bytes_so_far, each.position,
-                int(each.resets_ids), each.next_id,
+                next_entry_id(last.entry_id), removal.shard, last.bytes_so_far, removal.position,
+                int(removal.resets_ids), removal.next_id,
             ]  # fmt: skip
-            for hold in each.held:
+            for held in removal.held:
                 arguments += (
-                    hold.entry.entry_id, hold.vault_id.hex(),
-                    self._names.held_entries(hold.vault_id), hold.entry.received,
+                    held.entry.entry_id, held.vault_id.hex(),
+                    self._names.held_entries(held.vault_id), held.entry.received,
                 )  # fmt: skip
             calls.append((keys, arguments))
         return run_all(self._client, self._remove, calls)
 
     def progress(self, shards: Sequence[int]) -> dict[int, ShardProgress]:
-        """What shards have given out, as far as Redis knows."""
+        """Return the positions and next ids of shards, as Redis has them."""
         fields = [f"{field}:{shard}" for shard in shards for field in ("at", "next")]
         found = self._client.hmget(self._names.backlog_counters, fields)
         known = iter(cast("list[bytes | None]", found))
@@ -297,54 +316,55 @@ class Backlog:
         }
 
     def has_held_entries(self) -> bool:
-        """Whether entries wait for their vaults (`HeldEntries`)."""
+        """Return whether there are held entries (`HeldEntries`)."""
         held = cast("bytes | None", self._client.hget(self._names.backlog_counters, "held"))
         return parse_number(held) > 0
 
     def ask_for_new_sessions(self) -> None:
-        """Let each API process begin a new session at its next request."""
+        """Let each API process start a new session at its next request."""
         self._client.hincrby(self._names.backlog_counters, "session_renewals", 1)
 
     def take_drains(self) -> list[int]:
-        """Take all drains that wait off the queue: their shards, the one that waits longest first.
+        """Take all drains off the job queue, and return their shards in the order of the queue.
 
-        Whoever takes them drains them; what is left by one who dies, the sweep queues again.
+        The caller must drain these shards. If the caller is killed, the sweep queues them again.
         """
         taken = self._take(keys=[self._names.job_list], args=[DRAIN_JOB_PREFIX])
         shards = cast("list[bytes]", taken)
-        return [int(each) for each in shards if each.isdigit() and int(each) < MAX_SHARDS]
+        # Another program may have queued a job whose id only looks like a drain.
+        return [int(shard) for shard in shards if shard.isdigit() and int(shard) < MAX_SHARDS]
 
     def drain_position(self, shard: int) -> DrainPosition:
-        """The moment, and up to where a shard was drained by then."""
+        """Return the position up to which a shard is drained, and Redis's time."""
         with self._client.pipeline(transaction=False) as pipeline:
             pipeline.time()
             pipeline.hget(self._names.backlog_counters, f"at:{shard}")
             time, position = pipeline.execute()
-        at = parse_position(position)
-        return DrainPosition(milliseconds(time), at)
+        return DrainPosition(milliseconds(time), parse_position(position))
 
     def now(self) -> int:
-        """Unix milliseconds, by the clock that stamps readings."""
+        """Return Unix milliseconds by the clock that stamps readings."""
         return milliseconds(self._client.time())
 
     def enqueue_once(self, jobs: Sequence[str]) -> int:
-        """Queue the jobs that don't wait already; how many were queued."""
+        """Queue those of the jobs that are not queued already. Return how many were queued."""
         return cast("int", self._enqueue_once(keys=[self._names.job_list], args=list(jobs)))
 
     def shards(self) -> list[int]:
-        """All that take entries, and those that took some before their number was changed."""
+        """Return all shards, also those in use before the number of shards was changed."""
         counted = cast("list[bytes]", self._client.hkeys(self._names.backlog_counters))
         used = {shard for shard in map(parse_shard, counted) if shard is not None}
         return sorted(used.union(range(self._shards)))
 
     def oldest_ages(self) -> dict[int, float]:
-        """For each shard in which entries wait: the age in seconds of the oldest; below 0 when
-        Redis's clock was set back since.
+        """Return the age of the oldest entry, in seconds, of each shard that has entries.
+
+        An age is negative if Redis's clock was set back after the entry was added.
         """
         return {shard: age for shard, _, age in self._lengths() if age is not None}
 
     def state(self) -> BacklogState:
-        """What waits, for metrics and readiness."""
+        """Return size and age of the backlog, for metrics."""
         found = self._client.hmget(self._names.backlog_counters, ["bytes", "held"])
         size, held = map(parse_number, cast("list[bytes | None]", found))
         lengths = list(self._lengths())
@@ -371,14 +391,9 @@ class Backlog:
 
 
 def _logged(sentence: str) -> str:
-    """Log why readings are not acknowledged, as often as the state of a store is logged."""
+    """Log why readings are not acknowledged. Return the reason for the error message.
+
+    The log line is limited like those about the state of a store.
+    """
     report(_log, "requests are answered 503", UnavailableError(sentence))
     return sentence
-
-
-def _after(entry_id: bytes) -> bytes:
-    """The least id after one; empty when it is the greatest that there is."""
-    milliseconds, sequence = map(int, entry_id.split(b"-"))
-    if sequence < _GREATEST:
-        return b"%d-%d" % (milliseconds, sequence + 1)
-    return b"%d-0" % (milliseconds + 1) if milliseconds < _GREATEST else b""

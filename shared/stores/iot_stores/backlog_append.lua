@@ -1,18 +1,23 @@
--- Add entries to their streams and queue the drains that don't wait already.
--- KEYS: counters, list of waiting jobs, a stream an entry.
--- ARGV: most bytes the backlog may hold; the number of guards; name to remember the request by ('' for
--- none); if there is one: for how many seconds, its answer, another name it may have, counter of
--- remembered requests, most of them, counter of the client's, most of them; then name and limit a
--- guard; then shard, job id, sealed bytes an entry.
--- Returns, when nothing is added: {0, excess bytes, bytes drained a second} for a full backlog,
--- {2, answer} for a remembered request, {3, seconds} for a guard that is at its limit, {4, seconds}
--- when too many requests are remembered, {5, seconds} when too many are of the client, {6} when a counter
--- is damaged (backlog_recount.lua); else
--- {1, entries that are held, how often writers have asked for new sessions, bytes ever added to the shard, ...},
--- one number an entry.
+-- Add entries to their streams, and queue the drains that are not queued already.
+--
+-- KEYS: counters, list of queued jobs, then the stream of each entry.
+-- ARGV: maximum bytes of the backlog; number of guards; name to remember the request by ('': none).
+--   With a name: seconds to remember it, its answer, another name it may have, counters of remembered
+--   requests, their maximum, counter of the client's remembered requests, its maximum.
+--   For each guard: name, limit. For each entry: shard, job id, sealed bytes.
+-- Returns, if the entries were added:
+--   {1, held entries, how often writers requested new sessions, bytes ever added to the shard (for each entry)}
+-- Returns, if nothing was added:
+--   {0, excess bytes, bytes drained per second}: the backlog is full
+--   {2, first answer}: the request is remembered
+--   {3, seconds}: a guard is at its limit
+--   {4, seconds}: too many requests are remembered
+--   {5, seconds}: too many requests of this client are remembered
+--   {6}: a counter is damaged (see backlog_recount.lua)
+-- The numbers are those of append_outcomes.py.
 
--- A counter of a client, and whether it is damaged. One that is no number was planted in Redis: it
--- counts as 0, since to refuse would shut the client out.
+-- Return the value of a client's counter, and whether the counter is damaged. A value that is not a
+-- number was planted in Redis: it counts as 0, because refusing would lock the client out.
 local function count_at(name)
   local count = redis.pcall('GET', name)
   if not count then
@@ -42,19 +47,21 @@ if remember ~= '' then
   for _, name in ipairs({remember, other}) do
     local given = redis.call('GET', name)
     if given then
-      -- A write, so that a WAIT behind it speaks of the first request's entries too.
+      -- A write without effect: WAIT covers all writes up to this one, so the entries of the first
+      -- request too.
       redis.call('SET', name, given, 'KEEPTTL')
       return {2, given}
     end
   end
-  -- Requests are counted by the 24th part of the time for which they are remembered.
+  -- One counter per 24th of the time for which requests are remembered, instead of a set with every
+  -- request: the counts of expired requests leave with their counter.
   local width = math.max(1, math.floor(tonumber(seconds) / 24))
   bucket = math.floor(tonumber(redis.call('TIME')[1]) / width)
   local held = 0
   local counts = redis.call('HGETALL', counted)
   for i = 1, #counts, 2 do
     local age, count = bucket - (tonumber(counts[i]) or 0), tonumber(counts[i + 1])
-    -- Those of the future are from before Redis's clock stepped back.
+    -- A counter of the future was written before Redis's clock stepped back.
     if age > math.ceil(tonumber(seconds) / width) or age < -1 or not count then
       redis.call('HDEL', counted, counts[i])
     else
@@ -70,7 +77,7 @@ if remember ~= '' then
     if left >= 0 and left <= tonumber(seconds) then
       return {5, left}
     end
-    damaged = true -- planted, or from before Redis's clock stepped back: it would stay for too long
+    damaged = true -- planted, or Redis's clock stepped back: the counter would lock the client out for too long
   end
   if damaged then
     redis.call('SET', mine, 0, 'EX', seconds)
@@ -93,8 +100,9 @@ if held + added > limit then
   return {0, held + added - limit, rate}
 end
 local reply = {1, waiting, renewals}
--- All counters before the first entry: when one of them is damaged, nothing is added. When Redis refuses
--- an entry (NOPERM), the shard's next drain subtracts the bytes again.
+-- Change all counters before adding the first entry: Redis does not undo a script that fails, and with a
+-- damaged counter nothing must be added. If Redis then refuses an entry (NOPERM), the shard's next drain
+-- subtracts its bytes again.
 for i = at + 1, #ARGV, 3 do
   local total = redis.pcall('HINCRBY', counters, 'in:' .. ARGV[i], #ARGV[i + 2])
   local bytes = type(total) == 'number' and redis.pcall('HINCRBY', counters, 'bytes', #ARGV[i + 2])
@@ -107,6 +115,7 @@ for i = at + 1, #ARGV, 3 do
   end
   reply[#reply + 1] = total
 end
+-- LPOS is cheap, because the queue is short: it holds each job at most once.
 for i = 3, #KEYS do
   local shard, job, sealed = ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
   at = at + 3

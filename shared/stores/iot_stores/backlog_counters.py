@@ -1,7 +1,7 @@
-"""The counters of the backlog (`KeyNames.backlog_counters`): read, and counted anew when damaged.
+"""The counters of the backlog (`KeyNames.backlog_counters`): parsing and repair.
 
-A counter that is no number was written by something else. Nobody trusts it: the API refuses PUTs
-until a writer's sweep has counted it anew from what the streams hold.
+A counter that is not a number was written by another program. The API refuses PUTs until a
+writer's sweep has recounted the counters from the streams.
 """
 
 import re
@@ -17,17 +17,17 @@ _POSITION = re.compile(rb"[0-9]+-[0-9]+")
 
 
 class BacklogCounters:
-    """The hash of counters."""
+    """The counters of the backlog, in one Redis hash."""
 
     def __init__(self, client: "Redis", names: KeyNames) -> None:
         self._names = names
         self._recount = load_script(client, "backlog_recount.lua")
 
     def recount(self) -> list[str]:
-        """Count all counters anew if one of them is damaged; the names of the damaged ones.
+        """Recount all counters if one of them is damaged. Return the names of the damaged ones.
 
         Raises:
-            RedisError: Redis can't serve; the counters are as they were, or counted anew.
+            RedisError: Redis can't serve; the recount happened completely or not at all.
         """
         prefixes = [
             self._names.stream(0).removesuffix("0"),
@@ -39,17 +39,17 @@ class BacklogCounters:
 
 
 def parse_number(counter: bytes | None) -> int:
-    """The value of a counter; 0 when it is missing, or damaged."""
+    """Return the value of a counter; 0 if the counter is missing or damaged."""
     return int(counter) if counter is not None and counter.removeprefix(b"-").isdigit() else 0
 
 
 def parse_position(counter: bytes | None) -> str | None:
-    """The position in a counter; None when it is missing, or damaged."""
+    """Return the position in a counter; None if the counter is missing or damaged."""
     return counter.decode() if counter is not None and _POSITION.fullmatch(counter) else None
 
 
 def parse_shard(field: bytes) -> int | None:
-    """The shard of a counter `in:<shard>`; None for other counters."""
+    """Return the shard of a counter `in:<shard>`; None for other counters."""
     shard = field.removeprefix(b"in:")
     if shard == field or not shard.isdigit() or int(shard) >= MAX_SHARDS:
         return None

@@ -1,4 +1,6 @@
--- Queue jobs that don't wait already. KEYS: list of waiting jobs. ARGV: job ids.
+-- Queue the jobs that are not queued already.
+-- KEYS: list of queued jobs. ARGV: job ids.
+-- Returns the number of jobs that were added.
 local queued = 0
 for _, job in ipairs(ARGV) do
   if not redis.call('LPOS', KEYS[1], job) then

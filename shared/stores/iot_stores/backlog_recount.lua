@@ -1,10 +1,11 @@
--- Count the counters of the backlog anew if one of them is damaged: it is no number, so something else wrote it.
--- KEYS: counters, hash of the vaults whose entries are held. ARGV: what the names of the shards' streams
--- begin with, and those of the streams of held entries.
--- Returns the names of the damaged counters.
+-- Recount the counters of the backlog if one of them is damaged. A damaged counter is not a number, so
+-- another program wrote it.
+-- KEYS: counters, hash of the vaults with held entries. ARGV: prefix of the names of the shards' streams,
+-- prefix of the names of the streams of held entries.
+-- Returns the names of the damaged counters; empty if nothing was changed.
 local counters, vaults, streams, holds = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
 
--- With more than 15 digits, a Lua number is not exact.
+-- Lua numbers are doubles: they are exact up to 2^53, which has 16 digits.
 local function amount(text)
   return text and #text <= 15 and string.match(text, '^%d+$') and tonumber(text)
 end
@@ -77,7 +78,7 @@ for _, vault in ipairs(redis.call('HKEYS', vaults)) do
   until #page < 500
 end
 sums.bytes, sums.held = math.max(0, bytes), held
--- What is not counted here begins anew; the ledger in Postgres has the ids and positions too.
+-- Delete damaged counters that are not recounted. The ledger in Postgres has ids and positions too.
 for _, name in ipairs(damaged) do
   redis.call('HDEL', counters, name)
 end

@@ -1,13 +1,14 @@
--- Drop the entries of a shard that are stored. Counting stands on totals, not on differences, so
--- that doing it twice changes nothing.
--- KEYS: stream, counters, hash of the vaults whose entries are held. ARGV: first id to keep ('' for
--- none), shard, the shard's bytes up to the last dropped, the position at which the history stands, 1 to
--- let the stream's ids begin anew if no entry is left, the shard's next id; then, of each entry to hold:
--- its id, its vault, the stream of the vault's entries that are held, when it was received.
--- Returns the number of entries left.
+-- Remove the stored entries of a shard from its stream, and move other entries to the held entries.
+-- Idempotent: counters are compared with totals, so a repeated call subtracts nothing.
+--
+-- KEYS: stream, counters, hash of the vaults with held entries.
+-- ARGV: first id to keep ('': keep none), shard, the shard's bytes up to the last removed entry, the
+--   shard's position in the ledger, 1 to restart the stream's ids if no entry is left, the shard's next id.
+--   For each entry to hold: id, vault, stream of the vault's held entries, time of receipt.
+-- Returns the number of entries left in the stream.
 
--- A counter that is no number must not stop this script halfway: entries that are trimmed and not yet held
--- would be lost. backlog_recount.lua counts it anew.
+-- A damaged counter must not stop this script halfway: Redis does not undo a script that fails, and entries
+-- that are trimmed but not held yet would be lost. backlog_recount.lua repairs the counter.
 local function increment(key, field, by)
   local answer = redis.pcall('HINCRBY', key, field, by)
   if type(answer) == 'table'
@@ -17,7 +18,7 @@ local function increment(key, field, by)
   end
 end
 
--- An entry that is gone from the stream was held before, or stored: another writer was here.
+-- Read the entries before trimming. An entry that is missing was held or stored by another writer.
 local held = {}
 for i = 7, #ARGV, 4 do
   local found = redis.call('XRANGE', KEYS[1], ARGV[i], ARGV[i])
@@ -26,15 +27,16 @@ for i = 7, #ARGV, 4 do
   end
 end
 
--- The first write: a Redis that is full lets a script that has written go on to its end.
+-- Trim first, and add held entries afterwards: with maxmemory reached, Redis refuses commands that need
+-- memory unless the script has written already. XTRIM needs no memory.
 if ARGV[1] == '' then
   redis.call('XTRIM', KEYS[1], 'MAXLEN', 0)
 else
   redis.call('XTRIM', KEYS[1], 'MINID', ARGV[1])
 end
 
-for _, each in ipairs(held) do
-  local fields, vault, stream, received = unpack(each)
+for _, entry in ipairs(held) do
+  local fields, vault, stream, received = unpack(entry)
   local sealed = ''
   for i = 1, #fields, 2 do
     if fields[i] == 'e' then
@@ -51,7 +53,7 @@ local function number(field)
   return tonumber(redis.call('HGET', KEYS[2], field) or '0') or 0
 end
 
--- Bytes drained a second, of all shards: measured over a second at least.
+-- Measure the bytes drained per second, of all shards together, over at least one second.
 local function measure(bytes)
   local time = redis.call('TIME')
   local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -84,19 +86,20 @@ local function later(one, other)
   return tonumber(sequence) > tonumber(other_sequence)
 end
 
--- It never falls: a writer may come late, after others.
+-- The position never falls: a slow writer may call this after later drains did.
 local at = 'at:' .. ARGV[2]
 local known = redis.call('HGET', KEYS[2], at)
 if not known or not string.match(known, '^%d+%-%d+$') or later(ARGV[4], known) then
   redis.call('HSET', KEYS[2], at, ARGV[4])
 end
--- As text: a Lua number is exact up to 2^53 only.
+-- Compare ids as text: Lua numbers are exact up to 2^53 only.
 local given, next_id = redis.call('HGET', KEYS[2], 'next:' .. ARGV[2]) or '0', ARGV[6]
 if #next_id > #given or (#next_id == #given and next_id > given) then
   redis.call('HSET', KEYS[2], 'next:' .. ARGV[2], next_id)
 end
 local left = redis.call('XLEN', KEYS[1])
 if left == 0 and ARGV[5] == '1' then
+  -- A deleted stream starts again with ids of the current time.
   redis.call('DEL', KEYS[1])
 end
 return left

@@ -1,5 +1,6 @@
--- Take the drains off the queue. KEYS: list of waiting jobs. ARGV: what their ids begin with.
--- Returns their shards, in the order in which they waited.
+-- Take all drains off the job queue.
+-- KEYS: list of queued jobs. ARGV: prefix of the ids of drains.
+-- Returns the shards of the drains, in the order of the queue.
 local prefix, shards = ARGV[1], {}
 for _, job in ipairs(redis.call('LRANGE', KEYS[1], 0, -1)) do
   if string.sub(job, 1, #prefix) == prefix then

@@ -1,6 +1,6 @@
-"""Compaction orders on their way from the API to a writer: a short list of sealed ones in Redis.
+"""Compaction orders: sealed messages from the API to a writer, in a short list in Redis.
 
-An order that is lost does no harm: its segments stay as they are until it is made again.
+A lost order does no harm: its segments stay small until the API makes the order again.
 """
 
 from typing import cast
@@ -13,17 +13,17 @@ from .redis_client import milliseconds
 from .scripts import load_script
 
 MAX_ORDERS = 64
-"""Orders that may wait; each has 65 kB at most."""
+"""Maximum number of orders in the list. An order has at most 65 kB."""
 SCAN_SECONDS = 300
-"""A vault is looked at for small segments this often at most, however many processes have it."""
+"""Shortest time between two scans of a vault's latest segments, by all processes together."""
 FULL_SCAN_SECONDS = 86_400
-"""And its whole history this often,"""
+"""Shortest time between two scans of a vault's whole history."""
 COMPACTED_SECONDS = 30 * 86_400
-"""or this often, when there was nothing to merge in it: the planner looks at every month for it."""
+"""The same, if there was nothing to merge: a full scan reads the index of every month."""
 
 
 class CompactionOrders:
-    """The orders that wait, and which vaults need not be looked at."""
+    """The waiting orders, and the marks of vaults that need no scan for small segments."""
 
     def __init__(self, client: "Redis", names: KeyNames) -> None:
         self._client = client
@@ -31,37 +31,40 @@ class CompactionOrders:
         self._push = load_script(client, "compaction_push.lua")
 
     def claim_scan(self, vault_id: bytes) -> bool:
-        """Whether a vault is to be looked at now; true for one process at a time."""
+        """Return whether the caller should scan the vault's latest segments now.
+
+        True for one process within `SCAN_SECONDS`.
+        """
         return self._claim(self._names.compaction_looked(vault_id), SCAN_SECONDS)
 
     def claim_full_scan(self, vault_id: bytes) -> bool:
-        """Whether its whole history is."""
+        """Return whether the caller should scan the vault's whole history now."""
         return self._claim(self._names.compaction_looked_back(vault_id), FULL_SCAN_SECONDS)
 
     def postpone_full_scan(self, vault_id: bytes) -> None:
-        """There is nothing to merge in its history."""
+        """Postpone the next full scan: there is nothing to merge in the vault's history."""
         self._client.set(self._names.compaction_looked_back(vault_id), 1, ex=COMPACTED_SECONDS)
 
     def request_full_scan(self, vault_id: bytes) -> None:
-        """Its history holds more than was found."""
-        # Not deleted: where the API has a user of its own, that user may delete nothing.
+        """Allow another full scan: the history has more small segments than one scan found."""
+        # SET with an expiry of 1 ms, because the API's user of Redis may not use DEL.
         self._client.set(self._names.compaction_looked_back(vault_id), 1, px=1)
 
     def now(self) -> int:
-        """Unix milliseconds, by the clock that stamps readings."""
+        """Return Unix milliseconds by the clock that stamps readings."""
         return milliseconds(self._client.time())
 
     def push(self, sealed: bytes) -> bool:
-        """Add an order, and queue the job that does it; False when there are enough."""
+        """Add an order, and queue the compaction job. Return False if the list is full."""
         keys = [self._names.compaction_orders, self._names.job_list]
         return bool(self._push(keys=keys, args=[sealed, MAX_ORDERS, COMPACT_JOB]))
 
     def pop(self) -> bytes | None:
-        """Take the oldest order."""
+        """Remove and return the oldest order; None if no order waits."""
         return cast("bytes | None", self._client.lpop(self._names.compaction_orders))
 
     def count(self) -> int:
-        """How many there are."""
+        """Return the number of waiting orders."""
         return self._client.llen(self._names.compaction_orders)
 
     def _claim(self, name: str, seconds: int) -> bool:

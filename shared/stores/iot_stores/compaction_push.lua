@@ -1,5 +1,6 @@
--- Add a compaction order unless enough of them wait, and queue the job unless it waits already.
--- KEYS: list of orders, list of waiting jobs. ARGV: sealed order, most orders, job id.
+-- Add a compaction order unless too many wait, and queue the compaction job unless it is queued already.
+-- KEYS: list of orders, list of queued jobs. ARGV: sealed order, maximum number of orders, job id.
+-- Returns 1 if the order was added, else 0.
 if redis.call('LLEN', KEYS[1]) >= tonumber(ARGV[2]) then
   return 0
 end

@@ -1,4 +1,4 @@
-"""Dead letters: entries that can't be stored, set aside whole, with their reasons."""
+"""Dead letters: entries that can't be opened or stored, kept sealed, with their reasons."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ _PAGE = 100
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """An entry that was set aside."""
+    """A sealed entry, and the reason why it was set aside."""
 
     letter_id: str
-    """Its id among the dead letters; begins with the Unix milliseconds of when that was."""
+    """Id in the stream of dead letters. Starts with the Unix milliseconds when it was added."""
     shard: int
     entry_id: str
-    """Its id in the shard's stream; begins with the Unix milliseconds of its receipt."""
+    """Id in the shard's stream. Starts with the Unix milliseconds when it was added there."""
     sealed: bytes
     reason: str
 
@@ -38,8 +38,9 @@ class DeadLetters:
         *,
         confirm_ours: Callable[[], None] = lambda: None,
     ) -> None:
-        """`confirm_ours` raises when Redis became another installation's, whose entries can't be
-        opened here.
+        """`confirm_ours` raises if Redis now belongs to another installation.
+
+        The entries of another installation can't be opened here, and must not become dead letters.
         """
         self._confirm_ours = confirm_ours
         self._client = client
@@ -47,12 +48,13 @@ class DeadLetters:
         self._add = load_script(client, "dead_letters_add.lua")
 
     def add(self, shard: int, waiting: WaitingEntry, reason: str) -> bool:
-        """Copy an entry that can't be stored to the dead letters, once; False if it is there.
+        """Copy an entry to the dead letters. Return False if the entry is a dead letter already.
 
-        It leaves the backlog with the entries around it, by `Backlog.remove`.
+        The entry stays in its stream until `Backlog.remove`. If the process is killed in between,
+        the next drain adds the entry again, which changes nothing.
 
         Raises:
-            UnfitRedisError: Redis is another installation's.
+            UnfitRedisError: Redis belongs to another installation.
         """
         self._confirm_ours()
         keys = [self._names.dead_letters, self._names.dead_letter_ids]
@@ -60,7 +62,7 @@ class DeadLetters:
         return bool(self._add(keys=keys, args=arguments))
 
     def all(self) -> Iterator[DeadLetter]:
-        """Every dead letter, the oldest first."""
+        """Yield all dead letters, the oldest first."""
         after = "-"
         while page := self._client.xrange(self._names.dead_letters, after, "+", count=_PAGE):
             for letter_id, fields in cast("list[tuple[bytes, dict[bytes, bytes]]]", page):
@@ -68,7 +70,7 @@ class DeadLetters:
                 after = f"({letter_id.decode()}"
 
     def find(self, letter_id: str) -> DeadLetter | None:
-        """The dead letter of that id; ValueError when the id is no such id."""
+        """Return the dead letter with this id, or None. Raises `ValueError` for an invalid id."""
         if not all(part.isdecimal() for part in letter_id.split("-", 1)):
             raise ValueError(f"{letter_id!r} is not the id of a dead letter")
         found = self._client.xrange(self._names.dead_letters, letter_id, letter_id)
@@ -76,10 +78,10 @@ class DeadLetters:
         return _letter(*letters[0]) if letters else None
 
     def replay(self, letter: DeadLetter, backlog: Backlog) -> None:
-        """Put an entry back into the backlog, then drop the letter.
+        """Append the entry to the backlog, then delete the dead letter.
 
-        Its readings are stored once: interrupted between the two it may be repeated, and what
-        was stored before it was set aside is not stored again.
+        If the process is killed in between, replaying the letter again is safe: the ledger
+        recognizes the second copy of the entry.
         """
         backlog.append([(letter.shard, letter.sealed)])
         self.drop(letter)

@@ -1,5 +1,6 @@
--- Copy an entry to the dead letters unless it is there: a drain that is repeated meets it again.
--- KEYS: dead letters, set of the entries there. ARGV: shard, entry id, sealed, reason.
+-- Add an entry to the dead letters, once: a repeated drain reads the same entry again.
+-- KEYS: stream of dead letters, set of the entries in that stream. ARGV: shard, entry id, sealed bytes, reason.
+-- Returns 1 if the entry was added, 0 if it is a dead letter already.
 if redis.call('SADD', KEYS[2], ARGV[1] .. ' ' .. ARGV[2]) == 0 then
   return 0
 end

@@ -1,7 +1,8 @@
-"""Forgotten entries: so old that the ledger may have forgotten their session.
+"""Forgotten entries: entries so old that the ledger may have deleted their session.
 
-Such an entry comes from an old copy of Redis, or from a dead letter. Whether it is stored can't be
-told any more. An entry whose session is in the ledger is stored exactly once at any age.
+Without the session, nothing tells whether such an entry is stored. It comes from an old backup of
+Redis or from a dead letter. An entry whose session is in the ledger is stored exactly once at any
+age.
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from .ledger import SessionOf
 from .postgres import Connection
 
 TOO_OLD_MS = 60 * 86_400_000
-"""The ledger keeps a session for longer after its last entry (`retention.SESSION_DAYS`)."""
+"""Less than the time for which the ledger keeps a session (`retention.SESSION_DAYS`)."""
 REASON = (
     "sealed more than 60 days ago, and the ledger does not know its session: it can't be told "
     "whether its readings are stored"
@@ -21,30 +22,31 @@ REASON = (
 
 
 class DatedEntry(NamedTuple):
-    """An entry's session, and when it was taken in."""
+    """An entry's session, and the two times that tell the entry's age."""
 
     session: SessionOf
     received: int
-    """Unix milliseconds, by Redis's clock."""
+    """Unix milliseconds by Redis's clock."""
     sealed: int
-    """Unix milliseconds, by the clock of the API process."""
+    """Unix milliseconds by the clock of the API process."""
 
     def is_older_than(self, moment: int) -> bool:
-        """Whether both of its times are. One of the two clocks may have been behind."""
+        """Return whether both times are earlier. One of the two clocks may have been behind."""
         return max(self.received, self.sealed) < moment
 
 
 def find_forgotten(
     connection: Connection, entries: Sequence[DatedEntry], now: int
 ) -> set[DatedEntry]:
-    """Those of the entries that are too old and of no session that the ledger knows.
+    """Return those of the entries that are too old and whose session is not in the ledger.
 
-    `now` is the time by Redis's clock. If it is ahead, Postgres's tells. Postgres is asked only
-    about entries that are too old by Redis's clock.
+    `now` is the time by Redis's clock. Entries that are too old by this clock are checked with
+    Postgres's clock too, because Redis's clock may be ahead. Usually there are none, and Postgres
+    gets no query.
     """
-    old = [each for each in entries if each.is_older_than(now - TOO_OLD_MS)]
+    old = [entry for entry in entries if entry.is_older_than(now - TOO_OLD_MS)]
     if not old:
         return set()
-    surely = min(now, postgres_now(connection)) - TOO_OLD_MS
-    known = ledger.known_sessions(connection, {each.session for each in old})
-    return {each for each in old if each.is_older_than(surely) and each.session not in known}
+    limit = min(now, postgres_now(connection)) - TOO_OLD_MS
+    known = ledger.known_sessions(connection, {entry.session for entry in old})
+    return {entry for entry in old if entry.is_older_than(limit) and entry.session not in known}

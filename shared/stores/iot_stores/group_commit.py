@@ -1,8 +1,11 @@
-"""Group commit: what concurrent callers send to Redis goes in as few round trips as it can.
+"""Group commit: one round trip to Redis for the calls of many concurrent requests.
 
-The first to come sends at once. Whoever comes while its answers are on their way waits for them,
-and then all of those are sent together, by one of them. So nobody waits for company, and under
-load a round trip, its system calls and Redis's write to the AOF are shared by many.
+The first caller sends its call at once. Calls that arrive while its round trip lasts are queued;
+afterwards one of the queued callers sends all of them together. An idle service adds no delay, and
+under load many requests share a round trip, its system calls and Redis's write to the AOF.
+
+There is no background thread: a caller is the sender while it waits for its own answer. So a
+process that is killed loses nothing but its own callers, and nothing has to be shut down.
 """
 
 import threading
@@ -15,11 +18,11 @@ from redis.exceptions import ConnectionError  # noqa: A004 - redis-py's own
 from .scripts import Call, try_all
 
 MAX_BYTES = 2**20
-"""Of arguments in a round trip, about: bounds how long one in it waits for the others' bytes."""
+"""Approximate size of a group's arguments; it bounds the delay by the bytes of other callers."""
 
 
-class _Call:
-    __slots__ = ("answer", "arguments", "done", "error", "size", "turn")
+class _PendingCall:
+    __slots__ = ("answer", "arguments", "done", "error", "size", "wakeup")
 
     def __init__(self, arguments: Call, size: int) -> None:
         self.arguments = arguments
@@ -27,104 +30,126 @@ class _Call:
         self.done = False
         self.answer: Any = None
         self.error: BaseException | None = None
-        self.turn = threading.Lock()
-        """Held until this call is done, or is the one to send."""
-        self.turn.acquire()
+        # A lock used as an event: a `threading.Event` adds a condition, and another lock a wait.
+        # The caller waits until the lock is released: when the call is done, or is elected as the
+        # next sender.
+        self.wakeup = threading.Lock()
+        self.wakeup.acquire()
 
 
 class GroupCommit:
-    """Runs one Lua script for concurrent callers, threads or greenlets."""
+    """Runs one Lua script for concurrent callers, in threads or greenlets."""
 
-    def __init__(self, client: "Redis", script: Any, *, behind: Sequence[Any] = ()) -> None:
-        """`behind`: a command that is sent once behind every group; its answer goes to all."""
+    def __init__(
+        self, client: "Redis", script: Any, *, trailing_command: Sequence[Any] = ()
+    ) -> None:
+        """`trailing_command` is sent once after each group; all of its callers get its answer."""
         self._client = client
         self._script = script
-        self._behind = behind
+        self._trailing_command = trailing_command
         self._guard = threading.Lock()
-        self._waiting: list[_Call] = []
-        self._sender: _Call | None = None
+        """Protects `_queue` and `_sender`. Never held during I/O."""
+        self._queue: list[_PendingCall] = []
+        self._sender: _PendingCall | None = None
+        """The call whose caller sends now or is to send next; None: nobody sends.
+
+        While it is set, new callers wait. So it must never name a caller that is gone.
+        """
 
     def run(self, keys: Sequence[Any], args: Sequence[Any], size: int) -> tuple[Any, Any]:
-        """The script's answer, and that of the command behind it (None when there is none).
+        """Return the script's answer and that of the trailing command (None without one).
 
-        `size` is how many bytes the arguments are, about. The script and the arguments must bear
-        to be sent again: a connection that breaks is tried anew, by the client's own rule.
+        `size` is the approximate number of bytes of the arguments. The call must be idempotent:
+        the client's retry may send it again after a connection broke.
 
         Raises:
-            RedisError: the script's own error; or Redis is away, and it can't be told whether it
-                has run.
+            RedisError: the script failed; or Redis is away, and whether the script ran is unknown.
         """
-        call = _Call((keys, args), size)
+        call = _PendingCall((keys, args), size)
         with self._guard:
-            self._waiting.append(call)
-            waits = self._sender is not None
-            if not waits:
+            self._queue.append(call)
+            must_wait = self._sender is not None
+            if not must_wait:
                 self._sender = call
-        if waits:
+        if must_wait:
             self._wait(call)
+        # Woken up, but not done: this call was elected as the sender.
         if not call.done:
             self._send_group()
         if call.error is not None:
             try:
                 raise call.error
             finally:
-                del call  # what the error's traceback holds must not hold the error
+                # Breaks the cycle error -> traceback -> frame -> call -> error, which would keep
+                # the request's arguments in memory until the next garbage collection.
+                del call
         return cast("tuple[Any, Any]", call.answer)
 
-    def _wait(self, call: _Call) -> None:
+    def _wait(self, call: _PendingCall) -> None:
         try:
-            call.turn.acquire()
-        except BaseException:  # whoever waits may be killed
+            call.wakeup.acquire()
+        except BaseException:
+            # A waiting greenlet may be killed by a timeout. Its call must leave the queue unless it
+            # is sent already. If it was elected in the meantime, another caller must send, or all
+            # later callers would wait forever.
             with self._guard:
-                if call in self._waiting:
-                    self._waiting.remove(call)
+                if call in self._queue:
+                    self._queue.remove(call)
                 if self._sender is call:
-                    self._elect()
+                    self._elect_sender()
             raise
 
     def _send_group(self) -> None:
         group = self._next_group()
         try:
             self._send(group)
-        except BaseException as error:  # noqa: BLE001 - raised to all who wait, us too
-            told = error if isinstance(error, Exception) else _ended()
+        except BaseException as error:  # noqa: BLE001 - raised to all callers, also the sender
+            # What kills the sender (`GreenletExit`, a timeout) is meant for the sender alone. The
+            # other callers get a RedisError, as after a lost connection: their entries may or may
+            # not be in the backlog.
+            for_others = error if isinstance(error, Exception) else _sender_killed()
             for call in group:
-                call.error = told
+                call.error = for_others
             group[0].error = error
+        # Elect before the wake-ups: the next group is sent while this group's callers go on.
         with self._guard:
-            self._elect()  # first: it sends while those go that are answered
+            self._elect_sender()
         for call in group:
-            call.done = True
-            call.turn.release()
+            call.done = True  # before the release: the woken caller looks at `done`
+            call.wakeup.release()
 
-    def _next_group(self) -> list[_Call]:
-        """The caller's own call, which waits the longest, and those that fit beside it."""
+    def _next_group(self) -> list[_PendingCall]:
+        """Take the oldest calls from the queue, up to `MAX_BYTES` but at least one.
+
+        The first of them is the sender's own: `_elect_sender` elects the oldest call.
+        """
         with self._guard:
-            held = number = 0
-            for call in self._waiting:
-                held += call.size
-                if number and held > MAX_BYTES:
+            total = count = 0
+            for call in self._queue:
+                total += call.size
+                if count and total > MAX_BYTES:
                     break
-                number += 1
-            group, self._waiting = self._waiting[:number], self._waiting[number:]
+                count += 1
+            group, self._queue = self._queue[:count], self._queue[count:]
         return group
 
-    def _elect(self) -> None:
-        """Whoever waits the longest sends next."""
-        self._sender = self._waiting[0] if self._waiting else None
+    def _elect_sender(self) -> None:
+        """Let the caller of the oldest call send next. Needs `_guard`."""
+        self._sender = self._queue[0] if self._queue else None
         if self._sender is not None:
-            self._sender.turn.release()
+            self._sender.wakeup.release()
 
-    def _send(self, group: list[_Call]) -> None:
+    def _send(self, group: list[_PendingCall]) -> None:
         calls = [call.arguments for call in group]
-        answers, behind = try_all(self._client, self._script, calls, behind=self._behind)
+        answers, trailing_answer = try_all(
+            self._client, self._script, calls, trailing_command=self._trailing_command
+        )
         for call, answer in zip(group, answers, strict=True):
             if isinstance(answer, Exception):
                 call.error = answer
             else:
-                call.answer = (answer, behind)
+                call.answer = (answer, trailing_answer)
 
 
-def _ended() -> Exception:
-    """What those are told whose sender was killed, or ran out of its own time."""
-    return ConnectionError("the one that sent this for all was ended")
+def _sender_killed() -> Exception:
+    return ConnectionError("the request that sent this group of entries was killed")

@@ -1,7 +1,7 @@
-"""Held entries: acknowledged, and not stored, since Postgres does not have their vaults.
+"""Held entries: acknowledged entries that are not stored, because Postgres lacks their vaults.
 
-A reading that is stored for a vault without a row can never be opened. Postgres lacks the row of a
-vault after a restore, or after a failover to a replica that did not have it yet.
+Without the vault's row nobody could decrypt the readings. Postgres lacks the row of a vault after a
+restore, or after a failover to a replica that did not have the row yet.
 """
 
 import re
@@ -15,12 +15,13 @@ from iot_models.names import DRAIN_JOB_PREFIX, KeyNames
 from .backlog_counters import parse_number
 from .scripts import load_script
 
-_RELEASED_AT_A_TIME = 500
+_RELEASE_BATCH = 500
+"""Entries released by one call of the script, which blocks Redis meanwhile."""
 _VAULT = re.compile(rb"[0-9a-f]{32}")
 
 
 class HeldEntries:
-    """The streams of held entries, one a vault. `Backlog.remove` adds to them."""
+    """The streams of held entries, one for each vault. `Backlog.remove` adds entries."""
 
     def __init__(self, client: "Redis", names: KeyNames) -> None:
         self._client = client
@@ -29,7 +30,7 @@ class HeldEntries:
         self._drop = load_script(client, "held_entries_drop.lua")
 
     def vaults(self) -> dict[uuid.UUID, int]:
-        """The vaults whose entries are held, with the number of entries."""
+        """Return the vaults that have held entries, and the number of entries."""
         found = self._client.hgetall(self._names.held_vaults)
         return {
             uuid.UUID(hex=vault.decode()): parse_number(count)
@@ -38,21 +39,22 @@ class HeldEntries:
         }
 
     def release(self, vault_id: uuid.UUID) -> None:
-        """Put a vault's entries back into the backlog, in their order, and queue their drains.
+        """Move a vault's entries back to the backlog, in order, and queue their drains.
 
-        May be interrupted and repeated: each entry is held, or waits in the backlog.
+        If the process is killed, each entry is either held or in the backlog. The call can be
+        repeated.
         """
         keys = [
             self._names.backlog_counters, self._names.job_list,
             self._names.held_vaults, self._names.held_entries(vault_id.bytes),
         ]  # fmt: skip
         streams = self._names.stream(0).removesuffix("0")
-        arguments = [vault_id.hex, _RELEASED_AT_A_TIME, streams, DRAIN_JOB_PREFIX]
+        arguments = [vault_id.hex, _RELEASE_BATCH, streams, DRAIN_JOB_PREFIX]
         while self._release(keys=keys, args=arguments):
             continue
 
     def drop(self, vault_id: uuid.UUID) -> int:
-        """Delete a vault's held entries for good; how many there were."""
+        """Delete a vault's held entries for good. Return how many were deleted."""
         keys = [
             self._names.backlog_counters, self._names.held_vaults,
             self._names.held_entries(vault_id.bytes),

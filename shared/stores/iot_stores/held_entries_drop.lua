@@ -1,14 +1,14 @@
 -- Delete all held entries of a vault.
--- KEYS: counters, hash of the vaults whose entries are held, stream of the vault's entries that are held.
--- ARGV: vault.
--- Returns the number of entries that were deleted.
+-- KEYS: counters, hash of the vaults with held entries, stream of the vault's held entries. ARGV: vault.
+-- Returns the number of deleted entries.
 local counters, vaults, held = unpack(KEYS)
 local entries = redis.call('XRANGE', held, '-', '+')
 local bytes = 0
-for _, each in ipairs(entries) do
-  for i = 1, #each[2], 2 do
-    if each[2][i] == 'e' then
-      bytes = bytes + #each[2][i + 1]
+for _, entry in ipairs(entries) do
+  local fields = entry[2]
+  for i = 1, #fields, 2 do
+    if fields[i] == 'e' then
+      bytes = bytes + #fields[i + 1]
     end
   end
 end

@@ -1,20 +1,21 @@
--- Put held entries of a vault back into the streams they came from, the oldest first, and queue their
--- drains. They keep the time of their receipt.
--- KEYS: counters, list of waiting jobs, hash of the vaults whose entries are held, stream of the vault's
--- entries that are held. ARGV: vault, most entries, what the names of the shards' streams and the ids of
--- their drains begin with.
--- Returns the number of entries that are held still.
+-- Move a vault's held entries back to the streams of their shards, the oldest first, and queue the drains
+-- of these shards. The entries keep their times of receipt.
+-- KEYS: counters, list of queued jobs, hash of the vaults with held entries, stream of the vault's held
+-- entries. ARGV: vault, maximum number of entries to move, prefix of the names of the shards' streams,
+-- prefix of the ids of drains.
+-- Returns the number of entries that are still held.
 local counters, jobs, vaults, held = unpack(KEYS)
-local vault, most, streams, drains = unpack(ARGV)
-for _, each in ipairs(redis.call('XRANGE', held, '-', '+', 'COUNT', most)) do
+local vault, max_entries, streams, drains = unpack(ARGV)
+for _, held_entry in ipairs(redis.call('XRANGE', held, '-', '+', 'COUNT', max_entries)) do
+  local id, fields = unpack(held_entry)
   local entry = {}
-  for i = 1, #each[2], 2 do
-    entry[each[2][i]] = each[2][i + 1]
+  for i = 1, #fields, 2 do
+    entry[fields[i]] = fields[i + 1]
   end
-  -- Bytes that wait are the same as before: what is held counts, too.
+  -- The counter `bytes` includes held entries, so it does not change.
   local total = string.format('%.0f', redis.call('HINCRBY', counters, 'in:' .. entry.shard, #entry.e))
   redis.call('XADD', streams .. entry.shard, '*', 'e', entry.e, 't', total, 'r', entry.r)
-  redis.call('XDEL', held, each[1])
+  redis.call('XDEL', held, id)
   redis.call('HINCRBY', counters, 'held', -1)
   if not redis.call('LPOS', jobs, drains .. entry.shard) then
     redis.call('RPUSH', jobs, drains .. entry.shard)

@@ -1,17 +1,20 @@
-"""The hot window: the segments of the last minutes in Redis, still encrypted.
+"""The hot window: encrypted segments of the last minutes, in Redis.
 
-Per vault there is an index by time of receipt, and per shard a statement of what is covered:
-every stored reading of the shard that was received at or after `since`, and within the seconds
-that are kept, is in the index. The statement also names the position in the stream up to which it
-holds, so that a writer that died between Postgres and here is found out by the next one, which
-then moves `since` forward. It never moves back: a writer may come late, after others. When Postgres
-was restored and lacks drains that the window has, `since` moves past all of them: their entries may
-be stored again, as other segments.
+Each vault has an index of its segments by time of receipt. Each shard has a *cover*: it says that
+every stored reading of the shard that was received since `since`, within the seconds that the
+window keeps, is in the index. A read that lies within the cover needs no query of Postgres.
 
-It may be another Redis than that of the backlog, may be away while the other is not, and come
-back as it was some time ago. So a statement counts only if it reaches the position to which the
-backlog says that the shard is drained; and what the time is, the backlog's Redis says, which
-stamps readings.
+The cover must never claim a segment that the window lacks:
+
+- The cover holds the position of the last drain in the window. If a writer is killed between its
+  commit in Postgres and its write here, the position does not match the next drain, and that drain
+  moves `since` forward. `since` never moves back: a slow writer may write after later drains did.
+- If Postgres was restored and lacks drains that the window has, `since` moves past all of them.
+  Their entries may be stored again, in other segments.
+- The window may be in another Redis than the backlog. This Redis may be away, or may have been
+  restored to an earlier state. So a cover is valid only if its position reaches the position up to
+  which the backlog's Redis says that the shard is drained. The time is always that of the backlog's
+  Redis, which stamps readings.
 """
 
 import uuid
@@ -31,36 +34,41 @@ from .scripts import Call, load_script, run_all
 from .stream_entries import stream_order
 
 _MARGIN_MS = 1000
-_FIRST_FETCH, _MOST_FETCH = 4, 64
+"""Segments that expire within this time are not counted on: a read takes some time."""
+_FIRST_FETCH, _MAX_FETCH = 4, 64
+"""Number of payloads in one round trip."""
 _FETCH_BYTES = 4 * 2**20
+"""Approximate size of the payloads in one round trip."""
 MAX_PAYLOAD_BYTES = 2 * 2**20
-"""A larger payload is not kept: several are fetched at a time. Reads get it from Postgres."""
+"""A larger payload is not kept, because several payloads are fetched at a time. Reads fetch it from
+Postgres."""
 
 
 @dataclass(frozen=True, slots=True)
 class DrainedShard:
-    """What a drain did to a shard."""
+    """The result of a drain for one shard."""
 
     shard: int
     before: Offset
+    """The state of the shard before the drain."""
     position: str
-    """Of the stream, up to which it is drained now."""
+    """The position of the shard after the drain."""
     segments: Sequence[SealedSegment]
-    """What was stored between the two."""
+    """The segments that the drain stored."""
 
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """Whether the window holds the last seconds of a shard."""
+    """Whether the window holds the readings of the last seconds of a shard."""
 
     begin: int
-    """Of those seconds, in Unix milliseconds of the clock that stamps readings."""
+    """Begin of these seconds, in Unix milliseconds of the clock that stamps readings."""
     complete: bool
-    """Whether the window holds all that was received since."""
+    """Whether the window holds all readings received since `begin`."""
 
 
 class HotWindow:
-    """The segments received in the last `seconds`; 0 seconds keeps none."""
+    """The segments received in the last `seconds`; with 0, no segments are kept."""
 
     def __init__(
         self,
@@ -71,7 +79,7 @@ class HotWindow:
         seconds: int,
         usable: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`usable`: whether Redis keeps what it holds, and is ours; else nothing is covered."""
+        """`usable` tells whether this Redis may be used. If not, no shard is covered."""
         self._usable = usable
         self._client = client
         self._names = names
@@ -80,15 +88,15 @@ class HotWindow:
         self._write = load_script(client, "hot_window_write.lua")
 
     def write(self, drains: Sequence[DrainedShard]) -> None:
-        """Add what a drain stored.
+        """Add the segments of a drain.
 
-        To be called after every drain, with every shard of it, also one of which nothing was
-        stored. When the window of a shard does not end at `before` (a writer died, Redis was away
-        or emptied, it was kept for another time), it covers only what comes after it.
+        Must be called after each drain, with all of its shards, also with a shard without new
+        segments. If the cover of a shard does not end at `before`, the new cover starts after
+        `before`: a writer was killed, Redis was away or emptied, or the window's length changed.
 
         Raises:
-            RedisError: it can't be told whether it was done. It may be left at that: what is
-                missing is not claimed to be there.
+            RedisError: whether the segments were added is unknown. The caller may ignore this: the
+                cover does not claim segments that are missing.
         """
         if not (self._seconds and self._usable()):
             return
@@ -100,20 +108,21 @@ class HotWindow:
         arguments: list[str | int | bytes] = [
             before.position, drain.position, before.received_max + 1, self._seconds, now,
         ]  # fmt: skip
-        for each in drain.segments:
-            vault_id, bounds = each.vault_id.bytes, each.bounds
+        for segment in drain.segments:
+            vault_id, bounds = segment.vault_id.bytes, segment.bounds
             arguments += (
                 self._names.hot_index(vault_id),
                 self._names.hot_segment(vault_id, bounds.first_id),
                 bounds.received_max,
                 bounds.to_bytes(),
-                each.payload if len(each.payload) <= MAX_PAYLOAD_BYTES else b"",
+                segment.payload if len(segment.payload) <= MAX_PAYLOAD_BYTES else b"",
             )
         return [self._names.hot_cover(drain.shard)], arguments
 
     def coverage(self, shard: int, seconds: int, begin: int | None = None) -> Coverage:
-        """Whether the window holds all of the last `seconds`, or all since a `begin` that was given
-        before.
+        """Return whether the window holds all readings of the last `seconds` of a shard.
+
+        `begin`: the begin of these seconds, if an earlier page of the same read has fixed it.
         """
         # Before the cover: a drain in between may have stored segments that the window lacks.
         drained = self._backlog.drain_position(shard)
@@ -129,22 +138,25 @@ class HotWindow:
         return Coverage(begin, begin >= drained.now - int(kept) * 1000 + _MARGIN_MS)
 
     def bounds(self, vault_id: uuid.UUID, begin: int) -> list[SegmentBounds]:
-        """Bounds of a vault's segments that hold readings received at or after `begin`."""
+        """Return the bounds of a vault's segments with readings received at or after `begin`."""
         found = self._client.zrangebyscore(self._names.hot_index(vault_id.bytes), begin, "+inf")
-        return [SegmentBounds.from_bytes(each) for each in cast("list[bytes]", found)]
+        return [SegmentBounds.from_bytes(member) for member in cast("list[bytes]", found)]
 
     def payloads(
         self, vault_id: uuid.UUID, bounds: Sequence[SegmentBounds]
     ) -> Iterable[bytes | None]:
-        """The segments' payloads in the order asked for, fetched as one goes; None for evicted."""
+        """Yield the payloads of segments in order, and None for an evicted one.
+
+        Payloads are fetched in growing steps: a caller that stops early has fetched little.
+        """
         start, count = 0, _FIRST_FETCH
         while start < len(bounds):
             keys = [
-                self._names.hot_segment(vault_id.bytes, each.first_id)
-                for each in bounds[start : start + count]
+                self._names.hot_segment(vault_id.bytes, segment.first_id)
+                for segment in bounds[start : start + count]
             ]
             found = cast("list[bytes | None]", self._client.mget(keys))
-            average = sum(len(each or b"") for each in found) // len(found)
+            average = sum(len(payload or b"") for payload in found) // len(found)
             start += count
-            count = max(1, min(_MOST_FETCH, 4 * count, _FETCH_BYTES // max(1, average)))
+            count = max(1, min(_MAX_FETCH, 4 * count, _FETCH_BYTES // max(1, average)))
             yield from found

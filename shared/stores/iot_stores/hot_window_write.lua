@@ -1,7 +1,9 @@
--- Add segments to the hot window and say what it covers.
--- KEYS: the shard's cover. ARGV: position before, position after, begin of the cover if there is
--- a gap, seconds to keep, the time in milliseconds; then per segment: index, key, score, bounds,
--- payload. The time is that of the Redis whose clock stamps readings, which may be another one.
+-- Add the segments of a drain to the hot window, and update the shard's cover (see hot_window.py).
+-- KEYS: the shard's cover. ARGV: position before the drain, position after it, begin of the cover if there
+-- is a gap, seconds to keep segments, the time in milliseconds; then for each segment: index, key, score,
+-- bounds, payload ('': too large to keep). The time is that of the backlog's Redis, which stamps readings
+-- and may be another server.
+-- Returns 1.
 local cover = KEYS[1]
 local keep = tonumber(ARGV[4])
 local now = tonumber(ARGV[5])
@@ -22,20 +24,21 @@ end
 if known[1] == ARGV[1] and known[3] == ARGV[4] then
   redis.call('HSET', cover, 'position', ARGV[2])
 elseif not known[2] and ARGV[3] ~= '1' then
-  -- Nothing tells whether this drain is the last one that committed: cover what comes from now on.
+  -- The window is empty, and other drains may have committed before this write. Cover only readings
+  -- received from now on.
   local since = string.format('%.0f', now + 1)
   redis.call('HSET', cover, 'position', ARGV[2], 'since', since, 'seconds', ARGV[4])
 elseif known[2] and tonumber(ARGV[3]) >= tonumber(known[2]) and known[1] and later(known[1], ARGV[1]) then
-  -- Postgres was restored: it has lost drains whose segments are here, and may store their entries
-  -- again, as other segments. Cover only what comes after all of them.
+  -- Postgres was restored: it lacks drains whose segments are in the window, and may store their entries
+  -- again, in other segments. Cover only readings received after all of these drains.
   local since = string.format('%.0f', math.max(now, (parts(known[1]))) + 1)
   redis.call('HSET', cover, 'position', ARGV[2], 'since', since, 'seconds', ARGV[4])
 elseif not known[2] or tonumber(ARGV[3]) >= tonumber(known[2]) then
   redis.call('HSET', cover, 'position', ARGV[2], 'since', ARGV[3], 'seconds', ARGV[4])
-end -- else a writer that comes late: the cover already stands on a later drain than its
+end -- else: this writer is late, and the cover is that of a later drain
 for i = 6, #ARGV, 5 do
   local index = ARGV[i]
-  if ARGV[i + 4] ~= '' then -- else too large to be kept: to reads it is one that was evicted
+  if ARGV[i + 4] ~= '' then -- reads treat a payload that is too large like an evicted one
     redis.call('SET', ARGV[i + 1], ARGV[i + 4], 'EX', keep)
   end
   redis.call('ZADD', index, ARGV[i + 2], ARGV[i + 3])

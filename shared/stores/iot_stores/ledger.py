@@ -1,9 +1,13 @@
-"""The ledger of what is stored: per shard its position and next id, per session its numbers.
+"""The ledger: Postgres's record of which entries are stored.
 
-Exactly once stands on this: whether an entry is stored is written in the same transaction as its
-segments. A session's entries are numbered 1, 2, 3, ... per shard; the ledger keeps the highest
-number stored and those below it that are missing, so it answers for every entry there ever was,
-in whatever order and however often they come.
+A drain writes the ledger in the transaction of its segments, so both are committed or neither is:
+this makes readings stored exactly once. A writer that is killed before the commit leaves nothing;
+one that is killed after the commit leaves its entries in the stream, and the next drain finds them
+in the ledger and skips them.
+
+Each session numbers its entries of a shard 1, 2, 3, ... The ledger keeps the highest stored number
+and the missing numbers below. So entries may arrive in any order and any number of times, and the
+ledger needs one row per session, not one per entry.
 """
 
 import uuid
@@ -16,13 +20,16 @@ from iot_models.segment import ID_STRIDE
 
 from .postgres import Connection
 
-# Of 0 shards, as after a change of their number: its ids begin above all that were given by then.
+# 0 shards stands for "the number of shards was changed": the ids of a new shard start above all ids
+# that were used before.
 _CREATE = """
     INSERT INTO ingest_offsets (shard, shards, position, received_max, next_id)
     SELECT shard, 0, '0-0', 0, 0 FROM unnest(%s::int2[]) AS shard ON CONFLICT (shard) DO NOTHING
 """
-# A writer that hangs with shards in its hands loses them: when its transaction is idle for so long,
-# or, in the middle of a COPY, when that takes so long.
+# The row lock lasts until the transaction ends, so at most one writer drains a shard. Postgres also
+# releases the locks when the writer's connection breaks. A writer that hangs keeps its connection:
+# the timeouts end its transaction, while it is idle or in the middle of a COPY.
+# SKIP LOCKED, so that writers that drain several shards in different orders can't deadlock.
 _LOCK = """
     SELECT shard, position, received_max, next_id, shards,
         EXISTS (SELECT FROM ingest_offsets WHERE shards NOT IN (%(shards)s, 0)),
@@ -30,7 +37,7 @@ _LOCK = """
         set_config('statement_timeout', '30s', true)
     FROM ingest_offsets WHERE shard = ANY(%(wanted)s) FOR UPDATE SKIP LOCKED
 """
-_NOTE_CHANGE = """
+_MARK_CHANGE = """
     UPDATE ingest_offsets SET shards = 0 WHERE shard IN (
         SELECT shard FROM ingest_offsets
         WHERE shards NOT IN (%(shards)s, 0) AND shard <> ALL (%(wanted)s) FOR UPDATE SKIP LOCKED
@@ -45,75 +52,74 @@ _SAVE_OFFSETS = """
         AS moved (shard, position, received_max, next_id)
     WHERE ingest_offsets.shard = moved.shard
 """
-# With it, which vaults there are, locked: none is deleted before the segments are committed. In the
-# order of their ids, so that a drain and an erasure never wait for one another.
+# Also returns the missing vaults, and locks the others, so that no vault is erased before the
+# segments are committed. The locks are taken in the order of the ids, so that a drain and an
+# erasure can't deadlock.
 _SESSIONS = """
-    WITH there AS MATERIALIZED (
+    WITH existing AS MATERIALIZED (
         SELECT vault_id FROM vaults WHERE vault_id = ANY(%(vaults)s::uuid[])
         ORDER BY vault_id FOR KEY SHARE
     )
     SELECT shard, session, high, missing, NULL::uuid
-    FROM unnest(%(shards)s::int2[], %(sessions)s::bytea[]) AS asked (shard, session)
+    FROM unnest(%(shards)s::int2[], %(sessions)s::bytea[]) AS wanted (shard, session)
     JOIN ingest_sessions USING (shard, session)
     UNION ALL
-    SELECT NULL, NULL, NULL, NULL, asked.vault_id
-    FROM unnest(%(vaults)s::uuid[]) AS asked (vault_id)
-    WHERE asked.vault_id NOT IN (SELECT vault_id FROM there)
+    SELECT NULL, NULL, NULL, NULL, wanted.vault_id
+    FROM unnest(%(vaults)s::uuid[]) AS wanted (vault_id)
+    WHERE wanted.vault_id NOT IN (SELECT vault_id FROM existing)
 """
-_THERE = "SELECT vault_id FROM vaults WHERE vault_id = ANY(%s::uuid[])"
-# One statement, not one for each in a pipeline: after a pipeline Postgres doesn't end a transaction
-# that stays idle.
+_EXISTING_VAULTS = "SELECT vault_id FROM vaults WHERE vault_id = ANY(%s::uuid[])"
+# One statement for all sessions instead of a pipeline: after a pipeline, Postgres does not apply
+# idle_in_transaction_session_timeout. `missing` is passed as text, because unnest can't split an
+# array of arrays of different lengths.
 _SAVE_SESSIONS = """
     INSERT INTO ingest_sessions (shard, session, high, missing, seen_at)
     SELECT shard, session, high, missing::int8[],
         greatest(now(), to_timestamp(%s / 1000.0))
     FROM unnest(%s::int2[], %s::bytea[], %s::int8[], %s::text[])
-        AS kept (shard, session, high, missing)
+        AS saved (shard, session, high, missing)
     ON CONFLICT (shard, session) DO UPDATE
     SET high = excluded.high, missing = excluded.missing, seen_at = excluded.seen_at
 """
 _FORGET = "DELETE FROM ingest_sessions WHERE seen_at < to_timestamp(%s / 1000.0)"
 _KNOWN = """
     SELECT shard, session
-    FROM unnest(%s::int2[], %s::bytea[]) AS asked (shard, session)
+    FROM unnest(%s::int2[], %s::bytea[]) AS wanted (shard, session)
     JOIN ingest_sessions USING (shard, session)
 """
-
-
 _STORED = """
     SELECT count(*)
-    FROM unnest(%s::int2[], %s::bytea[], %s::int8[]) AS asked (shard, session, number)
+    FROM unnest(%s::int2[], %s::bytea[], %s::int8[]) AS wanted (shard, session, number)
     JOIN ingest_sessions USING (shard, session)
     WHERE number <= high AND number <> ALL (missing)
 """
 
-
 MAX_MISSING = 100_000
-"""Numbers that one entry may leave missing. More are left by a database that was restored from a
-backup only, and those entries are stored no more."""
+"""Maximum of missing numbers that one entry adds. Only a database that was restored from a backup
+lacks more; entries with still lower numbers then count as stored."""
 
 
 @dataclass(frozen=True, slots=True)
 class Offset:
-    """Where a shard stands."""
+    """The state of a shard in the ledger."""
 
     position: str
-    """Id of the entry drained last; tells the hot window which drain came before the next."""
+    """Stream id of the last drained entry. By it, the hot window notices a drain that it missed."""
     received_max: int
-    """Unix milliseconds of the latest entry ever drained."""
+    """Latest time of receipt of all drained entries, in Unix milliseconds."""
     next_id: int
     """Id of the next reading."""
 
 
 @dataclass(slots=True)
 class SessionNumbers:
-    """Which of one session's entries are stored: all up to `high` but for `missing`."""
+    """The stored entries of one session and shard: numbers up to `high`, except for `missing`."""
 
     high: int = 0
     missing: set[int] = field(default_factory=set)
 
     def mark_stored(self, number: int) -> bool:
-        """Note an entry as stored; False if it was already."""
+        """Mark an entry as stored. Return False if the entry was stored already."""
         if number > self.high:
             self.missing.update(range(max(self.high + 1, number - MAX_MISSING), number))
             self.high = number
@@ -124,10 +130,10 @@ class SessionNumbers:
         return False
 
     def mark_missing(self, number: int) -> bool:
-        """Note that an entry is not stored yet, however many of the next ones are; False if it is.
+        """Mark an entry as not stored, unless it is stored. Return whether it is not stored.
 
-        Else a later number would leave it more than `MAX_MISSING` behind, and it would count as
-        stored.
+        Needed for held entries: without the mark, an entry more than `MAX_MISSING` numbers later
+        would make this entry count as stored.
         """
         if number > self.high:
             self.mark_stored(number)
@@ -136,34 +142,36 @@ class SessionNumbers:
 
 
 SessionOf = tuple[int, bytes]
-"""A shard, and a session that sent entries to it."""
+"""A shard, and the id of a session that sent entries to it."""
 
 
 def create_offsets(connection: Connection, shards: Collection[int]) -> None:
-    """Let these shards begin, if they have not: nothing of them is stored.
+    """Create the rows of shards that have none.
 
-    Not within a drain's transaction: others would wait for its end.
+    Must not be called in a drain's transaction: other writers that insert the same row would wait
+    for the end of the drain.
     """
     connection.execute(_CREATE, (sorted(shards),))
 
 
 def lock_offsets(connection: Connection, wanted: Collection[int], shards: int) -> dict[int, Offset]:
-    """Take those of the shards that no other writer has, for the transaction that is open. One that
-    was never created can't be taken.
+    """Lock those of the shards that no other writer has locked, until the transaction ends.
 
-    `shards` is how many there are. When their number was changed, vaults have moved from one to
-    another: ids then go on above all that were given, so that a vault's still grow. The first
-    drain after a change notes it (as 0 shards) at all others, for it may be changed back before
-    their next drain.
+    Return their states. A shard without a row (`create_offsets`) can't be locked.
+
+    `shards` is the number of shards (`IOT_SHARDS`). After a change of this number, vaults belong to
+    other shards, so each shard continues above all ids that were used: the ids of a vault still
+    rise. The first drain after a change marks all other rows with 0 shards, because the number may
+    be changed back before their next drain, and the change would go unnoticed.
     """
-    which = {"wanted": list(wanted), "shards": shards}
+    parameters = {"wanted": list(wanted), "shards": shards}
     locked = {}
-    for row in connection.execute(_LOCK, which).fetchall():
+    for row in connection.execute(_LOCK, parameters).fetchall():
         shard, position, received_max, next_id, known_shards, changed, *_ = cast(
             "tuple[int, str, int, int, int, bool, str, str]", row
         )
         if changed:
-            connection.execute(_NOTE_CHANGE, which)
+            connection.execute(_MARK_CHANGE, parameters)
         if known_shards != shards:
             next_id = max(next_id, _next_free_id(connection, shard))
         locked[shard] = Offset(position, received_max, next_id)
@@ -176,7 +184,7 @@ def _next_free_id(connection: Connection, shard: int) -> int:
 
 
 def save_offsets(connection: Connection, offsets: Mapping[int, Offset], shards: int) -> None:
-    """Write where shards stand now."""
+    """Write the states of shards."""
     values = (
         shards,
         list(offsets),
@@ -190,16 +198,18 @@ def save_offsets(connection: Connection, offsets: Mapping[int, Offset], shards: 
 def load_sessions(
     connection: Connection, sessions: Iterable[SessionOf], vaults: Collection[uuid.UUID] = ()
 ) -> tuple[dict[SessionOf, SessionNumbers], set[uuid.UUID]]:
-    """What is stored of these sessions; those not met before are empty. And which of the vaults
-    Postgres does not have. The others stay there until the transaction ends.
+    """Return the stored numbers of sessions, and those of the vaults that Postgres lacks.
+
+    A session without a row has no numbers. The other vaults are locked against erasure until the
+    transaction ends.
     """
     numbers = {session: SessionNumbers() for session in sessions}
-    asked = {
+    parameters = {
         "shards": [shard for shard, _ in numbers],
         "sessions": [session for _, session in numbers],
         "vaults": list(vaults),
     }
-    rows = connection.execute(_SESSIONS, asked)
+    rows = connection.execute(_SESSIONS, parameters)
     missing_vaults = set()
     for shard, session, high, missing, vault_id in cast(
         "Iterable[tuple[int, bytes, int, list[int], uuid.UUID | None]]", rows
@@ -212,42 +222,43 @@ def load_sessions(
 
 
 def existing_vaults(connection: Connection, vaults: Collection[uuid.UUID]) -> set[uuid.UUID]:
-    """Those of the vaults that Postgres has."""
-    rows = connection.execute(_THERE, (list(vaults),))
+    """Return those of the vaults that Postgres has."""
+    rows = connection.execute(_EXISTING_VAULTS, (list(vaults),))
     return {vault_id for (vault_id,) in cast("Iterable[tuple[uuid.UUID]]", rows)}
 
 
 def save_sessions(
     connection: Connection, sessions: Mapping[SessionOf, SessionNumbers], received: int
 ) -> None:
-    """Write what is stored of these sessions now.
+    """Write the stored numbers of sessions.
 
-    They are seen at the later of Postgres's time and `received`, when the latest entry was (Unix
-    milliseconds): a session is not forgotten early because Postgres's clock was behind.
+    `received` is the time of receipt of the latest entry, in Unix milliseconds. `seen_at` is the
+    later of this time and Postgres's time, so that no session is deleted early because Postgres's
+    clock is behind.
     """
     values = (
         received,
         [shard for shard, _ in sessions],
         [session for _, session in sessions],
         [numbers.high for numbers in sessions.values()],
-        ["{" + ",".join(map(str, sorted(each.missing))) + "}" for each in sessions.values()],
+        ["{" + ",".join(map(str, sorted(numbers.missing))) + "}" for numbers in sessions.values()],
     )
     connection.execute(_SAVE_SESSIONS, values)
 
 
 def forget_sessions(connection: Connection, before: int) -> None:
-    """Forget the sessions that were not seen since `before`, in Unix milliseconds."""
+    """Delete the sessions that were last seen before `before`, in Unix milliseconds."""
     connection.execute(_FORGET, (before,))
 
 
 def known_sessions(connection: Connection, sessions: Collection[SessionOf]) -> set[SessionOf]:
-    """Those of the sessions that the ledger knows."""
-    asked = ([shard for shard, _ in sessions], [session for _, session in sessions])
-    return set(cast("list[SessionOf]", connection.execute(_KNOWN, asked).fetchall()))
+    """Return those of the sessions that have a row."""
+    parameters = ([shard for shard, _ in sessions], [session for _, session in sessions])
+    return set(cast("list[SessionOf]", connection.execute(_KNOWN, parameters).fetchall()))
 
 
 def are_stored(connection: Connection, entries: Collection[EntryName]) -> bool:
-    """Whether all of these entries are stored."""
+    """Return whether all of these entries are stored."""
     shards, sessions, numbers = zip(*entries, strict=True)
     row = connection.execute(_STORED, (list(shards), list(sessions), list(numbers))).fetchone()
     return cast("tuple[int]", row)[0] == len(entries)

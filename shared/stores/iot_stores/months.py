@@ -1,34 +1,32 @@
-"""Months of UTC as the bounds of partitions, in Unix milliseconds."""
+"""Months in UTC, which bound the partitions of the history, in Unix milliseconds."""
 
 from datetime import UTC, datetime
 
 DAY_MS = 86_400_000
-"""A day of UTC."""
 END_MS = 253_399_622_400_000
-"""The begin of December 9999: a month needs the begin of the next one, and `datetime` ends with the
-year 9999."""
+"""Begin of December 9999. `datetime` ends with the year 9999, so December has no next month."""
 
 
 def month_begin(milliseconds: int) -> int:
-    """The begin of the month in which a moment lies."""
+    """Return the begin of the month that contains a time."""
     moment = datetime.fromtimestamp(milliseconds // 1000, UTC)
     return _milliseconds(moment.year, moment.month)
 
 
 def next_month(begin: int) -> int:
-    """The begin of the month after the one that begins at `begin`."""
+    """Return the begin of the next month after the month that begins at `begin`."""
     moment = datetime.fromtimestamp(begin // 1000, UTC)
     years, month = divmod(moment.month, 12)
     return _milliseconds(moment.year + years, month + 1)
 
 
 def month_name(begin: int) -> str:
-    """Year and month, like `202611`."""
+    """Return year and month, such as `202611`."""
     return datetime.fromtimestamp(begin // 1000, UTC).strftime("%Y%m")
 
 
 def parse_month(name: str) -> int:
-    """The begin of the month that `month_name` names so."""
+    """Return the begin of a month by its name from `month_name`."""
     return _milliseconds(int(name[:4]), int(name[4:]))
 
 

@@ -1,13 +1,13 @@
--- Mark Redis as an installation's, unless it is marked.
--- KEYS: the mark; the mark of its keyring; the counters of the backlog, which a Redis Cluster refuses beside the others.
--- ARGV: id of the installation; empty: it is not known.
--- Returns the id and the keyring that Redis is marked with.
-local held = redis.call('GET', KEYS[1])
-if not held and ARGV[1] ~= '' then
-  -- A Redis that is full lets a script that has written go on to its end. Without the mark no
-  -- writer would drain it.
+-- Mark Redis as an installation's, unless Redis has a mark.
+-- KEYS: the mark; the keyring's mark; the counters of the backlog, so that a Redis Cluster refuses the call (CROSSSLOT).
+-- ARGV: id of the installation; empty if it is unknown.
+-- Returns the marks in Redis: the id of the installation and the keyring; '' for a missing mark.
+local mark = redis.call('GET', KEYS[1])
+if not mark and ARGV[1] ~= '' then
+  -- With maxmemory reached, Redis refuses SET unless the script has written already. Without the mark, no
+  -- writer would drain this Redis. HDEL needs no memory, and there is nothing to delete.
   redis.call('HDEL', KEYS[1], 'none')
   redis.call('SET', KEYS[1], ARGV[1])
-  held = ARGV[1]
+  mark = ARGV[1]
 end
-return {held or '', redis.call('GET', KEYS[2]) or ''}
+return {mark or '', redis.call('GET', KEYS[2]) or ''}

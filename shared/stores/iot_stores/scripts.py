@@ -1,4 +1,4 @@
-"""Lua scripts: loaded from the files of this package, run one by one or many in a round trip."""
+"""Lua scripts: load them from the files of this package, run many calls in one round trip."""
 
 from collections.abc import Sequence
 from importlib import resources
@@ -9,21 +9,22 @@ from redis.commands.core import Script
 from redis.exceptions import NoScriptError
 
 Call = tuple[Sequence[Any], Sequence[Any]]
-"""Keys and arguments."""
+"""Keys and arguments of one call of a script."""
 
 
 def load_script(client: "Redis", name: str) -> Any:
-    """The Lua script in a file of this package, ready to be called."""
+    """Return the Lua script in a file of this package, ready to be called."""
     return client.register_script(resources.files(__package__).joinpath(name).read_text())
 
 
 def run_all(client: "Redis", script: Script, calls: Sequence[Call]) -> list[Any]:
-    """A script's answers to calls that are sent together, and are run one after the other.
+    """Send many calls of a script in one round trip, and return their answers.
 
-    All are run, whatever becomes of one.
+    Redis runs the calls one by one. A call that fails does not stop the next ones.
 
     Raises:
-        RedisError: the first error among the answers; or it can't be told which were run.
+        RedisError: the first error among the answers; or Redis is away, and which calls ran is
+            unknown.
     """
     answers, _ = try_all(client, script, calls)
     for answer in answers:
@@ -33,31 +34,36 @@ def run_all(client: "Redis", script: Script, calls: Sequence[Call]) -> list[Any]
 
 
 def try_all(
-    client: "Redis", script: Script, calls: Sequence[Call], *, behind: Sequence[Any] = ()
+    client: "Redis", script: Script, calls: Sequence[Call], *, trailing_command: Sequence[Any] = ()
 ) -> tuple[list[Any], Any]:
-    """As `run_all`, but a call's error stands in the place of its answer. With it comes the answer
-    of the command `behind`, sent behind them over their connection; None when there is none.
+    """As `run_all`, but return a call's error in the place of its answer.
+
+    Also return the answer of `trailing_command`, which is sent after the calls over the same
+    connection; None without such a command.
 
     Raises:
-        RedisError: it can't be told which were run.
+        RedisError: Redis is away, and which calls ran is unknown.
     """
-    answers, reached = _send(client, script, calls, behind)
+    answers, trailing_answer = _send(client, script, calls, trailing_command)
+    # Redis forgets scripts in a restart. redis-py's own way in a pipeline, `Script`, sends SCRIPT
+    # EXISTS before each execution, which costs a round trip.
     unknown = [at for at, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
     if unknown:
         client.script_load(script.script)
-        again, reached = _send(client, script, [calls[at] for at in unknown], behind)
+        repeated = [calls[at] for at in unknown]
+        again, trailing_answer = _send(client, script, repeated, trailing_command)
         for at, answer in zip(unknown, again, strict=True):
             answers[at] = answer
-    return answers, reached
+    return answers, trailing_answer
 
 
 def _send(
-    client: "Redis", script: Script, calls: Sequence[Call], behind: Sequence[Any]
+    client: "Redis", script: Script, calls: Sequence[Call], trailing_command: Sequence[Any]
 ) -> tuple[list[Any], Any]:
     with client.pipeline(transaction=False) as pipeline:
         for keys, arguments in calls:
             pipeline.execute_command("EVALSHA", script.sha, len(keys), *keys, *arguments)  # type: ignore[no-untyped-call]
-        if behind:
-            pipeline.execute_command(*behind)  # type: ignore[no-untyped-call]
+        if trailing_command:
+            pipeline.execute_command(*trailing_command)  # type: ignore[no-untyped-call]
         answers = pipeline.execute(raise_on_error=False)
-    return answers, answers.pop() if behind else None
+    return answers, answers.pop() if trailing_command else None

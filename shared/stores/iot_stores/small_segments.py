@@ -1,4 +1,4 @@
-"""Compaction in the history: small segments are found, and merged ones put in their place."""
+"""Compaction in the history: find small segments, and replace them by merged segments."""
 
 import uuid
 from collections.abc import Iterable, Sequence
@@ -13,9 +13,9 @@ from . import history
 from .postgres import Connection
 
 SMALL_READINGS = 512
-"""A segment with fewer readings is small. Stands in the index `segments_small`, too."""
+"""A segment with fewer readings is small. The index `segments_small` has the same number."""
 SMALL_BYTES = 65_536
-"""One with so many bytes is not: its row and its places in indexes are little beside them."""
+"""A segment with as many bytes is not small: merging would save only a row and index entries."""
 
 _FIND: LiteralString = """
     SELECT first_id, received_min, count, octet_length(payload)
@@ -24,9 +24,11 @@ _FIND: LiteralString = """
         AND received_max < %(before)s AND octet_length(payload) < %(bytes)s
     ORDER BY received_min LIMIT %(limit)s
 """
-# Skipped is what another compaction, retention or an erasure is at.
+# SKIP LOCKED: a vault that is being erased, and segments that another compaction or retention has
+# locked, are left out. Nobody waits for a lock, so there are no deadlocks.
 _LOCK_VAULT = "SELECT FROM vaults WHERE vault_id = %s FOR KEY SHARE SKIP LOCKED"
-# With the index of small segments for a plan that looks at no others.
+# `count < 512` lets the planner use the index of small segments, which is much smaller than the
+# others.
 _NAMED: LiteralString = """
     vault_id = %(vault_id)s AND received_min BETWEEN %(low)s AND %(high)s AND count < 512
     AND (first_id, received_min) IN
@@ -36,41 +38,42 @@ _SELECT_NAMED: LiteralString = f"""
     SELECT first_id, last_id, received_min, received_max, relative_min, relative_max,
         interrogator_min, interrogator_max, shard, count, payload
     FROM segments WHERE {_NAMED}
-"""  # noqa: S608 - put together from constants alone
-_TAKE: LiteralString = f"{_SELECT_NAMED} FOR UPDATE OF segments SKIP LOCKED"
+"""  # noqa: S608 - composed of constants
+_LOCK_SEGMENTS: LiteralString = f"{_SELECT_NAMED} FOR UPDATE OF segments SKIP LOCKED"
 _FETCH: LiteralString = f"{_SELECT_NAMED} AND octet_length(payload) < %(bytes)s"
-_SALTS: LiteralString = f"SELECT substring(payload FROM 2 FOR 16) FROM segments WHERE {_NAMED}"  # noqa: S608 - likewise
-_DELETE: LiteralString = f"DELETE FROM segments WHERE {_NAMED}"  # noqa: S608 - likewise
-
+_SALTS: LiteralString = f"SELECT substring(payload FROM 2 FOR 16) FROM segments WHERE {_NAMED}"  # noqa: S608 - composed of constants
+_DELETE: LiteralString = f"DELETE FROM segments WHERE {_NAMED}"  # noqa: S608 - composed of constants
 
 SegmentName = tuple[int, int]
-"""Of a segment within its vault: its first id and when it was received, at first."""
+"""Primary key of a segment within its vault: `first_id` and `received_min`."""
 
 
 @dataclass(frozen=True, slots=True)
 class SmallSegment:
-    """What the database says of a small segment. Nothing vouches for it: it is not authenticated
-    until the segment is opened.
+    """A small segment as the database describes it.
+
+    These values are not authenticated: somebody who can write to the database may have changed
+    them. Decrypting the segment checks them.
     """
 
     first_id: int
     received_min: int
     count: int
     size: int
-    """Of its payload, in bytes."""
+    """Bytes of the payload."""
 
     @property
     def name(self) -> SegmentName:
-        """Its name within the vault."""
+        """The segment's key within its vault."""
         return self.first_id, self.received_min
 
 
 def find_small(
     connection: Connection, vault_id: uuid.UUID, *, since: int, before: int, limit: int
 ) -> list[SmallSegment]:
-    """A vault's small segments, the oldest first: received from `since` on, all before `before`.
+    """Return a vault's small segments, the oldest first.
 
-    Times are Unix milliseconds.
+    All their readings were received from `since` on and before `before` (Unix milliseconds).
     """
     parameters = {
         "vault_id": vault_id, "since": since, "before": before, "bytes": SMALL_BYTES,
@@ -81,25 +84,25 @@ def find_small(
 
 
 def fetch_small(
-    connection: Connection, vault_id: uuid.UUID, named: Sequence[SegmentName]
+    connection: Connection, vault_id: uuid.UUID, names: Sequence[SegmentName]
 ) -> list[SealedSegment]:
-    """Those of the named segments that are there and small, each less than `SMALL_BYTES`."""
-    parameters = _parameters(vault_id, named) | {"bytes": SMALL_BYTES}
+    """Return those of the segments that exist and are small."""
+    parameters = _parameters(vault_id, names) | {"bytes": SMALL_BYTES}
     return _segments(vault_id, connection.execute(_FETCH, parameters, binary=True))
 
 
 def lock_segments(
     connection: Connection, vault_id: uuid.UUID, sources: Sequence[Source]
 ) -> list[SealedSegment]:
-    """Those of the segments that are there, locked for the transaction that is open.
+    """Lock the sources of an order until the transaction ends, and return their segments.
 
-    None of them when the vault is not there any more, or is being erased. Waits for nobody's lock
-    on a row: two that merge, retention and erasure can't be in each other's way for good.
+    Sources that are gone or locked by others are left out. No segment is returned if the vault is
+    gone or is being erased. Does not wait for locks.
     """
     if not connection.execute(_LOCK_VAULT, (vault_id,)).rowcount:
         return []
-    named = [(each.first_id, each.received_min) for each in sources]
-    return _segments(vault_id, connection.execute(_TAKE, _parameters(vault_id, named), binary=True))
+    parameters = _parameters(vault_id, _names(sources))
+    return _segments(vault_id, connection.execute(_LOCK_SEGMENTS, parameters, binary=True))
 
 
 def _segments(vault_id: uuid.UUID, rows: Iterable[tuple[object, ...]]) -> list[SealedSegment]:
@@ -111,29 +114,35 @@ def _segments(vault_id: uuid.UUID, rows: Iterable[tuple[object, ...]]) -> list[S
 
 
 def all_exist(connection: Connection, vault_id: uuid.UUID, sources: Sequence[Source]) -> bool:
-    """Whether all sources of an order are still there, also those that are locked by others."""
-    named = [(each.first_id, each.received_min) for each in sources]
-    rows = connection.execute(_SALTS, _parameters(vault_id, named), binary=True)
-    return {salt for (salt,) in rows} == {each.salt for each in sources}
+    """Return whether all sources of an order still exist, including locked ones.
+
+    Compares salts: a segment with the same key and another salt is another segment.
+    """
+    rows = connection.execute(_SALTS, _parameters(vault_id, _names(sources)), binary=True)
+    return {salt for (salt,) in rows} == {source.salt for source in sources}
 
 
 def replace(
     connection: Connection, old: Sequence[SealedSegment], new: Iterable[SealedSegment]
 ) -> None:
-    """Put segments in the place of others of the same vault, within the transaction that is open.
+    """Replace segments of a vault by others, in the open transaction.
 
     Raises:
-        RuntimeError: not all of the old ones were there; the transaction must not be committed.
+        RuntimeError: some of the old segments do not exist; the transaction must not be committed.
     """
-    named = [(each.bounds.first_id, each.bounds.received_min) for each in old]
-    deleted = connection.execute(_DELETE, _parameters(old[0].vault_id, named)).rowcount
+    names = [(segment.bounds.first_id, segment.bounds.received_min) for segment in old]
+    deleted = connection.execute(_DELETE, _parameters(old[0].vault_id, names)).rowcount
     if deleted != len(old):
-        raise RuntimeError(f"{deleted} segments were deleted in the place of {len(old)}")
+        raise RuntimeError(f"{deleted} segments were deleted instead of {len(old)}")
     history.insert(connection, new)
 
 
-def _parameters(vault_id: uuid.UUID, named: Sequence[SegmentName]) -> dict[str, object]:
-    first_ids, times = map(list, zip(*named, strict=True))
+def _names(sources: Sequence[Source]) -> list[SegmentName]:
+    return [(source.first_id, source.received_min) for source in sources]
+
+
+def _parameters(vault_id: uuid.UUID, names: Sequence[SegmentName]) -> dict[str, object]:
+    first_ids, times = map(list, zip(*names, strict=True))
     return {
         "vault_id": vault_id, "first_ids": first_ids, "times": times,
         "low": min(times), "high": max(times),

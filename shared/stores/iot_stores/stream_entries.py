@@ -1,32 +1,40 @@
-"""Entries as they wait in the streams of the backlog, and what becomes of them."""
+"""Entries in the streams of the backlog, and what a drain does with them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .months import END_MS
 
+_MAX_ID_PART = 2**64 - 1
+"""Maximum of both parts of a stream id."""
+
 
 @dataclass(frozen=True, slots=True)
 class WaitingEntry:
-    """An entry as it waits: its id in the stream, its sealed bytes, the shard's bytes up to it."""
+    """An entry that waits in the stream of a shard."""
 
     entry_id: bytes
     sealed: bytes
     bytes_so_far: int
+    """Sealed bytes ever added to the shard, up to and including this entry."""
     read_at: int
-    """Unix milliseconds of Redis's clock."""
+    """When the entry was read from the stream, in Unix milliseconds of Redis's clock."""
     held_since: int | None = None
-    """When it was received, of an entry that was held (`held_entries`)."""
+    """Time of receipt of an entry that was held and released; None for other entries."""
 
     @property
     def received(self) -> int:
-        """Unix milliseconds of Redis's clock. Falls within a stream at entries that were held."""
+        """Time of receipt, in Unix milliseconds of Redis's clock.
+
+        Times of receipt rise within a stream, except for released entries: they keep theirs.
+        """
         return self._added if self.held_since is None else self.held_since
 
     @property
     def has_valid_time(self) -> bool:
-        """Whether its times are in a month that the history can hold. An id that was planted in
-        Redis may be beyond the year 9999.
+        """Whether a partition for the entry's times can exist.
+
+        An id that was planted in Redis may name a time after the year 9999.
         """
         return max(self.received, self._added) < END_MS
 
@@ -37,7 +45,7 @@ class WaitingEntry:
 
 @dataclass(frozen=True, slots=True)
 class HeldEntry:
-    """An entry that is not stored, because Postgres does not have its vault."""
+    """An entry that can't be stored, because its vault is missing in Postgres."""
 
     entry: WaitingEntry
     vault_id: bytes
@@ -45,36 +53,47 @@ class HeldEntry:
 
 @dataclass(frozen=True, slots=True)
 class Removal:
-    """Up to which entry a shard is to be cleared."""
+    """The entries to remove from the stream of a shard after a drain."""
 
     shard: int
     last: WaitingEntry
+    """All entries up to and including this one are removed."""
     position: str
-    """Where the history stands then (`backlog.DrainPosition`)."""
+    """The shard's position in the ledger after the drain (`ledger.Offset.position`)."""
     next_id: int
     """Id of the shard's next reading."""
     held: Sequence[HeldEntry] = ()
-    """Those of the entries that are held instead (`held_entries`)."""
+    """Removed entries that move to the held entries (`held_entries`)."""
 
     @property
     def resets_ids(self) -> bool:
-        """Whether the stream's ids are to begin anew when it is empty: they never fall, so after an
-        impossible one each later id is impossible too.
+        """Whether to restart the ids of the stream once the stream is empty.
+
+        Redis generates ids that only rise. After an id beyond the year 9999, all later ids would
+        be beyond it too.
         """
         return not self.last.has_valid_time
 
 
 @dataclass(frozen=True, slots=True)
 class ShardProgress:
-    """What a shard has given out, as far as Redis knows."""
+    """Position and next id of a shard, as the counters in Redis have them."""
 
     position: str | None
-    """As `backlog.DrainPosition.position`."""
+    """The position after the last drain that removed entries; None if it is unknown."""
     next_id: int
-    """No id from here on was given."""
+    """Neither this id nor a higher one was used."""
+
+
+def next_entry_id(entry_id: bytes) -> bytes:
+    """Return the lowest stream id above an id; empty for the highest id of all."""
+    milliseconds, sequence = map(int, entry_id.split(b"-"))
+    if sequence < _MAX_ID_PART:
+        return b"%d-%d" % (milliseconds, sequence + 1)
+    return b"%d-0" % (milliseconds + 1) if milliseconds < _MAX_ID_PART else b""
 
 
 def stream_order(position: str) -> tuple[int, int]:
-    """What orders the positions in a stream."""
+    """Return a sort key for positions, which are ids of a stream."""
     milliseconds, _, sequence = position.partition("-")
     return int(milliseconds), int(sequence)

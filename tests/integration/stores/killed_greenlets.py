@@ -149,7 +149,7 @@ def test_who_sends_for_others(callers: Callers, how: How) -> None:
 def test_who_was_just_elected(callers: Callers, how: How, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between the end of the one before it and its own turn."""
     commit: Any = vars(callers.backlog)["_append"]
-    elect = commit._elect  # noqa: SLF001 - the moment that is meant
+    elect = commit._elect_sender  # noqa: SLF001 - the moment that is meant
     spawned: Spawned = []
     elected: list[bool] = []
 
@@ -159,7 +159,7 @@ def test_who_was_just_elected(callers: Callers, how: How, monkeypatch: pytest.Mo
             elected.append(True)
             how(spawned[1])
 
-    monkeypatch.setattr(commit, "_elect", elect_and_kill)
+    monkeypatch.setattr(commit, "_elect_sender", elect_and_kill)
     with callers.held_up():
         spawned += spawn(callers, 6)
     became = kinds(spawned)

@@ -1,7 +1,5 @@
 """The service under test: its real processes on loopback, data in a temporary folder."""
 
-import os
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -12,7 +10,8 @@ from redis import Redis
 
 from iot_cipher.keyring import create_keyring_file
 from iot_models.names import KeyNames
-from iot_tools.local.child import Child, Program
+from iot_tools.local.child import Child
+from iot_tools.local.launcher import Launcher, environment_with
 from iot_tools.local.ports import free_port
 from iot_tools.local.postgres_server import PostgresServer
 from iot_tools.local.redis_server import RedisServer
@@ -22,7 +21,7 @@ from . import readings
 from .http_client import ask
 from .limits import wait_until
 from .load import Connection, Wire, send
-from .peers.side import ROOT, Side, answers
+from .peers.side import Side, answers
 
 KEYS = KeyNames("")
 READY_SECONDS = 30
@@ -53,8 +52,7 @@ class Service(Side):
         self.redis_url, self.postgres_url = redis.url, postgres.url
         self.port, self.shards = free_port(), shards
         self.pids = {"Redis": redis.pid, "Postgres": postgres.pid}
-        self.environment = {
-            **{name: text for name, text in os.environ.items() if not name.startswith("IOT_")},
+        variables = {
             "IOT_REDIS_URL": redis.url,
             "IOT_POSTGRES_URL": postgres.url,
             "IOT_KEYRING_FILE": str(keyring),
@@ -69,6 +67,7 @@ class Service(Side):
             "IOT_SCRYPT_LOG2_N": "10",
             "IOT_GUESS_LIMIT": "1000000",
         }
+        self.environment = environment_with(variables)
         self.children: list[Child] = []
         self._redis = Redis.from_url(redis.url)
         self._postgres = psycopg.connect(postgres.url, autocommit=True)
@@ -131,20 +130,11 @@ def running_service(
         service = Service(redis, postgres, folder / "keyring.json", shards)
         service.environment.update(settings or {})
         stack.callback(service.close)
-        gunicorn = ["gunicorn", "--config", "python:iot_api.gunicorn_conf", "iot_api.wsgi:app"]
-        for part, module in (("API", gunicorn), ("writer", ["iot_writer"])):
-            child = Child(
-                Program(
-                    name=part,
-                    arguments=[sys.executable, "-m", *module],
-                    environment=service.environment,
-                    directory=ROOT,
-                    log=folder / f"{part}.log",
-                )
-            )
+        launcher = Launcher(service.environment, folder)
+        for child in (launcher.api(name="API"), launcher.writer()):
             child.spawn()
             stack.callback(child.stop)
-            service.pids[part] = child.pid
+            service.pids[child.name] = child.pid
             service.children.append(child)
         wait_until(lambda: answers(service.ready), READY_SECONDS, "the service is ready")
         yield service

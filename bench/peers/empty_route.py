@@ -9,6 +9,7 @@ from flask import Flask, Response
 from bench import readings
 from bench.load import Connection, Wire
 from bench.peers.side import Peer
+from iot_tools.local.launcher import GUNICORN
 
 PROCESSES = 2
 
@@ -31,8 +32,7 @@ class EmptyRoute(Peer):
 
     def command(self) -> list[str]:
         """As the API is started, but for the app."""
-        config = ["--config", "python:iot_api.gunicorn_conf"]
-        return [sys.executable, "-m", "gunicorn", *config, "bench.peers.empty_route:app"]
+        return [sys.executable, *GUNICORN, "bench.peers.empty_route:app"]
 
     def environment(self) -> dict[str, str]:
         """What the configuration asks for."""

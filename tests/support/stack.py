@@ -2,16 +2,15 @@
 
 import http.client
 import json
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from iot_cipher.writer_keys import write_writer_keys_file
+from iot_tools.local.child import Child, wait_until
+from iot_tools.local.launcher import Launcher, is_ready
 from iot_tools.local.ports import free_port
-from support.waiting import wait_until
 
 
 @dataclass(frozen=True)
@@ -40,43 +39,45 @@ class Stack:
             "IOT_API_METRICS_PORT": str(self.metrics_port),
             "IOT_WRITER_METRICS_PORT": "0",
         }
+        self._launcher = Launcher(self._environment, logs)
         self.writer_environment: dict[str, str] = {}
-        """What the writers are told otherwise."""
-        self.api: subprocess.Popen[bytes] | None = None
-        self.writers: list[subprocess.Popen[bytes]] = []
+        """Variables of the writers only."""
+        self.api: Child | None = None
+        self.writers: list[Child] = []
 
     def start_api(self, *options: str, wait: bool = True) -> None:
-        """Start gunicorn, with options of its own, and wait until it is ready."""
-        command = ["-m", "gunicorn", "--config", "python:iot_api.gunicorn_conf", *options]
-        self.api = self._start("api", [*command, "iot_api.wsgi:app"])
+        """Start gunicorn with extra options, and wait until it is ready."""
+        self.api = self._launcher.api(*options, ready=lambda: is_ready(self.port), stop_seconds=20)
         if wait:
-            wait_until(self._ready, what="readiness of the API")
+            self.api.start()
+        else:
+            self.api.spawn()
 
-    def start_writer(self) -> subprocess.Popen[bytes]:
-        """Start one more writer, with a writer's keys alone."""
+    def start_writer(self) -> Child:
+        """Start one more writer, with the writer keys only."""
         keys = self._logs / "writer-keys"
         write_writer_keys_file(Path(self._environment["IOT_KEYRING_FILE"]), keys)
-        own = {"IOT_KEYRING_FILE": str(keys), **self.writer_environment}
-        writer = self._start(f"writer-{len(self.writers)}", ["-m", "iot_writer"], own)
+        variables = {"IOT_KEYRING_FILE": str(keys), **self.writer_environment}
+        name = f"writer-{len(self.writers)}"
+        writer = self._launcher.writer(name=name, variables=variables, stop_seconds=20)
+        writer.spawn()
         self.writers.append(writer)
         return writer
 
     def unset(self, *variables: str) -> None:
-        """Start processes without these variables of the environment from now on."""
+        """Start processes without these variables from now on."""
         for name in variables:
             del self._environment[name]
 
     def stop(self) -> None:
-        """End all processes in good order; kill what doesn't end."""
-        running = [each for each in (self.api, *self.writers) if each is not None]
+        """Shut down all processes; kill those that do not end."""
+        running = [process for process in (self.api, *self.writers) if process is not None]
         for process in running:
             process.terminate()
         for process in running:
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            # A second SIGTERM would make RQ drop its job.
+            wait_until(lambda process=process: not process.running, 20)  # type: ignore[misc]
+            process.stop()
 
     def request(
         self,
@@ -117,23 +118,6 @@ class Stack:
             return self.request("GET", "/healthz").status == 200
         except OSError:
             return False
-
-    def _ready(self) -> bool:
-        assert self.api is not None
-        assert self.api.poll() is None, "the API ended"
-        try:
-            return self.request("GET", "/readyz").status == 200
-        except OSError:
-            return False
-
-    def _start(
-        self, name: str, arguments: list[str], own: Mapping[str, str] = {}
-    ) -> subprocess.Popen[bytes]:
-        environment = {**self._environment, **own}
-        with (self._logs / f"{name}.log").open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, *arguments], env=environment, stdout=log, stderr=log
-            )
 
 
 _JSON = {"Content-Type": "application/json"}

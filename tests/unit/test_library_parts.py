@@ -80,8 +80,7 @@ PRIVATE_ATTRIBUTES = {
 
 PRIVATE_ACCESS = {
     "shared/stores/iot_stores/redis_connections.py": {"_parser", "redis._parsers"},
-    "tools/iot_tools/cli/dead_letters.py": {"_SubParsersAction"},
-    "tools/iot_tools/cluster/arguments.py": {"_SubParsersAction"},
+    "tools/iot_tools/cli/option_types.py": {"_SubParsersAction"},
 }
 """Private attributes and modules of others that our code uses from outside, by file."""
 

@@ -1,13 +1,11 @@
 """What an API process holds: its connections, and the work on them that knows nothing of HTTP."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import gevent
 import psycopg
-from redis import Redis
 
 from iot_api.ingest.intake import Intake, Remembering
 from iot_api.ingest.receipts import Receipts
@@ -22,26 +20,20 @@ from iot_api.vaults.opening import Vaults
 from iot_api.vaults.scrypt_threads import slow_key
 from iot_cipher.envelope import Sealer
 from iot_cipher.keyring import KeyringFile
-from iot_models.names import SWEEP_JOB, KeyNames
+from iot_models.names import SWEEP_JOB
 from iot_models.settings import Settings
 from iot_stores.audit import AuditLog
-from iot_stores.backlog import Backlog
-from iot_stores.clocks import ClockWatch, postgres_now
-from iot_stores.compaction_orders import CompactionOrders
-from iot_stores.held_entries import HeldEntries
-from iot_stores.hot_window import HotWindow
-from iot_stores.installation import Installation
+from iot_stores.clocks import postgres_now
 from iot_stores.postgres import Connection, Pool, postgres_pool
 from iot_stores.readiness import Readiness
-from iot_stores.redis_client import connect_hot_window, connect_redis
 from iot_stores.redis_watch import RedisWatchThread
+from iot_stores.stores import Stores
 from iot_stores.vault_records import VaultRecords
-from iot_stores.watched_stores import watch_hot_window, watch_redis
 
 CHECK_SECONDS = 2
-"""How long Postgres may take to answer nothing."""
+"""Timeout of the health check of a pooled connection to Postgres."""
 HOT_WINDOW_SECONDS = 0.5
-"""How long readiness waits for the hot window, which it only mentions."""
+"""Timeout of the readiness check of the hot window. Readiness reports the hot window only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +41,8 @@ class Service:
     """The parts of one API process. It has no state that another process would need."""
 
     settings: Settings
+    stores: Stores
     pool: Pool
-    redis: Sequence["Redis"]
-    """Every client of a Redis."""
     vaults: Vaults
     vault_keeper: VaultKeeper
     intake: Intake
@@ -64,14 +55,13 @@ class Service:
     watcher: RedisWatchThread
 
     def close(self) -> None:
-        """Let go of all connections."""
+        """Close all connections."""
         self.watcher.stop()
         self.vault_keeper.close()
         self.vaults.close()
         self.compaction.close()
         self.pool.close()
-        for client in self.redis:
-            client.close()
+        self.stores.close()
 
 
 def build_service(settings: Settings) -> Service:
@@ -81,28 +71,19 @@ def build_service(settings: Settings) -> Service:
         SettingsError: the keyring can't be read.
     """
     keyring = KeyringFile(Path(settings.keyring_file))
-    names = KeyNames(settings.redis_key_prefix)
-    redis = connect_redis(settings)
-    hot_redis = connect_hot_window(settings, redis)
-    hot_probe = connect_hot_window(settings, redis, timeout=HOT_WINDOW_SECONDS)
     pool = postgres_pool(settings, name="iot-api", size=settings.api_postgres_pool, check=_answers)
     lend = partial(pool.connection, timeout=1)
-    installation = Installation(lend, lambda each: keyring.current().mark(each))
-    watch = watch_redis(redis, installation, settings)
-    hot_watch = None
-    if hot_probe is not redis:
-        hot_watch = watch_hot_window(hot_probe, installation, settings)
-    backlog = Backlog(
-        redis,
-        names,
-        shards=settings.shards,
-        max_bytes=settings.backlog_max_bytes,
-        wait_replicas=settings.redis_wait_replicas,
-        wait_fsync=bool(settings.redis_wait_fsync),
+    stores = Stores(
+        settings,
+        lend,
+        keyring_mark=lambda installation: keyring.current().mark(installation),
+        appends_wait=True,
+        hot_window_watch_seconds=HOT_WINDOW_SECONDS,
     )
+    redis, names, backlog, watch = stores.redis, stores.names, stores.backlog, stores.watch
     compaction = CompactionPlanner(
         pool,
-        CompactionOrders(redis, names),
+        stores.compaction_orders,
         keyring.current,
         hot_window_seconds=settings.hot_window_seconds,
         after_seconds=settings.compaction_after_seconds,
@@ -112,7 +93,7 @@ def build_service(settings: Settings) -> Service:
         VaultRecords(redis, names, pool),
         VaultCache(size=settings.vault_cache_size, seconds=settings.vault_cache_seconds),
         keyring.current,
-        HeldEntries(redis, names),
+        stores.held_entries,
         lambda: backlog.enqueue_once([SWEEP_JOB]),
     )
     vaults = Vaults(
@@ -125,8 +106,8 @@ def build_service(settings: Settings) -> Service:
     )
     return Service(
         settings=settings,
+        stores=stores,
         pool=pool,
-        redis=(redis, hot_redis, hot_probe),
         vaults=vaults,
         vault_keeper=keeper,
         intake=Intake(
@@ -144,13 +125,7 @@ def build_service(settings: Settings) -> Service:
         receipts=Receipts(pool, backlog),
         readings=Readings(
             pool,
-            HotWindow(
-                hot_redis,
-                names,
-                backlog,
-                seconds=settings.hot_window_seconds,
-                usable=(hot_watch or watch).keeps_indexes,
-            ),
+            stores.hot_window,
             shards=settings.shards,
             postgres_now=partial(_postgres_now, pool),
             slots=ReadSlots(settings.api_postgres_pool),
@@ -160,12 +135,12 @@ def build_service(settings: Settings) -> Service:
         readiness=Readiness(
             watch,
             backlog.try_append,
-            installation,
+            stores.installation,
             lend,
-            hot_window=hot_watch,
-            clocks=ClockWatch(redis, lend, max_seconds=settings.clock_skew_max_seconds),
+            hot_window=None if stores.hot_watch is watch else stores.hot_watch,
+            clocks=stores.clocks,
         ),
-        watcher=RedisWatchThread([watch] if hot_watch is None else [watch, hot_watch]),
+        watcher=stores.watcher,
     )
 
 

@@ -1,4 +1,4 @@
-"""`python -m iot_writer`: a writer process."""
+"""`python -m iot_writer`: run a writer process."""
 
 import logging
 import os
@@ -8,17 +8,18 @@ from . import shutdown
 
 
 def main() -> int:
-    """Run until SIGTERM; 2 when a setting is wrong."""
+    """Run until SIGTERM. Return 2 when a setting is wrong."""
     shutdown.install_signal_handlers()
-    # Now, and not above: they take a second, in which a signal would be deadly.
+    # Imported after the handlers are installed: the imports take a second, in which SIGTERM would
+    # kill the process.
     from iot_models.errors import SettingsError  # noqa: PLC0415
     from iot_models.settings import drop_stray_libpq_variables, load_key_names  # noqa: PLC0415
 
     drop_stray_libpq_variables()
     try:
-        os.environ["RQ_KEY_PREFIX"] = load_key_names().rq  # RQ reads it when it is imported
+        os.environ["RQ_KEY_PREFIX"] = load_key_names().rq  # RQ reads it at its import
     except SettingsError as error:
-        return _refuse(error)
+        return _fail(error)
 
     from .health import serve_health  # noqa: PLC0415
     from .rq_worker import work  # noqa: PLC0415
@@ -33,12 +34,12 @@ def main() -> int:
         if settings.writer_metrics_port:
             serve_health(writer.readiness(), settings.metrics_address, settings.writer_metrics_port)
     except SettingsError as error:
-        return _refuse(error)
+        return _fail(error)
     work(writer)
     return 0
 
 
-def _refuse(error: Exception) -> int:
+def _fail(error: Exception) -> int:
     print(f"iot-writer: {error}", file=sys.stderr)
     return 2
 

@@ -1,4 +1,4 @@
-"""What the writer tells monitoring and probes."""
+"""Metrics and probes of the writer."""
 
 from collections.abc import Mapping
 from wsgiref.simple_server import WSGIServer
@@ -8,17 +8,17 @@ from iot_stores.readiness import Readiness
 
 
 def serve_health(readiness: Readiness, address: str, port: int) -> WSGIServer:
-    """Serve `/metrics`, `/healthz`, which knows no dependency, and `/readyz`, which does.
+    """Serve `/metrics`, `/healthz` (independent of the stores) and `/readyz`.
 
     Raises:
-        SettingsError: the port can't be had.
+        SettingsError: the port can't be opened.
     """
     metrics.create_metrics("writer")
 
     def ready() -> tuple[bool, Mapping[str, str]]:
         state = readiness.state()
-        well = readiness.ready(state)
-        return well, {"status": "ready" if well else "not ready", **state}
+        is_ready = readiness.ready(state)
+        return is_ready, {"status": "ready" if is_ready else "not ready", **state}
 
     checks = {"/healthz": lambda: (True, {"status": "ok"}), "/readyz": ready}
     return monitoring.serve("IOT_WRITER_METRICS_PORT", address, port, checks)

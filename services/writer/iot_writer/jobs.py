@@ -1,6 +1,7 @@
-"""The RQ jobs. Each has one fixed id, so that it waits at most once, and is queued by its id alone.
+"""The RQ jobs. Each job has a fixed id, so it waits in the queue at most once.
 
-Whoever can write to Redis can queue these jobs, and no others.
+Only the id is read from Redis. So a program with write access to Redis can queue these jobs, but no
+other code.
 """
 
 import logging
@@ -31,12 +32,12 @@ from .maintenance import lookup_upgrade, retention, sweep
 from .writer import Writer, current
 
 LINGER_SECONDS = 0.025
-"""A writer drains this often at most, so that under load a drain gathers many entries."""
+"""Shortest time between two drains of a writer, so that a drain under load has many entries."""
 JOB_SECONDS = 1.0
-"""For so long one job goes on with the drains that wait: RQ's work on a job costs what a drain
-costs."""
+"""Time for which one job continues with waiting drains. RQ's overhead for a job is as large as a
+drain, so a job for every drain would double the cost."""
 TIMEOUT_SECONDS = 120
-KEEP_FOR_EVER = -1
+KEEP_FOREVER = -1
 
 _log = logging.getLogger(__name__)
 _drained_at = 0.0
@@ -50,8 +51,9 @@ R = TypeVar("R", bound=str | int)
 def _waiting_for_stores(
     consequence: str,
 ) -> Callable[[Callable[P, R]], Callable[P, R | str]]:
-    """Let a job end without an error when a store can't serve, or the database has no fit schema:
-    the sweep or the ticker queues it again. The log tells the `consequence`.
+    """End a job without an error when a store can't serve, or the database has the wrong schema.
+
+    The sweep or the ticker queues the job again. The log shows the `consequence`.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R | str]:
@@ -63,7 +65,7 @@ def _waiting_for_stores(
                 current().drop_postgres()
                 report(_log, consequence, error)
                 return "postgres_away"
-            except SettingsError as error:  # of the database: it has no schema while it is restored
+            except SettingsError as error:  # a database has no schema while it is being restored
                 report(_log, consequence, error)
                 return "postgres_away"
             except RedisError as error:
@@ -79,8 +81,9 @@ def _waiting_for_stores(
 
 @_waiting_for_stores("nothing is drained")
 def drain(shard: int) -> str:
-    """Store what waits in a shard; and then in all whose drains are queued meanwhile, for
-    `JOB_SECONDS`. How it ended for that shard.
+    """Drain a shard and all shards whose drains wait. Return the outcome for the shard.
+
+    The job continues for `JOB_SECONDS` with drains that are queued meanwhile.
     """
     writer = current()
     until = time.monotonic() + JOB_SECONDS
@@ -95,17 +98,18 @@ def drain(shard: int) -> str:
 
 
 def _drain(writer: Writer, shards: Sequence[int]) -> dict[int, str]:
-    """Drain shards once, and queue those again in which entries are left; how it ended for each,
-    and nothing when Redis must not be used. When a store can't serve, the sweep queues the shards
-    again, and what waits, waits in the backlog.
+    """Drain shards once. Queue the drains of shards with entries left. Return the outcomes.
+
+    Return {} when Redis must not be used. When a store can't serve, the entries stay in the
+    backlog, and the sweep queues the drains again.
     """
-    global _drained_at  # noqa: PLW0603 - of this process, as its connection is
+    global _drained_at  # noqa: PLW0603 - one per process, like the connection
     began = time.monotonic()
     try:
         with _counting_failures("iot_drains_total"):
             drained = writer.drain_shards(shards)
     except UnfitRedisError:
-        return {}  # the watch logs why
+        return {}  # the watch has logged the reason
     if drained.left:
         writer.backlog.enqueue_once([names.drain_job(shard) for shard in drained.left])
     for outcome in drained.outcomes.values():
@@ -118,7 +122,7 @@ def _drain(writer: Writer, shards: Sequence[int]) -> dict[int, str]:
 
 @contextmanager
 def _counting_failures(counter: str) -> Iterator[None]:
-    """Count, by its kind, the error with which the work within ends."""
+    """Count an error of the enclosed work by its kind."""
     try:
         yield
     except AWAY:
@@ -141,10 +145,10 @@ def _linger() -> None:
 
 @_waiting_for_stores("nothing is compacted")
 def compact() -> str:
-    """Do one order to merge small segments, and queue the next; while drains are behind, none."""
+    """Execute one compaction order and queue the next. Do nothing while the drains are behind."""
     writer = current()
     if any(age > sweep.STALE_SECONDS for age in writer.backlog.oldest_ages().values()):
-        return "later"  # the sweep queues it again
+        return "later"  # the sweep queues the job again
     with _counting_failures("iot_compactions_total"):
         outcome, left = writer.compaction.run(writer.postgres())
     if left:
@@ -155,8 +159,9 @@ def compact() -> str:
 
 @_waiting_for_stores("the shards are not swept")
 def sweep_shards() -> int:
-    """Queue drains for the shards that were left behind, also by a change of their number, and
-    the compaction that was. Release the entries whose vaults are back.
+    """Repair what was lost: counters, drains, compaction, and entries whose vaults are back.
+
+    A drain is lost when its writer dies, or when the number of shards changes.
     """
     writer = current()
     sweep.recount(writer.counters)
@@ -170,18 +175,18 @@ def sweep_shards() -> int:
     return sweep.sweep(writer.backlog)
 
 
-@_waiting_for_stores("no partitions are made")
+@_waiting_for_stores("no partitions are created")
 def make_partitions() -> int:
-    """Make the partitions of the months to come."""
+    """Create the partitions of the next months."""
     writer = current()
-    made = ensure_months_ahead(writer.postgres(), writer.backlog.now())
+    created = ensure_months_ahead(writer.postgres(), writer.backlog.now())
     _note_success(names.PARTITIONS_JOB)
-    return made
+    return created
 
 
 @_waiting_for_stores("no old readings are deleted")
 def enforce_retention() -> int:
-    """Delete what is older than it may be."""
+    """Delete readings that are older than the retention allows."""
     writer = current()
     days = writer.settings.retention_days
     deleted = retention.enforce(
@@ -193,13 +198,13 @@ def enforce_retention() -> int:
 
 @_waiting_for_stores("no indexes are rebuilt")
 def rebuild_indexes() -> str:
-    """Begin to rebuild the indexes that compaction has thinned out."""
-    return "begun" if current().sparse_indexes.begin() else "goes on"
+    """Start to rebuild the indexes that compaction has left sparse."""
+    return "started" if current().sparse_indexes.start() else "still running"
 
 
 @_waiting_for_stores("the upgrade is not ended")
 def advance_upgrade() -> str:
-    """End an upgrade from the version before when its processes have had the time to end."""
+    """Finish an upgrade from version 0.1 once its processes have had the time to end."""
     writer = current()
     seconds = writer.settings.upgrade_after_seconds
     done = lookup_upgrade.advance(writer.postgres(), after_seconds=seconds)
@@ -230,17 +235,17 @@ def find_job(job_id: str) -> tuple[Function, tuple[int, ...]] | None:
 
 
 class KnownJob(Job):
-    """A job of this module, built from its id.
+    """A job of this module, built from its id. Only the status is read from the job's hash.
 
-    Whoever can write to Redis can write a job's hash, and RQ would import the callbacks and send
-    the webhooks that the hash names. Only the status is read from the hash, and no hash is needed.
+    RQ would import the callbacks and send the webhooks that a hash names, so write access to Redis
+    would run code in the writers.
     """
 
     def __init__(
         self,
         id: str | None = None,  # noqa: A002 - RQ's name
         connection: "Redis | None" = None,
-        serializer: object = None,  # noqa: ARG002 - a pickle from Redis could run anything
+        serializer: object = None,  # noqa: ARG002 - always JSON, because a pickle could run code
     ) -> None:
         """Raise `NoSuchJobError` when `id` is not the id of a job."""
         known = None if id is None else find_job(id)
@@ -252,7 +257,7 @@ class KnownJob(Job):
         self._instance, self._kwargs = None, {}
         self.origin = names.JOB_QUEUE
         self.timeout = TIMEOUT_SECONDS
-        self.result_ttl = self.failure_ttl = KEEP_FOR_EVER
+        self.result_ttl = self.failure_ttl = KEEP_FOREVER
 
     @property
     def func(self) -> Function:
@@ -282,7 +287,7 @@ class KnownJob(Job):
         connection: "Redis",  # noqa: ARG003
         serializer: object = None,  # noqa: ARG003
     ) -> list[Job | None]:
-        """Find none: RQ asks for the jobs that depend on others, and these do not."""
+        """Find none. RQ fetches dependent jobs with this method, and these jobs have none."""
         return [None for _ in job_ids]
 
     def refresh(self) -> None:
@@ -290,14 +295,14 @@ class KnownJob(Job):
         self.restore({b"status": cast("bytes | None", self.connection.hget(self.key, "status"))})
 
     def restore(self, raw_data: Mapping[bytes, bytes | None]) -> None:
-        """Take the status from a job's hash, and nothing else."""
+        """Take only the status from a job's hash."""
         status = (raw_data.get(b"status") or b"").decode(errors="replace")
         known = status in set(JobStatus)
         self._status = JobStatus(status) if known else JobStatus.CREATED
 
 
 def job_queue(client: "Redis", key_names: names.KeyNames) -> Queue:
-    """The queue of all jobs. What it holds is JSON: a pickle from Redis could run anything."""
+    """Return the queue of all jobs. Its serializer is JSON, because a pickle could run code."""
     if key_names.rq != RQ_KEY_PREFIX:
         raise RuntimeError(f"RQ was imported with RQ_KEY_PREFIX={RQ_KEY_PREFIX}")
     return Queue(

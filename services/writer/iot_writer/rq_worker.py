@@ -1,4 +1,4 @@
-"""The RQ worker: runs the jobs in its own process, one after the other."""
+"""The RQ worker. It runs the jobs in its own process, one after the other."""
 
 import logging
 import time
@@ -24,18 +24,20 @@ from .ticker import Ticker
 from .writer import Writer
 
 RESTART_SECONDS = 1.0
+"""Pause before RQ's loop is started again."""
 
 _log = logging.getLogger(__name__)
 
 
 class DrainWorker(SimpleWorker):
-    """Takes jobs from the one queue. SIGTERM lets the job that runs finish, then it stops.
+    """Takes jobs from the only queue. After SIGTERM it finishes the current job and stops.
 
-    It forks no process a job: a drain costs milliseconds, and its connections stay open.
+    The worker forks no process for a job, because a drain takes milliseconds and reuses open
+    connections.
 
-    Of what RQ keeps in Redis for a worker to act on, nothing is acted on: no commands (`shutdown`,
-    `stop-job`), no suspension, no groups, rate limits, retries or dependent jobs. The writer uses
-    none of them, and they would act for whoever can write to Redis.
+    The worker ignores RQ's control data in Redis: commands (`shutdown`, `stop-job`), suspension,
+    groups, rate limits, retries and dependent jobs. The writer uses none of them, and a program
+    with write access to Redis could stop all writers with them.
     """
 
     log_result_lifespan = False
@@ -45,18 +47,18 @@ class DrainWorker(SimpleWorker):
 
     @property
     def dequeue_timeout(self) -> int:
-        """Seconds to wait for a job at a time: a Redis that vanished is found out after these."""
+        """Seconds of one blocking wait for a job. After these, a lost Redis is noticed."""
         return 4
 
     @property
     def connection_timeout(self) -> int:
-        """Seconds after which an answer of Redis is given up."""
+        """Timeout of Redis commands in seconds."""
         return self.dequeue_timeout + 2
 
     def dequeue_job_and_maintain_ttl(
         self, timeout: int | None, max_idle_time: int | None = None
     ) -> "tuple[Job, Queue] | None":
-        """Take a job, unless Redis became another installation's: then RQ's loop ends."""
+        """Take a job. End RQ's loop if Redis now belongs to another installation."""
         try:
             self.watch.require_ours()
         except (UnfitRedisError, *AWAY):
@@ -64,7 +66,7 @@ class DrainWorker(SimpleWorker):
         return super().dequeue_job_and_maintain_ttl(timeout, max_idle_time)
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
-        """Take note that it's over, also if RQ ends its loop for another reason meanwhile."""
+        """Set the shutdown flag too, because RQ's loop may end for another reason first."""
         shutdown.requested.set()
         super().request_stop(signum, frame)  # type: ignore[no-untyped-call]
 
@@ -72,70 +74,70 @@ class DrainWorker(SimpleWorker):
         """Take no commands from Redis."""
 
     def check_for_suspension(self, burst: bool) -> None:
-        """Go on: `rq suspend` would stop every writer, and the backlog would fill up."""
+        """Ignore `rq suspend`, which would stop all writers until the backlog is full."""
 
     def clean_group_registries(self) -> None:
-        """Leave groups alone: there are none."""
+        """Do nothing: there are no groups."""
 
     def clean_registries(self) -> None:
-        """Forget the workers and the executions that have died.
+        """Remove dead workers and their executions.
 
-        RQ's own cleanup restores jobs as plain `Job`, which trusts their hashes. What a writer that
-        died left undone, the sweep queues again.
+        RQ's own cleanup restores jobs as plain `Job`, which trusts their hashes. The sweep queues
+        the jobs of a dead writer again.
         """
         for queue in self.queues:
             worker_registration.clean_worker_registry(queue)
-            self._forget_executions(queue)
+            self._remove_executions(queue)
         self.last_cleaned_at = datetime.now(UTC)  # type: ignore[assignment]
 
-    def _forget_executions(self, queue: Queue) -> None:
+    def _remove_executions(self, queue: Queue) -> None:
         registry, now = queue.started_job_registry.key, time.time()
-        died = cast("list[bytes]", self.connection.zrangebyscore(registry, 0, now))
-        for execution in died:
+        expired = cast("list[bytes]", self.connection.zrangebyscore(registry, 0, now))
+        for execution in expired:
             _log.warning("a writer died while it ran the job %.80r", execution)
         with self.connection.pipeline() as pipeline:
             pipeline.zremrangebyscore(registry, 0, now)
-            # Jobs that were taken from the queue and did not begin. A job that another writer is
-            # about to begin may be forgotten too: it runs all the same.
+            # Jobs that a dead writer took from the queue but did not start. A job that a live
+            # writer is about to start may be removed too: it runs all the same.
             pipeline.delete(queue.intermediate_queue_key)
             pipeline.execute()
 
     def handle_exception(self, job: Job, *exc_info: Any) -> None:
-        """Log why a job failed; a state of Redis as the rest of the writer does."""
+        """Log why a job failed. Log a state of Redis in one line, without a traceback."""
         error = exc_info[1]
         if isinstance(error, RedisError) and state_of(error) is not None:
-            report(_log, "the writer waits for it", error)
+            report(_log, "the writer waits for Redis", error)
         else:
             super().handle_exception(job, *exc_info)
 
     def _install_signal_handlers(self) -> None:
         super()._install_signal_handlers()  # type: ignore[no-untyped-call]
-        if shutdown.requested.is_set():  # while RQ got ready, and ours were the handlers
+        if shutdown.requested.is_set():  # a signal came before RQ installed its handlers
             self._stop_requested = True
 
 
 class _RedisStates(logging.Filter):
-    """Logs a state of Redis as the rest of the writer does: RQ logs a traceback every second."""
+    """Logs a state of Redis in one line, in place of RQ's traceback every second."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether RQ logs a record itself."""
+        """Return whether RQ's own record is logged."""
         raised = record.exc_info[1] if record.exc_info else None
         arguments = record.args if isinstance(record.args, tuple) else ()
         for error in (raised, *arguments):
             if isinstance(error, RedisError) and state_of(error) is not None:
-                report(_log, "the writer waits for it", error)
+                report(_log, "the writer waits for Redis", error)
                 return False
         return True
 
 
 def work(writer: Writer) -> None:
-    """Work until SIGTERM or SIGINT. RQ's loop ends when Redis breaks off; it is begun anew."""
+    """Run jobs until SIGTERM or SIGINT. RQ's loop ends when Redis is lost, and is started again."""
     logging.getLogger("rq").setLevel(logging.WARNING)
     logging.getLogger("rq.worker").addFilter(_RedisStates())
     if writer.keys.current().from_keyring:
         _log.warning(
-            "IOT_KEYRING_FILE holds the whole keyring, more than a writer needs: "
-            "`iot-sensor keys writer` makes a file with a writer's keys alone"
+            "IOT_KEYRING_FILE holds the whole keyring, which is more than a writer needs: create a "
+            "file with the writer keys only (`iot-sensor keys writer`)"
         )
     ticker = Ticker(writer)
     ticker.start()
@@ -146,15 +148,15 @@ def work(writer: Writer) -> None:
                 writer.watch.require_ours()
                 _work_on_jobs(writer)
             except RedisError as error:
-                report(_log, "the writer waits for it", error)
+                report(_log, "the writer waits for Redis", error)
             except AWAY as error:
-                report(_log, "whose Redis is, is not known", error)
+                report(_log, "the owner of Redis is not known", error)
             except UnfitRedisError:
-                pass  # the watch has logged why
-            except StopRequested:  # RQ raises it in its handler, wherever we are then
+                pass  # the watch has logged the reason
+            except StopRequested:  # raised by RQ's signal handler, at any point
                 break
             if not shutdown.requested.wait(RESTART_SECONDS):
-                _relieve(writer)
+                _recover(writer)
         _hand_over(writer)
     finally:
         ticker.stop()
@@ -162,8 +164,10 @@ def work(writer: Writer) -> None:
 
 
 def _hand_over(writer: Writer) -> None:
-    """Queue the drains of all shards in which something waits: to end at once, RQ lets go of a job
-    that it took and did not begin. Others would find that out at the next sweep only.
+    """Queue the drains of all shards with waiting entries, for the other writers.
+
+    When RQ shuts down, it drops a job that it took and did not start. Without this, the sweep would
+    queue that job up to 3 s later.
     """
     try:
         writer.watch.require_ours()
@@ -171,13 +175,13 @@ def _hand_over(writer: Writer) -> None:
             [names.drain_job(shard) for shard in writer.backlog.oldest_ages()]
         )
     except RedisError as error:
-        report(_log, "the sweep queues what waits", error)
+        report(_log, "the drains are left to the sweep", error)
     except (UnfitRedisError, *AWAY) as error:
         _log.debug("no drain is queued: %s", error)
 
 
-def _relieve(writer: Writer) -> None:
-    """A Redis that is full takes no job: drain without one, since that is what makes room."""
+def _recover(writer: Writer) -> None:
+    """Queue a sweep. If Redis is full and takes no jobs, drain without a job to make room."""
     try:
         writer.watch.require_ours()
         writer.backlog.enqueue_once([names.SWEEP_JOB])
@@ -201,7 +205,7 @@ def _drain_directly(writer: Writer) -> None:
 
 
 def _work_on_jobs(writer: Writer) -> None:
-    # A client of its own: RQ sets the timeouts of the one it is given to suit its blocking wait.
+    # RQ gets its own client, because RQ changes the timeouts for its blocking wait.
     with connect_redis(writer.settings) as client:
         worker = DrainWorker(
             [jobs.job_queue(client, writer.names)],

@@ -1,4 +1,4 @@
-"""The database's schema, brought to the version this code knows by alembic."""
+"""Migration of the database schema, by Alembic."""
 
 from collections.abc import Callable
 from importlib import resources
@@ -12,18 +12,19 @@ from alembic.config import Config
 from iot_stores.postgres import OLDEST_REVISION, SCHEMA_REVISION, check_schema, schema_revision
 
 _LOCK = 0x696F74
-"""Two migrations at once would trip over each other; the second waits and finds all done."""
+"""Key of the advisory lock: a second migration waits, and then finds nothing to do."""
 _MIGRATIONS = resources.files(__package__) / "migrations"
 GRANTS = _MIGRATIONS / "grants.sql"
 _DEFINERS = _MIGRATIONS / "definers.sql"
 
-# Another rollout from version 0.1, for example after a rollback: its processes run again.
+# Restarts the waiting time of an upgrade from version 0.1, whose processes may run again after a
+# rollback.
 _RESTART_UPGRADE = (
     "UPDATE vault_lookups SET changed_at = now() WHERE fast_lookups = 'created' RETURNING true"
 )
 
-# Of no revision: a database that stays at `OLDEST_REVISION` needs the id too, and processes of
-# versions before do not mind the table.
+# Not part of a revision: a database that stays at `OLDEST_REVISION` needs the id too, and processes
+# of earlier versions ignore the table.
 _MARK = """
     CREATE TABLE IF NOT EXISTS installation (
         only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
@@ -35,20 +36,19 @@ _MARK = """
 
 
 def migrate(postgres_url: str, revision: str | None = None, *, grant: bool = False) -> None:
-    """Bring the database at a libpq URL to the newest schema; does nothing when it is there.
+    """Migrate the database at a libpq URL to the newest schema, in one transaction.
 
-    A database with vaults of version 0.1 is brought to `OLDEST_REVISION` only, on which processes
-    of that version go on to work; a writer does the rest later (`lookup_upgrade`). Each call gives
-    those processes the whole time again.
+    A database with vaults of version 0.1 is migrated to `OLDEST_REVISION` only, on which processes
+    of that version work. A writer does the rest later (`lookup_upgrade`). Each call restarts the
+    time that these processes have.
 
-    All of it happens in one transaction, or nothing does. A schema one revision ahead is left as
-    it is, since this version works on it: that is how one goes back to it. With `grant` the roles
-    of the API and the writers get their rights on the tables.
+    A schema one revision ahead is not changed, because this version works on it. This allows a
+    rollback by one version. With `grant`, the roles of API and writers get their privileges.
 
-    The first call gives the database the id of an installation, with which Redis is marked.
+    The first call creates the id of the installation, with which Redis is marked.
 
     Raises:
-        SettingsError: the schema is further ahead.
+        SettingsError: the schema is more than one revision ahead.
     """
     engine = sqlalchemy.create_engine(
         "postgresql+psycopg://", creator=_creator(postgres_url), poolclass=sqlalchemy.NullPool
@@ -86,7 +86,7 @@ def _found(connection: sqlalchemy.Connection) -> int:
 
 
 def _is_ahead(connection: sqlalchemy.Connection) -> bool:
-    """Asked with the lock held: a newer version may have migrated while this one waited."""
+    # Called with the lock held: a newer version may have migrated while this one waited.
     if _found(connection) <= int(SCHEMA_REVISION):
         return False
     check_schema(connection.connection.driver_connection)  # type: ignore[arg-type] # psycopg's

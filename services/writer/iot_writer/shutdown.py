@@ -1,6 +1,6 @@
-"""The shutdown flag of a writer process.
+"""The shutdown flag of a writer process: SIGTERM sets it, and loops check it.
 
-Imports little: the signal handlers are installed before everything else is imported.
+This module imports little, because a writer installs the handlers before it imports anything else.
 """
 
 import signal
@@ -10,6 +10,6 @@ requested = Event()
 
 
 def install_signal_handlers() -> None:
-    """Take note of SIGTERM and SIGINT, while RQ's handlers are not in place."""
+    """Set the flag on SIGTERM and SIGINT. While RQ's loop runs, its handlers do that."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: requested.set())

@@ -21,33 +21,37 @@ EVERY_SECONDS = {
     names.UPGRADE_JOB: 60,
 }
 TICK_SECONDS = 1.0
-LOOK_AT_CLOCKS_SECONDS = 10.0
+CLOCK_CHECK_SECONDS = 10.0
 
 _log = logging.getLogger(__name__)
 
 
 class Ticker(threading.Thread):
-    """However many writers there are, each job is queued once in its period."""
+    """Queues each job once in its period, whatever the number of writers."""
 
     def __init__(self, writer: Writer) -> None:
         super().__init__(name="ticker", daemon=True)
         self._writer = writer
         self._stopping = threading.Event()
-        self._look_at_clocks_from = 0.0
+        self._next_clock_check = 0.0
 
     def run(self) -> None:
-        """Tick until stopped. While Redis is away nothing is due."""
+        """Tick until stopped. Queue nothing while Redis is away."""
         while not self._stopping.wait(TICK_SECONDS):
             try:
                 self.tick()
-                self._look_at_clocks()
+                self._check_clocks()
             except RedisError as error:
                 report(_log, "no job is queued", error)
             except (UnfitRedisError, *AWAY) as error:
-                _log.debug("nothing is queued: %s", error)
+                _log.debug("no job is queued: %s", error)
 
     def tick(self) -> None:
-        """Queue what is due, unless Redis is another installation's."""
+        """Queue the jobs that are due.
+
+        Raises:
+            UnfitRedisError: Redis belongs to another installation.
+        """
         self._writer.watch.require_ours()
         keys = [self._writer.names.tick(job) for job in EVERY_SECONDS]
         with self._writer.redis.pipeline(transaction=False) as pipeline:
@@ -56,22 +60,22 @@ class Ticker(threading.Thread):
                 pipeline.get(key)
             (now, _), *queued = pipeline.execute()
         for (job, seconds), key, at in zip(EVERY_SECONDS.items(), keys, queued, strict=True):
-            # Redis keeps the moment at which a key expires. A key that is from the future was set
-            # before Redis's clock stepped back: it would stay for as long as the step was.
+            # Keys expire at a point in time. After Redis's clock was set back, a key would live
+            # longer than its period, by the size of that step.
             stale = at is not None and at.isdigit() and int(at) > now + 1
             if at is not None and not stale:
                 continue
             if self._writer.redis.set(key, now, ex=seconds, nx=not stale):
                 self._writer.backlog.enqueue_once([job])
 
-    def _look_at_clocks(self) -> None:
-        if time.monotonic() < self._look_at_clocks_from:
+    def _check_clocks(self) -> None:
+        if time.monotonic() < self._next_clock_check:
             return
-        self._look_at_clocks_from = time.monotonic() + LOOK_AT_CLOCKS_SECONDS
+        self._next_clock_check = time.monotonic() + CLOCK_CHECK_SECONDS
         self._writer.clocks.check()
         skew = self._writer.clocks.redis_ahead
         metrics.gauge("iot_writer_clock_skew_seconds").set(skew)
 
     def stop(self) -> None:
-        """End the thread, at its next tick at the latest."""
+        """Stop the thread, at its next tick at the latest."""
         self._stopping.set()

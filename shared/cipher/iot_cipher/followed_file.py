@@ -50,7 +50,7 @@ class FollowedFile(Generic[Content]):
         self._content = self._first()
 
     def _first(self) -> Content:
-        text = self._read()
+        text = read_text(self._path, self._variable)
         try:
             return self._parse(text)
         except SettingsError as error:
@@ -68,7 +68,7 @@ class FollowedFile(Generic[Content]):
         try:
             stamp = self._stat()
             if stamp != self._stamp:
-                self._content = self._parse(self._read())
+                self._content = self._parse(read_text(self._path, self._variable))
                 self._stamp = stamp
                 _log.info("the changed %s is in use", self._what)
             self._complaint = ""
@@ -83,14 +83,6 @@ class FollowedFile(Generic[Content]):
         except OSError as error:
             raise SettingsError(f"{self._variable} can't be read: {error.strerror}") from None
         return status.st_mtime_ns, status.st_size, status.st_ino
-
-    def _read(self) -> str:
-        try:
-            return read_text(self._path)
-        except OSError as error:
-            raise SettingsError(f"{self._variable} can't be read: {error.strerror}") from None
-        except UnicodeDecodeError:
-            raise SettingsError(f"{self._variable} can't be read: it is not UTF-8 text") from None
 
 
 def strict_json(text: str) -> Any:

@@ -3,7 +3,6 @@
 import base64
 import hmac
 import json
-import os
 import secrets
 import time
 import uuid
@@ -12,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from iot_models.errors import DecryptionError, SettingsError
+from iot_models.text_files import create_file
 
 from .aead import KEY_BYTES, derive
 from .followed_file import FollowedFile, strict_json
@@ -154,25 +154,8 @@ def new_keyring_text() -> str:
 
 
 def create_keyring_file(path: Path) -> bool:
-    """Write a fresh keyring to `path` (mode 0600) unless there is one; True if it was written.
-
-    All or nothing: an interrupted call leaves no partial file, and of two at once one wins.
-    """
-    if path.exists():
-        return False
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(new_keyring_text())
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(draft, path)
-    except FileExistsError:
-        return False
-    finally:
-        draft.unlink()
-    return True
+    """Write a new keyring to `path` (mode 0600) unless the file exists; return True if written."""
+    return create_file(path, new_keyring_text())
 
 
 class KeyringFile(FollowedFile[Keyring]):

@@ -6,15 +6,13 @@ which the pepper is needed, nor unwrap a vault's data key.
 
 import base64
 import json
-import os
-import secrets
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from iot_models.errors import DecryptionError, SettingsError
-from iot_models.text_files import read_text
+from iot_models.text_files import read_text, replace_file
 
 from .aead import KEY_BYTES
 from .followed_file import FollowedFile, strict_json
@@ -165,35 +163,21 @@ class WriterKeysFile(FollowedFile[WriterKeys]):
 
 
 def write_writer_keys_file(keyring: Path, path: Path) -> bool:
-    """Derive a writer's keys from a keyring file into `path` (mode 0600); False if they are there.
+    """Derive the writer's keys from a keyring file and write them to `path` (mode 0600).
 
-    All or nothing: an interrupted call leaves the file as it was. A file that holds something else
-    is not overwritten, since it may be the keyring.
+    Return False if the file holds these keys already. A file that holds anything else is not
+    overwritten, because that file may be the keyring.
 
     Raises:
         SettingsError: the keyring can't be read or is wrong, or `path` holds something else.
-        OSError: `path` can't be written.
+        OSError: `path` can't be written; the file is as it was.
     """
-    try:
-        text = writer_keys_text(parse_keyring(read_text(keyring)))
-    except OSError as error:
-        raise SettingsError(f"{keyring} can't be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise SettingsError(f"{keyring} can't be read: it is not UTF-8 text") from None
+    text = writer_keys_text(parse_keyring(read_text(keyring)))
     if path.exists():
-        standing = path.read_text(encoding="utf-8", errors="replace")
-        if standing == text:
+        present = path.read_text(encoding="utf-8", errors="replace")
+        if present == text:
             return False
-        if not is_for_writers(standing):
+        if not is_for_writers(present):
             raise SettingsError(f"{path} is not overwritten: it does not hold a writer's keys")
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    try:
-        handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    replace_file(path, text)
     return True

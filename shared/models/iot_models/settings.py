@@ -319,14 +319,7 @@ def _value_of(each: Field[Any], environ: Mapping[str, str]) -> Any:
 def _text_of(each: Field[Any], environ: Mapping[str, str]) -> str | None:
     name = variable(each.name)
     if each.metadata["secret"] and (path := environ.get(f"{name}_FILE", "").strip()):
-        try:
-            return read_line(Path(path))
-        except OSError as error:
-            raise SettingsError(f"{name}_FILE can't be read: {error.strerror}") from None
-        except UnicodeDecodeError:
-            raise SettingsError(f"{name}_FILE can't be read: it is not UTF-8 text") from None
-        except ValueError:
-            raise SettingsError(f"{name}_FILE holds more than one line") from None
+        return read_line(Path(path), f"{name}_FILE")
     text = environ.get(name)
     # A file of variables with CRLF leaves a CR in each.
     return None if text is None else text.rstrip("\r\n")

@@ -1,28 +1,108 @@
-"""Small text files that people write: URLs, tokens, passwords, keyrings."""
+"""Small text files that hold secrets and settings: keyrings, tokens, passwords, URLs."""
 
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from .errors import SettingsError
 
 BYTE_ORDER_MARK = "\ufeff"
 
 
-def read_text(path: Path) -> str:
-    """Read UTF-8 text, without the byte order mark that editors on Windows put first.
+class MissingFileError(SettingsError):
+    """A file does not exist."""
+
+
+def read_text(path: Path, name: str | None = None) -> str:
+    """Read a UTF-8 file. Drop the byte order mark that editors on Windows write.
+
+    Error messages call the file `name`, by default its path.
 
     Raises:
-        OSError: the file can't be read.
-        UnicodeDecodeError: it is not UTF-8.
+        MissingFileError: the file does not exist.
+        SettingsError: the file can't be read, or is not UTF-8.
     """
-    return path.read_text(encoding="utf-8-sig")
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise MissingFileError(f"{name or path} can't be read: {error.strerror}") from None
+    except OSError as error:
+        raise SettingsError(f"{name or path} can't be read: {error.strerror}") from None
+    except UnicodeDecodeError:  # its message would repeat a part of the secret
+        raise SettingsError(f"{name or path} can't be read: it is not UTF-8 text") from None
 
 
-def read_line(path: Path) -> str:
-    """Read the one line of a file, without spaces and line breaks around it; empty for none.
+def read_line(path: Path, name: str | None = None) -> str:
+    """Read the only line of a file, without surrounding white space; return "" for an empty file.
 
     Raises:
-        OSError, UnicodeDecodeError: as `read_text`.
-        ValueError: the file has more than one line.
+        SettingsError: the file can't be read, or has more than one line.
     """
-    text = read_text(path).strip()
+    text = read_text(path, name).strip()
     if len(text.splitlines()) > 1:
-        raise ValueError("more than one line")
+        raise SettingsError(f"{name or path} holds more than one line")
     return text
+
+
+def replace_file(
+    path: Path, text: str, *, mode: int = 0o600, keep_mode_and_owner: bool = False
+) -> None:
+    """Write a file as a whole: readers, also after a crash, see the old text or the new text.
+
+    With `keep_mode_and_owner`, an existing file keeps its mode and its owner.
+
+    Raises:
+        OSError: the file can't be written; it is as it was.
+    """
+    with _draft(path, text, mode, keep_mode_and_owner=keep_mode_and_owner) as draft:
+        draft.replace(path)
+
+
+def create_file(path: Path, text: str, *, mode: int = 0o600) -> bool:
+    """Write a new file as a whole. Return False if the file exists, which then stays as it is.
+
+    If two processes call this at once, one of them gets True.
+
+    Raises:
+        OSError: the file can't be written.
+    """
+    if path.exists():
+        return False
+    with _draft(path, text, mode) as draft:
+        try:
+            os.link(draft, path)
+        except FileExistsError:
+            return False
+    return True
+
+
+@contextmanager
+def _draft(
+    path: Path, text: str, mode: int, *, keep_mode_and_owner: bool = False
+) -> Iterator[Path]:
+    """Write the text to a temporary file in the same folder; delete it afterwards."""
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            if keep_mode_and_owner:
+                _copy_mode_and_owner(path, file.fileno())
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())  # before the rename, or a crash could leave an empty file
+        yield draft
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _copy_mode_and_owner(path: Path, descriptor: int) -> None:
+    try:
+        old = path.stat()
+    except FileNotFoundError:
+        return
+    new = os.fstat(descriptor)
+    if (old.st_uid, old.st_gid) != (new.st_uid, new.st_gid):
+        os.fchown(descriptor, old.st_uid, old.st_gid)
+    os.fchmod(descriptor, old.st_mode & 0o777)

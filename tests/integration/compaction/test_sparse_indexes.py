@@ -85,13 +85,13 @@ def test_the_job_begins_and_waits_for_nobody(
     before = _pages(thinned_out)
     with psycopg.connect(postgres_url) as reader:
         reader.execute("SELECT count(*) FROM segments")
-        assert jobs.rebuild_indexes() == "begun"
-        assert jobs.rebuild_indexes() == "goes on"
+        assert jobs.rebuild_indexes() == "started"
+        assert jobs.rebuild_indexes() == "still running"
         thinned_out.store(PASSWORD, each_second(noon(2), 3))  # drains go on
         assert len(thinned_out.readings(PASSWORD)) == 6003
     writer.sparse_indexes.wait(30)
     assert _pages(thinned_out) < before / 3
-    assert jobs.rebuild_indexes() == "begun"
+    assert jobs.rebuild_indexes() == "started"
     writer.sparse_indexes.wait(30)
 
 
@@ -103,6 +103,6 @@ def test_postgres_away_is_only_told(
 
     monkeypatch.setattr(writer.sparse_indexes, "_connect", away)
     with caplog.at_level(logging.WARNING):
-        assert writer.sparse_indexes.begin()
+        assert writer.sparse_indexes.start()
         writer.sparse_indexes.wait(30)
     assert "sparse indexes are not rebuilt: gone" in caplog.text

@@ -242,12 +242,12 @@ def test_it_ends_at_once_while_the_service_does_not_answer(fly: Fly, stack: Stac
     bird.reach("sent_total", 1)
     for process in stack.writers:
         process.kill()
-    stack.api.send_signal(signal.SIGSTOP)
+    stack.api.kill(signal.SIGSTOP)
     try:
         time.sleep(0.5)
         bird.end()
     finally:
-        stack.api.send_signal(signal.SIGCONT)
+        stack.api.kill(signal.SIGCONT)
 
 
 def test_a_port_that_is_taken(stack: Stack, start: Start) -> None:

@@ -1,7 +1,6 @@
 """Redis or Postgres goes away under a running writer and comes back: it goes on by itself."""
 
 import os
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ import pytest
 
 from integration.writer.sending import Sender, sending
 from iot_models.settings import load
+from iot_tools.local.child import Child
 from iot_tools.local.postgres_server import PostgresServer
 from iot_tools.local.redis_server import RedisServer
 from iot_writer.schema import migrate
@@ -30,7 +30,7 @@ class Service:
     sender: Sender
 
     @property
-    def writer(self) -> "subprocess.Popen[bytes]":
+    def writer(self) -> Child:
         (writer,) = self.stack.writers
         return writer
 

@@ -2,7 +2,6 @@
 
 import random
 import signal
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -14,6 +13,7 @@ from redis import Redis
 from integration.writer.sending import Sender
 from iot_stores import history, ledger
 from iot_stores.postgres import Connection
+from iot_tools.local.child import Child
 from iot_writer.drain.drain import DrainOutcome
 from iot_writer.maintenance.partitions import ensure_months_ahead
 from iot_writer.writer import Writer
@@ -76,14 +76,14 @@ class Scene:
         row = self.connection.execute(cast("Any", statement)).fetchone()
         return cast("tuple[int]", row)[0]
 
-    def kill_before_commit(self, writer: "subprocess.Popen[bytes]") -> None:
+    def kill_before_commit(self, writer: Child) -> None:
         with self.connection.transaction():
             self.connection.execute("LOCK TABLE segments IN SHARE MODE")
             self.arrive_until(lambda: self.number(_WAITING_FOR_LOCK) > 0, "a drain held up")
             _kill(writer)
             self.seen["not committed"] += 1
 
-    def kill_after_commit(self, writer: "subprocess.Popen[bytes]") -> None:
+    def kill_after_commit(self, writer: Child) -> None:
         redis = self.sender.redis
         with self.connection.transaction():
             self.connection.execute("LOCK TABLE segments IN SHARE MODE")
@@ -97,12 +97,12 @@ class Scene:
         finally:
             redis.execute_command("CLIENT", "UNPAUSE")  # type: ignore[no-untyped-call]
 
-    def kill_at_some_time(self, writer: "subprocess.Popen[bytes]") -> None:
+    def kill_at_some_time(self, writer: Child) -> None:
         enough = self.number(_STORED) + self.random.randint(1, 4000)
         self.arrive_until(lambda: self.number(_STORED) >= enough, "more readings stored")
         _kill(writer)
 
-    def kill(self, writer: "subprocess.Popen[bytes]", number: int) -> None:
+    def kill(self, writer: Child, number: int) -> None:
         """The n-th kill of a run."""
         ways = (self.kill_before_commit, self.kill_after_commit, self.kill_at_some_time)
         ways[number % len(ways)](writer)
@@ -123,7 +123,7 @@ def _pause_writes(redis: "Redis") -> None:
     redis.execute_command("CLIENT", "PAUSE", 60_000, "WRITE")  # type: ignore[no-untyped-call]
 
 
-def _kill(process: "subprocess.Popen[bytes]") -> None:
+def _kill(process: Child) -> None:
     assert process.poll() is None, "the writer ended by itself"
     process.kill()
     process.wait()
@@ -173,13 +173,13 @@ def test_a_writer_that_hangs_in_a_drain_loses_its_shards(scene: Scene) -> None:
     with scene.connection.transaction():
         scene.connection.execute("LOCK TABLE ingest_sessions IN SHARE MODE")
         scene.arrive_until(lambda: scene.number(_WAITING_FOR_LOCK) == 1, "a drain held up")
-        hanging.send_signal(signal.SIGSTOP)
+        hanging.kill(signal.SIGSTOP)
     try:
         scene.stack.start_writer()
         scene.taken_up()
         scene.sender.check_all()
     finally:
-        hanging.send_signal(signal.SIGCONT)
+        hanging.kill(signal.SIGCONT)
     for password in PASSWORDS:
         scene.sender.send(password, 3)
     scene.taken_up()

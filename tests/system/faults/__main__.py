@@ -3,12 +3,12 @@
 import argparse
 import re
 import shutil
-import signal
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+from iot_tools.cli.shutdown_signals import ShutdownRequested, ShutdownSignals
 from iot_tools.local import orphans
 from system.faults.kinds import KINDS
 from system.faults.plan import EVERY_SECONDS
@@ -26,15 +26,17 @@ def main() -> int:
     print(again, flush=True)
     folder = Path(tempfile.mkdtemp(prefix="iot-faults-"))
     orphans.adopt()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
     began = time.monotonic()
     failed = True
     try:
-        outcome = Run(options, folder).run()
+        with ShutdownSignals(interrupt=True):
+            outcome = Run(options, folder).run()
         show(outcome)
         problems = outcome.problems()
         failed = bool(problems)
         print("\n".join(f"FAILED  {each}" for each in problems))
+    except ShutdownRequested as request:
+        sys.exit(f"ended by {request}")
     finally:
         orphans.end_all()
         print(f"seed {options.seed}, {time.monotonic() - began:.0f} s: ", end="")

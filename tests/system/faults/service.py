@@ -1,9 +1,7 @@
 """The service under test: its real processes, each kept alive, and a network that can be bad."""
 
-import os
 import shutil
 import signal
-import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
@@ -14,7 +12,8 @@ import psycopg
 from redis import Redis
 
 from iot_cipher.keyring import create_keyring_file
-from iot_tools.local.child import Child, Program, wait_until
+from iot_tools.local.child import Child, wait_until
+from iot_tools.local.launcher import Launcher, environment_with
 from iot_tools.local.ports import free_port
 from iot_writer.schema import migrate
 from support.shifted_clock import ShiftedClock
@@ -30,8 +29,6 @@ API_WORKERS = 2
 WRITERS = 2
 SHARDS = 8
 _SECOND_DATABASE = "second_release"
-_GUNICORN = ["gunicorn", "--config", "python:iot_api.gunicorn_conf", "iot_api.wsgi:app"]
-_WRITER = ["iot_writer"]
 _NOTICE_SECONDS = 15.0
 
 
@@ -65,12 +62,13 @@ class Service:
         migrate(self.second_postgres_url)
         self.clocks: dict[str, ShiftedClock] = {}
         """By the names of the processes; empty where no clock can be wrong."""
-        environment = self._environment(folder / "keyring.json")
+        launcher = Launcher(self._environment(folder / "keyring.json"), folder)
         self.writers = [
-            keep(stack, name, self._child(name, _WRITER, environment))
+            keep(stack, name, launcher.writer(name=name, variables=self._clock(name)))
             for name in (f"writer-{number}" for number in range(WRITERS))
         ]
-        self.api = keep(stack, "api", self._child("api", _GUNICORN, environment))
+        api = launcher.api(ready=self._has_all_workers, variables=self._clock("api"))
+        self.api = keep(stack, "api", api)
 
     @property
     def redis(self) -> Keeper:
@@ -141,47 +139,45 @@ class Service:
         }
         url = self.second_postgres_url
         environment["IOT_POSTGRES_URL"] = _through(self.to_postgres, url)
-        api = self._child("second-api", _GUNICORN, environment)
-        return api, self._child("second-writer", _WRITER, environment), port
+        launcher = Launcher(environment, self.folder)
+        api = launcher.api(name="second-api", variables=self._clock("second-api"))
+        writer = launcher.writer(name="second-writer", variables=self._clock("second-writer"))
+        return api, writer, port
 
     def _keep_tables_on(self, disk: SmallDisk) -> None:
         with self.direct_postgres() as connection:
             connection.execute(f"CREATE TABLESPACE small LOCATION '{disk.tables}'".encode())
             connection.execute("ALTER DATABASE postgres SET default_tablespace = small")
 
-    def _child(self, name: str, module: list[str], environment: dict[str, str]) -> Child:
-        if can_shift_clocks():
-            clock = self.clocks[name] = ShiftedClock(self.folder / f"{name}.clock")
-            environment = environment | clock.environment
-        program = Program(
-            name=name,
-            arguments=[sys.executable, "-m", *module],
-            environment=environment,
-            log=self.folder / f"{name}.log",
-            stop_seconds=15,
-        )
-        if name == "api":
-            return Child(program, ready=lambda: len(api_workers(self.api.part.pid)) >= API_WORKERS)
-        return Child(program)
+    def _clock(self, name: str) -> dict[str, str]:
+        """Return the variables that let a fault shift the clock of a process."""
+        if not can_shift_clocks():
+            return {}
+        clock = self.clocks[name] = ShiftedClock(self.folder / f"{name}.clock")
+        return clock.environment
+
+    def _has_all_workers(self) -> bool:
+        return len(api_workers(self.api.part.pid)) >= API_WORKERS
 
     def _environment(self, keyring: Path) -> dict[str, str]:
         if not keyring.exists():
             create_keyring_file(keyring)
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("IOT_")}
-        return kept | {
-            "IOT_REDIS_URL": _through(self.to_redis, self.redis_url),
-            "IOT_POSTGRES_URL": _through(self.to_postgres, self.postgres_url),
-            "IOT_KEYRING_FILE": str(keyring),
-            "IOT_BIND": f"127.0.0.1:{self.port}",
-            "IOT_SHARDS": str(SHARDS),
-            "IOT_API_WORKERS": str(API_WORKERS),
-            "IOT_API_METRICS_PORT": "0",
-            "IOT_WRITER_METRICS_PORT": "0",
-            # scrypt at its least: its cost is not what is tested here.
-            "IOT_SCRYPT_LOG2_N": "10",
-            # Devices share the address of loopback, and none of them guesses.
-            "IOT_GUESS_LIMIT": "0",
-        }
+        return environment_with(
+            {
+                "IOT_REDIS_URL": _through(self.to_redis, self.redis_url),
+                "IOT_POSTGRES_URL": _through(self.to_postgres, self.postgres_url),
+                "IOT_KEYRING_FILE": str(keyring),
+                "IOT_BIND": f"127.0.0.1:{self.port}",
+                "IOT_SHARDS": str(SHARDS),
+                "IOT_API_WORKERS": str(API_WORKERS),
+                "IOT_API_METRICS_PORT": "0",
+                "IOT_WRITER_METRICS_PORT": "0",
+                # scrypt at its least: its cost is not what is tested here.
+                "IOT_SCRYPT_LOG2_N": "10",
+                # Devices share the address of loopback, and none of them guesses.
+                "IOT_GUESS_LIMIT": "0",
+            }
+        )
 
 
 def _through(proxy: Proxy, url: str) -> str:

@@ -36,7 +36,7 @@ def narrow(environment: dict[str, str], tmp_path: Path) -> Iterator[Stack]:
         yield stack
     finally:
         for writer in stack.writers:
-            writer.send_signal(signal.SIGCONT)
+            writer.kill(signal.SIGCONT)
         stack.stop()
 
 

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 from iot_models.settings import Settings
 from iot_stores.backlog import Backlog
 from iot_stores.redis_client import connect_redis
+from iot_tools.local.child import Child
 from support.keys import KEYS
 from support.stack import Stack
 from support.waiting import wait_until
@@ -38,7 +38,7 @@ def second(environment: dict[str, str], tmp_path: Path) -> Iterator[Stack]:
         made.stop()
 
 
-def end(process: "subprocess.Popen[bytes] | None") -> float:
+def end(process: Child | None) -> float:
     """Ask a process to end; the seconds it took."""
     assert process is not None
     began = time.monotonic()

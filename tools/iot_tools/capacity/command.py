@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable, Sequence
 
 from iot_models.errors import SettingsError
-from iot_tools.cli.dead_letters import Subparsers
+from iot_tools.cli.option_types import Subparsers
 
 from .costs import described
 from .model import Capacity, Demand, Limit, Need

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from iot_models import metrics, monitoring, settings
 from iot_models.errors import SettingsError
 from iot_sensor_client import Client, ClientError, RetryPolicy
-from iot_tools.cli.signals import EndedError, ended_by_signals
+from iot_tools.cli.shutdown_signals import ShutdownRequested, ShutdownSignals
 
 from .watched_readings import WatchedReadings
 
@@ -186,13 +186,13 @@ class Canary:
 def run(canary: Canary, port: int) -> int:
     """Run until SIGTERM or SIGINT, with /metrics and /healthz on a port unless it is 0."""
     try:
-        with ended_by_signals():
+        with ShutdownSignals(interrupt=True):
             if port:
                 address = settings.load_one("metrics_address")
                 monitoring.serve("--metrics-port", address, port, {"/healthz": canary.health})
             canary.run()
-    except EndedError as ended:
-        _log.info("ends: %s", ended)
+    except ShutdownRequested as request:
+        _log.info("ends: %s", request)
     return 0
 
 

@@ -2,7 +2,6 @@
 
 import json
 import secrets
-import signal
 import threading
 import time
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from urllib.parse import urlsplit
 
 from iot_models.errors import SettingsError
 from iot_sensor_client import Client, NoResponseError
+from iot_tools.cli.shutdown_signals import ShutdownSignals
 
 from .soak_device import Account, SoakDevice
 
@@ -96,11 +96,12 @@ def run(soak: Soak) -> int:
     With `strict`, a single failed or refused request fails the run. SIGTERM and SIGINT end the load
     early; the readings are read back all the same.
     """
+    with ShutdownSignals() as signals:
+        return _run(soak, signals)
+
+
+def _run(soak: Soak, signals: ShutdownSignals) -> int:
     stop = threading.Event()
-    signals: list[int] = []
-    for number in (signal.SIGTERM, signal.SIGINT):
-        # A list, no event: the signal may interrupt code that holds the lock of the event.
-        signal.signal(number, lambda number, _: signals.append(number))
     devices = soak.make_devices()
     soak.wait_for_service()
     began = time.monotonic()
@@ -151,17 +152,17 @@ def make_report(accounts: Sequence[Account], *, seconds: float, strict: bool) ->
     return report
 
 
-def _report_progress(soak: Soak, devices: Sequence[SoakDevice], signals: list[int]) -> None:
+def _report_progress(soak: Soak, devices: Sequence[SoakDevice], signals: ShutdownSignals) -> None:
     """Print the sums once a second until the load ends."""
     deadline = time.monotonic() + soak.seconds
     print_at = 0.0
-    while not signals and time.monotonic() < deadline and not _end_requested(soak.until):
+    while not signals.requested and time.monotonic() < deadline and not _end_requested(soak.until):
         if time.monotonic() >= print_at:
             print_at = time.monotonic() + _PROGRESS_SECONDS
             accounts = [device.account for device in devices]
             least = min(len(account.acknowledged) for account in accounts)
             _print({"progress": {**_sums(accounts), "least": least}})
-        time.sleep(_TICK_SECONDS)
+        signals.pause(_TICK_SECONDS)
 
 
 def _end_requested(until: Path | None) -> bool:

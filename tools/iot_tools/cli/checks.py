@@ -1,70 +1,108 @@
 """The arguments of `iot-sensor probe`, `iot-sensor canary` and `iot-sensor soak`."""
 
 import argparse
-import math
 import secrets
 from pathlib import Path
 
 from iot_models.errors import SettingsError
-from iot_models.text_files import read_text
 
-from .dead_letters import Subparsers
-from .token_option import add_token, token_of
-
-
-def seconds(text: str) -> float:
-    """A time that an option gives."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value <= 86_400:
-        raise argparse.ArgumentTypeError(f"must be seconds from 0 to 86400, not {text!r}")
-    return value
+from .option_types import Subparsers, interval, port, seconds
+from .token_option import add_token, read_secret, token_of
 
 
 def add_probe(commands: "Subparsers[argparse.ArgumentParser]") -> None:
     """Add `probe` to the command."""
-    parser = commands.add_parser("probe", help="send a reading, read it back, compare")
+    parser = commands.add_parser("probe", help="send a reading, read it back and compare")
     _add_service(parser)
-    parser.add_argument("--timeout", type=seconds, default=60.0, help="in seconds (default 60)")
+    parser.add_argument(
+        "--timeout",
+        type=seconds,
+        default=60.0,
+        metavar="SECONDS",
+        help="time for the whole probe (default 60)",
+    )
     parser.set_defaults(command=_probe)
 
 
 def add_canary(commands: "Subparsers[argparse.ArgumentParser]") -> None:
     """Add `canary` to the command."""
-    parser = commands.add_parser("canary", help="send readings for ever, count those that are lost")
+    parser = commands.add_parser(
+        "canary", help="send readings around the clock and count lost ones"
+    )
     _add_service(parser)
-    parser.add_argument("--every", type=_pause, default=30.0, help="in seconds (default 30)")
-    parser.add_argument("--grace", type=seconds, default=60.0, metavar="SECONDS",
-                        help="after which a reading that can't be read is lost (default 60)"
-                        )  # fmt: skip
-    parser.add_argument("--metrics-port", type=_port, default=9102,
-                        help="of /metrics and /healthz; 0: none (default 9102)")  # fmt: skip
+    parser.add_argument(
+        "--every",
+        type=interval,
+        default=30.0,
+        metavar="SECONDS",
+        help="time between two readings (default 30)",
+    )
+    parser.add_argument(
+        "--grace",
+        type=seconds,
+        default=60.0,
+        metavar="SECONDS",
+        help="time until an unreadable reading counts as lost (default 60)",
+    )
+    parser.add_argument(
+        "--metrics-port",
+        type=port,
+        default=9102,
+        help="port of /metrics and /healthz; 0: none (default 9102)",
+    )
     parser.set_defaults(command=_canary)
 
 
 def add_soak(commands: "Subparsers[argparse.ArgumentParser]") -> None:
     """Add `soak` to the command."""
-    parser = commands.add_parser("soak", help="send load, count what fails, read all of it back")
+    parser = commands.add_parser(
+        "soak", help="send load, count failures and read all readings back"
+    )
     _add_service(parser)
-    parser.add_argument("--devices", type=int, default=4, help="how many (default 4)")
-    parser.add_argument("--rate", type=float, default=20.0, help="readings/s of each (default 20)")
-    parser.add_argument("--seconds", type=seconds, default=60.0, help="of load (default 60)")
-    parser.add_argument("--until", type=Path, metavar="FILE",
-                        help="end the load earlier: when something stands in it")  # fmt: skip
-    parser.add_argument("--verify", type=seconds, default=120.0, metavar="SECONDS",
-                        help="for all to be stored and read (default 120)")  # fmt: skip
-    parser.add_argument("--timeout", type=seconds, default=30.0, help="of a request (default 30)")
-    parser.add_argument("--allow-failures", action="store_true",
-                        help="requests may fail; readings may still not")  # fmt: skip
+    parser.add_argument("--devices", type=int, default=4, help="number of devices (default 4)")
+    parser.add_argument(
+        "--rate", type=float, default=20.0, help="readings/s of each device (default 20)"
+    )
+    parser.add_argument(
+        "--seconds", type=seconds, default=60.0, help="duration of the load (default 60)"
+    )
+    parser.add_argument(
+        "--until",
+        type=Path,
+        metavar="FILE",
+        help="end the load early, as soon as this file is not empty",
+    )
+    parser.add_argument(
+        "--verify",
+        type=seconds,
+        default=120.0,
+        metavar="SECONDS",
+        help="time to store and read all readings (default 120)",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=seconds,
+        default=30.0,
+        help="timeout of one request in seconds (default 30)",
+    )
+    parser.add_argument(
+        "--allow-failures",
+        action="store_true",
+        help="tolerate failed requests; acknowledged readings must not be lost",
+    )
     parser.set_defaults(command=_soak)
 
 
 def _add_service(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--url", required=True, help="of the service, such as http://host:5000")
+    parser.add_argument(
+        "--url", required=True, help="URL of the service, for example http://host:5000"
+    )
     add_token(parser)
-    parser.add_argument("--password-file", type=Path, help="to store under; default: a random one")
+    parser.add_argument(
+        "--password-file",
+        type=Path,
+        help="file with the password of the vault; default: a random password",
+    )
 
 
 def _probe(parsed: argparse.Namespace) -> int:
@@ -76,7 +114,7 @@ def _probe(parsed: argparse.Namespace) -> int:
     except ValueError as error:
         raise SettingsError(f"--url is {error}") from None
     took = probe.run()
-    print(f"{parsed.url}: a reading came back unaltered, {took:.2f} s after it was acknowledged")
+    print(f"{parsed.url}: the reading came back unchanged {took:.2f} s after the acknowledgement")
     return 0
 
 
@@ -94,7 +132,7 @@ def _canary(parsed: argparse.Namespace) -> int:
         )
     except ValueError as error:
         raise SettingsError(f"--url is {error}") from None
-    token_of(parsed)  # what is wrong with it now is told now
+    token_of(parsed)  # fail at startup when the token is invalid
     return run(canary, parsed.metrics_port)
 
 
@@ -114,27 +152,4 @@ def _soak(parsed: argparse.Namespace) -> int:
 
 def _password_of(parsed: argparse.Namespace) -> str:
     path: Path | None = parsed.password_file
-    if path is None:
-        return secrets.token_urlsafe(24)
-    try:
-        password = read_text(path).strip()
-    except OSError as error:
-        raise SettingsError(f"{path} can't be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise SettingsError(f"{path} can't be read: it is not UTF-8 text") from None
-    if not password:
-        raise SettingsError(f"{path} holds no password")
-    return password
-
-
-def _pause(text: str) -> float:
-    value = seconds(text)
-    if value < 0.1:
-        raise argparse.ArgumentTypeError(f"must be seconds from 0.1 to 86400, not {text!r}")
-    return value
-
-
-def _port(text: str) -> int:
-    if not text.isdigit() or int(text) > 65_535:
-        raise argparse.ArgumentTypeError(f"must be a port, not {text!r}")
-    return int(text)
+    return secrets.token_urlsafe(24) if path is None else read_secret(path, "password")

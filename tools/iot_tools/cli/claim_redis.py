@@ -1,61 +1,38 @@
-"""`iot-sensor claim-redis`: mark Redis as this installation's, whosever it was."""
+"""`iot-sensor claim-redis`: mark Redis as belonging to this installation, whatever its mark is."""
 
 import argparse
-from contextlib import nullcontext
-from pathlib import Path
 
 from redis import Redis
 
-from iot_cipher.writer_keys import WriterKeysFile
 from iot_models.names import KeyNames
-from iot_models.settings import load
-from iot_stores.audit import AuditLog
-from iot_stores.installation import Installation
-from iot_stores.postgres import connect_postgres
-from iot_stores.redis_client import connect_hot_window, connect_redis
 
-from .dead_letters import Subparsers
-from .store_errors import naming_states
+from .option_types import Subparsers
+from .stores import open_stores
 
 
 def add_claim(commands: "Subparsers[argparse.ArgumentParser]") -> None:
     """Add `claim-redis` to the command."""
     parser = commands.add_parser(
         "claim-redis",
-        help="mark Redis as belonging to this database: after a restore, not beside another "
-        "release that uses it",
+        help="mark Redis as belonging to this database; use it after a restore, never while "
+        "another release uses that Redis",
     )
     parser.set_defaults(command=_claim)
 
 
-def _claim(parsed: argparse.Namespace) -> int:  # noqa: ARG001 -- as every command
-    settings = load()
-    names = KeyNames(settings.redis_key_prefix)
-    keys = WriterKeysFile(Path(settings.keyring_file))
-    redis = connect_redis(settings)
-    hot_redis = connect_hot_window(settings, redis)
-    try:
-        with (
-            naming_states(),
-            connect_postgres(settings, name="iot-sensor claim-redis") as connection,
-        ):
-            installation = Installation(lambda: nullcontext(connection))
-            ours = str(installation.get_id())
-            for client in dict.fromkeys((redis, hot_redis)):
-                before = _owner(client, names)
-                AuditLog(keys.current).record(
-                    connection, f"a Redis of {before or 'nobody'} is marked as that of {ours}"
-                )
-                # The API marks it with its keyring again.
-                client.set(names.owner, ours)
-                client.set(names.owner_keyring, "")
-                print(f"Redis belonged to {before or 'nobody'}; it belongs to {ours} now")
-    finally:
-        redis.close()
-        hot_redis.close()
+def _claim(parsed: argparse.Namespace) -> int:  # noqa: ARG001 -- the signature of all commands
+    with open_stores("claim-redis") as stores:
+        installation = str(stores.installation.get_id())
+        for client in dict.fromkeys((stores.redis, stores.hot_redis)):
+            owner = _owner(client, stores.names)
+            stores.audit(f"a Redis of {owner or 'nobody'} is marked as that of {installation}")
+            # An API process writes the mark of its keyring again.
+            client.set(stores.names.owner, installation)
+            client.set(stores.names.owner_keyring, "")
+            print(f"Redis belonged to {owner or 'nobody'}; it belongs to {installation} now")
     return 0
 
 
 def _owner(client: "Redis", names: KeyNames) -> str:
-    held = client.get(names.owner)
-    return held.decode(errors="replace") if isinstance(held, bytes) else ""
+    mark = client.get(names.owner)
+    return mark.decode(errors="replace") if isinstance(mark, bytes) else ""

@@ -11,10 +11,11 @@ from iot_models.errors import IotError, SettingsError
 from iot_tools.capacity.command import add_capacity
 from iot_tools.cluster.arguments import add_secrets
 
-from .checks import add_canary, add_probe, add_soak, seconds
+from .checks import add_canary, add_probe, add_soak
 from .claim_redis import add_claim
-from .dead_letters import Subparsers, add_dead
+from .dead_letters import add_dead
 from .held_entries import add_held
+from .option_types import Subparsers, positive_integer, rate, seconds
 from .token_option import add_token, token_of
 from .tokens import add_tokens
 
@@ -22,7 +23,10 @@ Command = Callable[[argparse.Namespace], int]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one subcommand; 2 for what the caller got wrong, with one sentence on stderr."""
+    """Run one subcommand. Return 2 when a setting or an option is wrong, 1 for other errors.
+
+    An error is reported as one line on stderr.
+    """
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(asctime)s %(message)s")
     settings.drop_stray_libpq_variables()
     parsed = _parser().parse_args(arguments)
@@ -38,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="iot-sensor", description="Collects sensor readings.")
+    parser = argparse.ArgumentParser(prog="iot-sensor", description="Operate the sensor service.")
     commands = parser.add_subparsers(required=True, metavar="command")
     for add in (
         _add_run,
@@ -62,16 +66,22 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_run(commands: "Subparsers[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser("run", help="run the whole service on this machine (make run)")
-    parser.add_argument("--port", default="5000", help="of the API (PORT; default 5000)")
-    parser.add_argument("--data-dir", default=".local", help="DATA_DIR; default .local")
-    parser.add_argument("--devices", default="1", help="simulated devices (DEVICES; default 1)")
-    parser.add_argument("--tls", default="0", help="1: https, with a certificate of its own (TLS)")
+    parser.add_argument("--port", default="5000", help="port of the API (PORT; default 5000)")
+    parser.add_argument(
+        "--data-dir", default=".local", help="directory of all data (DATA_DIR; default .local)"
+    )
+    parser.add_argument(
+        "--devices", default="1", help="number of simulated devices (DEVICES; default 1)"
+    )
+    parser.add_argument(
+        "--tls", default="0", help="1: serve https with a self-signed certificate (TLS; default 0)"
+    )
     parser.add_argument("--started", default="", help=argparse.SUPPRESS)
     parser.set_defaults(command=_run)
 
 
 def _run(parsed: argparse.Namespace) -> int:
-    from iot_tools.local import options, run  # noqa: PLC0415 -- needs the servers' packages
+    from iot_tools.local import options, run  # noqa: PLC0415 -- needs packages of local servers
 
     names = {"PORT": "port", "DATA_DIR": "data_dir", "DEVICES": "devices", "TLS": "tls"}
     given = {name: getattr(parsed, field) for name, field in names.items()}
@@ -79,14 +89,24 @@ def _run(parsed: argparse.Namespace) -> int:
 
 
 def _add_simulate(commands: "Subparsers[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser("simulate", help="send readings, as RFID interrogators do")
-    parser.add_argument("--url", required=True, help="of the service, such as http://host:5000")
-    parser.add_argument("--devices", type=_whole, default=1, help="how many (default 1)")
-    parser.add_argument("--rate", type=_rate, default=10.0, help="readings/s of each (default 10)")
-    parser.add_argument("--password", default="demo", help="to store under (default demo)")
+    parser = commands.add_parser("simulate", help="send readings like RFID interrogators")
+    parser.add_argument(
+        "--url", required=True, help="URL of the service, for example http://host:5000"
+    )
+    parser.add_argument(
+        "--devices", type=positive_integer, default=1, help="number of devices (default 1)"
+    )
+    parser.add_argument(
+        "--rate", type=rate, default=10.0, help="readings/s of each device (default 10)"
+    )
+    parser.add_argument("--password", default="demo", help="password of the vault (default demo)")
     add_token(parser)
-    parser.add_argument("--readings", type=_whole, help="of each device, then end; else for ever")
-    parser.add_argument("--insecure", action="store_true", help="accept any certificate")
+    parser.add_argument(
+        "--readings",
+        type=positive_integer,
+        help="stop after this many readings of each device; default: never",
+    )
+    parser.add_argument("--insecure", action="store_true", help="accept any TLS certificate")
     parser.set_defaults(command=_simulate)
 
 
@@ -104,8 +124,8 @@ def _simulate(parsed: argparse.Namespace) -> int:
 
 
 def _add_settings(commands: "Subparsers[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser("settings", help="list every environment variable")
-    parser.add_argument("--markdown", action="store_true", help="as a table for documents")
+    parser = commands.add_parser("settings", help="list all settings (environment variables)")
+    parser.add_argument("--markdown", action="store_true", help="print a Markdown table")
     parser.set_defaults(command=_settings)
 
 
@@ -122,12 +142,20 @@ def _settings(parsed: argparse.Namespace) -> int:
 
 
 def _add_migrate(commands: "Subparsers[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser("migrate", help="bring the database's schema up to date")
-    parser.add_argument("--wait", type=seconds, default=0.0, metavar="SECONDS",
-                        help="for Postgres to be reachable (default 0)")  # fmt: skip
-    parser.add_argument("--grant", action="store_true",
-                        help="give iot_api and iot_writer their rights on the tables, and no "
-                        "others (production/postgres-roles.sql of the chart)")  # fmt: skip
+    parser = commands.add_parser("migrate", help="bring the database schema up to date")
+    parser.add_argument(
+        "--wait",
+        type=seconds,
+        default=0.0,
+        metavar="SECONDS",
+        help="time to wait until Postgres accepts connections (default 0)",
+    )
+    parser.add_argument(
+        "--grant",
+        action="store_true",
+        help="grant the roles iot_api and iot_writer exactly the privileges they "
+        "need (production/postgres-roles.sql of the chart)",
+    )
     parser.set_defaults(command=_migrate)
 
 
@@ -138,14 +166,14 @@ def _migrate(parsed: argparse.Namespace) -> int:
 
 
 def _add_keys(commands: "Subparsers[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser("keys", help="the encryption keys")
+    parser = commands.add_parser("keys", help="create keyrings and derive writer keys")
     actions = parser.add_subparsers(required=True, metavar="action")
-    create = actions.add_parser("create", help="make a keyring file, unless it is there")
+    create = actions.add_parser("create", help="create a keyring file unless it exists")
     create.add_argument("path", type=Path)
     create.set_defaults(command=_create_keys)
-    writer = actions.add_parser("writer", help="derive the file with a writer's keys alone")
-    writer.add_argument("--keyring", type=Path, required=True, help="the whole keyring, to read")
-    writer.add_argument("--file", type=Path, required=True, help="the writer's keys, to write")
+    writer = actions.add_parser("writer", help="derive the file with the keys that writers need")
+    writer.add_argument("--keyring", type=Path, required=True, help="keyring to read")
+    writer.add_argument("--file", type=Path, required=True, help="file to write")
     writer.set_defaults(command=_derive_writer_keys)
 
 
@@ -153,10 +181,10 @@ def _create_keys(parsed: argparse.Namespace) -> int:
     from iot_cipher.keyring import create_keyring_file  # noqa: PLC0415
 
     try:
-        made = create_keyring_file(parsed.path)
+        created = create_keyring_file(parsed.path)
     except OSError as error:
         raise SettingsError(f"{parsed.path} can't be written: {error.strerror}") from None
-    print(f"{parsed.path}: made" if made else f"{parsed.path}: already there, left as it is")
+    print(f"{parsed.path}: created" if created else f"{parsed.path}: exists, not changed")
     return 0
 
 
@@ -164,24 +192,8 @@ def _derive_writer_keys(parsed: argparse.Namespace) -> int:
     from iot_cipher.writer_keys import write_writer_keys_file  # noqa: PLC0415
 
     try:
-        made = write_writer_keys_file(parsed.keyring, parsed.file)
+        written = write_writer_keys_file(parsed.keyring, parsed.file)
     except OSError as error:
         raise SettingsError(f"{parsed.file} can't be written: {error.strerror}") from None
-    print(f"{parsed.file}: made" if made else f"{parsed.file}: already as it should be")
+    print(f"{parsed.file}: written" if written else f"{parsed.file}: up to date, not changed")
     return 0
-
-
-def _whole(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 1, not {text!r}")
-    return int(text)
-
-
-def _rate(text: str) -> float:
-    try:
-        rate = float(text)
-    except ValueError:
-        rate = 0.0
-    if not 0 < rate <= 100_000:
-        raise argparse.ArgumentTypeError(f"must be a number above 0, not {text!r}")
-    return rate

@@ -13,7 +13,7 @@ from iot_models import settings
 from iot_models.errors import UnavailableError
 from iot_stores.postgres import url_parts
 
-from .signals import EndedError, ended_by_signals
+from .shutdown_signals import ShutdownRequested, ShutdownSignals
 
 _log = logging.getLogger(__name__)
 
@@ -27,12 +27,12 @@ def run(parsed: argparse.Namespace) -> int:
     url = settings.load_one("postgres_url")
     server = PostgresAt(url)
     try:
-        with ended_by_signals():
+        with ShutdownSignals(interrupt=True):
             server.wait(parsed.wait)
             _migrate(server, grant=parsed.grant)
-    except EndedError as ended:
-        print(f"ended by {ended}; run it again", file=sys.stderr)
-        return ended.code
+    except ShutdownRequested as request:
+        print(f"ended by {request}; run the command again", file=sys.stderr)
+        return request.code
     _log.info("the schema is up to date")
     return 0
 

@@ -1,4 +1,4 @@
-"""The token that a command brings to the API: from a file, the environment or an option."""
+"""The token that a command sends to the API: from a file, an option or the environment."""
 
 import argparse
 import os
@@ -16,34 +16,37 @@ _PRINTABLE = re.compile(r"[!-~]*")
 
 def add_token(parser: argparse.ArgumentParser) -> None:
     """Add the options `--token` and `--token-file`."""
-    given = parser.add_mutually_exclusive_group()
-    given.add_argument("--token-file", type=Path, help=f"with the API's token; or set {VARIABLE}")
-    given.add_argument("--token", default="", help="itself; all users of the machine can see it")
+    options = parser.add_mutually_exclusive_group()
+    options.add_argument(
+        "--token-file", type=Path, help=f"file with the API's token; or set {VARIABLE}"
+    )
+    options.add_argument(
+        "--token", default="", help="the token itself; all users of this machine can see it"
+    )
 
 
 def token_of(parsed: argparse.Namespace, environ: Mapping[str, str] = os.environ) -> str:
-    """The token that was given, else that of the environment, else none, which is empty.
+    """Return the token of the options, else the token of the environment, else "".
 
     Raises:
-        SettingsError: the file can't be read, or what is given can't be a token.
+        SettingsError: the file can't be read, or the token has invalid characters.
     """
     if parsed.token_file is not None:
-        token = read_token(parsed.token_file)
+        token = read_secret(parsed.token_file, "token")
     else:
         token = parsed.token or environ.get(VARIABLE, "")
     if not _PRINTABLE.fullmatch(token):
-        raise SettingsError("the token is not one: it holds a space or a character beyond ASCII")
+        raise SettingsError("the token has a character that is not allowed: a space or non-ASCII")
     return token
 
 
-def read_token(path: Path) -> str:
-    """The token in a file. Raises `SettingsError` when there is none to be read."""
-    try:
-        token = read_text(path).strip()
-    except OSError as error:
-        raise SettingsError(f"{path} can't be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise SettingsError(f"{path} can't be read: it is not UTF-8 text") from None
-    if not token:
-        raise SettingsError(f"{path} holds no token")
-    return token
+def read_secret(path: Path, what: str) -> str:
+    """Read a token or a password from a file.
+
+    Raises:
+        SettingsError: the file can't be read, or is empty.
+    """
+    secret = read_text(path).strip()
+    if not secret:
+        raise SettingsError(f"{path} holds no {what}")
+    return secret

@@ -8,7 +8,7 @@ from typing import Protocol
 from iot_cipher.tokens import new_tokens_text, parse_tokens, with_token, without_token
 from iot_models.errors import IotError
 
-from .dead_letters import Subparsers
+from .option_types import Subparsers
 from .tokens_file import TokensOnDisk
 
 

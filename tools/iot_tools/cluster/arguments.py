@@ -5,8 +5,7 @@ import re
 from collections.abc import Callable
 
 from iot_models.errors import IotError, SettingsError
-
-Subparsers = argparse._SubParsersAction  # noqa: SLF001 -- argparse has no public name for it
+from iot_tools.cli.option_types import Subparsers
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 

@@ -1,8 +1,7 @@
-"""A certificate of our own, for https on one machine."""
+"""A self-signed certificate, for https on one machine."""
 
 import datetime as dt
 import ipaddress
-import os
 import socket
 from pathlib import Path
 
@@ -11,16 +10,19 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from iot_models.text_files import replace_file
+
 _LIFETIME = dt.timedelta(days=397)
 _RENEW_BEFORE = dt.timedelta(days=30)
 
 
 def ensure_certificate(certificate: Path, key: Path) -> bool:
-    """Make a self-signed certificate and its key (0600), unless a good pair is there.
+    """Create a self-signed certificate and its key (mode 0600) unless a valid pair exists.
 
-    It is good for localhost, 127.0.0.1, ::1 and this machine's name. True if it was made.
+    The certificate is valid for localhost, 127.0.0.1, ::1 and this machine's name. Return True if
+    it was created.
     """
-    if key.exists() and certificate.exists() and _still_good(certificate):
+    if key.exists() and certificate.exists() and _is_valid(certificate):
         return False
     private = ec.generate_private_key(ec.SECP256R1())
     pem = private.private_bytes(
@@ -28,8 +30,9 @@ def ensure_certificate(certificate: Path, key: Path) -> bool:
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     )
-    _write(key, pem, 0o600)
-    _write(certificate, _signed(private).public_bytes(serialization.Encoding.PEM), 0o644)
+    replace_file(key, pem.decode())
+    signed = _signed(private).public_bytes(serialization.Encoding.PEM)
+    replace_file(certificate, signed.decode(), mode=0o644)
     return True
 
 
@@ -64,7 +67,7 @@ def _signed(private: ec.EllipticCurvePrivateKey) -> x509.Certificate:
     return builder.sign(private, hashes.SHA256())
 
 
-def _still_good(certificate: Path) -> bool:
+def _is_valid(certificate: Path) -> bool:
     try:
         present = x509.load_pem_x509_certificate(certificate.read_bytes())
         names = present.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
@@ -72,13 +75,3 @@ def _still_good(certificate: Path) -> bool:
         return False
     fresh_until = present.not_valid_after_utc - _RENEW_BEFORE
     return names == _names() and dt.datetime.now(dt.UTC) < fresh_until
-
-
-def _write(path: Path, content: bytes, mode: int) -> None:
-    """Put a file in place whole, never readable by more than `mode` says."""
-    made = path.with_name(path.name + ".new")
-    made.unlink(missing_ok=True)
-    descriptor = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-    made.replace(path)

@@ -11,18 +11,20 @@ from pathlib import Path
 
 from . import launch
 
-_GROUP_PATIENCE = 1.0
+_GROUP_SECONDS = 1.0
+"""Time for the rest of a process group to end after SIGTERM."""
 
 
 class LaunchError(Exception):
-    """A child didn't come up; the message is one sentence for people."""
+    """A child process did not start. The message is for users."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Program:
-    """What a child runs, and how it is asked to end.
+    """The program of a child process, and the signal that shuts it down.
 
-    `death_signal` is what the kernel sends it if we die without stopping it (Linux).
+    `death_signal` is the signal that the kernel sends the child when this process dies without
+    stopping it (Linux).
     """
 
     name: str
@@ -37,10 +39,10 @@ class Program:
 
 
 class Child:
-    """A process that runs `program`, in a session of its own: Ctrl-C reaches us, not it.
+    """A process that runs `program`, in its own session: Ctrl-C reaches the parent only.
 
-    Start it from a thread that lives as long as the child should: the kernel counts the end of
-    the thread as the parent's death.
+    Start the child from a thread that lives as long as the child should, because the kernel takes
+    the end of that thread for the death of the parent.
     """
 
     def __init__(
@@ -50,7 +52,7 @@ class Child:
         ready: Callable[[], bool] | None = None,
         inherit: Sequence[int] = (),
     ) -> None:
-        """`ready` tells whether the process does its work; `inherit` are files it keeps open."""
+        """`ready` returns whether the process does its work. `inherit`: files it keeps open."""
         self.program = program
         self._ready = ready
         self._inherit = tuple(inherit)
@@ -58,19 +60,33 @@ class Child:
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """The name in messages."""
         return self.program.name
 
     def spawn(self) -> None:
-        """Start the process without waiting; its output is appended to the log.
+        """Start the process without waiting. The log receives its output.
 
         Raises:
-            LaunchError: there is no process; an earlier one is still what `pid` tells of.
+            LaunchError: the process can't be started; `pid` is still the pid of the last one.
         """
         try:
             self._process = self._launched()
         except OSError as error:
             raise LaunchError(f"{self.name} can't be started: {error}") from error
+
+    def start(self, seconds: float = 20.0) -> None:
+        """Start the process and wait until it is ready.
+
+        Raises:
+            LaunchError: the process ended, or was not ready in time. The message shows the end of
+                its log.
+        """
+        self.spawn()
+        wait_until(lambda: not self.running or self.ready(), seconds)
+        if not self.ready():
+            ending = self.ending
+            self.kill()
+            raise LaunchError(f"{self.name} did not start ({ending}):\n{self.log_tail()}")
 
     def _launched(self) -> subprocess.Popen[bytes]:
         program = self.program
@@ -91,10 +107,10 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """Of the process that runs, or ran last.
+        """The pid of the process that runs, or ran last.
 
         Raises:
-            LaunchError: it was never started.
+            LaunchError: the process was never started.
         """
         if self._process is None:
             raise LaunchError(f"{self.program.name} was not started")
@@ -102,46 +118,65 @@ class Child:
 
     @property
     def running(self) -> bool:
-        """Whether the process lives; one that ended is reaped."""
+        """Whether the process is alive. A process that ended is reaped."""
         return self._process is not None and self._process.poll() is None
 
     def ready(self) -> bool:
-        """Whether it lives and does its work."""
+        """Return whether the process is alive and does its work."""
         return self.running and (self._ready is None or self._ready())
 
     @property
     def ending(self) -> str:
-        """How it ended, for people: "exit status 1" or "SIGKILL"."""
+        """How the process ended, for users: "exit status 1" or "SIGKILL"."""
         code = None if self._process is None else self._process.poll()
         if code is None:
             return "still running"
         return f"exit status {code}" if code >= 0 else signal.Signals(-code).name
 
-    def run(self, patience: float) -> None:
-        """Run it to its end.
+    def run(self, seconds: float) -> None:
+        """Run the program to its end.
 
         Raises:
-            LaunchError: it failed, or took longer than `patience` seconds and was killed.
+            LaunchError: the program failed, or took longer than `seconds` and was killed.
         """
         self.spawn()
-        wait_until(lambda: not self.running, patience)
+        wait_until(lambda: not self.running, seconds)
         if self.running or self._process is None or self._process.returncode != 0:
             ending = self.ending
             self.stop()
             raise LaunchError(f"{self.program.name} failed ({ending}):\n{self.log_tail()}")
 
     def kill(self, signal_number: int = signal.SIGKILL) -> None:
-        """Send it a signal; wait for its end if that was SIGKILL."""
+        """Send a signal to the process. After SIGKILL, wait for the end of the process."""
         if self._process is None or not self.running:
             return
         self._process.send_signal(signal_number)
         if signal_number == signal.SIGKILL:
             self._process.wait()
 
-    def stop(self) -> bool:
-        """Ask it to end, wait, and kill what remains of its group.
+    def terminate(self) -> None:
+        """Request the shutdown of the process, without waiting."""
+        self.kill(self.program.stop_signal)
 
-        Returns whether it ended by itself within its time.
+    def poll(self) -> int | None:
+        """Return the exit status; None while the process runs, a negative signal if killed."""
+        return None if self._process is None else self._process.poll()
+
+    def wait(self, seconds: float | None = None) -> int:
+        """Wait for the end of the process. Return its exit status.
+
+        Raises:
+            LaunchError: the process was never started.
+            subprocess.TimeoutExpired: the process still runs.
+        """
+        if self._process is None:
+            raise LaunchError(f"{self.name} was not started")
+        return self._process.wait(seconds)
+
+    def stop(self) -> bool:
+        """Shut down the process, then kill the rest of its group.
+
+        Return False if the process did not end in time and was killed.
         """
         graceful = True
         if self._process is not None and self.running:
@@ -156,16 +191,16 @@ class Child:
         return graceful
 
     def clear_group(self) -> None:
-        """End what the process, already gone, left behind in its group (workers of a master)."""
+        """End the processes that a dead process left in its group, for example gunicorn workers."""
         if self._process is None or self.running:
             return
         for signal_number in (signal.SIGTERM, signal.SIGKILL):
             if not _signal_group(self._process.pid, signal_number):
                 return
-            wait_until(lambda: not _signal_group(self.pid, 0), _GROUP_PATIENCE)
+            wait_until(lambda: not _signal_group(self.pid, 0), _GROUP_SECONDS)
 
     def log_tail(self, lines: int = 5) -> str:
-        """The end of its log, to show why it didn't start."""
+        """Return the last lines of the log, indented."""
         try:
             text = self.program.log.read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:
@@ -174,7 +209,7 @@ class Child:
 
 
 def _signal_group(group: int, signal_number: int) -> bool:
-    """Signal a group; False if nobody is left in it."""
+    """Send a signal to a process group. Return False if the group has no process left."""
     try:
         os.killpg(group, signal_number)
     except ProcessLookupError:
@@ -182,9 +217,9 @@ def _signal_group(group: int, signal_number: int) -> bool:
     return True
 
 
-def wait_until(condition: Callable[[], bool], patience: float, interval: float = 0.01) -> bool:
-    """Wait for a condition, up to `patience` seconds; tells whether it came true."""
-    deadline = time.monotonic() + patience
+def wait_until(condition: Callable[[], bool], seconds: float, interval: float = 0.01) -> bool:
+    """Wait until a condition is true, for `seconds` at most. Return whether it became true."""
+    deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() >= deadline:
             return False

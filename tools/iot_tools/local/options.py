@@ -40,7 +40,7 @@ def parse(given: Mapping[str, str]) -> Options:
 def _number(name: str, text: str, low: int, high: int) -> int:
     if text.isascii() and text.isdigit() and low <= int(text[:9]) <= high:
         return int(text[:9])
-    wanted = f"{low} or {high}" if high == low + 1 else f"a whole number from {low} to {high}"
+    wanted = f"{low} or {high}" if high == low + 1 else f"an integer from {low} to {high}"
     raise SettingsError(f"{name} must be {wanted}, not {text!r}")
 
 

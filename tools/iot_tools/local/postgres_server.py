@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
 
+from iot_models.text_files import create_file
+
 from .child import Child, LaunchError, Program
 from .ports import free_port
 from .server import Server
@@ -95,10 +97,8 @@ class PostgresServer(Server):
     def _made_password(self) -> Path:
         """The file with the password, which is there before the database: the URL holds it."""
         path = self.directory / "password"
-        if not path.exists():
-            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            path.touch(mode=0o600)
-            path.write_text(secrets.token_urlsafe(24), encoding="utf-8")
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        create_file(path, secrets.token_urlsafe(24))
         return path
 
     def ready(self) -> bool:

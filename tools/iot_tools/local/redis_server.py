@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
+from iot_models.text_files import replace_file
+
 from .child import LaunchError, Program
 from .ports import free_port
 from .server import Server
@@ -88,8 +90,7 @@ class RedisServer(Server):
     def _prepare(self) -> Program:
         path, _ = find_redis()
         config = self.directory / "redis.conf"
-        config.touch(mode=0o600)
-        config.write_text("\n".join(self._lines()) + "\n", encoding="utf-8")
+        replace_file(config, "\n".join(self._lines()) + "\n")
         return Program(
             name=self.name,
             arguments=[path, config.name],

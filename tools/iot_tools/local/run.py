@@ -9,6 +9,7 @@ from iot_cipher.writer_keys import write_writer_keys_file
 from iot_models.addresses import parse_bind
 from iot_models.errors import SettingsError
 from iot_sensor_client import Client, RetryPolicy
+from iot_tools.cli.shutdown_signals import ShutdownRequested, ShutdownSignals
 
 from . import first_reading, orphans, parts
 from .child import LaunchError
@@ -18,7 +19,6 @@ from .options import Options
 from .parts import DEMO_PASSWORD, Parts
 from .ports import free_port, is_free
 from .redis_server import find_redis
-from .stop_request import StopRequest, StopRequested
 from .supervisor import Supervisor
 from .terminal import Terminal
 
@@ -38,11 +38,11 @@ def run(options: Options) -> int:
     terminal = Terminal(options.started)
     lock = DirectoryLock(options.data_dir)
     orphans.adopt()
-    with StopRequest() as stop_request:
+    with ShutdownSignals() as signals:
         try:
             lock.take(_EARLIER_RUN_PATIENCE)
             everything = parts.of_this_process(options, (lock.fileno(),))
-            return LocalRun(everything, terminal, stop_request).run()
+            return LocalRun(everything, terminal, signals).run()
         except DirectoryInUseError as error:
             terminal.show(f"{error}: is another `make run` on? Stop it, or set another DATA_DIR.")
         except LaunchError as error:
@@ -58,11 +58,11 @@ def run(options: Options) -> int:
 class LocalRun:
     """One run, from the first child's start to the last one's end."""
 
-    def __init__(self, everything: Parts, terminal: Terminal, stop_request: StopRequest) -> None:
+    def __init__(self, everything: Parts, terminal: Terminal, signals: ShutdownSignals) -> None:
         self._parts = everything
         self._terminal = terminal
-        self._stop_request = stop_request
-        self._supervisor = Supervisor(terminal.say, stop_request)
+        self._signals = signals
+        self._supervisor = Supervisor(terminal.say, signals)
         self._settings = everything.settings()
         self._began = time.time()
         bind = parse_bind(self._settings.bind)
@@ -74,7 +74,7 @@ class LocalRun:
         """Start, watch and stop; see `run`."""
         self._check_port()
         try:
-            with suppress(StopRequested):
+            with suppress(ShutdownRequested):
                 self._start_stores()
                 self._prepare_stores()
                 self._start_service()
@@ -110,8 +110,8 @@ class LocalRun:
         try:
             migration.spawn()
             while migration.running:
-                self._stop_request.check()
-                self._stop_request.pause(0.02)
+                self._signals.check()
+                self._signals.pause(0.02)
         finally:
             migration.stop()
         if migration.ending != "exit status 0":
@@ -181,10 +181,10 @@ class LocalRun:
         return f"Metrics: {api} (API), {writer} (writer)."
 
     def _watch(self) -> None:
-        while not self._stop_request.requested:
+        while not self._signals.requested:
             self._supervisor.tick(time.monotonic())
             orphans.reap(self._supervisor.pids)
-            self._stop_request.pause(_TICK)
+            self._signals.pause(_TICK)
 
     def _stop(self) -> None:
         self._terminal.show("")
@@ -196,8 +196,8 @@ class LocalRun:
         self._terminal.say(f"stopped; the data is in {self._parts.options.data_dir}")
 
     def _pause(self, seconds: float) -> None:
-        self._stop_request.check()
-        self._stop_request.pause(seconds)
+        self._signals.check()
+        self._signals.pause(seconds)
 
     @property
     def _url(self) -> str:

@@ -1,4 +1,4 @@
-"""What the two servers of a machine have in common."""
+"""The common part of the local Redis and Postgres servers."""
 
 import signal
 from abc import ABC, abstractmethod
@@ -7,15 +7,15 @@ from pathlib import Path
 from .child import Child, LaunchError, Program, wait_until
 from .lock import DirectoryInUseError, DirectoryLock
 
-_START_PATIENCE = 20.0
-_LOCK_PATIENCE = 10.0
+_START_SECONDS = 20.0
+_LOCK_SECONDS = 10.0
 
 
 class Server(ABC):
-    """A server that keeps its data in a directory of its own, and alone uses it.
+    """A server with a data directory that no other process uses.
 
-    The address (`url`) stays the same over stops, kills and starts of one object. The directory
-    is made if absent and is open to its owner alone.
+    The address (`url`) of one object stays the same when the server is stopped, killed and started.
+    The directory is created if missing, with mode 0700.
     """
 
     name: str
@@ -28,28 +28,28 @@ class Server(ABC):
     @property
     @abstractmethod
     def url(self) -> str:
-        """Where clients reach it, credentials included: treat it as a secret."""
+        """The address for clients. It contains a password."""
 
     @abstractmethod
     def ready(self) -> bool:
-        """Whether it accepts connections now; answers within a second."""
+        """Return whether the server accepts connections, within a second."""
 
     @abstractmethod
     def _prepare(self) -> Program:
-        """Make the data directory what the server needs; called with the lock held."""
+        """Prepare the data directory and return the program. The lock is held meanwhile."""
 
     def spawn(self) -> None:
-        """Start the process without waiting until it is ready; nothing if it already runs.
+        """Start the server without waiting. Do nothing if the server already runs.
 
         Raises:
-            LaunchError: the data is in use by another process, or can't be set up.
+            LaunchError: another process uses the data, or the data can't be set up.
         """
         if self.running:
             return
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = DirectoryLock(self.directory)
         try:
-            lock.take(_LOCK_PATIENCE)
+            lock.take(_LOCK_SECONDS)
             child = Child(self._prepare(), inherit=[lock.fileno()])
             child.spawn()
             self._child = child
@@ -59,48 +59,49 @@ class Server(ABC):
             lock.release()
 
     def start(self) -> None:
-        """Start it and return when it accepts connections.
+        """Start the server and wait until it accepts connections.
 
         Raises:
-            LaunchError: it ended or wasn't ready in time; the message holds the end of its log.
+            LaunchError: the server ended or was not ready in time; the message shows the end of
+                its log.
         """
         self.spawn()
-        wait_until(lambda: not self.running or self.ready(), _START_PATIENCE)
+        wait_until(lambda: not self.running or self.ready(), _START_SECONDS)
         if not self.running or not self.ready():
             self.kill()
             raise LaunchError(f"{self.name} did not start ({self.ending}):\n{self.log_tail()}")
 
     def stop(self) -> bool:
-        """End it gracefully; everything acknowledged is on disk then. Tells if it obeyed."""
+        """Shut down the server, which writes everything to disk. Return False if it was killed."""
         return self._child is None or self._child.stop()
 
     def kill(self, signal_number: int = signal.SIGKILL) -> None:
-        """Send it a signal, as a fault would."""
+        """Send a signal to the server."""
         if self._child is not None:
             self._child.kill(signal_number)
 
     def clear_group(self) -> None:
-        """End what it left behind when it died."""
+        """End the processes that a dead server left in its group."""
         if self._child is not None:
             self._child.clear_group()
 
     @property
     def pid(self) -> int:
-        """Of the server process that runs, or ran last."""
+        """The pid of the server that runs, or ran last."""
         if self._child is None:
             raise LaunchError(f"{self.name} was not started")
         return self._child.pid
 
     @property
     def running(self) -> bool:
-        """Whether the process lives."""
+        """Whether the server process is alive."""
         return self._child is not None and self._child.running
 
     @property
     def ending(self) -> str:
-        """How the process ended, for people."""
+        """How the server ended, for users."""
         return "not started" if self._child is None else self._child.ending
 
     def log_tail(self) -> str:
-        """The end of its log."""
+        """Return the last lines of the log."""
         return "" if self._child is None else self._child.log_tail()

@@ -1,7 +1,6 @@
 """Simulated devices that send readings to a service."""
 
 import logging
-import signal
 import ssl
 import threading
 import time
@@ -9,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from iot_sensor_client import Client, RejectedError, RetryableError, RetryPolicy
+from iot_tools.cli.shutdown_signals import ShutdownSignals
 
 from .interrogator import Interrogator
 from .outbox import Batch, Outbox
@@ -142,10 +142,6 @@ class SimulatedDevice:
 def simulate(simulation: Simulation) -> int:
     """Run the devices until SIGINT, SIGTERM or the last reading. Return 0 if all arrived."""
     stop = threading.Event()
-    for signal_number in (signal.SIGINT, signal.SIGTERM):
-        # Setting an event in a signal handler is safe: this thread only joins, so the handler can't
-        # interrupt it while it holds the lock of the event.
-        signal.signal(signal_number, lambda *_: stop.set())
     devices = [
         SimulatedDevice(
             f"device {number}",
@@ -158,8 +154,12 @@ def simulate(simulation: Simulation) -> int:
         "%d devices, %g readings/s each, to %s", len(devices), simulation.rate, simulation.url
     )
     threads = [threading.Thread(target=device.run, args=(stop,)) for device in devices]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ShutdownSignals() as signals:
+        for thread in threads:
+            thread.start()
+        while any(thread.is_alive() for thread in threads) and not signals.requested:
+            signals.pause(_TICK_SECONDS)
+        stop.set()
+        for thread in threads:
+            thread.join()
     return 1 if any(device.outbox.waiting or device.outbox.dropped for device in devices) else 0

@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+from iot_tools.cli.shutdown_signals import ShutdownSignals
+
 from .child import LaunchError
-from .stop_request import StopRequest
 
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 30.0
@@ -49,12 +50,12 @@ class Supervisor:
     def __init__(
         self,
         say: Callable[[str], None],
-        stop_request: StopRequest,
+        signals: ShutdownSignals,
         *,
         first_pause: float = _FIRST_PAUSE,
     ) -> None:
         self._say = say
-        self._stop_request = stop_request
+        self._signals = signals
         self._first_pause = first_pause
         self._watched: list[_Watched] = []
 
@@ -63,7 +64,7 @@ class Supervisor:
 
         Raises:
             LaunchError: one ended, or wasn't ready in time; those started stay ours to stop.
-            StopRequested: we are to stop instead.
+            ShutdownRequested: we are to stop instead.
         """
         waiting = [_Watched(part) for part in parts]
         for watched in waiting:
@@ -71,10 +72,10 @@ class Supervisor:
             watched.part.spawn()
         deadline = time.monotonic() + patience
         while not all(watched.part.ready() for watched in waiting):
-            self._stop_request.check()
+            self._signals.check()
             for watched in waiting:
                 _must_come_up(watched.part, late=time.monotonic() > deadline)
-            self._stop_request.pause(0.02)
+            self._signals.pause(0.02)
         for watched in waiting:
             watched.up_since = time.monotonic()
 

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily
@@ -18,11 +19,11 @@ from redis.exceptions import RedisError
 from iot_models import monitoring
 from iot_models.errors import SettingsError
 from iot_models.metrics import spec_of
-from iot_models.names import KeyNames
 from iot_models.settings import Settings, load
 from iot_stores.backlog import Backlog, BacklogState
 from iot_stores.clocks import redis_ahead
-from iot_stores.redis_client import connect_redis
+from iot_stores.postgres import connect_postgres
+from iot_stores.stores import Stores
 
 
 class BacklogCollector(Collector):
@@ -84,14 +85,10 @@ def main() -> int:
 def _serve(settings: Settings) -> None:
     registry = CollectorRegistry()
     MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    client = connect_redis(settings)
-    backlog = Backlog(
-        client,
-        KeyNames(settings.redis_key_prefix),
-        shards=settings.shards,
-        max_bytes=settings.backlog_max_bytes,
+    stores = Stores(settings, partial(connect_postgres, settings, name="iot-api metrics"))
+    registry.register(
+        BacklogCollector(stores.redis, stores.backlog, limit=settings.backlog_max_bytes)
     )
-    registry.register(BacklogCollector(client, backlog, limit=settings.backlog_max_bytes))
     monitoring.serve(
         "IOT_API_METRICS_PORT",
         settings.metrics_address,

@@ -1,6 +1,6 @@
-"""Compactor: small segments of a vault become large ones, with the keys of an order.
+"""Compactor: merges small segments of a vault into large ones, with the keys of an order.
 
-The writer holds the keys of these segments alone, and only while it merges them.
+The writer has the keys of these segments only, and only during the merge.
 """
 
 import logging
@@ -23,42 +23,41 @@ from iot_stores.postgres import Connection
 from .segment_merger import merge_segments
 
 CONTENT_BYTES = 16 * 2**20
-"""Unpacked bytes that are merged at a time: bounds the writer's memory, and later a read's."""
+"""Uncompressed bytes merged at a time. Bounds the memory of the writer, and of later reads."""
 
 _log = logging.getLogger(__name__)
 
 
 class CompactionOutcome(StrEnum):
-    """What became of an order."""
+    """How an order ended."""
 
     MERGED = "merged"
     DAMAGED = "damaged"
-    """A segment could not be opened; it was left, the others were merged."""
+    """A segment could not be decrypted. It stays, and the others were merged."""
     GONE = "gone"
-    """One of its segments is gone, by another writer or retention; or they don't become fewer."""
+    """Another writer or retention removed a segment, or merging would not reduce their number."""
     REFUSED = "refused"
-    """It could not be opened."""
+    """The order could not be decrypted."""
     EMPTY = "empty"
-    """There was none."""
+    """No order was waiting."""
 
 
 class Compactor:
-    """Does one order at a time."""
+    """Executes the orders, one at a time."""
 
     def __init__(self, orders: CompactionOrders, keys: Callable[[], TransitKeys]) -> None:
         self._orders = orders
         self._keys = keys
 
     def run(self, connection: Connection) -> tuple[CompactionOutcome, int]:
-        """Do the order that waits longest; what became of it, and how many orders are left.
+        """Execute the oldest order. Return its outcome, and the number of orders left.
 
-        In one transaction merged segments take the place of those they were merged of, each
-        reading with its id and its times: whoever reads meets the ones or the others. Killed at
-        whatever point, nothing is lost and nothing doubled; the API makes the order again. A
-        segment that can't be opened stays as it is.
+        One transaction replaces the small segments by merged ones, so a read sees either. All
+        readings keep their ids and times. If the writer is killed, nothing is lost or doubled, and
+        the API sends the order again. A segment that can't be decrypted is not touched.
 
         Raises:
-            psycopg.Error, RedisError: a part is away; nothing was changed.
+            psycopg.Error, RedisError: a store is away; the history is unchanged.
         """
         sealed = self._orders.pop()
         if sealed is None:
@@ -66,15 +65,15 @@ class Compactor:
         try:
             order = decode_order(open_order(self._keys(), sealed))
         except (DecryptionError, FormatError) as error:
-            _log.error("a compaction order is refused: %s", error)
+            _log.error("refused a compaction order: %s", error)
             return CompactionOutcome.REFUSED, self._orders.count()
-        return _do(connection, order), self._orders.count()
+        return _execute(connection, order), self._orders.count()
 
 
-def _do(connection: Connection, order: CompactionOrder) -> CompactionOutcome:
+def _execute(connection: Connection, order: CompactionOrder) -> CompactionOutcome:
     with connection.transaction():
-        old, opened, damaged = _open_all(connection, order)
-        new = _merged(order, old, opened) if len(old) > 1 else []
+        old, opened, damaged = _decrypt_all(connection, order)
+        new = _merge(order, old, opened) if len(old) > 1 else []
         done = bool(new) and len(new) < len(old)
         if done:
             small_segments.replace(connection, old, new)
@@ -85,18 +84,20 @@ def _do(connection: Connection, order: CompactionOrder) -> CompactionOutcome:
     return CompactionOutcome.MERGED if done else CompactionOutcome.GONE
 
 
-def _open_all(
+def _decrypt_all(
     connection: Connection, order: CompactionOrder
 ) -> tuple[list[SealedSegment], list[SegmentColumns], int]:
-    """The segments of an order that can be opened, what is in them, and how many can't; no more of
-    them than may be unpacked at a time. None when a source is gone: a failover of Redis may bring
-    an order back, and the keys for merged segments may have been used.
+    """Decrypt the segments of an order, up to `CONTENT_BYTES`.
+
+    Return the decrypted segments, their content, and how many can't be decrypted. Return no segment
+    if one is missing: a failover of Redis may bring back an order that was executed, and a key for
+    a merged segment must not be used twice.
     """
     vault_id = uuid.UUID(bytes=order.vault_id)
-    sources = {(each.first_id, each.received_min): each for each in order.sources}
+    sources = {(source.first_id, source.received_min): source for source in order.sources}
     found: list[SealedSegment] = []
     opened: list[SegmentColumns] = []
-    held = damaged = 0
+    size = damaged = 0
     taken = small_segments.lock_segments(connection, vault_id, order.sources)
     if not taken or not small_segments.all_exist(connection, vault_id, order.sources):
         return [], [], 0
@@ -105,37 +106,38 @@ def _open_all(
         source = sources[bounds.first_id, bounds.received_min]
         try:
             content = decrypt_with_chunk_key(vault_id, source.chunk_key, bounds, payload)
-            size = unpacked_size(content)
-            if held + size > CONTENT_BYTES:
+            unpacked = unpacked_size(content)
+            if size + unpacked > CONTENT_BYTES:
                 continue
             columns = decode_segment(bounds, content)
         except (DecryptionError, FormatError):
-            _log.error("segment %s/%d can't be opened, it is not merged", vault_id, bounds.first_id)
+            _log.error("can't decrypt segment %s/%d: not merged", vault_id, bounds.first_id)
             damaged += 1
             continue
-        held += size
+        size += unpacked
         found.append(segment)
         opened.append(columns)
     return found, opened, damaged
 
 
-def _merged(
+def _merge(
     order: CompactionOrder, old: Sequence[SealedSegment], opened: Sequence[SegmentColumns]
 ) -> list[SealedSegment]:
-    """The merged segments, each under a key of its own; none if the order has too few keys."""
+    """Merge and encrypt segments, each with its own key; [] if the order has too few keys."""
     vault_id = uuid.UUID(bytes=order.vault_id)
     pieces = list(merge_segments(opened))
     targets = order.targets * len(pieces) if order.one_key else order.targets
     if len(pieces) > len(targets):
-        _log.error("a compaction order for vault %s has too few keys, nothing is merged", vault_id)
+        _log.error("a compaction order for vault %s has too few keys: nothing is merged", vault_id)
         return []
     new = []
     for columns, target in zip(pieces, targets, strict=False):
-        # An older process made an order of one key, and can read no other kind of segment.
+        # An API process of an older version sent an order with one key. It can read only segments
+        # that share the key.
         bounds, content = encode_merged(columns, old[-1].bounds.shard, key_shared=order.one_key)
         payload = encrypt_segment(vault_id, target.salt, target.chunk_key, bounds, content)
         new.append(SealedSegment(vault_id, bounds, payload))
-    before, after = (sum(each.bounds.count for each in some) for some in (old, new))
+    before, after = (sum(segment.bounds.count for segment in segments) for segments in (old, new))
     if before != after:
-        raise RuntimeError(f"{before} readings became {after}")
+        raise RuntimeError(f"compaction of vault {vault_id}: {before} readings became {after}")
     return new

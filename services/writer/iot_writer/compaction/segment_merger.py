@@ -1,4 +1,4 @@
-"""From opened segments to fewer, larger ones."""
+"""Merges decrypted segments into fewer, larger ones."""
 
 from collections.abc import Iterator, Sequence
 from itertools import chain
@@ -7,27 +7,27 @@ from math import ceil
 from iot_models.segment import SegmentColumns
 from iot_stores.months import DAY_MS
 
-MOST_READINGS = 8192
-"""In a merged segment: what a read holds in memory for each segment it merges."""
+MAX_READINGS = 8192
+"""Readings of a merged segment. A read holds as many in memory for each segment it merges."""
 
 
 def merge_segments(parts: Sequence[SegmentColumns]) -> Iterator[SegmentColumns]:
-    """The readings of all parts, a day of receipt after the other, by (interrogator, id).
+    """Merge segments. Yield the readings of each day of receipt, sorted by (interrogator, id).
 
-    Of a day they are cut into pieces as large as may be, all of one size: their times then don't
-    overlap, and none is left so small that it would be merged again.
+    A day with more than `MAX_READINGS` readings is split into pieces of equal size. So their times
+    do not overlap, and no piece is so small that it would be merged again.
     """
-    whole = _joined(parts)
+    whole = _join(parts)
     keys = list(zip(whole.interrogator, whole.ids, strict=True))
     days: dict[int, list[int]] = {}
     for position in sorted(range(len(keys)), key=keys.__getitem__):
         days.setdefault(whole.received[position] // DAY_MS, []).append(position)
     for day in sorted(days):
-        for positions in _cut(days[day]):
-            yield _picked(whole, positions)
+        for positions in _split(days[day]):
+            yield _select(whole, positions)
 
 
-def _joined(parts: Sequence[SegmentColumns]) -> SegmentColumns:
+def _join(parts: Sequence[SegmentColumns]) -> SegmentColumns:
     return SegmentColumns(
         ids=list(chain.from_iterable(part.ids for part in parts)),
         received=list(chain.from_iterable(part.received for part in parts)),
@@ -37,14 +37,14 @@ def _joined(parts: Sequence[SegmentColumns]) -> SegmentColumns:
     )
 
 
-def _cut(positions: list[int]) -> Iterator[list[int]]:
+def _split(positions: list[int]) -> Iterator[list[int]]:
     count = len(positions)
-    pieces = ceil(count / MOST_READINGS)
+    pieces = ceil(count / MAX_READINGS)
     for number in range(pieces):
         yield positions[count * number // pieces : count * (number + 1) // pieces]
 
 
-def _picked(whole: SegmentColumns, positions: list[int]) -> SegmentColumns:
+def _select(whole: SegmentColumns, positions: list[int]) -> SegmentColumns:
     return SegmentColumns(
         ids=list(map(whole.ids.__getitem__, positions)),
         received=list(map(whole.received.__getitem__, positions)),

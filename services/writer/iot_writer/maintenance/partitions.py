@@ -1,4 +1,4 @@
-"""Monthly partitions of the history: made ahead, and in time for whatever a drain brings."""
+"""Monthly partitions of the history, created ahead of time or by the drain that needs one."""
 
 import logging
 from typing import cast
@@ -21,20 +21,21 @@ _EXISTS = "SELECT 1 FROM pg_class WHERE oid = to_regclass(%s)"
 
 
 def partition_name(begin: int) -> str:
-    """The table of the month that begins at `begin` (Unix milliseconds)."""
+    """Return the table name of the month that begins at `begin` (Unix milliseconds)."""
     return _PREFIX + month_name(begin)
 
 
 def partition_begins(connection: Connection) -> list[int]:
-    """The begins of the months that have a partition, the oldest first."""
+    """Return the begin of each month that has a partition, the oldest first."""
     found = cast("list[tuple[str]]", connection.execute(_ALL).fetchall())
     return sorted(parse_month(name.removeprefix(_PREFIX)) for (name,) in found)
 
 
 def ensure_partition(connection: Connection, begin: int) -> bool:
-    """Make the partition of a month unless it is there; True if it was made.
+    """Create the partition of a month unless it exists. Return True if it was created.
 
-    Built aside and then attached, which waits for no read and holds up none.
+    The table is created first and attached then: ATTACH PARTITION blocks no reads and waits for
+    none, as CREATE TABLE ... PARTITION OF would.
     """
     name = partition_name(begin)
     if connection.execute(_EXISTS, (name,)).fetchone():
@@ -52,20 +53,21 @@ def ensure_partition(connection: Connection, begin: int) -> bool:
                 table, psycopg.sql.Literal(begin), psycopg.sql.Literal(next_month(begin))
             )
         )
-    _log.info("made the partition %s", name)
+    _log.info("created the partition %s", name)
     return True
 
 
 MONTHS_AHEAD = 3
+"""Months that have a partition ahead of time, the current month included."""
 
 
 def ensure_months_ahead(connection: Connection, now: int) -> int:
-    """Make the partitions of this month and the next ones; how many were made.
+    """Create the partitions of this month and the next ones. Return how many were created.
 
-    `now` is the time in Unix milliseconds, by the clock that stamps readings.
+    `now` is the time in Unix milliseconds by Redis's clock, which stamps readings.
     """
-    begin, made = month_begin(now), 0
+    begin, created = month_begin(now), 0
     for _ in range(MONTHS_AHEAD):
-        made += ensure_partition(connection, begin)
+        created += ensure_partition(connection, begin)
         begin = next_month(begin)
-    return made
+    return created

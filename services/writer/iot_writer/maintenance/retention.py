@@ -1,4 +1,4 @@
-"""Retention: deletes readings older than they may be, and what else grows without end."""
+"""Retention: deletes old readings, and sessions that the ledger no longer needs."""
 
 import logging
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from iot_stores.postgres import Connection
 from .partitions import partition_begins, partition_name
 
 SESSION_DAYS = 90
-"""How long the ledger remembers a session that sends nothing; longer than an entry may be old."""
+"""Days after which the ledger forgets an idle session: longer than an entry may be old."""
 
 _log = logging.getLogger(__name__)
 
@@ -24,8 +24,8 @@ _LOCK_MONTH: LiteralString = "LOCK TABLE ONLY {table} IN SHARE MODE"
 _COUNT: LiteralString = "SELECT count(*) FROM {table}"
 _LOCK_ALL: LiteralString = "LOCK TABLE ONLY segments, {table}"
 _DROP: LiteralString = "DROP TABLE {table}"
-# By the index over `received_min`, which is a few kB: `+ 0` keeps the planner from the one over
-# vaults and `received_max`, all of which it would go through.
+# `+ 0` makes the planner use the index over `received_min`, which is a few kB. Otherwise it scans
+# the whole index over vaults and `received_max`.
 _DELETE: LiteralString = """
     DELETE FROM ONLY {table} WHERE ctid = ANY (ARRAY(
         SELECT ctid FROM ONLY {table}
@@ -35,11 +35,13 @@ _DELETE: LiteralString = """
 
 
 def enforce(connection: Connection, audit: AuditLog, *, days: int, redis_now: int) -> int:
-    """Delete segments whose every reading was received more than `days` ago; how many went.
+    """Delete segments whose readings were all received more than `days` ago. Return how many.
 
-    Whole months go as partitions. May stop at any point and be repeated: what went is in the audit
-    log by then, a line for each transaction. 0 days deletes nothing. `redis_now` is the time by
-    Redis's clock: a clock that is ahead of others deletes nothing early (`earliest_now`).
+    0 days deletes nothing. Months that are too old as a whole are dropped as partitions. The call
+    may be interrupted and repeated: every transaction writes its own line to the audit log.
+
+    `redis_now` is the time by Redis's clock. A clock that is ahead deletes nothing too early, see
+    `earliest_now`.
     """
     now = earliest_now(redis_now, connection)
     ledger.forget_sessions(connection, now - SESSION_DAYS * DAY_MS)
@@ -56,12 +58,14 @@ def enforce(connection: Connection, audit: AuditLog, *, days: int, redis_now: in
 
 
 Account = Callable[[int], None]
-"""Writes down how many segments the transaction that runs has deleted."""
+"""Records in the audit log how many segments the current transaction has deleted."""
 
 
 def _drop_months(connection: Connection, cutoff: int, account: Account) -> int:
-    """Drop the months that ended before `cutoff`. One that is being read is left alone: to wait
-    for its reader would hold up everybody else. Its rows are deleted, and it goes another time.
+    """Drop the partitions of months that ended before `cutoff`.
+
+    A partition that is being read is skipped, because waiting for the lock would block all other
+    reads. `_delete_rows` deletes its rows, and a later call drops it.
     """
     deleted = 0
     for begin in partition_begins(connection):
@@ -70,15 +74,15 @@ def _drop_months(connection: Connection, cutoff: int, account: Account) -> int:
         try:
             deleted += _drop(connection, partition_name(begin), account)
         except psycopg.errors.LockNotAvailable:
-            _log.info("%s is being read, it is dropped another time", partition_name(begin))
+            _log.info("%s is being read; the next run drops it", partition_name(begin))
             break
     return deleted
 
 
 def _drop(connection: Connection, name: str, account: Account) -> int:
-    """Counted under a lock that holds up only who would write to this month: nobody."""
     with connection.transaction():
         connection.execute(_LOCK_WAIT)
+        # This lock blocks writers to the month only, and no writer has readings that old.
         connection.execute(_of(_LOCK_MONTH, name))
         (rows,) = cast("tuple[int]", connection.execute(_of(_COUNT, name)).fetchone())
         connection.execute(_of(_LOCK_ALL, name))
@@ -92,17 +96,17 @@ def _delete_rows(connection: Connection, cutoff: int, account: Account) -> int:
     deleted = 0
     for begin in partition_begins(connection):
         if begin < cutoff:
-            while gone := _delete_some(connection, partition_name(begin), cutoff, account):
-                deleted += gone
+            while rows := _delete_page(connection, partition_name(begin), cutoff, account):
+                deleted += rows
     return deleted
 
 
-def _delete_some(connection: Connection, name: str, cutoff: int, account: Account) -> int:
+def _delete_page(connection: Connection, name: str, cutoff: int, account: Account) -> int:
     with connection.transaction():
-        gone = connection.execute(_of(_DELETE, name), {"cutoff": cutoff}).rowcount
-        if gone:
-            account(gone)
-    return gone
+        rows = connection.execute(_of(_DELETE, name), {"cutoff": cutoff}).rowcount
+        if rows:
+            account(rows)
+    return rows
 
 
 def _of(statement: LiteralString, name: str) -> psycopg.sql.Composed:

@@ -1,9 +1,9 @@
-"""Indexes that compaction has thinned out are built anew.
+"""Rebuilds indexes that compaction has left sparse.
 
-Of hundreds of small segments one merged one is left, and its place in an index keeps a page that
-held all of theirs: Postgres frees empty pages only. Such an index is rebuilt beside the old one,
-which holds up neither drains nor reads, but waits until all reads that have begun are over:
-hence a thread, and a connection of its own.
+Compaction replaces hundreds of small segments by one. The index page that held all their entries
+then holds one entry, and Postgres frees empty pages only. REINDEX CONCURRENTLY blocks neither
+drains nor reads, but waits for the end of all reads that have begun. So it runs in a thread, on
+its own connection.
 """
 
 import logging
@@ -16,10 +16,11 @@ import psycopg
 from iot_stores.postgres import Connection
 
 SPARSE_FROM_BYTES = 2**20
-"""A smaller index may be as sparse as it likes."""
+"""Smaller indexes are never rebuilt."""
 ENTRY_BYTES = 64
-"""What an entry takes, at most, in an index just built."""
+"""Largest size of an entry in a new index."""
 SPARSE_RATIO = 4
+"""An index is sparse when it is this many times as large as a new one."""
 
 _SPARSE = """
     SELECT indexes.oid::regclass::text
@@ -29,8 +30,8 @@ _SPARSE = """
         AND relpages * 8192::float8
             > greatest(%(least)s, %(ratio)s * %(entry)s * reltuples)
 """
-# One that was being rebuilt when the server, or the connection, broke off.
-_LEFT_BEHIND = """
+# Indexes whose rebuild was interrupted by the end of the server or of the connection.
+_INTERRUPTED = """
     SELECT indexrelid::regclass::text FROM pg_inherits JOIN pg_index ON indrelid = inhrelid
     WHERE inhparent = 'segments'::regclass AND NOT indisvalid
         AND NOT EXISTS (SELECT FROM pg_stat_progress_create_index)
@@ -40,15 +41,15 @@ _log = logging.getLogger(__name__)
 
 
 def rebuild_sparse(connection: Connection) -> int:
-    """Rebuild every sparse index of the history, one after the other; how many there were.
+    """Rebuild all sparse indexes of the history, one after the other. Return how many.
 
-    May be broken off at any point, and then leaves an index that the next call drops.
+    An interrupted call leaves an invalid index, which the next call drops.
     """
-    for name in _names(connection, _LEFT_BEHIND):
+    for name in _names(connection, _INTERRUPTED):
         connection.execute(f"DROP INDEX CONCURRENTLY {name}")
     sparse = _names(connection, _SPARSE)
     for name in sparse:
-        # Quoted where it must be, for it comes from the catalog as a regclass.
+        # The catalog returns the name as a regclass, quoted where needed.
         connection.execute(f"REINDEX INDEX CONCURRENTLY {name}")
         _log.info("rebuilt the index %s", name)
     return len(sparse)
@@ -61,14 +62,14 @@ def _names(connection: Connection, statement: str) -> list[str]:
 
 
 class SparseIndexes:
-    """Rebuilds in the background, once at a time."""
+    """Rebuilds sparse indexes in a background thread, one run at a time."""
 
     def __init__(self, connect: Callable[[], Connection]) -> None:
         self._connect = connect
         self._thread: threading.Thread | None = None
 
-    def begin(self) -> bool:
-        """Begin to rebuild what is sparse; False while it still goes on."""
+    def start(self) -> bool:
+        """Start a run. Return False while the last run is still going on."""
         if self._thread is not None and self._thread.is_alive():
             return False
         self._thread = threading.Thread(target=self._run, name="sparse indexes", daemon=True)
@@ -76,7 +77,7 @@ class SparseIndexes:
         return True
 
     def wait(self, seconds: float) -> None:
-        """Wait until it is done, for so long at most."""
+        """Wait for the end of the run, for `seconds` at most."""
         if self._thread is not None:
             self._thread.join(seconds)
 

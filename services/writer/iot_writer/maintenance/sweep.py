@@ -1,4 +1,4 @@
-"""The sweep: finds shards whose drain died with its worker, or whose wake-up got lost."""
+"""The sweep: queues drains that were lost, repairs counters and releases held entries."""
 
 import logging
 from collections.abc import Callable
@@ -14,49 +14,51 @@ from iot_stores.postgres import Connection
 from iot_stores.store_states import report
 
 STALE_SECONDS = 1.0
-"""Entries that wait longer than this in a shard without a queued drain were left behind."""
+"""Age in seconds from which the sweep queues a drain for the oldest entry of a shard."""
 
 _log = logging.getLogger(__name__)
 
 
 def sweep(backlog: Backlog) -> int:
-    """Queue a drain for each such shard; how many. One too many does no harm: it finds the
-    shard taken, or empty.
+    """Queue a drain for each shard with stale entries. Return the number of queued drains.
+
+    A drain is lost when its writer dies. A drain too many is harmless: it finds the shard empty or
+    locked.
     """
-    # Of an age below 0 it can't be told how long they wait.
+    # Redis's clock was set back when an age is negative: the entry may be stale.
     stale = [shard for shard, age in backlog.oldest_ages().items() if not 0 <= age <= STALE_SECONDS]
     queued = backlog.enqueue_once([names.drain_job(shard) for shard in stale]) if stale else 0
     if queued:
-        _log.info("queued the drains of %d shards that were left behind", queued)
+        _log.info("queued lost drains of %d shards", queued)
     return queued
 
 
 def recount(counters: BacklogCounters) -> None:
-    """Count the counters of the backlog anew if something else wrote to them."""
+    """Recount the counters of the backlog if one of them is damaged."""
     try:
         damaged = counters.recount()
     except RedisError as error:
-        report(_log, "damaged counters of the backlog are not counted anew", error)
+        report(_log, "the counters of the backlog are not checked", error)
         return
     if damaged:
         _log.error(
-            "the counters of the backlog in Redis were damaged and are counted anew: %s; look for "
-            "what else writes to this Redis",
+            "counters of the backlog in Redis were damaged and have been recounted: %s; find out "
+            "which other program writes to this Redis",
             ", ".join(damaged),
         )
 
 
 def release_held(held: HeldEntries, connect: Callable[[], Connection]) -> int:
-    """Put the entries of vaults that Postgres has by now back into the backlog; of how many vaults.
+    """Put held entries whose vault is back in Postgres into the backlog. Return how many vaults.
 
     Raises:
-        psycopg.Error, RedisError: a part is away; what is held stays held.
+        psycopg.Error, RedisError: a store is away; the remaining entries stay held.
     """
     vaults = held.vaults()
     if not vaults:
         return 0
-    there = ledger.existing_vaults(connect(), vaults.keys())
-    for vault_id in sorted(there):
+    present = ledger.existing_vaults(connect(), vaults.keys())
+    for vault_id in sorted(present):
         held.release(vault_id)
-        _log.info("Postgres has vault %s again: %d entries released", vault_id, vaults[vault_id])
-    return len(there)
+        _log.info("released %d entries: vault %s is back in Postgres", vaults[vault_id], vault_id)
+    return len(present)

@@ -92,4 +92,4 @@ def test_a_reading_is_rewritten_a_logarithmic_number_of_times() -> None:
 
 def test_one_order_needs_one_key_a_day() -> None:
     """All readings of a day in one order fit into one merged segment."""
-    assert MAX_READINGS <= segment_merger.MOST_READINGS
+    assert MAX_READINGS <= segment_merger.MAX_READINGS

@@ -21,9 +21,9 @@ def test_no_command(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["dance"], "invalid choice: 'dance'"),
         (["simulate"], "required: --url"),
-        (["simulate", "--url", "http://x", "--devices", "0"], "must be a whole number from 1"),
-        (["simulate", "--url", "http://x", "--rate", "fast"], "must be a number above 0"),
-        (["simulate", "--url", "http://x", "--rate", "nan"], "must be a number above 0"),
+        (["simulate", "--url", "http://x", "--devices", "0"], "must be an integer from 1"),
+        (["simulate", "--url", "http://x", "--rate", "fast"], "must be above 0 and at most 100000"),
+        (["simulate", "--url", "http://x", "--rate", "nan"], "must be above 0 and at most 100000"),
         (["keys"], "required: action"),
     ],
 )
@@ -38,7 +38,7 @@ def test_bad_arguments(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["run", "--port", "http"], "PORT must be a whole number from 1 to 65535, not 'http'\n"),
+        (["run", "--port", "http"], "PORT must be an integer from 1 to 65535, not 'http'\n"),
         (["simulate", "--url", "x"], "--url is not an http(s) URL: x\n"),
     ],
 )
@@ -73,7 +73,7 @@ def test_keys_are_made_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert main(["keys", "create", str(path)]) == 0
     assert path.read_bytes() == content
     said = capsys.readouterr().out.splitlines()
-    assert said == [f"{path}: made", f"{path}: already there, left as it is"]
+    assert said == [f"{path}: created", f"{path}: exists, not changed"]
 
 
 def test_writer_keys_are_derived_from_the_keyring(
@@ -93,9 +93,9 @@ def test_writer_keys_are_derived_from_the_keyring(
     assert main(derive) == 0
     assert path.stat().st_ino != written
     assert capsys.readouterr().out.splitlines()[1:] == [
-        f"{path}: made",
-        f"{path}: already as it should be",
-        f"{path}: made",
+        f"{path}: written",
+        f"{path}: up to date, not changed",
+        f"{path}: written",
     ]
     assert sorted(each.name for each in tmp_path.iterdir()) == ["keyring.json", "writer-keys.json"]
 

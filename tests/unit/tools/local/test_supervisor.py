@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from iot_tools.cli.shutdown_signals import ShutdownRequested, ShutdownSignals
 from iot_tools.local.child import Child, LaunchError, wait_until
-from iot_tools.local.stop_request import StopRequest, StopRequested
 from iot_tools.local.supervisor import Supervisor
 
 MakeChild = Callable[..., Child]
@@ -46,8 +46,8 @@ def test_start_returns_when_all_are_ready(
 ) -> None:
     code = ORDERLY.format(name="a")
     child = make_child(code, ready=(tmp_path / "a").exists)
-    with StopRequest() as stop_request:
-        supervisor = Supervisor(said, stop_request)
+    with ShutdownSignals() as signals:
+        supervisor = Supervisor(said, signals)
         supervisor.start([child])
         assert (tmp_path / "a").exists()
         supervisor.stop()
@@ -55,16 +55,16 @@ def test_start_returns_when_all_are_ready(
 
 def test_a_part_that_ends_at_once_is_an_error(make_child: MakeChild, said: Said) -> None:
     child = make_child("raise SystemExit('no such table')", name="api", ready=lambda: False)
-    with StopRequest() as stop_request:
-        supervisor = Supervisor(said, stop_request)
+    with ShutdownSignals() as signals:
+        supervisor = Supervisor(said, signals)
         with pytest.raises(LaunchError, match=r"(?s)api did not start.*no such table"):
             supervisor.start([child])
 
 
 def test_a_part_that_is_never_ready_is_an_error(make_child: MakeChild, said: Said) -> None:
     child = make_child(SLEEP, name="api", ready=lambda: False)
-    with StopRequest() as stop_request:
-        supervisor = Supervisor(said, stop_request)
+    with ShutdownSignals() as signals:
+        supervisor = Supervisor(said, signals)
         with pytest.raises(LaunchError, match="api is not ready"):
             supervisor.start([child], patience=0.1)
         supervisor.stop()
@@ -73,10 +73,10 @@ def test_a_part_that_is_never_ready_is_an_error(make_child: MakeChild, said: Sai
 
 def test_it_can_be_stopped_while_it_starts(make_child: MakeChild, said: Said) -> None:
     child = make_child(SLEEP, ready=lambda: False)
-    with StopRequest() as stop_request:
-        supervisor = Supervisor(said, stop_request)
+    with ShutdownSignals() as signals:
+        supervisor = Supervisor(said, signals)
         signal.raise_signal(signal.SIGINT)
-        with pytest.raises(StopRequested):
+        with pytest.raises(ShutdownRequested):
             supervisor.start([child])
         supervisor.stop()
     assert not child.running
@@ -86,8 +86,8 @@ def test_a_dead_part_is_started_again_and_the_terminal_says_so(
     make_child: MakeChild, said: Said
 ) -> None:
     child = make_child(SLEEP, name="writer")
-    with StopRequest() as stop_request:
-        supervisor = Supervisor(said, stop_request)
+    with ShutdownSignals() as signals:
+        supervisor = Supervisor(said, signals)
         supervisor.start([child])
         first = child.pid
         child.kill()
@@ -107,8 +107,8 @@ def test_the_pauses_grow_to_a_bound_and_shrink_when_it_is_stable(
     make_child: MakeChild, said: Said
 ) -> None:
     child = make_child(SLEEP, name="writer")
-    with StopRequest() as stop_request:
-        supervisor = Supervisor(said, stop_request)
+    with ShutdownSignals() as signals:
+        supervisor = Supervisor(said, signals)
         supervisor.start([child])
         now = 0.0
         for _ in range(9):
@@ -129,8 +129,8 @@ def test_the_pauses_grow_to_a_bound_and_shrink_when_it_is_stable(
 
 def test_a_part_that_cannot_start_again_is_tried_on(make_child: MakeChild, said: Said) -> None:
     child = make_child("raise SystemExit(3)", name="writer")
-    with StopRequest() as stop_request:
-        supervisor = Supervisor(said, stop_request)
+    with ShutdownSignals() as signals:
+        supervisor = Supervisor(said, signals)
         supervisor.start([child])
         assert wait_until(died(child), 10)
         supervisor.tick(0.0)
@@ -147,8 +147,8 @@ def test_parts_stop_in_reverse_order(make_child: MakeChild, said: Said, tmp_path
         make_child(ORDERLY.format(name=name), name=name, ready=(tmp_path / name).exists)
         for name in names
     ]
-    with StopRequest() as stop_request:
-        supervisor = Supervisor(said, stop_request)
+    with ShutdownSignals() as signals:
+        supervisor = Supervisor(said, signals)
         supervisor.start(children)
         supervisor.stop()
     assert (tmp_path / "order").read_text(encoding="utf-8").split() == names[::-1]
@@ -161,8 +161,8 @@ def test_a_stubborn_part_is_killed_and_named(
     code = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
     code += "import pathlib, time; pathlib.Path('deaf').touch(); time.sleep(600)"
     child = make_child(code, name="api", stop_seconds=0.1, ready=(tmp_path / "deaf").exists)
-    with StopRequest() as stop_request:
-        supervisor = Supervisor(said, stop_request)
+    with ShutdownSignals() as signals:
+        supervisor = Supervisor(said, signals)
         supervisor.start([child])
         supervisor.stop()
     assert said == ["api did not end in time and was killed"]
@@ -171,10 +171,10 @@ def test_a_stubborn_part_is_killed_and_named(
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_every_wish_to_stop_is_heard_and_may_come_twice(number: signal.Signals) -> None:
     before = signal.getsignal(number)
-    with StopRequest() as stop_request:
-        assert not stop_request.requested
+    with ShutdownSignals() as signals:
+        assert not signals.requested
         signal.raise_signal(number)
         signal.raise_signal(number)
-        stop_request.pause(10)
-        assert stop_request.requested
+        signals.pause(10)
+        assert signals.requested
     assert signal.getsignal(number) is before

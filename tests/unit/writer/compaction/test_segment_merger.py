@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from iot_stores.months import DAY_MS
 from iot_writer.compaction import segment_merger
-from iot_writer.compaction.segment_merger import MOST_READINGS, merge_segments
+from iot_writer.compaction.segment_merger import MAX_READINGS, merge_segments
 from support.segment_rows import Row, columns_of, rows_of
 
 """Interrogator timestamp, id, time of receipt, relative timestamp, text."""
@@ -27,7 +27,7 @@ ROWS = st.lists(
 @given(ROWS, st.integers(1, 10), st.integers(1, 7))
 def test_all_readings_by_day_and_in_order(rows: list[Row], each: int, most: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(segment_merger, "MOST_READINGS", most)
+        patch.setattr(segment_merger, "MAX_READINGS", most)
         parts = [columns_of(sorted(rows[i : i + each])) for i in range(0, len(rows), each)]
         pieces = [rows_of(piece) for piece in merge_segments(parts)]
     assert sorted(chain.from_iterable(pieces)) == sorted(rows)
@@ -44,6 +44,6 @@ def test_all_readings_by_day_and_in_order(rows: list[Row], each: int, most: int)
 
 
 def test_thousands_are_cut_evenly() -> None:
-    rows: list[Row] = [(n, n, n, n, "") for n in range(2 * MOST_READINGS + 2)]
+    rows: list[Row] = [(n, n, n, n, "") for n in range(2 * MAX_READINGS + 2)]
     sizes = [len(piece.ids) for piece in merge_segments([columns_of(rows)])]
     assert sizes == [len(rows) // 3] * 3

@@ -1,0 +1,167 @@
+"""The stores of one process, opened from its settings. API, writer and commands use it alike."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import cached_property
+
+from redis import Redis
+
+from iot_models.names import KeyNames
+from iot_models.settings import Settings
+
+from .backlog import Backlog
+from .backlog_counters import BacklogCounters
+from .clocks import ClockWatch
+from .compaction_orders import CompactionOrders
+from .dead_letters import DeadLetters
+from .held_entries import HeldEntries
+from .hot_window import HotWindow
+from .installation import Installation, KeyringMark
+from .postgres import Connection
+from .redis_client import connect_hot_window, connect_redis
+from .redis_watch import RedisRequirements, RedisWatch, RedisWatchThread
+
+
+class Stores:
+    """The stores that a process uses. Each store is opened at its first use.
+
+    Opening a store sends nothing: Redis and Postgres are reached by the first command.
+
+    Every property that needs a Redis client raises `SettingsError` when the URL is invalid.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        connect: Callable[[], AbstractContextManager[Connection]],
+        *,
+        keyring_mark: KeyringMark | None = None,
+        appends_wait: bool = False,
+        hot_window_watch_seconds: float | None = None,
+    ) -> None:
+        """`connect` opens or lends a connection to Postgres, or raises one of `AWAY`.
+
+        `appends_wait`: appends to the backlog wait for the replicas and disks that the settings
+        require. The API acknowledges after that.
+
+        `hot_window_watch_seconds`: a shorter timeout for the watch over the hot window's own Redis.
+        """
+        self.settings = settings
+        self.names = KeyNames(settings.redis_key_prefix)
+        self.connect = connect
+        self._keyring_mark = keyring_mark
+        self._appends_wait = appends_wait
+        self._watch_seconds = hot_window_watch_seconds
+        self._clients: list[Redis] = []
+
+    @cached_property
+    def redis(self) -> "Redis":
+        """The client of the backlog's Redis."""
+        return self._closed_later(connect_redis(self.settings))
+
+    @cached_property
+    def hot_redis(self) -> "Redis":
+        """The client of the hot window's Redis: `redis` unless the hot window has its own."""
+        return self._closed_later(connect_hot_window(self.settings, self.redis))
+
+    @cached_property
+    def installation(self) -> Installation:
+        """The installation that the database belongs to."""
+        return Installation(self.connect, self._keyring_mark)
+
+    @cached_property
+    def watch(self) -> RedisWatch:
+        """The watch over the backlog's Redis."""
+        return RedisWatch(
+            self.redis,
+            self.names,
+            self.installation,
+            RedisRequirements(
+                durable=not self.settings.redis_allow_no_aof,
+                may_evict=bool(self.settings.redis_allow_eviction),
+            ),
+        )
+
+    @cached_property
+    def hot_watch(self) -> RedisWatch:
+        """The watch over the hot window's Redis: `watch` unless the hot window has its own Redis.
+
+        That Redis may lose everything, because reads then use Postgres. It must not evict: it could
+        evict an index and keep the segments.
+        """
+        client = self.hot_redis
+        if client is self.redis:
+            return self.watch
+        if self._watch_seconds is not None:
+            client = self._closed_later(
+                connect_hot_window(self.settings, self.redis, timeout=self._watch_seconds)
+            )
+        requirements = RedisRequirements(
+            "the hot window's Redis", "IOT_HOT_WINDOW_REDIS_URL", durable=False
+        )
+        return RedisWatch(client, self.names, self.installation, requirements)
+
+    @cached_property
+    def watcher(self) -> RedisWatchThread:
+        """The thread that keeps the watches up to date."""
+        return RedisWatchThread(list(dict.fromkeys((self.watch, self.hot_watch))))
+
+    @cached_property
+    def clocks(self) -> ClockWatch:
+        """The comparison of this process's clock with the clocks of Redis and Postgres."""
+        return ClockWatch(
+            self.redis, self.connect, max_seconds=self.settings.clock_skew_max_seconds
+        )
+
+    @cached_property
+    def backlog(self) -> Backlog:
+        """The backlog."""
+        return Backlog(
+            self.redis,
+            self.names,
+            shards=self.settings.shards,
+            max_bytes=self.settings.backlog_max_bytes,
+            wait_replicas=self.settings.redis_wait_replicas if self._appends_wait else 0,
+            wait_fsync=self._appends_wait and bool(self.settings.redis_wait_fsync),
+        )
+
+    @cached_property
+    def backlog_counters(self) -> BacklogCounters:
+        """The counters of the backlog, which a sweep repairs."""
+        return BacklogCounters(self.redis, self.names)
+
+    @cached_property
+    def hot_window(self) -> HotWindow:
+        """The hot window."""
+        return HotWindow(
+            self.hot_redis,
+            self.names,
+            self.backlog,
+            seconds=self.settings.hot_window_seconds,
+            usable=self.hot_watch.keeps_indexes,
+        )
+
+    @cached_property
+    def dead_letters(self) -> DeadLetters:
+        """The dead letters."""
+        return DeadLetters(self.redis, self.names, confirm_ours=self.watch.confirm_ours)
+
+    @cached_property
+    def held_entries(self) -> HeldEntries:
+        """The held entries."""
+        return HeldEntries(self.redis, self.names)
+
+    @cached_property
+    def compaction_orders(self) -> CompactionOrders:
+        """The orders of the API to the compactor."""
+        return CompactionOrders(self.redis, self.names)
+
+    def close(self) -> None:
+        """Close the Redis clients. Connections to Postgres belong to those who opened them."""
+        for client in self._clients:
+            client.close()
+
+    def _closed_later(self, client: "Redis") -> "Redis":
+        if client not in self._clients:
+            self._clients.append(client)
+        return client

@@ -1,0 +1,52 @@
+"""Types of command-line options, shared by the subcommands."""
+
+import argparse
+import math
+
+Subparsers = argparse._SubParsersAction  # noqa: SLF001 -- argparse has no public name for it
+
+
+def seconds(text: str) -> float:
+    """Parse a duration from 0 to 86400 seconds."""
+    return _duration(text, least=0)
+
+
+def interval(text: str) -> float:
+    """Parse a duration from 0.1 to 86400 seconds."""
+    return _duration(text, least=0.1)
+
+
+def _duration(text: str, *, least: float) -> float:
+    value = _number(text)
+    if not least <= value <= 86_400:
+        raise argparse.ArgumentTypeError(f"must be {least:g} to 86400 seconds, not {text!r}")
+    return value
+
+
+def rate(text: str) -> float:
+    """Parse a rate above 0, at most 100000 a second."""
+    value = _number(text)
+    if not 0 < value <= 100_000:
+        raise argparse.ArgumentTypeError(f"must be above 0 and at most 100000, not {text!r}")
+    return value
+
+
+def positive_integer(text: str) -> int:
+    """Parse an integer from 1."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be an integer from 1, not {text!r}")
+    return int(text)
+
+
+def port(text: str) -> int:
+    """Parse a TCP port; 0 is allowed."""
+    if not text.isdigit() or int(text) > 65_535:
+        raise argparse.ArgumentTypeError(f"must be a port from 0 to 65535, not {text!r}")
+    return int(text)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan

@@ -1,0 +1,80 @@
+"""Signals that shut down a command. Writers use `iot_writer.shutdown` instead."""
+
+import os
+import select
+import signal
+from types import FrameType, TracebackType
+from typing import Self
+
+_SHUTDOWN = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class ShutdownRequested(KeyboardInterrupt):
+    """A signal requested the shutdown of this command. `code` is the exit status for it.
+
+    A `KeyboardInterrupt`, because psycopg cancels a running statement for that exception only.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.code = 128 + number
+
+
+class ShutdownSignals:
+    """A context that turns signals into a request for shutdown. For the main thread.
+
+    Handlers are needed even where the default would do: the kernel sends process 1 of a container
+    no signal that it does not handle.
+    """
+
+    def __init__(self, *, interrupt: bool = False) -> None:
+        """With `interrupt`, every signal raises `ShutdownRequested` wherever the command is.
+
+        Otherwise the command polls `requested`, or calls `check`.
+        """
+        self._interrupt = interrupt
+        self._number: int | None = None
+        self._previous: dict[signal.Signals, object] = {}
+
+    @property
+    def requested(self) -> bool:
+        """Whether a signal has arrived."""
+        return self._number is not None
+
+    def check(self) -> None:
+        """Raise `ShutdownRequested` if a signal has arrived."""
+        if self._number is not None:
+            raise ShutdownRequested(self._number)
+
+    def pause(self, seconds: float) -> None:
+        """Sleep. Return early when a signal arrives or a child process ends."""
+        readable, _, _ = select.select([self._wakeup_read], [], [], seconds)
+        if readable:
+            os.read(self._wakeup_read, 4096)
+
+    def __enter__(self) -> Self:
+        # A pipe, because a signal between a check of `requested` and a sleep would be missed.
+        self._wakeup_read, self._wakeup_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._previous_fd = signal.set_wakeup_fd(self._wakeup_write, warn_on_full_buffer=False)
+        for number in (*_SHUTDOWN, signal.SIGCHLD):
+            self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)  # type: ignore[arg-type] # returned by signal()
+        signal.set_wakeup_fd(self._previous_fd)
+        os.close(self._wakeup_read)
+        os.close(self._wakeup_write)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 -- signal's API
+        if number == signal.SIGCHLD:
+            return
+        self._number = number
+        if self._interrupt:
+            raise ShutdownRequested(number)

@@ -1,0 +1,61 @@
+"""The stores that a command uses, and their errors as commands report them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from redis.exceptions import RedisError
+
+from iot_cipher.envelope import Opener
+from iot_cipher.writer_keys import WriterKeysFile
+from iot_models.errors import UnavailableError
+from iot_models.settings import load
+from iot_stores.audit import AuditLog
+from iot_stores.postgres import AWAY, connect_postgres
+from iot_stores.store_states import state_of
+from iot_stores.stores import Stores
+
+
+class CommandStores(Stores):
+    """The stores of one command. `watch` refuses a Redis that belongs to another installation."""
+
+    def __init__(self, command: str) -> None:
+        """Read the settings. Postgres shows `iot-sensor <command>` in pg_stat_activity.
+
+        Raises:
+            SettingsError: a setting is wrong, or the file with the keys can't be read.
+        """
+        settings = load()
+        super().__init__(
+            settings, partial(connect_postgres, settings, name=f"iot-sensor {command}")
+        )
+        keys = WriterKeysFile(Path(settings.keyring_file))
+        self.opener = Opener(keys.current)
+        self._audit_log = AuditLog(keys.current)
+
+    def audit(self, line: str) -> None:
+        """Write a line to the audit log."""
+        with self.connect() as connection:
+            self._audit_log.record(connection, line)
+
+
+@contextmanager
+def open_stores(command: str) -> Iterator[CommandStores]:
+    """Open the stores for a command, and close them afterwards.
+
+    Raises:
+        SettingsError: a setting is wrong.
+        UnavailableError: a store can't serve. Other errors of the stores are defects and pass
+            through unchanged.
+    """
+    stores = CommandStores(command)
+    try:
+        yield stores
+    except (RedisError, *AWAY) as error:
+        state = state_of(error)
+        if state is None:
+            raise
+        raise UnavailableError(str(state)) from None
+    finally:
+        stores.close()

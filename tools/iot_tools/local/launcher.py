@@ -1,0 +1,82 @@
+"""Launches API and writers: for `make run`, the benchmarks and the tests alike."""
+
+import http.client
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .child import Child, Program
+
+GUNICORN = ("-m", "gunicorn", "--config", "python:iot_api.gunicorn_conf")
+APPLICATION = "iot_api.wsgi:app"
+
+
+def environment_with(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return this process's environment with `variables` as the only `IOT_*` variables."""
+    others = {name: text for name, text in os.environ.items() if not name.startswith("IOT_")}
+    return {**others, **variables}
+
+
+def is_ready(port: int, host: str = "127.0.0.1") -> bool:
+    """Return whether an API answers `/readyz` with 200."""
+    connection = http.client.HTTPConnection(host, port, timeout=30)
+    try:
+        connection.request("GET", "/readyz")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+@dataclass
+class Launcher:
+    """Builds the processes of one service. `Child.start` starts a process."""
+
+    environment: Mapping[str, str]
+    logs: Path
+    """The folder of the logs: `<name>.log`."""
+    inherit: Sequence[int] = field(default=())
+    """Files that the processes keep open."""
+
+    def api(
+        self,
+        *options: str,
+        name: str = "api",
+        ready: Callable[[], bool] | None = None,
+        variables: Mapping[str, str] = {},
+        stop_seconds: float = 15,
+    ) -> Child:
+        """Return the API: gunicorn with extra options and variables."""
+        arguments = [*GUNICORN, *options, APPLICATION]
+        return self.python(name, arguments, ready, variables, stop_seconds)
+
+    def writer(
+        self,
+        *,
+        name: str = "writer",
+        variables: Mapping[str, str] = {},
+        stop_seconds: float = 40,
+    ) -> Child:
+        """Return a writer with extra variables."""
+        return self.python(name, ["-m", "iot_writer"], None, variables, stop_seconds)
+
+    def python(
+        self,
+        name: str,
+        arguments: Sequence[str],
+        ready: Callable[[], bool] | None = None,
+        variables: Mapping[str, str] = {},
+        stop_seconds: float = 15,
+    ) -> Child:
+        """Return a process of this Python interpreter."""
+        program = Program(
+            name=name,
+            arguments=[sys.executable, *arguments],
+            environment={**self.environment, **variables},
+            log=self.logs / f"{name}.log",
+            stop_seconds=stop_seconds,
+        )
+        return Child(program, ready=ready, inherit=self.inherit)

@@ -15,8 +15,8 @@ from iot_models.errors import SettingsError
 from iot_models.origins import parse_origins
 from iot_models.settings import drop_stray_libpq_variables, load
 
-# The workers' metrics meet in files of this folder; prometheus_client looks for it as it is
-# imported, so it stands here before anything imports that.
+# The workers write their metrics to files in this folder. prometheus_client reads the variable when
+# it is imported, so this comes before every import of it.
 _METRICS_FOLDER = tempfile.mkdtemp(prefix="iot-metrics-")
 os.environ["PROMETHEUS_MULTIPROC_DIR"] = _METRICS_FOLDER
 share(Path(_METRICS_FOLDER))
@@ -31,31 +31,32 @@ except SettingsError as error:
 
 bind = _settings.bind
 workers = _settings.api_workers
-# gevent's, for it was the fastest: see docs/adr/0003.
+# docs/adr/0003 says why gevent.
 worker_class = "iot_api.server.gunicorn_worker.ApiWorker"
 worker_connections = _settings.api_connections
 keepalive = _settings.keepalive_seconds
 timeout = 60
 graceful_timeout = 30
-# Headers that name a client's address or scheme are ProxyFix's to judge: IOT_TRUSTED_PROXIES.
+# gunicorn must ignore headers with addresses and schemes. IOT_TRUSTED_PROXIES decides about them.
 forwarded_allow_ips = ""
 certfile = _settings.tls_certificate or None
 keyfile = _settings.tls_key or None
-# At DEBUG, gunicorn and the libraries log parts of requests.
+# At DEBUG, gunicorn and other libraries log parts of requests.
 _LIBRARIES_LEVEL = "INFO" if _settings.log_level == "DEBUG" else _settings.log_level
 _OUR_LOGGERS = ("iot_api", "iot_cipher", "iot_models", "iot_stores")
 loglevel = _LIBRARIES_LEVEL.lower()
 proc_name = "iot-api"
-# A worker's heartbeat is a file; on a disk it could hang.
+# A worker's heartbeat is a file. On a slow disk the worker would hang and be killed.
 _memory = "/dev/shm"  # noqa: S108
 worker_tmp_dir = _memory if os.access(_memory, os.W_OK) else None
 control_socket_disable = True
 
 
 def when_ready(server: Any) -> None:
-    """Serve the metrics of all workers from a process of their own.
+    """Start the metrics server.
 
-    Not from a thread of the master: what that imports would be there, unpatched, in every worker.
+    It is a process, not a thread of the master: workers inherit the modules that the master has
+    imported, and gevent would patch those too late.
     """
     if _settings.api_metrics_port:
         command = [sys.executable, "-m", "iot_api.server.metrics_server"]
@@ -63,9 +64,7 @@ def when_ready(server: Any) -> None:
 
 
 def post_worker_init(worker: Any) -> None:
-    """Pass the settings on to the worker; log what our code says as gunicorn logs; keep memory
-    small; watch Redis.
-    """
+    """Pass the settings on to the worker, set up logging and the allocator, watch Redis."""
     from iot_api.server.gunicorn_worker import Limits  # noqa: PLC0415 - after gevent's patches
 
     worker.limit(
@@ -102,22 +101,22 @@ def worker_exit(server: Any, worker: Any) -> None:
 
 
 def _service(worker: Any) -> Any:
-    """The service of a worker's app; None when the worker failed to load the app, and for an app
-    without a service, such as the benchmark's empty route.
+    """Return the service of a worker's app. None if the worker failed to load the app, or for an
+    app without a service, such as the empty route of the benchmark.
     """
     return getattr(getattr(worker, "wsgi", None), "extensions", {}).get("iot")
 
 
 def child_exit(server: Any, worker: Any) -> None:
-    """Drop the gauges of a worker that is gone."""
-    from prometheus_client import multiprocess  # noqa: PLC0415 - likewise
+    """Drop the gauges of a worker that has ended."""
+    from prometheus_client import multiprocess  # noqa: PLC0415 - after gevent's patches
 
     del server
     multiprocess.mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
 
 
 def on_exit(server: Any) -> None:
-    """Leave no process and no folder behind; say last which setting is wrong, if one is."""
+    """Stop the metrics server, remove the folder, and report a wrong setting on the last line."""
     metrics_process = getattr(server, "metrics_process", None)
     if metrics_process is not None:
         metrics_process.terminate()

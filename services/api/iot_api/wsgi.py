@@ -1,4 +1,4 @@
-"""What gunicorn loads."""
+"""The WSGI application that gunicorn loads. The only module with effects at import."""
 
 from iot_api.server.startup_errors import refuse_in_worker
 from iot_models.errors import SettingsError

@@ -54,7 +54,7 @@ def test_a_session_with_many_gaps_ends(writer: Writer, sender: Sender) -> None:
 
     def put() -> bytes:
         columns = ReadingColumns(int64s([0]), int64s([7]), b"1")
-        accepted = sender.service.intake.accept([Batch(b"p", columns)], SENDER, tell_entries=True)
+        accepted = sender.service.intake.accept([Batch(b"p", columns)], SENDER, with_entries=True)
         drain_all(writer)
         return accepted.entries[0].session
 

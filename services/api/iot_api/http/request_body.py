@@ -99,9 +99,9 @@ def decompress_body(
         return body
     received = len(body)
     if encoding in {"gzip", "x-gzip"}:
-        decompressed = GZIP.unpack(body, limit, lambda size: grow(size, received))
+        decompressed = GZIP.decompress(body, limit, lambda size: grow(size, received))
     elif encoding == "zstd":
-        decompressed = ZSTD.unpack(body, limit, lambda size: grow(size, received))
+        decompressed = ZSTD.decompress(body, limit, lambda size: grow(size, received))
     else:
         raise UnsupportedMediaTypeError("Content-Encoding must be gzip, zstd or identity")
     charge_request(environ, len(decompressed) * BODY_FACTOR)

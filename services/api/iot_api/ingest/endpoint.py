@@ -101,7 +101,7 @@ class IngestEndpoint:
             batches,
             client,
             key,
-            tell_entries=waits_until_stored,
+            with_entries=waits_until_stored,
             proven=proven_vaults(environ, self._trusted_proxies),
         )
         if waits_until_stored and not self._is_stored_in_time(accepted):

@@ -1,4 +1,7 @@
-"""Intake: from a request's readings to sealed entries in the backlog. Acknowledged is here."""
+"""The intake: seals the readings of a request and appends them to the backlog.
+
+Once `Intake.accept` returns, the readings are acknowledged.
+"""
 
 import hashlib
 import os
@@ -30,48 +33,47 @@ from .parser import Batch
 from .receipts import decode_receipt, encode_list
 
 MAX_READINGS = 10_000
-"""Readings in an entry; a larger request becomes several, added in one step all the same."""
+"""Limit of readings in an entry. A larger request becomes several entries, appended in one step."""
 MAX_FREEFORM_BYTES = 4 * 2**20
-"""Bytes of `freeform` in an entry of more than one reading. An entry becomes a segment, which a
-reader holds in memory as a whole."""
+"""Limit of `freeform` in an entry of more than one reading. An entry becomes a segment, and a read
+holds whole segments in memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """What became of a request."""
+    """The result of a request."""
 
     count: int
-    """Readings taken."""
+    """Number of readings."""
     entries: tuple[EntryName, ...] = ()
-    """Of each shard the last entry: when it is stored, so are all. Not told unless asked for."""
+    """The last entry of each shard: when it is stored, all are. Empty unless requested."""
     ends: Mapping[int, int] = field(default_factory=dict)
-    """Of each shard where those entries end in the backlog (`Backlog.removed`). Not known of a
-    repeated request."""
+    """Where those entries end in the backlog, by shard (`Backlog.removed`). Empty for a repeated
+    request."""
     repeated: bool = False
-    """It was taken before, under the same Idempotency-Key; nothing was taken now."""
+    """Whether an earlier request with the same Idempotency-Key was accepted; nothing was appended
+    now."""
 
 
 @dataclass(frozen=True, slots=True)
-class Remembering:
+class IdempotencyPolicy:
     """How requests with an Idempotency-Key are remembered."""
 
     names: KeyNames
-    """Under which names."""
     seconds: int
-    """For how long."""
-    most: int
-    """How many at a time."""
+    max_requests: int
+    """Limit of requests that are remembered at a time."""
 
 
-MOST_PROVEN = 64
-"""Vaults whose passwords a connection is known to know."""
+MAX_PROVEN = 64
+"""Limit of vaults whose passwords a connection is known to know."""
 CLIENTS_SHARE = 4
-"""One client may have this part of the requests that are remembered. Clients behind a proxy that is
-not trusted are one: else whoever makes addresses up takes all of them."""
+"""One client may use a quarter of the remembered requests. All clients behind an untrusted proxy
+count as one: a client that makes up addresses would otherwise use all of them."""
 
 
 class Intake:
-    """Takes readings in."""
+    """Accepts readings."""
 
     def __init__(
         self,
@@ -82,16 +84,16 @@ class Intake:
         *,
         admit: Callable[[], None],
         shards: int,
-        remembering: Remembering,
+        idempotency: IdempotencyPolicy,
     ) -> None:
-        """`admit` raises unless Redis may be trusted with readings."""
+        """`admit` raises an error unless Redis is fit for readings (`RedisWatch.require_safe`)."""
         self._admit = admit
         self._vaults = vaults
         self._guesses = guesses
         self._sealer = sealer
         self._backlog = backlog
         self._shards = shards
-        self._remembering = remembering
+        self._idempotency = idempotency
         self._session_renewals: int | None = None
         self._acknowledged = metrics.counter("iot_readings_acknowledged_total")
 
@@ -101,26 +103,25 @@ class Intake:
         client: Client,
         idempotency_key: str | None = None,
         *,
-        tell_entries: bool = False,
+        with_entries: bool = False,
         proven: set[uuid.UUID] | None = None,
     ) -> Accepted:
-        """Take all readings of a request, or none. Once it returns, none of them is ever lost or
-        stored twice.
+        """Accept all readings of a request, or none. Accepted readings are stored exactly once.
 
-        `proven` holds the vaults of the passwords that the connection has sent readings under; the
-        request's own are added. For those the guess limit does not count: they tell the client
-        nothing new, and a device goes on sending beside one that guesses from the same address.
+        `proven` holds the vaults whose passwords the connection has sent readings under; those of
+        the request are added. The guess limit does not apply to them: the client learns nothing
+        new, and a device can send beside a client that guesses from the same address.
 
-        A request with the same key and the same passwords, within the seconds to remember, takes
-        nothing and is answered like the first.
+        A request with the key and the passwords of an earlier one appends nothing while the earlier
+        one is remembered, and has the same result.
 
         Raises:
-            TooManyRequestsError: the client is over the guess limit, or has too many requests that
-                are remembered, or too many passwords wait to be opened. Nothing was taken.
-            UnavailableError: the backlog is full, or Redis is not fit, and nothing was taken; or
-                replicas were slow.
-            RedisError, psycopg.Error: a part is away. Readings may have been taken when Redis
-                broke off after it was sent them; they are then stored at most once.
+            TooManyRequestsError: the client is over the guess limit or has too many remembered
+                requests, or too many passwords wait to be opened. Nothing was appended.
+            UnavailableError: the backlog is full or Redis is not fit, and nothing was appended; or
+                the replicas were slow.
+            RedisError, psycopg.Error: a store is unavailable. The readings may have been appended
+                if the connection to Redis broke after they were sent; then they are stored once.
         """
         self._admit()
         vaults, guards = self._open(batches, client, proven or frozenset())
@@ -138,7 +139,7 @@ class Intake:
             for vault, batch in zip(vaults, batches, strict=True)
             for readings in _split(batch.readings)
         ]
-        entries = _last_entries(sealed) if tell_entries or request_names else ()
+        entries = _last_entries(sealed) if with_entries or request_names else ()
         request = None
         if request_names:
             answer = b"%d %b" % (count, encode_list(entries).encode())
@@ -157,7 +158,7 @@ class Intake:
         self._acknowledged.inc(count)
         self._heed_writers(appended)
         if proven is not None:
-            if len(proven) > MOST_PROVEN:
+            if len(proven) > MAX_PROVEN:
                 proven.clear()
             proven.update([vault.vault_id for vault in vaults])
         return Accepted(count, entries, appended.ends)
@@ -174,8 +175,10 @@ class Intake:
     def _open(
         self, batches: Sequence[Batch], client: Client, proven: Collection[uuid.UUID]
     ) -> tuple[list[OpenVault], tuple[Guard, ...]]:
-        """The vaults of a request, and the guess limit if it is still to be looked at: while all of
-        them are open, the step that appends the readings does it, in the same round trip.
+        """Return the vaults of a request, and the guess limits that the append must check.
+
+        If all vaults are open, the script that appends the readings checks the limits in the same
+        round trip. Otherwise `find_or_create` checks them before it looks a vault up.
         """
         cache = self._vaults.cache
         held = [
@@ -188,15 +191,15 @@ class Intake:
         vaults, guards = [], self._guesses.guards(client)
         for vault, batch in zip(held, batches, strict=True):
             if vault is None:
-                guards = ()  # it is looked at here, before anything is looked up
+                guards = ()  # `find_or_create` checks them
             vaults.append(vault or self._vaults.find_or_create(batch.password, client))
         return vaults, guards
 
     def _request_names(self, key: str, vaults: Sequence[OpenVault]) -> tuple[str, ...]:
         """Return the name to remember a request by, then the other name that it may have."""
         digests = request_digest(key, vaults), _first_request_digest(key, vaults)
-        both = tuple(map(self._remembering.names.remembered_request, digests))
-        # While processes of version 0.1 may get the request again, by the name that they look for.
+        both = tuple(map(self._idempotency.names.remembered_request, digests))
+        # A process of version 0.1 may get the request again. It looks for the old name.
         return both[::-1] if self._vaults.old_processes_may_run else both
 
     def _remembered(
@@ -206,11 +209,11 @@ class Intake:
         return RememberedRequest(
             name,
             other_name,
-            self._remembering.seconds,
+            self._idempotency.seconds,
             answer,
-            self._remembering.most,
-            self._remembering.names.remembered_of_client(client.sender),
-            max(1, self._remembering.most // CLIENTS_SHARE),
+            self._idempotency.max_requests,
+            self._idempotency.names.remembered_of_client(client.sender),
+            max(1, self._idempotency.max_requests // CLIENTS_SHARE),
         )
 
     def _seal(self, vault: OpenVault, readings: ReadingColumns) -> tuple[int, bytes]:
@@ -227,13 +230,13 @@ def _last_entries(sealed: Sequence[tuple[int, bytes]]) -> tuple[EntryName, ...]:
 
 
 def request_digest(key: str, vaults: Sequence[OpenVault]) -> bytes:
-    """What a request is remembered by; each part is hashed with its length."""
+    """Return the digest that a request is remembered by. Each part is hashed with its length."""
     parts = [key.encode(), *sorted(vault.vault_id.bytes for vault in vaults)]
     return _digest(b"".join(b"%d:%b" % (len(part), part) for part in parts))
 
 
 def _first_request_digest(key: str, vaults: Sequence[OpenVault]) -> bytes:
-    """What version 0.1 remembers a request by."""
+    """Return the digest that version 0.1 remembers a request by."""
     return _digest(key.encode() + b"".join(sorted(vault.vault_id.bytes for vault in vaults)))
 
 

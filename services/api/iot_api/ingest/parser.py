@@ -1,7 +1,7 @@
-"""The body of a PUT: JSON of one or many `{"data": {...}}`, read into columns, whole or not at all.
+"""The parser of PUT bodies: JSON of one or many `{"data": {...}}`, parsed into columns.
 
-No step between the JSON decoder and the columns works on one reading at a time, but for times
-that are not plain integers.
+A body is accepted or refused as a whole. Between the JSON decoder and the columns, no Python code
+runs per reading, except for times that are not plain integers.
 """
 
 import re
@@ -34,11 +34,11 @@ _WRONG_KIND = {
     "interrogator_time": "is neither a number nor a date",
 }
 _TIMES_PER_TURN = 4096
-"""Times that are parsed one by one before other greenlets get a turn."""
+"""Times that are parsed one by one before other greenlets run."""
 
 
 class _Hidden(msgspec.Struct, gc=False):
-    """A part of a request, which nothing prints."""
+    """A part of a request that is never printed."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}>"
@@ -59,7 +59,8 @@ _seen = count()
 
 
 class _CountedRow(_Row, gc=False):
-    # Called with each row. No Python code runs: `next` takes the row as its default value.
+    # msgspec calls it with each row. `next` takes the row as its default value, so no Python code
+    # runs.
     __post_init__ = staticmethod(partial(next, _seen))  # type: ignore[misc] # takes the row, too
 
 
@@ -84,21 +85,21 @@ _many_written = msgspec.json.Decoder(list[_WrittenRow])
 
 @dataclass(slots=True)
 class Batch:
-    """Readings of one request under one password, in the order in which they came."""
+    """Readings of one request under one password, in the order of the request."""
 
     password: bytes = field(repr=False)
     readings: ReadingColumns = field(repr=False)
 
 
 class PutParser(Protocol):
-    """`parse_put` with the limits that are set."""
+    """`parse_put` with the limits of the settings."""
 
     def __call__(self, body: bytes, *, lines: bool = False) -> list[Batch]:
-        """The readings of a PUT."""
+        """Return the readings of a PUT."""
 
 
 def put_parser(settings: Settings) -> PutParser:
-    """`parse_put` with the limits of these settings."""
+    """Return `parse_put` with the limits of the settings."""
     return partial(
         parse_put,
         max_body_bytes=settings.max_body_bytes,
@@ -117,15 +118,15 @@ def parse_put(
     max_passwords: int,
     lines: bool = False,
 ) -> list[Batch]:
-    """The readings of a PUT, by password; with `lines` the body is NDJSON.
+    """Return the readings of a PUT, by password; with `lines` the body is NDJSON.
 
-    The body has at most `max_body_bytes`. Its texts may take twice as many once they are escaped:
-    a character of three bytes, as in Japanese, becomes six.
+    The body has at most `max_body_bytes`. Escaped texts may have twice as many: a character of
+    three bytes, as in Japanese, becomes six.
 
     Raises:
-        InvalidRequestError: names the row (from 0) and the field that is wrong.
-        TooLargeError: more than `max_readings`, under more than `max_passwords`, or texts that are
-            too large once they are escaped.
+        InvalidRequestError: the body is invalid; the error names the row (from 0) and the field.
+        TooLargeError: there are more than `max_readings` or `max_passwords`, or the escaped texts
+            are too large.
     """
     decoded = _decode(body, lines=lines)
     rows, stand_ins = decoded.content, decoded.stand_ins
@@ -139,18 +140,18 @@ def parse_put(
     batches = []
     limit, used = 2 * max_body_bytes, 0
     as_written = _AsWritten(decoded.strict, lines=lines)
-    some_data = [row.data for row in rows]
+    data = [row.data for row in rows]
     if stand_ins:
-        _restore_passwords(some_data, stand_ins, as_written, max_passwords)
-    for password, (numbers, some) in _by_password(some_data, max_passwords):
+        _restore_passwords(data, stand_ins, as_written, max_passwords)
+    for password, (numbers, group) in _by_password(data, max_passwords):
         encoded = password_bytes(password, max_password_bytes, row=numbers[0])
-        texts = SEPARATOR.join([row.freeform for row in some])
+        texts = SEPARATOR.join([row.freeform for row in group])
         if stand_ins:
             texts = stand_ins.restore(texts)
         is_plain = texts.isascii() and b"\x7f" not in texts
         freeform = texts if is_plain else escape_json(texts, limit=limit, used=used)
         used += len(freeform)
-        batches.append(Batch(encoded, _columns(numbers, some, freeform, as_written)))
+        batches.append(Batch(encoded, _columns(numbers, group, freeform, as_written)))
     return batches
 
 
@@ -158,10 +159,10 @@ _Group = tuple[str, tuple[Sequence[int], list[_Data]]]
 
 
 def _passwords(rows: list[_Data], max_passwords: int) -> dict[str, None]:
-    """The passwords of a request, in the order in which they come first."""
+    """Return the distinct passwords of a request, in the order of their first rows."""
     passwords = dict.fromkeys([row.db_password for row in rows])
     if len(passwords) > max_passwords:
-        # Each may cost a scrypt.
+        # Each password may cost a scrypt.
         raise TooLargeError(
             f"a request may bring {max_passwords} passwords, this one brings {len(passwords)}",
             limit=max_passwords,
@@ -172,7 +173,7 @@ def _passwords(rows: list[_Data], max_passwords: int) -> dict[str, None]:
 def _restore_passwords(
     rows: list[_Data], stand_ins: StandIns, as_written: "_AsWritten", max_passwords: int
 ) -> None:
-    """Put the passwords that were sent in the place of those with stand-ins."""
+    """Replace passwords that hold stand-ins with the passwords as sent."""
     if not any(map(stand_ins.holds, _passwords(rows, max_passwords))):
         return
     written = list(map(bytes, as_written.column("db_password")))
@@ -183,15 +184,17 @@ def _restore_passwords(
 
 
 def _by_password(rows: list[_Data], max_passwords: int) -> Iterable[_Group]:
-    """The rows of each password with their numbers in the request, in the order of both."""
+    """Group rows by password, each group with the numbers of its rows in the request."""
     passwords = _passwords(rows, max_passwords)
     if len(passwords) == 1:
         return [(password, (range(len(rows)), rows)) for password in passwords]
-    groups: dict[str, tuple[list[int], list[_Data]]] = {each: ([], []) for each in passwords}
+    groups: dict[str, tuple[list[int], list[_Data]]] = {
+        password: ([], []) for password in passwords
+    }
     for number, row in enumerate(rows):
-        numbers, some = groups[row.db_password]
+        numbers, group = groups[row.db_password]
         numbers.append(number)
-        some.append(row)
+        group.append(row)
     return groups.items()
 
 
@@ -251,8 +254,7 @@ def _decode_rows(
 
 
 def _bad_row(body: bytes) -> int | None:
-    """The row of a list that is no JSON, counted from 0; None if the body is no list, or all its
-    rows are JSON.
+    """Return the number of the invalid row of a list; None if the error is not in a row.
 
     The decoder counts the rows: it decodes the body again, up to the same error.
     """
@@ -260,7 +262,7 @@ def _bad_row(body: bytes) -> int | None:
         return None
     before = next(_seen)
     try:
-        _counted.decode(body)  # no other greenlet runs meanwhile, so no other row is counted
+        _counted.decode(body)  # no other greenlet runs meanwhile and counts rows
     except (msgspec.DecodeError, ValueError) as error:
         if "trailing characters" not in str(error):
             return next(_seen) - before - 1
@@ -268,7 +270,9 @@ def _bad_row(body: bytes) -> int | None:
 
 
 def _holds_lines(body: bytes) -> bool:
-    """Whether a body that is no JSON looks like NDJSON: a value ends with a line, others follow."""
+    """Return whether an invalid JSON body looks like NDJSON: the first line is a whole value, and
+    another one begins behind it.
+    """
     body = body.lstrip()
     end = body.find(b"\n")
     if body[:1] not in b"{[" or end < 0 or body[end:].lstrip()[:1] not in {b"{", b"["}:
@@ -281,10 +285,10 @@ def _holds_lines(body: bytes) -> bool:
 
 
 def _bad_line(body: bytes) -> int:
-    """The first line of NDJSON that is no row, counted from 0 without the empty ones.
+    """Return the number of the first invalid line of NDJSON, not counting empty lines.
 
-    Found by bisection: the decoder goes through about as many bytes as the body has, and no line
-    is looked at on its own.
+    Bisection: the decoder reads about as many bytes as the body has, and no Python code runs per
+    line.
     """
     before = 0
     while True:
@@ -300,7 +304,7 @@ def _bad_line(body: bytes) -> int:
 
 
 def _refuse(problem: str) -> NoReturn:
-    """Turn the decoder's `Expected ... - at `$[3].data.relative_time`` into row, field, words."""
+    """Turn the decoder's `Expected ... - at `$[3].data.relative_time`` into an error of ours."""
     if problem.startswith("Expected `array`"):
         raise InvalidRequestError("the request must be an object or a list of objects")
     found = _PATH.search(problem)
@@ -317,13 +321,15 @@ def _refuse(problem: str) -> NoReturn:
 
 
 def refuse_row(row: int, field: str, problem: str) -> NoReturn:
-    """Raise the error that names a row and its field."""
+    """Raise an error that names a row and its field."""
     raise InvalidRequestError(f"row {row}, {field}: {problem}", row=row, field=field)
 
 
 def password_bytes(password: str, limit: int, *, row: int | None = None) -> bytes:
-    """The password, which stands in a row if any, in UTF-8; refused when it is longer than `limit`
-    bytes, or holds half a surrogate pair.
+    """Return a password in UTF-8. The error names `row` if there is one.
+
+    Raises:
+        InvalidRequestError: the password has more than `limit` bytes, or half a surrogate pair.
     """
     try:
         encoded = password.encode()
@@ -339,16 +345,16 @@ def password_bytes(password: str, limit: int, *, row: int | None = None) -> byte
 
 
 class _AsWritten:
-    """The fields of a request as they were written: a float has lost digits beyond 2**53."""
+    """The fields of a request as JSON text: a float loses digits beyond 2**53."""
 
     def __init__(self, body: bytes, *, lines: bool) -> None:
-        """`body` is one that the decoder took."""
+        """`body` is valid for the decoder."""
         self._body = body
         self._lines = lines
         self._rows: list[_Written] | None = None
 
     def column(self, field: str) -> list[msgspec.Raw]:
-        """The JSON text of a field of each row. The body is decoded once more, the first time."""
+        """Return a field of each row as JSON text. The first call decodes the body once more."""
         if self._rows is None:
             written = _decode_rows(self._body, _one_written, _many_written, lines=self._lines)
             self._rows = [row.data for row in written]
@@ -394,6 +400,6 @@ def _times(
         time.sleep(0)
         try:
             column.extend(map(parse, values[start : start + _TIMES_PER_TURN]))
-        except ValueError as error:  # those before it are in the column
+        except ValueError as error:  # all times before it are in the column
             refuse_row(numbers[len(column)], field, str(error))
     return column

@@ -1,4 +1,4 @@
-"""Receipts: whether what was acknowledged is stored, for those who want to know."""
+"""Receipts: they tell a client whether its acknowledged readings are stored."""
 
 import base64
 import binascii
@@ -17,39 +17,43 @@ from iot_stores.postgres import AWAY, Pool
 from iot_stores.store_states import report
 
 _NAME = struct.Struct(">H16sQ")
-"""The list of names. Its first byte is 0, for a shard is below 256."""
+"""An entry name in a list of names. Its first byte is 0, because a shard is below 256."""
 _GROUPED = 2
-"""First byte of a receipt in which names are grouped by session."""
+"""First byte of a receipt whose names are grouped by session."""
 _GROUP = struct.Struct(">16sBB")
-"""Session, number of its names less one, bytes of a number. Shards and numbers follow."""
-_MOST_LISTED = 64
-"""More names than these are grouped. A proxy, and gunicorn, take about 4 KiB of a request line: 114
-names in a list, while 256 shards make 3.1 KiB in groups."""
-_SOONEST, _LATEST = 0.01, 0.2
+"""Session, number of names less one, bytes of a number. The shards and the numbers follow."""
+_MAX_LISTED = 64
+"""Longer lists of names are grouped. Proxies and gunicorn accept about 4 KiB of a request line: 114
+names in a list. In groups, the names of 256 shards take 3.1 KiB."""
+_FIRST_PAUSE, _MAX_PAUSE = 0.01, 0.2
+"""Seconds between two queries while a request waits."""
 
 _log = logging.getLogger(__name__)
 
 
 class Receipts:
-    """Asks the backlog, which knows when an entry is done with, and the ledger, which knows how."""
+    """Finds out whether entries are stored.
+
+    The backlog tells cheaply when an entry has left it. The ledger tells whether it was stored.
+    """
 
     def __init__(self, pool: Pool, backlog: Backlog) -> None:
         self._pool = pool
         self._backlog = backlog
 
     def stored(self, entries: Sequence[EntryName]) -> bool:
-        """Whether all entries are in Postgres. Raises `psycopg.Error` when it is away."""
+        """Return whether all entries are in Postgres. Raises `psycopg.Error`."""
         if not entries:
             return True
         return self._pool.run_idempotent(lambda connection: ledger.are_stored(connection, entries))
 
     def wait(self, entries: Sequence[EntryName], ends: Mapping[int, int], seconds: float) -> bool:
-        """Wait until entries are stored and can be read; False if they are not in time.
+        """Wait until entries are stored and can be read; return False on timeout.
 
-        `ends` tells where they end in the backlog; of a request that is repeated it is not known.
+        `ends` tells where the entries end in the backlog. It is empty for a repeated request.
         """
         end = time.monotonic() + seconds
-        pause = _SOONEST
+        pause = _FIRST_PAUSE
         held = False
         try:
             while True:
@@ -61,15 +65,15 @@ class Receipts:
                     if stored or not in_time or (ends and not held):
                         return stored
                 time.sleep(pause)
-                pause = min(2 * pause, _LATEST)
+                pause = min(2 * pause, _MAX_PAUSE)
         except (RedisError, *AWAY) as error:
             report(_log, "it can't be told whether requests are stored", error)
             return False
 
 
 def encode_receipt(entries: Sequence[EntryName]) -> str:
-    """The names of entries, at most one of each shard, as text for a URL."""
-    if len(entries) <= _MOST_LISTED:
+    """Encode the names of entries, at most one of each shard, as text for a URL."""
+    if len(entries) <= _MAX_LISTED:
         return encode_list(entries)
     by_session: dict[bytes, list[EntryName]] = {}
     for name in entries:
@@ -84,12 +88,12 @@ def encode_receipt(entries: Sequence[EntryName]) -> str:
 
 
 def encode_list(entries: Sequence[EntryName]) -> str:
-    """The names of entries as text of any length, in the only form that version 0.1 reads."""
+    """Encode names as a list of any length, the only form that version 0.1 reads."""
     return base64.urlsafe_b64encode(b"".join(_NAME.pack(*name) for name in entries)).decode()
 
 
 def decode_receipt(text: str) -> list[EntryName]:
-    """The names in a receipt of either form. Raises `InvalidRequestError` when it is none."""
+    """Decode a receipt of either form. Raises `InvalidRequestError` for any other text."""
     try:
         names = base64.b64decode(text, altchars=b"-_", validate=True)
         if names[:1] == bytes([_GROUPED]):
@@ -104,7 +108,9 @@ def decode_receipt(text: str) -> list[EntryName]:
 
 
 def _grouped(receipt: bytes) -> Iterator[EntryName]:
-    """Raises `ValueError` or `struct.error` when it is cut off or has a group that none writes."""
+    """Decode groups. Raises `ValueError` or `struct.error` for bytes that `encode_receipt` never
+    writes.
+    """
     at = 1
     while at < len(receipt):
         session, last, width = _GROUP.unpack_from(receipt, at)

@@ -1,4 +1,4 @@
-"""What a worker keeps of the memory that it freed."""
+"""Settings of glibc's allocator: how much freed memory a worker keeps."""
 
 import ctypes
 
@@ -8,11 +8,11 @@ KEPT = 16 * 2**20
 
 
 def hand_back_large_blocks() -> None:
-    """Have glibc give blocks of 8 MiB and more back as they are freed.
+    """Make glibc return blocks of 8 MiB and more to the kernel as soon as they are freed.
 
-    Left alone, it takes the first scrypt, of 16 MiB, as a sign that such blocks come often, and
-    keeps one for good in each process. Of smaller ones it keeps 16 MiB: reads go through them all
-    the time. Another libc than glibc is left as it is.
+    By default glibc raises its threshold when the first scrypt frees its 16 MiB (mallopt(3),
+    M_MMAP_THRESHOLD), and then keeps such a block in each process. Of smaller blocks glibc keeps
+    16 MiB, which reads use all the time. Nothing is done with another libc.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

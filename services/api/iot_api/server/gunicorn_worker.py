@@ -1,7 +1,8 @@
 """The gunicorn worker of the API: gunicorn's gevent worker, with deadlines and a quick shutdown.
 
-gunicorn's own stops accepting when all its connections are in use, waits for silent clients, logs
-what it can't parse, and waits out `graceful_timeout` for idle clients when it shuts down.
+gunicorn's own gevent worker (27.0) does not accept connections while all of its own are in use,
+waits for silent clients without a deadline, logs the bytes that it can't parse, and at shutdown
+waits for idle clients until `graceful_timeout`.
 """
 
 import time
@@ -47,18 +48,20 @@ GRACE_SECONDS = 1.0
 BODY_SECONDS = 5.0
 """After SIGTERM, bodies have this long to arrive."""
 RESERVE = 64
-"""Connections beyond the limit, to answer health checks and to refuse everything else."""
+"""Connections beyond the limit that answer health checks and refuse all other requests."""
 _HEALTH = frozenset({"/healthz", "/readyz"})
 _BEAT_SECONDS = 0.1
+"""Seconds between two heartbeats. SIGTERM is noticed at the next one."""
 _ENFORCE_SECONDS = 0.25
+"""Seconds between two checks of all deadlines. A timer for each request would cost more."""
 _UNREAD_SECONDS = 2.0
 _UNREAD_BYTES = 16 * 2**20
-"""The most that is read of an unwanted body: every body within the default limit, whole."""
+"""Limit of what is read of an unwanted body: all of a body within the default size limit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the clients of one worker may hold."""
+    """Limits of all clients of one worker together."""
 
     connections: int = 1000
     connections_per_network: int | None = None
@@ -85,8 +88,8 @@ class _Client:
 class WsgiResponse(Response):  # type: ignore[misc] # gunicorn has no types
     """gunicorn's response, with the head and the first piece of the body in one packet.
 
-    gunicorn 27 sends them one after the other: two system calls, and two packets that each wake the
-    client up.
+    gunicorn 27 sends them separately: two system calls, and two packets that each wake the client
+    up.
     """
 
     def send_headers(self) -> None:
@@ -141,21 +144,23 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # gunicorn looks up and parses a setting each time it is used, many times a request.
-        self.cfg.__dict__.update({name: each.get() for name, each in self.cfg.settings.items()})
+        # gunicorn 27 looks a setting up and parses it at each use, many times a request. As plain
+        # attributes they cost nothing.
+        values = {name: setting.get() for name, setting in self.cfg.settings.items()}
+        self.cfg.__dict__.update(values)
         self._enforce_at = 0.0
         self.limit(Limits())
         self.allow(Origins())
 
     def limit(self, limits: Limits) -> None:
-        """Set what clients may hold. Called before the first connection."""
+        """Set the limits. Called before the first connection."""
         self._memory = MemoryBudget(limits.memory_bytes)
         self._connections = ConnectionTable(
             limit=limits.connections, per_network=limits.connections_per_network, reserve=RESERVE
         )
 
     def allow(self, origins: Origins) -> None:
-        """Set whose web pages may read what the worker answers without the application."""
+        """Set the origins whose web pages may read the responses of the worker itself."""
         self._cors = Cors(origins)
         self._refuse = self._cors.wrap(_refuse)
 
@@ -183,14 +188,14 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
         try:
             self._answer_requests(served)
         except (StopIteration, OSError):
-            pass  # the end of the connection, by either side
+            pass  # either side has ended the connection
         except ParseException as error:
-            # Without the message, which quotes what could not be parsed.
+            # The message is left out: it quotes the bytes that could not be parsed.
             self.log.warning("refused a request from %s: %s", served.host, type(error).__name__)
-            _say(served, refusal_of(error, self._cors_headers(connection)))
-        except Exception as error:  # noqa: BLE001 - the application answers its own
+            _send_last(served, refusal_of(error, self._cors_headers(connection)))
+        except Exception as error:  # noqa: BLE001 - the application answers its own errors
             log_defect(self.log, "defect in the answer to a request", error)
-            _say(served, defect_response(self._cors_headers(connection)))
+            _send_last(served, defect_response(self._cors_headers(connection)))
         finally:
             self._connections.remove(connection)
             self._memory.release(connection)
@@ -198,7 +203,7 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
                 client.close()
 
     def _answer_requests(self, served: _Client) -> None:
-        """Raises `StopIteration` or `OSError` at the end of the connection."""
+        """Answer requests. Raises `StopIteration` or `OSError` at the end of the connection."""
         connection = served.connection
         if self.cfg.is_ssl:
             connection.client.do_handshake()  # type: ignore[attr-defined] # an SSLSocket
@@ -216,6 +221,7 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
         answer, environ = create(
             request, writer, served.address, served.listener_name, self.cfg, WsgiResponse
         )
+        # As gunicorn's own asynchronous workers say: greenlets count as threads.
         environ["wsgi.multithread"] = True
         environ[CHARGE] = served.charge
         environ[PROVEN] = connection.proven
@@ -228,7 +234,8 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
             raise
         except Exception as error:
             if not answer.headers_sent:
-                raise
+                raise  # `handle` answers 500
+            # A reset tells the client that the answer is not whole.
             log_defect(self.log, "an answer is broken off", error)
             connection.abort()
             raise StopIteration from None
@@ -255,8 +262,8 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
                 body.close()
 
     def _cors_headers(self, connection: Connection) -> Headers:
-        """For the answer to a request that the application does not see."""
-        if connection.request is None:  # its head could not be parsed
+        """Return the CORS headers of a response that does not come from the application."""
+        if connection.request is None:  # the head could not be parsed
             return self._cors.without_origin
         origins = [value for name, value in connection.request.headers if name == "ORIGIN"]
         return self._cors.headers({"REQUEST_METHOD": "", "HTTP_ORIGIN": ",".join(origins)})
@@ -266,10 +273,10 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
         if now < self._enforce_at:
             return
         self._enforce_at = now + _ENFORCE_SECONDS
-        for each in self._connections:
-            if deadlines.is_overdue(each, now, self.cfg.keepalive):
+        for connection in self._connections:
+            if deadlines.is_overdue(connection, now, self.cfg.keepalive):
                 late = RequestTimeout("the body took too long to arrive")
-                self._connections.close(each, late, reason=each.phase.name.lower())
+                self._connections.close(connection, late, reason=connection.phase.name.lower())
 
     def _end(self, servers: list[Any]) -> None:
         begin = time.monotonic()
@@ -289,14 +296,17 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
             server.stop(timeout=1)
 
     def _end_connections(self, begin: float, *, bodies: bool) -> None:
-        for each in self._connections:
-            if each.request is None:
-                if time.monotonic() - max(each.since, begin) >= GRACE_SECONDS:
-                    each.receive_no_more()
+        for connection in self._connections:
+            if connection.request is None:
+                if time.monotonic() - max(connection.since, begin) >= GRACE_SECONDS:
+                    connection.receive_no_more()
                 continue
-            each.request.force_close()  # the answer says so, unless it is being sent already
+            # The answer says `Connection: close`, unless its head is sent already.
+            connection.request.force_close()
             if bodies:
-                each.cut_body(UnavailableError("this server process ends; send the request again"))
+                connection.cut_body(
+                    UnavailableError("this server process ends; send the request again")
+                )
 
 
 def _is_health_check(environ: dict[str, Any]) -> bool:
@@ -304,8 +314,10 @@ def _is_health_check(environ: dict[str, Any]) -> bool:
 
 
 def _refuse(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-    """A WSGI application that answers 503, without the cost of the real one. A browser is told
-    that it may send its request: it would not show the reason of a preflight that fails.
+    """Answer 503, as a WSGI app that costs little.
+
+    A preflight succeeds: a browser shows the reason of a failed request, and not that of a failed
+    preflight.
     """
     if is_preflight(environ):
         start_response("204 NO CONTENT", [("X-Request-Id", new_request_id())])
@@ -323,12 +335,14 @@ def _refuse(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iter
 
 
 def _check_transfer_coding(request: Any) -> None:
-    """Refuse what gunicorn accepts: `gzip, chunked`, of which it would pass the packed bytes on as
-    the body, and, when they come, long trailers.
+    """Refuse all transfer codings but `chunked`, and long trailers.
+
+    gunicorn 27 accepts `gzip, chunked`, and passes the compressed bytes on as the body. It accepts
+    trailers of 800 KiB.
     """
     if isinstance(request.body.reader, ChunkedReader):
         codings = [value for name, value in request.headers if name == "TRANSFER-ENCODING"]
-        if [each.strip().lower() for each in codings] != ["chunked"]:
+        if [coding.strip().lower() for coding in codings] != ["chunked"]:
             raise UnsupportedTransferCoding("")
         request.body.reader.limit_trailer_section = MAX_HEAD_BYTES
 
@@ -341,21 +355,22 @@ def _is_unread(body: Any) -> bool:
 
 
 def _discard_body(connection: Connection, body: Any) -> bool:
-    """Read the rest of a body, within limits; whether the next request can follow.
+    """Read the rest of a body, within limits; return whether another request can follow.
 
-    Closing a connection on unread bytes resets it, and the client may lose the answer.
+    When a socket with unread bytes is closed, Linux sends RST instead of FIN (RFC 1122, 4.2.2.13),
+    and the client may lose the answer that it has not read yet.
     """
     connection.discards_body = True
-    if body.failed:  # it can't be told where the next request begins
+    if body.failed:  # nobody knows where the next request begins
         _half_close(connection)
         return False
     return _discard(body.read)
 
 
 def _discard(read: Callable[[int], bytes]) -> bool:
-    """Read to the end; False if that is too far away, or the connection is closed meanwhile."""
+    """Read to the end; return False if a limit is reached or the connection is closed."""
     left = _UNREAD_BYTES
-    # IotError and RequestTimeout: the connection's `failure`, which has nothing left to answer.
+    # IotError and RequestTimeout: the connection's `failure`. The request is answered already.
     ends = (OSError, ParseException, IotError, RequestTimeout)
     with gevent.Timeout(_UNREAD_SECONDS, False), suppress(*ends):
         while left > 0:
@@ -367,13 +382,13 @@ def _discard(read: Callable[[int], bytes]) -> bool:
 
 
 def _half_close(connection: Connection) -> None:
-    """Say that nothing more is sent, and read what the client still sends, within limits."""
+    """End the sending side, and read what the client still sends, within limits."""
     connection.send_no_more()
     _discard(connection.client.recv)
 
 
-def _say(served: _Client, answer: bytes) -> None:
-    """Send a last answer if the client takes it at once."""
+def _send_last(served: _Client, answer: bytes) -> None:
+    """Send an answer if the client takes it at once, and end the connection."""
     with suppress(OSError):
         served.writer.send_at_once(answer)
         _half_close(served.connection)

@@ -1,6 +1,6 @@
-"""`/metrics` on a port of its own, for all processes of the pod together.
+"""The metrics server: `/metrics` on a port of its own, for all workers of the pod together.
 
-A process beside the workers, which write their metrics to files of one folder.
+It is a process of its own. The workers write their metrics to files in one folder.
 """
 
 import os
@@ -27,8 +27,9 @@ from iot_stores.stores import Stores
 
 
 class BacklogCollector(Collector):
-    """Asks Redis for the backlog and the time when it is scraped. While Redis is away it says just
-    that.
+    """Queries the backlog and the clock of Redis at each scrape.
+
+    While Redis is unavailable, only the limit and `iot_backlog_up` (0) are reported.
     """
 
     def __init__(self, client: "Redis", backlog: Backlog, *, limit: int) -> None:
@@ -37,7 +38,7 @@ class BacklogCollector(Collector):
         self._limit = limit
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """The gauges of the backlog, and of the clock."""
+        """Yield the gauges of the backlog and of the clock."""
         yield _gauge("iot_backlog_limit_bytes", self._limit)
         try:
             state = self._backlog.state()
@@ -67,9 +68,9 @@ def _entries(state: BacklogState) -> GaugeMetricFamily:
 
 
 def main() -> int:
-    """Serve until the parent process, gunicorn's master, is gone; 2 when a setting is wrong.
+    """Serve until the parent process, gunicorn's master, ends. Return 2 if a setting is wrong.
 
-    `/healthz` tells that this process is there: the workers' liveness is gunicorn's to watch.
+    `/healthz` reports this process only: gunicorn's master restarts workers that hang.
     """
     parent = os.getppid()
     try:

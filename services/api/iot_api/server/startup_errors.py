@@ -1,7 +1,8 @@
-"""What ends the API when a setting is wrong: one sentence, the last line of the log, and code 2.
+"""The end of the API when a setting is wrong: one sentence, the last line of the log, and code 2.
 
-A worker finds out, since its libraries must not be loaded in gunicorn's master. It leaves the
-sentence to the master, which would start workers for ever, or log a traceback.
+Workers check the settings, because gunicorn's master must not load the libraries. A worker passes
+the sentence to the master through a file. Otherwise the master would start workers without end, or
+log a traceback.
 """
 
 import ssl
@@ -13,7 +14,7 @@ from iot_models.errors import SettingsError
 
 EXIT_CODE = 2
 _ENDS_MASTER = 3
-"""gunicorn's `Arbiter.WORKER_BOOT_ERROR`: the master starts no other worker."""
+"""gunicorn's `Arbiter.WORKER_BOOT_ERROR`: the master ends instead of starting another worker."""
 _shared: list[Path] = []
 
 
@@ -23,10 +24,10 @@ def share(folder: Path) -> None:
 
 
 def check_certificate(certificate: str, key: str) -> None:
-    """Load the certificate and its key; does nothing when there is none.
+    """Load the certificate and its key, if there are any.
 
     Raises:
-        SettingsError: they can't be read, or don't belong together.
+        SettingsError: they can't be read, or the key is not that of the certificate.
     """
     if not certificate:
         return
@@ -34,27 +35,27 @@ def check_certificate(certificate: str, key: str) -> None:
     try:
         # An empty passphrase: OpenSSL would ask the terminal for one.
         context.load_cert_chain(certificate, key, password="")
-    except OSError as error:  # that of ssl too
+    except OSError as error:  # ssl.SSLError is one too
         raise SettingsError(
             f"IOT_TLS_CERTIFICATE and IOT_TLS_KEY can't be used: {error.strerror}"
         ) from None
 
 
 def refuse_in_worker(error: SettingsError) -> NoReturn:
-    """End this worker, and the master with it. Without a master, raise the error."""
+    """End this worker and its master. Without a master, raise the error."""
     if not _shared:
         raise error
     try:
         with _file().open("x", encoding="utf-8") as file:
             file.write(str(error))
     except FileExistsError:
-        # Another worker ends the master. A second one that failed would break the master's end.
+        # Another worker already ends the master. A second failure would disturb its shutdown.
         sys.exit(0)
     sys.exit(_ENDS_MASTER)
 
 
 def refuse_in_master() -> None:
-    """End the master with the sentence of a worker, if there is one."""
+    """End the master with the sentence of a worker, if a worker left one."""
     try:
         sentence = _file().read_text(encoding="utf-8")
     except FileNotFoundError:

@@ -12,7 +12,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iot_api.http.decompression import GZIP, MOST_MEMBERS, ZSTD, Packing
+from iot_api.http.decompression import GZIP, MAX_MEMBERS, ZSTD, Codec
 from iot_models.errors import InvalidRequestError, TooLargeError
 from support.counting import function_calls
 
@@ -37,88 +37,88 @@ class Counted(bytes):
 
 @BOTH
 @given(parts=st.lists(st.binary(max_size=100).map(lambda data: data * 300), max_size=5))
-def test_members_are_one_body(parts: list[bytes], packing: Packing, pack: Pack) -> None:
+def test_members_are_one_body(parts: list[bytes], packing: Codec, pack: Pack) -> None:
     whole = b"".join(parts)
     body = b"".join(map(pack, parts))
-    assert packing.unpack(body, len(whole)) == whole
+    assert packing.decompress(body, len(whole)) == whole
     if whole:
         with pytest.raises(TooLargeError) as raised:
-            packing.unpack(body, len(whole) - 1)
+            packing.decompress(body, len(whole) - 1)
         assert raised.value.details == {"limit": len(whole) - 1}
 
 
 @BOTH
-def test_a_body_may_have_so_many_members(packing: Packing, pack: Pack) -> None:
+def test_a_body_may_have_so_many_members(packing: Codec, pack: Pack) -> None:
     empty = pack(b"")
-    assert packing.unpack(empty * (MOST_MEMBERS - 1) + pack(b"[]"), LIMIT) == b"[]"
+    assert packing.decompress(empty * (MAX_MEMBERS - 1) + pack(b"[]"), LIMIT) == b"[]"
     with pytest.raises(InvalidRequestError, match="has more than 1000 members"):
-        packing.unpack(empty * (MOST_MEMBERS + 1), LIMIT)
+        packing.decompress(empty * (MAX_MEMBERS + 1), LIMIT)
 
 
 @BOTH
-def test_hundreds_of_thousands_of_members_are_refused_at_once(packing: Packing, pack: Pack) -> None:
+def test_hundreds_of_thousands_of_members_are_refused_at_once(packing: Codec, pack: Pack) -> None:
     body = Counted(pack(b"") * 400_000)
 
     def refused() -> None:
         with pytest.raises(InvalidRequestError, match="members"):
-            packing.unpack(body, LIMIT)
+            packing.decompress(body, LIMIT)
 
-    assert function_calls(refused) < 20 * MOST_MEMBERS
-    assert body.copied <= MOST_MEMBERS * packing.slice_bytes
+    assert function_calls(refused) < 20 * MAX_MEMBERS
+    assert body.copied <= MAX_MEMBERS * packing.slice_bytes
 
 
 @BOTH
-def test_what_follows_a_member_is_not_copied_for_each(packing: Packing, pack: Pack) -> None:
+def test_what_follows_a_member_is_not_copied_for_each(packing: Codec, pack: Pack) -> None:
     text = bytes(range(256)) * 4096
-    body = Counted(pack(b"") * (MOST_MEMBERS - 1) + pack(text))
-    assert packing.unpack(body, LIMIT) == text
-    assert body.copied <= len(body) + MOST_MEMBERS * packing.slice_bytes
+    body = Counted(pack(b"") * (MAX_MEMBERS - 1) + pack(text))
+    assert packing.decompress(body, LIMIT) == text
+    assert body.copied <= len(body) + MAX_MEMBERS * packing.slice_bytes
 
 
 @BOTH
 def test_other_greenlets_get_a_turn(
-    packing: Packing, pack: Pack, monkeypatch: pytest.MonkeyPatch
+    packing: Codec, pack: Pack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     turns: list[float] = []
     monkeypatch.setattr(time, "sleep", turns.append)
-    packing.unpack(pack(b"") * MOST_MEMBERS, LIMIT)
-    assert len(turns) >= MOST_MEMBERS // 16
+    packing.decompress(pack(b"") * MAX_MEMBERS, LIMIT)
+    assert len(turns) >= MAX_MEMBERS // 16
     turns.clear()
-    packing.unpack(pack(random.Random(1).randbytes(8 * LIMIT)), 8 * LIMIT)
+    packing.decompress(pack(random.Random(1).randbytes(8 * LIMIT)), 8 * LIMIT)
     assert len(turns) >= 8
 
 
 @BOTH
-def test_a_body_cut_short_anywhere_is_refused(packing: Packing, pack: Pack) -> None:
+def test_a_body_cut_short_anywhere_is_refused(packing: Codec, pack: Pack) -> None:
     first, second = pack(b"first" * 10), pack(b"second" * 10)
     body = first + second
     for length in range(1, len(body)):
         if length != len(first):
             with pytest.raises(InvalidRequestError):
-                packing.unpack(body[:length], LIMIT)
-    assert packing.unpack(first, LIMIT) == b"first" * 10
-    assert packing.unpack(b"", LIMIT) == b""
+                packing.decompress(body[:length], LIMIT)
+    assert packing.decompress(first, LIMIT) == b"first" * 10
+    assert packing.decompress(b"", LIMIT) == b""
 
 
 @BOTH
 @pytest.mark.parametrize("garbage", [b"x", b"{}", b"\x1f", b"(\xb5/\xfd", b"\1" * 100])
-def test_garbage_after_a_member_is_refused(packing: Packing, pack: Pack, garbage: bytes) -> None:
+def test_garbage_after_a_member_is_refused(packing: Codec, pack: Pack, garbage: bytes) -> None:
     for body in (garbage, pack(b"[]") + garbage, pack(b"[]") + garbage + pack(b"[]")):
         with pytest.raises(InvalidRequestError):
-            packing.unpack(body, LIMIT)
+            packing.decompress(body, LIMIT)
 
 
 @pytest.mark.parametrize("zeros", [1, 7, 511, 100_000])
 def test_zeros_may_follow_gzip(zeros: int) -> None:
     padding = bytes(zeros)
     packed = gzip.compress(b"[]")
-    assert GZIP.unpack(packed + padding, LIMIT) == b"[]"
-    assert GZIP.unpack(packed + padding + packed + padding, LIMIT) == b"[][]"
+    assert GZIP.decompress(packed + padding, LIMIT) == b"[]"
+    assert GZIP.decompress(packed + padding + packed + padding, LIMIT) == b"[][]"
     for body in (padding, padding + packed, packed + padding + b"x"):
         with pytest.raises(InvalidRequestError):
-            GZIP.unpack(body, LIMIT)
+            GZIP.decompress(body, LIMIT)
     with pytest.raises(InvalidRequestError):
-        ZSTD.unpack(zstandard.compress(b"[]") + padding, LIMIT)
+        ZSTD.decompress(zstandard.compress(b"[]") + padding, LIMIT)
 
 
 def test_a_member_that_unpacks_beyond_the_limit_is_refused_early() -> None:
@@ -126,7 +126,7 @@ def test_a_member_that_unpacks_beyond_the_limit_is_refused_early() -> None:
         small, large = pack(b"[]"), pack(b" " * (20 * LIMIT))
         body = Counted(small + large + small * 100)
         with pytest.raises(TooLargeError):
-            packing.unpack(body, LIMIT)
+            packing.decompress(body, LIMIT)
         assert body.copied <= len(small) + len(large) + 2 * packing.slice_bytes
 
 
@@ -140,17 +140,17 @@ def test_skippable_frames_of_zstd_are_skipped() -> None:
         long + frame,
         SKIPPABLE * 9 + frame,
     ):
-        assert ZSTD.unpack(body, LIMIT) == b"[]"
-    assert ZSTD.unpack(SKIPPABLE, LIMIT) == b""
+        assert ZSTD.decompress(body, LIMIT) == b"[]"
+    assert ZSTD.decompress(SKIPPABLE, LIMIT) == b""
     with pytest.raises(InvalidRequestError, match="cut short"):
-        ZSTD.unpack(frame + SKIPPABLE[:-1], LIMIT)
+        ZSTD.decompress(frame + SKIPPABLE[:-1], LIMIT)
     with pytest.raises(InvalidRequestError, match="members"):
-        ZSTD.unpack(SKIPPABLE * 2000 + frame, LIMIT)
+        ZSTD.decompress(SKIPPABLE * 2000 + frame, LIMIT)
 
 
 def test_it_is_told_early_that_a_few_bytes_unpack_to_many() -> None:
     told: list[int] = []
     for packing, pack in ((GZIP, gzip.compress), (ZSTD, zstandard.compress)):
-        packing.unpack(pack(bytes(16 * 2**20)), 16 * 2**20, told.append)
+        packing.decompress(pack(bytes(16 * 2**20)), 16 * 2**20, told.append)
         assert told[0] <= 2 * 2**20
         told.clear()

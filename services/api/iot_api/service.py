@@ -1,4 +1,4 @@
-"""What an API process holds: its connections, and the work on them that knows nothing of HTTP."""
+"""The parts of an API process, wired: connections to the stores, and the logic below HTTP."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -7,7 +7,7 @@ from pathlib import Path
 import gevent
 import psycopg
 
-from iot_api.ingest.intake import Intake, Remembering
+from iot_api.ingest.intake import IdempotencyPolicy, Intake
 from iot_api.ingest.receipts import Receipts
 from iot_api.limits.guess_limit import GuessLimit
 from iot_api.limits.large_requests import LargeRequests
@@ -38,7 +38,7 @@ HOT_WINDOW_SECONDS = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """The parts of one API process. It has no state that another process would need."""
+    """The parts of one API process. No other process needs its state."""
 
     settings: Settings
     stores: Stores
@@ -55,7 +55,7 @@ class Service:
     watcher: RedisWatchThread
 
     def close(self) -> None:
-        """Close all connections."""
+        """Close all connections and end all threads."""
         self.watcher.stop()
         self.vault_keeper.close()
         self.vaults.close()
@@ -65,17 +65,19 @@ class Service:
 
 
 def build_service(settings: Settings) -> Service:
-    """Wire the parts. Connects to nothing yet: a part that is away is found out by its use.
+    """Wire the parts. Nothing connects yet: the first use of a store does.
 
     Raises:
         SettingsError: the keyring can't be read.
     """
     keyring = KeyringFile(Path(settings.keyring_file))
-    pool = postgres_pool(settings, name="iot-api", size=settings.api_postgres_pool, check=_answers)
-    lend = partial(pool.connection, timeout=1)
+    pool = postgres_pool(
+        settings, name="iot-api", size=settings.api_postgres_pool, check=_check_connection
+    )
+    borrow = partial(pool.connection, timeout=1)
     stores = Stores(
         settings,
-        lend,
+        borrow,
         keyring_mark=lambda installation: keyring.current().mark(installation),
         appends_wait=True,
         hot_window_watch_seconds=HOT_WINDOW_SECONDS,
@@ -117,7 +119,7 @@ def build_service(settings: Settings) -> Service:
             backlog,
             admit=watch.require_safe,
             shards=settings.shards,
-            remembering=Remembering(
+            idempotency=IdempotencyPolicy(
                 names, settings.idempotency_seconds, settings.idempotency_max_requests
             ),
         ),
@@ -136,7 +138,7 @@ def build_service(settings: Settings) -> Service:
             watch,
             backlog.try_append,
             stores.installation,
-            lend,
+            borrow,
             hot_window=None if stores.hot_watch is watch else stores.hot_watch,
             clocks=stores.clocks,
         ),
@@ -148,8 +150,8 @@ def _postgres_now(pool: Pool) -> int:
     return pool.run_idempotent(postgres_now)
 
 
-def _answers(connection: Connection) -> None:
-    """Check a connection before its use; one that doesn't answer is as bad as a broken one."""
-    silence = psycopg.OperationalError("Postgres does not answer")
-    with gevent.Timeout(CHECK_SECONDS, silence):
+def _check_connection(connection: Connection) -> None:
+    """Check a connection before its use. A connection without an answer counts as broken."""
+    no_answer = psycopg.OperationalError("Postgres does not answer")
+    with gevent.Timeout(CHECK_SECONDS, no_answer):
         Pool.check_connection(connection)

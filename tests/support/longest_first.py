@@ -2,16 +2,33 @@
 
 from xdist.scheduler import LoadScopeScheduling
 
-LONGEST = ("tests/system/test_confidentiality.py",)
-"""Files whose tests take more than ten seconds, the longest first."""
-TEST_BY_TEST = ("tests/system/reliability/",)
-"""Folders whose files share no fixture between their tests: each test may run in any process."""
+LONGEST = (
+    "tests/system/test_confidentiality.py",
+    "tests/system/chart/test_running.py",
+    "tests/system/upgrade/test_rolling_update.py",
+    "tests/system/bench/test_measures.py",
+    "tests/system/local/test_make_run.py",
+    "tests/system/reliability/test_killed_writers.py",
+    "tests/system/reliability/test_connections.py",
+    "tests/system/reliability/test_read_memory.py",
+    "tests/system/",
+    "tests/integration/stores/test_greenlets.py",
+    "tests/integration/api/",
+    "tests/integration/",
+)
+"""Files and folders in the order of the time that a file takes, the longest first."""
+TEST_BY_TEST = (
+    "tests/system/reliability/",
+    "tests/system/rights/",
+    "tests/system/tools/",
+    "tests/system/test_refused_settings.py",
+)
+"""Files and folders without fixtures that tests share: each test may run in any process."""
 
 
 def rank(nodeid: str) -> int:
-    """Return the place of a test's file in the order."""
-    file = nodeid.partition("::")[0]
-    return LONGEST.index(file) if file in LONGEST else len(LONGEST)
+    """Return the place of a test in the order."""
+    return next((place for place, path in enumerate(LONGEST) if nodeid.startswith(path)), 100)
 
 
 class LongestFirst(LoadScopeScheduling):  # type: ignore[misc]

@@ -10,9 +10,9 @@ from e2e.load import assert_no_request_failed, assert_nothing_lost, last
 from e2e.release import Release
 from integration.e2e.api_server import ApiServer
 from integration.e2e.test_cluster import IMAGE, make_pods
-from integration.tools.test_soak import killed
 from iot_tools.local.ports import free_port
 from support.stack import Stack
+from system.tools.test_soak import killed
 
 
 @pytest.mark.parametrize(

@@ -29,12 +29,15 @@ TESTS = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def api(make_stack: MakeStack) -> Stack:
+def api(make_stack: MakeStack) -> Iterator[Stack]:
     """As it is by default, with the default cost of scrypt, and a vault that is open."""
     stack = make_stack({"IOT_SCRYPT_LOG2_N": "17"})
     for _ in range(20):
         assert stack.request("PUT", "/api/iot", BODY, JSON).status == 201
-    return stack
+    yield stack
+    # On SIGTERM it would go on with the requests of attackers until the graceful timeout.
+    assert stack.api is not None
+    stack.api.kill()
 
 
 class Watch(threading.Thread):

@@ -10,12 +10,12 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from integration.tools.conftest import Start
 from iot_stores.postgres import check_schema
 from iot_tools.cli.migrate import PostgresAt
 from iot_tools.local.ports import free_port
 from iot_tools.local.postgres_server import PostgresServer
 from support.waiting import wait_until
+from system.tools.conftest import Start
 
 LOCK = 0x696F74
 SECRET = "s3cret-w0rd"

@@ -12,10 +12,10 @@ import psycopg
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from integration.tools.conftest import MakeStack, Start
 from iot_tools.local.ports import free_port
 from support.stack import Stack
 from support.waiting import wait_until
+from system.tools.conftest import MakeStack, Start
 
 PASSWORD = "canary's own"
 

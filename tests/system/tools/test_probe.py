@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from integration.tools.conftest import MakeStack, Start
 from iot_tools.cli.main import main
 from iot_tools.local.ports import free_port
 from support.stack import Stack
+from system.tools.conftest import MakeStack, Start
 
 Captured = pytest.CaptureFixture[str]
 

@@ -35,7 +35,7 @@ LIMITS = {"max_readings": 5, "max_passwords": 2, "max_password_bytes": 20, "max_
 
 @dataclass(frozen=True)
 class Seen:
-    """All that a client and the metrics see of a request."""
+    """All that a client and the metrics see of a request, and whether Flask saw it."""
 
     status: str
     body: bytes
@@ -71,7 +71,7 @@ class Counting:
         method: str = "PUT",
         environ: Mapping[str, str] | None = None,
     ) -> Seen:
-        """One request."""
+        """Send a request."""
         content = body.encode() if isinstance(body, str) else body
         builder = EnvironBuilder(
             path, method=method, headers=list(headers.items()), input_stream=BytesIO(content)
@@ -103,7 +103,7 @@ class Counting:
 
 
 def _counted() -> "Counter[tuple[str, frozenset[tuple[str, str]]]]":
-    """Every counter of ours, and how often each histogram was observed."""
+    """Return all counters of ours, and the counts of all histograms."""
     counts: Counter[Any] = Counter()
     for family in REGISTRY.collect():
         for each in family.samples:
@@ -117,7 +117,7 @@ MakeCounting = Callable[..., Counting]
 
 @pytest.fixture
 def make_app(make_api: MakeApi) -> MakeCounting:
-    """Makes apps that have the vault of `p` open."""
+    """Return a maker of apps that have the vault of `p` open."""
 
     def make(**changes: Any) -> Counting:
         app = Counting(make_api(**changes))
@@ -135,7 +135,7 @@ def app(make_app: MakeCounting) -> Counting:
 
 @pytest.mark.parametrize("path", ROUTES)
 @pytest.mark.parametrize("count", [1, 5])
-def test_what_is_taken(app: Counting, path: str, count: int) -> None:
+def test_accepted_readings_are_counted(app: Counting, path: str, count: int) -> None:
     body = GOOD if count == 1 else json.dumps([row(freeform=n) for n in range(count)])
     seen = app.same(body, path=path)
     assert seen.status == "201 CREATED"
@@ -148,7 +148,7 @@ def test_what_is_taken(app: Counting, path: str, count: int) -> None:
     }
 
 
-def test_both_app_store_the_same(app: Counting, writer: Writer) -> None:
+def test_an_option_that_changes_nothing_stores_the_same(app: Counting, writer: Writer) -> None:
     rows = [row(relative_time=5, interrogator_time=1.5e3, freeform={"é": [1, None]})]
     app.same(json.dumps(rows[0], ensure_ascii=False))
     app.same(json.dumps(rows * 3))
@@ -183,7 +183,7 @@ def test_media_types(app: Counting, headers: dict[str, str]) -> None:
         (413, json.dumps([row("a"), row("b"), row("c")])),
     ],
 )
-def test_what_is_refused(app: Counting, status: int, body: bytes | str) -> None:
+def test_invalid_bodies_are_refused(app: Counting, status: int, body: bytes | str) -> None:
     seen = app.same(body)
     assert seen.status.startswith(f"{status} ")
     assert json.loads(seen.body)["error"]
@@ -193,13 +193,13 @@ def test_what_is_refused(app: Counting, status: int, body: bytes | str) -> None:
     }
 
 
-def test_a_body_that_is_cut_off(app: Counting) -> None:
+def test_a_truncated_body_is_refused(app: Counting) -> None:
     seen = app.same(GOOD, environ=CUT)
     assert seen.status == "400 BAD REQUEST"
     assert b"ends before its length says" in seen.body
 
 
-def test_a_body_as_large_as_may_be(app: Counting) -> None:
+def test_a_body_at_the_limit_is_accepted(app: Counting) -> None:
     assert app.same(GOOD.ljust(2000)).status == "201 CREATED"
     assert app.same(GOOD.ljust(2001)).status == "413 REQUEST ENTITY TOO LARGE"
 
@@ -297,7 +297,6 @@ def test_a_defect_is_500_and_logged(
     ],
 )
 def test_origins(make_app: MakeCounting, origins: str) -> None:
-    """Whoever names none is told the same both app; whoever names one goes by Flask."""
     app = make_app(cors_origins=origins)
     for body in (GOOD, "not JSON"):
         app.same(body)
@@ -364,18 +363,18 @@ def test_paths_and_methods(
 
 
 @pytest.mark.parametrize("path", ["api/iot", "api//rssi/", "///api/iot"])
-def test_a_path_that_no_proxy_would_send(app: Counting, path: str) -> None:
+def test_an_unusual_path_does_not_reach_flask(app: Counting, path: str) -> None:
     seen = app.see(GOOD, environ={"PATH_INFO": path})
     assert (seen.status, seen.by_flask) == ("201 CREATED", 0)
 
 
 @pytest.mark.parametrize("length", ["", "-1", "x", "1_0", "²", " 5"])
-def test_a_length_that_is_none_does_not_reach_flask(app: Counting, length: str) -> None:
+def test_an_invalid_length_does_not_reach_flask(app: Counting, length: str) -> None:
     seen = app.see(GOOD, environ={"CONTENT_LENGTH": length})
     assert (seen.status, seen.by_flask) == ("201 CREATED", 0)
 
 
-def test_it_needs_what_the_routes_declare(api: Api) -> None:
+def test_flask_declares_the_routes_and_their_scope(api: Api) -> None:
     """`Allow` and access checks of other methods come from Flask's routes."""
     for path in ROUTES:
         adapter = api.app.url_map.bind("")

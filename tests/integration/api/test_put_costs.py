@@ -1,4 +1,4 @@
-"""What a PUT costs in commands, round trips and function calls, on every machine alike."""
+"""What a PUT costs in Redis commands and function calls: counts that no machine changes."""
 
 import json
 import logging
@@ -18,7 +18,7 @@ from support.counting import function_calls, redis_commands
 MOST_CALLS = 840
 """Limit of the functions, of Python and C, that a PUT of one reading calls: a seventh above 737."""
 NOISE = 5
-"""Calls that a busy machine adds, for example to wait for a socket once more."""
+"""Calls that a busy machine adds, for example to wait for a socket again."""
 BODY = json.dumps(row(freeform=21.5, relative_time=1, interrogator_time=2)).encode()
 REQUEST = (
     b"PUT /api/iot HTTP/1.1\r\nHost: x\r\nUser-Agent: x/1.0\r\nAccept: */*\r\n"
@@ -28,39 +28,39 @@ REQUEST = (
 
 @pytest.fixture
 def warm(api: Api) -> Api:
-    """An app that has its vaults open, and its script in Redis; a drain of each is queued."""
+    """Return an app with open vaults, its script in Redis, and all drains queued."""
     assert api.put([row(f"{number}") for number in range(10)]).status_code == 201
     assert api.put(row()).status_code == 201
     return api
 
 
 def appended(entries: int) -> "Counter[str]":
-    """What an append of entries runs, whose drains wait in the queue."""
+    """Return the commands of an append whose drains are queued already."""
     per_entry = {"hincrby": 2 * entries, "xadd": entries, "lpos": entries}
     once = Counter({"evalsha": 1, "get": 1, "hmget": 1})  # get: the guess limit
     return once + Counter(per_entry)
 
 
-def test_a_put_is_one_script(warm: Api, redis: "Redis") -> None:
+def test_a_put_runs_one_script(warm: Api, redis: "Redis") -> None:
     with redis_commands(redis) as counted:
         warm.put(row())
     assert counted == appended(1)
 
 
-def test_readings_of_a_vault_are_one_entry(warm: Api, redis: "Redis") -> None:
+def test_readings_of_one_vault_are_one_entry(warm: Api, redis: "Redis") -> None:
     with redis_commands(redis) as counted:
         warm.put([row(freeform=number) for number in range(1000)])
     assert counted == appended(1)
 
 
 @pytest.mark.parametrize("vaults", [2, 10])
-def test_vaults_are_one_script_together(warm: Api, redis: "Redis", vaults: int) -> None:
+def test_readings_of_several_vaults_are_one_script(warm: Api, redis: "Redis", vaults: int) -> None:
     with redis_commands(redis) as counted:
         warm.put([row(f"{number % vaults}") for number in range(50)])
     assert counted == appended(vaults)
 
 
-def test_a_key_costs_a_look_and_a_note(warm: Api, redis: "Redis") -> None:
+def test_the_commands_of_an_idempotency_key(warm: Api, redis: "Redis") -> None:
     with redis_commands(redis) as counted:
         warm.ask("PUT", "/api/iot", BODY, {**JSON, "Idempotency-Key": "k"})
     noted = {"mget": 2, "get": 3, "set": 2, "time": 1, "hgetall": 1, "hincrby": 1, "incrby": 1}
@@ -70,13 +70,13 @@ def test_a_key_costs_a_look_and_a_note(warm: Api, redis: "Redis") -> None:
     assert counted == {"mget": 2}  # its answer, and the guess limit
 
 
-def test_a_refused_put_costs_redis_nothing(warm: Api, redis: "Redis") -> None:
+def test_a_refused_put_sends_redis_no_command(warm: Api, redis: "Redis") -> None:
     with redis_commands(redis) as counted:
         assert warm.put([row(), {}]).status_code == 400
     assert counted == {}
 
 
-def test_postgres_is_not_asked_for_a_vault_that_is_held(warm: Api) -> None:
+def test_a_put_to_an_open_vault_does_not_query_postgres(warm: Api) -> None:
     pool = warm.app.extensions["iot"].pool
     pool.pop_stats()
     for number in range(10):
@@ -87,22 +87,22 @@ def test_postgres_is_not_asked_for_a_vault_that_is_held(warm: Api) -> None:
 
 
 class Log(logging.Logger):
-    """gunicorn's has one method more."""
+    """gunicorn's logger has one more method."""
 
     def access(self, *_: object) -> None:
-        """Nobody asks for it."""
+        """Log no requests."""
 
 
 @pytest.fixture
 def worker(warm: Api) -> Iterator[Any]:
-    """A gunicorn worker with the app."""
+    """Return a gunicorn worker with the app."""
     with lone_worker(Log(__name__)) as made:
         made.wsgi = warm.app
         yield made
 
 
 def calls_of(worker: Any, requests: int) -> int:
-    """The functions called for a connection with so many requests."""
+    """Return the number of functions called for a connection with `requests` requests."""
     client, server = socket.socketpair()
     listener = SimpleNamespace(getsockname=lambda: ("127.0.0.1", 8000))
     with client, server:
@@ -114,7 +114,7 @@ def calls_of(worker: Any, requests: int) -> int:
 
 
 def fewest_calls(worker: Any, requests: int) -> int:
-    """Without what is done once a second, or as a request is slow on a busy machine."""
+    """Return the least number that occurs five times: without periodic work and busy moments."""
     counts: list[int] = []
     while not counts or counts.count(min(counts)) < 5:
         counts.append(calls_of(worker, requests))
@@ -123,7 +123,7 @@ def fewest_calls(worker: Any, requests: int) -> int:
 
 
 def test_a_put_calls_few_functions(worker: Any) -> None:
-    """From its bytes to its answer's."""
+    """Count from the bytes of the request to those of the answer."""
     calls = fewest_calls(worker, 2) - fewest_calls(worker, 1)
     again = fewest_calls(worker, 3) - fewest_calls(worker, 2)
     assert abs(calls - again) <= NOISE

@@ -26,7 +26,7 @@ def client(module_stack: Stack) -> Iterator[socket.socket]:
 def head(
     *lines: bytes, path: bytes = b"/api/iot", version: bytes = b"1.1", length: int = len(BODY)
 ) -> bytes:
-    """A PUT's, of JSON."""
+    """Return the head of a PUT of JSON."""
     every = [b"PUT %b HTTP/%b" % (path, version), b"Host: x", *lines]
     if length >= 0:
         every.append(b"Content-Length: %d" % length)
@@ -46,7 +46,7 @@ def taken(client: socket.socket) -> http.client.HTTPMessage:
     return headers
 
 
-def test_one_after_the_other(client: socket.socket) -> None:
+def test_requests_on_one_connection(client: socket.socket) -> None:
     ids = set()
     for _ in range(5):
         client.sendall(head() + BODY)
@@ -63,7 +63,7 @@ def test_different_paths_on_one_connection(client: socket.socket) -> None:
 
 
 def test_pipelined(client: socket.socket) -> None:
-    """Sent before the first answer; they are answered in order."""
+    """Requests sent before the first answer are answered in order."""
     bad = b"no JSON"
     requests = [
         head() + BODY,
@@ -82,7 +82,7 @@ def test_pipelined(client: socket.socket) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 7, 100])
-def test_in_drops(client: socket.socket, size: int) -> None:
+def test_a_request_in_small_packets(client: socket.socket, size: int) -> None:
     client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sent = head() + BODY
     for start in range(0, len(sent), size):
@@ -90,7 +90,7 @@ def test_in_drops(client: socket.socket, size: int) -> None:
     taken(client)
 
 
-def test_it_says_go_on_to_who_asks(client: socket.socket) -> None:
+def test_100_continue(client: socket.socket) -> None:
     client.sendall(head(b"Expect: 100-continue"))
     said = client.recv(4096)
     assert said == b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -109,13 +109,13 @@ def test_http_1_0(client: socket.socket, lines: tuple[bytes, ...]) -> None:
     assert client.recv(1) == b""
 
 
-def test_packed(client: socket.socket) -> None:
+def test_a_compressed_body(client: socket.socket) -> None:
     body = gzip.compress(BODY)
     client.sendall(head(b"Content-Encoding: gzip", length=len(body)) + body)
     taken(client)
 
 
-def test_in_chunks(client: socket.socket) -> None:
+def test_a_chunked_body(client: socket.socket) -> None:
     chunks = [b"%x\r\n%b\r\n" % (len(part), part) for part in (BODY[:9], BODY[9:])]
     client.sendall(head(b"Transfer-Encoding: chunked", length=-1) + b"".join(chunks) + b"0\r\n\r\n")
     taken(client)
@@ -130,15 +130,16 @@ def test_other_methods(client: socket.socket, method: bytes) -> None:
     assert said.startswith(b"HTTP/1.1 200 " if method == b"POST" else b"HTTP/1.1 405 ")
 
 
-def test_no_length_is_no_body(client: socket.socket) -> None:
+def test_a_request_without_a_length_has_no_body(client: socket.socket) -> None:
     client.sendall(head(length=-1))
     status, _, body = answer_of(client)
     assert (status, json.loads(body)["code"]) == (400, "invalid_request")
 
 
 @pytest.mark.parametrize("path", [b"/api/iot", b"/api/iot?ack=queued"])
-def test_a_body_that_is_cut_off(module_stack: Stack, client: socket.socket, path: bytes) -> None:
-    """It is refused, and its connection closed."""
+def test_a_truncated_body_is_refused_and_its_connection_closed(
+    module_stack: Stack, client: socket.socket, path: bytes
+) -> None:
     body = json.dumps(row("cut", freeform="cut")).encode()
     client.sendall(head(path=path, length=len(body) + 1) + body)
     client.shutdown(socket.SHUT_WR)
@@ -149,7 +150,7 @@ def test_a_body_that_is_cut_off(module_stack: Stack, client: socket.socket, path
     assert {each["freeform"] for each in read} == {'"whole"'}
 
 
-def test_what_is_refused_leaves_the_connection_open(client: socket.socket) -> None:
+def test_a_refused_request_leaves_the_connection_open(client: socket.socket) -> None:
     for body, expected in ((b"no JSON", 400), (BODY, 201), (b"[]", 400), (BODY, 201)):
         client.sendall(head(length=len(body)) + body)
         status, headers, _ = answer_of(client)

@@ -1,4 +1,4 @@
-"""Packed bodies: exact, and in time and memory that don't depend on how they are packed."""
+"""Decompression: exact, in time and memory that do not depend on how a body was compressed."""
 
 import gzip
 import random
@@ -20,12 +20,12 @@ LIMIT = 2**20
 SKIPPABLE = struct.pack("<II", 0x184D2A5F, 5) + b"aside"
 Pack = Callable[[bytes], bytes]
 BOTH = pytest.mark.parametrize(
-    ("packing", "pack"), [(GZIP, gzip.compress), (ZSTD, zstandard.compress)], ids=["gzip", "zstd"]
+    ("codec", "pack"), [(GZIP, gzip.compress), (ZSTD, zstandard.compress)], ids=["gzip", "zstd"]
 )
 
 
 class Counted(bytes):
-    """Bytes that count how many of them are copied."""
+    """Bytes that count how many of them are copied by slices."""
 
     copied = 0
 
@@ -37,75 +37,75 @@ class Counted(bytes):
 
 @BOTH
 @given(parts=st.lists(st.binary(max_size=100).map(lambda data: data * 300), max_size=5))
-def test_members_are_one_body(parts: list[bytes], packing: Codec, pack: Pack) -> None:
+def test_members_are_one_body(parts: list[bytes], codec: Codec, pack: Pack) -> None:
     whole = b"".join(parts)
     body = b"".join(map(pack, parts))
-    assert packing.decompress(body, len(whole)) == whole
+    assert codec.decompress(body, len(whole)) == whole
     if whole:
         with pytest.raises(TooLargeError) as raised:
-            packing.decompress(body, len(whole) - 1)
+            codec.decompress(body, len(whole) - 1)
         assert raised.value.details == {"limit": len(whole) - 1}
 
 
 @BOTH
-def test_a_body_may_have_so_many_members(packing: Codec, pack: Pack) -> None:
+def test_a_body_with_the_most_members_is_accepted(codec: Codec, pack: Pack) -> None:
     empty = pack(b"")
-    assert packing.decompress(empty * (MAX_MEMBERS - 1) + pack(b"[]"), LIMIT) == b"[]"
+    assert codec.decompress(empty * (MAX_MEMBERS - 1) + pack(b"[]"), LIMIT) == b"[]"
     with pytest.raises(InvalidRequestError, match="has more than 1000 members"):
-        packing.decompress(empty * (MAX_MEMBERS + 1), LIMIT)
+        codec.decompress(empty * (MAX_MEMBERS + 1), LIMIT)
 
 
 @BOTH
-def test_hundreds_of_thousands_of_members_are_refused_at_once(packing: Codec, pack: Pack) -> None:
+def test_hundreds_of_thousands_of_members_are_refused_at_once(codec: Codec, pack: Pack) -> None:
     body = Counted(pack(b"") * 400_000)
 
     def refused() -> None:
         with pytest.raises(InvalidRequestError, match="members"):
-            packing.decompress(body, LIMIT)
+            codec.decompress(body, LIMIT)
 
     assert function_calls(refused) < 20 * MAX_MEMBERS
-    assert body.copied <= MAX_MEMBERS * packing.slice_bytes
+    assert body.copied <= MAX_MEMBERS * codec.slice_bytes
 
 
 @BOTH
-def test_what_follows_a_member_is_not_copied_for_each(packing: Codec, pack: Pack) -> None:
+def test_the_rest_of_a_body_is_not_copied_for_each_member(codec: Codec, pack: Pack) -> None:
     text = bytes(range(256)) * 4096
     body = Counted(pack(b"") * (MAX_MEMBERS - 1) + pack(text))
-    assert packing.decompress(body, LIMIT) == text
-    assert body.copied <= len(body) + MAX_MEMBERS * packing.slice_bytes
+    assert codec.decompress(body, LIMIT) == text
+    assert body.copied <= len(body) + MAX_MEMBERS * codec.slice_bytes
 
 
 @BOTH
-def test_other_greenlets_get_a_turn(
-    packing: Codec, pack: Pack, monkeypatch: pytest.MonkeyPatch
+def test_other_greenlets_run_meanwhile(
+    codec: Codec, pack: Pack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     turns: list[float] = []
     monkeypatch.setattr(time, "sleep", turns.append)
-    packing.decompress(pack(b"") * MAX_MEMBERS, LIMIT)
+    codec.decompress(pack(b"") * MAX_MEMBERS, LIMIT)
     assert len(turns) >= MAX_MEMBERS // 16
     turns.clear()
-    packing.decompress(pack(random.Random(1).randbytes(8 * LIMIT)), 8 * LIMIT)
+    codec.decompress(pack(random.Random(1).randbytes(8 * LIMIT)), 8 * LIMIT)
     assert len(turns) >= 8
 
 
 @BOTH
-def test_a_body_cut_short_anywhere_is_refused(packing: Codec, pack: Pack) -> None:
+def test_a_truncated_body_is_refused(codec: Codec, pack: Pack) -> None:
     first, second = pack(b"first" * 10), pack(b"second" * 10)
     body = first + second
     for length in range(1, len(body)):
         if length != len(first):
             with pytest.raises(InvalidRequestError):
-                packing.decompress(body[:length], LIMIT)
-    assert packing.decompress(first, LIMIT) == b"first" * 10
-    assert packing.decompress(b"", LIMIT) == b""
+                codec.decompress(body[:length], LIMIT)
+    assert codec.decompress(first, LIMIT) == b"first" * 10
+    assert codec.decompress(b"", LIMIT) == b""
 
 
 @BOTH
 @pytest.mark.parametrize("garbage", [b"x", b"{}", b"\x1f", b"(\xb5/\xfd", b"\1" * 100])
-def test_garbage_after_a_member_is_refused(packing: Codec, pack: Pack, garbage: bytes) -> None:
+def test_garbage_after_a_member_is_refused(codec: Codec, pack: Pack, garbage: bytes) -> None:
     for body in (garbage, pack(b"[]") + garbage, pack(b"[]") + garbage + pack(b"[]")):
         with pytest.raises(InvalidRequestError):
-            packing.decompress(body, LIMIT)
+            codec.decompress(body, LIMIT)
 
 
 @pytest.mark.parametrize("zeros", [1, 7, 511, 100_000])
@@ -121,13 +121,13 @@ def test_zeros_may_follow_gzip(zeros: int) -> None:
         ZSTD.decompress(zstandard.compress(b"[]") + padding, LIMIT)
 
 
-def test_a_member_that_unpacks_beyond_the_limit_is_refused_early() -> None:
-    for packing, pack in ((GZIP, gzip.compress), (ZSTD, zstandard.compress)):
+def test_a_member_over_the_limit_is_refused_early() -> None:
+    for codec, pack in ((GZIP, gzip.compress), (ZSTD, zstandard.compress)):
         small, large = pack(b"[]"), pack(b" " * (20 * LIMIT))
         body = Counted(small + large + small * 100)
         with pytest.raises(TooLargeError):
-            packing.decompress(body, LIMIT)
-        assert body.copied <= len(small) + len(large) + 2 * packing.slice_bytes
+            codec.decompress(body, LIMIT)
+        assert body.copied <= len(small) + len(large) + 2 * codec.slice_bytes
 
 
 def test_skippable_frames_of_zstd_are_skipped() -> None:
@@ -148,9 +148,9 @@ def test_skippable_frames_of_zstd_are_skipped() -> None:
         ZSTD.decompress(SKIPPABLE * 2000 + frame, LIMIT)
 
 
-def test_it_is_told_early_that_a_few_bytes_unpack_to_many() -> None:
+def test_grow_is_called_early_for_a_dense_body() -> None:
     told: list[int] = []
-    for packing, pack in ((GZIP, gzip.compress), (ZSTD, zstandard.compress)):
-        packing.decompress(pack(bytes(16 * 2**20)), 16 * 2**20, told.append)
+    for codec, pack in ((GZIP, gzip.compress), (ZSTD, zstandard.compress)):
+        codec.decompress(pack(bytes(16 * 2**20)), 16 * 2**20, told.append)
         assert told[0] <= 2 * 2**20
         told.clear()

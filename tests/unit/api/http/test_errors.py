@@ -1,4 +1,4 @@
-"""From any error to its answer."""
+"""The responses to errors."""
 
 import json
 import logging
@@ -24,13 +24,13 @@ from iot_stores.postgres import PoolBusyError
 
 @pytest.fixture
 def app() -> Flask:
-    """An app whose one view raises what a test puts there."""
+    """Return an app that answers errors of its views."""
     made = Flask(__name__)
     register_errors(made)
     return made
 
 
-def told(error: Exception) -> tuple[int, dict[str, object], str | None]:
+def response_of(error: Exception) -> tuple[int, dict[str, object], str | None]:
     status, headers, body = error_response(error, "an-id")
     assert dict(headers)["Content-Type"] == "application/json"
     assert dict(headers)["Content-Length"] == str(len(body))
@@ -63,21 +63,19 @@ def test_every_code_has_a_status() -> None:
     ],
     ids=lambda each: type(each).__name__ if isinstance(each, Exception) else None,
 )
-def test_an_error_s_status_and_code(
-    error: Exception, status: int, code: str, retry_after: str | None
-) -> None:
-    found_status, body, found_retry = told(error)
+def test_status_and_code(error: Exception, status: int, code: str, retry_after: str | None) -> None:
+    found_status, body, found_retry = response_of(error)
     assert (found_status, body["code"], found_retry) == (status, code, retry_after)
     assert isinstance(body["error"], str)
 
 
 def test_a_busy_pool_is_not_reported_as_postgres_away() -> None:
-    assert "away" in str(told(psycopg_pool.PoolTimeout("x"))[1]["error"])
-    assert "away" not in str(told(PoolBusyError("x"))[1]["error"])
+    assert "away" in str(response_of(psycopg_pool.PoolTimeout("x"))[1]["error"])
+    assert "away" not in str(response_of(PoolBusyError("x"))[1]["error"])
 
 
-def test_details_go_to_the_client() -> None:
-    assert told(TooLargeError("too much", limit=5))[1] == {
+def test_details_are_in_the_response() -> None:
+    assert response_of(TooLargeError("too much", limit=5))[1] == {
         "error": "too much",
         "code": "too_large",
         "limit": 5,
@@ -85,9 +83,9 @@ def test_details_go_to_the_client() -> None:
 
 
 def test_a_defect_is_logged_without_its_message(caplog: pytest.LogCaptureFixture) -> None:
-    """str() of a KeyError or of a UnicodeDecodeError is what the request sent."""
+    """str() of a KeyError or a UnicodeDecodeError quotes the request."""
     with caplog.at_level(logging.ERROR):
-        status, body, _ = told(raised())
+        status, body, _ = response_of(raised())
     assert status == 500
     assert SECRET not in json.dumps(body)
     assert SECRET not in caplog.text
@@ -101,7 +99,7 @@ SECRET = "s3cret"
 
 
 def raised() -> RuntimeError:
-    """An error with frames and a cause, both of which quote a request."""
+    """Return an error with frames and a cause, both of which quote a request."""
     with pytest.raises(RuntimeError) as caught:
         fail(SECRET)
     return caught.value
@@ -115,19 +113,19 @@ def fail(password: str) -> None:
         raise RuntimeError(password) from error
 
 
-def test_what_a_part_says_of_itself_is_not_told() -> None:
-    """A connection's error holds addresses and users."""
+def test_addresses_of_stores_are_not_disclosed() -> None:
+    """The message of a connection error holds addresses and users."""
     for error in (
         psycopg.OperationalError("connection to 10.0.0.1, user iot failed"),
         redis.exceptions.ConnectionError("10.0.0.1:6379"),
     ):
-        assert "10.0.0.1" not in json.dumps(told(error)[1])
+        assert "10.0.0.1" not in json.dumps(response_of(error)[1])
 
 
 @pytest.mark.parametrize("kind", default_exceptions.values(), ids=lambda kind: kind.__name__)
 def test_every_error_of_http_is_json(kind: type[HTTPException]) -> None:
     error = kind()
-    status, body, _ = told(error)
+    status, body, _ = response_of(error)
     assert status == error.code
     assert body["code"] in set(ErrorCode)
     assert "<" not in str(body["error"])

@@ -60,7 +60,7 @@ def reference(text: str) -> str:
 
 
 @given(text=TEXTS, size=st.sampled_from([4, 5, 64, 2**16]))
-def test_only_what_is_not_printable_ascii_is_escaped(text: str, size: int) -> None:
+def test_all_but_printable_ascii_is_escaped(text: str, size: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ascii_json, "SLICE", size)
         escaped = escape_json(text.encode(), limit=NO_LIMIT)
@@ -93,14 +93,14 @@ def test_no_more_memory_is_taken_than_for_the_result_and_its_copy(unit: str) -> 
     assert peak < 2.5 * len(escaped) + 2 * MIB
 
 
-def test_other_greenlets_get_a_turn_with_every_slice(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_greenlets_run_after_every_slice(monkeypatch: pytest.MonkeyPatch) -> None:
     turns: list[float] = []
     monkeypatch.setattr(time, "sleep", turns.append)
     escape_json(b"\x7f" * MIB, limit=NO_LIMIT)
     assert turns == [0] * (MIB // ascii_json.SLICE)
 
 
-def test_ascii_passes_as_it_is() -> None:
+def test_ascii_is_not_changed() -> None:
     text = b'{"a": "\\n"}' * 100_000
     assert escape_json(text, limit=0) is text
     assert function_calls(lambda: escape_json(text, limit=0)) < 10
@@ -118,7 +118,7 @@ def test_the_size_after_escaping_is_bounded(unit: str, factor: int) -> None:
         assert raised.value.details == {"limit": limit}
 
 
-def test_no_more_is_escaped_than_may_be_kept() -> None:
+def test_escaping_stops_at_the_limit() -> None:
     text = b"\x7f" * MIB
     few = function_calls(lambda: escape_json(text, limit=NO_LIMIT))
 

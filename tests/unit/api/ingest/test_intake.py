@@ -1,4 +1,4 @@
-"""What a request with an Idempotency-Key is remembered by."""
+"""The digest that a request with an Idempotency-Key is remembered by."""
 
 import uuid
 
@@ -7,7 +7,7 @@ from iot_cipher.vault import OpenVault
 
 
 def test_each_part_is_hashed_with_its_length() -> None:
-    """A key that ends like the id of a vault does not name another request."""
+    """A key that ends like the id of a vault does not equal another request."""
     one, two = (OpenVault(uuid.UUID(bytes=each * 16), bytes(32)) for each in (b"a", b"b"))
     assert request_digest("k" + "a" * 16, [two]) != request_digest("k", [one, two])
     assert request_digest("k", [one, two]) == request_digest("k", [two, one])

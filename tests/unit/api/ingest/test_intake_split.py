@@ -48,7 +48,7 @@ def test_a_large_reading_is_an_entry_of_its_own() -> None:
     assert [len(part) for part in parts] == [1, 1, 2, 1, 1]
 
 
-def test_an_ordinary_request_is_not_looked_into() -> None:
+def test_a_small_request_is_not_split() -> None:
     whole = columns([b"1"] * MAX_READINGS)
     (part,) = split(whole)
     assert part is whole

@@ -1,4 +1,4 @@
-"""What Python's `json` takes and RFC 8259 does not: given back as sent, at a bounded cost."""
+"""JSON that Python's `json` accepts and RFC 8259 does not: returned as sent, at a bounded cost."""
 
 import json
 import random
@@ -54,9 +54,7 @@ def refusal(body: bytes | str, *, lines: bool = False) -> InvalidRequestError:
 
 
 @given(values=st.lists(VALUES, min_size=1, max_size=4), lines=st.booleans())
-def test_what_python_writes_is_given_back_as_it_was_sent(
-    values: list[object], *, lines: bool
-) -> None:
+def test_the_dialect_is_returned_as_sent(values: list[object], *, lines: bool) -> None:
     rows = [json.dumps({"data": {"freeform": each}}) for each in values]
     body = "\n".join(rows) if lines else f"[{', '.join(rows)}]"
     assert freeform(body, lines=lines) == [json.dumps(each) for each in values]
@@ -79,7 +77,7 @@ def test_every_character_is_kept(text: str, encoding: str) -> None:
     ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"],
 )
 @pytest.mark.parametrize("lines", [False, True])
-def test_the_encodings_that_python_tells_apart(encoding: str, *, lines: bool) -> None:
+def test_the_encodings_that_python_detects(encoding: str, *, lines: bool) -> None:
     rows = ['{"data": {"db_password": "é", "freeform": "日😀"}}', '{"data": {"db_password": "é"}}']
     body = "\n".join(rows) if lines else f"[{','.join(rows)}]"
     assert parse(body.encode(encoding), lines=lines) == parse(body, lines=lines)
@@ -87,7 +85,7 @@ def test_the_encodings_that_python_tells_apart(encoding: str, *, lines: bool) ->
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
 @pytest.mark.parametrize("text", ["", " ", "[]"])
-def test_a_body_of_nothing_in_any_encoding(text: str, encoding: str) -> None:
+def test_a_blank_body_in_any_encoding(text: str, encoding: str) -> None:
     assert str(refusal(text.encode(encoding))) == "the request holds no readings"
 
 
@@ -102,7 +100,7 @@ def test_a_body_of_nothing_in_any_encoding(text: str, encoding: str) -> None:
         ('{"data": {}}'.encode("utf-32-be") + b"\0\x20\0\0", "UTF-32-BE"),
     ],
 )
-def test_bytes_that_are_no_text_are_refused(body: bytes, name: str) -> None:
+def test_bytes_that_are_not_text_are_refused(body: bytes, name: str) -> None:
     assert str(refusal(body)) == f"the request is not {name}"
 
 
@@ -113,7 +111,7 @@ def test_bytes_that_are_no_text_are_refused(body: bytes, name: str) -> None:
      '"\\udxyz"', '"\\ud80g"', '"\\-Infinity"', '"\\ud800', "[NaN,]", '"NaN\n"'],
 )  # fmt: skip
 @pytest.mark.parametrize("before", ["", "NaN, ", '"\\ud800", '])
-def test_what_python_refuses_is_refused(text: str, before: str) -> None:
+def test_json_that_python_refuses_is_refused(text: str, before: str) -> None:
     with pytest.raises(ValueError, match=r".+"):
         json.loads(f"[{text}]")
     body = f'{{"data": {{"freeform": [{before}{text}]}}}}'
@@ -160,14 +158,14 @@ def test_the_other_fields_stay_strict(body: str, sentence: str) -> None:
 
 
 @given(password=STRINGS, other=st.sampled_from(["NaN", '"\\ud800"', '"\\u005b7]"']))
-def test_a_password_is_the_same_beside_what_is_not_strict(password: str, other: str) -> None:
+def test_a_password_stays_the_same_beside_dialect(password: str, other: str) -> None:
     plain = "".join(re.findall("[^\ud800-\udfff]", password))[:5]
     rows = [{"data": {"db_password": plain, "freeform": n}} for n in range(2)]
     body = json.dumps(rows)[:-1] + f', {{"data": {{"freeform": {other}, "db_password": ""}}}}]'
     assert [each.password.decode() for each in parse(body)] == list(dict.fromkeys([plain, ""]))
 
 
-def test_a_pair_written_in_two_ways_is_one_password() -> None:
+def test_a_surrogate_pair_written_in_two_ways_is_one_password() -> None:
     body = (
         '[{"data": {"db_password": "😀", "freeform": NaN}},'
         '{"data": {"db_password": "\\ud83d\\ude00"}}, {"data": {"db_password": "\\uD83D\\uDE00"}}]'
@@ -178,8 +176,8 @@ def test_a_pair_written_in_two_ways_is_one_password() -> None:
 
 @pytest.mark.parametrize("digit", range(10))
 @pytest.mark.parametrize("other", ["NaN", '"\\ud800"'])
-def test_no_mark_is_made_up_by_an_escape(digit: int, other: str) -> None:
-    """A string that is decoded to a mark is not restored as one: it named another vault."""
+def test_an_escape_does_not_make_a_mark(digit: int, other: str) -> None:
+    """A string that decodes to a mark is not restored: it would name another vault."""
     for tail in ("]", " ]", "u]😀", "U]a"):
         password = f"[{digit}{tail}"
         for begin in (rf"\u005b{digit}", rf"\u005B{digit}", rf"[\u003{digit}", rf"[\u003{digit}\\"):
@@ -188,7 +186,7 @@ def test_no_mark_is_made_up_by_an_escape(digit: int, other: str) -> None:
             assert batch.password.decode().replace("\\", "") == password
 
 
-def test_a_mark_is_in_no_body(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mark_is_not_in_the_body(monkeypatch: pytest.MonkeyPatch) -> None:
     taken = "".join(f"[{n}" for n in range(10))
     for _ in range(20):
         assert freeform(f'{{"data": {{"freeform": ["{taken}", NaN]}}}}') == [f'["{taken}", NaN]']
@@ -212,7 +210,7 @@ def test_a_mark_is_in_no_body(monkeypatch: pytest.MonkeyPatch) -> None:
     ),
     at_once=st.integers(24, 60),
 )  # fmt: skip
-def test_pieces_are_cut_where_nothing_is_cut_in_two(pieces: list[str], at_once: int) -> None:
+def test_pieces_do_not_cut_an_original_in_two(pieces: list[str], at_once: int) -> None:
     body = "".join(pieces).encode()
     stand_ins = StandIns.absent_from(body)
     if stand_ins is None:
@@ -242,26 +240,26 @@ def test_an_error_in_a_list_names_the_row(body: str, row: int) -> None:
 
 
 @pytest.mark.parametrize("body", ['[{"data": {}}] x', '[{"data": {}}]]', '{"data": {}} x', "x"])
-def test_an_error_beyond_the_rows_names_none(body: str) -> None:
+def test_an_error_outside_the_rows_names_no_row(body: str) -> None:
     error = refusal(body)
     assert str(error).startswith("the request is not JSON: ")
     assert error.details == {}
 
 
 @pytest.mark.parametrize("before", ["", "NaN, ", '"\\\\", NaN, "\\ud800", -Infinity, '])
-def test_the_place_of_an_error_is_that_in_what_was_sent(before: str) -> None:
+def test_the_position_of_an_error_is_that_in_the_request(before: str) -> None:
     body = f'[{{"data": {{"freeform": [{before}x]}}}}]'
     assert str(refusal(body)).endswith(f"(byte {body.index('x')})")
     assert "(byte" not in str(refusal(body.encode("utf-16")))
 
 
-def test_no_python_code_runs_per_row_to_name_one() -> None:
+def test_no_python_code_runs_per_row_to_name_a_row() -> None:
     body = b"[" + b'{"data": {"freeform": NaN}},' * 10_000 + b"{x}]"
     assert function_calls(lambda: refusal(body)) < 1000
 
 
 def filled(unit: str, encoding: str = "utf-8", *, size: int = SIZE, end: str = "]}}") -> bytes:
-    """A body of `size` bytes that repeats a unit."""
+    """Return a body of `size` bytes that repeats a unit."""
     begin = '[{"data": {"freeform": [' if end.endswith("]x") else '{"data": {"freeform": ['
     room = size - len((begin + "1" + end).encode(encoding))
     return (begin + unit * (room // len(unit.encode(encoding))) + "1" + end).encode(encoding)
@@ -272,7 +270,7 @@ ONE_OF_EACH = TAKEN + '"NaN-Infinity\\ud800\\uD800\\\\'
 
 
 def in_one_string(unit: str) -> bytes:
-    """A body with a string without a comma, one of each kind, and all short marks."""
+    """Return a body with one long string, one original of each kind, and all short marks."""
     begin, end = f'{{"data": {{"freeform": [{ONE_OF_EACH}', '"]}}'
     return (begin + unit * ((SIZE - 1000) // len(unit.encode())) + end).encode()
 
@@ -316,7 +314,7 @@ def outcome(body: bytes) -> None:
 
 
 def peak(body: bytes) -> int:
-    """Bytes of memory at the peak, with the body."""
+    """Return the peak of memory in bytes, with the body."""
     tracemalloc.start()
     try:
         outcome(body)

@@ -1,4 +1,4 @@
-"""The body of a PUT: what it becomes, and what is said of one that is wrong."""
+"""The parser of PUT bodies: the readings, and the errors of invalid bodies."""
 
 import json
 from array import array
@@ -46,7 +46,7 @@ def parse(body: bytes | str, *, lines: bool = False) -> list[Batch]:
     ),
     ascii_only=st.booleans(),
 )
-def test_every_row_comes_to_its_password_in_order(
+def test_rows_are_grouped_by_password_in_order(
     rows: list[tuple[str, int, int, object]], *, ascii_only: bool
 ) -> None:
     keys = ("db_password", "relative_time", "interrogator_time", "freeform")
@@ -67,20 +67,20 @@ def test_every_row_comes_to_its_password_in_order(
         assert texts == [json.dumps(row[3]).encode() for row in ours]
 
 
-def test_what_is_left_out() -> None:
+def test_missing_fields_have_defaults() -> None:
     (batch,) = parse('{"data": {}}')
     assert batch.password == b""
     assert batch.readings.relative == batch.readings.interrogator == array("q", [-1])
     assert batch.readings.freeform == b'""'
 
 
-def test_what_is_not_known_is_passed_over() -> None:
+def test_unknown_fields_are_ignored() -> None:
     (batch,) = parse('{"data": {"extra": [1], "freeform": 1}, "more": {"data": 5}}')
     assert batch.readings.freeform == b"1"
 
 
-def test_freeform_is_kept_as_it_was_written() -> None:
-    """A number keeps its digits, which a float would not."""
+def test_freeform_keeps_its_json_text() -> None:
+    """A number keeps all its digits; a float would lose some."""
     text = '{"a":  1.50, "n": 12345678901234567890123, "e": 1e400}'
     (batch,) = parse(f'{{"data": {{"freeform": {text}}}}}')
     assert batch.readings.freeform.decode() == text
@@ -90,7 +90,7 @@ def test_freeform_is_kept_as_it_was_written() -> None:
     ("character", "escaped"),
     [("é", "\\u00e9"), ("€", "\\u20ac"), ("😀", "\\ud83d\\ude00"), ("\x7f", "\\u007f")],
 )
-def test_what_is_not_ascii_is_escaped(character: str, escaped: str) -> None:
+def test_characters_beyond_ascii_are_escaped(character: str, escaped: str) -> None:
     (batch,) = parse(f'{{"data": {{"freeform": {{"{character}": "{character}"}}}}}}')
     assert batch.readings.freeform.decode() == f'{{"{escaped}": "{escaped}"}}'
 
@@ -103,7 +103,7 @@ def test_one_row_too_many() -> None:
     assert str(raised.value) == "a request may hold 100 readings, this one holds 101"
 
 
-def test_a_password_s_length_is_counted_in_bytes() -> None:
+def test_the_length_of_a_password_is_in_bytes() -> None:
     parse(json.dumps([{"data": {"db_password": "é" * 10}}]))
     with pytest.raises(InvalidRequestError) as raised:
         parse(json.dumps([{"data": {}}, {"data": {"db_password": "é" * 10 + "x"}}]))
@@ -112,7 +112,7 @@ def test_a_password_s_length_is_counted_in_bytes() -> None:
 
 @pytest.mark.parametrize("lines", [False, True])
 @given(body=st.binary(max_size=40) | st.text(alphabet='{}[]":,\\u0dat1e.-\n ', max_size=40))
-def test_whatever_comes_it_is_taken_or_refused(*, body: bytes | str, lines: bool) -> None:
+def test_any_body_is_accepted_or_refused(*, body: bytes | str, lines: bool) -> None:
     try:
         batches = parse(body, lines=lines)
     except InvalidRequestError as error:
@@ -125,7 +125,7 @@ def test_whatever_comes_it_is_taken_or_refused(*, body: bytes | str, lines: bool
 
 
 @given(value=JSON, field=st.sampled_from(["relative_time", "interrogator_time", "db_password"]))
-def test_a_field_of_any_kind_is_taken_or_named(value: object, field: str) -> None:
+def test_a_field_of_any_type_is_accepted_or_named(value: object, field: str) -> None:
     body = json.dumps([{"data": {}}, {"data": {field: value}}])
     refusal: InvalidRequestError | None = None
     try:
@@ -137,8 +137,8 @@ def test_a_field_of_any_kind_is_taken_or_named(value: object, field: str) -> Non
         assert str(refusal).startswith(f"row 1, {field}: is ")
 
 
-def test_nothing_of_a_request_is_printed() -> None:
-    """A traceback that shows variables, or a log line with an object in it, tells no password."""
+def test_a_batch_does_not_print_its_content() -> None:
+    """A traceback with variables, or a log line with an object, discloses no password."""
     body = b'{"data": {"db_password": "the password", "freeform": "a secret"}}'
     batches = parse(body)
     row = parser._one.decode(body)  # noqa: SLF001 - what is in memory meanwhile
@@ -147,7 +147,7 @@ def test_nothing_of_a_request_is_printed() -> None:
         assert "secret" not in repr(each)
 
 
-def test_japanese_text_of_the_full_size_fits_and_what_grows_further_is_refused() -> None:
+def test_a_full_body_of_japanese_fits_and_text_that_grows_more_is_refused() -> None:
     def body(character: str) -> str:
         begin, end = '{"data": {"freeform": "', '"}}'
         room = 2**20 - len(begin + end)
@@ -161,7 +161,7 @@ def test_japanese_text_of_the_full_size_fits_and_what_grows_further_is_refused()
         assert raised.value.details == {"limit": 2**21}
 
 
-def test_the_escaped_size_is_that_of_all_passwords_together() -> None:
+def test_the_limit_of_escaped_text_is_for_all_passwords_together() -> None:
     text = "é" * (2**20 // 5)
     rows = [{"data": {"db_password": str(n), "freeform": text}} for n in range(2)]
     parse(json.dumps(rows[:1], ensure_ascii=False))
@@ -178,7 +178,7 @@ def test_passwords_are_counted_before_rows_are_grouped() -> None:
 
 
 @pytest.mark.parametrize("tail", [b'\xff"}}', b'\xc3"}}', b"\xe6\x97", b"\xc3", b"\xed\xa0\x80"])
-def test_what_is_not_utf_8_is_refused_wherever_it_is(tail: bytes) -> None:
+def test_invalid_utf_8_is_refused_anywhere(tail: bytes) -> None:
     for size in (0, 2**18 - 30, 2**18 - 24, 2**18, 2**19):
         with pytest.raises(InvalidRequestError, match="not UTF-8"):
             parse(b'{"data": {"freeform": "\xc3\xa9' + b"a" * size + tail)
@@ -187,7 +187,7 @@ def test_what_is_not_utf_8_is_refused_wherever_it_is(tail: bytes) -> None:
 @pytest.mark.parametrize("before", [0, 1, 2, 7, 99])
 @pytest.mark.parametrize("after", [0, 1, 50])
 @pytest.mark.parametrize("between", ["\n", "\n\n", "\r\n \n"])
-def test_the_line_that_is_no_json_is_named(before: int, after: int, between: str) -> None:
+def test_an_invalid_line_is_named(before: int, after: int, between: str) -> None:
     lines = ['{"data": {"freeform": "é"}}'] * before + ["{no"] + ['{"data": {}}'] * after
     for begin in ("", "\n", " \n\n"):
         with pytest.raises(InvalidRequestError) as raised:
@@ -201,7 +201,7 @@ def test_the_line_that_is_no_json_is_named(before: int, after: int, between: str
     between=st.sampled_from(["\n", "\n\n\n"]),
     end=st.sampled_from(["", "\n", "\n\n"]),
 )
-def test_the_line_is_named_however_long_the_others_are(
+def test_an_invalid_line_is_named_beside_long_lines(
     sizes: list[int], at: int, between: str, end: str
 ) -> None:
     lines = [json.dumps({"data": {"freeform": "x" * size}}) for size in sizes]
@@ -212,7 +212,7 @@ def test_the_line_is_named_however_long_the_others_are(
     assert raised.value.details == {"row": at, "field": "data"}
 
 
-def test_no_python_code_runs_per_line_to_name_one() -> None:
+def test_no_python_code_runs_per_line_to_name_a_line() -> None:
     def refused() -> None:
         with pytest.raises(InvalidRequestError):
             parse(b'{"data": {}}\n' * 10_000 + b"\n" * 100_000 + b"{", lines=True)

@@ -12,11 +12,11 @@ from iot_models.errors import InvalidRequestError
 from iot_models.names import MAX_SHARDS
 
 LONGEST = 3200
-"""gunicorn takes 4094 bytes of a request line; a prefix of a proxy must fit in as well."""
+"""gunicorn accepts 4094 bytes of a request line. A proxy's prefix must fit in too."""
 
 
 def entries(count: int, sessions: int = 1, greatest: int = 2**63 - 1) -> list[EntryName]:
-    """Names of different shards, in no order."""
+    """Return names of different shards, in no order."""
     chance = random.Random(count)
     shards = chance.sample(range(MAX_SHARDS), count)
     names = [bytes([number]) * 16 for number in range(sessions)]
@@ -40,7 +40,7 @@ def test_a_receipt_is_short_and_holds_every_name(count: int, sessions: int, grea
 
 @pytest.mark.parametrize("count", [1, 64, 256])
 def test_the_receipts_of_version_0_1_are_read(count: int) -> None:
-    """Also the answers that are remembered for an Idempotency-Key, whatever their length."""
+    """Remembered answers of an Idempotency-Key hold such receipts of any length."""
     made = entries(count)
     packed = b"".join(struct.pack(">H16sQ", *name) for name in made)
     text = base64.urlsafe_b64encode(packed).decode()
@@ -50,7 +50,7 @@ def test_the_receipts_of_version_0_1_are_read(count: int) -> None:
 
 @pytest.mark.parametrize("count", [1, 64])
 def test_version_0_1_reads_the_receipts_of_few_entries(count: int) -> None:
-    """While both versions run, either may be asked."""
+    """While both versions run, a client may send a receipt to either."""
     made = entries(count)
     assert encode_receipt(made) == encode_list(made)
 
@@ -73,7 +73,7 @@ def test_an_invalid_receipt_is_refused(content: bytes) -> None:
         decode_receipt(base64.urlsafe_b64encode(content).decode())
 
 
-def test_a_receipt_that_is_cut_off_is_refused() -> None:
+def test_a_truncated_receipt_is_refused() -> None:
     whole = base64.urlsafe_b64decode(encode_receipt(entries(100)))
     for end in range(1, len(whole)):
         with pytest.raises(InvalidRequestError):

@@ -1,4 +1,4 @@
-"""A password's slow key leaves no memory behind."""
+"""Memory after a scrypt: none of it stays allocated."""
 
 import subprocess
 import sys
@@ -29,7 +29,7 @@ def _growth(*, called: bool) -> int:
     return int(done.stdout)
 
 
-def test_scrypt_leaves_no_memory_behind() -> None:
+def test_the_memory_of_scrypt_is_returned() -> None:
     left_alone = _growth(called=False)
     print(f"left alone, {left_alone:,} bytes stay")
     assert _growth(called=True) < 4 * 2**20

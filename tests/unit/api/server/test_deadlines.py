@@ -1,4 +1,4 @@
-"""When a connection has been too slow or too silent."""
+"""Deadlines: when a connection is too slow or silent for too long."""
 
 import socket
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ KIB = 1024
 
 @pytest.fixture
 def connection() -> Iterator[Connection]:
-    """A connection that was accepted at 0."""
+    """Return a connection that was accepted at 0."""
     client, server = socket.socketpair()
     with client, server:
         made = Connection(server, "a")
@@ -39,7 +39,7 @@ def test_silence(connection: Connection, phase: Phase, seconds: float) -> None:
     assert not is_overdue(connection, 1.9, keepalive=2.0)
 
 
-def test_an_answer_may_take_its_time(connection: Connection) -> None:
+def test_an_answer_has_no_deadline(connection: Connection) -> None:
     connection.phase = Phase.ANSWERING
     connection.reserved = True
     assert not is_overdue(connection, 1e6, KEEPALIVE)

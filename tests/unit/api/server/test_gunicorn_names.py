@@ -1,4 +1,4 @@
-"""What the worker uses of gunicorn beyond its documentation: an update may rename any of it."""
+"""The undocumented parts of gunicorn that the worker uses: an update may rename any of them."""
 
 import inspect
 from types import SimpleNamespace
@@ -21,7 +21,7 @@ HEAD = b"PUT /a HTTP/1.1\r\nHost: x\r\n"
 
 
 class Source:
-    """A socket that gives this and then ends."""
+    """A socket that delivers `parts` and then the end of the stream."""
 
     def __init__(self, *parts: bytes) -> None:
         self.parts = list(parts)
@@ -45,20 +45,20 @@ def test_the_parser_receives_through_its_unreader() -> None:
     assert inspect.signature(SocketUnreader.chunk).parameters.keys() == {"self", "size_hint"}
 
 
-def test_the_unreader_keeps_what_no_request_has_taken() -> None:
+def test_the_unreader_buffers_the_next_request() -> None:
     parser = parser_of(HEAD + b"\r\nGET")
     next(parser)
     assert parser.unreader.buf.tell() == 3
 
 
-def test_a_body_of_stated_length_knows_what_is_left() -> None:
+def test_a_length_reader_knows_the_rest_of_its_body() -> None:
     body = next(parser_of(HEAD + b"Content-Length: 4\r\n\r\n", b"body")).body
     assert (type(body), type(body.reader), body.reader.length) == (Body, LengthReader, 4)
     assert (body.read(3), body.reader.length, body.failed) == (b"bod", 0, False)
     assert next(parser_of(HEAD + b"\r\n")).body.reader.length == 0
 
 
-def test_a_body_in_chunks_knows_its_end() -> None:
+def test_a_chunked_reader_knows_its_end() -> None:
     chunks = b"Transfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n"
     body = next(parser_of(HEAD + chunks)).body
     assert type(body.reader) is ChunkedReader
@@ -67,27 +67,27 @@ def test_a_body_in_chunks_knows_its_end() -> None:
     assert body.reader.parser is None
 
 
-def test_a_body_that_fails_says_so_and_its_connection_ends() -> None:
+def test_a_failed_body_ends_its_connection() -> None:
     parser = parser_of(HEAD + b"Transfer-Encoding: chunked\r\n\r\nx\r\n")
     body = next(parser).body
     with pytest.raises(errors.InvalidChunkSize):
         body.read()
     assert body.failed
-    # What the worker empties.
+    # The worker empties these.
     assert all(hasattr(each, "buf") for each in (body, body.reader, parser.unreader))
     with pytest.raises(StopIteration):
         next(parser)
 
 
-def test_a_request_can_be_made_the_last() -> None:
+def test_force_close_makes_a_request_the_last() -> None:
     request = next(parser_of(HEAD + b"\r\n"))
     assert not request.should_close()
     request.force_close()
     assert request.should_close()
 
 
-def test_other_transfer_codings_are_for_us_to_refuse() -> None:
-    """gunicorn refuses some; of the others the worker would get the packed bytes."""
+def test_gunicorn_accepts_transfer_codings_that_the_worker_refuses() -> None:
+    """gunicorn refuses some of them, and passes on the compressed bytes of the others."""
     request = next(parser_of(HEAD + b"Transfer-Encoding: gzip, chunked\r\n\r\n"))
     assert ("TRANSFER-ENCODING", "gzip, chunked") in request.headers
 
@@ -108,7 +108,7 @@ def test_an_answer_is_sent_by_sendall() -> None:
     assert sent.endswith(b"y")
 
 
-def test_what_is_expected_is_asked_for_by_send() -> None:
+def test_100_continue_is_sent_by_send() -> None:
     request = next(parser_of(HEAD + b"Expect: 100-continue\r\n\r\n"))
     sent = bytearray()
     sock = SimpleNamespace(send=sent.extend)
@@ -116,7 +116,7 @@ def test_what_is_expected_is_asked_for_by_send() -> None:
     assert sent == b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-def test_what_the_worker_replaces() -> None:
+def test_the_methods_that_the_worker_overrides() -> None:
     for kind, name in (
         (GeventWorker, "handle"),
         (GeventWorker, "run"),
@@ -130,8 +130,8 @@ def test_what_the_worker_replaces() -> None:
     }  # fmt: skip
 
 
-def test_every_fault_of_a_request_has_an_answer() -> None:
-    """Also those that a later gunicorn adds."""
+def test_every_parse_error_has_a_response() -> None:
+    """Errors that a later gunicorn adds make the test fail."""
     kinds = {
         each
         for each in vars(errors).values()

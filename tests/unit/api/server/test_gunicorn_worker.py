@@ -1,4 +1,4 @@
-"""The gunicorn worker on a connection: what it sends, in how many pieces, and when it ends it."""
+"""The gunicorn worker on one connection: what it sends, in how many pieces, and when it closes."""
 
 import email.utils
 import logging
@@ -25,7 +25,7 @@ Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 @dataclass
 class Counted:
-    """A socket that keeps what is sent, a piece for each call."""
+    """A socket that records the data of each `send`."""
 
     real: Any
     pieces: list[bytes] = field(default_factory=list)
@@ -40,10 +40,10 @@ class Counted:
 
 
 class Log(logging.Logger):
-    """gunicorn's has one method more."""
+    """gunicorn's logger has one more method."""
 
     def access(self, *_: object) -> None:
-        """Nobody asks for it."""
+        """Log no requests."""
 
 
 @dataclass
@@ -53,7 +53,7 @@ class Connection:
     worker: Any
 
     def serve(self, app: Wsgi, sent: bytes) -> list[bytes]:
-        """What it sends to a client that sends this at once, and then no more."""
+        """Return what the worker sends to a client that sends all at once and half-closes."""
         self.worker.wsgi = app
         client, server = socket.socketpair()
         counted = Counted(server)
@@ -78,7 +78,7 @@ def connection() -> Iterator[Connection]:
 def answering(
     *pieces: bytes, length: int | None = None, status: str = OK, read: bool = True
 ) -> Wsgi:
-    """An app that gives one answer to all."""
+    """Return an app with one answer to all requests."""
 
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         if read:
@@ -92,7 +92,7 @@ def answering(
     return app
 
 
-def test_head_and_body_go_at_once(connection: Connection) -> None:
+def test_head_and_body_are_one_packet(connection: Connection) -> None:
     (answer,) = connection.serve(answering(b"12345", length=5), PUT)
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200 OK\r\n")
@@ -100,13 +100,13 @@ def test_head_and_body_go_at_once(connection: Connection) -> None:
     assert body == b"12345"
 
 
-def test_an_answer_in_parts_sends_its_head_with_the_first(connection: Connection) -> None:
+def test_a_streamed_answer_sends_its_head_with_the_first_piece(connection: Connection) -> None:
     first, second, third = connection.serve(answering(b"12", b"34", b"5", length=5), GET)
     assert first.endswith(b"\r\n\r\n12")
     assert (second, third) == (b"34", b"5")
 
 
-def test_requests_that_are_sent_together_are_answered_in_order(connection: Connection) -> None:
+def test_pipelined_requests_are_answered_in_order(connection: Connection) -> None:
     numbers = iter(range(10))
 
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -127,15 +127,13 @@ def test_requests_that_are_sent_together_are_answered_in_order(connection: Conne
         (GET.replace(b"1.1\r\n", b"1.0\r\nConnection: keep-alive\r\n") * 2, 2, b"keep-alive"),
     ],
 )
-def test_when_a_connection_is_kept(
-    connection: Connection, sent: bytes, answers: int, says: bytes
-) -> None:
+def test_keep_alive(connection: Connection, sent: bytes, answers: int, says: bytes) -> None:
     pieces = connection.serve(answering(b"x", length=1), sent)
     assert len(pieces) == answers
     assert b"\r\nConnection: %b\r\n" % says in pieces[-1]
 
 
-def test_it_goes_on_where_a_body_is_expected_to_be_asked_for(connection: Connection) -> None:
+def test_100_continue(connection: Connection) -> None:
     head, _, body = PUT.partition(b"\r\n\r\n")
     sent = head + b"\r\nExpect: 100-continue\r\n\r\n" + body
     first, second = connection.serve(answering(b"x", length=1), sent)
@@ -143,8 +141,8 @@ def test_it_goes_on_where_a_body_is_expected_to_be_asked_for(connection: Connect
     assert second.startswith(b"HTTP/1.1 200 OK\r\n")
 
 
-def test_an_answer_that_breaks_off_is_the_last(connection: Connection) -> None:
-    """Else the next would stand in the midst of it."""
+def test_a_broken_answer_is_the_last(connection: Connection) -> None:
+    """Otherwise the client would take the next answer for the rest of it."""
     asked = []
 
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterator[bytes]:
@@ -158,7 +156,7 @@ def test_an_answer_that_breaks_off_is_the_last(connection: Connection) -> None:
     assert asked == ["/a"]
 
 
-def test_chunks_that_break_off_have_no_end(connection: Connection) -> None:
+def test_broken_chunks_have_no_end(connection: Connection) -> None:
     def app(_: dict[str, Any], start_response: Callable[..., Any]) -> Iterator[bytes]:
         start_response(OK, [])
         yield b"12345"
@@ -168,7 +166,7 @@ def test_chunks_that_break_off_have_no_end(connection: Connection) -> None:
     assert answer.endswith(b"\r\n\r\n5\r\n12345\r\n")
 
 
-def test_an_app_that_fails_before_its_answer(connection: Connection) -> None:
+def test_an_app_that_fails_before_its_answer_is_500(connection: Connection) -> None:
     def app(_: dict[str, Any], __: Callable[..., Any]) -> Iterable[bytes]:
         raise ZeroDivisionError
 
@@ -177,7 +175,7 @@ def test_an_app_that_fails_before_its_answer(connection: Connection) -> None:
     assert b'"code":"internal"' in answer
 
 
-def test_answers_are_closed_whatever_comes(connection: Connection) -> None:
+def test_answers_are_always_closed(connection: Connection) -> None:
     class Body:
         closed = 0
 
@@ -199,18 +197,18 @@ def test_answers_are_closed_whatever_comes(connection: Connection) -> None:
 
 
 @pytest.mark.parametrize("end", [b"", b"GET /a HTTP/1.1\r\nHost", b"\r\n"])
-def test_a_client_that_goes_gets_nothing_more(connection: Connection, end: bytes) -> None:
+def test_a_client_that_left_is_sent_nothing(connection: Connection, end: bytes) -> None:
     assert len(connection.serve(answering(b"x", length=1), GET + end)) == 1
 
 
-def test_a_body_that_nobody_read_is_no_request(connection: Connection) -> None:
+def test_an_unread_body_is_not_parsed_as_a_request(connection: Connection) -> None:
     sent = PUT.replace(b": 4", b": 31").replace(b"body", GET.ljust(31)) + GET
     pieces = connection.serve(answering(b"x", length=1, read=False), sent)
     assert len(pieces) == 2
 
 
 def answer_of(kind: type, method: str, version: tuple[int, int], case: tuple[Any, ...]) -> bytes:
-    """The bytes of an answer by gunicorn's class, or ours."""
+    """Return the bytes of an answer by gunicorn's class or ours."""
     status, headers, pieces, closes = case
     sent = bytearray()
     sock = SimpleNamespace(sendall=sent.extend)
@@ -248,7 +246,7 @@ CASES: list[tuple[Any, ...]] = [
 @pytest.mark.parametrize("version", [(1, 1), (1, 0)])
 @pytest.mark.parametrize("method", ["GET", "PUT", "HEAD"])
 @pytest.mark.parametrize("case", CASES)
-def test_the_bytes_are_those_of_gunicorn(
+def test_the_bytes_equal_those_of_gunicorn(
     case: tuple[Any, ...], method: str, version: tuple[int, int]
 ) -> None:
     ours, gunicorn = (answer_of(kind, method, version, case) for kind in (WsgiResponse, Response))
@@ -271,7 +269,7 @@ def test_the_date_is_now(connection: Connection) -> None:
 
 
 def test_a_head_is_refused_at_its_limit(connection: Connection) -> None:
-    """Before it ends: gunicorn would take 800 KiB, and look at all of them for every byte more."""
+    """gunicorn would accept 800 KiB, and search all of them for every byte that arrives."""
     lines = b"".join(b"A%d: %b\r\n" % (each, b"x" * 1000) for each in range(50))
     assert connection.serve(never, b"GET / HTTP/1.1\r\n" + lines)[0].startswith(b"HTTP/1.1 431 ")
 
@@ -292,6 +290,6 @@ def test_trailers_are_refused_at_their_limit(connection: Connection) -> None:
 
 
 def never(_: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-    """An app that says yes."""
+    """An app that answers 200."""
     start_response(OK, [("Content-Length", "0")])
     return []

@@ -1,4 +1,4 @@
-"""The gunicorn worker and clients that read slowly or never: on gevent's sockets."""
+"""The gunicorn worker with clients that read slowly or never, on gevent's sockets."""
 
 import logging
 import os
@@ -27,7 +27,7 @@ PATIENCE = 10
 
 @dataclass
 class LongAnswers:
-    """A WSGI application whose answers are long, and what the worker told it."""
+    """A WSGI app with long answers. It records the calls of the worker."""
 
     pieces: int = 1
     pauses: int = 0
@@ -61,7 +61,7 @@ class Worker:
     real: Any
 
     def connect(self) -> Any:
-        """The client's side of a new connection."""
+        """Return the client's side of a new connection."""
         client, server = gevent.socket.socketpair()
         listener = SimpleNamespace(getsockname=lambda: ("127.0.0.1", 8000))
         gevent.spawn(self.real.handle, listener, server, ("127.0.0.1", 1))
@@ -70,7 +70,7 @@ class Worker:
 
 @pytest.fixture
 def worker() -> Iterator[Worker]:
-    """A worker with an application that gives long answers."""
+    """Return a worker with an app that gives long answers."""
     with lone_worker(logging.getLogger(__name__)) as real:
         real.ppid = os.getppid()
         real.wsgi = LongAnswers()
@@ -80,7 +80,7 @@ def worker() -> Iterator[Worker]:
 
 
 def receive(client: Any, count: int) -> int:
-    """How many bytes of so many there are."""
+    """Receive up to `count` bytes; return how many came."""
     received = 0
     while received < count and (data := client.recv(2**20)):
         received += len(data)
@@ -181,7 +181,7 @@ def test_a_pause_that_fails_breaks_the_answer_off(worker: Worker) -> None:
 def test_blocked_answers_count_against_the_memory(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of two, there is room for one: the other is closed."""
+    """The budget has room for one of two answers: the other is closed."""
     monkeypatch.setattr("iot_api.limits.memory_budget.SLOW_SECONDS", 0)
     monkeypatch.setattr("iot_api.limits.memory_budget.SLOW_BYTES_PER_SECOND", 2**40)
     worker.real.limit(Limits(memory_bytes=len(PIECE) * 3 // 2))
@@ -218,7 +218,7 @@ def test_a_connection_closed_while_its_body_is_discarded_gets_one_answer(
 
 
 def test_a_busy_process_answers_health_checks_only(worker: Worker) -> None:
-    """From the reserve; and what it holds there gives way to newer connections."""
+    """Health checks are answered from the reserve, which newer connections take over."""
     worker.real.limit(Limits(connections=2))
     with gevent.Timeout(PATIENCE), ExitStack() as opened:
 
@@ -246,8 +246,8 @@ def test_a_busy_process_answers_health_checks_only(worker: Worker) -> None:
             assert client.recv(1) == b""
 
 
-def test_a_page_may_read_that_a_process_is_busy(worker: Worker) -> None:
-    """Its browser asks first; of a preflight that fails, it would not show the reason."""
+def test_a_web_page_can_read_the_503_of_a_busy_process(worker: Worker) -> None:
+    """The preflight succeeds: a browser does not show the reason of a failed preflight."""
     worker.real.limit(Limits(connections=1))
     worker.real.allow(parse_origins("https://*.example.org"))
     origin = b"Origin: https://app.example.org\r\n"

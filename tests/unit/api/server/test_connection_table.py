@@ -16,7 +16,7 @@ Connect = Callable[..., Connection]
 
 @pytest.fixture
 def connect() -> Iterator[Connect]:
-    """Make connections; a later one began its phase later."""
+    """Return a maker of connections. Each one began its phase later than those before it."""
     with ExitStack() as opened:
         began = time.monotonic() - 1000
 
@@ -35,7 +35,7 @@ def connect() -> Iterator[Connect]:
 
 
 def table(connections: list[Connection], *, per_network: int | None = None) -> ConnectionTable:
-    """A table that is full with these."""
+    """Return a table that these connections fill."""
     made = ConnectionTable(limit=len(connections), per_network=per_network, reserve=2)
     for each in connections:
         made.add(each)
@@ -49,7 +49,7 @@ def test_there_is_room_up_to_the_limit(connect: Connect) -> None:
 
 
 def test_the_phases_are_closed_in_order(connect: Connect) -> None:
-    """The oldest of a phase first; a connection that is answered never."""
+    """The oldest of a phase is first. A connection that is answered is never closed."""
     phases = [Phase.ANSWERING, Phase.SENDING, Phase.BODY, Phase.IDLE, Phase.NEW, Phase.HEAD]
     held = [connect(phase) for phase in phases for _ in range(2)]
     full = table(held)
@@ -83,7 +83,7 @@ def test_a_victim_that_became_active_is_spared(connect: Connect) -> None:
 
 
 @pytest.mark.parametrize("phase", [Phase.BODY, Phase.SENDING])
-def test_what_makes_progress_is_not_silent(connect: Connect, phase: Phase) -> None:
+def test_a_connection_with_progress_is_not_silent(connect: Connect, phase: Phase) -> None:
     connection = connect(phase)
     now = connection.since + STALLED_SECONDS
     assert connection.is_silent(now)
@@ -104,7 +104,7 @@ def test_a_network_over_its_share_closes_its_own(connect: Connect) -> None:
     assert other[0].closing
 
 
-def test_the_oldest_of_the_reserve_gives_way(connect: Connect) -> None:
+def test_the_oldest_of_the_reserve_is_closed(connect: Connect) -> None:
     full = table([connect()])
     reserve = [connect(Phase.NEW) for _ in range(3)]
     for each in reserve:
@@ -127,7 +127,7 @@ def test_closed_and_removed_connections_make_room(connect: Connect) -> None:
     assert set(full) == set(again)
 
 
-def test_a_closed_body_fails_and_its_client_is_told(connect: Connect) -> None:
+def test_a_closed_body_fails_with_an_answer(connect: Connect) -> None:
     connection = connect(Phase.BODY)
     connection.drop()
     assert isinstance(connection.failure, UnavailableError)
@@ -135,7 +135,7 @@ def test_a_closed_body_fails_and_its_client_is_told(connect: Connect) -> None:
     connection.client.send(b"503")  # the answer can still be sent
 
 
-def test_a_closed_answer_can_be_sent_no_more(connect: Connect) -> None:
+def test_a_closed_answer_is_not_sent(connect: Connect) -> None:
     connection = connect(Phase.SENDING)
     connection.drop()
     with pytest.raises(BrokenPipeError):
@@ -146,7 +146,7 @@ def test_a_closed_answer_can_be_sent_no_more(connect: Connect) -> None:
 def test_a_flood_of_connections_ranks_few_times(
     connect: Connect, monkeypatch: pytest.MonkeyPatch, per_network: int | None
 ) -> None:
-    """Else each connection of an attacker would cost a look at all others."""
+    """Otherwise each connection of an attacker would cost a look at all others."""
     asked = 0
     is_silent = Connection.is_silent
 

@@ -1,16 +1,16 @@
-"""The prefix that proxies took off a path."""
+"""Paths: double slashes, and the prefix that proxies take off."""
 
 import pytest
 
-from iot_api.http.paths import forwarded_prefix
+from iot_api.http.paths import forwarded_prefix, single_slashes
 
 
-def prefix(told: str | None, proxies: int = 1) -> str:
-    return forwarded_prefix({} if told is None else {"HTTP_X_FORWARDED_PREFIX": told}, proxies)
+def prefix(header: str | None, proxies: int = 1) -> str:
+    return forwarded_prefix({} if header is None else {"HTTP_X_FORWARDED_PREFIX": header}, proxies)
 
 
 @pytest.mark.parametrize(
-    ("told", "expected"),
+    ("header", "expected"),
     [
         ("/sensors", "/sensors"),
         ("/sensors/", "/sensors"),
@@ -22,12 +22,12 @@ def prefix(told: str | None, proxies: int = 1) -> str:
         (None, ""),
     ],
 )
-def test_a_prefix_is_told(told: str | None, expected: str) -> None:
-    assert prefix(told) == expected
-    assert prefix(told, 0) == ""
+def test_prefixes_from_a_trusted_proxy(header: str | None, expected: str) -> None:
+    assert prefix(header) == expected
+    assert prefix(header, 0) == ""
 
 
-def test_each_trusted_proxy_adds_one() -> None:
+def test_each_trusted_proxy_adds_a_prefix() -> None:
     assert prefix("/forged, /outer, /inner", 1) == "/inner"
     assert prefix("/forged, /outer,/inner", 2) == "/outer/inner"
     assert prefix("/inner", 2) == "/inner"
@@ -35,7 +35,7 @@ def test_each_trusted_proxy_adds_one() -> None:
 
 
 @pytest.mark.parametrize(
-    "told",
+    "header",
     [
         "//evil.test",
         "///evil.test",
@@ -59,5 +59,10 @@ def test_each_trusted_proxy_adds_one() -> None:
         "/a/, //evil.test",
     ],
 )
-def test_a_malformed_prefix_is_ignored(told: str) -> None:
-    assert prefix(told) == ""
+def test_a_malformed_prefix_is_ignored(header: str) -> None:
+    assert prefix(header) == ""
+
+
+@pytest.mark.parametrize("path", ["/api/iot", "//api/iot", "/api//iot", "///api////iot"])
+def test_a_run_of_slashes_is_one(path: str) -> None:
+    assert single_slashes(path) == "/api/iot"

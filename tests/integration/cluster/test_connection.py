@@ -130,7 +130,7 @@ def test_no_namespace_at_all(
     monkeypatch.setenv("KUBECONFIG", str(kube.kube_config(tmp_path / "bare", namespace=None)))
     said = run(*CREATE)
     assert said.code == 2
-    assert said.err.startswith("say which namespace with --namespace")
+    assert said.err.startswith("no namespace: pass --namespace")
 
 
 def test_no_cluster_at_all(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,7 +138,7 @@ def test_no_cluster_at_all(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     said = run(*CREATE)
     assert said.code == 2
-    assert said.err.startswith("no cluster is at hand: ")
+    assert said.err.startswith("no cluster is configured: ")
     assert said.err.count("\n") == 1
 
 

@@ -85,7 +85,7 @@ def test_everything_is_made_in_an_empty_namespace(kube: KubeApi, run: Run) -> No
     check_consistent(kube)
     assert kube.writes() == [("create", name) for name in ORDER]
     assert [line.split("Secret ")[1] for line in said.out.splitlines()] == [
-        f"{name}: made" for name in ORDER
+        f"{name}: created" for name in ORDER
     ]
     for each in kube.objects.values():
         assert each["type"] == "Opaque"
@@ -97,7 +97,7 @@ def test_everything_is_made_in_an_empty_namespace(kube: KubeApi, run: Run) -> No
         assert notes["argocd.argoproj.io/sync-options"] == "Prune=false,Delete=false"
         assert notes["kubernetes.io/description"]
     about = kube.objects["plant", "f-keys"]["metadata"]["annotations"]["kubernetes.io/description"]
-    assert "every reading ever stored is lost for good" in about
+    assert "every stored reading is lost for good" in about
 
 
 def test_a_second_run_changes_nothing(kube: KubeApi, run: Run) -> None:
@@ -109,7 +109,7 @@ def test_a_second_run_changes_nothing(kube: KubeApi, run: Run) -> None:
     assert kube.writes() == []
     assert kube.objects == before
     lines = sorted(line.split("Secret ")[1] for line in said.out.splitlines())
-    assert lines == sorted(f"{name}: already there, left as it is" for name in ORDER)
+    assert lines == sorted(f"{name}: exists, not changed" for name in ORDER)
 
 
 def test_no_secret_is_ever_printed(kube: KubeApi, run: Run) -> None:
@@ -142,12 +142,12 @@ def test_what_is_there_is_not_touched(name: str, kube: KubeApi, run: Run) -> Non
     assert (said.code, said.err) == (0, "")
     assert kube.objects["plant", name] == before
     assert name not in {written for _, written in kube.writes()}
-    assert f"Secret {name}: already there, left as it is" in said.out
+    assert f"Secret {name}: exists, not changed" in said.out
     assert token not in said.out
     if name == "f-tokens":
         assert ("plant", "f-probe") not in kube.objects
         for other in ("f-token-values", "f-probe"):
-            assert f"Secret {other}: not made, since f-tokens is there" in said.out
+            assert f"Secret {other}: not created, because f-tokens exists" in said.out
         assert "`iot-sensor tokens create`" in said.out
     else:
         stands = {key: value for key, value in contents[name].items() if key != "note"}
@@ -164,7 +164,7 @@ def test_keys_that_were_lost_are_not_made_anew(kube: KubeApi, run: Run) -> None:
     before = copy.deepcopy(kube.objects)
     said = run(*ALL)
     assert said.code == 1
-    assert said.err.startswith("Secret f-keys in namespace plant is not there, but f-tokens is")
+    assert said.err.startswith("Secret f-keys in namespace plant does not exist, but f-tokens")
     assert "restore the keys from their backup" in said.err
     assert said.err.count("\n") == 1
     assert kube.objects == before
@@ -173,15 +173,15 @@ def test_keys_that_were_lost_are_not_made_anew(kube: KubeApi, run: Run) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [
-        ("f-keys", {"other": "x"}, "has no key keyring.json, or nothing in it"),
-        ("f-keys", {"keyring.json": " "}, "has no key keyring.json, or nothing in it"),
+        ("f-keys", {"other": "x"}, "has no value for the key keyring.json"),
+        ("f-keys", {"keyring.json": " "}, "has no value for the key keyring.json"),
         ("f-keys", {"keyring.json": "{}"}, "the keyring is not JSON of the form"),
         ("f-tokens", {"tokens.json": "[]"}, "the tokens are not JSON of the form"),
-        ("f-token-values", {"devices": "iot_x"}, "has no key people, or nothing in it; delete it"),
+        ("f-token-values", {"devices": "iot_x"}, "has no value for the key people; delete"),
         ("f-token-values", {"devices": "x", "people": "x"}, "devices is not in the form of a"),
-        ("f-probe", {"token": "", "password": "x"}, "has no key token, or nothing in it; delete"),
-        ("f-redis", {"url": "x"}, "has no key password, or nothing in it"),
-        ("f-postgres", {}, "has no key password, url, or nothing in it"),
+        ("f-probe", {"token": "", "password": "x"}, "has no value for the key token; delete"),
+        ("f-redis", {"url": "x"}, "has no value for the key password"),
+        ("f-postgres", {}, "has no value for the key password, url"),
     ],
 )
 def test_a_wrong_secret_is_named_and_nothing_is_made(
@@ -204,10 +204,10 @@ def test_every_wrong_secret_is_named_at_once(kube: KubeApi, run: Run) -> None:
     said = run(*ALL, *required)
     assert said.code == 1
     assert said.err.splitlines() == [
-        "Secret absent in namespace plant is not there: make it, with the key url",
-        "Secret given in namespace plant has no key url, or nothing in it",
-        "Secret given in namespace plant has no key empty, or nothing in it",
-        "Secret f-keys in namespace plant has no key keyring.json, or nothing in it",
+        "Secret absent in namespace plant does not exist: create it, with the key url",
+        "Secret given in namespace plant has no value for the key url",
+        "Secret given in namespace plant has no value for the key empty",
+        "Secret f-keys in namespace plant has no value for the key keyring.json",
     ]
     assert kube.writes() == []
 
@@ -241,7 +241,7 @@ def test_a_role_that_does_not_allow_it(denied: str, hint: str, kube: KubeApi, ru
 @pytest.mark.usefixtures("kube")
 def test_a_namespace_that_is_not_there(run: Run) -> None:
     said = run("secrets", "create", "--namespace", "nowhere", "--keyring", "f-keys")
-    assert (said.code, said.err) == (1, "there is no namespace nowhere\n")
+    assert (said.code, said.err) == (1, "namespace nowhere does not exist\n")
 
 
 @pytest.mark.parametrize("status", [401, 429, 500, 503])
@@ -291,7 +291,7 @@ def test_an_answer_that_got_lost(kube: KubeApi, run: Run) -> None:
     said = run("secrets", "create", "--wait", "10", "--keyring", "f-keys")
     assert (said.code, said.err) == (0, "")
     assert kube.writes() == [("create", "f-keys")] * 2
-    assert "already there" in said.out
+    assert "exists, not changed" in said.out
 
 
 def test_nobody_listens(
@@ -316,7 +316,7 @@ def test_another_one_was_faster(kube: KubeApi, run: Run) -> None:
     kube.before = other
     said = run("secrets", "create", "--keyring", "f-keys")
     assert said.code == 0
-    assert "f-keys: already there, left as it is" in said.out
+    assert "f-keys: exists, not changed" in said.out
     assert kube.content("f-keys") == {"keyring.json": text}
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from integration.cluster.conftest import Run
 from iot_cipher.tokens import new_tokens_text, parse_tokens, with_token
-from iot_tools.cli.tokens import KeptTokens
+from iot_tools.cli.tokens import TokenStorage
 from iot_tools.cluster.token_secret import tokens_in_secret
 from support.kube_api import Asked, KubeApi
 
@@ -51,7 +51,7 @@ def test_a_secret_that_is_not_there_yet(kube: KubeApi, run: Run) -> None:
     said = run("tokens", "list", "--secret", "f-tokens", "--namespace", "other")
     assert (said.code, said.err) == (
         1,
-        "Secret f-tokens in namespace other holds no tokens: there is none\n",
+        "Secret f-tokens in namespace other does not exist; create a token first\n",
     )
     assert run(*CREATE, "devices").code == 0
     assert names(kube) == ["devices"]
@@ -81,7 +81,7 @@ def added(name: str, text: str | None) -> str:
 
 def test_many_at_once(kube: KubeApi) -> None:
     kube.put("f-tokens", {"tokens.json": new_tokens_text()})
-    kept: list[KeptTokens] = [tokens_in_secret("f-tokens", None) for _ in range(6)]
+    kept: list[TokenStorage] = [tokens_in_secret("f-tokens", None) for _ in range(6)]
 
     def add(number: int) -> None:
         for step in range(3):

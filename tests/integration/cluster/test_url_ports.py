@@ -13,8 +13,8 @@ def test_a_url_with_a_port_that_no_network_policy_opens(kube: KubeApi, run: Run)
     said = run(*ALL, *ports)
     assert said.code == 1
     assert said.err == (
-        "Secret my-redis in namespace plant: the URL in url names port 16379, which the network "
-        "policies do not open: add it to networkPolicy.redis.ports\n"
+        "Secret my-redis in namespace plant: the URL in url has port 16379, which the network "
+        "policies do not open: add the port to networkPolicy.redis.ports\n"
     )
     assert kube.writes() == []
     ports[1] += ",16379"

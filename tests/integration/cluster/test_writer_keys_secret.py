@@ -58,8 +58,8 @@ def test_the_writers_keys_of_a_keyring_of_ones_own(kube: KubeApi, run: Run) -> N
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (None, "is not there: make it, with the key ring"),
-        ({"other": "x"}, "has no key ring, or nothing in it"),
+        (None, "does not exist: create it, with the key ring"),
+        ({"other": "x"}, "has no value for the key ring"),
         ({"ring": "{}"}, "the keyring is not JSON of the form"),
     ],
 )

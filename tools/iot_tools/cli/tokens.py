@@ -1,4 +1,4 @@
-"""`iot-sensor tokens`: the bearer tokens that the API asks for."""
+"""`iot-sensor tokens`: create, list and revoke the bearer tokens of the API."""
 
 import argparse
 from collections.abc import Callable
@@ -12,53 +12,55 @@ from .option_types import Subparsers
 from .tokens_file import TokensOnDisk
 
 
-class KeptTokens(Protocol):
-    """Where a tokens.json is kept; its name is for messages."""
+class TokenStorage(Protocol):
+    """The place of a tokens.json. Messages contain its `name`."""
 
     name: str
 
     def read(self) -> str | None:
-        """The text as it stands, None when there is none.
+        """Return the text; None if there is none.
 
         Raises:
-            SettingsError: it can't be told.
+            SettingsError: the text can't be read.
         """
 
     def change(self, change: Callable[[str | None], str]) -> None:
-        """Keep what `change` makes of the text as it stands.
+        """Replace the text by what `change` returns for it, as a whole or not at all.
 
-        All or nothing, and nobody's change is lost that comes at the same time; `change` may be
-        called again. What it raises is raised, and nothing is changed.
+        Concurrent changes are not lost: `change` may be called again. When it raises, the text is
+        not changed.
 
         Raises:
-            SettingsError: it can't be kept.
+            SettingsError: the text can't be written.
         """
 
 
 def add_tokens(commands: "Subparsers[argparse.ArgumentParser]") -> None:
     """Add `tokens create|list|revoke` to the command."""
-    parser = commands.add_parser("tokens", help="the tokens that clients of the API bring")
+    parser = commands.add_parser("tokens", help="bearer tokens of the API")
     actions = parser.add_subparsers(required=True, metavar="action")
-    create = actions.add_parser("create", help="make one, and print it this once")
-    create.add_argument("--scope", required=True, help="by commas: ingest, read, audit, admin")
+    create = actions.add_parser("create", help="create a token and print it; it is not shown again")
+    create.add_argument("--scope", required=True, help="for example ingest,read; also audit, admin")
     create.set_defaults(command=_create)
-    listing = actions.add_parser("list", help="names and scopes; the tokens are not known")
+    listing = actions.add_parser("list", help="list the names and scopes, not the tokens")
     listing.set_defaults(command=_list)
-    revoke = actions.add_parser("revoke", help="drop one: refused a second after the API sees it")
+    revoke = actions.add_parser("revoke", help="revoke a token; the API refuses it a second later")
     revoke.set_defaults(command=_revoke)
     for action in (create, revoke):
-        action.add_argument("--name", required=True, help="of the token")
+        action.add_argument("--name", required=True, help="name of the token")
     for action in (create, listing, revoke):
         where = action.add_mutually_exclusive_group(required=True)
-        where.add_argument("--file", type=Path, help="the file that IOT_TOKENS_FILE names")
-        where.add_argument("--secret", help="of the cluster; pods see a change in a minute or so")
-        action.add_argument("--namespace", help="of the Secret; default: where this runs")
+        where.add_argument("--file", type=Path, help="the file of IOT_TOKENS_FILE")
+        where.add_argument(
+            "--secret", help="Secret in the cluster; pods see changes within a minute"
+        )
+        action.add_argument("--namespace", help="of the Secret; default: the namespace of the pod")
 
 
-def _kept(parsed: argparse.Namespace) -> KeptTokens:
+def _storage(parsed: argparse.Namespace) -> TokenStorage:
     if parsed.secret is None:
         return TokensOnDisk(parsed.file)
-    from iot_tools.cluster.token_secret import tokens_in_secret  # noqa: PLC0415 -- it is slow to load
+    from iot_tools.cluster.token_secret import tokens_in_secret  # noqa: PLC0415 -- slow import
 
     return tokens_in_secret(parsed.secret, parsed.namespace)
 
@@ -72,26 +74,26 @@ def _create(parsed: argparse.Namespace) -> int:
         changed, token = with_token(text or new_tokens_text(), parsed.name, scopes)
         return changed
 
-    _kept(parsed).change(add)
+    _storage(parsed).change(add)
     print(token)
     return 0
 
 
 def _list(parsed: argparse.Namespace) -> int:
-    kept = _kept(parsed)
-    for grant in parse_tokens(_there(kept, kept.read())).grants:
+    storage = _storage(parsed)
+    for grant in parse_tokens(_existing(storage, storage.read())).grants:
         print(f"{grant.name:24}  {grant.created}  {','.join(sorted(grant.scopes))}")
     return 0
 
 
 def _revoke(parsed: argparse.Namespace) -> int:
-    kept = _kept(parsed)
-    kept.change(lambda text: without_token(_there(kept, text), parsed.name))
+    storage = _storage(parsed)
+    storage.change(lambda text: without_token(_existing(storage, text), parsed.name))
     print(f"{parsed.name}: revoked")
     return 0
 
 
-def _there(kept: KeptTokens, text: str | None) -> str:
+def _existing(storage: TokenStorage, text: str | None) -> str:
     if text is None:
-        raise IotError(f"{kept.name} holds no tokens: there is none")
+        raise IotError(f"{storage.name} does not exist; create a token first")
     return text

@@ -12,31 +12,31 @@ _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 
 def add_secrets(commands: "Subparsers[argparse.ArgumentParser]") -> None:
     """Add `secrets create` to the command."""
-    parser = commands.add_parser("secrets", help="the Secrets of a Kubernetes cluster")
+    parser = commands.add_parser("secrets", help="create the Secrets of a release in a cluster")
     actions = parser.add_subparsers(required=True, metavar="action")
-    create = actions.add_parser("create", help="make those that are absent, touch no other")
-    create.add_argument("--namespace", help="default: the pod's own, or the kube config's")
+    create = actions.add_parser("create", help="create missing Secrets; change no existing one")
+    create.add_argument("--namespace", help="default: that of the pod or of the kube config")
     create.add_argument("--wait", type=float, default=60.0, metavar="SECONDS",
-                        help="for an API server that doesn't answer (default 60)")  # fmt: skip
+                        help="time to wait for the Kubernetes API server (default 60)")  # fmt: skip
     for option, meaning in (
         ("--keyring", "the master keys"),
-        ("--writer-keys", "the writers' keys, derived from the keyring whenever it has changed"),
+        ("--writer-keys", "the writer keys, derived again when the keyring has changed"),
         ("--tokens", "names, scopes and hashes of tokens"),
-        ("--token-values", "the first tokens themselves"),
-        ("--probe", "token and password of helm test and canary"),
-        ("--redis", "the password of the chart's own Redis"),
-        ("--postgres", "the password of the chart's own Postgres"),
+        ("--token-values", "the first tokens"),
+        ("--probe", "token and password of `helm test` and the canary"),
+        ("--redis", "password of the chart's Redis"),
+        ("--postgres", "password of the chart's Postgres"),
     ):
         create.add_argument(option, type=_secret, metavar="SECRET", help=meaning)
     create.add_argument("--redis-host", metavar="HOST")
     create.add_argument("--postgres-host", metavar="HOST")
     create.add_argument("--keyring-from", metavar="SECRET:KEY", type=_pair(":", "SECRET:KEY"),
-                        help="a keyring of yours to derive --writer-keys from")  # fmt: skip
+                        help="existing keyring from which --writer-keys are derived")  # fmt: skip
     lists = (
-        ("--label", "K=V", "=", "of what is made"),
+        ("--label", "K=V", "=", "label of the new Secrets"),
         ("--token", "NAME=SCOPE[,SCOPE]", "=", "a first token"),
-        ("--require", "SECRET:KEY", ":", "fail unless it is there"),
-        ("--ports", "SECRET:KEY=PORT[,PORT]", "=", "fail if the URL there names another port"),
+        ("--require", "SECRET:KEY", ":", "fail unless this key exists"),
+        ("--ports", "SECRET:KEY=PORT[,PORT]", "=", "fail if the URL in this key has another port"),
     )
     for option, form, separator, meaning in lists:
         create.add_argument(option, action="append", default=[], metavar=form, help=meaning,
@@ -57,10 +57,10 @@ def _create(parsed: argparse.Namespace) -> int:
         raise SettingsError("--writer-keys needs either --keyring or --keyring-from")
 
     from .connection import connect  # noqa: PLC0415 -- loads the kubernetes package
-    from .create import Asked, Creation  # noqa: PLC0415
+    from .secret_creation import SecretCreation, SecretRequest  # noqa: PLC0415
     from .secret_objects import SecretObjects  # noqa: PLC0415
 
-    asked = Asked(
+    request = SecretRequest(
         keyring=parsed.keyring,
         writer_keys=parsed.writer_keys,
         keyring_from=parsed.keyring_from,
@@ -74,12 +74,13 @@ def _create(parsed: argparse.Namespace) -> int:
         ports=_ports(parsed),
         labels=dict(parsed.label),
     )
-    Creation(SecretObjects(connect(parsed.namespace), patience=parsed.wait), asked).run()
+    secrets = SecretObjects(connect(parsed.namespace), patience=parsed.wait)
+    SecretCreation(secrets, request).run()
     return 0
 
 
 def _scopes(parsed: argparse.Namespace) -> dict[str, list[str]]:
-    """Of each token asked for, in a form that is found good before anything is asked."""
+    """Return the scopes of each first token. Check them before any request to the cluster."""
     from iot_cipher.tokens import new_token  # noqa: PLC0415 -- only where it is needed
 
     from .first_secrets import tokens_text  # noqa: PLC0415
@@ -91,12 +92,12 @@ def _scopes(parsed: argparse.Namespace) -> dict[str, list[str]]:
     except IotError as error:
         raise SettingsError(f"--token: {error}") from None
     if len(scopes) < len(parsed.token):
-        raise SettingsError("--token: a name stands twice")
+        raise SettingsError("--token: the same name is given twice")
     return scopes
 
 
 def _ports(parsed: argparse.Namespace) -> list[tuple[tuple[str, str], frozenset[int]]]:
-    """The ports that are open for each URL."""
+    """Return the open ports for each URL."""
     found = []
     for reference, listed in parsed.ports:
         secret, colon, key = reference.partition(":")
@@ -109,7 +110,7 @@ def _ports(parsed: argparse.Namespace) -> list[tuple[tuple[str, str], frozenset[
 
 def _secret(text: str) -> str:
     if not _NAME.fullmatch(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no name of a Secret")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a valid name of a Secret")
     return text
 
 

@@ -1,4 +1,4 @@
-"""The way to the cluster's API server: a pod's service account, else the kube config."""
+"""The connection to the Kubernetes API server: by a pod's service account or the kube config."""
 
 import os
 from collections.abc import Mapping
@@ -12,12 +12,12 @@ from kubernetes.config.incluster_config import SERVICE_HOST_ENV_NAME, InClusterC
 from iot_models.errors import SettingsError
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-"""Where Kubernetes mounts a pod's token, the cluster's certificate and the namespace's name."""
+"""Where Kubernetes mounts a pod's token, the certificate of the cluster and the namespace."""
 
 
 @dataclass(frozen=True)
 class Connection:
-    """A client of the API server, and the namespace it is meant for if none is named."""
+    """A client of the API server, and the namespace to use."""
 
     core: client.CoreV1Api
     host: str
@@ -30,28 +30,28 @@ def connect(
     environ: Mapping[str, str] = os.environ,
     service_account: Path | None = None,
 ) -> Connection:
-    """Ready to ask; nothing was asked yet.
+    """Return a connection. No request is sent yet.
 
     Raises:
-        SettingsError: there is no cluster to be found here, or no namespace.
+        SettingsError: neither a service account nor a kube config is found, or no namespace is set.
     """
     account = service_account or SERVICE_ACCOUNT
     settings = client.Configuration()
-    settings.retries = False  # it is retried where errors are understood
+    settings.retries = False  # SecretObjects retries, because it knows which errors are temporary
     if SERVICE_HOST_ENV_NAME in environ and (account / "token").is_file():
         default = _from_pod(settings, account, environ)
     else:
         default = _from_kube_config(settings, environ)
     namespace = namespace or default
     if not namespace:
-        raise SettingsError("say which namespace with --namespace: the kube config names none")
+        raise SettingsError("no namespace: pass --namespace, because the kube config sets none")
     return Connection(client.CoreV1Api(client.ApiClient(settings)), settings.host, namespace)
 
 
 def _from_pod(
     settings: client.Configuration, account: Path, environ: Mapping[str, str]
 ) -> str | None:
-    settings.proxy = None  # the API server is within the cluster, whatever HTTPS_PROXY says
+    settings.proxy = None  # the API server is in the cluster, whatever HTTPS_PROXY says
     loader = InClusterConfigLoader(
         token_filename=str(account / "token"),
         cert_filename=str(account / "ca.crt"),
@@ -76,6 +76,6 @@ def _from_kube_config(settings: client.Configuration, environ: Mapping[str, str]
             raise SettingsError(
                 "the pod has no service account token: set automountServiceAccountToken: true"
             ) from None
-        raise SettingsError(f"no cluster is at hand: {error}") from None
+        raise SettingsError(f"no cluster is configured: {error}") from None
     found: str | None = active["context"].get("namespace")
     return found

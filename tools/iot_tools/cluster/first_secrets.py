@@ -1,4 +1,4 @@
-"""What the Secrets of a new installation hold, and what must be in one that is there already."""
+"""The Secrets of a new installation: their content, and the checks of existing ones."""
 
 import secrets
 import string
@@ -14,35 +14,35 @@ Content = Mapping[str, str]
 KEYRING, WRITER_KEYS, TOKENS = "keyring.json", "writer-keys.json", "tokens.json"
 PROBE_NAME, PROBE_SCOPES = "probe", ("ingest", "read")
 
-# Not every place where a password is handed on bears other characters: a leading dash is an option.
+# Letters and digits need no quoting anywhere; a leading dash, for example, would be an option.
 _CHARACTERS = string.ascii_letters + string.digits
 
-_ANEW = "; delete it, and the next run makes it anew"
+_RECREATE = "; delete the Secret, and the next run creates it again"
 
 
 @dataclass(frozen=True, kw_only=True)
 class FirstSecret:
-    """A Secret to be made if it is absent."""
+    """A Secret that is created if it is missing."""
 
     name: str
     keys: Sequence[str]
-    """Must be there and not be empty."""
+    """Keys that must exist and not be empty."""
     about: str
     make: Callable[[], Content]
     check: Callable[[Content], object] = dict
-    """Raises `IotError` when what stands in those keys is wrong."""
+    """Raises `IotError` when the content of an existing Secret is wrong."""
     remedy: str = ""
-    """What to do then."""
+    """Added to the error message: what to do."""
     derived: bool = False
-    """Changed when what stands there is not what `make` gives."""
+    """Whether an existing Secret is updated to the content that `make` returns."""
 
 
 def keyring(name: str, key: str = KEYRING) -> FirstSecret:
-    """The master keys and the pepper."""
+    """Return the Secret of the keyring: master keys and pepper."""
     return FirstSecret(
         name=name,
         keys=[key],
-        about="The keys of iot-sensor. Delete it, and every reading ever stored is lost for good. "
+        about="The keys of iot-sensor. Without them every stored reading is lost for good. "
         "Keep a copy in a safe place.",
         make=lambda: {key: new_keyring_text()},
         check=lambda content: parse_keyring(content[key]),
@@ -50,44 +50,44 @@ def keyring(name: str, key: str = KEYRING) -> FirstSecret:
 
 
 def writer_keys(name: str, keyring_text: Callable[[], str]) -> FirstSecret:
-    """The keys of the writers, derived from the keyring."""
+    """Return the Secret of the writer keys, which are derived from the keyring."""
     return FirstSecret(
         name=name,
         keys=[WRITER_KEYS],
-        about="The keys of iot-sensor's writers, derived from its keyring. Deleted or changed, it "
-        "is derived again at the next install or upgrade.",
+        about="The keys of iot-sensor's writers, derived from its keyring. If deleted or changed, "
+        "they are derived again at the next install or upgrade.",
         make=lambda: {WRITER_KEYS: writer_keys_text(parse_keyring(keyring_text()))},
         derived=True,
     )
 
 
 def token_values(name: str, names: Sequence[str]) -> FirstSecret:
-    """The first tokens themselves, for people to fetch. Nothing of the service reads it."""
+    """Return the Secret of the first tokens, for operators. No pod reads it."""
     return FirstSecret(
         name=name,
         keys=names,
-        about="The first bearer tokens of iot-sensor, by name. No pod needs them: fetch them, hand "
+        about="The first bearer tokens of iot-sensor, by name. No pod needs them: read them, pass "
         "them on, and delete this Secret.",
         make=lambda: {each: new_token() for each in names},
         check=lambda content: tokens_text({each: ["ingest"] for each in names}, content, {}),
-        remedy=_ANEW,
+        remedy=_RECREATE,
     )
 
 
 def probe(name: str, *, token: bool) -> FirstSecret:
-    """What the probe and the canary speak to the service with; without tokens an empty one."""
+    """Return the Secret of probe and canary. Without tokens its token is empty."""
     return FirstSecret(
         name=name,
         keys=["token", "password"] if token else ["password"],
-        about="The token and the password under which iot-sensor's helm test and canary store.",
+        about="The token and the password that iot-sensor's helm test and canary use.",
         make=lambda: {"token": new_token() if token else "", "password": new_password()},
         check=(lambda content: tokens_text({}, {}, content)) if token else dict,
-        remedy=_ANEW,
+        remedy=_RECREATE,
     )
 
 
 def tokens(name: str, make: Callable[[], Content]) -> FirstSecret:
-    """Names, scopes and hashes of the tokens: what the API reads."""
+    """Return the Secret with names, scopes and hashes of the tokens, which the API reads."""
     return FirstSecret(
         name=name,
         keys=[TOKENS],
@@ -99,12 +99,12 @@ def tokens(name: str, make: Callable[[], Content]) -> FirstSecret:
 
 
 def redis(name: str, host: str) -> FirstSecret:
-    """The password of the chart's own Redis."""
+    """Return the Secret with the password of the chart's Redis."""
     return _store(name, "Redis", lambda password: f"redis://:{password}@{host}:6379/0")
 
 
 def postgres(name: str, host: str) -> FirstSecret:
-    """The password of the chart's own Postgres."""
+    """Return the Secret with the password of the chart's Postgres."""
     url = "postgresql://iot_sensor:{}@{}:5432/iot_sensor"
     return _store(name, "Postgres", lambda password: url.format(password, host))
 
@@ -112,10 +112,10 @@ def postgres(name: str, host: str) -> FirstSecret:
 def tokens_text(
     scopes: Mapping[str, Sequence[str]], values: Content, probe_content: Content
 ) -> str:
-    """A tokens.json for the tokens that stand in the two Secrets.
+    """Return the tokens.json for the tokens in the two Secrets.
 
     Raises:
-        SettingsError: a name, a scope or a token is not in its form.
+        SettingsError: a name, a scope or a token is invalid.
     """
     text = new_tokens_text()
     for name, granted in scopes.items():
@@ -126,7 +126,7 @@ def tokens_text(
 
 
 def new_password() -> str:
-    """32 random characters that need no quoting anywhere."""
+    """Return 32 random letters and digits."""
     return "".join(secrets.choice(_CHARACTERS) for _ in range(32))
 
 
@@ -138,6 +138,6 @@ def _store(name: str, what: str, url: Callable[[str], str]) -> FirstSecret:
     return FirstSecret(
         name=name,
         keys=["password", "url"],
-        about=f"The password of iot-sensor's own {what}, which keeps the one it was begun with.",
+        about=f"The password of iot-sensor's own {what}, which keeps its first password.",
         make=make,
     )

@@ -1,4 +1,4 @@
-"""Secrets of one namespace, read and written at the API server."""
+"""Reads and writes Secrets of one namespace at the Kubernetes API server."""
 
 import base64
 import json
@@ -19,19 +19,19 @@ _log = logging.getLogger(__name__)
 
 PATIENCE = 60.0
 _TIMEOUTS = (5, 10)
-"""To connect, and to be answered, in seconds."""
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 8.0
+"""Timeouts of connecting and of the response, in seconds."""
+_FIRST_PAUSE, _MAX_PAUSE = 0.5, 8.0
 
 T = TypeVar("T")
 
 
 class ClusterError(IotError):
-    """The cluster doesn't let us, or isn't as it must be; one sentence on what to do."""
+    """The cluster refuses a request, or is not as it must be. The message says what to do."""
 
 
 @dataclass(frozen=True)
 class SecretObject:
-    """A Secret as it stood when it was read."""
+    """A Secret as it was read."""
 
     name: str
     content: Mapping[str, str] = field(repr=False)
@@ -39,9 +39,9 @@ class SecretObject:
 
 
 class SecretObjects:
-    """An API server that doesn't answer, or answers 401, 429 or 5xx, is asked again for a while.
+    """The Secrets of a namespace. Requests are retried after no response, 401, 429 and 5xx.
 
-    All methods raise `ClusterError` when it stays so, or when the server refuses.
+    All methods raise `ClusterError` when the retries fail, or when the server refuses.
     """
 
     def __init__(
@@ -62,11 +62,11 @@ class SecretObjects:
         self._sleep = sleep
 
     def read(self, name: str) -> SecretObject | None:
-        """The Secret of that name; None when there is none."""
-        ask = self._core.read_namespaced_secret
+        """Return the Secret of a name; None if there is none."""
+        send = self._core.read_namespaced_secret
         try:
-            raw = self._asked(
-                "get", name, lambda: ask(name, self.namespace, _request_timeout=_TIMEOUTS)
+            raw = self._retry(
+                "get", name, lambda: send(name, self.namespace, _request_timeout=_TIMEOUTS)
             )
         except ApiException:
             return None
@@ -80,7 +80,7 @@ class SecretObjects:
         labels: Mapping[str, str],
         annotations: Mapping[str, str],
     ) -> bool:
-        """Make a Secret; False when there is one of that name, which stays as it is."""
+        """Create a Secret. Return False if one of that name exists, which is not changed."""
         body = {
             "apiVersion": "v1",
             "kind": "Secret",
@@ -88,69 +88,69 @@ class SecretObjects:
             "type": "Opaque",
             "data": _encoded(content),
         }
-        ask = self._core.create_namespaced_secret
+        send = self._core.create_namespaced_secret
         try:
-            self._asked(
-                "create", name, lambda: ask(self.namespace, body, _request_timeout=_TIMEOUTS)
+            self._retry(
+                "create", name, lambda: send(self.namespace, body, _request_timeout=_TIMEOUTS)
             )
         except ApiException as error:
             if error.status == 404:
-                raise ClusterError(f"there is no namespace {self.namespace}") from None
+                raise ClusterError(f"namespace {self.namespace} does not exist") from None
             return False
         return True
 
     def change(self, read: SecretObject, keys: Mapping[str, str]) -> bool:
-        """Set keys of a Secret and leave the others; False when it isn't as it was `read` now."""
+        """Set keys of a Secret. Return False if it was changed since it was `read`."""
         read.raw.data = {**(read.raw.data or {}), **_encoded(keys)}
-        ask, name = self._core.replace_namespaced_secret, read.name
+        send, name = self._core.replace_namespaced_secret, read.name
         try:
-            self._asked(
+            self._retry(
                 "update",
                 name,
-                lambda: ask(name, self.namespace, read.raw, _request_timeout=_TIMEOUTS),
+                lambda: send(name, self.namespace, read.raw, _request_timeout=_TIMEOUTS),
             )
         except ApiException:
             return False
         return True
 
-    def _asked(self, verb: str, name: str, ask: Callable[[], T]) -> T:
-        """The answer. Raises the `ApiException` of a 404 or 409, which the caller understands."""
+    def _retry(self, verb: str, name: str, send: Callable[[], T]) -> T:
+        """Send a request, with retries. Raise the `ApiException` of a 404 or 409 for the caller."""
         until = self._clock() + self._patience
         pause = _FIRST_PAUSE
         while True:
             try:
-                return ask()
+                return send()
             except ApiException as error:
                 if error.status in {404, 409}:
                     raise
-                trouble = self._passing_trouble(verb, name, error)
+                failure = self._temporary_failure(verb, name, error)
             except HTTPError as error:
-                trouble = f"can't be reached: {' '.join(str(error).split())}"
+                failure = f"can't be reached: {' '.join(str(error).split())}"
             if self._clock() + pause > until:
                 raise ClusterError(
-                    f"the API server {self._host} {trouble} ({verb} of Secret {name}; "
+                    f"the API server {self._host} {failure} ({verb} of Secret {name}; "
                     f"tried for {self._patience:g} s)"
                 )
-            self._tell(f"the API server {self._host} {trouble}; trying again")
+            self._tell(f"the API server {self._host} {failure}; trying again")
             self._sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
+            pause = min(2 * pause, _MAX_PAUSE)
 
-    def _passing_trouble(self, verb: str, name: str, error: ApiException) -> str:
-        """What may be over soon. Raises `ClusterError` for what a repetition can't mend."""
+    def _temporary_failure(self, verb: str, name: str, error: ApiException) -> str:
+        """Describe a temporary failure. Raise `ClusterError` if a retry can't help."""
         if error.status == 0:  # TLS
             return f"can't be reached: {' '.join(str(error.reason).split())}"
-        said = _said(error)
+        message = _message(error)
         if error.status == 401:
-            return f"doesn't accept the token of the service account (401 {said})"
+            return f"doesn't accept the token of the service account (401 {message})"
         if error.status == 429 or error.status >= 500:
-            return f"answers {error.status} {said}"
+            return f"answers {error.status} {message}"
         where = f"Secret {name} in namespace {self.namespace}"
-        if error.status == 403 and f"cannot {verb} resource" in said:
+        if error.status == 403 and f"cannot {verb} resource" in message:
             raise ClusterError(
                 f"not allowed to {verb} {where}: grant the verb {verb!r} on the resource 'secrets' "
-                f"in a Role{_ROLE_HINT[verb]} ({said})"
+                f"in a Role{_ROLE_HINT[verb]} ({message})"
             )
-        raise ClusterError(f"{verb} of {where} was refused: {error.status} {said}")
+        raise ClusterError(f"{verb} of {where} was refused: {error.status} {message}")
 
 
 _ROLE_HINT = {
@@ -160,8 +160,8 @@ _ROLE_HINT = {
 }
 
 
-def _said(error: ApiException) -> str:
-    """The message of the API server's Status, else the reason of its status line."""
+def _message(error: ApiException) -> str:
+    """Return the message of the response, or else the reason of its status line."""
     try:
         message = json.loads(error.body)["message"]
     except (ValueError, KeyError, TypeError):
@@ -174,5 +174,5 @@ def _encoded(content: Mapping[str, str]) -> dict[str, str]:
 
 
 def _text(encoded: str | None) -> str:
-    """Not UTF-8, it is none of ours, and fails where it is parsed."""
+    # Text that is not UTF-8 is none of ours, and fails where it is parsed.
     return base64.b64decode(encoded or "").decode(errors="replace")

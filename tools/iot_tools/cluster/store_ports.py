@@ -1,10 +1,10 @@
-"""The ports at which a store's URL needs the network to be open."""
+"""The ports of a store's URL, which network policies must open."""
 
 import re
 
 _URL = re.compile(r"(?P<scheme>[a-z+]+)://(?P<hosts>[^/?#]*)[^?#]*(?:\?(?P<query>[^#]*))?")
 _CONNINFO_PORT = re.compile(r"\bport\s*=\s*'?([\d,]+)")
-"""Of a URL's other form, `host=... port=...`."""
+"""The port in a libpq connection string, `host=... port=...`."""
 _DEFAULTS = {
     "redis": "6379",
     "rediss": "6379",
@@ -16,14 +16,14 @@ _DEFAULTS = {
 
 
 def ports_value(url: str) -> str:
-    """The value of the chart that opens the ports of that store."""
+    """Return the chart value that opens the ports of a store."""
     return f"networkPolicy.{'redis' if url.startswith('redis') else 'postgres'}.ports"
 
 
 def closed_ports(url: str, opened: frozenset[int]) -> list[int]:
-    """The ports in a URL that are not open. None for what is no URL: its reader says so.
+    """Return the ports of a URL that are not open. Return [] for an invalid URL.
 
-    The port of a master that Sentinels name is not known.
+    The port of a master behind Sentinels is not known.
     """
     ports = _ports(url.strip("\ufeff\r\n\t "))
     return sorted({int(port) for port in ports.split(",") if port.isdecimal()} - opened)
@@ -45,11 +45,11 @@ def _ports(url: str) -> str:
 
 
 def _port(host: str) -> str:
-    """Of `name`, `name:port` or `[address]:port`."""
+    """Return the port of `name`, `name:port` or `[address]:port`; "" if there is none."""
     found = re.fullmatch(r"(?:\[[^\]]*\]|[^:]*)(?::([^:]*))?", host)
     return (found and found[1]) or ""
 
 
 def _is_local(host: str) -> bool:
-    """A Unix socket's folder, or no host at all."""
+    """Return whether a host is empty or the folder of a Unix socket."""
     return host.startswith(("/", "%2F", "%2f")) or not host

@@ -85,7 +85,7 @@ def test_no_file(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in (["list"], ["revoke", "--name", "devices"]):
         action, *more = arguments
         assert main(["tokens", action, "--file", str(path), *more]) == 1
-        assert capsys.readouterr().err == f"{path} holds no tokens: there is none\n"
+        assert capsys.readouterr().err == f"{path} does not exist; create a token first\n"
     assert not path.exists()
     assert create(path.parent / "no" / "tokens.json", "devices") == 2
     assert "can't be written: No such file or directory" in capsys.readouterr().err

@@ -1,7 +1,7 @@
-# ruff: noqa: INP001 -- a script beside what it is about
+# ruff: noqa: INP001 -- a script beside the files that it reads
 """Writes the table of values in the chart's README from the comments in its values.yaml.
 
-A comment that begins with `# --` is about the value below it. `make docs` runs this; with `--check`
+A comment that begins with `# --` documents the value below it. `make docs` runs this; with `--check`
 it only tells whether the table is as it should be.
 """
 
@@ -55,7 +55,7 @@ def _rows(
 
 
 def _comment(lines: list[str], line: int) -> str:
-    """The comment that ends above a line, from its `# --` on; empty when there is none."""
+    """Return the comment that ends above a line, from its `# --` on; empty without a comment."""
     found: list[str] = []
     for above in reversed(lines[:line]):
         words = above.strip()
@@ -73,7 +73,7 @@ def _default(value: Any) -> str:
 
 
 def table(text: str) -> str:
-    """The table, in Markdown."""
+    """Return the table in Markdown."""
     head = ["| Value | Default | Meaning |", "| --- | --- | --- |"]
     cells = ((f"`{path}`", default, meaning) for path, default, meaning in rows(text))
     body = [" | ".join(cell.replace("|", r"\|") for cell in row) for row in cells]
@@ -81,14 +81,14 @@ def table(text: str) -> str:
 
 
 def readme(before: str, text: str) -> str:
-    """The README with the table of these values in its place."""
+    """Return the README with the table of these values."""
     start, _, rest = before.partition(BEGIN)
     _, _, end = rest.partition(END)
     return f"{start}{BEGIN}\n{table(text)}\n{END}{end}"
 
 
 def main(arguments: list[str]) -> int:
-    """Write the README; with `--check`, 1 when it would change."""
+    """Write the README; with `--check`, return 1 if it would change."""
     path = CHART / "README.md"
     before = path.read_text(encoding="utf-8")
     after = readme(before, (CHART / "values.yaml").read_text(encoding="utf-8"))

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# A test cluster on this machine, as `make cluster-up|cluster-test|cluster-down` makes and deletes it:
+# Creates, tests and deletes a test cluster on this machine (`make cluster-up`, `cluster-test`, `cluster-down`):
 #   k8s/cluster.sh up | test | down
-# By the environment: CLUSTER (the cluster's name), VALUES (more files of values), and what images.sh heeds.
+# Environment: CLUSTER (name of the cluster), VALUES (additional files of values), and the variables of images.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -13,12 +13,12 @@ trap 'rm -rf "$settings"' EXIT
 
 has() { command -v "$1" >/dev/null 2>&1; }
 
-# helm and kubectl: those of PATH, or those that `make test` unpacked.
+# Uses helm and kubectl of PATH, or those of `make test`.
 tool() {
   command -v "$1" || PYTHONPATH=tests .venv/bin/python -m support.helm "$1" 2>/dev/null
 }
 
-# Tell all that is missing at once, and what it is needed for.
+# Report everything that is missing at once, with its purpose.
 need() {
   local missing=0 each
   engine=${ENGINE:-}
@@ -31,21 +31,21 @@ need() {
   fi
   if [[ -z $engine ]]; then
     if has docker; then
-      echo "missing: docker is installed, but its daemon can't be reached; podman would do as well" >&2
+      echo "missing: docker is installed, but its daemon can't be reached: start it, or install podman" >&2
     else
-      echo "missing: docker or podman, which kind's nodes and the images' builds run in" >&2
+      echo "missing: docker or podman, which run kind's nodes and build the images" >&2
     fi
     missing=1
   elif [[ $engine != docker && $engine != podman ]]; then
     echo "missing: kind works with docker or podman, not with ENGINE=$engine" >&2
     missing=1
   elif ! has "$engine"; then
-    echo "missing: $engine, which ENGINE asks for" >&2
+    echo "missing: $engine, which ENGINE names" >&2
     missing=1
   fi
   [[ $engine != podman ]] || export KIND_EXPERIMENTAL_PROVIDER=podman
   if ! has kind; then
-    echo "missing: kind (0.24 or newer), which makes the cluster" >&2
+    echo "missing: kind (0.24 or newer), which creates the cluster" >&2
     missing=1
   fi
   for each in "$@"; do
@@ -55,14 +55,14 @@ need() {
     fi
   done
   if ((missing)); then
-    echo "Nothing was done. The parts of a test cluster: k8s/README.md" >&2
+    echo "Nothing was done. k8s/README.md lists what a test cluster needs." >&2
     exit 1
   fi
 }
 
 exists() { grep --quiet --line-regexp -- "$cluster" <<<"$(kind get clusters 2>/dev/null)"; }
 
-# Talk to this cluster only, whatever the current context is.
+# Use this cluster only, whatever the current context is.
 connect() {
   kind get kubeconfig --name "$cluster" >"$settings/kubeconfig"
   export KUBECONFIG=$settings/kubeconfig
@@ -70,7 +70,7 @@ connect() {
   kubectl=$(tool kubectl)
 }
 
-# One tag for both images, by what is in them: pods change when they do, and only then.
+# One tag for both images, derived from their content: pods restart only when an image has changed.
 name_images() {
   local each ids=""
   for each in api writer; do
@@ -79,7 +79,7 @@ name_images() {
   tag=dev-$(printf %s "$ids" | git hash-object --stdin | cut -c 1-12)
 }
 
-# Bring the images to the nodes.
+# Load the images into the nodes.
 load() {
   local each name
   for each in api writer; do
@@ -97,7 +97,7 @@ up() {
   ENGINE=$engine REGISTRY=localhost TAG=dev k8s/images.sh
   exists || kind create cluster --name "$cluster" --config k8s/kind.yaml --wait 5m
   connect
-  # The namespace refuses pods that are not restricted.
+  # The namespace admits restricted pods only.
   "$kubectl" create namespace "$namespace" --dry-run=client --output yaml | "$kubectl" apply --filename -
   "$kubectl" label namespace "$namespace" --overwrite \
     pod-security.kubernetes.io/enforce=restricted pod-security.kubernetes.io/warn=restricted
@@ -116,7 +116,7 @@ up() {
 test() {
   need helm kubectl
   if ! exists; then
-    echo "There is no cluster $cluster: make cluster-up" >&2
+    echo "There is no cluster $cluster: run make cluster-up" >&2
     exit 1
   fi
   connect

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Build both images, as `make images` does. By the environment:
-#   ENGINE          docker, podman or buildah; default: the first of them that works here
-#   REGISTRY, TAG   of the images' names; default: no registry, the version of services/api
-#   BASE_IMAGE      a base with Python 3.11 or newer and its venv module, such as a mirror's
-#   PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, PIP_TRUSTED_HOST   where packages come from
-#   PIP_CONFIG_FILE the same with a password in it; PIP_CERT  certificates to trust there
-#   IMAGE_ARGS      more arguments of the build, such as "--network host"
+# Builds both images (`make images`). Environment:
+#   ENGINE          docker, podman or buildah; default: the first one that works
+#   REGISTRY, TAG   parts of the images' names; default: no registry, the version of services/api
+#   BASE_IMAGE      base image with Python 3.11 or newer and its venv module, for example of a mirror
+#   PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, PIP_TRUSTED_HOST   sources of packages
+#   PIP_CONFIG_FILE the same, with a password; PIP_CERT  trusted certificates of the sources
+#   IMAGE_ARGS      additional arguments of the build, for example "--network host"
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -51,7 +51,7 @@ fi
 if [[ -f ${PIP_CERT:-} ]]; then
   arguments+=(--secret "id=ca.crt,src=$PIP_CERT" --build-arg PIP_CERT=/run/secrets/ca.crt)
 fi
-# What it says is meant to be split.
+# Word splitting is intended.
 # shellcheck disable=SC2206
 arguments+=(${IMAGE_ARGS:-})
 
@@ -75,5 +75,5 @@ echo "Built ${registry:+$registry/}iot-sensor-{api,writer}:${TAG:-$version}. The
 if ((${#values[@]})); then
   echo "Set for the chart: ${values[*]}"
 else
-  echo "The chart asks for these names: no value needs to be set."
+  echo "These are the chart's default names: no value needs to be set."
 fi

@@ -87,7 +87,7 @@ SENTENCES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "HPA and KEDA": (
         {"writer": {"hpa": {"enabled": True}, "keda": {"enabled": True}}},
-        "would scale the writer: set only one of writer.hpa.enabled, writer.keda.enabled.",
+        "The writer has two scalers: set only one of writer.hpa.enabled, writer.keda.enabled.",
     ),
     "more writers than shards": (
         {"writer": {"replicas": 9}},
@@ -103,11 +103,11 @@ SENTENCES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "HPA with more at least than at most": (
         {"api": {"hpa": {"enabled": True, "minReplicas": 5, "maxReplicas": 4}}},
-        "api.hpa.minReplicas is 5, more than api.hpa.maxReplicas, 4: set it to that or less.",
+        "api.hpa.minReplicas is 5 and exceeds api.hpa.maxReplicas, which is 4: lower minReplicas",
     ),
     "KEDA with more at least than at most": (
         {"writer": {"keda": {"enabled": True, "minReplicas": 5, "maxReplicas": 4}}},
-        "writer.keda.minReplicas is 5, more than writer.keda.maxReplicas, 4",
+        "writer.keda.minReplicas is 5 and exceeds writer.keda.maxReplicas, which is 4",
     ),
     "HPA without a metric": (
         {"api": {"hpa": {"enabled": True, "targetCPUUtilizationPercentage": None}}},
@@ -131,11 +131,11 @@ SENTENCES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "no tokens": (
         {"auth": {"initialTokens": []}},
-        "set auth.initialTokens, or auth.existingSecret, or auth.enabled=false",
+        "set auth.initialTokens or auth.existingSecret, or auth.enabled=false",
     ),
     "too short a grace": (
         {"api": {"terminationGracePeriodSeconds": 30}},
-        "set api.terminationGracePeriodSeconds to more than api.preStopSleepSeconds",
+        "set api.terminationGracePeriodSeconds above 40",
     ),
     "a variable of a value": (
         {"api": {"extraEnv": [{"name": "IOT_SHARDS", "value": "4"}]}},
@@ -181,11 +181,11 @@ SENTENCES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a traffic policy of no outside": (
         {"api": {"service": {"externalTrafficPolicy": "Local"}}},
-        "api.service.externalTrafficPolicy is set, and api.service.type is ClusterIP: set that to",
+        "api.service.externalTrafficPolicy is set, but api.service.type is ClusterIP: set the type",
     ),
     "a class of no load balancer": (
         {"api": {"service": {"type": "NodePort", "loadBalancerClass": "mine"}}},
-        "api.service.loadBalancerClass is set, and api.service.type is NodePort: set that to Load",
+        "api.service.loadBalancerClass is set, but api.service.type is NodePort: set the type",
     ),
     "two families and one stack": (
         {"bindAddress": "::", "api": {"service": {"ipFamilies": ["IPv4", "IPv6"]}}},
@@ -193,7 +193,7 @@ SENTENCES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "IPv6 that no pod listens on": (
         {"api": {"service": {"ipFamilyPolicy": "PreferDualStack"}}},
-        "The Service has IPv6, and the pods listen on 0.0.0.0 alone: set bindAddress to `::`.",
+        "The Service has IPv6, but the pods listen on 0.0.0.0 only: set bindAddress to `::`.",
     ),
     "seconds of no affinity": (
         {"api": {"service": {"sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 9}}}}},
@@ -211,7 +211,7 @@ SENTENCES: dict[str, tuple[dict[str, Any], str]] = {
 SENTENCES |= {
     f"{block} without its key": (
         merged({name: {"existingSecret": "s", key: ""}}, also),
-        f"{name}.existingSecret names a Secret, and {name}.{key} is empty: set it to the key",
+        f"{name}.existingSecret names a Secret, but {name}.{key} is empty: set it to a key",
     )
     for block, name, key, also in WITHOUT_KEYS
 }

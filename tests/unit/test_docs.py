@@ -91,3 +91,25 @@ def test_each_runbook_is_an_alert_s() -> None:
     alerts = {alert["name"] for group in groups for alert in group["alerts"]}
     text = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
     assert set(re.findall(r"^### (Iot\w+)$", text, re.MULTILINE)) == alerts
+
+
+def test_the_index_of_decisions_is_complete() -> None:
+    index = (ROOT / "docs/adr/README.md").read_text(encoding="utf-8")
+    for path in sorted((ROOT / "docs/adr").glob("0*.md")):
+        if path.name != "0000-template.md":
+            text = path.read_text(encoding="utf-8")
+            title = re.match(r"# (\d{4}): (.+)\n", text)
+            status = re.search(r"^- Status: (.+)$", text, re.MULTILINE)
+            assert title, path.name
+            assert status, path.name
+            row = f"| [{title[1]}]({path.name}) | {title[2]} | {status[1]} |"
+            assert row in index, f"docs/adr/README.md lacks: {row}"
+
+
+def test_decisions_have_the_sections_of_the_template() -> None:
+    directory = ROOT / "docs/adr"
+    template = (directory / "0000-template.md").read_text(encoding="utf-8")
+    sections = re.findall(r"^## .+$", template, re.MULTILINE)
+    for path in sorted(directory.glob("0*.md")):
+        text = path.read_text(encoding="utf-8")
+        assert re.findall(r"^## .+$", text, re.MULTILINE) == sections, path.name

@@ -1,4 +1,4 @@
-{{/* What extra values may not repeat: Kubernetes would take one of the two, or refuse the pod. */}}
+{{/* Refuse extra values that repeat values of the chart: Kubernetes would use one of the two, or refuse the pod. */}}
 {{- define "iot-sensor.validateExtras" -}}
 {{- $values := .Values -}}
 {{- $config := include "iot-sensor.config" . | fromYaml -}}
@@ -50,7 +50,7 @@
 {{- end -}}
 {{- end -}}
 
-{{/* The value that a variable comes from. Argument: name, component (api, writer, jobs). */}}
+{{/* The value of the chart that sets a variable. Argument: name, component (api, writer, jobs). */}}
 {{- define "iot-sensor.valueOf" -}}
 {{- $own := dict
   "IOT_SHARDS" "shards"

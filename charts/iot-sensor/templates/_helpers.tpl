@@ -1,4 +1,4 @@
-{{/* Names. At most 40 characters, so that every suffix still fits into what Kubernetes allows. */}}
+{{/* Names have at most 40 characters, so that every suffix fits into the limits of Kubernetes. */}}
 {{- define "iot-sensor.name" -}}
 {{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" -}}
 {{- end -}}
@@ -16,12 +16,12 @@
 {{- $full -}}
 {{- end -}}
 
-{{/* A number as Helm reads it is a float, which would be written 1e+06. */}}
+{{/* Helm reads a number as a float and would write 1e+06. */}}
 {{- define "iot-sensor.text" -}}
 {{- if kindIs "float64" . }}{{ int64 . | quote }}{{ else }}{{ . | quote }}{{ end -}}
 {{- end -}}
 
-{{/* Selectors hold nothing that a new version changes. Argument: context, component. */}}
+{{/* Selector labels: a new version must not change them. Argument: context, component. */}}
 {{- define "iot-sensor.selectorLabels" -}}
 app.kubernetes.io/name: {{ include "iot-sensor.name" .context }}
 app.kubernetes.io/instance: {{ .context.Release.Name }}
@@ -39,7 +39,7 @@ app.kubernetes.io/managed-by: {{ .context.Release.Service }}
 {{- end }}
 {{- end -}}
 
-{{/* Labels of a pod: nothing in them changes with the chart's version alone. Argument: context, component, extra. */}}
+{{/* Labels of a pod. They do not contain the chart's version, which would restart pods. Argument: context, component, extra. */}}
 {{- define "iot-sensor.podLabels" -}}
 {{ include "iot-sensor.selectorLabels" . }}
 app.kubernetes.io/part-of: iot-sensor
@@ -65,8 +65,8 @@ app.kubernetes.io/part-of: iot-sensor
 {{- end -}}
 {{- end -}}
 
-{{/* What the restricted Pod Security level asks of a pod and of a container, unless values say otherwise.
-     OpenShift chooses users and groups itself. Arguments: context, values (laid over). */}}
+{{/* Security contexts of the restricted Pod Security level, unless values override them.
+     OpenShift chooses users and groups itself. Arguments: context, values (merged over). */}}
 {{- define "iot-sensor.podSecurityContext" -}}
 {{- $restricted := dict "runAsNonRoot" true "runAsUser" 65532 "runAsGroup" 65532 "fsGroup" 65532 "fsGroupChangePolicy" "OnRootMismatch" "seccompProfile" (dict "type" "RuntimeDefault") -}}
 {{- $all := mergeOverwrite $restricted (deepCopy (.values | default dict)) -}}
@@ -122,7 +122,7 @@ imagePullSecrets:
 {{- end }}
 {{- end -}}
 
-{{/* Secrets: those named by the values, else those that the secrets Job makes. */}}
+{{/* Secrets: those that the values name, otherwise those that the secrets Job creates. */}}
 {{- define "iot-sensor.keysSecret" -}}
 {{- .Values.keys.existingSecret | default (printf "%s-keys" (include "iot-sensor.fullname" .)) -}}
 {{- end -}}
@@ -155,7 +155,7 @@ imagePullSecrets:
 {{ include "iot-sensor.fullname" . }}-postgres
 {{- end -}}
 
-{{/* Secret and key, as `secret:key`, of the URL with which a component reaches a store; empty: the URL is no Secret.
+{{/* Secret and key, as `secret:key`, of the URL with which a component connects to a store; empty: the URL is not in a Secret.
 Argument: context, store (redis, hotWindow, postgres), component (api, writer, migration). */}}
 {{- define "iot-sensor.storeRef" -}}
 {{- $values := .context.Values -}}
@@ -287,12 +287,12 @@ writer-keys, tokens, redis, postgres, probe), volume (its name; default: secrets
 {{- end }}
 {{- end -}}
 
-{{/* The address of the API inside of the cluster. */}}
+{{/* Address of the API inside the cluster. */}}
 {{- define "iot-sensor.apiUrl" -}}
 http://{{ include "iot-sensor.fullname" . }}-api.{{ .Release.Namespace }}.svc:{{ .Values.api.service.port }}
 {{- end -}}
 
-{{/* A hook before install and upgrade, kept for its log when it failed. Argument: weight. */}}
+{{/* A hook before install and upgrade. A failed hook is kept for its log. Argument: weight. */}}
 {{- define "iot-sensor.hook" -}}
 helm.sh/hook: pre-install,pre-upgrade
 helm.sh/hook-weight: {{ .weight | quote }}
@@ -300,7 +300,7 @@ helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
 helm.sh/hook-output-log-policy: hook-failed
 {{- end -}}
 
-{{/* Who scrapes pods by their annotations finds the port here. Argument: context, port. */}}
+{{/* Annotations for a Prometheus that scrapes pods by annotations. Argument: context, port. */}}
 {{- define "iot-sensor.metricsAnnotations" -}}
 {{- if .context.Values.metrics.annotations.enabled -}}
 prometheus.io/scrape: "true"

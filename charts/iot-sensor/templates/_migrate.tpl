@@ -1,4 +1,4 @@
-{{/* The container that brings the schema up to date. Argument: context, volume (its Secrets). */}}
+{{/* The container that migrates the schema. Argument: context, volume (its Secrets). */}}
 {{- define "iot-sensor.migrateContainer" -}}
 {{- $values := .context.Values -}}
 {{- $files := dict "context" .context "component" "migration" "files" (list "postgres") -}}
@@ -26,7 +26,7 @@
       mountPath: /tmp
 {{- end -}}
 
-{{/* Whether the writers' pods migrate: the release's own Postgres is not there before the release is, so no hook can.
+{{/* Whether the writers' pods migrate: a hook can't, since it runs before the release's own Postgres exists.
 No Job either: Helm leaves one behind when an upgrade fails, and Kubernetes refuses to change it. */}}
 {{- define "iot-sensor.writersMigrate" -}}
 {{- if and .Values.migrations.enabled .Values.postgres.internal.enabled }}true{{ end -}}

@@ -1,4 +1,4 @@
-{{/* How a monitor scrapes. Argument: its values. */}}
+{{/* Endpoint of a monitor. Argument: its values. */}}
 {{- define "iot-sensor.scrape" -}}
 {{- with .interval }}
 interval: {{ . }}

@@ -48,7 +48,7 @@ ipFamilies:
           {{- include "iot-sensor.selectorLabels" . | nindent 10 }}
 {{- end -}}
 
-{{/* The ports that a URL names, as a JSON list. Argument: url, port (where it names none). */}}
+{{/* Ports that a URL names, as a JSON list. Argument: url, port (the default). */}}
 {{- define "iot-sensor.urlPorts" -}}
 {{- $ports := list -}}
 {{- $hosts := regexReplaceAll "[/?#].*$" (regexReplaceAll "^[^:]*://" .url "") "" | splitList "@" | last -}}
@@ -63,7 +63,7 @@ ipFamilies:
 {{- toJson (uniq $ports) -}}
 {{- end -}}
 
-{{/* The ports at which a component reaches a store that is not the release's own, as a JSON list: those of the values,
+{{/* Ports at which a component connects to an external store, as a JSON list: those of the values,
 and those of a URL in the values. A URL in a Secret can't be read here: the secrets Job compares it.
 Argument: context, component, store (redis, hotWindow, postgres). */}}
 {{- define "iot-sensor.storePorts" -}}
@@ -80,7 +80,7 @@ Argument: context, component, store (redis, hotWindow, postgres). */}}
 {{- toJson (uniq $whole) -}}
 {{- end -}}
 
-{{/* The ports that are open for the URL in a Secret, by commas; empty: all of them, or nobody can tell. Argument: as above. */}}
+{{/* Ports that are open for the URL in a Secret, separated by commas; empty: all ports are, or the chart can't tell. Argument: as above. */}}
 {{- define "iot-sensor.openPorts" -}}
 {{- $policy := .context.Values.networkPolicy -}}
 {{- $known := $policy.enabled -}}
@@ -142,7 +142,7 @@ Argument: context, component, store (redis, hotWindow, postgres). */}}
     {{- end }}
 {{- end -}}
 
-{{/* Metrics are for monitoring, and for what scales by them. Argument: context, port. */}}
+{{/* Metrics: for monitoring, and for scalers that use them. Argument: context, port. */}}
 {{- define "iot-sensor.ingressMetrics" -}}
 - ports:
     - port: {{ .port }}

@@ -1,9 +1,9 @@
-{{/* What the schema can't say. Each sentence tells what to set. */}}
+{{/* Checks that the schema can't express. Each message says which value to set. */}}
 {{- define "iot-sensor.validate" -}}
 {{- $values := .Values -}}
 
 {{- if not (regexMatch "^[a-z][-a-z0-9]*$" (include "iot-sensor.fullname" .)) -}}
-{{- fail (printf "\n\n%s can't be the name of a Service, which begins with a letter and has no dot: set fullnameOverride." (include "iot-sensor.fullname" .)) -}}
+{{- fail (printf "\n\n%s can't be the name of a Service, since such a name begins with a letter and has no dot: set fullnameOverride." (include "iot-sensor.fullname" .)) -}}
 {{- end -}}
 
 {{- $postgres := list -}}
@@ -32,14 +32,14 @@
 
 {{- range $name, $url := dict "postgres.url" $values.postgres.url "redis.url" $values.redis.url "redis.hotWindow.url" $values.redis.hotWindow.url -}}
 {{- if regexMatch "://[^/@]*:[^/@]+@|[?&]password=" $url -}}
-{{- fail (printf "\n\n%s holds a password, which a release would show to whoever may read it: put the URL into a Secret and set %s.existingSecret." $name (trimSuffix ".url" $name)) -}}
+{{- fail (printf "\n\n%s holds a password, which everybody who may read the release would see: put the URL into a Secret and set %s.existingSecret." $name (trimSuffix ".url" $name)) -}}
 {{- end -}}
 {{- end -}}
 
 {{- range $name, $block := dict "keys" $values.keys "keys.writer" $values.keys.writer "auth" $values.auth "redis" $values.redis "redis.ca" $values.redis.ca "redis.hotWindow" $values.redis.hotWindow "postgres" $values.postgres "postgres.ca" $values.postgres.ca "probe" $values.probe -}}
 {{- range $field, $key := $block -}}
 {{- if and $block.existingSecret (hasPrefix "existingSecret" $field) (not $key) -}}
-{{- fail (printf "\n\n%s.existingSecret names a Secret, and %s.%s is empty: set it to the key of that Secret to use." $name $name $field) -}}
+{{- fail (printf "\n\n%s.existingSecret names a Secret, but %s.%s is empty: set it to a key of that Secret." $name $name $field) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -48,7 +48,7 @@
 {{- range $component := list "api" "writer" "migration" -}}
 {{- $own := get $block $component | default dict -}}
 {{- if and $own.existingSecretKey (not $own.existingSecret) (not $block.existingSecret) -}}
-{{- fail (printf "\n\n%s.%s.existingSecretKey is set, and no Secret of yours: set %s.%s.existingSecret or %s.existingSecret as well." $name $component $name $component $name) -}}
+{{- fail (printf "\n\n%s.%s.existingSecretKey is set without a Secret: set %s.%s.existingSecret or %s.existingSecret as well." $name $component $name $component $name) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -56,34 +56,34 @@
 {{- range $name, $pair := dict "keys" (list $values.keys "keyring.json") "keys.writer" (list $values.keys.writer "writer-keys.json") "auth" (list $values.auth "tokens.json") "redis" (list $values.redis "url") "postgres" (list $values.postgres "url") -}}
 {{- $block := first $pair -}}
 {{- if and (not $block.existingSecret) (ne $block.existingSecretKey (last $pair)) -}}
-{{- fail (printf "\n\n%s.existingSecretKey is set, and no Secret of yours: set %s.existingSecret as well." $name $name) -}}
+{{- fail (printf "\n\n%s.existingSecretKey is set without a Secret: set %s.existingSecret as well." $name $name) -}}
 {{- end -}}
 {{- end -}}
 
 {{- if and $values.writer.hpa.enabled $values.writer.keda.enabled -}}
-{{- fail "\n\nTwo things would scale the writer: set only one of writer.hpa.enabled, writer.keda.enabled." -}}
+{{- fail "\n\nThe writer has two scalers: set only one of writer.hpa.enabled, writer.keda.enabled." -}}
 {{- end -}}
 {{- $most := dict "writer.replicas" $values.writer.replicas -}}
 {{- if $values.writer.hpa.enabled }}{{ $most = dict "writer.hpa.maxReplicas" $values.writer.hpa.maxReplicas }}{{ end -}}
 {{- if $values.writer.keda.enabled }}{{ $most = dict "writer.keda.maxReplicas" $values.writer.keda.maxReplicas }}{{ end -}}
 {{- range $name, $count := $most -}}
 {{- if gt (int $count) (int $values.shards) -}}
-{{- fail (printf "\n\n%s is %d, but a shard is drained by one writer at a time and there are %d: set %s to %d or less, or raise shards." $name (int $count) (int $values.shards) $name (int $values.shards)) -}}
+{{- fail (printf "\n\n%s is %d, but one writer at a time drains a shard, and there are %d shards: set %s to %d or less, or raise shards." $name (int $count) (int $values.shards) $name (int $values.shards)) -}}
 {{- end -}}
 {{- end -}}
 {{- range $name, $scaler := dict "api.hpa" $values.api.hpa "writer.hpa" $values.writer.hpa "writer.keda" $values.writer.keda -}}
 {{- if and $scaler.enabled (gt (int $scaler.minReplicas) (int $scaler.maxReplicas)) -}}
-{{- fail (printf "\n\n%s.minReplicas is %d, more than %s.maxReplicas, %d: set it to that or less." $name (int $scaler.minReplicas) $name (int $scaler.maxReplicas)) -}}
+{{- fail (printf "\n\n%s.minReplicas is %d and exceeds %s.maxReplicas, which is %d: lower minReplicas or raise maxReplicas." $name (int $scaler.minReplicas) $name (int $scaler.maxReplicas)) -}}
 {{- end -}}
 {{- end -}}
 {{- range $name, $hpa := dict "api.hpa" $values.api.hpa "writer.hpa" $values.writer.hpa -}}
 {{- if and $hpa.enabled (not $hpa.targetCPUUtilizationPercentage) (not $hpa.metrics) -}}
-{{- fail (printf "\n\n%s has nothing to scale by: set %s.targetCPUUtilizationPercentage or %s.metrics." $name $name $name) -}}
+{{- fail (printf "\n\n%s has no metric: set %s.targetCPUUtilizationPercentage or %s.metrics." $name $name $name) -}}
 {{- end -}}
 {{- end -}}
 
 {{- if and $values.openshift (or $values.redis.internal.enabled $values.postgres.internal.enabled) -}}
-{{- fail "\n\nOn OpenShift the demo's Redis and Postgres don't run, for their images need users of their own: set redis.existingSecret and postgres.existingSecret instead of internal.enabled." -}}
+{{- fail "\n\nThe demo's Redis and Postgres do not run on OpenShift, because their images need certain users: set redis.existingSecret and postgres.existingSecret instead of internal.enabled." -}}
 {{- end -}}
 
 {{- if and $values.ingress.enabled (not $values.ingress.hosts) -}}
@@ -94,35 +94,35 @@
 {{- end -}}
 
 {{- if and $values.auth.enabled $values.auth.existingSecret (not $values.probe.existingSecret) -}}
-{{- fail "\n\nauth.existingSecret brings tokens of your own, and `helm test` needs one: set probe.existingSecret to a Secret with a token of the scopes ingest and read (key `token`) and a password (key `password`)." -}}
+{{- fail "\n\nauth.existingSecret is set, so the chart has no token for `helm test`: set probe.existingSecret to a Secret with a token of the scopes ingest and read (key `token`) and a password (key `password`)." -}}
 {{- end -}}
 {{- if and $values.auth.enabled (not $values.auth.existingSecret) (not $values.auth.initialTokens) -}}
-{{- fail "\n\nNobody could use the API: set auth.initialTokens, or auth.existingSecret, or auth.enabled=false for a service that is open to whoever reaches it." -}}
+{{- fail "\n\nNo token exists, so nobody could use the API: set auth.initialTokens or auth.existingSecret, or auth.enabled=false for a service without tokens." -}}
 {{- end -}}
 
 {{- $service := $values.api.service -}}
 {{- range $field := list "externalTrafficPolicy" "nodePort" -}}
 {{- if and (get $service $field) (eq $service.type "ClusterIP") -}}
-{{- fail (printf "\n\napi.service.%s is set, and api.service.type is ClusterIP: set that to NodePort or LoadBalancer, or leave %s empty." $field $field) -}}
+{{- fail (printf "\n\napi.service.%s is set, but api.service.type is ClusterIP: set the type to NodePort or LoadBalancer, or leave %s empty." $field $field) -}}
 {{- end -}}
 {{- end -}}
 {{- range $field := list "loadBalancerClass" "loadBalancerSourceRanges" -}}
 {{- if and (get $service $field) (ne $service.type "LoadBalancer") -}}
-{{- fail (printf "\n\napi.service.%s is set, and api.service.type is %s: set that to LoadBalancer, or leave %s empty." $field $service.type $field) -}}
+{{- fail (printf "\n\napi.service.%s is set, but api.service.type is %s: set the type to LoadBalancer, or leave %s empty." $field $service.type $field) -}}
 {{- end -}}
 {{- end -}}
 {{- if and (gt (len $service.ipFamilies) 1) (not (has $service.ipFamilyPolicy (list "PreferDualStack" "RequireDualStack"))) -}}
-{{- fail "\n\napi.service.ipFamilies names two: set api.service.ipFamilyPolicy to PreferDualStack or RequireDualStack." -}}
+{{- fail "\n\napi.service.ipFamilies names two families: set api.service.ipFamilyPolicy to PreferDualStack or RequireDualStack." -}}
 {{- end -}}
 {{- if and (or (has "IPv6" $service.ipFamilies) (has $service.ipFamilyPolicy (list "PreferDualStack" "RequireDualStack"))) (not (contains ":" $values.bindAddress)) -}}
-{{- fail (printf "\n\nThe Service has IPv6, and the pods listen on %s alone: set bindAddress to `::`." $values.bindAddress) -}}
+{{- fail (printf "\n\nThe Service has IPv6, but the pods listen on %s only: set bindAddress to `::`." $values.bindAddress) -}}
 {{- end -}}
 {{- if and $service.sessionAffinityConfig (ne $service.sessionAffinity "ClientIP") -}}
-{{- fail "\n\napi.service.sessionAffinityConfig is set: set api.service.sessionAffinity to ClientIP as well." -}}
+{{- fail "\n\napi.service.sessionAffinityConfig is set without affinity: set api.service.sessionAffinity to ClientIP as well." -}}
 {{- end -}}
 
 {{- if lt (int $values.api.terminationGracePeriodSeconds) (add 30 (int $values.api.preStopSleepSeconds) 1 | int) -}}
-{{- fail (printf "\n\nRequests would be cut off: set api.terminationGracePeriodSeconds to more than api.preStopSleepSeconds and the 30 seconds that running requests get, %d." (add 30 (int $values.api.preStopSleepSeconds))) -}}
+{{- fail (printf "\n\nPods would be killed while requests run: set api.terminationGracePeriodSeconds above %d, which is api.preStopSleepSeconds plus the 30 seconds for running requests." (add 30 (int $values.api.preStopSleepSeconds))) -}}
 {{- end -}}
 
 {{- include "iot-sensor.validateExtras" . -}}

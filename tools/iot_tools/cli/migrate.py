@@ -12,6 +12,7 @@ from psycopg.conninfo import make_conninfo
 from iot_models import settings
 from iot_models.errors import UnavailableError
 from iot_stores.postgres import url_parts
+from iot_writer import schema
 
 from .shutdown_signals import ShutdownRequested, ShutdownSignals
 
@@ -38,15 +39,9 @@ def run(parsed: argparse.Namespace) -> int:
 
 
 def _migrate(server: "PostgresAt", *, grant: bool) -> None:
-    # What follows takes a second to load, in which a signal is heeded already.
-    logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)
-    from sqlalchemy.exc import DBAPIError  # noqa: PLC0415
-
-    from iot_writer import schema  # noqa: PLC0415
-
     try:
         schema.migrate(server.conninfo, grant=grant)
-    except (DBAPIError, psycopg.Error) as error:
+    except psycopg.Error as error:
         raise UnavailableError(
             f"Postgres at {server.where} refused the migration, and nothing was changed: "
             f"{server.told(error)}"
@@ -87,8 +82,7 @@ class PostgresAt:
 
     def told(self, error: BaseException) -> str:
         """What an error says, in one line, without the password."""
-        cause = getattr(error, "orig", None) or error
-        line = re.sub(r"\s+", " ", str(cause)).strip()
+        line = re.sub(r"\s+", " ", str(error)).strip()
         return line.replace(self._password, "***") if self._password else line
 
 

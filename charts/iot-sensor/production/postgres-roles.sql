@@ -3,15 +3,15 @@
 -- An administrator runs this once in the service's own database, before the first migration, and sets the passwords:
 --   psql "$ADMIN_URL" --single-transaction --file postgres-roles.sql
 --   psql "$ADMIN_URL" --command '\password iot_api'        (and so for iot_writer and iot_migration)
--- Run again, it changes nothing. The rights on tables are in iot_writer/migrations/grants.sql, which
+-- A second run changes nothing. The rights on tables are in iot_writer/migrations/grants.sql, which
 -- `iot-sensor migrate --grant` (in the chart: migrations.grant) runs after each migration.
 --
 -- For an installation whose tables belong to another role, hand them over first:
 --   REASSIGN OWNED BY iot_sensor TO iot_migration;
 --
--- Written for a superuser. Without one (managed Postgres), begin with:
+-- This file expects a superuser. Without one (managed Postgres), begin with:
 --   GRANT iot_migration, iot_writer TO CURRENT_USER;       (once the roles exist)
--- and see below what REVOKE ... ON LANGUAGE is worth.
+-- and read below what REVOKE ... ON LANGUAGE then means.
 
 DO $$
 DECLARE
@@ -35,22 +35,22 @@ REVOKE ALL ON SCHEMA public FROM PUBLIC;
 GRANT ALL ON SCHEMA public TO iot_migration WITH GRANT OPTION;
 GRANT USAGE ON SCHEMA public TO iot_api, iot_writer;
 
--- Writers make their partitions in a schema of their own. In `public` a taken-over writer could make a function that
--- shadows one of Postgres's own, and that the API would call.
+-- Writers create their partitions in a schema of their own. In `public`, a writer under an attacker's control could create
+-- a function that shadows one of Postgres, and the API would call it.
 CREATE SCHEMA IF NOT EXISTS iot_writer AUTHORIZATION iot_writer;
 ALTER ROLE iot_writer SET search_path = iot_writer, public;
 ALTER ROLE iot_api SET search_path = public;
 ALTER ROLE iot_migration SET search_path = public;
 
 -- The owner of a table can attach expressions to it (policies, constraints) that Postgres evaluates with the rights of
--- whoever reads it. So no policy is evaluated for the API, and a writer can make no function to put into a constraint.
--- Without a superuser the second only warns; then a taken-over writer can read `vaults` by way of the API.
+-- the reader. So policies are off for the API, and a writer can create no function to put into a constraint. Without a
+-- superuser, the REVOKE only warns; then a writer under an attacker's control can read `vaults` through the API.
 ALTER ROLE iot_api SET row_security = off;
 ALTER ROLE iot_migration SET row_security = off;
 REVOKE USAGE ON LANGUAGE sql, plpgsql FROM PUBLIC;
 GRANT USAGE ON LANGUAGE sql, plpgsql TO iot_migration;
 
--- A transaction that hangs keeps rows locked and VACUUM from its work. Writers set a statement_timeout for their drains
+-- A transaction that hangs keeps rows locked and blocks VACUUM. Writers set a statement_timeout for their drains
 -- themselves; the rebuild of an index may take hours.
 ALTER ROLE iot_api SET statement_timeout = '30s';
 ALTER ROLE iot_api SET lock_timeout = '5s';

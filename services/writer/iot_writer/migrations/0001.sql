@@ -27,7 +27,7 @@ CREATE TABLE segments (
     PRIMARY KEY (vault_id, first_id, received_min)
 ) PARTITION BY RANGE (received_min);
 
--- Ciphertext doesn't compress: don't try.
+-- Ciphertext does not compress.
 ALTER TABLE segments ALTER COLUMN payload SET STORAGE EXTERNAL;
 
 -- All readings in order; the last n; a window of relative time; the last seconds; maxtime.
@@ -37,7 +37,7 @@ CREATE INDEX segments_by_relative ON segments (vault_id, relative_max);
 CREATE INDEX segments_by_received ON segments (vault_id, received_max);
 CREATE INDEX segments_maxtime ON segments (relative_max);
 
--- Where each shard stands. A drain holds its shard's row locked.
+-- The position of each shard. A drain locks the row of its shard.
 CREATE TABLE ingest_offsets (
     shard smallint PRIMARY KEY,
     shards smallint NOT NULL,
@@ -47,7 +47,7 @@ CREATE TABLE ingest_offsets (
     moved_at timestamptz NOT NULL DEFAULT now()
 );
 
--- Which entries of each session are stored: all up to high but for those missing.
+-- The entries of each session that are stored: all up to `high`, except `missing`.
 CREATE TABLE ingest_sessions (
     shard smallint NOT NULL,
     session bytea NOT NULL,

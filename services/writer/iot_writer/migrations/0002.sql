@@ -1,32 +1,32 @@
--- Indexes with which no statement's cost grows with what it does not ask for (docs/scaling.md).
+-- Indexes that keep the cost of a statement independent of rows that it does not read (docs/scaling.md).
 
--- A vault's small segments, for compaction to find: those with fewer readings than
--- `iot_stores.small_segments.SMALL`. Large ones, which are most of the history, are not in it.
+-- Compaction finds a vault's small segments: those with fewer readings than
+-- `iot_stores.small_segments.SMALL`. Large segments, most of the history, are not in the index.
 CREATE INDEX segments_small ON segments (vault_id, received_min) WHERE count < 512;
 
--- The greatest relative time of all vaults. Over an expression, so that it serves this question and
--- no other: for one vault's maxtime or window the planner took the plain index now and then, and
--- went through the rows of every vault whose clock is ahead.
+-- The greatest relative time of all vaults. The index is on an expression, so that only this query can
+-- use it: for a vault's maxtime or window the planner sometimes chose the plain index, and then read
+-- the rows of every vault whose clock is ahead.
 DROP INDEX segments_maxtime;
 CREATE INDEX segments_maxtime ON segments ((relative_max + 0));
 
--- A window of relative time. With the lower bound in it, segments that begin after the window are
--- passed over in the index.
+-- A window of relative time. The index has the lower bound too, so segments that begin after the
+-- window are skipped in the index.
 DROP INDEX segments_by_relative;
 CREATE INDEX segments_by_relative ON segments (vault_id, relative_max, relative_min);
 
--- What retention deletes. Rows are inserted about in this order, so a few kB find them in a month.
+-- Retention finds old rows. Rows are inserted roughly in this order, so a BRIN index of a few kB suffices.
 CREATE INDEX segments_received ON segments USING brin (received_min)
     WITH (pages_per_range = 16, autosummarize = on);
 
--- Every drain writes `seen_at`. Indexed, no such update could stay within its page (HOT): twice the
--- WAL a drain, and two indexes and a table that grew until the next vacuum. Read once an hour.
+-- Every drain writes `seen_at`. With an index on it, no such update could stay within its page (HOT):
+-- twice the WAL a drain, and two indexes and a table that grow until the next vacuum. It is read once an hour.
 DROP INDEX ingest_sessions_seen;
 
--- The segments in which a position (interrogator timestamp, id) lies, whatever the vault's size: by
--- how far a segment reaches, in powers of 256, then by its begin. See iot_stores/interval_index.py. Those of
--- one reading reach nowhere and are not in it. Over an expression, so that it serves this question
--- and no other.
+-- Finds the segments that contain a position (interrogator timestamp, id), independent of the vault's size:
+-- by the length of a segment in powers of 256, then by its begin. See iot_stores/interval_index.py. Segments
+-- of one reading have no length and are not in the index. It is on an expression, so that only this query
+-- can use it.
 CREATE INDEX segments_reach ON segments (
     vault_id,
     width_bucket(

@@ -1,25 +1,24 @@
--- Lookups that cost a scrypt (docs/adr/0011). Code of version 0.1 goes on to work on this schema;
--- 0004 ends that.
+-- Lookups that cost a scrypt (docs/adr/0011). Version 0.1 works on this schema, and no longer on 0004.
 
 -- 1: HMAC(pepper, password), 2: from scrypt (iot_cipher.vault.VaultFormat).
 ALTER TABLE vaults ADD COLUMN lookup_format smallint NOT NULL DEFAULT 1;
 CREATE INDEX vaults_by_lookup ON vaults (lookup_format, scrypt_log2_n);
 
--- Which lookups a password may be found under. One row: whoever creates a vault locks it, so that no
+-- The lookups under which a password may be found. One row: the creation of a vault locks it, so that no
 -- password gets two vaults while formats or costs change.
 CREATE TABLE vault_lookups (
     only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
     -- Lookups of format 1 are 'created' while processes of version 0.1 may run, then only 'kept',
-    -- and 'gone' when no vault has one any more.
+    -- and 'gone' when no vault has such a lookup.
     fast_lookups text NOT NULL CHECK (fast_lookups IN ('created', 'kept', 'gone')),
-    -- log2 of scrypt's N of the lookups of format 2; new vaults get the last one.
+    -- log2 of scrypt's N of the lookups of format 2; new vaults get the last value.
     costs smallint[] NOT NULL DEFAULT '{}',
     changed_at timestamptz NOT NULL DEFAULT now()
 );
 INSERT INTO vault_lookups (fast_lookups)
     SELECT CASE WHEN EXISTS (SELECT FROM vaults) THEN 'created' ELSE 'gone' END;
 
--- 57P03 tells a client, one of version 0.1 too, that Postgres can't serve it now: it answers 503.
+-- 57P03 means that Postgres can't serve now. API processes, also those of version 0.1, answer it with 503.
 CREATE FUNCTION check_new_vault() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 DECLARE
@@ -36,12 +35,12 @@ BEGIN
     RAISE EXCEPTION 'new vaults have another lookup by now' USING ERRCODE = 'cannot_connect_now';
 END
 $$;
--- A vault that moves is checked as well: the cost that an API process moves it to may have been forgotten since, and no
--- process would look for the vault there.
+-- The trigger also checks a vault that moves: the cost to which an API process moves it may have been removed meanwhile,
+-- and then no process would look for the vault there.
 CREATE TRIGGER check_new_vault BEFORE INSERT OR UPDATE OF lookup ON vaults
     FOR EACH ROW EXECUTE FUNCTION check_new_vault();
 
--- What processes may do to the row, whatever takes one over: costs rise, and nothing goes back.
+-- Changes that processes may make, even under an attacker's control: costs rise, and no step is reversed.
 
 CREATE FUNCTION raise_lookup_cost(cost smallint) RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path FROM CURRENT AS $$
@@ -63,7 +62,7 @@ BEGIN
 END
 $$;
 
--- Lookups that no vault has any more are not computed in vain.
+-- Removes costs that no vault has, so that processes do not compute their lookups in vain.
 CREATE FUNCTION forget_unused_lookups() RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 BEGIN

@@ -1,7 +1,7 @@
--- The search path of functions that run as the owner (SECURITY DEFINER), after each migration. Unless
--- pg_temp is named last, Postgres looks there first: a role could put a temporary table in the place
--- of one that a function reads. Not in a migration, so that databases that are migrated already get it
--- too. A new function of this kind gets its name here.
+-- Sets the search path of functions that run as the owner (SECURITY DEFINER), after each migration. Unless
+-- pg_temp is named last, Postgres searches it first: a role could shadow a table that a function reads
+-- with a temporary table. This is not part of a revision, so existing databases get it too. Add each new
+-- function of this kind.
 DO $$
 DECLARE
     definer record;

@@ -1,8 +1,8 @@
--- What the roles of charts/iot-sensor/production/postgres-roles.sql may do with the tables. `iot-sensor migrate --grant`
--- runs it in the transaction of the migration. A new table or column gets its line here.
+-- The rights of the roles of charts/iot-sensor/production/postgres-roles.sql on the tables. `iot-sensor migrate --grant`
+-- runs this file in the transaction of the migration. Add a line for each new table or column.
 
--- `segments` and its partitions belong to the writers, who make, drop and reindex partitions. A table of `public` can be
--- handed to a role only while that role may create tables there.
+-- `segments` and its partitions belong to the writers, which create, drop and reindex partitions. A role can become the owner
+-- of a table in `public` only while that role may create tables there.
 GRANT CREATE ON SCHEMA public TO iot_writer;
 DO $$
 DECLARE
@@ -36,7 +36,7 @@ GRANT SELECT, INSERT, UPDATE ON vaults TO iot_api;
 -- Compaction locks a vault's row (FOR KEY SHARE), for which one column must be writable.
 GRANT SELECT (vault_id), UPDATE (created_at) ON vaults TO iot_writer;
 
--- Which lookups are in use is changed by functions alone, which run as the owner and never go back.
+-- Only functions that run as the owner change `vault_lookups`, and they never reverse a step.
 GRANT SELECT ON vault_lookups TO iot_api;
 REVOKE EXECUTE ON FUNCTION
     check_new_vault(), raise_lookup_cost(smallint), end_fast_lookups(interval), forget_unused_lookups()

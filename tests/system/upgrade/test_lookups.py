@@ -110,6 +110,7 @@ def test_every_vault_moves_when_it_is_used(
     with pytest.MonkeyPatch.context() as patched:
         # A cache that has forgotten them: they are opened anew.
         patched.setattr(cache_of(client), "get", lambda _: None)
+        patched.setattr(cache_of(client), "writable", lambda _: None)
         for password, expected in passwords.items():
             assert len(ask(client, password)) == len(expected)
         assert (

@@ -1,8 +1,8 @@
 # ruff: noqa: INP001 -- a script beside the files that it reads
 """Writes the table of values in the chart's README from the comments in its values.yaml.
 
-A comment that begins with `# --` documents the value below it. `make docs` runs this; with `--check`
-it only tells whether the table is as it should be.
+A comment that begins with `# --` documents the value below it. `make docs` runs this script. With
+`--check` it only reports whether the table is up to date.
 """
 
 import json

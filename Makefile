@@ -15,7 +15,8 @@ CORES := $(shell nproc 2>/dev/null || echo 2)
 TEST_PROCESSES ?= $(shell echo $$((2 * $(CORES))))
 QUICK_TESTS := tests/unit tests/integration tests/chart
 # Tests that check how fast processes recover: they run after the others, one test at a time on each core.
-TIMED_TESTS := tests/system/states tests/system/faults
+TIMED_TESTS := tests/system/faults/test_short.py $(addprefix tests/system/states/test_,\
+	endpoint_moved.py postgres_states.py redis_states.py)
 
 # Settings of `make faults`.
 SEED ?= 1

@@ -3,6 +3,9 @@
 from xdist.scheduler import LoadScopeScheduling
 
 LONGEST = (
+    "tests/system/states/test_redis_states.py",
+    "tests/system/faults/test_short.py",
+    "tests/system/states/test_postgres_states.py",
     "tests/system/test_confidentiality.py",
     "tests/system/chart/test_running.py",
     "tests/system/upgrade/test_rolling_update.py",

@@ -1,4 +1,7 @@
-"""zstd, one context per thread: contexts are dear to make and must not be shared."""
+"""Compression with zstd.
+
+Each thread has its own contexts: they are slow to create, and threads must not share them.
+"""
 
 import threading
 
@@ -7,17 +10,17 @@ import zstandard
 from .errors import FormatError
 
 ENTRY_LEVEL = 1
-"""Entries live for a second: speed matters more than size. Level -1 would take half of the time,
-but leave digits that don't repeat as long as they are."""
+"""Entries live for about a second, so speed matters more than size. Level -1 takes half of the
+time, but does not compress digits that don't repeat."""
 SEGMENT_LEVEL = 3
-"""Segments live for years."""
+"""Segments of a drain live until compaction merges them, or for years."""
 MERGED_LEVEL = 9
-"""Merged once, in the background: worth some more work."""
+"""Merged segments are compressed once, in the background, and live for years."""
 
-_MOST_WINDOW = 2**23
-"""What the levels above use at most, twice over."""
-_BEST_RATIO = 2**15
-"""No zstd frame unpacks to more than this times its size: its densest block gives 128 KiB for 4."""
+_MAX_WINDOW = 2**23
+"""Twice the largest window that the levels above use."""
+_MAX_RATIO = 2**15
+"""Maximum compression ratio of a zstd frame: the densest block has 4 bytes for 128 KiB."""
 
 
 class _Contexts(threading.local):
@@ -27,27 +30,28 @@ class _Contexts(threading.local):
             for level in (ENTRY_LEVEL, SEGMENT_LEVEL, MERGED_LEVEL)
         }
         self.decompressor = zstandard.ZstdDecompressor()
-        self.small_window = zstandard.ZstdDecompressor(max_window_size=_MOST_WINDOW)
+        self.small_window = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW)
 
 
 _contexts = _Contexts()
 
 
 def compress(data: bytes, level: int) -> bytes:
-    """One zstd frame that tells the size of its content."""
+    """Return one zstd frame, which contains the size of its content."""
     return _contexts.compressors[level].compress(data)
 
 
 def decompress(frame: bytes, limit: int) -> bytes:
-    """The content of a frame made by `compress`.
+    """Return the content of a frame from `compress`.
 
     Raises:
-        FormatError: it is no such frame, or its content is larger than `limit` bytes.
+        FormatError: the bytes are not such a frame, or the content is larger than `limit` bytes.
     """
     size = unpacked_size(frame)
     if size > limit:
         raise FormatError(f"compressed content is larger than {limit} bytes")
-    if size > _BEST_RATIO * len(frame):  # before memory is set aside for it
+    # The size is a claim of the frame. Check it before memory for the content is allocated.
+    if size > _MAX_RATIO * len(frame):
         raise FormatError("compressed content is damaged")
     try:
         return _contexts.decompressor.decompress(frame, allow_extra_data=False)
@@ -56,11 +60,12 @@ def decompress(frame: bytes, limit: int) -> bytes:
 
 
 def decompress_head(frame: bytes, size: int) -> bytes:
-    """The first `size` bytes of the content of a frame, or fewer if it has no more; costs no more
-    memory than one of our own frames needs, whatever its content's size.
+    """Return the first `size` bytes of the content of a frame, or all if the content is shorter.
+
+    A crafted frame can't use more memory than a frame from `compress`.
 
     Raises:
-        FormatError: it is no such frame.
+        FormatError: the bytes are not such a frame.
     """
     try:
         with _contexts.small_window.stream_reader(frame) as reader:
@@ -70,10 +75,10 @@ def decompress_head(frame: bytes, size: int) -> bytes:
 
 
 def unpacked_size(frame: bytes) -> int:
-    """How many bytes a frame made by `compress` says that its content has.
+    """Return the size of the content of a frame from `compress`, as the frame claims it.
 
     Raises:
-        FormatError: it is no such frame.
+        FormatError: the bytes are not such a frame.
     """
     try:
         size = zstandard.frame_content_size(frame)

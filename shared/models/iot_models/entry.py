@@ -1,4 +1,4 @@
-"""A queue entry: what one request brings for one vault, on its way from the API to the writer."""
+"""An entry: the readings of one request for one vault, on their way from the API to the writer."""
 
 import struct
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from .reading import SEPARATOR, ReadingColumns, int64s
 
 FORMAT = 1
 COMPRESS_FROM = 512
-"""Bytes of readings from which compressing them pays."""
+"""Smaller contents are not compressed: it would not pay."""
 MAX_CONTENT_BYTES = 2**31
 
 _HEADER = struct.Struct("<BB16s16s32sqI")
@@ -18,20 +18,20 @@ _PLAIN, _ZSTD = 0, 1
 
 @dataclass(slots=True)
 class Entry:
-    """Readings and the key to encrypt them with; stored sealed only (`iot_cipher.envelope`)."""
+    """Readings, and the key to encrypt them with. Stored only sealed (`iot_cipher.envelope`)."""
 
     vault_id: bytes
     """16 bytes."""
     salt: bytes
     """16 random bytes that the chunk key was derived with."""
     chunk_key: bytes = field(repr=False)
-    """32 bytes; encrypts, and gives no way back to the vault's data key."""
+    """32 bytes. The vault's data key can't be computed from the chunk key."""
     sealed_at: int
     """Unix milliseconds of the API's clock."""
     readings: ReadingColumns = field(repr=False)
 
     def encode(self) -> bytes:
-        """The entry as bytes, in format 1."""
+        """Return the entry as bytes, in format 1."""
         readings = self.readings
         content = b"".join(
             (readings.relative.tobytes(), readings.interrogator.tobytes(), readings.freeform)
@@ -47,26 +47,27 @@ class Entry:
 
 
 def decode_entry(data: bytes) -> Entry:
-    """The entry that `Entry.encode` wrote.
+    """Return the entry that `Entry.encode` wrote.
 
     Raises:
-        FormatError: the bytes are not an entry of a format that is known here.
+        FormatError: the bytes are not an entry in a known format.
     """
     if len(data) < _HEADER.size or data[0] != FORMAT:
-        raise FormatError("queue entry of an unknown format")
+        raise FormatError("the entry has an unknown format")
     _, packing, vault_id, salt, chunk_key, sealed_at, count = _HEADER.unpack_from(data)
     content = data[_HEADER.size :]
     if packing == _ZSTD:
         content = decompress(content, MAX_CONTENT_BYTES)
     elif packing != _PLAIN:
-        raise FormatError("queue entry is packed in an unknown way")
+        raise FormatError("the entry has an unknown compression")
     column = 8 * count
     if len(content) < 2 * column:
-        raise FormatError("queue entry is cut short")
+        raise FormatError("the entry is truncated")
     readings = ReadingColumns(
         int64s(content[:column]), int64s(content[column : 2 * column]), content[2 * column :]
     )
-    # Checked here, where one entry is set aside: in a segment it would cost all readings beside it.
+    # Checked before the readings get into a segment: here, a bad entry becomes a dead letter. In a
+    # segment, it would make all readings of the segment unreadable.
     if not readings.freeform.isascii() or readings.freeform.count(SEPARATOR) != max(count - 1, 0):
-        raise FormatError("queue entry's columns differ in length, or are not ASCII")
+        raise FormatError("the entry's columns differ in length, or are not ASCII")
     return Entry(vault_id, salt, chunk_key, sealed_at, readings)

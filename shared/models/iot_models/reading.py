@@ -1,4 +1,4 @@
-"""A reading, and many of them as columns: the two forms in which readings travel."""
+"""The two forms of readings: single readings, and columns of many readings."""
 
 import sys
 from array import array
@@ -9,49 +9,49 @@ from functools import lru_cache
 import msgspec
 
 if sys.byteorder != "little":
-    raise ImportError("the stored formats are written on little-endian machines only")
+    raise ImportError("only little-endian machines can write the stored formats")
 
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 MISSING_TIME = -1
-"""What a time is when the sender left it out."""
+"""Stored for a time that the sender left out."""
 
 SEPARATOR = b"\0"
-"""Stands between the `freeform` texts of a batch: valid JSON never holds this byte."""
+"""Separates the `freeform` texts of a batch. Valid JSON never contains this byte."""
 
 
 class Reading(msgspec.Struct, gc=False):
-    """A reading as it is given back, its fields in the order in which clients get them."""
+    """A reading as clients get it. The order of the fields is the order in the answer."""
 
     absolute_timestamp: str
-    """When it was received: `YYYY-MM-DD HH:MM:SS`, UTC."""
+    """Time of receipt: `YYYY-MM-DD HH:MM:SS`, UTC."""
     freeform: str
-    """The JSON text of what was sent, in ASCII."""
+    """The JSON text that the device sent, in ASCII."""
     id: int
-    """Unique, never changes, below 2**53; grows in the order of receipt."""
+    """Unique, never changes, below 2**53. The ids of a vault rise in the order of receipt."""
     interrogator_timestamp: int
-    """Microseconds, as the sender's interrogator tells them."""
+    """Interrogator timestamp, in µs."""
     relative_timestamp: int
-    """Microseconds since the sender started."""
+    """Relative timestamp, in µs since the device started."""
 
 
 def int64s(values: "list[int] | bytes" = b"") -> "array[int]":
-    """An array of 64-bit integers from a list, or from little-endian bytes.
+    """Return an array of 64-bit integers from a list, or from little-endian bytes.
 
     Raises:
-        TypeError, OverflowError: a value is no integer of 64 bits.
-        ValueError: the bytes are no whole number of integers.
+        TypeError, OverflowError: a value is not an integer of 64 bits.
+        ValueError: the number of bytes is not a multiple of 8.
     """
     return array("q", values)
 
 
 @dataclass(slots=True)
 class ReadingColumns:
-    """Readings of one vault in the order of their arrival; all columns are of one length."""
+    """Readings of one vault in the order of receipt, as columns of equal length."""
 
     relative: "array[int]" = field(default_factory=int64s, repr=False)
     interrogator: "array[int]" = field(default_factory=int64s, repr=False)
     freeform: bytes = field(default=b"", repr=False)
-    """The JSON texts with `SEPARATOR` between them."""
+    """The JSON texts, separated by `SEPARATOR`."""
 
     def __len__(self) -> int:
         return len(self.relative)
@@ -59,5 +59,5 @@ class ReadingColumns:
 
 @lru_cache(maxsize=4096)
 def absolute_timestamp(seconds: int) -> str:
-    """Unix `seconds` as clients get them: `YYYY-MM-DD HH:MM:SS`, UTC."""
+    """Return Unix `seconds` in the form for clients: `YYYY-MM-DD HH:MM:SS`, UTC."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")

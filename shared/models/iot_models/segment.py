@@ -1,11 +1,15 @@
 """The segment: readings of one vault as compressed columns, the unit that is encrypted and stored.
 
-The columns, in the order of (interrogator timestamp, id): when each was received (as runs, for
-a request's readings share it), ids, relative and interrogator timestamps (as differences, their
-bytes transposed, for zstd finds little in plain 64-bit numbers), and the `freeform` texts.
+The readings are ordered by (interrogator timestamp, id). The columns are:
 
-A drain's segment has ids at even distances, so that it need not hold them. One that was merged of
-others has not: it holds ids and times of receipt as differences, too.
+- times of receipt, as runs, because the readings of a request share their time of receipt
+- relative and interrogator timestamps, as differences with transposed bytes, because zstd
+  compresses plain 64-bit numbers badly
+- the `freeform` texts
+
+The ids in a drain's segment are `ID_STRIDE` apart, so they are not stored. Out-of-order readings
+need a column with their places in the order of receipt. A merged segment has ids and times of
+receipt as differences, too.
 """
 
 import struct
@@ -22,7 +26,7 @@ from .reading import SEPARATOR, Reading, ReadingColumns, absolute_timestamp, int
 
 FORMAT = 1
 ID_STRIDE = 256
-"""Ids of one shard are this far apart: their remainder is the shard, so no two shards' meet."""
+"""Distance of the ids of a shard. The remainder is the shard, so no id is in two shards."""
 MAX_CONTENT_BYTES = 2**31
 
 _BOUNDS = struct.Struct("<9qI")
@@ -30,8 +34,8 @@ _COUNTS = struct.Struct("<BII")
 _RUN = struct.Struct("<qI")
 _RAW, _DELTA = b"\0", b"\1"
 _ARRIVAL, _SORTED, _MERGED, _MERGED_ALONE = 0, 1, 2, 3
-"""Order of the readings, and how a segment came to be. `_MERGED` and `_MERGED_ALONE` differ in this
-only: the key of a `_MERGED` segment may open others, too."""
+"""Forms of the content: in the order of receipt; sorted; merged, and the key may open other
+segments; merged, with a key of its own."""
 _MERGED_COLUMNS = 4
 _RUN_CHARACTERS = 2**17
 _CHECKED_BYTES = 2**16
@@ -39,10 +43,10 @@ _CHECKED_BYTES = 2**16
 
 @dataclass(frozen=True, slots=True)
 class SegmentBounds:
-    """What is known of a segment without opening it: ids, times and count (all inclusive).
+    """What the database knows about an encrypted segment: its lowest and highest ids and times.
 
-    Of ids they are the lowest and the highest: between them may be those of other segments.
-    Receipt is in Unix milliseconds, the other times in microseconds of the sender's.
+    All bounds are inclusive. Ids in between may belong to other segments. Times of receipt are in
+    Unix milliseconds, the other times in µs of the device's clock.
     """
 
     first_id: int
@@ -57,7 +61,7 @@ class SegmentBounds:
     count: int
 
     def to_bytes(self) -> bytes:
-        """For binding to the ciphertext as associated data."""
+        """Return the bounds as bytes, the associated data of the ciphertext."""
         return _BOUNDS.pack(
             self.first_id, self.last_id, self.received_min, self.received_max,
             self.relative_min, self.relative_max, self.interrogator_min, self.interrogator_max,
@@ -66,22 +70,23 @@ class SegmentBounds:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "SegmentBounds":
-        """The bounds that `to_bytes` wrote. Raises `FormatError` for other bytes."""
+        """Return the bounds that `to_bytes` wrote. Raises `FormatError` for other bytes."""
         try:
             return cls(*_BOUNDS.unpack(data))
         except struct.error:
-            raise FormatError("segment's bounds have another length") from None
+            raise FormatError("the segment's bounds have a wrong length") from None
 
 
 def encode_segment(
     batches: Sequence[tuple[int, ReadingColumns]], first_id: int, shard: int
 ) -> tuple[SegmentBounds, bytes]:
-    """Make one segment of `batches`, pairs of (received, readings) in the order of arrival.
+    """Return the bounds and the content of a segment with the readings of `batches`.
 
-    Ids are `first_id`, `first_id + ID_STRIDE`, ... in that order. There is at least one reading.
+    A batch is (time of receipt, readings). The batches are in the order of receipt, and there is at
+    least one reading. Ids are `first_id`, `first_id + ID_STRIDE`, ... in this order.
 
     Raises:
-        FormatError: the columns differ in length; such a segment could never be read again.
+        FormatError: the columns differ in length. Such a segment could never be decoded.
     """
     batches = [(received, readings) for received, readings in batches if len(readings)]
     relative, interrogator = array("q"), array("q")
@@ -92,7 +97,7 @@ def encode_segment(
     runs = [(received, len(readings)) for received, readings in batches]
     count = len(relative)
     if not count == len(interrogator) == freeform.count(SEPARATOR) + 1:
-        raise FormatError("segment's columns differ in length")
+        raise FormatError("the segment's columns differ in length")
     bounds = SegmentBounds(
         first_id, first_id + (count - 1) * ID_STRIDE,
         min(received for received, _ in runs), max(received for received, _ in runs),
@@ -116,7 +121,7 @@ def encode_segment(
 
 
 def _order(interrogator: "array[int]") -> list[int] | None:
-    """The positions in the order of time, then arrival; None when they are in it already."""
+    """Return the positions, sorted by (interrogator timestamp, id); None if already sorted."""
     if all(starmap(le, pairwise(interrogator))):
         return None
     return sorted(range(len(interrogator)), key=interrogator.__getitem__)
@@ -127,14 +132,14 @@ def _pack(column: "array[int]") -> bytes:
         deltas = array("q", column[:1])
         deltas.extend(map(sub, column[1:], column))
         how, data = _DELTA, deltas.tobytes()
-    except OverflowError:  # two neighbours more than 63 bits apart
+    except OverflowError:  # a difference does not fit in 64 bits
         how, data = _RAW, column.tobytes()
     return how + b"".join(data[i::8] for i in range(8))
 
 
 def _unpack(data: bytes) -> Iterable[int]:
     if data[:1] not in {_RAW, _DELTA}:
-        raise FormatError("segment has a column of an unknown form")
+        raise FormatError("a column of the segment has an unknown form")
     count = (len(data) - 1) // 8
     planes = bytearray(8 * count)
     for i in range(8):
@@ -144,14 +149,14 @@ def _unpack(data: bytes) -> Iterable[int]:
 
 
 class Texts(Sequence[str]):
-    """A segment's texts, decoded when they are asked for.
+    """The `freeform` texts of a segment, decoded on access.
 
-    They are kept as the bytes of the segment's content: of a large segment, a copy as `str` would
-    double the memory. Slices have a step of 1.
+    Until then they are a part of the segment's content: a copy as `str` would double the memory of
+    a large segment. Slices must have a step of 1.
     """
 
     def __init__(self, content: bytes, start: int = 0) -> None:
-        """`content` holds the texts, in ASCII, from `start` on, with `SEPARATOR` between them."""
+        """`content` has the texts from `start` on, in ASCII, separated by `SEPARATOR`."""
         self._content = content
         self._start = start
         self._count = content.count(SEPARATOR, start) + 1
@@ -182,12 +187,13 @@ class Texts(Sequence[str]):
 
     @property
     def size(self) -> int:
-        """Characters of all texts together, about."""
+        """Approximate number of characters of all texts."""
         return len(self._content) - self._start
 
     def runs(self, size: int, skip: int = 0) -> Iterator[list[str]]:
-        """One text after another in lists of about `size` characters, without the first `skip`:
-        what is small enough for the processor's cache is decoded in less than half of the time.
+        """Yield all texts but the first `skip`, in lists of about `size` characters.
+
+        Decoding pieces that fit the CPU's cache takes less than half of the time.
         """
         start, content = self._start, self._content
         for _ in range(skip):
@@ -199,8 +205,9 @@ class Texts(Sequence[str]):
             start = end + 1
 
     def runs_from_end(self, size: int, skip: int = 0) -> Iterator[list[str]]:
-        """As `runs`, but the last list comes first, and the last `skip` texts are left out. Within
-        a list the texts are in order.
+        """As `runs`, but from the end: the last list comes first, without the last `skip` texts.
+
+        Within a list, the texts are in order.
         """
         content, end = self._content, len(self._content)
         for _ in range(skip):
@@ -223,7 +230,7 @@ class Texts(Sequence[str]):
 
 @dataclass(slots=True)
 class SegmentColumns:
-    """An opened segment: columns of one length, in the order of (interrogator, id)."""
+    """A decoded segment: columns of equal length, ordered by (interrogator timestamp, id)."""
 
     ids: Sequence[int]
     received: Sequence[int]
@@ -233,9 +240,9 @@ class SegmentColumns:
     freeform: Sequence[str]
 
     def readings(self) -> list[Reading]:
-        """The readings, in the same order."""
-        # Readings of one request have one time of receipt: few stamps serve many.
-        stamps = {each: absolute_timestamp(each // 1000) for each in set(self.received)}
+        """Return the readings, in the same order."""
+        # The readings of a request share their time of receipt, so there are few distinct ones.
+        stamps = {moment: absolute_timestamp(moment // 1000) for moment in set(self.received)}
         return list(
             map(
                 Reading,
@@ -247,26 +254,27 @@ class SegmentColumns:
             )
         )
 
-    def cut(self, part: slice) -> "SegmentColumns":
-        """Those of some places."""
+    def cut(self, places: slice) -> "SegmentColumns":
+        """Return the columns of a slice of the readings."""
         return SegmentColumns(
-            self.ids[part],
-            self.received[part],
-            self.relative[part],
-            self.interrogator[part],
-            self.freeform[part],
+            self.ids[places],
+            self.received[places],
+            self.relative[places],
+            self.interrogator[places],
+            self.freeform[places],
         )
 
 
 def encode_merged(
     columns: SegmentColumns, shard: int, *, key_shared: bool = False
 ) -> tuple[SegmentBounds, bytes]:
-    """Make one segment of readings that have their ids already, in the order of (interrogator, id).
+    """Return the bounds and the content of a merged segment.
 
-    There is at least one reading. `key_shared`: its key is going to encrypt other segments, too.
+    The readings have ids, are ordered by (interrogator timestamp, id), and there is at least one.
+    `key_shared`: the segment's key encrypts other segments too.
 
     Raises:
-        FormatError: the columns differ in length; such a segment could never be read again.
+        FormatError: the columns differ in length. Such a segment could never be decoded.
     """
     ids, received = int64s(list(columns.ids)), int64s(list(columns.received))
     relative, interrogator = int64s(list(columns.relative)), int64s(list(columns.interrogator))
@@ -274,7 +282,7 @@ def encode_merged(
     count = len(ids)
     lengths = {len(received), len(relative), len(interrogator), freeform.count(SEPARATOR) + 1}
     if lengths != {count}:
-        raise FormatError("segment's columns differ in length")
+        raise FormatError("the segment's columns differ in length")
     bounds = SegmentBounds(
         min(ids), max(ids), min(received), max(received), min(relative), max(relative),
         interrogator[0], interrogator[-1], shard, count,
@@ -285,38 +293,40 @@ def encode_merged(
 
 
 def may_share_key(data: bytes) -> bool:
-    """Whether the key of a segment may open other segments, too: older versions merged segments
-    under one key. Only the first bytes are decompressed.
+    """Return whether the key of a segment may open other segments too.
+
+    Older versions encrypted all segments of a merge with one key. Only the first bytes of the
+    content are decompressed.
 
     Raises:
         FormatError: the content is not a segment.
     """
     head = decompress_head(data, _COUNTS.size)
     if len(head) < _COUNTS.size or head[0] not in {_ARRIVAL, _SORTED, _MERGED, _MERGED_ALONE}:
-        raise FormatError("segment is cut short or of an unknown order")
+        raise FormatError("the segment is truncated or has an unknown form")
     return head[0] == _MERGED
 
 
 def decode_segment(bounds: SegmentBounds, data: bytes) -> SegmentColumns:
-    """Open what `encode_segment` or `encode_merged` made.
+    """Return the columns of a segment that `encode_segment` or `encode_merged` wrote.
 
     Raises:
         FormatError: the content is not a segment with these bounds.
     """
     content = decompress(data, MAX_CONTENT_BYTES)
     if len(content) < _COUNTS.size:
-        raise FormatError("segment is cut short")
+        raise FormatError("the segment is truncated")
     order, count, run_count = _COUNTS.unpack_from(content)
     if order in {_MERGED, _MERGED_ALONE} and count == bounds.count:
         return _decode_merged(content, count)
     if count != bounds.count or bounds.last_id != bounds.first_id + (count - 1) * ID_STRIDE:
-        raise FormatError("segment doesn't hold what its bounds say")
+        raise FormatError("the segment's content does not match its bounds")
     runs_end = _COUNTS.size + _RUN.size * run_count
     offsets_end = runs_end + (4 * count if order == _SORTED else 0)
     width = 1 + 8 * count
     texts_start = offsets_end + 2 * width
     if order not in {_ARRIVAL, _SORTED} or len(content) < texts_start:
-        raise FormatError("segment is cut short or of an unknown order")
+        raise FormatError("the segment is truncated or has an unknown form")
     received = _received(content[_COUNTS.size : runs_end], count)
     ids: Sequence[int] = range(bounds.first_id, bounds.last_id + 1, ID_STRIDE)
     if order == _SORTED:
@@ -327,7 +337,7 @@ def decode_segment(bounds: SegmentBounds, data: bytes) -> SegmentColumns:
     interrogator = list(_unpack(content[offsets_end + width : texts_start]))
     freeform = _texts(content, texts_start)
     if len(freeform) != count:
-        raise FormatError("segment's columns differ in length")
+        raise FormatError("the segment's columns differ in length")
     return SegmentColumns(ids, received, relative, interrogator, freeform)
 
 
@@ -335,20 +345,21 @@ def _decode_merged(content: bytes, count: int) -> SegmentColumns:
     width = 1 + 8 * count
     starts = [_COUNTS.size + number * width for number in range(_MERGED_COLUMNS + 1)]
     if len(content) < starts[-1]:
-        raise FormatError("segment is cut short")
+        raise FormatError("the segment is truncated")
     ids, received, relative, interrogator = (
         list(_unpack(content[start : start + width])) for start in starts[:-1]
     )
     freeform = _texts(content, starts[-1])
     if len(freeform) != count:
-        raise FormatError("segment's columns differ in length")
+        raise FormatError("the segment's columns differ in length")
     return SegmentColumns(ids, received, relative, interrogator, freeform)
 
 
 def _received(data: bytes, count: int) -> list[int]:
     runs = list(_RUN.iter_unpack(data))
-    if sum(length for _, length in runs) != count:  # before memory is set aside for them
-        raise FormatError("segment's columns differ in length")
+    # Checked before memory for the column is allocated: a run may claim four billion readings.
+    if sum(length for _, length in runs) != count:
+        raise FormatError("the segment's columns differ in length")
     received: list[int] = []
     for moment, length in runs:
         received += [moment] * length
@@ -358,13 +369,13 @@ def _received(data: bytes, count: int) -> list[int]:
 def _positions(data: bytes) -> "array[int]":
     positions = array("I", data)
     if max(positions, default=-1) >= len(positions):
-        raise FormatError("segment's order names a reading that is not there")
+        raise FormatError("the segment's order has a position beyond its readings")
     return positions
 
 
 def _texts(content: bytes, start: int) -> Texts:
-    # Piece by piece: a copy of all texts of a large segment would double its memory.
+    # In pieces: a slice with all texts of a large segment would double its memory.
     pieces = range(start, len(content), _CHECKED_BYTES)
     if not all(content[piece : piece + _CHECKED_BYTES].isascii() for piece in pieces):
-        raise FormatError("segment's texts are not ASCII")
+        raise FormatError("the segment's texts are not ASCII")
     return Texts(content, start)

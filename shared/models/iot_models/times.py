@@ -1,4 +1,4 @@
-"""The forms in which the old clients send times, read into whole microseconds."""
+"""Parse times in the forms of old clients into whole microseconds."""
 
 import math
 import re
@@ -7,20 +7,19 @@ from decimal import Decimal
 
 from .reading import INT64_MAX, INT64_MIN
 
-# Possessive: what is no number is refused in one pass, however many digits it has.
+# Possessive quantifiers: a text that is not a number is refused in one pass, without backtracking.
 _NUMBER = re.compile(r"([+-]?(?:\d++(?:\.\d*+)?|\.\d++))(?:[eE]([+-]?)(\d++))?", re.ASCII)
-_MOST_EXPONENT_DIGITS = 9
-"""No request has so many digits that an exponent of ten digits matters more than one of nine."""
+_MAX_EXPONENT_DIGITS = 9
+"""Longer exponents count as 999,999,999: no request has enough digits to make a difference."""
 _US_DATE = re.compile(
     r"(1[0-2]|0?[1-9])/(3[01]|[12]\d|[0 ]?[1-9])/(\d{4})"
     r"\s+(1[0-2]|0?[1-9]):([0-5]?\d):([0-5]?\d|60)(?:\.(\d{1,6})\d*)?\s+([ap])m",
     re.IGNORECASE,
 )
-"""What `strptime` takes as `%m/%d/%Y %I:%M:%S.%f %p`, with or without the fraction, which may have
-more digits than microseconds. A request may hold 100,000 dates, and `strptime` takes five times as
-long."""
+"""The dates that `strptime` accepts as `%m/%d/%Y %I:%M:%S.%f %p`, also without a fraction, or with
+more than six digits. `strptime` is five times slower, and a request may have 100,000 dates."""
 _SECOND = slice(len("2016-12-31T23:59:"), len("2016-12-31T23:59:60"))
-"""Where seconds stand in RFC 3339."""
+"""Position of the seconds in RFC 3339."""
 _LEAP = "60"
 _SECONDS_PER_DAY = 86_400
 _NO_DATE = "is neither a number nor a date"
@@ -29,9 +28,9 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def parse_time(value: int | float | str) -> int:
-    """Microseconds from an integer, a number with a fraction (cut off), or either as a string.
+    """Return microseconds from a number, or from a string with a number. Fractions are cut off.
 
-    A string is exact to its last digit. A float may have lost digits: pass what was written.
+    A string is parsed exactly. A float may have lost digits: pass the original text instead.
 
     Raises:
         ValueError: not a number, or beyond 64 bits; the message says which.
@@ -52,11 +51,11 @@ def parse_time(value: int | float | str) -> int:
 
 
 def parse_time_or_date(value: int | float | str) -> int:
-    """Like `parse_time`; a string may be a date too, then it is microseconds since 1970 (UTC).
+    """As `parse_time`, but a string may also be a date; return its microseconds since 1970 (UTC).
 
-    Dates are `3/18/2014 10:59:19.123456 AM` (UTC), as the old clients write them, and RFC 3339.
-    Digits beyond microseconds are cut off. A leap second (`23:59:60`) is the first second of the
-    next day, as in POSIX time, which does not count leap seconds.
+    Dates are RFC 3339, or `3/18/2014 10:59:19.123456 AM` (UTC), the form of old clients. Digits
+    beyond microseconds are cut off. A leap second (`23:59:60`) is the first second of the next day,
+    as in POSIX time, which does not count leap seconds.
 
     Raises:
         ValueError: neither a number nor a date, or beyond 64 bits.
@@ -69,12 +68,12 @@ def parse_time_or_date(value: int | float | str) -> int:
 
 
 def _whole(match: re.Match[str]) -> int:
-    """The whole part of a number that `_NUMBER` matches."""
+    """Return the integer part of a match of `_NUMBER`."""
     mantissa, sign, exponent = match.groups(default="")
     exponent = exponent.lstrip("0")
-    if len(exponent) > _MOST_EXPONENT_DIGITS:
-        exponent = "9" * _MOST_EXPONENT_DIGITS
-    # Exact, and compared before it becomes a whole number of any length.
+    if len(exponent) > _MAX_EXPONENT_DIGITS:
+        exponent = "9" * _MAX_EXPONENT_DIGITS
+    # Decimal is exact. Compare before converting: 1e999999999 would become a huge integer.
     number = Decimal(f"{mantissa}e{sign}{exponent or 0}")
     if not _TOO_LOW < number < _TOO_HIGH:
         raise ValueError("is beyond 64 bits")
@@ -99,14 +98,14 @@ def _parse_date(text: str) -> int:
 
 
 def _iso_date(text: str) -> datetime:
-    """The date, or the second before a leap second."""
+    """Return the date, or for a leap second the second before it."""
     if text[_SECOND] == _LEAP:
         text = text[: _SECOND.start] + "59" + text[_SECOND.stop :]
     return datetime.fromisoformat(text.upper())
 
 
 def _us_date(match: re.Match[str]) -> datetime:
-    """The date, or the second before a leap second."""
+    """Return the date, or for a leap second the second before it."""
     month, day, year, hour, minute, second, fraction, half = match.groups(default="")
     hours = int(hour) % 12 + (12 if half in "pP" else 0)
     seconds = min(int(second), 59)

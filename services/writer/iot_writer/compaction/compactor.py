@@ -111,7 +111,7 @@ def _decrypt_all(
                 continue
             columns = decode_segment(bounds, content)
         except (DecryptionError, FormatError):
-            _log.error("can't decrypt segment %s/%d: not merged", vault_id, bounds.first_id)
+            _log.error("segment %s/%d can't be opened: not merged", vault_id, bounds.first_id)
             damaged += 1
             continue
         size += unpacked

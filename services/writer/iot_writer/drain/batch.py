@@ -1,10 +1,11 @@
-"""A batch: what one drain took from the stream of a shard, and what becomes of it."""
+"""A batch: the entries that one drain takes from the stream of a shard."""
 
 import logging
 import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from iot_cipher.envelope import OpenedEntry
 from iot_cipher.sealed_segment import SealedSegment
@@ -12,6 +13,7 @@ from iot_models import metrics
 from iot_models.entry import Entry
 from iot_stores import ledger
 from iot_stores.ledger import Offset, SessionNumbers
+from iot_stores.months import month_begin
 from iot_stores.stream_entries import HeldEntry, ShardProgress, WaitingEntry, stream_order
 
 from .segment_builder import Arrival, build_segments
@@ -19,45 +21,75 @@ from .segment_builder import Arrival, build_segments
 _log = logging.getLogger(__name__)
 
 
+class BatchEntry(NamedTuple):
+    """An entry of a batch in its three forms: in the stream, unsealed, decoded."""
+
+    waiting: WaitingEntry
+    opened: OpenedEntry
+    entry: Entry
+
+
 @dataclass(slots=True)
 class Batch:
-    """What one drain took from the stream of a shard."""
+    """The entries that one drain takes from the stream of a shard."""
 
     shard: int
     taken: list[WaitingEntry] = field(default_factory=list)
-    opened: list[tuple[WaitingEntry, OpenedEntry, Entry]] = field(default_factory=list)
-    """By the time of receipt."""
-    began: float = field(default_factory=time.monotonic)
+    """All entries, in the order of the stream. A finished drain removes all of them."""
+    opened: list[BatchEntry] = field(default_factory=list)
+    """The entries to store, by time of receipt. Dead letters are left out."""
+    started_at: float = field(default_factory=time.monotonic)
+
+    def sessions(self) -> set[ledger.SessionOf]:
+        """Return the sessions of the entries to store."""
+        return {(self.shard, opened.session) for _, opened, _ in self.opened}
+
+    def months(self) -> set[int]:
+        """Return the begins of the months in which the entries to store were received."""
+        if not self.opened:
+            return set()
+        # The entries are ordered by time of receipt, and nearly always all are of one month.
+        ends = {month_begin(self.opened[end].waiting.received) for end in (0, -1)}
+        if len(ends) == 1:
+            return ends
+        return {month_begin(waiting.received) for waiting, _, _ in self.opened}
 
     def vaults(self) -> set[uuid.UUID]:
-        """Whose readings they are."""
+        """Return the vaults of the entries to store."""
         return {uuid.UUID(bytes=entry.vault_id) for _, _, entry in self.opened}
 
 
 @dataclass(slots=True)
 class StoredBatch:
-    """What one drain committed of a shard."""
+    """A batch that was stored in Postgres."""
 
     batch: Batch
     before: Offset
+    """The shard's state in the ledger before the drain."""
     after: Offset
+    """The shard's state in the ledger after the drain; equal to `before` if nothing was new."""
     segments: list[SealedSegment]
     repeated: int
+    """Number of entries that were stored by an earlier drain."""
     held: list[HeldEntry]
+    """Entries that are held, because Postgres lacks their vaults."""
 
 
 def build_batch(
     batch: Batch,
     before: Offset,
     sessions: dict[ledger.SessionOf, SessionNumbers],
-    lacking: set[uuid.UUID],
+    missing_vaults: set[uuid.UUID],
 ) -> StoredBatch:
-    """The segments of what is new in a batch, and what is held; both are noted in its sessions."""
-    shard, absent = batch.shard, {vault_id.bytes for vault_id in lacking}
+    """Build the segments of a batch's new entries, and mark these entries in `sessions`.
+
+    `before` is the shard's state in the ledger. Entries of missing vaults are held instead.
+    """
+    shard, missing = batch.shard, {vault_id.bytes for vault_id in missing_vaults}
     arrivals, held = [], []
     for waiting, opened, entry in batch.opened:
         numbers = sessions[shard, opened.session]
-        if entry.vault_id in absent:
+        if entry.vault_id in missing:
             if numbers.mark_missing(opened.number):
                 held.append(HeldEntry(waiting, entry.vault_id))
         elif numbers.mark_stored(opened.number):
@@ -66,29 +98,30 @@ def build_batch(
     if not arrivals and not held:
         return StoredBatch(batch, before, before, [], repeated, [])
     segments, next_id = build_segments(arrivals, shard=shard, next_id=before.next_id)
-    # Ids rise within a stream: impossible ones are at its end.
-    last = next(each for each in reversed(batch.taken) if each.has_valid_time)
-    received_max = max(before.received_max, batch.opened[-1][0].received)
+    # A planted id beyond the year 9999 must not become the shard's position: ids rise within a
+    # stream, so all later positions would be beyond it too. Such ids are at the end of the stream.
+    last = next(waiting for waiting in reversed(batch.taken) if waiting.has_valid_time)
+    received_max = max(before.received_max, batch.opened[-1].waiting.received)
     after = Offset(last.entry_id.decode(), received_max, next_id)
     return StoredBatch(batch, before, after, segments, repeated, held)
 
 
 def skip_given_ids(
-    offsets: dict[int, Offset], given: Mapping[int, ShardProgress]
+    offsets: dict[int, Offset], progress: Mapping[int, ShardProgress]
 ) -> dict[int, Offset]:
-    """Where shards stand, their next ids past all that were given.
+    """Return the states of shards, with next ids above all ids that Redis knows.
 
-    A Postgres that was restored, or a replica that took over and lacks the newest transactions,
-    would give ids again that the hot window and clients know.
+    If Postgres was restored, or failed over to a replica without the newest transactions, its next
+    ids are too low: readings would get ids that are in the hot window and known to clients.
     """
     for shard, offset in offsets.items():
-        position, next_id = given[shard].position, given[shard].next_id
+        position, next_id = progress[shard].position, progress[shard].next_id
         if position is not None and stream_order(offset.position) < stream_order(position):
             metrics.counter("iot_ledger_behind_total").inc()
             _log.error(
-                "Postgres has shard %d as of %s, it was drained to %s: Postgres was restored, or a "
-                "replica took over that lacked the newest transactions. What was stored in between "
-                "is lost; see docs/reliability.md, After a restore",
+                "Postgres has shard %d at position %s, but it was drained to %s: Postgres was "
+                "restored, or failed over to a replica without the newest transactions. Readings "
+                "stored in between are lost; see docs/reliability.md, After a restore",
                 shard,
                 offset.position,
                 position,

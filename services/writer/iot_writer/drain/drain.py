@@ -1,18 +1,33 @@
-"""The drain: takes what waits in the streams of shards and makes it history, exactly once."""
+"""The drain: store the waiting entries of shards in Postgres, exactly once.
+
+A drain has four steps. If the writer is killed between two steps, the next drain of the shard, by
+any writer, finishes the work:
+
+1. Read the oldest entries of the streams and open them. Entries that can't be opened are copied to
+   the dead letters. Killed here: nothing is stored, and the copy is not repeated.
+2. In one transaction of Postgres: lock the shards in the ledger, skip entries that the ledger has,
+   insert the segments, write the ledger. Killed here: Postgres rolls back all of it.
+3. Add the segments to the hot window. Killed before: the entries are still in the stream. The next
+   drain finds them in the ledger, stores nothing, and lets the hot window start after the gap.
+4. Remove the entries from their streams. Killed before: as in step 3.
+
+Step 4 is last, because it deletes the only other copy of the readings, tells clients that wait for
+`ack=stored`, and moves the position that a read requires of the hot window.
+"""
 
 import logging
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 import psycopg
 from redis.exceptions import RedisError
 
-from iot_cipher.envelope import OpenedEntry, Opener
+from iot_cipher.envelope import Opener
 from iot_models import metrics, names
-from iot_models.entry import Entry, decode_entry
+from iot_models.entry import decode_entry
 from iot_models.errors import IotError
 from iot_stores import history, ledger
 from iot_stores.audit import AuditLog
@@ -20,63 +35,66 @@ from iot_stores.backlog import Backlog
 from iot_stores.dead_letters import DeadLetters
 from iot_stores.forgotten import REASON, DatedEntry, find_forgotten
 from iot_stores.hot_window import DrainedShard, HotWindow
-from iot_stores.months import month_begin
 from iot_stores.postgres import Connection
 from iot_stores.store_states import report
 from iot_stores.stream_entries import HeldEntry, Removal, WaitingEntry
 from iot_writer.maintenance.partitions import ensure_partition
 
-from .batch import Batch, StoredBatch, build_batch, skip_given_ids
+from .batch import Batch, BatchEntry, StoredBatch, build_batch, skip_given_ids
 
 DRAIN_BYTES = 4 * 2**20
-"""Sealed bytes one drain takes, about."""
+"""Approximate sealed bytes of a drain."""
 DRAIN_CONTENT_BYTES = 16 * 2**20
-"""Unpacked bytes of readings one drain takes, about: bounds the writer's memory."""
+"""Approximate decompressed bytes of a drain; bounds the writer's memory."""
 HOT_WINDOW_PAUSE_SECONDS = 10.0
-"""A hot window on a Redis of its own that fails is left alone for so long: one that doesn't answer
-costs seconds each time, in which the backlog grows."""
-_MOST_LACKING = 10_000
+"""Pause after an error of a hot window in its own Redis. A Redis that does not answer costs a
+timeout of seconds each time, while the backlog grows."""
+_MAX_MISSING_VAULTS = 10_000
+"""Maximum size of the set of vaults that were logged as missing."""
 MANY_MISSING = 1000
-"""Missing numbers from which a session should end: each drain reads and writes all of them."""
+"""With more missing numbers, a session should end: each drain reads and writes all of them."""
 RENEWAL_SECONDS = 10.0
-"""A writer asks for new sessions this often at most."""
+"""Shortest time between two requests of a writer for new sessions."""
 
 _REFUSED = (psycopg.DataError, psycopg.IntegrityError)
-"""What Postgres says of values that it will not take, ever."""
+"""Errors for values that Postgres will never accept."""
 
 _log = logging.getLogger(__name__)
 
 
 class DrainOutcome(StrEnum):
-    """How a drain ended."""
+    """How a drain of one shard ended."""
 
     STORED = "stored"
     REPEATED = "repeated"
+    """All entries were stored by an earlier drain."""
     EMPTY = "empty"
+    """No entry waited."""
     BUSY = "busy"
+    """Another writer drains the shard."""
     HELD = "held"
-    """Postgres does not have the vaults of the entries."""
+    """Postgres lacks the vaults of all new entries."""
 
 
 class EntryTooOldError(IotError):
-    """The entry was sealed too long ago to tell whether it is stored."""
+    """The entry is too old to tell whether it is stored."""
 
 
 class ImpossibleTimeError(IotError):
-    """The entry's id is no time at which it can have been received."""
+    """The entry's id is not a possible time of receipt."""
 
 
 @dataclass(slots=True)
 class DrainResult:
-    """What became of shards."""
+    """How a drain ended for each of its shards."""
 
     outcomes: dict[int, DrainOutcome] = field(default_factory=dict)
     left: list[int] = field(default_factory=list)
-    """In which entries wait still."""
+    """Shards in which entries still wait."""
 
 
 class Drain:
-    """Drains shards, as many in one transaction as there is enough for."""
+    """Drains shards, several in one transaction."""
 
     def __init__(
         self,
@@ -89,14 +107,14 @@ class Drain:
         shards: int,
         hot_window_pause: float = 0.0,
     ) -> None:
-        """`hot_window_pause`: when the hot window fails, drains go without it for so long."""
+        """`hot_window_pause`: seconds without the hot window after the hot window failed."""
         self._hot_window_pause = hot_window_pause
-        self._hot_window_from = 0.0
-        self._renewal_from = 0.0
-        self._lacking: set[uuid.UUID] = set()
-        """Vaults that Postgres lacked when they were met last."""
+        self._hot_window_paused_until = 0.0
+        self._next_renewal_at = 0.0
+        self._logged_vaults: set[uuid.UUID] = set()
+        """Missing vaults that were logged already."""
         self._created: set[int] = set()
-        """Shards that the ledger has, as far as is known."""
+        """Shards whose rows this writer has seen in the ledger."""
         self._backlog = backlog
         self._dead_letters = dead_letters
         self._hot_window = hot_window
@@ -105,61 +123,46 @@ class Drain:
         self._shards = shards
 
     def run(self, connection: Connection, shards: Sequence[int]) -> DrainResult:
-        """Store the oldest entries of some shards, in one transaction.
+        """Store the oldest entries of shards, in one transaction.
 
-        The shards are taken in their order until there is enough for one drain; those that were
-        not come to are handed back to the queue before anything is stored, for another writer may
-        be idle. Of a shard that another writer has, nothing is stored.
+        Reads shard after shard until there is enough for one drain. The other shards go back to
+        the queue. A shard that another writer drains is left alone.
 
-        An entry is removed from its stream only after its readings are committed. Whatever is
-        killed at whatever point, the next drain does the rest and nothing twice: the ledger,
-        written in the transaction of the segments, tells which entries are stored. An entry that
-        can't be opened goes to the dead letters and holds up nothing. An entry whose vault Postgres
-        does not have is held, in the step that removes it from its stream: nobody could ever open
-        what would be stored.
+        A bad entry does not stop the others: an entry that can't be opened, or that Postgres
+        refuses, becomes a dead letter. An entry whose vault Postgres lacks is held.
 
         Raises:
-            psycopg.Error, RedisError: a part is away; what was not stored waits on.
-            UnfitRedisError: Redis is another installation's by now.
+            psycopg.Error, RedisError: a store can't serve; entries that are not stored still wait.
+            UnfitRedisError: Redis now belongs to another installation.
         """
         batches, untouched = self._take(connection, shards)
         if untouched:
+            # Before anything is stored: another writer may be idle.
             self._backlog.enqueue_once([names.drain_job(shard) for shard in untouched])
-        drained = DrainResult({batch.shard: DrainOutcome.EMPTY for batch in batches})
+        result = DrainResult({batch.shard: DrainOutcome.EMPTY for batch in batches})
         batches = [batch for batch in batches if batch.taken]
         if not batches:
-            return drained
-        drained.outcomes |= {batch.shard: DrainOutcome.BUSY for batch in batches}
-        stored = self._store_or_isolate(connection, batches)
-        if not stored:
-            return drained
-        self._warm(stored)
-        left = self._backlog.remove(
-            [
-                Removal(
-                    each.batch.shard,
-                    each.batch.taken[-1],
-                    each.after.position,
-                    each.after.next_id,
-                    each.held,
-                )
-                for each in stored
-            ]
-        )
-        for each, waiting in zip(stored, left, strict=True):
-            drained.outcomes[each.batch.shard] = _outcome(each)
-            if waiting:
-                drained.left.append(each.batch.shard)
-            _count(each)
-        self._tell_of_held([hold for each in stored for hold in each.held])
-        return drained
+            return result
+        result.outcomes |= {batch.shard: DrainOutcome.BUSY for batch in batches}
+        stored_batches = self._store_or_isolate(connection, batches)
+        if not stored_batches:
+            return result
+        self._write_hot_window(stored_batches)
+        left = self._backlog.remove([_removal(stored) for stored in stored_batches])
+        for stored, entries_left in zip(stored_batches, left, strict=True):
+            result.outcomes[stored.batch.shard] = _outcome(stored)
+            if entries_left:
+                result.left.append(stored.batch.shard)
+            _count(stored)
+        self._report_held([held for stored in stored_batches for held in stored.held])
+        return result
 
     def _store_or_isolate(self, connection: Connection, batches: list[Batch]) -> list[StoredBatch]:
-        """Store batches; when Postgres refuses what is in them, all but the refused entries."""
+        """Store batches. If Postgres refuses a value, store all entries but the refused ones."""
         try:
             return self._store(connection, batches)
         except _REFUSED as error:
-            _log.warning("Postgres refuses a batch, trying in parts: %s", error)
+            _log.warning("Postgres refuses a batch; its parts are tried one by one: %s", error)
         if len(batches) > 1:
             return [
                 stored
@@ -169,23 +172,27 @@ class Drain:
         return self._isolate(connection, batches[0])
 
     def _isolate(self, connection: Connection, batch: Batch) -> list[StoredBatch]:
+        """Try each entry of a batch in a transaction that is rolled back, then store the good ones.
+
+        Refused entries become dead letters.
+        """
         refused: list[tuple[WaitingEntry, Exception]] = []
-        for each in batch.opened:
+        for entry in batch.opened:
             try:
                 with connection.transaction(force_rollback=True):
-                    self._store(connection, [Batch(batch.shard, batch.taken, [each])])
-            except _REFUSED as problem:
-                refused.append((each[0], problem))
+                    self._store(connection, [Batch(batch.shard, batch.taken, [entry])])
+            except _REFUSED as error:
+                refused.append((entry.waiting, error))
         bad = {waiting.entry_id for waiting, _ in refused}
-        good = [each for each in batch.opened if each[0].entry_id not in bad]
+        good = [entry for entry in batch.opened if entry.waiting.entry_id not in bad]
         stored = self._store(connection, [Batch(batch.shard, batch.taken, good)])
-        if stored:
+        if stored:  # else another writer has the shard, and isolates the entries
             for waiting, reason in refused:
-                self._bury(connection, batch.shard, waiting, reason)
+                self._set_aside(connection, batch.shard, waiting, reason)
         return stored
 
     def _take(self, connection: Connection, shards: Sequence[int]) -> tuple[list[Batch], list[int]]:
-        """What waits in shards, as much as is enough; and the shards that were not looked at."""
+        """Return the waiting entries of shards, enough for a drain, and the shards not reached."""
         batches: list[Batch] = []
         sealed_bytes, content_bytes = DRAIN_BYTES, DRAIN_CONTENT_BYTES
         for shard in dict.fromkeys(shards):
@@ -199,22 +206,24 @@ class Drain:
                 content_bytes -= self._open(connection, batch, waiting)
                 if content_bytes <= 0:
                     break
-            batch.opened.sort(key=lambda each: each[0].received)  # entries that were held are older
+            # Released entries have kept their time of receipt, and may be older than their place in
+            # the stream.
+            batch.opened.sort(key=lambda entry: entry.waiting.received)
         for batch in batches:
             self._set_aside_forgotten(connection, batch)
         seen = {batch.shard for batch in batches}
         return batches, [shard for shard in dict.fromkeys(shards) if shard not in seen]
 
     def _open(self, connection: Connection, batch: Batch, waiting: WaitingEntry) -> int:
-        """Open an entry into its batch; how many bytes it unpacks to, about."""
+        """Open an entry into its batch. Return its approximate size, decompressed."""
         try:
             _refuse_impossible_time(waiting)
             opened = self._opener.open(batch.shard, waiting.sealed)
             entry = decode_entry(opened.content)
         except IotError as error:
-            self._bury(connection, batch.shard, waiting, error)
+            self._set_aside(connection, batch.shard, waiting, error)
             return 0
-        batch.opened.append((waiting, opened, entry))
+        batch.opened.append(BatchEntry(waiting, opened, entry))
         return len(entry.readings.freeform) + 16 * len(entry.readings)
 
     def _set_aside_forgotten(self, connection: Connection, batch: Batch) -> None:
@@ -231,10 +240,12 @@ class Drain:
             return
         for waiting, _, _ in batch.opened:
             if dated[waiting.entry_id] in forgotten:
-                self._bury(connection, batch.shard, waiting, EntryTooOldError(REASON))
-        batch.opened = [each for each in batch.opened if dated[each[0].entry_id] not in forgotten]
+                self._set_aside(connection, batch.shard, waiting, EntryTooOldError(REASON))
+        batch.opened = [
+            entry for entry in batch.opened if dated[entry.waiting.entry_id] not in forgotten
+        ]
 
-    def _bury(
+    def _set_aside(
         self, connection: Connection, shard: int, waiting: WaitingEntry, error: Exception
     ) -> None:
         if not self._dead_letters.add(shard, waiting, str(error)):
@@ -245,82 +256,108 @@ class Drain:
         self._audit.record(connection, f"{where} was set aside: {error}")
 
     def _store(self, connection: Connection, batches: Sequence[Batch]) -> list[StoredBatch]:
-        """Store what is new in batches, but those of shards that other writers have."""
+        """Store the new entries of batches, except for shards that other writers have locked."""
+        # Partitions and rows of shards are created before the transaction: other writers that
+        # create the same would wait for its end.
         _ensure_partitions(connection, batches)
         wanted = {batch.shard for batch in batches}
-        given = self._backlog.progress(sorted(wanted))
+        # Redis before Postgres: if another writer drains a shard in between, Postgres is ahead of
+        # Redis. In the other order, Postgres would look as if it had lost that drain.
+        progress = self._backlog.progress(sorted(wanted))
         if not wanted <= self._created:
             ledger.create_offsets(connection, wanted)
         with connection.transaction():
-            offsets = skip_given_ids(ledger.lock_offsets(connection, wanted, self._shards), given)
-            # Whichever was not there is created the next time, be it that the database forgot it.
+            locked = ledger.lock_offsets(connection, wanted, self._shards)
+            offsets = skip_given_ids(locked, progress)
+            # Missing rows are created by the next drain, for example after a restore from backup.
             self._created = self._created - wanted | offsets.keys()
             batches = [batch for batch in batches if batch.shard in offsets]
-            sessions, lacking = ledger.load_sessions(
+            # After the locks: from here on, no other writer changes the sessions of these shards.
+            sessions, missing_vaults = ledger.load_sessions(
                 connection,
-                {(each.shard, opened.session) for each in batches for _, opened, _ in each.opened},
+                set().union(*(batch.sessions() for batch in batches)),
                 set().union(*(batch.vaults() for batch in batches)),
             )
-            stored = [
-                build_batch(batch, offsets[batch.shard], sessions, lacking) for batch in batches
+            stored_batches = [
+                build_batch(batch, offsets[batch.shard], sessions, missing_vaults)
+                for batch in batches
             ]
-            moved = {each.batch.shard: each.after for each in stored if each.after != each.before}
-            if moved:
-                history.insert(connection, [one for each in stored for one in each.segments])
-                ledger.save_sessions(
-                    connection,
-                    {of: each for of, each in sessions.items() if of[0] in moved},
-                    max(opened[-1][0].received for opened in _opened(batches)),
-                )
-                ledger.save_offsets(connection, moved, self._shards)
-        if any(len(each.missing) > MANY_MISSING for each in sessions.values()):
+            self._write_postgres(connection, stored_batches, sessions)
+        if any(len(numbers.missing) > MANY_MISSING for numbers in sessions.values()):
             self._ask_for_new_sessions()
-        return stored
+        return stored_batches
+
+    def _write_postgres(
+        self,
+        connection: Connection,
+        stored_batches: Sequence[StoredBatch],
+        sessions: Mapping[ledger.SessionOf, ledger.SessionNumbers],
+    ) -> None:
+        changed = [stored for stored in stored_batches if stored.after != stored.before]
+        if not changed:
+            return
+        offsets = {stored.batch.shard: stored.after for stored in changed}
+        history.insert(connection, [segment for stored in changed for segment in stored.segments])
+        ledger.save_sessions(
+            connection,
+            {of: numbers for of, numbers in sessions.items() if of[0] in offsets},
+            max(stored.batch.opened[-1].waiting.received for stored in changed),
+        )
+        ledger.save_offsets(connection, offsets, self._shards)
 
     def _ask_for_new_sessions(self) -> None:
-        """After a restore of Postgres, sessions lack what was stored since the backup."""
-        if time.monotonic() < self._renewal_from:
-            return
-        self._renewal_from = time.monotonic() + RENEWAL_SECONDS
-        self._backlog.ask_for_new_sessions()
-        _log.warning("sessions lack many numbers in the ledger: API processes begin new ones")
+        """Let API processes start new sessions.
 
-    def _tell_of_held(self, holds: Sequence[HeldEntry]) -> None:
-        """Log each vault that is missing once, and count what is held for it."""
-        metrics.counter("iot_entries_held_total").inc(len(holds))
-        vaults = {uuid.UUID(bytes=hold.vault_id) for hold in holds}
-        for vault_id in vaults - self._lacking:
+        After a restore of Postgres, the sessions lack all numbers stored since the backup.
+        """
+        if time.monotonic() < self._next_renewal_at:
+            return
+        self._next_renewal_at = time.monotonic() + RENEWAL_SECONDS
+        self._backlog.ask_for_new_sessions()
+        _log.warning("sessions lack many numbers in the ledger: API processes start new sessions")
+
+    def _report_held(self, held_entries: Sequence[HeldEntry]) -> None:
+        """Count held entries, and log each missing vault once."""
+        metrics.counter("iot_entries_held_total").inc(len(held_entries))
+        vaults = {uuid.UUID(bytes=held.vault_id) for held in held_entries}
+        for vault_id in vaults - self._logged_vaults:
             _log.error(
-                "Postgres has no vault %s: its readings are held in Redis until its row is back; "
-                "see `iot-sensor held list` and docs/reliability.md, After a restore",
+                "Postgres has no vault %s: its readings are held in Redis until the vault's row is "
+                "back; see `iot-sensor held list` and docs/reliability.md, After a restore",
                 vault_id,
             )
-        if len(self._lacking) > _MOST_LACKING:
-            self._lacking.clear()
-        self._lacking |= vaults
+        if len(self._logged_vaults) > _MAX_MISSING_VAULTS:
+            self._logged_vaults.clear()
+        self._logged_vaults |= vaults
 
-    def _warm(self, stored: Sequence[StoredBatch]) -> None:
-        """Put what was stored into the hot window, if that can be done.
+    def _write_hot_window(self, stored_batches: Sequence[StoredBatch]) -> None:
+        """Add the stored segments to the hot window, if its Redis can serve.
 
-        If not, the stream must be trimmed all the same: a backlog that is full takes nothing, and
-        of a Redis that is full that is what makes room again. Reads go to Postgres, since the hot
-        window doesn't reach the position to which the shard is drained; the next drain that
-        gets through moves its begin.
+        An error must not stop the drain: removing entries is what makes room in a full backlog or
+        a full Redis. The hot window then ends before the position up to which the shard is drained,
+        so reads use Postgres until a later drain reaches the hot window again.
         """
-        if time.monotonic() < self._hot_window_from:
-            metrics.counter("iot_hot_window_missed_total").inc(len(stored))
+        if time.monotonic() < self._hot_window_paused_until:
+            metrics.counter("iot_hot_window_missed_total").inc(len(stored_batches))
             return
         try:
             self._hot_window.write(
                 [
-                    DrainedShard(each.batch.shard, each.before, each.after.position, each.segments)
-                    for each in stored
+                    DrainedShard(
+                        stored.batch.shard, stored.before, stored.after.position, stored.segments
+                    )
+                    for stored in stored_batches
                 ]
             )
         except RedisError as error:
-            self._hot_window_from = time.monotonic() + self._hot_window_pause
-            metrics.counter("iot_hot_window_missed_total").inc(len(stored))
-            report(_log, "the hot window goes without some segments", error)
+            self._hot_window_paused_until = time.monotonic() + self._hot_window_pause
+            metrics.counter("iot_hot_window_missed_total").inc(len(stored_batches))
+            report(_log, "the hot window lacks segments", error)
+
+
+def _removal(stored: StoredBatch) -> Removal:
+    batch, after = stored.batch, stored.after
+    return Removal(batch.shard, batch.taken[-1], after.position, after.next_id, stored.held)
 
 
 def _outcome(stored: StoredBatch) -> DrainOutcome:
@@ -330,19 +367,10 @@ def _outcome(stored: StoredBatch) -> DrainOutcome:
 
 
 def _ensure_partitions(connection: Connection, batches: Sequence[Batch]) -> None:
-    # Asked each time: retention may have dropped one, or a trial that made it was rolled back.
-    months: set[int] = set()
-    for opened in _opened(batches):
-        ends = {month_begin(opened[0][0].received), month_begin(opened[-1][0].received)}
-        # A stream's times never fall: none but these two months, or some between them.
-        months |= ends if len(ends) == 1 else {month_begin(each.received) for each, _, _ in opened}
-    for month in months:
+    # Nothing is cached: retention may have dropped a partition, or a partition was created in a
+    # transaction of `_isolate` that was rolled back.
+    for month in set().union(*(batch.months() for batch in batches)):
         ensure_partition(connection, month)
-
-
-def _opened(batches: Sequence[Batch]) -> list[list[tuple[WaitingEntry, OpenedEntry, Entry]]]:
-    """What could be opened of the batches of which something could."""
-    return [batch.opened for batch in batches if batch.opened]
 
 
 def _refuse_impossible_time(waiting: WaitingEntry) -> None:
@@ -357,5 +385,6 @@ def _count(stored: StoredBatch) -> None:
     metrics.counter("iot_entries_repeated_total").inc(stored.repeated)
     if readings:
         first = stored.batch.taken[0]
-        waited = (first.read_at - first.received) / 1000 + time.monotonic() - stored.batch.began
+        waited = (first.read_at - first.received) / 1000
+        waited += time.monotonic() - stored.batch.started_at
         metrics.histogram("iot_stored_after_seconds").observe(max(0.0, waited))

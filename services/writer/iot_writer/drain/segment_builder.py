@@ -1,4 +1,4 @@
-"""From opened entries to encrypted segments: grouped by vault, cut where a segment must end."""
+"""Build encrypted segments from entries: group the entries by vault, and cut the groups."""
 
 import uuid
 from collections.abc import Iterable, Iterator
@@ -10,14 +10,14 @@ from iot_models.segment import ID_STRIDE, encode_segment
 from iot_stores.months import month_begin, next_month
 
 MAX_READINGS = 10_000
-"""Readings in a segment, about: what a read holds in memory for each segment it merges."""
+"""Approximate number of readings in a segment. A read holds a segment in memory to merge it."""
 MAX_FREEFORM_BYTES = 4 * 2**20
-"""Bytes of `freeform` in a segment of more than one entry."""
+"""Maximum bytes of `freeform` in a segment of several entries. An entry is never cut."""
 
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """An entry and when it was received, in Unix milliseconds."""
+    """An entry, and its time of receipt in Unix milliseconds."""
 
     received: int
     entry: Entry
@@ -26,9 +26,9 @@ class Arrival:
 def build_segments(
     arrivals: Iterable[Arrival], *, shard: int, next_id: int
 ) -> tuple[list[SealedSegment], int]:
-    """Segments of all arrivals, which are in the order of the stream, and the next id after them.
+    """Return segments with the readings of all arrivals, and the shard's next id after them.
 
-    A vault's readings get ids that grow in the order of arrival.
+    `arrivals` are ordered by time of receipt. The ids of a vault's readings rise in this order.
     """
     segments = []
     for group in _groups(arrivals):
@@ -45,16 +45,19 @@ def build_segments(
 def _groups(arrivals: Iterable[Arrival]) -> Iterator[list[Arrival]]:
     vaults: dict[bytes, list[Arrival]] = {}
     for arrival in arrivals:
-        if len(arrival.entry.readings):  # no segment is empty: one would hold up its shard for good
+        # An entry without readings must not become a segment: a segment without bounds can't be
+        # encoded, and the error would stop the drains of the shard for good.
+        if len(arrival.entry.readings):
             vaults.setdefault(arrival.entry.vault_id, []).append(arrival)
-    for of_vault in vaults.values():
-        yield from _cuts(of_vault)
+    for vault_arrivals in vaults.values():
+        yield from _cut(vault_arrivals)
 
 
-def _cuts(of_vault: list[Arrival]) -> Iterator[list[Arrival]]:
+def _cut(vault_arrivals: list[Arrival]) -> Iterator[list[Arrival]]:
+    """Cut a vault's arrivals where a segment is full or a month of receipt ends."""
     group: list[Arrival] = []
     readings = size = month_end = 0
-    for arrival in of_vault:
+    for arrival in vault_arrivals:
         count, added = len(arrival.entry.readings), len(arrival.entry.readings.freeform)
         too_large = readings + count > MAX_READINGS or size + added > MAX_FREEFORM_BYTES
         if group and (too_large or arrival.received >= month_end):

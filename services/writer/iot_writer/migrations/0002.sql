@@ -1,7 +1,7 @@
 -- Indexes that keep the cost of a statement independent of rows that it does not read (docs/scaling.md).
 
 -- Compaction finds a vault's small segments: those with fewer readings than
--- `iot_stores.small_segments.SMALL`. Large segments, most of the history, are not in the index.
+-- `iot_stores.small_segments.SMALL_READINGS`. Large segments, most of the history, are not in the index.
 CREATE INDEX segments_small ON segments (vault_id, received_min) WHERE count < 512;
 
 -- The greatest relative time of all vaults. The index is on an expression, so that only this query can

@@ -58,7 +58,7 @@ def test_of_a_session_that_the_ledger_does_not_know(
     assert sender.texts(PASSWORD) == []
     for which in ("--all", letter.letter_id):
         assert command("dead", "replay", which) == 1
-        assert "--even-if-stored replays it" in capsys.readouterr().out
+        assert "to replay it, pass --even-if-stored" in capsys.readouterr().out
         drain_all(writer)
         assert letters(writer) == [letter]
     assert command("dead", "replay", "--all", "--even-if-stored") == 0

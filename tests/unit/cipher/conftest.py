@@ -1,4 +1,4 @@
-"""Keys that every test of the cipher may use; fixed, for they guard nothing."""
+"""Fixed keys for the tests of the cipher."""
 
 import base64
 import json
@@ -22,7 +22,7 @@ def _text(primary: int = 1, keys: tuple[int, ...] = (1,), seed: int = 0) -> str:
 
 @pytest.fixture(scope="session")
 def keyring_text() -> MakeText:
-    """Makes the JSON of a keyring; another seed gives other keys under the same ids."""
+    """A function that returns the JSON of a keyring; each seed gives different keys."""
     return _text
 
 
@@ -33,5 +33,5 @@ def keyring() -> Keyring:
 
 @pytest.fixture(scope="session")
 def vault(keyring: Keyring) -> tuple[VaultRecord, OpenVault]:
-    """A vault under `encpassword`, its scrypt the cheapest there is."""
+    """A vault with the password `encpassword` and the lowest scrypt cost."""
     return create_vault(keyring, scrypt_secret(keyring, b"encpassword", 10))

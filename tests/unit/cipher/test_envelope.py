@@ -1,4 +1,4 @@
-"""Sealed entries: named by session and number, bound to their shard."""
+"""Sealed entries are identified by session and number, and bound to their shard."""
 
 import base64
 import json
@@ -34,7 +34,7 @@ def test_round_trip(shard: int, content: bytes) -> None:
     assert opened(sealer_of().seal(shard, content), shard).content == content
 
 
-def test_what_a_sealed_entry_begins_with() -> None:
+def test_the_header_of_a_sealed_entry() -> None:
     sealed = sealer_of().seal(3, b"content")
     version, key_id, session, number = struct.unpack_from(">BI16sQ", sealed)
     assert (version, key_id, number) == (1, 2, 1)
@@ -42,7 +42,7 @@ def test_what_a_sealed_entry_begins_with() -> None:
     assert len(sealed) == 29 + 12 + len(b"content") + 16
 
 
-def test_each_shard_counts_for_itself_from_one() -> None:
+def test_each_shard_has_its_own_numbers_from_one() -> None:
     sealer = sealer_of()
     shards = [3, 3, 5, 3, 0, 5, 3]
     entries = [opened(sealer.seal(shard, b""), shard) for shard in shards]
@@ -50,7 +50,7 @@ def test_each_shard_counts_for_itself_from_one() -> None:
     assert len({entry.session for entry in entries}) == 1
 
 
-def test_threads_share_a_session_and_no_number() -> None:
+def test_threads_share_a_session_but_no_number() -> None:
     sealer = sealer_of()
     sealer.seal(3, b"")
     with ThreadPoolExecutor(8) as pool:
@@ -59,7 +59,7 @@ def test_threads_share_a_session_and_no_number() -> None:
     assert len({entry.session for entry in entries}) == 1
 
 
-def test_a_renewed_session_counts_anew() -> None:
+def test_a_renewed_session_numbers_from_one() -> None:
     sealer = sealer_of()
     first = opened(sealer.seal(3, b""))
     sealer.renew()
@@ -68,7 +68,7 @@ def test_a_renewed_session_counts_anew() -> None:
     assert first.session != second.session
 
 
-def test_a_session_ends_with_many_entries_given_up_not_with_each() -> None:
+def test_a_session_ends_after_many_abandoned_entries() -> None:
     sealer = sealer_of()
     sessions = []
     for _ in range(2 * MAX_ABANDONED_NUMBERS):
@@ -84,12 +84,12 @@ def test_two_processes_never_share_a_session() -> None:
     assert opened(sealer_of().seal(3, b"")).session != opened(sealer_of().seal(3, b"")).session
 
 
-def test_a_fork_begins_a_session_of_its_own() -> None:
+def test_a_forked_process_starts_a_new_session() -> None:
     sealer = sealer_of()
     before = opened(sealer.seal(3, b"before"))
     read_end, write_end = os.pipe()
     child = os.fork()
-    if child == 0:  # leaves by _exit alone, or pytest would go on twice
+    if child == 0:  # the child must leave by _exit, or pytest continues in both processes
         try:
             os.write(write_end, sealer.seal(3, b"child"))
         finally:
@@ -104,7 +104,7 @@ def test_a_fork_begins_a_session_of_its_own() -> None:
     assert (after.session, after.number) == (before.session, 2)
 
 
-def test_a_new_primary_key_begins_a_new_session(keyring_text: MakeText) -> None:
+def test_a_new_primary_key_starts_a_new_session(keyring_text: MakeText) -> None:
     rings = [
         parse_keyring(keyring_text(primary=1, keys=(1,))),
         parse_keyring(keyring_text(primary=2, keys=(1, 2))),
@@ -116,10 +116,10 @@ def test_a_new_primary_key_begins_a_new_session(keyring_text: MakeText) -> None:
     second = sealer.seal(3, b"new")
     assert struct.unpack_from(">I", second, 1) == (2,)
     assert opened(second, ring=rings[1]).number == 1
-    assert opened(first, ring=rings[1]).content == b"old"  # what is in transit still opens
+    assert opened(first, ring=rings[1]).content == b"old"  # entries in transit still open
 
 
-def test_a_keyring_that_only_gained_a_key_goes_on_with_its_session(
+def test_a_key_added_to_the_keyring_keeps_the_session(
     keyring_text: MakeText,
 ) -> None:
     rings = [
@@ -133,7 +133,7 @@ def test_a_keyring_that_only_gained_a_key_goes_on_with_its_session(
     assert opened(sealer.seal(3, b""), ring=rings[1]).number == 2
 
 
-def test_another_key_under_the_same_id_begins_a_new_session(keyring_text: MakeText) -> None:
+def test_a_different_key_with_the_same_id_starts_a_new_session(keyring_text: MakeText) -> None:
     rings = [parse_keyring(keyring_text(seed=seed)) for seed in (0, 99)]
     now = 0
     sealer = Sealer(lambda: rings[now])
@@ -143,7 +143,7 @@ def test_another_key_under_the_same_id_begins_a_new_session(keyring_text: MakeTe
     assert (entry.content, entry.number) == (b"new", 1)
 
 
-def test_a_retired_key_opens_nothing_even_in_a_session_met_before(keyring_text: MakeText) -> None:
+def test_a_retired_key_opens_no_entry_of_a_known_session(keyring_text: MakeText) -> None:
     rings = [
         parse_keyring(keyring_text(primary=1, keys=(1,))),
         parse_keyring(keyring_text(primary=2, keys=(2,))),
@@ -157,7 +157,7 @@ def test_a_retired_key_opens_nothing_even_in_a_session_met_before(keyring_text: 
         opener.open(3, sealed)
 
 
-def test_a_session_ends_before_its_nonces_could_repeat(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_session_ends_at_the_limit_of_entries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(envelope, "ENTRIES_PER_SESSION", 3)
     sealer = sealer_of()
     entries = [opened(sealer.seal(3, b"")) for _ in range(7)]
@@ -183,7 +183,7 @@ def test_any_changed_byte_is_a_decryption_error() -> None:
                 opened(sealed[:at] + bytes([sealed[at] ^ bit]) + sealed[at + 1 :])
 
 
-def test_any_cut_is_a_decryption_error() -> None:
+def test_truncation_or_extension_is_a_decryption_error() -> None:
     sealed = sealer_of().seal(3, b"content")
     for length in range(len(sealed)):
         with pytest.raises(DecryptionError):
@@ -200,13 +200,13 @@ def test_an_entry_moved_to_another_shard_is_a_decryption_error(shard: int) -> No
 
 
 @given(st.binary(max_size=100))
-def test_any_other_bytes_are_a_decryption_error(data: bytes) -> None:
+def test_random_bytes_are_a_decryption_error(data: bytes) -> None:
     for sealed in (data, b"\1\0\0\0\2" + data):
         with pytest.raises(DecryptionError):
             opened(sealed)
 
 
-def test_one_session_opens_no_other_sessions_entries() -> None:
+def test_entries_do_not_open_with_the_key_of_another_session() -> None:
     one, other = sealer_of().seal(3, b"one"), sealer_of().seal(3, b"other")
     with pytest.raises(DecryptionError):
         opened(one[:29] + other[29:])

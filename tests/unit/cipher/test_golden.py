@@ -1,4 +1,4 @@
-"""What was written once is read for ever: made by the first version, never made again."""
+"""Data written by the first version is read by every later version."""
 
 import base64
 import json
@@ -54,7 +54,7 @@ def test_keys_derived_from_the_keyring(golden: Any, ring: Keyring) -> None:
     } == golden["derived"]
 
 
-def test_the_writers_key_file(golden: Any, ring: Keyring) -> None:
+def test_the_key_file_of_writers(golden: Any, ring: Keyring) -> None:
     content = json.loads(writer_keys_text(ring))
     assert (content["version"], content["for"], content["primary"]) == (2, "writer", 2)
     assert content["keys"]["1"] == {
@@ -69,7 +69,7 @@ def test_vault(golden: Any, opened: OpenVault) -> None:
 
 
 def test_shard_of_a_vault_never_changes(opened: OpenVault) -> None:
-    # Its readings lie in the stream of that shard.
+    # The readings of the vault wait in the stream of that shard.
     assert [opened.shard(shards) for shards in (1, 2, 8, 256)] == [0, 1, 5, 117]
 
 

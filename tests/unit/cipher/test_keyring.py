@@ -1,4 +1,4 @@
-"""The keyring: parsed strictly, made once, followed as it changes."""
+"""The keyring is parsed strictly, created once and reloaded when its file changes."""
 
 import base64
 import hmac
@@ -51,11 +51,11 @@ WRONG = {
     "no keys": (without("keys"), FORM),
     "no pepper": (without("pepper"), FORM),
     "another version": (keyring_json(version=2), "version"),
-    "a key id that is no number": (keyring_json(keys={"one": KEY}), FORM),
+    "key id not a number": (keyring_json(keys={"one": KEY}), FORM),
     "keys as a list": (keyring_json(keys=[KEY]), FORM),
     "an infinite primary": (keyring_json(primary=float("inf")), FORM),
-    "another primary": (keyring_json(primary=2), "primary key is not among its keys"),
-    "none at all": (keyring_json(keys={}), "primary key is not among its keys"),
+    "primary key missing": (keyring_json(primary=2), "primary key is not among its keys"),
+    "keys empty": (keyring_json(keys={}), "primary key is not among its keys"),
     "key id 0": (keyring_json(primary=0, keys={"0": KEY}), "key id that is not from 1"),
     "key id below 0": (keyring_json(keys={"1": KEY, "-1": KEY}), "key id that is not from 1"),
     "key id 2**32": (keyring_json(keys={"1": KEY, str(2**32): KEY}), "key id that is not from 1"),
@@ -71,7 +71,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("which", WRONG)
-def test_what_is_wrong_is_named_without_any_key(which: str) -> None:
+def test_errors_name_the_fault_and_show_no_key(which: str) -> None:
     text, expected = WRONG[which]
     with pytest.raises(SettingsError, match=expected) as caught:
         parse_keyring(text)
@@ -83,7 +83,7 @@ def test_what_is_wrong_is_named_without_any_key(which: str) -> None:
     assert "a secret that" not in told
 
 
-def test_a_keyring_as_it_should_be() -> None:
+def test_a_valid_keyring() -> None:
     other = base64.b64encode(bytes(32)).decode()
     ring = parse_keyring(keyring_json(primary=7, keys={"1": KEY, "7": other, str(2**32 - 1): KEY}))
     assert ring.primary_id == 7
@@ -91,7 +91,7 @@ def test_a_keyring_as_it_should_be() -> None:
     assert ring.lookup(b"password") == hmac.digest(base64.b64decode(KEY), b"password", "sha256")
 
 
-def test_every_purpose_and_every_key_has_a_key_of_its_own(keyring: Keyring) -> None:
+def test_each_purpose_and_master_key_has_a_separate_key(keyring: Keyring) -> None:
     made = [
         of(key_id)
         for of in (keyring.transit_key, keyring.wrap_key, keyring.audit_key)
@@ -99,17 +99,17 @@ def test_every_purpose_and_every_key_has_a_key_of_its_own(keyring: Keyring) -> N
     ]
     assert len(set(made)) == 6
     assert all(len(key) == 32 for key in made)
-    assert keyring.transit_key(1) == made[0]  # and always the same
+    assert keyring.transit_key(1) == made[0]  # the same in every call
 
 
-def test_a_key_id_that_is_not_there(keyring: Keyring) -> None:
+def test_an_unknown_key_id_is_a_decryption_error(keyring: Keyring) -> None:
     for of in (keyring.transit_key, keyring.wrap_key, keyring.audit_key):
         for _ in range(2):
             with pytest.raises(DecryptionError, match=r"^the keyring holds no master key 9$"):
                 of(9)
 
 
-def test_keys_stay_out_of_messages_about_others(keyring: Keyring) -> None:
+def test_an_unknown_key_id_adds_no_details(keyring: Keyring) -> None:
     with pytest.raises(DecryptionError) as caught:
         keyring.transit_key(9)
     assert caught.value.details == {}
@@ -120,16 +120,16 @@ def test_lookup_depends_on_password_and_pepper(keyring: Keyring, keyring_text: M
     lookups = {ring.lookup(word) for ring in (keyring, other) for word in (b"", b"a", b"b")}
     assert len(lookups) == 6
     rotated = parse_keyring(keyring_text(primary=3, keys=(3,)))
-    assert rotated.lookup(b"a") == keyring.lookup(b"a")  # the pepper outlives every master key
+    assert rotated.lookup(b"a") == keyring.lookup(b"a")  # rotation keeps the pepper
 
 
-def test_a_fresh_keyring_is_whole_and_random() -> None:
+def test_a_new_keyring_is_complete_and_random() -> None:
     made = [json.loads(new_keyring_text()) for _ in range(100)]
     assert parse_keyring(new_keyring_text()).key_ids == (1,)
     assert len({each["keys"]["1"] for each in made} | {each["pepper"] for each in made}) == 200
 
 
-def test_create_writes_for_its_owner_only(tmp_path: Path) -> None:
+def test_a_created_file_is_readable_by_its_owner_only(tmp_path: Path) -> None:
     path = tmp_path / "keyring.json"
     umask = os.umask(0)
     try:
@@ -148,26 +148,26 @@ def test_create_never_overwrites(tmp_path: Path) -> None:
     assert path.read_text(encoding="utf-8") == "mine"
 
 
-def test_create_never_overwrites_what_appears_meanwhile(
+def test_create_never_overwrites_a_file_that_appears_meanwhile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "keyring.json"
     path.write_text("mine", encoding="utf-8")
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "exists", lambda _: False)  # as it was a moment ago
+        patch.setattr(Path, "exists", lambda _: False)  # the file appears right after the check
         assert not create_keyring_file(path)
     assert path.read_text(encoding="utf-8") == "mine"
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_of_many_that_create_at_once_one_wins(tmp_path: Path) -> None:
+def test_concurrent_creates_leave_one_keyring(tmp_path: Path) -> None:
     path = tmp_path / "keyring.json"
     ready = threading.Barrier(8)
 
     def create(_: int) -> tuple[bool, str]:
         ready.wait()
         made = create_keyring_file(path)
-        return made, path.read_text(encoding="utf-8")  # whole, for the loser too
+        return made, path.read_text(encoding="utf-8")  # complete in every thread
 
     with ThreadPoolExecutor(8) as pool:
         results = list(pool.map(create, range(8)))
@@ -177,9 +177,7 @@ def test_of_many_that_create_at_once_one_wins(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_create_that_fails_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_create_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
@@ -198,7 +196,7 @@ class Clock:
 
 
 class Followed:
-    """A keyring file, what follows it, and a clock that is moved by hand."""
+    """A keyring file, the `KeyringFile` that reads it, and a manual clock."""
 
     def __init__(self, path: Path, text: str) -> None:
         self.path = path
@@ -208,7 +206,7 @@ class Followed:
         self.file = KeyringFile(path, clock=self.clock)
 
     def write(self, text: str) -> None:
-        """Replaced as a whole, as Kubernetes does it."""
+        """Replace the file atomically, as Kubernetes does."""
         draft = self.path.with_name(f"draft-{next(self._drafts)}")
         draft.write_text(text, encoding="utf-8")
         draft.replace(self.path)
@@ -223,7 +221,7 @@ def followed(tmp_path: Path, keyring_text: MakeText) -> Followed:
     return Followed(tmp_path / "keyring.json", keyring_text())
 
 
-def test_a_changed_file_takes_effect_in_a_second(
+def test_a_changed_file_takes_effect_within_a_second(
     followed: Followed, keyring_text: MakeText
 ) -> None:
     before = followed.file.current()
@@ -233,10 +231,10 @@ def test_a_changed_file_takes_effect_in_a_second(
     followed.write(keyring_text(primary=2, keys=(2,)))
     after = followed.later()
     assert after.key_ids == (2,)
-    assert followed.later() is after  # read once for each change
+    assert followed.later() is after  # the file is read once for each change
 
 
-def test_a_file_of_the_same_size_and_time_is_seen_to_change(
+def test_a_changed_file_of_equal_size_and_time_is_read(
     followed: Followed, keyring_text: MakeText
 ) -> None:
     before, status = followed.file.current(), followed.path.stat()
@@ -253,7 +251,7 @@ def test_an_unchanged_file_is_not_read_again(followed: Followed) -> None:
 
 
 @pytest.mark.parametrize("which", WRONG)
-def test_keys_stay_in_use_when_the_file_turns_bad(
+def test_keys_stay_in_use_when_the_file_becomes_invalid(
     which: str, followed: Followed, keyring_text: MakeText, caplog: pytest.LogCaptureFixture
 ) -> None:
     before = followed.file.current()
@@ -285,7 +283,7 @@ def test_keys_stay_in_use_when_the_file_cannot_be_read(
     assert followed.later().primary_id == 2
 
 
-def test_at_boot_a_bad_file_is_refused(tmp_path: Path) -> None:
+def test_an_invalid_file_is_refused_at_startup(tmp_path: Path) -> None:
     path = tmp_path / "keyring.json"
     with pytest.raises(SettingsError, match=r"^IOT_KEYRING_FILE can't be read: No such file"):
         KeyringFile(path)
@@ -296,7 +294,7 @@ def test_at_boot_a_bad_file_is_refused(tmp_path: Path) -> None:
         assert caught.value.__context__ is None or caught.value.__suppress_context__
 
 
-def test_threads_see_whole_keyrings_while_the_file_changes(
+def test_threads_read_complete_keyrings_while_the_file_changes(
     followed: Followed, keyring_text: MakeText
 ) -> None:
     def look(_: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Sealed orders: opened by who has the master key, and never taken for a queue entry."""
+"""Sealed orders open with their transit key, and are never accepted as entries."""
 
 from collections.abc import Callable
 
@@ -24,11 +24,11 @@ def test_round_trip(content: bytes) -> None:
     assert open_order(RING, seal_order(RING, content)) == content
 
 
-def test_orders_sealed_once_are_opened_for_ever() -> None:
+def test_an_order_of_the_first_version_opens() -> None:
     assert open_order(RING, GOLDEN) == b"an order"
 
 
-def test_no_two_are_sealed_alike() -> None:
+def test_salts_and_nonces_never_repeat() -> None:
     sealed = {seal_order(RING, b"") for _ in range(1000)}
     assert len({each[5:21] for each in sealed}) == len({each[21:33] for each in sealed}) == 1000
 
@@ -40,7 +40,7 @@ def test_any_changed_byte_is_a_decryption_error() -> None:
                 open_order(RING, GOLDEN[:at] + bytes([GOLDEN[at] ^ bit]) + GOLDEN[at + 1 :])
 
 
-def test_any_cut_is_a_decryption_error() -> None:
+def test_truncation_or_extension_is_a_decryption_error() -> None:
     for length in range(len(GOLDEN)):
         with pytest.raises(DecryptionError):
             open_order(RING, GOLDEN[:length])
@@ -49,13 +49,13 @@ def test_any_cut_is_a_decryption_error() -> None:
 
 
 @given(st.binary(max_size=200))
-def test_any_other_bytes_are_a_decryption_error(data: bytes) -> None:
+def test_random_bytes_are_a_decryption_error(data: bytes) -> None:
     for sealed in (data, GOLDEN[:5] + data):
         with pytest.raises(DecryptionError):
             open_order(RING, sealed)
 
 
-def test_neither_opens_as_the_other() -> None:
+def test_entries_and_orders_do_not_open_as_each_other() -> None:
     for shard in (0, 3):
         with pytest.raises(DecryptionError):
             open_order(RING, Sealer(lambda: RING).seal(shard, b"content"))
@@ -63,7 +63,7 @@ def test_neither_opens_as_the_other() -> None:
             Opener(lambda: RING).open(shard, seal_order(RING, b"content"))
 
 
-def test_what_is_in_transit_opens_while_its_key_is_there(keyring_text: MakeText) -> None:
+def test_an_order_in_transit_opens_until_its_key_is_retired(keyring_text: MakeText) -> None:
     old = parse_keyring(keyring_text(primary=1, keys=(1,)))
     rotated = parse_keyring(keyring_text(primary=2, keys=(1, 2)))
     retired = parse_keyring(keyring_text(primary=2, keys=(2,)))

@@ -1,4 +1,4 @@
-"""Encrypted segments: bound to their vault and to what is said of them."""
+"""Encrypted segments are bound to their vault and their bounds."""
 
 import dataclasses
 import uuid
@@ -28,7 +28,7 @@ def test_round_trip(content: bytes) -> None:
     assert decrypt_segment(VAULT, BOUNDS, payload_of(content)) == content
 
 
-def test_what_a_payload_begins_with() -> None:
+def test_the_header_of_a_payload() -> None:
     assert payload_of()[:17] == b"\1" + SALT
     assert len(payload_of()) == 1 + 16 + 12 + len(CONTENT) + 16
 
@@ -43,7 +43,7 @@ def test_any_changed_byte_is_a_decryption_error() -> None:
                 )
 
 
-def test_any_cut_is_a_decryption_error() -> None:
+def test_truncation_or_extension_is_a_decryption_error() -> None:
     payload = payload_of()
     for length in range(len(payload)):
         with pytest.raises(DecryptionError):
@@ -53,7 +53,7 @@ def test_any_cut_is_a_decryption_error() -> None:
 
 
 @pytest.mark.parametrize("name", [each.name for each in dataclasses.fields(SegmentBounds)])
-def test_any_single_changed_bound_is_a_decryption_error(name: str) -> None:
+def test_a_changed_bound_is_a_decryption_error(name: str) -> None:
     payload = payload_of()
     was = getattr(BOUNDS, name)
     for value in (was + 1, was - 1, 0, -5, 2**31, 2**64, -(2**70)):
@@ -64,8 +64,8 @@ def test_any_single_changed_bound_is_a_decryption_error(name: str) -> None:
 def test_a_segment_moved_to_another_vault_is_a_decryption_error() -> None:
     payload = payload_of()
     for other in (
-        OpenVault(uuid.UUID(int=6), bytes(range(32))),  # the same key, another name
-        OpenVault(uuid.UUID(int=5), bytes(range(1, 33))),  # the same name, another key
+        OpenVault(uuid.UUID(int=6), bytes(range(32))),  # the same key, another id
+        OpenVault(uuid.UUID(int=5), bytes(range(1, 33))),  # the same id, another key
     ):
         with pytest.raises(DecryptionError):
             decrypt_segment(other, BOUNDS, payload)
@@ -77,8 +77,8 @@ def test_the_salt_of_another_segment_is_a_decryption_error() -> None:
         decrypt_segment(VAULT, BOUNDS, payload[:1] + SALT[::-1] + payload[17:])
 
 
-def test_what_a_writer_holds_does_not_read_other_segments() -> None:
-    # The chunk key of one entry, with another entry's salt in the segment.
+def test_the_chunk_key_of_one_segment_opens_no_other() -> None:
+    # The segment carries the salt of one entry and is encrypted with the chunk key of another.
     other_salt = SALT[::-1]
     payload = encrypt_segment(VAULT.vault_id, other_salt, VAULT.chunk_key(SALT), BOUNDS, CONTENT)
     with pytest.raises(DecryptionError):
@@ -86,14 +86,14 @@ def test_what_a_writer_holds_does_not_read_other_segments() -> None:
 
 
 @pytest.mark.parametrize("payload", [b"", b"\1", b"\2" + bytes(60), bytes(17), b"\1" + bytes(17)])
-def test_what_is_no_segment_is_a_decryption_error(payload: bytes) -> None:
+def test_a_malformed_payload_is_a_decryption_error(payload: bytes) -> None:
     with pytest.raises(DecryptionError) as caught:
         decrypt_segment(VAULT, BOUNDS, payload)
     assert caught.value.__cause__ is None
     assert caught.value.__context__ is None or caught.value.__suppress_context__
 
 
-def test_another_version_is_told_from_damage() -> None:
+def test_an_unknown_version_is_reported() -> None:
     with pytest.raises(DecryptionError, match="unknown format"):
         decrypt_segment(VAULT, BOUNDS, b"\2" + payload_of()[1:])
 
@@ -105,7 +105,7 @@ def test_out_of_range_bounds_hide_their_cause() -> None:
     assert caught.value.__suppress_context__
 
 
-def test_the_same_content_never_looks_the_same() -> None:
+def test_nonces_of_equal_segments_never_repeat() -> None:
     assert len({payload_of()[17:29] for _ in range(2000)}) == 2000
 
 

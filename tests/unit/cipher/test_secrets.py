@@ -1,4 +1,4 @@
-"""Objects that hold keys are neither shown, nor pickled, nor copied."""
+"""Objects that hold keys show only their type, and can't be pickled or copied."""
 
 import copy
 import pickle
@@ -23,15 +23,17 @@ def holders(keyring: Keyring, vault: Vault) -> dict[str, SecretHolder]:
 
 
 @pytest.mark.parametrize("name", HOLDERS)
-def test_shows_its_type_only(name: str, holders: dict[str, SecretHolder]) -> None:
+def test_a_key_holder_shows_only_its_type(name: str, holders: dict[str, SecretHolder]) -> None:
     holder = holders[name]
     assert repr(holder) == str(holder) == f"{holder}" == f"<{name}>"
-    assert not hasattr(holder, "__dict__")  # nothing for vars() to list
+    assert not hasattr(holder, "__dict__")  # vars() has nothing to list
 
 
 @pytest.mark.parametrize("name", HOLDERS)
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_is_not_pickled(name: str, protocol: int, holders: dict[str, SecretHolder]) -> None:
+def test_a_key_holder_cannot_be_pickled(
+    name: str, protocol: int, holders: dict[str, SecretHolder]
+) -> None:
     with pytest.raises(TypeError, match="holds keys"):
         pickle.dumps(holders[name], protocol)
     with pytest.raises(TypeError, match="holds keys"):
@@ -40,14 +42,14 @@ def test_is_not_pickled(name: str, protocol: int, holders: dict[str, SecretHolde
 
 @pytest.mark.parametrize("name", HOLDERS)
 @pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy])
-def test_is_not_copied(
+def test_a_key_holder_cannot_be_copied(
     name: str, duplicate: Callable[[object], object], holders: dict[str, SecretHolder]
 ) -> None:
     with pytest.raises(TypeError, match="holds keys"):
         duplicate(holders[name])
 
 
-def test_a_sealer_in_use_is_not_copied(keyring: Keyring) -> None:
+def test_a_sealer_with_a_session_cannot_be_copied(keyring: Keyring) -> None:
     sealer = Sealer(lambda: keyring)
     sealer.seal(0, b"")
     with pytest.raises(TypeError, match="holds keys"):

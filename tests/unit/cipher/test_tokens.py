@@ -1,4 +1,4 @@
-"""Tokens: kept as hashes, parsed strictly, followed as their file changes."""
+"""Tokens are stored as hashes, parsed strictly and reloaded when their file changes."""
 
 import hashlib
 import json
@@ -50,11 +50,11 @@ WRONG = {
     "null": ("null", FORM),
     "too deep": ("[" * 100_000, FORM),
     "another version": (document(version=2), FORM),
-    "a version that is true": (document(version=True), FORM),
+    "the version true": (document(version=True), FORM),
     "no version": ('{"tokens": []}', FORM),
     "no tokens": ('{"version": 1}', FORM),
-    "more than that": (document(more=1), FORM),
-    "a name that stands twice": ('{"version": 1, "tokens": [], "tokens": []}', FORM),
+    "an unknown field": (document(more=1), FORM),
+    "a duplicate field": ('{"version": 1, "tokens": [], "tokens": []}', FORM),
     "tokens as an object": (document(tokens={"devices": row()}), FORM),
     "a token as a string": (document(HASH), FORM),
     "no name": (document(row(), without("name")), r"token 1 \(from 0\) has no name"),
@@ -65,27 +65,27 @@ WRONG = {
     "a name too long": (document(row(name="d" * 64)), "has no name"),
     "no scopes": (document(without("scopes")), "devices must have created, name, scopes, sha256"),
     "no hash": (document(without("sha256")), "devices must have"),
-    "no moment": (document(without("created")), "devices must have"),
-    "a field too many": (document(row(token=TOKEN)), "devices must have"),
+    "no time of creation": (document(without("created")), "devices must have"),
+    "an unknown field of a token": (document(row(token=TOKEN)), "devices must have"),
     "scopes as a string": (document(row(scopes="ingest")), "devices has no list of scopes"),
-    "no scope": (document(row(scopes=[])), "devices has no list of scopes"),
+    "an empty list of scopes": (document(row(scopes=[])), "devices has no list of scopes"),
     "scopes that are numbers": (document(row(scopes=[1])), "devices has no list of scopes"),
-    "a scope that is none": (document(row(scopes=["write"])), "devices: there is no such scope"),
-    "a scope twice": (document(row(scopes=["read", "read"])), "the scope read stands twice"),
+    "an unknown scope": (document(row(scopes=["write"])), "devices: there is no such scope"),
+    "a duplicate scope": (document(row(scopes=["read", "read"])), "the scope read stands twice"),
     "a hash too short": (document(row(sha256=HASH[:-1])), "devices has no sha256"),
     "a hash in capitals": (document(row(sha256=HASH.upper())), "devices has no sha256"),
-    "the token for its hash": (document(row(sha256=TOKEN)), "devices has no sha256"),
-    "a moment that is none": (document(row(created="2026-13-01T00:00:00Z")), "not created at"),
-    "a moment in short": (document(row(created="2026-1-1T0:0:0Z")), "not created at"),
-    "a moment without zone": (document(row(created=CREATED[:-1])), "not created at"),
-    "a moment that is a number": (document(row(created=0)), "not created at"),
-    "a token's name twice": (document(row(), row(sha256=OTHER_HASH)), "hold devices twice"),
-    "a hash twice": (document(row(), row(name="more")), "that of more twice, under two names"),
+    "the token instead of its hash": (document(row(sha256=TOKEN)), "devices has no sha256"),
+    "an impossible time": (document(row(created="2026-13-01T00:00:00Z")), "not created at"),
+    "a time without leading zeros": (document(row(created="2026-1-1T0:0:0Z")), "not created at"),
+    "a time without a zone": (document(row(created=CREATED[:-1])), "not created at"),
+    "a number as a time": (document(row(created=0)), "not created at"),
+    "a duplicate name": (document(row(), row(sha256=OTHER_HASH)), "hold devices twice"),
+    "a duplicate hash": (document(row(), row(name="more")), "that of more twice, under two names"),
 }
 
 
 @pytest.mark.parametrize("which", WRONG)
-def test_what_is_wrong_is_named_without_any_secret(which: str) -> None:
+def test_errors_name_the_fault_and_show_no_secret(which: str) -> None:
     text, expected = WRONG[which]
     with pytest.raises(SettingsError, match=expected) as caught:
         parse_tokens(text)
@@ -95,7 +95,7 @@ def test_what_is_wrong_is_named_without_any_secret(which: str) -> None:
         assert secret[:20] not in told
 
 
-def test_tokens_as_they_should_be() -> None:
+def test_valid_tokens() -> None:
     everything = ["ingest", "read", "audit", "admin"]
     found = parse_tokens(
         document(row(), row(name="a.b-c", scopes=everything, sha256=OTHER_HASH))
@@ -106,7 +106,7 @@ def test_tokens_as_they_should_be() -> None:
     )
 
 
-def test_a_token_is_found_by_its_hash_and_by_nothing_else() -> None:
+def test_a_token_is_found_only_by_its_hash() -> None:
     known = parse_tokens(document(row(), row(name="other", sha256=OTHER_HASH)))
     for presented, name in ((b"one", "devices"), (b"two", "other")):
         grant = known.find(presented)
@@ -117,8 +117,8 @@ def test_a_token_is_found_by_its_hash_and_by_nothing_else() -> None:
     assert Tokens([]).find(b"one") is None
 
 
-def test_every_hash_is_compared_whichever_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """How long it takes must not tell which token it was."""
+def test_every_lookup_compares_all_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The duration of a lookup must not reveal the token."""
     text = new_tokens_text()
     made = []
     for number in range(5):
@@ -138,14 +138,14 @@ def test_every_hash_is_compared_whichever_fits(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("scope", Scope)
-def test_admin_may_do_everything(scope: Scope) -> None:
+def test_admin_allows_every_scope(scope: Scope) -> None:
     assert Grant("a", frozenset({Scope.ADMIN}), b"", "").allows(scope)
     assert Grant("a", frozenset({scope}), b"", "").allows(scope)
     others = frozenset(Scope) - {scope, Scope.ADMIN}
     assert not Grant("a", others, b"", "").allows(scope)
 
 
-def test_fresh_tokens_are_random_and_of_their_form() -> None:
+def test_new_tokens_are_random_and_well_formed() -> None:
     made = {new_token() for _ in range(100)}
     assert len(made) == 100
     assert all(re.fullmatch(r"iot_[A-Za-z0-9_-]{43}", token) for token in made)
@@ -166,7 +166,7 @@ def test_add_and_revoke() -> None:
     assert left.find(people.encode()) == found
 
 
-def test_a_token_that_was_made_before_can_be_added() -> None:
+def test_an_existing_token_can_be_added() -> None:
     text, token = with_token(new_tokens_text(), "devices", ["ingest"], token=TOKEN)
     assert token == TOKEN
     assert parse_tokens(text).find(TOKEN.encode()) is not None
@@ -189,20 +189,22 @@ def test_a_token_that_was_made_before_can_be_added() -> None:
         ("there", ["read"], None, "there is a token there already"),
     ],
 )
-def test_what_is_not_added(name: str, scopes: list[str], token: str | None, sentence: str) -> None:
+def test_invalid_tokens_are_not_added(
+    name: str, scopes: list[str], token: str | None, sentence: str
+) -> None:
     text = document(row(name="there"))
     with pytest.raises(IotError, match=f"^{sentence}") as caught:
         with_token(text, name, scopes, token=token)
     assert TOKEN[:20] not in str(caught.value)
 
 
-def test_only_what_is_there_is_revoked() -> None:
+def test_revoking_an_unknown_name_is_an_error() -> None:
     for name in ("more", TOKEN, ""):
         with pytest.raises(IotError, match=r"^there is no token of that name$"):
             without_token(document(row()), name)
 
 
-def test_a_text_that_is_wrong_is_not_changed() -> None:
+def test_an_invalid_document_is_not_changed() -> None:
     for text in ("", document(row(), row())):
         with pytest.raises(SettingsError):
             with_token(text, "new", ["read"])
@@ -218,7 +220,7 @@ class Clock:
 
 
 class Mounted:
-    """A Secret as Kubernetes mounts it: a link to a link that is swapped as a whole."""
+    """A Secret as Kubernetes mounts it: symbolic links, of which one is replaced atomically."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -227,18 +229,18 @@ class Mounted:
         self.versions = 0
 
     def write(self, text: str) -> None:
-        """The next version of the Secret."""
+        """Write the next version of the Secret."""
         self.versions += 1
         version = self.folder / f"..version-{self.versions}"
         version.mkdir()
         (version / "tokens.json").write_text(text, encoding="utf-8")
-        os.utime(version / "tokens.json", ns=(0, 0))  # of two versions in one tick
+        os.utime(version / "tokens.json", ns=(0, 0))  # all versions have the same mtime
         draft = self.folder / "..data_tmp"
         draft.symlink_to(version.name)
         draft.replace(self.folder / "..data")
 
 
-def test_a_mounted_secret_is_followed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_changed_secret_is_reloaded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     clock, mounted = Clock(), Mounted(tmp_path)
     text, token = with_token(new_tokens_text(), "devices", ["ingest"])
     mounted.write(text)
@@ -264,12 +266,12 @@ def test_a_mounted_secret_is_followed(tmp_path: Path, caplog: pytest.LogCaptureF
             with caplog.at_level(logging.WARNING):
                 assert file.current() is known
         assert known.find(token.encode()) is not None
-        (line,) = caplog.messages  # once, not every second
+        (line,) = caplog.messages  # logged once, not every second
         assert line.startswith("the changed list of tokens is ignored: ")
     assert "IOT_TOKENS_FILE can't be read: No such file" in line
 
 
-def test_at_boot_a_bad_file_is_refused(tmp_path: Path) -> None:
+def test_an_invalid_file_is_refused_at_startup(tmp_path: Path) -> None:
     path = tmp_path / "tokens.json"
     with pytest.raises(SettingsError, match=r"^IOT_TOKENS_FILE can't be read: No such file"):
         TokensFile(path)

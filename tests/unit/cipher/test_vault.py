@@ -1,4 +1,4 @@
-"""Vaults: opened by the password and the master key together, and by nothing less."""
+"""Opening a vault takes the password and the master key."""
 
 import base64
 import dataclasses
@@ -43,10 +43,10 @@ def quick_key(password: bytes, salt: bytes, log2_n: int) -> bytes:
 
 
 def never(ring: Keyring) -> PasswordSecret:
-    """A secret of format 2 whose inner key must not be asked for."""
+    """Return a secret of format 2 that fails when its inner key is derived."""
 
     def inner_key(_salt: bytes, _log2_n: int) -> bytes:
-        raise AssertionError("the inner key is derived for a record that is not whole")
+        raise AssertionError("the inner key was derived for a damaged record")
 
     return PasswordSecret(VaultFormat.SCRYPT_LOOKUP, slow(ring).lookup, 10, inner_key)
 
@@ -63,7 +63,7 @@ MakeSecret = Callable[..., PasswordSecret]
 
 @pytest.mark.parametrize("make", SECRETS)
 @given(password=st.binary(max_size=100))
-def test_the_same_data_key_whenever_it_is_opened(make: MakeSecret, password: bytes) -> None:
+def test_opening_a_vault_returns_the_same_data_key(make: MakeSecret, password: bytes) -> None:
     ring = Keyring(7, {7: bytes(range(32))}, bytes(32))
     secret = make(ring, password, 10, slow_key=quick_key)
     record, created = create_vault(ring, secret)
@@ -91,7 +91,7 @@ def test_lookup_and_inner_key_come_from_one_scrypt(keyring: Keyring, vault: Vaul
     assert calls == [PASSWORD]
 
 
-def test_a_vault_wrapped_anew_keeps_its_id_and_data_key(keyring: Keyring) -> None:
+def test_a_rewrapped_vault_keeps_its_id_and_data_key(keyring: Keyring) -> None:
     fast = fast_secret(keyring, PASSWORD, 10)
     old, vault = create_vault(keyring, fast)
     new = wrap_vault(keyring, vault, slow(keyring))
@@ -104,7 +104,7 @@ def test_a_vault_wrapped_anew_keeps_its_id_and_data_key(keyring: Keyring) -> Non
             open_vault(keyring, record, secret)
 
 
-def test_with_scrypt(keyring: Keyring, vault: Vault) -> None:
+def test_a_vault_opens_with_scrypt(keyring: Keyring, vault: Vault) -> None:
     record, created = vault
     opened = open_vault(keyring, record, slow(keyring))
     assert opened.chunk_key(SALT) == created.chunk_key(SALT)
@@ -118,24 +118,28 @@ def test_password_key_is_scrypt(log2_n: int) -> None:
 
 
 @pytest.mark.parametrize("password", [b"", b"encpasswor", b"encpassword ", b"Encpassword"])
-def test_another_password_does_not_open_it(keyring: Keyring, vault: Vault, password: bytes) -> None:
+def test_another_password_does_not_open_the_vault(
+    keyring: Keyring, vault: Vault, password: bytes
+) -> None:
     with pytest.raises(DecryptionError):
         open_vault(keyring, vault[0], slow(keyring, password))
 
 
-def test_the_password_alone_does_not_open_it(vault: Vault, keyring_text: MakeText) -> None:
+def test_the_password_alone_does_not_open_the_vault(vault: Vault, keyring_text: MakeText) -> None:
     other_keys = parse_keyring(keyring_text(primary=2, keys=(1, 2), seed=99))
     with pytest.raises(DecryptionError):
         open_vault(other_keys, vault[0], never(other_keys))
 
 
-def test_a_retired_master_key_opens_nothing(vault: Vault, keyring_text: MakeText) -> None:
+def test_a_vault_of_a_retired_master_key_does_not_open(
+    vault: Vault, keyring_text: MakeText
+) -> None:
     retired = parse_keyring(keyring_text(primary=1, keys=(1,)))
     with pytest.raises(DecryptionError, match="no master key 2"):
         open_vault(retired, vault[0], never(retired))
 
 
-def test_an_old_master_key_in_the_keyring_opens_on(vault: Vault, keyring_text: MakeText) -> None:
+def test_a_vault_of_an_older_master_key_opens(vault: Vault, keyring_text: MakeText) -> None:
     rotated = parse_keyring(keyring_text(primary=3, keys=(1, 2, 3)))
     assert open_vault(rotated, vault[0], slow(rotated)).chunk_key(SALT) == vault[1].chunk_key(SALT)
 
@@ -164,16 +168,14 @@ def changed_records(record: VaultRecord) -> list[VaultRecord]:
     return [dataclasses.replace(record, **change) for change in changes]
 
 
-def test_any_change_of_a_record_is_found_before_the_slow_part(
-    keyring: Keyring, vault: Vault
-) -> None:
+def test_a_changed_record_is_detected_before_scrypt(keyring: Keyring, vault: Vault) -> None:
     for record in changed_records(vault[0]):
         with pytest.raises(DecryptionError):
             open_vault(keyring, record, never(keyring))
 
 
-def test_a_byte_moved_from_one_column_to_the_next_is_found(keyring: Keyring, vault: Vault) -> None:
-    # Their concatenation is what is bound, and it stays the same here.
+def test_a_byte_moved_between_columns_is_detected(keyring: Keyring, vault: Vault) -> None:
+    # The concatenation of lookup and salt stays the same.
     record = vault[0]
     moved = dataclasses.replace(
         record, lookup=record.lookup + record.salt[:1], salt=record.salt[1:]
@@ -182,7 +184,7 @@ def test_a_byte_moved_from_one_column_to_the_next_is_found(keyring: Keyring, vau
         open_vault(keyring, moved, slow(keyring))
 
 
-def test_the_wrap_of_another_vault_is_found(keyring: Keyring, vault: Vault) -> None:
+def test_the_wrapped_key_of_another_vault_is_detected(keyring: Keyring, vault: Vault) -> None:
     other, _ = create_vault(keyring, slow(keyring, slow_key=quick_key))
     swapped = dataclasses.replace(vault[0], wrapped_key=other.wrapped_key)
     with pytest.raises(DecryptionError):
@@ -205,7 +207,7 @@ def test_failures_carry_no_key(keyring: Keyring, vault: Vault, keyring_text: Mak
             assert not any(form in text for text in told)
 
 
-def test_nothing_random_repeats(keyring: Keyring) -> None:
+def test_random_values_never_repeat(keyring: Keyring) -> None:
     made = [create_vault(keyring, slow(keyring, slow_key=quick_key)) for _ in range(300)]
     assert len({record.vault_id for record, _ in made}) == 300
     assert len({record.salt for record, _ in made}) == 300
@@ -226,24 +228,24 @@ def test_the_stored_record_holds_no_key(keyring: Keyring) -> None:
     assert not any(key in stored for key in (*seen, keyring.wrap_key(2), PASSWORD))
 
 
-def test_a_chunk_key_gives_nothing_about_the_data_key_or_its_siblings() -> None:
+def test_a_chunk_key_reveals_no_other_key() -> None:
     data_key = bytes(range(32))
     opened = OpenVault(uuid.UUID(int=1), data_key)
     salts = [bytes(15) + bytes([number]) for number in range(256)]
     keys = [opened.chunk_key(salt) for salt in salts]
     assert keys[0] == derive(data_key, salt=salts[0], info=b"iot-sensor chunk v1")
     assert len({*keys, data_key}) == 257
-    # Unrelated: neighbours differ in about half of their 256 bits, and so does the data key.
+    # Unrelated keys differ in about half of their 256 bits.
     for one, other in [*pairwise(keys), (keys[0], data_key)]:
         difference = int.from_bytes(one, "big") ^ int.from_bytes(other, "big")
         assert 80 < difference.bit_count() < 176
-    # Who has a chunk key and takes it for the data key reaches none of the others.
+    # A chunk key used as data key derives none of the other chunk keys.
     thief = OpenVault(uuid.UUID(int=1), keys[0])
     assert not {thief.chunk_key(salt) for salt in salts} & set(keys)
 
 
 @given(st.uuids(), st.integers(1, 256))
-def test_shard_is_one_of_those_there_are(vault_id: uuid.UUID, shards: int) -> None:
+def test_the_shard_is_below_the_number_of_shards(vault_id: uuid.UUID, shards: int) -> None:
     assert 0 <= OpenVault(vault_id, bytes(32)).shard(shards) < shards
 
 
@@ -256,19 +258,19 @@ def test_shards_are_used_evenly() -> None:
 
 
 @pytest.mark.parametrize("cost", [MAX_SCRYPT_LOG2_N + 1, 31, 255])
-def test_an_absurd_cost_is_refused_before_it_is_paid(keyring: Keyring, cost: int) -> None:
-    """Whoever holds the keyring can make such a record, in Redis too."""
+def test_an_excessive_cost_is_refused_before_scrypt(keyring: Keyring, cost: int) -> None:
+    """A holder of the keyring can store such a record, also in Redis."""
     secret = fast_secret(keyring, PASSWORD, cost, slow_key=quick_key)
     record, _ = create_vault(keyring, secret)
 
     def pay(*_: object) -> bytes:
-        raise AssertionError("a scrypt began")
+        raise AssertionError("scrypt was called")
 
     with pytest.raises(DecryptionError, match="impossible cost"):
         open_vault(keyring, record, fast_secret(keyring, PASSWORD, 10, slow_key=pay))
 
 
-def test_the_greatest_cost_is_paid(keyring: Keyring) -> None:
+def test_the_greatest_cost_is_accepted(keyring: Keyring) -> None:
     secret = fast_secret(keyring, PASSWORD, MAX_SCRYPT_LOG2_N, slow_key=quick_key)
     record, vault = create_vault(keyring, secret)
     assert open_vault(keyring, record, secret).vault_id == vault.vault_id

@@ -1,4 +1,4 @@
-"""A writer's keys: derived from the keyring, and nothing of the keyring can be had from them."""
+"""The keys of writers are derived from the keyring and reveal no other key of the keyring."""
 
 import base64
 import json
@@ -27,26 +27,24 @@ PAIR = {"transit": KEY, "audit": KEY}
 
 
 def keys_json(**changes: Any) -> str:
-    """The JSON of a writer's keys, with changes."""
+    """Return the JSON of a writer's keys, with changes."""
     return json.dumps({"version": 2, "for": "writer", "primary": 1, "keys": {"1": PAIR}, **changes})
 
 
 @pytest.fixture
 def keys(keyring: Keyring) -> WriterKeys:
-    """The writer's keys of the keyring."""
+    """The keys that a writer gets from the keyring."""
     return parse_writer_keys(writer_keys_text(keyring))
 
 
-def test_they_are_the_transit_and_audit_keys_of_the_keyring(
-    keyring: Keyring, keys: WriterKeys
-) -> None:
+def test_writer_keys_are_the_transit_and_audit_keys(keyring: Keyring, keys: WriterKeys) -> None:
     assert (keys.primary_id, keys.key_ids) == (keyring.primary_id, (1, 2))
     for key_id in keyring.key_ids:
         assert keys.transit_key(key_id) == keyring.transit_key(key_id)
         assert keys.audit_key(key_id) == keyring.audit_key(key_id)
 
 
-def test_the_text_holds_no_other_key(keyring: Keyring) -> None:
+def test_the_file_holds_no_other_key(keyring: Keyring) -> None:
     content = json.loads(writer_keys_text(keyring))
     assert set(content) == {"version", "for", "primary", "keys"}
     allowed = {
@@ -58,38 +56,38 @@ def test_the_text_holds_no_other_key(keyring: Keyring) -> None:
     assert writer_keys_text(keyring) == writer_keys_text(keyring)
 
 
-def test_an_unknown_id(keys: WriterKeys) -> None:
+def test_an_unknown_id_is_a_decryption_error(keys: WriterKeys) -> None:
     for of in (keys.transit_key, keys.audit_key):
         with pytest.raises(DecryptionError, match=r"^the writer has no keys of the master key 9$"):
             of(9)
 
 
 @pytest.mark.parametrize("name", ["lookup", "wrap_key", "_pepper", "_masters"])
-def test_what_a_writer_must_not_have_is_not_there(name: str, keyring: Keyring) -> None:
-    """Whether the file holds the writer's keys or the whole keyring."""
+def test_a_writer_has_no_master_key_and_no_pepper(name: str, keyring: Keyring) -> None:
+    """This holds for a file of writer keys and for a complete keyring."""
     for text in (writer_keys_text(keyring), new_keyring_text()):
         with pytest.raises(AttributeError):
             getattr(parse_writer_keys(text), name)
 
 
-def test_nothing_shows_or_pickles_them(keys: WriterKeys) -> None:
+def test_writer_keys_are_not_shown_or_pickled(keys: WriterKeys) -> None:
     assert repr(keys) == str(keys) == "<WriterKeys>"
     with pytest.raises(TypeError, match="can't be pickled"):
         pickle.dumps(keys)
 
 
-def test_they_open_what_the_keyring_sealed(keyring: Keyring, keys: WriterKeys) -> None:
+def test_writer_keys_open_entries_and_orders(keyring: Keyring, keys: WriterKeys) -> None:
     sealed = Sealer(lambda: keyring).seal(3, b"entry")
     assert Opener(lambda: keys).open(3, sealed).content == b"entry"
     assert open_order(keys, seal_order(keyring, b"order")) == b"order"
 
 
-def test_a_whole_keyring_serves_too(keyring_text: MakeText) -> None:
+def test_a_complete_keyring_is_accepted(keyring_text: MakeText) -> None:
     text = keyring_text(primary=2, keys=(1, 2))
     assert parse_writer_keys(text).transit_key(1) == parse_keyring(text).transit_key(1)
 
 
-def test_the_api_refuses_a_writers_keys() -> None:
+def test_the_api_refuses_writer_keys() -> None:
     for text in (keys_json(), keys_json(version=3), '{"for": "writer"}'):
         with pytest.raises(SettingsError, match="use the whole keyring"):
             parse_keyring(text)
@@ -97,26 +95,26 @@ def test_the_api_refuses_a_writers_keys() -> None:
 
 FORM = "not JSON of the form"
 WRONG = {
-    "a member more": (keys_json(pepper=KEY), FORM),
+    "an unknown field": (keys_json(pepper=KEY), FORM),
     "no keys": (keys_json(keys=None), FORM),
-    "a key of another kind": (keys_json(keys={"1": {**PAIR, "wrap": KEY}}), FORM),
-    "a key too few": (keys_json(keys={"1": {"transit": KEY}}), FORM),
-    "no pair": (keys_json(keys={"1": KEY}), FORM),
+    "an unknown purpose": (keys_json(keys={"1": {**PAIR, "wrap": KEY}}), FORM),
+    "a missing purpose": (keys_json(keys={"1": {"transit": KEY}}), FORM),
+    "a string instead of a pair": (keys_json(keys={"1": KEY}), FORM),
     "not base64": (keys_json(keys={"1": {**PAIR, "audit": "?" + KEY}}), FORM),
     "too short": (keys_json(keys={"1": {**PAIR, "audit": KEY[:40]}}), FORM),
-    "no number": (keys_json(keys={"x": PAIR}), FORM),
+    "an id that is not a number": (keys_json(keys={"x": PAIR}), FORM),
     "01": (keys_json(keys={"01": PAIR}), FORM),
-    "a primary that is none": (keys_json(primary="1"), FORM),
-    "twice": (keys_json()[:-1] + ', "primary": 1}', "the keyring is not JSON"),
+    "the primary as a string": (keys_json(primary="1"), FORM),
+    "a duplicate field": (keys_json()[:-1] + ', "primary": 1}', "the keyring is not JSON"),
     "another version": (keys_json(version=3), "version"),
-    "another primary": (keys_json(primary=2), "primary key is not among its keys"),
+    "primary key missing": (keys_json(primary=2), "primary key is not among its keys"),
     "key id 0": (keys_json(primary=0, keys={"0": PAIR}), "an id that is not from 1"),
     "key id 2**32": (keys_json(keys={"1": PAIR, str(2**32): PAIR}), "an id that is not from 1"),
 }
 
 
 @pytest.mark.parametrize("which", WRONG)
-def test_what_is_wrong_is_named_without_any_key(which: str) -> None:
+def test_errors_name_the_fault_and_show_no_key(which: str) -> None:
     text, expected = WRONG[which]
     with pytest.raises(SettingsError, match=expected) as caught:
         parse_writer_keys(text)
@@ -127,7 +125,7 @@ def test_what_is_wrong_is_named_without_any_key(which: str) -> None:
     assert "a secret that" not in told
 
 
-def test_the_file_is_followed(tmp_path: Path) -> None:
+def test_a_changed_key_file_is_reloaded(tmp_path: Path) -> None:
     keyring, path, now = tmp_path / "keyring", tmp_path / "writer-keys", 0.0
     keyring.write_text(new_keyring_text(), encoding="utf-8")
     assert write_writer_keys_file(keyring, path)
@@ -143,9 +141,7 @@ def test_the_file_is_followed(tmp_path: Path) -> None:
     assert file.current().from_keyring
 
 
-def test_an_interrupted_write_leaves_the_file_as_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keyring, path = tmp_path / "keyring", tmp_path / "writer-keys"
     keyring.write_text(new_keyring_text(), encoding="utf-8")
     write_writer_keys_file(keyring, path)

@@ -1,4 +1,4 @@
-"""Addresses to listen on: what gunicorn would take for another one is refused."""
+"""Listen addresses: an address that gunicorn would misread is refused."""
 
 import pytest
 
@@ -45,7 +45,7 @@ def test_addresses(text: str, found: tuple[str, int] | None) -> None:
         ("a..b:5000", "'a..b' is not the name of a host"),
     ],
 )
-def test_what_is_no_address(text: str, sentence: str) -> None:
+def test_malformed_addresses_are_refused(text: str, sentence: str) -> None:
     with pytest.raises(SettingsError) as caught:
         parse_bind(text)
     assert sentence in str(caught.value)

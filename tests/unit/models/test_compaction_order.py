@@ -1,4 +1,4 @@
-"""Compaction orders: round trips, and bytes that are none."""
+"""Compaction orders are encoded and decoded, and invalid bytes are refused."""
 
 import pytest
 from hypothesis import given
@@ -39,17 +39,17 @@ def test_round_trip(order: CompactionOrder) -> None:
     assert decode_order(order.encode()) == order
 
 
-def test_orders_written_once_are_read_for_ever() -> None:
+def test_an_order_of_the_current_format_is_decoded() -> None:
     assert ORDER.encode() == GOLDEN
     assert decode_order(GOLDEN) == ORDER
 
 
-def test_orders_of_older_processes_are_read() -> None:
+def test_an_order_of_the_older_format_is_decoded() -> None:
     expected = CompactionOrder(ORDER.vault_id, ORDER.targets[:1], ORDER.sources, one_key=True)
     assert decode_order(GOLDEN_ONE_KEY) == expected
 
 
-def test_an_order_that_names_a_key_twice_is_a_format_error() -> None:
+def test_a_duplicate_key_is_a_format_error() -> None:
     twice = CompactionOrder(ORDER.vault_id, ORDER.targets[:1] * 2, ORDER.sources)
     with pytest.raises(FormatError, match="twice"):
         decode_order(twice.encode())
@@ -62,7 +62,7 @@ def test_repr_shows_no_key() -> None:
 
 
 @given(st.binary(max_size=300))
-def test_any_bytes_are_an_order_or_a_format_error(data: bytes) -> None:
+def test_random_bytes_are_an_order_or_a_format_error(data: bytes) -> None:
     for each in (data, b"\1" + data, b"\2" + data):
         try:
             decode_order(each)
@@ -71,7 +71,7 @@ def test_any_bytes_are_an_order_or_a_format_error(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("golden", [GOLDEN, GOLDEN_ONE_KEY], ids=["format 2", "format 1"])
-def test_an_order_cut_short_or_with_more_behind_it_is_a_format_error(golden: bytes) -> None:
+def test_a_truncated_or_extended_order_is_a_format_error(golden: bytes) -> None:
     for length in range(len(golden)):
         with pytest.raises(FormatError):
             decode_order(golden[:length])

@@ -1,4 +1,4 @@
-"""A frame opens to what went in, or fails as FormatError."""
+"""A compressed frame decompresses to its content or raises FormatError."""
 
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
@@ -28,8 +28,8 @@ def test_round_trip(data: bytes, level: int) -> None:
 
 
 @given(st.binary())
-def test_other_bytes_are_a_format_error(data: bytes) -> None:
-    # Bytes that happen to be a frame are none of ours; all else must fail in the one way.
+def test_random_bytes_are_a_format_error(data: bytes) -> None:
+    # Random bytes can be a valid frame; all others must raise FormatError.
     try:
         decompress(data, LIMIT)
     except FormatError:
@@ -38,7 +38,7 @@ def test_other_bytes_are_a_format_error(data: bytes) -> None:
 
 
 @given(st.data(), st.binary(min_size=1, max_size=500), LEVELS)
-def test_a_frame_cut_short_is_a_format_error(
+def test_a_truncated_frame_is_a_format_error(
     data: st.DataObject, content: bytes, level: int
 ) -> None:
     frame = compress(content, level)
@@ -52,34 +52,34 @@ def test_bytes_after_the_frame_are_a_format_error() -> None:
         decompress(compress(b"x", SEGMENT_LEVEL) + b"y", LIMIT)
 
 
-def test_content_up_to_the_limit_and_no_more() -> None:
+def test_content_larger_than_the_limit_is_refused() -> None:
     frame = compress(bytes(1000), SEGMENT_LEVEL)
     assert decompress(frame, 1000) == bytes(1000)
     with pytest.raises(FormatError, match="larger than 999 bytes"):
         decompress(frame, 999)
 
 
-def test_a_frame_that_does_not_tell_its_size_is_a_format_error() -> None:
+def test_a_frame_without_its_content_size_is_a_format_error() -> None:
     frame = zstandard.ZstdCompressor(write_content_size=False).compress(b"x" * 100)
     with pytest.raises(FormatError):
         decompress(frame, LIMIT)
 
 
-def test_no_memory_is_set_aside_on_the_word_of_a_few_bytes() -> None:
+def test_no_memory_is_allocated_for_an_implausible_size() -> None:
     claim = b"\x28\xb5\x2f\xfd\xe0" + (2**62).to_bytes(8, "little") + b"\x01\x00\x00"
     assert zstandard.frame_content_size(claim) == 2**62
     with pytest.raises(FormatError):
         decompress(claim, 2**63)
 
 
-def test_content_of_the_best_ratio_is_believed() -> None:
+def test_content_of_the_best_ratio_is_accepted() -> None:
     zeros = bytes(64 * 2**20)
     for level in (ENTRY_LEVEL, SEGMENT_LEVEL):
         assert decompress(compress(zeros, level), len(zeros)) == zeros
 
 
 @given(st.binary(max_size=2000), LEVELS, st.integers(0, 300))
-def test_the_head_is_what_the_content_begins_with(data: bytes, level: int, size: int) -> None:
+def test_the_head_is_a_prefix_of_the_content(data: bytes, level: int, size: int) -> None:
     assert decompress_head(compress(data, level), size) == data[:size]
 
 
@@ -104,7 +104,7 @@ def test_the_head_of_other_bytes_is_empty_or_a_format_error(data: bytes) -> None
         return
 
 
-def test_threads_do_not_disturb_each_other() -> None:
+def test_threads_compress_independently() -> None:
     def there_and_back(seed: int) -> bool:
         data = bytes([seed]) * 50_000
         return all(decompress(compress(data, SEGMENT_LEVEL), LIMIT) == data for _ in range(20))

@@ -1,4 +1,4 @@
-"""Queue entries: a format that is kept, and bytes that are none."""
+"""Entries: the format is stable, and invalid bytes are refused."""
 
 import struct
 
@@ -53,7 +53,7 @@ GOLDEN_COMPRESSED = bytes.fromhex(
 )
 
 
-def test_entries_written_once_are_read_for_ever() -> None:
+def test_entries_of_the_first_version_are_decoded() -> None:
     assert decode_entry(GOLDEN_PLAIN) == entry_of(THREE)
     assert entry_of(THREE).encode() == GOLDEN_PLAIN
     many = columns([(i, i, b'{"n": 1}') for i in range(64)])
@@ -68,14 +68,14 @@ def test_round_trip(
     assert decode_entry(entry.encode()) == entry
 
 
-def test_round_trip_of_thousands() -> None:
+def test_round_trip_of_thousands_of_readings() -> None:
     entry = entry_of(columns([(i * 1000, -i, b'{"epc": "%d"}' % i) for i in range(5000)]))
     data = entry.encode()
     assert decode_entry(data) == entry
-    assert len(data) < 5000 * 16  # it was compressed
+    assert len(data) < 5000 * 16  # the readings are compressed
 
 
-def test_readings_are_compressed_from_a_size_on() -> None:
+def test_readings_are_compressed_from_a_minimum_size() -> None:
     sizes = []
     for length in (COMPRESS_FROM - 17, COMPRESS_FROM - 16):
         entry = entry_of(columns([(0, 0, b"x" * length)]))
@@ -86,8 +86,8 @@ def test_readings_are_compressed_from_a_size_on() -> None:
 
 
 @given(st.integers(0, len(GOLDEN_PLAIN) - 1))
-def test_an_entry_cut_short_loses_no_reading_unnoticed(length: int) -> None:
-    # Only the last text can lose its end: the seal around the entry is what guards that.
+def test_a_truncated_entry_never_loses_a_reading(length: int) -> None:
+    # Only a truncated last text decodes; the seal of the entry detects that.
     texts = len(GOLDEN_PLAIN) - len(b'"x"')
     if length >= texts:
         assert len(decode_entry(GOLDEN_PLAIN[:length]).readings) == 3
@@ -97,7 +97,7 @@ def test_an_entry_cut_short_loses_no_reading_unnoticed(length: int) -> None:
 
 
 @given(st.integers(0, len(GOLDEN_COMPRESSED) - 1))
-def test_a_compressed_entry_cut_short_is_a_format_error(length: int) -> None:
+def test_a_truncated_compressed_entry_is_a_format_error(length: int) -> None:
     with pytest.raises(FormatError):
         decode_entry(GOLDEN_COMPRESSED[:length])
 
@@ -122,7 +122,7 @@ def test_texts_that_do_not_match_the_readings_are_a_format_error(freeform: bytes
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_are_an_entry_or_a_format_error(tail: bytes) -> None:
+def test_random_bytes_are_an_entry_or_a_format_error(tail: bytes) -> None:
     for data in (tail, GOLDEN_PLAIN[:1] + tail, GOLDEN_PLAIN[:HEADER_BYTES] + tail):
         try:
             decode_entry(data)

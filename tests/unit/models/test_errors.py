@@ -1,4 +1,4 @@
-"""Error codes are promises to clients: they are spelled here once more, to be changed never."""
+"""Error codes never change, because clients depend on them."""
 
 from iot_models import errors
 from iot_models.errors import ErrorCode, IotError
@@ -36,7 +36,7 @@ def test_codes_are_stable() -> None:
 
 
 def test_codes_are_unique() -> None:
-    # An Enum makes a second name of the same value an alias: it is a member, yet not iterated.
+    # An Enum makes a second name of the same value an alias, which is in __members__ only.
     assert len(ErrorCode.__members__) == len(list(ErrorCode))
 
 
@@ -49,13 +49,13 @@ def test_every_error_keeps_its_code() -> None:
     assert {name: each.code.value for name, each in classes.items()}.items() >= CODE_OF.items()
 
 
-def test_details_travel_beside_the_message() -> None:
+def test_details_are_kept_beside_the_message() -> None:
     error = errors.InvalidRequestError("row 3 is wrong", row=3, field="relative_time")
     assert str(error) == "row 3 is wrong"
     assert error.details == {"row": 3, "field": "relative_time"}
 
 
-def test_errors_to_try_again_after_say_when() -> None:
+def test_errors_that_allow_a_retry_have_retry_after() -> None:
     assert errors.TooManyRequestsError("slow down", retry_after=7).retry_after == 7
     assert errors.UnavailableError("full", retry_after=9).retry_after == 9
     assert errors.UnavailableError("full").retry_after == 1

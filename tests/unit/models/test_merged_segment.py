@@ -1,4 +1,4 @@
-"""Merged segments: ids and times of receipt stay what they were, whatever they are."""
+"""Merged segments keep every id and time of receipt."""
 
 import dataclasses
 import struct
@@ -47,10 +47,10 @@ GOLDEN = bytes.fromhex(
 )
 
 
-def test_merged_segments_written_once_are_read_for_ever() -> None:
+def test_merged_segments_of_the_first_version_are_decoded() -> None:
     bounds, data = encode_merged(columns_of(ROWS_OF_GOLDEN), SHARD)
     assert rows_of(decode_segment(bounds, GOLDEN)) == ROWS_OF_GOLDEN
-    # zstd may pack otherwise one day; what it packs may not change.
+    # The frame may change with the zstd version; the content may not.
     shared, content = (decompress(each, 2**20) for each in (GOLDEN, data))
     assert (shared[0], content[0]) == (2, 3)
     assert content[1:] == shared[1:]
@@ -68,7 +68,7 @@ def test_round_trip(rows: list[Row]) -> None:
     assert rows_of(decode_segment(bounds, data)) == rows
 
 
-def test_a_segment_tells_whether_its_key_may_open_others() -> None:
+def test_a_segment_records_whether_its_key_may_be_shared() -> None:
     assert may_share_key(GOLDEN)
     assert not may_share_key(encode_merged(columns_of(ROWS_OF_GOLDEN), SHARD)[1])
     batches = [
@@ -79,7 +79,7 @@ def test_a_segment_tells_whether_its_key_may_open_others() -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"\3", b"\3" + bytes(7), b"\4" + bytes(8), bytes(8)])
-def test_what_tells_nothing_of_its_key_is_a_format_error(content: bytes) -> None:
+def test_an_invalid_segment_has_no_shared_key(content: bytes) -> None:
     for data in (content, compress(content, MERGED_LEVEL)):
         with pytest.raises(FormatError):
             may_share_key(data)
@@ -91,26 +91,26 @@ def test_bounds_are_those_of_the_readings(rows: list[Row]) -> None:
     assert_bounds(bounds, rows, shard=SHARD)
 
 
-def test_what_was_merged_can_be_merged_again() -> None:
+def test_a_merged_segment_can_be_merged_again() -> None:
     bounds, data = encode_merged(columns_of(ROWS_OF_GOLDEN), SHARD)
     assert encode_merged(decode_segment(bounds, data), SHARD) == (bounds, data)
 
 
 @pytest.mark.parametrize("column", ["ids", "received", "relative", "interrogator", "freeform"])
-def test_columns_that_differ_are_never_made_a_segment(column: str) -> None:
+def test_columns_of_different_lengths_are_a_format_error(column: str) -> None:
     whole = columns_of(ROWS_OF_GOLDEN)
     broken = dataclasses.replace(whole, **{column: getattr(whole, column)[:-1]})
     with pytest.raises(FormatError):
         encode_merged(broken, SHARD)
 
 
-def test_no_readings_make_no_segment() -> None:
+def test_a_segment_without_readings_is_a_format_error() -> None:
     with pytest.raises(FormatError):
         encode_merged(SegmentColumns([], [], [], [], []), SHARD)
 
 
 @pytest.mark.parametrize("count", [0, 3, 5, 2**31])
-def test_another_count_is_a_format_error(count: int) -> None:
+def test_a_wrong_count_is_a_format_error(count: int) -> None:
     bounds, _ = encode_merged(columns_of(ROWS_OF_GOLDEN), SHARD)
     with pytest.raises(FormatError):
         decode_segment(dataclasses.replace(bounds, count=count), GOLDEN)
@@ -128,11 +128,11 @@ def opens_or_format_error(data: bytes) -> None:
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_are_a_segment_or_a_format_error(data: bytes) -> None:
+def test_random_bytes_are_a_segment_or_a_format_error(data: bytes) -> None:
     opens_or_format_error(compress(CONTENT[:9] + data, MERGED_LEVEL))
 
 
-def test_any_one_changed_byte_is_a_segment_or_a_format_error() -> None:
+def test_a_changed_byte_is_a_segment_or_a_format_error() -> None:
     for at in range(len(CONTENT)):
         for value in (0, 1, 2, 3, 127, 128, 255):
             changed = CONTENT[:at] + bytes([value]) + CONTENT[at + 1 :]
@@ -140,7 +140,7 @@ def test_any_one_changed_byte_is_a_segment_or_a_format_error() -> None:
 
 
 @given(st.integers(0, len(CONTENT) - len('{"a": 1}') - 1))
-def test_a_segment_cut_short_is_a_format_error(length: int) -> None:
+def test_a_truncated_segment_is_a_format_error(length: int) -> None:
     with pytest.raises(FormatError):
         decode_segment(BOUNDS, compress(CONTENT[:length], MERGED_LEVEL))
 
@@ -148,13 +148,13 @@ def test_a_segment_cut_short_is_a_format_error(length: int) -> None:
 @pytest.mark.parametrize(
     ("at", "patch"),
     [
-        (1, struct.pack("<I", 2**32 - 1)),  # more readings than there are bytes
-        (9, b"\x07"),  # a column that is neither differences nor plain
+        (1, struct.pack("<I", 2**32 - 1)),  # more readings than bytes
+        (9, b"\x07"),  # an unknown encoding of a column
         (len(CONTENT) - 1, b"\xff"),  # a text that is not ASCII
-        (len(CONTENT) - 1, b"\x00"),  # a text too many
+        (len(CONTENT) - 1, b"\x00"),  # one text more than readings
     ],
 )
-def test_each_part_is_checked(at: int, patch: bytes) -> None:
+def test_each_part_of_a_segment_is_checked(at: int, patch: bytes) -> None:
     content = CONTENT[:at] + patch + CONTENT[at + len(patch) :]
     with pytest.raises(FormatError):
         decode_segment(BOUNDS, compress(content, MERGED_LEVEL))

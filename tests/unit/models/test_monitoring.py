@@ -1,4 +1,4 @@
-"""The port for monitoring and probes."""
+"""The server for metrics and probes."""
 
 import socket
 
@@ -13,7 +13,7 @@ from support.http_get import http_get
 @pytest.mark.parametrize(
     ("address", "client"), [("127.0.0.1", "127.0.0.1"), ("::1", "::1"), ("::", "127.0.0.1")]
 )
-def test_what_it_answers(address: str, client: str) -> None:
+def test_metrics_and_probes_are_served(address: str, client: str) -> None:
     registry = CollectorRegistry()
     Counter("asked", "Here.", registry=registry)
     well = {"/well": lambda: (True, {"status": "ok"}), "/not": lambda: (False, {"status": "no"})}
@@ -34,7 +34,7 @@ def test_what_it_answers(address: str, client: str) -> None:
         server.server_close()
 
 
-def test_a_port_that_is_taken() -> None:
+def test_a_port_in_use_is_a_settings_error() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]

@@ -1,4 +1,4 @@
-"""Two things must never meet under one name in Redis."""
+"""Every key and job in Redis has a unique name."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -38,20 +38,20 @@ IDS = st.binary(min_size=16, max_size=16)
 
 
 @given(st.integers(0, 255), IDS, st.integers(0, 2**53), IDS, st.ip_addresses().map(str))
-def test_every_kind_has_names_of_its_own(
+def test_names_of_different_kinds_differ(
     shard: int, vault: bytes, first_id: int, lookup: bytes, address: str
 ) -> None:
     found = all_names(KEYS, shard, vault, first_id, lookup, address)
     assert len(set(found)) == len(found)
 
 
-def test_every_shard_has_names_of_its_own() -> None:
+def test_names_of_different_shards_differ() -> None:
     for name in (KEYS.stream, names.drain_job, KEYS.hot_cover):
         assert len({name(shard) for shard in range(256)}) == 256
 
 
 @given(st.sets(IDS, min_size=2, max_size=5))
-def test_every_vault_has_names_of_its_own(vaults: set[bytes]) -> None:
+def test_names_of_different_vaults_differ(vaults: set[bytes]) -> None:
     for name in (
         KEYS.vault_record,
         KEYS.hot_index,
@@ -63,7 +63,7 @@ def test_every_vault_has_names_of_its_own(vaults: set[bytes]) -> None:
     assert len(segments) == 3 * len(vaults)
 
 
-def test_every_address_has_a_count_of_its_own() -> None:
+def test_names_of_different_addresses_differ() -> None:
     assert KEYS.guesses("::1") != KEYS.guesses("::2")
 
 
@@ -71,7 +71,7 @@ PREFIXES = ["", "berlin:", "berlin:iot-2:", "rq2:", "iot-2:"]
 
 
 @given(st.integers(0, 255), IDS, st.integers(0, 2**53), IDS, st.ip_addresses().map(str))
-def test_every_prefix_has_names_of_its_own(
+def test_names_of_different_prefixes_differ(
     shard: int, vault: bytes, first_id: int, lookup: bytes, address: str
 ) -> None:
     found = []

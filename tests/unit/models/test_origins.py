@@ -1,4 +1,4 @@
-"""Origins are compared part by part; none is a pattern, but for one wildcard label."""
+"""Origins are compared part by part; the only pattern is one wildcard label."""
 
 import re
 
@@ -40,7 +40,7 @@ REQUIRED = {"IOT_POSTGRES_URL": "postgresql://db/iot", "IOT_KEYRING_FILE": "/key
         ("capacitor://localhost", "capacitor://localhost"),
     ],
 )
-def test_allowed(setting: str, origin: str) -> None:
+def test_allowed_origins(setting: str, origin: str) -> None:
     assert parse_origins(setting).allows(origin)
 
 
@@ -76,7 +76,7 @@ def test_allowed(setting: str, origin: str) -> None:
         ("null", "https://app.example.org"),
     ],
 )
-def test_not_allowed(setting: str, origin: str) -> None:
+def test_origins_that_are_not_allowed(setting: str, origin: str) -> None:
     assert not parse_origins(setting).allows(origin)
 
 

@@ -1,4 +1,4 @@
-"""Columns of 64-bit integers, and the time of receipt as clients see it."""
+"""Columns of 64-bit integers, and the time of receipt in answers."""
 
 import struct
 from datetime import datetime, timedelta
@@ -20,7 +20,7 @@ INT64 = st.integers(INT64_MIN, INT64_MAX)
 
 
 @given(st.lists(INT64))
-def test_integers_are_little_endian_on_the_wire(values: list[int]) -> None:
+def test_integers_are_stored_little_endian(values: list[int]) -> None:
     wire = struct.pack(f"<{len(values)}q", *values)
     assert int64s(values).tobytes() == wire
     assert list(int64s(wire)) == values
@@ -33,18 +33,18 @@ def test_a_value_beyond_64_bits_is_refused(value: int) -> None:
 
 
 @pytest.mark.parametrize("value", [1.5, "1", None])
-def test_a_value_that_is_no_integer_is_refused(value: object) -> None:
+def test_a_value_that_is_not_an_integer_is_refused(value: object) -> None:
     with pytest.raises(TypeError):
         int64s([value])  # type: ignore[list-item]
 
 
 @pytest.mark.parametrize("length", [1, 7, 9, 15])
-def test_bytes_that_are_no_whole_number_of_integers_are_refused(length: int) -> None:
+def test_a_length_that_is_no_multiple_of_8_is_refused(length: int) -> None:
     with pytest.raises(ValueError, match="multiple"):
         int64s(bytes(length))
 
 
-def test_columns_start_empty_and_do_not_share() -> None:
+def test_columns_start_empty_and_are_not_shared() -> None:
     one, other = ReadingColumns(), ReadingColumns()
     one.relative.append(1)
     assert (len(one), len(other)) == (1, 0)
@@ -56,7 +56,7 @@ def test_time_of_receipt_is_utc_to_the_second(moment: datetime) -> None:
     assert absolute_timestamp(seconds) == moment.isoformat(sep=" ", timespec="seconds")
 
 
-def test_fields_stand_in_the_order_in_which_clients_get_them() -> None:
+def test_fields_have_the_order_of_the_answers() -> None:
     assert Reading.__struct_fields__ == (
         "absolute_timestamp",
         "freeform",

@@ -1,4 +1,4 @@
-"""Segments: a format that is kept, an order that is promised, and bytes that are none."""
+"""Segments: the format and the order are stable, and invalid bytes are refused."""
 
 import dataclasses
 import struct
@@ -46,7 +46,7 @@ def encode(batches: Sequence[Batch]) -> tuple[SegmentBounds, bytes]:
 
 
 def expected_rows(batches: Sequence[Batch]) -> list[SegmentRow]:
-    """One row at a time, as slow and plain as can be."""
+    """Return the rows of a segment by the simplest algorithm."""
     found, next_id = [], FIRST_ID
     for received, rows in batches:
         for relative, interrogator, text in rows:
@@ -73,14 +73,14 @@ GOLDEN_RAW = bytes.fromhex(
 @pytest.mark.parametrize(
     ("golden", "batches"), [(GOLDEN_SORTED, SORTED), (GOLDEN_RAW, RAW)], ids=["sorted", "raw"]
 )
-def test_segments_written_once_are_read_for_ever(golden: bytes, batches: list[Batch]) -> None:
+def test_segments_of_the_first_version_are_decoded(golden: bytes, batches: list[Batch]) -> None:
     bounds, data = encode(batches)
     assert rows_of(decode_segment(bounds, golden)) == expected_rows(batches)
-    # zstd may pack otherwise one day; what it packs may not change.
+    # The frame may change with the zstd version; the content may not.
     assert decompress(data, 2**20) == decompress(golden, 2**20)
 
 
-def test_bounds_are_bound_in_the_same_form_for_ever() -> None:
+def test_the_encoding_of_bounds_is_stable() -> None:
     bounds, _ = encode(SORTED)
     assert bounds == SegmentBounds(
         515, 1027, 1_700_000_000_123, 1_700_000_001_456, -1, 7, 10, 30, 3, 3
@@ -92,7 +92,7 @@ def test_bounds_are_bound_in_the_same_form_for_ever() -> None:
 
 
 @given(BATCHES)
-def test_round_trip_in_the_order_of_interrogator_time_and_id(batches: list[Batch]) -> None:
+def test_round_trip_sorts_by_interrogator_timestamp_and_id(batches: list[Batch]) -> None:
     bounds, data = encode(batches)
     assert rows_of(decode_segment(bounds, data)) == expected_rows(batches)
 
@@ -104,14 +104,14 @@ def test_bounds_are_those_of_the_readings(batches: list[Batch]) -> None:
 
 
 @pytest.mark.parametrize("step", [1, -1, 0, 7919])
-def test_round_trip_of_thousands(step: int) -> None:
+def test_round_trip_of_thousands_of_readings(step: int) -> None:
     rows = [(i, (i * step) % 4099, b'{"epc": "%d"}' % i) for i in range(5000)]
     batches = [(1000 + i, rows[i : i + 500]) for i in range(0, 5000, 500)]
     bounds, data = encode(batches)
     assert rows_of(decode_segment(bounds, data)) == expected_rows(batches)
 
 
-def test_readings_as_clients_get_them() -> None:
+def test_a_segment_as_readings() -> None:
     bounds, data = encode(SORTED)
     assert decode_segment(bounds, data).readings() == [
         Reading("2023-11-14 22:13:20", "null", 771, 10, -1),
@@ -120,13 +120,13 @@ def test_readings_as_clients_get_them() -> None:
     ]
 
 
-def test_batches_without_readings_leave_no_trace() -> None:
+def test_empty_batches_change_nothing() -> None:
     batches = [(1, list[Row]()), *SORTED, (2, list[Row]())]
     assert encode(batches) == encode(SORTED)
 
 
 @pytest.mark.parametrize("freeform", [b"1", b"1\0002\0003", b""])
-def test_columns_that_differ_are_never_made_a_segment(freeform: bytes) -> None:
+def test_columns_of_different_lengths_are_a_format_error(freeform: bytes) -> None:
     broken = ReadingColumns(int64s([1, 2]), int64s([1, 2]), freeform)
     with pytest.raises(FormatError):
         encode_segment([(1, broken)], FIRST_ID, SHARD)
@@ -134,13 +134,13 @@ def test_columns_that_differ_are_never_made_a_segment(freeform: bytes) -> None:
         encode_segment([(1, ReadingColumns(int64s([1]), int64s([1, 2]), b"1\0002"))], FIRST_ID, 0)
 
 
-def test_no_readings_make_no_segment() -> None:
+def test_a_segment_without_readings_is_a_format_error() -> None:
     with pytest.raises(FormatError):
         encode_segment([], FIRST_ID, SHARD)
 
 
 @pytest.mark.parametrize("change", [{"count": 2}, {"count": 4}, {"last_id": 1026}, {"first_id": 3}])
-def test_other_bounds_are_a_format_error(change: dict[str, int]) -> None:
+def test_wrong_bounds_are_a_format_error(change: dict[str, int]) -> None:
     bounds, data = encode(SORTED)
     with pytest.raises(FormatError):
         decode_segment(dataclasses.replace(bounds, **change), data)
@@ -158,13 +158,13 @@ def opens_or_format_error(bounds: SegmentBounds, data: bytes) -> None:
 
 
 @given(st.binary(max_size=200), st.integers(0, 1))
-def test_any_bytes_are_a_segment_or_a_format_error(data: bytes, which: int) -> None:
+def test_random_bytes_are_a_segment_or_a_format_error(data: bytes, which: int) -> None:
     opens_or_format_error(BOUNDS[which], data)
     opens_or_format_error(BOUNDS[which], compress(data, SEGMENT_LEVEL))
     opens_or_format_error(BOUNDS[which], compress(CONTENTS[which][:9] + data, SEGMENT_LEVEL))
 
 
-def test_any_one_changed_byte_is_a_segment_or_a_format_error() -> None:
+def test_a_changed_byte_is_a_segment_or_a_format_error() -> None:
     for bounds, content in zip(BOUNDS, CONTENTS, strict=True):
         for at in range(len(content)):
             for value in (0, 1, 2, 127, 128, 255):
@@ -183,7 +183,7 @@ def test_a_changed_compressed_byte_is_a_segment_or_a_format_error(
 
 
 @given(st.data(), st.integers(0, 1))
-def test_a_segment_cut_short_loses_no_reading_unnoticed(data: st.DataObject, which: int) -> None:
+def test_a_segment_that_lost_a_reading_is_a_format_error(data: st.DataObject, which: int) -> None:
     content = CONTENTS[which]
     length = data.draw(st.integers(0, len(content) - 1))
     assume(SEPARATOR in content[length:] or length < len(content) - len(b'{"a": 1}'))
@@ -201,16 +201,16 @@ def test_an_unknown_order_is_a_format_error(order: int) -> None:
 @pytest.mark.parametrize(
     ("at", "patch"),
     [
-        (5, struct.pack("<I", 2**32 - 1)),  # more runs than there are bytes
-        (17, struct.pack("<I", 2**32 - 1)),  # a run that would fill the memory
-        (17, struct.pack("<I", 1)),  # runs that don't cover all readings
-        (33, struct.pack("<I", 3)),  # a position that is not there
-        (45, b"\x07"),  # a column that is neither differences nor plain
+        (5, struct.pack("<I", 2**32 - 1)),  # more runs than bytes
+        (17, struct.pack("<I", 2**32 - 1)),  # a run longer than memory
+        (17, struct.pack("<I", 1)),  # runs of fewer readings than there are
+        (33, struct.pack("<I", 3)),  # a position out of range
+        (45, b"\x07"),  # an unknown encoding of a column
         (len(CONTENTS[0]) - 1, b"\xff"),  # a text that is not ASCII
-        (len(CONTENTS[0]) - 1, b"\x00"),  # a text too many
+        (len(CONTENTS[0]) - 1, b"\x00"),  # one text more than readings
     ],
 )
-def test_each_part_is_checked(at: int, patch: bytes) -> None:
+def test_each_part_of_a_segment_is_checked(at: int, patch: bytes) -> None:
     content = CONTENTS[0][:at] + patch + CONTENTS[0][at + len(patch) :]
     assert content != CONTENTS[0]
     with pytest.raises(FormatError):

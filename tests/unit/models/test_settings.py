@@ -1,4 +1,4 @@
-"""Settings: one variable each, and a wrong value is a sentence that names it."""
+"""Settings come from one variable each, and an error names the variable."""
 
 import dataclasses
 from pathlib import Path
@@ -39,13 +39,13 @@ def test_defaults() -> None:
             assert getattr(settings, each.name) == each.default
 
 
-def test_every_default_is_one_that_could_be_set() -> None:
+def test_every_default_is_a_valid_value() -> None:
     texts = {variable(e.name): str(e.default) for e in FIELDS if variable(e.name) not in REQUIRED}
     assert load(REQUIRED | texts) == load(REQUIRED)
 
 
 @pytest.mark.parametrize("each", FIELDS, ids=name_of)
-def test_every_field_is_read_from_its_own_variable(each: "dataclasses.Field[Any]") -> None:
+def test_each_setting_is_read_from_its_variable(each: "dataclasses.Field[Any]") -> None:
     name = f"IOT_{each.name.upper()}"
     texts = {
         "log_level": "DEBUG",
@@ -64,7 +64,7 @@ def test_every_field_is_read_from_its_own_variable(each: "dataclasses.Field[Any]
 
 
 @pytest.mark.parametrize("name", REQUIRED)
-def test_a_required_variable_that_is_missing_or_empty_is_named(name: str) -> None:
+def test_a_missing_or_empty_required_variable_is_named(name: str) -> None:
     missing = {key: value for key, value in REQUIRED.items() if key != name}
     for environ in (missing, missing | {name: ""}):
         with pytest.raises(SettingsError, match=f"^{name} is not set: "):
@@ -72,7 +72,7 @@ def test_a_required_variable_that_is_missing_or_empty_is_named(name: str) -> Non
 
 
 @pytest.mark.parametrize("each", NUMBERS, ids=name_of)
-def test_numbers_are_kept_within_their_limits(each: "dataclasses.Field[Any]") -> None:
+def test_numbers_must_be_within_their_limits(each: "dataclasses.Field[Any]") -> None:
     name, low, high = variable(each.name), each.metadata["minimum"], each.metadata["maximum"]
     assert low <= each.default <= high
     for value in (low, high):
@@ -84,13 +84,13 @@ def test_numbers_are_kept_within_their_limits(each: "dataclasses.Field[Any]") ->
 
 @pytest.mark.parametrize("text", ["", "many", "1.5", "1e3", "0x10", "9" * 5000])
 @pytest.mark.parametrize("each", NUMBERS, ids=name_of)
-def test_what_is_no_number_is_refused(each: "dataclasses.Field[Any]", text: str) -> None:
+def test_an_invalid_number_is_refused(each: "dataclasses.Field[Any]", text: str) -> None:
     with pytest.raises(SettingsError, match=f"^{variable(each.name)} must be a whole number$"):
         load(REQUIRED | {variable(each.name): text})
 
 
 @pytest.mark.parametrize("each", SECRETS, ids=name_of)
-def test_a_secret_may_come_as_a_file(each: "dataclasses.Field[Any]", tmp_path: Path) -> None:
+def test_a_secret_may_be_read_from_a_file(each: "dataclasses.Field[Any]", tmp_path: Path) -> None:
     path = tmp_path / "secret"
     path.write_text(" from-a-file\n", encoding="utf-8")
     name = variable(each.name)
@@ -108,7 +108,7 @@ def test_the_secrets_are_the_urls() -> None:
     ]
 
 
-def test_a_secret_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_an_unreadable_secret_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"^IOT_REDIS_URL_FILE can't be read: No such file"):
         load(REQUIRED | {"IOT_REDIS_URL_FILE": str(tmp_path / "nothing")})
     with pytest.raises(SettingsError, match=r"^IOT_REDIS_URL_FILE can't be read: Is a directory"):
@@ -119,14 +119,14 @@ def test_a_secret_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         load(REQUIRED | {"IOT_REDIS_URL_FILE": str(path)})
 
 
-def test_what_is_no_secret_has_no_file_form(tmp_path: Path) -> None:
+def test_only_secrets_have_a_file_variable(tmp_path: Path) -> None:
     path = tmp_path / "level"
     path.write_text("DEBUG", encoding="utf-8")
     assert load(REQUIRED | {"IOT_LOG_LEVEL_FILE": str(path)}).log_level == "INFO"
 
 
 @pytest.mark.parametrize("name", ["IOT_TLS_CERTIFICATE", "IOT_TLS_KEY"])
-def test_certificate_and_key_go_together(name: str) -> None:
+def test_certificate_and_key_are_required_together(name: str) -> None:
     with pytest.raises(SettingsError, match="IOT_TLS_CERTIFICATE and IOT_TLS_KEY"):
         load(REQUIRED | {name: "file"})
     both = load(REQUIRED | {"IOT_TLS_CERTIFICATE": "c", "IOT_TLS_KEY": "k"})
@@ -159,7 +159,7 @@ def test_anonymous_scopes(text: str) -> None:
         ("admin", "admin can't be had without a token"),
     ],
 )
-def test_anonymous_scopes_that_are_none_are_refused(text: str, sentence: str) -> None:
+def test_invalid_anonymous_scopes_are_refused(text: str, sentence: str) -> None:
     with pytest.raises(SettingsError, match=f"^IOT_ANONYMOUS_SCOPES: {sentence}"):
         load(REQUIRED | {"IOT_ANONYMOUS_SCOPES": text})
 
@@ -175,7 +175,7 @@ def test_key_prefixes(prefix: str) -> None:
     "prefix",
     ["berlin", ":", "a::", "iot:", "rq:", "a:iot:", "rq:b:", "{a}:", "ä:", "a b:", "x" * 64 + ":"],
 )
-def test_a_key_prefix_that_is_none_is_refused(prefix: str) -> None:
+def test_an_invalid_key_prefix_is_refused(prefix: str) -> None:
     environ = REQUIRED | {"IOT_REDIS_KEY_PREFIX": prefix}
     for read in (load, load_key_names):
         with pytest.raises(
@@ -191,12 +191,12 @@ def test_the_environment_is_read_when_load_is_called(monkeypatch: pytest.MonkeyP
     assert load().shards == 17
 
 
-def test_settings_do_not_change() -> None:
+def test_settings_are_immutable() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         load(REQUIRED).shards = 3  # type: ignore[misc]
 
 
-def test_repr_shows_no_url_with_its_password() -> None:
+def test_repr_shows_no_password() -> None:
     shown = repr(load(REQUIRED | {"IOT_REDIS_URL": "redis://:hunter2@cache/0"}))
     assert "hunter2" not in shown
     assert "shards=8" in shown
@@ -210,7 +210,7 @@ def test_describe_lists_every_setting() -> None:
     assert all(meaning.endswith(".") for _, _, meaning in rows)
 
 
-def test_variables_of_libpq_that_bend_a_url_are_dropped() -> None:
+def test_libpq_variables_that_change_a_url_are_dropped() -> None:
     kept = {"PGPASSWORD": "p", "PGPASSFILE": "/f", "PGSSLMODE": "verify-full", "IOT_SHARDS": "8"}
     stray = {"PGHOSTADDR": "192.0.2.1", "PGSERVICE": "none", "PGOPTIONS": "-c a=b", "PGUSER": "u"}
     environ = kept | stray

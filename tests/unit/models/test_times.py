@@ -1,4 +1,4 @@
-"""Times as the old clients send them, against exact fractions as the judge."""
+"""Times in the forms of old clients, compared with exact fractions."""
 
 import math
 import re
@@ -51,7 +51,7 @@ def micros(moment: datetime) -> int:
 @example(INT64_MAX)
 @example(INT64_MIN - 1)
 @example(INT64_MAX + 1)
-def test_integers(value: int) -> None:
+def test_integers_are_exact(value: int) -> None:
     for form in (value, str(value), f" {value} "):
         for parse in (parse_time, parse_time_or_date):
             if within_64_bits(value):
@@ -66,7 +66,7 @@ def test_integers(value: int) -> None:
 @example(1.763877e15)
 @example(2.0**63)
 @example(-(2.0**63))
-def test_numbers_with_a_fraction_are_cut_toward_zero(value: float) -> None:
+def test_fractions_are_truncated_toward_zero(value: float) -> None:
     expected = math.trunc(Fraction(value))
     if within_64_bits(expected):
         assert parse_time(value) == expected
@@ -145,7 +145,7 @@ def test_numeric_strings_that_firmware_prints(parse: Parse, text: str, expected:
         "9" * 100_000,
     ],
 )
-def test_strings_beyond_64_bits_say_so(parse: Parse, text: str) -> None:
+def test_numbers_beyond_64_bits_are_named(parse: Parse, text: str) -> None:
     with pytest.raises(ValueError, match=r"^is beyond 64 bits$"):
         parse(text)
 
@@ -156,20 +156,20 @@ def test_strings_beyond_64_bits_say_so(parse: Parse, text: str) -> None:
     ["", " ", "+", "-", ".", "-.", "e5", "1e", "1e+", "1.2.3", "1 2", "1_000", "0x10", "--1", "+-1",
      "nan", "NaN", "inf", "-Infinity", "1e1e1", "12a", "true", "1,5", "½", "\0", "1\x00"],
 )  # fmt: skip
-def test_junk_is_no_number(parse: Parse, text: str) -> None:
+def test_malformed_numbers_are_refused(parse: Parse, text: str) -> None:
     with pytest.raises(ValueError, match=r"is not a number|neither a number nor a date"):
         parse(text)
 
 
 @BOTH
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_not_finite_is_no_number(parse: Parse, value: float) -> None:
+def test_numbers_that_are_not_finite_are_refused(parse: Parse, value: float) -> None:
     with pytest.raises(ValueError, match=r"^is not a number$"):
         parse(value)
 
 
 @pytest.mark.parametrize("text", ["3/18/2014 10:59:19.123456 AM", "2014-03-18T10:59:19Z"])
-def test_a_date_is_no_plain_time(text: str) -> None:
+def test_parse_time_refuses_dates(text: str) -> None:
     with pytest.raises(ValueError, match=r"^is not a number$"):
         parse_time(text)
 
@@ -220,7 +220,7 @@ def test_dates(text: str, expected: int) -> None:
     st.integers(-23 * 60, 23 * 60),
     st.sampled_from("Tt "),
 )
-def test_dates_as_rfc_3339(moment: datetime, offset: int, separator: str) -> None:
+def test_dates_of_rfc_3339(moment: datetime, offset: int, separator: str) -> None:
     zone = timezone(timedelta(minutes=offset))
     local = moment.replace(tzinfo=zone)
     assert parse_time_or_date(local.isoformat(sep=separator)) == micros(local)
@@ -229,7 +229,7 @@ def test_dates_as_rfc_3339(moment: datetime, offset: int, separator: str) -> Non
 
 
 @given(st.datetimes(datetime(1000, 1, 1), timezones=st.just(UTC)))  # noqa: DTZ001 -- zone beside
-def test_dates_as_the_old_code_promised(moment: datetime) -> None:
+def test_dates_of_the_old_server(moment: datetime) -> None:
     hour, half = (moment.hour % 12) or 12, "AM" if moment.hour < 12 else "PM"
     text = (
         f"{moment.month}/{moment.day}/{moment.year} "
@@ -247,7 +247,7 @@ def test_dates_as_the_old_code_promised(moment: datetime) -> None:
      "2016-12-31T23:59:60Q", "12/31/2016 11:59:61 PM", "3/18/2014 13:59:19 AM",
      "3/18/2014 10:59:19", "3/18/2014", "today", "10:59:19"],
 )  # fmt: skip
-def test_what_is_no_date(text: str) -> None:
+def test_malformed_dates_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"^is neither a number nor a date$"):
         parse_time_or_date(text)
 
@@ -255,7 +255,7 @@ def test_what_is_no_date(text: str) -> None:
 @given(
     st.one_of(st.text(), st.text("0123456789+-.eE:/TZ AMP"), st.text().map("2014-03-18T".__add__))
 )
-def test_any_string_is_a_time_or_a_value_error(text: str) -> None:
+def test_random_strings_are_a_time_or_a_value_error(text: str) -> None:
     for parse in (parse_time, parse_time_or_date):
         found, sentence = 0, "is a time"
         try:
@@ -263,7 +263,7 @@ def test_any_string_is_a_time_or_a_value_error(text: str) -> None:
         except ValueError as error:
             sentence = str(error)
         assert within_64_bits(found)
-        assert sentence.startswith("is ")  # one of our sentences, not Python's
+        assert sentence.startswith("is ")  # our message, not one of Python's
 
 
 def _strptime(text: str) -> int | None:
@@ -297,8 +297,8 @@ _TWO_DIGITS = st.integers(0, 62).flatmap(lambda n: st.sampled_from([str(n), f"{n
 @example("2/29/2015 1:00:00 AM")
 @example("2/29/2016 12:00:00 AM")
 @example("12/31/2016 11:59:61 PM")
-def test_dates_of_the_old_clients_are_those_that_strptime_takes(text: str) -> None:
-    assume(not re.search(r":60\b", text))  # a leap second, below
+def test_dates_of_old_clients_are_parsed_like_strptime(text: str) -> None:
+    assume(not re.search(r":60\b", text))  # leap seconds have a test below
     expected = _strptime(text)
     if expected is None:
         with pytest.raises(ValueError, match="neither a number nor a date"):
@@ -313,7 +313,7 @@ def test_dates_of_the_old_clients_are_those_that_strptime_takes(text: str) -> No
     st.sampled_from(["Z", "+00:00", "-07:00", "+05:30", ""]),
     st.sampled_from("Tt "),
 )
-def test_digits_beyond_microseconds_are_cut_off_in_every_form(
+def test_digits_beyond_microseconds_are_truncated(
     moment: datetime, digits: str, zone: str, separator: str
 ) -> None:
     second = moment.replace(microsecond=0)
@@ -361,7 +361,7 @@ def test_decimals_are_exact(value: Decimal, form: str) -> None:
     ["1" * 10**6 + "x", "." + "1" * 10**6 + "x", "1e" + "0" * 10**6 + "x", "1." + "0" * 10**6 + "x",
      "1" * 10**6 + "e" + "1" * 10**6 + "x"],
 )  # fmt: skip
-def test_what_is_no_number_is_refused_in_one_pass(parse: Parse, text: str) -> None:
-    """A second pass for each digit takes half a minute for 20,000 digits."""
+def test_malformed_numbers_are_refused_in_linear_time(parse: Parse, text: str) -> None:
+    """A parser that is quadratic in the digits takes 30 s for 20,000 digits."""
     with pytest.raises(ValueError, match=r"is not a number|neither a number nor a date"):
         parse(text)

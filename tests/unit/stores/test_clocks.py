@@ -1,4 +1,4 @@
-"""Which of three clocks is wrong: the one that two others contradict."""
+"""The clock that differs from the two others is reported as wrong."""
 
 import pytest
 
@@ -23,9 +23,7 @@ THIS, REDIS, POSTGRES = "this machine's clock is ", "Redis's clock is ", "Postgr
         (0.0, None, None),
     ],
 )
-def test_the_clock_that_is_wrong_is_named(
-    redis: float, postgres: float | None, begins: str | None
-) -> None:
+def test_the_wrong_clock_is_named(redis: float, postgres: float | None, begins: str | None) -> None:
     skew = ClockSkew(redis, postgres)
     fault = skew.fault(300)
     assert fault is None if begins is None else (fault or "").startswith(begins)
@@ -36,5 +34,5 @@ def test_the_clock_that_is_wrong_is_named(
     ("ahead", "text"),
     [(59.6, "0:01:00 ahead of"), (-86_400.2, "1 day, 0:00:00 behind")],
 )
-def test_differences_are_described_for_people(ahead: float, text: str) -> None:
+def test_differences_are_described_in_words(ahead: float, text: str) -> None:
     assert describe(ahead) == text

@@ -1,4 +1,4 @@
-"""The numbers of a session against a plain set."""
+"""The numbers of a session, compared with a set."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +9,7 @@ NUMBERS = st.integers(1, 60)
 
 
 @given(st.lists(NUMBERS, max_size=200))
-def test_each_number_is_admitted_once_in_whatever_order(arrivals: list[int]) -> None:
+def test_each_number_is_stored_once_in_any_order(arrivals: list[int]) -> None:
     numbers, stored = SessionNumbers(), set[int]()
     for number in arrivals:
         assert numbers.mark_stored(number) == (number not in stored)
@@ -19,7 +19,7 @@ def test_each_number_is_admitted_once_in_whatever_order(arrivals: list[int]) -> 
 
 
 @given(st.permutations(range(1, 400)))
-def test_a_session_in_any_order_leaves_nothing_to_remember(arrivals: list[int]) -> None:
+def test_a_complete_session_has_no_missing_numbers(arrivals: list[int]) -> None:
     numbers = SessionNumbers()
     assert all(numbers.mark_stored(number) for number in arrivals)
     assert (numbers.high, numbers.missing) == (399, set())
@@ -27,7 +27,7 @@ def test_a_session_in_any_order_leaves_nothing_to_remember(arrivals: list[int]) 
 
 
 @given(st.lists(st.lists(NUMBERS, max_size=30), max_size=10))
-def test_what_is_kept_between_drains_answers_the_same(drains: list[list[int]]) -> None:
+def test_numbers_stored_between_drains_are_recognized(drains: list[list[int]]) -> None:
     kept, stored = SessionNumbers(), set[int]()
     for drain in drains:
         numbers = SessionNumbers(kept.high, set(kept.missing))

@@ -1,4 +1,4 @@
-"""Months of UTC."""
+"""Months in UTC."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -11,12 +11,12 @@ MOMENTS = st.integers(0, 253_402_300_799_999 - 32 * 86_400_000)
 
 
 def milliseconds(*date: int) -> int:
-    """Unix milliseconds of a date in UTC."""
+    """Return the Unix milliseconds of a date in UTC."""
     return int(datetime(*date, tzinfo=UTC).timestamp()) * 1000  # type: ignore[misc, arg-type]
 
 
 @given(MOMENTS)
-def test_a_month_holds_its_moments_and_meets_the_next(moment: int) -> None:
+def test_months_are_contiguous(moment: int) -> None:
     begin = month_begin(moment)
     end = next_month(begin)
     assert begin <= moment < end
@@ -34,5 +34,5 @@ def test_december_is_followed_by_january() -> None:
     assert (month_name(december), month_name(january)) == ("202612", "202701")
 
 
-def test_february_has_a_day_more_in_a_leap_year() -> None:
+def test_february_has_29_days_in_a_leap_year() -> None:
     assert next_month(milliseconds(2028, 2, 1)) - milliseconds(2028, 2, 29) == 86_400_000

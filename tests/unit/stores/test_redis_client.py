@@ -1,4 +1,4 @@
-"""The clients of Redis: one for the backlog, and for the hot window the same or another."""
+"""The Redis clients of the backlog and of the hot window."""
 
 import pytest
 
@@ -14,7 +14,7 @@ REQUIRED = {
 
 
 @pytest.mark.parametrize("url", ["", "redis://queue/0"])
-def test_without_its_own_the_hot_window_shares_the_backlog_s(url: str) -> None:
+def test_the_hot_window_shares_the_client_of_an_equal_url(url: str) -> None:
     settings = load(REQUIRED | {"IOT_HOT_WINDOW_REDIS_URL": url})
     shared = connect_redis(settings)
     assert connect_hot_window(settings, shared) is shared
@@ -24,7 +24,7 @@ def test_without_its_own_the_hot_window_shares_the_backlog_s(url: str) -> None:
     ("url", "host"),
     [("redis://hot/0", "hot"), ("redis://queue/1", "queue"), ("rediss://hot/0", "hot")],
 )
-def test_its_own(url: str, host: str) -> None:
+def test_a_separate_hot_window_has_a_separate_client(url: str, host: str) -> None:
     settings = load(REQUIRED | {"IOT_HOT_WINDOW_REDIS_URL": url})
     shared = connect_redis(settings)
     made = connect_hot_window(settings, shared, timeout=0.5)
@@ -51,7 +51,7 @@ def test_its_own(url: str, host: str) -> None:
         "redis+sentinel://hot/mine?socket_timeout=soon",
     ],
 )
-def test_a_wrong_url_is_one_sentence_that_names_the_variable(url: str) -> None:
+def test_an_invalid_url_names_the_variable_and_no_password(url: str) -> None:
     settings = load(REQUIRED | {"IOT_HOT_WINDOW_REDIS_URL": url})
     with pytest.raises(SettingsError) as raised:
         connect_hot_window(settings, connect_redis(settings))

@@ -1,4 +1,4 @@
-"""URLs of a Redis that Sentinels name: what they may say, and what is said of a wrong one."""
+"""URLs of a Redis behind Sentinels are parsed, and errors name the variable."""
 
 import pytest
 from redis import Redis
@@ -25,7 +25,7 @@ def sentinels(pool: SentinelConnectionPool) -> list[tuple[str, int]]:
     return [(each["host"], each["port"]) for each in found]
 
 
-def test_a_whole_url() -> None:
+def test_a_complete_url() -> None:
     client, pool = connected("redis+sentinel://us%40r:p%3Ass@a:1,b:2,[::1]:3/mine/7")
     assert pool.service_name == "mine"
     assert pool.is_master
@@ -36,14 +36,14 @@ def test_a_whole_url() -> None:
     assert given["socket_connect_timeout"] == CONNECT_SECONDS
 
 
-def test_the_shortest_url() -> None:
+def test_a_minimal_url() -> None:
     client, pool = connected("redis+sentinel://a/mine")
     assert sentinels(pool) == [("a", 26379)]
     given = client.get_connection_kwargs()
     assert (given["username"], given["password"], given["db"]) == (None, None, 0)
 
 
-def test_sentinels_are_asked_without_the_masters_password() -> None:
+def test_sentinels_do_not_receive_the_password_of_redis() -> None:
     _, pool = connected("redis+sentinel://:secret@a/mine")
     for each in pool.sentinel_manager.sentinels:
         assert each.get_connection_kwargs().get("password") is None
@@ -56,7 +56,7 @@ def test_sentinels_are_asked_without_the_masters_password() -> None:
         ("rediss", "SentinelManagedSSLConnection"),
     ],
 )
-def test_tls_by_the_scheme(scheme: str, connection: str) -> None:
+def test_the_scheme_rediss_enables_tls(scheme: str, connection: str) -> None:
     query = "?ssl_ca_certs=/ca.pem" if scheme == "rediss" else ""
     _, pool = connected(f"{scheme}+sentinel://a/mine/0{query}")
     assert pool.connection_class.__name__ == connection
@@ -88,7 +88,7 @@ def test_tls_by_the_scheme(scheme: str, connection: str) -> None:
         "",
     ],
 )
-def test_a_wrong_url_is_one_sentence_that_names_the_variable(url: str) -> None:
+def test_an_invalid_url_names_the_variable_and_no_password(url: str) -> None:
     with pytest.raises(SettingsError) as raised:
         connect_redis(settings(url))
     said = str(raised.value)
@@ -100,7 +100,7 @@ def test_a_wrong_url_is_one_sentence_that_names_the_variable(url: str) -> None:
 @pytest.mark.parametrize(
     ("written", "meant"), [("p%26%3D%25", "p&=%"), ("a+b", "a+b"), ("%2541", "%41"), ("", "")]
 )
-def test_the_sentinels_own_user_and_password(written: str, meant: str) -> None:
+def test_sentinels_have_a_separate_user_and_password(written: str, meant: str) -> None:
     query = f"?sentinel_username=me%40x&sentinel_password={written}&health_check_interval=7"
     client, pool = connected(f"redis+sentinel://:secret@a,b/mine/3{query}")
     for each in pool.sentinel_manager.sentinels:
@@ -111,7 +111,7 @@ def test_the_sentinels_own_user_and_password(written: str, meant: str) -> None:
     assert (given["username"], given["password"], given["db"]) == (None, "secret", 3)
 
 
-def test_sentinel_passwords_are_for_sentinels_alone() -> None:
+def test_a_sentinel_password_needs_a_sentinel_url() -> None:
     with pytest.raises(SettingsError) as caught:
         connect_redis(settings("redis://a/0?sentinel_password=hunter2"))
     assert "hunter2" not in str(caught.value)

@@ -20,7 +20,7 @@ from iot_models.segment import (
 )
 from support.segment_rows import Row, assert_bounds, columns_of, rows_of
 
-"""Interrogator timestamp, id, time of receipt, relative timestamp, text."""
+"""Interrogator timestamp, id, time of receipt, relative timestamp, freeform."""
 
 EXTREME = st.sampled_from([INT64_MIN, INT64_MIN + 1, -1, 0, 1, INT64_MAX - 1, INT64_MAX])
 INT64 = st.one_of(st.integers(INT64_MIN, INT64_MAX), EXTREME, st.integers(0, 5))

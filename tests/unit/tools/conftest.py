@@ -1,4 +1,4 @@
-"""Small children to supervise, and a small service for simulated devices."""
+"""Small child processes to supervise, and a small service for simulated devices."""
 
 import json
 import sys
@@ -17,7 +17,7 @@ MakeChild = Callable[..., Child]
 
 @pytest.fixture
 def make_child(tmp_path: Path) -> Iterator[MakeChild]:
-    """Makes a child that runs a piece of Python; what still runs at the end is killed."""
+    """A function that makes a child that runs Python code; the fixture kills all at the end."""
     made: list[Child] = []
 
     def make(code: str, name: str = "part", stop_seconds: float = 5.0, **options: Any) -> Child:
@@ -38,7 +38,7 @@ def make_child(tmp_path: Path) -> Iterator[MakeChild]:
 
 
 class FakeService:
-    """Takes readings as the API does, once each by its key, and fails as it is told."""
+    """A service that stores readings once for each key, and fails on demand."""
 
     def __init__(self) -> None:
         self.readings: list[dict[str, Any]] = []
@@ -74,7 +74,7 @@ class FakeService:
         self.url = f"http://127.0.0.1:{self.server.server_port}"
 
     def take(self, rows: list[dict[str, Any]], key: str) -> tuple[int, dict[str, str]]:
-        """The answer to a PUT; status 0 means none."""
+        """Return the status and headers of a PUT; status 0 means no answer."""
         with self._lock:
             self.requests += 1
             if self.failures:
@@ -90,7 +90,7 @@ class FakeService:
 
 @pytest.fixture
 def service() -> Iterator[FakeService]:
-    """A service that runs."""
+    """A running `FakeService`."""
     fake = FakeService()
     thread = threading.Thread(target=fake.server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()

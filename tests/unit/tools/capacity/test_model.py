@@ -1,4 +1,4 @@
-"""The capacity model: its arithmetic, and that it knows the code's own limits."""
+"""The capacity model is consistent and uses the limits of the code."""
 
 from dataclasses import fields, replace
 from pathlib import Path
@@ -38,7 +38,7 @@ def test_ten_times_the_devices_are_ten_times_the_load(demand: Demand) -> None:
             assert more[name] >= less[name], name
 
 
-def test_batches_are_cheaper_than_what_they_hold() -> None:
+def test_batches_cost_less_than_single_readings() -> None:
     alone = Capacity(replace(BATCHES, batch=1, sticky=True))
     together = Capacity(replace(BATCHES, sticky=True))
     assert together.api_cores < alone.api_cores / 10
@@ -47,7 +47,7 @@ def test_batches_are_cheaper_than_what_they_hold() -> None:
     assert together.backlog < alone.backlog / 5
 
 
-def test_a_drain_makes_a_segment_of_what_came_within_its_linger() -> None:
+def test_readings_within_one_linger_share_a_segment() -> None:
     few = Capacity(Demand(100_000, devices_per_vault=100_000))
     assert few.segments == pytest.approx(1 / COSTS.linger)
     seldom = Capacity(Demand(1000, rate=1 / 600))
@@ -57,7 +57,7 @@ def test_a_drain_makes_a_segment_of_what_came_within_its_linger() -> None:
         assert 0 < capacity.segments <= demand.requests * 1.0001
 
 
-def test_vaults_are_opened_once_in_a_while_or_each_time() -> None:
+def test_the_cost_of_opening_depends_on_the_cache() -> None:
     held = Capacity(replace(SINGLE, sticky=True))
     renewals = 10_000 / (300 + 60 * 1)
     assert held.opening == pytest.approx(renewals * COSTS.api_renew / 1e6, rel=0.01)
@@ -70,7 +70,7 @@ def test_vaults_are_opened_once_in_a_while_or_each_time() -> None:
     assert apart.opening <= everywhere.opening < everywhere.demand.requests * COSTS.api_open / 1e6
 
 
-def test_processes_are_the_fewest_that_do() -> None:
+def test_the_smallest_sufficient_number_of_processes_is_chosen() -> None:
     for devices in (100, 5000, 200_000):
         for sticky in (False, True):
             capacity = Capacity(replace(SINGLE, devices=devices, sticky=sticky))
@@ -78,21 +78,21 @@ def test_processes_are_the_fewest_that_do() -> None:
     assert Capacity(replace(SINGLE, devices=200_000, sticky=True)).processes <= 26
 
 
-def test_what_is_batched_well_is_not_merged() -> None:
+def test_large_batches_are_not_merged() -> None:
     assert Capacity(BATCHES).merged == pytest.approx(1000, rel=0.01)
     assert Capacity(SINGLE).merged == pytest.approx(1440)
     assert Capacity(replace(SINGLE, rate=1)).merged == COSTS.merged_readings
     assert Capacity(replace(SINGLE, rate=1 / 86_400)).merged == pytest.approx(1, rel=1e-3)
 
 
-def test_never_more_shards_or_writers_than_there_may_be() -> None:
+def test_shards_and_writers_stay_within_their_limits() -> None:
     for devices in (1, 10_000, 10**6, 10**8):
         capacity = Capacity(Demand(devices, sticky=True))
         assert 8 <= capacity.shards <= COSTS.most_shards
         assert 2 <= capacity.writers <= capacity.shards
 
 
-def test_a_busy_writer_s_jobs_are_few() -> None:
+def test_a_busy_writer_runs_few_jobs() -> None:
     quiet = Capacity(Demand(10, rate=0.1, devices_per_vault=10))
     assert quiet.jobs == pytest.approx(quiet.drains, rel=0.05) == pytest.approx(1.0, rel=0.05)
     busy = Capacity(Demand(2000, devices_per_vault=100))
@@ -100,7 +100,7 @@ def test_a_busy_writer_s_jobs_are_few() -> None:
     assert busy.drains == pytest.approx(1 / COSTS.linger)
 
 
-def test_limits_come_with_the_nearest_first_and_releases_mend_them() -> None:
+def test_limits_are_sorted_by_use_and_releases_meet_them() -> None:
     demand = Demand(10**6, rate=1, sticky=True, vault_cache_seconds=86_400)
     capacity = Capacity(demand)
     used = [each.used for each in capacity.limits()]
@@ -110,7 +110,7 @@ def test_limits_come_with_the_nearest_first_and_releases_mend_them() -> None:
     assert all(each.used <= 1.1 for each in one.limits() if each.hard)
 
 
-def test_limits_are_those_of_the_code() -> None:
+def test_the_limits_equal_those_of_the_code() -> None:
     (shards,) = (each for each in fields(Settings) if each.name == "shards")
     assert COSTS.most_shards == shards.metadata["maximum"] == ID_STRIDE
     assert COSTS.small_readings == SMALL_READINGS
@@ -132,7 +132,7 @@ def test_the_command_prints_both_tables(capsys: pytest.CaptureFixture[str]) -> N
     assert f"{capacity.releases} of them" in said
 
 
-def test_the_command_tells_what_it_computes_from(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_its_costs(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["capacity", "--costs", "--markdown"]) == 0
     said = capsys.readouterr().out
     for _, value, unit, meaning, how in described():
@@ -147,7 +147,7 @@ def test_the_command_tells_what_it_computes_from(capsys: pytest.CaptureFixture[s
         (["--readings-per-second", "nan"], "must be from 0, not nan"),
     ],
 )
-def test_bad_arguments(
+def test_invalid_arguments_are_refused(
     arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
@@ -155,12 +155,12 @@ def test_bad_arguments(
     assert sentence in capsys.readouterr().err
 
 
-def test_a_rate_of_nothing_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_rate_of_zero_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["capacity", "--readings-per-second", "0"]) == 2
     assert "must be above 0" in capsys.readouterr().err
 
 
-def test_amounts_are_for_people() -> None:
+def test_amounts_have_readable_units() -> None:
     needs = Capacity(Demand(10**6)).needs()
     texts = {(each.part, each.name): amount(each) for each in needs}
     assert texts["load", "readings"] == "1.0M/s"
@@ -168,13 +168,13 @@ def test_amounts_are_for_people() -> None:
     assert texts["Postgres", "disk a day"].endswith(" TB")
 
 
-def test_docs_have_the_tables_as_they_are_computed() -> None:
+def test_the_tables_in_docs_are_current() -> None:
     text = DOCS.read_text(encoding="utf-8")
     assert all(f"<!-- {name} -->\n| " in text for name in TABLES)
     assert filled(text) == text, "run `make docs`"
 
 
-def test_tables_are_filled_between_their_marks() -> None:
+def test_tables_are_replaced_between_their_markers() -> None:
     text = "before\n<!-- limits -->\nold\n<!-- end of limits -->\nbehind\n"
     begin, *lines, end, behind = filled(text).split("\n", 1)[1].splitlines()
     assert (begin, end, behind) == ("<!-- limits -->", "<!-- end of limits -->", "behind")

@@ -1,4 +1,4 @@
-"""`iot-sensor soak` sees through a service that lies."""
+"""`iot-sensor soak` detects every fault of a faulty service."""
 
 import json
 import re
@@ -21,19 +21,19 @@ READINGS = 5
 
 
 class Service:
-    """Takes readings and gives them back through `lie`."""
+    """A service that stores readings and passes its answers through `lie`."""
 
     def __init__(self, lie: Callable[[list[Row]], list[Row]]) -> None:
         self.lie = lie
         self.rows: dict[str, Row] = {}
         self.statuses: list[int] = []
-        """Of the next answers, instead of the right ones; 0: none."""
+        """Statuses of the next answers; 0 closes the connection without an answer."""
         self.after: list[float] = []
-        """Seconds that the next answers take."""
+        """Delays of the next answers, in seconds."""
 
 
 class QuietServer(ThreadingHTTPServer):
-    """Prints no traceback when a client that gave up is answered, maybe during another test."""
+    """A server that prints no traceback when the client closed the connection."""
 
     daemon_threads = True
 
@@ -43,7 +43,7 @@ class QuietServer(ThreadingHTTPServer):
 
 @contextmanager
 def serving(lie: Callable[[list[Row]], list[Row]] = list) -> Iterator[tuple[Service, str]]:
-    """A service and its URL."""
+    """Run a service and yield the service and its URL."""
     service = Service(lie)
 
     class Handler(BaseHTTPRequestHandler):
@@ -90,7 +90,7 @@ def serving(lie: Callable[[list[Row]], list[Row]] = list) -> Iterator[tuple[Serv
 
 
 def soaked(url: str, *, timeout: float = 5) -> Account:
-    """The account of a device that sent some readings."""
+    """Return the account of a device that sent some readings."""
     device = SoakDevice("device", "password", Client(url, timeout=timeout), rate=1000)
     stop = threading.Event()
     thread = threading.Thread(target=device.run, args=(stop,), kwargs={"settle": 5})
@@ -111,7 +111,7 @@ def altered(name: str, value: object) -> Callable[[list[Row]], list[Row]]:
     return lambda rows: [{**rows[0], name: value}, *rows[1:]]
 
 
-def test_an_honest_service_is_well() -> None:
+def test_a_correct_service_passes() -> None:
     with serving() as (_, url):
         account = soaked(url)
     assert well(account)
@@ -132,7 +132,7 @@ def test_an_honest_service_is_well() -> None:
         ),
     ],
 )
-def test_a_lie_is_found(lie: Callable[[list[Row]], list[Row]], found: str) -> None:
+def test_a_wrong_answer_is_detected(lie: Callable[[list[Row]], list[Row]], found: str) -> None:
     with serving(lie) as (_, url):
         account = soaked(url)
     assert getattr(account, found) == 1
@@ -143,7 +143,7 @@ def test_a_lie_is_found(lie: Callable[[list[Row]], list[Row]], found: str) -> No
     ("status", "counted"),
     [(0, "failed"), (500, "failed"), (401, "failed"), (503, "refused"), (429, "refused")],
 )
-def test_every_failed_request_counts_once_and_is_told(status: int, counted: str) -> None:
+def test_each_failed_request_is_counted_and_reported_once(status: int, counted: str) -> None:
     with serving() as (service, url):
         service.statuses = [status]
         account = soaked(url)
@@ -155,7 +155,7 @@ def test_every_failed_request_counts_once_and_is_told(status: int, counted: str)
     assert re.match(r"\d\d:\d\d:\d\d\.\d{3} device: PUT /api/iot: \S+", told)
 
 
-def test_an_answer_that_comes_too_late_is_a_failure() -> None:
+def test_an_answer_after_the_timeout_is_a_failure() -> None:
     with serving() as (service, url):
         service.after = [2]
         account = soaked(url, timeout=0.2)
@@ -171,7 +171,7 @@ def test_an_answer_that_comes_too_late_is_a_failure() -> None:
         (["--url", "http://x", "--rate", "nan"], "--rate from above 0"),
     ],
 )
-def test_bad_arguments(
+def test_invalid_arguments_are_refused(
     options: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["soak", *options]) == 2

@@ -1,4 +1,4 @@
-"""The command tells what is wrong in one sentence."""
+"""The command reports an error in one sentence."""
 
 import stat
 from pathlib import Path
@@ -10,7 +10,7 @@ from iot_models import settings
 from iot_tools.cli.main import main
 
 
-def test_no_command(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_command_is_required(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main([])
     assert "the following arguments are required: command" in capsys.readouterr().err
@@ -27,7 +27,7 @@ def test_no_command(capsys: pytest.CaptureFixture[str]) -> None:
         (["keys"], "required: action"),
     ],
 )
-def test_bad_arguments(
+def test_invalid_arguments_are_refused(
     arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
@@ -42,7 +42,7 @@ def test_bad_arguments(
         (["simulate", "--url", "x"], "--url is not an http(s) URL: x\n"),
     ],
 )
-def test_wrong_values(
+def test_invalid_values_are_named(
     arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(arguments) == 2
@@ -65,7 +65,7 @@ def test_every_setting_is_listed(options: list[str], capsys: pytest.CaptureFixtu
         assert any(name in line and default in line and meaning in line for line in lines)
 
 
-def test_keys_are_made_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_keyring_is_created_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "keyring"
     assert main(["keys", "create", str(path)]) == 0
     content = path.read_bytes()
@@ -111,7 +111,7 @@ def test_writer_keys_never_replace_the_keyring(
     assert keyring.read_bytes() == content
 
 
-def test_keys_where_nothing_can_be_written(
+def test_an_unwritable_path_of_keys_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["keys", "create", str(tmp_path / "no" / "keyring")]) == 2

@@ -1,4 +1,4 @@
-"""The token that a command brings: from where, and that it isn't shown."""
+"""The token of a command comes from an option, a file or the environment, and is not shown."""
 
 import argparse
 from pathlib import Path
@@ -19,7 +19,7 @@ def parse(*arguments: str) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def test_where_it_comes_from(tmp_path: Path) -> None:
+def test_sources_of_the_token_have_an_order(tmp_path: Path) -> None:
     path = tmp_path / "token"
     path.write_text("iot_of-the-file\n", encoding="utf-8")
     assert token_of(parse(), {}) == ""
@@ -28,13 +28,13 @@ def test_where_it_comes_from(tmp_path: Path) -> None:
     assert token_of(parse("--token-file", str(path)), ENVIRON) == "iot_of-the-file"
 
 
-def test_only_one_is_given(capsys: pytest.CaptureFixture[str]) -> None:
+def test_token_and_token_file_exclude_each_other(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         parse("--token", "a", "--token-file", "b")
     assert "not allowed with" in capsys.readouterr().err
 
 
-def test_a_file_without_a_token(tmp_path: Path) -> None:
+def test_a_file_without_a_token_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "token"
     for content, sentence in ((None, "No such file"), (b"\n", "no token"), (b"\xff", "UTF-8")):
         if content is not None:
@@ -44,17 +44,17 @@ def test_a_file_without_a_token(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("token", ["two words", "a\r\nX-More: b", "é"])
-def test_what_no_header_can_hold(token: str) -> None:
+def test_a_token_that_is_no_header_value_is_refused(token: str) -> None:
     with pytest.raises(SettingsError, match="the token has a character") as caught:
         token_of(parse("--token", token), {})
     assert token not in str(caught.value)
 
 
-def test_simulate_refuses_a_file_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+def test_simulate_refuses_a_missing_token_file(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["simulate", "--url", "http://x", "--token-file", "/nothing/here"]) == 2
     assert capsys.readouterr().err == "/nothing/here can't be read: No such file or directory\n"
 
 
-def test_it_is_not_shown() -> None:
+def test_repr_shows_no_token() -> None:
     simulation = Simulation(url="http://x", password="p", token="iot_secret")
     assert "iot_secret" not in repr(simulation)

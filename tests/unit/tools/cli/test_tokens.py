@@ -1,4 +1,4 @@
-"""`iot-sensor tokens`: on a file, which is replaced as a whole."""
+"""`iot-sensor tokens` changes a file, which it replaces atomically."""
 
 import os
 import stat
@@ -62,7 +62,7 @@ def test_create_list_revoke(path: Path, capsys: pytest.CaptureFixture[str]) -> N
         (["revoke", "--name", "other"], 1, "there is no token of that name"),
     ],
 )
-def test_what_is_refused_changes_nothing(
+def test_a_refused_change_leaves_the_file_as_it_was(
     path: Path,
     arguments: list[str],
     status: int,
@@ -81,7 +81,7 @@ def test_what_is_refused_changes_nothing(
     assert [each.name for each in path.parent.iterdir()] == [path.name]
 
 
-def test_no_file(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_file_is_named(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in (["list"], ["revoke", "--name", "devices"]):
         action, *more = arguments
         assert main(["tokens", action, "--file", str(path), *more]) == 1
@@ -91,7 +91,9 @@ def test_no_file(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "can't be written: No such file or directory" in capsys.readouterr().err
 
 
-def test_a_file_that_is_no_tokens_json(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_file_is_named_and_not_changed(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for content, sentence in ((b"{}", "the tokens are not JSON"), (b"\xff\xfe", "is not UTF-8")):
         path.write_bytes(content)
         assert create(path, "devices") == 2
@@ -102,14 +104,14 @@ def test_a_file_that_is_no_tokens_json(path: Path, capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize("action", ["create", "list", "revoke"])
-def test_it_must_be_said_where(action: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_option_file_is_required(action: str, capsys: pytest.CaptureFixture[str]) -> None:
     more = {"create": ["--name", "a", "--scope", "read"], "list": [], "revoke": ["--name", "a"]}
     with pytest.raises(SystemExit, match="2"):
         main(["tokens", action, *more[action]])
     assert "--file" in capsys.readouterr().err
 
 
-def test_a_new_file_is_its_owner_s_alone_and_an_old_one_keeps_its_mode(path: Path) -> None:
+def test_a_new_file_is_private_and_an_existing_file_keeps_its_mode(path: Path) -> None:
     umask = os.umask(0)
     try:
         create(path, "one")
@@ -123,14 +125,14 @@ def test_a_new_file_is_its_owner_s_alone_and_an_old_one_keeps_its_mode(path: Pat
 
 def test_a_file_keeps_its_owner(path: Path) -> None:
     if os.geteuid():
-        pytest.skip("only root can give a file away")
+        pytest.skip("only root can change the owner of a file")
     create(path, "one")
     os.chown(path, 65532, 65533)
     create(path, "two")
     assert (path.stat().st_uid, path.stat().st_gid) == (65532, 65533)
 
 
-def test_a_link_stays_a_link(path: Path, tmp_path: Path) -> None:
+def test_a_symbolic_link_is_kept(path: Path, tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to(path.name)
     create(link, "one")
@@ -139,7 +141,7 @@ def test_a_link_stays_a_link(path: Path, tmp_path: Path) -> None:
     assert len(parse_tokens(path.read_text("utf-8")).grants) == 2
 
 
-def test_of_many_at_once_none_is_lost(path: Path) -> None:
+def test_concurrent_changes_are_all_stored(path: Path) -> None:
     arguments = [sys.executable, "-m", "iot_tools", "tokens", "create", "--file", str(path)]
     running = [
         subprocess.Popen(
@@ -154,7 +156,7 @@ def test_of_many_at_once_none_is_lost(path: Path) -> None:
     assert [grant.name if grant else None for grant in grants] == [f"token-{n}" for n in range(8)]
 
 
-def test_a_change_that_cannot_be_written_leaves_nothing(
+def test_a_failed_write_leaves_the_file_as_it_was(
     path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     create(path, "one")
@@ -168,12 +170,12 @@ def test_a_change_that_cannot_be_written_leaves_nothing(
     assert create(path, "two") == 2
     told = capsys.readouterr()
     assert told.err == f"{path} can't be written: No space left on device\n"
-    assert told.out == ""  # nobody is told a token that is not kept
+    assert told.out == ""  # a token that is not stored is not printed
     assert path.read_bytes() == before
     assert [each.name for each in path.parent.iterdir()] == [path.name]
 
 
-def test_what_raises_meanwhile_changes_nothing(path: Path) -> None:
+def test_an_exception_during_a_change_writes_nothing(path: Path) -> None:
     def fail(text: str | None) -> str:
         raise KeyError(text)
 

@@ -1,4 +1,4 @@
-"""The ports that a store's URL names, compared with those that are open."""
+"""The ports in the URL of a store, compared with the ports that the network policy opens."""
 
 import pytest
 
@@ -31,17 +31,17 @@ OPENED = frozenset({6379, 6380, 26379, 5432, 6432})
         ("", []),
     ],
 )
-def test_ports(url: str, closed: list[int]) -> None:
+def test_closed_ports_are_found(url: str, closed: list[int]) -> None:
     assert closed_ports(url, OPENED) == closed
 
 
-def test_a_default_port_that_is_closed() -> None:
+def test_a_closed_default_port_is_found() -> None:
     assert closed_ports("redis://r", frozenset({6380})) == [6379]
     assert closed_ports("rediss+sentinel://r/main", frozenset({6379})) == [26379]
     assert closed_ports("postgresql://p/d", frozenset()) == [5432]
 
 
-def test_the_value_that_opens_them() -> None:
+def test_the_chart_value_that_opens_a_port() -> None:
     assert ports_value("rediss://r:1") == "networkPolicy.redis.ports"
     assert ports_value("postgres://p:1/d") == "networkPolicy.postgres.ports"
     assert ports_value("host=p port=1") == "networkPolicy.postgres.ports"

@@ -1,4 +1,4 @@
-"""The certificate is good for this machine, and its key is closed to others."""
+"""The certificate is valid for this machine, and its key is private."""
 
 import datetime as dt
 import socket
@@ -18,7 +18,7 @@ def pair(tmp_path: Path) -> tuple[Path, Path]:
     return tmp_path / "certificate.pem", tmp_path / "key.pem"
 
 
-def test_it_is_made_once(pair: tuple[Path, Path]) -> None:
+def test_a_certificate_is_made_once_with_a_private_key(pair: tuple[Path, Path]) -> None:
     assert ensure_certificate(*pair)
     content = [path.read_bytes() for path in pair]
     assert not ensure_certificate(*pair)
@@ -26,7 +26,7 @@ def test_it_is_made_once(pair: tuple[Path, Path]) -> None:
     assert pair[1].stat().st_mode & 0o777 == 0o600
 
 
-def test_it_is_made_again_when_it_is_damaged_or_half_gone(pair: tuple[Path, Path]) -> None:
+def test_a_damaged_or_incomplete_pair_is_replaced(pair: tuple[Path, Path]) -> None:
     ensure_certificate(*pair)
     pair[0].write_text("nonsense", encoding="utf-8")
     assert ensure_certificate(*pair)
@@ -34,7 +34,7 @@ def test_it_is_made_again_when_it_is_damaged_or_half_gone(pair: tuple[Path, Path
     assert ensure_certificate(*pair)
 
 
-def test_it_is_made_again_before_it_ends(
+def test_a_certificate_is_replaced_before_it_expires(
     pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(certificate, "_LIFETIME", dt.timedelta(days=29))
@@ -42,7 +42,7 @@ def test_it_is_made_again_before_it_ends(
     assert ensure_certificate(*pair)
 
 
-def test_it_names_this_machine(pair: tuple[Path, Path]) -> None:
+def test_a_certificate_names_this_machine(pair: tuple[Path, Path]) -> None:
     ensure_certificate(*pair)
     made = x509.load_pem_x509_certificate(pair[0].read_bytes())
     names = made.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
@@ -51,7 +51,7 @@ def test_it_names_this_machine(pair: tuple[Path, Path]) -> None:
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
-def test_a_strict_client_that_trusts_it_connects(pair: tuple[Path, Path], host: str) -> None:
+def test_a_strict_client_accepts_the_certificate(pair: tuple[Path, Path], host: str) -> None:
     ensure_certificate(*pair)
     ours = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     ours.load_cert_chain(*pair)

@@ -1,4 +1,4 @@
-"""Children obey, and never outlive what started them."""
+"""Child processes stop on request and never outlive their parent."""
 
 import os
 import signal
@@ -28,7 +28,7 @@ if worker:
     os.rename("worker.new", "worker")
 time.sleep(600)
 """
-# A parent that starts a child as we do, and is then killed.
+# A parent that starts a child and is then killed.
 PARENT = """
 import sys, time
 from pathlib import Path
@@ -42,7 +42,7 @@ time.sleep(600)
 
 
 def lives(pid: int) -> bool:
-    """Whether a process runs; one that ended and waits for its parent doesn't."""
+    """Return whether a process runs; a zombie does not."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
     except (FileNotFoundError, ProcessLookupError):
@@ -50,7 +50,7 @@ def lives(pid: int) -> bool:
     return stat.rpartition(")")[2].split()[0] not in {"Z", "X"}
 
 
-def test_its_output_goes_to_the_log(make_child: MakeChild) -> None:
+def test_output_goes_to_the_log(make_child: MakeChild) -> None:
     child = make_child("import sys; print('out'); print('err', file=sys.stderr)")
     child.run(10)
     assert child.program.log.read_text(encoding="utf-8") == "out\nerr\n"
@@ -69,13 +69,13 @@ def test_a_run_that_takes_too_long_is_killed(make_child: MakeChild) -> None:
     assert not child.running
 
 
-def test_a_program_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_program_is_an_error(tmp_path: Path) -> None:
     child = Child(Program(name="x", arguments=["/nowhere/x"], log=tmp_path / "x.log"))
     with pytest.raises(LaunchError, match="No such file"):
         child.run(10)
 
 
-def test_it_stops_when_asked(make_child: MakeChild) -> None:
+def test_a_child_stops_at_sigterm(make_child: MakeChild) -> None:
     child = make_child(SLEEP)
     child.spawn()
     assert child.running
@@ -83,7 +83,7 @@ def test_it_stops_when_asked(make_child: MakeChild) -> None:
     assert (child.running, child.ending) == (False, "SIGTERM")
 
 
-def test_one_that_does_not_obey_is_killed(make_child: MakeChild, tmp_path: Path) -> None:
+def test_a_child_that_ignores_sigterm_is_killed(make_child: MakeChild, tmp_path: Path) -> None:
     child = make_child(STUBBORN, stop_seconds=0.1)
     child.spawn()
     assert wait_until((tmp_path / "deaf").exists, 10)
@@ -91,7 +91,7 @@ def test_one_that_does_not_obey_is_killed(make_child: MakeChild, tmp_path: Path)
     assert child.ending == "SIGKILL"
 
 
-def test_the_group_of_a_dead_master_is_cleared(make_child: MakeChild, tmp_path: Path) -> None:
+def test_the_workers_of_a_dead_master_are_killed(make_child: MakeChild, tmp_path: Path) -> None:
     child = make_child(MASTER)
     child.spawn()
     assert wait_until((tmp_path / "worker").exists, 10)
@@ -102,14 +102,14 @@ def test_the_group_of_a_dead_master_is_cleared(make_child: MakeChild, tmp_path: 
     assert not lives(worker)
 
 
-def test_it_has_a_session_of_its_own(make_child: MakeChild) -> None:
+def test_a_child_has_a_separate_session(make_child: MakeChild) -> None:
     child = make_child(SLEEP)
     child.spawn()
     assert os.getsid(child.pid) == child.pid
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
-def test_it_dies_with_a_killed_parent(tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG needs Linux")
+def test_a_child_dies_with_its_killed_parent(tmp_path: Path) -> None:
     command = [sys.executable, "-c", PARENT, str(tmp_path / "log")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None

@@ -1,4 +1,4 @@
-"""The proof is a reading of now, not one of an earlier run."""
+"""The first reading must be from this run, not from an earlier run."""
 
 import shlex
 from collections.abc import Iterable, Mapping
@@ -14,7 +14,7 @@ SINCE = 1_763_877_000.0
 
 
 class FakeClient(Client):
-    """A service that answers reads with what it is given, in turn."""
+    """A service that answers reads with the given answers, one after the other."""
 
     def __init__(self, *answers: list[dict[str, Any]] | Exception) -> None:
         super().__init__("http://127.0.0.1:1", "demo")
@@ -42,22 +42,22 @@ def rows(time: float) -> list[dict[str, Any]]:
 
 
 def nap(_: float) -> None:
-    """No time passes."""
+    """Return at once."""
 
 
-def test_an_older_reading_or_none_or_an_error_proves_nothing() -> None:
+def test_old_readings_empty_answers_and_errors_are_skipped() -> None:
     errors = (RetryableError("503"), RejectedError("400"))
     client = FakeClient([], rows(SINCE - 1), *errors, rows(SINCE + 1))
     assert FirstReading(client, since=SINCE, send=False).wait(nap, 30)
     assert client.sent == []
 
 
-def test_it_gives_up() -> None:
+def test_the_wait_times_out() -> None:
     client = FakeClient([])
     assert not FirstReading(client, since=SINCE, send=False).wait(nap, 0)
 
 
-def test_it_sends_one_itself_if_no_device_does() -> None:
+def test_a_reading_is_sent_if_no_device_sends() -> None:
     client = FakeClient([], [], rows(SINCE + 1))
     assert FirstReading(client, since=SINCE, send=True).wait(nap, 30)
     assert [count for count, _ in client.sent] == [1]

@@ -1,4 +1,4 @@
-"""Simulated readings look like real ones."""
+"""Simulated readings have the fields and values of real readings."""
 
 import itertools
 
@@ -15,7 +15,7 @@ class Clock:
         return self.now
 
 
-def test_it_takes_its_rate() -> None:
+def test_readings_are_taken_at_the_rate() -> None:
     clock = Clock()
     interrogator = Interrogator(1, 10, clock)
     assert interrogator.due() == []
@@ -26,7 +26,7 @@ def test_it_takes_its_rate() -> None:
     assert len(interrogator.due()) == 600
 
 
-def test_a_reading_has_what_a_real_one_has() -> None:
+def test_a_simulated_reading_has_all_fields() -> None:
     clock = Clock()
     interrogator = Interrogator(7, 10, clock)
     clock.now += 1
@@ -58,7 +58,7 @@ def test_signals_are_plausible_and_change_smoothly() -> None:
         assert all(abs(b - a) <= 3 for a, b in itertools.pairwise(strengths))
 
 
-def test_it_ends_at_its_limit() -> None:
+def test_an_interrogator_ends_at_its_limit() -> None:
     clock = Clock()
     interrogator = Interrogator(1, 100, clock, limit=7)
     clock.now += 1
@@ -67,7 +67,7 @@ def test_it_ends_at_its_limit() -> None:
     assert interrogator.due() == []
 
 
-def test_a_clock_set_back_repeats_nothing() -> None:
+def test_a_clock_set_back_repeats_no_reading() -> None:
     clock = Clock()
     interrogator = Interrogator(1, 10, clock)
     clock.now += 2

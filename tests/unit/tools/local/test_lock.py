@@ -1,4 +1,4 @@
-"""A directory has one user at a time."""
+"""One process at a time holds the lock of a directory."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 from iot_tools.local.lock import DirectoryInUseError, DirectoryLock
 
 
-def test_a_second_holder_is_told_who_has_it(tmp_path: Path) -> None:
+def test_an_error_names_the_process_that_holds_the_lock(tmp_path: Path) -> None:
     first, second = DirectoryLock(tmp_path), DirectoryLock(tmp_path)
     first.take()
     with pytest.raises(DirectoryInUseError, match=f"in use by process {os.getpid()}"):
@@ -20,7 +20,7 @@ def test_a_second_holder_is_told_who_has_it(tmp_path: Path) -> None:
     second.release()
 
 
-def test_a_child_that_inherited_it_holds_it_on(tmp_path: Path) -> None:
+def test_a_child_that_inherits_the_lock_keeps_the_lock(tmp_path: Path) -> None:
     first, second = DirectoryLock(tmp_path), DirectoryLock(tmp_path)
     first.take()
     command = [sys.executable, "-c", "input()"]
@@ -33,7 +33,7 @@ def test_a_child_that_inherited_it_holds_it_on(tmp_path: Path) -> None:
     second.release()
 
 
-def test_only_the_owner_can_read_it(tmp_path: Path) -> None:
+def test_only_the_owner_can_read_the_lock_file(tmp_path: Path) -> None:
     lock = DirectoryLock(tmp_path)
     lock.take()
     assert (tmp_path / "lock").stat().st_mode & 0o777 == 0o600

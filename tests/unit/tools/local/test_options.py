@@ -1,4 +1,4 @@
-"""A wrong make variable is named in one sentence."""
+"""An error names the invalid make variable."""
 
 import time
 from pathlib import Path
@@ -14,7 +14,7 @@ def given(tmp_path: Path, **changes: str) -> dict[str, str]:
     return {**good, "DATA_DIR": str(tmp_path / "data"), **changes}
 
 
-def test_good_values(tmp_path: Path) -> None:
+def test_valid_values(tmp_path: Path) -> None:
     options = parse(given(tmp_path, PORT="65535", DEVICES="0", TLS="1"))
     assert (options.port, options.devices, options.tls) == (65535, 0, True)
     assert options.data_dir == tmp_path / "data"
@@ -23,7 +23,7 @@ def test_good_values(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["1763877000.250000000", "1763877000.N", "1763877000"])
-def test_the_start_as_date_prints_it(tmp_path: Path, text: str) -> None:
+def test_the_start_time_in_the_forms_of_date(tmp_path: Path, text: str) -> None:
     assert int(parse(given(tmp_path, STARTED=text)).started) == 1763877000
 
 
@@ -42,19 +42,19 @@ def test_the_start_as_date_prints_it(tmp_path: Path, text: str) -> None:
         ("DATA_DIR", " ", "DATA_DIR must name a directory"),
     ],
 )
-def test_bad_values(tmp_path: Path, name: str, text: str, sentence: str) -> None:
+def test_invalid_values_are_named(tmp_path: Path, name: str, text: str, sentence: str) -> None:
     with pytest.raises(SettingsError) as caught:
         parse(given(tmp_path, **{name: text}))
     assert str(caught.value).startswith(sentence)
 
 
-def test_a_data_dir_that_is_a_file(tmp_path: Path) -> None:
+def test_a_data_dir_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(SettingsError, match=r"DATA_DIR .*file can't be used"):
         parse(given(tmp_path, DATA_DIR=str(tmp_path / "file")))
 
 
-def test_a_bad_value_leaves_no_directory_behind(tmp_path: Path) -> None:
+def test_an_invalid_value_creates_no_directory(tmp_path: Path) -> None:
     with pytest.raises(SettingsError):
         parse(given(tmp_path, TLS="2"))
     assert not (tmp_path / "data").exists()

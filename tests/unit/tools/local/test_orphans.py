@@ -1,4 +1,4 @@
-"""A process whose parent died is found and ended."""
+"""A process whose parent died is adopted and killed."""
 
 import subprocess
 import sys
@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 pytestmark = [
-    pytest.mark.skipif(sys.platform != "linux", reason="adopting is Linux's"),
+    pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_CHILD_SUBREAPER needs Linux"),
     pytest.mark.timeout(60),
 ]
 
-# In a process of its own: it ends every child it has, and pytest's are not its to end.
+# A separate process, because `end_all` kills all children of the process.
 SCRIPT = """
 import os, subprocess, sys
 from iot_tools.local import orphans

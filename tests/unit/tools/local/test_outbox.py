@@ -1,4 +1,4 @@
-"""Nothing leaves the outbox before it is acknowledged."""
+"""A batch stays in the outbox until the service acknowledges the batch."""
 
 from iot_tools.local.outbox import Batch, Outbox
 
@@ -16,7 +16,7 @@ def test_batches_stay_in_order_until_removed() -> None:
     assert (outbox.first(), outbox.waiting, outbox.dropped) == (None, 0, 0)
 
 
-def test_a_full_outbox_gives_up_the_oldest_and_counts_them() -> None:
+def test_a_full_outbox_drops_and_counts_the_oldest() -> None:
     outbox = Outbox(capacity=3)
     batches = [Batch([{"n": n}, {"n": n}]) for n in range(3)]
     for batch in batches:
@@ -24,5 +24,5 @@ def test_a_full_outbox_gives_up_the_oldest_and_counts_them() -> None:
     assert (outbox.first(), outbox.waiting, outbox.dropped) == (batches[2], 2, 4)
 
 
-def test_every_batch_has_a_key_of_its_own() -> None:
+def test_each_batch_has_a_unique_key() -> None:
     assert Batch([]).key != Batch([]).key

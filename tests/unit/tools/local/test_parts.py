@@ -1,4 +1,4 @@
-"""Children get the settings that a cluster would give them."""
+"""Child processes get the settings that a cluster would give them."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ def parts(directory: Path, *, tls: bool = False, **given: str) -> Parts:
     return Parts(options, given)
 
 
-def test_everything_has_a_setting(tmp_path: Path) -> None:
+def test_every_part_gets_its_settings(tmp_path: Path) -> None:
     settings = parts(tmp_path).settings()
     assert settings.bind == "127.0.0.1:5000"
     assert settings.keyring_file == str(tmp_path / "keyring")
@@ -23,7 +23,7 @@ def test_everything_has_a_setting(tmp_path: Path) -> None:
     assert settings.api_metrics_port != settings.writer_metrics_port
 
 
-def test_the_writer_gets_keys_of_its_own(tmp_path: Path) -> None:
+def test_the_writer_gets_writer_keys(tmp_path: Path) -> None:
     mine = parts(tmp_path, IOT_POSTGRES_URL="postgresql:", IOT_REDIS_URL="redis://example")
     given = {
         child.name: (child.environment or {})["IOT_KEYRING_FILE"]
@@ -32,7 +32,7 @@ def test_the_writer_gets_keys_of_its_own(tmp_path: Path) -> None:
     assert given == {"writer": str(tmp_path / "writer-keys"), "api": str(tmp_path / "keyring")}
 
 
-def test_what_the_caller_sets_wins(tmp_path: Path) -> None:
+def test_variables_of_the_caller_win(tmp_path: Path) -> None:
     url = "postgresql://example/iot"
     mine = parts(tmp_path, IOT_POSTGRES_URL=url, IOT_BIND="[::1]:5001", IOT_SHARDS="3")
     assert mine.postgres is None
@@ -55,7 +55,7 @@ def test_an_empty_variable_counts_as_not_set(tmp_path: Path) -> None:
     assert mine.settings().shards == 8
 
 
-def test_a_wrong_variable_is_named(tmp_path: Path) -> None:
+def test_an_invalid_variable_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="IOT_SHARDS must be a whole number"):
         parts(tmp_path, IOT_SHARDS="many").settings()
 
@@ -68,7 +68,7 @@ def test_tls_makes_a_certificate_unless_one_is_given(tmp_path: Path) -> None:
     assert parts(tmp_path, tls=True, **given).settings().tls_certificate == "mine.pem"
 
 
-def test_a_large_log_is_put_aside(tmp_path: Path) -> None:
+def test_a_large_log_is_rotated(tmp_path: Path) -> None:
     logs = tmp_path / "logs"
     logs.mkdir()
     with (logs / "api.log").open("wb") as file:

@@ -1,4 +1,4 @@
-"""Ports that are free, and ports that are not."""
+"""Free ports and ports in use are distinguished."""
 
 import socket
 
@@ -13,7 +13,7 @@ def test_a_port_in_use_is_not_free() -> None:
     assert is_free(port)
 
 
-def test_a_free_port_lies_below_those_of_outgoing_connections() -> None:
+def test_a_free_port_is_below_the_ephemeral_ports() -> None:
     port = free_port()
     assert is_free(port)
     assert 1024 < port < 32768

@@ -1,4 +1,4 @@
-"""A simulated device loses nothing, however the service fares."""
+"""A simulated device loses no reading while the service fails."""
 
 import logging
 import subprocess
@@ -17,7 +17,7 @@ ONE_ATTEMPT = RetryPolicy(max_attempts=1)
 
 
 class Service(Protocol):
-    """What the fixture gives."""
+    """The interface of the fixture `service`."""
 
     url: str
     readings: list[dict[str, object]]
@@ -28,7 +28,7 @@ class Service(Protocol):
 
 
 class Clock:
-    """Time that passes when told to."""
+    """A manual clock."""
 
     def __init__(self) -> None:
         self.now = 1_763_877_000.0
@@ -49,7 +49,7 @@ class Bench:
         )
 
     def pass_time(self, seconds: float) -> None:
-        """Let time pass, and the device do its work."""
+        """Advance the clock and run one step of the device."""
         self.clock.now += seconds
         self.device.step()
 
@@ -62,7 +62,7 @@ def expected(count: int) -> list[object]:
     return [100_000 * number for number in range(count)]
 
 
-def test_it_sends_what_it_takes(service: Service) -> None:
+def test_a_device_sends_its_readings(service: Service) -> None:
     bench = Bench(service.url)
     bench.pass_time(0.5)
     bench.pass_time(0.5)
@@ -73,7 +73,7 @@ def test_it_sends_what_it_takes(service: Service) -> None:
 
 
 @pytest.mark.parametrize("status", [503, 429, 500, 502, 404, 401])
-def test_readings_that_were_not_taken_are_kept_and_sent_again(
+def test_readings_are_kept_and_sent_again_after_an_error(
     service: Service, status: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -89,7 +89,7 @@ def test_readings_that_were_not_taken_are_kept_and_sent_again(
     assert len(caplog.records) == 2
 
 
-def test_it_waits_as_long_as_it_is_told(service: Service) -> None:
+def test_a_device_waits_for_retry_after(service: Service) -> None:
     bench = Bench(service.url)
     service.failures = [(503, {"Retry-After": "7"})]
     bench.pass_time(1)
@@ -101,18 +101,18 @@ def test_it_waits_as_long_as_it_is_told(service: Service) -> None:
     assert relative_times(service) == expected(80)
 
 
-def test_nothing_is_lost_while_nobody_listens(service: Service) -> None:
+def test_no_reading_is_lost_while_the_service_is_down(service: Service) -> None:
     bench = Bench(f"http://127.0.0.1:{free_port()}")
     bench.pass_time(5)
     assert bench.device.outbox.waiting == 50
     recovered = Client(service.url, "demo")
-    bench.device._client = recovered  # noqa: SLF001 -- the service came back
+    bench.device._client = recovered  # noqa: SLF001 -- the service is back at another port
     bench.pass_time(5)
     recovered.close()
     assert relative_times(service) == expected(100)
 
 
-def test_a_lost_answer_stores_nothing_twice(service: Service) -> None:
+def test_a_lost_answer_stores_no_reading_twice(service: Service) -> None:
     bench = Bench(service.url)
     service.lose_answers = 1
     bench.pass_time(1)
@@ -121,7 +121,7 @@ def test_a_lost_answer_stores_nothing_twice(service: Service) -> None:
     assert relative_times(service) == expected(20)
 
 
-def test_what_can_never_be_taken_is_dropped_and_said(
+def test_refused_readings_are_dropped_and_logged(
     service: Service, caplog: pytest.LogCaptureFixture
 ) -> None:
     bench = Bench(service.url)
@@ -133,14 +133,14 @@ def test_what_can_never_be_taken_is_dropped_and_said(
     assert "10 readings rejected: 400" in caplog.text
 
 
-def test_a_full_outbox_is_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_full_outbox_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     bench = Bench(f"http://127.0.0.1:{free_port()}", capacity=20)
     for _ in range(3):
         bench.pass_time(1)
     assert "10 readings dropped so far" in caplog.text
 
 
-def test_told_to_stop_it_hands_over_what_it_has(service: Service) -> None:
+def test_readings_are_delivered_before_a_device_stops(service: Service) -> None:
     bench = Bench(service.url)
     bench.clock.now += 1
     stop = threading.Event()
@@ -149,7 +149,7 @@ def test_told_to_stop_it_hands_over_what_it_has(service: Service) -> None:
     assert relative_times(service) == expected(10)
 
 
-def test_the_command_sends_as_many_as_asked_from_each_device(service: Service) -> None:
+def test_the_command_sends_the_given_number_from_each_device(service: Service) -> None:
     command = [sys.executable, "-m", "iot_tools", "simulate", "--url", service.url]
     command += ["--devices", "2", "--rate", "100", "--readings", "30", "--password", "p"]
     command += ["--token", "iot_token"]

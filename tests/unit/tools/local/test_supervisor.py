@@ -1,4 +1,4 @@
-"""Parts are kept alive, and stopped in order."""
+"""The supervisor restarts dead parts and stops parts in order."""
 
 import signal
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from iot_tools.local.supervisor import Supervisor
 MakeChild = Callable[..., Child]
 
 SLEEP = "import time; time.sleep(600)"
-# Writes its name when it is asked to end, so that the order can be seen.
+# A child that records its name at SIGTERM, to show the order.
 ORDERLY = """
 import pathlib, signal, sys, time
 def end(*_):
@@ -26,7 +26,7 @@ time.sleep(600)
 
 
 class Said(list[str]):
-    """What the terminal would show."""
+    """The lines for the terminal."""
 
     def __call__(self, text: str) -> None:
         self.append(text)
@@ -41,7 +41,7 @@ def died(child: Child) -> Callable[[], bool]:
     return lambda: not child.running
 
 
-def test_start_returns_when_all_are_ready(
+def test_start_returns_when_all_parts_are_ready(
     make_child: MakeChild, said: Said, tmp_path: Path
 ) -> None:
     code = ORDERLY.format(name="a")
@@ -53,7 +53,7 @@ def test_start_returns_when_all_are_ready(
         supervisor.stop()
 
 
-def test_a_part_that_ends_at_once_is_an_error(make_child: MakeChild, said: Said) -> None:
+def test_a_part_that_exits_at_startup_is_an_error(make_child: MakeChild, said: Said) -> None:
     child = make_child("raise SystemExit('no such table')", name="api", ready=lambda: False)
     with ShutdownSignals() as signals:
         supervisor = Supervisor(said, signals)
@@ -71,7 +71,7 @@ def test_a_part_that_is_never_ready_is_an_error(make_child: MakeChild, said: Sai
     assert not child.running
 
 
-def test_it_can_be_stopped_while_it_starts(make_child: MakeChild, said: Said) -> None:
+def test_a_start_can_be_interrupted(make_child: MakeChild, said: Said) -> None:
     child = make_child(SLEEP, ready=lambda: False)
     with ShutdownSignals() as signals:
         supervisor = Supervisor(said, signals)
@@ -82,9 +82,7 @@ def test_it_can_be_stopped_while_it_starts(make_child: MakeChild, said: Said) ->
     assert not child.running
 
 
-def test_a_dead_part_is_started_again_and_the_terminal_says_so(
-    make_child: MakeChild, said: Said
-) -> None:
+def test_a_dead_part_is_restarted_and_reported(make_child: MakeChild, said: Said) -> None:
     child = make_child(SLEEP, name="writer")
     with ShutdownSignals() as signals:
         supervisor = Supervisor(said, signals)
@@ -103,7 +101,7 @@ def test_a_dead_part_is_started_again_and_the_terminal_says_so(
         supervisor.stop()
 
 
-def test_the_pauses_grow_to_a_bound_and_shrink_when_it_is_stable(
+def test_pauses_grow_to_a_limit_and_are_reset_by_a_stable_part(
     make_child: MakeChild, said: Said
 ) -> None:
     child = make_child(SLEEP, name="writer")
@@ -127,7 +125,7 @@ def test_the_pauses_grow_to_a_bound_and_shrink_when_it_is_stable(
         supervisor.stop()
 
 
-def test_a_part_that_cannot_start_again_is_tried_on(make_child: MakeChild, said: Said) -> None:
+def test_a_part_that_fails_again_is_restarted_again(make_child: MakeChild, said: Said) -> None:
     child = make_child("raise SystemExit(3)", name="writer")
     with ShutdownSignals() as signals:
         supervisor = Supervisor(said, signals)
@@ -155,7 +153,7 @@ def test_parts_stop_in_reverse_order(make_child: MakeChild, said: Said, tmp_path
     assert not any(child.running for child in children)
 
 
-def test_a_stubborn_part_is_killed_and_named(
+def test_a_part_that_ignores_sigterm_is_killed_and_named(
     make_child: MakeChild, said: Said, tmp_path: Path
 ) -> None:
     code = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
@@ -169,7 +167,7 @@ def test_a_stubborn_part_is_killed_and_named(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_every_wish_to_stop_is_heard_and_may_come_twice(number: signal.Signals) -> None:
+def test_each_stop_signal_is_handled_and_may_repeat(number: signal.Signals) -> None:
     before = signal.getsignal(number)
     with ShutdownSignals() as signals:
         assert not signals.requested

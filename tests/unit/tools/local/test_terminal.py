@@ -1,4 +1,4 @@
-"""The terminal's lines, and a terminal that goes away."""
+"""Lines show the elapsed time, and a closed terminal is no error."""
 
 import os
 import subprocess
@@ -20,12 +20,12 @@ print("alive", file=sys.stderr)
 """
 
 
-def test_lines_carry_the_seconds_since_the_start(capsys: pytest.CaptureFixture[str]) -> None:
+def test_lines_show_the_seconds_since_the_start(capsys: pytest.CaptureFixture[str]) -> None:
     Terminal(time.time() - 12).say("up")
     assert capsys.readouterr().out in {"[ 12.0 s] up\n", "[ 12.1 s] up\n"}
 
 
-def test_a_closed_terminal_stops_nothing() -> None:
+def test_a_closed_terminal_is_no_error() -> None:
     reading, writing = os.pipe()
     command = [sys.executable, "-c", CLOSED]
     os.close(reading)

@@ -1,4 +1,4 @@
-"""Merging: all readings and no others, by day, in order, in pieces of one size."""
+"""Merging keeps all readings, splits them by day, sorts them and cuts pieces of equal size."""
 
 from itertools import chain, pairwise
 
@@ -11,7 +11,7 @@ from iot_writer.compaction import segment_merger
 from iot_writer.compaction.segment_merger import MAX_READINGS, merge_segments
 from support.segment_rows import Row, columns_of, rows_of
 
-"""Interrogator timestamp, id, time of receipt, relative timestamp, text."""
+"""Interrogator timestamp, id, time of receipt, relative timestamp, freeform."""
 
 ROWS = st.lists(
     st.tuples(
@@ -25,7 +25,9 @@ ROWS = st.lists(
 
 
 @given(ROWS, st.integers(1, 10), st.integers(1, 7))
-def test_all_readings_by_day_and_in_order(rows: list[Row], each: int, most: int) -> None:
+def test_merged_pieces_hold_all_readings_by_day_in_order(
+    rows: list[Row], each: int, most: int
+) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(segment_merger, "MAX_READINGS", most)
         parts = [columns_of(sorted(rows[i : i + each])) for i in range(0, len(rows), each)]
@@ -43,7 +45,7 @@ def test_all_readings_by_day_and_in_order(rows: list[Row], each: int, most: int)
             assert abs(len(piece) - len(following)) <= 1
 
 
-def test_thousands_are_cut_evenly() -> None:
+def test_thousands_of_readings_are_cut_evenly() -> None:
     rows: list[Row] = [(n, n, n, n, "") for n in range(2 * MAX_READINGS + 2)]
     sizes = [len(piece.ids) for piece in merge_segments([columns_of(rows)])]
     assert sizes == [len(rows) // 3] * 3

@@ -1,4 +1,4 @@
-"""Segments: by vault, of one month, of bounded size, with ids in the order of arrival."""
+"""A segment holds one vault and one month, is bounded in size and numbered by arrival."""
 
 import itertools
 import uuid
@@ -24,7 +24,7 @@ VAULTS = [OpenVault(uuid.UUID(int=number), bytes([number]) * 32) for number in r
 
 
 def arrival(vault: OpenVault, received: int, texts: "list[str] | range") -> Arrival:
-    """An entry of a vault whose readings carry these texts."""
+    """Return an entry of a vault with these texts as freeform."""
     salt = bytes(16)
     columns = ReadingColumns(
         int64s([1] * len(texts)),
@@ -36,14 +36,14 @@ def arrival(vault: OpenVault, received: int, texts: "list[str] | range") -> Arri
 
 
 def columns_of(segment: SealedSegment) -> SegmentColumns:
-    """A segment opened with its vault's key."""
+    """Return the columns of a segment, opened with the key of its vault."""
     (vault,) = [each for each in VAULTS if each.vault_id == segment.vault_id]
     content = decrypt_segment(vault, segment.bounds, segment.payload)
     return decode_segment(segment.bounds, content)
 
 
 def readings_of(segments: list[SealedSegment], vault: OpenVault) -> list[Reading]:
-    """A vault's readings in the order of the segments."""
+    """Return the readings of a vault in the order of the segments."""
     own = [columns_of(each).readings() for each in segments if each.vault_id == vault.vault_id]
     return list(itertools.chain.from_iterable(own))
 
@@ -57,7 +57,7 @@ def readings_of(segments: list[SealedSegment], vault: OpenVault) -> list[Reading
     st.integers(0, 255),
     st.integers(0, 10**6),
 )
-def test_every_vault_gets_its_own_in_order(
+def test_each_vault_gets_its_readings_in_order(
     sent: list[tuple[int, int, int]], shard: int, start: int
 ) -> None:
     first_id = start * ID_STRIDE + shard
@@ -110,14 +110,14 @@ def test_a_segment_is_cut_before_its_texts_grow_too_large() -> None:
     assert ids == list(range(0, next_id, ID_STRIDE))
 
 
-def test_a_large_entry_is_a_segment_of_its_own() -> None:
+def test_a_large_entry_is_a_separate_segment() -> None:
     counts = [1, MAX_READINGS + 5, 1]
     arrivals = [arrival(VAULTS[0], NEW_YEAR, range(count)) for count in counts]
     segments, _ = build_segments(arrivals, shard=0, next_id=0)
     assert [each.bounds.count for each in segments] == counts
 
 
-def test_an_entry_without_readings_holds_up_nothing() -> None:
+def test_an_entry_without_readings_is_skipped() -> None:
     arrivals = [arrival(VAULTS[0], NEW_YEAR, []), arrival(VAULTS[1], NEW_YEAR, ["here"])]
     segments, next_id = build_segments(arrivals, shard=3, next_id=3)
     assert [reading.freeform for reading in readings_of(segments, VAULTS[1])] == ["here"]

@@ -1,4 +1,4 @@
-"""The chart, rendered with each set of values, or with a few of them."""
+"""The chart, rendered with all sets of values or with a selection."""
 
 import pytest
 
@@ -18,7 +18,7 @@ FEW = (
     "canary",
     "extras",
 )
-"""The sets of values that `--chart-values few` leaves of the matrix."""
+"""The sets of values that `--chart-values few` selects."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -31,12 +31,12 @@ def shared_renderings(tmp_path_factory: pytest.TempPathFactory, worker_id: str) 
 
 @pytest.fixture(params=MATRIX)
 def release(request: pytest.FixtureRequest) -> Release:
-    """What a set of values renders to on the newest Kubernetes."""
+    """The release of a set of values on the newest Kubernetes."""
     return rendered(request.param, NEWEST)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect the tests of all other sets of values, if asked to."""
+    """Deselect the tests of all sets of values but `FEW`, unless `--chart-values` is `all`."""
     if config.getoption("chart_values") == "all":
         return
     other = [item for item in items if _values_set(item) not in {None, *FEW}]
@@ -45,7 +45,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _values_set(item: pytest.Item) -> str | None:
-    """Return the set of values that the whole matrix is tested with."""
+    """Return the set of values of a test that runs with the whole matrix, or None."""
     if not isinstance(item, pytest.Function) or not hasattr(item, "callspec"):
         return None
     params = item.callspec.params

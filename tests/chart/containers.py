@@ -1,4 +1,4 @@
-"""What a container of a rendered pod runs with."""
+"""Environment, command and ports of a container of a rendered pod."""
 
 import argparse
 import json
@@ -11,12 +11,12 @@ from chart.rendering import ROOT
 from iot_tools.cli import main
 
 MOUNTED = "/etc/iot-sensor"
-"""Where the chart mounts Secrets."""
+"""The directory where the chart mounts Secrets."""
 DOCKERFILES = {"api": "services/api/Dockerfile", "writer": "services/writer/Dockerfile"}
 
 
 def environment(release: Release, container: Object) -> dict[str, str]:
-    """The variables that a container has from the release itself: its ConfigMaps and its texts."""
+    """Return the variables of a container that the release sets: from ConfigMaps and literals."""
     maps = release.named("ConfigMap")
     given: dict[str, str] = {}
     for source in container.get("envFrom") or ():
@@ -30,12 +30,12 @@ def environment(release: Release, container: Object) -> dict[str, str]:
 
 
 def command(pod: Pod, container: Object) -> list[str]:
-    """What it runs: the chart's command, else the CMD of its image."""
+    """Return the command of a container: from the chart, or else the CMD of its image."""
     return arguments(container) or image_command(DOCKERFILES[pod.component])
 
 
 def image_command(dockerfile: str) -> list[str]:
-    """The CMD of a Dockerfile, which has no ENTRYPOINT."""
+    """Return the CMD of a Dockerfile without ENTRYPOINT."""
     text = (ROOT / dockerfile).read_text(encoding="utf-8")
     assert "ENTRYPOINT" not in text
     (found,) = re.findall(r"^CMD (\[.*\])$", text, re.MULTILINE)
@@ -44,14 +44,14 @@ def image_command(dockerfile: str) -> list[str]:
 
 
 def exposed(dockerfile: str) -> set[int]:
-    """The ports that a Dockerfile says its image listens on."""
+    """Return the ports in EXPOSE of a Dockerfile."""
     text = (ROOT / dockerfile).read_text(encoding="utf-8")
     (line,) = re.findall(r"^EXPOSE (.*)$", text, re.MULTILINE)
     return set(map(int, line.split()))
 
 
 def parsed(words: list[str]) -> argparse.Namespace:
-    """The arguments of `iot-sensor`, by its own parser, which ends the test if it can't."""
+    """Return the arguments of `iot-sensor`, parsed by its parser; an error fails the test."""
     program, *rest = words
     assert Path(program).name == "iot-sensor"
-    return main._parser().parse_args(rest)  # noqa: SLF001 -- there is no other way to only parse
+    return main._parser().parse_args(rest)  # noqa: SLF001 -- parses without running

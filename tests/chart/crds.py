@@ -1,9 +1,9 @@
-"""Small schemas of the custom resources that the chart can make.
+"""Small schemas of the custom resources in the chart.
 
-Written by hand from the CRDs' own schemas: prometheus-operator 0.82 (`monitoring.coreos.com/v1`),
+Written by hand from the schemas of the CRDs: prometheus-operator 0.82 (`monitoring.coreos.com/v1`),
 KEDA 2.20 (`keda.sh/v1alpha1`), Gateway API 1.3 (`gateway.networking.k8s.io/v1`, standard channel).
-They know the fields that a chart like ours may set, and refuse every other: an API server prunes
-an unknown field in silence, and the typing error is found when the alert stays away.
+The schemas list the fields that the chart may set and refuse all others. An API server removes an
+unknown field silently, so a typing error would only show when an alert is missing.
 """
 
 from typing import Any
@@ -25,7 +25,7 @@ HOSTNAME: Schema = {
 
 
 def closed(*required: str, **properties: Schema) -> Schema:
-    """An object of these properties and no other."""
+    """Return the schema of an object with these properties and no other."""
     return {
         "type": "object",
         "required": list(required),
@@ -35,14 +35,14 @@ def closed(*required: str, **properties: Schema) -> Schema:
 
 
 def many(items: Schema, least: int = 1, most: int | None = None) -> Schema:
-    """A list of at least and at most so many."""
+    """Return the schema of a list of `least` to `most` items."""
     return {"type": "array", "items": items, "minItems": least} | (
         {} if most is None else {"maxItems": most}
     )
 
 
 def one_of(*values: str) -> Schema:
-    """One of these texts."""
+    """Return the schema of one of these texts."""
     return {"enum": list(values)}
 
 

@@ -1,4 +1,4 @@
-"""PromQL as far as tests look into it: which metrics an expression names, with which labels."""
+"""The metrics and labels in a PromQL expression."""
 
 import re
 from collections.abc import Iterator
@@ -20,17 +20,17 @@ SERIES = {
     for each in METRICS
     for part in _PARTS[each.kind]
 } | {"up": set[str]()}
-"""Every series that the service has, with its labels."""
+"""All series of the service, with their labels."""
 
 
 def series(expression: str) -> Iterator[tuple[str, set[str]]]:
-    """The series that an expression names, and the labels that it chooses them by."""
+    """Yield the series in an expression, and the labels of their matchers."""
     for name, matchers in _METRIC.findall(expression):
         yield name, set(_MATCHER.findall(re.sub(r'"[^"]*"', '""', matchers)))
 
 
 def mistakes(expression: str) -> list[str]:
-    """A sentence for each series or label that the service doesn't have."""
+    """Return a sentence for each series or label that the service does not have."""
     found = []
     for name, labels in series(expression):
         if name not in SERIES:

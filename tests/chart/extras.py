@@ -1,4 +1,4 @@
-"""Values that several components of the chart take alike."""
+"""Values that several components of the chart accept."""
 
 from collections.abc import Mapping
 from typing import Any

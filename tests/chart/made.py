@@ -1,4 +1,4 @@
-"""What the secrets hook makes and what it asks for, read from its own arguments."""
+"""The Secrets that the secrets hook makes and requires, from its arguments."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -16,12 +16,12 @@ _MAKES = {
 
 
 def arguments(container: Object) -> list[str]:
-    """What a container runs."""
+    """Return command and arguments of a container."""
     return [*(container.get("command") or ()), *(container.get("args") or ())]
 
 
 def secrets_made(release: Release) -> dict[str, set[str]]:
-    """The Secrets that the hook makes, with their keys; --token-values has one for each token."""
+    """Return the Secrets that the hook makes, with their keys."""
     options = list(_options(release))
     made = {value: _MAKES[name] for name, value in options if name in _MAKES}
     tokens = {value.partition("=")[0] for name, value in options if name == "--token"}
@@ -29,7 +29,7 @@ def secrets_made(release: Release) -> dict[str, set[str]]:
 
 
 def secrets_required(release: Release) -> dict[str, set[str]]:
-    """The Secrets that must be there, with the keys that are asked for."""
+    """Return the Secrets that the hook requires, with their keys."""
     required: dict[str, set[str]] = {}
     for name, value in _options(release):
         if name in {"--require", "--keyring-from"}:

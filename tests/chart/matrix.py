@@ -1,4 +1,4 @@
-"""Sets of values that the chart is rendered with: each thing that it can do is in one of them."""
+"""Sets of values for the chart; each feature of the chart is in one of them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,18 +11,18 @@ Values = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class ValuesSet:
-    """Values, files of the chart that come before them, and what the namespace holds already."""
+    """Values, value files of the chart below them, and existing objects of the namespace."""
 
     values: Values = field(default_factory=dict)
     files: tuple[str, ...] = ()
     release: str = "iot"
     namespace: str = "sensors"
     existing: Mapping[str, set[str]] = field(default_factory=dict)
-    """Secrets and ConfigMaps that the values name as being there, with their keys."""
+    """Existing Secrets and ConfigMaps that the values refer to, with their keys."""
 
 
 def merged(*given: Values) -> dict[str, Any]:
-    """Values laid over one another, the last on top."""
+    """Return merged values; later values override earlier ones."""
     result: dict[str, Any] = {}
     for each in given:
         for name, value in each.items():
@@ -39,17 +39,17 @@ OWN_SECRETS = {"my-redis": {"url"}, "my-pg": {"url"}}
 
 
 def own(*values: Values, existing: Mapping[str, set[str]] | None = None) -> ValuesSet:
-    """A set of values on a Redis and a Postgres of one's own."""
+    """Return a set of values with an external Redis and Postgres."""
     return ValuesSet(merged(OWN, *values), existing={**OWN_SECRETS, **(existing or {})})
 
 
 def keys(*components: str) -> Values:
-    """URLs of components, each under a key of its own of one Secret."""
+    """Return values that read the URL of each component from a separate key of one Secret."""
     return {each: {"existingSecretKey": each} for each in components}
 
 
 def secrets(store: str, *components: str) -> Values:
-    """URLs of components, each in a Secret of its own."""
+    """Return values that read the URL of each component from a separate Secret."""
     return {each: {"existingSecret": f"{store}-{each}"} for each in components}
 
 

@@ -1,7 +1,7 @@
-"""The `restricted` Pod Security profile: each of its rules and of the baseline ones it includes.
+"""The `restricted` Pod Security profile: its rules and the rules of `baseline`.
 
-From Kubernetes' page "Pod Security Standards", as of 1.34; pods of Linux only. Where versions
-differ, the stricter one is here.
+From the Kubernetes page "Pod Security Standards", version 1.34, for Linux pods. Where versions
+differ, the stricter rule applies.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -9,7 +9,7 @@ from typing import Any
 
 Object = Mapping[str, Any]
 Rule = Callable[[Object, Object], Iterator[str]]
-"""Takes a pod's metadata and spec; gives a sentence for each violation."""
+"""Takes metadata and spec of a pod; yields a sentence for each violation."""
 
 SAFE_SYSCTLS = {
     "kernel.shm_rmid_forced",
@@ -40,18 +40,18 @@ APPARMOR_ANNOTATION = "container.apparmor.security.beta.kubernetes.io/"
 
 
 def violations(metadata: Object, spec: Object) -> list[str]:
-    """What an admission at the level `restricted` would refuse the pod for; empty: admitted."""
+    """Return why the level `restricted` refuses the pod; empty if the pod is admitted."""
     return [f"{name}: {each}" for name, rule in RULES.items() for each in rule(metadata, spec)]
 
 
 def containers(spec: Object) -> list[Object]:
-    """All containers of a pod, of every kind."""
+    """Return all containers of a pod, of every kind."""
     kinds = ("initContainers", "containers", "ephemeralContainers")
     return [each for kind in kinds for each in spec.get(kind) or ()]
 
 
 def _contexts(spec: Object) -> Iterator[tuple[str, Object]]:
-    """The security contexts, the pod's own first, by the name of whose they are."""
+    """Yield the security contexts with the names of their owners, first the pod."""
     yield "the pod", spec.get("securityContext") or {}
     yield from _container_contexts(spec)
 
@@ -202,4 +202,4 @@ RULES: Mapping[str, Rule] = {
     "Running as non-root": _non_root,
     "Running as non-root user": _user,
 }
-"""The rules by the names that Kubernetes' page gives them."""
+"""The rules by their names in the Kubernetes page."""

@@ -1,4 +1,4 @@
-"""What a pod refers to."""
+"""The objects that a pod refers to."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from chart.release import Object, Pod
 
 @dataclass(frozen=True)
 class Reference:
-    """A Secret, ConfigMap or claim that a pod can't start without; `keys` of it that it names."""
+    """A Secret, ConfigMap or claim that a pod needs to start, and the keys the pod uses."""
 
     kind: str
     name: str
@@ -16,7 +16,7 @@ class Reference:
 
 
 def references(pod: Pod) -> Iterator[Reference]:
-    """Everything that must be there before the pod can start, service accounts apart."""
+    """Yield everything that must exist before the pod can start, except service accounts."""
     for container in pod.containers:
         for each in container.get("envFrom") or ():
             for field, kind in (("configMapRef", "ConfigMap"), ("secretRef", "Secret")):
@@ -52,7 +52,7 @@ def _of_files(kind: str, name: str, source: Object) -> Reference:
 
 
 def files(pod: Pod, container: Object) -> Iterator[tuple[str, Reference, str]]:
-    """The files that Secrets bring into a container: path, Secret and key."""
+    """Yield the files of Secrets in a container: path, Secret and key."""
     volumes = {each["name"]: each for each in pod.spec.get("volumes") or ()}
     for mount in container.get("volumeMounts") or ():
         volume = volumes[mount["name"]]

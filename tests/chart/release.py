@@ -1,4 +1,4 @@
-"""What a chart renders to, and what tests ask of it."""
+"""The objects of a rendered chart."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ COMPONENT = "app.kubernetes.io/component"
 
 @dataclass(frozen=True)
 class Pod:
-    """A pod, or a template of pods: the object it stands in, its metadata and its spec."""
+    """A pod or a pod template: the object that contains it, its metadata and its spec."""
 
     owner: Object
     metadata: Object
@@ -24,23 +24,23 @@ class Pod:
 
     @property
     def labels(self) -> Mapping[str, str]:
-        """Its labels."""
+        """Labels of the pod."""
         return self.metadata.get("labels") or {}
 
     @property
     def component(self) -> str:
-        """Its `app.kubernetes.io/component`."""
+        """Value of the label `app.kubernetes.io/component`."""
         return self.labels.get(COMPONENT, "")
 
     @property
     def containers(self) -> list[Object]:
-        """Containers, those that come first included."""
+        """Init containers and containers of the pod."""
         return [*(self.spec.get("initContainers") or ()), *self.spec["containers"]]
 
 
 @dataclass(frozen=True)
 class Release:
-    """The objects that `helm template` gave for a set of values."""
+    """The objects that `helm template` prints for a set of values."""
 
     name: str
     namespace: str
@@ -48,25 +48,25 @@ class Release:
     objects: tuple[Object, ...]
 
     def of(self, *kinds: str) -> list[Object]:
-        """The objects of these kinds."""
+        """Return the objects of these kinds."""
         return [each for each in self.objects if each["kind"] in kinds]
 
     def named(self, kind: str) -> dict[str, Object]:
-        """The objects of a kind by their names."""
+        """Return the objects of a kind by their names."""
         return {name_of(each): each for each in self.of(kind)}
 
     @cached_property
     def pods(self) -> list[Pod]:
-        """All pods, of whatever makes them."""
+        """All pods and pod templates."""
         return [Pod(*found) for each in self.objects for found in _pods(each)]
 
     def pod(self, component: str) -> Pod:
-        """The one pod of that component."""
+        """Return the one pod of that component."""
         (found,) = (each for each in self.pods if each.component == component)
         return found
 
     def runs(self, name: str) -> tuple[Pod, Object]:
-        """The one container of that name, and its pod: those of the writers may also migrate."""
+        """Return the one container of that name and its pod."""
         ((pod, container),) = (
             (pod, container)
             for pod in self.pods
@@ -77,28 +77,28 @@ class Release:
 
 
 def title(each: Object) -> str:
-    """Kind and name, for messages."""
+    """Return kind and name, for messages."""
     return f"{each['kind']} {name_of(each)}"
 
 
 def name_of(each: Object) -> str:
-    """The name of an object."""
+    """Return the name of an object."""
     name: str = each["metadata"]["name"]
     return name
 
 
 def annotations(each: Object) -> Mapping[str, str]:
-    """The annotations of an object."""
+    """Return the annotations of an object."""
     return each["metadata"].get("annotations") or {}
 
 
 def hooks(each: Object) -> set[str]:
-    """The events that an object is a hook of; empty for what is part of the release."""
+    """Return the events of a hook; empty for an object that is part of the release."""
     return {text.strip() for text in annotations(each).get(HOOK, "").split(",")} - {""}
 
 
 def weight(each: Object) -> int:
-    """The weight of a hook."""
+    """Return the weight of a hook."""
     return int(annotations(each).get(WEIGHT, "0"))
 
 
@@ -114,7 +114,7 @@ def _pods(each: Object) -> Iterator[tuple[Object, Object, Object]]:
 
 
 def strings(value: object) -> Iterator[str]:
-    """Every string inside of a value."""
+    """Yield every string in a value."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):

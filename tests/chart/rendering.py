@@ -1,4 +1,4 @@
-"""Renders the chart with helm, each set of values once."""
+"""Render the chart with helm, each set of values once."""
 
 import json
 import os
@@ -21,12 +21,12 @@ CHART = ROOT / "charts/iot-sensor"
 
 
 class RefusedError(Exception):
-    """helm refused; the text is what it said."""
+    """helm refused the chart or the values; the message is the output of helm."""
 
 
 @dataclass
 class Shared:
-    """Folder in which processes share what helm printed; None: nothing is shared."""
+    """Folder in which processes share the output of helm; None: nothing is shared."""
 
     folder: Path | None = None
 
@@ -35,25 +35,25 @@ SHARED = Shared()
 
 
 class _Loader(yaml.CSafeLoader):
-    """Refuses a key that stands twice in a mapping, as a strict API server does."""
+    """A loader that refuses duplicate keys in a mapping, as a strict API server does."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         keys = [key.value for key, _ in node.value]
         if twice := {each for each in keys if keys.count(each) > 1 and each != "<<"}:
             raise yaml.constructor.ConstructorError(
-                None, None, f"keys that stand twice: {sorted(twice)}", node.start_mark
+                None, None, f"duplicate keys: {sorted(twice)}", node.start_mark
             )
         return super().construct_mapping(node, deep)
 
 
 def objects(text: str) -> list[dict[str, Any]]:
-    """The objects of a stream of YAML documents."""
+    """Return the objects of a stream of YAML documents."""
     return [each for each in yaml.load_all(text, _Loader) if each]
 
 
 @cache
 def rendered(name: str, kubernetes: str) -> Release:
-    """The release of that set of values on that version of Kubernetes."""
+    """Return the release of that set of values on that version of Kubernetes."""
     values = MATRIX[name]
     text = _shared(f"{name}-{kubernetes}", lambda: template(values, "--kube-version", kubernetes))
     return Release(name, values.namespace, values.values, tuple(objects(text)))
@@ -71,7 +71,7 @@ def _shared(name: str, render: Callable[[], str]) -> str:
 
 
 def template(values: ValuesSet, *options: str) -> str:
-    """What `helm template` prints.
+    """Return the output of `helm template`.
 
     Raises:
         RefusedError: helm, the schema or the chart refuses the values.
@@ -80,16 +80,16 @@ def template(values: ValuesSet, *options: str) -> str:
 
 
 def linted(values: ValuesSet) -> str:
-    """What `helm lint --strict` says.
+    """Return the output of `helm lint --strict`.
 
     Raises:
-        RefusedError: it finds something.
+        RefusedError: the lint found an error.
     """
     return _helm("lint", "--strict", values)
 
 
 def notes(values: ValuesSet) -> str:
-    """What helm tells after an install: the notes, without a cluster."""
+    """Return the notes that helm prints after an install, without a cluster."""
     text = _helm("install", "--dry-run=client", values.release, values)
     return text.partition("\nNOTES:\n")[2]
 

@@ -1,4 +1,4 @@
-"""What Kubernetes says an object may hold: its OpenAPI schemas, from a wheel, read once."""
+"""Validation of objects with the OpenAPI schemas of Kubernetes, which are read once."""
 
 import json
 from collections.abc import Mapping
@@ -13,9 +13,9 @@ from referencing import Registry, Resource
 from chart.crds import SPECS, STRINGS, TEXT, closed
 
 OLDEST = "1.30"
-"""The oldest Kubernetes that the chart supports: see Chart.yaml."""
+"""The oldest Kubernetes version that the chart supports: see Chart.yaml."""
 NEWEST: str = kubernetes_validate.latest_version().rpartition(".")[0]
-"""The newest one whose schemas are known."""
+"""The newest Kubernetes version with schemas in the wheel."""
 VERSIONS = (OLDEST, NEWEST)
 
 _FOLDER = Path(kubernetes_validate.__file__).parent / "kubernetes-json-schema"
@@ -23,9 +23,9 @@ _CUSTOM_METADATA = closed("name", name=TEXT, namespace=TEXT, labels=STRINGS, ann
 
 
 def mistakes(each: Mapping[str, Any], kubernetes: str) -> list[str]:
-    """What that version of Kubernetes has against an object: a sentence each; empty, nothing."""
+    """Return the errors of an object on that version of Kubernetes; empty if it is valid."""
     kind = (each["apiVersion"], each["kind"])
-    # Most objects are the same in most sets of values, and each is looked at once.
+    # Most objects are equal in most sets of values; the cache validates each of them once.
     return _mistakes(kind, json.dumps(each, sort_keys=True), kubernetes)
 
 

@@ -1,4 +1,4 @@
-"""Alerts, dashboards and scalers stand on metrics that the service has."""
+"""Alerts, dashboards and scalers use metrics that the service has."""
 
 import json
 import re
@@ -14,11 +14,11 @@ from chart.schemas import NEWEST
 
 MONITORED = ["pod-monitor", "service-monitor"]
 EVERYTHING = "service-monitor"
-"""The set of values with every alert, as they are by default."""
+"""The set of values with all alerts at their default thresholds."""
 
 
 def alerts(release: Release) -> list[dict[str, Any]]:
-    """The alerts of a release."""
+    """Return the alerts of a release."""
     return [
         rule
         for each in release.of("PrometheusRule")
@@ -28,7 +28,7 @@ def alerts(release: Release) -> list[dict[str, Any]]:
 
 
 def dashboards(release: Release) -> list[dict[str, Any]]:
-    """The dashboards of a release."""
+    """Return the dashboards of a release."""
     return [
         json.loads(text)
         for each in release.of("ConfigMap")
@@ -38,7 +38,7 @@ def dashboards(release: Release) -> list[dict[str, Any]]:
 
 
 def queries(value: object) -> Iterator[str]:
-    """The expressions inside of a dashboard."""
+    """Yield the expressions in a dashboard."""
     if isinstance(value, dict):
         if isinstance(value.get("expr"), str):
             yield value["expr"]
@@ -55,7 +55,7 @@ def monitored(request: pytest.FixtureRequest) -> Release:
     return rendered(request.param, NEWEST)
 
 
-def test_what_is_named_wrong_is_found() -> None:
+def test_unknown_series_and_labels_are_found() -> None:
     assert mistakes('sum(rate(iot_drains_total{outcome="failed", namespace="x"}[5m]))') == []
     assert mistakes("iot_drain_total > 0") == ["there is no iot_drain_total"]
     assert mistakes("iot_drain_seconds > 0") == ["there is no iot_drain_seconds"]
@@ -64,7 +64,7 @@ def test_what_is_named_wrong_is_found() -> None:
     assert mistakes('iot_dead_letters{namespace="a=b, c=d"}') == []
 
 
-def test_alerts_stand_on_series_that_there_are(monitored: Release) -> None:
+def test_alerts_use_existing_series(monitored: Release) -> None:
     found = alerts(monitored)
     assert len(found) > 10
     wrong = {each["alert"]: said for each in found if (said := mistakes(each["expr"]))}
@@ -72,7 +72,7 @@ def test_alerts_stand_on_series_that_there_are(monitored: Release) -> None:
     assert all(list(series(each["expr"])) for each in found)
 
 
-def test_dashboards_stand_on_series_that_there_are(monitored: Release) -> None:
+def test_dashboards_use_existing_series(monitored: Release) -> None:
     found = dashboards(monitored)
     assert found
     for each in found:
@@ -85,8 +85,8 @@ def test_dashboards_stand_on_series_that_there_are(monitored: Release) -> None:
                 assert name in SERIES, each["title"]
 
 
-def test_dashboards_are_ones_that_grafana_takes(monitored: Release) -> None:
-    """A uid of its own, panels with ids of their own, a data source that is chosen."""
+def test_dashboards_are_valid_for_grafana(monitored: Release) -> None:
+    """Uids and panel ids are unique, and the data source is a variable."""
     found = dashboards(monitored)
     assert len({each["uid"] for each in found}) == len(found)
     for each in found:
@@ -113,7 +113,7 @@ def test_dashboards_have_the_label_of_the_sidecar() -> None:
         assert [each for each in labels if each.get(label) == value]
 
 
-def test_alerts_say_what_to_do(monitored: Release) -> None:
+def test_alerts_have_a_summary_and_a_runbook_url(monitored: Release) -> None:
     for each in alerts(monitored):
         assert each["labels"]["severity"] in {"critical", "warning", "info"}, each["alert"]
         told = each["annotations"]
@@ -123,7 +123,7 @@ def test_alerts_say_what_to_do(monitored: Release) -> None:
 
 
 def test_every_alert_has_a_runbook() -> None:
-    """The anchor of its runbook_url is that of a heading."""
+    """The anchor of each runbook_url is a heading of docs/operations.md."""
     text = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
     headings = {
         re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
@@ -136,7 +136,7 @@ def test_every_alert_has_a_runbook() -> None:
     assert wanted <= headings
 
 
-def test_alerts_can_be_switched_off_and_set() -> None:
+def test_alerts_can_be_disabled_and_configured() -> None:
     by_default = {each["alert"]: each for each in alerts(rendered("service-monitor", NEWEST))}
     changed = {each["alert"]: each for each in alerts(rendered("pod-monitor", NEWEST))}
     assert set(by_default) - set(changed) == {"IotSlow"}
@@ -145,8 +145,8 @@ def test_alerts_can_be_switched_off_and_set() -> None:
     assert changed["IotErrors"]["labels"]["team"] == "sensors"
 
 
-def test_alerts_that_stand_on_the_canary_need_it() -> None:
-    """One that says "the canary is silent" would else never end."""
+def test_alerts_on_the_canary_need_the_canary() -> None:
+    """Without a canary, the alert IotCanarySilent would never resolve."""
     with_it = {each["alert"] for each in alerts(rendered(EVERYTHING, NEWEST))}
     without = {each["alert"] for each in alerts(rendered("rules-alone", NEWEST))}
     assert without < with_it
@@ -154,7 +154,7 @@ def test_alerts_that_stand_on_the_canary_need_it() -> None:
     assert not [name for name in without if "Canary" in name]
 
 
-def test_monitors_reach_every_pod_with_metrics(monitored: Release) -> None:
+def test_monitors_select_every_pod_with_metrics(monitored: Release) -> None:
     reached = {
         each.component
         for each in monitored.pods
@@ -171,7 +171,7 @@ def test_monitors_reach_every_pod_with_metrics(monitored: Release) -> None:
 
 
 def has_metrics(pod: Pod) -> bool:
-    """Whether it has the port of that name."""
+    """Return whether a pod has a port named `metrics`."""
     return any(
         port["name"] == "metrics"
         for container in pod.containers
@@ -179,7 +179,7 @@ def has_metrics(pod: Pod) -> bool:
     )
 
 
-def test_monitors_look_into_the_namespace_of_the_release(monitored: Release) -> None:
+def test_monitors_select_the_namespace_of_the_release(monitored: Release) -> None:
     for each in monitored.of("PodMonitor", "ServiceMonitor"):
         wanted = {"matchNames": [monitored.namespace]}
         assert each["spec"].get("namespaceSelector", wanted) == wanted, title(each)
@@ -201,7 +201,7 @@ def test_annotated_pods_name_their_port() -> None:
 
 
 @pytest.mark.parametrize("name", ["keda", "keda-prometheus", "production"])
-def test_keda_scales_by_series_that_there_are(name: str) -> None:
+def test_keda_scales_by_existing_series(name: str) -> None:
     release = rendered(name, NEWEST)
     (scaled,) = release.of("ScaledObject")
     assert scaled["spec"]["minReplicaCount"] >= 1
@@ -216,7 +216,9 @@ def test_keda_scales_by_series_that_there_are(name: str) -> None:
         else:
             assert given["format"] == "prometheus"
             assert given["valueLocation"] in SERIES
-            assert SERIES[given["valueLocation"]] == set(), "it takes no series with labels"
+            assert SERIES[given["valueLocation"]] == set(), (
+                "metrics-api can't read series with labels"
+            )
             assert float(given["targetValue"]) > 0
             found = re.fullmatch(r"http://([^.]+)\.([^.]+)\.svc:(\d+)/metrics", given["url"])
             assert found

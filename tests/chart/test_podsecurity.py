@@ -1,4 +1,4 @@
-"""The checker of the `restricted` profile refuses what breaks any of its rules, and only that."""
+"""The checker refuses exactly the pods that break a rule of the `restricted` profile."""
 
 import copy
 from typing import Any
@@ -12,7 +12,7 @@ POD = {"seccompProfile": {"type": "RuntimeDefault"}, "runAsNonRoot": True}
 CONTAINER = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 KINDS_OF_CONTAINERS = ["containers", "initContainers", "ephemeralContainers"]
 
-# The rule, and a change to one container of a pod that is fine, which breaks that rule alone.
+# A rule, and a change to one container of an admitted pod that breaks only that rule.
 OF_CONTAINERS: list[tuple[str, dict[str, Any]]] = [
     ("HostProcess", {"securityContext": {"windowsOptions": {"hostProcess": True}}}),
     ("Privileged containers", {"securityContext": {"privileged": True}}),
@@ -68,7 +68,7 @@ FINE: list[dict[str, Any]] = [
 
 
 def fine_pod() -> dict[str, Any]:
-    """A pod that is admitted, with a container of each kind."""
+    """Return a pod that is admitted, with a container of each kind."""
     pod: dict[str, Any] = {"securityContext": copy.deepcopy(POD)}
     for kind in KINDS_OF_CONTAINERS:
         pod[kind] = [{"name": f"of {kind}", "securityContext": copy.deepcopy(CONTAINER)}]
@@ -76,7 +76,7 @@ def fine_pod() -> dict[str, Any]:
 
 
 def lay(change: dict[str, Any], over: dict[str, Any]) -> None:
-    """Lay `change` over an object; None takes a field away."""
+    """Merge `change` into an object; None removes a field."""
     for name, value in change.items():
         if value is None:
             over.pop(name, None)
@@ -90,12 +90,12 @@ def broken_rules(spec: dict[str, Any], metadata: dict[str, Any] | None = None) -
     return {each.partition(":")[0] for each in violations(metadata or {}, spec)}
 
 
-def test_a_pod_that_is_fine_is_admitted() -> None:
+def test_a_compliant_pod_is_admitted() -> None:
     assert violations({}, fine_pod()) == []
 
 
 @pytest.mark.parametrize("change", FINE, ids=str)
-def test_what_the_profile_allows_is_admitted(change: dict[str, Any]) -> None:
+def test_allowed_changes_are_admitted(change: dict[str, Any]) -> None:
     pod = fine_pod()
     lay(change, pod)
     assert violations({"annotations": {f"{APPARMOR_ANNOTATION}c": "runtime/default"}}, pod) == []
@@ -118,17 +118,17 @@ def test_a_pod_that_breaks_a_rule_is_refused(rule: str, change: dict[str, Any]) 
     assert broken_rules(pod) == {rule}
 
 
-def test_a_host_path_is_refused_twice() -> None:
+def test_a_host_path_breaks_two_rules() -> None:
     pod = fine_pod() | {"volumes": [{"name": "v", "hostPath": {"path": "/"}}]}
     assert broken_rules(pod) == {"HostPath volumes", "Volume types"}
 
 
-def test_an_annotation_can_not_switch_apparmor_off() -> None:
+def test_an_annotation_cannot_disable_apparmor() -> None:
     metadata = {"annotations": {f"{APPARMOR_ANNOTATION}c": "unconfined"}}
     assert broken_rules(fine_pod(), metadata) == {"AppArmor"}
 
 
-def test_a_container_may_say_for_itself_what_its_pod_does_not() -> None:
+def test_a_container_may_set_what_its_pod_does_not() -> None:
     pod = fine_pod()
     del pod["securityContext"]
     assert broken_rules(pod) == {"Seccomp", "Running as non-root"}
@@ -137,7 +137,7 @@ def test_a_container_may_say_for_itself_what_its_pod_does_not() -> None:
     assert violations({}, pod) == []
 
 
-def test_every_rule_has_a_pod_that_breaks_it() -> None:
+def test_every_rule_has_a_violation_in_the_tests() -> None:
     seen = {rule for rule, _ in (*OF_CONTAINERS, *OF_PODS)}
     assert seen | {"HostPath volumes"} == set(RULES)
 
@@ -145,7 +145,7 @@ def test_every_rule_has_a_pod_that_breaks_it() -> None:
 @pytest.mark.parametrize(
     "kind", ["Pod", "Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "Job", "CronJob"]
 )
-def test_pods_are_found_in_whatever_makes_them(kind: str) -> None:
+def test_pods_are_found_in_every_kind_of_workload(kind: str) -> None:
     pod: dict[str, Any] = {"metadata": {"name": "x"}, "spec": {"hostPID": True}}
     made = {"spec": {"template": pod}}
     of_kind = {"Pod": pod, "CronJob": {"spec": {"jobTemplate": made}}}.get(kind, made)
@@ -164,7 +164,7 @@ def test_every_pod_of_the_chart_is_admitted(release: Release) -> None:
     assert refused == {}
 
 
-def test_no_container_can_write_to_its_root(release: Release) -> None:
+def test_every_root_file_system_is_read_only(release: Release) -> None:
     for pod in release.pods:
         for container in pod.containers:
             context = container.get("securityContext") or {}
@@ -173,7 +173,7 @@ def test_no_container_can_write_to_its_root(release: Release) -> None:
             assert "/tmp" in mounted, f"{pod}: {container['name']}"  # noqa: S108
 
 
-def test_only_the_secrets_hook_gets_a_token_of_kubernetes(release: Release) -> None:
+def test_only_the_secrets_hook_gets_a_kubernetes_token(release: Release) -> None:
     for pod in release.pods:
         wanted = pod.component == "secrets"
         assert pod.spec.get("automountServiceAccountToken") is wanted, str(pod)
@@ -181,7 +181,7 @@ def test_only_the_secrets_hook_gets_a_token_of_kubernetes(release: Release) -> N
         assert account.get("automountServiceAccountToken") is False, account["metadata"]["name"]
 
 
-def test_requests_and_limits_of_memory_are_given(release: Release) -> None:
+def test_requests_and_memory_limits_are_set(release: Release) -> None:
     for pod in release.pods:
         for container in pod.containers:
             given = container.get("resources") or {}

@@ -1,4 +1,4 @@
-"""The network policies open the ports that the stores' URLs name, or the install is refused."""
+"""Network policies open the ports in the URLs of the stores, or the install is refused."""
 
 import pytest
 
@@ -12,7 +12,7 @@ REDIS, POSTGRES = {6379, 6380, 26379}, {5432, 6432}
 
 
 def egress(release: Release, policy: str) -> set[int]:
-    """The ports that a policy opens to anywhere, those of name servers apart."""
+    """Return the ports that a policy opens to any destination, except the port of DNS."""
     (found,) = (
         each for name, each in release.named("NetworkPolicy").items() if name.endswith(policy)
     )
@@ -21,7 +21,7 @@ def egress(release: Release, policy: str) -> set[int]:
 
 
 def opened(*values: Values) -> dict[str, set[int]]:
-    """The ports with which the hook compares the URL in each Secret."""
+    """Return the open ports that the hook compares with the URL in each Secret."""
     text = template(ValuesSet(merged(OWN, *values)), "--kube-version", NEWEST)
     release = Release("", "", {}, tuple(objects(text)))
     words = arguments(release.runs("secrets")[1])
@@ -38,12 +38,12 @@ def test_ports_of_urls_in_values_are_open(component: str) -> None:
     assert egress(release, "-migrate") == POSTGRES | {6543, 6544}
 
 
-def test_a_url_without_a_port_adds_none() -> None:
+def test_a_url_without_a_port_opens_no_other_port() -> None:
     assert egress(rendered("urls", NEWEST), "-api") == REDIS | POSTGRES
 
 
-def test_a_secret_of_the_writer_beside_the_releases_own_stores_is_reached() -> None:
-    """Its own Postgres, which is not the release's, was out of the writers' reach."""
+def test_a_writer_reaches_its_external_store_beside_internal_stores() -> None:
+    """The policy used to close the ports of an external Postgres for the writers."""
     release = rendered("urls-but-for-the-writer", NEWEST)
     assert egress(release, "-writer") >= POSTGRES
     assert not egress(release, "-api") & POSTGRES
@@ -64,7 +64,7 @@ def test_urls_in_secrets_are_compared_before_the_install() -> None:
     }
 
 
-def test_nothing_is_compared_where_more_may_be_open() -> None:
+def test_urls_are_not_compared_where_all_ports_may_be_open() -> None:
     assert opened({"networkPolicy": {"enabled": False}}) == {}
     everything: Object = {"to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}
     assert opened({"networkPolicy": {"extraEgress": [everything]}}) == {}

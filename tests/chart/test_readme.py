@@ -1,4 +1,4 @@
-"""The chart's README says of every value what values.yaml says."""
+"""The README of the chart has the comments of values.yaml."""
 
 import importlib.util
 import subprocess
@@ -24,14 +24,14 @@ def generator() -> ModuleType:
     return module
 
 
-def test_the_readme_is_not_stale() -> None:
+def test_the_readme_is_current() -> None:
     said = subprocess.run(
         [sys.executable, SCRIPT, "--check"], capture_output=True, text=True, check=False
     )
     assert said.returncode == 0, said.stdout + said.stderr
 
 
-def test_a_stale_readme_is_found(generator: ModuleType) -> None:
+def test_a_stale_readme_is_detected(generator: ModuleType) -> None:
     before = (CHART / "README.md").read_text(encoding="utf-8")
     values = (CHART / "values.yaml").read_text(encoding="utf-8")
     assert generator.readme(before, values) == before
@@ -60,8 +60,8 @@ def test_a_value_without_a_comment_is_refused(generator: ModuleType) -> None:
         list(generator.rows("a:\n  # -- One.\n  b: 1\n  c: 2\n"))
 
 
-def test_rows_are_sentences_about_values_that_there_are(generator: ModuleType) -> None:
-    """Each path leads to a value, each meaning ends as a sentence does."""
+def test_rows_are_sentences_about_existing_values(generator: ModuleType) -> None:
+    """Each path is a value, and each meaning ends like a sentence."""
     values = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
     for path, _, meaning in generator.rows((CHART / "values.yaml").read_text(encoding="utf-8")):
         found = values

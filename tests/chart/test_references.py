@@ -1,4 +1,4 @@
-"""What objects say of one another holds: names, labels, ports, Secrets and their keys."""
+"""References between objects are valid: names, labels, ports, Secrets and their keys."""
 
 from collections.abc import Collection, Mapping
 
@@ -17,26 +17,26 @@ PULL_SECRETS = ("my-registry", "my-other-registry", "registry")
 
 
 def chosen(release: Release, selector: Object) -> list[Pod]:
-    """The pods that have the labels of a selector."""
-    assert selector, "it would choose every pod of the namespace"
+    """Return the pods that have the labels of a selector."""
+    assert selector, "an empty selector selects every pod of the namespace"
     return [each for each in release.pods if selector.items() <= each.labels.items()]
 
 
-def test_workloads_choose_their_own_pods_by_what_never_changes(release: Release) -> None:
+def test_workloads_select_their_pods_by_stable_labels(release: Release) -> None:
     for each in release.of("Deployment", "StatefulSet"):
         selector = each["spec"]["selector"]["matchLabels"]
         assert set(selector) == SELECTOR_LABELS, title(each)
         assert [pod.owner for pod in chosen(release, selector)] == [each]
 
 
-def test_no_label_of_a_pod_changes_with_the_version_alone(release: Release) -> None:
-    """Else every upgrade of the chart would restart what it doesn't change."""
+def test_no_pod_label_depends_on_the_version(release: Release) -> None:
+    """Otherwise, every upgrade of the chart would restart unchanged pods."""
     for pod in release.pods:
         if pod.owner["kind"] in {"Deployment", "StatefulSet"}:
             assert not {"helm.sh/chart", "app.kubernetes.io/version"} & set(pod.labels), str(pod)
 
 
-def test_services_lead_to_ports_of_pods(release: Release) -> None:
+def test_services_target_ports_of_pods(release: Release) -> None:
     for each in release.of("Service"):
         selector = each["spec"]["selector"]
         assert set(selector) == SELECTOR_LABELS, title(each)
@@ -46,7 +46,7 @@ def test_services_lead_to_ports_of_pods(release: Release) -> None:
 
 
 def ports(pod: Pod) -> dict[str, int]:
-    """The ports of a pod by their names, which no two share."""
+    """Return the ports of a pod by their names, which must be unique."""
     found = [
         (port["name"], port["containerPort"])
         for container in pod.containers
@@ -56,7 +56,7 @@ def ports(pod: Pod) -> dict[str, int]:
     return dict(found)
 
 
-def test_ports_of_handlers_exist(release: Release) -> None:
+def test_probes_use_existing_ports(release: Release) -> None:
     for pod in release.pods:
         for container in pod.containers:
             for kind in ("liveness", "readiness", "startup"):
@@ -66,7 +66,7 @@ def test_ports_of_handlers_exist(release: Release) -> None:
                         assert probe[handler]["port"] in ports(pod), str(pod)
 
 
-def test_routes_lead_to_services(release: Release) -> None:
+def test_routes_target_services(release: Release) -> None:
     services = release.named("Service")
     backends = [
         (path["backend"]["service"]["name"], path["backend"]["service"]["port"])
@@ -88,7 +88,7 @@ def test_routes_lead_to_services(release: Release) -> None:
         assert services[name]["spec"]["selector"][COMPONENT] == "api"
 
 
-def test_policies_and_budgets_choose_pods(release: Release) -> None:
+def test_policies_and_budgets_select_pods(release: Release) -> None:
     for each in release.of("PodDisruptionBudget", "NetworkPolicy"):
         field = "selector" if each["kind"] == "PodDisruptionBudget" else "podSelector"
         selector = each["spec"][field]["matchLabels"]
@@ -96,7 +96,7 @@ def test_policies_and_budgets_choose_pods(release: Release) -> None:
         assert len(chosen(release, selector)) == 1, title(each)
 
 
-def test_every_pod_has_a_network_policy_of_its_own(release: Release) -> None:
+def test_each_pod_has_one_network_policy(release: Release) -> None:
     if release.name == "no-network-policies":
         assert release.of("NetworkPolicy") == []
         return
@@ -110,7 +110,7 @@ def test_every_pod_has_a_network_policy_of_its_own(release: Release) -> None:
         assert set(each["spec"]["policyTypes"]) == {"Ingress", "Egress"}, title(each)
 
 
-def test_network_policies_open_ports_that_are_there(release: Release) -> None:
+def test_network_policies_open_existing_ports(release: Release) -> None:
     for each in release.of("NetworkPolicy"):
         (pod,) = chosen(release, each["spec"]["podSelector"]["matchLabels"])
         for rule in each["spec"].get("ingress") or ():
@@ -128,19 +128,19 @@ def test_network_policies_open_ports_that_are_there(release: Release) -> None:
                     assert {port["port"] for port in rule["ports"]} <= set(ports(other).values())
 
 
-def test_what_scales_names_what_is_scaled_and_that_has_no_replicas(release: Release) -> None:
+def test_scaled_deployments_exist_and_set_no_replicas(release: Release) -> None:
     scaled = [
         each["spec"]["scaleTargetRef"]["name"]
         for each in release.of("HorizontalPodAutoscaler", "ScaledObject")
     ]
-    assert len(scaled) == len(set(scaled)), "one thing is scaled twice"
+    assert len(scaled) == len(set(scaled)), "a deployment is scaled twice"
     deployments = release.named("Deployment")
     assert set(scaled) <= set(deployments)
     for name, each in deployments.items():
         assert ("replicas" in each["spec"]) == (name not in scaled), name
 
 
-def test_monitors_choose_ports_that_are_there(release: Release) -> None:
+def test_monitors_select_existing_ports(release: Release) -> None:
     for each in release.of("ServiceMonitor"):
         selector = each["spec"]["selector"]["matchLabels"]
         found = [
@@ -160,13 +160,13 @@ def test_monitors_choose_ports_that_are_there(release: Release) -> None:
         assert {"api", "writer"} <= scraped, title(each)
 
 
-def test_spread_constraints_count_the_pods_own(release: Release) -> None:
+def test_spread_constraints_select_their_pod(release: Release) -> None:
     for pod in release.pods:
         for each in pod.spec.get("topologySpreadConstraints") or ():
             assert chosen(release, each["labelSelector"]["matchLabels"]) == [pod], str(pod)
 
 
-def test_volumes_are_mounted_and_mounts_have_volumes(release: Release) -> None:
+def test_each_volume_has_a_mount_and_each_mount_a_volume(release: Release) -> None:
     for pod in release.pods:
         volumes = [each["name"] for each in pod.spec.get("volumes") or ()]
         claims = pod.owner["spec"].get("volumeClaimTemplates") or ()
@@ -180,7 +180,7 @@ def test_volumes_are_mounted_and_mounts_have_volumes(release: Release) -> None:
         assert set(volumes) == set(mounted), str(pod)
 
 
-def test_everything_a_pod_refers_to_is_there(release: Release) -> None:
+def test_objects_that_a_pod_refers_to_exist(release: Release) -> None:
     made = secrets_made(release)
     existing = MATRIX[release.name].existing
     maps = {name: set(each.get("data") or ()) for name, each in release.named("ConfigMap").items()}
@@ -197,8 +197,8 @@ def test_everything_a_pod_refers_to_is_there(release: Release) -> None:
             assert each.keys <= set(known[each.kind][each.name]), f"{pod}: {each}"
 
 
-def test_the_hook_asks_for_every_secret_that_the_values_name(release: Release) -> None:
-    """What is missing is told in one line before the pods hang in ContainerCreating."""
+def test_the_hook_requires_every_secret_in_the_values(release: Release) -> None:
+    """The hook names a missing Secret before pods wait in ContainerCreating."""
     made = secrets_made(release)
     used: dict[str, set[str]] = {}
     for pod in release.pods:
@@ -208,14 +208,14 @@ def test_the_hook_asks_for_every_secret_that_the_values_name(release: Release) -
     assert secrets_required(release) == used
 
 
-def test_service_accounts_are_there(release: Release) -> None:
+def test_service_accounts_exist_and_are_used(release: Release) -> None:
     accounts = set(release.named("ServiceAccount"))
     named_by_values = {"own-accounts": {"my-writer"}}.get(release.name, set())
     for pod in release.pods:
         account = pod.spec.get("serviceAccountName", "default")
         assert account in accounts | named_by_values | {"default"}, str(pod)
     used = {pod.spec.get("serviceAccountName") for pod in release.pods}
-    assert accounts <= used, "an account that no pod has"
+    assert accounts <= used, "an account that no pod uses"
     for binding in release.of("RoleBinding"):
         assert binding["roleRef"]["name"] in release.named("Role")
         for subject in binding["subjects"]:
@@ -223,7 +223,7 @@ def test_service_accounts_are_there(release: Release) -> None:
             assert subject["namespace"] == release.namespace
 
 
-def test_the_role_reaches_the_secrets_of_the_hook_and_no_other(release: Release) -> None:
+def test_the_role_allows_only_the_secrets_of_the_hook(release: Release) -> None:
     (role,) = release.of("Role")
     made, required = secrets_made(release), secrets_required(release)
     rules = {tuple(rule["verbs"]): rule for rule in role["rules"]}
@@ -239,7 +239,7 @@ def test_the_role_reaches_the_secrets_of_the_hook_and_no_other(release: Release)
 
 
 @pytest.mark.parametrize("name", ["demo", "long-name"])
-def test_own_stores_are_found_by_the_hosts_that_their_secrets_name(name: str) -> None:
+def test_hosts_in_secrets_are_services_of_the_stores(name: str) -> None:
     release = rendered(name, NEWEST)
     (container,) = release.pod("secrets").containers
     words = [*container["command"], *container["args"]]
@@ -249,8 +249,8 @@ def test_own_stores_are_found_by_the_hosts_that_their_secrets_name(name: str) ->
         assert service["spec"]["selector"][COMPONENT] == store
 
 
-def test_only_hooks_are_needed_by_hooks(release: Release) -> None:
-    """What runs before the release exists must not refer to a part of it."""
+def test_hooks_need_only_hooks(release: Release) -> None:
+    """A pod that runs before the release exists must not refer to its objects."""
     parts = {(each["kind"], name_of(each)) for each in release.objects if not hooks(each)}
     for pod in release.pods:
         if hooks(pod.owner) & {"pre-install", "pre-upgrade"}:

@@ -1,4 +1,4 @@
-"""Values that can't be right fail at install, with a sentence that says what to set."""
+"""Invalid values are refused at install, with a sentence that says what to set."""
 
 from typing import Any
 
@@ -47,15 +47,15 @@ SENTENCES: dict[str, tuple[dict[str, Any], str]] = {
         {"postgres": {"existingSecret": "", "url": "postgresql://p/d?user=u&password=hush"}},
         "put the URL into a Secret and set postgres.existingSecret.",
     ),
-    "a key of no Secret": (
+    "a key without a Secret": (
         {"keys": {"existingSecretKey": "mine.json"}},
         "set keys.existingSecret as well.",
     ),
-    "a writer's key of no Secret": (
+    "a writer's key without a Secret": (
         {"keys": {"writer": {"existingSecretKey": "mine.json"}}},
         "set keys.writer.existingSecret as well.",
     ),
-    "a component's key of no Secret": (
+    "a component's key without a Secret": (
         {
             "postgres": {
                 "existingSecret": "",
@@ -73,7 +73,7 @@ SENTENCES: dict[str, tuple[dict[str, Any], str]] = {
         {"openshift": True, "redis": {"existingSecret": "", "internal": {"enabled": True}}},
         "set redis.existingSecret and postgres.existingSecret instead of internal.enabled.",
     ),
-    "a name that no Service can bear": (
+    "an invalid name of a Service": (
         {"nameOverride": "", "fullnameOverride": "1iot"},
         "fullnameOverride",
     ),
@@ -101,11 +101,11 @@ SENTENCES: dict[str, tuple[dict[str, Any], str]] = {
         {"shards": 4, "writer": {"keda": {"enabled": True, "maxReplicas": 5}}},
         "set writer.keda.maxReplicas to 4 or less",
     ),
-    "HPA with more at least than at most": (
+    "HPA with minReplicas above maxReplicas": (
         {"api": {"hpa": {"enabled": True, "minReplicas": 5, "maxReplicas": 4}}},
         "api.hpa.minReplicas is 5 and exceeds api.hpa.maxReplicas, which is 4: lower minReplicas",
     ),
-    "KEDA with more at least than at most": (
+    "KEDA with minReplicas above maxReplicas": (
         {"writer": {"keda": {"enabled": True, "minReplicas": 5, "maxReplicas": 4}}},
         "writer.keda.minReplicas is 5 and exceeds writer.keda.maxReplicas, which is 4",
     ),
@@ -133,7 +133,7 @@ SENTENCES: dict[str, tuple[dict[str, Any], str]] = {
         {"auth": {"initialTokens": []}},
         "set auth.initialTokens or auth.existingSecret, or auth.enabled=false",
     ),
-    "too short a grace": (
+    "a short grace period": (
         {"api": {"terminationGracePeriodSeconds": 30}},
         "set api.terminationGracePeriodSeconds above 40",
     ),
@@ -179,15 +179,15 @@ SENTENCES: dict[str, tuple[dict[str, Any], str]] = {
         {"api": {"podAnnotations": {"checksum/config": "1"}}},
         "api.podAnnotations has checksum/config, which the chart sets too: remove it there.",
     ),
-    "a traffic policy of no outside": (
+    "a traffic policy without an external type": (
         {"api": {"service": {"externalTrafficPolicy": "Local"}}},
         "api.service.externalTrafficPolicy is set, but api.service.type is ClusterIP: set the type",
     ),
-    "a class of no load balancer": (
+    "a class without a load balancer": (
         {"api": {"service": {"type": "NodePort", "loadBalancerClass": "mine"}}},
         "api.service.loadBalancerClass is set, but api.service.type is NodePort: set the type",
     ),
-    "two families and one stack": (
+    "two IP families and one stack": (
         {"bindAddress": "::", "api": {"service": {"ipFamilies": ["IPv4", "IPv6"]}}},
         "set api.service.ipFamilyPolicy to PreferDualStack or RequireDualStack.",
     ),
@@ -195,7 +195,7 @@ SENTENCES: dict[str, tuple[dict[str, Any], str]] = {
         {"api": {"service": {"ipFamilyPolicy": "PreferDualStack"}}},
         "The Service has IPv6, but the pods listen on 0.0.0.0 only: set bindAddress to `::`.",
     ),
-    "seconds of no affinity": (
+    "a timeout without session affinity": (
         {"api": {"service": {"sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 9}}}}},
         "set api.service.sessionAffinity to ClientIP as well.",
     ),
@@ -216,7 +216,7 @@ SENTENCES |= {
     for block, name, key, also in WITHOUT_KEYS
 }
 
-# What the schema refuses: values, where the mistake stands, and what helm says of it.
+# Values that the schema refuses, the path of the error, and the message of helm.
 MISTAKES: list[tuple[dict[str, Any], str, str]] = [
     ({"wrter": {"replicas": 1}}, "", "'wrter' not allowed"),
     ({"api": {"replicsa": 1}}, "/api", "'replicsa' not allowed"),
@@ -235,7 +235,7 @@ MISTAKES: list[tuple[dict[str, Any], str, str]] = [
     ({"metrics": {"rules": {"alerts": {"IotSlo": {}}}}}, "/metrics/rules/alerts", "'IotSlo' not"),
     ({"networkPolicy": {"redis": {"port": [1]}}}, "/networkPolicy/redis", "'port' not allowed"),
     ({"config": {"IOT_LOGLEVEL": "INFO"}}, "/config", "'IOT_LOGLEVEL' not allowed"),
-    # A value of its own, or a file of the chart: set twice, they would contradict one another.
+    # The chart sets these variables from other values or files; a second source would conflict.
     ({"config": {"IOT_SHARDS": 4}}, "/config", "'IOT_SHARDS' not allowed"),
     ({"config": {"IOT_KEYRING_FILE": "/k"}}, "/config", "'IOT_KEYRING_FILE' not allowed"),
     ({"config": {"IOT_LOG_LEVEL": "LOUD"}}, "/config/IOT_LOG_LEVEL", "value must be one of"),
@@ -262,35 +262,33 @@ MISTAKES: list[tuple[dict[str, Any], str, str]] = [
 
 
 def refusal(*given: dict[str, Any]) -> str:
-    """What helm says of these values, its line breaks apart; the test fails when it takes them."""
+    """Return the error of helm for these values, without line breaks."""
     with pytest.raises(RefusedError) as caught:
         template(ValuesSet(merged(*given)), "--kube-version", NEWEST)
     return " ".join(str(caught.value).split())
 
 
-def test_no_values_at_all_say_what_is_missing() -> None:
+def test_empty_values_are_refused_with_instructions() -> None:
     said = refusal({})
     assert "No Postgres: set postgres.existingSecret to a Secret that holds its URL" in said
     assert "postgres.internal.enabled=true" in said
 
 
 @pytest.mark.parametrize("name", SENTENCES)
-def test_what_contradicts_itself_is_refused_with_a_sentence(name: str) -> None:
+def test_contradicting_values_are_refused_with_a_sentence(name: str) -> None:
     values, sentence = SENTENCES[name]
     assert sentence in refusal(dict(OWN), values)
 
 
 @pytest.mark.parametrize(("values", "where", "said"), MISTAKES, ids=str)
-def test_a_mistake_is_refused_where_it_stands(
-    values: dict[str, Any], where: str, said: str
-) -> None:
+def test_a_schema_error_names_its_path(values: dict[str, Any], where: str, said: str) -> None:
     text = refusal(dict(OWN), values)
     assert f"- at '{where}': " in text
     assert said in text
 
 
-def test_lint_finds_a_mistake() -> None:
-    """Not what the chart itself refuses: lint goes on over a template's `fail`."""
+def test_lint_finds_a_schema_error() -> None:
+    """Errors of the schema only: lint continues after a `fail` in a template."""
     with pytest.raises(RefusedError, match="'replicsa' not allowed"):
         linted(ValuesSet(merged(DEMO, {"api": {"replicsa": 1}})))
 

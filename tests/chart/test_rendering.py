@@ -1,4 +1,4 @@
-"""The chart renders with every set of values, and Kubernetes takes what it renders to."""
+"""The chart renders with every set of values, and Kubernetes accepts the objects."""
 
 import re
 
@@ -23,7 +23,7 @@ def test_lint_finds_nothing(values: str) -> None:
 
 @pytest.mark.parametrize("kubernetes", VERSIONS)
 @pytest.mark.parametrize("values", MATRIX)
-def test_kubernetes_takes_every_object(values: str, kubernetes: str) -> None:
+def test_kubernetes_accepts_every_object(values: str, kubernetes: str) -> None:
     found = {
         title(each): said
         for each in rendered(values, kubernetes).objects
@@ -32,12 +32,12 @@ def test_kubernetes_takes_every_object(values: str, kubernetes: str) -> None:
     assert found == {}
 
 
-def test_the_schemas_are_of_the_oldest_and_of_a_newer_kubernetes() -> None:
+def test_schemas_of_the_oldest_and_a_newer_kubernetes_are_used() -> None:
     assert [int(each.partition(".")[2]) for each in (OLDEST, NEWEST)] == [30, 37]
 
 
-def test_what_kubernetes_would_refuse_is_found() -> None:
-    """The schemas themselves: an unknown field, a wrong type, a missing one, an unknown kind."""
+def test_invalid_objects_are_found() -> None:
+    """The schemas refuse an unknown field, a wrong type, a missing field and an unknown kind."""
     fine = rendered("own-stores", NEWEST).of("Service")[0]
     assert mistakes(fine, NEWEST) == []
     spec = fine["spec"]
@@ -51,7 +51,7 @@ def test_what_kubernetes_would_refuse_is_found() -> None:
         assert mistakes(broken, NEWEST), broken
 
 
-def test_no_two_objects_have_one_name(release: Release) -> None:
+def test_names_of_objects_are_unique(release: Release) -> None:
     names = [
         (each["apiVersion"].partition("/")[0], each["kind"], name_of(each))
         for each in release.objects
@@ -59,11 +59,11 @@ def test_no_two_objects_have_one_name(release: Release) -> None:
     assert sorted(names) == sorted(set(names))
 
 
-def test_names_and_labels_are_what_kubernetes_allows(release: Release) -> None:
+def test_names_and_labels_are_valid(release: Release) -> None:
     for each in release.objects:
         name = name_of(each)
         assert SUBDOMAIN.fullmatch(name), title(each)
-        # Its pods carry the name of a Job, a StatefulSet's with a number, as a label.
+        # Pods have the name of their Job or StatefulSet, with a suffix, as a label.
         longest = {"Job": 63, "StatefulSet": 52, "CronJob": 52, "Service": 63}
         assert len(name) <= longest.get(each["kind"], 253), title(each)
         if each["kind"] == "Service":
@@ -74,7 +74,7 @@ def test_names_and_labels_are_what_kubernetes_allows(release: Release) -> None:
                 assert LABEL.fullmatch(value), f"{title(each)}: {key}={value}"
 
 
-def test_every_object_says_what_it_belongs_to(release: Release) -> None:
+def test_every_object_has_the_labels_of_the_release(release: Release) -> None:
     values = MATRIX[release.name]
     for each in release.objects:
         if name_of(each) in {f"{values.release}-of-mine", f"{values.release}-text"}:
@@ -89,17 +89,17 @@ def test_every_object_says_what_it_belongs_to(release: Release) -> None:
         assert each["metadata"].get("namespace", values.namespace) == values.namespace
 
 
-def test_objects_of_the_cluster_are_none(release: Release) -> None:
-    """Whoever may only use a namespace can install the chart."""
+def test_no_object_is_cluster_scoped(release: Release) -> None:
+    """A user with rights in one namespace can install the chart."""
     of_the_cluster = {"ClusterRole", "ClusterRoleBinding", "Namespace", "CustomResourceDefinition"}
     assert not of_the_cluster & {each["kind"] for each in release.objects}
 
 
-def test_no_secret_stands_in_a_release(release: Release) -> None:
+def test_a_release_contains_no_secret(release: Release) -> None:
     assert release.of("Secret") == []
 
 
-def test_hooks_are_hooks_of_what_helm_knows(release: Release) -> None:
+def test_hooks_use_events_of_helm(release: Release) -> None:
     known = {f"{when}-{what}" for when in ("pre", "post") for what in ("install", "upgrade")}
     for each in release.objects:
         assert hooks(each) <= known | {"test"}, title(each)

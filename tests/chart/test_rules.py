@@ -1,6 +1,6 @@
-"""The alerts, by Prometheus's own tool: their grammar, and when they fire.
+"""promtool checks the syntax of the alerts and when they fire.
 
-The cases are `rules/*.yaml`, in promtool's format; `rules.yaml` is what the chart renders to.
+The cases are `rules/*.yaml` in the format of promtool; `rules.yaml` holds the rendered rules.
 """
 
 import re
@@ -24,7 +24,7 @@ CASES = {path.name: yaml.safe_load(path.read_text(encoding="utf-8")) for path in
 
 @pytest.fixture(scope="module")
 def promtool() -> str:
-    """Prometheus's tool."""
+    """Path of promtool, the tool of Prometheus."""
     found = shutil.which("promtool")
     if found is None:
         pytest.skip("promtool is not installed here (Debian has it in `prometheus`)")
@@ -33,7 +33,7 @@ def promtool() -> str:
 
 @pytest.fixture
 def rules(tmp_path: Path) -> Path:
-    """The groups of the rendered PrometheusRule, as a file of Prometheus."""
+    """The groups of the rendered PrometheusRule, as a rules file of Prometheus."""
     everything = MATRIX[EVERYTHING].values
     text = template(ValuesSet(everything, release="test", namespace="default"))
     (rule,) = (each for each in objects(text) if each["kind"] == "PrometheusRule")
@@ -49,13 +49,15 @@ def run(promtool: str, *words: str | Path) -> None:
     assert said.returncode == 0, said.stdout + said.stderr
 
 
-def test_prometheus_takes_the_rules(promtool: str, rules: Path) -> None:
+def test_prometheus_accepts_the_rules(promtool: str, rules: Path) -> None:
     run(promtool, "check", "rules", "--lint=all", "--lint-fatal", rules)
 
 
-def test_prometheus_takes_the_expressions_of_the_dashboards(promtool: str, tmp_path: Path) -> None:
+def test_prometheus_accepts_the_expressions_of_the_dashboards(
+    promtool: str, tmp_path: Path
+) -> None:
     expressions = [
-        # What Grafana fills in.
+        # Variables that Grafana replaces.
         re.sub(r"\$\{?__\w+\}?", "5m", text)
         for each in dashboards(rendered(EVERYTHING, NEWEST))
         for text in queries(each)
@@ -78,7 +80,7 @@ def test_alerts_fire_when_they_should(promtool: str, rules: Path, name: str) -> 
     run(promtool, "test", "rules", path)
 
 
-def test_cases_are_about_series_that_there_are() -> None:
+def test_cases_use_existing_series() -> None:
     named = [
         each["series"]
         for cases in CASES.values()
@@ -89,7 +91,7 @@ def test_cases_are_about_series_that_there_are() -> None:
     assert [(each, said) for each in named if (said := mistakes(each))] == []
 
 
-def test_every_alert_has_a_case_that_fires_and_one_that_does_not() -> None:
+def test_every_alert_has_a_firing_and_a_silent_case() -> None:
     fires: set[str] = set()
     silent: set[str] = set()
     for case in (case for each in CASES.values() for case in each["tests"]):

@@ -1,4 +1,4 @@
-"""Variables, ports, paths and arguments in the chart are those of the code."""
+"""Variables, ports, paths and arguments in the chart match the code."""
 
 import ast
 import json
@@ -41,7 +41,7 @@ PORTS = {
 
 
 def ours(release: Release) -> list[tuple[Pod, Object]]:
-    """The containers of our own images."""
+    """Return the containers of the images of this project."""
     return [
         (pod, container)
         for pod in release.pods
@@ -50,18 +50,18 @@ def ours(release: Release) -> list[tuple[Pod, Object]]:
     ]
 
 
-def test_every_variable_is_one_that_is_read(release: Release) -> None:
+def test_every_variable_is_a_setting(release: Release) -> None:
     for pod, container in ours(release):
         names = {each["name"] for each in container.get("env") or ()}
         names |= set(environment(release, container))
         unknown = {name for name in names if name.startswith("IOT_")} - set(FIELDS) - FILES
         assert not unknown, str(pod)
         listed = [each["name"] for each in container.get("env") or ()]
-        assert len(listed) == len(set(listed)), f"{pod}: a variable stands twice"
+        assert len(listed) == len(set(listed)), f"{pod}: a duplicate variable"
 
 
-def test_services_start_on_the_variables_they_are_given(release: Release, tmp_path: Path) -> None:
-    """Their own check of settings takes them, when the mounted files are there."""
+def test_services_accept_their_variables(release: Release, tmp_path: Path) -> None:
+    """The settings load when the mounted files exist."""
     for pod, container in ours(release):
         if container["name"] not in {"api", "writer"}:
             continue
@@ -76,12 +76,12 @@ def test_services_start_on_the_variables_they_are_given(release: Release, tmp_pa
 
 
 def with_tokens(release: Release) -> bool:
-    """Whether the values leave tokens on."""
+    """Return whether the values enable tokens."""
     on: bool = release.values.get("auth", {}).get("enabled", True)
     return on
 
 
-def test_every_file_that_a_variable_or_an_argument_names_is_mounted(release: Release) -> None:
+def test_files_in_variables_and_arguments_are_mounted(release: Release) -> None:
     for pod, container in ours(release):
         mounted = {path for path, _, _ in files(pod, container)}
         named = {
@@ -90,12 +90,12 @@ def test_every_file_that_a_variable_or_an_argument_names_is_mounted(release: Rel
             if text.startswith(f"{MOUNTED}/")
         }
         assert named <= mounted, str(pod)
-        # What is mounted is used, but for what a URL names.
+        # Every mounted file is used; the CA certificates are used by URLs.
         unused = mounted - named
         assert all(path.endswith("/ca.crt") for path in unused), str(pod)
 
 
-def test_pods_are_given_only_the_secrets_they_need(release: Release) -> None:
+def test_pods_get_only_the_secrets_they_need(release: Release) -> None:
     needed = {
         "api": {"keyring", "tokens", "redis", "hot-window", "postgres"},
         "writer": {"keyring", "redis", "hot-window", "postgres"},
@@ -109,8 +109,8 @@ def test_pods_are_given_only_the_secrets_they_need(release: Release) -> None:
         assert given <= needed[container["name"]], str(pod)
 
 
-def test_each_component_has_keys_of_its_own(release: Release) -> None:
-    """The writers must not reach the Secret with the pepper and the wrapping keys."""
+def test_api_and_writers_use_different_keys(release: Release) -> None:
+    """Writers must not have access to the Secret with the pepper and the master keys."""
     secrets = {}
     for component, file in (("api", "keyring.json"), ("writer", "writer-keys.json")):
         pod, container = release.runs(component)
@@ -169,7 +169,7 @@ def test_each_component_has_keys_of_its_own(release: Release) -> None:
         ),
     ],
 )
-def test_each_component_has_a_url_of_its_own(
+def test_each_component_may_have_a_separate_url(
     name: str, expected: dict[str, dict[str, str]]
 ) -> None:
     release = rendered(name, NEWEST)
@@ -184,8 +184,8 @@ def test_each_component_has_a_url_of_its_own(
 
 
 @pytest.mark.parametrize("name", ["own-stores", "hot-window", "own-keys-of-secrets"])
-def test_everything_that_is_needed_is_given(name: str) -> None:
-    """The required settings, and those that have a value of their own in the chart."""
+def test_required_settings_are_set(name: str) -> None:
+    """Required settings are set, and the hot window only where the values have one."""
     release = rendered(name, NEWEST)
     for component in ("api", "writer"):
         _, container = release.runs(component)
@@ -196,7 +196,7 @@ def test_everything_that_is_needed_is_given(name: str) -> None:
 
 
 def test_every_setting_can_be_set() -> None:
-    """By `config`, within the limits that the code has, or by a value of its own: never by both."""
+    """`config` or another value sets each setting, never both, within the limits of the code."""
     schema = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
     config = schema["properties"]["config"]["properties"]
     release = rendered("old-clients", NEWEST)
@@ -215,7 +215,7 @@ def test_every_setting_can_be_set() -> None:
     assert (shards["minimum"], shards["maximum"]) == (metadata["minimum"], metadata["maximum"])
 
 
-def test_scopes_are_those_of_the_code() -> None:
+def test_scopes_match_the_code() -> None:
     schema = (CHART / "values.schema.json").read_text(encoding="utf-8")
     values = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
     for token in values["auth"]["initialTokens"]:
@@ -228,7 +228,7 @@ def test_scopes_are_those_of_the_code() -> None:
 
 
 def test_large_numbers_are_written_out() -> None:
-    """A number of YAML is a float to helm, which would write 1e+06."""
+    """helm reads numbers of YAML as floats and would print 1e+06."""
     release = rendered("many", NEWEST)
     (container,) = release.pod("api").containers
     given = environment(release, container)
@@ -238,14 +238,14 @@ def test_large_numbers_are_written_out() -> None:
     assert given["IOT_TRUSTED_PROXIES"] == "2"
 
 
-def test_a_proxy_in_front_is_believed_and_only_one_that_is_there() -> None:
+def test_only_configured_proxies_are_trusted() -> None:
     for name, proxies in [("ingress", "1"), ("http-route", "1"), ("own-stores", "0")]:
         release = rendered(name, NEWEST)
         given = environment(release, release.pod("api").containers[0])
         assert given["IOT_TRUSTED_PROXIES"] == proxies, name
 
 
-def test_ports_are_those_that_are_listened_on(release: Release) -> None:
+def test_container_ports_match_the_settings(release: Release) -> None:
     for pod, container in ours(release):
         given = environment(release, container)
         for port in container.get("ports") or ():
@@ -256,7 +256,7 @@ def test_ports_are_those_that_are_listened_on(release: Release) -> None:
             assert port["containerPort"] == int(listened), f"{pod}: {port}"
 
 
-def test_images_say_the_ports_that_their_pods_have() -> None:
+def test_images_expose_the_ports_of_their_pods() -> None:
     release = rendered("canary", NEWEST)
     listened: dict[str, set[int]] = {"api": set(), "writer": set()}
     for _, container in ours(release):
@@ -266,8 +266,8 @@ def test_images_say_the_ports_that_their_pods_have() -> None:
         assert exposed(dockerfile) == listened[image], dockerfile
 
 
-def test_probes_ask_paths_that_are_answered(client: FlaskClient) -> None:
-    """Those of the API by its routes; the others are asked in test_running.py."""
+def test_probes_request_existing_paths(client: FlaskClient) -> None:
+    """The paths of the API are its routes; test_running.py requests the others."""
     routes = {str(rule) for rule in client.application.url_map.iter_rules()}
     release = rendered("canary", NEWEST)
     for component in ("api", "writer", "canary"):
@@ -281,13 +281,13 @@ def test_probes_ask_paths_that_are_answered(client: FlaskClient) -> None:
         if component == "canary":
             continue
         assert paths["readiness"] == "/readyz"
-        assert paths["startup"] == "/healthz", "a start must not wait for Postgres"
+        assert paths["startup"] == "/healthz", "startup must not wait for Postgres"
         if component == "api":
             assert set(paths.values()) <= routes
 
 
-def test_paths_of_routes_are_those_of_the_api(client: FlaskClient) -> None:
-    """What an ingress lets in leads to a route; /metrics and the probes stay inside."""
+def test_routes_use_paths_of_the_api(client: FlaskClient) -> None:
+    """The ingress forwards only paths of the API, not /metrics and not the probes."""
     routes = {str(rule) for rule in client.application.url_map.iter_rules()}
     release = rendered("ingress", NEWEST)
     (ingress,) = release.of("Ingress")
@@ -303,26 +303,26 @@ def test_paths_of_routes_are_those_of_the_api(client: FlaskClient) -> None:
     assert {"/healthz", "/readyz"} <= outside
 
 
-def test_the_migration_gives_rights_where_the_values_say_so() -> None:
+def test_the_migration_grants_rights_only_if_configured() -> None:
     for name, grant in (("production", True), ("own-stores", False)):
         release = rendered(name, NEWEST)
         pod, container = release.runs("migrate")
         assert parsed(command(pod, container)).grant is grant
 
 
-def test_arguments_are_those_of_the_command(release: Release) -> None:
+def test_arguments_are_valid_for_the_command(release: Release) -> None:
     for pod, container in ours(release):
         words = command(pod, container)
         if words[0] == "iot-sensor":
             assert parsed(words).command
 
 
-def test_commands_without_one_in_the_chart_are_those_of_the_images() -> None:
+def test_containers_without_a_command_run_the_services() -> None:
     assert image_command(DOCKERFILES["api"])[0] == "gunicorn"
     assert image_command(DOCKERFILES["writer"]) == ["python", "-m", "iot_writer"]
 
 
-def test_the_probe_asks_the_service(release: Release) -> None:
+def test_the_probe_uses_the_url_of_the_service(release: Release) -> None:
     service = release.named("Service")
     for pod, container in ours(release):
         if pod.component not in {"test", "canary"}:
@@ -336,7 +336,7 @@ def test_the_probe_asks_the_service(release: Release) -> None:
         assert bool(given.token_file) is with_tokens(release), str(pod)
 
 
-def test_a_pod_that_goes_has_time_to_end(release: Release) -> None:
+def test_pods_have_time_to_shut_down(release: Release) -> None:
     config = ast.parse((ROOT / "services/api/iot_api/gunicorn_conf.py").read_text("utf-8"))
     graceful = next(
         ast.literal_eval(each.value)
@@ -351,13 +351,13 @@ def test_a_pod_that_goes_has_time_to_end(release: Release) -> None:
     assert release.pod("writer").spec["terminationGracePeriodSeconds"] >= 30
 
 
-def test_the_chart_has_the_version_of_the_code() -> None:
+def test_the_chart_version_matches_the_code() -> None:
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text(encoding="utf-8"))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     assert chart["appVersion"] == project["project"]["version"]
 
 
-def test_images_are_found_where_the_values_say(release: Release) -> None:
+def test_image_names_follow_the_values(release: Release) -> None:
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text(encoding="utf-8"))
     tag = f":{chart['appVersion']}"
     for pod, container in ours(release):
@@ -377,8 +377,8 @@ def test_images_are_found_where_the_values_say(release: Release) -> None:
             assert image == f"iot-sensor-{'api' if api else 'writer'}{tag}"
 
 
-def test_secrets_made_have_the_keys_of_the_files_that_they_are_read_from(tmp_path: Path) -> None:
-    """The keyring that the code makes is a file of the name that the Secret has as its key."""
+def test_keys_of_secrets_are_the_file_names(tmp_path: Path) -> None:
+    """The file name of the keyring is its key in the Secret."""
     made = secrets_made(rendered("demo", NEWEST))
     ring = tmp_path / "keyring.json"
     create_keyring_file(ring)

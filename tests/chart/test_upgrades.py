@@ -1,4 +1,4 @@
-"""A change of values upgrades: nothing changes that Kubernetes lets nobody change."""
+"""A change of values changes no immutable field of an object."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ STATEFUL_SET = {
     *("replicas", "ordinals", "template", "updateStrategy", "revisionHistoryLimit"),
     *("persistentVolumeClaimRetentionPolicy", "minReadySeconds"),
 }
-"""What may be changed of a StatefulSet's spec (ValidateStatefulSetUpdate)."""
+"""Mutable fields of the spec of a StatefulSet (ValidateStatefulSetUpdate)."""
 JOB = {"parallelism", "activeDeadlineSeconds", "backoffLimit", "ttlSecondsAfterFinished", "suspend"}
 
 CHANGES: dict[str, Values] = {
@@ -42,7 +42,7 @@ CHANGES: dict[str, Values] = {
 
 
 def fixed(each: Object) -> object:
-    """What Kubernetes lets nobody change of an object."""
+    """Return the immutable fields of an object."""
     kind, spec = each["kind"], each.get("spec") or {}
     if kind == "Deployment":
         return spec["selector"]
@@ -58,9 +58,10 @@ def fixed(each: Object) -> object:
 
 
 def parts(values: ValuesSet) -> dict[tuple[str, str], Any]:
-    """What is fixed of each object of the release; a hook is deleted before it is made again.
+    """Return the immutable fields of each object of the release, except hooks.
 
-    As `kubectl apply` and Argo CD do it, without a revision that makes names differ.
+    Helm deletes a hook before it creates the hook again. The names have no revision, as with
+    `kubectl apply` and Argo CD.
     """
     made = objects(template(values, "--kube-version", NEWEST))
     return {
@@ -70,14 +71,14 @@ def parts(values: ValuesSet) -> dict[tuple[str, str], Any]:
 
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("name", ["demo", "extras"])
-def test_a_change_of_values_upgrades(name: str, change: str) -> None:
+def test_a_change_of_values_keeps_immutable_fields(name: str, change: str) -> None:
     before = MATRIX[name]
     after = ValuesSet(merged(before.values, CHANGES[change]), before.files)
     had, has = parts(before), parts(after)
     assert {key: has[key] for key in had} == had
 
 
-def test_what_is_fixed_is_found() -> None:
+def test_changes_of_immutable_fields_are_found() -> None:
     before = MATRIX["demo"]
     larger = {"redis": {"internal": {"persistence": {"size": "9Gi"}}}}
     assert parts(before) != parts(ValuesSet(merged(before.values, larger), before.files))

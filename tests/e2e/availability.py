@@ -1,4 +1,4 @@
-"""How many pods of a release are ready, watched while something is done to it."""
+"""Watch how many pods of a release are ready during a change."""
 
 import threading
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from e2e.release import Release, is_ready
 
 
 class Availability:
-    """Within a block, the fewest ready pods of each component that were ever seen."""
+    """A context manager that records the minimum of ready pods of each component."""
 
     def __init__(self, release: Release, components: Sequence[str]) -> None:
         self.fewest: dict[str, int] = {}
@@ -23,7 +23,7 @@ class Availability:
 
     def __enter__(self) -> "Availability":
         self._thread.start()
-        self._release.cluster.wait(lambda: self.looks, patience.REQUEST, "the first look at pods")
+        self._release.cluster.wait(lambda: self.looks, patience.REQUEST, "the first list of pods")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -41,5 +41,5 @@ class Availability:
         try:
             ready = sum(map(is_ready, self._release.pods(component)))
         except (client.ApiException, urllib3.exceptions.HTTPError):
-            return  # the API server stumbled: that tells nothing of the pods
+            return  # an error of the API server says nothing about the pods
         self.fewest[component] = min(ready, self.fewest.get(component, ready))

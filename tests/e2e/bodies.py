@@ -1,4 +1,4 @@
-"""What the tests send to Kubernetes. Every pod is one that the restricted level admits."""
+"""The objects that the tests create in Kubernetes. The level `restricted` admits all pods."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -10,14 +10,14 @@ from e2e import patience
 
 Body = dict[str, Any]
 STOP = "iot-sensor-e2e/stop"
-"""The annotation that ends a load."""
+"""The annotation that stops a load."""
 PORT = 8000
 _INSIDE = (Path(__file__).parent / "inside.py").read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True)
 class Image:
-    """The writer's image: it has Python and the `iot-sensor` command."""
+    """The image of the writer, which has Python and the command `iot-sensor`."""
 
     reference: str
     pull_policy: str
@@ -25,14 +25,14 @@ class Image:
 
 
 def namespace_body(name: str) -> Body:
-    """A namespace that admits restricted pods alone."""
+    """Return a namespace that admits only restricted pods."""
     level = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn")}
     metadata = {"name": name, "labels": {"iot-sensor-e2e": "true", **level}}
     return {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}
 
 
 def load_pod(image: Image, url: str, probe_secret: str, *, devices: int, rate: float) -> Body:
-    """Runs `iot-sensor soak` until it is annotated with `STOP`."""
+    """Return a pod that runs `iot-sensor soak` until the annotation `STOP` is set."""
     arguments = {
         "url": url,
         "token-file": "/etc/e2e/probe/token",
@@ -59,7 +59,7 @@ def load_pod(image: Image, url: str, probe_secret: str, *, devices: int, rate: f
 
 
 def asking_pod(image: Image, questions: Sequence[Mapping[str, Any]], tokens_secret: str) -> Body:
-    """Asks over HTTP, and prints the answers. Tokens are named in questions, not given."""
+    """Return a pod that sends HTTP requests and prints the answers; requests name their tokens."""
     return _pod(
         "ask",
         image,
@@ -69,12 +69,12 @@ def asking_pod(image: Image, questions: Sequence[Mapping[str, Any]], tokens_secr
 
 
 def reaching_pod(image: Image, addresses: Sequence[tuple[str, int]]) -> Body:
-    """Tries to connect, and prints what came of it."""
+    """Return a pod that connects to addresses and prints the results."""
     return _pod("reach", image, _inside("reach", addresses))
 
 
 def listening_pod(image: Image) -> Body:
-    """Accepts connections on `PORT`."""
+    """Return a pod that accepts connections on `PORT`."""
     body = _pod("listen", image, _inside("listen", PORT), seconds=patience.TEST)
     body["metadata"]["labels"]["iot-sensor-e2e/listens"] = "true"
     (container,) = body["spec"]["containers"]
@@ -83,7 +83,7 @@ def listening_pod(image: Image) -> Body:
 
 
 def closing_policy() -> Body:
-    """Lets nobody reach the listening pod."""
+    """Return a network policy that closes the listening pod."""
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
@@ -96,7 +96,7 @@ def closing_policy() -> Body:
 
 
 def eviction(name: str, namespace: str) -> Body:
-    """Asks a pod to go, if its budget allows it."""
+    """Return an eviction of a pod."""
     return {
         "apiVersion": "policy/v1",
         "kind": "Eviction",
@@ -116,10 +116,10 @@ def _pod(
     volumes: Mapping[str, Body] | None = None,
     seconds: int = patience.POD_START + patience.POD_END,
 ) -> Body:
-    """A pod that runs a command once. No policy of the chart selects its labels."""
+    """Return a pod that runs a command once. No policy of the chart selects its labels."""
     held = {"tmp": {"emptyDir": {"sizeLimit": "16Mi"}}, **(volumes or {})}
     mounts = [
-        {"name": name, "mountPath": "/tmp" if name == "tmp" else f"/etc/e2e/{name}"}  # noqa: S108 -- the pod's own
+        {"name": name, "mountPath": "/tmp" if name == "tmp" else f"/etc/e2e/{name}"}  # noqa: S108 -- an emptyDir
         for name in held
     ]
     container = {
@@ -127,7 +127,7 @@ def _pod(
         "image": image.reference,
         "imagePullPolicy": image.pull_policy,
         "command": list(command),
-        "env": [{"name": "HOME", "value": "/tmp"}],  # noqa: S108 -- likewise
+        "env": [{"name": "HOME", "value": "/tmp"}],  # noqa: S108 -- an emptyDir
         "resources": {
             "requests": {"cpu": "50m", "memory": "64Mi"},
             "limits": {"memory": "256Mi"},
@@ -145,7 +145,7 @@ def _pod(
         "metadata": {"generateName": f"e2e-{role}-", "labels": {"iot-sensor-e2e": role}},
         "spec": {
             "restartPolicy": "Never",
-            "terminationGracePeriodSeconds": 2,  # what ends by itself loses nothing by it
+            "terminationGracePeriodSeconds": 2,  # the command exits without SIGTERM
             "activeDeadlineSeconds": seconds,
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,

@@ -1,4 +1,4 @@
-"""The cluster of a kube context: namespaces, pods, and waiting for what becomes of them."""
+"""The cluster of a kube context: namespaces, pods, and waits."""
 
 import os
 import secrets
@@ -18,11 +18,11 @@ _TRANSIENT = {429, 500, 502, 503, 504}
 
 
 class NoClusterError(Exception):
-    """There is none to be tested on; the message says why."""
+    """No cluster is available for the tests; the message says why."""
 
 
-class _Client(client.ApiClient):  # type: ignore[misc] # it ships no types
-    """Waits for no answer for ever."""
+class _Client(client.ApiClient):  # type: ignore[misc] # the package has no types
+    """An API client whose requests have a timeout."""
 
     def request(self, *arguments: Any, **named: Any) -> Any:
         named["_request_timeout"] = named.get("_request_timeout") or patience.REQUEST
@@ -30,10 +30,10 @@ class _Client(client.ApiClient):  # type: ignore[misc] # it ships no types
 
 
 class Cluster:
-    """What tests ask of the API server."""
+    """The calls of the tests to the API server."""
 
     def __init__(self, context: str | None = None) -> None:
-        """Raises `NoClusterError` when the context leads to none within a few seconds."""
+        """Connect to the cluster; raise `NoClusterError` if it does not answer in a few seconds."""
         settings = client.Configuration()
         try:
             config.load_kube_config(
@@ -42,7 +42,7 @@ class Cluster:
         except ConfigException as error:
             raise NoClusterError(f"no cluster is at hand: {error}") from None
         self._check(settings)
-        # Reading again does no harm: urllib3 repeats no POST and no PATCH that was sent.
+        # urllib3 retries only idempotent requests, so no POST and no PATCH.
         settings.retries = urllib3.Retry(
             total=5, backoff_factor=0.5, status_forcelist=[500, 502, 503, 504]
         )
@@ -53,7 +53,7 @@ class Cluster:
         self.batch = client.BatchV1Api(self.api)
         self.networking = client.NetworkingV1Api(self.api)
         self.namespaces: list[str] = []
-        """Those made here that are still there."""
+        """The namespaces that were made and not yet deleted."""
 
     def close(self) -> None:
         """Close the connections."""
@@ -61,11 +61,11 @@ class Cluster:
         self.api.close()
 
     def make_namespace(self) -> str:
-        """A fresh one that admits restricted pods alone."""
+        """Make a namespace that admits only restricted pods, and return its name."""
         name = f"iot-e2e-{secrets.token_hex(3)}"
         self.core.create_namespace(namespace_body(name))
         self.namespaces.append(name)
-        # Pods are refused until it has its service account.
+        # Pods are refused until the namespace has a service account.
         self.wait(
             lambda: self.core.read_namespaced_service_account("default", name),
             patience.POD_START,
@@ -74,16 +74,16 @@ class Cluster:
         return name
 
     def delete_namespace(self, name: str) -> None:
-        """Delete it with all that is in it; returns when it is gone."""
+        """Delete a namespace with all its objects, and wait until it is gone."""
         self.core.delete_namespace(name)
         self.wait(lambda: name not in self._names(), patience.GONE, f"the end of {name}")
         self.namespaces.remove(name)
 
     def wait(self, condition: Callable[[], T], seconds: float, what: str) -> T:
-        """The first true value; an answer that there is none now counts as false.
+        """Return the first true value of the condition; 404 and transient errors count as false.
 
         Raises:
-            AssertionError: there was none in time.
+            AssertionError: the condition was not true in time.
         """
         end = time.monotonic() + seconds
         while True:
@@ -104,7 +104,7 @@ class Cluster:
             time.sleep(patience.POLL)
 
     def start_pod(self, namespace: str, body: Mapping[str, Any]) -> str:
-        """Make a pod; its name, once its container runs or has ended."""
+        """Make a pod, and return its name when its container runs or has ended."""
         name: str = self.core.create_namespaced_pod(namespace, body).metadata.name
         self.wait(
             lambda: self._state(namespace, name) is not None,
@@ -114,7 +114,7 @@ class Cluster:
         return name
 
     def end_of_pod(self, namespace: str, name: str, seconds: float) -> tuple[int, str]:
-        """Exit code and log of a pod's container, once it has ended."""
+        """Wait until a pod's container ends, and return its exit code and log."""
         ended: Any = self.wait(
             lambda: getattr(self._state(namespace, name), "terminated", None),
             seconds,
@@ -123,8 +123,8 @@ class Cluster:
         return int(ended.exit_code), self.log(namespace, name)
 
     def log(self, namespace: str, name: str, **options: Any) -> str:
-        """The log of a pod."""
-        # As bytes: the client would parse a log that is one JSON document.
+        """Return the log of a pod."""
+        # As bytes, because the client would parse a log that is a JSON document.
         answer = self.core.read_namespaced_pod_log(
             name, namespace, _preload_content=False, **options
         )
@@ -132,7 +132,7 @@ class Cluster:
         return text
 
     def _state(self, namespace: str, name: str) -> Any:
-        """What a pod's only container does, if it has begun."""
+        """Return the state of a pod's only container, or None before it starts."""
         pod = self.core.read_namespaced_pod(name, namespace)
         for each in pod.status.container_statuses or []:
             if each.state.running or each.state.terminated:

@@ -1,4 +1,4 @@
-"""Releases on a real cluster; skipped, with the reason, where these tests can't run."""
+"""Releases on a real cluster; without a cluster, the tests are skipped with the reason."""
 
 import os
 from collections.abc import Generator, Iterator
@@ -11,7 +11,7 @@ from e2e import diagnosis, patience
 from e2e import options as of_environment
 from e2e.cluster import Cluster, NoClusterError
 from e2e.helm import Helm, current_chart
-from e2e.options import NotAskedError, Options
+from e2e.options import NotEnabledError, Options
 from e2e.release import Release
 from support.helm import ToolMissingError, find
 
@@ -21,11 +21,11 @@ _REASON = pytest.StashKey[str]()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A slow cluster has its time; each wait has a limit of its own."""
+    """Set the timeout of the tests for slow clusters; each wait has its own limit."""
     for item in items:
         if _HERE in item.path.parents:
             item.add_marker(pytest.mark.timeout(patience.TEST))
-            # A kube config may say that the certificate is not to be checked.
+            # A kube config may disable the check of the certificate.
             item.add_marker(
                 pytest.mark.filterwarnings("ignore::urllib3.exceptions.InsecureRequestWarning")
             )
@@ -35,7 +35,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """A failure comes with what the cluster tells; what can't run says why once, not per test."""
+    """Add a diagnosis of the cluster to failures, and one common reason to skipped tests."""
     report = yield
     if _HERE in item.path.parents:
         cluster = item.config.stash.get(_CLUSTER, None)
@@ -57,10 +57,10 @@ def _impossible(reason: str, asked: pytest.Config) -> NoReturn:
 
 @pytest.fixture(scope="session")
 def options(pytestconfig: pytest.Config) -> Options:
-    """What the environment says."""
+    """The options from the environment."""
     try:
         return of_environment.read(os.environ)
-    except NotAskedError as error:
+    except NotEnabledError as error:
         reason = str(error)
     _impossible(reason, pytestconfig)
 
@@ -88,7 +88,7 @@ def cluster(options: Options, pytestconfig: pytest.Config) -> Iterator[Cluster]:
 def helm(
     options: Options, tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
 ) -> Helm:
-    """helm."""
+    """helm for the context."""
     reason = ""
     try:
         find("helm")
@@ -101,25 +101,25 @@ def helm(
 
 @pytest.fixture(scope="module")
 def namespace(cluster: Cluster, options: Options) -> Iterator[str]:
-    """A fresh one for each file of tests."""
+    """A new namespace for each test file."""
     yield from _namespace(cluster, options)
 
 
 @pytest.fixture(scope="module")
 def foreign_namespace(cluster: Cluster, options: Options) -> Iterator[str]:
-    """One with which the release has nothing to do."""
+    """A namespace without the release."""
     yield from _namespace(cluster, options)
 
 
 @pytest.fixture(scope="module")
 def uninstalled(cluster: Cluster, helm: Helm, namespace: str, options: Options) -> Release:
-    """A release of this checkout's chart that is not installed yet."""
+    """A release of the chart of this checkout, not yet installed."""
     return Release(cluster, helm, namespace, current_chart(options))
 
 
 @pytest.fixture(scope="module")
 def release(uninstalled: Release) -> Release:
-    """The same, installed and ready."""
+    """A release of the chart of this checkout, installed and ready."""
     uninstalled.install()
     return uninstalled
 

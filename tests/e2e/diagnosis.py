@@ -1,4 +1,4 @@
-"""What a cluster tells of a namespace in which a test failed."""
+"""The state of a namespace in which a test failed."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -12,13 +12,13 @@ _LINES = 150
 
 
 def of_namespace(cluster: Cluster, namespace: str) -> str:
-    """Pods, events and logs, never Secrets. What can't be had is said in its place."""
+    """Return pods, events and logs, never Secrets; an error is reported in place of its part."""
     lines: list[str] = []
     for part in (_pods, _events, _logs):
         try:
             lines += part(cluster, namespace)
         except (client.ApiException, urllib3.exceptions.HTTPError) as error:
-            lines.append(f"{part.__name__.strip('_')} can't be had: {error}")
+            lines.append(f"{part.__name__.strip('_')} can't be read: {error}")
     return "\n".join(lines)
 
 
@@ -31,7 +31,7 @@ def _pods(cluster: Cluster, namespace: str) -> Iterator[str]:
             for each in status.conditions or []
             if each.status != "True"
         ]
-        going = " going" if pod.metadata.deletion_timestamp else ""
+        going = " terminating" if pod.metadata.deletion_timestamp else ""
         yield f"{pod.metadata.name} on {pod.spec.node_name}: {status.phase}{going} {conditions}"
         for each in _containers(pod):
             yield (

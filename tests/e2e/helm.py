@@ -1,4 +1,4 @@
-"""helm, as the tests call it, and the charts it is given."""
+"""helm and the charts of the tests."""
 
 import os
 import subprocess
@@ -16,11 +16,11 @@ from e2e.options import Options
 from support.helm import find
 
 _SPARE = 120
-"""Seconds beyond its own limit after which helm is killed."""
+"""Seconds beyond the timeout of helm after which helm is killed."""
 
 
 class HelmError(Exception):
-    """helm failed; the text is what it said."""
+    """helm failed; the message is the output of helm."""
 
 
 @dataclass(frozen=True)
@@ -30,17 +30,17 @@ class Chart:
     folder: Path
     values: tuple[Path, ...]
     texts: tuple[tuple[str, str], ...] = ()
-    """Settings that are text, whatever they look like."""
+    """Values passed with `--set-string`."""
     settings: tuple[tuple[str, str], ...] = ()
-    """Others: a true is no text."""
+    """Values passed with `--set`."""
 
     def with_settings(self, settings: Mapping[str, str]) -> "Chart":
-        """The same, with more settings."""
+        """Return a copy with more settings."""
         return replace(self, settings=(*self.settings, *settings.items()))
 
     @property
     def words(self) -> list[str]:
-        """As helm is given it."""
+        """Arguments of helm for the chart and its values."""
         files = (self.folder / "values-demo.yaml", *self.values)
         texts = [f"--set-string={name}={value}" for name, value in self.texts]
         settings = [f"--set={name}={value}" for name, value in self.settings]
@@ -49,12 +49,12 @@ class Chart:
 
 
 def current_chart(options: Options) -> Chart:
-    """That of this checkout."""
+    """Return the chart of this checkout."""
     return Chart(CHART, options.values, _images(options.registry, options.tag))
 
 
 def previous_chart(options: Options, scratch: Path) -> Chart:
-    """The one to upgrade from; the current one where none is given."""
+    """Return the chart to upgrade from, by default the current chart."""
     given = options.previous_chart
     if given is None:
         return current_chart(options)
@@ -77,16 +77,16 @@ def _images(registry: str, tag: str) -> tuple[tuple[str, str], ...]:
 
 
 class Helm:
-    """Runs helm against the cluster of a context."""
+    """helm with the cluster of a context."""
 
     def __init__(self, context: str | None, home: Path) -> None:
-        """`home` is for its caches, so that nobody's repositories and plugins matter."""
+        """Use `home` for caches, so that repositories and plugins of the user have no effect."""
         self._context = [f"--kube-context={context}"] if context else []
         homes = {f"HELM_{name}_HOME": str(home / name) for name in ("CACHE", "CONFIG", "DATA")}
         self._environment = {**os.environ, **homes}
 
     def run(self, *words: str, seconds: float = 60) -> str:
-        """What it says. Raises `HelmError`."""
+        """Run helm and return its output; raise `HelmError` if helm fails."""
         command = [find("helm"), *words, *self._context]
         try:
             said = subprocess.run(
@@ -104,7 +104,7 @@ class Helm:
         return said.stdout
 
     def render(self, chart: Chart, release: str, namespace: str) -> list[dict[str, Any]]:
-        """The objects that the chart makes."""
+        """Return the objects of the chart."""
         return objects(
             self.run("template", release, *chart.words, f"--namespace={namespace}", "--no-hooks")
         )
@@ -112,23 +112,23 @@ class Helm:
 
 @dataclass(frozen=True)
 class Names:
-    """How a chart calls what it makes, and the image of its writer."""
+    """The names of the objects of a chart, and the image of its writer."""
 
     made: tuple[Object, ...]
 
     def of(self, kind: str, component: str) -> str:
-        """The name of the only object of that kind and component; empty when there is none."""
+        """Return the name of the only object of that kind and component, or an empty string."""
         found = self._of(kind, component)
         return str(found["metadata"]["name"]) if found else ""
 
     @cached_property
     def fullname(self) -> str:
-        """What all names begin with."""
+        """The prefix of all names."""
         return self.of("Deployment", "api").removesuffix("-api")
 
     @cached_property
     def url(self) -> str:
-        """Of the API, within its namespace's cluster; `{namespace}` is to be filled in."""
+        """URL of the API inside the cluster, with the placeholder `{namespace}`."""
         services = [each for each in self.made if each["kind"] == "Service"]
         name = f"{self.fullname}-api"
         (api,) = (each for each in services if each["metadata"]["name"] == name)
@@ -136,7 +136,7 @@ class Names:
 
     @cached_property
     def image(self) -> Image:
-        """The writer's."""
+        """The image of the writer."""
         writer = self._of("Deployment", "writer")
         assert writer is not None
         spec = writer["spec"]["template"]["spec"]
@@ -145,7 +145,7 @@ class Names:
         return Image(container["image"], container["imagePullPolicy"], secrets)
 
     def replicas(self, component: str) -> int:
-        """Pods that a Deployment asks for."""
+        """Return the replicas of a Deployment."""
         deployment = self._of("Deployment", component)
         assert deployment is not None
         return int(deployment["spec"].get("replicas", 1))

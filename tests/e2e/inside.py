@@ -1,4 +1,4 @@
-"""Runs in pods of the tests, as text given to `python -c`: the standard library is all it has."""
+"""The code that pods of the tests run with `python -c`; it uses only the standard library."""
 
 import http.client
 import json
@@ -17,8 +17,9 @@ TRIES = 3
 
 
 def ask(questions: list[dict[str, Any]], tokens: Path = TOKENS) -> list[dict[str, Any]]:
-    """Each answer; a question with `rows` is repeated until so many are there, or its `seconds`
-    are over.
+    """Return the answers; a request with `rows` is repeated until the answer has so many rows.
+
+    The repetition ends after the `seconds` of the request.
     """
     return [_patiently(each, tokens) for each in questions]
 
@@ -30,7 +31,7 @@ def _patiently(question: dict[str, Any], tokens: Path) -> dict[str, Any]:
         try:
             answer = _once(question, tokens)
         except (ConnectionRefusedError, socket.gaierror):
-            # Nothing was sent: a Service that is new is not known everywhere at once.
+            # No request was sent, so a retry is safe: a new Service takes time to reach all nodes.
             if time.monotonic() > began + SERVICE_SECONDS:
                 raise
             time.sleep(0.5)
@@ -61,8 +62,9 @@ def _once(question: dict[str, Any], tokens: Path) -> dict[str, Any]:
 
 
 def reach(addresses: list[tuple[str, int]]) -> list[str]:
-    """What came of each: reached, no name, refused, timeout or another error. One success of some
-    tries is enough, for packets may be lost.
+    """Return for each address: reached, no name, refused, timeout or another error.
+
+    One success of several attempts is enough, because packets may be lost.
     """
     return [_reach(host, port) for host, port in addresses]
 
@@ -85,14 +87,14 @@ def _reach(host: str, port: int) -> str:
 
 
 def listen(port: int) -> None:
-    """Accept connections for ever."""
+    """Accept connections forever."""
     with socket.create_server(("", port)) as server:
         while True:
             server.accept()[0].close()
 
 
 def main(mode: str, argument: str) -> None:
-    """Do it, and print what came of it as the last line."""
+    """Run a mode, and print the result as the last line."""
     given = json.loads(argument)
     if mode == "listen":
         listen(given)

@@ -1,4 +1,4 @@
-"""Load on a release: `iot-sensor soak` in a pod, and what it reports."""
+"""Load on a release: `iot-sensor soak` in a pod, and its report."""
 
 import json
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ _TAIL = 5
 
 
 class Load:
-    """Runs from its making until it is stopped."""
+    """A load that starts when it is created and runs until it is stopped."""
 
     def __init__(self, cluster: Cluster, namespace: str, body: Mapping[str, Any]) -> None:
         self._cluster = cluster
@@ -22,7 +22,7 @@ class Load:
         self._name = cluster.start_pod(namespace, body)
 
     def go_on(self, count: int = 5) -> None:
-        """Wait until every device got `count` more readings acknowledged."""
+        """Wait until `count` more readings of every device are acknowledged."""
         before = self._least()
         self._cluster.wait(
             lambda: self._least() >= before + count,
@@ -31,7 +31,7 @@ class Load:
         )
 
     def stop(self) -> Report:
-        """End the load; its report, once all that it sent was read back."""
+        """Stop the load, and return its report when all sent readings have been read back."""
         if self._report is None:
             self._cluster.core.patch_namespaced_pod(
                 self._name, self._namespace, {"metadata": {"annotations": {STOP: "now"}}}
@@ -50,26 +50,26 @@ class Load:
 
 
 def last(log: str, kind: str) -> Report | None:
-    """The last line of that kind; None when there is none."""
+    """Return the last complete line of that kind, or None."""
     for line in reversed(log.splitlines()):
         if line.startswith(f'{{"{kind}"'):
             try:
                 found: Report = json.loads(line)[kind]
             except ValueError:
-                continue  # it is still being written
+                continue  # the line is still being written
             return found
     return None
 
 
 def assert_nothing_lost(report: Report) -> None:
-    """All that was acknowledged is stored and there once, as it was sent."""
+    """Assert that every acknowledged reading is stored once, as it was sent."""
     assert report["acknowledged"] > 0, report
     wrong = {name: report[name] for name in ("lost", "doubled", "strange", "not_stored")}
     assert not any(wrong.values()), report
 
 
 def assert_no_request_failed(report: Report) -> None:
-    """Every request was answered with success, and nothing was lost."""
+    """Assert that every request succeeded and no reading was lost."""
     assert_nothing_lost(report)
     wrong = {name: report[name] for name in ("failed", "refused", "unsure")}
     assert not any(wrong.values()), report

@@ -1,4 +1,4 @@
-"""Nodes that pods can go to, and taking one out of service for a while."""
+"""Schedulable nodes, and a node that is cordoned temporarily."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ _KEEPS_OFF = {"NoSchedule", "NoExecute"}
 
 
 def usable(cluster: Cluster) -> list[str]:
-    """The nodes that are ready and take every pod."""
+    """Return the nodes that are ready and accept every pod."""
     return [
         each.metadata.name
         for each in cluster.core.list_node().items
@@ -21,7 +21,7 @@ def usable(cluster: Cluster) -> list[str]:
 
 @contextmanager
 def cordoned(cluster: Cluster, name: str) -> Iterator[None]:
-    """Meanwhile no new pod goes to the node."""
+    """Cordon a node within the block."""
     cluster.core.patch_node(name, {"spec": {"unschedulable": True}})
     try:
         yield

@@ -1,22 +1,22 @@
-"""What the environment says of these tests; README.md tells of each variable."""
+"""The options of these tests from the environment; README.md describes the variables."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 
-class NotAskedError(Exception):
-    """These tests were not asked for, or not told what to install; the message says what to set."""
+class NotEnabledError(Exception):
+    """The tests are not enabled, or have no images; the message says what to set."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What to test, and on which cluster."""
+    """The release to test and its cluster."""
 
     context: str | None
-    """Of the kube config; None: the current one."""
+    """Context of the kube config; None: the current context."""
     must: bool
-    """Whether what would be skipped for lack of something fails."""
+    """Whether tests fail instead of being skipped."""
     registry: str
     tag: str
     values: tuple[Path, ...]
@@ -28,22 +28,22 @@ class Options:
 
 
 def must(environ: Mapping[str, str]) -> bool:
-    """Whether nothing may be skipped for lack of a cluster, helm or images."""
+    """Return whether a missing cluster, helm or image fails the tests."""
     return environ.get("IOT_E2E") == "must"
 
 
 def read(environ: Mapping[str, str]) -> Options:
-    """The options. Raises `NotAskedError`."""
+    """Return the options; raise `NotEnabledError` if they are not set."""
     if environ.get("IOT_E2E", "") in {"", "0"} and not environ.get("IOT_E2E_CONTEXT"):
-        raise NotAskedError(
-            "these tests install into a real cluster, so they must be asked for: set IOT_E2E=1 for "
+        raise NotEnabledError(
+            "these tests install into a real cluster and must be enabled: set IOT_E2E=1 for "
             "the current kube context, or IOT_E2E_CONTEXT to the name of one (tests/e2e/README.md)"
         )
     if not any(environ.get(f"IOT_E2E_{name}") for name in ("REGISTRY", "TAG", "VALUES")):
-        raise NotAskedError(
+        raise NotEnabledError(
             "no images are given: set IOT_E2E_TAG to the tag of iot-sensor-api and "
-            "iot-sensor-writer, IOT_E2E_REGISTRY to where they are, or IOT_E2E_VALUES to files of "
-            "values that say so (tests/e2e/README.md)"
+            "iot-sensor-writer, IOT_E2E_REGISTRY to their registry, or IOT_E2E_VALUES to files of "
+            "values that set them (tests/e2e/README.md)"
         )
     previous = environ.get("IOT_E2E_PREVIOUS_CHART")
     values = _paths(environ.get("IOT_E2E_VALUES", ""))

@@ -1,36 +1,34 @@
-"""How long each thing may take on a slow cluster, in seconds. All are limits: nobody sleeps."""
+"""Timeouts for a slow cluster, in seconds."""
 
 REACHABLE = 3
-"""For the API server to answer at all; else there is no cluster."""
+"""Timeout of the first request to the API server; without an answer, there is no cluster."""
 REQUEST = 30
-"""For the API server to answer a request."""
+"""Timeout of a request to the API server."""
 POLL = 1.0
-"""From one look to the next."""
+"""Interval between two checks of a condition."""
 INSTALL = 1200
-"""For helm to have everything ready: images are pulled, volumes made, the schema migrated."""
+"""Timeout of an install: images are pulled, volumes are made, the schema is migrated."""
 HELM_TEST = 600
 UNINSTALL = 600
 ROLLOUT = 600
-"""For pods to be replaced and ready, with preStop, a drain and readiness of each in turn."""
+"""Timeout of a rollout, with preStop, drain and readiness of each pod in turn."""
 POD_START = 300
-"""For a pod of the tests to run; its image may have to be pulled."""
+"""Timeout until a pod of the tests runs, including the pull of its image."""
 POD_END = 300
-"""For a pod of the tests to do its work."""
+"""Timeout of the work of a pod of the tests."""
 GO_ON = 180
-"""For every device of the load to get more readings acknowledged, a killed node's timeouts
-included."""
+"""Timeout until more readings of every device are acknowledged, also after a killed node."""
 LOAD = 3600
-"""For the load itself; it is ended earlier."""
+"""Longest run of the load; tests stop the load earlier."""
 VERIFY = 300
-"""For the load to have everything stored and read back."""
+"""Timeout until all readings of the load are stored and read back."""
 LOAD_END = 900
-"""From the wish that the load ends to its report: the annotation's way, what was on its way,
-`VERIFY`."""
+"""Timeout from the stop of the load to its report: the annotation, open requests, `VERIFY`."""
 EVICTION = 600
-"""For a budget to let a pod go."""
+"""Timeout until a disruption budget allows an eviction."""
 POLICY = 90
-"""For a new NetworkPolicy to hold, where one ever does."""
+"""Timeout until a new NetworkPolicy takes effect."""
 GONE = 600
-"""For a namespace to be gone."""
+"""Timeout until a namespace is deleted."""
 TEST = 7200
-"""For one test with its fixtures."""
+"""Timeout of one test with its fixtures."""

@@ -1,4 +1,4 @@
-"""The chart, installed: what tests do to it and ask of it."""
+"""An installed release of the chart, and the operations of the tests on it."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +20,7 @@ _BUSY = 429
 
 
 class Release:
-    """A release in a namespace of its own; `chart` is the one that its names are taken from."""
+    """A release in its own namespace; its names come from `chart`."""
 
     def __init__(self, cluster: Cluster, helm: Helm, namespace: str, chart: Chart) -> None:
         self.cluster = cluster
@@ -30,37 +30,37 @@ class Release:
 
     @cached_property
     def names(self) -> Names:
-        """Names in the release."""
+        """Names of the objects of the release."""
         return Names(tuple(self._helm.render(self.chart, NAME, self.namespace)))
 
     @property
     def url(self) -> str:
-        """Of its API, as pods reach it."""
+        """URL of the API for pods."""
         return self.names.url.format(namespace=self.namespace)
 
     def host(self, name: str) -> str:
-        """The host name of one of its Services."""
+        """Return the host name of a Service of the release."""
         return f"{name}.{self.namespace}.svc"
 
     def install(self, chart: Chart | None = None) -> None:
-        """Install and wait until all is ready."""
+        """Install the release and wait until it is ready."""
         self._change("install", NAME, *(chart or self.chart).words)
 
     def upgrade(self, chart: Chart) -> None:
-        """Upgrade, with these values alone, and wait until all is ready."""
+        """Upgrade with only these values, and wait until the release is ready."""
         self._change("upgrade", NAME, *chart.words, "--reset-values")
 
     def roll_back(self, revision: int) -> None:
-        """Go back to a revision, and wait until all is ready."""
+        """Roll back to a revision, and wait until the release is ready."""
         self._change("rollback", NAME, str(revision))
 
     def test(self) -> str:
-        """`helm test`; what it says."""
+        """Run `helm test` and return its output."""
         limit = f"--timeout={patience.HELM_TEST}s"
         return self._run("test", NAME, "--logs", limit, seconds=patience.HELM_TEST)
 
     def uninstall(self) -> None:
-        """Uninstall, and wait until its pods are gone."""
+        """Uninstall the release, and wait until its pods are gone."""
         limit = f"--timeout={patience.UNINSTALL}s"
         self._run("uninstall", NAME, "--wait", limit, seconds=patience.UNINSTALL)
         self.cluster.wait(
@@ -70,7 +70,9 @@ class Release:
         )
 
     def ask(self, *questions: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Ask the API from a pod, through its Service; `path` in a question stands for the URL."""
+        """Send requests from a pod through the Service, and return the answers; `path` becomes the
+        URL.
+        """
         asked = [
             {name: value for name, value in each.items() if name != "path"}
             | {"url": self.url + each["path"]}
@@ -81,13 +83,14 @@ class Release:
         return answers
 
     def reach(self, namespace: str, addresses: Sequence[tuple[str, int]]) -> list[str]:
-        """What comes of connections from a pod of that namespace: see `inside.reach`."""
+        """Return the results of connections from a pod of that namespace; see `inside.reach`."""
         came: list[str] = self._said(namespace, reaching_pod(self.names.image, addresses))
         return came
 
     @contextmanager
     def load(self, *, devices: int = 6, rate: float = 10.0) -> Iterator[Load]:
-        """Load from inside of the cluster; under way when the block begins."""
+        """Run a load in the cluster within the block; every device has sent when the block
+        starts."""
         secret = f"{self.names.fullname}-probe"
         body = load_pod(self.names.image, self.url, secret, devices=devices, rate=rate)
         made = Load(self.cluster, self.namespace, body)
@@ -98,7 +101,7 @@ class Release:
             made.stop()
 
     def pods(self, component: str) -> list[Any]:
-        """Its pods, those that are going included."""
+        """Return the pods of a component, including terminating pods."""
         labels = {"instance": NAME, "component": component}
         selector = ",".join(f"app.kubernetes.io/{name}={each}" for name, each in labels.items())
         found = self.cluster.core.list_namespaced_pod(self.namespace, label_selector=selector)
@@ -106,7 +109,7 @@ class Release:
         return items
 
     def wait_until_whole(self, component: str, replicas: int, *, without: set[str]) -> None:
-        """Wait until there are exactly so many pods, all ready and none of `without` (uids)."""
+        """Wait until exactly `replicas` pods exist, all ready, with no uid in `without`."""
 
         def whole() -> bool:
             pods = self.pods(component)
@@ -116,11 +119,11 @@ class Release:
         self.cluster.wait(whole, patience.ROLLOUT, f"{replicas} ready pods of the {component}")
 
     def replicas(self, component: str) -> int:
-        """Pods that are asked for."""
+        """Return the configured replicas of a component."""
         return self.names.replicas(component)
 
     def kill(self, pods: Sequence[Any]) -> set[str]:
-        """Kill pods at once, without a word; their uids."""
+        """Delete pods without a grace period, and return their uids."""
         for each in pods:
             self.cluster.core.delete_namespaced_pod(
                 each.metadata.name, self.namespace, grace_period_seconds=0
@@ -128,7 +131,7 @@ class Release:
         return {each.metadata.uid for each in pods}
 
     def evict(self, pod: Any) -> None:
-        """Ask a pod to go until its budget allows it, as `kubectl drain` does."""
+        """Evict a pod, and retry until its budget allows it, as `kubectl drain` does."""
         name = pod.metadata.name
 
         def asked() -> bool:
@@ -146,7 +149,7 @@ class Release:
         self.cluster.wait(asked, patience.EVICTION, f"the eviction of {name}")
 
     def scale(self, component: str, replicas: int) -> None:
-        """Ask for so many pods, and wait until there are no more and no less."""
+        """Scale a component, and wait until it has exactly that many pods."""
         name = f"{self.names.fullname}-{component}"
         self.cluster.apps.patch_namespaced_deployment_scale(
             name, self.namespace, {"spec": {"replicas": replicas}}
@@ -154,7 +157,7 @@ class Release:
         self.wait_until_whole(component, replicas, without=set())
 
     def secrets(self) -> dict[str, tuple[str, str]]:
-        """uid and resourceVersion of every Secret, by name, those of helm apart."""
+        """Return uid and resourceVersion of every Secret by name, except those of helm."""
         found = self.cluster.core.list_namespaced_secret(self.namespace).items
         return {
             each.metadata.name: (each.metadata.uid, each.metadata.resource_version)
@@ -163,12 +166,12 @@ class Release:
         }
 
     def claims(self) -> dict[str, str]:
-        """uid of every PersistentVolumeClaim, by name."""
+        """Return the uid of every PersistentVolumeClaim by name."""
         found = self.cluster.core.list_namespaced_persistent_volume_claim(self.namespace).items
         return {each.metadata.name: each.metadata.uid for each in found}
 
     def uids(self, *components: str) -> set[str]:
-        """Of the pods."""
+        """Return the uids of the pods of components."""
         return {each.metadata.uid for component in components for each in self.pods(component)}
 
     def _change(self, *words: str) -> None:
@@ -179,7 +182,7 @@ class Release:
         return self._helm.run(*words, f"--namespace={self.namespace}", seconds=seconds)
 
     def _said(self, namespace: str, body: Mapping[str, Any]) -> Any:
-        """What the pod said last."""
+        """Return the last line of a pod's log, parsed as JSON."""
         name = self.cluster.start_pod(namespace, body)
         code, log = self.cluster.end_of_pod(namespace, name, patience.POD_END)
         assert code == 0, log
@@ -187,6 +190,6 @@ class Release:
 
 
 def is_ready(pod: Any) -> bool:
-    """Whether a pod is ready and stays."""
+    """Return whether a pod is ready and not terminating."""
     conditions = {each.type: each.status for each in pod.status.conditions or []}
     return pod.metadata.deletion_timestamp is None and conditions.get("Ready") == "True"

@@ -1,4 +1,4 @@
-"""What the chart makes only if asked is accepted by the cluster, where it knows the kind."""
+"""The cluster accepts optional objects of the chart whose kinds it knows."""
 
 from collections.abc import Mapping
 
@@ -11,7 +11,7 @@ from e2e.helm import Helm
 from e2e.release import NAME, Release
 
 ON = "true"
-ASKED: Mapping[str, Mapping[str, str]] = {
+OPTIONAL_KINDS: Mapping[str, Mapping[str, str]] = {
     "HorizontalPodAutoscaler": {"api.hpa.enabled": ON, "writer.hpa.enabled": ON},
     "ScaledObject": {"writer.keda.enabled": ON},
     "Ingress": {"ingress.enabled": ON, "ingress.hosts[0]": "iot-e2e.example.org"},
@@ -22,12 +22,12 @@ ASKED: Mapping[str, Mapping[str, str]] = {
 }
 
 
-@pytest.mark.parametrize("kind", ASKED)
-def test_what_is_asked_for_is_accepted(
+@pytest.mark.parametrize("kind", OPTIONAL_KINDS)
+def test_optional_objects_are_accepted(
     kind: str, cluster: Cluster, helm: Helm, uninstalled: Release
 ) -> None:
-    """By a dry run on the server, which validates and admits, and keeps nothing."""
-    chart = uninstalled.chart.with_settings(ASKED[kind])
+    """A dry run on the server validates and admits the objects without storing them."""
+    chart = uninstalled.chart.with_settings(OPTIONAL_KINDS[kind])
     made = helm.render(chart, NAME, uninstalled.namespace)
     wanted = [each for each in made if each["kind"] == kind]
     assert wanted, f"the chart makes no {kind}"
@@ -36,5 +36,5 @@ def test_what_is_asked_for_is_accepted(
         try:
             resource = dynamic.resources.get(api_version=each["apiVersion"], kind=kind)
         except ResourceNotFoundError:
-            pytest.skip(f"this cluster knows no {kind} of {each['apiVersion']}")
+            pytest.skip(f"this cluster has no {kind} of {each['apiVersion']}")
         resource.create(each, namespace=uninstalled.namespace, dry_run="All")

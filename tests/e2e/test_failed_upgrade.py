@@ -1,4 +1,4 @@
-"""An upgrade that fails leaves no Job behind, and the next one works, with other values."""
+"""A failed upgrade leaves no Job behind, and the next upgrade succeeds with other values."""
 
 from contextlib import suppress
 from typing import Any
@@ -12,22 +12,22 @@ JOBS = {"jobs.resources.limits.memory": "300Mi", "commonLabels.example\\.org/cos
 
 
 def scale(cluster: Cluster, release: Release, replicas: int) -> None:
-    """What `kubectl scale` does: with Helm 4, the next upgrade is in conflict over it."""
+    """Scale as `kubectl scale` does; with Helm 4, the next upgrade has a conflict."""
     name = f"{release.names.fullname}-api"
     body = {"spec": {"replicas": replicas}}
     cluster.apps.patch_namespaced_deployment_scale(name, release.namespace, body)
 
 
 def jobs(cluster: Cluster, release: Release) -> list[Any]:
-    """The names of all Jobs of the namespace."""
+    """Return the names of all Jobs of the namespace."""
     found = cluster.batch.list_namespaced_job(release.namespace).items
     return [each.metadata.name for each in found]
 
 
-def test_a_failed_upgrade_blocks_nothing(cluster: Cluster, release: Release) -> None:
+def test_an_upgrade_succeeds_after_a_failed_upgrade(cluster: Cluster, release: Release) -> None:
     asked = release.replicas("api")
     scale(cluster, release, asked + 1)
-    with suppress(HelmError):  # Helm 3 has no conflicts: it lets the values win
+    with suppress(HelmError):  # Helm 3 reports no conflict and applies the values
         release.upgrade(release.chart.with_settings(CHANGE))
     assert jobs(cluster, release) == []
     scale(cluster, release, asked)

@@ -1,4 +1,4 @@
-"""A fresh install works: helm's test, a reading by hand, and nobody without a token."""
+"""A new install passes `helm test`, stores readings and requires tokens."""
 
 import json
 from typing import Any
@@ -25,11 +25,11 @@ def read(token: str | None, *, rows: int = 0) -> Body:
     return {"method": "POST", "path": "/api/iot", "body": body, "token": token, **patience}
 
 
-def test_helm_test_is_green(release: Release) -> None:
+def test_helm_test_succeeds(release: Release) -> None:
     assert "Succeeded" in release.test()
 
 
-def test_what_is_written_through_the_service_is_read_back(release: Release) -> None:
+def test_readings_are_stored_and_read_through_the_service(release: Release) -> None:
     written, found = release.ask(put("devices"), read("researchers", rows=READINGS))
     assert written["status"] == 201, written
     assert found["status"] == 200, found
@@ -39,7 +39,7 @@ def test_what_is_written_through_the_service_is_read_back(release: Release) -> N
     assert [json.loads(each["freeform"]) for each in rows] == sent
 
 
-def test_nobody_gets_in_without_the_right_token(release: Release) -> None:
+def test_requests_without_the_right_token_are_refused(release: Release) -> None:
     nobody, stranger, device, researcher = release.ask(
         put(None),
         {**put(None), "headers": {"Authorization": f"Bearer iot_{'x' * 43}"}},

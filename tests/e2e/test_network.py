@@ -1,4 +1,4 @@
-"""The NetworkPolicies keep others away, where the cluster enforces any."""
+"""The NetworkPolicies refuse foreign pods, if the cluster enforces NetworkPolicies."""
 
 import time
 
@@ -14,7 +14,7 @@ BLOCKED = {"timeout", "refused"}
 
 @pytest.fixture(scope="module")
 def enforcing(cluster: Cluster, release: Release, foreign_namespace: str) -> None:
-    """Skips where a policy that lets nobody in keeps nobody out."""
+    """Skip the tests on a cluster that does not enforce NetworkPolicies."""
     listener = cluster.start_pod(foreign_namespace, listening_pod(release.names.image))
     pod = cluster.core.read_namespaced_pod(listener, foreign_namespace)
     address = [(pod.status.pod_ip, PORT)]
@@ -29,17 +29,17 @@ def enforcing(cluster: Cluster, release: Release, foreign_namespace: str) -> Non
         if time.monotonic() > end:
             pytest.skip(
                 f"this cluster's network does not enforce NetworkPolicies: {patience.POLICY} s "
-                "after one that lets nobody in, a pod is still reached"
+                "after a policy that allows no connection, a pod still accepts connections"
             )
 
 
 def stores(release: Release) -> list[tuple[str, int]]:
-    """Redis and Postgres, where they are the release's own."""
+    """Return the addresses of Redis and Postgres, if they belong to the release."""
     ports = {"redis": 6379, "postgres": 5432}
     found = {name: release.names.of("Service", name) for name in ports}
     addresses = [(release.host(found[name]), ports[name]) for name in ports if found[name]]
     if not addresses:
-        pytest.skip("neither Redis nor Postgres is the release's own (IOT_E2E_VALUES)")
+        pytest.skip("neither Redis nor Postgres belongs to the release (IOT_E2E_VALUES)")
     return addresses
 
 
@@ -52,7 +52,7 @@ def metrics(release: Release) -> list[tuple[str, int]]:
 
 
 @pytest.mark.usefixtures("enforcing")
-def test_another_namespace_reaches_the_api_alone(release: Release, foreign_namespace: str) -> None:
+def test_another_namespace_reaches_only_the_api(release: Release, foreign_namespace: str) -> None:
     host, _, port = release.url.removeprefix("http://").partition(":")
     api = [(host, int(port))]
     closed = [*stores(release), *metrics(release)]
@@ -62,7 +62,7 @@ def test_another_namespace_reaches_the_api_alone(release: Release, foreign_names
 
 
 @pytest.mark.usefixtures("enforcing")
-def test_a_stranger_in_the_same_namespace_reaches_no_store(release: Release) -> None:
+def test_a_foreign_pod_in_the_namespace_reaches_no_store(release: Release) -> None:
     closed = stores(release)
     came = release.reach(release.namespace, closed)
     assert set(came) <= BLOCKED, dict(zip(closed, came, strict=True))

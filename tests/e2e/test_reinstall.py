@@ -1,4 +1,4 @@
-"""Uninstalled and installed again, the release has its data, and the password opens it."""
+"""After a reinstall, the release still has its data, and the password opens it."""
 
 from e2e.cluster import Cluster
 from e2e.release import Release
@@ -19,7 +19,7 @@ READ = {
 }
 
 
-def test_secrets_and_data_outlive_the_release(cluster: Cluster, release: Release) -> None:
+def test_secrets_and_data_survive_an_uninstall(cluster: Cluster, release: Release) -> None:
     put = {"method": "PUT", "path": "/api/iot", "body": ROWS, "token": "devices"}
     written, before = release.ask(put, READ)
     assert written["status"] == 201, written

@@ -1,4 +1,4 @@
-"""Pods killed, scaled and drained under load."""
+"""Pods are killed, scaled and drained under load."""
 
 import pytest
 
@@ -10,12 +10,13 @@ from e2e.release import Release
 
 KILLS = 3
 STEPS = {"api": (4, 1, 2), "writer": (4, 1, 2)}
-"""Replicas to scale to, one after another."""
+"""Replicas to scale to, one after the other."""
 
 
 @pytest.mark.parametrize("component", ["api", "writer"])
-def test_killed_pods_lose_and_double_nothing(release: Release, component: str) -> None:
-    """One after another, then all at once; no time to end, so requests may fail."""
+def test_killed_pods_lose_and_duplicate_no_reading(release: Release, component: str) -> None:
+    """Pods are killed one by one, then all at once; requests may fail, as there is no grace
+    period."""
     replicas = release.replicas(component)
     with release.load() as load:
         for _ in range(KILLS):
@@ -45,12 +46,12 @@ def test_scaling_fails_no_request(release: Release) -> None:
 def test_draining_every_node_fails_no_request(
     cluster: Cluster, release: Release, options: Options
 ) -> None:
-    """API and writers only: the demo's Redis and Postgres are single, and said to be."""
+    """Only API and writers are drained: Redis and Postgres of the demo have one replica."""
     if not options.drain:
         pytest.skip("IOT_E2E_DRAIN=0: no node is cordoned")
     nodes = usable(cluster)
     if len(nodes) < 2:
-        pytest.skip(f"{len(nodes)} node takes pods: to drain one, there must be two")
+        pytest.skip(f"{len(nodes)} schedulable node: draining needs at least two")
     with release.load() as load:
         for node in nodes:
             with cordoned(cluster, node):
@@ -62,7 +63,7 @@ def test_draining_every_node_fails_no_request(
 
 
 def drain(release: Release, component: str, node: str) -> None:
-    """Evict all its pods from a node; return when others are ready."""
+    """Evict all pods of a component from a node, and wait until other pods are ready."""
     leaving = [each for each in release.pods(component) if each.spec.node_name == node]
     for each in leaving:
         release.evict(each)

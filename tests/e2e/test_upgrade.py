@@ -1,4 +1,4 @@
-"""An upgrade and a rollback under load: no request fails, nothing is lost."""
+"""An upgrade and a rollback under load fail no request and lose no reading."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,15 +15,15 @@ from e2e.release import Release
 ROLLED = ("api", "writer")
 KEPT = ("redis", "postgres")
 CHANGE = {"config.IOT_HOT_WINDOW_SECONDS": "301"}
-"""A setting that changes nothing that matters here; a change of any rolls all pods."""
+"""A setting without effect on the tests; a change of any setting restarts all pods."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What was seen while the release was changed."""
+    """Observations during a change of the release."""
 
     before: set[str]
-    """uids of the pods that are to be replaced."""
+    """uids of the pods that must be replaced."""
     after: set[str]
     kept_before: set[str]
     kept_after: set[str]
@@ -41,7 +41,7 @@ def release(
     options: Options,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Release:
-    """The previous chart, installed, if one is given; else the current one."""
+    """An installed release of the previous chart if it is set, or else of the current chart."""
     previous = previous_chart(options, tmp_path_factory.mktemp("previous"))
     made = Release(cluster, helm, namespace, current_chart(options))
     made.install(previous)
@@ -50,19 +50,19 @@ def release(
 
 @pytest.fixture(scope="module")
 def upgraded(release: Release) -> Seen:
-    """What an upgrade did."""
+    """Observations during an upgrade."""
     return changed(release, lambda: release.upgrade(release.chart.with_settings(CHANGE)))
 
 
 @pytest.fixture(scope="module")
 def rolled_back(release: Release, upgraded: Seen) -> Seen:
-    """What the way back did."""
+    """Observations during a rollback."""
     del upgraded
     return changed(release, lambda: release.roll_back(1))
 
 
 def changed(release: Release, change: Callable[[], None]) -> Seen:
-    """Do it under load."""
+    """Run a change under load, and return the observations."""
     before, kept_before = release.uids(*ROLLED), release.uids(*KEPT)
     secrets_before = release.secrets()
     with release.load() as load:
@@ -95,17 +95,17 @@ def test_an_upgrade_fails_no_request(upgraded: Seen) -> None:
     assert_no_request_failed(upgraded.report)
 
 
-def test_old_pods_run_on_until_new_ones_are_ready(release: Release, upgraded: Seen) -> None:
+def test_old_pods_run_until_new_pods_are_ready(release: Release, upgraded: Seen) -> None:
     check_rollout(release, upgraded)
 
 
-def test_redis_and_postgres_are_left_alone(upgraded: Seen, options: Options) -> None:
+def test_an_upgrade_does_not_restart_redis_and_postgres(upgraded: Seen, options: Options) -> None:
     if options.previous_chart is not None:
-        pytest.skip("another chart may give Redis and Postgres other images or settings")
+        pytest.skip("another chart may have other images or settings for Redis and Postgres")
     assert upgraded.kept_before == upgraded.kept_after
 
 
-def test_an_upgrade_touches_no_secret(upgraded: Seen) -> None:
+def test_an_upgrade_changes_no_secret(upgraded: Seen) -> None:
     assert upgraded.secrets_before
     kept = {name: upgraded.secrets_after.get(name) for name in upgraded.secrets_before}
     assert kept == upgraded.secrets_before
@@ -119,10 +119,10 @@ def test_a_rollback_replaces_every_pod_in_turn(release: Release, rolled_back: Se
     check_rollout(release, rolled_back)
 
 
-def test_a_rollback_touches_no_secret(rolled_back: Seen) -> None:
+def test_a_rollback_changes_no_secret(rolled_back: Seen) -> None:
     assert rolled_back.secrets_after == rolled_back.secrets_before
 
 
-def test_after_all_that_helm_test_is_green(release: Release, rolled_back: Seen) -> None:
+def test_helm_test_succeeds_after_a_rollback(release: Release, rolled_back: Seen) -> None:
     del rolled_back
     assert "Succeeded" in release.test()

@@ -1,4 +1,4 @@
-"""Both images, built from the Dockerfiles, on a Debian made here: `make test-images`."""
+"""Both images, built from the Dockerfiles on a Debian base image: `make test-images`."""
 
 import contextlib
 import json
@@ -19,18 +19,18 @@ NEEDED = ("buildah", "podman", "debootstrap")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run only where asked to, and where it can be done."""
+    """Skip the tests of images with a reason unless they are enabled and possible."""
     reason = missing()
     for item in items:
         if HERE in item.path.parents:
-            # The first test waits for the base and the builds.
+            # The first test waits for the base image and the builds.
             item.add_marker(pytest.mark.timeout(1200))
             if reason:
                 item.add_marker(pytest.mark.skip(reason=reason))
 
 
 def missing() -> str:
-    """Why the images can't be tested here; empty if they can."""
+    """Return why the images can't be tested; empty if they can."""
     if not os.environ.get("IOT_TEST_IMAGES"):
         return "builds images, which takes minutes: make test-images"
     absent = [tool for tool in NEEDED if shutil.which(tool) is None]
@@ -41,13 +41,13 @@ def missing() -> str:
 
 @pytest.fixture(scope="session")
 def podman(tmp_path_factory: pytest.TempPathFactory) -> Podman:
-    """Podman, with a configuration that works with old control groups and low limits too."""
+    """Podman, with a configuration for old control groups and low limits."""
     return Podman(tmp_path_factory.mktemp("podman") / "containers.conf")
 
 
 @pytest.fixture(scope="session")
 def base_image(podman: Podman, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """IOT_TEST_BASE_IMAGE, or else a minimal Debian 12 with Python, made once on this machine."""
+    """IOT_TEST_BASE_IMAGE, or else a minimal Debian 12 with Python, which is made once."""
     given = os.environ.get("IOT_TEST_BASE_IMAGE")
     if given:
         return given
@@ -67,7 +67,7 @@ def base_image(podman: Podman, tmp_path_factory: pytest.TempPathFactory) -> str:
 def images(
     podman: Podman, base_image: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, Image]]:
-    """The images by their service, as `make images` builds them; removed in the end."""
+    """The images of `make images` by their service; the fixture removes them at the end."""
     tag = f"test-{os.getpid()}"
     pip_settings = tmp_path_factory.mktemp("pip") / "pip.conf"
     given = os.environ.get("PIP_CONFIG_FILE")
@@ -98,12 +98,12 @@ def images(
 
 @pytest.fixture(scope="session")
 def base_root(podman: Podman, base_image: str) -> Iterator[Path]:
-    """The files of the base."""
+    """The files of the base image."""
     with podman.mounted(base_image) as root:
         yield root
 
 
 @pytest.fixture(params=["api", "writer"])
 def image(request: pytest.FixtureRequest, images: dict[str, Image]) -> Image:
-    """Each image in turn."""
+    """Each of the images."""
     return images[request.param]

@@ -1,4 +1,4 @@
-"""Podman, as the tests of the images use it."""
+"""Podman for the tests of the images."""
 
 import contextlib
 import os
@@ -18,12 +18,12 @@ RESTRICTED = (
     "--security-opt=no-new-privileges",
     "--user=65532:65532",
 )
-"""What the chart asks of every container, as arguments of `podman run`."""
+"""The security settings of the chart, as arguments of `podman run`."""
 
 
 @dataclass(frozen=True)
 class Image:
-    """An image: its name, its files, what `podman image inspect` says of it."""
+    """An image: its name, its files and the output of `podman image inspect`."""
 
     name: str
     root: Path
@@ -31,13 +31,13 @@ class Image:
 
     @property
     def packages(self) -> Path:
-        """The site-packages of its virtual environment."""
+        """Site-packages of the virtual environment."""
         (found,) = (self.root / "opt/venv/lib").glob("python3*/site-packages")
         return found
 
 
 def run(*command: str, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> str:
-    """Run a command; what it printed, or an error that shows all of it."""
+    """Run a command and return its output; a failure shows the whole output."""
     done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, (
         f"{command} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
@@ -46,15 +46,15 @@ def run(*command: str, cwd: Path | None = None, env: Mapping[str, str] | None = 
 
 
 class Podman:
-    """`podman` with a containers.conf of its own, which buildah heeds too."""
+    """`podman` with a separate containers.conf, which buildah reads too."""
 
     def __init__(self, configuration: Path) -> None:
         lines = [
             "[containers]",
-            # Its defaults may be above what this machine lets us ask for.
+            # The defaults may exceed the limits of this machine.
             'default_ulimits = ["nofile=8192:8192", "nproc=8192:8192"]',
         ]
-        # crun refuses control groups of both versions at once; runc takes them.
+        # crun refuses mixed control groups of versions 1 and 2; runc accepts them.
         if Path("/sys/fs/cgroup/unified").exists() and shutil.which("runc"):
             lines += ["[engine]", 'runtime = "runc"']
         configuration.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -64,16 +64,16 @@ class Podman:
             self.environment["BUILDAH_RUNTIME"] = "runc"
 
     def __call__(self, *arguments: str) -> str:
-        """What `podman ARGUMENTS` prints."""
+        """Run `podman ARGUMENTS` and return its output."""
         return run("podman", *arguments, env=self.environment)
 
     def has(self, image: str) -> bool:
-        """Whether an image is on this machine."""
+        """Return whether an image exists on this machine."""
         command = ["podman", "image", "exists", image]
         return subprocess.run(command, env=self.environment, check=False).returncode == 0
 
     def import_root(self, root: Path, name: str) -> None:
-        """Make an image of a folder."""
+        """Make an image from a folder."""
         archive = root.with_suffix(".tar")
         try:
             run("tar", "--create", f"--file={archive}", f"--directory={root}", ".")
@@ -83,7 +83,7 @@ class Podman:
 
     @contextlib.contextmanager
     def mounted(self, name: str) -> Iterator[Path]:
-        """The files of an image, to read."""
+        """Mount an image and yield the path of its files."""
         root = self("image", "mount", name).strip()
         try:
             yield Path(root)
@@ -93,12 +93,15 @@ class Podman:
     def restricted(
         self, image: Image, command: Sequence[str] = (), *, options: Sequence[str] = ()
     ) -> str:
-        """Run a command in a container as restricted as the chart's; what it printed."""
+        """Run a command in a container with the restrictions of the chart, and return its
+        output."""
         return self("run", "--rm", *RESTRICTED, *options, image.name, *command)
 
     @contextlib.contextmanager
     def started(self, image: Image, options: Sequence[str]) -> Iterator[str]:
-        """The id of a container that runs an image's own command, as restricted as the chart's."""
+        """Run the command of an image with the restrictions of the chart, and yield the container's
+        id.
+        """
         container = self("run", "--detach", *RESTRICTED, *options, image.name).strip()
         try:
             yield container
@@ -106,7 +109,7 @@ class Podman:
             self("rm", "--force", "--time=0", container)
 
     def logs(self, container: str) -> str:
-        """What a container printed, errors too."""
+        """Return the output of a container, including stderr."""
         command = ["podman", "logs", container]
         return subprocess.run(
             command,
@@ -118,6 +121,6 @@ class Podman:
         ).stdout
 
     def stop(self, container: str) -> int:
-        """Send SIGTERM; the exit status. 137 if it had to be killed."""
+        """Send SIGTERM and return the exit status, which is 137 if the container was killed."""
         self("stop", "--time=45", container)
         return int(self("wait", container))

@@ -1,4 +1,4 @@
-"""What is in the images, and what is not."""
+"""The images contain the service and nothing else."""
 
 import os
 import re
@@ -30,11 +30,11 @@ FOREIGN = {
 }
 TOOLS = {"pip", "uv", "setuptools", "wheel", "pkg_resources", "uv_build"}
 UNCHECKED_HASH = 1
-"""The flags of bytecode that is used whatever the age of its source (PEP 552)."""
+"""The flags of bytecode that is used without a check of its source (PEP 552)."""
 
 
 @pytest.mark.parametrize("service", ["api", "writer"])
-def test_an_image_holds_the_code_of_its_service_alone(
+def test_an_image_contains_only_the_code_of_its_service(
     images: dict[str, Image], service: str
 ) -> None:
     found = {path.name for path in images[service].packages.iterdir() if path.is_dir()}
@@ -43,20 +43,20 @@ def test_an_image_holds_the_code_of_its_service_alone(
 
 
 def test_our_packages_are_copies(image: Image) -> None:
-    """Not links to folders that the image doesn't have."""
+    """The packages must not be links to folders outside of the image."""
     for path in image.packages.iterdir():
         assert path.suffix != ".pth", path
         assert not path.is_symlink(), path
 
 
-def test_no_tool_is_in_the_virtual_environment(image: Image) -> None:
+def test_the_virtual_environment_contains_no_installers(image: Image) -> None:
     commands = {path.name for path in (image.root / "opt/venv/bin").iterdir()}
     assert not {name for name in commands if re.match(r"pip|uv|easy_install|wheel", name)}
 
 
-def test_all_bytecode_is_there_and_trusted(image: Image) -> None:
+def test_all_bytecode_is_compiled_and_unchecked(image: Image) -> None:
     for source in image.packages.rglob("*.py"):
-        # Some packages bring files that are templates, or for another Python.
+        # gevent contains files for other Python versions.
         (*made,) = (source.parent / "__pycache__").glob(f"{source.stem}.cpython-*.pyc")
         if not made and source.is_relative_to(image.packages / "gevent"):
             continue
@@ -64,9 +64,7 @@ def test_all_bytecode_is_there_and_trusted(image: Image) -> None:
         assert made[0].read_bytes()[4] == UNCHECKED_HASH, made[0]
 
 
-def test_a_layer_adds_the_virtual_environment_and_nothing_else(
-    image: Image, base_root: Path
-) -> None:
+def test_an_image_adds_only_the_virtual_environment(image: Image, base_root: Path) -> None:
     ours, base = (
         {
             path.relative_to(root)
@@ -78,8 +76,8 @@ def test_a_layer_adds_the_virtual_environment_and_nothing_else(
     assert ours == base
 
 
-def test_nothing_tells_how_it_was_built(image: Image) -> None:
-    """No setting of the package mirror, in files or in the description."""
+def test_an_image_contains_no_build_settings(image: Image) -> None:
+    """Neither the files nor the description contain settings of the package mirror."""
     said = str(image.description)
     assert "PIP_" not in said
     assert "secrets" not in said
@@ -92,14 +90,14 @@ def test_nothing_tells_how_it_was_built(image: Image) -> None:
     assert not list((image.root / "run").glob("secrets/*"))
 
 
-def test_nothing_in_it_can_be_changed_by_its_user(image: Image) -> None:
+def test_the_user_of_an_image_cannot_change_its_files(image: Image) -> None:
     for path in walk(image.root / "opt/venv"):
         status = path.lstat()
         assert status.st_uid == 0, path
         assert stat.S_ISLNK(status.st_mode) or not status.st_mode & 0o022, path
 
 
-def test_description(images: dict[str, Image]) -> None:
+def test_the_description_of_the_images(images: dict[str, Image]) -> None:
     commands = {
         "api": ["gunicorn", "--config", "python:iot_api.gunicorn_conf", "iot_api.wsgi:app"],
         "writer": ["python", "-m", "iot_writer"],
@@ -130,13 +128,13 @@ def test_description(images: dict[str, Image]) -> None:
         assert all(labels.values())
 
 
-def test_the_command_needs_none_of_the_servers(images: dict[str, Image], podman: Podman) -> None:
+def test_the_command_runs_without_servers(images: dict[str, Image], podman: Podman) -> None:
     assert "migrate" in podman.restricted(images["writer"], ["iot-sensor", "--help"])
     assert "IOT_REDIS_URL" in podman.restricted(images["writer"], ["iot-sensor", "settings"])
 
 
 def walk(root: Path) -> list[Path]:
-    """All files and folders below a folder; no link is followed."""
+    """Return all files and folders below a folder, without following links."""
     return [
         Path(folder) / name for folder, folders, files in os.walk(root) for name in folders + files
     ]

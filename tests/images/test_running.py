@@ -1,4 +1,4 @@
-"""The containers at work, as restricted as in the cluster, on real stores."""
+"""The containers run with real stores and the restrictions of the chart."""
 
 import contextlib
 import json
@@ -24,7 +24,7 @@ ROW = {"db_password": PASSWORD, "relative_time": 1, "interrogator_time": 2, "fre
 
 @dataclass
 class Service:
-    """Containers of both images on the same stores."""
+    """Containers of both images with the same stores."""
 
     podman: Podman
     images: dict[str, Image]
@@ -33,22 +33,22 @@ class Service:
     writer_metrics: int
 
     def command(self, *arguments: str) -> str:
-        """What `iot-sensor` prints, in a container of the writer's image."""
+        """Run `iot-sensor` in a container of the writer's image, and return its output."""
         image = self.images["writer"]
         return self.podman.restricted(image, ["iot-sensor", *arguments], options=self.options)
 
     def logs(self, container: str) -> str:
-        """What a container printed."""
+        """Return the output of a container."""
         return self.podman.logs(container)
 
     @contextlib.contextmanager
     def started(self, service: str) -> Iterator[str]:
-        """The id of a container that runs."""
+        """Run a service and yield the id of its container."""
         with self.podman.started(self.images[service], self.options) as container:
             yield container
 
     def ready(self) -> bool:
-        """Whether the API says so."""
+        """Return whether the API is ready."""
         try:
             return self.api.request("GET", "/readyz").status == 200
         except OSError:
@@ -72,7 +72,7 @@ def stores(tmp_path: Path) -> Iterator[dict[str, str]]:
 def service(
     podman: Podman, images: dict[str, Image], stores: dict[str, str], tmp_path: Path
 ) -> Service:
-    """Both images with their settings and mounted files, as in a pod."""
+    """Both images with the settings and mounted files of a pod."""
     files = tmp_path / "mounted"
     (files / "keyring").mkdir(parents=True)
     create_keyring_file(files / "keyring" / "keyring.json")
@@ -98,7 +98,7 @@ def service(
     return Service(podman, images, options, api, writer_metrics)
 
 
-def test_from_an_empty_database_to_an_orderly_end(service: Service) -> None:
+def test_services_migrate_store_read_and_shut_down(service: Service) -> None:
     service.command("migrate")
     service.command("migrate")
     with service.started("api") as api, service.started("writer") as writer:
@@ -124,7 +124,7 @@ def test_from_an_empty_database_to_an_orderly_end(service: Service) -> None:
             assert service.podman.stop(container) == 0, service.logs(container)
 
 
-def test_a_wrong_setting_ends_with_a_sentence(service: Service) -> None:
+def test_an_invalid_setting_stops_a_service_with_a_message(service: Service) -> None:
     service.options.append("--env=IOT_SHARDS=none")
     for name in ("api", "writer"):
         with service.started(name) as container:

@@ -1,4 +1,4 @@
-"""`make images` says which values the chart needs for the images that it built."""
+"""`make images` prints the values that the chart needs for the built images."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ MINE = "registry.example.org/iot"
 
 
 def built(engine: str, version: str, folder: Path, **variables: str) -> str:
-    """What the script says with an engine that builds nothing and is called so."""
+    """Return the output of the script with a fake engine of that name."""
     program = folder / engine
     program.write_text(f'#!/bin/sh\n[ "$1" != --version ] || echo "{version}"\n')
     program.chmod(0o755)
@@ -33,7 +33,7 @@ def built(engine: str, version: str, folder: Path, **variables: str) -> str:
         ("docker", "podman version 5.4.2"),
     ],
 )
-def test_engines_that_put_localhost_before_a_name(
+def test_engines_that_prefix_names_with_localhost(
     engine: str, version: str, tmp_path: Path
 ) -> None:
     said = built(engine, version, tmp_path)
@@ -41,12 +41,12 @@ def test_engines_that_put_localhost_before_a_name(
     assert f"Set for the chart: {LOCALHOST}\n" in said
 
 
-def test_docker_gives_the_names_that_the_chart_asks_for(tmp_path: Path) -> None:
+def test_docker_uses_the_image_names_of_the_chart(tmp_path: Path) -> None:
     said = built("docker", "Docker version 28.5.1, build e180ab8", tmp_path)
     assert "no value needs to be set" in said
 
 
-def test_a_registry_and_a_tag_of_ones_own(tmp_path: Path) -> None:
+def test_a_registry_and_a_tag_are_printed_as_values(tmp_path: Path) -> None:
     said = built("podman", "podman version 5.4.2", tmp_path, REGISTRY=MINE, TAG="1.2.3")
     assert f"Building {MINE}/iot-sensor-api:1.2.3 with podman" in said
     words = said.partition("Set for the chart: ")[2].split()

@@ -1,4 +1,4 @@
-"""What `k8s/` and skaffold.yaml hold: it builds, is valid, restricted, and fits the chart."""
+"""The files in `k8s/` and skaffold.yaml build, are valid and restricted, and match the chart."""
 
 import re
 import subprocess
@@ -22,7 +22,7 @@ DEMO = CHART / "values-demo.yaml"
 
 
 def built(overlay: str) -> list[dict[str, Any]]:
-    """The objects of an overlay."""
+    """Return the objects of an overlay."""
     command = [find("kubectl"), "kustomize", str(K8S / "overlays" / overlay)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
@@ -50,7 +50,7 @@ def test_pods_of_an_overlay_are_restricted(overlay: str) -> None:
             assert container["securityContext"]["readOnlyRootFilesystem"]
 
 
-def test_a_secret_says_that_it_is_for_tests() -> None:
+def test_a_secret_is_annotated_as_for_tests() -> None:
     secrets = [each for each in built("stores") if each["kind"] == "Secret"]
     assert {each["metadata"]["name"] for each in secrets} == {"test-redis", "test-postgres"}
     for each in secrets:
@@ -58,7 +58,7 @@ def test_a_secret_says_that_it_is_for_tests() -> None:
         assert set(each["data"]) == {"password", "url"}
 
 
-def test_the_chart_finds_and_reaches_the_stores_of_the_overlay() -> None:
+def test_the_chart_uses_the_stores_of_the_overlay() -> None:
     values = yaml.safe_load(STORES.read_text(encoding="utf-8"))
     found = {(each["kind"], each["metadata"]["name"]): each for each in built("stores")}
     for store in ("redis", "postgres"):
@@ -70,13 +70,13 @@ def test_the_chart_finds_and_reaches_the_stores_of_the_overlay() -> None:
 
 
 @pytest.mark.parametrize("example", ["ingress", "keda"])
-def test_an_example_makes_what_it_is_an_example_of(example: str) -> None:
+def test_an_example_makes_its_object(example: str) -> None:
     files = (str(DEMO), str(K8S / example / "values.yaml"))
     kinds = {each["kind"] for each in objects(template(ValuesSet(files=files)))}
     assert {"ingress": "Ingress", "keda": "ScaledObject"}[example] in kinds
 
 
-def test_skaffold_builds_both_images_and_sets_values_that_the_chart_has() -> None:
+def test_skaffold_builds_both_images_and_sets_chart_values() -> None:
     skaffold = yaml.safe_load((ROOT / "skaffold.yaml").read_text(encoding="utf-8"))
     artifacts = {each["image"]: each["docker"] for each in skaffold["build"]["artifacts"]}
     assert set(artifacts) == {"iot-sensor-api", "iot-sensor-writer"}
@@ -101,7 +101,7 @@ def test_skaffold_builds_both_images_and_sets_values_that_the_chart_has() -> Non
     assert forward["port"] in ports[forward["resourceName"]]
 
 
-def test_the_nodes_of_kind() -> None:
+def test_kind_has_three_nodes_and_a_node_for_ingress() -> None:
     kind = yaml.safe_load((K8S / "kind.yaml").read_text(encoding="utf-8"))
     assert [each["role"] for each in kind["nodes"]] == ["control-plane", "worker", "worker"]
     nginx = yaml.safe_load((K8S / "ingress/values-ingress-nginx.yaml").read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""An API server, and the commands run against it."""
+"""An API server, and commands that use it."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from support.kube_api import KubeApi
 
 @dataclass(frozen=True)
 class Said:
-    """How a command ended."""
+    """Exit code and output of a command."""
 
     code: int
     out: str
@@ -24,7 +24,7 @@ Run = Callable[..., Said]
 
 @pytest.fixture
 def kube(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KubeApi]:
-    """An API server that the kube config leads to."""
+    """The API server of the kube config."""
     api = KubeApi()
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     monkeypatch.setenv("KUBECONFIG", str(api.kube_config(tmp_path / "kube.config")))
@@ -34,7 +34,7 @@ def kube(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KubeApi]:
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> Run:
-    """Runs `iot-sensor` in this process."""
+    """A function that runs `iot-sensor` in this process."""
 
     def run(*arguments: str) -> Said:
         capsys.readouterr()

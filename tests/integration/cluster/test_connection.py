@@ -1,4 +1,4 @@
-"""How the cluster is found: in a pod by its service account, elsewhere by the kube config."""
+"""The cluster comes from the service account in a pod, and from the kube config elsewhere."""
 
 import subprocess
 import sys
@@ -23,7 +23,7 @@ exec "$@"
 
 @pytest.fixture
 def pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KubeApi]:
-    """An API server over TLS, with what a pod is given to reach it. No kube config leads to it."""
+    """An API server over TLS, with the service account of a pod and without a kube config."""
     certificate, key = tmp_path / "ca.crt", tmp_path / "key.pem"
     ensure_certificate(certificate, key)
     api = KubeApi(tls=(certificate, key))
@@ -40,27 +40,25 @@ def pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KubeApi]:
         yield api
 
 
-def test_in_a_pod(pod: KubeApi, run: Run) -> None:
+def test_a_pod_uses_its_service_account(pod: KubeApi, run: Run) -> None:
     said = run(*CREATE)
     assert (said.code, said.err) == (0, "")
     assert "keyring.json" in pod.content("f-keys", "other")
 
 
-def test_a_namespace_that_is_named_comes_first(pod: KubeApi, run: Run) -> None:
+def test_the_option_namespace_wins(pod: KubeApi, run: Run) -> None:
     assert run(*CREATE, "--namespace", "plant").code == 0
     assert list(pod.objects) == [("plant", "f-keys")]
 
 
-def test_a_pod_asks_through_no_proxy(
-    pod: KubeApi, run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_pod_uses_no_proxy(pod: KubeApi, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     assert run(*CREATE).code == 0
     assert pod.objects
 
 
-def test_a_token_that_is_refused(pod: KubeApi, run: Run) -> None:
+def test_a_refused_token_is_named(pod: KubeApi, run: Run) -> None:
     (connection.SERVICE_ACCOUNT / "token").write_text("expired")
     said = run(*CREATE)
     assert said.code == 1
@@ -70,7 +68,7 @@ def test_a_token_that_is_refused(pod: KubeApi, run: Run) -> None:
     )
 
 
-def test_a_certificate_that_nobody_vouches_for(pod: KubeApi, run: Run, tmp_path: Path) -> None:
+def test_an_untrusted_certificate_is_refused(pod: KubeApi, run: Run, tmp_path: Path) -> None:
     ensure_certificate(tmp_path / "other.crt", tmp_path / "other.pem")
     (connection.SERVICE_ACCOUNT / "ca.crt").write_bytes((tmp_path / "other.crt").read_bytes())
     said = run(*CREATE)
@@ -81,7 +79,7 @@ def test_a_certificate_that_nobody_vouches_for(pod: KubeApi, run: Run, tmp_path:
     assert pod.requests == []
 
 
-def test_a_pod_without_a_token(pod: KubeApi, run: Run) -> None:
+def test_a_pod_without_a_token_is_told_what_to_set(pod: KubeApi, run: Run) -> None:
     (connection.SERVICE_ACCOUNT / "token").unlink()
     said = run(*CREATE)
     assert said.code == 2
@@ -91,7 +89,7 @@ def test_a_pod_without_a_token(pod: KubeApi, run: Run) -> None:
     assert pod.requests == []
 
 
-def test_a_pod_whose_token_is_empty(pod: KubeApi, run: Run) -> None:
+def test_an_empty_token_is_an_error(pod: KubeApi, run: Run) -> None:
     (connection.SERVICE_ACCOUNT / "token").write_text("")
     said = run(*CREATE)
     assert said.code == 2
@@ -99,8 +97,8 @@ def test_a_pod_whose_token_is_empty(pod: KubeApi, run: Run) -> None:
     assert pod.requests == []
 
 
-def test_where_a_pod_really_has_it(pod: KubeApi, tmp_path: Path) -> None:
-    """At the path that Kubernetes mounts, made in a mount namespace of the command's own."""
+def test_the_service_account_path_of_kubernetes_is_used(pod: KubeApi, tmp_path: Path) -> None:
+    """The command reads the path that Kubernetes mounts, here in a separate mount namespace."""
     place = Path("/var/run/secrets/kubernetes.io/serviceaccount")
     top = next(each for each in (place, *place.parents) if each.exists())
     shadow = tmp_path / "shadow"
@@ -119,12 +117,12 @@ def test_where_a_pod_really_has_it(pod: KubeApi, tmp_path: Path) -> None:
     assert list(pod.objects) == [("other", "f-keys")]
 
 
-def test_the_namespace_of_the_kube_config(kube: KubeApi, run: Run) -> None:
+def test_the_namespace_of_the_kube_config_is_used(kube: KubeApi, run: Run) -> None:
     assert run(*CREATE).code == 0
     assert list(kube.objects) == [("plant", "f-keys")]
 
 
-def test_no_namespace_at_all(
+def test_a_missing_namespace_is_an_error(
     kube: KubeApi, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KUBECONFIG", str(kube.kube_config(tmp_path / "bare", namespace=None)))
@@ -133,7 +131,9 @@ def test_no_namespace_at_all(
     assert said.err.startswith("no namespace: pass --namespace")
 
 
-def test_no_cluster_at_all(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_cluster_is_an_error(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     said = run(*CREATE)

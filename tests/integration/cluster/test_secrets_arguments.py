@@ -1,4 +1,4 @@
-"""The arguments of `iot-sensor secrets create` that are refused before anything is asked."""
+"""`iot-sensor secrets create` refuses invalid arguments before the first request."""
 
 import pytest
 
@@ -24,7 +24,9 @@ from support.kube_api import KubeApi
         ([*TOKENS, "--token", "probe=read", "--probe", "p"], "--token: there is a token probe"),
     ],
 )
-def test_wrong_arguments(arguments: list[str], sentence: str, kube: KubeApi, run: Run) -> None:
+def test_invalid_arguments_are_refused(
+    arguments: list[str], sentence: str, kube: KubeApi, run: Run
+) -> None:
     said = run("secrets", "create", *arguments)
     assert said.code == 2
     assert sentence in said.err
@@ -34,6 +36,6 @@ def test_wrong_arguments(arguments: list[str], sentence: str, kube: KubeApi, run
 @pytest.mark.parametrize(
     "arguments", [["--keyring", "No_Name"], ["--label", "x"], ["--require", "x"], ["--token", "=a"]]
 )
-def test_arguments_that_argparse_refuses(arguments: list[str]) -> None:
+def test_argparse_refuses_malformed_arguments(arguments: list[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["secrets", "create", *arguments])

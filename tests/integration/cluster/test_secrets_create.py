@@ -1,4 +1,4 @@
-"""The hook that makes the first Secrets: once, all of them, and never touches what is there."""
+"""The hook makes all missing Secrets once, and never changes existing Secrets."""
 
 import base64
 import copy
@@ -40,7 +40,7 @@ ORDER = [
 
 
 def check_consistent(kube: KubeApi) -> None:
-    """Everything is there, and the hashes are those of the tokens that can be fetched."""
+    """Check that all Secrets exist and that the hashes match the tokens."""
     check_writer_keys(kube)
     grants = parse_tokens(kube.content("f-tokens")["tokens.json"])
     values, probe = kube.content("f-token-values"), kube.content("f-probe")
@@ -65,13 +65,13 @@ def check_consistent(kube: KubeApi) -> None:
 
 
 def check_writer_keys(kube: KubeApi) -> None:
-    """The writers' keys are those of the keyring, and nothing else of it."""
+    """Check that the writer keys are derived from the keyring and hold nothing else."""
     keyring = parse_keyring(kube.content("f-keys")["keyring.json"])
     assert kube.content("f-writer-keys") == {"writer-keys.json": writer_keys_text(keyring)}
 
 
 def secrets_of(kube: KubeApi) -> set[str]:
-    """Every text that must never be printed."""
+    """Return every text that must never be printed."""
     found = set[str]()
     for namespace, name in kube.objects:
         for text in kube.content(name, namespace).values():
@@ -79,7 +79,7 @@ def secrets_of(kube: KubeApi) -> set[str]:
     return found | {kube.token}
 
 
-def test_everything_is_made_in_an_empty_namespace(kube: KubeApi, run: Run) -> None:
+def test_all_secrets_are_made_in_an_empty_namespace(kube: KubeApi, run: Run) -> None:
     said = run(*ALL)
     assert (said.code, said.err) == (0, "")
     check_consistent(kube)
@@ -124,7 +124,7 @@ def test_no_secret_is_ever_printed(kube: KubeApi, run: Run) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in ORDER if name != "f-writer-keys"])
-def test_what_is_there_is_not_touched(name: str, kube: KubeApi, run: Run) -> None:
+def test_an_existing_secret_is_not_changed(name: str, kube: KubeApi, run: Run) -> None:
     text, token = with_token(new_tokens_text(), "devices", ["admin"])
     contents = {
         "f-keys": {"keyring.json": new_keyring_text(), "note": "mine"},
@@ -157,8 +157,8 @@ def test_what_is_there_is_not_touched(name: str, kube: KubeApi, run: Run) -> Non
                 assert value is None or grants.find(value.encode()) is not None
 
 
-def test_keys_that_were_lost_are_not_made_anew(kube: KubeApi, run: Run) -> None:
-    """Their absence would look as if nothing had ever been stored."""
+def test_lost_keys_are_not_made_again(kube: KubeApi, run: Run) -> None:
+    """New keys would open none of the stored readings."""
     assert run(*ALL).code == 0
     del kube.objects["plant", "f-keys"]
     before = copy.deepcopy(kube.objects)
@@ -184,7 +184,7 @@ def test_keys_that_were_lost_are_not_made_anew(kube: KubeApi, run: Run) -> None:
         ("f-postgres", {}, "has no value for the key password, url"),
     ],
 )
-def test_a_wrong_secret_is_named_and_nothing_is_made(
+def test_an_invalid_secret_is_named_and_no_secret_is_made(
     name: str, content: dict[str, str], sentence: str, kube: KubeApi, run: Run
 ) -> None:
     kube.put(name, content)
@@ -197,7 +197,7 @@ def test_a_wrong_secret_is_named_and_nothing_is_made(
     assert "delete" not in said.err or not name.startswith("f-keys")
 
 
-def test_every_wrong_secret_is_named_at_once(kube: KubeApi, run: Run) -> None:
+def test_all_invalid_secrets_are_named_at_once(kube: KubeApi, run: Run) -> None:
     kube.put("f-keys", {})
     kube.put("given", {"empty": ""})
     required = ("--require", "absent:url", "--require", "given:url", "--require", "given:empty")
@@ -212,7 +212,7 @@ def test_every_wrong_secret_is_named_at_once(kube: KubeApi, run: Run) -> None:
     assert kube.writes() == []
 
 
-def test_what_is_required_and_there(kube: KubeApi, run: Run) -> None:
+def test_existing_required_secrets_are_accepted(kube: KubeApi, run: Run) -> None:
     kube.put("given", {"url": "redis://x"})
     assert run("secrets", "create", "--require", "given:url").code == 0
     assert kube.writes() == []
@@ -225,7 +225,7 @@ def test_what_is_required_and_there(kube: KubeApi, run: Run) -> None:
         ("create", "without resourceNames, which can't limit it"),
     ],
 )
-def test_a_role_that_does_not_allow_it(denied: str, hint: str, kube: KubeApi, run: Run) -> None:
+def test_a_missing_right_is_named(denied: str, hint: str, kube: KubeApi, run: Run) -> None:
     kube.denied = {denied}
     said = run("secrets", "create", "--keyring", "f-keys")
     assert said.code == 1
@@ -239,13 +239,13 @@ def test_a_role_that_does_not_allow_it(denied: str, hint: str, kube: KubeApi, ru
 
 
 @pytest.mark.usefixtures("kube")
-def test_a_namespace_that_is_not_there(run: Run) -> None:
+def test_a_missing_namespace_is_named(run: Run) -> None:
     said = run("secrets", "create", "--namespace", "nowhere", "--keyring", "f-keys")
     assert (said.code, said.err) == (1, "namespace nowhere does not exist\n")
 
 
 @pytest.mark.parametrize("status", [401, 429, 500, 503])
-def test_troubles_that_pass(status: int, kube: KubeApi, run: Run) -> None:
+def test_transient_errors_are_retried(status: int, kube: KubeApi, run: Run) -> None:
     kube.failures = [status, status]
     said = run("secrets", "create", "--wait", "10", "--keyring", "f-keys")
     assert said.code == 0
@@ -260,7 +260,7 @@ def test_troubles_that_pass(status: int, kube: KubeApi, run: Run) -> None:
         (500, "answers 500 injected: InternalError"),
     ],
 )
-def test_troubles_that_stay(status: int, sentence: str, kube: KubeApi, run: Run) -> None:
+def test_lasting_errors_are_reported(status: int, sentence: str, kube: KubeApi, run: Run) -> None:
     kube.failures = [status] * 100
     said = run("secrets", "create", "--wait", "1.2", "--keyring", "f-keys")
     assert said.code == 1
@@ -271,7 +271,7 @@ def test_troubles_that_stay(status: int, sentence: str, kube: KubeApi, run: Run)
 
 
 @pytest.mark.usefixtures("kube")
-def test_a_refusal_that_no_repetition_mends(run: Run) -> None:
+def test_a_permanent_refusal_is_not_retried(run: Run) -> None:
     said = run("secrets", "create", "--keyring", "f-keys", "--label", "a=not/a/value")
     assert said.code == 1
     assert said.err == (
@@ -280,8 +280,8 @@ def test_a_refusal_that_no_repetition_mends(run: Run) -> None:
     )
 
 
-def test_an_answer_that_got_lost(kube: KubeApi, run: Run) -> None:
-    """The Secret was made, and the answer is an error: the next attempt finds it there."""
+def test_a_lost_answer_is_retried(kube: KubeApi, run: Run) -> None:
+    """The connection ends after the Secret was made; the next attempt finds the Secret."""
 
     def lose(asked: Asked) -> None:
         if asked.verb == "create" and len(kube.writes()) == 1:
@@ -294,7 +294,7 @@ def test_an_answer_that_got_lost(kube: KubeApi, run: Run) -> None:
     assert "exists, not changed" in said.out
 
 
-def test_nobody_listens(
+def test_an_unreachable_api_server_is_named(
     kube: KubeApi, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kube.url = "http://127.0.0.1:1"
@@ -306,7 +306,7 @@ def test_nobody_listens(
     assert said.err.count("\n") == 1
 
 
-def test_another_one_was_faster(kube: KubeApi, run: Run) -> None:
+def test_a_secret_made_meanwhile_is_kept(kube: KubeApi, run: Run) -> None:
     text = new_keyring_text()
 
     def other(asked: Asked) -> None:
@@ -320,8 +320,8 @@ def test_another_one_was_faster(kube: KubeApi, run: Run) -> None:
     assert kube.content("f-keys") == {"keyring.json": text}
 
 
-def test_two_at_once(kube: KubeApi) -> None:
-    """Both have seen that nothing is there when the first write comes."""
+def test_concurrent_runs_make_consistent_secrets(kube: KubeApi) -> None:
+    """Both runs find no Secrets before the first write."""
     gate = threading.Barrier(2)
 
     def meet(asked: Asked) -> None:
@@ -341,7 +341,7 @@ def test_two_at_once(kube: KubeApi) -> None:
 
 
 @pytest.mark.parametrize("count", range(1, len(ORDER) + 1))
-def test_killed_between_two_writes(count: int, kube: KubeApi, run: Run) -> None:
+def test_a_run_completes_the_secrets_of_a_killed_run(count: int, kube: KubeApi, run: Run) -> None:
     held, release = threading.Event(), threading.Event()
 
     def hold(_: Asked) -> None:
@@ -365,20 +365,20 @@ def test_killed_between_two_writes(count: int, kube: KubeApi, run: Run) -> None:
     assert {name: kube.objects[name] for name in before} == before
 
 
-def test_without_tokens_the_probe_has_a_password_alone(kube: KubeApi, run: Run) -> None:
+def test_without_tokens_the_probe_has_only_a_password(kube: KubeApi, run: Run) -> None:
     assert run("secrets", "create", "--probe", "f-probe").code == 0
     assert kube.content("f-probe")["token"] == ""
     assert len(kube.content("f-probe")["password"]) == 32
 
 
-def test_tokens_without_any_first_token(kube: KubeApi, run: Run) -> None:
+def test_without_initial_tokens_no_token_values_are_made(kube: KubeApi, run: Run) -> None:
     arguments = ("--tokens", "f-tokens", "--token-values", "f-token-values")
     assert run("secrets", "create", *arguments).code == 0
     assert kube.content("f-tokens") == {"tokens.json": new_tokens_text()}
     assert ("plant", "f-token-values") not in kube.objects
 
 
-def test_only_hashes_stand_in_what_the_api_reads(kube: KubeApi, run: Run) -> None:
+def test_the_secret_of_the_api_holds_only_hashes(kube: KubeApi, run: Run) -> None:
     run(*ALL)
     rows = json.loads(kube.content("f-tokens")["tokens.json"])["tokens"]
     token = kube.content("f-token-values")["devices"]

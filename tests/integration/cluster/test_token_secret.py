@@ -1,4 +1,4 @@
-"""`iot-sensor tokens --secret`: nobody's change is lost, and other keys stay as they are."""
+"""`iot-sensor tokens --secret` loses no concurrent change and keeps other keys of the Secret."""
 
 import base64
 import copy
@@ -17,7 +17,7 @@ CREATE = ("tokens", "create", "--scope", "ingest", "--secret", "f-tokens", "--na
 
 
 def names(kube: KubeApi) -> list[str]:
-    """Of the tokens that are kept."""
+    """Return the names of the stored tokens."""
     text = kube.content("f-tokens")["tokens.json"]
     return [grant.name for grant in parse_tokens(text).grants]
 
@@ -36,7 +36,7 @@ def test_create_list_revoke(kube: KubeApi, run: Run) -> None:
     assert left["metadata"]["labels"] == {"of": "somebody"}
 
 
-def test_the_token_that_is_printed_is_the_one_that_is_kept(kube: KubeApi, run: Run) -> None:
+def test_the_printed_token_is_stored(kube: KubeApi, run: Run) -> None:
     kube.put("f-tokens", {"tokens.json": new_tokens_text()})
     kube.failures = [503]
     said = run(*CREATE, "devices")
@@ -44,10 +44,10 @@ def test_the_token_that_is_printed_is_the_one_that_is_kept(kube: KubeApi, run: R
     grant = parse_tokens(kube.content("f-tokens")["tokens.json"]).find(token.encode())
     assert grant is not None
     assert grant.name == "devices"
-    assert "answers 503" in said.err  # and not on stdout, from where a token is taken
+    assert "answers 503" in said.err  # not on stdout, which scripts read the token from
 
 
-def test_a_secret_that_is_not_there_yet(kube: KubeApi, run: Run) -> None:
+def test_a_missing_secret_is_made_by_create(kube: KubeApi, run: Run) -> None:
     said = run("tokens", "list", "--secret", "f-tokens", "--namespace", "other")
     assert (said.code, said.err) == (
         1,
@@ -59,7 +59,7 @@ def test_a_secret_that_is_not_there_yet(kube: KubeApi, run: Run) -> None:
     assert labels == {"app.kubernetes.io/managed-by": "iot-sensor"}
 
 
-def test_a_change_by_another_in_between(kube: KubeApi, run: Run) -> None:
+def test_a_concurrent_change_is_kept(kube: KubeApi, run: Run) -> None:
     kube.put("f-tokens", {"tokens.json": new_tokens_text()})
     left = ["one", "two"]
 
@@ -74,12 +74,12 @@ def test_a_change_by_another_in_between(kube: KubeApi, run: Run) -> None:
 
 
 def added(name: str, text: str | None) -> str:
-    """A tokens.json with one more."""
+    """Return a tokens.json with one more token."""
     assert text is not None
     return with_token(text, name, ["read"])[0]
 
 
-def test_many_at_once(kube: KubeApi) -> None:
+def test_many_concurrent_changes_are_kept(kube: KubeApi) -> None:
     kube.put("f-tokens", {"tokens.json": new_tokens_text()})
     kept: list[TokenStorage] = [tokens_in_secret("f-tokens", None) for _ in range(6)]
 
@@ -95,7 +95,7 @@ def test_many_at_once(kube: KubeApi) -> None:
     assert sorted(names(kube)) == sorted(f"token-{n}-{s}" for n in range(6) for s in range(3))
 
 
-def test_an_answer_that_got_lost(kube: KubeApi, run: Run) -> None:
+def test_a_lost_answer_is_retried(kube: KubeApi, run: Run) -> None:
     kube.put("f-tokens", {"tokens.json": new_tokens_text()})
 
     def lose(asked: Asked) -> None:
@@ -116,7 +116,7 @@ def test_an_answer_that_got_lost(kube: KubeApi, run: Run) -> None:
         ("update", "not allowed to update Secret f-tokens in namespace plant: grant the verb"),
     ],
 )
-def test_a_role_that_does_not_allow_it(verb: str, sentence: str, kube: KubeApi, run: Run) -> None:
+def test_a_missing_right_is_named(verb: str, sentence: str, kube: KubeApi, run: Run) -> None:
     kube.put("f-tokens", {"tokens.json": new_tokens_text()})
     kube.denied = {(verb, "f-tokens")}
     said = run(*CREATE, "devices")
@@ -126,7 +126,7 @@ def test_a_role_that_does_not_allow_it(verb: str, sentence: str, kube: KubeApi, 
     assert said.out == ""
 
 
-def test_a_secret_that_can_not_be_changed(kube: KubeApi, run: Run) -> None:
+def test_an_immutable_secret_is_not_changed(kube: KubeApi, run: Run) -> None:
     kube.put("f-tokens", {"tokens.json": new_tokens_text()})
     kube.objects["plant", "f-tokens"]["immutable"] = True
     before = copy.deepcopy(kube.objects)

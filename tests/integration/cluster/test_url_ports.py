@@ -1,12 +1,12 @@
-"""A URL in a Secret with a port that the network policies do not open stops the install."""
+"""A URL in a Secret with a port that the network policies close stops the install."""
 
 from integration.cluster.conftest import Run
 from integration.cluster.test_secrets_create import ALL
 from support.kube_api import KubeApi
 
 
-def test_a_url_with_a_port_that_no_network_policy_opens(kube: KubeApi, run: Run) -> None:
-    """Told in one line before the install: pods would only find that nobody answers."""
+def test_a_url_with_a_closed_port_is_refused(kube: KubeApi, run: Run) -> None:
+    """The hook names the port before the install; pods would only see timeouts."""
     kube.put("my-redis", {"url": "rediss://:hush@redis.example.org:16379/0"})
     kube.put("my-pg", {"url": "postgresql://u:hush@p:5432/d"})
     ports = ["--ports", "my-redis:url=6379,6380", "--ports", "my-pg:url=5432,6432"]

@@ -1,4 +1,4 @@
-"""The writers' keys in a Secret of their own, which follows the keyring."""
+"""The writer keys are in a separate Secret, which is derived from the keyring."""
 
 import copy
 
@@ -11,7 +11,7 @@ from iot_cipher.writer_keys import writer_keys_text
 from support.kube_api import Asked, KubeApi
 
 
-def test_the_writers_keys_are_made_in_a_release_that_had_none(kube: KubeApi, run: Run) -> None:
+def test_writer_keys_are_made_in_an_older_release(kube: KubeApi, run: Run) -> None:
     assert run(*ALL).code == 0
     del kube.objects["plant", "f-writer-keys"]
     before = copy.deepcopy(kube.objects)
@@ -24,7 +24,7 @@ def test_the_writers_keys_are_made_in_a_release_that_had_none(kube: KubeApi, run
 
 
 @pytest.mark.parametrize("content", ["{}", "", None])
-def test_the_writers_keys_follow_the_keyring(content: str | None, kube: KubeApi, run: Run) -> None:
+def test_writer_keys_follow_the_keyring(content: str | None, kube: KubeApi, run: Run) -> None:
     assert run(*ALL).code == 0
     if content is None:
         kube.put("f-keys", {"keyring.json": new_keyring_text()})
@@ -44,7 +44,7 @@ def test_the_writers_keys_follow_the_keyring(content: str | None, kube: KubeApi,
     assert kube.writes() == []
 
 
-def test_the_writers_keys_of_a_keyring_of_ones_own(kube: KubeApi, run: Run) -> None:
+def test_writer_keys_are_derived_from_an_external_keyring(kube: KubeApi, run: Run) -> None:
     keyring = new_keyring_text()
     kube.put("mine", {"ring": keyring})
     derive = ("secrets", "create", "--writer-keys", "f-writer-keys", "--keyring-from", "mine:ring")
@@ -63,7 +63,7 @@ def test_the_writers_keys_of_a_keyring_of_ones_own(kube: KubeApi, run: Run) -> N
         ({"ring": "{}"}, "the keyring is not JSON of the form"),
     ],
 )
-def test_a_keyring_of_ones_own_that_is_wrong(
+def test_an_invalid_external_keyring_is_named(
     content: dict[str, str] | None, sentence: str, kube: KubeApi, run: Run
 ) -> None:
     if content is not None:
@@ -76,8 +76,8 @@ def test_a_keyring_of_ones_own_that_is_wrong(
     assert kube.writes() == []
 
 
-def test_the_writers_keys_when_another_one_was_faster(kube: KubeApi, run: Run) -> None:
-    """The keyring changes again, and another run writes, while this one derives."""
+def test_a_concurrent_change_of_writer_keys_is_repeated(kube: KubeApi, run: Run) -> None:
+    """The keyring changes again, and another run writes the Secret during this run."""
     assert run(*ALL).code == 0
     kube.put("f-keys", {"keyring.json": new_keyring_text()})
     texts = [new_keyring_text()]
@@ -93,7 +93,7 @@ def test_the_writers_keys_when_another_one_was_faster(kube: KubeApi, run: Run) -
     check_consistent(kube)
 
 
-def test_a_role_that_does_not_allow_to_derive_again(kube: KubeApi, run: Run) -> None:
+def test_a_missing_right_to_update_is_named(kube: KubeApi, run: Run) -> None:
     assert run(*ALL).code == 0
     kube.put("f-keys", {"keyring.json": new_keyring_text()})
     kube.denied = {"update"}

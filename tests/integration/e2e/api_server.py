@@ -1,5 +1,6 @@
-"""An API server with a kubelet: it keeps objects, refuses those that the real one would, and runs
-the command of a pod as a process here.
+"""A Kubernetes API server with a kubelet for tests.
+
+The server stores objects, refuses invalid objects and runs the command of a pod as a process.
 """
 
 import json
@@ -23,7 +24,7 @@ from support.serving import serving, write_kube_config
 
 Object = dict[str, Any]
 Key = tuple[str, str, str]
-"""Kind in plural, namespace, name."""
+"""Plural kind, namespace and name."""
 _PATH = re.compile(
     r"/apis?/(?:[a-z0-9.]+/)?v[12](?:/namespaces/(?P<namespace>[^/]+)(?=/))?/(?P<kind>[a-z]+)"
     r"(?:/(?P<name>[^/]+))?(?:/(?P<sub>[a-z]+))?"
@@ -31,7 +32,7 @@ _PATH = re.compile(
 
 
 class RefusedError(Exception):
-    """The status to answer with, and why."""
+    """A refused request, with the status of the answer and the reason."""
 
     def __init__(self, status: int, why: str) -> None:
         super().__init__(why)
@@ -39,10 +40,10 @@ class RefusedError(Exception):
 
 
 class ApiServer:
-    """Real HTTP, and no authentication."""
+    """An API server over HTTP without authentication."""
 
     def __init__(self, folder: Path) -> None:
-        """`folder` stands for /etc/e2e in the commands of pods."""
+        """Replace /etc/e2e in the commands of pods by `folder`."""
         self.objects: dict[Key, Object] = {}
         self.asked: list[tuple[str, str, Any]] = []
         """Method, path with query, body."""
@@ -50,10 +51,10 @@ class ApiServer:
         """Statuses of the next answers."""
         self.busy_evictions = 0
         self.react: Callable[[str, Key], None] = lambda _, __: None
-        """Called with "deleted" or "scaled" after it happened."""
+        """Called with "deleted" or "scaled" after the event."""
         self._folder = folder
         self.rename = {"/etc/e2e": str(folder)}
-        """Parts of the commands of pods that are called otherwise here."""
+        """Replacements in the commands of pods."""
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._version = 0
         self._lock = threading.RLock()
@@ -63,7 +64,7 @@ class ApiServer:
 
     @contextmanager
     def running(self) -> Iterator["ApiServer"]:
-        """Answers meanwhile; no process of a pod is left."""
+        """Serve within the block, and kill the processes of pods at its end."""
         try:
             with serving(self._server):
                 yield self
@@ -73,11 +74,11 @@ class ApiServer:
                 process.wait()
 
     def kube_config(self, path: Path) -> Path:
-        """Write a kube config that leads here."""
+        """Write a kube config for this server."""
         return write_kube_config(path, self.url, user={}, context={})
 
     def keep(self, kind: str, namespace: str, name: str, /, **content: Any) -> Object:
-        """Have an object, as if it had been there."""
+        """Store an object."""
         with self._lock:
             self._version += 1
             metadata = {
@@ -91,7 +92,7 @@ class ApiServer:
             return kept
 
     def answer(self, method: str, url: str, body: Any) -> tuple[int, Any]:
-        """Status and content."""
+        """Return status and content of the answer."""
         with self._lock:
             self.asked.append((method, url, body))
             if self.failures:
@@ -194,14 +195,14 @@ class ApiServer:
             )
 
     def _wish(self, key: Key) -> None:
-        """What the downward API would write into the pod."""
+        """Write the file that the downward API would write into the pod."""
         stop = self.objects[key]["metadata"].get("annotations", {}).get("iot-sensor-e2e/stop")
         if key[0] == "pods" and stop:
             (self._folder / "wishes").mkdir(exist_ok=True)
             (self._folder / "wishes/stop").write_text(stop, encoding="utf-8")
 
     def _look(self, key: Key) -> None:
-        """Tell of the process in the pod's status."""
+        """Update the status of a pod from its process."""
         process = self._processes.get(key[2])
         if key[0] != "pods" or process is None:
             return
@@ -232,7 +233,7 @@ def _status(code: int, message: str) -> Object:
 
 
 def ready_pod(labels: Mapping[str, str], node: str = "node-1") -> Object:
-    """Content of a pod that is ready."""
+    """Return the content of a ready pod."""
     return {
         "metadata": {"labels": dict(labels)},
         "spec": {"nodeName": node, "containers": []},

@@ -1,4 +1,4 @@
-"""What the e2e tests use, on an API server of the tests and the real processes of the service."""
+"""The harness of the e2e tests with a simulated API server and real processes of the service."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,13 +21,13 @@ URL = "http://iot-iot-sensor-api.{namespace}.svc:80"
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Look often: nothing is slow here."""
+    """Shorten the interval of checks, because nothing is slow."""
     monkeypatch.setattr(patience, "POLL", 0.05)
 
 
 @pytest.fixture
 def mounted(tmp_path: Path) -> Path:
-    """What stands for /etc/e2e in pods, with the Secrets of a release in it."""
+    """The folder in place of /etc/e2e in pods, with the Secrets of a release."""
     folder = tmp_path / "etc"
     for name in ("tokens", "probe"):
         (folder / name).mkdir(parents=True)
@@ -44,14 +44,14 @@ def mounted(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def environment(environment: dict[str, str], mounted: Path, tmp_path: Path) -> dict[str, str]:
-    """The service asks for tokens, as the chart has it."""
+    """The environment of a service that requires tokens, as in the chart."""
     del mounted
     return {**environment, "IOT_TOKENS_FILE": str(tmp_path / "tokens.json")}
 
 
 @pytest.fixture
 def server(tmp_path: Path, mounted: Path) -> Iterator[ApiServer]:
-    """An API server, to which the kube config leads."""
+    """The API server of the kube config."""
     made = ApiServer(mounted)
     made.kube_config(tmp_path / "kube.config")
     with made.running():
@@ -62,7 +62,7 @@ def server(tmp_path: Path, mounted: Path) -> Iterator[ApiServer]:
 def cluster(
     server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Cluster]:
-    """What the tests ask it through."""
+    """The client of the API server."""
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kube.config"))
     del server
     made = Cluster()
@@ -72,7 +72,7 @@ def cluster(
 
 @pytest.fixture
 def release(cluster: Cluster, tmp_path: Path) -> Release:
-    """A release, as far as its names go; nothing of it is installed."""
+    """A release that is not installed; only its names are used."""
     chart = current_chart(read({"IOT_E2E": "1", "IOT_E2E_TAG": "dev"}))
     namespace = cluster.make_namespace()
     return Release(cluster, Helm(None, tmp_path / "helm"), namespace, chart)
@@ -80,7 +80,7 @@ def release(cluster: Cluster, tmp_path: Path) -> Release:
 
 @pytest.fixture
 def served(server: ApiServer, release: Release, stack: Stack) -> Release:
-    """The same, whose URL leads to real processes."""
+    """A release whose URL is the URL of real processes."""
     url = URL.format(namespace=release.namespace)
     assert release.url == url
     server.rename[url] = f"http://127.0.0.1:{stack.port}"

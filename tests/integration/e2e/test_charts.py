@@ -1,4 +1,4 @@
-"""The chart as the e2e tests give it to helm, and what the environment may say."""
+"""The charts, options and helm commands of the e2e tests."""
 
 import tarfile
 from collections.abc import Callable
@@ -9,9 +9,9 @@ import pytest
 from chart.rendering import CHART
 from chart.schemas import NEWEST, mistakes
 from e2e.helm import Helm, HelmError, Names, current_chart, previous_chart
-from e2e.options import NotAskedError, read
+from e2e.options import NotEnabledError, read
 from e2e.release import NAME, Release
-from e2e.test_accepted import ASKED
+from e2e.test_accepted import OPTIONAL_KINDS
 from e2e.test_upgrade import CHANGE
 from integration.e2e.api_server import ApiServer
 
@@ -29,17 +29,17 @@ def helm(tmp_path: Path) -> Helm:
     ("environ", "sentence"),
     [
         ({}, "set IOT_E2E=1 for the current kube context"),
-        ({"IOT_E2E": "0", "IOT_E2E_TAG": "x"}, "they must be asked for"),
+        ({"IOT_E2E": "0", "IOT_E2E_TAG": "x"}, "must be enabled"),
         (ASK, "no images are given: set IOT_E2E_TAG"),
         ({"IOT_E2E_CONTEXT": "kind-iot"}, "no images are given"),
     ],
 )
-def test_what_must_be_said(environ: dict[str, str], sentence: str) -> None:
-    with pytest.raises(NotAskedError, match=sentence):
+def test_missing_options_are_named(environ: dict[str, str], sentence: str) -> None:
+    with pytest.raises(NotEnabledError, match=sentence):
         read(environ)
 
 
-def test_every_option() -> None:
+def test_every_option_is_read() -> None:
     options = read(
         {
             **GIVEN,
@@ -64,7 +64,7 @@ def test_every_option() -> None:
     assert (plain.context, plain.must, plain.keep, plain.drain) == (None, False, False, True)
 
 
-def test_readme_names_every_variable() -> None:
+def test_the_readme_names_every_variable() -> None:
     folder = Path(__file__).parents[2] / "e2e"
     text = (folder / "README.md").read_text(encoding="utf-8")
     code = (folder / "options.py").read_text(encoding="utf-8")
@@ -74,7 +74,7 @@ def test_readme_names_every_variable() -> None:
     assert named - {"IOT_E2E"} <= table | {"IOT_E2E"}
 
 
-def test_names_and_image_are_those_of_the_chart(helm: Helm) -> None:
+def test_names_and_image_come_from_the_chart(helm: Helm) -> None:
     names = Names(tuple(helm.render(current_chart(read(GIVEN)), NAME, "n")))
     assert names.fullname == "iot-iot-sensor"
     assert names.url == "http://iot-iot-sensor-api.{namespace}.svc:80"
@@ -85,13 +85,13 @@ def test_names_and_image_are_those_of_the_chart(helm: Helm) -> None:
 
 
 @pytest.mark.parametrize("tag", ["1e3", "2026"])
-def test_a_tag_stays_text(helm: Helm, tag: str) -> None:
+def test_a_numeric_tag_stays_a_string(helm: Helm, tag: str) -> None:
     chart = current_chart(read({**ASK, "IOT_E2E_TAG": tag}))
     names = Names(tuple(helm.render(chart, NAME, "n")))
     assert names.image.reference == f"iot-sensor-writer:{tag}"
 
 
-def test_more_values_come_last(helm: Helm, tmp_path: Path) -> None:
+def test_additional_values_override_the_chart(helm: Helm, tmp_path: Path) -> None:
     values = tmp_path / "more.yaml"
     values.write_text("image: {pullSecrets: [mine]}\nwriter: {replicas: 3}\n", encoding="utf-8")
     chart = current_chart(read({**ASK, "IOT_E2E_VALUES": str(values)}))
@@ -100,9 +100,7 @@ def test_more_values_come_last(helm: Helm, tmp_path: Path) -> None:
     assert names.replicas("writer") == 3
 
 
-def test_the_previous_chart_may_be_a_folder_an_archive_or_the_current_one(
-    helm: Helm, tmp_path: Path
-) -> None:
+def test_the_previous_chart_may_be_a_folder_or_an_archive(helm: Helm, tmp_path: Path) -> None:
     archive = tmp_path / "old.tgz"
     with tarfile.open(archive, "w:gz") as made:
         made.add(CHART, "iot-sensor")
@@ -115,7 +113,7 @@ def test_the_previous_chart_may_be_a_folder_an_archive_or_the_current_one(
     assert previous_chart(options, tmp_path) == current_chart(options)
 
 
-def test_the_change_of_an_upgrade_rolls_api_and_writer_alone(helm: Helm) -> None:
+def test_the_change_of_an_upgrade_restarts_only_api_and_writer(helm: Helm) -> None:
     chart = current_chart(read(GIVEN))
     before, after = (
         {
@@ -129,15 +127,15 @@ def test_the_change_of_an_upgrade_rolls_api_and_writer_alone(helm: Helm) -> None
     assert rolled == {("Deployment", f"iot-iot-sensor-{each}") for each in ("api", "writer")}
 
 
-@pytest.mark.parametrize("kind", ASKED)
-def test_every_kind_that_may_be_asked_for_is_made(helm: Helm, kind: str) -> None:
-    chart = current_chart(read(GIVEN)).with_settings(ASKED[kind])
+@pytest.mark.parametrize("kind", OPTIONAL_KINDS)
+def test_every_optional_kind_is_made(helm: Helm, kind: str) -> None:
+    chart = current_chart(read(GIVEN)).with_settings(OPTIONAL_KINDS[kind])
     found = [each for each in helm.render(chart, NAME, "n") if each["kind"] == kind]
     assert found
     assert [mistake for each in found for mistake in mistakes(each, NEWEST)] == []
 
 
-def test_what_helm_says_is_told(helm: Helm) -> None:
+def test_an_error_of_helm_is_raised(helm: Helm) -> None:
     chart = current_chart(read(GIVEN)).with_settings({"api.replicsa": "2"})
     with pytest.raises(HelmError, match="replicsa"):
         helm.render(chart, NAME, "n")
@@ -153,10 +151,11 @@ def test_what_helm_says_is_told(helm: Helm) -> None:
         lambda release: release.uninstall(),
     ],
 )
-def test_helm_takes_every_command_and_asks_the_cluster(
+def test_helm_accepts_every_command(
     change: Callable[[Release], None], release: Release, server: ApiServer
 ) -> None:
-    """There is no more of a cluster here than that; a wrong option would be refused before."""
+    """helm refuses an unknown option before the first request, and the server fails all
+    requests."""
     begin = len(server.asked)
     server.failures = [500] * 1000
     with pytest.raises(HelmError) as refused:

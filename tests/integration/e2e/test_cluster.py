@@ -1,4 +1,4 @@
-"""The calls of the e2e tests, as a server sees them that refuses what the real one would."""
+"""A server that refuses invalid requests accepts the calls of the e2e tests."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ BODIES: dict[str, Body] = {
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("name", BODIES)
-def test_what_is_sent_is_what_kubernetes_takes(name: str, version: str) -> None:
+def test_kubernetes_accepts_the_objects_of_the_tests(name: str, version: str) -> None:
     body = BODIES[name]
     assert mistakes(body, version) == []
     if body["kind"] == "Pod":
@@ -60,13 +60,13 @@ def make_nodes(server: ApiServer) -> None:
         server.keep("nodes", "", name, spec={}, status=ready)
 
 
-def test_no_kube_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_kube_config_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     with pytest.raises(NoClusterError, match="no cluster is at hand: "):
         Cluster()
 
 
-def test_a_cluster_that_is_away(
+def test_an_unreachable_cluster_is_reported(
     server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.url = f"http://127.0.0.1:{free_port()}"
@@ -76,12 +76,12 @@ def test_a_cluster_that_is_away(
 
 
 @pytest.mark.usefixtures("cluster")
-def test_a_context_that_is_not_there() -> None:
+def test_a_missing_context_is_reported() -> None:
     with pytest.raises(NoClusterError, match="other"):
         Cluster("other")
 
 
-def test_a_namespace_comes_and_goes(server: ApiServer, cluster: Cluster) -> None:
+def test_a_namespace_is_made_and_deleted(server: ApiServer, cluster: Cluster) -> None:
     name = cluster.make_namespace()
     made = server.objects["namespaces", "", name]
     assert made["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
@@ -90,7 +90,7 @@ def test_a_namespace_comes_and_goes(server: ApiServer, cluster: Cluster) -> None
     assert not [key for key in server.objects if name in key]
 
 
-def test_waiting_outlives_a_server_that_stumbles(server: ApiServer, cluster: Cluster) -> None:
+def test_a_wait_continues_after_transient_errors(server: ApiServer, cluster: Cluster) -> None:
     make_nodes(server)
     server.failures = [503, 500]
     assert len(cluster.core.list_node().items) == 4
@@ -98,32 +98,32 @@ def test_waiting_outlives_a_server_that_stumbles(server: ApiServer, cluster: Clu
     assert cluster.wait(lambda: cluster.core.list_node().items, 5, "nodes")
 
 
-def test_waiting_says_what_for_and_what_came_last(cluster: Cluster) -> None:
+def test_a_timeout_names_the_condition_and_the_last_answer(cluster: Cluster) -> None:
     with pytest.raises(AssertionError, match=r"the moon: not within 0.1 s \(last: '404 "):
         cluster.wait(lambda: cluster.core.read_node("moon"), 0.1, "the moon")
 
 
-def test_what_is_forbidden_is_not_waited_for(server: ApiServer, cluster: Cluster) -> None:
+def test_a_forbidden_request_ends_a_wait(server: ApiServer, cluster: Cluster) -> None:
     server.failures = [403]
     with pytest.raises(client.ApiException, match="injected"):
         cluster.wait(cluster.core.list_node, 5, "nodes")
 
 
-def test_pods_that_are_not_restricted_never_start(cluster: Cluster) -> None:
+def test_pods_that_are_not_restricted_are_refused(cluster: Cluster) -> None:
     body = bodies.listening_pod(IMAGE)
     del body["spec"]["securityContext"]
     with pytest.raises(client.ApiException, match="runAsNonRoot"):
         cluster.start_pod(cluster.make_namespace(), body)
 
 
-def test_the_log_of_one_json_document_stays_text(cluster: Cluster) -> None:
+def test_a_log_that_is_json_stays_text(cluster: Cluster) -> None:
     namespace = cluster.make_namespace()
     body = bodies._pod("x", IMAGE, ["echo", '{"a": true}'])  # noqa: SLF001
     name = cluster.start_pod(namespace, body)
     assert cluster.end_of_pod(namespace, name, 10) == (0, '{"a": true}\n')
 
 
-def test_killing_takes_no_time_to_end(server: ApiServer, release: Release) -> None:
+def test_killed_pods_have_no_grace_period(server: ApiServer, release: Release) -> None:
     make_pods(server, release, "api", ["node-1", "node-1"])
     first, second = release.pods("api")
     assert release.kill([first]) == {first.metadata.uid}
@@ -132,14 +132,14 @@ def test_killing_takes_no_time_to_end(server: ApiServer, release: Release) -> No
     assert "gracePeriodSeconds=0" in deleted
 
 
-def test_scaling(server: ApiServer, release: Release) -> None:
+def test_scaling_waits_for_the_pods(server: ApiServer, release: Release) -> None:
     server.keep("deployments", release.namespace, "iot-iot-sensor-writer", spec={"replicas": 0})
     server.react = lambda *_: make_pods(server, release, "writer", ["node-1"] * 3)
     release.scale("writer", 3)
     assert len(release.pods("writer")) == 3
 
 
-def test_whole_is_neither_more_nor_less_nor_unready(
+def test_wait_until_whole_needs_the_exact_number_of_ready_pods(
     server: ApiServer, release: Release, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(patience, "ROLLOUT", 0.2)
@@ -169,14 +169,14 @@ def test_a_drain_waits_for_the_budget(server: ApiServer, release: Release) -> No
     assert len([url for _, url, _ in server.asked if url.endswith("/eviction")]) == 3
 
 
-def test_a_node_is_given_back_when_a_drain_fails(server: ApiServer, cluster: Cluster) -> None:
+def test_a_node_is_uncordoned_when_a_drain_fails(server: ApiServer, cluster: Cluster) -> None:
     make_nodes(server)
     with pytest.raises(ZeroDivisionError), cordoned(cluster, "node-1"):
         1 / 0  # noqa: B018
     assert usable(cluster) == ["node-1", "node-2"]
 
 
-def test_secrets_are_told_by_version_and_helms_left_out(
+def test_secrets_are_compared_by_version_without_those_of_helm(
     server: ApiServer, release: Release
 ) -> None:
     server.keep("secrets", release.namespace, "keys", type="Opaque")
@@ -187,7 +187,7 @@ def test_secrets_are_told_by_version_and_helms_left_out(
     assert release.secrets() != before
 
 
-def test_a_diagnosis_tells_of_pods_events_and_logs(server: ApiServer, cluster: Cluster) -> None:
+def test_a_diagnosis_shows_pods_events_and_logs(server: ApiServer, cluster: Cluster) -> None:
     namespace = cluster.make_namespace()
     body = bodies._pod("x", IMAGE, ["echo", "what the pod said"])  # noqa: SLF001
     name = cluster.start_pod(namespace, body)

@@ -1,4 +1,4 @@
-"""What runs in pods of the e2e tests, run here: load, questions, connections."""
+"""The code for pods of the e2e tests runs as processes: load, requests and connections."""
 
 from collections.abc import Callable
 
@@ -18,16 +18,16 @@ from system.tools.test_soak import killed
 @pytest.mark.parametrize(
     "test",
     [
-        test_installed.test_what_is_written_through_the_service_is_read_back,
-        test_installed.test_nobody_gets_in_without_the_right_token,
+        test_installed.test_readings_are_stored_and_read_through_the_service,
+        test_installed.test_requests_without_the_right_token_are_refused,
     ],
 )
-def test_questions_from_a_pod(served: Release, test: Callable[[Release], None]) -> None:
-    """The very tests, on processes here."""
+def test_tests_of_an_install_pass(served: Release, test: Callable[[Release], None]) -> None:
+    """The e2e tests pass with local processes."""
     test(served)
 
 
-def test_a_load_runs_until_it_is_told_to_stop(served: Release) -> None:
+def test_a_load_runs_until_it_is_stopped(served: Release) -> None:
     with served.load(devices=3, rate=50) as load:
         load.go_on()
         report = load.stop()
@@ -36,7 +36,7 @@ def test_a_load_runs_until_it_is_told_to_stop(served: Release) -> None:
     assert_no_request_failed(report)
 
 
-def test_a_load_tells_of_a_killed_api_and_of_nothing_lost(
+def test_a_load_reports_a_killed_api_and_no_lost_reading(
     served: Release, stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with served.load(devices=3, rate=50) as load:
@@ -53,14 +53,14 @@ def test_a_load_tells_of_a_killed_api_and_of_nothing_lost(
         assert_no_request_failed(report)
 
 
-def test_a_load_is_stopped_by_a_test_that_fails(served: Release) -> None:
+def test_a_failed_test_stops_its_load(served: Release) -> None:
     with pytest.raises(ZeroDivisionError), served.load(devices=1, rate=50) as load:
         1 / 0  # noqa: B018
     assert load.stop()["acknowledged"] > 0
 
 
 @pytest.mark.parametrize("wrong", ["lost", "doubled", "strange", "not_stored"])
-def test_what_is_wrong_in_a_report_is_an_error(wrong: str) -> None:
+def test_each_fault_in_a_report_is_an_error(wrong: str) -> None:
     names = ("lost", "doubled", "strange", "not_stored", "failed", "refused", "unsure")
     report = {**dict.fromkeys(names, 0), "acknowledged": 1, "well": True}
     assert_no_request_failed(report)
@@ -72,14 +72,14 @@ def test_what_is_wrong_in_a_report_is_an_error(wrong: str) -> None:
         assert_no_request_failed({**report, "failed": 1})
 
 
-def test_the_last_line_that_is_whole_counts() -> None:
+def test_the_last_complete_line_is_used() -> None:
     log = 'x\n{"progress": {"least": 1}}\n{"report": {"a": 2}}\n{"progress": {"lea'
     assert last(log, "progress") == {"least": 1}
     assert last(log, "report") == {"a": 2}
     assert last("", "report") is None
 
 
-def test_what_came_of_connections(release: Release) -> None:
+def test_results_of_connections_are_reported(release: Release) -> None:
     namespace = release.cluster.make_namespace()
     port = free_port()
     listener = bodies.listening_pod(IMAGE)
@@ -93,12 +93,12 @@ def test_what_came_of_connections(release: Release) -> None:
     assert release.reach(namespace, addresses) == ["reached", "refused", "no name"]
 
 
-def test_a_pod_that_fails_says_why(release: Release) -> None:
+def test_the_log_of_a_failed_pod_is_shown(release: Release) -> None:
     with pytest.raises(AssertionError, match="FileNotFoundError"):
         release.ask({"method": "PUT", "path": "/", "body": {}, "token": "nobody"})
 
 
-def test_the_fewest_ready_pods_are_remembered(server: ApiServer, release: Release) -> None:
+def test_the_minimum_of_ready_pods_is_recorded(server: ApiServer, release: Release) -> None:
     make_pods(server, release, "api", ["node-1"] * 2)
     with Availability(release, ["api"]) as seen:
         assert seen.fewest == {"api": 2}

@@ -7,9 +7,9 @@ The readings are ordered by (interrogator timestamp, id). The columns are:
   compresses plain 64-bit numbers badly
 - the `freeform` texts
 
-The ids in a drain's segment are `ID_STRIDE` apart, so they are not stored. Out-of-order readings
-need a column with their places in the order of receipt. A merged segment has ids and times of
-receipt as differences, too.
+The ids in a drain's segment are `ID_STRIDE` apart, so they are not stored. If the order of receipt
+differs from the order of the readings, the segment also has their positions in the order of
+receipt. A merged segment has ids and times of receipt as differences, too.
 """
 
 import struct
@@ -43,7 +43,7 @@ _CHECKED_BYTES = 2**16
 
 @dataclass(frozen=True, slots=True)
 class SegmentBounds:
-    """What the database knows about an encrypted segment: its lowest and highest ids and times.
+    """The lowest and highest ids and times of a segment, which the database knows unencrypted.
 
     All bounds are inclusive. Ids in between may belong to other segments. Times of receipt are in
     Unix milliseconds, the other times in µs of the device's clock.

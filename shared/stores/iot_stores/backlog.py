@@ -347,7 +347,7 @@ class Backlog:
         return milliseconds(self._client.time())
 
     def enqueue_once(self, jobs: Sequence[str]) -> int:
-        """Queue those of the jobs that are not queued already. Return how many were queued."""
+        """Queue the jobs that are not queued already. Return how many were queued."""
         return cast("int", self._enqueue_once(keys=[self._names.job_list], args=list(jobs)))
 
     def shards(self) -> list[int]:
@@ -393,7 +393,7 @@ class Backlog:
 def _logged(sentence: str) -> str:
     """Log why readings are not acknowledged. Return the reason for the error message.
 
-    The log line is limited like those about the state of a store.
+    The log line appears at most every ten seconds (`store_states.report`).
     """
     report(_log, "requests are answered 503", UnavailableError(sentence))
     return sentence

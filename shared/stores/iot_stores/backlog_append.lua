@@ -30,11 +30,11 @@ local function count_at(name)
 end
 
 local counters, jobs = KEYS[1], KEYS[2]
-local limit, guards, remember = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
+local max_bytes, guards, request = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
 local at = 3
-local seconds, answer, other, counted, most, mine, most_of_mine, bucket
-if remember ~= '' then
-  seconds, answer, other, counted, most, mine, most_of_mine = unpack(ARGV, 4, 10)
+local seconds, answer, other_name, request_counters, max_requests, client_counter, max_of_client, bucket
+if request ~= '' then
+  seconds, answer, other_name, request_counters, max_requests, client_counter, max_of_client = unpack(ARGV, 4, 10)
   at = 10
 end
 for i = at + 1, at + 2 * guards, 2 do
@@ -43,44 +43,44 @@ for i = at + 1, at + 2 * guards, 2 do
   end
 end
 at = at + 2 * guards
-if remember ~= '' then
-  for _, name in ipairs({remember, other}) do
-    local given = redis.call('GET', name)
-    if given then
+if request ~= '' then
+  for _, name in ipairs({request, other_name}) do
+    local first_answer = redis.call('GET', name)
+    if first_answer then
       -- A write without effect: WAIT covers all writes up to this one, so the entries of the first
       -- request too.
-      redis.call('SET', name, given, 'KEEPTTL')
-      return {2, given}
+      redis.call('SET', name, first_answer, 'KEEPTTL')
+      return {2, first_answer}
     end
   end
   -- One counter per 24th of the time for which requests are remembered, instead of a set with every
   -- request: the counts of expired requests leave with their counter.
   local width = math.max(1, math.floor(tonumber(seconds) / 24))
   bucket = math.floor(tonumber(redis.call('TIME')[1]) / width)
-  local held = 0
-  local counts = redis.call('HGETALL', counted)
+  local remembered = 0
+  local counts = redis.call('HGETALL', request_counters)
   for i = 1, #counts, 2 do
     local age, count = bucket - (tonumber(counts[i]) or 0), tonumber(counts[i + 1])
     -- A counter of the future was written before Redis's clock stepped back.
     if age > math.ceil(tonumber(seconds) / width) or age < -1 or not count then
-      redis.call('HDEL', counted, counts[i])
+      redis.call('HDEL', request_counters, counts[i])
     else
-      held = held + count
+      remembered = remembered + count
     end
   end
-  if held >= tonumber(most) then
+  if remembered >= tonumber(max_requests) then
     return {4, width}
   end
-  local count, damaged = count_at(mine)
-  if count >= tonumber(most_of_mine) then
-    local left = redis.call('TTL', mine)
+  local count, damaged = count_at(client_counter)
+  if count >= tonumber(max_of_client) then
+    local left = redis.call('TTL', client_counter)
     if left >= 0 and left <= tonumber(seconds) then
       return {5, left}
     end
     damaged = true -- planted, or Redis's clock stepped back: the counter would lock the client out for too long
   end
   if damaged then
-    redis.call('SET', mine, 0, 'EX', seconds)
+    redis.call('SET', client_counter, 0, 'EX', seconds)
   end
 end
 local added = 0
@@ -88,25 +88,26 @@ for i = at + 3, #ARGV, 3 do
   added = added + #ARGV[i]
 end
 local known = redis.call('HMGET', counters, 'bytes', 'held', 'session_renewals')
-local held, waiting, renewals = tonumber(known[1] or '0'), tonumber(known[2] or '0'), tonumber(known[3] or '0')
-if not (held and waiting and renewals) then
+local bytes, held, renewals = tonumber(known[1] or '0'), tonumber(known[2] or '0'), tonumber(known[3] or '0')
+if not (bytes and held and renewals) then
   return {6}
 end
-if held + added > limit then
+if bytes + added > max_bytes then
+  -- With more than 15 digits, the counter is damaged: no backlog has a petabyte.
   if known[1] and #known[1] > 15 then
     return {6}
   end
   local rate = tonumber(redis.call('HGET', counters, 'rate') or '0') or 0
-  return {0, held + added - limit, rate}
+  return {0, bytes + added - max_bytes, rate}
 end
-local reply = {1, waiting, renewals}
+local reply = {1, held, renewals}
 -- Change all counters before adding the first entry: Redis does not undo a script that fails, and with a
 -- damaged counter nothing must be added. If Redis then refuses an entry (NOPERM), the shard's next drain
 -- subtracts its bytes again.
 for i = at + 1, #ARGV, 3 do
   local total = redis.pcall('HINCRBY', counters, 'in:' .. ARGV[i], #ARGV[i + 2])
-  local bytes = type(total) == 'number' and redis.pcall('HINCRBY', counters, 'bytes', #ARGV[i + 2])
-  local failed = type(total) == 'table' and total or type(bytes) == 'table' and bytes
+  local sum = type(total) == 'number' and redis.pcall('HINCRBY', counters, 'bytes', #ARGV[i + 2])
+  local failed = type(total) == 'table' and total or type(sum) == 'table' and sum
   if failed then
     if string.find(failed.err, 'not an integer', 1, true) or string.find(failed.err, 'overflow', 1, true) then
       return {6}
@@ -124,10 +125,10 @@ for i = 3, #KEYS do
     redis.call('RPUSH', jobs, job)
   end
 end
-if remember ~= '' then
-  redis.call('SET', remember, answer, 'EX', seconds)
-  redis.call('HINCRBY', counted, bucket, 1)
-  redis.call('SET', mine, 0, 'EX', seconds, 'NX')
-  redis.call('INCRBY', mine, 1)
+if request ~= '' then
+  redis.call('SET', request, answer, 'EX', seconds)
+  redis.call('HINCRBY', request_counters, bucket, 1)
+  redis.call('SET', client_counter, 0, 'EX', seconds, 'NX')
+  redis.call('INCRBY', client_counter, 1)
 end
 return reply

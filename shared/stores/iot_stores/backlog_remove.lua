@@ -93,8 +93,8 @@ if not known or not string.match(known, '^%d+%-%d+$') or later(ARGV[4], known) t
   redis.call('HSET', KEYS[2], at, ARGV[4])
 end
 -- Compare ids as text: Lua numbers are exact up to 2^53 only.
-local given, next_id = redis.call('HGET', KEYS[2], 'next:' .. ARGV[2]) or '0', ARGV[6]
-if #next_id > #given or (#next_id == #given and next_id > given) then
+local known_id, next_id = redis.call('HGET', KEYS[2], 'next:' .. ARGV[2]) or '0', ARGV[6]
+if #next_id > #known_id or (#next_id == #known_id and next_id > known_id) then
   redis.call('HSET', KEYS[2], 'next:' .. ARGV[2], next_id)
 end
 local left = redis.call('XLEN', KEYS[1])

@@ -66,7 +66,7 @@ class DeadLetters:
         after = "-"
         while page := self._client.xrange(self._names.dead_letters, after, "+", count=_PAGE):
             for letter_id, fields in cast("list[tuple[bytes, dict[bytes, bytes]]]", page):
-                yield _letter(letter_id, fields)
+                yield _dead_letter(letter_id, fields)
                 after = f"({letter_id.decode()}"
 
     def find(self, letter_id: str) -> DeadLetter | None:
@@ -75,7 +75,7 @@ class DeadLetters:
             raise ValueError(f"{letter_id!r} is not the id of a dead letter")
         found = self._client.xrange(self._names.dead_letters, letter_id, letter_id)
         letters = cast("list[tuple[bytes, dict[bytes, bytes]]]", found)
-        return _letter(*letters[0]) if letters else None
+        return _dead_letter(*letters[0]) if letters else None
 
     def replay(self, letter: DeadLetter, backlog: Backlog) -> None:
         """Append the entry to the backlog, then delete the dead letter.
@@ -94,7 +94,7 @@ class DeadLetters:
             pipeline.execute()
 
 
-def _letter(letter_id: bytes, fields: dict[bytes, bytes]) -> DeadLetter:
+def _dead_letter(letter_id: bytes, fields: dict[bytes, bytes]) -> DeadLetter:
     return DeadLetter(
         letter_id.decode(),
         int(fields[b"shard"]),

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from . import ledger
 from .clocks import postgres_now
-from .ledger import SessionOf
+from .ledger import SessionKey
 from .postgres import Connection
 
 TOO_OLD_MS = 60 * 86_400_000
@@ -24,7 +24,7 @@ REASON = (
 class DatedEntry(NamedTuple):
     """An entry's session, and the two times that tell the entry's age."""
 
-    session: SessionOf
+    session: SessionKey
     received: int
     """Unix milliseconds by Redis's clock."""
     sealed: int
@@ -38,7 +38,7 @@ class DatedEntry(NamedTuple):
 def find_forgotten(
     connection: Connection, entries: Sequence[DatedEntry], now: int
 ) -> set[DatedEntry]:
-    """Return those of the entries that are too old and whose session is not in the ledger.
+    """Return the entries that are too old and whose session is not in the ledger.
 
     `now` is the time by Redis's clock. Entries that are too old by this clock are checked with
     Postgres's clock too, because Redis's clock may be ahead. Usually there are none, and Postgres

@@ -51,9 +51,9 @@ class GroupCommit:
         """Protects `_queue` and `_sender`. Never held during I/O."""
         self._queue: list[_PendingCall] = []
         self._sender: _PendingCall | None = None
-        """The call whose caller sends now or is to send next; None: nobody sends.
+        """The call whose caller sends now or will send next; None if no call is pending.
 
-        While it is set, new callers wait. So it must never name a caller that is gone.
+        New callers wait while this is set, so it must never name a caller that is gone.
         """
 
     def run(self, keys: Sequence[Any], args: Sequence[Any], size: int) -> tuple[Any, Any]:

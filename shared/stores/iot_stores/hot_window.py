@@ -34,7 +34,7 @@ from .scripts import Call, load_script, run_all
 from .stream_entries import stream_order
 
 _MARGIN_MS = 1000
-"""Segments that expire within this time are not counted on: a read takes some time."""
+"""A read takes some time, so segments that expire within this time do not count as kept."""
 _FIRST_FETCH, _MAX_FETCH = 4, 64
 """Number of payloads in one round trip."""
 _FETCH_BYTES = 4 * 2**20
@@ -79,7 +79,7 @@ class HotWindow:
         seconds: int,
         usable: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`usable` tells whether this Redis may be used. If not, no shard is covered."""
+        """`usable` returns whether this Redis may be used. If not, no shard is covered."""
         self._usable = usable
         self._client = client
         self._names = names

@@ -95,8 +95,8 @@ _STORED = """
 """
 
 MAX_MISSING = 100_000
-"""Maximum of missing numbers that one entry adds. Only a database that was restored from a backup
-lacks more; entries with still lower numbers then count as stored."""
+"""Maximum of missing numbers that one entry adds. A larger gap exists only after a restore from
+backup; entries with lower numbers than these then count as stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +141,7 @@ class SessionNumbers:
         return number in self.missing
 
 
-SessionOf = tuple[int, bytes]
+SessionKey = tuple[int, bytes]
 """A shard, and the id of a session that sent entries to it."""
 
 
@@ -155,7 +155,7 @@ def create_offsets(connection: Connection, shards: Collection[int]) -> None:
 
 
 def lock_offsets(connection: Connection, wanted: Collection[int], shards: int) -> dict[int, Offset]:
-    """Lock those of the shards that no other writer has locked, until the transaction ends.
+    """Lock the wanted shards until the transaction ends, except for shards locked by others.
 
     Return their states. A shard without a row (`create_offsets`) can't be locked.
 
@@ -196,9 +196,9 @@ def save_offsets(connection: Connection, offsets: Mapping[int, Offset], shards: 
 
 
 def load_sessions(
-    connection: Connection, sessions: Iterable[SessionOf], vaults: Collection[uuid.UUID] = ()
-) -> tuple[dict[SessionOf, SessionNumbers], set[uuid.UUID]]:
-    """Return the stored numbers of sessions, and those of the vaults that Postgres lacks.
+    connection: Connection, sessions: Iterable[SessionKey], vaults: Collection[uuid.UUID] = ()
+) -> tuple[dict[SessionKey, SessionNumbers], set[uuid.UUID]]:
+    """Return the stored numbers of sessions, and the subset of the vaults that Postgres lacks.
 
     A session without a row has no numbers. The other vaults are locked against erasure until the
     transaction ends.
@@ -222,13 +222,13 @@ def load_sessions(
 
 
 def existing_vaults(connection: Connection, vaults: Collection[uuid.UUID]) -> set[uuid.UUID]:
-    """Return those of the vaults that Postgres has."""
+    """Return the subset of the vaults that Postgres has."""
     rows = connection.execute(_EXISTING_VAULTS, (list(vaults),))
     return {vault_id for (vault_id,) in cast("Iterable[tuple[uuid.UUID]]", rows)}
 
 
 def save_sessions(
-    connection: Connection, sessions: Mapping[SessionOf, SessionNumbers], received: int
+    connection: Connection, sessions: Mapping[SessionKey, SessionNumbers], received: int
 ) -> None:
     """Write the stored numbers of sessions.
 
@@ -251,10 +251,10 @@ def forget_sessions(connection: Connection, before: int) -> None:
     connection.execute(_FORGET, (before,))
 
 
-def known_sessions(connection: Connection, sessions: Collection[SessionOf]) -> set[SessionOf]:
-    """Return those of the sessions that have a row."""
+def known_sessions(connection: Connection, sessions: Collection[SessionKey]) -> set[SessionKey]:
+    """Return the subset of the sessions that have a row."""
     parameters = ([shard for shard, _ in sessions], [session for _, session in sessions])
-    return set(cast("list[SessionOf]", connection.execute(_KNOWN, parameters).fetchall()))
+    return set(cast("list[SessionKey]", connection.execute(_KNOWN, parameters).fetchall()))
 
 
 def are_stored(connection: Connection, entries: Collection[EntryName]) -> bool:

@@ -86,7 +86,7 @@ def find_small(
 def fetch_small(
     connection: Connection, vault_id: uuid.UUID, names: Sequence[SegmentName]
 ) -> list[SealedSegment]:
-    """Return those of the segments that exist and are small."""
+    """Return the named segments that exist and are small."""
     parameters = _parameters(vault_id, names) | {"bytes": SMALL_BYTES}
     return _segments(vault_id, connection.execute(_FETCH, parameters, binary=True))
 

@@ -40,7 +40,7 @@ class Batch:
     """The entries to store, by time of receipt. Dead letters are left out."""
     started_at: float = field(default_factory=time.monotonic)
 
-    def sessions(self) -> set[ledger.SessionOf]:
+    def sessions(self) -> set[ledger.SessionKey]:
         """Return the sessions of the entries to store."""
         return {(self.shard, opened.session) for _, opened, _ in self.opened}
 
@@ -78,7 +78,7 @@ class StoredBatch:
 def build_batch(
     batch: Batch,
     before: Offset,
-    sessions: dict[ledger.SessionOf, SessionNumbers],
+    sessions: dict[ledger.SessionKey, SessionNumbers],
     missing_vaults: set[uuid.UUID],
 ) -> StoredBatch:
     """Build the segments of a batch's new entries, and mark these entries in `sessions`.
@@ -106,7 +106,7 @@ def build_batch(
     return StoredBatch(batch, before, after, segments, repeated, held)
 
 
-def skip_given_ids(
+def raise_next_ids(
     offsets: dict[int, Offset], progress: Mapping[int, ShardProgress]
 ) -> dict[int, Offset]:
     """Return the states of shards, with next ids above all ids that Redis knows.
@@ -119,9 +119,9 @@ def skip_given_ids(
         if position is not None and stream_order(offset.position) < stream_order(position):
             metrics.counter("iot_ledger_behind_total").inc()
             _log.error(
-                "Postgres has shard %d at position %s, but it was drained to %s: Postgres was "
-                "restored, or failed over to a replica without the newest transactions. Readings "
-                "stored in between are lost; see docs/reliability.md, After a restore",
+                "Postgres has shard %d at position %s, but the shard was drained to %s: Postgres "
+                "was restored, or failed over to a replica without the newest transactions. "
+                "Readings stored in between are lost; see docs/reliability.md, After a restore",
                 shard,
                 offset.position,
                 position,

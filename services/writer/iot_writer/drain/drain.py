@@ -40,7 +40,7 @@ from iot_stores.store_states import report
 from iot_stores.stream_entries import HeldEntry, Removal, WaitingEntry
 from iot_writer.maintenance.partitions import ensure_partition
 
-from .batch import Batch, BatchEntry, StoredBatch, build_batch, skip_given_ids
+from .batch import Batch, BatchEntry, StoredBatch, build_batch, raise_next_ids
 
 DRAIN_BYTES = 4 * 2**20
 """Approximate sealed bytes of a drain."""
@@ -268,7 +268,7 @@ class Drain:
             ledger.create_offsets(connection, wanted)
         with connection.transaction():
             locked = ledger.lock_offsets(connection, wanted, self._shards)
-            offsets = skip_given_ids(locked, progress)
+            offsets = raise_next_ids(locked, progress)
             # Missing rows are created by the next drain, for example after a restore from backup.
             self._created = self._created - wanted | offsets.keys()
             batches = [batch for batch in batches if batch.shard in offsets]
@@ -291,7 +291,7 @@ class Drain:
         self,
         connection: Connection,
         stored_batches: Sequence[StoredBatch],
-        sessions: Mapping[ledger.SessionOf, ledger.SessionNumbers],
+        sessions: Mapping[ledger.SessionKey, ledger.SessionNumbers],
     ) -> None:
         changed = [stored for stored in stored_batches if stored.after != stored.before]
         if not changed:
@@ -300,7 +300,7 @@ class Drain:
         history.insert(connection, [segment for stored in changed for segment in stored.segments])
         ledger.save_sessions(
             connection,
-            {of: numbers for of, numbers in sessions.items() if of[0] in offsets},
+            {key: numbers for key, numbers in sessions.items() if key[0] in offsets},
             max(stored.batch.opened[-1].waiting.received for stored in changed),
         )
         ledger.save_offsets(connection, offsets, self._shards)

@@ -185,7 +185,7 @@ def test_it_ends_when_asked(
         process.send_signal(number)
         _, err = process.communicate(timeout=10)
         assert process.returncode == 128 + number
-        assert err == f"ended by {number.name}; run it again\n"
+        assert err == f"ended by {number.name}; run the command again\n"
         waits = "SELECT count(*) = 0 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
         wait_until(lambda: holder.execute(waits).fetchone() == (True,), what="no session left")
 

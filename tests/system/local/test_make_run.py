@@ -185,7 +185,7 @@ def test_from_nothing_over_faults_to_the_next_start(start_run: StartRun) -> None
 
     again = start_run(DEVICES=0, PORT=run.port)
     again.wait_until_up()
-    assert "made the encryption keys" not in again.output
+    assert "created the encryption keys" not in again.output
     assert "simulated" not in again.output
     assert all_readings(again, "my-password") == [mine]
     sent_without_gap(all_readings(again, "demo"))
@@ -213,7 +213,7 @@ def test_a_second_run_on_the_same_data(start_run: StartRun) -> None:
     run.wait_until_up()
     second = start_run()
     assert second.wait() == 2
-    assert re.search(r"data is in use by process \d+: is another `make run` on\?", second.output)
+    assert re.search(r"data is in use by process \d+: stop the other `make run`", second.output)
     run.interrupt()
     run.interrupt()
     assert wait_until(lambda: run.processes() == {}, PATIENCE), run.output
@@ -231,7 +231,7 @@ def test_a_port_that_is_taken(start_run: StartRun, tmp_path: Path) -> None:
         port = server.getsockname()[1]
         run = start_run(PORT=port)
         assert run.wait() == 2
-    assert f"port {port} is taken by another program; choose another one" in run.output
+    assert f"another program uses port {port}; choose another port" in run.output
     assert run.processes() == {}
     assert not (tmp_path / "data" / "postgres").exists()
 

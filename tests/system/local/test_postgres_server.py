@@ -116,7 +116,7 @@ def test_a_set_up_that_was_cut_short_is_done_again(server: PostgresServer) -> No
 def test_data_of_another_version_is_left_alone(server: PostgresServer) -> None:
     server.data.mkdir(parents=True)
     (server.data / "PG_VERSION").write_text("15\n", encoding="utf-8")
-    with pytest.raises(LaunchError, match="is of PostgreSQL 15, not 18"):
+    with pytest.raises(LaunchError, match="belongs to PostgreSQL 15, not 18"):
         server.start()
 
 

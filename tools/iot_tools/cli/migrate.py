@@ -1,4 +1,4 @@
-"""`iot-sensor migrate`: waits for Postgres, then brings the schema up to date."""
+"""`iot-sensor migrate`: wait for Postgres, then migrate the database schema."""
 
 import argparse
 import logging
@@ -20,11 +20,11 @@ _log = logging.getLogger(__name__)
 
 _CONNECT_SECONDS = 5
 _PAUSE = 0.5
-_TELL_EVERY = 5.0
+_LOG_SECONDS = 5.0
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """Migrate; ended by a signal, say so. The schema is then as it was, or up to date."""
+    """Migrate. After a signal, the schema is unchanged or up to date."""
     url = settings.load_one("postgres_url")
     server = PostgresAt(url)
     try:
@@ -44,50 +44,49 @@ def _migrate(server: "PostgresAt", *, grant: bool) -> None:
     except psycopg.Error as error:
         raise UnavailableError(
             f"Postgres at {server.where} refused the migration, and nothing was changed: "
-            f"{server.told(error)}"
+            f"{server.message(error)}"
         ) from None
 
 
 class PostgresAt:
-    """A server, of which nothing secret is ever told."""
+    """A Postgres server. Its messages never contain the password."""
 
     def __init__(self, url: str) -> None:
-        """Raises `SettingsError` when `url` is none, without repeating it."""
+        """Raises `SettingsError` when the URL is invalid, without repeating it."""
         self.conninfo, self.where, self._password = _read(url)
 
     def wait(self, seconds: float) -> None:
-        """Return as soon as the server lets us in.
+        """Wait until the server accepts connections.
 
         Raises:
-            UnavailableError: it didn't in that time; the message tells why.
+            UnavailableError: the server did not do so in time. The message says why.
         """
-        began = told = time.monotonic()
+        began = logged_at = time.monotonic()
         while True:
             try:
                 psycopg.connect(self.conninfo).close()
             except psycopg.OperationalError as error:
-                reason = self.told(error)
+                reason = self.message(error)
             else:
                 return
             now = time.monotonic()
             if now + _PAUSE > began + seconds:
                 raise UnavailableError(
-                    f"Postgres at {self.where} doesn't let us in "
-                    f"(tried for {seconds:g} s): {reason}"
+                    f"can't connect to Postgres at {self.where} (tried for {seconds:g} s): {reason}"
                 )
-            if now >= told:
+            if now >= logged_at:
                 _log.info("waiting for Postgres at %s: %s", self.where, reason)
-                told = now + _TELL_EVERY
+                logged_at = now + _LOG_SECONDS
             time.sleep(_PAUSE)
 
-    def told(self, error: BaseException) -> str:
-        """What an error says, in one line, without the password."""
+    def message(self, error: BaseException) -> str:
+        """Return the message of an error in one line, without the password."""
         line = re.sub(r"\s+", " ", str(error)).strip()
         return line.replace(self._password, "***") if self._password else line
 
 
 def _read(url: str) -> tuple[str, str, str]:
-    """The conninfo with a limit on connecting, what may be told of it, and the password."""
+    """Return the conninfo with a timeout, its public part, and the password."""
     parts = url_parts(url)
     port, database = parts.get("port") or "5432", parts.get("dbname") or parts.get("user") or ""
     where = f"{parts.get('host') or 'localhost'}:{port}/{database}"

@@ -1,4 +1,4 @@
-"""Everything of `make run`: the servers, the certificate, the supervisor, simulated devices.
+"""`make run`: local servers, launcher, supervisor, certificate and simulated devices.
 
-Never part of an image.
+Not part of any image. Benchmarks and tests use the servers and the launcher too.
 """

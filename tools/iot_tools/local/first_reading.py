@@ -1,4 +1,4 @@
-"""The proof that the whole way works: a reading sent now is read back."""
+"""Checks that a reading sent now can be read back, and prints the commands to try it."""
 
 import json
 import os

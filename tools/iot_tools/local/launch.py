@@ -1,10 +1,11 @@
-"""Run a program so that it can't outlive the process that started it.
+"""Runs a program that the kernel ends when its parent process dies.
 
-A script of its own, run as `python -I -S launch.py …`, and not a `preexec_fn`: that one runs
-between fork and exec, where a parent with threads can't safely run Python.
+This is a script, run as `python -I -S launch.py ...`, because a `preexec_fn` runs between fork and
+exec, where a parent with threads can't safely run Python.
 
-Arguments: the parent's pid, the signal to get when the parent dies, the uid to run as (-1: stay),
-then the program and its arguments. It becomes that program: same pid, same open files.
+Arguments: the pid of the parent, the signal to receive when the parent dies, the uid to run as
+(-1: unchanged), the program and its arguments. The script execs the program: same pid, same open
+files.
 """
 
 import ctypes
@@ -26,11 +27,11 @@ def _checked(result: int, what: str) -> None:
 
 
 def become(uid: int, libc: ctypes.CDLL) -> None:
-    """Give up root for `uid`, and keep of root's powers only the one to reach any file.
+    """Change from root to `uid` and keep only the capability to access any file.
 
-    PostgreSQL refuses to run as root. Under another user it could neither be found nor reach its
-    data below a home directory of root's (mode 0700), and loosening those modes would let others
-    in. So it keeps CAP_DAC_OVERRIDE, passed on to whatever it runs (an ambient capability).
+    PostgreSQL refuses to run as root. Another user can access neither its program nor its data
+    below root's home directory (mode 0700), and a wider mode would let other users in. So the
+    process keeps CAP_DAC_OVERRIDE as an ambient capability, which child processes inherit.
     """
     _checked(libc.prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0), "keeping capabilities")
     os.setgroups([])
@@ -47,14 +48,14 @@ def become(uid: int, libc: ctypes.CDLL) -> None:
 
 
 def die_with(parent: int, death_signal: int, libc: ctypes.CDLL) -> None:
-    """Ask the kernel for `death_signal` when `parent` dies; end now if it already did."""
+    """Let the kernel send `death_signal` when `parent` dies. Exit if it is dead already."""
     _checked(libc.prctl(PR_SET_PDEATHSIG, death_signal, 0, 0, 0), "PR_SET_PDEATHSIG")
     if os.getppid() != parent:
         sys.exit(f"launch: process {parent} is gone")
 
 
 def main(arguments: list[str]) -> None:
-    """Prepare this process, then become the program."""
+    """Prepare this process, then exec the program."""
     parent, death_signal, uid = (int(text) for text in arguments[:3])
     program = arguments[3:]
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -62,12 +63,12 @@ def main(arguments: list[str]) -> None:
         libc = ctypes.CDLL(None, use_errno=True)
         if uid >= 0:
             become(uid, libc)
-        # After the change of user: that clears the parent-death signal.
+        # After the change of user, which clears the parent-death signal.
         die_with(parent, death_signal, libc)
     elif uid >= 0:
         os.setgid(uid)
         os.setuid(uid)
-    os.execvp(program[0], program)  # noqa: S606 -- becoming it is the point
+    os.execvp(program[0], program)  # noqa: S606 -- intended
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One user at a time for a directory."""
+"""A lock on a directory, for one process at a time."""
 
 import fcntl
 import os
@@ -7,28 +7,28 @@ from pathlib import Path
 
 
 class DirectoryInUseError(Exception):
-    """Another process holds the directory; the message names both."""
+    """Another process uses the directory. The message names both."""
 
 
 class DirectoryLock:
-    """An exclusive lock on a directory, kept by whoever holds the open file.
+    """An exclusive lock on a directory. Every process with the open lock file holds the lock.
 
-    A child that inherits `fileno()` holds it too: the directory stays locked until the last
-    such process is gone, even if the one that took the lock was killed.
+    A child that inherits `fileno()` holds the lock too. The directory stays locked until the last
+    of these processes has ended, even if the process that took the lock was killed.
     """
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / "lock"
         self._file: int | None = None
 
-    def take(self, patience: float = 0.0) -> None:
-        """Take the lock, waiting up to `patience` seconds for an earlier holder to end.
+    def take(self, seconds: float = 0.0) -> None:
+        """Take the lock. Wait up to `seconds` for the end of the current holder.
 
         Raises:
-            DirectoryInUseError: it is still held.
+            DirectoryInUseError: the lock is still held.
         """
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + seconds
         while not _try_lock(descriptor):
             if time.monotonic() >= deadline:
                 holder = os.pread(descriptor, 32, 0).decode().strip() or "unknown"
@@ -40,13 +40,13 @@ class DirectoryLock:
         self._file = descriptor
 
     def fileno(self) -> int:
-        """The open file that holds the lock, to be inherited by children."""
+        """Return the descriptor of the lock file, for children to inherit."""
         if self._file is None:
             raise ValueError("the lock is not held")
         return self._file
 
     def release(self) -> None:
-        """Let go; children that inherited it hold it on."""
+        """Release the lock. Children that inherited it still hold it."""
         if self._file is not None:
             os.close(self._file)
             self._file = None

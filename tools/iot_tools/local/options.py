@@ -1,4 +1,4 @@
-"""What `make run` was asked for."""
+"""The options of `make run`."""
 
 import os
 import time
@@ -8,12 +8,12 @@ from pathlib import Path
 
 from iot_models.errors import SettingsError
 
-_MOST_DEVICES = 1000
+_MAX_DEVICES = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Checked options; `started` is when the user asked, as of `time.time`."""
+    """Validated options. `started` is the start of `make`, as of `time.time`."""
 
     port: int
     data_dir: Path
@@ -23,16 +23,16 @@ class Options:
 
 
 def parse(given: Mapping[str, str]) -> Options:
-    """Check the make variables PORT, DATA_DIR, DEVICES, TLS, and STARTED (seconds since 1970).
+    """Parse the make variables PORT, DATA_DIR, DEVICES, TLS and STARTED (seconds since 1970).
 
     Raises:
-        SettingsError: one sentence that names the variable.
+        SettingsError: a variable is wrong.
     """
     return Options(
         port=_number("PORT", given["PORT"], 1, 65_535),
-        devices=_number("DEVICES", given["DEVICES"], 0, _MOST_DEVICES),
+        devices=_number("DEVICES", given["DEVICES"], 0, _MAX_DEVICES),
         tls=bool(_number("TLS", given["TLS"], 0, 1)),
-        started=_moment(given["STARTED"]),
+        started=_timestamp(given["STARTED"]),
         data_dir=_directory(given["DATA_DIR"]),
     )
 
@@ -44,8 +44,8 @@ def _number(name: str, text: str, low: int, high: int) -> int:
     raise SettingsError(f"{name} must be {wanted}, not {text!r}")
 
 
-def _moment(text: str) -> float:
-    """What `date +%s.%N` prints: some systems leave %N, the nanoseconds, as a letter."""
+def _timestamp(text: str) -> float:
+    """Parse the output of `date +%s.%N`. Some systems print N instead of nanoseconds."""
     return float(text.rstrip("N")) if text else time.time()
 
 

@@ -1,4 +1,4 @@
-"""Processes whose parent died: they become ours, so that none is left behind (Linux)."""
+"""Adopts processes whose parent has died, and ends them (Linux)."""
 
 import ctypes
 import os
@@ -13,25 +13,25 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 
 def adopt() -> None:
-    """From now on a descendant whose parent dies becomes our child, not init's."""
+    """Become the parent of descendants whose parent dies, in place of init."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def reap(own: Collection[int]) -> None:
-    """Clear away children that ended, but those in `own`, whose end is awaited elsewhere."""
+    """Reap children that have ended, except those in `own`, which other code waits for."""
     for pid in _children():
         if pid not in own:
             _reaped(pid)
 
 
-def end_all(patience: float = 3.0) -> int:
-    """Kill every child that is left and see it go; tells how many there were."""
+def end_all(seconds: float = 3.0) -> int:
+    """Kill all remaining children and wait for their end. Return how many there were."""
     remaining = [pid for pid in _children() if not _reaped(pid)]
     for pid in remaining:
         os.kill(pid, signal.SIGKILL)
     for pid in remaining:
-        wait_until(lambda pid=pid: _reaped(pid), patience)  # type: ignore[misc]
+        wait_until(lambda pid=pid: _reaped(pid), seconds)  # type: ignore[misc]
     return len(remaining)
 
 
@@ -43,12 +43,12 @@ def _reaped(pid: int) -> bool:
 
 
 def _children() -> Iterator[int]:
-    """The pids of our children, ended ones included."""
+    """Yield the pids of all children, ended ones included."""
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             text = stat.read_text(encoding="utf-8", errors="replace")
         except (FileNotFoundError, ProcessLookupError):
             continue
-        # pid (name) state ppid …: the name may hold anything, a parenthesis too.
+        # Format: pid (name) state ppid ... The name may contain a parenthesis.
         if int(text.rpartition(")")[2].split()[1]) == os.getpid():
             yield int(stat.parent.name)

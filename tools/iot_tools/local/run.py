@@ -1,4 +1,4 @@
-"""`make run`: the whole service on one machine, from nothing, until Ctrl-C."""
+"""`make run`: run the whole service on one machine until Ctrl-C."""
 
 import time
 from contextlib import suppress
@@ -22,32 +22,32 @@ from .redis_server import find_redis
 from .supervisor import Supervisor
 from .terminal import Terminal
 
-_EARLIER_RUN_PATIENCE = 3.0
-_FIRST_READING_PATIENCE = 30.0
+_EARLIER_RUN_SECONDS = 3.0
+_FIRST_READING_SECONDS = 30.0
 _TICK = 0.25
 
 
 def run(options: Options) -> int:
-    """Start everything, keep it alive, stop everything; the exit status.
+    """Start all processes, restart those that die, and stop all of them at the end.
 
-    Whatever happens, no child is left behind. 0: we were asked to stop; 1: it didn't start.
+    No child process is left behind. Return 0 after a requested shutdown, 1 if the start failed.
 
     Raises:
-        SettingsError: a variable of the environment is wrong; nothing was started.
+        SettingsError: a variable of the environment is wrong. Nothing was started.
     """
     terminal = Terminal(options.started)
     lock = DirectoryLock(options.data_dir)
     orphans.adopt()
     with ShutdownSignals() as signals:
         try:
-            lock.take(_EARLIER_RUN_PATIENCE)
-            everything = parts.of_this_process(options, (lock.fileno(),))
-            return LocalRun(everything, terminal, signals).run()
+            lock.take(_EARLIER_RUN_SECONDS)
+            all_parts = parts.of_this_process(options, (lock.fileno(),))
+            return LocalRun(all_parts, terminal, signals).run()
         except DirectoryInUseError as error:
-            terminal.show(f"{error}: is another `make run` on? Stop it, or set another DATA_DIR.")
+            terminal.show(f"{error}: stop the other `make run`, or set another DATA_DIR.")
         except LaunchError as error:
             terminal.show(str(error))
-        except OSError as error:  # such as a file of another user's
+        except OSError as error:  # for example a file of another user
             what = f"{error.strerror}: {error.filename}" if error.filename else str(error)
             terminal.show(f"DATA_DIR {options.data_dir} can't be used: {what}")
         finally:
@@ -56,14 +56,14 @@ def run(options: Options) -> int:
 
 
 class LocalRun:
-    """One run, from the first child's start to the last one's end."""
+    """One run, from the start of the first process to the end of the last."""
 
-    def __init__(self, everything: Parts, terminal: Terminal, signals: ShutdownSignals) -> None:
-        self._parts = everything
+    def __init__(self, parts: Parts, terminal: Terminal, signals: ShutdownSignals) -> None:
+        self._parts = parts
         self._terminal = terminal
         self._signals = signals
         self._supervisor = Supervisor(terminal.say, signals)
-        self._settings = everything.settings()
+        self._settings = parts.settings()
         self._began = time.time()
         bind = parse_bind(self._settings.bind)
         if bind is None:
@@ -71,7 +71,7 @@ class LocalRun:
         self._host, self._port = bind
 
     def run(self) -> int:
-        """Start, watch and stop; see `run`."""
+        """Start, supervise and stop the processes. Return the exit status."""
         self._check_port()
         try:
             with suppress(ShutdownRequested):
@@ -91,8 +91,8 @@ class LocalRun:
         host = self._host or "0.0.0.0"  # noqa: S104 -- what an empty host means
         if not is_free(self._port, host):
             raise LaunchError(
-                f"port {self._port} is taken by another program; "
-                f"choose another one, such as: make run PORT={free_port()}"
+                f"another program uses port {self._port}; "
+                f"choose another port, for example: make run PORT={free_port()}"
             )
 
     def _start_stores(self) -> None:
@@ -104,7 +104,7 @@ class LocalRun:
 
     def _prepare_stores(self) -> None:
         if create_keyring_file(Path(self._settings.keyring_file)):
-            self._terminal.say(f"made the encryption keys: {self._settings.keyring_file}")
+            self._terminal.say(f"created the encryption keys: {self._settings.keyring_file}")
         write_writer_keys_file(Path(self._settings.keyring_file), self._parts.writer_keys)
         migration = self._parts.migration()
         try:
@@ -129,11 +129,11 @@ class LocalRun:
             self._terminal.say(f"{devices} simulated RFID interrogator(s) send readings")
 
     def _greet(self) -> None:
-        """Show that it works, and how to use it."""
+        """Wait for the first reading, then print how to use the service."""
         send = self._parts.options.devices == 0
         client = self._client(timeout=5)
         first = FirstReading(client, since=self._began, send=send)
-        came_back = first.wait(self._pause, _FIRST_READING_PATIENCE)
+        came_back = first.wait(self._pause, _FIRST_READING_SECONDS)
         client.close()
         if not came_back:
             self._terminal.say(f"no reading came back yet: see the logs in {self._parts.logs}")
@@ -158,22 +158,22 @@ class LocalRun:
             lines += [f"The simulated readings, under the password {DEMO_PASSWORD}:", f"  {show}"]
         lines += [
             "",
-            self._who_may_use_it(),
-            self._metrics(),
+            self._access_line(),
+            self._metrics_line(),
             f"Logs: {self._parts.logs}. Ctrl-C stops everything.",
             "",
         ]
         return "\n".join(lines)
 
-    def _who_may_use_it(self) -> str:
+    def _access_line(self) -> str:
         if self._settings.tokens_file:
-            return f"It asks for the tokens in {self._settings.tokens_file}."
+            return f"Clients need a token of {self._settings.tokens_file}."
         return (
-            "No tokens are set up (IOT_TOKENS_FILE): "
-            "every client that reaches the service may use it."
+            "No tokens are required (IOT_TOKENS_FILE is not set): "
+            "every client that can connect may use the service."
         )
 
-    def _metrics(self) -> str:
+    def _metrics_line(self) -> str:
         given = self._parts.environment()
         address = given["IOT_METRICS_ADDRESS"]
         ports = (given[f"IOT_{part}_METRICS_PORT"] for part in ("API", "WRITER"))
@@ -192,7 +192,7 @@ class LocalRun:
         self._supervisor.stop()
         left = orphans.end_all()
         if left:
-            self._terminal.say(f"killed {left} processes that were left over")
+            self._terminal.say(f"killed {left} remaining processes")
         self._terminal.say(f"stopped; the data is in {self._parts.options.data_dir}")
 
     def _pause(self, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""Keeps the children alive until we are asked to stop, then ends them in order."""
+"""Restarts child processes that die, and stops all of them in order."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -10,12 +10,12 @@ from iot_tools.cli.shutdown_signals import ShutdownSignals
 from .child import LaunchError
 
 _FIRST_PAUSE = 0.5
-_LONGEST_PAUSE = 30.0
+_MAX_PAUSE = 30.0
 _STABLE_AFTER = 60.0
 
 
 class Part(Protocol):
-    """A child process of any kind, as the supervisor sees it."""
+    """A child process as the supervisor uses it."""
 
     @property
     def name(self) -> str: ...
@@ -41,10 +41,9 @@ class _Watched:
 
 
 class Supervisor:
-    """Starts parts, starts one again when it dies (later and later), stops all in reverse order.
+    """Starts parts, restarts a dead part with growing delays, stops all parts in reverse order.
 
-    Single-threaded and to be used from the main thread: the kernel ends the children when the
-    thread that started them goes.
+    For the main thread only: the kernel ends the children when the thread that started them ends.
     """
 
     def __init__(
@@ -59,43 +58,43 @@ class Supervisor:
         self._first_pause = first_pause
         self._watched: list[_Watched] = []
 
-    def start(self, parts: Iterable[Part], patience: float = 60.0) -> None:
-        """Start parts together and return when all are ready.
+    def start(self, parts: Iterable[Part], seconds: float = 60.0) -> None:
+        """Start parts at once and wait until all are ready.
 
         Raises:
-            LaunchError: one ended, or wasn't ready in time; those started stay ours to stop.
-            ShutdownRequested: we are to stop instead.
+            LaunchError: a part ended, or was not ready in time. Call `stop` for the started parts.
+            ShutdownRequested: a signal arrived.
         """
         waiting = [_Watched(part) for part in parts]
         for watched in waiting:
             self._watched.append(watched)
             watched.part.spawn()
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + seconds
         while not all(watched.part.ready() for watched in waiting):
             self._signals.check()
             for watched in waiting:
-                _must_come_up(watched.part, late=time.monotonic() > deadline)
+                _check_started(watched.part, late=time.monotonic() > deadline)
             self._signals.pause(0.02)
         for watched in waiting:
             watched.up_since = time.monotonic()
 
     @property
     def pids(self) -> list[int]:
-        """The processes whose ends are awaited here."""
+        """The pids of all parts."""
         return [watched.part.pid for watched in self._watched]
 
     def tick(self, now: float) -> None:
-        """Look after every part once, at `now` (as of `time.monotonic`); call it often."""
+        """Check every part once. `now` is `time.monotonic()`. Call this method often."""
         for watched in self._watched:
             if watched.part.running:
                 self._note_progress(watched, now)
             elif watched.start_at is None:
-                self._put_off(watched, now)
+                self._schedule_restart(watched, now)
             elif now >= watched.start_at:
-                self._start_again(watched)
+                self._restart(watched)
 
     def stop(self) -> None:
-        """End every part, the last started first, and the group each leads."""
+        """Stop all parts and their process groups, the last started part first."""
         for watched in reversed(self._watched):
             if not watched.part.stop():
                 self._say(f"{watched.part.name} did not end in time and was killed")
@@ -108,16 +107,16 @@ class Supervisor:
         elif watched.up_since is not None and now - watched.up_since > _STABLE_AFTER:
             watched.failures = 0
 
-    def _put_off(self, watched: _Watched, now: float) -> None:
+    def _schedule_restart(self, watched: _Watched, now: float) -> None:
         part = watched.part
-        pause = min(_LONGEST_PAUSE, self._first_pause * 2**watched.failures)
+        pause = min(_MAX_PAUSE, self._first_pause * 2**watched.failures)
         watched.failures = min(watched.failures + 1, 16)
         watched.up_since = None
         watched.start_at = now + pause
         self._say(f"{part.name} died ({part.ending}); starting it again in {pause:g} s")
         part.clear_group()
 
-    def _start_again(self, watched: _Watched) -> None:
+    def _restart(self, watched: _Watched) -> None:
         watched.start_at = None
         try:
             watched.part.spawn()
@@ -125,9 +124,9 @@ class Supervisor:
             self._say(f"{watched.part.name}: {error}")
 
 
-def _must_come_up(part: Part, *, late: bool) -> None:
-    """Raise LaunchError if the part ended or is late, with the end of its log."""
+def _check_started(part: Part, *, late: bool) -> None:
+    """Raise `LaunchError` with the end of the log if the part ended or is late."""
     if not part.running:
         raise LaunchError(f"{part.name} did not start ({part.ending}):\n{part.log_tail()}")
     if late and not part.ready():
-        raise LaunchError(f"{part.name} is not ready after a long wait:\n{part.log_tail()}")
+        raise LaunchError(f"{part.name} was not ready in time:\n{part.log_tail()}")

@@ -1,4 +1,4 @@
-"""The few lines that `make run` shows."""
+"""The output of `make run`."""
 
 import os
 import sys
@@ -6,9 +6,9 @@ import time
 
 
 class Terminal:
-    """Prints lines with the seconds since `started` (as of `time.time`) in front.
+    """Prints lines, prefixed with the seconds since `started` (as of `time.time`).
 
-    A terminal that was closed is no reason to fail: children still have to be stopped.
+    A closed terminal is no error, because the child processes must still be stopped.
     """
 
     def __init__(self, started: float) -> None:
@@ -16,17 +16,17 @@ class Terminal:
 
     @property
     def elapsed(self) -> float:
-        """Seconds since the start."""
+        """The seconds since the start."""
         return max(0.0, time.time() - self.started)
 
     def say(self, text: str) -> None:
-        """What happens, with the time."""
+        """Print a line with the time."""
         self.show(f"[{self.elapsed:5.1f} s] {text}")
 
     def show(self, text: str) -> None:
-        """Lines as they are."""
+        """Print lines unchanged."""
         try:
             print(text, flush=True)
         except OSError:
-            # Later lines, and Python's own flush at the end, go nowhere rather than fail.
+            # Discard later output, and Python's flush at exit, instead of failing.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

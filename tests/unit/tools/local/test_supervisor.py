@@ -66,7 +66,7 @@ def test_a_part_that_is_never_ready_is_an_error(make_child: MakeChild, said: Sai
     with ShutdownSignals() as signals:
         supervisor = Supervisor(said, signals)
         with pytest.raises(LaunchError, match="api is not ready"):
-            supervisor.start([child], patience=0.1)
+            supervisor.start([child], seconds=0.1)
         supervisor.stop()
     assert not child.running
 

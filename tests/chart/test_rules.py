@@ -73,7 +73,7 @@ def test_prometheus_accepts_the_expressions_of_the_dashboards(
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_alerts_fire_when_they_should(promtool: str, rules: Path, name: str) -> None:
+def test_alerts_fire_as_in_the_cases(promtool: str, rules: Path, name: str) -> None:
     assert CASES[name]["rule_files"] == [rules.name]
     path = rules.with_name(f"cases-of-{name}")
     path.write_text(yaml.safe_dump(CASES[name]), encoding="utf-8")

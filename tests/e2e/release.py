@@ -70,9 +70,7 @@ class Release:
         )
 
     def ask(self, *questions: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Send requests from a pod through the Service, and return the answers; `path` becomes the
-        URL.
-        """
+        """Send requests with a `path` from a pod through the Service, and return the answers."""
         asked = [
             {name: value for name, value in each.items() if name != "path"}
             | {"url": self.url + each["path"]}
@@ -89,8 +87,7 @@ class Release:
 
     @contextmanager
     def load(self, *, devices: int = 6, rate: float = 10.0) -> Iterator[Load]:
-        """Run a load in the cluster within the block; every device has sent when the block
-        starts."""
+        """Run a load within the block, which starts when every device has sent readings."""
         secret = f"{self.names.fullname}-probe"
         body = load_pod(self.names.image, self.url, secret, devices=devices, rate=rate)
         made = Load(self.cluster, self.namespace, body)

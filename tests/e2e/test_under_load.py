@@ -15,8 +15,7 @@ STEPS = {"api": (4, 1, 2), "writer": (4, 1, 2)}
 
 @pytest.mark.parametrize("component", ["api", "writer"])
 def test_killed_pods_lose_and_duplicate_no_reading(release: Release, component: str) -> None:
-    """Pods are killed one by one, then all at once; requests may fail, as there is no grace
-    period."""
+    """Pods are killed one by one, then all at once. Requests to killed API pods may fail."""
     replicas = release.replicas(component)
     with release.load() as load:
         for _ in range(KILLS):

@@ -93,15 +93,12 @@ class Podman:
     def restricted(
         self, image: Image, command: Sequence[str] = (), *, options: Sequence[str] = ()
     ) -> str:
-        """Run a command in a container with the restrictions of the chart, and return its
-        output."""
+        """Run a command with the restrictions of the chart, and return its output."""
         return self("run", "--rm", *RESTRICTED, *options, image.name, *command)
 
     @contextlib.contextmanager
     def started(self, image: Image, options: Sequence[str]) -> Iterator[str]:
-        """Run the command of an image with the restrictions of the chart, and yield the container's
-        id.
-        """
+        """Run an image with the restrictions of the chart, and yield the container's id."""
         container = self("run", "--detach", *RESTRICTED, *options, image.name).strip()
         try:
             yield container

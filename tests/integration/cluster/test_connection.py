@@ -1,4 +1,4 @@
-"""The cluster comes from the service account in a pod, and from the kube config elsewhere."""
+"""The service account in a pod, or else the kube config, selects the cluster."""
 
 import subprocess
 import sys
@@ -79,7 +79,7 @@ def test_an_untrusted_certificate_is_refused(pod: KubeApi, run: Run, tmp_path: P
     assert pod.requests == []
 
 
-def test_a_pod_without_a_token_is_told_what_to_set(pod: KubeApi, run: Run) -> None:
+def test_a_pod_without_a_token_is_an_error(pod: KubeApi, run: Run) -> None:
     (connection.SERVICE_ACCOUNT / "token").unlink()
     said = run(*CREATE)
     assert said.code == 2

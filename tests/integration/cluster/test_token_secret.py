@@ -22,7 +22,7 @@ def names(kube: KubeApi) -> list[str]:
     return [grant.name for grant in parse_tokens(text).grants]
 
 
-def test_create_list_revoke(kube: KubeApi, run: Run) -> None:
+def test_tokens_are_created_listed_and_revoked(kube: KubeApi, run: Run) -> None:
     kube.put("f-tokens", {"tokens.json": new_tokens_text()})
     kube.objects["plant", "f-tokens"]["data"]["binary"] = base64.b64encode(b"\xff\x00").decode()
     kube.objects["plant", "f-tokens"]["metadata"]["labels"] = {"of": "somebody"}

@@ -154,8 +154,7 @@ def test_an_error_of_helm_is_raised(helm: Helm) -> None:
 def test_helm_accepts_every_command(
     change: Callable[[Release], None], release: Release, server: ApiServer
 ) -> None:
-    """helm refuses an unknown option before the first request, and the server fails all
-    requests."""
+    """helm refuses an unknown option before the first request, which the server refuses."""
     begin = len(server.asked)
     server.failures = [500] * 1000
     with pytest.raises(HelmError) as refused:

@@ -44,7 +44,7 @@ def opened(golden: Any, ring: Keyring) -> OpenVault:
     return open_vault(ring, record, secret)
 
 
-def test_keys_derived_from_the_keyring(golden: Any, ring: Keyring) -> None:
+def test_derived_keys_are_stable(golden: Any, ring: Keyring) -> None:
     assert ring.primary_id == 2
     assert ring.lookup(golden["password"].encode()).hex() == golden["lookup"]
     assert {
@@ -54,7 +54,7 @@ def test_keys_derived_from_the_keyring(golden: Any, ring: Keyring) -> None:
     } == golden["derived"]
 
 
-def test_the_key_file_of_writers(golden: Any, ring: Keyring) -> None:
+def test_the_key_file_of_writers_is_stable(golden: Any, ring: Keyring) -> None:
     content = json.loads(writer_keys_text(ring))
     assert (content["version"], content["for"], content["primary"]) == (2, "writer", 2)
     assert content["keys"]["1"] == {
@@ -63,7 +63,7 @@ def test_the_key_file_of_writers(golden: Any, ring: Keyring) -> None:
     }
 
 
-def test_vault(golden: Any, opened: OpenVault) -> None:
+def test_the_vault_opens(golden: Any, opened: OpenVault) -> None:
     assert str(opened.vault_id) == golden["vault"]["vault_id"]
     assert opened.chunk_key(bytes.fromhex(golden["chunk"]["salt"])).hex() == golden["chunk"]["key"]
 
@@ -73,7 +73,7 @@ def test_shard_of_a_vault_never_changes(opened: OpenVault) -> None:
     assert [opened.shard(shards) for shards in (1, 2, 8, 256)] == [0, 1, 5, 117]
 
 
-def test_sealed_entry(golden: Any, ring: Keyring, opened: OpenVault) -> None:
+def test_the_sealed_entry_opens(golden: Any, ring: Keyring, opened: OpenVault) -> None:
     entry = golden["entry"]
     found = Opener(lambda: ring).open(entry["shard"], bytes.fromhex(entry["sealed"]))
     assert found.number == entry["number"]
@@ -85,7 +85,7 @@ def test_sealed_entry(golden: Any, ring: Keyring, opened: OpenVault) -> None:
     assert list(decoded.readings.relative) == [5, -1, 7]
 
 
-def test_encrypted_segment(golden: Any, opened: OpenVault) -> None:
+def test_the_encrypted_segment_opens(golden: Any, opened: OpenVault) -> None:
     segment = golden["segment"]
     bounds = SegmentBounds(**segment["bounds"])
     content = decrypt_segment(opened, bounds, bytes.fromhex(segment["payload"]))

@@ -83,7 +83,7 @@ def test_errors_name_the_fault_and_show_no_key(which: str) -> None:
     assert "a secret that" not in told
 
 
-def test_a_valid_keyring() -> None:
+def test_a_valid_keyring_is_parsed() -> None:
     other = base64.b64encode(bytes(32)).decode()
     ring = parse_keyring(keyring_json(primary=7, keys={"1": KEY, "7": other, str(2**32 - 1): KEY}))
     assert ring.primary_id == 7

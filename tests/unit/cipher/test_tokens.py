@@ -95,7 +95,7 @@ def test_errors_name_the_fault_and_show_no_secret(which: str) -> None:
         assert secret[:20] not in told
 
 
-def test_valid_tokens() -> None:
+def test_valid_tokens_are_parsed() -> None:
     everything = ["ingest", "read", "audit", "admin"]
     found = parse_tokens(
         document(row(), row(name="a.b-c", scopes=everything, sha256=OTHER_HASH))
@@ -151,7 +151,7 @@ def test_new_tokens_are_random_and_well_formed() -> None:
     assert all(re.fullmatch(r"iot_[A-Za-z0-9_-]{43}", token) for token in made)
 
 
-def test_add_and_revoke() -> None:
+def test_tokens_are_added_and_revoked() -> None:
     assert parse_tokens(new_tokens_text()).grants == ()
     one, devices = with_token(new_tokens_text(), "devices", ["ingest"])
     two, people = with_token(one, "people", ["read", "audit"])

@@ -21,7 +21,7 @@ from iot_models.errors import SettingsError
         ("fd://3", None),
     ],
 )
-def test_addresses(text: str, found: tuple[str, int] | None) -> None:
+def test_listen_addresses_are_parsed(text: str, found: tuple[str, int] | None) -> None:
     assert parse_bind(text) == found
 
 
@@ -52,7 +52,7 @@ def test_malformed_addresses_are_refused(text: str, sentence: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["127.0.0.1", "::", "::1", "localhost"])
-def test_metrics_addresses(text: str) -> None:
+def test_metrics_addresses_are_accepted(text: str) -> None:
     assert parse_metrics_address(text) == text
 
 

@@ -134,7 +134,7 @@ def test_certificate_and_key_are_required_together(name: str) -> None:
 
 
 @pytest.mark.parametrize("level", ["DEBUG", "INFO", "WARNING", "ERROR"])
-def test_log_levels(level: str) -> None:
+def test_log_levels_are_accepted(level: str) -> None:
     assert load(REQUIRED | {"IOT_LOG_LEVEL": level}).log_level == level
 
 
@@ -145,7 +145,7 @@ def test_an_unknown_log_level_is_refused(level: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "ingest", "ingest,read", " read , audit ,"])
-def test_anonymous_scopes(text: str) -> None:
+def test_valid_anonymous_scopes_are_accepted(text: str) -> None:
     assert load(REQUIRED | {"IOT_ANONYMOUS_SCOPES": text}).anonymous_scopes == text
 
 
@@ -165,7 +165,7 @@ def test_invalid_anonymous_scopes_are_refused(text: str, sentence: str) -> None:
 
 
 @pytest.mark.parametrize("prefix", ["", "berlin:", "berlin:2:", "a-b_c.d:", "x" * 63 + ":"])
-def test_key_prefixes(prefix: str) -> None:
+def test_valid_key_prefixes_are_accepted(prefix: str) -> None:
     environ = REQUIRED | {"IOT_REDIS_KEY_PREFIX": prefix}
     assert load(environ).redis_key_prefix == prefix
     assert load_key_names(environ) == KeyNames(prefix)

@@ -211,7 +211,7 @@ def test_parse_time_refuses_dates(text: str) -> None:
         ("0001-01-01T00:00:00+14:00", -62_135_596_800_000_000 - 14 * 3_600_000_000),
     ],
 )
-def test_dates(text: str, expected: int) -> None:
+def test_dates_are_parsed(text: str, expected: int) -> None:
     assert parse_time_or_date(text) == expected
 
 

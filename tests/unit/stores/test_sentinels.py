@@ -25,7 +25,7 @@ def sentinels(pool: SentinelConnectionPool) -> list[tuple[str, int]]:
     return [(each["host"], each["port"]) for each in found]
 
 
-def test_a_complete_url() -> None:
+def test_a_complete_url_is_parsed() -> None:
     client, pool = connected("redis+sentinel://us%40r:p%3Ass@a:1,b:2,[::1]:3/mine/7")
     assert pool.service_name == "mine"
     assert pool.is_master
@@ -36,7 +36,7 @@ def test_a_complete_url() -> None:
     assert given["socket_connect_timeout"] == CONNECT_SECONDS
 
 
-def test_a_minimal_url() -> None:
+def test_a_minimal_url_has_defaults() -> None:
     client, pool = connected("redis+sentinel://a/mine")
     assert sentinels(pool) == [("a", 26379)]
     given = client.get_connection_kwargs()

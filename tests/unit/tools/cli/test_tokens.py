@@ -27,7 +27,9 @@ def revoke(path: Path, name: str) -> int:
     return main(["tokens", "revoke", "--file", str(path), "--name", name])
 
 
-def test_create_list_revoke(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_tokens_are_created_listed_and_revoked(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert create(path, "devices") == 0
     assert create(path, "people", "read, audit") == 0
     devices, people = capsys.readouterr().out.split()

@@ -14,7 +14,7 @@ def given(tmp_path: Path, **changes: str) -> dict[str, str]:
     return {**good, "DATA_DIR": str(tmp_path / "data"), **changes}
 
 
-def test_valid_values(tmp_path: Path) -> None:
+def test_valid_values_are_parsed(tmp_path: Path) -> None:
     options = parse(given(tmp_path, PORT="65535", DEVICES="0", TLS="1"))
     assert (options.port, options.devices, options.tls) == (65535, 0, True)
     assert options.data_dir == tmp_path / "data"

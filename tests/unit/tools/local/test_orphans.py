@@ -30,7 +30,7 @@ print(kept.wait(), orphans.end_all(), orphans.end_all())
 """
 
 
-def test_orphans_are_adopted_and_ended() -> None:
+def test_orphans_are_adopted_and_killed() -> None:
     command = [sys.executable, "-c", SCRIPT]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=50)
     orphan, result = done.stdout.splitlines()

@@ -10,6 +10,7 @@ from redis import Redis
 
 from iot_cipher.keyring import create_keyring_file
 from iot_models.names import KeyNames
+from iot_sensor_client import Client
 from iot_tools.local.child import Child
 from iot_tools.local.launcher import Launcher, environment_with
 from iot_tools.local.ports import free_port
@@ -18,9 +19,8 @@ from iot_tools.local.redis_server import RedisServer
 from iot_writer.schema import migrate
 
 from . import readings
-from .http_client import ask
 from .limits import wait_until
-from .load import Connection, Wire, send
+from .load import Wire, send
 from .peers.side import Side, answers
 
 KEYS = KeyNames("")
@@ -109,9 +109,7 @@ class Service(Side):
 
     def ready(self) -> bool:
         """Whether it takes readings."""
-        with Connection(self.port):
-            ask(self.port, "GET", "/readyz")
-        return True
+        return Client(f"http://127.0.0.1:{self.port}").is_ready()
 
 
 @contextmanager

@@ -9,7 +9,6 @@ import random
 import re
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from typing import cast
 
 from redis import Redis
 
+from iot_sensor_client import Client
 from iot_tools.local.ports import free_port
 
 from .load import send
@@ -201,8 +201,8 @@ def _sampling(service: Service) -> Iterator[list[float]]:
 
 def scrape(port: int) -> Samples:
     """Every sample of a process's metrics, by name and labels."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
-        text = answer.read().decode()
+    client = Client(f"http://127.0.0.1:{port}", keep_alive=False)
+    text = client.request("GET", "/metrics").text()
     samples: Samples = {}
     for line in text.splitlines():
         found = _SAMPLE.match(line)

@@ -5,12 +5,12 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
-from bench.http_client import count_in_answer
 from bench.load import send, shared
 from bench.peers.influxdb import InfluxDB
 from bench.peers.side import Side
 from bench.peers.stand_in import RECORDED_READ, StandIn
 from bench.processes import CpuWatch
+from bench.response_counter import count_in_response
 from bench.results import Kind, Row
 from bench.spread import spread
 from bench.stage import Stage, batches
@@ -68,7 +68,7 @@ def fill(side: Side, vault: str, count: int, lanes: int, size: int = 1000) -> No
 def read_all(port: int, vault: str) -> int:
     """Read a vault of this service, or of the stand-in, which has one for all."""
     body = json.dumps({"data": {"db_password": vault}}).encode()
-    return count_in_answer(port, "POST", "/api/iot", body, MARK)
+    return count_in_response(port, "POST", "/api/iot", body, MARK)
 
 
 def _reader(stage: Stage, side: Side, vault: str) -> Read:
@@ -84,7 +84,7 @@ def _influx(side: InfluxDB, vault: str) -> Read:
     path = side.read_path(vault)
 
     def read() -> int:
-        count_in_answer(side.port, "GET", path, b"", b"\n")
+        count_in_response(side.port, "GET", path, b"", b"\n")
         return counted
 
     counted = side.count(vault)

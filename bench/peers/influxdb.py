@@ -1,13 +1,11 @@
 """InfluxDB 1.6, as Debian has it."""
 
-import json
 import os
 from urllib.parse import quote
 
 from bench import readings
-from bench.http_client import ask
 from bench.load import Wire
-from bench.peers.side import Peer
+from bench.peers.side import Peer, request
 from iot_tools.local.ports import free_port
 
 _DATABASE = "bench"
@@ -54,12 +52,12 @@ class InfluxDB(Peer):
 
     def ready(self) -> bool:
         """Whether it answers a ping."""
-        ask(self.port, "GET", "/ping")
+        request(self.port, "GET", "/ping")
         return True
 
     def prepare(self) -> None:
         """Make the database."""
-        ask(self.port, "POST", f"/query?q={quote(f'CREATE DATABASE {_DATABASE}')}")
+        request(self.port, "POST", f"/query?q={quote(f'CREATE DATABASE {_DATABASE}')}")
 
     def stored(self) -> int:
         """Points in the database."""
@@ -76,6 +74,6 @@ class InfluxDB(Peer):
 
     def _count(self, where: str) -> int:
         query = quote(f"SELECT count(phase) FROM reading{where}")  # noqa: S608 - our own names
-        answer = json.loads(ask(self.port, "GET", f"/query?db={_DATABASE}&q={query}"))
+        answer = request(self.port, "GET", f"/query?db={_DATABASE}&q={query}").json()
         series = answer["results"][0].get("series")
         return int(series[0]["values"][0][1]) if series else 0

@@ -9,9 +9,11 @@ from typing import ClassVar
 
 from bench.limits import wait_until
 from bench.load import Wire
+from iot_sensor_client import Client, Response
 from iot_tools.local.child import Child, LaunchError, Program
 
 START_SECONDS = 30
+REQUEST_SECONDS = 120
 ROOT = Path(__file__).parents[2]
 
 
@@ -114,6 +116,16 @@ class Peer(Side):
             tail = "" if self._child is None else self._child.log_tail()
             raise LaunchError(f"{self.name} ended:\n{tail}")
         return answers(self.ready)
+
+
+def request(port: int, method: str, path: str) -> Response:
+    """Send one request. Raise `RuntimeError` unless it succeeds."""
+    url = f"http://127.0.0.1:{port}"
+    client = Client(url, timeout=REQUEST_SECONDS, keep_alive=False)
+    response = client.request(method, path, repeatable=False)
+    if not response.ok:
+        raise RuntimeError(f"{method} {path}: {response.status} {response.text(300)}")
+    return response
 
 
 def answers(ready: Callable[[], bool]) -> bool:

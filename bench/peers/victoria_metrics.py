@@ -1,12 +1,10 @@
 """VictoriaMetrics, as Debian has it."""
 
-import json
 from urllib.parse import quote
 
 from bench import readings
-from bench.http_client import ask
 from bench.load import Wire
-from bench.peers.side import Peer
+from bench.peers.side import Peer, request
 
 
 class VictoriaMetrics(Peer):
@@ -33,14 +31,14 @@ class VictoriaMetrics(Peer):
 
     def ready(self) -> bool:
         """Whether it says it is well."""
-        ask(self.port, "GET", "/health")
+        request(self.port, "GET", "/health")
         return True
 
     def stored(self) -> int:
         """Readings it can find, once it was told to put on disk what it holds in memory."""
-        ask(self.port, "GET", "/internal/force_flush")
+        request(self.port, "GET", "/internal/force_flush")
         query = quote("sum(count_over_time(reading_phase[1d]))")
         at = readings.EPOCH_US // 10**6 + 86_400 // 2
-        answer = json.loads(ask(self.port, "GET", f"/api/v1/query?query={query}&time={at}"))
+        answer = request(self.port, "GET", f"/api/v1/query?query={query}&time={at}").json()
         found = answer["data"]["result"]
         return int(found[0]["value"][1]) if found else 0

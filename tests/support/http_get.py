@@ -1,14 +1,11 @@
 """One GET on a connection of its own."""
 
-import http.client
+from iot_sensor_client import Client
 
 
 def http_get(port: int, path: str, *, address: str = "127.0.0.1") -> tuple[int, bytes]:
-    """Status and body of the answer."""
-    connection = http.client.HTTPConnection(address, port, timeout=20)
-    try:
-        connection.request("GET", path)
-        answer = connection.getresponse()
-        return answer.status, answer.read()
-    finally:
-        connection.close()
+    """Return status and body of the response."""
+    host = f"[{address}]" if ":" in address else address
+    client = Client(f"http://{host}:{port}", timeout=20, keep_alive=False)
+    response = client.request("GET", path, repeatable=False)
+    return response.status, response.body

@@ -1,29 +1,15 @@
 """The real processes of the service, as `make run` starts them, on free ports."""
 
-import http.client
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from iot_cipher.writer_keys import write_writer_keys_file
+from iot_sensor_client import Client, Response
 from iot_tools.local.child import Child, wait_until
-from iot_tools.local.launcher import Launcher, is_ready
+from iot_tools.local.launcher import Launcher
 from iot_tools.local.ports import free_port
-
-
-@dataclass(frozen=True)
-class Answer:
-    """An HTTP answer."""
-
-    status: int
-    headers: http.client.HTTPMessage
-    body: bytes
-
-    def json(self) -> Any:
-        """The body as JSON."""
-        return json.loads(self.body)
 
 
 class Stack:
@@ -47,7 +33,9 @@ class Stack:
 
     def start_api(self, *options: str, wait: bool = True) -> None:
         """Start gunicorn with extra options, and wait until it is ready."""
-        self.api = self._launcher.api(*options, ready=lambda: is_ready(self.port), stop_seconds=20)
+        self.api = self._launcher.api(
+            *options, ready=self._client(self.port).is_ready, stop_seconds=20
+        )
         if wait:
             self.api.start()
         else:
@@ -87,20 +75,15 @@ class Stack:
         headers: Mapping[str, str] | None = None,
         *,
         port: int | None = None,
-    ) -> Answer:
+    ) -> Response:
         """One request on a connection of its own."""
-        connection = self._http(port or self.port)
-        try:
-            connection.request(method, path, body, dict(headers or {}))
-            answer = connection.getresponse()
-            return Answer(answer.status, answer.headers, answer.read())
-        finally:
-            connection.close()
+        with self._client(port or self.port) as client:
+            return client.request(method, path, body, headers, repeatable=False)
 
-    def _http(self, port: int) -> http.client.HTTPConnection:
-        return http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    def _client(self, port: int) -> Client:
+        return Client(f"http://127.0.0.1:{port}", timeout=30)
 
-    def put(self, rows: object) -> Answer:
+    def put(self, rows: object) -> Response:
         """PUT rows as JSON."""
         return self.request("PUT", "/api/iot", json.dumps(rows), _JSON)
 

@@ -2,7 +2,6 @@
 
 import base64
 import contextlib
-import http.client
 import json
 import re
 import subprocess
@@ -20,6 +19,7 @@ from redis import Redis
 
 from iot_models.compression import SEGMENT_LEVEL, compress
 from iot_models.settings import Settings, load
+from iot_sensor_client import Client
 from iot_stores.backlog import Backlog
 from iot_tools.local.postgres_server import PostgresServer, binaries
 from iot_tools.local.redis_server import RedisServer
@@ -185,15 +185,12 @@ def _in_parallel(stack: Stack, method: str, bodies: list[Any]) -> list[bytes]:
     """Send requests, in order per client, over connections that are kept; the answers in order."""
 
     def client(share: list[Any]) -> list[bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", stack.port, timeout=60)
         answers = []
-        for body in share:
-            headers = {"Content-Type": "application/json"}
-            connection.request(method, "/api/iot", json.dumps(body), headers)
-            answer = connection.getresponse()
-            answers.append(answer.read())
-            assert answer.status == (201 if method == "PUT" else 200), answers[-1]
-        connection.close()
+        with Client(f"http://127.0.0.1:{stack.port}", timeout=60) as client:
+            for body in share:
+                response = client.request(method, "/api/iot", json=body, repeatable=False)
+                assert response.status == (201 if method == "PUT" else 200), response.body
+                answers.append(response.body)
         return answers
 
     with ThreadPoolExecutor(CLIENTS) as pool:

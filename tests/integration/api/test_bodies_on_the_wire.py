@@ -8,7 +8,8 @@ from collections.abc import Iterable
 import pytest
 
 from integration.api.asking import JSON, row
-from support.stack import Answer, Stack
+from iot_sensor_client import Response
+from support.stack import Stack
 from support.waiting import wait_until
 
 NDJSON = {"Content-Type": "application/x-ndjson"}
@@ -16,13 +17,13 @@ LIMIT = 16 * 2**20
 LINE = b'{"data": {"db_password": "p"}}'
 
 
-def put(stack: Stack, blocks: Iterable[bytes], headers: dict[str, str]) -> Answer:
+def put(stack: Stack, blocks: Iterable[bytes], headers: dict[str, str]) -> Response:
     """PUT a body of no stated length."""
     connection = http.client.HTTPConnection("127.0.0.1", stack.port, timeout=30)
     try:
         connection.request("PUT", "/api/iot", iter(blocks), headers)
         answer = connection.getresponse()
-        return Answer(answer.status, answer.headers, answer.read())
+        return Response(answer.status, answer.headers, answer.read())
     finally:
         connection.close()
 

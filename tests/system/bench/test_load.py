@@ -8,11 +8,11 @@ from itertools import repeat
 
 import pytest
 from bench import readings, wrk
-from bench.http_client import count_in_answer
 from bench.limits import wait_until, within
 from bench.load import Wire, paced, send, shared
 from bench.peers.stand_in import compared_with_recorded
 from bench.profiles import API_STAGES, LOOP, OTHER, parse
+from bench.response_counter import count_in_response
 from bench.stage import batches, missing
 
 
@@ -80,8 +80,8 @@ def test_an_answer_of_another_status_fails(port: int) -> None:
 
 
 def test_words_that_are_cut_in_two_are_counted(port: int) -> None:
-    assert count_in_answer(port, "PUT", "/", b"0", b"abcababcab") == 500
-    assert count_in_answer(port, "PUT", "/", b"0", b"ca") == 1000
+    assert count_in_response(port, "PUT", "/", b"0", b"abcababcab") == 500
+    assert count_in_response(port, "PUT", "/", b"0", b"ca") == 1000
 
 
 def test_lanes_take_turns_at_one_sequence() -> None:

@@ -12,8 +12,6 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +20,7 @@ from chart.containers import MOUNTED, command, environment
 from chart.made import arguments
 from chart.references import files
 from chart.release import COMPONENT, Object, Pod, Release
+from iot_sensor_client import Client, NoResponseError
 from iot_tools.local.ports import free_port
 from iot_tools.local.redis_server import find_redis
 from support.waiting import wait_until
@@ -117,15 +116,12 @@ class Node:
 
     def get(self, component: str, port: str, path: str) -> tuple[int, str]:
         """Status and body of a page."""
-        url = f"http://127.0.0.1:{self.port(component, port)}{path}"
+        client = Client(f"http://127.0.0.1:{self.port(component, port)}", keep_alive=False)
         try:
-            with urllib.request.urlopen(url, timeout=10) as answer:
-                return answer.status, answer.read().decode()
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, error.read().decode()
-        except OSError:
+            response = client.request("GET", path, repeatable=False)
+        except NoResponseError:
             return 0, ""
+        return response.status, response.text()
 
     def wait_for_probe(self, component: str, kind: str) -> None:
         """Return when the probe succeeds; fail when the container ends before, or never does."""

@@ -1,6 +1,5 @@
 """The rendered pods really run: on real stores, with the Secrets that the hook really makes."""
 
-import http.client
 import json
 import re
 import shlex
@@ -24,6 +23,7 @@ from chart.release import Release
 from chart.rendering import notes, rendered
 from chart.schemas import NEWEST
 from iot_models.metrics import METRICS
+from iot_sensor_client import Client
 from iot_tools.local.postgres_server import PostgresServer
 from iot_tools.local.redis_server import RedisServer
 from support.kube_api import KubeApi
@@ -58,15 +58,10 @@ class Cluster:
         self, method: str, path: str, body: object = None, token: str = ""
     ) -> tuple[int, Any]:
         """One request to the API: status and JSON."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.node.port("api", "http"))
-        headers = {"Content-Type": "application/json"}
-        headers |= {"Authorization": f"Bearer {token}"} if token else {}
-        try:
-            connection.request(method, path, json.dumps(body), headers)
-            answer = connection.getresponse()
-            return answer.status, json.loads(answer.read())
-        finally:
-            connection.close()
+        url = f"http://127.0.0.1:{self.node.port('api', 'http')}"
+        with Client(url, token=token) as client:
+            response = client.request(method, path, json=body, repeatable=False)
+        return response.status, response.json()
 
 
 @pytest.fixture(scope="module")

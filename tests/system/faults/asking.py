@@ -1,17 +1,15 @@
-"""Questions to an API, one connection each."""
+"""Single requests to an API, one connection each."""
 
-import http.client
-from contextlib import suppress
+from iot_sensor_client import Client, NoResponseError
+
+_JSON = {"Content-Type": "application/json"}
 
 
 def ask(port: int, method: str, path: str, content: bytes = b"") -> tuple[int, bytes]:
-    """Status and content of an answer; 0 and nothing when none came."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    """Return status and body of the response, `(0, b"")` without a response."""
+    client = Client(f"http://127.0.0.1:{port}", timeout=60, keep_alive=False)
     try:
-        with suppress(OSError, http.client.HTTPException):
-            connection.request(method, path, content, {"Content-Type": "application/json"})
-            answer = connection.getresponse()
-            return answer.status, answer.read()
-    finally:
-        connection.close()
-    return 0, b""
+        response = client.request(method, path, content, _JSON, repeatable=False)
+    except NoResponseError:
+        return 0, b""
+    return response.status, response.body

@@ -1,14 +1,12 @@
 """The devices: each sends numbered readings over a connection of its own, as careful clients do."""
 
 import random
-import select
-import socket
 import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 
+from iot_sensor_client import Client, NoResponseError
 from system.faults.account import Request
 from system.faults.readings import body
 
@@ -66,13 +64,12 @@ class Device(threading.Thread):
         super().__init__(name=f"device-{number}", daemon=True)
         self.requests: list[Request] = []
         self._number = number
-        self._port = port
         self._pace = pace
         self._passwords = passwords
         self._random = random.Random(f"{seed} {number}")
         self._steady = steady
         self._repeats = repeats
-        self._connection: socket.socket | None = None
+        self._client = Client(f"http://127.0.0.1:{port}", timeout=ANSWER_SECONDS)
         self._next = 0
         self._stopping = threading.Event()
 
@@ -89,7 +86,7 @@ class Device(threading.Thread):
             acknowledged = self._send_one(count)
             self._pace.end(0 if small else count, acknowledged=acknowledged)
             small = self._steady or not acknowledged
-        self._close()
+        self._client.close()
 
     def stop(self) -> None:
         """Send nothing after the request that is under way."""
@@ -99,7 +96,7 @@ class Device(threading.Thread):
         """Send one reading under each password, in this thread; not for a device that runs."""
         for each in range(len(self._passwords())):
             self._send(1, [each])
-        self._close()
+        self._client.close()
 
     def _send_one(self, count: int) -> bool:
         known = range(len(self._passwords()))
@@ -113,71 +110,25 @@ class Device(threading.Thread):
         self._next += request.count
         self.requests.append(request)
         content = body(self._number, request.first, request.count, [known[each] for each in used])
-        message = _message(content, uuid.uuid4().hex if self._repeats else None)
-        request.status = self._answer_to(message)
+        headers = {"Content-Type": "application/json"}
+        if self._repeats:
+            headers["Idempotency-Key"] = uuid.uuid4().hex
+        request.status = self._status_of(content, headers)
         while self._repeats and not request.acknowledged and self._goes_on(request):
             self._stopping.wait(PAUSE_SECONDS)
             request.attempts += 1
-            request.status = self._answer_to(message)
+            request.status = self._status_of(content, headers)
         request.answered_at = time.monotonic()
         return request.acknowledged
 
     def _goes_on(self, request: Request) -> bool:
         return time.monotonic() - request.sent_at < REPEAT_SECONDS
 
-    def _answer_to(self, message: bytes) -> int:
-        """The status of the answer, 0 when none came."""
+    def _status_of(self, content: bytes, headers: dict[str, str]) -> int:
+        """Send a request once. Return the status of the response, 0 without a response."""
         try:
-            connection = self._connected()
-            connection.sendall(message)
-            status, goes_on = _answer(connection)
-        except (OSError, ValueError, KeyError):
-            self._close()
+            return self._client.request(
+                "PUT", "/api/iot", content, headers, repeatable=False
+            ).status
+        except NoResponseError:
             return 0
-        if not goes_on:
-            self._close()
-        return status
-
-    def _connected(self) -> socket.socket:
-        if self._connection is not None and select.select([self._connection], [], [], 0)[0]:
-            self._close()  # the server has closed it while nothing was asked
-        if self._connection is None:
-            address = ("127.0.0.1", self._port)
-            self._connection = socket.create_connection(address, timeout=ANSWER_SECONDS)
-            self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return self._connection
-
-    def _close(self) -> None:
-        if self._connection is not None:
-            with suppress(OSError):
-                self._connection.close()
-        self._connection = None
-
-
-def _message(content: bytes, key: str | None) -> bytes:
-    named = b"Idempotency-Key: %b\r\n" % key.encode() if key else b""
-    return (
-        b"PUT /api/iot HTTP/1.1\r\nHost: faults\r\nContent-Type: application/json\r\n"
-        b"%bContent-Length: %d\r\n\r\n%b" % (named, len(content), content)
-    )
-
-
-def _answer(connection: socket.socket) -> tuple[int, bool]:
-    """Status, and whether the connection stays open. A half answer is none."""
-    received = b""
-    while b"\r\n\r\n" not in received:
-        received += _some(connection)
-    head, _, content = received.partition(b"\r\n\r\n")
-    lines = head.decode("latin-1").lower().split("\r\n")
-    headers = dict(line.split(": ", 1) for line in lines[1:])
-    rest = int(headers["content-length"]) - len(content)
-    while rest > 0:
-        rest -= len(_some(connection))
-    return int(lines[0].split()[1]), headers.get("connection") != "close"
-
-
-def _some(connection: socket.socket) -> bytes:
-    piece = connection.recv(65_536)
-    if not piece:
-        raise ConnectionError("closed before the answer was whole")
-    return piece

@@ -1,70 +1,52 @@
 """Devices that send numbered readings over connections that stay open, and keep account."""
 
-import http.client
 import itertools
 import json
-import select
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from support.stack import Answer
+from iot_sensor_client import Client, NoResponseError, Response
 from support.waiting import wait_until
 
 Row = dict[str, Any]
 
 
-class Client:
-    """Holds one connection to one of several servers, as a balancer does.
+class BalancedClient:
+    """Holds one connection to one of several servers, as a load balancer does.
 
-    It goes to the next server when a connection is refused, or was closed before a request is
-    sent on it. A request that was sent must get its answer: else `ask` raises.
+    The client goes to the next server when a connection is refused, or was closed before a request
+    is sent on it. A request that was sent is not sent again: without a response, `ask` raises.
     """
 
     def __init__(self, ports: Sequence[int]) -> None:
-        self._ports = itertools.cycle(ports)
-        self._tries = len(ports) + 1
-        self._connection: http.client.HTTPConnection | None = None
+        self._clients = [Client(f"http://127.0.0.1:{port}", timeout=30) for port in ports]
+        self._next = itertools.cycle(self._clients)
+        self._current: Client | None = None
 
     def ask(
         self, method: str, path: str, body: str | None = None, headers: dict[str, str] | None = None
-    ) -> Answer:
-        """One request and its answer."""
-        connection = self._open()
-        try:
-            connection.request(method, path, body, headers or {})
-            answer = connection.getresponse()
-            return Answer(answer.status, answer.headers, answer.read())
-        except (OSError, http.client.HTTPException):
-            self.close()
-            raise
+    ) -> Response:
+        """Send one request and return its response. Raises `NoResponseError`."""
+        if self._current is None or not self._current.connected:
+            self._current = next(self._next)
+        refused = 0
+        while True:
+            try:
+                return self._current.request(method, path, body, headers, repeatable=False)
+            except NoResponseError as error:
+                refused += 1
+                nothing_sent = isinstance(error.__cause__, ConnectionRefusedError)
+                if not nothing_sent or refused > len(self._clients):
+                    raise
+            self._current = next(self._next)
 
     def close(self) -> None:
         """Close the connection, if one is open."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-
-    def _open(self) -> http.client.HTTPConnection:
-        held = self._connection
-        if held is not None and held.sock is not None:
-            if not select.select([held.sock], [], [], 0)[0]:
-                return held
-            held.close()
-        refused = 0
-        while True:
-            port = next(self._ports)
-            self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-            try:
-                self._connection.connect()
-            except ConnectionRefusedError:
-                refused += 1
-                if refused == self._tries:
-                    raise
-            else:
-                return self._connection
+        for client in self._clients:
+            client.close()
 
 
 @dataclass
@@ -99,7 +81,7 @@ class Device:
         assert not self._thread.is_alive()
 
     def _run(self) -> None:
-        client = Client(self.ports)
+        client = BalancedClient(self.ports)
         try:
             while not self._stop.is_set():
                 number = self.sent
@@ -111,14 +93,14 @@ class Device:
         finally:
             client.close()
 
-    def _send(self, client: Client, number: int) -> bool:
+    def _send(self, client: BalancedClient, number: int) -> bool:
         data = {"db_password": self.password, "interrogator_time": number, "freeform": number}
         headers = {"Content-Type": "application/json"}
         if self.repeats:
             headers["Idempotency-Key"] = f"{self.password} {number}"
         try:
             answer = client.ask("PUT", "/api/iot", json.dumps({"data": data}), headers)
-        except (OSError, http.client.HTTPException) as error:
+        except NoResponseError as error:
             self.failures.append(f"reading {number}: {error!r}")
             return False
         self.statuses[answer.status] += 1

@@ -4,7 +4,6 @@ A process of its own, so that it does not slow down the devices of a test. Print
 """
 
 import gzip
-import http.client
 import itertools
 import json
 import os
@@ -19,6 +18,7 @@ from contextlib import suppress
 
 import zstandard
 
+from iot_sensor_client import Client, NoResponseError
 from system.reliability.wire_fuzzing import wires
 
 MUTATED = 10_000
@@ -95,11 +95,10 @@ class Siege:
             self._put("large", body, headers)
 
     def _put(self, what: str, body: bytes, headers: dict[str, str]) -> None:
-        with suppress(OSError, http.client.HTTPException):
-            connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=5)
-            connection.request("PUT", "/api/iot", body, headers)
-            self.got[f"{what} {connection.getresponse().status}"] += 1
-            connection.close()
+        client = Client(f"http://127.0.0.1:{self._port}", timeout=5, keep_alive=False)
+        with suppress(NoResponseError):
+            response = client.request("PUT", "/api/iot", body, headers, repeatable=False)
+            self.got[f"{what} {response.status}"] += 1
 
     def _hold_slow_peers(self, number: int) -> None:
         """Sixty clients that send or read almost nothing; one that is closed comes again."""

@@ -14,9 +14,10 @@ import pytest
 from redis import Redis
 
 from iot_models.settings import load
+from iot_sensor_client import Response
 from iot_stores.redis_client import connect_redis
 from support.keys import KEYS
-from support.stack import Answer, Stack
+from support.stack import Stack
 from support.waiting import wait_until
 
 LIMIT = 2**20
@@ -47,7 +48,7 @@ class _Client(threading.Thread):
         super().__init__()
         self.password = f"client {number}"
         self.acknowledged: list[str] = []
-        self.refused: list[Answer] = []
+        self.refused: list[Response] = []
         self.slowest = 0.0
         self._stack = stack
         self._random = random.Random(number)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from iot_sensor_client import Client
 from iot_tools.local.certificate import ensure_certificate
 from support.stack import Stack
 
@@ -32,10 +33,10 @@ class Impatient(Stack):
         made = socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE)
         return self.tls.wrap_socket(made, server_hostname="localhost") if self.tls else made
 
-    def _http(self, port: int) -> http.client.HTTPConnection:
+    def _client(self, port: int) -> Client:
         if self.tls is None:
-            return super()._http(port)
-        return http.client.HTTPSConnection("127.0.0.1", port, context=self.tls, timeout=PATIENCE)
+            return super()._client(port)
+        return Client(f"https://127.0.0.1:{port}", tls_context=self.tls, timeout=PATIENCE)
 
 
 @pytest.fixture(params=["plain", "TLS"])

@@ -11,7 +11,8 @@ import pytest
 from redis import Redis
 
 from iot_models.names import KeyNames
-from support.stack import Answer, Stack
+from iot_sensor_client import Response
+from support.stack import Stack
 from support.waiting import wait_until
 
 NAMES = KeyNames("")
@@ -26,7 +27,7 @@ class Restored:
     postgres: "psycopg.Connection[tuple[object, ...]]"
     sent: int = 0
 
-    def put(self, ack: str = "?ack=stored") -> Answer:
+    def put(self, ack: str = "?ack=stored") -> Response:
         """PUT the next reading."""
         row = {"db_password": "p", "freeform": self.sent, "interrogator_time": self.sent}
         answer = self.stack.request("PUT", f"/api/iot{ack}", json.dumps({"data": row}))

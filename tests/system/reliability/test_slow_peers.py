@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from iot_sensor_client import Client
 from iot_tools.local.certificate import ensure_certificate
 from support.stack import Stack
 from support.waiting import wait_until
@@ -272,5 +273,5 @@ class TlsStack(Stack):
 
     tls: ssl.SSLContext
 
-    def _http(self, port: int) -> http.client.HTTPConnection:
-        return http.client.HTTPSConnection("127.0.0.1", port, context=self.tls, timeout=PATIENCE)
+    def _client(self, port: int) -> Client:
+        return Client(f"https://127.0.0.1:{port}", tls_context=self.tls, timeout=PATIENCE)

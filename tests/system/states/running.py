@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from support.stack import Answer, Stack
+from iot_sensor_client import Response
+from support.stack import Stack
 from support.waiting import wait_until
 
 RECOVERY_SECONDS = 5.0
@@ -45,7 +46,7 @@ class Running:
         assert answer.status == 201, answer
         wait_until(lambda: self._is_stored(self.devices["first"]), seconds=60, what="a reading")
 
-    def put(self, password: str) -> Answer:
+    def put(self, password: str) -> Response:
         """Send one reading."""
         device = self.devices.setdefault(password, Sent(f"{password} of {self._run}"))
         number = next(self._numbers)

@@ -1,13 +1,13 @@
 """A device that sends its readings alternately to several API servers."""
 
-import http.client
 import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count, islice
 from typing import Any
 
-from support.stack import Answer, Stack
+from iot_sensor_client import NoResponseError, Response
+from support.stack import Stack
 
 JSON = {"Content-Type": "application/json"}
 REPEAT_EVERY = 3
@@ -49,14 +49,14 @@ class AlternatingDevice:
             assert again.body == first.body
             assert again.headers["Idempotent-Replayed"] == "true", number
 
-    def _send_to_any(self, number: int, *, start: int) -> Answer:
+    def _send_to_any(self, number: int, *, start: int) -> Response:
         """The first acknowledgement, of a server or of the ones after it."""
         failures: list[object] = []
         for offset in range(2 * len(self.servers)):
             server = self.servers[(start + offset) % len(self.servers)]
             try:
                 answer = self._put(server, number)
-            except (OSError, http.client.HTTPException) as error:
+            except NoResponseError as error:
                 failures.append(error)
                 continue
             if answer.status == 201:
@@ -64,7 +64,7 @@ class AlternatingDevice:
             failures.append(answer)
         raise AssertionError(f"reading {number} was not acknowledged: {failures}")
 
-    def _put(self, server: Stack, number: int) -> Answer:
+    def _put(self, server: Stack, number: int) -> Response:
         data = {"db_password": self.password, "interrogator_time": number, "freeform": number}
         headers = {**JSON, "Idempotency-Key": str(number)}
         return server.request("PUT", "/api/iot", json.dumps({"data": data}), headers)

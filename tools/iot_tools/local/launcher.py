@@ -1,6 +1,5 @@
 """Launches API and writers: for `make run`, the benchmarks and the tests alike."""
 
-import http.client
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -17,18 +16,6 @@ def environment_with(variables: Mapping[str, str]) -> dict[str, str]:
     """Return this process's environment with `variables` as the only `IOT_*` variables."""
     others = {name: text for name, text in os.environ.items() if not name.startswith("IOT_")}
     return {**others, **variables}
-
-
-def is_ready(port: int, host: str = "127.0.0.1") -> bool:
-    """Return whether an API answers `/readyz` with 200."""
-    connection = http.client.HTTPConnection(host, port, timeout=30)
-    try:
-        connection.request("GET", "/readyz")
-        return connection.getresponse().status == 200
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
 
 
 @dataclass

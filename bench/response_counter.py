@@ -1,0 +1,33 @@
+"""Counts a word in a response of any length.
+
+`iot_sensor_client` returns a complete response. A measure of reads receives hundreds of megabytes,
+and must neither keep them nor spend CPU on them that the servers need.
+"""
+
+import http.client
+
+TIMEOUT_SECONDS = 120
+_PIECE_BYTES = 2**20
+
+
+def count_in_response(port: int, method: str, path: str, body: bytes, word: bytes) -> int:
+    """Return how often a word is in a response. The response is read at full speed and not kept.
+
+    Raises:
+        RuntimeError: the status is not a success.
+    """
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_SECONDS)
+    try:
+        connection.request(method, path, body, {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        if response.status >= 300:
+            raise RuntimeError(f"{method} {path}: {response.status} {response.read(300)!r}")
+        count, tail = 0, b""
+        while piece := response.read1(_PIECE_BYTES):
+            text = tail + piece
+            count += text.count(word)
+            # A word that is split between two pieces is in neither: keep what may be its begin.
+            tail = text[max(0, len(text) - len(word) + 1) :]
+        return count
+    finally:
+        connection.close()

@@ -1,4 +1,4 @@
-"""`python -m bench`: every figure in one run, beside what people would use instead."""
+"""`python -m bench`: measure all figures of the service and of its peers in one run."""
 
 import argparse
 import sys
@@ -39,13 +39,13 @@ MEASURES: dict[str, tuple[Measure, float]] = {
     "steps": (measure_steps, 60),
     "profile": (measure_profiles, 120),
 }
-"""In this order, each with the seconds it may take. Sizes are those that batches leave behind."""
+"""Measures in order, each with its time limit in seconds. `sizes` needs the data of `batches`."""
 BESIDE_PEERS = ("batches", "sizes", "read", "singles")
 NOT_IN_QUICK = ("profile",)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure and print; 1 when a part could not be measured."""
+    """Measure and print. Return 1 if a measure failed."""
     given = _parser().parse_args(arguments)
     scale = QUICK if given.quick else FULL
     names = given.only or [name for name in MEASURES if not (given.quick and name in NOT_IN_QUICK)]
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         facts["Versions"], facts["Sides"] = versions(stage), durability(stage)
         for name in sorted(names, key=list(MEASURES).index):
             if name not in BESIDE_PEERS:
-                stage.stop_peers()  # they go on tidying up for minutes
+                stage.stop_peers()  # peers compact their data for minutes
             run(stage, name, *MEASURES[name])
         results = stage.results
     if given.quick:
@@ -74,13 +74,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(stage: Stage, name: str, measure: Measure, seconds: float) -> None:
-    """One measure; that it failed is told in the results, and the others go on."""
+    """Run one measure. A failure is added to the results, and the other measures continue."""
     print(f"measuring: {name} ...", file=sys.stderr, flush=True)
     began = time.monotonic()
     try:
         with within(seconds, name):
             measure(stage)
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is told
+    except Exception as error:  # noqa: BLE001 - every failure is reported
         stage.results.failures.append(f"{name}: {type(error).__name__}: {error}")
         print(f"  failed: {error}", file=sys.stderr)
     print(f"  {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
@@ -96,10 +96,14 @@ def _names(text: str) -> list[str]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="three minutes at most; no RESULTS.md")
-    parser.add_argument("--write", action="store_true", help="write RESULTS.md all the same")
     parser.add_argument(
-        "--only", type=_names, metavar="NAME,...", help=f"some of: {', '.join(MEASURES)}"
+        "--quick", action="store_true", help="at most three minutes; writes no RESULTS.md"
+    )
+    parser.add_argument(
+        "--write", action="store_true", help="write RESULTS.md even if --quick or --only is given"
+    )
+    parser.add_argument(
+        "--only", type=_names, metavar="NAME,...", help=f"any of: {', '.join(MEASURES)}"
     )  # fmt: skip
     return parser
 

@@ -1,8 +1,8 @@
-"""`python -m bench.growth`: what ingest and reads cost as the stored history grows.
+"""`python -m bench.growth`: measure what ingest and reads cost as the stored history grows.
 
-Services with histories of every size stand side by side and are loaded in turn with the same
-readings, so that what else the machine does falls on all of them. CPU seconds are those of all
-processes of the service; pages are counted by Postgres. Autovacuum is off while it is measured.
+Services with histories of different sizes run side by side and get the same load in turn, so that
+other work on the machine affects all of them alike. CPU seconds are those of all processes of a
+service. Postgres counts pages. Autovacuum is off during the measurement.
 """
 
 import argparse
@@ -22,8 +22,8 @@ SHARDS = (1, 2, 4, 8)
 FEW, MANY = READINGS[0], READINGS[-1]
 USUAL_VAULTS, USUAL_SHARDS = 1000, 8
 FULL, BRIEF, QUICK = (5, 50, 100), (5, 40, 32), (2, 15, 40)
-"""Rounds; batches a lane and round; requests a question and round. Brief is a part of `make bench`,
-where it is ingest that is judged.
+"""Rounds; batches per lane and round; requests per kind of read and round. BRIEF is for `make
+bench`, which judges ingest only.
 """
 FLOOR, AIM = 1.15, 1.05
 
@@ -42,24 +42,24 @@ def measure(results: Results, *, quick: bool) -> None:
 def side_by_side(
     sizes: Sequence[Size], shards: Sequence[int], effort: tuple[int, int, int]
 ) -> list[Grown]:
-    """Services with these histories, each measured as the others rest."""
-    rounds, batches, asked = effort
+    """Start services with these histories and measure one at a time while the others are idle."""
+    rounds, batches, requests = effort
     with ExitStack() as stack:
         found = [grow(stack, *each) for each in zip(sizes, shards, strict=True)]
         for number in range(rounds):
-            turn = found[::-1] if number % 2 else found  # nobody is always the first
+            turn = found[::-1] if number % 2 else found  # no service is always the first
             for each in turn:
-                each.feed(batches)
+                each.measure_ingest(batches)
             for each in turn:
-                each.ask(asked)
+                each.measure_reads(requests)
         for each in found:
             each.count_pages()
-            each.weigh()
+            each.measure_redis()
     return found
 
 
 def report(results: Results, found: Sequence[Grown]) -> None:
-    """The bars, and everything that was measured."""
+    """Add the judged row and all details to the results."""
     least, most = found[0], found[-1]
     times = most.size.readings // least.size.readings
     row = Row(f"CPU seconds a million readings, history {times}x", "s", _total(most))
@@ -74,11 +74,11 @@ def report(results: Results, found: Sequence[Grown]) -> None:
         )
         section = "CPU seconds a million readings as the history grows"
         results.detail(section, name, f"{_total(each).text()} s ({parts})")
-    for question in least.reads:
-        section = f"{question}: CPU milliseconds a request; pages of Postgres found and read"
+    for kind in least.reads:
+        section = f"{kind}: CPU milliseconds a request; pages of Postgres found and read"
         for each in found:
-            cost = Spread(tuple(each.reads[question]))
-            text = f"{cost.text()} ms; {each.hit[question]:.0f} + {each.read[question]:.0f}"
+            cost = Spread(tuple(each.reads[kind]))
+            text = f"{cost.text()} ms; {each.hit[kind]:.0f} + {each.read[kind]:.0f}"
             results.detail(section, str(each.size), text)
     for each in found:
         text = f"{each.redis_bytes / 2**20:.1f} MiB in {each.redis_keys} keys"
@@ -86,7 +86,7 @@ def report(results: Results, found: Sequence[Grown]) -> None:
 
 
 def report_shards(results: Results, found: Sequence[Grown], shards: Sequence[int]) -> None:
-    """Ingest with other numbers of shards."""
+    """Add the cost of ingest by number of shards to the results."""
     for number, each in zip(shards, found, strict=True):
         section = "CPU seconds a million readings by shards"
         results.detail(section, f"{number}", f"{_total(each).text()} s")
@@ -99,7 +99,7 @@ def _total(grown: Grown) -> Spread:
 def _numbers(text: str) -> list[int]:
     numbers = [int(part) for part in text.split(",")]
     if not numbers or min(numbers) < 1:
-        raise argparse.ArgumentTypeError("must be whole numbers from 1, by commas")
+        raise argparse.ArgumentTypeError("must be whole numbers from 1, separated by commas")
     return numbers
 
 
@@ -113,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure and print, a table for each number of vaults; 1 when a floor does not hold."""
+    """Measure and print a table for each number of vaults. Return 1 if a floor is not held."""
     given = _parser().parse_args(arguments)
     held, effort = True, QUICK if given.quick else FULL
     for vaults in given.vaults:

@@ -1,8 +1,8 @@
-"""`python -m bench.growth_constants`: measures the constants of the capacity model.
+"""`python -m bench.growth_constants`: measure the constants of the capacity model.
 
-Five loads that differ in what they are made of (jobs, drains, entries, segments, readings) cost
-each part so much CPU; solved for what one of each costs. Sizes are counted where things lie. Prints
-lines for `tools/iot_tools/capacity/costs.py`.
+Five loads contain different numbers of jobs, drains, entries, segments and readings. Their CPU
+seconds give equations, whose solution is the cost of one of each. Sizes are measured in Redis and
+Postgres. Prints lines for `tools/iot_tools/capacity/costs.py`.
 """
 
 import argparse
@@ -31,20 +31,20 @@ FEW, MANY = 4, 200
 LANES = 4
 THINGS = ("job", "drain", "entry", "segment", "reading")
 MICRO = 1e6
-PLACE = 40
-"""Bytes of a key's place in Redis's tables, of keys and of ends."""
+KEY_SLOT_BYTES = 40
+"""Bytes of a key in Redis's tables of keys and of expiry times."""
 
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """What a load was made of, and the CPU seconds of each part."""
+    """The contents of a load, and the CPU seconds of each process."""
 
     things: dict[str, float]
     cpu: dict[str, float]
 
 
 class Bench:
-    """A service, loaded in several ways."""
+    """A service under different loads."""
 
     def __init__(self, service: Service, metrics_port: int, scale: float) -> None:
         self._service, self._port, self._scale = service, metrics_port, scale
@@ -54,13 +54,13 @@ class Bench:
         self.many = [vault_name(number) for number in range(MANY)]
 
     def request(self, vault: str, batch: int, begin: int = 0) -> bytes:
-        """A PUT."""
+        """Return a PUT of `batch` readings."""
         wire = self._service.wire
         body = wire.single(begin, vault).encode() if batch == 1 else wire.batch(begin, batch, vault)
         return wire.request(body)
 
     def loads(self) -> list[Spent]:
-        """Idle, jobs of one drain of one entry, drains, entries, segments, readings."""
+        """Measure an idle service and loads of mostly jobs, drains, entries, segments, readings."""
         number = int(4000 * self._scale)
         singles, many = self._lanes(self.few, number), self._lanes(self.many, number)
         seconds = 20 * self._scale
@@ -112,7 +112,7 @@ class Bench:
         return float(row[0] or 0) if row else 0.0
 
     def queued(self) -> tuple[float, float]:
-        """Bytes in Redis of an entry that waits, and of a reading in one."""
+        """Return the bytes in Redis of an entry in the backlog, and of a reading in it."""
         pid = self._service.pids["writer"]
         os.kill(pid, signal.SIGSTOP)
         try:
@@ -136,8 +136,8 @@ class Bench:
         return int(cast("dict[str, int]", self.redis.info("memory"))["used_memory"])
 
     def stored(self) -> tuple[float, float, float]:
-        """Bytes in Postgres of a segment, and of a reading in one, by what both kinds take; and
-        bytes of WAL for one of them.
+        """Return the bytes in Postgres of a segment and of a reading in it, and the bytes of WAL
+        per byte stored. Small and large segments give two equations.
         """
         sizes, written = [], self._wal()
         lanes = self._lanes(self.many, int(4000 * self._scale))
@@ -158,28 +158,28 @@ class Bench:
         return float(row[0]) if row else 0.0
 
     def keys(self) -> tuple[float, float]:
-        """Bytes in Redis of a segment in the hot window besides its payload, and of a vault."""
+        """Return the bytes in Redis of a hot segment without its payload, and of a vault."""
         segments, indexes, records = (
             list(self.redis.scan_iter(f"{prefix}*", count=1000))
             for prefix in ("iot:hot:segment:", "iot:hot:index:", "iot:vault:")
         )
         payloads = sum(self.redis.strlen(key) for key in segments)
-        held = self._weight([*segments, *indexes])
-        return (held - payloads) / len(segments), self._weight(records) / len(records)
+        total = self._weight([*segments, *indexes])
+        return (total - payloads) / len(segments), self._weight(records) / len(records)
 
     def _weight(self, keys: Sequence[bytes]) -> float:
-        """With each key's place in the table of all."""
+        """Return the bytes of keys, with their slots in Redis's tables."""
         weights = [self.redis.memory_usage(key, samples=0) for key in keys]
-        return sum(weight or 0 for weight in weights) + PLACE * len(keys)
+        return sum(weight or 0 for weight in weights) + KEY_SLOT_BYTES * len(keys)
 
     def close(self) -> None:
-        """Let go of the stores."""
+        """Close the connections to the stores."""
         self._postgres.close()
         self.redis.close()
 
 
 def opening() -> float:
-    """Microseconds of CPU that a password's key takes."""
+    """Return the microseconds of CPU for the key of a password."""
     began = time.process_time()
     for _ in range(10):
         password_key(b"password", bytes(16), load_one("scrypt_log2_n", {}))
@@ -187,9 +187,10 @@ def opening() -> float:
 
 
 def solve(spent: Sequence[Spent], part: str, things: Sequence[str]) -> dict[str, float]:
-    """Microseconds of each thing that a part has to do with; the first of `spent` is idle.
+    """Return the microseconds that each of `things` costs a process. `spent[0]` is an idle service.
 
-    By turns, each from the load that has most of it, none below nothing.
+    Gauss-Seidel iteration: each cost comes from the load that contains most of the thing, and none
+    is negative.
     """
     idle = spent[0].cpu[part] / spent[0].things["second"]
     costs = dict.fromkeys(things, 0.0)
@@ -208,13 +209,13 @@ PARTS = {
     "writer": ("writer", THINGS),
     "Postgres": ("postgres", THINGS),
 }
-"""By the name of its processes: its name among the constants, and what it has to do with."""
+"""By process: the prefix of its constants, and the things it works on."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure and print."""
+    """Measure and print the constants."""
     parser = argparse.ArgumentParser(prog="python -m bench.growth_constants", description=__doc__)
-    parser.add_argument("--scale", type=float, default=1.0, help="of the loads (default 1)")
+    parser.add_argument("--scale", type=float, default=1.0, help="size of the loads (default 1)")
     scale = parser.parse_args(arguments).scale
     port = free_port()
     settings = {"IOT_WRITER_METRICS_PORT": str(port), "IOT_METRICS_ADDRESS": "127.0.0.1"}

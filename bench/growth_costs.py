@@ -1,4 +1,4 @@
-"""What things cost a service whose history has some size: CPU by part, pages, memory."""
+"""The costs of a service with a history of a given size: CPU by process, pages, memory."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -27,7 +27,7 @@ VAULT = "growth"
 LANES = 4
 LAST = 100
 SECONDS = 3600
-"""More than the hot window holds, so that Postgres is asked."""
+"""Longer than the hot window, so that the read goes to Postgres."""
 
 Cost = dict[str, float]
 
@@ -39,23 +39,23 @@ class Grown:
     size: Size
     service: Service
     parts: Parts
-    """The same code in this process, on the same stores."""
+    """The API's code in this process, on the same stores."""
     vault: OpenVault
     window: Window
     ingest: list[Cost] = field(default_factory=list)
-    """CPU seconds a million readings by part, of each round."""
+    """CPU seconds per million readings by process, for each round."""
     reads: dict[str, list[float]] = field(default_factory=dict)
-    """CPU milliseconds a request, of each round."""
+    """CPU milliseconds per request by kind of read, for each round."""
     hit: dict[str, float] = field(default_factory=dict)
-    """Pages a question found in memory."""
+    """Pages that a read found in memory, by kind of read."""
     read: dict[str, float] = field(default_factory=dict)
-    """Pages a question had to read."""
+    """Pages that a read fetched from disk, by kind of read."""
     redis_bytes: int = 0
     redis_keys: int = 0
     _number: int = 0
 
-    def feed(self, batches: int, batch: int = 1000) -> None:
-        """Ingest, and note what it cost."""
+    def measure_ingest(self, batches: int, batch: int = 1000) -> None:
+        """Send readings and record the CPU that ingest took."""
         service, lanes = self.service, []
         for lane in range(LANES):
             begin = self._number * batches * batch
@@ -72,15 +72,15 @@ class Grown:
         self.ingest.append({part: used / million for part, used in watch.used().items()})
 
     def warm(self) -> None:
-        """Open the vaults in every process, and look at everything once."""
+        """Open the vaults in every process and read everything once."""
         self.service.open_vaults([VAULT, *map(vault_name, range(LANES))])
-        self.feed(10)
+        self.measure_ingest(10)
         self.ingest.clear()
         for request in self.requests().values():
-            self._ask(request, 20)
+            self._read(request, 20)
 
     def requests(self) -> dict[str, bytes]:
-        """What is asked, each as a request."""
+        """Return a request for each kind of read."""
         window = self.window
         return {
             f"last {LAST}": _request("POST", f"/last/{LAST}"),
@@ -90,44 +90,44 @@ class Grown:
             "maxtime of all": _request("GET", "/maxtime"),
         }
 
-    def questions(self) -> dict[str, Callable[[], int]]:
-        """The same within this process; each tells how many readings there were."""
+    def calls(self) -> dict[str, Callable[[], int]]:
+        """Return the same reads as calls in this process. Each returns the number of readings."""
         readings, vault, window = self.parts.readings, self.vault, self.window
-        question = ReadFilter(window.low, window.high)
+        read_filter = ReadFilter(window.low, window.high)
         names = list(self.requests())
-        asked: Sequence[Callable[[], int]] = (
+        calls: Sequence[Callable[[], int]] = (
             lambda: _count(readings.latest(vault, LAST)),
-            lambda: _count(readings.select(vault, question)),
+            lambda: _count(readings.select(vault, read_filter)),
             lambda: _count(readings.last_seconds(vault, SECONDS)),
             lambda: int(readings.max_relative_timestamp(vault) is not None),
             lambda: int(readings.max_relative_timestamp() is not None),
         )
-        return dict(zip(names, asked, strict=True))
+        return dict(zip(names, calls, strict=True))
 
-    def ask(self, times: int) -> None:
-        """Ask everything, and note what it cost."""
+    def measure_reads(self, times: int) -> None:
+        """Send requests of each kind of read and record the CPU they took."""
         for name, request in self.requests().items():
             watch = CpuWatch(self.service.pids)
-            self._ask(request, times)
+            self._read(request, times)
             used = sum(watch.used().values())
             self.reads.setdefault(name, []).append(used / times * 1000)
 
-    def _ask(self, request: bytes, times: int) -> None:
-        # A connection each: which process takes one is chance, and all have to do with it.
+    def _read(self, request: bytes, times: int) -> None:
+        # Several connections: each goes to a random process of the API, and all should take part.
         for _ in range(4):
             with Connection(self.service.port) as connection:
                 for _ in range(times // 4):
-                    connection.ask(request, 200)
+                    connection.request(request, 200)
 
     def count_pages(self) -> None:
-        """Note which pages of Postgres each question looks at."""
-        for name, question in self.questions().items():
-            question()  # after which the connection knows the tables
+        """Record how many pages of Postgres each kind of read touches."""
+        for name, call in self.calls().items():
+            call()  # warms up: the connection then knows the tables
             before = self._pages()
-            found = question()
+            found = call()
             after = self._pages()
             if not found:
-                raise RuntimeError(f"{name}: nothing was found")
+                raise RuntimeError(f"{name}: the read returned no reading")
             self.hit[name], self.read[name] = (
                 float(now - then) for now, then in zip(after, before, strict=True)
             )
@@ -138,8 +138,8 @@ class Grown:
             connection.execute("SELECT 1")
             return pages(connection)
 
-    def weigh(self) -> None:
-        """Note what Redis holds."""
+    def measure_redis(self) -> None:
+        """Record the memory and the number of keys of Redis."""
         with Redis.from_url(self.service.redis_url) as client:
             self.redis_bytes = int(cast("dict[str, int]", client.info("memory"))["used_memory"])
             self.redis_keys = cast("int", client.dbsize())
@@ -159,7 +159,7 @@ def _request(method: str, path: str) -> bytes:
 
 
 def grow(stack: ExitStack, size: Size, shards: int) -> Grown:
-    """Start a service, give it a history, and warm it; all of it ends with the stack."""
+    """Start a service, store a history and warm it up. The stack stops the service."""
     service = stack.enter_context(running_service(shards))
     parts = build_service(load({**service.environment, "IOT_API_POSTGRES_POOL": "2"}))
     stack.callback(parts.close)

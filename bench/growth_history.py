@@ -1,9 +1,8 @@
-"""Histories of any size, made in seconds: what the service finds when it has run for months.
+"""Histories of any size, created in seconds, as if the service had run for months.
 
-Of the vault that is read back the segments that a question reaches are encrypted for it, as a
-writer does it. All others, its own and those of other vaults, are rows with true bounds whose
-payloads are random bytes of the true size: to Postgres they are the same, and nobody can open one
-unnoticed.
+The segments that the measured reads reach are encrypted for the vault that is read, as a writer
+encrypts them. All other segments have true bounds and random payloads of the true size: they cost
+Postgres the same, and a read that opens one of them by mistake fails.
 """
 
 import os
@@ -28,33 +27,33 @@ from .readings import freeform
 
 MONTHS = 6
 BATCH = 1000
-"""Readings a segment, where a vault has so many."""
+"""Readings per segment, if a vault has that many."""
 NEWEST = 3
-"""The last segments of the vault that is read: these can be opened, and one in the middle."""
+"""The newest segments of the vault that is read. They are encrypted, like one in the middle."""
 STEP_US = 1000
 _DAY_MS = 86_400_000
 _APART = 7_200_000
-"""Milliseconds between the newest segments: the last hour holds one."""
+"""Milliseconds between the newest segments, so that the last hour holds one."""
 _CLEAR = 5000
-"""Milliseconds around the one in the middle that hold no other."""
+"""Milliseconds around the segment in the middle that hold no other segment."""
 _NOISE = os.urandom(2**22)
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much is stored before anything is measured."""
+    """The size of a history."""
 
     readings: int
     vaults: int
 
     @property
     def segments(self) -> int:
-        """One of `BATCH` readings each; but every vault has one."""
+        """Number of segments: one per `BATCH` readings, and at least one per vault."""
         return max(self.readings // BATCH, self.vaults)
 
     @property
     def batch(self) -> int:
-        """Readings a segment."""
+        """Readings per segment."""
         return max(1, self.readings // self.segments)
 
     def __str__(self) -> str:
@@ -63,21 +62,21 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Relative times, in microseconds, between which `BATCH` readings of the vault lie."""
+    """Relative times in microseconds between which `BATCH` readings of the vault lie."""
 
     low: int
     high: int
 
 
 def fill(postgres_url: str, vault: OpenVault, size: Size, shards: int) -> Window:
-    """Store a history of that size, the vault's share of it and what can be opened among it."""
+    """Store a history. Return the window of the encrypted segment in its middle."""
     now = int(time.time() * 1000)
     begins = [month_begin(now)]
     while len(begins) < MONTHS:
         begins.insert(0, month_begin(begins[0] - 1))
     began = begins[0]
     with psycopg.connect(postgres_url, autocommit=True) as connection:
-        # In the transaction that makes the tables: such rows are not written twice (WAL).
+        # With wal_level=minimal, rows of tables made in the same transaction need no WAL.
         with connection.transaction():
             for begin in begins:
                 ensure_partition(connection, begin)
@@ -96,7 +95,7 @@ def fill(postgres_url: str, vault: OpenVault, size: Size, shards: int) -> Window
 def _rows(
     vault: OpenVault, size: Size, shards: int, began: int, now: int
 ) -> Iterator[SealedSegment]:
-    """The bulk, in the order of receipt; ids below those that the service will give."""
+    """Yield the segments with random payloads by time of receipt, with ids below the service's."""
     ids = [vault.vault_id, *(uuid.uuid4() for _ in range(size.vaults - 1))]
     length = len(_true(vault, began, began, shards, 0, size.batch).payload)
     end, middle = now - NEWEST * _APART, (began + now) // 2
@@ -118,7 +117,7 @@ def _rows(
 
 
 def _ahead(vault_id: uuid.UUID, asked: OpenVault) -> int:
-    """Clocks of other devices began at other times, before and after."""
+    """Return by how much a vault's relative times differ: devices start at different times."""
     if vault_id == asked.vault_id:
         return 0
     return (vault_id.bytes[0] - 100) * _DAY_MS * 1000
@@ -141,7 +140,7 @@ def _true(
 
 
 def pages(connection: Connection) -> tuple[int, int]:
-    """Pages of the history found in memory (hit) and read, ever, indexes and payloads counted."""
+    """Return the pages of the history found in memory and read so far, with indexes and TOAST."""
     row = connection.execute(_PAGES).fetchone()
     assert row is not None  # noqa: S101 - an aggregate has a row
     return int(str(row[0] or 0)), int(str(row[1] or 0))

@@ -1,4 +1,4 @@
-"""Nothing here goes on for ever."""
+"""Time limits."""
 
 import signal
 import time
@@ -9,7 +9,7 @@ from types import FrameType
 
 @contextmanager
 def within(seconds: float, what: str) -> Iterator[None]:
-    """Raise `TimeoutError` in the main thread when the block takes longer."""
+    """Raise `TimeoutError` in the main thread if the block takes longer."""
 
     def ring(number: int, frame: FrameType | None) -> None:
         del number, frame
@@ -27,9 +27,9 @@ def within(seconds: float, what: str) -> Iterator[None]:
 def wait_until(
     condition: Callable[[], bool], seconds: float, what: str, interval: float = 0.01
 ) -> None:
-    """Wait for a condition; `TimeoutError` when it does not come true in time."""
+    """Wait for a condition. Raise `TimeoutError` if it stays false."""
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
-            raise TimeoutError(f"{what}: not so after {seconds:.0f} s")
+            raise TimeoutError(f"{what}: not reached after {seconds:.0f} s")
         time.sleep(interval)

@@ -1,4 +1,8 @@
-"""A load generator that costs little: prepared requests over connections that stay open."""
+"""A load generator: sends prepared requests over connections that stay open.
+
+It shares the cores with the servers that it measures, so it must cost as little CPU as possible. It
+therefore uses sockets and not `iot_sensor_client`, whose requests cost several times as much.
+"""
 
 import re
 import socket
@@ -15,20 +19,20 @@ Lane = Iterable[bytes]
 
 @dataclass(frozen=True, slots=True)
 class Wire:
-    """How a side takes readings over HTTP."""
+    """How a side accepts readings over HTTP."""
 
     method: str
     path: str
     content_type: str
     status: int
-    """Of the answer that acknowledges them."""
+    """Status of the response that acknowledges readings."""
     batch: Callable[[int, int, str], bytes]
-    """(number of the first, how many, vault) -> body."""
+    """Function of the first number, the number of readings and the vault. Returns a body."""
     single: Callable[[int, str], str]
-    """(number, vault) -> body of one reading."""
+    """Function of the number and the vault. Returns the body of one reading."""
 
     def request(self, body: bytes) -> bytes:
-        """A whole HTTP request."""
+        """Return a complete HTTP request."""
         head = (
             f"{self.method} {self.path} HTTP/1.1\r\nHost: bench\r\n"
             f"Content-Type: {self.content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -38,16 +42,17 @@ class Wire:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """How a load went."""
+    """Requests and duration of a load."""
 
     requests: int
     seconds: float
 
 
 def send(port: int, lanes: Sequence[Lane], status: int) -> Sent:
-    """Send each lane's requests one after the other on a connection of its own, all lanes at once.
+    """Send all lanes at the same time, each on its own connection, one request after the other.
 
-    Raises `RuntimeError` for any answer of another status.
+    Raises:
+        RuntimeError: a response has another status.
     """
     failures: list[str] = []
     counts = [0] * len(lanes)
@@ -56,7 +61,7 @@ def send(port: int, lanes: Sequence[Lane], status: int) -> Sent:
         try:
             with Connection(port) as connection:
                 for request in lane:
-                    connection.ask(request, status)
+                    connection.request(request, status)
                     counts[number] += 1
         except (OSError, RuntimeError) as error:
             failures.append(str(error))
@@ -74,7 +79,7 @@ def send(port: int, lanes: Sequence[Lane], status: int) -> Sent:
 
 
 def shared(requests: Iterable[bytes], lanes: int) -> list[Lane]:
-    """Lanes that take turns at one sequence."""
+    """Return lanes that share one sequence of requests."""
     lock, source = threading.Lock(), iter(requests)
 
     def take() -> Iterator[bytes]:
@@ -89,7 +94,7 @@ def shared(requests: Iterable[bytes], lanes: int) -> list[Lane]:
 
 
 def paced(lane: Lane, per_second: float, seconds: float) -> Iterator[bytes]:
-    """A lane's requests, each not before its time, until the seconds are over."""
+    """Yield the requests of a lane at a steady rate, until the seconds are over."""
     began = time.perf_counter()
     for number, request in enumerate(lane):
         now = time.perf_counter() - began
@@ -102,7 +107,7 @@ def paced(lane: Lane, per_second: float, seconds: float) -> Iterator[bytes]:
 
 
 class Connection:
-    """One connection, one request at a time; opened again where the server closes it."""
+    """One connection with one request at a time. Reconnects after the server closed it."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -114,10 +119,11 @@ class Connection:
     def __exit__(self, *_: object) -> None:
         self._close()
 
-    def ask(self, request: bytes, status: int) -> bytes:
-        """The body of the answer, which must tell its length.
+    def request(self, request: bytes, status: int) -> bytes:
+        """Send a request and return the body of the response, which must have a Content-Length.
 
-        Raises `RuntimeError` for an answer of another status.
+        Raises:
+            RuntimeError: the response has another status.
         """
         if self._socket is None:
             self._socket = self._open()
@@ -154,5 +160,5 @@ class Connection:
 def _receive(opened: socket.socket) -> bytes:
     piece = opened.recv(65_536)
     if not piece:
-        raise ConnectionError("the connection was closed before an answer was whole")
+        raise ConnectionError("the server closed the connection before the response was complete")
     return piece

@@ -1,4 +1,4 @@
-"""The machine and the versions, for whoever compares."""
+"""The machine and the versions of a run."""
 
 import os
 import platform
@@ -13,7 +13,7 @@ from .stage import Stage
 
 
 def machine() -> list[tuple[str, str]]:
-    """Cores, memory, kernel, and what else used the processor as this was asked."""
+    """Return cores, memory, kernel and the load by other programs."""
     cpu = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
     memory = re.search(r"MemTotal:\s+(\d+)", Path("/proc/meminfo").read_text(encoding="utf-8"))
     gib = int(memory[1]) / 2**20 if memory else 0
@@ -27,7 +27,7 @@ def machine() -> list[tuple[str, str]]:
 
 
 def versions(stage: Stage) -> list[tuple[str, str]]:
-    """Of every program that took part."""
+    """Return the version of every program that takes part."""
     with Redis.from_url(stage.service.redis_url) as client:
         redis = str(client.info("server")["redis_version"])
     with psycopg.connect(stage.service.postgres_url) as connection:
@@ -39,5 +39,5 @@ def versions(stage: Stage) -> list[tuple[str, str]]:
 
 
 def durability(stage: Stage) -> list[tuple[str, str]]:
-    """What each side promises, and its settings."""
+    """Return the durability and the settings of each side."""
     return [(side.name, f"{side.durability}. Settings: {side.settings}") for side in stage.sides]

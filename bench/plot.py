@@ -1,4 +1,4 @@
-"""The results as a picture."""
+"""The results as a plot."""
 
 import importlib
 import importlib.util
@@ -11,7 +11,7 @@ _TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
 
 
 def draw(results: Results, path: Path) -> bool:
-    """Write a PNG; False where matplotlib isn't installed."""
+    """Write a PNG. Return False if matplotlib is not installed."""
     if importlib.util.find_spec("matplotlib") is None:
         return False
     matplotlib = importlib.import_module("matplotlib")
@@ -61,4 +61,4 @@ def _reached(axes: Any, results: Results) -> None:
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.set_yticks(range(len(labels)), labels, fontsize=7)
     axes.invert_yaxis()
-    axes.set_xlabel("reached, of what is asked (1 = held; aims hatched)")
+    axes.set_xlabel("result relative to its limit (1 = held; aims hatched)")

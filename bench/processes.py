@@ -1,4 +1,4 @@
-"""CPU and memory of processes and all below them, from /proc (Linux)."""
+"""CPU and memory of processes and their descendants, from /proc (Linux)."""
 
 import os
 import threading
@@ -13,15 +13,15 @@ MIB = 2**20
 
 
 def family(pid: int) -> list[int]:
-    """A process and all below it, as far as they live."""
+    """Return a process and its living descendants."""
     found = [pid]
-    for each in found:  # it grows as we go
-        found += _children(each)
+    for process in found:  # the loop also visits the processes that it appends
+        found += _children(process)
     return found
 
 
 def _children(pid: int) -> list[int]:
-    """Those its main thread started; none once it has ended."""
+    """Return the children of the main thread, none after the process ended."""
     try:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii")
     except OSError:
@@ -30,7 +30,7 @@ def _children(pid: int) -> list[int]:
 
 
 def cpu_seconds(pid: int) -> float:
-    """CPU that a process, all below it, and those of them that ended, have used ever."""
+    """Return the CPU seconds of a process and its descendants, including those that ended."""
     ticks = 0
     for each in family(pid):
         try:
@@ -42,7 +42,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 def memory(pid: int) -> tuple[int, int]:
-    """Bytes of a process and all below it: the sum of their shares (PSS), the largest one's RSS."""
+    """Return the bytes of a process with its descendants: the sum of PSS and the largest RSS."""
     total, largest = 0, 0
     for each in family(pid):
         try:
@@ -60,7 +60,7 @@ def memory(pid: int) -> tuple[int, int]:
 
 
 def memory_by_process(pid: int) -> list[tuple[str, int]]:
-    """The share (PSS) of a process and of each below it, by the module that it runs."""
+    """Return the PSS of a process and of each descendant, by the module that it runs."""
     found = []
     for each in family(pid):
         try:
@@ -75,22 +75,22 @@ def memory_by_process(pid: int) -> list[tuple[str, int]]:
 
 @dataclass(slots=True)
 class MemoryWatch:
-    """Samples of a process's memory."""
+    """Samples of the memory of a process and its descendants."""
 
     samples: list[tuple[int, int]] = field(default_factory=list)
 
     @property
     def peak_pss(self) -> int:
-        """Of all processes together."""
+        """Highest PSS of all processes together."""
         return max(pss for pss, _ in self.samples)
 
     @property
     def peak_rss(self) -> int:
-        """Of the largest process."""
+        """Highest RSS of one process."""
         return max(rss for _, rss in self.samples)
 
     def growth(self) -> float:
-        """The mean PSS of the last third over that of the first: 1 is flat."""
+        """Return the mean PSS of the last third divided by that of the first third; 1 is flat."""
         third = max(1, len(self.samples) // 3)
         first = sum(pss for pss, _ in self.samples[:third])
         return sum(pss for pss, _ in self.samples[-third:]) / first
@@ -98,7 +98,7 @@ class MemoryWatch:
 
 @contextmanager
 def watch_memory(pid: int, interval: float = 0.1) -> Iterator[MemoryWatch]:
-    """Sample while the block runs, once at least."""
+    """Sample memory while the block runs, at least once."""
     watch, over = MemoryWatch(), threading.Event()
 
     def sample() -> None:
@@ -117,7 +117,7 @@ def watch_memory(pid: int, interval: float = 0.1) -> Iterator[MemoryWatch]:
 
 
 class CpuWatch:
-    """CPU seconds of several processes between two moments."""
+    """CPU seconds of several processes since the object was created."""
 
     def __init__(self, roots: dict[str, int]) -> None:
         self._roots = roots
@@ -125,7 +125,7 @@ class CpuWatch:
         self._began = time.perf_counter()
 
     def used(self) -> dict[str, float]:
-        """Since this was made, by part."""
+        """Return the CPU seconds used so far, by name."""
         now = self._now()
         return {name: now[name] - self._before[name] for name in now}
 

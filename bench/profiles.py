@@ -1,9 +1,9 @@
-"""Profiles of one API process and of the writer, by py-spy, and the CPU of each stage from them.
+"""Profiles of one API process and of the writer by py-spy, and the CPU of each stage.
 
-py-spy samples a process from outside, 200 times a second, those of its threads that run then; the
-process goes on meanwhile, for to stop it wakes its waiting threads. A sample counts for the stage
-whose code is nearest to the top of its stack, so what a stage has done by libraries counts for it.
-A thread that waits for a core counts as running: a call that wakes another process shows large.
+py-spy samples the running threads of a process from outside, 200 times a second. It does not pause
+the process (`--nonblocking`), because a pause wakes waiting threads. A sample counts for the stage
+whose code is nearest to the top of the stack, so library calls of a stage count for the stage. A
+thread that waits for a core counts as running, so a call that wakes another process looks large.
 """
 
 import shutil
@@ -56,29 +56,29 @@ WRITER_STAGES = {
     "RQ": ("rq/",),
     "drain, all else": ("iot_writer/", "iot_stores/", "iot_models/"),
 }  # fmt: skip
-"""Of each stage, what its files' paths hold. Looked up from the top of a stack on down."""
+"""By stage: parts of the paths of its files. A stack is searched from its top."""
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Samples by stack; a stack is frames from the outermost on, `function (file:line)`."""
+    """Samples by stack. A stack is its frames, `function (file:line)`, from the outermost one."""
 
     stacks: Counter[tuple[str, ...]]
 
     @property
     def samples(self) -> int:
-        """In all."""
+        """Number of samples."""
         return self.stacks.total()
 
     def by_stage(self, stages: dict[str, tuple[str, ...]]) -> dict[str, float]:
-        """The share of each stage, and of all else."""
+        """Return the share of each stage, of the event loop and of all else."""
         shares = Counter[str]()
         for stack, count in self.stacks.items():
             shares[_stage(stack, stages)] += count
         return {name: shares[name] / max(1, self.samples) for name in (*stages, LOOP, OTHER)}
 
     def text(self, top: int = 20) -> str:
-        """The functions in which most time goes: on their own, and with all they call."""
+        """Return the functions that take most time, themselves and with their callees, as text."""
         own, with_all = Counter[str](), Counter[str]()
         for stack, count in self.stacks.items():
             own[_function(stack[-1])] += count
@@ -94,18 +94,18 @@ class Profile:
 
 
 def available() -> str | None:
-    """The path of py-spy, or None."""
+    """Return the path of py-spy, None if it is not installed."""
     beside = Path(sys.executable).with_name("py-spy")
     return str(beside) if beside.exists() else shutil.which("py-spy")
 
 
 class Recording:
-    """py-spy at work on a process for some seconds."""
+    """A running py-spy that records a process."""
 
     def __init__(self, pid: int, seconds: int, path: Path) -> None:
         program = available()
         if program is None:
-            raise RuntimeError("py-spy is not installed; `make bench` brings it")
+            raise RuntimeError("py-spy is not installed: run `make bench`, which installs it")
         self._path, self._seconds = path, seconds
         command = [program, "record", "--pid", str(pid), "--duration", str(seconds)]
         command += ["--rate", str(RATE), "--format", "raw", "--nonblocking"]
@@ -114,20 +114,20 @@ class Recording:
         )
 
     def finish(self) -> Profile:
-        """What it recorded; `RuntimeError` when it could not, as without the right to trace."""
+        """Return the profile. Raise `RuntimeError` if py-spy failed, for example without rights."""
         try:
-            said, _ = self._process.communicate(timeout=self._seconds + 30)
+            output, _ = self._process.communicate(timeout=self._seconds + 30)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.communicate()
             raise
         if self._process.returncode or not self._path.exists():
-            raise RuntimeError(f"py-spy failed: {said.decode(errors='replace')[-300:]}")
+            raise RuntimeError(f"py-spy failed: {output.decode(errors='replace')[-300:]}")
         return parse(self._path.read_text(encoding="utf-8"))
 
 
 def parse(text: str) -> Profile:
-    """Samples as py-spy writes them, a stack a line: `outermost;...;innermost count`."""
+    """Parse py-spy's raw format, one stack per line: `outermost;...;innermost count`."""
     stacks = Counter[tuple[str, ...]]()
     for line in text.splitlines():
         frames, _, count = line.rpartition(" ")
@@ -141,12 +141,12 @@ def _stage(stack: tuple[str, ...], stages: dict[str, tuple[str, ...]]) -> str:
         for name, places in stages.items():
             if any(place in frame for place in places):
                 return name
-    # Its sockets are everybody's: what is under a stage counted for that one.
+    # The event loop last: all stages use its sockets, and such samples count for the stage.
     return LOOP if any("gevent/" in frame for frame in stack) else OTHER
 
 
 def _function(frame: str) -> str:
-    """`function (package/file.py)`, without the folders above and the line."""
+    """Return a frame as `function (package/file.py)`."""
     name, _, place = frame.partition(" (")
     file = place.rstrip(")").rpartition(":")[0] or place.rstrip(")")
     return f"{name} ({'/'.join(file.split('/')[-2:])})"

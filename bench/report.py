@@ -1,4 +1,4 @@
-"""RESULTS.md: the results of one run with all that is needed to judge them."""
+"""RESULTS.md: the results of one run, with the method, the machine and the versions."""
 
 import time
 from collections.abc import Iterable
@@ -13,23 +13,23 @@ RESULTS = Path(__file__).with_name("RESULTS.md")
 PLOT = RESULTS.with_suffix(".png")
 
 METHOD = """\
-All sides take the same readings, in batches of the same size, over HTTP on loopback from one load
-generator that shares the cores with them. Rounds alternate: ours, each peer, ours, ... Figures are
-medians, with the lowest and the highest round; a ratio is that of the two sides of one round, and
-its median is what counts. Batches go over {lanes} connections, each with a vault of its own, from
-the first byte sent until everything is durable as the table of sides tells. Single requests are
-wrk's ({threads} threads, {connections} connections). Vaults are opened beforehand: a password costs
-an API process one scrypt, and then none for ten minutes.
+All sides get the same readings, in batches of the same size, over HTTP on loopback. One load
+generator sends them and shares the cores with the servers. The sides take turns in each round.
+Figures are medians, with the lowest and the highest round. A ratio compares the two sides of one
+round, and its median counts. Batches go over {lanes} connections, each with its own vault. They are
+timed from the first byte sent until all readings are durable; the table of sides says what durable
+means. wrk sends the single requests ({threads} threads, {connections} connections). All vaults are
+opened before, because the first use of a password costs each API process one scrypt.
 
-CPU by process is what /proc counts, with all below it. CPU by stage is that of the process, shared
-out by py-spy's samples: each counts for the stage whose code is nearest to the top of its stack.
-A thread that waits for a core counts as running, so a call that wakes another process shows large.
-Step by step, it is the CPU of one thread that calls each step's function alone, without servers.
+CPU by process comes from /proc, with all descendants. CPU by stage divides the CPU of the process
+by py-spy's samples: a sample counts for the stage whose code is nearest to the top of the stack. A
+thread that waits for a core counts as running, so a call that wakes another process looks large.
+CPU step by step is that of one thread that calls the function of each step alone, without servers.
 
-The old server is no part of this project. Its stand-in (`bench/peers/old_server.py`) does the same
-work in the same order; beside it stands what was recorded of the real one on two cores: 1,430
-requests/s with one reading each, 115,000 readings/s acknowledged and 42,000 stored in batches of
-1000, 491,476 readings read back in 8.2 s, 178 bytes a reading."""
+The old server is not part of this project. Its stand-in (`bench/peers/old_server.py`) does the same
+work in the same order. The figures recorded of the real server on two cores are: 1,430 requests/s
+with one reading each, 115,000 readings/s acknowledged and 42,000 stored in batches of 1000, 491,476
+readings read back in 8.2 s, 178 bytes a reading."""
 
 
 def write(
@@ -40,7 +40,7 @@ def write(
     method = METHOD.format(lanes=scale.lanes, threads=THREADS, connections=CONNECTIONS)
     lines = ["# Results", "", f"Written by `make bench` on {began} UTC; {scale.name} run.", ""]
     if plotted:
-        lines += [f"![what was reached]({PLOT.name})", ""]
+        lines += [f"![results relative to their limits]({PLOT.name})", ""]
     lines += [markdown(results), "", "## Notes", ""]
     lines += [
         f"- {note}"

@@ -1,4 +1,4 @@
-"""What was measured, and whether what was asked of it holds."""
+"""The figures of a run, and whether they keep their limits."""
 
 import operator
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from .spread import Spread, number
 
 
 class Kind(StrEnum):
-    """What is asked: to be held always, or to be come near to."""
+    """The kind of a limit: a floor must be held, an aim is a target."""
 
     FLOOR = "floor"
     AIM = "aim"
@@ -17,29 +17,29 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One thing that is asked of a figure."""
+    """A limit of a figure."""
 
     kind: Kind
     text: str
     ratio: Spread | None
-    """The figure over what it is compared with; None when that was not measured."""
+    """The figure divided by its reference; None if one of them was not measured."""
     bound: float
-    """What the ratio must reach, or stay under."""
+    """The limit of the ratio."""
     holds: Callable[[float, float], bool]
 
     @property
     def held(self) -> bool | None:
-        """By the median; None when it can't be told."""
+        """Whether the median keeps the limit; None if it was not measured."""
         return None if self.ratio is None else self.holds(self.ratio.median, self.bound)
 
     @property
     def verdict(self) -> str:
-        """For people."""
+        """`held` as text."""
         return {True: "held", False: "NOT HELD", None: "not measured"}[self.held]
 
     @property
     def reached(self) -> float | None:
-        """How much of what is asked is reached: 1 and more is held."""
+        """The ratio relative to its limit: 1 or more is held."""
         if self.ratio is None:
             return None
         share = self.ratio.median / self.bound
@@ -48,7 +48,7 @@ class Bar:
 
 @dataclass(slots=True)
 class Row:
-    """A figure of performance.md."""
+    """A figure with its limits."""
 
     figure: str
     unit: str
@@ -59,20 +59,20 @@ class Row:
     def at_least(
         self, kind: Kind, factor: float, of: str, reference: Spread | float | None
     ) -> "Row":
-        """Ask for `factor` times the reference or more."""
-        return self._ask(kind, f"{factor:g} x {of}", factor, reference, operator.ge)
+        """Add the limit: at least `factor` times the reference."""
+        return self._add_limit(kind, f"{factor:g} x {of}", factor, reference, operator.ge)
 
     def at_most(
         self, kind: Kind, factor: float, of: str, reference: Spread | float | None
     ) -> "Row":
-        """Ask for `factor` times the reference or less."""
-        return self._ask(kind, f"at most {factor:g} x {of}", factor, reference, operator.le)
+        """Add the limit: at most `factor` times the reference."""
+        return self._add_limit(kind, f"at most {factor:g} x {of}", factor, reference, operator.le)
 
     def below(self, kind: Kind, bound: float, unit: str) -> "Row":
-        """Ask for at most so much."""
-        return self._ask(kind, f"at most {number(bound)} {unit}", bound, 1.0, operator.le)
+        """Add the limit: at most `bound`."""
+        return self._add_limit(kind, f"at most {number(bound)} {unit}", bound, 1.0, operator.le)
 
-    def _ask(
+    def _add_limit(
         self,
         kind: Kind,
         text: str,
@@ -87,7 +87,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Detail:
-    """Something else that was measured."""
+    """A measured value without a limit."""
 
     section: str
     name: str
@@ -96,30 +96,30 @@ class Detail:
 
 @dataclass(slots=True)
 class Results:
-    """All of one run."""
+    """The results of one run."""
 
     rows: list[Row] = field(default_factory=list)
     details: list[Detail] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    """Sentences that a reader of the table must know."""
+    """Remarks on the table."""
     failures: list[str] = field(default_factory=list)
-    """Parts that could not be measured."""
+    """Measures that failed, with their errors."""
     profiles: dict[str, str] = field(default_factory=dict)
     speeds: dict[str, dict[str, Spread]] = field(default_factory=dict)
-    """By figure and side, for the plot."""
+    """Values by figure and side."""
 
     def detail(self, section: str, name: str, value: Spread | str, unit: str = "") -> None:
-        """Keep something that is worth telling."""
+        """Add a detail."""
         text = value if isinstance(value, str) else f"{value.text()} {unit}".rstrip()
         self.details.append(Detail(section, name, text))
 
     def speed(self, figure: str, side: str) -> Spread | None:
-        """What a side reached, if it was measured."""
+        """Return the value of a side, None if it was not measured."""
         return self.speeds.get(figure, {}).get(side)
 
     @property
     def missed_floors(self) -> list[str]:
-        """Figures of which a floor does not hold."""
+        """Floors that are not held."""
         return [
             f"{row.figure}: {bar.text}"
             for row in self.rows

@@ -1,41 +1,41 @@
-"""How much of everything is sent and for how long."""
+"""The sizes and durations of a run."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """The size of a run."""
+    """The sizes and durations of all measures."""
 
     name: str
     rounds: int
     lanes: int
-    """Connections, each with a vault of its own, that send batches at a time."""
+    """Connections that send batches at the same time, each with its own vault."""
     batches: int
-    """Batches a connection sends in a round."""
+    """Batches per connection and round."""
     batch: int
-    """Readings a batch."""
+    """Readings per batch."""
     single_seconds: int
-    """How long wrk sends single readings to a side in a round."""
+    """Seconds per side and round during which wrk sends single readings."""
     read: int
-    """Readings of the vault that is read back."""
+    """Readings in the vault that is read back."""
     streamed: int
-    """Readings of the vault that is read as memory is watched."""
+    """Readings in the vault that is read while memory is sampled."""
     rows: int
-    """Rows of the baseline that encrypts each reading."""
+    """Rows of the baseline with one encrypted row per reading."""
     fresh_seconds: float
-    """How long readings are sent and awaited at half load."""
+    """Seconds during which freshness is measured at half of full load."""
     fresh_singles: int
-    """Requests a connection sends to find out full load with one reading each."""
+    """Requests per connection that find the full load with one reading each."""
     profile_seconds: int
     starts: int
-    """How often the service is started from nothing."""
+    """Number of starts of `make run` with an existing environment."""
     fresh_install: bool
     """Whether `make run` is also timed without a virtual environment."""
 
     @property
     def readings(self) -> int:
-        """Readings a side gets in a round."""
+        """Readings per side and round."""
         return self.lanes * self.batches * self.batch
 
 

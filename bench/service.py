@@ -1,4 +1,4 @@
-"""The service under test: its real processes on loopback, data in a temporary folder."""
+"""The service under test: its real processes on loopback, with data in a temporary folder."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -62,8 +62,8 @@ class Service(Side):
             "IOT_API_METRICS_PORT": str(free_port()),
             "IOT_WRITER_METRICS_PORT": "0",
             "IOT_LOG_LEVEL": "ERROR",
-            # Hundreds of vaults are created from one address. What is measured is what they cost
-            # once they are open.
+            # The bench creates hundreds of vaults from one address, and measures the cost of open
+            # vaults only.
             "IOT_SCRYPT_LOG2_N": "10",
             "IOT_GUESS_LIMIT": "1000000",
         }
@@ -73,16 +73,16 @@ class Service(Side):
         self._postgres = psycopg.connect(postgres.url, autocommit=True)
 
     def close(self) -> None:
-        """Let go of its stores."""
+        """Close the connections to the stores."""
         self._redis.close()
         self._postgres.close()
 
     def stored(self) -> int:
-        """Readings committed."""
+        """Return the number of readings committed in Postgres."""
         return self._number(_STORED)
 
     def history_bytes(self) -> int:
-        """What the history takes in Postgres, indexes and TOAST counted."""
+        """Return the bytes of the history in Postgres, with indexes and TOAST."""
         self._postgres.execute("CHECKPOINT")
         return self._number(_SIZE)
 
@@ -91,9 +91,9 @@ class Service(Side):
         wait_until(self._is_drained, SETTLE_SECONDS, "the backlog is drained")
 
     def open_vaults(self, vaults: list[str]) -> None:
-        """Have every API process open them: each vault costs a process one scrypt, once."""
+        """Open vaults in every API process, which costs a process one scrypt per vault."""
         requests = [self.wire.request(self.wire.single(0, vault).encode()) for vault in vaults]
-        # Which process takes a connection is chance; of so many, each gets some.
+        # A connection goes to a random process. With this many, every process gets some.
         send(self.port, [requests] * 8 * PROCESSES, self.wire.status)
         self.settle()
 
@@ -108,7 +108,7 @@ class Service(Side):
         return int(row[0] or 0) if row else 0
 
     def ready(self) -> bool:
-        """Whether it takes readings."""
+        """Return whether the service accepts readings."""
         return Client(f"http://127.0.0.1:{self.port}").is_ready()
 
 
@@ -116,7 +116,7 @@ class Service(Side):
 def running_service(
     shards: int = SHARDS, settings: Mapping[str, str] | None = None
 ) -> Iterator[Service]:
-    """The service, started, with `settings` (`IOT_*`) of its own; all of it ends with the block."""
+    """Start the service, with additional `settings` (`IOT_*`). It stops at the end of the block."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="iot-bench-")))
         redis, postgres = RedisServer(folder / "redis"), PostgresServer(folder / "postgres")

@@ -1,14 +1,14 @@
-"""A simulator of the queue: requests -> shards -> drains by writers, event by event.
+"""A discrete-event simulator of the backlog: requests, shards, and drains by writers.
 
-`python -m bench.simulator --rate 2000 --writers 2` tells how long readings take from acknowledged
-to stored and how much waits meanwhile; `--check` runs the real service at a few loads and prints
-both. What a drain costs is given; what comes of it (how many entries a drain gathers, how long they
-wait, when the backlog grows without end) is found by playing it through.
+`python -m bench.simulator --rate 2000 --writers 2` prints how long readings take from acknowledged
+to stored, and how many entries wait. `--check` runs the real service at several loads and prints
+both. The costs of a drain are inputs. The simulator finds out how many entries a drain takes, how
+long they wait, and when the backlog grows without limit.
 
-As in the service: an append queues its shard's drain unless it waits already. A writer that is
-idle takes up the job, and with it all drains that wait; it stores what those shards hold, up to a
-limit, in one transaction. A linger later it looks for more, and is idle again when there is none. A
-shard that another writer is at is left to it.
+Rules of the service: an append queues a drain of its shard unless one is queued. An idle writer
+takes the job and all queued drains, and stores the entries of those shards, up to a limit, in one
+transaction. A linger later it looks for more drains, and is idle if there are none. A shard that
+another writer drains is left to that writer.
 """
 
 import argparse
@@ -23,106 +23,106 @@ from itertools import count
 
 
 class Arrivals(StrEnum):
-    """How requests come."""
+    """How requests arrive."""
 
     POISSON = "poisson"
     PERIODIC = "periodic"
     BURSTY = "bursty"
-    """A second's requests within a tenth of it, then nothing."""
+    """All requests of a second arrive in its first tenth."""
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What is sent."""
+    """The requests that are sent."""
 
     rate: float
-    """Requests a second."""
+    """Requests/s."""
     batch: int = 1
-    """Readings a request."""
+    """Readings per request."""
     seconds: float = 20.0
     arrivals: Arrivals = Arrivals.POISSON
 
 
 @dataclass(frozen=True, slots=True)
 class Plant:
-    """What serves it. Times are seconds of the clock: CPU and waiting for disks alike."""
+    """The service. Times are wall-clock seconds, with waits for disks."""
 
     writers: int = 1
     shards: int = 8
     linger: float = 0.025
-    """Between two drains of a writer."""
+    """Seconds between two drains of a writer."""
     job: float = 0.003
-    """Until RQ has handed a job to a writer that is idle."""
+    """Seconds until RQ has handed a job to an idle writer."""
     drain: float = 0.004
-    """Of a drain, whatever is in it."""
+    """Fixed seconds of a drain. `entry` and `reading` come on top."""
     entry: float = 0.0001
     reading: float = 0.000003
-    most_readings: int = 150_000
-    """Of one drain."""
+    max_readings: int = 150_000
+    """Largest number of readings in a drain."""
     backlog_readings: int = 10_000_000
-    """That may wait; beyond it requests are refused."""
+    """Readings that may wait. Beyond it requests are refused."""
 
     def work(self, entries: int, readings: int) -> float:
-        """How long one drain takes."""
+        """Return the seconds of one drain."""
         return self.drain + entries * self.entry + readings * self.reading
 
     def limit(self, batch: int) -> float:
-        """Requests a second that can be stored at most, drains being full."""
-        entries = max(1, self.most_readings // batch)
+        """Return the most requests/s that can be stored, with full drains."""
+        entries = max(1, self.max_readings // batch)
         writers = min(self.writers, self.shards)
         return writers * entries / (self.linger + self.work(entries, entries * batch))
 
 
 @dataclass(slots=True)
-class Played:
-    """What came of it."""
+class SimulationResult:
+    """The result of a simulation."""
 
     arrived: int = 0
     refused: int = 0
     drains: int = 0
     seconds: float = 0.0
-    """Until the last was stored."""
+    """Until the last request was stored."""
     busy: float = 0.0
-    """Seconds that writers worked, added up."""
+    """Seconds that all writers worked, in sum."""
     waits: list[float] = field(default_factory=list)
-    """From acknowledged to stored, of every request."""
+    """Seconds from acknowledged to stored, for each request."""
     oldest_waits: list[float] = field(default_factory=list)
-    """Of each drained shard's oldest, which is what `iot_stored_after_seconds` tells."""
+    """The same for the oldest request of each drained shard, as `iot_stored_after_seconds`."""
     entry_seconds: float = 0.0
-    """Entries that wait, integrated over time."""
+    """Waiting entries, integrated over time."""
     max_waiting: int = 0
     waiting_at_end: int = 0
-    """When the last request came."""
+    """Entries that waited when the last request arrived."""
 
     @property
     def stored(self) -> int:
-        """Requests."""
+        """Number of stored requests."""
         return len(self.waits)
 
     @property
     def entries_a_drain(self) -> float:
-        """On average."""
+        """Mean number of entries in a drain."""
         return self.stored / max(1, self.drains)
 
     @property
     def waiting(self) -> float:
-        """Entries in the backlog, on average over time."""
+        """Mean number of entries in the backlog, over time."""
         return self.entry_seconds / self.seconds if self.seconds else 0.0
 
 
 def quantile(values: Sequence[float], share: float) -> float:
-    """The value below which that share of them lies."""
+    """Return the value below which a share of the values lies."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
 
 
-def moments(load: Load, chance: random.Random) -> Iterator[float]:
-    """When requests come."""
+def arrival_times(load: Load, generator: random.Random) -> Iterator[float]:
+    """Yield the times at which requests arrive, in seconds."""
     if load.arrivals is Arrivals.POISSON:
-        now = chance.expovariate(load.rate)
+        now = generator.expovariate(load.rate)
         while now < load.seconds:
             yield now
-            now += chance.expovariate(load.rate)
+            now += generator.expovariate(load.rate)
         return
     for number in range(int(load.rate * load.seconds)):
         even = number / load.rate
@@ -130,44 +130,44 @@ def moments(load: Load, chance: random.Random) -> Iterator[float]:
 
 
 class _Shard:
-    __slots__ = ("entries", "queued", "taken")
+    __slots__ = ("draining", "entries", "queued")
 
     def __init__(self) -> None:
         self.entries: deque[float] = deque()
-        """When those that wait came; what a drain is at is still among them."""
+        """Arrival times of the waiting entries. A drain removes its entries when it ends."""
         self.queued = False
-        self.taken = False
+        self.draining = False
 
 
 class Simulation:
-    """One run."""
+    """One run of the simulator."""
 
     def __init__(self, load: Load, plant: Plant, seed: int = 1) -> None:
         self._load, self._plant = load, plant
-        self._chance = random.Random(seed)  # noqa: S311 - it is to be repeatable
+        self._generator = random.Random(seed)  # noqa: S311 - runs must be repeatable
         self._shards = [_Shard() for _ in range(plant.shards)]
         self._jobs: deque[int] = deque()
         self._free = list(range(plant.writers))
         self._events: list[tuple[float, int, str, tuple[int, ...]]] = []
         self._order = count()
         self._now = 0.0
-        self._held = 0
-        self._played = Played()
+        self._waiting = 0
+        self._result = SimulationResult()
 
-    def run(self) -> Played:
-        """Play until all is stored."""
-        played = self._played
-        for moment in moments(self._load, self._chance):
+    def run(self) -> SimulationResult:
+        """Run until all requests are stored."""
+        result = self._result
+        for moment in arrival_times(self._load, self._generator):
             self._advance(moment)
             self._arrive()
-            played.waiting_at_end = self._held
+            result.waiting_at_end = self._waiting
         while self._events:
             self._advance(self._events[0][0])
-        played.seconds = self._now
-        return played
+        result.seconds = self._now
+        return result
 
     def _advance(self, moment: float) -> None:
-        """Let everything happen up to a moment."""
+        """Process all events up to a moment."""
         while self._events and self._events[0][0] <= moment:
             at, _, what, arguments = heapq.heappop(self._events)
             self._pass(at)
@@ -178,22 +178,22 @@ class Simulation:
         self._pass(moment)
 
     def _pass(self, moment: float) -> None:
-        self._played.entry_seconds += self._held * (moment - self._now)
+        self._result.entry_seconds += self._waiting * (moment - self._now)
         self._now = moment
 
     def _at(self, moment: float, what: str, *arguments: int) -> None:
         heapq.heappush(self._events, (moment, next(self._order), what, arguments))
 
     def _arrive(self) -> None:
-        played, plant = self._played, self._plant
-        played.arrived += 1
-        if (self._held + 1) * self._load.batch > plant.backlog_readings:
-            played.refused += 1
+        result, plant = self._result, self._plant
+        result.arrived += 1
+        if (self._waiting + 1) * self._load.batch > plant.backlog_readings:
+            result.refused += 1
             return
-        number = self._chance.randrange(plant.shards)
+        number = self._generator.randrange(plant.shards)
         self._shards[number].entries.append(self._now)
-        self._held += 1
-        played.max_waiting = max(played.max_waiting, self._held)
+        self._waiting += 1
+        result.max_waiting = max(result.max_waiting, self._waiting)
         self._queue(number)
 
     def _queue(self, number: int) -> None:
@@ -203,26 +203,26 @@ class Simulation:
             self._wake()
 
     def _wake(self) -> None:
-        # It wakes one that is idle; a writer that is not looks for itself, a linger later.
+        # A job wakes an idle writer. A busy writer looks for jobs itself, a linger after its drain.
         if self._free:
             self._at(self._now + self._plant.job, "look", self._free.pop())
 
     def _look(self, writer: int) -> None:
-        """Take the drains that wait; their shards up to a limit, but for those taken."""
+        """Take all queued drains up to the limit, except those of shards that are being drained."""
         numbers = list(self._jobs)
         self._jobs.clear()
-        room = max(1, self._plant.most_readings // self._load.batch)
+        room = max(1, self._plant.max_readings // self._load.batch)
         taken: list[int] = []
         left: list[int] = []
         for number in numbers:
             shard = self._shards[number]
             shard.queued = False
-            entries = 0 if shard.taken else min(len(shard.entries), room)
+            entries = 0 if shard.draining else min(len(shard.entries), room)
             if entries:
-                shard.taken = True
+                shard.draining = True
                 taken += (number, entries)
                 room -= entries
-            elif shard.entries and not shard.taken:
+            elif shard.entries and not shard.draining:
                 left.append(number)
         if taken:
             self._drain(writer, taken)
@@ -234,63 +234,67 @@ class Simulation:
     def _drain(self, writer: int, taken: list[int]) -> None:
         entries = sum(taken[1::2])
         work = self._plant.work(entries, entries * self._load.batch)
-        self._played.busy += work
+        self._result.busy += work
         self._at(self._now + work, "end", writer, *taken)
 
     def _end(self, writer: int, *taken: int) -> None:
-        played = self._played
+        result = self._result
         for number, entries in zip(taken[::2], taken[1::2], strict=True):
             shard = self._shards[number]
-            shard.taken = False
-            played.oldest_waits.append(self._now - shard.entries[0])
-            played.waits += [self._now - shard.entries.popleft() for _ in range(entries)]
-            self._held -= entries
-        played.drains += 1
+            shard.draining = False
+            result.oldest_waits.append(self._now - shard.entries[0])
+            result.waits += [self._now - shard.entries.popleft() for _ in range(entries)]
+            self._waiting -= entries
+        result.drains += 1
         self._at(self._now + self._plant.linger, "look", writer)
         for number in taken[::2]:
             if self._shards[number].entries:
                 self._queue(number)
 
 
-def simulate(load: Load, plant: Plant, seed: int = 1) -> Played:
-    """Play a load through a plant. The same seed gives the same."""
+def simulate(load: Load, plant: Plant, seed: int = 1) -> SimulationResult:
+    """Simulate a load. The same seed gives the same result."""
     return Simulation(load, plant, seed).run()
 
 
-def told(load: Load, plant: Plant, played: Played) -> list[tuple[str, str]]:
-    """For people."""
+def summary(load: Load, plant: Plant, result: SimulationResult) -> list[tuple[str, str]]:
+    """Return names and values of the result to print."""
     return [
-        ("requests/s that can be stored at most", f"{plant.limit(load.batch):,.0f}"),
-        ("acknowledged to stored, p50", f"{quantile(played.waits, 0.5) * 1000:.1f} ms"),
-        ("acknowledged to stored, p99", f"{quantile(played.waits, 0.99) * 1000:.1f} ms"),
-        ("drains/s", f"{played.drains / played.seconds:.1f}"),
-        ("requests a drain", f"{played.entries_a_drain:.1f}"),
-        ("requests waiting, on average", f"{played.waiting:.1f}"),
-        ("requests waiting, at most", f"{played.max_waiting:,}"),
-        ("refused", f"{played.refused:,} of {played.arrived:,}"),
-        ("a writer's time at work", f"{played.busy / played.seconds / plant.writers:.0%}"),
+        ("most requests/s that can be stored", f"{plant.limit(load.batch):,.0f}"),
+        ("acknowledged to stored, p50", f"{quantile(result.waits, 0.5) * 1000:.1f} ms"),
+        ("acknowledged to stored, p99", f"{quantile(result.waits, 0.99) * 1000:.1f} ms"),
+        ("drains/s", f"{result.drains / result.seconds:.1f}"),
+        ("requests a drain", f"{result.entries_a_drain:.1f}"),
+        ("mean of waiting requests", f"{result.waiting:.1f}"),
+        ("maximum of waiting requests", f"{result.max_waiting:,}"),
+        ("refused", f"{result.refused:,} of {result.arrived:,}"),
+        ("busy time of a writer", f"{result.busy / result.seconds / plant.writers:.0%}"),
     ]
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench.simulator")
     load, plant = Load(1.0), Plant()
-    parser.add_argument("--check", action="store_true", help="beside the real service")
-    parser.add_argument("--rate", type=float, default=500.0, help="requests a second")
-    parser.add_argument("--batch", type=int, default=load.batch, help="readings a request")
+    parser.add_argument("--check", action="store_true", help="compare with the real service")
+    parser.add_argument("--rate", type=float, default=500.0, help="requests/s")
+    parser.add_argument("--batch", type=int, default=load.batch, help="readings per request")
     parser.add_argument("--seconds", type=float, default=load.seconds)
     parser.add_argument("--arrivals", type=Arrivals, default=load.arrivals, choices=Arrivals)
     parser.add_argument("--writers", type=int, default=plant.writers)
     parser.add_argument("--shards", type=int, default=plant.shards)
     parser.add_argument("--linger", type=float, default=plant.linger, help="seconds")
-    parser.add_argument("--drain", type=float, default=plant.drain, help="seconds a drain")
-    parser.add_argument("--entry", type=float, default=plant.entry, help="seconds a request in it")
-    parser.add_argument("--reading", type=float, default=plant.reading, help="and a reading")
+    parser.add_argument("--drain", type=float, default=plant.drain, help="fixed seconds of a drain")
+    parser.add_argument(
+        "--entry", type=float, default=plant.entry, help="seconds per request in a drain"
+    )
+    parser.add_argument(
+        "--reading", type=float, default=plant.reading, help="seconds per reading in a drain"
+    )
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Simulate one load, or compare with the real service."""
+    """Simulate one load, or compare several with the real service."""
     given = _parser().parse_args(arguments)
     if given.check:
         from .simulator_check import check  # noqa: PLC0415 - needs the service's packages
@@ -301,7 +305,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         writers=given.writers, shards=given.shards, linger=given.linger,
         drain=given.drain, entry=given.entry, reading=given.reading,
     )  # fmt: skip
-    for name, value in told(load, plant, simulate(load, plant)):
+    for name, value in summary(load, plant, simulate(load, plant)):
         print(f"{name:40}{value:>20}")
     return 0
 

@@ -1,8 +1,8 @@
-"""The simulator beside the real service: the same loads through both, the same figures of both.
+"""Compare the simulator with the real service at the same loads.
 
-Simulated twice: with the time that drains took in that very load (`iot_drain_seconds`), which tells
-whether the queue is understood; and with costs fitted to three of the loads, which tells whether a
-load can be foretold that was never tried.
+Each load is simulated twice. With the measured time of its own drains (`iot_drain_seconds`), the
+comparison shows whether the model of the queue is right. With costs fitted to three of the loads,
+it shows whether the simulator predicts loads that were never measured.
 """
 
 import random
@@ -31,7 +31,7 @@ LOADS = (
     Load(100, 1), Load(300, 1), Load(20, 1000), Load(100, 100),
 )  # fmt: skip
 FITTED = 3
-"""So many of them, the first ones, give the costs of a drain."""
+"""The costs of a drain are fitted to this many loads, the first ones."""
 LANES = 16
 _SAMPLE = re.compile(r"^(\w+)(?:\{([^}]*)\})? (\S+)$")
 
@@ -40,28 +40,28 @@ Samples = dict[str, float]
 
 @dataclass(slots=True)
 class Measured:
-    """What the real service did with a load."""
+    """The figures of the real service under a load."""
 
     load: Load
     seconds: float
     drains: float
     drain_seconds: float
-    """Of one drain, on average."""
+    """Mean seconds of a drain."""
     oldest_mean: float
     oldest_p50: float
     oldest_p99: float
     waiting: float
     writer_cpu: float
-    """CPU seconds of the writer a second."""
+    """CPU seconds of the writer per second."""
 
     @property
     def entries_a_drain(self) -> float:
-        """On average."""
+        """Mean number of entries in a drain."""
         return self.load.rate * self.load.seconds / max(1.0, self.drains)
 
 
 def check(*, seconds: float) -> int:
-    """Measure, fit, simulate; print all side by side."""
+    """Measure, fit, simulate, and print the figures side by side."""
     port = free_port()
     settings = {"IOT_WRITER_METRICS_PORT": str(port), "IOT_METRICS_ADDRESS": "127.0.0.1"}
     with running_service(settings=settings) as service:
@@ -86,8 +86,8 @@ _HEAD = (
 
 
 def _row(each: Measured, fitted: Plant, all_of: Sequence[Measured]) -> Sequence[str]:
-    held = each.entries_a_drain * (fitted.entry + fitted.reading * each.load.batch)
-    own = replace(fitted, drain=max(0.0, each.drain_seconds - held))
+    variable = each.entries_a_drain * (fitted.entry + fitted.reading * each.load.batch)
+    own = replace(fitted, drain=max(0.0, each.drain_seconds - variable))
     columns = zip(_figures(each), _simulated(each.load, own), _simulated(each.load, fitted),
                   strict=True)  # fmt: skip
     mark = " (fitted)" if each in all_of[:FITTED] else ""
@@ -102,12 +102,17 @@ def _figures(each: Measured) -> Sequence[float]:
 
 
 def _simulated(load: Load, plant: Plant) -> Sequence[float]:
-    played = [simulate(load, plant, seed) for seed in range(3)]
-    oldest = [wait for one in played for wait in one.oldest_waits]
+    results = [simulate(load, plant, seed) for seed in range(3)]
+    oldest = [wait for result in results for wait in result.oldest_waits]
     times = (_mean(oldest), quantile(oldest, 0.5), quantile(oldest, 0.99))
-    drains = _mean(one.drains / one.seconds for one in played)
-    entries = _mean(one.entries_a_drain for one in played)
-    return drains, entries, *(1e3 * wait for wait in times), _mean(one.waiting for one in played)
+    drains = _mean(result.drains / result.seconds for result in results)
+    entries = _mean(result.entries_a_drain for result in results)
+    return (
+        drains,
+        entries,
+        *(1e3 * wait for wait in times),
+        _mean(result.waiting for result in results),
+    )
 
 
 def _mean(values: "Iterator[float] | Sequence[float]") -> float:
@@ -116,15 +121,17 @@ def _mean(values: "Iterator[float] | Sequence[float]") -> float:
 
 
 def fit(measured: Sequence[Measured]) -> Plant:
-    """The costs of a drain, of a request and of a reading in it, that explain how long drains took.
+    """Return the costs of a drain, of a request and of a reading that explain the measured drains.
 
-    Three loads give three equations. They are solved by turns, none of them below nothing.
+    Three loads give three equations. Gauss-Seidel iteration solves them; no cost is negative.
     """
     drain = entry = reading = 0.0
     few, many, batches = measured
     for _ in range(100):
-        held = batches.entries_a_drain * batches.load.batch
-        reading = max(0.0, batches.drain_seconds - drain - entry * batches.entries_a_drain) / held
+        readings = batches.entries_a_drain * batches.load.batch
+        reading = (
+            max(0.0, batches.drain_seconds - drain - entry * batches.entries_a_drain) / readings
+        )
         alone = entry + reading
         drain = max(0.0, few.drain_seconds - alone * few.entries_a_drain)
         entry = max(0.0, (many.drain_seconds - drain) / many.entries_a_drain - reading)
@@ -132,8 +139,8 @@ def fit(measured: Sequence[Measured]) -> Plant:
 
 
 def _measure(service: Service, port: int, load: Load, vaults: Sequence[str]) -> Measured:
-    chance = random.Random(7)  # noqa: S311 - it is to be repeatable
-    lanes = [_lane(service, load, vaults, chance.random(), lane) for lane in range(LANES)]
+    generator = random.Random(7)  # noqa: S311 - runs must be repeatable
+    lanes = [_lane(service, load, vaults, generator.random(), lane) for lane in range(LANES)]
     before, watch = scrape(port), CpuWatch(service.pids)
     began = time.perf_counter()
     with _sampling(service) as waiting:
@@ -159,8 +166,8 @@ def _measure(service: Service, port: int, load: Load, vaults: Sequence[str]) -> 
 def _lane(
     service: Service, load: Load, vaults: Sequence[str], seed: float, lane: int
 ) -> Iterator[bytes]:
-    """One of the connections: all of them together are a Poisson stream of the load's rate."""
-    chance = random.Random(seed)  # noqa: S311 - it is to be repeatable
+    """Yield the requests of one connection. All connections form a Poisson stream together."""
+    generator = random.Random(seed)  # noqa: S311 - runs must be repeatable
     wire, own = service.wire, vaults[lane::LANES]
     requests = [
         wire.request(wire.batch(0, load.batch, vault) if load.batch > 1
@@ -169,16 +176,16 @@ def _lane(
     ]  # fmt: skip
     due = began = time.perf_counter()
     while True:
-        due += chance.expovariate(load.rate / LANES)
+        due += generator.expovariate(load.rate / LANES)
         if due - began > load.seconds:
             return
         time.sleep(max(0.0, due - time.perf_counter()))
-        yield chance.choice(requests)
+        yield generator.choice(requests)
 
 
 @contextmanager
 def _sampling(service: Service) -> Iterator[list[float]]:
-    """Entries that wait, looked at a hundred times a second."""
+    """Sample the number of waiting entries a hundred times a second."""
     found: list[float] = []
     over = threading.Event()
 
@@ -200,7 +207,7 @@ def _sampling(service: Service) -> Iterator[list[float]]:
 
 
 def scrape(port: int) -> Samples:
-    """Every sample of a process's metrics, by name and labels."""
+    """Return every sample of a process's metrics, by name and labels."""
     client = Client(f"http://127.0.0.1:{port}", keep_alive=False)
     text = client.request("GET", "/metrics").text()
     samples: Samples = {}
@@ -213,7 +220,7 @@ def scrape(port: int) -> Samples:
 
 
 def _quantile(used: Samples, name: str, share: float) -> float:
-    """From a histogram's buckets, evenly within one."""
+    """Return a quantile of a histogram, interpolated within its bucket."""
     bounds = sorted(
         (float(key.split('"')[1]), value)
         for key, value in used.items()

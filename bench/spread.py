@@ -1,4 +1,4 @@
-"""Values of several rounds."""
+"""The values of several rounds."""
 
 import statistics
 from collections.abc import Iterable
@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """One figure, of each round."""
+    """The values of one figure, one per round."""
 
     values: tuple[float, ...]
 
     @property
     def median(self) -> float:
-        """What counts."""
+        """The value that counts."""
         return statistics.median(self.values)
 
     def over(self, other: "Spread | float") -> "Spread":
-        """The ratio, round by round where both sides have as many."""
+        """Return the ratios, round by round if both sides have the same number of rounds."""
         if not isinstance(other, Spread):
             return Spread(tuple(value / other for value in self.values))
         if len(other.values) == len(self.values):
@@ -26,7 +26,7 @@ class Spread:
         return self.over(other.median)
 
     def text(self) -> str:
-        """`median (lowest .. highest)`."""
+        """Return `median (lowest .. highest)`."""
         if len(self.values) == 1:
             return number(self.values[0])
         low, high = min(self.values), max(self.values)
@@ -34,12 +34,12 @@ class Spread:
 
 
 def spread(values: Iterable[float]) -> Spread:
-    """Of what several rounds gave."""
+    """Return the spread of values."""
     return Spread(tuple(values))
 
 
 def number(value: float) -> str:
-    """With as many digits as say something."""
+    """Return a number with three significant digits, or all digits before the point."""
     if abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"

@@ -1,4 +1,4 @@
-"""What all measures share: the sides, started, and where results go."""
+"""What all measures share: the running sides and the results."""
 
 import shutil
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ PEERS: tuple[type[Peer], ...] = (StandIn, InfluxDB, VictoriaMetrics, EmptyRoute)
 
 @dataclass(slots=True)
 class Stage:
-    """A run of the bench."""
+    """A run of the benchmark."""
 
     scale: Scale
     folder: Path
@@ -39,26 +39,26 @@ class Stage:
 
     @property
     def sides(self) -> list[Side]:
-        """Ours first."""
+        """All sides, this service first."""
         return [self.service, *self.peers.values()]
 
     def peer(self, kind: type[Peer]) -> Peer | None:
-        """One of the peers, if it is installed."""
+        """Return a peer, None if it is not installed."""
         return self.peers.get(kind.name)
 
     def stop_peers(self) -> None:
-        """End them; what is measured from now on is ours alone."""
+        """Stop all peers, so that the next measures have the machine for this service."""
         for peer in self.peers.values():
             peer.stop()
 
     def new_vaults(self, number: int) -> list[str]:
-        """Names that were not used before."""
+        """Return names that were not used before."""
         return [vault_name(next(self._vaults)) for _ in range(number)]
 
 
 @contextmanager
 def staged(scale: Scale) -> Iterator[Stage]:
-    """Start all sides; what is not installed is left out, and the results say so."""
+    """Start all sides. Sides that are not installed are left out, with a note in the results."""
     results = Results()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="iot-bench-peers-")))
@@ -83,14 +83,14 @@ def staged(scale: Scale) -> Iterator[Stage]:
 
 
 def missing(name: str, package: str) -> str:
-    """What to do about a program that is not here."""
+    """Return the note on a program that is not installed."""
     return (
-        f"{name} is not installed and left out; `apt-get install {package}` (Debian), or "
-        "`make bench-peers`, brings it"
+        f"{name} is not installed and was left out. Install it with `apt-get install {package}` "
+        "(Debian) or `make bench-peers`."
     )
 
 
 def batches(wire: Wire, vault: str, begin: int, number: int, size: int) -> Iterator[bytes]:
-    """Requests of `size` readings each, made as they are taken."""
+    """Yield requests of `size` readings each."""
     for batch in range(number):
         yield wire.request(wire.batch(begin + batch * size, size, vault))

@@ -1,15 +1,15 @@
-"""Results as text: for the terminal, and as Markdown."""
+"""Results as text for the terminal and as Markdown."""
 
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 from .results import Bar, Results, Row
 
-_HEAD = ("figure", "reached (lowest .. highest)", "asked", "ratio", "")
+_HEAD = ("figure", "result (lowest .. highest)", "limit", "ratio", "")
 
 
 def figures(results: Results) -> list[Sequence[str]]:
-    """A line for each thing that is asked."""
+    """Return one line per limit."""
     lines: list[Sequence[str]] = []
     for row in results.rows:
         ours = "not measured" if row.ours is None else f"{row.ours.text()} {row.unit}"
@@ -22,14 +22,14 @@ def figures(results: Results) -> list[Sequence[str]]:
 
 
 def _ratio(row: Row, bar: Bar) -> str:
-    """Of absolute bounds the figure says it all."""
+    """Return the ratio as text, empty for an absolute limit."""
     if bar.ratio is None or bar.ratio == row.ours:
         return ""
     return bar.ratio.text()
 
 
 def plain(results: Results) -> str:
-    """For the terminal."""
+    """Return the results for the terminal."""
     lines = aligned([_HEAD, *figures(results)])
     for section, details in groupby(results.details, key=lambda each: each.section):
         lines += ["", section]
@@ -44,7 +44,7 @@ def plain(results: Results) -> str:
 
 
 def markdown(results: Results) -> str:
-    """For RESULTS.md."""
+    """Return the results for RESULTS.md."""
     lines = _table(_HEAD, figures(results))
     for section, details in groupby(results.details, key=lambda each: each.section):
         lines += ["", f"### {section}", ""]
@@ -53,7 +53,7 @@ def markdown(results: Results) -> str:
 
 
 def aligned(rows: Iterable[Sequence[str]]) -> list[str]:
-    """Columns below one another."""
+    """Return rows as lines with aligned columns."""
     rows = list(rows)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [

@@ -1,4 +1,4 @@
-"""wrk, the load generator of single requests: the same settings for every side."""
+"""wrk, the load generator of single requests, with the same settings for all sides."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ _SCRIPT = Path(__file__).with_name("wrk.lua")
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What one run of wrk counted."""
+    """The result of one run of wrk."""
 
     requests: int
     seconds: float
@@ -25,19 +25,20 @@ class Result:
 
     @property
     def per_second(self) -> float:
-        """Requests answered."""
+        """Requests/s."""
         return self.requests / self.seconds
 
 
 def installed() -> bool:
-    """Whether it is here."""
+    """Return whether wrk is installed."""
     return shutil.which("wrk") is not None
 
 
 def run(port: int, wire: Wire, bodies: Sequence[str], *, seconds: int, folder: Path) -> Result:
-    """Send the bodies over and over for so long.
+    """Send the bodies in turn for some seconds.
 
-    Raises `RuntimeError` when any was refused or got no answer.
+    Raises:
+        RuntimeError: a request was refused, or got no response.
     """
     path = folder / "bodies"
     path.write_text("\n".join(bodies) + "\n", encoding="utf-8")
@@ -47,10 +48,12 @@ def run(port: int, wire: Wire, bodies: Sequence[str], *, seconds: int, folder: P
     done = subprocess.run(  # noqa: S603 - arguments of our own
         command, capture_output=True, text=True, check=False, timeout=seconds + 30
     )
-    told = [line for line in done.stdout.splitlines() if line.startswith("result ")]
-    if done.returncode or not told:
+    results = [line for line in done.stdout.splitlines() if line.startswith("result ")]
+    if done.returncode or not results:
         raise RuntimeError(f"wrk failed: {done.stdout}{done.stderr}")
-    said = json.loads(told[0].removeprefix("result "))
-    if said["refused"] or said["broken"]:
-        raise RuntimeError(f"wrk: {said['refused']} refused, {said['broken']} broken off")
-    return Result(said["requests"], said["seconds"], said["p50_ms"], said["p99_ms"])
+    result = json.loads(results[0].removeprefix("result "))
+    if result["refused"] or result["broken"]:
+        raise RuntimeError(
+            f"wrk: {result['refused']} refused, {result['broken']} without a response"
+        )
+    return Result(result["requests"], result["seconds"], result["p50_ms"], result["p99_ms"])

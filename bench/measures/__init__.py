@@ -1,1 +1,1 @@
-"""The measures: each takes the stage, and adds to its results."""
+"""The measures. Each takes the stage and adds figures to its results."""

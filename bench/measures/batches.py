@@ -1,4 +1,4 @@
-"""Batches of 1000: from the first byte sent until all is durable; CPU and bytes of it."""
+"""Batches of 1000: time from the first byte sent until all readings are stored, CPU, bytes."""
 
 import time
 from collections import defaultdict
@@ -27,7 +27,7 @@ Prepared = dict[str, list[list[bytes]]]
 
 
 def measure_batches(stage: Stage) -> None:
-    """All rounds of all sides, in turn."""
+    """Measure all sides in turn, in several rounds."""
     sides = [stage.service, *(peer for peer in stage.peers.values() if _stores(peer))]
     model = stage.new_vaults(stage.scale.lanes)
     prepared = _prepare(stage, sides, model)
@@ -59,7 +59,7 @@ def _stores(peer: Peer) -> bool:
 
 
 def _prepare(stage: Stage, sides: list[Side], vaults: list[str]) -> Prepared:
-    """Requests by content type: what two sides take alike is made once."""
+    """Return bodies by content type. Sides with the same content type share them."""
     scale, prepared = stage.scale, Prepared()
     for side in sides:
         if side.wire.content_type not in prepared:
@@ -71,14 +71,14 @@ def _prepare(stage: Stage, sides: list[Side], vaults: list[str]) -> Prepared:
 
 
 def _round(side: Side, lanes: list[Lane], readings: int) -> tuple[float, float]:
-    """Seconds until all was acknowledged, and until all was stored."""
+    """Return the seconds until all readings were acknowledged, and until all were stored."""
     until = side.stored() + readings if side.stores_later else 0
     lanes = [[side.wire.request(body) for body in lane] for lane in lanes]
     began = time.perf_counter()
     acknowledged = send(side.port, lanes, side.wire.status).seconds
     if not side.stores_later:
         return acknowledged, acknowledged
-    wait_until(lambda: side.stored() >= until, STORE_SECONDS, f"{side.name} has stored a round")
+    wait_until(lambda: side.stored() >= until, STORE_SECONDS, f"{side.name}: a round stored")
     return acknowledged, time.perf_counter() - began
 
 
@@ -88,7 +88,7 @@ def _renamed(lanes: list[list[bytes]], model: list[str], vaults: list[str]) -> l
 
 
 def _check(side: Side, readings: int) -> None:
-    """A side that lost readings is not compared with."""
+    """Raise `RuntimeError` if a side lost readings: it can't be compared."""
     if side.stored() < readings:
         raise RuntimeError(f"{side.name} holds {side.stored()} of {readings} readings")
 
@@ -121,14 +121,14 @@ def _judge_stand_in(stage: Stage, stored: Spread | None) -> None:
         return
     stage.results.notes.append(
         f"The stand-in for the old server stores {stored.median:,.0f} readings/s here and "
-        f"acknowledges {taken.median:,.0f}; recorded of the real one, on another day: "
+        f"acknowledges {taken.median:,.0f}. The real server, measured on another day: "
         f"{RECORDED_STORED:,.0f} and {RECORDED_ACKNOWLEDGED:,.0f}. "
         f"{compared_with_recorded(stored.median / RECORDED_STORED)}"
     )
 
 
 def _bytes(stage: Stage) -> None:
-    """Taken at once, while the history holds batches and next to nothing else."""
+    """Measure sizes now, while the history holds little besides batches."""
     bytes_each = stage.service.history_bytes() / stage.service.stored()
     stage.results.speeds["bytes"] = {stage.service.name: spread([bytes_each])}
     for peer in stage.peers.values():

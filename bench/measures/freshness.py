@@ -1,9 +1,8 @@
-"""From 201 to readable, at half of full load.
+"""Time from 201 until a reading can be read, at half of full load.
 
-Full load is measured first, as fast as this load generator can. Then requests are sent at half
-that rate, and meanwhile a process of its own sends single readings under other passwords: from
-the moment a 201 has arrived it asks for the last reading again and again, until an answer holds it.
-The time counted ends as that answer has arrived, so one read is part of it.
+The measure first finds the full load that this load generator reaches, and then sends half of it. A
+process of its own sends single readings under other passwords. After each 201 it repeats `last/1`
+until a response contains the reading. The time ends with that response, so it includes one read.
 """
 
 import json
@@ -27,11 +26,11 @@ ASK_PAUSE_SECONDS = 0.002
 GIVE_UP_SECONDS = 10
 SINGLE_LANES = 16
 FULL_LOAD_TIMES = 4
-"""Full load is found with so many times the batches of a round: what is short is too fast."""
+"""Full load is measured over this many times the batches of a round: a short load is too fast."""
 
 
 def measure_freshness(stage: Stage) -> None:
-    """For batches and for single readings."""
+    """Measure for batches and for single readings."""
     scale = stage.scale
     for what, lanes, size, distinct, times in (
         ("batches of 1000", scale.lanes, scale.batch, scale.batches, FULL_LOAD_TIMES),
@@ -47,7 +46,7 @@ def measure_freshness(stage: Stage) -> None:
 
 
 def _full_load(service: Service, prepared: list[list[bytes]]) -> float:
-    """Requests/s from the first sent until the last is stored."""
+    """Return requests/s, from the first request sent until the last one is stored."""
     began = time.perf_counter()
     sent = send(service.port, prepared, service.wire.status)
     service.settle()
@@ -61,7 +60,9 @@ def _at_half(
     lanes: list[Lane] = [paced(cycle(lane), each, seconds) for lane in prepared]
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn) as pool:
-        pool.submit(readings.time_of, 0).result()  # has loaded all it needs before time counts
+        pool.submit(
+            readings.time_of, 0
+        ).result()  # the process has imported all modules before the measure begins
         probing = pool.submit(probe, stage.service.port, probes, seconds)
         send(stage.service.port, lanes, stage.service.wire.status)
         waits = probing.result(timeout=seconds + 60)
@@ -70,7 +71,7 @@ def _at_half(
 
 
 def probe(port: int, vaults: list[str], seconds: float) -> list[float]:
-    """Seconds from 201 to readable, of readings sent one after the other under each password."""
+    """Send readings one after the other under each password. Return their waits in seconds."""
     waits: list[float] = []
     failures: list[BaseException] = []
 
@@ -93,7 +94,7 @@ def probe(port: int, vaults: list[str], seconds: float) -> list[float]:
 def _probe_one(port: int, vault: str, seconds: float) -> list[float]:
     wire, waits = Service.wire, []
     body = json.dumps({"data": {"db_password": vault}}).encode()
-    asking = (
+    read = (
         b"POST /api/iot/last/1 HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n"
         b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
     )
@@ -101,10 +102,10 @@ def _probe_one(port: int, vault: str, seconds: float) -> list[float]:
     with Connection(port) as connection:
         while time.monotonic() < end:
             number += 1
-            awaited = b'"interrogator_timestamp":%d' % readings.time_of(number)
-            connection.ask(wire.request(wire.single(number, vault).encode()), wire.status)
+            expected = b'"interrogator_timestamp":%d' % readings.time_of(number)
+            connection.request(wire.request(wire.single(number, vault).encode()), wire.status)
             began = time.perf_counter()
-            while awaited not in connection.ask(asking, 200):
+            while expected not in connection.request(read, 200):
                 if time.perf_counter() - began > GIVE_UP_SECONDS:
                     raise RuntimeError(f"not readable {GIVE_UP_SECONDS} s after its 201")
                 time.sleep(ASK_PAUSE_SECONDS)

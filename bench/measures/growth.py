@@ -1,4 +1,4 @@
-"""The hook for the cost of a history that grows: `bench.growth` has it."""
+"""CPU as the history grows, measured by `bench.growth`."""
 
 import importlib
 import importlib.util
@@ -7,7 +7,7 @@ from bench.stage import Stage
 
 
 def measure_growth(stage: Stage) -> None:
-    """Let `bench.growth.measure(results, quick=...)` add its rows; say so where there is none."""
+    """Add the figures of `bench.growth`, or a note if it is missing."""
     found = importlib.util.find_spec("bench.growth")
     module = None if found is None else importlib.import_module("bench.growth")
     measure = getattr(module, "measure", None)

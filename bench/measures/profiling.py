@@ -1,4 +1,4 @@
-"""Profiles under load, and from them CPU seconds a million readings for each stage."""
+"""Profiles under load, and CPU seconds per million readings for each stage."""
 
 import threading
 import time
@@ -19,7 +19,7 @@ _FASTEST = 10_000.0
 
 
 def measure_profiles(stage: Stage) -> None:
-    """One API process and the writer, under batches, single requests and reads."""
+    """Profile one API process and the writer under batches, single requests and reads."""
     if available() is None:
         stage.results.notes.append("py-spy is not installed: no profiles, no CPU by stage")
         return
@@ -76,7 +76,7 @@ def _profile(
     parts: dict[str, Stages],
     count: Callable[[], int] | None = None,
 ) -> None:
-    """Profile the parts under a load; the readings are those stored meanwhile, or `count`ed."""
+    """Profile processes under a load. `count` returns its readings; default: those stored."""
     service, seconds = stage.service, stage.scale.profile_seconds
     service.settle()
     stored = service.stored()
@@ -132,7 +132,7 @@ def _loading(load: Callable[[float], None], seconds: float) -> Iterator[None]:
 
 
 def _busiest(pid: int) -> int:
-    """Of a process and those below it, the one that works now."""
+    """Return the busiest process of a process and its descendants."""
     before = {each: cpu_seconds(each) for each in family(pid)[1:] or [pid]}
     time.sleep(0.3)
     return max(before, key=lambda each: cpu_seconds(each) - before[each])

@@ -1,4 +1,4 @@
-"""Reading all of a vault back over HTTP, at full speed, the answer counted and not kept."""
+"""Speed of reading a vault over HTTP. The readings of the response are counted and not kept."""
 
 import json
 import time
@@ -19,15 +19,15 @@ from iot_tools.local.ports import free_port
 READ = "read back"
 CPU = "CPU seconds a million readings: read back, by process"
 MARK = b'"interrogator_timestamp":'
-"""Stands once in each reading of an answer."""
+"""Appears once in each reading of a response."""
 
 Read = Callable[[], int]
-"""Reads all and returns how many came."""
+"""Reads a vault and returns the number of readings."""
 
 
 def measure_read_back(stage: Stage) -> None:
-    """All rounds of all sides, in turn, on vaults of the same readings."""
-    # The stand-in reads all it has, whatever the password: it gets a file of its own for this.
+    """Measure all sides in turn, in several rounds, on vaults with the same readings."""
+    # The stand-in reads all rows of its file, whatever the password, so it gets a new file.
     stand_in = StandIn(stage.folder / "read_back", free_port())
     try:
         stand_in.start()
@@ -45,28 +45,28 @@ def _measure(stage: Stage, sides: Sequence[Side | None]) -> None:
     for _ in range(stage.scale.rounds):
         for name, read in reads.items():
             watch, began = CpuWatch(stage.service.pids), time.perf_counter()
-            came = read()
+            received = read()
             seconds = time.perf_counter() - began
-            if came < count:
-                raise RuntimeError(f"{name} gave back {came} of {count} readings")
-            speeds[name].append(came / seconds)
+            if received < count:
+                raise RuntimeError(f"{name} returned {received} of {count} readings")
+            speeds[name].append(received / seconds)
             if name == stage.service.name:
                 for part, used in watch.used().items():
-                    cpu[part].append(used / came * 1e6)
+                    cpu[part].append(used / received * 1e6)
     stage.results.speeds[READ] = {name: spread(of) for name, of in speeds.items()}
     for part, values in cpu.items():
         stage.results.detail(CPU, part, spread(values), "s")
 
 
 def fill(side: Side, vault: str, count: int, lanes: int, size: int = 1000) -> None:
-    """Send `count` readings of one vault, in order but for connections that overtake."""
+    """Store `count` readings of one vault. The connections share one sequence of batches."""
     requests = batches(side.wire, vault, 0, count // size, size)
     send(side.port, shared(requests, lanes), side.wire.status)
     side.settle()
 
 
 def read_all(port: int, vault: str) -> int:
-    """Read a vault of this service, or of the stand-in, which has one for all."""
+    """Read a vault of this service or of the stand-in. Return the number of readings."""
     body = json.dumps({"data": {"db_password": vault}}).encode()
     return count_in_response(port, "POST", "/api/iot", body, MARK)
 
@@ -80,7 +80,7 @@ def _reader(stage: Stage, side: Side, vault: str) -> Read:
 
 
 def _influx(side: InfluxDB, vault: str) -> Read:
-    """Its columns have no word that stands once in each point; it is asked how many there are."""
+    """Return a read of InfluxDB. No word appears once per point, so InfluxDB counts the points."""
     path = side.read_path(vault)
 
     def read() -> int:

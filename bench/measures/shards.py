@@ -12,7 +12,7 @@ VAULTS = 8
 
 
 def measure_shards(stage: Stage) -> None:
-    """Two services, loaded in turn with the same readings; each rests while the other works."""
+    """Load two services in turn with the same readings. One is idle while the other works."""
     with running_service(FEW) as few, running_service(MANY) as many:
         found: dict[int, list[float]] = {FEW: [], MANY: []}
         for number in range(stage.scale.rounds + 1):
@@ -20,7 +20,7 @@ def measure_shards(stage: Stage) -> None:
             for shards, service in ((FEW, few), (MANY, many)):
                 service.open_vaults(vaults)
                 used = _cpu(stage, service, vaults)
-                if number:  # the first round warms up
+                if number:  # the first round is a warm-up
                     found[shards].append(used)
     costs = {shards: spread(values) for shards, values in found.items()}
     _report(stage, costs)

@@ -1,4 +1,4 @@
-"""One reading a request, by wrk, for as long as the connections last."""
+"""Requests/s with one reading per request, sent by wrk."""
 
 from collections import defaultdict
 
@@ -19,7 +19,7 @@ WARM_SECONDS = 1
 
 
 def measure_singles(stage: Stage) -> None:
-    """All rounds of all sides, in turn."""
+    """Measure all sides in turn, in several rounds."""
     results = stage.results
     if not wrk.installed():
         results.rows.append(_row(stage))
@@ -34,12 +34,12 @@ def measure_singles(stage: Stage) -> None:
             if not number:
                 _run(stage, side, bodies, WARM_SECONDS)
             watch = CpuWatch(stage.service.pids)
-            came = _run(stage, side, bodies, stage.scale.single_seconds)
-            speeds[side.name].append(came.per_second)
-            waits[side.name].append(came.p99_ms)
-            if side is stage.service:  # what it has done by now, the drains included
+            result = _run(stage, side, bodies, stage.scale.single_seconds)
+            speeds[side.name].append(result.per_second)
+            waits[side.name].append(result.p99_ms)
+            if side is stage.service:  # including the drains of these readings
                 for part, used in watch.used().items():
-                    cpu[part].append(used / came.requests * 1e6)
+                    cpu[part].append(used / result.requests * 1e6)
     results.speeds[SINGLES] = {name: spread(of) for name, of in speeds.items()}
     results.rows.append(_row(stage))
     for name, value in results.speeds[SINGLES].items():
@@ -52,7 +52,7 @@ def measure_singles(stage: Stage) -> None:
 
 
 def bodies_of(side: Side, vaults: list[str]) -> list[str]:
-    """Bodies of one reading each, the vaults in turn."""
+    """Return bodies of one reading each, for the vaults in turn."""
     return [side.wire.single(n, vaults[n % len(vaults)]) for n in range(BODIES)]
 
 
@@ -77,7 +77,7 @@ def _judge_stand_in(stage: Stage) -> None:
     found = stage.results.speed(SINGLES, StandIn.name)
     if found is not None:
         stage.results.notes.append(
-            f"The stand-in answers {found.median:,.0f} single requests/s; recorded of the old "
+            f"The stand-in answers {found.median:,.0f} single requests/s. The real old "
             f"server: {RECORDED_SINGLE:,.0f}. "
             f"{compared_with_recorded(found.median / RECORDED_SINGLE)}"
         )

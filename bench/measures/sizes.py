@@ -1,4 +1,4 @@
-"""Bytes a reading in Postgres, beside one encrypted row a reading in the same Postgres."""
+"""Bytes per reading in Postgres, compared with one encrypted row per reading."""
 
 import os
 import time
@@ -34,7 +34,7 @@ _COPY = """
 
 
 def measure_sizes(stage: Stage) -> None:
-    """Compare with the bytes that the measure of batches found."""
+    """Compare the size found by `batches` with a table of encrypted rows."""
     with psycopg.connect(stage.service.postgres_url, autocommit=True) as connection:
         began = time.perf_counter()
         rows_bytes = _rows_bytes(connection, stage.scale.rows)
@@ -54,7 +54,7 @@ def measure_sizes(stage: Stage) -> None:
 
 
 def _rows_bytes(connection: psycopg.Connection, rows: int) -> float:
-    """Make the table, ask for its size, drop it."""
+    """Create the table, return its bytes per row, drop it."""
     cipher, vault = AESGCM(os.urandom(32)), uuid.uuid4()
     connection.execute(_SCHEMA)
     try:

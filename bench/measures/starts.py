@@ -1,4 +1,4 @@
-"""`make run`, to the first reading read back."""
+"""Time of `make run` until the first reading is read back."""
 
 import os
 import re
@@ -22,11 +22,11 @@ from iot_tools.local.ports import free_port
 START_SECONDS = 60
 INSTALL_SECONDS = 180
 END_SECONDS = 30
-_SAID = re.compile(r"first reading read back ([\d.]+) s after start")
+_FIRST_READING = re.compile(r"first reading read back ([\d.]+) s after start")
 
 
 def measure_starts(stage: Stage) -> None:
-    """With an environment that is there, and from nothing where that is asked for."""
+    """Measure with an existing environment and, in a full run, without one."""
     ready = spread([_with_environment() for _ in range(stage.scale.starts)])
     results = stage.results
     section = "to the first reading read back"
@@ -53,7 +53,7 @@ def _with_environment() -> float:
 
 def _from_nothing() -> float:
     with TemporaryDirectory(prefix="iot-bench-run-") as folder:
-        # PostgreSQL runs as another user when we are root, and its programs are in there.
+        # For root, `make run` starts PostgreSQL as another user, who must reach its programs here.
         Path(folder).chmod(0o755)
         command = ["make", "--no-print-directory", "run", f"VENV={folder}/venv"]
         return _seconds(
@@ -62,7 +62,7 @@ def _from_nothing() -> float:
 
 
 def _seconds(command: Sequence[str], patience: float) -> float:
-    """What it says of itself; it is ended then, it and what it started."""
+    """Run a command until it prints its time. Return the seconds, and stop it with its children."""
     environment = {name: text for name, text in os.environ.items() if not name.startswith("IOT_")}
     with TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
         process = subprocess.Popen(  # noqa: S603 - commands of our own
@@ -75,23 +75,23 @@ def _seconds(command: Sequence[str], patience: float) -> float:
         )
         try:
             wait_until(
-                lambda: process.poll() is not None or _said(output) is not None,
+                lambda: process.poll() is not None or _printed_seconds(output) is not None,
                 patience,
                 "the first reading read back",
                 interval=0.1,
             )
         finally:
             _end(process)
-        said = _said(output)
-        if said is None:
+        seconds = _printed_seconds(output)
+        if seconds is None:
             output.seek(0)
-            raise RuntimeError(f"it ended; it said:\n{output.read()[-500:]}")
-        return said
+            raise RuntimeError(f"the command ended. Its output:\n{output.read()[-500:]}")
+        return seconds
 
 
-def _said(output: TextIO) -> float | None:
+def _printed_seconds(output: TextIO) -> float | None:
     output.seek(0)
-    found = _SAID.search(output.read())
+    found = _FIRST_READING.search(output.read())
     return float(found[1]) if found else None
 
 

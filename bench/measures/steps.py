@@ -1,6 +1,6 @@
-"""CPU of the steps that readings go through, one by one, in this process and without a server.
+"""CPU of each step that readings pass, measured in this process without servers.
 
-Of each step's function the CPU of its thread is taken, over as many calls as take a while.
+The function of a step is called repeatedly for a while, and the CPU of the thread is measured.
 """
 
 import os
@@ -29,14 +29,14 @@ from iot_writer.drain.segment_builder import Arrival, build_segments
 
 WHILE_SECONDS = 0.1
 DRAINED = 10
-"""Entries that one drain makes a segment of."""
+"""Entries in the segment of one drain."""
 
 Step = tuple[str, int, Callable[[], Any]]
-"""Its name, the readings of a call, and the call."""
+"""Name, readings per call, and the call."""
 
 
 def measure_steps(stage: Stage) -> None:
-    """For requests of a batch and of one reading."""
+    """Measure for requests of a batch and of one reading."""
     for what, size in (("batches of 1000", stage.scale.batch), ("one reading a request", 1)):
         section = f"CPU seconds a million readings, step by step: {what}"
         for name, readings, call in _steps(stage, size):
@@ -45,7 +45,7 @@ def measure_steps(stage: Stage) -> None:
 
 
 def _cpu(call: Callable[[], Any]) -> float:
-    """CPU seconds of one call."""
+    """Return the CPU seconds of one call."""
     calls, began = 0, time.thread_time()
     while (used := time.thread_time() - began) < WHILE_SECONDS or not calls:
         call()
@@ -93,14 +93,14 @@ def _steps(stage: Stage, size: int) -> Iterator[Step]:
 
 
 def _body(number: int, size: int) -> bytes:
-    """The request of that number; they follow one another in time."""
+    """Return the body of a request. Requests follow one another in time."""
     if size == 1:
         return json_reading(number, "steps").encode()
     return json_readings(number * size, size, "steps")
 
 
 def _sealed(vault: OpenVault, sealer: Sealer, readings: ReadingColumns) -> bytes:
-    """An entry as the API makes it of a request."""
+    """Return a sealed entry, as the API creates it from a request."""
     salt = os.urandom(SALT_BYTES)
     sealed_at = int(time.time() * 1000)
     entry = Entry(vault.vault_id.bytes, salt, vault.chunk_key(salt), sealed_at, readings)

@@ -10,17 +10,17 @@ from bench.stage import Stage
 
 
 def measure_streaming(stage: Stage) -> None:
-    """Fill a vault by PUT, then read all of it at full speed as memory is sampled."""
+    """Fill a vault by PUT, then read it at full speed while memory is sampled."""
     (vault,) = stage.new_vaults(1)
     count, pid = stage.scale.streamed, stage.service.pids["API"]
     fill(stage.service, vault, count, stage.scale.lanes)
     before, _ = memory(pid)
     began = time.perf_counter()
     with watch_memory(pid) as watch:
-        came = read_all(stage.service.port, vault)
+        received = read_all(stage.service.port, vault)
     seconds = time.perf_counter() - began
-    if came < count:
-        raise RuntimeError(f"{came} of {count} readings came back")
+    if received < count:
+        raise RuntimeError(f"the read returned {received} of {count} readings")
     results = stage.results
     row = Row(
         f"memory of an API pod that streams {count:,} readings",
@@ -41,4 +41,4 @@ def measure_streaming(stage: Stage) -> None:
         results.detail(
             section, f"process {number}, {name}, after it (PSS)", f"{size / MIB:.0f} MiB"
         )
-    results.detail(section, "speed", f"{came / seconds:,.0f} readings/s")
+    results.detail(section, "speed", f"{received / seconds:,.0f} readings/s")

@@ -1,1 +1,1 @@
-"""What people would use instead, each started on loopback with its data in a temporary folder."""
+"""The peers: alternatives to this service, each on loopback with data in a temporary folder."""

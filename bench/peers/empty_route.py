@@ -1,4 +1,4 @@
-"""The empty route: our stack, but for the work. What a request costs that does nothing."""
+"""The empty route: the HTTP stack of the API with a view that does nothing."""
 
 import os
 import sys
@@ -22,7 +22,7 @@ def _put() -> Response:
 
 
 class EmptyRoute(Peer):
-    """gunicorn with our worker and our configuration, and a bare Flask app of one route."""
+    """gunicorn with the API's worker and configuration, and a Flask app with one empty route."""
 
     name = "empty route"
     durability = "keeps nothing"
@@ -31,11 +31,11 @@ class EmptyRoute(Peer):
                 readings.json_readings, readings.json_reading)  # fmt: skip
 
     def command(self) -> list[str]:
-        """As the API is started, but for the app."""
+        """Return the API's command, with another app."""
         return [sys.executable, *GUNICORN, "bench.peers.empty_route:app"]
 
     def environment(self) -> dict[str, str]:
-        """What the configuration asks for."""
+        """Return the settings that the configuration needs."""
         return {
             **os.environ,
             "IOT_POSTGRES_URL": "postgresql:///none",
@@ -47,14 +47,14 @@ class EmptyRoute(Peer):
         }
 
     def ready(self) -> bool:
-        """Whether it listens."""
+        """Return whether the server listens."""
         with Connection(self.port):
             return True
 
     def version(self) -> str:
-        """Of its server."""
+        """Return the versions of gunicorn and Flask."""
         return f"gunicorn {version('gunicorn')}, Flask {version('flask')}"
 
     def stored(self) -> int:
-        """Nothing."""
+        """Return 0: the route stores nothing."""
         return 0

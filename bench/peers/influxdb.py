@@ -1,4 +1,4 @@
-"""InfluxDB 1.6, as Debian has it."""
+"""InfluxDB 1.6, as packaged by Debian."""
 
 import os
 from urllib.parse import quote
@@ -13,7 +13,7 @@ _CHUNK = 20_000
 
 
 class InfluxDB(Peer):
-    """Its WAL is synced to disk before it answers a write."""
+    """InfluxDB syncs its WAL to disk before it acknowledges a write."""
 
     name = "InfluxDB"
     package = "influxdb"
@@ -30,11 +30,11 @@ class InfluxDB(Peer):
     )  # fmt: skip
 
     def command(self) -> list[str]:
-        """All settings come by the environment."""
+        """Return the program: all settings are in the environment."""
         return [self.program]
 
     def environment(self) -> dict[str, str]:
-        """Its settings."""
+        """Return the settings."""
         return {
             **os.environ,
             "INFLUXDB_META_DIR": str(self.folder / "meta"),
@@ -51,24 +51,24 @@ class InfluxDB(Peer):
         }
 
     def ready(self) -> bool:
-        """Whether it answers a ping."""
+        """Return whether it answers a ping."""
         request(self.port, "GET", "/ping")
         return True
 
     def prepare(self) -> None:
-        """Make the database."""
+        """Create the database."""
         request(self.port, "POST", f"/query?q={quote(f'CREATE DATABASE {_DATABASE}')}")
 
     def stored(self) -> int:
-        """Points in the database."""
+        """Return the number of points in the database."""
         return self._count("")
 
     def count(self, vault: str) -> int:
-        """Points of one vault."""
+        """Return the number of points of one vault."""
         return self._count(f" WHERE vault='{vault}'")
 
     def read_path(self, vault: str) -> str:
-        """What asks for all of a vault's points, in its compact columns."""
+        """Return the path that reads all points of a vault, in columns."""
         query = quote(f"SELECT * FROM reading WHERE vault='{vault}'")  # noqa: S608 - our own names
         return f"/query?db={_DATABASE}&epoch=u&chunked=true&chunk_size={_CHUNK}&q={query}"
 

@@ -1,9 +1,9 @@
 """A stand-in for the old server, which this service replaces: one Flask process, one SQLite file.
 
-The old server itself is no part of this project. This does the same work in the same order: takes
-a PUT with the standard library's JSON, puts each row into a queue, and one thread takes what is
-there, encrypts row by row within the INSERT (AES-CTR, the key derived from the password, counter =
-interrogator time, base64) and commits. A read decrypts row by row and jsonifies all of it at once.
+The old server is not part of this project. The stand-in does the same work in the same order. A PUT
+is parsed by the standard library's JSON, and its rows go into a queue. One thread takes all rows of
+the queue, encrypts row by row within the INSERT (AES-CTR, key derived from the password, counter =
+interrogator time, base64) and commits. A read decrypts row by row and builds one JSON document.
 """
 
 import argparse
@@ -60,21 +60,21 @@ def _decrypt(password: str, text: str, counter: int) -> str:
 
 
 class Database:
-    """One SQLite file; a thread of its own inserts."""
+    """One SQLite file, with one thread that inserts rows."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._rows: queue.Queue[tuple[str, Row]] = queue.Queue()
         with self._connect("") as connection:
             connection.execute(_SCHEMA)
-        threading.Thread(target=self._insert_for_ever, daemon=True).start()
+        threading.Thread(target=self._insert_rows, daemon=True).start()
 
     def put(self, password: str, row: Row) -> None:
-        """Have a row inserted, sometime."""
+        """Queue a row for insertion."""
         self._rows.put((password, row))
 
     def fetch_all(self, password: str) -> list[dict[str, Any]]:
-        """Every row, all of which must be under this password."""
+        """Return all rows. All must be encrypted under this password."""
         names = ("id", "absolute_timestamp", "relative_timestamp", "interrogator_timestamp")
         connection = self._connect(password)
         found = [
@@ -83,7 +83,7 @@ class Database:
         connection.close()
         return found
 
-    def _insert_for_ever(self) -> None:
+    def _insert_rows(self) -> None:
         while True:
             waiting = defaultdict(list)
             password, row = self._rows.get()
@@ -105,7 +105,7 @@ class Database:
 
 
 def create_app(path: Path) -> Flask:
-    """The app on one SQLite file."""
+    """Return the app on one SQLite file."""
     app, database = Flask(__name__), Database(path)
 
     @app.put("/api/iot")

@@ -1,4 +1,4 @@
-"""A side of a comparison: takes readings over HTTP, tells when they are stored."""
+"""A side of a comparison: a service that accepts readings over HTTP."""
 
 import shutil
 import subprocess
@@ -18,32 +18,32 @@ ROOT = Path(__file__).parents[2]
 
 
 class Side(ABC):
-    """One service that is loaded."""
+    """A service under load."""
 
     name: ClassVar[str]
     durability: str
-    """What its answer to a request, and `stored`, promise."""
+    """What an acknowledgement and `stored` guarantee."""
     settings: str
-    """Those that matter."""
+    """Settings that affect the figures."""
     wire: Wire
     port: int
     stores_later: ClassVar[bool] = False
-    """Whether it acknowledges before it has stored, and `stored` tells when it has."""
+    """Whether it acknowledges readings before it has stored them."""
 
     @abstractmethod
     def stored(self) -> int:
-        """Readings it has stored for good, ever; the same number again while none come in."""
+        """Return the number of readings stored since the start."""
 
     @abstractmethod
     def settle(self) -> None:
-        """Wait until it has nothing left to do of what it acknowledged."""
+        """Wait until all acknowledged readings are processed."""
 
 
 class Peer(Side):
-    """A side that is one process of its own."""
+    """A side other than this service: one process."""
 
     package: ClassVar[str] = ""
-    """The Debian package that brings its program; empty for what is part of this bench."""
+    """Debian package of its program; empty if it is part of this benchmark."""
     program: ClassVar[str] = ""
 
     def __init__(self, folder: Path, port: int) -> None:
@@ -53,40 +53,41 @@ class Peer(Side):
 
     @classmethod
     def installed(cls) -> bool:
-        """Whether its program is here."""
+        """Return whether its program is installed."""
         return not cls.program or shutil.which(cls.program) is not None
 
     @abstractmethod
     def command(self) -> list[str]:
-        """What starts it."""
+        """Return the command that starts it."""
 
     @abstractmethod
     def ready(self) -> bool:
-        """Whether it answers."""
+        """Return whether it answers."""
 
     def version(self) -> str:
-        """Of its program, as Debian has it."""
+        """Return the version of its Debian package."""
         if shutil.which("dpkg-query") is None:
             return "not from a Debian package"
         command = ["dpkg-query", "--show", self.package]
-        told = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-        return " ".join(told.stdout.split()) or "not from a Debian package"
+        result = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+        return " ".join(result.stdout.split()) or "not from a Debian package"
 
     def environment(self) -> dict[str, str] | None:
-        """The process's, or None for ours."""
+        """Return its environment, None to inherit."""
         return None
 
     def prepare(self) -> None:
-        """What there is to do once it answers."""
+        """Prepare it after the start, for example create a database."""
 
     def settle(self) -> None:
-        """It acknowledges what it has done."""
+        """Return at once: by default a peer acknowledges after it has processed readings."""
 
     def start(self) -> None:
         """Start it and wait until it answers.
 
         Raises:
-            LaunchError, TimeoutError: it doesn't.
+            LaunchError: its process ended.
+            TimeoutError: it does not answer in time.
         """
         program = Program(
             name=self.name,
@@ -102,12 +103,12 @@ class Peer(Side):
         self.prepare()
 
     def stop(self) -> None:
-        """End its process."""
+        """Stop its process."""
         if self._child is not None:
             self._child.stop()
 
     def disk_bytes(self) -> int:
-        """What its folder holds."""
+        """Return the size of its folder, without its log."""
         files = [path for path in self.folder.rglob("*") if path.is_file() and path.name != "log"]
         return sum(path.stat().st_size for path in files)
 
@@ -129,7 +130,7 @@ def request(port: int, method: str, path: str) -> Response:
 
 
 def answers(ready: Callable[[], bool]) -> bool:
-    """Whether it is ready; one that can't be reached yet, or answers with an error, is not."""
+    """Return whether a side is ready. A refused connection or an error response means no."""
     try:
         return ready()
     except (OSError, RuntimeError):

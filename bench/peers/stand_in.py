@@ -1,4 +1,4 @@
-"""The stand-in for the old server, as a side."""
+"""The side that runs the stand-in for the old server."""
 
 import contextlib
 import sqlite3
@@ -18,11 +18,11 @@ RECORDED_ACKNOWLEDGED = 115_000.0
 RECORDED_STORED = 42_000.0
 RECORDED_READ = 491_476 / 8.2
 RECORDED_BYTES = 178.0
-"""What the real old server did on two cores; requests/s, readings/s, bytes a reading."""
+"""Figures of the real old server on two cores: requests/s, readings/s, bytes per reading."""
 
 
 class StandIn(Peer):
-    """Does the old server's work in the old server's order."""
+    """Does the work of the old server in the same order."""
 
     name = "old server's stand-in"
     stores_later = True
@@ -35,27 +35,27 @@ class StandIn(Peer):
                 readings.json_readings, readings.json_reading)  # fmt: skip
 
     def command(self) -> list[str]:
-        """A process of this bench."""
+        """Return the command of the stand-in."""
         module = "bench.peers.old_server"
         return [sys.executable, "-m", module, str(self._database), str(self.port)]
 
     def ready(self) -> bool:
-        """Whether it listens."""
+        """Return whether the server listens."""
         with Connection(self.port):
             return True
 
     def version(self) -> str:
-        """Of what it is made of."""
+        """Return the versions of Flask and SQLite."""
         return f"Flask {version('flask')}, SQLite {sqlite3.sqlite_version}"
 
     def stored(self) -> int:
-        """Rows in its file: they are never deleted, so the last id tells."""
+        """Return the last id of its table, which is the number of rows: none is ever deleted."""
         with contextlib.closing(sqlite3.connect(self._database, timeout=60)) as connection:
             (last,) = connection.execute("SELECT coalesce(max(id), 0) FROM readings").fetchone()
         return int(last)
 
     def settle(self) -> None:
-        """Wait until its file grows no more."""
+        """Wait until its table stops growing."""
         seen = -1
 
         def quiet() -> bool:
@@ -66,7 +66,7 @@ class StandIn(Peer):
         wait_until(quiet, SETTLE_SECONDS, "the stand-in's queue is empty", interval=0.5)
 
     def disk_bytes(self) -> int:
-        """Of its file alone."""
+        """Return the size of its SQLite file."""
         return self._database.stat().st_size
 
     @property
@@ -75,9 +75,9 @@ class StandIn(Peer):
 
 
 def compared_with_recorded(ratio: float) -> str:
-    """A sentence on how far the stand-in is from the real one."""
+    """Return a sentence that compares the stand-in with the real old server."""
     if 2 / 3 <= ratio <= 3 / 2:
         return f"It is about as fast ({ratio:.2f} x)."
     if ratio > 1:
-        return f"It is much FASTER ({ratio:.2f} x): floors against it are harder than meant."
-    return f"It is much SLOWER ({ratio:.2f} x): look at the floors against what was recorded."
+        return f"It is much FASTER ({ratio:.2f} x): floors against it are stricter than intended."
+    return f"It is much SLOWER ({ratio:.2f} x): use the floors against the recorded figures."

@@ -1,4 +1,4 @@
-"""VictoriaMetrics, as Debian has it."""
+"""VictoriaMetrics, as packaged by Debian."""
 
 from urllib.parse import quote
 
@@ -8,7 +8,7 @@ from bench.peers.side import Peer, request
 
 
 class VictoriaMetrics(Peer):
-    """It answers once a write is in memory."""
+    """VictoriaMetrics acknowledges a write once it is in memory."""
 
     name = "VictoriaMetrics"
     package = "victoria-metrics"
@@ -20,7 +20,7 @@ class VictoriaMetrics(Peer):
     wire = Wire("POST", "/write?precision=u", "text/plain", 204, readings.lines, readings.line)
 
     def command(self) -> list[str]:
-        """Its settings are flags."""
+        """Return the command: all settings are flags."""
         return [
             self.program,
             f"-storageDataPath={self.folder / 'data'}",
@@ -30,12 +30,12 @@ class VictoriaMetrics(Peer):
         ]
 
     def ready(self) -> bool:
-        """Whether it says it is well."""
+        """Return whether it is healthy."""
         request(self.port, "GET", "/health")
         return True
 
     def stored(self) -> int:
-        """Readings it can find, once it was told to put on disk what it holds in memory."""
+        """Flush its memory to disk and return the number of readings it finds."""
         request(self.port, "GET", "/internal/force_flush")
         query = quote("sum(count_over_time(reading_phase[1d]))")
         at = readings.EPOCH_US // 10**6 + 86_400 // 2

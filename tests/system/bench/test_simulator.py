@@ -4,7 +4,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from bench.simulator import Arrivals, Load, Plant, main, moments, quantile, simulate, told
+from bench.simulator import Arrivals, Load, Plant, arrival_times, main, quantile, simulate, summary
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,7 +24,7 @@ plants = st.builds(
     drain=st.floats(0.0001, 0.02),
     entry=st.floats(0, 0.001),
     reading=st.floats(0, 0.00001),
-    most_readings=st.integers(1, 100_000),
+    max_readings=st.integers(1, 100_000),
     backlog_readings=st.integers(0, 1_000_000),
 )
 seeds = st.integers(0, 1000)
@@ -32,22 +32,22 @@ seeds = st.integers(0, 1000)
 
 @given(loads, plants, seeds)
 def test_nothing_gets_lost_or_doubled(load: Load, plant: Plant, seed: int) -> None:
-    played = simulate(load, plant, seed)
-    assert played.stored + played.refused == played.arrived
-    assert min(played.waits, default=0.0) >= 0
-    assert played.max_waiting * load.batch <= max(plant.backlog_readings, 0)
-    assert played.drains <= played.stored
-    assert played.busy <= plant.writers * played.seconds * (1 + 1e-9)
+    result = simulate(load, plant, seed)
+    assert result.stored + result.refused == result.arrived
+    assert min(result.waits, default=0.0) >= 0
+    assert result.max_waiting * load.batch <= max(plant.backlog_readings, 0)
+    assert result.drains <= result.stored
+    assert result.busy <= plant.writers * result.seconds * (1 + 1e-9)
 
 
 @given(loads, plants, seeds)
 def test_littles_law(load: Load, plant: Plant, seed: int) -> None:
     """What waits on average is what comes in a second times how long it waits."""
-    played = simulate(load, plant, seed)
-    if played.stored:
-        rate = played.stored / played.seconds
-        mean_wait = sum(played.waits) / played.stored
-        assert played.waiting == pytest.approx(rate * mean_wait)
+    result = simulate(load, plant, seed)
+    if result.stored:
+        rate = result.stored / result.seconds
+        mean_wait = sum(result.waits) / result.stored
+        assert result.waiting == pytest.approx(rate * mean_wait)
 
 
 @given(loads, plants, seeds)
@@ -58,7 +58,7 @@ def test_the_same_seed_gives_the_same(load: Load, plant: Plant, seed: int) -> No
 @pytest.mark.parametrize("writers", [1, 3])
 @pytest.mark.parametrize("batch", [1, 1000])
 def test_the_backlog_grows_beyond_the_limit_and_not_below(writers: int, batch: int) -> None:
-    plant = replace(PLANT, writers=writers, most_readings=20_000)
+    plant = replace(PLANT, writers=writers, max_readings=20_000)
     limit = plant.limit(batch)
 
     def left(share: float, seconds: float) -> int:
@@ -80,12 +80,12 @@ def test_under_load_drains_gather_more() -> None:
 
 def test_an_idle_shard_is_drained_at_once() -> None:
     """Nobody lingers for the first."""
-    played = simulate(Load(2, seconds=30), replace(PLANT, shards=64))
-    assert quantile(played.waits, 0.5) == pytest.approx(PLANT.job + PLANT.work(1, 1))
+    result = simulate(Load(2, seconds=30), replace(PLANT, shards=64))
+    assert quantile(result.waits, 0.5) == pytest.approx(PLANT.job + PLANT.work(1, 1))
 
 
 def test_more_writers_keep_up_with_more() -> None:
-    plant = replace(PLANT, most_readings=500)  # or one writer would take all there is
+    plant = replace(PLANT, max_readings=500)  # or one writer would take all there is
     load = Load(1.5 * plant.limit(1), seconds=4)
     one, two = (simulate(load, replace(plant, writers=number)) for number in (1, 2))
     assert one.waiting_at_end > 2 * two.waiting_at_end
@@ -101,15 +101,15 @@ def test_more_writers_than_shards_gain_nothing() -> None:
 
 def test_a_full_backlog_refuses_what_is_too_much() -> None:
     plant = replace(PLANT, backlog_readings=500)
-    played = simulate(Load(3 * plant.limit(1), seconds=3), plant)
-    assert played.max_waiting == 500
-    assert 0.3 < played.refused / played.arrived < 0.9
+    result = simulate(Load(3 * plant.limit(1), seconds=3), plant)
+    assert result.max_waiting == 500
+    assert 0.3 < result.refused / result.arrived < 0.9
 
 
 @pytest.mark.parametrize("arrivals", Arrivals)
 def test_requests_come_as_often_as_asked(arrivals: Arrivals) -> None:
     load = Load(1000, seconds=10, arrivals=arrivals)
-    found = list(moments(load, random.Random(3)))
+    found = list(arrival_times(load, random.Random(3)))
     assert len(found) == pytest.approx(10_000, rel=0.05)
     assert found == sorted(found)
     assert 0 <= found[0] <= found[-1] < 10
@@ -126,6 +126,6 @@ def test_bursts_wait_longer() -> None:
 def test_the_command_tells_all(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--rate", "50", "--seconds", "2"]) == 0
     said = capsys.readouterr().out
-    for name, value in told(Load(50, seconds=2), PLANT, simulate(Load(50, seconds=2), PLANT)):
+    for name, value in summary(Load(50, seconds=2), PLANT, simulate(Load(50, seconds=2), PLANT)):
         assert name in said
         assert value in said

@@ -65,7 +65,7 @@ def test_a_part_that_is_never_ready_is_an_error(make_child: MakeChild, said: Sai
     child = make_child(SLEEP, name="api", ready=lambda: False)
     with ShutdownSignals() as signals:
         supervisor = Supervisor(said, signals)
-        with pytest.raises(LaunchError, match="api is not ready"):
+        with pytest.raises(LaunchError, match="api was not ready in time"):
             supervisor.start([child], seconds=0.1)
         supervisor.stop()
     assert not child.running

@@ -28,7 +28,7 @@ STORES: dict[str, tuple[Mapping[str, str], str]] = {
     "no URL of Redis": ({"IOT_REDIS_URL": "one"}, "IOT_REDIS_URL: "),
     "a port of Redis": (
         {"IOT_REDIS_URL": f"redis://:{PASSWORD}@h:x"},
-        "IOT_REDIS_URL has a port that is none",
+        "IOT_REDIS_URL: invalid port",
     ),
     "Sentinels": ({"IOT_REDIS_URL": "redis+sentinel://h"}, "IOT_REDIS_URL must be redis+sentinel"),
     "no file": ({"IOT_REDIS_URL_FILE": "/none"}, "IOT_REDIS_URL_FILE can't be read: No such file"),
@@ -43,7 +43,7 @@ SERVICES: dict[str, tuple[Mapping[str, str], str]] = {
     ),
     "a broken keyring": (
         {"IOT_KEYRING_FILE": "broken"},
-        "IOT_KEYRING_FILE: the keyring is not JSON of the form that is described",
+        "IOT_KEYRING_FILE: the keyring is not JSON of the form",
     ),
     "a binary keyring": (
         {"IOT_KEYRING_FILE": "binary"},
@@ -57,7 +57,7 @@ API: dict[str, tuple[Mapping[str, str], str]] = {
     **SERVICES,
     "tokens": (
         {"IOT_TOKENS_FILE": "broken"},
-        "IOT_TOKENS_FILE: the tokens are not JSON of the form that is described",
+        "IOT_TOKENS_FILE: the file of tokens is not JSON of the form",
     ),
     "an address": ({"IOT_BIND": "127.0.0.1"}, "IOT_BIND: '127.0.0.1' is not an address and a port"),
     "a certificate": (

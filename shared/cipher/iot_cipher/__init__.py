@@ -1,4 +1,4 @@
-"""Who can read what: keyring, vaults, sealed queue entries, encrypted segments.
+"""Encryption: keyring, vaults, sealed entries and orders, encrypted segments, tokens.
 
-Nothing here is a construction of our own: AES-256-GCM, HKDF and scrypt from `cryptography`.
+All primitives come from the library `cryptography`: AES-256-GCM, HKDF-SHA256 and scrypt.
 """

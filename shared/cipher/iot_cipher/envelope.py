@@ -1,10 +1,10 @@
-"""Sealed queue entries: what the API hands the writer through Redis.
+"""Sealed entries, which the API adds to the backlog and writers open.
 
-    version 1 | key id 4 | session 16 | sequence 8 | nonce 12 | ciphertext and tag
+    version 1 | key id 4 | session 16 | number 8 | nonce 12 | ciphertext and tag
 
-A session is one API process's run; within it every entry of a shard has a number of its own,
-1, 2, 3, ... Session and number name an entry for good: however often its bytes are added to the
-backlog, a writer that remembers what it has seen stores it once.
+(The figures are lengths in bytes.) A session belongs to one run of an API process. It numbers the
+entries of each shard 1, 2, 3, ... Shard, session and number identify an entry: if its bytes are in
+the backlog more than once, the ledger lets writers store it once.
 """
 
 import itertools
@@ -26,13 +26,13 @@ _SHARD = struct.Struct(">H")
 _SESSION = b"iot-sensor session v1"
 
 MAX_ABANDONED_NUMBERS = 100
-"""Entries of a session that were given up, about, until a new one begins."""
+"""Number of abandoned entries after which a session ends."""
 ENTRIES_PER_SESSION = 2**32
-"""Random nonces stay safe to this many messages under one key."""
+"""Maximum number of messages under one key with random nonces (NIST SP 800-38D, 8.3)."""
 
 
 class EntryName(NamedTuple):
-    """What names a sealed entry for good."""
+    """The identity of a sealed entry."""
 
     shard: int
     session: bytes
@@ -40,40 +40,41 @@ class EntryName(NamedTuple):
 
 
 def entry_name(shard: int, sealed: bytes) -> EntryName:
-    """The name of an entry that `Sealer.seal` sealed, read from its head."""
+    """Return the name of an entry that `Sealer.seal` sealed, without opening the entry."""
     _, _, session, number = _HEADER.unpack_from(sealed)
     return EntryName(shard, session, number)
 
 
 class Sealer:
-    """Seals one process's entries. Safe to share between threads; starts anew after a fork."""
+    """Seals the entries of one process. Threads may share it. A fork begins a new session."""
 
     def __init__(self, keyring: Callable[[], TransitKeys]) -> None:
         self._keyring = keyring
         self._session: _Session | None = None
-        self._given_up = 0
+        self._abandoned = 0
 
     def seal(self, shard: int, entry: bytes) -> bytes:
-        """Seal an entry for the stream of `shard`; each call takes the shard's next number."""
+        """Seal an entry for the stream of `shard`. Each call uses the shard's next number."""
         keyring = self._keyring()
         session = self._session
         if session is None or not session.usable(keyring):
             session = self._session = _Session(keyring)
         return session.seal(shard, entry)
 
-    def abandon_numbers(self, entries: int) -> None:
-        """Note that sealed entries were given up, and their numbers with them.
+    def abandon_numbers(self, count: int) -> None:
+        """Record that `count` sealed entries will not be in the backlog.
 
-        A session with many such gaps ends, for the ledger keeps each of them. It does not end with
-        each, for the ledger keeps each session, and a backlog that is full refuses many requests.
+        Their numbers are gaps in the session, and the ledger stores each gap. So a session with
+        many gaps ends. It does not end with the first gap, because the ledger also stores each
+        session, and a full backlog refuses many requests.
         """
-        self._given_up += entries
-        if self._given_up >= MAX_ABANDONED_NUMBERS:
+        self._abandoned += count
+        if self._abandoned >= MAX_ABANDONED_NUMBERS:
             self.renew()
 
     def renew(self) -> None:
         """Begin a new session."""
-        self._session, self._given_up = None, 0
+        self._session, self._abandoned = None, 0
 
 
 class _Session(SecretHolder):
@@ -86,7 +87,7 @@ class _Session(SecretHolder):
         self._id = os.urandom(SALT_BYTES)
         self._transit_key = keyring.transit_key(self._key_id)
         self._key = _session_key(self._transit_key, self._id)
-        self._count = itertools.count(2)  # the first entry is sealed without asking
+        self._count = itertools.count(2)  # `usable` is not called for the first entry
         self._numbers: dict[int, itertools.count[int]] = {}
 
     def usable(self, keyring: TransitKeys) -> bool:
@@ -105,13 +106,14 @@ class _Session(SecretHolder):
         return same
 
     def seal(self, shard: int, entry: bytes) -> bytes:
+        # `setdefault` and `next` are atomic, so threads never get the same number, without a lock.
         numbers = self._numbers.get(shard) or self._numbers.setdefault(shard, itertools.count(1))
         header = _HEADER.pack(FORMAT, self._key_id, self._id, next(numbers))
         return header + encrypt(self._key, entry, header + _SHARD.pack(shard))
 
 
 class OpenedEntry(SecretHolder):
-    """An entry whose seal was whole: its session, its number in it, and its bytes."""
+    """An entry that was authentic: its session, its number in the session, and its content."""
 
     __slots__ = ("content", "number", "session")
 
@@ -124,24 +126,24 @@ class OpenedEntry(SecretHolder):
 class Opener:
     """Opens sealed entries."""
 
-    SESSIONS_REMEMBERED = 4096
+    CACHED_SESSION_KEYS = 4096
 
     def __init__(self, keyring: Callable[[], TransitKeys]) -> None:
         self._keyring = keyring
-        self._session_key = lru_cache(maxsize=self.SESSIONS_REMEMBERED)(_session_key)
+        self._session_key = lru_cache(maxsize=self.CACHED_SESSION_KEYS)(_session_key)
 
     def open(self, shard: int, sealed: bytes) -> OpenedEntry:
-        """The entry that was sealed for this shard.
+        """Open an entry from the stream of `shard`.
 
         Raises:
             DecryptionError: the bytes were changed or cut, come from another shard's stream, or
                 were sealed with a master key that is not in the keyring.
         """
         if len(sealed) < _HEADER.size or sealed[0] != FORMAT:
-            raise DecryptionError("a queue entry is of an unknown format")
+            raise DecryptionError("an entry has an unknown format")
         header = sealed[: _HEADER.size]
         _, key_id, session, number = _HEADER.unpack(header)
-        # By the keyring as it is now: a retired key opens nothing, remembered session or not.
+        # The current keyring is part of the cache key, so a removed master key opens nothing.
         key = self._session_key(self._keyring().transit_key(key_id), session)
         content = decrypt(key, sealed[_HEADER.size :], header + _SHARD.pack(shard))
         return OpenedEntry(session, number, content)

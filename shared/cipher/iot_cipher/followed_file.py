@@ -1,4 +1,4 @@
-"""A file that is followed: what it holds is in use a second after it changed."""
+"""Files whose content is reloaded when they change, for example mounted Secrets."""
 
 import json
 import logging
@@ -17,9 +17,9 @@ _log = logging.getLogger(__name__)
 
 
 class FollowedFile(Generic[Content]):
-    """What a file holds, parsed; a mounted Secret that changes takes effect in a second.
+    """The parsed content of a file. A change is in use within about a second.
 
-    A file that becomes unreadable or wrong later is ignored, and what was read last stays in use.
+    A changed file that can't be read or parsed is ignored: the last valid content stays in use.
     """
 
     CHECK_SECONDS = 1.0
@@ -33,10 +33,10 @@ class FollowedFile(Generic[Content]):
         variable: str,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`what` is in the file that `variable` names, for messages.
+        """Read the file. Messages call the content `what`, and the file `variable`.
 
         Raises:
-            SettingsError: the file can't be read, or `parse` says that it is wrong.
+            SettingsError: the file can't be read, or `parse` refuses its content.
         """
         self._path = path
         self._parse = parse
@@ -45,11 +45,12 @@ class FollowedFile(Generic[Content]):
         self._clock = clock
         self._lock = threading.Lock()
         self._checked = clock()
-        self._complaint = ""
+        self._logged_fault = ""
+        # The stamp is taken before the file is read: a change in between is read again later.
         self._stamp = self._stat()
-        self._content = self._first()
+        self._content = self._read_first()
 
-    def _first(self) -> Content:
+    def _read_first(self) -> Content:
         text = read_text(self._path, self._variable)
         try:
             return self._parse(text)
@@ -57,7 +58,7 @@ class FollowedFile(Generic[Content]):
             raise SettingsError(f"{self._variable}: {error}") from None
 
     def current(self) -> Content:
-        """What stands in the file."""
+        """Return the content, at most `CHECK_SECONDS` old if it is called often."""
         if self._clock() - self._checked >= self.CHECK_SECONDS:
             with self._lock:
                 self._check()
@@ -71,30 +72,32 @@ class FollowedFile(Generic[Content]):
                 self._content = self._parse(read_text(self._path, self._variable))
                 self._stamp = stamp
                 _log.info("the changed %s is in use", self._what)
-            self._complaint = ""
+            self._logged_fault = ""
         except SettingsError as error:
-            if str(error) != self._complaint:  # said once, not every second
+            if str(error) != self._logged_fault:  # log it once, not every second
                 _log.warning("the changed %s is ignored: %s", self._what, error)
-            self._complaint = str(error)
+            self._logged_fault = str(error)
 
     def _stat(self) -> tuple[int, int, int]:
         try:
             status = self._path.stat()
         except OSError as error:
             raise SettingsError(f"{self._variable} can't be read: {error.strerror}") from None
+        # Kubernetes updates a mounted Secret by changing a symbolic link: the inode changes.
         return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 def strict_json(text: str) -> Any:
-    """JSON in which no name stands twice; a byte order mark before it is passed over.
+    """Parse JSON. Refuse repeated names, and skip a leading byte order mark.
 
     Raises:
-        ValueError, RecursionError: it is not. The error holds the text: let it not get out.
+        ValueError, RecursionError: the text is not such JSON. A JSONDecodeError holds the text, so
+            callers must not let the error out.
     """
-    return json.loads(text.removeprefix(BYTE_ORDER_MARK), object_pairs_hook=_without_repeats)
+    return json.loads(text.removeprefix(BYTE_ORDER_MARK), object_pairs_hook=_unique_names)
 
 
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) < len(pairs):
         raise ValueError("a name stands twice")

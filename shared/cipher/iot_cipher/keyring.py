@@ -1,4 +1,4 @@
-"""The cluster's keys: master keys by id, one of them primary, and the pepper."""
+"""The keyring: master keys by id, one of them primary, and the pepper."""
 
 import base64
 import hmac
@@ -18,7 +18,7 @@ from .followed_file import FollowedFile, strict_json
 from .secrets import SecretHolder
 
 KeyId = int
-"""Names a master key in every ciphertext that depends on it; 1 to 2**32 - 1."""
+"""Id of a master key, 1 to 2**32 - 1. It is stored in every ciphertext that needs the key."""
 
 _TRANSIT = b"iot-sensor transit v1"
 _WRAP = b"iot-sensor wrap v1"
@@ -28,7 +28,7 @@ _SCRYPT_SALT = b"iot-sensor scrypt salt v2"
 
 
 class Keyring(SecretHolder):
-    """The keys of one moment. Each purpose has keys of its own, derived from the master keys."""
+    """The keys of one state of the file. Each purpose has its own keys, derived from these."""
 
     __slots__ = ("_derived", "_masters", "_pepper", "primary_id")
 
@@ -44,68 +44,77 @@ class Keyring(SecretHolder):
         return tuple(self._masters)
 
     def lookup(self, password: bytes) -> bytes:
-        """The lookup of a vault of format 1. With the pepper it tests a password at once, so no new
-        vault has one.
+        """Return the lookup of a password for vaults of format 1.
+
+        New vaults do not use it: whoever has the pepper can test passwords against it fast.
         """
         return hmac.digest(self._pepper, password, "sha256")
 
     def scrypt_salt(self) -> bytes:
-        """32 bytes, the salt of every password's scrypt: without the pepper no password can be
-        tested, and with it each test costs a scrypt.
+        """Return the 32-byte salt of the scrypt of all passwords.
+
+        The salt is derived from the pepper. Without the pepper nobody can test a password, and with
+        the pepper each test costs a scrypt.
         """
         return derive(self._pepper, salt=b"", info=_SCRYPT_SALT)
 
     def mark(self, installation: uuid.UUID) -> bytes:
-        """32 bytes that tell, for an installation, this keyring from one with another pepper."""
+        """Return 32 bytes that distinguish keyrings of different pepper in an installation."""
         return derive(self._pepper, salt=installation.bytes, info=_MARK)
 
     def transit_key(self, key_id: KeyId) -> bytes:
-        """Seals queue entries. Raises `DecryptionError` for an id that isn't in the keyring."""
+        """Return the key that seals entries and orders. Raises `DecryptionError`: unknown id."""
         return self._derived(key_id, _TRANSIT)
 
     def wrap_key(self, key_id: KeyId) -> bytes:
-        """Outer wrap of data keys. Raises `DecryptionError` for an unknown id."""
+        """Return the key of the outer wrap of data keys. Raises `DecryptionError`: unknown id."""
         return self._derived(key_id, _WRAP)
 
     def audit_key(self, key_id: KeyId) -> bytes:
-        """Encrypts the audit log. Raises `DecryptionError` for an unknown id."""
+        """Return the key that encrypts the audit log. Raises `DecryptionError`: unknown id."""
         return self._derived(key_id, _AUDIT)
 
     def _derive(self, key_id: KeyId, info: bytes) -> bytes:
         if key_id not in self._masters:
-            raise DecryptionError(f"the keyring holds no master key {key_id}")
+            raise DecryptionError(f"the keyring has no master key {key_id}")
         return derive(self._masters[key_id], salt=b"", info=info)
 
 
 def parse_keyring(text: str) -> Keyring:
-    """The keyring from its JSON: `{"version": 1, "primary": 1, "keys": {"1": ...}, "pepper": ...}`.
+    """Parse a keyring: `{"version": 1, "primary": 1, "keys": {"1": ...}, "pepper": ...}`.
 
     Keys and pepper are 32 bytes each, in base64.
 
     Raises:
-        SettingsError: one sentence on what is wrong with it, without any key.
+        SettingsError: the keyring is invalid. The message contains no key.
     """
     if is_for_writers(text):
         raise SettingsError(
-            "the keyring file holds a writer's keys, which open no vault: use the whole keyring"
+            "the keyring file holds only a writer's keys, which open no vault: use the whole "
+            "keyring"
         )
     content = _parsed(text)
     if content is None:
-        # Raised here, so that no error of the parser, which holds the text, is its context.
-        raise SettingsError("the keyring is not JSON of the form that is described")
+        # Raised outside `except`: the context would be the parser's error, which holds the keys.
+        raise SettingsError(
+            'the keyring is not JSON of the form {"version": 1, "primary": <id>, '
+            '"keys": {"<id>": <base64>, ...}, "pepper": <base64>}, with each name once'
+        )
     version, primary, keys, pepper = content
     if version != 1:
-        raise SettingsError("the keyring is of a version that is not known here")
+        raise SettingsError(
+            f"the keyring has the unknown version {version}: use a newer version of this service"
+        )
     masters = {key_id: _key_bytes(key) for key_id, key in keys.items()}
     if primary not in masters:
         raise SettingsError("the keyring's primary key is not among its keys")
     if not all(0 < key_id < 2**32 for key_id in masters):
-        raise SettingsError("the keyring has a key id that is not from 1 to 4294967295")
+        raise SettingsError("the keyring has a key id outside 1 to 4294967295")
     return Keyring(primary, masters, _key_bytes(pepper))
 
 
 def is_for_writers(text: str) -> bool:
-    """Whether this is the JSON of a writer's key file (see `writer_keys`), right or wrong."""
+    """Whether a text is the JSON of a writer's keys (see `writer_keys`), valid or not."""
     try:
         content = strict_json(text)
     except (ValueError, RecursionError):
@@ -114,10 +123,9 @@ def is_for_writers(text: str) -> bool:
 
 
 def _parsed(text: str) -> tuple[int, KeyId, dict[KeyId, str], str] | None:
-    """Version, primary id, keys and pepper; None when the text is not of that form.
+    """Return version, primary id, keys and pepper, or None if the text has another form.
 
-    Strict, since a slip of the hand must not lose a key: no name stands twice, an id is written
-    in one way only.
+    A typing error must not lose a key, so a repeated name or an id such as 01 is refused.
     """
     try:
         content = strict_json(text)
@@ -143,12 +151,12 @@ def _key_bytes(text: str) -> bytes:
 def _base64(text: str) -> bytes | None:
     try:
         return base64.b64decode(text, validate=True)
-    except (ValueError, TypeError):  # a character beyond ASCII is a ValueError
+    except (ValueError, TypeError):  # b64decode raises ValueError for a non-ASCII character
         return None
 
 
 def new_keyring_text() -> str:
-    """JSON of a fresh keyring: one master key with id 1, and a pepper."""
+    """Return the JSON of a new keyring: one master key with id 1, and a pepper."""
     fresh = [base64.b64encode(secrets.token_bytes(KEY_BYTES)).decode() for _ in range(2)]
     return json.dumps({"version": 1, "primary": 1, "keys": {"1": fresh[0]}, "pepper": fresh[1]})
 
@@ -159,10 +167,10 @@ def create_keyring_file(path: Path) -> bool:
 
 
 class KeyringFile(FollowedFile[Keyring]):
-    """A keyring that follows its file."""
+    """A keyring that is reloaded when its file changes."""
 
     def __init__(self, path: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """Raises `SettingsError` when the file can't be read or is wrong."""
+        """Raises `SettingsError` if the file can't be read or is invalid."""
         super().__init__(
             path, parse_keyring, what="keyring", variable="IOT_KEYRING_FILE", clock=clock
         )

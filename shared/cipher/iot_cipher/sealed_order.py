@@ -1,9 +1,9 @@
-"""Sealed compaction orders: how the API hands a writer the keys of a few segments.
+"""Sealed compaction orders, which give a writer the keys of the segments to merge.
 
     version 1 | key id 4 | salt 16 | nonce 12 | ciphertext and tag
 
-Sealed as queue entries are, with a key that is derived from the same transit key for this purpose
-alone: neither opens as the other.
+(The figures are lengths in bytes.) Orders and entries have different keys, derived from the same
+transit key, so an order does not open as an entry, nor an entry as an order.
 """
 
 import os
@@ -26,15 +26,15 @@ def seal_order(keyring: TransitKeys, order: bytes) -> bytes:
 
 
 def open_order(keyring: TransitKeys, sealed: bytes) -> bytes:
-    """The encoded order.
+    """Open a sealed order and return the encoded order.
 
     Raises:
-        DecryptionError: the bytes were changed or cut, are no order, or were sealed with a master
-            key that is not in the keyring.
+        DecryptionError: the bytes were changed or cut, are not an order, or were sealed with a
+            master key that is not in the keyring.
     """
     header = sealed[: _HEADER.size]
     if len(header) < _HEADER.size or header[0] != FORMAT:
-        raise DecryptionError("a compaction order is of an unknown format")
+        raise DecryptionError("a compaction order has an unknown format")
     return decrypt(_key(keyring, header), sealed[_HEADER.size :], header)
 
 

@@ -2,8 +2,9 @@
 
     version 1 | salt 16 | nonce 12 | ciphertext and tag
 
-The salt names the key: with the vault's data key it gives the chunk key. Bound to the ciphertext
-are the vault's id and the segment's bounds, so a segment can't be moved, nor its bounds changed.
+(The figures are lengths in bytes.) The chunk key is derived from the vault's data key and the salt.
+The vault's id and the segment's bounds are authenticated with the ciphertext. So nobody can move a
+segment to another vault or change its bounds unnoticed.
 """
 
 import struct
@@ -21,7 +22,7 @@ FORMAT = b"\1"
 
 @dataclass(frozen=True, slots=True)
 class SealedSegment:
-    """A segment as it is stored: whose it is, what is known of it, and its ciphertext."""
+    """A segment as it is stored: its vault, its bounds in clear, and its ciphertext."""
 
     vault_id: uuid.UUID
     bounds: SegmentBounds
@@ -37,10 +38,10 @@ def encrypt_segment(
 
 
 def decrypt_segment(vault: OpenVault, bounds: SegmentBounds, payload: bytes | bytearray) -> bytes:
-    """The encoded segment.
+    """Decrypt a segment and return the encoded segment.
 
     Raises:
-        DecryptionError: payload or bounds were changed, or the segment is another vault's.
+        DecryptionError: payload or bounds were changed, or the segment is of another vault.
     """
     chunk_key = vault.chunk_key(salt_of(payload))
     return decrypt_with_chunk_key(vault.vault_id, chunk_key, bounds, payload)
@@ -49,20 +50,20 @@ def decrypt_segment(vault: OpenVault, bounds: SegmentBounds, payload: bytes | by
 def decrypt_with_chunk_key(
     vault_id: uuid.UUID, chunk_key: bytes, bounds: SegmentBounds, payload: bytes | bytearray
 ) -> bytes:
-    """As `decrypt_segment`, for who has been handed the key of this segment only."""
-    # A view: a copy of a large payload would double its memory.
+    """Do as `decrypt_segment` with the chunk key alone. Writers do not have data keys."""
+    # A memoryview, because a copy of a large payload would double the memory.
     head, message = bytes(payload[: 1 + SALT_BYTES]), memoryview(payload)[1 + SALT_BYTES :]
     if len(head) < 1 + SALT_BYTES or head[:1] != FORMAT:
-        raise DecryptionError("a segment is of an unknown format")
+        raise DecryptionError("a segment has an unknown format")
     try:
         associated = _associated(head, vault_id, bounds)
-    except struct.error:  # no segment was ever made with such bounds
+    except struct.error:  # no process stores such bounds
         raise DecryptionError("a segment's bounds are out of range") from None
     return decrypt(chunk_key, message, associated)
 
 
 def salt_of(payload: bytes | bytearray) -> bytes:
-    """The salt that names the key of an encrypted segment."""
+    """Return the salt from which the key of an encrypted segment is derived."""
     return bytes(payload[1 : 1 + SALT_BYTES])
 
 

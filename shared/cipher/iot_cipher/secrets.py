@@ -1,10 +1,10 @@
-"""A base for objects that hold keys: nothing prints them, nothing pickles them."""
+"""A base class that keeps secrets out of logs and pickles."""
 
 from typing import NoReturn
 
 
 class SecretHolder:
-    """Shows its type only, and refuses to be pickled or copied by pickling."""
+    """Base of objects that hold keys. Its repr shows only the type, and pickling raises."""
 
     __slots__ = ()
 

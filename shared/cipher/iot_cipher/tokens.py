@@ -1,4 +1,4 @@
-"""Bearer tokens: who may do what. Of a token only its name, scopes and hash are kept."""
+"""Bearer tokens. The file stores only the name, scopes and hash of a token."""
 
 import hashlib
 import hmac
@@ -18,9 +18,10 @@ from iot_models.scopes import Scope, parse_scopes
 from .followed_file import FollowedFile, strict_json
 
 VERSION = 1
-NAME_RULE = "1 to 63 of a-z, 0-9, '-' and '.', at both ends a letter or digit"
+NAME_RULE = "1 to 63 characters a-z, 0-9, - and ., with a letter or digit at both ends"
 
-# No underscore, which every token has: a token is never taken for a name, and so never printed.
+# Names have no underscore, and every token has one. So a token given as a name by mistake is
+# refused, and is never stored or printed.
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
 _TOKEN = re.compile(r"iot_[A-Za-z0-9_-]{43}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -30,29 +31,30 @@ _FIELDS = {"name", "scopes", "sha256", "created"}
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What the bearer of one token may do."""
+    """One token of the file, without its secret: what its bearer may do."""
 
     name: str
     scopes: frozenset[Scope]
     sha256: bytes
     created: str
-    """In UTC, as `2026-11-23T10:00:00Z`."""
+    """Time of creation in UTC, for example `2026-11-23T10:00:00Z`."""
 
     def allows(self, scope: Scope) -> bool:
-        """Whether the bearer may do what needs that scope."""
+        """Whether the bearer has this scope."""
         return scope in self.scopes or Scope.ADMIN in self.scopes
 
 
 class Tokens:
-    """The tokens of one moment."""
+    """The tokens of one state of the file."""
 
     def __init__(self, grants: Sequence[Grant]) -> None:
         self.grants = tuple(grants)
 
     def find(self, presented: bytes) -> Grant | None:
-        """The grant of a token, else None; how long it takes tells neither which nor how near."""
+        """Return the grant of a token, or None for an unknown token."""
         digest = hashlib.sha256(presented).digest()
         found = None
+        # Compare with every hash in constant time, so that the duration reveals nothing.
         for grant in self.grants:
             if hmac.compare_digest(grant.sha256, digest):
                 found = grant
@@ -60,35 +62,35 @@ class Tokens:
 
 
 class TokensFile(FollowedFile[Tokens]):
-    """Tokens that follow their file: one that is revoked is refused a second later."""
+    """Tokens that are reloaded when their file changes: a revoked token fails a second later."""
 
     def __init__(self, path: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """Raises `SettingsError` when the file can't be read or is wrong."""
+        """Raises `SettingsError` if the file can't be read or is invalid."""
         super().__init__(
             path, parse_tokens, what="list of tokens", variable="IOT_TOKENS_FILE", clock=clock
         )
 
 
 def new_token() -> str:
-    """A token that nobody can guess: `iot_` and 32 random bytes in base64url."""
+    """Return a random token: `iot_` and 32 random bytes in base64url."""
     return f"iot_{secrets.token_urlsafe(32)}"
 
 
 def new_tokens_text() -> str:
-    """JSON of a tokens.json without a token: it lets nobody in."""
+    """Return the JSON of a tokens.json without tokens, which lets nobody in."""
     return _text([])
 
 
 def with_token(
     text: str, name: str, scopes: Iterable[str], *, token: str | None = None
 ) -> tuple[str, str]:
-    """A tokens.json with one more token, and that token, which is nowhere else from now on.
+    """Add a token. Return the new tokens.json and the token, which is stored nowhere else.
 
-    `token` is one that was made before, by `new_token`; left out, one is made.
+    `token` must come from `new_token`. If it is None, a new token is made.
 
     Raises:
-        SettingsError: `text` is no tokens.json, or name, scopes or token are not in their form.
-        IotError: there is a token of that name, or that token, already.
+        SettingsError: `text` is not a tokens.json, or name, scopes or token are invalid.
+        IotError: the name or the token exists already.
     """
     grants = list(parse_tokens(text).grants)
     if not _NAME.fullmatch(name):
@@ -98,58 +100,63 @@ def with_token(
         raise SettingsError(f"the token {name} needs a scope")
     token = new_token() if token is None else token
     if not _TOKEN.fullmatch(token):
-        raise SettingsError(f"the token {name} is not in the form of a token")
+        raise SettingsError(f"the token {name} must be iot_ and 43 characters of base64url")
     sha256 = hashlib.sha256(token.encode()).digest()
     if any(grant.name == name for grant in grants):
-        raise IotError(f"there is a token {name} already")
+        raise IotError(f"a token named {name} exists already")
     if any(grant.sha256 == sha256 for grant in grants):
-        raise IotError(f"the token {name} is there already, under another name")
+        raise IotError(f"the token given for {name} exists already, under another name")
     grants.append(Grant(name, granted, sha256, datetime.now(UTC).strftime(_CREATED)))
     return _text(grants), token
 
 
 def without_token(text: str, name: str) -> str:
-    """A tokens.json without the token of that name.
+    """Remove the token of a name. Return the new tokens.json.
 
     Raises:
-        SettingsError: `text` is no tokens.json.
-        IotError: there is no such token.
+        SettingsError: `text` is not a tokens.json.
+        IotError: there is no token of that name.
     """
     grants = parse_tokens(text).grants
     left = [grant for grant in grants if grant.name != name]
     if len(left) == len(grants):
-        # The name is not repeated: it may be a token, given by mistake.
+        # The message omits the name, which may be a token that was given by mistake.
         raise IotError("there is no token of that name")
     return _text(left)
 
 
 def parse_tokens(text: str) -> Tokens:
-    """The tokens of a tokens.json: `{"version": 1, "tokens": [...]}`, and of each in that list
+    """Parse a tokens.json: `{"version": 1, "tokens": [...]}`. Each element of the list is
     `{"name": ..., "scopes": [...], "sha256": "<64 hex>", "created": "2026-11-23T10:00:00Z"}`.
 
-    Strict, since a slip of the hand must let nobody in: nothing may be missing, unknown or twice.
+    A typing error must let nobody in, so missing, unknown and repeated names are refused.
 
     Raises:
-        SettingsError: one sentence on what is wrong, without any hash or token.
+        SettingsError: the file is invalid. The message contains no hash or token.
     """
     rows = _rows(text)
     if rows is None:
-        # Raised here, so that no error of the parser, which holds the text, is its context.
-        raise SettingsError("the tokens are not JSON of the form that is described")
+        # Raised outside `except`: the context would be the parser's error, which holds the text.
+        raise SettingsError(
+            'the file of tokens is not JSON of the form {"version": 1, "tokens": [...]}, '
+            "with each name once"
+        )
     grants = [_grant(number, row) for number, row in enumerate(rows)]
     names, digests = set[str](), set[bytes]()
     for grant in grants:
         if grant.name in names:
-            raise SettingsError(f"the tokens hold {grant.name} twice")
+            raise SettingsError(f"the file of tokens has the name {grant.name} twice")
         if grant.sha256 in digests:
-            raise SettingsError(f"the tokens hold that of {grant.name} twice, under two names")
+            raise SettingsError(
+                f"the file of tokens has the token {grant.name} twice, under two names"
+            )
         names.add(grant.name)
         digests.add(grant.sha256)
     return Tokens(grants)
 
 
 def _rows(text: str) -> list[dict[str, Any]] | None:
-    """The objects in the list; None when the text is not of that form."""
+    """Return the objects in the list of tokens, or None if the text has another form."""
     try:
         content = strict_json(text)
         version, rows = content["version"], content["tokens"]
@@ -163,32 +170,36 @@ def _rows(text: str) -> list[dict[str, Any]] | None:
 
 
 def _grant(number: int, row: dict[str, Any]) -> Grant:
-    name, which = row.get("name"), f"token {number}"
+    name = row.get("name")
     if not (isinstance(name, str) and _NAME.fullmatch(name)):
-        raise SettingsError(f"{which} (from 0) has no name, which must be {NAME_RULE}")
+        raise SettingsError(f"token {number} (counted from 0): name must be {NAME_RULE}")
     if set(row) != _FIELDS:
-        raise SettingsError(f"the token {name} must have {', '.join(sorted(_FIELDS))}, only")
+        raise SettingsError(
+            f"the token {name} must have the fields {', '.join(sorted(_FIELDS))}, and no others"
+        )
     sha256, created = row["sha256"], row["created"]
     if not (isinstance(sha256, str) and _SHA256.fullmatch(sha256)):
-        raise SettingsError(f"the token {name} has no sha256 of 64 digits 0-9 and a-f")
-    if not _is_moment(created):
-        raise SettingsError(f"the token {name} was not created at a time like 2026-11-23T10:00:00Z")
+        raise SettingsError(f"the token {name}: sha256 must be 64 digits 0-9 and a-f")
+    if not _is_time(created):
+        raise SettingsError(
+            f"the token {name}: created must be a time such as 2026-11-23T10:00:00Z"
+        )
     return Grant(name, _scopes(name, row["scopes"]), bytes.fromhex(sha256), created)
 
 
-def _is_moment(created: object) -> bool:
+def _is_time(created: object) -> bool:
     try:
         if not isinstance(created, str):
             return False
-        moment = datetime.strptime(created, _CREATED).replace(tzinfo=UTC)
+        time_created = datetime.strptime(created, _CREATED).replace(tzinfo=UTC)
     except ValueError:
         return False
-    return moment.strftime(_CREATED) == created
+    return time_created.strftime(_CREATED) == created  # strptime also accepts 2026-1-1
 
 
 def _scopes(name: str, words: object) -> frozenset[Scope]:
     if not (isinstance(words, list) and words and all(isinstance(word, str) for word in words)):
-        raise SettingsError(f"the token {name} has no list of scopes")
+        raise SettingsError(f"the token {name}: scopes must be a list of scope names")
     try:
         return parse_scopes(words)
     except SettingsError as error:

@@ -1,10 +1,10 @@
-"""A vault: the random data key that one password's readings are encrypted under, wrapped twice.
+"""Vaults: the data key of the readings of one password, wrapped twice.
 
-    version 1 | key id 4 | nonce 12 | ciphertext and tag of (nonce 12 | ciphertext and tag)
+    format 1 | key id 4 | nonce 12 | ciphertext and tag of (nonce 12 | ciphertext and tag)
 
-The outer wrap is under a key derived from a master key, the inner one under a key derived from the
-password. The lookup, by which a password's vault is found, comes from the password as well, in one
-of two formats (`VaultFormat`).
+(The figures are lengths in bytes.) The outer wrap uses a key derived from a master key. The inner
+wrap uses a key derived from the password. The lookup, by which the vault of a password is found, is
+derived from the password too. There are two formats (`VaultFormat`).
 """
 
 import os
@@ -35,18 +35,18 @@ PasswordKey = Callable[[bytes, bytes, int], bytes]
 
 
 class VaultFormat(IntEnum):
-    """How lookup and inner key come from a password; the first byte of a vault's wrapped key."""
+    """How lookup and inner key are derived from a password: first byte of a vault's wrapped key."""
 
     FAST_LOOKUP = 1
-    """`lookup = HMAC(pepper, password)`: whoever holds the pepper tests passwords without scrypt.
-    Written by version 0.1; opened, and replaced when it is used next."""
+    """The lookup is `HMAC(pepper, password)`, so the pepper suffices to test passwords without
+    scrypt. Version 0.1 wrote this format. A vault is moved to format 2 at its next use."""
     SCRYPT_LOOKUP = 2
-    """Lookup and inner key come from one scrypt whose salt is derived from the pepper."""
+    """Lookup and inner key are derived from one scrypt, whose salt is derived from the pepper."""
 
 
 @dataclass(frozen=True, slots=True)
 class VaultRecord:
-    """A vault as it is stored. It opens with the password and the master key, not with one."""
+    """A vault as it is stored. Opening it takes both the password and the master key."""
 
     vault_id: uuid.UUID
     lookup: bytes
@@ -56,17 +56,17 @@ class VaultRecord:
 
     @property
     def format(self) -> int:
-        """A `VaultFormat`, or another number in a record that is damaged."""
+        """The `VaultFormat`, or another number if the record is damaged."""
         return int.from_bytes(self.wrapped_key[:1], "big")
 
     @property
     def master_key_id(self) -> int:
-        """Id of the master key of the outer wrap."""
+        """The id of the master key of the outer wrap."""
         return int.from_bytes(self.wrapped_key[1:5], "big")
 
 
 class OpenVault(SecretHolder):
-    """A vault whose data key is in memory."""
+    """An open vault: its data key is in memory."""
 
     __slots__ = ("_data_key", "vault_id")
 
@@ -75,18 +75,21 @@ class OpenVault(SecretHolder):
         self._data_key = data_key
 
     def chunk_key(self, salt: bytes) -> bytes:
-        """The key of the segments with this salt; it gives no way back to the data key."""
+        """Derive the key of the segments with this salt, one-way."""
         return derive(self._data_key, salt=salt, info=_CHUNK)
 
     def shard(self, shards: int) -> int:
-        """The one of `shards` that takes this vault's readings."""
+        """Return the shard of this vault's readings, out of `shards`.
+
+        It depends on the id alone, so all processes choose the same shard.
+        """
         return int.from_bytes(self.vault_id.bytes[:8], "big") % shards
 
 
 class PasswordSecret(SecretHolder):
-    """What a password gives in one format at one cost: the lookup, and the key of the inner wrap.
+    """The lookup and the inner key of a password, in one format and at one cost.
 
-    `lookup` is public: it is stored in Postgres and in the names of Redis keys.
+    `lookup` is not secret: it is stored in Postgres and in the names of Redis keys.
     """
 
     __slots__ = ("_inner_key", "format", "log2_n", "lookup")
@@ -98,21 +101,21 @@ class PasswordSecret(SecretHolder):
         log2_n: int,
         inner_key: Callable[[bytes, int], bytes],
     ) -> None:
-        """`inner_key` takes a vault's salt and its log2 of N."""
+        """`inner_key` takes the salt and the cost (log2 of N) of a vault."""
         self.format = vault_format
         self.lookup = lookup
         self.log2_n = log2_n
         self._inner_key = inner_key
 
     def inner_key(self, salt: bytes, log2_n: int) -> bytes:
-        """The key of the inner wrap of the vault with this salt and cost."""
+        """Return the key of the inner wrap of a vault with this salt and cost."""
         return self._inner_key(salt, log2_n)
 
 
 def scrypt_secret(
     keyring: Keyring, password: bytes, log2_n: int, *, slow_key: PasswordKey | None = None
 ) -> PasswordSecret:
-    """The password's secret in format 2. Costs one scrypt, whether or not there is a vault."""
+    """Return the secret of a password in format 2. Costs a scrypt, also if there is no vault."""
     root = (slow_key or password_key)(password, keyring.scrypt_salt(), log2_n)
 
     def inner_key(salt: bytes, _log2_n: int) -> bytes:
@@ -125,7 +128,7 @@ def scrypt_secret(
 def fast_secret(
     keyring: Keyring, password: bytes, log2_n: int, *, slow_key: PasswordKey | None = None
 ) -> PasswordSecret:
-    """The password's secret in format 1. Its lookup costs no scrypt, its inner key does."""
+    """Return the secret of a password in format 1. Only `inner_key` costs a scrypt."""
     return PasswordSecret(
         VaultFormat.FAST_LOOKUP,
         keyring.lookup(password),
@@ -135,45 +138,45 @@ def fast_secret(
 
 
 def password_key(password: bytes, salt: bytes, log2_n: int) -> bytes:
-    """scrypt with N = 2**log2_n, r = 8, p = 1: slow on purpose, in 2**(log2_n + 10) bytes."""
+    """Compute scrypt with N = 2**log2_n, r = 8, p = 1, in 2**(log2_n + 10) bytes of memory."""
     kdf = Scrypt(salt=salt, length=KEY_BYTES, n=2**log2_n, r=SCRYPT_R, p=SCRYPT_P)
     return kdf.derive(password)
 
 
 def create_vault(keyring: Keyring, secret: PasswordSecret) -> tuple[VaultRecord, OpenVault]:
-    """A new vault with a random id and a random data key, and the record to store."""
+    """Create a vault with a random id and data key. Return the record to store and the vault."""
     vault = OpenVault(uuid.uuid4(), os.urandom(KEY_BYTES))
     return wrap_vault(keyring, vault, secret), vault
 
 
 def wrap_vault(keyring: Keyring, vault: OpenVault, secret: PasswordSecret) -> VaultRecord:
-    """The record of an open vault, wrapped anew: id and data key stay, so its segments do, too."""
+    """Wrap an open vault again. Id and data key stay, so its segments stay readable."""
     salt = os.urandom(SALT_BYTES)
-    bound = _bound(vault.vault_id, secret.lookup, salt, secret.log2_n)
-    data_key = vault._data_key  # noqa: SLF001 - of this module's own class
-    inner = encrypt(secret.inner_key(salt, secret.log2_n), data_key, bound)
+    associated = _associated(vault.vault_id, secret.lookup, salt, secret.log2_n)
+    data_key = vault._data_key  # noqa: SLF001 - a class of this module
+    inner = encrypt(secret.inner_key(salt, secret.log2_n), data_key, associated)
     header = _HEADER.pack(secret.format, keyring.primary_id)
-    outer = encrypt(keyring.wrap_key(keyring.primary_id), inner, header + bound)
+    outer = encrypt(keyring.wrap_key(keyring.primary_id), inner, header + associated)
     return VaultRecord(vault.vault_id, secret.lookup, salt, secret.log2_n, header + outer)
 
 
 def open_vault(keyring: Keyring, record: VaultRecord, secret: PasswordSecret) -> OpenVault:
-    """The vault of a record, its data key unwrapped.
+    """Unwrap the data key of a record and return the open vault.
 
     Raises:
-        DecryptionError: the password is another one, the record was changed, or its master key
-            is not in the keyring.
+        DecryptionError: the password is wrong, the record was changed, or its master key is not in
+            the keyring.
     """
     if record.format != secret.format:
-        raise DecryptionError("a vault record is of an unknown format")
-    # Authenticated first: the cost of a record that was tampered with is never paid.
-    inner, bound = _unwrap_outer(keyring, record)
+        raise DecryptionError("a vault record has an unknown format")
+    # Authenticate the record before scrypt: a forged record could demand any cost.
+    inner, associated = _unwrap_outer(keyring, record)
     key = secret.inner_key(record.salt, record.scrypt_log2_n)
-    return OpenVault(record.vault_id, decrypt(key, inner, bound))
+    return OpenVault(record.vault_id, decrypt(key, inner, associated))
 
 
 def is_authentic(keyring: Keyring, record: VaultRecord) -> bool:
-    """Whether a record was made with the keyring and not changed since. Needs no password."""
+    """Whether a record was made with this keyring and is unchanged. Needs no password."""
     try:
         _unwrap_outer(keyring, record)
     except DecryptionError:
@@ -182,16 +185,17 @@ def is_authentic(keyring: Keyring, record: VaultRecord) -> bool:
 
 
 def _unwrap_outer(keyring: Keyring, record: VaultRecord) -> tuple[bytes, bytes]:
-    """The inner wrap, and what it is bound to."""
+    """Return the inner wrap and its associated data."""
     header, outer = record.wrapped_key[: _HEADER.size], record.wrapped_key[_HEADER.size :]
     if len(header) < _HEADER.size or len(outer) < NONCE_BYTES:
-        raise DecryptionError("a vault record is of an unknown format")
-    # No process stored a higher cost: it would take gigabytes.
+        raise DecryptionError("a vault record has an unknown format")
+    # No process stores a higher cost, which would take gigabytes of memory.
     if not 0 <= record.scrypt_log2_n <= MAX_SCRYPT_LOG2_N:
-        raise DecryptionError("a vault record has an impossible cost")
-    bound = _bound(record.vault_id, record.lookup, record.salt, record.scrypt_log2_n)
-    return decrypt(keyring.wrap_key(record.master_key_id), outer, header + bound), bound
+        raise DecryptionError("a vault record has a scrypt cost out of range")
+    associated = _associated(record.vault_id, record.lookup, record.salt, record.scrypt_log2_n)
+    wrap_key = keyring.wrap_key(record.master_key_id)
+    return decrypt(wrap_key, outer, header + associated), associated
 
 
-def _bound(vault_id: uuid.UUID, lookup: bytes, salt: bytes, log2_n: int) -> bytes:
+def _associated(vault_id: uuid.UUID, lookup: bytes, salt: bytes, log2_n: int) -> bytes:
     return vault_id.bytes + lookup + salt + bytes([log2_n])

@@ -1,7 +1,7 @@
-"""The keys of a writer: those that open what waits in Redis and encrypt the audit log.
+"""The keys of a writer: they open entries and orders, and encrypt the audit log.
 
-Derived from the keyring, and one-way: a writer that is taken over can neither test passwords, for
-which the pepper is needed, nor unwrap a vault's data key.
+They are derived one-way from the keyring. So an attacker who controls a writer can neither test
+passwords, which takes the pepper, nor unwrap data keys.
 """
 
 import base64
@@ -21,11 +21,11 @@ from .secrets import SecretHolder
 
 
 class TransitKeys(Protocol):
-    """The keys of queue entries and compaction orders."""
+    """The keys of entries and compaction orders."""
 
     @property
     def primary_id(self) -> KeyId:
-        """Id of the key that seals."""
+        """The id of the key that seals."""
 
     def transit_key(self, key_id: KeyId) -> bytes:
         """Return a key. Raises `DecryptionError` for an unknown id."""
@@ -36,7 +36,7 @@ class AuditKeys(Protocol):
 
     @property
     def primary_id(self) -> KeyId:
-        """Id of the key that encrypts."""
+        """The id of the key that encrypts."""
 
     def audit_key(self, key_id: KeyId) -> bytes:
         """Return a key. Raises `DecryptionError` for an unknown id."""
@@ -48,7 +48,7 @@ class _Keys(NamedTuple):
 
 
 class WriterKeys(SecretHolder):
-    """The transit and audit keys of one moment. There is no lookup and no wrap key to ask for."""
+    """The transit and audit keys of one state of the file. It has no lookup or wrap keys."""
 
     __slots__ = ("_keys", "from_keyring", "primary_id")
 
@@ -59,20 +59,21 @@ class WriterKeys(SecretHolder):
         *,
         from_keyring: bool = False,
     ) -> None:
-        """`keys`: the transit key and the audit key of each id. `from_keyring`: whether they came
-        with the whole keyring, which is more than a writer needs.
+        """`keys`: transit key and audit key by id.
+
+        `from_keyring`: whether the file holds the whole keyring, which is more than a writer needs.
         """
         self.primary_id = primary_id
         self.from_keyring = from_keyring
-        self._keys = {key_id: _Keys(*each) for key_id, each in keys.items()}
+        self._keys = {key_id: _Keys(*pair) for key_id, pair in keys.items()}
 
     @property
     def key_ids(self) -> tuple[KeyId, ...]:
-        """Ids of all keys."""
+        """The ids of all keys."""
         return tuple(self._keys)
 
     def transit_key(self, key_id: KeyId) -> bytes:
-        """Return the key of queue entries. Raises `DecryptionError` for an unknown id."""
+        """Return the key of entries and orders. Raises `DecryptionError` for an unknown id."""
         return self._of(key_id).transit
 
     def audit_key(self, key_id: KeyId) -> bytes:
@@ -81,18 +82,21 @@ class WriterKeys(SecretHolder):
 
     def _of(self, key_id: KeyId) -> _Keys:
         if key_id not in self._keys:
-            raise DecryptionError(f"the writer has no keys of the master key {key_id}")
+            raise DecryptionError(f"the writer has no keys for the master key {key_id}")
         return self._keys[key_id]
 
 
 def derive_writer_keys(keyring: Keyring) -> WriterKeys:
     """Derive a writer's keys from the keyring."""
-    keys = {each: (keyring.transit_key(each), keyring.audit_key(each)) for each in keyring.key_ids}
+    keys = {
+        key_id: (keyring.transit_key(key_id), keyring.audit_key(key_id))
+        for key_id in keyring.key_ids
+    }
     return WriterKeys(keyring.primary_id, keys, from_keyring=True)
 
 
 def writer_keys_text(keyring: Keyring) -> str:
-    """Return the JSON of a writer's keys; of the same keyring always the same text."""
+    """Return the JSON of a writer's keys. The same keyring always gives the same text."""
     derived = derive_writer_keys(keyring)
     keys = {
         str(key_id): {
@@ -106,34 +110,40 @@ def writer_keys_text(keyring: Keyring) -> str:
 
 
 def parse_writer_keys(text: str) -> WriterKeys:
-    """Parse the JSON of a writer's keys, or of a whole keyring, of which only those are kept.
+    """Parse the JSON of a writer's keys. From a whole keyring, derive and keep only these keys.
 
     Raises:
-        SettingsError: one sentence on what is wrong with it, without any key.
+        SettingsError: the keys are invalid. The message contains no key.
     """
     if not is_for_writers(text):
         return derive_writer_keys(parse_keyring(text))
     parsed = _parsed(text)
     if parsed is None:
-        # Raised here, so that no error of the parser, which holds the text, is its context.
-        raise SettingsError("the writer's keys are not JSON of the form that is described")
+        # Raised outside `except`: the context would be the parser's error, which holds the keys.
+        raise SettingsError(
+            "the writer's keys are not JSON of the form that `iot-sensor keys writer` writes: "
+            "derive them from the keyring again"
+        )
     version, primary, keys = parsed
     if version != 2:
-        raise SettingsError("the writer's keys are of a version that is not known here")
+        raise SettingsError(
+            f"the writer's keys have the unknown version {version}: use a newer version of this "
+            "service"
+        )
     if primary not in keys:
         raise SettingsError("the writer's primary key is not among its keys")
     if not all(0 < key_id < 2**32 for key_id in keys):
-        raise SettingsError("the writer's keys have an id that is not from 1 to 4294967295")
+        raise SettingsError("the writer's keys have an id outside 1 to 4294967295")
     return WriterKeys(primary, keys)
 
 
 def _parsed(text: str) -> tuple[int, KeyId, dict[KeyId, tuple[bytes, bytes]]] | None:
-    """Version, primary id and keys; None when the text is not of that form."""
+    """Return version, primary id and keys, or None if the text has another form."""
     try:
         content = strict_json(text)
         if set(content) != {"version", "for", "primary", "keys"}:
             return None
-        keys = {int(key_id): _pair(each) for key_id, each in content["keys"].items()}
+        keys = {int(key_id): _pair(pair) for key_id, pair in content["keys"].items()}
         if [str(key_id) for key_id in keys] != list(content["keys"]):
             return None
         if type(content["version"]) is not int or type(content["primary"]) is not int:
@@ -145,18 +155,18 @@ def _parsed(text: str) -> tuple[int, KeyId, dict[KeyId, tuple[bytes, bytes]]] | 
 
 def _pair(keys: Mapping[str, str]) -> tuple[bytes, bytes]:
     if set(keys) != {"transit", "audit"}:
-        raise ValueError("other keys than a writer's")
-    pair = tuple(base64.b64decode(keys[each], validate=True) for each in ("transit", "audit"))
+        raise ValueError("not exactly transit and audit")
+    pair = tuple(base64.b64decode(keys[name], validate=True) for name in ("transit", "audit"))
     if any(len(key) != KEY_BYTES for key in pair):
-        raise ValueError("a key of another length")
+        raise ValueError("a key has the wrong length")
     return pair[0], pair[1]
 
 
 class WriterKeysFile(FollowedFile[WriterKeys]):
-    """A writer's keys that follow their file."""
+    """A writer's keys that are reloaded when their file changes."""
 
     def __init__(self, path: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """Raises `SettingsError` when the file can't be read or is wrong."""
+        """Raises `SettingsError` if the file can't be read or is invalid."""
         super().__init__(
             path, parse_writer_keys, what="keys", variable="IOT_KEYRING_FILE", clock=clock
         )

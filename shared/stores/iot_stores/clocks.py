@@ -1,7 +1,7 @@
-"""Clocks: how far this process's clock, Redis's and Postgres's are apart, and which one is wrong.
+"""Clock skew between this process, Redis and Postgres.
 
-Redis's clock stamps readings, and their age is judged by it. The other two tell when it is wrong.
-No reading depends on this process's clock.
+The clock of Redis sets the time of receipt of readings. The other two clocks show whether that
+clock is wrong. No reading depends on the clock of this process.
 """
 
 import logging
@@ -18,7 +18,7 @@ from .postgres import AWAY, Connection
 from .redis_client import milliseconds
 
 WARNING_SECONDS = 10.0
-"""From so much on, a difference is reported."""
+"""Clock skew that is reported."""
 
 _POSTGRES_TIME = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::int8"
 
@@ -26,40 +26,41 @@ _log = logging.getLogger(__name__)
 
 
 def postgres_now(connection: Connection) -> int:
-    """Unix milliseconds of Postgres's clock."""
+    """Return the time of Postgres, in Unix milliseconds."""
     row = connection.execute(_POSTGRES_TIME).fetchone()
     return cast("tuple[int]", row)[0]
 
 
 def redis_ahead(client: "Redis") -> float:
-    """Seconds that Redis's clock is ahead of this process's, at least; below 0 it is behind."""
-    return _ahead(lambda: milliseconds(client.time()))
+    """Return the minimum skew of the clock of Redis, in seconds; negative: Redis is behind."""
+    return _minimum_skew(lambda: milliseconds(client.time()))
 
 
 def postgres_ahead(connection: Connection) -> float:
-    """Seconds that Postgres's clock is ahead of this process's, at least; below 0 it is behind."""
-    return _ahead(lambda: postgres_now(connection))
+    """Return the minimum skew of the clock of Postgres, in seconds; negative: it is behind."""
+    return _minimum_skew(lambda: postgres_now(connection))
 
 
-def _ahead(ask: Callable[[], int]) -> float:
-    """The difference to an answer that may have been given at any moment between question and
-    receipt. So a slow network makes it smaller, and never larger.
-    """
-    asked = int(time.time() * 1000)
-    answer = ask()
+def _minimum_skew(read_clock: Callable[[], int]) -> float:
+    # The other clock was read at an unknown moment between the two local times. Only a time outside
+    # that interval is skew, so a slow network never makes the skew larger.
+    sent = int(time.time() * 1000)
+    remote = read_clock()
     received = int(time.time() * 1000)
-    return (answer - min(max(answer, asked), received)) / 1000
+    return (remote - min(max(remote, sent), received)) / 1000
 
 
 def earliest_now(redis_now: int, connection: Connection) -> int:
-    """The time to delete by, in Unix milliseconds: by that of the three clocks which is furthest
-    behind. So a clock that is ahead deletes nothing early.
+    """Return the earliest of the three clocks, in Unix milliseconds.
+
+    Deletions use this time, so a clock that is ahead deletes nothing early.
     """
     own, postgres = int(time.time() * 1000), postgres_now(connection)
     earliest = min(own, redis_now, postgres)
     if max(own, redis_now, postgres) - earliest > WARNING_SECONDS * 1000:
         _log.warning(
-            "nothing is deleted early, but the clocks differ: Redis's is %s and Postgres's is %s",
+            "clock skew: Redis's clock is %s and Postgres's clock is %s this machine's clock; "
+            "deletions use the earliest clock",
             describe((redis_now - own) / 1000), describe((postgres - own) / 1000),
         )  # fmt: skip
     return earliest
@@ -67,50 +68,49 @@ def earliest_now(redis_now: int, connection: Connection) -> int:
 
 @dataclass(frozen=True, slots=True)
 class ClockSkew:
-    """How many seconds Redis's and Postgres's clocks are ahead of this process's."""
+    """Seconds by which the clocks of Redis and Postgres are ahead of this process's clock."""
 
     redis: float
     postgres: float | None
-    """None: not known."""
+    """None: unknown."""
 
-    def fault(self, most: float) -> str | None:
-        """A sentence that says which clock is more than `most` seconds off; None if none is.
+    def fault(self, max_seconds: float) -> str | None:
+        """Say which clock is off by more than `max_seconds`; return None if no clock is.
 
-        The clock that two others contradict is the wrong one.
+        If two clocks agree, the third one is wrong.
         """
         redis, postgres = describe(self.redis), describe(self.postgres or 0.0)
-        if abs(self.redis) <= most:
-            if self.postgres is None or abs(self.postgres) <= most:
+        if abs(self.redis) <= max_seconds:
+            if self.postgres is None or abs(self.postgres) <= max_seconds:
                 return None
-            return f"Postgres's clock is {postgres} those of this machine and of Redis"
+            return f"Postgres's clock is {postgres} the clocks of this machine and Redis"
         if self.postgres is None:
-            return f"Redis's clock is {redis} that of this machine"
-        if abs(self.postgres) <= most:
-            return f"Redis's clock is {redis} those of this machine and of Postgres"
-        if abs(self.redis - self.postgres) <= most:
+            return f"Redis's clock is {redis} this machine's clock"
+        if abs(self.postgres) <= max_seconds:
+            return f"Redis's clock is {redis} the clocks of this machine and Postgres"
+        if abs(self.redis - self.postgres) <= max_seconds:
             own = describe(-self.redis)
-            return f"this machine's clock is {own} those of Redis and of Postgres"
+            return f"this machine's clock is {own} the clocks of Redis and Postgres"
         return (
-            f"the clocks of this machine, Redis and Postgres all differ: Redis's is {redis} this "
-            f"machine's, Postgres's is {postgres} it"
+            f"the clocks of this machine, Redis and Postgres all differ: Redis's clock is {redis} "
+            f"and Postgres's clock is {postgres} this machine's clock"
         )
 
-    def exceeds(self, most: float) -> bool:
-        """Whether a process should take no readings: its clock or Redis's is more than `most`
-        seconds off. Postgres's stamps no readings.
+    def exceeds(self, max_seconds: float) -> bool:
+        """Whether the clocks of this process and Redis differ too much to accept readings.
+
+        Postgres's clock does not count: no reading gets its time from Postgres.
         """
-        return abs(self.redis) > most
+        return abs(self.redis) > max_seconds
 
 
 def describe(ahead: float) -> str:
-    """A difference between clocks for people, like `61 days, 0:00:00 behind`."""
+    """Return a skew as text, for example `61 days, 0:00:00 behind`."""
     return f"{timedelta(seconds=round(abs(ahead)))} {'behind' if ahead < 0 else 'ahead of'}"
 
 
 class ClockWatch:
-    """Compares the clocks when it is asked to; logs when they begin to differ, and when they agree
-    again.
-    """
+    """The comparison of the clocks. Logs when clocks begin to differ and when they agree again."""
 
     def __init__(
         self,
@@ -121,20 +121,22 @@ class ClockWatch:
     ) -> None:
         """`connect` lends a connection to Postgres, or raises one of `AWAY`.
 
-        It is used only when this process's clock and Redis's differ: Postgres tells which is wrong.
+        Postgres is queried only if the clocks of this process and Redis differ, to find which of
+        the two is wrong. Beyond a skew of `max_seconds` the process is not ready.
         """
         self._client = client
         self._connect = connect
-        self._most = max_seconds
+        self._max_seconds = max_seconds
         self._reported: str | None = None
         self.skew_too_large = False
-        """Whether the process is not ready because of its clock, or of Redis's."""
+        """Whether clock skew makes this process not ready."""
         self.redis_ahead = 0.0
-        """As of the last look."""
+        """Skew of the clock of Redis at the last check, in seconds."""
 
     def check(self, postgres: float | None = None) -> str | None:
-        """Say which clock is wrong; None if none is. `postgres` is how far Postgres's is ahead, if
-        that is known already.
+        """Compare the clocks and say which one is wrong; return None if none is.
+
+        `postgres` is the skew of the clock of Postgres, if the caller has measured it already.
 
         Raises:
             RedisError: Redis is away.
@@ -144,12 +146,13 @@ class ClockWatch:
             with suppress(*AWAY), self._connect() as connection:
                 postgres = postgres_ahead(connection)
         skew = ClockSkew(self.redis_ahead, postgres)
-        self.skew_too_large = skew.exceeds(self._most)
-        fault = skew.fault(min(self._most, WARNING_SECONDS))
+        self.skew_too_large = skew.exceeds(self._max_seconds)
+        fault = skew.fault(min(self._max_seconds, WARNING_SECONDS))
         self._log(fault)
         return fault
 
     def _log(self, fault: str | None) -> None:
+        # Without the amount, which changes from check to check.
         kind = fault and f"{self.skew_too_large} {fault.partition(' clock is ')[0]}"
         if kind == self._reported:
             return

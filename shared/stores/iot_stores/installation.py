@@ -1,8 +1,8 @@
 """The installation that a database belongs to. Redis is marked with the same id.
 
-Both are marked with the keyring too: an API process whose keyring has another pepper finds none of
-the vaults, and what it takes in is of no use to others. The mark is derived from the pepper, and
-tells nothing about it.
+Both stores also hold a mark of the keyring. An API process whose keyring has another pepper would
+find no vault, and would create vaults that no other process finds. The mark is derived from the
+pepper one-way, so it reveals nothing about the pepper.
 """
 
 import logging
@@ -18,50 +18,51 @@ from iot_models.errors import SettingsError
 from .postgres import AWAY, Connection
 
 KeyringMark = Callable[[uuid.UUID], bytes]
-"""The mark of this process's keyring for an installation."""
+"""Returns the mark of this process's keyring for an installation id."""
 
 KEYRING_MISMATCH = (
-    "IOT_KEYRING_FILE holds another keyring than the one that {where} was used with, its pepper "
-    "differs: take that keyring; or see docs/operations.md, Marks, to use this one from now on"
+    "the keyring in IOT_KEYRING_FILE is not the one that {where} is marked with: its pepper "
+    "differs; use that keyring, or see Marks in docs/operations.md to change to this one"
 )
 
 _log = logging.getLogger(__name__)
 
 
 class Installation:
-    """The id in Postgres; asked for once, and again by `refresh`."""
+    """The installation id in Postgres: read once, and again by `refresh`."""
 
     def __init__(
         self,
         connect: Callable[[], AbstractContextManager[Connection]],
         keyring_mark: KeyringMark | None = None,
     ) -> None:
-        """`connect` lends a connection, or raises one of `AWAY` in a few seconds.
+        """`connect` lends a connection, or raises one of `AWAY` within a few seconds.
 
-        A writer has no `keyring_mark`: the pepper is not among its keys.
+        Writers pass no `keyring_mark`, because they do not have the pepper.
         """
         self._connect = connect
         self.keyring_mark = keyring_mark
         self._id: uuid.UUID | None = None
 
     def get_id(self) -> uuid.UUID:
-        """The id as it was read last, or read now.
+        """Return the id that was read last. Read the id if none was.
 
         Raises:
-            SettingsError: the database has none, its role may not read it, or the database is
-                marked with another keyring.
+            SettingsError: the database has no id, the role may not read the id, or the database
+                is marked with another keyring.
             AWAY: Postgres can't serve.
         """
         if self._id is not None:
             return self._id
         with self._connect() as connection:
             found = self._read(connection)
-        if self._id is None:  # else `refresh` has read it meanwhile, perhaps from another database
+        # `refresh` may have read an id meanwhile, perhaps from another database: that id is newer.
+        if self._id is None:
             self._id = found
         return self._id
 
     def refresh(self, connection: Connection) -> bool:
-        """Read the id again, since the URL may lead to another database by now; whether it does.
+        """Read the id again. Return True if the URL now leads to another database.
 
         Raises:
             SettingsError: as `get_id`.
@@ -74,7 +75,7 @@ class Installation:
             found = connection.execute("SELECT id, keyring FROM installation").fetchone()
         except psycopg.errors.InsufficientPrivilege:
             raise SettingsError(
-                "the role of IOT_POSTGRES_URL may not read the table installation: "
+                "the role in IOT_POSTGRES_URL may not read the table installation: "
                 "run `iot-sensor migrate --grant`"
             ) from None
         except psycopg.errors.UndefinedTable:
@@ -94,5 +95,5 @@ class Installation:
 def _mark_keyring(connection: Connection, mark: bytes) -> None:
     try:
         connection.execute("UPDATE installation SET keyring = %s WHERE keyring IS NULL", (mark,))
-    except AWAY as error:  # read-only, for example: the next one marks it
-        _log.warning("the database is not marked with the keyring: %s", error)
+    except AWAY as error:  # for example a read-only server; the next process sets the mark
+        _log.warning("could not mark the database with the keyring: %s", error)

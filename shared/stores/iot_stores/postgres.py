@@ -1,4 +1,4 @@
-"""The connections to Postgres."""
+"""Connections to Postgres: the pool, single connections, and the check of the schema."""
 
 import contextlib
 import logging
@@ -18,25 +18,25 @@ from iot_models.settings import Settings
 from .store_states import POSTGRES_AWAY, is_server_state
 
 SCHEMA_REVISION = "0004"
-"""The newest schema that this code knows; `iot_writer.schema` brings a database to it.
+"""The newest schema that this code knows. `iot_writer.schema` migrates a database to it.
 
-Revisions are numbered, and each is made so that code of the one before works on it: while a new
-version is rolled out, processes of the old one go on. On a schema two revisions ahead a process is
-not ready.
+Code of one revision also works on the next revision, so old processes go on during a rolling
+update. A process is not ready on a schema that is two or more revisions ahead.
 """
 OLDEST_REVISION = "0003"
-"""The oldest schema that this code works on: a database with vaults of version 0.1 stays at it
-until processes of that version are gone (`iot_writer.maintenance.lookup_upgrade`)."""
+"""The oldest schema that this code works on. A database with vaults of version 0.1 stays at this
+revision until processes of that version have ended (`iot_writer.maintenance.lookup_upgrade`)."""
 CONNECT_SECONDS = 3
 SHORT_QUERY_SECONDS = 10
-"""Timeout of a statement that takes milliseconds, as a rule."""
+"""Timeout of statements that usually take milliseconds."""
 WAIT_SECONDS = 3.0
-"""How long a request waits for a free connection, or for Postgres to come back."""
+"""Maximum time that a request waits for a free connection, or for Postgres to come back."""
 
 _READ_ONLY = "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::boolean"
 _LIVENESS = {
     "connect_timeout": CONNECT_SECONDS,
-    # A peer that vanished without a word is found out in about ten seconds.
+    # A peer that vanished (power loss, dropped packets) is detected within about ten seconds.
+    # keepalives cover an idle connection, tcp_user_timeout a connection with unacknowledged data.
     "keepalives_idle": 5,
     "keepalives_interval": 2,
     "keepalives_count": 3,
@@ -44,26 +44,30 @@ _LIVENESS = {
 }
 
 RENEW_SECONDS = 1.0
-"""While a state of Postgres lasts, connections are renewed this often at most."""
+"""Shortest time between two renewals of all connections while Postgres can't serve."""
 
 RECONNECT_SECONDS = 0.5
-"""While no connection can be made, each request that waits lets the pool try again this often."""
+"""Interval at which a waiting request makes the pool try to connect again."""
 
 AWAY = POSTGRES_AWAY
 
 Connection = psycopg.Connection[tuple[object, ...]]
 Result = TypeVar("Result")
 
-# psycopg_pool logs each attempt to connect. Here the error is raised to those who wait, and logged.
+# psycopg_pool logs every failed attempt. This module raises the error to the callers, who log it.
 logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
 
 
 class PoolBusyError(PoolTimeout):
-    """All connections of a pool were in use for too long. Postgres may be well."""
+    """All connections of a pool were in use for too long. Postgres itself may be fine."""
 
 
-class _NotingConnection(psycopg.Connection[tuple[object, ...]]):
-    """A connection of a pool, which has a class of its own: why it was not made is noted there."""
+class _RecordingConnection(psycopg.Connection[tuple[object, ...]]):
+    """A connection whose class records why the last attempt to connect failed.
+
+    Each pool has its own subclass. psycopg_pool connects in its own threads and only raises
+    `PoolTimeout`, without the reason.
+    """
 
     failure: psycopg.Error | None = None
 
@@ -79,15 +83,16 @@ class _NotingConnection(psycopg.Connection[tuple[object, ...]]):
 
 
 class Pool(ConnectionPool[Connection]):
-    """A pool that tells whether its connections are in use, or why they can't be made.
+    """A pool that survives failovers and ended sessions, and tells why it has no connection.
 
-    After a failover the name in the URL leads to the new primary, while open connections stay with
-    the old one. So all connections are closed after an error that tells of a state of the server;
-    the next ones are made anew, which resolves the name again.
+    After a failover the host name in the URL resolves to the new primary, but open connections
+    still lead to the old one. So all connections are closed after an error that shows a state of
+    the server. New connections resolve the name again.
 
-    Sessions end without a word to an idle client: an administrator or `idle_session_timeout` ends
-    them, PgBouncer restarts. So each connection is checked before it is lent. psycopg_pool's own
-    check waits 1 s, then 2 s, between two checks: three ended sessions used up `WAIT_SECONDS`.
+    An idle client does not notice that its session has ended: by an administrator, by
+    `idle_session_timeout`, or by a restart of PgBouncer. So each connection is checked before it is
+    lent. psycopg_pool's own check waits 1 s, then 2 s, between two connections: three ended
+    sessions used up `WAIT_SECONDS`.
     """
 
     _lent = 0
@@ -96,10 +101,10 @@ class Pool(ConnectionPool[Connection]):
     def __init__(
         self, conninfo: str, *, check: Callable[[Connection], None], **options: Any
     ) -> None:
-        class Pooled(_NotingConnection):
+        class Pooled(_RecordingConnection):
             pass
 
-        self._made = Pooled
+        self._connection_class = Pooled
         self._check_before_lending = check
         super().__init__(conninfo, connection_class=Pooled, **options)
 
@@ -116,10 +121,10 @@ class Pool(ConnectionPool[Connection]):
                 raise
 
     def run_idempotent(self, work: Callable[[Connection], Result]) -> Result:
-        """Do some work on a connection; once more, on another one, if its session ends meanwhile.
+        """Call `work` with a connection; if the session ends meanwhile, call it again with another.
 
-        What the first session did may have been committed: the work must be such that doing it
-        twice is as good as once. Raises as `getconn`, and what `work` raises.
+        The first call may have been committed, so `work` must be idempotent. Raises as `getconn`,
+        and what `work` raises.
         """
         with self.connection() as connection:
             try:
@@ -136,19 +141,20 @@ class Pool(ConnectionPool[Connection]):
 
         Raises:
             PoolBusyError: all connections are in use.
-            PoolTimeout: Postgres is away, with what it says, if it says anything.
+            PoolTimeout: Postgres is away. The message is the error of the last attempt to connect.
         """
         deadline = time.monotonic() + (self.timeout if timeout is None else timeout)
         failures = 0
-        while not self._is_alive(connection := self._unchecked(deadline)):
+        while not self._is_alive(connection := self._take_unchecked(deadline)):
             failures += 1
-            if failures > self.max_size:  # sessions that are new have ended, too
+            # More failures than old sessions: new sessions end, too. Do not retry without a pause.
+            if failures > self.max_size:
                 time.sleep(RECONNECT_SECONDS)
         self._lent += 1
         return connection
 
     def _is_alive(self, connection: Connection) -> bool:
-        """Whether a connection passes its check. If not, the pool makes others in place of all."""
+        """Whether a connection passes its check. If it does not, renew all connections."""
         try:
             self._check_before_lending(connection)
         except BaseException as error:
@@ -156,28 +162,29 @@ class Pool(ConnectionPool[Connection]):
             super().putconn(connection)
             if not isinstance(error, psycopg.Error):
                 raise
-            self._made.failure = error
+            self._connection_class.failure = error
             self._renew()
             return False
         return True
 
-    def _unchecked(self, deadline: float) -> Connection:
+    def _take_unchecked(self, deadline: float) -> Connection:
         while True:
             left = deadline - time.monotonic()
-            # The pool gives up attempts to connect, and makes others only when it is asked. A
-            # request that asks again goes to the end of the queue, so it waits for lent ones.
-            patience = left if self._lent >= self.max_size else min(left, RECONNECT_SECONDS)
+            # psycopg_pool gives up connecting after `reconnect_timeout`, and tries again only when
+            # `getconn` is called. A repeated call goes to the end of the queue, so a request that
+            # waits for connections in use makes one call only.
+            timeout = left if self._lent >= self.max_size else min(left, RECONNECT_SECONDS)
             try:
-                return super().getconn(patience)
+                return super().getconn(timeout)
             except PoolTimeout as error:
-                if patience < left:
+                if timeout < left:
                     continue
                 if self._lent >= self.max_size:
                     raise PoolBusyError(str(error)) from None
-                raise PoolTimeout(str(self._made.failure or error)) from None
+                raise PoolTimeout(str(self._connection_class.failure or error)) from None
 
     def putconn(self, conn: Connection) -> None:
-        """Give a connection back."""
+        """Return a connection to the pool."""
         self._lent -= 1
         super().putconn(conn)
 
@@ -189,10 +196,10 @@ class Pool(ConnectionPool[Connection]):
 
 
 def abandon(connection: Connection) -> None:
-    """Close a connection to a server that can't serve.
+    """Close a connection to a server that can't serve, and PgBouncer's connection behind it.
 
-    PgBouncer would lend its own connection to that server to the next client. It closes the
-    connections of clients that leave in the middle of a transaction.
+    PgBouncer would otherwise lend its connection to that server to the next client. It closes the
+    server connection of a client that disconnects within a transaction, so this begins one.
     """
     with contextlib.suppress(psycopg.Error):
         if connection.info.transaction_status == TransactionStatus.IDLE:
@@ -203,9 +210,9 @@ def abandon(connection: Connection) -> None:
 def short_query(
     connection: Connection, statement: LiteralString, parameters: Sequence[object] | None = None
 ) -> psycopg.Cursor[tuple[object, ...]]:
-    """Execute one statement with a timeout, in one round trip.
+    """Execute one statement with a timeout of `SHORT_QUERY_SECONDS`, in one round trip.
 
-    Two statements in one message are one transaction; SET LOCAL ends with it.
+    Postgres runs two statements in one message as one transaction, and SET LOCAL ends with it.
     """
     cursor = psycopg.ClientCursor(connection)
     cursor.execute(
@@ -216,13 +223,13 @@ def short_query(
 
 
 def url_parts(url: str) -> dict[str, Any]:
-    """The parts of `IOT_POSTGRES_URL`.
+    """Return the connection parameters in `IOT_POSTGRES_URL`.
 
-    A password with an @ or a / that is not written as %40 or %2F makes libpq take a part of it for
-    another thing: such a URL is refused before any of it is repeated.
+    With an unescaped @ or / in the password, libpq takes a part of the password for a host, a port
+    or a database, and repeats that part in errors. Such a URL is refused here.
 
     Raises:
-        SettingsError: it is no libpq URL.
+        SettingsError: the URL is invalid.
     """
     try:
         parts: dict[str, Any] = conninfo_to_dict(url)
@@ -230,19 +237,19 @@ def url_parts(url: str) -> dict[str, Any]:
         parts = {"port": "none"}
     names = f"{parts.get('host') or ''}{parts.get('dbname') or parts.get('user') or ''}"
     if not re.fullmatch(r"[\d,]+", str(parts.get("port") or "5432")) or "@" in names:
-        # Raised here, so that no error of the parser, which holds the password, is its context.
+        # Raised outside `except`: the context would be the parser's error, with the password.
         raise SettingsError(
-            "IOT_POSTGRES_URL is not a libpq URL; special characters of its password must be "
-            "written as %40 (@), %2F (/), %3A (:), %25 (%)"
+            "IOT_POSTGRES_URL is not a libpq URL; write special characters of the password as "
+            "%40 (@), %2F (/), %3A (:), %25 (%)"
         )
     return parts
 
 
 def check_writable(connection: Connection) -> None:
-    """Refuse a server that takes no writes.
+    """Raise if the server accepts no writes.
 
     Raises:
-        psycopg.errors.ReadOnlySqlTransaction: it is a standby, or read-only.
+        psycopg.errors.ReadOnlySqlTransaction: the server is a standby, or read-only.
     """
     row = short_query(connection, _READ_ONLY).fetchone()
     if row is not None and row[0]:
@@ -250,12 +257,12 @@ def check_writable(connection: Connection) -> None:
 
 
 def connect_postgres(settings: Settings, *, name: str) -> Connection:
-    """One connection that commits each statement unless told otherwise.
+    """Open one connection in autocommit mode.
 
-    Prepared statements are off, so that a pooler in transaction mode may stand between.
+    Prepared statements are off, because a pooler in transaction mode does not support them.
 
     Raises:
-        SettingsError: the URL is none.
+        SettingsError: the URL is invalid.
         psycopg.OperationalError: Postgres is away.
     """
     connection: Connection = psycopg.connect(_conninfo(settings, name), autocommit=True)
@@ -270,12 +277,12 @@ def postgres_pool(
     size: int,
     check: Callable[[Connection], None] = ConnectionPool.check_connection,
 ) -> Pool:
-    """A pool of at most `size` connections, opened as they are needed.
+    """Return a pool of at most `size` connections, which are opened when needed.
 
-    Each is checked before it is lent: `check` raises when a connection is no good.
+    The pool calls `check` before it lends a connection. `check` raises for an unusable connection.
 
     Raises:
-        SettingsError: the URL is none.
+        SettingsError: the URL is invalid.
     """
     pool = Pool(
         _conninfo(settings, name),
@@ -283,7 +290,8 @@ def postgres_pool(
         max_size=size,
         timeout=WAIT_SECONDS,
         max_idle=300,
-        # Two attempts at once, no backoff: its seconds are longer than a restart of PgBouncer.
+        # Two attempts in a row, then no backoff: psycopg_pool would wait seconds between attempts,
+        # longer than a restart of PgBouncer takes. `_take_unchecked` tries again instead.
         reconnect_timeout=0,
         configure=_configure,
         check=check,
@@ -304,10 +312,10 @@ def _configure(connection: Connection) -> None:
 
 
 def schema_revision(connection: Connection) -> int:
-    """The revision of the database's schema as a number; 0 when there is none.
+    """Return the revision of the database's schema, or 0 if there is no schema.
 
     Raises:
-        SettingsError: it is that of another application, which uses alembic as well.
+        SettingsError: the schema belongs to another application that uses Alembic.
     """
     try:
         row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
@@ -315,15 +323,15 @@ def schema_revision(connection: Connection) -> int:
         row = None
     revision = str(row[0]) if row else "0"
     if not re.fullmatch("[0-9]+", revision):
-        raise SettingsError("the database is another application's: use one of its own for this")
+        raise SettingsError("another application uses this database: use a separate one")
     return int(revision)
 
 
 def check_schema(connection: Connection) -> None:
-    """Refuse a database whose schema this code does not work on.
+    """Raise if this code does not work with the schema of the database.
 
     Raises:
-        SettingsError: the sentence tells what to do.
+        SettingsError: the message says what to do.
     """
     ours, found = int(SCHEMA_REVISION), schema_revision(connection)
     if found < int(OLDEST_REVISION):

@@ -1,4 +1,4 @@
-"""Readiness: whether this process can do its work now."""
+"""Readiness: whether this process can do its work now (`/readyz`)."""
 
 import logging
 from collections.abc import Callable
@@ -18,10 +18,12 @@ _log = logging.getLogger(__name__)
 
 
 class Readiness:
-    """Redis must be fit and take what this process writes, its clock and this process's must agree,
-    and the database's schema must have been seen to be known, once.
+    """The readiness of a process. A process is ready if all of these hold:
 
-    After that Postgres may go away: the backlog holds what comes in.
+    - Redis belongs to the installation, keeps readings, and accepts the writes of this process.
+    - The clocks of this process and Redis agree.
+    - The database had a schema that this code works on. Afterwards Postgres may be away, because
+      the backlog keeps new readings.
     """
 
     def __init__(
@@ -35,12 +37,13 @@ class Readiness:
         ask_once: bool = False,
         clocks: ClockWatch,
     ) -> None:
-        """`try_redis` raises what Redis answers to a write like those of this process.
+        """`try_redis` tries a write of the kind this process makes, and raises Redis's error.
 
-        `connect` lends a connection, or raises one of `AWAY` in a few seconds.
+        `connect` lends a connection, or raises one of `AWAY` within a few seconds.
 
-        `hot_window` is its own Redis, if it has one: mentioned, but not needed. With `ask_once`,
-        Postgres is left alone as soon as the schema was seen.
+        `hot_window` watches the hot window's own Redis, if it has one. Its state is reported, but
+        does not affect readiness. With `ask_once`, Postgres is not queried again after the schema
+        was found to be right.
         """
         self._hot_window = hot_window
         self._redis = redis
@@ -53,10 +56,9 @@ class Readiness:
         self._postgres_ahead: float | None = None
 
     def state(self) -> dict[str, str]:
-        """What there is to say of each part: `ok`, or what is wrong with it. Of the clocks only
-        what is wrong.
-        """
-        postgres = self._postgres()  # first: it tells whose Redis must be
+        """Check every store. Return `ok` or a fault for each; report clocks only if they differ."""
+        # First: the check of Redis compares Redis's mark with the id in Postgres.
+        postgres = self._postgres()
         state = {"redis": self._redis_state(), "postgres": postgres}
         if self._hot_window is not None:
             state["hot_window"] = self._hot_window.state()
@@ -64,20 +66,20 @@ class Readiness:
         return state | {"clocks": fault} if fault else state
 
     def ready(self, state: dict[str, str]) -> bool:
-        """Whether the work can be done, the parts being as `state` says."""
+        """Whether the process can do its work, given the result of `state`."""
         return state["redis"] == "ok" and self._schema_seen and not self._clocks.skew_too_large
 
     def _clock_fault(self) -> str | None:
         try:
             return self._clocks.check(self._postgres_ahead)
         except RedisError as error:
-            report(_log, "the clocks are not compared", error)
+            report(_log, "clocks are not compared", error)
             return None
 
     def _postgres(self) -> str:
         self._postgres_ahead = None
         if self._schema_seen and self._ask_once:
-            return "ok when asked last"
+            return "ok at the last check"
         try:
             with self._connect() as connection:
                 check_schema(connection)

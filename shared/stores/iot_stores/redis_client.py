@@ -1,4 +1,4 @@
-"""The connection to Redis."""
+"""Redis clients, opened from the settings."""
 
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,23 +22,26 @@ from .store_states import state_of
 CONNECT_SECONDS = 2.0
 RESPONSE_SECONDS = 3.0
 MAX_CONNECTIONS = 128
-"""Of one client; far more than are busy at once while Redis answers."""
+"""Maximum number of connections of one client: far more than are in use while Redis answers."""
 
 
 def connect_redis(settings: Settings) -> "Redis":
-    """A client with a pool of its own; connects at the first command.
+    """Return a client for the Redis of the backlog. It connects at the first command.
 
-    The URL is `redis://` or, with TLS, `rediss://`; or, for a master that Sentinels name,
-    `redis+sentinel://[user:password@]host:port,host:port/<master's name>/<db>`, with TLS
-    `rediss+sentinel://`. Options of TLS go into the query: `?ssl_ca_certs=/path`; so do a user and
-    a password that the Sentinels ask for: `?sentinel_username=...&sentinel_password=...`.
+    Forms of the URL, each with `rediss` instead of `redis` for TLS:
 
-    A command whose connection breaks is sent again, twice within a second. Everything that is
-    sent through it can bear that: see `backlog.Backlog.append`. One that isn't answered in time
-    is not: whoever waits for it has waited long enough.
+        redis://[user:password@]host:port/<db>
+        redis+sentinel://[user:password@]host:port,host:port/<master's name>/<db>
+
+    TLS options go into the query (`?ssl_ca_certs=/path`), and so do the credentials for the
+    Sentinels (`?sentinel_username=...&sentinel_password=...`).
+
+    If the connection breaks, the client sends the command again, up to twice within a second. So
+    every command of this project must be safe to repeat: see `backlog.Backlog.append`. A command
+    that times out is not sent again, because its caller has waited long enough.
 
     Raises:
-        SettingsError: the URL is not of these forms.
+        SettingsError: the URL has another form.
     """
     return _connect(settings.redis_url, "IOT_REDIS_URL", RESPONSE_SECONDS)
 
@@ -46,9 +49,9 @@ def connect_redis(settings: Settings) -> "Redis":
 def connect_hot_window(
     settings: Settings, shared: "Redis", *, timeout: float = RESPONSE_SECONDS
 ) -> "Redis":
-    """A client of the hot window's own Redis; without one, `shared`, that of the backlog.
+    """Return a client for the hot window's own Redis; without one, return `shared`.
 
-    `timeout` is how many seconds an answer may take. Raises `SettingsError` as `connect_redis`.
+    `timeout`: maximum time until a reply, in seconds. Raises `SettingsError` as `connect_redis`.
     """
     if settings.hot_window_redis_url in {"", settings.redis_url}:
         return shared
@@ -69,27 +72,29 @@ def _connect(url: str, variable: str, timeout: float) -> "Redis":
         "retry_on_error": [BusyLoadingError],
         "parser_class": RefusalTrackingParser,
     }
-    if "+sentinel://" not in url and not _has_a_fit_port(url):
-        # What is taken for the port may be the password: redis-py would repeat it.
+    if "+sentinel://" not in url and not _has_valid_port(url):
+        # redis-py would repeat the invalid port in its error. A password with an unescaped / or #
+        # ends up there.
         raise SettingsError(
-            f"{variable} has a port that is none; special characters of its password must be "
-            "written as %40 (@), %2F (/), %3A (:), %23 (#), %3F (?), %25 (%)"
+            f"{variable}: invalid port; write special characters of the password as "
+            "%40 (@), %2F (/), %3A (:), %23 (#), %3F (?), %25 (%)"
         )
     try:
         if "+sentinel://" in url:
             client = connect_through_sentinels(url, options, variable)
         else:
-            # Who finds every connection taken waits for one.
+            # `timeout`: time to wait for a free connection.
             pool = RenewingPool.from_url(url, timeout=timeout, **options)
             client = Redis.from_pool(pool)
-        # One that is not used: a query that says what is no option would be found out by that.
+        # redis-py checks the options of the query when it makes a connection. Make one now, without
+        # connecting, so that a wrong option is found at startup.
         client.connection_pool.connection_class(**client.connection_pool.connection_kwargs)
     except (ValueError, TypeError) as error:
         raise SettingsError(f"{variable}: {error}") from None
     return client
 
 
-def _has_a_fit_port(url: str) -> bool:
+def _has_valid_port(url: str) -> bool:
     try:
         return urlsplit(url).port != 0
     except ValueError:
@@ -97,12 +102,12 @@ def _has_a_fit_port(url: str) -> bool:
 
 
 def milliseconds(time: tuple[int, int]) -> int:
-    """Redis's answer to TIME, in Unix milliseconds."""
+    """Convert Redis's reply to TIME into Unix milliseconds."""
     seconds, micros = time
     return seconds * 1000 + micros // 1000
 
 
 def is_out_of_memory(error: RedisError) -> bool:
-    """Whether Redis has no memory left for what it was asked to keep."""
+    """Whether Redis refused a write because its memory is full."""
     state = state_of(error)
     return state is not None and state.code == "OOM"

@@ -1,9 +1,9 @@
-"""Connections to Redis that are given up when the server behind them can't serve.
+"""Connection pools for Redis that reconnect after a failover.
 
-After a failover the name in the URL leads to the new master, while open connections stay with the
-old one. So an answer that tells of a state of the server (`store_states`) closes all connections
-that were open then: the idle ones at once, the others when they are returned. The next command
-connects anew, which resolves the name again.
+After a failover the host name in the URL resolves to the new master, but open connections still
+lead to the old one. So an error that shows a state of the server (`store_states`) closes all open
+connections: idle connections at once, connections in use when they are returned. The next command
+opens a new connection, which resolves the name again.
 """
 
 import time
@@ -17,36 +17,41 @@ from redis.sentinel import SentinelConnectionPool
 from .store_states import state_of
 
 RENEW_SECONDS = 1.0
-"""While a state lasts, connections are renewed this often at most."""
+"""Shortest time between two renewals while the server can't serve."""
 
 
 class RefusalTrackingParser(_HiredisParser):
-    """Notes that an answer told of a state of the server. Costs nothing while there is none."""
+    """A parser that records whether the server answered with an error that shows its state.
+
+    Only errors are examined, so other replies cost nothing more. redis-py parses every error here,
+    also errors inside arrays and pipelines. `_HiredisParser` is private: test_library_parts checks
+    the names used.
+    """
 
     refused = False
     connected_at = 0.0
 
     def on_connect(self, connection: Any, **options: Any) -> None:
-        """Begin to parse the answers of a new connection."""
+        """Begin to parse the replies on a new connection."""
         self.refused = False
         self.connected_at = time.monotonic()
         super().on_connect(connection, **options)  # type: ignore[no-untyped-call]
 
     def parse_error(self, response: str) -> Exception:  # type: ignore[override]
-        """The exception of an error that was answered. Errors within an array come here too."""
+        """Return the exception for an error reply, and record whether it shows a state."""
         error: Exception = super().parse_error(response)  # type: ignore[no-untyped-call]
         self.refused = self.refused or state_of(error) is not None
         return error
 
 
 class _RenewingPool(ConnectionPool):
-    """Closes the connections of before the last answer that told of a state of the server."""
+    """A pool that closes the connections opened before the last renewal."""
 
     _renewed_at = 0.0
 
     def release(self, connection: Any) -> None:
-        """Take a connection back."""
-        parser = cast("RefusalTrackingParser", connection._parser)  # noqa: SLF001 - made by the pool
+        """Return a connection to the pool; close it if it was opened before the last renewal."""
+        parser = cast("RefusalTrackingParser", connection._parser)  # noqa: SLF001 - `parser_class`
         if parser.refused:
             parser.refused = False
             self.renew()
@@ -55,22 +60,23 @@ class _RenewingPool(ConnectionPool):
         super().release(connection)
 
     def renew(self) -> None:
-        """Close the connections that are open now, unless that was done just now."""
+        """Close all open connections, at most once in `RENEW_SECONDS`."""
         now = time.monotonic()
         if now - self._renewed_at >= RENEW_SECONDS:
             self._renewed_at = now
+            # Closing a connection in use would fail the command of another thread.
             self.disconnect(inuse_connections=False)
 
 
 class RenewingPool(_RenewingPool, BlockingConnectionPool):
-    """Of the server at a URL."""
+    """A renewing pool for the server at a URL."""
 
 
 class RenewingSentinelPool(_RenewingPool, SentinelConnectionPool):
-    """Of the master that Sentinels name."""
+    """A renewing pool for the master that Sentinels name."""
 
 
 def renew_connections(client: "Redis") -> None:
-    """Close a client's connections: the server behind them does not do what it should."""
+    """Close a client's connections, because the server behind them can't serve."""
     if isinstance(client.connection_pool, _RenewingPool):
         client.connection_pool.renew()

@@ -1,8 +1,8 @@
-"""The watch over a Redis: whose it is, and whether it keeps what it is given.
+"""Checks that a Redis belongs to this installation and keeps readings.
 
-A Redis is marked with the id of the installation, which stands in Postgres. It is looked at before
-the first use, every second while the watch's thread runs, and by readiness. A request finds the
-answer there, and asks nobody.
+Redis is marked with the id of the installation, which is stored in Postgres. The check runs before
+the first use, every second in a thread, and in `/readyz`. Requests use the result of the last
+check, so they cost no round trip.
 """
 
 import copy
@@ -45,52 +45,53 @@ _log = logging.getLogger(__name__)
 
 
 class UnfitRedisError(UnavailableError):
-    """Redis must not be used. `/readyz` and the log say why; a client is not told."""
+    """Redis must not be used. `/readyz` and the log give the reason; clients do not get it."""
 
     def __init__(self) -> None:
         super().__init__(
-            "Redis is not set up for this service; /readyz says why", retry_after=RETRY_SECONDS
+            "Redis is not configured for this service; see /readyz", retry_after=RETRY_SECONDS
         )
 
 
 @dataclass(frozen=True, slots=True)
 class RedisRequirements:
-    """What a Redis must do, and what is allowed knowingly."""
+    """Requirements for one Redis, and the exceptions that the settings allow."""
 
     name: str = "Redis"
     variable: str = "IOT_REDIS_URL"
     durable: bool = True
-    """Whether it must write to its disk."""
+    """Whether Redis must have an AOF."""
     may_evict: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What was found at a look. An empty sentence: nothing is wrong."""
+    """The result of one check. Each text is empty if there is no such fault."""
 
     unknown: str = ""
-    """Why the database does not tell whose it is. Nothing is wrong with Redis."""
+    """Why the database gives no installation id to compare with. Redis itself has no fault."""
     foreign: str = ""
-    """Why nothing may be written to it or taken from it."""
+    """Why the process must neither write to this Redis nor read from it."""
     unsafe: str = ""
-    """Why it must not be trusted with readings; what it holds may be taken."""
+    """Why Redis must not get readings. Its entries may be drained."""
     unchecked: str = ""
-    """What it does not tell."""
+    """What could not be checked."""
     evicts: bool = False
+    """Whether Redis evicts keys when its memory is full."""
     unfit: bool = field(init=False)
-    """Whether anything is wrong."""
+    """Whether PUTs are refused."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "unfit", bool(self.unknown or self.fault))
 
     @property
     def fault(self) -> str:
-        """What is wrong with Redis."""
+        """The faults of Redis, as text."""
         return "; ".join(filter(None, (self.foreign, self.unsafe)))
 
 
 class RedisWatch:
-    """Looks at one Redis, on behalf of all threads of a process."""
+    """The checks of one Redis, shared by all threads of a process."""
 
     def __init__(
         self,
@@ -102,153 +103,151 @@ class RedisWatch:
         self._client = client
         self._keys = [names.owner, names.owner_keyring, names.backlog_counters]
         self._installation = installation
-        self._duties = requirements
+        self._requirements = requirements
         self._claim = load_script(client, "owner_claim.lua")
+        self._logged: Verdict | None = None
         self._verdict: Verdict | None = None
-        self._told: Verdict | None = None
-        self._looking = threading.Lock()
-        self._looks = 0
-        self._error: Exception | None = None
-        self._numbers = itertools.count(1)
-        self._kept = 0
-        """The number of the look that `_verdict` is of."""
-        self._keeping = threading.Lock()
+        """The verdict of the check `_verdict_number`; None: unknown."""
+        self._verdict_number = 0
+        self._check_numbers = itertools.count(1)
+        self._verdict_lock = threading.Lock()
+        self._first_check_lock = threading.Lock()
+        self._first_checks = 0
+        self._first_check_error: Exception | None = None
 
     def require_safe(self) -> None:
-        """Refuse to acknowledge readings unless Redis is this installation's and keeps them.
+        """Raise unless Redis belongs to this installation and keeps readings.
 
         Raises:
-            UnfitRedisError: it is not, or does not.
-            RedisError, psycopg.Error: it is not known, and a part is away.
+            UnfitRedisError: Redis must not get readings.
+            RedisError, psycopg.Error: no check has succeeded yet, and Redis or Postgres is away.
         """
-        verdict = self._verdict or self._first_look()
+        verdict = self._verdict or self._first_check()
         if verdict.unfit:
             raise UnfitRedisError
 
     def require_ours(self) -> None:
-        """Refuse to take anything from a Redis unless it is this installation's.
-
-        Raises as `require_safe`.
-        """
-        verdict = self._verdict or self._first_look()
+        """Raise unless Redis belongs to this installation. Raises as `require_safe`."""
+        verdict = self._verdict or self._first_check()
         if verdict.unknown or verdict.foreign:
             raise UnfitRedisError
 
     def confirm_ours(self) -> None:
-        """As `require_ours`, but look first."""
+        """Check Redis now, then do as `require_ours`."""
         self.check()
         self.require_ours()
 
     def keeps_indexes(self) -> bool:
-        """Whether what is read from it can be relied on to be complete. Raises as `require_safe`,
-        but only while Redis is away: without Postgres it can't be told whose it is.
+        """Whether this Redis keeps the indexes of the hot window whole.
+
+        Raises as `require_safe`, but not while only Postgres is away.
         """
         try:
-            verdict = self._verdict or self._first_look()
-        except AWAY:
+            verdict = self._verdict or self._first_check()
+        except AWAY:  # without Postgres the owner is unknown; the hot window must serve reads then
             return True
         return not (verdict.unknown or verdict.foreign or verdict.evicts)
 
     def state(self) -> str:
-        """Look, and say what there is to say to people: `ok`, or what is wrong."""
+        """Check Redis now. Return `ok` or the fault, as `/readyz` reports it."""
         try:
             return self.check().fault or "ok"
         except RedisError as error:
-            return public_state(_log, self._duties.name, error)
+            return public_state(_log, self._requirements.name, error)
         except AWAY:
             return "not checked: Postgres is away"
 
     def invalidate(self) -> None:
-        """Look again before the next use: the database may be another one. A look that is under
-        way does not count.
+        """Discard the last verdict, because the URL of Postgres may lead to another database now.
+
+        The next use checks Redis again. The verdict of a check that is running is discarded, too.
         """
-        self._keep(next(self._numbers), None)
+        self._store_verdict(next(self._check_numbers), None)
 
     def check(self) -> Verdict:
-        """Look now. Of looks that overlap, the one that began last decides.
+        """Check Redis now. If checks overlap, the verdict of the one that began last stays.
 
         Raises:
-            RedisError, psycopg.Error: a part is away; nothing is known any more.
+            RedisError, psycopg.Error: Redis or Postgres is away. The last verdict is discarded.
         """
-        number = next(self._numbers)
+        number = next(self._check_numbers)
         try:
-            verdict = self._look()
+            verdict = self._examine()
         except Exception:
-            self._keep(number, None)
+            self._store_verdict(number, None)
             raise
-        if self._keep(number, verdict) and verdict != self._told:
-            self._tell(verdict)
+        if self._store_verdict(number, verdict) and verdict != self._logged:
+            self._log_verdict(verdict)
         return verdict
 
-    def _keep(self, number: int, verdict: Verdict | None) -> bool:
-        """Keep the verdict of a look, unless a look that began later has ended; whether it was
-        kept.
-        """
-        with self._keeping:
-            if number < self._kept:
+    def _store_verdict(self, number: int, verdict: Verdict | None) -> bool:
+        """Store a verdict. Return False if a check that began later has stored one already."""
+        with self._verdict_lock:
+            if number < self._verdict_number:
                 return False
-            self._kept, self._verdict = number, verdict
+            self._verdict_number, self._verdict = number, verdict
             return True
 
-    def _first_look(self) -> Verdict:
-        """Look, once for all who wait for it."""
-        seen = self._looks
-        with self._looking:
-            if self._looks == seen:
-                self._error = None
+    def _first_check(self) -> Verdict:
+        """Check Redis once for all threads that wait, and raise the same error to each."""
+        checks_before = self._first_checks
+        with self._first_check_lock:
+            if self._first_checks == checks_before:
+                self._first_check_error = None
                 try:
                     self.check()
-                except Exception as error:  # noqa: BLE001 - raised to all who wait
-                    self._error = copy.copy(error)
-                self._looks += 1
-            if self._error is not None:
-                # A copy: the traceback of one holds what its request holds.
-                raise copy.copy(self._error)
+                except Exception as error:  # noqa: BLE001 - raised to all threads that wait
+                    self._first_check_error = copy.copy(error)
+                self._first_checks += 1
+            if self._first_check_error is not None:
+                # A copy for each thread: a traceback keeps the request of its thread in memory.
+                raise copy.copy(self._first_check_error)
             return self._verdict or self.check()
 
-    def _look(self) -> Verdict:
-        name = self._duties.name
+    def _examine(self) -> Verdict:
+        name = self._requirements.name
         info = self._info()
         if info.get("cluster_enabled"):
             return Verdict(foreign=_cluster(name))
         if info.get("role") == "slave":
-            # The name in the URL may lead to the new master. A process that sends nothing would
-            # notice at its next request, and refuse that one.
+            # The host name may resolve to the new master by now. Reconnect here: a process without
+            # traffic would otherwise notice only at its next request, and refuse that request.
             renew_connections(self._client)
         unmarked = ""
         try:
             foreign = self._foreign()
         except SettingsError as error:
             return Verdict(unknown=str(error))
-        except MasterDownError:  # redis-py derives it from ClusterDownError
+        except MasterDownError:  # a subclass of ClusterDownError in redis-py, but a passing state
             raise
         except _OF_A_CLUSTER:
             return Verdict(foreign=_cluster(name))
         except NoPermissionError:
             foreign, unmarked = "", _unmarked(name, self._keys[0])
-        evicts, unsafe, unchecked = _judge(self._loaded(info), self._duties)
+        evicts, unsafe, unchecked = _judge(self._loaded(info), self._requirements)
         return Verdict(
             foreign=foreign, unsafe=unsafe, unchecked=unmarked or unchecked, evicts=evicts
         )
 
     def _loaded(self, info: dict[str, Any]) -> dict[str, Any]:
-        """INFO of a server that has loaded its data.
+        """Return the INFO of a server that has loaded its data: `info`, or a newer one.
 
-        While a server loads, its INFO says `aof_enabled:0`, whatever its appendonly is: it writes
-        nothing to the AOF meanwhile (Redis 6.2, 7.0; Valkey 9). The server may have loaded its data
-        since `info` was read, since redis-py sends a command again that is answered LOADING.
+        While a server loads its data, INFO shows `aof_enabled:0` even if appendonly is yes, because
+        nothing is written to the AOF meanwhile (Redis 6.2, 7.0; Valkey 9). The server may have
+        finished since `info` was read: redis-py repeats commands that are answered LOADING, and the
+        claim of Redis came between.
 
         Raises:
-            BusyLoadingError: it still loads.
+            BusyLoadingError: the server is still loading its data.
         """
-        if _loads(info):
+        if _is_loading(info):
             info = self._info()
-        if _loads(info):
+        if _is_loading(info):
             raise BusyLoadingError("as INFO says", status_code="LOADING")
         return info
 
     def _foreign(self) -> str:
-        """Mark Redis unless it is marked; why it is not ours, if it is not."""
+        """Mark Redis if it has no mark. Return why Redis is not ours, or an empty text."""
         away: psycopg.Error | None = None
         ours = ""
         try:
@@ -256,18 +255,20 @@ class RedisWatch:
         except AWAY as error:
             away = error
         answers = cast("list[bytes]", self._claim(keys=self._keys, args=[ours]))
-        owner, keyring = (each.decode(errors="replace") for each in answers)
+        owner, keyring = (answer.decode(errors="replace") for answer in answers)
         mark = self._keyring_mark(owner)
         if away is not None:
             if mark and mark == keyring:
-                return ""  # a process with this keyring has seen the database to it
+                # A process with this keyring compared the mark with the database earlier. So PUTs
+                # are accepted while Postgres is away.
+                return ""
             raise away
         if owner != ours:
-            return _foreign(self._duties, owner, ours)
+            return _foreign(self._requirements, owner, ours)
         if mark and not keyring:
             self._client.set(self._keys[1], mark)
         elif mark and mark != keyring:
-            return KEYRING_MISMATCH.format(where=self._duties.name)
+            return KEYRING_MISMATCH.format(where=self._requirements.name)
         return ""
 
     def _keyring_mark(self, owner: str) -> str:
@@ -275,7 +276,7 @@ class RedisWatch:
             return ""
         try:
             return self._installation.keyring_mark(uuid.UUID(owner)).hex()
-        except ValueError:  # no mark of ours
+        except ValueError:  # not a mark of this service
             return ""
 
     def _info(self) -> dict[str, Any]:
@@ -283,22 +284,22 @@ class RedisWatch:
             return self._client.info()
         except NoPermissionError:
             return {}
-        except ResponseError as error:  # renamed, as managed ones do
+        except ResponseError as error:  # some managed services rename INFO
             if str(error).startswith("unknown command"):
                 return {}
             raise
 
-    def _tell(self, verdict: Verdict) -> None:
+    def _log_verdict(self, verdict: Verdict) -> None:
         if verdict.unfit:
             _log.error("not ready: %s", verdict.unknown or verdict.fault)
-        elif self._told is not None and self._told.unfit:
-            _log.info("%s is as it must be", self._duties.name)
+        elif self._logged is not None and self._logged.unfit:
+            _log.info("%s is usable again", self._requirements.name)
         if verdict.unchecked:
             _log.warning("%s", verdict.unchecked)
-        self._told = verdict
+        self._logged = verdict
 
 
-def _loads(info: dict[str, Any]) -> bool:
+def _is_loading(info: dict[str, Any]) -> bool:
     return bool(info.get("loading") or info.get("async_loading"))
 
 
@@ -355,7 +356,7 @@ def _foreign(requirements: RedisRequirements, owner: str, ours: str) -> str:
 
 
 class RedisWatchThread(threading.Thread):
-    """Looks again every second, so that requests need not."""
+    """A thread that checks every second, so that requests need no check."""
 
     def __init__(self, watches: Sequence[RedisWatch]) -> None:
         super().__init__(name="redis-watcher", daemon=True)
@@ -363,18 +364,18 @@ class RedisWatchThread(threading.Thread):
         self._stopping = threading.Event()
 
     def run(self) -> None:
-        """Look until stopped."""
+        """Check until `stop` is called."""
         while True:
             for watch in self._watches:
                 try:
                     watch.check()
                 except (RedisError, *AWAY) as error:
-                    _log.debug("Redis can't be looked at: %s", error)
-                except Exception as error:  # noqa: BLE001 - without this thread, nothing warns
-                    report(_log, "Redis is not looked at", error)
+                    _log.debug("the check of Redis failed: %s", error)
+                except Exception as error:  # noqa: BLE001 - the thread must survive any defect
+                    report(_log, "the check of Redis is not done", error)
             if self._stopping.wait(CHECK_SECONDS):
                 return
 
     def stop(self) -> None:
-        """End the thread, at its next look at the latest."""
+        """Tell the thread to end after the check that is running."""
         self._stopping.set()

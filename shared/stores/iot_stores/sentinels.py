@@ -1,4 +1,4 @@
-"""A Redis master that Sentinels name: after a failover, connections go to the new one."""
+"""Redis clients that ask Sentinels for the master, and follow it after a failover."""
 
 import re
 from typing import Any, cast
@@ -20,37 +20,42 @@ SENTINEL_PORT = 26379
 
 
 def connect_through_sentinels(url: str, options: dict[str, Any], variable: str) -> "Redis":
-    """A client of the master that the Sentinels in `url` name, with these options of redis-py.
-    `variable` is where the URL stands, for messages.
+    """Return a client for the master that the Sentinels in `url` name.
 
-    User and password are the master's. Those of the Sentinels are `sentinel_username` and
-    `sentinel_password` in the query; without them, Sentinels are asked without a password.
+    `options` are keyword arguments of redis-py. Error messages call the URL `variable`.
+
+    The credentials in front of the hosts are for the master. The credentials for the Sentinels are
+    `sentinel_username` and `sentinel_password` in the query.
 
     Raises:
-        SettingsError: the URL is not of the form that `connect_redis` describes.
+        SettingsError: the URL does not have the form that `connect_redis` describes.
     """
     found = _URL.fullmatch(url)
     if found is None:
         raise SettingsError(
             f"{variable} must be redis+sentinel://host:port,host:port/<master's name>/<db>"
         )
-    own, query = _of_sentinels(found["query"] or "")
-    # What the rest of the query may hold, and what TLS means, is redis-py's to say.
+    credentials, query = _split_credentials(found["query"] or "")
+    # redis-py parses the rest of the query, as it does for a URL without Sentinels.
     try:
-        given: dict[str, Any] = parse_url(  # type: ignore[no-untyped-call]
+        from_url: dict[str, Any] = parse_url(  # type: ignore[no-untyped-call]
             f"{found['scheme']}://localhost/{query}"
         )
     except ValueError as error:
         raise SettingsError(f"{variable}: {error}") from None
-    tls = given.pop("connection_class", None) is not None
+    # `parse_url` returns TLS as a connection class; `Sentinel` takes the option `ssl` instead.
+    tls = from_url.pop("connection_class", None) is not None
     for name in ("host", "port", "db"):
-        given.pop(name, None)
-    common = {**options, **given, **({"ssl": True} if tls else {})}
-    asking = {**common, **own, "socket_timeout": options["socket_connect_timeout"]}
-    asking.pop("parser_class", None)
+        from_url.pop(name, None)
+    common = {**options, **from_url, **({"ssl": True} if tls else {})}
+    sentinel_options = {
+        **common, **credentials, "socket_timeout": options["socket_connect_timeout"],
+    }  # fmt: skip
+    # That parser belongs to the renewing pools; the Sentinels' own clients have others.
+    sentinel_options.pop("parser_class", None)
     sentinels = Sentinel(  # type: ignore[no-untyped-call]
         [_address(host, variable) for host in found["hosts"].split(",")],
-        sentinel_kwargs=asking,
+        sentinel_kwargs=sentinel_options,
         db=int(found["db"] or 0),
         username=unquote(found["user"]) if found["user"] else None,
         password=unquote(found["password"]) if found["password"] else None,
@@ -63,7 +68,7 @@ def connect_through_sentinels(url: str, options: dict[str, Any], variable: str) 
 
 
 class _Master(Redis):
-    """Closes the connections to the Sentinels along with its own."""
+    """A client of the master that also closes the connections to the Sentinels."""
 
     def close(self) -> None:
         super().close()
@@ -72,17 +77,17 @@ class _Master(Redis):
             sentinel.close()
 
 
-def _of_sentinels(query: str) -> tuple[dict[str, str], str]:
-    """The user and the password of the Sentinels in a query, and what else the query has."""
-    own: dict[str, str] = {}
+def _split_credentials(query: str) -> tuple[dict[str, str], str]:
+    """Return the credentials for the Sentinels, and the query without them."""
+    credentials: dict[str, str] = {}
     rest = []
     for part in query.removeprefix("?").split("&"):
         name, _, value = part.partition("=")
         if name in {"sentinel_username", "sentinel_password"}:
-            own[name.removeprefix("sentinel_")] = unquote(value)
+            credentials[name.removeprefix("sentinel_")] = unquote(value)
         elif part:
             rest.append(part)
-    return own, "?" + "&".join(rest) if rest else ""
+    return credentials, "?" + "&".join(rest) if rest else ""
 
 
 def _address(host: str, variable: str) -> tuple[str, int]:
@@ -90,7 +95,7 @@ def _address(host: str, variable: str) -> tuple[str, int]:
     if not colon:
         name, port = host, str(SENTINEL_PORT)
     if not name:
-        raise SettingsError(f"{variable} names a Sentinel without a host")
+        raise SettingsError(f"{variable}: a Sentinel has no host")
     if not (port.isdecimal() and 0 < int(port) < 2**16):
-        raise SettingsError(f"{variable} has a Sentinel's port that is none")
+        raise SettingsError(f"{variable}: the port of a Sentinel is invalid")
     return name.strip("[]"), int(port)

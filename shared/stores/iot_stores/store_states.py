@@ -1,6 +1,7 @@
-"""States in which Redis or Postgres can't serve, told apart from our own defects. Only here.
+"""States in which Redis or Postgres can't serve, as opposed to defects of this service.
 
-Redis is recognized by the code word of its answer, Postgres by its SQLSTATE.
+This module alone decides which errors are states: for Redis by the code word of the error, for
+Postgres by its SQLSTATE. docs/reliability.md lists all states.
 """
 
 import logging
@@ -18,8 +19,8 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from iot_models.errors import IotError
 
 REPORT_SECONDS = 10.0
-"""A state that goes on is logged again after this time."""
-_MOST_CHARACTERS = 300
+"""Time after which a state that lasts is logged again."""
+_MAX_CHARACTERS = 300
 _AWAY = "away"
 
 _CLUSTER = "it is a Redis Cluster, which does not work with this service"
@@ -48,11 +49,11 @@ REDIS_STATES: Mapping[str, str] = {
     "MOVED": _CLUSTER,
     "ASK": _CLUSTER,
 }
-"""The states of Redis: the code word, for some one of ours, and what it means."""
+"""Meaning of each state of Redis, by code word. Redis has no code word for some of them."""
 
 _REDIS_SENTENCES: Mapping[str, re.Pattern[str]] = {
     "MAXCLIENTS": re.compile("max number of clients"),
-    # Inside a script; the first is the wording of Redis 6.2 and 7.0.
+    # Inside a script. Redis 6.2 and 7.0 use the first wording.
     "NOPERM": re.compile("The user executing the script can't|ACL failure in script"),
     "KILLED": re.compile("Script killed by user"),
     "NODB": re.compile("DB index is out of range|SELECT is not allowed"),
@@ -60,12 +61,13 @@ _REDIS_SENTENCES: Mapping[str, re.Pattern[str]] = {
     "WRONGPASS": re.compile("invalid password|AUTH <password> called|Client sent AUTH"),
     "READONLY": re.compile("The previous master is now a slave"),  # redis-py, of its Sentinels
 }
-"""Answers without a code word of their own, which begin with ERR."""
+"""Wordings of the errors that begin with ERR instead of a code word."""
 _ERR = re.compile(
     r"(ERR )?(Error running script \(call to \w+\): )?(@user_script: ?\d+: )*"
     r"(EXECABORT Transaction discarded because of: )?-?"
 )
-"""What may stand in front of the code word: Redis 6.2 wraps what a script's command answers."""
+"""Text before the code word: Redis 6.2 wraps errors of commands that a script calls."""
+# Redis repeats arguments of unknown commands: they may hold readings or passwords.
 _DATA = re.compile(r",? with args beginning with.*", re.DOTALL)
 _PIPELINE = " of pipeline caused error: "
 
@@ -90,7 +92,7 @@ POSTGRES_STATES: Mapping[str, str] = {
     "lock_not_available": "a lock was not free in time",
     "idle_in_transaction_session_timeout": "it ended a session that waited in a transaction",
 }
-"""The states of Postgres that have a text of their own: the condition's name, and its meaning."""
+"""Meaning of each state of Postgres, by condition name; other states have no own text."""
 _POSTGRES_SENTENCES: Mapping[str, re.Pattern[str]] = {
     "too_many_connections": re.compile(
         "too many (clients|connections)|connection slots|no more connections allowed"  # PgBouncer
@@ -108,7 +110,7 @@ _POSTGRES_SENTENCES: Mapping[str, re.Pattern[str]] = {
     "tls_refused": re.compile("SSL|certificate"),
     "read_only_sql_transaction": re.compile("session is read-only|in hot standby mode"),
 }
-"""What Postgres, or libpq, says of a connection that can't be made: libpq tells no SQLSTATE."""
+"""Wordings of connection errors: libpq gives no SQLSTATE for them."""
 
 POSTGRES_AWAY = (
     psycopg.OperationalError,
@@ -124,9 +126,9 @@ POSTGRES_AWAY = (
     errors.DataCorrupted,
     errors.IndexCorrupted,
 )
-"""Raised while Postgres can't serve: no defect of ours."""
-_OF_A_STATEMENT = ("3F", "40", "42P01", "42883", "54", "55", "57014")
-"""SQLSTATEs, or their beginnings, that say nothing about the server of a connection."""
+"""Errors raised while Postgres can't serve."""
+_STATEMENT_SQLSTATES = ("3F", "40", "42P01", "42883", "54", "55", "57014")
+"""Prefixes of SQLSTATEs that concern a statement. Another server would answer the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,11 +139,11 @@ class StoreState:
     code: str
     meaning: str
     sentence: str
-    """The store's own, in one line. For the log: it may name users and hosts."""
+    """The store's own message in one line. Only for the log: it may name users and hosts."""
 
     @property
     def public(self) -> str:
-        """What anybody may know."""
+        """The state as `/readyz` reports it to anybody."""
         return _AWAY if self.code == _AWAY else f"{self.code}: {self.meaning}"
 
     def __str__(self) -> str:
@@ -151,7 +153,7 @@ class StoreState:
 
 
 def state_of(error: BaseException) -> StoreState | None:
-    """The state that an error of a store tells of; None when it is a defect of ours."""
+    """Return the state that an error shows, or None if the error is a defect of this service."""
     if isinstance(error, RedisError):
         return _redis_state(error)
     if isinstance(error, POSTGRES_AWAY):
@@ -160,19 +162,20 @@ def state_of(error: BaseException) -> StoreState | None:
 
 
 def is_server_state(error: psycopg.Error) -> bool:
-    """Whether another connection may lead to a server that can do what this one can't."""
-    return not (error.sqlstate or "").startswith(_OF_A_STATEMENT)
+    """Whether the error concerns the server, so that a new connection may lead to a better one."""
+    return not (error.sqlstate or "").startswith(_STATEMENT_SQLSTATES)
 
 
 def _redis_state(error: RedisError) -> StoreState | None:
-    said = str(error).rpartition(_PIPELINE)[2]
-    if error.status_code and not said.startswith(error.status_code):
-        said = f"{error.status_code} {said}"
-    sentence = _one_line(_DATA.sub("", said))
+    message = str(error).rpartition(_PIPELINE)[2]
+    # For errors with a class of their own, redis-py cuts the code word off the message.
+    if error.status_code and not message.startswith(error.status_code):
+        message = f"{error.status_code} {message}"
+    sentence = _one_line(_DATA.sub("", message))
     prefix = _ERR.match(sentence)
     code = sentence[prefix.end() if prefix else 0 :].partition(" ")[0]
     if code not in REDIS_STATES:
-        matching = (each for each, words in _REDIS_SENTENCES.items() if words.search(sentence))
+        matching = (name for name, words in _REDIS_SENTENCES.items() if words.search(sentence))
         unreachable = isinstance(error, RedisConnectionError | RedisTimeoutError | InvalidResponse)
         code = next(matching, _AWAY if unreachable else "")
     if not code:
@@ -186,21 +189,21 @@ def _postgres_state(error: psycopg.Error) -> StoreState:
         name = errors.lookup(error.sqlstate).__name__.rstrip("_")
         code = re.sub("(?<=[a-z])(?=[A-Z])", "_", name).lower()
     else:
-        matching = (each for each, words in _POSTGRES_SENTENCES.items() if words.search(sentence))
+        matching = (name for name, words in _POSTGRES_SENTENCES.items() if words.search(sentence))
         code = next(matching, _AWAY)
     return StoreState("Postgres", code, POSTGRES_STATES.get(code, _STATEMENT), sentence)
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())[:_MOST_CHARACTERS]
+    return " ".join(text.split())[:_MAX_CHARACTERS]
 
 
 _reported: dict[tuple[str, str, str], tuple[float, int]] = {}
-"""When a line was logged last, and how many like it were left out since."""
+"""By logger, consequence and state: time of the last log line, and number of lines left out."""
 
 
 def report(logger: logging.Logger, consequence: str, error: Exception) -> None:
-    """Log a store's state and its consequence: at once, then every `REPORT_SECONDS`."""
+    """Log an error of a store and its consequence: at once, then once in `REPORT_SECONDS`."""
     state = state_of(error)
     code = "" if state is None else f"{state.store} {state.code}"
     key = logger.name, consequence, code
@@ -210,15 +213,15 @@ def report(logger: logging.Logger, consequence: str, error: Exception) -> None:
         _reported[key] = logged_at, left_out + 1
         return
     _reported[key] = now, 0
-    more = f" ({left_out} more like this were not logged)" if left_out else ""
-    said = _one_line(str(error)) if state is None else str(state)
+    suffix = f" ({left_out} similar lines were not logged)" if left_out else ""
+    message = _one_line(str(error)) if state is None else str(state)
     if state is None and not isinstance(error, IotError):
-        said = f"{type(error).__name__}: {said}"
-    logger.warning("%s; %s%s", said, consequence, more)
+        message = f"{type(error).__name__}: {message}"
+    logger.warning("%s; %s%s", message, consequence, suffix)
 
 
 def public_state(logger: logging.Logger, name: str, error: Exception) -> str:
-    """What readiness says of an error. The store's own sentence goes to the log alone."""
-    report(logger, f"readiness says so of {name}", error)
+    """Return the state of an error for `/readyz`, and log the store's own message."""
+    report(logger, f"/readyz reports this state of {name}", error)
     state = state_of(error)
     return _AWAY if state is None else state.public

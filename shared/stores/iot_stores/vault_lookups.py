@@ -1,4 +1,8 @@
-"""Which lookups a password's vault may be found under, agreed on by all processes in Postgres."""
+"""The policy for lookups of vaults: their format and scrypt cost, stored in Postgres.
+
+All processes of an installation read the same policy, so each of them finds the vaults that the
+others create.
+"""
 
 import logging
 from collections.abc import Sequence
@@ -13,7 +17,7 @@ from iot_models.settings import MAX_SCRYPT_LOG2_N, MIN_SCRYPT_LOG2_N
 from .postgres import Connection
 
 SETTLE_SECONDS: Literal[60] = 60
-"""After processes of version 0.1 became unready, their last requests may take this long."""
+"""Maximum duration of the last requests of processes of version 0.1 that became unready."""
 
 POLICY_COLUMNS: LiteralString = (
     f"fast_lookups, costs, changed_at < now() - interval '{SETTLE_SECONDS} s'"
@@ -27,24 +31,25 @@ _log = logging.getLogger(__name__)
 
 
 class FastLookups(StrEnum):
-    """What becomes of lookups of format 1 (`iot_cipher.vault.VaultFormat.FAST_LOOKUP`)."""
+    """Use of lookups of format 1 (`iot_cipher.vault.VaultFormat.FAST_LOOKUP`)."""
 
     CREATED = "created"
-    """New vaults get one: processes of version 0.1 may run beside this one."""
+    """New vaults get format 1, because processes of version 0.1 may still run."""
     KEPT = "kept"
-    """Vaults that were not used since have one."""
+    """New vaults get format 2. Some old vaults have not been used since, and have format 1."""
     GONE = "gone"
+    """All vaults have format 2."""
 
 
 @dataclass(frozen=True, slots=True)
 class LookupPolicy:
-    """The lookups in use at a moment."""
+    """The lookups in use at one moment."""
 
     fast_lookups: FastLookups
     costs: tuple[int, ...]
-    """log2 of scrypt's N of each lookup of format 2; new vaults get the last one."""
+    """scrypt costs (log2 of N) of the lookups of format 2. New vaults get the last one."""
     old_version_gone: bool = False
-    """Whether processes of version 0.1 are gone, so that their vaults may be moved."""
+    """Whether processes of version 0.1 have ended. Their vaults may be moved then."""
 
     @property
     def creates_fast_lookups(self) -> bool:
@@ -53,15 +58,15 @@ class LookupPolicy:
 
     @property
     def is_transitional(self) -> bool:
-        """Whether it changes by itself as time goes on."""
+        """Whether the policy changes without a command, as an upgrade from version 0.1 goes on."""
         return self.fast_lookups is not FastLookups.GONE
 
     def costs_less_than(self, cost: int) -> bool:
-        """Whether new vaults are of format 2 and cost less than `cost`."""
+        """Whether new vaults have format 2 and a scrypt cost below `cost`."""
         return not self.creates_fast_lookups and (not self.costs or self.costs[-1] < cost)
 
     def must_move(self, vault_format: int, cost: int) -> bool:
-        """Whether a vault of this format and cost is to be moved to the newest lookup."""
+        """Whether a vault of this format and cost must be moved to the newest lookup."""
         if self.creates_fast_lookups or not self.costs:
             return False
         if vault_format == VaultFormat.FAST_LOOKUP:
@@ -70,7 +75,7 @@ class LookupPolicy:
 
 
 def read_policy(connection: Connection) -> LookupPolicy:
-    """The lookups in use. Raises `UnavailableError` when they are wrong."""
+    """Return the lookups in use. Raises `UnavailableError` as `decode_policy`."""
     row = connection.execute(_SELECT).fetchone()
     return decode_policy(*cast("tuple[str, list[int], bool]", row or ("", [], False)))
 
@@ -79,8 +84,8 @@ def decode_policy(fast_lookups: str, costs: Sequence[int], old_version_gone: boo
     """Decode the values of `POLICY_COLUMNS`.
 
     Raises:
-        UnavailableError: no process stored these values. They are not used: a low cost makes
-            passwords cheap to guess, and a high one takes all memory.
+        UnavailableError: no process stores such values. They are refused, because a low cost
+            would make passwords cheap to guess, and a high cost would use up the memory.
     """
     possible = range(MIN_SCRYPT_LOG2_N, MAX_SCRYPT_LOG2_N + 1)
     rising = all(cost in possible for cost in costs) and sorted(set(costs)) == list(costs)
@@ -90,22 +95,22 @@ def decode_policy(fast_lookups: str, costs: Sequence[int], old_version_gone: boo
 
 
 def invalid_policy_error(fast_lookups: str, costs: Sequence[int]) -> UnavailableError:
-    """Log a policy that no process stored; return the error to raise."""
-    _log.error("the row of vault_lookups is wrong: %.20r, costs %.80r", fast_lookups, list(costs))
-    return UnavailableError("the lookups of passwords in Postgres are wrong; see the log")
+    """Log a policy that no process stores, and return the error to raise."""
+    _log.error("invalid row in vault_lookups: %.20r, costs %.80r", fast_lookups, list(costs))
+    return UnavailableError("the lookup policy in Postgres is invalid; see the log")
 
 
 def raise_cost(connection: Connection, cost: int) -> None:
-    """Let new vaults cost at least `cost` from now on."""
+    """Raise the scrypt cost of new vaults to `cost`, unless it is higher already."""
     connection.execute(_RAISE_COST, (cost,))
 
 
 def end_fast_lookups(connection: Connection, *, after_seconds: float) -> bool:
-    """Bring schema 0003 to 0004 when it is `after_seconds` old; True if that was done now."""
+    """Bring schema 0003 to 0004 if it is `after_seconds` old. Return True if that happened now."""
     row = connection.execute(_END_FAST_LOOKUPS, (after_seconds,)).fetchone()
     return cast("tuple[bool]", row)[0]
 
 
 def forget_unused(connection: Connection) -> None:
-    """Drop the lookups that no vault has any more, so that they are not computed in vain."""
+    """Remove lookups that no vault uses any more, so that no request computes them in vain."""
     connection.execute(_FORGET_UNUSED)

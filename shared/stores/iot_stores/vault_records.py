@@ -1,4 +1,7 @@
-"""Vault records: in Postgres for good, in Redis for a day, so that Postgres may be away."""
+"""Vault records: stored in Postgres, and cached in Redis for a day.
+
+The cache lets API processes open vaults while Postgres is away.
+"""
 
 import logging
 import struct
@@ -29,32 +32,32 @@ from .vault_lookups import (
 )
 
 CACHE_SECONDS = 86_400
-_SCANNED_AT_A_TIME = 500
+_BATCH = 500
 
 _log = logging.getLogger(__name__)
 
 _COLUMNS: LiteralString = "vault_id, lookup, salt, scrypt_log2_n, wrapped_key"
-# One statement, so one snapshot: a vault that is moved meanwhile is found under the one lookup or
-# the other, and the policy says whether there may be lookups that were not asked for.
+# One statement sees one snapshot. A vault that is moved meanwhile is found under its old or its new
+# lookup, and the policy of that snapshot says which other lookups a vault may have.
 _FIND: LiteralString = f"""
     SELECT {POLICY_COLUMNS}, {_COLUMNS}
     FROM vault_lookups LEFT JOIN vaults ON lookup = ANY (%s::bytea[])
-"""  # noqa: S608 - put together from constants
+"""  # noqa: S608 - composed of constants
 _INSERT: LiteralString = f"""
     INSERT INTO vaults ({_COLUMNS}, lookup_format)
     VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT (lookup) DO NOTHING
-"""  # noqa: S608 - likewise
-# Deliberate erasure leaves no row. What it leaves instead, a tombstone, must be looked for here, or
-# a record that Redis or a process still has brings the vault back.
+"""  # noqa: S608 - composed of constants
+# If a later version erases vaults on request, this statement must check for the tombstones of
+# erased vaults. A record in Redis or in a process would restore an erased vault otherwise.
 _RESTORE: LiteralString = f"""
     INSERT INTO vaults ({_COLUMNS}, lookup_format)
     VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING
-"""  # noqa: S608 - likewise
-# The vault itself before another one that has its lookup.
-_STANDING: LiteralString = f"""
+"""  # noqa: S608 - composed of constants
+# If both exist, the vault itself comes before another vault with its lookup.
+_STORED: LiteralString = f"""
     SELECT {_COLUMNS} FROM vaults WHERE vault_id = %(vault_id)s OR lookup = %(lookup)s
     ORDER BY vault_id = %(vault_id)s DESC LIMIT 1
-"""  # noqa: S608 - likewise
+"""  # noqa: S608 - composed of constants
 _WRAPPED_KEYS = "SELECT vault_id, wrapped_key FROM vaults WHERE vault_id = ANY (%s::uuid[])"
 _REPLACE = """
     UPDATE vaults
@@ -67,18 +70,18 @@ _HEADER = struct.Struct("<16s32s16sB")
 
 @dataclass(frozen=True, slots=True)
 class FoundVault:
-    """What Postgres says of some lookups, as of one moment."""
+    """The record in Postgres under some lookups, and the policy, of one snapshot."""
 
     record: VaultRecord | None
     policy: LookupPolicy
 
 
 class PolicyChangedError(Exception):
-    """A vault was not created or moved, because new lookups have another format or cost by now."""
+    """A vault was not stored, because the policy now requires another format or cost."""
 
 
 class VaultRecords:
-    """Finds, adds and replaces vaults by the lookups of their passwords."""
+    """The vault records of an installation, found by the lookups of their passwords."""
 
     def __init__(self, client: "Redis", names: KeyNames, pool: Pool) -> None:
         self._client = client
@@ -86,26 +89,26 @@ class VaultRecords:
         self._pool = pool
 
     def find_cached(self, lookups: Sequence[bytes]) -> VaultRecord | None:
-        """The record in Redis under the first of these lookups that has one.
+        """Return the record cached in Redis under the first of these lookups that has one.
 
-        A record that can't be read counts as absent, and so does every one while Redis is away.
-        Whether a record is right is found out by opening it.
+        Return None if Redis is away. Skip records that can't be decoded. The caller must open the
+        record to know whether it is authentic.
         """
         try:
-            held = self._client.mget([self._names.vault_record(lookup) for lookup in lookups])
+            cached = self._client.mget([self._names.vault_record(lookup) for lookup in lookups])
         except RedisError as error:
             report(_log, "vaults are looked up in Postgres", error)
             return None
-        for lookup, data in zip(lookups, cast("list[bytes | None]", held), strict=True):
+        for lookup, data in zip(lookups, cast("list[bytes | None]", cached), strict=True):
             record = None if data is None else _decode(data)
             if record is not None and record.lookup == lookup:
                 return record
         return None
 
     def find(self, lookups: Sequence[bytes]) -> FoundVault:
-        """The record in Postgres under one of these lookups, and the policy of the same moment.
+        """Return the record in Postgres under one of these lookups, and the policy.
 
-        A record that is found replaces the one in Redis.
+        Both are of one snapshot. A record that is found is cached in Redis.
 
         Raises:
             AWAY: Postgres can't serve.
@@ -116,12 +119,13 @@ class VaultRecords:
         return found
 
     def add(self, record: VaultRecord) -> VaultRecord:
-        """Store a new vault; the record that stands, which is another's if that came first.
+        """Store a new vault in Postgres. Return the stored record.
 
-        Postgres alone has it after that (`cache`).
+        If another process created a vault of the same password first, that vault's record is
+        returned. The record is not cached in Redis: see `cache`.
 
         Raises:
-            PolicyChangedError: new vaults have a lookup of another format or cost by now.
+            PolicyChangedError: the policy now requires another format or cost.
             AWAY: Postgres can't serve.
         """
         values = (*_values(record), record.format)
@@ -135,59 +139,63 @@ class VaultRecords:
             return self._pool.run_idempotent(insert)
 
     def restore(self, record: VaultRecord) -> VaultRecord:
-        """Make sure that Postgres has a vault; the record that stands there.
+        """Store a vault in Postgres if Postgres lacks it. Return the stored record.
 
-        It is another record of the vault when the vault was moved, or a move was undone by a
-        restore. It is another vault when one was created for the password while this vault was
-        missing: then the record is kept in Redis, without an end, for it is the only copy.
+        Postgres lacks vaults after it was restored from a backup, or after a failover to a replica
+        that lagged behind. The stored record is another one in two cases:
 
-        `record` must be known to be good: it was opened with the password, or is authentic
+        - It is another record of this vault, if the vault was moved, or a restore undid a move.
+        - It is another vault, if one was created for the password while this vault was missing.
+          Then `record` is kept in Redis without expiry, because it is the only copy.
+
+        `record` must have been opened with its password, or be authentic
         (`iot_cipher.vault.is_authentic`).
 
         Raises:
-            PolicyChangedError: the vault is missing, and new vaults have a lookup of another
-                format or cost by now: it must be wrapped anew.
+            PolicyChangedError: Postgres lacks the vault, and the policy now requires another format
+                or cost: the vault must be wrapped again.
+            RedisError: the record of a replaced vault could not be kept.
             AWAY: Postgres can't serve.
         """
         with _recognizing_changed_policy():
-            standing = self._pool.run_idempotent(lambda connection: _restore(connection, record))
-        if standing.vault_id != record.vault_id:
+            stored = self._pool.run_idempotent(lambda connection: _restore(connection, record))
+        if stored.vault_id != record.vault_id:
             self._client.set(
                 self._names.replaced_vault_record(record.vault_id.bytes), _encode(record)
             )
-        if self._cache(standing) and standing.vault_id == record.vault_id:
-            self._forget(record, standing)
-        return standing
+        if self._cache(stored) and stored.vault_id == record.vault_id:
+            self._expire_old_record(record, stored)
+        return stored
 
     def find_missing(self, records: Collection[VaultRecord]) -> list[VaultRecord]:
-        """Those of the records that do not stand in Postgres as they are.
+        """Return those of the records that Postgres lacks, or has in another version.
 
         Raises:
             AWAY: Postgres can't serve.
         """
         if not records:
             return []
-        asked = [record.vault_id for record in records]
+        vault_ids = [record.vault_id for record in records]
         rows = self._pool.run_idempotent(
-            lambda connection: short_query(connection, _WRAPPED_KEYS, (asked,)).fetchall()
+            lambda connection: short_query(connection, _WRAPPED_KEYS, (vault_ids,)).fetchall()
         )
-        standing = dict(cast("list[tuple[uuid.UUID, bytes]]", rows))
-        return [each for each in records if standing.get(each.vault_id) != each.wrapped_key]
+        stored = dict(cast("list[tuple[uuid.UUID, bytes]]", rows))
+        return [record for record in records if stored.get(record.vault_id) != record.wrapped_key]
 
     def extend_expiry(self, records: Iterable[VaultRecord]) -> None:
-        """Keep records in Redis for another day: they may be the only copies.
+        """Cache records in Redis for another day, because they may be the only copies.
 
-        Not that of a vault in whose place Postgres has another one: it has a name of its own, and
-        under its lookup the other vault is found.
+        Skip replaced vaults. Their records have keys of their own, without expiry, and the key of
+        their lookup belongs to the vault that replaced them.
         """
         rest = iter(records)
         try:
-            while page := list(islice(rest, _SCANNED_AT_A_TIME)):
-                names = [self._names.replaced_vault_record(each.vault_id.bytes) for each in page]
+            while batch := list(islice(rest, _BATCH)):
+                names = [self._names.replaced_vault_record(each.vault_id.bytes) for each in batch]
                 replaced = cast("list[bytes | None]", self._client.mget(names))
                 with self._client.pipeline(transaction=False) as pipeline:
-                    for record, other in zip(page, replaced, strict=True):
-                        if other is None:
+                    for record, replaced_record in zip(batch, replaced, strict=True):
+                        if replaced_record is None:
                             name = self._names.vault_record(record.lookup)
                             pipeline.set(name, _encode(record), ex=CACHE_SECONDS)
                     pipeline.execute()
@@ -195,45 +203,47 @@ class VaultRecords:
             report(_log, "vault records are not cached", error)
 
     def scan_cached(self) -> Iterator[VaultRecord]:
-        """Every record in Redis. Looks at the names of all keys.
+        """Yield every record cached in Redis. Scans all keys of Redis.
 
         Raises:
             RedisError: Redis is away.
         """
         names = cast(
             "Iterator[bytes]",
-            self._client.scan_iter(match=self._names.all_vault_records, count=_SCANNED_AT_A_TIME),
+            self._client.scan_iter(match=self._names.all_vault_records, count=_BATCH),
         )
-        while page := list(islice(names, _SCANNED_AT_A_TIME)):
-            for data in cast("list[bytes | None]", self._client.mget(page)):
+        while batch := list(islice(names, _BATCH)):
+            for data in cast("list[bytes | None]", self._client.mget(batch)):
                 record = None if data is None else _decode(data)
                 if record is not None:
                     yield record
 
     def replace(self, old: VaultRecord, new: VaultRecord) -> bool:
-        """Store a vault's new record in the place of the old one; False when that is not there.
+        """Replace the record of a vault. Return False if Postgres does not have the old record.
 
         Raises:
-            PolicyChangedError: new lookups have another format or cost by now.
+            PolicyChangedError: the policy now requires another format or cost.
             AWAY: Postgres can't serve.
         """
         values = (*_values(new)[1:], new.format, old.vault_id, old.wrapped_key)
         with _recognizing_changed_policy(), self._pool.connection() as connection:
             replaced = connection.execute(_REPLACE, values).rowcount > 0
         if replaced and self._cache(new):
-            self._forget(old, new)
+            self._expire_old_record(old, new)
         return replaced
 
     def raise_cost(self, cost: int) -> LookupPolicy:
-        """Let new vaults cost at least `cost`, in log2 of scrypt's N; the policy after that.
+        """Raise the scrypt cost (log2 of N) of new vaults to `cost`. Return the new policy.
+
+        A higher cost stays.
 
         Raises:
-            UnavailableError: the policy is wrong, or the cost could not be raised.
+            UnavailableError: the policy is invalid, or the cost could not be raised.
             AWAY: Postgres can't serve.
         """
 
         def raised(connection: Connection) -> LookupPolicy:
-            for _ in range(2):  # an upgrade may end between the two statements
+            for _ in range(2):  # the policy may leave FastLookups.CREATED between two statements
                 raise_cost(connection, cost)
                 policy = read_policy(connection)
                 if not policy.costs_less_than(cost):
@@ -243,16 +253,16 @@ class VaultRecords:
         return self._pool.run_idempotent(raised)
 
     def cache(self, record: VaultRecord) -> None:
-        """Store a record in Redis, for a day from now.
+        """Cache a record in Redis for a day from now.
 
         Raises:
-            RedisError: Redis can't serve; it can't be told whether Redis has the record.
+            RedisError: Redis can't serve. Redis may have cached the record or not.
         """
         name = self._names.vault_record(record.lookup)
         self._client.set(name, _encode(record), ex=CACHE_SECONDS)
 
     def _cache(self, record: VaultRecord) -> bool:
-        """Store a record in Redis; False when that failed."""
+        """Cache a record in Redis. Return False if that failed."""
         try:
             self.cache(record)
         except RedisError as error:
@@ -260,12 +270,12 @@ class VaultRecords:
             return False
         return True
 
-    def _forget(self, old: VaultRecord, new: VaultRecord) -> None:
-        """Drop a record from Redis when the vault's new one has another lookup there."""
+    def _expire_old_record(self, old: VaultRecord, new: VaultRecord) -> None:
+        """Remove a vault's old record from Redis if the new record has another lookup."""
         if old.lookup == new.lookup:
             return
         try:
-            # Not deleted: where the API has a user of its own, that user may delete nothing.
+            # Expiry in 1 ms instead of DEL: the API's own Redis user may not delete keys.
             self._client.set(self._names.vault_record(old.lookup), b"", px=1)
         except RedisError as error:
             report(_log, "old vault records stay in Redis", error)
@@ -277,7 +287,7 @@ def _recognizing_changed_policy() -> Iterator[None]:
     try:
         yield
     except psycopg.errors.CannotConnectNow as error:
-        # Postgres itself says so while it starts, and then never with a context.
+        # Postgres uses this SQLSTATE while it starts, but then without the context of a function.
         if error.diag.context is None:
             raise
         raise PolicyChangedError from None
@@ -291,19 +301,20 @@ def _find(connection: Connection, lookups: Sequence[bytes]) -> FoundVault:
 
 
 def _restore(connection: Connection, record: VaultRecord) -> VaultRecord:
-    standing = _standing(connection, record)
-    if standing is not None:
-        return standing
+    stored = _stored(connection, record)
+    if stored is not None:
+        return stored
     values = (*_values(record), record.format)
     if connection.execute(_RESTORE, values).rowcount:
         metrics.counter("iot_vaults_put_back_total").inc()
-        _log.warning("vault %s was missing in Postgres; put back", record.vault_id)
-    return _standing(connection, record) or record
+        _log.warning("vault %s was missing in Postgres; restored", record.vault_id)
+    return _stored(connection, record) or record
 
 
-def _standing(connection: Connection, record: VaultRecord) -> VaultRecord | None:
-    asked = {"vault_id": record.vault_id, "lookup": record.lookup}
-    found = connection.execute(_STANDING, asked).fetchone()
+def _stored(connection: Connection, record: VaultRecord) -> VaultRecord | None:
+    """Return the record of the vault, otherwise that of another vault with its lookup."""
+    parameters = {"vault_id": record.vault_id, "lookup": record.lookup}
+    found = connection.execute(_STORED, parameters).fetchone()
     return None if found is None else VaultRecord(*cast("Sequence[Any]", found))
 
 
@@ -319,7 +330,7 @@ def _encode(record: VaultRecord) -> bytes:
 
 
 def _decode(data: bytes) -> VaultRecord | None:
-    """A record as `_encode` wrote it; None when it was cut short."""
+    """Decode a record that `_encode` wrote. Return None if it was cut."""
     try:
         vault_id, lookup, salt, log2_n = _HEADER.unpack_from(data)
     except struct.error:

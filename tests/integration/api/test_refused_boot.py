@@ -39,4 +39,4 @@ def test_a_writers_keys_are_refused(environment: dict[str, str], tmp_path: Path)
     write_writer_keys_file(Path(environment["IOT_KEYRING_FILE"]), tmp_path / "writer-keys")
     done = _boot(environment | {"IOT_KEYRING_FILE": str(tmp_path / "writer-keys")})
     assert done.returncode == 2, done.stderr
-    assert "the keyring file holds a writer's keys, which open no vault" in done.stderr
+    assert "the keyring file holds only a writer's keys, which open no vault" in done.stderr

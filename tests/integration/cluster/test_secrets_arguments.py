@@ -21,7 +21,10 @@ from support.kube_api import KubeApi
         (["--ports", "r:url=many"], "--ports must be SECRET:KEY=PORT[,PORT], not r:url=many"),
         ([*TOKENS, "--token", "x=fly"], "--token: there is no such scope"),
         ([*TOKENS, "--token", "devices=read"], "--token: the same name is given twice"),
-        ([*TOKENS, "--token", "probe=read", "--probe", "p"], "--token: there is a token probe"),
+        (
+            [*TOKENS, "--token", "probe=read", "--probe", "p"],
+            "--token: a token named probe exists already",
+        ),
     ],
 )
 def test_invalid_arguments_are_refused(

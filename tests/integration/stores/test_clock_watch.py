@@ -30,4 +30,4 @@ def test_without_postgres(error: type[psycopg.Error], redis_url: str) -> None:
         watch = ClockWatch(client, connect, max_seconds=300)
         fault = watch.check()
     assert watch.skew_too_large
-    assert fault == "Redis's clock is 0:10:00 ahead of that of this machine"
+    assert fault == "Redis's clock is 0:10:00 ahead of this machine's clock"

@@ -56,7 +56,7 @@ def test_a_writer_that_can_work(environment: dict[str, str], tmp_path: Path) -> 
     with _writer(environment, tmp_path) as port:
         ready = {"status": "ready", "redis": "ok", "postgres": "ok"}
         assert _told(port, "/readyz") == (200, ready)
-        assert _told(port, "/readyz") == (200, {**ready, "postgres": "ok when asked last"})
+        assert _told(port, "/readyz") == (200, {**ready, "postgres": "ok at the last check"})
         assert _told(port, "/healthz") == (200, {"status": "ok"})
         status, body = http_get(port, "/metrics")
         assert status == 200

@@ -97,7 +97,9 @@ def test_a_clock_of_the_api(
         503, "not ready", "ok", "ok",
     )  # fmt: skip
     way = "ahead of" if ahead > 0 else "behind"
-    sentence = rf"this machine's clock is (61 days, 0:00|60 days, 23:59):\d\d {way} those of Redis"
+    sentence = (
+        rf"this machine's clock is (61 days, 0:00|60 days, 23:59):\d\d {way} the clocks of Redis"
+    )
     assert re.match(sentence, told["clocks"])
     log = (tmp_path / "api.log").read_text()
     assert re.search(f"not ready: {sentence}", log)
@@ -181,7 +183,7 @@ def test_a_clock_of_redis(
     assert status == 503
     way = "ahead of" if ahead > 0 else "behind"
     assert re.match(
-        rf"Redis's clock is 6\d days, \S+ {way} those of this machine and of Postgres",
+        rf"Redis's clock is 6\d days, \S+ {way} the clocks of this machine and Postgres",
         told["clocks"],
     )
     put(stack, 1, 2, 3)

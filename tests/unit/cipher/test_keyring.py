@@ -105,7 +105,7 @@ def test_each_purpose_and_master_key_has_a_separate_key(keyring: Keyring) -> Non
 def test_an_unknown_key_id_is_a_decryption_error(keyring: Keyring) -> None:
     for of in (keyring.transit_key, keyring.wrap_key, keyring.audit_key):
         for _ in range(2):
-            with pytest.raises(DecryptionError, match=r"^the keyring holds no master key 9$"):
+            with pytest.raises(DecryptionError, match=r"^the keyring has no master key 9$"):
                 of(9)
 
 

@@ -57,13 +57,16 @@ WRONG = {
     "a duplicate field": ('{"version": 1, "tokens": [], "tokens": []}', FORM),
     "tokens as an object": (document(tokens={"devices": row()}), FORM),
     "a token as a string": (document(HASH), FORM),
-    "no name": (document(row(), without("name")), r"token 1 \(from 0\) has no name"),
-    "a number as a name": (document(row(name=5)), r"token 0 \(from 0\) has no name"),
-    "a token as a name": (document(row(name=TOKEN)), r"token 0 \(from 0\) has no name"),
-    "a name with a space": (document(row(name="my devices")), "has no name"),
-    "a name with a line feed": (document(row(name="devices\n")), "has no name"),
-    "a name too long": (document(row(name="d" * 64)), "has no name"),
-    "no scopes": (document(without("scopes")), "devices must have created, name, scopes, sha256"),
+    "no name": (document(row(), without("name")), r"token 1 \(counted from 0\): name must be"),
+    "a number as a name": (document(row(name=5)), r"token 0 \(counted from 0\): name must be"),
+    "a token as a name": (document(row(name=TOKEN)), r"token 0 \(counted from 0\): name must be"),
+    "a name with a space": (document(row(name="my devices")), ": name must be"),
+    "a name with a line feed": (document(row(name="devices\n")), ": name must be"),
+    "a name too long": (document(row(name="d" * 64)), ": name must be"),
+    "no scopes": (
+        document(without("scopes")),
+        "devices must have the fields created, name, scopes, sha256, and no others",
+    ),
     "no hash": (document(without("sha256")), "devices must have"),
     "no time of creation": (document(without("created")), "devices must have"),
     "an unknown field of a token": (document(row(token=TOKEN)), "devices must have"),
@@ -170,7 +173,9 @@ def test_an_existing_token_can_be_added() -> None:
     text, token = with_token(new_tokens_text(), "devices", ["ingest"], token=TOKEN)
     assert token == TOKEN
     assert parse_tokens(text).find(TOKEN.encode()) is not None
-    with pytest.raises(IotError, match=r"^the token more is there already, under another name$"):
+    with pytest.raises(
+        IotError, match=r"^the token given for more exists already, under another name$"
+    ):
         with_token(text, "more", ["ingest"], token=TOKEN)
 
 
@@ -184,9 +189,14 @@ def test_an_existing_token_can_be_added() -> None:
         ("new", [], None, "the token new needs a scope"),
         ("new", ["write"], None, "there is no such scope"),
         ("new", ["read", "read"], None, "the scope read stands twice"),
-        ("new", ["read"], "hunter2", "the token new is not in the form of a token"),
-        ("new", ["read"], TOKEN + "\n", "the token new is not in the form of a token"),
-        ("there", ["read"], None, "there is a token there already"),
+        ("new", ["read"], "hunter2", "the token new must be iot_ and 43 characters of base64url"),
+        (
+            "new",
+            ["read"],
+            TOKEN + "\n",
+            "the token new must be iot_ and 43 characters of base64url",
+        ),
+        ("there", ["read"], None, "a token named there exists"),
     ],
 )
 def test_invalid_tokens_are_not_added(

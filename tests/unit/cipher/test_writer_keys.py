@@ -58,7 +58,7 @@ def test_the_file_holds_no_other_key(keyring: Keyring) -> None:
 
 def test_an_unknown_id_is_a_decryption_error(keys: WriterKeys) -> None:
     for of in (keys.transit_key, keys.audit_key):
-        with pytest.raises(DecryptionError, match=r"^the writer has no keys of the master key 9$"):
+        with pytest.raises(DecryptionError, match=r"^the writer has no keys for the master key 9$"):
             of(9)
 
 

@@ -57,7 +57,7 @@ def test_tokens_are_created_listed_and_revoked(
 @pytest.mark.parametrize(
     ("arguments", "status", "sentence"),
     [
-        (["create", "--name", "devices", "--scope", "ingest"], 1, "there is a token devices al"),
+        (["create", "--name", "devices", "--scope", "ingest"], 1, "a token named devices ex"),
         (["create", "--name", "My", "--scope", "ingest"], 2, "a token's name must be"),
         (["create", "--name", "new", "--scope", "write"], 2, "there is no such scope"),
         (["create", "--name", "new", "--scope", ""], 2, "there is no such scope"),

@@ -1,52 +1,53 @@
-"""Addresses that a server listens on."""
+"""Listen addresses of servers."""
 
 import re
 
 from .errors import SettingsError
 
 _ADDRESS = re.compile(r"(?:tcp://)?(?P<host>\[[0-9a-fA-F:.%\w]+\]|[^\[\]:/\s]*):(?P<port>[^:\s]*)")
-_OTHER = re.compile(r"unix:.+|fd://\d+")
+_UNIX_SOCKET_OR_FD = re.compile(r"unix:.+|fd://\d+")
 
 
 def parse_bind(text: str) -> tuple[str, int] | None:
-    """Host (without brackets) and port of the first address; None for a Unix socket.
+    """Parse a list of addresses, separated by commas, and return the first one.
 
-    gunicorn takes a list, by commas, and would listen at port 8000 where none is given.
+    Return the host (without brackets) and the port, or None for a Unix socket. Every address is
+    checked, and must have a port: without one, gunicorn would listen on port 8000.
 
     Raises:
-        SettingsError: one of them is no address with a port.
+        SettingsError: an address is invalid.
     """
-    found = [_parse(each.strip()) for each in text.split(",")]
-    return found[0]
+    addresses = [_parse(address.strip()) for address in text.split(",")]
+    return addresses[0]
 
 
 def _parse(address: str) -> tuple[str, int] | None:
-    if _OTHER.fullmatch(address):
+    if _UNIX_SOCKET_OR_FD.fullmatch(address):
         return None
     found = _ADDRESS.fullmatch(address)
     if found is None:
         if re.fullmatch("[0-9a-fA-F.]*:[0-9a-fA-F.]*:[0-9a-fA-F:.]*", address):
-            raise SettingsError(f"{address}: an IPv6 address stands in brackets: [::]:5000")
+            raise SettingsError(f"{address}: write an IPv6 address in brackets: [::]:5000")
         raise SettingsError(f"{address!r} is not an address and a port, such as 0.0.0.0:5000")
     port = found["port"]
     if not (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 2**16):
         raise SettingsError(f"{address}: the port is not a number from 1 to 65535")
     host = found["host"].strip("[]")
     try:
-        host.encode("idna")  # as the resolver does
+        host.encode("idna")  # Python's resolver encodes the name the same way
     except UnicodeError:
-        raise SettingsError(f"{address}: {host!r} is not the name of a host") from None
+        raise SettingsError(f"{address}: {host!r} is not a valid host name") from None
     return host, int(port)
 
 
 def parse_metrics_address(text: str) -> str:
-    """An address without a port.
+    """Check an address without a port, and return it.
 
     Raises:
-        SettingsError: it has a port, or brackets.
+        SettingsError: the address has a port or brackets.
     """
     if "[" in text:
-        raise SettingsError(f"{text}: here an IPv6 address stands without brackets: ::")
+        raise SettingsError(f"{text}: write an IPv6 address without brackets here: ::")
     if text.count(":") == 1:
-        raise SettingsError(f"{text} has a port, which is a setting of its own")
+        raise SettingsError(f"{text} has a port: set the port with the setting for the port")
     return text

@@ -1,11 +1,11 @@
-"""One hierarchy for everything that can go wrong; each class carries the code a client sees."""
+"""The exception hierarchy. Each class has the error code that clients get."""
 
 from enum import StrEnum
 from typing import ClassVar
 
 
 class ErrorCode(StrEnum):
-    """Stable codes: clients may rely on them, so none is ever renamed or given a new meaning."""
+    """Error codes. Clients rely on them, so a code never changes its name or meaning."""
 
     INVALID_REQUEST = "invalid_request"
     UNAUTHORIZED = "unauthorized"
@@ -21,9 +21,9 @@ class ErrorCode(StrEnum):
 
 
 class IotError(Exception):
-    """Base of every error this project raises on purpose.
+    """Base of all errors that this project raises on purpose.
 
-    `details` goes to the client beside the message, so it holds nothing secret.
+    Clients get the message and `details`, so neither may contain a secret.
     """
 
     code: ClassVar[ErrorCode] = ErrorCode.INTERNAL
@@ -34,17 +34,17 @@ class IotError(Exception):
 
 
 class SettingsError(IotError):
-    """An environment variable is missing or wrong; the message names it."""
+    """A setting is missing or invalid. The message names its variable."""
 
 
 class InvalidRequestError(IotError):
-    """The request says something that can't be understood; nothing of it was stored."""
+    """The request is invalid, and nothing of it was stored."""
 
     code = ErrorCode.INVALID_REQUEST
 
 
 class UnauthorizedError(IotError):
-    """The request needs a token; `presented` tells whether it brought one, which is not known."""
+    """The request needs a valid token. `presented`: whether it had a token, which is unknown."""
 
     code = ErrorCode.UNAUTHORIZED
 
@@ -54,7 +54,7 @@ class UnauthorizedError(IotError):
 
 
 class ForbiddenError(IotError):
-    """The request's token lacks a scope."""
+    """The token of the request lacks a scope."""
 
     code = ErrorCode.FORBIDDEN
 
@@ -64,19 +64,19 @@ class ForbiddenError(IotError):
 
 
 class TooLargeError(IotError):
-    """The request's body, or the number of its readings, is over the limit."""
+    """The body of the request, or the number of its readings, exceeds the limit."""
 
     code = ErrorCode.TOO_LARGE
 
 
 class UnsupportedMediaTypeError(IotError):
-    """The request's body is in a form that is not spoken here."""
+    """The body of the request has an unsupported media type or encoding."""
 
     code = ErrorCode.UNSUPPORTED_MEDIA_TYPE
 
 
 class TooManyRequestsError(IotError):
-    """A limit on the rate of requests was reached; `retry_after` tells seconds to wait."""
+    """A rate limit was reached. `retry_after`: seconds to wait."""
 
     code = ErrorCode.TOO_MANY_REQUESTS
 
@@ -86,7 +86,7 @@ class TooManyRequestsError(IotError):
 
 
 class UnavailableError(IotError):
-    """A part the answer needs is away or full; `retry_after` tells seconds to wait."""
+    """A store is away, or a resource is used up. `retry_after`: seconds to wait."""
 
     code = ErrorCode.UNAVAILABLE
 
@@ -96,16 +96,16 @@ class UnavailableError(IotError):
 
 
 class DecryptionError(IotError):
-    """A ciphertext was changed, moved, cut, or is under a key that is not ours.
+    """A ciphertext was changed, moved or cut, or its key is unknown.
 
-    The one failure of everything encrypted: it says neither which of these it was nor
-    anything of the key.
+    All decryption failures raise this error. Where authentication fails, the message does not say
+    which of these happened, so that it reveals nothing about the key.
     """
 
     code = ErrorCode.DAMAGED
 
 
 class FormatError(IotError):
-    """Stored bytes are not in a format this version reads."""
+    """Stored bytes have a format that this version can't read."""
 
     code = ErrorCode.DAMAGED

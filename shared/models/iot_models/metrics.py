@@ -1,4 +1,4 @@
-"""Every metric, declared once; a service makes those it uses by their names."""
+"""All metrics. Each is declared once in `METRICS`, and services get it by its name."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A metric's name, kind, service, meaning and labels."""
+    """The declaration of a metric."""
 
     name: str
     kind: str
@@ -19,8 +19,8 @@ class Metric:
     meaning: str
     labels: Sequence[str] = ()
     initial_labels: Sequence[str] = ()
-    """Values of its one label that stand at 0 before anything happens: a counter that appears with
-    its first event shows no rise."""
+    """Values of the only label that are exported as 0 from the start. A counter that appears with
+    its first event would show no increase in Prometheus."""
 
 
 METRICS = (
@@ -121,52 +121,52 @@ METRICS = (
            "Time from sending a reading of the canary until it could be read, in seconds."),
 )  # fmt: skip
 
-_BY_NAME = {declared.name: declared for declared in METRICS}
+_BY_NAME = {metric.name: metric for metric in METRICS}
 
 
 def spec_of(name: str) -> Metric:
-    """What is declared under `name`; KeyError when nothing is."""
+    """Return the declaration of a metric. Raises `KeyError` for an undeclared name."""
     return _BY_NAME[name]
 
 
 @cache
 def counter(name: str) -> Counter:
-    """The declared counter of that name, one in a process."""
-    each = spec_of(name)
-    made = Counter(each.name, each.meaning, each.labels)
-    for value in each.initial_labels:
+    """Return the counter of that name. A process has one."""
+    metric = spec_of(name)
+    made = Counter(metric.name, metric.meaning, metric.labels)
+    for value in metric.initial_labels:
         made.labels(value)
     return made
 
 
 @cache
 def gauge(name: str) -> Gauge:
-    """The declared gauge of that name, one in a process."""
-    each = spec_of(name)
-    made = Gauge(each.name, each.meaning, each.labels)
-    for value in each.initial_labels:
+    """Return the gauge of that name. A process has one."""
+    metric = spec_of(name)
+    made = Gauge(metric.name, metric.meaning, metric.labels)
+    for value in metric.initial_labels:
         made.labels(value)
     return made
 
 
 @cache
 def histogram(name: str) -> Histogram:
-    """The declared histogram of that name, one in a process."""
-    each = spec_of(name)
-    return Histogram(each.name, each.meaning, each.labels, buckets=_SECONDS)
+    """Return the histogram of that name. A process has one."""
+    metric = spec_of(name)
+    return Histogram(metric.name, metric.meaning, metric.labels, buckets=_SECONDS)
 
 
 def create_metrics(service: str) -> None:
-    """Make the metrics of a service, so that they stand at zero before they count.
+    """Create the metrics of a service, so that they are exported as 0 from the start.
 
-    One that came into being at one would have no increase that Prometheus could see.
+    A counter that appears with the value 1 would show no increase in Prometheus.
     """
-    for each in METRICS:
-        if each.service != service:
+    for metric in METRICS:
+        if metric.service != service:
             continue
-        if each.kind == "counter":
-            counter(each.name)
-        elif each.kind == "histogram":
-            histogram(each.name)
-        elif each.initial_labels:  # the other gauges are asked for when they are scraped
-            gauge(each.name)
+        if metric.kind == "counter":
+            counter(metric.name)
+        elif metric.kind == "histogram":
+            histogram(metric.name)
+        elif metric.initial_labels:  # the values of other gauges are read when they are scraped
+            gauge(metric.name)

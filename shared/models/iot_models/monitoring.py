@@ -1,4 +1,4 @@
-"""A port for monitoring and probes: `/metrics`, and what else a process tells of itself."""
+"""The HTTP server for monitoring and probes: `/metrics`, and checks such as `/readyz`."""
 
 import json
 import socket
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 Check = Callable[[], tuple[bool, Mapping[str, str]]]
-"""Whether all is well (200, else 503), and what to tell of it."""
+"""Returns whether the check passed (200, otherwise 503), and the JSON object to answer."""
 
 
 def serve(
@@ -26,17 +26,17 @@ def serve(
     checks: Mapping[str, Check],
     registry: CollectorRegistry = REGISTRY,
 ) -> WSGIServer:
-    """Serve `/metrics` and each check at its path, from a thread, until the process ends.
+    """Serve `/metrics`, and each check at its path, in a thread until the process ends.
 
     Raises:
-        SettingsError: the port can't be had; the sentence names the `setting` that asks for it.
+        SettingsError: the server can't listen on the port. The message names `setting`.
     """
-    kind = _Server6 if ":" in address else ThreadingWSGIServer
+    server_class = _IPv6Server if ":" in address else ThreadingWSGIServer
     try:
-        server = make_server(address, port, _app(checks, registry), kind, _Silent)
+        server = make_server(address, port, _app(checks, registry), server_class, _SilentHandler)
     except OSError as error:
         raise SettingsError(
-            f"{setting}: {port} of {address} can't be listened on: {error.strerror}"
+            f"{setting}: can't listen on {address} port {port}: {error.strerror}"
         ) from None
     Thread(target=server.serve_forever, name="monitoring", daemon=True).start()
     return server
@@ -51,9 +51,11 @@ def _app(checks: Mapping[str, Check], registry: CollectorRegistry) -> "WSGIAppli
         if path == "/metrics":
             return cast("Iterable[bytes]", metrics(environ, start_response))
         if path not in checks:
-            return _answer(start_response, "404 Not Found", {"error": f"there are {paths}"})
-        well, told = checks[path]()
-        return _answer(start_response, "200 OK" if well else "503 Service Unavailable", told)
+            return _answer(
+                start_response, "404 Not Found", {"error": f"unknown path; use one of {paths}"}
+            )
+        passed, content = checks[path]()
+        return _answer(start_response, "200 OK" if passed else "503 Service Unavailable", content)
 
     return app
 
@@ -65,14 +67,14 @@ def _answer(
     return [json.dumps(dict(content)).encode()]
 
 
-class _Server6(ThreadingWSGIServer):
-    """`::` takes IPv4 as well."""
+class _IPv6Server(ThreadingWSGIServer):
+    """A server for IPv6 addresses. On `::` it accepts IPv4 too (Linux: bindv6only=0)."""
 
     address_family = socket.AF_INET6
 
 
-class _Silent(WSGIRequestHandler):
-    """Probes and scrapes come every few seconds: not one of them goes to the log."""
+class _SilentHandler(WSGIRequestHandler):
+    """A handler without an access log, because probes and scrapes come every few seconds."""
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name it has
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name in the base class
         pass

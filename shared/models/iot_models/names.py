@@ -1,4 +1,4 @@
-"""Names that stand in Redis, so that each is spelled once."""
+"""Names of keys, queues and jobs in Redis. Each name is spelled only here."""
 
 import re
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from .errors import SettingsError
 
 JOB_QUEUE = "iot"
-"""The RQ queue of every job."""
+"""The RQ queue of all jobs."""
 
 SWEEP_JOB = "sweep"
 PARTITIONS_JOB = "partitions"
@@ -16,7 +16,7 @@ INDEXES_JOB = "indexes"
 UPGRADE_JOB = "upgrade"
 
 MAX_SHARDS = 256
-_LONGEST_PREFIX = 64
+_MAX_PREFIX_LENGTH = 64
 
 DRAIN_JOB_PREFIX = "drain-"
 """What the ids of all drains begin with."""
@@ -32,21 +32,21 @@ class KeyNames:
     """The names of all keys of a release."""
 
     prefix: str
-    """Stands before each name (`IOT_REDIS_KEY_PREFIX`), so that releases can share a Redis."""
+    """Prefix of all names (`IOT_REDIS_KEY_PREFIX`), so that releases can share a Redis."""
 
     @property
     def rq(self) -> str:
-        """What the names of RQ's keys and channels begin with."""
+        """Prefix of the names of RQ's keys and channels."""
         return f"{self.prefix}rq"
 
     @property
     def owner(self) -> str:
-        """The installation that all these keys belong to."""
+        """The id of the installation that these keys belong to."""
         return f"{self.prefix}iot:owner"
 
     @property
     def owner_keyring(self) -> str:
-        """The mark of the keyring that they were written with."""
+        """The mark of the installation's keyring."""
         return f"{self.prefix}iot:owner:keyring"
 
     @property
@@ -56,61 +56,63 @@ class KeyNames:
 
     @property
     def backlog_counters(self) -> str:
-        """Hash: `bytes` waiting in all, `in:<shard>` and `out:<shard>` bytes ever added and
-        removed, `at:<shard>` and `next:<shard>` up to where it is drained and its next id, `held`
-        entries that wait for their vaults.
+        """Hash with the counters of the backlog.
+
+        `bytes`: size of the backlog. `in:<shard>`, `out:<shard>`: bytes ever added and removed.
+        `at:<shard>`: offset of the shard. `next:<shard>`: its next id. `held`: number of held
+        entries.
         """
         return f"{self.prefix}iot:backlog"
 
     @property
     def unused_stream(self) -> str:
-        """A stream that never exists: readiness tries writes on it, which change nothing."""
+        """A stream that never exists. Readiness tries writes on it that change nothing."""
         return f"{self.prefix}iot:ingest:unused"
 
     @property
     def held_vaults(self) -> str:
-        """Hash: how many entries are held of each vault that Postgres does not have."""
+        """Hash: number of held entries of each vault."""
         return f"{self.prefix}iot:held"
 
     @property
     def dead_letters(self) -> str:
-        """Stream of entries that could not be opened or stored, with their reasons."""
+        """Stream of the dead letters, with their reasons."""
         return f"{self.prefix}iot:dead"
 
     @property
     def dead_letter_ids(self) -> str:
-        """Set of `<shard> <entry id>` of the entries in that stream."""
+        """Set of `<shard> <entry id>` of all dead letters."""
         return f"{self.prefix}iot:dead:ids"
 
     @property
     def compaction_orders(self) -> str:
-        """List of sealed orders to merge small segments."""
+        """List of sealed compaction orders."""
         return f"{self.prefix}iot:compaction:orders"
 
     @property
     def remembered_counts(self) -> str:
-        """Hash: how many requests came with an Idempotency-Key, by when they came."""
+        """Hash: number of requests with an Idempotency-Key, by time."""
         return f"{self.prefix}iot:requests"
 
     def stream(self, shard: int) -> str:
-        """The stream in which a shard's entries wait."""
+        """The stream of a shard in the backlog."""
         return f"{self.prefix}iot:ingest:{shard}"
 
     def held_entries(self, vault_id: bytes) -> str:
-        """The stream of a vault's entries that are held."""
+        """The stream of the held entries of a vault."""
         return f"{self.prefix}iot:held:{vault_id.hex()}"
 
     def vault_record(self, lookup: bytes) -> str:
-        """Cached record of a vault: what stands in Postgres too."""
+        """The cached record of a vault. Postgres has the record, too."""
         return f"{self.prefix}iot:vault:{lookup.hex()}"
 
     def replaced_vault_record(self, vault_id: bytes) -> str:
-        """Record of a vault in whose place Postgres has another one. Does not expire."""
+        """The record of a vault that another vault replaced in Postgres. It does not expire."""
         return f"{self.prefix}iot:vault:replaced:{vault_id.hex()}"
 
     @property
     def all_vault_records(self) -> str:
-        """Pattern of the names of all vault records."""
+        """The pattern of the names of all vault records."""
         return f"{self.prefix}iot:vault:*"
 
     def hot_index(self, vault_id: bytes) -> str:
@@ -122,50 +124,52 @@ class KeyNames:
         return f"{self.prefix}iot:hot:segment:{vault_id.hex()}:{first_id}"
 
     def hot_cover(self, shard: int) -> str:
-        """Hash: `since` when the hot window holds all of a shard, and up to which `position`."""
+        """Hash: the hot window has all segments of a shard from `since` up to `position`."""
         return f"{self.prefix}iot:hot:cover:{shard}"
 
     def compaction_looked(self, vault_id: bytes) -> str:
-        """Set while a vault's latest segments need not be looked at again for small ones."""
+        """Exists while a vault's newest segments need no new search for small segments."""
         return f"{self.prefix}iot:compaction:looked:{vault_id.hex()}"
 
     def compaction_looked_back(self, vault_id: bytes) -> str:
-        """Set while a vault's whole history need not be looked at again for small segments."""
+        """Exists while a vault's whole history needs no new search for small segments."""
         return f"{self.prefix}iot:compaction:looked-back:{vault_id.hex()}"
 
     def remembered_request(self, digest: bytes) -> str:
-        """First answer of a request that came with an Idempotency-Key."""
+        """The first answer to a request with an Idempotency-Key."""
         return f"{self.prefix}iot:request:{digest.hex()}"
 
     def remembered_of_client(self, client: str) -> str:
-        """How many of them came from a client."""
+        """Number of remembered requests with an Idempotency-Key of a client."""
         return f"{self.prefix}iot:requests:{client}"
 
     def guesses(self, client: str) -> str:
-        """Unknown passwords a client named in the minute that runs."""
+        """Number of unknown passwords that a client named in the current minute."""
         return f"{self.prefix}iot:guesses:{client}"
 
     def tick(self, job: str) -> str:
-        """When a periodic job was queued, in Unix seconds of Redis; set while it is not due."""
+        """Time when a periodic job was queued, in Unix seconds of Redis. Expires when it is due."""
         return f"{self.prefix}iot:tick:{job}"
 
 
 def parse_key_prefix(text: str) -> KeyNames:
-    """The names with a prefix. All before the first part that is `iot` or `rq` is the prefix, so
-    two releases with different prefixes have no key in common.
+    """Return the key names with a prefix.
+
+    No part of a prefix may be `iot` or `rq`. In a key, the first such part ends the prefix, so
+    releases with different prefixes never share a key.
 
     Raises:
-        SettingsError: it is no prefix.
+        SettingsError: the prefix is invalid.
     """
     *parts, rest = text.split(":")
     if (
-        len(text) > _LONGEST_PREFIX
+        len(text) > _MAX_PREFIX_LENGTH
         or rest
         or not all(re.fullmatch(r"[A-Za-z0-9_.-]+", part) for part in parts)
         or {"iot", "rq"} & set(parts)
     ):
         raise SettingsError(
-            "a prefix is made of letters, digits, _, . and -, and ends with a colon, such as "
-            f"berlin: (at most {_LONGEST_PREFIX} characters; iot: and rq: are taken)"
+            "a prefix must consist of letters, digits, _, . and -, and end with a colon, such as "
+            f"berlin: (at most {_MAX_PREFIX_LENGTH} characters; iot: and rq: are reserved)"
         )
     return KeyNames(text)

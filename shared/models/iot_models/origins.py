@@ -1,4 +1,4 @@
-"""Origins of web pages (RFC 6454): which of them browsers may call from."""
+"""Origins of web pages (RFC 6454) from which browsers may call the API."""
 
 import ipaddress
 import re
@@ -9,11 +9,11 @@ from .errors import SettingsError
 
 EVERY = "*"
 NULL = "null"
-"""What a browser sends for a page without an origin of its own, such as a file."""
+"""The origin that browsers send for a page without an origin, such as a local file."""
 _FORM = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://(\[[^\]]*\]|[^/?#@:\[\]\\]*)(?::([0-9]{1,5}))?")
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
-_MOST_CHARACTERS = 512
+_MAX_LENGTH = 512
 
 
 class Origin(NamedTuple):
@@ -26,16 +26,16 @@ class Origin(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Origins:
-    """A set of origins. An origin of it is compared part by part; nothing is a pattern."""
+    """A set of origins. Scheme, host and port are compared exactly; there are no patterns."""
 
     every: bool = False
     null: bool = False
     exact: frozenset[Origin] = frozenset()
     wildcards: frozenset[Origin] = frozenset()
-    """Those with one label of any name before their host."""
+    """Origins whose host may have exactly one more label in front."""
 
     def allows(self, text: str) -> bool:
-        """Whether the value of an `Origin` header is among them."""
+        """Whether the value of an `Origin` header is in the set."""
         if self.every:
             return True
         if text == NULL:
@@ -51,55 +51,58 @@ class Origins:
 
 
 def parse_origins(text: str) -> Origins:
-    """The origins of a list with commas: `*`, `null`, `https://app.example.org:8443`, or
-    `https://*.example.org` for all hosts with one label more.
+    """Parse a list of origins, separated by commas.
+
+    Each is `*`, `null`, an origin such as `https://app.example.org:8443`, or a wildcard such as
+    `https://*.example.org` for all hosts with one more label.
 
     Raises:
-        SettingsError: one of them is malformed; the message quotes it.
+        SettingsError: an origin is malformed. The message quotes it.
     """
     every = null = False
     exact: set[Origin] = set()
     wildcards: set[Origin] = set()
-    for each in filter(None, map(str.strip, text.split(","))):
-        if each == EVERY:
+    for item in filter(None, map(str.strip, text.split(","))):
+        if item == EVERY:
             every = True
-        elif each == NULL:
+        elif item == NULL:
             null = True
         else:
-            whole = each.replace("://*.", "://", 1)
+            without_wildcard = item.replace("://*.", "://", 1)
+            is_wildcard = without_wildcard != item
             try:
-                origin = _parse(whole, is_wildcard=whole != each)
+                origin = _parse(without_wildcard, is_wildcard=is_wildcard)
             except ValueError as error:
                 raise SettingsError(
-                    f"{each!r} is not an origin: {error}; "
+                    f"{item!r} is not an origin: {error}; "
                     "write scheme://host or scheme://host:port, such as https://app.example.org"
                 ) from None
-            (exact if whole == each else wildcards).add(origin)
+            (wildcards if is_wildcard else exact).add(origin)
     return Origins(every, null, frozenset(exact), frozenset(wildcards))
 
 
 def _parse(text: str, *, is_wildcard: bool = False) -> Origin:
-    """Raises `ValueError` with the reason why a text is no origin."""
-    if len(text) > _MOST_CHARACTERS:
+    """Parse an origin. Raises `ValueError` with the reason for an invalid one."""
+    if len(text) > _MAX_LENGTH:
         raise ValueError("it is too long")
     form = _FORM.fullmatch(text)
     if form is None:
-        raise ValueError(_what_is_wrong(text))
+        raise ValueError(_malformation(text))
     scheme, host = form[1].lower(), _host(form[2])
     port = int(form[3]) if form[3] else None
     if is_wildcard and host.startswith("["):
-        raise ValueError("an address has no wildcard")
+        raise ValueError("an IP address can't have a wildcard")
     if port is not None and port > 65_535:
         raise ValueError("its port is over 65535")
     return Origin(scheme, host, None if port == _DEFAULT_PORTS.get(scheme) else port)
 
 
-def _what_is_wrong(text: str) -> str:
+def _malformation(text: str) -> str:
     scheme, separator, rest = text.partition("://")
     if not separator or not scheme:
         return "it has no scheme"
     if "/" in rest or "?" in rest or "#" in rest:
-        return "it has a path, if only a slash"
+        return "it has a path, or a slash at its end"
     if "@" in rest:
         return "it has a user"
     return "its host or its port is malformed"
@@ -113,15 +116,17 @@ def _host(text: str) -> str:
             raise ValueError("its IPv6 address is malformed") from None
     host = text.lower() if text.isascii() else _in_ascii(text.lower())
     if "*" in host:
-        raise ValueError("a wildcard stands for the whole first label only")
+        raise ValueError("a wildcard must be the whole first label")
     if not all(map(_LABEL.fullmatch, host.split("."))):
         raise ValueError("its host is malformed")
     return host
 
 
 def _in_ascii(host: str) -> str:
-    """The host as browsers send it. Python's codec knows IDNA 2003 only, so it is used for what
-    IDNA 2008 writes alike.
+    """Return the host as browsers send it.
+
+    Browsers use IDNA 2008, and Python's codec IDNA 2003. Only hosts that survive the round trip are
+    the same in both.
     """
     try:
         encoded = host.encode("idna")
@@ -129,4 +134,4 @@ def _in_ascii(host: str) -> str:
             return encoded.decode("ascii").lower()
     except UnicodeError:
         pass
-    raise ValueError("write its host as browsers send it, with xn--")
+    raise ValueError("its host must be written as browsers send it, with xn--")

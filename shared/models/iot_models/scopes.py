@@ -7,12 +7,12 @@ from .errors import SettingsError
 
 
 class Scope(StrEnum):
-    """Stable names: they stand in files and Secrets."""
+    """Scope names. Files and Secrets contain them, so they never change."""
 
     INGEST = "ingest"
     """Send readings, and ask whether they are stored."""
     READ = "read"
-    """Read readings back, with their password."""
+    """Read readings, with their password."""
     AUDIT = "audit"
     """Read the audit log."""
     ADMIN = "admin"
@@ -20,27 +20,27 @@ class Scope(StrEnum):
 
 
 def parse_scopes(words: Iterable[str]) -> frozenset[Scope]:
-    """The scopes of these names; raises `SettingsError` when one is none, or stands twice."""
+    """Parse scope names. Raises `SettingsError` for an unknown or repeated name."""
     scopes: set[Scope] = set()
     for word in words:
         try:
             scope = Scope(word)
         except ValueError:
             known = ", ".join(Scope)
-            raise SettingsError(f"there is no such scope; the scopes are {known}") from None
+            raise SettingsError(f"unknown scope; the scopes are {known}") from None
         if scope in scopes:
-            raise SettingsError(f"the scope {scope} stands twice")
+            raise SettingsError(f"the scope {scope} is given twice")
         scopes.add(scope)
     return frozenset(scopes)
 
 
 def parse_anonymous_scopes(text: str) -> frozenset[Scope]:
-    """The scopes in a text such as `ingest,read`, for those who bring no token.
+    """Parse the scopes of requests without a token, such as `ingest,read`.
 
     Raises:
-        SettingsError: one of them is none, or is `admin`, which everybody would have then.
+        SettingsError: a scope is unknown or repeated, or is `admin`.
     """
     scopes = parse_scopes(word.strip() for word in text.split(",") if word.strip())
     if Scope.ADMIN in scopes:
-        raise SettingsError("admin can't be had without a token")
+        raise SettingsError("the scope admin always requires a token")
     return scopes

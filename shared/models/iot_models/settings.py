@@ -1,4 +1,4 @@
-"""Every setting, read once at boot from `IOT_*` environment variables."""
+"""All settings, read once at startup from `IOT_*` environment variables."""
 
 import os
 from collections.abc import Mapping, MutableMapping
@@ -20,7 +20,7 @@ _PARSED = {
     "metrics_address": parse_metrics_address,
     "redis_key_prefix": names.parse_key_prefix,
 }
-"""Fields whose text is checked when it is loaded."""
+"""Parsers that check the text of a field at startup."""
 _STRAY_LIBPQ_VARIABLES = (
     *("PGHOST", "PGHOSTADDR", "PGPORT", "PGDATABASE", "PGUSER", "PGSERVICE", "PGSERVICEFILE"),
     *("PGSYSCONFDIR", "PGOPTIONS", "PGAPPNAME", "PGCONNECT_TIMEOUT", "PGCLIENTENCODING"),
@@ -32,16 +32,16 @@ MIN_SCRYPT_LOG2_N, MAX_SCRYPT_LOG2_N = 10, 20
 def _setting(
     default: Any, meaning: str, *, minimum: int = 0, maximum: int = 2**53, secret: bool = False
 ) -> Any:
-    """A field of `Settings`; `MISSING` as default makes it required."""
+    """Return a field of `Settings`. The default `MISSING` makes the setting required."""
     metadata = {"meaning": meaning, "minimum": minimum, "maximum": maximum, "secret": secret}
     return field(default=default, repr=not secret, metadata=metadata)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """All settings of all processes; a field `x` is read from the variable `IOT_X`.
+    """The settings of all processes. Field `x` is read from the variable `IOT_X`.
 
-    A secret one (a URL with a password in it) may come as a file instead, named by `IOT_X_FILE`.
+    A secret field (a URL with a password) may also be read from the file that `IOT_X_FILE` names.
     """
 
     redis_url: str = _setting(
@@ -252,19 +252,19 @@ class Settings:
 
 
 def variable(name: str) -> str:
-    """The environment variable of the field `name`."""
+    """Return the environment variable of the field `name`."""
     return f"IOT_{name.upper()}"
 
 
 def load(environ: Mapping[str, str] = os.environ) -> Settings:
-    """Read and check every setting.
+    """Read and check all settings.
 
     Raises:
-        SettingsError: one sentence that names the variable, for the first that is missing or wrong.
+        SettingsError: a setting is missing or invalid. The message names its variable.
     """
     settings = Settings(**{each.name: _value_of(each, environ) for each in fields(Settings)})
     if bool(settings.tls_certificate) != bool(settings.tls_key):
-        raise SettingsError("IOT_TLS_CERTIFICATE and IOT_TLS_KEY go together: set both or neither")
+        raise SettingsError("IOT_TLS_CERTIFICATE and IOT_TLS_KEY: set both or neither")
     if settings.log_level not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
         raise SettingsError("IOT_LOG_LEVEL must be one of DEBUG, INFO, WARNING, ERROR")
     for name, parse in _PARSED.items():
@@ -276,22 +276,22 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
 
 
 def drop_stray_libpq_variables(environ: MutableMapping[str, str] = os.environ) -> None:
-    """Remove the variables with which libpq would complete or bend IOT_POSTGRES_URL.
+    """Remove the libpq variables that would change the meaning of IOT_POSTGRES_URL.
 
-    A PGHOSTADDR of somebody's shell leads to another server than the URL names, a PGSERVICE or a
-    PGOPTIONS changes what the URL does not say. Credentials and TLS (PGPASSWORD, PGPASSFILE,
-    PGSSLMODE, PGSSLROOTCERT, ...) stay: they name no server, and without them a connection would
-    be less safe.
+    A PGHOSTADDR left in a shell leads to another server than the URL names. PGSERVICE and PGOPTIONS
+    add parameters that the URL does not have. Variables for credentials and TLS (PGPASSWORD,
+    PGPASSFILE, PGSSLMODE, PGSSLROOTCERT, ...) stay, because they name no server, and a connection
+    without them would be less safe.
     """
     for name in _STRAY_LIBPQ_VARIABLES:
         environ.pop(name, None)
 
 
 def load_key_names(environ: Mapping[str, str] = os.environ) -> names.KeyNames:
-    """The names of keys in Redis, for a process that needs them before anything else.
+    """Return the key names, for a process that needs them before the other settings.
 
     Raises:
-        SettingsError: IOT_REDIS_KEY_PREFIX is wrong.
+        SettingsError: IOT_REDIS_KEY_PREFIX is invalid.
     """
     try:
         return names.parse_key_prefix(load_one("redis_key_prefix", environ))
@@ -300,10 +300,10 @@ def load_key_names(environ: Mapping[str, str] = os.environ) -> names.KeyNames:
 
 
 def load_one(name: str, environ: Mapping[str, str] = os.environ) -> Any:
-    """The value of the field `name` alone, for a command that needs no other.
+    """Read the field `name` alone, for commands that need no other setting.
 
     Raises:
-        SettingsError: it is missing or wrong; one sentence that names the variable.
+        SettingsError: the setting is missing or invalid. The message names its variable.
     """
     (each,) = (each for each in fields(Settings) if each.name == name)
     return _value_of(each, environ)
@@ -321,7 +321,7 @@ def _text_of(each: Field[Any], environ: Mapping[str, str]) -> str | None:
     if each.metadata["secret"] and (path := environ.get(f"{name}_FILE", "").strip()):
         return read_line(Path(path), f"{name}_FILE")
     text = environ.get(name)
-    # A file of variables with CRLF leaves a CR in each.
+    # An env file with CRLF line ends leaves a CR at the end of each value.
     return None if text is None else text.rstrip("\r\n")
 
 
@@ -339,7 +339,7 @@ def _parse(each: Field[Any], text: str) -> str | int:
 
 
 def describe() -> list[tuple[str, str, str]]:
-    """(variable, default, meaning) of every setting, in order, for people and for docs."""
+    """Return variable, default and meaning of every setting, in order, for the docs."""
     rows = []
     for each in fields(Settings):
         default = "(required)" if each.default is MISSING else str(each.default)

@@ -19,7 +19,7 @@ from support.kube_api import KubeApi
         (["--token", "a=read"], "--token needs --tokens"),
         (["--ports", "r=6379"], "--ports must be SECRET:KEY=PORT[,PORT], not r=6379"),
         (["--ports", "r:url=many"], "--ports must be SECRET:KEY=PORT[,PORT], not r:url=many"),
-        ([*TOKENS, "--token", "x=fly"], "--token: there is no such scope"),
+        ([*TOKENS, "--token", "x=fly"], "--token: unknown scope"),
         ([*TOKENS, "--token", "devices=read"], "--token: the same name is given twice"),
         (
             [*TOKENS, "--token", "probe=read", "--probe", "p"],

@@ -99,7 +99,7 @@ def test_a_port_that_is_taken_is_one_sentence(environment: dict[str, str]) -> No
         port = str(taken.getsockname()[1])
         address = {"IOT_METRICS_ADDRESS": "127.0.0.1", "IOT_WRITER_METRICS_PORT": port}
         said = _refused(environment, **address)
-    problem = f"{port} of 127.0.0.1 can't be listened on: Address already in use"
+    problem = f"can't listen on 127.0.0.1 port {port}: Address already in use"
     assert said == f"iot-writer: IOT_WRITER_METRICS_PORT: {problem}\n"
 
 

@@ -255,9 +255,7 @@ def test_a_port_that_is_taken(stack: Stack, start: Start) -> None:
     process = start("canary", "--url", f"http://127.0.0.1:{port}", "--metrics-port", port)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 2
-    assert err == (
-        f"--metrics-port: {port} of 0.0.0.0 can't be listened on: Address already in use\n"
-    )
+    assert err == (f"--metrics-port: can't listen on 0.0.0.0 port {port}: Address already in use\n")
 
 
 def test_no_port(stack: Stack, start: Start) -> None:

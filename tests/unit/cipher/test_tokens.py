@@ -187,8 +187,8 @@ def test_an_existing_token_can_be_added() -> None:
         (TOKEN, ["read"], None, "a token's name must be"),
         ("-a", ["read"], None, "a token's name must be"),
         ("new", [], None, "the token new needs a scope"),
-        ("new", ["write"], None, "there is no such scope"),
-        ("new", ["read", "read"], None, "the scope read stands twice"),
+        ("new", ["write"], None, "unknown scope"),
+        ("new", ["read", "read"], None, "the scope read is given twice"),
         ("new", ["read"], "hunter2", "the token new must be iot_ and 43 characters of base64url"),
         (
             "new",

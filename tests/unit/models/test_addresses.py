@@ -35,14 +35,14 @@ def test_listen_addresses_are_parsed(text: str, found: tuple[str, int] | None) -
         ("127.0.0.1:5000,[::1]", "'[::1]' is not an address and a port"),
         ("http://0.0.0.0:5000", "is not an address and a port"),
         ("0.0.0.0:5000/api", "the port is not a number from 1 to 65535"),
-        ("::", "an IPv6 address stands in brackets"),
-        ("::1:5000", "an IPv6 address stands in brackets: [::]:5000"),
+        ("::", "write an IPv6 address in brackets"),
+        ("::1:5000", "write an IPv6 address in brackets: [::]:5000"),
         ("0.0.0.0:", "the port is not a number from 1 to 65535"),
         ("0.0.0.0:http", "the port is not a number from 1 to 65535"),
         ("0.0.0.0:0", "the port is not a number from 1 to 65535"),
         ("[::]:65536", "the port is not a number from 1 to 65535"),
         ("0.0.0.0:99999999999999999999", "the port is not a number from 1 to 65535"),
-        ("a..b:5000", "'a..b' is not the name of a host"),
+        ("a..b:5000", "'a..b' is not a valid host name"),
     ],
 )
 def test_malformed_addresses_are_refused(text: str, sentence: str) -> None:

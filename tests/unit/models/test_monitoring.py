@@ -27,7 +27,7 @@ def test_metrics_and_probes_are_served(address: str, client: str) -> None:
         assert b"asked_total 0.0" in body
         assert http_get(port, "/", address=client) == (
             404,
-            b'{"error": "there are /metrics, /well, /not"}',
+            b'{"error": "unknown path; use one of /metrics, /well, /not"}',
         )
     finally:
         server.shutdown()
@@ -38,5 +38,5 @@ def test_a_port_in_use_is_a_settings_error() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
-        with pytest.raises(SettingsError, match=f"IOT_X: {port} of 127.0.0.1 can't be listened on"):
+        with pytest.raises(SettingsError, match=f"IOT_X: can't listen on 127.0.0.1 port {port}"):
             monitoring.serve("IOT_X", "127.0.0.1", port, {})

@@ -152,11 +152,11 @@ def test_valid_anonymous_scopes_are_accepted(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("write", "there is no such scope; the scopes are ingest, read, audit, admin"),
-        ("INGEST", "there is no such scope"),
-        ("ingest read", "there is no such scope"),
-        ("ingest,ingest", "the scope ingest stands twice"),
-        ("admin", "admin can't be had without a token"),
+        ("write", "unknown scope; the scopes are ingest, read, audit, admin"),
+        ("INGEST", "unknown scope"),
+        ("ingest read", "unknown scope"),
+        ("ingest,ingest", "the scope ingest is given twice"),
+        ("admin", "the scope admin always requires a token"),
     ],
 )
 def test_invalid_anonymous_scopes_are_refused(text: str, sentence: str) -> None:
@@ -179,7 +179,7 @@ def test_an_invalid_key_prefix_is_refused(prefix: str) -> None:
     environ = REQUIRED | {"IOT_REDIS_KEY_PREFIX": prefix}
     for read in (load, load_key_names):
         with pytest.raises(
-            SettingsError, match=r"^IOT_REDIS_KEY_PREFIX: a prefix is made of letters"
+            SettingsError, match=r"^IOT_REDIS_KEY_PREFIX: a prefix must consist of letters"
         ):
             read(environ)
 

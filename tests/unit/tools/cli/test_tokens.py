@@ -59,8 +59,8 @@ def test_tokens_are_created_listed_and_revoked(
     [
         (["create", "--name", "devices", "--scope", "ingest"], 1, "a token named devices ex"),
         (["create", "--name", "My", "--scope", "ingest"], 2, "a token's name must be"),
-        (["create", "--name", "new", "--scope", "write"], 2, "there is no such scope"),
-        (["create", "--name", "new", "--scope", ""], 2, "there is no such scope"),
+        (["create", "--name", "new", "--scope", "write"], 2, "unknown scope"),
+        (["create", "--name", "new", "--scope", ""], 2, "unknown scope"),
         (["revoke", "--name", "other"], 1, "there is no token of that name"),
     ],
 )

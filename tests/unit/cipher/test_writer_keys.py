@@ -108,8 +108,8 @@ WRONG = {
     "a duplicate field": (keys_json()[:-1] + ', "primary": 1}', "the keyring is not JSON"),
     "another version": (keys_json(version=3), "version"),
     "primary key missing": (keys_json(primary=2), "primary key is not among its keys"),
-    "key id 0": (keys_json(primary=0, keys={"0": PAIR}), "an id that is not from 1"),
-    "key id 2**32": (keys_json(keys={"1": PAIR, str(2**32): PAIR}), "an id that is not from 1"),
+    "key id 0": (keys_json(primary=0, keys={"0": PAIR}), "an id outside 1 to"),
+    "key id 2**32": (keys_json(keys={"1": PAIR, str(2**32): PAIR}), "an id outside 1 to"),
 }
 
 

@@ -96,7 +96,10 @@ def test_a_missing_file_is_named(path: Path, capsys: pytest.CaptureFixture[str])
 def test_an_invalid_file_is_named_and_not_changed(
     path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for content, sentence in ((b"{}", "the tokens are not JSON"), (b"\xff\xfe", "is not UTF-8")):
+    for content, sentence in (
+        (b"{}", "the file of tokens is not JSON"),
+        (b"\xff\xfe", "is not UTF-8"),
+    ):
         path.write_bytes(content)
         assert create(path, "devices") == 2
         assert revoke(path, "devices") == 2

@@ -26,9 +26,8 @@ API_STAGES = {
     ),
     "decrypt and decode": (
         "iot_cipher/sealed_segment.py", "iot_models/segment.py", "iot_api/query/segment_reader.py",
-        "iot_api/query/segment_rows.py",
     ),
-    "merge": ("iot_api/query/merge.py", "iot_api/query/read_order.py", "iot_api/query/readings.py"),
+    "merge": ("iot_api/query/merge.py", "iot_api/query/readings.py"),
     "Postgres client": ("iot_stores/history.py", "psycopg"),
     "metrics": ("prometheus_client/", "iot_models/metrics.py"),
     "intake, vault lookup": (

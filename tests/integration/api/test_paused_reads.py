@@ -17,9 +17,9 @@ from iot_api.query import pausable_read
 from iot_api.query import readings as readings_module
 from iot_api.query.paging import Page
 from iot_api.query.pausable_read import PausableRead
-from iot_api.query.read_order import Order
 from iot_api.query.readings import Readings
 from iot_api.query.responses import ReadingsStream
+from iot_api.query.segment_reader import Order
 from iot_cipher.vault import OpenVault
 from iot_models.reading import Reading
 from iot_models.settings import Settings

@@ -22,18 +22,16 @@ from iot_stores.interval_index import Position
 from iot_stores.postgres import Pool
 from iot_stores.store_states import report
 
-from .cursor import Cursor
 from .merge import BATCH, BUFFER_BYTES, merge
-from .paging import Page
+from .paging import Cursor, Page
 from .pausable_read import (
     Batches,
     LargeSegmentBusyError,
     PausableRead,
     ReadSlots,
+    Scan,
 )
-from .read_order import ASCENDING, DESCENDING, position
-from .scan import Scan
-from .segment_reader import opener
+from .segment_reader import ASCENDING, DESCENDING, opener, position
 
 MAX_BUFFERED = 2_000
 """Up to this n, the last n readings are kept in memory; beyond it they are streamed."""

@@ -12,9 +12,9 @@ from iot_models import metrics
 from iot_models.errors import FormatError
 from iot_models.reading import Reading
 
-from .cursor import Cursor
+from .paging import Cursor
 from .pausable_read import PausableRead
-from .segment_rows import Run
+from .segment_reader import Run
 
 WHOLE_BYTES = 256 * 1024
 """Responses up to about this size are sent in one piece, with a Content-Length."""

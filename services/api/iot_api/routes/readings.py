@@ -17,8 +17,7 @@ from iot_api.ingest.json_dialect import decode
 from iot_api.ingest.parser import password_bytes
 from iot_api.ingest.receipts import decode_receipt, encode_receipt
 from iot_api.limits.clients import Client, client_of
-from iot_api.query.cursor import encode_cursor
-from iot_api.query.paging import Page, parse_paging
+from iot_api.query.paging import Page, encode_cursor, parse_paging
 from iot_api.query.pausable_read import PausableRead
 from iot_api.query.responses import ReadingsStream, readings_answer
 from iot_api.server.connection import PAUSE

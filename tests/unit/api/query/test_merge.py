@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from iot_api.query import merge as merge_module
 from iot_api.query.merge import merge
-from iot_api.query.read_order import ASCENDING, DESCENDING, Order, position
-from iot_api.query.segment_rows import Rows
+from iot_api.query.segment_reader import ASCENDING, DESCENDING, Order, Rows, position
 from iot_cipher.sealed_segment import SealedSegment
 from iot_models.reading import Reading
 from iot_models.segment import ID_STRIDE, SegmentBounds, SegmentColumns

@@ -37,7 +37,7 @@ class Stack:
             *options, ready=self._client(self.port).is_ready, stop_seconds=20
         )
         if wait:
-            self.api.start()
+            self.api.start(60)  # on a busy machine
         else:
             self.api.spawn()
 

@@ -37,7 +37,7 @@ def jobs_of(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_vault_is_looked_at_once_in_a_while(past: Past) -> None:
-    past.store(PASSWORD, each_second(noon(2), 10))
+    past.store(PASSWORD, each_second(noon(3), 10))  # noon(2) is less than two days ago before noon
     vault = past.sender.vault(PASSWORD)
     look = past.sender.service.compaction.look
     assert [look(vault), look(vault)] == [1, 0]

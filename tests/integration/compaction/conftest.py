@@ -1,4 +1,4 @@
-"""What the tests of compaction share."""
+"""Fixtures of the compaction tests."""
 
 from collections.abc import Iterator
 
@@ -14,7 +14,7 @@ from iot_writer.writer import Writer
 
 @pytest.fixture
 def past(settings: Settings, writer: Writer) -> Iterator[Past]:
-    """Empty stores, to be filled with what was received long ago."""
+    """Empty stores for a history of old segments."""
     with sending(settings) as sender:
         yield Past(sender, writer)
 
@@ -29,7 +29,7 @@ def api(settings: Settings) -> Iterator[Api]:
 
 @pytest.fixture
 def other_writer(settings: Settings) -> Iterator[Writer]:
-    """One more writer."""
+    """A second writer on the same stores."""
     made = Writer(settings)
     yield made
     made.close()

@@ -1,4 +1,4 @@
-"""A history of small segments, as drains leave them behind, and its compaction step by step."""
+"""A history of small segments as drains write them, and its compaction step by step."""
 
 import json
 import os
@@ -22,24 +22,24 @@ from iot_writer.writer import Writer
 from support.keys import KEYS
 
 FIRST_ID = 2**40
-"""Far from those that drains give."""
+"""The first segment id, far above the ids of drains."""
 
 Sent = tuple[int, int, int, str]
-"""When it was received, interrogator and relative time, text."""
+"""Time of receipt, interrogator timestamp, relative time and freeform of a reading."""
 
 
 def days_ago(days: float) -> int:
-    """Unix milliseconds."""
+    """Return the time so many days ago, in Unix milliseconds."""
     return int((time.time() - days * 86_400) * 1000)
 
 
 def noon(days: int) -> int:
-    """Of the day so many days ago."""
+    """Return noon of the day so many days ago."""
     return days_ago(days) // DAY_MS * DAY_MS + DAY_MS // 2
 
 
 def each_second(begin: int, number: int, *, seed: int = 1) -> list[Sent]:
-    """What a device sends that reports one sighting of a tag a second; no two are the same."""
+    """Return the readings of a device that reports one tag a second; all readings differ."""
     chance = random.Random(seed)
     sent = []
     for place in range(number):
@@ -57,14 +57,14 @@ def each_second(begin: int, number: int, *, seed: int = 1) -> list[Sent]:
 
 @dataclass
 class Past:
-    """Segments put into the history as drains would have, each of the size that is asked for."""
+    """A history with segments of any size, written as drains write them."""
 
     sender: Sender
     writer: Writer
     _ids: Iterator[int] = field(default_factory=lambda: count(0))
 
     def store(self, password: bytes, sent: Iterable[Sent], *, each: int = 1) -> None:
-        """Store readings, `each` so many in a segment, received together as the last of them."""
+        """Store readings in segments of `each`, received together with their last reading."""
         sent = list(sent)
         vault = self.sender.vault(password)
         shard = vault.shard(self.sender.settings.shards)
@@ -88,18 +88,18 @@ class Past:
             history.insert(connection, segments)
 
     def restart_ids(self) -> None:
-        """Give the same ids once more from now on."""
+        """Issue the same segment ids again from now on."""
         self._ids = count(0)
 
     def look(self, password: bytes) -> int:
-        """Make the orders of a vault, looked at lately or not; how many were made."""
+        """Plan the orders of a vault, recently planned or not; return their number."""
         vault = self.sender.vault(password)
         for name in (KEYS.compaction_looked, KEYS.compaction_looked_back):
             self.sender.redis.delete(name(vault.vault_id.bytes))
         return self.sender.service.compaction.look(vault)
 
     def work(self) -> list[CompactionOutcome]:
-        """Do all orders; what became of each."""
+        """Execute all orders and return their outcomes."""
         outcomes: list[CompactionOutcome] = []
         writer = self.writer
         while (outcome := writer.compaction.run(writer.postgres())[0]) != CompactionOutcome.EMPTY:
@@ -107,10 +107,10 @@ class Past:
         return outcomes
 
     def compact(self, password: bytes) -> int:
-        """Look and work until nothing is left to merge; how many orders that were.
+        """Plan and execute until no segments are left to merge; return the number of orders.
 
-        An API process that opened the vault may have made the same orders: one of two finds the
-        segments gone.
+        An API process that opened the vault may have made the same orders. Then one of two equal
+        orders finds its segments gone.
         """
         done = 0
         while self.look(password):
@@ -120,16 +120,16 @@ class Past:
         return done
 
     def readings(self, password: bytes) -> list[Reading]:
-        """All of a password's readings, in order."""
+        """Return all readings of a password, in order."""
         return self.sender.readings(password)
 
     def counts(self, password: bytes) -> list[int]:
-        """Of each of the vault's segments how many readings it has, by time of receipt."""
+        """Return the number of readings of each segment of the vault, by time of receipt."""
         rows = self.rows("SELECT count FROM segments WHERE vault_id = %s ORDER BY received_min",
                          self.sender.vault(password).vault_id)  # fmt: skip
         return [row[0] for row in rows]
 
     def rows(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
-        """What a statement finds."""
+        """Return the rows of a statement."""
         found = self.writer.postgres().execute(cast("Any", statement), values)
         return cast("list[tuple[Any, ...]]", found.fetchall())

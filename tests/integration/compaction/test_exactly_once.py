@@ -1,4 +1,4 @@
-"""Whatever is killed, doubled or late: no reading is lost, none is there twice."""
+"""No reading is lost or stored twice when writers are killed or orders are repeated or late."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +18,7 @@ from support.waiting import wait_until
 PASSWORD = b"p"
 NUMBER = 900
 GATE = 20140318
-"""Of the advisory lock at which a writer is held up."""
+"""The advisory lock on which the tests block a writer."""
 
 _HOLD_UP = f"""
     CREATE FUNCTION hold_up() RETURNS trigger LANGUAGE plpgsql AS
@@ -46,7 +46,7 @@ def stored(past: Past) -> Past:
 
 @pytest.fixture
 def stack(environment: dict[str, str], tmp_path: Path) -> Iterator[Stack]:
-    """No process yet."""
+    """A stack without processes."""
     made = Stack(environment, tmp_path)
     yield made
     made.stop()
@@ -54,14 +54,14 @@ def stack(environment: dict[str, str], tmp_path: Path) -> Iterator[Stack]:
 
 @pytest.fixture
 def gate(postgres_url: str) -> Iterator[Connection]:
-    """A connection that can hold up writers."""
+    """A connection that can block writers."""
     with psycopg.connect(postgres_url, autocommit=True) as connection:
         connection.execute(_HOLD_UP)
         yield connection
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_a_writer_killed_in_the_middle_changes_nothing(
+def test_a_writer_killed_during_a_merge_changes_nothing(
     point: str, stored: Past, stack: Stack, gate: Connection
 ) -> None:
     before = stored.readings(PASSWORD)
@@ -76,7 +76,7 @@ def test_a_writer_killed_in_the_middle_changes_nothing(
     gate.execute("SELECT pg_advisory_unlock(%s)", (GATE,))
     assert stored.sender.redis.llen(KEYS.compaction_orders) == 0
     wait_until(lambda: _nobody_else(gate), what="the end of what it had begun")
-    if point != "as it commits":  # by then Postgres may do it, writer or not
+    if point != "as it commits":  # from here on Postgres may commit without the writer
         assert stored.counts(PASSWORD) == [1] * NUMBER
     assert stored.readings(PASSWORD) == before
     stored.look(PASSWORD)
@@ -93,7 +93,7 @@ def _nobody_else(gate: Connection) -> bool:
     return gate.execute(others).fetchone() == (0,)
 
 
-def test_orders_done_twice_change_nothing(stored: Past, other_writer: Writer) -> None:
+def test_a_repeated_order_changes_nothing(stored: Past, other_writer: Writer) -> None:
     before = stored.readings(PASSWORD)
     assert stored.look(PASSWORD) == 1
     (order,) = stored.sender.redis.lrange(KEYS.compaction_orders, 0, -1)
@@ -106,8 +106,8 @@ def test_orders_done_twice_change_nothing(stored: Past, other_writer: Writer) ->
     assert stored.readings(PASSWORD) == before
 
 
-def test_an_order_that_is_late_finds_what_begins_alike_to_be_another(stored: Past) -> None:
-    """A merged segment has the first id and the time of receipt of the oldest it was made of."""
+def test_a_late_order_does_not_match_the_merged_segment(stored: Past) -> None:
+    """A merged segment has the first id and the time of receipt of its oldest source."""
     before = stored.readings(PASSWORD)
     stored.look(PASSWORD)
     (late,) = stored.sender.redis.lrange(KEYS.compaction_orders, 0, -1)
@@ -118,14 +118,16 @@ def test_an_order_that_is_late_finds_what_begins_alike_to_be_another(stored: Pas
     assert stored.readings(PASSWORD)[:NUMBER] == before
 
 
-def test_two_writers_at_once(stored: Past, writer: Writer, other_writer: Writer) -> None:
+def test_two_writers_execute_the_same_orders(
+    stored: Past, writer: Writer, other_writer: Writer
+) -> None:
     for number in range(4):
         stored.store(PASSWORD, each_second(noon(4 + number), 1500), each=3)
     before = stored.readings(PASSWORD)
     assert stored.look(PASSWORD) == 5
     orders = stored.sender.redis.lrange(KEYS.compaction_orders, 0, -1)
     stored.sender.redis.delete(KEYS.compaction_orders)
-    for order in orders:  # each twice, one beside the other
+    for order in orders:  # each order twice, concurrently
         stored.sender.redis.rpush(KEYS.compaction_orders, order, order)
 
     def work(one: Writer) -> list[CompactionOutcome]:
@@ -141,13 +143,13 @@ def test_two_writers_at_once(stored: Past, writer: Writer, other_writer: Writer)
     assert stored.readings(PASSWORD) == before
     stored.compact(PASSWORD)
     assert stored.readings(PASSWORD) == before
-    # What one had locked, the other left to it: the segments of an order may end as two.
+    # A writer skips segments that the other has locked, so one order may end as two segments.
     assert sum(stored.counts(PASSWORD)) == len(before)
     assert len(stored.counts(PASSWORD)) <= 10
 
 
-def test_rows_that_others_hold_are_left_to_them(stored: Past, postgres_url: str) -> None:
-    """Retention or another compaction: nobody is waited for, so there is no deadlock."""
+def test_locked_rows_are_skipped(stored: Past, postgres_url: str) -> None:
+    """Compaction never waits for the locks of retention or of another compaction: no deadlock."""
     before = stored.readings(PASSWORD)
     half = f"SELECT FROM segments WHERE interrogator_min < {before[450].interrogator_timestamp}"
     with psycopg.connect(postgres_url) as other:
@@ -159,10 +161,8 @@ def test_rows_that_others_hold_are_left_to_them(stored: Past, postgres_url: str)
     assert stored.readings(PASSWORD) == before
 
 
-def test_an_order_that_comes_back_does_not_use_its_key_again(
-    stored: Past, postgres_url: str
-) -> None:
-    """After a failover of Redis: what it did not merge the first time is left to a new order."""
+def test_a_replayed_order_does_not_reuse_its_key(stored: Past, postgres_url: str) -> None:
+    """A failover of Redis repeats an order: segments it did not merge are left to a new order."""
     before = stored.readings(PASSWORD)
     half = f"SELECT FROM segments WHERE interrogator_min < {before[450].interrogator_timestamp}"
     stored.look(PASSWORD)
@@ -180,9 +180,7 @@ def test_an_order_that_comes_back_does_not_use_its_key_again(
 
 
 @pytest.mark.parametrize("how", ["is erased", "is being erased"])
-def test_a_vault_that_was_erased_gets_no_segment_again(
-    how: str, stored: Past, postgres_url: str
-) -> None:
+def test_an_erased_vault_gets_no_segment(how: str, stored: Past, postgres_url: str) -> None:
     stored.look(PASSWORD)
     with psycopg.connect(postgres_url) as other:
         other.execute("DELETE FROM vaults")
@@ -194,7 +192,7 @@ def test_a_vault_that_was_erased_gets_no_segment_again(
     assert stored.counts(PASSWORD) == []
 
 
-def test_an_erasure_waits_for_the_merge_that_has_begun(
+def test_an_erasure_waits_for_a_running_merge(
     stored: Past, writer: Writer, gate: Connection, postgres_url: str
 ) -> None:
     gate.execute(f"{POINTS['after it inserted']} EXECUTE FUNCTION hold_up()")

@@ -1,4 +1,4 @@
-"""How small segments are found: by whoever opens the vault, cheaply, beside the requests."""
+"""Small segments are found cheaply when a vault is opened, outside of the requests."""
 
 import json
 import threading
@@ -27,31 +27,31 @@ from support.waiting import wait_until
 
 PASSWORD = b"p"
 LATELY = days_ago(1.9) // 3_600_000 * 3_600_000
-"""Within the last two days, and of a day that is over, whatever the time is."""
+"""A time within the last two days, on a day that is over at any time of day."""
 
 
 @pytest.fixture
 def jobs_of(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Jobs use this writer."""
+    """Let jobs use this writer."""
     monkeypatch.setattr(jobs, "current", lambda: writer)
 
 
-def test_a_vault_is_looked_at_once_in_a_while(past: Past) -> None:
-    past.store(PASSWORD, each_second(noon(3), 10))  # noon(2) is less than two days ago before noon
+def test_a_vault_is_planned_at_intervals(past: Past) -> None:
+    past.store(PASSWORD, each_second(noon(3), 10))  # before noon, noon(2) is less than two days ago
     vault = past.sender.vault(PASSWORD)
     look = past.sender.service.compaction.look
     assert [look(vault), look(vault)] == [1, 0]
     name = KEYS.compaction_looked(vault.vault_id.bytes)
     assert 0 < past.sender.redis.ttl(name) <= 300
     past.sender.redis.delete(name)
-    assert look(vault) == 0  # the whole history only once a day, the last two days each time
+    assert look(vault) == 0  # the whole history once a day, the last two days each time
     past.work()
     past.store(PASSWORD, each_second(LATELY, 10))
     past.sender.redis.delete(name)
     assert look(vault) == 1
 
 
-def test_all_of_the_history_is_looked_at_when_there_may_be_something(past: Past) -> None:
+def test_the_whole_history_is_planned_daily_until_merged(past: Past) -> None:
     vault = past.sender.vault(PASSWORD)
     look, redis = past.sender.service.compaction.look, past.sender.redis
     looked, looked_back = (
@@ -59,17 +59,15 @@ def test_all_of_the_history_is_looked_at_when_there_may_be_something(past: Past)
     )
     past.store(PASSWORD, each_second(noon(20), 10))
     assert look(vault) == 1
-    assert 0 < redis.ttl(looked_back) <= 86_400  # the order may get lost
+    assert 0 < redis.ttl(looked_back) <= 86_400  # the order may be lost
     past.work()
     past.store(PASSWORD, each_second(LATELY, 10))
     redis.delete(looked, looked_back)
     assert look(vault) == 1
-    assert redis.ttl(looked_back) > 29 * 86_400  # what is old is merged
+    assert redis.ttl(looked_back) > 29 * 86_400  # old segments are merged
 
 
-def test_a_long_history_is_looked_through_bit_by_bit(
-    past: Past, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_long_history_is_planned_in_steps(past: Past, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("iot_api.vaults.compaction_planner.MAX_FOUND", 40)
     past.store(PASSWORD, each_second(noon(40), 100))
     vault = past.sender.vault(PASSWORD)
@@ -93,7 +91,7 @@ def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from _nodes(each)
 
 
-def test_large_segments_cost_nothing_to_who_looks_for_small_ones(past: Past) -> None:
+def test_finding_small_segments_reads_no_large_segments(past: Past) -> None:
     past.store(PASSWORD, each_second(noon(2), 12))
     large = each_second(noon(3), small_segments.SMALL_READINGS)
     past.store(PASSWORD, large, each=small_segments.SMALL_READINGS)
@@ -110,15 +108,15 @@ def test_large_segments_cost_nothing_to_who_looks_for_small_ones(past: Past) -> 
         "vault_id": past.sender.vault(PASSWORD).vault_id, "since": 0, "before": days_ago(0),
         "bytes": small_segments.SMALL_BYTES, "limit": 2048,
     }  # fmt: skip
-    plan = _plan(past, small_segments._FIND, values)["Plan"]  # noqa: SLF001 - the statement itself
+    plan = _plan(past, small_segments._FIND, values)["Plan"]  # noqa: SLF001 - the tested statement
     scans = [each for each in _nodes(plan) if each.get("Relation Name")]
     assert sum(each["Actual Rows"] for each in scans) == 12
     assert not [each for each in scans if each["Node Type"] == "Seq Scan"]
     assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < 40
 
 
-def test_retention_takes_a_merged_segment_within_a_day(past: Past) -> None:
-    """Merged are readings of one day, also those of a segment that lies across two."""
+def test_retention_deletes_a_merged_segment_within_a_day(past: Past) -> None:
+    """A merged segment holds readings of one day, even if its source spans two days."""
     midnight = noon(30) + DAY_MS // 2
     past.store(PASSWORD, [(midnight + n * 60_000, n, n, str(n)) for n in range(-100, 0)])
     past.store(PASSWORD, [(midnight + n * 60_000, n, n, str(n)) for n in range(100)])
@@ -130,14 +128,14 @@ def test_retention_takes_a_merged_segment_within_a_day(past: Past) -> None:
     assert past.readings(PASSWORD) == []
 
 
-def test_a_segment_across_midnight_is_parted(past: Past) -> None:
+def test_a_segment_across_midnight_is_split(past: Past) -> None:
     midnight = noon(8) + DAY_MS // 2
     sent = [(midnight + n * 1000, n, n, str(n)) for n in range(-30, 30)]
     past.store(PASSWORD, sent)
     connection = past.writer.postgres()
     before = past.readings(PASSWORD)
     vault = past.sender.vault(PASSWORD)
-    # As a writer leaves it that was away for a while: all in one, of two times of receipt.
+    # A segment with two times of receipt, as a writer stores it after a downtime.
     whole = small_segments.find_small(
         connection, vault.vault_id, since=0, before=days_ago(0), limit=100
     )
@@ -150,7 +148,7 @@ def test_a_segment_across_midnight_is_parted(past: Past) -> None:
 
 
 @pytest.mark.usefixtures("jobs_of")
-def test_the_job_does_one_order_and_queues_the_next(past: Past) -> None:
+def test_a_job_executes_one_order_and_queues_the_next(past: Past) -> None:
     for days in (2, 3, 4):
         past.store(PASSWORD, each_second(noon(days), 20))
     assert past.look(PASSWORD) == 3
@@ -171,7 +169,7 @@ def test_the_job_does_one_order_and_queues_the_next(past: Past) -> None:
 
 
 @pytest.mark.usefixtures("jobs_of")
-def test_drains_come_first_and_the_sweep_goes_back_to_it(past: Past) -> None:
+def test_drains_precede_compaction_and_the_sweep_requeues_compaction(past: Past) -> None:
     past.store(PASSWORD, each_second(noon(2), 20))
     past.look(PASSWORD)
     sender = past.sender
@@ -185,8 +183,10 @@ def test_drains_come_first_and_the_sweep_goes_back_to_it(past: Past) -> None:
     assert jobs.compact() == "merged"
 
 
-def test_nobody_waits_for_it(past: Past, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Vaults are opened however long one is looked at; those too many are left for later."""
+def test_requests_do_not_wait_for_planning(past: Past, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Vaults are opened while a planning pass is slow; vaults that exceed the queue are planned
+    later.
+    """
     service = past.sender.service
     vault = past.sender.vault(PASSWORD)
     entered, go_on = threading.Event(), threading.Event()
@@ -203,15 +203,15 @@ def test_nobody_waits_for_it(past: Past, monkeypatch: pytest.MonkeyPatch) -> Non
     for _ in range(1000):
         service.compaction.offer(vault)
     go_on.set()
-    wait_until(service.compaction._vaults.empty, what="all looked at")  # noqa: SLF001
+    wait_until(service.compaction._vaults.empty, what="all vaults planned")  # noqa: SLF001
     service.compaction.close()
     assert next(looked) == 129
 
 
-def test_it_is_done_by_who_uses_the_vault(
+def test_segments_of_a_used_vault_are_merged(
     past: Past, environment: dict[str, str], tmp_path: Path
 ) -> None:
-    """The real processes: a device that goes on sending has its vault opened again and again."""
+    """Real processes: a device that keeps sending has its vault opened again and again."""
     sent = each_second(noon(2), 200)
     past.store(PASSWORD, sent)
     stack = Stack({**environment, "IOT_VAULT_CACHE_SECONDS": "1"}, tmp_path)
@@ -254,7 +254,7 @@ def _compactions(outcome: str) -> float:
         (ValueError("a defect"), "failed"),
     ],
 )
-def test_one_that_fails_is_counted(
+def test_a_failed_compaction_is_counted(
     error: Exception, outcome: str, past: Past, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
@@ -270,6 +270,6 @@ def test_one_that_fails_is_counted(
     assert _compactions(outcome) == before + 1
 
 
-def test_every_outcome_is_declared() -> None:
+def test_each_compaction_outcome_is_declared() -> None:
     outcomes = {"postgres_away", "redis_away", "failed", *CompactionOutcome}
     assert set(spec_of("iot_compactions_total").initial_labels) == outcomes

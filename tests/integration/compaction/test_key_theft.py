@@ -1,7 +1,7 @@
-"""A writer that was taken over: it has the keyring, Redis and Postgres, but no password.
+"""A compromised writer has the keyring, Redis and Postgres, but no password.
 
-The API hands it the keys of small segments, which it merges. Whatever it plants, it gets no key of
-another segment.
+The API gives writers the keys of small segments to merge. No row, record or order that the writer
+forges yields a key of another segment.
 """
 
 import os
@@ -43,7 +43,7 @@ def texts(sent: Iterable[Sent]) -> set[str]:
 
 @pytest.fixture
 def secret(past: Past) -> set[str]:
-    """The texts of a large segment, stored long ago."""
+    """The texts of a large segment that was stored long ago."""
     sent = each_second(DAY, LARGE, seed=7)
     past.store(PASSWORD, sent, each=LARGE)
     return texts(sent)
@@ -72,7 +72,7 @@ def large(thief: Thief) -> SealedSegment:
 
 
 def look_and_check(thief: Thief, secret: set[str]) -> set[str]:
-    """Let the API and an honest writer go on for a while; what the thief can read in the end."""
+    """Let the API and an honest writer work; return the texts that the thief can read."""
     for _ in range(3):
         thief.past.look(PASSWORD)
         thief.look_around()
@@ -84,19 +84,19 @@ def look_and_check(thief: Thief, secret: set[str]) -> set[str]:
 
 
 def small_bounds(large: SealedSegment, number: int) -> SegmentBounds:
-    """Bounds of a small segment that begins beside a large one."""
+    """Return the bounds of a small segment that begins beside a large segment."""
     return replace(
         large.bounds, first_id=large.bounds.first_id + 256 * (1000 + number), count=3,
         last_id=large.bounds.first_id + 256 * (1002 + number),
     )  # fmt: skip
 
 
-def test_small_segments_are_what_it_can_read(
+def test_a_thief_reads_ordered_small_segments(
     thief: Thief, secret: set[str], small: set[str]
 ) -> None:
-    """So the tests below would find a key that is given away."""
+    """A control: the tests below would detect a disclosed key."""
     assert look_and_check(thief, secret) == small
-    assert thief.past.sender.texts(PASSWORD)  # and all is still there for who has the password
+    assert thief.past.sender.texts(PASSWORD)  # the owner of the password still reads all
     assert set(thief.past.sender.texts(PASSWORD)) == secret | small
 
 
@@ -113,7 +113,7 @@ def test_planted_rows_with_the_salt_of_a_large_segment(
     assert salt_of(large.payload) not in thief.keys
 
 
-def test_planted_rows_that_hold_parts_of_a_large_segment(
+def test_planted_rows_with_parts_of_a_large_segment(
     thief: Thief, secret: set[str], large: SealedSegment
 ) -> None:
     payload = large.payload
@@ -127,7 +127,7 @@ def test_planted_rows_that_hold_parts_of_a_large_segment(
 
 
 @pytest.mark.parametrize("count", [-1, 0, 1, 511])
-def test_a_large_segment_whose_row_says_that_it_is_small(
+def test_a_large_segment_whose_row_claims_to_be_small(
     count: int, thief: Thief, secret: set[str]
 ) -> None:
     thief.past.rows("UPDATE segments SET count = %s WHERE count = %s RETURNING 1", count, LARGE)
@@ -142,18 +142,18 @@ def test_a_large_payload_in_the_row_of_a_small_segment(
     assert thief.keys == {}
 
 
-def test_a_payload_exchanged_after_the_api_has_looked(
+def test_a_payload_replaced_after_planning(
     thief: Thief, secret: set[str], large: SealedSegment
 ) -> None:
-    """The API takes the key from the payload that it opened."""
+    """The API takes the key from the payload that it opened, not from the row."""
     thief.past.look(PASSWORD)
     thief.past.rows("UPDATE segments SET payload = %s WHERE count = 1 RETURNING 1", large.payload)
     look_and_check(thief, secret)
     assert salt_of(large.payload) not in thief.keys
 
 
-def test_rows_copied_into_a_vault_of_the_thief_s(thief: Thief, secret: set[str]) -> None:
-    """It knows the password of that one, and opens it."""
+def test_rows_copied_into_a_vault_of_the_thief(thief: Thief, secret: set[str]) -> None:
+    """The thief knows the password of this vault and opens the vault."""
     own = thief.past.sender.vault(b"known")
     thief.plant(replace(each, vault_id=own.vault_id) for each in thief.segments())
     for _ in range(3):
@@ -162,8 +162,8 @@ def test_rows_copied_into_a_vault_of_the_thief_s(thief: Thief, secret: set[str])
     look_and_check(thief, secret)
 
 
-def test_vault_records_that_are_exchanged(thief: Thief, secret: set[str]) -> None:
-    """A record opens under its own password alone."""
+def test_swapped_vault_records(thief: Thief, secret: set[str]) -> None:
+    """A vault record opens only under its own password."""
     past = thief.past
     past.sender.vault(b"known")
     secrets = [scrypt_secret(thief.keyring, each, 10) for each in (b"known", PASSWORD)]
@@ -199,7 +199,7 @@ def test_vault_records_that_are_exchanged(thief: Thief, secret: set[str]) -> Non
 def test_forged_orders(
     forged: str, thief: Thief, secret: set[str], small: set[str], large: SealedSegment
 ) -> None:
-    """An honest writer opens nothing without the key."""
+    """An honest writer opens no segment without its key."""
     thief.past.look(PASSWORD)
     thief.look_around()
     (order,) = thief.orders()
@@ -214,7 +214,7 @@ def test_forged_orders(
 
 
 def test_replayed_orders(thief: Thief, secret: set[str], small: set[str]) -> None:
-    """Also with the rows that they were made for, and with others in their place."""
+    """Orders are replayed with their own rows and with other rows in their place."""
     past = thief.past
     past.look(PASSWORD)
     thief.look_around()
@@ -241,7 +241,7 @@ def test_replayed_orders(thief: Thief, secret: set[str], small: set[str]) -> Non
 def test_the_salt_of_a_large_segment_in_a_forged_target(
     thief: Thief, secret: set[str], large: SealedSegment
 ) -> None:
-    """The merged segment carries that salt, but its key is another: the API can't open it."""
+    """The merged segment has that salt but another key, so the API can't open it."""
     past = thief.past
     past.look(PASSWORD)
     thief.look_around()
@@ -258,7 +258,7 @@ def test_the_salt_of_a_large_segment_in_a_forged_target(
 def test_the_salt_of_a_large_segment_in_a_forged_entry(
     thief: Thief, secret: set[str], large: SealedSegment
 ) -> None:
-    """It becomes a small segment under a key of the thief's, which is not that of the salt."""
+    """The entry becomes a small segment under a key of the thief, not the key of that salt."""
     past = thief.past
     shard = past.sender.shard(PASSWORD)
     salt = salt_of(large.payload)
@@ -274,7 +274,7 @@ def test_the_salt_of_a_large_segment_in_a_forged_entry(
 
 
 def merged_across_midnight(thief: Thief, *, one_key: bool) -> tuple[set[str], set[str]]:
-    """Merge segments that span midnight: a large piece and a small one; the texts of both."""
+    """Merge segments across midnight into a large and a small one; return their texts."""
     past = thief.past
     midnight = noon(10) + DAY_MS // 2
     before = [(midnight - 1000, n, n, f'"before {n}"') for n in range(LARGE)]
@@ -306,7 +306,7 @@ def spanning(past: Past, sent: list[Sent]) -> None:
 
 
 def make_as_before(thief: Thief, order: CompactionOrder) -> None:
-    """Do an order as the version before did: all merged segments under one key."""
+    """Execute an order as the previous version did: one key for all merged segments."""
     redis = thief.past.sender.redis
     redis.delete(KEYS.compaction_orders)
     new = order.encode()
@@ -318,8 +318,8 @@ def make_as_before(thief: Thief, order: CompactionOrder) -> None:
     assert thief.past.work() == [CompactionOutcome.MERGED]
 
 
-def test_merged_segments_of_an_order_have_a_key_each(thief: Thief, secret: set[str]) -> None:
-    """Later, the thief gets the key of the small one."""
+def test_each_merged_segment_has_a_separate_key(thief: Thief, secret: set[str]) -> None:
+    """The thief later gets the key of the small segment."""
     before, after = merged_across_midnight(thief, one_key=False)
     extra = [(noon(9), n, n, f'"extra {n}"') for n in range(3)]
     thief.past.store(PASSWORD, extra)
@@ -327,7 +327,7 @@ def test_merged_segments_of_an_order_have_a_key_each(thief: Thief, secret: set[s
     assert found >= after | texts(extra)
 
 
-def test_merged_segments_that_share_a_key_are_never_merged_again(
+def test_merged_segments_with_a_shared_key_are_not_merged_again(
     thief: Thief, secret: set[str]
 ) -> None:
     before, after = merged_across_midnight(thief, one_key=True)
@@ -339,19 +339,19 @@ def test_merged_segments_that_share_a_key_are_never_merged_again(
     assert 20 in thief.past.counts(PASSWORD)
     assert counts.count(20) == 1
     vault = thief.past.sender.vault(PASSWORD)
-    for each in thief.segments():  # and whoever has the password reads all
+    for each in thief.segments():  # the owner of the password reads all
         decode_segment(each.bounds, decrypt_segment(vault, each.bounds, each.payload))
 
 
-def test_what_spans_many_days_gets_no_key(thief: Thief, secret: set[str]) -> None:
+def test_a_segment_that_spans_many_days_is_not_ordered(thief: Thief, secret: set[str]) -> None:
     sent = [(noon(20) + n * DAY_MS, n, n, f'"day {n}"') for n in range(5)]
     spanning(thief.past, sent)
     thief.past.store(PASSWORD, [(noon(20) + n, n, n, str(n)) for n in range(3)])
     look_and_check(thief, secret | texts(sent))
 
 
-def test_what_is_fetched_is_small_whatever_the_rows_say(thief: Thief, large: SealedSegment) -> None:
-    """A row that grows between two looks is not fetched."""
+def test_a_row_that_grows_is_not_fetched(thief: Thief, large: SealedSegment) -> None:
+    """A row that grows between the query and the fetch is not fetched."""
     payload = large.payload[:17] + bytes(small_segments.SMALL_BYTES)
     bounds = small_bounds(large, 1)
     thief.plant([SealedSegment(thief.vault_id, bounds, payload)])

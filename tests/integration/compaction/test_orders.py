@@ -1,4 +1,4 @@
-"""Orders that are tampered with, damaged segments, keys of another vault: nothing is made worse."""
+"""Forged orders, damaged segments and keys of other vaults cause no damage."""
 
 import logging
 import struct
@@ -37,13 +37,13 @@ def stored(past: Past) -> Past:
 
 
 def waiting(past: Past) -> bytes:
-    """The one order that waits."""
+    """Return the only queued order."""
     (order,) = past.sender.redis.lrange(KEYS.compaction_orders, 0, -1)
     return cast("bytes", order)
 
 
 def put(past: Past, order: bytes) -> None:
-    """Let this order alone wait."""
+    """Replace the queue by this order."""
     past.sender.redis.delete(KEYS.compaction_orders)
     past.sender.redis.rpush(KEYS.compaction_orders, order)
 
@@ -66,7 +66,7 @@ def test_a_changed_order_is_refused(stored: Past) -> None:
     assert stored.work() == [CompactionOutcome.MERGED]
 
 
-def test_an_entry_is_no_order_and_an_order_no_entry(stored: Past) -> None:
+def test_entries_and_orders_are_not_interchangeable(stored: Past) -> None:
     sender = stored.sender
     stored.look(PASSWORD)
     order = waiting(stored)
@@ -77,7 +77,7 @@ def test_an_entry_is_no_order_and_an_order_no_entry(stored: Past) -> None:
     sender.backlog.append([(shard, order)])
     drain_all(stored.writer)
     assert sender.backlog.state().dead_letters == 1
-    # Nor is one that was sealed as the other, by who can.
+    # A message sealed as the other kind is refused, too.
     content = open_order(keyring(stored), order)
     sender.backlog.append([(shard, Sealer(lambda: keyring(stored)).seal(shard, content))])
     drain_all(stored.writer)
@@ -98,17 +98,17 @@ CHANGES = {
 
 
 def damage(past: Past, change: str, which: str = "true") -> None:
-    past.rows(f"UPDATE segments SET {change} WHERE {which} RETURNING 1")  # noqa: S608 - the test's
+    past.rows(f"UPDATE segments SET {change} WHERE {which} RETURNING 1")  # noqa: S608 - constants
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 @pytest.mark.parametrize("when", ["before the API looks", "before the writer does it"])
-def test_a_damaged_segment_stays_and_the_others_are_merged(
+def test_a_damaged_segment_is_kept_and_the_others_are_merged(
     change: str, when: str, stored: Past, caplog: pytest.LogCaptureFixture
 ) -> None:
     before = stored.readings(PASSWORD)
     which = f"interrogator_min = {before[50].interrogator_timestamp}"
-    rows = f"SELECT * FROM segments WHERE {which}"  # noqa: S608 - a test's own number
+    rows = f"SELECT * FROM segments WHERE {which}"  # noqa: S608 - a constant
     seen = damaged_segments()
     with caplog.at_level(logging.ERROR):
         if when == "before the API looks":
@@ -122,7 +122,7 @@ def test_a_damaged_segment_stays_and_the_others_are_merged(
             assert stored.look(PASSWORD) == 1
             damage(stored, change, which)
             damaged = stored.rows(rows)
-            if change == CHANGES["salt"]:  # another segment: the one of the order is gone
+            if change == CHANGES["salt"]:  # the segment of the order is gone
                 assert stored.work() == [CompactionOutcome.GONE]
                 assert stored.look(PASSWORD) == 1
                 assert stored.work() == [CompactionOutcome.MERGED]
@@ -132,7 +132,7 @@ def test_a_damaged_segment_stays_and_the_others_are_merged(
     assert stored.rows(rows) == damaged
     with pytest.raises(DecryptionError):
         stored.readings(PASSWORD)
-    stored.rows(f"DELETE FROM segments WHERE {which} RETURNING 1")  # noqa: S608 - likewise
+    stored.rows(f"DELETE FROM segments WHERE {which} RETURNING 1")  # noqa: S608 - a constant
     assert stored.readings(PASSWORD) == before[:50] + before[51:]
 
 
@@ -161,8 +161,8 @@ def test_segments_of_another_vault_are_not_ordered(stored: Past) -> None:
     assert stored.readings(b"another") == before
 
 
-def test_an_order_of_an_older_process_is_done_so_that_it_can_read_it(stored: Past) -> None:
-    """It has one key, and the merged segment says so."""
+def test_an_order_in_the_old_format_is_merged_in_the_old_format(stored: Past) -> None:
+    """The order has one key, and the merged segment is marked accordingly."""
     before = stored.readings(PASSWORD)
     stored.look(PASSWORD)
     put(stored, older_order(stored, waiting(stored)))
@@ -174,7 +174,7 @@ def test_an_order_of_an_older_process_is_done_so_that_it_can_read_it(stored: Pas
 
 
 def older_order(past: Past, sealed: bytes) -> bytes:
-    """The same order in format 1."""
+    """Return the same order in format 1."""
     new = open_order(keyring(past), sealed)
     order = decode_order(new)
     target = order.targets[0]
@@ -208,7 +208,7 @@ def test_an_order_with_too_few_keys_changes_nothing(
     assert past.counts(PASSWORD) == [30, 30]
 
 
-def test_an_order_tells_no_key_to_who_has_no_keyring(stored: Past, tmp_path: Path) -> None:
+def test_an_order_without_the_keyring_shows_no_key(stored: Past, tmp_path: Path) -> None:
     vault = stored.sender.vault(PASSWORD)
     segments = list(history.select(stored.writer.postgres(), vault.vault_id, ReadFilter()))
     keys = [vault.chunk_key(salt_of(each.payload)) for each in segments]
@@ -229,8 +229,8 @@ def test_an_order_tells_no_key_to_who_has_no_keyring(stored: Past, tmp_path: Pat
         open_order(KeyringFile(tmp_path / "thief.json").current(), order)
 
 
-def test_an_order_opens_its_segments_and_no_others(stored: Past) -> None:
-    """Who has the keyring and the queue reads what is in the queue; nothing else of the vault."""
+def test_an_order_opens_only_its_segments(stored: Past) -> None:
+    """The keyring and the queue give access to the ordered segments and to no other segment."""
     stored.store(PASSWORD, each_second(noon(5), 600), each=600)
     stored.look(PASSWORD)
     order = decode_order(open_order(keyring(stored), waiting(stored)))
@@ -245,9 +245,7 @@ def test_an_order_opens_its_segments_and_no_others(stored: Past) -> None:
     assert salt_of(large.payload) not in {each.salt for each in order.sources}
 
 
-def test_no_more_is_unpacked_than_a_read_can_bear(
-    stored: Past, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unpacked_content_is_bounded(stored: Past, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compactor, "CONTENT_BYTES", 30_000)
     before = stored.readings(PASSWORD)
     rounds = 0
@@ -259,7 +257,9 @@ def test_no_more_is_unpacked_than_a_read_can_bear(
     assert stored.readings(PASSWORD) == before
 
 
-def test_no_more_orders_wait_than_may(stored: Past, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_queued_orders_is_bounded(
+    stored: Past, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("iot_stores.compaction_orders.MAX_ORDERS", 2)
     for days in (4, 5, 6):
         stored.store(PASSWORD, each_second(noon(days), 10))
@@ -268,7 +268,7 @@ def test_no_more_orders_wait_than_may(stored: Past, monkeypatch: pytest.MonkeyPa
     assert stored.look(PASSWORD) == 2
 
 
-def test_what_is_small_is_what_the_index_holds(stored: Past) -> None:
+def test_the_limit_of_small_segments_equals_that_of_the_index(stored: Past) -> None:
     ((definition,),) = stored.rows(
         "SELECT indexdef FROM pg_indexes WHERE indexname = 'segments_small'"
     )

@@ -1,4 +1,4 @@
-"""Reads give the same readings before, after and while segments are merged."""
+"""Reads return the same readings before, during and after compaction."""
 
 import json
 import random
@@ -17,12 +17,12 @@ from support.draining import drain_all
 
 PASSWORD = "p"
 MANY = 52_000
-"""More than the last n that are put in order in memory."""
+"""More readings than `last/n` sorts in memory."""
 DAY = 86_400
 
 
 def _out_of_order(begin: int, number: int) -> list[Sent]:
-    """Interrogator times that leap, repeat, and lie outside of what is usual."""
+    """Return readings whose interrogator timestamps jump, repeat and are extreme."""
     chance = random.Random(7)
     times = [
         chance.choice([-1, 5, chance.randrange(100), -(2**63), 2**63 - 1]) for _ in range(number)
@@ -35,7 +35,7 @@ def _out_of_order(begin: int, number: int) -> list[Sent]:
 
 @pytest.fixture
 def mixed(past: Past) -> Past:
-    """Small segments of several days, some of one reading and some of more, and a large one."""
+    """Small segments of several days, with one or more readings, and a large segment."""
     password = PASSWORD.encode()
     past.store(password, each_second(noon(40), 200))
     past.store(password, each_second(noon(9), 700), each=7)
@@ -59,7 +59,7 @@ def _answers(api: Api) -> dict[str, object]:
     return answers
 
 
-def test_every_kind_of_read_gives_the_same_after_it(mixed: Past, api: Api) -> None:
+def test_reads_return_the_same_after_compaction(mixed: Past, api: Api) -> None:
     before = _answers(api)
     assert len(api.read("", PASSWORD)) == 2600
     assert mixed.compact(PASSWORD.encode())
@@ -68,7 +68,7 @@ def test_every_kind_of_read_gives_the_same_after_it(mixed: Past, api: Api) -> No
     assert len(mixed.counts(PASSWORD.encode())) < 10
 
 
-def test_the_last_of_more_than_are_held_in_memory(past: Past, api: Api) -> None:
+def test_last_n_beyond_the_sort_limit_is_the_same(past: Past, api: Api) -> None:
     past.store(PASSWORD.encode(), each_second(noon(3), MANY), each=100)
     before = api.post(f"/api/iot/last/{MANY - 1}", PASSWORD).data
     past.compact(PASSWORD.encode())
@@ -78,7 +78,7 @@ def test_the_last_of_more_than_are_held_in_memory(past: Past, api: Api) -> None:
 
 
 def _begun(api: Api, path: str) -> tuple[bytes, Iterator[bytes], TestResponse]:
-    """The first piece of an answer, and the way to the others."""
+    """Return the first piece of an answer, the iterator of the rest and the response."""
     body = json.dumps({"data": {"db_password": PASSWORD}})
     answer = api.app.test_client().open(
         f"/api/iot{path}", method="POST", data=body, headers=JSON, buffered=False
@@ -92,7 +92,7 @@ def _rows(body: bytes) -> list[object]:
     return rows
 
 
-def test_a_read_that_has_begun_goes_on_while_segments_are_merged(past: Past, api: Api) -> None:
+def test_a_running_read_continues_while_segments_are_merged(past: Past, api: Api) -> None:
     password = PASSWORD.encode()
     past.store(password, each_second(noon(3), 30_000), each=40)
     paths = ("", "/0", f"/seconds/{5 * DAY}")
@@ -103,16 +103,16 @@ def test_a_read_that_has_begun_goes_on_while_segments_are_merged(past: Past, api
     for path, (first, pieces, answer) in begun.items():
         found = _rows(b"".join(chain([first], pieces)))
         answer.close()
-        # A read that takes long ends its transaction, and the next one sees what was stored since.
+        # A long read ends its transaction; its next transaction sees the new segments.
         expected = _rows(before[path])
         assert found[: len(expected)] == expected
         assert found == api.read(path, PASSWORD)[: len(found)]
 
 
-def test_reads_are_exact_while_readings_come_and_are_merged(
+def test_reads_are_exact_during_drains_and_compaction(
     past: Past, api: Api, other_writer: Writer
 ) -> None:
-    """Whoever reads meets all that was stored before, once and in order."""
+    """Each read returns every reading that was stored before the read, once and in order."""
     password = PASSWORD.encode()
     sent = each_second(noon(2), 2400)
     stored = 0
@@ -148,7 +148,7 @@ def test_reads_are_exact_while_readings_come_and_are_merged(
     assert [row["freeform"] for row in api.read("", PASSWORD)] == [text for *_, text in sent]
 
 
-def test_what_the_hot_window_may_name_is_left_alone(past: Past, writer: Writer) -> None:
+def test_segments_of_the_hot_window_are_not_merged(past: Past, writer: Writer) -> None:
     for _ in range(100):
         past.sender.send(b"hot")
         drain_all(writer)
@@ -163,10 +163,10 @@ def test_what_the_hot_window_may_name_is_left_alone(past: Past, writer: Writer) 
 
 
 @pytest.mark.parametrize("path", ["", "/0", "?order=desc", f"/seconds/{9 * DAY}", "/last/350"])
-def test_sources_that_were_put_back_beside_what_was_merged_of_them(
+def test_restored_sources_beside_their_merged_segment(
     past: Past, api: Api, caplog: pytest.LogCaptureFixture, path: str
 ) -> None:
-    """Each reading comes once, and the operator is told."""
+    """Each reading appears once, and a log line reports the duplicate segments."""
     password = PASSWORD.encode()
     past.store(password, _out_of_order(noon(3), 400), each=3)
     before = api.read(path, PASSWORD)
@@ -183,8 +183,8 @@ def test_sources_that_were_put_back_beside_what_was_merged_of_them(
     assert str(past.sender.vault(password).vault_id) in told
 
 
-def test_dense_segments_with_common_ids_that_differ(past: Past, api: Api) -> None:
-    """As a database that was rolled back would give ids twice: all readings come."""
+def test_different_dense_segments_with_common_ids(past: Past, api: Api) -> None:
+    """A rolled-back database issues ids twice: all readings are returned."""
     password = PASSWORD.encode()
     past.store(password, each_second(noon(3), 50), each=50)
     past.restart_ids()
@@ -202,7 +202,7 @@ def test_segments_without_common_ids_are_not_reported(mixed: Past, api: Api) -> 
     assert sample("iot_damaged_total", what="overlap") == counted
 
 
-def test_what_is_json_for_python_alone_is_merged_as_it_is(past: Past, api: Api) -> None:
+def test_json_that_only_python_accepts_is_merged_unchanged(past: Past, api: Api) -> None:
     texts = ["NaN", '{"a": [Infinity, -Infinity]}', '"\\ud800"', '{"\\uDEAD": NaN}']
     begin = noon(3)
     past.store(

@@ -1,11 +1,11 @@
-"""A device that sends one reading a second ends with the bytes of one that sends batches."""
+"""Single readings take as many bytes as batches after compaction."""
 
 from integration.compaction.past import Past, each_second, noon
 
 ROW_BYTES = 440
-"""A segment's row and its places in the indexes, without its payload; measured (ADR 0008)."""
+"""Bytes of a segment's row and its index entries, without the payload; measured (ADR 0008)."""
 HOT_SECONDS = 600
-"""So many readings have come when an API process opens the vault again."""
+"""Number of new readings between two openings of the vault by an API process."""
 
 
 def _bytes_a_reading(past: Past, password: bytes) -> float:
@@ -16,7 +16,7 @@ def _bytes_a_reading(past: Past, password: bytes) -> float:
     return (ROW_BYTES * int(segments) + int(payload)) / int(readings)
 
 
-def test_one_a_second_takes_the_bytes_of_batches(past: Past) -> None:
+def test_single_readings_take_as_many_bytes_as_batches(past: Past) -> None:
     sent = each_second(noon(3), 6000)
     past.store(b"batches", sent, each=1000)
     batches = _bytes_a_reading(past, b"batches")
@@ -31,7 +31,7 @@ def test_one_a_second_takes_the_bytes_of_batches(past: Past) -> None:
     assert past.compact(b"batches") == 0
 
 
-def test_a_slow_device_is_merged_a_day_at_a_time(past: Past) -> None:
+def test_readings_of_a_slow_device_are_merged_by_day(past: Past) -> None:
     begin = noon(9)
     sent = [(begin + hour * 3_600_000, hour, hour, str(hour)) for hour in range(120)]
     past.store(b"p", sent)

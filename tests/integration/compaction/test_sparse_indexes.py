@@ -1,4 +1,4 @@
-"""Indexes don't keep the pages of segments that are long merged."""
+"""Indexes that compaction left sparse are rebuilt."""
 
 import logging
 
@@ -22,13 +22,13 @@ _PAGES = """
 
 @pytest.fixture
 def thinned_out(past: Past, monkeypatch: pytest.MonkeyPatch) -> Past:
-    """Ten merged segments where thousands of small ones were."""
+    """Ten merged segments that replace thousands of small segments."""
     monkeypatch.setattr(sparse_indexes, "SPARSE_FROM_BYTES", 5 * 8192)
     sent = each_second(noon(3), 6000)
     for start in range(0, len(sent), 600):
         past.store(PASSWORD, sent[start : start + 600])
         past.compact(PASSWORD)
-    for _ in range(2):  # pages emptied by the first are given back by the second
+    for _ in range(2):  # the second VACUUM frees the pages that the first emptied
         past.writer.postgres().execute("VACUUM ANALYZE segments")
     return past
 
@@ -47,7 +47,7 @@ def test_sparse_indexes_are_rebuilt(thinned_out: Past, writer: Writer) -> None:
     assert thinned_out.readings(PASSWORD) == readings
 
 
-def test_indexes_that_are_full_stay(past: Past, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_indexes_are_not_rebuilt(past: Past, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sparse_indexes, "SPARSE_FROM_BYTES", 5 * 8192)
     past.store(PASSWORD, each_second(noon(3), 3000))
     past.writer.postgres().execute("VACUUM ANALYZE segments")
@@ -55,15 +55,15 @@ def test_indexes_that_are_full_stay(past: Past, monkeypatch: pytest.MonkeyPatch)
     assert rebuild_sparse(past.writer.postgres()) == 0
 
 
-def test_small_indexes_stay(thinned_out: Past, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_indexes_are_not_rebuilt(thinned_out: Past, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sparse_indexes, "SPARSE_FROM_BYTES", 8 * 2**20)
     assert rebuild_sparse(thinned_out.writer.postgres()) == 0
 
 
-def test_one_that_broke_off_leaves_nothing_for_good(
+def test_an_interrupted_rebuild_is_cleaned_up(
     thinned_out: Past, writer: Writer, postgres_url: str
 ) -> None:
-    """A reader that has begun is waited for; whoever waits may be killed meanwhile."""
+    """A rebuild waits for running reads and may be killed while it waits."""
     impatient = "-c statement_timeout=300ms"
     with (
         psycopg.connect(postgres_url) as reader,
@@ -78,7 +78,7 @@ def test_one_that_broke_off_leaves_nothing_for_good(
     assert thinned_out.rows(invalid) == [(0,)]
 
 
-def test_the_job_begins_and_waits_for_nobody(
+def test_the_job_does_not_wait_for_the_rebuild(
     thinned_out: Past, writer: Writer, postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jobs, "current", lambda: writer)
@@ -87,7 +87,7 @@ def test_the_job_begins_and_waits_for_nobody(
         reader.execute("SELECT count(*) FROM segments")
         assert jobs.rebuild_indexes() == "started"
         assert jobs.rebuild_indexes() == "still running"
-        thinned_out.store(PASSWORD, each_second(noon(2), 3))  # drains go on
+        thinned_out.store(PASSWORD, each_second(noon(2), 3))  # drains continue
         assert len(thinned_out.readings(PASSWORD)) == 6003
     writer.sparse_indexes.wait(30)
     assert _pages(thinned_out) < before / 3
@@ -95,7 +95,7 @@ def test_the_job_begins_and_waits_for_nobody(
     writer.sparse_indexes.wait(30)
 
 
-def test_postgres_away_is_only_told(
+def test_a_rebuild_without_postgres_is_logged(
     writer: Writer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def away() -> None:

@@ -1,4 +1,4 @@
-"""Drains, retention, two writers that merge, and readers, all at once: none trips over another."""
+"""Drains, retention, two compactions and reads run concurrently without errors."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ ROUNDS = 12
 
 @pytest.fixture
 def writers(settings: Settings) -> Iterator[list[Writer]]:
-    """One for each of them."""
+    """One writer for each thread."""
     with ExitStack() as stack:
         made = [Writer(settings) for _ in range(4)]
         for each in made:
@@ -28,7 +28,7 @@ def writers(settings: Settings) -> Iterator[list[Writer]]:
         yield made
 
 
-def test_all_at_once(past: Past, writers: list[Writer]) -> None:
+def test_drains_retention_compaction_and_reads_at_once(past: Past, writers: list[Writer]) -> None:
     keeping, draining, *merging = writers
     done = threading.Event()
     failed: list[BaseException] = []
@@ -37,7 +37,7 @@ def test_all_at_once(past: Past, writers: list[Writer]) -> None:
         while not done.is_set():
             try:
                 work()
-            except BaseException as error:  # noqa: BLE001 - told at the end
+            except BaseException as error:  # noqa: BLE001 - reported at the end
                 failed.append(error)
                 return
 

@@ -1,4 +1,4 @@
-"""A writer that was taken over: it has the keyring, Redis and Postgres, but no password."""
+"""A compromised writer: it has the keyring, Redis and Postgres, but no password."""
 
 import uuid
 from collections.abc import Iterable
@@ -23,33 +23,33 @@ from support.keys import KEYS
 
 @dataclass
 class Thief:
-    """What it has found out, and the ways in which it looks."""
+    """The keys and segments that a compromised writer has collected, and its attacks."""
 
     past: Past
     vault_id: uuid.UUID
-    """Of the vault it is after."""
+    """Id of the attacked vault."""
     keys: dict[bytes, set[bytes]] = field(default_factory=dict)
     """Chunk keys by salt."""
     rows: list[SealedSegment] = field(default_factory=list)
-    """Every segment it has ever seen."""
+    """All segments that the thief has seen."""
 
     @property
     def keyring(self) -> Keyring:
         return KeyringFile(Path(self.past.sender.settings.keyring_file)).current()
 
     def orders(self) -> list[CompactionOrder]:
-        """The orders that wait."""
+        """Return the queued orders."""
         found = self.past.sender.redis.lrange(KEYS.compaction_orders, 0, -1)
         return [decode_order(open_order(self.keyring, cast("bytes", each))) for each in found]
 
     def push(self, order: CompactionOrder) -> None:
-        """Put an order of its own into the list."""
+        """Queue a forged order."""
         self.past.sender.redis.rpush(
             KEYS.compaction_orders, seal_order(self.keyring, order.encode())
         )
 
     def look_around(self) -> None:
-        """Keep all keys and segments that are in reach."""
+        """Collect all keys and segments in reach."""
         for order in self.orders():
             pairs = [(each.salt, each.chunk_key) for each in order.sources]
             pairs += [(each.salt, each.chunk_key) for each in order.targets]
@@ -64,11 +64,11 @@ class Thief:
         self.rows += self.segments()
 
     def segments(self) -> list[SealedSegment]:
-        """The vault's rows as they are now."""
+        """Return the current rows of the vault."""
         return list(history.select(self.past.writer.postgres(), self.vault_id, ReadFilter()))
 
     def plant(self, segments: Iterable[SealedSegment]) -> None:
-        """Put rows into the history."""
+        """Insert rows into the history."""
         segments = list(segments)
         connection = self.past.writer.postgres()
         ensure_partition(connection, segments[0].bounds.received_min)
@@ -76,7 +76,7 @@ class Thief:
             history.insert(connection, segments)
 
     def texts(self) -> set[str]:
-        """All that can be read of the segments with the keys, whichever opens what."""
+        """Return all texts that any known key decrypts."""
         every = {key for some in self.keys.values() for key in some}
         found: set[str] = set()
         for row in self.rows:

@@ -1,4 +1,4 @@
-"""Databases with histories in them, made once for all tests that only read."""
+"""Databases with histories, created once for all tests that only read."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -30,7 +30,7 @@ Sending = Callable[[Mapping[str, str]], Sender]
 
 @pytest.fixture(scope="session")
 def history_of(postgres_server: PostgresServer) -> Iterator[Histories]:
-    """A connection to the history of a name in `SHAPES`."""
+    """A function that returns a connection to the history with a name in `SHAPES`."""
     made: dict[str, Connection] = {}
 
     def get(name: str) -> Connection:
@@ -53,13 +53,13 @@ def history_of(postgres_server: PostgresServer) -> Iterator[Histories]:
 
 @pytest.fixture
 def sending_on() -> Iterator[Sending]:
-    """Makes a way in and out of stores that are given by settings of one's own."""
+    """A function that makes a `Sender` from settings."""
     with ExitStack() as stack:
         yield lambda environment: stack.enter_context(sending(load(environment)))
 
 
 @pytest.fixture
 def sender(settings: Settings) -> Iterator[Sender]:
-    """A way in and out of the empty stores."""
+    """A `Sender` on the empty stores."""
     with sending(settings) as made:
         yield made

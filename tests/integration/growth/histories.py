@@ -1,4 +1,4 @@
-"""Histories in bulk: rows that no one can decrypt, in months, vaults and numbers as one likes."""
+"""Synthetic histories of any number of months, vaults and rows; the payloads can't be decrypted."""
 
 import uuid
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from iot_writer.maintenance.partitions import ensure_partition
 FIRST_MONTH = month_begin(1_780_000_000_000)
 """May 2026."""
 ASKED = uuid.UUID(int=0x4000_8000_0000_0000_0000)
-"""The vault that is asked about. Its clock is behind that of most others."""
+"""The queried vault. Its clock is behind the clocks of most other vaults."""
 STEP = 25_600
 
 _FILL = """
@@ -35,20 +35,20 @@ _FILL = """
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """How large a history is."""
+    """The size of a history."""
 
     months: int = 4
     others: int = 20
-    """Vaults besides the one that is asked about."""
+    """Number of other vaults."""
     others_segments: int = 40
-    """Of each of them, a month."""
+    """Segments of each other vault per month."""
     segments: int = 50
-    """Of the vault that is asked about, a month."""
+    """Segments of the queried vault per month."""
     payload: int = 200
 
 
 def fill(connection: Connection, shape: Shape) -> list[int]:
-    """Make the history; the begins of its months."""
+    """Create the history and return the first moments of its months."""
     begins, begin = [], FIRST_MONTH
     for month in range(shape.months):
         ensure_partition(connection, begin)
@@ -69,7 +69,7 @@ def fill(connection: Connection, shape: Shape) -> list[int]:
 
 
 def spread(connection: Connection) -> tuple[int, int]:
-    """The least and the greatest relative time of the vault that is asked about."""
+    """Return the lowest and the highest relative time of the queried vault."""
     statement = "SELECT min(relative_min), max(relative_max) FROM segments WHERE vault_id = %s"
     low, high = connection.execute(statement, (ASKED,)).fetchone() or (0, 0)
     assert isinstance(low, int)
@@ -78,8 +78,10 @@ def spread(connection: Connection) -> tuple[int, int]:
 
 
 def vacuum(postgres_url: str) -> None:
-    """What autovacuum does sooner or later."""
+    """Vacuum and analyze, as autovacuum would."""
     with psycopg.connect(postgres_url, autocommit=True) as connection:
         connection.execute("VACUUM ANALYZE segments")
-        connection.execute("SELECT pg_stat_force_next_flush()")  # or it counts as what comes next
+        connection.execute(
+            "SELECT pg_stat_force_next_flush()"
+        )  # otherwise these counts are added to the next measurement
         connection.execute("SELECT 1")

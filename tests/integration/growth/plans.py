@@ -1,4 +1,4 @@
-"""The plans of the statements that a function runs, whatever they are."""
+"""Record the plans of all statements that a function executes."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,15 +19,15 @@ _OF_WHOLE = """
 
 @dataclass(slots=True)
 class Plan:
-    """What a plan may read."""
+    """The plan of one statement."""
 
     indexes: set[str] = field(default_factory=set)
-    """Those of partitions by the name of the whole, or `primary key`."""
+    """Indexes of partitions by the name of the parent's index, or `primary key`."""
     tables: set[str] = field(default_factory=set)
     seq_scans: set[str] = field(default_factory=set)
-    """Tables that are read from end to end."""
+    """Tables with a sequential scan."""
     buffers: int = 0
-    """Pages that were read when it ran to its end."""
+    """Pages that the execution read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class _Statement:
             self.query.as_string() if isinstance(self.query, psycopg.sql.Composable) else self.query
         )
         assert isinstance(text, str)
-        # For a cursor the planner expects that a tenth of the rows is fetched.
+        # For a cursor the planner assumes that a tenth of the rows is fetched.
         cursor = "DECLARE explained CURSOR FOR " if self.declared else ""
         query = f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {cursor}{text}"
         with connection.transaction(force_rollback=True):
@@ -52,7 +52,7 @@ class _Statement:
 
 @contextmanager
 def planned(connection: Connection) -> Iterator[list[Plan]]:
-    """The plans, filled in at the end, of what is run on the connection within."""
+    """Yield a list that receives the plans of the connection's statements when the block ends."""
     statements: list[_Statement] = []
 
     class Recording(psycopg.Cursor[tuple[object, ...]]):
@@ -67,7 +67,7 @@ def planned(connection: Connection) -> Iterator[list[Plan]]:
 
     class RecordingClient(psycopg.ClientCursor[tuple[object, ...]]):
         def execute(self, query: Any, params: Params | None = None, **options: Any) -> Any:
-            _, _, last = query.rpartition("; ")  # behind SET LOCAL, in the same message
+            _, _, last = query.rpartition("; ")  # after SET LOCAL, in the same message
             statements.append(_Statement(last, params, declared=False))
             return super().execute(query, params, **options)
 
@@ -94,7 +94,7 @@ def _is_explained(statement: _Statement) -> bool:
 
 
 def _read(node: dict[str, Any], wholes: dict[str, str], plan: Plan) -> None:
-    if not plan.buffers:  # the topmost node's, which hold those below
+    if not plan.buffers:  # the root node, whose counts include all nodes below
         plan.buffers = node["Shared Hit Blocks"] + node["Shared Read Blocks"]
     table, index = node.get("Relation Name"), node.get("Index Name")
     if table is not None:

@@ -1,4 +1,4 @@
-"""What a question costs, in pages, as all that it does not ask for grows."""
+"""The page count of a query does not grow with data that the query excludes."""
 
 from collections.abc import Callable
 
@@ -12,11 +12,11 @@ from iot_stores.history import PageRange, ReadFilter
 from iot_stores.postgres import Connection
 
 A_SEARCH = 3
-"""Pages from an index's root to a row, in a month as large as these."""
+"""Pages from the root of an index to a row, in a month of this size."""
 
 
 def _begin(segments: history.Segments, count: int) -> None:
-    """Take some segments, as a client that leaves early does."""
+    """Read some segments, like a client that disconnects early."""
     for _ in range(count):
         next(segments, None)
     segments.close()
@@ -35,7 +35,7 @@ def _all(connection: Connection) -> Touched:
 
 
 def _window(connection: Connection) -> Touched:
-    """As wide as ten segments of the base, wherever it lies."""
+    """Read a window as wide as ten segments of the base shape."""
     low, high = spread(connection)
     begin, width = (low + high) // 2, (high - low) // 20 // SHAPES["base"].months
     with touching(connection) as touched:
@@ -63,7 +63,7 @@ def _maxtime(connection: Connection) -> Touched:
 
 
 def _vault_maxtime(connection: Connection) -> Touched:
-    """Of a vault whose clock is behind that of most others."""
+    """Read the newest time of a vault whose clock is behind most other clocks."""
     with touching(connection) as touched:
         found = history.max_relative_timestamp(connection, ASKED)
     assert found == spread(connection)[1]
@@ -74,9 +74,9 @@ Ask = Callable[[Connection], Touched]
 
 
 @pytest.mark.parametrize("ask", [_latest, _all, _maxtime, _vault_maxtime])
-def test_a_search_a_month_whoever_else_is_there(ask: Ask, history_of: Histories) -> None:
+def test_a_query_costs_one_search_per_month(ask: Ask, history_of: Histories) -> None:
     for shape in SHAPES:
-        ask(history_of(shape))  # after which the connection knows the tables
+        ask(history_of(shape))  # now the connection has cached the tables
         touched = ask(history_of(shape))
         months = SHAPES[shape].months
         assert len(touched.partitions) == months
@@ -84,19 +84,19 @@ def test_a_search_a_month_whoever_else_is_there(ask: Ask, history_of: Histories)
         assert touched.pages <= (A_SEARCH + 1) * months, shape
 
 
-def test_what_came_last_is_looked_for_in_one_month(history_of: Histories) -> None:
+def test_recent_readings_are_searched_in_one_month(history_of: Histories) -> None:
     for shape in SHAPES:
         touched = _last_minutes(history_of(shape))
         assert len(touched.partitions) == 1
         assert touched.pages <= A_SEARCH + 2, shape
 
 
-def test_a_window_costs_its_rows(history_of: Histories) -> None:
-    """Not those of other vaults, nor those of this vault before it or behind it."""
+def test_a_window_costs_only_its_rows(history_of: Histories) -> None:
+    """Segments of other vaults and segments outside of the window cost nothing."""
     for shape in ("others", "months", "new"):
         touched = _window(history_of(shape))
         each = SHAPES[shape]
         rows = each.segments * each.months // 20 // SHAPES["base"].months + 2
-        # What lies behind the window is passed over in the index, some hundred entries a page.
+        # The index scan skips entries behind the window, some hundred a page.
         passed = each.segments * each.months // 100
         assert touched.pages <= A_SEARCH * each.months + rows + passed, shape

@@ -1,6 +1,6 @@
-"""Which index each statement goes by, and which months it looks at.
+"""The index and the partitions that each statement uses.
 
-The histories are large enough for the planner to choose by cost: nothing is forbidden to it.
+The histories are large enough for the planner to choose by cost: no plan type is disabled.
 """
 
 from collections.abc import Callable, Iterator
@@ -54,13 +54,13 @@ GROWN = [name for name in SHAPES if name != "base"]
 
 
 def last(plans: list[Plan]) -> Plan:
-    """The plan of the last statement: those before it only find out what to ask for."""
+    """Return the plan of the last statement; earlier statements only find its parameters."""
     return plans[-1]
 
 
 @pytest.mark.parametrize("shape", GROWN)
 @pytest.mark.parametrize("ask", ASKS)
-def test_each_question_goes_by_its_index(ask: str, shape: str, history_of: Histories) -> None:
+def test_each_query_uses_its_index(ask: str, shape: str, history_of: Histories) -> None:
     connection = history_of(shape)
     run, indexes = ASKS[ask]
     with planned(connection) as plans:
@@ -72,7 +72,7 @@ def test_each_question_goes_by_its_index(ask: str, shape: str, history_of: Histo
 
 @pytest.fixture
 def misled(history_of: Histories) -> Iterator[Connection]:
-    """The planner believes that there are two vaults."""
+    """A connection whose statistics claim that there are two vaults."""
     connection = history_of("others")
     tables = [partition_name(begin) for begin in partition_begins(connection)]
     with connection.transaction(force_rollback=True):
@@ -84,9 +84,7 @@ def misled(history_of: Histories) -> Iterator[Connection]:
 
 
 @pytest.mark.parametrize("ask", ASKS)
-def test_a_wrong_guess_of_the_number_of_vaults_changes_nothing(
-    ask: str, misled: Connection
-) -> None:
+def test_wrong_statistics_do_not_change_the_index(ask: str, misled: Connection) -> None:
     run, indexes = ASKS[ask]
     with planned(misled) as plans:
         run(misled)
@@ -95,8 +93,8 @@ def test_a_wrong_guess_of_the_number_of_vaults_changes_nothing(
 
 
 @pytest.mark.parametrize("ask", ASKS)
-def test_nor_does_a_plan_that_knows_no_values(ask: str, history_of: Histories) -> None:
-    """As Postgres makes for prepared statements that were run often."""
+def test_a_generic_plan_does_not_change_the_index(ask: str, history_of: Histories) -> None:
+    """Postgres makes generic plans for prepared statements that run often."""
     connection = history_of("others")
     run, indexes = ASKS[ask]
     with connection.transaction(force_rollback=True):
@@ -111,7 +109,7 @@ def _months(plan: Plan) -> set[str]:
     return {table for table in plan.tables if table.startswith("segments_")}
 
 
-def test_what_bounds_the_time_of_receipt_looks_at_its_months_alone(history_of: Histories) -> None:
+def test_a_range_of_receipt_scans_only_its_months(history_of: Histories) -> None:
     connection = history_of("months")
     every = [partition_name(begin) for begin in partition_begins(connection)]
     assert len(every) == SHAPES["months"].months
@@ -124,15 +122,15 @@ def test_what_bounds_the_time_of_receipt_looks_at_its_months_alone(history_of: H
     assert _months(last(plans)) == set(every)
 
 
-def test_a_months_begin_is_where_its_partition_begins() -> None:
-    """What pruning by the time of receipt stands on."""
+def test_months_begin_where_their_partitions_begin() -> None:
+    """Pruning by time of receipt depends on equal boundaries."""
     begin = FIRST_MONTH
     for _ in range(40):
         assert month_begin(next_month(begin) - 1) == begin
         begin = next_month(begin)
 
 
-def test_the_ledger_goes_by_its_keys(history_of: Histories) -> None:
+def test_the_ledger_uses_its_primary_keys(history_of: Histories) -> None:
     connection = history_of("base")
     fill = """
         INSERT INTO ingest_sessions

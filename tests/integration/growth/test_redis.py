@@ -1,4 +1,4 @@
-"""Redis holds what waits and what is recent: nothing in it grows with what was done."""
+"""Redis holds waiting and recent data only: no key grows with completed work."""
 
 import re
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ PASSWORDS = [b"one", b"two", b"three"]
 
 
 PASSING = re.compile(r"rq:(executions?|wip|queue|scheduler|clean_)|iot:tick:")
-"""What is there while a job waits or runs."""
+"""Keys that exist while a job waits or runs."""
 EXPIRING = re.compile(
     r"iot:(vault|requests?|guesses|tick|hot:segment|hot:index):|rq:(worker:|clean_)"
 )
@@ -35,7 +35,7 @@ def _keys(redis: "Redis") -> set[str]:
 
 
 def _sizes(redis: "Redis") -> dict[str, int]:
-    """Bytes by key."""
+    """Return the bytes of each key."""
     keys = [key for key in _keys(redis) if not PASSING.match(key)]
     return {key: cast("int", redis.memory_usage(key)) or 0 for key in keys}
 
@@ -53,20 +53,20 @@ def _drains(sender: Sender, count: int) -> None:
 
 @pytest.fixture
 def hot_window_seconds() -> str:
-    """The hot window, unless a test asks for another."""
+    """The default hot window; tests override it."""
     return "1"
 
 
 @pytest.fixture
 def stack(environment: dict[str, str], tmp_path: Path, hot_window_seconds: str) -> Iterator[Stack]:
-    """No processes yet."""
+    """A stack without processes."""
     environment["IOT_HOT_WINDOW_SECONDS"] = hot_window_seconds
     made = Stack(environment, tmp_path)
     yield made
     made.stop()
 
 
-def test_drains_leave_nothing(
+def test_drains_leave_no_new_keys(
     environment: dict[str, str], stack: Stack, sending_on: Sending
 ) -> None:
     sender = sending_on(environment)
@@ -75,14 +75,14 @@ def test_drains_leave_nothing(
     before = _sizes(sender.redis)
     _drains(sender, 90)
     after = _sizes(sender.redis)
-    # One job drains what waits in others' shards: which one it is, is chance.
+    # One job drains other shards too; the choice is random.
     assert all(FIXED.fullmatch(key) for key in after.keys() - before.keys())
     held = [sum(sizes[key] for key in before) for sizes in (before, after)]
     assert held[1] < 1.05 * held[0]
 
 
 @pytest.mark.parametrize("hot_window_seconds", ["60"])
-def test_each_key_has_a_fixed_name_or_an_end(
+def test_each_key_has_a_fixed_name_or_an_expiry(
     environment: dict[str, str], stack: Stack, sending_on: Sending
 ) -> None:
     sender = sending_on(environment)
@@ -104,7 +104,7 @@ def test_each_key_has_a_fixed_name_or_an_end(
     assert {key for key in lasting if not FIXED.fullmatch(key)} == set()
 
 
-def test_writers_that_were_killed_are_forgotten(
+def test_killed_writers_are_forgotten(
     environment: dict[str, str], stack: Stack, sending_on: Sending
 ) -> None:
     redis = sending_on(environment).redis
@@ -116,7 +116,7 @@ def test_writers_that_were_killed_are_forgotten(
     for key in _keys(redis):
         if EXPIRING.match(key) and key.startswith("rq:"):
             assert redis.ttl(key) > 0
-            redis.delete(key)  # as after minutes
+            redis.delete(key)  # as if minutes had passed
     stack.start_writer()
     wait_until(lambda: redis.scard("rq:workers") == 1, what="the one that is left")
     assert redis.scard("rq:workers:iot") == 1

@@ -1,4 +1,4 @@
-"""What a drain and retention cost in Postgres, however long it has gone on."""
+"""The cost of drains and retention in Postgres does not grow with the history."""
 
 import json
 import os
@@ -37,8 +37,8 @@ def _updates(connection: Connection) -> tuple[int, int, int]:
     return updated, hot, size
 
 
-def test_the_ledger_stays_as_small_as_what_it_says(writer: Writer, sender: Sender) -> None:
-    """Its rows are written over in their pages: no index grows, and no vacuum is waited for."""
+def test_the_ledger_does_not_grow_with_drains(writer: Writer, sender: Sender) -> None:
+    """Updates reuse the pages of the rows (HOT): no index grows, and no vacuum is needed."""
     connection = writer.postgres()
     sealers = [Sealer(writer.keys.current) for _ in range(4)]
     sizes = []
@@ -54,10 +54,10 @@ def test_the_ledger_stays_as_small_as_what_it_says(writer: Writer, sender: Sende
     assert sizes == [size, size]
 
 
-def test_a_full_backlog_leaves_few_sessions(
+def test_a_full_backlog_creates_few_sessions(
     environment: dict[str, str], sending_on: Sending, writer: Writer
 ) -> None:
-    """Each request that is refused gives up its entry; rows of sessions are kept for months."""
+    """Refused requests give their entries back; rows of sessions are kept for months."""
     environment["IOT_BACKLOG_MAX_BYTES"] = str(2**20)
     sender = sending_on(environment)
     intake, refused, taken = sender.service.intake, 0, 0
@@ -76,18 +76,18 @@ def test_a_full_backlog_leaves_few_sessions(
     assert writer.postgres().execute(rows).fetchone() == (1, refused - 1)
 
 
-def test_a_drain_touches_no_more_of_a_long_history(writer: Writer, sender: Sender) -> None:
+def test_a_drain_costs_the_same_on_a_long_history(writer: Writer, sender: Sender) -> None:
     connection = writer.postgres()
 
     def drain() -> int:
         sender.send(PASSWORD, 10)
         with touching(connection) as touched:
             drain_all(writer)
-        assert touched.scanned <= {"ingest_offsets"}  # a row a shard
+        assert touched.scanned <= {"ingest_offsets"}  # one row per shard
         return touched.pages
 
     sender.send(PASSWORD, 10)
-    drain_all(writer)  # makes the month's partition
+    drain_all(writer)  # creates the partition of the month
     for _ in range(3):
         drain()
     before = drain()
@@ -101,16 +101,16 @@ def test_a_drain_touches_no_more_of_a_long_history(writer: Writer, sender: Sende
     """
     connection.execute(many)
     drain()
-    assert drain() <= before + 12  # nine indexes, each a level deeper now
+    assert drain() <= before + 12  # nine indexes, each one level deeper now
 
 
 def _aged(connection: Connection, sender: Sender, writer: Writer) -> int:
-    """Two months of a segment every minute or so, a day of the first to be deleted; the cutoff."""
+    """Create two months with a segment a minute, a day of them too old; return the cutoff."""
     now = int(time.time() * 1000)
     begin = month_begin(month_begin(now) - 40 * DAY_MS)
     for month in (begin, next_month(begin)):
         sender.send_received(PASSWORD, month)
-        drain_all(writer)  # makes the month's partition
+        drain_all(writer)  # creates the partition of the month
         connection.execute("CREATE TEMP TABLE IF NOT EXISTS one AS SELECT * FROM segments")
         fill = """
             INSERT INTO segments SELECT vault_id, first_id + number, last_id + number,
@@ -122,7 +122,7 @@ def _aged(connection: Connection, sender: Sender, writer: Writer) -> int:
     return begin + DAY_MS
 
 
-def test_retention_touches_what_it_deletes(
+def test_retention_reads_only_the_rows_it_deletes(
     writer: Writer, sender: Sender, postgres_url: str
 ) -> None:
     connection = writer.postgres()
@@ -138,7 +138,7 @@ def test_retention_touches_what_it_deletes(
     assert 1400 < deleted < 3000
     assert "segments" not in touched.scanned
     assert touched.partitions & {month, partition_name(next_month(month_begin(cutoff)))} == {month}
-    # Rows come to be looked up by their place, and each is visited twice to be deleted.
+    # Rows are found by their position, and deletion visits each row twice.
     assert touched.pages < 3 * deleted + size
     with touching(connection) as again:
         enforce(connection, writer.audit, days=days, redis_now=now())

@@ -1,4 +1,4 @@
-"""What statements touch: Postgres's own counts of pages and scans, by table and index."""
+"""Pages and scans of statements, by table and index, from the statistics of Postgres."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -26,21 +26,21 @@ _INDEXES = """
 
 @dataclass(slots=True)
 class Touched:
-    """What was touched between two moments."""
+    """The pages and scans between two moments."""
 
     pages: int = 0
-    """Of tables and indexes; not of payloads that are stored apart (TOAST)."""
+    """Pages of tables and indexes, without TOAST."""
     scanned: set[str] = field(default_factory=set)
-    """Tables of which all was read, partitions by the name of the whole."""
+    """Tables with a sequential scan; partitions count under their parent."""
     indexes: set[str] = field(default_factory=set)
-    """Indexes that were searched, those of partitions by the name of the whole."""
+    """Indexes that were searched; indexes of partitions count under their parent."""
     partitions: set[str] = field(default_factory=set)
-    """Tables of which anything was read, also of their indexes."""
+    """Tables of which a page or an index page was read."""
 
 
 @contextmanager
 def touching(connection: Connection) -> Iterator[Touched]:
-    """Count what a connection touches within. Nothing else may be at work in its database."""
+    """Count the pages and scans of a connection. The database must have no other activity."""
     touched = Touched()
     before = _counts(connection)
     yield touched
@@ -62,7 +62,7 @@ def _index(wholes: dict[str, str], name: str) -> str:
 
 
 def _counts(connection: Connection) -> Counter[tuple[str, str, str]]:
-    # Each backend hands its counts in when it is idle for a while, or now.
+    # A backend reports its counts when it is idle or when it is asked.
     connection.execute("SELECT pg_stat_force_next_flush()")
     connection.execute("SELECT pg_stat_clear_snapshot()")
     counts: Counter[tuple[str, str, str]] = Counter()

@@ -91,9 +91,11 @@ def build_service(settings: Settings) -> Service:
         after_seconds=settings.compaction_after_seconds,
     )
     guesses = GuessLimit(redis, names, limit=settings.guess_limit)
+    cache = VaultCache(size=settings.vault_cache_size, seconds=settings.vault_cache_seconds)
+    watch.on_new_server = cache.forget_redis
     keeper = VaultKeeper(
         VaultRecords(redis, names, pool),
-        VaultCache(size=settings.vault_cache_size, seconds=settings.vault_cache_seconds),
+        cache,
         keyring.current,
         stores.held_entries,
         lambda: backlog.enqueue_once([SWEEP_JOB]),

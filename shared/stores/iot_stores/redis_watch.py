@@ -10,7 +10,7 @@ import itertools
 import logging
 import threading
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -114,6 +114,11 @@ class RedisWatch:
         self._first_check_lock = threading.Lock()
         self._first_checks = 0
         self._first_check_error: Exception | None = None
+        self._run_id: str | None = None
+        self.on_new_server: Callable[[], None] = lambda: None
+        """Called by a check that meets another server process than the check before: after a
+        restart or a failover, data may be missing.
+        """
 
     def require_safe(self) -> None:
         """Raise unless Redis belongs to this installation and keeps readings.
@@ -207,6 +212,7 @@ class RedisWatch:
     def _examine(self) -> Verdict:
         name = self._requirements.name
         info = self._info()
+        self._compare_server(info.get("run_id"))
         if info.get("cluster_enabled"):
             return Verdict(foreign=_cluster(name))
         if info.get("role") == "slave":
@@ -245,6 +251,13 @@ class RedisWatch:
         if _is_loading(info):
             raise BusyLoadingError("as INFO says", status_code="LOADING")
         return info
+
+    def _compare_server(self, run_id: str | None) -> None:
+        if run_id is None:  # INFO is not allowed
+            return
+        last, self._run_id = self._run_id, run_id
+        if last not in {None, run_id}:
+            self.on_new_server()
 
     def _foreign(self) -> str:
         """Mark Redis if it has no mark. Return why Redis is not ours, or an empty text."""

@@ -156,6 +156,25 @@ def test_the_record_of_a_vault_in_use_does_not_expire(
     assert admin.ttl(record) > CACHE_SECONDS - 60
 
 
+def test_the_record_is_stored_again_after_redis_came_back_empty(
+    make_api: MakeApi, own_redis: RedisServer
+) -> None:
+    """Not only at the renewal, minutes later."""
+    api = make_api(redis_url=own_redis.url)
+    watch = api.app.extensions["iot"].stores.watch
+    assert api.put(row()).status_code == 201
+    with Redis.from_url(own_redis.url) as admin:
+        (record,) = records(admin)
+        admin.flushall()
+        admin.bgrewriteaof()
+    own_redis.stop()
+    own_redis.start()
+    watch.check()  # as its thread does every second
+    assert api.put(row()).status_code == 201
+    with Redis.from_url(own_redis.url) as admin:
+        assert records(admin) == [record]
+
+
 def test_the_record_is_stored_again_while_postgres_is_away(
     make_api: MakeApi, own_redis: RedisServer, admin: "Redis", own_postgres: PostgresServer
 ) -> None:

@@ -121,6 +121,11 @@ class VaultCache:
             if cached.record.vault_id == vault_id:
                 cached.missing, cached.renew_at = True, self._clock()
 
+    def forget_redis(self) -> None:
+        """Make the next PUT under each vault store its record in Redis again."""
+        for cached in list(self._vaults.values()):
+            cached.in_redis = False
+
     def records(self) -> list[VaultRecord]:
         """Return the records of all open vaults."""
         return [cached.record for cached in list(self._vaults.values())]

@@ -46,7 +46,7 @@ class Keyring(SecretHolder):
     def lookup(self, password: bytes) -> bytes:
         """Return the lookup of a password for vaults of format 1.
 
-        New vaults do not use it: whoever has the pepper can test passwords against it fast.
+        New vaults do not use it: with the pepper, passwords can be tested against it fast.
         """
         return hmac.digest(self._pepper, password, "sha256")
 

@@ -262,7 +262,9 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
     Raises:
         SettingsError: a setting is missing or invalid. The message names its variable.
     """
-    settings = Settings(**{each.name: _value_of(each, environ) for each in fields(Settings)})
+    settings = Settings(
+        **{setting.name: _value_of(setting, environ) for setting in fields(Settings)}
+    )
     if bool(settings.tls_certificate) != bool(settings.tls_key):
         raise SettingsError("IOT_TLS_CERTIFICATE and IOT_TLS_KEY: set both or neither")
     if settings.log_level not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
@@ -305,43 +307,43 @@ def load_one(name: str, environ: Mapping[str, str] = os.environ) -> Any:
     Raises:
         SettingsError: the setting is missing or invalid. The message names its variable.
     """
-    (each,) = (each for each in fields(Settings) if each.name == name)
-    return _value_of(each, environ)
+    (setting,) = (each for each in fields(Settings) if each.name == name)
+    return _value_of(setting, environ)
 
 
-def _value_of(each: Field[Any], environ: Mapping[str, str]) -> Any:
-    text = _text_of(each, environ)
-    if not text and each.default is MISSING:
-        raise SettingsError(f"{variable(each.name)} is not set: {each.metadata['meaning']}")
-    return each.default if text is None else _parse(each, text)
+def _value_of(setting: Field[Any], environ: Mapping[str, str]) -> Any:
+    text = _text_of(setting, environ)
+    if not text and setting.default is MISSING:
+        raise SettingsError(f"{variable(setting.name)} is not set: {setting.metadata['meaning']}")
+    return setting.default if text is None else _parse(setting, text)
 
 
-def _text_of(each: Field[Any], environ: Mapping[str, str]) -> str | None:
-    name = variable(each.name)
-    if each.metadata["secret"] and (path := environ.get(f"{name}_FILE", "").strip()):
+def _text_of(setting: Field[Any], environ: Mapping[str, str]) -> str | None:
+    name = variable(setting.name)
+    if setting.metadata["secret"] and (path := environ.get(f"{name}_FILE", "").strip()):
         return read_line(Path(path), f"{name}_FILE")
     text = environ.get(name)
     # An env file with CRLF line ends leaves a CR at the end of each value.
     return None if text is None else text.rstrip("\r\n")
 
 
-def _parse(each: Field[Any], text: str) -> str | int:
-    if each.type is not int:
+def _parse(setting: Field[Any], text: str) -> str | int:
+    if setting.type is not int:
         return text
-    low, high = each.metadata["minimum"], each.metadata["maximum"]
+    low, high = setting.metadata["minimum"], setting.metadata["maximum"]
     try:
         number = int(text)
     except ValueError:
-        raise SettingsError(f"{variable(each.name)} must be a whole number") from None
+        raise SettingsError(f"{variable(setting.name)} must be a whole number") from None
     if not low <= number <= high:
-        raise SettingsError(f"{variable(each.name)} must be from {low} to {high}, not {number}")
+        raise SettingsError(f"{variable(setting.name)} must be from {low} to {high}, not {number}")
     return number
 
 
 def describe() -> list[tuple[str, str, str]]:
     """Return variable, default and meaning of every setting, in order, for the docs."""
     rows = []
-    for each in fields(Settings):
-        default = "(required)" if each.default is MISSING else str(each.default)
-        rows.append((variable(each.name), default, each.metadata["meaning"]))
+    for setting in fields(Settings):
+        default = "(required)" if setting.default is MISSING else str(setting.default)
+        rows.append((variable(setting.name), default, setting.metadata["meaning"]))
     return rows

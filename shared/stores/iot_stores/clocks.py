@@ -119,7 +119,7 @@ class ClockWatch:
         *,
         max_seconds: float,
     ) -> None:
-        """`connect` lends a connection to Postgres, or raises one of `AWAY`.
+        """`connect` opens a connection to Postgres, or raises one of `AWAY`.
 
         Postgres is queried only if the clocks of this process and Redis differ, to find which of
         the two is wrong. Beyond a skew of `max_seconds` the process is not ready.

@@ -36,7 +36,7 @@ class Installation:
         connect: Callable[[], AbstractContextManager[Connection]],
         keyring_mark: KeyringMark | None = None,
     ) -> None:
-        """`connect` lends a connection, or raises one of `AWAY` within a few seconds.
+        """`connect` opens a connection, or raises one of `AWAY` within a few seconds.
 
         Writers pass no `keyring_mark`, because they do not have the pepper.
         """

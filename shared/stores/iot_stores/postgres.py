@@ -91,11 +91,11 @@ class Pool(ConnectionPool[Connection]):
 
     An idle client does not notice that its session has ended: by an administrator, by
     `idle_session_timeout`, or by a restart of PgBouncer. So each connection is checked before it is
-    lent. psycopg_pool's own check waits 1 s, then 2 s, between two connections: three ended
+    used. psycopg_pool's own check waits 1 s, then 2 s, between two connections: three ended
     sessions used up `WAIT_SECONDS`.
     """
 
-    _lent = 0
+    _in_use = 0
     _renewed_at = 0.0
 
     def __init__(
@@ -105,12 +105,12 @@ class Pool(ConnectionPool[Connection]):
             pass
 
         self._connection_class = Pooled
-        self._check_before_lending = check
+        self._check_before_use = check
         super().__init__(conninfo, connection_class=Pooled, **options)
 
     @contextlib.contextmanager
     def connection(self, timeout: float | None = None) -> Iterator[Connection]:
-        """Lend a connection. Raises as `getconn`."""
+        """Use a connection for the block. Raises as `getconn`."""
         with super().connection(timeout) as connection:
             try:
                 yield connection
@@ -150,13 +150,13 @@ class Pool(ConnectionPool[Connection]):
             # More failures than old sessions: new sessions end, too. Do not retry without a pause.
             if failures > self.max_size:
                 time.sleep(RECONNECT_SECONDS)
-        self._lent += 1
+        self._in_use += 1
         return connection
 
     def _is_alive(self, connection: Connection) -> bool:
         """Whether a connection passes its check. If it does not, renew all connections."""
         try:
-            self._check_before_lending(connection)
+            self._check_before_use(connection)
         except BaseException as error:
             connection.close()
             super().putconn(connection)
@@ -173,19 +173,19 @@ class Pool(ConnectionPool[Connection]):
             # psycopg_pool gives up connecting after `reconnect_timeout`, and tries again only when
             # `getconn` is called. A repeated call goes to the end of the queue, so a request that
             # waits for connections in use makes one call only.
-            timeout = left if self._lent >= self.max_size else min(left, RECONNECT_SECONDS)
+            timeout = left if self._in_use >= self.max_size else min(left, RECONNECT_SECONDS)
             try:
                 return super().getconn(timeout)
             except PoolTimeout as error:
                 if timeout < left:
                     continue
-                if self._lent >= self.max_size:
+                if self._in_use >= self.max_size:
                     raise PoolBusyError(str(error)) from None
                 raise PoolTimeout(str(self._connection_class.failure or error)) from None
 
     def putconn(self, conn: Connection) -> None:
         """Return a connection to the pool."""
-        self._lent -= 1
+        self._in_use -= 1
         super().putconn(conn)
 
     def _renew(self) -> None:
@@ -198,7 +198,7 @@ class Pool(ConnectionPool[Connection]):
 def abandon(connection: Connection) -> None:
     """Close a connection to a server that can't serve, and PgBouncer's connection behind it.
 
-    PgBouncer would otherwise lend its connection to that server to the next client. It closes the
+    PgBouncer would otherwise assign its connection to that server to the next client. It closes the
     server connection of a client that disconnects within a transaction, so this begins one.
     """
     with contextlib.suppress(psycopg.Error):
@@ -279,7 +279,7 @@ def postgres_pool(
 ) -> Pool:
     """Return a pool of at most `size` connections, which are opened when needed.
 
-    The pool calls `check` before it lends a connection. `check` raises for an unusable connection.
+    The pool calls `check` on each connection before use. `check` raises if it is unusable.
 
     Raises:
         SettingsError: the URL is invalid.

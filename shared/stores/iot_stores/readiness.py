@@ -39,7 +39,7 @@ class Readiness:
     ) -> None:
         """`try_redis` tries a write of the kind this process makes, and raises Redis's error.
 
-        `connect` lends a connection, or raises one of `AWAY` within a few seconds.
+        `connect` opens a connection, or raises one of `AWAY` within a few seconds.
 
         `hot_window` watches the hot window's own Redis, if it has one. Its state is reported, but
         does not affect readiness. With `ask_once`, Postgres is not queried again after the schema

@@ -125,7 +125,7 @@ class RedisWatch:
 
         Raises:
             UnfitRedisError: Redis must not get readings.
-            RedisError, psycopg.Error: no check has succeeded yet, and Redis or Postgres is away.
+            RedisError, psycopg.Error: there is no verdict, and Redis or Postgres is away.
         """
         verdict = self._verdict or self._first_check()
         if verdict.unfit:

@@ -39,7 +39,7 @@ class Stores:
         appends_wait: bool = False,
         hot_window_watch_seconds: float | None = None,
     ) -> None:
-        """`connect` opens or lends a connection to Postgres, or raises one of `AWAY`.
+        """`connect` opens a connection to Postgres, or raises one of `AWAY`.
 
         `appends_wait`: appends to the backlog wait for the replicas and disks that the settings
         require. The API acknowledges after that.

@@ -112,5 +112,5 @@ def end_fast_lookups(connection: Connection, *, after_seconds: float) -> bool:
 
 
 def forget_unused(connection: Connection) -> None:
-    """Remove lookups that no vault uses any more, so that no request computes them in vain."""
+    """Remove lookups that no vault uses any more, so that requests do not compute them."""
     connection.execute(_FORGET_UNUSED)

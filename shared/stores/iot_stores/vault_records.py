@@ -168,7 +168,7 @@ class VaultRecords:
         return stored
 
     def find_missing(self, records: Collection[VaultRecord]) -> list[VaultRecord]:
-        """Return those of the records that Postgres lacks, or has in another version.
+        """Return the records that Postgres lacks or has in another version.
 
         Raises:
             AWAY: Postgres can't serve.

@@ -1,4 +1,4 @@
-"""Many callers of one backlog at once, and how often they go to Redis."""
+"""Concurrent callers of one backlog, with a count of their round trips to Redis."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -15,24 +15,24 @@ from support.waiting import wait_until
 
 SHARDS = 4
 PATIENCE = 30
-"""Seconds after which a caller waits for ever."""
+"""Timeout of a caller, in seconds."""
 
 T = TypeVar("T")
 
 
 class CountingRedis(Redis):
-    """Counts its round trips."""
+    """A Redis client that counts its round trips."""
 
     round_trips = 0
 
     def pipeline(self, transaction: bool = True, shard_hint: Any = None) -> Any:
-        """One is made for each round trip."""
+        """Return a pipeline and count one round trip."""
         self.round_trips += 1
         return super().pipeline(transaction, shard_hint)
 
 
 class Callers:
-    """A backlog, a client of its own, and threads (greenlets, where they are patched)."""
+    """A backlog, a separate client, and threads (greenlets where gevent has patched threads)."""
 
     def __init__(self, url: str, *, max_bytes: int = 2**30, **options: Any) -> None:
         pool = ConnectionPool.from_url(url, **{"socket_timeout": 5, **options})
@@ -51,23 +51,24 @@ class Callers:
         self.redis.close()
 
     def append(self, sealed: bytes, **more: Any) -> AppendResult:
-        """Append one entry to the shard that its bytes name."""
+        """Append an entry to the shard named by its first bytes."""
         with self._guard:
             self._begun += 1
         return self.backlog.append([(shard_of(sealed), sealed)], **more)
 
     def entries(self) -> list[bytes]:
-        """What stands in the streams."""
+        """Return the entries of all streams."""
         return [each for shard in range(SHARDS) for _, each in self.stream(shard)]
 
     def stream(self, shard: int) -> list[tuple[int, bytes]]:
-        """A shard's entries, and the bytes up to each."""
+        """Return the entries of a shard, each with the total bytes up to its end."""
         found: Any = self.redis.xrange(KEYS.stream(shard))
         return [(int(fields[b"t"]), fields[b"e"]) for _, fields in found]
 
     def round_trips(self, calls: Iterable[Callable[[], T]]) -> tuple[int, list[T | Exception]]:
-        """Make calls that all come while one is under way: their round trips, and what came of
-        each. The one under way is an append too, and is not counted.
+        """Start calls while an append is under way; return their round trips and outcomes.
+
+        The append under way is not counted.
         """
         calls = list(calls)
         with ThreadPoolExecutor(len(calls) + 1) as pool, self.held_up():
@@ -76,7 +77,7 @@ class Callers:
             wait_until(lambda: self.client.round_trips > sent, what="a first round trip")
             others = [pool.submit(call) for call in calls]
             wait_until(lambda: self._begun == begun + 1 + len(calls), what="all others")
-            time.sleep(0.05)  # from its count into the queue
+            time.sleep(0.05)  # from the call into the queue
             self.redis.client_unpause()
             wait(others, PATIENCE)
             wait([first], PATIENCE)
@@ -85,7 +86,7 @@ class Callers:
 
     @contextmanager
     def held_up(self) -> Iterator[None]:
-        """Redis answers no script within, or until it is unpaused."""
+        """Pause scripts in Redis until the block ends or the test unpauses Redis."""
         self.redis.client_pause(PATIENCE * 1000, all=False)
         try:
             yield
@@ -94,7 +95,7 @@ class Callers:
 
 
 def outcome(call: "Future[T]") -> T | Exception:
-    """What a call has come to; fails when it has not."""
+    """Return the result or the exception of a call; fail if the call does not end in time."""
     error = call.exception(0)
     if error is None:
         return call.result(0)
@@ -103,12 +104,12 @@ def outcome(call: "Future[T]") -> T | Exception:
 
 
 def shard_of(sealed: bytes) -> int:
-    """The shard of an entry that begins with a number."""
+    """Return the shard of an entry that begins with a number."""
     return int(sealed.split()[0]) % SHARDS
 
 
 def together(number: int, call: Callable[[int], T]) -> list[T | Exception]:
-    """What comes of calls from as many threads at once."""
+    """Run a function in so many threads at once and return the outcomes."""
     with ThreadPoolExecutor(number) as pool:
         calls = [pool.submit(call, each) for each in range(number)]
         wait(calls, PATIENCE)

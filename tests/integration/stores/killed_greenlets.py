@@ -1,5 +1,6 @@
-"""Appends whose greenlet is killed, as it waits or as it sends for others. Run by `test_greenlets`,
-for it needs threads that are greenlets.
+"""Appends whose greenlet is killed while it waits or while it sends for other greenlets.
+
+`test_greenlets` runs this file, because it needs threads that are greenlets.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,16 +16,16 @@ from iot_stores.backlog import AppendResult
 from support.waiting import wait_until
 
 Spawned = list[Any]
-"""Greenlets: gevent has no types."""
+"""Greenlets; gevent has no types."""
 
 
 class TooLongError(BaseException):
-    """What a timeout raises that is no error to be answered."""
+    """A timeout that is not an `Exception`, like those of gevent and gunicorn."""
 
 
 @pytest.fixture
 def callers(redis_url: str) -> Iterator[Callers]:
-    """Callers of an empty backlog, whose script Redis knows."""
+    """Callers of an empty backlog whose script is loaded in Redis."""
     assert monkey.is_module_patched("threading"), "threads are not greenlets"
     with Callers(redis_url) as made:
         made.backlog.append([])
@@ -48,7 +49,7 @@ How = Callable[[Any], None]
 
 
 def spawn(callers: Callers, number: int) -> Spawned:
-    """Appends that come in order: the first is under way as the others come."""
+    """Start appends in order: the first is under way while the others join the queue."""
     before = callers.client.round_trips
     spawned = []
     for each in range(number):
@@ -62,19 +63,19 @@ def spawn(callers: Callers, number: int) -> Spawned:
 def _append(callers: Callers, sealed: bytes) -> AppendResult | BaseException:
     try:
         return callers.append(sealed)
-    except BaseException as error:  # noqa: BLE001 - is what is asked for
+    except BaseException as error:  # noqa: BLE001 - the result of the test
         return error
 
 
 def kinds(spawned: Spawned) -> list[type]:
-    """What became of each, in order; fails when one waits on."""
+    """Return the type of each outcome, in order; fail if an append still waits."""
     gevent.joinall(spawned, timeout=PATIENCE)
     assert all(each.ready() for each in spawned)
     return [type(each.value) for each in spawned]
 
 
 def goes_on(callers: Callers) -> None:
-    """The backlog takes more, and each gets its own answer."""
+    """Check that the backlog accepts more appends and that each caller gets its own result."""
     outcomes = together(20, lambda number: callers.append(b"%d after" % number))
     assert [type(each) for each in outcomes] == [AppendResult] * 20
     entries = callers.entries()
@@ -87,8 +88,8 @@ def goes_on(callers: Callers) -> None:
 
 @pytest.mark.parametrize("how", HOW)
 @pytest.mark.parametrize("killed", [1, 3, 5])
-def test_who_waits_for_its_turn(callers: Callers, how: How, killed: int) -> None:
-    """The first of them, one amid them, the last."""
+def test_a_killed_waiting_caller_stores_no_entry(callers: Callers, how: How, killed: int) -> None:
+    """The killed greenlet is the first, a middle or the last in the queue."""
     with callers.held_up():
         spawned = spawn(callers, 6)
         how(spawned[killed])
@@ -103,7 +104,7 @@ def test_who_waits_for_its_turn(callers: Callers, how: How, killed: int) -> None
 
 
 @pytest.mark.parametrize("how", HOW)
-def test_all_who_wait(callers: Callers, how: How) -> None:
+def test_killed_waiting_callers_store_no_entries(callers: Callers, how: How) -> None:
     with callers.held_up():
         first, *others = spawn(callers, 6)
         for each in others:
@@ -116,7 +117,7 @@ def test_all_who_wait(callers: Callers, how: How) -> None:
 
 
 @pytest.mark.parametrize("how", HOW)
-def test_who_sends_for_itself(callers: Callers, how: How) -> None:
+def test_a_killed_sender_with_one_entry_hands_over(callers: Callers, how: How) -> None:
     with callers.held_up():
         first, *others = spawn(callers, 6)
         how(first)
@@ -128,8 +129,8 @@ def test_who_sends_for_itself(callers: Callers, how: How) -> None:
 
 
 @pytest.mark.parametrize("how", HOW)
-def test_who_sends_for_others(callers: Callers, how: How) -> None:
-    """They are told an error that is answered with 503, not that they are killed."""
+def test_a_killed_sender_of_a_group_fails_the_group(callers: Callers, how: How) -> None:
+    """Waiting callers get an error that becomes status 503, not the exception of the sender."""
     with callers.held_up():
         first, sender, *others = spawn(callers, 6)
         kill(first)
@@ -146,10 +147,12 @@ def test_who_sends_for_others(callers: Callers, how: How) -> None:
 
 
 @pytest.mark.parametrize("how", HOW)
-def test_who_was_just_elected(callers: Callers, how: How, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between the end of the one before it and its own turn."""
+def test_a_sender_killed_at_its_election_blocks_no_caller(
+    callers: Callers, how: How, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sender is killed after the previous sender elects it and before it sends."""
     commit: Any = vars(callers.backlog)["_append"]
-    elect = commit._elect_sender  # noqa: SLF001 - the moment that is meant
+    elect = commit._elect_sender  # noqa: SLF001 - the tested moment
     spawned: Spawned = []
     elected: list[bool] = []
 
@@ -165,14 +168,14 @@ def test_who_was_just_elected(callers: Callers, how: How, monkeypatch: pytest.Mo
     became = kinds(spawned)
     assert elected
     assert became.pop(1) not in {AppendResult, RedisConnectionError}
-    # It may be killed only after it has begun to send.
+    # The kill may take effect only after the sender has begun to send.
     assert set(became) <= {AppendResult, RedisConnectionError}
     assert became[0] is AppendResult
     goes_on(callers)
 
 
-def test_killed_at_any_moment(callers: Callers) -> None:
-    """Half of all are killed, a moment after they came; the others are answered."""
+def test_kills_at_any_moment_block_no_caller(callers: Callers) -> None:
+    """Half of the appends are killed shortly after their start; the others get a result."""
     fates: list[tuple[bytes, Any]] = []
 
     def go_on(caller: int) -> None:

@@ -1,4 +1,4 @@
-"""The backlog counts its bytes exactly, is full when it is full, and takes all or nothing."""
+"""The backlog counts its bytes exactly, enforces its limit and appends all or nothing."""
 
 import random
 from typing import cast
@@ -34,12 +34,12 @@ def redis(redis_url: str) -> "Redis":
 
 @pytest.fixture
 def backlog(redis: "Redis") -> Backlog:
-    """A small one."""
+    """A small backlog."""
     return Backlog(redis, KEYS, shards=SHARDS, max_bytes=10_000)
 
 
 def everything(redis: "Redis") -> dict[bytes, bytes]:
-    """Every key as it is dumped."""
+    """Return a dump of each key."""
     keys = cast("list[bytes]", redis.keys())
     return {key: cast("bytes", redis.dump(key)) for key in keys}
 
@@ -54,7 +54,7 @@ def everything(redis: "Redis") -> dict[bytes, bytes]:
     )
 )
 @hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_bytes_are_exact_whatever_is_done_how_often(
+def test_bytes_are_exact_after_any_steps(
     redis: "Redis", backlog: Backlog, steps: list[list[tuple[int, int]] | tuple[str, int]]
 ) -> None:
     redis.flushall()
@@ -83,7 +83,7 @@ def test_bytes_are_exact_whatever_is_done_how_often(
         assert set(backlog.oldest_ages()) == {shard for shard, sizes in held.items() if sizes}
 
 
-def test_when_full_nothing_is_added(redis: "Redis", backlog: Backlog) -> None:
+def test_a_full_backlog_adds_no_entry(redis: "Redis", backlog: Backlog) -> None:
     backlog.append([(0, b"a" * 5000), (1, b"b" * 4999)])
     before = everything(redis)
     with pytest.raises(UnavailableError, match="full") as refused:
@@ -110,10 +110,10 @@ def test_a_request_is_added_whole(redis: "Redis", backlog: Backlog) -> None:
 
 
 @pytest.mark.parametrize("refused", ["xadd", "lpos", "rpush"])
-def test_bytes_are_exact_after_appends_that_redis_breaks_off(
+def test_bytes_are_exact_after_appends_that_redis_aborts(
     refused: str, redis: "Redis", backlog: Backlog
 ) -> None:
-    """Its user lacks the right to a command in the middle of the script."""
+    """The Redis user lacks the permission for a command in the middle of the script."""
     redis.acl_setuser(
         "limited", enabled=True, nopass=True, keys=["*"], categories=["+@all"],
         commands=[f"-{refused}"],
@@ -147,7 +147,7 @@ def test_pages_are_in_order_and_bounded(backlog: Backlog) -> None:
         assert [each.sealed for each in part] == sent[: -(-most // 5)]
 
 
-def test_the_oldest_is_told_by_its_age(redis: "Redis", backlog: Backlog) -> None:
+def test_the_age_of_the_oldest_entry_is_reported(redis: "Redis", backlog: Backlog) -> None:
     assert backlog.oldest_ages() == {}
     assert backlog.state().oldest_seconds == 0
     now = redis.time()[0]
@@ -161,7 +161,7 @@ def test_the_oldest_is_told_by_its_age(redis: "Redis", backlog: Backlog) -> None
 
 
 @pytest.mark.parametrize("begin", [10**14, 10**15 + 1, 2**53 - 10_000])
-def test_numbers_keep_their_digits(begin: int, redis: "Redis", backlog: Backlog) -> None:
+def test_large_counters_keep_all_digits(begin: int, redis: "Redis", backlog: Backlog) -> None:
     redis.hset(KEYS.backlog_counters, mapping={"in:0": begin, "out:0": begin, "bytes": 0})
     total = begin
     for size in (1, 333, 1234):
@@ -177,13 +177,13 @@ def test_numbers_keep_their_digits(begin: int, redis: "Redis", backlog: Backlog)
     assert redis.hget(KEYS.backlog_counters, "out:0") == b"%d" % total
 
 
-def test_arming_queues_what_does_not_wait(redis: "Redis", backlog: Backlog) -> None:
+def test_enqueue_once_skips_queued_jobs(redis: "Redis", backlog: Backlog) -> None:
     assert backlog.enqueue_once(["a", "b", "a"]) == 2
     assert backlog.enqueue_once(["b", "c"]) == 1
     assert redis.lrange(KEYS.job_list, 0, -1) == [b"a", b"b", b"c"]
 
 
-def test_bytes_are_exact_after_drains_that_stop(writer: Writer, sender: Sender) -> None:
+def test_bytes_are_exact_after_interrupted_drains(writer: Writer, sender: Sender) -> None:
     chance = random.Random(3)
     passwords = [b"%d" % number for number in range(12)]
     for _ in range(60):
@@ -211,7 +211,7 @@ def _lost(*_: object) -> None:
     raise ConnectionError
 
 
-def test_what_would_never_fit_is_too_large(redis: "Redis") -> None:
+def test_a_request_larger_than_the_backlog_is_too_large(redis: "Redis") -> None:
     backlog = Backlog(redis, KEYS, shards=SHARDS, max_bytes=2**20)
     with pytest.raises(TooLargeError):
         backlog.append([(0, b"x" * 2**19), (1, b"x" * (2**19 + 1))])

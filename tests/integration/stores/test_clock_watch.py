@@ -1,4 +1,4 @@
-"""Clocks are compared whatever Postgres answers."""
+"""The clocks of the process and of Redis are compared even if Postgres is away."""
 
 from contextlib import AbstractContextManager
 
@@ -13,16 +13,16 @@ SECONDS = 600
 
 
 class Ahead(Redis):
-    """A client that gives Redis's time as if Redis's clock were ahead."""
+    """A client of a Redis whose clock is ahead."""
 
     def time(self, **options: object) -> tuple[int, int]:
-        """Redis's time, and `SECONDS`."""
+        """Return the time of Redis plus `SECONDS`."""
         seconds, micros = super().time(**options)
         return seconds + SECONDS, micros
 
 
 @pytest.mark.parametrize("error", AWAY)
-def test_without_postgres(error: type[psycopg.Error], redis_url: str) -> None:
+def test_clocks_are_compared_without_postgres(error: type[psycopg.Error], redis_url: str) -> None:
     def connect() -> AbstractContextManager[Connection]:
         raise error("it can't serve")
 

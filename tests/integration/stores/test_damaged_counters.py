@@ -1,4 +1,6 @@
-"""Something else writes to the counters of the backlog: nothing is lost, and they are repaired."""
+"""Another program overwrites counters of the backlog: no entry is lost, and the counters are
+repaired.
+"""
 
 import uuid
 from contextlib import suppress
@@ -22,13 +24,13 @@ DAMAGE = [b"abc", b"", b"1.5", b"nan", b"0x10", b" 7", b"-5", b"9" * 30, b"\xff"
 
 @pytest.fixture
 def redis(redis_url: str) -> "Redis":
-    """A Redis in which one shard is drained in part, one whole, and one not at all."""
+    """A Redis with a partly drained shard, a drained shard and a shard that is not drained."""
     return Redis.from_url(redis_url)
 
 
 @pytest.fixture
 def backlog(redis: "Redis") -> Backlog:
-    """Shard 0 is drained in part, shard 1 whole, shard 2 not at all; an entry of 0 is held."""
+    """A backlog: shard 0 is partly drained with one held entry, 1 is drained, 2 is not."""
     made = Backlog(redis, KEYS, shards=3, max_bytes=10_000)
     for _ in range(4):
         made.append([(0, b"a" * 10), (1, b"b" * 20), (2, b"c" * 30)])
@@ -38,7 +40,7 @@ def backlog(redis: "Redis") -> Backlog:
 
 
 def remove(backlog: Backlog, shard: int, *, entries: int, held: int = 0) -> None:
-    """Drain so many entries of a shard, and hold so many of them."""
+    """Drain so many entries of a shard and hold so many of them."""
     taken = backlog.read(shard, max_bytes=10_000)[:entries]
     holds = [HeldEntry(each, VAULT.bytes) for each in taken[:held]]
     last = taken[-1]
@@ -46,7 +48,7 @@ def remove(backlog: Backlog, shard: int, *, entries: int, held: int = 0) -> None
 
 
 def counters(redis: "Redis") -> dict[str, bytes]:
-    """Those that can be counted."""
+    """Return the counters that can be recounted."""
     found = redis.hmget(KEYS.backlog_counters, EXACT)
     return dict(
         zip(EXACT, (value or b"0" for value in cast("list[bytes | None]", found)), strict=True)
@@ -55,7 +57,7 @@ def counters(redis: "Redis") -> dict[str, bytes]:
 
 @pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("name", [*EXACT, *OTHERS])
-def test_a_damaged_counter_is_counted_anew(
+def test_a_damaged_counter_is_recounted(
     redis: "Redis", backlog: Backlog, name: str, damage: bytes
 ) -> None:
     sound = counters(redis)
@@ -71,10 +73,10 @@ def test_a_damaged_counter_is_counted_anew(
     backlog.append([(shard, b"more") for shard in range(3)])
     for shard in range(3):
         remove(backlog, shard, entries=10)
-    assert backlog.state().bytes == 10  # what is held
+    assert backlog.state().bytes == 10  # the held entry
 
 
-def test_all_counters_are_damaged_at_once(redis: "Redis", backlog: Backlog) -> None:
+def test_all_damaged_counters_are_recounted(redis: "Redis", backlog: Backlog) -> None:
     redis.hset(KEYS.backlog_counters, mapping=dict.fromkeys([*EXACT, *OTHERS], b"?"))
     assert set(BacklogCounters(redis, KEYS).recount()) == {*EXACT, *OTHERS}
     assert (backlog.state().bytes, backlog.state().held) == (2 * 10 + 4 * 30 + 10, 1)
@@ -85,17 +87,17 @@ def test_all_counters_are_damaged_at_once(redis: "Redis", backlog: Backlog) -> N
 
 @pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("name", ["bytes", "in:2", "held", "session_renewals", "rate"])
-def test_nothing_is_added_in_part(
+def test_a_damaged_counter_causes_no_partial_append(
     redis: "Redis", backlog: Backlog, name: str, damage: bytes
 ) -> None:
-    """The counter of the last shard, after those of others were raised."""
+    """The counter of the last shard is damaged; those of the other shards are raised before it."""
     redis.hset(KEYS.backlog_counters, name, damage)
     before = backlog.state().entries
     with suppress(UnavailableError):
         backlog.append([(0, b"d"), (1, b"d"), (2, b"d")])
     added = {entries - before[shard] for shard, entries in backlog.state().entries.items()}
     assert len(added) == 1
-    if name in {"bytes", "in:2"} and damage != b"-5":  # Redis takes it for a number
+    if name in {"bytes", "in:2"} and damage != b"-5":  # Redis reads -5 as a number
         with pytest.raises(UnavailableError, match="counters of the backlog in Redis are damaged"):
             backlog.append([(2, b"d")])
     BacklogCounters(redis, KEYS).recount()
@@ -105,7 +107,7 @@ def test_nothing_is_added_in_part(
     assert backlog.state().bytes == 10
 
 
-def test_a_full_backlog_without_a_rate(redis: "Redis", backlog: Backlog) -> None:
+def test_a_damaged_rate_does_not_hide_a_full_backlog(redis: "Redis", backlog: Backlog) -> None:
     redis.hset(KEYS.backlog_counters, "rate", b"?")
     with pytest.raises(UnavailableError, match="full"):
         backlog.append([(0, b"x" * 9_990)])
@@ -113,10 +115,10 @@ def test_a_full_backlog_without_a_rate(redis: "Redis", backlog: Backlog) -> None
 
 @pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("name", [*EXACT, *OTHERS])
-def test_no_entry_is_lost_as_a_drain_holds_it(
+def test_holding_an_entry_with_a_damaged_counter_loses_no_entry(
     redis: "Redis", backlog: Backlog, name: str, damage: bytes
 ) -> None:
-    """The script had trimmed the stream when it met the counter."""
+    """The script trims the stream before it reads the counter."""
     redis.hset(KEYS.backlog_counters, name, damage)
     if name == "held":
         redis.hset(KEYS.held_vaults, VAULT.hex, damage)

@@ -1,4 +1,4 @@
-"""Group commit where threads are greenlets, as in the API: in a process that gevent has patched."""
+"""Group commit with greenlets as threads, as in the API, in a process that gevent has patched."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ import pytest
 
 FILES: dict[str, list[str]] = {
     "test_group_commit.py": [],
-    # redis-py leaves the socket to the garbage collector when it is killed as it connects.
+    # redis-py leaves the socket to the garbage collector if a kill interrupts a connect.
     "killed_greenlets.py": ["-W", "ignore::ResourceWarning"],
 }
 PATCHED = (
@@ -17,7 +17,7 @@ PATCHED = (
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_in_greenlets(file: str) -> None:
+def test_group_commit_in_greenlets(file: str) -> None:
     path = Path(__file__).with_name(file)
     options = ["-q", "-p", "no:cacheprovider", *FILES[file], str(path)]
     done = subprocess.run(

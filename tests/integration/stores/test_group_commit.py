@@ -1,6 +1,6 @@
-"""Concurrent appends share round trips, and each gets its own answer all the same.
+"""Concurrent appends share round trips, and each caller gets its own result.
 
-`test_greenlets` runs these again where threads are greenlets, as they are in the API.
+`test_greenlets` runs these tests again with threads that are greenlets, as in the API.
 """
 
 import threading
@@ -35,7 +35,7 @@ REQUEST = RememberedRequest(
 
 @pytest.fixture
 def callers(redis_url: str) -> Iterator[Callers]:
-    """Callers of an empty backlog, whose script Redis knows."""
+    """Callers of an empty backlog whose script is loaded in Redis."""
     with Callers(redis_url) as made:
         made.backlog.append([])
         yield made
@@ -43,18 +43,18 @@ def callers(redis_url: str) -> Iterator[Callers]:
 
 @pytest.fixture
 def opened() -> Iterator[ExitStack]:
-    """What is closed after the test."""
+    """A stack of resources that are closed after the test."""
     with ExitStack() as stack:
         yield stack
 
 
 def numbered(number: int, size: int = 0) -> bytes:
-    """An entry; all are of different lengths, so that each has an end of its own."""
+    """Return an entry; all lengths differ, so that each entry has a different end."""
     return (b"%d " % number).ljust(max(size, 10 + number), b"x")
 
 
 def check_ends(callers: Callers, sent: dict[bytes, AppendResult]) -> None:
-    """Each entry is there once, and its caller was told where it ends."""
+    """Check that each entry is stored once and that its caller got the end of the entry."""
     found = {}
     for shard in range(SHARDS):
         for end, sealed in callers.stream(shard):
@@ -63,22 +63,22 @@ def check_ends(callers: Callers, sent: dict[bytes, AppendResult]) -> None:
     assert {sealed: appended.ends for sealed, appended in sent.items()} == found
 
 
-def test_a_lone_caller_goes_to_redis_once(callers: Callers) -> None:
+def test_a_single_caller_needs_one_round_trip(callers: Callers) -> None:
     for number in range(5):
         before = callers.client.round_trips
         callers.append(numbered(number))
         assert callers.client.round_trips == before + 1
 
 
-def test_who_comes_meanwhile_shares_the_next_round_trip(callers: Callers) -> None:
+def test_concurrent_callers_share_the_next_round_trip(callers: Callers) -> None:
     calls = [partial(callers.append, numbered(number)) for number in range(CALLERS)]
     round_trips, outcomes = callers.round_trips(calls)
     assert round_trips == 1
     assert all(isinstance(each, AppendResult) for each in outcomes)
 
 
-def test_each_is_told_of_its_own_entries(callers: Callers) -> None:
-    """Hundreds of appends, by many at once, and no more than one round trip for each."""
+def test_each_caller_gets_the_ends_of_its_entries(callers: Callers) -> None:
+    """Hundreds of appends by many callers get the right ends, in few round trips."""
     sent: dict[bytes, AppendResult] = {}
 
     def go_on(caller: int) -> None:
@@ -95,7 +95,9 @@ def test_each_is_told_of_its_own_entries(callers: Callers) -> None:
     check_ends(callers, sent)
 
 
-def test_a_full_backlog_refuses_only_what_does_not_fit(redis_url: str, opened: ExitStack) -> None:
+def test_a_full_backlog_refuses_only_entries_that_do_not_fit(
+    redis_url: str, opened: ExitStack
+) -> None:
     callers = opened.enter_context(Callers(redis_url, max_bytes=5000))
     callers.backlog.append([])
     sizes = [100, 6 * 700, 200, 4000, 300]
@@ -106,7 +108,7 @@ def test_a_full_backlog_refuses_only_what_does_not_fit(redis_url: str, opened: E
     refused = [each for each in outcomes if isinstance(each, Exception)]
     assert {type(each) for each in refused} == {UnavailableError}
     assert {"full" in str(each) for each in refused} == {True}
-    # Either of the large ones, whichever came first; both don't fit.
+    # The first large entry fits; both together do not fit.
     assert len(refused) == 1
     assert {100, 200, 300} < set(taken)
     assert sorted(map(len, callers.entries())) == sorted([*taken, len(b"0 is under way")])
@@ -126,7 +128,7 @@ def test_a_remembered_request_in_a_group_is_taken_once(callers: Callers) -> None
     assert again == AppendResult(first_answer=REQUEST.answer)
 
 
-def test_a_script_that_redis_forgot_is_sent_again(callers: Callers) -> None:
+def test_a_flushed_script_is_loaded_again(callers: Callers) -> None:
     callers.redis.script_flush()
     calls = [partial(callers.append, numbered(number)) for number in range(20)]
     round_trips, outcomes = callers.round_trips(calls)
@@ -135,7 +137,7 @@ def test_a_script_that_redis_forgot_is_sent_again(callers: Callers) -> None:
     assert len(callers.entries()) == 21
 
 
-def test_scripts_are_forgotten_all_the_time(callers: Callers) -> None:
+def test_appends_survive_repeated_script_flushes(callers: Callers) -> None:
     sent: dict[bytes, AppendResult] = {}
     refused: list[bytes] = []
     over = threading.Event()
@@ -152,7 +154,7 @@ def test_scripts_are_forgotten_all_the_time(callers: Callers) -> None:
                 try:
                     sent[sealed] = callers.append(sealed)
                 except RedisError as error:
-                    assert "No matching script" in str(error)  # noqa: PT017 - most don't raise
+                    assert "No matching script" in str(error)  # noqa: PT017 - most calls don't raise
         finally:
             if caller == 1:
                 over.set()
@@ -163,8 +165,8 @@ def test_scripts_are_forgotten_all_the_time(callers: Callers) -> None:
     check_ends(callers, sent)
 
 
-def test_connections_that_break_are_tried_anew(settings: Settings, callers: Callers) -> None:
-    """Nothing that was acknowledged is lost; what stands there twice is the same bytes."""
+def test_broken_connections_are_retried(settings: Settings, callers: Callers) -> None:
+    """No acknowledged entry is lost; an entry that is stored twice has the same bytes."""
     client = connect_redis(settings)
     backlog = Backlog(client, KEYS, shards=SHARDS, max_bytes=2**30)
     acknowledged: list[bytes] = []
@@ -184,7 +186,7 @@ def test_connections_that_break_are_tried_anew(settings: Settings, callers: Call
                     backlog.append([(shard_of(sealed), sealed)])
                     acknowledged.append(sealed)
                 except RedisConnectionError:
-                    failed.append(sealed)  # thrice in a row
+                    failed.append(sealed)  # three attempts failed
         finally:
             if caller == 1:
                 over.set()
@@ -203,7 +205,7 @@ def backlog_bytes(callers: Callers) -> int:
     return callers.backlog.state().bytes
 
 
-def test_redis_away_is_told_to_all_and_nobody_waits_for_ever(
+def test_all_callers_get_an_error_while_redis_is_away(
     own_redis: RedisServer, opened: ExitStack
 ) -> None:
     callers = opened.enter_context(Callers(own_redis.url))
@@ -220,7 +222,9 @@ def test_redis_away_is_told_to_all_and_nobody_waits_for_ever(
     assert sorted(callers.entries()) == sorted(map(numbered, range(CALLERS)))
 
 
-def test_a_redis_that_does_not_answer_is_told_to_all(redis_url: str, opened: ExitStack) -> None:
+def test_all_callers_get_an_error_when_redis_does_not_answer(
+    redis_url: str, opened: ExitStack
+) -> None:
     callers = opened.enter_context(Callers(redis_url, socket_timeout=0.5))
     callers.backlog.append([])
     with callers.held_up():
@@ -229,7 +233,7 @@ def test_a_redis_that_does_not_answer_is_told_to_all(redis_url: str, opened: Exi
     assert isinstance(callers.append(numbered(77)), AppendResult)
 
 
-def test_what_is_large_is_split(callers: Callers) -> None:
+def test_a_large_group_is_split(callers: Callers) -> None:
     size = MAX_BYTES // 3 - 1000
     calls = [partial(callers.append, numbered(number, size)) for number in range(10)]
     round_trips, outcomes = callers.round_trips(calls)
@@ -237,7 +241,7 @@ def test_what_is_large_is_split(callers: Callers) -> None:
     assert {type(each) for each in outcomes} == {AppendResult}
 
 
-def test_what_is_larger_than_a_group_goes_alone(callers: Callers) -> None:
+def test_an_entry_larger_than_a_group_is_sent_alone(callers: Callers) -> None:
     calls = [partial(callers.append, numbered(number, MAX_BYTES + 1)) for number in range(3)]
     round_trips, outcomes = callers.round_trips(calls)
     assert round_trips == 3
@@ -245,13 +249,13 @@ def test_what_is_larger_than_a_group_goes_alone(callers: Callers) -> None:
     assert len(callers.entries()) == 4
 
 
-def test_whoever_is_elected_as_it_comes_is_answered_too(
+def test_a_caller_elected_before_it_waits_gets_a_result(
     callers: Callers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between its coming and its waiting the sender may be done, and hand over to it."""
+    """The sender may elect a caller that is registered but does not wait yet."""
 
     class Slow:
-        """A lock whose release lets all others go first."""
+        """A lock whose release lets all other threads run first."""
 
         def __init__(self) -> None:
             self._lock = threading.Lock()
@@ -276,8 +280,8 @@ def test_whoever_is_elected_as_it_comes_is_answered_too(
     check_ends(callers, sent)
 
 
-def test_a_group_waits_for_its_replicas_together(tmp_path: Path, opened: ExitStack) -> None:
-    """WAIT goes once behind a group, and speaks for all that is in it."""
+def test_a_group_waits_once_for_its_replicas(tmp_path: Path, opened: ExitStack) -> None:
+    """One WAIT follows a group and covers all its entries."""
     group = Group(tmp_path / "pair", replicas=1, sentinels=0)
     try:
         callers = opened.enter_context(Callers(group.url))

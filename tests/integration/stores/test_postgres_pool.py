@@ -1,4 +1,4 @@
-"""A pool lends connections that serve, also right after the server has ended all sessions."""
+"""A pool lends working connections, also right after the server has ended all sessions."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -39,40 +39,40 @@ class Sessions:
         self._pools = pools
 
     def pool(self, check: Check = Pool.check_connection) -> Pool:
-        """A pool that holds as many idle connections as it may."""
+        """Return a pool with its maximum number of idle connections."""
         made = postgres_pool(self._settings, name=NAME, size=SIZE, check=check)
         pool = self._pools.enter_context(contextlib.closing(made))
         self.fill(pool)
         return pool
 
     def fill(self, pool: Pool) -> None:
-        """Let a pool make all its connections."""
+        """Let a pool open all its connections."""
         with ExitStack() as lent:
             for _ in range(SIZE):
                 lent.enter_context(pool.connection())
         wait_until(lambda: pool.get_stats()["pool_available"] == SIZE, what="idle connections")
 
     def end(self) -> None:
-        """End all sessions of the pools; they have ended when this returns."""
+        """End all sessions of the pools and wait for their end."""
         with psycopg.connect(self._settings.postgres_url, autocommit=True) as admin:
             admin.execute(_END, (NAME,))
 
 
 @pytest.fixture
 def sessions(settings: Settings) -> Iterator[Sessions]:
-    """Pools are closed at the end."""
+    """Pools that are closed at the end."""
     with ExitStack() as pools:
         yield Sessions(settings, pools)
 
 
 def seven(connection: Connection) -> object:
-    """Ask Postgres something."""
+    """Run a query on Postgres."""
     row = connection.execute("SELECT 7").fetchone()
     assert row is not None
     return row[0]
 
 
-def test_sessions_that_have_ended_are_replaced_at_once(sessions: Sessions) -> None:
+def test_ended_sessions_are_replaced_at_once(sessions: Sessions) -> None:
     failed = 0
 
     def check(connection: Connection) -> None:
@@ -87,7 +87,7 @@ def test_sessions_that_have_ended_are_replaced_at_once(sessions: Sessions) -> No
     sessions.end()
     with pool.connection() as connection:
         assert seven(connection) == 7
-    assert failed == 1, "the other connections were closed with the first that failed"
+    assert failed == 1, "one failed check must close all other idle connections"
     for _ in range(10):
         sessions.fill(pool)
         sessions.end()
@@ -109,7 +109,7 @@ def test_a_session_that_ends_after_its_check_is_replaced(sessions: Sessions) -> 
     assert pool.run_idempotent(seven) == 7
 
 
-def test_work_is_done_twice_at_most(sessions: Sessions) -> None:
+def test_idempotent_work_runs_at_most_twice(sessions: Sessions) -> None:
     pool = sessions.pool()
     done = 0
 
@@ -125,7 +125,7 @@ def test_work_is_done_twice_at_most(sessions: Sessions) -> None:
     assert pool.run_idempotent(seven) == 7
 
 
-def test_an_error_of_a_session_that_goes_on_is_not_tried_again(sessions: Sessions) -> None:
+def test_an_error_in_a_live_session_is_not_retried(sessions: Sessions) -> None:
     pool = sessions.pool()
     done = 0
 
@@ -139,7 +139,7 @@ def test_an_error_of_a_session_that_goes_on_is_not_tried_again(sessions: Session
     assert done == 1
 
 
-def test_a_request_gets_the_first_connection_that_can_be_made(
+def test_a_request_gets_the_first_available_connection(
     settings: Settings, postgres_server: PostgresServer
 ) -> None:
     allow = sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS {}")
@@ -160,7 +160,7 @@ def test_a_request_gets_the_first_connection_that_can_be_made(
         assert request.result() == 7
 
 
-def test_vaults_are_found_and_added_when_sessions_end_before_the_statement(
+def test_vault_records_survive_sessions_that_end_before_the_statement(
     sessions: Sessions, settings: Settings, redis_url: str
 ) -> None:
     ending = False
@@ -181,7 +181,7 @@ def test_vaults_are_found_and_added_when_sessions_end_before_the_statement(
             nonlocal ending
             ending = True
             result = call()
-            assert not ending, "sessions were ended"
+            assert not ending, "the sessions were not ended"
             return result
 
         assert ended(lambda: records.raise_cost(COST)).costs[-1] == COST
@@ -189,6 +189,6 @@ def test_vaults_are_found_and_added_when_sessions_end_before_the_statement(
         assert ended(lambda: records.find([vault.lookup])).record is None
         assert ended(lambda: records.find_missing([vault])) == [vault]
         assert ended(lambda: records.add(vault)) == vault
-        assert records.add(vault) == vault, "the first session may have committed it"
+        assert records.add(vault) == vault, "a repeated add must return the same vault"
         assert ended(lambda: records.restore(vault)) == vault
         assert ended(lambda: records.find([vault.lookup])).record == vault

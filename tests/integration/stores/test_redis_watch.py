@@ -1,4 +1,6 @@
-"""Whose a Redis is, and whether it keeps what it is given, on each server of Redis."""
+"""The checks of Redis by installation, keyring and persistence, on each supported server of
+Redis.
+"""
 
 import logging
 import threading
@@ -29,7 +31,7 @@ Watch = Callable[..., RedisWatch]
 
 @pytest.fixture(params=["system", *SERVERS])
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RedisServer]:
-    """Each server of Redis."""
+    """Each supported server of Redis."""
     binary = SERVERS.get(request.param)
     directory = tmp_path / "redis"
     made = RedisServer(directory) if binary is None else ChosenRedisServer(directory, binary)
@@ -40,19 +42,19 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RedisServ
 
 @pytest.fixture
 def client(server: RedisServer) -> Iterator["Redis"]:
-    """An administrator's client."""
+    """A client of an administrator."""
     with Redis.from_url(server.url) as made:
         yield made
 
 
 class Database:
-    """The database of an installation, which can be away."""
+    """The database of an installation; a test can make the database unavailable."""
 
     def __init__(self, url: str) -> None:
         self._url = url
         self.away = False
         self.error: type[psycopg.Error] = psycopg.OperationalError
-        """What it says while it is away."""
+        """The error that the database raises while it is away."""
         self.asked = 0
 
     @contextmanager
@@ -65,12 +67,12 @@ class Database:
             yield connection
 
     def renew(self) -> uuid.UUID:
-        """Make it another installation's."""
+        """Replace the id of the installation."""
         with self.connect() as connection:
             return _one(connection, "UPDATE installation SET id = gen_random_uuid() RETURNING id")
 
     def id(self) -> uuid.UUID:
-        """The id of its installation."""
+        """Return the id of the installation."""
         with self.connect() as connection:
             return _one(connection, "SELECT id FROM installation")
 
@@ -93,7 +95,7 @@ def watch_on(
     duties: RedisRequirements | None = None,
     keyring: KeyringMark | None = None,
 ) -> RedisWatch:
-    """A watch of a process that has looked at nothing yet."""
+    """Return the watch of a process that has not checked Redis yet."""
     installation = Installation(database.connect, keyring)
     return RedisWatch(client, KEYS, installation, duties or RedisRequirements())
 
@@ -122,7 +124,7 @@ def test_an_empty_redis_is_marked_and_another_installation_refused(
     assert first.state() == "ok"
 
 
-def test_one_of_many_first_starters_wins(client: "Redis", database: Database) -> None:
+def test_one_of_many_concurrent_first_starts_wins(client: "Redis", database: Database) -> None:
     watches = []
     for _ in range(4):
         database.renew()
@@ -160,20 +162,18 @@ def test_an_emptied_redis_is_marked_again(client: "Redis", database: Database) -
     assert client.get(KEYS.owner) == str(database.id()).encode()
 
 
-def test_a_mark_that_is_replaced_is_found_at_the_next_look(
-    client: "Redis", database: Database
-) -> None:
+def test_a_replaced_mark_is_detected_by_the_next_check(client: "Redis", database: Database) -> None:
     watch = watch_on(client, database)
     watch.require_ours()
     client.set(KEYS.owner, str(uuid.uuid4()))
-    watch.require_ours()  # asks nobody
+    watch.require_ours()  # without a query
     assert "belongs to the installation" in watch.state()
     with pytest.raises(UnfitRedisError):
         watch.require_ours()
 
 
-def test_a_full_redis_is_marked_too(client: "Redis", database: Database) -> None:
-    """Else no writer would drain it, and it would stay full."""
+def test_a_full_redis_is_marked(client: "Redis", database: Database) -> None:
+    """Otherwise writers would refuse a full Redis, and its backlog would never drain."""
     client.config_set("maxmemory", 1)
     with pytest.raises(RedisError, match="maxmemory"):
         client.set("other", 1)
@@ -181,7 +181,7 @@ def test_a_full_redis_is_marked_too(client: "Redis", database: Database) -> None
     assert client.get(KEYS.owner) == str(database.id()).encode()
 
 
-def test_a_database_without_an_id(client: "Redis", database: Database) -> None:
+def test_a_database_without_an_id_is_an_error(client: "Redis", database: Database) -> None:
     with database.connect() as connection:
         connection.execute("DROP TABLE installation")
     watch = watch_on(client, database)
@@ -197,7 +197,7 @@ POLICIES = ["allkeys-lru", "allkeys-lfu", "allkeys-random", "volatile-lru", "vol
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_a_redis_that_evicts(client: "Redis", database: Database, policy: str) -> None:
+def test_a_redis_that_evicts_is_not_safe(client: "Redis", database: Database, policy: str) -> None:
     watch, allowed = (
         watch_on(client, database),
         watch_on(client, database, RedisRequirements(may_evict=True)),
@@ -208,10 +208,10 @@ def test_a_redis_that_evicts(client: "Redis", database: Database, policy: str) -
     assert f"its maxmemory-policy is {policy}" in watch.state()
     with pytest.raises(UnfitRedisError):
         watch.require_safe()
-    watch.require_ours()  # what it holds is drained
+    watch.require_ours()  # the stored entries are drained
     assert allowed.state() == "ok"
     allowed.require_safe()
-    # An index that is evicted would not be missed.
+    # A lost hot index would stay unnoticed.
     assert not watch.keeps_indexes()
     assert not allowed.keeps_indexes()
     client.config_set("maxmemory-policy", "noeviction")
@@ -219,7 +219,7 @@ def test_a_redis_that_evicts(client: "Redis", database: Database, policy: str) -
     watch.require_safe()
 
 
-def test_a_redis_without_aof(client: "Redis", database: Database) -> None:
+def test_a_redis_without_aof_is_not_safe(client: "Redis", database: Database) -> None:
     watch, allowed = (
         watch_on(client, database),
         watch_on(client, database, RedisRequirements(durable=False)),
@@ -234,10 +234,10 @@ def test_a_redis_without_aof(client: "Redis", database: Database) -> None:
     assert allowed.state() == "ok"
 
 
-def test_a_redis_that_does_not_tell(
+def test_a_redis_that_forbids_info_and_config(
     client: "Redis", server: RedisServer, database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Managed ones may forbid INFO and CONFIG."""
+    """Managed servers may forbid INFO and CONFIG."""
     client.execute_command(
         *["ACL", "SETUSER", "managed", "on", "nopass", "~*", "+@all", "-info", "-config"]
     )  # type: ignore[no-untyped-call]
@@ -251,10 +251,10 @@ def test_a_redis_that_does_not_tell(
     assert "does not report its maxmemory-policy and appendonly" in warned[0]
 
 
-def test_a_user_that_may_not_use_the_mark(
+def test_a_user_without_rights_to_the_mark(
     client: "Redis", server: RedisServer, database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An installation with the users of the version before goes on, and is told."""
+    """An installation with the Redis users of the previous version continues and logs a warning."""
     rights = "ACL SETUSER before on nopass ~iot:backlog ~iot:ingest:* +@all"
     client.execute_command(*rights.split())  # type: ignore[no-untyped-call]
     with Redis(port=server.port, username="before", password="x") as before:
@@ -264,7 +264,9 @@ def test_a_user_that_may_not_use_the_mark(
 
 
 @pytest.mark.parametrize("tells", [True, False])
-def test_a_cluster(database: Database, tmp_path: Path, server: RedisServer, *, tells: bool) -> None:
+def test_a_redis_cluster_is_refused(
+    database: Database, tmp_path: Path, server: RedisServer, *, tells: bool
+) -> None:
     config = ["cluster-enabled yes", "cluster-config-file nodes.conf"]
     if not tells:
         config.append('rename-command INFO ""')
@@ -295,14 +297,14 @@ def test_a_cluster(database: Database, tmp_path: Path, server: RedisServer, *, t
         cluster.stop()
 
 
-def test_redis_that_is_away_is_looked_at_once_it_answers(
+def test_redis_is_checked_when_it_answers_again(
     client: "Redis", server: RedisServer, database: Database
 ) -> None:
     other = watch_on(client, database)
     other.check()
     database.renew()
     watch = watch_on(client, database)
-    server.stop()  # not killed: a slow fsync holds up the AOF, and the mark would be lost
+    server.stop()  # not killed: a slow fsync delays the AOF, and a kill would lose the mark
     with pytest.raises(RedisConnectionError):
         watch.require_safe()
     assert watch.state() == "away"
@@ -311,7 +313,7 @@ def test_redis_that_is_away_is_looked_at_once_it_answers(
         watch.require_safe()
 
 
-def test_many_that_wait_look_once(client: "Redis") -> None:
+def test_concurrent_callers_share_a_check(client: "Redis") -> None:
     looks: list[int] = []
     together, all_came = threading.Barrier(9), threading.Event()
 
@@ -342,19 +344,19 @@ def test_many_that_wait_look_once(client: "Redis") -> None:
     assert len(looks) < 8
 
 
-def test_the_keyring_is_marked_too(client: "Redis", database: Database) -> None:
+def test_the_mark_of_the_keyring_is_checked(client: "Redis", database: Database) -> None:
     def marks(key: bytes) -> KeyringMark:
         return lambda each: each.bytes + key
 
     ours, theirs = marks(b"ours"), marks(b"theirs")
-    watch_on(client, database).check()  # a writer came first
+    watch_on(client, database).check()  # a writer was first
     first = watch_on(client, database, keyring=ours)
     first.require_safe()
     watch_on(client, database, keyring=ours).require_safe()
     other = watch_on(client, database, keyring=theirs)
     with pytest.raises(UnfitRedisError):
         other.require_safe()
-    # A database that is restored from before has no mark yet; Redis has.
+    # A database restored from an older backup has no mark, but Redis has one.
     with database.connect() as connection:
         connection.execute("UPDATE installation SET keyring = NULL")
     assert (
@@ -364,7 +366,7 @@ def test_the_keyring_is_marked_too(client: "Redis", database: Database) -> None:
     watch_on(client, database).require_safe()
 
 
-def test_without_postgres_the_mark_of_the_keyring_tells_whose_it_is(
+def test_without_postgres_the_mark_of_the_keyring_decides(
     client: "Redis", database: Database
 ) -> None:
     def mark(each: uuid.UUID) -> bytes:

@@ -1,4 +1,4 @@
-"""What counts when a Redis changes during a look, and when looks overlap."""
+"""Results of checks while Redis changes during a check, and of overlapping checks."""
 
 import logging
 import uuid
@@ -22,20 +22,20 @@ Step = Callable[[], object]
 
 
 class Interrupted(Redis):
-    """A client with which something happens after some commands, before the look goes on."""
+    """A client that runs a step after some commands, before the check continues."""
 
     steps: Mapping[str, Iterator[Step]] = {}
     infos = 0
 
     def execute_command(self, *arguments: Any, **options: Any) -> Any:
-        """Execute a command, and then the next step that is to follow it."""
+        """Execute a command, then the step that is set for the command."""
         answer = super().execute_command(*arguments, **options)  # type: ignore[no-untyped-call]
         self.infos += arguments[0] == "INFO"
         next(self.steps.get(arguments[0], iter(())), _nothing)()
         return answer
 
     def after_info(self, step: Step) -> None:
-        """Do this after the next INFO."""
+        """Run a step after the next INFO."""
         self.steps = {"INFO": iter([step])}
 
 
@@ -45,7 +45,7 @@ def _nothing() -> None:
 
 @pytest.fixture(params=list(servers()))
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ProvokedRedis]:
-    """Each server of Redis."""
+    """Each supported server of Redis."""
     made = ProvokedRedis(tmp_path / "redis", servers()[request.param])
     made.start()
     yield made
@@ -53,16 +53,16 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ProvokedR
 
 
 def load_at_once(server: ProvokedRedis) -> None:
-    """Start anew, and end the state LOADING."""
+    """Restart Redis and end the state LOADING at once."""
     server.kill()
     server.restart()
     server.start()
 
 
-def test_a_redis_that_has_loaded_its_data_during_a_look(
+def test_a_redis_that_finishes_loading_during_a_check(
     server: ProvokedRedis, postgres_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """While Redis loads, INFO tells of no AOF. The mark is read when it has loaded."""
+    """INFO reports no AOF while Redis loads; the check reads the mark after loading."""
     load_slowly(server)
     with Interrupted.from_url(server.url) as client:
         client.after_info(lambda: load_at_once(server))
@@ -72,7 +72,9 @@ def test_a_redis_that_has_loaded_its_data_during_a_look(
     assert not [each for each in caplog.records if each.levelno >= logging.WARNING]
 
 
-def test_a_redis_that_loads_again_during_a_look(server: ProvokedRedis, postgres_url: str) -> None:
+def test_a_redis_that_starts_loading_during_a_check(
+    server: ProvokedRedis, postgres_url: str
+) -> None:
     load_slowly(server)
     with Interrupted.from_url(server.url) as client:
         client.steps = {
@@ -87,12 +89,12 @@ def test_a_redis_that_loads_again_during_a_look(server: ProvokedRedis, postgres_
 
 @pytest.fixture
 def watched(own_redis: RedisServer, postgres_url: str) -> Iterator[tuple[Interrupted, RedisWatch]]:
-    """A watch, and its client."""
+    """A watch and its client."""
     with Interrupted.from_url(own_redis.url) as client:
         yield client, watch_on(client, Database(postgres_url))
 
 
-def test_an_older_look_does_not_replace_what_a_newer_one_found(
+def test_an_older_check_does_not_replace_a_newer_result(
     watched: tuple[Interrupted, RedisWatch], caplog: pytest.LogCaptureFixture
 ) -> None:
     client, watch = watched
@@ -117,7 +119,7 @@ def test_an_older_look_does_not_replace_what_a_newer_one_found(
         watch.require_safe()
 
 
-def test_an_older_look_that_fails_does_not_end_what_a_newer_one_found(
+def test_an_older_failed_check_does_not_replace_a_newer_result(
     watched: tuple[Interrupted, RedisWatch],
 ) -> None:
     client, watch = watched
@@ -130,10 +132,10 @@ def test_an_older_look_that_fails_does_not_end_what_a_newer_one_found(
     assert watch.state() == "away"
     infos = client.infos
     watch.require_safe()
-    assert client.infos == infos  # asks nobody
+    assert client.infos == infos  # without a query
 
 
-def test_a_look_that_was_under_way_at_a_change_of_the_database_does_not_count(
+def test_a_check_during_a_change_of_the_database_is_discarded(
     watched: tuple[Interrupted, RedisWatch],
 ) -> None:
     client, watch = watched
@@ -144,7 +146,7 @@ def test_a_look_that_was_under_way_at_a_change_of_the_database_does_not_count(
     assert client.infos == infos + 1
 
 
-def test_the_id_that_is_read_first_does_not_replace_one_that_was_read_since(
+def test_an_older_id_does_not_replace_a_newer_id(
     postgres_url: str,
 ) -> None:
     database = Database(postgres_url)

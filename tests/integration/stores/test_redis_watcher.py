@@ -1,4 +1,4 @@
-"""The thread that looks at Redis every second."""
+"""The thread that checks Redis every second."""
 
 import psycopg
 import pytest
@@ -11,7 +11,7 @@ from support.waiting import wait_until
 
 
 def is_refused(watch: RedisWatch) -> bool:
-    """Whether Redis may not be used."""
+    """Return whether the process must not use Redis."""
     try:
         watch.require_safe()
     except UnfitRedisError:
@@ -28,10 +28,10 @@ def is_refused(watch: RedisWatch) -> bool:
         psycopg.ProgrammingError,
     ],
 )
-def test_it_goes_on_whatever_postgres_says(
+def test_the_thread_continues_after_an_error_of_postgres(
     error: type[psycopg.Error], own_redis: RedisServer, postgres_url: str
 ) -> None:
-    """Without it, a process would not notice that Redis begins to evict."""
+    """Otherwise a process would not detect that Redis evicts keys."""
     database = Database(postgres_url)
     database.away, database.error = True, error
     with Redis.from_url(own_redis.url) as client:

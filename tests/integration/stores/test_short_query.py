@@ -1,4 +1,4 @@
-"""A short query has a timeout that ends with it, and its transaction."""
+"""The timeout of a short query or a read ends with its transaction."""
 
 from collections.abc import Iterator
 
@@ -17,14 +17,12 @@ _SESSION = "SELECT 1 FROM pg_stat_activity WHERE pid = %s"
 
 @pytest.fixture
 def connection(settings: Settings) -> Iterator[Connection]:
-    """A connection as the services make it."""
+    """A connection with the options of the services."""
     with connect_postgres(settings, name="test") as made:
         yield made
 
 
-def test_it_is_cancelled_when_it_takes_too_long(
-    connection: Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_slow_query_is_cancelled(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     assert query(connection, "SELECT %s", (7,)).fetchone() == (7,)
     monkeypatch.setattr(postgres_connections, "SHORT_QUERY_SECONDS", 0.1)
     with pytest.raises(psycopg.errors.QueryCanceled):
@@ -32,7 +30,7 @@ def test_it_is_cancelled_when_it_takes_too_long(
     assert connection.execute("SHOW statement_timeout").fetchone() == ("0",)
 
 
-def test_a_busy_pool_says_so(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_busy_pool_raises_an_error(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(postgres_connections, "WAIT_SECONDS", 0.2)
     pool = postgres_pool(settings, name="test", size=1)
     with pool.connection(timeout=5), pytest.raises(PoolBusyError), pool.connection(timeout=0.1):
@@ -42,7 +40,7 @@ def test_a_busy_pool_says_so(settings: Settings, monkeypatch: pytest.MonkeyPatch
     pool.close()
 
 
-def test_a_read_has_timeouts_that_end_with_it(connection: Connection) -> None:
+def test_timeouts_end_with_the_read(connection: Connection) -> None:
     def timeouts() -> tuple[object, ...]:
         return tuple(
             connection.execute(f"SHOW {name}").fetchone()
@@ -55,10 +53,10 @@ def test_a_read_has_timeouts_that_end_with_it(connection: Connection) -> None:
 
 
 @pytest.mark.parametrize("ended_by", ["a timeout", "an administrator"])
-def test_a_read_that_has_everything_needs_its_session_no_more(
+def test_a_complete_read_survives_the_end_of_its_session(
     ended_by: str, connection: Connection, settings: Settings
 ) -> None:
-    """Postgres may end the session while the client takes the answer."""
+    """Postgres may end the session while the client receives the answer."""
     with connect_postgres(settings, name="admin") as admin, read_transaction(connection):
         session = (connection.info.backend_pid,)
         if ended_by == "a timeout":

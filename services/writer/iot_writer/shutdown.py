@@ -4,9 +4,41 @@ This module imports little, because a writer installs the handlers before it imp
 """
 
 import signal
-from threading import Event
+from queue import Empty, SimpleQueue
 
-requested = Event()
+
+class ShutdownFlag:
+    """A flag that a signal handler sets and the main thread waits for.
+
+    Not a `threading.Event`: its lock is not reentrant, so `set` in a signal handler deadlocks if
+    the signal arrives while the main thread holds the lock in `wait`. `SimpleQueue.put` is
+    reentrant (https://docs.python.org/3/library/queue.html#simplequeue-objects).
+    """
+
+    def __init__(self) -> None:
+        self._set = False
+        self._wakeups: SimpleQueue[None] = SimpleQueue()
+
+    def set(self) -> None:
+        """Set the flag. Safe in a signal handler."""
+        self._set = True
+        self._wakeups.put(None)
+
+    def is_set(self) -> bool:
+        """Return whether the flag is set."""
+        return self._set
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until the flag is set, at most `seconds`; return whether it is."""
+        if not self._set:
+            try:
+                self._wakeups.get(timeout=seconds)
+            except Empty:
+                return False
+        return self._set
+
+
+requested = ShutdownFlag()
 
 
 def install_signal_handlers() -> None:

@@ -54,7 +54,9 @@ class ShutdownSignals:
 
     def __enter__(self) -> Self:
         # A pipe, because a signal between a check of `requested` and a sleep would be missed.
-        self._wakeup_read, self._wakeup_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._wakeup_read, self._wakeup_write = os.pipe()  # macOS has no pipe2
+        for end in (self._wakeup_read, self._wakeup_write):
+            os.set_blocking(end, False)
         self._previous_fd = signal.set_wakeup_fd(self._wakeup_write, warn_on_full_buffer=False)
         for number in (*_SHUTDOWN, signal.SIGCHLD):
             self._previous[number] = signal.signal(number, self._handle)

@@ -156,7 +156,7 @@ def test_a_url_that_is_none_is_not_repeated(url: str, start: Start) -> None:
     process = start("migrate", IOT_POSTGRES_URL=url)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 2
-    assert err.startswith("IOT_POSTGRES_URL is not a libpq URL; special characters")
+    assert err.startswith("IOT_POSTGRES_URL is not a libpq URL; write special characters")
     assert SECRET not in out + err
 
 

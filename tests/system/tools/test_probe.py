@@ -99,7 +99,7 @@ def test_a_service_that_works(stack: Stack, tmp_path: Path, capsys: Captured) ->
     for _ in range(2):
         assert probe(url_of(stack), "--password-file", str(password), timeout="30") == 0
         said = capsys.readouterr()
-        assert "a reading came back unaltered, " in said.out
+        assert "the reading came back unchanged " in said.out
         assert said.err == ""
     assert len(stack.read("between us")) == 2
     assert stack.request("GET", "/api/iot/maxtime").json()["data"][0]["max_relative_timestamp"] < 0
@@ -153,7 +153,7 @@ def test_a_service_that_comes_later(
         late.start_writer()
         out, err = process.communicate(timeout=90)
         assert (process.returncode, err) == (0, "")
-        assert "unaltered" in out
+        assert "unchanged" in out
     finally:
         late.stop()
 

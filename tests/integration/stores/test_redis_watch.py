@@ -360,7 +360,7 @@ def test_the_mark_of_the_keyring_is_checked(client: "Redis", database: Database)
     with database.connect() as connection:
         connection.execute("UPDATE installation SET keyring = NULL")
     assert (
-        "another keyring than the one that Redis"
+        "is not the one that Redis is marked with"
         in watch_on(client, database, keyring=theirs).state()
     )
     watch_on(client, database).require_safe()

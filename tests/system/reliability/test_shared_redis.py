@@ -248,7 +248,7 @@ def test_another_keyring_on_the_same_database_is_refused(
     assert _put(second, 1) == 503
     answer = second.request("GET", "/readyz")
     assert answer.status == 503
-    assert "another keyring than the one that the database" in answer.json()["postgres"]
+    assert "is not the one that the database is marked with" in answer.json()["postgres"]
 
 
 def test_a_redis_that_starts_to_evict_takes_no_more(
@@ -311,5 +311,5 @@ def test_a_prefix_that_is_none_ends_the_processes(
     assert (
         (tmp_path / "wrong" / "writer-0.log")
         .read_text(encoding="utf-8")
-        .startswith("iot-writer: IOT_REDIS_KEY_PREFIX: a prefix is made")
+        .startswith("iot-writer: IOT_REDIS_KEY_PREFIX: a prefix must consist")
     )

@@ -1,4 +1,4 @@
-"""What the writer's tests share."""
+"""Fixtures of the tests of the writer."""
 
 from collections.abc import Iterator
 
@@ -10,6 +10,6 @@ from iot_models.settings import Settings
 
 @pytest.fixture
 def sender(settings: Settings) -> Iterator[Sender]:
-    """A way in and out of the empty stores."""
+    """A `Sender` on the empty stores."""
     with sending(settings) as made:
         yield made

@@ -1,4 +1,4 @@
-"""Readings on their way without HTTP: sealed as the API seals them, added at will, read back."""
+"""A sender without HTTP: it seals entries as the API does, appends them and reads them back."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -25,12 +25,12 @@ from support.keys import KEYS
 
 SENDER = Client("sender")
 Sealed = tuple[int, bytes]
-"""A shard and the sealed entry for it."""
+"""A shard and a sealed entry."""
 
 
 @dataclass
 class Sender:
-    """An API process's way in and out, its steps apart."""
+    """The write and read paths of an API process, as separate steps."""
 
     settings: Settings
     service: Service
@@ -38,14 +38,14 @@ class Sender:
     backlog: Backlog
     sealer: Sealer
     numbers: dict[bytes, int] = field(default_factory=dict)
-    """How many readings each password has sent with `send`."""
+    """Number of readings that `send` has sent, by password."""
 
     def vault(self, password: bytes) -> OpenVault:
-        """The password's vault, made if need be."""
+        """Return the vault of a password; create the vault if it does not exist."""
         return self.service.vaults.find_or_create(password, SENDER)
 
     def shard(self, password: bytes) -> int:
-        """The shard that takes the password's readings."""
+        """Return the shard of a password."""
         return self.vault(password).shard(self.settings.shards)
 
     def seal(
@@ -57,7 +57,7 @@ class Sender:
         shard: int | None = None,
         sealed_at: int | None = None,
     ) -> Sealed:
-        """An entry of readings, all of one interrogator time, that differ in their texts."""
+        """Return an entry of readings with one interrogator timestamp and the given texts."""
         vault, texts = self.vault(password), list(texts)
         columns = ReadingColumns(
             int64s(list(range(len(texts)))),
@@ -71,13 +71,13 @@ class Sender:
         return shard, (sealer or self.sealer).seal(shard, entry.encode())
 
     def send(self, password: bytes, count: int = 1) -> None:
-        """Seal and add the password's next `count` readings, texts 0, 1, 2, ... on and on."""
+        """Append the next `count` readings of the password; their texts count up from 0."""
         first = self.numbers.get(password, 0)
         self.backlog.append([self.seal(password, range(first, first + count))])
         self.numbers[password] = first + count
 
     def send_received(self, password: bytes, received: int) -> None:
-        """Add the password's next reading as received at a moment, Unix milliseconds."""
+        """Append the next reading of the password with a time of receipt in Unix milliseconds."""
         number = self.numbers.get(password, 0)
         shard, sealed = self.seal(password, [number])
         fields: dict[Any, Any] = {"e": sealed, "t": 0}
@@ -85,25 +85,25 @@ class Sender:
         self.numbers[password] = number + 1
 
     def readings(self, password: bytes) -> list[Reading]:
-        """All of a password's readings from Postgres, in order."""
+        """Return all readings of a password from Postgres, in order."""
         batches = self.service.readings.select(self.vault(password), ReadFilter())
         return list(chain.from_iterable(batches))
 
     def texts(self, password: bytes) -> list[str]:
-        """Their texts."""
+        """Return the texts of all readings of a password."""
         return [reading.freeform for reading in self.readings(password)]
 
     def last_seconds(self, password: bytes, seconds: int) -> list[str]:
-        """The texts of the last seconds, from wherever the service takes them."""
+        """Return the texts of the last seconds, read as the service reads them."""
         batches = self.service.readings.last_seconds(self.vault(password), seconds)
         return [reading.freeform for reading in chain.from_iterable(batches)]
 
     def waiting(self) -> int:
-        """Entries in the backlog."""
+        """Return the number of entries in the backlog."""
         return sum(self.backlog.state().entries.values())
 
     def check_all(self) -> None:
-        """Every reading that was sent is stored, once, in the order of its arrival."""
+        """Check that each reading sent is stored once, in order of arrival."""
         for password, count in self.numbers.items():
             readings = self.readings(password)
             assert [reading.freeform for reading in readings] == [str(n) for n in range(count)]
@@ -113,7 +113,7 @@ class Sender:
 
 @contextmanager
 def sending(settings: Settings) -> Iterator[Sender]:
-    """A sender on the stores of some settings."""
+    """Yield a sender on the stores of the settings."""
     keyring = KeyringFile(Path(settings.keyring_file))
     redis = connect_redis(settings)
     backlog = Backlog(redis, KEYS, shards=settings.shards, max_bytes=settings.backlog_max_bytes)

@@ -1,4 +1,4 @@
-"""Redis or Postgres goes away under a running writer and comes back: it goes on by itself."""
+"""A running writer continues without a restart after Redis or Postgres was away."""
 
 import os
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ SECONDS = 10
 
 @dataclass
 class Service:
-    """A writer that runs on stores of its own."""
+    """A writer process on separate stores."""
 
     redis: RedisServer
     postgres: PostgresServer
@@ -35,7 +35,7 @@ class Service:
         return writer
 
     def stores(self) -> None:
-        """What is sent now is stored in time, by the same process."""
+        """Check that the same process stores new readings in time."""
         for password in PASSWORDS:
             self.sender.send(password, 3)
         self.stores_what_waits()
@@ -48,7 +48,7 @@ class Service:
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory, keyring_file: Path) -> Iterator[Service]:
-    """One writer, which lives through everything that is done to its stores."""
+    """One writer process for all tests of this file."""
     tmp_path = tmp_path_factory.mktemp("away")
     redis = RedisServer(tmp_path / "redis", appendfsync="always")
     postgres = PostgresServer(tmp_path / "postgres", settings={"fsync": "off"})
@@ -73,24 +73,24 @@ def service(tmp_path_factory: pytest.TempPathFactory, keyring_file: Path) -> Ite
 
 @pytest.fixture
 def running(service: Service) -> Service:
-    """The service, which has stored something already."""
+    """The service, which has stored a reading."""
     service.stores()
     return service
 
 
-def test_redis_is_wiped(running: Service) -> None:
+def test_the_writer_continues_after_redis_is_wiped(running: Service) -> None:
     for _ in range(3):
         running.sender.redis.flushall()
         running.stores()
 
 
-def test_redis_is_restarted(running: Service) -> None:
+def test_the_writer_continues_after_redis_restarts(running: Service) -> None:
     running.redis.stop()
     running.redis.start()
     running.stores()
 
 
-def test_redis_is_killed_with_a_backlog(running: Service) -> None:
+def test_the_backlog_is_stored_after_redis_is_killed(running: Service) -> None:
     running.postgres.stop()
     for password in PASSWORDS:
         running.sender.send(password, 2)
@@ -103,13 +103,13 @@ def test_redis_is_killed_with_a_backlog(running: Service) -> None:
     running.stores()
 
 
-def test_postgres_is_restarted(running: Service) -> None:
+def test_the_writer_continues_after_postgres_restarts(running: Service) -> None:
     running.postgres.stop()
     running.postgres.start()
     running.stores()
 
 
-def test_what_comes_while_postgres_is_away_is_stored_when_it_is_back(running: Service) -> None:
+def test_readings_sent_without_postgres_are_stored_later(running: Service) -> None:
     running.postgres.stop()
     for password in PASSWORDS:
         running.sender.send(password, 2)

@@ -1,4 +1,4 @@
-"""An entry that can't be opened is set aside, once and for all to see, and holds up nothing."""
+"""An entry that can't be opened becomes a dead letter once and delays no other entry."""
 
 from collections.abc import Callable
 from typing import Any, cast
@@ -77,14 +77,16 @@ def _letters(sender: Sender) -> list[dict[bytes, bytes]]:
 
 
 @pytest.mark.parametrize("kind", SPOILED)
-def test_it_is_set_aside_with_its_reason_once(kind: str, writer: Writer, sender: Sender) -> None:
+def test_a_damaged_entry_is_set_aside_once_with_its_reason(
+    kind: str, writer: Writer, sender: Sender
+) -> None:
     spoil, reason = SPOILED[kind]
     counted = _dead()
     shard, sealed = spoil(sender)
     sender.backlog.append([sender.seal(PASSWORD, ["before"])])
     sender.backlog.append([(shard, sealed)])
     sender.backlog.append([sender.seal(PASSWORD, ["after"])])
-    with pytest.MonkeyPatch.context() as patch:  # the drain that meets it first comes to no end
+    with pytest.MonkeyPatch.context() as patch:  # the first drain of the entry fails
         patch.setattr(writer.drain, "_store", _away)
         with pytest.raises(ConnectionError):
             writer.drain.run(writer.postgres(), [shard])
@@ -109,7 +111,7 @@ def _away(*_: object) -> None:
     raise ConnectionError
 
 
-def test_a_shard_of_nothing_else_goes_on(writer: Writer, sender: Sender) -> None:
+def test_a_shard_of_damaged_entries_is_drained(writer: Writer, sender: Sender) -> None:
     shard = sender.shard(PASSWORD)
     for number in range(300):
         sender.backlog.append([(shard, b"no entry %d" % number)])
@@ -123,7 +125,7 @@ def test_a_shard_of_nothing_else_goes_on(writer: Writer, sender: Sender) -> None
 
 
 @pytest.mark.parametrize("planted", [{"x": "1"}, {"e": "?"}, {"e": "?", "t": "many"}, {"t": "1"}])
-def test_a_planted_entry_of_other_fields_holds_up_nothing(
+def test_an_entry_with_wrong_fields_delays_no_other(
     planted: dict[Any, Any], writer: Writer, sender: Sender
 ) -> None:
     shard = sender.shard(PASSWORD)
@@ -135,7 +137,7 @@ def test_a_planted_entry_of_other_fields_holds_up_nothing(
     assert sender.backlog.state().bytes == 0
 
 
-def test_a_spoiled_entry_does_not_use_up_the_number_of_the_whole_one(
+def test_a_damaged_copy_does_not_use_up_the_number_of_its_entry(
     writer: Writer, sender: Sender
 ) -> None:
     shard, sealed = sender.seal(PASSWORD, ["whole"])

@@ -1,4 +1,4 @@
-"""What a drain costs in statements, commands and bytes, however much it stores."""
+"""The cost of a drain in statements, commands and bytes is bounded."""
 
 import json
 import random
@@ -16,19 +16,19 @@ from support.keys import KEYS
 
 SHARDS = range(8)
 STATEMENTS = 8
-"""BEGIN, COMMIT, and one each for the partition, the offsets, the sessions, the segments, the
-sessions' numbers and the offsets' new place."""
+"""BEGIN, COMMIT, and one statement each for the partition, the offsets, the sessions, the
+segments, the numbers of the sessions and the new offsets."""
 PAGE = 128
-"""Entries that are read in a round trip."""
+"""Entries per read of a stream."""
 STORED_BYTES = 3.6
-"""A reading in Postgres, of those of `thermometer`, at most: its payload in a full segment."""
+"""Highest number of bytes of a reading of `thermometer` in Postgres, in a full segment."""
 QUEUED_BYTES, QUEUED_ALONE_BYTES = 7.5, 240.0
-"""A reading in Redis, at most: sent with 999 others, and alone."""
+"""Highest number of bytes of a reading in Redis: in a batch of 1000, and alone."""
 
 
 @pytest.fixture
 def connection(writer: Writer, sender: Sender) -> Connection:
-    """The writer's, after its first drains: the partitions and the ledger's rows are there."""
+    """The connection of the writer after first drains have created partitions and ledger rows."""
     for _ in range(8):
         sender.backlog.append([sender.seal(b"first", [0], shard=shard) for shard in SHARDS])
         writer.drain.run(writer.postgres(), SHARDS)
@@ -37,7 +37,7 @@ def connection(writer: Writer, sender: Sender) -> Connection:
 
 
 def send(sender: Sender, vaults: int, entries: int, readings: int = 1) -> None:
-    """Entries of some vaults, in all shards in turn."""
+    """Append entries of some vaults to all shards in turn."""
     for number in range(vaults):
         password, shard = b"%d" % number, number % len(SHARDS)
         for _ in range(entries):
@@ -48,7 +48,7 @@ def send(sender: Sender, vaults: int, entries: int, readings: int = 1) -> None:
     ("vaults", "entries", "readings"),
     [(1, 1, 1), (8, 1, 1), (20, 1, 100), (20, 20, 1), (60, 5, 3)],
 )
-def test_statements_do_not_grow_with_what_is_stored(
+def test_statements_do_not_grow_with_readings(
     writer: Writer,
     sender: Sender,
     connection: Connection,
@@ -56,7 +56,7 @@ def test_statements_do_not_grow_with_what_is_stored(
     entries: int,
     readings: int,
 ) -> None:
-    """Nor with the number of shards it is in."""
+    """The number of shards does not matter either."""
     send(sender, vaults, entries, readings)
     with postgres_messages(connection) as counted:
         writer.drain.run(connection, SHARDS)
@@ -64,7 +64,7 @@ def test_statements_do_not_grow_with_what_is_stored(
     assert counted == {"statements": STATEMENTS, "round trips": STATEMENTS}
 
 
-def test_what_is_repeated_is_not_written(
+def test_a_repeated_entry_is_not_written(
     writer: Writer, sender: Sender, connection: Connection
 ) -> None:
     entry = sender.seal(b"p", [0])
@@ -77,14 +77,14 @@ def test_what_is_repeated_is_not_written(
     assert counted["statements"] < STATEMENTS - 1
 
 
-def test_what_waits_nowhere_costs_postgres_nothing(writer: Writer, connection: Connection) -> None:
+def test_an_empty_backlog_costs_no_statements(writer: Writer, connection: Connection) -> None:
     with postgres_messages(connection) as counted:
         writer.drain.run(connection, SHARDS)
     assert counted == {"statements": 0, "round trips": 0}
 
 
 def drain_commands(writer: Writer, sender: Sender) -> "Counter[str]":
-    """What a drain of all shards does in Redis."""
+    """Drain all shards and return the Redis commands of the drain."""
     with redis_commands(sender.redis) as counted:
         writer.drain.run(writer.postgres(), SHARDS)
     assert sender.waiting() == 0
@@ -99,7 +99,7 @@ def test_commands_do_not_grow_with_readings(writer: Writer, sender: Sender) -> N
     send(sender, 8, 10, 50)
     many = drain_commands(writer, sender)
     assert few["xrange"] == many["xrange"] == len(SHARDS)
-    # What is measured once a second is written then.
+    # The first drain of a second also writes the measurements.
     for counted in (few, many):
         del counted["hset"]
     assert few == many
@@ -119,7 +119,7 @@ def test_entries_are_read_in_pages(writer: Writer, sender: Sender) -> None:
 
 
 def thermometer(count: int) -> list[dict[str, dict[str, object]]]:
-    """Readings as a device sends them: a second or so apart, two decimals."""
+    """Return readings of a device: about a second apart, with two decimals."""
     chance = random.Random(5)
     moment, celsius, rows = 1_700_000_000_000_000, 20.0, []
     for _ in range(count):
@@ -136,13 +136,13 @@ def put(client: FlaskClient, rows: object) -> None:
 
 
 def queued_bytes(sender: Sender) -> float:
-    """What all streams hold in the memory of Redis."""
+    """Return the bytes of all streams in the memory of Redis."""
     sizes = (sender.redis.memory_usage(KEYS.stream(shard), samples=0) for shard in SHARDS)
     return float(sum(size or 0 for size in sizes))
 
 
 def test_bytes_of_readings_in_batches(client: FlaskClient, writer: Writer, sender: Sender) -> None:
-    """Sent by thousands, stored in segments of ten thousand."""
+    """The device sends batches of 1000; the writer stores segments of 10,000."""
     rows = thermometer(10_000)
     for start in range(0, len(rows), 1000):
         put(client, rows[start : start + 1000])
@@ -158,7 +158,7 @@ def test_bytes_of_readings_in_batches(client: FlaskClient, writer: Writer, sende
     assert size / count < STORED_BYTES
 
 
-def test_bytes_of_readings_that_come_alone(client: FlaskClient, sender: Sender) -> None:
+def test_bytes_of_single_readings(client: FlaskClient, sender: Sender) -> None:
     rows = thermometer(1000)
     for each in rows:
         put(client, each)

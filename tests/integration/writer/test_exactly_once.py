@@ -1,4 +1,4 @@
-"""A drain that stops at any step: nothing is lost, nothing is stored twice."""
+"""A drain that stops at any step loses no reading and stores none twice."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,8 +12,8 @@ from iot_writer.writer import Writer
 from support.draining import drain_all
 
 
-class _Stop(Exception):  # noqa: N818 - not an error: the moment at which the writer is no more
-    """Stands for the process's end."""
+class _Stop(Exception):  # noqa: N818 - not an error: the end of the process
+    """The end of the writer process."""
 
 
 def _stop(*_: object, **__: object) -> None:
@@ -75,7 +75,7 @@ STEPS = {
 
 @pytest.mark.parametrize("stops", [1, 3])
 @pytest.mark.parametrize("step", STEPS)
-def test_a_drain_that_stops_at_a_step_is_done_by_the_next(
+def test_the_next_drain_completes_an_interrupted_drain(
     step: str, stops: int, writer: Writer, sender: Sender
 ) -> None:
     passwords = [b"a", b"b", b"c"]
@@ -90,7 +90,7 @@ def test_a_drain_that_stops_at_a_step_is_done_by_the_next(
             STEPS[step](writer, patch)
             with pytest.raises(_Stop):
                 writer.drain.run(writer.postgres(), [sender.shard(b"a")])
-        if step != "after_commit":  # what is not in the hot window is missed up to the next drain
+        if step != "after_commit":  # the hot window lacks the segments until the next drain
             _sees_what_is_stored(sender, passwords)
         sender.send(b"a", 1)
     drain_all(writer)
@@ -106,7 +106,7 @@ def _sees_what_is_stored(sender: Sender, passwords: list[bytes]) -> None:
         assert sender.last_seconds(password, 60) == sender.texts(password)
 
 
-def test_what_the_next_drain_meets_again_is_told(writer: Writer, sender: Sender) -> None:
+def test_a_drain_of_stored_entries_is_reported_as_repeated(writer: Writer, sender: Sender) -> None:
     sender.send(b"a", 3)
     shard = sender.shard(b"a")
     with pytest.MonkeyPatch.context() as patch:

@@ -1,4 +1,4 @@
-"""The writer's port for monitoring and probes."""
+"""The port of the writer for metrics and probes."""
 
 import json
 import os
@@ -23,7 +23,7 @@ from support.waiting import wait_until
 
 @contextmanager
 def _writer(environment: dict[str, str], tmp_path: Path) -> Iterator[int]:
-    """A writer process; its port. It must end by itself when it is told to."""
+    """Run a writer process and yield its port; the process must end after SIGTERM."""
     port = free_port()
     variables = {**environment, "IOT_WRITER_METRICS_PORT": str(port)}
     variables["IOT_METRICS_ADDRESS"] = "127.0.0.1"
@@ -52,7 +52,7 @@ def _told(port: int, path: str) -> tuple[int, Any]:
     return status, json.loads(body)
 
 
-def test_a_writer_that_can_work(environment: dict[str, str], tmp_path: Path) -> None:
+def test_a_working_writer_is_ready(environment: dict[str, str], tmp_path: Path) -> None:
     with _writer(environment, tmp_path) as port:
         ready = {"status": "ready", "redis": "ok", "postgres": "ok"}
         assert _told(port, "/readyz") == (200, ready)
@@ -65,7 +65,7 @@ def test_a_writer_that_can_work(environment: dict[str, str], tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("found", ["none", "9999"])
-def test_a_schema_that_is_not_known(
+def test_an_unknown_schema_is_refused(
     found: str, environment: dict[str, str], postgres_url: str, tmp_path: Path
 ) -> None:
     with psycopg.connect(postgres_url, autocommit=True) as connection:
@@ -81,7 +81,7 @@ def test_a_schema_that_is_not_known(
 
 
 def _refused(environment: dict[str, str], **changes: str) -> str:
-    """What a writer says that doesn't begin to work."""
+    """Return the error of a writer that refuses to start."""
     done = subprocess.run(
         [sys.executable, "-m", "iot_writer"],
         env={**environment, **changes},
@@ -94,7 +94,7 @@ def _refused(environment: dict[str, str], **changes: str) -> str:
     return done.stderr
 
 
-def test_a_port_that_is_taken_is_one_sentence(environment: dict[str, str]) -> None:
+def test_an_error_names_a_port_in_use(environment: dict[str, str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         address = {"IOT_METRICS_ADDRESS": "127.0.0.1", "IOT_WRITER_METRICS_PORT": port}
@@ -104,7 +104,7 @@ def test_a_port_that_is_taken_is_one_sentence(environment: dict[str, str]) -> No
 
 
 @pytest.mark.parametrize("url", ["postgresql://me:hunter2%zz@h/db", "postgresql://me:a@hunter2@h"])
-def test_a_wrong_url_of_postgres_is_told_at_once_and_not_repeated(
+def test_an_error_about_the_postgres_url_shows_no_password(
     url: str, environment: dict[str, str]
 ) -> None:
     said = _refused(environment, IOT_POSTGRES_URL=url)
@@ -112,8 +112,10 @@ def test_a_wrong_url_of_postgres_is_told_at_once_and_not_repeated(
     assert "hunter2" not in said
 
 
-def test_parts_that_are_away(environment: dict[str, str], tmp_path: Path) -> None:
-    """Neither ends the process; it is not ready, and alive."""
+def test_a_writer_without_its_stores_is_not_ready(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    """The process continues: it is alive but not ready."""
     away = {
         "IOT_REDIS_URL": f"redis://127.0.0.1:{free_port()}/0",
         "IOT_POSTGRES_URL": f"postgresql://127.0.0.1:{free_port()}/none",
@@ -124,10 +126,10 @@ def test_parts_that_are_away(environment: dict[str, str], tmp_path: Path) -> Non
         assert _told(port, "/healthz") == (200, {"status": "ok"})
 
 
-def test_a_whole_keyring_is_warned_of(
+def test_a_writer_with_the_whole_keyring_logs_a_warning(
     environment: dict[str, str], keyring_file: Path, tmp_path: Path
 ) -> None:
-    """It serves, for upgrades from before there were keys of a writer's own."""
+    """A writer with the whole keyring starts, for upgrades from versions without writer keys."""
     for given, expected in (({}, False), ({"IOT_KEYRING_FILE": str(keyring_file)}, True)):
         logs = tmp_path / str(expected)
         logs.mkdir()

@@ -1,4 +1,6 @@
-"""Nothing is stored for a vault that Postgres lacks: its entries are held, and none is lost."""
+"""Entries of a vault that Postgres lacks are held: no reading is stored without its vault or
+lost.
+"""
 
 import random
 import time
@@ -31,12 +33,12 @@ LOST, KEPT = b"lost", b"kept"
 
 @pytest.fixture(autouse=True)
 def _no_keeper(sender: Sender) -> None:
-    """Nobody puts a vault back but the test."""
+    """Stop the vault keeper, so that only the test restores a vault."""
     sender.service.vault_keeper.close()
 
 
 def lose(writer: Writer, vault_id: uuid.UUID) -> None:
-    """Delete a vault's row, as a restore to the moment before it does; `bring_back` undoes it."""
+    """Delete the row of a vault, like a restore of an older backup; `bring_back` undoes this."""
     postgres = writer.postgres()
     postgres.execute("CREATE TABLE IF NOT EXISTS lost AS SELECT * FROM vaults WITH NO DATA")
     postgres.execute("INSERT INTO lost SELECT * FROM vaults WHERE vault_id = %s", (vault_id,))
@@ -44,19 +46,19 @@ def lose(writer: Writer, vault_id: uuid.UUID) -> None:
 
 
 def bring_back(writer: Writer) -> None:
-    """Restore the rows."""
+    """Restore the deleted rows."""
     writer.postgres().execute("INSERT INTO vaults SELECT * FROM lost")
     writer.postgres().execute("DELETE FROM lost")
 
 
 def release(writer: Writer) -> None:
-    """What the sweep does; then drain."""
+    """Release held entries as the sweep does, then drain."""
     sweep.release_held(writer.held, writer.postgres)
     drain_all(writer)
 
 
 def orphans(writer: Writer) -> int:
-    """Segments of vaults that Postgres does not have."""
+    """Return the number of segments whose vault is missing in Postgres."""
     found = writer.postgres().execute(
         "SELECT count(*) FROM segments WHERE vault_id NOT IN (SELECT vault_id FROM vaults)"
     )
@@ -71,7 +73,7 @@ def same_shard(sender: Sender) -> bytes:
     return next(name for name in names if sender.shard(name) == sender.shard(LOST))
 
 
-def test_a_vault_without_a_row_holds_up_no_other(writer: Writer, sender: Sender) -> None:
+def test_a_missing_vault_delays_no_other_vault(writer: Writer, sender: Sender) -> None:
     neighbour = same_shard(sender)
     for password in (LOST, neighbour):
         sender.send(password)
@@ -98,7 +100,7 @@ def test_a_vault_without_a_row_holds_up_no_other(writer: Writer, sender: Sender)
     assert sender.backlog.state().bytes == sender.backlog.state().held == 0
 
 
-def test_held_readings_keep_the_time_of_their_receipt(writer: Writer, sender: Sender) -> None:
+def test_held_readings_keep_their_time_of_receipt(writer: Writer, sender: Sender) -> None:
     sender.vault(LOST)
     lose(writer, sender.vault(LOST).vault_id)
     sender.send(LOST)
@@ -114,10 +116,8 @@ def test_held_readings_keep_the_time_of_their_receipt(writer: Writer, sender: Se
     sender.check_all()
 
 
-def test_who_waits_for_held_readings_waits_until_they_are_stored(
-    writer: Writer, sender: Sender
-) -> None:
-    """Also between their release and their drain: it was 202 then."""
+def test_a_wait_for_held_readings_ends_when_they_are_stored(writer: Writer, sender: Sender) -> None:
+    """The wait continues between release and drain, because the client was answered 202 then."""
 
     def looks() -> int:
         stats = sender.redis.info("commandstats").get("cmdstat_hmget", {"calls": 0})
@@ -141,7 +141,7 @@ def test_who_waits_for_held_readings_waits_until_they_are_stored(
         assert stored.result(30)
 
 
-def test_what_is_held_counts_as_backlog(writer: Writer, sender: Sender) -> None:
+def test_held_entries_count_as_backlog(writer: Writer, sender: Sender) -> None:
     sender.vault(LOST)
     lose(writer, sender.vault(LOST).vault_id)
     sender.send(LOST, 10)
@@ -157,8 +157,8 @@ def test_what_is_held_counts_as_backlog(writer: Writer, sender: Sender) -> None:
     assert writer.held.vaults() == {}
 
 
-def test_a_writer_that_comes_late_holds_nothing_again(writer: Writer, sender: Sender) -> None:
-    """Two writers took the same entries; the first also saw them released and stored."""
+def test_a_late_writer_holds_no_entry_again(writer: Writer, sender: Sender) -> None:
+    """Two writers read the same entries; one sees them held, released and stored first."""
     vault = sender.vault(LOST)
     lose(writer, vault.vault_id)
     sender.send(LOST)
@@ -176,7 +176,7 @@ def test_a_writer_that_comes_late_holds_nothing_again(writer: Writer, sender: Se
     sender.check_all()
 
 
-def test_what_is_held_twice_is_stored_once(writer: Writer, sender: Sender) -> None:
+def test_an_entry_held_twice_is_stored_once(writer: Writer, sender: Sender) -> None:
     """A failover of Redis brings back entries that were released and stored."""
     vault = sender.vault(LOST)
     lose(writer, vault.vault_id)
@@ -192,8 +192,8 @@ def test_what_is_held_twice_is_stored_once(writer: Writer, sender: Sender) -> No
     assert sender.texts(LOST) == ["0"]
 
 
-def test_what_is_stored_is_not_held_again(writer: Writer, sender: Sender) -> None:
-    """The ledger knows it: the vault's row went after the commit."""
+def test_a_stored_entry_is_not_held(writer: Writer, sender: Sender) -> None:
+    """The vault's row is deleted after the commit, so the ledger has the entries."""
     entry = sender.seal(LOST, [0])
     sender.backlog.append([entry])
     drain_all(writer)
@@ -204,8 +204,8 @@ def test_what_is_stored_is_not_held_again(writer: Writer, sender: Sender) -> Non
     assert writer.held.vaults() == {}
 
 
-def test_a_deletion_waits_for_the_drain_that_stores(writer: Writer, sender: Sender) -> None:
-    """Whoever deletes a vault, and then its segments, leaves none behind."""
+def test_deleting_a_vault_waits_for_a_running_drain(writer: Writer, sender: Sender) -> None:
+    """Deleting a vault and then its segments leaves no segment behind."""
     other = Writer(writer.settings)
     sender.send(LOST)
     connection, deleting = writer.postgres(), other.postgres()
@@ -219,7 +219,7 @@ def test_a_deletion_waits_for_the_drain_that_stores(writer: Writer, sender: Send
     other.close()
 
 
-def test_a_row_that_goes_while_drains_run(writer: Writer, sender: Sender) -> None:
+def test_a_vault_deleted_during_drains_loses_no_reading(writer: Writer, sender: Sender) -> None:
     chance = random.Random(7)
     sender.vault(LOST)
     away = False
@@ -248,13 +248,13 @@ def test_a_row_that_goes_while_drains_run(writer: Writer, sender: Sender) -> Non
 
 @pytest.fixture
 def writers(environment: dict[str, str], tmp_path: Path) -> Iterator[Stack]:
-    """Writers as processes, none yet."""
+    """A stack for writer processes, without processes."""
     made = Stack(environment, tmp_path)
     yield made
     made.stop()
 
 
-def test_writers_that_are_killed_hold_each_entry_once(
+def test_killed_writers_hold_each_entry_once(
     writers: Stack, writer: Writer, sender: Sender, settings: Settings
 ) -> None:
     chance = random.Random(3)
@@ -284,10 +284,10 @@ def test_writers_that_are_killed_hold_each_entry_once(
     assert settings.shards == len(SHARDS)
 
 
-def test_the_record_of_a_replaced_vault_does_not_take_the_place_of_the_other(
+def test_the_record_of_a_replaced_vault_does_not_overwrite_the_new_record(
     writer: Writer, sender: Sender
 ) -> None:
-    """Else a process that opens the password while Postgres is away uses the vault that is lost."""
+    """Otherwise a process that opens the vault while Postgres is away would use the lost vault."""
     keeper, lost = sender.service.vault_keeper, sender.vault(LOST)
     (record,) = keeper.cache.records()
     lose(writer, lost.vault_id)
@@ -302,8 +302,8 @@ def test_the_record_of_a_replaced_vault_does_not_take_the_place_of_the_other(
     assert cached.vault_id == other.vault_id
 
 
-def test_records_are_kept_now_and_then_while_postgres_is_away(sender: Sender) -> None:
-    """There may be ten thousand, and a look every few seconds."""
+def test_records_are_extended_at_intervals_while_postgres_is_away(sender: Sender) -> None:
+    """There may be ten thousand records, and the keeper checks every few seconds."""
     keeper = sender.service.vault_keeper
     for password in (LOST, KEPT):
         sender.vault(password)

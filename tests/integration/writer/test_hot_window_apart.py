@@ -1,4 +1,4 @@
-"""A hot window on a Redis of its own: whatever becomes of it, it claims nothing that it lacks."""
+"""A hot window on a separate Redis never claims segments that it lacks."""
 
 import itertools
 import time
@@ -28,7 +28,7 @@ Write = Callable[[], None]
 
 @pytest.fixture(scope="module")
 def hot_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """The other Redis."""
+    """The separate Redis."""
     server = RedisServer(tmp_path_factory.mktemp("hot"))
     server.start()
     yield server
@@ -37,7 +37,7 @@ def hot_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer
 
 @pytest.fixture
 def apart(environment: dict[str, str], hot_server: RedisServer) -> Settings:
-    """Settings with a hot window apart, in one shard."""
+    """Settings with a separate hot window and one shard."""
     given = {"IOT_HOT_WINDOW_REDIS_URL": hot_server.url, "IOT_SHARDS": "1"}
     return load(environment | given)
 
@@ -56,12 +56,12 @@ def hot_sender(apart: Settings) -> Iterator[Sender]:
         yield made
 
 
-class _Stalled(Exception):  # noqa: N818 - not an error: the moment at which the writer stalls
-    """A writer comes to a halt between its commit and the hot window."""
+class _Stalled(Exception):  # noqa: N818 - not an error: a stalled writer
+    """The writer stalls between its commit and the hot window."""
 
 
 class Story:
-    """Drains of one shard, which stall and go on, and a hot window that goes and comes back."""
+    """Drains of one shard that stall and continue, and a hot window that fails and returns."""
 
     def __init__(self, writer: Writer, sender: Sender) -> None:
         self.writer = writer
@@ -75,12 +75,12 @@ class Story:
         self.password = b"%d" % next(_numbers)
         self.vault_id = sender.vault(self.password).vault_id
         self.finished: set[int] = set()
-        """Segments of drains that removed their entries from the backlog: who waited for one of
-        them to be stored knows by now."""
+        """Ids of segments whose entries are removed from the backlog. A client that waited for
+        one of these segments has its answer."""
 
     def send(self) -> None:
         self.sender.send(self.password)
-        time.sleep(0.002)  # the clock that stamps them moves on
+        time.sleep(0.002)  # the clock of Redis advances
 
     def drain(self) -> None:
         self._drain(self._reach)
@@ -113,13 +113,13 @@ class Story:
         self.backup = {key: cast("bytes", self.hot.dump(key)) for key in keys}
 
     def restore(self) -> None:
-        """As it was when it was saved."""
+        """Restore the saved state."""
         self.hot.flushall()
         for key, dumped in self.backup.items():
             self.hot.restore(key, 0, dumped)
 
     def check(self) -> None:
-        """Whatever it says it covers, all of that is there."""
+        """Check that the window holds all segments that it claims to cover."""
         for seconds in (1, 250):
             coverage = self.window.coverage(0, seconds)
             if not coverage.complete:
@@ -154,13 +154,15 @@ STEPS = ["send", "drain", "stall", "go_on", "leave", "come_back", "wipe", "save"
 
 @hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.sampled_from(STEPS), max_size=40))
-def test_whatever_becomes_of_it(hot_writer: Writer, hot_sender: Sender, steps: list[str]) -> None:
+def test_any_steps_of_drains_and_failures_keep_the_coverage_correct(
+    hot_writer: Writer, hot_sender: Sender, steps: list[str]
+) -> None:
     hot_writer.hot_redis.flushall()
     story = Story(hot_writer, hot_sender)
     for step in ("send", "drain", *steps, "come_back", "send", "drain"):
         getattr(story, step)()
         story.check()
-    # Nothing was lost meanwhile, nor held up.
+    # No entry is lost or left in the backlog.
     assert story.sender.waiting() == 0
     story.sender.numbers = {story.password: story.sender.numbers[story.password]}
     story.sender.check_all()
@@ -178,7 +180,7 @@ def test_whatever_becomes_of_it(hot_writer: Writer, hot_sender: Sender, steps: l
         "send stall send stall send drain wipe go_on go_on",
     ],
 )
-def test_known_steps(steps: str, hot_writer: Writer, hot_sender: Sender) -> None:
+def test_known_sequences_of_steps(steps: str, hot_writer: Writer, hot_sender: Sender) -> None:
     hot_writer.hot_redis.flushall()
     story = Story(hot_writer, hot_sender)
     for step in ("send drain " + steps).split():
@@ -186,7 +188,7 @@ def test_known_steps(steps: str, hot_writer: Writer, hot_sender: Sender) -> None
         story.check()
 
 
-def test_it_is_used_again_after_a_wipe(hot_writer: Writer, hot_sender: Sender) -> None:
+def test_the_window_is_used_again_after_a_wipe(hot_writer: Writer, hot_sender: Sender) -> None:
     story = Story(hot_writer, hot_sender)
     for step in ("send", "drain", "wipe", "send", "drain"):
         getattr(story, step)()
@@ -195,7 +197,7 @@ def test_it_is_used_again_after_a_wipe(hot_writer: Writer, hot_sender: Sender) -
     assert moment - 5000 < since <= moment + 1
 
 
-def test_the_other_redis_is_not_asked_for_the_time() -> None:
-    """Its clock may differ; that of the backlog's Redis stamps readings."""
+def test_the_clock_of_the_separate_redis_is_not_used() -> None:
+    """Its clock may differ; the clock of the backlog's Redis stamps readings."""
     script = resources.files("iot_stores").joinpath("hot_window_write.lua").read_text()
     assert "'TIME'" not in script

@@ -1,4 +1,6 @@
-"""A read of the last seconds misses nothing that a finished drain, or one before it, has stored."""
+"""A read of the last seconds includes everything that a finished drain or an earlier drain
+stored.
+"""
 
 import itertools
 import time
@@ -25,14 +27,14 @@ PASSWORD = b"p"
 _numbers = itertools.count()
 
 
-class _Stalled(Exception):  # noqa: N818 - not an error: the moment at which the writer stalls
-    """A writer comes to a halt between its commit and the hot window."""
+class _Stalled(Exception):  # noqa: N818 - not an error: a stalled writer
+    """The writer stalls between its commit and the hot window."""
 
 
 class Story:
-    """One shard, and drains that finish, stall between two steps and go on later, or never.
+    """One shard with drains that finish, stall and continue later, or die.
 
-    Its readings were received over the last minutes, so that every begin of a cover can be asked.
+    The times of receipt cover the last minutes, so a read can start anywhere in the window.
     """
 
     def __init__(self, writer: Writer, sender: Sender, password: bytes) -> None:
@@ -45,13 +47,13 @@ class Story:
         self.stalled: list[tuple[int, Callable[[], None]]] = []
         self.stored_by: list[set[int]] = []
         self.finished = -1
-        """The latest drain whose hot window is written; it covers those before it."""
+        """The latest drain whose hot window is written; the window covers all drains before it."""
 
     def send(self) -> None:
         self._send([self.received[0] + 5000, 0])
 
     def send_at_once(self) -> None:
-        """In the same millisecond as the last."""
+        """Send a reading in the millisecond of the last reading."""
         self._send([self.received[0], self.received[1] + 1])
 
     def drain(self) -> None:
@@ -76,7 +78,7 @@ class Story:
         self.sender.redis.flushall()
 
     def check(self) -> None:
-        """Missing may be only what was stored after the last drain that finished."""
+        """Check that only segments stored after the last finished drain are missing."""
         since = self.since()
         if since is None:
             return
@@ -88,7 +90,7 @@ class Story:
         assert {segment.bounds.first_id for segment in stored} - held <= unfinished
 
     def since(self) -> int | None:
-        """From when on the hot window says that it holds everything."""
+        """Return the time from which the hot window claims to be complete."""
         found = self.sender.redis.hget(KEYS.hot_cover(self.shard), "since")
         return None if found is None else int(cast("bytes", found))
 
@@ -143,7 +145,7 @@ def test_any_interleaving_of_writers(writer: Writer, sender: Sender, steps: list
     sender.redis.flushall()
     password = b"%d" % next(_numbers)
     story = Story(writer, sender, password)
-    while story.shard != sender.shard(b"0"):  # the offset of one shard, so that it has a past
+    while story.shard != sender.shard(b"0"):  # one shard, so that the offset has a past
         password = b"%d" % next(_numbers)
         story = Story(writer, sender, password)
     story.send()
@@ -175,7 +177,7 @@ def test_a_known_interleaving(steps: str, writer: Writer, sender: Sender) -> Non
         story.check()
 
 
-def test_it_covers_all_when_nothing_goes_wrong(writer: Writer, sender: Sender) -> None:
+def test_the_window_covers_all_readings_without_failures(writer: Writer, sender: Sender) -> None:
     story = Story(writer, sender, PASSWORD)
     for _ in range(5):
         story.send()
@@ -184,7 +186,9 @@ def test_it_covers_all_when_nothing_goes_wrong(writer: Writer, sender: Sender) -
     assert story.since() == 1
 
 
-def test_a_gap_moves_the_begin_past_what_is_missing(writer: Writer, sender: Sender) -> None:
+def test_a_gap_moves_the_covered_start_past_the_missing_segments(
+    writer: Writer, sender: Sender
+) -> None:
     story = Story(writer, sender, PASSWORD)
     for step in ("send", "drain", "send", "stall", "die"):
         getattr(story, step)()
@@ -198,7 +202,7 @@ def test_a_gap_moves_the_begin_past_what_is_missing(writer: Writer, sender: Send
     assert story.since() == missing + 1
 
 
-def test_a_wiped_redis_is_covered_again_from_then_on(writer: Writer, sender: Sender) -> None:
+def test_coverage_restarts_after_redis_is_wiped(writer: Writer, sender: Sender) -> None:
     sender.send(PASSWORD, 2)
     drain_all(writer)
     sender.redis.flushall()
@@ -216,7 +220,7 @@ def _reads(source: str) -> float:
     return REGISTRY.get_sample_value("iot_reads_total", {"source": source}) or 0.0
 
 
-def test_it_answers_alone_when_nothing_went_wrong(writer: Writer, sender: Sender) -> None:
+def test_the_window_answers_alone_without_failures(writer: Writer, sender: Sender) -> None:
     for _ in range(5):
         sender.send(PASSWORD)
         drain_all(writer)
@@ -237,7 +241,7 @@ def test_evicted_segments_come_from_postgres(writer: Writer, sender: Sender) -> 
     assert _reads("hot_window") == before + 1
 
 
-def test_a_position_of_nobody_moves_the_begin(writer: Writer, sender: Sender) -> None:
+def test_an_unknown_position_moves_the_covered_start(writer: Writer, sender: Sender) -> None:
     story = Story(writer, sender, PASSWORD)
     story.send()
     story.drain()
@@ -248,11 +252,11 @@ def test_a_position_of_nobody_moves_the_begin(writer: Writer, sender: Sender) ->
     assert story.since() == last + 1
 
 
-def test_a_restored_history_is_not_mixed_with_the_one_it_lost(
+def test_a_restored_history_is_not_mixed_with_lost_segments(
     writer: Writer, sender: Sender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Postgres is as it was before two drains, and their entries wait still: they become other
-    segments this time.
+    """Postgres is restored to the state before two drains whose entries still wait; the next drain
+    groups the entries into other segments.
     """
     story = Story(writer, sender, PASSWORD)
     story.send()
@@ -279,12 +283,12 @@ def test_a_restored_history_is_not_mixed_with_the_one_it_lost(
     )
     for lost in (2, 3):
         story.drain()
-        # The last seconds that begin behind the first reading, which was never lost.
+        # The range starts after the first reading, which is never lost.
         assert sender.last_seconds(PASSWORD, 243) == ["text"] * lost
         story.send()
 
 
-def test_a_window_made_longer_answers_once_it_holds_that_long(
+def test_a_lengthened_window_answers_when_it_covers_its_length(
     environment: dict[str, str], sender: Sender
 ) -> None:
     short, long = (
@@ -292,7 +296,7 @@ def test_a_window_made_longer_answers_once_it_holds_that_long(
     )
     sender.send(PASSWORD)
     _drain_with(short)
-    # As 10 seconds later: what was kept for 10 seconds is gone.
+    # Simulate 10 seconds later: the index that was kept for 10 seconds has expired.
     sender.redis.delete(KEYS.hot_index(sender.vault(PASSWORD).vault_id.bytes))
     with sending(long) as later:
         assert later.last_seconds(PASSWORD, 60) == ["0"]
@@ -308,7 +312,7 @@ def _drain_with(settings: Settings) -> None:
     writer.close()
 
 
-def test_a_window_of_no_length_holds_nothing(environment: dict[str, str], sender: Sender) -> None:
+def test_a_window_of_zero_seconds_stays_empty(environment: dict[str, str], sender: Sender) -> None:
     settings = load(environment | {"IOT_HOT_WINDOW_SECONDS": "0"})
     sender.send(PASSWORD)
     _drain_with(settings)

@@ -1,4 +1,4 @@
-"""The jobs in Redis: which there are, that each waits once, and that nothing else is run."""
+"""The jobs in Redis: the queue holds each job once and runs no other job."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,7 +25,7 @@ PERIODIC = ("sweep", "partitions", "retention", "compact", "indexes")
 
 
 def queued(redis: "Redis") -> list[str]:
-    """The ids that wait."""
+    """Return the ids of the queued jobs."""
     return [job.decode() for job in cast("list[bytes]", redis.lrange(KEYS.job_list, 0, -1))]
 
 
@@ -44,13 +44,13 @@ def test_a_job_is_built_from_its_id(writer: Writer) -> None:
     ["", "drain-", "drain-01", "drain-256", "drain-1000", "drain--1", "drain-1:x", "drain-1\n",
      "drain-\u0661", "Sweep", "os.system", "a b"],
 )  # fmt: skip
-def test_an_unknown_id_is_no_job(job_id: str, writer: Writer) -> None:
+def test_an_unknown_id_builds_no_job(job_id: str, writer: Writer) -> None:
     assert jobs.find_job(job_id) is None
     with pytest.raises(NoSuchJobError):
         KnownJob.fetch(job_id, connection=writer.redis)
 
 
-def test_a_drain_waits_once_however_much_is_appended(sender: Sender) -> None:
+def test_many_appends_queue_one_drain(sender: Sender) -> None:
     for _ in range(200):
         sender.send(PASSWORD)
     assert queued(sender.redis) == [names.drain_job(sender.shard(PASSWORD))]
@@ -59,7 +59,7 @@ def test_a_drain_waits_once_however_much_is_appended(sender: Sender) -> None:
     assert len(set(queued(sender.redis))) == len(queued(sender.redis)) <= 8
 
 
-def test_a_drain_is_queued_again_while_something_is_left(
+def test_a_drain_is_queued_again_while_entries_wait(
     sender: Sender, writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jobs, "current", lambda: writer)
@@ -77,7 +77,7 @@ def test_a_drain_is_queued_again_while_something_is_left(
     sender.check_all()
 
 
-def test_a_busy_shard_is_left_to_its_holder(
+def test_a_busy_shard_is_skipped(
     sender: Sender, writer: Writer, postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jobs, "current", lambda: writer)
@@ -96,12 +96,12 @@ def test_a_busy_shard_is_left_to_its_holder(
     sender.check_all()
 
 
-def test_the_sweep_queues_only_what_was_left_behind(sender: Sender) -> None:
+def test_the_sweep_queues_drains_only_for_neglected_shards(sender: Sender) -> None:
     now = _redis_milliseconds(sender)
     passwords = {sender.shard(b"%d" % number): b"%d" % number for number in range(100)}
     for shard in (1, 3):
         sender.send_received(passwords[shard], now - 5000)
-    # The clock was set back since: it can't be told how long this one waits.
+    # The clock was set back after this entry, so its age is unknown.
     sender.send_received(passwords[5], now + 60_000)
     assert queued(sender.redis) == []
     sender.send_received(passwords[6], _redis_milliseconds(sender))
@@ -116,7 +116,7 @@ def _redis_milliseconds(sender: Sender) -> int:
     return seconds * 1000 + micros // 1000
 
 
-def test_many_tickers_queue_each_job_once_in_its_period(writer: Writer) -> None:
+def test_many_tickers_queue_each_job_once_per_period(writer: Writer) -> None:
     tickers = [Ticker(writer) for _ in range(8)]
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(Ticker.tick, tickers * 3))
@@ -126,7 +126,7 @@ def test_many_tickers_queue_each_job_once_in_its_period(writer: Writer) -> None:
     writer.redis.delete(KEYS.job_list)
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(Ticker.tick, tickers))
-    assert set(queued(writer.redis)) <= {"sweep"}  # whose period is short
+    assert set(queued(writer.redis)) <= {"sweep"}  # the period of the sweep is short
     for job, seconds in EVERY_SECONDS.items():
         assert -2 < writer.redis.ttl(KEYS.tick(job)) <= seconds
     writer.redis.delete(KEYS.job_list, KEYS.tick("retention"))
@@ -146,7 +146,7 @@ def test_the_periodic_jobs_do_their_work(
     assert jobs.enforce_retention() == 0
 
 
-def test_two_writers_under_load(
+def test_two_writers_store_a_load_exactly_once(
     environment: dict[str, str], sender: Sender, postgres_url: str, tmp_path: Path
 ) -> None:
     passwords = [b"password-%d" % number for number in range(30)]
@@ -159,7 +159,7 @@ def test_two_writers_under_load(
             sender.send(passwords[number * 7 % 30], number % 5 + 1)
         wait_until(lambda: not sender.waiting(), what="an empty backlog")
         sender.check_all()
-        with psycopg.connect(postgres_url) as other:  # both find all shards busy
+        with psycopg.connect(postgres_url) as other:  # both writers find all shards busy
             other.execute("SELECT FROM ingest_offsets FOR UPDATE")
             for password in passwords:
                 sender.send(password)

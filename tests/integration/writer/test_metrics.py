@@ -1,4 +1,4 @@
-"""What a writer counts, and what alerts stand on."""
+"""The metrics of a writer, including those that alerts use."""
 
 import time
 from collections.abc import Callable
@@ -32,7 +32,7 @@ def ours(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> Writer:
     return writer
 
 
-def test_what_alerts_stand_on_is_there_before_anything_happens() -> None:
+def test_metrics_of_alerts_exist_from_the_start() -> None:
     metrics.create_metrics("writer")
     for name in ("iot_drains_total", "iot_job_last_success_timestamp_seconds"):
         (label,) = spec_of(name).labels
@@ -44,7 +44,7 @@ def test_what_alerts_stand_on_is_there_before_anything_happens() -> None:
 @pytest.mark.parametrize(
     ("job", "do"), [("partitions", jobs.make_partitions), ("retention", jobs.enforce_retention)]
 )
-def test_a_job_that_was_done_says_when(
+def test_a_finished_job_records_its_time(
     job: str, do: Callable[[], int], ours: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     metrics.create_metrics("writer")
@@ -67,7 +67,7 @@ def test_a_job_that_was_done_says_when(
     ("error", "outcome"),
     [(RedisConnectionError("gone"), "redis_away"), (ValueError("a defect"), "failed")],
 )
-def test_a_drain_that_fails_is_counted(
+def test_a_failed_drain_is_counted(
     error: Exception,
     outcome: str,
     ours: Writer,
@@ -93,6 +93,6 @@ def test_a_drain_that_fails_is_counted(
     sender.check_all()
 
 
-def test_every_outcome_of_a_drain_is_declared() -> None:
+def test_each_drain_outcome_is_declared() -> None:
     outcomes = {"postgres_away", "redis_away", "failed", *DrainOutcome}
     assert set(spec_of("iot_drains_total").initial_labels) == outcomes

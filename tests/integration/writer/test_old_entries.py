@@ -1,4 +1,4 @@
-"""Entries that are too old to tell whether they are stored, and those whose ids are no times."""
+"""Entries too old for the ledger, and entries whose ids are not valid times."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,14 +20,14 @@ DEAD = ["dead", "replay", "--all"]
 
 
 def plant(sender: Sender, sealed: Sealed, entry_id: str) -> None:
-    """Add an entry under an id, as a restored copy of Redis has it."""
+    """Add an entry with a given id, as a restored copy of Redis has it."""
     shard, content = sealed
     fields: dict[Any, Any] = {"e": content, "t": 0}
     sender.redis.xadd(KEYS.stream(shard), fields, id=entry_id)
 
 
 def old(sender: Sender, text: str = "old", *, sealed: int = 0, received: int = 0) -> None:
-    """Add an entry that is too old by a second, its times moved by some milliseconds."""
+    """Add an entry that is too old by a second, with its times moved by some milliseconds."""
     moment = now() - TOO_OLD_MS - 1000
     entry = sender.seal(PASSWORD, [text], sealed_at=moment + sealed)
     plant(sender, entry, f"{moment + received}-0")
@@ -39,13 +39,13 @@ def letters(writer: Writer) -> list[DeadLetter]:
 
 @pytest.fixture
 def command(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """The command `iot-sensor`, on the stores of the test."""
+    """A function that runs `iot-sensor` on the stores of the test."""
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     return lambda *arguments: main(list(arguments))
 
 
-def test_of_a_session_that_the_ledger_does_not_know(
+def test_an_old_entry_of_an_unknown_session_is_set_aside(
     writer: Writer,
     sender: Sender,
     command: Callable[..., int],
@@ -67,8 +67,8 @@ def test_of_a_session_that_the_ledger_does_not_know(
     assert sender.texts(PASSWORD) == ["old"]
 
 
-def test_of_a_session_that_the_ledger_knows(writer: Writer, sender: Sender) -> None:
-    """It tells of each entry whether it is stored, so age does not matter."""
+def test_an_old_entry_of_a_known_session_is_stored(writer: Writer, sender: Sender) -> None:
+    """The ledger knows whether each entry of the session is stored, so the age does not matter."""
     shard, stored = sender.seal(PASSWORD, ["stored"], sealed_at=now() - TOO_OLD_MS - 1000)
     plant(sender, (shard, stored), f"{now() - TOO_OLD_MS - 2000}-0")
     sender.redis.xtrim(KEYS.stream(shard), 0)
@@ -83,10 +83,10 @@ def test_of_a_session_that_the_ledger_knows(writer: Writer, sender: Sender) -> N
 
 
 @pytest.mark.parametrize(("sealed", "received"), [(60_000, 0), (0, 60_000)])
-def test_by_one_clock_alone_no_entry_is_too_old(
+def test_an_entry_is_too_old_only_by_both_clocks(
     writer: Writer, sender: Sender, sealed: int, received: int
 ) -> None:
-    """The clock of Redis was behind, or that of the API."""
+    """The clock of Redis or the clock of the API was behind."""
     old(sender, sealed=sealed, received=received)
     drain_all(writer)
     assert letters(writer) == []
@@ -94,10 +94,10 @@ def test_by_one_clock_alone_no_entry_is_too_old(
 
 
 @pytest.mark.parametrize("reason", ["sealed more than 60 days ago", "unknown master key"])
-def test_a_letter_of_an_earlier_version_is_replayed(
+def test_a_dead_letter_of_an_earlier_version_is_replayed(
     writer: Writer, sender: Sender, command: Callable[..., int], reason: str
 ) -> None:
-    """An entry that was set aside because a clock of the API was behind."""
+    """An earlier version set the entry aside because the clock of the API was behind."""
     sealed = sender.seal(PASSWORD, ["taken"], sealed_at=now() - TOO_OLD_MS - 1000)
     sender.backlog.append([sealed])
     (waiting,) = sender.backlog.read(sealed[0], max_bytes=1)
@@ -119,14 +119,14 @@ IMPOSSIBLE = {
 
 
 @pytest.mark.parametrize("entry_id", IMPOSSIBLE.values(), ids=IMPOSSIBLE)
-def test_an_id_that_is_no_time(
+def test_an_entry_with_an_impossible_id_is_set_aside(
     writer: Writer,
     sender: Sender,
     command: Callable[..., int],
     capsys: pytest.CaptureFixture[str],
     entry_id: str,
 ) -> None:
-    """Ids never fall within a stream: those of later entries would be impossible too."""
+    """Ids only grow within a stream, so the ids of later entries would be invalid, too."""
     sender.send(PASSWORD, 2)
     shard, sealed = sender.seal(PASSWORD, ["planted"])
     plant(sender, (shard, sealed), entry_id)
@@ -147,7 +147,7 @@ def test_an_id_that_is_no_time(
     assert sender.waiting() == 0
 
 
-def test_the_last_month_that_is_possible(writer: Writer, sender: Sender) -> None:
+def test_an_entry_of_the_last_possible_month_is_stored(writer: Writer, sender: Sender) -> None:
     plant(sender, sender.seal(PASSWORD, ["late"]), f"{END_MS - 1}-0")
     drain_all(writer)
     assert sender.texts(PASSWORD) == ["late"]

@@ -1,4 +1,4 @@
-"""The months of the history: made ahead, in time, and once."""
+"""The partitions of the history are created once, before they are needed."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +21,7 @@ from support.draining import drain_all
 
 NEW_YEAR = 1_798_761_600_000
 FAR = 2_840_140_800_000
-"""The begin of January 2060."""
+"""The first moment of January 2060."""
 
 _PARTITIONS = (
     "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'segments'::regclass"
@@ -29,11 +29,11 @@ _PARTITIONS = (
 
 
 def partitions(connection: Connection) -> set[str]:
-    """The names of all months' tables."""
+    """Return the names of the tables of all months."""
     return {cast("str", row[0]) for row in connection.execute(_PARTITIONS)}
 
 
-def test_months_are_made_ahead_and_once(writer: Writer) -> None:
+def test_partitions_are_created_ahead_and_once(writer: Writer) -> None:
     connection = writer.postgres()
     assert ensure_months_ahead(connection, now()) == MONTHS_AHEAD
     begin = month_begin(int(time.time() * 1000))
@@ -43,14 +43,16 @@ def test_months_are_made_ahead_and_once(writer: Writer) -> None:
     assert len(partitions(connection)) == MONTHS_AHEAD
 
 
-def test_a_far_month_is_made_when_it_comes(writer: Writer, sender: Sender) -> None:
+def test_the_partition_of_a_far_month_is_created_by_its_drain(
+    writer: Writer, sender: Sender
+) -> None:
     sender.send_received(b"p", FAR + 5)
     drain_all(writer)
     assert partitions(writer.postgres()) == {"segments_206001"}
     sender.check_all()
 
 
-def test_one_month_made_by_many_at_once(writer: Writer, postgres_url: str) -> None:
+def test_concurrent_writers_create_a_partition_once(writer: Writer, postgres_url: str) -> None:
     def make(begin: int) -> bool:
         with psycopg.connect(postgres_url, autocommit=True) as connection:
             return ensure_partition(connection, begin)
@@ -79,7 +81,7 @@ def test_a_drain_over_new_year_fills_two_months(writer: Writer, sender: Sender) 
         assert found.fetchall() == bounds
 
 
-def test_a_month_is_made_while_it_is_read(
+def test_a_partition_is_created_during_a_read(
     writer: Writer, sender: Sender, postgres_url: str
 ) -> None:
     sender.send_received(b"p", NEW_YEAR)
@@ -92,7 +94,7 @@ def test_a_month_is_made_while_it_is_read(
     sender.check_all()
 
 
-def test_a_month_that_was_dropped_is_made_again(writer: Writer, sender: Sender) -> None:
+def test_a_dropped_partition_is_created_again(writer: Writer, sender: Sender) -> None:
     sender.send_received(b"p", NEW_YEAR)
     drain_all(writer)
     writer.postgres().execute("DROP TABLE segments_202701")

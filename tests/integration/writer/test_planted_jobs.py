@@ -1,6 +1,6 @@
-"""A job's hash in Redis runs nothing: no callback, no webhook, no pickle.
+"""The hash of a job in Redis runs no code: no callback, no webhook, no pickle.
 
-Real writers, with every field that RQ knows planted in the hashes of all their jobs.
+The tests run real writers with each field that RQ knows planted in the hashes of all jobs.
 """
 
 import ast
@@ -41,7 +41,7 @@ def run(*args, **kwargs):
 
 
 class Opened:
-    """Touches a file as it is unpickled."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, trace: Path) -> None:
         self._trace = trace
@@ -51,7 +51,7 @@ class Opened:
 
 
 class Trap:
-    """A module that can be imported and a server that can be reached, and whether they were."""
+    """An importable module and a reachable server that record their use."""
 
     def __init__(self, folder: Path, server: HTTPServer) -> None:
         self.trace = folder / "trace"
@@ -63,7 +63,7 @@ class Trap:
         self.requests: list[str] = []
 
     def fields(self) -> dict[str, bytes | str | int]:
-        """Every field of a job's hash, each so that RQ would do something of it."""
+        """Return each field of a job's hash, with a value that RQ would act on."""
         hooks = [
             {"url": self.url + status, "job_status": status, "method": "POST"}
             for status in ("finished", "failed")
@@ -109,7 +109,7 @@ class Trap:
         }
 
     def plant(self, redis: "Redis") -> None:
-        """Write the hashes of all jobs, and what else RQ may follow from them."""
+        """Write the hashes of all jobs and the keys that RQ derives from the fields."""
         fields: dict[Any, Any] = {**self.fields()}
         for job in (*EVERY, "planted"):
             redis.hset(f"rq:job:{job}", mapping=fields)
@@ -128,14 +128,14 @@ class Trap:
         redis.rpush(KEYS.job_list, "planted", "os.system", "a b", "drain-999", "drain-x", *EVERY)
 
     def check(self) -> None:
-        """Nothing was run, and nothing was asked."""
+        """Check that no code ran and no request was sent."""
         assert not self.trace.exists(), self.trace.read_text()
         assert not self.requests
 
 
 @pytest.fixture
 def trap(tmp_path: Path) -> Iterator[Trap]:
-    """A trap, armed."""
+    """A running trap."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -152,14 +152,14 @@ def trap(tmp_path: Path) -> Iterator[Trap]:
 
 @pytest.fixture
 def stack(environment: dict[str, str], trap: Trap, tmp_path: Path) -> Iterator[Stack]:
-    """Writers that can import what was planted."""
+    """A stack whose writers can import the planted module."""
     made = Stack(environment | {"PYTHONPATH": str(trap.folder)}, tmp_path)
     yield made
     made.stop()
 
 
 def test_every_field_that_rq_knows_is_planted(trap: Trap) -> None:
-    """A field that RQ adds fails here until somebody has looked at what RQ does with it."""
+    """A new field of RQ fails this test until a developer has checked its effects."""
     known = set()
     for method in (Job.to_dict, Job.restore):
         for node in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(method)))):
@@ -180,11 +180,11 @@ def _has_finished(redis: "Redis", job: str) -> bool:
     return _status(redis, job) == b"finished"
 
 
-def test_jobs_that_succeed(stack: Stack, trap: Trap, sender: Sender) -> None:
+def test_successful_jobs_run_no_planted_code(stack: Stack, trap: Trap, sender: Sender) -> None:
     trap.plant(sender.redis)
     sender.send(PASSWORD)
     stack.start_writer()
-    for job in (names.drain_job(0), *PERIODIC):  # the first drain takes the others along
+    for job in (names.drain_job(0), *PERIODIC):  # the first drain drains the other shards too
         wait_until(partial(_has_finished, sender.redis, job), what=job)
     wait_until(lambda: not sender.waiting(), what="an empty backlog")
     sender.check_all()
@@ -199,7 +199,7 @@ def test_a_writer_is_not_suspended(stack: Stack, sender: Sender) -> None:
     wait_until(lambda: not sender.waiting(), what="an empty backlog")
 
 
-def test_a_job_that_fails(
+def test_a_failed_job_runs_no_planted_code(
     stack: Stack, trap: Trap, sender: Sender, postgres_url: str, tmp_path: Path
 ) -> None:
     with psycopg.connect(postgres_url) as connection:
@@ -212,8 +212,10 @@ def test_a_job_that_fails(
     assert "dropped an unknown job from the queue: 'os.system'" in log
 
 
-def test_a_job_that_is_stopped(stack: Stack, trap: Trap, sender: Sender, postgres_url: str) -> None:
-    """RQ's commands do nothing, to a job that runs and to the writer."""
+def test_commands_of_rq_stop_no_job(
+    stack: Stack, trap: Trap, sender: Sender, postgres_url: str
+) -> None:
+    """The commands of RQ affect neither a running job nor the writer."""
     with psycopg.connect(postgres_url) as connection:
         connection.execute("LOCK TABLE ingest_sessions")
         trap.plant(sender.redis)
@@ -229,7 +231,7 @@ def test_a_job_that_is_stopped(stack: Stack, trap: Trap, sender: Sender, postgre
     wait_until(lambda: not sender.waiting(), what="an empty backlog")
 
 
-def test_a_job_whose_writer_died(
+def test_a_job_of_a_dead_writer_runs_no_planted_code(
     stack: Stack, trap: Trap, sender: Sender, postgres_url: str, tmp_path: Path
 ) -> None:
     with psycopg.connect(postgres_url) as connection:

@@ -1,4 +1,6 @@
-"""Poison: what Postgres will never take is set aside, and can be replayed once that is mended."""
+"""A reading that Postgres refuses becomes a dead letter and can be replayed after the fault is
+fixed.
+"""
 
 import json
 
@@ -59,7 +61,7 @@ def test_the_rest_of_the_batch_is_stored(poisoned: FlaskClient, writer: Writer) 
     assert any("no beasts" in line for _, _, line in writer.audit.latest(writer.postgres(), 9))
 
 
-def test_a_replay_stores_it_once(
+def test_a_replayed_reading_is_stored_once(
     poisoned: FlaskClient,
     writer: Writer,
     postgres_url: str,
@@ -77,12 +79,14 @@ def test_a_replay_stores_it_once(
     shown = capsys.readouterr().out
     assert "1 readings of vault" in shown
     assert "no beasts" in shown
-    assert main(["dead", "replay", letter.letter_id]) == 0  # it is refused again
+    assert main(["dead", "replay", letter.letter_id]) == 0  # refused again
     drain_all(writer)
     (letter,) = letters.all()
     heal(postgres_url)
     assert main(["dead", "replay", "--all"]) == 0
-    letters.replay(letter, writer.backlog)  # as if the first had been cut off before it dropped it
+    letters.replay(
+        letter, writer.backlog
+    )  # as if the first replay had ended before it deleted the letter
     drain_all(writer)
     assert read(poisoned) == ["1", "3", "666"]
     assert list(letters.all()) == []
@@ -90,7 +94,7 @@ def test_a_replay_stores_it_once(
     assert main(["dead", "show", "nonsense"]) == 2
 
 
-def test_a_dropped_one_is_gone_and_audited(
+def test_a_dropped_letter_is_deleted_and_audited(
     poisoned: FlaskClient,
     writer: Writer,
     environment: dict[str, str],

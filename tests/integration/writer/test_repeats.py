@@ -1,4 +1,6 @@
-"""However often and in whatever order an entry comes, its readings are stored once."""
+"""The readings of an entry are stored once, however often and in whatever order the entry
+arrives.
+"""
 
 import random
 from collections import Counter
@@ -29,7 +31,7 @@ def api_processes(settings: Settings) -> list[Sealer]:
 
 @pytest.mark.parametrize("times", [2, 5])
 @pytest.mark.parametrize("drained_between", [False, True])
-def test_an_entry_added_again_is_stored_once(
+def test_an_entry_appended_again_is_stored_once(
     times: int, drained_between: bool, writer: Writer, sender: Sender
 ) -> None:
     sealed = sender.seal(b"p", ["twice", "told"])
@@ -49,8 +51,8 @@ def test_an_entry_twice_in_one_request_is_stored_once(writer: Writer, sender: Se
     assert sender.texts(b"p") == ["once"]
 
 
-def test_a_session_with_many_gaps_ends(writer: Writer, sender: Sender) -> None:
-    """As after a restore of Postgres. Each drain reads and writes all gaps of a session."""
+def test_a_session_with_many_gaps_is_renewed(writer: Writer, sender: Sender) -> None:
+    """Each drain rewrites all gaps of a session; a restore of Postgres may create many."""
 
     def put() -> bytes:
         columns = ReadingColumns(int64s([0]), int64s([7]), b"1")
@@ -62,14 +64,14 @@ def test_a_session_with_many_gaps_ends(writer: Writer, sender: Sender) -> None:
     for _ in range(MANY_MISSING + 1):
         sender.service.intake._sealer.seal(sender.shard(b"p"), b"lost")  # noqa: SLF001 - numbers that no drain has seen
     assert put() == first
-    put()  # its answer tells of the renewal
+    put()  # its result contains the renewal
     second = put()
     assert second != first
     assert put() == second
     assert sender.texts(b"p") == ["1"] * 5
 
 
-def test_a_shuffle_of_many_sessions_with_gaps(
+def test_shuffled_entries_of_many_sessions_are_stored_once(
     writer: Writer, sender: Sender, api_processes: list[Sealer]
 ) -> None:
     chance = random.Random(7)
@@ -77,7 +79,7 @@ def test_a_shuffle_of_many_sessions_with_gaps(
     for number in range(900):
         password = b"p%d" % chance.randrange(5)
         entry = sender.seal(password, [number], sealer=chance.choice(api_processes))
-        if chance.random() > 0.1:  # the others are sealed and never sent
+        if chance.random() > 0.1:  # the others are sealed but not sent
             sealed.append((str(number), password, entry))
     arrivals = sealed + chance.choices(sealed, k=len(sealed))
     chance.shuffle(arrivals)
@@ -93,7 +95,7 @@ def test_a_shuffle_of_many_sessions_with_gaps(
         assert sender.texts(password) == texts
 
 
-def test_numbers_that_come_late_are_still_taken(writer: Writer, sender: Sender) -> None:
+def test_late_numbers_are_stored(writer: Writer, sender: Sender) -> None:
     entries = [sender.seal(b"p", [number]) for number in range(300)]
     sender.backlog.append([entries[-1]])
     drain_all(writer)
@@ -107,7 +109,7 @@ def test_numbers_that_come_late_are_still_taken(writer: Writer, sender: Sender) 
 
 @hypothesis_settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.one_of(st.integers(0, 11), st.just("drain")), max_size=40), st.integers(0))
-def test_any_order_of_arrivals_and_drains(
+def test_entries_are_stored_once_in_any_order_of_arrivals_and_drains(
     writer: Writer, sender: Sender, steps: list[int | str], example: int
 ) -> None:
     password = b"example %d" % example

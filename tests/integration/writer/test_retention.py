@@ -1,4 +1,4 @@
-"""Retention deletes what is older than it may be, and nothing else."""
+"""Retention deletes only data that is older than its limit."""
 
 import re
 
@@ -16,12 +16,12 @@ from support.draining import drain_all
 
 PASSWORD = b"p"
 AGES = (400, 100, 99, 70, 45, 31, 29, 1, 0)
-"""Days since each reading was received; their texts are 0, 1, 2, ..."""
+"""Days since the receipt of each reading; the texts are 0, 1, 2, ..."""
 
 
 @pytest.fixture
 def aged(writer: Writer, sender: Sender) -> list[int]:
-    """When each of the readings was received; each is a segment of its own."""
+    """The times of receipt of the readings, each in a separate segment."""
     moments = [now() - days * DAY_MS for days in AGES]
     for moment in moments:
         sender.send_received(PASSWORD, moment)
@@ -34,7 +34,7 @@ def _lines(writer: Writer) -> list[str]:
 
 
 def _accounted(writer: Writer, days: int) -> int:
-    """How many segments the audit log says that retention deleted."""
+    """Return the number of segments that retention deleted according to the audit log."""
     form = rf"retention deleted (\d+) segments received more than {days} days ago"
     found = [re.fullmatch(form, line) for line in _lines(writer)]
     return sum(int(each[1]) for each in found if each is not None)
@@ -48,7 +48,7 @@ def _is_there(writer: Writer, moment: int) -> bool:
 
 
 @pytest.mark.parametrize(("days", "kept"), [(30, 3), (60, 5), (99, 6), (3000, 9), (1, 1)])
-def test_what_is_older_goes_and_the_rest_stays(
+def test_retention_deletes_only_older_readings(
     days: int, kept: int, aged: list[int], writer: Writer, sender: Sender
 ) -> None:
     deleted = len(aged) - kept
@@ -59,7 +59,7 @@ def test_what_is_older_goes_and_the_rest_stays(
     assert _accounted(writer, days) == deleted
 
 
-def test_whole_months_go_as_tables(aged: list[int], writer: Writer) -> None:
+def test_whole_months_are_dropped(aged: list[int], writer: Writer) -> None:
     assert _is_there(writer, aged[0])
     enforce(writer.postgres(), writer.audit, days=70, redis_now=now())
     assert not _is_there(writer, aged[0])
@@ -67,10 +67,10 @@ def test_whole_months_go_as_tables(aged: list[int], writer: Writer) -> None:
     assert _is_there(writer, aged[-1])
 
 
-def test_what_went_is_accounted_for_however_it_ends(
+def test_an_interrupted_retention_is_audited(
     aged: list[int], writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Broken off after the first transaction, as by the job's limit of time."""
+    """Retention stops after its first transaction, for example at the time limit of the job."""
     record = writer.audit.record
 
     def once(connection: Connection, line: str) -> None:
@@ -85,13 +85,13 @@ def test_what_went_is_accounted_for_however_it_ends(
     assert 1 < len(left) == len(aged) - _accounted(writer, 1) < len(aged)
 
 
-def test_no_days_keep_all(aged: list[int], writer: Writer, sender: Sender) -> None:
+def test_zero_days_keep_all_readings(aged: list[int], writer: Writer, sender: Sender) -> None:
     assert enforce(writer.postgres(), writer.audit, days=0, redis_now=now()) == 0
     assert len(sender.texts(PASSWORD)) == len(aged)
     assert _lines(writer) == []
 
 
-def test_a_segment_with_one_young_reading_stays(writer: Writer, sender: Sender) -> None:
+def test_a_segment_with_one_young_reading_is_kept(writer: Writer, sender: Sender) -> None:
     moment = now()
     begin = month_begin(moment)
     sender.send_received(PASSWORD, max(begin, moment - 3 * DAY_MS))
@@ -101,7 +101,7 @@ def test_a_segment_with_one_young_reading_stays(writer: Writer, sender: Sender) 
     sender.check_all()
 
 
-def test_single_segments_go_while_a_reader_is_at_them(
+def test_segments_are_deleted_during_a_read(
     writer: Writer, sender: Sender, postgres_url: str
 ) -> None:
     moment = now()
@@ -116,7 +116,7 @@ def test_single_segments_go_while_a_reader_is_at_them(
         assert len(cursor.fetchall()) == 2
 
 
-def test_a_month_that_is_read_is_emptied_now_and_dropped_another_time(
+def test_a_month_that_is_read_is_emptied_and_dropped_later(
     aged: list[int], writer: Writer, sender: Sender, postgres_url: str
 ) -> None:
     with psycopg.connect(postgres_url) as reader, reader.cursor("held") as cursor:
@@ -129,7 +129,7 @@ def test_a_month_that_is_read_is_emptied_now_and_dropped_another_time(
     assert not _is_there(writer, aged[0])
 
 
-def test_sessions_that_ended_long_ago_are_forgotten(writer: Writer, sender: Sender) -> None:
+def test_old_sessions_are_deleted(writer: Writer, sender: Sender) -> None:
     sender.send(PASSWORD)
     drain_all(writer)
     connection = writer.postgres()
@@ -141,10 +141,10 @@ def test_sessions_that_ended_long_ago_are_forgotten(writer: Writer, sender: Send
 
 
 @pytest.mark.parametrize("ahead", [-61 * DAY_MS, 61 * DAY_MS])
-def test_a_clock_of_redis_that_is_wrong_deletes_nothing_early(
+def test_a_wrong_clock_of_redis_deletes_nothing_early(
     writer: Writer, sender: Sender, ahead: int
 ) -> None:
-    """Nor does Postgres's forget a session early, which was behind as it was seen."""
+    """A wrong clock of Redis deletes no segment and no session early."""
     sender.send(PASSWORD, 2)
     drain_all(writer)
     connection = writer.postgres()
@@ -152,8 +152,8 @@ def test_a_clock_of_redis_that_is_wrong_deletes_nothing_early(
     sender.check_all()
 
 
-def test_a_session_is_seen_at_the_later_of_two_clocks(writer: Writer, sender: Sender) -> None:
-    """Postgres's was behind, so its `now()` is long ago by the time it is right again."""
+def test_a_session_is_dated_by_the_later_of_two_clocks(writer: Writer, sender: Sender) -> None:
+    """If the clock of Postgres was behind, its `now()` is old once the clock is right again."""
     in_a_year = now() + 365 * DAY_MS
     sender.send_received(PASSWORD, in_a_year)
     drain_all(writer)

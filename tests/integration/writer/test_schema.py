@@ -1,4 +1,4 @@
-"""Migrations: from nothing to usable, once, whoever runs them how often."""
+"""Migrations create a usable schema once, also when they run repeatedly or concurrently."""
 
 import itertools
 import os
@@ -25,7 +25,7 @@ _numbers = itertools.count()
 
 @pytest.fixture
 def empty_url(postgres_server: PostgresServer) -> Iterator[str]:
-    """A database with nothing in it."""
+    """An empty database."""
     name = f"empty_{next(_numbers)}"
     with psycopg.connect(postgres_server.url, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
@@ -39,7 +39,9 @@ def _dump(url: str) -> list[str]:
     return [line for line in text.splitlines() if "restrict" not in line]  # a random token
 
 
-def test_an_empty_database_becomes_usable(empty_url: str, environment: dict[str, str]) -> None:
+def test_migrating_an_empty_database_makes_it_usable(
+    empty_url: str, environment: dict[str, str]
+) -> None:
     settings = load(environment | {"IOT_POSTGRES_URL": empty_url})
     migrate(empty_url)
     writer = Writer(settings)
@@ -50,8 +52,8 @@ def test_an_empty_database_becomes_usable(empty_url: str, environment: dict[str,
     writer.close()
 
 
-def test_the_id_of_the_installation_stays(empty_url: str) -> None:
-    """At whatever revision: version 0.1 may run on the oldest one."""
+def test_the_id_of_the_installation_is_kept(empty_url: str) -> None:
+    """The id is created at any revision: version 0.1 may run on the oldest revision."""
     found = set()
     for revision in ("0001", OLDEST_REVISION, None, None):
         migrate(empty_url, revision)
@@ -80,7 +82,7 @@ def test_migrating_again_changes_nothing(empty_url: str) -> None:
     assert _dump(empty_url) == before
 
 
-def test_several_migrate_at_once(empty_url: str) -> None:
+def test_concurrent_migrations_run_once(empty_url: str) -> None:
     script = f"from iot_writer.schema import migrate; migrate({empty_url!r})"
     command = [sys.executable, "-W", "error", "-c", script]
     with psycopg.connect(empty_url) as holder:
@@ -101,9 +103,9 @@ def test_several_migrate_at_once(empty_url: str) -> None:
         assert rows == [(SCHEMA_REVISION,)]
 
 
-def test_a_migration_that_breaks_off_leaves_nothing(empty_url: str) -> None:
+def test_a_failed_migration_changes_nothing(empty_url: str) -> None:
     with psycopg.connect(empty_url, autocommit=True) as connection:
-        connection.execute("CREATE TABLE audit_log ()")  # in the way of the migration's last step
+        connection.execute("CREATE TABLE audit_log ()")  # the last step of the migration fails
         before = _dump(empty_url)
         with pytest.raises(Exception, match="already exists"):
             migrate(empty_url)
@@ -115,7 +117,7 @@ def test_a_migration_that_breaks_off_leaves_nothing(empty_url: str) -> None:
 NEXT = f"{int(SCHEMA_REVISION) + 1:04}"
 
 
-def test_the_next_versions_schema_is_worked_on_and_left_as_it_is(
+def test_the_schema_of_the_next_version_is_used_and_not_changed(
     settings: Settings, postgres_url: str
 ) -> None:
     with psycopg.connect(postgres_url, autocommit=True) as connection:
@@ -129,7 +131,7 @@ def test_the_next_versions_schema_is_worked_on_and_left_as_it_is(
     writer.close()
 
 
-def test_a_migration_that_waited_for_a_newer_versions_leaves_its_schema(empty_url: str) -> None:
+def test_a_migration_after_a_newer_one_changes_nothing(empty_url: str) -> None:
     script = f"from iot_writer.schema import migrate; migrate({empty_url!r})"
     command = [sys.executable, "-W", "error", "-c", script]
     with psycopg.connect(empty_url) as newer:
@@ -145,7 +147,7 @@ def test_a_migration_that_waited_for_a_newer_versions_leaves_its_schema(empty_ur
         assert connection.execute("SELECT * FROM alembic_version").fetchall() == [(NEXT,)]
 
 
-def test_a_schema_two_versions_ahead_is_not_touched(postgres_url: str) -> None:
+def test_a_schema_two_versions_ahead_is_refused(postgres_url: str) -> None:
     with psycopg.connect(postgres_url, autocommit=True) as connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
     with pytest.raises(SettingsError, match="run a newer version"):
@@ -171,7 +173,7 @@ def test_a_schema_two_versions_ahead_is_not_touched(postgres_url: str) -> None:
         ),
     ],
 )
-def test_a_writer_refuses_another_versions_schema(
+def test_a_writer_refuses_the_schema_of_another_version(
     found: str, sentence: str, settings: Settings, postgres_url: str
 ) -> None:
     with psycopg.connect(postgres_url, autocommit=True) as connection:
@@ -204,7 +206,7 @@ _FAST_VAULT = """
 
 
 def test_functions_of_the_owner_read_no_temporary_tables(empty_url: str) -> None:
-    """In a new database, and in one that an earlier version migrated."""
+    """This holds in a new database and in a database that an earlier version migrated."""
     migrate(empty_url)
     with psycopg.connect(empty_url, autocommit=True) as connection:
         definers = connection.execute(_DEFINERS).fetchall()

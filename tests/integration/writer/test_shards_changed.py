@@ -1,4 +1,4 @@
-"""The number of shards is changed and changed back: nothing is lost, and a vault's ids grow."""
+"""Changing the number of shards and back loses no reading, and the ids of a vault grow."""
 
 import itertools
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ PASSWORDS = [b"password-%d" % number for number in range(20)]
 
 
 def _sent(sender: Sender, earlier: Sender) -> None:
-    """Go on where the earlier sender has ended."""
+    """Continue the numbers of the earlier sender."""
     sender.numbers = earlier.numbers
     for password in PASSWORDS:
         sender.send(password, 2)
@@ -35,7 +35,7 @@ def _drained(settings: Settings, shards: Sequence[int] | None = None) -> None:
 
 @pytest.mark.parametrize("numbers", [(4, 8), (16, 8), (8, 4, 8, 4), (1, 8, 3)])
 @pytest.mark.parametrize("upwards", [True, False])
-def test_ids_grow_over_changes(
+def test_ids_grow_when_the_number_of_shards_changes(
     numbers: tuple[int, ...], upwards: bool, environment: dict[str, str], sender: Sender
 ) -> None:
     _sent(sender, sender)
@@ -50,7 +50,7 @@ def test_ids_grow_over_changes(
             changed.check_all()
 
 
-def test_ids_grow_also_where_a_shard_was_idle(environment: dict[str, str], sender: Sender) -> None:
+def test_ids_grow_after_an_idle_shard(environment: dict[str, str], sender: Sender) -> None:
     eight, four = sender.settings, load(environment | {"IOT_SHARDS": "4"})
     # A password that moves from shard 2 of 4 to shard 6 of 8 and back.
     tried = (b"mover-%d" % number for number in itertools.count())
@@ -62,7 +62,7 @@ def test_ids_grow_also_where_a_shard_was_idle(environment: dict[str, str], sende
         changed.send(mover, 50)
         _drained(four)
     for password in PASSWORDS:
-        if sender.shard(password) != 6:  # all other shards are drained before it on the way back
+        if sender.shard(password) != 6:  # on the way back all other shards are drained first
             sender.send(password, 1)
     _drained(eight)
     sender.send(mover, 3)
@@ -70,7 +70,9 @@ def test_ids_grow_also_where_a_shard_was_idle(environment: dict[str, str], sende
     sender.check_all()
 
 
-def test_ids_are_unique_over_changes(environment: dict[str, str], sender: Sender) -> None:
+def test_ids_are_unique_when_the_number_of_shards_changes(
+    environment: dict[str, str], sender: Sender
+) -> None:
     for shards in (8, 4, 8, 5, 8):
         settings = load(environment | {"IOT_SHARDS": str(shards)})
         with sending(settings) as changed:
@@ -80,7 +82,7 @@ def test_ids_are_unique_over_changes(environment: dict[str, str], sender: Sender
     assert len(ids) == len(set(ids)) == sum(sender.numbers.values())
 
 
-def test_what_waits_in_a_shard_that_is_no_more_is_stored(
+def test_the_backlog_of_a_removed_shard_is_stored(
     environment: dict[str, str], sender: Sender
 ) -> None:
     _sent(sender, sender)

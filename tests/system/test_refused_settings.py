@@ -51,7 +51,10 @@ SERVICES: dict[str, tuple[Mapping[str, str], str]] = {
     ),
     "no keyring": ({"IOT_KEYRING_FILE": "/"}, "IOT_KEYRING_FILE can't be read: Is a directory"),
     "a level": ({"IOT_LOG_LEVEL": "LOUD"}, "IOT_LOG_LEVEL must be one of"),
-    "brackets": ({"IOT_METRICS_ADDRESS": "[::]"}, "IOT_METRICS_ADDRESS: [::]: here an IPv6"),
+    "brackets": (
+        {"IOT_METRICS_ADDRESS": "[::]"},
+        "IOT_METRICS_ADDRESS: [::]: write an IPv6 address without brackets",
+    ),
 }
 API: dict[str, tuple[Mapping[str, str], str]] = {
     **SERVICES,

@@ -1,4 +1,4 @@
-"""`iot-sensor capacity`: what a number of devices needs, as a table."""
+"""`iot-sensor capacity`: print what a fleet of devices needs."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -10,12 +10,12 @@ from .costs import described
 from .model import Capacity, Demand, Limit, Need
 
 _UNITS = ("", "k", "M", "G", "T", "P", "E")
-_SHOWN = 4
-"""Limits that are told of, at least."""
+_MIN_LIMITS_SHOWN = 4
+"""Smallest number of limits in the output."""
 
 
 def add_capacity(commands: "Subparsers[argparse.ArgumentParser]") -> None:
-    """Add the command."""
+    """Add `capacity` to the command line."""
     parser = commands.add_parser("capacity", help="compute what a fleet of devices needs")
     number, rate = _at_least(int, 1), _at_least(float, 0)
     parser.add_argument("--devices", type=number, default=10_000, help="default 10,000")
@@ -24,7 +24,7 @@ def add_capacity(commands: "Subparsers[argparse.ArgumentParser]") -> None:
     parser.add_argument("--batch", type=number, default=1, help="readings a request (default 1)")
     parser.add_argument("--devices-per-password", type=number, default=1, metavar="N",
                         dest="devices_per_vault",
-                        help="default 1: each has a password of its own")  # fmt: skip
+                        help="default 1: each device has its own password")  # fmt: skip
     parser.add_argument("--retention-days", type=number, default=365, help="default 365")
     parser.add_argument("--outage-seconds", type=number, default=1800, metavar="SECONDS",
                         help="longest outage of Postgres (default 1800)")  # fmt: skip
@@ -65,24 +65,24 @@ def _run(parsed: argparse.Namespace) -> int:
 
 
 def needs_rows(capacity: Capacity) -> list[Sequence[str]]:
-    """Part, name, figure."""
-    return [(each.part, each.name, amount(each)) for each in capacity.needs()]
+    """Return a row for each need: part, name, figure."""
+    return [(need.part, need.name, amount(need)) for need in capacity.needs()]
 
 
 def limits_rows(capacity: Capacity) -> list[Sequence[str]]:
-    """Those that stand in the way, and the nearest of the others."""
+    """Return a row for each exceeded limit, and for the nearest other limits."""
     limits = capacity.limits()
-    shown = max(_SHOWN, sum(each.used > 1 for each in limits))
-    return [(each.name, share(each), each.remedy) for each in limits[:shown]]
+    shown = max(_MIN_LIMITS_SHOWN, sum(limit.used > 1 for limit in limits))
+    return [(limit.name, share(limit), limit.remedy) for limit in limits[:shown]]
 
 
 def costs_rows() -> list[Sequence[str]]:
-    """Meaning, figure, unit, how it was measured."""
+    """Return a row for each constant: meaning, figure, unit, how it was measured."""
     return [(meaning, f"{value:,g}", unit, how) for _, value, unit, meaning, how in described()]
 
 
 def amount(need: Need) -> str:
-    """For people: three digits, and a letter for thousands."""
+    """Return a need's figure for people: three digits, and a letter for thousands."""
     if need.unit == "" or need.value < 1000:
         digits = 0 if need.unit == "" or need.value >= 100 else 1 if need.value >= 10 else 2
         return f"{need.value:,.{digits}f} {need.unit}".rstrip()
@@ -96,7 +96,7 @@ def amount(need: Need) -> str:
 
 
 def share(limit: Limit) -> str:
-    """Of a limit: in percent, or as a multiple."""
+    """Return the used share of a limit, in percent or as a multiple."""
     return f"{limit.used:.0%}" if limit.used < 10 else f"{limit.used:,.0f} times"
 
 
@@ -106,13 +106,13 @@ def _print(head: Sequence[str], rows: Sequence[Sequence[str]], *, markdown: bool
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Markdown."""
+    """Return the lines of a Markdown table."""
     lines = [f"| {' | '.join(row)} |" for row in (head, *rows)]
     return [lines[0], f"|{'---|' * len(head)}", *lines[1:]]
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """For a terminal."""
+    """Return the lines of a table for a terminal."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()

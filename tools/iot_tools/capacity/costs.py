@@ -1,6 +1,6 @@
-"""What things cost, as measured: the constants of the capacity model, all in this one place.
+"""The measured costs: all constants of the capacity model.
 
-`python -m bench.growth_constants` measures them and prints this class's values anew.
+`python -m bench.growth_constants` measures them and prints new values for `Costs`.
 """
 
 from dataclasses import dataclass, field, fields
@@ -66,15 +66,17 @@ class Costs:
     open_vault: float = _cost(1000.0, "bytes", "API process: an open vault",
                               "resident memory by open vaults")  # fmt: skip
 
-    job_seconds: float = _cost(1.0, "s", "longest time one job goes on with drains", _CODE)
+    job_seconds: float = _cost(1.0, "s", "longest time one job runs drains", _CODE)
     linger: float = _cost(0.025, "s", "shortest time between two drains of a writer", _CODE)
     renew_seconds: float = _cost(300.0, "s", "time after which the record of a vault in use is "
                                  "looked up again",
                                  _CODE)  # fmt: skip
-    most_shards: int = _cost(256, "", "most shards (the distance of ids, ID_STRIDE)", _CODE)
+    max_shards: int = _cost(
+        256, "", "maximum number of shards (the distance of ids, ID_STRIDE)", _CODE
+    )
     small_readings: int = _cost(512, "", "readings from which on a segment is not merged", _CODE)
-    merged_readings: int = _cost(8192, "", "most readings of a merged segment, all of one day",
-                                 _CODE)  # fmt: skip
+    merged_readings: int = _cost(8192, "", "maximum number of readings of a merged segment, "
+                                 "all of one day", _CODE)  # fmt: skip
     busy: float = _cost(0.6, "", "planned utilisation of a core", _ASSUMED)
     redis_cores: float = _cost(1.0, "", "cores that one Redis can use for commands",
                                _ASSUMED)  # fmt: skip
@@ -89,8 +91,8 @@ class Costs:
 
 
 def described() -> list[tuple[str, float, str, str, str]]:
-    """(name, value, unit, meaning, how it was measured) of every constant, in order."""
+    """Return every constant, in order: name, value, unit, meaning, how it was measured."""
     return [
-        (each.name, each.default, *(each.metadata[key] for key in ("unit", "meaning", "how")))
-        for each in fields(Costs)
+        (cost.name, cost.default, *(cost.metadata[key] for key in ("unit", "meaning", "how")))
+        for cost in fields(Costs)
     ]

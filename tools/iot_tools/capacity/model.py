@@ -1,6 +1,6 @@
-"""The capacity model: what a number of devices needs, and which limit stands in the way first.
+"""The capacity model: what a fleet of devices needs, and which limit it reaches first.
 
-Arithmetic on measured costs, stage by stage. It knows no queueing: `bench.simulator` does.
+Arithmetic on measured costs, stage by stage. The model has no queues; `bench.simulator` has.
 """
 
 import math
@@ -10,15 +10,15 @@ from .costs import Costs
 
 DAY = 86_400
 PROCESSES = 2
-"""Of an API pod."""
+"""Processes of an API pod."""
 SPARE = 1
-"""Pods, or writers, that may be gone."""
+"""Number of spare API pods, and of spare writers."""
 MICRO = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What is asked of the service."""
+    """The load of a fleet of devices, and the settings that matter for its cost."""
 
     devices: int
     rate: float = 1.0
@@ -28,34 +28,34 @@ class Demand:
     devices_per_vault: int = 1
     retention_days: int = 365
     outage_seconds: int = 1800
-    """How long Postgres may be away without a refusal."""
+    """Longest outage of Postgres during which the API accepts readings."""
     hot_window_seconds: int = 300
     idempotent: bool = False
     """Whether requests have an Idempotency-Key."""
     sticky: bool = False
-    """Whether a device's requests come to one API process, so that one opens its vault."""
+    """Whether all requests of a device reach the same API process, which alone opens its vault."""
     vault_cache_seconds: int = 3600
     vault_cache_size: int = 50_000
 
     @property
     def readings(self) -> float:
-        """A second."""
+        """Readings a second of the fleet."""
         return self.devices * self.rate
 
     @property
     def requests(self) -> float:
-        """A second."""
+        """Requests a second of the fleet."""
         return self.readings / self.batch
 
     @property
     def vaults(self) -> int:
-        """Passwords in use."""
+        """Number of passwords in use."""
         return math.ceil(self.devices / self.devices_per_vault)
 
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """One figure of the answer."""
+    """One row of the table of needs."""
 
     part: str
     name: str
@@ -65,18 +65,18 @@ class Need:
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """Something that one release can't grow beyond."""
+    """A limit of one release."""
 
     name: str
     used: float
-    """Share of it that is used: above 1 it stands in the way."""
+    """Used share of the limit; above 1 the limit is exceeded."""
     remedy: str
     hard: bool = True
-    """Whether nothing but another release, or another database, goes beyond it."""
+    """Whether only another release, or another database, raises the limit."""
 
 
 class Capacity:
-    """What a demand needs."""
+    """The resources that a demand needs."""
 
     def __init__(self, demand: Demand, costs: Costs | None = None) -> None:
         self.demand = demand
@@ -84,76 +84,81 @@ class Capacity:
         self.segments = self._segments()
         self.processes, self.opening = self._processes()
 
-    # --- Rates, a second -------------------------------------------------------------------------
+    # --- Rates per second -------------------------------------------------------------------------
 
     @property
     def shards(self) -> int:
-        """Twice as many as writers need: vaults are not spread evenly. At least the default."""
-        wanted = 2 * self._busy()
+        """Number of shards: twice what writers need, because vaults are not spread evenly.
+
+        At least the default of `IOT_SHARDS`.
+        """
+        wanted = 2 * self._busy_writers()
         rounded: int = 1 << max(3, (wanted - 1).bit_length())
-        return min(self.costs.most_shards, rounded)
+        return min(self.costs.max_shards, rounded)
 
     @property
     def drains(self) -> float:
-        """A writer drains once in its linger at most, and not more often than requests come."""
-        return min(self._busy() / self.costs.linger, self.demand.requests)
+        """Drains a second: at most one a linger for each writer, and at most one a request."""
+        return min(self._busy_writers() / self.costs.linger, self.demand.requests)
 
     @property
     def jobs(self) -> float:
-        """One goes on with drains for a second, or until nothing came within a linger."""
+        """Jobs a second. A job drains for a second, or until nothing arrives within a linger."""
         idle = math.exp(-self.demand.requests * self.costs.linger)
-        return self.drains * idle + self._busy() / self.costs.job_seconds * (1 - idle)
+        return self.drains * idle + self._busy_writers() / self.costs.job_seconds * (1 - idle)
 
-    def _busy(self) -> int:
-        """Writers that have something to do, drains and jobs not counted."""
-        return math.ceil(self._stored() / self.costs.busy)
+    def _busy_writers(self) -> int:
+        """Return the number of writers that are busy, without the cost of drains and jobs."""
+        return math.ceil(self._storing_cores() / self.costs.busy)
 
     def _segments(self) -> float:
-        """A drain makes one for each vault that it meets."""
+        """Return the segments a second: a drain writes one for each vault among its entries."""
         demand, linger = self.demand, self.costs.linger
-        met = 1 - math.exp(-demand.requests / demand.vaults * linger)
+        share_with_entries = 1 - math.exp(-demand.requests / demand.vaults * linger)
         full = demand.readings / 10_000
-        return max(demand.vaults * met / linger, full)
+        return max(demand.vaults * share_with_entries / linger, full)
 
     # --- CPU, in cores ---------------------------------------------------------------------------
 
     def _processes(self) -> tuple[int, float]:
-        """The fewest API processes that do, and what opening vaults takes of them, in cores: the
-        more there are, the fewer devices come to each, but the more of them have a vault open.
+        """Return the smallest sufficient number of API processes, and the cores that open vaults.
+
+        Each vault of a device that is not routed (`sticky`) is opened by every process. So more
+        processes spend more cores on opening vaults.
         """
         processes = 1
         while True:
-            opening = self._opening(processes)
-            needed = math.ceil(self._api(opening) / self.costs.busy)
+            opening = self._opening_cores(processes)
+            needed = math.ceil(self._api_cores(opening) / self.costs.busy)
             if needed <= processes:
                 return processes, opening
             processes = max(processes + 1, min(needed, processes * 21 // 20))
 
-    def _opening(self, processes: int) -> float:
+    def _opening_cores(self, processes: int) -> float:
         demand, costs = self.demand, self.costs
-        meets = 1 if demand.sticky else processes
-        each = demand.requests / demand.vaults / meets
-        held = demand.vaults / processes if demand.sticky else demand.vaults
-        if held > demand.vault_cache_size:
-            # What is asked for has been pushed out by then.
+        processes_a_vault = 1 if demand.sticky else processes
+        uses_a_second = demand.requests / demand.vaults / processes_a_vault
+        open_vaults = demand.vaults / processes if demand.sticky else demand.vaults
+        if open_vaults > demand.vault_cache_size:
+            # The cache evicts a vault before its next use.
             return MICRO * demand.requests * costs.api_open
-        if 1 / each > demand.vault_cache_seconds:
-            # Its time is over before it is used again.
+        if 1 / uses_a_second > demand.vault_cache_seconds:
+            # A vault expires in the cache before its next use.
             return MICRO * demand.requests * costs.api_open
-        renewals = demand.vaults * meets / (costs.renew_seconds + 1 / each)
+        renewals = demand.vaults * processes_a_vault / (costs.renew_seconds + 1 / uses_a_second)
         return MICRO * renewals * costs.api_renew
 
-    def _api(self, opening: float) -> float:
+    def _api_cores(self, opening: float) -> float:
         costs, demand = self.costs, self.demand
         work = demand.requests * costs.api_entry + demand.readings * costs.api_reading
         return MICRO * work + opening
 
     @property
     def api_cores(self) -> float:
-        """Used, of all API processes."""
-        return self._api(self.opening)
+        """Cores that all API processes use."""
+        return self._api_cores(self.opening)
 
-    def _stored(self) -> float:
+    def _storing_cores(self) -> float:
         costs, demand = self.costs, self.demand
         merged = demand.readings * self._rewrites() * costs.writer_reading
         return MICRO * (
@@ -165,14 +170,14 @@ class Capacity:
 
     @property
     def writer_cores(self) -> float:
-        """Used, of all writers, compaction counted."""
+        """Cores that all writers use, including compaction."""
         costs = self.costs
         drains = self.drains * costs.writer_drain + self.jobs * costs.writer_job
-        return self._stored() + MICRO * drains
+        return self._storing_cores() + MICRO * drains
 
     @property
     def redis_cores(self) -> float:
-        """Used, of the one that Redis has."""
+        """Cores that Redis uses; it has one (`Costs.redis_cores`)."""
         costs, demand = self.costs, self.demand
         return MICRO * (
             demand.requests * costs.redis_entry
@@ -184,7 +189,7 @@ class Capacity:
 
     @property
     def postgres_cores(self) -> float:
-        """Used by ingest; reads come on top."""
+        """Cores that Postgres uses for ingest. Reads are not included."""
         costs, demand = self.costs, self.demand
         rewrites = 1 + self._rewrites()
         return MICRO * (
@@ -198,28 +203,28 @@ class Capacity:
 
     @property
     def backlog(self) -> float:
-        """Waiting when Postgres was away for as long as it may be."""
+        """Backlog at the end of the longest outage of Postgres."""
         costs, demand = self.costs, self.demand
         a_second = demand.requests * costs.queued_entry + demand.readings * costs.queued_reading
         return a_second * demand.outage_seconds
 
     @property
     def hot_window(self) -> float:
-        """Of all shards."""
+        """Size of the hot window of all shards."""
         costs, demand = self.costs, self.demand
         a_second = self.segments * costs.hot_segment + demand.readings * costs.stored_reading
         return a_second * demand.hot_window_seconds
 
     @property
     def redis_memory(self) -> float:
-        """All that Redis holds."""
+        """Memory that Redis needs."""
         costs, demand = self.costs, self.demand
         keys = demand.requests * DAY * costs.remembered if demand.idempotent else 0.0
         return self.backlog + self.hot_window + demand.vaults * costs.vault_record + keys
 
     @property
     def merged(self) -> float:
-        """Readings a segment once its day is over."""
+        """Readings a segment after the compaction of its day."""
         demand, costs = self.demand, self.costs
         written = demand.readings / self.segments
         if written >= costs.small_readings:
@@ -228,22 +233,23 @@ class Capacity:
         return max(written, min(costs.merged_readings, a_day))
 
     def _rewrites(self) -> float:
-        """How often a reading is written again: each time its segment at least doubles, from the
-        64 small ones on with which compaction begins.
+        """Return how often compaction rewrites a reading.
+
+        Compaction begins with 64 small segments. Each later rewriting at least doubles the segment.
         """
         growth = self.merged * self.segments / self.demand.readings
         return 0.0 if growth < 2 else 1 + max(0.0, math.log2(growth / 64))
 
     @property
     def disk_a_day(self) -> float:
-        """Postgres, once segments are merged."""
+        """Growth of Postgres a day, after compaction."""
         costs, demand = self.costs, self.demand
         readings = demand.readings * DAY
         return readings * costs.stored_reading + readings / self.merged * costs.stored_segment
 
     @property
     def disk(self) -> float:
-        """Postgres at the end of the retention, a day's small segments included."""
+        """Size of Postgres at the end of the retention, including the small segments of a day."""
         costs, demand = self.costs, self.demand
         small = self.segments * DAY * costs.stored_segment if self._rewrites() else 0.0
         vaults = demand.vaults * costs.stored_vault
@@ -251,38 +257,38 @@ class Capacity:
 
     @property
     def wal(self) -> float:
-        """A second."""
+        """WAL a second."""
         costs, demand = self.costs, self.demand
         stored = demand.readings * costs.stored_reading * (1 + self._rewrites())
         return (stored + self.segments * costs.stored_segment) * costs.wal_factor
 
     @property
     def network_in(self) -> float:
-        """A second, from devices and back."""
+        """Traffic a second between devices and the API."""
         costs, demand = self.costs, self.demand
         return demand.requests * costs.http_entry + demand.readings * costs.json_reading
 
     @property
     def network_redis(self) -> float:
-        """A second, in and out: to the queue, to the writer, to the hot window."""
+        """Traffic of Redis a second, in and out: backlog, writers, hot window."""
         costs, demand = self.costs, self.demand
         queued = demand.requests * costs.queued_entry + demand.readings * costs.queued_reading
         return 2 * queued + self.hot_window / max(1, demand.hot_window_seconds)
 
-    # --- The answer ------------------------------------------------------------------------------
+    # --- The result ------------------------------------------------------------------------------
 
     @property
     def pods(self) -> int:
-        """Of the API."""
+        """Number of API pods."""
         return math.ceil(self.processes / PROCESSES) + SPARE
 
     @property
     def writers(self) -> int:
-        """Never more than shards."""
+        """Number of writers, at most one for each shard."""
         return min(self.shards, math.ceil(self.writer_cores / self.costs.busy) + SPARE)
 
     def needs(self) -> list[Need]:
-        """The whole table."""
+        """Return all rows of the table of needs."""
         demand = self.demand
         return [
             Need("load", "readings", demand.readings, "/s"),
@@ -308,11 +314,11 @@ class Capacity:
         ]  # fmt: skip
 
     def limits(self) -> list[Limit]:
-        """Of one release, the nearest first."""
+        """Return the limits of one release, the nearest first."""
         costs, demand = self.costs, self.demand
-        held = demand.vaults / (self.processes if demand.sticky else 1)
+        open_vaults = demand.vaults / (self.processes if demand.sticky else 1)
         limits = [
-            Limit("open vaults of an API process", held / demand.vault_cache_size,
+            Limit("open vaults of an API process", open_vaults / demand.vault_cache_size,
                   "raise IOT_VAULT_CACHE_SIZE; route each device to "
                   "one process; share passwords", hard=False),
             Limit("CPU of Redis", self.redis_cores / costs.redis_cores / costs.busy,
@@ -321,7 +327,7 @@ class Capacity:
                   "batches; a shorter outage or hot window; several releases"),
             Limit("network of Redis", self.network_redis / costs.network / costs.busy,
                   "batches; several releases"),
-            Limit("writers, one for each shard", self.writer_cores / costs.busy / costs.most_shards,
+            Limit("writers, one for each shard", self.writer_cores / costs.busy / costs.max_shards,
                   "batches; several releases"),
             Limit("CPU of Postgres", self.postgres_cores / costs.postgres_cores / costs.busy,
                   "batches; a database by vault (Citus); several releases"),
@@ -334,7 +340,5 @@ class Capacity:
 
     @property
     def releases(self) -> int:
-        """Releases over which devices are to be spread, so that each stays below its limits, but
-        for what a setting or a way of routing mends.
-        """
-        return max(1, math.ceil(max(each.used for each in self.limits() if each.hard)))
+        """Number of releases that keeps each release below its hard limits."""
+        return max(1, math.ceil(max(limit.used for limit in self.limits() if limit.hard)))

@@ -1,4 +1,4 @@
-"""The tables of docs/scaling.md, which `make docs` writes anew between their marks:
+"""The tables of docs/scaling.md. `make docs` rewrites the tables between their marks:
 `python -m iot_tools.capacity.overview docs/scaling.md`.
 """
 
@@ -19,18 +19,18 @@ WAYS = {
 
 
 def capacities() -> list[tuple[str, str, Capacity, Capacity]]:
-    """Devices and what each sends; each routed to one API process, and not."""
-    found = []
+    """Return (devices, rate, capacity with sticky routing, capacity without) for each fleet."""
+    capacities = []
     for devices in FLEETS:
         for way, demand in WAYS.items():
             default = replace(demand, devices=devices)
             routed = replace(default, sticky=True)
-            found.append((f"{devices:,}", way, Capacity(routed), Capacity(default)))
-    return found
+            capacities.append((f"{devices:,}", way, Capacity(routed), Capacity(default)))
+    return capacities
 
 
 def overview() -> list[str]:
-    """What fleets need: a line each."""
+    """Return the table of what each fleet needs."""
     head = ("devices", "each sends", "readings/s", "API cores (not routed)", "writers", "shards",
             "Redis cores", "Redis memory", "Postgres cores", "rows/s", "disk a year",
             "network in")  # fmt: skip
@@ -48,18 +48,18 @@ def overview() -> list[str]:
 
 
 def limits() -> list[str]:
-    """Which limit is the first for each fleet."""
+    """Return the table of the first limit of each fleet."""
     head = ("devices", "each sends", "first limit of one release", "used", "next", "releases")
     rows: list[Sequence[str]] = []
     for devices, way, capacity, _ in capacities():
-        first, second = [each for each in capacity.limits() if each.hard][:2]
+        first, second = [limit for limit in capacity.limits() if limit.hard][:2]
         rows.append((devices, way, first.name, share(first), f"{second.name}, {share(second)}",
                      f"{capacity.releases:,}"))  # fmt: skip
     return table(head, rows)
 
 
 def costs() -> list[str]:
-    """What all of it is computed from."""
+    """Return the table of the constants of the model."""
     return table(("cost", "value", "unit", "how it was measured"), costs_rows())
 
 
@@ -67,7 +67,7 @@ TABLES = {"overview": overview, "limits": limits, "costs": costs}
 
 
 def filled(text: str) -> str:
-    """A document with its tables as they are now."""
+    """Return a document with its tables computed again."""
     for name, made in TABLES.items():
         begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
         before, old, rest = text.partition(begin)

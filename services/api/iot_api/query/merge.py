@@ -255,7 +255,7 @@ class MergeBuffer:
         return unique
 
 
-MOST_RANGES = 2**16
+MAX_RANGES = 2**16
 """Ranges kept for each shard (1 MiB). Beyond it, only the ranges near the last one are kept."""
 
 
@@ -309,8 +309,8 @@ class _Ranges:
         if begin < end:
             first, last = min(first, firsts[begin]), max(last, lasts[end - 1])
         firsts[begin:end], lasts[begin:end] = int64s([first]), int64s([last])
-        if len(firsts) > MOST_RANGES:
-            half = MOST_RANGES // 2
+        if len(firsts) > MAX_RANGES:
+            half = MAX_RANGES // 2
             far = slice(half) if begin > half else slice(half, None)
             del firsts[far], lasts[far]
         return overlapped

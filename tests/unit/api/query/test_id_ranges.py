@@ -37,6 +37,6 @@ def test_overlaps_are_found(segments: list[tuple[int, int, bool, int]]) -> None:
 
 def test_the_number_of_ranges_is_bounded() -> None:
     ranges = IdRanges()
-    count = 3 * merge.MOST_RANGES
+    count = 3 * merge.MAX_RANGES
     assert {ranges.add(bounds(2 * n, 1)) for n in range(count)} == {Overlap.NONE}
     assert ranges.add(bounds(2 * count - 2, 1)) is Overlap.CERTAIN

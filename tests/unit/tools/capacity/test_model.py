@@ -88,7 +88,7 @@ def test_large_batches_are_not_merged() -> None:
 def test_shards_and_writers_stay_within_their_limits() -> None:
     for devices in (1, 10_000, 10**6, 10**8):
         capacity = Capacity(Demand(devices, sticky=True))
-        assert 8 <= capacity.shards <= COSTS.most_shards
+        assert 8 <= capacity.shards <= COSTS.max_shards
         assert 2 <= capacity.writers <= capacity.shards
 
 
@@ -112,7 +112,7 @@ def test_limits_are_sorted_by_use_and_releases_meet_them() -> None:
 
 def test_the_limits_equal_those_of_the_code() -> None:
     (shards,) = (each for each in fields(Settings) if each.name == "shards")
-    assert COSTS.most_shards == shards.metadata["maximum"] == ID_STRIDE
+    assert COSTS.max_shards == shards.metadata["maximum"] == ID_STRIDE
     assert COSTS.small_readings == SMALL_READINGS
     assert (COSTS.linger, COSTS.job_seconds) == (jobs.LINGER_SECONDS, jobs.JOB_SECONDS)
     assert COSTS.renew_seconds == RENEW_SECONDS

@@ -1,4 +1,4 @@
-"""Asking the API in this process, as a client would."""
+"""A client of the API in this process."""
 
 import json
 from collections.abc import Mapping
@@ -12,22 +12,22 @@ from werkzeug.test import TestResponse
 Row = dict[str, Any]
 JSON = {"Content-Type": "application/json"}
 PASSWORD = "p"
-"""The one that is meant where none is named."""
+"""The default password."""
 
 
 def row(password: str = PASSWORD, /, **data: Any) -> Row:
-    """One row of a PUT."""
+    """Return one row of a PUT."""
     return {"data": {"db_password": password, **data}}
 
 
 def sample(name: str, **labels: str) -> float:
-    """The value of a metric of this process; 0 when it was never counted."""
+    """Return the value of a metric of this process, or 0 before its first count."""
     return REGISTRY.get_sample_value(name, labels) or 0.0
 
 
 @dataclass
 class Api:
-    """An app and what to ask it."""
+    """An app and its client."""
 
     app: Flask
 
@@ -38,7 +38,7 @@ class Api:
         body: bytes | str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> TestResponse:
-        """One request."""
+        """Send a request."""
         return self.app.test_client().open(path, method=method, data=body, headers=headers)
 
     def put(self, rows: object, headers: Mapping[str, str] | None = None) -> TestResponse:
@@ -50,7 +50,7 @@ class Api:
         return self.ask("POST", path, json.dumps({"data": {"db_password": password}}), JSON)
 
     def read(self, path: str = "", password: str = PASSWORD) -> list[Row]:
-        """The readings that a POST to `/api/iot<path>` gives."""
+        """Return the readings of a POST to `/api/iot<path>`."""
         answer = self.post(f"/api/iot{path}", password)
         assert answer.status_code == 200, answer.text
         rows: list[Row] = json.loads(answer.data)["data"]
@@ -58,7 +58,7 @@ class Api:
 
 
 def assert_error(answer: TestResponse, status: int, code: str) -> dict[str, Any]:
-    """Every error is JSON with a sentence and a code, and has an id; its body."""
+    """Check that an answer is an error with a sentence, a code and an id; return its body."""
     assert answer.status_code == status, answer.text
     assert answer.mimetype == "application/json"
     assert answer.headers["X-Request-Id"]

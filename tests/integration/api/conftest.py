@@ -1,4 +1,4 @@
-"""Apps on stores of the test's choosing."""
+"""Fixtures with apps on the stores of a test."""
 
 import dataclasses
 import os
@@ -26,7 +26,7 @@ MakeApi = Callable[..., Api]
 
 @pytest.fixture
 def make_api(settings: Settings) -> Iterator[MakeApi]:
-    """Makes apps on the empty stores, settings as given: each is one more API process."""
+    """A function that makes apps on the empty stores; each app acts as one more API process."""
     with ExitStack() as opened:
 
         def make(**changes: Any) -> Api:
@@ -59,7 +59,7 @@ def postgres(postgres_url: str) -> Iterator[psycopg.Connection]:
 
 @pytest.fixture
 def own_postgres(tmp_path: Path) -> Iterator[PostgresServer]:
-    """A migrated PostgreSQL for the test alone, to be killed."""
+    """A separate, migrated PostgreSQL that the test may stop."""
     server = PostgresServer(tmp_path / "postgres", settings={"fsync": "off"})
     server.start()
     migrate(server.url)
@@ -74,7 +74,7 @@ def module_environment(
     postgres_server: PostgresServer,
     keyring_file: Path,
 ) -> Iterator[dict[str, str]]:
-    """Like `environment`, for the tests of one module, which share what is stored."""
+    """The environment for the tests of one module, which share their stored data."""
     with Redis.from_url(redis_server.url) as client:
         client.flushall()
     name = f"module_{request.module.__name__.rpartition('.')[2]}"
@@ -100,7 +100,7 @@ def module_api(module_environment: dict[str, str]) -> Iterator[Api]:
 
 @pytest.fixture(scope="module")
 def module_writer(module_environment: dict[str, str]) -> Iterator[Writer]:
-    """A writer in this process that stores what `module_api` took."""
+    """A writer in this process that stores the readings of `module_api`."""
     made = Writer(load(module_environment))
     yield made
     made.close()

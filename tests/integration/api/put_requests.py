@@ -32,11 +32,11 @@ class Group:
     """Requests to one app, in order."""
 
     make: Callable[[Mapping[str, str]], Requests]
-    """Makes the requests, given a token of each scope."""
+    """A function that makes the requests from a token of each scope."""
     settings: Mapping[str, object] = field(default_factory=dict)
     needs_tokens: bool = False
     shuts_down: bool = False
-    """Whether the worker shuts down."""
+    """True while the worker shuts down."""
 
 
 def put(
@@ -47,7 +47,7 @@ def put(
     version: str = "1.1",
     length: int | None = -1,
 ) -> bytes:
-    """A request; `length` is that of the body unless given, None to leave it out."""
+    """Return a request; `length` replaces the length of the body, None omits the header."""
     lines = [f"{method} {path} HTTP/{version}", "Host: api.example", *headers]
     if length is not None:
         lines.append(f"Content-Length: {len(body) if length < 0 else length}")
@@ -55,7 +55,7 @@ def put(
 
 
 def chunks(*parts: bytes) -> bytes:
-    """A chunked body."""
+    """Return a chunked body."""
     return b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (*parts, b""))
 
 

@@ -1,4 +1,4 @@
-"""`?ack=stored`: answered once the readings are in Postgres and can be read."""
+"""`?ack=stored` answers once the readings are in Postgres and can be read."""
 
 import dataclasses
 import json
@@ -19,7 +19,7 @@ ROWS = [{"data": {"db_password": password, "freeform": password}} for password i
 
 @pytest.fixture
 def impatient(settings: Settings) -> Iterator[FlaskClient]:
-    """A client whose PUTs wait for nothing to be stored."""
+    """A client whose PUTs do not wait for storage."""
     app = create_app(dataclasses.replace(settings, ack_stored_seconds=0))
     yield app.test_client()
     app.extensions["iot"].close()
@@ -110,7 +110,7 @@ def test_a_repeated_request_that_is_not_stored_names_the_receipt_url(
 def test_a_trusted_proxy_sets_the_prefix_of_the_receipt_url(
     settings: Settings, proxies: int, prefix: str, expected: str
 ) -> None:
-    """One that is not trusted is not believed, and a client is never sent to another host."""
+    """The prefix of an untrusted proxy is ignored, and a client is never sent to another host."""
     app = create_app(dataclasses.replace(settings, ack_stored_seconds=0, trusted_proxies=proxies))
     headers = {"X-Forwarded-Prefix": prefix}
     client = app.test_client()

@@ -1,4 +1,4 @@
-"""Every row of the bad-input table of the HTTP API's design, and that nothing of it is stored."""
+"""Each row of the bad-input table of the HTTP API is refused, and no reading of it is stored."""
 
 import json
 from typing import Any
@@ -126,7 +126,7 @@ def test_a_time_beyond_a_float_is_named(module_api: Api, text: str) -> None:
 
 
 def test_a_time_beyond_64_bits_does_not_affect_later_readings(api: Api, writer: Writer) -> None:
-    """The old server answered 201, and everything after it was lost."""
+    """The old server answered 201 and then lost all later readings."""
     assert api.put(row(interrogator_time=2**63)).status_code == 400
     assert api.put(row(interrogator_time=2**63 - 1)).status_code == 201
     assert api.put(row(interrogator_time=-(2**63))).status_code == 201
@@ -147,7 +147,7 @@ def test_a_wrong_password_reads_like_an_empty_vault(
 ) -> None:
     api.put(row("one"))
     drain_all(writer)
-    api.put(row("empty"))  # a vault, nothing stored in it
+    api.put(row("empty"))  # an empty vault
     wrong, empty = api.post(password="wrong"), api.post(password="empty")
     assert (wrong.status_code, wrong.data) == (empty.status_code, empty.data)
     assert (wrong.status_code, wrong.json) == (200, {"data": []})

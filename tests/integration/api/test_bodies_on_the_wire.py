@@ -1,4 +1,4 @@
-"""Bodies as they arrive over a socket: in chunks, too long, or cut off with their sender."""
+"""Request bodies over a socket: chunked, too long, or truncated by a closed connection."""
 
 import http.client
 import json
@@ -18,7 +18,7 @@ LINE = b'{"data": {"db_password": "p"}}'
 
 
 def put(stack: Stack, blocks: Iterable[bytes], headers: dict[str, str]) -> Response:
-    """PUT a body of no stated length."""
+    """PUT a body without Content-Length."""
     connection = http.client.HTTPConnection("127.0.0.1", stack.port, timeout=30)
     try:
         connection.request("PUT", "/api/iot", iter(blocks), headers)
@@ -29,7 +29,7 @@ def put(stack: Stack, blocks: Iterable[bytes], headers: dict[str, str]) -> Respo
 
 
 def padded(size: int) -> list[bytes]:
-    """A line that white space fills up to a whole number of blocks, in blocks."""
+    """Return lines padded with white space to one block each, `size` bytes in total."""
     line = LINE.ljust(2**20 - 1) + b"\n"
     return [line] * (size // 2**20) + [LINE[: size % 2**20]]
 
@@ -47,7 +47,7 @@ def test_a_chunked_body_up_to_the_limit_is_accepted(module_stack: Stack) -> None
 def test_a_chunked_body_over_the_limit_is_refused_completely(
     module_stack: Stack, over: int
 ) -> None:
-    """What fits must not be taken for all of it."""
+    """The part of the body that fits is not accepted as the whole body."""
     blocks = [*padded(LIMIT), LINE if over > 1 else b" "]
     answer = put(module_stack, blocks, NDJSON)
     assert (answer.status, answer.json()["code"]) == (413, "too_large")
@@ -72,7 +72,7 @@ def test_a_content_length_over_the_limit_is_refused_before_the_body(module_stack
     ],
 )
 def test_a_truncated_body_is_not_stored(module_stack: Stack, password: str, framing: bytes) -> None:
-    """Whole lines of it came, and more were to come."""
+    """The received lines are complete, but the body is not."""
     head = b"PUT /api/iot HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-ndjson\r\n"
     line = b'{"data": {"db_password": "%b"}}\n' % password.encode()
     with socket.create_connection(("127.0.0.1", module_stack.port), timeout=30) as connection:

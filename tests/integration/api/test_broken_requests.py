@@ -1,4 +1,4 @@
-"""Broken requests at the highest log level: nothing of them is logged, counted or answered."""
+"""Broken requests are not quoted in logs, metrics or answers, even at the highest log level."""
 
 import json
 import re
@@ -17,7 +17,7 @@ from support.waiting import wait_until
 
 @dataclass(frozen=True)
 class Secrets:
-    """What one request carries; no other request carries the same."""
+    """The unique secrets of one request."""
 
     password: bytes
     token: bytes
@@ -25,20 +25,20 @@ class Secrets:
 
     @property
     def body(self) -> bytes:
-        """A PUT's."""
+        """The body of a PUT."""
         text = {"db_password": self.password.decode(), "freeform": self.freeform.decode()}
         return json.dumps({"data": text}).encode()
 
     @property
     def headers(self) -> bytes:
-        """Of a request, but for its framing."""
+        """The headers of a request, without framing."""
         return b"Host: x\r\nAuthorization: Bearer %b\r\nX-Note: %b\r\n" % (
             self.token,
             self.freeform,
         )
 
     def put(self, *lines: bytes, start: bytes = b"PUT /api/iot HTTP/1.1") -> bytes:
-        """A PUT with these headers besides; without them, one that is in order."""
+        """Return a PUT with the given framing headers, or a valid PUT without them."""
         framing = lines or (b"Content-Length: %d" % len(self.body),)
         head = start + b"\r\n" + self.headers + b"\r\n".join(framing) + b"\r\n\r\n"
         return head + self.body
@@ -50,7 +50,7 @@ def _chunked(secrets: Secrets, chunks: bytes) -> bytes:
 
 
 def _client_hello(secrets: Secrets) -> bytes:
-    """What a client of TLS sends first; it names the host in plain text."""
+    """Return the first message of a TLS client, which contains the host in plain text."""
     outgoing = ssl.MemoryBIO()
     context = ssl.create_default_context()
     name = secrets.password.decode() + ".example"
@@ -132,23 +132,25 @@ def secrets_of(name: str) -> Secrets:
 
 @dataclass
 class Api:
-    """The API with a log that can be read."""
+    """The API with a readable log."""
 
     stack: Stack
     log: Path
 
     def send(self, sent: bytes) -> bytes:
-        """What is answered to bytes after which the client half-closes."""
+        """Send bytes, close the sending side and return the answer."""
         with socket.create_connection(("127.0.0.1", self.stack.port), timeout=30) as client:
             client.sendall(sent)
             client.shutdown(socket.SHUT_WR)
             try:
                 return client.makefile("rb").read()
-            except ConnectionResetError:  # closed on bytes that nobody reads
+            except (
+                ConnectionResetError
+            ):  # the worker closed the connection before it read all bytes
                 return b""
 
     def said(self) -> bytes:
-        """Log and metrics."""
+        """Return the log and the metrics."""
         metrics = self.stack.request("GET", "/metrics", port=self.stack.metrics_port)
         return self.log.read_bytes() + metrics.body
 
@@ -166,7 +168,7 @@ def api(
     module_environment: dict[str, str],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Api]:
-    """At the levels that log most."""
+    """The API at the most detailed log levels."""
     logs = tmp_path_factory.mktemp("logs")
     stack = Stack(module_environment | {"IOT_LOG_LEVEL": request.param}, logs)
     try:
@@ -181,9 +183,9 @@ def api(
 def test_an_invalid_request_is_not_quoted(api: Api, name: str) -> None:
     secrets = secrets_of(name)
     answer = api.send((BROKEN | IN_ORDER)[name](secrets))
-    if name != "origin":  # CORS says it again
+    if name != "origin":  # the CORS headers repeat the origin
         assert b"Zq7" not in answer
-    # The log line is written before the answer is sent; the next request comes later still.
+    # The log line precedes the answer, so the log is complete after the next request.
     assert api.stack.request("GET", "/healthz").status == 200
     assert b"Zq7" not in api.said()
 
@@ -222,7 +224,7 @@ def test_the_error_class_is_logged_and_answered(
 def test_a_redis_error_does_not_log_the_body(
     environment: dict[str, str], tmp_path: Path, redis_url: str
 ) -> None:
-    """Redis refuses every command: its client must not quote what it sent."""
+    """Redis refuses all commands; the error of its client must not contain the arguments."""
     secrets = secrets_of("redis")
     stack = Stack(environment | {"IOT_LOG_LEVEL": "DEBUG"}, tmp_path)
     try:

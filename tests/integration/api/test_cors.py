@@ -1,4 +1,4 @@
-"""CORS: what browsers may ask and read, whoever gives the answer."""
+"""CORS headers on all answers, by whatever component gives the answer."""
 
 import socket
 from collections.abc import Iterator
@@ -73,7 +73,7 @@ def test_only_listed_origins_are_allowed(
     *,
     allowed: bool,
 ) -> None:
-    """A cache must not give one origin the answer of another."""
+    """A cache must not return the answer to one origin for another origin."""
     api = make_api(cors_origins=f"{ORIGIN}, https://*.two.example")
     answer = api.ask(method, path, body, {**JSON, **({"Origin": origin} if origin else {})})
     assert answer.status_code == status
@@ -89,7 +89,7 @@ def wire(
     module_environment: dict[str, str],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Stack]:
-    """A real process that every origin, or some, may call."""
+    """A real process that all origins or some origins may call."""
     ours = {"IOT_CORS_ORIGINS": request.param, "IOT_API_WORKERS": "1"}
     stack = Stack(module_environment | ours, tmp_path_factory.mktemp("cors"))
     try:
@@ -100,7 +100,7 @@ def wire(
 
 
 def head(request_line: bytes, *lines: bytes) -> bytes:
-    """Of a request that a page sends."""
+    """Return the head of a request from a web page."""
     origin = b"Origin: " + ORIGIN.encode()
     return b"\r\n".join([request_line, b"Host: x", origin, *lines, b"", b""])
 
@@ -109,7 +109,7 @@ PUT = b"PUT /api/iot HTTP/1.1"
 
 
 def send(stack: Stack, request: bytes) -> HTTPResponse:
-    """The answer to a request that is sent over a connection of its own."""
+    """Send a request over a new connection and return the answer."""
     with socket.create_connection(("127.0.0.1", stack.port), timeout=30) as client:
         client.sendall(request)
         answer = HTTPResponse(client, method=request.partition(b" ")[0].decode())
@@ -145,7 +145,7 @@ def test_errors_have_cors_headers(wire: Stack, request_bytes: bytes, status: int
 def test_errors_before_the_headers_are_parsed_have_cors_headers_for_every_origin(
     wire: Stack, request_bytes: bytes, status: int
 ) -> None:
-    """Where only some are allowed, nobody is: it is not known who asks."""
+    """If only some origins are allowed, the answer allows none, because the origin is unknown."""
     answer = send(wire, request_bytes)
     assert answer.status == status
     every = "Vary" not in answer.headers

@@ -1,4 +1,4 @@
-"""What was changed in the database: found, counted, answered as an error, never given as data."""
+"""Data changed in the database is detected, counted and answered as an error, never returned."""
 
 import psycopg
 import pytest
@@ -14,7 +14,7 @@ PATHS = ("", "/0", "/0/100", "/last/1", "/last/100")
 
 @pytest.fixture
 def filled(api: Api, writer: Writer) -> Api:
-    """Two segments of one vault, one of another."""
+    """An API with two segments of one vault and one segment of another vault."""
     for time in (0, 10):
         api.put([row("one", relative_time=time + n, interrogator_time=time + n) for n in range(3)])
         api.put([row("two", relative_time=time, interrogator_time=time)])
@@ -64,14 +64,14 @@ def test_a_changed_segment_is_an_error(
         assert "data" not in error
         assert sample("iot_damaged_total", what="segment") == before + 1
         assert len(filled.read(path, "two")) == (1 if path == "/last/1" else 2)
-    # Nor is what doesn't need that segment affected.
+    # Reads that do not need the segment still succeed.
     assert len(filled.read("/0/5", "one")) == 3
 
 
 def test_a_segment_moved_to_another_vault_is_an_error(
     filled: Api, postgres: psycopg.Connection
 ) -> None:
-    """Who can write to the database can't read another's readings by way of the service."""
+    """Write access to the database does not give access to the readings of others."""
     mine, another_s = vault_of(postgres, 2), vault_of(postgres, 6)
     moved = postgres.execute(
         "UPDATE segments SET vault_id = %s WHERE vault_id = %s", (mine, another_s)
@@ -112,11 +112,11 @@ def test_payloads_swapped_within_a_vault_are_an_error(
 def test_a_changed_vault_record_is_an_error(
     filled: Api, make_api: MakeApi, postgres: psycopg.Connection, redis: "Redis", change: str
 ) -> None:
-    """Neither read with nor written to: readings under a key that can't be had again are lost."""
+    """The vault is not read or written: readings under an unrecoverable key would be lost."""
     vault = vault_of(postgres, 6)
     postgres.execute(f"UPDATE vaults SET {change} WHERE vault_id = %s", (vault,))  # noqa: S608
     redis.delete(*redis.keys("iot:vault:*"))
-    api = make_api()  # one that hasn't opened it
+    api = make_api()  # this process has not opened the vault
     before = sample("iot_damaged_total", what="vault")
     assert_error(api.post(password="one"), 500, "damaged")
     assert_error(api.put(row("one")), 500, "damaged")
@@ -128,7 +128,7 @@ def test_a_changed_vault_record_is_an_error(
 def test_the_vault_record_of_another_password_is_an_error(
     filled: Api, make_api: MakeApi, postgres: psycopg.Connection, redis: "Redis"
 ) -> None:
-    """Two lookups exchanged: each password finds the other's record, and can't open it."""
+    """With swapped lookups each password finds a record that it can't open."""
     postgres.execute("ALTER TABLE vaults DROP CONSTRAINT vaults_lookup_key")
     postgres.execute(
         """

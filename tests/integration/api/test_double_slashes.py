@@ -1,4 +1,4 @@
-"""A path with a slash too many means the one without, wherever the slash is."""
+"""A path with a duplicate slash anywhere means the path without the duplicate."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What every answer has, whatever was asked."""
+"""Properties of all answers of the API."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Guessing of passwords is slowed down, for all API processes together."""
+"""Password guesses are limited across all API processes."""
 
 import json
 import uuid
@@ -41,7 +41,7 @@ def test_a_guessing_client_gets_429(make_api: MakeApi) -> None:
 def test_over_the_limit_right_and_wrong_passwords_look_the_same(
     make_api: MakeApi, writer: Writer
 ) -> None:
-    """Nor where it is open: neither to a read nor to a PUT."""
+    """This also holds in the process that has opened the vault, for reads and PUTs."""
     api, other = make_api(guess_limit=LIMIT), make_api(guess_limit=LIMIT)
     api.put(row("right"))
     drain_all(writer)
@@ -59,7 +59,7 @@ def test_a_put_over_the_limit_stores_nothing(
     api = make_api(guess_limit=LIMIT)
     api.put(row("right", freeform="taken"))
     guess(make_api(guess_limit=LIMIT), LIMIT - 1)
-    # The process that holds the vault learns of the limit from the step that appends.
+    # The process that holds the vault learns of the limit from the append script.
     assert api.put(row("right", freeform="refused")).status_code == 429
     key = {"Idempotency-Key": "k"}
     assert api.put(row("right", freeform="refused"), headers=key).status_code == 429
@@ -69,7 +69,7 @@ def test_a_put_over_the_limit_stores_nothing(
 
 
 def test_a_put_that_creates_a_vault_is_a_guess(make_api: MakeApi) -> None:
-    """Whether a password exists is told by a PUT, too: by its time."""
+    """The duration of a PUT discloses whether a password exists."""
     api = make_api(guess_limit=LIMIT)
     before = sample("iot_unknown_passwords_total")
     assert api.put([row(f"new {number}") for number in range(LIMIT)]).status_code == 201
@@ -90,7 +90,7 @@ def test_processes_share_the_counters_and_clients_do_not(make_api: MakeApi) -> N
 
 
 def test_forged_addresses_share_a_limit(make_api: MakeApi) -> None:
-    """Without a trusted proxy nothing tells a proxy's header from a guesser's own."""
+    """Without a trusted proxy, the header may be forged by the guesser."""
     api = make_api(guess_limit=LIMIT)
     body = '{"data": {"db_password": "guess"}}'
 
@@ -98,7 +98,7 @@ def test_forged_addresses_share_a_limit(make_api: MakeApi) -> None:
         return api.ask("POST", "/api/iot", body, {"X-Forwarded-For": address}).status_code
 
     one = [status("10.0.0.1") for _ in range(LIMIT + 1)]
-    assert one == [200] * LIMIT + [429]  # who guesses behind a proxy locks out no other
+    assert one == [200] * LIMIT + [429]  # a guesser behind a proxy locks out no other client
     made_up = [status(f"10.0.{number}.1") for number in range(1, PROXY_FACTOR * LIMIT)]
     assert made_up.count(200) == (PROXY_FACTOR - 1) * LIMIT
     assert made_up == sorted(made_up)
@@ -114,7 +114,7 @@ def test_forged_addresses_share_a_limit(make_api: MakeApi) -> None:
 def test_all_spellings_of_an_address_count_as_one_client(
     make_api: MakeApi, spellings: list[str]
 ) -> None:
-    """A proxy that adds the port told another client with each connection."""
+    """A proxy that adds the port must not make each connection a new client."""
     api = make_api(guess_limit=LIMIT, trusted_proxies=1)
     body = '{"data": {"db_password": "guess"}}'
     answers = [
@@ -141,7 +141,7 @@ def test_the_limit_ends_after_a_minute(make_api: MakeApi, redis: "Redis") -> Non
     guess(api)
     key = KEYS.guesses("127.0.0.1")
     assert 0 < redis.ttl(key) <= 60
-    redis.delete(key)  # as Redis does then
+    redis.delete(key)  # as if Redis had expired the key
     guess(api, 1)
 
 
@@ -160,12 +160,12 @@ def test_known_passwords_and_limit_zero_count_no_guesses(
 
 @pytest.fixture
 def environment(environment: dict[str, str]) -> dict[str, str]:
-    """A limit that is reached long before the minute is over."""
+    """A limit that is reached well within a minute."""
     return environment | {"IOT_GUESS_LIMIT": "12"}
 
 
 def test_a_device_continues_on_its_connection_beside_a_guesser(stack: Stack) -> None:
-    """On a new connection nothing tells the device from the guesser, who has the same address."""
+    """On a new connection, a device can't be distinguished from a guesser at the same address."""
 
     def put(connection: HTTPConnection, password: str) -> int:
         connection.request("PUT", "/api/iot", json.dumps(row(password)), JSON)
@@ -176,7 +176,7 @@ def test_a_device_continues_on_its_connection_beside_a_guesser(stack: Stack) -> 
     device, guesser, anew = (HTTPConnection("127.0.0.1", stack.port) for _ in range(3))
     assert put(device, "right") == 201
     statuses = [put(guesser, f"guess {number}") for number in range(20)]
-    assert statuses.count(201) == 11  # with the device's own
+    assert statuses.count(201) == 11  # the first password of the device counts too
     for _ in range(3):
         assert put(device, "right") == 201
         for connection in (guesser, anew):
@@ -189,7 +189,7 @@ def test_a_device_continues_on_its_connection_beside_a_guesser(stack: Stack) -> 
 def test_a_proxy_connection_does_not_exempt_a_guesser(
     make_api: MakeApi,
 ) -> None:
-    """A proxy sends the requests of both over one connection."""
+    """A proxy sends the requests of device and guesser over one connection."""
     api = make_api(guess_limit=LIMIT, trusted_proxies=1)
     proven: set[uuid.UUID] = set()
 
@@ -222,7 +222,7 @@ def test_a_counter_that_is_not_a_number_locks_out_no_client(
 
     assert api.put(row("right")).status_code == 201
     plant()
-    assert api.put(row("right")).status_code == 201  # the script looks
+    assert api.put(row("right")).status_code == 201  # the script checks the counter
     assert api.put(row("right"), headers={"Idempotency-Key": "k"}).status_code == 201
     plant()
     damaged = sample("iot_damaged_total", what="guesses")
@@ -242,7 +242,7 @@ def _ask(api: Api, method: str) -> TestResponse:
 def test_a_counter_with_a_long_expiry_is_reset(
     make_api: MakeApi, redis: "Redis", seconds: int | None, method: str
 ) -> None:
-    """Redis's clock stepped back since it was made; or it was planted."""
+    """The clock of Redis was set back, or an attacker wrote the counter."""
     api, counter = make_api(guess_limit=LIMIT), KEYS.guesses("127.0.0.1")
     assert api.put(row("right")).status_code == 201
     redis.set(counter, LIMIT, ex=seconds)

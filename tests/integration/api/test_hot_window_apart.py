@@ -1,4 +1,4 @@
-"""A hot window on a Redis of its own: when it is away, readings are taken in, stored and read."""
+"""Readings are accepted, stored and read while the separate Redis of the hot window is away."""
 
 import dataclasses
 import json
@@ -27,7 +27,7 @@ from support.waiting import wait_until
 
 @pytest.fixture
 def apart(settings: Settings, own_redis: RedisServer) -> Settings:
-    """Settings with a hot window apart."""
+    """Settings with a separate Redis for the hot window."""
     return dataclasses.replace(settings, hot_window_redis_url=own_redis.url)
 
 
@@ -38,7 +38,7 @@ def hot_api(make_api: MakeApi, apart: Settings) -> Api:
 
 @pytest.fixture
 def hot_writer(apart: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Writer]:
-    """One that tries the hot window again at each drain."""
+    """A writer that retries the hot window at each drain."""
     monkeypatch.setattr(writer_module, "HOT_WINDOW_PAUSE_SECONDS", 0.0)
     made = Writer(apart)
     yield made
@@ -54,7 +54,7 @@ class Story:
         self.texts: list[str] = []
 
     def store(self) -> None:
-        """One more reading, acknowledged and committed; nothing is left in the backlog."""
+        """Send and store one reading; the backlog is empty afterwards."""
         number = len(self.texts)
         answer = self.api.put(row(interrogator_time=number, freeform=number))
         assert answer.status_code == 201, answer.text
@@ -63,7 +63,7 @@ class Story:
         self.texts.append(str(number))
 
     def source(self) -> str:
-        """Where the last minute is read from; nothing of it may be missing."""
+        """Read the last minute, check that no reading is missing and return the source."""
         source, texts = source_of(self.api, "/seconds/60")
         assert texts == self.texts
         return source
@@ -96,13 +96,13 @@ def test_the_hot_window_redis_holds_segments_only(
 
 
 def test_an_evicting_redis_is_not_used(story: Story, own_redis: RedisServer) -> None:
-    """An index that is evicted would not be missed."""
+    """The service could not detect an evicted index."""
     story.store()
     assert story.source() == "hot_window"
     with Redis.from_url(own_redis.url) as hot:
         hot.config_set("maxmemory-policy", "allkeys-lru")
         assert "its maxmemory-policy is allkeys-lru" in ready(story.api)["hot_window"]
-        story.writer.hot_watch.check()  # as its thread does
+        story.writer.hot_watch.check()  # the thread of the watch does this
         assert story.source() == "postgres"
         keys = set(cast("list[bytes]", hot.keys("iot:hot:*")))
         story.store()
@@ -112,7 +112,7 @@ def test_an_evicting_redis_is_not_used(story: Story, own_redis: RedisServer) -> 
         assert ready(story.api)["hot_window"] == "ok"
         story.writer.hot_watch.check()
         story.store()
-        assert story.source() == "postgres"  # until the window is whole again
+        assert story.source() == "postgres"  # until the window is complete again
 
 
 def test_the_redis_of_another_installation_is_not_used(
@@ -134,7 +134,7 @@ def test_one_url_for_both_uses_one_client(make_api: MakeApi, settings: Settings)
 
 
 def test_redis_comes_back_unchanged(story: Story, own_redis: RedisServer) -> None:
-    """It comes back and knows nothing of what was stored meanwhile: that is not taken for all."""
+    """The window lacks readings stored meanwhile and must not claim to be complete."""
     story.store()
     assert story.source() == "hot_window"
     missed = sample("iot_hot_window_missed_total")
@@ -148,9 +148,9 @@ def test_redis_comes_back_unchanged(story: Story, own_redis: RedisServer) -> Non
 
     own_redis.start()
     assert ready(story.api)["hot_window"] == "ok"
-    assert story.source() == "postgres"  # until the next drain, which tells what it covers
+    assert story.source() == "postgres"  # until the next drain updates the coverage
     story.store()
-    assert story.source() == "postgres"  # not the whole minute yet
+    assert story.source() == "postgres"  # the coverage is shorter than a minute
     asked = time.monotonic()
 
     def covered() -> bool:
@@ -173,7 +173,7 @@ def test_redis_comes_back_empty(story: Story, own_redis: RedisServer) -> None:
 
 
 def test_redis_comes_back_with_older_data(story: Story, own_redis: RedisServer) -> None:
-    """As after a crash that lost the last second of its AOF, or from a backup."""
+    """Redis lost the last second of its AOF in a crash, or was restored from a backup."""
     story.store()
     with Redis.from_url(own_redis.url) as hot:
         held = {key: hot.dump(key) for key in hot.scan_iter()}
@@ -190,7 +190,7 @@ def test_redis_comes_back_with_older_data(story: Story, own_redis: RedisServer) 
 def test_redis_is_frozen(
     make_api: MakeApi, apart: Settings, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It costs its patience once, then it is left alone; readiness hardly waits for it."""
+    """The writer waits for one timeout, then skips the hot window; readiness hardly waits."""
     api, writer = make_api(hot_window_redis_url=apart.hot_window_redis_url), Writer(apart)
     story = Story(api, writer)
     story.store()
@@ -208,7 +208,7 @@ def test_redis_is_frozen(
     finally:
         own_redis.kill(signal.SIGCONT)
     assert story.source() == "postgres"
-    monkeypatch.setattr(writer.drain, "_hot_window_from", 0.0)  # as if the pause were over
+    monkeypatch.setattr(writer.drain, "_hot_window_from", 0.0)  # end the pause
     story.store()
     assert story.source() == "postgres"
     writer.close()
@@ -220,12 +220,12 @@ def test_redis_is_frozen(
 def test_redis_goes_away_during_a_read(
     command: str, source: str, story: Story, own_redis: RedisServer
 ) -> None:
-    """What it was about to answer comes from Postgres."""
+    """Data that Redis does not return comes from Postgres."""
     for _ in range(3):
         story.store()
     with Redis.from_url(own_redis.url) as hot:
         hot.execute_command("ACL", "SETUSER", "default", f"-{command}")
-        assert story.source() == source  # where it began to read; nothing is missing
+        assert story.source() == source  # the source of the first part; no reading is missing
         hot.execute_command("ACL", "SETUSER", "default", "+@all")
     assert story.source() == "hot_window"
 
@@ -244,7 +244,7 @@ def test_redis_is_full(story: Story, own_redis: RedisServer) -> None:
 def test_the_backlog_redis_is_away(
     make_api: MakeApi, settings: Settings, own_redis: RedisServer, redis_server: RedisServer
 ) -> None:
-    """The other way round: nobody can tell that the window is complete."""
+    """Without the backlog's Redis, the hot window can't be proven complete."""
     changes: dict[str, Any] = {"redis_url": own_redis.url, "hot_window_redis_url": redis_server.url}
     api = make_api(**changes)
     writer = Writer(dataclasses.replace(settings, **changes))
@@ -264,7 +264,7 @@ def test_the_backlog_redis_is_away(
 def test_processes_lose_nothing_while_the_hot_window_comes_and_goes(
     environment: dict[str, str], own_redis: RedisServer, tmp_path: Path
 ) -> None:
-    """Every reading is acknowledged and read back, whatever becomes of the hot window."""
+    """Each reading is acknowledged and read back while that Redis fails and returns."""
     (tmp_path / "hot").write_text(own_redis.url, encoding="utf-8")
     given = {**environment, "IOT_HOT_WINDOW_REDIS_URL_FILE": str(tmp_path / "hot")}
     stack = Stack(given, tmp_path)

@@ -1,4 +1,4 @@
-"""The last seconds, from the hot window where it covers them, else from Postgres: the same."""
+"""Reads of the last seconds return the same from the hot window and from Postgres."""
 
 import dataclasses
 from typing import Any, cast
@@ -16,7 +16,7 @@ from support.draining import drain_all
 
 
 def source_of(api: Api, path: str) -> tuple[str, list[str]]:
-    """Where an answer came from, and its texts."""
+    """Return the source of an answer and the texts of its readings."""
     before = {each: sample("iot_reads_total", source=each) for each in ("hot_window", "postgres")}
     texts = [each["freeform"] for each in api.read(path)]
     (source,) = (
@@ -26,7 +26,7 @@ def source_of(api: Api, path: str) -> tuple[str, list[str]]:
 
 
 def fill(api: Api, writer: Writer) -> list[str]:
-    """Readings in several segments; what comes back of them."""
+    """Store readings in several segments; return the texts that a read returns."""
     for begin in (6, 3, 0):
         api.put([row(interrogator_time=n, freeform=n) for n in range(begin, begin + 4)])
         drain_all(writer)
@@ -34,7 +34,7 @@ def fill(api: Api, writer: Writer) -> list[str]:
 
 
 def uncover(redis: "Redis") -> None:
-    """As if no window had ever been written."""
+    """Delete the coverage, as if no window had been written."""
     redis.delete(*redis.keys("iot:hot:cover:*"))
 
 
@@ -71,7 +71,7 @@ def test_reads_beyond_the_window_come_from_postgres(api: Api, writer: Writer) ->
 
 
 def test_a_window_that_was_never_written_covers_nothing(api: Api, writer: Writer) -> None:
-    """A window that nobody wrote covers nothing."""
+    """A window without a write covers no time."""
     api.put(row())
     assert source_of(api, "/seconds/60") == ("postgres", [])
     drain_all(writer)
@@ -117,7 +117,7 @@ def test_an_emptied_redis_covers_nothing(api: Api, writer: Writer, redis: "Redis
 def test_a_drain_killed_before_the_window_write_leaves_no_gap(
     api: Api, writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stored in Postgres, never written to Redis: the next drain's window must not claim it."""
+    """The next window must not claim a segment that is in Postgres but not in Redis."""
     api.put(row(freeform="one"))
     drain_all(writer)
     api.put(row(freeform="two"))
@@ -132,13 +132,13 @@ def test_a_drain_killed_before_the_window_write_leaves_no_gap(
 def test_seconds_are_measured_from_receipt(
     api: Api, writer: Writer, redis: "Redis", postgres: psycopg.Connection
 ) -> None:
-    """Of a segment that begins earlier only the later readings are given, from either place."""
+    """Of a segment that starts before the range, both sources return only the later readings."""
     api.put(row(interrogator_time=9, freeform="first"))
     receive_earlier(redis, 100)
     api.put(row(interrogator_time=1, freeform="second"))
     drain_all(writer)
     assert postgres.execute("SELECT count FROM segments").fetchall() == [(2,)]
-    # The window begins with the first drain, as far as anyone can know.
+    # The window starts with the first drain, because earlier drains are unknown.
     for begin in (0, None):
         if begin is None:
             uncover(redis)
@@ -151,7 +151,7 @@ def test_seconds_are_measured_from_receipt(
 
 
 def receive_earlier(redis: "Redis", seconds: int) -> None:
-    """The one entry that waits, as if it had been received so many seconds ago."""
+    """Make the only waiting entry so many seconds older."""
     (stream,) = redis.keys("iot:ingest:*")
     now, _ = redis.time()
     ((_, fields),) = cast("list[tuple[bytes, Any]]", redis.xrange(stream))
@@ -195,4 +195,7 @@ def test_a_segment_under_another_name_is_never_returned(
     one, two = sorted(redis.keys("iot:hot:segment:*"))
     redis.rename(one, two)
     statuses = sorted(api.post("/api/iot/seconds/60", each).status_code for each in ("one", "two"))
-    assert statuses == [200, 500]  # evicted, so from Postgres; moved, so an error
+    assert statuses == [
+        200,
+        500,
+    ]  # the deleted segment comes from Postgres; the renamed segment is an error

@@ -1,4 +1,4 @@
-"""Idempotency-Key: a repeated request is answered like the first and stores nothing."""
+"""Idempotency-Key: a repeated request gets the first answer and stores nothing."""
 
 import json
 import threading

@@ -1,4 +1,4 @@
-"""Requests that are remembered have a budget, of all clients together and of each."""
+"""Remembered requests have a total budget and a budget for each client."""
 
 import json
 
@@ -35,7 +35,9 @@ def test_one_client_gets_a_quarter_of_the_budget(api: Api, writer: Writer) -> No
     error = assert_error(refused, 429, "too_many_requests")
     assert error["error"].endswith("nothing was stored")
     assert 0 < int(refused.headers["Retry-After"]) <= 86_400
-    assert put(api, "3").headers["Idempotent-Replayed"] == "true"  # remembered is remembered
+    assert (
+        put(api, "3").headers["Idempotent-Replayed"] == "true"
+    )  # a remembered request stays remembered
     assert put(api, "another client's", "192.0.2.2").status_code == 201
     assert api.put(row(freeform="without a key")).status_code == 201
     drain_all(writer)
@@ -76,7 +78,7 @@ def test_the_budget_recovers_over_time(api: Api, redis: "Redis") -> None:
 def test_a_remembered_request_takes_the_documented_memory(
     client: FlaskClient, writer: Writer
 ) -> None:
-    """`IOT_IDEMPOTENCY_MAX_REQUESTS` says 250 bytes."""
+    """The documentation of `IOT_IDEMPOTENCY_MAX_REQUESTS` says 250 bytes."""
     headers = {"Idempotency-Key": "k" * 255}
     with connect_redis(writer.settings) as redis:
         client.put("/api/iot", json=row(), headers={"Idempotency-Key": "warm"})

@@ -1,4 +1,4 @@
-"""The ingest endpoint answers every PUT of readings, and nothing else, without Flask."""
+"""The ingest endpoint answers all PUTs of readings, and no other requests, without Flask."""
 
 import gzip
 import json
@@ -35,7 +35,7 @@ LIMITS = {"max_readings": 5, "max_passwords": 2, "max_password_bytes": 20, "max_
 
 @dataclass(frozen=True)
 class Seen:
-    """All that a client and the metrics see of a request, and whether Flask saw it."""
+    """The observable results of a request, and whether Flask handled the request."""
 
     status: str
     body: bytes
@@ -46,7 +46,7 @@ class Seen:
 
 @dataclass
 class Counting:
-    """An app, and how many of its requests reach Flask."""
+    """An app with a count of the requests that reach Flask."""
 
     api: Api
     by_flask: int = 0
@@ -94,7 +94,7 @@ class Counting:
         )
 
     def same(self, *args: Any, path: str = "/api/iot", **more: Any) -> Seen:
-        """Send a request without and with an option that changes nothing; compare the answers."""
+        """Compare the answers to a request with and without an option that has no effect."""
         plain = self.see(*args, path=path, **more)
         optioned = self.see(*args, path=f"{path}?ack=queued", **more)
         assert plain == optioned
@@ -103,7 +103,7 @@ class Counting:
 
 
 def _counted() -> "Counter[tuple[str, frozenset[tuple[str, str]]]]":
-    """Return all counters of ours, and the counts of all histograms."""
+    """Return all counters of the service and the counts of all histograms."""
     counts: Counter[Any] = Counter()
     for family in REGISTRY.collect():
         for each in family.samples:
@@ -153,7 +153,7 @@ def test_an_option_that_changes_nothing_stores_the_same(app: Counting, writer: W
     app.same(json.dumps(rows[0], ensure_ascii=False))
     app.same(json.dumps(rows * 3))
     drain_all(writer)
-    _, *stored = app.api.read()  # the first opened the vault
+    _, *stored = app.api.read()  # the first PUT only opened the vault
     assert len(stored) == 8
     assert len({(each["freeform"], each["interrogator_timestamp"]) for each in stored}) == 1
 
@@ -344,7 +344,7 @@ def test_a_key_is_remembered(api: Api, redis: "Redis") -> None:
         ("PUT", "/api/rssi/", 201, 0),
         ("PUT", "/api//iot//", 201, 0),
         ("PUT", "/api/iot?", 201, 0),
-        ("PUT", "//api/iot", 404, 1),  # EnvironBuilder takes the first part for a host
+        ("PUT", "//api/iot", 404, 1),  # EnvironBuilder parses the first segment as a host
         ("PUT", "/api/other", 404, 1),
         ("PUT", "/api/iot/5", 405, 1),
         ("GET", "/api/iot", 405, 1),

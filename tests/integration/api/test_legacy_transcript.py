@@ -1,7 +1,7 @@
-"""The old server's recording, replayed: existing clients keep working, unchanged.
+"""Existing clients work unchanged: a recording of the old server is replayed.
 
-The recording holds 60 PUTs of the old clients, then reads, the last one with a wrong password.
-Beside it lies the SQLite file that the old server wrote.
+The recording holds 60 PUTs of the old clients, then reads, the last one with a wrong password. The
+SQLite file of the old server is stored beside the recording.
 """
 
 import json
@@ -24,7 +24,7 @@ LEGACY = Path(__file__).parents[2] / "fixtures" / "legacy"
 
 @dataclass(frozen=True)
 class Exchange:
-    """A request and what the old server answered."""
+    """A request and the answer of the old server."""
 
     method: str
     path: str
@@ -39,7 +39,7 @@ class Exchange:
 
 
 Send = Callable[[Exchange], tuple[int, str, bytes]]
-"""Gives status, media type and body."""
+"""A function that sends a request and returns status, media type and body."""
 
 _LINES = (LEGACY / "transcript.jsonl").read_text(encoding="utf-8").splitlines()
 TRANSCRIPT = [Exchange(**json.loads(line)) for line in _LINES]
@@ -49,8 +49,10 @@ READINGS = 65
 
 
 def comparable(body: str | bytes) -> dict[str, Any]:
-    """An answer without what may differ: ids become their ranks, for their order is the same;
-    no absolute timestamp; no white space within `freeform`, which is compared as text.
+    """Return an answer without the parts that may differ.
+
+    Ids become their ranks, because only their order is equal. Absolute timestamps and white space
+    within `freeform` are removed.
     """
     answer: dict[str, Any] = json.loads(body)
     rows = answer.get("data", [])
@@ -88,7 +90,7 @@ def replay_reads(send: Send) -> None:
 
 
 def test_the_recording_is_complete() -> None:
-    """A replay of nothing would pass, too."""
+    """An empty replay would pass, too."""
     assert (len(PUTS), len(READS)) == (60, 10)
     assert [each.status for each in READS] == [200] * 9 + [500]
     assert READS[-1].wrong_password

@@ -1,4 +1,4 @@
-"""Long answers: streamed over real sockets, in order, and broken off rather than wrong."""
+"""Long answers are streamed in order over real sockets, and are aborted rather than wrong."""
 
 import http.client
 import json
@@ -17,7 +17,7 @@ ASK = json.dumps({"data": {"db_password": "long"}})
 
 @pytest.fixture(scope="module")
 def stack(module_stack: Stack) -> Stack:
-    """With 30,000 readings in several segments, of which the later ones overlap."""
+    """Processes with 30,000 readings in several segments; the later segments overlap."""
     rows = [
         row("long", relative_time=n, interrogator_time=n - n % 7000 // 3, freeform={"n": n})
         for n in range(COUNT)
@@ -81,7 +81,7 @@ def test_the_last_readings_of_a_large_vault(stack: Stack) -> None:
 def test_disconnected_clients_release_their_connections(
     stack: Stack, database: psycopg.Connection
 ) -> None:
-    """More of them than a process has connections to Postgres."""
+    """The clients outnumber the Postgres connections of a process."""
     for _ in range(20):
         connection, answer = ask(stack)
         assert answer.read(1000)
@@ -102,7 +102,7 @@ def test_disconnected_clients_release_their_connections(
 def test_a_response_is_aborted_at_a_damaged_segment(
     stack: Stack, database: psycopg.Connection
 ) -> None:
-    """The head is long gone as the last segment is opened: no one may take what came for all."""
+    """The status is sent before the last segment is opened, so the body must end incomplete."""
     whole = stack.read("long")
     change = "payload = set_byte(payload, 60, get_byte(payload, 60) # 1)"
     damaged = f"""
@@ -116,15 +116,15 @@ def test_a_response_is_aborted_at_a_damaged_segment(
             answer.read()
         assert answer.status == 200
         connection.close()
-        # What did come is right, as far as it goes.
+        # The received rows are correct.
         text = broken.value.partial.decode()
         rows = json.loads(text[: text.rindex("}") + 1] + "]}")["data"]
         assert 0 < len(rows) < COUNT
         assert rows == whole[: len(rows)]
-        # An answer that is not under way yet is an error.
+        # An answer that has not started becomes an error.
         error = stack.request("POST", "/api/iot/last/5", ASK, JSON)
         assert (error.status, error.json()["code"]) == (500, "damaged")
-        # Nothing else is affected, in either process.
+        # Other vaults are not affected, in either process.
         assert all(len(stack.read("short")) == 1 for _ in range(10))
         assert stack.put([row("short")]).status == 201
     finally:

@@ -1,4 +1,4 @@
-"""`/metrics` of the API: one view of all its processes, on a port of its own."""
+"""`/metrics` of the API covers all its processes on a separate port."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ def scrape(stack: Stack) -> dict[str, Metric]:
 
 
 def value(stack: Stack, name: str, **labels: str) -> float:
-    """The sum over the samples that have these labels."""
+    """Return the sum of the samples with these labels."""
     family = scrape(stack).get(name.removesuffix("_total"))
     samples = family.samples if family else []
     return sum(
@@ -35,7 +35,7 @@ def value(stack: Stack, name: str, **labels: str) -> float:
 
 
 def workers(stack: Stack) -> list[int]:
-    """The processes of gunicorn that answer requests."""
+    """Return the gunicorn processes that answer requests."""
     assert stack.api is not None
     master = stack.api.pid
     children = Path(f"/proc/{master}/task/{master}/children").read_text(encoding="ascii").split()
@@ -49,7 +49,7 @@ def workers(stack: Stack) -> list[int]:
 def test_every_declared_metric_appears(
     module_stack: Stack, module_environment: dict[str, str]
 ) -> None:
-    """Appears with its kind, its meaning and its labels, after it had reason to."""
+    """After use, each metric has its type, its documentation and its labels."""
     stack = module_stack
     stack.put([row("p")])
     wait_until(lambda: stack.read("p"), what="the reading")
@@ -76,7 +76,7 @@ def test_every_declared_metric_appears(
 
 
 def test_counters_are_summed_over_processes(module_stack: Stack) -> None:
-    """Each process takes its part while the other is stopped; and a killed one's part stays."""
+    """The counts of a stopped and of a killed process stay in the sum."""
     stack = module_stack
     first, second = workers(stack)
     before = value(stack, "iot_readings_acknowledged_total")
@@ -99,7 +99,7 @@ def test_counters_are_summed_over_processes(module_stack: Stack) -> None:
 
 
 def test_requests_are_counted_by_route(module_stack: Stack) -> None:
-    """What clients make up must not make up time series."""
+    """Paths and methods that clients invent create no time series."""
     stack = module_stack
 
     def counted() -> tuple[float, ...]:

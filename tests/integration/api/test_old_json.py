@@ -1,4 +1,6 @@
-"""What the old server's JSON parser took: stored, and given back as it was sent by every read."""
+"""JSON that only the parser of the old server accepted is stored and returned unchanged by each
+read.
+"""
 
 import json
 from collections.abc import Iterable
@@ -17,12 +19,12 @@ TEXTS = (
     '{"temperature": NaN, "range": [-Infinity, Infinity], "unit": "NaN"}',
     '"half a pair: \\ud800"',
     '{"\\uDEAD": "\\\\ud800 NaN"}',
-    "[" + "NaN, -Infinity, " * 20_000 + "0]",  # is sent in several pieces
+    "[" + "NaN, -Infinity, " * 20_000 + "0]",  # sent in several pieces
 )
 
 
 def body_of(texts: Iterable[str], **data: object) -> str:
-    """A list of rows with these JSON texts, one a second."""
+    """Return a list of rows with these JSON texts as freeform, one a second."""
     rows = []
     for place, text in enumerate(texts):
         begin = json.dumps(row(relative_time=place, interrogator_time=place, **data))
@@ -36,7 +38,7 @@ def put(api: Api, body: str | bytes) -> None:
 
 
 def as_the_old_server(text: str) -> str:
-    """What the old server stored and gave back: Python's JSON."""
+    """Return a text as the old server stored and returned it: the JSON of Python."""
     return json.dumps(json.loads(text))
 
 
@@ -55,7 +57,7 @@ def test_every_read_returns_the_json_that_was_sent(
 
 
 def test_responses_are_strict_json(api: Api, writer: Writer) -> None:
-    """`freeform` is a string, so only who parses that text must know `NaN`."""
+    """`freeform` is a string, so only clients that parse the string must accept `NaN`."""
     put(api, body_of(TEXTS))
     drain_all(writer)
 
@@ -91,7 +93,7 @@ def test_escaped_and_plain_passwords_are_the_same(api: Api, writer: Writer) -> N
 
 
 def test_a_password_with_escaped_digits_is_not_changed(api: Api, writer: Writer) -> None:
-    """It was restored as `NaN` when a stand-in for `NaN` had the same digit."""
+    """A placeholder for `NaN` with the same digit would be replaced by `NaN`."""
     digits = "".join(rf"[\u003{digit}]" for digit in range(1, 10))
     put(api, f'{{"data": {{"db_password": "{digits}", "freeform": Infinity}}}}')
     drain_all(writer)

@@ -1,4 +1,4 @@
-"""What parts of answers cost, in counts that no machine changes: at any depth the same."""
+"""The cost of a page, in counts that do not depend on the machine, is the same at any depth."""
 
 import uuid
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ COUNT = 10_000
 MONTH = month_begin(1_795_414_643_286)
 SECOND = 1_000_000
 
-# A segment has 100 readings; per shape where it begins and how far it reaches.
+# A segment has 100 readings. Each shape has the start and the length of its segments.
 _SHAPES: dict[str, tuple[LiteralString, LiteralString]] = {
     "one after another": ("n * 1000000", "900000"),
     "each over 30 others": ("n * 1000000", "30000000"),
@@ -51,7 +51,7 @@ _FILL: LiteralString = """
 def filled(
     request: pytest.FixtureRequest, module_environment: dict[str, str]
 ) -> Iterator[tuple[str, Connection]]:
-    """10,000 segments of a vault, in two months, and as many of others."""
+    """10,000 segments of a vault in two months, and as many of other vaults."""
     begin, reach = _SHAPES[request.param]
     url = module_environment["IOT_POSTGRES_URL"]
     with psycopg.connect(url, autocommit=True) as connection:
@@ -67,13 +67,13 @@ def filled(
 
 
 def place(shape: str, number: int) -> Position:
-    """In the middle of the n-th segment."""
+    """Return the position in the middle of the n-th segment."""
     time = -1 if shape == "without times" else number * SECOND + SECOND // 2
     return time, number * 25_600 + 50 * 256
 
 
 def take(connection: Connection, question: ReadFilter, span: PageRange, count: int = 4) -> Touched:
-    """Take so many segments; what that touched."""
+    """Fetch so many segments; return the pages and scans."""
 
     def taken() -> int:
         segments = history.select(connection, VAULT, question, span)
@@ -81,7 +81,7 @@ def take(connection: Connection, question: ReadFilter, span: PageRange, count: i
         segments.close()
         return found
 
-    taken()  # after which the connection knows the tables
+    taken()  # now the connection has cached the tables
     with touching(connection) as touched:
         assert taken() == count
     return touched
@@ -91,7 +91,7 @@ def take(connection: Connection, question: ReadFilter, span: PageRange, count: i
 def test_a_page_costs_the_same_at_any_depth(
     filled: tuple[str, Connection], descending: bool
 ) -> None:
-    """A few pages of an index for each month and each class of reach."""
+    """A page reads a few index pages for each month and each length class of segments."""
     shape, connection = filled
     ordered = "segments_latest" if descending else "segments_in_order"
     for number in (100, COUNT // 2, COUNT - 100):
@@ -106,10 +106,10 @@ def test_a_page_costs_the_same_at_any_depth(
 def test_a_page_of_a_window_costs_the_same_at_any_depth(
     filled: tuple[str, Connection], descending: bool
 ) -> None:
-    """Be the window all of the history, or so little of it that the next segments are not in it."""
+    """The window is the whole history, or so narrow that the next segments are outside."""
     shape, connection = filled
     if shape == "without times":
-        return  # there the relative times alone tell one segment from another
+        return  # only the relative times differ between the segments of this shape
     for number in (100, COUNT // 2, COUNT - 100):
         span = PageRange(place(shape, number), descending=descending, limit=100)
         for question in (ReadFilter(relative_low=0), ReadFilter(received_low=MONTH)):
@@ -133,7 +133,7 @@ def past(settings: Settings, writer: Writer) -> Iterator[Past]:
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Grows by the number of readings of each segment that is opened."""
+    """The number of readings of each opened segment."""
     counts: list[int] = []
 
     def decode(bounds: Any, data: bytes) -> Any:
@@ -174,12 +174,12 @@ def test_a_page_opens_only_its_own_segments(past: Past, api: Api, opened: list[i
                 assert len(opened) <= 3
                 given += len(page["data"])
                 asked = f"limit=130&cursor={page['cursor']}" if "cursor" in page else ""
-            assert given >= 2999  # the first may have come before the begin
+            assert given >= 2999  # the first page may have come before the start
 
 
 @pytest.fixture
 def statements(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What is sent to Postgres by way of cursors: each is a round trip."""
+    """The statements that cursors send to Postgres; each is a round trip."""
     sent: list[str] = []
     plain, declared, fetch = (
         psycopg.Cursor.execute,
@@ -212,13 +212,13 @@ def statements(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_statements_per_read(
     past: Past, api: Api, statements: list[str], path: str, most: int
 ) -> None:
-    """One to find the segments, and one each time some hundreds of them are fetched."""
+    """One statement finds the segments; one more fetches each further batch of some hundred."""
     del past
-    api.read(path)  # which opens the vault
+    api.read(path)  # opens the vault
     statements.clear()
     assert api.read(path)
-    # A connection is checked before its use, by a statement without words; and who opens a vault
-    # looks for small segments to be merged. BEGIN is one more, with timeouts or without.
+    # Not counted: the empty statement that checks a connection, the search for small segments to
+    # merge after a vault is opened, and BEGIN with or without timeouts.
     counted = [
         each
         for each in statements
@@ -230,8 +230,8 @@ def test_statements_per_read(
 def test_redis_commands_per_read_of_the_last_seconds(
     api: Api, writer: Writer, redis: "Redis", statements: list[str]
 ) -> None:
-    """What is drained and what is covered, the index, and the segments some tens at a time; of
-    Postgres nothing.
+    """Redis reads: the drained position, the coverage, the index, and the segments in batches of
+    tens. Postgres gets no statement.
     """
     for n in range(20):
         api.put([row(interrogator_time=n)])
@@ -246,5 +246,5 @@ def test_redis_commands_per_read_of_the_last_seconds(
 
 
 def commands(redis: "Redis") -> int:
-    """How many it has done; asking is one."""
+    """Return the number of commands that Redis has executed, including this one."""
     return int(redis.info("stats")["total_commands_processed"])

@@ -1,4 +1,4 @@
-"""Answers in parts: put together they are the whole answer, whatever is stored meanwhile."""
+"""The pages of an answer together equal the whole answer, also while data is stored."""
 
 import dataclasses
 import os
@@ -31,7 +31,7 @@ DAYS = "/seconds/800000"
 
 
 def pages(api: Api, path: str, query: str = "", **first: Any) -> Iterator[list[Row]]:
-    """The parts of an answer, one by one."""
+    """Yield the pages of an answer."""
     asked = "&".join([*(f"{name}={value}" for name, value in first.items()), query])
     while True:
         answer = api.post(f"/api/iot{path}?{asked}")
@@ -51,7 +51,7 @@ def whole(api: Api, path: str, **first: Any) -> list[Row]:
 
 @pytest.fixture
 def filled(module_api: Api, module_writer: Writer) -> Api:
-    """Readings in overlapping segments, stored once for all tests here."""
+    """Readings in overlapping segments, stored once for all tests of this module."""
     if not module_api.read():
         fill_at_random(module_api, module_writer, 3)
         chance = random.Random(4)
@@ -87,7 +87,7 @@ def test_pages_of_one_reading(filled: Api) -> None:
 
 
 def test_pages_with_a_small_merge_buffer(filled: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where memory is short, too."""
+    """Pages are correct with little memory."""
     wanted = filled.read()
     monkeypatch.setattr(merge_module, "BATCH", 5)
     for name in ("BUFFER_BYTES", "MIN_BYTES"):
@@ -173,7 +173,7 @@ def test_a_cursor_is_refused_by_other_reads(filled: Api, module_writer: Writer) 
 
 @pytest.fixture
 def past(settings: Settings, writer: Writer) -> Iterator[Past]:
-    """Empty stores, to be filled with what was received long ago."""
+    """Empty stores for a history of old segments."""
     with sending(settings) as sender:
         yield Past(sender, writer)
 
@@ -183,12 +183,12 @@ def past(settings: Settings, writer: Writer) -> Iterator[Past]:
 def test_pages_are_stable_while_segments_are_merged_and_readings_stored(
     past: Past, api: Api, writer: Writer, path: str, order: str
 ) -> None:
-    """What was there as the first part was given comes once, in order; of what comes later,
-    what lies ahead may come, and nothing else.
+    """Readings stored before the first page appear once, in order. New readings may appear only
+    after the current position.
     """
     sent = each_second(noon(2), 400)
     random.Random(5).shuffle(sent)
-    past.store(b"p", sent, each=7)  # segments that overlap everywhere
+    past.store(b"p", sent, each=7)  # all segments overlap
     before = api.read(path)
     assert len(before) >= 299
     if order == "desc":
@@ -214,7 +214,7 @@ def test_pages_are_stable_while_segments_are_merged_and_readings_stored(
 def test_the_window_is_the_one_of_the_first_page(
     api: Api, writer: Writer, redis: "Redis", monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Later parts don't lose what has grown too old meanwhile, from wherever they come."""
+    """Later pages keep readings that have since left the window, from both sources."""
     for begin in (0, 5, 10):
         api.put([row(interrogator_time=n, freeform=n) for n in range(begin, begin + 5)])
         drain_all(writer)
@@ -237,7 +237,7 @@ def test_the_window_is_the_one_of_the_first_page(
 
 
 def _later(milliseconds: int) -> Any:
-    """`Backlog.drain_position` as it would answer so much later."""
+    """Return `Backlog.drain_position` with a clock so many milliseconds ahead."""
     real = Backlog.drain_position
 
     def drain_position(backlog: Backlog, shard: int) -> Any:
@@ -248,8 +248,9 @@ def _later(milliseconds: int) -> Any:
 
 
 def test_reads_are_complete_during_drains(api: Api, writer: Writer, redis: "Redis") -> None:
-    """Whoever reads the last seconds meets all that was stored before, once, in whole or in parts,
-    although segments vanish from the hot window and its cover comes and goes.
+    """A read of the last seconds returns each earlier reading once, whole or in pages.
+
+    Meanwhile segments and coverage disappear from the hot window.
     """
     done = threading.Event()
     wrong: list[str] = []
@@ -291,7 +292,7 @@ def test_reads_are_complete_during_drains(api: Api, writer: Writer, redis: "Redi
 def test_readings_evicted_and_merged_during_a_read_appear_once(
     past: Past, api: Api, writer: Writer, redis: "Redis", postgres: psycopg.Connection
 ) -> None:
-    """The hot window's index names segments that the history no longer has."""
+    """The index of the hot window names segments that the history no longer has."""
     for n in range(12):
         api.put([row(interrogator_time=n % 5, freeform=n)])
         drain_all(writer)
@@ -308,7 +309,7 @@ def test_readings_evicted_and_merged_during_a_read_appear_once(
 
 
 def _merge_all(past: Past) -> None:
-    """Merge what was just stored, which compaction would leave alone for a while."""
+    """Merge new segments, which compaction would leave alone for a while."""
     vault = past.sender.vault(b"p")
     connection = past.writer.postgres()
     old = list(history.select(connection, vault.vault_id, ReadFilter()))

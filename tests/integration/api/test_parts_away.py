@@ -1,4 +1,4 @@
-"""Redis or Postgres away: what stops, what goes on, and that it says so."""
+"""With Redis or Postgres away, the API continues where possible and reports the outage."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -24,13 +24,13 @@ from support.waiting import wait_until
 
 @pytest.fixture(autouse=True)
 def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is away in these tests stays away: don't wait for it."""
+    """Shorten the waits for a store, because the store stays away in these tests."""
     monkeypatch.setattr(postgres_connections, "WAIT_SECONDS", 0.3)
 
 
 @contextmanager
 def writer_on(settings: Settings, **changes: Any) -> Iterator[Writer]:
-    """A writer on stores of the test's own."""
+    """A writer on the stores of the test."""
     made = Writer(dataclasses.replace(settings, **changes))
     try:
         yield made
@@ -51,7 +51,7 @@ def test_redis_away(make_api: MakeApi, settings: Settings, own_redis: RedisServe
         answer = api.put(row(password, freeform="refused"))
         assert assert_error(answer, 503, "unavailable")["error"] == "Redis is away; try again"
     assert_not_ready(api, redis="away", postgres="ok")
-    # History is read all the same, and the last seconds come from there.
+    # The history and the last seconds come from Postgres.
     assert [each["freeform"] for each in api.read()] == ['"before"']
     assert [each["freeform"] for each in api.read("/seconds/60")] == ['"before"']
     assert api.read("/last/5") == api.read()
@@ -70,7 +70,7 @@ def test_redis_away(make_api: MakeApi, settings: Settings, own_redis: RedisServe
 def test_another_process_opens_a_vault_without_redis(
     make_api: MakeApi, settings: Settings, own_redis: RedisServer
 ) -> None:
-    """Vault records stand in Postgres; Redis only saves the way there."""
+    """Vault records are stored in Postgres; Redis only caches the records."""
     make_api(redis_url=own_redis.url).put(row())
     with writer_on(settings, redis_url=own_redis.url) as writer:
         drain_all(writer)
@@ -88,16 +88,18 @@ def test_postgres_away(
         drain_all(writer)
     own_postgres.stop()
 
-    # A vault that is known, to this process or to Redis, takes readings on.
+    # A vault in the cache of this process or of Redis accepts readings.
     assert api.put(row(freeform="held")).status_code == 201
     assert other.put(row(freeform="from Redis's record")).status_code == 201
     assert api.ask("GET", "/readyz").status_code == 200
-    assert_not_ready(other, redis="ok", postgres="away")  # it hasn't seen the schema yet
+    assert_not_ready(
+        other, redis="ok", postgres="away"
+    )  # this process has not checked the schema yet
     # The hot window answers.
     hot = sample("iot_reads_total", source="hot_window")
     assert [each["freeform"] for each in other.read("/seconds/60")] == ['"before"']
     assert sample("iot_reads_total", source="hot_window") == hot + 1
-    # History and new vaults don't, and say so.
+    # Reads of the history and new vaults get an error.
     asked = [
         api.post(),
         api.post("/api/iot/5"),
@@ -121,7 +123,7 @@ def test_postgres_away(
     texts = [each["freeform"] for each in api.read()]
     assert texts == ['"before"', '"held"', '"from Redis\'s record"']
 
-    # Not all that was asked for can be told: that is an error, never a shorter answer.
+    # An incomplete answer becomes an error, never a shorter answer.
     redis.delete(*redis.keys("iot:hot:segment:*"))
     own_postgres.stop()
     assert_error(api.post("/api/iot/seconds/60"), 503, "unavailable")
@@ -130,7 +132,7 @@ def test_postgres_away(
 def test_a_database_without_a_schema_is_503(
     make_api: MakeApi, postgres: psycopg.Connection
 ) -> None:
-    """The sentence tells what to do, and nothing is acknowledged on the way."""
+    """The error says what to do, and no reading is acknowledged."""
     postgres.execute("CREATE DATABASE bare")
     try:
         api = make_api(postgres_url=make_conninfo(postgres.info.dsn, dbname="bare"))
@@ -154,7 +156,7 @@ def test_another_schema_version_is_503(api: Api, postgres: psycopg.Connection) -
 
 
 def test_the_next_schema_version_is_served(api: Api, postgres: psycopg.Connection) -> None:
-    """While that is rolled out, pods of this version go on."""
+    """Pods of this version continue during the rollout of the next version."""
     postgres.execute("UPDATE alembic_version SET version_num = %s", (_next_revision(),))
     assert api.ask("GET", "/readyz").get_json()["status"] == "ready"
 

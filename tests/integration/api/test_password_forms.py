@@ -1,4 +1,4 @@
-"""One password typed in two ways of Unicode is one password; vaults made before stay found."""
+"""Unicode forms of one password open one vault, and older vaults are still found."""
 
 import json
 import unicodedata
@@ -21,12 +21,12 @@ FORMS = [COMPOSED, DECOMPOSED, SPACED]
 
 
 def texts(rows: list[Row]) -> list[str]:
-    """The `freeform` of readings."""
+    """Return the `freeform` of readings."""
     return [each["freeform"] for each in rows]
 
 
 def put_as_before(make_api: MakeApi, password: str, freeform: int) -> None:
-    """PUT as the version before did, which compared passwords byte by byte."""
+    """PUT as the previous version did, which compared passwords byte by byte."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(opening, "normal_form", lambda password: password)
         assert make_api().put(row(password, freeform=freeform)).status_code == 201
@@ -58,7 +58,7 @@ def test_all_forms_in_one_request_are_one_vault(make_api: MakeApi, writer: Write
 
 def test_a_json_escape_equals_its_character(make_api: MakeApi, writer: Writer) -> None:
     api = make_api()
-    body = json.dumps(row(DECOMPOSED, freeform=1))  # in ASCII
+    body = json.dumps(row(DECOMPOSED, freeform=1))  # ASCII with escapes
     assert b"\\u0308" in body.encode()
     assert api.ask("PUT", "/api/iot", body, JSON).status_code == 201
     drain_all(writer)
@@ -79,7 +79,7 @@ def test_a_repeat_is_recognized_under_every_form(make_api: MakeApi, writer: Writ
 def test_an_older_vault_is_found_by_its_own_form(
     make_api: MakeApi, writer: Writer, old: str
 ) -> None:
-    """Also when the normal form has a vault of its own: each keeps its readings."""
+    """If the normal form has a separate vault, each vault keeps its readings."""
     put_as_before(make_api, old, 1)
     put_as_before(make_api, COMPOSED, 2)
     one, other = make_api(), make_api()
@@ -96,7 +96,7 @@ def test_an_older_vault_is_found_by_its_own_form(
 def test_a_vault_made_during_an_update_is_used_by_every_process(
     make_api: MakeApi, writer: Writer
 ) -> None:
-    """A process of the version before, which does not find the normal form's vault, makes one."""
+    """A process of the previous version creates a second vault, for the form it received."""
     new = make_api()
     new.put(row(DECOMPOSED, freeform=1))
     put_as_before(make_api, DECOMPOSED, 2)
@@ -113,7 +113,7 @@ def test_a_vault_made_during_an_update_is_used_by_every_process(
 def test_a_vault_moves_to_a_new_lookup_of_its_own_form(
     make_api: MakeApi, writer: Writer, postgres: psycopg.Connection
 ) -> None:
-    """When the cost is raised, by a read that opens the vault or by one that renews it."""
+    """The cost is raised by a read that opens the vault or by a read that renews the vault."""
     put_as_before(make_api, SPACED, 1)
     first = make_api()
     first.put(row(DECOMPOSED, freeform=2))
@@ -143,7 +143,7 @@ def test_an_unknown_password_counts_once(make_api: MakeApi) -> None:
 
 @pytest.fixture
 def keys(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """The passwords of which a scrypt was computed."""
+    """The passwords for which scrypt was computed."""
     made: list[bytes] = []
 
     def noted(password: bytes, salt: bytes, log2_n: int) -> bytes:

@@ -1,4 +1,4 @@
-"""A read that is paused between batches gives every reading once, whatever happens meanwhile."""
+"""A read that pauses between batches returns each reading once while data is stored and merged."""
 
 import json
 import random
@@ -46,14 +46,14 @@ PAGES = {
 
 @pytest.fixture
 def past(settings: Settings, writer: Writer) -> Iterator[Past]:
-    """Empty stores, to be filled with what was received long ago."""
+    """Empty stores for a history of old segments."""
     with sending(settings) as sender:
         yield Past(sender, writer)
 
 
 @pytest.fixture(params=[0, 2000], ids=["streamed", "held"])
 def max_buffered(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """How many of the last readings are held in memory; batches are small."""
+    """The number of readings that a read sorts in memory; batches are small."""
     monkeypatch.setattr(merge_module, "BATCH", 20)
     monkeypatch.setattr(readings_module, "BATCH", 20)
     monkeypatch.setattr(readings_module, "MAX_BUFFERED", request.param)
@@ -72,7 +72,7 @@ def test_paused_reads_are_complete_while_segments_are_merged_and_readings_stored
 ) -> None:
     sent = each_second(noon(2), 400)
     random.Random(5).shuffle(sent)
-    past.store(PASSWORD, sent, each=7)  # segments that overlap everywhere
+    past.store(PASSWORD, sent, each=7)  # all segments overlap
     readings, vault = past.sender.service.readings, past.sender.vault(PASSWORD)
     wanted = all_of(begin(readings, vault, page))
     assert len(wanted) == min(page.limit or 400, len(wanted))
@@ -126,7 +126,7 @@ def test_a_paused_read_holds_no_connection(
 def test_a_read_of_the_hot_window_can_be_paused(
     api: Api, writer: Writer, redis: "Redis", past: Past, max_buffered: int
 ) -> None:
-    """It goes on from the hot window, and from Postgres once that covers nothing any more."""
+    """The read continues from the hot window, then from Postgres when the coverage is gone."""
     del max_buffered
     for begin in range(0, 200, 40):
         api.put([row("p", interrogator_time=n, freeform=n) for n in range(begin, begin + 40)])
@@ -145,7 +145,7 @@ def test_a_read_of_the_hot_window_can_be_paused(
 
 @pytest.mark.parametrize("size", [100, 400_000])
 def test_a_response_can_be_paused_anywhere(past: Past, max_buffered: int, size: int) -> None:
-    """Also within a text that is sent in several pieces."""
+    """A pause is possible within a text that is sent in several pieces."""
     del max_buffered
     texts = [json.dumps('"\\é' * (size // 8) + str(n)) for n in range(4)]
     past.store(PASSWORD, [(noon(2), n, n, text) for n, text in enumerate(texts)], each=2)
@@ -166,7 +166,7 @@ def test_a_response_can_be_paused_anywhere(past: Past, max_buffered: int, size: 
 def test_a_scan_without_results_takes_several_turns(
     api: Api, writer: Writer, monkeypatch: pytest.MonkeyPatch, order: str, overlapping: bool
 ) -> None:
-    """Every segment may hold readings of the window; only two of sixty do."""
+    """Each segment may hold readings of the window, but only two of sixty do."""
     for number in range(60):
         times = (0, 500 if number in {20, 50} else 1, 10**9)
         spread = 10**6 if overlapping else 1
@@ -192,5 +192,5 @@ def test_a_scan_without_results_takes_several_turns(
     assert api.read(f"/400/600?order={order}") == expected
     assert api.read(f"/400/600?order={order}&limit=1") == expected[:1]
     assert api.read("/600/700") == []
-    # However the segments overlap, a scan looks at about twice as many as there are.
+    # For any overlap, a scan visits at most about twice the number of segments.
     assert 3 <= len(ended) <= 3 * 60

@@ -1,4 +1,4 @@
-"""A reading goes in and comes back."""
+"""A reading is stored and read back."""
 
 from flask.testing import FlaskClient
 

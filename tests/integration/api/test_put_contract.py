@@ -33,7 +33,7 @@ _VARYING = (
 
 
 class Log(logging.Logger):
-    """gunicorn's logger has one more method."""
+    """A logger with the extra method of gunicorn's logger."""
 
     def access(self, *_: object) -> None:
         """Log no requests."""
@@ -58,7 +58,7 @@ def tokens(tmp_path: Path) -> dict[str, str]:
 
 
 def exchange(worker: Any, request: bytes) -> str:
-    """Send a request over a connection of its own; return all that the worker sends."""
+    """Send a request over a new connection; return all bytes that the worker sends."""
     client, server = socket.socketpair()
     listener = SimpleNamespace(getsockname=lambda: ("127.0.0.1", 8000))
     with client, server:
@@ -69,7 +69,7 @@ def exchange(worker: Any, request: bytes) -> str:
 
 
 def counted() -> "Counter[str]":
-    """The counts of requests and of measured times, by their labels."""
+    """Return the counts of requests and of measured durations, by their labels."""
     counts: Counter[str] = Counter()
     for family in REGISTRY.collect():
         for each in family.samples:
@@ -80,7 +80,7 @@ def counted() -> "Counter[str]":
 
 
 def comparable(answer: str) -> dict[str, Any]:
-    """An answer without what differs each time; headers in alphabetical order."""
+    """Return an answer without the parts that vary, with sorted headers."""
     interim, found, final = answer.partition(" 100 Continue\r\n\r\n")
     text = (final if found else answer).replace("\r\n", "\n")
     for pattern, replacement in _VARYING:
@@ -104,7 +104,7 @@ def _sorted_methods(header: str) -> str:
 def answers(
     worker: Any, make_api: MakeApi, group: Group, tokens: dict[str, str]
 ) -> dict[str, dict[str, Any]]:
-    """The answers to the requests of a group."""
+    """Return the answers to the requests of a group."""
     file = {"tokens_file": tokens["file"]} if group.needs_tokens else {}
     worker.wsgi = make_api(**group.settings, **file).app
     worker.alive = not group.shuts_down

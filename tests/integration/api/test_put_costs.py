@@ -1,4 +1,6 @@
-"""What a PUT costs in Redis commands and function calls: counts that no machine changes."""
+"""The cost of a PUT in Redis commands and function calls, counts that do not depend on the
+machine.
+"""
 
 import json
 import logging
@@ -16,7 +18,7 @@ from support.api_worker import lone_worker
 from support.counting import function_calls, redis_commands
 
 MOST_CALLS = 840
-"""Limit of the functions, of Python and C, that a PUT of one reading calls: a seventh above 737."""
+"""Limit of the Python and C functions called by a PUT of one reading: a seventh above 737."""
 NOISE = 5
 """Calls that a busy machine adds, for example to wait for a socket again."""
 BODY = json.dumps(row(freeform=21.5, relative_time=1, interrogator_time=2)).encode()
@@ -67,7 +69,7 @@ def test_the_commands_of_an_idempotency_key(warm: Api, redis: "Redis") -> None:
     assert counted == appended(1) + Counter(noted)
     with redis_commands(redis) as counted:
         warm.ask("PUT", "/api/iot", BODY, {**JSON, "Idempotency-Key": "k"})
-    assert counted == {"mget": 2}  # its answer, and the guess limit
+    assert counted == {"mget": 2}  # the remembered answer and the guess limit
 
 
 def test_a_refused_put_sends_redis_no_command(warm: Api, redis: "Redis") -> None:
@@ -87,7 +89,7 @@ def test_a_put_to_an_open_vault_does_not_query_postgres(warm: Api) -> None:
 
 
 class Log(logging.Logger):
-    """gunicorn's logger has one more method."""
+    """A logger with the extra method of gunicorn's logger."""
 
     def access(self, *_: object) -> None:
         """Log no requests."""
@@ -114,7 +116,7 @@ def calls_of(worker: Any, requests: int) -> int:
 
 
 def fewest_calls(worker: Any, requests: int) -> int:
-    """Return the least number that occurs five times: without periodic work and busy moments."""
+    """Return the lowest number that occurs five times, which excludes periodic work and load."""
     counts: list[int] = []
     while not counts or counts.count(min(counts)) < 5:
         counts.append(calls_of(worker, requests))
@@ -123,7 +125,7 @@ def fewest_calls(worker: Any, requests: int) -> int:
 
 
 def test_a_put_calls_few_functions(worker: Any) -> None:
-    """Count from the bytes of the request to those of the answer."""
+    """The count runs from the bytes of the request to the bytes of the answer."""
     calls = fewest_calls(worker, 2) - fewest_calls(worker, 1)
     again = fewest_calls(worker, 3) - fewest_calls(worker, 2)
     assert abs(calls - again) <= NOISE

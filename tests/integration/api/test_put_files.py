@@ -1,4 +1,4 @@
-"""How many of our files run for one PUT: a measure of how many a reader must open to follow it."""
+"""The number of project files that run for one PUT: a reader must open as many to follow a PUT."""
 
 import socket
 import sys
@@ -35,7 +35,8 @@ FILES = {
     "iot_stores/redis_watch.py",
     "iot_stores/scripts.py",
 }
-"""From the gunicorn worker to the 201, for one reading whose vault is open, without tokens."""
+"""The files from the gunicorn worker to the 201, for one reading of an open vault, without
+tokens."""
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def worker(api: Api) -> Iterator[Any]:
 
 
 class Recorder:
-    """Notes which of our code runs while it records."""
+    """A recorder of the project's code that runs while recording is on."""
 
     def __init__(self) -> None:
         self.code: set[CodeType] = set()
@@ -59,7 +60,7 @@ class Recorder:
             self.code.add(frame.f_code)
 
     def files(self) -> set[str]:
-        """The files of ours, from the package on."""
+        """Return the files of the project, relative to their package."""
         paths = {Path(code.co_filename) for code in self.code}
         ours = {path for path in paths if path.is_relative_to(ROOT) and path.suffix == ".py"}
         return {
@@ -76,7 +77,7 @@ def test_the_files_that_a_put_passes(worker: Any, monkeypatch: pytest.MonkeyPatc
 
     def answer(served: Any, request: Any) -> None:
         answer_request(served, request)
-        recorder.records = not recorder.records  # from the first answer to the second
+        recorder.records = not recorder.records  # record from the first answer to the second
 
     monkeypatch.setattr(worker, "_answer_request", answer)
     client, server = socket.socketpair()

@@ -1,4 +1,4 @@
-"""PUTs over a socket: every kind is answered as HTTP says."""
+"""Each form of PUT over a socket gets the answer that HTTP requires."""
 
 import gzip
 import http.client

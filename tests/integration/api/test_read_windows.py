@@ -1,4 +1,4 @@
-"""Which readings each route gives, under both prefixes."""
+"""The readings that each route returns, under both prefixes."""
 
 import pytest
 
@@ -12,7 +12,7 @@ RELATIVE = (-7, 0, 1, 5, 5, 10, 2**62)
 
 @pytest.fixture(scope="module")
 def filled(module_api: Api, module_writer: Writer) -> Api:
-    """Readings with the relative times above, over several segments."""
+    """Readings with the relative times above, in several segments."""
     api, writer = module_api, module_writer
     for number, relative in enumerate(RELATIVE):
         api.put(row(relative_time=relative, interrogator_time=number))
@@ -38,7 +38,7 @@ def relatives(api: Api, path: str) -> list[int]:
         ("/-7", -7, None),
         ("/-6", -6, None),
         ("/1e1", 10, None),
-        ("/4.9", 4, None),  # cut off, as the old server's int() did
+        ("/4.9", 4, None),  # truncated, like int() in the old server
         ("/-6.9", -6, None),
         ("/+5", 5, None),
         ("/9223372036854775807", 2**63 - 1, None),

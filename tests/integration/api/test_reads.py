@@ -1,4 +1,4 @@
-"""What a reading looks like when it comes back, and in which order readings come."""
+"""The format and the order of readings in answers."""
 
 import json
 import random
@@ -69,7 +69,7 @@ def test_times_in_the_formats_of_old_clients(api: Api, writer: Writer) -> None:
 
 
 def fill_at_random(api: Api, writer: Writer, seed: int) -> list[Row]:
-    """Several drains whose times overlap, many of them equal; what was sent, in order."""
+    """Store readings in drains with overlapping, partly equal times; return the sent rows."""
     chance = random.Random(seed)
     sent: list[Row] = []
     for _ in range(12):
@@ -88,7 +88,7 @@ def fill_at_random(api: Api, writer: Writer, seed: int) -> list[Row]:
 def test_readings_of_overlapping_segments_are_ordered(
     api: Api, writer: Writer, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By interrogator timestamp; equal ones in the order of arrival, which ids tell, too."""
+    """Readings are sorted by interrogator timestamp, then by arrival, which is the order of ids."""
     sent = fill_at_random(api, writer, seed)
     wanted = [each["freeform"] for each in sorted(sent, key=itemgetter("interrogator_time"))]
     read = api.read()
@@ -109,7 +109,7 @@ def test_readings_of_overlapping_segments_are_ordered(
 def test_an_abandoned_read_returns_a_usable_connection(
     api: Api, writer: Writer, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its transaction ended; a connection that has to be thrown away costs the next read one."""
+    """An abandoned read ends its transaction, so the pool need not replace the connection."""
     for number in range(12):
         api.put([row(interrogator_time=number)] * 3)
         drain_all(writer)

@@ -1,4 +1,4 @@
-"""Receipts of requests that touch every shard, asked for at a real process behind a proxy."""
+"""Receipts of requests that use all shards, requested from a real process behind a proxy."""
 
 import json
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ JSON = {"Content-Type": "application/json"}
 
 @pytest.fixture
 def widest(environment: dict[str, str]) -> dict[str, str]:
-    """Settings with all the shards that there may be, behind one proxy."""
+    """Settings with the maximum number of shards, behind one proxy."""
     return {
         **environment,
         "IOT_SHARDS": str(MAX_SHARDS),
@@ -44,10 +44,10 @@ def api(widest: dict[str, str], tmp_path: Path) -> Iterator[Stack]:
 def test_a_receipt_of_all_shards_fits_into_a_request_line(
     api: Stack, widest: dict[str, str]
 ) -> None:
-    """Through a proxy with a long prefix, and again when the request is repeated."""
+    """The receipt is requested through a proxy with a long prefix, and after a repeated request."""
     prefix = "/" + "p" * 200
     headers = {**JSON, "Idempotency-Key": "one", "X-Forwarded-Prefix": prefix}
-    # A first PUT makes the vaults, which takes long on a busy machine: 50 vaults a request.
+    # The first PUT creates the vaults, which is slow on a busy machine: 50 vaults a request.
     for start in range(0, len(ROWS), 50):
         assert api.put(ROWS[start : start + 50]).status == 201
     answers = [

@@ -1,6 +1,7 @@
-"""A reading is acknowledged when Redis has its vault's record too, not only Postgres.
+"""A reading is acknowledged only when the vault record is in Redis as well as in Postgres.
 
-When Postgres loses the row and the process ends, the readings are held for ever without it.
+Without the record in Redis, readings would be held forever if Postgres loses the row and the
+process ends.
 """
 
 import dataclasses
@@ -24,26 +25,26 @@ from support.draining import drain_all
 from support.keys import KEYS
 
 COST = 11
-"""Of a lookup, above that of the settings of the tests."""
+"""scrypt cost of a lookup, above the cost in the settings of the tests."""
 
 
 @pytest.fixture
 def admin(own_redis: RedisServer) -> Iterator["Redis"]:
-    """A client of the test's own Redis that may do anything."""
+    """An administrator's client of the separate Redis."""
     with Redis.from_url(own_redis.url) as client:
         yield client
 
 
 @pytest.fixture
 def limited_url(own_redis: RedisServer, admin: "Redis") -> str:
-    """The URL for a user of that Redis whose rights a test takes."""
+    """The URL of a user of that Redis whose rights a test reduces."""
     limit(admin)
     url = urlsplit(own_redis.url)
     return url._replace(netloc=f"limited:any@{url.hostname}:{url.port}").geturl()
 
 
 def limit(admin: "Redis", *refused: str, keys: tuple[str, ...] = ("*",)) -> None:
-    """Give the user the rights to these keys and to all commands but the refused ones."""
+    """Grant the user these keys and all commands except the refused commands."""
     admin.acl_setuser(
         "limited", enabled=True, nopass=True, reset_keys=True, keys=list(keys),
         categories=["+@all"], commands=[f"-{each}" for each in refused],
@@ -51,20 +52,21 @@ def limit(admin: "Redis", *refused: str, keys: tuple[str, ...] = ("*",)) -> None
 
 
 def records(admin: "Redis") -> list[bytes]:
-    """The names of the vault records in Redis."""
+    """Return the names of the vault records in Redis."""
     return list(admin.scan_iter(KEYS.all_vault_records))
 
 
 def appended(admin: "Redis") -> int:
-    """Entries that wait."""
+    """Return the number of waiting entries."""
     return sum(admin.xlen(name) for name in admin.scan_iter("iot:ingest:*"))
 
 
 def check_readings_outlive(
     api: Api, other: Api, settings: Settings, redis_url: str, postgres: psycopg.Connection
 ) -> None:
-    """Postgres loses the vault and the process ends: another process finds its record, and all
-    that was acknowledged is stored.
+    """Delete the vault, end the process and check that all acknowledged readings are stored.
+
+    Another process must find the vault record in Redis.
     """
     api.app.extensions["iot"].close()
     assert postgres.execute("DELETE FROM vaults").rowcount == 1
@@ -75,7 +77,7 @@ def check_readings_outlive(
         assert other.put(row(freeform=2)).status_code == 201
         sweep.release_held(writer.held, writer.postgres)
         drain_all(writer)
-        assert writer.held.vaults() == {}, "readings are held that nobody can open"
+        assert writer.held.vaults() == {}, "readings are still held"
         assert sorted(each["freeform"] for each in other.read()) == ["1", "2"]
     finally:
         writer.close()
@@ -107,7 +109,7 @@ def test_a_vault_opened_for_reading_while_redis_is_full(
     admin: "Redis",
     postgres: psycopg.Connection,
 ) -> None:
-    """Reads need no record in Redis; the first PUT after them does."""
+    """Reads need no record in Redis; the first PUT after the reads stores the record."""
     created = make_api(redis_url=own_redis.url)
     assert created.put(row(freeform=0)).status_code == 201
     admin.flushall()
@@ -125,7 +127,7 @@ def test_a_vault_opened_for_reading_while_redis_is_full(
 def test_no_reading_is_acknowledged_while_redis_refuses_the_record(
     make_api: MakeApi, limited_url: str, admin: "Redis", opened: bool
 ) -> None:
-    """The script that appends needs no SET."""
+    """The append script needs no SET."""
     api = make_api(redis_url=limited_url)
     if opened:
         assert api.put(row()).status_code == 201
@@ -159,7 +161,7 @@ def test_the_record_of_a_vault_in_use_does_not_expire(
 def test_the_record_is_stored_again_after_redis_came_back_empty(
     make_api: MakeApi, own_redis: RedisServer
 ) -> None:
-    """Not only at the renewal, minutes later."""
+    """The record is stored before the renewal, which is minutes later."""
     api = make_api(redis_url=own_redis.url)
     watch = api.app.extensions["iot"].stores.watch
     assert api.put(row()).status_code == 201
@@ -169,7 +171,7 @@ def test_the_record_is_stored_again_after_redis_came_back_empty(
         admin.bgrewriteaof()
     own_redis.stop()
     own_redis.start()
-    watch.check()  # as its thread does every second
+    watch.check()  # the thread of the watch does this every second
     assert api.put(row()).status_code == 201
     with Redis.from_url(own_redis.url) as admin:
         assert records(admin) == [record]
@@ -181,7 +183,9 @@ def test_the_record_is_stored_again_while_postgres_is_away(
     api = make_api(redis_url=own_redis.url, postgres_url=own_postgres.url)
     assert api.put(row()).status_code == 201
     (record,) = records(admin)
-    api.app.extensions["iot"].vault_keeper.close()  # it would store the record too, but later
+    api.app.extensions[
+        "iot"
+    ].vault_keeper.close()  # the keeper would also store the record, but later
     admin.delete(record)
     own_postgres.stop()
     renew_at_next_use(api)

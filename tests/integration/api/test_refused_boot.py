@@ -1,4 +1,4 @@
-"""What gunicorn says when a setting keeps the API from being made."""
+"""The error of gunicorn when a setting prevents the API from starting."""
 
 import subprocess
 import sys

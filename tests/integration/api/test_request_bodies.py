@@ -1,4 +1,4 @@
-"""Bodies: their size, their packing, their media type."""
+"""The size, the compression and the media type of request bodies."""
 
 import gzip
 import json
@@ -124,7 +124,7 @@ def test_a_body_over_the_limit_is_413(make_api: MakeApi, encoding: str) -> None:
 
 
 def test_the_body_of_a_read_is_small(module_api: Api) -> None:
-    """A large one would be parsed beside those that take turns."""
+    """A large body would be parsed outside of the slots for large bodies."""
     body = json.dumps({"data": {"db_password": ""}, "more": "x" * 100_000})
     assert_error(module_api.ask("POST", "/api/iot", body, JSON), 413, "too_large")
 
@@ -140,7 +140,7 @@ def test_the_error_for_a_large_body_names_the_limit(make_api: MakeApi) -> None:
 
 @pytest.mark.parametrize("encoding", ["gzip", "zstd"])
 def test_a_decompression_bomb_takes_little_memory(make_api: MakeApi, encoding: str) -> None:
-    """A gigabyte of white space, packed to a megabyte or less."""
+    """A gigabyte of white space compresses to a megabyte or less."""
     api = make_api(max_body_bytes=2**20)
     block = b" " * 2**20
     if encoding == "gzip":

@@ -1,4 +1,4 @@
-"""Tokens: who may ask what, on every route, before anything of a request is read."""
+"""The scopes that each route requires, checked before the request is read."""
 
 import json
 from collections.abc import Iterable
@@ -36,7 +36,7 @@ NEEDED: dict[str, dict[str, Scope | None]] = {
     ),
     "GET": {"/maxtime": Scope.READ, "/stored/<receipt>": Scope.INGEST},
 }
-"""What each route of readings needs, spelled once more."""
+"""The scope of each route of readings, repeated independently of the code."""
 ROUTES: dict[tuple[str, str], Scope | None] = {
     (method, prefix + rule): scope
     for prefix in ("/api/iot", "/api/rssi")
@@ -51,7 +51,7 @@ NEEDING = {route: scope for route, scope in ROUTES.items() if scope is not None}
 
 
 class Guarded:
-    """An API that asks for tokens, and a token for each set of scopes."""
+    """An API with tokens, and a token for each scope."""
 
     def __init__(self, make_api: MakeApi, path: Path, **changes: Any) -> None:
         self.path = path
@@ -63,7 +63,7 @@ class Guarded:
         self.api = make_api(tokens_file=str(path), **changes)
 
     def ask(self, route: tuple[str, str], authorization: str | None) -> TestResponse:
-        """One request to a route, as it should be but for the token."""
+        """Send a request to a route that is valid except for the token."""
         method, rule = route
         for name, value in EXAMPLES.items():
             rule = rule.replace(f"<{name}>", value)
@@ -72,7 +72,7 @@ class Guarded:
         return self.api.ask(method, rule, body, headers)
 
     def bearer(self, *scopes: Scope) -> str:
-        """The header with the token of these scopes."""
+        """Return the header with the token of these scopes."""
         return f"Bearer {self.tokens[scopes]}"
 
 
@@ -82,7 +82,7 @@ def guarded(make_api: MakeApi, tmp_path: Path) -> Guarded:
 
 
 def routes(api: Api) -> Iterable[tuple[str, str, str]]:
-    """Every route there is: method, rule, endpoint."""
+    """Yield all routes: method, rule, endpoint."""
     for rule in api.app.url_map.iter_rules():
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}:
             yield method, rule.rule, rule.endpoint
@@ -166,7 +166,7 @@ def test_a_valid_token(guarded: Guarded, given: str) -> None:
 def test_the_token_is_checked_before_the_body_is_read(guarded: Guarded) -> None:
     for body in (b"[]", b"not JSON", b"x" * (guarded.api.app.config["MAX_CONTENT_LENGTH"] + 1)):
         assert_error(guarded.api.ask("PUT", "/api/iot", body, JSON), 401, "unauthorized")
-    # Nor is anything told of what is asked for.
+    # The refusal discloses nothing about the requested data.
     for path in ("/api/iot/last/no-number", "/api/iot/stored/nothing"):
         method = "GET" if "stored" in path else "POST"
         assert_error(guarded.api.ask(method, path, None, JSON), 401, "unauthorized")
@@ -187,7 +187,7 @@ def test_a_preflight_needs_no_token(guarded: Guarded) -> None:
     assert answer.status_code == 200
     allowed = answer.headers["Access-Control-Allow-Headers"].lower().split(", ")
     assert {"authorization", "content-type"} <= set(allowed)
-    # And may read the refusal of what it asks then.
+    # The page may also read the refusal of the request that follows.
     refused = guarded.api.ask("PUT", "/api/iot", "[]", {**JSON, "Origin": "https://one.example"})
     assert_error(refused, 401, "unauthorized")
     assert "Access-Control-Allow-Origin" in refused.headers
@@ -198,7 +198,7 @@ def test_scopes_that_need_no_token(make_api: MakeApi, tmp_path: Path) -> None:
     for route, scope in NEEDING.items():
         expected = {401} if scope is Scope.READ else {200, 201, 202}
         assert guarded.ask(route, None).status_code in expected
-        # What an old client sends along is not looked at where no token is needed.
+        # A token that an old client sends is ignored where no token is needed.
         assert guarded.ask(route, "Basic dXNlcjpwYXNz").status_code in expected
 
 
@@ -231,7 +231,7 @@ def test_an_unreadable_tokens_file_does_not_open_the_service(
 def test_processes_follow_changes_of_the_tokens_file(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
-    """Made, revoked and damaged while they serve: all workers agree a second later."""
+    """After a token is created, revoked or damaged, all workers agree within a second."""
     path = tmp_path / "tokens.json"
     path.write_text(new_tokens_text(), encoding="utf-8")
     stack = Stack({**environment, "IOT_TOKENS_FILE": str(path)}, tmp_path)
@@ -253,7 +253,7 @@ def test_processes_follow_changes_of_the_tokens_file(
         wait_until(lambda: statuses(second) == {201}, seconds=5, what="the second token")
         replace(path, two[:-10])
         log = tmp_path / "api.log"
-        # Looked for when a request comes, so let some come.
+        # Workers check the file when a request arrives, so send some requests.
         wait_until(
             lambda: statuses(second) == {201} and "tokens is ignored" in log.read_text("utf-8")
         )
@@ -265,7 +265,7 @@ def test_processes_follow_changes_of_the_tokens_file(
 
 
 def replace(path: Path, text: str) -> None:
-    """As a whole, as Kubernetes does it."""
+    """Replace the file atomically, as Kubernetes does."""
     draft = path.with_suffix(".draft")
     draft.write_text(text, encoding="utf-8")
     draft.replace(path)

@@ -1,4 +1,4 @@
-"""Two API processes: whatever one was told, any other knows."""
+"""Two API processes: each sees the changes made through the other."""
 
 import threading
 from collections.abc import Callable
@@ -32,7 +32,7 @@ def test_a_process_started_later_reads_everything(
 
 
 def test_a_missing_vault_is_not_cached(make_api: MakeApi, writer: Writer) -> None:
-    """That a vault is missing is never remembered."""
+    """A missing vault is looked up again at the next request."""
     one, two = make_api(), make_api()
     assert one.read() == []
     two.put(row())
@@ -59,7 +59,7 @@ def test_concurrent_puts_with_one_password_create_one_vault(
 
 
 def test_concurrent_clients_read_only_their_own_readings(make_api: MakeApi, writer: Writer) -> None:
-    """Each with passwords of its own, all at once: nobody gets another's readings."""
+    """Concurrent clients use different passwords and never get the readings of others."""
     api = make_api()
 
     def put(number: int) -> None:
@@ -86,7 +86,7 @@ def in_threads(work: Callable[[int], None], count: int) -> None:
     def run(number: int) -> None:
         try:
             work(number)
-        except BaseException as error:  # noqa: BLE001 - to be raised in the test's own thread
+        except BaseException as error:  # noqa: BLE001 - raised in the thread of the test
             failed.append(error)
 
     threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]

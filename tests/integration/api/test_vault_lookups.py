@@ -1,4 +1,4 @@
-"""Lookups of passwords: one vault a password, whatever changes meanwhile."""
+"""Lookups of passwords: a password has one vault, also during changes of the cost."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,9 +26,9 @@ def costs(postgres: psycopg.Connection) -> list[int]:
 
 
 def renew_at_next_use(api: Api) -> None:
-    """As if five minutes had gone by."""
+    """Make all cached vaults due for renewal, as if five minutes had passed."""
     cache = api.app.extensions["iot"].vaults.cache
-    for cached in cache._vaults.values():  # noqa: SLF001 - its memory
+    for cached in cache._vaults.values():  # noqa: SLF001 - the state of the cache
         cached.renew_at = 0.0
 
 
@@ -60,7 +60,7 @@ def test_a_raised_cost_applies_to_new_vaults_and_to_others_at_their_next_use(
     assert lookup_costs(postgres) == [10, 11]
     assert len(new.read(password="unused")) == 1
     lookup_upgrade.advance(writer.postgres(), after_seconds=0)
-    assert lookup_costs(postgres) == [11]  # the other one is not computed any more
+    assert lookup_costs(postgres) == [11]  # the other cost is no longer computed
 
 
 def test_a_lower_cost_in_the_settings_changes_nothing(
@@ -74,7 +74,7 @@ def test_a_lower_cost_in_the_settings_changes_nothing(
 def test_a_password_gets_one_vault_while_its_cost_is_raised(
     make_api: MakeApi, writer: Writer, postgres: psycopg.Connection
 ) -> None:
-    """Processes of both settings create the same vaults at once."""
+    """Processes with both settings create the same vaults concurrently."""
     apis = [make_api(scrypt_log2_n=cost) for cost in (10, 11, 10, 11)]
     apis[0].put(row("first"))
     words = [f"word {number}" for number in range(12)]
@@ -90,11 +90,11 @@ def test_a_password_gets_one_vault_while_its_cost_is_raised(
 def test_a_vault_never_moves_to_an_outdated_cost(
     make_api: MakeApi, writer: Writer, postgres: psycopg.Connection
 ) -> None:
-    """The cost is raised twice, and a process knows of the first time only."""
+    """The cost is raised twice, and a process knows only of the first raise."""
     late = make_api()
     late.put(row("p"))
     assert make_api(scrypt_log2_n=11).read(password="unknown") == []
-    assert late.read(password="unknown") == []  # it knows of cost 11 now
+    assert late.read(password="unknown") == []  # the process knows of cost 11 now
     newest = make_api(scrypt_log2_n=12)
     assert newest.read(password="unknown") == []
     lookup_upgrade.advance(writer.postgres(), after_seconds=0)
@@ -111,8 +111,8 @@ def test_a_vault_never_moves_to_an_outdated_cost(
 def test_costs_outside_the_settings_are_refused(
     wrong: str, make_api: MakeApi, postgres: psycopg.Connection
 ) -> None:
-    """Whoever may write to Postgres could have a vault made whose password is tested in no time, or
-    a scrypt computed that takes all memory.
+    """An attacker with write access to Postgres could choose a cost that makes a password quick to
+    test or that takes all memory.
     """
     make_api().put(row("p"))
     postgres.execute("DROP FUNCTION raise_lookup_cost")
@@ -186,6 +186,6 @@ def record_key(settings: Settings, password: bytes) -> str:
 def test_an_unused_vault_leaves_memory(make_api: MakeApi) -> None:
     api = make_api(vault_cache_seconds=1)
     api.put(row("p"))
-    held = api.app.extensions["iot"].vaults.cache._vaults  # noqa: SLF001 - its memory
+    held = api.app.extensions["iot"].vaults.cache._vaults  # noqa: SLF001 - the state of the cache
     assert len(held) == 1
     wait_until(lambda: not held, what="an empty cache")

@@ -1,4 +1,4 @@
-"""A request is taken whole or not at all."""
+"""A request is stored completely or not at all."""
 
 import random
 
@@ -23,7 +23,7 @@ def entries(redis: "Redis") -> int:
 
 
 def heavy(password: str, size: int) -> dict[str, object]:
-    """A row of about `size` bytes that doesn't compress below half of it."""
+    """Return a row of about `size` bytes that does not compress below half its size."""
     return row(password, freeform=_noise.randbytes(size // 2).hex())
 
 
@@ -96,7 +96,9 @@ def test_a_full_backlog_refuses_until_it_is_drained(
     assert_error(answer, 503, "unavailable")
     assert int(answer.headers["Retry-After"]) >= 1
     assert entries(redis) == 1
-    assert api.put(row("p", freeform="small")).status_code == 201  # there is room for it
+    assert (
+        api.put(row("p", freeform="small")).status_code == 201
+    )  # the backlog has room for this row
     drain_all(writer)
     assert int(redis.hget(KEYS.backlog_counters, "bytes") or b"x") == 0
     assert api.put(heavy("p", MIB)).status_code == 201
@@ -128,7 +130,7 @@ def test_the_number_of_readings_per_request_is_limited(make_api: MakeApi, redis:
 
 
 def test_entries_and_wake_up_are_added_in_one_step(api: Api, redis: "Redis") -> None:
-    """Entries and the wake-up of the drains that store them: never one without the other."""
+    """The script adds entries and queues their drains atomically."""
     api.ask("PUT", "/api/iot", '{"data": {}}', JSON)
     (shard,) = (shard for shard in range(8) if redis.xlen(KEYS.stream(shard)))
     assert redis.lrange(KEYS.job_list, 0, -1) == [names.drain_job(shard).encode()]

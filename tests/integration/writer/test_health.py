@@ -65,7 +65,7 @@ def test_a_working_writer_is_ready(environment: dict[str, str], tmp_path: Path) 
 
 
 @pytest.mark.parametrize("found", ["none", "9999"])
-def test_an_unknown_schema_is_refused(
+def test_a_writer_with_an_unknown_schema_is_not_ready(
     found: str, environment: dict[str, str], postgres_url: str, tmp_path: Path
 ) -> None:
     with psycopg.connect(postgres_url, autocommit=True) as connection:

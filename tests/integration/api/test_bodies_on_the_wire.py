@@ -81,7 +81,9 @@ def test_a_truncated_body_is_not_stored(module_stack: Stack, password: str, fram
         said = connection.makefile("rb").read()
     assert b" 201 " not in said
     assert module_stack.put([row(password, freeform="whole")]).status == 201
-    read = wait_until(lambda: module_stack.read(password), what="the reading that was sent whole")
+    read = wait_until(
+        lambda: module_stack.read(password), what="the reading of the complete request"
+    )
     assert {each["freeform"] for each in read} == {'"whole"'}
 
 

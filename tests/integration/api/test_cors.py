@@ -1,4 +1,4 @@
-"""CORS headers on all answers, by whatever component gives the answer."""
+"""All answers have CORS headers, also the errors of gunicorn."""
 
 import socket
 from collections.abc import Iterator

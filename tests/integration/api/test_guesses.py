@@ -250,7 +250,7 @@ def test_a_counter_with_a_long_expiry_is_reset(
     assert_error(answer, 429, "too_many_requests")
     assert answer.headers["Retry-After"] == "1"
     assert 0 < redis.ttl(counter) <= 60
-    wait_until(lambda: _ask(api, method).status_code < 300, what="service")
+    wait_until(lambda: _ask(api, method).status_code < 300, what="the end of the limit")
 
 
 @pytest.mark.parametrize("planted", ["no number", "1000000"])

@@ -133,7 +133,7 @@ def test_one_url_for_both_uses_one_client(make_api: MakeApi, settings: Settings)
     assert "hot_window" not in ready(api)
 
 
-def test_redis_comes_back_unchanged(story: Story, own_redis: RedisServer) -> None:
+def test_redis_returns_unchanged(story: Story, own_redis: RedisServer) -> None:
     """The window lacks readings stored meanwhile and must not claim to be complete."""
     story.store()
     assert story.source() == "hot_window"
@@ -156,11 +156,11 @@ def test_redis_comes_back_unchanged(story: Story, own_redis: RedisServer) -> Non
     def covered() -> bool:
         return source_of(story.api, "/seconds/1")[0] == "hot_window"
 
-    wait_until(covered, seconds=10, what="a cover of the last second")
+    wait_until(covered, seconds=10, what="coverage of the last second")
     assert time.monotonic() - asked < 5
 
 
-def test_redis_comes_back_empty(story: Story, own_redis: RedisServer) -> None:
+def test_redis_returns_empty(story: Story, own_redis: RedisServer) -> None:
     story.store()
     own_redis.stop()
     story.store()
@@ -172,7 +172,7 @@ def test_redis_comes_back_empty(story: Story, own_redis: RedisServer) -> None:
     assert story.source() == "postgres"
 
 
-def test_redis_comes_back_with_older_data(story: Story, own_redis: RedisServer) -> None:
+def test_redis_returns_with_older_data(story: Story, own_redis: RedisServer) -> None:
     """Redis lost the last second of its AOF in a crash, or was restored from a backup."""
     story.store()
     with Redis.from_url(own_redis.url) as hot:
@@ -261,7 +261,7 @@ def test_the_backlog_redis_is_away(
     writer.close()
 
 
-def test_processes_lose_nothing_while_the_hot_window_comes_and_goes(
+def test_outages_of_the_hot_window_lose_no_reading(
     environment: dict[str, str], own_redis: RedisServer, tmp_path: Path
 ) -> None:
     """Each reading is acknowledged and read back while that Redis fails and returns."""

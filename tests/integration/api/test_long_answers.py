@@ -26,7 +26,7 @@ def stack(module_stack: Stack) -> Stack:
         assert module_stack.put(rows[start : start + 10_000]).status == 201
     assert module_stack.put([row("short")]).status == 201
     wait_until(lambda: len(module_stack.read("long", "/last/40000")) == COUNT, what="all readings")
-    wait_until(lambda: module_stack.read("short"), what="the other vault's reading")
+    wait_until(lambda: module_stack.read("short"), what="the reading of the other vault")
     return module_stack
 
 
@@ -47,7 +47,7 @@ def ask(
     return connection, connection.getresponse()
 
 
-def test_readings_come_back_in_order_and_in_chunks(stack: Stack) -> None:
+def test_readings_are_returned_in_order_and_in_chunks(stack: Stack) -> None:
     answer = stack.request("POST", "/api/iot", ASK, JSON)
     assert answer.status == 200
     assert answer.headers["Transfer-Encoding"] == "chunked"
@@ -96,7 +96,7 @@ def test_disconnected_clients_release_their_connections(
         assert found is not None
         return int(found[0])
 
-    wait_until(lambda: open_transactions() == 0, what="no open transaction")
+    wait_until(lambda: open_transactions() == 0, what="the end of all transactions")
 
 
 def test_a_response_is_aborted_at_a_damaged_segment(

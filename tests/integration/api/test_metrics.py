@@ -138,7 +138,7 @@ def test_backlog_metrics_without_a_writer(module_stack: Stack) -> None:
         assert value(stack, "iot_backlog_bytes") > 5 * 100
         age = value(stack, "iot_backlog_oldest_seconds")
         assert 0 <= age < 10
-        wait_until(lambda: value(stack, "iot_backlog_oldest_seconds") > age, what="it grows older")
+        wait_until(lambda: value(stack, "iot_backlog_oldest_seconds") > age, what="a higher age")
         assert value(stack, "iot_dead_letters") == 0
     finally:
         os.kill(writer.pid, signal.SIGCONT)

@@ -8,7 +8,7 @@ from support.stack import Stack
 from support.waiting import wait_until
 
 
-def test_a_reading_comes_back_as_it_was_sent(client: FlaskClient, writer: Writer) -> None:
+def test_a_reading_is_returned_unchanged(client: FlaskClient, writer: Writer) -> None:
     row = {"db_password": "p", "relative_time": 1, "interrogator_time": 2, "freeform": {"a": 1.50}}
     answer = client.put("/api/iot", json={"data": row})
     assert answer.status_code == 201
@@ -20,7 +20,7 @@ def test_a_reading_comes_back_as_it_was_sent(client: FlaskClient, writer: Writer
     assert reading["freeform"] == '{"a": 1.5}'
 
 
-def test_the_processes_store_what_the_api_took(stack: Stack) -> None:
+def test_the_processes_store_and_return_a_reading(stack: Stack) -> None:
     assert stack.put([{"data": {"db_password": "p", "freeform": "hello"}}]).status == 201
     rows = wait_until(lambda: stack.read("p"), what="the reading")
     assert [row["freeform"] for row in rows] == ['"hello"']

@@ -120,7 +120,7 @@ def fewest_calls(worker: Any, requests: int) -> int:
     counts: list[int] = []
     while not counts or counts.count(min(counts)) < 5:
         counts.append(calls_of(worker, requests))
-        assert len(counts) < 300, f"not the same five times: {counts}"
+        assert len(counts) < 300, f"no count occurred five times: {counts}"
     return min(counts)
 
 

@@ -88,7 +88,7 @@ def routes(api: Api) -> Iterable[tuple[str, str, str]]:
             yield method, rule.rule, rule.endpoint
 
 
-def test_every_route_declares_what_it_needs(api: Api) -> None:
+def test_each_route_declares_its_scope(api: Api) -> None:
     for method, rule, endpoint in routes(api):
         view = api.app.view_functions[endpoint]
         assert hasattr(view, "scope"), f"{method} {rule} declares no scope"

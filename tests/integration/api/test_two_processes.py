@@ -12,7 +12,9 @@ from iot_writer.writer import Writer
 from support.draining import drain_all
 
 
-def test_one_process_reads_what_another_acknowledged(make_api: MakeApi, writer: Writer) -> None:
+def test_a_process_reads_readings_acknowledged_by_another(
+    make_api: MakeApi, writer: Writer
+) -> None:
     one, two = make_api(), make_api()
     one.put(row(interrogator_time=1))
     two.put(row(interrogator_time=2))

@@ -69,13 +69,13 @@ def test_a_writer_killed_during_a_merge_changes_nothing(
     gate.execute("SELECT pg_advisory_lock(%s)", (GATE,))
     assert stored.look(PASSWORD) == 1
     writer = stack.start_writer()
-    wait_until(lambda: gate.execute(_HELD_UP).fetchone() == (1,), what="a writer held up")
+    wait_until(lambda: gate.execute(_HELD_UP).fetchone() == (1,), what="a blocked writer")
     assert stored.readings(PASSWORD) == before
     writer.kill()
     writer.wait()
     gate.execute("SELECT pg_advisory_unlock(%s)", (GATE,))
     assert stored.sender.redis.llen(KEYS.compaction_orders) == 0
-    wait_until(lambda: _nobody_else(gate), what="the end of what it had begun")
+    wait_until(lambda: _nobody_else(gate), what="the end of its transaction")
     if point != "as it commits":  # from here on Postgres may commit without the writer
         assert stored.counts(PASSWORD) == [1] * NUMBER
     assert stored.readings(PASSWORD) == before
@@ -206,10 +206,10 @@ def test_an_erasure_waits_for_a_running_merge(
 
     with ThreadPoolExecutor(2) as pool:
         merged = pool.submit(writer.compaction.run, writer.postgres())
-        wait_until(lambda: gate.execute(_HELD_UP).fetchone() == (1,), what="a writer held up")
+        wait_until(lambda: gate.execute(_HELD_UP).fetchone() == (1,), what="a blocked writer")
         erased = pool.submit(erase)
         waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-        wait_until(lambda: gate.execute(waiting).fetchone() == (2,), what="an erasure that waits")
+        wait_until(lambda: gate.execute(waiting).fetchone() == (2,), what="a waiting erasure")
         gate.execute("SELECT pg_advisory_unlock(%s)", (GATE,))
         assert merged.result(20) == (CompactionOutcome.MERGED, 0)
         erased.result(20)

@@ -234,7 +234,7 @@ def test_segments_of_a_used_vault_are_merged(
             assert found[:200] == expected
             return found[200:] == ["now"]
 
-        wait_until(everything, what="the last one")
+        wait_until(everything, what="the last reading")
     finally:
         stack.stop()
     assert "Traceback" not in (tmp_path / "api.log").read_text()

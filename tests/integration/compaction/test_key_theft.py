@@ -75,9 +75,9 @@ def look_and_check(thief: Thief, secret: set[str]) -> set[str]:
     """Let the API and an honest writer work; return the texts that the thief can read."""
     for _ in range(3):
         thief.past.look(PASSWORD)
-        thief.look_around()
+        thief.collect()
         thief.past.work()
-        thief.look_around()
+        thief.collect()
     found = thief.texts()
     assert not found & secret
     return found
@@ -191,7 +191,7 @@ def test_swapped_vault_records(thief: Thief, secret: set[str]) -> None:
         cache.forget(cache.key(b"known"))
         with pytest.raises(DecryptionError):
             past.sender.vault(b"known")
-    thief.look_around()
+    thief.collect()
     assert not thief.texts() & secret
 
 
@@ -201,7 +201,7 @@ def test_forged_orders(
 ) -> None:
     """An honest writer opens no segment without its key."""
     thief.past.look(PASSWORD)
-    thief.look_around()
+    thief.collect()
     (order,) = thief.orders()
     bounds, salt = large.bounds, salt_of(large.payload)
     fake = Source(bounds.first_id, bounds.received_min, salt, order.sources[0].chunk_key)
@@ -217,7 +217,7 @@ def test_replayed_orders(thief: Thief, secret: set[str], small: set[str]) -> Non
     """Orders are replayed with their own rows and with other rows in their place."""
     past = thief.past
     past.look(PASSWORD)
-    thief.look_around()
+    thief.collect()
     (order,) = thief.orders()
     sources = sorted(
         (each for each in thief.segments() if each.bounds.count == 1),
@@ -244,7 +244,7 @@ def test_the_salt_of_a_large_segment_in_a_forged_target(
     """The merged segment has that salt but another key, so the API can't open it."""
     past = thief.past
     past.look(PASSWORD)
-    thief.look_around()
+    thief.collect()
     (order,) = thief.orders()
     past.sender.redis.delete(KEYS.compaction_orders)
     target = Target(salt_of(large.payload), os.urandom(32))

@@ -77,7 +77,7 @@ def test_last_n_beyond_the_sort_limit_is_the_same(past: Past, api: Api) -> None:
     assert len(json.loads(before)["data"]) == MANY - 1
 
 
-def _begun(api: Api, path: str) -> tuple[bytes, Iterator[bytes], TestResponse]:
+def _start_read(api: Api, path: str) -> tuple[bytes, Iterator[bytes], TestResponse]:
     """Return the first piece of an answer, the iterator of the rest and the response."""
     body = json.dumps({"data": {"db_password": PASSWORD}})
     answer = api.app.test_client().open(
@@ -97,7 +97,7 @@ def test_a_running_read_continues_while_segments_are_merged(past: Past, api: Api
     past.store(password, each_second(noon(3), 30_000), each=40)
     paths = ("", "/0", f"/seconds/{5 * DAY}")
     before = {path: api.post(f"/api/iot{path}", PASSWORD).data for path in paths}
-    begun = {path: _begun(api, path) for path in paths}
+    begun = {path: _start_read(api, path) for path in paths}
     assert past.compact(password)
     past.store(password, each_second(noon(2), 100))
     for path, (first, pieces, answer) in begun.items():

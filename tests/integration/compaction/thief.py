@@ -48,7 +48,7 @@ class Thief:
             KEYS.compaction_orders, seal_order(self.keyring, order.encode())
         )
 
-    def look_around(self) -> None:
+    def collect(self) -> None:
         """Collect all keys and segments in reach."""
         for order in self.orders():
             pairs = [(each.salt, each.chunk_key) for each in order.sources]

@@ -118,5 +118,5 @@ def test_killed_writers_are_forgotten(
             assert redis.ttl(key) > 0
             redis.delete(key)  # as if minutes had passed
     stack.start_writer()
-    wait_until(lambda: redis.scard("rq:workers") == 1, what="the one that is left")
+    wait_until(lambda: redis.scard("rq:workers") == 1, what="the remaining writer")
     assert redis.scard("rq:workers:iot") == 1

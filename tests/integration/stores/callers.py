@@ -39,7 +39,7 @@ class Callers:
         self.client = CountingRedis(connection_pool=pool)
         self.redis = Redis.from_url(url)
         self.backlog = Backlog(self.client, KEYS, shards=SHARDS, max_bytes=max_bytes)
-        self._begun = 0
+        self._started = 0
         self._guard = Lock()
 
     def __enter__(self) -> Self:
@@ -53,7 +53,7 @@ class Callers:
     def append(self, sealed: bytes, **more: Any) -> AppendResult:
         """Append an entry to the shard named by its first bytes."""
         with self._guard:
-            self._begun += 1
+            self._started += 1
         return self.backlog.append([(shard_of(sealed), sealed)], **more)
 
     def entries(self) -> list[bytes]:
@@ -72,11 +72,14 @@ class Callers:
         """
         calls = list(calls)
         with ThreadPoolExecutor(len(calls) + 1) as pool, self.held_up():
-            sent, begun = self.client.round_trips, self._begun
+            sent, started = self.client.round_trips, self._started
             first = pool.submit(self.append, b"0 is under way")
-            wait_until(lambda: self.client.round_trips > sent, what="a first round trip")
+            wait_until(lambda: self.client.round_trips > sent, what="the first round trip")
             others = [pool.submit(call) for call in calls]
-            wait_until(lambda: self._begun == begun + 1 + len(calls), what="all others")
+            wait_until(
+                lambda: self._started == started + 1 + len(calls),
+                what="the start of all other calls",
+            )
             time.sleep(0.05)  # from the call into the queue
             self.redis.client_unpause()
             wait(others, PATIENCE)

@@ -55,7 +55,7 @@ def spawn(callers: Callers, number: int) -> Spawned:
     for each in range(number):
         spawned.append(gevent.spawn(_append, callers, b"%d" % each))
         gevent.sleep(0)
-    wait_until(lambda: callers.client.round_trips == before + 1, what="a first round trip")
+    wait_until(lambda: callers.client.round_trips == before + 1, what="the first round trip")
     gevent.sleep(0.05)
     return spawned
 
@@ -74,7 +74,7 @@ def kinds(spawned: Spawned) -> list[type]:
     return [type(each.value) for each in spawned]
 
 
-def goes_on(callers: Callers) -> None:
+def check_backlog_works(callers: Callers) -> None:
     """Check that the backlog accepts more appends and that each caller gets its own result."""
     outcomes = together(20, lambda number: callers.append(b"%d after" % number))
     assert [type(each) for each in outcomes] == [AppendResult] * 20
@@ -100,7 +100,7 @@ def test_a_killed_waiting_caller_stores_no_entry(callers: Callers, how: How, kil
     assert became == [AppendResult] * 5
     assert b"%d" % killed not in callers.entries()
     assert len(callers.entries()) == 5
-    goes_on(callers)
+    check_backlog_works(callers)
 
 
 @pytest.mark.parametrize("how", HOW)
@@ -113,7 +113,7 @@ def test_killed_waiting_callers_store_no_entries(callers: Callers, how: How) -> 
     assert kinds([first]) == [AppendResult]
     assert AppendResult not in kinds(others)
     assert callers.entries() == [b"0"]
-    goes_on(callers)
+    check_backlog_works(callers)
 
 
 @pytest.mark.parametrize("how", HOW)
@@ -125,7 +125,7 @@ def test_a_killed_sender_with_one_entry_hands_over(callers: Callers, how: How) -
         assert first.ready()
     assert kinds([first])[0] not in {AppendResult, RedisConnectionError}
     assert kinds(others) == [AppendResult] * 5
-    goes_on(callers)
+    check_backlog_works(callers)
 
 
 @pytest.mark.parametrize("how", HOW)
@@ -134,7 +134,7 @@ def test_a_killed_sender_of_a_group_fails_the_group(callers: Callers, how: How) 
     with callers.held_up():
         first, sender, *others = spawn(callers, 6)
         kill(first)
-        wait_until(first.ready, what="its end")
+        wait_until(first.ready, what="the end of the first append")
         gevent.sleep(0.01)
         late = gevent.spawn(_append, callers, b"9")
         gevent.sleep(0.01)
@@ -143,7 +143,7 @@ def test_a_killed_sender_of_a_group_fails_the_group(callers: Callers, how: How) 
     assert kinds([sender])[0] not in {AppendResult, RedisConnectionError}
     assert kinds(others) == [RedisConnectionError] * 4
     assert kinds([late]) == [AppendResult]
-    goes_on(callers)
+    check_backlog_works(callers)
 
 
 @pytest.mark.parametrize("how", HOW)
@@ -171,7 +171,7 @@ def test_a_sender_killed_at_its_election_blocks_no_caller(
     # The kill may take effect only after the sender has begun to send.
     assert set(became) <= {AppendResult, RedisConnectionError}
     assert became[0] is AppendResult
-    goes_on(callers)
+    check_backlog_works(callers)
 
 
 def test_kills_at_any_moment_block_no_caller(callers: Callers) -> None:
@@ -196,4 +196,4 @@ def test_kills_at_any_moment_block_no_caller(callers: Callers) -> None:
     assert len(found) == len(set(found))
     assert answered <= set(found)
     assert len(answered) + len(refused) >= 300
-    goes_on(callers)
+    check_backlog_works(callers)

@@ -90,7 +90,7 @@ def test_all_damaged_counters_are_recounted(redis: "Redis", backlog: Backlog) ->
 def test_a_damaged_counter_causes_no_partial_append(
     redis: "Redis", backlog: Backlog, name: str, damage: bytes
 ) -> None:
-    """The counter of the last shard is damaged; those of the other shards are raised before it."""
+    """The counter of the last shard is raised after the counters of the other shards."""
     redis.hset(KEYS.backlog_counters, name, damage)
     before = backlog.state().entries
     with suppress(UnavailableError):

@@ -336,7 +336,7 @@ def test_concurrent_callers_share_a_check(client: "Redis") -> None:
     for thread in threads:
         thread.start()
     together.wait()
-    wait_until(lambda: looks, what="a look")
+    wait_until(lambda: looks, what="a check")
     all_came.set()
     for thread in threads:
         thread.join()

@@ -39,11 +39,11 @@ def test_the_thread_continues_after_an_error_of_postgres(
         watcher = RedisWatchThread([watch])
         watcher.start()
         try:
-            wait_until(lambda: database.asked, what="a look")
+            wait_until(lambda: database.asked, what="a check")
             database.away = False
             assert not is_refused(watch)
             client.config_set("maxmemory-policy", "allkeys-lru")
-            wait_until(lambda: is_refused(watch), what="a look at a Redis that evicts")
+            wait_until(lambda: is_refused(watch), what="a check of the evicting Redis")
         finally:
             watcher.stop()
             watcher.join()

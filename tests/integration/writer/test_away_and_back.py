@@ -116,7 +116,8 @@ def test_readings_sent_without_postgres_are_stored_later(running: Service) -> No
     log = running.redis.directory.parent / "writer-0.log"
     said = log.read_bytes().count(b"Postgres is away")
     wait_until(
-        lambda: log.read_bytes().count(b"Postgres is away") > said, what="word that it is away"
+        lambda: log.read_bytes().count(b"Postgres is away") > said,
+        what="a log line about the outage",
     )
     assert running.sender.waiting() == len(PASSWORDS)
     running.postgres.start()

@@ -31,7 +31,7 @@ def _writer(environment: dict[str, str], tmp_path: Path) -> Iterator[int]:
         command = [sys.executable, "-m", "iot_writer"]
         process = subprocess.Popen(command, env={**os.environ, **variables}, stdout=log, stderr=log)
     try:
-        wait_until(lambda: _reachable(port), what="the writer's port")
+        wait_until(lambda: _reachable(port), what="the port of the writer")
         yield port
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
@@ -47,7 +47,7 @@ def _reachable(port: int) -> bool:
         return False
 
 
-def _told(port: int, path: str) -> tuple[int, Any]:
+def _get_json(port: int, path: str) -> tuple[int, Any]:
     status, body = http_get(port, path)
     return status, json.loads(body)
 
@@ -55,9 +55,9 @@ def _told(port: int, path: str) -> tuple[int, Any]:
 def test_a_working_writer_is_ready(environment: dict[str, str], tmp_path: Path) -> None:
     with _writer(environment, tmp_path) as port:
         ready = {"status": "ready", "redis": "ok", "postgres": "ok"}
-        assert _told(port, "/readyz") == (200, ready)
-        assert _told(port, "/readyz") == (200, {**ready, "postgres": "ok at the last check"})
-        assert _told(port, "/healthz") == (200, {"status": "ok"})
+        assert _get_json(port, "/readyz") == (200, ready)
+        assert _get_json(port, "/readyz") == (200, {**ready, "postgres": "ok at the last check"})
+        assert _get_json(port, "/healthz") == (200, {"status": "ok"})
         status, body = http_get(port, "/metrics")
         assert status == 200
         assert b"iot_readings_stored_total" in body
@@ -74,10 +74,10 @@ def test_a_writer_with_an_unknown_schema_is_not_ready(
         else:
             connection.execute("UPDATE alembic_version SET version_num = %s", (found,))
     with _writer(environment, tmp_path) as port:
-        status, told = _told(port, "/readyz")
+        status, told = _get_json(port, "/readyz")
         assert (status, told["status"]) == (503, "not ready")
         assert f"schema is {found}" in told["postgres"]
-        assert _told(port, "/healthz") == (200, {"status": "ok"})
+        assert _get_json(port, "/healthz") == (200, {"status": "ok"})
 
 
 def _refused(environment: dict[str, str], **changes: str) -> str:
@@ -122,8 +122,8 @@ def test_a_writer_without_its_stores_is_not_ready(
     }
     with _writer(environment | away, tmp_path) as port:
         not_ready = {"status": "not ready", "redis": "away", "postgres": "away"}
-        assert _told(port, "/readyz") == (503, not_ready)
-        assert _told(port, "/healthz") == (200, {"status": "ok"})
+        assert _get_json(port, "/readyz") == (503, not_ready)
+        assert _get_json(port, "/healthz") == (200, {"status": "ok"})
 
 
 def test_a_writer_with_the_whole_keyring_logs_a_warning(

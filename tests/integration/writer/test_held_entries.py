@@ -92,7 +92,7 @@ def test_a_missing_vault_delays_no_other_vault(writer: Writer, sender: Sender) -
     assert sender.texts(neighbour) == [str(number) for number in range(11)]
     assert writer.held.vaults() == {lost: 5}
     release(writer)
-    assert writer.held.vaults() == {lost: 5}, "released without a row"
+    assert writer.held.vaults() == {lost: 5}, "entries were released without the row of their vault"
     bring_back(writer)
     release(writer)
     assert writer.held.vaults() == {}
@@ -106,7 +106,7 @@ def test_held_readings_keep_their_time_of_receipt(writer: Writer, sender: Sender
     sender.send(LOST)
     acknowledged = int(time.time() * 1000)
     drain_all(writer)
-    wait_until(lambda: time.time() * 1000 > acknowledged + 100, what="a later moment")
+    wait_until(lambda: time.time() * 1000 > acknowledged + 100, what="a later time")
     bring_back(writer)
     sender.send(LOST)
     release(writer)
@@ -119,7 +119,7 @@ def test_held_readings_keep_their_time_of_receipt(writer: Writer, sender: Sender
 def test_a_wait_for_held_readings_ends_when_they_are_stored(writer: Writer, sender: Sender) -> None:
     """The wait continues between release and drain, because the client was answered 202 then."""
 
-    def looks() -> int:
+    def checks() -> int:
         stats = sender.redis.info("commandstats").get("cmdstat_hmget", {"calls": 0})
         return int(stats["calls"])
 
@@ -131,11 +131,11 @@ def test_a_wait_for_held_readings_ends_when_they_are_stored(writer: Writer, send
     with ThreadPoolExecutor() as threads:
         names = [entry_name(shard, sealed)]
         stored = threads.submit(sender.service.receipts.wait, names, ends, 30)
-        wait_until(lambda: looks() > 1, what="looks while it is held")
+        wait_until(lambda: checks() > 1, what="checks while the entry is held")
         bring_back(writer)
         sweep.release_held(writer.held, writer.postgres)
-        seen = looks()
-        wait_until(lambda: stored.done() or looks() > seen + 1, what="looks after its release")
+        seen = checks()
+        wait_until(lambda: stored.done() or checks() > seen + 1, what="checks after the release")
         assert not stored.done()
         drain_all(writer)
         assert stored.result(30)
@@ -275,7 +275,9 @@ def test_killed_writers_hold_each_entry_once(
     assert orphans(writer) == 0
     bring_back(writer)
     wait_until(
-        lambda: not writer.held.vaults() and not sender.waiting(), what="the release", seconds=60
+        lambda: not writer.held.vaults() and not sender.waiting(),
+        what="the release of held entries",
+        seconds=60,
     )
     wait_until(
         lambda: len(sender.texts(LOST)) >= sender.numbers[LOST], what="all readings", seconds=60

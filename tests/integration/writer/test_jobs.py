@@ -163,7 +163,7 @@ def test_two_writers_store_a_load_exactly_once(
             other.execute("SELECT FROM ingest_offsets FOR UPDATE")
             for password in passwords:
                 sender.send(password)
-            wait_until(lambda: not queued(sender.redis), what="drains that found a busy shard")
+            wait_until(lambda: not queued(sender.redis), what="drains that skip busy shards")
             assert sender.waiting() == len(passwords)
         wait_until(lambda: not sender.waiting(), what="an empty backlog")
     finally:

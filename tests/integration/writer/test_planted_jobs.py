@@ -206,7 +206,7 @@ def test_a_failed_job_runs_no_planted_code(
         connection.execute("ALTER TABLE ingest_sessions DROP COLUMN seen_at")
     trap.plant(sender.redis)
     stack.start_writer()
-    wait_until(lambda: _status(sender.redis, "retention") == b"failed", what="failure")
+    wait_until(lambda: _status(sender.redis, "retention") == b"failed", what="a failed job")
     log = (tmp_path / "writer-0.log").read_text()
     assert "UndefinedColumn" in log
     assert "dropped an unknown job from the queue: 'os.system'" in log
@@ -220,12 +220,12 @@ def test_commands_of_rq_stop_no_job(
         connection.execute("LOCK TABLE ingest_sessions")
         trap.plant(sender.redis)
         writer = stack.start_writer()
-        wait_until(lambda: _runs(sender.redis, "retention"), what="the job")
+        wait_until(lambda: _runs(sender.redis, "retention"), what="the start of the job")
         for command in ("stop-job", "stop-execution", "kill-horse", "shutdown"):
             for channel in _workers(sender.redis):
                 message = {"command": command, "job_id": "retention", "execution_id": "x"}
                 sender.redis.publish(f"rq:pubsub:{channel}", json.dumps(message))
-    wait_until(lambda: _status(sender.redis, "retention") == b"finished", what="the job's end")
+    wait_until(lambda: _status(sender.redis, "retention") == b"finished", what="the end of the job")
     assert writer.poll() is None
     sender.send(PASSWORD)
     wait_until(lambda: not sender.waiting(), what="an empty backlog")
@@ -238,7 +238,7 @@ def test_a_job_of_a_dead_writer_runs_no_planted_code(
         connection.execute("LOCK TABLE ingest_sessions")
         trap.plant(sender.redis)
         died = stack.start_writer()
-        wait_until(lambda: _runs(sender.redis, "retention"), what="the job")
+        wait_until(lambda: _runs(sender.redis, "retention"), what="the start of the job")
         died.kill()
         died.wait()
     trap.plant(sender.redis)
@@ -247,7 +247,9 @@ def test_a_job_of_a_dead_writer_runs_no_planted_code(
     sender.redis.delete("rq:clean_registries:iot", "rq:clean_groups")
     stack.start_writer()
     wait_until(lambda: not sender.redis.exists("rq:wip:iot"), what="the end of its execution")
-    wait_until(lambda: _status(sender.redis, "retention") == b"finished", what="the job")
+    wait_until(
+        lambda: _status(sender.redis, "retention") == b"finished", what="the start of the job"
+    )
     assert (
         "a writer died while it ran the job b'retention:" in (tmp_path / "writer-1.log").read_text()
     )

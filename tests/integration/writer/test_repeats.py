@@ -1,6 +1,4 @@
-"""The readings of an entry are stored once, however often and in whatever order the entry
-arrives.
-"""
+"""Readings are stored once, in any order and number of arrivals of their entry."""
 
 import random
 from collections import Counter

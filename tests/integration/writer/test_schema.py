@@ -92,7 +92,9 @@ def test_concurrent_migrations_run_once(empty_url: str) -> None:
         ]
         waiting = "SELECT count(*) = 3 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
         wait_until(
-            lambda: holder.execute(waiting).fetchone() == (True,), seconds=40, what="all at once"
+            lambda: holder.execute(waiting).fetchone() == (True,),
+            seconds=40,
+            what="three waiting migrations",
         )
     for process in processes:
         _, said = process.communicate(timeout=60)
@@ -138,7 +140,11 @@ def test_a_migration_after_a_newer_one_changes_nothing(empty_url: str) -> None:
         newer.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK,))
         waiter = subprocess.Popen(command, stderr=subprocess.PIPE, env=os.environ)
         waiting = "SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
-        wait_until(lambda: newer.execute(waiting).fetchone() == (True,), seconds=40, what="waiting")
+        wait_until(
+            lambda: newer.execute(waiting).fetchone() == (True,),
+            seconds=40,
+            what="a waiting migration",
+        )
         newer.execute("CREATE TABLE alembic_version (version_num text)")
         newer.execute("INSERT INTO alembic_version VALUES (%s)", (NEXT,))
     _, said = waiter.communicate(timeout=60)
@@ -190,7 +196,9 @@ def test_a_writer_refuses_the_schema_of_another_version(
         writer.close()
         others = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'iot-writer'"
         others += " AND datname = current_database()"
-        wait_until(lambda: connection.execute(others).fetchone() == (0,), what="no connection left")
+        wait_until(
+            lambda: connection.execute(others).fetchone() == (0,), what="the end of all connections"
+        )
 
 
 _DEFINERS = "SELECT proname, proconfig FROM pg_proc WHERE prosecdef ORDER BY proname"

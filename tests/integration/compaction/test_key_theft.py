@@ -101,7 +101,7 @@ def test_a_thief_reads_ordered_small_segments(
 
 
 @pytest.mark.parametrize("size", [0, 1, 29, 100, 2000])
-def test_planted_rows_with_the_salt_of_a_large_segment(
+def test_planted_rows_with_the_salt_of_a_large_segment_disclose_no_key(
     size: int, thief: Thief, secret: set[str], large: SealedSegment
 ) -> None:
     head = large.payload[:17]
@@ -113,7 +113,7 @@ def test_planted_rows_with_the_salt_of_a_large_segment(
     assert salt_of(large.payload) not in thief.keys
 
 
-def test_planted_rows_with_parts_of_a_large_segment(
+def test_planted_rows_with_parts_of_a_large_segment_disclose_no_key(
     thief: Thief, secret: set[str], large: SealedSegment
 ) -> None:
     payload = large.payload
@@ -127,14 +127,14 @@ def test_planted_rows_with_parts_of_a_large_segment(
 
 
 @pytest.mark.parametrize("count", [-1, 0, 1, 511])
-def test_a_large_segment_whose_row_claims_to_be_small(
+def test_a_row_that_claims_a_small_segment_discloses_no_key(
     count: int, thief: Thief, secret: set[str]
 ) -> None:
     thief.past.rows("UPDATE segments SET count = %s WHERE count = %s RETURNING 1", count, LARGE)
     look_and_check(thief, secret)
 
 
-def test_a_large_payload_in_the_row_of_a_small_segment(
+def test_a_large_payload_in_the_row_of_a_small_segment_discloses_no_key(
     thief: Thief, secret: set[str], large: SealedSegment
 ) -> None:
     thief.past.rows("UPDATE segments SET payload = %s WHERE count = 1 RETURNING 1", large.payload)
@@ -142,7 +142,7 @@ def test_a_large_payload_in_the_row_of_a_small_segment(
     assert thief.keys == {}
 
 
-def test_a_payload_replaced_after_planning(
+def test_a_payload_replaced_after_planning_discloses_no_key(
     thief: Thief, secret: set[str], large: SealedSegment
 ) -> None:
     """The API takes the key from the payload that it opened, not from the row."""
@@ -152,7 +152,9 @@ def test_a_payload_replaced_after_planning(
     assert salt_of(large.payload) not in thief.keys
 
 
-def test_rows_copied_into_a_vault_of_the_thief(thief: Thief, secret: set[str]) -> None:
+def test_rows_copied_into_a_vault_of_the_thief_disclose_no_key(
+    thief: Thief, secret: set[str]
+) -> None:
     """The thief knows the password of this vault and opens the vault."""
     own = thief.past.sender.vault(b"known")
     thief.plant(replace(each, vault_id=own.vault_id) for each in thief.segments())
@@ -162,7 +164,7 @@ def test_rows_copied_into_a_vault_of_the_thief(thief: Thief, secret: set[str]) -
     look_and_check(thief, secret)
 
 
-def test_swapped_vault_records(thief: Thief, secret: set[str]) -> None:
+def test_swapped_vault_records_disclose_no_key(thief: Thief, secret: set[str]) -> None:
     """A vault record opens only under its own password."""
     past = thief.past
     past.sender.vault(b"known")
@@ -196,7 +198,7 @@ def test_swapped_vault_records(thief: Thief, secret: set[str]) -> None:
 
 
 @pytest.mark.parametrize("forged", ["its key guessed", "beside small ones"])
-def test_forged_orders(
+def test_forged_orders_disclose_no_key(
     forged: str, thief: Thief, secret: set[str], small: set[str], large: SealedSegment
 ) -> None:
     """An honest writer opens no segment without its key."""
@@ -213,7 +215,7 @@ def test_forged_orders(
     assert set(thief.past.sender.texts(PASSWORD)) == secret | small
 
 
-def test_replayed_orders(thief: Thief, secret: set[str], small: set[str]) -> None:
+def test_replayed_orders_disclose_no_key(thief: Thief, secret: set[str], small: set[str]) -> None:
     """Orders are replayed with their own rows and with other rows in their place."""
     past = thief.past
     past.look(PASSWORD)
@@ -238,7 +240,7 @@ def test_replayed_orders(thief: Thief, secret: set[str], small: set[str]) -> Non
     assert found == small
 
 
-def test_the_salt_of_a_large_segment_in_a_forged_target(
+def test_a_forged_target_with_the_salt_of_a_large_segment_discloses_no_key(
     thief: Thief, secret: set[str], large: SealedSegment
 ) -> None:
     """The merged segment has that salt but another key, so the API can't open it."""
@@ -255,7 +257,7 @@ def test_the_salt_of_a_large_segment_in_a_forged_target(
     assert salt_of(large.payload) not in thief.keys
 
 
-def test_the_salt_of_a_large_segment_in_a_forged_entry(
+def test_a_forged_entry_with_the_salt_of_a_large_segment_discloses_no_key(
     thief: Thief, secret: set[str], large: SealedSegment
 ) -> None:
     """The entry becomes a small segment under a key of the thief, not the key of that salt."""

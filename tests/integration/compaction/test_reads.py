@@ -163,7 +163,7 @@ def test_segments_of_the_hot_window_are_not_merged(past: Past, writer: Writer) -
 
 
 @pytest.mark.parametrize("path", ["", "/0", "?order=desc", f"/seconds/{9 * DAY}", "/last/350"])
-def test_restored_sources_beside_their_merged_segment(
+def test_restored_sources_repeat_no_reading(
     past: Past, api: Api, caplog: pytest.LogCaptureFixture, path: str
 ) -> None:
     """Each reading appears once, and a log line reports the duplicate segments."""
@@ -183,7 +183,7 @@ def test_restored_sources_beside_their_merged_segment(
     assert str(past.sender.vault(password).vault_id) in told
 
 
-def test_different_dense_segments_with_common_ids(past: Past, api: Api) -> None:
+def test_different_segments_with_common_ids_are_all_read(past: Past, api: Api) -> None:
     """A rolled-back database issues ids twice: all readings are returned."""
     password = PASSWORD.encode()
     past.store(password, each_second(noon(3), 50), each=50)

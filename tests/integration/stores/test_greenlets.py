@@ -17,7 +17,7 @@ PATCHED = (
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_group_commit_in_greenlets(file: str) -> None:
+def test_group_commit_works_in_greenlets(file: str) -> None:
     path = Path(__file__).with_name(file)
     options = ["-q", "-p", "no:cacheprovider", *FILES[file], str(path)]
     done = subprocess.run(

@@ -234,7 +234,7 @@ def test_a_redis_without_aof_is_not_safe(client: "Redis", database: Database) ->
     assert allowed.state() == "ok"
 
 
-def test_a_redis_that_forbids_info_and_config(
+def test_a_redis_that_forbids_info_and_config_is_used_with_a_warning(
     client: "Redis", server: RedisServer, database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Managed servers may forbid INFO and CONFIG."""
@@ -251,7 +251,7 @@ def test_a_redis_that_forbids_info_and_config(
     assert "does not report its maxmemory-policy and appendonly" in warned[0]
 
 
-def test_a_user_without_rights_to_the_mark(
+def test_a_user_without_rights_to_the_mark_continues_with_a_warning(
     client: "Redis", server: RedisServer, database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An installation with the Redis users of the previous version continues and logs a warning."""

@@ -141,7 +141,9 @@ def queued_bytes(sender: Sender) -> float:
     return float(sum(size or 0 for size in sizes))
 
 
-def test_bytes_of_readings_in_batches(client: FlaskClient, writer: Writer, sender: Sender) -> None:
+def test_bytes_of_readings_in_batches_are_bounded(
+    client: FlaskClient, writer: Writer, sender: Sender
+) -> None:
     """The device sends batches of 1000; the writer stores segments of 10,000."""
     rows = thermometer(10_000)
     for start in range(0, len(rows), 1000):
@@ -158,7 +160,7 @@ def test_bytes_of_readings_in_batches(client: FlaskClient, writer: Writer, sende
     assert size / count < STORED_BYTES
 
 
-def test_bytes_of_single_readings(client: FlaskClient, sender: Sender) -> None:
+def test_bytes_of_single_readings_are_bounded(client: FlaskClient, sender: Sender) -> None:
     rows = thermometer(1000)
     for each in rows:
         put(client, each)

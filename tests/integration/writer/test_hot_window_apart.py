@@ -154,7 +154,7 @@ STEPS = ["send", "drain", "stall", "go_on", "leave", "come_back", "wipe", "save"
 
 @hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.sampled_from(STEPS), max_size=40))
-def test_any_steps_of_drains_and_failures_keep_the_coverage_correct(
+def test_any_steps_keep_the_coverage_correct(
     hot_writer: Writer, hot_sender: Sender, steps: list[str]
 ) -> None:
     hot_writer.hot_redis.flushall()
@@ -180,7 +180,9 @@ def test_any_steps_of_drains_and_failures_keep_the_coverage_correct(
         "send stall send stall send drain wipe go_on go_on",
     ],
 )
-def test_known_sequences_of_steps(steps: str, hot_writer: Writer, hot_sender: Sender) -> None:
+def test_known_sequences_of_steps_keep_the_coverage_correct(
+    steps: str, hot_writer: Writer, hot_sender: Sender
+) -> None:
     hot_writer.hot_redis.flushall()
     story = Story(hot_writer, hot_sender)
     for step in ("send drain " + steps).split():

@@ -141,7 +141,9 @@ STEPS = ("send", "send_at_once", "drain", "stall", "go_on_first", "go_on_last", 
 
 @hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.sampled_from(STEPS), max_size=30))
-def test_any_interleaving_of_writers(writer: Writer, sender: Sender, steps: list[str]) -> None:
+def test_any_interleaving_of_writers_keeps_the_coverage_correct(
+    writer: Writer, sender: Sender, steps: list[str]
+) -> None:
     sender.redis.flushall()
     password = b"%d" % next(_numbers)
     story = Story(writer, sender, password)
@@ -168,7 +170,9 @@ def test_any_interleaving_of_writers(writer: Writer, sender: Sender, steps: list
         "send stall die send_at_once drain send_at_once drain",
     ],
 )
-def test_a_known_interleaving(steps: str, writer: Writer, sender: Sender) -> None:
+def test_known_interleavings_keep_the_coverage_correct(
+    steps: str, writer: Writer, sender: Sender
+) -> None:
     story = Story(writer, sender, PASSWORD)
     story.send()
     story.drain()

@@ -1,4 +1,4 @@
--- Sends the bodies that stand in a file, one a line, in turn; tells at the end what came of it.
+-- Sends the bodies of a file, one per line, in turn. Prints the result at the end.
 -- Arguments: file, method, path, content type, number of wrk's threads.
 local threads = 0
 

@@ -63,15 +63,19 @@ class Keyring(SecretHolder):
         return derive(self._pepper, salt=installation.bytes, info=_MARK)
 
     def transit_key(self, key_id: KeyId) -> bytes:
-        """Return the key that seals entries and orders. Raises `DecryptionError`: unknown id."""
+        """Return the key that seals entries and orders. Raises `DecryptionError` for an unknown
+        id."""
         return self._derived(key_id, _TRANSIT)
 
     def wrap_key(self, key_id: KeyId) -> bytes:
-        """Return the key of the outer wrap of data keys. Raises `DecryptionError`: unknown id."""
+        """Return the key of the outer wrap of data keys. Raises `DecryptionError` for an unknown
+        id.
+        """
         return self._derived(key_id, _WRAP)
 
     def audit_key(self, key_id: KeyId) -> bytes:
-        """Return the key that encrypts the audit log. Raises `DecryptionError`: unknown id."""
+        """Return the key that encrypts the audit log. Raises `DecryptionError` for an unknown
+        id."""
         return self._derived(key_id, _AUDIT)
 
     def _derive(self, key_id: KeyId, info: bytes) -> bytes:

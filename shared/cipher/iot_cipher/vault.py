@@ -115,7 +115,7 @@ class PasswordSecret(SecretHolder):
 def scrypt_secret(
     keyring: Keyring, password: bytes, log2_n: int, *, slow_key: PasswordKey | None = None
 ) -> PasswordSecret:
-    """Return the secret of a password in format 2. Costs a scrypt, also if there is no vault."""
+    """Return the secret of a password in format 2. Costs one scrypt, even if no vault exists."""
     root = (slow_key or password_key)(password, keyring.scrypt_salt(), log2_n)
 
     def inner_key(salt: bytes, _log2_n: int) -> bytes:

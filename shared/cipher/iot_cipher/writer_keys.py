@@ -180,7 +180,7 @@ def write_writer_keys_file(keyring: Path, path: Path) -> bool:
 
     Raises:
         SettingsError: the keyring can't be read or is wrong, or `path` holds something else.
-        OSError: `path` can't be written; the file is as it was.
+        OSError: `path` can't be written; the file is unchanged.
     """
     text = writer_keys_text(parse_keyring(read_text(keyring)))
     if path.exists():
@@ -188,6 +188,8 @@ def write_writer_keys_file(keyring: Path, path: Path) -> bool:
         if present == text:
             return False
         if not is_for_writers(present):
-            raise SettingsError(f"{path} is not overwritten: it does not hold a writer's keys")
+            raise SettingsError(
+                f"{path} is not overwritten: it holds something other than a writer's keys"
+            )
     replace_file(path, text)
     return True

@@ -156,7 +156,7 @@ class Texts(Sequence[str]):
     """
 
     def __init__(self, content: bytes, start: int = 0) -> None:
-        """`content` has the texts from `start` on, in ASCII, separated by `SEPARATOR`."""
+        """The texts begin at offset `start` of `content`, in ASCII, separated by `SEPARATOR`."""
         self._content = content
         self._start = start
         self._count = content.count(SEPARATOR, start) + 1

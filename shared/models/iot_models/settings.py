@@ -134,7 +134,8 @@ class Settings:
     idempotency_max_requests: int = _setting(
         200_000,
         "Maximum number of remembered requests with an Idempotency-Key, 250 bytes of Redis "
-        "each; a quarter of them for one client. Beyond it, requests with a key are refused.",
+        "each; a quarter of them for one client. "
+        "Beyond either limit, requests with a key are refused.",
         minimum=1,
     )
     ack_stored_seconds: int = _setting(
@@ -187,7 +188,7 @@ class Settings:
     )
     compaction_after_seconds: int = _setting(
         900,
-        "Seconds after its start in which an API process orders no compaction: during a "
+        "For this many seconds after its start, an API process orders no compaction: during a "
         "rolling update, processes of a version that can't read merged segments may still run.",
     )
     upgrade_after_seconds: int = _setting(
@@ -215,8 +216,8 @@ class Settings:
     api_request_memory_bytes: int = _setting(
         128 * 2**20,
         "Memory of an API process for request bodies and for answers to slow clients. When it "
-        "is used up, requests are answered 503. At least four times IOT_MAX_BODY_BYTES are "
-        "used.",
+        "is used up, requests are answered 503. A value below four times "
+        "IOT_MAX_BODY_BYTES is raised to that.",
         minimum=2**20,
     )
     api_postgres_pool: int = _setting(

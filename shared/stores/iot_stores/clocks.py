@@ -160,6 +160,6 @@ class ClockWatch:
         if fault is None:
             _log.warning("the clocks agree again")
         elif self.skew_too_large:
-            _log.error("not ready: %s; correct it (NTP)", fault)
+            _log.error("not ready: %s; synchronize the clocks (NTP)", fault)
         else:
-            _log.warning("%s; correct it (NTP)", fault)
+            _log.warning("%s; synchronize the clocks (NTP)", fault)

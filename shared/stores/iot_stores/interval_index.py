@@ -29,8 +29,8 @@ REACH: LiteralString = """width_bucket(
 
 
 def probes(position: Position) -> tuple[list[int], list[int], list[int]]:
-    """Return the length classes, and for each the earliest begin (times, ids) of a segment of that
-    class that contains `position`.
+    """Return three lists: the length classes, and the time and id of the earliest begin that a
+    segment of each class can have if it contains `position`.
     """
     here = (position[0] << _ID_BITS) + position[1]
     begins = [here - 2**bits for bits in _STEPS]

@@ -36,7 +36,7 @@ def run_all(client: "Redis", script: Script, calls: Sequence[Call]) -> list[Any]
 def try_all(
     client: "Redis", script: Script, calls: Sequence[Call], *, trailing_command: Sequence[Any] = ()
 ) -> tuple[list[Any], Any]:
-    """As `run_all`, but return a call's error in the place of its answer.
+    """Like `run_all`, but return the error of a failed call in place of its result.
 
     Also return the answer of `trailing_command`, which is sent after the calls over the same
     connection; None without such a command.

@@ -108,7 +108,7 @@ class VaultRecords:
     def find(self, lookups: Sequence[bytes]) -> FoundVault:
         """Return the record in Postgres under one of these lookups, and the policy.
 
-        Both are of one snapshot. A record that is found is cached in Redis.
+        Both come from the same snapshot. A record that is found is cached in Redis.
 
         Raises:
             AWAY: Postgres can't serve.

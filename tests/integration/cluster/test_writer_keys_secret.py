@@ -33,7 +33,7 @@ def test_writer_keys_follow_the_keyring(content: str | None, kube: KubeApi, run:
     kube.requests.clear()
     said = run(*ALL)
     assert (said.code, said.err) == (0, "")
-    assert "Secret f-writer-keys: derived again from the keyring" in said.out
+    assert "Secret f-writer-keys: derived again, because the keyring has changed" in said.out
     assert kube.writes() == [("update", "f-writer-keys")]
     keys = dict(kube.content("f-writer-keys"))
     assert keys.pop("note", None) == (None if content is None else "mine")

@@ -57,7 +57,9 @@ class SoakDevice:
         self._interval = 1 / rate
 
     def run(self, stop: threading.Event, *, settle: float) -> None:
-        """Send until `stop` is set. A reading under way is then repeated for `settle` seconds."""
+        """Send until `stop` is set. Then resend an unacknowledged reading for up to `settle`
+        seconds.
+        """
         due = time.monotonic()
         while not stop.is_set():
             self._send_next(stop, settle)

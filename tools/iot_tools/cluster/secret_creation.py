@@ -181,7 +181,7 @@ class SecretCreation:
                 _log.info("Secret %s: exists, not changed", secret.name)
                 return
             elif self._secrets.change(found, derived):
-                _log.info("Secret %s: derived again from the keyring", secret.name)
+                _log.info("Secret %s: derived again, because the keyring has changed", secret.name)
                 return
         raise ClusterError(f"other clients keep changing {self._where(secret.name)}; try again")
 

@@ -113,7 +113,7 @@ class Child:
             LaunchError: the process was never started.
         """
         if self._process is None:
-            raise LaunchError(f"{self.program.name} was not started")
+            raise LaunchError(f"{self.program.name} was not started: call start first")
         return self._process.pid
 
     @property
@@ -170,7 +170,7 @@ class Child:
             subprocess.TimeoutExpired: the process still runs.
         """
         if self._process is None:
-            raise LaunchError(f"{self.name} was not started")
+            raise LaunchError(f"{self.name} was not started: call start first")
         return self._process.wait(seconds)
 
     def stop(self) -> bool:

@@ -37,7 +37,7 @@ class Tag:
 
 
 class Interrogator:
-    """Takes `rate` readings a second of its tags in turn, at most `limit` if given.
+    """Reads its tags in turn, `rate` times per second, and stops after `limit` readings if given.
 
     Times are in microseconds: `interrogator_time` since 1970, `relative_time` since the start.
     """

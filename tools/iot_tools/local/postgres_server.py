@@ -163,7 +163,7 @@ class PostgresServer(Server):
 
 
 def _holds_a_socket(directory: Path) -> bool:
-    """Return whether the path of a socket fits into a URL.
+    """Return whether a socket in `directory` has a path that is short enough and safe in a URL.
 
     libpq and PostgreSQL split paths at commas, and `url_parts` takes an @ for a part of a password.
     """

@@ -67,7 +67,9 @@ class LocalRun:
         self._began = time.time()
         bind = parse_bind(self._settings.bind)
         if bind is None:
-            raise SettingsError("IOT_BIND: make run needs an address and a port")
+            raise SettingsError(
+                "IOT_BIND: make run needs an address and a port, such as 0.0.0.0:5000"
+            )
         self._host, self._port = bind
 
     def run(self) -> int:

@@ -89,7 +89,7 @@ class Server(ABC):
     def pid(self) -> int:
         """The pid of the server that runs, or ran last."""
         if self._child is None:
-            raise LaunchError(f"{self.name} was not started")
+            raise LaunchError(f"{self.name} was not started: call start first")
         return self._child.pid
 
     @property

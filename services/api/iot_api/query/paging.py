@@ -62,7 +62,7 @@ def decode_cursor(text: str, context: bytes) -> Cursor:
     body, checksum = data[: _FORM.size], data[_FORM.size :]
     if len(body) < _FORM.size or checksum != _checksum(body, context):
         raise InvalidRequestError(
-            "cursor: was not returned by this endpoint for this password", field="cursor"
+            "cursor: this endpoint did not return it for this password", field="cursor"
         )
     _, flags, time, number, until_time, until_number, received_low = _FORM.unpack(body)
     until = (until_time, until_number) if flags & _HAS_UNTIL else None

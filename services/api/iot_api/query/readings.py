@@ -372,7 +372,7 @@ def _with_end(page: Page, batch: list[Reading], rest: Batches) -> Page:
 
 @dataclass(frozen=True, slots=True)
 class _Tail:
-    """The position of the first and of the last one of the last readings of a vault."""
+    """The positions that bound the last readings of a vault."""
 
     first: Position
     last: Position

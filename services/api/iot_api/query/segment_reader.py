@@ -67,7 +67,7 @@ DESCENDING = Order(descending=True, key=_descending_key)
 
 
 RUN_CHARACTERS = 2**17
-"""Texts that are decoded at a time, where a segment allows it."""
+"""Approximate number of characters of texts decoded at a time."""
 _READING_BYTES = 300
 """Approximate memory of a reading without its text."""
 

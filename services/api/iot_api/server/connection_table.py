@@ -73,7 +73,7 @@ class ConnectionTable:
         return iter(list(self._all))
 
     def add(self, connection: Connection) -> None:
-        """Add a new connection, and close another one if there are too many."""
+        """Add a new connection. If there are too many, close another one, or use the reserve."""
         self._all[connection] = None
         if self._makes_room(connection.network):
             self._open.connections[connection] = None
@@ -111,7 +111,9 @@ class ConnectionTable:
         return True
 
     def _rank(self, connection: Connection) -> tuple[float, ...]:
-        """Order by phase, then by connections of the network, most first, then by silence."""
+        """Return the sort key for the connection to close: phase, network with most connections,
+        longest idle.
+        """
         network = self._networks[connection.network]
         return connection.phase, -len(network.connections), connection.since
 

@@ -49,8 +49,8 @@ _log = logging.getLogger(__name__)
 def plan(small: Sequence[SmallSegment], before: int) -> Iterator[list[SmallSegment]]:
     """Yield groups of small segments of a vault to merge, one group an order.
 
-    All segments of a group were received on one UTC day, so that retention is late by at most a
-    day. During the day, a segment is merged only with at least as many readings of smaller
+    All segments of a group began to be received on one UTC day, so that retention is late by at
+    most a day. During the day, a segment is merged only with at least as many readings of smaller
     segments, so its size at least doubles each time it is rewritten. After the day, the remaining
     segments are merged. `before` is the time up to which all segments are known, in Unix
     milliseconds.

@@ -185,11 +185,13 @@ class Vaults:
                 search = self._search(password, key, client, cached.missed, seconds=0)
                 record = self._put_back(search, cached.record, cached.vault)
         except (RedisError, *AWAY) as error:
-            report(_log, "open vaults are not renewed", error)
+            report(_log, "could not renew open vaults; they stay usable until they expire", error)
             self._keeper.watch(cached.record)
             return cached
         except (IotError, PolicyChangedError) as error:
-            _log.warning("an open vault is not renewed: %s", error)
+            _log.warning(
+                "could not renew an open vault; it stays usable until it expires: %s", error
+            )
             self._keeper.watch(cached.record)
             return cached
         if record != cached.record:

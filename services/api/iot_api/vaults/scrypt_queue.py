@@ -21,7 +21,7 @@ _BUSY = "too many passwords wait to be opened; try again"
 
 
 class ScryptQueue:
-    """Grants the one turn, fair between clients.
+    """Lets one request at a time compute a scrypt, fairly between clients.
 
     Passwords that were opened before, and clients that sent no unknown password lately, go first.
     The others get a tenth of the time while the CPU is contended.

@@ -308,13 +308,17 @@ class Drain:
     def _ask_for_new_sessions(self) -> None:
         """Let API processes start new sessions.
 
-        After a restore of Postgres, the sessions lack all numbers stored since the backup.
+        After a restore of Postgres, the ledger lacks the numbers of all entries stored since the
+        backup.
         """
         if time.monotonic() < self._next_renewal_at:
             return
         self._next_renewal_at = time.monotonic() + RENEWAL_SECONDS
         self._backlog.ask_for_new_sessions()
-        _log.warning("sessions lack many numbers in the ledger: API processes start new sessions")
+        _log.warning(
+            "the ledger lacks many entry numbers (after a restore?): asking API processes to start "
+            "new sessions"
+        )
 
     def _report_held(self, held_entries: Sequence[HeldEntry]) -> None:
         """Count held entries, and log each missing vault once."""

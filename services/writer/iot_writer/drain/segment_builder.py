@@ -10,7 +10,7 @@ from iot_models.segment import ID_STRIDE, encode_segment
 from iot_stores.months import month_begin, next_month
 
 MAX_READINGS = 10_000
-"""Approximate number of readings in a segment. A read holds a segment in memory to merge it."""
+"""Maximum number of readings in a segment. A read holds a segment in memory to merge it."""
 MAX_FREEFORM_BYTES = 4 * 2**20
 """Maximum bytes of `freeform` in a segment of several entries. An entry is never cut."""
 

@@ -74,7 +74,7 @@ def _drop_months(connection: Connection, cutoff: int, account: Account) -> int:
         try:
             deleted += _drop(connection, partition_name(begin), account)
         except psycopg.errors.LockNotAvailable:
-            _log.info("%s is being read; the next run drops it", partition_name(begin))
+            _log.info("partition %s is being read; a later run will drop it", partition_name(begin))
             break
     return deleted
 

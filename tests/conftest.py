@@ -1,4 +1,4 @@
-"""Real Redis and real Postgres for every test that needs them; each test finds them empty."""
+"""A real Redis and a real Postgres for the tests, empty at the start of each test."""
 
 import os
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ from support.databases import TEMPLATE, EmptyDatabases, database_url
 from support.longest_first import LongestFirst, rank
 from support.stack import Stack
 
-# A shell's variables of libpq would lead tests to another database, and its proxy nowhere.
+# libpq's variables would select another database, and proxy variables would break requests.
 for _name in list(os.environ):
     if _name.startswith("PG") or _name.lower().endswith("_proxy"):
         del os.environ[_name]
@@ -32,7 +32,7 @@ hypothesis_settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Let `make test` render the chart with fewer sets of values than `make test-all`."""
+    """Add the option with which `make test` renders the chart with fewer sets of values."""
     parser.addoption(
         "--chart-values",
         choices=["all", "few"],
@@ -42,7 +42,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:
-    """Say that the chart is not rendered with all sets of values."""
+    """Report that the chart is not rendered with all sets of values."""
     if config.getoption("chart_values") == "all":
         return None
     return "chart: a few sets of values; make test-all renders all of them"
@@ -50,13 +50,13 @@ def pytest_report_header(config: pytest.Config) -> str | None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that take longest."""
+    """Sort the slowest files first."""
     items.sort(key=lambda item: rank(item.nodeid))
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LongestFirst:
-    """Give tests to the processes of pytest-xdist in that order."""
+    """Schedule the tests of pytest-xdist in that order."""
     config.option.loadscopereorder = False
     return LongestFirst(config, log)
 
@@ -73,7 +73,7 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 @pytest.fixture(scope="session")
 def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
     """A PostgreSQL for the whole run, with a migrated database to clone."""
-    # A machine that loses power ends the tests as well; without syncing they take half the time.
+    # Tests need no durability, and take half the time without fsync.
     server = PostgresServer(tmp_path_factory.mktemp("postgres"), settings={"fsync": "off"})
     server.start()
     with psycopg.connect(server.url, autocommit=True) as connection:
@@ -122,7 +122,7 @@ def environment(redis_url: str, postgres_url: str, keyring_file: Path) -> dict[s
         "IOT_REDIS_URL": redis_url,
         "IOT_POSTGRES_URL": postgres_url,
         "IOT_KEYRING_FILE": str(keyring_file),
-        # scrypt at its least: its cost is not what these tests are about.
+        # The minimum cost of scrypt, which keeps the tests fast.
         "IOT_SCRYPT_LOG2_N": "10",
         "IOT_COMPACTION_AFTER_SECONDS": "0",
     }
@@ -138,7 +138,7 @@ def settings(environment: dict[str, str]) -> Settings:
 
 @pytest.fixture
 def writer(settings: Settings) -> Iterator[Writer]:
-    """A writer in this process; `support.draining` lets it work."""
+    """A writer in this process, for `support.draining`."""
     made = Writer(settings)
     yield made
     made.close()
@@ -166,7 +166,7 @@ def stack(environment: dict[str, str], tmp_path: Path) -> Iterator[Stack]:
 
 @pytest.fixture
 def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
-    """A Redis for the test alone, to be killed."""
+    """A Redis for one test, which may kill it."""
     server = RedisServer(tmp_path / "redis")
     server.start()
     yield server

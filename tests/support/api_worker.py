@@ -1,4 +1,4 @@
-"""The API's gunicorn worker without a master."""
+"""A gunicorn worker of the API without a master."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from iot_api.server.gunicorn_worker import ApiWorker
 
 @contextmanager
 def lone_worker(log: object) -> Iterator[ApiWorker]:
-    """A worker that logs to `log`."""
+    """Yield a worker that logs to `log`."""
     config = Config()
     config.set("keepalive", 75)
     worker = ApiWorker(0, 0, [], None, 30, config, log)

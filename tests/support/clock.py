@@ -1,8 +1,8 @@
-"""The time as the stores have it."""
+"""The current time in the unit of the stores."""
 
 import time
 
 
 def now() -> int:
-    """Unix milliseconds."""
+    """Return the current time in Unix milliseconds."""
     return int(time.time() * 1000)

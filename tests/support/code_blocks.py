@@ -1,4 +1,4 @@
-"""The code blocks of documents, by their labels."""
+"""The labelled code blocks of the documents."""
 
 import re
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class CodeBlock:
 
     @property
     def place(self) -> str:
-        """File and line, for messages and names of tests."""
+        """File and line, for messages and test names."""
         return f"{self.document}:{self.line}"
 
 

@@ -1,4 +1,4 @@
-"""What is done, in counts that are the same on every machine."""
+"""Counts of operations, which are the same on every machine."""
 
 import re
 import sys
@@ -17,7 +17,9 @@ _OF_CONNECTIONS = {"auth", "client", "config", "hello", "info", "ping", "select"
 
 @contextmanager
 def redis_commands(client: "Redis") -> Iterator["Counter[str]"]:
-    """The commands that Redis runs within, those of scripts too, but those of connecting."""
+    """Count the commands of Redis within the block, with those of scripts, without connection
+    setup.
+    """
     client.config_resetstat()
     counted: Counter[str] = Counter()
     yield counted
@@ -30,7 +32,7 @@ def redis_commands(client: "Redis") -> Iterator["Counter[str]"]:
 
 @contextmanager
 def postgres_messages(connection: "psycopg.Connection[Any]") -> Iterator["Counter[str]"]:
-    """What a connection sends within: how many statements, and round trips."""
+    """Count the statements and the round trips of a connection within the block."""
     counted: Counter[str] = Counter()
     with tempfile.TemporaryFile("w+") as told:
         connection.pgconn.trace(told.fileno())
@@ -46,7 +48,7 @@ def postgres_messages(connection: "psycopg.Connection[Any]") -> Iterator["Counte
 
 
 def function_calls(work: Callable[[], object]) -> int:
-    """How many functions are called, of Python and of C, by what is done in this thread."""
+    """Return the number of calls of Python and C functions by `work` in this thread."""
     calls = 0
 
     def count(_: object, event: str, __: object) -> None:

@@ -8,7 +8,7 @@ from psycopg import sql
 TEMPLATE = "template_iot"
 """A migrated database that nothing connects to."""
 
-# OIDs of objects that users made start at 16384.
+# OIDs of user objects start at 16384.
 _SCHEMA = """
 SELECT md5(string_agg(line, ' ' ORDER BY line)) FROM (
   SELECT (oid, relname, relkind, relowner, relacl, reloptions)::text AS line

@@ -1,4 +1,4 @@
-"""The version before, from the history of this repository, to run beside the current one."""
+"""An earlier version from the history of this repository, which runs beside the current one."""
 
 import io
 import os
@@ -46,7 +46,7 @@ class EarlierVersion:
             tar.extractall(directory, filter="data")
 
     def environment(self, environment: Mapping[str, str]) -> dict[str, str]:
-        """An environment in which Python imports this version instead of the installed one.
+        """Return an environment in which Python imports this version instead of the installed one.
 
         PYTHONPATH comes before site-packages, and so before the editable installs.
         """
@@ -62,7 +62,7 @@ class EarlierVersion:
         self._run(environment, "-m", "iot_tools", *arguments)
 
     def imported_from(self, environment: Mapping[str, str]) -> list[Path]:
-        """The files that a process of this version imports its packages from."""
+        """Return the files from which a process of this version imports its packages."""
         return [Path(line) for line in self._run(environment, "-c", _LOCATE, *_PACKAGES).split()]
 
     def _run(self, environment: Mapping[str, str], *arguments: str) -> str:

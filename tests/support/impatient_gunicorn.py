@@ -1,4 +1,4 @@
-"""The API's configuration of gunicorn, with deadlines that a test can wait for."""
+"""The gunicorn configuration of the API with short deadlines."""
 
 from iot_api.gunicorn_conf import *  # noqa: F403
 from iot_api.server import deadlines

@@ -1,4 +1,4 @@
-"""The names of Redis keys without a prefix, as all but the tests of prefixes use them."""
+"""The names of Redis keys without a prefix."""
 
 from iot_models.names import KeyNames
 

@@ -1,4 +1,4 @@
-"""An API server of Kubernetes as far as Secrets go: real HTTP, kept in memory."""
+"""A Kubernetes API server for Secrets over real HTTP, with its data in memory."""
 
 import base64
 import binascii
@@ -37,7 +37,7 @@ _STATUSES = {
 
 @dataclass(frozen=True)
 class Asked:
-    """A request as it came."""
+    """A received request."""
 
     verb: str
     namespace: str
@@ -53,23 +53,23 @@ class _RefusedError(Exception):
 
 
 class KubeApi:
-    """Answers as the real one does, or as it is told."""
+    """A server that answers like Kubernetes, or with injected failures."""
 
     def __init__(self, *, tls: tuple[Path, Path] | None = None) -> None:
-        """`tls` is a certificate and its key."""
+        """Create a server. `tls` is a certificate and its key."""
         self.token = f"token-{uuid.uuid4()}"
         self.namespaces = {"plant", "other"}
         self.objects: dict[tuple[str, str], dict[str, Any]] = {}
         self.requests: list[Asked] = []
         self.denied: set[str | tuple[str, str]] = set()
-        """Verbs, or verbs of one name, that the Role doesn't grant."""
+        """Verbs, or pairs of verb and name, that the Role doesn't grant."""
         self.failures: list[int] = []
-        """Statuses of the next answers; nothing is done then."""
+        """Statuses of the next answers, whose requests have no effect."""
         self.before: Callable[[Asked], None] = lambda _: None
-        """Called before a request is looked at."""
+        """A function that is called before a request is processed."""
         self.after: Callable[[Asked], None] = lambda _: None
-        """Called when a request was done, before it is answered. `ConnectionAbortedError` from it
-        means: it is never answered."""
+        """A function that is called after a request was processed and before its answer. If it
+        raises `ConnectionAbortedError`, the request gets no answer."""
         self._version = 1000
         self._lock = threading.RLock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
@@ -83,32 +83,32 @@ class KubeApi:
 
     @contextmanager
     def running(self) -> Iterator["KubeApi"]:
-        """Answers meanwhile."""
+        """Answer requests within the block."""
         with serving(self._server):
             yield self
 
     def kube_config(self, path: Path, namespace: str | None = "plant") -> Path:
-        """Write a kube config that leads here."""
+        """Write a kube config for this server."""
         context = {"namespace": namespace} if namespace else {}
         return write_kube_config(path, self.url, user={"token": self.token}, context=context)
 
     def put(self, name: str, content: dict[str, str], namespace: str = "plant") -> None:
-        """Have a Secret, as if somebody else had made it."""
+        """Store a Secret, as another client would."""
         encoded = {key: base64.b64encode(text.encode()).decode() for key, text in content.items()}
         with self._lock:
             self._keep(namespace, {"metadata": {"name": name}, "data": encoded})
 
     def content(self, name: str, namespace: str = "plant") -> dict[str, str]:
-        """What is in a Secret."""
+        """Return the content of a Secret."""
         data = self.objects[namespace, name]["data"]
         return {key: base64.b64decode(text).decode() for key, text in data.items()}
 
     def writes(self) -> list[tuple[str, str]]:
-        """Verb and name of every request that would change something."""
+        """Return verb and name of every request that is not a read."""
         return [(each.verb, each.name) for each in self.requests if each.verb != "get"]
 
     def answer(self, asked: Asked, authorization: str) -> tuple[int, dict[str, Any]]:
-        """Status and body."""
+        """Return status and body of the answer."""
         with self._lock:
             self.requests.append(asked)
         self.before(asked)
@@ -242,11 +242,11 @@ def _handler(api: KubeApi) -> type[BaseHTTPRequestHandler]:
                 self.end_headers()
                 self.wfile.write(payload)
             except (BrokenPipeError, ConnectionResetError):
-                self.close_connection = True  # whoever asked was killed meanwhile
+                self.close_connection = True  # the client was killed
 
         do_GET = do_POST = do_PUT = do_DELETE = _any  # noqa: N815 -- the names http.server calls
 
         def log_message(self, *_: object) -> None:
-            """Keep the tests' output clean."""
+            """Print nothing."""
 
     return Handler

@@ -26,7 +26,7 @@ TEST_BY_TEST = (
     "tests/system/tools/",
     "tests/system/test_refused_settings.py",
 )
-"""Files and folders without fixtures that tests share: each test may run in any process."""
+"""Files and folders whose tests share no fixtures, so that each test may run in any process."""
 
 
 def rank(nodeid: str) -> int:
@@ -35,7 +35,8 @@ def rank(nodeid: str) -> int:
 
 
 class LongestFirst(LoadScopeScheduling):  # type: ignore[misc]
-    """Gives the tests of a file to one process, in order; those of some folders one by one."""
+    """A scheduler that runs the tests of a file in one process, and those of some folders in
+    any."""
 
     def _split_scope(self, nodeid: str) -> str:
         return nodeid if nodeid.startswith(TEST_BY_TEST) else nodeid.partition("::")[0]

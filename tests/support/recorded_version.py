@@ -76,10 +76,10 @@ _SEALED_AT_OFFSET = 66
 
 
 def seal_now(keyring: Keyring, shard: int, sealed: bytes) -> bytes:
-    """The same entry, of the same session and number, sealed now.
+    """Return the same entry, with its session and number, sealed now.
 
-    Written out here rather than taken from `iot_cipher.envelope`: the entry must keep the format
-    of the recorded version when the current version seals in another one.
+    This function does not use `iot_cipher.envelope`, as the entry must keep the format of the
+    recorded version if the current format changes.
     """
     header, message = sealed[: _ENVELOPE.size], sealed[_ENVELOPE.size :]
     version, key_id, session, _ = _ENVELOPE.unpack(header)
@@ -92,8 +92,8 @@ def seal_now(keyring: Keyring, shard: int, sealed: bytes) -> bytes:
 
 
 def _sealed_now(keyring: Keyring, shard: int, stream: Json) -> Json:
-    """A recorded stream with its entries sealed now. The size of an entry does not change, so the
-    byte counts of the backlog stay right.
+    """Return a recorded stream with its entries sealed now. The size of an entry does not change,
+    so the byte counts of the backlog stay correct.
     """
     entries = [
         [entry_id, {**fields, "e": _encoded(seal_now(keyring, shard, _decoded(fields["e"])))}]
@@ -150,11 +150,11 @@ def _fields(recorded: Mapping[str, str]) -> dict[Any, Any]:
 
 
 def _decoded(text: str) -> bytes:
-    """The bytes of a recorded value."""
+    """Return the bytes of a recorded value."""
     prefix, _, encoded = text.partition("base64:")
     return text.encode() if prefix or not encoded else base64.b64decode(encoded)
 
 
 def _encoded(value: bytes) -> str:
-    """The recorded form of any bytes."""
+    """Return the recorded form of bytes."""
     return "base64:" + base64.b64encode(value).decode()

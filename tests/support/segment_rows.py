@@ -1,21 +1,21 @@
-"""Segments as rows, for comparing."""
+"""Segments as rows, for comparisons."""
 
 from collections.abc import Sequence
 
 from iot_models.segment import SegmentBounds, SegmentColumns
 
 Row = tuple[int, int, int, int, str]
-"""Interrogator timestamp, id, received, relative timestamp, freeform."""
+"""Interrogator timestamp, id, time of receipt, relative timestamp, freeform."""
 
 
 def columns_of(rows: Sequence[Row]) -> SegmentColumns:
-    """The columns of rows, of which there is at least one."""
+    """Return the columns of one or more rows."""
     interrogator, ids, received, relative, freeform = zip(*rows, strict=True)
     return SegmentColumns(ids, received, relative, interrogator, freeform)
 
 
 def rows_of(columns: SegmentColumns) -> list[Row]:
-    """The rows of columns."""
+    """Return the rows of columns."""
     return list(
         zip(columns.interrogator, columns.ids, columns.received, columns.relative, columns.freeform,
             strict=True)
@@ -23,7 +23,7 @@ def rows_of(columns: SegmentColumns) -> list[Row]:
 
 
 def assert_bounds(bounds: SegmentBounds, rows: Sequence[Row], *, shard: int) -> None:
-    """The bounds of a segment of these rows."""
+    """Check the bounds of a segment with these rows."""
     assert (bounds.count, bounds.shard) == (len(rows), shard)
     for low, high, at in (
         (bounds.interrogator_min, bounds.interrogator_max, 0),

@@ -1,4 +1,4 @@
-"""Servers of tests: answering meanwhile, and how a Kubernetes client gets there."""
+"""HTTP servers of tests, and kube configs for them."""
 
 import json
 import threading
@@ -10,7 +10,7 @@ from pathlib import Path
 
 @contextmanager
 def serving(server: HTTPServer) -> Iterator[None]:
-    """A server answers meanwhile, from a thread."""
+    """Run a server in a thread within the block."""
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     try:
@@ -24,7 +24,7 @@ def serving(server: HTTPServer) -> Iterator[None]:
 def write_kube_config(
     path: Path, url: str, *, user: Mapping[str, str], context: Mapping[str, str]
 ) -> Path:
-    """A kube config that leads to `url`, as this user, with what else its context has."""
+    """Write a kube config for a server, a user and further fields of the context."""
     content = {
         "apiVersion": "v1",
         "kind": "Config",

@@ -1,4 +1,4 @@
-"""A wall clock that is wrong, for a real process: one that is ahead or behind, and steps."""
+"""A wrong wall clock for real processes, which is ahead or behind and can step."""
 
 import shutil
 import struct
@@ -11,20 +11,20 @@ import pytest
 
 _SOURCE = Path(__file__).with_suffix(".c")
 DAY = 86_400
-"""Seconds."""
+"""Seconds of a day."""
 
 
 class ShiftedClock:
-    """The wall clock of the processes that get its `environment`."""
+    """A wall clock for processes that run with its `environment`."""
 
     def __init__(self, path: Path, ahead: int = 0) -> None:
-        """`path` is a file for it to use. Skips the test on a machine without a C compiler."""
+        """Create a clock that stores its shift in `path`. Skip the test without a C compiler."""
         self._path = path
         path.write_bytes(struct.pack("=q", ahead))
         self.environment = {"LD_PRELOAD": str(_library()), "SHIFTED_CLOCK": str(path)}
 
     def step_to(self, ahead: int) -> None:
-        """Let the clock be `ahead` seconds ahead from now on; below 0 it is behind."""
+        """Set how many seconds the clock is ahead. Negative values are behind."""
         with self._path.open("r+b", buffering=0) as file:
             file.write(struct.pack("=q", ahead))
 

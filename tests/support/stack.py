@@ -1,4 +1,4 @@
-"""The real processes of the service, as `make run` starts them, on free ports."""
+"""The real processes of the service on free ports."""
 
 import json
 from collections.abc import Mapping
@@ -37,7 +37,7 @@ class Stack:
             *options, ready=self._client(self.port).is_ready, stop_seconds=20
         )
         if wait:
-            self.api.start(60)  # on a busy machine
+            self.api.start(60)  # long enough for a busy machine
         else:
             self.api.spawn()
 
@@ -76,7 +76,7 @@ class Stack:
         *,
         port: int | None = None,
     ) -> Response:
-        """One request on a connection of its own."""
+        """Send one request on a new connection."""
         with self._client(port or self.port) as client:
             return client.request(method, path, body, headers, repeatable=False)
 
@@ -88,7 +88,7 @@ class Stack:
         return self.request("PUT", "/api/iot", json.dumps(rows), _JSON)
 
     def read(self, password: str, path: str = "") -> list[dict[str, Any]]:
-        """The readings that a POST to `/api/iot<path>` gives."""
+        """Return the readings of a POST to `/api/iot<path>`."""
         body = json.dumps({"data": {"db_password": password}})
         answer = self.request("POST", f"/api/iot{path}", body, _JSON)
         assert answer.status == 200, answer
@@ -96,7 +96,7 @@ class Stack:
         return rows
 
     def answers(self) -> bool:
-        """Whether the API answers, ready or not."""
+        """Return whether the API answers, ready or not."""
         try:
             return self.request("GET", "/healthz").status == 200
         except OSError:

@@ -1,4 +1,4 @@
-"""Waiting for a condition instead of sleeping."""
+"""Waits for conditions, without fixed sleeps."""
 
 import time
 from collections.abc import Callable
@@ -8,7 +8,7 @@ T = TypeVar("T")
 
 
 def wait_until(condition: Callable[[], T], *, seconds: float = 15, what: str = "condition") -> T:
-    """The first true value of `condition`; fails the test when there is none in time."""
+    """Return the first true value of `condition`. Fail the test after a timeout."""
     end = time.monotonic() + seconds
     while True:
         value = condition()

@@ -1,4 +1,4 @@
-"""Stores and stacks of these tests' own."""
+"""Stores and stacks for one test each."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -14,7 +14,7 @@ MakeStack = Callable[..., Stack]
 
 @pytest.fixture
 def make_stack(environment: dict[str, str], tmp_path: Path) -> Iterator[MakeStack]:
-    """Makes API and writers as processes, with settings as given."""
+    """A function that starts an API and writers with the given settings."""
     with ExitStack() as opened:
 
         def make(changes: dict[str, str], *, writers: int = 1) -> Stack:

@@ -1,4 +1,4 @@
-"""Devices that send numbered readings over connections that stay open, and keep account."""
+"""Devices that send numbered readings over open connections and record the acknowledgements."""
 
 import itertools
 import json
@@ -15,7 +15,7 @@ Row = dict[str, Any]
 
 
 class BalancedClient:
-    """Holds one connection to one of several servers, as a load balancer does.
+    """A client with one connection to one of several servers, as behind a load balancer.
 
     The client goes to the next server when a connection is refused, or was closed before a request
     is sent on it. A request that was sent is not sent again: without a response, `ask` raises.
@@ -51,10 +51,10 @@ class BalancedClient:
 
 @dataclass
 class Device:
-    """Sends readings 0, 1, 2, ... under a password of its own, until it is told to stop.
+    """A device that sends readings 0, 1, 2, ... under its own password until `stop`.
 
-    With `repeats` it sends a reading under an Idempotency-Key until it is acknowledged; without,
-    it gives up what was not acknowledged and goes on with the next.
+    With `repeats`, the device repeats a reading under an Idempotency-Key until it is acknowledged.
+    Without `repeats`, the device sends each reading once.
     """
 
     password: str
@@ -71,11 +71,11 @@ class Device:
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def start(self) -> None:
-        """Begin to send."""
+        """Start to send readings."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Send no more; returns when the last answer is there."""
+        """Stop sending, and return after the last response."""
         self._stop.set()
         self._thread.join(60)
         assert not self._thread.is_alive()
@@ -109,18 +109,18 @@ class Device:
         return answer.status == 201
 
     def check(self, rows: Sequence[Row]) -> None:
-        """What was acknowledged is stored once, what was not at most once, all in order."""
+        """Check that acknowledged readings are stored once, others at most once, all in order."""
         numbers = [row["interrogator_timestamp"] for row in rows]
         assert [row["freeform"] for row in rows] == [str(number) for number in numbers]
-        assert Counter(numbers).most_common(1)[0][1] == 1, "doubled"
-        assert self.acknowledged - set(numbers) == set(), "lost"
+        assert Counter(numbers).most_common(1)[0][1] == 1, "a reading is stored twice"
+        assert self.acknowledged - set(numbers) == set(), "an acknowledged reading is lost"
         assert set(numbers) <= set(range(self.sent))
         ids = [row["id"] for row in rows]
-        assert ids == sorted(ids), "out of order"
+        assert ids == sorted(ids), "the readings are out of order"
 
 
 class Fleet:
-    """Several devices at once."""
+    """Several devices that send concurrently."""
 
     def __init__(self, count: int, ports: Sequence[int], *, repeating: int = 0) -> None:
         self.devices = [
@@ -146,11 +146,11 @@ class Fleet:
 
     @property
     def acknowledged(self) -> int:
-        """Readings acknowledged so far."""
+        """Number of readings acknowledged so far."""
         return sum(len(device.acknowledged) for device in self.devices)
 
     def go_on(self, count: int = 3, *, seconds: float = 20) -> None:
-        """Wait until every device got `count` more readings acknowledged."""
+        """Wait until every device has `count` more acknowledged readings."""
         before = [len(device.acknowledged) for device in self.devices]
         wait_until(
             lambda: all(
@@ -162,13 +162,13 @@ class Fleet:
         )
 
     def assert_no_request_failed(self) -> None:
-        """Every request of every device was answered 201."""
+        """Check that every request of every device was answered 201."""
         for device in self.devices:
             assert not device.failures, device.failures
             assert set(device.statuses) == {201}, device.statuses
 
     def check(self, read: Callable[[str], Sequence[Row]], *, seconds: float = 20) -> None:
-        """Once all is stored, every device finds what it sent."""
+        """Check the readings of every device, when all are stored."""
         for device in self.devices:
             wait_until(
                 lambda d=device: (

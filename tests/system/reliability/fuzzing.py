@@ -1,4 +1,4 @@
-"""Requests that no client should send, made from a seed."""
+"""Invalid requests, generated from a seed."""
 
 import gzip
 import json
@@ -43,7 +43,7 @@ _VALUES = ["", "x", "0", "-1", "y" * 255, "y" * 256, "\u00e9", "a, b", '"', "%00
 
 @dataclass(frozen=True)
 class Request:
-    """What is sent."""
+    """An HTTP request."""
 
     method: str
     path: str
@@ -52,8 +52,8 @@ class Request:
 
 
 def requests(seed: int) -> Iterator[Request]:
-    """Requests without end; the same for the same seed."""
-    chance = random.Random(seed)  # repeatable
+    """Yield requests forever. The same seed gives the same requests."""
+    chance = random.Random(seed)
     while True:
         yield _request(chance)
 
@@ -75,7 +75,7 @@ def _request(chance: random.Random) -> Request:
 
 
 def _target(chance: random.Random) -> tuple[str, str]:
-    """Mostly one of those that read a body."""
+    """Return a method and a path, mostly of a route that reads a body."""
     kind = chance.random()
     if kind < 0.4:
         return "PUT", chance.choice(["/api/iot", "/api/rssi"])

@@ -1,4 +1,4 @@
-"""PgBouncer in transaction mode, as a process of its own on loopback."""
+"""PgBouncer in transaction mode, a process on loopback."""
 
 import shutil
 from pathlib import Path
@@ -12,16 +12,16 @@ from iot_tools.local.postgres_server import server_user
 from support.waiting import wait_until
 
 POOL = 5
-"""Connections to Postgres at most."""
+"""Maximum number of connections to Postgres."""
 
 
 def find_pgbouncer() -> str | None:
-    """Where the program is: Debian keeps it off an ordinary user's path."""
+    """Return the path of the program. Debian installs it outside the PATH of ordinary users."""
     return shutil.which("pgbouncer", path="/usr/sbin:/usr/bin:/usr/local/bin")
 
 
 class PgBouncer:
-    """Passes on to the database at a libpq URL, a transaction on any connection that is free."""
+    """A PgBouncer in front of the database at a libpq URL."""
 
     def __init__(self, directory: Path, postgres_url: str, *, clients: int = 500) -> None:
         path = find_pgbouncer()
@@ -66,7 +66,7 @@ class PgBouncer:
 
     @property
     def url(self) -> str:
-        """Of the database, by way of it."""
+        """The URL of the database through PgBouncer."""
         return f"postgresql://{self._user}@127.0.0.1:{self.port}/{self._database}"
 
     def _ready(self) -> bool:
@@ -78,5 +78,5 @@ class PgBouncer:
             return False
 
     def stop(self) -> None:
-        """End it."""
+        """Stop the process."""
         self._child.kill()

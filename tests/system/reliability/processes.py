@@ -1,18 +1,18 @@
-"""Processes as the system sees them."""
+"""Processes as Linux shows them in /proc."""
 
 import signal
 from pathlib import Path
 
 
 def heeds_sigterm(pid: int) -> bool:
-    """Whether a handler for SIGTERM is in place; before, it would end the process at once."""
+    """Return whether the process handles SIGTERM. Before that, SIGTERM kills it at once."""
     status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
     caught = next(line for line in status.splitlines() if line.startswith("SigCgt:"))
     return bool(int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
 
 
 def api_workers(master: int) -> set[int]:
-    """The pids of a gunicorn master's workers."""
+    """Return the pids of the workers of a gunicorn master."""
     children = Path(f"/proc/{master}/task/{master}/children").read_text(encoding="ascii")
     return {pid for pid in map(int, children.split()) if "metrics_server" not in _command(pid)}
 

@@ -1,4 +1,4 @@
-"""A Redis master, its replicas and the Sentinels that watch them: real processes on loopback."""
+"""A Redis master, its replicas and Sentinels: real processes on loopback."""
 
 import socket
 from contextlib import ExitStack
@@ -17,13 +17,13 @@ from support.waiting import wait_until
 NAME = "iot"
 PASSWORD = "gr@up:/?%1"
 DOWN_MILLISECONDS = 1000
-"""How long a master may be silent until a Sentinel takes it for down."""
+"""`down-after-milliseconds` of the Sentinels."""
 
 _USER = ["requirepass", "masterauth"]
 
 
 class Member(RedisServer):
-    """A Redis with the password of the group: whoever is promoted must know it."""
+    """A Redis with the password of the group, which every member may need after a promotion."""
 
     def __init__(self, directory: Path, *, replica_of: "Member | None" = None) -> None:
         lines = [f"{word} {PASSWORD}" for word in _USER]
@@ -34,7 +34,7 @@ class Member(RedisServer):
         self._password = PASSWORD
 
     def ready(self) -> bool:
-        """Whether it has its data and answers."""
+        """Return whether Redis has loaded its data and answers."""
         try:
             with self.client() as client:
                 return bool(client.ping())
@@ -42,16 +42,16 @@ class Member(RedisServer):
             return False
 
     def client(self) -> "Redis":
-        """A client of just this one."""
+        """Return a client of this member."""
         return Redis(port=self.port, password=PASSWORD, socket_timeout=2)
 
     def role(self) -> str:
-        """`master` or `slave`."""
+        """The role of this member: `master` or `slave`."""
         with self.client() as client:
             return str(cast("dict[str, str]", client.info("replication"))["role"])
 
     def replicas(self) -> int:
-        """How many replicas are in step."""
+        """Return the number of replicas that are in sync."""
         with self.client() as client:
             info = cast("dict[str, object]", client.info("replication"))
         known = [value for key, value in info.items() if key.startswith("slave")]
@@ -65,7 +65,7 @@ class Sentinel:
     """One `redis-sentinel`."""
 
     def __init__(self, directory: Path, master: Member, *, user: str, password: str) -> None:
-        """`user` and `password`: whom the Sentinel lets in; without a password everybody."""
+        """Start a Sentinel. With a `password`, clients must authenticate."""
         self._user, self._password = user or None, password or None
         directory.mkdir()
         self.port = free_port()
@@ -103,7 +103,7 @@ class Sentinel:
             return False
 
     def state(self) -> dict[str, object]:
-        """What it thinks of the master."""
+        """Return the state of the master as this Sentinel sees it."""
         with Redis(
             port=self.port, socket_timeout=2, username=self._user, password=self._password
         ) as client:

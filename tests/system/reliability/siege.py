@@ -1,6 +1,7 @@
-"""All attacks at once: `python -m system.reliability.siege PORT SECONDS`.
+"""Run all attacks at once: `python -m system.reliability.siege PORT SECONDS`.
 
-A process of its own, so that it does not slow down the devices of a test. Prints what it got.
+The attackers run in a separate process, so that they do not slow down the devices of a test. The
+process prints the results.
 """
 
 import gzip
@@ -22,7 +23,7 @@ from iot_sensor_client import Client, NoResponseError
 from system.reliability.wire_fuzzing import wires
 
 MUTATED = 10_000
-"""Broken requests in all."""
+"""Total number of invalid requests."""
 SLOW_PEERS = 60
 MIB = 2**20
 JSON = {"Content-Type": "application/json"}
@@ -30,7 +31,7 @@ READ = json.dumps({"data": {"db_password": "device"}}).encode()
 
 
 def large_bodies() -> list[tuple[bytes, dict[str, str]]]:
-    """Small bodies that unpack to the largest permitted ones, or to nothing, many times."""
+    """Return small compressed bodies that unpack to the maximum size, or to nothing many times."""
     begin, end = b'{"data":{"db_password":"large","freeform":"', b'"}}'
     bodies = []
     for text in (b"\x7f", "é".encode(), "日".encode(), b'\\"', b"x"):
@@ -42,7 +43,7 @@ def large_bodies() -> list[tuple[bytes, dict[str, str]]]:
 
 
 class Siege:
-    """Attackers of one port, until a moment."""
+    """Attackers of one port until a deadline."""
 
     def __init__(self, port: int, seconds: float) -> None:
         self._port = port
@@ -51,7 +52,7 @@ class Siege:
         self.got: Counter[str] = Counter()
 
     def run(self) -> None:
-        """Attack in every way at once."""
+        """Run every attack concurrently."""
         attacks = [
             *[self._mutate] * 4, *[self._create_vaults] * 4, *[self._send_large] * 2,
             self._hold_slow_peers,
@@ -67,7 +68,7 @@ class Siege:
     def _mutate(self, number: int) -> None:
         count = MUTATED // 4
         for sent, wire in enumerate(itertools.islice(wires(number), count)):
-            # Spread over the whole time.
+            # The requests are spread over the whole time.
             due = self._until - self._seconds * (1 - sent / count)
             time.sleep(max(0.0, due - time.monotonic()))
             if not self._going():
@@ -101,7 +102,7 @@ class Siege:
             self.got[f"{what} {response.status}"] += 1
 
     def _hold_slow_peers(self, number: int) -> None:
-        """Sixty clients that send or read almost nothing; one that is closed comes again."""
+        """Hold sixty clients that send or read almost nothing, and reopen closed connections."""
         del number
         peers: list[tuple[socket.socket, bytes]] = []
         beginnings = itertools.cycle(self._beginnings())
@@ -127,7 +128,9 @@ class Siege:
 
     @staticmethod
     def _beginnings() -> Iterator[tuple[bytes, bytes]]:
-        """What each kind sends at first, and then twice a second."""
+        """Yield the first bytes of each kind of client, and the bytes that it sends twice a
+        second.
+        """
         put = b"PUT /api/iot HTTP/1.1\r\nHost: x\r\n"
         read = b"POST /api/iot HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b"
         yield b"", b""
@@ -146,8 +149,8 @@ class Siege:
 
 
 def main(port: str, seconds: str) -> None:
-    """Attack, and print what was got as JSON."""
-    os.nice(5)  # a client's processor is not the server's
+    """Run the attacks, and print the results as JSON."""
+    os.nice(5)  # the attackers must not take CPU time from the server
     threading.stack_size(2**20)
     siege = Siege(int(port), float(seconds))
     siege.run()

@@ -1,4 +1,4 @@
-"""Back-pressure: more comes than the writers drain, for as long as it likes."""
+"""Back-pressure: clients send more than the writers drain, for any length of time."""
 
 import base64
 import json
@@ -28,7 +28,7 @@ PAUSE = 0.3
 
 @pytest.fixture
 def narrow(environment: dict[str, str], tmp_path: Path) -> Iterator[Stack]:
-    """A service whose backlog holds a mebibyte."""
+    """A service with a backlog of at most 1 MiB."""
     limits = {"IOT_BACKLOG_MAX_BYTES": str(LIMIT), "IOT_HOT_WINDOW_SECONDS": "0"}
     stack = Stack({**environment, **limits}, tmp_path)
     try:
@@ -42,7 +42,7 @@ def narrow(environment: dict[str, str], tmp_path: Path) -> Iterator[Stack]:
 
 
 class _Client(threading.Thread):
-    """Sends readings that don't compress, as fast as it can; notes what was acknowledged."""
+    """A client that sends incompressible readings at full speed."""
 
     def __init__(self, stack: Stack, number: int, end: float) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class _Client(threading.Thread):
 
 
 def memory(process_id: int) -> int:
-    """Resident bytes of a process."""
+    """Return the resident memory of a process, in bytes."""
     pages = Path(f"/proc/{process_id}/statm").read_text(encoding="ascii").split()[1]
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
@@ -84,7 +84,7 @@ def workers_of(stack: Stack) -> list[int]:
     return [int(each) for each in children.read_text(encoding="ascii").split()]
 
 
-def test_more_than_is_drained_is_refused_and_nothing_taken_is_lost(
+def test_overload_is_refused_and_acknowledged_readings_are_stored(
     narrow: Stack, environment: dict[str, str]
 ) -> None:
     for number in range(CLIENTS):
@@ -116,7 +116,7 @@ def test_more_than_is_drained_is_refused_and_nothing_taken_is_lost(
 
 
 def _work_a_third_of_the_time(process_id: int, redis: "Redis", end: float) -> list[int]:
-    """Let the writer run a third of the time; what the backlog held meanwhile."""
+    """Let the writer run a third of the time, and return the sizes of the backlog."""
     held = []
     while time.monotonic() < end:
         os.kill(process_id, signal.SIGSTOP)

@@ -1,5 +1,5 @@
-"""A Redis that lost what it had, has what it had before, or whose clock jumped: nothing that was
-acknowledged since is lost, nothing is stored twice, and the order of arrival is kept.
+"""Redis lost its data, was restored from a copy, or its clock jumped. Readings acknowledged
+afterwards are stored exactly once and in order of arrival.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ YEAR_MS = 366 * 86_400_000
 
 @pytest.fixture(params=["aof", "rdb"])
 def redis(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RedisServer]:
-    """A Redis of the test's own, which keeps its data by either of its ways."""
+    """A Redis for one test, with an AOF or with snapshots."""
     config = ["appendonly no"] if request.param == "rdb" else []
     server = RedisServer(tmp_path / "redis", appendfsync="always", config=config)
     server.start()
@@ -37,13 +37,13 @@ def redis(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RedisServe
 
 @pytest.fixture
 def settings(settings: Settings, redis: RedisServer) -> Settings:
-    """The stores, with that Redis."""
+    """Settings with that Redis."""
     return dataclasses.replace(settings, redis_url=redis.url)
 
 
 @pytest.fixture
 def sender(settings: Settings) -> Iterator[Sender]:
-    """A way in and out."""
+    """A sender on these stores."""
     with sending(settings) as made:
         yield made
 
@@ -55,20 +55,20 @@ def send(sender: Sender, count: int = 2) -> None:
 
 
 def data_files(redis: RedisServer) -> list[Path]:
-    """The files of its data. From Redis 7 on the AOF is a directory of several."""
+    """Return the data files. From Redis 7 on, the AOF is a directory with several files."""
     directory = redis.directory
     files = [*directory.glob("*.aof"), *directory.glob("*.rdb"), *directory.glob("append*/*")]
     return [path for path in files if path.is_file()]
 
 
 def saved(redis: RedisServer, sender: Sender) -> None:
-    """Stop it with all of its data on disk."""
+    """Stop Redis with all data on disk."""
     sender.redis.save()
     redis.stop()
 
 
 def wiped(redis: RedisServer, sender: Sender) -> None:
-    """Stop it, take its data away, and start it empty."""
+    """Stop Redis, delete its data, and start it empty."""
     saved(redis, sender)
     for path in data_files(redis):
         path.unlink()
@@ -76,7 +76,7 @@ def wiped(redis: RedisServer, sender: Sender) -> None:
     assert not sender.redis.dbsize()
 
 
-def test_a_redis_that_starts_empty(redis: RedisServer, sender: Sender, writer: Writer) -> None:
+def test_an_empty_redis_continues(redis: RedisServer, sender: Sender, writer: Writer) -> None:
     for _ in range(3):
         send(sender)
         drain_all(writer)
@@ -87,12 +87,12 @@ def test_a_redis_that_starts_empty(redis: RedisServer, sender: Sender, writer: W
     assert sender.waiting() == 0
 
 
-def test_a_redis_restored_from_an_older_copy(
+def test_a_redis_restored_from_an_older_copy_stores_nothing_twice(
     redis: RedisServer, sender: Sender, writer: Writer, tmp_path: Path
 ) -> None:
     send(sender)
     drain_all(writer)
-    send(sender)  # waits in the copy, and is stored before the copy comes back
+    send(sender)  # in the backlog of the copy, and stored before the restore
     saved(redis, sender)
     copy = tmp_path / "copy"
     for path in data_files(redis):
@@ -108,17 +108,17 @@ def test_a_redis_restored_from_an_older_copy(
         path.unlink()
     shutil.copytree(copy, redis.directory, dirs_exist_ok=True)
     redis.start()
-    assert sender.waiting() == 2 * len(PASSWORDS), "the copy is not what was restored"
+    assert sender.waiting() == 2 * len(PASSWORDS), "Redis does not have the data of the copy"
     send(sender)
     drain_all(writer)
     sender.check_all()
     assert sender.waiting() == 0
 
 
-def test_what_was_lost_with_a_restore_leaves_the_rest_as_it_is(
+def test_readings_lost_with_redis_leave_the_others_in_order(
     redis: RedisServer, sender: Sender, writer: Writer
 ) -> None:
-    """Acknowledged, not drained, and gone with the Redis that had it: no setting can help that."""
+    """Readings that were acknowledged but not drained are lost with the data of Redis."""
     sender.send(b"one", 3)
     drain_all(writer)
     sender.send(b"one", 2)
@@ -131,7 +131,7 @@ def test_what_was_lost_with_a_restore_leaves_the_rest_as_it_is(
 
 
 def jump(sender: Sender, password: bytes, milliseconds: int) -> None:
-    """What a clock far ahead leaves in a stream: an entry; those after it are behind it, still."""
+    """Add an entry with the id of a clock that is ahead. Later entries get ids after it."""
     number = sender.numbers.get(password, 0)
     shard, sealed = sender.seal(password, [number])
     entry_id = f"{int(time.time() * 1000) + milliseconds}-0"
@@ -142,7 +142,9 @@ def jump(sender: Sender, password: bytes, milliseconds: int) -> None:
 
 
 @pytest.mark.parametrize("ahead", [5_000, 40 * 86_400_000, 5 * YEAR_MS])
-def test_a_clock_that_was_ahead_and_steps_back(sender: Sender, writer: Writer, ahead: int) -> None:
+def test_readings_are_stored_after_a_clock_steps_back(
+    sender: Sender, writer: Writer, ahead: int
+) -> None:
     send(sender)
     for place, password in enumerate(PASSWORDS):
         jump(sender, password, ahead + place)
@@ -156,7 +158,7 @@ def test_a_clock_that_was_ahead_and_steps_back(sender: Sender, writer: Writer, a
     assert sender.waiting() == 0
 
 
-def test_a_fresh_redis_behind_what_is_stored(
+def test_an_empty_redis_continues_after_stored_ids_from_the_future(
     redis: RedisServer, sender: Sender, writer: Writer
 ) -> None:
     for place, password in enumerate(PASSWORDS):
@@ -172,8 +174,8 @@ def test_a_fresh_redis_behind_what_is_stored(
         assert sender.last_seconds(password, 60) == sender.texts(password)
 
 
-def test_entries_from_the_future_are_found_by_the_sweep(sender: Sender, writer: Writer) -> None:
-    """Their drain died with its writer; by the clock they are not waiting yet."""
+def test_the_sweep_finds_entries_from_the_future(sender: Sender, writer: Writer) -> None:
+    """The drain of the entries was lost with its writer."""
     jump(sender, b"one", YEAR_MS)
     assert not sender.redis.llen(KEYS.job_list)
     assert sweep(writer.backlog) == 1
@@ -181,7 +183,7 @@ def test_entries_from_the_future_are_found_by_the_sweep(sender: Sender, writer: 
 
 
 @pytest.mark.parametrize("redis", ["aof"], indirect=True)
-def test_a_redis_that_loses_all_while_devices_send(
+def test_devices_continue_after_redis_lost_its_data(
     make_stack: MakeStack, redis: RedisServer
 ) -> None:
     stack = make_stack({"IOT_REDIS_URL": redis.url}, writers=2)
@@ -189,7 +191,7 @@ def test_a_redis_that_loses_all_while_devices_send(
         redis.kill()
         wait_until(lambda: all(503 in each.statuses for each in fleet.devices), what="503")
         for device in fleet.devices:
-            device.acknowledged.clear()  # some of it went with Redis, and nothing can help that
+            device.acknowledged.clear()  # Redis lost the undrained readings
         for path in data_files(redis):
             path.unlink()
         began = time.monotonic()

@@ -1,4 +1,4 @@
-"""How many connections the processes hold, under load, to Postgres and to Redis."""
+"""Connections to Postgres and Redis stay below their limits under load."""
 
 import os
 import signal
@@ -21,10 +21,10 @@ WORKERS, WRITERS, POOL = 20, 8, 2
 DEVICES, READERS = 24, 40
 MOST_POSTGRES = WORKERS * POOL + WRITERS
 REDIS_OF_A_WRITER = 5
-"""RQ's blocking wait, its commands, its subscription; the drain's and the ticker's."""
-MOST_REDIS = WRITERS * REDIS_OF_A_WRITER + WORKERS * 4
-"""An API process has as many as it ever had commands on their way at once: `MAX_CONNECTIONS` at
-most, and very few while Redis answers."""
+"""RQ's blocking wait, its commands, its subscription, the drain and the ticker."""
+MAX_REDIS = WRITERS * REDIS_OF_A_WRITER + WORKERS * 4
+"""Limit on connections to Redis. An API process opens one for each concurrent command: at most
+`MAX_CONNECTIONS`, and few while Redis answers."""
 
 _HELD = """
     SELECT application_name, count(*) FROM pg_stat_activity
@@ -34,14 +34,14 @@ _HELD = """
 """
 
 
-def test_many_processes_stay_below_the_bounds(
+def test_connections_of_many_processes_stay_below_the_limits(
     make_stack: MakeStack, settings: Settings, postgres_url: str
 ) -> None:
     changes = {"IOT_API_WORKERS": "1", "IOT_API_POSTGRES_POOL": str(POOL)}
     stack = make_stack(changes, writers=WRITERS)
     assert stack.api is not None
     master = stack.api.pid
-    for count in range(2, WORKERS + 1):  # one by one: gunicorn takes many at once for one
+    for count in range(2, WORKERS + 1):  # one by one: gunicorn merges signals
         os.kill(master, signal.SIGTTIN)
         wait_until(lambda n=count: len(api_workers(master)) >= n, what="one more worker")  # type: ignore[misc]
     most_postgres = most_redis = 0
@@ -62,17 +62,17 @@ def test_many_processes_stay_below_the_bounds(
         refused = sum(asking)
     print(
         f"{WORKERS} API workers and {WRITERS} writers held {most_postgres} connections to Postgres"
-        f" (bound {MOST_POSTGRES}) and {most_redis} to Redis (bound {MOST_REDIS});"
+        f" (bound {MOST_POSTGRES}) and {most_redis} to Redis (bound {MAX_REDIS});"
         f" they refused {refused} reads for a while"
     )
     assert WRITERS < most_postgres <= MOST_POSTGRES
-    assert most_redis <= MOST_REDIS
+    assert most_redis <= MAX_REDIS
     fleet.check(stack.read)
 
 
 def _ask_until_answered(stack: Stack) -> int:
-    """How many times a read was refused first: so many processes have two cores between them,
-    and a request that gets no connection for three seconds is told to come again.
+    """Repeat a read until it succeeds, and return the number of 503 responses. The processes share
+    few cores, and a request is refused after three seconds without a connection.
     """
     refused = 0
     while (answer := stack.request("GET", "/api/iot/maxtime")).status != 200:
@@ -82,7 +82,7 @@ def _ask_until_answered(stack: Stack) -> int:
     return refused
 
 
-def test_a_client_waits_for_a_connection_instead_of_opening_too_many(settings: Settings) -> None:
+def test_a_command_waits_for_a_connection_at_the_limit(settings: Settings) -> None:
     with connect_redis(settings) as client, ThreadPoolExecutor(2 * MAX_CONNECTIONS) as pool:
         asked = range(2 * MAX_CONNECTIONS)
         answers = set(pool.map(lambda n: client.blpop([f"nothing {n}"], 0.3), asked))

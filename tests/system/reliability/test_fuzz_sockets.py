@@ -1,4 +1,4 @@
-"""Thousands of broken requests at real sockets: no 5xx, and no worker ends."""
+"""Thousands of malformed requests on real sockets get no 5xx and kill no worker."""
 
 import http.client
 import itertools
@@ -36,7 +36,7 @@ def fuzzed(environment: dict[str, str], tmp_path: Path) -> Iterator[Stack]:
 
 @dataclass(frozen=True)
 class Got:
-    """An answer: whether the app gave it, or gunicorn did."""
+    """A response, from the app or from gunicorn."""
 
     status: int
     by_app: bool
@@ -45,7 +45,7 @@ class Got:
 
 
 def send(port: int, wire: Wire) -> Got | None:
-    """Send and half-close; None when the connection is closed without an answer."""
+    """Send and half-close. Return None if the server closes without a response."""
     with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
@@ -63,7 +63,7 @@ def send(port: int, wire: Wire) -> Got | None:
 
 
 def check(wire: Wire, got: Got | None) -> int:
-    """That an answer is as it should be; its status, 0 when there is none."""
+    """Check a response, and return its status, 0 without a response."""
     if got is None:
         assert not wire.whole, wire
         return 0
@@ -74,7 +74,7 @@ def check(wire: Wire, got: Got | None) -> int:
     return got.status
 
 
-def test_no_bytes_bring_a_worker_down(fuzzed: Stack) -> None:
+def test_malformed_bytes_kill_no_worker(fuzzed: Stack) -> None:
     assert fuzzed.api is not None
     before = api_workers(fuzzed.api.pid)
     statuses: Counter[int] = Counter()

@@ -1,4 +1,4 @@
-"""What a gunicorn that is asked to end does to each kind of connection."""
+"""Graceful shutdown of gunicorn, for each kind of connection."""
 
 import http.client
 import json
@@ -17,16 +17,16 @@ from support.waiting import wait_until
 JSON = {"Content-Type": "application/json"}
 BODY = json.dumps({"data": {"db_password": "p", "freeform": "x"}})
 END_SECONDS = 15.0
-"""What the end of idle workers may take on a busy machine; gunicorn's own would take 30 s."""
+"""Limit on the shutdown of idle workers, for a busy machine. gunicorn's timeout is 30 s."""
 QUICK_SECONDS = 10.0
-"""A request that waits for nobody is answered within these, also on a busy machine."""
+"""Limit on the time of a quick request, for a busy machine."""
 BODY_SECONDS = 5.0
-"""How long a body may still take: `iot_api.server.gunicorn_worker.BODY_SECONDS`."""
+"""Time for a body during shutdown, `iot_api.server.gunicorn_worker.BODY_SECONDS`."""
 
 
 @pytest.fixture
 def api(environment: dict[str, str], tmp_path: Path) -> Iterator[Stack]:
-    """The API alone."""
+    """The API without a writer."""
     stack = Stack(environment, tmp_path)
     try:
         stack.start_api()
@@ -37,13 +37,13 @@ def api(environment: dict[str, str], tmp_path: Path) -> Iterator[Stack]:
 
 @pytest.fixture
 def opened() -> Iterator[ExitStack]:
-    """What is closed after the test."""
+    """A stack of resources that are closed after the test."""
     with ExitStack() as stack:
         yield stack
 
 
 def connect(stack: Stack, opened: ExitStack) -> http.client.HTTPConnection:
-    """A connection that has had one answer, and stays open."""
+    """Return an open connection that has received one response."""
     connection = http.client.HTTPConnection("127.0.0.1", stack.port, timeout=30)
     opened.callback(connection.close)
     connection.request("GET", "/healthz")
@@ -54,7 +54,7 @@ def connect(stack: Stack, opened: ExitStack) -> http.client.HTTPConnection:
 
 
 def begun(stack: Stack, opened: ExitStack) -> socket.socket:
-    """A connection on which nothing was asked yet."""
+    """Return a connection without a request."""
     address = ("127.0.0.1", stack.port)
     return opened.enter_context(socket.create_connection(address, timeout=30))
 
@@ -62,7 +62,7 @@ def begun(stack: Stack, opened: ExitStack) -> socket.socket:
 def slow_body(
     stack: Stack, opened: ExitStack, head: bytes = b"Content-Length: 1000"
 ) -> socket.socket:
-    """A connection whose body doesn't go on."""
+    """Return a connection with an incomplete body."""
     client = begun(stack, opened)
     client.sendall(b"PUT /api/iot HTTP/1.1\r\nHost: x\r\n" + head + b"\r\n\r\n")
     return client
@@ -74,8 +74,8 @@ def answer_of(client: socket.socket) -> tuple[int, http.client.HTTPMessage, byte
     return answer.status, answer.headers, answer.read()
 
 
-def ask_to_end(stack: Stack) -> float:
-    """When it was asked."""
+def send_sigterm(stack: Stack) -> float:
+    """Send SIGTERM, and return the time."""
     assert stack.api is not None
     stack.api.terminate()
     return time.monotonic()
@@ -87,24 +87,22 @@ def seconds_to_end(stack: Stack, began: float) -> float:
     return time.monotonic() - began
 
 
-def test_idle_connections_are_closed_soon_and_without_a_reset(
-    api: Stack, opened: ExitStack
-) -> None:
+def test_idle_connections_are_closed_quickly_without_a_reset(api: Stack, opened: ExitStack) -> None:
     idle = [connect(api, opened) for _ in range(50)]
     fresh = [begun(api, opened) for _ in range(5)]
-    took = seconds_to_end(api, ask_to_end(api))
+    took = seconds_to_end(api, send_sigterm(api))
     print(f"with 55 idle connections gunicorn ended in {took:.2f} s")
     assert took < END_SECONDS
     for client in [*(each.sock for each in idle), *fresh]:
         assert client.recv(1) == b""
 
 
-def test_every_request_sent_before_the_end_of_its_connection_is_answered(
-    api: Stack, opened: ExitStack
-) -> None:
-    """Sent at every moment of the end: on a connection that was found open, just before."""
+def test_every_request_sent_before_the_close_is_answered(api: Stack, opened: ExitStack) -> None:
+    """Requests are sent on connections that were open just before, at every moment of the
+    shutdown.
+    """
     idle = [connect(api, opened) for _ in range(400)]
-    began = ask_to_end(api)
+    began = send_sigterm(api)
     answered = 0
     for number, connection in enumerate(idle):
         wait_until(lambda n=number: time.monotonic() - began > n / 300, what="its time")  # type: ignore[misc]
@@ -125,7 +123,7 @@ def test_every_request_sent_before_the_end_of_its_connection_is_answered(
     assert seconds_to_end(api, began) < END_SECONDS
 
 
-def test_what_has_begun_goes_on_to_its_end(api: Stack, opened: ExitStack) -> None:
+def test_started_requests_are_completed(api: Stack, opened: ExitStack) -> None:
     api.start_writer()
     rows = [{"data": {"db_password": "p", "freeform": "x" * 400}}] * 10_000
     for _ in range(3):
@@ -136,8 +134,8 @@ def test_what_has_begun_goes_on_to_its_end(api: Stack, opened: ExitStack) -> Non
     answer = reader.getresponse()
     begin = answer.read(1000)
     client = slow_body(api, opened, b"Content-Length: %d" % len(BODY))
-    began = ask_to_end(api)
-    # Past the time at which idle connections are closed, and a listener.
+    began = send_sigterm(api)
+    # By now, idle connections and the listener are closed.
     wait_until(lambda: refused(api), what="a closed listener")
     client.sendall(BODY.encode())
     assert answer_of(client)[0] == 201
@@ -153,11 +151,11 @@ def refused(stack: Stack) -> bool:
     return False
 
 
-def test_slow_bodies_hold_up_the_end_for_so_long_only(api: Stack, opened: ExitStack) -> None:
+def test_slow_bodies_delay_the_shutdown_up_to_a_limit(api: Stack, opened: ExitStack) -> None:
     heads = [b"Content-Length: 1000", b"Transfer-Encoding: chunked"] * 10
     slow = [slow_body(api, opened, head) for head in heads]
     wait_until(lambda: api.request("GET", "/healthz").status == 200, what="an answer")
-    took = seconds_to_end(api, ask_to_end(api))
+    took = seconds_to_end(api, send_sigterm(api))
     print(f"with 20 slow bodies gunicorn ended in {took:.2f} s")
     assert took < BODY_SECONDS + END_SECONDS
     for client in slow:
@@ -166,7 +164,7 @@ def test_slow_bodies_hold_up_the_end_for_so_long_only(api: Stack, opened: ExitSt
         assert json.loads(body)["code"] == "unavailable"
 
 
-def test_slow_bodies_and_heads_stop_no_other_client(api: Stack, opened: ExitStack) -> None:
+def test_slow_bodies_and_heads_delay_no_other_client(api: Stack, opened: ExitStack) -> None:
     slow = [slow_body(api, opened) for _ in range(300)]
     slow += [begun(api, opened) for _ in range(300)]
     for client in slow:
@@ -183,8 +181,10 @@ def timed_put(stack: Stack) -> float:
     return time.monotonic() - began
 
 
-def test_an_early_answer_is_not_lost_to_what_is_still_sent(api: Stack, opened: ExitStack) -> None:
-    """404 before the body was read: closing on unread bytes would reset the connection."""
+def test_an_early_response_survives_unread_bytes(api: Stack, opened: ExitStack) -> None:
+    """A 404 is sent before the body is read. A close with unread bytes would reset the
+    connection.
+    """
     for _ in range(20):
         client = begun(api, opened)
         client.sendall(b"PUT /none HTTP/1.1\r\nHost: x\r\nConnection: close\r\n")

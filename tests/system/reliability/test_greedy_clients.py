@@ -1,4 +1,4 @@
-"""A client that sends faster than it is read keeps nobody else waiting."""
+"""A client that sends faster than the server reads delays no other client."""
 
 import socket
 import threading
@@ -13,16 +13,16 @@ from iot_cipher.tokens import new_tokens_text
 from support.stack import Stack
 
 SECONDS = 4.0
-"""For so long it sends; others waited for all of it once."""
+"""How long the client sends. Other clients once waited for all of this time."""
 QUICK_SECONDS = 2.0
-"""What others may wait, also on a busy machine."""
+"""Limit on the waiting time of other clients, for a busy machine."""
 ENDLESS = b"Content-Length: 9000000000000\r\n"
 CHUNKED = b"Transfer-Encoding: chunked\r\n"
 
 
 @pytest.fixture
 def api(environment: dict[str, str], tmp_path: Path) -> Iterator[Stack]:
-    """One API process, and no token that lets anybody in."""
+    """One API process that refuses every token."""
     tokens = tmp_path / "tokens.json"
     tokens.write_text(new_tokens_text(), encoding="utf-8")
     more = {"IOT_TOKENS_FILE": str(tokens), "IOT_API_WORKERS": "1"}
@@ -40,18 +40,20 @@ def api(environment: dict[str, str], tmp_path: Path) -> Iterator[Stack]:
     [(ENDLESS, bytes(2**17)), (CHUNKED, b"1\r\nx\r\n" * 20_000)],
     ids=["endless", "chunked"],
 )
-def test_an_unread_body_without_end(api: Stack, form: bytes, content: bytes, close: bytes) -> None:
+def test_an_endless_unread_body_delays_no_other_client(
+    api: Stack, form: bytes, content: bytes, close: bytes
+) -> None:
     head = b"PUT /api/iot HTTP/1.1\r\nHost: x\r\n" + form + close + b"\r\n"
     assert slowest_of_others(api, head, content) < QUICK_SECONDS
 
 
-def test_requests_without_end(api: Stack) -> None:
+def test_endless_requests_delay_no_other_client(api: Stack) -> None:
     requests = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" * 1000
     assert slowest_of_others(api, b"", requests) < QUICK_SECONDS
 
 
 def slowest_of_others(api: Stack, head: bytes, content: bytes) -> float:
-    """The longest that /healthz took while a client sent `content` over and over."""
+    """Return the longest time of /healthz while a client sends `content` repeatedly."""
     greedy = threading.Thread(target=send, args=(api.port, head, content))
     greedy.start()
     slowest = 0.0
@@ -64,7 +66,7 @@ def slowest_of_others(api: Stack, head: bytes, content: bytes) -> float:
 
 
 def send(port: int, head: bytes, content: bytes) -> None:
-    """Send until the time is over or the server closes, and drop what is answered."""
+    """Send until the time is over or the server closes, and discard the responses."""
     end = time.monotonic() + SECONDS
     with socket.create_connection(("127.0.0.1", port), timeout=1) as client, suppress(OSError):
         client.sendall(head)

@@ -17,19 +17,19 @@ from support.stack import Stack
 
 KEEPALIVE = 2
 PATIENCE = 30
-"""Seconds after which a connection is taken for one that stays."""
+"""Seconds after which a connection counts as kept open."""
 BODY = json.dumps({"data": {"db_password": "p", "freeform": "x"}}).encode()
 GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
 PUT = b"PUT /api/iot HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(BODY)
 
 
 class Impatient(Stack):
-    """A stack that waits a short time only; with TLS if a context is given."""
+    """A stack with short timeouts, and with TLS if a context is given."""
 
     tls: ssl.SSLContext | None = None
 
     def connect(self) -> socket.socket:
-        """A connection."""
+        """Return a new connection."""
         made = socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE)
         return self.tls.wrap_socket(made, server_hostname="localhost") if self.tls else made
 
@@ -43,7 +43,7 @@ class Impatient(Stack):
 def stack(
     request: pytest.FixtureRequest, environment: dict[str, str], tmp_path: Path
 ) -> Iterator[Impatient]:
-    """The API alone, in one process."""
+    """The API without a writer, in one process."""
     ours = {"IOT_API_WORKERS": "1", "IOT_KEEPALIVE_SECONDS": str(KEEPALIVE)}
     tls = None
     if request.param == "TLS":
@@ -62,13 +62,13 @@ def stack(
 
 @pytest.fixture
 def opened() -> Iterator[ExitStack]:
-    """What is closed after the test."""
+    """A stack of resources that are closed after the test."""
     with ExitStack() as made:
         yield made
 
 
 def status(client: socket.socket) -> int:
-    """The status of an answer that is read to its end."""
+    """Read a response to its end, and return its status."""
     answer = http.client.HTTPResponse(client)
     answer.begin()
     answer.read()
@@ -76,7 +76,7 @@ def status(client: socket.socket) -> int:
 
 
 def test_idle_connections_are_closed(stack: Impatient, opened: ExitStack) -> None:
-    """Whatever was there before: nothing, answers, or a head that doesn't end."""
+    """The connections had no request, completed requests, or an incomplete head."""
     began = time.monotonic()
     fresh, used, half, half_after = (opened.enter_context(stack.connect()) for _ in range(4))
     for client in (used, half_after):
@@ -92,8 +92,8 @@ def test_idle_connections_are_closed(stack: Impatient, opened: ExitStack) -> Non
     assert stack.request("GET", "/healthz").status == 200
 
 
-def test_a_connection_is_kept_for_as_long_as_is_set(stack: Impatient, opened: ExitStack) -> None:
-    """A load balancer that closes its idle connections a little earlier gets every answer."""
+def test_a_connection_is_kept_for_the_configured_time(stack: Impatient, opened: ExitStack) -> None:
+    """A load balancer with a slightly shorter idle timeout gets every response."""
     client = opened.enter_context(stack.connect())
     for _ in range(3):
         client.sendall(PUT + BODY)
@@ -104,8 +104,8 @@ def test_a_connection_is_kept_for_as_long_as_is_set(stack: Impatient, opened: Ex
             client.recv(1)
 
 
-def test_a_head_in_drops_is_closed(stack: Impatient, opened: ExitStack) -> None:
-    """A byte now and then is no request."""
+def test_a_head_sent_byte_by_byte_is_closed(stack: Impatient, opened: ExitStack) -> None:
+    """Single bytes do not restart the timeout."""
     client = opened.enter_context(stack.connect())
     client.settimeout(0.2)
     end = time.monotonic() + PATIENCE
@@ -117,13 +117,13 @@ def test_a_head_in_drops_is_closed(stack: Impatient, opened: ExitStack) -> None:
         except TimeoutError:
             continue
         except (ConnectionError, ssl.SSLError):
-            pass  # closed just before a byte
+            pass  # the server closed the connection just before a byte
         return
-    pytest.fail("it stays")
+    pytest.fail("the server keeps the connection open")
 
 
-def test_a_request_takes_its_time(stack: Impatient, opened: ExitStack) -> None:
-    """A body that is slow, while an idle connection that came later is closed."""
+def test_a_slow_request_is_completed(stack: Impatient, opened: ExitStack) -> None:
+    """A slow body is read while a newer idle connection is closed."""
     slow = opened.enter_context(stack.connect())
     slow.sendall(PUT + BODY[:10])
     for _ in range(2):
@@ -131,12 +131,12 @@ def test_a_request_takes_its_time(stack: Impatient, opened: ExitStack) -> None:
         assert idle.recv(1) == b""
     slow.sendall(BODY[10:])
     assert status(slow) == 201
-    slow.sendall(GET)  # and it has the whole time again
+    slow.sendall(GET)  # the timeout starts again after a request
     assert status(slow) == 200
     assert slow.recv(1) == b""
 
 
-def test_a_connection_in_use_stays(stack: Impatient, opened: ExitStack) -> None:
+def test_a_connection_in_use_is_kept(stack: Impatient, opened: ExitStack) -> None:
     used = opened.enter_context(stack.connect())
     began = time.monotonic()
     count = 0
@@ -149,8 +149,8 @@ def test_a_connection_in_use_stays(stack: Impatient, opened: ExitStack) -> None:
     assert used.recv(1) == b""
 
 
-def test_what_is_no_request_is_closed(stack: Impatient, opened: ExitStack) -> None:
-    """Nor half a handshake, where TLS is spoken; nor what is no TLS."""
+def test_a_connection_without_a_request_is_closed(stack: Impatient, opened: ExitStack) -> None:
+    """With TLS, an incomplete handshake and bytes that are not TLS are closed, too."""
     begins = [b"", b"\x16", b"\x16\x03\x01\x02\x00\x01", GET]
     address = ("127.0.0.1", stack.port)
     clients = [socket.create_connection(address, timeout=PATIENCE) for _ in begins]
@@ -159,7 +159,7 @@ def test_what_is_no_request_is_closed(stack: Impatient, opened: ExitStack) -> No
     for client, begin in zip(clients, begins, strict=True):
         try:
             said = client.makefile("rb").read()
-        except ConnectionResetError:  # closed on bytes that wait
+        except ConnectionResetError:  # the server closed with unread bytes
             said = b""
         assert said.startswith(b"HTTP/1.1 200 ") == (begin == GET and not stack.tls)
     assert stack.request("GET", "/healthz").status == 200

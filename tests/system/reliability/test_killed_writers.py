@@ -1,4 +1,4 @@
-"""Writers killed while they drain: nothing is lost, nothing is stored twice."""
+"""Writers killed during drains lose no reading and store none twice."""
 
 import random
 import signal
@@ -35,9 +35,9 @@ _POSITIONS = "SELECT shard, position FROM ingest_offsets"
 class Scene:
     """Writers as processes, readings that arrive meanwhile, and ways to stop a writer in a drain.
 
-    A kill `before_commit` finds the writer in its transaction, held up at the segments' table;
-    one `after_commit` finds it before its first write to Redis after it committed; one at
-    `some_time` comes after some more readings are stored.
+    A kill `before_commit` stops a writer in its transaction, which waits for a lock on the table of
+    segments. A kill `after_commit` stops a writer after its commit and before its next write to
+    Redis. A kill at `some_time` follows after some more readings are stored.
     """
 
     def __init__(self, stack: Stack, sender: Sender, connection: Connection) -> None:
@@ -48,11 +48,11 @@ class Scene:
         self.seen = {"committed, not trimmed": 0, "not committed": 0}
 
     def arrive(self) -> None:
-        """One more request."""
+        """Send one more request."""
         self.sender.send(self.random.choice(PASSWORDS), self.random.randint(1, 40))
 
     def arrive_until(self, condition: Callable[[], bool], what: str) -> None:
-        """Requests go on until something is so."""
+        """Send requests until a condition is true."""
 
         def once() -> bool:
             self.arrive()
@@ -61,15 +61,15 @@ class Scene:
         wait_until(once, what=what)
 
     def shard(self, password: bytes) -> int:
-        """The shard that takes the password's readings."""
+        """Return the shard of a password."""
         return self.sender.shard(password)
 
     def wait_for_drains_held_up(self, number: int) -> None:
-        """So many writers are in a drain, at the segments' table."""
+        """Wait until `number` drains wait for the lock on the table of segments."""
         wait_until(lambda: self.number(_WAITING_FOR_LOCK) == number, what="drains held up")
 
     def number(self, statement: str) -> int:
-        """A statement's one number."""
+        """Return the number that a statement selects."""
         row = self.connection.execute(cast("Any", statement)).fetchone()
         return cast("tuple[int]", row)[0]
 
@@ -100,12 +100,12 @@ class Scene:
         _kill(writer)
 
     def kill(self, writer: Child, number: int) -> None:
-        """The n-th kill of a run."""
+        """Kill the writer for the `number`-th time, at a moment that depends on `number`."""
         ways = (self.kill_before_commit, self.kill_after_commit, self.kill_at_some_time)
         ways[number % len(ways)](writer)
 
     def taken_up(self) -> None:
-        """What waits is stored without any new request, in time."""
+        """Wait until all entries are stored without another request."""
         wait_until(lambda: self.sender.waiting() == 0, seconds=40, what="an empty backlog")
 
     def _committed_not_trimmed(self) -> bool:
@@ -121,7 +121,7 @@ def _pause_writes(redis: "Redis") -> None:
 
 
 def _kill(process: Child) -> None:
-    assert process.poll() is None, "the writer ended by itself"
+    assert process.poll() is None, "the writer exited without a kill"
     process.kill()
     process.wait()
 
@@ -141,7 +141,7 @@ def scene(environment: dict[str, str], postgres_url: str, tmp_path: Path) -> Any
         stack.stop()
 
 
-def test_a_writer_killed_twenty_times_and_replaced(scene: Scene) -> None:
+def test_a_writer_killed_twenty_times_loses_nothing(scene: Scene) -> None:
     for number in range(20):
         scene.kill(scene.stack.start_writer(), number)
     assert scene.seen == {"not committed": 7, "committed, not trimmed": 7}
@@ -151,7 +151,7 @@ def test_a_writer_killed_twenty_times_and_replaced(scene: Scene) -> None:
     scene.sender.check_all()
 
 
-def test_a_writer_killed_while_another_lives_on(scene: Scene) -> None:
+def test_another_writer_continues_after_a_kill(scene: Scene) -> None:
     first, *others = PASSWORDS
     elsewhere = next(each for each in others if scene.shard(each) != scene.shard(first))
     scene.stack.start_writer()

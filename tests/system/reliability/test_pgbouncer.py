@@ -1,4 +1,4 @@
-"""PgBouncer in transaction mode between the services and Postgres; migrations go past it."""
+"""The service works through PgBouncer in transaction mode. Migrations connect directly."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +22,7 @@ COUNT = 30_000
 
 @pytest.fixture
 def pgbouncer(postgres_url: str, tmp_path: Path) -> Iterator[PgBouncer]:
-    """One in front of the empty, migrated database."""
+    """A PgBouncer in front of the empty, migrated database."""
     made = PgBouncer(tmp_path / "pgbouncer", postgres_url)
     yield made
     made.stop()
@@ -30,11 +30,11 @@ def pgbouncer(postgres_url: str, tmp_path: Path) -> Iterator[PgBouncer]:
 
 @pytest.fixture
 def stack(make_stack: MakeStack, pgbouncer: PgBouncer) -> Stack:
-    """The service behind it."""
+    """The service with PgBouncer in front of its database."""
     return make_stack({"IOT_POSTGRES_URL": pgbouncer.url}, writers=2)
 
 
-def test_the_whole_way(stack: Stack, postgres_url: str) -> None:
+def test_readings_are_stored_and_read_through_pgbouncer(stack: Stack, postgres_url: str) -> None:
     with Fleet(6, [stack.port]) as fleet:
         fleet.go_on(10)
     fleet.assert_no_request_failed()
@@ -49,8 +49,8 @@ def test_the_whole_way(stack: Stack, postgres_url: str) -> None:
     assert row[0] <= POOL + 1
 
 
-def test_long_reads_at_once(stack: Stack) -> None:
-    """Each is one transaction, with a cursor: they keep more connections busy than there are."""
+def test_concurrent_long_reads_are_complete(stack: Stack) -> None:
+    """Each read is one transaction with a cursor. The reads need more connections than exist."""
     rows = [
         {"data": {"db_password": "p", "interrogator_time": number, "freeform": number}}
         for number in range(COUNT)

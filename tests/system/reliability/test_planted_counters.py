@@ -1,4 +1,4 @@
-"""Something else writes to the counters of the backlog while the service runs."""
+"""The service repairs counters of the backlog that another program damaged."""
 
 import json
 from pathlib import Path
@@ -14,8 +14,10 @@ DAMAGE = b"not a number"
 KINDS = (b"bytes", b"in:", b"out:", b"held", b"at:", b"next:", b"session_renewals", b"rate")
 
 
-def test_it_recovers_by_itself(environment: dict[str, str], tmp_path: Path) -> None:
-    """PUTs are 503 until the next sweep, and never 500; what is acknowledged is stored once."""
+def test_damaged_counters_are_repaired_automatically(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    """PUTs are 503 until the next sweep, and never 500. Acknowledged readings are stored once."""
     stack = Stack(environment, tmp_path)
     sent: list[str] = []
 

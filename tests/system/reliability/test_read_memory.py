@@ -1,4 +1,4 @@
-"""Memory of reads is bounded over the whole process, whatever they read and however slowly."""
+"""The memory of all reads of a process is bounded, for any readings and any speed."""
 
 import base64
 import json
@@ -19,41 +19,41 @@ from system.reliability.conftest import MakeStack
 
 MIB = 2**20
 FAST = 8
-"""Readers at full speed; as many again read nothing of their answers."""
+"""Number of readers at full speed, and of readers that read nothing."""
 MOST_BYTES = 150 * MIB
 SMALL = 100_000
 LARGE, LARGE_BYTES = 4, 20 * MIB
 
 
 def large_text(seed: int) -> str:
-    """Half of it can't be compressed, half of it is escaped twice over."""
+    """Return a text of which half is incompressible and half is escaped twice."""
     noise = base64.b64encode(random.Random(seed).randbytes(LARGE_BYTES * 3 // 8)).decode()
     return json.dumps(noise + '"' * (LARGE_BYTES // 4))
 
 
 @pytest.fixture
 def stack(make_stack: MakeStack, settings: Settings, writer: Writer) -> Stack:
-    """One API process; a vault of a few giant readings, and one of many small ones."""
+    """One API process with a vault of a few giant readings and a vault of many small readings."""
     with sending(settings) as sender:
         past = Past(sender, writer)
         past.store(b"small", each_second(noon(3), SMALL), each=1000)
         for number in range(LARGE):
             past.store(b"large", [(noon(2), number, number, large_text(number))])
-            # Of one time: they overlap as far as anybody can tell.
+            # The readings have one time, so all segments overlap.
             past.store(b"overlapping", [(noon(2), 0, number, large_text(number))])
-        # Many in one segment.
+        # One segment has many readings.
         texts = [large_text(number) for number in range(LARGE)]
         past.store(b"together", [(noon(2), n, n, text) for n, text in enumerate(texts)], each=9)
     return make_stack({"IOT_API_WORKERS": "1"})
 
 
 @pytest.mark.parametrize("path", ["", "/last/9"])
-def test_sixteen_readers_at_once(stack: Stack, path: str) -> None:
+def test_memory_of_sixteen_concurrent_readers_is_bounded(stack: Stack, path: str) -> None:
     vaults = ["small", "large", "overlapping", "together"] * (FAST // 4)
     assert len(stack.read("small", "/last/10")) == 10
     pid = worker(stack)
     before = memory(pid, "VmRSS")
-    Path(f"/proc/{pid}/clear_refs").write_text("5", encoding="ascii")  # VmHWM begins anew
+    Path(f"/proc/{pid}/clear_refs").write_text("5", encoding="ascii")  # resets VmHWM
     with ExitStack() as opened, ThreadPoolExecutor(FAST) as pool:
         for vault in vaults:
             opened.enter_context(stalled(stack, vault, path))
@@ -103,7 +103,7 @@ def ask(stack: Stack, password: str, path: str) -> socket.socket:
 
 
 def stalled(stack: Stack, password: str, path: str) -> socket.socket:
-    """A connection on which an answer has begun, and is read no further."""
+    """Return a connection with a started response that is not read."""
     client = ask(stack, password, path)
     client.settimeout(60)
     assert client.recv(12) == b"HTTP/1.1 200"
@@ -111,7 +111,7 @@ def stalled(stack: Stack, password: str, path: str) -> socket.socket:
 
 
 def size_of(stack: Stack, password: str, path: str) -> int:
-    """Bytes of a whole answer, read at full speed and not kept."""
+    """Read a whole response at full speed, and return its size in bytes."""
     with ask(stack, password, path) as client:
         client.settimeout(60)
         assert client.recv(12) == b"HTTP/1.1 200"

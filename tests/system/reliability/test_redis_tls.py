@@ -1,4 +1,4 @@
-"""Redis over TLS. What ends it is a relay, for not every `redis-server` is built with TLS."""
+"""Redis over TLS. A relay terminates TLS, as not every `redis-server` is built with TLS."""
 
 import dataclasses
 import socket
@@ -20,7 +20,7 @@ from system.reliability.conftest import MakeStack
 
 
 class TlsRelay:
-    """Takes TLS connections and passes what they say on to a port, unencrypted."""
+    """A relay that terminates TLS and forwards the data to a port."""
 
     def __init__(self, certificate: Path, key: Path, target: int) -> None:
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -33,7 +33,7 @@ class TlsRelay:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
-        """Break off every connection."""
+        """Close every connection."""
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         with self._lock:
@@ -86,13 +86,13 @@ def relay(certificate: Path, redis_server: RedisServer, tmp_path: Path) -> Itera
 
 
 def tls_url(redis_url: str, relay: TlsRelay, authorities: Path | None) -> str:
-    """The URL of the Redis, by way of the relay."""
+    """Return the URL of Redis through the relay."""
     password = redis_url.split("@", maxsplit=1)[0].removeprefix("redis://")
     query = f"?ssl_ca_certs={authorities}" if authorities else ""
     return f"rediss://{password}@127.0.0.1:{relay.port}/0{query}"
 
 
-def test_the_whole_way_over_tls(
+def test_readings_are_stored_over_tls(
     make_stack: MakeStack, redis_url: str, relay: TlsRelay, certificate: Path
 ) -> None:
     stack = make_stack({"IOT_REDIS_URL": tls_url(redis_url, relay, certificate)})
@@ -102,7 +102,7 @@ def test_the_whole_way_over_tls(
 
 
 @pytest.mark.parametrize("authorities", ["none", "another"])
-def test_a_server_that_nobody_vouches_for_is_refused(
+def test_an_untrusted_certificate_of_redis_is_refused(
     settings: Settings, redis_url: str, relay: TlsRelay, tmp_path: Path, authorities: str
 ) -> None:
     other = tmp_path / "other.pem"

@@ -1,4 +1,4 @@
-"""With IOT_REDIS_WAIT_REPLICAS=1 readings are acknowledged when a replica has them, too."""
+"""With IOT_REDIS_WAIT_REPLICAS=1, an acknowledged reading is on a replica."""
 
 import dataclasses
 import json
@@ -22,7 +22,7 @@ ASKED = json.dumps({"data": {"db_password": "p"}})
 
 @pytest.fixture
 def environment(environment: dict[str, str], pair: Group) -> dict[str, str]:
-    """The stores, Redis with its replica."""
+    """The environment with a Redis that has a replica."""
     return environment | {"IOT_REDIS_URL": pair.url, "IOT_REDIS_WAIT_REPLICAS": "1"}
 
 
@@ -51,14 +51,14 @@ def entries(member: Member) -> int:
         return sum(client.xlen(key) for key in client.scan_iter("iot:ingest:*"))
 
 
-def test_what_is_acknowledged_is_on_the_replica(client: FlaskClient, pair: Group) -> None:
+def test_acknowledged_readings_are_on_the_replica(client: FlaskClient, pair: Group) -> None:
     for number in range(1, 101):
         assert put(client, str(number))[0] == 201
         assert entries(pair.replica) == number
 
 
 @pytest.mark.parametrize("how", [signal.SIGSTOP, signal.SIGKILL])
-def test_without_a_replica_it_is_503(
+def test_a_put_without_a_replica_is_503(
     client: FlaskClient, patient: FlaskClient, pair: Group, writer: Writer, how: signal.Signals
 ) -> None:
     assert put(client, "before")[0] == 201
@@ -78,7 +78,7 @@ def test_without_a_replica_it_is_503(
     assert read.count("meanwhile") <= 1
 
 
-def test_the_log_says_once_that_replicas_lack_readings(
+def test_missing_replicas_are_logged_once(
     client: FlaskClient,
     pair: Group,
     caplog: pytest.LogCaptureFixture,
@@ -93,7 +93,7 @@ def test_the_log_says_once_that_replicas_lack_readings(
     assert caplog.messages == [told]
 
 
-def test_a_request_repeated_for_lack_of_replicas_is_stored_once(
+def test_a_request_repeated_without_a_replica_is_stored_once(
     client: FlaskClient, pair: Group, writer: Writer
 ) -> None:
     pair.replica.kill(signal.SIGSTOP)
@@ -110,10 +110,10 @@ def test_a_request_repeated_for_lack_of_replicas_is_stored_once(
     assert texts(client) == ["once"]
 
 
-def test_what_is_remembered_is_on_the_replica_too(
+def test_idempotency_keys_are_on_the_replica(
     client: FlaskClient, pair: Group, settings: Settings
 ) -> None:
-    """The replica takes over: the request that is repeated finds its answer there."""
+    """After a failover, the promoted replica answers the repeated request."""
     assert put(client, "once", key="k")[0] == 201
     with pair.replica.client() as replica:
         replica.replicaof("NO", "ONE")

@@ -1,4 +1,4 @@
-"""Many large bodies at once: what they take of a process's memory, and who has to wait."""
+"""The memory of concurrent large bodies is bounded, and small requests are served."""
 
 import gzip
 import http.client
@@ -18,8 +18,8 @@ from support.waiting import wait_until
 from system.reliability.processes import api_workers
 
 MIB = 2**20
-MOST_MIB = 150
-"""What bodies may add to a process. Once, 16 bodies added 290 MiB, and 50 added 810 MiB."""
+MAX_MIB = 150
+"""Limit on the memory of bodies. Earlier, 16 bodies took 290 MiB and 50 bodies 810 MiB."""
 CLIENTS = 30
 PATIENCE = 60
 PACK: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "zstd": zstandard.compress}
@@ -29,14 +29,14 @@ Start = Callable[..., Stack]
 
 @pytest.fixture
 def opened() -> Iterator[ExitStack]:
-    """What is closed after the test."""
+    """A stack of resources that are closed after the test."""
     with ExitStack() as made:
         yield made
 
 
 @pytest.fixture
 def start(environment: dict[str, str], tmp_path: Path, opened: ExitStack) -> Start:
-    """Start one API process with these settings."""
+    """A function that starts one API process with the given settings."""
 
     def make(**settings: str) -> Stack:
         stack = Stack({**environment, "IOT_API_WORKERS": "1", **settings}, tmp_path)
@@ -48,13 +48,13 @@ def start(environment: dict[str, str], tmp_path: Path, opened: ExitStack) -> Sta
 
 
 def rows(size: int) -> bytes:
-    """A body of about this size."""
+    """Return a body of about this size."""
     row = {"data": {"db_password": "p", "freeform": "x" * 900}}
     return json.dumps([row] * (size // len(json.dumps(row) + ", "))).encode()
 
 
 def begin(stack: Stack, opened: ExitStack, body: bytes) -> socket.socket:
-    """A client that has sent the head of a PUT."""
+    """Return a client that has sent the head of a PUT."""
     address = ("127.0.0.1", stack.port)
     client = opened.enter_context(socket.create_connection(address, timeout=PATIENCE))
     client.sendall(b"PUT /api/iot HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body))
@@ -69,13 +69,13 @@ def status_of(client: socket.socket) -> int:
 
 
 def memory(pid: int, what: str) -> float:
-    """`VmRSS` or its highest value, `VmHWM`, in MiB."""
+    """Return `VmRSS`, or its maximum `VmHWM`, in MiB."""
     lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{what}:"))
 
 
-def test_large_bodies_at_once_are_bounded(start: Start, opened: ExitStack) -> None:
-    """All arrive but for their last byte, so that all have to be held."""
+def test_memory_of_concurrent_large_bodies_is_bounded(start: Start, opened: ExitStack) -> None:
+    """All bodies arrive except for their last byte, so that the process holds all of them."""
     api = start()
     assert api.api is not None
     (worker,) = api_workers(api.api.pid)
@@ -92,7 +92,7 @@ def test_large_bodies_at_once_are_bounded(start: Start, opened: ExitStack) -> No
             together.wait(PATIENCE)
             client.sendall(body[-1:])
             status = status_of(client)
-        except ConnectionError:  # refused while it sent
+        except ConnectionError:  # refused during the upload
             together.abort()
             status = 503
         except threading.BrokenBarrierError:
@@ -107,15 +107,15 @@ def test_large_bodies_at_once_are_bounded(start: Start, opened: ExitStack) -> No
         each.join()
     grown = memory(worker, "VmHWM") - before
     print(f"{CLIENTS} bodies of 15 MiB added {grown:.0f} MiB: {dict(statuses)}")
-    assert grown < MOST_MIB
+    assert grown < MAX_MIB
     assert set(statuses) == {201, 503}
     wait_until(
         lambda: api.request("PUT", "/api/iot", body).status == 201, what="room for a large body"
     )
 
 
-def test_slow_bodies_keep_no_memory_from_quick_ones(start: Start, opened: ExitStack) -> None:
-    """They stop before their end, having used all memory up; their deadline is a minute away."""
+def test_slow_bodies_give_memory_to_quick_bodies(start: Start, opened: ExitStack) -> None:
+    """The slow bodies use all memory and stop before their end. Their deadline is a minute away."""
     api = start(IOT_MAX_BODY_BYTES=str(MIB), IOT_API_REQUEST_MEMORY_BYTES=str(4 * MIB))
     body = rows(MIB)
     slow = [begin(api, opened, body) for _ in range(4)]
@@ -150,8 +150,8 @@ def trickle(client: socket.socket, done: threading.Event) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "zstd"])
-def test_unpacked_bodies_count(start: Start, opened: ExitStack, encoding: str) -> None:
-    """Small on the wire, large behind it: what is unpacked is refused while there is no room."""
+def test_decompressed_sizes_count(start: Start, opened: ExitStack, encoding: str) -> None:
+    """Bodies that are small until decompressed are refused while no memory is free."""
     api = start(IOT_MAX_BODY_BYTES=str(MIB), IOT_API_REQUEST_MEMORY_BYTES=str(4 * MIB))
     body = rows(MIB)
     held = [begin(api, opened, body) for _ in range(2)]
@@ -161,12 +161,13 @@ def test_unpacked_bodies_count(start: Start, opened: ExitStack, encoding: str) -
     packed = PACK[encoding](body)
     assert len(packed) < 16 * 1024
     seen = wait_until(
-        lambda: api.request("PUT", "/api/iot", packed, headers).status == 503, what="no room"
+        lambda: api.request("PUT", "/api/iot", packed, headers).status == 503, what="a refusal"
     )
     assert seen
     for client in held:
         client.sendall(body[-1:])
         assert status_of(client) in {201, 503}
     wait_until(
-        lambda: api.request("PUT", "/api/iot", packed, headers).status == 201, what="room again"
+        lambda: api.request("PUT", "/api/iot", packed, headers).status == 201,
+        what="an acknowledgement",
     )

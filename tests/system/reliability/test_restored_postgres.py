@@ -1,4 +1,4 @@
-"""Postgres comes back without its newest rows: no reading is stored that nobody can open."""
+"""Postgres is restored without its newest rows. Every stored reading can be opened."""
 
 import json
 import time
@@ -20,7 +20,7 @@ NAMES = KeyNames("")
 
 @dataclass
 class Restored:
-    """The service, and ways to take rows from its Postgres."""
+    """The service, with methods that delete rows of its Postgres."""
 
     stack: Stack
     redis: "Redis"
@@ -43,24 +43,24 @@ class Restored:
         self.sent = 0
 
     def stop_writer(self) -> None:
-        """Nobody drains from now on."""
+        """Kill the writer."""
         self.stack.writers[0].terminate()
         self.stack.writers[0].wait(20)
 
     def lose_everything_undrained(self) -> None:
-        """Lose everything, and let three readings wait that no writer has seen."""
+        """Lose everything, and add three readings to the backlog that no writer has read."""
         self.stop_writer()
         self.lose_everything()
         for _ in range(3):
             self.put("")
 
     def vault_ids(self) -> list[object]:
-        """The vaults that Postgres has."""
+        """Return the ids of the vaults in Postgres."""
         found = self.postgres.execute("SELECT vault_id FROM vaults").fetchall()
         return [vault_id for (vault_id,) in found]
 
     def orphans(self) -> int:
-        """Segments that nobody can ever open."""
+        """Return the number of segments without a vault."""
         found = self.postgres.execute(
             "SELECT count(*) FROM segments WHERE vault_id NOT IN (SELECT vault_id FROM vaults)"
         ).fetchone()
@@ -68,24 +68,24 @@ class Restored:
         return int(str(found[0]))
 
     def held(self) -> int:
-        """Entries that are held."""
+        """Return the number of held entries."""
         count = self.redis.hget(NAMES.backlog_counters, "held")
         return int(count or b"0")
 
     def forget_records(self) -> None:
-        """What a day without use does to the records in Redis."""
+        """Delete the vault records in Redis, as a day without use does."""
         for name in self.redis.scan_iter("iot:vault:*"):
             self.redis.delete(name)
 
     def restart_api(self, *options: str) -> None:
-        """What a process holds in memory is gone."""
+        """Restart the API, which loses its open vaults."""
         assert self.stack.api is not None
         self.stack.api.terminate()
         self.stack.api.wait(20)
         self.stack.start_api(*options)
 
     def check(self) -> None:
-        """Every reading acknowledged since is there once, also when everything is restarted."""
+        """Check that every reading is stored once, before and after a restart of the API."""
         wait_until(lambda: len(self.stack.read("p")) >= self.sent, what="all readings", seconds=60)
         self.forget_records()
         self.restart_api()
@@ -115,7 +115,7 @@ def restored(environment: dict[str, str], tmp_path: Path) -> Iterator[Restored]:
             stack.stop()
 
 
-def test_a_vault_that_is_in_use_is_put_back(restored: Restored) -> None:
+def test_a_missing_vault_in_use_is_restored(restored: Restored) -> None:
     (vault_id,) = restored.vault_ids()
     restored.lose_everything()
     for _ in range(3):
@@ -126,8 +126,8 @@ def test_a_vault_that_is_in_use_is_put_back(restored: Restored) -> None:
     restored.check()
 
 
-def test_without_its_record_in_redis(restored: Restored) -> None:
-    """A process that holds the vault open has the only copy."""
+def test_a_vault_is_restored_from_an_api_process(restored: Restored) -> None:
+    """An API process with the open vault has the only copy of the vault."""
     restored.lose_everything()
     restored.forget_records()
     for _ in range(3):
@@ -135,14 +135,14 @@ def test_without_its_record_in_redis(restored: Restored) -> None:
     restored.check()
 
 
-def test_with_another_writer(restored: Restored) -> None:
+def test_entries_of_a_missing_vault_are_stored_by_another_writer(restored: Restored) -> None:
     restored.lose_everything_undrained()
     restored.stack.start_writer()
     restored.check()
 
 
-def test_with_its_record_in_redis_alone(restored: Restored) -> None:
-    """The API was restarted after the readings were held; nobody sends any more."""
+def test_a_vault_is_restored_from_its_record_in_redis(restored: Restored) -> None:
+    """The API was restarted after the readings were held. No device sends readings."""
     restored.lose_everything_undrained()
     assert restored.stack.api is not None
     restored.stack.api.kill()
@@ -155,16 +155,18 @@ def test_with_its_record_in_redis_alone(restored: Restored) -> None:
     restored.check()
 
 
-def test_a_restart_finds_the_vault_missing_at_once(restored: Restored) -> None:
-    """Opened from its record in Redis, it is put back before anything is acknowledged."""
+def test_a_missing_vault_is_restored_after_a_restart(restored: Restored) -> None:
+    """The vault is opened from its record in Redis, and restored before the first
+    acknowledgement.
+    """
     restored.lose_everything()
     restored.restart_api()
     assert restored.put().status == 201
     restored.check()
 
 
-def test_nothing_is_left_but_the_entries(restored: Restored) -> None:
-    """They stay held, and are told about; they are stored when the row is restored."""
+def test_entries_without_any_vault_record_stay_held(restored: Restored) -> None:
+    """The entries stay held, a metric counts them, and they are stored when the row is back."""
     restored.stop_writer()
     restored.lose_everything()
     receipt = restored.put("?ack=stored").headers["Location"]
@@ -182,19 +184,19 @@ def test_nothing_is_left_but_the_entries(restored: Restored) -> None:
     assert restored.stack.request("GET", receipt).status == 200
 
 
-def test_another_vault_in_its_place(restored: Restored) -> None:
-    """A process that knew nothing of the vault created another one: what was acknowledged stays
-    held, and what is sent from now on can be read.
+def test_entries_of_a_replaced_vault_stay_held(restored: Restored) -> None:
+    """A process without the lost vault created another vault for the password. Acknowledged entries
+    stay held, and new readings can be read.
     """
     (lost,) = restored.vault_ids()
     restored.lose_everything()
     record = next(iter(restored.redis.scan_iter("iot:vault:*")))
     kept = restored.redis.get(record)
     restored.stop_writer()
-    restored.put("")  # into the vault that is lost
+    restored.put("")  # into the lost vault
     restored.forget_records()
     restored.restart_api()
-    restored.put("")  # creates the other one
+    restored.put("")  # creates the other vault
     restored.redis.set(record, kept)  # type: ignore[arg-type]
     restored.restart_api()
     restored.stack.start_writer()
@@ -205,15 +207,15 @@ def test_another_vault_in_its_place(restored: Restored) -> None:
     assert restored.orphans() == 0
     (replaced,) = restored.redis.scan_iter("iot:vault:replaced:*")
     assert restored.redis.ttl(replaced) == -1
-    # The way that the documentation tells: the vault that was lost takes its place again.
+    # As documented, an operator restores the lost vault.
     restored.postgres.execute("DELETE FROM segments")
     restored.postgres.execute("DELETE FROM vaults")
     restored.postgres.execute("INSERT INTO vaults SELECT * FROM lost")
     wait_until(lambda: restored.held() == 0, what="the release", seconds=60)
 
 
-def test_a_database_without_its_schema(restored: Restored, tmp_path: Path) -> None:
-    """As it is while a dump is restored into it. Each drain logged a traceback."""
+def test_readings_wait_for_the_schema(restored: Restored, tmp_path: Path) -> None:
+    """A database is empty during the restore of a dump. Drains once logged tracebacks then."""
     log = tmp_path / "writer-0.log"
     restored.postgres.execute("ALTER SCHEMA public RENAME TO elsewhere")
     begin = time.monotonic()
@@ -227,8 +229,8 @@ def test_a_database_without_its_schema(restored: Restored, tmp_path: Path) -> No
     assert log.read_text().count("\n") < 12, log.read_text()
 
 
-def test_ids_are_not_given_twice(restored: Restored) -> None:
-    """The ledger of an older moment knows neither its ids nor its sessions."""
+def test_ids_are_not_assigned_twice(restored: Restored) -> None:
+    """The restored ledger has neither the newest ids nor the newest sessions."""
     for _ in range(4):
         restored.put()
     before = [row["id"] for row in restored.stack.read("p")]
@@ -252,7 +254,7 @@ def test_ids_are_not_given_twice(restored: Restored) -> None:
 
 
 def partition(postgres: "psycopg.Connection[tuple[object, ...]]") -> psycopg.sql.Identifier:
-    """The partition of this month."""
+    """Return the partition of this month."""
     found = postgres.execute(
         "SELECT min(relname) FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid "
         "WHERE inhparent = 'segments'::regclass"

@@ -1,4 +1,4 @@
-"""Restarting every process in turn, under load, fails no request."""
+"""A rolling restart of every process under load fails no request."""
 
 import os
 import signal
@@ -20,14 +20,14 @@ from system.reliability.processes import api_workers, heeds_sigterm
 
 DEVICES = 8
 RECOVERY_SECONDS = 10.0
-"""As docs/reliability.md promises. It is a tenth of that where the machine does nothing else."""
+"""Limit in docs/reliability.md. An idle machine takes a tenth of it."""
 END_SECONDS = 15.0
-"""A process that has quick work ends within these."""
+"""Limit on the shutdown of a process with quick requests."""
 
 
 @pytest.fixture
 def second(environment: dict[str, str], tmp_path: Path) -> Iterator[Stack]:
-    """One more gunicorn on the same stores."""
+    """A second gunicorn on the same stores."""
     logs = tmp_path / "second"
     logs.mkdir()
     made = Stack(environment, logs)
@@ -39,7 +39,7 @@ def second(environment: dict[str, str], tmp_path: Path) -> Iterator[Stack]:
 
 
 def end(process: Child | None) -> float:
-    """Ask a process to end; the seconds it took."""
+    """Send SIGTERM, and return the seconds until the process ended."""
     assert process is not None
     began = time.monotonic()
     process.terminate()
@@ -52,7 +52,7 @@ def master(stack: Stack) -> int:
     return stack.api.pid
 
 
-def test_instances_restarted_in_turn(stack: Stack, second: Stack) -> None:
+def test_a_rolling_restart_of_instances_fails_no_request(stack: Stack, second: Stack) -> None:
     with Fleet(DEVICES, [stack.port, second.port]) as fleet:
         for instance in (stack, second, stack):
             took = end(instance.api)
@@ -65,12 +65,14 @@ def test_instances_restarted_in_turn(stack: Stack, second: Stack) -> None:
     fleet.check(stack.read)
 
 
-def test_workers_restarted_in_turn(stack: Stack) -> None:
+def test_a_rolling_restart_of_workers_fails_no_request(stack: Stack) -> None:
     with Fleet(DEVICES, [stack.port]) as fleet:
         for worker in api_workers(master(stack)):
             began = time.monotonic()
             os.kill(worker, signal.SIGTERM)
-            wait_until(lambda pid=worker: not Path(f"/proc/{pid}").exists(), what="its end")  # type: ignore[misc]
+            wait_until(
+                lambda pid=worker: not Path(f"/proc/{pid}").exists(), what="the end of the worker"
+            )  # type: ignore[misc]
             took = time.monotonic() - began
             assert took < END_SECONDS
             wait_until(lambda: len(api_workers(master(stack))) == 2, what="another worker")
@@ -80,7 +82,7 @@ def test_workers_restarted_in_turn(stack: Stack) -> None:
     fleet.check(stack.read)
 
 
-def test_a_reload(stack: Stack) -> None:
+def test_a_reload_fails_no_request(stack: Stack) -> None:
     with Fleet(DEVICES, [stack.port]) as fleet:
         before = api_workers(master(stack))
         os.kill(master(stack), signal.SIGHUP)
@@ -93,18 +95,18 @@ def test_a_reload(stack: Stack) -> None:
     fleet.check(stack.read)
 
 
-def test_writers_restarted_in_turn(stack: Stack, settings: Settings) -> None:
+def test_a_rolling_restart_of_writers_fails_no_request(stack: Stack, settings: Settings) -> None:
     stack.start_writer()
     oldest = 0.0
     with connect_redis(settings) as redis, Fleet(DEVICES, [stack.port]) as fleet:
         backlog = Backlog(redis, KEYS, shards=settings.shards, max_bytes=2**29)
         wait_until(lambda: stack.read("device 0"), what="a writer that works")
-        wait_until(
-            lambda: backlog.state().oldest_seconds < 0.5, what="a backlog that is worked off"
-        )
+        wait_until(lambda: backlog.state().oldest_seconds < 0.5, what="a drained backlog")
         for _ in range(3):
             writer = stack.writers.pop(0)
-            wait_until(lambda pid=writer.pid: heeds_sigterm(pid), what="a writer that has begun")  # type: ignore[misc]
+            wait_until(
+                lambda pid=writer.pid: heeds_sigterm(pid), what="a writer that handles SIGTERM"
+            )  # type: ignore[misc]
             began = time.monotonic()
             took = end(writer)
             assert took < END_SECONDS

@@ -1,4 +1,4 @@
-"""Sentinels that ask for a password of their own, which is not the master's."""
+"""Sentinels with a password that differs from the password of the master."""
 
 import dataclasses
 import json
@@ -18,7 +18,9 @@ SENTINEL_PASSWORD = "s%41ntinel+&=@/?"
 
 
 @pytest.mark.parametrize("user", ["", "asking"])
-def test_a_failover(user: str, make_stack: MakeStack, settings: Settings, tmp_path: Path) -> None:
+def test_a_failover_with_passwords_of_sentinels_continues(
+    user: str, make_stack: MakeStack, settings: Settings, tmp_path: Path
+) -> None:
     group = Group(
         tmp_path / "group",
         replicas=1,
@@ -54,5 +56,5 @@ def test_a_failover(user: str, make_stack: MakeStack, settings: Settings, tmp_pa
 
 
 def quote_all(secret: str) -> str:
-    """As in a URL."""
+    """Percent-encode every character."""
     return quote(secret, safe="")

@@ -1,4 +1,4 @@
-"""Sentinels name another master when the first is killed, and service goes on by itself."""
+"""Sentinels promote a replica when the master is killed, and the service continues."""
 
 import dataclasses
 import time
@@ -13,22 +13,22 @@ from system.reliability.redis_group import Group, Member
 
 DEVICES = 6
 FAILOVER_SECONDS = 20
-"""In which all devices are acknowledged again; down-after is 1 s, a loaded machine takes longer."""
+"""Limit on the time without acknowledgements. `down-after` is 1 s; a busy machine takes longer."""
 
 
 @dataclass
 class Failover:
-    """What one cost."""
+    """The result of a failover."""
 
     seconds: float
     lost: int
 
 
 def failover(make_stack: MakeStack, group: Group, wait_replicas: int) -> Failover:
-    """Kill the master while devices send; what came of it. Nothing may be doubled.
+    """Kill the master while devices send, and check that no reading is stored twice.
 
-    Two replicas, so that one is left to wait for when the other has become the master. Sentinels
-    choose the one that has more, so one that has what was acknowledged.
+    With two replicas, one remains for `WAIT` after the promotion of the other. Sentinels promote
+    the replica with most data, which has all acknowledged readings.
     """
     changes = {"IOT_REDIS_URL": group.url, "IOT_REDIS_WAIT_REPLICAS": str(wait_replicas)}
     stack = make_stack(changes, writers=2)
@@ -57,13 +57,13 @@ def backlog_empty(master: Member) -> bool:
         return not any(client.xlen(key) for key in client.scan_iter("iot:ingest:*"))
 
 
-def test_waiting_for_a_replica_nothing_is_lost(make_stack: MakeStack, group: Group) -> None:
+def test_a_failover_with_wait_replicas_loses_nothing(make_stack: MakeStack, group: Group) -> None:
     done = failover(make_stack, group, wait_replicas=1)
     print(f"waiting for a replica: acknowledged again by all after {done.seconds:.1f} s")
     assert done.lost == 0
 
 
-def test_waiting_for_none_what_was_on_its_way_may_be_lost(
+def test_a_failover_without_wait_replicas_loses_only_the_last_readings(
     make_stack: MakeStack, group: Group
 ) -> None:
     done = failover(make_stack, group, wait_replicas=0)
@@ -74,7 +74,7 @@ def test_waiting_for_none_what_was_on_its_way_may_be_lost(
     assert done.lost <= DEVICES * 5
 
 
-def test_two_of_three_sentinels_may_be_away(group: Group, settings: Settings) -> None:
+def test_one_of_three_sentinels_is_enough(group: Group, settings: Settings) -> None:
     for sentinel in group.sentinels[:2]:
         sentinel.stop()
     with connect_redis(dataclasses.replace(settings, redis_url=group.url)) as client:

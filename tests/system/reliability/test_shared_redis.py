@@ -1,4 +1,4 @@
-"""Two releases on one Redis, with their own keyrings and databases."""
+"""Two releases share one Redis and have separate keyrings and databases."""
 
 import subprocess
 import sys
@@ -41,7 +41,7 @@ def other_postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
 def other_environment(
     environment: dict[str, str], other_postgres_url: str, tmp_path: Path
 ) -> dict[str, str]:
-    """The second release: its keyring and its database, the first one's Redis."""
+    """The environment of the second release, on the Redis of the first release."""
     keyring = tmp_path / "other-keyring"
     create_keyring_file(keyring)
     return environment | {
@@ -52,7 +52,7 @@ def other_environment(
 
 @pytest.fixture
 def make_stack(tmp_path: Path) -> Iterator[MakeStack]:
-    """Makes stacks, of which no process runs yet."""
+    """A function that returns stacks without running processes."""
     with ExitStack() as stacks:
 
         def make(name: str, environment: dict[str, str]) -> Stack:
@@ -73,7 +73,7 @@ def _holds(stack: Stack, password: str, expected: set[str]) -> bool:
     return {each["freeform"] for each in stack.read(password)} == expected
 
 
-def test_releases_with_prefixes_of_their_own_share_a_redis(
+def test_releases_with_different_prefixes_share_a_redis(
     make_stack: MakeStack,
     environment: dict[str, str],
     other_environment: dict[str, str],
@@ -147,7 +147,7 @@ def test_another_release_is_refused(
     redis_url: str,
     tmp_path: Path,
 ) -> None:
-    """The first one's readings are all stored, the second one's are all refused."""
+    """All readings of the first release are stored, and those of the second are refused."""
     first, second = make_stack("first", environment), make_stack("second", other_environment)
     first.start_api()
     first.start_writer()
@@ -163,7 +163,7 @@ def test_another_release_is_refused(
     assert f"not ready: {sentence}" in _log(tmp_path / "second")
     wait_until(
         lambda: (tmp_path / "second" / "writer-0.log").read_text(encoding="utf-8").count(sentence),
-        what="the sentence of the writer",
+        what="the error message of the writer",
         seconds=60,
     )
     expected = {str(number) for number in range(60)}
@@ -177,7 +177,7 @@ def test_another_release_is_refused(
 
 
 @pytest.mark.parametrize("command", ["held", "dead"])
-def test_nothing_of_another_release_is_dropped(
+def test_entries_of_another_release_are_kept(
     environment: dict[str, str], redis_url: str, command: str
 ) -> None:
     vault = uuid.uuid4()
@@ -192,13 +192,15 @@ def test_nothing_of_another_release_is_dropped(
         assert redis.xlen(KEYS.held_entries(vault.bytes)) == redis.xlen(KEYS.dead_letters) == 1
 
 
-def test_redis_is_claimed_deliberately(
+def test_an_operator_can_claim_redis(
     make_stack: MakeStack,
     environment: dict[str, str],
     other_environment: dict[str, str],
     redis_url: str,
 ) -> None:
-    """As after a restore into a new database: the process that lost Redis stops by itself."""
+    """After a restore into a new database, a claim moves Redis. The old release stops taking
+    readings.
+    """
     first, second = make_stack("first", environment), make_stack("second", other_environment)
     first.start_api()
     first.start_writer()
@@ -211,21 +213,21 @@ def test_redis_is_claimed_deliberately(
     second.start_api()
     second.start_writer()
     with Redis.from_url(redis_url) as redis:
-        wait_until(lambda: redis.scard("rq:workers") == 1, what="the one writer that works")
+        wait_until(lambda: redis.scard("rq:workers") == 1, what="the only writer that works")
     assert _put(second, 3) == 201
     wait_until(lambda: {each["freeform"] for each in second.read("p")} == {"3"})
     _tool(environment, "claim-redis")
     wait_until(lambda: _state(first)[0] == 200, seconds=30, what="readiness of the first")
     wait_until(lambda: _put(second, 4) == 503, seconds=30, what="the second's refusal")
     assert _put(first, 5) == 201
-    # A writer of the second one may have seen it first: it sets nothing aside that it can't open.
+    # A writer of the second release makes no dead letters of entries that it can't open.
     wait_until(lambda: "5" in {each["freeform"] for each in first.read("p")})
 
 
-def test_the_same_stores_are_shared_by_two_releases_on_purpose(
+def test_two_releases_with_one_keyring_share_all_stores(
     make_stack: MakeStack, environment: dict[str, str]
 ) -> None:
-    """Blue and green: one keyring, one database, one Redis."""
+    """Blue-green deployment: both releases have one keyring, one database and one Redis."""
     stacks = [make_stack(name, environment) for name in ("blue", "green")]
     for stack in stacks:
         stack.start_api()
@@ -236,7 +238,7 @@ def test_the_same_stores_are_shared_by_two_releases_on_purpose(
 def test_another_keyring_on_the_same_database_is_refused(
     make_stack: MakeStack, environment: dict[str, str], other_environment: dict[str, str]
 ) -> None:
-    """Also with a Redis of its own: its readings would be of no use to others."""
+    """Even with a separate Redis, other processes could not open the readings."""
     make_stack("first", environment).start_api()
     mixed = environment | {
         "IOT_KEYRING_FILE": other_environment["IOT_KEYRING_FILE"],
@@ -251,10 +253,10 @@ def test_another_keyring_on_the_same_database_is_refused(
     assert "is not the one that the database is marked with" in answer.json()["postgres"]
 
 
-def test_a_redis_that_starts_to_evict_takes_no_more(
+def test_a_redis_that_starts_to_evict_is_refused(
     make_stack: MakeStack, environment: dict[str, str], own_redis: RedisServer, tmp_path: Path
 ) -> None:
-    """Within seconds; what it holds is stored."""
+    """Readings are refused within seconds, and the backlog is stored."""
     stack = make_stack("one", environment | {"IOT_REDIS_URL": own_redis.url})
     stack.start_api()
     assert _put(stack, 1) == 201
@@ -279,7 +281,7 @@ def test_a_redis_that_starts_to_evict_takes_no_more(
         (["appendonly no"], "IOT_REDIS_ALLOW_NO_AOF", "appendonly is no"),
     ],
 )
-def test_a_redis_that_loses_readings_is_allowed_knowingly(
+def test_an_unsafe_redis_needs_explicit_settings(
     make_stack: MakeStack,
     environment: dict[str, str],
     tmp_path: Path,
@@ -303,7 +305,7 @@ def test_a_redis_that_loses_readings_is_allowed_knowingly(
         server.stop()
 
 
-def test_a_prefix_that_is_none_ends_the_processes(
+def test_an_invalid_prefix_ends_the_processes(
     environment: dict[str, str], make_stack: MakeStack, tmp_path: Path
 ) -> None:
     stack = make_stack("wrong", environment | {"IOT_REDIS_KEY_PREFIX": "berlin"})

@@ -1,4 +1,6 @@
-"""All attacks at once: nobody falls, memory stays in its bounds, devices and probes are served."""
+"""Under all attacks at once, no worker dies, memory is bounded, and devices and probes are
+served.
+"""
 
 import json
 import os
@@ -18,11 +20,11 @@ from system.reliability.conftest import MakeStack
 from system.reliability.processes import api_workers
 
 SECONDS = float(os.environ.get("IOT_TEST_SIEGE_SECONDS", "10"))
-"""More for figures that mean something: `IOT_TEST_SIEGE_SECONDS=60 make test T=...`."""
+"""Duration. For reliable figures: `IOT_TEST_SIEGE_SECONDS=60 make test T=...`."""
 POD_MIB = 1024
 """The memory limit of the chart's API pod."""
 HEALTH_SECONDS = 5.0
-"""What a probe waits at most here, also on a busy machine; what it took is printed."""
+"""Limit on the time of a probe, for a busy machine. The test prints the measured time."""
 BODY = json.dumps({"data": {"db_password": "device", "freeform": 1}})
 JSON = {"Content-Type": "application/json"}
 TESTS = Path(__file__).parents[2]
@@ -30,18 +32,18 @@ TESTS = Path(__file__).parents[2]
 
 @pytest.fixture
 def api(make_stack: MakeStack) -> Iterator[Stack]:
-    """As it is by default, with the default cost of scrypt, and a vault that is open."""
+    """An API with default settings, the default cost of scrypt and an open vault."""
     stack = make_stack({"IOT_SCRYPT_LOG2_N": "17"})
     for _ in range(20):
         assert stack.request("PUT", "/api/iot", BODY, JSON).status == 201
     yield stack
-    # On SIGTERM it would go on with the requests of attackers until the graceful timeout.
+    # On SIGTERM, the API would serve the attackers until the graceful timeout.
     assert stack.api is not None
     stack.api.kill()
 
 
 class Watch(threading.Thread):
-    """Asks for health and looks at the memory of the workers, until it is stopped."""
+    """A thread that requests /healthz and measures the memory of the workers until `stop`."""
 
     def __init__(self, stack: Stack) -> None:
         super().__init__(daemon=True)
@@ -79,7 +81,7 @@ def besieged(stack: Stack) -> Iterator["subprocess.Popen[str]"]:
 
 
 def requests_per_second(stack: Stack, seconds: float) -> float:
-    """What one device gets acknowledged over one connection, one request after the other."""
+    """Return the rate of acknowledged requests of one device on one connection."""
     count, began = 0, time.monotonic()
     with Client(f"http://127.0.0.1:{stack.port}", timeout=30) as client:
         while time.monotonic() - began < seconds:
@@ -89,14 +91,14 @@ def requests_per_second(stack: Stack, seconds: float) -> float:
     return count / (time.monotonic() - began)
 
 
-def test_all_attacks_at_once(api: Stack) -> None:
+def test_the_api_serves_devices_under_all_attacks(api: Stack) -> None:
     assert api.api is not None
     workers = api_workers(api.api.pid)
     alone = requests_per_second(api, SECONDS / 4)
     watch = Watch(api)
     watch.start()
     with besieged(api) as siege:
-        time.sleep(1)  # no condition to wait for: the attack goes on all the time
+        time.sleep(1)  # there is no condition to wait for: the attack continues all the time
         under_siege = requests_per_second(api, SECONDS - 2)
         got = json.loads(siege.communicate(timeout=120)[0])
     watch.stop()

@@ -1,5 +1,5 @@
-"""Wall clocks that are months off, or step, in real processes: what is acknowledged is stored once,
-is found, and is deleted no earlier; and the processes say whose clock is wrong.
+"""Wall clocks of real processes are months off, or step. Acknowledged readings are stored once, can
+be read and are not deleted early. The processes report which clock is wrong.
 """
 
 import json
@@ -27,7 +27,7 @@ PASSWORD = "p"
 
 @pytest.fixture
 def clock(tmp_path: Path) -> ShiftedClock:
-    """A wall clock that is right at first."""
+    """A wall clock that starts correct."""
     return ShiftedClock(tmp_path / "clock")
 
 
@@ -35,7 +35,7 @@ def clock(tmp_path: Path) -> ShiftedClock:
 def shifted_redis(
     tmp_path: Path, clock: ShiftedClock, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[RedisServer]:
-    """A Redis that has that clock."""
+    """A Redis with this clock."""
     server = RedisServer(tmp_path / "redis")
     with monkeypatch.context() as patch:
         for name, value in clock.environment.items():
@@ -54,7 +54,7 @@ def put(stack: Stack, *times: int) -> None:
 
 
 def assert_stored(stack: Stack, redis_url: str, *times: int) -> None:
-    """All of these readings come to be stored, once each, and nothing is set aside."""
+    """Wait until these readings are stored, once each, and check that there is no dead letter."""
 
     def found() -> list[int]:
         return [row["interrogator_timestamp"] for row in stack.read(PASSWORD)]
@@ -72,18 +72,18 @@ def readyz(port: int) -> tuple[int, dict[str, str]]:
 
 
 def gauge(port: int, name: str) -> float:
-    """A gauge on a metrics port; 0 while it is not there."""
+    """Return a gauge of a metrics port, 0 while it is missing."""
     _, body = http_get(port, "/metrics")
     found = re.search(rf"^{re.escape(name)} (\S+)$", body.decode(), re.MULTILINE)
     return float(found[1]) if found else 0.0
 
 
 @BOTH_WAYS
-def test_a_clock_of_the_api(
+def test_a_wrong_clock_of_the_api_is_reported(
     make_stack: MakeStack, clock: ShiftedClock, redis_url: str, tmp_path: Path, ahead: int
 ) -> None:
-    """It steps while the API runs. The hot window is off, so that reads are by time too."""
-    # One process: each logs what it sees itself.
+    """The clock steps while the API runs. Without a hot window, reads use the clock, too."""
+    # One process, as each process logs its own observations.
     changes = {"IOT_HOT_WINDOW_SECONDS": "0", "IOT_API_WORKERS": "1"}
     stack = make_stack(clock.environment | changes, writers=0)
     clock.step_to(ahead)
@@ -110,7 +110,7 @@ def test_a_clock_of_the_api(
 
 
 @BOTH_WAYS
-def test_a_clock_of_a_writer(
+def test_a_wrong_clock_of_a_writer_is_reported(
     make_stack: MakeStack, clock: ShiftedClock, redis_url: str, tmp_path: Path, ahead: int
 ) -> None:
     stack = make_stack({}, writers=0)
@@ -127,7 +127,7 @@ def test_a_clock_of_a_writer(
     assert status == 503
     assert told["clocks"].startswith("this machine's clock is 6")
     stack.writer_environment = {}
-    stack.start_writer()  # beside one whose clock is right
+    stack.start_writer()  # next to a writer with a correct clock
     put(stack, 4)
     assert_stored(stack, redis_url, 1, 2, 3, 4)
     clock.step_to(0)
@@ -136,7 +136,7 @@ def test_a_clock_of_a_writer(
     assert_stored(stack, redis_url, 1, 2, 3, 4, 5)
 
 
-def test_retention_by_a_clock_of_a_writer_that_is_ahead(
+def test_retention_ignores_a_writer_clock_that_is_ahead(
     make_stack: MakeStack, clock: ShiftedClock, redis_url: str
 ) -> None:
     stack = make_stack({"IOT_RETENTION_DAYS": "30"}, writers=0)
@@ -155,11 +155,11 @@ def test_retention_by_a_clock_of_a_writer_that_is_ahead(
 
 
 @BOTH_WAYS
-def test_a_clock_of_redis_that_steps_while_entries_wait(
+def test_entries_are_stored_after_a_step_of_the_redis_clock(
     make_stack: MakeStack, clock: ShiftedClock, shifted_redis: RedisServer, ahead: int
 ) -> None:
-    """Ahead: entries are stamped by the right clock and read by one that is ahead. Behind: they are
-    stamped by one that is behind, and read by the right one.
+    """The clock that stamps the entries is correct or behind. The clock at the drain is ahead or
+    correct.
     """
     clock.step_to(min(ahead, 0))
     changes = {"IOT_REDIS_URL": shifted_redis.url, "IOT_CLOCK_SKEW_MAX_SECONDS": str(100 * DAY)}
@@ -173,10 +173,12 @@ def test_a_clock_of_redis_that_steps_while_entries_wait(
 
 
 @BOTH_WAYS
-def test_a_clock_of_redis(
+def test_a_wrong_clock_of_redis_is_reported(
     make_stack: MakeStack, clock: ShiftedClock, shifted_redis: RedisServer, ahead: int
 ) -> None:
-    """The two others tell that it is wrong. Writers go on, and ticks do after it is set right."""
+    """The API reports the wrong clock. Writers continue, and ticks continue after its
+    correction.
+    """
     stack = make_stack({"IOT_REDIS_URL": shifted_redis.url})
     clock.step_to(ahead)
     status, told = readyz(stack.port)
@@ -192,10 +194,13 @@ def test_a_clock_of_redis(
         wait_until(lambda: client.exists(KEYS.tick(names.SWEEP_JOB)), what="a tick")
         clock.step_to(0)
         assert readyz(stack.port)[0] == 200
-        wait_until(lambda: client.ttl(KEYS.tick(names.SWEEP_JOB)) <= 2, what="a tick by the clock")
+        wait_until(
+            lambda: client.ttl(KEYS.tick(names.SWEEP_JOB)) <= 2,
+            what="a tick by the corrected clock",
+        )
 
 
-def test_small_differences_are_told_and_stop_nothing(
+def test_small_clock_skew_is_reported_and_the_api_stays_ready(
     make_stack: MakeStack, clock: ShiftedClock
 ) -> None:
     stack = make_stack(clock.environment, writers=0)

@@ -1,4 +1,4 @@
-"""Clients that send or read almost nothing are closed, and keep no other client waiting."""
+"""Clients that send or read almost nothing are closed and delay no other client."""
 
 import http.client
 import json
@@ -19,9 +19,9 @@ from support.waiting import wait_until
 
 TESTS = Path(__file__).parents[2]
 PATIENCE = 30
-"""Seconds after which a connection is taken for one that stays."""
+"""Seconds after which a connection counts as kept open."""
 QUICK_SECONDS = 5.0
-"""What other clients may wait, also on a busy machine. It was 73 s once."""
+"""Limit on the waiting time of other clients, for a busy machine. It was 73 s once."""
 JSON = {"Content-Type": "application/json"}
 BODY = json.dumps({"data": {"db_password": "p", "freeform": "x"}}).encode()
 HEAD = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
@@ -40,14 +40,14 @@ Api = Callable[..., Stack]
 
 @pytest.fixture
 def opened() -> Iterator[ExitStack]:
-    """What is closed after the test."""
+    """A stack of resources that are closed after the test."""
     with ExitStack() as made:
         yield made
 
 
 @pytest.fixture
 def start(environment: dict[str, str], tmp_path: Path, opened: ExitStack) -> Api:
-    """Start the API with these settings; deadlines are short unless `patient`."""
+    """A function that starts the API. The deadlines are short unless `patient`."""
 
     def make(*, patient: bool = False, **settings: str) -> Stack:
         stack = Stack({**environment, "PYTHONPATH": str(TESTS), **settings}, tmp_path)
@@ -60,7 +60,7 @@ def start(environment: dict[str, str], tmp_path: Path, opened: ExitStack) -> Api
 
 @pytest.fixture
 def _many_files() -> Iterator[None]:
-    """Thousands of sockets in this process."""
+    """Allow thousands of sockets in this process."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < 4096:
         pytest.skip("the system allows too few open files")
@@ -70,7 +70,7 @@ def _many_files() -> Iterator[None]:
 
 
 def connect(stack: Stack, opened: ExitStack, sent: bytes = b"") -> socket.socket:
-    """A connection on which this is sent."""
+    """Open a connection and send these bytes."""
     address = ("127.0.0.1", stack.port)
     client = opened.enter_context(socket.create_connection(address, timeout=PATIENCE))
     client.sendall(sent)
@@ -84,7 +84,7 @@ def answer_of(client: socket.socket) -> tuple[int, http.client.HTTPMessage, byte
 
 
 def status_of(stack: Stack, path: str = "/healthz") -> int:
-    """Asked on a new connection; raises `TimeoutError` if the answer is not quick."""
+    """Return the status of a GET on a new connection. A slow response raises `TimeoutError`."""
     connection = http.client.HTTPConnection("127.0.0.1", stack.port, timeout=QUICK_SECONDS)
     try:
         connection.request("GET", path)
@@ -96,7 +96,7 @@ def status_of(stack: Stack, path: str = "/healthz") -> int:
 
 
 def open_connections(stack: Stack) -> int:
-    """How many connections the API has not closed. A client that never reads can't tell."""
+    """Return the number of connections that the API has not closed, from /proc/net/tcp."""
     lines = Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]
     fields = [line.split() for line in lines]
     at_api = [each[3] for each in fields if each[1].endswith(f":{stack.port:04X}")]
@@ -105,7 +105,7 @@ def open_connections(stack: Stack) -> int:
 
 @pytest.mark.usefixtures("_many_files")
 def test_idle_partial_heads_leave_room_for_others(start: Api, opened: ExitStack) -> None:
-    """With the deadlines of production, and more connections than both processes may have."""
+    """The deadlines are the defaults, and the connections exceed the limit of both processes."""
     api = start(patient=True)
     device = http.client.HTTPConnection("127.0.0.1", api.port, timeout=QUICK_SECONDS)
     opened.callback(device.close)
@@ -121,7 +121,7 @@ def test_idle_partial_heads_leave_room_for_others(start: Api, opened: ExitStack)
 
 
 def test_slow_and_silent_peers_are_closed(start: Api, opened: ExitStack) -> None:
-    """Twelve of each kind at once; while they last, others are answered."""
+    """Other clients are answered while twelve clients of each kind are connected."""
     api = start(IOT_API_WORKERS="1", IOT_HOT_WINDOW_SECONDS="0")
     fill(api, "long")
     silent = [connect(api, opened, sent) for sent in (b"", HEAD) for _ in range(12)]
@@ -149,7 +149,7 @@ def test_slow_and_silent_peers_are_closed(start: Api, opened: ExitStack) -> None
 
 
 def fill(api: Stack, password: str) -> None:
-    """Store readings whose answer is longer than what the kernel buffers."""
+    """Store readings whose response is larger than the kernel's buffers."""
     api.start_writer()
     rows = [{"data": {"db_password": password, "freeform": "x" * 2000}}] * 5000
     assert api.put(rows).status == 201
@@ -161,7 +161,7 @@ def slow_chunks() -> bytes:
 
 
 def small_window(api: Stack, opened: ExitStack, sent: bytes) -> socket.socket:
-    """A client that never reads, and whose own buffer is small."""
+    """Return a client with a small receive buffer that never reads."""
     client = opened.enter_context(socket.socket())
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     client.settimeout(PATIENCE)
@@ -177,7 +177,7 @@ def in_thread(target: Callable[..., None], *arguments: object) -> threading.Thre
 
 
 def trickle(client: socket.socket, done: threading.Event) -> None:
-    """Send a byte of a head or a chunk now and then, until the server closes."""
+    """Send single bytes of a head or a chunk until the server closes."""
     with suppress(OSError):
         while not done.wait(0.1):
             client.sendall(b"1")
@@ -190,8 +190,8 @@ def pipeline(client: socket.socket) -> None:
             client.sendall((HEAD + b"\r\n") * 1000)
 
 
-def test_busy_connections_leave_health_checks(start: Api, opened: ExitStack) -> None:
-    """Bodies that keep arriving: nothing is silent, so nothing gives way."""
+def test_health_checks_pass_beside_busy_connections(start: Api, opened: ExitStack) -> None:
+    """No connection is idle, so the server closes none of them for new clients."""
     api = start(IOT_API_WORKERS="1", IOT_API_CONNECTIONS="8", IOT_API_CONNECTIONS_PER_ADDRESS="8")
     done = threading.Event()
     opened.callback(done.set)
@@ -210,14 +210,16 @@ def test_busy_connections_leave_health_checks(start: Api, opened: ExitStack) -> 
 
 
 def stream(client: socket.socket, done: threading.Event) -> None:
-    """Send a body steadily, until it is closed."""
+    """Send a body steadily until the server closes."""
     with client, suppress(OSError):
         while not done.wait(0.05):
             client.sendall(b" " * 1000)
 
 
-def test_an_address_gives_way_to_itself(start: Api, opened: ExitStack) -> None:
-    """127.0.0.2 keeps its connections, whatever 127.0.0.1 does."""
+def test_an_address_at_its_limit_loses_only_its_own_connections(
+    start: Api, opened: ExitStack
+) -> None:
+    """127.0.0.2 keeps its connections when 127.0.0.1 opens too many."""
     api = start(patient=True, IOT_API_WORKERS="1", IOT_API_CONNECTIONS="16")
     address = ("127.0.0.1", api.port)
     other = opened.enter_context(
@@ -232,7 +234,7 @@ def test_an_address_gives_way_to_itself(start: Api, opened: ExitStack) -> None:
     assert answer_of(greedy[-1])[0] == 200
 
 
-def test_behind_a_proxy_an_address_may_hold_all(start: Api, opened: ExitStack) -> None:
+def test_the_address_of_a_proxy_has_no_connection_limit(start: Api, opened: ExitStack) -> None:
     api = start(
         patient=True,
         IOT_API_WORKERS="1",
@@ -245,10 +247,10 @@ def test_behind_a_proxy_an_address_may_hold_all(start: Api, opened: ExitStack) -
         assert answer_of(client)[0] == 200
 
 
-def test_slow_peers_of_tls_are_closed(
+def test_slow_tls_peers_are_closed(
     environment: dict[str, str], tmp_path: Path, opened: ExitStack
 ) -> None:
-    """Those that pipeline and never read, and those that stop in the handshake."""
+    """The peers pipeline requests and never read, or stop during the handshake."""
     certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
     ensure_certificate(certificate, key)
     tls = ssl.create_default_context(cafile=str(certificate))
@@ -269,7 +271,7 @@ def test_slow_peers_of_tls_are_closed(
 
 
 class TlsStack(Stack):
-    """A stack that speaks TLS."""
+    """A stack with TLS."""
 
     tls: ssl.SSLContext
 

@@ -1,4 +1,4 @@
-"""Clients that ask for long answers and stop reading hold up nobody else."""
+"""Clients that stop reading long responses delay no other client."""
 
 import json
 import socket
@@ -29,7 +29,7 @@ TOO_LONG_OPEN = """
 
 @pytest.fixture
 def stack(make_stack: MakeStack, settings: Settings, writer: Writer) -> Stack:
-    """One API process, and a vault with a long answer."""
+    """One API process, and a vault with many readings."""
     with sending(settings) as sender:
         Past(sender, writer).store(b"long", each_second(noon(3), COUNT), each=1000)
     return make_stack({"IOT_API_WORKERS": "1", "IOT_GUESS_LIMIT": "0"})
@@ -37,7 +37,7 @@ def stack(make_stack: MakeStack, settings: Settings, writer: Writer) -> Stack:
 
 @pytest.fixture
 def stalled(stack: Stack) -> Iterator[list[socket.socket]]:
-    """Connections on which a long answer was asked for, and of which none is read."""
+    """Connections that requested a long response and do not read it."""
     with ExitStack() as opened:
         clients = []
         for _ in range(SOCKETS):
@@ -52,11 +52,13 @@ def stalled(stack: Stack) -> Iterator[list[socket.socket]]:
         yield clients
 
 
-def test_everybody_else_is_served(
+def test_other_clients_are_served_beside_stalled_readers(
     stack: Stack, stalled: list[socket.socket], postgres_url: str
 ) -> None:
     with psycopg.connect(postgres_url, autocommit=True) as postgres:
-        wait_until(lambda: all(_arrived(client) for client in stalled), what="all answers begun")
+        wait_until(
+            lambda: all(_arrived(client) for client in stalled), what="the start of all responses"
+        )
         began = time.monotonic()
         while time.monotonic() - began < 3:
             assert len(stack.read("long", "/last/10")) == 10
@@ -67,7 +69,7 @@ def test_everybody_else_is_served(
             assert row == (0,)
     whole = stack.read("long")
     assert len(whole) == COUNT
-    # A client that reads on at last gets all of it.
+    # A client that resumes reading gets the complete response.
     for client in stalled[:2]:
         assert _body(client) == whole
 
@@ -83,7 +85,7 @@ def _arrived(client: socket.socket) -> bool:
 
 
 def _body(client: socket.socket) -> object:
-    """The rows of a chunked answer."""
+    """Return the rows of a chunked response."""
     client.settimeout(30)
     received = bytearray()
     while piece := client.recv(2**16):

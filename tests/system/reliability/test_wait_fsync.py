@@ -1,4 +1,4 @@
-"""With IOT_REDIS_WAIT_FSYNC=1 readings are acknowledged when they are on disk."""
+"""With IOT_REDIS_WAIT_FSYNC=1, acknowledged readings are on disk."""
 
 import json
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ ROW = json.dumps({"data": {"db_password": "p", "freeform": "x"}})
 
 
 class Valkey:
-    """A server that has WAITAOF."""
+    """A server with WAITAOF."""
 
     def __init__(self, directory: Path, *lines: str) -> None:
         directory.mkdir()
@@ -59,7 +59,7 @@ class Valkey:
 
 @pytest.fixture
 def master(tmp_path: Path) -> Iterator[Valkey]:
-    """A master that puts what it gets on its disk every second."""
+    """A master that syncs its AOF every second."""
     server = Valkey(tmp_path / "master", "appendonly yes", "appendfsync everysec")
     yield server
     server.stop()
@@ -88,7 +88,7 @@ def put(client: FlaskClient, key: str | None = None) -> tuple[int, str]:
     return answer.status_code, str(json.loads(answer.data).get("error", ""))
 
 
-def test_it_is_acknowledged_when_it_is_on_disk(
+def test_a_put_is_acknowledged_when_it_is_on_disk(
     careful: FlaskClient,
     master: Valkey,
     caplog: pytest.LogCaptureFixture,
@@ -97,11 +97,11 @@ def test_it_is_acknowledged_when_it_is_on_disk(
     monkeypatch.setattr(store_states, "_reported", {})
     assert put(careful) == (201, "")
     with master.client() as client:
-        client.config_set("appendfsync", "no")  # only the operating system writes now
+        client.config_set("appendfsync", "no")  # the server does not sync any more
     status, error = put(careful, "key")
     assert status == 503
     assert "disk" in error
-    assert put(careful, "key")[0] == 503  # remembered, but still not on disk
+    assert put(careful, "key")[0] == 503  # the key is stored, but not on disk
     told = "Redis has not put the readings on its disk; requests are answered 503"
     assert caplog.messages.count(told) == 1
     with master.client() as client:
@@ -111,7 +111,7 @@ def test_it_is_acknowledged_when_it_is_on_disk(
         assert sum(client.xlen(key) for key in client.scan_iter("iot:ingest:*")) == 2
 
 
-def test_without_an_aof_it_says_so(environment: dict[str, str], master: Valkey) -> None:
+def test_a_missing_aof_is_503_and_named(environment: dict[str, str], master: Valkey) -> None:
     with master.client() as client:
         client.config_set("appendonly", "no")
     for client_of_api in client_of(environment | {"IOT_REDIS_ALLOW_NO_AOF": "1"}, master.url):
@@ -120,7 +120,9 @@ def test_without_an_aof_it_says_so(environment: dict[str, str], master: Valkey) 
         assert "IOT_REDIS_WAIT_FSYNC" in error
 
 
-def test_a_server_that_has_no_waitaof_says_so(environment: dict[str, str], redis_url: str) -> None:
+def test_a_server_without_waitaof_is_503_and_named(
+    environment: dict[str, str], redis_url: str
+) -> None:
     for client in client_of(environment, redis_url):
         status, error = put(client)
         assert status == 503
@@ -128,7 +130,7 @@ def test_a_server_that_has_no_waitaof_says_so(environment: dict[str, str], redis
 
 
 @pytest.mark.parametrize(("aof", "status"), [("yes", 201), ("no", 503)])
-def test_replicas_must_have_it_on_disk_too(
+def test_replicas_must_have_readings_on_disk(
     aof: str, status: int, environment: dict[str, str], master: Valkey, tmp_path: Path
 ) -> None:
     lines = (
@@ -146,8 +148,8 @@ def test_replicas_must_have_it_on_disk_too(
         replica.stop()
 
 
-def test_a_group_waits_for_the_disk_together(master: Valkey) -> None:
-    """WAITAOF goes once behind what many append at once, and speaks for all of them."""
+def test_a_group_of_appends_waits_for_the_disk_once(master: Valkey) -> None:
+    """One WAITAOF confirms all concurrent appends of a group."""
     with Callers(master.url) as callers:
         options = {"shards": SHARDS, "max_bytes": 2**30}
         callers.backlog = Backlog(callers.client, KEYS, **options, wait_fsync=True)

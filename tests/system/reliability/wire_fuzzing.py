@@ -1,4 +1,4 @@
-"""Requests as bytes on the wire, broken in ways that no HTTP library sends."""
+"""Malformed requests as raw bytes, which no HTTP library sends."""
 
 import random
 from collections.abc import Iterator
@@ -35,19 +35,19 @@ _CHUNKS = [
 
 @dataclass(frozen=True)
 class Wire:
-    """Bytes to send; what was `whole` must be answered."""
+    """Bytes to send. A `whole` request must be answered."""
 
     parts: tuple[bytes, ...]
     whole: bool = False
 
     @property
     def is_head(self) -> bool:
-        """Whether its answer has no body."""
+        """Whether the response has no body."""
         return b"".join(self.parts).startswith(b"HEAD ")
 
 
 def wires(seed: int) -> Iterator[Wire]:
-    """Bytes without end; the same for the same seed."""
+    """Yield requests forever. The same seed gives the same requests."""
     chance = random.Random(seed)
     well_formed = requests(seed)
     while True:
@@ -78,7 +78,7 @@ def _wire(request: Request) -> bytes:
 
 
 def _split(chance: random.Random, whole: bytes) -> tuple[bytes, ...]:
-    """Sometimes in pieces, which arrive one by one."""
+    """Return the bytes whole, or at random in pieces."""
     if chance.random() < 0.8:
         return (whole,)
     at = sorted(chance.randrange(len(whole)) for _ in range(3))

@@ -1,4 +1,6 @@
-"""100,000 readings in 1,000 passwords: each reads its own back, and nothing at rest tells any."""
+"""Each of 1,000 passwords reads only its own readings, and no stored data reveals readings or
+passwords.
+"""
 
 import base64
 import contextlib
@@ -30,7 +32,7 @@ from support.waiting import wait_until
 
 PASSWORDS = 1000
 READINGS = 100
-"""Under each password; sent in two requests, the odd ones after the even ones."""
+"""Readings of each password, sent in two requests: first the even ones, then the odd ones."""
 CLIENTS = 4
 
 PASSWORD_MARK = "Zq7HeronWillow"
@@ -46,7 +48,7 @@ def _text(number: int, place: int) -> str:
 
 
 def _forms(mark: str) -> dict[str, bytes]:
-    """What a mark looks like, however it is written down."""
+    """Return the encodings of a mark."""
     plain = mark.encode()
     forms = {
         "raw": plain,
@@ -54,7 +56,7 @@ def _forms(mark: str) -> dict[str, bytes]:
         "HEX": plain.hex().upper().encode(),
         "json": "".join(f"\\u{ord(each):04x}" for each in mark).encode(),
     }
-    for shift in range(3):  # base64 of a longer text that has the mark at any place
+    for shift in range(3):  # base64 of a text with the mark at any position
         encoded = base64.b64encode(b"\0" * shift + plain)
         forms[f"base64+{shift}"] = encoded[4 if shift else 0 : -4]
     return forms
@@ -72,7 +74,7 @@ _FRAME = 2**20
 
 @dataclass
 class Place:
-    """A service's stores and logs, and everything that can be seen of them."""
+    """The stores and logs of a service, and everything that an intruder can read."""
 
     redis: RedisServer
     postgres: PostgresServer
@@ -80,7 +82,7 @@ class Place:
     directory: Path
 
     def search(self) -> dict[str, set[str]]:
-        """Which needles are found, by where: processes, files of Redis, of Postgres, and so on."""
+        """Return the needles that are found in each place, for example in the files of Redis."""
         with Redis.from_url(self.redis.url) as client:
             client.save()
         with psycopg.connect(self.postgres.url, autocommit=True) as connection:
@@ -96,7 +98,7 @@ class Place:
         return found | {"postgres dump": _found([self.dump()])}
 
     def dump(self) -> bytes:
-        """What pg_dump writes, as SQL."""
+        """Return the output of pg_dump."""
         command = [str(binaries() / "pg_dump"), "--dbname", self.postgres.url, "--inserts"]
         return subprocess.run(command, check=True, capture_output=True).stdout
 
@@ -114,7 +116,7 @@ def _processes() -> list[Path]:
 def _content(path: Path) -> bytes:
     try:
         return path.read_bytes()
-    except OSError:  # a process that has ended meanwhile
+    except OSError:  # the process has ended
         return b""
 
 
@@ -127,7 +129,7 @@ def _found(contents: Any) -> set[str]:
 
 
 def _unpacked(content: bytes) -> Iterator[bytes]:
-    """What is compressed, but not encrypted, in `content`; also when that is in hex."""
+    """Yield the decompressed data in `content`, which may be in hex."""
     packed = [content[each.start() :][:_FRAME] for each in re.finditer(re.escape(_MAGIC), content)]
     in_hex = re.finditer(_MAGIC.hex().encode() + rb"(?:[0-9a-f]{2})*", content)
     packed += [bytes.fromhex(each[0].decode()) for each in in_hex]
@@ -138,7 +140,7 @@ def _unpacked(content: bytes) -> Iterator[bytes]:
 
 @pytest.fixture
 def place(tmp_path: Path, environment: dict[str, str]) -> Iterator[Place]:
-    """Stores of their own, of which every file is known."""
+    """Separate stores, so that every file is known."""
     redis = RedisServer(tmp_path / "redis", config=["rdbcompression no"])
     postgres = PostgresServer(tmp_path / "postgres", settings={"fsync": "off"})
     (tmp_path / "logs").mkdir()
@@ -148,7 +150,7 @@ def place(tmp_path: Path, environment: dict[str, str]) -> Iterator[Place]:
         "IOT_REDIS_URL": redis.url,
         "IOT_POSTGRES_URL": postgres.url,
         "IOT_LOG_LEVEL": "DEBUG",
-        "IOT_GUESS_LIMIT": "0",  # all passwords come from one address
+        "IOT_GUESS_LIMIT": "0",  # one client uses all passwords
     }
     migrate(postgres.url)
     yield Place(redis, postgres, environment, tmp_path)
@@ -158,7 +160,7 @@ def place(tmp_path: Path, environment: dict[str, str]) -> Iterator[Place]:
 
 @pytest.fixture
 def own_stack(place: Place) -> Iterator[Stack]:
-    """The API on these stores, and no writer yet."""
+    """The API on these stores, without a writer."""
     stack = Stack(place.environment, place.directory / "logs")
     try:
         stack.start_api()
@@ -182,7 +184,7 @@ def _rows(number: int, places: range) -> list[dict[str, Any]]:
 
 
 def _in_parallel(stack: Stack, method: str, bodies: list[Any]) -> list[bytes]:
-    """Send requests, in order per client, over connections that are kept; the answers in order."""
+    """Send requests over open connections, and return the responses in order."""
 
     def client(share: list[Any]) -> list[bytes]:
         answers = []
@@ -202,7 +204,7 @@ def _in_parallel(stack: Stack, method: str, bodies: list[Any]) -> list[bytes]:
 
 
 def _send(stack: Stack, places: range) -> None:
-    """Of every password these readings; two passwords share a request, their rows mixed."""
+    """Send these readings of every password. Two passwords share a request, with mixed rows."""
     bodies = []
     for number in range(0, PASSWORDS, 2):
         pair = [_rows(number, places), _rows(number + 1, places)]
@@ -221,11 +223,11 @@ NOTHING: dict[str, set[str]] = {
 }
 
 
-def test_each_password_reads_its_own_and_nothing_is_found(own_stack: Stack, place: Place) -> None:
+def test_each_password_reads_only_its_own_readings(own_stack: Stack, place: Place) -> None:
     settings = load(place.environment)
     _send(own_stack, range(0, READINGS, 2))
     assert _backlog(settings) == PASSWORDS
-    assert place.search() == NOTHING  # while all of it waits in the backlog
+    assert place.search() == NOTHING  # while all readings are in the backlog
 
     own_stack.start_writer()
     _send(own_stack, range(1, READINGS, 2))
@@ -242,7 +244,7 @@ def test_each_password_reads_its_own_and_nothing_is_found(own_stack: Stack, plac
     assert place.search() == NOTHING
 
 
-def test_the_search_would_find_them(place: Place) -> None:
+def test_the_search_finds_planted_marks(place: Place) -> None:
     lines = list(NEEDLES.values())
     with Redis.from_url(place.redis.url) as client:
         client.rpush("planted", *lines)
@@ -261,7 +263,7 @@ def test_the_search_would_find_them(place: Place) -> None:
 
 @pytest.mark.parametrize("mark", [PASSWORD_MARK, TEXT_MARK])
 @pytest.mark.parametrize("before", ["", "a", "ab", "abc", '{"said":"'])
-def test_a_mark_is_found_however_it_is_written_down(mark: str, before: str) -> None:
+def test_a_mark_is_found_in_every_encoding(mark: str, before: str) -> None:
     text = f"{before}{mark} and more".encode()
     forms = [text, text.hex().encode(), text.hex().upper().encode(), base64.b64encode(text)]
     forms += [base64.urlsafe_b64encode(text), json.dumps(text.decode()).encode()]
@@ -269,7 +271,7 @@ def test_a_mark_is_found_however_it_is_written_down(mark: str, before: str) -> N
         assert _found([form]), form
 
 
-def test_what_is_packed_but_not_encrypted_is_found(place: Place) -> None:
+def test_compressed_plaintext_is_found(place: Place) -> None:
     packed = compress(f"{TEXT_MARK} said ".encode() * 300, SEGMENT_LEVEL)
     with Redis.from_url(place.redis.url) as client:
         client.set("planted", packed)
@@ -282,4 +284,4 @@ def test_what_is_packed_but_not_encrypted_is_found(place: Place) -> None:
         assert _found([place.dump()]) == {"text hex"}
 
 
-# --- What a thief can do -----------------------------------------------------------------------
+# --- Reading stolen data -----------------------------------------------------------------------

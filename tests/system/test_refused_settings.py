@@ -1,4 +1,4 @@
-"""A wrong setting ends a process: the log ends with one sentence, and the exit code is 2."""
+"""A process with an invalid setting exits with code 2, and its log ends with one sentence."""
 
 import os
 import subprocess
@@ -78,7 +78,7 @@ CASES = [
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    """The variables of a process whose stores are away; a refusal needs none."""
+    """The variables of a process without stores, which are not needed to refuse settings."""
     (tmp_path / "keyring").write_text(new_keyring_text(), encoding="utf-8")
     kept = {name: value for name, value in os.environ.items() if not name.startswith("IOT_")}
     return kept | {
@@ -94,7 +94,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 
 def ended(words: tuple[str, ...], environment: Mapping[str, str]) -> tuple[int, str]:
-    """Exit code and log of a process that ends by itself."""
+    """Run a process until it exits, and return its exit code and log."""
     done = subprocess.run(
         [sys.executable, *words],
         env=environment,
@@ -108,7 +108,7 @@ def ended(words: tuple[str, ...], environment: Mapping[str, str]) -> tuple[int, 
 
 
 def changed(tmp_path: Path, changes: Mapping[str, str]) -> dict[str, str]:
-    """Changes of the environment, with the texts that they name in files."""
+    """Write the texts of changed settings to files, and return the changes of the environment."""
     found = {}
     for name, value in changes.items():
         if value in TEXTS:
@@ -122,7 +122,7 @@ def changed(tmp_path: Path, changes: Mapping[str, str]) -> dict[str, str]:
     CASES,
     ids=[f"{words[1]}-{name}" for words, name, *_ in CASES],
 )
-def test_the_log_ends_with_the_sentence(
+def test_the_log_ends_with_one_sentence(
     words: tuple[str, ...],
     name: str,
     changes: Mapping[str, str],
@@ -136,14 +136,14 @@ def test_the_log_ends_with_the_sentence(
     assert sentence in log.splitlines()[-1], log
     assert "Traceback" not in log
     assert PASSWORD not in log
-    # gunicorn's master starts no worker in the place of one that refused.
+    # gunicorn's master does not replace a worker that refused its settings.
     assert log.count("Booting worker") <= 3
     assert not list(tmp_path.glob("iot-metrics-*"))
 
 
 @pytest.mark.parametrize("url", ["http://h:x", "http://h:99999", "http://[::1", "ftp://h", "h:80"])
 @pytest.mark.parametrize("command", ["probe", "canary", "soak", "simulate"])
-def test_commands_refuse_what_is_no_url(command: str, url: str) -> None:
+def test_commands_refuse_an_invalid_url(command: str, url: str) -> None:
     code, log = ended((*TOOL, command, "--url", url), dict(os.environ))
     assert code == 2, log
     assert log.splitlines()[-1].startswith("--url is ")
@@ -151,11 +151,11 @@ def test_commands_refuse_what_is_no_url(command: str, url: str) -> None:
 
 
 @pytest.mark.parametrize("ending", [b"\r\n", b"\n\n", b" \t\r\n"])
-def test_files_of_windows_are_read(
+def test_files_from_windows_are_read(
     ending: bytes, environment: dict[str, str], tmp_path: Path
 ) -> None:
-    """A byte order mark and CRLF in every file; variables of a file with CRLF. Nothing is wrong
-    but the port, which is taken, so that the process ends.
+    """Every file starts with a byte order mark and ends with CRLF, and variables end with CR. The
+    app starts with these settings.
     """
     mark = b"\xef\xbb\xbf"
     texts = {

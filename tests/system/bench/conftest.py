@@ -1,4 +1,4 @@
-"""The bench is a package beside `tests`; and one run of it, of tiny size, for all its tests."""
+"""Add the bench, a package beside `tests`, to the import path."""
 
 import sys
 from pathlib import Path

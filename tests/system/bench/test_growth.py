@@ -1,4 +1,4 @@
-"""The histories that the growth benchmark makes, and its arithmetic."""
+"""The growth benchmark creates readable histories and fits its costs."""
 
 import random
 from itertools import chain
@@ -18,7 +18,7 @@ from iot_stores.history import ReadFilter
 
 
 @pytest.mark.parametrize("size", [Size(60_000, 1), Size(60_000, 7), Size(6000, 60)])
-def test_a_history_is_as_large_as_asked_and_can_be_read_where_it_is_read(
+def test_a_history_has_the_requested_size_and_a_readable_part(
     size: Size, settings: Settings
 ) -> None:
     service = build_service(settings)
@@ -38,7 +38,7 @@ def test_a_history_is_as_large_as_asked_and_can_be_read_where_it_is_read(
     question = ReadFilter(window.low, window.high)
     assert len(list(chain.from_iterable(read.select(vault, question)))) == BATCH
     assert len(list(chain.from_iterable(read.last_seconds(vault, 3600)))) == BATCH
-    with pytest.raises(DecryptionError):  # the bulk of it is noise
+    with pytest.raises(DecryptionError):  # most payloads are random bytes
         list(read.select(vault, ReadFilter()))
     service.close()
 
@@ -47,7 +47,7 @@ def _load(**things: float) -> dict[str, float]:
     return things
 
 
-def test_costs_are_found_again() -> None:
+def test_known_costs_are_fitted() -> None:
     chance = random.Random(5)
     true = {"job": 3000.0, "drain": 4000.0, "entry": 90.0, "segment": 60.0, "reading": 1.5}
     loads = [
@@ -70,7 +70,7 @@ def test_costs_are_found_again() -> None:
     assert all(set(things) <= set(THINGS) for _, things in PARTS.values())
 
 
-def test_a_drains_costs_are_found_again() -> None:
+def test_known_costs_of_drains_are_fitted() -> None:
     measured = [
         Measured(
             load, load.seconds, load.rate * load.seconds / entries,

@@ -1,4 +1,4 @@
-"""Every side gets the same readings, and the load generator takes no refusal for an answer."""
+"""All servers get the same readings, and the load generator fails on unexpected responses."""
 
 import json
 import threading
@@ -16,7 +16,7 @@ from bench.response_counter import count_in_response
 from bench.stage import batches, missing
 
 
-def test_the_same_readings_in_both_forms() -> None:
+def test_json_and_lines_have_the_same_readings() -> None:
     rows = json.loads(readings.json_readings(7, 3, "vault-000001"))
     lines = readings.lines(7, 3, "vault-000001").decode().splitlines()
     assert len(rows) == len(lines) == 3
@@ -31,7 +31,7 @@ def test_the_same_readings_in_both_forms() -> None:
         assert values == {name: f"{value}i" for name, value in seen.items()}
 
 
-def test_readings_are_of_the_size_that_was_recorded_and_no_two_have_one_time() -> None:
+def test_readings_have_the_recorded_size_and_different_times() -> None:
     body = readings.json_readings(0, 1000, "vault-000000")
     assert 200_000 < len(body) < 230_000
     times = [readings.time_of(number) for number in range(70_000)]
@@ -40,7 +40,7 @@ def test_readings_are_of_the_size_that_was_recorded_and_no_two_have_one_time() -
 
 @pytest.fixture
 def port() -> Iterator[int]:
-    """A server that refuses what holds `bad`, and else closes each second connection."""
+    """A server that refuses bodies with `bad`, and closes connections."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -55,7 +55,7 @@ def port() -> Iterator[int]:
             self.end_headers()
             self.wfile.write(answer)
 
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name in http.server
             del format, args
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
@@ -69,44 +69,44 @@ def port() -> Iterator[int]:
 WIRE = Wire("PUT", "/", "text/plain", 201, lambda *_: b"", lambda *_: "")
 
 
-def test_all_is_sent_also_to_a_server_that_closes_connections(port: int) -> None:
+def test_all_requests_are_sent_to_a_server_that_closes_connections(port: int) -> None:
     lane = [WIRE.request(b"body %d" % (number % 2)) for number in range(6)]
     assert send(port, [lane, lane], 201).requests == 12
 
 
-def test_an_answer_of_another_status_fails(port: int) -> None:
+def test_an_unexpected_status_is_an_error(port: int) -> None:
     with pytest.raises(RuntimeError, match="400"):
         send(port, [[WIRE.request(b"bad 0")]], 201)
 
 
-def test_words_that_are_cut_in_two_are_counted(port: int) -> None:
+def test_words_split_across_chunks_are_counted(port: int) -> None:
     assert count_in_response(port, "PUT", "/", b"0", b"abcababcab") == 500
     assert count_in_response(port, "PUT", "/", b"0", b"ca") == 1000
 
 
-def test_lanes_take_turns_at_one_sequence() -> None:
+def test_lanes_share_one_sequence() -> None:
     lanes = shared([b"1", b"2", b"3"], 2)
     assert [*lanes[0], *lanes[1]] == [b"1", b"2", b"3"]
 
 
-def test_a_paced_lane_ends_in_time() -> None:
+def test_a_paced_lane_sends_at_its_rate() -> None:
     assert len(list(paced(repeat(b""), 100, 0.1))) <= 12
 
 
-def test_batches_follow_one_another() -> None:
+def test_batches_are_consecutive() -> None:
     wire = Wire("PUT", "/", "t", 201, lambda *given: repr(given).encode(), lambda *_: "")
     bodies = [each.split(b"\r\n\r\n")[1] for each in batches(wire, "v", 5, 2, 10)]
     assert bodies == [b"(5, 10, 'v')", b"(15, 10, 'v')"]
 
 
-def test_nothing_goes_on_for_ever() -> None:
+def test_waits_have_timeouts() -> None:
     with pytest.raises(TimeoutError, match="a wait"), within(0.05, "a wait"):
         wait_until(lambda: False, 30, "nothing")
     with pytest.raises(TimeoutError, match="nothing"):
         wait_until(lambda: False, 0.02, "nothing")
 
 
-def test_what_is_not_installed_is_named_with_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_program_is_named_with_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     assert not wrk.installed()
     assert "apt-get install wrk" in missing("wrk", wrk.PACKAGE)
@@ -115,11 +115,11 @@ def test_what_is_not_installed_is_named_with_its_package(monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("ratio", "said"), [(1.0, "about as fast"), (4, "FASTER"), (0.2, "SLOWER")]
 )
-def test_a_stand_in_that_is_unlike_the_old_server_is_called_so(ratio: float, said: str) -> None:
+def test_a_stand_in_with_another_speed_is_reported(ratio: float, said: str) -> None:
     assert said in compared_with_recorded(ratio)
 
 
-def test_samples_count_for_the_stage_nearest_to_the_top() -> None:
+def test_samples_count_for_the_innermost_stage() -> None:
     profile = parse(
         "run (gevent/hub.py:1);handle (gunicorn/a.py:2);parse (iot_api/ingest/parser.py:3) 6\n"
         "handle (gunicorn/a.py:2);append (iot_stores/backlog.py:9);send (gevent/s.py:1) 2\n"

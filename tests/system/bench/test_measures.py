@@ -1,4 +1,4 @@
-"""Every measure runs, on next to nothing: that it measures, not what comes out."""
+"""Every measure runs on few readings and returns figures."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -25,20 +25,20 @@ TINY = Scale(
 
 @pytest.fixture(scope="module")
 def stage() -> Iterator[Stage]:
-    """The service and its peers, as far as they are installed."""
+    """The service and the installed peers."""
     with staged(TINY) as made:
         yield made
 
 
 def measured(stage: Stage, name: str) -> Results:
-    """What one measure adds."""
+    """Run one measure, and return its results."""
     now = dataclasses.replace(stage, results=Results(speeds=stage.results.speeds))
     run(now, name, *MEASURES[name])
     assert now.results.failures == []
     return now.results
 
 
-def test_what_is_not_installed_is_said_and_left_out(stage: Stage) -> None:
+def test_missing_peers_are_reported_and_skipped(stage: Stage) -> None:
     absent = {kind for kind in PEERS if not kind.installed()}
     assert set(stage.peers) == {kind.name for kind in PEERS if kind not in absent}
     assert {StandIn.name, EmptyRoute.name} <= set(stage.peers)
@@ -46,7 +46,7 @@ def test_what_is_not_installed_is_said_and_left_out(stage: Stage) -> None:
         assert any(f"apt-get install {kind.package}" in note for note in stage.results.notes)
 
 
-def test_batches_and_then_the_bytes_they_take(stage: Stage) -> None:
+def test_batches_and_their_stored_sizes_are_measured(stage: Stage) -> None:
     results = measured(stage, "batches")
     assert len(results.rows[0].bars) == 4
     assert results.rows[0].bars[0].held is not None
@@ -55,37 +55,39 @@ def test_batches_and_then_the_bytes_they_take(stage: Stage) -> None:
     assert None not in {bar.held for bar in results.rows[0].bars}
 
 
-def test_reading_back_beside_peers(stage: Stage) -> None:
+def test_reads_are_compared_with_peers(stage: Stage) -> None:
     row = measured(stage, "read").rows[0]
     assert row.ours is not None
     assert [bar.held is None for bar in row.bars] == [False, False, not InfluxDB.installed()]
 
 
-def test_memory_while_streaming(stage: Stage) -> None:
+def test_memory_of_a_streaming_read_is_measured(stage: Stage) -> None:
     row = measured(stage, "memory").rows[0]
     assert row.ours is not None
     assert 10 < row.ours.median < 1000
 
 
-def test_single_requests(stage: Stage) -> None:
+def test_single_requests_are_measured(stage: Stage) -> None:
     row = measured(stage, "singles").rows[0]
     assert (row.ours is not None) == wrk.installed()
 
 
-def test_single_requests_without_wrk(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_single_requests_are_not_measured_without_wrk(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", "")
     now = dataclasses.replace(stage, results=Results())
     measure_singles(now)
     assert {bar.verdict for bar in now.results.rows[0].bars} == {"not measured"}
 
 
-def test_from_201_to_readable(stage: Stage) -> None:
+def test_the_time_from_201_to_readable_is_measured(stage: Stage) -> None:
     rows = measured(stage, "freshness").rows
     assert len(rows) == 2
     assert all(row.ours is not None for row in rows)
 
 
-def test_profiles_and_cpu_by_stage(stage: Stage) -> None:
+def test_profiles_show_cpu_time_by_stage(stage: Stage) -> None:
     results = measured(stage, "profile")
     if available() is None:
         assert any("py-spy" in note for note in results.notes)
@@ -94,21 +96,21 @@ def test_profiles_and_cpu_by_stage(stage: Stage) -> None:
     assert any(detail.name == "API: parse" for detail in results.details)
 
 
-def test_steps(stage: Stage) -> None:
+def test_steps_of_requests_are_measured(stage: Stage) -> None:
     names = [detail.name for detail in measured(stage, "steps").details]
     assert len(names) == 12
     assert {"parse", "compress and seal", "read: JSON"} < set(names)
 
 
-def test_shards(stage: Stage) -> None:
+def test_shards_are_compared(stage: Stage) -> None:
     assert len(measured(stage, "shards").rows[0].bars) == 2
 
 
-def test_a_start_from_nothing_to_the_first_reading(stage: Stage) -> None:
+def test_the_first_start_is_measured(stage: Stage) -> None:
     assert measured(stage, "start").rows[0].ours is not None
 
 
-def test_a_part_that_fails_is_told(stage: Stage) -> None:
+def test_a_failed_part_is_reported(stage: Stage) -> None:
     def fail(_: Stage) -> None:
         raise RuntimeError("it broke")
 
@@ -117,7 +119,7 @@ def test_a_part_that_fails_is_told(stage: Stage) -> None:
     assert now.results.failures == ["some: RuntimeError: it broke"]
 
 
-def test_machine_and_versions_are_told(stage: Stage) -> None:
+def test_machine_and_versions_are_reported(stage: Stage) -> None:
     assert dict(machine())["cores"]
     assert {"Redis", "PostgreSQL", *stage.peers} <= set(dict(versions(stage)))
     assert all("fsync" in text or "memory" in text or "nothing" in text

@@ -1,4 +1,4 @@
-"""What is asked of figures is judged as it is meant."""
+"""Figures are compared with their floors and aims."""
 
 import importlib.util
 from pathlib import Path
@@ -10,15 +10,15 @@ from bench.spread import Spread, number, spread
 from bench.tables import markdown, plain
 
 
-def test_a_spread_tells_the_median_and_how_far_it_goes() -> None:
+def test_a_spread_shows_the_median_and_the_range() -> None:
     assert spread([3, 1, 2]).median == 2
     assert spread([300, 100, 200]).text() == "200 (100 .. 300)"
     assert spread([0.5]).text() == "0.50"
     assert number(1234567.8) == "1,234,568"
 
 
-def test_ratios_are_those_of_the_same_round() -> None:
-    """Both slow in the second round: the ratio doesn't move."""
+def test_ratios_are_computed_within_a_round() -> None:
+    """Both sides are slow in the second round, so the ratio is stable."""
     assert spread([10, 1]).over(spread([5, 0.5])) == spread([2, 2])
     assert spread([10, 20]).over(5) == spread([2, 4])
     assert spread([10, 20]).over(spread([5])) == spread([2, 4])
@@ -44,7 +44,7 @@ def test_a_cost_must_stay_under_its_bar(ours: float, verdict: str, reached: floa
         assert bar.reached == pytest.approx(reached)
 
 
-def test_the_median_counts_and_not_the_best_round() -> None:
+def test_a_bar_is_compared_with_the_median() -> None:
     row = Row("speed", "/s", spread([1, 2, 100])).at_least(Kind.FLOOR, 5, "peer", 1.0)
     assert row.bars[0].held is False
 
@@ -52,7 +52,7 @@ def test_the_median_counts_and_not_the_best_round() -> None:
 @pytest.mark.parametrize(
     ("ours", "theirs"), [(None, spread([1.0])), (spread([1.0]), None), (None, None)]
 )
-def test_what_was_not_measured_is_neither_held_nor_missed(
+def test_missing_figures_are_neither_held_nor_missed(
     ours: Spread | None, theirs: Spread | None
 ) -> None:
     row = Row("speed", "/s", ours).at_least(Kind.FLOOR, 5, "peer", theirs)
@@ -80,7 +80,7 @@ def test_the_table_shows_floors_aims_ratios_and_verdicts() -> None:
     assert "Every floor" not in said
 
 
-def test_the_plot_is_drawn_where_it_can_be(tmp_path: Path) -> None:
+def test_the_plot_is_drawn_if_matplotlib_is_installed(tmp_path: Path) -> None:
     row = Row("speed", "/s", spread([3.0])).at_least(Kind.FLOOR, 5, "peer", 1.0)
     row.at_most(Kind.AIM, 5, "peer", 1.0).at_least(Kind.AIM, 5, "absent", None)
     results = Results(rows=[row], speeds={"speed": {"this service": spread([1, 3, 2])}})
@@ -89,6 +89,6 @@ def test_the_plot_is_drawn_where_it_can_be(tmp_path: Path) -> None:
     assert (tmp_path / "plot.png").exists() == drawn
 
 
-def test_it_is_said_that_all_is_well_when_it_is() -> None:
+def test_the_summary_says_that_every_floor_is_held() -> None:
     row = Row("speed", "/s", spread([1.0])).at_least(Kind.FLOOR, 1, "peer", 1.0)
     assert plain(Results(rows=[row])).endswith("Every floor that was measured is held.")

@@ -1,4 +1,4 @@
-"""What holds of any queue holds of the simulated one; none of it is a matter of time here."""
+"""The simulator obeys the laws of queues. The tests do not depend on real time."""
 
 import random
 from dataclasses import replace
@@ -31,7 +31,7 @@ seeds = st.integers(0, 1000)
 
 
 @given(loads, plants, seeds)
-def test_nothing_gets_lost_or_doubled(load: Load, plant: Plant, seed: int) -> None:
+def test_nothing_is_lost_or_doubled(load: Load, plant: Plant, seed: int) -> None:
     result = simulate(load, plant, seed)
     assert result.stored + result.refused == result.arrived
     assert min(result.waits, default=0.0) >= 0
@@ -41,8 +41,8 @@ def test_nothing_gets_lost_or_doubled(load: Load, plant: Plant, seed: int) -> No
 
 
 @given(loads, plants, seeds)
-def test_littles_law(load: Load, plant: Plant, seed: int) -> None:
-    """What waits on average is what comes in a second times how long it waits."""
+def test_littles_law_holds(load: Load, plant: Plant, seed: int) -> None:
+    """The mean queue length is the arrival rate times the mean wait."""
     result = simulate(load, plant, seed)
     if result.stored:
         rate = result.stored / result.seconds
@@ -51,27 +51,27 @@ def test_littles_law(load: Load, plant: Plant, seed: int) -> None:
 
 
 @given(loads, plants, seeds)
-def test_the_same_seed_gives_the_same(load: Load, plant: Plant, seed: int) -> None:
+def test_the_same_seed_gives_the_same_result(load: Load, plant: Plant, seed: int) -> None:
     assert simulate(load, plant, seed) == simulate(load, plant, seed)
 
 
 @pytest.mark.parametrize("writers", [1, 3])
 @pytest.mark.parametrize("batch", [1, 1000])
-def test_the_backlog_grows_beyond_the_limit_and_not_below(writers: int, batch: int) -> None:
+def test_the_backlog_grows_only_beyond_the_limit(writers: int, batch: int) -> None:
     plant = replace(PLANT, writers=writers, max_readings=20_000)
     limit = plant.limit(batch)
 
     def left(share: float, seconds: float) -> int:
         return simulate(Load(share * limit, batch, seconds), plant).waiting_at_end
 
-    # What can be stored at most is stored only where writers never wait for a shard.
+    # The limit is reached only if writers never wait for a shard.
     assert left(0.4, 8) < 2 * left(0.4, 4) + 0.1 * limit
     first, second = left(1.3, 4), left(1.3, 8)
     assert second > 1.2 * first > 0
     assert second > 0.2 * limit * 8
 
 
-def test_under_load_drains_gather_more() -> None:
+def test_drains_take_more_entries_under_load() -> None:
     gathered = [simulate(Load(rate), PLANT).entries_a_drain for rate in (10, 200, 1000, 4000)]
     assert gathered == sorted(gathered)
     assert gathered[0] < 1.5
@@ -79,13 +79,13 @@ def test_under_load_drains_gather_more() -> None:
 
 
 def test_an_idle_shard_is_drained_at_once() -> None:
-    """Nobody lingers for the first."""
+    """The first entry does not wait for the linger."""
     result = simulate(Load(2, seconds=30), replace(PLANT, shards=64))
     assert quantile(result.waits, 0.5) == pytest.approx(PLANT.job + PLANT.work(1, 1))
 
 
-def test_more_writers_keep_up_with_more() -> None:
-    plant = replace(PLANT, max_readings=500)  # or one writer would take all there is
+def test_more_writers_store_more() -> None:
+    plant = replace(PLANT, max_readings=500)  # otherwise one writer takes all entries
     load = Load(1.5 * plant.limit(1), seconds=4)
     one, two = (simulate(load, replace(plant, writers=number)) for number in (1, 2))
     assert one.waiting_at_end > 2 * two.waiting_at_end
@@ -99,7 +99,7 @@ def test_more_writers_than_shards_gain_nothing() -> None:
     assert many.seconds > 0.9 * few.seconds
 
 
-def test_a_full_backlog_refuses_what_is_too_much() -> None:
+def test_a_full_backlog_refuses_the_excess() -> None:
     plant = replace(PLANT, backlog_readings=500)
     result = simulate(Load(3 * plant.limit(1), seconds=3), plant)
     assert result.max_waiting == 500
@@ -107,7 +107,7 @@ def test_a_full_backlog_refuses_what_is_too_much() -> None:
 
 
 @pytest.mark.parametrize("arrivals", Arrivals)
-def test_requests_come_as_often_as_asked(arrivals: Arrivals) -> None:
+def test_requests_arrive_at_the_requested_rate(arrivals: Arrivals) -> None:
     load = Load(1000, seconds=10, arrivals=arrivals)
     found = list(arrival_times(load, random.Random(3)))
     assert len(found) == pytest.approx(10_000, rel=0.05)
@@ -123,7 +123,7 @@ def test_bursts_wait_longer() -> None:
     assert quantile(bursts.waits, 0.99) > 2 * quantile(even.waits, 0.99)
 
 
-def test_the_command_tells_all(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_the_summary(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--rate", "50", "--seconds", "2"]) == 0
     said = capsys.readouterr().out
     for name, value in summary(Load(50, seconds=2), PLANT, simulate(Load(50, seconds=2), PLANT)):

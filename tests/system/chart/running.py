@@ -1,8 +1,8 @@
-"""Runs the containers of rendered pods as processes of this machine.
+"""Run the containers of rendered pods as processes of this machine.
 
-They get the variables, the arguments and the files that the manifests give them, and no other. Only
-what can't be had here is another: mounted files are below a folder, ports are free ones, and a
-Service's name is the address of the process behind it.
+The processes get exactly the variables, the arguments and the files of the manifests, with three
+differences: mounted files are below a folder, ports are free ports, and the name of a Service is
+the address of its process.
 """
 
 import os
@@ -36,7 +36,7 @@ _LISTENED = {
 
 @dataclass(frozen=True)
 class Ended:
-    """How a container ended, and what it said."""
+    """The exit code, the log and the duration of a container."""
 
     code: int
     said: str
@@ -44,18 +44,18 @@ class Ended:
 
 
 class Node:
-    """A machine that runs the pods of one release."""
+    """A node that runs the pods of one release."""
 
     def __init__(self, release: Release, folder: Path) -> None:
         self.release = release
         self.secrets: Secrets = {}
-        """What is in the Secrets of the namespace."""
+        """The content of the Secrets of the namespace."""
         self._folder = folder
         self._ports: dict[tuple[str, str], int] = {}
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
     def port(self, component: str, name: str) -> int:
-        """The port of this machine that stands for a port of a pod."""
+        """Return the local port for a port of a pod."""
         declared = {port["name"] for port in self._container(component).get("ports") or ()}
         assert name in declared, f"{component} has no port {name}"
         if (component, name) not in self._ports:
@@ -63,7 +63,7 @@ class Node:
         return self._ports[component, name]
 
     def start(self, component: str, extra: Mapping[str, str] | None = None) -> None:
-        """Start the pod's container; `extra` are variables that no manifest gives it."""
+        """Start the container of a pod, with `extra` variables that are not in the manifest."""
         pod, container = self.release.runs(component)
         root = self._folder / component
         for each in ("tmp", "work"):
@@ -87,7 +87,7 @@ class Node:
             )
 
     def run(self, component: str, extra: Mapping[str, str] | None = None) -> Ended:
-        """Run a container that ends by itself."""
+        """Run a container until it exits."""
         began = time.monotonic()
         self.start(component, extra)
         try:
@@ -97,7 +97,7 @@ class Node:
         return Ended(code, self.said(component), time.monotonic() - began)
 
     def stop(self, component: str) -> Ended:
-        """Tell it to end as Kubernetes does; it has the grace of its pod to do so."""
+        """Send SIGTERM, and wait for at most the grace period of the pod."""
         grace = self.release.runs(component)[0].spec.get("terminationGracePeriodSeconds", 30)
         began = time.monotonic()
         process = self._running[component]
@@ -110,12 +110,12 @@ class Node:
         return Ended(code, self.said(component), time.monotonic() - began)
 
     def probe(self, component: str, kind: str) -> int:
-        """What the container's HTTP probe is answered; 0 while nobody listens."""
+        """Return the status of an HTTP probe, 0 while the port is closed."""
         asked = self._container(component)[f"{kind}Probe"]["httpGet"]
         return self.get(component, asked["port"], asked["path"])[0]
 
     def get(self, component: str, port: str, path: str) -> tuple[int, str]:
-        """Status and body of a page."""
+        """Return status and body of a GET."""
         client = Client(f"http://127.0.0.1:{self.port(component, port)}", keep_alive=False)
         try:
             response = client.request("GET", path, repeatable=False)
@@ -124,7 +124,7 @@ class Node:
         return response.status, response.text()
 
     def wait_for_probe(self, component: str, kind: str) -> None:
-        """Return when the probe succeeds; fail when the container ends before, or never does."""
+        """Wait until the probe succeeds. Fail if the container exits first, or after a timeout."""
 
         def succeeds() -> bool:
             running = self._running[component].poll() is None
@@ -134,16 +134,16 @@ class Node:
         wait_until(succeeds, seconds=60, what=f"the {kind} of {component}")
 
     def said(self, component: str) -> str:
-        """The container's log."""
+        """Return the log of the container."""
         return (self._folder / component / "log").read_text(encoding="utf-8", errors="replace")
 
     def written_outside(self) -> list[str]:
-        """What containers left where a pod's file system is read-only."""
+        """Return the files that containers wrote outside their writable volumes."""
         left = [path for name in self._running for path in (self._folder / name / "work").iterdir()]
         return [str(path) for path in left]
 
     def close(self) -> None:
-        """Kill what still runs."""
+        """Kill the running processes."""
         for process in self._running.values():
             if process.poll() is None:
                 process.kill()
@@ -160,18 +160,18 @@ class Node:
                 given[each["name"]] = self.secrets[source["name"]][source["key"]]
         for name, port in _LISTENED.items():
             listens = {each["name"] for each in container.get("ports") or ()}
-            # Both services know both metrics ports; each listens on its own.
+            # Each service listens on its own metrics port and has the variables of both.
             if name in given and port in listens and _whose(name) == component:
                 local = str(self.port(component, port))
                 given[name] = re.sub(r"(^|:)\d+$", rf"\g<1>{local}", given[name])
         given = {name: self._local(component, value) for name, value in given.items()}
-        # Of the image: its PATH and, as TMPDIR, the /tmp that is its HOME.
+        # From the image: PATH, and /tmp, its HOME, as TMPDIR.
         path = os.pathsep.join([str(Path(sys.executable).parent), "/usr/bin", "/bin"])
         tmp = str(root / "tmp")
         return {"PATH": path, "HOME": tmp, "TMPDIR": tmp, **given}
 
     def _local(self, component: str, text: str) -> str:
-        """`text` with paths and addresses as they are here."""
+        """Return `text` with local paths and addresses."""
         text = text.replace(MOUNTED, f"{self._folder / component}{MOUNTED}")
         return _SERVICE.sub(self._address, text)
 
@@ -188,7 +188,7 @@ def _whose(variable: str) -> str:
 
 
 def _program(name: str) -> str:
-    """The program of that name in the virtual environment, as in the image, else the system's."""
+    """Return the path of a program, from the virtual environment or else from the system."""
     ours = Path(sys.executable).parent / name
     found = str(ours) if ours.exists() else shutil.which(name)
     assert found, name
@@ -196,9 +196,9 @@ def _program(name: str) -> str:
 
 
 def redis_of(pod: Pod, folder: Path, password: str) -> tuple[list[str], dict[str, str], int]:
-    """Command, variables and port of the pod with the release's own Redis, with a folder for /data.
+    """Return command, variables and port of the pod with the release's own Redis.
 
-    Its shell finds the `redis-server` of this machine.
+    The shell of the pod finds the `redis-server` of this machine. `folder` replaces /data.
     """
     (container,) = pod.containers
     port, data = free_port(), folder / "data"

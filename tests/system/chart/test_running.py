@@ -1,4 +1,4 @@
-"""The rendered pods really run: on real stores, with the Secrets that the hook really makes."""
+"""The rendered pods run on real stores, with the Secrets that the hook creates."""
 
 import json
 import re
@@ -31,14 +31,14 @@ from support.waiting import wait_until
 from system.chart.running import Node, redis_of
 
 SETS = ["canary", "open-canary", "demo"]
-"""With tokens and stores of one's own; without tokens, with a hot window apart; with the release's
-own Redis and the Secrets that the hook makes for it."""
+"""Values with tokens and external stores, without tokens and with a separate Redis for the hot
+window, and with the release's own Redis."""
 DATABASE = "of_the_chart"
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """A release that runs: its API server and its pods."""
+    """A running release: its Kubernetes API server and its pods."""
 
     release: Release
     api: KubeApi
@@ -46,7 +46,7 @@ class Cluster:
     kube_config: Path
 
     def content(self) -> dict[str, dict[str, str]]:
-        """All Secrets of the namespace."""
+        """Return all Secrets of the namespace."""
         namespace = self.release.namespace
         return {
             name: self.api.content(name, namespace)
@@ -57,7 +57,7 @@ class Cluster:
     def request(
         self, method: str, path: str, body: object = None, token: str = ""
     ) -> tuple[int, Any]:
-        """One request to the API: status and JSON."""
+        """Send one request to the API, and return status and JSON."""
         url = f"http://127.0.0.1:{self.node.port('api', 'http')}"
         with Client(url, token=token) as client:
             response = client.request(method, path, json=body, repeatable=False)
@@ -66,7 +66,7 @@ class Cluster:
 
 @pytest.fixture(scope="module")
 def database(postgres_server: PostgresServer) -> Iterator[str]:
-    """The URL of an empty database for a user who owns it and may nothing else."""
+    """The URL of an empty database, for a user with no rights except on this database."""
     with psycopg.connect(postgres_server.url, autocommit=True) as connection:
         connection.execute(f"CREATE ROLE {DATABASE} LOGIN PASSWORD 'hush'")
         parts = {"user": DATABASE, "password": "hush", "dbname": DATABASE}
@@ -82,7 +82,7 @@ def cluster(
     postgres_server: PostgresServer,
     database: str,
 ) -> Iterator[Cluster]:
-    """A release, from its first hook until its pods are ready."""
+    """A release whose hooks have run and whose pods are ready."""
     folder = tmp_path_factory.mktemp(request.param)
     release = rendered(request.param, NEWEST)
     with ExitStack() as stack:
@@ -100,12 +100,12 @@ def cluster(
 
 
 def install(made: Cluster, stack: ExitStack, folder: Path, redis: str, database: str) -> None:
-    """What helm and Kubernetes do, in their order."""
+    """Install the release, in the order of helm and Kubernetes."""
     release, api, node = made.release, made.api, made.node
     api.namespaces.add(release.namespace)
     urls = {"my-redis": redis, "my-pg": database, "my-hot": redis.removesuffix("0") + "1"}
     existing = {name: {"url": urls[name]} for name in MATRIX[release.name].existing}
-    for name in existing:  # stores of this machine listen on any port
+    for name in existing:  # the stores of this machine listen on free ports
         api.put(
             name, {"url": "redis://r" if name != "my-pg" else "postgresql://p"}, release.namespace
         )
@@ -123,7 +123,7 @@ def install(made: Cluster, stack: ExitStack, folder: Path, redis: str, database:
 
 
 def run_the_hook(made: Cluster) -> None:
-    """As a pod with a service account would; here a kube config tells of the API server."""
+    """Run the hook, with a kube config instead of a service account."""
     ended = made.node.run("secrets", {"KUBECONFIG": str(made.kube_config)})
     assert ended.code == 0, ended.said
 
@@ -131,7 +131,7 @@ def run_the_hook(made: Cluster) -> None:
 def own_stores(
     made: Cluster, stack: ExitStack, folder: Path, database: str
 ) -> dict[str, dict[str, str]]:
-    """The Secrets of the release's own stores, as they lead to stores of this machine."""
+    """Return the Secrets of the release's own stores, with URLs of stores of this machine."""
     release, content = made.release, made.content()
     stores = {
         name: (f"{release.pod(name).owner['metadata']['name']}", content_of(content, name))
@@ -181,7 +181,7 @@ def answers(client: "Redis") -> bool:
         return False
 
 
-def test_the_hook_makes_what_the_chart_says(cluster: Cluster) -> None:
+def test_the_hook_creates_the_secrets_of_the_chart(cluster: Cluster) -> None:
     made = secrets_made(cluster.release)
     content = cluster.content()
     assert {name: set(content[name]) for name in made} == made
@@ -194,7 +194,7 @@ def test_the_hook_makes_what_the_chart_says(cluster: Cluster) -> None:
 
 
 @pytest.mark.parametrize("cluster", ["demo"], indirect=True)
-def test_the_hook_changes_nothing_the_second_time(cluster: Cluster) -> None:
+def test_the_second_run_of_the_hook_changes_nothing(cluster: Cluster) -> None:
     before, asked = cluster.content(), len(cluster.api.writes())
     run_the_hook(cluster)
     assert cluster.content() == before
@@ -214,7 +214,7 @@ def test_the_helm_test_succeeds(cluster: Cluster) -> None:
 
 
 @pytest.mark.parametrize("cluster", ["canary"], indirect=True)
-def test_the_helm_test_fails_with_a_token_that_nobody_knows(cluster: Cluster) -> None:
+def test_the_helm_test_fails_with_an_unknown_token(cluster: Cluster) -> None:
     (name,) = (name for name in cluster.content() if name.endswith("-probe"))
     kept = cluster.node.secrets
     cluster.node.secrets = {**kept, name: {**kept[name], "token": f"iot_{'x' * 43}"}}
@@ -225,13 +225,13 @@ def test_the_helm_test_fails_with_a_token_that_nobody_knows(cluster: Cluster) ->
 
 
 def tokens(cluster: Cluster) -> dict[str, str]:
-    """The tokens of the first install by their names; none while nobody is asked for one."""
+    """Return the tokens of the first install by name, none if the API requires no tokens."""
     if not any(each["name"] == "IOT_TOKENS_FILE" for each in env_of(cluster.release, "api")):
         return {}
     return content_of(cluster.content(), "token-values")
 
 
-def test_tokens_of_the_first_install_open_what_they_should(cluster: Cluster) -> None:
+def test_tokens_of_the_first_install_have_their_scopes(cluster: Cluster) -> None:
     row = {"interrogator_time": 1000, "relative_time": 0, "freeform": "x", "db_password": "p"}
     put, read = {"data": row}, {"data": {"db_password": "p"}}
     given = tokens(cluster)
@@ -249,8 +249,8 @@ def test_tokens_of_the_first_install_open_what_they_should(cluster: Cluster) -> 
         assert cluster.request("POST", "/api/iot", read, token)[0] == reads
 
 
-def test_the_notes_commands_work(cluster: Cluster) -> None:
-    """What helm prints after the install, word for word but for kubectl."""
+def test_the_commands_of_the_notes_work(cluster: Cluster) -> None:
+    """The test runs the printed commands, and replaces only kubectl."""
     text = notes(MATRIX[cluster.release.name])
     given = {}
     secret = r"(\w+)=\$\(kubectl .*get secret (\S+) -o jsonpath='\{\.data\.([^}]+)\}'"
@@ -271,12 +271,12 @@ def test_the_notes_commands_work(cluster: Cluster) -> None:
         asked.append((method, path, body, *header))
     send, read = asked
     assert cluster.request(*send)[0] == 201
-    # A person takes longer to type the second one than the writer to store.
+    # A person types the second command after the writer has stored the reading.
     found = wait_until(lambda: cluster.request(*read)[1]["data"], what="the reading of the notes")
     assert json.loads(found[0]["freeform"]) == send[2]["data"]["freeform"]
 
 
-def test_metrics_are_where_monitoring_looks(cluster: Cluster) -> None:
+def test_metrics_are_served_on_the_monitored_ports(cluster: Cluster) -> None:
     for component in ("api", "writer"):
         status, text = cluster.node.get(component, "metrics", "/metrics")
         assert status == 200
@@ -294,7 +294,7 @@ def test_keda_finds_the_backlog_on_the_metrics_of_the_api(cluster: Cluster) -> N
 
 
 @pytest.mark.parametrize("cluster", ["canary", "open-canary"], indirect=True)
-def test_the_canary_sings(cluster: Cluster) -> None:
+def test_the_canary_sends_readings(cluster: Cluster) -> None:
     node = cluster.node
     node.start("canary")
     node.wait_for_probe("canary", "liveness")
@@ -308,22 +308,22 @@ def test_the_canary_sings(cluster: Cluster) -> None:
     assert ended.code == 0, ended.said
 
 
-def test_the_hot_window_is_apart_where_it_has_a_redis_of_its_own(
+def test_the_hot_window_uses_its_own_redis_if_configured(
     cluster: Cluster, redis_server: RedisServer
 ) -> None:
     with Redis.from_url(redis_server.url.removesuffix("0") + "1") as apart:
         assert bool(apart.keys("*")) is (cluster.release.name == "open-canary")
 
 
-def test_what_a_pod_stops_with_is_in_the_image() -> None:
-    """The preStop of the API runs a program; Debian's coreutils have it."""
+def test_the_program_of_prestop_is_in_the_image() -> None:
+    """The preStop hook of the API runs a program of Debian's coreutils."""
     stop = rendered("own-stores", NEWEST).pod("api").containers[0]["lifecycle"]["preStop"]
     if "exec" in stop:
         assert stop["exec"]["command"][0] == "sleep"
 
 
-def test_pods_end_in_time_and_leave_nothing(cluster: Cluster) -> None:
-    """The last one: afterwards nothing runs."""
+def test_pods_stop_in_time_and_leave_no_files(cluster: Cluster) -> None:
+    """This is the last test of the file, as it stops the pods."""
     for component in ("api", "writer"):
         ended = cluster.node.stop(component)
         assert ended.code == 0, f"{component}: {ended.said}"

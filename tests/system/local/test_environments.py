@@ -1,4 +1,4 @@
-"""`make run` works whatever the shell's environment says, and wherever its data is."""
+"""`make run` works in unusual shell environments and data directories."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from iot_tools.local.ports import free_port
 pytestmark = pytest.mark.skipif(not shutil.which("curl"), reason="needs curl")
 
 NOWHERE = "192.0.2.1"
-"""Of TEST-NET-1: nobody answers there."""
+"""An address of TEST-NET-1, where no host answers."""
 LIBPQ = {
     "PGHOST": "db.invalid",
     "PGHOSTADDR": NOWHERE,
@@ -43,9 +43,9 @@ SPECIAL = "Über uns, 100% $HOME 'a' \"b\" user@host #1"
 
 
 def run_at(data_dir: str, environment: Mapping[str, str], cwd: Path) -> str:
-    """Run everything, send a reading with the printed command and read it back, stop; the output.
+    """Run the service, send and read a reading with the printed commands, and return the output.
 
-    It goes through make, as people start it.
+    The service is started by make, as users do.
     """
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("IOT_", "MAKE", "LC_"))}
     checkout = Path(__file__).parents[3]
@@ -81,7 +81,7 @@ def run_at(data_dir: str, environment: Mapping[str, str], cwd: Path) -> str:
 
 
 def exchange(said: str, environment: Mapping[str, str]) -> None:
-    """Run both printed commands in the same shell."""
+    """Run both printed commands in the same environment."""
     send, read = re.findall(r"^ +(curl .*)$", said, re.MULTILINE)
     assert json.loads(answer(send, environment)) == {"success": "1 object(s) created"}, said
 
@@ -92,9 +92,9 @@ def exchange(said: str, environment: Mapping[str, str]) -> None:
 
 
 def answer(command: str, environment: Mapping[str, str]) -> str:
-    """What a command says."""
+    """Return the output of a command."""
     done = subprocess.run(
-        ["bash", "-c", command],  # noqa: S607 -- as people paste it
+        ["bash", "-c", command],  # noqa: S607 -- as users paste it
         env=environment,
         capture_output=True,
         text=True,
@@ -106,7 +106,7 @@ def answer(command: str, environment: Mapping[str, str]) -> str:
 
 
 def fresh(folder: Path) -> Path:
-    """An empty checkout: the Makefile takes what it makes from where it runs."""
+    """Create an empty checkout. The Makefile builds relative to its working directory."""
     root = Path(__file__).parents[3]
     for each in ("clients", "requirements", "shared", "services", "tools"):
         (folder / each).symlink_to(root / each)
@@ -121,10 +121,10 @@ def fresh(folder: Path) -> Path:
     ],
     ids=["long", "special"],
 )
-def test_with_stores_of_its_own(
+def test_make_run_ignores_variables_with_its_own_stores(
     data_dir: str, environment: Mapping[str, str], tmp_path: Path
 ) -> None:
-    """The data directory is relative to where it runs."""
+    """The data directory is relative to the working directory."""
     (tmp_path / "checkout").mkdir()
     said = run_at(data_dir, environment, fresh(tmp_path / "checkout"))
     assert "first reading read back" in said, said
@@ -132,14 +132,16 @@ def test_with_stores_of_its_own(
     assert (tmp_path / "checkout" / data_dir / "keyring").exists()
 
 
-def test_with_a_postgres_that_is_given(postgres_url: str, tmp_path: Path) -> None:
-    """No stray variable completes the URL of the migration, the API or the writer."""
+def test_make_run_ignores_variables_with_a_given_postgres(
+    postgres_url: str, tmp_path: Path
+) -> None:
+    """No variable of libpq changes the URL of the migration, the API or the writer."""
     given = {**LIBPQ, **PROXIES, **NO_LOCALE, "IOT_POSTGRES_URL": postgres_url}
     said = run_at(str(tmp_path / "data"), given, fresh(tmp_path))
     assert "first reading read back" in said, said
 
 
-def test_a_file_in_the_way_is_one_sentence(tmp_path: Path) -> None:
+def test_an_unusable_data_directory_is_named(tmp_path: Path) -> None:
     (tmp_path / "lock").mkdir()
     command = [sys.executable, "-m", "iot_tools", "run", "--data-dir", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)

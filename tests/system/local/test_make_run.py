@@ -1,4 +1,4 @@
-"""`make run` as people use it: the printed commands work, and nothing is left behind."""
+"""The printed commands of `make run` work, and no process remains after its end."""
 
 import json
 import os
@@ -27,7 +27,7 @@ PATIENCE = 60.0
 
 
 class MakeRun:
-    """A `make run` in a process group of its own, as a shell gives it."""
+    """A `make run` in a new process group, as in a shell."""
 
     def __init__(self, data_dir: Path, **variables: object) -> None:
         self.data_dir = data_dir
@@ -35,7 +35,7 @@ class MakeRun:
         given = [f"{name}={value}" for name, value in variables.items()]
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("IOT_", "MAKE"))}
         self._make = subprocess.Popen(
-            ["make", "--no-print-directory", "run", f"DATA_DIR={data_dir}", *given],  # noqa: S607 -- what people type
+            ["make", "--no-print-directory", "run", f"DATA_DIR={data_dir}", *given],  # noqa: S607 -- as users type it
             cwd=CHECKOUT,
             env=environment,
             stdout=subprocess.PIPE,
@@ -48,7 +48,7 @@ class MakeRun:
         self._reader.start()
 
     def wait_for(self, pattern: str, count: int = 1) -> re.Match[str]:
-        """Wait until the terminal shows something `count` times; the last of them."""
+        """Wait until the output has `count` matches, and return the last match."""
 
         def shown() -> bool:
             return len(list(re.finditer(pattern, self.output))) >= count
@@ -58,14 +58,14 @@ class MakeRun:
         return list(re.finditer(pattern, self.output))[count - 1]
 
     def wait_until_up(self) -> None:
-        """Wait until everything is there and the commands are printed."""
+        """Wait until the service runs and the commands are printed."""
         self.wait_for("Ctrl-C stops everything")
 
     def curl(self, caption: str) -> str:
-        """Run the command printed under a caption, as it is printed."""
+        """Run the command printed under a caption."""
         command = self.wait_for(rf"{caption}:\n +(curl .*)\n")[1]
         done = subprocess.run(
-            ["bash", "-c", command],  # noqa: S607 -- as people paste it
+            ["bash", "-c", command],  # noqa: S607 -- as users paste it
             capture_output=True,
             text=True,
             check=False,
@@ -75,7 +75,9 @@ class MakeRun:
         return done.stdout
 
     def read_back(self, caption: str = "Read it back") -> list[dict[str, Any]]:
-        """The rows that a printed command reads, once there are some (503: not now)."""
+        """Return the rows that a printed command reads. Repeat the command until it returns
+        rows.
+        """
         rows: list[dict[str, Any]] = []
         answer = ""
 
@@ -89,7 +91,7 @@ class MakeRun:
         return list(rows)
 
     def processes(self) -> dict[int, str]:
-        """Pid and command line of all that work on this data directory."""
+        """Return pid and command line of all processes with this data directory."""
         found = {}
         for process in Path("/proc").glob("[0-9]*"):
             try:
@@ -103,26 +105,26 @@ class MakeRun:
         return found
 
     def pid_of(self, *words: str) -> int:
-        """The oldest process of this run whose command line has these words."""
+        """Return the oldest process of this run whose command line has these words."""
         fitting = [pid for pid, line in self.processes().items() if all(w in line for w in words)]
         return min(fitting, key=_start_time)
 
     def interrupt(self) -> None:
-        """Ctrl-C: the terminal sends it to the whole group."""
+        """Send SIGINT to the process group, as Ctrl-C does."""
         os.killpg(self._make.pid, signal.SIGINT)
 
     def terminate(self) -> None:
-        """SIGTERM, to make alone."""
+        """Send SIGTERM to make alone."""
         self._make.terminate()
 
     def wait(self) -> int:
-        """Wait for its end."""
+        """Wait for the end of make, and return its exit code."""
         status = self._make.wait(PATIENCE)
         self._reader.join(PATIENCE)
         return status
 
     def close(self) -> None:
-        """Leave nothing of a failed test behind."""
+        """Kill the processes of a failed test."""
         if self._make.poll() is None:
             self.interrupt()
             self.wait()
@@ -142,7 +144,7 @@ StartRun = Callable[..., MakeRun]
 
 @pytest.fixture
 def start_run(tmp_path: Path) -> Iterator[StartRun]:
-    """Starts `make run`, on one data directory unless told otherwise."""
+    """A function that starts `make run`, with one data directory by default."""
     runs: list[MakeRun] = []
 
     def start(data_dir: Path = tmp_path / "data", **variables: object) -> MakeRun:
@@ -154,7 +156,7 @@ def start_run(tmp_path: Path) -> Iterator[StartRun]:
         run.close()
 
 
-def test_from_nothing_over_faults_to_the_next_start(start_run: StartRun) -> None:
+def test_make_run_survives_killed_parts_and_a_restart(start_run: StartRun) -> None:
     run = start_run(DEVICES=1)
     run.wait_until_up()
     run.wait_for(r"first reading read back [\d.]+ s after start")
@@ -194,7 +196,7 @@ def test_from_nothing_over_faults_to_the_next_start(start_run: StartRun) -> None
     assert again.processes() == {}, again.output
 
 
-def test_with_tls(start_run: StartRun) -> None:
+def test_make_run_serves_tls(start_run: StartRun) -> None:
     run = start_run(TLS=1)
     run.wait_until_up()
     assert f"The service is at https://127.0.0.1:{run.port}\n" in run.output
@@ -208,7 +210,7 @@ def test_with_tls(start_run: StartRun) -> None:
     assert run.processes() == {}, run.output
 
 
-def test_a_second_run_on_the_same_data(start_run: StartRun) -> None:
+def test_a_second_run_on_the_same_data_is_refused(start_run: StartRun) -> None:
     run = start_run()
     run.wait_until_up()
     second = start_run()
@@ -219,14 +221,14 @@ def test_a_second_run_on_the_same_data(start_run: StartRun) -> None:
     assert wait_until(lambda: run.processes() == {}, PATIENCE), run.output
 
 
-def test_a_killed_supervisor_leaves_nothing_behind(start_run: StartRun) -> None:
+def test_a_killed_supervisor_leaves_no_process(start_run: StartRun) -> None:
     run = start_run()
     run.wait_until_up()
     os.kill(run.pid_of("-m iot_tools run"), signal.SIGKILL)
     assert wait_until(lambda: run.processes() == {}, PATIENCE)
 
 
-def test_a_port_that_is_taken(start_run: StartRun, tmp_path: Path) -> None:
+def test_a_used_port_is_named(start_run: StartRun, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         run = start_run(PORT=port)
@@ -237,7 +239,7 @@ def test_a_port_that_is_taken(start_run: StartRun, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("variable", ["PORT", "DEVICES", "TLS"])
-def test_a_bad_value(start_run: StartRun, variable: str) -> None:
+def test_an_invalid_value_is_named(start_run: StartRun, variable: str) -> None:
     run = start_run(**{variable: "many"})
     assert run.wait() == 2
     assert re.search(rf"(?m)^{variable} must be .*, not 'many'\n", run.output)
@@ -245,7 +247,7 @@ def test_a_bad_value(start_run: StartRun, variable: str) -> None:
 
 
 def all_readings(run: MakeRun, password: str) -> list[dict[str, Any]]:
-    """Everything stored under a password."""
+    """Return all readings of a password."""
     body = json.dumps({"data": {"db_password": password}})
     url = f"http://127.0.0.1:{run.port}/api/iot"
     command = ["curl", "-sS", "-X", "POST", url, "-H", "Content-Type: application/json"]
@@ -255,7 +257,7 @@ def all_readings(run: MakeRun, password: str) -> list[dict[str, Any]]:
 
 
 def caught_up(run: MakeRun) -> None:
-    """Wait until the device could send again what it took while the API was away."""
+    """Wait until the device has sent the readings that it buffered while the API was down."""
     newest = max(row["relative_timestamp"] for row in all_readings(run, "demo"))
     later = newest + 5_000_000
     assert wait_until(
@@ -264,7 +266,7 @@ def caught_up(run: MakeRun) -> None:
 
 
 def sent_without_gap(rows: list[dict[str, Any]]) -> None:
-    """Ten readings a second, none missing from the first to the last."""
+    """Check that there are ten readings a second without a gap."""
     times = sorted({row["relative_timestamp"] for row in rows})
     assert times == list(range(0, times[-1] + 1, 100_000))
 

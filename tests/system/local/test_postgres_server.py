@@ -1,4 +1,4 @@
-"""Our own PostgreSQL keeps what was committed, and keeps others out."""
+"""The local PostgreSQL keeps committed data, and refuses other users."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ import pytest
 from iot_tools.local.child import LaunchError, wait_until
 from iot_tools.local.postgres_server import PostgresServer
 
-# Another process that starts the same database and is killed at once.
+# Another process that starts the same database and kills itself.
 KILLED = """
 import os, signal, sys
 from pathlib import Path
@@ -32,7 +32,7 @@ def server(tmp_path: Path) -> Iterator[PostgresServer]:
 
 
 def query(server: PostgresServer, text: str) -> object:
-    """The one value of a query."""
+    """Return the value of a query."""
     with psycopg.connect(server.url) as connection:
         row = connection.execute(text.encode()).fetchone()
         assert row is not None
@@ -40,12 +40,12 @@ def query(server: PostgresServer, text: str) -> object:
 
 
 def write(server: PostgresServer, text: str) -> None:
-    """Commit a statement."""
+    """Execute and commit a statement."""
     with psycopg.connect(server.url) as connection:
         connection.execute(text.encode())
 
 
-def test_it_keeps_its_data_over_a_stop_and_a_kill(server: PostgresServer) -> None:
+def test_postgres_keeps_its_data_after_a_stop_and_a_kill(server: PostgresServer) -> None:
     server.start()
     write(server, "CREATE TABLE kept (n int)")
     assert server.stop()
@@ -56,21 +56,21 @@ def test_it_keeps_its_data_over_a_stop_and_a_kill(server: PostgresServer) -> Non
     assert query(server, "SELECT count(*) FROM kept") == 1
 
 
-def test_it_listens_on_no_network_and_its_directory_is_closed(server: PostgresServer) -> None:
+def test_postgres_listens_on_a_private_socket_only(server: PostgresServer) -> None:
     server.start()
     assert query(server, "SHOW listen_addresses") == ""
     assert server.directory.stat().st_mode & 0o777 == 0o700
     assert query(server, "SHOW fsync") == "on"
 
 
-def test_it_stops_fast_with_clients_connected(server: PostgresServer) -> None:
+def test_postgres_stops_quickly_with_connected_clients(server: PostgresServer) -> None:
     server.start()
     with psycopg.connect(server.url):
         assert server.stop()
     assert server.ending == "exit status 0"
 
 
-def test_with_a_port_it_asks_for_a_password(tmp_path: Path) -> None:
+def test_a_port_requires_a_password(tmp_path: Path) -> None:
     server = PostgresServer(tmp_path / "pg", port=_port(), settings={"fsync": "off"})
     server.start()
     assert query(server, "SELECT 1") == 1
@@ -80,7 +80,7 @@ def test_with_a_port_it_asks_for_a_password(tmp_path: Path) -> None:
     server.stop()
 
 
-def test_a_path_too_long_for_a_socket(tmp_path: Path) -> None:
+def test_postgres_uses_a_port_if_the_socket_path_is_too_long(tmp_path: Path) -> None:
     server = PostgresServer(tmp_path / ("long" * 30), settings={"fsync": "off"})
     server.start()
     assert server.port is not None
@@ -88,14 +88,14 @@ def test_a_path_too_long_for_a_socket(tmp_path: Path) -> None:
     server.stop()
 
 
-def test_settings_win_over_ours(tmp_path: Path) -> None:
+def test_given_settings_override_the_defaults(tmp_path: Path) -> None:
     server = PostgresServer(tmp_path / "pg", settings={"fsync": "off", "max_connections": "17"})
     server.start()
     assert query(server, "SHOW max_connections") == "17"
     server.stop()
 
 
-def test_a_pid_file_that_names_a_living_stranger(server: PostgresServer) -> None:
+def test_a_stale_pid_file_of_another_process_is_ignored(server: PostgresServer) -> None:
     server.start()
     server.kill(signal.SIGKILL)
     pid_file = server.data / "postmaster.pid"
@@ -105,7 +105,7 @@ def test_a_pid_file_that_names_a_living_stranger(server: PostgresServer) -> None
     assert query(server, "SELECT 1") == 1
 
 
-def test_a_set_up_that_was_cut_short_is_done_again(server: PostgresServer) -> None:
+def test_an_interrupted_setup_is_repeated(server: PostgresServer) -> None:
     server.directory.mkdir()
     (server.directory / "data.new").mkdir()
     (server.directory / "data.new" / "PG_VERSION").write_text("18", encoding="utf-8")
@@ -113,7 +113,7 @@ def test_a_set_up_that_was_cut_short_is_done_again(server: PostgresServer) -> No
     assert query(server, "SELECT 1") == 1
 
 
-def test_data_of_another_version_is_left_alone(server: PostgresServer) -> None:
+def test_data_of_another_version_is_refused(server: PostgresServer) -> None:
     server.data.mkdir(parents=True)
     (server.data / "PG_VERSION").write_text("15\n", encoding="utf-8")
     with pytest.raises(LaunchError, match="belongs to PostgreSQL 15, not 18"):
@@ -121,7 +121,7 @@ def test_data_of_another_version_is_left_alone(server: PostgresServer) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
-def test_the_next_start_waits_for_what_a_killed_run_left(server: PostgresServer) -> None:
+def test_the_next_start_waits_for_the_server_of_a_killed_run(server: PostgresServer) -> None:
     command = [sys.executable, "-c", KILLED, str(server.directory)]
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
     server.start()
@@ -132,7 +132,9 @@ def test_the_next_start_waits_for_what_a_killed_run_left(server: PostgresServer)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has to give up being root")
-def test_as_root_it_runs_as_another_with_one_power(server: PostgresServer) -> None:
+def test_postgres_started_by_root_runs_as_another_user_with_one_capability(
+    server: PostgresServer,
+) -> None:
     assert server.directory.parent.stat().st_mode & 0o077 == 0
     server.start()
     status = Path(f"/proc/{server.pid}/status").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Our own Redis keeps what it acknowledged, and keeps others out."""
+"""The local Redis keeps acknowledged data, and refuses clients without the password."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ def server(tmp_path: Path) -> Iterator[RedisServer]:
     server.stop()
 
 
-def test_it_keeps_its_data_over_a_stop_and_a_kill(server: RedisServer) -> None:
+def test_redis_keeps_its_data_after_a_stop_and_a_kill(server: RedisServer) -> None:
     server.start()
     with redis.Redis.from_url(server.url) as client:
         client.set("a", "1")
@@ -32,7 +32,7 @@ def test_it_keeps_its_data_over_a_stop_and_a_kill(server: RedisServer) -> None:
         assert client.mget("a", "b") == [b"1", b"2"]
 
 
-def test_it_is_set_up_for_a_queue(tmp_path: Path) -> None:
+def test_redis_is_configured_for_a_queue(tmp_path: Path) -> None:
     server = RedisServer(tmp_path / "redis", config=["maxmemory 64mb"])
     server.start()
     with redis.Redis.from_url(server.url) as client:
@@ -46,7 +46,7 @@ def test_it_is_set_up_for_a_queue(tmp_path: Path) -> None:
     assert config["maxmemory"] == str(64 * 2**20)
 
 
-def test_nobody_enters_without_the_password(server: RedisServer) -> None:
+def test_the_password_is_required_and_secret(server: RedisServer) -> None:
     server.start()
     with (
         redis.Redis(port=server.port) as stranger,
@@ -69,13 +69,13 @@ def test_two_servers_never_share_a_directory(
         RedisServer(server.directory).start()
 
 
-def test_a_server_that_can_not_start_shows_its_log(tmp_path: Path) -> None:
+def test_a_failed_start_shows_the_log(tmp_path: Path) -> None:
     server = RedisServer(tmp_path / "redis", config=["no-such-setting 1"])
     with pytest.raises(LaunchError, match=r"(?s)redis did not start.*no-such-setting"):
         server.start()
 
 
-def test_it_can_be_held_and_let_go(server: RedisServer) -> None:
+def test_a_frozen_redis_is_not_ready_until_it_continues(server: RedisServer) -> None:
     server.start()
     server.kill(signal.SIGSTOP)
     assert not server.ready()

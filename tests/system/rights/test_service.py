@@ -1,4 +1,4 @@
-"""The service does all it does under the users of production, and is refused nothing."""
+"""The service works with the users of production, and the stores refuse none of its commands."""
 
 import json
 import time
@@ -39,7 +39,7 @@ COPY_TO_THE_PAST = """
 
 
 def put_stored(stack: Stack, number: int) -> None:
-    """Put a reading and wait until it is stored; the second time it is remembered."""
+    """Put a reading and wait until it is stored. Repeat the request, which is replayed."""
     headers = {**JSON, "Idempotency-Key": f"key-{number}"}
     row = {
         "interrogator_time": number,
@@ -54,7 +54,7 @@ def put_stored(stack: Stack, number: int) -> None:
 
 
 def count(database: Database, statement: str) -> int:
-    """The one number that a statement gives, asked by an administrator."""
+    """Return the number that a statement selects, as an administrator."""
     with database.connect("postgres") as connection:
         found = connection.execute(statement.encode()).fetchone()
     assert found is not None
@@ -63,14 +63,14 @@ def count(database: Database, statement: str) -> int:
 
 
 def partitions(database: Database) -> dict[str, tuple[str, str]]:
-    """The owner and the schema of each partition."""
+    """Return owner and schema of each partition."""
     with database.connect("postgres") as connection:
         found = connection.execute(PARTITIONS).fetchall()
     return {str(name): (str(owner), str(schema)) for name, owner, schema in found}
 
 
 def check_reads(stack: Stack, readings: int) -> None:
-    """Ask in every way, from the hot window and from the history."""
+    """Read readings by every route, from the hot window and from the history."""
     assert len(stack.read("p")) == readings
     for path in ("/last/5", "/1/3", "/seconds/60"):
         assert stack.request("POST", f"/api/iot{path}", ask("p"), JSON).status in {200, 404}, path
@@ -81,11 +81,11 @@ def check_reads(stack: Stack, readings: int) -> None:
 
 
 def ask(password: str) -> str:
-    """The body of a question."""
+    """Return the body of a read."""
     return json.dumps({"data": {"db_password": password}})
 
 
-def test_everything(
+def test_the_service_works_with_separate_users(
     rights_stack: Stack,
     redis_users: RedisWithUsers,
     database: Database,
@@ -117,7 +117,7 @@ def test_everything(
 def check_held(
     stack: Stack, database: Database, redis_users: RedisWithUsers, settings: Settings
 ) -> None:
-    """A vault whose row is gone is put back, and its entries are held until then."""
+    """Check that a missing vault is restored, and that its entries are held until then."""
     with database.connect("postgres") as connection:
         connection.execute("DELETE FROM vaults")
     put_stored(stack, 5)
@@ -129,10 +129,10 @@ def check_held(
         pool.close()
 
 
-def test_a_key_prefix(
+def test_the_service_works_with_a_key_prefix(
     database: Database, rights_environment: dict[str, str], tmp_path: Path
 ) -> None:
-    """The users may do with the keys of a prefix what they may do without one."""
+    """The users have the same rights on the keys of a prefix."""
     prefix = "berlin:"
     redis_users = RedisWithUsers(tmp_path / "redis", servers()["system"], prefix=prefix)
     environment = rights_environment | {"IOT_REDIS_KEY_PREFIX": prefix}
@@ -149,10 +149,10 @@ def test_a_key_prefix(
 
 
 def check_compaction(api: Settings, writer: Settings, redis_users: RedisWithUsers) -> None:
-    """Small segments are merged, which locks the vault's row."""
+    """Check that small segments are merged, which locks the row of the vault."""
     working = Writer(writer)
     with sending(api) as sender, redis_users.client("admin") as admin:
-        sender.redis = admin  # for what the test does itself
+        sender.redis = admin  # the test needs more rights
         past = Past(sender, working)
         past.store(b"past", each_second(noon(3), 200))
         wait_until(partial(_merged, past), what="compaction")
@@ -161,12 +161,12 @@ def check_compaction(api: Settings, writer: Settings, redis_users: RedisWithUser
 
 
 def _merged(past: Past) -> bool:
-    past.look(b"past")  # the writer that runs does the order
+    past.look(b"past")  # the running writer executes the order
     return len(past.counts(b"past")) < 5
 
 
 def check_guess_limit(stack: Stack) -> None:
-    """Unknown passwords are counted."""
+    """Check that unknown passwords are counted."""
     statuses = [
         stack.request("POST", "/api/iot", ask(f"unknown {number}"), JSON).status
         for number in range(4)
@@ -175,8 +175,8 @@ def check_guess_limit(stack: Stack) -> None:
 
 
 def check_partitions(database: Database) -> None:
-    """They belong to the writers, in a schema of theirs."""
-    wait_until(lambda: len(partitions(database)) >= 3, what="the months ahead")
+    """Check that partitions belong to the writers, in a separate schema."""
+    wait_until(lambda: len(partitions(database)) >= 3, what="the next months")
     found = partitions(database)
     assert set(found.values()) == {("iot_writer", "iot_writer")}
 
@@ -184,7 +184,7 @@ def check_partitions(database: Database) -> None:
 def check_retention(
     database: Database, redis_users: RedisWithUsers, writer: dict[str, str]
 ) -> None:
-    """An old month goes, and the audit log tells of it."""
+    """Check that an old month is dropped and recorded in the audit log."""
     old = month_begin(int(time.time() * 1000) - 100 * DAY_MS)
     with connect_postgres(load(writer), name="test") as connection:
         ensure_partition(connection, old)
@@ -197,7 +197,7 @@ def check_retention(
 
 
 def check_indexes(writer: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """An index of a partition is built anew."""
+    """Check that an index of a partition is rebuilt."""
     monkeypatch.setattr(sparse_indexes, "SPARSE_FROM_BYTES", 0)
     monkeypatch.setattr(sparse_indexes, "ENTRY_BYTES", 0)
     with connect_postgres(load(writer), name="test") as connection:
@@ -206,7 +206,7 @@ def check_indexes(writer: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def check_dead_letters(redis_users: RedisWithUsers, writer: dict[str, str]) -> None:
-    """Listed, shown, replayed and dropped with a writer's user and a writer's keys."""
+    """List, show, replay and drop dead letters with the user and the keys of a writer."""
     with redis_users.client("admin") as admin:
         for _ in range(2):
             admin.xadd(KEYS.stream(0), {"e": b"garbage", "t": 7})
@@ -215,7 +215,7 @@ def check_dead_letters(redis_users: RedisWithUsers, writer: dict[str, str]) -> N
         first, second = (line.split()[0] for line in listed)
         assert "can't be opened" in command(writer, "dead", "show", first)
         command(writer, "dead", "replay", first)
-        wait_until(lambda: admin.xlen(KEYS.dead_letters) == 2, what="the letter again")
+        wait_until(lambda: admin.xlen(KEYS.dead_letters) == 2, what="the replayed dead letter")
         command(writer, "dead", "drop", second)
         command(writer, "dead", "drop", "--all")
         assert admin.xlen(KEYS.dead_letters) == 0

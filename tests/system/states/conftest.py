@@ -1,4 +1,4 @@
-"""What the processes of these tests have in common."""
+"""The environment that the processes of these tests share."""
 
 import os
 from pathlib import Path
@@ -18,7 +18,7 @@ def stores_environment(
     postgres_server: PostgresServer,
     keyring_file: Path,
 ) -> dict[str, str]:
-    """The environment of processes that live through many states, on a database of their own."""
+    """The environment of processes that meet many states, with a separate database."""
     with psycopg.connect(postgres_server.url, autocommit=True) as admin:
         admin.execute(f"DROP DATABASE IF EXISTS {DATABASE} WITH (FORCE)")
         admin.execute(f"CREATE DATABASE {DATABASE}")

@@ -1,4 +1,4 @@
-"""A primary and its standby: real servers on ports of loopback."""
+"""A Postgres primary and its standby: real servers on loopback."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ _REPLAYED = "SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn"
 
 
 class PostgresPair:
-    """A standby that follows a primary until it is promoted."""
+    """A primary and a standby that follows it until the promotion."""
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir()
@@ -35,7 +35,7 @@ class PostgresPair:
         self._standby.start()
 
     def url(self, port: int) -> str:
-        """The URL of what listens at a port of loopback."""
+        """Return the URL of a port on loopback."""
         return make_conninfo(self._primary.url, port=port)
 
     def promote(self) -> None:
@@ -54,18 +54,18 @@ class PostgresPair:
             )
 
     def demote_primary(self) -> None:
-        """Let the old primary take no more writes, with the sessions that it has."""
+        """Make the old primary read-only, without closing its sessions."""
         with psycopg.connect(self.url(self.primary_port), autocommit=True) as admin:
             admin.execute("ALTER SYSTEM SET default_transaction_read_only = on")
             admin.execute("SELECT pg_reload_conf()")
 
     def stop(self) -> None:
-        """End both."""
+        """Stop both servers."""
         self._primary.kill()
         self._standby.kill()
 
     def _copy(self) -> None:
-        """Make the standby's data, and let it follow the primary."""
+        """Create the data of the standby, which then follows the primary."""
         data = self._standby.data
         data.parent.mkdir(mode=0o700)
         os.chown(data.parent, server_user(), server_user())

@@ -1,4 +1,4 @@
-"""A Postgres that is brought into each state that its documentation lists."""
+"""Functions that bring Postgres into each state of the documentation."""
 
 import contextlib
 import os
@@ -26,23 +26,23 @@ _TABLES = ("vaults", "ingest_offsets", "segments")
 
 @dataclass(frozen=True)
 class ProvokedPostgres:
-    """A server, whose database belongs to the user of the services."""
+    """A server with a database that the user of the services owns."""
 
     server: PostgresServer
 
     @property
     def service_url(self) -> str:
-        """The URL for the services."""
+        """Return the URL for the services."""
         return make_conninfo(self.server.url, dbname=DATABASE, user=USER, password=PASSWORD)
 
     def prepare(self) -> None:
-        """Make the user and the database."""
+        """Create the user and the database."""
         with self.admin("postgres") as admin:
             admin.execute(f"CREATE ROLE {USER} LOGIN PASSWORD '{PASSWORD}'")
             admin.execute(f"CREATE DATABASE {DATABASE} OWNER {USER}")
 
     def admin(self, database: str = DATABASE) -> psycopg.Connection[tuple[object, ...]]:
-        """A connection of the administrator."""
+        """Return a connection of the administrator."""
         return psycopg.connect(make_conninfo(self.server.url, dbname=database), autocommit=True)
 
     def alter(self, statement: str) -> None:
@@ -51,7 +51,7 @@ class ProvokedPostgres:
             admin.execute(sql.SQL(statement))
 
     def end_sessions(self) -> None:
-        """End the sessions of the services."""
+        """Terminate the sessions of the services."""
         with self.admin("postgres") as admin:
             before = admin.execute(_SESSIONS, (USER,)).fetchall()
             admin.execute(_END_SESSIONS, (USER,))
@@ -62,13 +62,13 @@ class ProvokedPostgres:
 
     @contextmanager
     def locked_vaults(self) -> Iterator[None]:
-        """Let statements on vaults wait until the block ends."""
+        """Block statements on vaults until the block ends."""
         with self.admin() as admin, admin.transaction():
             admin.execute("LOCK TABLE vaults")
             yield
 
     def blocked(self) -> int:
-        """How many sessions of the API wait for a lock."""
+        """Return the number of sessions of the API that wait for a lock."""
         with self.admin() as admin:
             row = admin.execute(_BLOCKED, (USER,)).fetchone()
         assert row is not None
@@ -80,7 +80,7 @@ Provoked = Callable[[ProvokedPostgres], AbstractContextManager[None]]
 
 @contextmanager
 def read_only(postgres: ProvokedPostgres) -> Iterator[None]:
-    """Every new transaction is read-only, also those of sessions that are open."""
+    """Make every new transaction read-only, also in open sessions."""
     postgres.alter("ALTER SYSTEM SET default_transaction_read_only = on")
     postgres.alter("SELECT pg_reload_conf()")
     try:
@@ -93,7 +93,7 @@ def read_only(postgres: ProvokedPostgres) -> Iterator[None]:
 
 
 def altered(change: str, back: str, *, ends_sessions: bool = False) -> Provoked:
-    """Provoke a state by a statement, and end the state by another one."""
+    """Return a function that provokes a state by one statement and ends it by another."""
 
     @contextmanager
     def provoke(postgres: ProvokedPostgres) -> Iterator[None]:
@@ -110,7 +110,7 @@ def altered(change: str, back: str, *, ends_sessions: bool = False) -> Provoked:
 
 @contextmanager
 def no_permission(postgres: ProvokedPostgres) -> Iterator[None]:
-    """The user may insert nothing."""
+    """Revoke the right to insert rows."""
     with postgres.admin() as admin:
         admin.execute(f"REVOKE INSERT ON vaults, segments FROM {USER}")
         try:
@@ -121,7 +121,7 @@ def no_permission(postgres: ProvokedPostgres) -> Iterator[None]:
 
 @contextmanager
 def no_database(postgres: ProvokedPostgres) -> Iterator[None]:
-    """The database has another name."""
+    """Rename the database."""
     with postgres.admin("postgres") as admin:
         wait_until(lambda: _renamed(postgres, admin), what="a database without sessions")
         try:
@@ -132,19 +132,19 @@ def no_database(postgres: ProvokedPostgres) -> Iterator[None]:
 
 @contextmanager
 def shutting_down(postgres: ProvokedPostgres) -> Iterator[None]:
-    """It shuts down as soon as the administrator's session ends."""
+    """Shut down Postgres, which waits for the session of the administrator."""
     server = postgres.server
     with postgres.admin("postgres") as admin:
         os.kill(server.pid, signal.SIGTERM)
-        wait_until(lambda: _says(postgres, "shutting down"), what="its shutdown")
+        wait_until(lambda: _says(postgres, "shutting down"), what="the shutdown")
         admin.execute(_END_SESSIONS, (USER,))
         yield
-    wait_until(lambda: not server.running, what="its end")
+    wait_until(lambda: not server.running, what="the end of the server")
     server.start()
 
 
 def raised(sqlstate: str) -> Provoked:
-    """Provoke what can't be had otherwise: Postgres itself raises an error of this SQLSTATE."""
+    """Return a function that makes Postgres raise an error with this SQLSTATE, for rare states."""
 
     @contextmanager
     def provoke(postgres: ProvokedPostgres) -> Iterator[None]:
@@ -167,7 +167,7 @@ def raised(sqlstate: str) -> Provoked:
 
 
 def _dropped(admin: psycopg.Connection[tuple[object, ...]]) -> bool:
-    """Whether the triggers could be dropped; a drain that locks their tables may be in the way."""
+    """Return whether the triggers could be dropped. A drain may lock their tables."""
     try:
         admin.execute("DROP FUNCTION fail CASCADE")
     except psycopg.errors.DeadlockDetected:
@@ -200,7 +200,7 @@ STATES: Mapping[str, Provoked] = {
     "admin_shutdown": raised("57P01"),
     "crash_shutdown": raised("57P02"),
 }
-"""How each state is brought about."""
+"""The function that provokes each state."""
 
 
 def _renamed(postgres: ProvokedPostgres, admin: psycopg.Connection[tuple[object, ...]]) -> bool:

@@ -1,4 +1,4 @@
-"""Redis servers that are brought into each state that their documentation lists."""
+"""Functions that bring Redis into each state of its documentation."""
 
 import dataclasses
 import threading
@@ -19,7 +19,7 @@ _SLOW_KEYS = 250_000
 
 
 class ProvokedRedis(RedisServer):
-    """A server with a given program, and a user of the service."""
+    """A server of a given program with a user for the service."""
 
     def __init__(self, directory: Path, program: str) -> None:
         super().__init__(directory)
@@ -36,15 +36,15 @@ class ProvokedRedis(RedisServer):
 
     @property
     def service_url(self) -> str:
-        """The URL for the services."""
+        """Return the URL for the services."""
         return f"redis://{USER}:{PASSWORD.replace(' ', '')}@127.0.0.1:{self.port}/0"
 
     def admin(self, **options: Any) -> "Redis":
-        """A client of the administrator."""
+        """Return a client of the administrator."""
         return Redis.from_url(self.url, socket_timeout=20, **options)
 
     def restart(self, *lines: str) -> None:
-        """Start anew with these lines in redis.conf; returns before the data is loaded."""
+        """Restart with these lines in redis.conf. Return before the data is loaded."""
         self.stop()
         self._lines_of_test = list(lines)
         self.spawn()
@@ -55,7 +55,7 @@ Provoked = Callable[[ProvokedRedis], AbstractContextManager[None]]
 
 @contextmanager
 def read_only(server: ProvokedRedis) -> Iterator[None]:
-    """The server is a replica of nobody who answers."""
+    """Make the server a replica of a missing master."""
     with server.admin() as admin:
         admin.replicaof("127.0.0.1", "1")
         try:
@@ -66,28 +66,28 @@ def read_only(server: ProvokedRedis) -> Iterator[None]:
 
 @contextmanager
 def master_down(server: ProvokedRedis) -> Iterator[None]:
-    """As before, and it serves no stale data."""
+    """Make the server a replica of a missing master that serves no stale data."""
     with _configured(server, "replica-serve-stale-data", "no", "yes"), read_only(server):
         yield
 
 
 @contextmanager
 def no_replicas(server: ProvokedRedis) -> Iterator[None]:
-    """A replica is required, and there is none."""
+    """Require a replica that does not exist."""
     with _configured(server, "min-replicas-to-write", "1", "0"):
         yield
 
 
 @contextmanager
 def out_of_memory(server: ProvokedRedis) -> Iterator[None]:
-    """No memory is left."""
+    """Set the memory limit below the used memory."""
     with _configured(server, "maxmemory", "1", "0"):
         yield
 
 
 @contextmanager
 def misconfigured(server: ProvokedRedis) -> Iterator[None]:
-    """The last snapshot could not be written: a directory has its name."""
+    """Make the last snapshot fail: a directory has the name of its file."""
     taken = server.directory / "dump.rdb"
     taken.unlink(missing_ok=True)
     taken.mkdir()
@@ -104,7 +104,7 @@ def misconfigured(server: ProvokedRedis) -> Iterator[None]:
 
 @contextmanager
 def busy(server: ProvokedRedis) -> Iterator[None]:
-    """A script does not end."""
+    """Run an endless script."""
     with server.admin() as admin:
         admin.config_set("lua-time-limit", 20)
         thread = threading.Thread(target=_spin, args=(server,))
@@ -119,30 +119,30 @@ def busy(server: ProvokedRedis) -> Iterator[None]:
 
 @contextmanager
 def loading(server: ProvokedRedis) -> Iterator[None]:
-    """It loads its data, slowly."""
+    """Restart the server, which loads its data slowly."""
     load_slowly(server)
     try:
         yield
     finally:
         server.kill()
         server.restart()
-        wait_until(server.ready, what="the end of its loading")
+        wait_until(server.ready, what="loaded data")
 
 
 def load_slowly(server: ProvokedRedis) -> None:
-    """Start it anew; returns in the state LOADING, which lasts for 10 s at least."""
+    """Restart the server, and return in the state LOADING, which lasts at least 10 s."""
     with server.admin() as admin, admin.pipeline(transaction=False) as pipeline:
         for number in range(_SLOW_KEYS):
             pipeline.set("slow", number)
         pipeline.execute()
     server.restart("key-load-delay 50")
     with server.admin(retry=None) as admin:
-        wait_until(lambda: _refused(admin, "Redis is loading", "loading the"), what="its loading")
+        wait_until(lambda: _refused(admin, "Redis is loading", "loading the"), what="LOADING")
 
 
 @contextmanager
 def no_permission(server: ProvokedRedis) -> Iterator[None]:
-    """The user may not add to streams, nor trim them."""
+    """Revoke the rights to append to streams and to trim them."""
     with server.admin() as admin:
         admin.execute_command("ACL", "SETUSER", USER, "-xadd", "-xtrim", "-set")
         try:
@@ -153,7 +153,7 @@ def no_permission(server: ProvokedRedis) -> Iterator[None]:
 
 @contextmanager
 def wrong_password(server: ProvokedRedis) -> Iterator[None]:
-    """The password was changed, and connections were ended."""
+    """Change the password, and close the connections."""
     with server.admin() as admin:
         admin.execute_command("ACL", "SETUSER", USER, "resetpass", ">another")
         _end_connections(admin)
@@ -166,7 +166,7 @@ def wrong_password(server: ProvokedRedis) -> Iterator[None]:
 
 @contextmanager
 def too_many_clients(server: ProvokedRedis) -> Iterator[None]:
-    """The administrator's connection is all that is allowed."""
+    """Allow only the connection of the administrator."""
     with server.admin() as admin:
         admin.config_set("maxclients", 1)
         _end_connections(admin)
@@ -188,7 +188,7 @@ STATES: Mapping[str, tuple[Provoked, str]] = {
     "WRONGPASS": (wrong_password, "WRONGPASS"),
     "MAXCLIENTS": (too_many_clients, "MAXCLIENTS"),
 }
-"""How each state is brought about, and the state that a write alone tells of."""
+"""The function that provokes each state, and the state that only a write reports."""
 
 
 @contextmanager
@@ -211,7 +211,7 @@ def _spin(server: ProvokedRedis) -> None:
         try:
             client.eval("while true do end", 0)
         except RedisError:
-            return  # it was killed
+            return  # the script was killed
 
 
 def _refused(client: "Redis", *words: str) -> bool:
@@ -223,5 +223,5 @@ def _refused(client: "Redis", *words: str) -> bool:
 
 
 def _end_connections(admin: "Redis") -> None:
-    """End those of the service."""
+    """Close the connections of the service."""
     admin.client_kill_filter(user=USER)

@@ -1,4 +1,4 @@
-"""API and writer as processes, whose answers and logs are judged while a store can't serve."""
+"""API and writer as processes, whose answers and logs are checked while a store fails."""
 
 import itertools
 import json
@@ -14,21 +14,21 @@ from support.stack import Stack
 from support.waiting import wait_until
 
 RECOVERY_SECONDS = 5.0
-"""In which a PUT must be acknowledged again."""
-MOST_LINES = 40
-"""Log lines that a state may cause in the seconds that a test takes, of both processes."""
+"""Time limit after which PUTs must be acknowledged again."""
+MAX_LINES = 40
+"""Limit on the log lines of both processes during one state."""
 
 
 @dataclass
 class Sent:
-    """What a device sent under one password."""
+    """The readings that a device sent under one password."""
 
     password: str
     acknowledged: list[int] = field(default_factory=list)
 
 
 class Running:
-    """The service, and what it has acknowledged."""
+    """The service and its acknowledged readings."""
 
     def __init__(self, environment: Mapping[str, str], logs: Path) -> None:
         self.stack = Stack(environment, logs)
@@ -39,8 +39,8 @@ class Running:
         self._numbers = itertools.count()
 
     def start(self) -> None:
-        """Start both processes; the writer has stored a reading when this returns."""
-        self.stack.start_api("--workers", "1")  # each worker says what it has seen itself
+        """Start both processes, and return when the writer has stored a reading."""
+        self.stack.start_api("--workers", "1")  # each worker reports its own observations
         self.stack.start_writer()
         answer = self.put("first")
         assert answer.status == 201, answer
@@ -53,29 +53,29 @@ class Running:
         row = {"data": {"db_password": device.password, "interrogator_time": number}}
         answer = self.stack.put([row])
         if b"not set up" in answer.body:
-            # The log says why. /readyz would look at Redis anew, and that could end the fault.
+            # The log has the reason. /readyz would probe Redis again, which could end the state.
             print((self._logs / "api.log").read_text(encoding="utf-8"))
         if answer.status == 201:
             device.acknowledged.append(number)
         return answer
 
     def ready(self) -> dict[str, str]:
-        """What the API's readiness says."""
+        """Return the readiness of the API."""
         told: dict[str, str] = self.stack.request("GET", "/readyz").json()
         return told
 
     def mark(self) -> None:
-        """Look only at what is sent and logged from now on."""
+        """Ignore earlier readings and log lines in the following checks."""
         self.devices.clear()
         self._marks = {path.name: path.stat().st_size for path in self._logs.glob("*.log")}
 
     def log(self, process: str) -> str:
-        """What a process has logged since."""
+        """Return the log of a process since `mark`."""
         path = self._logs / f"{process}.log"
         return path.read_bytes()[self._marks.get(path.name, 0) :].decode()
 
     def assert_refused(self, password: str, store: str, code: str) -> None:
-        """A PUT is 503, and says so as clients expect it."""
+        """Check that a PUT is 503 with the documented error."""
         answer = self.put(password)
         said = answer.json()
         assert (answer.status, said["code"]) == (503, "unavailable"), said
@@ -84,7 +84,7 @@ class Running:
         assert code in said["error"], said
 
     def assert_acknowledged_again(self, *passwords: str) -> None:
-        """PUTs are acknowledged in time."""
+        """Check that PUTs are acknowledged in time."""
         began = time.monotonic()
         for password in passwords:
             wait_until(
@@ -95,7 +95,9 @@ class Running:
         assert time.monotonic() - began < RECOVERY_SECONDS
 
     def assert_all_stored(self) -> None:
-        """Each acknowledged reading is read back once; no process has died or logged a defect."""
+        """Check that each acknowledged reading is stored once, and that no process died or logged a
+        defect.
+        """
         for device in self.devices.values():
             wait_until(lambda device=device: self._is_stored(device), what="all readings")  # type: ignore[misc]
         assert self.stack.api is not None
@@ -103,7 +105,7 @@ class Running:
             assert process.poll() is None
         for name in ("api", "writer-0"):
             assert "Traceback" not in self.log(name), self.log(name)[-4000:]
-        assert sum(self.log(name).count("\n") for name in ("api", "writer-0")) < MOST_LINES
+        assert sum(self.log(name).count("\n") for name in ("api", "writer-0")) < MAX_LINES
 
     def _is_stored(self, device: Sent) -> bool:
         if not device.acknowledged:
@@ -113,13 +115,13 @@ class Running:
         if answer.status != 200:
             return False
         read = [row["interrogator_timestamp"] for row in answer.json()["data"]]
-        assert len(read) == len(set(read)), "a reading is doubled"
+        assert len(read) == len(set(read)), "a reading is stored twice"
         return set(device.acknowledged) <= set(read)
 
 
 @contextmanager
 def running_service(environment: Mapping[str, str], logs: Path) -> Iterator[Running]:
-    """The service, started, until the block ends."""
+    """Run the service until the block ends."""
     running = Running(environment, logs)
     try:
         running.start()

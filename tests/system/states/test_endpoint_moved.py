@@ -1,5 +1,5 @@
-"""A managed endpoint fails over: the name leads to the new primary, and connections that are open
-stay with the old one, which is a replica now.
+"""Failover of a managed endpoint: the name leads to the new primary, and open connections stay with
+the old primary, which is a replica now.
 """
 
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ def group(tmp_path: Path) -> Iterator[Group]:
 
 
 def fail_over(group: Group, name: Proxy) -> None:
-    """Make the replica the master. The old master goes on as its replica."""
+    """Make the replica the master. The old master becomes its replica."""
     promote(group)
     name.lead_to(group.replica.port)
     demote(group)
@@ -40,14 +40,14 @@ def promote(group: Group) -> None:
 
 
 def demote(group: Group) -> None:
-    """Make the master and the other replica replicas of the first one."""
+    """Make the master and the other replica replicas of the first replica."""
     for follower in (group.master, group.replicas[1]):
         with follower.client() as client:
             client.replicaof("127.0.0.1", str(group.replica.port))
 
 
 @pytest.mark.parametrize("wait_replicas", [0, 1])
-def test_redis(
+def test_puts_continue_after_a_failover_of_redis(
     wait_replicas: int, group: Group, stores_environment: dict[str, str], tmp_path: Path
 ) -> None:
     with Proxy(group.master.port) as name:
@@ -68,7 +68,7 @@ def test_redis(
             running.assert_all_stored()
 
 
-def test_readiness_notices_it_while_nobody_sends(
+def test_readiness_detects_a_failover_without_requests(
     group: Group, stores_environment: dict[str, str], tmp_path: Path
 ) -> None:
     with Proxy(group.master.port) as name:
@@ -79,17 +79,17 @@ def test_readiness_notices_it_while_nobody_sends(
             demote(group)
             wait_until(
                 lambda: running.ready()["redis"].startswith("READONLY: "),
-                what="a look at a replica",
+                what="a probe of a replica",
             )
             name.lead_to(group.replica.port)
             wait_until(lambda: running.ready()["redis"] == "ok", what="readiness")
             assert running.put(KNOWN[0]).status == 201
 
 
-def test_the_hot_window_s_redis(
+def test_the_hot_window_continues_after_a_failover(
     group: Group, redis_url: str, stores_environment: dict[str, str], tmp_path: Path
 ) -> None:
-    """It only misses for a while what the backlog's Redis takes on."""
+    """The hot window misses some readings, which the Redis of the backlog acknowledges."""
     with Proxy(group.master.port) as name:
         url = group.master_url.replace(str(group.master.port), str(name.port))
         changes = {"IOT_REDIS_URL": redis_url, "IOT_HOT_WINDOW_REDIS_URL": url}
@@ -118,7 +118,7 @@ def postgres_pair(tmp_path: Path) -> Iterator[PostgresPair]:
 
 
 def move_postgres(running: Running, pair: PostgresPair, name: Proxy) -> None:
-    """Promote the standby while readings come; the old primary goes on, read-only."""
+    """Promote the standby under load. The old primary stays, and is read-only."""
     for password in KNOWN:
         assert running.put(password).status == 201
     running.assert_all_stored()
@@ -129,7 +129,7 @@ def move_postgres(running: Running, pair: PostgresPair, name: Proxy) -> None:
     running.assert_refused("the first new one", "Postgres", "read_only_sql_transaction")
 
 
-def test_postgres(
+def test_requests_continue_after_a_failover_of_postgres(
     postgres_pair: PostgresPair,
     redis_url: str,
     stores_environment: dict[str, str],
@@ -144,13 +144,13 @@ def test_postgres(
             running.assert_all_stored()
 
 
-def test_postgres_behind_pgbouncer(
+def test_requests_continue_after_a_failover_behind_pgbouncer(
     postgres_pair: PostgresPair,
     redis_url: str,
     stores_environment: dict[str, str],
     tmp_path: Path,
 ) -> None:
-    """Its own connections stay with the old primary, too, until its clients have them closed."""
+    """PgBouncer's connections stay with the old primary until its clients close them."""
     with Proxy(postgres_pair.primary_port) as name:
         pooler = PgBouncer(tmp_path / "pgbouncer", postgres_pair.url(name.port))
         changes = {"IOT_POSTGRES_URL": pooler.url, "IOT_REDIS_URL": redis_url}
@@ -163,10 +163,10 @@ def test_postgres_behind_pgbouncer(
             pooler.stop()
 
 
-def test_processes_that_send_nothing_leave_the_old_master(
+def test_idle_processes_close_connections_to_the_old_master(
     group: Group, stores_environment: dict[str, str], tmp_path: Path
 ) -> None:
-    """So that their next request, after hours perhaps, is not refused."""
+    """Otherwise their next request would be refused."""
     with Proxy(group.master.port) as name:
         url = group.master_url.replace(str(group.master.port), str(name.port))
         with running_service(stores_environment | {"IOT_REDIS_URL": url}, tmp_path) as running:
@@ -182,6 +182,6 @@ def test_processes_that_send_nothing_leave_the_old_master(
 
 
 def _clients(redis: "Redis") -> list[str]:
-    """What clients did last that are neither replicas nor this one."""
+    """Return the last commands of other clients that are no replicas."""
     found = redis.client_list(_type="normal")
     return [each["cmd"] for each in found if not each["cmd"].startswith("client")]

@@ -1,4 +1,4 @@
-"""What Postgres answers in states that processes don't meet while they run."""
+"""Errors of Postgres in states that running processes do not meet are recognized."""
 
 import time
 from collections.abc import Callable
@@ -23,19 +23,19 @@ ANSWERS = {
 }
 
 
-def told(attempt: Callable[[], object]) -> StoreState | None:
-    """The state that an attempt meets."""
+def state_met_by(attempt: Callable[[], object]) -> StoreState | None:
+    """Return the state that an attempt meets."""
     with pytest.raises(psycopg.Error) as caught:
         attempt()
     return state_of(caught.value)
 
 
-def test_tls_that_the_server_does_not_have(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_missing_tls_is_recognized(tmp_path_factory: pytest.TempPathFactory) -> None:
     server = PostgresServer(
         tmp_path_factory.mktemp("tls"), settings={"fsync": "off"}, port=free_port()
     )
     server.start()
-    state = told(lambda: psycopg.connect(make_conninfo(server.url, sslmode="require")))
+    state = state_met_by(lambda: psycopg.connect(make_conninfo(server.url, sslmode="require")))
     server.kill()
     assert state is not None
     assert state.code == "tls_refused"
@@ -43,7 +43,7 @@ def test_tls_that_the_server_does_not_have(tmp_path_factory: pytest.TempPathFact
 
 def test_a_database_without_a_schema_is_503(postgres_server: PostgresServer) -> None:
     with psycopg.connect(postgres_server.url) as connection:
-        state = told(lambda: connection.execute("SELECT * FROM vaults"))
+        state = state_met_by(lambda: connection.execute("SELECT * FROM vaults"))
     assert state is not None
     assert state.code == "undefined_table"
 
@@ -55,32 +55,30 @@ def test_a_database_without_a_schema_is_503(postgres_server: PostgresServer) -> 
         ("CREATE TABLE segments_2026_11 (id int8)", "invalid_schema_name"),
     ],
 )
-def test_a_schema_that_the_user_may_not_use(
+def test_a_forbidden_schema_is_recognized(
     statement: LiteralString, code: str, postgres_server: PostgresServer
 ) -> None:
-    """To a user without USAGE, what is in a schema is not there."""
+    """A user without USAGE does not see the tables of a schema."""
     options = "-c search_path=closed"
     with psycopg.connect(make_conninfo(postgres_server.url, options=options)) as connection:
-        state = told(lambda: connection.execute(statement))
+        state = state_met_by(lambda: connection.execute(statement))
     assert state is not None
     assert state.code == code
 
 
 @pytest.mark.skipif(find_pgbouncer() is None, reason="there is no PgBouncer")
-def test_a_pooler_that_takes_no_more_clients(
-    postgres_server: PostgresServer, tmp_path: Path
-) -> None:
+def test_a_full_pooler_is_recognized(postgres_server: PostgresServer, tmp_path: Path) -> None:
     pooler = PgBouncer(tmp_path / "pgbouncer", postgres_server.url, clients=2)
     try:
         with psycopg.connect(pooler.url), psycopg.connect(pooler.url):
-            state = told(lambda: psycopg.connect(pooler.url))
+            state = state_met_by(lambda: psycopg.connect(pooler.url))
     finally:
         pooler.stop()
     assert state is not None
     assert state.code == "too_many_connections"
 
 
-def test_a_session_that_is_ended_in_a_transaction(postgres_server: PostgresServer) -> None:
+def test_an_idle_transaction_timeout_is_recognized(postgres_server: PostgresServer) -> None:
     options = "-c idle_in_transaction_session_timeout=1ms"
     with psycopg.connect(make_conninfo(postgres_server.url, options=options)) as connection:
 
@@ -89,19 +87,19 @@ def test_a_session_that_is_ended_in_a_transaction(postgres_server: PostgresServe
                 connection.execute("SELECT 1")
                 time.sleep(0.01)
 
-        state = told(wait)
+        state = state_met_by(wait)
     assert state is not None
     assert state.code == "idle_in_transaction_session_timeout"
 
 
-def test_errors_that_are_our_defects(postgres_server: PostgresServer) -> None:
+def test_errors_in_statements_are_no_states(postgres_server: PostgresServer) -> None:
     statements = ("SELECT nothing", "no statement", "SELECT 1/0")
     with psycopg.connect(postgres_server.url, autocommit=True) as connection:
         for statement in statements:
-            assert told(lambda each=statement: connection.execute(each)) is None  # type: ignore[misc]
+            assert state_met_by(lambda each=statement: connection.execute(each)) is None  # type: ignore[misc]
 
 
-def test_a_server_that_is_not_there() -> None:
-    state = told(lambda: psycopg.connect(f"postgresql://127.0.0.1:{free_port()}/none"))
+def test_a_missing_server_is_recognized() -> None:
+    state = state_met_by(lambda: psycopg.connect(f"postgresql://127.0.0.1:{free_port()}/none"))
     assert state is not None
     assert (state.code, state.public) == ("away", "away")

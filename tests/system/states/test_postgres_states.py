@@ -1,4 +1,6 @@
-"""Each state of Postgres: 503 for what needs it, a log line, readiness, and recovery."""
+"""In each state of Postgres, requests that need Postgres are 503, the log and readiness name the
+state, and the service recovers.
+"""
 
 import contextlib
 import os
@@ -25,16 +27,16 @@ OF_THE_SERVER = (
     "invalid_catalog_name",
     "cannot_connect_now",
 )
-"""States that readiness finds. It sends no statement that meets the others."""
+"""States that readiness detects. Its statement does not meet the other states."""
 ENDS = 10
-"""How often all sessions are ended."""
+"""How often all sessions are terminated."""
 REQUESTS = 3
-"""How many requests use Postgres at once before: one less than the API has sessions by default."""
+"""Number of concurrent requests, one less than the default number of sessions of the API."""
 
 
 @pytest.fixture(scope="module")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProvokedPostgres]:
-    """A server on a port of loopback, so that it asks for passwords."""
+    """A server on loopback, so that it requires passwords."""
     directory = tmp_path_factory.mktemp("postgres")
     server = PostgresServer(directory, settings={"fsync": "off"}, port=free_port())
     server.start()
@@ -52,13 +54,13 @@ def running(
     stores_environment: dict[str, str],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Running]:
-    """The service on it."""
+    """The service on this server."""
     with Redis.from_url(redis_server.url) as redis:
         redis.flushall()
     changes = {
         "IOT_POSTGRES_URL": postgres.service_url,
         "IOT_REDIS_URL": redis_server.url,
-        "IOT_GUESS_LIMIT": "0",  # many passwords are new here
+        "IOT_GUESS_LIMIT": "0",  # the tests use many new passwords
     }
     with running_service(
         stores_environment | changes, tmp_path_factory.mktemp("service")
@@ -67,7 +69,9 @@ def running(
 
 
 @pytest.mark.parametrize("state", STATES)
-def test_state(state: str, running: Running, postgres: ProvokedPostgres) -> None:
+def test_each_state_is_reported_and_recovered_from(
+    state: str, running: Running, postgres: ProvokedPostgres
+) -> None:
     running.mark()
     known = f"known before {state}"
     assert running.put(known).status == 201
@@ -75,7 +79,7 @@ def test_state(state: str, running: Running, postgres: ProvokedPostgres) -> None
         running.assert_refused(f"new in {state}", "Postgres", state)
         assert running.put(known).status == 201, "a known vault needs no Postgres"
         said = running.ready()
-        assert said["status"] == "ready", "the backlog takes readings in"
+        assert said["status"] == "ready", "the backlog accepts readings"
         if state in OF_THE_SERVER:
             assert said["postgres"].startswith(f"{state}: "), said
         for process in ("api", "writer-0"):
@@ -89,10 +93,10 @@ def test_state(state: str, running: Running, postgres: ProvokedPostgres) -> None
 
 
 @pytest.mark.parametrize("when", ["before requests", "during statements"])
-def test_sessions_that_are_ended_are_replaced(
+def test_terminated_sessions_are_replaced(
     when: str, running: Running, postgres: ProvokedPostgres
 ) -> None:
-    """No request is refused, neither the next one nor one whose statement was cut off."""
+    """No request is refused, even if its statement was interrupted."""
     running.mark()
     with ThreadPoolExecutor(REQUESTS) as requests:
         for number in range(ENDS):
@@ -109,19 +113,19 @@ def test_sessions_that_are_ended_are_replaced(
     running.assert_all_stored()
 
 
-def test_a_crash_of_the_server(running: Running, postgres: ProvokedPostgres) -> None:
+def test_the_service_recovers_from_a_crash(running: Running, postgres: ProvokedPostgres) -> None:
     running.mark()
     assert running.put("known").status == 201
     with contextlib.suppress(psycopg.OperationalError), postgres.admin() as victim:
         os.kill(victim.info.backend_pid, signal.SIGKILL)
         wait_until(lambda: _ended(victim), what="the crash")
-    wait_until(postgres.server.ready, what="its recovery")
+    wait_until(postgres.server.ready, what="the recovery")
     running.assert_acknowledged_again("known", "new")
     running.assert_all_stored()
 
 
 def _ended(connection: psycopg.Connection[tuple[object, ...]]) -> bool:
-    connection.execute("SELECT 1")  # raises when it has ended
+    connection.execute("SELECT 1")  # raises when the session has ended
     return False
 
 

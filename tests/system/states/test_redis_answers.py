@@ -1,4 +1,4 @@
-"""What each server answers in each state is recognized, also within scripts and pipelines."""
+"""Errors of each server in each state are recognized, also in scripts and pipelines."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,18 +22,18 @@ IMMEDIATE = {
     if state not in {"LOADING", "MAXCLIENTS", "WRONGPASS"}
 }
 ANSWERS = {"UNBLOCKED", "KILLED", "NOAUTH", "NODB", "NOCOMMAND", "CLUSTERDOWN", "CROSSSLOT"}
-"""The other states that are provoked here."""
+"""States that only these tests provoke."""
 
 
 @pytest.fixture(params=list(servers()))
 def program(request: pytest.FixtureRequest) -> str:
-    """Each server."""
+    """Each available server program."""
     return servers()[request.param]
 
 
 @pytest.fixture
 def server(program: str, tmp_path: Path) -> Iterator[ProvokedRedis]:
-    """One of them, running."""
+    """A running server of this program."""
     made = ProvokedRedis(tmp_path / "redis", program)
     made.start()
     yield made
@@ -47,15 +47,15 @@ def client(server: ProvokedRedis) -> Iterator["Redis"]:
         yield made
 
 
-def told(attempt: Callable[[], object]) -> StoreState | None:
-    """The state that an attempt meets."""
+def state_met_by(attempt: Callable[[], object]) -> StoreState | None:
+    """Return the state that an attempt meets."""
     with pytest.raises(RedisError) as caught:
         attempt()
     return state_of(caught.value)
 
 
 @pytest.mark.parametrize("state", IMMEDIATE)
-def test_alone_in_a_script_and_in_pipelines(
+def test_states_are_recognized_in_commands_scripts_and_pipelines(
     state: str, client: "Redis", server: ProvokedRedis
 ) -> None:
     client.eval(SCRIPT, 1, "stream", "first")
@@ -75,14 +75,14 @@ def test_alone_in_a_script_and_in_pipelines(
     ]
     provoke, of_a_command = IMMEDIATE[state]
     with provoke(server):
-        states = [told(attempt) for attempt in attempts]
+        states = [state_met_by(attempt) for attempt in attempts]
     assert None not in states
     codes = {each.code for each in states if each is not None}
     assert codes == {state, of_a_command}
     assert not any(SECRET in str(each) for each in states)
 
 
-def test_a_key_that_the_user_may_not_use(client: "Redis", server: ProvokedRedis) -> None:
+def test_a_forbidden_key_is_recognized(client: "Redis", server: ProvokedRedis) -> None:
     with server.admin() as admin:
         admin.execute_command("ACL", "SETUSER", "service", "resetkeys", "~mine")
     other = "return redis.call('XADD', 'other', '*', 'e', ARGV[1])"
@@ -90,53 +90,53 @@ def test_a_key_that_the_user_may_not_use(client: "Redis", server: ProvokedRedis)
         lambda: client.xadd("other", {"e": SECRET}),
         lambda: client.eval(other, 1, "mine", SECRET),
     ):
-        state = told(attempt)
+        state = state_met_by(attempt)
         assert state is not None
         assert state.code == "NOPERM"
 
 
 @pytest.mark.parametrize("code", ["NOAUTH", "WRONGPASS", "NODB"])
-def test_a_url_that_does_not_fit(code: str, server: ProvokedRedis) -> None:
+def test_a_wrong_url_is_recognized(code: str, server: ProvokedRedis) -> None:
     at = f"127.0.0.1:{server.port}"
     user = "service:hunter2@" if code == "WRONGPASS" else ""
     url = f"redis://{user}{at}/0"
     if code == "NODB":
         url = f"{server.service_url.removesuffix('/0')}/99"
     with Redis.from_url(url, retry=None) as client:
-        state = told(client.ping)
+        state = state_met_by(client.ping)
     assert state is not None
     assert state.code == code
     assert "hunter2" not in str(state)
 
 
-def test_a_command_that_the_server_does_not_have(client: "Redis") -> None:
+def test_an_unknown_command_is_recognized(client: "Redis") -> None:
     for attempt in (
         lambda: client.execute_command("NOSUCH", SECRET),  # type: ignore[no-untyped-call]
         lambda: client.eval(f"return redis.call('NOSUCH', '{SECRET}')", 0),
     ):
-        state = told(attempt)
+        state = state_met_by(attempt)
         assert state is not None
         assert state.code == "NOCOMMAND"
         assert SECRET not in str(state)
 
 
-def test_a_cluster(program: str, tmp_path: Path) -> None:
+def test_states_of_a_cluster_are_recognized(program: str, tmp_path: Path) -> None:
     server = ProvokedRedis(tmp_path / "redis", program)
     server.port = port_of_a_node()
     server.restart("cluster-enabled yes")
     server.start()
     with Redis.from_url(server.service_url, retry=None) as client:
-        state = told(lambda: client.xadd("stream", {"e": SECRET}))
+        state = state_met_by(lambda: client.xadd("stream", {"e": SECRET}))
         assert state is not None
         assert state.code == "CLUSTERDOWN"
         client.execute_command("CLUSTER", "ADDSLOTS", *range(16384))
-        state = told(lambda: client.eval(SCRIPT, 2, "one", "two", SECRET))
+        state = state_met_by(lambda: client.eval(SCRIPT, 2, "one", "two", SECRET))
         assert state is not None
         assert state.code in {"CROSSSLOT", "CLUSTERDOWN"}
     server.kill()
 
 
-def test_an_answer_that_is_our_defect(client: "Redis") -> None:
+def test_errors_in_commands_are_no_states(client: "Redis") -> None:
     client.set("stream", "no stream")
     for attempt in (
         lambda: client.xadd("stream", {"e": SECRET}),
@@ -145,14 +145,14 @@ def test_an_answer_that_is_our_defect(client: "Redis") -> None:
         lambda: client.execute_command("GET"),  # type: ignore[no-untyped-call]
         lambda: client.eval("syntax error", 0),
     ):
-        assert told(attempt) is None
+        assert state_met_by(attempt) is None
 
 
-def test_a_script_that_is_killed(client: "Redis", server: ProvokedRedis) -> None:
-    """An administrator ends a script of ours that has written nothing."""
+def test_a_killed_script_is_recognized(client: "Redis", server: ProvokedRedis) -> None:
+    """An administrator kills a script of the service that has written nothing."""
     with server.admin() as admin, ThreadPoolExecutor(1) as pool:
         admin.config_set("lua-time-limit", 20)
-        running = pool.submit(told, lambda: client.eval("while true do end", 0))
+        running = pool.submit(state_met_by, lambda: client.eval("while true do end", 0))
         while not running.done():
             try:
                 admin.script_kill()
@@ -163,14 +163,12 @@ def test_a_script_that_is_killed(client: "Redis", server: ProvokedRedis) -> None
     assert state.code == "KILLED"
 
 
-def test_a_master_that_becomes_a_replica_while_a_client_waits(
+def test_a_demoted_master_is_recognized_by_a_blocked_client(
     client: "Redis", server: ProvokedRedis
 ) -> None:
     with server.admin() as admin, ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(told, lambda: client.blmove("none", "other", 4))
-        wait_until(
-            lambda: admin.info("clients")["blocked_clients"] == 1, what="a client that waits"
-        )
+        waiting = pool.submit(state_met_by, lambda: client.blmove("none", "other", 4))
+        wait_until(lambda: admin.info("clients")["blocked_clients"] == 1, what="a blocked client")
         admin.replicaof("127.0.0.1", "1")
         state = waiting.result()
         admin.replicaof("NO", "ONE")

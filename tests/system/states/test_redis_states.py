@@ -1,4 +1,6 @@
-"""Each state of Redis: 503, a log line, readiness, and recovery, of real processes."""
+"""In each state of Redis, PUTs are 503, the log and readiness name the state, and the service
+recovers.
+"""
 
 from collections.abc import Iterator
 
@@ -14,7 +16,7 @@ from system.states.running import Running, running_service
 def provoked_redis(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ProvokedRedis]:
-    """One of the servers."""
+    """A server of each available program."""
     server = ProvokedRedis(tmp_path_factory.mktemp("redis"), servers()[request.param])
     server.start()
     yield server
@@ -27,14 +29,16 @@ def running(
     stores_environment: dict[str, str],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Running]:
-    """The service on it."""
+    """The service on this server."""
     environment = stores_environment | {"IOT_REDIS_URL": provoked_redis.service_url}
     with running_service(environment, tmp_path_factory.mktemp("service")) as service:
         yield service
 
 
 @pytest.mark.parametrize("state", STATES)
-def test_state(state: str, running: Running, provoked_redis: ProvokedRedis) -> None:
+def test_each_state_is_reported_and_recovered_from(
+    state: str, running: Running, provoked_redis: ProvokedRedis
+) -> None:
     provoke, of_a_write = STATES[state]
     password = f"of {state}"
     running.mark()

@@ -1,4 +1,4 @@
-"""The tables of states in docs/reliability.md hold what the code knows and the tests provoke."""
+"""The tables of states in docs/reliability.md list the states of the code and of the tests."""
 
 import re
 from pathlib import Path
@@ -15,7 +15,7 @@ DOCUMENT = Path(__file__).parents[3] / "docs" / "reliability.md"
 
 
 def rows(heading: str) -> dict[str, list[str]]:
-    """The table under a heading, by its first column."""
+    """Return the table under a heading, by its first column."""
     text = DOCUMENT.read_text(encoding="utf-8")
     section = text.partition(f"### {heading}\n")[2].partition("\n#")[0]
     found = re.findall(r"^\| `(\w+)` \| (.*) \|$", section, re.MULTILINE)
@@ -23,18 +23,18 @@ def rows(heading: str) -> dict[str, list[str]]:
 
 
 def provoked(table: dict[str, list[str]], by: str) -> set[str]:
-    """The states of a table that tests of a kind provoke."""
+    """Return the states of a table that one kind of test provokes."""
     return {code for code, (_, _, test) in table.items() if test == by}
 
 
-def test_redis() -> None:
+def test_the_table_of_redis_is_complete() -> None:
     table = rows("States of Redis")
     assert {code: meaning for code, (meaning, _, _) in table.items()} == REDIS_STATES
     assert provoked(table, "P") == set(redis_states.STATES)
     assert provoked(table, "A") == test_redis_answers.ANSWERS
 
 
-def test_postgres() -> None:
+def test_the_table_of_postgres_is_complete() -> None:
     table = rows("States of Postgres")
     meanings = {code: meaning for code, (meaning, _, _) in table.items()}
     assert meanings.items() >= POSTGRES_STATES.items()

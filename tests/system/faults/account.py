@@ -1,4 +1,4 @@
-"""The account: what devices sent and what was acknowledged, held against what came back."""
+"""The account compares the sent and acknowledged readings with the stored readings."""
 
 from array import array
 from bisect import bisect_right
@@ -14,8 +14,8 @@ _EXAMPLES = 5
 
 @dataclass(slots=True)
 class Request:
-    """A request of a device: its readings are numbered on from `first`, their passwords (as
-    numbers) take turns. `status` is 0 when no answer came. Times are of the monotonic clock.
+    """A request of a device. Its readings are numbered from `first`, and use the passwords (as
+    numbers) in turn. `status` is 0 without a response. Times are from the monotonic clock.
     """
 
     device: int
@@ -29,16 +29,16 @@ class Request:
 
     @property
     def acknowledged(self) -> bool:
-        """Whether the service has promised to keep it."""
+        """Whether the service has acknowledged the request."""
         return self.status == 201
 
     def password(self, number: int) -> int:
-        """Of the reading with this number."""
+        """Return the password of the reading with this number."""
         return self.passwords[number % len(self.passwords)]
 
 
 class Row(msgspec.Struct, gc=False):
-    """A reading as the API gives it."""
+    """A reading of a response."""
 
     id: int
     relative_timestamp: int
@@ -48,7 +48,7 @@ class Row(msgspec.Struct, gc=False):
 
 @dataclass(slots=True)
 class Judgement:
-    """What the comparison found; everything below `stored` must be 0."""
+    """The result of the comparison. Every count below `stored` must be 0."""
 
     sent: int = 0
     acknowledged: int = 0
@@ -58,13 +58,13 @@ class Judgement:
     altered: int = 0
     out_of_order: int = 0
     misplaced: int = 0
-    """Readings received lately that differ from what is stored."""
+    """Recently received readings that differ from the stored readings."""
     torn: int = 0
-    """Requests without an acknowledgment of which a part is stored, and a part is not."""
+    """Requests without an acknowledgement that are stored in part."""
     examples: list[str] = field(default_factory=list)
 
     def faults(self) -> dict[str, int]:
-        """What must be 0."""
+        """Return the counts that must be 0."""
         return {
             "lost": self.lost,
             "doubled": self.doubled,
@@ -75,19 +75,19 @@ class Judgement:
         }
 
     def show(self, example: str) -> None:
-        """Keep an example of what is wrong, if there are not enough already."""
+        """Keep an example of a fault, up to a limit."""
         if len(self.examples) < _EXAMPLES:
             self.examples.append(example)
 
 
 class Account:
-    """Compares; made when all devices have stopped."""
+    """The comparison of sent and stored readings, made after all devices have stopped."""
 
     def __init__(
         self, sent: Sequence[Sequence[Request]], held: Sequence[tuple[float, float]] = ()
     ) -> None:
-        """`sent` holds each device's requests in the order in which it sent them. What was
-        acknowledged in one of the spans of time `held` may be stored after what came later.
+        """Create an account. `sent` has the requests of each device in order. Readings acknowledged
+        in one of the time spans `held` may be stored after later readings.
         """
         self._sent = sent
         self._held = held
@@ -99,7 +99,7 @@ class Account:
         )
 
     def enter(self, password: int, rows: Sequence[Row]) -> None:
-        """Everything that was read back under a password, in the order of the answer."""
+        """Enter all readings of a password, in the order of the response."""
         judgement = self.judgement
         judgement.stored += len(rows)
         before = (-(2**63), 0)
@@ -120,8 +120,8 @@ class Account:
                 self._ids[device][number] = row.id
 
     def check_recent(self, rows: Sequence[Row]) -> None:
-        """Hold what was received lately, which may come from the hot window, against what was
-        entered: the same readings under the same ids, each once.
+        """Compare recently received readings, which may come from the hot window, with the entered
+        readings. Each must be there once, with the same id.
         """
         seen: set[int] = set()
         for row in rows:
@@ -144,7 +144,7 @@ class Account:
         )
 
     def close(self) -> Judgement:
-        """The judgement, once everything was entered."""
+        """Return the judgement, after all readings were entered."""
         for requests, ids in zip(self._sent, self._ids, strict=True):
             latest: dict[int, int] = {}
             for request in requests:
@@ -164,7 +164,7 @@ class Account:
             self.judgement.show(f"stored in part, {missing} missing: {request}")
 
     def _check_order(self, request: Request, ids: "array[int]", latest: dict[int, int]) -> None:
-        """A password's ids grow within a request, and from an acknowledged one to the next."""
+        """Check that the ids of a password grow within and between acknowledged requests."""
         own: dict[int, int] = {}
         for number in range(request.first, request.first + request.count):
             password = request.password(number)

@@ -1,4 +1,4 @@
-"""Faults in which a process's clock is wrong."""
+"""Faults in which the clock of a process is wrong."""
 
 import signal
 from collections.abc import Iterator
@@ -10,11 +10,11 @@ from system.faults.keeper import Keeper
 from system.faults.signals import strike
 
 AHEAD, BEHIND = 61 * DAY, -61 * DAY
-"""More than the age at which an entry is too old to be stored."""
+"""More than the maximum age of an entry that a drain stores."""
 
 
 def api(scene: Scene, ahead: int) -> None:
-    """The API must say that it is not ready."""
+    """Shift the clock of the API, which must become not ready."""
     with _wrong(scene, "api", scene.service.api, ahead):
         scene.last()
         scene.service.wait_unready("clock")
@@ -28,7 +28,7 @@ def a_writer(scene: Scene, ahead: int) -> None:
 
 @contextmanager
 def _wrong(scene: Scene, name: str, keeper: Keeper, ahead: int) -> Iterator[None]:
-    """Let a process start with a wrong clock, or let its clock step; then let it step back."""
+    """Start a process with a wrong clock, or step its clock, and step the clock back at the end."""
     clock = scene.service.clocks[name]
     clock.step_to(ahead)
     try:

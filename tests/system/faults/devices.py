@@ -1,4 +1,4 @@
-"""The devices: each sends numbered readings over a connection of its own, as careful clients do."""
+"""Devices that send numbered readings, each over its own connection, as careful clients do."""
 
 import random
 import threading
@@ -11,16 +11,16 @@ from system.faults.account import Request
 from system.faults.readings import body
 
 ANSWER_SECONDS = 10.0
-"""A careful client's patience with an answer."""
+"""Timeout of a request."""
 REPEAT_SECONDS = 30.0
-"""How long one that repeats a request under its key keeps at it."""
+"""How long a device repeats a request under its Idempotency-Key."""
 PAUSE_SECONDS = 0.1
 
 _SIZES = ((1, 4), (5, 10), (10, 100), (100, 1000))
 
 
 class Pace:
-    """How much may be sent: readings are acknowledged at a steady rate over the run."""
+    """A limit on the rate of acknowledged readings over the run."""
 
     def __init__(self, rate: float) -> None:
         self._rate = rate
@@ -30,7 +30,9 @@ class Pace:
         self.acknowledged = 0
 
     def begin(self, readings: int) -> bool:
-        """Whether so many may be sent now; if so they are under way until `end`."""
+        """Return whether the readings may be sent now. If so, they count as in flight until
+        `end`.
+        """
         with self._lock:
             due = self._rate * (time.monotonic() - self._began)
             if self.acknowledged + self._under_way > due:
@@ -39,15 +41,15 @@ class Pace:
             return True
 
     def end(self, readings: int, *, acknowledged: bool) -> None:
-        """Note what became of them."""
+        """Record the result of readings in flight."""
         with self._lock:
             self._under_way -= readings
             self.acknowledged += readings if acknowledged else 0
 
 
 class Device(threading.Thread):
-    """Sends until stopped. What was not acknowledged is never sent again, new numbers are; but
-    with `repeats` it is, under the same `Idempotency-Key`, until it is acknowledged.
+    """A device that sends readings until it is stopped. With `repeats`, the device repeats each
+    request under its `Idempotency-Key` until it is acknowledged, and otherwise never.
     """
 
     def __init__(
@@ -74,7 +76,9 @@ class Device(threading.Thread):
         self._stopping = threading.Event()
 
     def run(self) -> None:
-        """Send what is due; after a failure, and if `steady`, little every tenth of a second."""
+        """Send the readings that are due. After a failure, and if `steady`, send a small request
+        every 0.1 s.
+        """
         small = self._steady
         while not self._stopping.is_set():
             if small:
@@ -89,11 +93,11 @@ class Device(threading.Thread):
         self._client.close()
 
     def stop(self) -> None:
-        """Send nothing after the request that is under way."""
+        """Stop after the current request."""
         self._stopping.set()
 
     def send_to_each(self) -> None:
-        """Send one reading under each password, in this thread; not for a device that runs."""
+        """Send one reading under each password in this thread. The device must not be running."""
         for each in range(len(self._passwords())):
             self._send(1, [each])
         self._client.close()
@@ -125,7 +129,7 @@ class Device(threading.Thread):
         return time.monotonic() - request.sent_at < REPEAT_SECONDS
 
     def _status_of(self, content: bytes, headers: dict[str, str]) -> int:
-        """Send a request once. Return the status of the response, 0 without a response."""
+        """Send a request once, and return the status of the response, 0 without a response."""
         try:
             return self._client.request(
                 "PUT", "/api/iot", content, headers, repeatable=False

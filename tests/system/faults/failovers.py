@@ -1,4 +1,4 @@
-"""Faults in which the name of a store leads to another server from then on."""
+"""Faults that move the name of a store to another server."""
 
 import os
 import signal
@@ -7,7 +7,7 @@ from support.keys import KEYS
 from system.faults.fault import Scene
 
 _LAG_SECONDS = 1.0
-"""How much later a name may lead to the new primary than that is promoted."""
+"""Maximum delay between the promotion of a primary and the move of its name."""
 
 
 def wait_redis_in_step(scene: Scene) -> None:
@@ -15,7 +15,7 @@ def wait_redis_in_step(scene: Scene) -> None:
 
 
 def move_redis(scene: Scene) -> None:
-    """The replica is promoted. Connections stay with the old primary, which is a replica now."""
+    """Promote the replica. Open connections stay with the old primary, now a replica."""
     service = scene.service
     service.redis_pair.move()
     scene.over.wait(scene.chance.uniform(0, _LAG_SECONDS))
@@ -27,7 +27,7 @@ def make_standby(scene: Scene) -> None:
 
 
 def move_postgres(scene: Scene) -> None:
-    """The standby is promoted. Connections stay with the old primary, which takes no writes."""
+    """Promote the standby. Open connections stay with the old primary, which is read-only."""
     service = scene.service
     pair = service.postgres_pair
     try:
@@ -42,18 +42,18 @@ def move_postgres(scene: Scene) -> None:
 
 
 def restore_postgres(scene: Scene) -> None:
-    """A standby that lags is promoted: Postgres is as it was some seconds ago, without the newest
-    vaults, segments and rows of the ledger, while Redis goes on.
+    """Promote a standby that lags some seconds. Postgres loses the newest vaults, segments and rows
+    of the ledger, and Redis loses nothing.
 
-    What was stored and trimmed in those seconds would be lost, as docs/reliability.md says. So
-    nothing is trimmed in them. The writers end before entries may be trimmed again: one that
-    committed to the old primary would trim what the new one lacks.
+    Readings that were stored and trimmed in those seconds would be lost, as documented in
+    docs/reliability.md, so the fault prevents trimming. The writers end before trimming is allowed
+    again: a writer that committed to the old primary would trim entries that the new primary lacks.
     """
     service = scene.service
     pair = service.postgres_pair
     _let_trim(scene, allowed=False)
     try:
-        pair.wait_replayed()  # what was trimmed before
+        pair.wait_replayed()  # the standby needs the readings of trimmed entries
         pair.stop_following()
         scene.last()
         pair.end_primary()
@@ -71,15 +71,15 @@ def restore_postgres(scene: Scene) -> None:
 
 
 def _let_trim(scene: Scene, *, allowed: bool) -> None:
-    """Let clients of Redis remove entries of streams, or not."""
+    """Allow or forbid that clients of Redis trim streams."""
     scene.service.redis.wait_ready()
     with scene.service.direct_redis() as client:
         client.execute_command("ACL", "SETUSER", "default", f"{'+' if allowed else '-'}xtrim")
 
 
 def lose_vault_rows(scene: Scene) -> None:
-    """Postgres loses the rows of vaults whose records Redis has, as a standby that was promoted
-    before it had them.
+    """Delete the rows of vaults whose records are in Redis, as after the promotion of a standby
+    that lagged.
     """
     service = scene.service
     service.redis.wait_ready()
@@ -90,6 +90,6 @@ def lose_vault_rows(scene: Scene) -> None:
         held = redis.mget([KEYS.vault_record(lookup) for lookup in lookups]) if lookups else []
         known = [lookup for lookup, record in zip(lookups, held, strict=True) if record]
         lost = known[-scene.chance.randint(1, max(1, len(known))) :]
-        # A restore asks no foreign key and no trigger.
+        # A restore checks no foreign keys and runs no triggers.
         postgres.execute("SET session_replication_role = replica")
         postgres.execute("DELETE FROM vaults WHERE lookup = ANY (%s)", [lost])

@@ -1,4 +1,4 @@
-"""A fault: what it is given, what it is called, and what it stops."""
+"""The description of a fault, and the scene on which it acts."""
 
 import random
 import threading
@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from system.faults.service import Service
 
 ACKNOWLEDGE, STORE = "acknowledge", "store"
-"""What a fault may stop."""
+"""The work that a fault may stop."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What a fault is given: the service, how long to last, chance, and a word to end early."""
+    """The arguments of a fault: the service, the duration, a random generator and an event for an
+    early end.
+    """
 
     service: Service
     seconds: float
@@ -21,7 +23,7 @@ class Scene:
     over: threading.Event
 
     def last(self) -> None:
-        """Let the fault last."""
+        """Wait for the duration of the fault."""
         self.over.wait(self.seconds)
 
 
@@ -29,19 +31,19 @@ Act = Callable[[Scene], None]
 
 
 def _nothing(_: Scene) -> None:
-    """Prepare nothing."""
+    """Do nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of fault. Two of the same target never overlap. `stops` says what can't be expected
-    while it lasts: that requests are acknowledged, that readings are stored.
+    """A kind of fault. Two faults of the same target never overlap. `stops` names the work that the
+    fault may stop: acknowledgements, or storing readings.
 
-    `holds` says that readings are held meanwhile and for some seconds more: vaults are missing in
-    Postgres. Held readings are stored later than others, and so get higher ids.
+    `holds` is true if readings are held during the fault and for some seconds after it, because
+    vaults are missing in Postgres. Held readings are stored later and get higher ids.
 
-    `prepare` does what does no harm yet, before the fault begins. `also` are further targets that
-    nothing else may touch meanwhile.
+    `prepare` runs before the fault begins, and does not disturb the service. `also` are further
+    targets that no other fault may touch during this fault.
     """
 
     name: str
@@ -54,5 +56,5 @@ class Kind:
 
     @property
     def targets(self) -> list[str]:
-        """All of its targets, in the order in which they are taken."""
+        """Return all targets, in the order of their locks."""
         return sorted({self.target, *self.also})

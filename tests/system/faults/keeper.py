@@ -1,4 +1,4 @@
-"""A keeper starts its part again when it dies, as Kubernetes would."""
+"""Keepers, which restart dead processes as Kubernetes does."""
 
 import signal
 import threading
@@ -14,7 +14,7 @@ _LOOK_SECONDS = 0.02
 
 
 class Part(Protocol):
-    """A child process of any kind."""
+    """A child process."""
 
     @property
     def pid(self) -> int: ...
@@ -28,7 +28,7 @@ class Part(Protocol):
 
 
 class Keeper(threading.Thread):
-    """Starts its part from its own thread: the kernel ends a child whose starter is gone."""
+    """A thread that starts and restarts a part. The kernel kills a child when this thread ends."""
 
     def __init__(self, name: str, part: Part) -> None:
         super().__init__(name=f"keeper-{name}", daemon=True)
@@ -39,7 +39,7 @@ class Keeper(threading.Thread):
         self._stopping = threading.Event()
 
     def run(self) -> None:
-        """Keep it alive until told to stop, then end it."""
+        """Restart the part until `stop`, then shut it down."""
         self._spawn()
         while not self._stopping.wait(_LOOK_SECONDS):
             if not self.part.running:
@@ -50,15 +50,15 @@ class Keeper(threading.Thread):
         self.part.stop()
 
     def stop(self) -> None:
-        """End the part, which must not be frozen; `join` tells when it is done."""
+        """Shut down the part, which must not be frozen. `join` waits for the end."""
         self._stopping.set()
 
     def wait_ready(self, patience: float = 30.0) -> None:
-        """Return when the part does its work; raises `LaunchError` when it doesn't in time."""
+        """Wait until the part is ready. Raise `LaunchError` after a timeout."""
         self._wait(lambda: self.is_alive() and self.spawned_at > 0 and self._works(), patience)
 
     def wait_respawned(self, pid: int, patience: float = 60.0) -> None:
-        """Return when the process `pid` of this part is gone and another one started."""
+        """Wait until the process `pid` of this part is gone and a new process has started."""
         self._wait(lambda: self.part.pid != pid, patience)
 
     def _works(self) -> bool:
@@ -82,13 +82,13 @@ class Keeper(threading.Thread):
 
 
 class Condition(Protocol):
-    """Something that comes true."""
+    """A condition that can be waited for."""
 
     def __call__(self) -> bool: ...
 
 
 def keep(stack: ExitStack, name: str, part: Part) -> Keeper:
-    """Start a part and keep it alive until the stack is closed."""
+    """Start a part, and restart it until the stack is closed."""
     keeper = Keeper(name, part)
     keeper.start()
     stack.callback(_end, keeper)

@@ -1,4 +1,4 @@
-"""The kinds of faults there are."""
+"""All kinds of faults."""
 
 import signal
 from collections.abc import Callable
@@ -43,7 +43,7 @@ def _wrong_clocks() -> list[Kind]:
 
 _CLOCKS = _wrong_clocks()
 WRONG_CLOCKS = frozenset(kind.name for kind in _CLOCKS)
-"""The names of those that need a C compiler."""
+"""Names of the kinds that need a C compiler."""
 
 KINDS: tuple[Kind, ...] = (
     *_signalled("api", "API worker", _NONE, signals.api_worker),

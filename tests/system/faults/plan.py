@@ -1,4 +1,4 @@
-"""The plan: which faults come when, made from a seed and nothing else."""
+"""The plan, which gives the order and the times of faults for a seed."""
 
 import random
 from collections.abc import Sequence
@@ -8,14 +8,14 @@ from system.faults.fault import Kind
 from system.faults.kinds import KINDS
 
 EVERY_SECONDS = 1.7
-"""How long after a fault the next one begins, about."""
+"""Mean time between the starts of two faults, in seconds."""
 _VARIES = (0.7, 1.3)
 _LASTS = (1.0, 4.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A fault to come, in seconds after the begin."""
+    """A planned fault. Times are seconds after the start of the run."""
 
     number: int
     kind: Kind
@@ -26,7 +26,7 @@ class Planned:
 def make_plan(
     seed: int, count: int, kinds: Sequence[Kind] = KINDS, *, every: float = EVERY_SECONDS
 ) -> list[Planned]:
-    """`count` faults; every kind comes once before one comes again, in an order of chance."""
+    """Return `count` faults in random order. Every kind occurs once before any kind repeats."""
     chance = random.Random(f"plan {seed}")
     planned: list[Planned] = []
     moment = 1.0

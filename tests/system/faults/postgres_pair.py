@@ -1,4 +1,4 @@
-"""Two Postgres servers, a primary and a standby that is made when it is needed."""
+"""Two Postgres servers: a primary, and a standby that is created when it is needed."""
 
 import os
 import shutil
@@ -20,7 +20,7 @@ _SETTINGS = {"wal_level": "replica", "max_wal_senders": "4", "wal_keep_size": "2
 _COPY_SECONDS = 90
 _STEP_SECONDS = 20.0
 _LEFT_BEHIND_SECONDS = 0.5
-"""By then every session has heard of a changed setting."""
+"""Time after which every session uses a changed setting."""
 
 _BUSY = """
     SELECT pid FROM pg_stat_activity
@@ -34,7 +34,7 @@ _CONTENT = """
 
 
 class Member(PostgresServer):
-    """One of the two."""
+    """One of the two servers."""
 
     def __init__(self, directory: Path, log: Path, disk: SmallDisk | None) -> None:
         super().__init__(directory, settings=_SETTINGS, port=free_port(), log=log)
@@ -42,7 +42,7 @@ class Member(PostgresServer):
 
     @contextmanager
     def connected(self, patience: float = 20.0) -> Iterator["psycopg.Connection[Any]"]:
-        """A connection that may write whatever fault is on; waits for Postgres to take it."""
+        """Yield a connection that may write during every fault. Wait until Postgres accepts it."""
         deadline = time.monotonic() + patience
         while True:
             try:
@@ -61,18 +61,18 @@ class Member(PostgresServer):
             yield connection
 
     def ask(self, question: LiteralString, values: Sequence[object] = ()) -> Any:
-        """The first column of the first row of an answer."""
+        """Return the first column of the first row of a query."""
         with self.connected() as connection:
             return cast("tuple[Any, ...]", connection.execute(question, values).fetchone())[0]
 
     def set(self, name: LiteralString, value: LiteralString) -> None:
-        """Change a setting for all sessions, also those that there are."""
+        """Change a setting for all sessions, also for open sessions."""
         with self.connected() as connection:
             connection.execute(f"ALTER SYSTEM SET {name} = {value}")
             connection.execute("SELECT pg_reload_conf()")
 
     def copy_from(self, other: "Member") -> None:
-        """Become a standby of another member. This one must not run."""
+        """Become a standby of another member. This member must not be running."""
         shutil.rmtree(self.data, ignore_errors=True)
         self.directory.mkdir(mode=0o700, exist_ok=True)
         self.data.mkdir(mode=0o700)
@@ -87,7 +87,7 @@ class Member(PostgresServer):
         Child(self._program("pg_basebackup", options, self.log)).run(_COPY_SECONDS)
 
     def is_standby(self) -> bool:
-        """Whether it runs and follows."""
+        """Return whether this member is a running standby."""
         try:
             return bool(self.ask("SELECT pg_is_in_recovery()"))
         except psycopg.OperationalError:
@@ -95,7 +95,7 @@ class Member(PostgresServer):
 
 
 class PostgresPair:
-    """A primary, and another member that is a standby, or was the primary before."""
+    """A primary, and another member that is a standby or the former primary."""
 
     def __init__(self, folder: Path, stack: ExitStack, disks: Sequence[SmallDisk]) -> None:
         self._stack = stack
@@ -118,12 +118,12 @@ class PostgresPair:
 
     @property
     def standby(self) -> Member:
-        """The other one."""
+        """The other member."""
         return self._members[1]
 
     def make_standby(self) -> None:
-        """Make the other member a standby that follows. If it was the primary before, and still
-        had connections, they end.
+        """Make the other member a standby. If it is a former primary, its connections are
+        closed.
         """
         self.keeper.wait_ready()
         self._end_other()
@@ -134,7 +134,7 @@ class PostgresPair:
         self.wait_replayed()
 
     def end_primary(self) -> None:
-        """End the primary. What it did not commit by then, it never commits."""
+        """Stop the primary, which commits no open transaction."""
         _end(self.keeper)
 
     def _end_other(self) -> None:
@@ -143,7 +143,7 @@ class PostgresPair:
         self._other = None
 
     def wait_replayed(self) -> None:
-        """Return when the standby has what the primary has committed by now."""
+        """Wait until the standby has all current commits of the primary."""
         reached = self.primary.ask("SELECT pg_current_wal_insert_lsn()")
         behind = "SELECT pg_last_wal_replay_lsn() < %s::pg_lsn"
         deadline = time.monotonic() + _STEP_SECONDS
@@ -153,15 +153,15 @@ class PostgresPair:
             time.sleep(0.05)
 
     def stop_following(self) -> None:
-        """Let the standby stay as it is now."""
+        """Disconnect the standby from the primary, so that it gets no more commits."""
         self.standby.set("primary_conninfo", "''")
         alone = "SELECT NOT EXISTS (SELECT FROM pg_stat_wal_receiver)"
         if not wait_until(lambda: bool(self.standby.ask(alone)), _STEP_SECONDS, interval=0.05):
-            raise TimeoutError("the standby goes on following")
+            raise TimeoutError("the standby does not disconnect")
 
     def let_primary_read_only(self) -> None:
-        """Let the primary take no more writes, and return when the standby has all of them.
-        Connections stay.
+        """Make the primary read-only, and wait until the standby has all writes. Connections stay
+        open.
         """
         self.primary.set("default_transaction_read_only", "on")
         time.sleep(_LEFT_BEHIND_SECONDS)
@@ -179,7 +179,7 @@ class PostgresPair:
         self.wait_replayed()
 
     def promote(self) -> None:
-        """Make the standby the primary. The old one goes on as it is."""
+        """Promote the standby. The old primary does not change."""
         self.standby.ask("SELECT pg_promote(true, 30)")
         if self.standby.is_standby():
             raise TimeoutError("the standby was not promoted")
@@ -187,10 +187,12 @@ class PostgresPair:
         self.keeper, self._other = cast("Keeper", self._other), self.keeper
 
     def check_same(self) -> None:
-        """Raise `RuntimeError` if the old primary has what the new one lacks."""
+        """Raise `RuntimeError` if the old primary has commits that the new primary lacks."""
         new, old = (self._content(each) for each in self._members)
         if new != old:
-            raise RuntimeError(f"the old primary went on: it has {old}, the new one {new}")
+            raise RuntimeError(
+                f"the old primary took writes: it has {old}, the new primary has {new}"
+            )
 
     def _content(self, member: Member) -> object:
         with member.connected() as connection:

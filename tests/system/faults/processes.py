@@ -1,4 +1,4 @@
-"""Processes below one of ours: found, frozen, thawed."""
+"""Finding, freezing and resuming child processes."""
 
 import os
 import signal
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def children(pid: int) -> list[int]:
-    """The pids of a process's living children, the oldest first."""
+    """Return the pids of the running children of a process, oldest first."""
     found = set()
     for listed in Path(f"/proc/{pid}/task").glob("*/children"):
         with suppress(OSError):
@@ -16,7 +16,7 @@ def children(pid: int) -> list[int]:
 
 
 def title(pid: int) -> str:
-    """Its command line; empty when it is gone."""
+    """Return the command line of a process, empty if the process is gone."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
     except OSError:
@@ -24,7 +24,7 @@ def title(pid: int) -> str:
 
 
 def handles(pid: int, number: int) -> bool:
-    """Whether a process has a handler of its own for a signal."""
+    """Return whether a process handles a signal."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
@@ -34,14 +34,14 @@ def handles(pid: int, number: int) -> bool:
 
 
 def freeze(pid: int) -> None:
-    """Stop a process and its children; it first, so that it starts no more of them."""
+    """Stop a process and then its children, so that the process starts no more children."""
     _signal(pid, signal.SIGSTOP)
     for each in children(pid):
         _signal(each, signal.SIGSTOP)
 
 
 def thaw(pid: int) -> None:
-    """Let a process and its children go on."""
+    """Resume a process and its children."""
     for each in (*children(pid), pid):
         _signal(each, signal.SIGCONT)
 

@@ -1,4 +1,4 @@
-"""The network between the services and a store: a TCP proxy that can be made bad."""
+"""A TCP proxy between the services and a store, which can disturb the connections."""
 
 import asyncio
 import contextlib
@@ -11,9 +11,10 @@ _PIECE = 65_536
 
 
 class Proxy:
-    """Forwards connections to a port of loopback, in a thread of its own.
+    """A proxy that forwards connections to a port on loopback, in its own thread.
 
-    It stands for the name of a store: clients know it alone, whichever server it leads to.
+    The proxy acts as the name of a store: clients connect to it, and it leads to one of the
+    servers.
     """
 
     def __init__(self, target_port: int) -> None:
@@ -41,21 +42,21 @@ class Proxy:
         self._thread.join()
 
     def lead_to(self, target_port: int) -> None:
-        """Lead new connections to another port. Those that are open stay where they are."""
+        """Forward new connections to another port. Open connections stay with their server."""
         self._target_port = target_port
 
     def slow(self, seconds: float) -> None:
-        """Hold every piece of data for so long; 0 ends it."""
+        """Delay all data by `seconds`. 0 ends the delay."""
         self._delay = seconds
 
     def hold(self, *, holding: bool) -> None:
-        """Let nothing through, as a cable that is pulled; what was sent meanwhile comes later."""
+        """Hold all data, as an unplugged cable does. Held data is forwarded later."""
         change = self._flows.clear if holding else self._flows.set
         self._loop.call_soon_threadsafe(change)
 
     def cut(self, *, cutting: bool) -> None:
-        """Break every connection in the middle of its next piece of data, and refuse new ones; at
-        the end also those that were quiet.
+        """Break every connection in the middle of its next data, and refuse new connections. At the
+        end, break idle connections, too.
         """
         self._cutting = cutting
         if not cutting:

@@ -1,4 +1,4 @@
-"""Reading back, when all is over: through the API, and by counts in Postgres."""
+"""Reads of all readings after a run, through the API, and counts in Postgres."""
 
 import json
 import signal
@@ -18,7 +18,7 @@ DRAIN_SECONDS = 60.0
 _READ_SECONDS = 60.0
 _VAULT_RECORDS = KEYS.vault_record(b"") + "*"
 _RECENT_SECONDS = (15, 30, 60, 240)
-"""Less than the hot window holds."""
+"""Times in seconds within the hot window."""
 _UNREADABLE = """
     SELECT coalesce(sum(count), 0)::int8 FROM segments
     WHERE NOT EXISTS (SELECT FROM vaults WHERE vaults.vault_id = segments.vault_id)
@@ -38,7 +38,7 @@ class NotDrainedError(Exception):
 
 
 def wait_until_drained(service: Service) -> float:
-    """Seconds until nothing waits any more; raises `NotDrainedError` when something still does."""
+    """Return the seconds until the backlog is empty. Raise `NotDrainedError` after a timeout."""
     began = time.monotonic()
     with service.direct_redis() as client:
         while True:
@@ -57,7 +57,7 @@ def wait_until_drained(service: Service) -> float:
 
 
 def judge(service: Service, account: Account, passwords: Sequence[str]) -> Judgement:
-    """Everything stored, held against everything sent."""
+    """Compare all stored readings with all sent readings."""
     counts = []
     for number, password in enumerate(passwords):
         rows = _read(service.port, password)
@@ -74,7 +74,7 @@ def judge(service: Service, account: Account, passwords: Sequence[str]) -> Judge
 
 
 def forget_vaults(service: Service) -> None:
-    """Let a day pass for the vaults: Redis and the API have none of their records any more."""
+    """Delete the records of vaults in Redis and in the API, as a day without use does."""
     with service.direct_redis() as client:
         for key in client.scan_iter(match=_VAULT_RECORDS, count=1000):
             client.delete(key)
@@ -83,8 +83,8 @@ def forget_vaults(service: Service) -> None:
 
 
 def left_over(service: Service) -> dict[str, int]:
-    """What must be 0: dead letters, bytes that are counted as waiting, and readings whose vault is
-    unknown, so that no password opens them.
+    """Return counts that must be 0: dead letters, bytes in the backlog, and readings without a
+    vault, which no password opens.
     """
     with service.direct_postgres() as connection:
         row = cast("tuple[int]", connection.execute(_UNREADABLE).fetchone())
@@ -98,7 +98,7 @@ def left_over(service: Service) -> dict[str, int]:
 
 
 def _read(port: int, password: str, path: str = "") -> list[Row]:
-    """Readings of a password; asked again while a part is not back yet."""
+    """Return the readings of a password. Repeat the request while a part restarts."""
     body = json.dumps({"data": {"db_password": password}}).encode()
     deadline = time.monotonic() + _READ_SECONDS
     while True:
@@ -107,7 +107,7 @@ def _read(port: int, password: str, path: str = "") -> list[Row]:
             return _answer.decode(content).data
         if time.monotonic() > deadline:
             problem = content[:200].decode()
-            raise RuntimeError(f"a password's readings can't be read: {status} {problem}")
+            raise RuntimeError(f"the readings of a password can't be read: {status} {problem}")
         time.sleep(0.2)
 
 

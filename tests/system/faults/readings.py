@@ -1,10 +1,10 @@
-"""What a device sends: readings that tell who sent them, and by which every change is seen."""
+"""Readings that identify their device, so that every change is detected."""
 
 import json
 from collections.abc import Sequence
 
 NUMBERS = 10**9
-"""Readings one device may send; device and number make the relative time."""
+"""Maximum number of readings of a device. Device and number form the relative time."""
 
 _EPOCH_US = 1_795_414_643_286_560
 _NOTES = ("", "plain", "\u00fc\u20ac\U0001f600", r"\u0000 \\ \" \n", "a" * 40, "[]{},:", "\u00ff")
@@ -18,7 +18,7 @@ _KEPT_NOTES = tuple(map(_escaped, _NOTES))
 
 
 def body(device: int, first: int, count: int, passwords: Sequence[str]) -> bytes:
-    """A request's readings, numbered from `first`; their passwords take turns."""
+    """Return the body of a request with readings from number `first`, with passwords in turn."""
     rows = [
         f'{{"data":{{"db_password":"{passwords[number % len(passwords)]}",'
         f'"relative_time":{device * NUMBERS + number},'
@@ -30,12 +30,12 @@ def body(device: int, first: int, count: int, passwords: Sequence[str]) -> bytes
 
 
 def interrogator_time(number: int) -> int:
-    """Mostly rising, with ties and some steps back."""
+    """Return a time that mostly grows, with ties and some steps back."""
     return _EPOCH_US + number // 3 * 3_000 - (number % 11 == 0) * 20_000
 
 
 def kept_freeform(device: int, number: int) -> str:
-    """The text in which a reading's freeform comes back, byte for byte."""
+    """Return the stored text of a reading's freeform."""
     return _freeform(device, number, _KEPT_NOTES)
 
 

@@ -1,4 +1,4 @@
-"""Recovery: how long after a fault's end the service does its work again, without help."""
+"""The recovery time: how long after a fault the service works again without intervention."""
 
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ LIMIT_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A fault that was: its times by the monotonic clock."""
+    """A past fault. Times are from the monotonic clock."""
 
     number: int
     kind: Kind
@@ -23,10 +23,10 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """Seconds from a fault's end until, less the time in which other faults stood in the way.
+    """Recovery times after a fault in seconds, without the time of other faults.
 
-    `acknowledged`: the first 201. `committed`: the first new segment. `every_shard`: each shard
-    has stored the entry that waited first at the fault's end.
+    `acknowledged` is the time to the first 201, `committed` to the first new segment, and
+    `every_shard` until each shard has stored its oldest entry of the fault's end.
     """
 
     done: Done
@@ -34,17 +34,17 @@ class Recovery:
     committed: float
     every_shard: float
     longest: float
-    """The longest of the three by the clock on the wall, other faults or not."""
+    """The longest of the three times, including the time of other faults."""
 
     @property
     def in_time(self) -> bool:
-        """Whether all of it came soon enough."""
+        """Whether all times are within the limit."""
         return max(self.acknowledged, self.committed, self.every_shard) <= LIMIT_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What was seen of the service at work, in the order of time."""
+    """Observed events of the service, in the order of time."""
 
     acknowledged: Sequence[float]
     committed: Sequence[float]
@@ -52,7 +52,7 @@ class Seen:
 
 
 def recoveries(faults: Sequence[Done], seen: Seen) -> list[Recovery]:
-    """Of every fault."""
+    """Return the recovery times of every fault."""
     return [_recovery(done, faults, seen) for done in faults]
 
 
@@ -88,7 +88,7 @@ def _fronts_gone(fronts: Sequence[tuple[float, Fronts]], after: float) -> float:
 
 
 def _undisturbed(begin: float, end: float, others: Sequence[Done], path: str) -> float:
-    """Seconds from begin to end in which none of the others stops the path."""
+    """Return the seconds from begin to end in which no other fault stops the path."""
     if end == inf:
         return inf
     spans = sorted((each.began, each.ended) for each in others if path in each.kind.stops)

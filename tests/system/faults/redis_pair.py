@@ -1,4 +1,4 @@
-"""Two Redis servers, a primary and its replica, that change places."""
+"""Two Redis servers, a primary and its replica, which can swap their roles."""
 
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,7 +15,7 @@ _MOVE_SECONDS = 10
 
 
 class Member(RedisServer):
-    """One of the two. Both have one password: whoever is promoted must know it."""
+    """One of the two servers. Both have the same password, which each needs after a promotion."""
 
     def __init__(self, directory: Path, log: Path, fsync: Path) -> None:
         config = [f"include {fsync}", f"masterauth {_PASSWORD}"]
@@ -24,17 +24,17 @@ class Member(RedisServer):
         self._password = _PASSWORD
 
     def client(self, timeout: float = 5.0) -> "Redis":
-        """A client of just this one."""
+        """Return a client of this member."""
         return Redis.from_url(self.url, socket_timeout=timeout, socket_connect_timeout=2)
 
     def replication(self) -> dict[str, Any]:
-        """What it says of its role and its replicas."""
+        """Return the role and the replicas from INFO."""
         with self.client() as client:
             return cast("dict[str, Any]", client.info("replication"))
 
 
 class RedisPair:
-    """Both members run all the time; the replica follows the primary through kills and restarts."""
+    """Two running members. The replica follows the primary through kills and restarts."""
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         self._fsync = folder / "fsync.conf"
@@ -55,31 +55,31 @@ class RedisPair:
 
     @property
     def replica(self) -> Member:
-        """The other one."""
+        """The member that follows the primary."""
         return self._members[1]
 
     @property
     def keeper(self) -> Keeper:
-        """The primary's."""
+        """The keeper of the primary."""
         return self._keepers[0]
 
     def sync(self, how: str) -> None:
-        """Set `appendfsync` of both, now and for every start that follows."""
+        """Set `appendfsync` of both members, now and for every later start."""
         self._fsync.write_text(f"appendfsync {how}\n", encoding="utf-8")
         for member in self._members:
             with member.client() as client:
                 client.config_set("appendfsync", how)
 
     def wait_in_step(self) -> None:
-        """Return when the replica has what the primary has, but for what comes now."""
+        """Wait until the replica has all earlier writes of the primary."""
         self.keeper.wait_ready()
         self._follow()
         if not wait_until(self._in_step, 60, interval=0.05):
             raise TimeoutError("the Redis replica does not follow")
 
     def move(self) -> None:
-        """Make the replica the primary, and the primary its replica. No write is lost, and no
-        connection is closed but those that wait for a key.
+        """Swap the roles of both members. No write is lost, and only connections of blocked clients
+        are closed.
         """
         primary, replica = self._members
         with primary.client() as client:

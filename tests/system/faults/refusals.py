@@ -1,4 +1,4 @@
-"""Faults in which a store lives and refuses: no memory, no room, no writes."""
+"""Faults in which a running store refuses commands: no memory, a full disk, read-only."""
 
 from system.faults.fault import Scene
 from system.faults.service import Service
@@ -27,7 +27,7 @@ def postgres_read_only(scene: Scene) -> None:
 
 
 def postgres_sessions_read_only(scene: Scene) -> None:
-    """Sessions that begin meanwhile are read-only, and stay so for as long as they live."""
+    """Make sessions read-only that start during the fault. They stay read-only until they end."""
     scene.service.postgres.wait_ready()
     with scene.service.direct_postgres() as connection:
         connection.execute(f"{_ROLE} SET default_transaction_read_only = on".encode())
@@ -43,8 +43,8 @@ def postgres_sessions_read_only(scene: Scene) -> None:
 
 
 def redis_evicting(scene: Scene) -> None:
-    """Redis is set to evict keys, and has room: nothing is lost. The API must say that it is not
-    ready.
+    """Set an eviction policy in a Redis with free memory, so that no key is lost. The API must
+    become not ready.
     """
     service = scene.service
     service.redis.wait_ready()
@@ -60,7 +60,7 @@ def redis_evicting(scene: Scene) -> None:
 def postgres_disk_full(scene: Scene) -> None:
     disk = scene.service.disk
     if disk is None:
-        raise LookupError("there is no small disk")
+        raise LookupError("the run has no small disk")
     disk.fill()
     try:
         scene.last()

@@ -1,4 +1,4 @@
-"""The report: a table of the faults, what became of the readings, and the verdict."""
+"""The report: a table of the faults, the counts of readings, and the verdict."""
 
 import statistics
 from collections import Counter
@@ -15,7 +15,7 @@ _ALLOWED = {201, 503, 0}
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Everything a run found."""
+    """The results of a run."""
 
     planned: int
     recoveries: Sequence[Recovery]
@@ -24,10 +24,10 @@ class Outcome:
     left_over: dict[str, int]
     drained_seconds: float
     failures: Sequence[str]
-    """What went wrong in the harness itself."""
+    """Failures of the harness."""
 
     def problems(self) -> list[str]:
-        """What makes the run a failure; empty when it is none."""
+        """Return the reasons why the run failed, empty if it passed."""
         found = list(self.failures)
         for what, count in (*self.judgement.faults().items(), *self.left_over.items()):
             if count:
@@ -97,7 +97,7 @@ def _show_requests(requests: Sequence[Request]) -> None:
 
 
 def _show_silence(requests: Sequence[Request], recoveries: Sequence[Recovery]) -> None:
-    """The longest time without a 201, and what was broken then."""
+    """Print the longest time without a 201, and the faults of that time."""
     moments = sorted(each.answered_at for each in requests if each.acknowledged)
     gaps = ((later - one, one, later) for one, later in pairwise(moments))
     seconds, begin, end = max(gaps, default=(0.0, 0.0, 0.0))

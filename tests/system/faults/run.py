@@ -1,4 +1,4 @@
-"""A run: the service under load, the plan carried out, everything compared."""
+"""A run: load on the service, the faults of a plan, and the comparison of all readings."""
 
 import random
 import re
@@ -29,34 +29,34 @@ from system.faults.watch import Watch
 
 DEVICES = 24
 STEADY_DEVICES = 4
-"""Those that send a little all the time, so that it shows at once when it works again."""
+"""Number of devices that send small requests all the time, so that recovery shows immediately."""
 PASSWORDS = 40
 FIRST_PASSWORDS = 12
 AFTER_SECONDS = 3.0
-"""How long the load goes on after the last fault: recovery shows by what is sent."""
+"""How long the load continues after the last fault, to measure the recovery."""
 SPARE_SECONDS = 240.0
-"""How much longer than planned the faults and the load may take."""
+"""How much longer than planned the run may take, in seconds."""
 PUT_BACK_SECONDS = 10.0
-"""By then a vault that Postgres lost was used again, and is there again."""
+"""Time after which a vault that Postgres lost is used and restored, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a run is asked for; the seed makes the plan and what the devices send."""
+    """Options of a run. The seed determines the plan and the readings."""
 
     seed: int
     faults: int
     readings: int
     repeats: bool = False
-    """Every second device repeats what was not acknowledged, under an `Idempotency-Key`."""
+    """Whether every second device repeats unacknowledged requests with an `Idempotency-Key`."""
     every: float = EVERY_SECONDS
-    """How long after a fault the next one begins, about."""
+    """Mean time between the starts of two faults, in seconds."""
     only: str = ""
-    """Just the kinds of faults in whose name this regular expression is found."""
+    """A regular expression that selects kinds of faults by name."""
 
 
 class Run:
-    """One run, its data and logs in `folder`."""
+    """A run with its data and logs in `folder`."""
 
     def __init__(self, options: Options, folder: Path) -> None:
         self._options = options
@@ -81,7 +81,7 @@ class Run:
         self._began = 0.0
 
     def run(self) -> Outcome:
-        """All of it. No process is left, whatever happens."""
+        """Run everything, and leave no process behind, even after an error."""
         with ExitStack() as stack:
             for disk in self._disks:
                 stack.callback(disk.close)
@@ -113,7 +113,7 @@ class Run:
             )
 
     def _under_load(self, service: Service, pace: Pace) -> list[Device]:
-        """The devices send while the plan is carried out, and until enough is acknowledged."""
+        """Run the plan under load, until enough readings are acknowledged. Return the devices."""
         devices = [
             self._device(number, service, pace, repeats=self._options.repeats and number % 2 == 1)
             for number in range(DEVICES)
@@ -137,7 +137,9 @@ class Run:
         return devices
 
     def _last_device(self, service: Service, pace: Pace) -> Device:
-        """A device that uses every password once more, as those in use are used again."""
+        """Send a reading under every password, which restores missing vaults, and return the
+        device.
+        """
         service.wait_ready()
         device = self._device(DEVICES, service, pace, repeats=True)
         device.send_to_each()
@@ -155,7 +157,9 @@ class Run:
         )
 
     def _passwords(self) -> list[str]:
-        """Those in use by now: new ones keep coming, so that vaults are made amid faults."""
+        """Return the current passwords. Their number grows, so that vaults are created during
+        faults.
+        """
         part = (time.monotonic() - self._began) / self._planned_seconds
         known = FIRST_PASSWORDS + int(part * (PASSWORDS - FIRST_PASSWORDS + 1))
         return self._all_passwords[:known]
@@ -177,7 +181,7 @@ class Run:
         return threads
 
     def _sync_always(self, service: Service) -> None:
-        """The second half of a run has Redis sync before it answers."""
+        """Make Redis sync before it answers in the second half of the run."""
         with self._targets["redis"]:
             service.redis.wait_ready()
             service.redis_pair.sync("always")
@@ -192,14 +196,14 @@ class Run:
                 planned.kind.prepare(scene)
                 began = time.monotonic()
                 planned.kind.act(scene)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the run is to tell of it
+            except Exception as error:  # noqa: BLE001 - the run reports every error
                 what = f"fault {planned.number} ({planned.kind.name})"
                 self._failures.append(f"{what} could not be done: {error!r}")
                 return
             self._done.append(Done(planned.number, planned.kind, began, time.monotonic()))
 
     def _held(self, watch: Watch) -> list[tuple[float, float]]:
-        """When readings were acknowledged that may have been held."""
+        """Return the time spans of acknowledgements whose readings may have been held."""
         return watch.spans_held() + [
             (watch.oldest(done.began, done.ended), done.ended + PUT_BACK_SECONDS)
             for done in self._done

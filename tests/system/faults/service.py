@@ -1,4 +1,4 @@
-"""The service under test: its real processes, each kept alive, and a network that can be bad."""
+"""The service under test: real processes that are restarted, and a network with faults."""
 
 import shutil
 import signal
@@ -33,19 +33,19 @@ _NOTICE_SECONDS = 15.0
 
 
 def can_shift_clocks() -> bool:
-    """Whether this machine has what a wrong clock takes: a C compiler."""
+    """Return whether this machine has a C compiler, which wrong clocks need."""
     return shutil.which("cc") is not None
 
 
 def api_workers(master: int) -> list[int]:
-    """The pids of the API's workers that are set up: before that, gunicorn's worker misses a signal
-    that asks it to end. Only a worker handles SIGABRT.
+    """Return the pids of the API's workers that handle signals. Before that, a worker of gunicorn
+    misses SIGTERM. Only a worker handles SIGABRT.
     """
     return [pid for pid in children(master) if handles(pid, signal.SIGABRT)]
 
 
 class Service:
-    """All processes, by the keepers of them, and the proxies before the stores."""
+    """All processes with their keepers, and the proxies in front of the stores."""
 
     def __init__(self, folder: Path, stack: ExitStack, disks: Sequence[SmallDisk]) -> None:
         self.folder = folder
@@ -61,7 +61,7 @@ class Service:
             connection.execute(f"CREATE DATABASE {_SECOND_DATABASE}".encode())
         migrate(self.second_postgres_url)
         self.clocks: dict[str, ShiftedClock] = {}
-        """By the names of the processes; empty where no clock can be wrong."""
+        """Clocks by process name, empty without a C compiler."""
         launcher = Launcher(self._environment(folder / "keyring.json"), folder)
         self.writers = [
             keep(stack, name, launcher.writer(name=name, variables=self._clock(name)))
@@ -72,27 +72,27 @@ class Service:
 
     @property
     def redis(self) -> Keeper:
-        """The keeper of the Redis that takes writes."""
+        """The keeper of the Redis primary."""
         return self.redis_pair.keeper
 
     @property
     def postgres(self) -> Keeper:
-        """The keeper of the Postgres that takes writes."""
+        """The keeper of the Postgres primary."""
         return self.postgres_pair.keeper
 
     @property
     def redis_url(self) -> str:
-        """Of Redis itself, not through the proxy."""
+        """The URL of Redis without the proxy."""
         return self.redis_pair.primary.url
 
     @property
     def postgres_url(self) -> str:
-        """Of Postgres itself, not through the proxy."""
+        """The URL of Postgres without the proxy."""
         return self.postgres_pair.primary.url
 
     @property
     def second_postgres_url(self) -> str:
-        """Of the second release's database."""
+        """The URL of the second release's database."""
         return urlunsplit(urlsplit(self.postgres_url)._replace(path=f"/{_SECOND_DATABASE}"))
 
     @property
@@ -101,13 +101,13 @@ class Service:
         return self.postgres_pair.primary.disk
 
     def wait_ready(self, patience: float = 60.0) -> None:
-        """Return when every part does its work."""
+        """Wait until every part is ready."""
         for keeper in (self.redis, self.postgres, self.api, *self.writers):
             keeper.wait_ready(patience)
 
     def wait_unready(self, word: str) -> None:
-        """Return when the API says that it is not ready, with this word. Raises `TimeoutError` when
-        it doesn't in time.
+        """Wait until the API is not ready with a reason that contains `word`. Raise `TimeoutError`
+        after a timeout.
         """
 
         def is_unready() -> bool:
@@ -115,21 +115,21 @@ class Service:
             return status == 503 and word.encode() in content
 
         if not wait_until(is_unready, _NOTICE_SECONDS, interval=0.1):
-            raise TimeoutError(f"/readyz does not become 503 with a word on {word}")
+            raise TimeoutError(f"/readyz does not become 503 with the reason {word}")
 
     def direct_redis(self, timeout: float = 5.0) -> "Redis":
-        """A client of Redis that no fault of the network touches."""
+        """Return a client of Redis that bypasses the proxy."""
         return self.redis_pair.primary.client(timeout)
 
     def direct_postgres(
         self, patience: float = 20.0
     ) -> "AbstractContextManager[psycopg.Connection[Any]]":
-        """A connection that may write whatever fault is on; waits for Postgres to take it."""
+        """Return a connection that may write during every fault. Wait until Postgres accepts it."""
         return self.postgres_pair.primary.connected(patience)
 
     def second_release(self) -> tuple[Child, Child, int]:
-        """API and writer of another release, not started, on the same Redis, and the API's port. It
-        has its own keyring, database and settings.
+        """Return the API and the writer of another release, not started, and the API's port. The
+        release shares Redis, and has its own keyring, database and settings.
         """
         port = free_port()
         environment = self._environment(self.folder / "second-keyring.json") | {
@@ -172,9 +172,9 @@ class Service:
                 "IOT_API_WORKERS": str(API_WORKERS),
                 "IOT_API_METRICS_PORT": "0",
                 "IOT_WRITER_METRICS_PORT": "0",
-                # scrypt at its least: its cost is not what is tested here.
+                # The minimum cost of scrypt, which keeps the run fast.
                 "IOT_SCRYPT_LOG2_N": "10",
-                # Devices share the address of loopback, and none of them guesses.
+                # All devices share one address, so the guess limit would refuse new passwords.
                 "IOT_GUESS_LIMIT": "0",
             }
         )

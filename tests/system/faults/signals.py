@@ -1,4 +1,4 @@
-"""Faults by signals: processes killed, asked to end, frozen."""
+"""Faults by signals: processes are killed, shut down or frozen."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ from system.faults.service import API_WORKERS, api_workers
 
 
 def strike(keeper: Keeper, number: int) -> None:
-    """Send a process a signal that ends it, and return when it was started again."""
+    """Send a process a signal that ends it, and wait for its restart."""
     keeper.wait_ready()
     pid = keeper.part.pid
     os.kill(pid, number)
@@ -61,7 +61,7 @@ def postgres(scene: Scene, number: int) -> None:
 
 
 def postgres_smart(scene: Scene) -> None:
-    """SIGTERM waits for clients that don't leave and takes no new ones; then a faster stop."""
+    """Shut down Postgres with SIGTERM, which waits for open sessions, and then faster."""
     keeper = scene.service.postgres
     keeper.wait_ready()
     pid = keeper.part.pid
@@ -73,7 +73,7 @@ def postgres_smart(scene: Scene) -> None:
 
 
 def postgres_backend(scene: Scene) -> None:
-    """Postgres then ends all its backends and recovers."""
+    """Kill a backend, after which Postgres terminates all backends and recovers."""
     keeper = scene.service.postgres
 
     def clients() -> list[int]:

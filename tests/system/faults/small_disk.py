@@ -1,4 +1,4 @@
-"""A small disk for Postgres's tables, so that it can be full (Linux, as root)."""
+"""A small disk for the tables of Postgres, which can be filled (Linux, as root)."""
 
 import ctypes
 import os
@@ -15,12 +15,12 @@ _MNT_DETACH = 2
 
 
 class SmallDisk:
-    """A file system in memory, seen by this process and those it starts alone: it is gone with
-    the last of them. To be made before any thread is.
+    """A file system in memory that only this process and its children see, and that ends with the
+    last of them. It must be created before any thread.
     """
 
     def __init__(self, directory: Path) -> None:
-        """Raises `OSError` where this is not allowed."""
+        """Mount the file system. Raise `OSError` without the right to do so."""
         self.directory = directory
         directory.mkdir()
         self._libc = libc = ctypes.CDLL(None, use_errno=True)
@@ -33,14 +33,14 @@ class SmallDisk:
         os.chown(self.tables, server_user(), server_user())
 
     def fill(self) -> None:
-        """Leave no room on it."""
+        """Fill the disk."""
         with self._ballast.open("wb", buffering=0) as ballast, suppress(OSError):
             os.posix_fallocate(ballast.fileno(), 0, self._free())
             while ballast.write(bytes(4096)):
                 pass
 
     def clear(self) -> None:
-        """Give the room back."""
+        """Free the filled space."""
         self._ballast.unlink(missing_ok=True)
 
     def empty(self) -> None:
@@ -49,7 +49,7 @@ class SmallDisk:
             shutil.rmtree(each)
 
     def close(self) -> None:
-        """Take it away."""
+        """Unmount the file system."""
         self._libc.umount2(os.fsencode(self.directory), _MNT_DETACH)
 
     @property
@@ -62,7 +62,7 @@ class SmallDisk:
 
 
 def make_small_disks(folder: Path) -> list[SmallDisk]:
-    """One for each of two servers, or none where that is not allowed."""
+    """Return a disk for each of two servers, or none without the right to mount."""
     try:
         return [SmallDisk(folder / f"disk-{number}") for number in range(2)]
     except (OSError, AttributeError) as error:

@@ -1,4 +1,4 @@
-"""Faults in which a second release is started on the Redis of this one."""
+"""Faults in which a second release starts on the Redis of this release."""
 
 from iot_tools.local.child import wait_until
 from system.faults.asking import ask
@@ -9,7 +9,7 @@ _START_SECONDS = 20.0
 
 
 def second_release(scene: Scene) -> None:
-    """It must take no reading, and none of this release's entries."""
+    """Start a second release, which must take neither readings nor entries of this release."""
     api, writer, port = scene.service.second_release()
     for each in (api, writer):
         each.spawn()
@@ -23,7 +23,7 @@ def second_release(scene: Scene) -> None:
 
 
 def _check_refused(port: int) -> None:
-    """Raise `RuntimeError` if the second release is ready, or acknowledges."""
+    """Raise `RuntimeError` if the second release is ready or acknowledges readings."""
     content = body(0, 0, 1, ["of the second release"])
     for method, path, sent in (("GET", "/readyz", b""), ("PUT", "/api/iot", content)):
         status = ask(port, method, path, sent)[0]

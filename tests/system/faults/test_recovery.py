@@ -1,4 +1,4 @@
-"""Recovery is measured from a fault's end, and what other faults took is left out of it."""
+"""The recovery time starts at the end of a fault, and excludes the time of other faults."""
 
 from math import inf
 
@@ -15,17 +15,17 @@ NOTHING: Fronts = (None, None)
 
 
 def _recovery(seen: Seen, *others: Done) -> Recovery:
-    """Of a fault that ended at 10."""
+    """Return the recovery after a fault that ended at 10."""
     return recoveries([Done(0, POSTGRES, 5.0, 10.0), *others], seen)[0]
 
 
 def _seen(acknowledged: float = 10.5, committed: float = 11.0, stored: float = 12.0) -> Seen:
-    """Entry a of the first shard waits from 9 to `stored`."""
+    """Return events in which the first shard's entry a waits from 9 to `stored`."""
     fronts = [(9.0, (b"a", None)), (10.0, (b"a", b"x")), (11.0, (b"a", None)), (stored, NOTHING)]
     return Seen([1.0, 9.9, acknowledged], [2.0, committed], fronts)
 
 
-def test_alone() -> None:
+def test_recovery_times_of_a_single_fault() -> None:
     found = _recovery(_seen())
     assert (found.acknowledged, found.committed, found.every_shard) == (0.5, 1.0, 2.0)
     assert found.longest == 2.0
@@ -33,24 +33,24 @@ def test_alone() -> None:
 
 
 @pytest.mark.parametrize("seen", [_seen(acknowledged=25.0), _seen(committed=25), _seen(stored=25)])
-def test_late(seen: Seen) -> None:
+def test_a_late_recovery_is_not_in_time(seen: Seen) -> None:
     assert not _recovery(seen).in_time
     assert not _recovery(seen, Done(1, REDIS, 10.0, 14.0)).in_time
     assert _recovery(seen, Done(1, REDIS, 10.0, 16.0)).in_time
     assert _recovery(seen, Done(1, REDIS, 10.0, 16.0)).longest == 15.0
 
 
-def test_overlapping_faults_are_left_out_once() -> None:
+def test_overlapping_faults_are_excluded_once() -> None:
     others = [Done(1, REDIS, 9.0, 13.0), Done(2, REDIS, 12.0, 14.0), Done(3, REDIS, 30.0, 90.0)]
     assert _recovery(_seen(acknowledged=25.0), *others).acknowledged == 25.0 - 14.0
 
 
-def test_a_fault_that_stops_something_else_is_no_excuse() -> None:
+def test_a_fault_that_stops_other_work_is_not_excluded() -> None:
     found = _recovery(_seen(acknowledged=25.0), Done(1, POSTGRES, 10.0, 20.0))
     assert found.acknowledged == 15.0 > LIMIT_SECONDS
 
 
-def test_never() -> None:
+def test_a_missing_recovery_is_infinite() -> None:
     nothing = Seen([9.0], [9.0], [(9.0, NOTHING), (10.0, (b"a", None)), (11.0, (b"a", b"b"))])
     found = _recovery(nothing, Done(1, REDIS, 10.0, 99.0))
     assert (found.acknowledged, found.committed, found.every_shard) == (inf, inf, inf)

@@ -1,4 +1,4 @@
-"""The fault harness at a small scale: every kind of fault once, under load, nothing lost."""
+"""A short fault run with every kind of fault loses no reading."""
 
 import os
 import subprocess
@@ -9,13 +9,13 @@ from system.faults.kinds import KINDS
 from system.faults.plan import make_plan
 
 _SECONDS = 240
-"""Far above the minute it takes: a machine that does much else at the time is no failure."""
+"""Timeout. The run takes a minute, and longer on a busy machine."""
 
 
-def test_every_kind_of_fault_once() -> None:
+def test_every_kind_of_fault_loses_no_reading() -> None:
     faults = len(KINDS)
     assert {planned.kind for planned in make_plan(1, faults)} == set(KINDS)
-    # A process of its own: at its end it kills every process that is left below it.
+    # A separate process, as the run kills all its child processes at its end.
     tests = Path(__file__).parents[2]
     command = [sys.executable, "-m", "system.faults", "--seed", "1", "--faults", str(faults)]
     finished = subprocess.run(
@@ -29,6 +29,6 @@ def test_every_kind_of_fault_once() -> None:
     assert finished.returncode == 0, finished.stdout + finished.stderr
 
 
-def test_a_plan_is_made_from_its_seed_alone() -> None:
+def test_a_plan_depends_only_on_its_seed() -> None:
     assert make_plan(7, 60) == make_plan(7, 60)
     assert make_plan(7, 60) != make_plan(8, 60)

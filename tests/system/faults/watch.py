@@ -1,4 +1,4 @@
-"""The watch: sees, past every bad network, when something is committed and what waits."""
+"""The watch observes commits and waiting entries in the stores, without the proxies."""
 
 import threading
 import time
@@ -15,23 +15,23 @@ from system.faults.service import SHARDS, Service
 
 _LOOK_SECONDS = 0.05
 _AROUND_SECONDS = 1.0
-"""More than between two looks, and than a request takes, as a rule."""
+"""More than the time between two observations and the usual time of a request."""
 _POSITIONS = "SELECT shard, position FROM ingest_offsets ORDER BY shard"
 
 Fronts = tuple[bytes | None, ...]
 
 
 class Watch:
-    """Looks at both stores, in a thread each, until stopped."""
+    """An observer of both stores, with a thread for each, until `stop`."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
         self.commits: list[float] = []
-        """When a drain was seen to have committed."""
+        """Times at which commits of drains were observed."""
         self.fronts: list[tuple[float, Fronts]] = []
-        """Each shard's oldest waiting entry, over time."""
+        """The oldest waiting entry of each shard, over time."""
         self.held: list[float] = []
-        """When entries were seen to be held."""
+        """Times at which held entries were observed."""
         self._epoch = time.time() - time.monotonic()
         self._stopping = threading.Event()
         self._threads = [
@@ -42,12 +42,12 @@ class Watch:
             thread.start()
 
     def look_again(self) -> None:
-        """Return when what waits now was seen, unless Redis is away."""
+        """Wait until the current entries are observed, unless Redis is down."""
         enough = len(self.fronts) + 2
         wait_until(lambda: len(self.fronts) >= enough, 10)
 
     def spans_held(self) -> list[tuple[float, float]]:
-        """From when to when entries that were held may have been acknowledged."""
+        """Return the time spans in which held entries may have been acknowledged."""
         spans: list[tuple[float, float]] = []
         for moment in self.held:
             if spans and moment - spans[-1][1] <= _AROUND_SECONDS:
@@ -57,7 +57,7 @@ class Watch:
         return spans
 
     def oldest(self, begin: float, end: float) -> float:
-        """When the oldest entry was acknowledged that was seen waiting around that time."""
+        """Return when the oldest entry was acknowledged that waited around that time."""
         begin -= _AROUND_SECONDS
         received = [
             int(entry.partition(b"-")[0]) / 1000 - self._epoch
@@ -69,7 +69,7 @@ class Watch:
         return min(received, default=begin) - _AROUND_SECONDS
 
     def stop(self) -> None:
-        """End it; what was seen stays."""
+        """Stop the threads. The observations remain."""
         self._stopping.set()
         for thread in self._threads:
             thread.join(30)

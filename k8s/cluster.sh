@@ -62,7 +62,7 @@ need() {
 
 exists() { grep --quiet --line-regexp -- "$cluster" <<<"$(kind get clusters 2>/dev/null)"; }
 
-# Use this cluster only, whatever the current context is.
+# Use this cluster only, even if another context is current.
 connect() {
   kind get kubeconfig --name "$cluster" >"$settings/kubeconfig"
   export KUBECONFIG=$settings/kubeconfig

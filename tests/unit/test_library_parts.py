@@ -48,7 +48,7 @@ OVERRIDDEN = {
     "iot_api.server.gunicorn_worker.ApiWorker": {"handle", "run"},
     "iot_api.server.gunicorn_worker.WsgiResponse": {"default_headers", "send_headers", "write"},
     "iot_stores.postgres.Pool": {"connection", "getconn", "putconn"},
-    "iot_stores.postgres._NotingConnection": {"connect"},
+    "iot_stores.postgres._RecordingConnection": {"connect"},
     "iot_stores.redis_connections.RefusalTrackingParser": {"on_connect", "parse_error"},
     "iot_stores.redis_connections._RenewingPool": {"release"},
     "iot_stores.sentinels._Master": {"close"},

@@ -35,7 +35,7 @@ REVOKE ALL ON SCHEMA public FROM PUBLIC;
 GRANT ALL ON SCHEMA public TO iot_migration WITH GRANT OPTION;
 GRANT USAGE ON SCHEMA public TO iot_api, iot_writer;
 
--- Writers create their partitions in a schema of their own. In `public`, a writer under an attacker's control could create
+-- Writers create their partitions in a separate schema. In `public`, a writer under an attacker's control could create
 -- a function that shadows one of Postgres, and the API would call it.
 CREATE SCHEMA IF NOT EXISTS iot_writer AUTHORIZATION iot_writer;
 ALTER ROLE iot_writer SET search_path = iot_writer, public;

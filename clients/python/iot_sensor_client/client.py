@@ -23,7 +23,7 @@ _FOREIGN = "the response is not from iot-sensor"
 
 
 class Client:
-    """Connects to one service, and sends and reads under one password. Thread-safe.
+    """A client of one service that sends and reads under one password. Thread-safe.
 
     A request that may be repeated is retried while the service is unavailable. Connections stay
     open between requests; `close`, or the end of a `with` block, closes them. The client follows no
@@ -109,7 +109,7 @@ class Client:
         json: object = None,
         repeatable: bool | None = None,
     ) -> Response:
-        """Send a request, retry it if needed, and return the last response, whatever its status.
+        """Send a request, retry it if needed, and return the last response, with any status.
 
         Args:
             method: GET, PUT, ...

@@ -17,7 +17,7 @@ _DISCONNECTED = (http.client.RemoteDisconnected, ConnectionResetError, BrokenPip
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request as it goes on the wire."""
+    """A request to send."""
 
     method: str
     path: str
@@ -26,7 +26,7 @@ class Request:
 
 
 class ConnectionPool:
-    """Idle connections to one server; one connection per request under way. Thread-safe."""
+    """The idle connections to one server. Each request uses its own connection. Thread-safe."""
 
     def __init__(
         self,

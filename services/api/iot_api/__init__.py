@@ -1,4 +1,4 @@
-"""The HTTP API: takes readings in and reads them back. Keeps no state of its own.
+"""The HTTP API: accepts readings and returns them. It keeps no state.
 
 This level only wires: `app`, `wsgi`, `gunicorn_conf`, `service`. Everything else is in a package.
 """

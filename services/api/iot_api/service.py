@@ -65,7 +65,7 @@ class Service:
 
 
 def build_service(settings: Settings) -> Service:
-    """Wire the parts. Nothing connects yet: the first use of a store does.
+    """Wire the parts. Nothing connects yet: a store connects at its first use.
 
     Raises:
         SettingsError: the keyring can't be read.

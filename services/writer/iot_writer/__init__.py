@@ -1,4 +1,4 @@
 """The writer: RQ jobs that encrypt the readings of the backlog and store them.
 
-This level runs jobs: worker, jobs, ticker, schema. What a job does is in a package.
+This level runs jobs: worker, jobs, ticker, schema. The work of a job is in a package.
 """

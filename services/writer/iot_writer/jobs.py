@@ -204,7 +204,7 @@ def rebuild_indexes() -> str:
 
 @_waiting_for_stores("the upgrade is not ended")
 def advance_upgrade() -> str:
-    """Finish an upgrade from version 0.1 once its processes have had the time to end."""
+    """Finish an upgrade from version 0.1 after its processes have had time to shut down."""
     writer = current()
     seconds = writer.settings.upgrade_after_seconds
     done = lookup_upgrade.advance(writer.postgres(), after_seconds=seconds)
@@ -287,7 +287,7 @@ class KnownJob(Job):
         connection: "Redis",  # noqa: ARG003
         serializer: object = None,  # noqa: ARG003
     ) -> list[Job | None]:
-        """Find none. RQ fetches dependent jobs with this method, and these jobs have none."""
+        """Return no jobs. RQ fetches dependent jobs with this method, and these jobs have none."""
         return [None for _ in job_ids]
 
     def refresh(self) -> None:

@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 
 class DrainWorker(SimpleWorker):
-    """Takes jobs from the only queue. After SIGTERM it finishes the current job and stops.
+    """The RQ worker of the only queue. After SIGTERM it finishes the current job and stops.
 
     The worker forks no process for a job, because a drain takes milliseconds and reuses open
     connections.
@@ -77,7 +77,7 @@ class DrainWorker(SimpleWorker):
         """Ignore `rq suspend`, which would stop all writers until the backlog is full."""
 
     def clean_group_registries(self) -> None:
-        """Do nothing: there are no groups."""
+        """Do nothing, because there are no groups."""
 
     def clean_registries(self) -> None:
         """Remove dead workers and their executions.
@@ -117,7 +117,7 @@ class DrainWorker(SimpleWorker):
 
 
 class _RedisStates(logging.Filter):
-    """Logs a state of Redis in one line, in place of RQ's traceback every second."""
+    """A filter that logs a state of Redis in one line, in place of RQ's traceback every second."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Return whether RQ's own record is logged."""

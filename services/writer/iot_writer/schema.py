@@ -100,7 +100,7 @@ def _upgrade_to(connection: Connection, revision: str) -> None:
 
 
 def _scripts() -> dict[str, Traversable]:
-    """The files of SQL by revision, in order."""
+    """Return the SQL files by revision, in order."""
     names = {file.name.removesuffix(".sql"): file for file in _MIGRATIONS.iterdir()}
     return {name: names[name] for name in sorted(names) if name.isdecimal()}
 

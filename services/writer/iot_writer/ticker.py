@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 
 class Ticker(threading.Thread):
-    """Queues each job once in its period, whatever the number of writers."""
+    """A thread that queues each job once in its period, regardless of the number of writers."""
 
     def __init__(self, writer: Writer) -> None:
         super().__init__(name="ticker", daemon=True)

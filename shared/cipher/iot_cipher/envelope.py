@@ -46,7 +46,7 @@ def entry_name(shard: int, sealed: bytes) -> EntryName:
 
 
 class Sealer:
-    """Seals the entries of one process. Threads may share it. A fork begins a new session."""
+    """The sealing of the entries of one process. Thread-safe. A fork begins a new session."""
 
     def __init__(self, keyring: Callable[[], TransitKeys]) -> None:
         self._keyring = keyring
@@ -124,7 +124,7 @@ class OpenedEntry(SecretHolder):
 
 
 class Opener:
-    """Opens sealed entries."""
+    """The opening of sealed entries."""
 
     CACHED_SESSION_KEYS = 4096
 

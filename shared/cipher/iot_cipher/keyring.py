@@ -118,7 +118,7 @@ def parse_keyring(text: str) -> Keyring:
 
 
 def is_for_writers(text: str) -> bool:
-    """Whether a text is the JSON of a writer's keys (see `writer_keys`), valid or not."""
+    """Return whether a text is the JSON of a writer's keys (see `writer_keys`), valid or not."""
     try:
         content = strict_json(text)
     except (ValueError, RecursionError):

@@ -50,7 +50,7 @@ def decrypt_segment(vault: OpenVault, bounds: SegmentBounds, payload: bytes | by
 def decrypt_with_chunk_key(
     vault_id: uuid.UUID, chunk_key: bytes, bounds: SegmentBounds, payload: bytes | bytearray
 ) -> bytes:
-    """Do as `decrypt_segment` with the chunk key alone. Writers do not have data keys."""
+    """Decrypt a segment with its chunk key alone. Writers do not have data keys."""
     # A memoryview, because a copy of a large payload would double the memory.
     head, message = bytes(payload[: 1 + SALT_BYTES]), memoryview(payload)[1 + SALT_BYTES :]
     if len(head) < 1 + SALT_BYTES or head[:1] != FORMAT:

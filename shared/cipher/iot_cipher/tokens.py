@@ -40,7 +40,7 @@ class Grant:
     """Time of creation in UTC, for example `2026-11-23T10:00:00Z`."""
 
     def allows(self, scope: Scope) -> bool:
-        """Whether the bearer has this scope."""
+        """Return whether the bearer has this scope."""
         return scope in self.scopes or Scope.ADMIN in self.scopes
 
 
@@ -77,7 +77,7 @@ def new_token() -> str:
 
 
 def new_tokens_text() -> str:
-    """Return the JSON of a tokens.json without tokens, which lets nobody in."""
+    """Return the JSON of a tokens.json without tokens, which grants no access."""
     return _text([])
 
 
@@ -129,7 +129,7 @@ def parse_tokens(text: str) -> Tokens:
     """Parse a tokens.json: `{"version": 1, "tokens": [...]}`. Each element of the list is
     `{"name": ..., "scopes": [...], "sha256": "<64 hex>", "created": "2026-11-23T10:00:00Z"}`.
 
-    A typing error must let nobody in, so missing, unknown and repeated names are refused.
+    A typing error must not grant access, so missing, unknown and repeated names are refused.
 
     Raises:
         SettingsError: the file is invalid. The message contains no hash or token.

@@ -176,7 +176,7 @@ def open_vault(keyring: Keyring, record: VaultRecord, secret: PasswordSecret) ->
 
 
 def is_authentic(keyring: Keyring, record: VaultRecord) -> bool:
-    """Whether a record was made with this keyring and is unchanged. Needs no password."""
+    """Return whether a record was made with this keyring and is unchanged. Needs no password."""
     try:
         _unwrap_outer(keyring, record)
     except DecryptionError:

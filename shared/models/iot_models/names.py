@@ -19,11 +19,11 @@ MAX_SHARDS = 256
 _MAX_PREFIX_LENGTH = 64
 
 DRAIN_JOB_PREFIX = "drain-"
-"""What the ids of all drains begin with."""
+"""Prefix of the ids of all drains."""
 
 
 def drain_job(shard: int) -> str:
-    """Id of the RQ job that drains a shard."""
+    """Return the id of the RQ job that drains a shard."""
     return f"{DRAIN_JOB_PREFIX}{shard}"
 
 
@@ -95,19 +95,19 @@ class KeyNames:
         return f"{self.prefix}iot:requests"
 
     def stream(self, shard: int) -> str:
-        """The stream of a shard in the backlog."""
+        """Return the stream of a shard in the backlog."""
         return f"{self.prefix}iot:ingest:{shard}"
 
     def held_entries(self, vault_id: bytes) -> str:
-        """The stream of the held entries of a vault."""
+        """Return the stream of the held entries of a vault."""
         return f"{self.prefix}iot:held:{vault_id.hex()}"
 
     def vault_record(self, lookup: bytes) -> str:
-        """The cached record of a vault. Postgres has the record, too."""
+        """Return the key of the cached record of a vault. Postgres has the record, too."""
         return f"{self.prefix}iot:vault:{lookup.hex()}"
 
     def replaced_vault_record(self, vault_id: bytes) -> str:
-        """The record of a vault that another vault replaced in Postgres. It does not expire."""
+        """Return the key of the record of a vault that another one replaced. It does not expire."""
         return f"{self.prefix}iot:vault:replaced:{vault_id.hex()}"
 
     @property
@@ -116,39 +116,45 @@ class KeyNames:
         return f"{self.prefix}iot:vault:*"
 
     def hot_index(self, vault_id: bytes) -> str:
-        """Sorted set of a vault's segments in the hot window, by time of receipt."""
+        """Return the sorted set of a vault's segments in the hot window, by time of receipt."""
         return f"{self.prefix}iot:hot:index:{vault_id.hex()}"
 
     def hot_segment(self, vault_id: bytes, first_id: int) -> str:
-        """One encrypted segment in the hot window."""
+        """Return the key of one encrypted segment in the hot window."""
         return f"{self.prefix}iot:hot:segment:{vault_id.hex()}:{first_id}"
 
     def hot_cover(self, shard: int) -> str:
-        """Hash: the hot window has all segments of a shard from `since` up to `position`."""
+        """Return a hash: the hot window has all segments of a shard from `since` to `position`."""
         return f"{self.prefix}iot:hot:cover:{shard}"
 
     def compaction_looked(self, vault_id: bytes) -> str:
-        """Exists while a vault's newest segments need no new search for small segments."""
+        """Return a key that exists while a vault's newest segments need no new search.
+
+        The search is for small segments to merge.
+        """
         return f"{self.prefix}iot:compaction:looked:{vault_id.hex()}"
 
     def compaction_looked_back(self, vault_id: bytes) -> str:
-        """Exists while a vault's whole history needs no new search for small segments."""
+        """Return a key that exists while a vault's whole history needs no new search."""
         return f"{self.prefix}iot:compaction:looked-back:{vault_id.hex()}"
 
     def remembered_request(self, digest: bytes) -> str:
-        """The first answer to a request with an Idempotency-Key."""
+        """Return the key of the first answer to a request with an Idempotency-Key."""
         return f"{self.prefix}iot:request:{digest.hex()}"
 
     def remembered_of_client(self, client: str) -> str:
-        """Number of remembered requests with an Idempotency-Key of a client."""
+        """Return the counter of a client's remembered requests with an Idempotency-Key."""
         return f"{self.prefix}iot:requests:{client}"
 
     def guesses(self, client: str) -> str:
-        """Number of unknown passwords that a client named in the current minute."""
+        """Return the counter of unknown passwords that a client named in the current minute."""
         return f"{self.prefix}iot:guesses:{client}"
 
     def tick(self, job: str) -> str:
-        """Time when a periodic job was queued, in Unix seconds of Redis. Expires when it is due."""
+        """Return the key of the time when a periodic job was queued, in Unix seconds of Redis.
+
+        The key expires when the job is due.
+        """
         return f"{self.prefix}iot:tick:{job}"
 
 

@@ -35,7 +35,7 @@ class Origins:
     """Origins whose host may have exactly one more label in front."""
 
     def allows(self, text: str) -> bool:
-        """Whether the value of an `Origin` header is in the set."""
+        """Return whether the value of an `Origin` header is in the set."""
         if self.every:
             return True
         if text == NULL:

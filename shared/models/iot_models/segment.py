@@ -35,7 +35,7 @@ _RUN = struct.Struct("<qI")
 _RAW, _DELTA = b"\0", b"\1"
 _ARRIVAL, _SORTED, _MERGED, _MERGED_ALONE = 0, 1, 2, 3
 """Forms of the content: in the order of receipt; sorted; merged, and the key may open other
-segments; merged, with a key of its own."""
+segments; merged, with its own key."""
 _MERGED_COLUMNS = 4
 _RUN_CHARACTERS = 2**17
 _CHECKED_BYTES = 2**16
@@ -205,7 +205,7 @@ class Texts(Sequence[str]):
             start = end + 1
 
     def runs_from_end(self, size: int, skip: int = 0) -> Iterator[list[str]]:
-        """As `runs`, but from the end: the last list comes first, without the last `skip` texts.
+        """Yield lists like `runs`, the last list first, without the last `skip` texts.
 
         Within a list, the texts are in order.
         """

@@ -89,7 +89,7 @@ class Settings:
     )
     retention_days: int = _setting(
         0,
-        "Age in days at which readings are deleted. 0: readings are kept for ever.",
+        "Age in days at which readings are deleted. 0: readings are kept forever.",
         maximum=36_500,
     )
     backlog_max_bytes: int = _setting(

@@ -54,7 +54,7 @@ def replace_file(
     With `keep_mode_and_owner`, an existing file keeps its mode and its owner.
 
     Raises:
-        OSError: the file can't be written; it is as it was.
+        OSError: the file can't be written; it is unchanged.
     """
     with _draft(path, text, mode, keep_mode_and_owner=keep_mode_and_owner) as draft:
         draft.replace(path)

@@ -51,7 +51,7 @@ def parse_time(value: int | float | str) -> int:
 
 
 def parse_time_or_date(value: int | float | str) -> int:
-    """As `parse_time`, but a string may also be a date; return its microseconds since 1970 (UTC).
+    """Parse a time like `parse_time`, or a date as its microseconds since 1970 (UTC).
 
     Dates are RFC 3339, or `3/18/2014 10:59:19.123456 AM` (UTC), the form of old clients. Digits
     beyond microseconds are cut off. A leap second (`23:59:60`) is the first second of the next day,

@@ -70,7 +70,7 @@ class AppendResult:
     held: int = 0
     """Number of held entries (`HeldEntries`)."""
     session_renewals: int = 0
-    """How often writers have requested new sessions (`Backlog.ask_for_new_sessions`)."""
+    """How often writers have requested new sessions (`Backlog.request_new_sessions`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ class Backlog:
         # Formatted once, and not for each append.
         self._append_keys = (names.backlog_counters, names.job_list)
         self._stream_and_job = cache(lambda shard: (names.stream(shard), drain_job(shard)))
-        # WAIT and WAITAOF cover the writes of their own connection alone, so they follow the
+        # WAIT and WAITAOF cover the writes of their connection alone, so they follow the
         # appends in the same pipeline.
         self._append = GroupCommit(
             client, load_script(client, "backlog_append.lua"), trailing_command=wait_command
@@ -320,8 +320,8 @@ class Backlog:
         held = cast("bytes | None", self._client.hget(self._names.backlog_counters, "held"))
         return parse_number(held) > 0
 
-    def ask_for_new_sessions(self) -> None:
-        """Let each API process start a new session at its next request."""
+    def request_new_sessions(self) -> None:
+        """Make each API process start a new session at its next request."""
         self._client.hincrby(self._names.backlog_counters, "session_renewals", 1)
 
     def take_drains(self) -> list[int]:

@@ -75,7 +75,7 @@ class ClockSkew:
     """None: unknown."""
 
     def fault(self, max_seconds: float) -> str | None:
-        """Say which clock is off by more than `max_seconds`; return None if no clock is.
+        """Return which clock is off by more than `max_seconds`; None if no clock is.
 
         If two clocks agree, the third one is wrong.
         """
@@ -97,7 +97,7 @@ class ClockSkew:
         )
 
     def exceeds(self, max_seconds: float) -> bool:
-        """Whether the clocks of this process and Redis differ too much to accept readings.
+        """Return whether the clocks of this process and Redis differ too much to accept readings.
 
         Postgres's clock does not count: no reading gets its time from Postgres.
         """

@@ -38,12 +38,12 @@ class _PendingCall:
 
 
 class GroupCommit:
-    """Runs one Lua script for concurrent callers, in threads or greenlets."""
+    """A runner of one Lua script for concurrent callers, in threads or greenlets."""
 
     def __init__(
         self, client: "Redis", script: Any, *, trailing_command: Sequence[Any] = ()
     ) -> None:
-        """`trailing_command` is sent once after each group; all of its callers get its answer."""
+        """`trailing_command` is sent once after each group. All callers get its answer."""
         self._client = client
         self._script = script
         self._trailing_command = trailing_command
@@ -104,14 +104,14 @@ class GroupCommit:
         try:
             self._send(group)
         except BaseException as error:  # noqa: BLE001 - raised to all callers, also the sender
-            # What kills the sender (`GreenletExit`, a timeout) is meant for the sender alone. The
+            # An exception that kills the sender (`GreenletExit`, a timeout) concerns it alone. The
             # other callers get a RedisError, as after a lost connection: their entries may or may
             # not be in the backlog.
             for_others = error if isinstance(error, Exception) else _sender_killed()
             for call in group:
                 call.error = for_others
             group[0].error = error
-        # Elect before the wake-ups: the next group is sent while this group's callers go on.
+        # Elect before the wake-ups: the next group is sent while this group's callers continue.
         with self._guard:
             self._elect_sender()
         for call in group:

@@ -214,8 +214,8 @@ def _first_matching(
 ) -> Segments:
     """Try some hundreds of segments in order; then select all that match and sort them.
 
-    Either plan alone has a bad case: going on in order would read a vault in which nothing matches
-    again for each page, and sorting first would sort a vault in which everything matches.
+    Either plan alone has a bad case. Trying all in order reads a vault in which nothing matches
+    again for each page. Sorting first sorts a vault in which everything matches.
     """
     position = page_range.after or _LAST[not page_range.descending]
     look = min(max(_LOOK, 2 * (page_range.limit or 0)), _MAX_LOOK)
@@ -331,9 +331,9 @@ def _from_position(condition: LiteralString, *, descending: bool) -> LiteralStri
 
 
 def _try_in_order(condition: LiteralString, *, descending: bool) -> LiteralString:
-    """As `_from_position`, but with the next segments in order whether or not they match.
+    """Select like `_from_position`, but the next segments in order, matching or not.
 
-    Those that do not match have no payload.
+    Segments that do not match have no payload.
     """
     behind: LiteralString = f"{_SELECT} AND {_BEHIND[descending]} AND {_UP_TO[descending]}"
     order = _ORDER[descending]

@@ -1,4 +1,4 @@
-"""An index of intervals: find the segments that contain a position, whatever the size of a vault.
+"""An index of intervals: find the segments that contain a position, in vaults of any size.
 
 A reading has the position (interrogator timestamp, id). A segment is an interval of positions, and
 segments may overlap in any way, since device clocks jump and differ. With an index by begin or by

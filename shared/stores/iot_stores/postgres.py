@@ -20,7 +20,7 @@ from .store_states import POSTGRES_AWAY, is_server_state
 SCHEMA_REVISION = "0004"
 """The newest schema that this code knows. `iot_writer.schema` migrates a database to it.
 
-Code of one revision also works on the next revision, so old processes go on during a rolling
+Code of one revision also works on the next revision, so old processes continue during a rolling
 update. A process is not ready on a schema that is two or more revisions ahead.
 """
 OLDEST_REVISION = "0003"
@@ -83,7 +83,7 @@ class _RecordingConnection(psycopg.Connection[tuple[object, ...]]):
 
 
 class Pool(ConnectionPool[Connection]):
-    """A pool that survives failovers and ended sessions, and tells why it has no connection.
+    """A pool that survives failovers and ended sessions, and reports why it has no connection.
 
     After a failover the host name in the URL resolves to the new primary, but open connections
     still lead to the old one. So all connections are closed after an error that shows a state of
@@ -121,10 +121,10 @@ class Pool(ConnectionPool[Connection]):
                 raise
 
     def run_idempotent(self, work: Callable[[Connection], Result]) -> Result:
-        """Call `work` with a connection; if the session ends meanwhile, call it again with another.
+        """Call `work` with a connection; if the session ends meanwhile, with a second one.
 
-        The first call may have been committed, so `work` must be idempotent. Raises as `getconn`,
-        and what `work` raises.
+        The first call may have been committed, so `work` must be idempotent. Raises the errors
+        of `getconn` and of `work`.
         """
         with self.connection() as connection:
             try:
@@ -154,7 +154,7 @@ class Pool(ConnectionPool[Connection]):
         return connection
 
     def _is_alive(self, connection: Connection) -> bool:
-        """Whether a connection passes its check. If it does not, renew all connections."""
+        """Return whether a connection passes its check. If it does not, renew all connections."""
         try:
             self._check_before_use(connection)
         except BaseException as error:

@@ -66,7 +66,7 @@ class Readiness:
         return state | {"clocks": fault} if fault else state
 
     def ready(self, state: dict[str, str]) -> bool:
-        """Whether the process can do its work, given the result of `state`."""
+        """Return whether the process can do its work, given the result of `state`."""
         return state["redis"] == "ok" and self._schema_seen and not self._clocks.skew_too_large
 
     def _clock_fault(self) -> str | None:

@@ -108,6 +108,6 @@ def milliseconds(time: tuple[int, int]) -> int:
 
 
 def is_out_of_memory(error: RedisError) -> bool:
-    """Whether Redis refused a write because its memory is full."""
+    """Return whether Redis refused a write because its memory is full."""
     state = state_of(error)
     return state is not None and state.code == "OOM"

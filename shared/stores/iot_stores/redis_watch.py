@@ -143,7 +143,7 @@ class RedisWatch:
         self.require_ours()
 
     def keeps_indexes(self) -> bool:
-        """Whether this Redis keeps the indexes of the hot window whole.
+        """Return whether this Redis keeps the indexes of the hot window whole.
 
         Raises as `require_safe`, but not while only Postgres is away.
         """
@@ -260,7 +260,7 @@ class RedisWatch:
             self.on_new_server()
 
     def _foreign(self) -> str:
-        """Mark Redis if it has no mark. Return why Redis is not ours, or an empty text."""
+        """Mark Redis if it has no mark. Return why Redis must not be used, or an empty text."""
         away: psycopg.Error | None = None
         ours = ""
         try:
@@ -390,5 +390,5 @@ class RedisWatchThread(threading.Thread):
                 return
 
     def stop(self) -> None:
-        """Tell the thread to end after the check that is running."""
+        """Stop the thread after the check that is running."""
         self._stopping.set()

@@ -162,13 +162,13 @@ def state_of(error: BaseException) -> StoreState | None:
 
 
 def is_server_state(error: psycopg.Error) -> bool:
-    """Whether the error concerns the server, so that a new connection may lead to a better one."""
+    """Return whether the error concerns the server, not the statement."""
     return not (error.sqlstate or "").startswith(_STATEMENT_SQLSTATES)
 
 
 def _redis_state(error: RedisError) -> StoreState | None:
     message = str(error).rpartition(_PIPELINE)[2]
-    # For errors with a class of their own, redis-py cuts the code word off the message.
+    # For errors with their own class, redis-py cuts the code word off the message.
     if error.status_code and not message.startswith(error.status_code):
         message = f"{error.status_code} {message}"
     sentence = _one_line(_DATA.sub("", message))

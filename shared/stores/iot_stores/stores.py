@@ -157,7 +157,7 @@ class Stores:
         return CompactionOrders(self.redis, self.names)
 
     def close(self) -> None:
-        """Close the Redis clients. Connections to Postgres belong to those who opened them."""
+        """Close the Redis clients. The caller closes its connections to Postgres."""
         for client in self._clients:
             client.close()
 

@@ -58,15 +58,15 @@ class LookupPolicy:
 
     @property
     def is_transitional(self) -> bool:
-        """Whether the policy changes without a command, as an upgrade from version 0.1 goes on."""
+        """Whether the policy changes without a command, as an upgrade from version 0.1 proceeds."""
         return self.fast_lookups is not FastLookups.GONE
 
     def costs_less_than(self, cost: int) -> bool:
-        """Whether new vaults have format 2 and a scrypt cost below `cost`."""
+        """Return whether new vaults have format 2 and a scrypt cost below `cost`."""
         return not self.creates_fast_lookups and (not self.costs or self.costs[-1] < cost)
 
     def must_move(self, vault_format: int, cost: int) -> bool:
-        """Whether a vault of this format and cost must be moved to the newest lookup."""
+        """Return whether a vault of this format and cost must be moved to the newest lookup."""
         if self.creates_fast_lookups or not self.costs:
             return False
         if vault_format == VaultFormat.FAST_LOOKUP:
@@ -106,7 +106,7 @@ def raise_cost(connection: Connection, cost: int) -> None:
 
 
 def end_fast_lookups(connection: Connection, *, after_seconds: float) -> bool:
-    """Bring schema 0003 to 0004 if it is `after_seconds` old. Return True if that happened now."""
+    """Migrate schema 0003 to 0004 if it is `after_seconds` old. Return whether it migrated now."""
     row = connection.execute(_END_FAST_LOOKUPS, (after_seconds,)).fetchone()
     return cast("tuple[bool]", row)[0]
 

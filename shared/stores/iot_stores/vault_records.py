@@ -185,7 +185,7 @@ class VaultRecords:
     def extend_expiry(self, records: Iterable[VaultRecord]) -> None:
         """Cache records in Redis for another day, because they may be the only copies.
 
-        Skip replaced vaults. Their records have keys of their own, without expiry, and the key of
+        Skip replaced vaults. Their records have other keys, without expiry, and the key of
         their lookup belongs to the vault that replaced them.
         """
         rest = iter(records)

@@ -322,7 +322,7 @@ class Capacity:
                   "raise IOT_VAULT_CACHE_SIZE; route each device to "
                   "one process; share passwords", hard=False),
             Limit("CPU of Redis", self.redis_cores / costs.redis_cores / costs.busy,
-                  "batches; the hot window on a Redis of its own; several releases"),
+                  "batches; the hot window on its own Redis; several releases"),
             Limit("memory of Redis", self.redis_memory / costs.redis_memory,
                   "batches; a shorter outage or hot window; several releases"),
             Limit("network of Redis", self.network_redis / costs.network / costs.busy,

@@ -24,7 +24,7 @@ class ProbeError(IotError):
 
 
 class Probe:
-    """Sends and reads under one password, and waits for a service that is not reachable yet."""
+    """A client of one password that waits for a service that is not reachable yet."""
 
     def __init__(self, url: str, password: str, *, token: str, timeout: float) -> None:
         """Raises `ValueError` if `url` is not an http or https URL."""

@@ -14,7 +14,7 @@ _MAX_PAUSE = 5.0
 _READ_EVERY = 10
 """Readings after which the device reads the last one back."""
 _MAX_LAG_SECONDS = 1.0
-"""A device that was held up sends faster than its rate for at most this much of the load."""
+"""A device that was delayed sends faster than its rate for at most this much of the load."""
 _MAX_FAILURES = 20
 
 
@@ -43,7 +43,7 @@ class Account:
 
 
 class SoakDevice:
-    """Sends reading n with n as its times and with an Idempotency-Key made of n.
+    """A sender of reading n with n as its times and with an Idempotency-Key made of n.
 
     A reading is sent under its key until it is acknowledged. It must then be stored exactly once,
     however many requests failed. Each device has its own password, so its own vault in some shard.

@@ -47,7 +47,7 @@ class WatchedReadings:
 
     @property
     def bounds(self) -> tuple[int, int] | None:
-        """The least and the greatest number, None without numbers."""
+        """The smallest and the largest number, None without numbers."""
         if not self._watched:
             return None
         return min(self._watched), max(self._watched)
@@ -60,7 +60,7 @@ class WatchedReadings:
         ]
 
     def resume(self, found: Iterable[int], counted: Iterable[int], now: float) -> None:
-        """Continue the work of an earlier process: watch all numbers from the least found on.
+        """Continue the work of an earlier process: watch the numbers from the smallest found on.
 
         Numbers that the earlier process `counted` are not reported again.
         """

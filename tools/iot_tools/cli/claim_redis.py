@@ -1,4 +1,4 @@
-"""`iot-sensor claim-redis`: mark Redis as belonging to this installation, whatever its mark is."""
+"""`iot-sensor claim-redis`: replace the mark of Redis with the mark of this installation."""
 
 import argparse
 

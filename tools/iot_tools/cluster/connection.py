@@ -51,7 +51,7 @@ def connect(
 def _from_pod(
     settings: client.Configuration, account: Path, environ: Mapping[str, str]
 ) -> str | None:
-    settings.proxy = None  # the API server is in the cluster, whatever HTTPS_PROXY says
+    settings.proxy = None  # the API server is in the cluster: ignore HTTPS_PROXY
     loader = InClusterConfigLoader(
         token_filename=str(account / "token"),
         cert_filename=str(account / "ca.crt"),

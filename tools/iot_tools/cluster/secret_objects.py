@@ -31,7 +31,7 @@ class ClusterError(IotError):
 
 @dataclass(frozen=True)
 class SecretObject:
-    """A Secret as it was read."""
+    """A Secret, as read from the API server."""
 
     name: str
     content: Mapping[str, str] = field(repr=False)

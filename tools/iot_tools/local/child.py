@@ -52,7 +52,7 @@ class Child:
         ready: Callable[[], bool] | None = None,
         inherit: Sequence[int] = (),
     ) -> None:
-        """`ready` returns whether the process does its work. `inherit`: files it keeps open."""
+        """`ready` returns whether the process works. `inherit`: files it keeps open."""
         self.program = program
         self._ready = ready
         self._inherit = tuple(inherit)

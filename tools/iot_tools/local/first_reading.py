@@ -12,14 +12,14 @@ from iot_sensor_client import Client, ClientError
 from .interrogator import Interrogator
 
 _PROXIES = ("http_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
-"""What curl heeds, also for the loopback address."""
+"""Proxy variables that curl uses, even for the loopback address."""
 _EXAMPLE_PASSWORD = "my-password"  # noqa: S105 -- an example, printed for all to see
 
 
 class FirstReading:
-    """Waits until a reading that was taken after `since` (as of `time.time`) is read back.
+    """The wait for a reading taken after `since` (as of `time.time`) to be read back.
 
-    With `send`, it sends one itself; otherwise a device does.
+    With `send`, this object sends the reading; otherwise a device does.
     """
 
     def __init__(self, client: Client, *, since: float, send: bool) -> None:
@@ -29,7 +29,7 @@ class FirstReading:
         self._key = str(uuid.uuid4())
 
     def is_back(self) -> bool:
-        """Whether it could be read now."""
+        """Return whether the reading can be read now."""
         try:
             self._send()
             rows = self._client.read(last=1)
@@ -38,7 +38,7 @@ class FirstReading:
         return any(row["interrogator_timestamp"] >= self._since * 1_000_000 for row in rows)
 
     def wait(self, pause: Callable[[float], None], patience: float) -> bool:
-        """Ask again and again; tells whether it came back in time. `pause` may raise."""
+        """Read until the reading is back; return False after `patience` s. `pause` may raise."""
         deadline = time.monotonic() + patience
         while time.monotonic() < deadline:
             if self.is_back():
@@ -53,7 +53,7 @@ class FirstReading:
 
 
 def curl_that_sends(url: str) -> str:
-    """A command that stores one reading, to be pasted as it is."""
+    """Return a shell command that stores one reading."""
     now = round(time.time() * 1_000_000)
     freeform = {"rssi": -61, "epc96": "000011112222333344445555", "antenna": 1}
     data = {"db_password": _EXAMPLE_PASSWORD, "relative_time": 0, "interrogator_time": now}
@@ -61,7 +61,7 @@ def curl_that_sends(url: str) -> str:
 
 
 def curl_that_reads(url: str, password: str = _EXAMPLE_PASSWORD) -> str:
-    """A command that shows the last reading of a password, to be pasted as it is."""
+    """Return a shell command that shows the last reading of a password."""
     return _curl("POST", f"{url}/api/iot/last/1", {"data": {"db_password": password}})
 
 

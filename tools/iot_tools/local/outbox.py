@@ -16,7 +16,7 @@ class Batch:
 
 
 class Outbox:
-    """Keeps batches in order, at most `capacity` readings. Drops the oldest batch when it is full.
+    """A queue of batches, at most `capacity` readings. When full, it drops the oldest batch.
 
     `waiting` counts the readings it keeps, `dropped` those it dropped.
     """

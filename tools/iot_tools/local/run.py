@@ -213,7 +213,7 @@ class LocalRun:
             self._url,
             DEMO_PASSWORD,
             self._parts.environment().get("IOT_TOKEN"),
-            # The callers ask again by themselves, and stop at once when they are told to.
+            # The callers retry, and stop retrying at once on shutdown.
             retry=RetryPolicy(max_attempts=1),
             timeout=timeout,
             ca_file=self._settings.tls_certificate or None,

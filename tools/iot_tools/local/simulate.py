@@ -49,7 +49,7 @@ class Simulation:
 
 
 class SimulatedDevice:
-    """Sends the readings of one interrogator, in order.
+    """A device that sends the readings of one interrogator, in order.
 
     The device keeps readings until they are acknowledged, so a restart of the service loses none.
     Its memory is bounded: if the service stays away, it drops the oldest readings and logs that.

@@ -6,7 +6,7 @@ import time
 
 
 class Terminal:
-    """Prints lines, prefixed with the seconds since `started` (as of `time.time`).
+    """A printer of lines, prefixed with the seconds since `started` (as of `time.time`).
 
     A closed terminal is no error, because the child processes must still be stopped.
     """

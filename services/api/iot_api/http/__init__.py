@@ -1,4 +1,4 @@
 """Parts of HTTP that every endpoint uses: access checks, errors, CORS, bodies, request metrics.
 
-An endpoint of its own belongs in `ingest` or `routes`.
+An endpoint belongs in `ingest` or `routes`.
 """

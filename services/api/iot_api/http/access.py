@@ -18,7 +18,7 @@ View = TypeVar("View", bound=Callable[..., Any])
 
 
 class Access:
-    """Checks the token of a request against the scope that a route needs.
+    """The check of a request's token against the scope that a route needs.
 
     Without tokens the service is open. For an anonymous scope, the Authorization header is not
     read at all, so that a header which old clients send does no harm.

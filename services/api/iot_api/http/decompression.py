@@ -31,7 +31,7 @@ class _Member(Protocol):
 
 
 Grow = Callable[[int], None]
-"""Called with the decompressed size so far; may wait, and refuse to go on by raising."""
+"""Called with the decompressed size so far; may wait, and refuse by raising."""
 
 _Decompress = Callable[[bytes, int], bytes]
 """(compressed bytes, limit of the result, which zstd ignores) -> decompressed bytes."""

@@ -53,7 +53,7 @@ def register_errors(app: Flask) -> None:
 
 
 def error_response(error: Exception, request_id: str) -> PlainResponse:
-    """Return the response to any error. An error that nobody foresaw is 500; it is logged."""
+    """Return the response to any error. An unexpected error is logged and answered 500."""
     if isinstance(error, HTTPException):
         return _of_werkzeug(error)
     known = _known(error)

@@ -86,7 +86,7 @@ def receive_body(environ: Mapping[str, Any], limit: int) -> bytes:
 def decompress_body(
     environ: Mapping[str, Any], body: bytes, limit: int, grow: Grow = lambda *_: None
 ) -> bytes:
-    """Undo the Content-Encoding of a received body. `grow` is called as the result grows.
+    """Decompress a received body by its Content-Encoding. Call `grow` as the result grows.
 
     Raises:
         TooLargeError: the body decompresses to more than `limit` bytes.

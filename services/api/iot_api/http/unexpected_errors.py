@@ -1,4 +1,4 @@
-"""The log of defects: the class and the frames of an error, and nothing that a request held."""
+"""The log of defects: the class and the frames of an error, and no content of the request."""
 
 import logging
 import traceback

@@ -31,7 +31,7 @@ _MARKS = bytes(range(0x80, 0x80 + len(_ESCAPES)))
 def escape_json(text: bytes, *, limit: int, used: int = 0) -> bytes:
     """Escape all but printable ASCII and spaces in JSON text. Byte 0 stays, too.
 
-    `text` is valid UTF-8. No Python code runs per character, whatever the text holds.
+    `text` is valid UTF-8. No Python code runs per character, for any text.
 
     Raises:
         TooLargeError: the escaped text and the `used` bytes together exceed `limit` bytes.

@@ -86,7 +86,7 @@ class IngestEndpoint:
         return (body,)
 
     def _take(self, environ: dict[str, Any]) -> PlainResponse:
-        """Acknowledge the readings of a request. Errors are raised."""
+        """Acknowledge the readings of a request. Raises errors."""
         token_name = ""
         if self._needs_token:
             token_name = self._access.check(Scope.INGEST, environ.get("HTTP_AUTHORIZATION"))

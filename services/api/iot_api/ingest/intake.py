@@ -69,11 +69,11 @@ MAX_PROVEN = 64
 """Limit of vaults whose passwords a connection is known to know."""
 CLIENTS_SHARE = 4
 """One client may use a quarter of the remembered requests. All clients behind an untrusted proxy
-count as one: a client that makes up addresses would otherwise use all of them."""
+count as one: a client that invents addresses would otherwise use all of them."""
 
 
 class Intake:
-    """Accepts readings."""
+    """Accepts readings: opens their vaults, seals entries and appends them to the backlog."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class Intake:
         shards: int,
         idempotency: IdempotencyPolicy,
     ) -> None:
-        """`admit` raises an error unless Redis is fit for readings (`RedisWatch.require_safe`)."""
+        """`admit` raises unless Redis is fit for readings (`RedisWatch.require_safe`)."""
         self._admit = admit
         self._vaults = vaults
         self._guesses = guesses
@@ -110,7 +110,7 @@ class Intake:
 
         `proven` holds the vaults whose passwords the connection has sent readings under; those of
         the request are added. The guess limit does not apply to them: the client learns nothing
-        new, and a device can send beside a client that guesses from the same address.
+        new, and a device can send while another client at its address guesses passwords.
 
         A request with the key and the passwords of an earlier one appends nothing while the earlier
         one is remembered, and has the same result.
@@ -156,15 +156,15 @@ class Intake:
             self._sealer.abandon_numbers(len(sealed))
             return _repeated(appended.first_answer)
         self._acknowledged.inc(count)
-        self._heed_writers(appended)
+        self._handle_writer_requests(appended)
         if proven is not None:
             if len(proven) > MAX_PROVEN:
                 proven.clear()
             proven.update([vault.vault_id for vault in vaults])
         return Accepted(count, entries, appended.ends)
 
-    def _heed_writers(self, appended: AppendResult) -> None:
-        """Do what writers ask for: look for missing vaults, begin a new session."""
+    def _handle_writer_requests(self, appended: AppendResult) -> None:
+        """Handle requests of writers: look for missing vaults, begin a new session."""
         if appended.held:
             self._vaults.note_held_entries(appended.held)
         if appended.session_renewals != self._session_renewals:
@@ -181,15 +181,15 @@ class Intake:
         round trip. Otherwise `find_or_create` checks them before it looks a vault up.
         """
         cache = self._vaults.cache
-        held = [
+        vaults_if_open = [
             cache.writable(batch.password) or self._vaults.open_vault(batch.password, client)
             for batch in batches
         ]
-        if all(vault is not None and vault.vault_id in proven for vault in held):
-            return cast("list[OpenVault]", held), ()
+        if all(vault is not None and vault.vault_id in proven for vault in vaults_if_open):
+            return cast("list[OpenVault]", vaults_if_open), ()
         self._guesses.check_noted(client)
         vaults, guards = [], self._guesses.guards(client)
-        for vault, batch in zip(held, batches, strict=True):
+        for vault, batch in zip(vaults_if_open, batches, strict=True):
             if vault is None:
                 guards = ()  # `find_or_create` checks them
             vaults.append(vault or self._vaults.find_or_create(batch.password, client))

@@ -304,7 +304,7 @@ def _bad_line(body: bytes) -> int:
 
 
 def _refuse(problem: str) -> NoReturn:
-    """Turn the decoder's `Expected ... - at `$[3].data.relative_time`` into an error of ours."""
+    """Translate the decoder's `Expected ... - at `$[3].data.relative_time`` for the client."""
     if problem.startswith("Expected `array`"):
         raise InvalidRequestError("the request must be an object or a list of objects")
     found = _PATH.search(problem)
@@ -387,7 +387,7 @@ def _times(
     as_written: _AsWritten,
 ) -> "array[int]":
     try:
-        return array("q", values)  # type: ignore[arg-type] # refuses what is no 64-bit integer
+        return array("q", values)  # type: ignore[arg-type] # refuses other values than 64-bit integers
     except (TypeError, OverflowError):
         column = array("q")
     if float in map(type, values):

@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 
 class Receipts:
-    """Finds out whether entries are stored.
+    """A check whether entries are stored.
 
     The backlog tells cheaply when an entry has left it. The ledger tells whether it was stored.
     """
@@ -67,7 +67,7 @@ class Receipts:
                 time.sleep(pause)
                 pause = min(2 * pause, _MAX_PAUSE)
         except (RedisError, *AWAY) as error:
-            report(_log, "it can't be told whether requests are stored", error)
+            report(_log, "it is unknown whether requests are stored", error)
             return False
 
 

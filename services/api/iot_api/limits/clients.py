@@ -26,7 +26,7 @@ class Client:
     """The address, with the name of the token if the request has one."""
     proxy: str = ""
     """The address of the untrusted proxy that named the client's address, if there is one. Clients
-    behind it have limits of their own, and share a wider limit."""
+    behind it have their own limits, and share a wider limit."""
 
     @property
     def sender(self) -> str:

@@ -26,7 +26,7 @@ class FairSlots:
 
     Waiting callers are served round-robin by sender, so a sender with a thousand requests delays
     another sender's request by one slot. All clients behind one untrusted proxy are one sender,
-    because a client can make up any number of addresses. Urgent callers go before all others. The
+    because a client can invent any number of addresses. Urgent callers go before all others. The
     queue is bounded, as a whole and per client; clients behind one untrusted proxy get half of it.
     A caller is refused at once if the queue is full. `always_queue` skips that check, for work that
     is half done.
@@ -118,7 +118,7 @@ class FairSlots:
             _add(self._behind, client.proxy, change)
 
     def _withdraw(self, waiter: _Waiter, *, urgent: bool) -> bool:
-        """Leave the queue; False if the slot was granted in the meantime."""
+        """Leave the queue; return False if the slot was granted in the meantime."""
         with self._guard:
             if waiter.granted:
                 return False

@@ -76,8 +76,7 @@ class GuessLimit:
             report(_log, "guesses are not counted", error)
 
     def check_noted(self, client: Client) -> None:
-        """As `check`, for clients that this process has refused already. Makes no request to
-        Redis."""
+        """Check a client like `check`, but by earlier refusals of this process, without Redis."""
         until = self._refused.get(client.name)
         if until is None:
             return

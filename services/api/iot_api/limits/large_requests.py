@@ -35,8 +35,8 @@ class LargeRequests:
     @contextmanager
     def turn(self, client: Client) -> Iterator["Turn"]:
         """Decompress and parse a body in the block; report its growth to `Turn.grow`."""
-        with ExitStack() as held:
-            turn = Turn(self, client, held)
+        with ExitStack() as slot:
+            turn = Turn(self, client, slot)
             yield turn
             if not turn.is_large:
                 self.small += 1
@@ -64,15 +64,16 @@ class LargeRequests:
 class Turn:
     """The body of one request. It takes the slot for large bodies when it becomes large."""
 
-    def __init__(self, requests: LargeRequests, client: Client, held: ExitStack) -> None:
+    def __init__(self, requests: LargeRequests, client: Client, slot: ExitStack) -> None:
         self._requests = requests
         self._client = client
-        self._held = held
+        self._slot = slot
         self.is_large = False
 
     def grow(self, size: int, received: int) -> None:
-        """Note that `received` bytes have decompressed to `size`; wait for the slot if that is
-        large.
+        """Record the size of the body so far; wait for the slot if the body is large now.
+
+        `received` bytes have decompressed to `size` bytes.
 
         Raises:
             TooManyRequestsError: too many requests wait for it.
@@ -80,4 +81,4 @@ class Turn:
         dense = size >= DENSE_BYTES and size > DENSITY * received
         if (dense or size >= LARGE_BYTES) and not self.is_large:
             self.is_large = True
-            self._held.enter_context(self._requests.slot(self._client))
+            self._slot.enter_context(self._requests.slot(self._client))

@@ -30,10 +30,10 @@ class Holder(Protocol):
 
     @property
     def droppable(self) -> bool:
-        """Whether `drop` would free its memory at once."""
+        """Whether `drop` would free the memory at once."""
 
     def drop(self) -> None:
-        """Free its memory, as soon as it runs again."""
+        """Free the memory as soon as the holder runs again."""
 
 
 @dataclass(slots=True)
@@ -42,7 +42,7 @@ class _Account:
     bytes: int = 0
 
     def weight(self, now: float) -> float:
-        """Bytes times seconds: what the holder has taken from other requests."""
+        """Return bytes times seconds: the memory that the holder has kept from other requests."""
         return self.bytes * (now - self.since)
 
     def is_slow(self, now: float) -> bool:

@@ -23,7 +23,7 @@ def seconds_waited_for_cpu() -> float:
 
 
 class Pace:
-    """Paces one kind of work. The caller does one piece at a time."""
+    """A limit on the share of time of one kind of work. The caller does one piece at a time."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
 """Reads: find the segments, decrypt and merge them in bounded memory, stream pages of JSON.
 
-The HTTP arguments are read in `routes`; SQL stands in `iot_stores.history`.
+The HTTP arguments are read in `routes`; the SQL is in `iot_stores.history`.
 """

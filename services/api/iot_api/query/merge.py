@@ -165,7 +165,7 @@ class MergeBuffer:
             key, _, buffered = heappop(self._spilled)
             if buffered.spilled_from == key:
                 buffered.spilled_from = None
-                # What is left of this segment in the buffer is complete: do not spill it again.
+                # The rest of this segment in the buffer is complete: do not spill it again.
                 buffered.last = buffered.first
                 return key, buffered.segment
         return None
@@ -183,7 +183,7 @@ class MergeBuffer:
         return len(self._readings) >= self._enough or self._bytes >= self._enough_bytes
 
     def _require_more(self) -> None:
-        # Sorting what is left again pays only once as much has been added.
+        # Sorting the rest again pays only after as much has been added.
         self._enough = max(self._batch, 2 * len(self._readings))
         self._enough_bytes = max(BATCH_BYTES, 2 * self._bytes)
 

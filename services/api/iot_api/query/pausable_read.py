@@ -87,7 +87,7 @@ class PausableRead:
     def __init__(
         self, slots: ReadSlots, client: Client, plan: Callable[["PausableRead"], Batches]
     ) -> None:
-        """Call `plan` for the generator of all batches, which produces them by `through`."""
+        """Call `plan` for the generator of all batches, which uses `through`."""
         self._slots = slots
         self._client = client
         self._batches = plan(self)
@@ -213,8 +213,8 @@ class PausableRead:
         Raises:
             UnavailableError: no slot was free in time.
         """
-        with ExitStack() as held:
-            self._enter(held, slots, self._wait_seconds())
+        with ExitStack() as stack:
+            self._enter(stack, slots, self._wait_seconds())
             yield
 
     def claim_large_segment(self) -> None:
@@ -240,18 +240,18 @@ class PausableRead:
     def _forget_large(self) -> None:
         self._has_large = False
 
-    def _enter(self, held: ExitStack, slots: FairSlots, seconds: float) -> None:
+    def _enter(self, stack: ExitStack, slots: FairSlots, seconds: float) -> None:
         slot = slots.slot(self._client, seconds=seconds, refusal=_REFUSAL, always_queue=self._begun)
         try:
-            held.enter_context(slot)
+            stack.enter_context(slot)
         except TooManyRequestsError as error:
             raise UnavailableError(_REFUSAL, retry_after=1) from error
         self._turns.append(slots)
-        held.callback(self._turns.remove, slots)
+        stack.callback(self._turns.remove, slots)
 
 
 class Scan:
-    """Ends a turn that has found nothing for too long.
+    """A search within a turn. It ends the turn if it finds nothing for too long.
 
     A turn ends between two batches. A read that finds nothing has no batch, and would keep its slot
     and its transaction until it has opened the whole vault.

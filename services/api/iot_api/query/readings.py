@@ -50,7 +50,7 @@ class EvictedError(Exception):
 
 
 class Readings:
-    """Reads the readings of a vault, by (interrogator timestamp, id), in batches of some thousands.
+    """The readings of vaults, by (interrogator timestamp, id), in batches of some thousands.
 
     Every read raises while it is iterated:
         DecryptionError, FormatError: a segment is damaged; all readings yielded before are right.
@@ -92,7 +92,7 @@ class Readings:
     def last_seconds(
         self, vault: OpenVault, seconds: int, page: Page = _FIRST, *, client: Client = _NOBODY
     ) -> PausableRead:
-        """Read what was received in the last `seconds`, from the hot window if it covers them.
+        """Read the readings received in the last `seconds`, from the hot window if it covers them.
 
         On later pages, the window is the one of the first page.
         """

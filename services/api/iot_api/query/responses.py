@@ -35,7 +35,7 @@ _text_of = attrgetter("freeform")
 
 
 class ReadingsStream:
-    """Encodes `{"data": [...]}` with the readings of a read, in pieces of about 256 KiB.
+    """An encoder of `{"data": [...]}` with the readings of a read, in pieces of about 256 KiB.
 
     A longer reading is encoded in several pieces. The stream can be paused between two pieces: it
     then keeps its position and no readings.
@@ -155,11 +155,11 @@ def readings_answer(stream: ReadingsStream) -> Response:
     """
     pieces = stream.pieces()
     begin: list[bytes] = []
-    held = 0
+    size = 0
     for piece in pieces:
         begin.append(piece)
-        held += len(piece)
-        if held > WHOLE_BYTES:
+        size += len(piece)
+        if size > WHOLE_BYTES:
             return Response(_stream(b"".join(begin), pieces), mimetype=_JSON)
     return Response(b"".join(begin), mimetype=_JSON)
 

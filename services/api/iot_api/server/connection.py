@@ -90,7 +90,7 @@ class Connection:
     """Bytes sent while the answer was blocked."""
 
     def start_request(self, request: Any) -> None:
-        """Note that a whole head has arrived."""
+        """Record that a whole head has arrived."""
         self.request = request
         self.phase = Phase.ANSWERING
         self.body_began = self.blocked_before = 0.0
@@ -99,32 +99,32 @@ class Connection:
         self.discards_body = False
 
     def start_receive(self) -> None:
-        """Note that the application waits for more of the body."""
+        """Record that the application waits for more of the body."""
         self.phase = Phase.BODY
         self.since = time.monotonic()
         if not self.body_began:
             self.body_began = self.since
 
     def await_request(self, *, head_began: bool) -> None:
-        """Note that a request is answered. `head_began`: a part of the next head has arrived."""
+        """Record that a request is answered. `head_began`: a part of the next head has arrived."""
         self.request = None
         self.phase = Phase.HEAD if head_began else Phase.IDLE
         self.since = time.monotonic()
 
     def start_send(self) -> None:
-        """Note that the client does not take the next piece of the answer at once."""
+        """Record that the client does not take the next piece of the answer at once."""
         self.phase = Phase.SENDING
         self.since = self.send_began = time.monotonic()
         self.piece_bytes = 0
 
     def note_sent(self, count: int) -> None:
-        """Note that the client took some bytes of a blocked piece."""
+        """Record that the client took some bytes of a blocked piece."""
         self.since = time.monotonic()
         self.piece_bytes += count
         self.blocked_bytes += count
 
     def end_send(self) -> None:
-        """Note that the blocked piece is sent, or that the client is gone."""
+        """Record that the blocked piece is sent, or that the client is gone."""
         self.phase = Phase.ANSWERING
         self.blocked_before += time.monotonic() - self.send_began
 
@@ -172,7 +172,7 @@ class Connection:
         self._shut_down(socket.SHUT_WR)
 
     def abort(self) -> None:
-        """Break an answer off."""
+        """Abort an answer."""
         self._shut_down(socket.SHUT_RDWR)
 
     def _shut_down(self, how: int) -> None:
@@ -183,7 +183,7 @@ class Connection:
 
 
 class ConnectionReader(SocketUnreader):  # type: ignore[misc] # gunicorn has no types
-    """Receives for gunicorn's parser: in turns, and within the memory budget."""
+    """The source of gunicorn's parser: receives in turns, and within the memory budget."""
 
     # gunicorn 27 drops an unread body 1 KiB at a time, and each time copies what it has received.
     # With its own value, 1 MiB, that takes half a second.
@@ -266,7 +266,7 @@ class ClientGoneError(OSError):
 
 
 class ConnectionWriter:
-    """Sends answers, and gives up on slow clients at their deadlines. gunicorn's socket."""
+    """gunicorn's socket: sends answers, and aborts answers to slow clients at their deadlines."""
 
     def __init__(self, connection: Connection, memory: MemoryBudget) -> None:
         self._connection = connection

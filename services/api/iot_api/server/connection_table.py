@@ -65,11 +65,11 @@ class ConnectionTable:
         self._networks: dict[str, _Group] = {}
 
     def __len__(self) -> int:
-        """Number of connections, with the reserve."""
+        """Return the number of connections, including the reserve."""
         return len(self._all)
 
     def __iter__(self) -> Iterator[Connection]:
-        """All connections, with the reserve."""
+        """Iterate over all connections, including the reserve."""
         return iter(list(self._all))
 
     def add(self, connection: Connection) -> None:

@@ -56,7 +56,7 @@ _ENFORCE_SECONDS = 0.25
 """Seconds between two checks of all deadlines. A timer for each request would cost more."""
 _UNREAD_SECONDS = 2.0
 _UNREAD_BYTES = 16 * 2**20
-"""Limit of what is read of an unwanted body: all of a body within the default size limit."""
+"""Maximum bytes read of an unwanted body: all of a body within the default size limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,7 @@ def _http_date(second: int) -> str:
 
 
 class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
-    """Closes slow and silent connections at their deadlines, or earlier when others need the room.
+    """A worker that closes slow and silent connections at their deadlines, or earlier to make room.
 
     After SIGTERM, every answer says `Connection: close` and ends its connection. After
     `GRACE_SECONDS` the listener is closed, and so are connections that were idle for that long.
@@ -174,7 +174,7 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
         self._end(servers)
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
-        """Serve one connection, in a greenlet of its own."""
+        """Serve one connection, in its own greenlet."""
         connection = Connection(client, network_of(addr[0] if addr else ""))
         self._connections.add(connection)
         served = _Client(
@@ -361,7 +361,7 @@ def _discard_body(connection: Connection, body: Any) -> bool:
     and the client may lose the answer that it has not read yet.
     """
     connection.discards_body = True
-    if body.failed:  # nobody knows where the next request begins
+    if body.failed:  # the begin of the next request is unknown
         _half_close(connection)
         return False
     return _discard(body.read)

@@ -1,6 +1,6 @@
-"""The metrics server: `/metrics` on a port of its own, for all workers of the pod together.
+"""The metrics server: `/metrics` on its own port, for all workers of the pod together.
 
-It is a process of its own. The workers write their metrics to files in one folder.
+It is a separate process. The workers write their metrics to files in one folder.
 """
 
 import os
@@ -27,7 +27,7 @@ from iot_stores.stores import Stores
 
 
 class BacklogCollector(Collector):
-    """Queries the backlog and the clock of Redis at each scrape.
+    """A collector that queries the backlog and the clock of Redis at each scrape.
 
     While Redis is unavailable, only the limit and `iot_backlog_up` (0) are reported.
     """

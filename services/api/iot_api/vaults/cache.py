@@ -64,7 +64,7 @@ class VaultCache:
         """Return the open vault of a password if readings may be appended without any other step.
 
         None if the vault is not open, if its record is due to be read again, or if Redis may lack
-        the record: `Vaults.open_vault` and `Vaults.find_or_create` then do what is needed.
+        the record: `Vaults.open_vault` and `Vaults.find_or_create` restore the record.
         """
         cached = self._vaults.get(self.key(password))
         if cached is None or not cached.in_redis or self._clock() >= cached.renew_at:

@@ -92,7 +92,7 @@ def _portions(segments: Sequence[SmallSegment]) -> Iterator[list[SmallSegment]]:
 
 
 class CompactionPlanner:
-    """Makes the orders of opened vaults in a background thread, one vault after the other.
+    """A background thread that makes the orders of opened vaults, one vault after the other.
 
     Failures are not retried: the segments are found again when the vault is opened next.
     """

@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 
 class VaultKeeper:
-    """Compares the records of vaults in use with Postgres, and restores missing ones.
+    """A thread that compares the records of vaults in use with Postgres, and restores missing ones.
 
     A vault is restored from a record that was opened with its password, or from an authentic record
     in Redis. The data key stays the same, so the readings stay readable. While a vault is missing,

@@ -205,7 +205,7 @@ class Vaults:
     def _moved_when_idle(
         self, cached: CachedVault, key: bytes, password: bytes, client: Client
     ) -> VaultRecord:
-        """As `_moved`, but only if no scrypt runs now.
+        """Move a vault like `_moved`, but only if no scrypt runs now.
 
         After an upgrade, all vaults in use are due within minutes; moving them must not delay new
         passwords.
@@ -284,7 +284,7 @@ class Vaults:
         """Look a password up as sent, then in its normal form, in which vaults are created.
 
         The form as sent goes first, so that a vault of an earlier version is found although the
-        normal form has a vault of its own.
+        normal form has its own vault.
         """
         search = self._search(password, key, client)
         if normal_form(password) != password:

@@ -23,7 +23,7 @@ _BUSY = "too many passwords wait to be opened; try again"
 class ScryptQueue:
     """Lets one request at a time compute a scrypt, fairly between clients.
 
-    Passwords that were opened before, and clients that sent no unknown password lately, go first.
+    Passwords that were opened before, and clients that sent no unknown password recently, go first.
     The others get a tenth of the time while the CPU is contended.
     """
 
@@ -48,11 +48,11 @@ class ScryptQueue:
         """
         urgent = self.is_urgent(key, client)
         slot = partial(FairSlots.slot, client=client, seconds=seconds, refusal=_BUSY)
-        with ExitStack() as held:
+        with ExitStack() as slots:
             if not urgent:
-                held.enter_context(slot(self._suspects))
-                held.enter_context(self._suspects_pace.work())
-            held.enter_context(slot(self._slots, urgent=urgent))
+                slots.enter_context(slot(self._suspects))
+                slots.enter_context(self._suspects_pace.work())
+            slots.enter_context(slot(self._slots, urgent=urgent))
             yield
 
     def is_urgent(self, key: bytes, client: Client) -> bool:
@@ -60,7 +60,7 @@ class ScryptQueue:
         return key in self._known or not self._guesses.suspects(client)
 
     def remember(self, key: bytes) -> None:
-        """Note that a password has a vault."""
+        """Remember that a password has a vault."""
         self._known[key] = None
         while len(self._known) > MAX_KNOWN:
             self._known.popitem(last=False)

@@ -1,4 +1,4 @@
-"""Run scrypt in a thread of low priority, beside the event loop."""
+"""Run scrypt in a thread of low priority, outside of the event loop."""
 
 import os
 import sys
@@ -30,6 +30,6 @@ def slow_key() -> PasswordKey:
 
 
 def _nice_password_key(password: bytes, salt: bytes, log2_n: int) -> bytes:
-    if sys.platform == "linux":  # on other systems a thread has no priority of its own
+    if sys.platform == "linux":  # other systems have no priorities of threads
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
     return password_key(password, salt, log2_n)

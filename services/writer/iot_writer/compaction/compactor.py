@@ -43,7 +43,7 @@ class CompactionOutcome(StrEnum):
 
 
 class Compactor:
-    """Executes the orders, one at a time."""
+    """The execution of orders, one at a time."""
 
     def __init__(self, orders: CompactionOrders, keys: Callable[[], TransitKeys]) -> None:
         self._orders = orders

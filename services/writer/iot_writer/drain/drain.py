@@ -94,7 +94,7 @@ class DrainResult:
 
 
 class Drain:
-    """Drains shards, several in one transaction."""
+    """The drain of shards, several in one transaction."""
 
     def __init__(
         self,
@@ -107,7 +107,7 @@ class Drain:
         shards: int,
         hot_window_pause: float = 0.0,
     ) -> None:
-        """`hot_window_pause`: seconds without the hot window after the hot window failed."""
+        """`hot_window_pause`: seconds without the hot window after an error of the hot window."""
         self._hot_window_pause = hot_window_pause
         self._hot_window_paused_until = 0.0
         self._next_renewal_at = 0.0
@@ -284,7 +284,7 @@ class Drain:
             ]
             self._write_postgres(connection, stored_batches, sessions)
         if any(len(numbers.missing) > MANY_MISSING for numbers in sessions.values()):
-            self._ask_for_new_sessions()
+            self._request_new_sessions()
         return stored_batches
 
     def _write_postgres(
@@ -305,8 +305,8 @@ class Drain:
         )
         ledger.save_offsets(connection, offsets, self._shards)
 
-    def _ask_for_new_sessions(self) -> None:
-        """Let API processes start new sessions.
+    def _request_new_sessions(self) -> None:
+        """Make API processes start new sessions.
 
         After a restore of Postgres, the ledger lacks the numbers of all entries stored since the
         backup.
@@ -314,9 +314,9 @@ class Drain:
         if time.monotonic() < self._next_renewal_at:
             return
         self._next_renewal_at = time.monotonic() + RENEWAL_SECONDS
-        self._backlog.ask_for_new_sessions()
+        self._backlog.request_new_sessions()
         _log.warning(
-            "the ledger lacks many entry numbers (after a restore?): asking API processes to start "
+            "the ledger lacks many entry numbers (after a restore?): API processes start "
             "new sessions"
         )
 

@@ -2,7 +2,7 @@
 
 Compaction replaces hundreds of small segments by one. The index page that held all their entries
 then holds one entry, and Postgres frees empty pages only. REINDEX CONCURRENTLY blocks neither
-drains nor reads, but waits for the end of all reads that have begun. So it runs in a thread, on
+drains nor reads, but waits for the end of all running reads. So it runs in a thread, on
 its own connection.
 """
 
@@ -62,7 +62,7 @@ def _names(connection: Connection, statement: str) -> list[str]:
 
 
 class SparseIndexes:
-    """Rebuilds sparse indexes in a background thread, one run at a time."""
+    """A background thread that rebuilds sparse indexes, one run at a time."""
 
     def __init__(self, connect: Callable[[], Connection]) -> None:
         self._connect = connect

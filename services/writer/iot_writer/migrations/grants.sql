@@ -44,7 +44,7 @@ REVOKE EXECUTE ON FUNCTION
 GRANT EXECUTE ON FUNCTION raise_lookup_cost(smallint) TO iot_api;
 GRANT EXECUTE ON FUNCTION end_fast_lookups(interval), forget_unused_lookups() TO iot_writer;
 
--- Partitions are read through `segments`, and need no grant of their own.
+-- Partitions are read through `segments`, and need no grants.
 GRANT SELECT ON segments TO iot_api;
 
 GRANT SELECT, INSERT, UPDATE ON ingest_offsets TO iot_writer;

@@ -35,8 +35,7 @@ def rank(nodeid: str) -> int:
 
 
 class LongestFirst(LoadScopeScheduling):  # type: ignore[misc]
-    """A scheduler that runs the tests of a file in one process, and those of some folders in
-    any."""
+    """A scheduler that runs most files in one process each, and some folders test by test."""
 
     def _split_scope(self, nodeid: str) -> str:
         return nodeid if nodeid.startswith(TEST_BY_TEST) else nodeid.partition("::")[0]

@@ -33,7 +33,7 @@ class ShiftedClock:
 def _library() -> Path:
     compiler = shutil.which("cc")
     if compiler is None:
-        pytest.skip("there is no C compiler (cc): no process gets a wrong clock")
+        pytest.skip("needs a C compiler (cc) to shift the clock of a process")
     library = Path(mkdtemp(prefix="shifted-clock-")) / "shifted_clock.so"
     options = ["-shared", "-fPIC", "-O1", "-Wall", "-Werror"]
     subprocess.run([compiler, *options, "-o", library, _SOURCE], check=True)

@@ -30,9 +30,7 @@ class Pace:
         self.acknowledged = 0
 
     def begin(self, readings: int) -> bool:
-        """Return whether the readings may be sent now. If so, they count as in flight until
-        `end`.
-        """
+        """Return whether readings may be sent now. If so, they are in flight until `end`."""
         with self._lock:
             due = self._rate * (time.monotonic() - self._began)
             if self.acknowledged + self._under_way > due:
@@ -76,9 +74,7 @@ class Device(threading.Thread):
         self._stopping = threading.Event()
 
     def run(self) -> None:
-        """Send the readings that are due. After a failure, and if `steady`, send a small request
-        every 0.1 s.
-        """
+        """Send due readings; after a failure, and if `steady`, a small request every 0.1 s."""
         small = self._steady
         while not self._stopping.is_set():
             if small:

@@ -78,9 +78,7 @@ def _let_trim(scene: Scene, *, allowed: bool) -> None:
 
 
 def lose_vault_rows(scene: Scene) -> None:
-    """Delete the rows of vaults whose records are in Redis, as after the promotion of a standby
-    that lagged.
-    """
+    """Delete rows of vaults with records in Redis, as a promotion of a lagging standby does."""
     service = scene.service
     service.redis.wait_ready()
     service.postgres.wait_ready()

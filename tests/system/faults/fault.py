@@ -13,9 +13,7 @@ ACKNOWLEDGE, STORE = "acknowledge", "store"
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """The arguments of a fault: the service, the duration, a random generator and an event for an
-    early end.
-    """
+    """The service under a fault, with the fault's duration, random generator and stop event."""
 
     service: Service
     seconds: float

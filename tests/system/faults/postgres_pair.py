@@ -122,9 +122,7 @@ class PostgresPair:
         return self._members[1]
 
     def make_standby(self) -> None:
-        """Make the other member a standby. If it is a former primary, its connections are
-        closed.
-        """
+        """Make the other member a standby. Connections to a former primary are closed."""
         self.keeper.wait_ready()
         self._end_other()
         self.standby.copy_from(self.primary)
@@ -160,8 +158,8 @@ class PostgresPair:
             raise TimeoutError("the standby does not disconnect")
 
     def let_primary_read_only(self) -> None:
-        """Make the primary read-only, and wait until the standby has all writes. Connections stay
-        open.
+        """Make the primary read-only, keep its connections, and wait until the standby has all
+        writes.
         """
         self.primary.set("default_transaction_read_only", "on")
         time.sleep(_LEFT_BEHIND_SECONDS)

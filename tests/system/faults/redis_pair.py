@@ -78,9 +78,7 @@ class RedisPair:
             raise TimeoutError("the Redis replica does not follow")
 
     def move(self) -> None:
-        """Swap the roles of both members. No write is lost, and only connections of blocked clients
-        are closed.
-        """
+        """Swap the roles without losing writes. Only connections of blocked clients are closed."""
         primary, replica = self._members
         with primary.client() as client:
             client.execute_command(

@@ -69,7 +69,7 @@ def _show_recoveries(recoveries: Sequence[Recovery]) -> None:
     if recoveries:
         print(f"{'all':38}{_figures(recoveries)}")
         longest = max(each.longest for each in recoveries)
-        print(f"(less what other faults took meanwhile; with that the longest was {longest:.1f} s)")
+        print(f"(without the time of other faults; the longest with that time is {longest:.1f} s)")
 
 
 def _figures(recoveries: Sequence[Recovery]) -> str:

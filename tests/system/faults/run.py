@@ -64,7 +64,7 @@ class Run:
         self._disks = make_small_disks(folder)
         left_out = set(() if self._disks else [DISK_FULL])
         if not can_shift_clocks():
-            print("left out: wrong clocks, for want of a C compiler (cc)")
+            print("skipped: wrong clocks need a C compiler (cc)")
             left_out.update(WRONG_CLOCKS)
         kinds = [
             kind
@@ -137,9 +137,7 @@ class Run:
         return devices
 
     def _last_device(self, service: Service, pace: Pace) -> Device:
-        """Send a reading under every password, which restores missing vaults, and return the
-        device.
-        """
+        """Send a reading under every password, which restores vaults, and return the device."""
         service.wait_ready()
         device = self._device(DEVICES, service, pace, repeats=True)
         device.send_to_each()
@@ -157,9 +155,7 @@ class Run:
         )
 
     def _passwords(self) -> list[str]:
-        """Return the current passwords. Their number grows, so that vaults are created during
-        faults.
-        """
+        """Return the passwords so far. New ones create vaults during faults."""
         part = (time.monotonic() - self._began) / self._planned_seconds
         known = FIRST_PASSWORDS + int(part * (PASSWORDS - FIRST_PASSWORDS + 1))
         return self._all_passwords[:known]

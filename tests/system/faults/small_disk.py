@@ -66,7 +66,7 @@ def make_small_disks(folder: Path) -> list[SmallDisk]:
     try:
         return [SmallDisk(folder / f"disk-{number}") for number in range(2)]
     except (OSError, AttributeError) as error:
-        print(f"left out: {DISK_FULL}, for want of a small disk ({error})")
+        print(f"skipped: {DISK_FULL} needs a small disk ({error})")
         return []
 
 

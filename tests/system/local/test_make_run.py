@@ -75,9 +75,7 @@ class MakeRun:
         return done.stdout
 
     def read_back(self, caption: str = "Read it back") -> list[dict[str, Any]]:
-        """Return the rows that a printed command reads. Repeat the command until it returns
-        rows.
-        """
+        """Repeat a printed command until it returns rows, and return them."""
         rows: list[dict[str, Any]] = []
         answer = ""
 

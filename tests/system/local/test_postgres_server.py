@@ -120,7 +120,7 @@ def test_data_of_another_version_is_refused(server: PostgresServer) -> None:
         server.start()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs PR_SET_PDEATHSIG of Linux")
 def test_the_next_start_waits_for_the_server_of_a_killed_run(server: PostgresServer) -> None:
     command = [sys.executable, "-c", KILLED, str(server.directory)]
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
@@ -131,7 +131,7 @@ def test_the_next_start_waits_for_the_server_of_a_killed_run(server: PostgresSer
     assert "not properly shut down" not in log
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root has to give up being root")
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, which Postgres drops")
 def test_postgres_started_by_root_runs_as_another_user_with_one_capability(
     server: PostgresServer,
 ) -> None:

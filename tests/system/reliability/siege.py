@@ -128,9 +128,7 @@ class Siege:
 
     @staticmethod
     def _beginnings() -> Iterator[tuple[bytes, bytes]]:
-        """Yield the first bytes of each kind of client, and the bytes that it sends twice a
-        second.
-        """
+        """Yield the first bytes of each kind of client and its later bytes, sent twice a second."""
         put = b"PUT /api/iot HTTP/1.1\r\nHost: x\r\n"
         read = b"POST /api/iot HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b"
         yield b"", b""

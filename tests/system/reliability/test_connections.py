@@ -19,7 +19,7 @@ from system.reliability.processes import api_workers
 
 WORKERS, WRITERS, POOL = 20, 8, 2
 DEVICES, READERS = 24, 40
-MOST_POSTGRES = WORKERS * POOL + WRITERS
+MAX_POSTGRES = WORKERS * POOL + WRITERS
 REDIS_OF_A_WRITER = 5
 """RQ's blocking wait, its commands, its subscription, the drain and the ticker."""
 MAX_REDIS = WRITERS * REDIS_OF_A_WRITER + WORKERS * 4
@@ -62,10 +62,10 @@ def test_connections_of_many_processes_stay_below_the_limits(
         refused = sum(asking)
     print(
         f"{WORKERS} API workers and {WRITERS} writers held {most_postgres} connections to Postgres"
-        f" (bound {MOST_POSTGRES}) and {most_redis} to Redis (bound {MAX_REDIS});"
+        f" (bound {MAX_POSTGRES}) and {most_redis} to Redis (bound {MAX_REDIS});"
         f" they refused {refused} reads for a while"
     )
-    assert WRITERS < most_postgres <= MOST_POSTGRES
+    assert WRITERS < most_postgres <= MAX_POSTGRES
     assert most_redis <= MAX_REDIS
     fleet.check(stack.read)
 

@@ -98,9 +98,7 @@ def test_idle_connections_are_closed_quickly_without_a_reset(api: Stack, opened:
 
 
 def test_every_request_sent_before_the_close_is_answered(api: Stack, opened: ExitStack) -> None:
-    """Requests are sent on connections that were open just before, at every moment of the
-    shutdown.
-    """
+    """At every moment of the shutdown, a request is sent on a connection that was still open."""
     idle = [connect(api, opened) for _ in range(400)]
     began = send_sigterm(api)
     answered = 0
@@ -182,9 +180,7 @@ def timed_put(stack: Stack) -> float:
 
 
 def test_an_early_response_survives_unread_bytes(api: Stack, opened: ExitStack) -> None:
-    """A 404 is sent before the body is read. A close with unread bytes would reset the
-    connection.
-    """
+    """A 404 precedes the body. A close with unread bytes would reset the connection."""
     for _ in range(20):
         client = begun(api, opened)
         client.sendall(b"PUT /none HTTP/1.1\r\nHost: x\r\nConnection: close\r\n")

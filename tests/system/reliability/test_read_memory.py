@@ -20,7 +20,7 @@ from system.reliability.conftest import MakeStack
 MIB = 2**20
 FAST = 8
 """Number of readers at full speed, and of readers that read nothing."""
-MOST_BYTES = 150 * MIB
+MAX_BYTES = 150 * MIB
 SMALL = 100_000
 LARGE, LARGE_BYTES = 4, 20 * MIB
 
@@ -61,7 +61,7 @@ def test_memory_of_sixteen_concurrent_readers_is_bounded(stack: Stack, path: str
     assert sizes[:4] == sizes[4:]
     assert min(sizes[1:4]) > LARGE * LARGE_BYTES
     risen = memory(pid, "VmHWM") - before
-    assert risen < MOST_BYTES, f"{risen / MIB:.0f} MiB over {before / MIB:.0f}"
+    assert risen < MAX_BYTES, f"{risen / MIB:.0f} MiB over {before / MIB:.0f}"
 
 
 def worker(stack: Stack) -> int:

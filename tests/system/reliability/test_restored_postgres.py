@@ -156,9 +156,7 @@ def test_a_vault_is_restored_from_its_record_in_redis(restored: Restored) -> Non
 
 
 def test_a_missing_vault_is_restored_after_a_restart(restored: Restored) -> None:
-    """The vault is opened from its record in Redis, and restored before the first
-    acknowledgement.
-    """
+    """The record in Redis restores the vault before the first acknowledgement."""
     restored.lose_everything()
     restored.restart_api()
     assert restored.put().status == 201

@@ -198,9 +198,7 @@ def test_an_operator_can_claim_redis(
     other_environment: dict[str, str],
     redis_url: str,
 ) -> None:
-    """After a restore into a new database, a claim moves Redis. The old release stops taking
-    readings.
-    """
+    """A claim moves Redis to a restored database. The old release stops taking readings."""
     first, second = make_stack("first", environment), make_stack("second", other_environment)
     first.start_api()
     first.start_writer()

@@ -1,6 +1,4 @@
-"""Under all attacks at once, no worker dies, memory is bounded, and devices and probes are
-served.
-"""
+"""Under concurrent attacks, workers survive, memory is bounded, and devices are served."""
 
 import json
 import os
@@ -53,14 +51,14 @@ class Watch(threading.Thread):
         self._workers = api_workers(stack.api.pid)
         self.slowest = 0.0
         self.statuses: set[int] = set()
-        self.most_mib = 0.0
+        self.max_mib = 0.0
 
     def run(self) -> None:
         while not self._stopping.wait(0.1):
             began = time.monotonic()
             self.statuses.add(self._stack.request("GET", "/healthz").status)
             self.slowest = max(self.slowest, time.monotonic() - began)
-            self.most_mib = max(self.most_mib, sum(map(_pss_mib, self._workers)))
+            self.max_mib = max(self.max_mib, sum(map(_pss_mib, self._workers)))
 
     def stop(self) -> None:
         self._stopping.set()
@@ -104,9 +102,9 @@ def test_the_api_serves_devices_under_all_attacks(api: Stack) -> None:
     watch.stop()
     share = under_siege / alone
     print(f"a device keeps {share:.0%} of {alone:.0f} requests/s; health: {watch.slowest:.2f} s; "
-          f"workers: {watch.most_mib:.0f} MiB; attackers: {got}")  # fmt: skip
+          f"workers: {watch.max_mib:.0f} MiB; attackers: {got}")  # fmt: skip
     assert api_workers(api.api.pid) == workers
     assert watch.statuses == {200}
     assert watch.slowest < HEALTH_SECONDS
-    assert watch.most_mib < POD_MIB
+    assert watch.max_mib < POD_MIB
     assert not any(name.endswith(" 500") for name in got), got

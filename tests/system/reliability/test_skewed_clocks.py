@@ -176,9 +176,7 @@ def test_entries_are_stored_after_a_step_of_the_redis_clock(
 def test_a_wrong_clock_of_redis_is_reported(
     make_stack: MakeStack, clock: ShiftedClock, shifted_redis: RedisServer, ahead: int
 ) -> None:
-    """The API reports the wrong clock. Writers continue, and ticks continue after its
-    correction.
-    """
+    """The API reports the wrong clock. Ticks continue after the correction of the clock."""
     stack = make_stack({"IOT_REDIS_URL": shifted_redis.url})
     clock.step_to(ahead)
     status, told = readyz(stack.port)

@@ -95,7 +95,7 @@ class Running:
         assert time.monotonic() - began < RECOVERY_SECONDS
 
     def assert_all_stored(self) -> None:
-        """Check that each acknowledged reading is stored once, and that no process died or logged a
+        """Check that acknowledged readings are stored once, and that no process died or logged a
         defect.
         """
         for device in self.devices.values():

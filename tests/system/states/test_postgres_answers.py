@@ -66,7 +66,9 @@ def test_a_forbidden_schema_is_recognized(
     assert state.code == code
 
 
-@pytest.mark.skipif(find_pgbouncer() is None, reason="there is no PgBouncer")
+@pytest.mark.skipif(
+    find_pgbouncer() is None, reason="pgbouncer is not installed: apt-get install pgbouncer"
+)
 def test_a_full_pooler_is_recognized(postgres_server: PostgresServer, tmp_path: Path) -> None:
     pooler = PgBouncer(tmp_path / "pgbouncer", postgres_server.url, clients=2)
     try:

@@ -65,9 +65,7 @@ def postgres(postgres_url: str) -> Iterator[psycopg.Connection]:
 
 @pytest.fixture
 def token_files(tmp_path: Path) -> dict[str, Path]:
-    """The paths of a tokens.json, under `tokens`, and of one file for each of its tokens, by
-    name.
-    """
+    """Paths by name: a tokens.json under `tokens`, and one file for each of its tokens."""
     text = new_tokens_text()
     files = {"tokens": tmp_path / "tokens.json"}
     scopes = {"probe": ["ingest", "read"], "ingests": ["ingest"], "reads": ["read"]}

@@ -58,9 +58,7 @@ def check_all(recorded: RecordedVersion, read: Read) -> None:
 
 
 def check(rows: list[Row], expected: list[list[Any]]) -> None:
-    """Check that stored readings keep their ids, and that readings of the backlog get unique
-    ids.
-    """
+    """Check that stored readings keep their ids, and those of the backlog get unique ids."""
     fields = ("absolute_timestamp", "freeform", "interrogator_timestamp", "relative_timestamp")
     assert [[row[field] for field in fields] for row in rows] == [
         [absolute, freeform, interrogator, relative]

@@ -26,7 +26,7 @@ REPEATS ?= 1
 EVERY ?= 1.7
 ONLY ?=
 
-# Settings of `make bench`, besides ONLY.
+# Settings of `make bench`, apart from ONLY.
 QUICK ?=
 WRITE ?=
 

@@ -98,7 +98,7 @@ class ConnectionPool:
         try:
             path = self._base_path + request.path
             # A server may refuse a large body, and close before it has read all of the body. The
-            # response can be read all the same; without a response, `getresponse` fails.
+            # response can still be read; without a response, `getresponse` fails.
             with suppress(BrokenPipeError):
                 connection.request(request.method, path, request.body, dict(request.headers))
             received = connection.getresponse()

@@ -98,7 +98,7 @@ class DrainWorker(SimpleWorker):
         with self.connection.pipeline() as pipeline:
             pipeline.zremrangebyscore(registry, 0, now)
             # Jobs that a dead writer took from the queue but did not start. A job that a live
-            # writer is about to start may be removed too: it runs all the same.
+            # writer is about to start may be removed too: the job still runs.
             pipeline.delete(queue.intermediate_queue_key)
             pipeline.execute()
 

@@ -308,7 +308,7 @@ def load_one(name: str, environ: Mapping[str, str] = os.environ) -> Any:
     Raises:
         SettingsError: the setting is missing or invalid. The message names its variable.
     """
-    (setting,) = (each for each in fields(Settings) if each.name == name)
+    (setting,) = (known for known in fields(Settings) if known.name == name)
     return _value_of(setting, environ)
 
 

@@ -1,6 +1,6 @@
 """Forgotten entries: entries so old that the ledger may have deleted their session.
 
-Without the session, nothing tells whether such an entry is stored. It comes from an old backup of
+Without the session, it is unknown whether such an entry is stored. It comes from an old backup of
 Redis or from a dead letter. An entry whose session is in the ledger is stored exactly once at any
 age.
 """
@@ -16,7 +16,7 @@ from .postgres import Connection
 TOO_OLD_MS = 60 * 86_400_000
 """Less than the time for which the ledger keeps a session (`retention.SESSION_DAYS`)."""
 REASON = (
-    "sealed more than 60 days ago, and the ledger does not know its session: it can't be told "
+    "sealed more than 60 days ago, and the ledger does not know its session: it is unknown "
     "whether its readings are stored"
 )
 

@@ -166,15 +166,15 @@ def insert(connection: Connection, segments: Iterable[SealedSegment]) -> None:
     """Insert segments, in the open transaction."""
     with connection.cursor() as cursor, cursor.copy(_COPY) as copy:
         copy.set_types(_TYPES)
-        for each in segments:
-            bounds = each.bounds
+        for segment in segments:
+            bounds = segment.bounds
             copy.write_row(
                 (
-                    each.vault_id, bounds.first_id, bounds.last_id,
+                    segment.vault_id, bounds.first_id, bounds.last_id,
                     bounds.received_min, bounds.received_max,
                     bounds.relative_min, bounds.relative_max,
                     bounds.interrogator_min, bounds.interrogator_max,
-                    bounds.shard, bounds.count, each.payload,
+                    bounds.shard, bounds.count, segment.payload,
                 )
             )  # fmt: skip
 
@@ -221,14 +221,14 @@ def _first_matching(
     look = min(max(_LOOK, 2 * (page_range.limit or 0)), _MAX_LOOK)
     parameters |= _range_parameters(page_range, position) | {"look": look}
     tried = 0
-    for each in _stream(
+    for segment in _stream(
         connection, _try_in_order(condition, descending=page_range.descending), parameters
     ):
-        begin = _begin(each.bounds, descending=page_range.descending)
+        begin = _begin(segment.bounds, descending=page_range.descending)
         if begin < position if page_range.descending else begin > position:
             tried, parameters["time"], parameters["id"] = tried + 1, *begin
-        if each.size is not None:
-            yield each
+        if segment.size is not None:
+            yield segment
     if tried == look:
         rest = (
             f"{condition} AND {_BEHIND[page_range.descending]} AND {_UP_TO[page_range.descending]}"

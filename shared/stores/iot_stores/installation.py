@@ -84,10 +84,10 @@ class Installation:
             raise SettingsError("the database has no installation id: run `iot-sensor migrate`")
         installation, keyring = cast("tuple[uuid.UUID, bytes | None]", found)
         if self.keyring_mark is not None:
-            ours = self.keyring_mark(installation)
+            own_mark = self.keyring_mark(installation)
             if keyring is None:
-                _mark_keyring(connection, ours)
-            elif keyring != ours:
+                _mark_keyring(connection, own_mark)
+            elif keyring != own_mark:
                 raise SettingsError(KEYRING_MISMATCH.format(where="the database"))
         return installation
 

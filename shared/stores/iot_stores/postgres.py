@@ -333,13 +333,13 @@ def check_schema(connection: Connection) -> None:
     Raises:
         SettingsError: the message says what to do.
     """
-    ours, found = int(SCHEMA_REVISION), schema_revision(connection)
+    newest, found = int(SCHEMA_REVISION), schema_revision(connection)
     if found < int(OLDEST_REVISION):
         raise SettingsError(
             f"the database's schema is {f'{found:04}' if found else 'none'}, "
             f"this version needs {OLDEST_REVISION}: run `iot-sensor migrate`"
         )
-    if found > ours + 1:
+    if found > newest + 1:
         raise SettingsError(
             f"the database's schema is {found:04}, this version knows {SCHEMA_REVISION} "
             "and works on the one after it: run a newer version"

@@ -262,12 +262,12 @@ class RedisWatch:
     def _foreign(self) -> str:
         """Mark Redis if it has no mark. Return why Redis must not be used, or an empty text."""
         away: psycopg.Error | None = None
-        ours = ""
+        own_id = ""
         try:
-            ours = str(self._installation.get_id())
+            own_id = str(self._installation.get_id())
         except AWAY as error:
             away = error
-        answers = cast("list[bytes]", self._claim(keys=self._keys, args=[ours]))
+        answers = cast("list[bytes]", self._claim(keys=self._keys, args=[own_id]))
         owner, keyring = (answer.decode(errors="replace") for answer in answers)
         mark = self._keyring_mark(owner)
         if away is not None:
@@ -276,8 +276,8 @@ class RedisWatch:
                 # are accepted while Postgres is away.
                 return ""
             raise away
-        if owner != ours:
-            return _foreign(self._requirements, owner, ours)
+        if owner != own_id:
+            return _foreign(self._requirements, owner, own_id)
         if mark and not keyring:
             self._client.set(self._keys[1], mark)
         elif mark and mark != keyring:
@@ -359,10 +359,10 @@ def _cluster(name: str) -> str:
     )
 
 
-def _foreign(requirements: RedisRequirements, owner: str, ours: str) -> str:
+def _foreign(requirements: RedisRequirements, owner: str, own_id: str) -> str:
     return (
         f"{requirements.name} belongs to the installation {owner[:36]}, and the database to "
-        f"{ours}: set another database number in {requirements.variable}, or an "
+        f"{own_id}: set another database number in {requirements.variable}, or an "
         "IOT_REDIS_KEY_PREFIX; or, if this Redis and this database belong "
         "together, run `iot-sensor claim-redis`"
     )

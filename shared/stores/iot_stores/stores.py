@@ -1,4 +1,4 @@
-"""The stores of one process, opened from its settings. API, writer and commands use it alike."""
+"""The stores of one process, opened from its settings. API, writer and commands use it."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager

@@ -191,7 +191,9 @@ class VaultRecords:
         rest = iter(records)
         try:
             while batch := list(islice(rest, _BATCH)):
-                names = [self._names.replaced_vault_record(each.vault_id.bytes) for each in batch]
+                names = [
+                    self._names.replaced_vault_record(record.vault_id.bytes) for record in batch
+                ]
                 replaced = cast("list[bytes | None]", self._client.mget(names))
                 with self._client.pipeline(transaction=False) as pipeline:
                     for record, replaced_record in zip(batch, replaced, strict=True):

@@ -120,14 +120,14 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def _at_least(kind: Callable[[str], float], least: int) -> Callable[[str], float]:
+def _at_least(kind: Callable[[str], float], minimum: int) -> Callable[[str], float]:
     def parse(text: str) -> float:
         try:
             value = kind(text)
         except ValueError:
             raise argparse.ArgumentTypeError(f"must be a number, not {text!r}") from None
-        if not least <= value <= 1e15:
-            raise argparse.ArgumentTypeError(f"must be from {least}, not {text}")
+        if not minimum <= value <= 1e15:
+            raise argparse.ArgumentTypeError(f"must be from {minimum}, not {text}")
         return value
 
     return parse

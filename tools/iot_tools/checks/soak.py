@@ -94,7 +94,7 @@ def run(soak: Soak) -> int:
     """Send, read back and print the report as the last line. Return 0 if all is well.
 
     With `strict`, a single failed or refused request fails the run. SIGTERM and SIGINT end the load
-    early; the readings are read back all the same.
+    early; the readings are still read back.
     """
     with ShutdownSignals() as signals:
         return _run(soak, signals)

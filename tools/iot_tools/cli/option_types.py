@@ -8,18 +8,18 @@ Subparsers = argparse._SubParsersAction  # noqa: SLF001 -- argparse has no publi
 
 def seconds(text: str) -> float:
     """Parse a duration from 0 to 86400 seconds."""
-    return _duration(text, least=0)
+    return _duration(text, minimum=0)
 
 
 def interval(text: str) -> float:
     """Parse a duration from 0.1 to 86400 seconds."""
-    return _duration(text, least=0.1)
+    return _duration(text, minimum=0.1)
 
 
-def _duration(text: str, *, least: float) -> float:
+def _duration(text: str, *, minimum: float) -> float:
     value = _number(text)
-    if not least <= value <= 86_400:
-        raise argparse.ArgumentTypeError(f"must be {least:g} to 86400 seconds, not {text!r}")
+    if not minimum <= value <= 86_400:
+        raise argparse.ArgumentTypeError(f"must be {minimum:g} to 86400 seconds, not {text!r}")
     return value
 
 

@@ -68,8 +68,8 @@ def token_values(name: str, names: Sequence[str]) -> FirstSecret:
         keys=names,
         about="The first bearer tokens of iot-sensor, by name. No pod needs them: read them, pass "
         "them on, and delete this Secret.",
-        make=lambda: {each: new_token() for each in names},
-        check=lambda content: tokens_text({each: ["ingest"] for each in names}, content, {}),
+        make=lambda: {token: new_token() for token in names},
+        check=lambda content: tokens_text({token: ["ingest"] for token in names}, content, {}),
         remedy=_RECREATE,
     )
 

@@ -49,7 +49,7 @@ class SecretObjects:
         connection: Connection,
         *,
         patience: float = PATIENCE,
-        tell: Callable[[str], None] = _log.warning,
+        report: Callable[[str], None] = _log.warning,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -57,7 +57,7 @@ class SecretObjects:
         self._core = connection.core
         self._host = connection.host
         self._patience = patience
-        self._tell = tell
+        self._report = report
         self._clock = clock
         self._sleep = sleep
 
@@ -131,7 +131,7 @@ class SecretObjects:
                     f"the API server {self._host} {failure} ({verb} of Secret {name}; "
                     f"tried for {self._patience:g} s)"
                 )
-            self._tell(f"the API server {self._host} {failure}; trying again")
+            self._report(f"the API server {self._host} {failure}; trying again")
             self._sleep(pause)
             pause = min(2 * pause, _MAX_PAUSE)
 
@@ -174,5 +174,5 @@ def _encoded(content: Mapping[str, str]) -> dict[str, str]:
 
 
 def _text(encoded: str | None) -> str:
-    # Text that is not UTF-8 is none of ours, and fails where it is parsed.
+    # A value that is not UTF-8 is invalid, and the parser of the value refuses it.
     return base64.b64decode(encoded or "").decode(errors="replace")

@@ -54,6 +54,6 @@ def tokens_in_secret(secret: str, namespace: str | None) -> TokensInSecret:
     secrets = SecretObjects(
         connect(namespace),
         patience=_PATIENCE,
-        tell=lambda line: print(line, file=sys.stderr),
+        report=lambda line: print(line, file=sys.stderr),
     )
     return TokensInSecret(secrets, secret)

@@ -12,7 +12,7 @@ _TAGS = 4
 
 @dataclass(frozen=True)
 class Tag:
-    """A tag that moves to and fro in front of the antenna."""
+    """A tag that moves back and forth in front of the antenna."""
 
     epc96: str
     period: float

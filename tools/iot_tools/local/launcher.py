@@ -1,4 +1,4 @@
-"""Launches API and writers: for `make run`, the benchmarks and the tests alike."""
+"""The launcher of API and writers, for `make run`, the benchmarks and the tests."""
 
 import os
 import sys

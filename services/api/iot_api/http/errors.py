@@ -1,4 +1,4 @@
-"""Errors become HTTP here and nowhere else: for the ingest endpoint and the Flask views alike."""
+"""The HTTP responses to all errors, for the ingest endpoint and the Flask views."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""Request ids and request metrics, for the ingest endpoint and the Flask views alike."""
+"""Request ids and request metrics, for the ingest endpoint and the Flask views."""
 
 import os
 import re

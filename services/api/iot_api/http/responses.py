@@ -1,4 +1,4 @@
-"""Responses of one piece, for the ingest endpoint and the Flask views alike."""
+"""Responses of one piece, for the ingest endpoint and the Flask views."""
 
 from collections.abc import Callable, Iterable
 from functools import cache

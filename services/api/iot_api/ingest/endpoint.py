@@ -79,7 +79,7 @@ class IngestEndpoint:
         status, headers, body = response
         self._metrics.observe(route, "PUT", status, time.perf_counter() - started)
         headers.append((REQUEST_ID, request_id))
-        # Devices name no origin: their PUTs save the call.
+        # Devices send no Origin, so their PUTs skip the call.
         cors = self._cors
         headers += cors.headers(environ) if "HTTP_ORIGIN" in environ else cors.without_origin
         start_response(status_line(status), headers)

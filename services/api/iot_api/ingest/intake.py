@@ -86,7 +86,7 @@ class Intake:
         shards: int,
         idempotency: IdempotencyPolicy,
     ) -> None:
-        """`admit` raises unless Redis is fit for readings (`RedisWatch.require_safe`)."""
+        """`admit` raises unless Redis is safe for readings (`RedisWatch.require_safe`)."""
         self._admit = admit
         self._vaults = vaults
         self._guesses = guesses

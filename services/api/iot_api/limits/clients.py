@@ -47,7 +47,7 @@ def client_of(environ: Mapping[str, Any], trusted_proxies: int, token_name: str 
 @lru_cache(maxsize=4096)
 def _client(peer: str, forwarded: str, trusted_proxies: int, token_name: str) -> Client:
     address, proxy = network_of(peer), ""
-    forwarded_for = [each.strip() for each in forwarded.split(",")] if forwarded else []
+    forwarded_for = [hop.strip() for hop in forwarded.split(",")] if forwarded else []
     if trusted_proxies:
         if len(forwarded_for) >= trusted_proxies:
             address = network_of(forwarded_for[-trusted_proxies])

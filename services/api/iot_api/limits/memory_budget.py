@@ -101,7 +101,7 @@ class MemoryBudget:
                 for other, account in self._accounts.items()
                 if other.droppable and account.is_slow(now)
             ]
-            weight, victim = max(slow, key=lambda each: each[0], default=(0.0, None))
+            weight, victim = max(slow, key=lambda candidate: candidate[0], default=(0.0, None))
             if victim is None or weight <= own_weight:
                 raise UnavailableError("this server is short of memory; send the request again")
             self.release(victim)

@@ -210,7 +210,7 @@ class MergeBuffer:
             self._may_repeat &= bool(self._readings)
             self._bytes = self._bytes * len(self._readings) // len(readings)
         if end is not None:
-            self._buffered = [each for each in self._buffered if each.last >= end]
+            self._buffered = [segment for segment in self._buffered if segment.last >= end]
         self._require_more()
 
     def _spill(self) -> None:
@@ -227,10 +227,10 @@ class MergeBuffer:
         self._cut = cut
         del self._readings[keep:]
         self._bytes //= 2
-        for each in self._buffered:
-            if each.last >= cut:
-                self._reopen_at(each, max(cut, each.first))
-        self._buffered = [each for each in self._buffered if each.first < cut]
+        for segment in self._buffered:
+            if segment.last >= cut:
+                self._reopen_at(segment, max(cut, segment.first))
+        self._buffered = [segment for segment in self._buffered if segment.first < cut]
 
     def _sort(self) -> None:
         if not self._sorted:

@@ -117,7 +117,7 @@ class PausableRead:
         lasted = time.monotonic() - self._turn_began
         if lasted < SLICE_SECONDS:
             return False
-        return lasted > TURN_SECONDS or any(each.waiting for each in self._turns)
+        return lasted > TURN_SECONDS or any(slots.waiting for slots in self._turns)
 
     def pause(self, used: int | None = None) -> None:
         """End the turn. The next batch begins behind the first `used` readings of the last one.

@@ -41,7 +41,7 @@ class Order:
         return (-at[0], -at[1]) if self.descending else at
 
     def just_before(self, key: Position) -> Position:
-        """Return the position directly before the one with this key."""
+        """Return the position directly before the position with this key."""
         at, number = self.key_of(key)
         return at, number + 1 if self.descending else number - 1
 

@@ -1,6 +1,6 @@
 """The gunicorn worker of the API: gunicorn's gevent worker, with deadlines and a quick shutdown.
 
-gunicorn's own gevent worker (27.0) does not accept connections while all of its own are in use,
+gunicorn's own gevent worker (27.0) does not accept connections while it has `worker_connections`,
 waits for silent clients without a deadline, logs the bytes that it can't parse, and at shutdown
 waits for idle clients until `graceful_timeout`.
 """

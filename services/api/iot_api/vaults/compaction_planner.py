@@ -56,8 +56,8 @@ def plan(small: Sequence[SmallSegment], before: int) -> Iterator[list[SmallSegme
     milliseconds.
     """
     days: dict[int, list[SmallSegment]] = defaultdict(list)
-    for each in small:
-        days[each.received_min // DAY_MS].append(each)
+    for segment in small:
+        days[segment.received_min // DAY_MS].append(segment)
     for day, segments in days.items():
         over = (day + 1) * DAY_MS <= before
         chosen = segments if over else _smallest(segments)
@@ -67,27 +67,27 @@ def plan(small: Sequence[SmallSegment], before: int) -> Iterator[list[SmallSegme
 
 
 def _smallest(segments: Sequence[SmallSegment]) -> list[SmallSegment]:
-    by_count = sorted(segments, key=lambda each: each.count)
+    by_count = sorted(segments, key=lambda segment: segment.count)
     readings, enough = 0, 0
-    for number, each in enumerate(by_count, 1):
-        readings += each.count
-        if readings >= 2 * each.count:
+    for number, segment in enumerate(by_count, 1):
+        readings += segment.count
+        if readings >= 2 * segment.count:
             enough = number
     if enough < MIN_SEGMENTS:
         return []
-    return sorted(by_count[:enough], key=lambda each: each.received_min)
+    return sorted(by_count[:enough], key=lambda segment: segment.received_min)
 
 
 def _portions(segments: Sequence[SmallSegment]) -> Iterator[list[SmallSegment]]:
     portion: list[SmallSegment] = []
     readings = size = 0
-    for each in segments:
-        readings += each.count
-        size += each.size
+    for segment in segments:
+        readings += segment.count
+        size += segment.size
         if len(portion) == MAX_SEGMENTS or readings > MAX_READINGS or size > MAX_BYTES:
             yield portion
-            portion, readings, size = [], each.count, each.size
-        portion.append(each)
+            portion, readings, size = [], segment.count, segment.size
+        portion.append(segment)
     yield portion
 
 
@@ -147,7 +147,7 @@ class CompactionPlanner:
                 _log.info("no compaction is planned now: %s", error)
 
     def look(self, vault: OpenVault) -> int:
-        """Make the orders of a vault, unless it was planned recently; return their number.
+        """Make the orders of a vault, unless they were planned recently. Return their number.
 
         Raises:
             RedisError, psycopg.Error: a store is away.
@@ -172,7 +172,7 @@ class CompactionPlanner:
         elif back and all(segments[0].received_min >= recent for segments in planned):
             self._orders.postpone_full_scan(name)
         for made, segments in enumerate(planned):
-            sources = [verified[each.name] for each in segments]
+            sources = [verified[segment.name] for segment in segments]
             if not self._orders.push(self._order(vault, sources)):
                 return made
         return len(planned)
@@ -187,21 +187,23 @@ class CompactionPlanner:
         verified: dict[SegmentName, VerifiedSource] = {}
         while True:
             planned = list(plan(small, before))
-            wanted = [each for order in planned for each in order if each.name not in verified]
+            wanted = [
+                segment for order in planned for segment in order if segment.name not in verified
+            ]
             verified |= verify_sources(self._pool, vault, wanted)
-            refused = {each.name for each in wanted} - verified.keys()
+            refused = {segment.name for segment in wanted} - verified.keys()
             if not refused:
                 return planned, verified
-            small = [each for each in small if each.name not in refused]
+            small = [segment for segment in small if segment.name not in refused]
 
     def _order(self, vault: OpenVault, sources: Sequence[VerifiedSource]) -> bytes:
         # The readings of one day of an order fit into one segment, so each day needs one key.
-        days = set(chain.from_iterable(each.days for each in sources))
+        days = set(chain.from_iterable(source.days for source in sources))
         salts = [os.urandom(SALT_BYTES) for _ in days]
         order = CompactionOrder(
             vault.vault_id.bytes,
             tuple(Target(salt, vault.chunk_key(salt)) for salt in salts),
-            tuple(each.source for each in sources),
+            tuple(verified.source for verified in sources),
         )
         return seal_order(self._keyring(), order.encode())
 

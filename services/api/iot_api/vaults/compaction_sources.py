@@ -50,9 +50,9 @@ def verify_sources(
     verified: dict[SegmentName, VerifiedSource] = {}
     damaged: list[int] = []
     for start in range(0, len(small), BATCH):
-        named = [each.name for each in small[start : start + BATCH]]
+        names = [segment.name for segment in small[start : start + BATCH]]
         with pool.connection() as connection:
-            found = fetch_small(connection, vault.vault_id, named)
+            found = fetch_small(connection, vault.vault_id, names)
         for segment in found:
             bounds = segment.bounds
             try:

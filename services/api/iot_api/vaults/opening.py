@@ -245,19 +245,19 @@ class Vaults:
     def _open_shared(
         self, key: bytes, password: bytes, client: Client, *, create: bool
     ) -> _Opened | None:
-        ours: Future[_Opened | None] = Future()
+        new_opening: Future[_Opened | None] = Future()
         # Suspects share only with suspects: they wait longer, and are refused more often.
         opening_key = (key, create, self._queue.is_urgent(key, client))
-        opening = self._under_way.setdefault(opening_key, ours)
+        opening = self._under_way.setdefault(opening_key, new_opening)
         try:
-            if opening is ours:
+            if opening is new_opening:
                 try:
-                    self._run_opening(ours, key, password, client, create=create)
+                    self._run_opening(new_opening, key, password, client, create=create)
                 finally:
                     del self._under_way[opening_key]
             return opening.result()
         finally:
-            del ours, opening  # no reference cycle of error, traceback and future
+            del new_opening, opening  # no reference cycle of error, traceback and future
 
     def _run_opening(
         self,

@@ -18,5 +18,5 @@ def normal_form(password: bytes) -> bytes:
         text = password.decode()
     except UnicodeDecodeError:
         return password
-    spaced = "".join([" " if unicodedata.category(each) == "Zs" else each for each in text])
+    spaced = "".join([" " if unicodedata.category(char) == "Zs" else char for char in text])
     return unicodedata.normalize("NFC", spaced).encode()

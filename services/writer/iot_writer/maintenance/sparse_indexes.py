@@ -69,7 +69,7 @@ class SparseIndexes:
         self._thread: threading.Thread | None = None
 
     def start(self) -> bool:
-        """Start a run. Return False while the last run is still going on."""
+        """Start a run. Return False while the last run continues."""
         if self._thread is not None and self._thread.is_alive():
             return False
         self._thread = threading.Thread(target=self._run, name="sparse indexes", daemon=True)

@@ -103,8 +103,10 @@ class ConnectionPool:
                 connection.request(request.method, path, request.body, dict(request.headers))
             received = connection.getresponse()
             response = Response(received.status, received.headers, received.read())
-            # http.client closes the connection itself if the server does not keep it open.
-            done = self._keep_alive and connection.sock is not None
+            # http.client closes the connection itself if the response announces the close.
+            # If the request announced it, the response need not.
+            keep = self._keep_alive and request.headers.get("Connection") != "close"
+            done = keep and connection.sock is not None
             return response
         finally:
             if done:

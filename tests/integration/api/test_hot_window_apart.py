@@ -208,7 +208,7 @@ def test_redis_is_frozen(
     finally:
         own_redis.kill(signal.SIGCONT)
     assert story.source() == "postgres"
-    monkeypatch.setattr(writer.drain, "_hot_window_from", 0.0)  # end the pause
+    monkeypatch.setattr(writer.drain, "_hot_window_paused_until", 0.0)  # end the pause
     story.store()
     assert story.source() == "postgres"
     writer.close()

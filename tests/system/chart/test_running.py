@@ -210,7 +210,7 @@ def test_probes_are_answered(cluster: Cluster) -> None:
 def test_the_helm_test_succeeds(cluster: Cluster) -> None:
     ended = cluster.node.run("test")
     assert ended.code == 0, ended.said
-    assert "unaltered" in ended.said
+    assert "unchanged" in ended.said
 
 
 @pytest.mark.parametrize("cluster", ["canary"], indirect=True)

@@ -63,7 +63,7 @@ def test_the_password_is_required_and_secret(server: RedisServer) -> None:
 def test_two_servers_never_share_a_directory(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("iot_tools.local.server._LOCK_PATIENCE", 0.1)
+    monkeypatch.setattr("iot_tools.local.server._LOCK_SECONDS", 0.1)
     server.start()
     with pytest.raises(LaunchError, match=f"in use by process {os.getpid()}"):
         RedisServer(server.directory).start()

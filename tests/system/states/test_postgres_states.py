@@ -103,7 +103,8 @@ def test_terminated_sessions_are_replaced(
             passwords = [f"{number}.{each} {when}" for each in range(REQUESTS)]
             with postgres.locked_vaults():
                 answers = requests.map(running.put, passwords)
-                wait_until(lambda: postgres.blocked() >= REQUESTS, what="sessions at work")
+                # Not for all: a statement times out after 3 s, and scrypts take turns.
+                wait_until(lambda: postgres.blocked() >= 1, what="a session at work")
                 if when == "during statements":
                     postgres.end_sessions()
             assert [answer.status for answer in answers] == [201] * REQUESTS

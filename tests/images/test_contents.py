@@ -122,7 +122,9 @@ def test_the_description_of_the_images(images: dict[str, Image]) -> None:
             "description",
             "version",
             "revision",
+            "created",
             "source",
+            "base.name",
             "licenses",
         }
         assert all(labels.values())

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Literal
 
 from prometheus_client import Counter, Gauge, Histogram
 
@@ -21,6 +22,9 @@ class Metric:
     initial_labels: Sequence[str] = ()
     """Values of the only label that are exported as 0 from the start. A counter that appears with
     its first event would show no increase in Prometheus."""
+    of_processes: Literal["all", "livemin"] = "all"
+    """What a gauge of several worker processes exports: each value, or the least one of those that
+    run."""
 
 
 METRICS = (
@@ -71,6 +75,9 @@ METRICS = (
            "1 if Redis answered the query for the backlog, else 0."),
     Metric("iot_api_clock_skew_seconds", "gauge", "api",
            "Seconds by which the clock of Redis is ahead of the pod's; negative: behind."),
+    Metric("iot_tls_certificate_not_after_timestamp_seconds", "gauge", "api",
+           "Unix time at which the certificate expires that the API serves; absent without "
+           "IOT_TLS_CERTIFICATE.", of_processes="livemin"),
     Metric("iot_drains_total", "counter", "writer",
            "Drains of a shard, by outcome.", ("outcome",),
            initial_labels=("stored", "repeated", "empty", "busy", "held",
@@ -143,7 +150,7 @@ def counter(name: str) -> Counter:
 def gauge(name: str) -> Gauge:
     """Return the gauge of that name. A process has one."""
     metric = spec_of(name)
-    made = Gauge(metric.name, metric.meaning, metric.labels)
+    made = Gauge(metric.name, metric.meaning, metric.labels, multiprocess_mode=metric.of_processes)
     for value in metric.initial_labels:
         made.labels(value)
     return made

@@ -234,7 +234,11 @@ class Settings:
         minimum=1,
         maximum=86_400,
     )
-    tls_certificate: str = _setting("", "Certificate file (PEM). If set, the API serves https.")
+    tls_certificate: str = _setting(
+        "",
+        "Certificate file (PEM), with its chain. If set, the API serves https. The API reads the "
+        "file and the key again when they change, and needs no restart.",
+    )
     tls_key: str = _setting("", "Private key file (PEM) of the certificate.")
     cors_origins: str = _setting(
         "*",

@@ -14,7 +14,8 @@ from iot_models.metrics import METRICS
 from support.stack import Stack
 from support.waiting import wait_until
 
-OURS = [each for each in METRICS if each.service == "api"]
+OURS = [each for each in METRICS if each.service == "api" and not each.name.startswith("iot_tls_")]
+"""`test_certificate_renewal` scrapes the metric of the certificate, which needs one."""
 
 
 def scrape(stack: Stack) -> dict[str, Metric]:

@@ -25,6 +25,7 @@ from iot_api.http.cors import Cors, is_preflight
 from iot_api.http.malformed_requests import defect_response, error_body, refusal_of
 from iot_api.http.request_metrics import new_request_id
 from iot_api.http.responses import Headers
+from iot_api.http.security_headers import security_headers, security_lines
 from iot_api.http.unexpected_errors import log_defect
 from iot_api.limits.clients import PROVEN, network_of
 from iot_api.limits.memory_budget import CHARGE, MemoryBudget
@@ -32,6 +33,7 @@ from iot_models.errors import ErrorCode, IotError, UnavailableError
 from iot_models.origins import Origins
 
 from . import deadlines
+from .certificates import ServedCertificate
 from .connection import (
     MAX_HEAD_BYTES,
     ClientGoneError,
@@ -57,6 +59,7 @@ _ENFORCE_SECONDS = 0.25
 _UNREAD_SECONDS = 2.0
 _UNREAD_BYTES = 16 * 2**20
 """Maximum bytes read of an unwanted body: all of a body within the default size limit."""
+_SECURITY_LINES = {tls: security_lines(tls=tls) for tls in (False, True)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +119,8 @@ class WsgiResponse(Response):  # type: ignore[misc] # gunicorn has no types
             f"Date: {_http_date(int(time.time()))}\r\n",
             f"Connection: {connection}\r\n",
         ]
+        if self.status_code != 201:  # `security_headers` says why
+            head.append(_SECURITY_LINES[bool(self.cfg.is_ssl)])
         if self.chunked:
             head.append("Transfer-Encoding: chunked\r\n")
         return head
@@ -166,9 +171,14 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
 
     def run(self) -> None:
         """Serve until SIGTERM."""
-        servers = [start_server(listener, self.cfg, self.handle) for listener in self.sockets]
+        certificate = ServedCertificate(self.cfg) if self.cfg.is_ssl else None
+        servers: list[Any] = []
         while self.alive:
             self.notify()
+            if certificate is not None:
+                certificate.refresh(time.monotonic())
+            if not servers and (certificate is None or certificate.is_loaded):
+                servers = [start_server(each, certificate, self.handle) for each in self.sockets]
             self._enforce_deadlines()
             gevent.sleep(_BEAT_SECONDS)
         self._end(servers)
@@ -192,10 +202,10 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
         except ParseException as error:
             # The message is left out: it quotes the bytes that could not be parsed.
             self.log.warning("refused a request from %s: %s", served.host, type(error).__name__)
-            _send_last(served, refusal_of(error, self._cors_headers(connection)))
+            _send_last(served, refusal_of(error, self._added_headers(connection)))
         except Exception as error:  # noqa: BLE001 - the application answers its own errors
             log_defect(self.log, "defect in the answer to a request", error)
-            _send_last(served, defect_response(self._cors_headers(connection)))
+            _send_last(served, defect_response(self._added_headers(connection)))
         finally:
             self._connections.remove(connection)
             self._memory.release(connection)
@@ -261,12 +271,15 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
             if hasattr(body, "close"):
                 body.close()
 
-    def _cors_headers(self, connection: Connection) -> Headers:
-        """Return the CORS headers of a response that does not come from the application."""
-        if connection.request is None:  # the head could not be parsed
-            return self._cors.without_origin
-        origins = [value for name, value in connection.request.headers if name == "ORIGIN"]
-        return self._cors.headers({"REQUEST_METHOD": "", "HTTP_ORIGIN": ",".join(origins)})
+    def _added_headers(self, connection: Connection) -> Headers:
+        """Return the CORS and security headers of a response that does not come from the
+        application.
+        """
+        cors = self._cors.without_origin
+        if connection.request is not None:  # the head could be parsed
+            origins = [value for name, value in connection.request.headers if name == "ORIGIN"]
+            cors = self._cors.headers({"REQUEST_METHOD": "", "HTTP_ORIGIN": ",".join(origins)})
+        return [*cors, *security_headers(tls=bool(self.cfg.is_ssl))]
 
     def _enforce_deadlines(self) -> None:
         now = time.monotonic()

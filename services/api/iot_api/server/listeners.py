@@ -1,7 +1,6 @@
-"""Listening sockets: their options, TLS, and closing them without resetting connections."""
+"""Listening sockets: their options, and closing them without resetting connections."""
 
 import socket
-import ssl
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -9,7 +8,8 @@ from typing import Any
 
 from gevent.pool import Pool
 from gevent.server import StreamServer
-from gunicorn.sock import ssl_context
+
+from .certificates import ServedCertificate
 
 _UNSENT_BYTES = 2**18
 
@@ -25,13 +25,15 @@ class Listener:
         return self._name
 
 
-def start_server(listener: Any, config: Any, handle: Callable[..., None]) -> Any:
+def start_server(
+    listener: Any, certificate: ServedCertificate | None, handle: Callable[..., None]
+) -> Any:
     """Accept connections; `handle` gets the listener, the connection and its address."""
     listener.setblocking(True)
     tls: dict[str, Any] = {}
-    if config.is_ssl:
+    if certificate is not None:
         # The handshake is a part of `handle`, where it has a deadline.
-        tls = {"ssl_context": _tls(config), "do_handshake_on_connect": False}
+        tls = {"ssl_context": certificate, "do_handshake_on_connect": False}
     with suppress(AttributeError, OSError):  # a Unix socket, or another system than Linux
         # Every connection inherits the option. Without it, Linux buffers megabytes for a client
         # that pipelines requests and reads no answer (tcp(7), TCP_NOTSENT_LOWAT).
@@ -50,14 +52,3 @@ def close_listener(server: Any) -> None:
     while accepted := server.do_read():
         server.do_handle(*accepted)
     server.close()
-
-
-def _tls(config: Any) -> ssl.SSLContext:
-    """Return gunicorn's TLS context.
-
-    OpenSSL 3 reports the end that `Connection.receive_no_more` causes as an error, and would tell
-    the client so, without OP_IGNORE_UNEXPECTED_EOF.
-    """
-    context: ssl.SSLContext = ssl_context(config)
-    context.options |= getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
-    return context

@@ -14,6 +14,7 @@ import pytest
 from gunicorn.http.errors import LimitRequestHeaders
 from gunicorn.http.wsgi import Response
 
+from iot_api.http.security_headers import security_lines
 from iot_api.server.gunicorn_worker import WsgiResponse
 from support.api_worker import lone_worker
 
@@ -207,13 +208,15 @@ def test_an_unread_body_is_not_parsed_as_a_request(connection: Connection) -> No
     assert len(pieces) == 2
 
 
-def answer_of(kind: type, method: str, version: tuple[int, int], case: tuple[Any, ...]) -> bytes:
+def answer_of(
+    kind: type, method: str, version: tuple[int, int], case: tuple[Any, ...], *, tls: bool = False
+) -> bytes:
     """Return the bytes of an answer by gunicorn's class or ours."""
     status, headers, pieces, closes = case
     sent = bytearray()
     sock = SimpleNamespace(sendall=sent.extend)
     request = SimpleNamespace(version=version, method=method, should_close=lambda: closes)
-    answer = kind(request, sock, SimpleNamespace(protocol="http"))
+    answer = kind(request, sock, SimpleNamespace(protocol="http", is_ssl=tls))
     answer.start_response(status, headers)
     for piece in pieces:
         answer.write(piece)
@@ -249,8 +252,21 @@ CASES: list[tuple[Any, ...]] = [
 def test_the_bytes_equal_those_of_gunicorn(
     case: tuple[Any, ...], method: str, version: tuple[int, int]
 ) -> None:
-    ours, gunicorn = (answer_of(kind, method, version, case) for kind in (WsgiResponse, Response))
-    assert ours == gunicorn
+    """But for the security headers."""
+    gunicorn = answer_of(Response, method, version, case)
+    for tls in (False, True):
+        ours = answer_of(WsgiResponse, method, version, case, tls=tls)
+        added = security_lines(tls=tls).encode()
+        assert ours.count(added) == 1
+        assert ours.replace(added, b"") == gunicorn
+
+
+@pytest.mark.parametrize("version", [(1, 1), (1, 0)])
+def test_the_bytes_of_a_201_equal_those_of_gunicorn(version: tuple[int, int]) -> None:
+    case = ("201 CREATED", LENGTH, [b"12345"], False)
+    gunicorn = answer_of(Response, "PUT", version, case)
+    for tls in (False, True):
+        assert answer_of(WsgiResponse, "PUT", version, case, tls=tls) == gunicorn
 
 
 @pytest.mark.parametrize("kind", [WsgiResponse, Response])

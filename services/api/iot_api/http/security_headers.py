@@ -1,0 +1,28 @@
+"""Headers that tell browsers to keep nothing of a response and to run nothing in it.
+
+They go on every response of the worker and of the application, except a 201. Its body is a
+constant sentence with a number, and no browser caches or renders the answer to a PUT. A device on a
+metered connection would pay for the 160 bytes with every reading.
+"""
+
+from .responses import Headers
+
+SECURITY_HEADERS: Headers = [
+    ("X-Content-Type-Options", "nosniff"),
+    ("Cache-Control", "no-store"),
+    ("Referrer-Policy", "no-referrer"),
+    ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
+]
+STRICT_TRANSPORT_SECURITY = ("Strict-Transport-Security", "max-age=31536000")
+"""Only where the API serves https itself (RFC 6797, 7.2: never over http). Without
+`includeSubDomains`: other hosts of the domain are not ours."""
+
+
+def security_headers(*, tls: bool) -> Headers:
+    """Return the headers of a response, over https or over http."""
+    return [*SECURITY_HEADERS, STRICT_TRANSPORT_SECURITY] if tls else SECURITY_HEADERS
+
+
+def security_lines(*, tls: bool) -> str:
+    """Return the headers as lines of a response."""
+    return "".join(f"{name}: {value}\r\n" for name, value in security_headers(tls=tls))

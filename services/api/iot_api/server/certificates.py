@@ -1,0 +1,141 @@
+"""The API's certificate: a renewed one is served to new connections without a restart.
+
+cert-manager renews a certificate every few weeks and replaces the mounted files.
+"""
+
+import datetime as dt
+import hashlib
+import logging
+import ssl
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from gunicorn.sock import ssl_context
+
+from iot_models import metrics
+from iot_models.errors import SettingsError
+
+from .startup_errors import check_certificate
+
+CHECK_SECONDS = 5.0
+"""Seconds between two readings of the files. Their content is compared: kubelet replaces a symbolic
+link above them, other programs write in place, and neither the time nor the size must differ.
+"""
+_log = logging.getLogger(__name__)
+
+
+class ServedCertificate:
+    """The TLS context of new connections. An open connection keeps the context of its handshake."""
+
+    def __init__(self, config: Any) -> None:
+        """`config` is gunicorn's. Nothing is loaded before the first `refresh`."""
+        self._config = config
+        self._context: ssl.SSLContext | None = None
+        self._loaded = b""
+        self._expires = ""
+        self._refusal = ""
+        self._check_at = 0.0
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether connections can be accepted."""
+        return self._context is not None
+
+    def wrap_socket(self, client: Any, **options: Any) -> Any:
+        """Wrap an accepted connection. gevent's server calls it as that of an `SSLContext`."""
+        context: Any = self._context  # not None: the server starts when a certificate is loaded
+        return context.wrap_socket(client, **options)
+
+    def refresh(self, now: float) -> None:
+        """Load the certificate and its key if they have changed and form a valid pair.
+
+        Otherwise the loaded pair stays, and the reason is logged once. Every check tries again: the
+        files may be half written, or the certificate may become valid later.
+        """
+        if now < self._check_at:
+            return
+        self._check_at = now + CHECK_SECONDS
+        try:
+            self._load_changed()
+        except (SettingsError, OSError) as error:
+            self._report(str(error))
+        else:
+            self._refusal = ""
+
+    def _load_changed(self) -> None:
+        found = self._fingerprint()
+        if found == self._loaded:
+            return
+        # First with an empty passphrase: gunicorn's context would ask the terminal for one.
+        check_certificate(self._config.certfile, self._config.keyfile)
+        context = _context(self._config)
+        validity = _validity(Path(self._config.certfile))
+        if self._fingerprint() != found:
+            raise SettingsError("IOT_TLS_CERTIFICATE and IOT_TLS_KEY are being replaced")
+        if self.is_loaded:
+            _check_validity(validity)
+        self._context, self._loaded = context, found
+        self._note(validity)
+
+    def _fingerprint(self) -> bytes:
+        """Return a hash of both files."""
+        hashes = (
+            hashlib.sha256(Path(path).read_bytes()).digest()
+            for path in (self._config.certfile, self._config.keyfile)
+        )
+        return b"".join(hashes)
+
+    def _note(self, validity: "tuple[dt.datetime, dt.datetime] | None") -> None:
+        self._expires = "at an unknown time"
+        if validity is not None:
+            self._expires = f"at {validity[1]:%Y-%m-%dT%H:%M:%SZ}"
+            gauge = metrics.gauge("iot_tls_certificate_not_after_timestamp_seconds")
+            gauge.set(validity[1].timestamp())
+        _log.info("the TLS certificate was loaded; it expires %s", self._expires)
+
+    def _report(self, refusal: str) -> None:
+        if refusal == self._refusal:
+            return
+        self._refusal = refusal
+        if self.is_loaded:
+            kept = f"the API still serves the certificate that expires {self._expires}"
+        else:
+            kept = "the API accepts no connection until the files are valid"
+        _log.error("the TLS certificate was not loaded: %s; %s", refusal, kept)
+
+
+def _context(config: Any) -> ssl.SSLContext:
+    """Return gunicorn's TLS context.
+
+    OpenSSL 3 reports the end that `Connection.receive_no_more` causes as an error, and would tell
+    the client so, without OP_IGNORE_UNEXPECTED_EOF.
+    """
+    context: ssl.SSLContext = ssl_context(config)
+    context.options |= getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
+    return context
+
+
+def _validity(certificate: Path) -> "tuple[dt.datetime, dt.datetime] | None":
+    """Return from when to when a certificate is valid.
+
+    None for a certificate that OpenSSL can load and `cryptography` can't, for example one with
+    OpenSSL's trust settings.
+    """
+    try:
+        first = x509.load_pem_x509_certificate(certificate.read_bytes())
+    except ValueError:
+        return None
+    return first.not_valid_before_utc, first.not_valid_after_utc
+
+
+def _check_validity(validity: "tuple[dt.datetime, dt.datetime] | None") -> None:
+    """Refuse a certificate that no client accepts now. At the start there is no better one."""
+    if validity is None:
+        return
+    begin, end = validity
+    now = dt.datetime.now(dt.UTC)
+    if now < begin:
+        raise SettingsError(f"IOT_TLS_CERTIFICATE is not valid before {begin:%Y-%m-%dT%H:%M:%SZ}")
+    if now >= end:
+        raise SettingsError(f"IOT_TLS_CERTIFICATE expired at {end:%Y-%m-%dT%H:%M:%SZ}")

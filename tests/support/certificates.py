@@ -1,0 +1,91 @@
+"""TLS certificates, and a folder of them like a mounted Secret that kubelet replaces."""
+
+import datetime as dt
+import ipaddress
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.x509.oid import NameOID
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A self-signed certificate for 127.0.0.1 and its private key, as PEM."""
+
+    certificate: bytes
+    key: bytes
+    serial: int
+    not_after: dt.datetime
+
+
+def new_pair(*, begins: int = -1, ends: int = 90) -> Pair:
+    """Return a pair that is valid from `begins` to `ends`, in days from now."""
+    private = ec.generate_private_key(ec.SECP256R1())
+    serial = x509.random_serial_number()
+    # OpenSSL finds a trusted certificate by its name, and compares no others of that name.
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{serial:x}")])
+    now = dt.datetime.now(dt.UTC).replace(microsecond=0)
+    signed = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(private.public_key())
+        .serial_number(serial)
+        .not_valid_before(now + dt.timedelta(days=begins))
+        .not_valid_after(now + dt.timedelta(days=ends))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]),
+            critical=False,
+        )
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(private, SHA256())
+    )
+    return Pair(
+        signed.public_bytes(serialization.Encoding.PEM),
+        private.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        ),
+        serial,
+        signed.not_valid_after_utc,
+    )
+
+
+class MountedSecret:
+    """A folder as kubelet mounts a Secret: the files are links through `..data`, a link that is
+    replaced.
+    """
+
+    def __init__(self, folder: Path, pair: Pair) -> None:
+        self._folder = folder
+        self._version = 0
+        folder.mkdir()
+        self.replace(pair.certificate, pair.key)
+        for path in (self.certificate, self.key):
+            path.symlink_to(Path("..data") / path.name)
+
+    @property
+    def certificate(self) -> Path:
+        """The path of the certificate."""
+        return self._folder / "tls.crt"
+
+    @property
+    def key(self) -> Path:
+        """The path of the key."""
+        return self._folder / "tls.key"
+
+    def replace(self, certificate: bytes, key: bytes) -> None:
+        """Replace both files at once."""
+        self._version += 1
+        version = self._folder / f"..version_{self._version}"
+        version.mkdir()
+        (version / "tls.crt").write_bytes(certificate)
+        (version / "tls.key").write_bytes(key)
+        link = self._folder / "..data_tmp"
+        link.symlink_to(version.name)
+        link.replace(self._folder / "..data")

@@ -1,0 +1,182 @@
+"""A changed certificate is loaded if it and its key are a valid pair; else the loaded one stays."""
+
+import logging
+import socket
+import ssl
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from gunicorn.config import Config
+from prometheus_client import REGISTRY
+
+from iot_api.server.certificates import CHECK_SECONDS, ServedCertificate
+from support.certificates import MountedSecret, Pair, new_pair
+
+
+class Watched:
+    """A mounted certificate, and what a worker serves of it."""
+
+    def __init__(self, folder: Path, pair: Pair) -> None:
+        self.secret = MountedSecret(folder / "tls", pair)
+        config = Config()
+        config.set("certfile", str(self.secret.certificate))
+        config.set("keyfile", str(self.secret.key))
+        self.served = ServedCertificate(config)
+        self._now = 1000.0
+
+    def check(self) -> None:
+        """Let a check become due, and make it."""
+        self._now += CHECK_SECONDS
+        self.served.refresh(self._now)
+
+    def check_early(self) -> None:
+        """Refresh before the next check is due."""
+        self.served.refresh(self._now + CHECK_SECONDS / 2)
+
+    @property
+    def serial(self) -> int:
+        """The serial number that a handshake shows."""
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        mine, theirs = socket.socketpair()
+        with theirs, ThreadPoolExecutor(1) as pool:
+            options = {"server_side": True, "do_handshake_on_connect": True}
+            answering = pool.submit(self.served.wrap_socket, theirs, **options)
+            with context.wrap_socket(mine) as client:
+                shown = client.getpeercert(binary_form=True)
+                with suppress(OSError), answering.result():
+                    pass
+        assert shown is not None
+        return x509.load_der_x509_certificate(shown).serial_number
+
+
+def expiry() -> float | None:
+    return REGISTRY.get_sample_value("iot_tls_certificate_not_after_timestamp_seconds")
+
+
+@pytest.fixture
+def old() -> Pair:
+    """The pair that is served first."""
+    return new_pair(ends=30)
+
+
+@pytest.fixture
+def watched(tmp_path: Path, old: Pair) -> Watched:
+    """That pair, loaded."""
+    made = Watched(tmp_path, old)
+    made.check()
+    assert made.serial == old.serial
+    return made
+
+
+def test_a_renewed_pair_is_served(watched: Watched, old: Pair) -> None:
+    assert expiry() == old.not_after.timestamp()
+    new = new_pair(ends=90)
+    watched.secret.replace(new.certificate, new.key)
+    watched.check_early()
+    assert watched.serial == old.serial
+    watched.check()
+    assert watched.serial == new.serial
+    assert expiry() == new.not_after.timestamp()
+
+
+def test_a_pair_that_is_written_in_place_is_served(watched: Watched, old: Pair) -> None:
+    """First one file, then the other: between the two, the old pair is served."""
+    new = new_pair()
+    watched.secret.certificate.write_bytes(new.certificate)
+    watched.check()
+    assert watched.serial == old.serial
+    watched.secret.key.write_bytes(new.key)
+    watched.check()
+    assert watched.serial == new.serial
+
+
+def damaged() -> dict[str, tuple[bytes, bytes]]:
+    new, other = new_pair(), new_pair()
+    expired, early = new_pair(begins=-9, ends=-1), new_pair(begins=1)
+    return {
+        "the key of another certificate": (new.certificate, other.key),
+        "half a certificate": (new.certificate[: len(new.certificate) // 2], new.key),
+        "half a chain": (new.certificate + other.certificate[:200], new.key),
+        "half a key": (new.certificate, new.key[:100]),
+        "an empty certificate": (b"", new.key),
+        "an empty key": (new.certificate, b""),
+        "an expired certificate": (expired.certificate, expired.key),
+        "a certificate of tomorrow": (early.certificate, early.key),
+    }
+
+
+@pytest.mark.parametrize("name", damaged())
+def test_an_invalid_pair_is_not_served(
+    watched: Watched, old: Pair, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    watched.secret.replace(*damaged()[name])
+    for _ in range(3):
+        watched.check()
+    assert watched.serial == old.serial
+    assert expiry() == old.not_after.timestamp()
+    (line,) = caplog.messages
+    assert "the TLS certificate was not loaded: IOT_TLS_CERTIFICATE" in line
+    assert f"still serves the certificate that expires at {old.not_after:%Y-%m-%d}" in line
+    new = new_pair()
+    watched.secret.replace(new.certificate, new.key)
+    watched.check()
+    assert watched.serial == new.serial
+
+
+def test_missing_files_are_reported_once(
+    watched: Watched, old: Pair, caplog: pytest.LogCaptureFixture
+) -> None:
+    watched.secret.key.unlink()
+    for _ in range(3):
+        watched.check()
+    assert watched.serial == old.serial
+    assert len(caplog.messages) == 1
+    assert str(watched.secret.key) in caplog.messages[0]
+
+
+def test_an_open_connection_keeps_its_certificate(watched: Watched) -> None:
+    """Loading makes a new context: the context of open connections does not change."""
+    mine, theirs = socket.socketpair()
+    wrapped = watched.served.wrap_socket(theirs, server_side=True, do_handshake_on_connect=False)
+    before = wrapped.context
+    new = new_pair()
+    watched.secret.replace(new.certificate, new.key)
+    watched.check()
+    assert wrapped.context is before
+    mine.close()
+    wrapped.close()
+
+
+def test_an_unchanged_pair_is_not_loaded_again(
+    watched: Watched, old: Pair, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    watched.secret.replace(old.certificate, old.key)
+    watched.check()
+    assert not caplog.messages
+
+
+def test_a_worker_that_starts_with_an_invalid_pair_waits(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pair = new_pair()
+    watched = Watched(tmp_path, pair)
+    watched.secret.replace(pair.certificate, b"half a key")
+    watched.check()
+    assert not watched.served.is_loaded
+    assert "accepts no connection until the files are valid" in caplog.messages[0]
+    watched.secret.replace(pair.certificate, pair.key)
+    watched.check()
+    assert watched.serial == pair.serial
+
+
+def test_the_first_certificate_may_be_expired(tmp_path: Path) -> None:
+    """There is no better one, and a client may ignore the time."""
+    pair = new_pair(begins=-9, ends=-1)
+    watched = Watched(tmp_path, pair)
+    watched.check()
+    assert watched.serial == pair.serial

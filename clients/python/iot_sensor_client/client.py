@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Self
 
@@ -19,6 +20,7 @@ from .retry import RetryPolicy
 
 _MIN_GZIP_BYTES = 1024
 _ONE_ATTEMPT = RetryPolicy(max_attempts=1)
+_PASSWORD_REFUSED = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT})
 _FOREIGN = "the response is not from iot-sensor"
 
 
@@ -209,6 +211,23 @@ class Client:
         except (IndexError, KeyError, TypeError):
             raise RetryableError(_FOREIGN) from None
         return greatest
+
+    def change_password(self, new_password: str) -> None:
+        """Change the password. The readings stay, and this client uses the new password from now on.
+
+        The request is sent once. If it gets no response, the password may have been changed: read
+        with the new password to find out.
+
+        Raises:
+            RejectedError: the password is unknown, the new one is in use, or both are the same.
+            RetryableError: the password was not changed, or it is not known whether it was.
+        """
+        passwords = {"db_password": self._password or "", "new_password": new_password}
+        response = self.request(
+            "POST", "/api/vault/password", json={"data": passwords}, repeatable=False
+        )
+        raise_for_status(response, rejected=_PASSWORD_REFUSED)
+        self._password = new_password
 
     def is_ready(self) -> bool:
         """Return whether the service accepts readings now. Leaves no connection open."""

@@ -43,8 +43,10 @@ class NoResponseError(RetryableError, OSError):
     """
 
 
-def raise_for_status(response: Response) -> None:
+def raise_for_status(response: Response, *, rejected: frozenset[HTTPStatus] = frozenset()) -> None:
     """Raise an error unless the request succeeded.
+
+    `rejected` are further statuses that mean that the service will never accept the request.
 
     Raises:
         RejectedError: the request is invalid, or the URL redirects (redirects are not followed).
@@ -54,6 +56,6 @@ def raise_for_status(response: Response) -> None:
     if response.ok:
         return
     message = f"{response.status} {response.text(_QUOTED_BYTES).strip()}"
-    if response.status in _PERMANENT or response.status < HTTPStatus.BAD_REQUEST:
+    if response.status in _PERMANENT | rejected or response.status < HTTPStatus.BAD_REQUEST:
         raise RejectedError(message, response)
     raise RetryableError(message, response)

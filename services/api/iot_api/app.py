@@ -14,6 +14,7 @@ from iot_api.ingest.endpoint import IngestEndpoint
 from iot_api.routes.audit import audit_blueprint
 from iot_api.routes.health import health_blueprint
 from iot_api.routes.readings import iot_blueprint
+from iot_api.routes.vault import vault_blueprint
 from iot_models import metrics
 from iot_models.origins import parse_origins
 from iot_models.settings import Settings
@@ -49,6 +50,7 @@ def create_app(settings: Settings) -> Flask:
     app.register_blueprint(iot_blueprint("iot", service), url_prefix="/api/iot")
     app.register_blueprint(iot_blueprint("rssi", service), url_prefix="/api/rssi")
     app.register_blueprint(audit_blueprint(service), url_prefix="/api")
+    app.register_blueprint(vault_blueprint(service), url_prefix="/api/vault")
     app.register_blueprint(health_blueprint(service))
     cors = Cors(parse_origins(settings.cors_origins))
     others = merge_slashes(cors.wrap(app.wsgi_app))

@@ -84,6 +84,7 @@ def post_worker_init(worker: Any) -> None:
     service = _service(worker)
     if service is not None:
         service.watcher.start()
+        service.change_follower.start()
 
 
 def _connections_per_network() -> int | None:

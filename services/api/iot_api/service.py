@@ -14,9 +14,11 @@ from iot_api.limits.large_requests import LargeRequests
 from iot_api.query.pausable_read import ReadSlots
 from iot_api.query.readings import Readings
 from iot_api.vaults.cache import VaultCache
+from iot_api.vaults.change_follower import ChangeFollower
 from iot_api.vaults.compaction_planner import CompactionPlanner
 from iot_api.vaults.keeper import VaultKeeper
 from iot_api.vaults.opening import Vaults
+from iot_api.vaults.password_changer import PasswordChanger
 from iot_api.vaults.scrypt_threads import slow_key
 from iot_cipher.envelope import Sealer
 from iot_cipher.keyring import KeyringFile
@@ -24,6 +26,7 @@ from iot_models.names import SWEEP_JOB
 from iot_models.settings import Settings
 from iot_stores.audit import AuditLog
 from iot_stores.clocks import postgres_now
+from iot_stores.password_changes import PasswordChanges
 from iot_stores.postgres import Connection, Pool, postgres_pool
 from iot_stores.readiness import Readiness
 from iot_stores.redis_watch import RedisWatchThread
@@ -45,6 +48,8 @@ class Service:
     pool: Pool
     vaults: Vaults
     vault_keeper: VaultKeeper
+    password_changer: PasswordChanger
+    change_follower: ChangeFollower
     intake: Intake
     large_requests: LargeRequests
     receipts: Receipts
@@ -57,6 +62,7 @@ class Service:
     def close(self) -> None:
         """Close all connections and end all threads."""
         self.watcher.stop()
+        self.change_follower.stop()
         self.vault_keeper.close()
         self.vaults.close()
         self.compaction.close()
@@ -93,8 +99,9 @@ def build_service(settings: Settings) -> Service:
     guesses = GuessLimit(redis, names, limit=settings.guess_limit)
     cache = VaultCache(size=settings.vault_cache_size, seconds=settings.vault_cache_seconds)
     watch.on_new_server = cache.forget_redis
+    records = VaultRecords(redis, names, pool)
     keeper = VaultKeeper(
-        VaultRecords(redis, names, pool),
+        records,
         cache,
         keyring.current,
         stores.held_entries,
@@ -108,12 +115,17 @@ def build_service(settings: Settings) -> Service:
         slow_key=slow_key(),
         opened=compaction.offer,
     )
+    changes = PasswordChanges(redis, names)
     return Service(
         settings=settings,
         stores=stores,
         pool=pool,
         vaults=vaults,
         vault_keeper=keeper,
+        password_changer=PasswordChanger(
+            vaults, records, changes, keyring.current, guesses, watch.require_safe
+        ),
+        change_follower=ChangeFollower(changes, keeper),
         intake=Intake(
             vaults,
             guesses,

@@ -12,6 +12,7 @@ class ErrorCode(StrEnum):
     FORBIDDEN = "forbidden"
     NOT_FOUND = "not_found"
     METHOD_NOT_ALLOWED = "method_not_allowed"
+    CONFLICT = "conflict"
     TOO_LARGE = "too_large"
     UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
     TOO_MANY_REQUESTS = "too_many_requests"
@@ -61,6 +62,18 @@ class ForbiddenError(IotError):
     def __init__(self, message: str, *, scope: str) -> None:
         super().__init__(message, scope=scope)
         self.scope = scope
+
+
+class NotFoundError(IotError):
+    """The request names something that does not exist."""
+
+    code = ErrorCode.NOT_FOUND
+
+
+class ConflictError(IotError):
+    """The request contradicts what is stored."""
+
+    code = ErrorCode.CONFLICT
 
 
 class TooLargeError(IotError):

@@ -110,6 +110,15 @@ class KeyNames:
         """Return the key of the record of a vault that another one replaced. It does not expire."""
         return f"{self.prefix}iot:vault:replaced:{vault_id.hex()}"
 
+    def changed_lookup(self, lookup: bytes) -> str:
+        """The id of the vault whose password was changed, under a lookup of the old password."""
+        return f"{self.prefix}iot:vault:changed:{lookup.hex()}"
+
+    @property
+    def password_changes(self) -> str:
+        """Stream of the latest changes of passwords, which API processes follow."""
+        return f"{self.prefix}iot:vault:changes"
+
     @property
     def all_vault_records(self) -> str:
         """The pattern of the names of all vault records."""

@@ -14,13 +14,14 @@ from typing import Any, LiteralString, cast
 
 import psycopg
 from redis import Redis
+from redis.client import Pipeline
 from redis.exceptions import RedisError
 
 from iot_cipher.vault import VaultRecord
 from iot_models import metrics
 from iot_models.names import KeyNames
 
-from .postgres import Connection, Pool, short_query
+from .postgres import SHORT_QUERY_SECONDS, Connection, Pool, short_query
 from .store_states import report
 from .vault_lookups import (
     POLICY_COLUMNS,
@@ -32,6 +33,9 @@ from .vault_lookups import (
 )
 
 CACHE_SECONDS = 86_400
+HIDE_SECONDS = CACHE_SECONDS + 3600
+"""A lookup of an old password is hidden for longer than any record lives that was cached under it
+just before."""
 _BATCH = 500
 
 _log = logging.getLogger(__name__)
@@ -59,6 +63,7 @@ _STORED: LiteralString = f"""
     ORDER BY vault_id = %(vault_id)s DESC LIMIT 1
 """  # noqa: S608 - composed of constants
 _WRAPPED_KEYS = "SELECT vault_id, wrapped_key FROM vaults WHERE vault_id = ANY (%s::uuid[])"
+_TIMEOUT: LiteralString = f"SET LOCAL statement_timeout = '{SHORT_QUERY_SECONDS}s'"
 _REPLACE = """
     UPDATE vaults
     SET lookup = %s, salt = %s, scrypt_log2_n = %s, wrapped_key = %s, lookup_format = %s
@@ -80,6 +85,10 @@ class PolicyChangedError(Exception):
     """A vault was not stored, because the policy now requires another format or cost."""
 
 
+class LookupTakenError(Exception):
+    """A vault did not get a new password, because another vault has its lookup."""
+
+
 class VaultRecords:
     """The vault records of an installation, found by the lookups of their passwords."""
 
@@ -91,17 +100,23 @@ class VaultRecords:
     def find_cached(self, lookups: Sequence[bytes]) -> VaultRecord | None:
         """Return the record cached in Redis under the first of these lookups that has one.
 
-        Return None if Redis is away. Skip records that can't be decoded. The caller must open the
-        record to know whether it is authentic.
+        Return None if Redis is away. Skip records that can't be decoded, and records of passwords
+        that were changed (`hide_records`). The caller must open the record to know whether it is
+        authentic.
         """
+        names = [self._names.vault_record(lookup) for lookup in lookups]
+        names += [self._names.changed_lookup(lookup) for lookup in lookups]
         try:
-            cached = self._client.mget([self._names.vault_record(lookup) for lookup in lookups])
+            cached = cast("list[bytes | None]", self._client.mget(names))
         except RedisError as error:
             report(_log, "vaults are looked up in Postgres", error)
             return None
-        for lookup, data in zip(lookups, cast("list[bytes | None]", cached), strict=True):
+        of_records, of_changes = cached[: len(lookups)], cached[len(lookups) :]
+        for lookup, data, changed in zip(lookups, of_records, of_changes, strict=True):
             record = None if data is None else _decode(data)
-            if record is not None and record.lookup == lookup:
+            if record is None or record.lookup != lookup:
+                continue
+            if changed != record.vault_id.bytes:
                 return record
         return None
 
@@ -205,7 +220,9 @@ class VaultRecords:
             report(_log, "vault records are not cached", error)
 
     def scan_cached(self) -> Iterator[VaultRecord]:
-        """Yield every record cached in Redis. Scans all keys of Redis.
+        """Yield the records cached in Redis, except those of passwords that were changed.
+
+        Scans all keys of Redis.
 
         Raises:
             RedisError: Redis is away.
@@ -215,10 +232,19 @@ class VaultRecords:
             self._client.scan_iter(match=self._names.all_vault_records, count=_BATCH),
         )
         while batch := list(islice(names, _BATCH)):
-            for data in cast("list[bytes | None]", self._client.mget(batch)):
-                record = None if data is None else _decode(data)
-                if record is not None:
-                    yield record
+            cached = cast("list[bytes | None]", self._client.mget(batch))
+            decoded = [_decode(data) for data in cached if data is not None]
+            records = [record for record in decoded if record is not None]
+            if records:
+                yield from self._unchanged(records)
+
+    def _unchanged(self, records: Sequence[VaultRecord]) -> Iterator[VaultRecord]:
+        """Yield the records that `hide_records` does not hide."""
+        names = [self._names.changed_lookup(record.lookup) for record in records]
+        marks = cast("list[bytes | None]", self._client.mget(names))
+        for record, changed in zip(records, marks, strict=True):
+            if changed != record.vault_id.bytes:
+                yield record
 
     def replace(self, old: VaultRecord, new: VaultRecord) -> bool:
         """Replace the record of a vault. Return False if Postgres does not have the old record.
@@ -233,6 +259,42 @@ class VaultRecords:
         if replaced and self._cache(new):
             self._expire_old_record(old, new)
         return replaced
+
+    def change_password(self, old: VaultRecord, new: VaultRecord) -> bool:
+        """Replace the record of a vault by one under another password, in one transaction.
+
+        Return False if Postgres does not have the old record. Redis is not changed.
+
+        Raises:
+            LookupTakenError: another vault has the new lookup.
+            PolicyChangedError: the policy now requires another format or cost.
+            AWAY: Postgres can't serve. The record may have been replaced or not.
+        """
+        values = (*_values(new)[1:], new.format, old.vault_id, old.wrapped_key)
+
+        def change(connection: Connection) -> bool:
+            connection.execute(_TIMEOUT)
+            if connection.execute(_REPLACE, values).rowcount:
+                return True
+            # An attempt whose session ended may have been committed.
+            stored = _stored(connection, new)
+            return stored is not None and stored.wrapped_key == new.wrapped_key
+
+        try:
+            with _recognizing_changed_policy():
+                return self._pool.run_idempotent(change)
+        except psycopg.errors.UniqueViolation:
+            raise LookupTakenError from None
+
+    def hide(self, record: VaultRecord) -> None:
+        """Hide and remove the record of an old password in Redis, see `hide_records`."""
+        try:
+            with self._client.pipeline(transaction=True) as pipeline:
+                hide_records(pipeline, self._names, record.vault_id, [record.lookup])
+                remove_record(pipeline, self._names, record.lookup)
+                pipeline.execute()
+        except RedisError as error:
+            report(_log, "old vault records stay in Redis", error)
 
     def raise_cost(self, cost: int) -> LookupPolicy:
         """Raise the scrypt cost (log2 of N) of new vaults to `cost`. Return the new policy.
@@ -281,6 +343,29 @@ class VaultRecords:
             self._client.set(self._names.vault_record(old.lookup), b"", px=1)
         except RedisError as error:
             report(_log, "old vault records stay in Redis", error)
+
+
+def hide_records(
+    pipeline: "Pipeline", names: KeyNames, vault_id: uuid.UUID, lookups: Iterable[bytes]
+) -> None:
+    """Hide the records of a vault under the lookups of its old password in Redis.
+
+    This also hides a record that a process stores there later, because it read Postgres before the
+    change. A record of another vault is not hidden: the old password may get a new vault.
+    """
+    for lookup in lookups:
+        pipeline.set(names.changed_lookup(lookup), vault_id.bytes, ex=HIDE_SECONDS)
+
+
+def show_records(pipeline: "Pipeline", names: KeyNames, lookup: bytes) -> None:
+    """Undo `hide_records`: the lookup names the vault again."""
+    pipeline.set(names.changed_lookup(lookup), b"", px=1)
+
+
+def remove_record(pipeline: "Pipeline", names: KeyNames, lookup: bytes) -> None:
+    """Remove the cached record under a lookup."""
+    # Expiry in 1 ms instead of DEL: the API's own Redis user may not delete keys.
+    pipeline.set(names.vault_record(lookup), b"", px=1)
 
 
 @contextmanager

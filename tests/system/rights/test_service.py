@@ -106,6 +106,7 @@ def test_the_service_works_with_separate_users(
     check_reads(rights_stack, 5)
     check_held(rights_stack, database, redis_users, load(api))
     check_compaction(load(api), load(writer), redis_users)
+    check_password_change(rights_stack, redis_users)
     check_guess_limit(rights_stack)
     check_partitions(database)
     check_retention(database, redis_users, writer)
@@ -163,6 +164,20 @@ def check_compaction(api: Settings, writer: Settings, redis_users: RedisWithUser
 def _merged(past: Past) -> bool:
     past.look(b"past")  # the running writer executes the order
     return len(past.counts(b"past")) < 5
+
+
+def check_password_change(stack: Stack, redis_users: RedisWithUsers) -> None:
+    """The API's users may do all that a change of a password takes."""
+    put = {"data": {"db_password": "first", "freeform": "kept"}}
+    passwords = {"data": {"db_password": "first", "new_password": "second"}}
+    with redis_users.client("admin") as admin:
+        admin.delete(KEYS.guesses("127.0.0.1"))
+        assert stack.put(put).status == 201
+        answer = stack.request("POST", "/api/vault/password", json.dumps(passwords), JSON)
+        assert answer.status == 200, answer
+        wait_until(lambda: len(stack.read("second")) == 1, what="the reading")
+        assert stack.read("first") == []
+        admin.delete(KEYS.guesses("127.0.0.1"))
 
 
 def check_guess_limit(stack: Stack) -> None:

@@ -18,6 +18,7 @@ from .held_entries import add_held
 from .option_types import Subparsers, positive_integer, rate, seconds
 from .token_option import add_token, token_of
 from .tokens import add_tokens
+from .vault import add_vault
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -54,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
         add_claim,
         add_held,
         add_tokens,
+        add_vault,
         add_secrets,
         add_probe,
         add_canary,

@@ -325,8 +325,10 @@ def refuse_row(row: int, field: str, problem: str) -> NoReturn:
     raise InvalidRequestError(f"row {row}, {field}: {problem}", row=row, field=field)
 
 
-def password_bytes(password: str, limit: int, *, row: int | None = None) -> bytes:
-    """Return a password in UTF-8. The error names `row` if there is one.
+def password_bytes(
+    password: str, limit: int, *, row: int | None = None, field: str = "db_password"
+) -> bytes:
+    """Return a password in UTF-8. The error names `row`, or else `field`.
 
     Raises:
         InvalidRequestError: the password has more than `limit` bytes, or half a surrogate pair.
@@ -341,7 +343,7 @@ def password_bytes(password: str, limit: int, *, row: int | None = None) -> byte
         problem = f"is longer than {limit} bytes"
     if row is not None:
         refuse_row(row, "db_password", problem)
-    raise InvalidRequestError(f"db_password: {problem}", field="db_password")
+    raise InvalidRequestError(f"{field}: {problem}", field=field)
 
 
 class _AsWritten:

@@ -6,17 +6,16 @@
 from collections.abc import Callable
 
 import msgspec
-from flask import Blueprint, Response, g, request
+from flask import Blueprint, Response, request
 
 from iot_api.http.access import needs
 from iot_api.http.paths import forwarded_prefix
-from iot_api.http.request_body import decompress_body, is_ndjson, receive_body
 from iot_api.http.responses import json_response
 from iot_api.ingest.endpoint import not_yet_stored
 from iot_api.ingest.json_dialect import decode
 from iot_api.ingest.parser import password_bytes
 from iot_api.ingest.receipts import decode_receipt, encode_receipt
-from iot_api.limits.clients import Client, client_of
+from iot_api.limits.clients import Client
 from iot_api.query.paging import Page, encode_cursor, parse_paging
 from iot_api.query.pausable_read import PausableRead
 from iot_api.query.responses import ReadingsStream, readings_answer
@@ -27,6 +26,8 @@ from iot_models.errors import InvalidRequestError
 from iot_models.scopes import Scope
 from iot_models.times import parse_time
 from iot_stores.history import ReadFilter
+
+from .credentials import receive_credentials, requesting_client
 
 
 class _Credentials(msgspec.Struct):
@@ -50,11 +51,6 @@ class _RawCredentials(msgspec.Struct):
 class _RawReadRequest(msgspec.Struct):
     data: _RawCredentials
 
-
-_MAX_BODY_BYTES = 64 * 1024
-"""Limit of the body of a read without its password. A read takes no turn in `LargeRequests`."""
-_MAX_ESCAPE_BYTES = 6
-"""JSON may escape one byte of a password as six."""
 
 _read_request = msgspec.json.Decoder(_ReadRequest)
 _raw_read_request = msgspec.json.Decoder(_RawReadRequest)
@@ -156,7 +152,7 @@ class _Views:
         if vault is None:
             return json_response({"data": []})
         cursor_context = name.encode() + vault.vault_id.bytes
-        read = choose(vault, paging.page(cursor_context), _client(self._service))
+        read = choose(vault, paging.page(cursor_context), requesting_client(self._service))
         stream = ReadingsStream(read, lambda cursor: encode_cursor(cursor, cursor_context))
         request.environ[PAUSE] = stream.pause
         return readings_answer(stream)
@@ -165,19 +161,11 @@ class _Views:
 def _requested_vault(service: Service) -> OpenVault | None:
     """Return the vault of the password in the body. None, and a guess is counted, if there is
     none."""
-    return service.vaults.find(_requested_password(service), _client(service))
-
-
-def _client(service: Service) -> Client:
-    return client_of(request.environ, service.settings.trusted_proxies, g.get("token_name", ""))
+    return service.vaults.find(_requested_password(service), requesting_client(service))
 
 
 def _requested_password(service: Service) -> bytes:
-    settings = service.settings
-    max_bytes = _MAX_BODY_BYTES + _MAX_ESCAPE_BYTES * settings.max_password_bytes
-    limit = min(max_bytes, settings.max_body_bytes)
-    is_ndjson(request.environ)  # refuses other content types; a single line of NDJSON is JSON
-    body = decompress_body(request.environ, receive_body(request.environ, limit), limit)
+    body = receive_credentials(service)
     try:
         decoded = decode(_read_request.decode, body)
     except (msgspec.DecodeError, RecursionError, ValueError):
@@ -188,7 +176,7 @@ def _requested_password(service: Service) -> bytes:
     if decoded.stand_ins:
         text = bytes(_raw_read_request.decode(decoded.strict).data.db_password)
         (password,) = decoded.stand_ins.strings([text])
-    return password_bytes(password, settings.max_password_bytes)
+    return password_bytes(password, service.settings.max_password_bytes)
 
 
 def _number(field: str, text: str) -> int:

@@ -13,6 +13,11 @@ from iot_cipher.vault import OpenVault, VaultRecord
 
 RENEW_SECONDS = 300.0
 """Interval at which the record of a vault in use is read again, at most half of the cache time."""
+SETTLING_SECONDS = 60.0
+"""Time after the announcement of a changed password until the change is certainly made or given up.
+Longer than a request takes from reading a record to opening the vault."""
+UNSETTLED_SECONDS = 0.5
+"""Meanwhile, a vault that is opened with another password than the new one is kept this long."""
 _DROP_EVERY_SECONDS = 5.0
 _CLOSE_SECONDS = 2.0
 
@@ -53,6 +58,8 @@ class VaultCache:
         self._secret = os.urandom(32)
         self._vaults: OrderedDict[bytes, CachedVault] = OrderedDict()
         """Ordered by expiry, the earliest first."""
+        self._changes: dict[uuid.UUID, tuple[bytes, float]] = {}
+        """The lookups of new passwords, and until when the changes settle."""
         self._closing = threading.Event()
         self._dropper: threading.Thread | None = None
 
@@ -92,10 +99,12 @@ class VaultCache:
     ) -> CachedVault:
         """Add an open vault. If the cache is full, drop the one that expires first."""
         now = self._clock()
-        renew_at = now + min(RENEW_SECONDS, self._seconds / 2)
-        cached = CachedVault(vault, record, renew_at, now + self._seconds, missed)
+        settled = self._is_settled(record, now)
+        seconds = self._seconds if settled else min(UNSETTLED_SECONDS, self._seconds)
+        renew_at = now + min(RENEW_SECONDS, seconds / 2)
+        cached = CachedVault(vault, record, renew_at, now + seconds, missed)
         self._vaults[key] = cached
-        self._vaults.move_to_end(key)
+        self._vaults.move_to_end(key, last=settled)
         while len(self._vaults) > self._size:
             self._vaults.popitem(last=False)
         if self._dropper is None:
@@ -104,6 +113,23 @@ class VaultCache:
             )
             self._dropper.start()
         return cached
+
+    def note_change(self, vault_id: uuid.UUID, lookup: bytes) -> None:
+        """Drop a vault whose password is being changed, except under the lookup of the new one.
+
+        The change may not be made yet, so the old password may open the vault again. It is kept for
+        `UNSETTLED_SECONDS` then, until the change has settled.
+        """
+        now = self._clock()
+        self._changes = {each: noted for each, noted in self._changes.items() if noted[1] > now}
+        self._changes[vault_id] = (lookup, now + SETTLING_SECONDS)
+        for key, cached in list(self._vaults.items()):
+            if cached.record.vault_id == vault_id and cached.record.lookup != lookup:
+                self.forget(key)
+
+    def _is_settled(self, record: VaultRecord, now: float) -> bool:
+        lookup, until = self._changes.get(record.vault_id, (record.lookup, now))
+        return lookup == record.lookup or now >= until
 
     def forget(self, key: bytes) -> None:
         """Drop the vault of a cache key."""

@@ -93,6 +93,13 @@ class VaultKeeper:
             self._watched[record.vault_id] = record
         self._wake_up()
 
+    def forget(self, vault_id: uuid.UUID, lookup: bytes) -> None:
+        """Do not compare the record of an old password. `lookup` is that of the new one."""
+        with self._lock:
+            watched = self._watched.get(vault_id)
+            if watched is not None and watched.lookup != lookup:
+                del self._watched[vault_id]
+
     def entries_are_held(self) -> None:
         """Search soon for the records of vaults whose entries are held. Returns at once."""
         if not self._wake.is_set():

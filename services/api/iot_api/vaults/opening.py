@@ -48,6 +48,10 @@ class _Opened:
     created: bool = False
 
 
+class _OldRecordError(Exception):
+    """Redis has a record under a password that was changed."""
+
+
 class Vaults:
     """Finds, creates, opens and renews vaults.
 
@@ -91,11 +95,15 @@ class Vaults:
             DecryptionError: the record is damaged, or its master key is not in the keyring.
             RedisError, psycopg.Error: a store is away and the vault is not open.
         """
+        found = self.find_record(password, client)
+        return None if found is None else found.vault
+
+    def find_record(self, password: bytes, client: Client) -> CachedVault | None:
+        """As `find`, with the record from which the vault was opened."""
         found = self._cached_or_opened(password, client, create=False)
         if found is None:
             self._guesses.count(client)
-            return None
-        return found.vault
+        return found
 
     def open_vault(self, password: bytes, client: Client) -> OpenVault | None:
         """Return the vault of a password for writing, if it is open. Ignores the guess limit.
@@ -123,6 +131,26 @@ class Vaults:
         return self._policy is None or not (
             self._policy.old_version_gone or self._policy.fast_lookups is FastLookups.GONE
         )
+
+    def searches(self, password: bytes, client: Client) -> tuple[PasswordSearch, ...]:
+        """Return the searches for a password: as sent, if that differs, and in its normal form, in
+        which vaults are created."""
+        key = self.cache.key(password)
+        normal = self._search(normal_form(password), key, client)
+        if normal_form(password) == password:
+            return (normal,)
+        return (self._search(password, key, client), normal)
+
+    def forget_policy(self) -> None:
+        """Read the lookups in use again before the next use."""
+        self._policy = None
+
+    def put(self, password: bytes, record: VaultRecord, vault: OpenVault) -> None:
+        """Keep a vault open that got this password."""
+        key = self.cache.key(password)
+        self.cache.put(key, record, vault)
+        self._queue.remember(key)
+        self._keeper.start()
 
     @property
     def waiting(self) -> int:
@@ -211,7 +239,7 @@ class Vaults:
         passwords.
         """
         record = cached.record
-        policy = self._current_policy()
+        policy = self.current_policy()
         if not policy.must_move(record.format, record.scrypt_log2_n):
             return record
         try:
@@ -296,10 +324,14 @@ class Vaults:
 
     def _look_up(self, search: PasswordSearch, key: bytes, *, create: bool) -> _Opened | None:
         for _ in range(_MAX_POLICY_CHANGES):
-            policy = self._current_policy()
+            policy = self.current_policy()
             found, from_cache = search.find(self._records, policy)
             if found.record is not None:
-                return _Opened(self._open(search, key, found.record, from_cache=from_cache))
+                try:
+                    return _Opened(self._open(search, key, found.record, from_cache=from_cache))
+                except _OldRecordError:
+                    self._records.hide(found.record)
+                    continue
             if not same_lookups(found.policy, policy):
                 self._policy = found.policy
                 continue
@@ -337,7 +369,11 @@ class Vaults:
     def _confirmed(
         self, search: PasswordSearch, record: VaultRecord, vault: OpenVault
     ) -> tuple[VaultRecord, OpenVault]:
-        """Compare a record from Redis with Postgres; restore it if Postgres has lost it."""
+        """Compare a record from Redis with Postgres; restore it if Postgres has lost it.
+
+        Raises:
+            _OldRecordError: Postgres has the vault under another password.
+        """
         try:
             standing = self._put_back(search, record, vault)
         except (PolicyChangedError, UnavailableError, TooManyRequestsError) as error:
@@ -346,6 +382,10 @@ class Vaults:
             return record, vault
         if standing.vault_id != record.vault_id:
             vault = search.open(standing)
+        elif standing.lookup != record.lookup and not search.has(
+            standing.lookup, self.current_policy()
+        ):
+            raise _OldRecordError
         return standing, vault
 
     def _put_back(
@@ -356,7 +396,7 @@ class Vaults:
             return self._keeper.confirm(record)
         except PolicyChangedError:
             self._policy = None
-            newest = next(search.secrets(self._current_policy()))
+            newest = next(search.secrets(self.current_policy()))
             return self._keeper.confirm(wrap_vault(search.keyring, vault, newest))
 
     def _create(self, search: PasswordSearch, key: bytes, policy: LookupPolicy) -> _Opened:
@@ -387,7 +427,7 @@ class Vaults:
             report(_log, "vaults are not moved to the new lookups now", error)
         return record
 
-    def _current_policy(self) -> LookupPolicy:
+    def current_policy(self) -> LookupPolicy:
         """Return the lookups in use. While Postgres is away and they are unknown, assume all
         lookups.
 

@@ -54,6 +54,10 @@ class PasswordSearch:
         """The lookups computed so far."""
         return tuple(secret.lookup for secret in self._made.values())
 
+    def has(self, lookup: bytes, policy: LookupPolicy) -> bool:
+        """Return whether the password has this lookup."""
+        return any(secret.lookup == lookup for secret in self.secrets(policy))
+
     def find(self, records: VaultRecords, policy: LookupPolicy) -> tuple[FoundVault, bool]:
         """Look the password up; return the record, and whether it comes from Redis.
 

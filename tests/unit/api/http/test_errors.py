@@ -12,9 +12,11 @@ from werkzeug.exceptions import HTTPException, default_exceptions
 
 from iot_api.http.errors import STATUS, error_response, register_errors
 from iot_models.errors import (
+    ConflictError,
     DecryptionError,
     ErrorCode,
     IotError,
+    NotFoundError,
     TooLargeError,
     TooManyRequestsError,
     UnavailableError,
@@ -44,6 +46,8 @@ def test_every_code_has_a_status() -> None:
 @pytest.mark.parametrize(
     ("error", "status", "code", "retry_after"),
     [
+        (NotFoundError("none"), 404, "not_found", None),
+        (ConflictError("taken"), 409, "conflict", None),
         (TooLargeError("too much", limit=5), 413, "too_large", None),
         (TooManyRequestsError("too often", retry_after=7), 429, "too_many_requests", "7"),
         (UnavailableError("full", retry_after=5), 503, "unavailable", "5"),

@@ -1,8 +1,9 @@
 """The cache of open vaults."""
 
 import uuid
+from dataclasses import replace
 
-from iot_api.vaults.cache import VaultCache
+from iot_api.vaults.cache import SETTLING_SECONDS, UNSETTLED_SECONDS, VaultCache
 from iot_cipher.vault import OpenVault, VaultRecord
 from support.waiting import wait_until
 
@@ -104,4 +105,35 @@ def test_repr_shows_no_key() -> None:
     cache = VaultCache(size=1, seconds=5)
     cache.put(b"1", record(1), vault(1))
     assert "OpenVault" not in repr(cache.get(b"1"))
+    cache.close()
+
+
+def test_a_changed_password_drops_the_vault_except_under_the_new_password() -> None:
+    cache = VaultCache(size=10, seconds=600, clock=Clock())
+    for key, lookup in ((b"old", b"1"), (b"new", b"2")):
+        cache.put(key, replace(record(1), lookup=lookup), vault(1))
+    cache.put(b"other", record(7), vault(7))
+    cache.note_change(uuid.UUID(int=1), b"2")
+    assert cache.get(b"old") is None
+    assert cache.get(b"new") is not None
+    assert cache.get(b"other") is not None
+    cache.close()
+
+
+def test_an_old_password_is_kept_half_a_second_until_the_change_has_settled() -> None:
+    clock = Clock()
+    cache = VaultCache(size=10, seconds=600, clock=clock)
+    cache.put(b"other", record(7), vault(7))
+    cache.note_change(uuid.UUID(int=1), b"2")
+    cache.put(b"old", record(1), vault(1))
+    cache.put(b"new", replace(record(1), lookup=b"2"), vault(1))
+    assert cache.get(b"old") is not None
+    clock.now = UNSETTLED_SECONDS
+    assert cache.get(b"old") is None
+    assert cache.drop_expired() == 1  # the data key leaves memory
+    assert cache.get(b"new") is not None
+    clock.now = SETTLING_SECONDS
+    cache.put(b"old", record(1), vault(1))  # the change was not made
+    clock.now += UNSETTLED_SECONDS
+    assert cache.get(b"old") is not None
     cache.close()

@@ -1,0 +1,72 @@
+"""Follow the changes of passwords that other API processes make."""
+
+import logging
+import threading
+import uuid
+
+from redis.exceptions import RedisError
+
+from iot_cipher.vault import VaultRecord
+from iot_stores.password_changes import PasswordChanges
+from iot_stores.store_states import report
+
+from .keeper import VaultKeeper
+
+FOLLOW_SECONDS = 0.5
+"""Time between two reads of the announced changes."""
+
+_log = logging.getLogger(__name__)
+
+
+class ChangeFollower(threading.Thread):
+    """A thread that drops vaults as soon as a change of their password is announced.
+
+    While Redis is away, no password can be changed. A process that alone can't reach Redis drops an
+    old password when it renews the vault, or as soon as it reaches Redis again.
+    """
+
+    def __init__(self, changes: PasswordChanges, keeper: VaultKeeper) -> None:
+        super().__init__(name="password-changes", daemon=True)
+        self._changes = changes
+        self._keeper = keeper
+        self._cache = keeper.cache
+        self._last: str | None = None
+        self._stopping = threading.Event()
+
+    def check(self) -> None:
+        """Read the changes since the last check.
+
+        Raises:
+            RedisError: Redis is away.
+        """
+        announced = self._changes.read(self._last)
+        for change in announced.changes:
+            self._cache.note_change(*change)
+            self._keeper.forget(*change)
+        if not announced.complete:
+            self._compare_all()
+        self._last = announced.last
+
+    def run(self) -> None:
+        """Check until `stop` is called."""
+        while not self._stopping.is_set():
+            try:
+                self.check()
+            except RedisError as error:
+                _log.debug("changes of passwords are not read: %s", error)
+            except Exception as error:  # noqa: BLE001 - the thread must survive any defect
+                report(_log, "changes of passwords are not read", error)
+            self._stopping.wait(FOLLOW_SECONDS)
+
+    def stop(self) -> None:
+        """Tell the thread to end after the check that is running."""
+        self._stopping.set()
+
+    def _compare_all(self) -> None:
+        """Compare all open vaults with Postgres: some announcements are missing."""
+        records: dict[uuid.UUID, VaultRecord] = {}
+        for record in self._cache.records():
+            if records.setdefault(record.vault_id, record) != record:
+                self._cache.forget_vault(record.vault_id)  # open under an old and a new password
+        for record in records.values():
+            self._keeper.watch(record)

@@ -1,0 +1,165 @@
+"""Change the password of a vault. Its id, data key and readings stay as they are."""
+
+import logging
+import time
+from collections.abc import Callable
+
+from redis.exceptions import RedisError
+
+from iot_api.limits.clients import Client
+from iot_api.limits.guess_limit import GuessLimit
+from iot_cipher.keyring import Keyring
+from iot_cipher.vault import OpenVault, PasswordSecret, VaultRecord, wrap_vault
+from iot_models.errors import (
+    ConflictError,
+    InvalidRequestError,
+    NotFoundError,
+    UnavailableError,
+)
+from iot_stores.password_changes import PasswordChange, PasswordChanges
+from iot_stores.store_states import report
+from iot_stores.vault_lookups import LookupPolicy
+from iot_stores.vault_records import LookupTakenError, PolicyChangedError, VaultRecords
+
+from .change_follower import FOLLOW_SECONDS
+from .opening import Vaults
+from .password_form import normal_form
+from .password_search import same_lookups
+
+ANNOUNCED_SECONDS = 2 * FOLLOW_SECONDS
+"""Time from the announcement to the change, in which other processes drop the old password."""
+LATEST_SECONDS = 20.0
+"""A change that was delayed for longer is given up, well before `SETTLING_SECONDS` of the cache."""
+_ATTEMPTS = 3
+
+_log = logging.getLogger(__name__)
+
+
+class PasswordChanger:
+    """Changes passwords in four steps, so that no process opens a vault with an old password.
+
+    1. The change is announced in Redis (`PasswordChanges`). All processes drop the vault, and keep
+       it for half a second only if the old password opens it again (`VaultCache.note_change`).
+       Records under the old lookups are hidden in Redis.
+    2. After `ANNOUNCED_SECONDS` every process has read the announcement.
+    3. One statement replaces the record in Postgres, if it is still the one that was opened.
+    4. The new record is cached in Redis, and the change is announced again.
+
+    A process that is killed before step 3 leaves the old password, after it the new one.
+    """
+
+    def __init__(
+        self,
+        vaults: Vaults,
+        records: VaultRecords,
+        changes: PasswordChanges,
+        keyring: Callable[[], Keyring],
+        guesses: GuessLimit,
+        admit: Callable[[], None],
+    ) -> None:
+        """Take the parts. `admit` raises unless Redis belongs to this installation."""
+        self._vaults = vaults
+        self._records = records
+        self._changes = changes
+        self._keyring = keyring
+        self._guesses = guesses
+        self._admit = admit
+
+    def change(self, old: bytes, new: bytes, client: Client) -> None:
+        """Change the password of a vault. An unknown old password counts as a guess, and so does a
+        new password.
+
+        Raises:
+            InvalidRequestError: both are the same password.
+            NotFoundError: there is no vault under the old password.
+            ConflictError: another vault has the new password.
+            TooManyRequestsError: as `Vaults.find`.
+            UnavailableError: the vault was being changed by others.
+            RedisError, psycopg.Error: a store is away. If Postgres failed during the change, the
+                new password may be in force.
+        """
+        if normal_form(old) == normal_form(new):
+            raise InvalidRequestError(
+                "new_password: is the same password as db_password", field="new_password"
+            )
+        for _ in range(_ATTEMPTS):
+            self._admit()
+            found = self._vaults.find_record(old, client)
+            if found is None:
+                raise NotFoundError(
+                    "db_password: no vault has this password; if an earlier attempt to change it "
+                    "was not answered, try the new password",
+                    field="db_password",
+                )
+            try:
+                if self._try(found.record, found.vault, old, new, client):
+                    self._guesses.count(client)
+                    return
+            except PolicyChangedError:
+                self._vaults.forget_policy()
+            # Another process moved the vault, or changed its password.
+            self._vaults.cache.forget_vault(found.record.vault_id)
+        raise UnavailableError("the vault is being changed by other requests; try again")
+
+    def _try(
+        self, record: VaultRecord, vault: OpenVault, old: bytes, new: bytes, client: Client
+    ) -> bool:
+        """Return whether the record was replaced: not if Postgres has another one by now."""
+        policy = self._vaults.current_policy()
+        old_lookups = self._old_lookups(record, old, policy, client)
+        if self._records.find([record.lookup]).record != record:
+            return False
+        secret = self._free_secret(vault, new, policy, client)
+        changed = wrap_vault(self._keyring(), vault, secret)
+        change = PasswordChange(vault.vault_id, changed.lookup)
+        self._vaults.cache.note_change(*change)
+        self._changes.announce(change, old_lookups)
+        announced = time.monotonic()
+        time.sleep(ANNOUNCED_SECONDS)
+        if time.monotonic() > announced + LATEST_SECONDS:
+            raise UnavailableError("the change took too long and was not made; try again")
+        try:
+            if not self._records.change_password(record, changed):
+                return False
+        except LookupTakenError:
+            raise _taken() from None
+        self._vaults.put(new, changed, vault)
+        self._finish(change, changed, old_lookups)
+        return True
+
+    def _old_lookups(
+        self, record: VaultRecord, old: bytes, policy: LookupPolicy, client: Client
+    ) -> list[bytes]:
+        """Return every lookup of the old password: Redis may have a record of each."""
+        lookups = {record.lookup}
+        for search in self._vaults.searches(old, client):
+            lookups |= {secret.lookup for secret in search.secrets(policy)}
+        return [record.lookup, *(lookups - {record.lookup})]
+
+    def _free_secret(
+        self, vault: OpenVault, new: bytes, policy: LookupPolicy, client: Client
+    ) -> PasswordSecret:
+        """Return the secret of the new password, which no other vault may have."""
+        for search in self._vaults.searches(new, client):
+            found, _ = search.find(self._records, policy)
+            if found.record is not None and found.record.vault_id != vault.vault_id:
+                raise _taken()
+            if found.record is None and not same_lookups(found.policy, policy):
+                raise PolicyChangedError
+        return next(search.secrets(policy))
+
+    def _finish(
+        self, change: PasswordChange, record: VaultRecord, old_lookups: list[bytes]
+    ) -> None:
+        try:
+            self._changes.finish(change, old_lookups)
+            self._records.cache(record)
+        except RedisError as error:
+            report(_log, "changes of passwords are not announced again", error)
+        _log.info("the password of vault %s was changed", record.vault_id)
+
+
+def _taken() -> ConflictError:
+    return ConflictError(
+        "new_password: another vault has this password; choose another one", field="new_password"
+    )

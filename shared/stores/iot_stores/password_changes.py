@@ -1,0 +1,111 @@
+"""Changes of passwords, announced in Redis to all API processes."""
+
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, cast
+
+from redis import Redis
+
+from iot_models.names import KeyNames
+
+from .vault_records import hide_records, remove_record, show_records
+
+MAX_ANNOUNCED = 1000
+"""Length of the stream. A process that missed more changes compares its vaults with Postgres."""
+_VAULT, _LOOKUP = b"vault", b"lookup"
+
+
+class PasswordChange(NamedTuple):
+    """A change that is about to be made, or was made."""
+
+    vault_id: uuid.UUID
+    lookup: bytes
+    """The lookup of the new password."""
+
+
+class Announced(NamedTuple):
+    """The changes that a process has not seen yet."""
+
+    changes: list[PasswordChange]
+    last: str | None
+    """Position to read on from; None: the beginning."""
+    complete: bool
+    """Whether no change between the last position and this one is missing."""
+
+
+class PasswordChanges:
+    """A stream in Redis of the latest changes."""
+
+    def __init__(self, client: "Redis", names: KeyNames) -> None:
+        self._client = client
+        self._names = names
+
+    def announce(self, change: PasswordChange, old_lookups: Sequence[bytes]) -> None:
+        """Announce a change before it is made. Hide the vault's records under its old lookups in
+        Redis, and remove them.
+
+        Raises:
+            RedisError: the change may have been announced or not.
+        """
+        self._announce(change, old_lookups)
+
+    def finish(self, change: PasswordChange, old_lookups: Sequence[bytes]) -> None:
+        """Announce a change again that Postgres has, in case a failover lost the first time.
+
+        Raises:
+            RedisError: Redis can't serve.
+        """
+        self._announce(change, old_lookups, shown=change.lookup)
+
+    def _announce(
+        self, change: PasswordChange, old_lookups: Sequence[bytes], *, shown: bytes | None = None
+    ) -> None:
+        names = [self._names.vault_record(lookup) for lookup in old_lookups]
+        cached = cast("list[bytes | None]", self._client.mget(names))
+        with self._client.pipeline(transaction=True) as pipeline:
+            if shown is not None:  # the new password may be one that the vault had before
+                show_records(pipeline, self._names, shown)
+            hide_records(pipeline, self._names, change.vault_id, old_lookups)
+            for lookup, data in zip(old_lookups, cached, strict=True):
+                # The old password may have a new vault already, whose record must stay.
+                if data is not None and data.startswith(change.vault_id.bytes):
+                    remove_record(pipeline, self._names, lookup)
+            pipeline.xadd(
+                self._names.password_changes,
+                {_VAULT: change.vault_id.bytes, _LOOKUP: change.lookup},
+                maxlen=MAX_ANNOUNCED,
+                approximate=False,
+            )
+            pipeline.execute()
+
+    def read(self, last: str | None) -> Announced:
+        """Return the changes announced after `last`.
+
+        Raises:
+            RedisError: Redis is away.
+        """
+        entries = self._entries(last)
+        complete = last is None or (bool(entries) and entries[0][0] == last)
+        if complete:
+            fresh = entries[0 if last is None else 1 :]
+        else:
+            # Redis cut the entry off, or lost it in a failover.
+            entries = fresh = self._entries(None)
+        position = entries[-1][0] if entries else None
+        changes = [change for _, fields in fresh if (change := _decode(fields)) is not None]
+        return Announced(changes, position, complete)
+
+    def _entries(self, last: str | None) -> list[tuple[str, Mapping[bytes, bytes]]]:
+        found = cast(
+            "list[tuple[bytes, dict[bytes, bytes]]]",
+            self._client.xrange(self._names.password_changes, min=last or "-"),
+        )
+        return [(number.decode(), fields) for number, fields in found]
+
+
+def _decode(fields: Mapping[bytes, bytes]) -> PasswordChange | None:
+    """Decode an entry. Return None if another version or another user of Redis wrote it."""
+    try:
+        return PasswordChange(uuid.UUID(bytes=fields[_VAULT]), fields[_LOOKUP])
+    except (KeyError, ValueError):
+        return None

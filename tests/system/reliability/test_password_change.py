@@ -1,0 +1,225 @@
+"""Passwords that are changed under load, and by processes that are killed meanwhile."""
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+from redis import Redis
+
+from iot_sensor_client import Client, NoResponseError, Response
+from iot_tools.local.postgres_server import PostgresServer
+from iot_writer.schema import migrate
+from support.keys import KEYS
+from support.stack import Stack
+from support.waiting import wait_until
+from system.reliability.processes import api_workers
+
+OLD, NEW = "old password", "new password"
+JSON = {"Content-Type": "application/json"}
+WORKERS = 3
+LOOKUP = "SELECT lookup FROM vaults ORDER BY created_at LIMIT 1"
+
+
+def put(stack: Stack, password: str, freeform: object) -> Response:
+    """PUT one reading."""
+    return stack.put({"data": {"db_password": password, "freeform": freeform}})
+
+
+def change(stack: Stack, old: str = OLD, new: str = NEW) -> Response:
+    """Change a password."""
+    body = json.dumps({"data": {"db_password": old, "new_password": new}})
+    return stack.request("POST", "/api/vault/password", body, JSON)
+
+
+def freeforms(stack: Stack, password: str) -> list[object]:
+    return sorted(json.loads(each["freeform"]) for each in stack.read(password))
+
+
+def open_everywhere(stack: Stack, password: str) -> None:
+    """Open the vault in each worker: new connections go to any of them."""
+    for _ in range(10 * WORKERS):
+        assert stack.read(password)
+
+
+def postgres_of(environment: dict[str, str]) -> "psycopg.Connection[tuple[object, ...]]":
+    return psycopg.connect(environment["IOT_POSTGRES_URL"], autocommit=True)
+
+
+@pytest.fixture
+def service(environment: dict[str, str], tmp_path: Path) -> Iterator[Stack]:
+    """Several API processes and a writer, with one stored reading."""
+    made = Stack(environment, tmp_path)
+    try:
+        made.start_api(f"--workers={WORKERS}")
+        made.start_writer()
+        assert put(made, OLD, 0).status == 201
+        wait_until(lambda: made.read(OLD), what="the reading", seconds=60)
+        open_everywhere(made, OLD)
+        yield made
+    finally:
+        made.stop()
+
+
+def kill_workers(stack: Stack) -> None:
+    """SIGKILL all API processes except gunicorn's master, which starts others."""
+    assert stack.api is not None
+    killed = api_workers(stack.api.pid)
+    for pid in killed:
+        os.kill(pid, signal.SIGKILL)
+    master = stack.api.pid
+    wait_until(
+        lambda: not killed & api_workers(master) and len(api_workers(master)) == WORKERS,
+        what="new workers",
+    )
+    wait_until(stack.answers, what="an API that answers")
+
+
+class InBackground:
+    """Threads that call a function again and again until they are told to end."""
+
+    def __init__(self, *work: Callable[[], None]) -> None:
+        self._over = threading.Event()
+        self.errors: list[BaseException] = []
+        self._threads = [threading.Thread(target=self._run, args=(each,)) for each in work]
+
+    def __enter__(self) -> "InBackground":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self, work: Callable[[], None]) -> None:
+        try:
+            while not self._over.is_set():
+                work()
+        except BaseException as error:  # noqa: BLE001 - reported by the test
+            self.errors.append(error)
+
+
+def test_under_load(service: Stack) -> None:
+    """After the answer the old password opens the vault in no process, and no reading is lost."""
+    acknowledged = [0]
+    numbers = iter(range(1, 1_000_000))
+
+    def send(password: str) -> None:
+        number = next(numbers)
+        assert put(service, password, number).status == 201
+        acknowledged.append(number)
+
+    old_reads: list[tuple[float, list[object]]] = []
+
+    def read() -> None:
+        began = time.monotonic()
+        old_reads.append((began, freeforms(service, OLD)))
+
+    def send_old() -> None:
+        send(OLD)
+
+    with InBackground(send_old, send_old, read) as load:
+        wait_until(lambda: len(acknowledged) > 20, what="load")
+        answer = change(service)
+        changed = time.monotonic()
+        assert answer.status == 200, answer
+        before = acknowledged[:20]
+        wait_until(lambda: time.monotonic() > changed + 2, what="load after the change")
+        for _ in range(10 * WORKERS):
+            assert set(before) <= set(freeforms(service, NEW))
+    assert load.errors == []
+    late = [found for began, found in old_reads if began > changed + 1]
+    assert late
+    for found in late:  # the vault that the devices began under the old password
+        assert not set(before) & set(found)
+
+    def all_stored() -> bool:
+        found = freeforms(service, OLD) + freeforms(service, NEW)
+        return sorted(map(str, found)) == sorted(map(str, acknowledged))
+
+    wait_until(all_stored, what="each acknowledged reading once", seconds=60)
+
+
+@pytest.mark.parametrize("committed", [False, True])
+def test_killed_in_the_middle(service: Stack, environment: dict[str, str], committed: bool) -> None:
+    """Either password opens the vault, and not both: which one is decided by one statement."""
+    answers: list[object] = []
+
+    def send() -> None:
+        try:
+            answers.append(change(service).status)
+        except NoResponseError:
+            answers.append(None)
+
+    thread = threading.Thread(target=send)
+    with (
+        Redis.from_url(environment["IOT_REDIS_URL"]) as redis,
+        postgres_of(environment) as postgres,
+        psycopg.connect(environment["IOT_POSTGRES_URL"]) as locking,
+    ):
+        before = postgres.execute(LOOKUP).fetchone()
+        locking.execute("SELECT FROM vaults FOR UPDATE")
+        thread.start()
+        blocked = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        wait_until(lambda: postgres.execute(blocked).fetchall(), what="a change that waits")
+        if committed:
+            # The process can announce nothing after the change.
+            redis.execute_command("CLIENT PAUSE", 60_000, "WRITE")
+            locking.rollback()
+            wait_until(lambda: postgres.execute(LOOKUP).fetchone() != before, what="the change")
+        kill_workers(service)
+        redis.execute_command("CLIENT UNPAUSE")
+        locking.rollback()
+        thread.join()
+        assert answers == [None]
+        valid, invalid = (NEW, OLD) if committed else (OLD, NEW)
+        for _ in range(5 * WORKERS):
+            assert freeforms(service, valid) == [0]
+            assert freeforms(service, invalid) == []
+        assert (postgres.execute(LOOKUP).fetchone() != before) is committed
+        assert change(service, valid, "third").status == 200
+        assert freeforms(service, "third") == [0]
+        assert redis.exists(KEYS.password_changes)
+
+
+def test_while_postgres_is_away_the_old_password_opens_nothing(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    """A process that starts during the outage has the records of Redis only."""
+    server = PostgresServer(tmp_path / "postgres", settings={"fsync": "off"})
+    server.start()
+    migrate(server.url)
+    url = make_conninfo(server.url)
+    stack = Stack(environment | {"IOT_POSTGRES_URL": url}, tmp_path)
+    try:
+        stack.start_api(f"--workers={WORKERS}")
+        assert put(stack, OLD, 0).status == 201
+        with Redis.from_url(environment["IOT_REDIS_URL"]) as redis, psycopg.connect(url) as client:
+            (lookup,) = client.execute("SELECT lookup FROM vaults").fetchall()[0]
+            name = KEYS.vault_record(lookup)
+            record = redis.get(name)
+            assert isinstance(record, bytes)
+            assert change(stack).status == 200
+            redis.set(name, record, ex=86_400)  # as a process that read Postgres before the change
+        server.stop()
+        kill_workers(stack)
+        for _ in range(2 * WORKERS):
+            assert put(stack, OLD, "refused").status == 503
+            assert put(stack, NEW, "accepted").status == 201
+    finally:
+        stack.stop()
+        server.stop()
+
+
+def test_the_python_client(service: Stack) -> None:
+    with Client(f"http://127.0.0.1:{service.port}", OLD, timeout=30) as client:
+        client.change_password(NEW)
+        assert [each["freeform"] for each in client.read()] == ["0"]

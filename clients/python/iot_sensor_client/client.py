@@ -213,7 +213,7 @@ class Client:
         return greatest
 
     def change_password(self, new_password: str) -> None:
-        """Change the password. The readings stay, and this client uses the new password from now on.
+        """Change the password. The readings stay. This client uses the new password from now on.
 
         The request is sent once. If it gets no response, the password may have been changed: read
         with the new password to find out.

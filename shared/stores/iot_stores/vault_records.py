@@ -258,6 +258,7 @@ class VaultRecords:
             replaced = connection.execute(_REPLACE, values).rowcount > 0
         if replaced and self._cache(new):
             self._expire_old_record(old, new)
+            self._show(new)
         return replaced
 
     def change_password(self, old: VaultRecord, new: VaultRecord) -> bool:
@@ -295,6 +296,15 @@ class VaultRecords:
                 pipeline.execute()
         except RedisError as error:
             report(_log, "old vault records stay in Redis", error)
+
+    def _show(self, record: VaultRecord) -> None:
+        """Undo `hide` for a record that Postgres has."""
+        try:
+            with self._client.pipeline(transaction=False) as pipeline:
+                show_records(pipeline, self._names, record.lookup)
+                pipeline.execute()
+        except RedisError as error:
+            report(_log, "a vault record stays hidden in Redis", error)
 
     def raise_cost(self, cost: int) -> LookupPolicy:
         """Raise the scrypt cost (log2 of N) of new vaults to `cost`. Return the new policy.

@@ -382,10 +382,10 @@ class Vaults:
             return record, vault
         if standing.vault_id != record.vault_id:
             vault = search.open(standing)
-        elif standing.lookup != record.lookup and not search.has(
-            standing.lookup, self.current_policy()
-        ):
-            raise _OldRecordError
+        elif standing.lookup != record.lookup:
+            self._policy = None  # a restore of Postgres may have brought an older lookup back
+            if not search.has(standing.lookup, self.current_policy()):
+                raise _OldRecordError
         return standing, vault
 
     def _put_back(

@@ -107,10 +107,10 @@ class PasswordChanger:
         """Return whether the record was replaced: not if Postgres has another one by now."""
         policy = self._vaults.current_policy()
         old_lookups = self._old_lookups(record, old, policy, client)
-        if self._records.find([record.lookup]).record != record:
-            return False
         secret = self._free_secret(vault, new, policy, client)
         changed = wrap_vault(self._keyring(), vault, secret)
+        if self._records.find([record.lookup]).record != record:
+            return False
         change = PasswordChange(vault.vault_id, changed.lookup)
         self._vaults.cache.note_change(*change)
         self._changes.announce(change, old_lookups)

@@ -21,7 +21,7 @@ from iot_cipher.vault import VaultRecord
 from iot_models import metrics
 from iot_models.names import KeyNames
 
-from .postgres import SHORT_QUERY_SECONDS, Connection, Pool, short_query
+from .postgres import Connection, Pool, short_query
 from .store_states import report
 from .vault_lookups import (
     POLICY_COLUMNS,
@@ -63,8 +63,7 @@ _STORED: LiteralString = f"""
     ORDER BY vault_id = %(vault_id)s DESC LIMIT 1
 """  # noqa: S608 - composed of constants
 _WRAPPED_KEYS = "SELECT vault_id, wrapped_key FROM vaults WHERE vault_id = ANY (%s::uuid[])"
-_TIMEOUT: LiteralString = f"SET LOCAL statement_timeout = '{SHORT_QUERY_SECONDS}s'"
-_REPLACE = """
+_REPLACE: LiteralString = """
     UPDATE vaults
     SET lookup = %s, salt = %s, scrypt_log2_n = %s, wrapped_key = %s, lookup_format = %s
     WHERE vault_id = %s AND wrapped_key = %s
@@ -274,8 +273,7 @@ class VaultRecords:
         values = (*_values(new)[1:], new.format, old.vault_id, old.wrapped_key)
 
         def change(connection: Connection) -> bool:
-            connection.execute(_TIMEOUT)
-            if connection.execute(_REPLACE, values).rowcount:
+            if short_query(connection, _REPLACE, values).rowcount:
                 return True
             # An attempt whose session ended may have been committed.
             stored = _stored(connection, new)

@@ -13,7 +13,7 @@ from integration.api.asking import JSON, Api, assert_error, row, sample
 from integration.api.conftest import MakeApi
 from integration.api.test_password_forms import COMPOSED, DECOMPOSED, put_as_before, texts
 from iot_api.service import Service
-from iot_stores.password_changes import MAX_ANNOUNCED
+from iot_stores.password_changes import MAX_ANNOUNCED, PasswordChange, PasswordChanges
 from iot_stores.vault_records import VaultRecords
 from iot_tools.local.redis_server import RedisServer
 from iot_writer.writer import Writer
@@ -332,3 +332,25 @@ def test_without_redis_no_password_is_changed(
     own_redis.stop()
     assert_error(change(api), 503, "unavailable")
     assert stored_row(postgres) == before
+
+
+@pytest.mark.parametrize("follows", [False, True])
+def test_a_change_that_was_only_announced(
+    make_api: MakeApi, writer: Writer, postgres: psycopg.Connection, redis: "Redis", follows: bool
+) -> None:
+    """As a process leaves it that is killed before the change in Postgres."""
+    api = make_api()
+    api.put(row(OLD, freeform=1))
+    drain_all(writer)
+    vault_id, lookup = stored_row(postgres)[:2]
+    PasswordChanges(redis, KEYS).announce(PasswordChange(vault_id, bytes(32)), [lookup])
+    for process in (api, make_api()):
+        if follows:
+            service_of(process).change_follower.check()
+        for _ in range(2):
+            assert texts(process.read(password=OLD)) == ["1"]
+        assert process.put(row(OLD, freeform=2)).status_code == 201
+    assert change(api).status_code == 200
+    drain_all(writer)
+    assert texts(make_api().read(password=NEW)) == ["1", "2", "2"]
+    assert make_api().read(password=OLD) == []

@@ -19,6 +19,8 @@ def all_names(
         keys.job_list,
         keys.stream(shard),
         keys.vault_record(lookup),
+        keys.changed_lookup(lookup),
+        keys.password_changes,
         keys.hot_index(vault),
         keys.hot_segment(vault, first_id),
         keys.hot_cover(shard),
@@ -54,6 +56,7 @@ def test_names_of_different_shards_differ() -> None:
 def test_names_of_different_vaults_differ(vaults: set[bytes]) -> None:
     for name in (
         KEYS.vault_record,
+        KEYS.changed_lookup,
         KEYS.hot_index,
         KEYS.compaction_looked,
         KEYS.compaction_looked_back,

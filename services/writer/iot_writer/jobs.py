@@ -161,6 +161,8 @@ def compact() -> str:
 def sweep_shards() -> int:
     """Repair what was lost: counters, drains, compaction, and entries whose vaults are back.
 
+    Then chain the new records of the audit log. This takes no lock that a drain waits for.
+
     A drain is lost when its writer dies, or when the number of shards changes.
     """
     writer = current()
@@ -172,7 +174,9 @@ def sweep_shards() -> int:
         report(_log, "held entries are not released", error)
     if writer.compaction_orders.count():
         writer.backlog.enqueue_once([names.COMPACT_JOB])
-    return sweep.sweep(writer.backlog)
+    queued = sweep.sweep(writer.backlog)
+    writer.audit_chainer.run(writer.postgres, writer.drop_postgres)  # last: Postgres may be slow
+    return queued
 
 
 @_waiting_for_stores("no partitions are created")

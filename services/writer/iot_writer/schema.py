@@ -22,6 +22,7 @@ _LOCK = 0x696F74
 """Key of the advisory lock: a second migration waits, and then finds nothing to do."""
 _MIGRATIONS = resources.files(__package__) / "migrations"
 GRANTS = _MIGRATIONS / "grants.sql"
+_AUDIT_CHAIN = _MIGRATIONS / "audit_chain.sql"
 _DEFINERS = _MIGRATIONS / "definers.sql"
 _CREATE_REVISION = """
     CREATE TABLE alembic_version (
@@ -67,6 +68,7 @@ def migrate(postgres_url: str, revision: str | None = None, *, grant: bool = Fal
         if _is_ahead(connection):
             return
         _upgrade(connection, revision)
+        _run(connection, _AUDIT_CHAIN)
         _run(connection, _DEFINERS)
         connection.execute(_MARK)
         if grant:

@@ -9,11 +9,13 @@ from iot_cipher.envelope import Opener
 from iot_cipher.writer_keys import WriterKeysFile
 from iot_models.settings import Settings, load
 from iot_stores.audit import AuditLog
+from iot_stores.audit_chain import AuditChain
 from iot_stores.postgres import Connection, abandon, check_schema, connect_postgres, url_parts
 from iot_stores.readiness import Readiness
 from iot_stores.stores import Stores
 from iot_writer.compaction.compactor import Compactor
 from iot_writer.drain.drain import HOT_WINDOW_PAUSE_SECONDS, Drain, DrainResult
+from iot_writer.maintenance.audit_chainer import AuditChainer
 from iot_writer.maintenance.sparse_indexes import SparseIndexes
 
 _log = logging.getLogger(__name__)
@@ -37,6 +39,7 @@ class Writer:
         self.backlog, self.held, self.clocks = stores.backlog, stores.held_entries, stores.clocks
         self.counters = stores.backlog_counters
         self.audit = AuditLog(self.keys.current)
+        self.audit_chainer = AuditChainer(AuditChain(self.keys.current), stores.audit_head)
         self.drain = Drain(
             self.backlog,
             stores.dead_letters,

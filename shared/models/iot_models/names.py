@@ -90,6 +90,11 @@ class KeyNames:
         return f"{self.prefix}iot:compaction:orders"
 
     @property
+    def audit_head(self) -> str:
+        """The published head of the audit log's hash chain."""
+        return f"{self.prefix}iot:audit:head"
+
+    @property
     def remembered_counts(self) -> str:
         """Hash: number of requests with an Idempotency-Key, by time."""
         return f"{self.prefix}iot:requests"

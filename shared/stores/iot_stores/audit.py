@@ -18,7 +18,10 @@ _CONTEXT = b"iot-sensor audit"
 """Associated data: a record can't be passed off as another kind of ciphertext."""
 
 _INSERT = "INSERT INTO audit_log (sealed) VALUES (%s)"
-_SELECT = "SELECT id, at, sealed FROM audit_log ORDER BY id DESC LIMIT %s"
+_SELECT = """
+    SELECT id, at, sealed FROM audit_log
+    WHERE %(before)s::bigint IS NULL OR id < %(before)s ORDER BY id DESC LIMIT %(count)s
+"""
 
 
 class AuditLog:
@@ -34,12 +37,16 @@ class AuditLog:
         key = keys.audit_key(keys.primary_id)
         connection.execute(_INSERT, (header + encrypt(key, line.encode(), header + _CONTEXT),))
 
-    def latest(self, connection: Connection, count: int) -> list[tuple[int, str, str]]:
+    def latest(
+        self, connection: Connection, count: int, *, before: int | None = None
+    ) -> list[tuple[int, str, str]]:
         """Return the last `count` lines in order, as (id, `YYYY-MM-DD HH:MM:SS` in UTC, line).
+
+        `before`: the id up to which lines are returned, excluded; None: no limit.
 
         A line that was tampered with, or whose key was retired, is replaced by `UNREADABLE`.
         """
-        found = connection.execute(_SELECT, (count,)).fetchall()
+        found = connection.execute(_SELECT, {"before": before, "count": count}).fetchall()
         rows = cast("list[tuple[int, datetime, bytes]]", found)
         return [
             (entry_id, at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S"), self._open(sealed))
@@ -48,9 +55,19 @@ class AuditLog:
 
     def _open(self, sealed: bytes) -> str:
         try:
-            header = sealed[: _HEADER.size]
-            _, key_id = _HEADER.unpack(header)
-            key = self._keys().audit_key(key_id)
-            return decrypt(key, sealed[_HEADER.size :], header + _CONTEXT).decode()
-        except (DecryptionError, struct.error):
+            return open_record(self._keys(), sealed)
+        except DecryptionError:
             return UNREADABLE
+
+
+def open_record(keys: AuditKeys, sealed: bytes) -> str:
+    """Return the line of a sealed record.
+
+    Raises:
+        DecryptionError: the record was changed, or its key is unknown.
+    """
+    header = sealed[: _HEADER.size]
+    if len(header) < _HEADER.size:
+        raise DecryptionError("an audit record is too short")
+    _, key_id = _HEADER.unpack(header)
+    return decrypt(keys.audit_key(key_id), sealed[_HEADER.size :], header + _CONTEXT).decode()

@@ -9,6 +9,7 @@ from redis import Redis
 from iot_models.names import KeyNames
 from iot_models.settings import Settings
 
+from .audit_head import PublishedAuditHead
 from .backlog import Backlog
 from .backlog_counters import BacklogCounters
 from .clocks import ClockWatch
@@ -155,6 +156,11 @@ class Stores:
     def compaction_orders(self) -> CompactionOrders:
         """The orders of the API to the compactor."""
         return CompactionOrders(self.redis, self.names)
+
+    @cached_property
+    def audit_head(self) -> PublishedAuditHead:
+        """The published head of the audit log's hash chain."""
+        return PublishedAuditHead(self.redis, self.names)
 
     def close(self) -> None:
         """Close the Redis clients. The caller closes its connections to Postgres."""

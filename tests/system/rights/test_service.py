@@ -112,6 +112,7 @@ def test_the_service_works_with_separate_users(
     check_retention(database, redis_users, writer)
     check_indexes(writer, monkeypatch)
     check_dead_letters(redis_users, writer)
+    check_audit(database, api)
     database.migrate(rights_environment)
 
 
@@ -234,3 +235,12 @@ def check_dead_letters(redis_users: RedisWithUsers, writer: dict[str, str]) -> N
         command(writer, "dead", "drop", second)
         command(writer, "dead", "drop", "--all")
         assert admin.xlen(KEYS.dead_letters) == 0
+
+
+def check_audit(database: Database, api: dict[str, str]) -> None:
+    """A writer's user chains the audit log, and the API's user checks it."""
+    pending = "SELECT count(*) FROM audit_pending"
+    wait_until(lambda: count(database, pending) == 0, what="the chain")
+    records = count(database, "SELECT count(*) FROM audit_log")
+    assert f"the audit log is whole: head {records}:" in command(api, "audit", "verify")
+    assert len(command(api, "audit", "export").splitlines()) == records

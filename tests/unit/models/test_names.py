@@ -12,6 +12,7 @@ def all_names(
     keys: KeyNames, shard: int, vault: bytes, first_id: int, lookup: bytes, address: str
 ) -> list[str]:
     return [
+        keys.audit_head,
         keys.backlog_counters,
         keys.remembered_counts,
         keys.dead_letters,

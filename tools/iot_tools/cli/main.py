@@ -11,6 +11,7 @@ from iot_models.errors import IotError, SettingsError
 from iot_tools.capacity.command import add_capacity
 from iot_tools.cluster.arguments import add_secrets
 
+from .audit_log import add_audit
 from .checks import add_canary, add_probe, add_soak
 from .claim_redis import add_claim
 from .dead_letters import add_dead
@@ -51,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_settings,
         _add_migrate,
         _add_keys,
+        add_audit,
         add_dead,
         add_claim,
         add_held,

@@ -1,6 +1,6 @@
 """The stores that a command uses, and their errors as commands report them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -8,7 +8,7 @@ from pathlib import Path
 from redis.exceptions import RedisError
 
 from iot_cipher.envelope import Opener
-from iot_cipher.writer_keys import WriterKeysFile
+from iot_cipher.writer_keys import AuditKeys, WriterKeysFile
 from iot_models.errors import UnavailableError
 from iot_models.settings import load
 from iot_stores.audit import AuditLog
@@ -32,6 +32,7 @@ class CommandStores(Stores):
         )
         keys = WriterKeysFile(Path(settings.keyring_file))
         self.opener = Opener(keys.current)
+        self.audit_keys: Callable[[], AuditKeys] = keys.current
         self._audit_log = AuditLog(keys.current)
 
     def audit(self, line: str) -> None:

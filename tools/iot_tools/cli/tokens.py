@@ -1,6 +1,8 @@
 """`iot-sensor tokens`: create, list and revoke the bearer tokens of the API."""
 
 import argparse
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -74,8 +76,10 @@ def _create(parsed: argparse.Namespace) -> int:
         changed, token = with_token(text or new_tokens_text(), parsed.name, scopes)
         return changed
 
-    _storage(parsed).change(add)
+    storage = _storage(parsed)
+    storage.change(add)
     print(token)
+    _record(f"token {parsed.name} was created in {storage.name} with {', '.join(sorted(scopes))}")
     return 0
 
 
@@ -90,7 +94,24 @@ def _revoke(parsed: argparse.Namespace) -> int:
     storage = _storage(parsed)
     storage.change(lambda text: without_token(_existing(storage, text), parsed.name))
     print(f"{parsed.name}: revoked")
+    _record(f"token {parsed.name} was revoked in {storage.name}")
     return 0
+
+
+def _record(line: str) -> None:
+    """Write a change to the audit log, if the environment is that of a writer.
+
+    The change is done: a token must be revocable while a store is away. So an error is a warning.
+    """
+    if not os.environ.get("IOT_POSTGRES_URL") and not os.environ.get("IOT_POSTGRES_URL_FILE"):
+        return
+    from .stores import open_stores  # noqa: PLC0415 -- a file of tokens needs no stores
+
+    try:
+        with open_stores("tokens") as stores:
+            stores.audit(line)
+    except IotError as error:
+        print(f"warning: the audit log lacks this change: {error}", file=sys.stderr)
 
 
 def _existing(storage: TokenStorage, text: str | None) -> str:

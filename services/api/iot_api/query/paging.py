@@ -141,7 +141,16 @@ def parse_paging(arguments: Mapping[str, str]) -> Paging:
 
 
 def _limit(text: str) -> int:
-    limit = int(text) if re.fullmatch("[0-9]{1,19}", text) else 0
-    if not 1 <= limit < INT64_MAX:
-        raise InvalidRequestError("limit: must be an integer of at least 1", field="limit")
-    return limit
+    return parse_positive("limit", text)
+
+
+def parse_positive(field: str, text: str) -> int:
+    """Parse an argument that is an integer of at least 1.
+
+    Raises:
+        InvalidRequestError: the argument is anything else.
+    """
+    number = int(text) if re.fullmatch("[0-9]{1,19}", text) else 0
+    if not 1 <= number < INT64_MAX:
+        raise InvalidRequestError(f"{field}: must be an integer of at least 1", field=field)
+    return number

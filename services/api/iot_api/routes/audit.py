@@ -1,9 +1,10 @@
 """The view of the audit log."""
 
-from flask import Blueprint, Response
+from flask import Blueprint, Response, request
 
 from iot_api.http.access import needs
 from iot_api.http.responses import json_response
+from iot_api.query.paging import parse_positive
 from iot_api.service import Service
 from iot_models.scopes import Scope
 
@@ -12,16 +13,27 @@ LATEST = 1000
 
 
 def audit_blueprint(service: Service) -> Blueprint:
-    """Return the blueprint of `GET /api/audit`: the latest lines, in ascending order."""
+    """Return the blueprint of `GET /api/audit`: the latest lines, in ascending order.
+
+    `limit` lowers the number of lines. `before` is an id: the lines end in front of it. The next
+    page is the one before the smallest id of this page.
+    """
     blueprint = Blueprint("audit", __name__)
 
     @blueprint.get("/audit")
     @needs(Scope.AUDIT)
     def audit() -> Response:
+        limit = min(_argument("limit") or LATEST, LATEST)
+        before = _argument("before")
         lines = service.pool.run_idempotent(
-            lambda connection: service.audit.latest(connection, LATEST)
+            lambda connection: service.audit.latest(connection, limit, before=before)
         )
         data = [{"id": number, "absolute_timestamp": at, "log": line} for number, at, line in lines]
         return json_response({"data": data})
 
     return blueprint
+
+
+def _argument(name: str) -> int | None:
+    text = request.args.get(name)
+    return None if text is None else parse_positive(name, text)

@@ -11,7 +11,8 @@ BEGIN
         FROM pg_proc JOIN pg_namespace ON pg_namespace.oid = pronamespace
         WHERE prosecdef
             AND proname IN (
-                'check_new_vault', 'raise_lookup_cost', 'end_fast_lookups', 'forget_unused_lookups'
+                'check_new_vault', 'raise_lookup_cost', 'end_fast_lookups', 'forget_unused_lookups',
+                'note_pending_audit'
             )
             AND pronamespace = (
                 SELECT relnamespace FROM pg_class WHERE oid = to_regclass('vault_lookups')

@@ -22,10 +22,12 @@ $$;
 REVOKE CREATE ON SCHEMA public FROM iot_writer;
 
 REVOKE ALL ON
-    vaults, vault_lookups, segments, ingest_offsets, ingest_sessions, audit_log, installation, alembic_version
+    vaults, vault_lookups, segments, ingest_offsets, ingest_sessions, audit_log, installation, alembic_version,
+    audit_chain, audit_pending, audit_unchained
     FROM iot_api;
 REVOKE ALL ON
-    vaults, vault_lookups, ingest_offsets, ingest_sessions, audit_log, installation, alembic_version
+    vaults, vault_lookups, ingest_offsets, ingest_sessions, audit_log, installation, alembic_version,
+    audit_chain, audit_pending, audit_unchained
     FROM iot_writer;
 
 GRANT SELECT ON alembic_version, installation TO iot_api, iot_writer;
@@ -39,7 +41,8 @@ GRANT SELECT (vault_id), UPDATE (created_at) ON vaults TO iot_writer;
 -- Only functions that run as the owner change `vault_lookups`, and they never reverse a step.
 GRANT SELECT ON vault_lookups TO iot_api;
 REVOKE EXECUTE ON FUNCTION
-    check_new_vault(), raise_lookup_cost(smallint), end_fast_lookups(interval), forget_unused_lookups()
+    check_new_vault(), raise_lookup_cost(smallint), end_fast_lookups(interval), forget_unused_lookups(),
+    note_pending_audit()
     FROM PUBLIC, iot_api, iot_writer;
 GRANT EXECUTE ON FUNCTION raise_lookup_cost(smallint) TO iot_api;
 GRANT EXECUTE ON FUNCTION end_fast_lookups(interval), forget_unused_lookups() TO iot_writer;
@@ -53,3 +56,9 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON ingest_sessions TO iot_writer;
 
 GRANT SELECT ON audit_log TO iot_api;
 GRANT INSERT (sealed) ON audit_log TO iot_writer;
+
+-- Writers append links, and read only the records that have none. Nobody may change a link.
+GRANT SELECT ON audit_chain, audit_pending TO iot_api;
+GRANT SELECT, INSERT ON audit_chain TO iot_writer;
+GRANT SELECT, DELETE ON audit_pending TO iot_writer;
+GRANT SELECT ON audit_unchained TO iot_writer;

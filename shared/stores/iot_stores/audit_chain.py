@@ -1,0 +1,86 @@
+"""The hash chain of the audit log: writers append a link for each new record.
+
+Records are inserted without a link, in the transaction of what they record. A trigger notes their
+ids in `audit_pending`. A writer then chains them, so that no drain waits for another.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import cast
+
+from iot_cipher.audit_link import BEFORE_FIRST, LINK_BYTES, ChainedRecord, make_link
+from iot_cipher.writer_keys import AuditKeys
+from iot_models.errors import FormatError
+
+from .audit_head import AuditHead
+from .postgres import Connection
+
+BATCH = 1000
+"""Records that one transaction chains."""
+
+_LOCK_KEY = 0x696F7461756469
+_LOCK = "SELECT pg_try_advisory_xact_lock(%s)"
+_PENDING = "SELECT id, timestamptz_send(at), sealed FROM audit_unchained ORDER BY id LIMIT %s"
+_HEAD = "SELECT sequence, link FROM audit_chain ORDER BY sequence DESC LIMIT 1"
+_LINK = "SELECT link FROM audit_chain WHERE sequence = %s"
+_INSERT = """
+    INSERT INTO audit_chain (sequence, record_id, link)
+    SELECT * FROM unnest(%s::bigint[], %s::bigint[], %s::bytea[])
+"""
+_DONE = "DELETE FROM audit_pending WHERE record_id = ANY(%s)"
+
+
+class AuditChain:
+    """The links of all processes form one chain."""
+
+    def __init__(self, keys: Callable[[], AuditKeys]) -> None:
+        self._keys = keys
+
+    def extend(self, connection: Connection) -> int:
+        """Chain up to `BATCH` records, in the order of their ids. Return how many.
+
+        A process that finds another one at work chains nothing.
+        """
+        with connection.transaction():
+            if connection.execute(_LOCK, (_LOCK_KEY,)).fetchone() != (True,):
+                return 0
+            # Read after the lock: each statement sees what the previous holder committed.
+            pending = cast(
+                "list[tuple[int, bytes, bytes]]", connection.execute(_PENDING, (BATCH,)).fetchall()
+            )
+            if not pending:
+                return 0
+            links = list(self._links(current_head(connection), pending))
+            sequences, record_ids, codes = (list(column) for column in zip(*links, strict=True))
+            connection.execute(_INSERT, (sequences, record_ids, codes))
+            connection.execute(_DONE, (record_ids,))
+        return len(pending)
+
+    def _links(
+        self, head: AuditHead | None, pending: list[tuple[int, bytes, bytes]]
+    ) -> Iterator[tuple[int, int, bytes]]:
+        keys = self._keys()
+        sequence, link = head or (0, BEFORE_FIRST)
+        for record_id, at, sealed in pending:
+            sequence += 1
+            link = make_link(keys, link, ChainedRecord(sequence, record_id, at, sealed))
+            yield sequence, record_id, link
+
+
+def current_head(connection: Connection) -> AuditHead | None:
+    """Return the last link of the chain in the database; None if there is no link.
+
+    Raises:
+        FormatError: no writer made that link.
+    """
+    row = connection.execute(_HEAD).fetchone()
+    if row is None:
+        return None
+    head = AuditHead(*cast("tuple[int, bytes]", row))
+    if head.sequence < 1 or len(head.link) != LINK_BYTES:
+        raise FormatError(f"link {head.sequence} of the audit log is not a link")
+    return head
+
+
+def has_link(connection: Connection, head: AuditHead) -> bool:
+    """Return whether the chain in the database has this link at this place."""
+    return connection.execute(_LINK, (head.sequence,)).fetchone() == (head.link,)

@@ -1,0 +1,180 @@
+"""The check of the audit log: finds the first record that was changed, moved or deleted."""
+
+from collections.abc import Iterator
+from typing import NamedTuple, cast
+
+from psycopg import IsolationLevel
+
+from iot_cipher.audit_link import BEFORE_FIRST, ChainedRecord, link_matches
+from iot_cipher.writer_keys import AuditKeys
+from iot_models.errors import DecryptionError, IotError
+
+from .audit import open_record
+from .audit_head import AuditHead
+from .postgres import Connection
+
+_NONCE = slice(5, 17)
+"""The random bytes of a sealed record. No two records have the same."""
+_PAGE = 1000
+_CHAIN = """
+    SELECT sequence, record_id, link, timestamptz_send(at), sealed
+    FROM audit_chain LEFT JOIN audit_log ON id = record_id ORDER BY sequence
+"""
+_UNCHAINED = """
+    SELECT id, sealed, at < now() - interval '1 minute',
+        EXISTS (SELECT FROM audit_pending WHERE record_id = id)
+    FROM audit_log WHERE NOT EXISTS (SELECT FROM audit_chain WHERE record_id = id) ORDER BY id
+"""
+_DELETED = """
+    SELECT min(record_id) FROM audit_pending
+    WHERE NOT EXISTS (SELECT FROM audit_log WHERE id = record_id)
+"""
+_EXPORT = """
+    SELECT id, to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), sealed,
+        sequence, link
+    FROM audit_log LEFT JOIN audit_chain ON record_id = id ORDER BY id
+"""
+
+
+class AuditFaultError(IotError):
+    """The audit log is not what was written. The message names the first bad row."""
+
+
+class CheckedAudit(NamedTuple):
+    """The result of a check that found no fault."""
+
+    head: AuditHead | None
+    pending: int
+    """Records that wait for their link."""
+
+
+class ExportedRecord(NamedTuple):
+    """A record as `audit export` prints it."""
+
+    record_id: int
+    at: str | None
+    sealed: bytes
+    sequence: int | None
+    link: bytes | None
+
+
+def check_audit(
+    connection: Connection, keys: AuditKeys, published: AuditHead | None
+) -> CheckedAudit:
+    """Check every record and link, and that the chain has the published head.
+
+    Read the published head before the call. `connection` must be unused: the check sets its
+    isolation level.
+
+    Raises:
+        AuditFaultError: the first fault.
+    """
+    connection.isolation_level = IsolationLevel.REPEATABLE_READ  # one state for all queries
+    connection.read_only = True
+    with connection.transaction():
+        check = _Check(keys, published)
+        for row in _rows(connection, _CHAIN):
+            check.chained(*cast("tuple[int, int, bytes, bytes | None, bytes | None]", row))
+        head = check.end_of_chain()
+        pending = 0
+        for row in _rows(connection, _UNCHAINED):
+            check.unchained(*cast("tuple[int, bytes, bool, bool]", row))
+            pending += 1
+        (deleted,) = connection.execute(_DELETED).fetchone() or (None,)
+        if deleted is not None:
+            raise AuditFaultError(f"record {deleted} was deleted before a writer chained it")
+    return CheckedAudit(head, pending)
+
+
+def export_audit(connection: Connection) -> Iterator[ExportedRecord]:
+    """Return all records, in the order of their ids. They are read in pages."""
+    with connection.transaction():
+        for row in _rows(connection, _EXPORT):
+            yield ExportedRecord(
+                *cast("tuple[int, str | None, bytes, int | None, bytes | None]", row)
+            )
+
+
+def _rows(connection: Connection, statement: str) -> Iterator[tuple[object, ...]]:
+    with connection.cursor("audit") as cursor:
+        cursor.itersize = _PAGE
+        cursor.execute(statement.encode())
+        yield from cursor
+
+
+class _Check:
+    """The state of a check between two rows."""
+
+    def __init__(self, keys: AuditKeys, published: AuditHead | None) -> None:
+        self._keys = keys
+        self._published = published
+        self._head = AuditHead(0, BEFORE_FIRST)
+        self._nonces: set[bytes] = set()
+
+    def chained(
+        self, sequence: int, record_id: int, link: bytes, at: bytes | None, sealed: bytes | None
+    ) -> None:
+        """Check the next link of the chain and its record."""
+        expected = self._head.sequence + 1
+        if sequence != expected:
+            raise AuditFaultError(
+                f"link {expected} of the chain is missing: the next link is {sequence}"
+            )
+        where = f"record {record_id} (link {sequence})"
+        if at is None or sealed is None:
+            raise AuditFaultError(f"{where} was deleted")
+        record = ChainedRecord(sequence, record_id, at, sealed)
+        try:
+            matches = link_matches(self._keys, link, self._head.link, record)
+        except DecryptionError as error:
+            raise AuditFaultError(f"{where} can't be checked: {error}") from None
+        if not matches:
+            raise AuditFaultError(
+                f"{where} does not match its link: the record, its link or its place was changed"
+            )
+        self._open(where, sealed)
+        self._head = AuditHead(sequence, link)
+        if self._published and self._published.sequence == sequence:
+            self._compare(self._published)
+
+    def end_of_chain(self) -> AuditHead | None:
+        """Check that the published head was not cut off. Return the head of the chain."""
+        head = self._head if self._head.sequence else None
+        if self._published is not None and self._published.sequence > self._head.sequence:
+            raise AuditFaultError(
+                f"the records from link {self._head.sequence + 1} on were deleted: the published "
+                f"head is {self._published}, the chain ends at link {self._head.sequence}"
+            )
+        return head
+
+    def unchained(self, record_id: int, sealed: bytes, old: bool, pending: bool) -> None:
+        """Check a record that has no link."""
+        where = f"record {record_id} (not chained)"
+        if not pending:
+            raise AuditFaultError(
+                f"{where} does not wait for a writer: it was inserted around the trigger, or its "
+                "link was deleted"
+            )
+        self._open(where, sealed)
+        if old:
+            raise AuditFaultError(
+                f"{where} has waited for more than a minute: no writer runs, or writers can't "
+                "chain (see their logs), or its time was changed"
+            )
+
+    def _open(self, where: str, sealed: bytes) -> None:
+        try:
+            open_record(self._keys, sealed)
+        except DecryptionError as error:
+            raise AuditFaultError(f"{where} can't be decrypted: {error}") from None
+        nonce = sealed[_NONCE]
+        if nonce in self._nonces:
+            raise AuditFaultError(f"{where} is a copy of another record")
+        self._nonces.add(nonce)
+
+    def _compare(self, published: AuditHead) -> None:
+        if self._head.link != published.link:
+            raise AuditFaultError(
+                f"link {published.sequence} is not the one that was published ({published}): the "
+                "end of the log was cut and continued, or the database was restored"
+            )

@@ -1,0 +1,110 @@
+"""`iot-sensor audit`: verify and export the audit log."""
+
+import argparse
+import json
+import sys
+
+from iot_models.errors import DecryptionError, IotError
+from iot_stores.audit import UNREADABLE, open_record
+from iot_stores.audit_chain import current_head, has_link
+from iot_stores.audit_check import AuditFaultError, check_audit, export_audit
+from iot_stores.audit_head import AuditHead, parse_head
+from iot_stores.postgres import Connection
+
+from .option_types import Subparsers
+from .stores import CommandStores, open_stores
+
+
+def add_audit(commands: "Subparsers[argparse.ArgumentParser]") -> None:
+    """Add `audit verify|export|accept` to the command."""
+    parser = commands.add_parser("audit", help="check and export the audit log")
+    actions = parser.add_subparsers(required=True, metavar="action")
+    verify = actions.add_parser(
+        "verify", help="check the hash chain; names the first bad row; the exit code is 1 then"
+    )
+    verify.add_argument(
+        "--head",
+        type=_head,
+        help="compare with this head, from a writer's log, instead of the one in Redis",
+    )
+    verify.set_defaults(command=_verify)
+    export = actions.add_parser("export", help="print all records, one JSON object a line")
+    export.set_defaults(command=_export)
+    accept = actions.add_parser(
+        "accept", help="after a restore of Postgres: publish the head that the database has now"
+    )
+    accept.set_defaults(command=_accept)
+
+
+def _head(text: str) -> AuditHead:
+    try:
+        return parse_head(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _verify(parsed: argparse.Namespace) -> int:
+    with open_stores("audit") as stores:
+        published = parsed.head or _published(stores)
+        with stores.connect() as connection:
+            checked = check_audit(connection, stores.audit_keys(), published)
+    if published is None and checked.head is not None:
+        raise AuditFaultError(
+            f"the chain is whole up to {checked.head}, but Redis has no published head: records "
+            "may be cut from its end. A running writer publishes the head within seconds; compare "
+            "with an older head from a writer's log (--head)"
+        )
+    print(f"the audit log is whole: head {checked.head or 'none'}, {checked.pending} records wait")
+    return 0
+
+
+def _published(stores: CommandStores) -> AuditHead | None:
+    try:
+        return stores.audit_head.read()
+    except ValueError as error:
+        raise AuditFaultError(f"Redis, {stores.names.audit_head}: {error}") from None
+
+
+def _export(parsed: argparse.Namespace) -> int:  # noqa: ARG001 -- the signature of all commands
+    with open_stores("audit") as stores, stores.connect() as connection:
+        keys = stores.audit_keys()
+        for record in export_audit(connection):
+            try:
+                line = open_record(keys, record.sealed)
+            except DecryptionError:
+                line = UNREADABLE
+            fields = {
+                "id": record.record_id,
+                "at": record.at,
+                "log": line,
+                "sequence": record.sequence,
+                "link": None if record.link is None else record.link.hex(),
+            }
+            sys.stdout.write(json.dumps(fields, ensure_ascii=False) + "\n")
+    return 0
+
+
+def _accept(parsed: argparse.Namespace) -> int:  # noqa: ARG001 -- the signature of all commands
+    with open_stores("audit") as stores:
+        stores.watch.require_ours()
+        with stores.connect() as connection:
+            given_up = _lost_head(stores, connection)
+            head = current_head(connection)
+        # Recorded before the change: no head is given up without a trace.
+        stores.audit(f"the published head {given_up} of the audit log was given up for {head}")
+        stores.audit_head.publish(head)
+        print(f"published {head or 'no head'} instead of {given_up}")
+    return 0
+
+
+def _lost_head(stores: CommandStores, connection: Connection) -> str:
+    """Return the published head. Raises `IotError` if the database has it."""
+    try:
+        published = stores.audit_head.read()
+    except ValueError:
+        return "(damaged)"
+    if published is None:
+        raise IotError("Redis has no published head: a running writer publishes the present one")
+    if has_link(connection, published):
+        raise IotError("the database has the published head: there is nothing to accept")
+    return str(published)

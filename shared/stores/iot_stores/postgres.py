@@ -43,6 +43,8 @@ _LIVENESS = {
     "tcp_user_timeout": 10_000,
 }
 
+MAX_SESSIONS = 3
+"""Sessions that idempotent work may use, one after the other."""
 RENEW_SECONDS = 1.0
 """Shortest time between two renewals of all connections while Postgres can't serve."""
 
@@ -121,18 +123,22 @@ class Pool(ConnectionPool[Connection]):
                 raise
 
     def run_idempotent(self, work: Callable[[Connection], Result]) -> Result:
-        """Call `work` with a connection; if the session ends meanwhile, with a second one.
+        """Call `work` with a connection; if the session ends meanwhile, again with another one.
 
-        The first call may have been committed, so `work` must be idempotent. Raises the errors
+        An administrator, or a restart of PgBouncer, ends sessions one after the other. So the
+        second session may end, too, although its check succeeded.
+
+        An earlier call may have been committed, so `work` must be idempotent. Raises the errors
         of `getconn` and of `work`.
         """
-        with self.connection() as connection:
-            try:
-                return work(connection)
-            except AWAY:
-                if not connection.broken:
-                    raise
-                self._renew()
+        for _ in range(MAX_SESSIONS - 1):
+            with self.connection() as connection:
+                try:
+                    return work(connection)
+                except AWAY:
+                    if not connection.broken:
+                        raise
+                    self._renew()
         with self.connection() as connection:
             return work(connection)
 

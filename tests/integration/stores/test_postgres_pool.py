@@ -16,7 +16,7 @@ from redis import Redis
 from iot_cipher.keyring import parse_keyring
 from iot_cipher.vault import create_vault, scrypt_secret
 from iot_models.settings import Settings
-from iot_stores.postgres import Connection, Pool, postgres_pool
+from iot_stores.postgres import MAX_SESSIONS, Connection, Pool, postgres_pool
 from iot_stores.vault_records import VaultRecords
 from iot_tools.local.postgres_server import PostgresServer
 from support.keys import KEYS
@@ -95,8 +95,9 @@ def test_ended_sessions_are_replaced_at_once(sessions: Sessions) -> None:
             assert seven(connection) == 7
 
 
-def test_a_session_that_ends_after_its_check_is_replaced(sessions: Sessions) -> None:
-    ends = iter([True])
+@pytest.mark.parametrize("count", [1, 2])
+def test_sessions_that_end_after_their_check_are_replaced(sessions: Sessions, count: int) -> None:
+    ends = iter([True] * count)
 
     def check(connection: Connection) -> None:
         Pool.check_connection(connection)
@@ -109,7 +110,7 @@ def test_a_session_that_ends_after_its_check_is_replaced(sessions: Sessions) -> 
     assert pool.run_idempotent(seven) == 7
 
 
-def test_idempotent_work_runs_at_most_twice(sessions: Sessions) -> None:
+def test_idempotent_work_runs_a_limited_number_of_times(sessions: Sessions) -> None:
     pool = sessions.pool()
     done = 0
 
@@ -121,7 +122,7 @@ def test_idempotent_work_runs_at_most_twice(sessions: Sessions) -> None:
 
     with pytest.raises(psycopg.OperationalError):
         pool.run_idempotent(end_and_ask)
-    assert done == 2
+    assert done == MAX_SESSIONS
     assert pool.run_idempotent(seven) == 7
 
 

@@ -154,7 +154,7 @@ def start_run(tmp_path: Path) -> Iterator[StartRun]:
         run.close()
 
 
-def test_make_run_survives_killed_parts_and_a_restart(start_run: StartRun) -> None:
+def test_make_run_survives_faults_and_a_restart(start_run: StartRun) -> None:
     run = start_run(DEVICES=1)
     run.wait_until_up()
     run.wait_for(r"first reading read back [\d.]+ s after start")

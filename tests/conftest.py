@@ -19,7 +19,7 @@ from iot_writer.schema import migrate
 from iot_writer.writer import Writer
 from support.databases import TEMPLATE, EmptyDatabases, database_url
 from support.longest_first import LongestFirst, rank
-from support.stack import Stack
+from support.stack import Stack, running_stack
 
 # libpq's variables would select another database, and proxy variables would break requests.
 for _name in list(os.environ):
@@ -155,13 +155,8 @@ def client(settings: Settings) -> Iterator[FlaskClient]:
 @pytest.fixture
 def stack(environment: dict[str, str], tmp_path: Path) -> Iterator[Stack]:
     """The API and one writer as processes."""
-    made = Stack(environment, tmp_path)
-    try:
-        made.start_api()
-        made.start_writer()
+    with running_stack(environment, tmp_path) as made:
         yield made
-    finally:
-        made.stop()
 
 
 @pytest.fixture

@@ -1,7 +1,10 @@
 """The real processes of the service on free ports."""
 
 import json
-from collections.abc import Mapping
+import os
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,8 @@ from iot_sensor_client import Client, Response
 from iot_tools.local.child import Child, wait_until
 from iot_tools.local.launcher import Launcher
 from iot_tools.local.ports import free_port
+
+from .processes import api_workers, children
 
 
 class Stack:
@@ -51,6 +56,18 @@ class Stack:
         writer.spawn()
         self.writers.append(writer)
         return writer
+
+    def workers(self) -> set[int]:
+        """Return the pids of gunicorn's workers."""
+        assert self.api is not None
+        return api_workers(self.api.pid)
+
+    def kill_api(self) -> None:
+        """Kill gunicorn and its workers together, as the kill of a container does."""
+        assert self.api is not None
+        for process in (self.api.pid, *children(self.api.pid)):
+            os.kill(process, signal.SIGKILL)
+        self.api.wait()
 
     def unset(self, *variables: str) -> None:
         """Start processes without these variables from now on."""
@@ -101,6 +118,22 @@ class Stack:
             return self.request("GET", "/healthz").status == 200
         except OSError:
             return False
+
+
+MakeStack = Callable[..., Stack]
+"""Type of the fixture `make_stack` of the system tests."""
+
+
+@contextmanager
+def running_stack(environment: Mapping[str, str], logs: Path) -> Iterator[Stack]:
+    """Run an API and a writer for the block."""
+    stack = Stack(environment, logs)
+    try:
+        stack.start_api()
+        stack.start_writer()
+        yield stack
+    finally:
+        stack.stop()
 
 
 _JSON = {"Content-Type": "application/json"}

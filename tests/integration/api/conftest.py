@@ -19,7 +19,7 @@ from iot_tools.local.postgres_server import PostgresServer
 from iot_tools.local.redis_server import RedisServer
 from iot_writer.schema import migrate
 from iot_writer.writer import Writer
-from support.stack import Stack
+from support.stack import Stack, running_stack
 
 MakeApi = Callable[..., Api]
 
@@ -118,10 +118,5 @@ def module_stack(
     module_environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Stack]:
     """Real processes for the tests of one module."""
-    stack = Stack(module_environment, tmp_path_factory.mktemp("stack"))
-    try:
-        stack.start_api()
-        stack.start_writer()
+    with running_stack(module_environment, tmp_path_factory.mktemp("stack")) as stack:
         yield stack
-    finally:
-        stack.stop()

@@ -2,7 +2,6 @@
 
 import os
 import signal
-from pathlib import Path
 
 import psycopg
 import pytest
@@ -33,18 +32,6 @@ def value(stack: Stack, name: str, **labels: str) -> float:
         for each in samples
         if each.name == name and each.labels.items() >= labels.items()
     )
-
-
-def workers(stack: Stack) -> list[int]:
-    """Return the gunicorn processes that answer requests."""
-    assert stack.api is not None
-    master = stack.api.pid
-    children = Path(f"/proc/{master}/task/{master}/children").read_text(encoding="ascii").split()
-    return [
-        int(child)
-        for child in children
-        if b"gunicorn" in Path(f"/proc/{child}/cmdline").read_bytes()
-    ]
 
 
 def test_every_declared_metric_appears(
@@ -79,7 +66,7 @@ def test_every_declared_metric_appears(
 def test_counters_are_summed_over_processes(module_stack: Stack) -> None:
     """The counts of a stopped and of a killed process stay in the sum."""
     stack = module_stack
-    first, second = workers(stack)
+    first, second = stack.workers()
     before = value(stack, "iot_readings_acknowledged_total")
     requests = value(stack, "iot_http_requests_total", method="PUT", status="201")
     for stopped, count in ((first, 3), (second, 4)):
@@ -94,7 +81,7 @@ def test_counters_are_summed_over_processes(module_stack: Stack) -> None:
         assert value(stack, "iot_http_requests_total", method="PUT", status="201") == requests + 7
 
     os.kill(first, signal.SIGKILL)
-    wait_until(lambda: len(set(workers(stack)) - {first}) == 2, what="another process")
+    wait_until(lambda: len(stack.workers() - {first}) == 2, what="another process")
     assert value(stack, "iot_readings_acknowledged_total") == before + 14
     wait_until(lambda: stack.put([row("sums")]).status == 201)
 

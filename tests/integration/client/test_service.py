@@ -1,8 +1,6 @@
 """The client against the real service."""
 
-import os
 import re
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -61,11 +59,7 @@ def test_a_restart_of_the_api_is_bridged(stack: Stack) -> None:
     retry = RetryPolicy(max_attempts=100, max_pause_seconds=1)
     with Client(url_of(stack), "password", retry=retry) as client:
         client.put_readings(READINGS[:1])
-        assert stack.api is not None
-        children = Path(f"/proc/{stack.api.pid}/task/{stack.api.pid}/children").read_text()
-        for process in (stack.api.pid, *map(int, children.split())):
-            os.kill(process, signal.SIGKILL)
-        stack.api.wait()
+        stack.kill_api()
         stack.start_api(wait=False)
         for reading in READINGS[1:]:
             client.put_readings([reading])

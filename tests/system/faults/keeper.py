@@ -7,7 +7,7 @@ from contextlib import ExitStack, suppress
 from typing import Protocol
 
 from iot_tools.local.child import LaunchError
-from system.faults.processes import thaw
+from support.processes import thaw
 
 RESTART_SECONDS = 0.3
 _LOOK_SECONDS = 0.02

@@ -1,7 +1,6 @@
 """The service under test: real processes that are restarted, and a network with faults."""
 
 import shutil
-import signal
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
@@ -16,11 +15,11 @@ from iot_tools.local.child import Child, wait_until
 from iot_tools.local.launcher import Launcher, environment_with
 from iot_tools.local.ports import free_port
 from iot_writer.schema import migrate
+from support.processes import api_workers
 from support.shifted_clock import ShiftedClock
 from system.faults.asking import ask
 from system.faults.keeper import Keeper, keep
 from system.faults.postgres_pair import PostgresPair
-from system.faults.processes import children, handles
 from system.faults.proxy import Proxy
 from system.faults.redis_pair import RedisPair
 from system.faults.small_disk import SmallDisk
@@ -35,13 +34,6 @@ _NOTICE_SECONDS = 15.0
 def can_shift_clocks() -> bool:
     """Return whether this machine has a C compiler, which wrong clocks need."""
     return shutil.which("cc") is not None
-
-
-def api_workers(master: int) -> list[int]:
-    """Return the pids of the API's workers that handle signals. Before that, a worker of gunicorn
-    misses SIGTERM. Only a worker handles SIGABRT.
-    """
-    return [pid for pid in children(master) if handles(pid, signal.SIGABRT)]
 
 
 class Service:

@@ -4,10 +4,10 @@ import os
 import signal
 
 from iot_tools.local.child import wait_until
+from support.processes import api_workers, children, freeze, thaw, title
 from system.faults.fault import Scene
 from system.faults.keeper import Keeper
-from system.faults.processes import children, freeze, thaw, title
-from system.faults.service import API_WORKERS, api_workers
+from system.faults.service import API_WORKERS
 
 
 def strike(keeper: Keeper, number: int) -> None:
@@ -26,7 +26,7 @@ def api_worker(scene: Scene, number: int) -> None:
     keeper = scene.service.api
     keeper.wait_ready()
     master = keeper.part.pid
-    worker = scene.chance.choice(api_workers(master))
+    worker = scene.chance.choice(sorted(api_workers(master)))
     os.kill(worker, number)
 
     def replaced() -> bool:

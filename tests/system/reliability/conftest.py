@@ -1,31 +1,11 @@
 """Stores and stacks for one test each."""
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from support.stack import Stack
 from system.reliability.redis_group import Group
-
-MakeStack = Callable[..., Stack]
-
-
-@pytest.fixture
-def make_stack(environment: dict[str, str], tmp_path: Path) -> Iterator[MakeStack]:
-    """A function that starts an API and writers with the given settings."""
-    with ExitStack() as opened:
-
-        def make(changes: dict[str, str], *, writers: int = 1) -> Stack:
-            stack = Stack(environment | changes, tmp_path)
-            opened.callback(stack.stop)
-            stack.start_api()
-            for _ in range(writers):
-                stack.start_writer()
-            return stack
-
-        yield make
 
 
 @pytest.fixture

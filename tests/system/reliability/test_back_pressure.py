@@ -17,6 +17,7 @@ from iot_models.settings import load
 from iot_sensor_client import Response
 from iot_stores.redis_client import connect_redis
 from support.keys import KEYS
+from support.processes import children
 from support.stack import Stack
 from support.waiting import wait_until
 
@@ -78,12 +79,6 @@ def memory(process_id: int) -> int:
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
-def workers_of(stack: Stack) -> list[int]:
-    assert stack.api is not None
-    children = Path(f"/proc/{stack.api.pid}/task/{stack.api.pid}/children")
-    return [int(each) for each in children.read_text(encoding="ascii").split()]
-
-
 def test_overload_is_refused_and_acknowledged_readings_are_stored(
     narrow: Stack, environment: dict[str, str]
 ) -> None:
@@ -91,7 +86,8 @@ def test_overload_is_refused_and_acknowledged_readings_are_stored(
         narrow.put([{"data": {"db_password": f"client {number}", "freeform": "first"}}])
     (writer,) = narrow.writers
     redis = connect_redis(load(environment))
-    before = {process: memory(process) for process in workers_of(narrow)}
+    assert narrow.api is not None
+    before = {process: memory(process) for process in children(narrow.api.pid)}
     end = time.monotonic() + SECONDS
     clients = [_Client(narrow, number, end) for number in range(CLIENTS)]
     for client in clients:

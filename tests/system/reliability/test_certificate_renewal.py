@@ -162,7 +162,7 @@ def test_an_invalid_pair_changes_nothing(
     secret.replace(new.certificate, old.key)
     wait_until(lambda: stack.log().count("certificate was not loaded") >= 2, seconds=WITHIN)
     assert stack.serves_only(old)
-    first, _ = workers(stack)
+    first, _ = stack.workers()
     os.kill(first, 9)
     wait_until(lambda: "accepts no connection" in stack.log(), seconds=WITHIN)
     assert stack.serves_only(old)
@@ -171,18 +171,6 @@ def test_an_invalid_pair_changes_nothing(
     wait_until(lambda: stack.serves_only(new), seconds=WITHIN, what="the new certificate")
     for line in old.key.decode().splitlines()[1:-1] + new.key.decode().splitlines()[1:-1]:
         assert line not in stack.log()
-
-
-def workers(stack: TlsStack) -> list[int]:
-    """Return the processes that answer requests."""
-    assert stack.api is not None
-    master = stack.api.pid
-    children = Path(f"/proc/{master}/task/{master}/children").read_text(encoding="ascii").split()
-    return [
-        int(child)
-        for child in children
-        if b"metrics_server" not in Path(f"/proc/{child}/cmdline").read_bytes()
-    ]
 
 
 def test_https_says_so_to_browsers(stack: TlsStack) -> None:

@@ -17,8 +17,8 @@ from iot_writer.maintenance.sweep import sweep
 from iot_writer.writer import Writer
 from support.draining import drain_all
 from support.keys import KEYS
+from support.stack import MakeStack
 from support.waiting import wait_until
-from system.reliability.conftest import MakeStack
 from system.reliability.devices import Fleet
 
 PASSWORDS = [b"one", b"two", b"three"]

@@ -11,11 +11,10 @@ from redis import Redis
 
 from iot_models.settings import Settings
 from iot_stores.redis_client import MAX_CONNECTIONS, connect_redis
-from support.stack import Stack
+from support.processes import api_workers
+from support.stack import MakeStack, Stack
 from support.waiting import wait_until
-from system.reliability.conftest import MakeStack
 from system.reliability.devices import Fleet
-from system.reliability.processes import api_workers
 
 WORKERS, WRITERS, POOL = 20, 8, 2
 DEVICES, READERS = 24, 40

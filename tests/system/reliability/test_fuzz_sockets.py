@@ -13,9 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from support.stack import Stack
+from support.stack import Stack, running_stack
 from support.waiting import wait_until
-from system.reliability.processes import api_workers
 from system.reliability.wire_fuzzing import Wire, wires
 
 COUNT = 50_000 if os.environ.get("HYPOTHESIS_PROFILE") == "deep" else 1_000
@@ -25,13 +24,8 @@ SEEDS = range(4)
 @pytest.fixture
 def fuzzed(environment: dict[str, str], tmp_path: Path) -> Iterator[Stack]:
     """The API and a writer."""
-    stack = Stack(environment | {"IOT_GUESS_LIMIT": "0"}, tmp_path)
-    try:
-        stack.start_api()
-        stack.start_writer()
+    with running_stack(environment | {"IOT_GUESS_LIMIT": "0"}, tmp_path) as stack:
         yield stack
-    finally:
-        stack.stop()
 
 
 @dataclass(frozen=True)
@@ -76,7 +70,7 @@ def check(wire: Wire, got: Got | None) -> int:
 
 def test_malformed_bytes_kill_no_worker(fuzzed: Stack) -> None:
     assert fuzzed.api is not None
-    before = api_workers(fuzzed.api.pid)
+    before = fuzzed.workers()
     statuses: Counter[int] = Counter()
     with ThreadPoolExecutor(4) as pool:
         for seed in SEEDS:
@@ -85,7 +79,7 @@ def test_malformed_bytes_kill_no_worker(fuzzed: Stack) -> None:
             statuses.update(map(check, sent, answers))
     print(dict(sorted(statuses.items())))
     assert {200, 201, 400, 404, 405, 415, 431} <= set(statuses)
-    assert api_workers(fuzzed.api.pid) == before
+    assert fuzzed.workers() == before
     rows = [{"data": {"db_password": "after", "freeform": "all of it"}}]
     assert fuzzed.put(rows).status == 201
     read = wait_until(lambda: fuzzed.read("after"), what="the reading that came after")

@@ -17,9 +17,9 @@ from iot_sensor_client import Client, NoResponseError, Response
 from iot_tools.local.postgres_server import PostgresServer
 from iot_writer.schema import migrate
 from support.keys import KEYS
+from support.processes import api_workers
 from support.stack import Stack
 from support.waiting import wait_until
-from system.reliability.processes import api_workers
 
 OLD, NEW = "old password", "new password"
 JSON = {"Content-Type": "application/json"}

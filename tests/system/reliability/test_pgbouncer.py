@@ -7,9 +7,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from support.stack import Stack
+from support.stack import MakeStack, Stack
 from support.waiting import wait_until
-from system.reliability.conftest import MakeStack
 from system.reliability.devices import Fleet
 from system.reliability.pgbouncer import POOL, PgBouncer, find_pgbouncer
 

@@ -14,8 +14,7 @@ from integration.compaction.past import Past, each_second, noon
 from integration.writer.sending import sending
 from iot_models.settings import Settings
 from iot_writer.writer import Writer
-from support.stack import Stack
-from system.reliability.conftest import MakeStack
+from support.stack import MakeStack, Stack
 
 MIB = 2**20
 FAST = 8
@@ -51,7 +50,7 @@ def stack(make_stack: MakeStack, settings: Settings, writer: Writer) -> Stack:
 def test_memory_of_sixteen_concurrent_readers_is_bounded(stack: Stack, path: str) -> None:
     vaults = ["small", "large", "overlapping", "together"] * (FAST // 4)
     assert len(stack.read("small", "/last/10")) == 10
-    pid = worker(stack)
+    (pid,) = stack.workers()
     before = memory(pid, "VmRSS")
     Path(f"/proc/{pid}/clear_refs").write_text("5", encoding="ascii")  # resets VmHWM
     with ExitStack() as opened, ThreadPoolExecutor(FAST) as pool:
@@ -62,25 +61,6 @@ def test_memory_of_sixteen_concurrent_readers_is_bounded(stack: Stack, path: str
     assert min(sizes[1:4]) > LARGE * LARGE_BYTES
     risen = memory(pid, "VmHWM") - before
     assert risen < MAX_BYTES, f"{risen / MIB:.0f} MiB over {before / MIB:.0f}"
-
-
-def worker(stack: Stack) -> int:
-    assert stack.api is not None
-    (pid,) = (
-        int(path.name)
-        for path in Path("/proc").iterdir()
-        if path.name.isdigit() and _is_worker(path, stack.api.pid)
-    )
-    return pid
-
-
-def _is_worker(path: Path, parent: int) -> bool:
-    try:
-        status = (path / "stat").read_text(encoding="ascii").rpartition(")")[2].split()
-        command = (path / "cmdline").read_bytes()
-    except OSError:
-        return False
-    return int(status[1]) == parent and b"metrics_server" not in command
 
 
 def memory(pid: int, name: str) -> int:

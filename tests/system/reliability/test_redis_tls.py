@@ -15,8 +15,8 @@ from iot_models.settings import Settings
 from iot_stores.redis_client import connect_redis
 from iot_tools.local.certificate import ensure_certificate
 from iot_tools.local.redis_server import RedisServer
+from support.stack import MakeStack
 from support.waiting import wait_until
-from system.reliability.conftest import MakeStack
 
 
 class TlsRelay:

@@ -15,7 +15,6 @@ import zstandard
 
 from support.stack import Stack
 from support.waiting import wait_until
-from system.reliability.processes import api_workers
 
 MIB = 2**20
 MAX_MIB = 150
@@ -78,7 +77,7 @@ def test_memory_of_concurrent_large_bodies_is_bounded(start: Start, opened: Exit
     """All bodies arrive except for their last byte, so that the process holds all of them."""
     api = start()
     assert api.api is not None
-    (worker,) = api_workers(api.api.pid)
+    (worker,) = api.workers()
     assert api.request("PUT", "/api/iot", rows(2000)).status == 201
     before = memory(worker, "VmRSS")
     body = rows(15 * MIB)

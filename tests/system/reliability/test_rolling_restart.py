@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,10 @@ from iot_stores.backlog import Backlog
 from iot_stores.redis_client import connect_redis
 from iot_tools.local.child import Child
 from support.keys import KEYS
+from support.processes import api_workers, handles
 from support.stack import Stack
 from support.waiting import wait_until
 from system.reliability.devices import Fleet
-from system.reliability.processes import api_workers, heeds_sigterm
 
 DEVICES = 8
 RECOVERY_SECONDS = 10.0
@@ -102,7 +103,7 @@ def test_a_rolling_restart_of_writers_fails_no_request(stack: Stack, settings: S
         wait_until(lambda: backlog.state().oldest_seconds < 0.5, what="a drained backlog")
         for _ in range(3):
             writer = stack.writers.pop(0)
-            wait_until(lambda pid=writer.pid: heeds_sigterm(pid), what="a SIGTERM handler")  # type: ignore[misc]
+            wait_until(partial(handles, writer.pid, signal.SIGTERM), what="a SIGTERM handler")
             began = time.monotonic()
             took = end(writer)
             assert took < END_SECONDS

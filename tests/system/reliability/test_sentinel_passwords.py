@@ -10,8 +10,8 @@ from redis.exceptions import RedisError
 
 from iot_models.settings import Settings
 from iot_stores.redis_client import connect_redis
+from support.stack import MakeStack
 from support.waiting import wait_until
-from system.reliability.conftest import MakeStack
 from system.reliability.redis_group import NAME, PASSWORD, Group
 
 SENTINEL_PASSWORD = "s%41ntinel+&=@/?"

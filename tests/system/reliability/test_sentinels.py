@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from iot_models.settings import Settings
 from iot_stores.redis_client import connect_redis
+from support.stack import MakeStack
 from support.waiting import wait_until
-from system.reliability.conftest import MakeStack
 from system.reliability.devices import Fleet
 from system.reliability.redis_group import Group, Member
 

@@ -13,9 +13,7 @@ from pathlib import Path
 import pytest
 
 from iot_sensor_client import Client
-from support.stack import Stack
-from system.reliability.conftest import MakeStack
-from system.reliability.processes import api_workers
+from support.stack import MakeStack, Stack
 
 SECONDS = float(os.environ.get("IOT_TEST_SIEGE_SECONDS", "10"))
 """Duration. For reliable figures: `IOT_TEST_SIEGE_SECONDS=60 make test T=...`."""
@@ -48,7 +46,7 @@ class Watch(threading.Thread):
         assert stack.api is not None
         self._stack = stack
         self._stopping = threading.Event()
-        self._workers = api_workers(stack.api.pid)
+        self._workers = stack.workers()
         self.slowest = 0.0
         self.statuses: set[int] = set()
         self.max_mib = 0.0
@@ -91,7 +89,7 @@ def requests_per_second(stack: Stack, seconds: float) -> float:
 
 def test_the_api_serves_devices_under_all_attacks(api: Stack) -> None:
     assert api.api is not None
-    workers = api_workers(api.api.pid)
+    workers = api.workers()
     alone = requests_per_second(api, SECONDS / 4)
     watch = Watch(api)
     watch.start()
@@ -103,7 +101,7 @@ def test_the_api_serves_devices_under_all_attacks(api: Stack) -> None:
     share = under_siege / alone
     print(f"a device keeps {share:.0%} of {alone:.0f} requests/s; health: {watch.slowest:.2f} s; "
           f"workers: {watch.max_mib:.0f} MiB; attackers: {got}")  # fmt: skip
-    assert api_workers(api.api.pid) == workers
+    assert api.workers() == workers
     assert watch.statuses == {200}
     assert watch.slowest < HEALTH_SECONDS
     assert watch.max_mib < POD_MIB

@@ -16,9 +16,8 @@ from iot_tools.local.redis_server import RedisServer
 from support.http_get import http_get
 from support.keys import KEYS
 from support.shifted_clock import DAY, ShiftedClock
-from support.stack import Stack
+from support.stack import MakeStack, Stack
 from support.waiting import wait_until
-from system.reliability.conftest import MakeStack
 
 SHIFT = 61 * DAY
 BOTH_WAYS = pytest.mark.parametrize("ahead", [SHIFT, -SHIFT], ids=["ahead", "behind"])

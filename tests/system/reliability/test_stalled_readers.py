@@ -13,9 +13,8 @@ from integration.compaction.past import Past, each_second, noon
 from integration.writer.sending import sending
 from iot_models.settings import Settings
 from iot_writer.writer import Writer
-from support.stack import Stack
+from support.stack import MakeStack, Stack
 from support.waiting import wait_until
-from system.reliability.conftest import MakeStack
 
 COUNT = 60_000
 SOCKETS = 12

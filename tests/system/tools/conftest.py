@@ -4,17 +4,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import psycopg
 import pytest
 
 from iot_cipher.tokens import new_tokens_text, with_token
-from support.stack import Stack
 
 Start = Callable[..., "subprocess.Popen[str]"]
-MakeStack = Callable[..., Stack]
 
 
 @pytest.fixture
@@ -38,22 +35,6 @@ def start() -> Iterator[Start]:
     for process in started:
         process.kill()
         process.communicate()
-
-
-@pytest.fixture
-def make_stack(environment: dict[str, str], tmp_path: Path) -> Iterator[MakeStack]:
-    """A function that starts an API and writers with the given settings."""
-    with ExitStack() as opened:
-
-        def make(changes: dict[str, str], *, writers: int = 1) -> Stack:
-            stack = Stack(environment | changes, tmp_path)
-            opened.callback(stack.stop)
-            stack.start_api()
-            for _ in range(writers):
-                stack.start_writer()
-            return stack
-
-        yield make
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from iot_tools.local.ports import free_port
-from support.stack import Stack
+from support.stack import MakeStack, Stack
 from support.waiting import wait_until
-from system.tools.conftest import MakeStack, Start
+from system.tools.conftest import Start
 
 PASSWORD = "canary's own"
 

@@ -12,8 +12,8 @@ import pytest
 
 from iot_tools.cli.main import main
 from iot_tools.local.ports import free_port
-from support.stack import Stack
-from system.tools.conftest import MakeStack, Start
+from support.stack import MakeStack, Stack
+from system.tools.conftest import Start
 
 Captured = pytest.CaptureFixture[str]
 

@@ -1,8 +1,6 @@
 """`iot-sensor soak` passes only if the real processes store all readings."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -69,11 +67,7 @@ def soaking(stack: Stack, logs: Path, *options: str) -> Iterator[Soaking]:
 
 def killed(stack: Stack) -> None:
     """Kill gunicorn and its workers together, as the kill of a container does."""
-    assert stack.api is not None
-    children = Path(f"/proc/{stack.api.pid}/task/{stack.api.pid}/children").read_text()
-    for process in (stack.api.pid, *map(int, children.split())):
-        os.kill(process, signal.SIGKILL)
-    stack.api.wait()
+    stack.kill_api()
 
 
 def test_a_correct_service_passes(stack: Stack, tmp_path: Path) -> None:

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from iot_tools.cli.main import main
-from support.stack import Stack
+from support.stack import MakeStack, Stack
 from support.waiting import wait_until
-from system.tools.conftest import MakeStack, Start
+from system.tools.conftest import Start
 
 Captured = pytest.CaptureFixture[str]
 

@@ -25,7 +25,7 @@ from iot_writer.writer import Writer
 from support.draining import drain_all
 from support.keys import KEYS
 from support.recorded_version import RecordedVersion
-from support.stack import Stack
+from support.stack import Stack, running_stack
 from support.waiting import wait_until
 
 JSON = {"Content-Type": "application/json"}
@@ -147,13 +147,8 @@ def test_a_vault_in_use_moves(
 @pytest.fixture
 def switching(environment: dict[str, str], tmp_path: Path) -> Iterator[Stack]:
     """API and writer as processes. The writer makes the switch immediately."""
-    stack = Stack(environment | {"IOT_UPGRADE_AFTER_SECONDS": "0"}, tmp_path)
-    try:
-        stack.start_api()
-        stack.start_writer()
+    with running_stack(environment | {"IOT_UPGRADE_AFTER_SECONDS": "0"}, tmp_path) as stack:
         yield stack
-    finally:
-        stack.stop()
 
 
 def test_the_writer_makes_the_switch_automatically(

@@ -16,7 +16,7 @@ from iot_writer.maintenance import lookup_upgrade
 from iot_writer.schema import migrate
 from support.earlier_version import VERSION_0_1, EarlierVersion, MissingCommitError
 from support.keys import KEYS
-from support.stack import Stack
+from support.stack import Stack, running_stack
 from support.waiting import wait_until
 from system.upgrade.alternating_device import AlternatingDevice, check
 
@@ -66,13 +66,8 @@ def new(old: Stack, environment: dict[str, str], tmp_path: Path) -> Iterator[Sta
 def running(environment: dict[str, str], logs: Path) -> Iterator[Stack]:
     """Run an API and a writer."""
     logs.mkdir()
-    stack = Stack(environment, logs)
-    try:
-        stack.start_api()
-        stack.start_writer()
+    with running_stack(environment, logs) as stack:
         yield stack
-    finally:
-        stack.stop()
 
 
 def at_once(actions: Sequence[Callable[[], object]]) -> None:

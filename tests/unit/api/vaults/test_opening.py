@@ -2,7 +2,7 @@
 
 import threading
 import uuid
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from iot_api.vaults.cache import VaultCache
 from iot_api.vaults.keeper import VaultKeeper
 from iot_api.vaults.opening import Vaults
 from iot_cipher.keyring import Keyring, KeyringFile, create_keyring_file
-from iot_cipher.vault import OpenVault, VaultRecord, password_key, scrypt_secret
+from iot_cipher.vault import OpenVault, PasswordKey, VaultRecord, password_key, scrypt_secret
 from iot_stores.held_entries import HeldEntries
 from iot_stores.vault_lookups import FastLookups, LookupPolicy
 from iot_stores.vault_records import FoundVault, VaultRecords
@@ -34,6 +34,8 @@ class Clock:
 
 POLICY = LookupPolicy(FastLookups.GONE, (10,))
 CLIENT = Client("192.0.2.1")
+
+MakeVaults = Callable[[VaultCache, PasswordKey], Vaults]
 
 
 class Records(VaultRecords):
@@ -141,23 +143,36 @@ def keys() -> list[bytes]:
 
 
 @pytest.fixture
-def vaults(
-    keyring: Keyring, records: Records, guesses: NoGuesses, keys: list[bytes]
-) -> Iterator[Vaults]:
-    """Return vaults over these records, none of them open."""
+def noted_key(keys: list[bytes]) -> PasswordKey:
+    """A scrypt that notes its passwords in `keys`."""
 
-    def slow_key(password: bytes, salt: bytes, log2_n: int) -> bytes:
+    def noted(password: bytes, salt: bytes, log2_n: int) -> bytes:
         keys.append(password)
         return password_key(password, salt, log2_n)
 
-    cache = VaultCache(size=10, seconds=60)
-    made = Vaults(
-        lambda: keyring,
-        keeper(records, cache, keyring),
-        guesses,
-        scrypt_log2_n=10,
-        slow_key=slow_key,
-    )
+    return noted
+
+
+@pytest.fixture
+def make_vaults(keyring: Keyring, records: Records, guesses: NoGuesses) -> MakeVaults:
+    """A function that returns vaults over these records, none of them open."""
+
+    def make(cache: VaultCache, slow_key: PasswordKey) -> Vaults:
+        return Vaults(
+            lambda: keyring,
+            keeper(records, cache, keyring),
+            guesses,
+            scrypt_log2_n=10,
+            slow_key=slow_key,
+        )
+
+    return make
+
+
+@pytest.fixture
+def vaults(make_vaults: MakeVaults, noted_key: PasswordKey) -> Iterator[Vaults]:
+    """Vaults over these records, none of them open."""
+    made = make_vaults(VaultCache(size=10, seconds=60), noted_key)
     yield made
     made.close()
 
@@ -210,23 +225,15 @@ def test_a_failed_opening_is_retried(vaults: Vaults, records: Records, keyring: 
 
 
 def test_a_password_in_use_costs_one_scrypt(
-    keyring: Keyring, records: Records, guesses: NoGuesses, keys: list[bytes]
+    keyring: Keyring,
+    records: Records,
+    keys: list[bytes],
+    noted_key: PasswordKey,
+    make_vaults: MakeVaults,
 ) -> None:
     """The record is read again from time to time. While it is unchanged, no scrypt is needed."""
-
-    def slow_key(password: bytes, salt: bytes, log2_n: int) -> bytes:
-        keys.append(password)
-        return password_key(password, salt, log2_n)
-
     clock = Clock()
-    cache = VaultCache(size=10, seconds=10, clock=clock)
-    vaults = Vaults(
-        lambda: keyring,
-        keeper(records, cache, keyring),
-        guesses,
-        scrypt_log2_n=10,
-        slow_key=slow_key,
-    )
+    vaults = make_vaults(VaultCache(size=10, seconds=10, clock=clock), noted_key)
     first = vaults.find_or_create(b"p", CLIENT)
     asked = records.asked
     for _ in range(3):
@@ -297,18 +304,12 @@ class HeldUp:
 
 @pytest.mark.parametrize("suspected", [False, True])
 def test_known_passwords_go_before_those_of_a_guessing_client(
-    keyring: Keyring, records: Records, guesses: NoGuesses, suspected: bool
+    make_vaults: MakeVaults, guesses: NoGuesses, suspected: bool
 ) -> None:
     slow_key = HeldUp()
     clock = Clock()
     cache = VaultCache(size=10, seconds=10, clock=clock)
-    vaults = Vaults(
-        lambda: keyring,
-        keeper(records, cache, keyring),
-        guesses,
-        scrypt_log2_n=10,
-        slow_key=slow_key,
-    )
+    vaults = make_vaults(cache, slow_key)
     vaults.find_or_create(b"known", CLIENT)
     clock.now += 10
     slow_key.order.clear()
@@ -319,18 +320,10 @@ def test_known_passwords_go_before_those_of_a_guessing_client(
     vaults.close()
 
 
-def test_a_device_does_not_share_the_opening_of_a_suspect(
-    keyring: Keyring, records: Records, guesses: NoGuesses
-) -> None:
+def test_a_device_does_not_share_the_opening_of_a_suspect(make_vaults: MakeVaults) -> None:
     slow_key = HeldUp()
     cache = VaultCache(size=10, seconds=10)
-    vaults = Vaults(
-        lambda: keyring,
-        keeper(records, cache, keyring),
-        guesses,
-        scrypt_log2_n=10,
-        slow_key=slow_key,
-    )
+    vaults = make_vaults(cache, slow_key)
     requests = [(b"first", CLIENT), (b"common", Client("suspect")), (b"common", CLIENT)]
     opened = slow_key.open_all(vaults, requests)
     assert slow_key.order == [b"first", b"common", b"common"]

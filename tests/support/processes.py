@@ -1,4 +1,4 @@
-"""Finding, freezing and resuming child processes."""
+"""Processes as Linux shows them in /proc: finding, freezing and resuming children."""
 
 import os
 import signal
@@ -13,6 +13,14 @@ def children(pid: int) -> list[int]:
         with suppress(OSError):
             found |= {int(each) for each in listed.read_text().split()}
     return sorted(each for each in found if not _is_zombie(each))
+
+
+def api_workers(master: int) -> set[int]:
+    """Return the pids of a gunicorn master's workers that handle signals.
+
+    Before that, a worker misses SIGTERM. Only a worker handles SIGABRT.
+    """
+    return {pid for pid in children(master) if handles(pid, signal.SIGABRT)}
 
 
 def title(pid: int) -> str:

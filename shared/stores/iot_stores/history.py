@@ -145,14 +145,6 @@ class ReadFilter:
     received_low: int = 0
     """In Unix milliseconds."""
 
-    def may_match(self, bounds: SegmentBounds) -> bool:
-        """Return whether a segment may contain readings within the bounds."""
-        return (
-            bounds.relative_max >= self.relative_low
-            and bounds.relative_min <= self.relative_high
-            and bounds.received_max >= self.received_low
-        )
-
     def includes(self, bounds: SegmentBounds) -> bool:
         """Return whether all readings of a segment are within the bounds."""
         return (

@@ -30,7 +30,7 @@ def _children(pid: int) -> list[int]:
 
 
 def cpu_seconds(pid: int) -> float:
-    """Return the CPU seconds of a process and its descendants, including those that ended."""
+    """Return the CPU seconds of a process and all its descendants, ended ones included."""
     ticks = 0
     for each in family(pid):
         try:

@@ -26,7 +26,7 @@ def count_in_response(port: int, method: str, path: str, body: bytes, word: byte
         while piece := response.read1(_PIECE_BYTES):
             text = tail + piece
             count += text.count(word)
-            # A word that is split between two pieces is in neither: keep what may be its begin.
+            # A word may be split between two pieces: count the end of this piece with the next one.
             tail = text[max(0, len(text) - len(word) + 1) :]
         return count
     finally:

@@ -122,7 +122,7 @@ imagePullSecrets:
 {{- end }}
 {{- end -}}
 
-{{/* Secrets: those that the values name, otherwise those that the secrets Job creates. */}}
+{{/* Names of the Secrets: set in the values, or else created by the secrets Job. */}}
 {{- define "iot-sensor.keysSecret" -}}
 {{- .Values.keys.existingSecret | default (printf "%s-keys" (include "iot-sensor.fullname" .)) -}}
 {{- end -}}

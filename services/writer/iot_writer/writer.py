@@ -55,7 +55,7 @@ class Writer:
         self._connection: Connection | None = None
 
     def postgres(self) -> Connection:
-        """Return the connection to Postgres; open one if there is none or it is broken.
+        """Return the connection to Postgres. Open one at the first call, or if it is broken.
 
         No query tests an open connection.
 

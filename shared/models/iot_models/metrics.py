@@ -23,8 +23,8 @@ class Metric:
     """Values of the only label that are exported as 0 from the start. A counter that appears with
     its first event would show no increase in Prometheus."""
     of_processes: Literal["all", "livemin"] = "all"
-    """What a gauge of several worker processes exports: each value, or the least one of those that
-    run."""
+    """How a gauge is exported for several worker processes: every value, or the minimum of the
+    running ones."""
 
 
 METRICS = (

@@ -97,7 +97,7 @@ class Page:
         return PageRange(self.cursor.after, self.cursor.until, self.descending, limit)
 
     def behind(self, last: Position, count: int) -> "Page":
-        """Return the rest of this page after `count` readings, of which the last is at `last`."""
+        """Return the rest of this page, after `count` readings that end at position `last`."""
         limit = None if self.limit is None else self.limit - count
         if self.cursor is None:
             cursor = Cursor(last, self.descending)

@@ -87,7 +87,7 @@ class Vaults:
         self._under_way: dict[tuple[bytes, bool, bool], Future[_Opened | None]] = {}
 
     def find(self, password: bytes, client: Client) -> OpenVault | None:
-        """Return the vault of a password. None, and a guess is counted, if there is none.
+        """Return the vault of a password. Without one, return None and count a guess.
 
         Raises:
             TooManyRequestsError: the client is over the guess limit, whether or not the password is

@@ -37,21 +37,21 @@ _TIMES_PER_TURN = 4096
 """Times that are parsed one by one before other greenlets run."""
 
 
-class _Hidden(msgspec.Struct, gc=False):
+class Hidden(msgspec.Struct, gc=False):
     """A part of a request that is never printed."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}>"
 
 
-class _Data(_Hidden, gc=False):
+class _Data(Hidden, gc=False):
     db_password: str = ""
     relative_time: Time = MISSING_TIME
     interrogator_time: Time = MISSING_TIME
     freeform: msgspec.Raw = msgspec.Raw(b'""')
 
 
-class _Row(_Hidden, gc=False):
+class _Row(Hidden, gc=False):
     data: _Data
 
 
@@ -64,13 +64,13 @@ class _CountedRow(_Row, gc=False):
     __post_init__ = staticmethod(partial(next, _seen))  # type: ignore[misc] # takes the row, too
 
 
-class _Written(_Hidden, gc=False):
+class _Written(Hidden, gc=False):
     db_password: msgspec.Raw = msgspec.Raw(b'""')
     relative_time: msgspec.Raw = msgspec.Raw(b"-1")
     interrogator_time: msgspec.Raw = msgspec.Raw(b"-1")
 
 
-class _WrittenRow(_Hidden, gc=False):
+class _WrittenRow(Hidden, gc=False):
     data: _Written
 
 

@@ -5,15 +5,12 @@
 
 from collections.abc import Callable
 
-import msgspec
 from flask import Blueprint, Response, request
 
 from iot_api.http.access import needs
 from iot_api.http.paths import forwarded_prefix
 from iot_api.http.responses import json_response
 from iot_api.ingest.endpoint import not_yet_stored
-from iot_api.ingest.json_dialect import decode
-from iot_api.ingest.parser import password_bytes
 from iot_api.ingest.receipts import decode_receipt, encode_receipt
 from iot_api.limits.clients import Client
 from iot_api.query.paging import Page, encode_cursor, parse_paging
@@ -27,33 +24,9 @@ from iot_models.scopes import Scope
 from iot_models.times import parse_time
 from iot_stores.history import ReadFilter
 
-from .credentials import receive_credentials, requesting_client
+from .credentials import PasswordsForm, requesting_client
 
-
-class _Credentials(msgspec.Struct):
-    db_password: str = ""
-
-    def __repr__(self) -> str:
-        return "<_Credentials>"  # a traceback must not show a password
-
-
-class _ReadRequest(msgspec.Struct):
-    data: _Credentials
-
-
-class _RawCredentials(msgspec.Struct):
-    db_password: msgspec.Raw = msgspec.Raw(b'""')
-
-    def __repr__(self) -> str:
-        return "<_RawCredentials>"
-
-
-class _RawReadRequest(msgspec.Struct):
-    data: _RawCredentials
-
-
-_read_request = msgspec.json.Decoder(_ReadRequest)
-_raw_read_request = msgspec.json.Decoder(_RawReadRequest)
+_PASSWORD = PasswordsForm("db_password", required=False)
 
 
 def iot_blueprint(name: str, service: Service) -> Blueprint:
@@ -159,24 +132,9 @@ class _Views:
 
 
 def _requested_vault(service: Service) -> OpenVault | None:
-    """Return the vault of the password in the body. None, and a guess is counted, if there is
-    none."""
-    return service.vaults.find(_requested_password(service), requesting_client(service))
-
-
-def _requested_password(service: Service) -> bytes:
-    body = receive_credentials(service)
-    try:
-        decoded = decode(_read_request.decode, body)
-    except (msgspec.DecodeError, RecursionError, ValueError):
-        raise InvalidRequestError(
-            'the body must have the form {"data": {"db_password": "..."}}', field="data"
-        ) from None
-    password = decoded.content.data.db_password
-    if decoded.stand_ins:
-        text = bytes(_raw_read_request.decode(decoded.strict).data.db_password)
-        (password,) = decoded.stand_ins.strings([text])
-    return password_bytes(password, service.settings.max_password_bytes)
+    """Return the vault of the password in the body. If there is none, count a guess."""
+    (password,) = _PASSWORD.receive(service)
+    return service.vaults.find(password, requesting_client(service))
 
 
 def _number(field: str, text: str) -> int:

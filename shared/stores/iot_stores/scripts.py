@@ -49,9 +49,8 @@ def try_all(
     # EXISTS before each execution, which costs a round trip.
     unknown = [at for at, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
     if unknown:
-        client.script_load(script.script)
         repeated = [calls[at] for at in unknown]
-        again, trailing_answer = _send(client, script, repeated, trailing_command)
+        again, trailing_answer = _load_and_send(client, script, repeated, trailing_command)
         for at, answer in zip(unknown, again, strict=True):
             answers[at] = answer
     return answers, trailing_answer
@@ -60,10 +59,39 @@ def try_all(
 def _send(
     client: "Redis", script: Script, calls: Sequence[Call], trailing_command: Sequence[Any]
 ) -> tuple[list[Any], Any]:
-    with client.pipeline(transaction=False) as pipeline:
-        for keys, arguments in calls:
-            pipeline.execute_command("EVALSHA", script.sha, len(keys), *keys, *arguments)  # type: ignore[no-untyped-call]
-        if trailing_command:
-            pipeline.execute_command(*trailing_command)  # type: ignore[no-untyped-call]
-        answers = pipeline.execute(raise_on_error=False)
+    commands = [_evalsha(script, call) for call in calls]
+    if trailing_command:
+        commands.append(trailing_command)
+    answers = _execute(client, commands)
     return answers, answers.pop() if trailing_command else None
+
+
+def _load_and_send(
+    client: "Redis", script: Script, calls: Sequence[Call], trailing_command: Sequence[Any]
+) -> tuple[list[Any], Any]:
+    """Load the script and run it in one transaction, so that Redis can't forget it in between.
+
+    The trailing command follows the transaction: WAIT does not wait within one.
+    """
+    commands: list[Sequence[Any]] = [("MULTI",), ("SCRIPT LOAD", script.script)]
+    commands += [_evalsha(script, call) for call in calls]
+    commands.append(("EXEC",))
+    done = len(commands) - 1
+    if trailing_command:
+        commands.append(trailing_command)
+    answers = _execute(client, commands)
+    if isinstance(answers[done], Exception):
+        raise answers[done]
+    return answers[done][1:], answers[-1] if trailing_command else None
+
+
+def _evalsha(script: Script, call: Call) -> Sequence[Any]:
+    keys, arguments = call
+    return ("EVALSHA", script.sha, len(keys), *keys, *arguments)
+
+
+def _execute(client: "Redis", commands: Sequence[Sequence[Any]]) -> list[Any]:
+    with client.pipeline(transaction=False) as pipeline:
+        for command in commands:
+            pipeline.execute_command(*command)  # type: ignore[no-untyped-call]
+        return pipeline.execute(raise_on_error=False)

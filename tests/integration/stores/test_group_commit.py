@@ -139,29 +139,23 @@ def test_a_flushed_script_is_loaded_again(callers: Callers) -> None:
 
 def test_appends_survive_repeated_script_flushes(callers: Callers) -> None:
     sent: dict[bytes, AppendResult] = {}
-    refused: list[bytes] = []
     over = threading.Event()
 
     def go_on(caller: int) -> None:
         if caller == 0:
             while not over.is_set():
                 callers.redis.script_flush()
-                time.sleep(0.02)
             return
         try:
             for step in range(30):
                 sealed = numbered(caller * 30 + step)
-                try:
-                    sent[sealed] = callers.append(sealed)
-                except RedisError as error:
-                    assert "No matching script" in str(error)  # noqa: PT017 - most calls don't raise
+                sent[sealed] = callers.append(sealed)
         finally:
             if caller == 1:
                 over.set()
 
     assert together(10, go_on) == [None] * 10
-    assert len(sent) + len(refused) == 9 * 30
-    assert len(sent) > len(refused)
+    assert len(sent) == 9 * 30
     check_ends(callers, sent)
 
 

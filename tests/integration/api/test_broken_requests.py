@@ -237,6 +237,6 @@ def test_a_redis_error_does_not_log_the_body(
             finally:
                 redis.config_set("maxmemory", limit)
     finally:
-        stack.stop()
+        stack.shut_down()
     assert status >= 500
     assert b"Zq7" not in (tmp_path / "api.log").read_bytes()

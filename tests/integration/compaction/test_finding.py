@@ -236,7 +236,7 @@ def test_segments_of_a_used_vault_are_merged(
 
         wait_until(everything, what="the last reading")
     finally:
-        stack.stop()
+        stack.shut_down()
     assert "Traceback" not in (tmp_path / "api.log").read_text()
     assert "Traceback" not in (tmp_path / "writer-0.log").read_text()
 

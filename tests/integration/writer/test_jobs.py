@@ -167,5 +167,5 @@ def test_two_writers_store_a_load_exactly_once(
             assert sender.waiting() == len(passwords)
         wait_until(lambda: not sender.waiting(), what="an empty backlog")
     finally:
-        stack.stop()
+        stack.shut_down()
     sender.check_all()

@@ -248,6 +248,7 @@ def ready_pod(labels: Mapping[str, str], node: str = "node-1") -> Object:
 def _handler(api: ApiServer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # answers would wait 40 ms for an ACK
 
         def _any(self) -> None:
             length = int(self.headers.get("Content-Length") or 0)

@@ -52,6 +52,7 @@ class FakeService:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True  # answers would wait 40 ms for an ACK
 
             def do_PUT(self) -> None:
                 service.authorizations.add(self.headers["Authorization"])

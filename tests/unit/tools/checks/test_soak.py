@@ -48,6 +48,7 @@ def serving(lie: Callable[[list[Row]], list[Row]] = list) -> Iterator[tuple[Serv
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # answers would wait 40 ms for an ACK
 
         def _any(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["data"]

@@ -16,6 +16,7 @@ from support.waiting import wait_until
 
 USER, PASSWORD = "service", "of the service"
 _SLOW_KEYS = 250_000
+_SET_OFTEN = "for number = 1, ARGV[1] do redis.call('SET', KEYS[1], number) end"
 
 
 class ProvokedRedis(RedisServer):
@@ -131,10 +132,8 @@ def loading(server: ProvokedRedis) -> Iterator[None]:
 
 def load_slowly(server: ProvokedRedis) -> None:
     """Restart the server, and return in the state LOADING, which lasts at least 10 s."""
-    with server.admin() as admin, admin.pipeline(transaction=False) as pipeline:
-        for number in range(_SLOW_KEYS):
-            pipeline.set("slow", number)
-        pipeline.execute()
+    with server.admin() as admin:
+        admin.eval(_SET_OFTEN, 1, "slow", _SLOW_KEYS)
     server.restart("key-load-delay 50")
     with server.admin(retry=None) as admin:
         wait_until(lambda: _refused(admin, "Redis is loading", "loading the"), what="LOADING")

@@ -50,7 +50,7 @@ def test_batches_and_their_stored_sizes_are_measured(stage: Stage) -> None:
     results = measured(stage, "batches")
     assert len(results.rows[0].bars) == 4
     assert results.rows[0].bars[0].held is not None
-    assert any("stand-in" in note and "recorded" in note for note in results.notes)
+    assert any("stand-in" in note and "real server" in note for note in results.notes)
     results = measured(stage, "sizes")
     assert None not in {bar.held for bar in results.rows[0].bars}
 

@@ -15,7 +15,7 @@ from support.stack import Stack
 from support.waiting import wait_until
 
 JSON = {"Content-Type": "application/json"}
-BODY = json.dumps({"data": {"db_password": "p", "freeform": "x"}})
+BODY = json.dumps({"data": {"db_password": "slow", "freeform": "x"}})
 END_SECONDS = 15.0
 """Limit on the shutdown of idle workers, for a busy machine. gunicorn's timeout is 30 s."""
 QUICK_SECONDS = 10.0

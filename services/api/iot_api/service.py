@@ -26,6 +26,7 @@ from iot_models.names import SWEEP_JOB
 from iot_models.settings import Settings
 from iot_stores.audit import AuditLog
 from iot_stores.clocks import postgres_now
+from iot_stores.loaded_keys import LoadedKeysReporter
 from iot_stores.password_changes import PasswordChanges
 from iot_stores.postgres import Connection, Pool, postgres_pool
 from iot_stores.readiness import Readiness
@@ -107,6 +108,14 @@ def build_service(settings: Settings) -> Service:
         stores.held_entries,
         lambda: backlog.enqueue_once([SWEEP_JOB]),
     )
+    stores.watcher.after_checks = LoadedKeysReporter(
+        redis,
+        names,
+        "api",
+        keyring.current,
+        require_ours=watch.require_ours,
+        open_vaults=keeper.master_keys_in_use,
+    ).report
     vaults = Vaults(
         keyring.current,
         keeper,

@@ -10,6 +10,7 @@ from iot_cipher.writer_keys import WriterKeysFile
 from iot_models.settings import Settings, load
 from iot_stores.audit import AuditLog
 from iot_stores.audit_chain import AuditChain
+from iot_stores.loaded_keys import LoadedKeysReporter
 from iot_stores.postgres import Connection, abandon, check_schema, connect_postgres, url_parts
 from iot_stores.readiness import Readiness
 from iot_stores.stores import Stores
@@ -36,6 +37,13 @@ class Writer:
         self.names = stores.names
         self.redis, self.hot_redis = stores.redis, stores.hot_redis
         self.watch, self.hot_watch, self.watcher = stores.watch, stores.hot_watch, stores.watcher
+        self.watcher.after_checks = LoadedKeysReporter(
+            self.redis,
+            self.names,
+            "writer",
+            self.keys.current,
+            require_ours=self.watch.require_ours,
+        ).report
         self.backlog, self.held, self.clocks = stores.backlog, stores.held_entries, stores.clocks
         self.counters = stores.backlog_counters
         self.audit = AuditLog(self.keys.current)

@@ -11,7 +11,7 @@ import os
 import struct
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import partial
 
@@ -182,6 +182,31 @@ def is_authentic(keyring: Keyring, record: VaultRecord) -> bool:
     except DecryptionError:
         return False
     return True
+
+
+def rewrap_vault(keyring: Keyring, record: VaultRecord) -> VaultRecord:
+    """Renew the outer wrap with the primary key. The inner wrap stays, so no password is needed.
+
+    Raises:
+        DecryptionError: the record was changed, or its master key is not in the keyring.
+    """
+    inner, associated = _unwrap_outer(keyring, record)
+    header = _HEADER.pack(record.format, keyring.primary_id)
+    outer = encrypt(keyring.wrap_key(keyring.primary_id), inner, header + associated)
+    return replace(record, wrapped_key=header + outer)
+
+
+def is_rewrapped(keyring: Keyring, old: VaultRecord, new: VaultRecord) -> bool:
+    """Whether two records differ only in the outer wrap, so that both hold the same data key.
+
+    Each inner wrap has a random salt of its own. So an authentic record with the vault and the salt
+    of `old` has the inner wrap of `old`.
+    """
+    return (
+        old.format == new.format
+        and replace(old, wrapped_key=new.wrapped_key) == new
+        and is_authentic(keyring, new)
+    )
 
 
 def _unwrap_outer(keyring: Keyring, record: VaultRecord) -> tuple[bytes, bytes]:

@@ -14,10 +14,12 @@ from typing import NamedTuple, Protocol
 from iot_models.errors import DecryptionError, SettingsError
 from iot_models.text_files import read_text, replace_file
 
-from .aead import KEY_BYTES
+from .aead import KEY_BYTES, derive
 from .followed_file import FollowedFile, strict_json
 from .keyring import KeyId, Keyring, is_for_writers, parse_keyring
 from .secrets import SecretHolder
+
+_FINGERPRINT = b"iot-sensor key fingerprint v1"
 
 
 class TransitKeys(Protocol):
@@ -40,6 +42,26 @@ class AuditKeys(Protocol):
 
     def audit_key(self, key_id: KeyId) -> bytes:
         """Return a key. Raises `DecryptionError` for an unknown id."""
+
+
+class KeySet(TransitKeys, Protocol):
+    """The keys of a keyring, or of the writer's keys derived from one."""
+
+    @property
+    def key_ids(self) -> tuple[KeyId, ...]:
+        """The ids of all keys."""
+
+
+def fingerprints(keys: KeySet) -> dict[KeyId, str]:
+    """Return a fingerprint of each key: 16 hex digits, derived one-way.
+
+    A keyring and the writer's keys derived from it have the same fingerprints. Another key under
+    the same id has another one.
+    """
+    return {
+        key_id: derive(keys.transit_key(key_id), salt=b"", info=_FINGERPRINT)[:8].hex()
+        for key_id in keys.key_ids
+    }
 
 
 class _Keys(NamedTuple):

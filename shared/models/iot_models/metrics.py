@@ -78,6 +78,12 @@ METRICS = (
     Metric("iot_tls_certificate_not_after_timestamp_seconds", "gauge", "api",
            "Unix time at which the certificate expires that the API serves; absent without "
            "IOT_TLS_CERTIFICATE.", of_processes="livemin"),
+    Metric("iot_api_master_key_loaded", "gauge", "api",
+           "1 while the workers have loaded the master key of this id, 0 after one removed it.",
+           ("key",), of_processes="livemin"),
+    Metric("iot_writer_master_key_loaded", "gauge", "writer",
+           "1 while the writer has loaded keys of the master key of this id, 0 after they were "
+           "removed.", ("key",)),
     Metric("iot_drains_total", "counter", "writer",
            "Drains of a shard, by outcome.", ("outcome",),
            initial_labels=("stored", "repeated", "empty", "busy", "held",

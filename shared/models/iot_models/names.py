@@ -164,6 +164,10 @@ class KeyNames:
         """Return the counter of unknown passwords that a client named in the current minute."""
         return f"{self.prefix}iot:guesses:{client}"
 
+    def loaded_keys(self, process: str) -> str:
+        """The master keys that a process has loaded. Expires seconds after the process ended."""
+        return f"{self.prefix}iot:loaded:{process}"
+
     def tick(self, job: str) -> str:
         """Return the key of the time when a periodic job was queued, in Unix seconds of Redis.
 

@@ -32,10 +32,41 @@ class AuditLog:
 
     def record(self, connection: Connection, line: str) -> None:
         """Add a line, in the connection's transaction."""
+        connection.execute(_INSERT, (self._seal(line.encode()),))
+
+    def reseal(self, connection: Connection) -> tuple[int, int]:
+        """Encrypt all lines of other keys again, with the primary key, batch by batch.
+
+        Return how many lines were encrypted again, and how many can't be decrypted. A call that is
+        killed may be repeated.
+        """
+        resealed = unreadable = last = 0
+        primary = self._keys().primary_id.to_bytes(4, "big")
+        while True:
+            found = connection.execute(_UNDER_OTHER_KEYS, (last, primary, _BATCH)).fetchall()
+            if not found:
+                return resealed, unreadable
+            changes = []
+            for last, sealed in cast("list[tuple[int, bytes]]", found):
+                try:
+                    changes.append((self._seal(self._decrypt(sealed)), last, sealed))
+                except (DecryptionError, struct.error):
+                    unreadable += 1
+            with connection.transaction(), connection.cursor() as cursor:
+                cursor.executemany(_RESEAL, changes)
+            resealed += len(changes)
+
+    def count_readable(self, connection: Connection, key_id: int) -> int:
+        """Return the number of lines that need this master key and can be decrypted."""
+        found = connection.execute(_UNDER_KEY, (key_id.to_bytes(4, "big"),)).fetchall()
+        return sum(
+            self._open(sealed) != UNREADABLE for (sealed,) in cast("list[tuple[bytes]]", found)
+        )
+
+    def _seal(self, line: bytes) -> bytes:
         keys = self._keys()
         header = _HEADER.pack(FORMAT, keys.primary_id)
-        key = keys.audit_key(keys.primary_id)
-        connection.execute(_INSERT, (header + encrypt(key, line.encode(), header + _CONTEXT),))
+        return header + encrypt(keys.audit_key(keys.primary_id), line, header + _CONTEXT)
 
     def latest(
         self, connection: Connection, count: int, *, before: int | None = None

@@ -62,7 +62,7 @@ _STORED: LiteralString = f"""
     SELECT {_COLUMNS} FROM vaults WHERE vault_id = %(vault_id)s OR lookup = %(lookup)s
     ORDER BY vault_id = %(vault_id)s DESC LIMIT 1
 """  # noqa: S608 - composed of constants
-_WRAPPED_KEYS = "SELECT vault_id, wrapped_key FROM vaults WHERE vault_id = ANY (%s::uuid[])"
+_BY_ID: LiteralString = f"SELECT {_COLUMNS} FROM vaults WHERE vault_id = ANY (%s::uuid[])"  # noqa: S608
 _REPLACE: LiteralString = """
     UPDATE vaults
     SET lookup = %s, salt = %s, scrypt_log2_n = %s, wrapped_key = %s, lookup_format = %s
@@ -112,7 +112,7 @@ class VaultRecords:
             return None
         of_records, of_changes = cached[: len(lookups)], cached[len(lookups) :]
         for lookup, data, changed in zip(lookups, of_records, of_changes, strict=True):
-            record = None if data is None else _decode(data)
+            record = None if data is None else decode_record(data)
             if record is None or record.lookup != lookup:
                 continue
             if changed != record.vault_id.bytes:
@@ -175,14 +175,18 @@ class VaultRecords:
             stored = self._pool.run_idempotent(lambda connection: _restore(connection, record))
         if stored.vault_id != record.vault_id:
             self._client.set(
-                self._names.replaced_vault_record(record.vault_id.bytes), _encode(record)
+                self._names.replaced_vault_record(record.vault_id.bytes), encode_record(record)
             )
         if self._cache(stored) and stored.vault_id == record.vault_id:
             self._expire_old_record(record, stored)
         return stored
 
-    def find_missing(self, records: Collection[VaultRecord]) -> list[VaultRecord]:
-        """Return the records that Postgres lacks or has in another version.
+    def find_changed(
+        self, records: Collection[VaultRecord]
+    ) -> list[tuple[VaultRecord, VaultRecord | None]]:
+        """Return the records that Postgres has in another version, each with that version.
+
+        The version is None if Postgres lacks the vault.
 
         Raises:
             AWAY: Postgres can't serve.
@@ -190,11 +194,12 @@ class VaultRecords:
         if not records:
             return []
         vault_ids = [record.vault_id for record in records]
-        rows = self._pool.run_idempotent(
-            lambda connection: short_query(connection, _WRAPPED_KEYS, (vault_ids,)).fetchall()
-        )
-        stored = dict(cast("list[tuple[uuid.UUID, bytes]]", rows))
-        return [record for record in records if stored.get(record.vault_id) != record.wrapped_key]
+        stored = self._pool.run_idempotent(lambda connection: find_by_ids(connection, vault_ids))
+        return [
+            (record, stored.get(record.vault_id))
+            for record in records
+            if stored.get(record.vault_id) != record
+        ]
 
     def extend_expiry(self, records: Iterable[VaultRecord]) -> None:
         """Cache records in Redis for another day, because they may be the only copies.
@@ -213,7 +218,7 @@ class VaultRecords:
                     for record, replaced_record in zip(batch, replaced, strict=True):
                         if replaced_record is None:
                             name = self._names.vault_record(record.lookup)
-                            pipeline.set(name, _encode(record), ex=CACHE_SECONDS)
+                            pipeline.set(name, encode_record(record), ex=CACHE_SECONDS)
                     pipeline.execute()
         except RedisError as error:
             report(_log, "vault records are not cached", error)
@@ -232,7 +237,7 @@ class VaultRecords:
         )
         while batch := list(islice(names, _BATCH)):
             cached = cast("list[bytes | None]", self._client.mget(batch))
-            decoded = [_decode(data) for data in cached if data is not None]
+            decoded = [decode_record(data) for data in cached if data is not None]
             records = [record for record in decoded if record is not None]
             if records:
                 yield from self._unchanged(records)
@@ -331,7 +336,7 @@ class VaultRecords:
             RedisError: Redis can't serve. Redis may have cached the record or not.
         """
         name = self._names.vault_record(record.lookup)
-        self._client.set(name, _encode(record), ex=CACHE_SECONDS)
+        self._client.set(name, encode_record(record), ex=CACHE_SECONDS)
 
     def _cache(self, record: VaultRecord) -> bool:
         """Cache a record in Redis. Return False if that failed."""
@@ -376,6 +381,16 @@ def remove_record(pipeline: "Pipeline", names: KeyNames, lookup: bytes) -> None:
     pipeline.set(names.vault_record(lookup), b"", px=1)
 
 
+def scan_records(client: "Redis", names: KeyNames) -> Iterator[VaultRecord]:
+    """Yield every record in Redis. Scans all keys of Redis."""
+    found = cast("Iterator[bytes]", client.scan_iter(match=names.all_vault_records, count=_BATCH))
+    while batch := list(islice(found, _BATCH)):
+        for data in cast("list[bytes | None]", client.mget(batch)):
+            record = None if data is None else decode_record(data)
+            if record is not None:
+                yield record
+
+
 @contextmanager
 def _recognizing_changed_policy() -> Iterator[None]:
     """Raise `PolicyChangedError` for the error of the trigger `check_new_vault`."""
@@ -393,6 +408,15 @@ def _find(connection: Connection, lookups: Sequence[bytes]) -> FoundVault:
     row = cast("Sequence[Any]", found or ("", [], False, None))
     policy, record = decode_policy(*row[:3]), row[3:]
     return FoundVault(None if record[0] is None else VaultRecord(*record), policy)
+
+
+def find_by_ids(
+    connection: Connection, vault_ids: Sequence[uuid.UUID]
+) -> dict[uuid.UUID, VaultRecord]:
+    """Return the stored records of vaults, by id."""
+    rows = short_query(connection, _BY_ID, (list(vault_ids),)).fetchall()
+    records = [VaultRecord(*row) for row in cast("Sequence[Sequence[Any]]", rows)]
+    return {record.vault_id: record for record in records}
 
 
 def _restore(connection: Connection, record: VaultRecord) -> VaultRecord:
@@ -419,13 +443,14 @@ def _values(record: VaultRecord) -> tuple[uuid.UUID, bytes, bytes, int, bytes]:
     )  # fmt: skip
 
 
-def _encode(record: VaultRecord) -> bytes:
+def encode_record(record: VaultRecord) -> bytes:
+    """Encode a record for Redis."""
     head = _HEADER.pack(record.vault_id.bytes, record.lookup, record.salt, record.scrypt_log2_n)
     return head + record.wrapped_key
 
 
-def _decode(data: bytes) -> VaultRecord | None:
-    """Decode a record that `_encode` wrote. Return None if it was cut."""
+def decode_record(data: bytes) -> VaultRecord | None:
+    """Decode a record that `encode_record` wrote. Return None if it was cut."""
     try:
         vault_id, lookup, salt, log2_n = _HEADER.unpack_from(data)
     except struct.error:

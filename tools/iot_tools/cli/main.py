@@ -4,7 +4,6 @@ import argparse
 import logging
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from iot_models import settings
 from iot_models.errors import IotError, SettingsError
@@ -16,6 +15,7 @@ from .checks import add_canary, add_probe, add_soak
 from .claim_redis import add_claim
 from .dead_letters import add_dead
 from .held_entries import add_held
+from .keys import add_keys
 from .option_types import Subparsers, positive_integer, rate, seconds
 from .token_option import add_token, token_of
 from .tokens import add_tokens
@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_simulate,
         _add_settings,
         _add_migrate,
-        _add_keys,
+        add_keys,
         add_audit,
         add_dead,
         add_claim,
@@ -167,37 +167,3 @@ def _migrate(parsed: argparse.Namespace) -> int:
     from .migrate import run  # noqa: PLC0415 -- only this command needs the writer
 
     return run(parsed)
-
-
-def _add_keys(commands: "Subparsers[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser("keys", help="create keyrings and derive writer keys")
-    actions = parser.add_subparsers(required=True, metavar="action")
-    create = actions.add_parser("create", help="create a keyring file unless it exists")
-    create.add_argument("path", type=Path)
-    create.set_defaults(command=_create_keys)
-    writer = actions.add_parser("writer", help="derive the file with the keys that writers need")
-    writer.add_argument("--keyring", type=Path, required=True, help="keyring to read")
-    writer.add_argument("--file", type=Path, required=True, help="file to write")
-    writer.set_defaults(command=_derive_writer_keys)
-
-
-def _create_keys(parsed: argparse.Namespace) -> int:
-    from iot_cipher.keyring import create_keyring_file  # noqa: PLC0415
-
-    try:
-        created = create_keyring_file(parsed.path)
-    except OSError as error:
-        raise SettingsError(f"{parsed.path} can't be written: {error.strerror}") from None
-    print(f"{parsed.path}: created" if created else f"{parsed.path}: exists, not changed")
-    return 0
-
-
-def _derive_writer_keys(parsed: argparse.Namespace) -> int:
-    from iot_cipher.writer_keys import write_writer_keys_file  # noqa: PLC0415
-
-    try:
-        written = write_writer_keys_file(parsed.keyring, parsed.file)
-    except OSError as error:
-        raise SettingsError(f"{parsed.file} can't be written: {error.strerror}") from None
-    print(f"{parsed.file}: written" if written else f"{parsed.file}: up to date, not changed")
-    return 0

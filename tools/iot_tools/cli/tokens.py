@@ -10,8 +10,8 @@ from typing import Protocol
 from iot_cipher.tokens import new_tokens_text, parse_tokens, with_token, without_token
 from iot_models.errors import IotError
 
+from .file_on_disk import FileOnDisk
 from .option_types import Subparsers
-from .tokens_file import TokensOnDisk
 
 
 class TokenStorage(Protocol):
@@ -61,7 +61,7 @@ def add_tokens(commands: "Subparsers[argparse.ArgumentParser]") -> None:
 
 def _storage(parsed: argparse.Namespace) -> TokenStorage:
     if parsed.secret is None:
-        return TokensOnDisk(parsed.file)
+        return FileOnDisk(parsed.file)
     from iot_tools.cluster.token_secret import tokens_in_secret  # noqa: PLC0415 -- slow import
 
     return tokens_in_secret(parsed.secret, parsed.namespace)

@@ -6,7 +6,7 @@ import threading
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from iot_cipher.vault import OpenVault, VaultRecord
@@ -140,6 +140,14 @@ class VaultCache:
         for key, cached in list(self._vaults.items()):
             if cached.record.vault_id == vault_id:
                 self.forget(key)
+
+    def replace_records(self, changes: Iterable[tuple[VaultRecord, VaultRecord]]) -> None:
+        """Replace old records of open vaults by new ones. The next PUT stores them in Redis."""
+        new_records = {old.wrapped_key: new for old, new in changes}
+        for cached in list(self._vaults.values()):
+            new = new_records.get(cached.record.wrapped_key)
+            if new is not None:
+                cached.record, cached.in_redis = new, False
 
     def mark_missing(self, vault_id: uuid.UUID) -> None:
         """Make the next use of a vault restore its record in Postgres."""

@@ -4,12 +4,13 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 
 from redis.exceptions import RedisError
 
 from iot_cipher.keyring import Keyring
-from iot_cipher.vault import VaultRecord, is_authentic
+from iot_cipher.vault import VaultRecord, is_authentic, is_rewrapped
 from iot_models import metrics
 from iot_stores.held_entries import HeldEntries
 from iot_stores.postgres import AWAY
@@ -28,6 +29,8 @@ KEEP_SECONDS = 60.0
 """While Postgres is away, the expiry of records in Redis is extended this often."""
 AWAY_SECONDS = 5.0
 """After an error of Postgres, openings of vaults do not query it for this long."""
+MAX_COMPARED = 1000
+"""Records under an old master key that are compared with Postgres at a time."""
 _CLOSE_SECONDS = 2.0
 
 _log = logging.getLogger(__name__)
@@ -105,6 +108,21 @@ class VaultKeeper:
         if not self._wake.is_set():
             self._wake_up()
 
+    def master_keys_in_use(self) -> Counter[int]:
+        """Count the open vaults by the master key of their records.
+
+        Records under an old master key are compared with Postgres soon, where they may have been
+        rewrapped. So an old key goes out of use within seconds of a rewrap.
+        """
+        records, primary = self.cache.records(), self._keyring().primary_id
+        old = [record for record in records if record.master_key_id != primary]
+        if old:
+            with self._lock:
+                for record in old[:MAX_COMPARED]:
+                    self._watched.setdefault(record.vault_id, record)
+            self._wake_up()
+        return Counter(record.master_key_id for record in records)
+
     def close(self) -> None:
         """Stop the thread."""
         self._closing.set()
@@ -123,7 +141,7 @@ class VaultKeeper:
         with self._lock:
             watched, self._watched = self._watched, {}
         try:
-            for record in self.records.find_missing(watched.values()):
+            for record in self._adopt(self.records.find_changed(watched.values())):
                 self._restore_without_password(record)
         except (RedisError, *AWAY):
             with self._lock:
@@ -159,7 +177,7 @@ class VaultKeeper:
 
     def _restore(self, record: VaultRecord) -> VaultRecord:
         standing = self.records.restore(record)
-        if standing != record:
+        if standing != record and self._adopt([(record, standing)]):
             self.cache.forget_vault(record.vault_id)
         if standing.vault_id != record.vault_id and record.vault_id not in self._logged:
             self._logged.add(record.vault_id)
@@ -172,6 +190,24 @@ class VaultKeeper:
                 standing.vault_id,
             )
         return standing
+
+    def _adopt(
+        self, changes: Iterable[tuple[VaultRecord, VaultRecord | None]]
+    ) -> list[VaultRecord]:
+        """Take over the records that `iot-sensor keys rewrap` wrote. Return the others.
+
+        The vaults stay open: to open them again would cost a scrypt each.
+        """
+        rewrapped, others = [], []
+        for record, stored in changes:
+            if stored is not None and is_rewrapped(self._keyring(), record, stored):
+                rewrapped.append((record, stored))
+            else:
+                others.append(record)
+            time.sleep(0)  # a thousand decryptions must not delay requests
+        if rewrapped:
+            self.cache.replace_records(rewrapped)
+        return others
 
     def _wake_up(self) -> None:
         self._wake.set()

@@ -16,6 +16,7 @@ from iot_cipher.vault import (
     PasswordKey,
     VaultRecord,
     create_vault,
+    is_rewrapped,
     password_key,
     wrap_vault,
 )
@@ -207,7 +208,7 @@ class Vaults:
         lookups, record = [*cached.missed, cached.record.lookup], None
         try:
             if not cached.missing:
-                record = self._records.find_cached(lookups) or self._records.find(lookups).record
+                record = self._find_renewed(lookups, cached.record)
                 self._keeper.watch(cached.record)
             if record is None:
                 search = self._search(password, key, client, cached.missed, seconds=0)
@@ -223,12 +224,28 @@ class Vaults:
             self._keeper.watch(cached.record)
             return cached
         if record != cached.record:
-            self.cache.forget(key)
-            return None
+            if not self._is_rewrapped(cached.record, record):
+                self.cache.forget(key)
+                return None
+            # Redis may still have the old record: the newest key wins.
+            if cached.record.master_key_id != self._keyring().primary_id:
+                cached.record = record
         record = self._moved_when_idle(cached, key, password, client)
         renewed = self.cache.put(key, record, cached.vault, cached.missed)
         self._opened(cached.vault)
         return renewed
+
+    def _find_renewed(self, lookups: list[bytes], known: VaultRecord) -> VaultRecord | None:
+        """Return the record in Redis if it is the known one or a rewrapped one, else that in
+        Postgres.
+        """
+        record = self._records.find_cached(lookups)
+        if record is not None and (record == known or self._is_rewrapped(known, record)):
+            return record
+        return self._records.find(lookups).record
+
+    def _is_rewrapped(self, old: VaultRecord, new: VaultRecord) -> bool:
+        return is_rewrapped(self._keyring(), old, new)
 
     def _moved_when_idle(
         self, cached: CachedVault, key: bytes, password: bytes, client: Client
@@ -268,7 +285,7 @@ class Vaults:
 
         if missed:
             password = normal_form(password)
-        return PasswordSearch(self._keyring(), password, self._scrypt_log2_n, slow_key, missed)
+        return PasswordSearch(self._keyring, password, self._scrypt_log2_n, slow_key, missed)
 
     def _open_shared(
         self, key: bytes, password: bytes, client: Client, *, create: bool

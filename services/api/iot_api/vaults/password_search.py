@@ -1,7 +1,7 @@
 """Search for the vault of a password."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from iot_cipher.keyring import Keyring
 from iot_cipher.vault import (
@@ -27,13 +27,13 @@ class PasswordSearch:
 
     def __init__(
         self,
-        keyring: Keyring,
+        keyring: Callable[[], Keyring],
         password: bytes,
         scrypt_log2_n: int,
         slow_key: PasswordKey,
         missed: tuple[bytes, ...] = (),
     ) -> None:
-        self.keyring = keyring
+        self._keyring = keyring
         self.missed = missed
         """Lookups of the password as sent, if this search is for its normal form."""
         self._password = password
@@ -48,6 +48,11 @@ class PasswordSearch:
                 yield self._secret(VaultFormat.SCRYPT_LOOKUP, cost)
         if policy.fast_lookups is not FastLookups.GONE:
             yield self._secret(VaultFormat.FAST_LOOKUP, self._scrypt_log2_n)
+
+    @property
+    def keyring(self) -> Keyring:
+        """The current keyring: a search may wait for its scrypt while the primary key changes."""
+        return self._keyring()
 
     @property
     def lookups(self) -> tuple[bytes, ...]:

@@ -76,8 +76,11 @@ class Records(VaultRecords):
     def restore(self, record: VaultRecord) -> VaultRecord:
         return self._records.setdefault(record.lookup, record)
 
-    def find_missing(self, records: Collection[VaultRecord]) -> list[VaultRecord]:
-        return [each for each in records if self._records.get(each.lookup) != each]
+    def find_changed(
+        self, records: Collection[VaultRecord]
+    ) -> list[tuple[VaultRecord, VaultRecord | None]]:
+        stored = [(each, self._records.get(each.lookup)) for each in records]
+        return [(each, other) for each, other in stored if each != other]
 
     def raise_cost(self, cost: int) -> LookupPolicy:
         del cost

@@ -10,8 +10,8 @@ import pytest
 
 from iot_cipher.tokens import parse_tokens
 from iot_models.scopes import Scope
+from iot_tools.cli.file_on_disk import FileOnDisk
 from iot_tools.cli.main import main
-from iot_tools.cli.tokens_file import TokensOnDisk
 
 
 @pytest.fixture
@@ -185,5 +185,5 @@ def test_an_exception_during_a_change_writes_nothing(path: Path) -> None:
         raise KeyError(text)
 
     with pytest.raises(KeyError):
-        TokensOnDisk(path).change(fail)
+        FileOnDisk(path).change(fail)
     assert not path.exists()

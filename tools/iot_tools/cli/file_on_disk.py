@@ -1,4 +1,4 @@
-"""A tokens.json in a file."""
+"""A small text file that commands change: a tokens.json or a keyring."""
 
 import fcntl
 import os
@@ -10,8 +10,8 @@ from iot_models.errors import SettingsError
 from iot_models.text_files import MissingFileError, read_text, replace_file
 
 
-class TokensOnDisk:
-    """A tokens.json in a file. A change replaces the whole file and keeps its mode and owner."""
+class FileOnDisk:
+    """A text in a file. A change replaces the whole file and keeps its mode and owner."""
 
     def __init__(self, path: Path) -> None:
         self.name = str(path)

@@ -1,0 +1,64 @@
+"""Changes of a keyring's text: add, promote and remove master keys. The pepper never changes."""
+
+import base64
+import json
+import secrets
+from collections.abc import Callable
+from typing import Any
+
+from iot_models.errors import SettingsError
+
+from .aead import KEY_BYTES
+from .followed_file import strict_json
+from .keyring import KeyId, parse_keyring
+
+MAX_KEY_ID = 2**32 - 1
+
+
+def with_new_key(text: str) -> tuple[str, KeyId]:
+    """Return the keyring with another random master key, which is not primary, and its id.
+
+    Raises:
+        SettingsError: the keyring is invalid, or has no free id.
+    """
+    key_id = max(parse_keyring(text).key_ids) + 1
+    if key_id > MAX_KEY_ID:
+        raise SettingsError(f"the keyring has no free key id: {MAX_KEY_ID} is in use")
+    key = base64.b64encode(secrets.token_bytes(KEY_BYTES)).decode()
+    return _changed(text, lambda content: content["keys"].update({str(key_id): key})), key_id
+
+
+def with_primary(text: str, key_id: KeyId) -> str:
+    """Return the keyring with another primary key.
+
+    Raises:
+        SettingsError: the keyring is invalid, or lacks the key.
+    """
+    _require_key(text, key_id)
+    return _changed(text, lambda content: content.update(primary=key_id))
+
+
+def without_key(text: str, key_id: KeyId) -> str:
+    """Return the keyring without a master key. The key is lost.
+
+    Raises:
+        SettingsError: the keyring is invalid, lacks the key, or the key is primary.
+    """
+    _require_key(text, key_id)
+    if key_id == parse_keyring(text).primary_id:
+        raise SettingsError(f"master key {key_id} is primary: promote another key first")
+    return _changed(text, lambda content: content["keys"].pop(str(key_id)))
+
+
+def _require_key(text: str, key_id: KeyId) -> None:
+    known = parse_keyring(text).key_ids
+    if key_id not in known:
+        listed = ", ".join(map(str, sorted(known)))
+        raise SettingsError(f"the keyring has no master key {key_id}: its keys are {listed}")
+
+
+def _changed(text: str, change: Callable[[dict[str, Any]], object]) -> str:
+    # `parse_keyring` has accepted the text. Other names in it are kept.
+    content: dict[str, Any] = strict_json(text)
+    change(content)
+    return json.dumps(content)

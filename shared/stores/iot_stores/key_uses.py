@@ -1,0 +1,63 @@
+"""How many stored things need each master key."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import LiteralString, cast
+
+from redis import Redis
+
+from iot_cipher.keyring import KeyId
+
+from .postgres import Connection
+from .rewrap import key_id_of
+from .stores import Stores
+from .vault_records import scan_records
+
+_PAGE = 100
+_VAULTS: LiteralString = "SELECT substring(wrapped_key FOR 5), count(*) FROM vaults GROUP BY 1"
+_AUDIT: LiteralString = "SELECT substring(sealed FOR 5), count(*) FROM audit_log GROUP BY 1"
+
+KeyUses = Mapping[str, Counter[KeyId]]
+"""Uses by kind and by master key."""
+
+
+def count_uses(stores: Stores, connection: Connection) -> KeyUses:
+    """Count what needs each master key. Reads the backlog and scans all keys of Redis.
+
+    Raises:
+        psycopg.Error, RedisError: a store is away.
+    """
+    client, names = stores.redis, stores.names
+    queued = [names.stream(shard) for shard in stores.backlog.shards()]
+    held = [names.held_entries(vault.bytes) for vault in stores.held_entries.vaults()]
+    orders = cast("list[bytes]", client.lrange(names.compaction_orders, 0, -1))
+    cached = (record.master_key_id for record in scan_records(client, names))
+    return {
+        "vault records in Postgres": _grouped(connection, _VAULTS),
+        "vault records in Redis": Counter(cached),
+        "queued entries": _entries(client, queued),
+        "held entries": _entries(client, held),
+        "compaction orders": Counter(map(key_id_of, orders)),
+        "dead letters": Counter(key_id_of(each.sealed) for each in stores.dead_letters.all()),
+        "audit records": _grouped(connection, _AUDIT),
+    }
+
+
+def _grouped(connection: Connection, statement: LiteralString) -> Counter[KeyId]:
+    rows = cast("list[tuple[bytes, int]]", connection.execute(statement).fetchall())
+    counts: Counter[KeyId] = Counter()
+    for header, count in rows:
+        counts[key_id_of(header)] += count
+    return counts
+
+
+def _entries(client: "Redis", streams: Iterable[str]) -> Counter[KeyId]:
+    return Counter(key_id_of(sealed) for stream in streams for sealed in _sealed(client, stream))
+
+
+def _sealed(client: "Redis", stream: str) -> Iterator[bytes]:
+    after = "-"
+    while page := client.xrange(stream, after, "+", count=_PAGE):
+        for entry_id, fields in cast("list[tuple[bytes, dict[bytes, bytes]]]", page):
+            yield fields.get(b"e", b"")
+            after = f"({entry_id.decode()}"

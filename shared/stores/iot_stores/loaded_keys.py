@@ -1,0 +1,161 @@
+"""Which master keys each running process has loaded: reports in Redis, which expire.
+
+API processes and writers report every few seconds from the thread that watches Redis, so requests
+and drains cost nothing more. `iot-sensor keys` reads the reports.
+"""
+
+import calendar
+import json
+import logging
+import math
+import os
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+from iot_cipher.keyring import KeyId
+from iot_cipher.writer_keys import KeySet, fingerprints
+from iot_models import metrics
+from iot_models.errors import UnavailableError
+from iot_models.names import KeyNames
+
+from .postgres import AWAY
+from .store_states import report
+
+REPORT_SECONDS = 3.0
+EXPIRY_SECONDS = 15
+"""A report outlives its process by at most this."""
+_MAX_RQ_HEARTBEAT_SECONDS = 60.0
+"""A writer of an earlier version, which does not report, is gone if RQ's heartbeat is older."""
+_SCAN_COUNT = 1000
+_GAUGES = {"api": "iot_api_master_key_loaded", "writer": "iot_writer_master_key_loaded"}
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedKeys:
+    """The last report of a process."""
+
+    role: str
+    process: str
+    """`<role> <host name>:<pid>`."""
+    fingerprints: Mapping[KeyId, str]
+    primary_id: KeyId
+    primary_seconds: float
+    """Seconds since the process changed to this primary key. Infinite if it used no other one."""
+    open_vaults: Mapping[KeyId, int]
+    """Open vaults of an API process, by the master key of their records."""
+
+
+class LoadedKeysReporter:
+    """Reports the keys that this process has loaded."""
+
+    def __init__(
+        self,
+        client: "Redis",
+        names: KeyNames,
+        role: str,
+        keys: Callable[[], KeySet],
+        *,
+        require_ours: Callable[[], None],
+        open_vaults: Callable[[], Counter[KeyId]] = Counter,
+    ) -> None:
+        """`role`: `api` or `writer`. `require_ours` raises if Redis is another installation's."""
+        self._require_ours = require_ours
+        self._client = client
+        self._names = names
+        self._role = role
+        self._keys = keys
+        self._open_vaults = open_vaults
+        self._next = 0.0
+        self._primary: tuple[KeyId, str] | None = None
+        self._changed_at = -math.inf
+        self._exported: set[KeyId] = set()
+
+    def report(self) -> None:
+        """Send a report if one is due. A Redis that is away gets the next one."""
+        now = time.monotonic()
+        if now < self._next:
+            return
+        self._next = now + REPORT_SECONDS
+        keys = self._keys()
+        loaded = fingerprints(keys)
+        self._export(set(loaded))
+        primary = (keys.primary_id, loaded[keys.primary_id])
+        if self._primary is not None and primary != self._primary:
+            self._changed_at = now
+        self._primary = primary
+        host, pid = socket.gethostname(), os.getpid()
+        content = {
+            "role": self._role,
+            "process": f"{self._role} {host}:{pid}",
+            "fingerprints": loaded,
+            "primary": keys.primary_id,
+            "primary_seconds": now - self._changed_at,
+            "open_vaults": self._open_vaults(),
+        }
+        try:
+            self._require_ours()
+            name = self._names.loaded_keys(f"{self._role}:{host}:{pid}")
+            self._client.set(name, json.dumps(content), ex=EXPIRY_SECONDS)
+        except (RedisError, UnavailableError, *AWAY) as error:
+            report(_log, "the loaded keys are not reported", error)
+
+    def _export(self, loaded: set[KeyId]) -> None:
+        gauge = metrics.gauge(_GAUGES[self._role])
+        for key_id in loaded | self._exported:
+            gauge.labels(str(key_id)).set(key_id in loaded)
+        self._exported |= loaded
+
+
+def read_reports(client: "Redis", names: KeyNames) -> list[LoadedKeys]:
+    """Return the reports of all running processes. Scans all keys of Redis.
+
+    Raises:
+        RedisError: Redis is away.
+    """
+    pattern = names.loaded_keys("*")
+    found = sorted(cast("set[bytes]", set(client.scan_iter(match=pattern, count=_SCAN_COUNT))))
+    texts = cast("list[bytes | None]", client.mget(found)) if found else []
+    return [_decode(json.loads(text)) for text in texts if text is not None]
+
+
+def silent_writers(client: "Redis", names: KeyNames, reports: list[LoadedKeys]) -> list[str]:
+    """Return the writers that run by RQ's heartbeat and do not report.
+
+    Such a writer has an earlier version, or its user of Redis may not write its report.
+    """
+    known = {each.process for each in reports}
+    silent = []
+    for name in sorted(cast("set[bytes]", client.smembers(f"{names.rq}:workers"))):
+        fields = ["hostname", "pid", "last_heartbeat"]
+        host, pid, beat = cast("list[bytes | None]", client.hmget(name.decode(), fields))
+        if host is None or pid is None or beat is None or not _is_recent(beat.decode()):
+            continue
+        process = f"writer {host.decode()}:{pid.decode()}"
+        if process not in known:
+            silent.append(process)
+    return silent
+
+
+def _is_recent(heartbeat: str) -> bool:
+    moment = time.strptime(heartbeat[:19], "%Y-%m-%dT%H:%M:%S")
+    return time.time() - calendar.timegm(moment) < _MAX_RQ_HEARTBEAT_SECONDS
+
+
+def _decode(content: dict[str, Any]) -> LoadedKeys:
+    return LoadedKeys(
+        content["role"],
+        content["process"],
+        {int(key_id): mark for key_id, mark in content["fingerprints"].items()},
+        content["primary"],
+        content["primary_seconds"],
+        {int(key_id): count for key_id, count in content["open_vaults"].items()},
+    )

@@ -1,0 +1,172 @@
+"""Rewrap vault records: renew the outer wrap with the primary master key. Needs no password.
+
+Each change is a compare-and-swap on the old wrap, so processes may change records meanwhile. The
+records say which of them are done: a rewrap that was killed is resumed by another call.
+"""
+
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, LiteralString, cast
+
+from redis import Redis
+
+from iot_cipher.keyring import KeyId, Keyring
+from iot_cipher.vault import VaultRecord, is_rewrapped, rewrap_vault
+from iot_models.errors import DecryptionError
+from iot_models.names import KeyNames
+
+from .postgres import Connection
+from .scripts import load_script, run_all
+from .vault_records import decode_record, encode_record, find_by_ids
+
+BATCH = 200
+LOCK = 0x696F746B
+"""Key of the advisory lock of all commands that change which keys are needed."""
+
+_UNDER_OTHER_KEYS: LiteralString = """
+    FROM vaults WHERE substring(wrapped_key FROM 2 FOR 4) <> %s
+"""
+_COUNT: LiteralString = f"SELECT count(*) {_UNDER_OTHER_KEYS}"
+_SELECT: LiteralString = f"""
+    SELECT vault_id, lookup, salt, scrypt_log2_n, wrapped_key {_UNDER_OTHER_KEYS}
+    AND vault_id > %s ORDER BY vault_id LIMIT %s
+"""
+_SWAP = """
+    UPDATE vaults SET wrapped_key = changed.after
+    FROM unnest(%s::uuid[], %s::bytea[], %s::bytea[]) AS changed (id, before, after)
+    WHERE vault_id = changed.id AND wrapped_key = changed.before
+    RETURNING vault_id
+"""
+_NO_ID = uuid.UUID(int=0)
+
+Change = tuple[str, bytes, bytes]
+"""Name, old value and new value of a record in Redis. An empty new value removes the record."""
+
+
+@dataclass(slots=True)
+class Rewrapped:
+    """The result of a rewrap."""
+
+    postgres: int = 0
+    redis: int = 0
+    damaged: list[uuid.UUID] = field(default_factory=list)
+    """Vaults whose record in Postgres no key of the keyring opens."""
+
+
+class Rewrap:
+    """Rewraps the records in Postgres and in Redis with the primary key of one keyring."""
+
+    def __init__(self, client: "Redis", names: KeyNames, keyring: Keyring) -> None:
+        self._client = client
+        self._names = names
+        self._keyring = keyring
+        self._primary = keyring.primary_id.to_bytes(4, "big")
+        self._replace = load_script(client, "vault_record_replace.lua")
+        self.result = Rewrapped()
+
+    def waiting(self, connection: Connection) -> int:
+        """Return the number of records in Postgres under another key than the primary one."""
+        row = connection.execute(_COUNT, (self._primary,)).fetchone()
+        return cast("tuple[int]", row)[0]
+
+    def rewrap_postgres(self, connection: Connection, progress: Callable[[int], None]) -> None:
+        """Rewrap all records in Postgres, batch by batch, and their copies in Redis.
+
+        `progress` gets the number of records that are done.
+
+        Raises:
+            psycopg.Error, RedisError: a store is away. What is done stays.
+        """
+        last = _NO_ID
+        while records := self._read(connection, last):
+            last = records[-1].vault_id
+            pairs = []
+            for record in records:
+                try:
+                    pairs.append((record, rewrap_vault(self._keyring, record)))
+                except DecryptionError:
+                    self.result.damaged.append(record.vault_id)
+            self._swap(connection, pairs)
+            progress(self.result.postgres)
+
+    def rewrap_redis(self, connection: Connection) -> None:
+        """Rewrap the records in Redis that `rewrap_postgres` did not meet. Scans all keys.
+
+        Such a record was written by a process that had read it before, or Postgres lacks its vault.
+
+        Raises:
+            psycopg.Error, RedisError: a store is away. What is done stays.
+        """
+        pattern = self._names.all_vault_records
+        names = self._client.scan_iter(match=pattern, count=1000)
+        while batch := [cast("bytes", name).decode() for name in islice(names, BATCH)]:
+            values = cast("list[bytes | None]", self._client.mget(batch))
+            old: dict[str, tuple[bytes, VaultRecord]] = {}
+            for name, value in zip(batch, values, strict=True):
+                record = None if value is None else decode_record(value)
+                if value and record and record.master_key_id != self._keyring.primary_id:
+                    old[name] = value, record
+            if not old:
+                continue
+            stored = find_by_ids(connection, [record.vault_id for _, record in old.values()])
+            self._apply(
+                [
+                    (name, value, self._renewed(name, record, stored.get(record.vault_id)))
+                    for name, (value, record) in old.items()
+                ]
+            )
+
+    def _read(self, connection: Connection, last: uuid.UUID) -> list[VaultRecord]:
+        found = connection.execute(_SELECT, (self._primary, last, BATCH)).fetchall()
+        return [VaultRecord(*row) for row in cast("Sequence[Sequence[Any]]", found)]
+
+    def _swap(
+        self, connection: Connection, pairs: Sequence[tuple[VaultRecord, VaultRecord]]
+    ) -> None:
+        if not pairs:
+            return
+        rows = connection.execute(
+            _SWAP,
+            (
+                [old.vault_id for old, _ in pairs],
+                [old.wrapped_key for old, _ in pairs],
+                [new.wrapped_key for _, new in pairs],
+            ),
+        ).fetchall()
+        swapped = {vault_id for (vault_id,) in cast("list[tuple[uuid.UUID]]", rows)}
+        self.result.postgres += len(swapped)
+        self._apply(
+            [
+                (self._names.vault_record(old.lookup), encode_record(old), encode_record(new))
+                for old, new in pairs
+                if old.vault_id in swapped
+            ]
+        )
+
+    def _renewed(self, name: str, record: VaultRecord, stored: VaultRecord | None) -> bytes:
+        """Return the new value of a record in Redis."""
+        if stored is not None and is_rewrapped(self._keyring, record, stored):
+            return encode_record(stored)
+        try:
+            return encode_record(rewrap_vault(self._keyring, record))
+        except DecryptionError:
+            # No key opens it. Postgres has the vault's own record, except for replaced vaults.
+            replaced = name == self._names.replaced_vault_record(record.vault_id.bytes)
+            return encode_record(record) if replaced else b""
+
+    def _apply(self, changes: Sequence[Change]) -> None:
+        calls = [([name], [old, new]) for name, old, new in changes]
+        self.result.redis += sum(run_all(self._client, self._replace, calls))
+
+
+def try_lock(connection: Connection) -> bool:
+    """Take the lock of key changes until the connection is closed. Return False if it is taken."""
+    row = connection.execute("SELECT pg_try_advisory_lock(%s)", (LOCK,)).fetchone()
+    return bool(row and row[0])
+
+
+def key_id_of(sealed: bytes) -> KeyId:
+    """Return the id of the master key that a ciphertext needs, from its header."""
+    return int.from_bytes(sealed[1:5], "big")

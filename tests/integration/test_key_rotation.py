@@ -1,0 +1,295 @@
+"""`iot-sensor keys`: a key is used, and retired, only when that is safe."""
+
+import os
+import re
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+import pytest
+from flask.testing import FlaskClient
+from prometheus_client import REGISTRY
+from redis import Redis
+
+from iot_api.service import Service
+from iot_cipher.envelope import Sealer
+from iot_cipher.keyring import Keyring, create_keyring_file, parse_keyring
+from iot_cipher.sealed_order import seal_order
+from iot_cipher.vault import is_authentic
+from iot_models.settings import Settings
+from iot_stores import loaded_keys
+from iot_stores.rewrap import try_lock
+from iot_stores.stream_entries import WaitingEntry
+from iot_stores.vault_records import scan_records
+from iot_tools.cli.main import main
+from iot_writer.writer import Writer
+from support.draining import drain_all
+from support.keys import KEYS
+from support.waiting import wait_until
+
+ROW = {"data": {"db_password": "the password", "freeform": 1}}
+
+
+@pytest.fixture
+def keyring_file(tmp_path: Path) -> Path:
+    """A keyring of the test's own, which the test changes."""
+    path = tmp_path / "keyring.json"
+    create_keyring_file(path)
+    path.chmod(0o640)
+    return path
+
+
+@dataclass
+class Running:
+    """An API and a writer in this process, and the command."""
+
+    client: FlaskClient
+    writer: Writer
+    settings: Settings
+    captured: pytest.CaptureFixture[str]
+
+    @property
+    def service(self) -> Service:
+        found: Service = self.client.application.extensions["iot"]
+        return found
+
+    def report(self) -> None:
+        """Let both processes report the keys that they have loaded."""
+        for watcher in (self.service.stores.watcher, self.writer.watcher):
+            watcher.after_checks()
+
+    def keys(self, *arguments: str) -> tuple[int, str]:
+        """Run a command. Return its exit status and its output."""
+        self.captured.readouterr()
+        status = main(["keys", *arguments])
+        return status, "".join(self.captured.readouterr())
+
+    def wait_for(self, *arguments: str) -> str:
+        """Run a command until it succeeds, while the processes go on."""
+
+        def succeeded() -> str:
+            self.report()
+            status, output = self.keys(*arguments)
+            return output if status == 0 else ""
+
+        return wait_until(succeeded, seconds=60, what=f"keys {' '.join(arguments)}")
+
+    def keyring(self) -> Keyring:
+        return parse_keyring(Path(self.settings.keyring_file).read_text())
+
+    def put(self) -> None:
+        assert self.client.put("/api/iot", json=ROW).status_code == 201
+
+    def read(self) -> list[str]:
+        body = {"data": {"db_password": "the password"}}
+        answer = self.client.post("/api/iot", json=body)
+        assert answer.status_code == 200, answer.text
+        return [each["freeform"] for each in answer.json["data"]]  # type: ignore[index]
+
+
+@pytest.fixture
+def running(
+    client: FlaskClient,
+    writer: Writer,
+    settings: Settings,
+    environment: dict[str, str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Running:
+    monkeypatch.setattr(loaded_keys, "REPORT_SECONDS", 0.1)
+    for name, value in environment.items():
+        monkeypatch.setitem(os.environ, name, value)
+    return Running(client, writer, settings, capsys)
+
+
+@pytest.fixture
+def redis(settings: Settings) -> Iterator["Redis"]:
+    with Redis.from_url(settings.redis_url) as client:
+        yield client
+
+
+@pytest.fixture
+def postgres(postgres_url: str) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        yield connection
+
+
+def scrypts() -> float:
+    return REGISTRY.get_sample_value("iot_vaults_opened_total", {"how": "found"}) or 0.0
+
+
+def test_a_key_is_promoted_when_every_process_has_loaded_it(running: Running) -> None:
+    path = Path(running.settings.keyring_file)
+    running.report()
+    assert running.keys("add")[0] == 0
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert running.keyring().primary_id == 1
+    status, output = running.keys("promote", "2")
+    assert status == 1
+    assert re.search(r"api \S+ has not loaded master key 2", output)
+    assert re.search(r"writer \S+ has not loaded master key 2", output)
+    assert running.keyring().primary_id == 1
+    running.wait_for("promote", "2")
+    assert running.keyring().primary_id == 2
+    labels = {"key": "2"}
+    assert REGISTRY.get_sample_value("iot_api_master_key_loaded", labels) == 1
+    assert REGISTRY.get_sample_value("iot_writer_master_key_loaded", labels) == 1
+
+
+def test_no_key_is_promoted_while_no_process_reports(running: Running) -> None:
+    running.keys("add")
+    status, output = running.keys("promote", "2")
+    assert status == 1
+    assert "no api process reports its keys" in output
+    assert "no writer process reports its keys" in output
+    assert running.keys("promote", "2", "--stopped")[0] == 0
+
+
+def test_another_key_under_the_same_id_is_noticed(running: Running) -> None:
+    running.report()
+    Path(running.settings.keyring_file).unlink()
+    create_keyring_file(Path(running.settings.keyring_file))
+    status, output = running.keys("promote", "1")
+    assert status == 1
+    assert "has another master key 1" in output
+
+
+def test_a_rewrap_opens_no_vault_again(
+    running: Running, redis: "Redis", postgres: psycopg.Connection[tuple[object, ...]]
+) -> None:
+    running.put()
+    running.keys("add")
+    running.wait_for("promote", "2")
+    before = scrypts()
+    running.wait_for("rewrap", "--wait", "0")
+    cache = running.service.vaults.cache
+    wait_until(
+        lambda: {each.master_key_id for each in cache.records()} == {2},
+        what="the rewrapped record in the cache",
+    )
+    for cached in cache._vaults.values():  # noqa: SLF001 - as if five minutes had passed
+        cached.renew_at = 0.0
+    running.put()
+    drain_all(running.writer)
+    assert running.read() == ["1", "1"]
+    assert scrypts() == before
+    (row,) = postgres.execute("SELECT substring(wrapped_key FROM 2 FOR 4) FROM vaults").fetchall()
+    assert row == (b"\0\0\0\2",)
+    (record,) = scan_records(redis, KEYS)
+    assert record.master_key_id == 2
+
+
+def test_a_renewal_takes_a_rewrapped_record(running: Running) -> None:
+    """The renewal comes before the process has compared its records with Postgres."""
+    running.put()
+    running.keys("add")
+    running.wait_for("promote", "2")
+    before = scrypts()
+    stale = running.service.vaults.cache.records()
+    running.wait_for("rewrap", "--wait", "0")
+    for cached in running.service.vaults.cache._vaults.values():  # noqa: SLF001
+        cached.record, cached.renew_at = stale[0], 0.0
+    running.put()
+    assert scrypts() == before
+    (renewed,) = running.service.vaults.cache.records()
+    assert renewed.master_key_id == 2
+
+
+def test_a_key_is_kept_while_something_needs_it(running: Running, redis: "Redis") -> None:
+    running.put()
+    keyring = running.keyring()
+    sealed = Sealer(lambda: keyring).seal(0, b"content")
+    running.service.stores.dead_letters.add(0, WaitingEntry(b"1-1", sealed, 0, 0), "a reason")
+    held = uuid.uuid4()
+    redis.hset(KEYS.held_vaults, held.hex, 1)
+    redis.xadd(KEYS.held_entries(held.bytes), {"e": sealed})
+    redis.rpush(KEYS.compaction_orders, seal_order(keyring, b"order"))
+    running.writer.audit.record(running.writer.postgres(), "a line")
+    running.keys("add")
+    running.wait_for("promote", "2")
+    retire = ("retire", "1", "--settle", "0")
+    assert running.keys(*retire)[0] == 1
+    running.service.vaults.cache._vaults.clear()  # noqa: SLF001 - as if the vaults had expired
+
+    def reasons() -> set[str]:
+        running.report()
+        status, output = running.keys(*retire)
+        assert status == 1
+        return set(re.findall(r"  (\d+ [a-zA-Z ]+) need master key 1", output))
+
+    everything = {
+        "1 vault records in Postgres",
+        "1 vault records in Redis",
+        "1 queued entries",
+        "1 held entries",
+        "1 compaction orders",
+        "1 dead letters",
+    }
+    found = wait_until(reasons, what="reasons")
+    assert everything < found
+    assert any(each.endswith("audit records") for each in found - everything)
+    assert set(running.keyring().key_ids) == {1, 2}
+    drain_all(running.writer)
+    running.wait_for("rewrap", "--wait", "0")
+    wait_until(lambda: reasons() == everything - {
+        "1 vault records in Postgres", "1 vault records in Redis", "1 queued entries"
+    }, what="the rest")  # fmt: skip
+    redis.delete(KEYS.dead_letters, KEYS.held_vaults, KEYS.compaction_orders)
+    running.wait_for(*retire)
+    assert running.keyring().key_ids == (2,)
+    assert running.read() == ["1"]
+
+
+def test_the_key_is_kept_until_requests_under_it_have_ended(running: Running) -> None:
+    running.report()
+    running.keys("add")
+    running.wait_for("promote", "2")
+    running.wait_for("rewrap", "--wait", "0")
+    status, output = running.keys("retire", "1")
+    assert status == 1
+    assert re.search(r"api \S+ may use its old primary key for \d+ s more", output)
+
+
+def test_a_vault_that_postgres_lost_is_rewrapped_in_redis(
+    running: Running, redis: "Redis", postgres: psycopg.Connection[tuple[object, ...]]
+) -> None:
+    running.put()
+    (lost,) = running.service.vaults.cache.records()
+    redis.rename(KEYS.vault_record(lost.lookup), KEYS.replaced_vault_record(lost.vault_id.bytes))
+    redis.persist(KEYS.replaced_vault_record(lost.vault_id.bytes))
+    running.service.vaults.cache._vaults.clear()  # noqa: SLF001 - no process restores it
+    postgres.execute("DELETE FROM vaults")
+    running.keys("add")
+    running.wait_for("promote", "2")
+    running.wait_for("rewrap", "--wait", "0")
+    (record,) = scan_records(redis, KEYS)
+    assert record.vault_id == lost.vault_id
+    assert record.master_key_id == 2
+    assert is_authentic(running.keyring(), record)
+    assert redis.ttl(KEYS.replaced_vault_record(lost.vault_id.bytes)) == -1
+
+
+def test_never_two_at_once(
+    running: Running, postgres: psycopg.Connection[tuple[object, ...]]
+) -> None:
+    assert try_lock(postgres)
+    for command in (["promote", "1"], ["rewrap"], ["retire", "1"], ["rotate"]):
+        status, output = running.keys(*command)
+        assert status == 1
+        assert "another `iot-sensor keys` command runs" in output
+
+
+def test_status_names_keys_uses_and_processes(running: Running) -> None:
+    running.put()
+    running.report()
+    status, output = running.keys("status")
+    assert status == 0
+    assert re.search(r"^master key 1  [0-9a-f]{16}  primary", output, re.MULTILINE)
+    assert "vault records in Postgres: 1 need master key 1" in output
+    assert re.search(
+        r"^api \S+: keys 1, primary 1, 1 open vaults under key 1$", output, re.MULTILINE
+    )
+    assert re.search(r"^writer \S+: keys 1, primary 1$", output, re.MULTILINE)
+    assert running.keys("list")[1] == output.splitlines()[0] + "\n"

@@ -20,9 +20,9 @@ from iot_cipher.sealed_order import seal_order
 from iot_cipher.vault import is_authentic
 from iot_models.settings import Settings
 from iot_stores import loaded_keys
+from iot_stores.cached_records import scan_records
 from iot_stores.rewrap import try_lock
 from iot_stores.stream_entries import WaitingEntry
-from iot_stores.vault_records import scan_records
 from iot_tools.cli.main import main
 from iot_writer.writer import Writer
 from support.draining import drain_all

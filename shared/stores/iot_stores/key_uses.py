@@ -8,10 +8,10 @@ from redis import Redis
 
 from iot_cipher.keyring import KeyId
 
+from .cached_records import scan_records
 from .postgres import Connection
 from .rewrap import key_id_of
 from .stores import Stores
-from .vault_records import scan_records
 
 _PAGE = 100
 _VAULTS: LiteralString = "SELECT substring(wrapped_key FOR 5), count(*) FROM vaults GROUP BY 1"

@@ -17,9 +17,10 @@ from iot_cipher.vault import VaultRecord, is_rewrapped, rewrap_vault
 from iot_models.errors import DecryptionError
 from iot_models.names import KeyNames
 
+from .cached_records import decode_record, encode_record
 from .postgres import Connection
 from .scripts import load_script, run_all
-from .vault_records import decode_record, encode_record, find_by_ids
+from .vault_records import find_by_ids
 
 BATCH = 200
 LOCK = 0x696F746B

@@ -4,7 +4,6 @@ The cache lets API processes open vaults while Postgres is away.
 """
 
 import logging
-import struct
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from iot_cipher.vault import VaultRecord
 from iot_models import metrics
 from iot_models.names import KeyNames
 
+from .cached_records import decode_record, encode_record
 from .postgres import Connection, Pool, short_query
 from .store_states import report
 from .vault_lookups import (
@@ -68,8 +68,6 @@ _REPLACE: LiteralString = """
     SET lookup = %s, salt = %s, scrypt_log2_n = %s, wrapped_key = %s, lookup_format = %s
     WHERE vault_id = %s AND wrapped_key = %s
 """
-
-_HEADER = struct.Struct("<16s32s16sB")
 
 
 @dataclass(frozen=True, slots=True)
@@ -381,16 +379,6 @@ def remove_record(pipeline: "Pipeline", names: KeyNames, lookup: bytes) -> None:
     pipeline.set(names.vault_record(lookup), b"", px=1)
 
 
-def scan_records(client: "Redis", names: KeyNames) -> Iterator[VaultRecord]:
-    """Yield every record in Redis. Scans all keys of Redis."""
-    found = cast("Iterator[bytes]", client.scan_iter(match=names.all_vault_records, count=_BATCH))
-    while batch := list(islice(found, _BATCH)):
-        for data in cast("list[bytes | None]", client.mget(batch)):
-            record = None if data is None else decode_record(data)
-            if record is not None:
-                yield record
-
-
 @contextmanager
 def _recognizing_changed_policy() -> Iterator[None]:
     """Raise `PolicyChangedError` for the error of the trigger `check_new_vault`."""
@@ -441,18 +429,3 @@ def _values(record: VaultRecord) -> tuple[uuid.UUID, bytes, bytes, int, bytes]:
     return (
         record.vault_id, record.lookup, record.salt, record.scrypt_log2_n, record.wrapped_key,
     )  # fmt: skip
-
-
-def encode_record(record: VaultRecord) -> bytes:
-    """Encode a record for Redis."""
-    head = _HEADER.pack(record.vault_id.bytes, record.lookup, record.salt, record.scrypt_log2_n)
-    return head + record.wrapped_key
-
-
-def decode_record(data: bytes) -> VaultRecord | None:
-    """Decode a record that `encode_record` wrote. Return None if it was cut."""
-    try:
-        vault_id, lookup, salt, log2_n = _HEADER.unpack_from(data)
-    except struct.error:
-        return None
-    return VaultRecord(uuid.UUID(bytes=vault_id), lookup, salt, log2_n, data[_HEADER.size :])

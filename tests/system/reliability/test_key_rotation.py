@@ -17,9 +17,9 @@ from iot_cipher.keyring import Keyring, create_keyring_file, parse_keyring
 from iot_cipher.vault import VaultRecord, create_vault, is_authentic, open_vault, scrypt_secret
 from iot_models.settings import load
 from iot_stores.audit import UNREADABLE, AuditLog
+from iot_stores.cached_records import encode_record, scan_records
 from iot_stores.key_uses import count_uses
 from iot_stores.stores import Stores
-from iot_stores.vault_records import encode_record, scan_records
 from support.keys import KEYS
 from support.stack import Stack
 from system.reliability.devices import Fleet

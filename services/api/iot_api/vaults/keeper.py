@@ -5,7 +5,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from redis.exceptions import RedisError
 
@@ -84,6 +84,22 @@ class VaultKeeper:
                 report(_log, "a vault is not compared with Postgres now", error)
         self.watch(record)
         return record
+
+    def find_renewed(self, lookups: Sequence[bytes], known: VaultRecord) -> VaultRecord | None:
+        """Return the record in Redis if it is the known one or a rewrapped one, else that in
+        Postgres.
+
+        Raises:
+            AWAY: Postgres can't serve.
+        """
+        record = self.records.find_cached(lookups)
+        if record is not None and (record == known or self.is_rewrapped(known, record)):
+            return record
+        return self.records.find(lookups).record
+
+    def is_rewrapped(self, old: VaultRecord, new: VaultRecord) -> bool:
+        """Whether `iot-sensor keys rewrap` made the new record of the old one."""
+        return is_rewrapped(self._keyring(), old, new)
 
     def start(self) -> None:
         """Start the thread, if it does not run."""
@@ -200,7 +216,7 @@ class VaultKeeper:
         """
         rewrapped, others = [], []
         for record, stored in changes:
-            if stored is not None and is_rewrapped(self._keyring(), record, stored):
+            if stored is not None and self.is_rewrapped(record, stored):
                 rewrapped.append((record, stored))
             else:
                 others.append(record)

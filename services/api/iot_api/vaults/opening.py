@@ -16,7 +16,6 @@ from iot_cipher.vault import (
     PasswordKey,
     VaultRecord,
     create_vault,
-    is_rewrapped,
     password_key,
     wrap_vault,
 )
@@ -208,7 +207,7 @@ class Vaults:
         lookups, record = [*cached.missed, cached.record.lookup], None
         try:
             if not cached.missing:
-                record = self._find_renewed(lookups, cached.record)
+                record = self._keeper.find_renewed(lookups, cached.record)
                 self._keeper.watch(cached.record)
             if record is None:
                 search = self._search(password, key, client, cached.missed, seconds=0)
@@ -224,7 +223,7 @@ class Vaults:
             self._keeper.watch(cached.record)
             return cached
         if record != cached.record:
-            if not self._is_rewrapped(cached.record, record):
+            if not self._keeper.is_rewrapped(cached.record, record):
                 self.cache.forget(key)
                 return None
             # Redis may still have the old record: the newest key wins.
@@ -234,18 +233,6 @@ class Vaults:
         renewed = self.cache.put(key, record, cached.vault, cached.missed)
         self._opened(cached.vault)
         return renewed
-
-    def _find_renewed(self, lookups: list[bytes], known: VaultRecord) -> VaultRecord | None:
-        """Return the record in Redis if it is the known one or a rewrapped one, else that in
-        Postgres.
-        """
-        record = self._records.find_cached(lookups)
-        if record is not None and (record == known or self._is_rewrapped(known, record)):
-            return record
-        return self._records.find(lookups).record
-
-    def _is_rewrapped(self, old: VaultRecord, new: VaultRecord) -> bool:
-        return is_rewrapped(self._keyring(), old, new)
 
     def _moved_when_idle(
         self, cached: CachedVault, key: bytes, password: bytes, client: Client

@@ -1,9 +1,12 @@
 """Links of the audit log's hash chain.
 
-    link = version 1 (1 byte) | key id (4) | HMAC-SHA-256 (32)
+    link = version 2 (1 byte) | key id (4) | HMAC-SHA-256 (32)
 
 The HMAC covers the head of the link, the previous link, and the record with its place. Its key is
-derived from the audit key of that id. All numbers are big-endian.
+the chain key of that id. All numbers are big-endian. The link covers the line of the record, not
+the sealed bytes: a rotation of the master keys encrypts the record again, and the link stays.
+
+(No release wrote version 1, whose links covered the sealed bytes.)
 """
 
 import hmac
@@ -12,16 +15,15 @@ from typing import NamedTuple
 
 from iot_models.errors import DecryptionError
 
-from .aead import derive
+from .chain_keys import LINK_BYTES
+from .keyring import KeyId
 from .writer_keys import AuditKeys
 
-FORMAT = 1
-_INFO = b"iot-sensor audit chain v1"
+FORMAT = 2
+UNREADABLE_MARK = b"\xff"
+"""No line in UTF-8 begins with this byte."""
 _HEAD = struct.Struct(">BI")
 _PLACE = struct.Struct(">qq")
-LINK_BYTES = _HEAD.size + 32
-BEFORE_FIRST = bytes(LINK_BYTES)
-"""Stands for the previous link of the first record."""
 
 
 class ChainedRecord(NamedTuple):
@@ -32,13 +34,14 @@ class ChainedRecord(NamedTuple):
     record_id: int
     at: bytes
     """8 bytes: microseconds since 2000-01-01 UTC, as Postgres sends a `timestamptz`."""
-    sealed: bytes
+    content: bytes
+    """The line in UTF-8; for a record that can't be decrypted `UNREADABLE_MARK` and its bytes."""
 
 
 def make_link(keys: AuditKeys, previous: bytes, record: ChainedRecord) -> bytes:
     """Return the link of a record that follows the link `previous`."""
     head = _HEAD.pack(FORMAT, keys.primary_id)
-    return head + _code(keys.audit_key(keys.primary_id), head, previous, record)
+    return head + _code(keys.chain_key(keys.primary_id), head, previous, record)
 
 
 def link_matches(keys: AuditKeys, link: bytes, previous: bytes, record: ChainedRecord) -> bool:
@@ -50,13 +53,19 @@ def link_matches(keys: AuditKeys, link: bytes, previous: bytes, record: ChainedR
     if len(link) != LINK_BYTES or link[0] != FORMAT:
         return False
     head = link[: _HEAD.size]
-    key = keys.audit_key(_HEAD.unpack(head)[1])
+    key = keys.chain_key(key_id_of(link))
     return hmac.compare_digest(link[_HEAD.size :], _code(key, head, previous, record))
 
 
-def _code(audit_key: bytes, head: bytes, previous: bytes, record: ChainedRecord) -> bytes:
+def key_id_of(link: bytes) -> KeyId:
+    """Return the id of the master key of a link."""
+    key_id: KeyId = _HEAD.unpack_from(link)[1]
+    return key_id
+
+
+def _code(chain_key: bytes, head: bytes, previous: bytes, record: ChainedRecord) -> bytes:
     if len(previous) != LINK_BYTES or len(record.at) != 8:
         raise DecryptionError("the previous link or the time of an audit record has a wrong length")
     place = _PLACE.pack(record.sequence, record.record_id)
-    message = head + previous + place + record.at + record.sealed
-    return hmac.digest(derive(audit_key, salt=b"", info=_INFO), message, "sha256")
+    message = head + previous + place + record.at + record.content
+    return hmac.digest(chain_key, message, "sha256")

@@ -9,11 +9,13 @@ import uuid
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 
 from iot_models.errors import DecryptionError, SettingsError
 from iot_models.text_files import create_file
 
 from .aead import KEY_BYTES, derive
+from .chain_keys import RetiredKey, derive_chain_key, parse_retired
 from .followed_file import FollowedFile, strict_json
 from .secrets import SecretHolder
 
@@ -30,10 +32,17 @@ _SCRYPT_SALT = b"iot-sensor scrypt salt v2"
 class Keyring(SecretHolder):
     """The keys of one state of the file. Each purpose has its own keys, derived from these."""
 
-    __slots__ = ("_derived", "_masters", "_pepper", "primary_id")
+    __slots__ = ("_derived", "_masters", "_pepper", "primary_id", "retired")
 
-    def __init__(self, primary_id: KeyId, masters: Mapping[KeyId, bytes], pepper: bytes) -> None:
+    def __init__(
+        self,
+        primary_id: KeyId,
+        masters: Mapping[KeyId, bytes],
+        pepper: bytes,
+        retired: Mapping[KeyId, RetiredKey] = MappingProxyType({}),
+    ) -> None:
         self.primary_id = primary_id
+        self.retired = dict(retired)
         self._masters = dict(masters)
         self._pepper = pepper
         self._derived = lru_cache(maxsize=64)(self._derive)
@@ -78,6 +87,13 @@ class Keyring(SecretHolder):
         id."""
         return self._derived(key_id, _AUDIT)
 
+    def chain_key(self, key_id: KeyId) -> bytes:
+        """Return the key of the links of the audit log, also of a retired key. Raises
+        `DecryptionError` for an unknown id."""
+        if key_id in self.retired:
+            return self.retired[key_id].chain_key
+        return derive_chain_key(self.audit_key(key_id))
+
     def _derive(self, key_id: KeyId, info: bytes) -> bytes:
         if key_id not in self._masters:
             raise DecryptionError(f"the keyring has no master key {key_id}")
@@ -87,7 +103,8 @@ class Keyring(SecretHolder):
 def parse_keyring(text: str) -> Keyring:
     """Parse a keyring: `{"version": 1, "primary": 1, "keys": {"1": ...}, "pepper": ...}`.
 
-    Keys and pepper are 32 bytes each, in base64.
+    Keys and pepper are 32 bytes each, in base64. A keyring whose keys were retired also has
+    `"retired"`, see `chain_keys`.
 
     Raises:
         SettingsError: the keyring is invalid. The message contains no key.
@@ -104,7 +121,7 @@ def parse_keyring(text: str) -> Keyring:
             'the keyring is not JSON of the form {"version": 1, "primary": <id>, '
             '"keys": {"<id>": <base64>, ...}, "pepper": <base64>}, with each name once'
         )
-    version, primary, keys, pepper = content
+    version, primary, keys, pepper, retired = content
     if version != 1:
         raise SettingsError(
             f"the keyring has the unknown version {version}: use a newer version of this service"
@@ -114,7 +131,12 @@ def parse_keyring(text: str) -> Keyring:
         raise SettingsError("the keyring's primary key is not among its keys")
     if not all(0 < key_id < 2**32 for key_id in masters):
         raise SettingsError("the keyring has a key id outside 1 to 4294967295")
-    return Keyring(primary, masters, _key_bytes(pepper))
+    if set(masters) & set(retired):
+        raise SettingsError(
+            "the keyring has the same id under keys and retired: remove the entry under retired if "
+            "the key was restored"
+        )
+    return Keyring(primary, masters, _key_bytes(pepper), retired)
 
 
 def is_for_writers(text: str) -> bool:
@@ -126,8 +148,10 @@ def is_for_writers(text: str) -> bool:
     return isinstance(content, dict) and content.get("for") == "writer"
 
 
-def _parsed(text: str) -> tuple[int, KeyId, dict[KeyId, str], str] | None:
-    """Return version, primary id, keys and pepper, or None if the text has another form.
+def _parsed(
+    text: str,
+) -> tuple[int, KeyId, dict[KeyId, str], str, dict[KeyId, RetiredKey]] | None:
+    """Return version, primary id, keys, pepper and retired keys, or None for another form.
 
     A typing error must not lose a key, so a repeated name or an id such as 01 is refused.
     """
@@ -138,7 +162,8 @@ def _parsed(text: str) -> tuple[int, KeyId, dict[KeyId, str], str] | None:
             return None
         if type(content["version"]) is not int or type(content["primary"]) is not int:
             return None
-        return content["version"], content["primary"], keys, content["pepper"]
+        retired = parse_retired(content.get("retired", {}))
+        return content["version"], content["primary"], keys, content["pepper"], retired
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 

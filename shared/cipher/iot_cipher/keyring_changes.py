@@ -9,6 +9,7 @@ from typing import Any
 from iot_models.errors import SettingsError
 
 from .aead import KEY_BYTES
+from .chain_keys import RetiredKey, retired_json
 from .followed_file import strict_json
 from .keyring import KeyId, parse_keyring
 
@@ -21,7 +22,8 @@ def with_new_key(text: str) -> tuple[str, KeyId]:
     Raises:
         SettingsError: the keyring is invalid, or has no free id.
     """
-    key_id = max(parse_keyring(text).key_ids) + 1
+    keyring = parse_keyring(text)
+    key_id = max([*keyring.key_ids, *keyring.retired]) + 1  # no id is used twice
     if key_id > MAX_KEY_ID:
         raise SettingsError(f"the keyring has no free key id: {MAX_KEY_ID} is in use")
     key = base64.b64encode(secrets.token_bytes(KEY_BYTES)).decode()
@@ -38,16 +40,29 @@ def with_primary(text: str, key_id: KeyId) -> str:
     return _changed(text, lambda content: content.update(primary=key_id))
 
 
-def without_key(text: str, key_id: KeyId) -> str:
-    """Return the keyring without a master key. The key is lost.
+def without_key(text: str, key_id: KeyId, *, sequence: int, link: bytes) -> str:
+    """Return the keyring without a master key. The key is lost, except for its chain key.
+
+    `sequence` and `link`: the end of the audit log's chain, see `RetiredKey`.
 
     Raises:
         SettingsError: the keyring is invalid, lacks the key, or the key is primary.
     """
+    require_removable(text, key_id)
+    retired = RetiredKey(parse_keyring(text).chain_key(key_id), sequence, link)
+
+    def remove(content: dict[str, Any]) -> None:
+        del content["keys"][str(key_id)]
+        content.setdefault("retired", {})[str(key_id)] = retired_json(retired)
+
+    return _changed(text, remove)
+
+
+def require_removable(text: str, key_id: KeyId) -> None:
+    """Raise `SettingsError` unless the keyring has this key, and another one is primary."""
     _require_key(text, key_id)
     if key_id == parse_keyring(text).primary_id:
         raise SettingsError(f"master key {key_id} is primary: promote another key first")
-    return _changed(text, lambda content: content["keys"].pop(str(key_id)))
 
 
 def _require_key(text: str, key_id: KeyId) -> None:

@@ -9,12 +9,14 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 from iot_models.errors import DecryptionError, SettingsError
 from iot_models.text_files import read_text, replace_file
 
 from .aead import KEY_BYTES, derive
+from .chain_keys import RetiredKey, derive_chain_key
 from .followed_file import FollowedFile, strict_json
 from .keyring import KeyId, Keyring, is_for_writers, parse_keyring
 from .secrets import SecretHolder
@@ -40,8 +42,20 @@ class AuditKeys(Protocol):
     def primary_id(self) -> KeyId:
         """The id of the key that encrypts."""
 
+    @property
+    def key_ids(self) -> tuple[KeyId, ...]:
+        """The ids of all keys that decrypt."""
+
+    @property
+    def retired(self) -> Mapping[KeyId, RetiredKey]:
+        """The retired keys. Only a keyring has them, not the file of a writer."""
+
     def audit_key(self, key_id: KeyId) -> bytes:
         """Return a key. Raises `DecryptionError` for an unknown id."""
+
+    def chain_key(self, key_id: KeyId) -> bytes:
+        """Return the key of links, also of a retired key. Raises `DecryptionError` for an unknown
+        id."""
 
 
 class KeySet(TransitKeys, Protocol):
@@ -72,7 +86,7 @@ class _Keys(NamedTuple):
 class WriterKeys(SecretHolder):
     """The transit and audit keys of one state of the file. It has no lookup or wrap keys."""
 
-    __slots__ = ("_keys", "from_keyring", "primary_id")
+    __slots__ = ("_keys", "from_keyring", "primary_id", "retired")
 
     def __init__(
         self,
@@ -80,6 +94,7 @@ class WriterKeys(SecretHolder):
         keys: Mapping[KeyId, tuple[bytes, bytes]],
         *,
         from_keyring: bool = False,
+        retired: Mapping[KeyId, RetiredKey] = MappingProxyType({}),
     ) -> None:
         """`keys`: transit key and audit key by id.
 
@@ -87,6 +102,7 @@ class WriterKeys(SecretHolder):
         """
         self.primary_id = primary_id
         self.from_keyring = from_keyring
+        self.retired = dict(retired)
         self._keys = {key_id: _Keys(*pair) for key_id, pair in keys.items()}
 
     @property
@@ -102,6 +118,13 @@ class WriterKeys(SecretHolder):
         """Return the key of the audit log. Raises `DecryptionError` for an unknown id."""
         return self._of(key_id).audit
 
+    def chain_key(self, key_id: KeyId) -> bytes:
+        """Return the key of links, also of a retired key. Raises `DecryptionError` for an unknown
+        id."""
+        if key_id in self.retired:
+            return self.retired[key_id].chain_key
+        return derive_chain_key(self.audit_key(key_id))
+
     def _of(self, key_id: KeyId) -> _Keys:
         if key_id not in self._keys:
             raise DecryptionError(f"the writer has no keys for the master key {key_id}")
@@ -114,7 +137,7 @@ def derive_writer_keys(keyring: Keyring) -> WriterKeys:
         key_id: (keyring.transit_key(key_id), keyring.audit_key(key_id))
         for key_id in keyring.key_ids
     }
-    return WriterKeys(keyring.primary_id, keys, from_keyring=True)
+    return WriterKeys(keyring.primary_id, keys, from_keyring=True, retired=keyring.retired)
 
 
 def writer_keys_text(keyring: Keyring) -> str:

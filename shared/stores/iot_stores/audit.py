@@ -1,19 +1,27 @@
-"""The audit log: records of what operators must account for, encrypted with the audit key."""
+"""The audit log: records of what operators must account for, encrypted with the audit key.
+
+    format 1 | key id 4 | nonce 12 | ciphertext and tag
+    format 2 | key id 4 | first nonce 12 | nonce 12 | ciphertext and tag
+
+(The figures are lengths in bytes.) A record has format 2 after a rotation of the master keys, which
+encrypts the record again. Its first nonce stays: no two records have the same.
+"""
 
 import struct
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import cast
 
-from iot_cipher.aead import decrypt, encrypt
+from iot_cipher.aead import NONCE_BYTES, decrypt, encrypt
 from iot_cipher.writer_keys import AuditKeys
 from iot_models.errors import DecryptionError
 
 from .postgres import Connection
 
-FORMAT = 1
+FORMAT, RESEALED_FORMAT = 1, 2
 UNREADABLE = "(this entry can't be decrypted)"
 _HEADER = struct.Struct(">BI")
+_FIRST_NONCE = slice(_HEADER.size, _HEADER.size + NONCE_BYTES)
 _CONTEXT = b"iot-sensor audit"
 """Associated data: a record can't be passed off as another kind of ciphertext."""
 
@@ -32,41 +40,10 @@ class AuditLog:
 
     def record(self, connection: Connection, line: str) -> None:
         """Add a line, in the connection's transaction."""
-        connection.execute(_INSERT, (self._seal(line.encode()),))
-
-    def reseal(self, connection: Connection) -> tuple[int, int]:
-        """Encrypt all lines of other keys again, with the primary key, batch by batch.
-
-        Return how many lines were encrypted again, and how many can't be decrypted. A call that is
-        killed may be repeated.
-        """
-        resealed = unreadable = last = 0
-        primary = self._keys().primary_id.to_bytes(4, "big")
-        while True:
-            found = connection.execute(_UNDER_OTHER_KEYS, (last, primary, _BATCH)).fetchall()
-            if not found:
-                return resealed, unreadable
-            changes = []
-            for last, sealed in cast("list[tuple[int, bytes]]", found):
-                try:
-                    changes.append((self._seal(self._decrypt(sealed)), last, sealed))
-                except (DecryptionError, struct.error):
-                    unreadable += 1
-            with connection.transaction(), connection.cursor() as cursor:
-                cursor.executemany(_RESEAL, changes)
-            resealed += len(changes)
-
-    def count_readable(self, connection: Connection, key_id: int) -> int:
-        """Return the number of lines that need this master key and can be decrypted."""
-        found = connection.execute(_UNDER_KEY, (key_id.to_bytes(4, "big"),)).fetchall()
-        return sum(
-            self._open(sealed) != UNREADABLE for (sealed,) in cast("list[tuple[bytes]]", found)
-        )
-
-    def _seal(self, line: bytes) -> bytes:
         keys = self._keys()
         header = _HEADER.pack(FORMAT, keys.primary_id)
-        return header + encrypt(keys.audit_key(keys.primary_id), line, header + _CONTEXT)
+        key = keys.audit_key(keys.primary_id)
+        connection.execute(_INSERT, (header + encrypt(key, line.encode(), header + _CONTEXT),))
 
     def latest(
         self, connection: Connection, count: int, *, before: int | None = None
@@ -75,7 +52,7 @@ class AuditLog:
 
         `before`: the id up to which lines are returned, excluded; None: no limit.
 
-        A line that was tampered with, or whose key was retired, is replaced by `UNREADABLE`.
+        A line that was tampered with, or whose key was removed, is replaced by `UNREADABLE`.
         """
         found = connection.execute(_SELECT, {"before": before, "count": count}).fetchall()
         rows = cast("list[tuple[int, datetime, bytes]]", found)
@@ -97,8 +74,28 @@ def open_record(keys: AuditKeys, sealed: bytes) -> str:
     Raises:
         DecryptionError: the record was changed, or its key is unknown.
     """
-    header = sealed[: _HEADER.size]
-    if len(header) < _HEADER.size:
+    if len(sealed) < _FIRST_NONCE.stop:
         raise DecryptionError("an audit record is too short")
-    _, key_id = _HEADER.unpack(header)
-    return decrypt(keys.audit_key(key_id), sealed[_HEADER.size :], header + _CONTEXT).decode()
+    record_format, key_id = _HEADER.unpack_from(sealed)
+    if record_format not in {FORMAT, RESEALED_FORMAT}:
+        raise DecryptionError("an audit record has an unknown format")
+    clear = _FIRST_NONCE.stop if record_format == RESEALED_FORMAT else _HEADER.size
+    key = keys.audit_key(key_id)
+    return decrypt(key, sealed[clear:], sealed[:clear] + _CONTEXT).decode()
+
+
+def reseal_record(keys: AuditKeys, sealed: bytes) -> bytes:
+    """Encrypt a sealed record again, with the primary key.
+
+    Raises:
+        DecryptionError: the record was changed, or its key is unknown.
+    """
+    line = open_record(keys, sealed)
+    clear = _HEADER.pack(RESEALED_FORMAT, keys.primary_id) + first_nonce(sealed)
+    # Another nonce than the first: a thief of the old key could have chosen that one.
+    return clear + encrypt(keys.audit_key(keys.primary_id), line.encode(), clear + _CONTEXT)
+
+
+def first_nonce(sealed: bytes) -> bytes:
+    """Return the nonce with which a record was first encrypted. It distinguishes all records."""
+    return sealed[_FIRST_NONCE]

@@ -7,10 +7,12 @@ ids in `audit_pending`. A writer then chains them, so that no drain waits for an
 from collections.abc import Callable, Iterator
 from typing import cast
 
-from iot_cipher.audit_link import BEFORE_FIRST, LINK_BYTES, ChainedRecord, make_link
+from iot_cipher.audit_link import UNREADABLE_MARK, ChainedRecord, make_link
+from iot_cipher.chain_keys import BEFORE_FIRST, LINK_BYTES
 from iot_cipher.writer_keys import AuditKeys
-from iot_models.errors import FormatError
+from iot_models.errors import DecryptionError, FormatError
 
+from .audit import open_record
 from .audit_head import AuditHead
 from .postgres import Connection
 
@@ -19,7 +21,11 @@ BATCH = 1000
 
 _LOCK_KEY = 0x696F7461756469
 _LOCK = "SELECT pg_try_advisory_xact_lock(%s)"
-_PENDING = "SELECT id, timestamptz_send(at), sealed FROM audit_unchained ORDER BY id LIMIT %s"
+_PENDING = """
+    SELECT id, timestamptz_send(at), sealed FROM audit_unchained
+    WHERE substring(sealed FROM 2 FOR 4) = ANY(%s) ORDER BY id LIMIT %s
+"""
+"""A record of an unknown key waits: a writer may load a new key later than the others."""
 _HEAD = "SELECT sequence, link FROM audit_chain ORDER BY sequence DESC LIMIT 1"
 _LINK = "SELECT link FROM audit_chain WHERE sequence = %s"
 _INSERT = """
@@ -40,30 +46,42 @@ class AuditChain:
 
         A process that finds another one at work chains nothing.
         """
+        keys = self._keys()
+        known = [key_id.to_bytes(4, "big") for key_id in keys.key_ids]
         with connection.transaction():
             if connection.execute(_LOCK, (_LOCK_KEY,)).fetchone() != (True,):
                 return 0
             # Read after the lock: each statement sees what the previous holder committed.
             pending = cast(
-                "list[tuple[int, bytes, bytes]]", connection.execute(_PENDING, (BATCH,)).fetchall()
+                "list[tuple[int, bytes, bytes]]",
+                connection.execute(_PENDING, (known, BATCH)).fetchall(),
             )
             if not pending:
                 return 0
-            links = list(self._links(current_head(connection), pending))
+            links = list(_links(keys, current_head(connection), pending))
             sequences, record_ids, codes = (list(column) for column in zip(*links, strict=True))
             connection.execute(_INSERT, (sequences, record_ids, codes))
             connection.execute(_DONE, (record_ids,))
         return len(pending)
 
-    def _links(
-        self, head: AuditHead | None, pending: list[tuple[int, bytes, bytes]]
-    ) -> Iterator[tuple[int, int, bytes]]:
-        keys = self._keys()
-        sequence, link = head or (0, BEFORE_FIRST)
-        for record_id, at, sealed in pending:
-            sequence += 1
-            link = make_link(keys, link, ChainedRecord(sequence, record_id, at, sealed))
-            yield sequence, record_id, link
+
+def _links(
+    keys: AuditKeys, head: AuditHead | None, pending: list[tuple[int, bytes, bytes]]
+) -> Iterator[tuple[int, int, bytes]]:
+    sequence, link = head or (0, BEFORE_FIRST)
+    for record_id, at, sealed in pending:
+        sequence += 1
+        content = chained_content(keys, sealed)
+        link = make_link(keys, link, ChainedRecord(sequence, record_id, at, content))
+        yield sequence, record_id, link
+
+
+def chained_content(keys: AuditKeys, sealed: bytes) -> bytes:
+    """Return what the link of a record covers."""
+    try:
+        return open_record(keys, sealed).encode()
+    except DecryptionError:
+        return UNREADABLE_MARK + sealed
 
 
 def current_head(connection: Connection) -> AuditHead | None:

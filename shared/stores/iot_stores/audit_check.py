@@ -5,16 +5,16 @@ from typing import NamedTuple, cast
 
 from psycopg import IsolationLevel
 
-from iot_cipher.audit_link import BEFORE_FIRST, ChainedRecord, link_matches
+from iot_cipher.audit_link import ChainedRecord, key_id_of, link_matches
+from iot_cipher.chain_keys import BEFORE_FIRST
 from iot_cipher.writer_keys import AuditKeys
 from iot_models.errors import DecryptionError, IotError
 
-from .audit import open_record
+from .audit import first_nonce, open_record
+from .audit_chain import chained_content
 from .audit_head import AuditHead
 from .postgres import Connection
 
-_NONCE = slice(5, 17)
-"""The random bytes of a sealed record. No two records have the same."""
 _PAGE = 1000
 _CHAIN = """
     SELECT sequence, record_id, link, timestamptz_send(at), sealed
@@ -123,7 +123,7 @@ class _Check:
         where = f"record {record_id} (link {sequence})"
         if at is None or sealed is None:
             raise AuditFaultError(f"{where} was deleted")
-        record = ChainedRecord(sequence, record_id, at, sealed)
+        record = ChainedRecord(sequence, record_id, at, chained_content(self._keys, sealed))
         try:
             matches = link_matches(self._keys, link, self._head.link, record)
         except DecryptionError as error:
@@ -133,6 +133,7 @@ class _Check:
                 f"{where} does not match its link: the record, its link or its place was changed"
             )
         self._open(where, sealed)
+        self._check_retired(where, sequence, link)
         self._head = AuditHead(sequence, link)
         if self._published and self._published.sequence == sequence:
             self._compare(self._published)
@@ -140,6 +141,12 @@ class _Check:
     def end_of_chain(self) -> AuditHead | None:
         """Check that the published head was not cut off. Return the head of the chain."""
         head = self._head if self._head.sequence else None
+        for key_id, key in self._keys.retired.items():
+            if key.sequence > self._head.sequence:
+                raise AuditFaultError(
+                    f"the chain ends at link {self._head.sequence}; when master key {key_id} was "
+                    f"retired, it had {key.sequence}: its end was cut, or the database was restored"
+                )
         if self._published is not None and self._published.sequence > self._head.sequence:
             raise AuditFaultError(
                 f"the records from link {self._head.sequence + 1} on were deleted: the published "
@@ -167,10 +174,25 @@ class _Check:
             open_record(self._keys, sealed)
         except DecryptionError as error:
             raise AuditFaultError(f"{where} can't be decrypted: {error}") from None
-        nonce = sealed[_NONCE]
+        nonce = first_nonce(sealed)
         if nonce in self._nonces:
             raise AuditFaultError(f"{where} is a copy of another record")
         self._nonces.add(nonce)
+
+    def _check_retired(self, where: str, sequence: int, link: bytes) -> None:
+        """Check that a thief of a retired key made neither this link nor one before it."""
+        retired = self._keys.retired
+        maker = retired.get(key_id_of(link))
+        if maker is not None and sequence > maker.sequence:
+            raise AuditFaultError(
+                f"{where} has a link of master key {key_id_of(link)}, which was retired before"
+            )
+        for key_id, key in retired.items():
+            if key.sequence == sequence and key.link != link:
+                raise AuditFaultError(
+                    f"{where} has another link than when master key {key_id} was retired: somebody "
+                    "with the retired key made the chain again, or the database was restored"
+                )
 
     def _compare(self, published: AuditHead) -> None:
         if self._head.link != published.link:

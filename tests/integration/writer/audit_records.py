@@ -5,6 +5,8 @@ from contextlib import contextmanager
 
 import psycopg
 
+from iot_cipher.writer_keys import AuditKeys
+from iot_stores.audit import AuditLog
 from iot_stores.audit_chain import AuditChain
 from iot_writer.maintenance.audit_chainer import AuditChainer
 from iot_writer.writer import Writer
@@ -12,15 +14,17 @@ from iot_writer.writer import Writer
 TABLES = ("audit_log", "audit_chain", "audit_pending")
 
 
-def record(writer: Writer, count: int) -> None:
-    """Add records without chaining them."""
+def record(writer: Writer, count: int, keys: AuditKeys | None = None) -> None:
+    """Add records without chaining them. `keys`: by default those of the writer."""
+    log = writer.audit if keys is None else AuditLog(lambda: keys)
     for number in range(count):
-        writer.audit.record(writer.postgres(), f"event {number}")
+        log.record(writer.postgres(), f"event {number}")
 
 
-def chain(writer: Writer) -> int:
+def chain(writer: Writer, keys: AuditKeys | None = None) -> int:
     """Run the chainer of a new writer. Return the number of chained records."""
-    chainer = AuditChainer(AuditChain(writer.keys.current), writer.stores.audit_head)
+    current = writer.keys.current if keys is None else lambda: keys
+    chainer = AuditChainer(AuditChain(current), writer.stores.audit_head)
     return chainer.run(writer.postgres, writer.drop_postgres)
 
 

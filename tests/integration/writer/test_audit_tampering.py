@@ -1,4 +1,7 @@
-"""`audit verify` finds every change that an attacker with the database makes to the audit log."""
+"""`audit verify` finds every change that an attacker with the database makes to the audit log.
+
+The first records are from before a rotation of the master keys: their links have a retired key.
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -9,12 +12,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from integration.writer.audit_records import chain, record, unchanged_afterwards
+from iot_cipher.keyring import Keyring, new_keyring_text, parse_keyring
+from iot_cipher.keyring_changes import with_new_key, with_primary, without_key
+from iot_stores.audit_chain import current_head
 from iot_stores.audit_check import AuditFaultError, check_audit
 from iot_stores.audit_head import AuditHead
+from iot_stores.audit_reseal import reseal_audit
 from iot_stores.postgres import Connection
 from iot_writer.writer import Writer
 
 RECORDS = 8
+OLD_RECORDS = 4
 PENDING = 2
 """Records of the log that have no link yet."""
 
@@ -31,21 +39,30 @@ class Log:
     attacker: Connection
     url: str
     published: AuditHead
+    keyring: Keyring
 
     def verify(self) -> None:
         with psycopg.connect(self.url, autocommit=True) as connection:
-            check_audit(connection, self.writer.keys.current(), self.published)
+            check_audit(connection, self.keyring, self.published)
 
 
 @pytest.fixture
 def log(writer: Writer, postgres_url: str) -> Iterator[Log]:
-    record(writer, RECORDS)
-    assert chain(writer) == RECORDS
+    text = new_keyring_text()
+    record(writer, OLD_RECORDS, parse_keyring(text))
+    assert chain(writer, parse_keyring(text)) == OLD_RECORDS
+    text = with_primary(with_new_key(text)[0], 2)
+    assert reseal_audit(writer.postgres(), parse_keyring(text)) == (OLD_RECORDS, 0)
+    old_head = current_head(writer.postgres())
+    assert old_head is not None
+    keyring = parse_keyring(without_key(text, 1, sequence=old_head.sequence, link=old_head.link))
+    record(writer, RECORDS - OLD_RECORDS, keyring)
+    assert chain(writer, keyring) == RECORDS - OLD_RECORDS
     published = writer.stores.audit_head.read()
     assert published is not None
-    record(writer, PENDING)
+    record(writer, PENDING, keyring)
     with psycopg.connect(postgres_url, autocommit=True) as attacker:
-        yield Log(writer, attacker, postgres_url, published)
+        yield Log(writer, attacker, postgres_url, published, keyring)
 
 
 def run(statement: str, *values: object) -> Change:
@@ -203,7 +220,7 @@ def test_every_change_is_found(log: Log, change: Change, chained: bool) -> None:
     with unchanged_afterwards(log.attacker):
         change(log.attacker)
         if chained:
-            chain(log.writer)
+            chain(log.writer, log.keyring)
         with pytest.raises(AuditFaultError):
             log.verify()
         # The evidence stays: a writer publishes no new head instead of one that was cut off.
@@ -222,9 +239,18 @@ def test_a_record_deleted_before_it_is_chained_leaves_no_trace(log: Log) -> None
     log.verify()
 
 
-@pytest.mark.parametrize("change", [cut_tail(RECORDS - 1), remake(1)], ids=["cut", "made again"])
-def test_a_chain_that_writers_continued_lacks_the_published_link(log: Log, change: Change) -> None:
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (cut_tail(RECORDS - 1), "link 8 is not the one that was published"),
+        (remake(1), r"record 5 \(link 4\) has another link than when master key 1 was retired"),
+    ],
+    ids=["cut", "made again"],
+)
+def test_a_chain_that_writers_continued_has_other_links(
+    log: Log, change: Change, fault: str
+) -> None:
     change(log.attacker)
-    chain(log.writer)
-    with pytest.raises(AuditFaultError, match="link 8 is not the one that was published"):
+    chain(log.writer, log.keyring)
+    with pytest.raises(AuditFaultError, match=fault):
         log.verify()

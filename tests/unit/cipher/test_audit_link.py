@@ -6,20 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iot_cipher.audit_link import (
-    BEFORE_FIRST,
-    LINK_BYTES,
-    ChainedRecord,
-    link_matches,
-    make_link,
-)
+from iot_cipher.audit_link import ChainedRecord, link_matches, make_link
+from iot_cipher.chain_keys import BEFORE_FIRST, LINK_BYTES, RetiredKey
 from iot_cipher.keyring import Keyring
 from iot_models.errors import DecryptionError
 
 ONE = Keyring(1, {1: b"1" * 32}, b"p" * 32)
 TWO = Keyring(2, {1: b"1" * 32, 2: b"2" * 32}, b"p" * 32)
-RECORD = ChainedRecord(1, 7, struct.pack(">q", 845_000_000_000_000), b"sealed")
-GOLDEN = "0100000001b6af27e9ea2379e9f0d66438c76f262c28c29b49681b418a0c439c11c9f4fb9a"
+RECORD = ChainedRecord(1, 7, struct.pack(">q", 845_000_000_000_000), b"a line")
+GOLDEN = "020000000178c468c6081594f1bd83fe21d11d9e759f127a686516cee4322942be1a210d1d"
 
 
 def test_a_link_is_stable() -> None:
@@ -61,3 +56,12 @@ def test_a_chain_goes_on_under_another_primary_key() -> None:
     assert link_matches(TWO, second, first, RECORD)
     with pytest.raises(DecryptionError, match="no master key 2"):
         link_matches(ONE, second, first, RECORD)
+
+
+def test_the_chain_key_of_a_retired_key_checks_links_and_decrypts_nothing() -> None:
+    first = make_link(ONE, BEFORE_FIRST, RECORD)
+    retired = {1: RetiredKey(ONE.chain_key(1), 1, first)}
+    later = Keyring(2, {2: b"2" * 32}, b"p" * 32, retired)
+    assert link_matches(later, first, BEFORE_FIRST, RECORD)
+    with pytest.raises(DecryptionError, match="no master key 1"):
+        later.audit_key(1)

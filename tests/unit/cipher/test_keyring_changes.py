@@ -1,16 +1,25 @@
 """Changes of a keyring's text keep everything else in the text."""
 
+import base64
 import json
 from collections.abc import Callable
 
 import pytest
 
+from iot_cipher.chain_keys import BEFORE_FIRST
 from iot_cipher.keyring import parse_keyring
-from iot_cipher.keyring_changes import MAX_KEY_ID, with_new_key, with_primary, without_key
+from iot_cipher.keyring_changes import (
+    MAX_KEY_ID,
+    require_removable,
+    with_new_key,
+    with_primary,
+    without_key,
+)
 from iot_cipher.writer_keys import fingerprints, parse_writer_keys, writer_keys_text
 from iot_models.errors import SettingsError
 
 MakeText = Callable[..., str]
+LINK = bytes(range(37))
 
 
 def test_a_new_key_is_random_and_not_primary(keyring_text: MakeText) -> None:
@@ -34,17 +43,63 @@ def test_a_promoted_key_is_primary(keyring_text: MakeText) -> None:
 
 
 def test_a_removed_key_is_gone(keyring_text: MakeText) -> None:
-    after = without_key(keyring_text(primary=2, keys=(1, 2)), 1)
-    assert after == keyring_text(primary=2, keys=(2,))
+    before = keyring_text(primary=2, keys=(1, 2))
+    master = json.loads(before)["keys"]["1"]
+    after = without_key(before, 1, sequence=3, link=LINK)
+    assert master not in after
+    content = json.loads(after)
+    retired = content.pop("retired")
+    assert content == json.loads(keyring_text(primary=2, keys=(2,)))
+    chain = base64.b64encode(parse_keyring(before).chain_key(1)).decode()
+    assert retired == {"1": {"chain": chain, "sequence": 3, "link": LINK.hex()}}
+    assert parse_keyring(after).chain_key(1) == parse_keyring(before).chain_key(1)
+
+
+def test_the_writers_get_no_retired_key(keyring_text: MakeText) -> None:
+    after = without_key(keyring_text(primary=2, keys=(1, 2)), 1, sequence=3, link=LINK)
+    text = writer_keys_text(parse_keyring(after))
+    assert text == writer_keys_text(parse_keyring(keyring_text(primary=2, keys=(2,))))
+
+
+def test_the_id_of_a_retired_key_is_not_used_again(keyring_text: MakeText) -> None:
+    after = without_key(keyring_text(primary=1, keys=(1, 2)), 2, sequence=0, link=BEFORE_FIRST)
+    assert with_new_key(after)[1] == 3
+
+
+@pytest.mark.parametrize(
+    "retired",
+    [
+        [],
+        {"01": {}},
+        {"1": {}},
+        {"1": {"chain": "c2hvcnQ=", "sequence": 1, "link": LINK.hex()}},
+        {"1": {"chain": base64.b64encode(b"c" * 32).decode(), "sequence": -1, "link": LINK.hex()}},
+        {"1": {"chain": base64.b64encode(b"c" * 32).decode(), "sequence": 1, "link": "00"}},
+    ],
+)
+def test_an_invalid_retired_key_is_refused(keyring_text: MakeText, retired: object) -> None:
+    content = json.loads(keyring_text(primary=2, keys=(2,))) | {"retired": retired}
+    with pytest.raises(SettingsError, match="the keyring is not JSON of the form"):
+        parse_keyring(json.dumps(content))
+
+
+def test_a_restored_key_is_not_retired_as_well(keyring_text: MakeText) -> None:
+    before = keyring_text(primary=2, keys=(1, 2))
+    content = json.loads(without_key(before, 1, sequence=3, link=LINK))
+    content["keys"]["1"] = json.loads(before)["keys"]["1"]
+    with pytest.raises(SettingsError, match="remove the entry under retired"):
+        parse_keyring(json.dumps(content))
 
 
 def test_the_primary_key_is_not_removed(keyring_text: MakeText) -> None:
     with pytest.raises(SettingsError, match="master key 1 is primary: promote another key first"):
-        without_key(keyring_text(primary=1, keys=(1, 2)), 1)
+        require_removable(keyring_text(primary=1, keys=(1, 2)), 1)
 
 
-@pytest.mark.parametrize("change", [with_primary, without_key])
-def test_an_unknown_key_is_named(keyring_text: MakeText, change: Callable[[str, int], str]) -> None:
+@pytest.mark.parametrize("change", [with_primary, require_removable])
+def test_an_unknown_key_is_named(
+    keyring_text: MakeText, change: Callable[[str, int], object]
+) -> None:
     with pytest.raises(SettingsError, match="no master key 3: its keys are 1, 2"):
         change(keyring_text(primary=1, keys=(1, 2)), 3)
 

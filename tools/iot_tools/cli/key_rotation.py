@@ -5,11 +5,19 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from iot_cipher.chain_keys import BEFORE_FIRST
 from iot_cipher.keyring import KeyId, Keyring, parse_keyring
-from iot_cipher.keyring_changes import with_new_key, with_primary, without_key
+from iot_cipher.keyring_changes import (
+    require_removable,
+    with_new_key,
+    with_primary,
+    without_key,
+)
 from iot_cipher.writer_keys import fingerprints, write_writer_keys_file
 from iot_models.errors import IotError, SettingsError
 from iot_stores.audit import AuditLog
+from iot_stores.audit_chain import current_head
+from iot_stores.audit_reseal import count_readable, reseal_audit
 from iot_stores.key_uses import count_uses
 from iot_stores.loaded_keys import LoadedKeys, read_reports, silent_writers
 from iot_stores.postgres import Connection
@@ -102,7 +110,7 @@ class KeyRotation:
         old = set(self.keyring().key_ids) - {self.keyring().primary_id}
         self._wait_for(lambda: self._open_vaults(old), "their records in Redis may be of old keys")
         rewrap.rewrap_redis(self.connection)
-        resealed, unreadable = self._audit_log.reseal(self.connection)
+        resealed, unreadable = reseal_audit(self.connection, self.keyring())
         result = rewrap.result
         print(
             f"{result.postgres} vaults rewrapped, {result.redis} records in Redis, "
@@ -124,14 +132,15 @@ class KeyRotation:
             SettingsError: the keyring lacks the key, or the key is primary.
             IotError: something still needs the key.
         """
-        without_key(self._text(self._file.read()), key_id)
+        require_removable(self._text(self._file.read()), key_id)
         kept = f"master key {key_id} is kept"
         self._wait_for(lambda: self._settling_problems(key_id), kept)
         # Before the count: with another key this line would need the old key itself.
         self._record(f"master key {key_id} is retired unless something needs it")
         self._wait_for(lambda: self._use_problems(key_id), kept)
+        sequence, link = current_head(self.connection) or (0, BEFORE_FIRST)
         self._change(
-            lambda text: without_key(self._text(text), key_id),
+            lambda text: without_key(self._text(text), key_id, sequence=sequence, link=link),
             f"master key {key_id} is retired",
         )
         print(f"{self._file.name}: master key {key_id} was retired", flush=True)
@@ -196,7 +205,7 @@ class KeyRotation:
             kind: uses[key_id] for kind, uses in count_uses(self.stores, self.connection).items()
         }
         # No key opens a damaged record.
-        counts["audit records"] = self._audit_log.count_readable(self.connection, key_id)
+        counts["audit records"] = count_readable(self.connection, self.keyring(), key_id)
         return [
             f"{count} {kind} need master key {key_id}" for kind, count in counts.items() if count
         ]

@@ -1,0 +1,67 @@
+"""Keys of the audit log's hash chain. A chain key makes and checks links, and decrypts nothing.
+
+The chain keys of retired master keys stay in the keyring, because links are never made again:
+
+    "retired": {"<id>": {"chain": <base64>, "sequence": <number>, "link": <hex>}}
+
+`sequence` and `link` are the end of the chain when the key was retired. So a thief of the retired
+key can make no link that counts: a link of that key is valid up to there alone.
+"""
+
+import base64
+from collections.abc import Mapping
+from typing import Any
+
+from .aead import KEY_BYTES, derive
+from .secrets import SecretHolder
+
+LINK_BYTES = 37
+"""See `audit_link`."""
+BEFORE_FIRST = bytes(LINK_BYTES)
+"""Stands for the previous link of the first record."""
+_INFO = b"iot-sensor audit chain v1"
+
+
+class RetiredKey(SecretHolder):
+    """What remains of a retired master key."""
+
+    __slots__ = ("chain_key", "link", "sequence")
+
+    def __init__(self, chain_key: bytes, sequence: int, link: bytes) -> None:
+        """`sequence` and `link`: the end of the chain; 0 and `BEFORE_FIRST` if it had no link."""
+        self.chain_key = chain_key
+        self.sequence = sequence
+        self.link = link
+
+
+def derive_chain_key(audit_key: bytes) -> bytes:
+    """Return the chain key of an audit key."""
+    return derive(audit_key, salt=b"", info=_INFO)
+
+
+def retired_json(key: RetiredKey) -> dict[str, str | int]:
+    """Return a retired key as the keyring holds it."""
+    chain = base64.b64encode(key.chain_key).decode()
+    return {"chain": chain, "sequence": key.sequence, "link": key.link.hex()}
+
+
+def parse_retired(content: Mapping[str, Mapping[str, Any]]) -> dict[int, RetiredKey]:
+    """Parse the section `retired` of a keyring.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError: the section is invalid. The error may hold
+            a key, so callers must not let it out.
+    """
+    if any(str(int(key_id)) != key_id for key_id in content):
+        raise ValueError("an id has another form")
+    return {int(key_id): _retired(entry) for key_id, entry in content.items()}
+
+
+def _retired(entry: Mapping[str, Any]) -> RetiredKey:
+    chain_key = base64.b64decode(entry["chain"], validate=True)
+    sequence, link = entry["sequence"], bytes.fromhex(entry["link"])
+    if len(chain_key) != KEY_BYTES or len(link) != LINK_BYTES:
+        raise ValueError("a key or a link has the wrong length")
+    if type(sequence) is not int or sequence < 0:
+        raise ValueError("a sequence is not a number")
+    return RetiredKey(chain_key, sequence, link)

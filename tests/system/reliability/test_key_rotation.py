@@ -23,6 +23,7 @@ from iot_stores.stores import Stores
 from support.keys import KEYS
 from support.stack import Stack
 from system.reliability.devices import Fleet
+from system.rights.stores import command
 
 VAULTS = int(os.environ.get("ROTATION_VAULTS", "2000"))
 """ROTATION_VAULTS=10000 takes about four times as long."""
@@ -169,6 +170,7 @@ def test_rotation_under_load(
         fleet.assert_no_request_failed()
         fleet.check(stack.read)
         check_retired(postgres, environment, old, parse_keyring(keyring_file.read_text()))
+    assert "the audit log is whole" in command(environment, "audit", "verify")
     for number in sampled():
         (row,) = second.read(f"vault {number}")
         assert row["interrogator_timestamp"] == number

@@ -36,12 +36,15 @@ def test_the_migration_role_rotates_the_keys(
     assert "master key 1 was retired" in command(owner, "keys", "rotate", *options)
     assert parse_keyring(keyring_file.read_text()).key_ids == (2,)
     assert rights_stack.put({"data": {"db_password": "p", "freeform": "two"}}).status == 201
+    api = redis | {"IOT_POSTGRES_URL": database.url("iot_api")}
+    wait_until(
+        lambda: "0 records wait" in command(api, "audit", "verify"), seconds=60, what="the chain"
+    )
     wait_until(
         lambda: "keys 2, primary 2" in command(owner, "keys", "status"),
         seconds=60,
         what="a report without the old key",
     )
-    api = redis | {"IOT_POSTGRES_URL": database.url("iot_api")}
     refused = subprocess.run(
         [sys.executable, "-m", "iot_tools", "keys", "promote", "2"],
         env=api,

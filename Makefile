@@ -17,7 +17,7 @@ TLS ?= 0
 CORES := $(shell nproc 2>/dev/null || echo 2)
 TEST_PROCESSES ?= $(shell echo $$((2 * $(CORES))))
 QUICK_TESTS := tests/unit tests/integration tests/chart
-# Tests that check how fast processes recover: they run after the others, one test at a time on each core.
+# Tests that check how fast processes recover: they run after the others, fewer at a time.
 TIMED_TESTS := tests/system/faults/test_short.py $(addprefix tests/system/states/test_,\
 	endpoint_moved.py postgres_states.py redis_states.py)
 
@@ -137,7 +137,7 @@ test-all: $(VENV)/.dev $(VENV)/.chart $(VENV)/.supply ## Run all tests and print
 	@status=0; rm -f .pytest_cache/*.xml; \
 	$(BIN)/pytest --numprocesses $(TEST_PROCESSES) --junitxml .pytest_cache/parallel.xml \
 		$(addprefix --ignore ,$(TIMED_TESTS)) || status=1; \
-	$(BIN)/pytest --numprocesses $(CORES) --junitxml .pytest_cache/timed.xml $(TIMED_TESTS) || status=1; \
+	$(BIN)/pytest --numprocesses $$(($(CORES) + 1)) --junitxml .pytest_cache/timed.xml $(TIMED_TESTS) || status=1; \
 	PYTHONPATH=tests $(BIN)/python -m support.slowest .pytest_cache/*.xml; \
 	echo "make test-all took $$(($$(date +%s) - $(STARTED))) s."; \
 	exit $$status

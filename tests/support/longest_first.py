@@ -1,10 +1,11 @@
 """The order in which pytest-xdist runs the tests: the longest first."""
 
 from xdist.scheduler import LoadScopeScheduling
+from xdist.workermanage import WorkerController
 
 LONGEST = (
-    "tests/system/states/test_redis_states.py",
     "tests/system/faults/test_short.py",
+    "tests/system/states/test_redis_states.py",
     "tests/system/states/test_postgres_states.py",
     "tests/system/test_confidentiality.py",
     "tests/system/chart/test_running.py",
@@ -27,6 +28,8 @@ TEST_BY_TEST = (
     "tests/system/test_refused_settings.py",
 )
 """Files and folders whose tests share no fixtures, so that each test may run in any process."""
+SERVER_BY_SERVER = ("tests/system/states/test_redis_states.py",)
+"""Files whose tests share a service for each server: their parameters are `server-state`."""
 
 
 def rank(nodeid: str) -> int:
@@ -38,4 +41,16 @@ class LongestFirst(LoadScopeScheduling):  # type: ignore[misc]
     """A scheduler that runs most files in one process each, and some folders test by test."""
 
     def _split_scope(self, nodeid: str) -> str:
+        if nodeid.startswith(SERVER_BY_SERVER):
+            return nodeid.rpartition("-")[0]
         return nodeid if nodeid.startswith(TEST_BY_TEST) else nodeid.partition("::")[0]
+
+    def _reschedule(self, node: WorkerController) -> None:
+        """Assign more tests to a process that begins its last one.
+
+        xdist assigns the next file one test earlier, and that file then waits for two tests.
+        """
+        work = self.assigned_work[node]
+        if self.workqueue and self._pending_of(work) == 2 and not node.shutting_down:
+            return
+        super()._reschedule(node)

@@ -6,7 +6,8 @@ The HMAC covers the head of the link, the previous link, and the record with its
 the chain key of that id. All numbers are big-endian. The link covers the line of the record, not
 the sealed bytes: a rotation of the master keys encrypts the record again, and the link stays.
 
-(No release wrote version 1, whose links covered the sealed bytes.)
+In version 1, links covered the sealed bytes. A rotation replaces these links first
+(`iot_stores.audit_reseal`).
 """
 
 import hmac
@@ -20,6 +21,8 @@ from .keyring import KeyId
 from .writer_keys import AuditKeys
 
 FORMAT = 2
+SEALED_FORMAT = 1
+"""The link covers the sealed bytes of the record."""
 UNREADABLE_MARK = b"\xff"
 """No line in UTF-8 begins with this byte."""
 _HEAD = struct.Struct(">BI")
@@ -35,7 +38,9 @@ class ChainedRecord(NamedTuple):
     at: bytes
     """8 bytes: microseconds since 2000-01-01 UTC, as Postgres sends a `timestamptz`."""
     content: bytes
-    """The line in UTF-8; for a record that can't be decrypted `UNREADABLE_MARK` and its bytes."""
+    """The line in UTF-8; for a record that can't be decrypted `UNREADABLE_MARK` and its bytes. For
+    a link of version 1, the sealed bytes.
+    """
 
 
 def make_link(keys: AuditKeys, previous: bytes, record: ChainedRecord) -> bytes:
@@ -50,11 +55,16 @@ def link_matches(keys: AuditKeys, link: bytes, previous: bytes, record: ChainedR
     Raises:
         DecryptionError: the key that the link names is unknown.
     """
-    if len(link) != LINK_BYTES or link[0] != FORMAT:
+    if len(link) != LINK_BYTES or link[0] not in {FORMAT, SEALED_FORMAT}:
         return False
     head = link[: _HEAD.size]
     key = keys.chain_key(key_id_of(link))
     return hmac.compare_digest(link[_HEAD.size :], _code(key, head, previous, record))
+
+
+def covers_sealed_bytes(link: bytes) -> bool:
+    """Return whether a link is of version 1."""
+    return link[:1] == bytes([SEALED_FORMAT])
 
 
 def key_id_of(link: bytes) -> KeyId:

@@ -7,7 +7,12 @@ ids in `audit_pending`. A writer then chains them, so that no drain waits for an
 from collections.abc import Callable, Iterator
 from typing import cast
 
-from iot_cipher.audit_link import UNREADABLE_MARK, ChainedRecord, make_link
+from iot_cipher.audit_link import (
+    UNREADABLE_MARK,
+    ChainedRecord,
+    covers_sealed_bytes,
+    make_link,
+)
 from iot_cipher.chain_keys import BEFORE_FIRST, LINK_BYTES
 from iot_cipher.writer_keys import AuditKeys
 from iot_models.errors import DecryptionError, FormatError
@@ -19,7 +24,7 @@ from .postgres import Connection
 BATCH = 1000
 """Records that one transaction chains."""
 
-_LOCK_KEY = 0x696F7461756469
+LOCK_KEY = 0x696F7461756469
 _LOCK = "SELECT pg_try_advisory_xact_lock(%s)"
 _PENDING = """
     SELECT id, timestamptz_send(at), sealed FROM audit_unchained
@@ -49,7 +54,7 @@ class AuditChain:
         keys = self._keys()
         known = [key_id.to_bytes(4, "big") for key_id in keys.key_ids]
         with connection.transaction():
-            if connection.execute(_LOCK, (_LOCK_KEY,)).fetchone() != (True,):
+            if connection.execute(_LOCK, (LOCK_KEY,)).fetchone() != (True,):
                 return 0
             # Read after the lock: each statement sees what the previous holder committed.
             pending = cast(
@@ -77,11 +82,16 @@ def _links(
 
 
 def chained_content(keys: AuditKeys, sealed: bytes) -> bytes:
-    """Return what the link of a record covers."""
+    """Return what a new link of a record covers."""
     try:
         return open_record(keys, sealed).encode()
     except DecryptionError:
         return UNREADABLE_MARK + sealed
+
+
+def linked_content(keys: AuditKeys, link: bytes, sealed: bytes) -> bytes:
+    """Return what a link in the chain covers."""
+    return sealed if covers_sealed_bytes(link) else chained_content(keys, sealed)
 
 
 def current_head(connection: Connection) -> AuditHead | None:

@@ -11,7 +11,7 @@ from iot_cipher.writer_keys import AuditKeys
 from iot_models.errors import DecryptionError, IotError
 
 from .audit import first_nonce, open_record
-from .audit_chain import chained_content
+from .audit_chain import linked_content
 from .audit_head import AuditHead
 from .postgres import Connection
 
@@ -123,7 +123,8 @@ class _Check:
         where = f"record {record_id} (link {sequence})"
         if at is None or sealed is None:
             raise AuditFaultError(f"{where} was deleted")
-        record = ChainedRecord(sequence, record_id, at, chained_content(self._keys, sealed))
+        content = linked_content(self._keys, link, sealed)
+        record = ChainedRecord(sequence, record_id, at, content)
         try:
             matches = link_matches(self._keys, link, self._head.link, record)
         except DecryptionError as error:

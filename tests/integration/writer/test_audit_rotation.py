@@ -1,7 +1,9 @@
 """A rotation of the master keys encrypts the audit log again, and leaves the chain as it is."""
 
 import base64
+import hmac
 import json
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,7 +18,7 @@ from iot_cipher.keyring_changes import with_new_key, with_primary, without_key
 from iot_stores.audit import UNREADABLE, AuditLog
 from iot_stores.audit_chain import current_head
 from iot_stores.audit_check import AuditFaultError, check_audit
-from iot_stores.audit_reseal import count_readable, reseal_audit
+from iot_stores.audit_reseal import count_readable, renew_links, reseal_audit
 from iot_stores.postgres import Connection
 from iot_writer.writer import Writer
 
@@ -187,3 +189,52 @@ def test_the_keyring_holds_no_part_of_a_retired_key_but_its_chain_key(log: Log) 
     assert master not in text
     derived = log.old.audit_key(1), log.old.wrap_key(1), log.old.transit_key(1)
     assert not any(base64.b64encode(key).decode() in text for key in derived)
+
+
+def make_links_of_version_1(log: Log) -> None:
+    """Replace the links by those of a writer of an earlier version, and publish the last one."""
+    link = BEFORE_FIRST
+    head = b"\1" + (1).to_bytes(4, "big")
+    for sequence, (record_id, at, sealed) in enumerate(log.records(), 1):
+        message = head + link + struct.pack(">qq", sequence, record_id) + at + sealed
+        link = head + hmac.digest(log.old.chain_key(1), message, "sha256")
+        log.postgres.execute(
+            "UPDATE audit_chain SET link = %s WHERE sequence = %s", (link, sequence)
+        )
+    log.writer.stores.audit_head.publish(current_head(log.postgres))
+
+
+def test_a_rotation_replaces_links_of_version_1(log: Log) -> None:
+    make_links_of_version_1(log)
+    record(log.writer, 1, log.old)
+    chain(log.writer, log.both)
+    log.verify(log.both)
+    head = log.writer.stores.audit_head
+    assert reseal_audit(log.postgres, log.both) == (1, 0)  # the others would lose their links
+    log.verify(log.both)
+    assert renew_links(log.postgres, log.both, head) == len(LINES) + 1
+    assert reseal_audit(log.postgres, log.both) == (len(LINES), 0)
+    assert head.read() == current_head(log.postgres)
+    log.verify(log.retire())
+    assert renew_links(log.postgres, log.both, head) == 0
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE audit_log SET at = at + interval '1 microsecond' WHERE id = 2",
+        "UPDATE audit_log SET sealed = (SELECT sealed FROM audit_log WHERE id = 3) WHERE id = 2",
+        "DELETE FROM audit_log WHERE id = 2",
+        "DELETE FROM audit_chain WHERE sequence = 2",
+        "DELETE FROM audit_chain WHERE sequence = 3",
+    ],
+)
+def test_damage_is_found_and_not_hidden_by_new_links(log: Log, damage: str) -> None:
+    make_links_of_version_1(log)
+    log.postgres.execute(damage)
+    before = links(log)
+    with pytest.raises(AuditFaultError):
+        log.verify(log.both)
+    with pytest.raises(AuditFaultError, match="iot-sensor audit verify"):
+        renew_links(log.postgres, log.both, log.writer.stores.audit_head)
+    assert links(log) == before

@@ -14,12 +14,20 @@ from iot_models.errors import DecryptionError
 ONE = Keyring(1, {1: b"1" * 32}, b"p" * 32)
 TWO = Keyring(2, {1: b"1" * 32, 2: b"2" * 32}, b"p" * 32)
 RECORD = ChainedRecord(1, 7, struct.pack(">q", 845_000_000_000_000), b"a line")
+GOLDEN_1 = "0100000001b6af27e9ea2379e9f0d66438c76f262c28c29b49681b418a0c439c11c9f4fb9a"
 GOLDEN = "020000000178c468c6081594f1bd83fe21d11d9e759f127a686516cee4322942be1a210d1d"
 
 
 def test_a_link_is_stable() -> None:
     """The format is that of docs/security.md."""
     assert make_link(ONE, BEFORE_FIRST, RECORD).hex() == GOLDEN
+
+
+def test_a_link_of_version_1_covers_the_sealed_bytes() -> None:
+    assert link_matches(
+        ONE, bytes.fromhex(GOLDEN_1), BEFORE_FIRST, RECORD._replace(content=b"sealed")
+    )
+    assert not link_matches(ONE, bytes.fromhex(GOLDEN_1), BEFORE_FIRST, RECORD)
 
 
 @given(st.integers(0, LINK_BYTES - 1), st.integers(1, 255))

@@ -17,7 +17,7 @@ from iot_cipher.writer_keys import fingerprints, write_writer_keys_file
 from iot_models.errors import IotError, SettingsError
 from iot_stores.audit import AuditLog
 from iot_stores.audit_chain import current_head
-from iot_stores.audit_reseal import count_readable, reseal_audit
+from iot_stores.audit_reseal import count_readable, renew_links, reseal_audit
 from iot_stores.key_uses import count_uses
 from iot_stores.loaded_keys import LoadedKeys, read_reports, silent_writers
 from iot_stores.postgres import Connection
@@ -110,6 +110,7 @@ class KeyRotation:
         old = set(self.keyring().key_ids) - {self.keyring().primary_id}
         self._wait_for(lambda: self._open_vaults(old), "their records in Redis may be of old keys")
         rewrap.rewrap_redis(self.connection)
+        renew_links(self.connection, self.keyring(), self.stores.audit_head)
         resealed, unreadable = reseal_audit(self.connection, self.keyring())
         result = rewrap.result
         print(

@@ -12,9 +12,12 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import cast
 
+import psycopg
+
 from iot_cipher.aead import NONCE_BYTES, decrypt, encrypt
 from iot_cipher.writer_keys import AuditKeys
-from iot_models.errors import DecryptionError
+from iot_models.audit_event import AuditEvent
+from iot_models.errors import DecryptionError, UnavailableError
 
 from .postgres import Connection
 
@@ -26,6 +29,8 @@ _CONTEXT = b"iot-sensor audit"
 """Associated data: a record can't be passed off as another kind of ciphertext."""
 
 _INSERT = "INSERT INTO audit_log (sealed) VALUES (%s)"
+_APPEND = "SELECT record_audit_event(%s)"
+_CANT_APPEND = (psycopg.errors.UndefinedFunction, psycopg.errors.InsufficientPrivilege)
 _SELECT = """
     SELECT id, at, sealed FROM audit_log
     WHERE %(before)s::bigint IS NULL OR id < %(before)s ORDER BY id DESC LIMIT %(count)s
@@ -33,17 +38,36 @@ _SELECT = """
 
 
 class AuditLog:
-    """Lines of text. A line never contains a password or a reading."""
+    """Records: events, and the lines of text that earlier versions wrote.
+
+    No record contains a password, a token or a reading.
+    """
 
     def __init__(self, keys: Callable[[], AuditKeys]) -> None:
         self._keys = keys
 
-    def record(self, connection: Connection, line: str) -> None:
-        """Add a line, in the connection's transaction."""
+    def record(self, connection: Connection, event: AuditEvent | str) -> None:
+        """Add a record, in the connection's transaction, with the rights of a writer."""
+        connection.execute(_INSERT, (self.seal(event),))
+
+    def append(self, connection: Connection, event: AuditEvent) -> None:
+        """Add a record, in the connection's transaction, with the rights of an API process.
+
+        Raises:
+            UnavailableError: the database has no function for that, or the role may not call it.
+        """
+        try:
+            connection.execute(_APPEND, (self.seal(event),))
+        except _CANT_APPEND as error:
+            raise cant_append(error) from None
+
+    def seal(self, event: AuditEvent | str) -> bytes:
+        """Return the sealed record. Two calls return different bytes for the same event."""
+        line = event if isinstance(event, str) else event.encode()
         keys = self._keys()
         header = _HEADER.pack(FORMAT, keys.primary_id)
         key = keys.audit_key(keys.primary_id)
-        connection.execute(_INSERT, (header + encrypt(key, line.encode(), header + _CONTEXT),))
+        return header + encrypt(key, line.encode(errors="replace"), header + _CONTEXT)
 
     def latest(
         self, connection: Connection, count: int, *, before: int | None = None
@@ -66,6 +90,14 @@ class AuditLog:
             return open_record(self._keys(), sealed)
         except DecryptionError:
             return UNREADABLE
+
+
+def cant_append(error: psycopg.Error) -> UnavailableError:
+    """Return the error of an API process that may not add to the audit log."""
+    return UnavailableError(
+        f"the audit log can't be written ({error.diag.message_primary}): run `iot-sensor migrate`, "
+        "with --grant if API and writers have roles of their own"
+    )
 
 
 def open_record(keys: AuditKeys, sealed: bytes) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from integration.writer.audit_records import chain, record
+from iot_models.audit_event import describe
 from iot_tools.cli.main import main
 from iot_writer.writer import Writer
 from support.keys import KEYS
@@ -109,7 +110,9 @@ def test_a_restored_database_is_accepted_on_record(
     chain(writer)
     assert main(["audit", "verify"]) == 0
     (*_, (_, _, line)) = writer.audit.latest(writer.postgres(), 10)
-    assert line.startswith(f"the published head {lost} of the audit log was given up for 2:")
+    assert describe(line).startswith(
+        f"the published head {lost} of the audit log was given up for 2:"
+    )
     assert _head(writer).startswith("3:")
 
 
@@ -126,7 +129,7 @@ def test_changes_of_tokens_are_recorded(
     assert main(create) == 0
     token = capsys.readouterr().out.strip()
     assert main(["tokens", "revoke", "--file", str(path), "--name", "people"]) == 0
-    lines = [line for _, _, line in writer.audit.latest(writer.postgres(), 10)]
+    lines = [describe(line) for _, _, line in writer.audit.latest(writer.postgres(), 10)]
     assert lines == [
         f"token people was created in {path} with audit, read",
         f"token people was revoked in {path}",

@@ -7,6 +7,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from integration.writer.sending import Sealed, Sender
+from iot_models.audit_event import describe
 from iot_writer.drain.drain import DrainOutcome
 from iot_writer.writer import Writer
 from support.draining import drain_all
@@ -98,7 +99,7 @@ def test_a_damaged_entry_is_set_aside_once_with_its_reason(
     assert letter[b"e"] == sealed
     assert reason in letter[b"reason"].decode()
     assert _dead() == counted + 1
-    lines = [line for _, _, line in writer.audit.latest(writer.postgres(), 10)]
+    lines = [describe(line) for _, _, line in writer.audit.latest(writer.postgres(), 10)]
     assert lines == [
         f"entry {letter[b'id'].decode()} of shard {shard} was set aside: "
         + letter[b"reason"].decode()

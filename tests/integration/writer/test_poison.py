@@ -8,6 +8,7 @@ import psycopg
 import pytest
 from flask.testing import FlaskClient
 
+from iot_models.audit_event import describe
 from iot_stores.dead_letters import DeadLetters
 from iot_tools.cli.main import main
 from iot_writer.writer import Writer
@@ -105,6 +106,6 @@ def test_a_dropped_letter_is_deleted_and_audited(
     (letter,) = DeadLetters(writer.redis, KEYS).all()
     assert main(["dead", "drop", letter.letter_id]) == 0
     assert list(DeadLetters(writer.redis, KEYS).all()) == []
-    lines = [line for _, _, line in writer.audit.latest(writer.postgres(), 9)]
+    lines = [describe(line) for _, _, line in writer.audit.latest(writer.postgres(), 9)]
     assert any("is dropped" in line for line in lines)
     assert read(poisoned) == ["1", "3"]

@@ -6,6 +6,7 @@ import psycopg
 import pytest
 
 from integration.writer.sending import Sender
+from iot_models.audit_event import AuditEvent, describe
 from iot_stores.months import DAY_MS, month_begin
 from iot_stores.postgres import Connection
 from iot_writer.maintenance.partitions import partition_name
@@ -30,7 +31,7 @@ def aged(writer: Writer, sender: Sender) -> list[int]:
 
 
 def _lines(writer: Writer) -> list[str]:
-    return [line for _, _, line in writer.audit.latest(writer.postgres(), 10)]
+    return [describe(line) for _, _, line in writer.audit.latest(writer.postgres(), 10)]
 
 
 def _accounted(writer: Writer, days: int) -> int:
@@ -73,7 +74,7 @@ def test_an_interrupted_retention_is_audited(
     """Retention stops after its first transaction, for example at the time limit of the job."""
     record = writer.audit.record
 
-    def once(connection: Connection, line: str) -> None:
+    def once(connection: Connection, line: AuditEvent) -> None:
         if _lines(writer):
             raise TimeoutError
         record(connection, line)

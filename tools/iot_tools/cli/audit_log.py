@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 
+from iot_models.audit_event import AuditKind, audit_event, describe, parse_event
 from iot_models.errors import DecryptionError, IotError
 from iot_stores.audit import UNREADABLE, open_record
 from iot_stores.audit_chain import current_head, has_link
@@ -76,7 +77,8 @@ def _export(parsed: argparse.Namespace) -> int:  # noqa: ARG001 -- the signature
             fields = {
                 "id": record.record_id,
                 "at": record.at,
-                "log": line,
+                "log": describe(line),
+                "event": parse_event(line),
                 "sequence": record.sequence,
                 "link": None if record.link is None else record.link.hex(),
             }
@@ -91,7 +93,10 @@ def _accept(parsed: argparse.Namespace) -> int:  # noqa: ARG001 -- the signature
             given_up = _lost_head(stores, connection)
             head = current_head(connection)
         # Recorded before the change: no head is given up without a trace.
-        stores.audit(f"the published head {given_up} of the audit log was given up for {head}")
+        event = audit_event(
+            AuditKind.AUDIT_HEAD_GIVEN_UP, given_up=given_up, head=str(head or "no head")
+        )
+        stores.audit(event)
         stores.audit_head.publish(head)
         print(f"published {head or 'no head'} instead of {given_up}")
     return 0

@@ -4,6 +4,7 @@ import argparse
 
 from redis import Redis
 
+from iot_models.audit_event import AuditKind, audit_event
 from iot_models.names import KeyNames
 
 from .option_types import Subparsers
@@ -25,7 +26,10 @@ def _claim(parsed: argparse.Namespace) -> int:  # noqa: ARG001 -- the signature 
         installation = str(stores.installation.get_id())
         for client in dict.fromkeys((stores.redis, stores.hot_redis)):
             owner = _owner(client, stores.names)
-            stores.audit(f"a Redis of {owner or 'nobody'} is marked as that of {installation}")
+            event = audit_event(
+                AuditKind.REDIS_CLAIMED, owner=owner or "nobody", installation=installation
+            )
+            stores.audit(event)
             # An API process writes the mark of its keyring again.
             client.set(stores.names.owner, installation)
             client.set(stores.names.owner_keyring, "")

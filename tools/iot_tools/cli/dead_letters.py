@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 from iot_cipher.envelope import entry_name
+from iot_models.audit_event import AuditKind, audit_event
 from iot_models.entry import Entry, decode_entry
 from iot_models.errors import IotError, SettingsError
 from iot_stores.dead_letters import DeadLetter
@@ -108,7 +109,10 @@ def _replay(parsed: argparse.Namespace) -> int:
                       "pass --even-if-stored")  # fmt: skip
                 continue
             stores.dead_letters.replay(letter, stores.backlog)
-            stores.audit(f"dead letter {letter.letter_id} was replayed")
+            event = audit_event(
+                AuditKind.DEAD_LETTER_REPLAYED, letter=letter.letter_id, shard=letter.shard
+            )
+            stores.audit(event)
             print(f"{letter.letter_id}: back in the backlog")
     return 1 if refused else 0
 
@@ -118,7 +122,13 @@ def _drop(parsed: argparse.Namespace) -> int:
         stores.watch.require_ours()
         for letter in _selected(stores, parsed):
             # Recorded before the deletion: nothing is deleted without a trace.
-            stores.audit(f"dead letter {letter.letter_id} is dropped: {letter.reason}")
+            event = audit_event(
+                AuditKind.DEAD_LETTER_DROPPED,
+                letter=letter.letter_id,
+                shard=letter.shard,
+                reason=letter.reason,
+            )
+            stores.audit(event)
             stores.dead_letters.drop(letter)
             print(f"{letter.letter_id}: deleted")
     return 0

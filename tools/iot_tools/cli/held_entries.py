@@ -3,6 +3,7 @@
 import argparse
 import uuid
 
+from iot_models.audit_event import AuditKind, audit_event
 from iot_models.errors import IotError, SettingsError
 from iot_stores import ledger
 
@@ -49,6 +50,6 @@ def _drop(parsed: argparse.Namespace) -> int:
         if vault_id not in stores.held_entries.vaults():
             raise IotError(f"vault {vault_id} has no held entries")
         # Recorded before the deletion: nothing is deleted without a trace.
-        stores.audit(f"the held entries of vault {vault_id} are dropped")
+        stores.audit(audit_event(AuditKind.HELD_ENTRIES_DROPPED, vault=str(vault_id)))
         print(f"{vault_id}: {stores.held_entries.drop(vault_id)} entries deleted")
     return 0

@@ -9,6 +9,7 @@ from redis.exceptions import RedisError
 
 from iot_cipher.envelope import Opener
 from iot_cipher.writer_keys import AuditKeys, WriterKeysFile
+from iot_models.audit_event import AuditEvent
 from iot_models.errors import UnavailableError
 from iot_models.settings import load
 from iot_stores.audit import AuditLog
@@ -35,10 +36,10 @@ class CommandStores(Stores):
         self.audit_keys: Callable[[], AuditKeys] = keys.current
         self._audit_log = AuditLog(keys.current)
 
-    def audit(self, line: str) -> None:
-        """Write a line to the audit log."""
+    def audit(self, event: AuditEvent) -> None:
+        """Add an event to the audit log."""
         with self.connect() as connection:
-            self._audit_log.record(connection, line)
+            self._audit_log.record(connection, event)
 
 
 @contextmanager

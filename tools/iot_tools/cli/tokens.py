@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from iot_cipher.tokens import new_tokens_text, parse_tokens, with_token, without_token
+from iot_models.audit_event import AuditEvent, AuditKind, audit_event
 from iot_models.errors import IotError
 
 from .file_on_disk import FileOnDisk
@@ -79,7 +80,12 @@ def _create(parsed: argparse.Namespace) -> int:
     storage = _storage(parsed)
     storage.change(add)
     print(token)
-    _record(f"token {parsed.name} was created in {storage.name} with {', '.join(sorted(scopes))}")
+    granted = ", ".join(sorted(scopes))
+    _record(
+        audit_event(
+            AuditKind.TOKEN_ADDED, name=parsed.name, scopes=granted, where=str(storage.name)
+        )
+    )
     return 0
 
 
@@ -94,11 +100,11 @@ def _revoke(parsed: argparse.Namespace) -> int:
     storage = _storage(parsed)
     storage.change(lambda text: without_token(_existing(storage, text), parsed.name))
     print(f"{parsed.name}: revoked")
-    _record(f"token {parsed.name} was revoked in {storage.name}")
+    _record(audit_event(AuditKind.TOKEN_REMOVED, name=parsed.name, where=storage.name))
     return 0
 
 
-def _record(line: str) -> None:
+def _record(event: AuditEvent) -> None:
     """Write a change to the audit log, if the environment is that of a writer.
 
     The change is done: a token must be revocable while a store is away. So an error is a warning.
@@ -109,7 +115,7 @@ def _record(line: str) -> None:
 
     try:
         with open_stores("tokens") as stores:
-            stores.audit(line)
+            stores.audit(event)
     except IotError as error:
         print(f"warning: the audit log lacks this change: {error}", file=sys.stderr)
 

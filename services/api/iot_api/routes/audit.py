@@ -6,6 +6,7 @@ from iot_api.http.access import needs
 from iot_api.http.responses import json_response
 from iot_api.query.paging import parse_positive
 from iot_api.service import Service
+from iot_models.audit_event import describe, parse_event
 from iot_models.scopes import Scope
 
 LATEST = 1000
@@ -28,10 +29,15 @@ def audit_blueprint(service: Service) -> Blueprint:
         lines = service.pool.run_idempotent(
             lambda connection: service.audit.latest(connection, limit, before=before)
         )
-        data = [{"id": number, "absolute_timestamp": at, "log": line} for number, at, line in lines]
-        return json_response({"data": data})
+        return json_response({"data": [_shown(*line) for line in lines]})
 
     return blueprint
+
+
+def _shown(number: int, at: str, line: str) -> dict[str, object]:
+    shown = {"id": number, "absolute_timestamp": at, "log": describe(line)}
+    event = parse_event(line)
+    return shown if event is None else {**shown, "event": event}
 
 
 def _argument(name: str) -> int | None:

@@ -27,6 +27,7 @@ from redis.exceptions import RedisError
 
 from iot_cipher.envelope import Opener
 from iot_models import metrics, names
+from iot_models.audit_event import AuditKind, audit_event
 from iot_models.entry import decode_entry
 from iot_models.errors import IotError
 from iot_stores import history, ledger
@@ -250,10 +251,13 @@ class Drain:
     ) -> None:
         if not self._dead_letters.add(shard, waiting, str(error)):
             return
-        where = f"entry {waiting.entry_id.decode()} of shard {shard}"
-        _log.error("%s is set aside: %s", where, error)
+        entry_id = waiting.entry_id.decode()
+        _log.error("entry %s of shard %d is set aside: %s", entry_id, shard, error)
         metrics.counter("iot_entries_dead_total").inc()
-        self._audit.record(connection, f"{where} was set aside: {error}")
+        event = audit_event(
+            AuditKind.ENTRY_SET_ASIDE, entry=entry_id, shard=shard, reason=str(error)
+        )
+        self._audit.record(connection, event)
 
     def _store(self, connection: Connection, batches: Sequence[Batch]) -> list[StoredBatch]:
         """Store the new entries of batches, except for shards that other writers have locked."""

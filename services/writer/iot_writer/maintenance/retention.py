@@ -6,6 +6,7 @@ from typing import LiteralString, cast
 
 import psycopg
 
+from iot_models.audit_event import AuditKind, audit_event
 from iot_stores import ledger
 from iot_stores.audit import AuditLog
 from iot_stores.clocks import earliest_now
@@ -38,7 +39,7 @@ def enforce(connection: Connection, audit: AuditLog, *, days: int, redis_now: in
     """Delete segments whose readings were all received more than `days` ago. Return how many.
 
     0 days deletes nothing. Months that are too old as a whole are dropped as partitions. The call
-    may be interrupted and repeated: every transaction writes its own line to the audit log.
+    may be interrupted and repeated: every transaction adds its own record to the audit log.
 
     `redis_now` is the time by Redis's clock. A clock that is ahead deletes nothing too early, see
     `earliest_now`.
@@ -50,9 +51,11 @@ def enforce(connection: Connection, audit: AuditLog, *, days: int, redis_now: in
     cutoff = now - days * DAY_MS
 
     def account(deleted: int) -> None:
-        line = f"retention deleted {deleted} segments received more than {days} days ago"
-        audit.record(connection, line)
-        _log.info(line)
+        audit.record(
+            connection,
+            audit_event(AuditKind.SEGMENTS_EXPIRED, segments=deleted, days=days),
+        )
+        _log.info("retention deleted %d segments received more than %d days ago", deleted, days)
 
     return _drop_months(connection, cutoff, account) + _delete_rows(connection, cutoff, account)
 

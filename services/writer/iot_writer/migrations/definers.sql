@@ -12,7 +12,7 @@ BEGIN
         WHERE prosecdef
             AND proname IN (
                 'check_new_vault', 'raise_lookup_cost', 'end_fast_lookups', 'forget_unused_lookups',
-                'note_pending_audit'
+                'note_pending_audit', 'record_audit_event'
             )
             AND pronamespace = (
                 SELECT relnamespace FROM pg_class WHERE oid = to_regclass('vault_lookups')

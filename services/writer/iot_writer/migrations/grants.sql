@@ -42,7 +42,7 @@ GRANT SELECT (vault_id), UPDATE (created_at) ON vaults TO iot_writer;
 GRANT SELECT ON vault_lookups TO iot_api;
 REVOKE EXECUTE ON FUNCTION
     check_new_vault(), raise_lookup_cost(smallint), end_fast_lookups(interval), forget_unused_lookups(),
-    note_pending_audit()
+    note_pending_audit(), record_audit_event(bytea)
     FROM PUBLIC, iot_api, iot_writer;
 GRANT EXECUTE ON FUNCTION raise_lookup_cost(smallint) TO iot_api;
 GRANT EXECUTE ON FUNCTION end_fast_lookups(interval), forget_unused_lookups() TO iot_writer;
@@ -54,7 +54,9 @@ GRANT SELECT, INSERT, UPDATE ON ingest_offsets TO iot_writer;
 GRANT SELECT ON ingest_sessions TO iot_api;
 GRANT SELECT, INSERT, UPDATE, DELETE ON ingest_sessions TO iot_writer;
 
+-- The API adds records with a function that runs as the owner.
 GRANT SELECT ON audit_log TO iot_api;
+GRANT EXECUTE ON FUNCTION record_audit_event(bytea) TO iot_api;
 GRANT INSERT (sealed) ON audit_log TO iot_writer;
 
 -- Writers append links, and read only the records that have none. Nobody may change a link.

@@ -1,0 +1,115 @@
+"""Events of the audit log: a kind and fields, stored as one JSON object.
+
+    {"event": "password_changed", "time": "2026-11-28T03:50:00.123Z", "vault": "<uuid>", ...}
+
+Earlier versions stored sentences. `parse_event` tells them apart. An event holds names, ids, counts
+and times, and never a password, a token or a reading.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+
+Value = str | int | bool | None
+_MAX_CHARACTERS = 500
+"""Limit of a field. A longer text, such as the reason of a dead letter, is cut."""
+
+
+class AuditKind(StrEnum):
+    """What happened. `docs/security.md` lists the fields of each kind."""
+
+    VAULT_CREATED = "vault_created"
+    PASSWORD_CHANGED = "password_changed"  # noqa: S105 - no password
+    VAULT_ERASED = "vault_erased"
+    RANGE_ERASED = "range_erased"
+    READ = "read"
+    READ_ENDED = "read_ended"
+    ACCESS_REFUSED = "access_refused"
+    TOKEN_ADDED = "token_added"  # noqa: S105 - no token
+    TOKEN_CHANGED = "token_changed"  # noqa: S105 - no token
+    TOKEN_REMOVED = "token_removed"  # noqa: S105 - no token
+    KEY_ADDED = "key_added"
+    KEY_PROMOTED = "key_promoted"
+    KEY_RETIRED = "key_retired"
+    VAULTS_REWRAPPED = "vaults_rewrapped"
+    ENTRY_SET_ASIDE = "entry_set_aside"
+    DEAD_LETTER_REPLAYED = "dead_letter_replayed"
+    DEAD_LETTER_DROPPED = "dead_letter_dropped"
+    HELD_ENTRIES_DROPPED = "held_entries_dropped"
+    SEGMENTS_EXPIRED = "segments_expired"
+    REDIS_CLAIMED = "redis_claimed"
+    AUDIT_HEAD_GIVEN_UP = "audit_head_given_up"
+
+
+# Sentences that earlier versions stored. The others are made of the kind and the fields.
+_SENTENCES: Mapping[AuditKind, str] = {
+    AuditKind.ENTRY_SET_ASIDE: "entry {entry} of shard {shard} was set aside: {reason}",
+    AuditKind.DEAD_LETTER_REPLAYED: "dead letter {letter} was replayed",
+    AuditKind.DEAD_LETTER_DROPPED: "dead letter {letter} is dropped: {reason}",
+    AuditKind.HELD_ENTRIES_DROPPED: "the held entries of vault {vault} are dropped",
+    AuditKind.SEGMENTS_EXPIRED: (
+        "retention deleted {segments} segments received more than {days} days ago"
+    ),
+    AuditKind.TOKEN_ADDED: "token {name} was created in {where} with {scopes}",
+    AuditKind.TOKEN_REMOVED: "token {name} was revoked in {where}",
+    AuditKind.REDIS_CLAIMED: "a Redis of {owner} is marked as that of {installation}",
+    AuditKind.AUDIT_HEAD_GIVEN_UP: (
+        "the published head {given_up} of the audit log was given up for {head}"
+    ),
+}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEvent:
+    """One event. `time` is that of the process, in UTC. The record has the time of Postgres."""
+
+    kind: AuditKind
+    fields: Mapping[str, Value]
+    time: str = field(default_factory=_now)
+
+    def encode(self) -> str:
+        """Return the JSON of a record."""
+        cut = {
+            name: value[:_MAX_CHARACTERS] if isinstance(value, str) else value
+            for name, value in self.fields.items()
+        }
+        content = {"event": str(self.kind), "time": self.time, **cut}
+        return json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+
+
+def audit_event(kind: AuditKind, **fields: Value) -> AuditEvent:
+    """Return an event that happens now."""
+    return AuditEvent(kind, fields)
+
+
+def parse_event(line: str) -> dict[str, Value] | None:
+    """Return the fields of a record, with `event` and `time`. None: the record is a sentence."""
+    if not line.startswith('{"event":'):
+        return None
+    try:
+        content = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def describe(line: str) -> str:
+    """Return the sentence of a record, for people.
+
+    A kind that this version does not know is described by its name and its fields.
+    """
+    content = parse_event(line)
+    if content is None:
+        return line
+    others = {name: value for name, value in content.items() if name not in {"event", "time"}}
+    try:
+        return _SENTENCES[AuditKind(str(content["event"]))].format(**others)
+    except (KeyError, ValueError):
+        fields = "".join(f" {name}={value}" for name, value in others.items() if value is not None)
+        return f"{content['event']}{fields}"

@@ -14,7 +14,7 @@ from cryptography.x509.oid import NameOID
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A self-signed certificate for 127.0.0.1 and its private key, as PEM."""
+    """A self-signed certificate for one address and its private key, as PEM."""
 
     certificate: bytes
     key: bytes
@@ -22,7 +22,7 @@ class Pair:
     not_after: dt.datetime
 
 
-def new_pair(*, begins: int = -1, ends: int = 90) -> Pair:
+def new_pair(*, address: str = "127.0.0.1", begins: int = -1, ends: int = 90) -> Pair:
     """Return a pair that is valid from `begins` to `ends`, in days from now."""
     private = ec.generate_private_key(ec.SECP256R1())
     serial = x509.random_serial_number()
@@ -38,7 +38,7 @@ def new_pair(*, begins: int = -1, ends: int = 90) -> Pair:
         .not_valid_before(now + dt.timedelta(days=begins))
         .not_valid_after(now + dt.timedelta(days=ends))
         .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]),
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))]),
             critical=False,
         )
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)

@@ -229,6 +229,21 @@ class Client:
         raise_for_status(response, rejected=_PASSWORD_REFUSED)
         self._password = new_password
 
+    def erase_vault(self) -> None:
+        """Erase the vault of the password, with all its readings, for good.
+
+        The request is sent once. If it gets no response, the vault may be erased: read to find out.
+
+        Raises:
+            RejectedError: the password is unknown.
+            RetryableError: the vault was not erased, or it is not known whether it was.
+        """
+        credentials = {"db_password": self._password or ""}
+        response = self.request(
+            "DELETE", "/api/vault", json={"data": credentials}, repeatable=False
+        )
+        raise_for_status(response, rejected=_PASSWORD_REFUSED)
+
     def is_ready(self) -> bool:
         """Return whether the service accepts readings now. Leaves no connection open."""
         request = self._request("GET", "/readyz", None, {"Connection": "close"}, None)

@@ -85,6 +85,7 @@ def post_worker_init(worker: Any) -> None:
     if service is not None:
         service.watcher.start()
         service.change_follower.start()
+        service.vault_keeper.start()
 
 
 def _connections_per_network() -> int | None:

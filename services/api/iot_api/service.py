@@ -20,12 +20,14 @@ from iot_api.vaults.keeper import VaultKeeper
 from iot_api.vaults.opening import Vaults
 from iot_api.vaults.password_changer import PasswordChanger
 from iot_api.vaults.scrypt_threads import slow_key
+from iot_api.vaults.vault_eraser import VaultEraser
 from iot_cipher.envelope import Sealer
 from iot_cipher.keyring import KeyringFile
 from iot_models.names import SWEEP_JOB
 from iot_models.settings import Settings
 from iot_stores.audit import AuditLog
 from iot_stores.clocks import postgres_now
+from iot_stores.erasures import Erasures
 from iot_stores.loaded_keys import LoadedKeysReporter
 from iot_stores.password_changes import PasswordChanges
 from iot_stores.postgres import Connection, Pool, postgres_pool
@@ -50,6 +52,7 @@ class Service:
     vaults: Vaults
     vault_keeper: VaultKeeper
     password_changer: PasswordChanger
+    vault_eraser: VaultEraser
     change_follower: ChangeFollower
     intake: Intake
     large_requests: LargeRequests
@@ -101,12 +104,11 @@ def build_service(settings: Settings) -> Service:
     cache = VaultCache(size=settings.vault_cache_size, seconds=settings.vault_cache_seconds)
     watch.on_new_server = cache.forget_redis
     records = VaultRecords(redis, names, pool)
+    sweep = partial(backlog.enqueue_once, [SWEEP_JOB])
+    changes = PasswordChanges(redis, names)
+    erasures = Erasures(redis, names, pool, changes)
     keeper = VaultKeeper(
-        records,
-        cache,
-        keyring.current,
-        stores.held_entries,
-        lambda: backlog.enqueue_once([SWEEP_JOB]),
+        records, cache, keyring.current, stores.held_entries, sweep, erasures.clean_redis
     )
     stores.watcher.after_checks = LoadedKeysReporter(
         redis,
@@ -116,6 +118,7 @@ def build_service(settings: Settings) -> Service:
         require_ours=watch.require_ours,
         open_vaults=keeper.master_keys_in_use,
     ).report
+    follower = ChangeFollower(changes, keeper)
     vaults = Vaults(
         keyring.current,
         keeper,
@@ -123,8 +126,8 @@ def build_service(settings: Settings) -> Service:
         scrypt_log2_n=settings.scrypt_log2_n,
         slow_key=slow_key(),
         opened=compaction.offer,
+        catch_up=follower.catch_up,
     )
-    changes = PasswordChanges(redis, names)
     return Service(
         settings=settings,
         stores=stores,
@@ -134,7 +137,8 @@ def build_service(settings: Settings) -> Service:
         password_changer=PasswordChanger(
             vaults, records, changes, keyring.current, guesses, watch.require_safe
         ),
-        change_follower=ChangeFollower(changes, keeper),
+        vault_eraser=VaultEraser(vaults, records, erasures, watch.require_safe, sweep),
+        change_follower=follower,
         intake=Intake(
             vaults,
             guesses,

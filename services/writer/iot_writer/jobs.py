@@ -161,7 +161,8 @@ def compact() -> str:
 def sweep_shards() -> int:
     """Repair what was lost: counters, drains, compaction, and entries whose vaults are back.
 
-    Then chain the new records of the audit log. This takes no lock that a drain waits for.
+    Then chain the new records of the audit log, and delete what is left of erased vaults. This
+    takes no lock that a drain waits for.
 
     A drain is lost when its writer dies, or when the number of shards changes.
     """
@@ -175,7 +176,10 @@ def sweep_shards() -> int:
     if writer.compaction_orders.count():
         writer.backlog.enqueue_once([names.COMPACT_JOB])
     queued = sweep.sweep(writer.backlog)
-    writer.audit_chainer.run(writer.postgres, writer.drop_postgres)  # last: Postgres may be slow
+    # Last: Postgres may be slow.
+    writer.audit_chainer.run(writer.postgres, writer.drop_postgres)
+    if writer.vault_deletion.run(writer.postgres()):
+        writer.backlog.enqueue_once([names.SWEEP_JOB])
     return queued
 
 

@@ -24,6 +24,7 @@ _MIGRATIONS = resources.files(__package__) / "migrations"
 GRANTS = _MIGRATIONS / "grants.sql"
 _AUDIT_CHAIN = _MIGRATIONS / "audit_chain.sql"
 _AUDIT_EVENTS = _MIGRATIONS / "audit_events.sql"
+_ERASURE = _MIGRATIONS / "erasure.sql"
 _DEFINERS = _MIGRATIONS / "definers.sql"
 _CREATE_REVISION = """
     CREATE TABLE alembic_version (
@@ -71,6 +72,7 @@ def migrate(postgres_url: str, revision: str | None = None, *, grant: bool = Fal
         _upgrade(connection, revision)
         _run(connection, _AUDIT_CHAIN)
         _run(connection, _AUDIT_EVENTS)
+        _run(connection, _ERASURE)
         _run(connection, _DEFINERS)
         connection.execute(_MARK)
         if grant:

@@ -18,6 +18,7 @@ from iot_writer.compaction.compactor import Compactor
 from iot_writer.drain.drain import HOT_WINDOW_PAUSE_SECONDS, Drain, DrainResult
 from iot_writer.maintenance.audit_chainer import AuditChainer
 from iot_writer.maintenance.sparse_indexes import SparseIndexes
+from iot_writer.maintenance.vault_deletion import VaultDeletion
 
 _log = logging.getLogger(__name__)
 
@@ -48,11 +49,15 @@ class Writer:
         self.counters = stores.backlog_counters
         self.audit = AuditLog(self.keys.current)
         self.audit_chainer = AuditChainer(AuditChain(self.keys.current), stores.audit_head)
+        opener = Opener(self.keys.current)
+        self.vault_deletion = VaultDeletion(
+            stores.hot_window, stores.dead_letters, opener, self.audit
+        )
         self.drain = Drain(
             self.backlog,
             stores.dead_letters,
             stores.hot_window,
-            Opener(self.keys.current),
+            opener,
             self.audit,
             shards=settings.shards,
             hot_window_pause=0.0 if self.hot_redis is self.redis else HOT_WINDOW_PAUSE_SECONDS,

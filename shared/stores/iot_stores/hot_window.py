@@ -119,6 +119,21 @@ class HotWindow:
             )
         return [self._names.hot_cover(drain.shard)], arguments
 
+    def forget(self, vault_id: uuid.UUID) -> None:
+        """Delete all segments of a vault. Raises `RedisError`.
+
+        The covers stay as they are: nothing reads the vault any more.
+        """
+        index = self._names.hot_index(vault_id.bytes)
+        found = cast("list[bytes]", self._client.zrangebyscore(index, "-inf", "+inf"))
+        names = [
+            self._names.hot_segment(vault_id.bytes, SegmentBounds.from_bytes(member).first_id)
+            for member in found
+        ]
+        for start in range(0, len(names), _MAX_FETCH):
+            self._client.delete(*names[start : start + _MAX_FETCH])
+        self._client.delete(index)
+
     def coverage(self, shard: int, seconds: int, begin: int | None = None) -> Coverage:
         """Return whether the window holds all readings of the last `seconds` of a shard.
 

@@ -1,10 +1,11 @@
-"""Changes of passwords, announced in Redis to all API processes."""
+"""Changes of passwords and erasures of vaults, announced in Redis to all API processes."""
 
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, cast
 
 from redis import Redis
+from redis.client import Pipeline
 
 from iot_models.names import KeyNames
 
@@ -12,15 +13,17 @@ from .vault_records import hide_records, remove_record, show_records
 
 MAX_ANNOUNCED = 1000
 """Length of the stream. A process that missed more changes compares its vaults with Postgres."""
+ERASING, ERASED = b"", b"erased"
+"""In place of the new lookup: the vault is about to be erased, or is erased."""
 _VAULT, _LOOKUP = b"vault", b"lookup"
 
 
 class PasswordChange(NamedTuple):
-    """A change that is about to be made, or was made."""
+    """A change or an erasure that is about to be made, or was made."""
 
     vault_id: uuid.UUID
     lookup: bytes
-    """The lookup of the new password."""
+    """The lookup of the new password; `ERASING` or `ERASED` for an erasure."""
 
 
 class Announced(NamedTuple):
@@ -57,19 +60,42 @@ class PasswordChanges:
         """
         self._announce(change, old_lookups, shown=change.lookup)
 
+    def hide(self, vault_id: uuid.UUID, lookups: Sequence[bytes]) -> None:
+        """Hide and remove the records of a vault under these lookups in Redis.
+
+        Raises:
+            RedisError: Redis can't serve.
+        """
+        cached = self._cached(lookups)
+        with self._client.pipeline(transaction=True) as pipeline:
+            self._hide(pipeline, vault_id, lookups, cached)
+            pipeline.execute()
+
+    def _cached(self, lookups: Sequence[bytes]) -> "list[bytes | None]":
+        names = [self._names.vault_record(lookup) for lookup in lookups]
+        return cast("list[bytes | None]", self._client.mget(names))
+
+    def _hide(
+        self,
+        pipeline: "Pipeline",
+        vault_id: uuid.UUID,
+        lookups: Sequence[bytes],
+        cached: "Sequence[bytes | None]",
+    ) -> None:
+        hide_records(pipeline, self._names, vault_id, lookups)
+        for lookup, data in zip(lookups, cached, strict=True):
+            # The old password may have a new vault already, whose record must stay.
+            if data is not None and data.startswith(vault_id.bytes):
+                remove_record(pipeline, self._names, lookup)
+
     def _announce(
         self, change: PasswordChange, old_lookups: Sequence[bytes], *, shown: bytes | None = None
     ) -> None:
-        names = [self._names.vault_record(lookup) for lookup in old_lookups]
-        cached = cast("list[bytes | None]", self._client.mget(names))
+        cached = self._cached(old_lookups)
         with self._client.pipeline(transaction=True) as pipeline:
             if shown is not None:  # the new password may be one that the vault had before
                 show_records(pipeline, self._names, shown)
-            hide_records(pipeline, self._names, change.vault_id, old_lookups)
-            for lookup, data in zip(old_lookups, cached, strict=True):
-                # The old password may have a new vault already, whose record must stay.
-                if data is not None and data.startswith(change.vault_id.bytes):
-                    remove_record(pipeline, self._names, lookup)
+            self._hide(pipeline, change.vault_id, old_lookups, cached)
             pipeline.xadd(
                 self._names.password_changes,
                 {_VAULT: change.vault_id.bytes, _LOOKUP: change.lookup},

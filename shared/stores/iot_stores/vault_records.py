@@ -51,8 +51,7 @@ _INSERT: LiteralString = f"""
     INSERT INTO vaults ({_COLUMNS}, lookup_format)
     VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT (lookup) DO NOTHING
 """  # noqa: S608 - composed of constants
-# If a later version erases vaults on request, this statement must check for the tombstones of
-# erased vaults. A record in Redis or in a process would restore an erased vault otherwise.
+# A trigger refuses erased vaults: a record in Redis or in a process would restore them otherwise.
 _RESTORE: LiteralString = f"""
     INSERT INTO vaults ({_COLUMNS}, lookup_format)
     VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING
@@ -80,6 +79,10 @@ class FoundVault:
 
 class PolicyChangedError(Exception):
     """A vault was not stored, because the policy now requires another format or cost."""
+
+
+class VaultErasedError(Exception):
+    """A vault was not stored, because it was erased."""
 
 
 class LookupTakenError(Exception):
@@ -166,6 +169,7 @@ class VaultRecords:
         Raises:
             PolicyChangedError: Postgres lacks the vault, and the policy now requires another format
                 or cost: the vault must be wrapped again.
+            VaultErasedError: the vault was erased.
             RedisError: the record of a replaced vault could not be kept.
             AWAY: Postgres can't serve.
         """
@@ -381,13 +385,16 @@ def remove_record(pipeline: "Pipeline", names: KeyNames, lookup: bytes) -> None:
 
 @contextmanager
 def _recognizing_changed_policy() -> Iterator[None]:
-    """Raise `PolicyChangedError` for the error of the trigger `check_new_vault`."""
+    """Raise `PolicyChangedError` for the error of the trigger `check_new_vault`, and
+    `VaultErasedError` for that of `refuse_erased_vault`."""
     try:
         yield
     except psycopg.errors.CannotConnectNow as error:
         # Postgres uses this SQLSTATE while it starts, but then without the context of a function.
         if error.diag.context is None:
             raise
+        if error.diag.constraint_name == "erased_vaults":
+            raise VaultErasedError from None
         raise PolicyChangedError from None
 
 

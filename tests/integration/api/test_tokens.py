@@ -44,6 +44,7 @@ ROUTES: dict[tuple[str, str], Scope | None] = {
     for rule, scope in rules.items()
 } | {
     ("POST", "/api/vault/password"): Scope.ADMIN,
+    ("DELETE", "/api/vault"): Scope.ADMIN,
     ("GET", "/api/audit"): Scope.AUDIT,
     ("GET", "/healthz"): None,
     ("GET", "/readyz"): None,
@@ -70,8 +71,9 @@ class Guarded:
             rule = rule.replace(f"<{name}>", value)
         headers = JSON if authorization is None else {**JSON, "Authorization": authorization}
         body = None if method == "GET" else json.dumps(row())
-        if rule == "/api/vault/password":
+        if rule.startswith("/api/vault"):
             self.api.put(row(), {"Authorization": self.bearer(Scope.ADMIN)})
+        if rule == "/api/vault/password":
             body = json.dumps(row(new_password="new"))
         return self.api.ask(method, rule, body, headers)
 

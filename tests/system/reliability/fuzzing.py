@@ -18,7 +18,7 @@ _PATHS = [
     "/api/iot", "/api/rssi", "/api/iot/", "/api/iot/maxtime", "/api/iot/seconds/{}",
     "/api/iot/last/{}", "/api/iot/{}", "/api/iot/{}/{}", "/api/iot/stored/{}", "/api/audit",
     "/healthz", "/readyz", "/", "/{}", "/api/iot/../audit", "//api//iot", "/api/iot;x",
-    "/%2e%2e/{}", "/api/vault/password",
+    "/%2e%2e/{}", "/api/vault/password", "/api/vault",
 ]  # fmt: skip
 _PIECES = [
     "0", "-1", "9" * 30, "1e9", "nan", "inf", "%00", "%ff%fe", "%", "%zz", "%2F", "..", "a" * 300,

@@ -2,6 +2,7 @@
 
 import json
 import time
+import uuid
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -18,6 +19,7 @@ from iot_stores.vault_records import VaultRecords
 from iot_writer.maintenance import sparse_indexes
 from iot_writer.maintenance.partitions import ensure_partition, partition_name
 from iot_writer.writer import Writer
+from support.erasure import SETTLED, rows_with
 from support.keys import KEYS
 from support.stack import Stack
 from support.waiting import wait_until
@@ -107,6 +109,7 @@ def test_the_service_works_with_separate_users(
     check_held(rights_stack, database, redis_users, load(api))
     check_compaction(load(api), load(writer), redis_users)
     check_password_change(rights_stack, redis_users)
+    check_erasure(rights_stack, database, redis_users)
     check_guess_limit(rights_stack)
     check_partitions(database)
     check_retention(database, redis_users, writer)
@@ -178,6 +181,29 @@ def check_password_change(stack: Stack, redis_users: RedisWithUsers) -> None:
         assert answer.status == 200, answer
         wait_until(lambda: len(stack.read("second")) == 1, what="the reading")
         assert stack.read("first") == []
+        admin.delete(KEYS.guesses("127.0.0.1"))
+
+
+def check_erasure(stack: Stack, database: Database, redis_users: RedisWithUsers) -> None:
+    """API and writers may do all that an erasure takes."""
+    put = {"data": {"db_password": "to be erased"}}
+    body = json.dumps({"data": {"db_password": "to be erased"}})
+    with redis_users.client("admin") as admin, database.connect("postgres") as connection:
+        assert stack.put(put).status == 201
+        wait_until(lambda: len(stack.read("to be erased")) == 1, what="the reading")
+        answer = stack.request("DELETE", "/api/vault", body, JSON)
+        assert answer.status == 200, answer
+        connection.execute(SETTLED)
+        ((vault_id,),) = connection.execute("SELECT vault_id FROM erased_vaults").fetchall()
+        assert isinstance(vault_id, uuid.UUID)
+        finished = "SELECT deleted_at IS NOT NULL AND lookups IS NULL FROM erased_vaults"
+        wait_until(
+            lambda: connection.execute(finished).fetchone() == (True,),
+            what="the deletion",
+            seconds=60,
+        )
+        assert set(rows_with(connection, vault_id)) == {"erased_vaults"}
+        assert stack.read("to be erased") == []
         admin.delete(KEYS.guesses("127.0.0.1"))
 
 

@@ -1,4 +1,4 @@
-"""`iot-sensor vault password`: change the password of a vault through the API."""
+"""`iot-sensor vault`: change the password of a vault, or erase a vault, through the API."""
 
 import argparse
 import getpass
@@ -13,26 +13,35 @@ from .token_option import add_token, read_secret, token_of
 
 _TIMEOUT = 60.0
 """A change takes a second and several scrypts, which may have to wait for others."""
+_WORD = "erase"
 
 
 def add_vault(commands: "Subparsers[argparse.ArgumentParser]") -> None:
-    """Add `vault password` to the command."""
-    parser = commands.add_parser("vault", help="change the password of a vault")
+    """Add `vault password` and `vault erase` to the command."""
+    parser = commands.add_parser("vault", help="change the password of a vault, or erase a vault")
     actions = parser.add_subparsers(required=True, metavar="action")
     password = actions.add_parser(
         "password", help="change the password of a vault; its readings stay readable"
     )
-    password.add_argument(
-        "--url", required=True, help="URL of the service, for example http://host:5000"
-    )
-    add_token(password)
-    password.add_argument(
-        "--password-file", type=Path, help="file with the present password; default: ask for it"
-    )
+    _add_options(password)
     password.add_argument(
         "--new-password-file", type=Path, help="file with the new password; default: ask for it"
     )
     password.set_defaults(command=_change_password)
+    erase = actions.add_parser("erase", help="erase a vault with all its readings, for good")
+    _add_options(erase)
+    erase.add_argument("--yes", action="store_true", help="do not ask for confirmation")
+    erase.set_defaults(command=_erase)
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--url", required=True, help="URL of the service, for example http://host:5000"
+    )
+    add_token(parser)
+    parser.add_argument(
+        "--password-file", type=Path, help="file with the present password; default: ask for it"
+    )
 
 
 def _change_password(parsed: argparse.Namespace) -> int:
@@ -41,24 +50,54 @@ def _change_password(parsed: argparse.Namespace) -> int:
     new = _password(parsed.new_password_file, "new password")
     if parsed.new_password_file is None and new != _ask("new password again"):
         raise SettingsError("the two entries of the new password differ; nothing was changed")
-    try:
-        client = Client(parsed.url, old, token, timeout=_TIMEOUT)
-    except ValueError as error:
-        raise SettingsError(f"--url is {error}") from None
-    with client:
+    unknown = "the password may have been changed: read with the new password to find out"
+    with _client(parsed.url, old, token) as client:
         try:
             client.change_password(new)
         except ClientError as error:
-            raise IotError(f"{parsed.url}: {_reason(error)}") from None
+            raise IotError(f"{parsed.url}: {_reason(error, unknown)}") from None
     print(f"{parsed.url}: the password was changed")
     return 0
 
 
-def _reason(error: ClientError) -> str:
+def _erase(parsed: argparse.Namespace) -> int:
+    token = token_of(parsed)
+    password = _password(parsed.password_file, "password")
+    if not parsed.yes:
+        _confirm()
+    with _client(parsed.url, password, token) as client:
+        try:
+            client.erase_vault()
+        except ClientError as error:
+            reason = _reason(error, "the vault may be erased: read with its password to find out")
+            raise IotError(f"{parsed.url}: {reason}") from None
+    print(f"{parsed.url}: the vault was erased")
+    return 0
+
+
+def _confirm() -> None:
+    """Ask whether to erase a vault."""
+    if not sys.stdin.isatty():
+        raise SettingsError("there is no terminal to ask for confirmation; use --yes")
+    try:
+        answer = input(f"All readings of the vault will be lost. Type {_WORD} to continue: ")
+    except (EOFError, KeyboardInterrupt):
+        answer = ""
+    if answer.strip() != _WORD:
+        raise SettingsError("nothing was erased")
+
+
+def _client(url: str, password: str, token: str | None) -> Client:
+    try:
+        return Client(url, password, token, timeout=_TIMEOUT)
+    except ValueError as error:
+        raise SettingsError(f"--url is {error}") from None
+
+
+def _reason(error: ClientError, unknown: str) -> str:
+    """Return why a request failed. `unknown` tells what may have happened without an answer."""
     if isinstance(error, NoResponseError):
-        return (
-            f"{error}; the password may have been changed: read with the new password to find out"
-        )
+        return f"{error}; {unknown}"
     if error.response is not None:
         try:
             return str(error.response.json()["error"])

@@ -1,6 +1,7 @@
 """A cache of open vaults in an API process."""
 
 import hmac
+import math
 import os
 import threading
 import time
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from iot_cipher.vault import OpenVault, VaultRecord
+from iot_stores.password_changes import ERASED
 
 RENEW_SECONDS = 300.0
 """Interval at which the record of a vault in use is read again, at most half of the cache time."""
@@ -60,6 +62,9 @@ class VaultCache:
         """Ordered by expiry, the earliest first."""
         self._changes: dict[uuid.UUID, tuple[bytes, float]] = {}
         """The lookups of new passwords, and until when the changes settle."""
+        self.followed_until = math.inf
+        """Until then, no change was announced early enough to be made that this cache has missed.
+        """
         self._closing = threading.Event()
         self._dropper: threading.Thread | None = None
 
@@ -70,13 +75,15 @@ class VaultCache:
     def writable(self, password: bytes) -> OpenVault | None:
         """Return the open vault of a password if readings may be appended without any other step.
 
-        None if the vault is not open, if its record is due to be read again, or if Redis may lack
-        the record: `Vaults.open_vault` and `Vaults.find_or_create` restore the record.
+        None if the vault is not open, if its record is due to be read again, if Redis may lack the
+        record, or if announced changes are due to be read: `Vaults.open_vault` and
+        `Vaults.find_or_create` do these steps.
         """
         cached = self._vaults.get(self.key(password))
-        if cached is None or not cached.in_redis or self._clock() >= cached.renew_at:
+        if cached is None or not cached.in_redis:
             return None
-        return cached.vault
+        now = self._clock()
+        return None if now >= cached.renew_at or now >= self.followed_until else cached.vault
 
     def get(self, key: bytes) -> CachedVault | None:
         """Return the open vault of a password, if it has not expired."""
@@ -100,7 +107,7 @@ class VaultCache:
         """Add an open vault. If the cache is full, drop the one that expires first."""
         now = self._clock()
         settled = self._is_settled(record, now)
-        seconds = self._seconds if settled else min(UNSETTLED_SECONDS, self._seconds)
+        seconds = self._seconds if settled else min(self._unsettled_seconds(record), self._seconds)
         renew_at = now + min(RENEW_SECONDS, seconds / 2)
         cached = CachedVault(vault, record, renew_at, now + seconds, missed)
         self._vaults[key] = cached
@@ -118,7 +125,8 @@ class VaultCache:
         """Drop a vault whose password is being changed, except under the lookup of the new one.
 
         The change may not be made yet, so the old password may open the vault again. It is kept for
-        `UNSETTLED_SECONDS` then, until the change has settled.
+        `UNSETTLED_SECONDS` then, until the change has settled. Of a vault that is erased, only the
+        requests that opened it before use it.
         """
         now = self._clock()
         self._changes = {each: noted for each, noted in self._changes.items() if noted[1] > now}
@@ -126,6 +134,10 @@ class VaultCache:
         for key, cached in list(self._vaults.items()):
             if cached.record.vault_id == vault_id and cached.record.lookup != lookup:
                 self.forget(key)
+
+    def _unsettled_seconds(self, record: VaultRecord) -> float:
+        lookup, _ = self._changes[record.vault_id]
+        return 0.0 if lookup == ERASED else UNSETTLED_SECONDS
 
     def _is_settled(self, record: VaultRecord, now: float) -> bool:
         lookup, until = self._changes.get(record.vault_id, (record.lookup, now))

@@ -1,7 +1,8 @@
-"""Follow the changes of passwords that other API processes make."""
+"""Follow the changes of passwords and the erasures that other API processes make."""
 
 import logging
 import threading
+import time
 import uuid
 
 from redis.exceptions import RedisError
@@ -14,12 +15,16 @@ from .keeper import VaultKeeper
 
 FOLLOW_SECONDS = 0.5
 """Time between two reads of the announced changes."""
+ANNOUNCED_SECONDS = 2 * FOLLOW_SECONDS
+"""Time from the announcement to the change, in which all processes drop the vault. A process that
+has not read the announcements for as long reads them before it accepts readings."""
 
 _log = logging.getLogger(__name__)
 
 
 class ChangeFollower(threading.Thread):
-    """A thread that drops vaults as soon as a change of their password is announced.
+    """A thread that drops vaults as soon as a change of their password or their erasure is
+    announced.
 
     While Redis is away, no password can be changed. A process that alone can't reach Redis drops an
     old password when it renews the vault, or as soon as it reaches Redis again.
@@ -39,6 +44,7 @@ class ChangeFollower(threading.Thread):
         Raises:
             RedisError: Redis is away.
         """
+        until = time.monotonic() + ANNOUNCED_SECONDS
         announced = self._changes.read(self._last)
         for change in announced.changes:
             self._cache.note_change(*change)
@@ -46,6 +52,16 @@ class ChangeFollower(threading.Thread):
         if not announced.complete:
             self._compare_all()
         self._last = announced.last
+        self._cache.followed_until = until
+
+    def catch_up(self) -> None:
+        """Check now if the last check is too old to rely on open vaults.
+
+        Raises:
+            RedisError: Redis is away.
+        """
+        if time.monotonic() >= self._cache.followed_until:
+            self.check()
 
     def run(self) -> None:
         """Check until `stop` is called."""

@@ -15,7 +15,7 @@ from iot_models import metrics
 from iot_stores.held_entries import HeldEntries
 from iot_stores.postgres import AWAY
 from iot_stores.store_states import report
-from iot_stores.vault_records import PolicyChangedError, VaultRecords
+from iot_stores.vault_records import PolicyChangedError, VaultErasedError, VaultRecords
 
 from .cache import VaultCache
 
@@ -27,6 +27,8 @@ SCAN_SECONDS = 10.0
 """Shortest time between two searches of all records in Redis."""
 KEEP_SECONDS = 60.0
 """While Postgres is away, the expiry of records in Redis is extended this often."""
+CLEAN_SECONDS = 10.0
+"""Time between two searches for erasures that another process did not finish."""
 AWAY_SECONDS = 5.0
 """After an error of Postgres, openings of vaults do not query it for this long."""
 MAX_COMPARED = 1000
@@ -51,13 +53,18 @@ class VaultKeeper:
         keyring: Callable[[], Keyring],
         held: HeldEntries,
         release: Callable[[], object],
+        clean: Callable[[], object] = lambda: None,
     ) -> None:
-        """Take the parts. `release` queues a job that releases held entries."""
+        """Take the parts. `release` queues a job that releases held entries. `clean` removes the
+        records of erased vaults from Redis.
+        """
         self.records = records
         self.cache = cache
         self._keyring = keyring
         self._held = held
         self._release = release
+        self._clean = clean
+        self._clean_from = 0.0
         self._away_until = 0.0
         self._scan_from = 0.0
         self._keep_from = 0.0
@@ -75,6 +82,7 @@ class VaultKeeper:
 
         Raises:
             PolicyChangedError: the vault is missing, and needs a new wrapping to be restored.
+            VaultErasedError: the vault was erased.
         """
         if time.monotonic() >= self._away_until:
             try:
@@ -149,7 +157,8 @@ class VaultKeeper:
             thread.join(_CLOSE_SECONDS)
 
     def check(self) -> None:
-        """Compare the watched records, then search for the records of held entries.
+        """Compare the watched records, then search for the records of held entries and of erased
+        vaults.
 
         Raises:
             RedisError, psycopg.Error: a store is away; the next check compares the records.
@@ -167,6 +176,9 @@ class VaultKeeper:
                 self.records.extend_expiry(watched.values())
             raise
         self._restore_held_vaults()
+        if time.monotonic() >= self._clean_from:
+            self._clean_from = time.monotonic() + CLEAN_SECONDS
+            self._clean()
 
     def _restore_held_vaults(self) -> None:
         held = self._held.vaults().keys()
@@ -190,6 +202,13 @@ class VaultKeeper:
             self._restore(record)
         except PolicyChangedError:
             self.cache.mark_missing(record.vault_id)
+        except VaultErasedError:
+            self.drop_erased(record)
+
+    def drop_erased(self, record: VaultRecord) -> None:
+        """Drop a vault that was erased. Its announcement was lost, for example in a failover."""
+        self.cache.forget_vault(record.vault_id)
+        self.records.hide(record)
 
     def _restore(self, record: VaultRecord) -> VaultRecord:
         standing = self.records.restore(record)

@@ -20,16 +20,11 @@ from iot_cipher.vault import (
     wrap_vault,
 )
 from iot_models import metrics
-from iot_models.errors import (
-    DecryptionError,
-    IotError,
-    TooManyRequestsError,
-    UnavailableError,
-)
+from iot_models.errors import DecryptionError, IotError, TooManyRequestsError, UnavailableError
 from iot_stores.postgres import AWAY
 from iot_stores.store_states import report
 from iot_stores.vault_lookups import FastLookups, LookupPolicy
-from iot_stores.vault_records import PolicyChangedError
+from iot_stores.vault_records import PolicyChangedError, VaultErasedError
 
 from .cache import CachedVault
 from .keeper import VaultKeeper
@@ -49,7 +44,7 @@ class _Opened:
 
 
 class _OldRecordError(Exception):
-    """Redis has a record under a password that was changed."""
+    """Redis has a record under a password that was changed, or of a vault that was erased."""
 
 
 class Vaults:
@@ -70,11 +65,13 @@ class Vaults:
         scrypt_log2_n: int,
         slow_key: PasswordKey = password_key,
         opened: Callable[[OpenVault], None] = lambda _: None,
+        catch_up: Callable[[], None] = lambda: None,
     ) -> None:
         """Take the parts. `opened` is called with each existing vault that is opened or renewed,
-        and must return at once.
+        and must return at once. `catch_up` reads the announced changes if they are due.
         """
         self._opened = opened
+        self._catch_up = catch_up
         self._keyring = keyring
         self._keeper = keeper
         self._records = keeper.records
@@ -111,6 +108,7 @@ class Vaults:
         Raises:
             RedisError: the record can't be stored in Redis, see `_writable`.
         """
+        self._catch_up()
         cached = self._cached(self.cache.key(password), password, client)
         return None if cached is None else self._writable(cached)
 
@@ -216,6 +214,9 @@ class Vaults:
             report(_log, "could not renew open vaults; they stay usable until they expire", error)
             self._keeper.watch(cached.record)
             return cached
+        except VaultErasedError:
+            self._keeper.drop_erased(cached.record)
+            return None
         except (IotError, PolicyChangedError) as error:
             _log.warning(
                 "could not renew an open vault; it stays usable until it expires: %s", error
@@ -376,10 +377,12 @@ class Vaults:
         """Compare a record from Redis with Postgres; restore it if Postgres has lost it.
 
         Raises:
-            _OldRecordError: Postgres has the vault under another password.
+            _OldRecordError: Postgres has the vault under another password, or it was erased.
         """
         try:
             standing = self._put_back(search, record, vault)
+        except VaultErasedError:
+            raise _OldRecordError from None
         except (PolicyChangedError, UnavailableError, TooManyRequestsError) as error:
             _log.warning("a vault record that Postgres lacks is not restored now: %s", error)
             self._keeper.watch(record)

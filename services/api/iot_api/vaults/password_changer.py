@@ -21,13 +21,11 @@ from iot_stores.store_states import report
 from iot_stores.vault_lookups import LookupPolicy
 from iot_stores.vault_records import LookupTakenError, PolicyChangedError, VaultRecords
 
-from .change_follower import FOLLOW_SECONDS
+from .change_follower import ANNOUNCED_SECONDS
 from .opening import Vaults
 from .password_form import normal_form
-from .password_search import same_lookups
+from .password_search import all_lookups, same_lookups
 
-ANNOUNCED_SECONDS = 2 * FOLLOW_SECONDS
-"""Time from the announcement to the change, in which other processes drop the old password."""
 LATEST_SECONDS = 20.0
 """A change that was delayed for longer is given up, well before `SETTLING_SECONDS` of the cache."""
 _ATTEMPTS = 3
@@ -106,7 +104,7 @@ class PasswordChanger:
     ) -> bool:
         """Return whether the record was replaced: not if Postgres has another one by now."""
         policy = self._vaults.current_policy()
-        old_lookups = self._old_lookups(record, old, policy, client)
+        old_lookups = all_lookups(self._vaults.searches(old, client), policy, record)
         secret = self._free_secret(vault, new, policy, client)
         changed = wrap_vault(self._keyring(), vault, secret)
         if self._records.find([record.lookup]).record != record:
@@ -126,15 +124,6 @@ class PasswordChanger:
         self._vaults.put(new, changed, vault)
         self._finish(change, changed, old_lookups)
         return True
-
-    def _old_lookups(
-        self, record: VaultRecord, old: bytes, policy: LookupPolicy, client: Client
-    ) -> list[bytes]:
-        """Return every lookup of the old password: Redis may have a record of each."""
-        lookups = {record.lookup}
-        for search in self._vaults.searches(old, client):
-            lookups |= {secret.lookup for secret in search.secrets(policy)}
-        return [record.lookup, *(lookups - {record.lookup})]
 
     def _free_secret(
         self, vault: OpenVault, new: bytes, policy: LookupPolicy, client: Client

@@ -1,7 +1,7 @@
 """Search for the vault of a password."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from iot_cipher.keyring import Keyring
 from iot_cipher.vault import (
@@ -101,6 +101,15 @@ class PasswordSearch:
             made = make(self.keyring, self._password, cost, slow_key=self._slow_key)
             self._made[vault_format, cost] = made
         return made
+
+
+def all_lookups(
+    searches: Iterable[PasswordSearch], policy: LookupPolicy, record: VaultRecord
+) -> list[bytes]:
+    """Return every lookup of a password, that of its record first: Redis may have a record under
+    each."""
+    lookups = {secret.lookup for search in searches for secret in search.secrets(policy)}
+    return [record.lookup, *(lookups - {record.lookup})]
 
 
 def same_lookups(one: LookupPolicy, other: LookupPolicy) -> bool:

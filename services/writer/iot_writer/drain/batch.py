@@ -73,6 +73,8 @@ class StoredBatch:
     """Number of entries that were stored by an earlier drain."""
     held: list[HeldEntry]
     """Entries that are held, because Postgres lacks their vaults."""
+    erased: int
+    """Number of entries that are dropped, because their vaults were erased."""
 
 
 def build_batch(
@@ -80,30 +82,37 @@ def build_batch(
     before: Offset,
     sessions: dict[ledger.SessionKey, SessionNumbers],
     missing_vaults: set[uuid.UUID],
+    erased_vaults: set[uuid.UUID],
 ) -> StoredBatch:
     """Build the segments of a batch's new entries, and mark these entries in `sessions`.
 
-    `before` is the shard's state in the ledger. Entries of missing vaults are held instead.
+    `before` is the shard's state in the ledger. Entries of missing vaults are held instead. Those
+    of erased vaults are dropped and marked as stored, so that nobody waits for them.
     """
-    shard, missing = batch.shard, {vault_id.bytes for vault_id in missing_vaults}
+    shard, missing = batch.shard, {vault_id.bytes for vault_id in missing_vaults - erased_vaults}
+    erased = {vault_id.bytes for vault_id in erased_vaults}
     arrivals, held = [], []
+    dropped = 0
     for waiting, opened, entry in batch.opened:
         numbers = sessions[shard, opened.session]
         if entry.vault_id in missing:
             if numbers.mark_missing(opened.number):
                 held.append(HeldEntry(waiting, entry.vault_id))
         elif numbers.mark_stored(opened.number):
-            arrivals.append(Arrival(waiting.received, entry))
-    repeated = len(batch.opened) - len(arrivals) - len(held)
-    if not arrivals and not held:
-        return StoredBatch(batch, before, before, [], repeated, [])
+            if entry.vault_id in erased:
+                dropped += 1
+            else:
+                arrivals.append(Arrival(waiting.received, entry))
+    repeated = len(batch.opened) - len(arrivals) - len(held) - dropped
+    if not arrivals and not held and not dropped:
+        return StoredBatch(batch, before, before, [], repeated, [], 0)
     segments, next_id = build_segments(arrivals, shard=shard, next_id=before.next_id)
     # A planted id beyond the year 9999 must not become the shard's position: ids rise within a
     # stream, so all later positions would be beyond it too. Such ids are at the end of the stream.
     last = next(waiting for waiting in reversed(batch.taken) if waiting.has_valid_time)
     received_max = max(before.received_max, batch.opened[-1].waiting.received)
     after = Offset(last.entry_id.decode(), received_max, next_id)
-    return StoredBatch(batch, before, after, segments, repeated, held)
+    return StoredBatch(batch, before, after, segments, repeated, held, dropped)
 
 
 def raise_next_ids(

@@ -34,6 +34,7 @@ from iot_stores import history, ledger
 from iot_stores.audit import AuditLog
 from iot_stores.backlog import Backlog
 from iot_stores.dead_letters import DeadLetters
+from iot_stores.erasures import erased_among
 from iot_stores.forgotten import REASON, DatedEntry, find_forgotten
 from iot_stores.hot_window import DrainedShard, HotWindow
 from iot_stores.postgres import Connection
@@ -75,6 +76,8 @@ class DrainOutcome(StrEnum):
     """Another writer drains the shard."""
     HELD = "held"
     """Postgres lacks the vaults of all new entries."""
+    ERASED = "erased"
+    """The vaults of all new entries were erased."""
 
 
 class EntryTooOldError(IotError):
@@ -282,8 +285,9 @@ class Drain:
                 set().union(*(batch.sessions() for batch in batches)),
                 set().union(*(batch.vaults() for batch in batches)),
             )
+            erased_vaults = erased_among(connection, missing_vaults)
             stored_batches = [
-                build_batch(batch, offsets[batch.shard], sessions, missing_vaults)
+                build_batch(batch, offsets[batch.shard], sessions, missing_vaults, erased_vaults)
                 for batch in batches
             ]
             self._write_postgres(connection, stored_batches, sessions)
@@ -371,7 +375,9 @@ def _removal(stored: StoredBatch) -> Removal:
 def _outcome(stored: StoredBatch) -> DrainOutcome:
     if stored.segments:
         return DrainOutcome.STORED
-    return DrainOutcome.HELD if stored.held else DrainOutcome.REPEATED
+    if stored.held:
+        return DrainOutcome.HELD
+    return DrainOutcome.ERASED if stored.erased else DrainOutcome.REPEATED
 
 
 def _ensure_partitions(connection: Connection, batches: Sequence[Batch]) -> None:
@@ -391,6 +397,7 @@ def _count(stored: StoredBatch) -> None:
     readings = sum(segment.bounds.count for segment in stored.segments)
     metrics.counter("iot_readings_stored_total").inc(readings)
     metrics.counter("iot_entries_repeated_total").inc(stored.repeated)
+    metrics.counter("iot_entries_erased_total").inc(stored.erased)
     if readings:
         first = stored.batch.taken[0]
         waited = (first.read_at - first.received) / 1000

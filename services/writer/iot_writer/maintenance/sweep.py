@@ -9,6 +9,7 @@ from iot_models import names
 from iot_stores import ledger
 from iot_stores.backlog import Backlog
 from iot_stores.backlog_counters import BacklogCounters
+from iot_stores.erasures import erased_among
 from iot_stores.held_entries import HeldEntries
 from iot_stores.postgres import Connection
 from iot_stores.store_states import report
@@ -51,6 +52,8 @@ def recount(counters: BacklogCounters) -> None:
 def release_held(held: HeldEntries, connect: Callable[[], Connection]) -> int:
     """Put held entries whose vault is back in Postgres into the backlog. Return how many vaults.
 
+    Entries of erased vaults are deleted. A writer of an earlier version may have held them.
+
     Raises:
         psycopg.Error, RedisError: a store is away; the remaining entries stay held.
     """
@@ -58,6 +61,9 @@ def release_held(held: HeldEntries, connect: Callable[[], Connection]) -> int:
     if not vaults:
         return 0
     present = ledger.existing_vaults(connect(), vaults.keys())
+    for vault_id in erased_among(connect(), vaults.keys() - present):
+        held.drop(vault_id)
+        _log.info("deleted %d held entries: vault %s was erased", vaults[vault_id], vault_id)
     for vault_id in sorted(present):
         held.release(vault_id)
         _log.info("released %d entries: vault %s is back in Postgres", vaults[vault_id], vault_id)

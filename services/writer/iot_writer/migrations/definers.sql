@@ -12,7 +12,8 @@ BEGIN
         WHERE prosecdef
             AND proname IN (
                 'check_new_vault', 'raise_lookup_cost', 'end_fast_lookups', 'forget_unused_lookups',
-                'note_pending_audit', 'record_audit_event'
+                'note_pending_audit', 'record_audit_event',
+                'erase_vault', 'forget_erased_lookups', 'refuse_erased_vault'
             )
             AND pronamespace = (
                 SELECT relnamespace FROM pg_class WHERE oid = to_regclass('vault_lookups')

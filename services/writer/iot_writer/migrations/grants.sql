@@ -23,11 +23,11 @@ REVOKE CREATE ON SCHEMA public FROM iot_writer;
 
 REVOKE ALL ON
     vaults, vault_lookups, segments, ingest_offsets, ingest_sessions, audit_log, installation, alembic_version,
-    audit_chain, audit_pending, audit_unchained
+    audit_chain, audit_pending, audit_unchained, erased_vaults
     FROM iot_api;
 REVOKE ALL ON
     vaults, vault_lookups, ingest_offsets, ingest_sessions, audit_log, installation, alembic_version,
-    audit_chain, audit_pending, audit_unchained
+    audit_chain, audit_pending, audit_unchained, erased_vaults
     FROM iot_writer;
 
 GRANT SELECT ON alembic_version, installation TO iot_api, iot_writer;
@@ -42,7 +42,8 @@ GRANT SELECT (vault_id), UPDATE (created_at) ON vaults TO iot_writer;
 GRANT SELECT ON vault_lookups TO iot_api;
 REVOKE EXECUTE ON FUNCTION
     check_new_vault(), raise_lookup_cost(smallint), end_fast_lookups(interval), forget_unused_lookups(),
-    note_pending_audit(), record_audit_event(bytea)
+    note_pending_audit(), record_audit_event(bytea),
+    erase_vault(uuid, bytea[]), forget_erased_lookups(uuid), refuse_erased_vault()
     FROM PUBLIC, iot_api, iot_writer;
 GRANT EXECUTE ON FUNCTION raise_lookup_cost(smallint) TO iot_api;
 GRANT EXECUTE ON FUNCTION end_fast_lookups(interval), forget_unused_lookups() TO iot_writer;
@@ -64,3 +65,8 @@ GRANT SELECT ON audit_chain, audit_pending TO iot_api;
 GRANT SELECT, INSERT ON audit_chain TO iot_writer;
 GRANT SELECT, DELETE ON audit_pending TO iot_writer;
 GRANT SELECT ON audit_unchained TO iot_writer;
+
+-- The API erases vaults through a function. Writers read the tombstones without the lookups, and note what they have deleted.
+GRANT SELECT (vault_id, erased_at, lookups) ON erased_vaults TO iot_api;
+GRANT EXECUTE ON FUNCTION erase_vault(uuid, bytea[]), forget_erased_lookups(uuid) TO iot_api;
+GRANT SELECT (vault_id, erased_at, noted, deleted_at), UPDATE (noted, deleted_at) ON erased_vaults TO iot_writer;

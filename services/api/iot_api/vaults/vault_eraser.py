@@ -1,0 +1,117 @@
+"""Erase a vault: from the answer on, no process opens it, and nothing is stored for it."""
+
+import logging
+import time
+from collections.abc import Callable
+
+from redis.exceptions import RedisError
+
+from iot_api.limits.clients import Client
+from iot_cipher.vault import VaultRecord
+from iot_models.errors import NotFoundError, UnavailableError
+from iot_stores.erasures import Erasures
+from iot_stores.password_changes import ERASED, ERASING
+from iot_stores.store_states import report
+from iot_stores.vault_records import VaultRecords
+
+from .change_follower import ANNOUNCED_SECONDS
+from .opening import Vaults
+from .password_changer import LATEST_SECONDS
+from .password_search import all_lookups
+
+_ATTEMPTS = 3
+
+_log = logging.getLogger(__name__)
+
+
+class VaultEraser:
+    """Erases vaults in four steps, so that no process opens a vault that is erased.
+
+    1. The erasure is announced in Redis. All processes drop the vault, and keep it for half a
+       second only if its password opens it again. Its records in Redis are hidden and removed.
+    2. After `ANNOUNCED_SECONDS` every process has read the announcement.
+    3. One transaction deletes the record in Postgres and writes a tombstone.
+    4. The erasure is announced again, and a writer begins to delete segments. After
+       `ANNOUNCED_SECONDS` no process has the vault open, so no reading is acknowledged for it.
+
+    A process that is killed before step 3 leaves the vault as it was. After step 3, other processes
+    finish the work (`VaultKeeper`, the writers' sweep).
+    """
+
+    def __init__(
+        self,
+        vaults: Vaults,
+        records: VaultRecords,
+        erasures: Erasures,
+        admit: Callable[[], None],
+        sweep: Callable[[], object],
+    ) -> None:
+        """Take the parts. `admit` raises unless Redis belongs to this installation. `sweep` queues
+        the job that deletes the segments.
+        """
+        self._vaults = vaults
+        self._records = records
+        self.erasures = erasures
+        self._admit = admit
+        self._sweep = sweep
+
+    def erase(self, password: bytes, client: Client) -> None:
+        """Erase the vault of a password. An unknown password counts as a guess.
+
+        Raises:
+            NotFoundError: there is no vault under the password.
+            TooManyRequestsError: as `Vaults.find`.
+            UnavailableError: the vault was being changed by others, or processes of version 0.1
+                may run.
+            RedisError, psycopg.Error: a store is away. If Postgres failed during the erasure, the
+                vault may be erased.
+        """
+        for _ in range(_ATTEMPTS):
+            self._admit()
+            found = self._vaults.find_record(password, client)
+            if found is None:
+                raise NotFoundError(
+                    "db_password: no vault has this password; if an earlier attempt to erase it "
+                    "was not answered, it is erased",
+                    field="db_password",
+                )
+            if self._try(found.record, password, client):
+                return
+            # Another process moved the vault, changed its password or erased it.
+            self._vaults.cache.forget_vault(found.record.vault_id)
+        raise UnavailableError("the vault is being changed by other requests; try again")
+
+    def _try(self, record: VaultRecord, password: bytes, client: Client) -> bool:
+        """Return whether the vault is erased: not if Postgres has another record by now."""
+        policy = self._vaults.current_policy()
+        if self._vaults.old_processes_may_run:
+            raise UnavailableError(
+                "processes of version 0.1 may still run, and could store readings of an erased "
+                "vault; try again after the upgrade (IOT_UPGRADE_AFTER_SECONDS)",
+                retry_after=60,
+            )
+        lookups = all_lookups(self._vaults.searches(password, client), policy, record)
+        if self._records.find([record.lookup]).record != record:
+            return False
+        self._vaults.cache.note_change(record.vault_id, ERASING)
+        self.erasures.announce(record.vault_id, lookups)
+        announced = time.monotonic()
+        time.sleep(ANNOUNCED_SECONDS)
+        if time.monotonic() > announced + LATEST_SECONDS:
+            raise UnavailableError("the erasure took too long and was not made; try again")
+        if not self.erasures.erase(record.vault_id, lookups):
+            return False
+        self._vaults.cache.note_change(record.vault_id, ERASED)
+        self._finish(record, lookups)
+        return True
+
+    def _finish(self, record: VaultRecord, lookups: list[bytes]) -> None:
+        _log.info("vault %s was erased", record.vault_id)
+        try:
+            self.erasures.announce(record.vault_id, lookups, done=True)
+            self.erasures.remove_records(record.vault_id, lookups)
+            self._sweep()
+        except RedisError as error:
+            report(_log, "other processes finish erasures", error)
+        # A process may have opened the vault just before the transaction.
+        time.sleep(ANNOUNCED_SECONDS)

@@ -1,0 +1,104 @@
+"""Deletion of erased vaults: their segments, hot window and dead letters."""
+
+import logging
+import time
+import uuid
+from typing import LiteralString
+
+import psycopg
+
+from iot_cipher.envelope import Opener
+from iot_models import metrics
+from iot_models.entry import decode_entry
+from iot_models.errors import IotError
+from iot_stores import erasures
+from iot_stores.audit import AuditLog
+from iot_stores.dead_letters import DeadLetter, DeadLetters
+from iot_stores.erasures import UnfinishedErasure
+from iot_stores.hot_window import HotWindow
+from iot_stores.postgres import Connection
+
+from .partitions import partition_begins, partition_name
+
+RUN_SECONDS = 1.0
+"""Time after which a run ends, so that drains need not wait for a large vault."""
+_VAULTS = 100
+"""Vaults of one run."""
+# One month at a time, by the physical places of the rows: a join with a list of segments could scan
+# all segments of the vault for each batch.
+_DELETE: LiteralString = """
+    DELETE FROM ONLY {table} WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM ONLY {table} WHERE vault_id = %s LIMIT 200
+    ))
+"""
+
+_log = logging.getLogger(__name__)
+
+
+class VaultDeletion:
+    """Deletes what is left of erased vaults, twice: at once, and when no process can add to it.
+
+    Both deletions can be repeated, so a writer may be killed at any point.
+    """
+
+    def __init__(
+        self, hot_window: HotWindow, dead_letters: DeadLetters, opener: Opener, audit: AuditLog
+    ) -> None:
+        self._hot_window = hot_window
+        self._dead_letters = dead_letters
+        self._opener = opener
+        self._audit = audit
+
+    def run(self, connection: Connection) -> bool:
+        """Delete for about `RUN_SECONDS`. Return whether more deletions are due now.
+
+        Raises:
+            psycopg.Error, RedisError: a store is away; a later run continues.
+        """
+        until = time.monotonic() + RUN_SECONDS
+        due = erasures.unfinished(connection, _VAULTS)
+        if not due:
+            return False
+        for erasure in due:
+            if not self._delete_segments(connection, erasure.vault_id, until):
+                return True
+            self._hot_window.forget(erasure.vault_id)
+        self._drop_dead_letters({erasure.vault_id for erasure in due})
+        for erasure in due:
+            self._note(connection, erasure)
+        return len(due) == _VAULTS
+
+    def _delete_segments(self, connection: Connection, vault_id: uuid.UUID, until: float) -> bool:
+        """Return whether all segments are deleted; False when the time is up."""
+        for begin in partition_begins(connection):
+            table = psycopg.sql.Identifier(partition_name(begin))
+            statement = psycopg.sql.SQL(_DELETE).format(table=table)
+            while connection.execute(statement, (vault_id,)).rowcount:
+                if time.monotonic() >= until:
+                    return False
+        return True
+
+    def _note(self, connection: Connection, erasure: UnfinishedErasure) -> None:
+        if erasure.noted:
+            erasures.finish(connection, erasure.vault_id)
+            return
+        with connection.transaction():
+            if not erasures.note(connection, erasure.vault_id):
+                return  # another writer noted it
+            self._audit.record(connection, f"vault {erasure.vault_id} was erased")
+        metrics.counter("iot_vaults_erased_total").inc()
+        _log.info("deleted all segments of vault %s, which was erased", erasure.vault_id)
+
+    def _drop_dead_letters(self, vaults: set[uuid.UUID]) -> None:
+        for letter in list(self._dead_letters.all()):
+            if self._vault_of(letter) in vaults:
+                self._dead_letters.drop(letter)
+                _log.info("deleted dead letter %s: its vault was erased", letter.letter_id)
+
+    def _vault_of(self, letter: DeadLetter) -> uuid.UUID | None:
+        """Return the vault of a dead letter; None if the letter can't be opened."""
+        try:
+            entry = decode_entry(self._opener.open(letter.shard, letter.sealed).content)
+        except IotError:
+            return None
+        return uuid.UUID(bytes=entry.vault_id)

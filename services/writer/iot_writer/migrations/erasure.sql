@@ -1,0 +1,61 @@
+-- Erasure of vaults (iot_stores/erasures.py). Like audit_chain.sql, this is not part of a revision: it adds to the schema
+-- only what earlier versions ignore.
+DO $$
+BEGIN
+    IF to_regclass('erased_vaults') IS NOT NULL THEN
+        RETURN;
+    END IF;
+
+    -- Tombstones. They are never deleted: a backup of Redis of any age may bring entries or records of a vault back.
+    CREATE TABLE erased_vaults (
+        vault_id uuid PRIMARY KEY,
+        erased_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+        -- The lookups under which Redis may have a record. NULL once an API process has removed the records.
+        lookups bytea[],
+        -- Whether the audit log has the erasure, and all segments that existed then are deleted.
+        noted boolean NOT NULL DEFAULT false,
+        -- When a writer had deleted everything, after the last process that knew the vault.
+        deleted_at timestamptz
+    );
+    CREATE INDEX erased_vaults_unfinished ON erased_vaults (erased_at) WHERE deleted_at IS NULL;
+    CREATE INDEX erased_vaults_cached ON erased_vaults (erased_at) WHERE lookups IS NOT NULL;
+
+    -- Erases a vault that has one of these lookups. Returns whether the vault is erased.
+    -- The DELETE waits for drains and compactions of the vault, which lock its row (FOR KEY SHARE). After the commit they
+    -- find no row. Writers of version 0.1 do not lock the row, so no vault is erased while they may run.
+    CREATE FUNCTION erase_vault(erased uuid, known_lookups bytea[]) RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $function$
+    BEGIN
+        IF EXISTS (SELECT FROM vault_lookups WHERE fast_lookups = 'created') THEN
+            RAISE EXCEPTION 'processes of version 0.1 may run' USING ERRCODE = 'lock_not_available';
+        END IF;
+        DELETE FROM vaults WHERE vault_id = erased AND lookup = ANY (known_lookups);
+        IF NOT FOUND THEN
+            RETURN EXISTS (SELECT FROM erased_vaults WHERE vault_id = erased);
+        END IF;
+        INSERT INTO erased_vaults (vault_id, lookups) VALUES (erased, known_lookups);
+        RETURN true;
+    END
+    $function$;
+
+    CREATE FUNCTION forget_erased_lookups(erased uuid) RETURNS void
+    LANGUAGE sql SECURITY DEFINER SET search_path FROM CURRENT AS $function$
+        UPDATE erased_vaults SET lookups = NULL WHERE vault_id = erased;
+    $function$;
+
+    -- A process that has the record of an erased vault must not restore the vault. AFTER: an insert that waits for the
+    -- erasure's commit sees the tombstone only then. Processes of earlier versions answer 57P03 with 503.
+    CREATE FUNCTION refuse_erased_vault() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $function$
+    BEGIN
+        IF EXISTS (SELECT FROM erased_vaults WHERE vault_id = NEW.vault_id) THEN
+            RAISE EXCEPTION 'the vault was erased'
+                USING ERRCODE = 'cannot_connect_now', CONSTRAINT = 'erased_vaults';
+        END IF;
+        RETURN NULL;
+    END
+    $function$;
+    CREATE TRIGGER refuse_erased_vault AFTER INSERT ON vaults
+        FOR EACH ROW EXECUTE FUNCTION refuse_erased_vault();
+END
+$$;

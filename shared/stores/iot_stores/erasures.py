@@ -1,0 +1,155 @@
+"""Erased vaults: their tombstones in Postgres, and what Redis still has of them.
+
+`erase` deletes the record of a vault and writes a tombstone, in one transaction. Nothing opens the
+vault from then on, and nothing can be stored for it. API processes remove the vault's records from
+Redis; writers delete its segments, held entries and dead letters. Each of these steps is repeated
+until it is noted in the tombstone, so a process may be killed at any point.
+"""
+
+import uuid
+from collections.abc import Collection, Iterable
+from typing import NamedTuple, cast
+
+from redis import Redis
+
+from iot_models.names import KeyNames
+
+from .password_changes import ERASED, ERASING, PasswordChange, PasswordChanges
+from .postgres import Connection, Pool, short_query
+
+SETTLING_SECONDS = 60
+"""Time after which no process uses a vault that it had opened or read before the erasure."""
+_MAX_LISTED = 100
+
+_ERASE = "SELECT erase_vault(%s::uuid, %s::bytea[])"
+_EXISTS = "SELECT to_regclass('erased_vaults') IS NOT NULL"
+_ERASED = "SELECT vault_id FROM erased_vaults WHERE vault_id = ANY(%s::uuid[])"
+_CACHED = """
+    SELECT vault_id, lookups, erased_at < now() - %s * interval '1 s' FROM erased_vaults
+    WHERE lookups IS NOT NULL ORDER BY erased_at LIMIT %s
+"""
+_FORGET_LOOKUPS = "SELECT forget_erased_lookups(%s::uuid)"
+_UNFINISHED = """
+    SELECT vault_id, noted FROM erased_vaults
+    WHERE deleted_at IS NULL AND (NOT noted OR erased_at < now() - %s * interval '1 s')
+    ORDER BY erased_at LIMIT %s
+"""
+_NOTE = "UPDATE erased_vaults SET noted = true WHERE vault_id = %s AND NOT noted"
+_FINISH = "UPDATE erased_vaults SET deleted_at = now() WHERE vault_id = %s"
+
+
+class UnfinishedErasure(NamedTuple):
+    """A vault of which Postgres or Redis may still have something."""
+
+    vault_id: uuid.UUID
+    noted: bool
+    """Whether the audit log has the erasure: its first deletion is done."""
+
+
+class Erasures:
+    """The erasures that API processes make."""
+
+    def __init__(
+        self, client: "Redis", names: KeyNames, pool: Pool, changes: PasswordChanges
+    ) -> None:
+        self._client = client
+        self._names = names
+        self._pool = pool
+        self._changes = changes
+
+    def announce(
+        self, vault_id: uuid.UUID, lookups: Collection[bytes], *, done: bool = False
+    ) -> None:
+        """Make all API processes drop a vault. Hide and remove its records in Redis.
+
+        Until the erasure is `done`, the vault may be opened again, for half a second at a time.
+
+        Raises:
+            RedisError: the erasure may have been announced or not.
+        """
+        change = PasswordChange(vault_id, ERASED if done else ERASING)
+        self._changes.announce(change, list(lookups))
+
+    def erase(self, vault_id: uuid.UUID, lookups: Collection[bytes]) -> bool:
+        """Delete the record of a vault, and write its tombstone, in one transaction.
+
+        Return False if Postgres has no such vault under one of the lookups.
+
+        Raises:
+            AWAY: Postgres can't serve, or processes of version 0.1 may run. The vault may have been
+                erased or not.
+        """
+        row = self._pool.run_idempotent(
+            lambda connection: short_query(connection, _ERASE, (vault_id, list(lookups))).fetchone()
+        )
+        return cast("tuple[bool]", row)[0]
+
+    def clean_redis(self) -> int:
+        """Remove the records of erased vaults from Redis. Return the number of vaults.
+
+        A vault is cleaned until `SETTLING_SECONDS` after its erasure: a process that read Postgres
+        before may store a record afterwards. Repeating the call is harmless.
+
+        Raises:
+            RedisError, AWAY: a store is away.
+        """
+        with self._pool.connection() as connection:
+            if not _has_tombstones(connection):
+                return 0
+            rows = connection.execute(_CACHED, (SETTLING_SECONDS, _MAX_LISTED)).fetchall()
+        found = cast("list[tuple[uuid.UUID, list[bytes], bool]]", rows)
+        for vault_id, lookups, settled in found:
+            self.remove_records(vault_id, lookups)
+            if settled:
+                with self._pool.connection() as connection:
+                    connection.execute(_FORGET_LOOKUPS, (vault_id,))
+        return len(found)
+
+    def remove_records(self, vault_id: uuid.UUID, lookups: Collection[bytes]) -> None:
+        """Remove all keys in Redis that belong to API processes and name the vault.
+
+        Keys of other vaults under the same lookups stay. Raises `RedisError`.
+        """
+        self._changes.hide(vault_id, list(lookups))
+        names = (
+            self._names.replaced_vault_record(vault_id.bytes),
+            self._names.compaction_looked(vault_id.bytes),
+            self._names.compaction_looked_back(vault_id.bytes),
+        )
+        with self._client.pipeline(transaction=False) as pipeline:
+            for name in names:
+                # Expiry in 1 ms instead of DEL: the API's own Redis user may not delete keys.
+                pipeline.set(name, b"", px=1)
+            pipeline.execute()
+
+
+def erased_among(connection: Connection, vaults: Collection[uuid.UUID]) -> set[uuid.UUID]:
+    """Return the subset of the vaults that have a tombstone."""
+    # A writer may run before the migration of its version.
+    if not vaults or not _has_tombstones(connection):
+        return set()
+    rows = connection.execute(_ERASED, (list(vaults),))
+    return {vault_id for (vault_id,) in cast("Iterable[tuple[uuid.UUID]]", rows)}
+
+
+def unfinished(connection: Connection, limit: int) -> list[UnfinishedErasure]:
+    """Return vaults whose deletion is due: the first one, or the last one after
+    `SETTLING_SECONDS`."""
+    if not _has_tombstones(connection):
+        return []
+    rows = connection.execute(_UNFINISHED, (SETTLING_SECONDS, limit)).fetchall()
+    return [UnfinishedErasure(*row) for row in cast("list[tuple[uuid.UUID, bool]]", rows)]
+
+
+def note(connection: Connection, vault_id: uuid.UUID) -> bool:
+    """Note that the first deletion of a vault is done. Return False if it was noted before."""
+    return connection.execute(_NOTE, (vault_id,)).rowcount > 0
+
+
+def finish(connection: Connection, vault_id: uuid.UUID) -> None:
+    """Note that nothing of a vault is left."""
+    connection.execute(_FINISH, (vault_id,))
+
+
+def _has_tombstones(connection: Connection) -> bool:
+    return connection.execute(_EXISTS).fetchone() == (True,)

@@ -1,0 +1,122 @@
+"""Requests that erase a vault: passwords, bodies, and states in which nothing is erased."""
+
+import threading
+import uuid
+
+import psycopg
+import pytest
+
+from integration.api.asking import JSON, PASSWORD, Api, assert_error, row
+from integration.api.conftest import MakeApi
+from integration.api.test_password_change import change, service_of
+from integration.api.test_password_forms import COMPOSED, DECOMPOSED, put_as_before, texts
+from integration.api.test_vault_erasure import erase, only_vault
+from iot_stores import erasures
+from iot_tools.local.redis_server import RedisServer
+from iot_writer.writer import Writer
+from support.draining import drain_all
+
+
+@pytest.mark.parametrize("sent", [COMPOSED, DECOMPOSED])
+def test_forms_of_passwords(make_api: MakeApi, sent: str) -> None:
+    put_as_before(make_api, sent, 1)
+    assert erase(make_api(), sent).status_code == 200
+    assert make_api().read(password=sent) == []
+    assert_error(erase(make_api(), sent), 404, "not_found")
+
+
+def test_after_a_changed_password(make_api: MakeApi, writer: Writer) -> None:
+    api = make_api()
+    api.put(row("old password"))
+    assert change(api).status_code == 200
+    assert_error(erase(api, "old password"), 404, "not_found")
+    assert erase(api, "new password").status_code == 200
+    drain_all(writer)
+    assert make_api().read(password="new password") == []
+
+
+def test_a_wrong_password_is_a_guess(make_api: MakeApi, postgres: psycopg.Connection) -> None:
+    api = make_api(guess_limit=3)
+    api.put(row())
+    before = only_vault(postgres)
+    for number in range(2):
+        error = assert_error(erase(api, f"wrong {number}"), 404, "not_found")
+        assert error["field"] == "db_password"
+    for password in ("wrong again", PASSWORD):
+        assert_error(erase(api, password), 429, "too_many_requests")
+    assert only_vault(postgres) == before
+
+
+@pytest.mark.parametrize(
+    "body", ["", "{}", '{"data": {}}', '{"data": {"db_password": 5}}', "[]", "not JSON"]
+)
+def test_invalid_bodies(module_api: Api, body: str) -> None:
+    answer = module_api.ask("DELETE", "/api/vault", body, JSON)
+    assert assert_error(answer, 400, "invalid_request")["field"] == "data"
+
+
+def test_two_erasures_at_once(make_api: MakeApi) -> None:
+    apis = [make_api() for _ in range(3)]
+    for api in apis:
+        service_of(api).change_follower.start()
+        api.put(row())
+    together = threading.Barrier(len(apis))
+    statuses: list[int] = []
+
+    def send(api: Api) -> None:
+        together.wait(10)
+        statuses.append(erase(api).status_code)
+
+    threads = [threading.Thread(target=send, args=(api,)) for api in apis]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert 200 in statuses
+    assert set(statuses) <= {200, 404}
+    for process in (*apis, make_api()):
+        assert process.read() == []
+
+
+def test_without_redis_nothing_is_erased(
+    make_api: MakeApi, own_redis: RedisServer, postgres: psycopg.Connection
+) -> None:
+    api = make_api(redis_url=own_redis.url)
+    api.put(row())
+    before = only_vault(postgres)
+    own_redis.stop()
+    assert_error(erase(api), 503, "unavailable")
+    assert only_vault(postgres) == before
+
+
+def test_while_version_0_1_may_run_nothing_is_erased(
+    make_api: MakeApi, postgres: psycopg.Connection
+) -> None:
+    """Its writers do not look for the vault before they store readings."""
+    postgres.execute("UPDATE vault_lookups SET fast_lookups = 'created', costs = '{}'")
+    api = make_api()
+    api.put(row())
+    vault_id, lookup = only_vault(postgres)
+    error = assert_error(erase(api), 503, "unavailable")
+    assert "version 0.1" in error["error"]
+    with pytest.raises(psycopg.errors.LockNotAvailable):
+        postgres.execute("SELECT erase_vault(%s, %s)", (vault_id, [lookup]))
+    assert only_vault(postgres) == (vault_id, lookup)
+
+
+def test_before_the_migration(
+    make_api: MakeApi, writer: Writer, postgres: psycopg.Connection
+) -> None:
+    """Processes of this version may start before the migration."""
+    postgres.execute("DROP TABLE erased_vaults CASCADE")
+    postgres.execute("DROP FUNCTION erase_vault, forget_erased_lookups")
+    postgres.execute("DROP FUNCTION refuse_erased_vault CASCADE")
+    api = make_api()
+    service_of(api).vault_keeper.close()
+    api.put(row(freeform=1))
+    service_of(api).vault_eraser.erasures.clean_redis()
+    assert_error(erase(api), 503, "unavailable")
+    assert not writer.vault_deletion.run(writer.postgres())
+    assert erasures.erased_among(writer.postgres(), {uuid.uuid4()}) == set()
+    drain_all(writer)
+    assert texts(make_api().read()) == ["1"]

@@ -1,0 +1,63 @@
+"""`iot-sensor vault erase`, against the service."""
+
+from pathlib import Path
+
+import pytest
+
+from iot_tools.cli.main import main
+from support.stack import MakeStack, Stack
+from support.waiting import wait_until
+from system.tools.conftest import Start
+
+Captured = pytest.CaptureFixture[str]
+PASSWORD = "the password"
+
+
+@pytest.fixture
+def password_file(tmp_path: Path) -> list[str]:
+    """The option that names the file with the password."""
+    (tmp_path / "password").write_text(f"{PASSWORD}\n")
+    return ["--password-file", str(tmp_path / "password")]
+
+
+def url_of(stack: Stack) -> str:
+    return f"http://127.0.0.1:{stack.port}"
+
+
+def test_the_vault_is_erased(stack: Stack, password_file: list[str], capsys: Captured) -> None:
+    assert stack.put({"data": {"db_password": PASSWORD}}).status == 201
+    wait_until(lambda: len(stack.read(PASSWORD)) == 1, what="the reading")
+    command = ["vault", "erase", "--url", url_of(stack), *password_file]
+    assert main(command) == 2
+    assert capsys.readouterr().err == ("there is no terminal to ask for confirmation; use --yes\n")
+    assert len(stack.read(PASSWORD)) == 1
+    assert main([*command, "--yes"]) == 0
+    assert capsys.readouterr().out == f"{url_of(stack)}: the vault was erased\n"
+    assert stack.read(PASSWORD) == []
+    assert main([*command, "--yes"]) == 1
+    assert "db_password: no vault has this password" in capsys.readouterr().err
+
+
+def test_a_token_of_the_scope_admin_is_needed(
+    make_stack: MakeStack,
+    token_files: dict[str, Path],
+    password_file: list[str],
+    capsys: Captured,
+) -> None:
+    stack = make_stack({"IOT_TOKENS_FILE": str(token_files["tokens"])}, writers=0)
+    command = ["vault", "erase", "--yes", "--url", url_of(stack), *password_file]
+    assert main([*command, "--token-file", str(token_files["probe"])]) == 1
+    assert "this needs a token with the scope admin" in capsys.readouterr().err
+
+
+def test_without_a_terminal_the_password_comes_from_a_file(start: Start) -> None:
+    process = start("vault", "erase", "--yes", "--url", "http://127.0.0.1:1")
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert said.startswith("there is no terminal to ask for the password")
+
+
+def test_no_answer(password_file: list[str], capsys: Captured) -> None:
+    command = ["vault", "erase", "--yes", "--url", "http://127.0.0.1:1", *password_file]
+    assert main(command) == 1
+    assert "the vault may be erased" in capsys.readouterr().err

@@ -106,7 +106,8 @@ def build_service(settings: Settings) -> Service:
     records = VaultRecords(redis, names, pool)
     sweep = partial(backlog.enqueue_once, [SWEEP_JOB])
     changes = PasswordChanges(redis, names)
-    erasures = Erasures(redis, names, pool, changes)
+    audit = AuditLog(keyring.current)
+    erasures = Erasures(redis, names, pool, changes, audit)
     keeper = VaultKeeper(
         records, cache, keyring.current, stores.held_entries, sweep, erasures.clean_redis
     )
@@ -160,7 +161,7 @@ def build_service(settings: Settings) -> Service:
             slots=ReadSlots(settings.api_postgres_pool),
         ),
         compaction=compaction,
-        audit=AuditLog(keyring.current),
+        audit=audit,
         readiness=Readiness(
             watch,
             backlog.try_append,

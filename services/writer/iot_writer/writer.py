@@ -50,9 +50,7 @@ class Writer:
         self.audit = AuditLog(self.keys.current)
         self.audit_chainer = AuditChainer(AuditChain(self.keys.current), stores.audit_head)
         opener = Opener(self.keys.current)
-        self.vault_deletion = VaultDeletion(
-            stores.hot_window, stores.dead_letters, opener, self.audit
-        )
+        self.vault_deletion = VaultDeletion(stores.hot_window, stores.dead_letters, opener)
         self.drain = Drain(
             self.backlog,
             stores.dead_letters,

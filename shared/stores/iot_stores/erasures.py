@@ -12,8 +12,10 @@ from typing import NamedTuple, cast
 
 from redis import Redis
 
+from iot_models.audit_event import AuditEvent
 from iot_models.names import KeyNames
 
+from .audit import AuditLog
 from .password_changes import ERASED, ERASING, PasswordChange, PasswordChanges
 from .postgres import Connection, Pool, short_query
 
@@ -43,15 +45,21 @@ class UnfinishedErasure(NamedTuple):
 
     vault_id: uuid.UUID
     noted: bool
-    """Whether the audit log has the erasure: its first deletion is done."""
+    """Whether the first deletion is done."""
 
 
 class Erasures:
     """The erasures that API processes make."""
 
     def __init__(
-        self, client: "Redis", names: KeyNames, pool: Pool, changes: PasswordChanges
+        self,
+        client: "Redis",
+        names: KeyNames,
+        pool: Pool,
+        changes: PasswordChanges,
+        audit: AuditLog,
     ) -> None:
+        self._audit = audit
         self._client = client
         self._names = names
         self._pool = pool
@@ -70,19 +78,27 @@ class Erasures:
         change = PasswordChange(vault_id, ERASED if done else ERASING)
         self._changes.announce(change, list(lookups))
 
-    def erase(self, vault_id: uuid.UUID, lookups: Collection[bytes]) -> bool:
-        """Delete the record of a vault, and write its tombstone, in one transaction.
+    def erase(self, vault_id: uuid.UUID, lookups: Collection[bytes], event: AuditEvent) -> bool:
+        """Delete the record of a vault, write its tombstone, and add `event` to the audit log, in
+        one transaction.
 
         Return False if Postgres has no such vault under one of the lookups.
 
         Raises:
             AWAY: Postgres can't serve, or processes of version 0.1 may run. The vault may have been
                 erased or not.
+            UnavailableError: the API may not add to the audit log; nothing was erased.
         """
-        row = self._pool.run_idempotent(
-            lambda connection: short_query(connection, _ERASE, (vault_id, list(lookups))).fetchone()
-        )
-        return cast("tuple[bool]", row)[0]
+
+        def work(connection: Connection) -> bool:
+            with connection.transaction():
+                row = short_query(connection, _ERASE, (vault_id, list(lookups))).fetchone()
+                (outcome,) = cast("tuple[str]", row)
+                if outcome == "erased":
+                    self._audit.append(connection, event)
+            return outcome != "unknown"
+
+        return self._pool.run_idempotent(work)
 
     def clean_redis(self) -> int:
         """Remove the records of erased vaults from Redis. Return the number of vaults.
@@ -142,7 +158,7 @@ def unfinished(connection: Connection, limit: int) -> list[UnfinishedErasure]:
 
 
 def note(connection: Connection, vault_id: uuid.UUID) -> bool:
-    """Note that the first deletion of a vault is done. Return False if it was noted before."""
+    """Note that the first deletion of a vault is done. Return False if another writer noted it."""
     return connection.execute(_NOTE, (vault_id,)).rowcount > 0
 
 

@@ -13,6 +13,7 @@ from integration.api.asking import JSON, PASSWORD, Api, row, sample
 from integration.api.conftest import MakeApi
 from integration.api.test_password_change import records_of, service_of
 from integration.api.test_password_forms import texts
+from iot_models.audit_event import AuditKind, audit_event, parse_event
 from iot_stores import history
 from iot_stores.vault_records import VaultErasedError
 from iot_writer.drain import drain as drain_module
@@ -84,8 +85,13 @@ def test_nothing_opens_an_erased_vault_and_nothing_of_it_is_left(
     tombstone = "SELECT noted, deleted_at IS NOT NULL, lookups IS NULL FROM erased_vaults"
     assert postgres.execute(tombstone).fetchall() == [(True, True, True)]
     assert texts(api.read(password="another")) == ["3"]
-    lines = [line for _, _, line in writer.audit.latest(writer.postgres(), 9)]
-    assert lines == [f"vault {vault_id} was erased"]
+    ((_, _, line),) = writer.audit.latest(postgres, 9)
+    event = parse_event(line)
+    assert event is not None
+    assert event.pop("time")
+    assert event == {
+        "event": "vault_erased", "vault": str(vault_id), "token": None, "client": "127.0.0.1",
+    }  # fmt: skip
 
 
 def test_a_put_under_the_password_begins_a_new_vault(
@@ -324,8 +330,10 @@ def test_an_erasure_that_was_not_finished(
         assert erase(api).status_code == 200
     else:
         assert texts(make_api().read()) == ["1"]  # stores the record in Redis again
-        assert store.erase(vault_id, [lookup])
-        assert store.erase(vault_id, [lookup])  # as by a retry whose first attempt was committed
+        event = audit_event(AuditKind.VAULT_ERASED, vault=str(vault_id))
+        for _ in range(2):  # as by a retry whose first attempt was committed
+            assert store.erase(vault_id, [lookup], event)
+        assert len(writer.audit.latest(postgres, 9)) == 1
         changes.check()
     for process in (api, make_api()):
         assert process.read() == []

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from iot_models.audit_event import Value
+
 PROVEN = "iot_api.proven"
 """Key in the WSGI environ: the vaults whose passwords were sent over this connection
 (`Intake.accept`). The worker sets it.
@@ -27,6 +29,12 @@ class Client:
     proxy: str = ""
     """The address of the untrusted proxy that named the client's address, if there is one. Clients
     behind it have their own limits, and share a wider limit."""
+
+    @property
+    def fields(self) -> dict[str, Value]:
+        """The client, in an event of the audit log."""
+        token, _, address = self.name.rpartition("@")
+        return {"token": token or None, "client": address}
 
     @property
     def sender(self) -> str:

@@ -29,7 +29,7 @@ from iot_stores.vault_records import PolicyChangedError, VaultErasedError
 from .cache import CachedVault
 from .keeper import VaultKeeper
 from .password_form import normal_form
-from .password_search import PasswordSearch, same_lookups
+from .password_search import OldRecordError, PasswordSearch, same_lookups
 from .scrypt_queue import WAIT_SECONDS, ScryptQueue
 
 _MAX_POLICY_CHANGES = 3
@@ -41,10 +41,6 @@ _log = logging.getLogger(__name__)
 class _Opened:
     cached: CachedVault
     created: bool = False
-
-
-class _OldRecordError(Exception):
-    """Redis has a record under a password that was changed, or of a vault that was erased."""
 
 
 class Vaults:
@@ -334,7 +330,7 @@ class Vaults:
             if found.record is not None:
                 try:
                     return _Opened(self._open(search, key, found.record, from_cache=from_cache))
-                except _OldRecordError:
+                except OldRecordError:
                     self._records.hide(found.record)
                     continue
             if not same_lookups(found.policy, policy):
@@ -377,12 +373,12 @@ class Vaults:
         """Compare a record from Redis with Postgres; restore it if Postgres has lost it.
 
         Raises:
-            _OldRecordError: Postgres has the vault under another password, or it was erased.
+            OldRecordError: Postgres has the vault under another password, or it was erased.
         """
         try:
             standing = self._put_back(search, record, vault)
         except VaultErasedError:
-            raise _OldRecordError from None
+            raise OldRecordError from None
         except (PolicyChangedError, UnavailableError, TooManyRequestsError) as error:
             _log.warning("a vault record that Postgres lacks is not restored now: %s", error)
             self._keeper.watch(record)
@@ -392,7 +388,7 @@ class Vaults:
         elif standing.lookup != record.lookup:
             self._policy = None  # a restore of Postgres may have brought an older lookup back
             if not search.has(standing.lookup, self.current_policy()):
-                raise _OldRecordError
+                raise OldRecordError
         return standing, vault
 
     def _put_back(

@@ -22,6 +22,10 @@ from iot_stores.vault_records import FoundVault, VaultRecords
 _log = logging.getLogger(__name__)
 
 
+class OldRecordError(Exception):
+    """Redis has a record under a password that was changed, or of a vault that was erased."""
+
+
 class PasswordSearch:
     """The secrets of one password under all lookups in use, each computed once."""
 

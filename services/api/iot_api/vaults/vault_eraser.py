@@ -8,6 +8,7 @@ from redis.exceptions import RedisError
 
 from iot_api.limits.clients import Client
 from iot_cipher.vault import VaultRecord
+from iot_models.audit_event import AuditKind, audit_event
 from iot_models.errors import NotFoundError, UnavailableError
 from iot_stores.erasures import Erasures
 from iot_stores.password_changes import ERASED, ERASING
@@ -30,7 +31,8 @@ class VaultEraser:
     1. The erasure is announced in Redis. All processes drop the vault, and keep it for half a
        second only if its password opens it again. Its records in Redis are hidden and removed.
     2. After `ANNOUNCED_SECONDS` every process has read the announcement.
-    3. One transaction deletes the record in Postgres and writes a tombstone.
+    3. One transaction deletes the record in Postgres, writes a tombstone, and adds the erasure to
+       the audit log.
     4. The erasure is announced again, and a writer begins to delete segments. After
        `ANNOUNCED_SECONDS` no process has the vault open, so no reading is acknowledged for it.
 
@@ -99,7 +101,8 @@ class VaultEraser:
         time.sleep(ANNOUNCED_SECONDS)
         if time.monotonic() > announced + LATEST_SECONDS:
             raise UnavailableError("the erasure took too long and was not made; try again")
-        if not self.erasures.erase(record.vault_id, lookups):
+        event = audit_event(AuditKind.VAULT_ERASED, vault=str(record.vault_id), **client.fields)
+        if not self.erasures.erase(record.vault_id, lookups, event):
             return False
         self._vaults.cache.note_change(record.vault_id, ERASED)
         self._finish(record, lookups)

@@ -12,7 +12,6 @@ from iot_models import metrics
 from iot_models.entry import decode_entry
 from iot_models.errors import IotError
 from iot_stores import erasures
-from iot_stores.audit import AuditLog
 from iot_stores.dead_letters import DeadLetter, DeadLetters
 from iot_stores.erasures import UnfinishedErasure
 from iot_stores.hot_window import HotWindow
@@ -41,13 +40,10 @@ class VaultDeletion:
     Both deletions can be repeated, so a writer may be killed at any point.
     """
 
-    def __init__(
-        self, hot_window: HotWindow, dead_letters: DeadLetters, opener: Opener, audit: AuditLog
-    ) -> None:
+    def __init__(self, hot_window: HotWindow, dead_letters: DeadLetters, opener: Opener) -> None:
         self._hot_window = hot_window
         self._dead_letters = dead_letters
         self._opener = opener
-        self._audit = audit
 
     def run(self, connection: Connection) -> bool:
         """Delete for about `RUN_SECONDS`. Return whether more deletions are due now.
@@ -65,7 +61,7 @@ class VaultDeletion:
             self._hot_window.forget(erasure.vault_id)
         self._drop_dead_letters({erasure.vault_id for erasure in due})
         for erasure in due:
-            self._note(connection, erasure)
+            _note(connection, erasure)
         return len(due) == _VAULTS
 
     def _delete_segments(self, connection: Connection, vault_id: uuid.UUID, until: float) -> bool:
@@ -77,17 +73,6 @@ class VaultDeletion:
                 if time.monotonic() >= until:
                     return False
         return True
-
-    def _note(self, connection: Connection, erasure: UnfinishedErasure) -> None:
-        if erasure.noted:
-            erasures.finish(connection, erasure.vault_id)
-            return
-        with connection.transaction():
-            if not erasures.note(connection, erasure.vault_id):
-                return  # another writer noted it
-            self._audit.record(connection, f"vault {erasure.vault_id} was erased")
-        metrics.counter("iot_vaults_erased_total").inc()
-        _log.info("deleted all segments of vault %s, which was erased", erasure.vault_id)
 
     def _drop_dead_letters(self, vaults: set[uuid.UUID]) -> None:
         for letter in list(self._dead_letters.all()):
@@ -102,3 +87,11 @@ class VaultDeletion:
         except IotError:
             return None
         return uuid.UUID(bytes=entry.vault_id)
+
+
+def _note(connection: Connection, erasure: UnfinishedErasure) -> None:
+    if erasure.noted:
+        erasures.finish(connection, erasure.vault_id)
+    elif erasures.note(connection, erasure.vault_id):
+        metrics.counter("iot_vaults_erased_total").inc()
+        _log.info("deleted all segments of vault %s, which was erased", erasure.vault_id)

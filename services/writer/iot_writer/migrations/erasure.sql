@@ -12,7 +12,7 @@ BEGIN
         erased_at timestamptz NOT NULL DEFAULT clock_timestamp(),
         -- The lookups under which Redis may have a record. NULL once an API process has removed the records.
         lookups bytea[],
-        -- Whether the audit log has the erasure, and all segments that existed then are deleted.
+        -- Whether all segments are deleted that existed when the vault was erased.
         noted boolean NOT NULL DEFAULT false,
         -- When a writer had deleted everything, after the last process that knew the vault.
         deleted_at timestamptz
@@ -20,10 +20,10 @@ BEGIN
     CREATE INDEX erased_vaults_unfinished ON erased_vaults (erased_at) WHERE deleted_at IS NULL;
     CREATE INDEX erased_vaults_cached ON erased_vaults (erased_at) WHERE lookups IS NOT NULL;
 
-    -- Erases a vault that has one of these lookups. Returns whether the vault is erased.
+    -- Erases a vault that has one of these lookups. Returns 'erased', 'repeated' or 'unknown'.
     -- The DELETE waits for drains and compactions of the vault, which lock its row (FOR KEY SHARE). After the commit they
     -- find no row. Writers of version 0.1 do not lock the row, so no vault is erased while they may run.
-    CREATE FUNCTION erase_vault(erased uuid, known_lookups bytea[]) RETURNS boolean
+    CREATE FUNCTION erase_vault(erased uuid, known_lookups bytea[]) RETURNS text
     LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $function$
     BEGIN
         IF EXISTS (SELECT FROM vault_lookups WHERE fast_lookups = 'created') THEN
@@ -31,10 +31,11 @@ BEGIN
         END IF;
         DELETE FROM vaults WHERE vault_id = erased AND lookup = ANY (known_lookups);
         IF NOT FOUND THEN
-            RETURN EXISTS (SELECT FROM erased_vaults WHERE vault_id = erased);
+            RETURN CASE WHEN EXISTS (SELECT FROM erased_vaults WHERE vault_id = erased)
+                THEN 'repeated' ELSE 'unknown' END;
         END IF;
         INSERT INTO erased_vaults (vault_id, lookups) VALUES (erased, known_lookups);
-        RETURN true;
+        RETURN 'erased';
     END
     $function$;
 

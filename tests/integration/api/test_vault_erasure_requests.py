@@ -93,7 +93,10 @@ def test_while_version_0_1_may_run_nothing_is_erased(
     make_api: MakeApi, postgres: psycopg.Connection
 ) -> None:
     """Its writers do not look for the vault before they store readings."""
-    postgres.execute("UPDATE vault_lookups SET fast_lookups = 'created', costs = '{}'")
+    postgres.execute(
+        "UPDATE vault_lookups SET fast_lookups = 'created', costs = '{}', "
+        "changed_at = now() - interval '1 hour'"
+    )
     api = make_api()
     api.put(row())
     vault_id, lookup = only_vault(postgres)

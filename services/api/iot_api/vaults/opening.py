@@ -122,9 +122,10 @@ class Vaults:
     @property
     def old_processes_may_run(self) -> bool:
         """Whether processes of version 0.1 may still run, as far as this process knows."""
-        return self._policy is None or not (
-            self._policy.old_version_gone or self._policy.fast_lookups is FastLookups.GONE
-        )
+        policy = self._policy
+        if policy is None or policy.creates_fast_lookups:
+            return True
+        return not policy.old_version_gone and policy.fast_lookups is not FastLookups.GONE
 
     def searches(self, password: bytes, client: Client) -> tuple[PasswordSearch, ...]:
         """Return the searches for a password: as sent, if that differs, and in its normal form, in

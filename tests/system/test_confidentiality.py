@@ -3,12 +3,10 @@ passwords.
 """
 
 import base64
-import contextlib
 import json
-import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +14,6 @@ from typing import Any
 
 import psycopg
 import pytest
-import zstandard
 from redis import Redis
 
 from iot_models.compression import SEGMENT_LEVEL, compress
@@ -27,6 +24,7 @@ from iot_tools.local.postgres_server import PostgresServer, binaries
 from iot_tools.local.redis_server import RedisServer
 from iot_writer.schema import migrate
 from support.keys import KEYS
+from support.needles import contents, files, found, needles, process_files
 from support.stack import Stack
 from support.waiting import wait_until
 
@@ -47,29 +45,7 @@ def _text(number: int, place: int) -> str:
     return f'{TEXT_MARK} {number}/{place} ü"\\'
 
 
-def _forms(mark: str) -> dict[str, bytes]:
-    """Return the encodings of a mark."""
-    plain = mark.encode()
-    forms = {
-        "raw": plain,
-        "hex": plain.hex().encode(),
-        "HEX": plain.hex().upper().encode(),
-        "json": "".join(f"\\u{ord(each):04x}" for each in mark).encode(),
-    }
-    for shift in range(3):  # base64 of a text with the mark at any position
-        encoded = base64.b64encode(b"\0" * shift + plain)
-        forms[f"base64+{shift}"] = encoded[4 if shift else 0 : -4]
-    return forms
-
-
-NEEDLES = {
-    f"{what} {form}": needle
-    for what, mark in (("password", PASSWORD_MARK), ("text", TEXT_MARK))
-    for form, needle in _forms(mark).items()
-}
-
-_MAGIC = zstandard.FRAME_HEADER
-_FRAME = 2**20
+NEEDLES = needles({"password": PASSWORD_MARK.encode(), "text": TEXT_MARK.encode()})
 
 
 @dataclass
@@ -88,14 +64,14 @@ class Place:
         with psycopg.connect(self.postgres.url, autocommit=True) as connection:
             connection.execute("CHECKPOINT")
         logs = self.directory / "logs"
-        files = {
-            "redis": _files(self.redis.directory, but=".log"),
-            "postgres files": _files(self.postgres.data),
+        paths_by_place = {
+            "redis": files(self.redis.directory, but=".log"),
+            "postgres files": files(self.postgres.data),
             "logs": [*logs.iterdir(), self.redis.log, self.postgres.log],
-            "processes": _processes(),
+            "processes": process_files(),
         }
-        found = {where: _found(map(_content, paths)) for where, paths in files.items()}
-        return found | {"postgres dump": _found([self.dump()])}
+        result = {where: _found(contents(paths)) for where, paths in paths_by_place.items()}
+        return result | {"postgres dump": _found([self.dump()])}
 
     def dump(self) -> bytes:
         """Return the output of pg_dump."""
@@ -103,39 +79,8 @@ class Place:
         return subprocess.run(command, check=True, capture_output=True).stdout
 
 
-def _files(directory: Path, *, but: str = "?") -> list[Path]:
-    return [path for path in directory.rglob("*") if path.is_file() and path.suffix != but]
-
-
-def _processes() -> list[Path]:
-    return [
-        path for name in ("cmdline", "environ") for path in Path("/proc").glob(f"[0-9]*/{name}")
-    ]
-
-
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError:  # the process has ended
-        return b""
-
-
-def _found(contents: Any) -> set[str]:
-    found = set[str]()
-    for content in contents:
-        for each in (content, *_unpacked(content)):
-            found |= {name for name, needle in NEEDLES.items() if needle in each}
-    return found
-
-
-def _unpacked(content: bytes) -> Iterator[bytes]:
-    """Yield the decompressed data in `content`, which may be in hex."""
-    packed = [content[each.start() :][:_FRAME] for each in re.finditer(re.escape(_MAGIC), content)]
-    in_hex = re.finditer(_MAGIC.hex().encode() + rb"(?:[0-9a-f]{2})*", content)
-    packed += [bytes.fromhex(each[0].decode()) for each in in_hex]
-    for each in packed:
-        with contextlib.suppress(zstandard.ZstdError):
-            yield zstandard.ZstdDecompressor().decompressobj().decompress(each)
+def _found(sought_in: Iterable[bytes]) -> set[str]:
+    return found(sought_in, NEEDLES)
 
 
 @pytest.fixture
@@ -256,9 +201,9 @@ def test_the_search_finds_planted_marks(place: Place) -> None:
     (place.directory / "logs" / "api.log").write_bytes(planted)
     sleeper = [sys.executable, "-c", "input()", *map(bytes.decode, lines)]
     with subprocess.Popen(sleeper, stdin=subprocess.PIPE) as process:
-        found = place.search()
+        result = place.search()
         process.communicate(b"\n")
-    assert found == {where: set(NEEDLES) for where in NOTHING}
+    assert result == {where: set(NEEDLES) for where in NOTHING}
 
 
 @pytest.mark.parametrize("mark", [PASSWORD_MARK, TEXT_MARK])
@@ -278,8 +223,8 @@ def test_compressed_plaintext_is_found(place: Place) -> None:
     with psycopg.connect(place.postgres.url, autocommit=True) as connection:
         connection.execute("CREATE TABLE planted (line bytea)")
         connection.execute("INSERT INTO planted VALUES (%s)", (packed,))
-        found = place.search()
-        assert "text raw" in found["redis"] & found["postgres dump"]
+        result = place.search()
+        assert "text raw" in result["redis"] & result["postgres dump"]
         connection.execute("UPDATE planted SET line = %s", (TEXT_MARK.encode(),))
         assert _found([place.dump()]) == {"text hex"}
 

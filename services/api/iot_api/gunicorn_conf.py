@@ -11,6 +11,7 @@ from typing import Any
 
 from iot_api.server.allocator import hand_back_large_blocks
 from iot_api.server.startup_errors import check_certificate, refuse, refuse_in_master, share
+from iot_cipher.secrets import disable_core_dumps
 from iot_models.errors import SettingsError
 from iot_models.origins import parse_origins
 from iot_models.settings import drop_stray_libpq_variables, load
@@ -21,6 +22,7 @@ _METRICS_FOLDER = tempfile.mkdtemp(prefix="iot-metrics-")
 os.environ["PROMETHEUS_MULTIPROC_DIR"] = _METRICS_FOLDER
 share(Path(_METRICS_FOLDER))
 
+disable_core_dumps()  # the workers and the metrics server inherit the limit
 drop_stray_libpq_variables()
 try:
     _settings = load()

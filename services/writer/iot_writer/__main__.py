@@ -12,9 +12,11 @@ def main() -> int:
     shutdown.install_signal_handlers()
     # Imported after the handlers are installed: the imports take a second, in which SIGTERM would
     # kill the process.
+    from iot_cipher.secrets import disable_core_dumps  # noqa: PLC0415
     from iot_models.errors import SettingsError  # noqa: PLC0415
     from iot_models.settings import drop_stray_libpq_variables, load_key_names  # noqa: PLC0415
 
+    disable_core_dumps()
     drop_stray_libpq_variables()
     try:
         os.environ["RQ_KEY_PREFIX"] = load_key_names().rq  # RQ reads it at its import

@@ -1,6 +1,18 @@
-"""A base class that keeps secrets out of logs and pickles."""
+"""Keep secrets out of logs, pickles and core dumps."""
 
+import resource
 from typing import NoReturn
+
+
+def disable_core_dumps() -> None:
+    """Write no core dump of this process and its children when they crash: it would hold keys.
+
+    The limit is 1 byte and not 0: Linux ignores 0 when core dumps go to a program, such as
+    systemd-coredump, and treats 1 as "none" there (fs/coredump.c).
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    limit = 1 if hard == resource.RLIM_INFINITY else min(1, hard)
+    resource.setrlimit(resource.RLIMIT_CORE, (limit, limit))
 
 
 class SecretHolder:

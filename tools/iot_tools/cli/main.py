@@ -5,6 +5,7 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 
+from iot_cipher.secrets import disable_core_dumps
 from iot_models import settings
 from iot_models.errors import IotError, SettingsError
 from iot_tools.capacity.command import add_capacity
@@ -30,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     An error is reported as one line on stderr.
     """
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(asctime)s %(message)s")
+    disable_core_dumps()
     settings.drop_stray_libpq_variables()
     parsed = _parser().parse_args(arguments)
     command: Command = parsed.command

@@ -94,14 +94,17 @@ class VaultKeeper:
         return record
 
     def find_renewed(self, lookups: Sequence[bytes], known: VaultRecord) -> VaultRecord | None:
-        """Return the record in Redis if it is the known one or a rewrapped one, else that in
-        Postgres.
+        """Return the record in Redis, or that in Postgres if Redis has an outdated one.
+
+        The record of another vault is not outdated: its lookup takes precedence over the known one.
 
         Raises:
             AWAY: Postgres can't serve.
         """
         record = self.records.find_cached(lookups)
-        if record is not None and (record == known or self.is_rewrapped(known, record)):
+        if record is not None and (
+            record == known or record.vault_id != known.vault_id or self.is_rewrapped(known, record)
+        ):
             return record
         return self.records.find(lookups).record
 

@@ -76,8 +76,10 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 @pytest.fixture(scope="session")
 def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
     """A PostgreSQL for the whole run, with a migrated database to clone."""
-    # Tests need no durability, and take half the time without fsync.
-    server = PostgresServer(tmp_path_factory.mktemp("postgres"), settings={"fsync": "off"})
+    # Tests need no durability, and take half the time without fsync. Autovacuum would hold row
+    # versions at any time, which tests of costs count.
+    settings = {"fsync": "off", "autovacuum": "off"}
+    server = PostgresServer(tmp_path_factory.mktemp("postgres"), settings=settings)
     server.start()
     with psycopg.connect(server.url, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {TEMPLATE}")

@@ -1,6 +1,7 @@
 """The `iot-sensor` command."""
 
 import argparse
+import importlib
 import logging
 import sys
 from collections.abc import Callable, Sequence
@@ -8,21 +9,12 @@ from collections.abc import Callable, Sequence
 from iot_cipher.secrets import disable_core_dumps
 from iot_models import settings
 from iot_models.errors import IotError, SettingsError
-from iot_tools.capacity.command import add_capacity
-from iot_tools.cluster.arguments import add_secrets
 
-from .audit_log import add_audit
-from .checks import add_canary, add_probe, add_soak
-from .claim_redis import add_claim
-from .dead_letters import add_dead
-from .held_entries import add_held
-from .keys import add_keys
 from .option_types import Subparsers, positive_integer, rate, seconds
 from .token_option import add_token, token_of
-from .tokens import add_tokens
-from .vault import add_vault
 
 Command = Callable[[argparse.Namespace], int]
+AddCommand = Callable[["Subparsers[argparse.ArgumentParser]"], None]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,7 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(asctime)s %(message)s")
     disable_core_dumps()
     settings.drop_stray_libpq_variables()
-    parsed = _parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    parsed = _parser(given).parse_args(given)
     command: Command = parsed.command
     try:
         return command(parsed)
@@ -45,29 +38,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """Build the parser of the command that `arguments` begin with, else of all commands."""
     parser = argparse.ArgumentParser(prog="iot-sensor", description="Operate the sensor service.")
     commands = parser.add_subparsers(required=True, metavar="command")
-    for add in (
-        _add_run,
-        _add_simulate,
-        _add_settings,
-        _add_migrate,
-        add_keys,
-        add_audit,
-        add_dead,
-        add_claim,
-        add_held,
-        add_tokens,
-        add_vault,
-        add_secrets,
-        add_probe,
-        add_canary,
-        add_soak,
-        add_capacity,
-    ):
-        add(commands)
+    given = {arguments[0]} & set(_COMMANDS) if arguments else set[str]()
+    for name in given or _COMMANDS:
+        _COMMANDS[name](commands)
     return parser
+
+
+def _imported(module: str, function: str) -> AddCommand:
+    """Return a function that imports a module when its command is added.
+
+    Half of the time of a short command would pass with imports for other commands.
+    """
+
+    def add(commands: "Subparsers[argparse.ArgumentParser]") -> None:
+        getattr(importlib.import_module(module), function)(commands)
+
+    return add
 
 
 def _add_run(commands: "Subparsers[argparse.ArgumentParser]") -> None:
@@ -169,3 +159,23 @@ def _migrate(parsed: argparse.Namespace) -> int:
     from .migrate import run  # noqa: PLC0415 -- only this command needs the writer
 
     return run(parsed)
+
+
+_COMMANDS: dict[str, AddCommand] = {
+    "run": _add_run,
+    "simulate": _add_simulate,
+    "settings": _add_settings,
+    "migrate": _add_migrate,
+    "keys": _imported("iot_tools.cli.keys", "add_keys"),
+    "audit": _imported("iot_tools.cli.audit_log", "add_audit"),
+    "dead": _imported("iot_tools.cli.dead_letters", "add_dead"),
+    "claim-redis": _imported("iot_tools.cli.claim_redis", "add_claim"),
+    "held": _imported("iot_tools.cli.held_entries", "add_held"),
+    "tokens": _imported("iot_tools.cli.tokens", "add_tokens"),
+    "vault": _imported("iot_tools.cli.vault", "add_vault"),
+    "secrets": _imported("iot_tools.cluster.arguments", "add_secrets"),
+    "probe": _imported("iot_tools.cli.checks", "add_probe"),
+    "canary": _imported("iot_tools.cli.checks", "add_canary"),
+    "soak": _imported("iot_tools.cli.checks", "add_soak"),
+    "capacity": _imported("iot_tools.capacity.command", "add_capacity"),
+}

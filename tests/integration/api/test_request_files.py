@@ -1,5 +1,6 @@
-"""The number of project files that run for one PUT: a reader must open as many to follow a PUT."""
+"""The project files that run for a PUT and for a read: a reader must open as many to follow one."""
 
+import json
 import socket
 import sys
 from collections.abc import Iterator
@@ -11,7 +12,9 @@ import pytest
 
 from integration.api.asking import Api, row
 from integration.api.test_put_costs import REQUEST, Log
+from iot_writer.writer import Writer
 from support.api_worker import lone_worker
+from support.draining import drain_all
 
 ROOT = Path(__file__).parents[3]
 FILES = {
@@ -37,6 +40,13 @@ FILES = {
 }
 """The files from the gunicorn worker to the 201, for one reading of an open vault, without
 tokens."""
+
+BODY = json.dumps(row()).encode()
+READ = (
+    b"POST /api/iot/last/1 HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    b"Content-Length: %d\r\n\r\n%b" % (len(BODY), BODY)
+)
+MAX_READ_FILES = 36
 
 
 @pytest.fixture
@@ -71,27 +81,41 @@ class Recorder:
         }
 
 
-def test_the_files_that_a_put_passes(worker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def files_of_second(worker: Any, request: bytes, monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Return the files that run from the first answer of a connection to the second."""
     recorder = Recorder()
     answer_request = worker._answer_request  # noqa: SLF001 - between two requests of a connection
 
     def answer(served: Any, request: Any) -> None:
         answer_request(served, request)
-        recorder.records = not recorder.records  # record from the first answer to the second
+        recorder.records = not recorder.records
 
     monkeypatch.setattr(worker, "_answer_request", answer)
     client, server = socket.socketpair()
     with client, server:
-        client.sendall(REQUEST * 2)
+        client.sendall(request * 2)
         client.shutdown(socket.SHUT_WR)
         sys.setprofile(recorder)
         try:
             worker.handle(_Listener(), server, ("127.0.0.1", 1))
         finally:
             sys.setprofile(None)
-        assert client.makefile("rb").read().count(b"HTTP/1.1 201 ") == 2
-    assert recorder.files() == FILES
+        assert client.makefile("rb").read().count(b"HTTP/1.1 20") == 2
+    return recorder.files()
+
+
+def test_the_files_that_a_put_passes(worker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert files_of_second(worker, REQUEST, monkeypatch) == FILES
     assert len([file for file in FILES if file.startswith("iot_api/")]) <= 9
+
+
+def test_the_number_of_files_that_a_read_passes(
+    worker: Any, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drain_all(writer)
+    found = files_of_second(worker, READ, monkeypatch)
+    assert "iot_api/query/readings.py" in found
+    assert len(found) <= MAX_READ_FILES, sorted(found)
 
 
 class _Listener:

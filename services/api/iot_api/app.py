@@ -11,6 +11,7 @@ from iot_api.http.errors import register_errors
 from iot_api.http.paths import merge_slashes
 from iot_api.http.request_metrics import RequestMetrics, register_request_metrics
 from iot_api.ingest.endpoint import IngestEndpoint
+from iot_api.limits.refusal_pace import RefusalPace
 from iot_api.routes.audit import audit_blueprint
 from iot_api.routes.health import health_blueprint
 from iot_api.routes.readings import iot_blueprint
@@ -45,7 +46,8 @@ def create_app(settings: Settings) -> Flask:
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=0, x_proto=hops)  # type: ignore[method-assign]
     # The request id comes first, so that an error in a later hook has an id too.
     register_request_metrics(app, request_metrics)
-    register_errors(app)
+    pace = RefusalPace(settings.trusted_proxies)
+    register_errors(app, pace)
     register_access(app, access)
     app.register_blueprint(iot_blueprint("iot", service), url_prefix="/api/iot")
     app.register_blueprint(iot_blueprint("rssi", service), url_prefix="/api/rssi")
@@ -55,7 +57,7 @@ def create_app(settings: Settings) -> Flask:
     cors = Cors(parse_origins(settings.cors_origins))
     others = merge_slashes(cors.wrap(app.wsgi_app))
     app.wsgi_app = IngestEndpoint(  # type: ignore[method-assign]
-        others, service, access, request_metrics, cors
+        others, service, access, request_metrics, cors, pace
     )
     if access.is_open:
         _log.warning("no tokens are configured: every client may use this service")

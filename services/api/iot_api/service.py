@@ -100,7 +100,9 @@ def build_service(settings: Settings) -> Service:
         hot_window_seconds=settings.hot_window_seconds,
         after_seconds=settings.compaction_after_seconds,
     )
-    guesses = GuessLimit(redis, names, limit=settings.guess_limit)
+    guesses = GuessLimit(
+        redis, names, limit=settings.guess_limit, new_vault_limit=settings.new_vault_limit
+    )
     cache = VaultCache(size=settings.vault_cache_size, seconds=settings.vault_cache_seconds)
     watch.on_new_server = cache.forget_redis
     records = VaultRecords(redis, names, pool)
@@ -126,6 +128,7 @@ def build_service(settings: Settings) -> Service:
         guesses,
         scrypt_log2_n=settings.scrypt_log2_n,
         slow_key=slow_key(),
+        max_openings=settings.max_openings,
         opened=compaction.offer,
         catch_up=follower.catch_up,
     )

@@ -21,6 +21,25 @@ class ErrorCode(StrEnum):
     INTERNAL = "internal"
 
 
+class Refusal(StrEnum):
+    """Why a request was answered 429. Clients rely on the names."""
+
+    GUESSES = "guesses"
+    """The client sent too many unknown passwords."""
+    NEW_VAULTS = "new_vaults"
+    """The client created too many vaults."""
+    OPENINGS = "openings"
+    """The request has too many passwords whose vaults are not open."""
+    OPENING_QUEUE = "opening_queue"
+    """Too many passwords wait to be opened."""
+    LARGE_REQUESTS = "large_requests"
+    """Too many large bodies wait to be parsed."""
+    REMEMBERED_REQUESTS = "remembered_requests"
+    """The client has too many remembered requests with an Idempotency-Key."""
+    READS = "reads"
+    """Too many reads are under way. Clients get 503."""
+
+
 class IotError(Exception):
     """Base of all errors that this project raises on purpose.
 
@@ -89,13 +108,16 @@ class UnsupportedMediaTypeError(IotError):
 
 
 class TooManyRequestsError(IotError):
-    """A rate limit was reached. `retry_after`: seconds to wait."""
+    """A limit was reached. `retry_after`: seconds to wait."""
 
     code = ErrorCode.TOO_MANY_REQUESTS
 
-    def __init__(self, message: str, *, retry_after: int) -> None:
-        super().__init__(message)
+    def __init__(
+        self, message: str, *, retry_after: int, reason: Refusal, **details: object
+    ) -> None:
+        super().__init__(message, reason=reason, **details)
         self.retry_after = retry_after
+        self.reason = reason
 
 
 class UnavailableError(IotError):

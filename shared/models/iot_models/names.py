@@ -168,6 +168,10 @@ class KeyNames:
         """The master keys that a process has loaded. Expires seconds after the process ended."""
         return f"{self.prefix}iot:loaded:{process}"
 
+    def new_vaults(self, client: str) -> str:
+        """Return the counter of vaults that a client created in the current minute."""
+        return f"{self.prefix}iot:guesses:new-vaults:{client}"
+
     def tick(self, job: str) -> str:
         """Return the key of the time when a periodic job was queued, in Unix seconds of Redis.
 

@@ -26,6 +26,7 @@ _STRAY_LIBPQ_VARIABLES = (
     *("PGSYSCONFDIR", "PGOPTIONS", "PGAPPNAME", "PGCONNECT_TIMEOUT", "PGCLIENTENCODING"),
     *("PGDATESTYLE", "PGTZ", "PGGEQO", "PGTARGETSESSIONATTRS", "PGLOADBALANCEHOSTS"),
 )
+DEFAULT_SCRYPT_LOG2_N = 17
 MIN_SCRYPT_LOG2_N, MAX_SCRYPT_LOG2_N = 10, 20
 
 
@@ -165,6 +166,19 @@ class Settings:
         "Number of unknown passwords that one client (token and address; IPv6 by /64) may name "
         "in a minute, in reads and PUTs. 0: no limit.",
     )
+    new_vault_limit: int = _setting(
+        0,
+        "Number of vaults that one client may create in a minute. 0: no limit but "
+        "IOT_GUESS_LIMIT, which counts new vaults too.",
+    )
+    max_openings: int = _setting(
+        16,
+        "Number of vaults that one PUT may open or create, at IOT_SCRYPT_LOG2_N=17; twice as "
+        "many with each step below. A PUT with more passwords whose vaults are not open is "
+        "answered 429, and its next attempt finds these vaults open.",
+        minimum=1,
+        maximum=100_000,
+    )
     trusted_proxies: int = _setting(
         0,
         "Number of proxies in front of the API whose X-Forwarded-For and X-Forwarded-Prefix "
@@ -173,7 +187,7 @@ class Settings:
     )
 
     scrypt_log2_n: int = _setting(
-        17,
+        DEFAULT_SCRYPT_LOG2_N,
         "Cost of testing a password: log2 of scrypt's N (r=8, p=1). A higher cost applies to "
         "new vaults at once, and to existing vaults when they are next used. It can't be "
         "lowered.",

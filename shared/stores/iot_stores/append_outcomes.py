@@ -4,7 +4,7 @@ import math
 from enum import IntEnum
 from typing import NoReturn
 
-from iot_models.errors import TooManyRequestsError, UnavailableError
+from iot_models.errors import Refusal, TooManyRequestsError, UnavailableError
 
 UNKNOWN_RATE_SECONDS = 5
 """`Retry-After` for a full backlog while the rate of the drains is unknown."""
@@ -46,6 +46,7 @@ def refuse(outcome: int, *more: int) -> NoReturn:
         raise TooManyRequestsError(
             "too many requests with an Idempotency-Key from this client; nothing was stored",
             retry_after=seconds,
+            reason=Refusal.REMEMBERED_REQUESTS,
         )
     raise UnavailableError(
         "too many requests with an Idempotency-Key are remembered; nothing was stored",

@@ -11,7 +11,7 @@ from werkzeug.test import TestResponse
 from integration.api.asking import JSON, Api, assert_error, row, sample
 from integration.api.conftest import MakeApi
 from iot_api.limits.clients import PROVEN
-from iot_api.limits.guess_limit import PROXY_FACTOR
+from iot_api.limits.minute_limit import WIDE_FACTOR
 from iot_writer.writer import Writer
 from support.draining import drain_all
 from support.keys import KEYS
@@ -99,8 +99,8 @@ def test_forged_addresses_share_a_limit(make_api: MakeApi) -> None:
 
     one = [status("10.0.0.1") for _ in range(LIMIT + 1)]
     assert one == [200] * LIMIT + [429]  # a guesser behind a proxy locks out no other client
-    made_up = [status(f"10.0.{number}.1") for number in range(1, PROXY_FACTOR * LIMIT)]
-    assert made_up.count(200) == (PROXY_FACTOR - 1) * LIMIT
+    made_up = [status(f"10.0.{number}.1") for number in range(1, WIDE_FACTOR * LIMIT)]
+    assert made_up.count(200) == (WIDE_FACTOR - 1) * LIMIT
     assert made_up == sorted(made_up)
 
 

@@ -1,7 +1,7 @@
 """Error codes never change, because clients depend on them."""
 
 from iot_models import errors
-from iot_models.errors import ErrorCode, IotError
+from iot_models.errors import ErrorCode, IotError, Refusal
 
 CODES = {
     "INVALID_REQUEST": "invalid_request",
@@ -59,7 +59,9 @@ def test_details_are_kept_beside_the_message() -> None:
 
 
 def test_errors_that_allow_a_retry_have_retry_after() -> None:
-    assert errors.TooManyRequestsError("slow down", retry_after=7).retry_after == 7
+    slow_down = errors.TooManyRequestsError("slow", retry_after=7, reason=Refusal.GUESSES)
+    assert slow_down.retry_after == 7
+    assert slow_down.details == {"reason": "guesses"}
     assert errors.UnavailableError("full", retry_after=9).retry_after == 9
     assert errors.UnavailableError("full").retry_after == 1
     assert errors.UnavailableError("full").details == {}

@@ -2,13 +2,16 @@
 
 import logging
 
-from flask import Flask, Response, g
+from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
 
+from iot_api.limits.refusal_pace import RefusalPace
+from iot_models import metrics
 from iot_models.errors import (
     ErrorCode,
     ForbiddenError,
     IotError,
+    TooManyRequestsError,
     UnauthorizedError,
     UnavailableError,
 )
@@ -45,12 +48,14 @@ _SENTENCES = {
 _log = logging.getLogger(__name__)
 
 
-def register_errors(app: Flask) -> None:
+def register_errors(app: Flask, pace: RefusalPace) -> None:
     """Answer every error of every view as JSON `{"error": "<sentence>", "code": ..., ...}`."""
 
     @app.errorhandler(Exception)
     def answer(error: Exception) -> Response:
-        return error_response(error, g.get("request_id", "")).for_flask()
+        response = error_response(error, g.get("request_id", ""))
+        pace.hold_back(request.environ, response.status)
+        return response.for_flask()
 
 
 def error_response(error: Exception, request_id: str) -> PlainResponse:
@@ -61,6 +66,8 @@ def error_response(error: Exception, request_id: str) -> PlainResponse:
     if known is None:
         log_defect(_log, f"defect in request {request_id}", error)
         known = IotError("this is a defect of the server; it has been logged")
+    if isinstance(known, TooManyRequestsError):
+        metrics.counter("iot_refused_total").labels(known.reason).inc()
     content = {"error": str(known), "code": known.code, **known.details}
     return plain_json_response(STATUS[known.code], json_body(content), *_headers(known))
 

@@ -28,6 +28,7 @@ from iot_api.http.responses import (
 )
 from iot_api.limits.clients import Client, client_of, proven_vaults
 from iot_api.limits.large_requests import LARGE_BYTES
+from iot_api.limits.refusal_pace import RefusalPace
 from iot_api.service import Service
 from iot_models.errors import InvalidRequestError
 from iot_models.scopes import Scope
@@ -50,8 +51,9 @@ class IngestEndpoint:
         access: Access,
         request_metrics: RequestMetrics,
         cors: Cors,
+        pace: RefusalPace,
     ) -> None:
-        """`others` answers all other requests."""
+        """`others` answers all other requests. `pace` holds back errors."""
         settings = service.settings
         self._others = others
         self._service = service
@@ -64,6 +66,7 @@ class IngestEndpoint:
         self._needs_token = access.needs_token(Scope.INGEST)
         self._metrics = request_metrics
         self._cors = cors
+        self._pace = pace
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         """Answer a request."""
@@ -76,6 +79,7 @@ class IngestEndpoint:
             response = self._take(environ)
         except Exception as error:  # noqa: BLE001 - every error has a response
             response = error_response(error, request_id)
+            self._pace.hold_back(environ, response.status)
         status, headers, body = response
         self._metrics.observe(route, "PUT", status, time.perf_counter() - started)
         headers.append((REQUEST_ID, request_id))

@@ -23,7 +23,7 @@ from iot_cipher.envelope import EntryName, Sealer, entry_name
 from iot_cipher.vault import OpenVault
 from iot_models import metrics
 from iot_models.entry import Entry
-from iot_models.errors import IotError
+from iot_models.errors import IotError, Refusal, TooManyRequestsError
 from iot_models.names import KeyNames
 from iot_models.reading import SEPARATOR, ReadingColumns
 from iot_stores.append_outcomes import GuardedError
@@ -117,7 +117,8 @@ class Intake:
 
         Raises:
             TooManyRequestsError: the client is over the guess limit or has too many remembered
-                requests, or too many passwords wait to be opened. Nothing was appended.
+                requests; too many passwords wait to be opened, or the request has too many of
+                them. Nothing was appended.
             UnavailableError: the backlog is full or Redis is not fit, and nothing was appended; or
                 the replicas were slow.
             RedisError, psycopg.Error: a store is unavailable. The readings may have been appended
@@ -188,9 +189,12 @@ class Intake:
         if all(vault is not None and vault.vault_id in proven for vault in vaults_if_open):
             return cast("list[OpenVault]", vaults_if_open), ()
         self._guesses.check_noted(client)
-        vaults, guards = [], self._guesses.guards(client)
+        vaults, guards, opened = [], self._guesses.guards(client), 0
         for vault, batch in zip(vaults_if_open, batches, strict=True):
             if vault is None:
+                if opened == self._vaults.max_openings:
+                    raise _too_many_openings(opened, vaults_if_open.count(None))
+                opened += 1
                 guards = ()  # `find_or_create` checks them
             vaults.append(vault or self._vaults.find_or_create(batch.password, client))
         return vaults, guards
@@ -222,6 +226,18 @@ class Intake:
         entry = Entry(vault.vault_id.bytes, salt, vault.chunk_key(salt), sealed_at, readings)
         shard = vault.shard(self._shards)
         return shard, self._sealer.seal(shard, entry.encode())
+
+
+def _too_many_openings(opened: int, total: int) -> TooManyRequestsError:
+    """Return the error for a request whose next attempt finds `opened` vaults open."""
+    return TooManyRequestsError(
+        f"{opened} of the {total} passwords whose vaults were not open are opened now; nothing was "
+        "stored, send the request again",
+        retry_after=1,
+        reason=Refusal.OPENINGS,
+        opened=opened,
+        left=total - opened,
+    )
 
 
 def _last_entries(sealed: Sequence[tuple[int, bytes]]) -> tuple[EntryName, ...]:

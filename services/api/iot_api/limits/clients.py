@@ -29,6 +29,8 @@ class Client:
     proxy: str = ""
     """The address of the untrusted proxy that named the client's address, if there is one. Clients
     behind it have their own limits, and share a wider limit."""
+    token: str = ""
+    """The name of the token."""
 
     @property
     def fields(self) -> dict[str, Value]:
@@ -40,6 +42,21 @@ class Client:
     def sender(self) -> str:
         """The address that can't be forged: the untrusted proxy, otherwise the client."""
         return self.proxy or self.name
+
+    @property
+    def wide_names(self) -> list[str]:
+        """The names of the groups of clients that share a wider limit."""
+        names = [self.proxy] if self.proxy else []
+        if self.token:
+            names += [f"{self.token}@*", f"*@{self.name.partition('@')[2]}"]
+        return names
+
+    @property
+    def group(self) -> str:
+        """The clients with which the client takes turns as one: those behind the same untrusted
+        proxy, or with the same token.
+        """
+        return self.proxy or self.token or self.name
 
 
 def client_of(environ: Mapping[str, Any], trusted_proxies: int, token_name: str = "") -> Client:
@@ -61,7 +78,7 @@ def _client(peer: str, forwarded: str, trusted_proxies: int, token_name: str) ->
             address = network_of(forwarded_for[-trusted_proxies])
     elif forwarded_for:
         address, proxy = f"{address} for {network_of(forwarded_for[-1])}", address
-    return Client(f"{token_name}@{address}" if token_name else address, proxy)
+    return Client(f"{token_name}@{address}" if token_name else address, proxy, token_name)
 
 
 def proven_vaults(environ: Mapping[str, Any], trusted_proxies: int) -> set[uuid.UUID] | None:

@@ -1,56 +1,98 @@
 """Slots for expensive work, with a bounded queue that is fair between clients."""
 
+import math
 import threading
+import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import IntEnum
 
-from iot_models.errors import TooManyRequestsError
+from iot_models.errors import Refusal, TooManyRequestsError
 
 from .clients import Client
 
+MAX_RETRY_SECONDS = 60
+_NEWEST_SHARE = 0.2
+"""Weight of the newest turn in the mean duration of a turn."""
+
+
+class Priority(IntEnum):
+    """The order in which waiting callers are served."""
+
+    FIRST = 0
+    SECOND = 1
+    LAST = 2
+
+
+@dataclass(slots=True)
+class Turn:
+    """A held slot."""
+
+    was_used: bool = True
+    """Whether the duration of the turn counts for the estimate of the next ones."""
+
 
 class _Waiter:
-    __slots__ = ("client", "granted", "turn")
+    __slots__ = ("client", "granted", "priority", "turn")
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, priority: Priority) -> None:
         self.client = client
+        self.priority = priority
         self.granted = False
         self.turn = threading.Lock()
         """Held until the slot is granted."""
         self.turn.acquire()
 
 
+_Group = OrderedDict[str, deque[_Waiter]]
+"""The waiting callers of each client of a group. The first client is served next."""
+
+
 class FairSlots:
     """A fixed number of slots, for threads or greenlets.
 
-    Waiting callers are served round-robin by sender, so a sender with a thousand requests delays
-    another sender's request by one slot. All clients behind one untrusted proxy are one sender,
-    because a client can invent any number of addresses. Urgent callers go before all others. The
-    queue is bounded, as a whole and per client; clients behind one untrusted proxy get half of it.
-    A caller is refused at once if the queue is full. `always_queue` skips that check, for work that
-    is half done.
+    Waiting callers are served by priority, then round-robin by group (`Client.group`), then
+    round-robin by client of the group: a client with a thousand requests delays another client's
+    request by one slot. The queue is bounded, as a whole and per client; clients behind one
+    untrusted proxy get half of it. A caller does not count callers of a later priority.
+
+    A caller is refused at once if the queue is full for it. With `estimates`, a caller is also
+    refused at once if its turn would come too late, should turns take as long as the latest ones
+    did. `always_queue` skips both checks, for work that is half done.
     """
 
-    def __init__(self, slots: int, *, max_waiting: int, max_waiting_per_client: int) -> None:
-        self._free = slots
+    def __init__(
+        self,
+        slots: int,
+        *,
+        max_waiting: int,
+        max_waiting_per_client: int,
+        reason: Refusal,
+        estimates: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`reason` is the reason of all refusals."""
+        self._slots = self._free = slots
         self._max_waiting = max_waiting
         self._max_per_client = max_waiting_per_client
+        self._reason = reason
+        self._estimates = estimates
+        self._clock = clock
         self._guard = threading.Lock()
-        self._queues: dict[bool, OrderedDict[str, deque[_Waiter]]] = {
-            True: OrderedDict(),
-            False: OrderedDict(),
-        }
-        """By urgency, the waiting callers of each sender. The first sender is served next."""
-        self._waiting = 0
+        self._queues: list[OrderedDict[str, _Group]] = [OrderedDict() for _ in Priority]
+        self._waiting = [0 for _ in Priority]
         self._of_client: Counter[str] = Counter()
         self._behind: Counter[str] = Counter()
         """Number of waiting callers behind each untrusted proxy."""
+        self._turn_seconds = 0.0
+        """Mean duration of the latest turns."""
 
     @property
     def waiting(self) -> int:
         """Number of callers that wait for a slot."""
-        return self._waiting
+        return sum(self._waiting)
 
     @contextmanager
     def slot(
@@ -59,19 +101,22 @@ class FairSlots:
         *,
         seconds: float,
         refusal: str,
-        urgent: bool = True,
+        priority: Priority = Priority.FIRST,
         always_queue: bool = False,
-    ) -> Iterator[None]:
+    ) -> Iterator[Turn]:
         """Hold a slot for the duration of the block; 0 seconds: only if one is free now.
 
         Raises:
-            TooManyRequestsError: `refusal`, because the queue is full or no slot was free within
-                `seconds`.
+            TooManyRequestsError: `refusal`, because the queue is full, no slot was free within
+                `seconds`, or none is likely to be.
         """
-        self._acquire(client, seconds, refusal, urgent=urgent, always_queue=always_queue)
+        self._acquire(client, seconds, refusal, priority, always_queue=always_queue)
+        began, turn = self._clock(), Turn()
         try:
-            yield
+            yield turn
         finally:
+            if turn.was_used:
+                self._note_turn(self._clock() - began)
             self._release()
 
     def _acquire(
@@ -79,69 +124,109 @@ class FairSlots:
         client: Client,
         seconds: float,
         refusal: str,
+        priority: Priority,
         *,
-        urgent: bool,
         always_queue: bool,
     ) -> None:
         with self._guard:
             if self._free:
                 self._free -= 1
                 return
-            if seconds <= 0 or (not always_queue and self._full_for(client)):
-                raise self._refusal(refusal)
-            waiter = _Waiter(client)
-            self._queues[urgent].setdefault(client.sender, deque()).append(waiter)
-            self._count(client, 1)
+            wait = self._expected_wait(client, priority)
+            too_late = self._estimates and wait > seconds
+            if seconds <= 0 or (
+                not always_queue and (too_late or self._full_for(client, priority))
+            ):
+                raise self._refusal(refusal, wait)
+            waiter = _Waiter(client, priority)
+            group = self._queues[priority].setdefault(client.group, OrderedDict())
+            group.setdefault(client.name, deque()).append(waiter)
+            self._count(waiter, 1)
         try:
             in_time = waiter.turn.acquire(timeout=seconds)
         except BaseException:  # a killed greenlet must not take its slot with it
-            if not self._withdraw(waiter, urgent=urgent):
+            if not self._withdraw(waiter):
                 self._release()
             raise
-        if not in_time and self._withdraw(waiter, urgent=urgent):
-            raise self._refusal(refusal)
+        if not in_time and self._withdraw(waiter):
+            raise self._refusal(refusal, self._expected_wait(client, priority))
 
-    def _full_for(self, client: Client) -> bool:
+    def _full_for(self, client: Client, priority: Priority) -> bool:
         return (
-            self._waiting >= self._max_waiting
+            sum(self._waiting[: priority + 1]) >= self._max_waiting
             or self._of_client[client.name] >= self._max_per_client
             or 2 * self._behind[client.proxy] >= self._max_waiting
         )
 
-    def _refusal(self, sentence: str) -> TooManyRequestsError:
-        return TooManyRequestsError(sentence, retry_after=1 + self._waiting // 4)
+    def _expected_wait(self, client: Client, priority: Priority) -> float:
+        """Return the seconds until the next caller of a client would get a slot."""
+        groups = self._queues[priority]
+        group: _Group = groups.get(client.group, OrderedDict())
+        own = len(group.get(client.name, ()))
+        in_group = own + sum(
+            min(len(queue), own + 1) for name, queue in group.items() if name != client.name
+        )
+        in_others = sum(
+            min(sum(map(len, other.values())), in_group + 1)
+            for name, other in groups.items()
+            if name != client.group
+        )
+        turns = 1 + sum(self._waiting[:priority]) + in_group + in_others
+        return turns * self._turn_seconds / self._slots
 
-    def _count(self, client: Client, change: int) -> None:
-        self._waiting += change
-        _add(self._of_client, client.name, change)
-        if client.proxy:
-            _add(self._behind, client.proxy, change)
+    def _refusal(self, sentence: str, wait: float) -> TooManyRequestsError:
+        seconds = min(max(1, math.ceil(wait)), MAX_RETRY_SECONDS)
+        return TooManyRequestsError(sentence, retry_after=seconds, reason=self._reason)
 
-    def _withdraw(self, waiter: _Waiter, *, urgent: bool) -> bool:
+    def _note_turn(self, seconds: float) -> None:
+        share = _NEWEST_SHARE if self._turn_seconds else 1.0
+        self._turn_seconds += share * (seconds - self._turn_seconds)
+
+    def _count(self, waiter: _Waiter, change: int) -> None:
+        self._waiting[waiter.priority] += change
+        _add(self._of_client, waiter.client.name, change)
+        if waiter.client.proxy:
+            _add(self._behind, waiter.client.proxy, change)
+
+    def _withdraw(self, waiter: _Waiter) -> bool:
         """Leave the queue; return False if the slot was granted in the meantime."""
         with self._guard:
             if waiter.granted:
                 return False
-            queues, sender = self._queues[urgent], waiter.client.sender
-            queues[sender].remove(waiter)
-            self._count(waiter.client, -1)
-            if not queues[sender]:
-                del queues[sender]
+            groups, client = self._queues[waiter.priority], waiter.client
+            group = groups[client.group]
+            group[client.name].remove(waiter)
+            if not group[client.name]:
+                del group[client.name]
+            if not group:
+                del groups[client.group]
+            self._count(waiter, -1)
             return True
 
     def _release(self) -> None:
         with self._guard:
-            queues = self._queues[True] or self._queues[False]
-            if not queues:
+            groups = next(filter(None, self._queues), None)
+            if groups is None:
                 self._free += 1
                 return
-            sender, queue = queues.popitem(last=False)
-            waiter = queue.popleft()
-            if queue:
-                queues[sender] = queue  # behind the other senders
-            self._count(waiter.client, -1)
+            waiter = _take_next(groups)
+            self._count(waiter, -1)
             waiter.granted = True
         waiter.turn.release()
+
+
+def _take_next(groups: OrderedDict[str, _Group]) -> _Waiter:
+    """Take the next caller. Its client goes behind the others of its group, and the group behind
+    the other groups.
+    """
+    name, group = groups.popitem(last=False)
+    client, queue = group.popitem(last=False)
+    waiter = queue.popleft()
+    if queue:
+        group[client] = queue
+    if group:
+        groups[name] = group
+    return waiter
 
 
 def _add(counts: Counter[str], name: str, change: int) -> None:

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
+from iot_models.errors import Refusal
+
 from .clients import Client
 from .fair_slots import FairSlots
 from .pace import Pace
@@ -25,7 +27,10 @@ class LargeRequests:
     def __init__(self, pace: Pace | None = None) -> None:
         self._pace = pace or Pace()
         self._slots = FairSlots(
-            1, max_waiting=MAX_WAITING, max_waiting_per_client=MAX_WAITING_PER_CLIENT
+            1,
+            max_waiting=MAX_WAITING,
+            max_waiting_per_client=MAX_WAITING_PER_CLIENT,
+            reason=Refusal.LARGE_REQUESTS,
         )
         self._small_before = 0
         """`small` at the end of the last large request."""

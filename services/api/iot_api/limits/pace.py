@@ -4,8 +4,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
-REST_FACTOR = 9.0
+CONTENDED_REST = 9.0
 """Rest after a piece of work, as a multiple of its duration, if other requests were served
 meanwhile or the CPU was contended."""
 MAX_REST_SECONDS = 4.0
@@ -22,6 +23,16 @@ def seconds_waited_for_cpu() -> float:
         return 0.0
 
 
+class Moment(Protocol):
+    """A place for a time."""
+
+    time: float
+
+
+class _OwnMoment:
+    time = 0.0
+
+
 class Pace:
     """A limit on the share of time of one kind of work. The caller does one piece at a time."""
 
@@ -30,17 +41,30 @@ class Pace:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
         waited: Callable[[], float] = seconds_waited_for_cpu,
+        *,
+        least_rest: float = 0.0,
+        rest_until: Moment | None = None,
     ) -> None:
+        """`least_rest` is the rest after each piece, as a multiple of its duration. `rest_until`
+        holds the end of the rest, for processes that share it.
+        """
         self._clock = clock
         self._sleep = sleep
         self._waited = waited
-        self._rest_until = 0.0
+        self._least_rest = least_rest
+        self._rest_until = rest_until or _OwnMoment()
+
+    @property
+    def rest(self) -> float:
+        """Seconds until the next piece may begin. At most the longest rest, even if the time was
+        written by a process that has failed."""
+        return min(max(0.0, self._rest_until.time - self._clock()), MAX_REST_SECONDS)
 
     @contextmanager
     def work(self, others_came: Callable[[], bool] = lambda: False) -> Iterator[None]:
         """Wait until the rest after the last piece is over; the block is the next piece."""
-        rest = self._rest_until - self._clock()
-        if rest > 0:
+        rest = self.rest
+        if rest:
             self._sleep(rest)
         began, waited = self._clock(), self._waited()
         try:
@@ -49,5 +73,5 @@ class Pace:
             now = self._clock()
             took = now - began
             contended = self._waited() - waited > CONTENDED_SHARE * took
-            if others_came() or contended:
-                self._rest_until = now + min(REST_FACTOR * took, MAX_REST_SECONDS)
+            factor = CONTENDED_REST if others_came() or contended else self._least_rest
+            self._rest_until.time = now + min(factor * took, MAX_REST_SECONDS)

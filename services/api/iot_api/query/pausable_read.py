@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from iot_api.limits.clients import Client
 from iot_api.limits.fair_slots import FairSlots
 from iot_cipher.sealed_segment import SealedSegment
-from iot_models.errors import TooManyRequestsError, UnavailableError
+from iot_models.errors import Refusal, TooManyRequestsError, UnavailableError
 from iot_models.reading import Reading
 from iot_stores.history import PageRange
 from iot_stores.interval_index import Position
@@ -74,7 +74,10 @@ class ReadSlots:
 
 def _slots(count: int) -> FairSlots:
     return FairSlots(
-        count, max_waiting=_MOST_WAITING, max_waiting_per_client=_MOST_WAITING_PER_CLIENT
+        count,
+        max_waiting=_MOST_WAITING,
+        max_waiting_per_client=_MOST_WAITING_PER_CLIENT,
+        reason=Refusal.READS,
     )
 
 

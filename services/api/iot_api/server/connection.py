@@ -13,6 +13,7 @@ from typing import Any
 
 import gevent
 import gevent.socket
+from gevent.event import Event
 from gevent.socket import wait_write
 from gunicorn.http.errors import LimitRequestHeaders
 from gunicorn.http.unreader import SocketUnreader
@@ -42,17 +43,19 @@ _SPIN_SECONDS = 0.01
 class Phase(IntEnum):
     """What a connection waits for, in the order in which connections are closed to make room."""
 
-    HEAD = 0
+    DELAYED = 0
+    """The time at which an error is answered (`RefusalPace`)."""
+    HEAD = 1
     """The rest of a request's head."""
-    NEW = 1
+    NEW = 2
     """The first byte, or the TLS handshake."""
-    IDLE = 2
+    IDLE = 3
     """The next request."""
-    BODY = 3
+    BODY = 4
     """The rest of a body."""
-    SENDING = 4
+    SENDING = 5
     """A client that reads too slowly."""
-    ANSWERING = 5
+    ANSWERING = 6
     """The application. Such a connection is never closed."""
 
 
@@ -88,6 +91,8 @@ class Connection:
     """Seconds for which earlier pieces of the answer were blocked."""
     blocked_bytes: int = 0
     """Bytes sent while the answer was blocked."""
+    delay_ends: Event | None = None
+    """Set when a delayed answer shall not wait any longer."""
 
     def start_request(self, request: Any) -> None:
         """Record that a whole head has arrived."""
@@ -110,6 +115,23 @@ class Connection:
         self.request = None
         self.phase = Phase.HEAD if head_began else Phase.IDLE
         self.since = time.monotonic()
+
+    def delay(self, seconds: float) -> None:
+        """Wait before an error is answered. Raises `ClientGoneError` if the connection was closed
+        meanwhile, to make room.
+        """
+        self.delay_ends = Event()
+        self.phase = Phase.DELAYED
+        self.since = time.monotonic()
+        self.delay_ends.wait(seconds)
+        self.phase = Phase.ANSWERING
+        if self.closing:
+            raise ClientGoneError
+
+    def end_delay(self) -> None:
+        """Send a delayed answer now."""
+        if self.delay_ends is not None:
+            self.delay_ends.set()
 
     def start_send(self) -> None:
         """Record that the client does not take the next piece of the answer at once."""
@@ -147,6 +169,7 @@ class Connection:
     def end(self, failure: Exception) -> None:
         """Close the connection from another greenlet. `failure` answers a body that is cut off."""
         self.closing = True
+        self.end_delay()
         if self.phase is Phase.SENDING:
             self.abort()
         elif self.request is not None:

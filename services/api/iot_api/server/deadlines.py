@@ -38,7 +38,7 @@ def is_overdue(connection: Connection, now: float, keepalive: float) -> bool:
             overdue = _is_body_overdue(connection, now)
         case Phase.SENDING:
             overdue = _is_send_overdue(connection, now)
-        case Phase.ANSWERING:
+        case Phase.ANSWERING | Phase.DELAYED:
             return False
     return overdue or (connection.reserved and now - connection.accepted >= RESERVE_SECONDS)
 

@@ -29,6 +29,7 @@ from iot_api.http.security_headers import security_headers, security_lines
 from iot_api.http.unexpected_errors import log_defect
 from iot_api.limits.clients import PROVEN, network_of
 from iot_api.limits.memory_budget import CHARGE, MemoryBudget
+from iot_api.limits.refusal_pace import DELAY
 from iot_models.errors import ErrorCode, IotError, UnavailableError
 from iot_models.origins import Origins
 
@@ -264,6 +265,9 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
         is_refused = connection.reserved and not _is_health_check(environ)
         body = (self._refuse if is_refused else self.wsgi)(environ, answer.start_response)
         try:
+            if DELAY in environ and self.alive:
+                self._memory.release(connection)
+                connection.delay(environ[DELAY])
             for piece in body:
                 answer.write(piece)
             answer.close()
@@ -316,6 +320,7 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
                 continue
             # The answer says `Connection: close`, unless its head is sent already.
             connection.request.force_close()
+            connection.end_delay()
             if bodies:
                 connection.cut_body(
                     UnavailableError("this server process ends; send the request again")

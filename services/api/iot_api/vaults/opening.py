@@ -21,6 +21,7 @@ from iot_cipher.vault import (
 )
 from iot_models import metrics
 from iot_models.errors import DecryptionError, IotError, TooManyRequestsError, UnavailableError
+from iot_models.settings import DEFAULT_SCRYPT_LOG2_N
 from iot_stores.postgres import AWAY
 from iot_stores.store_states import report
 from iot_stores.vault_lookups import FastLookups, LookupPolicy
@@ -60,12 +61,15 @@ class Vaults:
         *,
         scrypt_log2_n: int,
         slow_key: PasswordKey = password_key,
+        max_openings: int = 16,
         opened: Callable[[OpenVault], None] = lambda _: None,
         catch_up: Callable[[], None] = lambda: None,
     ) -> None:
         """Take the parts. `opened` is called with each existing vault that is opened or renewed,
         and must return at once. `catch_up` reads the announced changes if they are due.
         """
+        self.max_openings = max(1, max_openings << DEFAULT_SCRYPT_LOG2_N >> scrypt_log2_n)
+        """Number of vaults that one request may open. A cheaper scrypt permits more."""
         self._opened = opened
         self._catch_up = catch_up
         self._keyring = keyring
@@ -301,7 +305,7 @@ class Vaults:
         try:
             found = self._look_up_forms(key, password, client, create=create)
             if found is not None and found.created:
-                self._guesses.count(client)
+                self._guesses.count(client, created=True)
             opening.set_result(found)
         except BaseException as error:  # noqa: BLE001 - raised in every request that waits, this one included
             opening.set_exception(error)
@@ -318,13 +322,15 @@ class Vaults:
         """
         search = self._search(password, key, client)
         if normal_form(password) != password:
-            found = self._look_up(search, key, create=False)
+            found = self._look_up(search, key, client, create=False)
             if found is not None:
                 return found
             search = self._search(password, key, client, search.lookups)
-        return self._look_up(search, key, create=create)
+        return self._look_up(search, key, client, create=create)
 
-    def _look_up(self, search: PasswordSearch, key: bytes, *, create: bool) -> _Opened | None:
+    def _look_up(
+        self, search: PasswordSearch, key: bytes, client: Client, *, create: bool
+    ) -> _Opened | None:
         for _ in range(_MAX_POLICY_CHANGES):
             policy = self.current_policy()
             found, from_cache = search.find(self._records, policy)
@@ -339,6 +345,7 @@ class Vaults:
                 continue
             if not create:
                 return None
+            self._guesses.check_new_vault(client)
             try:
                 return self._create(search, key, policy)
             except PolicyChangedError:

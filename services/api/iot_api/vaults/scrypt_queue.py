@@ -1,20 +1,26 @@
 """The queue for scrypt: one computation at a time in a process, known passwords first."""
 
+import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from functools import partial
 
 from iot_api.limits.clients import Client
-from iot_api.limits.fair_slots import FairSlots
+from iot_api.limits.fair_slots import FairSlots, Priority, Turn
 from iot_api.limits.guess_limit import GuessLimit
 from iot_api.limits.pace import Pace
+from iot_api.limits.pod_turn import PodTurn
+from iot_models import metrics
+from iot_models.errors import Refusal, TooManyRequestsError
 
 WAIT_SECONDS = 10.0
 """Longest wait of a request for its scrypt."""
 MAX_WAITING, MAX_WAITING_PER_CLIENT = 32, 24
 """Requests that wait for a scrypt. A scrypt takes a third of a second, so the last request of a
 full queue waits for about `WAIT_SECONDS`."""
+SUSPECTS_REST = 1.0
+"""Rest of a pod after the scrypt of a suspect, as a multiple of its duration. A scrypt fills the
+caches of all cores with its 128 MiB, which delays other requests."""
 MAX_KNOWN = 50_000
 """Number of password keys remembered as known, 32 bytes each."""
 _BUSY = "too many passwords wait to be opened; try again"
@@ -23,15 +29,17 @@ _BUSY = "too many passwords wait to be opened; try again"
 class ScryptQueue:
     """Lets one request at a time compute a scrypt, fairly between clients.
 
-    Passwords that were opened before, and clients that sent no unknown password recently, go first.
-    The others get a tenth of the time while the CPU is contended.
+    Passwords that this process has opened before go first, then clients that sent no unknown
+    password in the last minute. All others are suspects. A pod computes one scrypt for suspects at
+    a time, and rests after it.
     """
 
     def __init__(self, guesses: GuessLimit) -> None:
         self._guesses = guesses
         self._slots = _slots()
         self._suspects = _slots()
-        self._suspects_pace = Pace()
+        self._suspects_turn = PodTurn("suspects")
+        self._suspects_pace = Pace(least_rest=SUSPECTS_REST, rest_until=self._suspects_turn)
         self._known: OrderedDict[bytes, None] = OrderedDict()
 
     @property
@@ -44,16 +52,50 @@ class ScryptQueue:
         """Compute one scrypt in the block, for the password with this cache key.
 
         Raises:
-            TooManyRequestsError: no turn within `seconds`, or too many requests wait.
+            TooManyRequestsError: no turn within `seconds`, or too many requests wait; or the client
+                has reached the guess limit meanwhile.
         """
-        urgent = self.is_urgent(key, client)
-        slot = partial(FairSlots.slot, client=client, seconds=seconds, refusal=_BUSY)
+        since = time.monotonic()
+        end = since + seconds
+        known = key in self._known
         with ExitStack() as slots:
-            if not urgent:
-                slots.enter_context(slot(self._suspects))
-                slots.enter_context(self._suspects_pace.work())
-            slots.enter_context(slot(self._slots, urgent=urgent))
+            queue = "known" if known else "first"
+            if not self._guesses.suspects(client) or known:
+                priority = Priority.FIRST if known else Priority.SECOND
+                turn = self._enter(slots, self._slots, client, seconds, priority)
+                if not known and self._guesses.suspects(client):
+                    turn.was_used = False  # another request showed the client to be a suspect
+                    slots.close()
+                    queue = "suspects"
+                    self._enter_as_suspect(slots, client, _left(end))
+            else:
+                queue = "suspects"
+                self._enter_as_suspect(slots, client, seconds)
+            if not known:
+                self._guesses.check_waiting(client, since)
+            metrics.counter("iot_scrypts_total").labels(queue).inc()
             yield
+
+    def _enter_as_suspect(self, slots: ExitStack, client: Client, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        self._enter(slots, self._suspects, client, seconds)
+        held = slots.enter_context(self._suspects_turn.hold(_left(end)))
+        if not held or self._suspects_pace.rest > _left(end):
+            retry_after = 1 + round(self._suspects_pace.rest)
+            raise TooManyRequestsError(_BUSY, retry_after=retry_after, reason=Refusal.OPENING_QUEUE)
+        slots.enter_context(self._suspects_pace.work())
+        self._enter(slots, self._slots, client, _left(end), Priority.LAST)
+
+    @staticmethod
+    def _enter(
+        stack: ExitStack,
+        slots: FairSlots,
+        client: Client,
+        seconds: float,
+        priority: Priority = Priority.FIRST,
+    ) -> Turn:
+        slot = slots.slot(client, seconds=seconds, refusal=_BUSY, priority=priority)
+        return stack.enter_context(slot)
 
     def is_urgent(self, key: bytes, client: Client) -> bool:
         """Return whether the request goes before those of clients that may be guessing."""
@@ -67,4 +109,14 @@ class ScryptQueue:
 
 
 def _slots() -> FairSlots:
-    return FairSlots(1, max_waiting=MAX_WAITING, max_waiting_per_client=MAX_WAITING_PER_CLIENT)
+    return FairSlots(
+        1,
+        max_waiting=MAX_WAITING,
+        max_waiting_per_client=MAX_WAITING_PER_CLIENT,
+        reason=Refusal.OPENING_QUEUE,
+        estimates=True,
+    )
+
+
+def _left(end: float) -> float:
+    return max(0.0, end - time.monotonic())

@@ -11,24 +11,28 @@ from flask import Flask
 from werkzeug.exceptions import HTTPException, default_exceptions
 
 from iot_api.http.errors import STATUS, error_response, register_errors
+from iot_api.limits.refusal_pace import RefusalPace
 from iot_models.errors import (
     ConflictError,
     DecryptionError,
     ErrorCode,
     IotError,
     NotFoundError,
+    Refusal,
     TooLargeError,
     TooManyRequestsError,
     UnavailableError,
 )
 from iot_stores.postgres import PoolBusyError
 
+TOO_OFTEN = TooManyRequestsError("too often", retry_after=7, reason=Refusal.GUESSES)
+
 
 @pytest.fixture
 def app() -> Flask:
     """Return an app that answers errors of its views."""
     made = Flask(__name__)
-    register_errors(made)
+    register_errors(made, RefusalPace(0))
     return made
 
 
@@ -49,7 +53,7 @@ def test_every_code_has_a_status() -> None:
         (NotFoundError("none"), 404, "not_found", None),
         (ConflictError("taken"), 409, "conflict", None),
         (TooLargeError("too much", limit=5), 413, "too_large", None),
-        (TooManyRequestsError("too often", retry_after=7), 429, "too_many_requests", "7"),
+        (TOO_OFTEN, 429, "too_many_requests", "7"),
         (UnavailableError("full", retry_after=5), 503, "unavailable", "5"),
         (DecryptionError("damaged"), 500, "damaged", None),
         (redis.exceptions.ConnectionError("x"), 503, "unavailable", "1"),

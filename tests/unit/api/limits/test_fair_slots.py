@@ -1,13 +1,35 @@
 """Slots are bounded and fair between clients."""
 
 import threading
+import time
 
 import pytest
 
 from iot_api.limits.clients import Client
-from iot_api.limits.fair_slots import FairSlots
-from iot_models.errors import TooManyRequestsError
+from iot_api.limits.fair_slots import FairSlots, Priority
+from iot_models.errors import Refusal, TooManyRequestsError
 from support.waiting import wait_until
+
+
+class _Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def _slots(
+    *, max_waiting: int = 100, max_waiting_per_client: int = 100, clock: _Clock | None = None
+) -> FairSlots:
+    """Return one slot. With a clock, it estimates waits."""
+    return FairSlots(
+        1,
+        max_waiting=max_waiting,
+        max_waiting_per_client=max_waiting_per_client,
+        reason=Refusal.OPENING_QUEUE,
+        estimates=clock is not None,
+        clock=clock or time.monotonic,
+    )
 
 
 class _Callers:
@@ -18,15 +40,24 @@ class _Callers:
         self.order: list[str] = []
         self._threads: list[threading.Thread] = []
 
-    def start(self, client: str, name: str, *, urgent: bool = True, proxy: str = "") -> None:
+    def start(
+        self,
+        client: str,
+        name: str,
+        *,
+        priority: Priority = Priority.FIRST,
+        proxy: str = "",
+        token: str = "",
+    ) -> None:
         before = self._slots.waiting
-        thread = threading.Thread(target=self._run, args=(client, name, urgent, proxy))
+        who = Client(client, proxy, token)
+        thread = threading.Thread(target=self._run, args=(who, name, priority))
         thread.start()
         self._threads.append(thread)
         wait_until(lambda: self._slots.waiting == before + 1, what="a waiting caller")
 
-    def _run(self, client: str, name: str, urgent: bool, proxy: str) -> None:
-        with self._slots.slot(Client(client, proxy), seconds=30, refusal="busy", urgent=urgent):
+    def _run(self, client: Client, name: str, priority: Priority) -> None:
+        with self._slots.slot(client, seconds=30, refusal="busy", priority=priority):
             self.order.append(name)
 
     def join(self) -> None:
@@ -35,7 +66,7 @@ class _Callers:
 
 
 def test_clients_are_served_round_robin() -> None:
-    slots = FairSlots(1, max_waiting=100, max_waiting_per_client=100)
+    slots = _slots(max_waiting=100, max_waiting_per_client=100)
     callers = _Callers(slots)
     with slots.slot(Client("greedy"), seconds=1, refusal="busy"):
         for number in range(3):
@@ -46,7 +77,7 @@ def test_clients_are_served_round_robin() -> None:
 
 
 def test_forged_addresses_are_served_as_one_client() -> None:
-    slots = FairSlots(1, max_waiting=100, max_waiting_per_client=100)
+    slots = _slots(max_waiting=100, max_waiting_per_client=100)
     callers = _Callers(slots)
     with slots.slot(Client("a"), seconds=1, refusal="busy"):
         for number in range(3):
@@ -57,32 +88,32 @@ def test_forged_addresses_are_served_as_one_client() -> None:
 
 
 def test_urgent_callers_go_first() -> None:
-    slots = FairSlots(1, max_waiting=100, max_waiting_per_client=100)
+    slots = _slots(max_waiting=100, max_waiting_per_client=100)
     callers = _Callers(slots)
     with slots.slot(Client("a"), seconds=1, refusal="busy"):
-        callers.start("a", "a, later", urgent=False)
-        callers.start("b", "b, later", urgent=False)
+        callers.start("a", "a, later", priority=Priority.SECOND)
+        callers.start("b", "b, later", priority=Priority.SECOND)
         callers.start("b", "b, urgent")
     callers.join()
     assert callers.order == ["b, urgent", "a, later", "b, later"]
 
 
 def test_a_full_queue_refuses_at_once() -> None:
-    slots = FairSlots(1, max_waiting=2, max_waiting_per_client=1)
+    slots = _slots(max_waiting=2, max_waiting_per_client=1)
     callers = _Callers(slots)
     with slots.slot(Client("a"), seconds=1, refusal="busy"):
         callers.start("a", "a")
         with pytest.raises(TooManyRequestsError, match="busy"):
-            slots._acquire(Client("a"), 30, "busy", urgent=True, always_queue=False)  # noqa: SLF001 - refused, so nothing to release
+            slots._acquire(Client("a"), 30, "busy", Priority.FIRST, always_queue=False)  # noqa: SLF001 - refused, so nothing to release
         callers.start("b", "b")
         with pytest.raises(TooManyRequestsError, match="busy"):
-            slots._acquire(Client("c"), 30, "busy", urgent=True, always_queue=False)  # noqa: SLF001 - likewise
+            slots._acquire(Client("c"), 30, "busy", Priority.FIRST, always_queue=False)  # noqa: SLF001 - likewise
     callers.join()
     assert callers.order == ["a", "b"]
 
 
 def test_the_slot_of_a_caller_that_gives_up_goes_to_the_next() -> None:
-    slots = FairSlots(1, max_waiting=9, max_waiting_per_client=9)
+    slots = _slots(max_waiting=9, max_waiting_per_client=9)
     callers = _Callers(slots)
     with slots.slot(Client("a"), seconds=1, refusal="busy"):
         with (
@@ -99,10 +130,10 @@ def test_the_slot_of_a_caller_that_gives_up_goes_to_the_next() -> None:
 
 
 def test_always_queue_joins_a_full_queue() -> None:
-    slots = FairSlots(1, max_waiting=0, max_waiting_per_client=0)
+    slots = _slots(max_waiting=0, max_waiting_per_client=0)
     with slots.slot(Client("a"), seconds=1, refusal="busy"):
         with pytest.raises(TooManyRequestsError, match="busy"):
-            slots._acquire(Client("b"), 30, "busy", urgent=True, always_queue=False)  # noqa: SLF001 - refused, so nothing to release
+            slots._acquire(Client("b"), 30, "busy", Priority.FIRST, always_queue=False)  # noqa: SLF001 - refused, so nothing to release
         with (
             pytest.raises(TooManyRequestsError, match="busy"),
             slots.slot(Client("b"), seconds=0.01, refusal="busy", always_queue=True),
@@ -112,7 +143,7 @@ def test_always_queue_joins_a_full_queue() -> None:
 
 
 def test_zero_seconds_takes_only_a_free_slot() -> None:
-    slots = FairSlots(1, max_waiting=9, max_waiting_per_client=9)
+    slots = _slots(max_waiting=9, max_waiting_per_client=9)
     with (
         slots.slot(Client("a"), seconds=0, refusal="busy"),
         pytest.raises(TooManyRequestsError, match="busy"),
@@ -122,16 +153,79 @@ def test_zero_seconds_takes_only_a_free_slot() -> None:
 
 
 def test_forged_addresses_get_half_of_the_queue() -> None:
-    slots = FairSlots(1, max_waiting=4, max_waiting_per_client=2)
+    slots = _slots(max_waiting=4, max_waiting_per_client=2)
     callers = _Callers(slots)
     with slots.slot(Client("a"), seconds=1, refusal="busy"):
         for number in range(2):
             callers.start(f"p for {number}", f"{number}", proxy="p")
         with pytest.raises(TooManyRequestsError, match="busy"):
-            slots._acquire(Client("p for 2", "p"), 30, "busy", urgent=True, always_queue=False)  # noqa: SLF001 - refused, so nothing to release
+            slots._acquire(Client("p for 2", "p"), 30, "busy", Priority.FIRST, always_queue=False)  # noqa: SLF001 - refused, so nothing to release
         callers.start("b", "b")
     callers.join()
     assert callers.order == ["0", "b", "1"]
     with slots.slot(Client("a"), seconds=1, refusal="busy"):
         callers.start("p for 3", "3", proxy="p")
     callers.join()
+
+
+def test_tokens_take_turns_and_so_do_the_addresses_of_a_token() -> None:
+    slots = _slots()
+    callers = _Callers(slots)
+    with slots.slot(Client("a"), seconds=1, refusal="busy"):
+        for number in range(3):
+            callers.start("fleet@1", f"fleet 1, {number}", token="fleet")
+        callers.start("fleet@2", "fleet 2", token="fleet")
+        callers.start("lab@3", "lab", token="lab")
+    callers.join()
+    assert callers.order == ["fleet 1, 0", "lab", "fleet 2", "fleet 1, 1", "fleet 1, 2"]
+
+
+def test_later_priorities_take_no_place_from_earlier_ones() -> None:
+    slots = _slots(max_waiting=1)
+    callers = _Callers(slots)
+    with slots.slot(Client("a"), seconds=1, refusal="busy"):
+        callers.start("b", "later", priority=Priority.SECOND)
+        callers.start("c", "sooner")
+        with pytest.raises(TooManyRequestsError):
+            slots._acquire(Client("d"), 30, "busy", Priority.SECOND, always_queue=False)  # noqa: SLF001 - refused, so nothing to release
+    callers.join()
+    assert callers.order == ["sooner", "later"]
+
+
+def test_a_turn_that_comes_too_late_is_refused_at_once() -> None:
+    """The estimate counts the turns of others before it, not those of a greedy client."""
+    clock = _Clock()
+    slots = _slots(clock=clock)
+    with slots.slot(Client("a"), seconds=1, refusal="busy"):
+        clock.now += 4  # a turn takes four seconds
+    callers = _Callers(slots)
+
+    def refused(client: str) -> int:
+        with pytest.raises(TooManyRequestsError, match="busy") as caught:
+            slots._acquire(Client(client), 10, "busy", Priority.FIRST, always_queue=False)  # noqa: SLF001 - refused, so nothing to release
+        return caught.value.retry_after
+
+    with slots.slot(Client("a"), seconds=1, refusal="busy"):
+        callers.start("greedy", "greedy 1")
+        callers.start("greedy", "greedy 2")
+        callers.start("greedy", "greedy 3")
+        assert refused("greedy") == 16
+        callers.start("b", "b")  # its turn is the second
+        assert refused("c") == 12  # the third: after 12 seconds
+    callers.join()
+    assert callers.order == ["greedy 1", "b", "greedy 2", "greedy 3"]
+
+
+def test_a_turn_that_was_not_used_does_not_count_for_the_estimate() -> None:
+    clock = _Clock()
+    slots = _slots(clock=clock)
+    for used in (True, False):
+        with slots.slot(Client("a"), seconds=1, refusal="busy") as turn:
+            clock.now += 4 if used else 0
+            turn.was_used = used
+    with (
+        slots.slot(Client("a"), seconds=1, refusal="busy"),
+        pytest.raises(TooManyRequestsError) as caught,
+    ):
+        slots._acquire(Client("b"), 3, "busy", Priority.FIRST, always_queue=False)  # noqa: SLF001 - refused, so nothing to release
+    assert caught.value.retry_after == 4

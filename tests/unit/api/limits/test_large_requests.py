@@ -4,7 +4,7 @@ import pytest
 
 from iot_api.limits.clients import Client
 from iot_api.limits.large_requests import DENSE_BYTES, DENSITY, LARGE_BYTES, LargeRequests
-from iot_api.limits.pace import MAX_REST_SECONDS, REST_FACTOR, Pace, seconds_waited_for_cpu
+from iot_api.limits.pace import CONTENDED_REST, MAX_REST_SECONDS, Pace, seconds_waited_for_cpu
 
 
 class Clock:
@@ -57,8 +57,8 @@ def test_large_bodies_get_a_tenth_of_the_time_beside_small_requests(
     began = clock.now
     for _ in range(10):
         parse_large(requests, clock, 0.2, others=1)
-    assert clock.slept == pytest.approx(9 * 0.2 * REST_FACTOR)
-    assert 10 * 0.2 / (clock.now - began) == pytest.approx(1 / (1 + REST_FACTOR), rel=0.1)
+    assert clock.slept == pytest.approx(9 * 0.2 * CONTENDED_REST)
+    assert 10 * 0.2 / (clock.now - began) == pytest.approx(1 / (1 + CONTENDED_REST), rel=0.1)
 
 
 def test_large_bodies_rest_while_the_cpu_is_contended(
@@ -70,7 +70,7 @@ def test_large_bodies_rest_while_the_cpu_is_contended(
         clock.now += 0.2
         clock.waited += 0.02
     parse_large(requests, clock, 0.2)
-    assert clock.slept == pytest.approx(0.2 * REST_FACTOR)
+    assert clock.slept == pytest.approx(0.2 * CONTENDED_REST)
 
 
 def test_the_time_waited_for_the_cpu_is_measured() -> None:
@@ -109,4 +109,4 @@ def test_small_requests_between_two_large_ones_are_counted(
     for _ in range(3):
         requests.small += 1
         parse_large(requests, clock, 0.2)
-    assert clock.slept == pytest.approx(2 * 0.2 * REST_FACTOR)
+    assert clock.slept == pytest.approx(2 * 0.2 * CONTENDED_REST)

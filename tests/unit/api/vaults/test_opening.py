@@ -15,6 +15,7 @@ from iot_api.vaults.keeper import VaultKeeper
 from iot_api.vaults.opening import Vaults
 from iot_cipher.keyring import Keyring, KeyringFile, create_keyring_file
 from iot_cipher.vault import OpenVault, PasswordKey, VaultRecord, password_key, scrypt_secret
+from iot_models.errors import Refusal, TooManyRequestsError
 from iot_stores.held_entries import HeldEntries
 from iot_stores.vault_lookups import FastLookups, LookupPolicy
 from iot_stores.vault_records import FoundVault, VaultRecords
@@ -108,12 +109,21 @@ class NoGuesses(GuessLimit):
     def __init__(self) -> None:
         self.counted = 0
         self.suspected = False
+        self.refused: set[str] = set()
 
     def check(self, client: Client) -> None:
         pass
 
-    def count(self, client: Client) -> None:
-        del client
+    def check_waiting(self, client: Client, since: float) -> None:
+        del since
+        if client.name in self.refused:
+            raise TooManyRequestsError("refused", retry_after=1, reason=Refusal.GUESSES)
+
+    def check_new_vault(self, client: Client) -> None:
+        pass
+
+    def count(self, client: Client, *, created: bool = False) -> None:
+        del client, created
         self.counted += 1
 
     def suspects(self, client: Client) -> bool:
@@ -294,6 +304,9 @@ class HeldUp:
             assert self._go_on.wait(LATER)
         return password_key(password, salt, log2_n)
 
+    def go_on(self) -> None:
+        self._go_on.set()
+
     def open_all(self, vaults: Vaults, requests: Sequence[tuple[bytes, Client]]) -> list[OpenVault]:
         """Send requests one after the other while the first one is blocked."""
         with ThreadPoolExecutor() as threads:
@@ -301,12 +314,12 @@ class HeldUp:
             for number, request in enumerate(requests, 1):
                 done.append(threads.submit(vaults.find_or_create, *request))
                 wait_until(lambda: len(self.order) + vaults.waiting == number, what="a caller")  # noqa: B023 - at once
-            self._go_on.set()
+            self.go_on()
             return [each.result(LATER) for each in done]
 
 
 @pytest.mark.parametrize("suspected", [False, True])
-def test_known_passwords_go_before_those_of_a_guessing_client(
+def test_known_passwords_go_first(
     make_vaults: MakeVaults, guesses: NoGuesses, suspected: bool
 ) -> None:
     slow_key = HeldUp()
@@ -318,8 +331,7 @@ def test_known_passwords_go_before_those_of_a_guessing_client(
     slow_key.order.clear()
     guesses.suspected = suspected
     slow_key.open_all(vaults, [(password, CLIENT) for password in (b"first", b"new", b"known")])
-    expected = [b"first", b"known", b"new"] if suspected else [b"first", b"new", b"known"]
-    assert slow_key.order == expected
+    assert slow_key.order == [b"first", b"known", b"new"]
     vaults.close()
 
 
@@ -331,4 +343,51 @@ def test_a_device_does_not_share_the_opening_of_a_suspect(make_vaults: MakeVault
     opened = slow_key.open_all(vaults, requests)
     assert slow_key.order == [b"first", b"common", b"common"]
     assert opened[1].vault_id == opened[2].vault_id
+    vaults.close()
+
+
+def test_a_client_that_becomes_a_suspect_waits_behind_others(
+    make_vaults: MakeVaults, guesses: NoGuesses
+) -> None:
+    """Its requests that wait already go back: otherwise one burst of guesses would go first."""
+    slow_key = HeldUp()
+    vaults = make_vaults(VaultCache(size=10, seconds=10), slow_key)
+    flood, device = Client("flood"), Client("device")
+    made_suspect = threading.Event()
+
+    def suspects(client: Client) -> bool:
+        return client is flood and made_suspect.is_set()
+
+    guesses.suspects = suspects  # type: ignore[method-assign] # changes during the test
+    wait_until_held = slow_key.order
+    requests = [(b"first", flood), (b"guess 1", flood), (b"guess 2", flood), (b"mine", device)]
+    with ThreadPoolExecutor() as threads:
+        done = []
+        for number, request in enumerate(requests, 1):
+            done.append(threads.submit(vaults.find_or_create, *request))
+            wait_until(lambda: len(wait_until_held) + vaults.waiting == number, what="a caller")  # noqa: B023 - at once
+        made_suspect.set()
+        slow_key.go_on()
+        for each in done:
+            each.result(LATER)
+    assert slow_key.order == [b"first", b"mine", b"guess 1", b"guess 2"]
+    vaults.close()
+
+
+def test_waiting_guesses_end_with_the_limit(make_vaults: MakeVaults, guesses: NoGuesses) -> None:
+    """No scrypt is computed for a client that has reached the limit while it waited."""
+    slow_key = HeldUp()
+    vaults = make_vaults(VaultCache(size=10, seconds=10), slow_key)
+    with ThreadPoolExecutor() as threads:
+        first = threads.submit(vaults.find_or_create, b"first", CLIENT)
+        wait_until(lambda: slow_key.order == [b"first"], what="a scrypt")
+        waiting = [threads.submit(vaults.find, b"guess %d" % each, CLIENT) for each in range(3)]
+        wait_until(lambda: vaults.waiting == 3, what="waiting guesses")
+        guesses.refused.add(CLIENT.name)
+        slow_key.go_on()
+        first.result(LATER)
+        for each in waiting:
+            with pytest.raises(TooManyRequestsError):
+                each.result(LATER)
+    assert slow_key.order == [b"first"]
     vaults.close()

@@ -1,0 +1,175 @@
+"""A limit of events a minute of one client, counted in Redis for all pods."""
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from typing import TypeVar, cast
+
+from redis import Redis
+from redis.exceptions import RedisError, ResponseError
+
+from iot_models import metrics
+from iot_models.errors import Refusal, TooManyRequestsError
+from iot_stores.backlog import Guard
+from iot_stores.store_states import report
+
+from .clients import Client
+
+WINDOW_SECONDS = 60
+WIDE_FACTOR = 10
+"""All clients behind one untrusted proxy, with one token, or with any token at one address together
+have the limit of this many clients."""
+_MAX_NOTED = 10_000
+
+Noted = TypeVar("Noted")
+
+_log = logging.getLogger(__name__)
+
+
+class MinuteLimit:
+    """Counters in Redis, shared by all pods. While Redis is away, nothing is counted or refused."""
+
+    def __init__(
+        self,
+        client: "Redis",
+        name_of: Callable[[str], str],
+        *,
+        limit: int,
+        sentence: str,
+        reason: Refusal,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Take the key of a client's counter, and the sentence and reason of a refusal.
+
+        `limit` 0: no limit.
+        """
+        self._client = client
+        self._name_of = name_of
+        self._limit = limit
+        self._sentence = sentence
+        self._reason = reason
+        self._clock = clock
+        self._refused: dict[str, float] = {}
+        """Clients that this process has refused, and until when they are over the limit."""
+        self._reached: dict[str, tuple[float, float]] = {}
+        """Clients whose event in this process reached the limit: when it did, and until when the
+        limit holds."""
+
+    def guards(self, client: Client) -> tuple[Guard, ...]:
+        """Return the counters of a client with their limits."""
+        if not self._limit:
+            return ()
+        own = Guard(self._name_of(client.name), self._limit)
+        wide = WIDE_FACTOR * self._limit
+        return (own, *[Guard(self._name_of(name), wide) for name in client.wide_names])
+
+    def check(self, client: Client) -> None:
+        """Refuse a client that is over the limit.
+
+        Raises:
+            TooManyRequestsError: the client is over the limit; has the seconds until it may retry.
+        """
+        self.check_noted(client)
+        guards = self.guards(client)
+        if not guards:
+            return
+        try:
+            counts = self._client.mget([guard.name for guard in guards])
+            for guard, count in zip(guards, cast("list[bytes | None]", counts), strict=True):
+                if self._number(guard.name, count) >= guard.limit:
+                    raise self.refusal(client, self._client.ttl(guard.name))
+        except RedisError as error:
+            report(_log, "unknown passwords are not counted", error)
+
+    def check_noted(self, client: Client) -> None:
+        """Check a client like `check`, but by earlier refusals of this process, without Redis."""
+        until = self._refused.get(client.name)
+        if until is None:
+            return
+        left = until - self._clock()
+        if left > 0:
+            raise self._refusal(left)
+        self._refused.pop(client.name, None)
+
+    def check_waiting(self, client: Client, since: float) -> None:
+        """Check a client whose request was checked at the time `since` and has waited, without
+        Redis: another request of the client may have reached the limit meanwhile.
+        """
+        self.check_noted(client)
+        reached, until = self._reached.get(client.name, (-math.inf, 0.0))
+        if reached >= since and until > self._clock():
+            raise self._refusal(until - self._clock())
+
+    def refusal(self, client: Client, seconds: float) -> TooManyRequestsError:
+        """Return the error for a client that is over the limit for `seconds` more, and note the
+        client.
+
+        A counter expires after `WINDOW_SECONDS`. A counter that would live longer is reset: it was
+        planted, or the clock of Redis was set back.
+        """
+        if not 0 <= seconds <= WINDOW_SECONDS:
+            self._restart_counters(client)
+            seconds = 1
+        note(self._refused, client.name, self._clock() + max(seconds, 0))
+        return self._refusal(seconds)
+
+    def count(self, client: Client) -> None:
+        """Count an event."""
+        try:
+            for guard in self.guards(client):
+                with self._client.pipeline(transaction=True) as pipeline:
+                    pipeline.set(guard.name, 0, ex=WINDOW_SECONDS, nx=True)
+                    pipeline.incr(guard.name)
+                    pipeline.ttl(guard.name)
+                    *_, counted, left = pipeline.execute(raise_on_error=False)
+                if _is_no_counter(counted):
+                    self._restart(guard.name, "is not a number", count=1)
+                elif isinstance(counted, RedisError):
+                    raise counted
+                elif counted >= guard.limit and 0 <= left <= WINDOW_SECONDS:
+                    now = self._clock()
+                    note(self._reached, client.name, (now, now + left))
+        except RedisError as error:
+            report(_log, "unknown passwords are not counted", error)
+
+    def _number(self, name: str, count: bytes | None) -> int:
+        """Return the value of a counter. A counter that is not a number was planted; it is reset,
+        because refusing would lock its clients out.
+        """
+        if count is None or count.isdigit():
+            return int(count or b"0")
+        self._restart(name, "is not a number", count=0)
+        return 0
+
+    def _restart_counters(self, client: Client) -> None:
+        try:
+            for guard in self.guards(client):
+                left = self._client.ttl(guard.name)
+                if left == -1 or left > WINDOW_SECONDS:
+                    self._restart(guard.name, "would live for longer than a minute", count=0)
+        except RedisError as error:
+            report(_log, "a guess counter is not reset", error)
+
+    def _restart(self, name: str, why: str, *, count: int) -> None:
+        _log.warning("a guess counter in Redis %s; it is reset", why)
+        metrics.counter("iot_damaged_total").labels("guesses").inc()
+        self._client.set(name, count, ex=WINDOW_SECONDS)
+
+    def _refusal(self, seconds: float) -> TooManyRequestsError:
+        retry_after = max(1, math.ceil(seconds))
+        return TooManyRequestsError(self._sentence, retry_after=retry_after, reason=self._reason)
+
+
+def note(clients: dict[str, Noted], name: str, noted: Noted) -> None:
+    """Note something about a client. The notes are a cache: the counters are in Redis."""
+    if len(clients) >= _MAX_NOTED:
+        clients.clear()
+    clients[name] = noted
+
+
+def _is_no_counter(answer: object) -> bool:
+    """Return whether INCR failed because the value is not a number."""
+    return isinstance(answer, ResponseError) and (
+        "not an integer" in str(answer) or "WRONGTYPE" in str(answer)
+    )

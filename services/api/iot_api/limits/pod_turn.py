@@ -1,0 +1,66 @@
+"""A turn that one process of a pod takes at a time."""
+
+import fcntl
+import os
+import struct
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+"""The variable with the folder that the processes of a pod share."""
+_POLL_SECONDS = 0.02
+_TIME = struct.Struct("d")
+
+
+class PodTurn:
+    """A lock between the processes of a pod, which holds a time of the monotonic clock.
+
+    The kernel releases the lock of a process that is killed. Without a folder, the process is
+    alone.
+    """
+
+    def __init__(self, name: str) -> None:
+        folder = os.environ.get(FOLDER)
+        self._file = (
+            os.open(Path(folder) / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            if folder
+            else None
+        )
+        self._time = 0.0
+
+    @contextmanager
+    def hold(self, seconds: float) -> Iterator[bool]:
+        """Wait for the turn for `seconds`; yield whether the block has it."""
+        end = time.monotonic() + seconds
+        while not (held := self._take()) and time.monotonic() < end:
+            time.sleep(_POLL_SECONDS)
+        try:
+            yield held
+        finally:
+            if held and self._file is not None:
+                fcntl.flock(self._file, fcntl.LOCK_UN)
+
+    def _take(self) -> bool:
+        if self._file is None:
+            return True
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    @property
+    def time(self) -> float:
+        """The time that the last holder has set. Only for the holder."""
+        if self._file is None:
+            return self._time
+        content = os.pread(self._file, _TIME.size, 0)
+        return float(_TIME.unpack(content)[0]) if len(content) == _TIME.size else 0.0
+
+    @time.setter
+    def time(self, value: float) -> None:
+        self._time = value
+        if self._file is not None:
+            os.pwrite(self._file, _TIME.pack(value), 0)

@@ -1,0 +1,47 @@
+"""The pace of error answers: a client that sends requests in vain gets its answers later and later.
+
+An error costs the server as much CPU as an acknowledged reading. Without a pace, one client that
+ignores `Retry-After` would take the time of all others.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from .clients import client_of
+
+PER_SECOND = 50
+"""Errors a second that a process sends to one address, after a first burst of as many."""
+MAX_DELAY_SECONDS = 5.0
+
+DELAY = "iot_api.delay"
+"""Key in the WSGI environ: seconds for which the worker holds the answer back."""
+_MAX_NOTED = 10_000
+
+
+class RefusalPace:
+    """A leaky bucket for each address (the generic cell rate algorithm)."""
+
+    def __init__(self, trusted_proxies: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._trusted_proxies = trusted_proxies
+        self._clock = clock
+        self._due: dict[str, float] = {}
+        """By address, the time at which its bucket is empty."""
+
+    def hold_back(self, environ: dict[str, Any], status: int) -> None:
+        """Make the worker hold the answer back if it is an error of the client, one of many."""
+        if 400 <= status < 500:
+            delay = self.delay(client_of(environ, self._trusted_proxies).sender)
+            if delay:
+                environ[DELAY] = delay
+
+    def delay(self, address: str) -> float:
+        """Count an error for an address; return the seconds to hold its answer back."""
+        now = self._clock()
+        due = max(self._due.get(address, now), now) + 1 / PER_SECOND
+        if address not in self._due and len(self._due) >= _MAX_NOTED:
+            self._due = {each: at for each, at in self._due.items() if at > now}
+            if len(self._due) >= _MAX_NOTED:
+                self._due.clear()  # addresses start a new burst
+        self._due[address] = min(due, now + 1 + MAX_DELAY_SECONDS)
+        return min(max(0.0, round(due - now - 1, 6)), MAX_DELAY_SECONDS)

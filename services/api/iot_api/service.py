@@ -24,7 +24,7 @@ from iot_api.vaults.vault_eraser import VaultEraser
 from iot_cipher.envelope import Sealer
 from iot_cipher.keyring import KeyringFile
 from iot_models.names import SWEEP_JOB
-from iot_models.settings import Settings
+from iot_models.settings import DEFAULT_SCRYPT_LOG2_N, Settings
 from iot_stores.audit import AuditLog
 from iot_stores.clocks import postgres_now
 from iot_stores.erasures import Erasures
@@ -101,7 +101,13 @@ def build_service(settings: Settings) -> Service:
         after_seconds=settings.compaction_after_seconds,
     )
     guesses = GuessLimit(
-        redis, names, limit=settings.guess_limit, new_vault_limit=settings.new_vault_limit
+        redis,
+        names,
+        limit=settings.guess_limit,
+        new_vault_limit=settings.new_vault_limit,
+        max_openings=max(
+            1, settings.max_openings << DEFAULT_SCRYPT_LOG2_N >> settings.scrypt_log2_n
+        ),
     )
     cache = VaultCache(size=settings.vault_cache_size, seconds=settings.vault_cache_seconds)
     watch.on_new_server = cache.forget_redis
@@ -128,7 +134,6 @@ def build_service(settings: Settings) -> Service:
         guesses,
         scrypt_log2_n=settings.scrypt_log2_n,
         slow_key=slow_key(),
-        max_openings=settings.max_openings,
         opened=compaction.offer,
         catch_up=follower.catch_up,
     )

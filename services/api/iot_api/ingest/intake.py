@@ -192,7 +192,7 @@ class Intake:
         vaults, guards, opened = [], self._guesses.guards(client), 0
         for vault, batch in zip(vaults_if_open, batches, strict=True):
             if vault is None:
-                if opened == self._vaults.max_openings:
+                if opened == self._guesses.max_openings:
                     raise _too_many_openings(opened, vaults_if_open.count(None))
                 opened += 1
                 guards = ()  # `find_or_create` checks them

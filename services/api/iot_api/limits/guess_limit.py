@@ -30,6 +30,7 @@ class GuessLimit(MinuteLimit):
         *,
         limit: int,
         new_vault_limit: int = 0,
+        max_openings: int = 16,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(
@@ -40,6 +41,8 @@ class GuessLimit(MinuteLimit):
             client, names.new_vaults, limit=new_vault_limit, sentence=_NEW_VAULTS_SENTENCE,
             reason=Refusal.NEW_VAULTS, clock=clock,
         )  # fmt: skip
+        self.max_openings = max_openings
+        """Number of vaults that one request may open."""
         self._suspects: dict[str, float] = {}
         """Senders of an unknown password to this process, and until when they are suspects."""
 

@@ -21,7 +21,6 @@ from iot_cipher.vault import (
 )
 from iot_models import metrics
 from iot_models.errors import DecryptionError, IotError, TooManyRequestsError, UnavailableError
-from iot_models.settings import DEFAULT_SCRYPT_LOG2_N
 from iot_stores.postgres import AWAY
 from iot_stores.store_states import report
 from iot_stores.vault_lookups import FastLookups, LookupPolicy
@@ -61,15 +60,12 @@ class Vaults:
         *,
         scrypt_log2_n: int,
         slow_key: PasswordKey = password_key,
-        max_openings: int = 16,
         opened: Callable[[OpenVault], None] = lambda _: None,
         catch_up: Callable[[], None] = lambda: None,
     ) -> None:
         """Take the parts. `opened` is called with each existing vault that is opened or renewed,
         and must return at once. `catch_up` reads the announced changes if they are due.
         """
-        self.max_openings = max(1, max_openings << DEFAULT_SCRYPT_LOG2_N >> scrypt_log2_n)
-        """Number of vaults that one request may open. A cheaper scrypt permits more."""
         self._opened = opened
         self._catch_up = catch_up
         self._keyring = keyring

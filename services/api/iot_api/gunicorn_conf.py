@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from iot_api.limits.pod_turn import share_turns
 from iot_api.server.allocator import hand_back_large_blocks
 from iot_api.server.startup_errors import check_certificate, refuse, refuse_in_master, share
 from iot_cipher.secrets import disable_core_dumps
@@ -21,6 +22,7 @@ from iot_models.settings import drop_stray_libpq_variables, load
 _METRICS_FOLDER = tempfile.mkdtemp(prefix="iot-metrics-")
 os.environ["PROMETHEUS_MULTIPROC_DIR"] = _METRICS_FOLDER
 share(Path(_METRICS_FOLDER))
+share_turns(Path(_METRICS_FOLDER))
 
 disable_core_dumps()  # the workers and the metrics server inherit the limit
 drop_stray_libpq_variables()

@@ -8,26 +8,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-FOLDER = "PROMETHEUS_MULTIPROC_DIR"
-"""The variable with the folder that the processes of a pod share."""
 _POLL_SECONDS = 0.02
 _TIME = struct.Struct("d")
+_folders: list[Path] = []
+"""The folder that the processes of a pod share; none in a process that is alone."""
+
+
+def share_turns(folder: Path) -> None:
+    """Share all turns of this process and of its children over files in a folder."""
+    _folders[:] = [folder]
 
 
 class PodTurn:
     """A lock between the processes of a pod, which holds a time of the monotonic clock.
 
-    The kernel releases the lock of a process that is killed. Without a folder, the process is
+    The kernel releases the lock of a process that is killed. Without `share_turns`, the process is
     alone.
     """
 
     def __init__(self, name: str) -> None:
-        folder = os.environ.get(FOLDER)
-        self._file = (
-            os.open(Path(folder) / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            if folder
-            else None
-        )
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        self._file = os.open(_folders[0] / name, flags, 0o600) if _folders else None
         self._time = 0.0
 
     @contextmanager

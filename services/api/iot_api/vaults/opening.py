@@ -33,7 +33,6 @@ from .password_search import OldRecordError, PasswordSearch, same_lookups
 from .scrypt_queue import WAIT_SECONDS, ScryptQueue
 
 _MAX_POLICY_CHANGES = 3
-
 _log = logging.getLogger(__name__)
 
 
@@ -318,15 +317,13 @@ class Vaults:
         """
         search = self._search(password, key, client)
         if normal_form(password) != password:
-            found = self._look_up(search, key, client, create=False)
+            found = self._look_up(search, key, None)
             if found is not None:
                 return found
             search = self._search(password, key, client, search.lookups)
-        return self._look_up(search, key, client, create=create)
+        return self._look_up(search, key, client if create else None)
 
-    def _look_up(
-        self, search: PasswordSearch, key: bytes, client: Client, *, create: bool
-    ) -> _Opened | None:
+    def _look_up(self, search: PasswordSearch, key: bytes, by: Client | None) -> _Opened | None:
         for _ in range(_MAX_POLICY_CHANGES):
             policy = self.current_policy()
             found, from_cache = search.find(self._records, policy)
@@ -339,9 +336,9 @@ class Vaults:
             if not same_lookups(found.policy, policy):
                 self._policy = found.policy
                 continue
-            if not create:
+            if by is None:
                 return None
-            self._guesses.check_new_vault(client)
+            self._guesses.check_new_vault(by)
             try:
                 return self._create(search, key, policy)
             except PolicyChangedError:

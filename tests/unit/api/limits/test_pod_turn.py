@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from iot_api.limits.pod_turn import FOLDER, PodTurn
+from iot_api.limits import pod_turn
+from iot_api.limits.pod_turn import PodTurn, share_turns
 
 HOLDER = """
-import sys, time
-from iot_api.limits.pod_turn import PodTurn
+import sys
+from pathlib import Path
+from iot_api.limits.pod_turn import PodTurn, share_turns
+share_turns(Path(sys.argv[1]))
 turn = PodTurn("t")
 with turn.hold(10) as held:
     turn.time = 42.0
@@ -23,13 +26,14 @@ with turn.hold(10) as held:
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The folder that the processes share."""
-    monkeypatch.setenv(FOLDER, str(tmp_path))
+    monkeypatch.setattr(pod_turn, "_folders", [])
+    share_turns(tmp_path)
 
 
-def test_one_process_has_the_turn_until_it_ends_or_is_killed() -> None:
+def test_one_process_has_the_turn_until_it_is_killed(tmp_path: Path) -> None:
     turn = PodTurn("t")
     with subprocess.Popen(
-        [sys.executable, "-c", HOLDER], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-c", HOLDER, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"True\n"
@@ -58,7 +62,7 @@ def test_a_damaged_time_counts_as_none(tmp_path: Path) -> None:
 
 
 def test_a_process_without_a_folder_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(FOLDER)
+    monkeypatch.setattr(pod_turn, "_folders", [])
     turn = PodTurn("t")
     with turn.hold(0) as held:
         assert held

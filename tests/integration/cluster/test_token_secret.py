@@ -9,8 +9,8 @@ import pytest
 
 from integration.cluster.conftest import Run
 from iot_cipher.tokens import new_tokens_text, parse_tokens, with_token
-from iot_tools.cli.tokens import TokenStorage
-from iot_tools.cluster.token_secret import tokens_in_secret
+from iot_tools.cli.file_on_disk import StoredText
+from iot_tools.cluster.secret_text import tokens_in_secret
 from support.kube_api import Asked, KubeApi
 
 CREATE = ("tokens", "create", "--scope", "ingest", "--secret", "f-tokens", "--name")
@@ -81,7 +81,7 @@ def added(name: str, text: str | None) -> str:
 
 def test_many_concurrent_changes_are_kept(kube: KubeApi) -> None:
     kube.put("f-tokens", {"tokens.json": new_tokens_text()})
-    kept: list[TokenStorage] = [tokens_in_secret("f-tokens", None) for _ in range(6)]
+    kept: list[StoredText] = [tokens_in_secret("f-tokens", None) for _ in range(6)]
 
     def add(number: int) -> None:
         for step in range(3):

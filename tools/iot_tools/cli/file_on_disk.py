@@ -5,9 +5,33 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 from iot_models.errors import SettingsError
 from iot_models.text_files import MissingFileError, read_text, replace_file
+
+
+class StoredText(Protocol):
+    """A text in a file or in a Secret. Messages contain its `name`."""
+
+    name: str
+
+    def read(self) -> str | None:
+        """Return the text; None if there is none.
+
+        Raises:
+            SettingsError: the text can't be read.
+        """
+
+    def change(self, change: Callable[[str | None], str]) -> None:
+        """Replace the text by what `change` returns for it, as a whole or not at all.
+
+        Concurrent changes are not lost: `change` may be called again. When it raises, the text is
+        not changed.
+
+        Raises:
+            SettingsError: the text can't be written.
+        """
 
 
 class FileOnDisk:

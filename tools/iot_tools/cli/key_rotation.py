@@ -3,18 +3,17 @@
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 from iot_cipher.chain_keys import BEFORE_FIRST
-from iot_cipher.keyring import KeyId, Keyring, parse_keyring
+from iot_cipher.keyring import KeyId, Keyring
 from iot_cipher.keyring_changes import (
     require_removable,
     with_new_key,
     with_primary,
     without_key,
 )
-from iot_cipher.writer_keys import fingerprints, write_writer_keys_file
-from iot_models.errors import IotError, SettingsError
+from iot_cipher.writer_keys import fingerprints
+from iot_models.errors import IotError
 from iot_stores.audit import AuditLog
 from iot_stores.audit_chain import current_head
 from iot_stores.audit_reseal import count_readable, renew_links, reseal_audit
@@ -23,40 +22,38 @@ from iot_stores.loaded_keys import LoadedKeys, read_reports, silent_writers
 from iot_stores.postgres import Connection
 from iot_stores.rewrap import Rewrap, try_lock
 
-from .file_on_disk import FileOnDisk
+from .keyring_place import KeyringPlace
 from .stores import CommandStores
 
+LOCK_SECONDS = 10.0
 _POLL_SECONDS = 1.0
 _MAX_SHOWN = 10
 
 
 class KeyRotation:
-    """Changes a keyring file, and what its keys wrap."""
+    """Changes a keyring, and what its keys wrap."""
 
     def __init__(
         self,
         stores: CommandStores,
         connection: Connection,
-        file: FileOnDisk,
+        place: KeyringPlace,
         *,
-        writer_keys: Path | None,
         wait_seconds: float,
         settle_seconds: float,
         stopped: bool,
     ) -> None:
-        """`writer_keys`: the file to derive again after each change of the keyring."""
         self.stores = stores
         self.connection = connection
-        self._file = file
-        self._writer_keys = writer_keys
+        self._place = place
         self._wait_seconds = wait_seconds
         self._settle_seconds = settle_seconds
         self._stopped = stopped
         self._audit_log = AuditLog(self.keyring)
 
     def keyring(self) -> Keyring:
-        """Return the keyring that the file holds now."""
-        return parse_keyring(self._text(self._file.read()))
+        """Return the keyring as it is now."""
+        return self._place.read()
 
     def lock(self) -> None:
         """Let no other command change keys until this one ends.
@@ -64,20 +61,24 @@ class KeyRotation:
         Raises:
             IotError: another command is changing keys.
         """
-        if not try_lock(self.connection):
-            raise IotError("another `iot-sensor keys` command runs: wait until it has ended")
+        # Postgres needs a moment to notice that a command was killed.
+        deadline = time.monotonic() + LOCK_SECONDS
+        while not try_lock(self.connection):
+            if time.monotonic() >= deadline:
+                raise IotError("another `iot-sensor keys` command runs: wait until it has ended")
+            time.sleep(_POLL_SECONDS)
 
     def add(self) -> KeyId:
         """Add a master key. Return its id."""
         added = 0
 
-        def add(text: str | None) -> str:
+        def add(text: str) -> str:
             nonlocal added
-            changed, added = with_new_key(self._text(text))
+            changed, added = with_new_key(text)
             return changed
 
         self._change(add, "a master key is added")
-        print(f"{self._file.name}: master key {added} was added, not primary", flush=True)
+        print(f"{self._place.name}: master key {added} was added, not primary", flush=True)
         return added
 
     def promote(self, key_id: KeyId) -> None:
@@ -87,13 +88,13 @@ class KeyRotation:
             SettingsError: the keyring lacks the key.
             IotError: a process has not loaded the key.
         """
-        with_primary(self._text(self._file.read()), key_id)
+        with_primary(self._place.text(), key_id)
         self._wait_for(lambda: self.loading_problems(key_id), f"master key {key_id} stays unused")
         self._change(
-            lambda text: with_primary(self._text(text), key_id),
+            lambda text: with_primary(text, key_id),
             f"master key {key_id} becomes primary",
         )
-        print(f"{self._file.name}: master key {key_id} is primary", flush=True)
+        print(f"{self._place.name}: master key {key_id} is primary", flush=True)
 
     def rewrap(self) -> None:
         """Rewrap all vaults, and encrypt the audit log again, with the primary key.
@@ -133,7 +134,7 @@ class KeyRotation:
             SettingsError: the keyring lacks the key, or the key is primary.
             IotError: something still needs the key.
         """
-        require_removable(self._text(self._file.read()), key_id)
+        require_removable(self._place.text(), key_id)
         kept = f"master key {key_id} is kept"
         self._wait_for(lambda: self._settling_problems(key_id), kept)
         # Before the count: with another key this line would need the old key itself.
@@ -141,24 +142,29 @@ class KeyRotation:
         self._wait_for(lambda: self._use_problems(key_id), kept)
         sequence, link = current_head(self.connection) or (0, BEFORE_FIRST)
         self._change(
-            lambda text: without_key(self._text(text), key_id, sequence=sequence, link=link),
+            lambda text: without_key(text, key_id, sequence=sequence, link=link),
             f"master key {key_id} is retired",
         )
-        print(f"{self._file.name}: master key {key_id} was retired", flush=True)
+        print(f"{self._place.name}: master key {key_id} was retired", flush=True)
 
     def rotate(self) -> None:
         """Replace the primary key by a new one, or finish a rotation that was interrupted."""
+        half_retired = self._place.retired_key_of_writers()
+        self._place.derive_writer_keys()  # a rotation may have been killed before it did so
         keyring = self.keyring()
+        if half_retired is not None and len(keyring.key_ids) == 1:
+            print(f"finished the rotation that retired master key {half_retired}")
+            return
         newer = [key_id for key_id in keyring.key_ids if key_id > keyring.primary_id]
         older = [key_id for key_id in keyring.key_ids if key_id < keyring.primary_id]
         if newer or not older:
             self.promote(max(newer) if newer else self.add())
         else:
-            print(f"finishing the rotation to master key {keyring.primary_id}")
-            self._derive_writer_keys()
+            print(f"finishing the rotation to master key {keyring.primary_id}", flush=True)
         self.rewrap()
         keyring = self.keyring()
-        for key_id in sorted(set(keyring.key_ids) - {keyring.primary_id}):
+        # A greater id was added meanwhile, for the next rotation.
+        for key_id in sorted(each for each in keyring.key_ids if each < keyring.primary_id):
             self._wait_for(partial(self._settling_problems, key_id), "no key was retired")
             self.rewrap()  # what requests that had begun earlier stored under the old key
             self.retire(key_id)
@@ -233,21 +239,11 @@ class KeyRotation:
                 raise IotError(f"{consequence}:\n{listed}")
             time.sleep(_POLL_SECONDS)
 
-    def _change(self, change: Callable[[str | None], str], line: str) -> None:
+    def _change(self, change: Callable[[str], str], line: str) -> None:
         self._record(line)  # before the change: nothing is changed without a trace
-        self._file.change(change)
-        self._derive_writer_keys()
-
-    def _derive_writer_keys(self) -> None:
-        if self._writer_keys is None:
+        self._place.change(change)
+        if not self._place.derives:
             print("Derive the writers' keys again: `iot-sensor keys writer`.", flush=True)
-            return
-        write_writer_keys_file(Path(self._file.name), self._writer_keys)
 
     def _record(self, line: str) -> None:
         self._audit_log.record(self.connection, line)
-
-    def _text(self, text: str | None) -> str:
-        if text is None:
-            raise SettingsError(f"{self._file.name} does not exist")
-        return text

@@ -1,27 +1,25 @@
 """`iot-sensor keys`: create a keyring, derive the writers' keys, rotate master keys."""
 
 import argparse
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
 
-from iot_cipher.keyring import Keyring, create_keyring_file, parse_keyring
+from iot_cipher.keyring import Keyring, create_keyring_file
 from iot_cipher.keyring_changes import with_new_key
-from iot_cipher.writer_keys import fingerprints, write_writer_keys_file
+from iot_cipher.writer_keys import derive_writer_keys, fingerprints, write_writer_keys_file
 from iot_models.errors import IotError, SettingsError
-from iot_models.text_files import read_text
 from iot_stores.key_uses import count_uses
 from iot_stores.loaded_keys import read_reports, silent_writers
 
-from .file_on_disk import FileOnDisk
+from .audit_trail import record_if_configured
 from .key_rotation import KeyRotation
+from .keyring_place import add_place, place_of
 from .option_types import Subparsers, positive_integer, seconds
 from .stores import open_stores
 
-_VARIABLE = "IOT_KEYRING_FILE"
 _SETTLE_SECONDS = 60.0
 """A request may take so long between choosing a master key and storing what it sealed with it."""
 
@@ -30,30 +28,32 @@ def add_keys(commands: "Subparsers[argparse.ArgumentParser]") -> None:
     """Add `keys create|writer|list|add|promote|rewrap|retire|rotate|status` to the command."""
     parser = commands.add_parser("keys", help="create keyrings, derive writer keys, rotate keys")
     actions = parser.add_subparsers(required=True, metavar="action")
-    create = actions.add_parser("create", help="create a keyring file unless it exists")
-    create.add_argument("path", type=Path)
+    create = actions.add_parser("create", help="create a keyring unless it exists")
+    where = create.add_mutually_exclusive_group(required=True)
+    where.add_argument("path", type=Path, nargs="?", help="file to create")
+    where.add_argument("--secret", help="Secret to create in the cluster")
+    create.add_argument("--namespace", help="of the Secret; default: the namespace of the pod")
     create.set_defaults(command=_create)
     writer = actions.add_parser("writer", help="derive the file with the keys that writers need")
     writer.add_argument("--keyring", type=Path, required=True, help="keyring to read")
     writer.add_argument("--file", type=Path, required=True, help="file to write")
     writer.set_defaults(command=_derive_writer_keys)
     _add_action(actions, "list", "list the master keys, without the keys themselves", _list)
-    added = _add_action(actions, "add", "add a new master key, which is not used yet", _add)
+    add = "add a new master key, which is not used yet"
+    _add_action(actions, "add", add, _add, changes=True)
     status = "show the master keys, what needs them, and which processes have loaded them"
     _add_action(actions, "status", status, _status)
-    promote = _add_action(
-        actions, "promote", "use a key for all new data, once every process has it", _promote
-    )
+    promoted = "use a key for all new data, once every process has it"
+    promote = _add_action(actions, "promote", promoted, _promote, changes=True)
     rewrap = _add_action(actions, "rewrap", "rewrap all vaults with the primary key", _rewrap)
-    retire = _add_action(
-        actions, "retire", "delete a key for good, unless something needs it", _retire
-    )
-    rotate = _add_action(actions, "rotate", "add, promote, rewrap and retire", _rotate)
-    _add_options(added, promote, rewrap, retire, rotate)
+    retired = "delete a key for good, unless something needs it"
+    retire = _add_action(actions, "retire", retired, _retire, changes=True)
+    all_steps = "add, promote, rewrap and retire; repeat the command if it was interrupted"
+    rotate = _add_action(actions, "rotate", all_steps, _rotate, changes=True)
+    _add_options(promote, rewrap, retire, rotate)
 
 
 def _add_options(
-    added: argparse.ArgumentParser,
     promote: argparse.ArgumentParser,
     rewrap: argparse.ArgumentParser,
     retire: argparse.ArgumentParser,
@@ -61,10 +61,6 @@ def _add_options(
 ) -> None:
     for action in (promote, retire):
         action.add_argument("id", type=positive_integer, help="id of the master key")
-    for action in (added, promote, retire, rotate):
-        action.add_argument(
-            "--writer-keys", type=Path, help="file with the writers' keys, to derive again"
-        )
     for action, wait in ((promote, 0.0), (rewrap, 60.0), (retire, 0.0), (rotate, 600.0)):
         action.add_argument(
             "--wait",
@@ -94,14 +90,21 @@ def _add_action(
     name: str,
     meaning: str,
     command: Callable[[argparse.Namespace], int],
+    *,
+    changes: bool = False,
 ) -> argparse.ArgumentParser:
     action = actions.add_parser(name, help=meaning)
-    action.add_argument("--keyring", type=Path, help=f"keyring file; default: {_VARIABLE}")
+    add_place(action, writer_keys=changes)
     action.set_defaults(command=command)
     return action
 
 
 def _create(parsed: argparse.Namespace) -> int:
+    if parsed.secret is not None:
+        from iot_tools.cluster.secret_text import create_keyring_secret  # noqa: PLC0415 -- slow
+
+        create_keyring_secret(parsed.secret, parsed.namespace)
+        return 0
     try:
         created = create_keyring_file(parsed.path)
     except OSError as error:
@@ -120,7 +123,7 @@ def _derive_writer_keys(parsed: argparse.Namespace) -> int:
 
 
 def _list(parsed: argparse.Namespace) -> int:
-    _print_keys(parse_keyring(read_text(_path(parsed))))
+    _print_keys(place_of(parsed).read())
     return 0
 
 
@@ -130,26 +133,23 @@ def _print_keys(keyring: Keyring) -> None:
 
 
 def _add(parsed: argparse.Namespace) -> int:
-    path, added = _path(parsed), 0
+    place, added = place_of(parsed), 0
 
-    def add(text: str | None) -> str:
+    def add(text: str) -> str:
         nonlocal added
-        if text is None:
-            raise SettingsError(f"{path} does not exist: create it with `iot-sensor keys create`")
         changed, added = with_new_key(text)
         return changed
 
-    FileOnDisk(path).change(add)
-    print(f"{path}: master key {added} added, not primary")
-    if parsed.writer_keys is None:
-        print(
-            "Derive the writers' keys again (`iot-sensor keys writer`), wait until `iot-sensor "
-            f"keys status` shows key {added} in all processes, then `iot-sensor keys promote "
-            f"{added}`."
-        )
-    else:
-        write_writer_keys_file(path, parsed.writer_keys)
-        print(f"{parsed.writer_keys}: written")
+    place.change(add)
+    print(f"{place.name}: master key {added} was added, not primary")
+    record_if_configured(
+        "keys", f"master key {added} was added", lambda: derive_writer_keys(place.read())
+    )
+    derive = "" if place.derives else "Derive the writers' keys again (`iot-sensor keys writer`). "
+    print(
+        f"{derive}Wait until `iot-sensor keys status` shows key {added} in all processes, then "
+        f"`iot-sensor keys promote {added}`."
+    )
     return 0
 
 
@@ -204,27 +204,19 @@ def _rotate(parsed: argparse.Namespace) -> int:
     return 0
 
 
-def _path(parsed: argparse.Namespace) -> Path:
-    if parsed.keyring is not None:
-        return Path(parsed.keyring)
-    name = os.environ.get(_VARIABLE, "").strip()
-    if not name:
-        raise SettingsError(f"--keyring and {_VARIABLE} are not set: name the keyring file")
-    return Path(name)
-
-
 @contextmanager
 def _rotation(parsed: argparse.Namespace) -> Iterator[KeyRotation]:
-    path = _path(parsed)
-    os.environ[_VARIABLE] = str(path)  # the settings require it
-    with open_stores("keys") as stores, stores.connect() as connection:
+    place = place_of(parsed)
+    with (
+        open_stores("keys", lambda: derive_writer_keys(place.read())) as stores,
+        stores.connect() as connection,
+    ):
         stores.watch.require_ours()
         try:
             yield KeyRotation(
                 stores,
                 connection,
-                FileOnDisk(path),
-                writer_keys=getattr(parsed, "writer_keys", None),
+                place,
                 wait_seconds=getattr(parsed, "wait", 0.0),
                 settle_seconds=getattr(parsed, "settle", 0.0),
                 stopped=getattr(parsed, "stopped", False),

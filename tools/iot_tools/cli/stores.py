@@ -1,5 +1,6 @@
 """The stores that a command uses, and their errors as commands report them."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -8,7 +9,7 @@ from pathlib import Path
 from redis.exceptions import RedisError
 
 from iot_cipher.envelope import Opener
-from iot_cipher.writer_keys import AuditKeys, WriterKeysFile
+from iot_cipher.writer_keys import AuditKeys, WriterKeys, WriterKeysFile
 from iot_models.audit_event import AuditEvent
 from iot_models.errors import UnavailableError
 from iot_models.settings import load
@@ -21,20 +22,23 @@ from iot_stores.stores import Stores
 class CommandStores(Stores):
     """The stores of one command. `watch` refuses a Redis that belongs to another installation."""
 
-    def __init__(self, command: str) -> None:
+    def __init__(self, command: str, keys: Callable[[], WriterKeys] | None = None) -> None:
         """Read the settings. Postgres shows `iot-sensor <command>` in pg_stat_activity.
+
+        `keys`: by default those of the file in IOT_KEYRING_FILE.
 
         Raises:
             SettingsError: a setting is wrong, or the file with the keys can't be read.
         """
-        settings = load()
+        # No setting names a keyring that is in a Secret.
+        settings = load() if keys is None else load({"IOT_KEYRING_FILE": "(none)", **os.environ})
         super().__init__(
             settings, partial(connect_postgres, settings, name=f"iot-sensor {command}")
         )
-        keys = WriterKeysFile(Path(settings.keyring_file))
-        self.opener = Opener(keys.current)
-        self.audit_keys: Callable[[], AuditKeys] = keys.current
-        self._audit_log = AuditLog(keys.current)
+        keys = keys or WriterKeysFile(Path(settings.keyring_file)).current
+        self.opener = Opener(keys)
+        self.audit_keys: Callable[[], AuditKeys] = keys
+        self._audit_log = AuditLog(keys)
 
     def audit(self, event: AuditEvent) -> None:
         """Add an event to the audit log."""
@@ -43,15 +47,17 @@ class CommandStores(Stores):
 
 
 @contextmanager
-def open_stores(command: str) -> Iterator[CommandStores]:
-    """Open the stores for a command, and close them afterwards.
+def open_stores(
+    command: str, keys: Callable[[], WriterKeys] | None = None
+) -> Iterator[CommandStores]:
+    """Open the stores for a command, and close them afterwards. `keys`: see `CommandStores`.
 
     Raises:
         SettingsError: a setting is wrong.
         UnavailableError: a store can't serve. Other errors of the stores are defects and pass
             through unchanged.
     """
-    stores = CommandStores(command)
+    stores = CommandStores(command, keys)
     try:
         yield stores
     except (RedisError, *AWAY) as error:

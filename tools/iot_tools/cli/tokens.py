@@ -1,41 +1,15 @@
 """`iot-sensor tokens`: create, list and revoke the bearer tokens of the API."""
 
 import argparse
-import os
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 from iot_cipher.tokens import new_tokens_text, parse_tokens, with_token, without_token
-from iot_models.audit_event import AuditEvent, AuditKind, audit_event
+from iot_models.audit_event import AuditKind, audit_event
 from iot_models.errors import IotError
 
-from .file_on_disk import FileOnDisk
+from .audit_trail import record_if_configured
+from .file_on_disk import FileOnDisk, StoredText
 from .option_types import Subparsers
-
-
-class TokenStorage(Protocol):
-    """The place of a tokens.json. Messages contain its `name`."""
-
-    name: str
-
-    def read(self) -> str | None:
-        """Return the text; None if there is none.
-
-        Raises:
-            SettingsError: the text can't be read.
-        """
-
-    def change(self, change: Callable[[str | None], str]) -> None:
-        """Replace the text by what `change` returns for it, as a whole or not at all.
-
-        Concurrent changes are not lost: `change` may be called again. When it raises, the text is
-        not changed.
-
-        Raises:
-            SettingsError: the text can't be written.
-        """
 
 
 def add_tokens(commands: "Subparsers[argparse.ArgumentParser]") -> None:
@@ -60,10 +34,10 @@ def add_tokens(commands: "Subparsers[argparse.ArgumentParser]") -> None:
         action.add_argument("--namespace", help="of the Secret; default: the namespace of the pod")
 
 
-def _storage(parsed: argparse.Namespace) -> TokenStorage:
+def _storage(parsed: argparse.Namespace) -> StoredText:
     if parsed.secret is None:
         return FileOnDisk(parsed.file)
-    from iot_tools.cluster.token_secret import tokens_in_secret  # noqa: PLC0415 -- slow import
+    from iot_tools.cluster.secret_text import tokens_in_secret  # noqa: PLC0415 -- slow import
 
     return tokens_in_secret(parsed.secret, parsed.namespace)
 
@@ -81,10 +55,11 @@ def _create(parsed: argparse.Namespace) -> int:
     storage.change(add)
     print(token)
     granted = ", ".join(sorted(scopes))
-    _record(
+    record_if_configured(
+        "tokens",
         audit_event(
             AuditKind.TOKEN_ADDED, name=parsed.name, scopes=granted, where=str(storage.name)
-        )
+        ),
     )
     return 0
 
@@ -100,27 +75,13 @@ def _revoke(parsed: argparse.Namespace) -> int:
     storage = _storage(parsed)
     storage.change(lambda text: without_token(_existing(storage, text), parsed.name))
     print(f"{parsed.name}: revoked")
-    _record(audit_event(AuditKind.TOKEN_REMOVED, name=parsed.name, where=storage.name))
+    record_if_configured(
+        "tokens", audit_event(AuditKind.TOKEN_REMOVED, name=parsed.name, where=storage.name)
+    )
     return 0
 
 
-def _record(event: AuditEvent) -> None:
-    """Write a change to the audit log, if the environment is that of a writer.
-
-    The change is done: a token must be revocable while a store is away. So an error is a warning.
-    """
-    if not os.environ.get("IOT_POSTGRES_URL") and not os.environ.get("IOT_POSTGRES_URL_FILE"):
-        return
-    from .stores import open_stores  # noqa: PLC0415 -- a file of tokens needs no stores
-
-    try:
-        with open_stores("tokens") as stores:
-            stores.audit(event)
-    except IotError as error:
-        print(f"warning: the audit log lacks this change: {error}", file=sys.stderr)
-
-
-def _existing(storage: TokenStorage, text: str | None) -> str:
+def _existing(storage: StoredText, text: str | None) -> str:
     if text is None:
         raise IotError(f"{storage.name} does not exist; create a token first")
     return text

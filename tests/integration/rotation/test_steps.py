@@ -1,119 +1,24 @@
 """`iot-sensor keys`: a key is used, and retired, only when that is safe."""
 
-import os
 import re
 import uuid
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
-import pytest
-from flask.testing import FlaskClient
 from prometheus_client import REGISTRY
 from redis import Redis
 
-from iot_api.service import Service
+from integration.rotation.running import Running
 from iot_cipher.envelope import Sealer
-from iot_cipher.keyring import Keyring, create_keyring_file, parse_keyring
+from iot_cipher.keyring import create_keyring_file
 from iot_cipher.sealed_order import seal_order
 from iot_cipher.vault import is_authentic
-from iot_models.settings import Settings
-from iot_stores import loaded_keys
 from iot_stores.cached_records import scan_records
 from iot_stores.rewrap import try_lock
 from iot_stores.stream_entries import WaitingEntry
-from iot_tools.cli.main import main
-from iot_writer.writer import Writer
 from support.draining import drain_all
 from support.keys import KEYS
 from support.waiting import wait_until
-
-ROW = {"data": {"db_password": "the password", "freeform": 1}}
-
-
-@pytest.fixture
-def keyring_file(tmp_path: Path) -> Path:
-    """A keyring of the test's own, which the test changes."""
-    path = tmp_path / "keyring.json"
-    create_keyring_file(path)
-    path.chmod(0o640)
-    return path
-
-
-@dataclass
-class Running:
-    """An API and a writer in this process, and the command."""
-
-    client: FlaskClient
-    writer: Writer
-    settings: Settings
-    captured: pytest.CaptureFixture[str]
-
-    @property
-    def service(self) -> Service:
-        found: Service = self.client.application.extensions["iot"]
-        return found
-
-    def report(self) -> None:
-        """Let both processes report the keys that they have loaded."""
-        for watcher in (self.service.stores.watcher, self.writer.watcher):
-            watcher.after_checks()
-
-    def keys(self, *arguments: str) -> tuple[int, str]:
-        """Run a command. Return its exit status and its output."""
-        self.captured.readouterr()
-        status = main(["keys", *arguments])
-        return status, "".join(self.captured.readouterr())
-
-    def wait_for(self, *arguments: str) -> str:
-        """Run a command until it succeeds, while the processes go on."""
-
-        def succeeded() -> str:
-            self.report()
-            status, output = self.keys(*arguments)
-            return output if status == 0 else ""
-
-        return wait_until(succeeded, seconds=60, what=f"keys {' '.join(arguments)}")
-
-    def keyring(self) -> Keyring:
-        return parse_keyring(Path(self.settings.keyring_file).read_text())
-
-    def put(self) -> None:
-        assert self.client.put("/api/iot", json=ROW).status_code == 201
-
-    def read(self) -> list[str]:
-        body = {"data": {"db_password": "the password"}}
-        answer = self.client.post("/api/iot", json=body)
-        assert answer.status_code == 200, answer.text
-        return [each["freeform"] for each in answer.json["data"]]  # type: ignore[index]
-
-
-@pytest.fixture
-def running(
-    client: FlaskClient,
-    writer: Writer,
-    settings: Settings,
-    environment: dict[str, str],
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> Running:
-    monkeypatch.setattr(loaded_keys, "REPORT_SECONDS", 0.1)
-    for name, value in environment.items():
-        monkeypatch.setitem(os.environ, name, value)
-    return Running(client, writer, settings, capsys)
-
-
-@pytest.fixture
-def redis(settings: Settings) -> Iterator["Redis"]:
-    with Redis.from_url(settings.redis_url) as client:
-        yield client
-
-
-@pytest.fixture
-def postgres(postgres_url: str) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
-    with psycopg.connect(postgres_url, autocommit=True) as connection:
-        yield connection
 
 
 def scrypts() -> float:

@@ -1,0 +1,54 @@
+"""Fixtures of the tests of key rotation."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from flask.testing import FlaskClient
+from redis import Redis
+
+from integration.rotation.running import Running
+from iot_cipher.keyring import create_keyring_file
+from iot_models.settings import Settings
+from iot_stores import loaded_keys
+from iot_tools.cli import key_rotation
+from iot_writer.writer import Writer
+
+
+@pytest.fixture
+def keyring_file(tmp_path: Path) -> Path:
+    """A keyring of the test's own, which the test changes."""
+    path = tmp_path / "keyring.json"
+    create_keyring_file(path)
+    path.chmod(0o640)
+    return path
+
+
+@pytest.fixture
+def running(
+    client: FlaskClient,
+    writer: Writer,
+    settings: Settings,
+    environment: dict[str, str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Running:
+    monkeypatch.setattr(loaded_keys, "REPORT_SECONDS", 0.1)
+    monkeypatch.setattr(key_rotation, "LOCK_SECONDS", 0.0)
+    for name, value in environment.items():
+        monkeypatch.setitem(os.environ, name, value)
+    return Running(client, writer, settings, capsys)
+
+
+@pytest.fixture
+def redis(settings: Settings) -> Iterator["Redis"]:
+    with Redis.from_url(settings.redis_url) as client:
+        yield client
+
+
+@pytest.fixture
+def postgres(postgres_url: str) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        yield connection

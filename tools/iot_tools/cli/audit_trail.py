@@ -1,0 +1,27 @@
+"""Records changes of tokens and keys in the audit log, where the environment names Postgres."""
+
+import os
+import sys
+from collections.abc import Callable
+
+from iot_cipher.writer_keys import WriterKeys
+from iot_models.audit_event import AuditEvent
+from iot_models.errors import IotError
+
+
+def record_if_configured(
+    command: str, event: AuditEvent, keys: Callable[[], WriterKeys] | None = None
+) -> None:
+    """Write a change to the audit log, if the environment is that of a writer.
+
+    The change is done: a token must be revocable while a store is away. So an error is a warning.
+    """
+    if not os.environ.get("IOT_POSTGRES_URL") and not os.environ.get("IOT_POSTGRES_URL_FILE"):
+        return
+    from .stores import open_stores  # noqa: PLC0415 -- a file of tokens needs no stores
+
+    try:
+        with open_stores(command, keys) as stores:
+            stores.audit(event)
+    except IotError as error:
+        print(f"warning: the audit log lacks this change: {error}", file=sys.stderr)

@@ -1,0 +1,138 @@
+"""Where a keyring and the writers' keys derived from it are: files, or Secrets of a cluster."""
+
+import argparse
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from iot_cipher.keyring import KeyId, Keyring, is_for_writers, parse_keyring
+from iot_cipher.writer_keys import parse_writer_keys, writer_keys_text
+from iot_models.errors import SettingsError
+
+from .file_on_disk import FileOnDisk, StoredText
+
+VARIABLE = "IOT_KEYRING_FILE"
+
+
+class KeyringPlace:
+    """A keyring that commands change, and the keys that are derived from it for writers."""
+
+    def __init__(self, keyring: StoredText, writer_keys: StoredText | None) -> None:
+        self.name = keyring.name
+        self.derives = writer_keys is not None
+        self._stored = keyring
+        self._writer_keys = writer_keys
+
+    def read(self) -> Keyring:
+        """Return the keyring as it is now.
+
+        Raises:
+            SettingsError: the keyring does not exist or is invalid.
+        """
+        return parse_keyring(self.text())
+
+    def text(self) -> str:
+        """Return the text of the keyring. Raises `SettingsError` if there is none."""
+        return self._required(self._stored.read())
+
+    def change(self, change: Callable[[str], str]) -> None:
+        """Replace the keyring by what `change` returns for it, then derive the writers' keys."""
+        self._stored.change(lambda text: change(self._required(text)))
+        self.derive_writer_keys()
+
+    def derive_writer_keys(self) -> None:
+        """Derive the writers' keys, if their place is known and they are not up to date."""
+        if self._writer_keys is None:
+            return
+
+        def derive(present: str | None) -> str:
+            if present is not None and not is_for_writers(present):
+                # The keyring itself, perhaps.
+                raise SettingsError(
+                    f"{writer_keys.name} is not overwritten: it holds something other than a "
+                    "writer's keys"
+                )
+            return writer_keys_text(self.read())
+
+        writer_keys = self._writer_keys
+        if writer_keys.read() != writer_keys_text(self.read()):
+            writer_keys.change(derive)
+
+    def retired_key_of_writers(self) -> KeyId | None:
+        """Return a retired master key whose derived keys the writers still have."""
+        text = None if self._writer_keys is None else self._writer_keys.read()
+        if text is None or not is_for_writers(text):
+            return None
+        left = set(parse_writer_keys(text).key_ids) & set(self.read().retired)
+        return max(left, default=None)
+
+    def _required(self, text: str | None) -> str:
+        if text is None:
+            raise SettingsError(
+                f"{self.name} does not exist: create it with `iot-sensor keys create`"
+            )
+        return text
+
+
+def add_place(action: argparse.ArgumentParser, *, writer_keys: bool) -> None:
+    """Add the options that name a place. `writer_keys`: the command changes the keyring."""
+    where = action.add_mutually_exclusive_group()
+    where.add_argument("--keyring", type=Path, help=f"keyring file; default: {VARIABLE}")
+    where.add_argument("--secret", help="Secret with the keyring in the cluster, instead of a file")
+    action.add_argument(
+        "--secret-key", default="keyring.json", metavar="KEY", help="key of the keyring in it"
+    )
+    action.add_argument("--namespace", help="of the Secrets; default: the namespace of the pod")
+    if not writer_keys:
+        return
+    derived = action.add_mutually_exclusive_group()
+    derived.add_argument(
+        "--writer-keys", type=Path, help="file with the writers' keys, to derive again"
+    )
+    derived.add_argument(
+        "--writer-secret", metavar="SECRET", help="Secret with the writers' keys, to derive again"
+    )
+    action.add_argument(
+        "--writer-secret-key",
+        default="writer-keys.json",
+        metavar="KEY",
+        help="key of the writers' keys in it",
+    )
+
+
+def place_of(parsed: argparse.Namespace) -> KeyringPlace:
+    """Return the place that the options name.
+
+    Raises:
+        SettingsError: no option and no variable names the keyring.
+    """
+    return KeyringPlace(_keyring(parsed), _writer_keys(parsed))
+
+
+def _keyring(parsed: argparse.Namespace) -> StoredText:
+    if parsed.secret is None:
+        return FileOnDisk(_path(parsed))
+    from iot_tools.cluster.secret_text import keyring_in_secret  # noqa: PLC0415 -- slow import
+
+    return keyring_in_secret(parsed.secret, parsed.secret_key, parsed.namespace)
+
+
+def _writer_keys(parsed: argparse.Namespace) -> StoredText | None:
+    if getattr(parsed, "writer_keys", None) is not None:
+        return FileOnDisk(parsed.writer_keys)
+    if getattr(parsed, "writer_secret", None) is None:
+        return None
+    from iot_tools.cluster.secret_text import writer_keys_in_secret  # noqa: PLC0415 -- slow import
+
+    return writer_keys_in_secret(parsed.writer_secret, parsed.writer_secret_key, parsed.namespace)
+
+
+def _path(parsed: argparse.Namespace) -> Path:
+    if parsed.keyring is not None:
+        return Path(parsed.keyring)
+    name = os.environ.get(VARIABLE, "").strip()
+    if not name:
+        raise SettingsError(
+            f"--keyring, --secret and {VARIABLE} are not set: name the keyring file or its Secret"
+        )
+    return Path(name)

@@ -1,0 +1,80 @@
+"""A text under a key of a Secret: tokens.json, a keyring, or the keys of the writers."""
+
+import sys
+from collections.abc import Callable
+
+from .connection import connect
+from .first_secrets import TOKENS, keyring, tokens, writer_keys
+from .secret_creation import ANNOTATIONS, LABELS, SecretCreation, SecretRequest
+from .secret_objects import ClusterError, SecretObject, SecretObjects
+
+_ATTEMPTS = 20
+_PATIENCE = 15.0
+
+
+class TextInSecret:
+    """A text in a Secret. Other keys of the Secret stay."""
+
+    def __init__(self, secrets: SecretObjects, secret: str, key: str, about: str) -> None:
+        """`about`: the description of a Secret that `change` creates."""
+        self.name = f"Secret {secret} in namespace {secrets.namespace}"
+        self._secrets = secrets
+        self._secret = secret
+        self._key = key
+        self._about = about
+
+    def read(self) -> str | None:
+        """Return the text; None if there is none."""
+        return self._text(self._secrets.read(self._secret))
+
+    def change(self, change: Callable[[str | None], str]) -> None:
+        """Replace the text by what `change` returns. Retry when another client was faster."""
+        written: str | None = None
+        for _ in range(_ATTEMPTS):
+            found = self._secrets.read(self._secret)
+            text = self._text(found)
+            if written is not None and text == written:
+                return  # the last attempt succeeded, and only its response was lost
+            written = change(text)
+            if self._write(found, written):
+                return
+        raise ClusterError(f"other clients keep changing {self.name}; try again")
+
+    def _write(self, found: SecretObject | None, text: str) -> bool:
+        if found is not None:
+            return self._secrets.change(found, {self._key: text})
+        annotations = {**ANNOTATIONS, "kubernetes.io/description": self._about}
+        return self._secrets.create(
+            self._secret, {self._key: text}, labels=LABELS, annotations=annotations
+        )
+
+    def _text(self, found: SecretObject | None) -> str | None:
+        return None if found is None else found.content.get(self._key)
+
+
+def tokens_in_secret(secret: str, namespace: str | None) -> TextInSecret:
+    """Open a tokens.json in the configured cluster. Progress goes to stderr, tokens to stdout."""
+    return TextInSecret(_open(namespace), secret, TOKENS, tokens(secret, dict).about)
+
+
+def keyring_in_secret(secret: str, key: str, namespace: str | None) -> TextInSecret:
+    """Open a keyring in the configured cluster."""
+    return TextInSecret(_open(namespace), secret, key, keyring(secret, key).about)
+
+
+def writer_keys_in_secret(secret: str, key: str, namespace: str | None) -> TextInSecret:
+    """Open the keys of the writers in the configured cluster."""
+    return TextInSecret(_open(namespace), secret, key, writer_keys(secret, str).about)
+
+
+def create_keyring_secret(secret: str, namespace: str | None) -> None:
+    """Create a Secret with a new keyring unless it exists, as the chart's Job does."""
+    SecretCreation(_open(namespace), SecretRequest(keyring=secret)).run()
+
+
+def _open(namespace: str | None) -> SecretObjects:
+    return SecretObjects(
+        connect(namespace),
+        patience=_PATIENCE,
+        report=lambda line: print(line, file=sys.stderr),
+    )

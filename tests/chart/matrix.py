@@ -115,6 +115,42 @@ MATRIX: dict[str, ValuesSet] = {
         },
         existing={"redis-writer": {"url"}, "pg-writer": {"url"}},
     ),
+    "key-rotation": own(
+        {
+            "keys": {"rotation": {"enabled": True, "suspend": True}},
+            "redis": keys("api", "writer", "rotation"),
+            "postgres": keys("api", "writer", "migration"),
+        },
+        existing={
+            "my-redis": {"api", "writer", "rotation"},
+            "my-pg": {"api", "writer", "migration"},
+        },
+    ),
+    "key-rotation-of-own-secrets": ValuesSet(
+        {
+            "keys": {
+                "existingSecret": "my-keys",
+                "existingSecretKey": "ring",
+                "writer": {"existingSecret": "my-writer-keys"},
+                "rotation": {"enabled": True, "schedule": "@monthly"},
+            },
+            "redis": {
+                "url": "redis://redis.example.org:6379/0",
+                **secrets("redis", "rotation"),
+                "hotWindow": {"url": "redis://hot.example.org/1"},
+            },
+            "postgres": {"internal": {"enabled": True}},
+            "migrations": {"enabled": False},
+        },
+        existing={
+            "my-keys": {"ring"},
+            "my-writer-keys": {"writer-keys.json"},
+            "redis-rotation": {"url"},
+        },
+    ),
+    "key-rotation-of-the-demo": ValuesSet(
+        {"keys": {"rotation": {"enabled": True}}}, files=("values-demo.yaml",)
+    ),
     "urls": ValuesSet(
         {
             "redis": {"url": "redis://redis.example.org:6379/0"},

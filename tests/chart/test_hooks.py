@@ -81,10 +81,22 @@ def test_an_external_postgres_is_migrated_before_the_pods_start() -> None:
 
 
 def test_every_job_is_a_hook(release: Release) -> None:
-    """Jobs are immutable: a Job left by a failed upgrade would fail the next upgrade."""
-    for each in release.of("Job", "CronJob"):
+    """Jobs are immutable: a Job left by a failed upgrade would fail the next upgrade.
+
+    A CronJob may be changed.
+    """
+    for each in release.of("Job"):
         assert hooks(each) == BEFORE, title(each)
         assert "before-hook-creation" in annotations(each)[DELETE], title(each)
+
+
+def test_a_cronjob_runs_one_job_at_a_time_with_a_deadline(release: Release) -> None:
+    for each in release.of("CronJob"):
+        assert not hooks(each), title(each)
+        assert each["spec"]["concurrencyPolicy"] == "Forbid", title(each)
+        job = each["spec"]["jobTemplate"]["spec"]
+        assert job["activeDeadlineSeconds"] > 0, title(each)
+        assert job["template"]["spec"]["restartPolicy"] == "Never", title(each)
 
 
 def test_a_failed_job_is_kept_for_up_to_a_day(release: Release) -> None:

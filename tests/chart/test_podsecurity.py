@@ -173,9 +173,9 @@ def test_every_root_file_system_is_read_only(release: Release) -> None:
             assert "/tmp" in mounted, f"{pod}: {container['name']}"  # noqa: S108
 
 
-def test_only_the_secrets_hook_gets_a_kubernetes_token(release: Release) -> None:
+def test_only_pods_that_change_secrets_get_a_kubernetes_token(release: Release) -> None:
     for pod in release.pods:
-        wanted = pod.component == "secrets"
+        wanted = pod.component in {"secrets", "rotation"}
         assert pod.spec.get("automountServiceAccountToken") is wanted, str(pod)
     for account in release.of("ServiceAccount"):
         assert account.get("automountServiceAccountToken") is False, account["metadata"]["name"]

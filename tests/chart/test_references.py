@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 
 import pytest
 
-from chart.made import secrets_made, secrets_required
+from chart.made import arguments, secrets_made, secrets_required
 from chart.matrix import MATRIX
 from chart.references import references
 from chart.release import COMPONENT, Object, Pod, Release, hooks, name_of, title
@@ -224,7 +224,7 @@ def test_service_accounts_exist_and_are_used(release: Release) -> None:
 
 
 def test_the_role_allows_only_the_secrets_of_the_hook(release: Release) -> None:
-    (role,) = release.of("Role")
+    (role,) = (each for each in release.of("Role") if name_of(each).endswith("-secrets"))
     made, required = secrets_made(release), secrets_required(release)
     rules = {tuple(rule["verbs"]): rule for rule in role["rules"]}
     derived = {name for name, keys in made.items() if keys == {"writer-keys.json"}}
@@ -236,6 +236,22 @@ def test_the_role_allows_only_the_secrets_of_the_hook(release: Release) -> None:
     for rule in rules.values():
         assert rule["apiGroups"] == [""]
         assert rule["resources"] == ["secrets"]
+
+
+def test_the_rotation_may_change_only_the_two_secrets_with_keys(release: Release) -> None:
+    roles = [each for each in release.of("Role") if name_of(each).endswith("-rotation")]
+    assert len(roles) == len(release.of("CronJob"))
+    for role in roles:
+        (container,) = release.pod("rotation").containers
+        words = arguments(container)
+        named = {words[words.index(option) + 1] for option in ("--secret", "--writer-secret")}
+        (rule,) = role["rules"]
+        assert rule["resources"] == ["secrets"]
+        assert set(rule["resourceNames"]) == named
+        assert set(rule["verbs"]) == {"get", "update"}
+        keyring, writer = (release.runs(each)[0] for each in ("api", "writer"))
+        mounted = {each.name for pod in (keyring, writer) for each in references(pod)}
+        assert named <= mounted
 
 
 @pytest.mark.parametrize("name", ["demo", "long-name"])

@@ -47,6 +47,17 @@ SENTENCES: dict[str, tuple[dict[str, Any], str]] = {
         {"postgres": {"existingSecret": "", "url": "postgresql://p/d?user=u&password=hush"}},
         "put the URL into a Secret and set postgres.existingSecret.",
     ),
+    "a rotation without a user of Redis": (
+        {
+            "redis": {
+                "existingSecret": "",
+                "api": {"existingSecret": "a"},
+                "writer": {"existingSecret": "w"},
+            },
+            "keys": {"rotation": {"enabled": True}},
+        },
+        "keys.rotation needs a URL of redis: set redis.rotation.existingSecret.",
+    ),
     "a key without a Secret": (
         {"keys": {"existingSecretKey": "mine.json"}},
         "set keys.existingSecret as well.",

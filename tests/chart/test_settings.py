@@ -101,6 +101,7 @@ def test_pods_get_only_the_secrets_they_need(release: Release) -> None:
         "writer": {"keyring", "redis", "hot-window", "postgres"},
         "migrate": {"postgres"},
         "secrets": set(),
+        "rotation": {"redis", "hot-window", "postgres"},
         "test": {"probe"},
         "canary": {"probe"},
     }
@@ -166,6 +167,10 @@ def test_api_and_writers_use_different_keys(release: Release) -> None:
                 "writer": {"redis": "redis-writer:url", "postgres": "pg-writer:url"},
                 "migrate": {"postgres": "iot-iot-sensor-postgres:url"},
             },
+        ),
+        (
+            "key-rotation",
+            {"rotation": {"redis": "my-redis:rotation", "postgres": "my-pg:migration"}},
         ),
     ],
 )

@@ -156,11 +156,13 @@ imagePullSecrets:
 {{- end -}}
 
 {{/* Secret and key, as `secret:key`, of the URL with which a component connects to a store; empty: the URL is not in a Secret.
-Argument: context, store (redis, hotWindow, postgres), component (api, writer, migration). */}}
+Argument: context, store (redis, hotWindow, postgres), component (api, writer, migration, rotation). */}}
 {{- define "iot-sensor.storeRef" -}}
 {{- $values := .context.Values -}}
+{{- /* Both change tables that they own. */ -}}
+{{- $component := and (eq .store "postgres") (eq .component "rotation") | ternary "migration" .component -}}
 {{- $block := get (dict "redis" $values.redis "hotWindow" $values.redis.hotWindow "postgres" $values.postgres) .store -}}
-{{- $own := get $block .component | default dict -}}
+{{- $own := get $block $component | default dict -}}
 {{- $secret := $own.existingSecret | default $block.existingSecret -}}
 {{- $key := $own.existingSecretKey | default $block.existingSecretKey -}}
 {{- if $secret -}}
@@ -170,7 +172,7 @@ Argument: context, store (redis, hotWindow, postgres), component (api, writer, m
 {{- end -}}
 {{- end -}}
 
-{{/* Files under /etc/iot-sensor. Argument: context, component (api, writer, migration), files (list of keyring,
+{{/* Files under /etc/iot-sensor. Argument: context, component (api, writer, migration, rotation), files (list of keyring,
 writer-keys, tokens, redis, postgres, probe), volume (its name; default: secrets). */}}
 {{- define "iot-sensor.secretFiles" -}}
 {{- $values := .context.Values -}}

@@ -30,6 +30,15 @@
 {{- fail "\n\nMore than one Redis of the hot window: set only one of redis.hotWindow.existingSecret, redis.hotWindow.url." -}}
 {{- end -}}
 
+{{- if $values.keys.rotation.enabled -}}
+{{- range $store, $component := dict "redis" "rotation" "postgres" "migration" -}}
+{{- $block := get $values $store -}}
+{{- if not (or $block.url (include "iot-sensor.storeRef" (dict "context" $ "store" $store "component" "rotation"))) -}}
+{{- fail (printf "\n\nkeys.rotation needs a URL of %s: set %s.%s.existingSecret." $store $store $component) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{- range $name, $url := dict "postgres.url" $values.postgres.url "redis.url" $values.redis.url "redis.hotWindow.url" $values.redis.hotWindow.url -}}
 {{- if regexMatch "://[^/@]*:[^/@]+@|[?&]password=" $url -}}
 {{- fail (printf "\n\n%s holds a password, which everybody who may read the release would see: put the URL into a Secret and set %s.existingSecret." $name (trimSuffix ".url" $name)) -}}
@@ -45,7 +54,7 @@
 {{- end -}}
 
 {{- range $name, $block := dict "redis" $values.redis "redis.hotWindow" $values.redis.hotWindow "postgres" $values.postgres -}}
-{{- range $component := list "api" "writer" "migration" -}}
+{{- range $component := list "api" "writer" "migration" "rotation" -}}
 {{- $own := get $block $component | default dict -}}
 {{- if and $own.existingSecretKey (not $own.existingSecret) (not $block.existingSecret) -}}
 {{- fail (printf "\n\n%s.%s.existingSecretKey is set without a Secret: set %s.%s.existingSecret or %s.existingSecret as well." $name $component $name $component $name) -}}

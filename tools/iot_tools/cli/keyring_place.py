@@ -37,6 +37,7 @@ class KeyringPlace:
 
     def change(self, change: Callable[[str], str]) -> None:
         """Replace the keyring by what `change` returns for it, then derive the writers' keys."""
+        self.derive_writer_keys()  # refuses a wrong place before anything is changed
         self._stored.change(lambda text: change(self._required(text)))
         self.derive_writer_keys()
 

@@ -22,7 +22,7 @@ from iot_tools.local.redis_server import find_redis
 from support.waiting import wait_until
 
 PRODUCTION = Path(__file__).parents[3] / "charts" / "iot-sensor" / "production"
-USERS = ("admin", "iot_api", "iot_writer")
+USERS = ("admin", "iot_api", "iot_writer", "iot_rotation")
 
 
 def servers() -> dict[str, str]:

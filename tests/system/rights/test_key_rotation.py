@@ -20,7 +20,7 @@ def keyring_file(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_migration_role_rotates_the_keys(
+def test_the_user_of_the_rotation_and_the_migration_role_rotate_the_keys(
     rights_stack: Stack,
     redis_users: RedisWithUsers,
     database: Database,
@@ -29,7 +29,7 @@ def test_the_migration_role_rotates_the_keys(
     tmp_path: Path,
 ) -> None:
     assert rights_stack.put({"data": {"db_password": "p", "freeform": "one"}}).status == 201
-    redis = {**rights_environment, "IOT_REDIS_URL": redis_users.url("admin")}
+    redis = {**rights_environment, "IOT_REDIS_URL": redis_users.url("iot_rotation")}
     owner = redis | {"IOT_POSTGRES_URL": database.url("iot_migration")}
     writer_keys = str(tmp_path / "writer-keys")
     options = ["--writer-keys", writer_keys, "--settle", "1", "--wait", "60"]
@@ -37,14 +37,16 @@ def test_the_migration_role_rotates_the_keys(
     assert parse_keyring(keyring_file.read_text()).key_ids == (2,)
     assert rights_stack.put({"data": {"db_password": "p", "freeform": "two"}}).status == 201
     api = redis | {"IOT_POSTGRES_URL": database.url("iot_api")}
+    reader = api | {"IOT_REDIS_URL": redis_users.url("iot_api")}
     wait_until(
-        lambda: "0 records wait" in command(api, "audit", "verify"), seconds=60, what="the chain"
+        lambda: "0 records wait" in command(reader, "audit", "verify"), seconds=60, what="the chain"
     )
     wait_until(
         lambda: "keys 2, primary 2" in command(owner, "keys", "status"),
         seconds=60,
         what="a report without the old key",
     )
+    assert redis_users.denied() == []
     refused = subprocess.run(
         [sys.executable, "-m", "iot_tools", "keys", "promote", "2"],
         env=api,

@@ -320,6 +320,18 @@ REDIS_REFUSED = {
         "SADD rq:groups x",
         "RPUSH rq:queue:other sweep",
     ],
+    "iot_rotation": [
+        *DANGEROUS,
+        "GET rq:job:00",
+        "RPUSH rq:queue:iot sweep",
+        "DEL iot:vault:00",
+        "XADD iot:ingest:0 * e x",
+        "XDEL iot:ingest:0 1-1",
+        "RPUSH iot:compaction:orders x",
+        "GET iot:hot:segment:00:1",
+        "GET iot:request:00",
+        "GET iot:guesses:127.0.0.1",
+    ],
 }
 
 

@@ -206,6 +206,10 @@ images: ## Build both images with docker, podman or buildah: ENGINE, REGISTRY, T
 test-images: $(VENV)/.dev ## Build both images and run them with restricted rights (root, buildah, podman, debootstrap)
 	@IOT_TEST_IMAGES=1 $(BIN)/pytest tests/images
 
+.PHONY: test-rotation
+test-rotation: $(VENV)/.dev ## Rotate the master key of 10,000 vaults under load: VAULTS=10000
+	@ROTATION_VAULTS=$(or $(VAULTS),10000) $(BIN)/pytest -s tests/system/reliability/test_key_rotation.py
+
 .PHONY: cluster-up
 cluster-up: ## Create a kind cluster, build the images, install the chart: CLUSTER=iot-sensor
 	@k8s/cluster.sh up

@@ -1,9 +1,14 @@
 """A rotation of the master key under load, killed twice and resumed."""
 
 import dataclasses
+import itertools
+import json
 import os
 import subprocess
 import sys
+import threading
+import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,22 +21,29 @@ from redis import Redis
 from iot_cipher.keyring import Keyring, create_keyring_file, parse_keyring
 from iot_cipher.vault import VaultRecord, create_vault, is_authentic, open_vault, scrypt_secret
 from iot_models.settings import load
+from iot_sensor_client import NoResponseError
 from iot_stores.audit import UNREADABLE, AuditLog
 from iot_stores.cached_records import encode_record, scan_records
 from iot_stores.key_uses import count_uses
 from iot_stores.stores import Stores
 from support.keys import KEYS
 from support.stack import Stack
-from system.reliability.devices import Fleet
+from support.waiting import wait_until
+from system.reliability.devices import BalancedClient, Fleet
 from system.rights.stores import command
 
-VAULTS = int(os.environ.get("ROTATION_VAULTS", "2000"))
-"""ROTATION_VAULTS=10000 takes about four times as long."""
+VAULTS = int(os.environ.get("ROTATION_VAULTS", "1000"))
+"""`make test-rotation` sets 10,000."""
 READINGS = 40
 DEVICES = 6
 
 COPY = """
     COPY vaults (vault_id, lookup, salt, scrypt_log2_n, wrapped_key, lookup_format) FROM STDIN
+"""
+
+WAITS = """
+    SELECT 1 FROM pg_stat_activity
+    WHERE application_name = 'iot-sensor keys' AND wait_event_type = 'Lock'
 """
 
 Connection = psycopg.Connection[tuple[object, ...]]
@@ -82,23 +94,28 @@ class Rotation:
             text=True,
         )
 
-    def kill_after_a_batch(self) -> str:
-        """Start the command, and end it with SIGKILL in the middle of the rewrap."""
-        lines = []
-        with self.start() as process:
+    def kill_at(self, postgres: Connection, vault_id: uuid.UUID) -> str:
+        """Start the command, and end it with SIGKILL while it rewraps the batch of this vault.
+
+        Return its output. Postgres stores the batch, and no process changes it in Redis.
+        """
+        with psycopg.connect(self.environment["IOT_POSTGRES_URL"]) as lock, self.start() as process:
+            lock.execute("SELECT FROM vaults WHERE vault_id = %s FOR UPDATE", (vault_id,))
+            wait_until(
+                lambda: process.poll() is not None or postgres.execute(WAITS).fetchone(),
+                seconds=180,
+                what="the batch of the vault",
+            )
+            process.kill()
             assert process.stdout is not None
-            for line in process.stdout:
-                lines.append(line)
-                if "vaults rewrapped" in line:
-                    process.kill()
-                    break
-        assert process.returncode == -9, lines
-        return "".join(lines)
+            output = process.stdout.read()
+        assert process.returncode == -9, output
+        return output
 
     def finish(self) -> str:
         """Run the command to its end."""
         with self.start() as process:
-            output, _ = process.communicate(timeout=300)
+            output, _ = process.communicate(timeout=600)
         assert process.returncode == 0, output
         return output
 
@@ -109,6 +126,16 @@ def vaults_under(postgres: Connection, key_id: int) -> int:
         (key_id.to_bytes(4, "big"),),
     ).fetchone()
     return cast("tuple[int]", row)[0]
+
+
+def vault_under(postgres: Connection, key_id: int, part: float) -> uuid.UUID:
+    """Return a vault of a key. `part`: its place among them in the order of the rewrap, 0 to 1."""
+    row = postgres.execute(
+        "SELECT vault_id FROM vaults WHERE substring(wrapped_key FROM 2 FOR 4) = %s "
+        "ORDER BY vault_id LIMIT 1 OFFSET %s",
+        (key_id.to_bytes(4, "big"), int((vaults_under(postgres, key_id) - 1) * part)),
+    ).fetchone()
+    return cast("tuple[uuid.UUID]", row)[0]
 
 
 def records(postgres: Connection) -> list[VaultRecord]:
@@ -137,6 +164,9 @@ def fill(stack: Stack, postgres: Connection, redis: "Redis", keyring: Keyring) -
         for number in sampled()
     ]
     assert stack.put(rows).status == 201
+    for number in sampled():
+        password = f"vault {number}"
+        wait_until(lambda password=password: stack.read(password), seconds=60, what=password)  # type: ignore[misc]
 
 
 def sampled() -> range:
@@ -154,26 +184,77 @@ def test_rotation_under_load(
         Redis.from_url(environment["IOT_REDIS_URL"]) as redis,
     ):
         fill(stack, postgres, redis, old)
-        with Fleet(DEVICES, [stack.port, second.port]) as fleet:
-            first = rotation.kill_after_a_batch()
+        with Fleet(DEVICES, [stack.port, second.port]) as fleet, Reader(second.port) as reader:
+            began = time.monotonic()
+            first = rotation.kill_at(postgres, vault_under(postgres, 1, 0.5))
             assert "master key 2 is primary" in first
             left = vaults_under(postgres, 1)
             assert 0 < left < VAULTS
             fleet.go_on()
             restart(stack)
-            second_run = rotation.kill_after_a_batch()
+            second_run = rotation.kill_at(postgres, vault_under(postgres, 1, 1.0))
             assert "finishing the rotation to master key 2" in second_run
-            assert 0 < vaults_under(postgres, 1) < left
+            assert vaults_under(postgres, 1) < left
             fleet.go_on()
-            assert "master key 1 was retired" in rotation.finish()
+            output = rotation.finish()
+            assert "master key 1 was retired" in output
+            seconds = time.monotonic() - began
             fleet.go_on()
+        reader.stop()
         fleet.assert_no_request_failed()
+        assert reader.failures == []
+        print(
+            f"{VAULTS} vaults, {seconds:.0f} s, {fleet.acknowledged} readings acknowledged, "
+            f"{reader.reads} reads; the last run:\n{output}"
+        )
         fleet.check(stack.read)
         check_retired(postgres, environment, old, parse_keyring(keyring_file.read_text()))
     assert "the audit log is whole" in command(environment, "audit", "verify")
     for number in sampled():
         (row,) = second.read(f"vault {number}")
         assert row["interrogator_timestamp"] == number
+
+
+class Reader:
+    """Reads the sampled vaults, one after the other, until `stop`."""
+
+    def __init__(self, port: int) -> None:
+        self.reads = 0
+        self.failures: list[str] = []
+        self._port = port
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> "Reader":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Stop, and return after the last answer."""
+        self._stop.set()
+        self._thread.join(60)
+        assert not self._thread.is_alive()
+
+    def _run(self) -> None:
+        client = BalancedClient([self._port])
+        for number in itertools.cycle(sampled()):
+            if self._stop.wait(0.02):
+                break
+            body = json.dumps({"data": {"db_password": f"vault {number}"}})
+            headers = {"Content-Type": "application/json"}
+            try:
+                answer = client.ask("POST", "/api/iot", body, headers)
+            except NoResponseError as error:
+                self.failures.append(f"vault {number}: {error!r}")
+                continue
+            self.reads += 1
+            rows = answer.json()["data"] if answer.status == 200 else []
+            if [row["interrogator_timestamp"] for row in rows] != [number]:
+                self.failures.append(f"vault {number}: {answer.status} {rows}")
+        client.close()
 
 
 def restart(stack: Stack) -> None:

@@ -54,6 +54,9 @@ _SENTENCES: Mapping[AuditKind, str] = {
     ),
     AuditKind.TOKEN_ADDED: "token {name} was created in {where} with {scopes}",
     AuditKind.TOKEN_REMOVED: "token {name} was revoked in {where}",
+    AuditKind.KEY_ADDED: "master key {key} was added",
+    AuditKind.KEY_PROMOTED: "master key {key} becomes primary",
+    AuditKind.KEY_RETIRED: "master key {key} is retired",
     AuditKind.REDIS_CLAIMED: "a Redis of {owner} is marked as that of {installation}",
     AuditKind.AUDIT_HEAD_GIVEN_UP: (
         "the published head {given_up} of the audit log was given up for {head}"

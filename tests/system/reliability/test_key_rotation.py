@@ -20,6 +20,7 @@ from redis import Redis
 
 from iot_cipher.keyring import Keyring, create_keyring_file, parse_keyring
 from iot_cipher.vault import VaultRecord, create_vault, is_authentic, open_vault, scrypt_secret
+from iot_models.audit_event import describe
 from iot_models.settings import load
 from iot_sensor_client import NoResponseError
 from iot_stores.audit import UNREADABLE, AuditLog
@@ -286,7 +287,7 @@ def check_retired(
         assert open_vault(new, stored[secret.lookup], secret)
     lines = AuditLog(lambda: old).latest(postgres, 100)
     assert {line for _, _, line in lines} == {UNREADABLE}
-    readable = [line for _, _, line in AuditLog(lambda: new).latest(postgres, 100)]
+    readable = [describe(line) for _, _, line in AuditLog(lambda: new).latest(postgres, 100)]
     assert "master key 1 is retired" in readable
     assert UNREADABLE not in readable
     settings = load(environment)

@@ -13,6 +13,7 @@ from iot_cipher.keyring_changes import (
     without_key,
 )
 from iot_cipher.writer_keys import fingerprints
+from iot_models.audit_event import AuditKind, audit_event
 from iot_models.errors import IotError
 from iot_stores.audit import AuditLog
 from iot_stores.audit_chain import current_head
@@ -77,7 +78,9 @@ class KeyRotation:
             changed, added = with_new_key(text)
             return changed
 
-        self._change(add, "a master key is added")
+        self._place.change(add)
+        self._record(AuditKind.KEY_ADDED, key=added)
+        self._say_derivation()
         print(f"{self._place.name}: master key {added} was added, not primary", flush=True)
         return added
 
@@ -90,10 +93,9 @@ class KeyRotation:
         """
         with_primary(self._place.text(), key_id)
         self._wait_for(lambda: self.loading_problems(key_id), f"master key {key_id} stays unused")
-        self._change(
-            lambda text: with_primary(text, key_id),
-            f"master key {key_id} becomes primary",
-        )
+        self._record(AuditKind.KEY_PROMOTED, key=key_id)  # before: no change without a trace
+        self._place.change(lambda text: with_primary(text, key_id))
+        self._say_derivation()
         print(f"{self._place.name}: master key {key_id} is primary", flush=True)
 
     def rewrap(self) -> None:
@@ -114,6 +116,14 @@ class KeyRotation:
         renew_links(self.connection, self.keyring(), self.stores.audit_head)
         resealed, unreadable = reseal_audit(self.connection, self.keyring())
         result = rewrap.result
+        if result.postgres or result.redis or resealed:
+            self._record(
+                AuditKind.VAULTS_REWRAPPED,
+                key=self.keyring().primary_id,
+                vaults=result.postgres,
+                cached=result.redis,
+                audit_records=resealed,
+            )
         print(
             f"{result.postgres} vaults rewrapped, {result.redis} records in Redis, "
             f"{resealed} audit records"
@@ -137,14 +147,11 @@ class KeyRotation:
         require_removable(self._place.text(), key_id)
         kept = f"master key {key_id} is kept"
         self._wait_for(lambda: self._settling_problems(key_id), kept)
-        # Before the count: with another key this line would need the old key itself.
-        self._record(f"master key {key_id} is retired unless something needs it")
         self._wait_for(lambda: self._use_problems(key_id), kept)
         sequence, link = current_head(self.connection) or (0, BEFORE_FIRST)
-        self._change(
-            lambda text: without_key(text, key_id, sequence=sequence, link=link),
-            f"master key {key_id} is retired",
-        )
+        self._record(AuditKind.KEY_RETIRED, key=key_id)  # before: no change without a trace
+        self._place.change(lambda text: without_key(text, key_id, sequence=sequence, link=link))
+        self._say_derivation()
         print(f"{self._place.name}: master key {key_id} was retired", flush=True)
 
     def rotate(self) -> None:
@@ -239,11 +246,9 @@ class KeyRotation:
                 raise IotError(f"{consequence}:\n{listed}")
             time.sleep(_POLL_SECONDS)
 
-    def _change(self, change: Callable[[str], str], line: str) -> None:
-        self._record(line)  # before the change: nothing is changed without a trace
-        self._place.change(change)
+    def _say_derivation(self) -> None:
         if not self._place.derives:
             print("Derive the writers' keys again: `iot-sensor keys writer`.", flush=True)
 
-    def _record(self, line: str) -> None:
-        self._audit_log.record(self.connection, line)
+    def _record(self, kind: AuditKind, **fields: int) -> None:
+        self._audit_log.record(self.connection, audit_event(kind, **fields))

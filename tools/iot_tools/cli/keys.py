@@ -10,6 +10,7 @@ import psycopg
 from iot_cipher.keyring import Keyring, create_keyring_file
 from iot_cipher.keyring_changes import with_new_key
 from iot_cipher.writer_keys import derive_writer_keys, fingerprints, write_writer_keys_file
+from iot_models.audit_event import AuditKind, audit_event
 from iot_models.errors import IotError, SettingsError
 from iot_stores.key_uses import count_uses
 from iot_stores.loaded_keys import read_reports, silent_writers
@@ -142,9 +143,8 @@ def _add(parsed: argparse.Namespace) -> int:
 
     place.change(add)
     print(f"{place.name}: master key {added} was added, not primary")
-    record_if_configured(
-        "keys", f"master key {added} was added", lambda: derive_writer_keys(place.read())
-    )
+    event = audit_event(AuditKind.KEY_ADDED, key=added)
+    record_if_configured("keys", event, lambda: derive_writer_keys(place.read()))
     derive = "" if place.derives else "Derive the writers' keys again (`iot-sensor keys writer`). "
     print(
         f"{derive}Wait until `iot-sensor keys status` shows key {added} in all processes, then "

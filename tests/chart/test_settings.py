@@ -31,7 +31,7 @@ from iot_models.settings import Settings, load, variable
 
 FIELDS = {variable(each.name): each for each in fields(Settings)}
 FILES = {f"{name}_FILE" for name, each in FIELDS.items() if each.metadata["secret"]}
-NOT_OF_THE_CHART = {"IOT_TLS_CERTIFICATE", "IOT_TLS_KEY"}
+NOT_OF_THE_CHART = {name for name in FIELDS if name.startswith("IOT_TLS_")}
 """TLS ends at the ingress or the gateway."""
 PORTS = {
     ("api", "http"): "IOT_BIND",

@@ -9,12 +9,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A self-signed certificate for one address and its private key, as PEM."""
+    """A certificate and its private key, as PEM."""
 
     certificate: bytes
     key: bytes
@@ -23,7 +23,7 @@ class Pair:
 
 
 def new_pair(*, address: str = "127.0.0.1", begins: int = -1, ends: int = 90) -> Pair:
-    """Return a pair that is valid from `begins` to `ends`, in days from now."""
+    """Return a self-signed pair for an address, valid from `begins` to `ends`, in days from now."""
     private = ec.generate_private_key(ec.SECP256R1())
     serial = x509.random_serial_number()
     # OpenSSL finds a trusted certificate by its name, and compares no others of that name.
@@ -44,6 +44,10 @@ def new_pair(*, address: str = "127.0.0.1", begins: int = -1, ends: int = 90) ->
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(private, SHA256())
     )
+    return _pair(signed, private)
+
+
+def _pair(signed: x509.Certificate, private: ec.EllipticCurvePrivateKey) -> Pair:
     return Pair(
         signed.public_bytes(serialization.Encoding.PEM),
         private.private_bytes(
@@ -51,9 +55,60 @@ def new_pair(*, address: str = "127.0.0.1", begins: int = -1, ends: int = 90) ->
             serialization.PrivateFormat.PKCS8,
             serialization.NoEncryption(),
         ),
-        serial,
+        signed.serial_number,
         signed.not_valid_after_utc,
     )
+
+
+class Authority:
+    """A certificate authority that issues certificates to clients or servers."""
+
+    def __init__(self) -> None:
+        self._private = ec.generate_private_key(ec.SECP256R1())
+        self._name = _name(f"authority {x509.random_serial_number():x}")
+        now = dt.datetime.now(dt.UTC).replace(microsecond=0)
+        signed = (
+            x509.CertificateBuilder()
+            .subject_name(self._name)
+            .issuer_name(self._name)
+            .public_key(self._private.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - dt.timedelta(days=400))
+            .not_valid_after(now + dt.timedelta(days=400))
+            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+            .sign(self._private, SHA256())
+        )
+        self.certificate = signed.public_bytes(serialization.Encoding.PEM)
+
+    def issue(
+        self,
+        *names: str,
+        common_name: str = "a device",
+        begins: float = -1,
+        ends: float = 90,
+        purpose: x509.ObjectIdentifier = ExtendedKeyUsageOID.CLIENT_AUTH,
+    ) -> Pair:
+        """Return a certificate for DNS names, valid from `begins` to `ends`, in days from now."""
+        private = ec.generate_private_key(ec.SECP256R1())
+        now = dt.datetime.now(dt.UTC).replace(microsecond=0)
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(_name(common_name))
+            .issuer_name(self._name)
+            .public_key(private.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now + dt.timedelta(days=begins))
+            .not_valid_after(now + dt.timedelta(days=ends))
+            .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
+        )
+        if names:
+            alternatives = x509.SubjectAlternativeName([x509.DNSName(name) for name in names])
+            builder = builder.add_extension(alternatives, critical=False)
+        return _pair(builder.sign(self._private, SHA256()), private)
+
+
+def _name(common_name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
 
 
 class MountedSecret:

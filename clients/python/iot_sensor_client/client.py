@@ -42,6 +42,8 @@ class Client:
         timeout: float = 10.0,
         connect_timeout: float | None = None,
         ca_file: str | os.PathLike[str] | None = None,
+        cert_file: str | os.PathLike[str] | None = None,
+        key_file: str | os.PathLike[str] | None = None,
         tls_context: ssl.SSLContext | None = None,
         gzip: bool = False,
         keep_alive: bool = True,
@@ -58,16 +60,21 @@ class Client:
             timeout: longest time without a byte from the service, in seconds.
             connect_timeout: for the connection and its TLS handshake. Default: `timeout`.
             ca_file: PEM file of the certificate authorities to trust. Default: those of the system.
-            tls_context: used instead of one made from `ca_file`.
+            cert_file: PEM file of a client certificate, with which the service identifies this
+                client instead of a token. It is read now.
+            key_file: PEM file of its private key. Default: `cert_file` holds the key too.
+            tls_context: used instead of one made from `ca_file`, `cert_file` and `key_file`.
             gzip: compress bodies of requests.
             keep_alive: keep connections open between requests.
 
         Raises:
-            ValueError: `url` is not an http or https URL.
-            OSError: `ca_file` can't be read.
+            ValueError: `url` is not an http or https URL, or `cert_file` comes with an http URL.
+            OSError: a file can't be read, or holds no valid certificate or key.
         """
         if tls_context is None and url.startswith("https:"):
-            tls_context = ssl.create_default_context(cafile=ca_file)
+            tls_context = _tls_context(ca_file, cert_file, key_file)
+        elif cert_file is not None or key_file is not None:
+            raise ValueError("cert_file and key_file need an https URL, and no tls_context")
         self._pool = ConnectionPool(
             url,
             timeout=timeout,
@@ -293,3 +300,17 @@ class Client:
         if token and "authorization" not in map(str.lower, headers):
             headers["Authorization"] = f"Bearer {token.strip()}"
         return self._pool.send(replace(request, headers=headers), repeatable=repeatable)
+
+
+def _tls_context(
+    ca_file: str | os.PathLike[str] | None,
+    cert_file: str | os.PathLike[str] | None,
+    key_file: str | os.PathLike[str] | None,
+) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=ca_file)
+    if cert_file is not None:
+        # An empty passphrase: OpenSSL would ask the terminal for one.
+        context.load_cert_chain(cert_file, key_file, password="")
+    elif key_file is not None:
+        raise ValueError("key_file needs cert_file, the certificate of that key")
+    return context

@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -11,7 +12,13 @@ from typing import Any
 
 from iot_api.limits.pod_turn import share_turns
 from iot_api.server.allocator import hand_back_large_blocks
-from iot_api.server.startup_errors import check_certificate, refuse, refuse_in_master, share
+from iot_api.server.startup_errors import (
+    check_certificate,
+    check_client_authorities,
+    refuse,
+    refuse_in_master,
+    share,
+)
 from iot_cipher.secrets import disable_core_dumps
 from iot_models.errors import SettingsError
 from iot_models.origins import parse_origins
@@ -29,6 +36,7 @@ drop_stray_libpq_variables()
 try:
     _settings = load()
     check_certificate(_settings.tls_certificate, _settings.tls_key)
+    check_client_authorities(_settings.tls_client_ca_file)
 except SettingsError as error:
     shutil.rmtree(_METRICS_FOLDER, ignore_errors=True)
     refuse(error)
@@ -45,6 +53,10 @@ graceful_timeout = 30
 forwarded_allow_ips = ""
 certfile = _settings.tls_certificate or None
 keyfile = _settings.tls_key or None
+ca_certs = _settings.tls_client_ca_file or None
+cert_reqs = ssl.CERT_NONE
+if ca_certs is not None:
+    cert_reqs = ssl.CERT_REQUIRED if _settings.tls_client_required else ssl.CERT_OPTIONAL
 # At DEBUG, gunicorn and other libraries log parts of requests.
 _LIBRARIES_LEVEL = "INFO" if _settings.log_level == "DEBUG" else _settings.log_level
 _OUR_LOGGERS = ("iot_api", "iot_cipher", "iot_models", "iot_stores")

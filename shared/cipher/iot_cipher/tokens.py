@@ -49,6 +49,7 @@ class Tokens:
 
     def __init__(self, grants: Sequence[Grant]) -> None:
         self.grants = tuple(grants)
+        self._named = {grant.name: grant for grant in grants}
 
     def find(self, presented: bytes) -> Grant | None:
         """Return the grant of a token, or None for an unknown token."""
@@ -59,6 +60,10 @@ class Tokens:
             if hmac.compare_digest(grant.sha256, digest):
                 found = grant
         return found
+
+    def named(self, name: str) -> Grant | None:
+        """Return the grant of the token with this name. A client certificate proves the name."""
+        return self._named.get(name)
 
 
 class TokensFile(FollowedFile[Tokens]):

@@ -32,6 +32,10 @@ METRICS = (
            "HTTP requests answered.", ("route", "method", "status")),
     Metric("iot_http_request_seconds", "histogram", "api",
            "Time from the request to the head of the answer, in seconds.", ("route", "method")),
+    Metric("iot_client_certificates_refused_total", "counter", "api",
+           "TLS handshakes that failed for the client's certificate, by reason: expired (or not "
+           "yet valid), untrusted, none (IOT_TLS_CLIENT_REQUIRED).",
+           ("reason",), initial_labels=("expired", "untrusted", "none")),
     Metric("iot_connections_closed_total", "counter", "api",
            "Connections that the API closed on slow or silent clients, by reason: the phase in "
            "which the client was slow; room or memory, which other requests needed; refused, "

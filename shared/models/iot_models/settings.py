@@ -254,6 +254,18 @@ class Settings:
         "file and the key again when they change, and needs no restart.",
     )
     tls_key: str = _setting("", "Private key file (PEM) of the certificate.")
+    tls_client_ca_file: str = _setting(
+        "",
+        "File (PEM) with the certificates of the authorities that issue client certificates. If "
+        "set, the DNS name of a client's certificate stands for the token of that name. Re-read "
+        "when it changes. Needs IOT_TLS_CERTIFICATE and IOT_TOKENS_FILE.",
+    )
+    tls_client_required: int = _setting(
+        0,
+        "1: the API refuses connections without a client certificate, also those of health "
+        "checks. 0: a client without a certificate needs a token.",
+        maximum=1,
+    )
     cors_origins: str = _setting(
         "*",
         "Origins that browsers may call from, separated by commas: scheme, host and port, for "
@@ -286,6 +298,12 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
     )
     if bool(settings.tls_certificate) != bool(settings.tls_key):
         raise SettingsError("IOT_TLS_CERTIFICATE and IOT_TLS_KEY: set both or neither")
+    if settings.tls_client_ca_file and not (settings.tls_certificate and settings.tokens_file):
+        raise SettingsError(
+            "IOT_TLS_CLIENT_CA_FILE needs IOT_TLS_CERTIFICATE, IOT_TLS_KEY and IOT_TOKENS_FILE"
+        )
+    if settings.tls_client_required and not settings.tls_client_ca_file:
+        raise SettingsError("IOT_TLS_CLIENT_REQUIRED=1 needs IOT_TLS_CLIENT_CA_FILE")
     if settings.log_level not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
         raise SettingsError("IOT_LOG_LEVEL must be one of DEBUG, INFO, WARNING, ERROR")
     for name, parse in _PARSED.items():

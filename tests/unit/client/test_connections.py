@@ -12,6 +12,7 @@ import pytest
 from iot_sensor_client import Client, NoResponseError, RetryPolicy
 from iot_tools.local.certificate import ensure_certificate
 from iot_tools.local.ports import free_port
+from support.certificates import Authority, Pair
 from support.waiting import wait_until
 from unit.client.conftest import CLOSE, Server
 
@@ -164,3 +165,39 @@ def test_tls(server: Server, tmp_path: Path) -> None:
         Client(url, retry=ONE_ATTEMPT).request("GET", "/")
     with pytest.raises(FileNotFoundError):
         Client(url, ca_file=tmp_path / "missing.pem")
+
+
+def test_a_client_certificate(server: Server, tmp_path: Path) -> None:
+    """In one file with its key, or in two files."""
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    ensure_certificate(certificate, key)
+    authority = Authority()
+    context = ssl.create_default_context(
+        ssl.Purpose.CLIENT_AUTH, cadata=authority.certificate.decode()
+    )
+    context.load_cert_chain(certificate, key)
+    context.verify_mode = ssl.CERT_REQUIRED
+    server.http.socket = context.wrap_socket(server.http.socket, server_side=True)
+    url = server.url.replace("http:", "https:")
+    one, two = _files(authority.issue("a"), tmp_path)
+    for key_file in (None, two):
+        with Client(url, ca_file=certificate, cert_file=one, key_file=key_file) as client:
+            assert client.request("GET", "/").status == 200
+    with pytest.raises(NoResponseError):
+        Client(url, ca_file=certificate, retry=ONE_ATTEMPT).request("GET", "/")
+    with pytest.raises(FileNotFoundError):
+        Client(url, cert_file=tmp_path / "missing.pem")
+    with pytest.raises(OSError, match="KEY_VALUES_MISMATCH"):
+        Client(url, cert_file=certificate, key_file=two)
+    with pytest.raises(ValueError, match="key_file needs cert_file"):
+        Client(url, key_file=two)
+    with pytest.raises(ValueError, match="need an https URL"):
+        Client(server.url, cert_file=one)
+
+
+def _files(pair: Pair, folder: Path) -> tuple[Path, Path]:
+    """Write a certificate with its key, and the key alone."""
+    both, key = folder / "both.pem", folder / "key-of-client.pem"
+    both.write_bytes(pair.certificate + pair.key)
+    key.write_bytes(pair.key)
+    return both, key

@@ -24,6 +24,12 @@ REQUIRED = {
 FIELDS = dataclasses.fields(Settings)
 NUMBERS = [each for each in FIELDS if each.type is int]
 SECRETS = [each for each in FIELDS if each.metadata["secret"]]
+MUTUAL_TLS = {
+    "IOT_TLS_CERTIFICATE": "c",
+    "IOT_TLS_KEY": "k",
+    "IOT_TLS_CLIENT_CA_FILE": "a",
+    "IOT_TOKENS_FILE": "t",
+}
 
 
 def name_of(each: "dataclasses.Field[Any]") -> str:
@@ -57,10 +63,14 @@ def test_each_setting_is_read_from_its_variable(each: "dataclasses.Field[Any]") 
     value: Any = texts.get(each.name, "other")
     if each.type is int:
         value = each.metadata["minimum"] if each.default != each.metadata["minimum"] else 1
-    tls = {"IOT_TLS_CERTIFICATE": "c", "IOT_TLS_KEY": "k"} if each.name.startswith("tls") else {}
-    settings = load(REQUIRED | tls | {name: str(value)})
+    settings = load(_required(each) | {name: str(value)})
     assert getattr(settings, each.name) == value
     assert value != each.default
+
+
+def _required(each: "dataclasses.Field[Any]") -> dict[str, str]:
+    """Return the variables that a setting needs."""
+    return REQUIRED | MUTUAL_TLS if each.name.startswith("tls") else REQUIRED
 
 
 @pytest.mark.parametrize("name", REQUIRED)
@@ -76,7 +86,7 @@ def test_numbers_must_be_within_their_limits(each: "dataclasses.Field[Any]") -> 
     name, low, high = variable(each.name), each.metadata["minimum"], each.metadata["maximum"]
     assert low <= each.default <= high
     for value in (low, high):
-        assert getattr(load(REQUIRED | {name: str(value)}), each.name) == value
+        assert getattr(load(_required(each) | {name: str(value)}), each.name) == value
     for value in (low - 1, high + 1):
         with pytest.raises(SettingsError, match=f"^{name} must be from {low} to {high}, not "):
             load(REQUIRED | {name: str(value)})
@@ -131,6 +141,23 @@ def test_certificate_and_key_are_required_together(name: str) -> None:
         load(REQUIRED | {name: "file"})
     both = load(REQUIRED | {"IOT_TLS_CERTIFICATE": "c", "IOT_TLS_KEY": "k"})
     assert (both.tls_certificate, both.tls_key) == ("c", "k")
+
+
+@pytest.mark.parametrize("name", ["IOT_TLS_CERTIFICATE", "IOT_TOKENS_FILE"])
+def test_client_certificates_need_https_and_tokens(name: str) -> None:
+    given = {key: value for key, value in MUTUAL_TLS.items() if key != name}
+    if name == "IOT_TLS_CERTIFICATE":
+        del given["IOT_TLS_KEY"]
+    with pytest.raises(SettingsError, match="IOT_TLS_CLIENT_CA_FILE needs IOT_TLS_CERTIFICATE"):
+        load(REQUIRED | given)
+
+
+def test_required_client_certificates_need_an_authority() -> None:
+    given = MUTUAL_TLS | {"IOT_TLS_CLIENT_REQUIRED": "1"}
+    assert load(REQUIRED | given).tls_client_required
+    del given["IOT_TLS_CLIENT_CA_FILE"]
+    with pytest.raises(SettingsError, match="needs IOT_TLS_CLIENT_CA_FILE"):
+        load(REQUIRED | given)
 
 
 @pytest.mark.parametrize("level", ["DEBUG", "INFO", "WARNING", "ERROR"])

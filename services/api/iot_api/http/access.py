@@ -7,10 +7,12 @@ from typing import Any, TypeVar
 
 from flask import Flask, g, request
 
-from iot_cipher.tokens import Tokens, TokensFile
+from iot_cipher.tokens import Grant, Tokens, TokensFile
 from iot_models.errors import ForbiddenError, UnauthorizedError
 from iot_models.scopes import Scope, parse_anonymous_scopes
 from iot_models.settings import Settings
+
+from .client_certificate import CLIENT_CERTIFICATE, ClientCertificate
 
 _BEARER = re.compile(r"bearer +([A-Za-z0-9._~+/-]+=*) *", re.IGNORECASE)
 
@@ -20,6 +22,7 @@ View = TypeVar("View", bound=Callable[..., Any])
 class Access:
     """The check of a request's token against the scope that a route needs.
 
+    A client certificate stands for the token of its name, and the Authorization header is not read.
     Without tokens the service is open. For an anonymous scope, the Authorization header is not
     read at all, so that a header which old clients send does no harm.
     """
@@ -37,25 +40,58 @@ class Access:
         """Return whether a request that needs `scope` must bring a token."""
         return self._tokens is not None and scope not in self._anonymous
 
-    def check(self, scope: Scope, authorization: str | None) -> str:
+    def check(
+        self,
+        scope: Scope,
+        authorization: str | None,
+        certificate: ClientCertificate | None = None,
+    ) -> str:
         """Return the name of the request's token, "" if the scope needs none.
 
         Raises:
-            UnauthorizedError: the header holds no token, or an unknown or revoked one.
+            UnauthorizedError: the certificate or the header holds no token, or an unknown or
+                revoked one.
             ForbiddenError: the token lacks the scope.
         """
         if self._tokens is None or scope in self._anonymous:
             return ""
-        kind = (authorization or "").split(None, 1)[:1]
-        if not kind or kind[0].lower() != "bearer":
-            raise UnauthorizedError("this needs a bearer token", presented=False)
-        given = _BEARER.fullmatch(authorization or "")
-        grant = self._tokens().find(given[1].encode()) if given else None
-        if grant is None:
-            raise UnauthorizedError("this token is not known here", presented=True)
+        if certificate is None:
+            grant = _bearer_grant(self._tokens(), authorization)
+        else:
+            grant = _certificate_grant(self._tokens(), certificate)
         if not grant.allows(scope):
             raise ForbiddenError(f"this needs a token with the scope {scope}", scope=scope)
         return grant.name
+
+
+def _bearer_grant(tokens: Tokens, authorization: str | None) -> Grant:
+    kind = (authorization or "").split(None, 1)[:1]
+    if not kind or kind[0].lower() != "bearer":
+        raise UnauthorizedError("this needs a bearer token", presented=False)
+    given = _BEARER.fullmatch(authorization or "")
+    grant = tokens.find(given[1].encode()) if given else None
+    if grant is None:
+        raise UnauthorizedError("this token is not known here", presented=True)
+    return grant
+
+
+def _certificate_grant(tokens: Tokens, certificate: ClientCertificate) -> Grant:
+    if not certificate.name:
+        raise UnauthorizedError(
+            "the client certificate must have exactly one DNS name, the name of a token",
+            presented=True,
+        )
+    if certificate.has_expired:
+        raise UnauthorizedError(
+            "the client certificate has expired since the connection was opened", presented=True
+        )
+    grant = tokens.named(certificate.name)
+    if grant is None:
+        raise UnauthorizedError(
+            "the DNS name of the client certificate is not the name of a token here",
+            presented=True,
+        )
+    return grant
 
 
 def build_access(settings: Settings) -> Access:
@@ -100,4 +136,7 @@ def register_access(app: Flask, access: Access) -> None:
             return
         scope = declared_scope(app.view_functions[rule.endpoint])
         if scope is not None:
-            g.token_name = access.check(scope, request.environ.get("HTTP_AUTHORIZATION"))
+            environ = request.environ
+            g.token_name = access.check(
+                scope, environ.get("HTTP_AUTHORIZATION"), environ.get(CLIENT_CERTIFICATE)
+            )

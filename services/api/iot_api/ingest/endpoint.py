@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from iot_api.http.access import Access
+from iot_api.http.client_certificate import CLIENT_CERTIFICATE
 from iot_api.http.cors import Cors
 from iot_api.http.errors import error_response
 from iot_api.http.paths import forwarded_prefix, single_slashes
@@ -93,7 +94,9 @@ class IngestEndpoint:
         """Acknowledge the readings of a request. Raises errors."""
         token_name = ""
         if self._needs_token:
-            token_name = self._access.check(Scope.INGEST, environ.get("HTTP_AUTHORIZATION"))
+            token_name = self._access.check(
+                Scope.INGEST, environ.get("HTTP_AUTHORIZATION"), environ.get(CLIENT_CERTIFICATE)
+            )
         client = client_of(environ, self._trusted_proxies, token_name)
         batches = self._parsed(environ, client)
         query = environ["QUERY_STRING"]

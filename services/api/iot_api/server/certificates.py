@@ -1,6 +1,7 @@
 """The API's certificate: a renewed one is served to new connections without a restart.
 
-cert-manager renews a certificate every few weeks and replaces the mounted files.
+cert-manager renews a certificate every few weeks and replaces the mounted files. The authorities of
+client certificates are reloaded in the same way.
 """
 
 import datetime as dt
@@ -16,7 +17,7 @@ from gunicorn.sock import ssl_context
 from iot_models import metrics
 from iot_models.errors import SettingsError
 
-from .startup_errors import check_certificate
+from .startup_errors import check_certificate, check_client_authorities
 
 CHECK_SECONDS = 5.0
 """Seconds between two readings of the files. Their content is compared: kubelet replaces a symbolic
@@ -48,9 +49,10 @@ class ServedCertificate:
         return context.wrap_socket(client, **options)
 
     def refresh(self, now: float) -> None:
-        """Load the certificate and its key if they have changed and form a valid pair.
+        """Load the certificate, its key and the authorities of clients if one of them has changed
+        and all are valid.
 
-        Otherwise the loaded pair stays, and the reason is logged once. Every check tries again: the
+        Otherwise the loaded ones stay, and the reason is logged once. Every check tries again: the
         files may be half written, or the certificate may become valid later.
         """
         if now < self._check_at:
@@ -69,21 +71,20 @@ class ServedCertificate:
             return
         # First with an empty passphrase: gunicorn's context would ask the terminal for one.
         check_certificate(self._config.certfile, self._config.keyfile)
+        check_client_authorities(self._config.ca_certs or "")
         context = _context(self._config)
         validity = _validity(Path(self._config.certfile))
         if self._fingerprint() != found:
-            raise SettingsError("IOT_TLS_CERTIFICATE and IOT_TLS_KEY are being replaced")
+            raise SettingsError("the files of TLS are being replaced")
         if self.is_loaded:
             _check_validity(validity)
         self._context, self._loaded = context, found
         self._note(validity)
 
     def _fingerprint(self) -> bytes:
-        """Return a hash of both files."""
-        hashes = (
-            hashlib.sha256(Path(path).read_bytes()).digest()
-            for path in (self._config.certfile, self._config.keyfile)
-        )
+        """Return a hash of all files."""
+        files = (self._config.certfile, self._config.keyfile, self._config.ca_certs)
+        hashes = (hashlib.sha256(Path(path).read_bytes()).digest() for path in files if path)
         return b"".join(hashes)
 
     def _note(self, validity: "tuple[dt.datetime, dt.datetime] | None") -> None:
@@ -113,6 +114,7 @@ def _context(config: Any) -> ssl.SSLContext:
     """
     context: ssl.SSLContext = ssl_context(config)
     context.options |= getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context
 
 

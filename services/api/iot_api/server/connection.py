@@ -18,6 +18,7 @@ from gevent.socket import wait_write
 from gunicorn.http.errors import LimitRequestHeaders
 from gunicorn.http.unreader import SocketUnreader
 
+from iot_api.http.client_certificate import ClientCertificate
 from iot_api.limits.memory_budget import BODY_FACTOR, EXEMPT_BYTES, MemoryBudget
 from iot_models import metrics
 from iot_models.errors import UnavailableError
@@ -69,6 +70,7 @@ class Connection:
     since: float = field(default_factory=time.monotonic)
     """When the phase began. In BODY and SENDING: when the last byte was received or sent."""
     accepted: float = field(default_factory=time.monotonic)
+    certificate: ClientCertificate | None = None
     request: Any = None
     proven: set[uuid.UUID] = field(default_factory=set)
     """Vaults whose passwords were sent over the connection."""

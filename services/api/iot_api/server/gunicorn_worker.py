@@ -21,6 +21,7 @@ from gunicorn.http.wsgi import Response, create
 from gunicorn.workers.ggevent import GeventWorker
 from werkzeug.exceptions import RequestTimeout
 
+from iot_api.http.client_certificate import CLIENT_CERTIFICATE
 from iot_api.http.cors import Cors, is_preflight
 from iot_api.http.malformed_requests import defect_response, error_body, refusal_of
 from iot_api.http.request_metrics import new_request_id
@@ -44,6 +45,7 @@ from .connection import (
     count_closed,
 )
 from .connection_table import ConnectionTable, too_many_connections
+from .handshake import shake_hands
 from .listeners import close_listener, start_server
 
 GRACE_SECONDS = 1.0
@@ -217,7 +219,7 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
         """Answer requests. Raises `StopIteration` or `OSError` at the end of the connection."""
         connection = served.connection
         if self.cfg.is_ssl:
-            connection.client.do_handshake()  # type: ignore[attr-defined] # an SSLSocket
+            connection.certificate = shake_hands(connection.client, served.host)
         parser = RequestParser(self.cfg, connection.client, served.address)
         parser.unreader = served.reader
         while True:
@@ -236,6 +238,8 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
         environ["wsgi.multithread"] = True
         environ[CHARGE] = served.charge
         environ[PROVEN] = connection.proven
+        if connection.certificate is not None:
+            environ[CLIENT_CERTIFICATE] = connection.certificate
         writer.environ = environ
         if connection.reserved or not self.alive:
             answer.force_close()

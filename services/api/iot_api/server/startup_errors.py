@@ -41,6 +41,23 @@ def check_certificate(certificate: str, key: str) -> None:
         ) from None
 
 
+def check_client_authorities(path: str) -> None:
+    """Load the authorities that issue client certificates, if there is a file of them.
+
+    Raises:
+        SettingsError: the file can't be read, or holds no certificate of an authority.
+    """
+    if not path:
+        return
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_verify_locations(path)
+    except OSError as error:
+        raise SettingsError(f"IOT_TLS_CLIENT_CA_FILE can't be used: {error.strerror}") from None
+    if not context.cert_store_stats()["x509_ca"]:
+        raise SettingsError("IOT_TLS_CLIENT_CA_FILE has no certificate of an authority (CA:TRUE)")
+
+
 def refuse_in_worker(error: SettingsError) -> NoReturn:
     """End this worker and its master. Without a master, raise the error."""
     if not _shared:

@@ -4,7 +4,6 @@ import logging
 import socket
 import ssl
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,15 +12,22 @@ from gunicorn.config import Config
 from prometheus_client import REGISTRY
 
 from iot_api.server.certificates import CHECK_SECONDS, ServedCertificate
-from support.certificates import MountedSecret, Pair, new_pair
+from iot_api.server.startup_errors import check_client_authorities
+from iot_models.errors import SettingsError
+from support.certificates import Authority, MountedSecret, Pair, new_pair
 
 
 class Watched:
     """A mounted certificate, and what a worker serves of it."""
 
-    def __init__(self, folder: Path, pair: Pair) -> None:
+    def __init__(self, folder: Path, pair: Pair, authorities: bytes = b"") -> None:
         self.secret = MountedSecret(folder / "tls", pair)
+        self.authorities = folder / "clients.crt"
         config = Config()
+        if authorities:
+            self.authorities.write_bytes(authorities)
+            config.set("ca_certs", str(self.authorities))
+            config.set("cert_reqs", ssl.CERT_OPTIONAL)
         config.set("certfile", str(self.secret.certificate))
         config.set("keyfile", str(self.secret.key))
         self.served = ServedCertificate(config)
@@ -41,16 +47,36 @@ class Watched:
         """The serial number that a handshake shows."""
         context = ssl.create_default_context()
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        shown = self._shown(context, None)
+        assert shown is not None
+        return x509.load_der_x509_certificate(shown).serial_number
+
+    def accepts(self, client: Pair, folder: Path) -> bool:
+        """Whether a handshake with a client certificate succeeds."""
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        file = folder / "client.pem"
+        file.write_bytes(client.certificate + client.key)
+        context.load_cert_chain(file)
+        try:
+            self._shown(context, client)
+        except ssl.SSLCertVerificationError:
+            return False
+        return True
+
+    def _shown(self, context: ssl.SSLContext, sent: Pair | None) -> bytes | None:
+        """Return the certificate that the server shows in a handshake. It must see the client's."""
         mine, theirs = socket.socketpair()
         with theirs, ThreadPoolExecutor(1) as pool:
             options = {"server_side": True, "do_handshake_on_connect": True}
             answering = pool.submit(self.served.wrap_socket, theirs, **options)
             with context.wrap_socket(mine) as client:
                 shown = client.getpeercert(binary_form=True)
-                with suppress(OSError), answering.result():
-                    pass
-        assert shown is not None
-        return x509.load_der_x509_certificate(shown).serial_number
+                with answering.result() as served:
+                    seen = served.getpeercert(binary_form=True)
+        expected = None if sent is None else ssl.PEM_cert_to_DER_cert(sent.certificate.decode())
+        assert seen == expected
+        return shown
 
 
 def expiry() -> float | None:
@@ -180,3 +206,50 @@ def test_the_first_certificate_may_be_expired(tmp_path: Path) -> None:
     watched = Watched(tmp_path, pair)
     watched.check()
     assert watched.serial == pair.serial
+
+
+def test_authorities_that_are_replaced_verify_new_connections(tmp_path: Path) -> None:
+    first, second = Authority(), Authority()
+    watched = Watched(tmp_path, new_pair(), first.certificate)
+    watched.check()
+    old, new = first.issue("a"), second.issue("a")
+    assert watched.accepts(old, tmp_path)
+    assert not watched.accepts(new, tmp_path)
+    watched.authorities.write_bytes(first.certificate + second.certificate)
+    watched.check()
+    assert watched.accepts(old, tmp_path)
+    assert watched.accepts(new, tmp_path)
+    watched.authorities.write_bytes(second.certificate)
+    watched.check()
+    assert not watched.accepts(old, tmp_path)
+    assert watched.accepts(new, tmp_path)
+
+
+def invalid_authorities() -> dict[str, tuple[bytes, str]]:
+    whole = Authority().certificate
+    leaf = Authority().issue("a").certificate
+    return {
+        "empty": (b"", "IOT_TLS_CLIENT_CA_FILE can't be used"),
+        "half": (whole[: len(whole) // 2], "IOT_TLS_CLIENT_CA_FILE can't be used"),
+        "one and a half": (whole + whole[:200], "IOT_TLS_CLIENT_CA_FILE can't be used"),
+        "a device's": (leaf, "IOT_TLS_CLIENT_CA_FILE has no certificate of an authority"),
+    }
+
+
+@pytest.mark.parametrize("name", invalid_authorities())
+def test_invalid_authorities_are_not_used(
+    tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And the API does not start with them."""
+    content, message = invalid_authorities()[name]
+    authority = Authority()
+    watched = Watched(tmp_path, new_pair(), authority.certificate)
+    watched.check()
+    watched.authorities.write_bytes(content)
+    for _ in range(3):
+        watched.check()
+    assert watched.accepts(authority.issue("a"), tmp_path)
+    (line,) = caplog.messages
+    assert message in line
+    with pytest.raises(SettingsError, match=message):
+        check_client_authorities(str(watched.authorities))

@@ -1,0 +1,43 @@
+"""The certificate with which a client identified itself in the TLS handshake of its connection."""
+
+import ssl
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+CLIENT_CERTIFICATE = "iot_api.client_certificate"
+"""Key in the WSGI environ: the `ClientCertificate` of the connection, if it has one.
+
+Only the worker sets it. No header can: the names of headers begin with `HTTP_`.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class ClientCertificate:
+    """A certificate that OpenSSL has verified: an authority of `IOT_TLS_CLIENT_CA_FILE` issued it
+    for clients, and it was valid at the handshake.
+    """
+
+    name: str
+    """The DNS name, in lower case. Empty if the certificate has none, or more than one."""
+    expires: float
+    """Unix time. A connection may outlive its certificate."""
+
+    @property
+    def has_expired(self) -> bool:
+        """Whether the certificate has expired since the handshake."""
+        return time.time() >= self.expires
+
+
+def parse_certificate(content: Mapping[str, Any]) -> ClientCertificate:
+    """Parse the dict of `SSLSocket.getpeercert`.
+
+    The name is the only DNS name of the extension subjectAltName. The subject's common name is not
+    read: name constraints of an authority do not bind it (RFC 9525).
+    """
+    names = [value for kind, value in content.get("subjectAltName", ()) if kind == "DNS"]
+    return ClientCertificate(
+        name=names[0].lower() if len(names) == 1 else "",
+        expires=float(ssl.cert_time_to_seconds(content["notAfter"])),
+    )

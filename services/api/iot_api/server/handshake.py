@@ -1,0 +1,43 @@
+"""The TLS handshake of one connection, and the client certificate that it verifies."""
+
+import logging
+import ssl
+from typing import Any
+
+from iot_api.http.client_certificate import ClientCertificate, parse_certificate
+from iot_models import metrics
+
+_NOT_GIVEN = "PEER_DID_NOT_RETURN_A_CERTIFICATE"
+_EXPIRED = frozenset({9, 10})
+"""OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED."""
+_log = logging.getLogger(__name__)
+
+
+def shake_hands(client: Any, host: str) -> ClientCertificate | None:
+    """Make the handshake of an SSLSocket of gevent, which other connections do not wait for.
+
+    Return the client's certificate; None if the client sent none, or was not asked for one.
+
+    Raises:
+        OSError: the handshake failed. A refused client certificate is counted and logged.
+    """
+    try:
+        client.do_handshake()
+    except ssl.SSLError as error:
+        _report(error, host)
+        raise
+    content = client.getpeercert()
+    return parse_certificate(content) if content else None
+
+
+def _report(error: ssl.SSLError, host: str) -> None:
+    """Report a failure that the client's certificate caused. The client sees only an alert."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        reason = "expired" if error.verify_code in _EXPIRED else "untrusted"
+        message = error.verify_message
+    elif error.reason == _NOT_GIVEN:
+        reason, message = "none", "the client sent no certificate"
+    else:
+        return
+    metrics.counter("iot_client_certificates_refused_total").labels(reason).inc()
+    _log.warning("refused the TLS handshake of %s: %s", host, message)

@@ -46,6 +46,17 @@ class Site:
         """The file of authorities that issue client certificates."""
         return self.folder / "clients.crt"
 
+    def start(self) -> None:
+        """Start the API and wait for its metrics, which another process serves."""
+        self.stack.start_api()
+        wait_until(self._serves_metrics, what="the metrics")
+
+    def _serves_metrics(self) -> bool:
+        try:
+            return self.refused("none") == 0
+        except OSError:
+            return False
+
     def context(self, pair: Pair | None = None) -> ssl.SSLContext:
         """Return the TLS context of a client with a certificate, or without one."""
         context = ssl.create_default_context(cadata=self.served.certificate.decode())
@@ -121,7 +132,7 @@ def optional(
     """An API that accepts connections without a certificate."""
     with ExitStack() as opened:
         made = site(module_environment, tmp_path_factory.mktemp("optional"), opened)
-        made.stack.start_api()
+        made.start()
         yield made
 
 
@@ -278,7 +289,7 @@ def test_an_authority_that_is_replaced_under_load_drops_no_request(
         new_authority = Authority()
         new = new_authority.issue("sensor-1")
         made.stack.tls = made.context(old)
-        made.stack.start_api()
+        made.start()
         with pytest.raises(OSError, match=ENDED):
             made.put(None, Authorization=f"Bearer {made.tokens['sensor-1']}")
         wait_until(lambda: made.refused("none") > 0, what="the refusal")

@@ -16,7 +16,7 @@ from support.stack import MakeStack, Stack
 from support.waiting import wait_until
 from system.reliability.devices import Fleet
 
-WORKERS, WRITERS, POOL = 20, 8, 2
+WORKERS, WRITERS, POOL = 12, 5, 2
 DEVICES, READERS = 24, 40
 MAX_POSTGRES = WORKERS * POOL + WRITERS
 REDIS_OF_A_WRITER = 5
@@ -51,7 +51,7 @@ def test_connections_of_many_processes_stay_below_the_limits(
         ThreadPoolExecutor(READERS) as ask,
     ):
         wait_until(lambda: len(redis.client_list()) > WRITERS, seconds=60, what="writers")
-        asking = ask.map(lambda _: _ask_until_answered(stack), range(600))
+        asking = ask.map(lambda _: _ask_until_answered(stack), range(400))
         for _ in range(10):
             fleet.go_on(1, seconds=60)
             held = cast("list[tuple[str, int]]", postgres.execute(_HELD).fetchall())

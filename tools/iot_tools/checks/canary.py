@@ -2,6 +2,7 @@
 
 import json
 import logging
+import ssl
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -44,6 +45,7 @@ class Canary:
         every: float,
         grace: float,
         keep: float = _WATCH_SECONDS,
+        tls_context: ssl.SSLContext | None = None,
     ) -> None:
         """`token` is called before each request, so that a replaced token is used.
 
@@ -51,7 +53,8 @@ class Canary:
             ValueError: `url` is not an http or https URL.
         """
         # The canary repeats requests itself, and counts each failure.
-        self._client = Client(url, password, token, retry=RetryPolicy(max_attempts=1))
+        once = RetryPolicy(max_attempts=1)
+        self._client = Client(url, password, token, retry=once, tls_context=tls_context)
         self._every = every
         self._window = max(2, min(_MAX_WATCHED, int(keep / every)))
         self._next = 0

@@ -3,6 +3,7 @@
 import json
 import re
 import secrets
+import ssl
 import time
 import uuid
 from collections.abc import Callable
@@ -26,14 +27,22 @@ class ProbeError(IotError):
 class Probe:
     """A client of one password that waits for a service that is not reachable yet."""
 
-    def __init__(self, url: str, password: str, *, token: str, timeout: float) -> None:
+    def __init__(
+        self,
+        url: str,
+        password: str,
+        *,
+        token: str,
+        timeout: float,
+        tls_context: ssl.SSLContext | None = None,
+    ) -> None:
         """Raises `ValueError` if `url` is not an http or https URL."""
         self._url = url
         # The probe repeats requests itself, until its timeout.
         once = RetryPolicy(max_attempts=1)
-        self._client = Client(url, password, token, retry=once)
+        self._client = Client(url, password, token, retry=once, tls_context=tls_context)
         unknown_password = f"not {secrets.token_urlsafe(24)}"
-        self._stranger = Client(url, unknown_password, token, retry=once)
+        self._stranger = Client(url, unknown_password, token, retry=once, tls_context=tls_context)
         self._timeout = timeout
         self._deadline = 0.0
 

@@ -2,13 +2,13 @@
 
 import json
 import secrets
+import ssl
 import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from iot_models.errors import SettingsError
 from iot_sensor_client import Client, NoResponseError
@@ -41,6 +41,7 @@ class Soak:
     """Longest time until all readings are stored and read, in seconds."""
     timeout: float = 30.0
     """Timeout of a request, in seconds."""
+    tls_context: ssl.SSLContext | None = None
     strict: bool = True
     """Whether a failed request fails the run."""
 
@@ -52,8 +53,6 @@ class Soak:
             self._client(keep_alive=True)
         except ValueError:
             raise SettingsError(f"--url is not an http URL: {self.url}") from None
-        if urlsplit(self.url).scheme != "http":  # no option names certificates to trust
-            raise SettingsError(f"--url is not an http URL: {self.url}")
 
     def wait_for_service(self) -> None:
         """Return at the first response, or after `begin` seconds. Failures are not counted.
@@ -87,7 +86,13 @@ class Soak:
         ]
 
     def _client(self, *, keep_alive: bool) -> Client:
-        return Client(self.url, token=self.token, timeout=self.timeout, keep_alive=keep_alive)
+        return Client(
+            self.url,
+            token=self.token,
+            timeout=self.timeout,
+            tls_context=self.tls_context,
+            keep_alive=keep_alive,
+        )
 
 
 def run(soak: Soak) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 from iot_models.errors import SettingsError
 
 from .option_types import Subparsers, interval, port, seconds
+from .tls_options import add_tls, tls_of
 from .token_option import add_token, read_secret, token_of
 
 
@@ -98,6 +99,7 @@ def _add_service(parser: argparse.ArgumentParser) -> None:
         "--url", required=True, help="URL of the service, for example http://host:5000"
     )
     add_token(parser)
+    add_tls(parser)
     parser.add_argument(
         "--password-file",
         type=Path,
@@ -108,9 +110,9 @@ def _add_service(parser: argparse.ArgumentParser) -> None:
 def _probe(parsed: argparse.Namespace) -> int:
     from iot_tools.checks.probe import Probe  # noqa: PLC0415 -- only where it is needed
 
-    token, password = token_of(parsed), _password_of(parsed)
+    token, password, tls = token_of(parsed), _password_of(parsed), tls_of(parsed)
     try:
-        probe = Probe(parsed.url, password, token=token, timeout=parsed.timeout)
+        probe = Probe(parsed.url, password, token=token, timeout=parsed.timeout, tls_context=tls)
     except ValueError as error:
         raise SettingsError(f"--url is {error}") from None
     took = probe.run()
@@ -121,7 +123,7 @@ def _probe(parsed: argparse.Namespace) -> int:
 def _canary(parsed: argparse.Namespace) -> int:
     from iot_tools.checks.canary import Canary, run  # noqa: PLC0415 -- only where it is needed
 
-    password = _password_of(parsed)
+    password, tls = _password_of(parsed), tls_of(parsed)
     try:
         canary = Canary(
             parsed.url,
@@ -129,6 +131,7 @@ def _canary(parsed: argparse.Namespace) -> int:
             token=lambda: token_of(parsed),
             every=parsed.every,
             grace=parsed.grace,
+            tls_context=tls,
         )
     except ValueError as error:
         raise SettingsError(f"--url is {error}") from None
@@ -144,6 +147,7 @@ def _soak(parsed: argparse.Namespace) -> int:
         **{name: getattr(parsed, name) for name in names},
         token=token_of(parsed),
         password=_password_of(parsed),
+        tls_context=tls_of(parsed),
         strict=not parsed.allow_failures,
     )
     soak.check()

@@ -11,6 +11,7 @@ from iot_models import settings
 from iot_models.errors import IotError, SettingsError
 
 from .option_types import Subparsers, positive_integer, rate, seconds
+from .tls_options import add_tls, tls_of
 from .token_option import add_token, token_of
 
 Command = Callable[[argparse.Namespace], int]
@@ -102,6 +103,7 @@ def _add_simulate(commands: "Subparsers[argparse.ArgumentParser]") -> None:
         type=positive_integer,
         help="stop after this many readings of each device; default: never",
     )
+    add_tls(parser)
     parser.add_argument("--insecure", action="store_true", help="accept any TLS certificate")
     parser.set_defaults(command=_simulate)
 
@@ -111,7 +113,7 @@ def _simulate(parsed: argparse.Namespace) -> int:
 
     names = ("url", "password", "devices", "rate", "readings", "insecure")
     given = {name: getattr(parsed, name) for name in names}
-    simulation = Simulation(**given, token=token_of(parsed))
+    simulation = Simulation(**given, token=token_of(parsed), tls_context=tls_of(parsed))
     try:
         simulation.client()
     except ValueError as error:

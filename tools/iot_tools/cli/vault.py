@@ -9,6 +9,7 @@ from iot_models.errors import IotError, SettingsError
 from iot_sensor_client import Client, ClientError, NoResponseError
 
 from .option_types import Subparsers
+from .tls_options import add_tls, tls_of
 from .token_option import add_token, read_secret, token_of
 
 _TIMEOUT = 60.0
@@ -39,6 +40,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "--url", required=True, help="URL of the service, for example http://host:5000"
     )
     add_token(parser)
+    add_tls(parser)
     parser.add_argument(
         "--password-file", type=Path, help="file with the present password; default: ask for it"
     )
@@ -51,7 +53,7 @@ def _change_password(parsed: argparse.Namespace) -> int:
     if parsed.new_password_file is None and new != _ask("new password again"):
         raise SettingsError("the two entries of the new password differ; nothing was changed")
     unknown = "the password may have been changed: read with the new password to find out"
-    with _client(parsed.url, old, token) as client:
+    with _client(parsed, old, token) as client:
         try:
             client.change_password(new)
         except ClientError as error:
@@ -65,7 +67,7 @@ def _erase(parsed: argparse.Namespace) -> int:
     password = _password(parsed.password_file, "password")
     if not parsed.yes:
         _confirm()
-    with _client(parsed.url, password, token) as client:
+    with _client(parsed, password, token) as client:
         try:
             client.erase_vault()
         except ClientError as error:
@@ -87,9 +89,10 @@ def _confirm() -> None:
         raise SettingsError("nothing was erased")
 
 
-def _client(url: str, password: str, token: str | None) -> Client:
+def _client(parsed: argparse.Namespace, password: str, token: str | None) -> Client:
+    tls = tls_of(parsed)
     try:
-        return Client(url, password, token, timeout=_TIMEOUT)
+        return Client(parsed.url, password, token, timeout=_TIMEOUT, tls_context=tls)
     except ValueError as error:
         raise SettingsError(f"--url is {error}") from None
 

@@ -35,12 +35,13 @@ class Simulation:
     insecure: bool = False
     """Whether to accept every certificate."""
     token: str = field(default="", repr=False)
+    tls_context: ssl.SSLContext | None = None
 
     def client(self) -> Client:
         """Return a client for one device."""
-        context = None
+        context = self.tls_context
         if self.insecure:
-            context = ssl.create_default_context()
+            context = context or ssl.create_default_context()
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
         # A device takes readings between two attempts, so it repeats requests itself.

@@ -9,6 +9,7 @@ from . import recorded, report
 from .limits import within
 from .machine import durability, machine, versions
 from .measures.batches import measure_batches
+from .measures.flood import measure_flood
 from .measures.freshness import measure_freshness
 from .measures.growth import measure_growth
 from .measures.profiling import measure_profiles
@@ -33,6 +34,7 @@ MEASURES: dict[str, tuple[Measure, float]] = {
     "singles": (measure_singles, 240),
     "memory": (measure_streaming, 180),
     "freshness": (measure_freshness, 120),
+    "flood": (measure_flood, 240),
     "shards": (measure_shards, 180),
     "growth": (measure_growth, 180),
     "start": (measure_starts, 240),

@@ -109,8 +109,10 @@ def paced(lane: Lane, per_second: float, seconds: float) -> Iterator[bytes]:
 class Connection:
     """One connection with one request at a time. Reconnects after the server closed it."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, source: str = "127.0.0.1") -> None:
+        """`source` is the client's address."""
         self._port = port
+        self._source = source
         self._socket: socket.socket | None = self._open()
 
     def __enter__(self) -> "Connection":
@@ -140,7 +142,9 @@ class Connection:
         return body
 
     def _open(self) -> socket.socket:
-        opened = socket.create_connection(("127.0.0.1", self._port), timeout=TIMEOUT_SECONDS)
+        opened = socket.create_connection(
+            ("127.0.0.1", self._port), timeout=TIMEOUT_SECONDS, source_address=(self._source, 0)
+        )
         opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return opened
 

@@ -27,6 +27,8 @@ class Scale:
     """Seconds during which freshness is measured at half of full load."""
     fresh_singles: int
     """Requests per connection that find the full load with one reading each."""
+    flood_seconds: float
+    """Seconds for which a device sends alone, and then beside a flood."""
     profile_seconds: int
     starts: int
     """Number of starts of `make run` with an existing environment."""
@@ -42,11 +44,13 @@ class Scale:
 FULL = Scale(
     name="full", rounds=5, lanes=4, batches=75, batch=1000, single_seconds=3,
     read=500_000, streamed=5_000_000, rows=100_000, fresh_seconds=10, fresh_singles=500,
+    flood_seconds=3,
     profile_seconds=5, starts=3, fresh_install=True,
 )  # fmt: skip
 
 QUICK = Scale(
     name="quick", rounds=2, lanes=4, batches=25, batch=1000, single_seconds=1,
     read=100_000, streamed=500_000, rows=20_000, fresh_seconds=4, fresh_singles=250,
+    flood_seconds=2,
     profile_seconds=2, starts=1, fresh_install=False,
 )  # fmt: skip

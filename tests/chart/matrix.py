@@ -428,7 +428,13 @@ MATRIX: dict[str, ValuesSet] = {
             "shards": 64,
             "retention": {"days": 3650},
             "config": {"IOT_BACKLOG_MAX_BYTES": 8589934592, "IOT_VAULT_CACHE_SIZE": 1000000},
-            "api": {"replicas": 20, "workers": 4, "connections": 1000000, "trustedProxies": 2},
+            "api": {
+                "replicas": 20,
+                "workers": 4,
+                "connections": 1000000,
+                "trustedProxies": 2,
+                "rateLimits": {"perAddress": 0, "perToken": 1},
+            },
             "writer": {"replicas": 64},
         }
     ),

@@ -9,6 +9,7 @@ from iot_api.http.access import build_access, register_access
 from iot_api.http.cors import Cors
 from iot_api.http.errors import register_errors
 from iot_api.http.paths import merge_slashes
+from iot_api.http.rate_headers import register_rate_limit
 from iot_api.http.request_metrics import RequestMetrics, register_request_metrics
 from iot_api.ingest.endpoint import IngestEndpoint
 from iot_api.limits.refusal_pace import RefusalPace
@@ -49,6 +50,8 @@ def create_app(settings: Settings) -> Flask:
     pace = RefusalPace(settings.trusted_proxies)
     register_errors(app, pace)
     register_access(app, access)
+    if service.rates is not None:
+        register_rate_limit(app, service.rates, settings.trusted_proxies)
     app.register_blueprint(iot_blueprint("iot", service), url_prefix="/api/iot")
     app.register_blueprint(iot_blueprint("rssi", service), url_prefix="/api/rssi")
     app.register_blueprint(audit_blueprint(service), url_prefix="/api")

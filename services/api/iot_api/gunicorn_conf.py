@@ -100,6 +100,8 @@ def post_worker_init(worker: Any) -> None:
     service = _service(worker)
     if service is not None:
         service.watcher.start()
+        if service.rate_settler is not None:
+            service.rate_settler.start()
         service.change_follower.start()
         service.vault_keeper.start()
 

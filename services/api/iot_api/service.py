@@ -11,6 +11,7 @@ from iot_api.ingest.intake import IdempotencyPolicy, Intake
 from iot_api.ingest.receipts import Receipts
 from iot_api.limits.guess_limit import GuessLimit
 from iot_api.limits.large_requests import LargeRequests
+from iot_api.limits.rate_limit import RateLimit, RateSettler
 from iot_api.query.pausable_read import ReadSlots
 from iot_api.query.readings import Readings
 from iot_api.vaults.cache import VaultCache
@@ -54,6 +55,9 @@ class Service:
     password_changer: PasswordChanger
     vault_eraser: VaultEraser
     change_follower: ChangeFollower
+    rates: RateLimit | None
+    """None without a limit."""
+    rate_settler: RateSettler | None
     intake: Intake
     large_requests: LargeRequests
     receipts: Receipts
@@ -66,6 +70,8 @@ class Service:
     def close(self) -> None:
         """Close all connections and end all threads."""
         self.watcher.stop()
+        if self.rate_settler is not None:
+            self.rate_settler.stop()
         self.change_follower.stop()
         self.vault_keeper.close()
         self.vaults.close()
@@ -109,6 +115,12 @@ def build_service(settings: Settings) -> Service:
             1, settings.max_openings << DEFAULT_SCRYPT_LOG2_N >> settings.scrypt_log2_n
         ),
     )
+    rates = RateLimit(
+        redis,
+        names,
+        per_address=settings.rate_limit_address,
+        per_token=settings.rate_limit_token,
+    )
     cache = VaultCache(size=settings.vault_cache_size, seconds=settings.vault_cache_seconds)
     watch.on_new_server = cache.forget_redis
     records = VaultRecords(redis, names, pool)
@@ -148,6 +160,8 @@ def build_service(settings: Settings) -> Service:
         ),
         vault_eraser=VaultEraser(vaults, records, erasures, watch.require_safe, sweep),
         change_follower=follower,
+        rates=rates if rates.is_on else None,
+        rate_settler=RateSettler(rates) if rates.is_on else None,
         intake=Intake(
             vaults,
             guesses,

@@ -36,6 +36,8 @@ class Refusal(StrEnum):
     """Too many large bodies wait to be parsed."""
     REMEMBERED_REQUESTS = "remembered_requests"
     """The client has too many remembered requests with an Idempotency-Key."""
+    RATE = "rate"
+    """The address or the token sent too many requests in a minute."""
     READS = "reads"
     """Too many reads are under way. Clients get 503."""
 

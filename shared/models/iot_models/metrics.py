@@ -59,7 +59,7 @@ METRICS = (
     Metric("iot_refused_total", "counter", "api",
            "Requests answered 429, by the limit that they reached.", ("reason",),
            initial_labels=("guesses", "new_vaults", "openings", "opening_queue",
-                     "large_requests", "remembered_requests")),
+                     "large_requests", "remembered_requests", "rate")),
     Metric("iot_scrypts_total", "counter", "api",
            "Computations of scrypt, by the queue from which they came.", ("queue",),
            initial_labels=("known", "first", "suspects")),

@@ -172,6 +172,10 @@ class KeyNames:
         """Return the counter of vaults that a client created in the current minute."""
         return f"{self.prefix}iot:guesses:new-vaults:{client}"
 
+    def rate(self, minute: int, policy: str, name: str) -> str:
+        """Return the counter of requests of an address or a token in a minute since 1970."""
+        return f"{self.prefix}iot:rates:{minute}:{policy}:{name}"
+
     def tick(self, job: str) -> str:
         """Return the key of the time when a periodic job was queued, in Unix seconds of Redis.
 

@@ -166,6 +166,15 @@ class Settings:
         "Number of unknown passwords that one client (token and address; IPv6 by /64) may name "
         "in a minute, in reads and PUTs. 0: no limit.",
     )
+    rate_limit_address: int = _setting(
+        0,
+        "Number of requests that one address may send in a minute (IPv6 by /64). 0: no limit.",
+    )
+    rate_limit_token: int = _setting(
+        0,
+        "Number of requests that may be sent with one token in a minute, from all addresses. "
+        "0: no limit.",
+    )
     new_vault_limit: int = _setting(
         0,
         "Number of vaults that one client may create in a minute. 0: no limit but "

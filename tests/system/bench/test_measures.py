@@ -19,6 +19,7 @@ from bench.stage import PEERS, Stage, staged
 TINY = Scale(
     name="tiny", rounds=1, lanes=2, batches=2, batch=1000, single_seconds=1,
     read=4000, streamed=4000, rows=1000, fresh_seconds=1, fresh_singles=20,
+    flood_seconds=1,
     profile_seconds=1, starts=1, fresh_install=False,
 )  # fmt: skip
 
@@ -70,6 +71,12 @@ def test_memory_of_a_streaming_read_is_measured(stage: Stage) -> None:
 def test_single_requests_are_measured(stage: Stage) -> None:
     row = measured(stage, "singles").rows[0]
     assert (row.ours is not None) == wrk.installed()
+
+
+def test_a_device_beside_floods_is_measured(stage: Stage) -> None:
+    rows = measured(stage, "flood").rows
+    assert len(rows) == (9 if wrk.installed() else 0)
+    assert None not in {bar.held for row in rows for bar in row.bars}
 
 
 def test_single_requests_are_not_measured_without_wrk(

@@ -29,6 +29,8 @@ def all_names(
         keys.compaction_looked(vault),
         keys.compaction_looked_back(vault),
         keys.guesses(address),
+        keys.new_vaults(address),
+        keys.rate(first_id, "address", address),
         keys.remembered_request(lookup),
         keys.remembered_of_client(address),
         keys.tick(names.SWEEP_JOB),

@@ -59,6 +59,7 @@ class IngestEndpoint:
         self._others = others
         self._service = service
         self._intake = service.intake
+        self._rates = service.rates
         self._parse = put_parser(settings)
         self._large_requests = service.large_requests
         self._max_body_bytes = settings.max_body_bytes
@@ -84,6 +85,8 @@ class IngestEndpoint:
         status, headers, body = response
         self._metrics.observe(route, "PUT", status, time.perf_counter() - started)
         headers.append((REQUEST_ID, request_id))
+        if self._rates is not None:
+            headers += self._rates.headers(environ)
         # Devices send no Origin, so their PUTs skip the call.
         cors = self._cors
         headers += cors.headers(environ) if "HTTP_ORIGIN" in environ else cors.without_origin
@@ -98,6 +101,8 @@ class IngestEndpoint:
                 Scope.INGEST, environ.get("HTTP_AUTHORIZATION"), environ.get(CLIENT_CERTIFICATE)
             )
         client = client_of(environ, self._trusted_proxies, token_name)
+        if self._rates is not None:
+            self._rates.count(client, environ)
         batches = self._parsed(environ, client)
         query = environ["QUERY_STRING"]
         waits_until_stored = bool(query) and _waits_until_stored(query)

@@ -44,6 +44,11 @@ class Client:
         return self.proxy or self.name
 
     @property
+    def address(self) -> str:
+        """The address that can't be forged: the client's, or that of the untrusted proxy."""
+        return self.proxy or self.name.rpartition("@")[2]
+
+    @property
     def wide_names(self) -> list[str]:
         """The names of the groups of clients that share a wider limit."""
         names = [self.proxy] if self.proxy else []

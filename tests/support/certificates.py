@@ -83,12 +83,15 @@ class Authority:
     def issue(
         self,
         *names: str,
+        address: str = "",
         common_name: str = "a device",
         begins: float = -1,
         ends: float = 90,
-        purpose: x509.ObjectIdentifier = ExtendedKeyUsageOID.CLIENT_AUTH,
+        purpose: x509.ObjectIdentifier | None = ExtendedKeyUsageOID.CLIENT_AUTH,
     ) -> Pair:
-        """Return a certificate for DNS names, valid from `begins` to `ends`, in days from now."""
+        """Return a certificate for DNS names and an address, valid from `begins` to `ends`, in days
+        from now. `purpose` None: for clients and servers.
+        """
         private = ec.generate_private_key(ec.SECP256R1())
         now = dt.datetime.now(dt.UTC).replace(microsecond=0)
         builder = (
@@ -99,11 +102,14 @@ class Authority:
             .serial_number(x509.random_serial_number())
             .not_valid_before(now + dt.timedelta(days=begins))
             .not_valid_after(now + dt.timedelta(days=ends))
-            .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
         )
-        if names:
-            alternatives = x509.SubjectAlternativeName([x509.DNSName(name) for name in names])
-            builder = builder.add_extension(alternatives, critical=False)
+        if purpose is not None:
+            builder = builder.add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
+        known: list[x509.GeneralName] = [x509.DNSName(name) for name in names]
+        if address:
+            known.append(x509.IPAddress(ipaddress.ip_address(address)))
+        if known:
+            builder = builder.add_extension(x509.SubjectAlternativeName(known), critical=False)
         return _pair(builder.sign(self._private, SHA256()), private)
 
 

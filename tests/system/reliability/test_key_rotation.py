@@ -193,7 +193,7 @@ def test_rotation_under_load(
             assert 0 < left < VAULTS
             fleet.go_on()
             restart(stack)
-            second_run = rotation.kill_at(postgres, vault_under(postgres, 1, 1.0))
+            second_run = rotation.kill_at(postgres, vault_under(postgres, 1, 0.5))
             assert "finishing the rotation to master key 2" in second_run
             assert vaults_under(postgres, 1) < left
             fleet.go_on()

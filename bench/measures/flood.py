@@ -34,7 +34,7 @@ SETTINGS = {
     "IOT_GUESS_LIMIT": "120",
     "IOT_TRUSTED_PROXIES": "1",  # so that each flood has its own address
 }
-CREATOR, DEVICE, RESTARTED = "127.0.0.2", "127.0.0.3", "127.0.0.4"
+DEVICE, RESTARTED = "127.0.0.2", "127.0.0.3"
 CLOSED = 2
 """Vaults that are opened during each flood."""
 _ADDRESSES = count(1)
@@ -64,17 +64,26 @@ def measure_flood(stage: Stage) -> None:
     found: defaultdict[str, _Values] = defaultdict(_Values)
     with running_service(settings=SETTINGS) as service:
         closed = _closed_vaults(service, rounds * len(FLOODS) * CLOSED)
-        device = _Device(service)
-        for _ in range(rounds):
-            for kind in FLOODS:
-                values = found[kind]
-                _note(device.send(seconds), seconds, values.alone, values.p99_alone)
-                with _flooded(service, kind):
-                    time.sleep(_BEGIN_SECONDS)
-                    _note(device.send(seconds), seconds, values.beside, values.p99_beside)
-                    values.first += [_first_answer(service, next(closed)) for _ in range(CLOSED)]
+        with _Device(service) as device:
+            for kind in [*FLOODS] * rounds:
+                _measure_round(service, device, kind, seconds, found[kind], closed)
     for kind, what in FLOODS.items():
         _report(stage.results, what, found[kind])
+
+
+def _measure_round(
+    service: Service,
+    device: "_Device",
+    kind: str,
+    seconds: float,
+    values: _Values,
+    closed: Iterator[str],
+) -> None:
+    _note(device.send(seconds), seconds, values.alone, values.p99_alone)
+    with _flooded(service, kind):
+        time.sleep(_BEGIN_SECONDS)
+        _note(device.send(seconds), seconds, values.beside, values.p99_beside)
+        values.first += [_first_answer(service, next(closed)) for _ in range(CLOSED)]
 
 
 class _Device:
@@ -85,6 +94,12 @@ class _Device:
         self._connection = Connection(service.port, DEVICE)
         self._numbers = count()
         self._send()
+
+    def __enter__(self) -> "_Device":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.__exit__()
 
     def _send(self) -> None:
         _put(self._service, self._connection, next(self._numbers), "device")
@@ -112,8 +127,9 @@ def _note(waits: list[float], seconds: float, speeds: list[float], p99s: list[fl
 def _closed_vaults(service: Service, number: int) -> Iterator[str]:
     """Create vaults, and restart the API, which then has none of them open."""
     names = [f"restarted {each}" for each in range(number)]
-    with Connection(service.port, CREATOR) as connection:
-        for name in names:
+    for at, name in enumerate(names):
+        # A client that creates several vaults waits between them.
+        with Connection(service.port, f"127.0.1.{1 + at % 250}") as connection:
             _put(service, connection, 0, name)
     service.settle()
     api = service.children[0]

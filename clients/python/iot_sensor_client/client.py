@@ -251,6 +251,28 @@ class Client:
         )
         raise_for_status(response, rejected=_PASSWORD_REFUSED)
 
+    def erase_readings(self, start: int, end: int) -> int:
+        """Erase the readings with a relative timestamp from `start` to `end`, both included.
+
+        All readings of the window that were acknowledged before are erased, also those that are
+        not stored yet. The request may be repeated.
+
+        Returns:
+            The number of readings that this request erased.
+
+        Raises:
+            RejectedError: the password is unknown.
+            RetryableError: a part may be erased; repeat the call.
+        """
+        credentials = {"db_password": self._password or ""}
+        response = self.request("DELETE", f"/api/iot/{start}/{end}", json={"data": credentials})
+        raise_for_status(response, rejected=_PASSWORD_REFUSED)
+        try:
+            count: int = response.json()["erased"]
+        except (ValueError, KeyError, TypeError):
+            raise RetryableError(_FOREIGN, response) from None
+        return count
+
     def is_ready(self) -> bool:
         """Return whether the service accepts readings now. Leaves no connection open."""
         request = self._request("GET", "/readyz", None, {"Connection": "close"}, None)

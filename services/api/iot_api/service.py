@@ -20,6 +20,7 @@ from iot_api.vaults.compaction_planner import CompactionPlanner
 from iot_api.vaults.keeper import VaultKeeper
 from iot_api.vaults.opening import Vaults
 from iot_api.vaults.password_changer import PasswordChanger
+from iot_api.vaults.range_eraser import RangeEraser
 from iot_api.vaults.scrypt_threads import slow_key
 from iot_api.vaults.vault_eraser import VaultEraser
 from iot_cipher.envelope import Sealer
@@ -54,6 +55,7 @@ class Service:
     vault_keeper: VaultKeeper
     password_changer: PasswordChanger
     vault_eraser: VaultEraser
+    range_eraser: RangeEraser
     change_follower: ChangeFollower
     rates: RateLimit | None
     """None without a limit."""
@@ -159,6 +161,15 @@ def build_service(settings: Settings) -> Service:
             vaults, records, changes, keyring.current, guesses, watch.require_safe
         ),
         vault_eraser=VaultEraser(vaults, records, erasures, watch.require_safe, sweep),
+        range_eraser=RangeEraser(
+            vaults,
+            backlog,
+            stores.held_entries,
+            stores.hot_window,
+            pool,
+            audit,
+            watch.require_safe,
+        ),
         change_follower=follower,
         rates=rates if rates.is_on else None,
         rate_settler=RateSettler(rates) if rates.is_on else None,

@@ -137,6 +137,10 @@ class KeyNames:
         """Return the key of one encrypted segment in the hot window."""
         return f"{self.prefix}iot:hot:segment:{vault_id.hex()}:{first_id}"
 
+    def hot_hidden(self, vault_id: bytes) -> str:
+        """Return a key that exists while no read of a vault uses the hot window."""
+        return f"{self.prefix}iot:hot:hidden:{vault_id.hex()}"
+
     def hot_cover(self, shard: int) -> str:
         """Return a hash: the hot window has all segments of a shard from `since` to `position`."""
         return f"{self.prefix}iot:hot:cover:{shard}"

@@ -215,6 +215,15 @@ class Backlog:
         answers = cast("list[bytes | None]", self._client.mget(request_names))
         return next((answer for answer in answers if answer is not None), None)
 
+    def ends(self) -> dict[int, int]:
+        """Return where the entries of all shards end now, as `AppendResult.ends`."""
+        shards = self.shards()
+        found = self._client.hmget(
+            self._names.backlog_counters, [f"in:{shard}" for shard in shards]
+        )
+        added = cast("list[bytes | None]", found)
+        return {shard: parse_number(total) for shard, total in zip(shards, added, strict=True)}
+
     def all_removed(self, ends: Mapping[int, int]) -> bool:
         """Return whether all entries up to these ends (`AppendResult.ends`) left the streams.
 

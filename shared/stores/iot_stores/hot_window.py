@@ -39,6 +39,8 @@ _FIRST_FETCH, _MAX_FETCH = 4, 64
 """Number of payloads in one round trip."""
 _FETCH_BYTES = 4 * 2**20
 """Approximate size of the payloads in one round trip."""
+_LATE_SECONDS = 120
+"""A writer may still add segments this long after it stored them: its job's timeout."""
 MAX_PAYLOAD_BYTES = 2 * 2**20
 """A larger payload is not kept, because several payloads are fetched at a time. Reads fetch it from
 Postgres."""
@@ -132,7 +134,27 @@ class HotWindow:
         ]
         for start in range(0, len(names), _MAX_FETCH):
             self._client.delete(*names[start : start + _MAX_FETCH])
-        self._client.delete(index)
+        self._client.delete(index, self._names.hot_hidden(vault_id.bytes))
+
+    def hide(self, vault_id: uuid.UUID) -> None:
+        """Make reads of a vault use Postgres until its present segments have left the window.
+
+        For an erasure of readings: the process may be killed before it evicts their segments.
+        Raises `RedisError`.
+        """
+        if self._seconds:
+            name = self._names.hot_hidden(vault_id.bytes)
+            self._client.set(name, 1, ex=self._seconds + _LATE_SECONDS)
+
+    def evict(self, vault_id: uuid.UUID, first_ids: Iterable[int]) -> None:
+        """Delete segments whose readings were erased. Raises `RedisError`."""
+        if not self._seconds:
+            return
+        with self._client.pipeline(transaction=False) as pipeline:
+            for first_id in first_ids:
+                # Expiry in 1 ms instead of DEL: the API's own Redis user may not delete keys.
+                pipeline.set(self._names.hot_segment(vault_id.bytes, first_id), b"", px=1)
+            pipeline.execute()
 
     def coverage(self, shard: int, seconds: int, begin: int | None = None) -> Coverage:
         """Return whether the window holds all readings of the last `seconds` of a shard.
@@ -152,9 +174,17 @@ class HotWindow:
             return Coverage(begin, complete=False)
         return Coverage(begin, begin >= drained.now - int(kept) * 1000 + _MARGIN_MS)
 
-    def bounds(self, vault_id: uuid.UUID, begin: int) -> list[SegmentBounds]:
-        """Return the bounds of a vault's segments with readings received at or after `begin`."""
-        found = self._client.zrangebyscore(self._names.hot_index(vault_id.bytes), begin, "+inf")
+    def bounds(self, vault_id: uuid.UUID, begin: int) -> list[SegmentBounds] | None:
+        """Return the bounds of a vault's segments with readings received at or after `begin`.
+
+        None if the vault is hidden (`hide`).
+        """
+        with self._client.pipeline(transaction=False) as pipeline:
+            pipeline.get(self._names.hot_hidden(vault_id.bytes))
+            pipeline.zrangebyscore(self._names.hot_index(vault_id.bytes), begin, "+inf")
+            hidden, found = pipeline.execute()
+        if hidden is not None:
+            return None
         return [SegmentBounds.from_bytes(member) for member in cast("list[bytes]", found)]
 
     def payloads(

@@ -22,7 +22,7 @@ PASSWORDS = [b"one", b"two", b"three"]
 PASSING = re.compile(r"rq:(executions?|wip|queue|scheduler|clean_)|iot:tick:")
 """Keys that exist while a job waits or runs."""
 EXPIRING = re.compile(
-    r"iot:(vault(?!:changes)|requests?|guesses|rates|tick|loaded|hot:segment|hot:index):|rq:(worker:|clean_)"
+    r"iot:(vault(?!:changes)|requests?|guesses|rates|tick|loaded|hot:segment|hot:index|hot:hidden):|rq:(worker:|clean_)"
 )
 FIXED = re.compile(
     r"iot:(owner|owner:keyring|audit:head|backlog|requests|dead|dead:ids|held(:[0-9a-f]{32})?|ingest:\d|hot:cover:\d"

@@ -218,7 +218,7 @@ def test_functions_of_the_owner_read_no_temporary_tables(empty_url: str) -> None
     migrate(empty_url)
     with psycopg.connect(empty_url, autocommit=True) as connection:
         definers = connection.execute(_DEFINERS).fetchall()
-        assert len(definers) == 9
+        assert len(definers) == 11
         assert all(config == ["search_path=public, pg_temp"] for _, config in definers)
         for name, _ in definers:
             oid = connection.execute("SELECT %s::regproc::oid", (name,)).fetchone()

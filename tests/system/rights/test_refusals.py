@@ -77,6 +77,7 @@ REFUSED = {
         "SELECT FROM audit_unchained",
         "UPDATE erased_vaults SET deleted_at = now()",
         "UPDATE erased_vaults SET lookups = NULL",
+        "SELECT FROM segments FOR KEY SHARE",
         "SELECT FROM iot_writer.partition",
         "SELECT end_fast_lookups('0')",
         "SELECT forget_unused_lookups()",
@@ -124,6 +125,8 @@ ALLOWED = {
         "SELECT vault_id, lookups, erased_at FROM erased_vaults",
         f"SELECT erase_vault('{VAULT}', ARRAY['unknown'::bytea])",
         f"SELECT forget_erased_lookups('{VAULT}')",
+        f"SELECT erase_segments('{VAULT}', '{{1}}', '{{5}}', ARRAY['unknown'::bytea])",
+        f"SELECT replace_segment('{VAULT}', 1, 5, 'unknown', ARRAY[1], 'payload')",
     ],
     "iot_writer": [
         INSERT_SEGMENT,

@@ -189,8 +189,13 @@ def check_erasure(stack: Stack, database: Database, redis_users: RedisWithUsers)
     put = {"data": {"db_password": "to be erased"}}
     body = json.dumps({"data": {"db_password": "to be erased"}})
     with redis_users.client("admin") as admin, database.connect("postgres") as connection:
-        assert stack.put(put).status == 201
-        wait_until(lambda: len(stack.read("to be erased")) == 1, what="the reading")
+        rows = [{"data": {**put["data"], "relative_time": at}} for at in (1, 2, 3)]
+        assert stack.put(rows).status == 201
+        for low, high, left in ((2, 2, [1, 3]), (3, 9, [1])):
+            answer = stack.request("DELETE", f"/api/iot/{low}/{high}", body, JSON)
+            assert (answer.status, answer.json()) == (200, {"erased": 1})
+            found = stack.read("to be erased", "/seconds/60")
+            assert [each["relative_timestamp"] for each in found] == left
         answer = stack.request("DELETE", "/api/vault", body, JSON)
         assert answer.status == 200, answer
         connection.execute(SETTLED)

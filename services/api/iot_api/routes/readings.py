@@ -27,6 +27,7 @@ from iot_stores.history import ReadFilter
 from .credentials import PasswordsForm, requesting_client
 
 _PASSWORD = PasswordsForm("db_password", required=False)
+_PASSWORD_TO_ERASE = PasswordsForm("db_password", required=True)
 
 
 def iot_blueprint(name: str, service: Service) -> Blueprint:
@@ -40,6 +41,7 @@ def iot_blueprint(name: str, service: Service) -> Blueprint:
         ("GET", "/stored/<receipt>", views.stored),
         ("POST", "/<start>", views.read_from),
         ("POST", "/<start>/<end>", views.read_between),
+        ("DELETE", "/<start>/<end>", views.erase_between),
         ("POST", "/seconds/<count>", views.read_seconds),
         ("POST", "/last/<count>", views.read_last),
     ]
@@ -79,6 +81,14 @@ class _Views:
     def read_between(self, start: str, end: str) -> Response:
         low, high = _number("start", start), _number("end", end)
         return self._select(f"between {low} {high}", ReadFilter(low, high))
+
+    @needs(Scope.ADMIN)
+    def erase_between(self, start: str, end: str) -> Response:
+        low, high = _number("start", start), _number("end", end)
+        (password,) = _PASSWORD_TO_ERASE.receive(self._service)
+        client = requesting_client(self._service)
+        erased = self._service.range_eraser.erase(password, low, high, client)
+        return json_response({"erased": erased})
 
     @needs(Scope.READ)
     def read_seconds(self, count: str) -> Response:

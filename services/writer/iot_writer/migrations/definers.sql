@@ -13,7 +13,7 @@ BEGIN
             AND proname IN (
                 'check_new_vault', 'raise_lookup_cost', 'end_fast_lookups', 'forget_unused_lookups',
                 'note_pending_audit', 'record_audit_event',
-                'erase_vault', 'forget_erased_lookups', 'refuse_erased_vault'
+                'erase_vault', 'forget_erased_lookups', 'refuse_erased_vault', 'erase_segments', 'replace_segment'
             )
             AND pronamespace = (
                 SELECT relnamespace FROM pg_class WHERE oid = to_regclass('vault_lookups')

@@ -60,3 +60,69 @@ BEGIN
         FOR EACH ROW EXECUTE FUNCTION refuse_erased_vault();
 END
 $$;
+
+-- Erasure of ranges (iot_stores/segment_erasure.py). With roles of their own, these functions belong to the writers' role, like
+-- `segments`: its triggers and constraints get no other role's rights (grants.sql).
+DO $$
+BEGIN
+    IF to_regproc('erase_segments') IS NOT NULL THEN
+        RETURN;
+    END IF;
+
+    -- Deletes segments of a vault by their keys and salts. Returns the number of segments and of readings that were deleted. A
+    -- segment that was merged or replaced meanwhile has another salt, or is gone. Nothing is deleted if the vault is erased.
+    CREATE FUNCTION erase_segments(
+        of_vault uuid, first_ids bigint[], received_mins bigint[], salts bytea[],
+        OUT segments_erased bigint, OUT readings_erased bigint
+    )
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $function$
+    DECLARE
+        erased integer;
+    BEGIN
+        segments_erased := 0;
+        readings_erased := 0;
+        PERFORM FROM vaults WHERE vault_id = of_vault FOR KEY SHARE;
+        IF NOT FOUND THEN
+            RETURN;
+        END IF;
+        FOR place IN 1 .. cardinality(first_ids) LOOP
+            DELETE FROM segments
+                WHERE vault_id = of_vault AND first_id = first_ids[place] AND received_min = received_mins[place]
+                AND substring(payload FROM 2 FOR 16) = salts[place]
+                RETURNING count INTO erased;
+            IF FOUND THEN
+                segments_erased := segments_erased + 1;
+                readings_erased := readings_erased + erased;
+            END IF;
+        END LOOP;
+    END
+    $function$;
+
+    -- Replaces a segment of a vault by one with a part of its readings. Returns false if the segment was merged or replaced
+    -- meanwhile. `bounds`: first_id, last_id, received_min, received_max, relative_min, relative_max, interrogator_min,
+    -- interrogator_max, shard, count.
+    CREATE FUNCTION replace_segment(
+        of_vault uuid, old_first_id bigint, old_received_min bigint, old_salt bytea,
+        bounds bigint[], new_payload bytea
+    ) RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $function$
+    DECLARE
+        deleted bigint;
+    BEGIN
+        SELECT segments_erased INTO deleted
+            FROM erase_segments(of_vault, ARRAY[old_first_id], ARRAY[old_received_min], ARRAY[old_salt]);
+        IF deleted = 0 THEN
+            RETURN false;
+        END IF;
+        INSERT INTO segments (
+            vault_id, first_id, last_id, received_min, received_max, relative_min, relative_max,
+            interrogator_min, interrogator_max, shard, count, payload
+        ) VALUES (
+            of_vault, bounds[1], bounds[2], bounds[3], bounds[4], bounds[5], bounds[6], bounds[7], bounds[8],
+            bounds[9], bounds[10], new_payload
+        );
+        RETURN true;
+    END
+    $function$;
+END
+$$;

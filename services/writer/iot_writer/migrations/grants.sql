@@ -19,7 +19,16 @@ BEGIN
     END LOOP;
 END
 $$;
+-- Functions of API processes that write segments.
+ALTER FUNCTION erase_segments(uuid, bigint[], bigint[], bytea[]) OWNER TO iot_writer;
+ALTER FUNCTION replace_segment(uuid, bigint, bigint, bytea, bigint[], bytea) OWNER TO iot_writer;
 REVOKE CREATE ON SCHEMA public FROM iot_writer;
+REVOKE EXECUTE ON FUNCTION
+    erase_segments(uuid, bigint[], bigint[], bytea[]), replace_segment(uuid, bigint, bigint, bytea, bigint[], bytea)
+    FROM PUBLIC, iot_api;
+GRANT EXECUTE ON FUNCTION
+    erase_segments(uuid, bigint[], bigint[], bytea[]), replace_segment(uuid, bigint, bigint, bytea, bigint[], bytea)
+    TO iot_api;
 
 REVOKE ALL ON
     vaults, vault_lookups, segments, ingest_offsets, ingest_sessions, audit_log, installation, alembic_version,

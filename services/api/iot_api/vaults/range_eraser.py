@@ -1,0 +1,211 @@
+"""Erase the readings of a window of relative time from a vault."""
+
+import logging
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from itertools import compress
+
+from iot_api.limits.clients import Client
+from iot_cipher.aead import SALT_BYTES
+from iot_cipher.sealed_segment import SealedSegment, decrypt_segment, encrypt_segment
+from iot_cipher.vault import OpenVault
+from iot_models import metrics
+from iot_models.audit_event import AuditKind, audit_event
+from iot_models.errors import DecryptionError, FormatError, NotFoundError, UnavailableError
+from iot_models.segment import SegmentColumns, decode_segment, encode_merged
+from iot_stores import segment_erasure
+from iot_stores.audit import AuditLog
+from iot_stores.backlog import Backlog
+from iot_stores.held_entries import HeldEntries
+from iot_stores.hot_window import HotWindow
+from iot_stores.postgres import Pool
+from iot_stores.segment_erasure import NamedSegment
+
+from .opening import Vaults
+
+WAIT_SECONDS = 10.0
+"""Longest wait until the readings are stored that were acknowledged before."""
+_PAUSE_SECONDS = 0.05
+_BATCH = 200
+"""Segments deleted in one transaction."""
+_MAX_PASSES = 10
+
+_log = logging.getLogger(__name__)
+
+
+class RangeEraser:
+    """Erases windows of relative time, one request at a time in a process.
+
+    Every reading of the window that was acknowledged before the request is erased, and no reading
+    outside of it. The request waits until the backlog has stored these readings. Segments within
+    the window are deleted. A segment on its border is opened, and replaced in one transaction by a
+    segment with the other readings. If compaction replaces a segment meanwhile, the window is
+    searched again. A process that is killed has erased a part; the request can be repeated.
+    """
+
+    def __init__(
+        self,
+        vaults: Vaults,
+        backlog: Backlog,
+        held: HeldEntries,
+        hot_window: HotWindow,
+        pool: Pool,
+        audit: AuditLog,
+        admit: Callable[[], None],
+    ) -> None:
+        """Take the parts. `admit` raises unless Redis belongs to this installation."""
+        self._vaults = vaults
+        self._backlog = backlog
+        self._held = held
+        self._hot_window = hot_window
+        self._pool = pool
+        self._audit = audit
+        self._admit = admit
+        self._lock = threading.Lock()
+        """Bounds the memory for segments that are opened, like the slots of reads."""
+
+    def erase(self, password: bytes, low: int, high: int, client: Client) -> int:
+        """Erase the readings with a relative timestamp from `low` to `high`. Return their number.
+
+        An unknown password counts as a guess.
+
+        Raises:
+            NotFoundError: there is no vault under the password.
+            TooManyRequestsError: as `Vaults.find`.
+            UnavailableError: readings that were acknowledged before are not stored in time, and
+                nothing was erased; or compaction replaced segments again and again.
+            DecryptionError, FormatError: a segment on the border is damaged. It stays.
+            RedisError, psycopg.Error: a store is away. A part may be erased; repeat the call.
+        """
+        self._admit()
+        vault = self._vaults.find(password, client)
+        if vault is None:
+            raise NotFoundError("db_password: no vault has this password", field="db_password")
+        self._wait_until_stored(vault.vault_id)
+        with self._lock:
+            event = audit_event(
+                AuditKind.RANGE_ERASED,
+                vault=str(vault.vault_id), start=low, end=high, **client.fields,
+            )  # fmt: skip
+            with self._pool.connection() as connection:
+                self._audit.append(connection, event)
+            # This process may be killed before it evicts what it has erased.
+            self._hot_window.hide(vault.vault_id)
+            return self._erase(vault, low, high)
+
+    def _wait_until_stored(self, vault_id: uuid.UUID) -> None:
+        """Wait until all entries left the backlog that are in it now."""
+        until = time.monotonic() + WAIT_SECONDS
+        self._refuse_held(vault_id)
+        ends = self._backlog.ends()
+        while not self._backlog.all_removed(ends):
+            if time.monotonic() >= until:
+                raise UnavailableError(
+                    "readings that were acknowledged before are not stored yet; nothing was "
+                    "erased, try again",
+                    retry_after=10,
+                )
+            time.sleep(_PAUSE_SECONDS)
+        self._refuse_held(vault_id)
+
+    def _refuse_held(self, vault_id: uuid.UUID) -> None:
+        if vault_id in self._held.vaults():
+            raise UnavailableError(
+                "readings of the vault are held until Postgres has its record again; nothing was "
+                "erased, try again",
+                retry_after=10,
+            )
+
+    def _erase(self, vault: OpenVault, low: int, high: int) -> int:
+        erased = 0
+        unchanged: set[tuple[int, int, bytes]] = set()
+        """Segments that were opened, and have no reading of the window."""
+        for _ in range(_MAX_PASSES):
+            with self._pool.connection() as connection:
+                found = segment_erasure.find(connection, vault.vault_id, low, high)
+            whole = [each for each in found if _is_within(each, low, high)]
+            count, is_complete = self._erase_whole(vault.vault_id, whole)
+            erased += count
+            for segment in found:
+                if segment.name in unchanged or _is_within(segment, low, high):
+                    continue
+                removed = self._erase_part(vault, segment, low, high)
+                if removed == 0:
+                    unchanged.add(segment.name)
+                erased += removed or 0
+                is_complete = is_complete and removed is not None
+            if is_complete:
+                return erased
+        raise UnavailableError("segments are being merged; a part is erased, try again")
+
+    def _erase_whole(
+        self, vault_id: uuid.UUID, segments: Sequence[NamedSegment]
+    ) -> tuple[int, bool]:
+        """Delete segments. Return the number of readings, and whether no segment was missing."""
+        erased, is_complete = 0, True
+        for start in range(0, len(segments), _BATCH):
+            batch = segments[start : start + _BATCH]
+            with self._pool.connection() as connection:
+                deleted, readings = segment_erasure.erase(connection, vault_id, batch)
+            self._hot_window.evict(vault_id, [each.bounds.first_id for each in batch])
+            erased += readings
+            is_complete = is_complete and deleted == len(batch)
+        return erased, is_complete
+
+    def _erase_part(
+        self, vault: OpenVault, segment: NamedSegment, low: int, high: int
+    ) -> int | None:
+        """Erase the readings of the window from a segment. Return their number; None if the
+        segment was replaced meanwhile."""
+        time.sleep(0)  # let other greenlets run
+        with self._pool.connection() as connection:
+            payload = segment_erasure.fetch(connection, vault.vault_id, segment)
+        if payload is None:
+            return None
+        columns = _open(vault, segment, payload)
+        del payload
+        kept = [not low <= relative <= high for relative in columns.relative]
+        removed = len(kept) - sum(kept)
+        if removed == 0:
+            return 0
+        if removed == len(kept):
+            count, is_complete = self._erase_whole(vault.vault_id, [segment])
+            return count if is_complete else None
+        replacement = _seal(vault, _select(columns, kept), segment.bounds.shard)
+        with self._pool.connection() as connection:
+            is_replaced = segment_erasure.replace(connection, segment, replacement)
+        self._hot_window.evict(vault.vault_id, [segment.bounds.first_id])
+        return removed if is_replaced else None
+
+
+def _is_within(segment: NamedSegment, low: int, high: int) -> bool:
+    return low <= segment.bounds.relative_min and segment.bounds.relative_max <= high
+
+
+def _open(vault: OpenVault, segment: NamedSegment, payload: bytes | bytearray) -> SegmentColumns:
+    try:
+        return decode_segment(segment.bounds, decrypt_segment(vault, segment.bounds, payload))
+    except (DecryptionError, FormatError):
+        metrics.counter("iot_damaged_total").labels("segment").inc()
+        _log.error("segment %s/%d can't be opened", vault.vault_id, segment.bounds.first_id)
+        raise
+
+
+def _select(columns: SegmentColumns, kept: Sequence[bool]) -> SegmentColumns:
+    return SegmentColumns(
+        list(compress(columns.ids, kept)),
+        list(compress(columns.received, kept)),
+        list(compress(columns.relative, kept)),
+        list(compress(columns.interrogator, kept)),
+        list(compress(columns.freeform, kept)),
+    )
+
+
+def _seal(vault: OpenVault, columns: SegmentColumns, shard: int) -> SealedSegment:
+    salt = os.urandom(SALT_BYTES)
+    bounds, content = encode_merged(columns, shard)
+    payload = encrypt_segment(vault.vault_id, salt, vault.chunk_key(salt), bounds, content)
+    return SealedSegment(vault.vault_id, bounds, payload)

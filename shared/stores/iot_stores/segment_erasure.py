@@ -1,0 +1,106 @@
+"""Erasure of segments in the history by API processes, whose role can't write segments otherwise.
+
+A segment is named by its key and its salt. Compaction may replace a segment at any time; the new
+segment has another salt, so nothing is erased by mistake.
+"""
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+from typing import LiteralString, cast
+
+from iot_cipher.sealed_segment import SealedSegment
+from iot_models.errors import FormatError
+from iot_models.segment import SegmentBounds
+
+from .history import StoredSegment, read_transaction
+from .postgres import Connection
+
+_COLUMNS: LiteralString = (
+    "first_id, last_id, received_min, received_max, relative_min, relative_max, "
+    "interrogator_min, interrogator_max, shard, count"
+)
+_SALT: LiteralString = "substring(payload FROM 2 FOR 16)"
+_FIND: LiteralString = f"""
+    SELECT {_COLUMNS}, {_SALT}, octet_length(payload) FROM segments
+    WHERE vault_id = %(vault_id)s AND relative_max >= %(low)s AND relative_min <= %(high)s
+    ORDER BY received_min, first_id
+"""  # noqa: S608 - composed of constants
+_EXISTS: LiteralString = f"""
+    SELECT FROM segments
+    WHERE vault_id = %s AND first_id = %s AND received_min = %s AND {_SALT} = %s
+"""
+_ERASE = "SELECT * FROM erase_segments(%s::uuid, %s::int8[], %s::int8[], %s::bytea[])"
+_REPLACE = "SELECT replace_segment(%s::uuid, %s, %s, %s::bytea, %s::int8[], %s::bytea)"
+# Triggers and constraints of `segments` belong to the role of the writers. Under an attacker's
+# control they could change settings of this session, such as row_security. This ends that before
+# the session, or a connection of a pooler, serves another statement.
+_RESET = "RESET ALL"
+
+
+@dataclass(frozen=True, slots=True)
+class NamedSegment:
+    """A segment as the database describes it."""
+
+    bounds: SegmentBounds
+    salt: bytes
+    size: int
+    """Bytes of the payload."""
+
+    @property
+    def name(self) -> tuple[int, int, bytes]:
+        """The segment's key within its vault, and its salt."""
+        return self.bounds.first_id, self.bounds.received_min, self.salt
+
+
+def find(connection: Connection, vault_id: uuid.UUID, low: int, high: int) -> list[NamedSegment]:
+    """Return the segments of a vault that may hold readings of a window of relative time."""
+    parameters = {"vault_id": vault_id, "low": low, "high": high}
+    rows = connection.execute(_FIND, parameters, binary=True).fetchall()
+    found = []
+    for row in rows:
+        *bounds, salt, size = row
+        found.append(
+            NamedSegment(
+                SegmentBounds(*cast("list[int]", bounds)), cast("bytes", salt), cast("int", size)
+            )
+        )
+    return found
+
+
+def fetch(
+    connection: Connection, vault_id: uuid.UUID, segment: NamedSegment
+) -> bytes | bytearray | None:
+    """Return the payload of a segment; None if it is gone."""
+    with read_transaction(connection):
+        if not connection.execute(_EXISTS, (vault_id, *segment.name)).rowcount:
+            return None
+        stored = StoredSegment(vault_id, segment.bounds, b"", segment.size, connection)
+        try:
+            return stored.fetch()
+        except FormatError:
+            return None
+
+
+def erase(
+    connection: Connection, vault_id: uuid.UUID, segments: Sequence[NamedSegment]
+) -> tuple[int, int]:
+    """Delete segments, in one transaction. Return the numbers of deleted segments and readings.
+
+    A segment that is gone is left out.
+    """
+    names = [segment.name for segment in segments]
+    first_ids, received_mins, salts = (list(part) for part in zip(*names, strict=True))
+    with connection.transaction():
+        row = connection.execute(_ERASE, (vault_id, first_ids, received_mins, salts)).fetchone()
+        connection.execute(_RESET)
+    return cast("tuple[int, int]", row)
+
+
+def replace(connection: Connection, old: NamedSegment, new: SealedSegment) -> bool:
+    """Replace a segment by another, in one transaction. Return False if the old one is gone."""
+    values = (new.vault_id, *old.name, list(astuple(new.bounds)), new.payload)
+    with connection.transaction():
+        row = connection.execute(_REPLACE, values).fetchone()
+        connection.execute(_RESET)
+    return cast("tuple[bool]", row)[0]

@@ -174,23 +174,15 @@ class HotWindow:
             return Coverage(begin, complete=False)
         return Coverage(begin, begin >= drained.now - int(kept) * 1000 + _MARGIN_MS)
 
-    def bounds(self, vault_id: uuid.UUID, begin: int) -> list[SegmentBounds] | None:
-        """Return the bounds of a vault's segments with readings received at or after `begin`.
-
-        None if the vault is hidden (`hide`).
-        """
-        with self._client.pipeline(transaction=False) as pipeline:
-            pipeline.get(self._names.hot_hidden(vault_id.bytes))
-            pipeline.zrangebyscore(self._names.hot_index(vault_id.bytes), begin, "+inf")
-            hidden, found = pipeline.execute()
-        if hidden is not None:
-            return None
+    def bounds(self, vault_id: uuid.UUID, begin: int) -> list[SegmentBounds]:
+        """Return the bounds of a vault's segments with readings received at or after `begin`."""
+        found = self._client.zrangebyscore(self._names.hot_index(vault_id.bytes), begin, "+inf")
         return [SegmentBounds.from_bytes(member) for member in cast("list[bytes]", found)]
 
     def payloads(
         self, vault_id: uuid.UUID, bounds: Sequence[SegmentBounds]
     ) -> Iterable[bytes | None]:
-        """Yield the payloads of segments in order, and None for an evicted one.
+        """Yield the payloads of segments in order, and None for an evicted or hidden one.
 
         Payloads are fetched in growing steps: a caller that stops early has fetched little.
         """
@@ -200,7 +192,10 @@ class HotWindow:
                 self._names.hot_segment(vault_id.bytes, segment.first_id)
                 for segment in bounds[start : start + count]
             ]
-            found = cast("list[bytes | None]", self._client.mget(keys))
+            keys.append(self._names.hot_hidden(vault_id.bytes))
+            *found, hidden = cast("list[bytes | None]", self._client.mget(keys))
+            if hidden is not None:
+                found = [None] * len(found)
             average = sum(len(payload or b"") for payload in found) // len(found)
             start += count
             count = max(1, min(_MAX_FETCH, 4 * count, _FETCH_BYTES // max(1, average)))

@@ -129,7 +129,7 @@ class Story:
                 self.writer.postgres(), self.vault_id, ReadFilter(received_low=begin)
             )
             stored = {segment.bounds.first_id for segment in found}
-            held = {bounds.first_id for bounds in self.window.bounds(self.vault_id, begin) or ()}
+            held = {bounds.first_id for bounds in self.window.bounds(self.vault_id, begin)}
             assert not (stored & self.finished) - held
 
     def _reach(self, *arguments: Any, **named: Any) -> None:

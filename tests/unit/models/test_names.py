@@ -25,6 +25,7 @@ def all_names(
         keys.hot_index(vault),
         keys.hot_segment(vault, first_id),
         keys.hot_cover(shard),
+        keys.hot_hidden(vault),
         keys.compaction_orders,
         keys.compaction_looked(vault),
         keys.compaction_looked_back(vault),

@@ -9,6 +9,7 @@ import pytest
 from redis import Redis
 
 from integration.api.asking import Api, row
+from integration.api.test_password_change import service_of
 from integration.compaction.past import Past, each_second, noon
 from integration.growth.touched import Touched, touching
 from integration.writer.sending import sending

@@ -1,6 +1,7 @@
 """What docs repeat of the code agrees with it."""
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -113,3 +114,15 @@ def test_decisions_have_the_sections_of_the_template() -> None:
     for path in sorted(directory.glob("0*.md")):
         text = path.read_text(encoding="utf-8")
         assert re.findall(r"^## .+$", text, re.MULTILINE) == sections, path.name
+
+
+def test_no_file_has_marks_of_a_merge_conflict() -> None:
+    listed = subprocess.run(
+        ["git", "grep", "-lE", "^(<{7}|>{7}) "],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert listed.stdout == ""
+    assert listed.returncode == 1, listed.stderr  # 1: git searched and found nothing

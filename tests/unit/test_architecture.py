@@ -104,12 +104,13 @@ def test_the_client_needs_the_standard_library_only() -> None:
 API = ROOT / "services/api/iot_api"
 API_LAYERS = {
     "limits": set[str](),
+    "audit": {"limits"},
     "http": {"limits"},
     "server": {"http", "limits"},
     "vaults": {"limits"},
-    "query": {"http", "limits"},
+    "query": {"audit", "http", "limits"},
     "ingest": {"http", "limits", "server", "service", "vaults"},
-    "routes": {"http", "ingest", "limits", "query", "server", "service"},
+    "routes": {"audit", "http", "ingest", "limits", "query", "server", "service"},
 }
 """Which packages of the API each of them may import, besides itself."""
 USES_FLASK = {"http", "routes", "query/responses.py"}

@@ -1,29 +1,47 @@
 """The Flask app, with the ingest endpoint in front: only wiring, no behaviour."""
 
 import logging
+from collections.abc import Mapping
+from typing import Any
 
 from flask import Flask
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from iot_api.http.access import build_access, register_access
+from iot_api.http.access import Access, build_access, register_access
 from iot_api.http.cors import Cors
 from iot_api.http.errors import register_errors
 from iot_api.http.paths import merge_slashes
 from iot_api.http.rate_headers import register_rate_limit
 from iot_api.http.request_metrics import RequestMetrics, register_request_metrics
 from iot_api.ingest.endpoint import IngestEndpoint
+from iot_api.limits.clients import client_of
 from iot_api.limits.refusal_pace import RefusalPace
 from iot_api.routes.audit import audit_blueprint
 from iot_api.routes.health import health_blueprint
 from iot_api.routes.readings import iot_blueprint
 from iot_api.routes.vault import vault_blueprint
 from iot_models import metrics
+from iot_models.errors import IotError
 from iot_models.origins import parse_origins
+from iot_models.scopes import Scope
 from iot_models.settings import Settings
 
-from .service import build_service
+from .service import Service, build_service
 
 _log = logging.getLogger(__name__)
+
+
+def audit_access(access: Access, service: Service) -> None:
+    """Record refused access and changed tokens in the audit log."""
+    audit, proxies = service.access_audit, service.settings.trusted_proxies
+
+    def refused(
+        error: IotError, scope: Scope, token: str | None, environ: Mapping[str, Any]
+    ) -> None:
+        audit.refused(error, scope, token, client_of(environ, proxies))
+
+    audit.follow(access.tokens)
+    access.on_refusal = refused
 
 
 def create_app(settings: Settings) -> Flask:
@@ -36,6 +54,7 @@ def create_app(settings: Settings) -> Flask:
     metrics.create_metrics("api")
     request_metrics = RequestMetrics()
     service = build_service(settings)
+    audit_access(access, service)
     app = Flask(__name__, static_folder=None)
     app.extensions["iot"] = service
     app.url_map.strict_slashes = False

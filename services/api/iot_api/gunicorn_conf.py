@@ -104,6 +104,7 @@ def post_worker_init(worker: Any) -> None:
             service.rate_settler.start()
         service.change_follower.start()
         service.vault_keeper.start()
+        service.access_audit.start()
 
 
 def _connections_per_network() -> int | None:

@@ -7,6 +7,8 @@ from pathlib import Path
 import gevent
 import psycopg
 
+from iot_api.audit.access_audit import AccessAudit
+from iot_api.audit.events import AuditEvents
 from iot_api.ingest.intake import IdempotencyPolicy, Intake
 from iot_api.ingest.receipts import Receipts
 from iot_api.limits.guess_limit import GuessLimit
@@ -66,6 +68,8 @@ class Service:
     readings: Readings
     compaction: CompactionPlanner
     audit: AuditLog
+    audit_events: AuditEvents
+    access_audit: AccessAudit
     readiness: Readiness
     watcher: RedisWatchThread
 
@@ -75,6 +79,7 @@ class Service:
         if self.rate_settler is not None:
             self.rate_settler.stop()
         self.change_follower.stop()
+        self.access_audit.stop()
         self.vault_keeper.close()
         self.vaults.close()
         self.compaction.close()
@@ -125,10 +130,11 @@ def build_service(settings: Settings) -> Service:
     )
     cache = VaultCache(size=settings.vault_cache_size, seconds=settings.vault_cache_seconds)
     watch.on_new_server = cache.forget_redis
-    records = VaultRecords(redis, names, pool)
     sweep = partial(backlog.enqueue_once, [SWEEP_JOB])
     changes = PasswordChanges(redis, names)
     audit = AuditLog(keyring.current)
+    audit_events = AuditEvents(audit, pool)
+    records = VaultRecords(redis, names, pool, audit)
     erasures = Erasures(redis, names, pool, changes, audit)
     keeper = VaultKeeper(
         records, cache, keyring.current, stores.held_entries, sweep, erasures.clean_redis
@@ -195,6 +201,8 @@ def build_service(settings: Settings) -> Service:
         ),
         compaction=compaction,
         audit=audit,
+        audit_events=audit_events,
+        access_audit=AccessAudit(audit_events),
         readiness=Readiness(
             watch,
             backlog.try_append,

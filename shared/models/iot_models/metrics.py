@@ -95,6 +95,10 @@ METRICS = (
     Metric("iot_writer_master_key_loaded", "gauge", "writer",
            "1 while the writer has loaded keys of the master key of this id, 0 after they were "
            "removed.", ("key",)),
+    Metric("iot_audit_recorded_total", "counter", "api",
+           "Events that API processes added to the audit log."),
+    Metric("iot_audit_unrecorded_total", "counter", "api",
+           "Events that are not in the audit log, because it could not be written."),
     Metric("iot_drains_total", "counter", "writer",
            "Drains of a shard, by outcome.", ("outcome",),
            initial_labels=("stored", "repeated", "empty", "busy", "held", "erased",

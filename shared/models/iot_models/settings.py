@@ -275,6 +275,13 @@ class Settings:
         "checks. 0: a client without a certificate needs a token.",
         maximum=1,
     )
+    audit_reads: int = _setting(
+        0,
+        "1: record each read of readings in the audit log, before its response: the name of the "
+        "token, the vault's id, the range and the number of readings. A read that can't be "
+        "recorded is answered 503.",
+        maximum=1,
+    )
     cors_origins: str = _setting(
         "*",
         "Origins that browsers may call from, separated by commas: scheme, host and port, for "

@@ -8,7 +8,8 @@ encrypts the record again. Its first nonce stays: no two records have the same.
 """
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import cast
 
@@ -16,6 +17,7 @@ import psycopg
 
 from iot_cipher.aead import NONCE_BYTES, decrypt, encrypt
 from iot_cipher.writer_keys import AuditKeys
+from iot_models import metrics
 from iot_models.audit_event import AuditEvent
 from iot_models.errors import DecryptionError, UnavailableError
 
@@ -30,7 +32,7 @@ _CONTEXT = b"iot-sensor audit"
 
 _INSERT = "INSERT INTO audit_log (sealed) VALUES (%s)"
 _APPEND = "SELECT record_audit_event(%s)"
-_CANT_APPEND = (psycopg.errors.UndefinedFunction, psycopg.errors.InsufficientPrivilege)
+CANT_APPEND = (psycopg.errors.UndefinedFunction, psycopg.errors.InsufficientPrivilege)
 _SELECT = """
     SELECT id, at, sealed FROM audit_log
     WHERE %(before)s::bigint IS NULL OR id < %(before)s ORDER BY id DESC LIMIT %(count)s
@@ -56,10 +58,9 @@ class AuditLog:
         Raises:
             UnavailableError: the database has no function for that, or the role may not call it.
         """
-        try:
+        with appending():
             connection.execute(_APPEND, (self.seal(event),))
-        except _CANT_APPEND as error:
-            raise cant_append(error) from None
+        metrics.counter("iot_audit_recorded_total").inc()
 
     def seal(self, event: AuditEvent | str) -> bytes:
         """Return the sealed record. Two calls return different bytes for the same event."""
@@ -92,12 +93,16 @@ class AuditLog:
             return UNREADABLE
 
 
-def cant_append(error: psycopg.Error) -> UnavailableError:
-    """Return the error of an API process that may not add to the audit log."""
-    return UnavailableError(
-        f"the audit log can't be written ({error.diag.message_primary}): run `iot-sensor migrate`, "
-        "with --grant if API and writers have roles of their own"
-    )
+@contextmanager
+def appending() -> Iterator[None]:
+    """Turn the errors of a database that has no `record_audit_event` into `UnavailableError`."""
+    try:
+        yield
+    except CANT_APPEND as error:
+        raise UnavailableError(
+            f"the audit log can't be written ({error.diag.message_primary}): run `iot-sensor "
+            "migrate`, with --grant if API and writers have roles of their own"
+        ) from None
 
 
 def open_record(keys: AuditKeys, sealed: bytes) -> str:

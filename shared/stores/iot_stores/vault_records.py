@@ -18,10 +18,13 @@ from redis.exceptions import RedisError
 
 from iot_cipher.vault import VaultRecord
 from iot_models import metrics
+from iot_models.audit_event import AuditEvent
 from iot_models.names import KeyNames
 
+from .audit import AuditLog
 from .cached_records import decode_record, encode_record
 from .postgres import Connection, Pool, short_query
+from .recorded_vaults import COLUMNS, REPLACE, insert_vault, replace_vault
 from .store_states import report
 from .vault_lookups import (
     POLICY_COLUMNS,
@@ -40,33 +43,23 @@ _BATCH = 500
 
 _log = logging.getLogger(__name__)
 
-_COLUMNS: LiteralString = "vault_id, lookup, salt, scrypt_log2_n, wrapped_key"
 # One statement sees one snapshot. A vault that is moved meanwhile is found under its old or its new
 # lookup, and the policy of that snapshot says which other lookups a vault may have.
 _FIND: LiteralString = f"""
-    SELECT {POLICY_COLUMNS}, {_COLUMNS}
+    SELECT {POLICY_COLUMNS}, {COLUMNS}
     FROM vault_lookups LEFT JOIN vaults ON lookup = ANY (%s::bytea[])
-"""  # noqa: S608 - composed of constants
-_INSERT: LiteralString = f"""
-    INSERT INTO vaults ({_COLUMNS}, lookup_format)
-    VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT (lookup) DO NOTHING
 """  # noqa: S608 - composed of constants
 # A trigger refuses erased vaults: a record in Redis or in a process would restore them otherwise.
 _RESTORE: LiteralString = f"""
-    INSERT INTO vaults ({_COLUMNS}, lookup_format)
+    INSERT INTO vaults ({COLUMNS}, lookup_format)
     VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING
 """  # noqa: S608 - composed of constants
 # If both exist, the vault itself comes before another vault with its lookup.
 _STORED: LiteralString = f"""
-    SELECT {_COLUMNS} FROM vaults WHERE vault_id = %(vault_id)s OR lookup = %(lookup)s
+    SELECT {COLUMNS} FROM vaults WHERE vault_id = %(vault_id)s OR lookup = %(lookup)s
     ORDER BY vault_id = %(vault_id)s DESC LIMIT 1
 """  # noqa: S608 - composed of constants
-_BY_ID: LiteralString = f"SELECT {_COLUMNS} FROM vaults WHERE vault_id = ANY (%s::uuid[])"  # noqa: S608
-_REPLACE: LiteralString = """
-    UPDATE vaults
-    SET lookup = %s, salt = %s, scrypt_log2_n = %s, wrapped_key = %s, lookup_format = %s
-    WHERE vault_id = %s AND wrapped_key = %s
-"""
+_BY_ID: LiteralString = f"SELECT {COLUMNS} FROM vaults WHERE vault_id = ANY (%s::uuid[])"  # noqa: S608
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +85,8 @@ class LookupTakenError(Exception):
 class VaultRecords:
     """The vault records of an installation, found by the lookups of their passwords."""
 
-    def __init__(self, client: "Redis", names: KeyNames, pool: Pool) -> None:
+    def __init__(self, client: "Redis", names: KeyNames, pool: Pool, audit: AuditLog) -> None:
+        self._audit = audit
         self._client = client
         self._names = names
         self._pool = pool
@@ -133,8 +127,8 @@ class VaultRecords:
             self._cache(found.record)
         return found
 
-    def add(self, record: VaultRecord) -> VaultRecord:
-        """Store a new vault in Postgres. Return the stored record.
+    def add(self, record: VaultRecord, event: AuditEvent) -> VaultRecord:
+        """Store a new vault in Postgres, and `event` in the audit log. Return the stored record.
 
         If another process created a vault of the same password first, that vault's record is
         returned. The record is not cached in Redis: see `cache`.
@@ -146,7 +140,7 @@ class VaultRecords:
         values = (*_values(record), record.format)
 
         def insert(connection: Connection) -> VaultRecord:
-            if connection.execute(_INSERT, values).rowcount:
+            if insert_vault(connection, self._audit, values, event):
                 return record
             return _find(connection, [record.lookup]).record or record
 
@@ -261,26 +255,28 @@ class VaultRecords:
         """
         values = (*_values(new)[1:], new.format, old.vault_id, old.wrapped_key)
         with _recognizing_changed_policy(), self._pool.connection() as connection:
-            replaced = connection.execute(_REPLACE, values).rowcount > 0
+            replaced = connection.execute(REPLACE, values).rowcount > 0
         if replaced and self._cache(new):
             self._expire_old_record(old, new)
             self._show(new)
         return replaced
 
-    def change_password(self, old: VaultRecord, new: VaultRecord) -> bool:
-        """Replace the record of a vault by one under another password, in one transaction.
+    def change_password(self, old: VaultRecord, new: VaultRecord, event: AuditEvent) -> bool:
+        """Replace the record of a vault by one under another password, and store `event` in the
+        audit log, in one transaction.
 
         Return False if Postgres does not have the old record. Redis is not changed.
 
         Raises:
             LookupTakenError: another vault has the new lookup.
             PolicyChangedError: the policy now requires another format or cost.
+            UnavailableError: the database can't append to the audit log. Nothing was changed.
             AWAY: Postgres can't serve. The record may have been replaced or not.
         """
         values = (*_values(new)[1:], new.format, old.vault_id, old.wrapped_key)
 
         def change(connection: Connection) -> bool:
-            if short_query(connection, _REPLACE, values).rowcount:
+            if replace_vault(connection, self._audit, values, event):
                 return True
             # An attempt whose session ended may have been committed.
             stored = _stored(connection, new)

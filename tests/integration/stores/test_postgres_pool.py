@@ -15,7 +15,9 @@ from redis import Redis
 
 from iot_cipher.keyring import parse_keyring
 from iot_cipher.vault import create_vault, scrypt_secret
+from iot_models.audit_event import AuditKind, audit_event
 from iot_models.settings import Settings
+from iot_stores.audit import AuditLog
 from iot_stores.postgres import MAX_SESSIONS, Connection, Pool, postgres_pool
 from iot_stores.vault_records import VaultRecords
 from iot_tools.local.postgres_server import PostgresServer
@@ -25,6 +27,7 @@ from support.waiting import wait_until
 NAME = "test-pool"
 SIZE = 4
 COST = 10
+CREATED = audit_event(AuditKind.VAULT_CREATED)
 _END = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE application_name = %s"
 
 Result = TypeVar("Result")
@@ -176,7 +179,7 @@ def test_vault_records_survive_sessions_that_end_before_the_statement(
     pool = sessions.pool(check)
     keyring = parse_keyring(Path(settings.keyring_file).read_text())
     with Redis.from_url(redis_url) as redis:
-        records = VaultRecords(redis, KEYS, pool)
+        records = VaultRecords(redis, KEYS, pool, AuditLog(lambda: keyring))
 
         def ended(call: Callable[[], Result]) -> Result:
             nonlocal ending
@@ -189,7 +192,7 @@ def test_vault_records_survive_sessions_that_end_before_the_statement(
         vault, _ = create_vault(keyring, scrypt_secret(keyring, b"password", COST))
         assert ended(lambda: records.find([vault.lookup])).record is None
         assert ended(lambda: records.find_changed([vault])) == [(vault, None)]
-        assert ended(lambda: records.add(vault)) == vault
-        assert records.add(vault) == vault, "a repeated add must return the same vault"
+        assert ended(lambda: records.add(vault, CREATED)) == vault
+        assert records.add(vault, CREATED) == vault, "a repeated add must return the same vault"
         assert ended(lambda: records.restore(vault)) == vault
         assert ended(lambda: records.find([vault.lookup])).record == vault

@@ -11,8 +11,10 @@ import pytest
 
 from integration.compaction.past import Past, each_second, noon
 from integration.writer.sending import sending
+from iot_cipher.keyring import KeyringFile
 from iot_models import names
 from iot_models.settings import Settings, load
+from iot_stores.audit import AuditLog
 from iot_stores.months import DAY_MS, month_begin
 from iot_stores.postgres import connect_postgres, postgres_pool
 from iot_stores.vault_records import VaultRecords
@@ -130,7 +132,8 @@ def check_held(
     with redis_users.client("admin") as admin, redis_users.client("iot_api") as client:
         assert admin.hget(KEYS.backlog_counters, "held") == b"0"
         pool = postgres_pool(settings, name="test", size=1)
-        assert len(list(VaultRecords(client, KEYS, pool).scan_cached())) == 1
+        audit = AuditLog(KeyringFile(Path(settings.keyring_file)).current)
+        assert len(list(VaultRecords(client, KEYS, pool, audit).scan_cached())) == 1
         pool.close()
 
 

@@ -1,14 +1,14 @@
 """Access checks: the scope that a route needs, and the token that a request brings."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from flask import Flask, g, request
 
 from iot_cipher.tokens import Grant, Tokens, TokensFile
-from iot_models.errors import ForbiddenError, UnauthorizedError
+from iot_models.errors import ForbiddenError, IotError, UnauthorizedError
 from iot_models.scopes import Scope, parse_anonymous_scopes
 from iot_models.settings import Settings
 
@@ -16,6 +16,7 @@ from .client_certificate import CLIENT_CERTIFICATE, ClientCertificate
 
 _BEARER = re.compile(r"bearer +([A-Za-z0-9._~+/-]+=*) *", re.IGNORECASE)
 
+Refused = Callable[[IotError, Scope, str | None, Mapping[str, Any]], None]
 View = TypeVar("View", bound=Callable[..., Any])
 
 
@@ -28,17 +29,33 @@ class Access:
     """
 
     def __init__(self, tokens: Callable[[], Tokens] | None, anonymous: frozenset[Scope]) -> None:
-        self._tokens = tokens
+        self.tokens = tokens
         self._anonymous = anonymous
+        self.on_refusal: Refused = lambda *_: None
+        """Called with the error, the scope, the name of the token and the environ of each request
+        that is refused. Must return at once."""
 
     @property
     def is_open(self) -> bool:
         """Whether no request needs a token."""
-        return self._tokens is None
+        return self.tokens is None
 
     def needs_token(self, scope: Scope) -> bool:
         """Return whether a request that needs `scope` must bring a token."""
-        return self._tokens is not None and scope not in self._anonymous
+        return self.tokens is not None and scope not in self._anonymous
+
+    def admit(self, scope: Scope, environ: Mapping[str, Any]) -> str:
+        """Like `check`, for a WSGI request. A refusal is reported to `on_refusal`."""
+        authorization = environ.get("HTTP_AUTHORIZATION")
+        certificate = environ.get(CLIENT_CERTIFICATE)
+        try:
+            return self.check(scope, authorization, certificate)
+        except (UnauthorizedError, ForbiddenError) as error:
+            name = None
+            if isinstance(error, ForbiddenError) and self.tokens is not None:
+                name = _find(self.tokens(), authorization, certificate).name
+            self.on_refusal(error, scope, name, environ)
+            raise
 
     def check(
         self,
@@ -53,15 +70,20 @@ class Access:
                 revoked one.
             ForbiddenError: the token lacks the scope.
         """
-        if self._tokens is None or scope in self._anonymous:
+        if self.tokens is None or scope in self._anonymous:
             return ""
-        if certificate is None:
-            grant = _bearer_grant(self._tokens(), authorization)
-        else:
-            grant = _certificate_grant(self._tokens(), certificate)
+        grant = _find(self.tokens(), authorization, certificate)
         if not grant.allows(scope):
             raise ForbiddenError(f"this needs a token with the scope {scope}", scope=scope)
         return grant.name
+
+
+def _find(
+    tokens: Tokens, authorization: str | None, certificate: ClientCertificate | None
+) -> Grant:
+    if certificate is None:
+        return _bearer_grant(tokens, authorization)
+    return _certificate_grant(tokens, certificate)
 
 
 def _bearer_grant(tokens: Tokens, authorization: str | None) -> Grant:
@@ -136,7 +158,4 @@ def register_access(app: Flask, access: Access) -> None:
             return
         scope = declared_scope(app.view_functions[rule.endpoint])
         if scope is not None:
-            environ = request.environ
-            g.token_name = access.check(
-                scope, environ.get("HTTP_AUTHORIZATION"), environ.get(CLIENT_CERTIFICATE)
-            )
+            g.token_name = access.admit(scope, request.environ)

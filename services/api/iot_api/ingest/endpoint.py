@@ -12,7 +12,6 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from iot_api.http.access import Access
-from iot_api.http.client_certificate import CLIENT_CERTIFICATE
 from iot_api.http.cors import Cors
 from iot_api.http.errors import error_response
 from iot_api.http.paths import forwarded_prefix, single_slashes
@@ -97,9 +96,7 @@ class IngestEndpoint:
         """Acknowledge the readings of a request. Raises errors."""
         token_name = ""
         if self._needs_token:
-            token_name = self._access.check(
-                Scope.INGEST, environ.get("HTTP_AUTHORIZATION"), environ.get(CLIENT_CERTIFICATE)
-            )
+            token_name = self._access.admit(Scope.INGEST, environ)
         client = client_of(environ, self._trusted_proxies, token_name)
         if self._rates is not None:
             self._rates.count(client, environ)

@@ -8,6 +8,7 @@ import msgspec
 from flask import Response
 from msgspec.structs import replace
 
+from iot_api.audit.reads import ReadRecord
 from iot_models import metrics
 from iot_models.errors import FormatError
 from iot_models.reading import Reading
@@ -42,9 +43,15 @@ class ReadingsStream:
     """
 
     def __init__(
-        self, read: PausableRead, encode_cursor: Callable[[Cursor], str] = lambda _: ""
+        self,
+        read: PausableRead,
+        encode_cursor: Callable[[Cursor], str] = lambda _: "",
+        record: ReadRecord | None = None,
     ) -> None:
+        """`record`: the read is recorded in the audit log."""
         self._read = read
+        self._record = record
+        self._sent = 0
         self._batches = iter(read)
         self._encode_cursor = encode_cursor
         self._cursor: Cursor | None = None
@@ -64,6 +71,15 @@ class ReadingsStream:
         self._batch, self._buffer = [], bytearray()
         self._read.pause(used)
 
+    def begin(self) -> None:
+        """Record that the first piece is about to be sent, and is not the last one.
+
+        Raises:
+            UnavailableError: the read can't be recorded.
+        """
+        if self._record is not None:
+            self._record.begin()
+
     def pieces(self) -> Iterator[bytes]:
         """Yield the encoded pieces."""
         try:
@@ -71,10 +87,15 @@ class ReadingsStream:
                 yield self._piece()
                 if self._read.is_due:
                     self.pause()
-            yield self._tail()
+            tail = self._tail()
+            if self._record is not None:
+                self._record.end(self._sent)
+            yield tail
         finally:
             self._batch = []
             self._batches.close()
+            if self._record is not None:
+                self._record.abort(self._sent)
 
     def _next_batch(self) -> bool:
         """Fetch the next batch if the last one is encoded; return False at the end."""
@@ -98,7 +119,7 @@ class ReadingsStream:
         buffer[: len(lead)], buffer[-1:] = lead, b""
         self._lead = b","
         self._used += len(readings)
-        self._counter.inc(len(readings))
+        self._count(len(readings))
         return bytes(buffer)
 
     def _next_readings(self) -> list[Reading]:
@@ -134,8 +155,12 @@ class ReadingsStream:
             return piece
         self._cut_at = 0
         self._used += 1
-        self._counter.inc()
+        self._count(1)
         return b'%b"%b' % (piece, tail)
+
+    def _count(self, readings: int) -> None:
+        self._sent += readings
+        self._counter.inc(readings)
 
     def _tail(self) -> bytes:
         if self._cut_at:
@@ -160,6 +185,7 @@ def readings_answer(stream: ReadingsStream) -> Response:
         begin.append(piece)
         size += len(piece)
         if size > WHOLE_BYTES:
+            stream.begin()
             return Response(_stream(b"".join(begin), pieces), mimetype=_JSON)
     return Response(b"".join(begin), mimetype=_JSON)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from flask import Blueprint, Response, request
 
+from iot_api.audit.reads import ReadRecord
 from iot_api.http.access import needs
 from iot_api.http.paths import forwarded_prefix
 from iot_api.http.responses import json_response
@@ -115,7 +116,13 @@ class _Views:
     @needs(Scope.READ)
     def vault_maxtime(self) -> Response:
         vault = _requested_vault(self._service)
-        return _maxtime(None if vault is None else self._readings.max_relative_timestamp(vault))
+        if vault is None:
+            return _maxtime(None)
+        found = self._readings.max_relative_timestamp(vault)
+        record = self._record_of(vault, "maxtime", requesting_client(self._service))
+        if record is not None:
+            record.end(0)
+        return _maxtime(found)
 
     def _select(self, name: str, read_filter: ReadFilter) -> Response:
         return self._read(
@@ -135,10 +142,17 @@ class _Views:
         if vault is None:
             return json_response({"data": []})
         cursor_context = name.encode() + vault.vault_id.bytes
-        read = choose(vault, paging.page(cursor_context), requesting_client(self._service))
-        stream = ReadingsStream(read, lambda cursor: encode_cursor(cursor, cursor_context))
+        client = requesting_client(self._service)
+        read = choose(vault, paging.page(cursor_context), client)
+        record = self._record_of(vault, name, client)
+        stream = ReadingsStream(read, lambda cursor: encode_cursor(cursor, cursor_context), record)
         request.environ[PAUSE] = stream.pause
         return readings_answer(stream)
+
+    def _record_of(self, vault: OpenVault, name: str, client: Client) -> ReadRecord | None:
+        if not self._service.settings.audit_reads:
+            return None
+        return ReadRecord(self._service.audit_events, vault.vault_id, name, client)
 
 
 def _requested_vault(service: Service) -> OpenVault | None:

@@ -15,7 +15,6 @@ from iot_cipher.vault import (
     OpenVault,
     PasswordKey,
     VaultRecord,
-    create_vault,
     password_key,
     wrap_vault,
 )
@@ -269,7 +268,9 @@ class Vaults:
 
         if missed:
             password = normal_form(password)
-        return PasswordSearch(self._keyring, password, self._scrypt_log2_n, slow_key, missed)
+        return PasswordSearch(
+            self._keyring, password, self._scrypt_log2_n, slow_key, client, missed
+        )
 
     def _open_shared(
         self, key: bytes, password: bytes, client: Client, *, create: bool
@@ -404,9 +405,7 @@ class Vaults:
             return self._keeper.confirm(wrap_vault(search.keyring, vault, newest))
 
     def _create(self, search: PasswordSearch, key: bytes, policy: LookupPolicy) -> _Opened:
-        secret = next(search.secrets(policy))
-        fresh, vault = create_vault(search.keyring, secret)
-        record = self._records.add(fresh)
+        fresh, record, vault = search.create(self._records, policy)
         metrics.counter("iot_vaults_opened_total").labels("created").inc()
         if record.vault_id != fresh.vault_id:
             return _Opened(self._open(search, key, record, from_cache=False))

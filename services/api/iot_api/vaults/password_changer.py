@@ -10,6 +10,7 @@ from iot_api.limits.clients import Client
 from iot_api.limits.guess_limit import GuessLimit
 from iot_cipher.keyring import Keyring
 from iot_cipher.vault import OpenVault, PasswordSecret, VaultRecord, wrap_vault
+from iot_models.audit_event import AuditKind, audit_event
 from iot_models.errors import (
     ConflictError,
     InvalidRequestError,
@@ -40,7 +41,8 @@ class PasswordChanger:
        it for half a second only if the old password opens it again (`VaultCache.note_change`).
        Records under the old lookups are hidden in Redis.
     2. After `ANNOUNCED_SECONDS` every process has read the announcement.
-    3. One statement replaces the record in Postgres, if it is still the one that was opened.
+    3. One statement replaces the record in Postgres, if it is still the one that was opened, and
+       adds the change to the audit log.
     4. The new record is cached in Redis, and the change is announced again.
 
     A process that is killed before step 3 leaves the old password, after it the new one.
@@ -116,8 +118,9 @@ class PasswordChanger:
         time.sleep(ANNOUNCED_SECONDS)
         if time.monotonic() > announced + LATEST_SECONDS:
             raise UnavailableError("the change took too long and was not made; try again")
+        event = audit_event(AuditKind.PASSWORD_CHANGED, vault=str(vault.vault_id), **client.fields)
         try:
-            if not self._records.change_password(record, changed):
+            if not self._records.change_password(record, changed, event):
                 return False
         except LookupTakenError:
             raise _taken() from None

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterable, Iterator
 
+from iot_api.limits.clients import Client
 from iot_cipher.keyring import Keyring
 from iot_cipher.vault import (
     OpenVault,
@@ -10,10 +11,12 @@ from iot_cipher.vault import (
     PasswordSecret,
     VaultFormat,
     VaultRecord,
+    create_vault,
     fast_secret,
     open_vault,
     scrypt_secret,
 )
+from iot_models.audit_event import AuditKind, audit_event
 from iot_models.errors import DecryptionError
 from iot_stores.postgres import AWAY
 from iot_stores.vault_lookups import FastLookups, LookupPolicy
@@ -35,9 +38,11 @@ class PasswordSearch:
         password: bytes,
         scrypt_log2_n: int,
         slow_key: PasswordKey,
+        client: Client,
         missed: tuple[bytes, ...] = (),
     ) -> None:
         self._keyring = keyring
+        self.client = client
         self.missed = missed
         """Lookups of the password as sent, if this search is for its normal form."""
         self._password = password
@@ -66,6 +71,22 @@ class PasswordSearch:
     def has(self, lookup: bytes, policy: LookupPolicy) -> bool:
         """Return whether the password has this lookup."""
         return any(secret.lookup == lookup for secret in self.secrets(policy))
+
+    def create(
+        self, records: VaultRecords, policy: LookupPolicy
+    ) -> tuple[VaultRecord, VaultRecord, OpenVault]:
+        """Create a vault for the password, and record that in the audit log.
+
+        Return its record, the record that is stored, and the open vault. Both records are the same
+        unless another process created a vault first.
+
+        Raises the errors of `VaultRecords.add`.
+        """
+        fresh, vault = create_vault(self.keyring, next(self.secrets(policy)))
+        event = audit_event(
+            AuditKind.VAULT_CREATED, vault=str(fresh.vault_id), **self.client.fields
+        )
+        return fresh, records.add(fresh, event), vault
 
     def find(self, records: VaultRecords, policy: LookupPolicy) -> tuple[FoundVault, bool]:
         """Look the password up; return the record, and whether it comes from Redis.

@@ -15,6 +15,7 @@ from iot_api.vaults.keeper import VaultKeeper
 from iot_api.vaults.opening import Vaults
 from iot_cipher.keyring import Keyring, KeyringFile, create_keyring_file
 from iot_cipher.vault import OpenVault, PasswordKey, VaultRecord, password_key, scrypt_secret
+from iot_models.audit_event import AuditEvent
 from iot_models.errors import Refusal, TooManyRequestsError
 from iot_stores.held_entries import HeldEntries
 from iot_stores.vault_lookups import FastLookups, LookupPolicy
@@ -68,7 +69,8 @@ class Records(VaultRecords):
         found = [self._records[each] for each in lookups if each in self._records]
         return FoundVault(found[0] if found else None, POLICY)
 
-    def add(self, record: VaultRecord) -> VaultRecord:
+    def add(self, record: VaultRecord, event: AuditEvent) -> VaultRecord:
+        del event
         return self._records.setdefault(record.lookup, record)
 
     def cache(self, record: VaultRecord) -> None:

@@ -1,0 +1,132 @@
+"""Records refused access, and tokens that were added or removed, in the audit log."""
+
+import logging
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+
+from iot_api.limits.clients import Client
+from iot_cipher.tokens import Grant, Tokens
+from iot_models import metrics
+from iot_models.audit_event import AuditEvent, AuditKind, audit_event
+from iot_models.errors import ForbiddenError, IotError, UnauthorizedError
+from iot_stores.store_states import report
+
+from .events import AuditEvents
+from .refusals import Refusal, RefusalCounter
+
+TICK_SECONDS = 1.0
+_STOP_SECONDS = 3.0
+_MAX_TOKEN_EVENTS = 1000
+"""Events of tokens that wait while Postgres is away."""
+
+_log = logging.getLogger(__name__)
+
+
+class AccessAudit(threading.Thread):
+    """A thread that records what `refused` counted, and compares the tokens with those before.
+
+    Requests never wait for it. While Postgres is away, counts and changes are kept in memory, and
+    recorded later. A process that is killed loses the counts of the last minute.
+    """
+
+    def __init__(self, events: AuditEvents) -> None:
+        super().__init__(name="access-audit", daemon=True)
+        self._events = events
+        self._refusals = RefusalCounter()
+        self._tokens: Callable[[], Tokens] | None = None
+        self._known: dict[str, Grant] = {}
+        self._waiting: deque[AuditEvent] = deque()
+        self._stopping = threading.Event()
+
+    def follow(self, tokens: Callable[[], Tokens] | None) -> None:
+        """Record the changes of these tokens from now on."""
+        self._tokens = tokens
+        self._known = {} if tokens is None else _by_name(tokens())
+
+    def refused(self, error: IotError, scope: str, token: str | None, client: Client) -> None:
+        """Count a request that was refused for its token. Returns at once."""
+        address = client.fields["client"]
+        refusal = Refusal(_reason(error), scope, token, str(address))
+        self._refusals.count(refusal)
+
+    def check(self, *, last: bool = False) -> None:
+        """Record what is due. `last`: the process ends, so everything is due.
+
+        Raises:
+            AWAY, IotError: the audit log can't be written; a later check records the rest.
+        """
+        self._note_token_changes()
+        while self._waiting:
+            self._events.record(self._waiting[0])
+            self._waiting.popleft()
+        due = self._refusals.take(all_waiting=last)
+        for position, (refusal, count) in enumerate(due):
+            try:
+                self._events.record(
+                    audit_event(AuditKind.ACCESS_REFUSED, **refusal._asdict(), count=count)
+                )
+            except BaseException:
+                for unrecorded in due[position:]:
+                    self._refusals.put_back(*unrecorded)
+                raise
+
+    def run(self) -> None:
+        """Check every second until `stop` is called."""
+        while not self._stopping.wait(TICK_SECONDS):
+            self._try_check(last=False)
+
+    def stop(self) -> None:
+        """Stop the thread, and record what waits."""
+        self._stopping.set()
+        if self.is_alive():
+            self.join(_STOP_SECONDS)
+            self._try_check(last=True)
+
+    def _try_check(self, *, last: bool) -> None:
+        try:
+            self.check(last=last)
+        except Exception as error:  # noqa: BLE001 - the thread must survive any defect
+            report(_log, "refused access is not recorded in the audit log", error)
+
+    def _note_token_changes(self) -> None:
+        if self._tokens is None:
+            return
+        now = _by_name(self._tokens())
+        if now == self._known:
+            return
+        for event in _changes(self._known, now):
+            if len(self._waiting) >= _MAX_TOKEN_EVENTS:
+                metrics.counter("iot_audit_unrecorded_total").inc()
+                continue
+            self._waiting.append(event)
+        self._known = now
+
+
+def _by_name(tokens: Tokens) -> dict[str, Grant]:
+    return {grant.name: grant for grant in tokens.grants}
+
+
+def _reason(error: IotError) -> str:
+    if isinstance(error, ForbiddenError):
+        return "scope"
+    presented = isinstance(error, UnauthorizedError) and error.presented
+    return "unknown_token" if presented else "no_token"
+
+
+def _changes(before: dict[str, Grant], now: dict[str, Grant]) -> Iterator[AuditEvent]:
+    """Yield an event for each token that differs. Of a token it has only name and scopes."""
+    host = socket.gethostname()
+    for name in sorted(before.keys() | now.keys()):
+        old, new = before.get(name), now.get(name)
+        if old == new:
+            continue
+        kind = AuditKind.TOKEN_CHANGED
+        if old is None:
+            kind = AuditKind.TOKEN_ADDED
+        elif new is None:
+            kind = AuditKind.TOKEN_REMOVED
+        grant = new or old
+        scopes = ", ".join(sorted(grant.scopes)) if grant else None
+        yield audit_event(kind, name=name, scopes=scopes, seen_by=host)

@@ -1,0 +1,25 @@
+"""Adds events of an API process to the audit log."""
+
+from iot_models.audit_event import AuditEvent
+from iot_stores.audit import AuditLog
+from iot_stores.postgres import Pool
+
+
+class AuditEvents:
+    """Appends events to the audit log in Postgres."""
+
+    def __init__(self, log: AuditLog, pool: Pool) -> None:
+        self._log = log
+        self._pool = pool
+
+    def record(self, event: AuditEvent) -> None:
+        """Add an event. It is durable when this returns.
+
+        If the session to Postgres ends during the commit, the event may be recorded twice.
+
+        Raises:
+            UnavailableError: the database can't append to the audit log.
+            PoolBusyError: all connections are in use.
+            AWAY: Postgres can't serve.
+        """
+        self._pool.run_idempotent(lambda connection: self._log.append(connection, event))

@@ -1,0 +1,77 @@
+"""Records reads in the audit log before their readings leave the process."""
+
+import logging
+import uuid
+
+from iot_api.limits.clients import Client
+from iot_models import metrics
+from iot_models.audit_event import AuditKind, audit_event
+from iot_models.errors import IotError, UnavailableError
+from iot_stores.postgres import AWAY
+from iot_stores.store_states import report
+
+from .events import AuditEvents
+
+_log = logging.getLogger(__name__)
+
+
+class ReadRecord:
+    """The records of one read.
+
+    A response of one piece has one record, `read`, with the number of its readings. A streamed
+    response has the record `read` before its first byte, without a number, and `read_ended` before
+    its last byte, or when the client closes the connection.
+    """
+
+    def __init__(self, events: AuditEvents, vault_id: uuid.UUID, name: str, client: Client) -> None:
+        """`name` says which readings are selected, for example `between 5 10`."""
+        self._events = events
+        self._fields = {
+            "read": uuid.uuid4().hex[:16],
+            "vault": str(vault_id),
+            "range": name,
+            **client.fields,
+        }
+        self._begun = False
+
+    def begin(self) -> None:
+        """Record that a streamed response begins.
+
+        Raises:
+            UnavailableError: the read can't be recorded, so nothing may be sent.
+        """
+        self._record(AuditKind.READ)
+        self._begun = True
+
+    def end(self, readings: int) -> None:
+        """Record that all readings of the response are encoded, before the last piece is sent.
+
+        Raises:
+            UnavailableError: the read can't be recorded, so the response must not be completed.
+        """
+        if self._begun:
+            self._begun = False
+            self._record(AuditKind.READ_ENDED, readings=readings, complete=True)
+        else:
+            self._record(AuditKind.READ, readings=readings)
+
+    def abort(self, readings: int) -> None:
+        """Record that a streamed response was cut off after some readings, if possible."""
+        if not self._begun:
+            return
+        self._begun = False
+        try:
+            self._record(AuditKind.READ_ENDED, readings=readings, complete=False)
+        except UnavailableError as error:
+            metrics.counter("iot_audit_unrecorded_total").inc()
+            report(_log, "the end of a read is not recorded in the audit log", error)
+
+    def _record(self, kind: AuditKind, **result: int) -> None:
+        event = audit_event(kind, **self._fields, **result)
+        try:
+            self._events.record(event)
+        except (*AWAY, IotError) as error:
+            report(_log, "reads are refused, because they can't be recorded", error)
+            raise UnavailableError(
+                "the read can't be recorded in the audit log (IOT_AUDIT_READS); try again"
+            ) from error

@@ -28,7 +28,8 @@ def measure_shards(stage: Stage) -> None:
 
 def _cpu(stage: Stage, service: Service, vaults: list[str]) -> float:
     scale = stage.scale
-    number = max(1, scale.lanes * scale.batches // VAULTS)
+    # At least 32 batches: Linux counts CPU time in steps of 10 ms.
+    number = max(4, scale.lanes * scale.batches // VAULTS)
     lanes = [list(batches(service.wire, each, 0, number, scale.batch)) for each in vaults]
     watch = CpuWatch(service.pids)
     send(service.port, lanes, service.wire.status)

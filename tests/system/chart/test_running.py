@@ -204,7 +204,8 @@ def test_the_second_run_of_the_hook_changes_nothing(cluster: Cluster) -> None:
 def test_probes_are_answered(cluster: Cluster) -> None:
     for component in ("api", "writer"):
         for kind in ("startup", "liveness", "readiness"):
-            assert cluster.node.probe(component, kind) == 200, f"{kind} of {component}"
+            status = cluster.node.probe(component, kind)
+            assert status == 200, f"{kind} of {component}: {cluster.node.said(component)}"
 
 
 def test_the_helm_test_succeeds(cluster: Cluster) -> None:

@@ -180,10 +180,11 @@ def test_never_two_at_once(
     running: Running, postgres: psycopg.Connection[tuple[object, ...]]
 ) -> None:
     assert try_lock(postgres)
-    for command in (["promote", "1"], ["rewrap"], ["retire", "1"], ["rotate"]):
+    for command in (["add"], ["promote", "1"], ["rewrap"], ["retire", "1"], ["rotate"]):
         status, output = running.keys(*command)
         assert status == 1
         assert "another `iot-sensor keys` command runs" in output
+    assert running.keyring().key_ids == (1,)
 
 
 def test_status_names_keys_uses_and_processes(running: Running) -> None:

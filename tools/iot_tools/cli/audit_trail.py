@@ -9,6 +9,11 @@ from iot_models.audit_event import AuditEvent
 from iot_models.errors import IotError
 
 
+def has_stores() -> bool:
+    """Return whether the environment names a Postgres."""
+    return bool(os.environ.get("IOT_POSTGRES_URL") or os.environ.get("IOT_POSTGRES_URL_FILE"))
+
+
 def record_if_configured(
     command: str, event: AuditEvent, keys: Callable[[], WriterKeys] | None = None
 ) -> None:
@@ -16,7 +21,7 @@ def record_if_configured(
 
     The change is done: a token must be revocable while a store is away. So an error is a warning.
     """
-    if not os.environ.get("IOT_POSTGRES_URL") and not os.environ.get("IOT_POSTGRES_URL_FILE"):
+    if not has_stores():
         return
     from .stores import open_stores  # noqa: PLC0415 -- a file of tokens needs no stores
 

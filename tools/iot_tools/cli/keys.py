@@ -15,7 +15,7 @@ from iot_models.errors import IotError, SettingsError
 from iot_stores.key_uses import count_uses
 from iot_stores.loaded_keys import read_reports, silent_writers
 
-from .audit_trail import record_if_configured
+from .audit_trail import has_stores, record_if_configured
 from .key_rotation import KeyRotation
 from .keyring_place import add_place, place_of
 from .option_types import Subparsers, positive_integer, seconds
@@ -141,7 +141,8 @@ def _add(parsed: argparse.Namespace) -> int:
         changed, added = with_new_key(text)
         return changed
 
-    place.change(add)
+    with _lock(parsed):
+        place.change(add)
     print(f"{place.name}: master key {added} was added, not primary")
     event = audit_event(AuditKind.KEY_ADDED, key=added)
     record_if_configured("keys", event, lambda: derive_writer_keys(place.read()))
@@ -202,6 +203,21 @@ def _rotate(parsed: argparse.Namespace) -> int:
         rotation.lock()
         rotation.rotate()
     return 0
+
+
+@contextmanager
+def _lock(parsed: argparse.Namespace) -> Iterator[None]:
+    """Let no other command change keys during the block, if the environment names a Postgres."""
+    if not has_stores():
+        print(
+            "IOT_POSTGRES_URL is not set: the audit log does not record this, and another `keys` "
+            "command may run"
+        )
+        yield
+        return
+    with _rotation(parsed) as rotation:
+        rotation.lock()
+        yield
 
 
 @contextmanager

@@ -17,7 +17,12 @@ def add_tokens(commands: "Subparsers[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser("tokens", help="bearer tokens of the API")
     actions = parser.add_subparsers(required=True, metavar="action")
     create = actions.add_parser("create", help="create a token and print it; it is not shown again")
-    create.add_argument("--scope", required=True, help="for example ingest,read; also audit, admin")
+    create.add_argument(
+        "--scope",
+        required=True,
+        action="append",
+        help="for example ingest,read; also audit, admin; may be repeated",
+    )
     create.set_defaults(command=_create)
     listing = actions.add_parser("list", help="list the names and scopes, not the tokens")
     listing.set_defaults(command=_list)
@@ -43,7 +48,7 @@ def _storage(parsed: argparse.Namespace) -> StoredText:
 
 
 def _create(parsed: argparse.Namespace) -> int:
-    scopes = [word.strip() for word in parsed.scope.split(",")]
+    scopes = [word.strip() for word in ",".join(parsed.scope).split(",")]
     token = ""
 
     def add(text: str | None) -> str:

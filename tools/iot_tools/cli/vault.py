@@ -42,7 +42,9 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add_token(parser)
     add_tls(parser)
     parser.add_argument(
-        "--password-file", type=Path, help="file with the present password; default: ask for it"
+        "--password-file",
+        type=Path,
+        help="file with the password of the vault; default: ask for it",
     )
 
 
@@ -117,8 +119,8 @@ def _ask(what: str) -> str:
     """Ask for a password on the terminal, without showing it."""
     if not sys.stdin.isatty():
         raise SettingsError(
-            f"there is no terminal to ask for the {what}; use --password-file and "
-            "--new-password-file"
+            f"there is no terminal to ask for the {what}: use the options for files of passwords "
+            "(--help)"
         )
     try:
         return getpass.getpass(f"{what}: ")

@@ -54,6 +54,13 @@ def test_tokens_are_created_listed_and_revoked(
     assert [each.name for each in path.parent.iterdir()] == [path.name]
 
 
+def test_repeated_scopes_add_up(path: Path) -> None:
+    name = ["--file", str(path), "--name", "devices"]
+    assert main(["tokens", "create", *name, "--scope", "read", "--scope", "ingest,audit"]) == 0
+    (grant,) = parse_tokens(path.read_text("utf-8")).grants
+    assert grant.scopes == {Scope.READ, Scope.INGEST, Scope.AUDIT}
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "sentence"),
     [

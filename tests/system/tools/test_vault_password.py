@@ -53,8 +53,8 @@ def test_without_a_terminal_passwords_come_from_files(start: Start, files: list[
     _, said = process.communicate(timeout=60)
     assert process.returncode == 2
     assert said == (
-        "there is no terminal to ask for the new password; use --password-file and "
-        "--new-password-file\n"
+        "there is no terminal to ask for the new password: use the options for files of passwords "
+        "(--help)\n"
     )
 
 

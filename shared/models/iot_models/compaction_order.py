@@ -17,7 +17,7 @@ _SOURCE = struct.Struct("<qq16s32s")
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A segment to merge, and its chunk key, which opens nothing else."""
+    """A segment to merge, and its chunk key. The key opens only this segment."""
 
     first_id: int
     received_min: int

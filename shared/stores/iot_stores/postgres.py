@@ -160,7 +160,7 @@ class Pool(ConnectionPool[Connection]):
         return connection
 
     def _is_alive(self, connection: Connection) -> bool:
-        """Return whether a connection passes its check. If it does not, renew all connections."""
+        """Return whether a connection still works. If not, close it and reconnect the pool."""
         try:
             self._check_before_use(connection)
         except BaseException as error:

@@ -67,7 +67,7 @@ class Stores:
 
     @cached_property
     def installation(self) -> Installation:
-        """The installation that the database belongs to."""
+        """The installation of this database."""
         return Installation(self.connect, self._keyring_mark)
 
     @cached_property

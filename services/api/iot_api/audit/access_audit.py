@@ -52,10 +52,10 @@ class AccessAudit(threading.Thread):
         self._refusals.count(refusal)
 
     def check(self, *, last: bool = False) -> None:
-        """Record what is due. `last`: the process ends, so everything is due.
+        """Record changes of tokens, and the refusals whose minute is over; all of them if `last`.
 
         Raises:
-            AWAY, IotError: the audit log can't be written; a later check records the rest.
+            psycopg.Error, IotError: the audit log can't be written; a later check records the rest.
         """
         self._note_token_changes()
         while self._waiting:

@@ -262,7 +262,7 @@ class Readings:
         except RedisError as error:
             report(_log, "the hot window is not used", error)
         except (FormatError, ValueError) as error:  # a writer never wrote it
-            _log.error("the hot window is not used, it is damaged: %s", error)
+            _log.error("the hot window is damaged; reads use Postgres: %s", error)
         return begin, None
 
     def _hot(

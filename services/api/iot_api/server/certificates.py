@@ -75,7 +75,7 @@ class ServedCertificate:
         context = _context(self._config)
         validity = _validity(Path(self._config.certfile))
         if self._fingerprint() != found:
-            raise SettingsError("the files of TLS are being replaced")
+            raise SettingsError("the certificate or its key changed while they were read")
         if self.is_loaded:
             _check_validity(validity)
         self._context, self._loaded = context, found

@@ -63,10 +63,10 @@ class VaultEraser:
         Raises:
             NotFoundError: there is no vault under the password.
             TooManyRequestsError: as `Vaults.find`.
-            UnavailableError: the vault was being changed by others, or processes of version 0.1
-                may run.
-            RedisError, psycopg.Error: a store is away. If Postgres failed during the erasure, the
-                vault may be erased.
+            UnavailableError: other requests kept changing the vault, the erasure took too long, or
+                processes of version 0.1 may run.
+            RedisError, psycopg.Error: a store is unavailable. If Postgres failed during the
+                erasure, the vault may be erased.
         """
         for _ in range(_ATTEMPTS):
             self._admit()

@@ -38,6 +38,7 @@ class Service:
             {
                 "IOT_TOKENS_FILE": str(path),
                 "IOT_AUDIT_READS": "1",
+                "IOT_AUDIT_VAULTS": "1",
                 "IOT_RETENTION_DAYS": "1",
                 "IOT_API_WORKERS": str(WORKERS),
             }

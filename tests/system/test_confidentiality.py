@@ -6,6 +6,7 @@ import base64
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -136,6 +137,9 @@ def _in_parallel(stack: Stack, method: str, bodies: list[Any]) -> list[bytes]:
         with Client(f"http://127.0.0.1:{stack.port}", timeout=60) as client:
             for body in share:
                 response = client.request(method, "/api/iot", json=body, repeatable=False)
+                while response.status == 429:  # too many new passwords wait for their scrypt
+                    time.sleep(float(response.headers["Retry-After"]))
+                    response = client.request(method, "/api/iot", json=body, repeatable=False)
                 assert response.status == (201 if method == "PUT" else 200), response.body
                 answers.append(response.body)
         return answers

@@ -134,7 +134,7 @@ def build_service(settings: Settings) -> Service:
     changes = PasswordChanges(redis, names)
     audit = AuditLog(keyring.current)
     audit_events = AuditEvents(audit, pool)
-    records = VaultRecords(redis, names, pool, audit)
+    records = VaultRecords(redis, names, pool, audit, audits_new_vaults=bool(settings.audit_vaults))
     erasures = Erasures(redis, names, pool, changes, audit)
     keeper = VaultKeeper(
         records, cache, keyring.current, stores.held_entries, sweep, erasures.clean_redis

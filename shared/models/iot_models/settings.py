@@ -275,6 +275,12 @@ class Settings:
         "checks. 0: a client without a certificate needs a token.",
         maximum=1,
     )
+    audit_vaults: int = _setting(
+        0,
+        "1: record each new vault in the audit log, in the statement that creates it. 0: clients "
+        "of the old server expect an audit log without these records.",
+        maximum=1,
+    )
     audit_reads: int = _setting(
         0,
         "1: record each read of readings in the audit log, before its response: the name of the "

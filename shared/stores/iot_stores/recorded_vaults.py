@@ -37,13 +37,17 @@ _log = logging.getLogger(__name__)
 
 
 def insert_vault(
-    connection: Connection, audit: AuditLog, values: Sequence[object], event: AuditEvent
+    connection: Connection, audit: AuditLog | None, values: Sequence[object], event: AuditEvent
 ) -> bool:
     """Insert a vault and its record. Return False if there is a vault with its lookup.
+
+    Without `audit`, the vault is inserted without a record.
 
     Readings come before records: without `record_audit_event`, for example when an API process
     starts before the migration, the vault is inserted without a record.
     """
+    if audit is None:
+        return connection.execute(_INSERT, values).rowcount > 0
     try:
         inserted = connection.execute(_RECORDED_INSERT, (*values, audit.seal(event))).rowcount > 0
         metrics.counter("iot_audit_recorded_total").inc(inserted)

@@ -85,8 +85,17 @@ class LookupTakenError(Exception):
 class VaultRecords:
     """The vault records of an installation, found by the lookups of their passwords."""
 
-    def __init__(self, client: "Redis", names: KeyNames, pool: Pool, audit: AuditLog) -> None:
+    def __init__(
+        self,
+        client: "Redis",
+        names: KeyNames,
+        pool: Pool,
+        audit: AuditLog,
+        *,
+        audits_new_vaults: bool = False,
+    ) -> None:
         self._audit = audit
+        self._audit_of_new_vaults = audit if audits_new_vaults else None
         self._client = client
         self._names = names
         self._pool = pool
@@ -128,7 +137,9 @@ class VaultRecords:
         return found
 
     def add(self, record: VaultRecord, event: AuditEvent) -> VaultRecord:
-        """Store a new vault in Postgres, and `event` in the audit log. Return the stored record.
+        """Store a new vault in Postgres, and return the stored record.
+
+        If new vaults are audited, `event` is stored in the audit log.
 
         If another process created a vault of the same password first, that vault's record is
         returned. The record is not cached in Redis: see `cache`.
@@ -140,7 +151,7 @@ class VaultRecords:
         values = (*_values(record), record.format)
 
         def insert(connection: Connection) -> VaultRecord:
-            if insert_vault(connection, self._audit, values, event):
+            if insert_vault(connection, self._audit_of_new_vaults, values, event):
                 return record
             return _find(connection, [record.lookup]).record or record
 

@@ -55,7 +55,7 @@ def vault_id(postgres: psycopg.Connection) -> str:
 def test_the_creation_of_a_vault_is_recorded_once(
     make_api: MakeApi, postgres: psycopg.Connection
 ) -> None:
-    api, other = make_api(), make_api()
+    api, other = make_api(audit_vaults=1), make_api(audit_vaults=1)
     for each in (api, other, api):
         assert each.put(row(OLD, freeform="freeform text")).status_code == 201
     created = {"event": "vault_created", "vault": vault_id(postgres), "token": None}
@@ -65,7 +65,7 @@ def test_the_creation_of_a_vault_is_recorded_once(
 def test_a_change_of_a_password_is_recorded_with_the_change(
     make_api: MakeApi, postgres: psycopg.Connection, writer: Writer
 ) -> None:
-    api = make_api()
+    api = make_api(audit_vaults=1)
     api.put(row(OLD))
     assert change(api).status_code == 200
     assert change(api).status_code == 404
@@ -78,7 +78,7 @@ def test_a_change_of_a_password_is_recorded_with_the_change(
 def test_no_password_is_changed_without_a_record(
     make_api: MakeApi, postgres: psycopg.Connection
 ) -> None:
-    api = make_api()
+    api = make_api(audit_vaults=1)
     api.put(row(OLD, freeform="1"))
     before = postgres.execute("SELECT lookup FROM vaults").fetchall()
     postgres.execute("DROP FUNCTION record_audit_event")
@@ -90,7 +90,7 @@ def test_no_password_is_changed_without_a_record(
 def test_no_password_is_changed_when_the_record_is_refused(
     make_api: MakeApi, postgres: psycopg.Connection
 ) -> None:
-    api = make_api()
+    api = make_api(audit_vaults=1)
     api.put(row(OLD))
     before = postgres.execute("SELECT lookup FROM vaults").fetchall()
     postgres.execute("ALTER TABLE audit_log ADD CHECK (id < 2)")
@@ -102,7 +102,7 @@ def test_no_password_is_changed_when_the_record_is_refused(
 def test_before_the_migration_readings_are_accepted_and_the_gap_is_counted(
     make_api: MakeApi, postgres: psycopg.Connection
 ) -> None:
-    api = make_api()
+    api = make_api(audit_vaults=1)
     postgres.execute("DROP FUNCTION record_audit_event")
     before = sample("iot_audit_unrecorded_total")
     assert api.put([row(OLD), row(NEW)]).status_code == 201
@@ -242,7 +242,7 @@ def test_reads_are_recorded_if_asked_for(audited: Guarded, postgres: psycopg.Con
 
 
 def test_reads_are_not_recorded_by_default(make_api: MakeApi) -> None:
-    api = make_api()
+    api = make_api(audit_vaults=1)
     api.put(row(OLD))
     api.read(password=OLD)
     assert [each["event"] for each in events(api)] == ["vault_created"]

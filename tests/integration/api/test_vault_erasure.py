@@ -333,7 +333,7 @@ def test_an_erasure_that_was_not_finished(
         event = audit_event(AuditKind.VAULT_ERASED, vault=str(vault_id))
         for _ in range(2):  # as by a retry whose first attempt was committed
             assert store.erase(vault_id, [lookup], event)
-        assert len(writer.audit.latest(postgres, 9)) == 2  # with the creation
+        assert len(writer.audit.latest(postgres, 9)) == 1
         changes.check()
     for process in (api, make_api()):
         assert process.read() == []

@@ -187,8 +187,7 @@ def test_killed_in_the_middle(service: Stack, environment: dict[str, str], waits
         assert answers == [None]
         wait_until(lambda: not postgres.execute(WORKING).fetchall(), what="the killed session")
         changed = postgres.execute(LOOKUP).fetchone() != before
-        # The creation of the vault, and the change if there was one.
-        assert postgres.execute("SELECT count(*) FROM audit_log").fetchone() == (1 + changed,)
+        assert postgres.execute("SELECT count(*) FROM audit_log").fetchone() == (int(changed),)
         if waits_for != "postgres":  # which completes or cancels a statement without its client
             assert changed is (waits_for == "redis")
         valid, invalid = (NEW, OLD) if changed else (OLD, NEW)

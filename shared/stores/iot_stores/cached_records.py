@@ -1,16 +1,21 @@
-"""Vault records as Redis has them."""
+"""Vault records as Redis has them, and marks that hide the records of old passwords."""
 
 import struct
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import cast
 
 from redis import Redis
+from redis.client import Pipeline
 
 from iot_cipher.vault import VaultRecord
 from iot_models.names import KeyNames
 
+CACHE_SECONDS = 86_400
+HIDE_SECONDS = CACHE_SECONDS + 3600
+"""A lookup of an old password is hidden for longer than any record lives that was cached under it
+just before."""
 _BATCH = 500
 _HEADER = struct.Struct("<16s32s16sB")
 
@@ -38,3 +43,26 @@ def scan_records(client: "Redis", names: KeyNames) -> Iterator[VaultRecord]:
             record = None if data is None else decode_record(data)
             if record is not None:
                 yield record
+
+
+def hide_records(
+    pipeline: "Pipeline", names: KeyNames, vault_id: uuid.UUID, lookups: Iterable[bytes]
+) -> None:
+    """Hide the records of a vault under the lookups of its old password in Redis.
+
+    This also hides a record that a process stores there later, because it read Postgres before the
+    change. A record of another vault is not hidden: the old password may get a new vault.
+    """
+    for lookup in lookups:
+        pipeline.set(names.changed_lookup(lookup), vault_id.bytes, ex=HIDE_SECONDS)
+
+
+def show_records(pipeline: "Pipeline", names: KeyNames, lookup: bytes) -> None:
+    """Undo `hide_records`: the lookup names the vault again."""
+    pipeline.set(names.changed_lookup(lookup), b"", px=1)
+
+
+def remove_record(pipeline: "Pipeline", names: KeyNames, lookup: bytes) -> None:
+    """Remove the cached record under a lookup."""
+    # Expiry in 1 ms instead of DEL: the API's own Redis user may not delete keys.
+    pipeline.set(names.vault_record(lookup), b"", px=1)

@@ -9,7 +9,7 @@ from redis.client import Pipeline
 
 from iot_models.names import KeyNames
 
-from .vault_records import hide_records, remove_record, show_records
+from .cached_records import hide_records, remove_record, show_records
 
 MAX_ANNOUNCED = 1000
 """Length of the stream. A process that missed more changes compares its vaults with Postgres."""

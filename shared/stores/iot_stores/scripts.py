@@ -81,7 +81,9 @@ def _load_and_send(
         commands.append(trailing_command)
     answers = _execute(client, commands)
     if isinstance(answers[done], Exception):
-        raise answers[done]
+        # A command that was refused before the transaction says why, for example that the memory is
+        # full; the transaction's own error does not.
+        raise next(answer for answer in answers if isinstance(answer, Exception))
     return answers[done][1:], answers[-1] if trailing_command else None
 
 

@@ -13,7 +13,6 @@ from typing import Any, LiteralString, cast
 
 import psycopg
 from redis import Redis
-from redis.client import Pipeline
 from redis.exceptions import RedisError
 
 from iot_cipher.vault import VaultRecord
@@ -22,9 +21,18 @@ from iot_models.audit_event import AuditEvent
 from iot_models.names import KeyNames
 
 from .audit import AuditLog
-from .cached_records import decode_record, encode_record
+from .cached_records import (
+    CACHE_SECONDS,
+    decode_record,
+    encode_record,
+    hide_records,
+    remove_record,
+    scan_records,
+    show_records,
+)
 from .postgres import Connection, Pool, short_query
 from .recorded_vaults import COLUMNS, REPLACE, insert_vault, replace_vault
+from .scripts import Call, load_script, run_all
 from .store_states import report
 from .vault_lookups import (
     POLICY_COLUMNS,
@@ -35,10 +43,6 @@ from .vault_lookups import (
     read_policy,
 )
 
-CACHE_SECONDS = 86_400
-HIDE_SECONDS = CACHE_SECONDS + 3600
-"""A lookup of an old password is hidden for longer than any record lives that was cached under it
-just before."""
 _BATCH = 500
 
 _log = logging.getLogger(__name__)
@@ -99,21 +103,20 @@ class VaultRecords:
         self._client = client
         self._names = names
         self._pool = pool
+        self._cache_script = load_script(client, "vault_record_cache.lua")
 
     def find_cached(self, lookups: Sequence[bytes]) -> VaultRecord | None:
         """Return the record cached in Redis under the first of these lookups that has one.
 
-        Return None if Redis is away. Skip records that can't be decoded, and records of passwords
-        that were changed (`hide_records`). The caller must open the record to know whether it is
-        authentic.
+        Skip records that can't be decoded, and records of passwords that were changed
+        (`hide_records`). The caller must open the record to know whether it is authentic.
+
+        Raises:
+            RedisError: Redis can't serve. It may have a record that Postgres lacks.
         """
         names = [self._names.vault_record(lookup) for lookup in lookups]
         names += [self._names.changed_lookup(lookup) for lookup in lookups]
-        try:
-            cached = cast("list[bytes | None]", self._client.mget(names))
-        except RedisError as error:
-            report(_log, "vaults are looked up in Postgres", error)
-            return None
+        cached = cast("list[bytes | None]", self._client.mget(names))
         of_records, of_changes = cached[: len(lookups)], cached[len(lookups) :]
         for lookup, data, changed in zip(lookups, of_records, of_changes, strict=True):
             record = None if data is None else decode_record(data)
@@ -133,7 +136,7 @@ class VaultRecords:
         """
         found = self._pool.run_idempotent(lambda connection: _find(connection, lookups))
         if found.record is not None:
-            self._cache(found.record)
+            self._overwrite(found.record)
         return found
 
     def add(self, record: VaultRecord, event: AuditEvent) -> VaultRecord:
@@ -184,7 +187,7 @@ class VaultRecords:
             self._client.set(
                 self._names.replaced_vault_record(record.vault_id.bytes), encode_record(record)
             )
-        if self._cache(stored) and stored.vault_id == record.vault_id:
+        if self._overwrite(stored) and stored.vault_id == record.vault_id:
             self._expire_old_record(record, stored)
         return stored
 
@@ -212,7 +215,8 @@ class VaultRecords:
         """Cache records in Redis for another day, because they may be the only copies.
 
         Skip replaced vaults. Their records have other keys, without expiry, and the key of
-        their lookup belongs to the vault that replaced them.
+        their lookup belongs to the vault that replaced them. Never overwrite the record of another
+        vault.
         """
         rest = iter(records)
         try:
@@ -221,12 +225,12 @@ class VaultRecords:
                     self._names.replaced_vault_record(record.vault_id.bytes) for record in batch
                 ]
                 replaced = cast("list[bytes | None]", self._client.mget(names))
-                with self._client.pipeline(transaction=False) as pipeline:
-                    for record, replaced_record in zip(batch, replaced, strict=True):
-                        if replaced_record is None:
-                            name = self._names.vault_record(record.lookup)
-                            pipeline.set(name, encode_record(record), ex=CACHE_SECONDS)
-                    pipeline.execute()
+                calls = [
+                    self._cache_call(record)
+                    for record, replaced_record in zip(batch, replaced, strict=True)
+                    if replaced_record is None
+                ]
+                run_all(self._client, self._cache_script, calls)
         except RedisError as error:
             report(_log, "vault records are not cached", error)
 
@@ -238,24 +242,13 @@ class VaultRecords:
         Raises:
             RedisError: Redis is away.
         """
-        names = cast(
-            "Iterator[bytes]",
-            self._client.scan_iter(match=self._names.all_vault_records, count=_BATCH),
-        )
-        while batch := list(islice(names, _BATCH)):
-            cached = cast("list[bytes | None]", self._client.mget(batch))
-            decoded = [decode_record(data) for data in cached if data is not None]
-            records = [record for record in decoded if record is not None]
-            if records:
-                yield from self._unchanged(records)
-
-    def _unchanged(self, records: Sequence[VaultRecord]) -> Iterator[VaultRecord]:
-        """Yield the records that `hide_records` does not hide."""
-        names = [self._names.changed_lookup(record.lookup) for record in records]
-        marks = cast("list[bytes | None]", self._client.mget(names))
-        for record, changed in zip(records, marks, strict=True):
-            if changed != record.vault_id.bytes:
-                yield record
+        found = scan_records(self._client, self._names)
+        while records := list(islice(found, _BATCH)):
+            names = [self._names.changed_lookup(record.lookup) for record in records]
+            marks = cast("list[bytes | None]", self._client.mget(names))
+            for record, changed in zip(records, marks, strict=True):
+                if changed != record.vault_id.bytes:
+                    yield record
 
     def replace(self, old: VaultRecord, new: VaultRecord) -> bool:
         """Replace the record of a vault. Return False if Postgres does not have the old record.
@@ -267,7 +260,7 @@ class VaultRecords:
         values = (*_values(new)[1:], new.format, old.vault_id, old.wrapped_key)
         with _recognizing_changed_policy(), self._pool.connection() as connection:
             replaced = connection.execute(REPLACE, values).rowcount > 0
-        if replaced and self._cache(new):
+        if replaced and self._overwrite(new):
             self._expire_old_record(old, new)
             self._show(new)
         return replaced
@@ -338,19 +331,28 @@ class VaultRecords:
 
         return self._pool.run_idempotent(raised)
 
-    def cache(self, record: VaultRecord) -> None:
+    def cache(self, record: VaultRecord) -> bool:
         """Cache a record in Redis for a day from now.
+
+        Return False, and change nothing, if Redis has the record of another vault under the lookup:
+        it may be the only copy, if Postgres lost that vault.
 
         Raises:
             RedisError: Redis can't serve. Redis may have cached the record or not.
         """
-        name = self._names.vault_record(record.lookup)
-        self._client.set(name, encode_record(record), ex=CACHE_SECONDS)
+        (other,) = run_all(self._client, self._cache_script, [self._cache_call(record)])
+        return other is None
 
-    def _cache(self, record: VaultRecord) -> bool:
-        """Cache a record in Redis. Return False if that failed."""
+    def _cache_call(self, record: VaultRecord) -> Call:
+        lookup = record.lookup
+        keys = [self._names.vault_record(lookup), self._names.changed_lookup(lookup)]
+        return keys, [encode_record(record), CACHE_SECONDS]
+
+    def _overwrite(self, record: VaultRecord) -> bool:
+        """Cache a record that Postgres has in Redis. Return False if that failed."""
         try:
-            self.cache(record)
+            name = self._names.vault_record(record.lookup)
+            self._client.set(name, encode_record(record), ex=CACHE_SECONDS)
         except RedisError as error:
             report(_log, "vault records are not cached", error)
             return False
@@ -365,29 +367,6 @@ class VaultRecords:
             self._client.set(self._names.vault_record(old.lookup), b"", px=1)
         except RedisError as error:
             report(_log, "old vault records stay in Redis", error)
-
-
-def hide_records(
-    pipeline: "Pipeline", names: KeyNames, vault_id: uuid.UUID, lookups: Iterable[bytes]
-) -> None:
-    """Hide the records of a vault under the lookups of its old password in Redis.
-
-    This also hides a record that a process stores there later, because it read Postgres before the
-    change. A record of another vault is not hidden: the old password may get a new vault.
-    """
-    for lookup in lookups:
-        pipeline.set(names.changed_lookup(lookup), vault_id.bytes, ex=HIDE_SECONDS)
-
-
-def show_records(pipeline: "Pipeline", names: KeyNames, lookup: bytes) -> None:
-    """Undo `hide_records`: the lookup names the vault again."""
-    pipeline.set(names.changed_lookup(lookup), b"", px=1)
-
-
-def remove_record(pipeline: "Pipeline", names: KeyNames, lookup: bytes) -> None:
-    """Remove the cached record under a lookup."""
-    # Expiry in 1 ms instead of DEL: the API's own Redis user may not delete keys.
-    pipeline.set(names.vault_record(lookup), b"", px=1)
 
 
 @contextmanager

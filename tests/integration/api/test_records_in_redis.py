@@ -16,7 +16,7 @@ from integration.api.asking import Api, assert_error, row
 from integration.api.conftest import MakeApi
 from integration.api.test_vault_lookups import renew_at_next_use
 from iot_models.settings import Settings
-from iot_stores.vault_records import CACHE_SECONDS
+from iot_stores.cached_records import CACHE_SECONDS
 from iot_tools.local.postgres_server import PostgresServer
 from iot_tools.local.redis_server import RedisServer
 from iot_writer.maintenance import sweep

@@ -101,7 +101,11 @@ class VaultKeeper:
         Raises:
             AWAY: Postgres can't serve.
         """
-        record = self.records.find_cached(lookups)
+        try:
+            record = self.records.find_cached(lookups)
+        except RedisError as error:
+            report(_log, "vaults are looked up in Postgres", error)
+            record = None
         if record is not None and (
             record == known or record.vault_id != known.vault_id or self.is_rewrapped(known, record)
         ):

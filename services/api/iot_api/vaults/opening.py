@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 
 import psycopg
 from redis.exceptions import RedisError
@@ -31,7 +32,7 @@ from .password_form import normal_form
 from .password_search import OldRecordError, PasswordSearch, same_lookups
 from .scrypt_queue import WAIT_SECONDS, ScryptQueue
 
-_MAX_POLICY_CHANGES = 3
+_MAX_ATTEMPTS = 3
 _log = logging.getLogger(__name__)
 
 
@@ -97,11 +98,7 @@ class Vaults:
         return found
 
     def open_vault(self, password: bytes, client: Client) -> OpenVault | None:
-        """Return the vault of a password for writing, if it is open. Ignores the guess limit.
-
-        Raises:
-            RedisError: the record can't be stored in Redis, see `_writable`.
-        """
+        """Return the vault of a password for writing, if it is open. Ignores the guess limit."""
         self._catch_up()
         cached = self._cached(self.cache.key(password), password, client)
         return None if cached is None else self._writable(cached)
@@ -110,12 +107,16 @@ class Vaults:
         """Return the vault of a password for writing. Create it, and count a guess, if there is
         none.
 
-        Raises the errors of `find` and `open_vault`.
+        Raises the errors of `find`, and `RedisError` if the record can't be stored in Redis.
         """
-        found = self._cached_or_opened(password, client, create=True)
-        if found is None:
-            raise DecryptionError("the vault was neither found nor created")
-        return self._writable(found)
+        for _ in range(_MAX_ATTEMPTS):
+            found = self._cached_or_opened(password, client, create=True)
+            if found is None:
+                raise DecryptionError("the vault was neither found nor created")
+            vault = self._writable(found)
+            if vault is not None:
+                return vault
+        raise UnavailableError("the vault of this password is being replaced; try again")
 
     @property
     def old_processes_may_run(self) -> bool:
@@ -128,11 +129,8 @@ class Vaults:
     def searches(self, password: bytes, client: Client) -> tuple[PasswordSearch, ...]:
         """Return the searches for a password: as sent, if that differs, and in its normal form, in
         which vaults are created."""
-        key = self.cache.key(password)
-        normal = self._search(normal_form(password), key, client)
-        if normal_form(password) == password:
-            return (normal,)
-        return (self._search(password, key, client), normal)
+        key, forms = self.cache.key(password), dict.fromkeys((password, normal_form(password)))
+        return tuple(self._search(form, key, client) for form in forms)
 
     def forget_policy(self) -> None:
         """Read the lookups in use again before the next use."""
@@ -159,14 +157,19 @@ class Vaults:
         if entries:
             self._keeper.entries_are_held()
 
-    def _writable(self, cached: CachedVault) -> OpenVault:
+    def _writable(self, cached: CachedVault) -> OpenVault | None:
         """Return a vault whose record Redis has, so that its readings may be acknowledged.
 
         If Postgres loses the row, Redis has the only copy that outlives this process. The record is
         written before the readings, so every replica and AOF with the readings has the record.
+
+        None if Redis has another vault of the password: Postgres decides at the next opening.
         """
         if not cached.in_redis:
-            self._records.cache(cached.record)
+            if not self._records.cache(cached.record):
+                self.cache.forget_vault(cached.record.vault_id)
+                self._keeper.watch(cached.record)
+                return None
             cached.in_redis = True
         return cached.vault
 
@@ -282,7 +285,8 @@ class Vaults:
         try:
             if opening is new_opening:
                 try:
-                    self._run_opening(new_opening, key, password, client, create=create)
+                    look_up = partial(self._look_up_forms, key, password, client, create=create)
+                    self._run_opening(new_opening, look_up, client)
                 finally:
                     del self._under_way[opening_key]
             return opening.result()
@@ -292,14 +296,11 @@ class Vaults:
     def _run_opening(
         self,
         opening: "Future[_Opened | None]",
-        key: bytes,
-        password: bytes,
+        look_up: Callable[[], _Opened | None],
         client: Client,
-        *,
-        create: bool,
     ) -> None:
         try:
-            found = self._look_up_forms(key, password, client, create=create)
+            found = look_up()
             if found is not None and found.created:
                 self._guesses.count(client, created=True)
             opening.set_result(found)
@@ -313,8 +314,7 @@ class Vaults:
     ) -> _Opened | None:
         """Look a password up as sent, then in its normal form, in which vaults are created.
 
-        The form as sent goes first, so that a vault of an earlier version is found although the
-        normal form has its own vault.
+        The form as sent goes first: it may have a vault of an earlier version.
         """
         search = self._search(password, key, client)
         if normal_form(password) != password:
@@ -325,9 +325,9 @@ class Vaults:
         return self._look_up(search, key, client if create else None)
 
     def _look_up(self, search: PasswordSearch, key: bytes, by: Client | None) -> _Opened | None:
-        for _ in range(_MAX_POLICY_CHANGES):
+        for _ in range(_MAX_ATTEMPTS):
             policy = self.current_policy()
-            found, from_cache = search.find(self._records, policy)
+            found, from_cache = search.find(self._records, policy, ask_both=by is not None)
             if found.record is not None:
                 try:
                     return _Opened(self._open(search, key, found.record, from_cache=from_cache))

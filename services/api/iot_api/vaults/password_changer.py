@@ -133,7 +133,7 @@ class PasswordChanger:
     ) -> PasswordSecret:
         """Return the secret of the new password, which no other vault may have."""
         for search in self._vaults.searches(new, client):
-            found, _ = search.find(self._records, policy)
+            found, _ = search.find(self._records, policy, ask_both=True)
             if found.record is not None and found.record.vault_id != vault.vault_id:
                 raise _taken()
             if found.record is None and not same_lookups(found.policy, policy):

@@ -1,7 +1,9 @@
 """Search for the vault of a password."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from redis.exceptions import RedisError
 
 from iot_api.limits.clients import Client
 from iot_cipher.keyring import Keyring
@@ -19,6 +21,7 @@ from iot_cipher.vault import (
 from iot_models.audit_event import AuditKind, audit_event
 from iot_models.errors import DecryptionError
 from iot_stores.postgres import AWAY
+from iot_stores.store_states import report
 from iot_stores.vault_lookups import FastLookups, LookupPolicy
 from iot_stores.vault_records import FoundVault, VaultRecords
 
@@ -88,28 +91,29 @@ class PasswordSearch:
         )
         return fresh, records.add(fresh, event), vault
 
-    def find(self, records: VaultRecords, policy: LookupPolicy) -> tuple[FoundVault, bool]:
+    def find(
+        self, records: VaultRecords, policy: LookupPolicy, *, ask_both: bool = False
+    ) -> tuple[FoundVault, bool]:
         """Look the password up; return the record, and whether it comes from Redis.
 
         While the policy has several lookups, the newest is tried first: each costs a scrypt.
+
+        Raises:
+            RedisError: `ask_both`, and Redis can't serve, and Postgres has no record. Redis may
+                have one that Postgres lost, so the password must not get another vault.
+            AWAY: Postgres can't serve, and Redis has no record.
         """
         secrets = self.secrets(policy)
         newest = next(secrets)
         if len(policy.costs) + (policy.fast_lookups is not FastLookups.GONE) > 1:
-            record = records.find_cached([newest.lookup])
-            if record is not None:
-                return FoundVault(record, policy), True
             try:
-                found = records.find([newest.lookup])
+                found, from_cache = _find(records, [newest.lookup], policy)
                 if found.record is not None or not same_lookups(found.policy, policy):
-                    return found, False
+                    return found, from_cache
             except AWAY:
                 _log.info("Postgres is away: a password is looked up in Redis alone")
         lookups = [newest.lookup, *(secret.lookup for secret in secrets)]
-        record = records.find_cached(lookups)
-        if record is not None:
-            return FoundVault(record, policy), True
-        return records.find(lookups), False
+        return _find(records, lookups, policy, ask_both=ask_both)
 
     def open(self, record: VaultRecord) -> OpenVault:
         """Open the record that was found. Raises `DecryptionError` if it is damaged."""
@@ -126,6 +130,26 @@ class PasswordSearch:
             made = make(self.keyring, self._password, cost, slow_key=self._slow_key)
             self._made[vault_format, cost] = made
         return made
+
+
+def _find(
+    records: VaultRecords,
+    lookups: Sequence[bytes],
+    policy: LookupPolicy,
+    *,
+    ask_both: bool = False,
+) -> tuple[FoundVault, bool]:
+    try:
+        record = records.find_cached(lookups)
+    except RedisError as error:
+        report(_log, "vaults are looked up in Postgres", error)
+        found = records.find(lookups)
+        if found.record is None and ask_both:
+            raise
+        return found, False
+    if record is not None:
+        return FoundVault(record, policy), True
+    return records.find(lookups), False
 
 
 def all_lookups(

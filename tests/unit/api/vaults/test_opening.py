@@ -73,8 +73,9 @@ class Records(VaultRecords):
         del event
         return self._records.setdefault(record.lookup, record)
 
-    def cache(self, record: VaultRecord) -> None:
+    def cache(self, record: VaultRecord) -> bool:
         del record
+        return True
 
     def restore(self, record: VaultRecord) -> VaultRecord:
         return self._records.setdefault(record.lookup, record)

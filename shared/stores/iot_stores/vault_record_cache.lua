@@ -1,0 +1,14 @@
+-- Store the record of a vault, unless Redis has the record of another vault under its lookup.
+-- Return that vault's id; otherwise nothing.
+-- KEYS[1]: the record. KEYS[2]: the vault that has the lookup no longer, because its password was changed.
+-- ARGV[1]: the new record: a vault's id in 16 bytes, its lookup in 32 bytes, and more. ARGV[2]: seconds.
+local found = redis.call('GET', KEYS[1])
+if found then
+    local vault = string.sub(found, 1, 16)
+    local is_record = string.sub(found, 17, 48) == string.sub(ARGV[1], 17, 48)
+    if is_record and vault ~= string.sub(ARGV[1], 1, 16) and vault ~= redis.call('GET', KEYS[2]) then
+        return vault
+    end
+end
+redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
+return false

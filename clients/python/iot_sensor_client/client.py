@@ -254,7 +254,7 @@ class Client:
     def erase_readings(self, start: int, end: int) -> int:
         """Erase the readings with a relative timestamp from `start` to `end`, both included.
 
-        All readings of the window that were acknowledged before are erased, also those that are
+        All readings of the window that were acknowledged before are erased, even if they are
         not stored yet. The request may be repeated.
 
         Returns:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from iot_models.errors import DecryptionError
 
 from .chain_keys import LINK_BYTES
-from .keyring import KeyId
+from .keyring import key_id_of
 from .writer_keys import AuditKeys
 
 FORMAT = 2
@@ -65,12 +65,6 @@ def link_matches(keys: AuditKeys, link: bytes, previous: bytes, record: ChainedR
 def covers_sealed_bytes(link: bytes) -> bool:
     """Return whether a link is of version 1."""
     return link[:1] == bytes([SEALED_FORMAT])
-
-
-def key_id_of(link: bytes) -> KeyId:
-    """Return the id of the master key of a link."""
-    key_id: KeyId = _HEAD.unpack_from(link)[1]
-    return key_id
 
 
 def _code(chain_key: bytes, head: bytes, previous: bytes, record: ChainedRecord) -> bytes:

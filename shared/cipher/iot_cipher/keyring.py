@@ -22,6 +22,12 @@ from .secrets import SecretHolder
 KeyId = int
 """Id of a master key, 1 to 2**32 - 1. It is stored in every ciphertext that needs the key."""
 
+
+def key_id_of(sealed: bytes) -> KeyId:
+    """Return the id of the master key that a ciphertext or a link needs, from its header."""
+    return int.from_bytes(sealed[1:5], "big")
+
+
 _TRANSIT = b"iot-sensor transit v1"
 _WRAP = b"iot-sensor wrap v1"
 _AUDIT = b"iot-sensor audit v1"

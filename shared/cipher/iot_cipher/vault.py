@@ -21,7 +21,7 @@ from iot_models.errors import DecryptionError
 from iot_models.settings import MAX_SCRYPT_LOG2_N
 
 from .aead import KEY_BYTES, NONCE_BYTES, SALT_BYTES, decrypt, derive, encrypt
-from .keyring import Keyring
+from .keyring import Keyring, key_id_of
 from .secrets import SecretHolder
 
 SCRYPT_R, SCRYPT_P = 8, 1
@@ -62,7 +62,7 @@ class VaultRecord:
     @property
     def master_key_id(self) -> int:
         """The id of the master key of the outer wrap."""
-        return int.from_bytes(self.wrapped_key[1:5], "big")
+        return key_id_of(self.wrapped_key)
 
 
 class OpenVault(SecretHolder):

@@ -5,8 +5,9 @@ from typing import NamedTuple, cast
 
 from psycopg import IsolationLevel
 
-from iot_cipher.audit_link import ChainedRecord, key_id_of, link_matches
+from iot_cipher.audit_link import ChainedRecord, link_matches
 from iot_cipher.chain_keys import BEFORE_FIRST
+from iot_cipher.keyring import key_id_of
 from iot_cipher.writer_keys import AuditKeys
 from iot_models.errors import DecryptionError, IotError
 

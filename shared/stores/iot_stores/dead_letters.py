@@ -10,9 +10,7 @@ from iot_models.names import KeyNames
 
 from .backlog import Backlog
 from .scripts import load_script
-from .stream_entries import WaitingEntry
-
-_PAGE = 100
+from .stream_entries import StreamItem, WaitingEntry, read_stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,18 +61,15 @@ class DeadLetters:
 
     def all(self) -> Iterator[DeadLetter]:
         """Yield all dead letters, the oldest first."""
-        after = "-"
-        while page := self._client.xrange(self._names.dead_letters, after, "+", count=_PAGE):
-            for letter_id, fields in cast("list[tuple[bytes, dict[bytes, bytes]]]", page):
-                yield _dead_letter(letter_id, fields)
-                after = f"({letter_id.decode()}"
+        for letter_id, fields in read_stream(self._client, self._names.dead_letters):
+            yield _dead_letter(letter_id, fields)
 
     def find(self, letter_id: str) -> DeadLetter | None:
         """Return the dead letter with this id, or None. Raises `ValueError` for an invalid id."""
         if not all(part.isdecimal() for part in letter_id.split("-", 1)):
             raise ValueError(f"{letter_id!r} is not the id of a dead letter")
         found = self._client.xrange(self._names.dead_letters, letter_id, letter_id)
-        letters = cast("list[tuple[bytes, dict[bytes, bytes]]]", found)
+        letters = cast("list[StreamItem]", found)
         return _dead_letter(*letters[0]) if letters else None
 
     def replay(self, letter: DeadLetter, backlog: Backlog) -> None:

@@ -41,7 +41,7 @@ _FINISH = "UPDATE erased_vaults SET deleted_at = now() WHERE vault_id = %s"
 
 
 class UnfinishedErasure(NamedTuple):
-    """A vault of which Postgres or Redis may still have something."""
+    """An erased vault whose segments or keys may still be in Postgres or Redis."""
 
     vault_id: uuid.UUID
     noted: bool

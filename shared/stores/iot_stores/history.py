@@ -22,13 +22,14 @@ from .interval_index import REACH, Position, probes
 from .months import month_begin
 from .postgres import AWAY, Connection, short_query
 
-_COLUMNS: LiteralString = (
+COLUMNS: LiteralString = (
     "first_id, last_id, received_min, received_max, relative_min, relative_max, "
     "interrogator_min, interrogator_max, shard, count"
 )
+"""The columns of a segment's bounds, in the order of the fields of `SegmentBounds`."""
 _TYPES = ("uuid", *("int8",) * 8, "int2", "int4", "bytea")
 
-_COPY: LiteralString = f"COPY segments (vault_id, {_COLUMNS}, payload) FROM STDIN (FORMAT BINARY)"
+_COPY: LiteralString = f"COPY segments (vault_id, {COLUMNS}, payload) FROM STDIN (FORMAT BINARY)"
 
 # A large payload is fetched when its segment is opened: one at a time, and in slices.
 _PAYLOAD: LiteralString = """octet_length(payload) AS size,
@@ -41,9 +42,7 @@ _LARGE_PAYLOAD = """
 _SLICE_BYTES = 2**20
 
 # Composed of the constants above alone; all input is passed as parameters.
-_SELECT: LiteralString = (
-    f"SELECT {_COLUMNS}, {_PAYLOAD} FROM segments WHERE vault_id = %(vault_id)s"  # noqa: S608
-)
+_SELECT: LiteralString = f"SELECT {COLUMNS}, {_PAYLOAD} FROM segments WHERE vault_id = %(vault_id)s"  # noqa: S608
 
 _RELATIVE: LiteralString = "relative_max >= %(low)s AND relative_min <= %(high)s"
 # A segment lies within one month, so the begin of the month prunes partitions.
@@ -331,7 +330,7 @@ def _try_in_order(condition: LiteralString, *, descending: bool) -> LiteralStrin
     order = _ORDER[descending]
     return f"""
         ({_holding(condition, descending=descending)}) UNION ALL (
-            SELECT {_COLUMNS}, CASE WHEN true {condition} THEN size END, payload
+            SELECT {COLUMNS}, CASE WHEN true {condition} THEN size END, payload
             FROM ({behind} {order} LIMIT %(look)s) AS next {order}
         )
     """  # noqa: S608

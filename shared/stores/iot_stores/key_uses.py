@@ -6,14 +6,13 @@ from typing import LiteralString, cast
 
 from redis import Redis
 
-from iot_cipher.keyring import KeyId
+from iot_cipher.keyring import KeyId, key_id_of
 
 from .cached_records import scan_records
 from .postgres import Connection
-from .rewrap import key_id_of
 from .stores import Stores
+from .stream_entries import read_stream
 
-_PAGE = 100
 _VAULTS: LiteralString = "SELECT substring(wrapped_key FOR 5), count(*) FROM vaults GROUP BY 1"
 _AUDIT: LiteralString = "SELECT substring(sealed FOR 5), count(*) FROM audit_log GROUP BY 1"
 
@@ -56,8 +55,5 @@ def _entries(client: "Redis", streams: Iterable[str]) -> Counter[KeyId]:
 
 
 def _sealed(client: "Redis", stream: str) -> Iterator[bytes]:
-    after = "-"
-    while page := client.xrange(stream, after, "+", count=_PAGE):
-        for entry_id, fields in cast("list[tuple[bytes, dict[bytes, bytes]]]", page):
-            yield fields.get(b"e", b"")
-            after = f"({entry_id.decode()}"
+    for _, fields in read_stream(client, stream):
+        yield fields.get(b"e", b"")

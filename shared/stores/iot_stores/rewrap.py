@@ -12,7 +12,7 @@ from typing import Any, LiteralString, cast
 
 from redis import Redis
 
-from iot_cipher.keyring import KeyId, Keyring
+from iot_cipher.keyring import Keyring
 from iot_cipher.vault import VaultRecord, is_rewrapped, rewrap_vault
 from iot_models.errors import DecryptionError
 from iot_models.names import KeyNames
@@ -166,8 +166,3 @@ def try_lock(connection: Connection) -> bool:
     """Take the lock of key changes until the connection is closed. Return False if it is taken."""
     row = connection.execute("SELECT pg_try_advisory_lock(%s)", (LOCK,)).fetchone()
     return bool(row and row[0])
-
-
-def key_id_of(sealed: bytes) -> KeyId:
-    """Return the id of the master key that a ciphertext needs, from its header."""
-    return int.from_bytes(sealed[1:5], "big")

@@ -13,16 +13,12 @@ from iot_cipher.sealed_segment import SealedSegment
 from iot_models.errors import FormatError
 from iot_models.segment import SegmentBounds
 
-from .history import StoredSegment, read_transaction
+from .history import COLUMNS, StoredSegment, read_transaction
 from .postgres import Connection
 
-_COLUMNS: LiteralString = (
-    "first_id, last_id, received_min, received_max, relative_min, relative_max, "
-    "interrogator_min, interrogator_max, shard, count"
-)
 _SALT: LiteralString = "substring(payload FROM 2 FOR 16)"
 _FIND: LiteralString = f"""
-    SELECT {_COLUMNS}, {_SALT}, octet_length(payload) FROM segments
+    SELECT {COLUMNS}, {_SALT}, octet_length(payload) FROM segments
     WHERE vault_id = %(vault_id)s AND relative_max >= %(low)s AND relative_min <= %(high)s
     ORDER BY received_min, first_id
 """  # noqa: S608 - composed of constants

@@ -1,12 +1,19 @@
 """Entries in the streams of the backlog, and what a drain does with them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
+
+from redis import Redis
 
 from .months import END_MS
 
 _MAX_ID_PART = 2**64 - 1
 """Maximum of both parts of a stream id."""
+_PAGE = 100
+
+StreamItem = tuple[bytes, dict[bytes, bytes]]
+"""Id and fields of an item of a stream, as Redis returns them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,3 +104,11 @@ def stream_order(position: str) -> tuple[int, int]:
     """Return a sort key for positions, which are ids of a stream."""
     milliseconds, _, sequence = position.partition("-")
     return int(milliseconds), int(sequence)
+
+
+def read_stream(client: "Redis", name: str) -> Iterator[StreamItem]:
+    """Yield all items of a stream, the oldest first, in pages."""
+    after = "-"
+    while page := cast("list[StreamItem]", client.xrange(name, after, "+", count=_PAGE)):
+        yield from page
+        after = f"({page[-1][0].decode()}"

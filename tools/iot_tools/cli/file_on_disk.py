@@ -17,7 +17,7 @@ class StoredText(Protocol):
     name: str
 
     def read(self) -> str | None:
-        """Return the text; None if there is none.
+        """Return the text, or None if the file does not exist.
 
         Raises:
             SettingsError: the text can't be read.

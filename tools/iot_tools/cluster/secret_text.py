@@ -24,7 +24,7 @@ class TextInSecret:
         self._about = about
 
     def read(self) -> str | None:
-        """Return the text; None if there is none."""
+        """Return the text, or None if the Secret has no such entry."""
         return self._text(self._secrets.read(self._secret))
 
     def change(self, change: Callable[[str | None], str]) -> None:

@@ -45,7 +45,7 @@ class RefusalCounter:
             self._counts[refusal] = self._counts.get(refusal, 0) + 1
 
     def take(self, *, all_waiting: bool = False) -> list[tuple[Refusal, int]]:
-        """Take the counts that are due: those that were not recorded in the last period.
+        """Take the counts that were not recorded in the last period.
 
         `all_waiting`: take all of them, because the process ends.
         """

@@ -138,10 +138,12 @@ class Client:
             repeatable = method != "PUT" or "idempotency-key" in map(str.lower, request.headers)
         policy = self._retry if repeatable else _ONE_ATTEMPT
         began = time.monotonic()
+        sent = False
         for attempt in itertools.count(1):
             try:
                 response = self._attempt(request, repeatable=repeatable)
-            except NoResponseError:
+            except NoResponseError as error:
+                sent = error.sent = sent or error.sent
                 pause = policy.pause(attempt, time.monotonic() - began, None)
                 if pause is None:
                     raise

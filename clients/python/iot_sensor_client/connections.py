@@ -72,6 +72,8 @@ class ConnectionPool:
         """
         try:
             return self._exchange(self._take_idle() or self._connect(), request)
+        except NoResponseError:
+            raise
         except http.client.InvalidURL as error:
             raise ValueError(f"path {request.path!r}: {error}") from None
         except _DISCONNECTED as error:
@@ -125,6 +127,9 @@ class ConnectionPool:
             connection.connect()
             opened: socket.socket = connection.sock
             opened.settimeout(self._timeout)
+        except OSError as error:
+            connection.close()
+            raise _no_response(error, sent=False) from error
         except BaseException:
             connection.close()
             raise
@@ -159,5 +164,5 @@ def _closed_by_server(connection: http.client.HTTPConnection) -> bool:
         return bool(selector.select(0))
 
 
-def _no_response(error: Exception) -> NoResponseError:
-    return NoResponseError(f"{type(error).__name__}: {error}")
+def _no_response(error: Exception, *, sent: bool = True) -> NoResponseError:
+    return NoResponseError(f"{type(error).__name__}: {error}", sent=sent)

@@ -42,6 +42,11 @@ class NoResponseError(RetryableError, OSError):
     An `OSError`, like the errors of sockets and of `urllib`.
     """
 
+    def __init__(self, message: str, *, sent: bool = True) -> None:
+        super().__init__(message)
+        self.sent = sent
+        """False if no connection could be opened, so the service has not got the request."""
+
 
 def raise_for_status(response: Response, *, rejected: frozenset[HTTPStatus] = frozenset()) -> None:
     """Raise an error unless the request succeeded.

@@ -56,7 +56,7 @@ def test_another_key_under_the_same_id_is_noticed(running: Running) -> None:
     running.report()
     Path(running.settings.keyring_file).unlink()
     create_keyring_file(Path(running.settings.keyring_file))
-    status, output = running.keys("promote", "1")
+    status, output = running.keys("rewrap", "--wait", "0")
     assert status == 1
     assert "has another master key 1" in output
 
@@ -154,7 +154,30 @@ def test_the_key_is_kept_until_requests_under_it_have_ended(running: Running) ->
     running.wait_for("rewrap", "--wait", "0")
     status, output = running.keys("retire", "1")
     assert status == 1
-    assert re.search(r"api \S+ may use its old primary key for \d+ s more", output)
+    assert re.search(r"api \S+ changed its primary key a moment ago", output)
+    assert re.search(r"may use the old one for \d+ s more", output)
+    assert "waiting: " not in output, "it did not wait"
+
+
+def test_a_promotion_of_the_primary_key_changes_nothing(
+    running: Running, postgres: psycopg.Connection[tuple[object, ...]]
+) -> None:
+    status, output = running.keys("promote", "1")
+    assert (status, "is primary already; nothing changed" in output) == (0, True)
+    assert postgres.execute("SELECT count(*) FROM audit_log").fetchone() == (0,)
+
+
+def test_a_waiting_command_says_what_it_waits_for(running: Running) -> None:
+    running.keys("add")
+    status, output = running.keys("promote", "2", "--wait", "1")
+    assert status == 1
+    assert "waiting: no api process reports its keys" in output
+
+
+def test_a_change_names_the_command_that_derives_the_keys_of_writers(running: Running) -> None:
+    _, output = running.keys("add")
+    path = running.settings.keyring_file
+    assert f"`iot-sensor keys writer --keyring {path} --file FILE`" in output
 
 
 def test_a_vault_that_postgres_lost_is_rewrapped_in_redis(

@@ -1,5 +1,8 @@
 """`iot-sensor vault erase`, against the service."""
 
+import socket
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -57,7 +60,35 @@ def test_without_a_terminal_the_password_comes_from_a_file(start: Start) -> None
     assert said.startswith("there is no terminal to ask for the password")
 
 
-def test_no_answer(password_file: list[str], capsys: Captured) -> None:
+def test_without_a_connection_nothing_is_erased(password_file: list[str], capsys: Captured) -> None:
     command = ["vault", "erase", "--yes", "--url", "http://127.0.0.1:1", *password_file]
     assert main(command) == 1
+    assert capsys.readouterr().err.endswith("Connection refused; nothing was changed\n")
+
+
+def test_without_an_answer_the_vault_may_be_erased(
+    password_file: list[str], capsys: Captured
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def close_connections() -> None:
+            with suppress(OSError):  # the server was closed
+                while True:
+                    connection, _ = server.accept()
+                    connection.recv(1)
+                    connection.close()
+
+        threading.Thread(target=close_connections, daemon=True).start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        assert main(["vault", "erase", "--yes", "--url", url, *password_file]) == 1
+        server.shutdown(socket.SHUT_RDWR)
     assert "the vault may be erased" in capsys.readouterr().err
+
+
+def test_the_password_may_be_empty(stack: Stack, tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    assert stack.put({"data": {"db_password": ""}}).status == 201
+    wait_until(lambda: len(stack.read("")) == 1, what="the reading")
+    options = ["--url", url_of(stack), "--password-file", str(tmp_path / "empty")]
+    assert main(["vault", "erase", "--yes", *options]) == 0
+    assert stack.read("") == []

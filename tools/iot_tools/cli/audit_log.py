@@ -29,7 +29,10 @@ def add_audit(commands: "Subparsers[argparse.ArgumentParser]") -> None:
         help="compare with this head, from a writer's log, instead of the one in Redis",
     )
     verify.set_defaults(command=_verify)
-    export = actions.add_parser("export", help="print all records, one JSON object a line")
+    export = actions.add_parser(
+        "export",
+        help="print all records, one JSON object a line; the exit code is 1 if one can't be read",
+    )
     export.set_defaults(command=_export)
     accept = actions.add_parser(
         "accept", help="after a restore of Postgres: publish the head that the database has now"
@@ -68,12 +71,13 @@ def _published(stores: CommandStores) -> AuditHead | None:
 
 def _export(parsed: argparse.Namespace) -> int:  # noqa: ARG001 -- the signature of all commands
     with open_stores("audit") as stores, stores.connect() as connection:
-        keys = stores.audit_keys()
+        keys, unreadable = stores.audit_keys(), 0
         for record in export_audit(connection):
             try:
                 line = open_record(keys, record.sealed)
             except DecryptionError:
                 line = UNREADABLE
+                unreadable += 1
             fields = {
                 "id": record.record_id,
                 "at": record.at,
@@ -83,6 +87,11 @@ def _export(parsed: argparse.Namespace) -> int:  # noqa: ARG001 -- the signature
                 "link": None if record.link is None else record.link.hex(),
             }
             sys.stdout.write(json.dumps(fields, ensure_ascii=False) + "\n")
+    if unreadable:
+        raise IotError(
+            f"{unreadable} records can't be decrypted with the audit keys: they were changed, or a "
+            "key is missing; see `iot-sensor audit verify`"
+        )
     return 0
 
 

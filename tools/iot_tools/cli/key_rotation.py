@@ -8,7 +8,6 @@ from iot_cipher.chain_keys import BEFORE_FIRST
 from iot_cipher.keyring import KeyId, Keyring
 from iot_cipher.keyring_changes import (
     require_removable,
-    with_new_key,
     with_primary,
     without_key,
 )
@@ -28,6 +27,8 @@ from .stores import CommandStores
 
 LOCK_SECONDS = 10.0
 _POLL_SECONDS = 1.0
+_SAY_SECONDS = 10.0
+"""Time between two lines that say what the command waits for."""
 _MAX_SHOWN = 10
 
 
@@ -71,14 +72,7 @@ class KeyRotation:
 
     def add(self) -> KeyId:
         """Add a master key. Return its id."""
-        added = 0
-
-        def add(text: str) -> str:
-            nonlocal added
-            changed, added = with_new_key(text)
-            return changed
-
-        self._place.change(add)
+        added = self._place.add_key()
         self._record(AuditKind.KEY_ADDED, key=added)
         self._say_derivation()
         print(f"{self._place.name}: master key {added} was added, not primary", flush=True)
@@ -92,6 +86,9 @@ class KeyRotation:
             IotError: a process has not loaded the key.
         """
         with_primary(self._place.text(), key_id)
+        if self.keyring().primary_id == key_id:
+            print(f"{self._place.name}: master key {key_id} is primary already; nothing changed")
+            return
         self._wait_for(lambda: self.loading_problems(key_id), f"master key {key_id} stays unused")
         self._record(AuditKind.KEY_PROMOTED, key=key_id)  # before: no change without a trace
         self._place.change(lambda text: with_primary(text, key_id))
@@ -203,7 +200,10 @@ class KeyRotation:
         for each in self._reports():
             left = self._settle_seconds - each.primary_seconds
             if left > 0:
-                problems.append(f"{each.process} may use its old primary key for {left:.0f} s more")
+                problems.append(
+                    f"{each.process} changed its primary key a moment ago, and may use the old one "
+                    f"for {left:.0f} s more"
+                )
         return problems
 
     def _open_vaults(self, key_ids: set[KeyId]) -> list[str]:
@@ -239,16 +239,21 @@ class KeyRotation:
         return problems + [f"{writer} does not report its keys" for writer in silent]
 
     def _wait_for(self, problems: Callable[[], list[str]], consequence: str) -> None:
-        deadline = time.monotonic() + self._wait_seconds
+        began = said = time.monotonic()
         while found := problems():
-            if time.monotonic() >= deadline:
+            now = time.monotonic()
+            if now >= began + self._wait_seconds:
                 listed = "\n".join(f"  {problem}" for problem in found[:_MAX_SHOWN])
                 raise IotError(f"{consequence}:\n{listed}")
+            if now >= said:
+                more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+                print(f"waiting: {found[0]}{more}", flush=True)
+                said = now + _SAY_SECONDS
             time.sleep(_POLL_SECONDS)
 
     def _say_derivation(self) -> None:
-        if not self._place.derives:
-            print("Derive the writers' keys again: `iot-sensor keys writer`.", flush=True)
+        if self._place.derivation:
+            print(self._place.derivation, flush=True)
 
     def _record(self, kind: AuditKind, **fields: int) -> None:
         self._audit_log.record(self.connection, audit_event(kind, **fields))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from iot_cipher.keyring import KeyId, Keyring, is_for_writers, parse_keyring
+from iot_cipher.keyring_changes import with_new_key
 from iot_cipher.writer_keys import parse_writer_keys, writer_keys_text
 from iot_models.errors import SettingsError
 
@@ -19,7 +20,6 @@ class KeyringPlace:
 
     def __init__(self, keyring: StoredText, writer_keys: StoredText | None) -> None:
         self.name = keyring.name
-        self.derives = writer_keys is not None
         self._stored = keyring
         self._writer_keys = writer_keys
 
@@ -40,6 +40,31 @@ class KeyringPlace:
         self.derive_writer_keys()  # refuses a wrong place before anything is changed
         self._stored.change(lambda text: change(self._required(text)))
         self.derive_writer_keys()
+
+    def add_key(self) -> KeyId:
+        """Add a master key, which is not primary. Return its id."""
+        added = 0
+
+        def add(text: str) -> str:
+            nonlocal added
+            changed, added = with_new_key(text)
+            return changed
+
+        self.change(add)
+        return added
+
+    @property
+    def derivation(self) -> str:
+        """What is left to do after a change, as a sentence; empty if the change did it."""
+        if self._writer_keys is not None:
+            return ""
+        source = f"--keyring {self.name}" if isinstance(self._stored, FileOnDisk) else ""
+        how = (
+            f"`iot-sensor keys writer {source} --file FILE`"
+            if source
+            else "with `--writer-secret`, or `iot-sensor keys writer`"
+        )
+        return f"Derive the writers' keys again: {how}."
 
     def derive_writer_keys(self) -> None:
         """Derive the writers' keys, if their place is known and they are not up to date."""

@@ -8,7 +8,6 @@ from pathlib import Path
 import psycopg
 
 from iot_cipher.keyring import Keyring, create_keyring_file
-from iot_cipher.keyring_changes import with_new_key
 from iot_cipher.writer_keys import derive_writer_keys, fingerprints, write_writer_keys_file
 from iot_models.audit_event import AuditKind, audit_event
 from iot_models.errors import IotError, SettingsError
@@ -45,12 +44,17 @@ def add_keys(commands: "Subparsers[argparse.ArgumentParser]") -> None:
     status = "show the master keys, what needs them, and which processes have loaded them"
     _add_action(actions, "status", status, _status)
     promoted = "use a key for all new data, once every process has it"
-    promote = _add_action(actions, "promote", promoted, _promote, changes=True)
-    rewrap = _add_action(actions, "rewrap", "rewrap all vaults with the primary key", _rewrap)
+    run = _locked(lambda rotation, parsed: rotation.promote(parsed.id))
+    promote = _add_action(actions, "promote", promoted, run, changes=True)
+    rewrapped = "rewrap all vaults with the primary key"
+    run = _locked(lambda rotation, _: rotation.rewrap())
+    rewrap = _add_action(actions, "rewrap", rewrapped, run)
     retired = "delete a key for good, unless something needs it"
-    retire = _add_action(actions, "retire", retired, _retire, changes=True)
+    run = _locked(lambda rotation, parsed: rotation.retire(parsed.id))
+    retire = _add_action(actions, "retire", retired, run, changes=True)
     all_steps = "add, promote, rewrap and retire; repeat the command if it was interrupted"
-    rotate = _add_action(actions, "rotate", all_steps, _rotate, changes=True)
+    run = _locked(lambda rotation, _: rotation.rotate())
+    rotate = _add_action(actions, "rotate", all_steps, run, changes=True)
     _add_options(promote, rewrap, retire, rotate)
 
 
@@ -134,21 +138,16 @@ def _print_keys(keyring: Keyring) -> None:
 
 
 def _add(parsed: argparse.Namespace) -> int:
-    place, added = place_of(parsed), 0
-
-    def add(text: str) -> str:
-        nonlocal added
-        changed, added = with_new_key(text)
-        return changed
-
+    place = place_of(parsed)
     with _lock(parsed):
-        place.change(add)
+        added = place.add_key()
     print(f"{place.name}: master key {added} was added, not primary")
     event = audit_event(AuditKind.KEY_ADDED, key=added)
     record_if_configured("keys", event, lambda: derive_writer_keys(place.read()))
-    derive = "" if place.derives else "Derive the writers' keys again (`iot-sensor keys writer`). "
+    if place.derivation:
+        print(place.derivation)
     print(
-        f"{derive}Wait until `iot-sensor keys status` shows key {added} in all processes, then "
+        f"Wait until `iot-sensor keys status` shows key {added} in all processes, then "
         f"`iot-sensor keys promote {added}`."
     )
     return 0
@@ -177,32 +176,18 @@ def _status(parsed: argparse.Namespace) -> int:
     return 0
 
 
-def _promote(parsed: argparse.Namespace) -> int:
-    with _rotation(parsed) as rotation:
-        rotation.lock()
-        rotation.promote(parsed.id)
-    return 0
+def _locked(
+    step: Callable[[KeyRotation, argparse.Namespace], object],
+) -> Callable[[argparse.Namespace], int]:
+    """Return a command that runs a step of a rotation while no other command changes keys."""
 
+    def run(parsed: argparse.Namespace) -> int:
+        with _rotation(parsed) as rotation:
+            rotation.lock()
+            step(rotation, parsed)
+        return 0
 
-def _rewrap(parsed: argparse.Namespace) -> int:
-    with _rotation(parsed) as rotation:
-        rotation.lock()
-        rotation.rewrap()
-    return 0
-
-
-def _retire(parsed: argparse.Namespace) -> int:
-    with _rotation(parsed) as rotation:
-        rotation.lock()
-        rotation.retire(parsed.id)
-    return 0
-
-
-def _rotate(parsed: argparse.Namespace) -> int:
-    with _rotation(parsed) as rotation:
-        rotation.lock()
-        rotation.rotate()
-    return 0
+    return run
 
 
 @contextmanager

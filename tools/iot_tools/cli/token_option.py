@@ -40,13 +40,13 @@ def token_of(parsed: argparse.Namespace, environ: Mapping[str, str] = os.environ
     return token
 
 
-def read_secret(path: Path, what: str) -> str:
+def read_secret(path: Path, what: str, *, may_be_empty: bool = False) -> str:
     """Read a token or a password from a file.
 
     Raises:
-        SettingsError: the file can't be read, or is empty.
+        SettingsError: the file can't be read, or is empty and must not be.
     """
     secret = read_text(path).strip()
-    if not secret:
+    if not secret and not may_be_empty:
         raise SettingsError(f"{path} holds no {what}")
     return secret

@@ -44,7 +44,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--password-file",
         type=Path,
-        help="file with the password of the vault; default: ask for it",
+        help="file with the password of the vault, which may be empty; default: ask for it",
     )
 
 
@@ -102,7 +102,7 @@ def _client(parsed: argparse.Namespace, password: str, token: str | None) -> Cli
 def _reason(error: ClientError, unknown: str) -> str:
     """Return why a request failed. `unknown` tells what may have happened without an answer."""
     if isinstance(error, NoResponseError):
-        return f"{error}; {unknown}"
+        return f"{error}; {unknown if error.sent else 'nothing was changed'}"
     if error.response is not None:
         try:
             return str(error.response.json()["error"])
@@ -112,7 +112,7 @@ def _reason(error: ClientError, unknown: str) -> str:
 
 
 def _password(path: Path | None, what: str) -> str:
-    return _ask(what) if path is None else read_secret(path, "password")
+    return _ask(what) if path is None else read_secret(path, "password", may_be_empty=True)
 
 
 def _ask(what: str) -> str:

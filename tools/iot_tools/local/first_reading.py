@@ -6,6 +6,7 @@ import shlex
 import time
 import uuid
 from collections.abc import Callable
+from http import HTTPStatus
 
 from iot_sensor_client import Client, ClientError
 
@@ -27,22 +28,30 @@ class FirstReading:
         self._since = since
         self._unsent = Interrogator(0, 1_000_000, time.time, limit=1) if send else None
         self._key = str(uuid.uuid4())
+        self.refused = False
+        """Whether the service refused the token, or required one."""
 
     def is_back(self) -> bool:
         """Return whether the reading can be read now."""
         try:
             self._send()
             rows = self._client.read(last=1)
-        except ClientError:
+        except ClientError as error:
+            self.refused = error.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
             return False
         return any(row["interrogator_timestamp"] >= self._since * 1_000_000 for row in rows)
 
     def wait(self, pause: Callable[[float], None], patience: float) -> bool:
-        """Read until the reading is back; return False after `patience` s. `pause` may raise."""
+        """Read until the reading is back. Return False after `patience` s or a refusal.
+
+        `pause` may raise.
+        """
         deadline = time.monotonic() + patience
         while time.monotonic() < deadline:
             if self.is_back():
                 return True
+            if self.refused:
+                return False
             pause(0.05)
         return False
 
@@ -52,23 +61,25 @@ class FirstReading:
             self._unsent = None
 
 
-def curl_that_sends(url: str) -> str:
+def curl_that_sends(url: str, *, token: bool = False) -> str:
     """Return a shell command that stores one reading."""
     now = round(time.time() * 1_000_000)
     freeform = {"rssi": -61, "epc96": "000011112222333344445555", "antenna": 1}
     data = {"db_password": _EXAMPLE_PASSWORD, "relative_time": 0, "interrogator_time": now}
-    return _curl("PUT", f"{url}/api/iot", {"data": {**data, "freeform": freeform}})
+    return _curl("PUT", f"{url}/api/iot", {"data": {**data, "freeform": freeform}}, token=token)
 
 
-def curl_that_reads(url: str, password: str = _EXAMPLE_PASSWORD) -> str:
+def curl_that_reads(url: str, password: str = _EXAMPLE_PASSWORD, *, token: bool = False) -> str:
     """Return a shell command that shows the last reading of a password."""
-    return _curl("POST", f"{url}/api/iot/last/1", {"data": {"db_password": password}})
+    body = {"data": {"db_password": password}}
+    return _curl("POST", f"{url}/api/iot/last/1", body, token=token)
 
 
-def _curl(method: str, url: str, body: object) -> str:
+def _curl(method: str, url: str, body: object, *, token: bool) -> str:
     options = ["-k"] if url.startswith("https:") else []
     header = "Content-Type: application/json"
     if any(os.environ.get(name) for name in _PROXIES):
         options += ["--noproxy", "*"]
     command = ["curl", "-sS", *options, "-X", method, url, "-H", header, "-d", json.dumps(body)]
-    return shlex.join(command)
+    # The shell expands the variable: the token must not be printed.
+    return shlex.join(command) + (' -H "Authorization: Bearer $IOT_TOKEN"' if token else "")

@@ -137,7 +137,9 @@ class LocalRun:
         first = FirstReading(client, since=self._began, send=send)
         came_back = first.wait(self._pause, _FIRST_READING_SECONDS)
         client.close()
-        if not came_back:
+        if first.refused:
+            self._terminal.say("clients need a token: set IOT_TOKEN to check a first reading here")
+        elif not came_back:
             self._terminal.say(f"no reading came back yet: see the logs in {self._parts.logs}")
         else:
             self._terminal.say(
@@ -146,17 +148,18 @@ class LocalRun:
         self._terminal.show(self._welcome())
 
     def _welcome(self) -> str:
+        token = bool(self._settings.tokens_file)
         lines = [
             "",
             f"The service is at {self._url}",
             "",
             "Send a reading:",
-            f"  {first_reading.curl_that_sends(self._url)}",
+            f"  {first_reading.curl_that_sends(self._url, token=token)}",
             "Read it back:",
-            f"  {first_reading.curl_that_reads(self._url)}",
+            f"  {first_reading.curl_that_reads(self._url, token=token)}",
         ]
         if self._parts.options.devices:
-            show = first_reading.curl_that_reads(self._url, DEMO_PASSWORD)
+            show = first_reading.curl_that_reads(self._url, DEMO_PASSWORD, token=token)
             lines += [f"The simulated readings, under the password {DEMO_PASSWORD}:", f"  {show}"]
         lines += [
             "",

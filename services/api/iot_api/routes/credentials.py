@@ -6,7 +6,7 @@ import msgspec
 from flask import g, request
 
 from iot_api.http.request_body import decompress_body, is_ndjson, receive_body
-from iot_api.ingest.json_dialect import decode
+from iot_api.ingest.json_dialect import NotJsonError, decode
 from iot_api.ingest.parser import Hidden, password_bytes
 from iot_api.limits.clients import Client, client_of
 from iot_api.service import Service
@@ -36,11 +36,12 @@ class PasswordsForm:
         body = self._body(service)
         try:
             decoded = decode(self._texts.decode, body)
-        except (msgspec.DecodeError, RecursionError, ValueError):
+        except (msgspec.DecodeError, RecursionError, ValueError) as error:
             members = ", ".join(f'"{field}": "..."' for field in self._fields)
-            raise InvalidRequestError(
-                f'the body must have the form {{"data": {{{members}}}}}', field="data"
-            ) from None
+            form = f'the body must have the form {{"data": {{{members}}}}}'
+            # The decoder's own message may quote a password.
+            problem = "the body is not JSON: " if isinstance(error, NotJsonError) else ""
+            raise InvalidRequestError(problem + form, field="data") from None
         passwords = self._values(decoded.content)
         if decoded.stand_ins:
             raw = self._values(self._raw.decode(decoded.strict))

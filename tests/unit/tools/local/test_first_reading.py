@@ -57,6 +57,13 @@ def test_the_wait_times_out() -> None:
     assert not FirstReading(client, since=SINCE, send=False).wait(nap, 0)
 
 
+def test_a_refused_token_ends_the_wait() -> None:
+    refused = RetryableError("401", Response(401, HTTPMessage(), b""))
+    first = FirstReading(FakeClient(refused), since=SINCE, send=False)
+    assert not first.wait(nap, 30)
+    assert first.refused
+
+
 def test_a_reading_is_sent_if_no_device_sends() -> None:
     client = FakeClient([], [], rows(SINCE + 1))
     assert FirstReading(client, since=SINCE, send=True).wait(nap, 30)
@@ -71,3 +78,4 @@ def test_the_commands_can_be_pasted(scheme: str, insecure: bool) -> None:
         assert words[0] == "curl"
         assert ("-k" in words) is insecure
         assert "\n" not in command
+    assert curl_that_reads(url, token=True).endswith('"Authorization: Bearer $IOT_TOKEN"')

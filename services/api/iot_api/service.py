@@ -5,7 +5,6 @@ from functools import partial
 from pathlib import Path
 
 import gevent
-import psycopg
 
 from iot_api.audit.access_audit import AccessAudit
 from iot_api.audit.events import AuditEvents
@@ -34,7 +33,7 @@ from iot_stores.clocks import postgres_now
 from iot_stores.erasures import Erasures
 from iot_stores.loaded_keys import LoadedKeysReporter
 from iot_stores.password_changes import PasswordChanges
-from iot_stores.postgres import Connection, Pool, postgres_pool
+from iot_stores.postgres import NoAnswerError, Pool, postgres_pool
 from iot_stores.readiness import Readiness
 from iot_stores.redis_watch import RedisWatchThread
 from iot_stores.stores import Stores
@@ -95,7 +94,10 @@ def build_service(settings: Settings) -> Service:
     """
     keyring = KeyringFile(Path(settings.keyring_file))
     pool = postgres_pool(
-        settings, name="iot-api", size=settings.api_postgres_pool, check=_check_connection
+        settings,
+        name="iot-api",
+        size=settings.api_postgres_pool,
+        check_timeout=partial(gevent.Timeout, CHECK_SECONDS, NoAnswerError),
     )
     borrow = partial(pool.connection, timeout=1)
     stores = Stores(
@@ -217,10 +219,3 @@ def build_service(settings: Settings) -> Service:
 
 def _postgres_now(pool: Pool) -> int:
     return pool.run_idempotent(postgres_now)
-
-
-def _check_connection(connection: Connection) -> None:
-    """Check a connection before its use. A connection without an answer counts as broken."""
-    no_answer = psycopg.OperationalError("Postgres does not answer")
-    with gevent.Timeout(CHECK_SECONDS, no_answer):
-        Pool.check_connection(connection)

@@ -22,7 +22,7 @@ from typing import overload
 
 from .compression import MERGED_LEVEL, SEGMENT_LEVEL, compress, decompress, decompress_head
 from .errors import FormatError
-from .reading import SEPARATOR, Reading, ReadingColumns, absolute_timestamp, int64s
+from .reading import SEPARATOR, Reading, ReadingColumns, absolute_timestamp
 
 FORMAT = 1
 ID_STRIDE = 256
@@ -144,7 +144,7 @@ def _unpack(data: bytes) -> Iterable[int]:
     planes = bytearray(8 * count)
     for i in range(8):
         planes[i::8] = data[1 + i * count : 1 + (i + 1) * count]
-    column = int64s(bytes(planes))
+    column = array("q", bytes(planes))
     return accumulate(column) if data[:1] == _DELTA else column
 
 
@@ -276,8 +276,8 @@ def encode_merged(
     Raises:
         FormatError: the columns differ in length. Such a segment could never be decoded.
     """
-    ids, received = int64s(list(columns.ids)), int64s(list(columns.received))
-    relative, interrogator = int64s(list(columns.relative)), int64s(list(columns.interrogator))
+    ids, received = array("q", columns.ids), array("q", columns.received)
+    relative, interrogator = array("q", columns.relative), array("q", columns.interrogator)
     freeform = SEPARATOR.join(text.encode("ascii") for text in columns.freeform)
     count = len(ids)
     lengths = {len(received), len(relative), len(interrogator), freeform.count(SEPARATOR) + 1}

@@ -54,6 +54,7 @@ RECONNECT_SECONDS = 0.5
 AWAY = POSTGRES_AWAY
 
 Connection = psycopg.Connection[tuple[object, ...]]
+CheckTimeout = Callable[[], contextlib.AbstractContextManager[object]]
 Result = TypeVar("Result")
 
 # psycopg_pool logs every failed attempt. This module raises the error to the callers, who log it.
@@ -62,6 +63,13 @@ logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
 
 class PoolBusyError(PoolTimeout):
     """All connections of a pool were in use for too long. Postgres itself may be fine."""
+
+
+class NoAnswerError(psycopg.OperationalError):
+    """A connection did not answer the check before its use in time."""
+
+    def __init__(self) -> None:
+        super().__init__("Postgres does not answer")
 
 
 class _RecordingConnection(psycopg.Connection[tuple[object, ...]]):
@@ -101,13 +109,19 @@ class Pool(ConnectionPool[Connection]):
     _renewed_at = 0.0
 
     def __init__(
-        self, conninfo: str, *, check: Callable[[Connection], None], **options: Any
+        self,
+        conninfo: str,
+        *,
+        check: Callable[[Connection], None],
+        check_timeout: CheckTimeout,
+        **options: Any,
     ) -> None:
         class Pooled(_RecordingConnection):
             pass
 
         self._connection_class = Pooled
         self._check_before_use = check
+        self._check_timeout = check_timeout
         super().__init__(conninfo, connection_class=Pooled, **options)
 
     @contextlib.contextmanager
@@ -162,7 +176,8 @@ class Pool(ConnectionPool[Connection]):
     def _is_alive(self, connection: Connection) -> bool:
         """Return whether a connection still works. If not, close it and reconnect the pool."""
         try:
-            self._check_before_use(connection)
+            with self._check_timeout():
+                self._check_before_use(connection)
         except BaseException as error:
             connection.close()
             super().putconn(connection)
@@ -282,10 +297,12 @@ def postgres_pool(
     name: str,
     size: int,
     check: Callable[[Connection], None] = ConnectionPool.check_connection,
+    check_timeout: CheckTimeout = contextlib.nullcontext,
 ) -> Pool:
     """Return a pool of at most `size` connections, which are opened when needed.
 
-    The pool calls `check` on each connection before use. `check` raises if it is unusable.
+    The pool calls `check` on each connection before use. `check` raises if it is unusable, and
+    `check_timeout()` raises `NoAnswerError` in its block if that takes too long.
 
     Raises:
         SettingsError: the URL is invalid.
@@ -301,6 +318,7 @@ def postgres_pool(
         reconnect_timeout=0,
         configure=_configure,
         check=check,
+        check_timeout=check_timeout,
         kwargs={"autocommit": True},
         open=False,
     )

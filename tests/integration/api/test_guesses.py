@@ -167,22 +167,26 @@ def environment(environment: dict[str, str]) -> dict[str, str]:
 def test_a_device_continues_on_its_connection_beside_a_guesser(stack: Stack) -> None:
     """On a new connection, a device can't be distinguished from a guesser at the same address."""
 
-    def put(connection: HTTPConnection, password: str) -> int:
-        connection.request("PUT", "/api/iot", json.dumps(row(password)), JSON)
+    def put(connection: HTTPConnection, password: str, method: str = "PUT") -> int:
+        connection.request(method, "/api/iot", json.dumps(row(password)), JSON)
         answer = connection.getresponse()
         answer.read()
         return answer.status
 
-    device, guesser, anew = (HTTPConnection("127.0.0.1", stack.port) for _ in range(3))
+    device, reader, guesser, anew = (HTTPConnection("127.0.0.1", stack.port) for _ in range(4))
     assert put(device, "right") == 201
+    assert put(reader, "right", "POST") == 200
     statuses = [put(guesser, f"guess {number}") for number in range(20)]
     assert statuses.count(201) == 11  # the first password of the device counts too
     for _ in range(3):
         assert put(device, "right") == 201
         for connection in (guesser, anew):
             assert put(connection, "right") == 429
+            assert put(connection, "right", "POST") == 429
         assert put(device, "another") == 429
-    for connection in (device, guesser, anew):
+        assert put(reader, "right", "POST") == 200
+        assert put(reader, "another", "POST") == 429
+    for connection in (device, reader, guesser, anew):
         connection.close()
 
 

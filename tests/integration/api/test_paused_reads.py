@@ -15,8 +15,7 @@ from integration.writer.sending import sending
 from iot_api.query import merge as merge_module
 from iot_api.query import pausable_read
 from iot_api.query import readings as readings_module
-from iot_api.query.paging import Page
-from iot_api.query.pausable_read import PausableRead
+from iot_api.query.pausable_read import Page, PausableRead
 from iot_api.query.readings import Readings
 from iot_api.query.responses import ReadingsStream
 from iot_api.query.segment_reader import Order

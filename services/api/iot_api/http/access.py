@@ -145,17 +145,24 @@ def declared_scope(view: Callable[..., Any]) -> Scope | None:
     return getattr(view, "scope", Scope.ADMIN)
 
 
-def register_access(app: Flask, access: Access) -> None:
-    """Check each request before its body is read.
+def scope_of_request(app: Flask) -> Scope | None:
+    """Return the scope that the current request needs: None for none.
 
-    An unknown path needs no token, and neither does OPTIONS: browsers send preflights without one.
+    An unknown path needs none, and neither does OPTIONS: browsers send preflights without a token.
     """
+    rule = request.url_rule
+    if rule is None or request.method == "OPTIONS":
+        return None
+    return declared_scope(app.view_functions[rule.endpoint])
+
+
+def register_access(app: Flask, access: Access) -> None:
+    """Check each request before its body is read. An open service checks nothing."""
+    if access.is_open:
+        return
 
     @app.before_request
     def check() -> None:
-        rule = request.url_rule
-        if rule is None or request.method == "OPTIONS":
-            return
-        scope = declared_scope(app.view_functions[rule.endpoint])
+        scope = scope_of_request(app)
         if scope is not None:
             g.token_name = access.admit(scope, request.environ)

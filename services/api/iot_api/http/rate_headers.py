@@ -5,6 +5,8 @@ from flask import Flask, Response, g, request
 from iot_api.limits.clients import client_of
 from iot_api.limits.rate_limit import RateLimit
 
+from .access import scope_of_request
+
 
 def register_rate_limit(app: Flask, rates: RateLimit, trusted_proxies: int) -> None:
     """Count each request that needs a scope, and send the headers. Registered after the access
@@ -13,8 +15,8 @@ def register_rate_limit(app: Flask, rates: RateLimit, trusted_proxies: int) -> N
 
     @app.before_request
     def count() -> None:
-        if "token_name" in g:
-            client = client_of(request.environ, trusted_proxies, g.token_name)
+        if scope_of_request(app) is not None:
+            client = client_of(request.environ, trusted_proxies, g.get("token_name", ""))
             rates.count(client, request.environ)
 
     @app.after_request

@@ -6,7 +6,6 @@ Once `Intake.accept` returns, the readings are acknowledged.
 import hashlib
 import os
 import time
-import uuid
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from typing import cast
 
 from redis.exceptions import RedisError
 
-from iot_api.limits.clients import Client
+from iot_api.limits.clients import Client, Proven, prove
 from iot_api.limits.guess_limit import GuessLimit
 from iot_api.vaults.opening import Vaults
 from iot_cipher.aead import SALT_BYTES
@@ -65,8 +64,6 @@ class IdempotencyPolicy:
     """Limit of requests that are remembered at a time."""
 
 
-MAX_PROVEN = 64
-"""Limit of vaults whose passwords a connection is known to know."""
 CLIENTS_SHARE = 4
 """One client may use a quarter of the remembered requests. All clients behind an untrusted proxy
 count as one: a client that invents addresses would otherwise use all of them."""
@@ -104,7 +101,7 @@ class Intake:
         idempotency_key: str | None = None,
         *,
         with_entries: bool = False,
-        proven: set[uuid.UUID] | None = None,
+        proven: Proven | None = None,
     ) -> Accepted:
         """Accept all readings of a request, or none. Accepted readings are stored exactly once.
 
@@ -159,9 +156,7 @@ class Intake:
         self._acknowledged.inc(count)
         self._handle_writer_requests(appended)
         if proven is not None:
-            if len(proven) > MAX_PROVEN:
-                proven.clear()
-            proven.update([vault.vault_id for vault in vaults])
+            prove(proven, [vault.vault_id for vault in vaults])
         return Accepted(count, entries, appended.ends)
 
     def _handle_writer_requests(self, appended: AppendResult) -> None:
@@ -174,7 +169,7 @@ class Intake:
             self._session_renewals = appended.session_renewals
 
     def _open(
-        self, batches: Sequence[Batch], client: Client, proven: Collection[uuid.UUID]
+        self, batches: Sequence[Batch], client: Client, proven: Collection[object]
     ) -> tuple[list[OpenVault], tuple[Guard, ...]]:
         """Return the vaults of a request, and the guess limits that the append must check.
 

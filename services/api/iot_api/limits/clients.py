@@ -2,7 +2,7 @@
 
 import ipaddress
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -10,9 +10,12 @@ from typing import Any
 from iot_models.audit_event import Value
 
 PROVEN = "iot_api.proven"
-"""Key in the WSGI environ: the vaults whose passwords were sent over this connection
-(`Intake.accept`). The worker sets it.
+"""Key in the WSGI environ: what the client of this connection has proven to know. The worker sets
+it. Ids of vaults under whose passwords it sent readings (`Intake.accept`), and cache keys of
+passwords (`VaultCache.key`) under which it read some.
 """
+Proven = set[uuid.UUID | bytes]
+_MAX_PROVEN = 64
 _PROXY_HEADERS = frozenset({"HTTP_FORWARDED", "HTTP_VIA", "HTTP_X_FORWARDED_FOR"})
 _CACHED_CHARACTERS = 256
 """Longer `X-Forwarded-For` headers are not cached: together they could take megabytes."""
@@ -86,16 +89,23 @@ def _client(peer: str, forwarded: str, trusted_proxies: int, token_name: str) ->
     return Client(f"{token_name}@{address}" if token_name else address, proxy, token_name)
 
 
-def proven_vaults(environ: Mapping[str, Any], trusted_proxies: int) -> set[uuid.UUID] | None:
-    """Return the vaults whose passwords were sent over the connection of the request.
+def proven_vaults(environ: Mapping[str, Any], trusted_proxies: int) -> Proven | None:
+    """Return what the client of the connection of the request has proven to know.
 
     None behind a proxy, which sends requests of many clients over one connection: a client could
     guess the passwords of the others without a limit.
     """
     if trusted_proxies or not _PROXY_HEADERS.isdisjoint(environ):
         return None
-    proven: set[uuid.UUID] | None = environ.get(PROVEN)
+    proven: Proven | None = environ.get(PROVEN)
     return proven
+
+
+def prove(proven: Proven, known: Iterable[uuid.UUID | bytes]) -> None:
+    """Add what a client has proven to know. If it is too much, forget the rest."""
+    if len(proven) > _MAX_PROVEN:
+        proven.clear()
+    proven.update(known)
 
 
 def network_of(text: str) -> str:

@@ -9,7 +9,7 @@ from heapq import heappop, heappush
 from operator import attrgetter
 
 from iot_cipher.sealed_segment import SealedSegment
-from iot_models.reading import Reading, int64s
+from iot_models.reading import Reading
 from iot_models.segment import ID_STRIDE, SegmentBounds
 from iot_stores.interval_index import Position
 
@@ -293,8 +293,8 @@ class _Ranges:
     """Disjoint ranges in order. Adjacent and overlapping ranges are merged."""
 
     def __init__(self) -> None:
-        self._firsts: array[int] = int64s()
-        self._lasts: array[int] = int64s()
+        self._firsts: array[int] = array("q")
+        self._lasts: array[int] = array("q")
 
     def overlaps(self, first: int, last: int) -> bool:
         """Return whether any range contains an id of `first` to `last`."""
@@ -308,7 +308,7 @@ class _Ranges:
         end = bisect_right(firsts, last + ID_STRIDE)
         if begin < end:
             first, last = min(first, firsts[begin]), max(last, lasts[end - 1])
-        firsts[begin:end], lasts[begin:end] = int64s([first]), int64s([last])
+        firsts[begin:end], lasts[begin:end] = array("q", [first]), array("q", [last])
         if len(firsts) > MAX_RANGES:
             half = MAX_RANGES // 2
             far = slice(half) if begin > half else slice(half, None)

@@ -15,30 +15,18 @@ import re
 import struct
 from base64 import b64decode, urlsafe_b64encode
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import blake2b
 
 from iot_models.errors import InvalidRequestError
 from iot_models.reading import INT64_MAX
-from iot_stores.history import PageRange
-from iot_stores.interval_index import Position
+
+from .pausable_read import Cursor, Page
 
 VERSION = 1
 _FORM = struct.Struct("<BBqqqqq")
 _CHECKSUM_BYTES = 8
 _DESCENDING, _HAS_UNTIL = 1, 2
-
-
-@dataclass(frozen=True, slots=True)
-class Cursor:
-    """The position behind the last reading of a page, and what the first page fixed."""
-
-    after: Position
-    descending: bool = False
-    until: Position | None = None
-    """The last position of the last page, if the first page fixed it."""
-    received_low: int = 0
-    """Begin of the window of receipt, in Unix milliseconds; 0: no window."""
 
 
 def encode_cursor(cursor: Cursor, context: bytes) -> str:
@@ -74,36 +62,6 @@ def _checksum(body: bytes, context: bytes) -> bytes:
 
 
 _ORDERS = {"asc": False, "desc": True}
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """The part of an answer to return: up to `limit` readings behind the cursor, in one direction.
-
-    The default is the complete answer, in ascending order.
-    """
-
-    limit: int | None = None
-    descending: bool = False
-    cursor: Cursor | None = None
-
-    def page_range(self) -> PageRange:
-        """Return the range to read from a store: one reading more than the limit, to know whether
-        another page follows.
-        """
-        limit = None if self.limit is None else self.limit + 1
-        if self.cursor is None:
-            return PageRange(descending=self.descending, limit=limit)
-        return PageRange(self.cursor.after, self.cursor.until, self.descending, limit)
-
-    def behind(self, last: Position, count: int) -> "Page":
-        """Return the rest of this page, after `count` readings that end at position `last`."""
-        limit = None if self.limit is None else self.limit - count
-        if self.cursor is None:
-            cursor = Cursor(last, self.descending)
-        else:
-            cursor = replace(self.cursor, after=last)
-        return replace(self, limit=limit, cursor=cursor)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 
 from iot_api.limits.clients import Client
 from iot_api.limits.fair_slots import FairSlots
@@ -22,7 +23,6 @@ from iot_stores.history import PageRange
 from iot_stores.interval_index import Position
 
 from .merge import OpenSegment
-from .paging import Cursor, Page
 from .segment_reader import Order, Rows, position
 
 FIRST_TURN_SECONDS = 3.0
@@ -38,6 +38,49 @@ TURN_SECONDS = 3.0
 HOT_WINDOW_SLOTS = 4
 _MOST_WAITING, _MOST_WAITING_PER_CLIENT = 256, 64
 _REFUSAL = "too many reads are under way; try again"
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """The position behind the last reading of a page, and what the first page fixed."""
+
+    after: Position
+    descending: bool = False
+    until: Position | None = None
+    """The last position of the last page, if the first page fixed it."""
+    received_low: int = 0
+    """Begin of the window of receipt, in Unix milliseconds; 0: no window."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """The part of an answer to return: up to `limit` readings behind the cursor, in one direction.
+
+    The default is the complete answer, in ascending order.
+    """
+
+    limit: int | None = None
+    descending: bool = False
+    cursor: Cursor | None = None
+
+    def page_range(self) -> PageRange:
+        """Return the range to read from a store: one reading more than the limit, to know whether
+        another page follows.
+        """
+        limit = None if self.limit is None else self.limit + 1
+        if self.cursor is None:
+            return PageRange(descending=self.descending, limit=limit)
+        return PageRange(self.cursor.after, self.cursor.until, self.descending, limit)
+
+    def behind(self, last: Position, count: int) -> "Page":
+        """Return the rest of this page, after `count` readings that end at position `last`."""
+        limit = None if self.limit is None else self.limit - count
+        if self.cursor is None:
+            cursor = Cursor(last, self.descending)
+        else:
+            cursor = replace(self.cursor, after=last)
+        return replace(self, limit=limit, cursor=cursor)
+
 
 Batches = Generator[list[Reading], None, Cursor | None]
 """Yields batches of some thousands of readings; returns the cursor of the next page, if any."""

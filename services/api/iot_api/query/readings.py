@@ -23,10 +23,11 @@ from iot_stores.postgres import Pool
 from iot_stores.store_states import report
 
 from .merge import BATCH, BUFFER_BYTES, merge
-from .paging import Cursor, Page
 from .pausable_read import (
     Batches,
+    Cursor,
     LargeSegmentBusyError,
+    Page,
     PausableRead,
     ReadSlots,
     Scan,

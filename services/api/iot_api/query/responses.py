@@ -13,8 +13,7 @@ from iot_models import metrics
 from iot_models.errors import FormatError
 from iot_models.reading import Reading
 
-from .paging import Cursor
-from .pausable_read import PausableRead
+from .pausable_read import Cursor, PausableRead
 from .segment_reader import Run
 
 WHOLE_BYTES = 256 * 1024

@@ -1,5 +1,6 @@
 """Requests that hold passwords only, and the client that sent them."""
 
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -35,29 +36,39 @@ class PasswordsForm:
         """
         body = self._body(service)
         try:
-            decoded = decode(self._texts.decode, body)
+            passwords = self._decode(body)
         except (msgspec.DecodeError, RecursionError, ValueError) as error:
             members = ", ".join(f'"{field}": "..."' for field in self._fields)
             form = f'the body must have the form {{"data": {{{members}}}}}'
             # The decoder's own message may quote a password.
             problem = "the body is not JSON: " if isinstance(error, NotJsonError) else ""
             raise InvalidRequestError(problem + form, field="data") from None
-        passwords = self._values(decoded.content)
-        if decoded.stand_ins:
-            raw = self._values(self._raw.decode(decoded.strict))
-            passwords = decoded.stand_ins.strings(map(bytes, raw))
         limit = service.settings.max_password_bytes
         return [
             password_bytes(password, limit, field=field)
             for field, password in zip(self._fields, passwords, strict=True)
         ]
 
+    def _decode(self, body: bytes) -> list[str]:
+        if body.isascii():  # as in `parser`: `json_dialect` looks at all other bodies
+            with suppress(msgspec.DecodeError):
+                return self._values(self._texts.decode(body))
+        decoded = decode(self._texts.decode, body)
+        if decoded.stand_ins:
+            raw = self._values(self._raw.decode(decoded.strict))
+            return decoded.stand_ins.strings(map(bytes, raw))
+        return self._values(decoded.content)
+
     def _body(self, service: Service) -> bytes:
         settings = service.settings
         password_limit = _MAX_ESCAPE_BYTES * settings.max_password_bytes
         limit = min(_MAX_BODY_BYTES + len(self._fields) * password_limit, settings.max_body_bytes)
-        is_ndjson(request.environ)  # refuses other content types; a single line of NDJSON is JSON
-        return decompress_body(request.environ, receive_body(request.environ, limit), limit)
+        environ = request.environ
+        is_ndjson(environ)  # refuses other content types; a single line of NDJSON is JSON
+        body = receive_body(environ, limit)
+        if "HTTP_CONTENT_ENCODING" in environ:
+            body = decompress_body(environ, body, limit)
+        return body
 
     def _values(self, content: Any) -> list[Any]:
         return [getattr(content.data, field) for field in self._fields]

@@ -13,9 +13,9 @@ from iot_api.http.paths import forwarded_prefix
 from iot_api.http.responses import json_response
 from iot_api.ingest.endpoint import not_yet_stored
 from iot_api.ingest.receipts import decode_receipt, encode_receipt
-from iot_api.limits.clients import Client
-from iot_api.query.paging import Page, encode_cursor, parse_paging
-from iot_api.query.pausable_read import PausableRead
+from iot_api.limits.clients import Client, prove, proven_vaults
+from iot_api.query.paging import encode_cursor, parse_paging
+from iot_api.query.pausable_read import Page, PausableRead
 from iot_api.query.responses import ReadingsStream, readings_answer
 from iot_api.server.connection import PAUSE
 from iot_api.service import Service
@@ -27,6 +27,8 @@ from iot_stores.history import ReadFilter
 
 from .credentials import PasswordsForm, requesting_client
 
+_PLAIN_DIGITS = 18
+"""So many digits fit in 64 bits."""
 _PASSWORD = PasswordsForm("db_password", required=False)
 _PASSWORD_TO_ERASE = PasswordsForm("db_password", required=True)
 
@@ -137,13 +139,14 @@ class _Views:
     ) -> Response:
         """Stream a read. `name` goes into the cursors, so that a cursor of another read is
         refused."""
-        paging = parse_paging(request.args)
+        paging = parse_paging(request.args) if request.args else None
         vault = _requested_vault(self._service)
         if vault is None:
             return json_response({"data": []})
         cursor_context = name.encode() + vault.vault_id.bytes
         client = requesting_client(self._service)
-        read = choose(vault, paging.page(cursor_context), client)
+        page = Page() if paging is None else paging.page(cursor_context)
+        read = choose(vault, page, client)
         record = self._record_of(vault, name, client)
         stream = ReadingsStream(read, lambda cursor: encode_cursor(cursor, cursor_context), record)
         request.environ[PAUSE] = stream.pause
@@ -156,12 +159,26 @@ class _Views:
 
 
 def _requested_vault(service: Service) -> OpenVault | None:
-    """Return the vault of the password in the body. If there is none, count a guess."""
+    """Return the vault of the password in the body. If there is none, count a guess.
+
+    The guess limit does not apply to a password with which the connection has found a vault before:
+    the client learns nothing new.
+    """
     (password,) = _PASSWORD.receive(service)
-    return service.vaults.find(password, requesting_client(service))
+    proven = proven_vaults(request.environ, service.settings.trusted_proxies)
+    if proven:
+        vault = service.vaults.cache.readable(password, proven)
+        if vault is not None:
+            return vault
+    vault = service.vaults.find(password, requesting_client(service))
+    if vault is not None and proven is not None:
+        prove(proven, [service.vaults.cache.key(password)])
+    return vault
 
 
 def _number(field: str, text: str) -> int:
+    if len(text) <= _PLAIN_DIGITS and text.isascii() and text.isdigit():
+        return int(text)
     try:
         return parse_time(text)
     except ValueError as error:

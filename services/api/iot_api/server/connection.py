@@ -4,7 +4,6 @@ import io
 import os
 import socket
 import time
-import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from gunicorn.http.errors import LimitRequestHeaders
 from gunicorn.http.unreader import SocketUnreader
 
 from iot_api.http.client_certificate import ClientCertificate
+from iot_api.limits.clients import Proven
 from iot_api.limits.memory_budget import BODY_FACTOR, EXEMPT_BYTES, MemoryBudget
 from iot_models import metrics
 from iot_models.errors import UnavailableError
@@ -72,8 +72,8 @@ class Connection:
     accepted: float = field(default_factory=time.monotonic)
     certificate: ClientCertificate | None = None
     request: Any = None
-    proven: set[uuid.UUID] = field(default_factory=set)
-    """Vaults whose passwords were sent over the connection."""
+    proven: Proven = field(default_factory=set)
+    """What the client has proven to know: vaults, passwords."""
     reserved: bool = False
     """Whether it is served from the reserve: only health checks are answered."""
     closing: bool = False

@@ -7,7 +7,7 @@ import threading
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
 
 from iot_cipher.vault import OpenVault, VaultRecord
@@ -84,6 +84,15 @@ class VaultCache:
             return None
         now = self._clock()
         return None if now >= cached.renew_at or now >= self.followed_until else cached.vault
+
+    def readable(self, password: bytes, proven: Container[object]) -> OpenVault | None:
+        """Return the open vault of a password if its cache key is in `proven`.
+
+        None otherwise, and if the record is due to be read again: `Vaults.find` does that.
+        """
+        key = self.key(password)
+        cached = self._vaults.get(key) if key in proven else None
+        return None if cached is None or self._clock() >= cached.renew_at else cached.vault
 
     def get(self, key: bytes) -> CachedVault | None:
         """Return the open vault of a password, if it has not expired."""

@@ -7,8 +7,7 @@ import pytest
 
 from iot_api.limits.clients import Client
 from iot_api.query import pausable_read
-from iot_api.query.paging import Page
-from iot_api.query.pausable_read import Batches, PausableRead, ReadSlots
+from iot_api.query.pausable_read import Batches, Page, PausableRead, ReadSlots
 from iot_models.errors import UnavailableError
 from iot_models.reading import Reading
 

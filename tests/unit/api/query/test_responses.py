@@ -9,8 +9,7 @@ from flask import Flask, Response
 from iot_api.http.responses import json_response
 from iot_api.limits.clients import Client
 from iot_api.query import responses
-from iot_api.query.paging import Cursor
-from iot_api.query.pausable_read import Batches, PausableRead, ReadSlots
+from iot_api.query.pausable_read import Batches, Cursor, PausableRead, ReadSlots
 from iot_api.query.responses import ReadingsStream
 from iot_models.errors import DecryptionError
 from iot_models.reading import Reading

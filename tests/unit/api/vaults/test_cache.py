@@ -55,6 +55,19 @@ def test_one_caller_renews_a_vault_at_half_of_its_time() -> None:
     cache.close()
 
 
+def test_only_a_proven_password_reads_without_the_guess_limit() -> None:
+    """Of a vault whose password was changed, the old password proves nothing about the new one."""
+    clock = Clock()
+    cache = VaultCache(size=10, seconds=10, clock=clock)
+    kept = cache.put(cache.key(b"old"), record(1), vault(1))
+    assert cache.readable(b"old", {cache.key(b"old")}) is kept.vault
+    kept = cache.put(cache.key(b"new"), record(1), vault(1))
+    assert cache.readable(b"new", {cache.key(b"old"), kept.vault.vault_id}) is None
+    clock.now = 5.0
+    assert cache.readable(b"old", {cache.key(b"old")}) is None  # due to be renewed
+    cache.close()
+
+
 def test_the_data_key_of_an_unused_vault_is_dropped_at_expiry() -> None:
     clock = Clock()
     cache = VaultCache(size=10, seconds=5, clock=clock)

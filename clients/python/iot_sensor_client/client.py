@@ -163,9 +163,10 @@ class Client:
 
         Args:
             readings: with `relative_time`, `interrogator_time` and `freeform`.
-            idempotency_key: names this request. Requests with the same key are stored once, so a
-                caller that keeps readings can send them again after an error or a restart. Default:
-                a random key, which protects the retries of this call.
+            idempotency_key: names these readings. Requests with the same key are stored once, so a
+                caller that keeps readings can send them again after an error or a restart. The
+                service rejects the key with other readings. Default: a random key, which protects
+                the retries of this call.
 
         Raises:
             RejectedError: the service will never accept these readings.

@@ -8,7 +8,8 @@ import gevent
 
 from iot_api.audit.access_audit import AccessAudit
 from iot_api.audit.events import AuditEvents
-from iot_api.ingest.intake import IdempotencyPolicy, Intake
+from iot_api.ingest.idempotency import IdempotencyPolicy
+from iot_api.ingest.intake import Intake
 from iot_api.ingest.receipts import Receipts
 from iot_api.limits.guess_limit import GuessLimit
 from iot_api.limits.large_requests import LargeRequests

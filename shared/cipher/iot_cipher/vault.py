@@ -7,9 +7,11 @@ wrap uses a key derived from the password. The lookup, by which the vault of a p
 derived from the password too. There are two formats (`VaultFormat`).
 """
 
+import hmac
 import os
 import struct
 import uuid
+from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import IntEnum
@@ -29,6 +31,7 @@ _HEADER = struct.Struct(">BI")
 _CHUNK = b"iot-sensor chunk v1"
 _LOOKUP = b"iot-sensor lookup v2"
 _WRAPPING = b"iot-sensor password key v2"
+_FINGERPRINT = b"iot-sensor request fingerprint v1"
 
 PasswordKey = Callable[[bytes, bytes, int], bytes]
 """(password, salt, log2 of N) -> 32 bytes."""
@@ -77,6 +80,14 @@ class OpenVault(SecretHolder):
     def chunk_key(self, salt: bytes) -> bytes:
         """Derive the key of the segments with this salt, one-way."""
         return derive(self._data_key, salt=salt, info=_CHUNK)
+
+    def fingerprint(self, *parts: "bytes | array[int]") -> bytes:
+        """Return an HMAC of `parts`, 32 bytes. Only an open vault can compute it."""
+        key = derive(self._data_key, salt=b"", info=_FINGERPRINT)
+        mac = hmac.new(key, digestmod="sha256")
+        for part in parts:
+            mac.update(part)
+        return mac.digest()
 
     def shard(self, shards: int) -> int:
         """Return the shard of this vault's readings, out of `shards`.

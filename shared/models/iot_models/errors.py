@@ -15,6 +15,7 @@ class ErrorCode(StrEnum):
     CONFLICT = "conflict"
     TOO_LARGE = "too_large"
     UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
+    IDEMPOTENCY_KEY_REUSED = "idempotency_key_reused"
     TOO_MANY_REQUESTS = "too_many_requests"
     UNAVAILABLE = "unavailable"
     DAMAGED = "damaged"
@@ -107,6 +108,12 @@ class UnsupportedMediaTypeError(IotError):
     """The body of the request has an unsupported media type or encoding."""
 
     code = ErrorCode.UNSUPPORTED_MEDIA_TYPE
+
+
+class IdempotencyKeyReusedError(IotError):
+    """The Idempotency-Key of the request belongs to a remembered request with other readings."""
+
+    code = ErrorCode.IDEMPOTENCY_KEY_REUSED
 
 
 class TooManyRequestsError(IotError):

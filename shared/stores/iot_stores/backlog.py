@@ -77,10 +77,9 @@ class AppendResult:
 class RememberedRequest:
     """A request with an Idempotency-Key, and the limits on how many of them are remembered."""
 
-    name: str
-    """The key in Redis that remembers the request."""
-    other_name: str
-    """The key under which another version may have remembered the request."""
+    names: tuple[str, ...]
+    """The key in Redis that remembers the request, then those under which other versions may have
+    remembered it."""
     seconds: int
     """How long the request is remembered."""
     answer: bytes
@@ -169,10 +168,11 @@ class Backlog:
         if request is None:
             arguments.append("")
         else:
+            name, *other_names = request.names
             arguments += (
-                request.name, request.seconds, request.answer, request.other_name,
+                name, request.seconds, request.answer,
                 self._names.remembered_counts, request.max_requests,
-                request.counter, request.max_requests_of_client,
+                request.counter, request.max_requests_of_client, len(other_names), *other_names,
             )  # fmt: skip
         for guard in guards:
             arguments += guard

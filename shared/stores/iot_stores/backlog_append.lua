@@ -2,8 +2,8 @@
 --
 -- KEYS: counters, list of queued jobs, then the stream of each entry.
 -- ARGV: maximum bytes of the backlog; number of guards; name to remember the request by ('': none).
---   With a name: seconds to remember it, its answer, another name it may have, counters of remembered
---   requests, their maximum, counter of the client's remembered requests, its maximum.
+--   With a name: seconds to remember it, its answer, counters of remembered requests, their maximum,
+--   counter of the client's remembered requests, its maximum, number of other names it may have, those names.
 --   For each guard: name, limit. For each entry: shard, job id, sealed bytes.
 -- Returns, if the entries were added:
 --   {1, held entries, how often writers requested new sessions, bytes ever added to the shard (for each entry)}
@@ -32,10 +32,10 @@ end
 local counters, jobs = KEYS[1], KEYS[2]
 local max_bytes, guards, request = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
 local at = 3
-local seconds, answer, other_name, request_counters, max_requests, client_counter, max_of_client, bucket
+local seconds, answer, request_counters, max_requests, client_counter, max_of_client, others, bucket
 if request ~= '' then
-  seconds, answer, other_name, request_counters, max_requests, client_counter, max_of_client = unpack(ARGV, 4, 10)
-  at = 10
+  seconds, answer, request_counters, max_requests, client_counter, max_of_client, others = unpack(ARGV, 4, 10)
+  at = 10 + others
 end
 for i = at + 1, at + 2 * guards, 2 do
   if count_at(ARGV[i]) >= tonumber(ARGV[i + 1]) then
@@ -44,7 +44,7 @@ for i = at + 1, at + 2 * guards, 2 do
 end
 at = at + 2 * guards
 if request ~= '' then
-  for _, name in ipairs({request, other_name}) do
+  for _, name in ipairs({request, unpack(ARGV, 11, 10 + others)}) do
     local first_answer = redis.call('GET', name)
     if first_answer then
       -- A write without effect: WAIT covers all writes up to this one, so the entries of the first

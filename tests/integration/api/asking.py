@@ -58,7 +58,10 @@ class Api:
 
 
 def assert_error(answer: TestResponse, status: int, code: str) -> dict[str, Any]:
-    """Check that an answer is an error with a sentence, a code and an id; return its body."""
+    """Check that an answer is an error with a sentence, a code and an id.
+
+    Return its body without the members of RFC 9457.
+    """
     assert answer.status_code == status, answer.text
     assert answer.mimetype == "application/json"
     assert answer.headers["X-Request-Id"]
@@ -68,4 +71,7 @@ def assert_error(answer: TestResponse, status: int, code: str) -> dict[str, Any]
     assert body["error"]
     assert "<" not in body["error"]
     assert ("Retry-After" in answer.headers) == (status in {429, 503})
+    assert body.pop("type") == f"urn:iot-sensor:error:{code}"
+    assert body.pop("title")
+    assert (body.pop("status"), body.pop("detail")) == (status, body["error"])
     return body

@@ -2,7 +2,7 @@
 
 import pytest
 
-from integration.api.asking import Api
+from integration.api.asking import Api, assert_error
 from iot_writer.writer import Writer
 
 
@@ -39,8 +39,7 @@ def test_without_arguments_the_answer_is_as_before(api: Api, logged: int) -> Non
 @pytest.mark.parametrize("value", ["", "0", "-1", "1.5", "x", "9" * 20])
 def test_other_arguments_are_refused(api: Api, argument: str, value: str) -> None:
     answer = api.ask("GET", f"/api/audit?{argument}={value}")
-    assert answer.status_code == 400
-    assert answer.get_json() == {
+    assert assert_error(answer, 400, "invalid_request") == {
         "error": f"{argument}: must be an integer of at least 1",
         "code": "invalid_request",
         "field": argument,

@@ -214,7 +214,7 @@ def test_the_error_class_is_logged_and_answered(
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 %d " % status)
     assert b"\r\nX-Request-Id: " in head
-    assert json.loads(body).keys() == {"error", "code"}
+    assert list(json.loads(body)) == ["error", "code", "type", "title", "status", "detail"]
     wait_until(
         lambda: f"refused a request from 127.0.0.1: {kind}" in api.log.read_text()[len(before) :],
         what="a line in the log",

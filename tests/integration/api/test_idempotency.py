@@ -1,10 +1,20 @@
-"""Idempotency-Key: a repeated request gets the first answer and stores nothing."""
+"""Idempotency-Key: a repeated request gets the first answer and stores nothing. A request with the
+same key and other readings is refused.
+"""
 
+import gzip
 import json
 import threading
+from collections import Counter
+from typing import cast
 
+import pytest
 from flask.testing import FlaskClient
+from redis import Redis
+from werkzeug.test import TestResponse
 
+from integration.api.asking import JSON, Api, assert_error, row
+from integration.api.conftest import MakeApi
 from iot_stores.redis_client import connect_redis
 from iot_writer.writer import Writer
 from support.draining import drain_all
@@ -12,6 +22,7 @@ from support.keys import KEYS
 from support.stack import Stack
 from support.waiting import wait_until
 
+NDJSON = {"Content-Type": "application/x-ndjson"}
 ROWS = [{"data": {"db_password": "p", "freeform": number}} for number in range(3)]
 
 
@@ -87,3 +98,103 @@ def test_concurrent_repeats_are_stored_once(stack: Stack) -> None:
     rows = wait_until(lambda: [row for row in stack.read("p") if row["freeform"] == '"after"'])
     assert rows
     assert [row["freeform"] for row in stack.read("p")] == ['"once"', '"after"']
+
+
+def put(api: Api, body: object, key: str = "k", **headers: str) -> TestResponse:
+    """PUT rows, or a body as it is."""
+    sent = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return api.ask("PUT", "/api/iot", sent, {**JSON, "Idempotency-Key": key, **headers})
+
+
+@pytest.mark.parametrize("drained", [False, True])
+@pytest.mark.parametrize(
+    "other",
+    [
+        row(freeform=2),
+        row(freeform=1, relative_time=1),
+        row(freeform=1, interrogator_time=1),
+        [row(freeform=1), row(freeform=1)],
+        [row(freeform=1), row(freeform=2)],
+    ],
+    ids=["freeform", "relative_time", "interrogator_time", "twice", "one more"],
+)
+def test_other_readings_with_the_same_key_are_refused(
+    make_api: MakeApi, writer: Writer, other: object, drained: bool
+) -> None:
+    one, two = make_api(), make_api()
+    assert put(one, row(freeform=1)).status_code == 201
+    if drained:
+        drain_all(writer)
+    for api in (one, two):
+        error = assert_error(put(api, other), 422, "idempotency_key_reused")
+        assert "nothing was stored" in error["error"]
+    assert put(two, row(freeform=1)).headers["Idempotent-Replayed"] == "true"
+    assert put(two, other, "another key").status_code == 201
+    drain_all(writer)
+    rows = other if isinstance(other, list) else [other]
+    assert len(one.read()) == 1 + len(rows)
+
+
+def test_the_form_of_the_body_may_differ(api: Api, writer: Writer) -> None:
+    """The fingerprint covers the readings as they are stored."""
+    rows = [row("p", freeform=1, relative_time=2), row("q", freeform=3), row("p", freeform=4)]
+    lines = "\n".join(map(json.dumps, rows)).encode()
+    swapped = b"""[{"data": {"freeform": 3, "db_password": "q"}},
+        {"data": {"relative_time": "2", "freeform": 1, "db_password": "p"}},
+        {"data": {"db_password": "p", "freeform": 4}}]"""
+    assert "Idempotent-Replayed" not in put(api, rows).headers
+    answers = [
+        put(api, rows),
+        put(api, lines, **NDJSON),
+        put(api, gzip.compress(lines), **NDJSON, **{"Content-Encoding": "gzip"}),
+        put(api, swapped),
+    ]
+    assert [answer.headers.get("Idempotent-Replayed") for answer in answers] == ["true"] * 4
+    drain_all(writer)
+    assert (len(api.read()), len(api.read(password="q"))) == (2, 1)
+
+
+def test_a_quoted_key_is_the_same_key(api: Api) -> None:
+    """The form of the IETF draft is a quoted string."""
+    put(api, row(), 'a "b" \\')
+    again = put(api, row(), r'"a \"b\" \\"')
+    assert again.headers["Idempotent-Replayed"] == "true"
+    assert put(api, row(freeform=1), r'"a \"b\" \\"').status_code == 422
+
+
+def test_requests_of_earlier_versions_have_no_fingerprint(api: Api, redis: "Redis") -> None:
+    put(api, row())
+    (name,) = redis.keys(f"{KEYS.remembered_request(b'')}*")
+    answer = cast("bytes", redis.get(name))
+    count, receipt, _ = answer.split(b" ")
+    redis.set(name, b" ".join([count, receipt]))
+    assert put(api, row(freeform=1)).headers["Idempotent-Replayed"] == "true"
+
+
+def test_fingerprints_tell_nothing(api: Api, redis: "Redis") -> None:
+    """Each is under a key of its vault, and equal readings under two keys have two fingerprints."""
+    for number in range(2):
+        put(api, row("p"), f"{number}")
+        put(api, row("q"), f"{number}")
+    names = redis.keys(f"{KEYS.remembered_request(b'')}*")
+    answers = cast("list[bytes]", redis.mget(names))
+    fingerprints = {answer.split(b" ")[2] for answer in answers}
+    assert len(fingerprints) == 4
+
+
+def test_one_of_two_concurrent_bodies_is_stored(stack: Stack) -> None:
+    answers: list[tuple[int, int]] = []
+
+    def put_one(number: int) -> None:
+        body = json.dumps(row("p", freeform=number)).encode()
+        headers = {**JSON, "Idempotency-Key": "same"}
+        answers.append((number, stack.request("PUT", "/api/iot", body, headers).status))
+
+    threads = [threading.Thread(target=put_one, args=(each % 2,)) for each in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (row_stored,) = wait_until(lambda: stack.read("p"), what="the reading")
+    stored = int(row_stored["freeform"])
+    assert Counter(answers) == {(stored, 201): 10, (1 - stored, 422): 10}

@@ -93,7 +93,7 @@ def test_each_key_has_a_fixed_name_or_an_expiry(
         name = KEYS.remembered_request(b"%d" % number)
         client = Client(f"192.0.2.{number}")
         count = KEYS.remembered_of_client(client.name)
-        remember = RememberedRequest(name, f"{name}-too", 3600, b"answer", 1000, count, 1000)
+        remember = RememberedRequest((name, f"{name}-too"), 3600, b"answer", 1000, count, 1000)
         sender.backlog.append([entry], remember)
         sender.service.vaults.find(b"unknown %d" % number, client)
     wait_until(lambda: not sender.waiting(), what="an empty backlog")

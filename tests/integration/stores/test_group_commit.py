@@ -29,7 +29,7 @@ from system.reliability.redis_group import Group
 
 CALLERS = 50
 REQUEST = RememberedRequest(
-    "iot:test:request", "iot:test:other", 60, b"1 first", 1000, "iot:test:count", 1000
+    ("iot:test:request", "iot:test:other"), 60, b"1 first", 1000, "iot:test:count", 1000
 )
 
 

@@ -229,6 +229,21 @@ def test_two_canaries_send_different_numbers(stack: Stack, start_canary: StartCa
     assert stored == list(range(1, len(stored) + 1))
 
 
+def test_a_number_whose_answer_was_lost_counts_as_sent(
+    stack: Stack, start_canary: StartCanary, postgres: psycopg.Connection
+) -> None:
+    """The canary sends the number again with another time, which the service refuses."""
+    data = {"db_password": PASSWORD, "relative_time": 1, "freeform": {"canary": 1}}
+    body = json.dumps({"data": data}).encode()
+    headers = {"Content-Type": "application/json", "Idempotency-Key": "canary-1"}
+    assert stack.request("PUT", "/api/iot", body, headers).status == 201
+    wait_until(lambda: segments(postgres), what="the reading")
+    postgres.execute("DELETE FROM segments")
+    canary = start_canary(stack)
+    canary.reach("sent_total", 3)
+    assert canary.metric("failures_total") == 0
+
+
 def test_a_corrected_token_file_is_read_again(
     make_stack: MakeStack, token_files: dict[str, Path], start_canary: StartCanary, tmp_path: Path
 ) -> None:

@@ -88,7 +88,7 @@ CALLS: list[Callable[[Client], Any]] = [
 
 
 @pytest.mark.parametrize("call", CALLS)
-@pytest.mark.parametrize("status", [308, 400, 413, 415])
+@pytest.mark.parametrize("status", [308, 400, 413, 415, 422])
 def test_a_request_that_will_never_be_accepted(
     server: Server, status: int, call: Callable[[Client], Any]
 ) -> None:

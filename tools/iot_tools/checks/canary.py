@@ -6,11 +6,12 @@ import ssl
 import time
 from collections import Counter
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any, TypeVar
 
 from iot_models import metrics, monitoring, settings
 from iot_models.errors import SettingsError
-from iot_sensor_client import Client, ClientError, RetryPolicy
+from iot_sensor_client import Client, ClientError, RejectedError, RetryPolicy
 from iot_tools.cli.shutdown_signals import ShutdownRequested, ShutdownSignals
 
 from .watched_readings import WatchedReadings
@@ -119,12 +120,23 @@ class Canary:
             "freeform": content,
         }
         key = f"canary-{number}"
-        if not self._try(lambda: self._client.put_readings([reading], idempotency_key=key)):
+        if not self._try(lambda: self._put(reading, key)):
             return False
         self._next += 1
         self._watched.acknowledge(number, sent_at=sent_at, now=time.monotonic())
         metrics.counter("iot_canary_sent_total").inc()
         self._wait_until_found(number, sent_at + min(self._every, _MAX_PAUSE))
+        return True
+
+    def _put(self, reading: dict[str, Any], key: str) -> bool:
+        """Send a reading. Return True if the service has a reading of this number."""
+        try:
+            self._client.put_readings([reading], idempotency_key=key)
+        except RejectedError as error:
+            # The service has the number with another time: the answer to an earlier attempt was
+            # lost, or another canary sent it.
+            if error.status != HTTPStatus.UNPROCESSABLE_ENTITY:
+                raise
         return True
 
     def check(self) -> None:

@@ -18,7 +18,8 @@ from iot_models.errors import (
 from iot_stores.postgres import PoolBusyError
 from iot_stores.store_states import report, state_of
 
-from .responses import Headers, PlainResponse, json_body, plain_json_response
+from .problems import problem_body, problem_media_type
+from .responses import Headers, PlainResponse, plain_json_response
 from .unexpected_errors import log_defect
 
 RETRY_SECONDS = 1
@@ -32,6 +33,7 @@ STATUS = {
     ErrorCode.CONFLICT: 409,
     ErrorCode.TOO_LARGE: 413,
     ErrorCode.UNSUPPORTED_MEDIA_TYPE: 415,
+    ErrorCode.IDEMPOTENCY_KEY_REUSED: 422,
     ErrorCode.TOO_MANY_REQUESTS: 429,
     ErrorCode.UNAVAILABLE: 503,
     ErrorCode.DAMAGED: 500,
@@ -49,27 +51,34 @@ _log = logging.getLogger(__name__)
 
 
 def register_errors(app: Flask, pace: RefusalPace) -> None:
-    """Answer every error of every view as JSON `{"error": "<sentence>", "code": ..., ...}`."""
+    """Answer every error of every view with the body of `problem_body`."""
 
     @app.errorhandler(Exception)
     def answer(error: Exception) -> Response:
-        response = error_response(error, g.get("request_id", ""))
+        accept = request.environ.get("HTTP_ACCEPT", "")
+        response = error_response(error, g.get("request_id", ""), accept)
         pace.hold_back(request.environ, response.status)
         return response.for_flask()
 
 
-def error_response(error: Exception, request_id: str) -> PlainResponse:
-    """Return the response to any error. An unexpected error is logged and answered 500."""
+def error_response(error: Exception, request_id: str, accept: str = "") -> PlainResponse:
+    """Return the response to any error. An unexpected error is logged and answered 500.
+
+    `accept` is the header `Accept` of the request.
+    """
     if isinstance(error, HTTPException):
-        return _of_werkzeug(error)
+        return _of_werkzeug(error, accept)
     known = _known(error)
     if known is None:
         log_defect(_log, f"defect in request {request_id}", error)
         known = IotError("this is a defect of the server; it has been logged")
     if isinstance(known, TooManyRequestsError):
         metrics.counter("iot_refused_total").labels(known.reason).inc()
-    content = {"error": str(known), "code": known.code, **known.details}
-    return plain_json_response(STATUS[known.code], json_body(content), *_headers(known))
+    status = STATUS[known.code]
+    body = problem_body(status, known.code, str(known), known.details)
+    return plain_json_response(
+        status, body, *_headers(known), media_type=problem_media_type(accept)
+    )
 
 
 def _headers(error: IotError) -> Headers:
@@ -108,7 +117,7 @@ def _known(error: Exception) -> IotError | None:
     return UnavailableError(f"{state.store} {says}; try again", retry_after=RETRY_SECONDS)
 
 
-def _of_werkzeug(error: HTTPException) -> PlainResponse:
+def _of_werkzeug(error: HTTPException, accept: str) -> PlainResponse:
     status = error.code or 500
     if status < 400:
         return PlainResponse(status, error.get_headers(), b"")
@@ -119,4 +128,5 @@ def _of_werkzeug(error: HTTPException) -> PlainResponse:
         for name, value in error.get_headers()
         if name not in {"Content-Type", "Content-Length"}
     ]
-    return plain_json_response(status, json_body({"error": sentence, "code": code}), *others)
+    body = problem_body(status, code, sentence)
+    return plain_json_response(status, body, *others, media_type=problem_media_type(accept))

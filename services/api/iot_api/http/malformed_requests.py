@@ -11,8 +11,9 @@ from gunicorn.http.errors import ParseException
 
 from iot_models.errors import ErrorCode
 
+from .problems import problem_body
 from .request_metrics import new_request_id
-from .responses import Headers, json_body
+from .responses import Headers
 
 REFUSALS: Mapping[type[Exception], tuple[int, str, str]] = {
     errors.InvalidRequestLine: (400, "Bad Request", "the request line is not valid HTTP"),
@@ -44,7 +45,7 @@ def refusal_of(error: ParseException, headers: Headers) -> bytes:
     """Return the response to a request that gunicorn could not parse, with `headers` added."""
     kinds = [kind for kind in type(error).__mro__ if kind in REFUSALS]
     status, reason, sentence = REFUSALS[kinds[0]] if kinds else _OTHER
-    body = error_body(sentence, ErrorCode.INVALID_REQUEST)
+    body = problem_body(status, ErrorCode.INVALID_REQUEST, sentence)
     return _closing_response(status, reason, body, headers)
 
 
@@ -53,13 +54,8 @@ def defect_response(headers: Headers) -> bytes:
     added.
     """
     sentence = "this is a defect of the server; it has been logged"
-    body = error_body(sentence, ErrorCode.INTERNAL)
+    body = problem_body(500, ErrorCode.INTERNAL, sentence)
     return _closing_response(500, "Internal Server Error", body, headers)
-
-
-def error_body(sentence: str, code: ErrorCode) -> bytes:
-    """Return the body of an error, in the form of `errors.error_response`."""
-    return json_body({"error": sentence, "code": code})
 
 
 def _closing_response(status: int, reason: str, body: bytes, headers: Headers) -> bytes:

@@ -32,9 +32,11 @@ def json_body(content: object) -> bytes:
     return msgspec.json.encode(content) + b"\n"
 
 
-def plain_json_response(status: int, body: bytes, *headers: tuple[str, str]) -> PlainResponse:
+def plain_json_response(
+    status: int, body: bytes, *headers: tuple[str, str], media_type: str = JSON
+) -> PlainResponse:
     """Return a response with a body that is JSON already."""
-    first = [("Content-Type", JSON), ("Content-Length", str(len(body)))]
+    first = [("Content-Type", media_type), ("Content-Length", str(len(body)))]
     return PlainResponse(status, [*first, *headers], body)
 
 

@@ -5,7 +5,6 @@ reach it. The endpoint uses the same access checks, errors, request ids, metrics
 the Flask views do.
 """
 
-import re
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -33,12 +32,12 @@ from iot_api.service import Service
 from iot_models.errors import InvalidRequestError
 from iot_models.scopes import Scope
 
+from .idempotency import parse_idempotency_key
 from .intake import Accepted
 from .parser import Batch, put_parser
 from .receipts import encode_receipt
 
 ROUTES = ("/api/iot", "/api/rssi")
-_KEY = re.compile(r"[ -~]{1,255}")
 
 
 class IngestEndpoint:
@@ -79,7 +78,7 @@ class IngestEndpoint:
         try:
             response = self._take(environ)
         except Exception as error:  # noqa: BLE001 - every error has a response
-            response = error_response(error, request_id)
+            response = error_response(error, request_id, environ.get("HTTP_ACCEPT", ""))
             self._pace.hold_back(environ, response.status)
         status, headers, body = response
         self._metrics.observe(route, "PUT", status, time.perf_counter() - started)
@@ -104,12 +103,10 @@ class IngestEndpoint:
         query = environ["QUERY_STRING"]
         waits_until_stored = bool(query) and _waits_until_stored(query)
         key = environ.get("HTTP_IDEMPOTENCY_KEY")
-        if key is not None and not _KEY.fullmatch(key):
-            raise InvalidRequestError("Idempotency-Key: must be 1 to 255 characters of ASCII")
         accepted = self._intake.accept(
             batches,
             client,
-            key,
+            None if key is None else parse_idempotency_key(key),
             with_entries=waits_until_stored,
             proven=proven_vaults(environ, self._trusted_proxies),
         )

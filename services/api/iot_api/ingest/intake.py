@@ -3,7 +3,6 @@
 Once `Intake.accept` returns, the readings are acknowledged.
 """
 
-import hashlib
 import os
 import time
 from bisect import bisect_right
@@ -23,13 +22,12 @@ from iot_cipher.vault import OpenVault
 from iot_models import metrics
 from iot_models.entry import Entry
 from iot_models.errors import IotError, Refusal, TooManyRequestsError
-from iot_models.names import KeyNames
 from iot_models.reading import SEPARATOR, ReadingColumns
 from iot_stores.append_outcomes import GuardedError
-from iot_stores.backlog import AppendResult, Backlog, Guard, RememberedRequest
+from iot_stores.backlog import AppendResult, Backlog, Guard
 
+from .idempotency import IdempotencyKey, IdempotencyPolicy, KeyedRequest
 from .parser import Batch
-from .receipts import decode_receipt, encode_list
 
 MAX_READINGS = 10_000
 """Limit of readings in an entry. A larger request becomes several entries, appended in one step."""
@@ -52,21 +50,6 @@ class Accepted:
     repeated: bool = False
     """Whether an earlier request with the same Idempotency-Key was accepted; nothing was appended
     now."""
-
-
-@dataclass(frozen=True, slots=True)
-class IdempotencyPolicy:
-    """How requests with an Idempotency-Key are remembered."""
-
-    names: KeyNames
-    seconds: int
-    max_requests: int
-    """Limit of requests that are remembered at a time."""
-
-
-CLIENTS_SHARE = 4
-"""One client may use a quarter of the remembered requests. All clients behind an untrusted proxy
-count as one: a client that invents addresses would otherwise use all of them."""
 
 
 class Intake:
@@ -98,7 +81,7 @@ class Intake:
         self,
         batches: Sequence[Batch],
         client: Client,
-        idempotency_key: str | None = None,
+        key: IdempotencyKey | None = None,
         *,
         with_entries: bool = False,
         proven: Proven | None = None,
@@ -110,9 +93,10 @@ class Intake:
         new, and a device can send while another client at its address guesses passwords.
 
         A request with the key and the passwords of an earlier one appends nothing while the earlier
-        one is remembered, and has the same result.
+        one is remembered, and has the same result if it has the same readings.
 
         Raises:
+            IdempotencyKeyReusedError: the earlier request with this key has other readings.
             TooManyRequestsError: the client is over the guess limit or has too many remembered
                 requests; too many passwords wait to be opened, or the request has too many of
                 them. Nothing was appended.
@@ -124,40 +108,45 @@ class Intake:
         self._admit()
         vaults, guards = self._open(batches, client, proven or frozenset())
         count = sum([len(batch.readings.relative) for batch in batches])
-        key = idempotency_key
-        request_names = () if key is None else self._request_names(key, vaults)
-        if request_names:
+        request = None if key is None else self._keyed_request(key, vaults, batches)
+        if request is not None:
             if guards:
                 self._guesses.check(client)
-            answer = self._backlog.first_answer(request_names)
+            answer = self._backlog.first_answer(request.names)
             if answer is not None:
-                return _repeated(answer)
+                return _repeated(request, answer)
         sealed = [
             self._seal(vault, readings)
             for vault, batch in zip(vaults, batches, strict=True)
             for readings in _split(batch.readings)
         ]
-        entries = _last_entries(sealed) if with_entries or request_names else ()
-        request = None
-        if request_names:
-            answer = b"%d %b" % (count, encode_list(entries).encode())
-            request = self._remembered(request_names, answer, client)
+        entries = _last_entries(sealed) if with_entries or request is not None else ()
+        remembered = None
+        if request is not None:
+            answer = request.encode_answer(count, entries)
+            remembered = self._idempotency.remembered(request, answer, client)
         try:
-            appended = self._backlog.append(sealed, request, guards)
+            appended = self._backlog.append(sealed, remembered, guards)
         except GuardedError as error:
             self._sealer.abandon_numbers(len(sealed))
             raise self._guesses.refusal(client, error.seconds) from None
         except (RedisError, IotError):
             self._sealer.abandon_numbers(len(sealed))
             raise
-        if appended.first_answer is not None:
+        if request is not None and appended.first_answer is not None:
             self._sealer.abandon_numbers(len(sealed))
-            return _repeated(appended.first_answer)
+            return _repeated(request, appended.first_answer)
         self._acknowledged.inc(count)
         self._handle_writer_requests(appended)
         if proven is not None:
             prove(proven, [vault.vault_id for vault in vaults])
         return Accepted(count, entries, appended.ends)
+
+    def _keyed_request(
+        self, key: IdempotencyKey, vaults: Sequence[OpenVault], batches: Sequence[Batch]
+    ) -> KeyedRequest:
+        old = self._vaults.old_processes_may_run
+        return self._idempotency.request(key, vaults, batches, old_processes_may_run=old)
 
     def _handle_writer_requests(self, appended: AppendResult) -> None:
         """Handle requests of writers: look for missing vaults, begin a new session."""
@@ -194,27 +183,6 @@ class Intake:
             vaults.append(vault or self._vaults.find_or_create(batch.password, client))
         return vaults, guards
 
-    def _request_names(self, key: str, vaults: Sequence[OpenVault]) -> tuple[str, ...]:
-        """Return the name to remember a request by, then the other name that it may have."""
-        digests = request_digest(key, vaults), _first_request_digest(key, vaults)
-        both = tuple(map(self._idempotency.names.remembered_request, digests))
-        # A process of version 0.1 may get the request again. It looks for the old name.
-        return both[::-1] if self._vaults.old_processes_may_run else both
-
-    def _remembered(
-        self, request_names: Sequence[str], answer: bytes, client: Client
-    ) -> RememberedRequest:
-        name, other_name = request_names
-        return RememberedRequest(
-            name,
-            other_name,
-            self._idempotency.seconds,
-            answer,
-            self._idempotency.max_requests,
-            self._idempotency.names.remembered_of_client(client.sender),
-            max(1, self._idempotency.max_requests // CLIENTS_SHARE),
-        )
-
     def _seal(self, vault: OpenVault, readings: ReadingColumns) -> tuple[int, bytes]:
         salt = os.urandom(SALT_BYTES)
         sealed_at = int(time.time() * 1000)
@@ -240,24 +208,9 @@ def _last_entries(sealed: Sequence[tuple[int, bytes]]) -> tuple[EntryName, ...]:
     return tuple(entry_name(shard, last[shard]) for shard in last)
 
 
-def request_digest(key: str, vaults: Sequence[OpenVault]) -> bytes:
-    """Return the digest that a request is remembered by. Each part is hashed with its length."""
-    parts = [key.encode(), *sorted(vault.vault_id.bytes for vault in vaults)]
-    return _digest(b"".join(b"%d:%b" % (len(part), part) for part in parts))
-
-
-def _first_request_digest(key: str, vaults: Sequence[OpenVault]) -> bytes:
-    """Return the digest that version 0.1 remembers a request by."""
-    return _digest(key.encode() + b"".join(sorted(vault.vault_id.bytes for vault in vaults)))
-
-
-def _digest(content: bytes) -> bytes:
-    return hashlib.sha256(content).digest()
-
-
-def _repeated(answer: bytes) -> Accepted:
-    count, _, receipt = answer.decode().partition(" ")
-    return Accepted(int(count), tuple(decode_receipt(receipt)), repeated=True)
+def _repeated(request: KeyedRequest, answer: bytes) -> Accepted:
+    first = request.decode_answer(answer)
+    return Accepted(first.count, first.entries, repeated=True)
 
 
 def _split(readings: ReadingColumns) -> Iterator[ReadingColumns]:

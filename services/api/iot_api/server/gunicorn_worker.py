@@ -23,15 +23,16 @@ from werkzeug.exceptions import RequestTimeout
 
 from iot_api.http.client_certificate import CLIENT_CERTIFICATE
 from iot_api.http.cors import Cors, is_preflight
-from iot_api.http.malformed_requests import defect_response, error_body, refusal_of
+from iot_api.http.errors import error_response
+from iot_api.http.malformed_requests import defect_response, refusal_of
 from iot_api.http.request_metrics import new_request_id
-from iot_api.http.responses import Headers
+from iot_api.http.responses import Headers, status_line
 from iot_api.http.security_headers import security_headers, security_lines
 from iot_api.http.unexpected_errors import log_defect
 from iot_api.limits.clients import PROVEN, network_of
 from iot_api.limits.memory_budget import CHARGE, MemoryBudget
 from iot_api.limits.refusal_pace import DELAY
-from iot_models.errors import ErrorCode, IotError, UnavailableError
+from iot_models.errors import IotError, UnavailableError
 from iot_models.origins import Origins
 
 from . import deadlines
@@ -345,14 +346,11 @@ def _refuse(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iter
         start_response("204 NO CONTENT", [("X-Request-Id", new_request_id())])
         return []
     count_closed("refused")
-    body = error_body(str(too_many_connections()), ErrorCode.UNAVAILABLE)
-    headers = [
-        ("Content-Type", "application/json"),
-        ("Content-Length", str(len(body))),
-        ("Retry-After", "1"),
-        ("X-Request-Id", new_request_id()),
-    ]
-    start_response("503 SERVICE UNAVAILABLE", headers)
+    request_id = new_request_id()
+    status, headers, body = error_response(
+        too_many_connections(), request_id, environ.get("HTTP_ACCEPT", "")
+    )
+    start_response(status_line(status), [*headers, ("X-Request-Id", request_id)])
     return [body]
 
 

@@ -8,9 +8,10 @@ import psycopg_pool
 import pytest
 import redis.exceptions
 from flask import Flask
-from werkzeug.exceptions import HTTPException, default_exceptions
+from werkzeug.exceptions import HTTPException, NotFound, default_exceptions
 
 from iot_api.http.errors import STATUS, error_response, register_errors
+from iot_api.http.problems import TITLES
 from iot_api.limits.refusal_pace import RefusalPace
 from iot_models.errors import (
     ConflictError,
@@ -87,7 +88,46 @@ def test_details_are_in_the_response() -> None:
         "error": "too much",
         "code": "too_large",
         "limit": 5,
+        "type": "urn:iot-sensor:error:too_large",
+        "title": "Request too large",
+        "status": 413,
+        "detail": "too much",
     }
+
+
+def test_the_old_members_come_first() -> None:
+    body = error_response(TooLargeError("too much", limit=5), "an-id").body
+    assert body.startswith(b'{"error":"too much","code":"too_large","limit":5,"type":')
+
+
+@pytest.mark.parametrize("kind", default_exceptions.values(), ids=lambda kind: kind.__name__)
+def test_every_error_is_a_problem(kind: type[HTTPException]) -> None:
+    status, body, _ = response_of(kind())
+    assert (body["status"], body["detail"]) == (status, body["error"])
+    assert body["type"] == f"urn:iot-sensor:error:{body['code']}"
+    assert body["title"] == TITLES[ErrorCode(str(body["code"]))]
+
+
+@pytest.mark.parametrize(
+    ("accept", "expected"),
+    [
+        ("", "application/json"),
+        ("*/*", "application/json"),
+        ("application/*", "application/json"),
+        ("application/json", "application/json"),
+        ("application/problem+json", "application/problem+json"),
+        ("Application/Problem+JSON; q=0.5, */*;q=0.1", "application/problem+json"),
+        ("application/json, application/problem+json", "application/problem+json"),
+        ("application/json, application/problem+json;q=0.9", "application/json"),
+        ("application/problem+json;q=0", "application/json"),
+        ("text/html, application/problem+jsonx", "application/json"),
+        ("\x00;;q=,", "application/json"),
+    ],
+)
+def test_the_media_type_is_the_one_asked_for(accept: str, expected: str) -> None:
+    for error in (TooLargeError("too much"), NotFound()):
+        response = error_response(error, "an-id", accept)
+        assert dict(response.headers)["Content-Type"] == expected
 
 
 def test_a_defect_is_logged_without_its_message(caplog: pytest.LogCaptureFixture) -> None:

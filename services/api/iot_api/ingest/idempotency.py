@@ -1,0 +1,179 @@
+"""Requests with an Idempotency-Key: their names in Redis, their fingerprints and their answers.
+
+A request is remembered by its key and its vaults, so nobody learns which keys others use. Its
+fingerprint covers the readings as they are stored, and not the bytes of the body: a client may
+repeat a request with another compression, as NDJSON, or with its members in another order.
+
+The fingerprint is an HMAC under the data keys of the vaults: a copy of Redis, even together with
+the keyring, does not suffice to test a guess of a reading.
+"""
+
+import base64
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from iot_api.limits.clients import Client
+from iot_cipher.envelope import EntryName
+from iot_cipher.vault import OpenVault
+from iot_models.errors import IdempotencyKeyReusedError, InvalidRequestError
+from iot_models.names import KeyNames
+from iot_stores.backlog import RememberedRequest
+
+from .parser import Batch
+from .receipts import decode_receipt, encode_list
+
+CLIENTS_SHARE = 4
+"""One client may use a quarter of the remembered requests. All clients behind an untrusted proxy
+count as one: a client that invents addresses would otherwise use all of them."""
+_KEY = re.compile(r"[ -~]{1,255}")
+_QUOTED = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])+)"')
+"""A string of RFC 8941, the form in draft-ietf-httpapi-idempotency-key-header."""
+_ESCAPE = re.compile(r"\\(.)")
+_VERSION = "1"
+"""First character of a fingerprint. A change to what the parser stores needs another one:
+fingerprints of another version are not compared."""
+_FINGERPRINT_BYTES = 12
+"""A multiple of 3: base64 without padding."""
+
+
+class IdempotencyKey(NamedTuple):
+    """The key of a request."""
+
+    text: str
+    """The key without quotes: `"abc"` and `abc` are the same key."""
+    as_sent: str
+    """The key as earlier versions remember it, with its quotes."""
+
+
+@dataclass(frozen=True, slots=True)
+class FirstAnswer:
+    """The answer to the first request with a key."""
+
+    count: int
+    """Number of readings."""
+    entries: tuple[EntryName, ...]
+    """The last entry of each shard."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyedRequest:
+    """A request with an Idempotency-Key."""
+
+    names: tuple[str, ...]
+    """The key in Redis to remember the request by, then those that other versions may have used."""
+    fingerprint: str
+    """What tells requests with the same key apart; empty while version 0.1 may run, which can't
+    read it."""
+
+    def encode_answer(self, count: int, entries: Sequence[EntryName]) -> bytes:
+        """Return what is remembered of the request: its answer and its fingerprint."""
+        answer = f"{count} {encode_list(entries)}"
+        return f"{answer} {self.fingerprint}".rstrip().encode()
+
+    def decode_answer(self, answer: bytes) -> FirstAnswer:
+        """Return the first answer to this request. Earlier versions remember no fingerprint.
+
+        Raises:
+            IdempotencyKeyReusedError: the remembered request has other readings.
+        """
+        count, receipt, *more = answer.decode().split(" ")
+        found, mine = more[0] if more else "", self.fingerprint
+        if found != mine and found[:1] == mine[:1] == _VERSION:
+            raise IdempotencyKeyReusedError(
+                "Idempotency-Key: an earlier request with this key has other readings; nothing was "
+                "stored, send these readings with a new key"
+            )
+        return FirstAnswer(int(count), tuple(decode_receipt(receipt)))
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotencyPolicy:
+    """How requests with an Idempotency-Key are remembered."""
+
+    names: KeyNames
+    seconds: int
+    max_requests: int
+    """Limit of requests that are remembered at a time."""
+
+    def request(
+        self,
+        key: IdempotencyKey,
+        vaults: Sequence[OpenVault],
+        batches: Sequence[Batch],
+        *,
+        old_processes_may_run: bool,
+    ) -> KeyedRequest:
+        """Return a request. Its readings are those of `batches`, each in the vault at its place.
+
+        While processes of version 0.1 may run, the request has the name by which they look for it.
+        """
+        digests = [request_digest(key.text, vaults)]
+        if key.as_sent != key.text:
+            digests.append(request_digest(key.as_sent, vaults))
+        first = _first_request_digest(key.as_sent, vaults)
+        if old_processes_may_run:
+            return KeyedRequest(self._names([first, *digests]), "")
+        return KeyedRequest(
+            self._names([*digests, first]), _VERSION + _fingerprint(digests[0], vaults, batches)
+        )
+
+    def _names(self, digests: Iterable[bytes]) -> tuple[str, ...]:
+        return tuple(map(self.names.remembered_request, digests))
+
+    def remembered(self, request: KeyedRequest, answer: bytes, client: Client) -> RememberedRequest:
+        """Return what the append remembers of a request."""
+        return RememberedRequest(
+            request.names,
+            self.seconds,
+            answer,
+            self.max_requests,
+            self.names.remembered_of_client(client.sender),
+            max(1, self.max_requests // CLIENTS_SHARE),
+        )
+
+
+def parse_idempotency_key(header: str) -> IdempotencyKey:
+    """Parse the header `Idempotency-Key`, plain or as a quoted string.
+
+    Raises:
+        InvalidRequestError: the key is empty, too long or not ASCII.
+    """
+    quoted = _QUOTED.fullmatch(header)
+    text = _ESCAPE.sub(r"\1", quoted[1]) if quoted else header
+    if not _KEY.fullmatch(text):
+        raise InvalidRequestError("Idempotency-Key: must be 1 to 255 characters of ASCII")
+    return IdempotencyKey(text, header)
+
+
+def request_digest(key: str, vaults: Sequence[OpenVault]) -> bytes:
+    """Return the digest that a request is remembered by. Each part is hashed with its length."""
+    parts = [key.encode(), *sorted(vault.vault_id.bytes for vault in vaults)]
+    return _digest(b"".join(b"%d:%b" % (len(part), part) for part in parts))
+
+
+def _first_request_digest(key: str, vaults: Sequence[OpenVault]) -> bytes:
+    """Return the digest that version 0.1 remembers a request by."""
+    return _digest(key.encode() + b"".join(sorted(vault.vault_id.bytes for vault in vaults)))
+
+
+def _fingerprint(digest: bytes, vaults: Sequence[OpenVault], batches: Sequence[Batch]) -> str:
+    """Return the fingerprint of the readings of a request with this digest.
+
+    The digest is part of it: readings that are sent twice have two fingerprints in Redis.
+    """
+    parts = []
+    for vault, batch in zip(vaults, batches, strict=True):
+        columns = batch.readings
+        times = columns.relative, columns.interrogator
+        size = len(columns).to_bytes(8)
+        parts.append(vault.fingerprint(digest, size, *times, columns.freeform))
+    # Sorted: the order of the passwords in a request changes nothing that is stored.
+    combined = _digest(b"".join(sorted(parts)))
+    return base64.urlsafe_b64encode(combined[:_FINGERPRINT_BYTES]).decode()
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()

@@ -9,13 +9,11 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from iot_api.http.access import Access, build_access, register_access
 from iot_api.http.cors import Cors
+from iot_api.http.entrance import Entrance, RequestMetrics, client_of, register_request_metrics
 from iot_api.http.errors import register_errors
-from iot_api.http.paths import merge_slashes
 from iot_api.http.rate_headers import register_rate_limit
-from iot_api.http.request_metrics import RequestMetrics, register_request_metrics
+from iot_api.http.refusal_pace import RefusalPace
 from iot_api.ingest.endpoint import IngestEndpoint
-from iot_api.limits.clients import client_of
-from iot_api.limits.refusal_pace import RefusalPace
 from iot_api.routes.audit import audit_blueprint
 from iot_api.routes.health import health_blueprint
 from iot_api.routes.readings import iot_blueprint
@@ -61,7 +59,7 @@ def create_app(settings: Settings) -> Flask:
     app.url_map.merge_slashes = False
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     if settings.trusted_proxies:
-        # x_for=0: `limits.clients.client_of` finds the addresses of clients.
+        # x_for=0: `http.entrance.client_of` finds the addresses of clients.
         hops = settings.trusted_proxies
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=0, x_proto=hops)  # type: ignore[method-assign]
     # The request id comes first, so that an error in a later hook has an id too.
@@ -70,17 +68,15 @@ def create_app(settings: Settings) -> Flask:
     register_errors(app, pace)
     register_access(app, access)
     if service.rates is not None:
-        register_rate_limit(app, service.rates, settings.trusted_proxies)
+        register_rate_limit(app, service.rates, settings)
     app.register_blueprint(iot_blueprint("iot", service), url_prefix="/api/iot")
     app.register_blueprint(iot_blueprint("rssi", service), url_prefix="/api/rssi")
     app.register_blueprint(audit_blueprint(service), url_prefix="/api")
     app.register_blueprint(vault_blueprint(service), url_prefix="/api/vault")
     app.register_blueprint(health_blueprint(service))
     cors = Cors(parse_origins(settings.cors_origins))
-    others = merge_slashes(cors.wrap(app.wsgi_app))
-    app.wsgi_app = IngestEndpoint(  # type: ignore[method-assign]
-        others, service, access, request_metrics, cors, pace
-    )
+    ingest = IngestEndpoint(service, access, request_metrics, cors, pace)
+    app.wsgi_app = Entrance(ingest, app.wsgi_app, cors)  # type: ignore[method-assign]
     if access.is_open:
         _log.warning("no tokens are configured: every client may use this service")
     return app

@@ -19,7 +19,8 @@ from werkzeug.test import EnvironBuilder, run_wsgi_app
 from integration.api.asking import JSON, Api, row
 from integration.api.conftest import MakeApi
 from iot_api.http.access import declared_scope
-from iot_api.ingest.endpoint import ROUTES, IngestEndpoint
+from iot_api.http.entrance import Entrance
+from iot_api.ingest.endpoint import ROUTES
 from iot_cipher.tokens import new_tokens_text, with_token
 from iot_models.scopes import Scope
 from iot_tools.local.redis_server import RedisServer
@@ -52,15 +53,15 @@ class Counting:
     by_flask: int = 0
 
     def __post_init__(self) -> None:
-        endpoint: Any = self.api.app.wsgi_app
-        assert isinstance(endpoint, IngestEndpoint)
-        others = vars(endpoint)["_others"]
+        entrance: Any = self.api.app.wsgi_app
+        assert isinstance(entrance, Entrance)
+        others = vars(entrance)["_flask"]
 
         def counting(*args: Any) -> Any:
             self.by_flask += 1
             return others(*args)
 
-        vars(endpoint)["_others"] = counting
+        vars(entrance)["_flask"] = counting
 
     def see(
         self,

@@ -17,7 +17,7 @@ import pytest
 
 from integration.api.asking import JSON, row
 from integration.api.test_metrics import value
-from iot_api.limits.refusal_pace import PER_SECOND
+from iot_api.http.refusal_pace import PER_SECOND
 from iot_sensor_client import NoResponseError
 from support.processes import api_workers
 from support.stack import MakeStack, Stack

@@ -5,7 +5,6 @@ import logging
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
 
-from iot_api.limits.refusal_pace import RefusalPace
 from iot_models import metrics
 from iot_models.errors import (
     ErrorCode,
@@ -19,6 +18,7 @@ from iot_stores.postgres import PoolBusyError
 from iot_stores.store_states import report, state_of
 
 from .problems import problem_body, problem_media_type
+from .refusal_pace import RefusalPace
 from .responses import Headers, PlainResponse, plain_json_response
 from .unexpected_errors import log_defect
 

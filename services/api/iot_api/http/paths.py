@@ -1,11 +1,9 @@
 """Paths as clients and proxies send them: with slashes too many, and below a prefix."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote
-
-from .responses import StartResponse, Wsgi
 
 _SLASHES = re.compile("/{2,}")
 _PREFIX = re.compile(r"(?:/(?:[A-Za-z0-9._~!$&'()*+;=:@-]|%[0-9A-Fa-f]{2})+)*")
@@ -15,21 +13,6 @@ _MAX_PREFIX_CHARACTERS = 256
 def single_slashes(path: str) -> str:
     """Replace each run of slashes with one: clients join a base URL and a path carelessly."""
     return _SLASHES.sub("/", path)
-
-
-def merge_slashes(app: Wsgi) -> Wsgi:
-    """Wrap an app so that several slashes in a path count as one.
-
-    Werkzeug would answer such a path with a redirect, which clients do not follow for a POST.
-    """
-
-    def merged(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        path = environ["PATH_INFO"]
-        if "//" in path:
-            environ["PATH_INFO"] = single_slashes(path)
-        return app(environ, start_response)
-
-    return merged
 
 
 def forwarded_prefix(environ: Mapping[str, Any], trusted_proxies: int) -> str:

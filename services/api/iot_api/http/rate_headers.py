@@ -1,14 +1,15 @@
 """The rate limits of Flask's views. The ingest endpoint counts its requests itself."""
 
-from flask import Flask, Response, g, request
+from flask import Flask, Response, request
 
-from iot_api.limits.clients import client_of
 from iot_api.limits.rate_limit import RateLimit
+from iot_models.settings import Settings
 
 from .access import scope_of_request
+from .entrance import requesting_client
 
 
-def register_rate_limit(app: Flask, rates: RateLimit, trusted_proxies: int) -> None:
+def register_rate_limit(app: Flask, rates: RateLimit, settings: Settings) -> None:
     """Count each request that needs a scope, and send the headers. Registered after the access
     checks: health checks and unknown paths are not counted.
     """
@@ -16,8 +17,7 @@ def register_rate_limit(app: Flask, rates: RateLimit, trusted_proxies: int) -> N
     @app.before_request
     def count() -> None:
         if scope_of_request(app) is not None:
-            client = client_of(request.environ, trusted_proxies, g.get("token_name", ""))
-            rates.count(client, request.environ)
+            rates.count(requesting_client(settings), request.environ)
 
     @app.after_request
     def add_headers(response: Response) -> Response:

@@ -12,22 +12,27 @@ from urllib.parse import parse_qsl
 
 from iot_api.http.access import Access
 from iot_api.http.cors import Cors
+from iot_api.http.entrance import (
+    REQUEST_ID,
+    RequestMetrics,
+    client_of,
+    proven_vaults,
+    request_id_of,
+)
 from iot_api.http.errors import error_response
 from iot_api.http.paths import forwarded_prefix, single_slashes
+from iot_api.http.refusal_pace import RefusalPace
 from iot_api.http.request_body import decompress_body, is_ndjson, receive_body
-from iot_api.http.request_metrics import REQUEST_ID, RequestMetrics, request_id_of
 from iot_api.http.responses import (
     JSON,
     PlainResponse,
     StartResponse,
-    Wsgi,
     json_body,
     plain_json_response,
     status_line,
 )
-from iot_api.limits.clients import Client, client_of, proven_vaults
+from iot_api.limits.clients import Client
 from iot_api.limits.large_requests import LARGE_BYTES
-from iot_api.limits.refusal_pace import RefusalPace
 from iot_api.service import Service
 from iot_models.errors import InvalidRequestError
 from iot_models.scopes import Scope
@@ -41,20 +46,18 @@ ROUTES = ("/api/iot", "/api/rssi")
 
 
 class IngestEndpoint:
-    """A WSGI app that answers PUTs of readings and hands all other requests to another app."""
+    """Answers PUTs of readings."""
 
     def __init__(
         self,
-        others: Wsgi,
         service: Service,
         access: Access,
         request_metrics: RequestMetrics,
         cors: Cors,
         pace: RefusalPace,
     ) -> None:
-        """`others` answers all other requests. `pace` holds back errors."""
+        """`pace` holds back errors."""
         settings = service.settings
-        self._others = others
         self._service = service
         self._intake = service.intake
         self._rates = service.rates
@@ -68,11 +71,13 @@ class IngestEndpoint:
         self._cors = cors
         self._pace = pace
 
-    def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        """Answer a request."""
-        route = _route_of(environ["PATH_INFO"]) if environ["REQUEST_METHOD"] == "PUT" else None
+    def __call__(
+        self, environ: dict[str, Any], start_response: StartResponse
+    ) -> Iterable[bytes] | None:
+        """Answer a PUT; return None if its path is not one of readings."""
+        route = _route_of(environ["PATH_INFO"])
         if route is None:
-            return self._others(environ, start_response)
+            return None
         started = time.perf_counter()
         request_id = request_id_of(environ)
         try:

@@ -16,13 +16,14 @@ from typing import NoReturn, Protocol, TypeVar
 
 import msgspec
 
+from iot_api.http.json_dialect import Decoded, NotJsonError, StandIns, decode
+from iot_api.http.request_body import Hidden, password_bytes, refuse_row
 from iot_models.errors import InvalidRequestError, TooLargeError
 from iot_models.reading import MISSING_TIME, SEPARATOR, ReadingColumns
 from iot_models.settings import Settings
 from iot_models.times import parse_time, parse_time_or_date
 
 from .ascii_json import escape_json
-from .json_dialect import Decoded, NotJsonError, StandIns, decode
 
 Time = int | float | str
 
@@ -35,13 +36,6 @@ _WRONG_KIND = {
 }
 _TIMES_PER_TURN = 4096
 """Times that are parsed one by one before other greenlets run."""
-
-
-class Hidden(msgspec.Struct, gc=False):
-    """A part of a request that is never printed."""
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__}>"
 
 
 class _Data(Hidden, gc=False):
@@ -318,32 +312,6 @@ def _refuse(problem: str) -> NoReturn:
     else:
         sentence = _WRONG_KIND.get(field or "data", "is not understood")
     refuse_row(int(row or 0), field or "data", sentence)
-
-
-def refuse_row(row: int, field: str, problem: str) -> NoReturn:
-    """Raise an error that names a row and its field."""
-    raise InvalidRequestError(f"row {row}, {field}: {problem}", row=row, field=field)
-
-
-def password_bytes(
-    password: str, limit: int, *, row: int | None = None, field: str = "db_password"
-) -> bytes:
-    """Return a password in UTF-8. The error names `row`, or else `field`.
-
-    Raises:
-        InvalidRequestError: the password has more than `limit` bytes, or half a surrogate pair.
-    """
-    try:
-        encoded = password.encode()
-    except UnicodeEncodeError:
-        problem = "holds half a surrogate pair, which is no character"
-    else:
-        if len(encoded) <= limit:
-            return encoded
-        problem = f"is longer than {limit} bytes"
-    if row is not None:
-        refuse_row(row, "db_password", problem)
-    raise InvalidRequestError(f"{field}: {problem}", field=field)
 
 
 class _AsWritten:

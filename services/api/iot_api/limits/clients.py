@@ -1,24 +1,10 @@
-"""The client of a request, for limits and fair queues."""
+"""Clients, as limits and fair queues distinguish them."""
 
 import ipaddress
-import uuid
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
 
 from iot_models.audit_event import Value
 
-PROVEN = "iot_api.proven"
-"""Key in the WSGI environ: what the client of this connection has proven to know. The worker sets
-it. Ids of vaults under whose passwords it sent readings (`Intake.accept`), and cache keys of
-passwords (`VaultCache.key`) under which it read some.
-"""
-Proven = set[uuid.UUID | bytes]
-_MAX_PROVEN = 64
-_PROXY_HEADERS = frozenset({"HTTP_FORWARDED", "HTTP_VIA", "HTTP_X_FORWARDED_FOR"})
-_CACHED_CHARACTERS = 256
-"""Longer `X-Forwarded-For` headers are not cached: together they could take megabytes."""
 _IPV6_PREFIX = 64
 """A customer of a provider has at least this prefix, so all addresses in it are one client."""
 
@@ -65,47 +51,6 @@ class Client:
         proxy, or with the same token.
         """
         return self.proxy or self.token or self.name
-
-
-def client_of(environ: Mapping[str, Any], trusted_proxies: int, token_name: str = "") -> Client:
-    """Return the client of a WSGI request, as named by the trusted proxies if there are any.
-
-    `environ` must be gunicorn's, with the address of the peer in `REMOTE_ADDR`.
-    """
-    forwarded = environ.get("HTTP_X_FORWARDED_FOR", "")
-    find = _client if len(forwarded) <= _CACHED_CHARACTERS else _client.__wrapped__
-    return find(environ.get("REMOTE_ADDR", ""), forwarded, trusted_proxies, token_name)
-
-
-@lru_cache(maxsize=4096)
-def _client(peer: str, forwarded: str, trusted_proxies: int, token_name: str) -> Client:
-    address, proxy = network_of(peer), ""
-    forwarded_for = [hop.strip() for hop in forwarded.split(",")] if forwarded else []
-    if trusted_proxies:
-        if len(forwarded_for) >= trusted_proxies:
-            address = network_of(forwarded_for[-trusted_proxies])
-    elif forwarded_for:
-        address, proxy = f"{address} for {network_of(forwarded_for[-1])}", address
-    return Client(f"{token_name}@{address}" if token_name else address, proxy, token_name)
-
-
-def proven_vaults(environ: Mapping[str, Any], trusted_proxies: int) -> Proven | None:
-    """Return what the client of the connection of the request has proven to know.
-
-    None behind a proxy, which sends requests of many clients over one connection: a client could
-    guess the passwords of the others without a limit.
-    """
-    if trusted_proxies or not _PROXY_HEADERS.isdisjoint(environ):
-        return None
-    proven: Proven | None = environ.get(PROVEN)
-    return proven
-
-
-def prove(proven: Proven, known: Iterable[uuid.UUID | bytes]) -> None:
-    """Add what a client has proven to know. If it is too much, forget the rest."""
-    if len(proven) > _MAX_PROVEN:
-        proven.clear()
-    proven.update(known)
 
 
 def network_of(text: str) -> str:

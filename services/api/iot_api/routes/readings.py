@@ -9,11 +9,13 @@ from flask import Blueprint, Response, request
 
 from iot_api.audit.reads import ReadRecord
 from iot_api.http.access import needs
+from iot_api.http.entrance import prove, proven_vaults, requesting_client
 from iot_api.http.paths import forwarded_prefix
+from iot_api.http.request_body import PasswordsForm
 from iot_api.http.responses import json_response
 from iot_api.ingest.endpoint import not_yet_stored
 from iot_api.ingest.receipts import decode_receipt, encode_receipt
-from iot_api.limits.clients import Client, prove, proven_vaults
+from iot_api.limits.clients import Client
 from iot_api.query.paging import encode_cursor, parse_paging
 from iot_api.query.pausable_read import Page, PausableRead
 from iot_api.query.responses import ReadingsStream, readings_answer
@@ -24,8 +26,6 @@ from iot_models.errors import InvalidRequestError
 from iot_models.scopes import Scope
 from iot_models.times import parse_time
 from iot_stores.history import ReadFilter
-
-from .credentials import PasswordsForm, requesting_client
 
 _PLAIN_DIGITS = 18
 """So many digits fit in 64 bits."""
@@ -88,8 +88,8 @@ class _Views:
     @needs(Scope.ADMIN)
     def erase_between(self, start: str, end: str) -> Response:
         low, high = _number("start", start), _number("end", end)
-        (password,) = _PASSWORD_TO_ERASE.receive(self._service)
-        client = requesting_client(self._service)
+        (password,) = _PASSWORD_TO_ERASE.receive(request.environ, self._service.settings)
+        client = requesting_client(self._service.settings)
         erased = self._service.range_eraser.erase(password, low, high, client)
         return json_response({"erased": erased})
 
@@ -121,7 +121,7 @@ class _Views:
         if vault is None:
             return _maxtime(None)
         found = self._readings.max_relative_timestamp(vault)
-        record = self._record_of(vault, "maxtime", requesting_client(self._service))
+        record = self._record_of(vault, "maxtime", requesting_client(self._service.settings))
         if record is not None:
             record.end(0)
         return _maxtime(found)
@@ -144,7 +144,7 @@ class _Views:
         if vault is None:
             return json_response({"data": []})
         cursor_context = name.encode() + vault.vault_id.bytes
-        client = requesting_client(self._service)
+        client = requesting_client(self._service.settings)
         page = Page() if paging is None else paging.page(cursor_context)
         read = choose(vault, page, client)
         record = self._record_of(vault, name, client)
@@ -164,13 +164,13 @@ def _requested_vault(service: Service) -> OpenVault | None:
     The guess limit does not apply to a password with which the connection has found a vault before:
     the client learns nothing new.
     """
-    (password,) = _PASSWORD.receive(service)
+    (password,) = _PASSWORD.receive(request.environ, service.settings)
     proven = proven_vaults(request.environ, service.settings.trusted_proxies)
     if proven:
         vault = service.vaults.cache.readable(password, proven)
         if vault is not None:
             return vault
-    vault = service.vaults.find(password, requesting_client(service))
+    vault = service.vaults.find(password, requesting_client(service.settings))
     if vault is not None and proven is not None:
         prove(proven, [service.vaults.cache.key(password)])
     return vault

@@ -1,13 +1,13 @@
 """The views of vaults themselves, under `/api/vault`."""
 
-from flask import Blueprint, Response
+from flask import Blueprint, Response, request
 
 from iot_api.http.access import needs
+from iot_api.http.entrance import requesting_client
+from iot_api.http.request_body import PasswordsForm
 from iot_api.http.responses import json_response
 from iot_api.service import Service
 from iot_models.scopes import Scope
-
-from .credentials import PasswordsForm, requesting_client
 
 _PASSWORDS = PasswordsForm("db_password", "new_password", required=True)
 _PASSWORD = PasswordsForm("db_password", required=True)
@@ -20,15 +20,15 @@ def vault_blueprint(service: Service) -> Blueprint:
     @blueprint.post("/password")
     @needs(Scope.ADMIN)
     def change_password() -> Response:
-        old, new = _PASSWORDS.receive(service)
-        service.password_changer.change(old, new, requesting_client(service))
+        old, new = _PASSWORDS.receive(request.environ, service.settings)
+        service.password_changer.change(old, new, requesting_client(service.settings))
         return json_response({"changed": True})
 
     @blueprint.delete("")
     @needs(Scope.ADMIN)
     def erase() -> Response:
-        (password,) = _PASSWORD.receive(service)
-        service.vault_eraser.erase(password, requesting_client(service))
+        (password,) = _PASSWORD.receive(request.environ, service.settings)
+        service.vault_eraser.erase(password, requesting_client(service.settings))
         return json_response({"erased": True})
 
     return blueprint

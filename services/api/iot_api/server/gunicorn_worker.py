@@ -23,15 +23,15 @@ from werkzeug.exceptions import RequestTimeout
 
 from iot_api.http.client_certificate import CLIENT_CERTIFICATE
 from iot_api.http.cors import Cors, is_preflight
+from iot_api.http.entrance import PROVEN, new_request_id
 from iot_api.http.errors import error_response
 from iot_api.http.malformed_requests import defect_response, refusal_of
-from iot_api.http.request_metrics import new_request_id
+from iot_api.http.refusal_pace import DELAY
 from iot_api.http.responses import Headers, status_line
 from iot_api.http.security_headers import security_headers, security_lines
 from iot_api.http.unexpected_errors import log_defect
-from iot_api.limits.clients import PROVEN, network_of
+from iot_api.limits.clients import network_of
 from iot_api.limits.memory_budget import CHARGE, MemoryBudget
-from iot_api.limits.refusal_pace import DELAY
 from iot_models.errors import IotError, UnavailableError
 from iot_models.origins import Origins
 

@@ -12,7 +12,7 @@ from werkzeug.exceptions import HTTPException, NotFound, default_exceptions
 
 from iot_api.http.errors import STATUS, error_response, register_errors
 from iot_api.http.problems import TITLES
-from iot_api.limits.refusal_pace import RefusalPace
+from iot_api.http.refusal_pace import RefusalPace
 from iot_models.errors import (
     ConflictError,
     DecryptionError,

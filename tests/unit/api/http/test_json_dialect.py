@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iot_api.ingest import json_dialect
-from iot_api.ingest.json_dialect import StandIns
+from iot_api.http import json_dialect
+from iot_api.http.json_dialect import StandIns
 from iot_api.ingest.parser import Batch, parse_put
 from iot_models.errors import InvalidRequestError, IotError
 from support.counting import function_calls

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from iot_api.limits.refusal_pace import DELAY, MAX_DELAY_SECONDS, PER_SECOND, RefusalPace
+from iot_api.http.refusal_pace import DELAY, MAX_DELAY_SECONDS, PER_SECOND, RefusalPace
 
 
 class Clock:

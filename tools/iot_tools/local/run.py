@@ -100,7 +100,7 @@ class LocalRun:
     def _start_stores(self) -> None:
         redis, postgres = self._parts.redis, self._parts.postgres
         self._supervisor.start([part for part in (postgres, redis) if part is not None])
-        own_redis = f"Redis {find_redis()[1]}" if redis else "Redis at IOT_REDIS_URL"
+        own_redis = find_redis(redis.directory)[1] if redis else "Redis at IOT_REDIS_URL"
         own_postgres = "PostgreSQL" if postgres else "PostgreSQL at IOT_POSTGRES_URL"
         self._terminal.say(f"{own_redis} and {own_postgres} are up")
 

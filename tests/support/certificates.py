@@ -112,6 +112,23 @@ class Authority:
             builder = builder.add_extension(x509.SubjectAlternativeName(known), critical=False)
         return _pair(builder.sign(self._private, SHA256()), private)
 
+    def revoke(
+        self, *pairs: Pair, begins: float = -1, ends: float = 1, serials: tuple[int, ...] = ()
+    ) -> bytes:
+        """Return a list (PEM) of revoked certificates, valid from `begins` to `ends`, in days."""
+        now = dt.datetime.now(dt.UTC).replace(microsecond=0)
+        builder = (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(self._name)
+            .last_update(now + dt.timedelta(days=begins))
+            .next_update(now + dt.timedelta(days=ends))
+        )
+        for serial in (*(pair.serial for pair in pairs), *serials):
+            revoked = x509.RevokedCertificateBuilder().serial_number(serial)
+            builder = builder.add_revoked_certificate(revoked.revocation_date(now).build())
+        signed = builder.sign(self._private, SHA256())
+        return signed.public_bytes(serialization.Encoding.PEM)
+
 
 def _name(common_name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])

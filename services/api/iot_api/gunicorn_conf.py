@@ -15,6 +15,7 @@ from iot_api.server.allocator import hand_back_large_blocks
 from iot_api.server.startup_errors import (
     check_certificate,
     check_client_authorities,
+    check_revocation_lists,
     refuse,
     refuse_in_master,
     share,
@@ -37,6 +38,7 @@ try:
     _settings = load()
     check_certificate(_settings.tls_certificate, _settings.tls_key)
     check_client_authorities(_settings.tls_client_ca_file)
+    check_revocation_lists(_settings.tls_client_crl_file)
 except SettingsError as error:
     shutil.rmtree(_METRICS_FOLDER, ignore_errors=True)
     refuse(error)
@@ -90,6 +92,8 @@ def post_worker_init(worker: Any) -> None:
             memory_bytes=max(_settings.api_request_memory_bytes, 4 * _settings.max_body_bytes),
         )
     )
+    if _settings.tls_client_crl_file:
+        worker.check_revocations(_settings.tls_client_crl_file)
     worker.allow(parse_origins(_settings.cors_origins))
     hand_back_large_blocks()
     root = logging.getLogger()

@@ -22,9 +22,9 @@ class Metric:
     initial_labels: Sequence[str] = ()
     """Values of the only label that are exported as 0 from the start. A counter that appears with
     its first event would show no increase in Prometheus."""
-    of_processes: Literal["all", "livemin"] = "all"
-    """How a gauge is exported for several worker processes: every value, or the minimum of the
-    running ones."""
+    of_processes: Literal["all", "livemin", "livesum"] = "all"
+    """How a gauge is exported for several worker processes: every value, or the minimum or the sum
+    of the running ones."""
 
 
 METRICS = (
@@ -34,8 +34,9 @@ METRICS = (
            "Time from the request to the head of the answer, in seconds.", ("route", "method")),
     Metric("iot_client_certificates_refused_total", "counter", "api",
            "TLS handshakes that failed for the client's certificate, by reason: expired (or not "
-           "yet valid), untrusted, none (IOT_TLS_CLIENT_REQUIRED).",
-           ("reason",), initial_labels=("expired", "untrusted", "none")),
+           "yet valid), untrusted, revoked, no_list (its authority has no valid list in "
+           "IOT_TLS_CLIENT_CRL_FILE), none (IOT_TLS_CLIENT_REQUIRED).",
+           ("reason",), initial_labels=("expired", "untrusted", "revoked", "no_list", "none")),
     Metric("iot_connections_closed_total", "counter", "api",
            "Connections that the API closed on slow or silent clients, by reason: the phase in "
            "which the client was slow; room or memory, which other requests needed; refused, "
@@ -47,7 +48,8 @@ METRICS = (
     Metric("iot_readings_read_total", "counter", "api",
            "Readings returned by reads."),
     Metric("iot_vaults_opened_total", "counter", "api",
-           "Vaults opened with their password (scrypt).", ("how",)),
+           "Vaults opened with their password (scrypt).", ("how",),
+           initial_labels=("found", "created")),
     Metric("iot_vaults_moved_total", "counter", "api",
            "Vaults moved to a newer lookup or a higher scrypt cost."),
     Metric("iot_vaults_put_back_total", "counter", "api",
@@ -63,6 +65,8 @@ METRICS = (
     Metric("iot_scrypts_total", "counter", "api",
            "Computations of scrypt, by the queue from which they came.", ("queue",),
            initial_labels=("known", "first", "suspects")),
+    Metric("iot_scrypts_waiting", "gauge", "api",
+           "Requests that wait for a scrypt.", of_processes="livesum"),
     Metric("iot_reads_total", "counter", "api",
            "Reads, by the store that answered them.", ("source",)),
     Metric("iot_damaged_total", "counter", "api",
@@ -89,6 +93,9 @@ METRICS = (
     Metric("iot_tls_certificate_not_after_timestamp_seconds", "gauge", "api",
            "Unix time at which the certificate expires that the API serves; absent without "
            "IOT_TLS_CERTIFICATE.", of_processes="livemin"),
+    Metric("iot_tls_client_crl_next_update_timestamp_seconds", "gauge", "api",
+           "Unix time at which the first revocation list of IOT_TLS_CLIENT_CRL_FILE expires; "
+           "absent without lists that expire.", of_processes="livemin"),
     Metric("iot_api_master_key_loaded", "gauge", "api",
            "1 while the workers have loaded the master key of this id, 0 after one removed it.",
            ("key",), of_processes="livemin"),

@@ -269,6 +269,12 @@ class Settings:
         "set, the DNS name of a client's certificate stands for the token of that name. Re-read "
         "when it changes. Needs IOT_TLS_CERTIFICATE and IOT_TOKENS_FILE.",
     )
+    tls_client_crl_file: str = _setting(
+        "",
+        "File (PEM) with a certificate revocation list of each authority that issues client "
+        "certificates. If set, the API refuses a revoked certificate, and all certificates of an "
+        "authority that has no valid list here. Re-read when it changes.",
+    )
     tls_client_required: int = _setting(
         0,
         "1: the API refuses connections without a client certificate, also those of health "
@@ -324,6 +330,8 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         raise SettingsError(
             "IOT_TLS_CLIENT_CA_FILE needs IOT_TLS_CERTIFICATE, IOT_TLS_KEY and IOT_TOKENS_FILE"
         )
+    if settings.tls_client_crl_file and not settings.tls_client_ca_file:
+        raise SettingsError("IOT_TLS_CLIENT_CRL_FILE needs IOT_TLS_CLIENT_CA_FILE")
     if settings.tls_client_required and not settings.tls_client_ca_file:
         raise SettingsError("IOT_TLS_CLIENT_REQUIRED=1 needs IOT_TLS_CLIENT_CA_FILE")
     if settings.log_level not in {"DEBUG", "INFO", "WARNING", "ERROR"}:

@@ -131,7 +131,10 @@ def optional(
 ) -> Iterator[Site]:
     """An API that accepts connections without a certificate."""
     with ExitStack() as opened:
-        made = site(module_environment, tmp_path_factory.mktemp("optional"), opened)
+        folder = tmp_path_factory.mktemp("optional")
+        lists = folder / "revoked.pem"
+        made = site(module_environment, folder, opened, IOT_TLS_CLIENT_CRL_FILE=str(lists))
+        lists.write_bytes(made.authority.revoke())
         made.start()
         yield made
 
@@ -258,6 +261,24 @@ def test_a_certificate_that_expires_is_refused_on_an_open_connection(optional: S
 
         message = wait_until(refusal, seconds=EXPIRE_SECONDS + 30, what="the expiry")
     assert message == "the client certificate has expired since the connection was opened"
+
+
+def test_a_revoked_certificate_is_refused_also_on_an_open_connection(optional: Site) -> None:
+    pair, other = optional.authority.issue("sensor-1"), optional.authority.issue("sensor-1")
+    with optional.stack.client(optional.context(pair)) as client:
+
+        def answer() -> Response:
+            return client.request("PUT", "/api/iot", BODY, JSON)
+
+        assert answer().status == 201
+        (optional.folder / "revoked.pem").write_bytes(optional.authority.revoke(pair))
+        wait_until(lambda: answer().status == 401, seconds=30, what="the revocation")
+        assert answer().json()["error"] == "the client certificate has been revoked"
+    with pytest.raises(OSError, match=ENDED):
+        optional.put(pair)
+    wait_until(lambda: optional.refused("revoked") > 0, what="the count")
+    assert "refused the TLS handshake of 127.0.0.1: certificate revoked" in optional.stack.log()
+    assert optional.put(other).status == 201
 
 
 def test_handshakes_that_do_not_end_delay_no_other_connection(optional: Site) -> None:

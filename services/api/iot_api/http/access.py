@@ -107,6 +107,8 @@ def _certificate_grant(tokens: Tokens, certificate: ClientCertificate) -> Grant:
         raise UnauthorizedError(
             "the client certificate has expired since the connection was opened", presented=True
         )
+    if certificate.is_revoked():
+        raise UnauthorizedError("the client certificate has been revoked", presented=True)
     grant = tokens.named(certificate.name)
     if grant is None:
         raise UnauthorizedError(

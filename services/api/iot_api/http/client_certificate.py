@@ -2,7 +2,7 @@
 
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,13 +24,18 @@ class ClientCertificate:
     expires: float
     """Unix time. A connection may outlive its certificate."""
 
+    is_revoked: Callable[[], bool] = lambda: False
+    """Whether its authority has revoked the certificate, as far as this process knows."""
+
     @property
     def has_expired(self) -> bool:
         """Whether the certificate has expired since the handshake."""
         return time.time() >= self.expires
 
 
-def parse_certificate(content: Mapping[str, Any]) -> ClientCertificate:
+def parse_certificate(
+    content: Mapping[str, Any], is_revoked: Callable[[], bool] = lambda: False
+) -> ClientCertificate:
     """Parse the dict of `SSLSocket.getpeercert`.
 
     The name is the only DNS name of the extension subjectAltName. The subject's common name is not
@@ -40,4 +45,5 @@ def parse_certificate(content: Mapping[str, Any]) -> ClientCertificate:
     return ClientCertificate(
         name=names[0].lower() if len(names) == 1 else "",
         expires=float(ssl.cert_time_to_seconds(content["notAfter"])),
+        is_revoked=is_revoked,
     )

@@ -17,6 +17,7 @@ from gunicorn.sock import ssl_context
 from iot_models import metrics
 from iot_models.errors import SettingsError
 
+from .revocations import Revocations
 from .startup_errors import check_certificate, check_client_authorities
 
 CHECK_SECONDS = 5.0
@@ -29,9 +30,10 @@ _log = logging.getLogger(__name__)
 class ServedCertificate:
     """The TLS context of new connections. An open connection keeps the context of its handshake."""
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: Any, revocations: Revocations | None = None) -> None:
         """`config` is gunicorn's. Nothing is loaded before the first `refresh`."""
         self._config = config
+        self._revocations = revocations
         self._context: ssl.SSLContext | None = None
         self._loaded = b""
         self._expires = ""
@@ -49,8 +51,8 @@ class ServedCertificate:
         return context.wrap_socket(client, **options)
 
     def refresh(self, now: float) -> None:
-        """Load the certificate, its key and the authorities of clients if one of them has changed
-        and all are valid.
+        """Load the certificate, its key, and the authorities of clients with their revocation lists
+        if one of the files has changed and all are valid.
 
         Otherwise the loaded ones stay, and the reason is logged once. Every check tries again: the
         files may be half written, or the certificate may become valid later.
@@ -73,17 +75,24 @@ class ServedCertificate:
         check_certificate(self._config.certfile, self._config.keyfile)
         check_client_authorities(self._config.ca_certs or "")
         context = _context(self._config)
+        lists = None
+        if self._revocations is not None:
+            lists = self._revocations.read(context, expired=not self.is_loaded)
         validity = _validity(Path(self._config.certfile))
         if self._fingerprint() != found:
             raise SettingsError("the certificate or its key changed while they were read")
         if self.is_loaded:
             _check_validity(validity)
         self._context, self._loaded = context, found
+        if self._revocations is not None and lists is not None:
+            self._revocations.use(lists)
         self._note(validity)
 
     def _fingerprint(self) -> bytes:
         """Return a hash of all files."""
-        files = (self._config.certfile, self._config.keyfile, self._config.ca_certs)
+        files = [self._config.certfile, self._config.keyfile, self._config.ca_certs]
+        if self._revocations is not None:
+            files.append(self._revocations.path)
         hashes = (hashlib.sha256(Path(path).read_bytes()).digest() for path in files if path)
         return b"".join(hashes)
 

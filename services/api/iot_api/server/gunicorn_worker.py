@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 import gevent
@@ -48,6 +49,7 @@ from .connection import (
 from .connection_table import ConnectionTable, too_many_connections
 from .handshake import shake_hands
 from .listeners import close_listener, start_server
+from .revocations import Revocations
 
 GRACE_SECONDS = 1.0
 """After SIGTERM, connections are accepted for this long. Then idle connections are closed."""
@@ -158,6 +160,7 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
         values = {name: setting.get() for name, setting in self.cfg.settings.items()}
         self.cfg.__dict__.update(values)
         self._enforce_at = 0.0
+        self._revocations: Revocations | None = None
         self.limit(Limits())
         self.allow(Origins())
 
@@ -168,6 +171,10 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
             limit=limits.connections, per_network=limits.connections_per_network, reserve=RESERVE
         )
 
+    def check_revocations(self, lists: str) -> None:
+        """Set the file of revocation lists. Called before the first connection."""
+        self._revocations = Revocations(Path(lists))
+
     def allow(self, origins: Origins) -> None:
         """Set the origins whose web pages may read the responses of the worker itself."""
         self._cors = Cors(origins)
@@ -175,7 +182,7 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
 
     def run(self) -> None:
         """Serve until SIGTERM."""
-        certificate = ServedCertificate(self.cfg) if self.cfg.is_ssl else None
+        certificate = ServedCertificate(self.cfg, self._revocations) if self.cfg.is_ssl else None
         servers: list[Any] = []
         while self.alive:
             self.notify()
@@ -220,7 +227,7 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
         """Answer requests. Raises `StopIteration` or `OSError` at the end of the connection."""
         connection = served.connection
         if self.cfg.is_ssl:
-            connection.certificate = shake_hands(connection.client, served.host)
+            connection.certificate = shake_hands(connection.client, served.host, self._revocations)
         parser = RequestParser(self.cfg, connection.client, served.address)
         parser.unreader = served.reader
         while True:

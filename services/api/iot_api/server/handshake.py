@@ -7,16 +7,27 @@ from typing import Any
 from iot_api.http.client_certificate import ClientCertificate, parse_certificate
 from iot_models import metrics
 
+from .revocations import Revocations, identity_of
+
 _NOT_GIVEN = "PEER_DID_NOT_RETURN_A_CERTIFICATE"
-_EXPIRED = frozenset({9, 10})
-"""OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED."""
+_REASONS = {
+    9: "expired",  # OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID
+    10: "expired",  # X509_V_ERR_CERT_HAS_EXPIRED
+    23: "revoked",  # X509_V_ERR_CERT_REVOKED
+    3: "no_list",  # X509_V_ERR_UNABLE_TO_GET_CRL
+    11: "no_list",  # X509_V_ERR_CRL_NOT_YET_VALID
+    12: "no_list",  # X509_V_ERR_CRL_HAS_EXPIRED
+}
 _log = logging.getLogger(__name__)
 
 
-def shake_hands(client: Any, host: str) -> ClientCertificate | None:
+def shake_hands(
+    client: Any, host: str, revocations: Revocations | None = None
+) -> ClientCertificate | None:
     """Make the handshake of an SSLSocket of gevent, which other connections do not wait for.
 
-    Return the client's certificate; None if the client sent none, or was not asked for one.
+    Return the client's certificate; None if the client sent none, or was not asked for one. The
+    certificate asks `revocations` whether it has been revoked since.
 
     Raises:
         OSError: the handshake failed. A refused client certificate is counted and logged.
@@ -27,13 +38,18 @@ def shake_hands(client: Any, host: str) -> ClientCertificate | None:
         _report(error, host)
         raise
     content = client.getpeercert()
-    return parse_certificate(content) if content else None
+    if not content:
+        return None
+    if revocations is None:
+        return parse_certificate(content)
+    identity = identity_of(client.getpeercert(binary_form=True))
+    return parse_certificate(content, lambda: revocations.contains(identity))
 
 
 def _report(error: ssl.SSLError, host: str) -> None:
     """Report a failure that the client's certificate caused. The client sees only an alert."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        reason = "expired" if error.verify_code in _EXPIRED else "untrusted"
+        reason = _REASONS.get(error.verify_code, "untrusted")
         message = error.verify_message
     elif error.reason == _NOT_GIVEN:
         reason, message = "none", "the client sent no certificate"

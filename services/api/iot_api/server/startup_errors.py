@@ -58,6 +58,23 @@ def check_client_authorities(path: str) -> None:
         raise SettingsError("IOT_TLS_CLIENT_CA_FILE has no certificate of an authority (CA:TRUE)")
 
 
+def check_revocation_lists(path: str) -> None:
+    """Load the certificate revocation lists of the authorities, if there is a file of them.
+
+    Raises:
+        SettingsError: the file can't be read, or holds no list.
+    """
+    if not path:
+        return
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_verify_locations(path)
+    except OSError as error:
+        raise SettingsError(f"IOT_TLS_CLIENT_CRL_FILE can't be used: {error.strerror}") from None
+    if not context.cert_store_stats()["crl"]:
+        raise SettingsError("IOT_TLS_CLIENT_CRL_FILE has no certificate revocation list (X509 CRL)")
+
+
 def refuse_in_worker(error: SettingsError) -> NoReturn:
     """End this worker and its master. Without a master, raise the error."""
     if not _shared:

@@ -59,6 +59,8 @@ class ScryptQueue:
         end = since + seconds
         known = key in self._known
         with ExitStack() as slots:
+            waiting = slots.enter_context(ExitStack())
+            waiting.enter_context(metrics.gauge("iot_scrypts_waiting").track_inprogress())
             queue = "known" if known else "first"
             if not self._guesses.suspects(client) or known:
                 priority = Priority.FIRST if known else Priority.SECOND
@@ -74,6 +76,7 @@ class ScryptQueue:
             if not known:
                 self._guesses.check_waiting(client, since)
             metrics.counter("iot_scrypts_total").labels(queue).inc()
+            waiting.close()
             yield
 
     def _enter_as_suspect(self, slots: ExitStack, client: Client, seconds: float) -> None:

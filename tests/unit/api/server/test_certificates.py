@@ -1,5 +1,6 @@
 """A changed certificate is loaded if it and its key are a valid pair; else the loaded one stays."""
 
+import datetime as dt
 import logging
 import socket
 import ssl
@@ -12,7 +13,8 @@ from gunicorn.config import Config
 from prometheus_client import REGISTRY
 
 from iot_api.server.certificates import CHECK_SECONDS, ServedCertificate
-from iot_api.server.startup_errors import check_client_authorities
+from iot_api.server.revocations import Revocations, identity_of
+from iot_api.server.startup_errors import check_client_authorities, check_revocation_lists
 from iot_models.errors import SettingsError
 from support.certificates import Authority, MountedSecret, Pair, new_pair
 
@@ -20,7 +22,10 @@ from support.certificates import Authority, MountedSecret, Pair, new_pair
 class Watched:
     """A mounted certificate, and what a worker serves of it."""
 
-    def __init__(self, folder: Path, pair: Pair, authorities: bytes = b"") -> None:
+    def __init__(
+        self, folder: Path, pair: Pair, authorities: bytes = b"", lists: bytes = b""
+    ) -> None:
+        folder.mkdir(exist_ok=True)
         self.secret = MountedSecret(folder / "tls", pair)
         self.authorities = folder / "clients.crt"
         config = Config()
@@ -30,7 +35,10 @@ class Watched:
             config.set("cert_reqs", ssl.CERT_OPTIONAL)
         config.set("certfile", str(self.secret.certificate))
         config.set("keyfile", str(self.secret.key))
-        self.served = ServedCertificate(config)
+        self.lists = folder / "revoked.pem"
+        self.lists.write_bytes(lists)
+        self.revocations = Revocations(self.lists) if lists else None
+        self.served = ServedCertificate(config, self.revocations)
         self._now = 1000.0
 
     def check(self) -> None:
@@ -253,3 +261,77 @@ def test_invalid_authorities_are_not_used(
     assert message in line
     with pytest.raises(SettingsError, match=message):
         check_client_authorities(str(watched.authorities))
+
+
+def test_a_revoked_certificate_is_refused_when_the_list_is_replaced(tmp_path: Path) -> None:
+    """The certificates of another authority with the same serial number are not revoked."""
+    first, second = Authority(), Authority()
+    stolen, same_serial = first.issue("a"), second.issue("a")
+    watched = Watched(
+        tmp_path,
+        new_pair(),
+        first.certificate + second.certificate,
+        first.revoke() + second.revoke(),
+    )
+    watched.check()
+    assert watched.accepts(stolen, tmp_path)
+    list_of_first = first.revoke(stolen, serials=(same_serial.serial,))
+    watched.lists.write_bytes(list_of_first + second.revoke())
+    watched.check()
+    assert not watched.accepts(stolen, tmp_path)
+    assert watched.accepts(same_serial, tmp_path)
+    assert watched.revocations is not None
+    for pair, revoked in ((stolen, True), (same_serial, False)):
+        der = ssl.PEM_cert_to_DER_cert(pair.certificate.decode())
+        assert watched.revocations.contains(identity_of(der)) is revoked
+
+
+def test_without_a_valid_list_no_certificate_of_an_authority_is_accepted(tmp_path: Path) -> None:
+    listed, unlisted = Authority(), Authority()
+    watched = Watched(
+        tmp_path, new_pair(), listed.certificate + unlisted.certificate, listed.revoke()
+    )
+    watched.check()
+    assert watched.accepts(listed.issue("a"), tmp_path)
+    assert not watched.accepts(unlisted.issue("a"), tmp_path)
+    expired = Watched(
+        tmp_path / "expired", new_pair(), listed.certificate, listed.revoke(begins=-9, ends=-1)
+    )
+    expired.check()
+    assert not expired.accepts(listed.issue("a"), tmp_path)
+    found = REGISTRY.get_sample_value("iot_tls_client_crl_next_update_timestamp_seconds")
+    assert found is not None
+    assert found < dt.datetime.now(dt.UTC).timestamp()
+
+
+def invalid_lists() -> dict[str, tuple[bytes, str]]:
+    authority = Authority()
+    whole = authority.revoke()
+    return {
+        "empty": (b"", "IOT_TLS_CLIENT_CRL_FILE can't be used"),
+        "half": (whole[: len(whole) // 2], "IOT_TLS_CLIENT_CRL_FILE can't be used"),
+        "a certificate": (authority.certificate, "IOT_TLS_CLIENT_CRL_FILE has no certificate rev"),
+        "expired": (authority.revoke(begins=-9, ends=-1), "FILE: a list expired at 20"),
+    }
+
+
+@pytest.mark.parametrize("name", invalid_lists())
+def test_invalid_lists_are_not_used(
+    tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And the API does not start with them, except with an expired one."""
+    content, message = invalid_lists()[name]
+    authority = Authority()
+    revoked = authority.issue("a")
+    watched = Watched(tmp_path, new_pair(), authority.certificate, authority.revoke(revoked))
+    watched.check()
+    watched.lists.write_bytes(content)
+    for _ in range(3):
+        watched.check()
+    assert watched.accepts(authority.issue("a"), tmp_path)
+    assert not watched.accepts(revoked, tmp_path)
+    (line,) = caplog.messages
+    assert message in line
+    if name != "expired":
+        with pytest.raises(SettingsError, match=message):
+            check_revocation_lists(str(watched.lists))

@@ -1,0 +1,80 @@
+"""Certificate revocation lists (CRL) of the authorities that issue client certificates."""
+
+import datetime as dt
+import re
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+
+from iot_models import metrics
+from iot_models.errors import SettingsError
+
+from .startup_errors import check_revocation_lists
+
+Identity = tuple[bytes, int]
+"""Issuer (DER) and serial number of a certificate."""
+_LIST = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class RevokedCertificates:
+    """The content of a file of lists."""
+
+    identities: frozenset[Identity]
+    expires: dt.datetime | None
+    """When the first list expires. OpenSSL refuses all certificates of its authority then."""
+
+
+class Revocations:
+    """The certificates that are revoked now.
+
+    OpenSSL checks a certificate in the handshake; `contains` is for connections that are open.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._revoked: frozenset[Identity] = frozenset()
+
+    def contains(self, identity: Identity) -> bool:
+        """Return whether the certificate is revoked."""
+        return identity in self._revoked
+
+    def read(self, context: ssl.SSLContext, *, expired: bool) -> RevokedCertificates:
+        """Read the file; let `context` refuse the certificates of its lists.
+
+        Raises:
+            SettingsError: the file holds no list, or a list that can't be read. Without `expired`,
+                also for a list that has expired: the lists in use may still be valid.
+        """
+        check_revocation_lists(str(self.path))
+        context.load_verify_locations(self.path)
+        context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
+        try:
+            lists = [x509.load_pem_x509_crl(text) for text in _LIST.findall(self.path.read_bytes())]
+        except ValueError as error:
+            raise SettingsError(f"IOT_TLS_CLIENT_CRL_FILE can't be used: {error}") from None
+        ends = [each.next_update_utc for each in lists if each.next_update_utc is not None]
+        expires = min(ends, default=None)
+        if expires is not None and not expired and expires <= dt.datetime.now(dt.UTC):
+            raise SettingsError(
+                f"IOT_TLS_CLIENT_CRL_FILE: a list expired at {expires:%Y-%m-%dT%H:%M:%SZ}"
+            )
+        identities = (
+            (each.issuer.public_bytes(), entry.serial_number) for each in lists for entry in each
+        )
+        return RevokedCertificates(frozenset(identities), expires)
+
+    def use(self, revoked: RevokedCertificates) -> None:
+        """Refuse these certificates on open connections from now on, and no others."""
+        self._revoked = revoked.identities
+        if revoked.expires is not None:
+            gauge = metrics.gauge("iot_tls_client_crl_next_update_timestamp_seconds")
+            gauge.set(revoked.expires.timestamp())
+
+
+def identity_of(certificate: bytes) -> Identity:
+    """Return the identity of a certificate (DER)."""
+    parsed = x509.load_der_x509_certificate(certificate)
+    return parsed.issuer.public_bytes(), parsed.serial_number

@@ -7,7 +7,8 @@ from .compression import ENTRY_LEVEL, compress, decompress
 from .errors import FormatError
 from .reading import SEPARATOR, ReadingColumns, int64s
 
-FORMAT = 1
+FORMAT, FORMAT_WITH_RECEIVED = 1, 2
+"""Format 2 also has a time of receipt for each reading."""
 COMPRESS_FROM = 512
 """Smaller contents are not compressed: it would not pay."""
 MAX_CONTENT_BYTES = 2**31
@@ -31,17 +32,24 @@ class Entry:
     readings: ReadingColumns = field(repr=False)
 
     def encode(self) -> bytes:
-        """Return the entry as bytes, in format 1."""
+        """Return the entry as bytes: in format 1, or in format 2 with imported times of receipt."""
         readings = self.readings
+        if readings.received is None:
+            form, received = FORMAT, b""
+        else:
+            form, received = FORMAT_WITH_RECEIVED, readings.received.tobytes()
         content = b"".join(
-            (readings.relative.tobytes(), readings.interrogator.tobytes(), readings.freeform)
-        )
+            (
+                readings.relative.tobytes(), readings.interrogator.tobytes(),
+                received, readings.freeform,
+            )
+        )  # fmt: skip
         packing = _PLAIN
         if len(content) >= COMPRESS_FROM:
             packing, content = _ZSTD, compress(content, ENTRY_LEVEL)
         count = len(readings.relative)
         header = _HEADER.pack(
-            FORMAT, packing, self.vault_id, self.salt, self.chunk_key, self.sealed_at, count
+            form, packing, self.vault_id, self.salt, self.chunk_key, self.sealed_at, count
         )
         return header + content
 
@@ -52,19 +60,23 @@ def decode_entry(data: bytes) -> Entry:
     Raises:
         FormatError: the bytes are not an entry in a known format.
     """
-    if len(data) < _HEADER.size or data[0] != FORMAT:
+    if len(data) < _HEADER.size or data[0] not in {FORMAT, FORMAT_WITH_RECEIVED}:
         raise FormatError("the entry has an unknown format")
-    _, packing, vault_id, salt, chunk_key, sealed_at, count = _HEADER.unpack_from(data)
+    form, packing, vault_id, salt, chunk_key, sealed_at, count = _HEADER.unpack_from(data)
     content = data[_HEADER.size :]
     if packing == _ZSTD:
         content = decompress(content, MAX_CONTENT_BYTES)
     elif packing != _PLAIN:
         raise FormatError("the entry has an unknown compression")
     column = 8 * count
-    if len(content) < 2 * column:
+    texts = (2 if form == FORMAT else 3) * column
+    if len(content) < texts:
         raise FormatError("the entry is truncated")
     readings = ReadingColumns(
-        int64s(content[:column]), int64s(content[column : 2 * column]), content[2 * column :]
+        int64s(content[:column]),
+        int64s(content[column : 2 * column]),
+        content[texts:],
+        None if form == FORMAT else int64s(content[2 * column : texts]),
     )
     # Checked before the readings get into a segment: here, a bad entry becomes a dead letter. In a
     # segment, it would make all readings of the segment unreadable.

@@ -2,9 +2,11 @@
 
 import sys
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
+from itertools import groupby
 
 import msgspec
 
@@ -52,9 +54,39 @@ class ReadingColumns:
     interrogator: "array[int]" = field(default_factory=int64s, repr=False)
     freeform: bytes = field(default=b"", repr=False)
     """The JSON texts, separated by `SEPARATOR`."""
+    received: "array[int] | None" = field(default=None, repr=False)
+    """Times of receipt in Unix milliseconds, if they were imported. None: readings get the time at
+    which the backlog received them."""
 
     def __len__(self) -> int:
         return len(self.relative)
+
+    def cut(self, places: Sequence[int]) -> "ReadingColumns":
+        """Return the readings at `places`, in this order."""
+        texts = self.freeform.split(SEPARATOR)
+        return ReadingColumns(
+            int64s([self.relative[place] for place in places]),
+            int64s([self.interrogator[place] for place in places]),
+            SEPARATOR.join([texts[place] for place in places]),
+            None if self.received is None else int64s([self.received[place] for place in places]),
+        )
+
+    def runs(self, received: int) -> "list[tuple[int, ReadingColumns]]":
+        """Return (time of receipt, readings) for each run of readings that share this time.
+
+        Readings without an imported time have the time `received`.
+        """
+        if self.received is None:
+            return [(received, self)]
+        texts, start, runs = self.freeform.split(SEPARATOR), 0, []
+        for moment, run in groupby(self.received):
+            part = slice(start, start + len(list(run)))
+            start = part.stop
+            columns = ReadingColumns(
+                self.relative[part], self.interrogator[part], SEPARATOR.join(texts[part])
+            )
+            runs.append((moment, columns))
+        return runs
 
 
 @lru_cache(maxsize=4096)

@@ -110,8 +110,11 @@ class HotWindow:
         arguments: list[str | int | bytes] = [
             before.position, drain.position, before.received_max + 1, self._seconds, now,
         ]  # fmt: skip
+        horizon = now - self._seconds * 1000
         for segment in drain.segments:
             vault_id, bounds = segment.vault_id.bytes, segment.bounds
+            if bounds.received_max < horizon:  # imported: the index would drop it at once
+                continue
             arguments += (
                 self._names.hot_index(vault_id),
                 self._names.hot_segment(vault_id, bounds.first_id),

@@ -84,19 +84,21 @@ def decode_entry(content: bytes) -> dict[str, object]:
     """Return the fields of an entry."""
     head = struct.Struct("<BB16s16s32sqI")
     form, packing, vault_id, salt, key, sealed_at, count = head.unpack_from(content)
-    assert form == 1
+    assert form in {1, 2}
+    columns = form + 1
     body = content[head.size :]
     if packing:
         body = zstandard.decompress(body)
-    integers = struct.unpack_from(f"<{2 * count}q", body)
+    integers = struct.unpack_from(f"<{columns * count}q", body)
     return {
         "vault_id": vault_id,
         "salt": salt,
         "chunk_key": key,
         "sealed_at": sealed_at,
         "relative": list(integers[:count]),
-        "interrogator": list(integers[count:]),
-        "freeform": body[16 * count :].decode("ascii").split("\0"),
+        "interrogator": list(integers[count : 2 * count]),
+        "received": list(integers[2 * count :]) if form == 2 else None,
+        "freeform": body[8 * columns * count :].decode("ascii").split("\0"),
     }
 
 

@@ -161,8 +161,9 @@ def test_shards_and_chunk_keys(vectors: Vectors, vault: OpenVault) -> None:
     assert key.hex() == vectors["chunk"]["key"] == vault.chunk_key(salt).hex()
 
 
-def test_an_entry(vectors: Vectors, keyring: Keyring, vault: OpenVault) -> None:
-    vector = vectors["entry"]
+@pytest.mark.parametrize("name", ["entry", "entry_format_2"])
+def test_an_entry(name: str, vectors: Vectors, keyring: Keyring, vault: OpenVault) -> None:
+    vector = vectors[name]
     sealed, content = bytes.fromhex(vector["sealed"]), bytes.fromhex(vector["content"])
     transit_key = bytes.fromhex(vectors["derived"]["transit"]["2"])
     assert reference.open_entry(transit_key, vector["shard"], sealed) == content
@@ -173,9 +174,11 @@ def test_an_entry(vectors: Vectors, keyring: Keyring, vault: OpenVault) -> None:
     entry, ours = reference.decode_entry(content), decode_entry(content)
     assert entry["vault_id"] == vault.vault_id.bytes == ours.vault_id
     assert entry["chunk_key"] == bytes.fromhex(vectors["chunk"]["key"]) == ours.chunk_key
-    for name in ("sealed_at", "relative", "interrogator", "freeform"):
-        assert entry[name] == vector[name]
+    for field in ("sealed_at", "relative", "interrogator", "freeform"):
+        assert entry[field] == vector[field]
     assert list(ours.readings.relative) == vector["relative"]
+    received = ours.readings.received
+    assert entry["received"] == vector.get("received") == (received and list(received))
 
 
 def test_segments(vectors: Vectors, vault: OpenVault) -> None:

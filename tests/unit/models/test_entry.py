@@ -60,6 +60,23 @@ def test_entries_of_the_first_version_are_decoded() -> None:
     assert decode_entry(GOLDEN_COMPRESSED) == entry_of(many)
 
 
+IMPORTED = ReadingColumns(
+    THREE.relative, THREE.interrogator, THREE.freeform, int64s([1_395_140_359_000] * 2 + [0])
+)
+
+
+def test_an_entry_of_format_2_has_times_of_receipt() -> None:
+    data = entry_of(IMPORTED).encode()
+    assert data[0] == 2
+    assert decode_entry(data) == entry_of(IMPORTED)
+    times = HEADER_BYTES + 3 * 8 * 2
+    received = struct.pack("<3q", 1_395_140_359_000, 1_395_140_359_000, 0)
+    assert data == b"\2" + GOLDEN_PLAIN[1:times] + received + GOLDEN_PLAIN[times:]
+    for length in range(times + len(received)):
+        with pytest.raises(FormatError):
+            decode_entry(data[:length])
+
+
 @given(ROWS, st.binary(min_size=16, max_size=16), st.binary(min_size=32, max_size=32), INT64)
 def test_round_trip(
     rows: list[tuple[int, int, bytes]], name: bytes, key: bytes, sealed_at: int
@@ -102,7 +119,7 @@ def test_a_truncated_compressed_entry_is_a_format_error(length: int) -> None:
         decode_entry(GOLDEN_COMPRESSED[:length])
 
 
-@pytest.mark.parametrize("version", [0, 2, 255])
+@pytest.mark.parametrize("version", [0, 3, 255])
 def test_another_version_is_a_format_error(version: int) -> None:
     with pytest.raises(FormatError):
         decode_entry(bytes([version]) + GOLDEN_PLAIN[1:])

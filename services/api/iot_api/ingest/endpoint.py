@@ -7,6 +7,7 @@ the Flask views do.
 
 import time
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -38,8 +39,9 @@ from iot_models.errors import InvalidRequestError
 from iot_models.scopes import Scope
 
 from .idempotency import parse_idempotency_key
+from .imported_times import ImportedTimes
 from .intake import Accepted
-from .parser import Batch, put_parser
+from .parser import Batch, PutParser, put_parser
 from .receipts import encode_receipt
 
 ROUTES = ("/api/iot", "/api/rssi")
@@ -62,6 +64,8 @@ class IngestEndpoint:
         self._intake = service.intake
         self._rates = service.rates
         self._parse = put_parser(settings)
+        imported = ImportedTimes(settings.retention_days, settings.clock_skew_max_seconds)
+        self._parse_import: PutParser = partial(self._parse, parse_received=imported.parse)
         self._large_requests = service.large_requests
         self._max_body_bytes = settings.max_body_bytes
         self._trusted_proxies = settings.trusted_proxies
@@ -99,13 +103,17 @@ class IngestEndpoint:
     def _take(self, environ: dict[str, Any]) -> PlainResponse:
         """Acknowledge the readings of a request. Raises errors."""
         token_name = ""
-        if self._needs_token:
+        query = environ["QUERY_STRING"]
+        keeps_received = bool(query) and _keeps_received(query)
+        if keeps_received:
+            token_name = self._access.admit(Scope.ADMIN, environ)
+        elif self._needs_token:
             token_name = self._access.admit(Scope.INGEST, environ)
         client = client_of(environ, self._trusted_proxies, token_name)
         if self._rates is not None:
             self._rates.count(client, environ)
-        batches = self._parsed(environ, client)
-        query = environ["QUERY_STRING"]
+        parse = self._parse_import if keeps_received else self._parse
+        batches = self._parsed(environ, client, parse)
         waits_until_stored = bool(query) and _waits_until_stored(query)
         key = environ.get("HTTP_IDEMPOTENCY_KEY")
         accepted = self._intake.accept(
@@ -123,17 +131,17 @@ class IngestEndpoint:
             headers.append(("Idempotent-Replayed", "true"))
         return PlainResponse(201, headers, body)
 
-    def _parsed(self, environ: dict[str, Any], client: Client) -> list[Batch]:
+    def _parsed(self, environ: dict[str, Any], client: Client, parse: PutParser) -> list[Batch]:
         """Return the readings in the body of a request. A large body waits for its turn."""
         lines = is_ndjson(environ)
         body = receive_body(environ, self._max_body_bytes)
         if len(body) < LARGE_BYTES and "HTTP_CONTENT_ENCODING" not in environ:
             self._large_requests.small += 1
-            return self._parse(body, lines=lines)
+            return parse(body, lines=lines)
         with self._large_requests.turn(client) as turn:
             turn.grow(len(body), len(body))
             body = decompress_body(environ, body, self._max_body_bytes, turn.grow)
-            return self._parse(body, lines=lines)
+            return parse(body, lines=lines)
 
     def _is_stored_in_time(self, accepted: Accepted) -> bool:
         seconds = self._service.settings.ack_stored_seconds
@@ -169,8 +177,18 @@ def _route_of(path: str) -> str | None:
 
 
 def _waits_until_stored(query: str) -> bool:
+    return _choice(query, "ack", "queued", "stored")
+
+
+def _keeps_received(query: str) -> bool:
+    """Return whether rows bring their original time of receipt."""
+    return _choice(query, "received", "now", "original")
+
+
+def _choice(query: str, parameter: str, default: str, other: str) -> bool:
+    """Return whether a parameter has the other value than its default."""
     parameters = parse_qsl(query, keep_blank_values=True)
-    ack = next((value for name, value in parameters if name == "ack"), "queued")
-    if ack not in {"queued", "stored"}:
-        raise InvalidRequestError("ack: must be queued or stored", field="ack")
-    return ack == "stored"
+    given = next((value for name, value in parameters if name == parameter), default)
+    if given not in {default, other}:
+        raise InvalidRequestError(f"{parameter}: must be {default} or {other}", field=parameter)
+    return given == other

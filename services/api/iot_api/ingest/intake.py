@@ -26,6 +26,7 @@ from iot_models.errors import IotError, Refusal, TooManyRequestsError
 from iot_models.reading import SEPARATOR, ReadingColumns
 from iot_stores.append_outcomes import GuardedError
 from iot_stores.backlog import AppendResult, Backlog, Guard
+from iot_stores.months import month_begin
 
 from .idempotency import IdempotencyKey, IdempotencyPolicy, KeyedRequest
 from .parser import Batch
@@ -215,6 +216,19 @@ def _repeated(request: KeyedRequest, answer: bytes) -> Accepted:
 
 
 def _split(readings: ReadingColumns) -> Iterator[ReadingColumns]:
+    """Cut readings into entries. An entry with imported times of receipt is of one month, because
+    it becomes one segment, and a segment belongs to one partition."""
+    if readings.received is None:
+        yield from _cut(readings)
+        return
+    months: dict[int, list[int]] = {}
+    for place, moment in enumerate(readings.received):
+        months.setdefault(month_begin(moment), []).append(place)
+    for places in months.values():
+        yield from _cut(readings.cut(places))
+
+
+def _cut(readings: ReadingColumns) -> Iterator[ReadingColumns]:
     if len(readings.relative) <= MAX_READINGS and len(readings.freeform) <= MAX_FREEFORM_BYTES:
         yield readings
         return
@@ -226,6 +240,9 @@ def _split(readings: ReadingColumns) -> Iterator[ReadingColumns]:
         end = max(start + 1, min(start + MAX_READINGS, fitting))
         part = slice(start, end)
         yield ReadingColumns(
-            readings.relative[part], readings.interrogator[part], SEPARATOR.join(texts[part])
+            readings.relative[part],
+            readings.interrogator[part],
+            SEPARATOR.join(texts[part]),
+            None if readings.received is None else readings.received[part],
         )
         start, sent = end, ends[end - 1]

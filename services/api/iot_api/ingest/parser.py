@@ -62,6 +62,7 @@ class _Written(Hidden, gc=False):
     db_password: msgspec.Raw = msgspec.Raw(b'""')
     relative_time: msgspec.Raw = msgspec.Raw(b"-1")
     interrogator_time: msgspec.Raw = msgspec.Raw(b"-1")
+    absolute_timestamp: msgspec.Raw = msgspec.Raw(b"null")
 
 
 class _WrittenRow(Hidden, gc=False):
@@ -88,8 +89,14 @@ class Batch:
 class PutParser(Protocol):
     """`parse_put` with the limits of the settings."""
 
-    def __call__(self, body: bytes, *, lines: bool = False) -> list[Batch]:
+    def __call__(
+        self, body: bytes, *, lines: bool = False, parse_received: "ParseReceived | None" = None
+    ) -> list[Batch]:
         """Return the readings of a PUT."""
+
+
+ParseReceived = Callable[[Sequence[int], Sequence[msgspec.Raw]], "array[int]"]
+"""Parses the times of receipt of rows, from their numbers and their JSON texts."""
 
 
 def put_parser(settings: Settings) -> PutParser:
@@ -111,8 +118,11 @@ def parse_put(
     max_password_bytes: int,
     max_passwords: int,
     lines: bool = False,
+    parse_received: ParseReceived | None = None,
 ) -> list[Batch]:
     """Return the readings of a PUT, by password; with `lines` the body is NDJSON.
+
+    `parse_received`: each row brings its original time of receipt in `absolute_timestamp`.
 
     The body has at most `max_body_bytes`. Escaped texts may have twice as many: a character of
     three bytes, as in Japanese, becomes six.
@@ -145,7 +155,11 @@ def parse_put(
         is_plain = texts.isascii() and b"\x7f" not in texts
         freeform = texts if is_plain else escape_json(texts, limit=limit, used=used)
         used += len(freeform)
-        batches.append(Batch(encoded, _columns(numbers, group, freeform, as_written)))
+        columns = _columns(numbers, group, freeform, as_written)
+        if parse_received is not None:
+            written = as_written.column("absolute_timestamp")
+            columns.received = parse_received(numbers, [written[number] for number in numbers])
+        batches.append(Batch(encoded, columns))
     return batches
 
 

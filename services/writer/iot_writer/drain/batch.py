@@ -45,14 +45,19 @@ class Batch:
         return {(self.shard, opened.session) for _, opened, _ in self.opened}
 
     def months(self) -> set[int]:
-        """Return the begins of the months in which the entries to store were received."""
+        """Return the begins of the months in which the readings to store were received."""
         if not self.opened:
             return set()
+        imported = {
+            month_begin(entry.readings.received[0])
+            for _, _, entry in self.opened
+            if entry.readings.received
+        }
         # The entries are ordered by time of receipt, and nearly always all are of one month.
         ends = {month_begin(self.opened[end].waiting.received) for end in (0, -1)}
         if len(ends) == 1:
-            return ends
-        return {month_begin(waiting.received) for waiting, _, _ in self.opened}
+            return ends | imported
+        return imported | {month_begin(waiting.received) for waiting, _, _ in self.opened}
 
     def vaults(self) -> set[uuid.UUID]:
         """Return the vaults of the entries to store."""

@@ -28,7 +28,7 @@ from redis.exceptions import RedisError
 from iot_cipher.envelope import Opener
 from iot_models import metrics, names
 from iot_models.audit_event import AuditKind, audit_event
-from iot_models.entry import decode_entry
+from iot_models.entry import Entry, decode_entry
 from iot_models.errors import IotError
 from iot_stores import history, ledger
 from iot_stores.audit import AuditLog
@@ -37,6 +37,7 @@ from iot_stores.dead_letters import DeadLetters
 from iot_stores.erasures import erased_among
 from iot_stores.forgotten import REASON, DatedEntry, find_forgotten
 from iot_stores.hot_window import DrainedShard, HotWindow
+from iot_stores.months import END_MS, month_begin
 from iot_stores.postgres import Connection
 from iot_stores.store_states import report
 from iot_stores.stream_entries import HeldEntry, Removal, WaitingEntry
@@ -224,6 +225,7 @@ class Drain:
             _refuse_impossible_time(waiting)
             opened = self._opener.open(batch.shard, waiting.sealed)
             entry = decode_entry(opened.content)
+            _refuse_impossible_imports(entry)
         except IotError as error:
             self._set_aside(connection, batch.shard, waiting, error)
             return 0
@@ -390,6 +392,15 @@ def _ensure_partitions(connection: Connection, batches: Sequence[Batch]) -> None
 def _refuse_impossible_time(waiting: WaitingEntry) -> None:
     if not waiting.has_valid_time:
         raise ImpossibleTimeError("its id in the stream is a time after the year 9999")
+
+
+def _refuse_impossible_imports(entry: Entry) -> None:
+    """Raise unless one partition can hold imported readings: an entry becomes one segment."""
+    received = entry.readings.received
+    if received:
+        first, last = min(received), max(received)
+        if not 0 <= first <= last < END_MS or month_begin(first) != month_begin(last):
+            raise ImpossibleTimeError("the imported times of receipt are not within one month")
 
 
 def _count(stored: StoredBatch) -> None:

@@ -22,6 +22,12 @@ class Arrival:
     received: int
     entry: Entry
 
+    @property
+    def imported_month(self) -> int | None:
+        """The begin of the month of imported times of receipt, which all are in one month."""
+        received = self.entry.readings.received
+        return month_begin(received[0]) if received else None
+
 
 def build_segments(
     arrivals: Iterable[Arrival], *, shard: int, next_id: int
@@ -33,7 +39,9 @@ def build_segments(
     segments = []
     for group in _groups(arrivals):
         first = group[0].entry
-        batches = [(arrival.received, arrival.entry.readings) for arrival in group]
+        batches = [
+            run for arrival in group for run in arrival.entry.readings.runs(arrival.received)
+        ]
         bounds, content = encode_segment(batches, next_id, shard)
         vault_id = uuid.UUID(bytes=first.vault_id)
         payload = encrypt_segment(vault_id, first.salt, first.chunk_key, bounds, content)
@@ -43,12 +51,13 @@ def build_segments(
 
 
 def _groups(arrivals: Iterable[Arrival]) -> Iterator[list[Arrival]]:
-    vaults: dict[bytes, list[Arrival]] = {}
+    vaults: dict[tuple[bytes, int | None], list[Arrival]] = {}
     for arrival in arrivals:
         # An entry without readings must not become a segment: a segment without bounds can't be
         # encoded, and the error would stop the drains of the shard for good.
         if len(arrival.entry.readings):
-            vaults.setdefault(arrival.entry.vault_id, []).append(arrival)
+            key = arrival.entry.vault_id, arrival.imported_month
+            vaults.setdefault(key, []).append(arrival)
     for vault_arrivals in vaults.values():
         yield from _cut(vault_arrivals)
 

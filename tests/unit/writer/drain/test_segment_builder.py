@@ -122,3 +122,34 @@ def test_an_entry_without_readings_is_skipped() -> None:
     segments, next_id = build_segments(arrivals, shard=3, next_id=3)
     assert [reading.freeform for reading in readings_of(segments, VAULTS[1])] == ["here"]
     assert next_id == 3 + ID_STRIDE
+
+
+def imported(vault: OpenVault, received: list[int], texts: list[str]) -> Arrival:
+    """Return an entry whose readings have imported times of receipt."""
+    made = arrival(vault, NEW_YEAR + 10**9, texts)
+    made.entry.readings.received = int64s(received)
+    return made
+
+
+def test_imported_readings_keep_their_times_in_segments_of_their_own() -> None:
+    vault, december = VAULTS[0], NEW_YEAR - 1000
+    arrivals = [
+        arrival(vault, NEW_YEAR + 10**9, ["a"]),
+        imported(vault, [december, december, december + 5], ["b", "c", "d"]),
+        arrival(vault, NEW_YEAR + 10**9 + 1, ["e"]),
+        imported(vault, [december + 2], ["f"]),
+        imported(vault, [NEW_YEAR], ["g"]),
+    ]
+    segments, _ = build_segments(arrivals, shard=0, next_id=0)
+    found = {}
+    for segment in segments:
+        columns = columns_of(segment)
+        found |= dict(zip(columns.freeform, columns.received, strict=True))
+        months = {month_begin(moment) for moment in columns.received}
+        assert len(months) == 1
+        assert segment.bounds.received_min == min(columns.received)
+        assert segment.bounds.received_max == max(columns.received)
+    live = {"a": NEW_YEAR + 10**9, "e": NEW_YEAR + 10**9 + 1}
+    old = {"b": december, "c": december, "d": december + 5, "f": december + 2, "g": NEW_YEAR}
+    assert found == live | old
+    assert len(segments) == 3

@@ -1,0 +1,74 @@
+"""Times of receipt that an import brings: `absolute_timestamp` of each row (docs/adr/0025)."""
+
+import time
+from array import array
+from collections.abc import Sequence
+from functools import lru_cache
+
+import msgspec
+
+from iot_models.errors import InvalidRequestError
+from iot_models.reading import absolute_timestamp, int64s
+from iot_models.times import parse_time_or_date
+
+_DAY_SECONDS = 86_400
+_ROWS_PER_TURN = 4096
+"""Rows that are parsed before other greenlets run."""
+_FIELD = "absolute_timestamp"
+
+
+class ImportedTimes:
+    """The parser of times of receipt. It refuses times that the service could not keep."""
+
+    def __init__(self, retention_days: int, clock_skew_seconds: int) -> None:
+        """Older readings than `retention_days` are refused (0: none). `clock_skew_seconds` is how
+        far the clock of the earlier server may have been ahead.
+        """
+        self._retention_days = retention_days
+        self._clock_skew_seconds = clock_skew_seconds
+
+    def parse(self, numbers: Sequence[int], texts: Sequence[msgspec.Raw]) -> "array[int]":
+        """Return Unix milliseconds from the JSON texts of rows with these numbers.
+
+        Raises:
+            InvalidRequestError: a row has no time of receipt, or one that is too old or in the
+                future. `oldest` and `latest` are the limits.
+        """
+        now = int(time.time())
+        oldest = now - self._retention_days * _DAY_SECONDS if self._retention_days else 0
+        latest = now + self._clock_skew_seconds
+        column = int64s()
+        for place, (number, text) in enumerate(zip(numbers, texts, strict=True)):
+            if place % _ROWS_PER_TURN == 0:
+                time.sleep(0)
+            moment = _milliseconds(bytes(text))
+            if moment is None:
+                problem = "is not a date such as 2026-11-23 06:17:23"
+            elif moment < oldest * 1000:
+                problem = f"retention deletes readings received before {_text(oldest)}"
+            elif moment // 1000 > latest:
+                problem = "is in the future"
+            else:
+                column.append(moment)
+                continue
+            raise InvalidRequestError(
+                f"row {number}, {_FIELD}: {problem}",
+                row=number, field=_FIELD, oldest=_text(oldest), latest=_text(latest),
+            )  # fmt: skip
+        return column
+
+
+def _text(seconds: int) -> str:
+    return absolute_timestamp(seconds)
+
+
+@lru_cache(maxsize=1024)
+def _milliseconds(text: bytes) -> int | None:
+    """Return Unix milliseconds from a date in JSON, None for anything else."""
+    try:
+        date = msgspec.json.decode(text, type=str)
+        if date.strip()[4:5] != "-":  # not a number, nor a date with the month first
+            return None
+        return parse_time_or_date(date) // 1000
+    except (msgspec.DecodeError, ValueError):
+        return None

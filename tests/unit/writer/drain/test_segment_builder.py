@@ -141,7 +141,7 @@ def test_imported_readings_keep_their_times_in_segments_of_their_own() -> None:
         imported(vault, [NEW_YEAR], ["g"]),
     ]
     segments, _ = build_segments(arrivals, shard=0, next_id=0)
-    found = {}
+    found: dict[str, int] = {}
     for segment in segments:
         columns = columns_of(segment)
         found |= dict(zip(columns.freeform, columns.received, strict=True))

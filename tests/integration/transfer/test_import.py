@@ -1,0 +1,253 @@
+"""`iot-sensor import`, against a running service."""
+
+import csv
+import json
+import shutil
+import sqlite3
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from integration.api.test_legacy_transcript import READINGS, READS, comparable
+from iot_sensor_client import Client
+from iot_tools.transfer.import_sources import CsvFile, LegacySqlite, NdjsonFile
+from iot_tools.transfer.importer import Importer
+from iot_tools.transfer.legacy_cipher import LegacyCipher
+from support.stack import Stack
+
+from .conftest import LEGACY_FILE, LEGACY_PASSWORD, Command
+
+RECORDED = json.loads(READS[3].response)["data"]
+"""All readings, as the old server returned them."""
+
+
+def without_ids(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{name: value for name, value in row.items() if name != "id"} for row in rows]
+
+
+def test_the_old_database_reads_back_as_recorded(service: Stack, command: Command) -> None:
+    status, said, errors = command("import", LEGACY_FILE, "--dry-run")
+    assert (status, errors) == (0, "")
+    assert said == "65 rows\n65 would be imported\n0 were in the service before\n"
+    assert service.read(LEGACY_PASSWORD) == []
+    status, said, _ = command("import", LEGACY_FILE)
+    assert (status, said) == (0, "65 rows\n65 imported\n0 were in the service before\n")
+    stored = service.read(LEGACY_PASSWORD)
+    assert without_ids(stored) == without_ids(RECORDED), "times of receipt included"
+    for read in READS[:-2]:
+        answer = service.request(read.method, read.path, read.body, read.headers)
+        if read.method == "POST" and "seconds" not in read.path:
+            assert comparable(answer.body) == comparable(read.response), read.path
+    status, said, _ = command("import", LEGACY_FILE)
+    assert (status, said) == (0, "65 rows\n0 imported\n65 were in the service before\n")
+    assert service.read(LEGACY_PASSWORD) == stored, "the second import changed something"
+
+
+def test_a_wrong_password_imports_nothing(service: Stack, command: Command) -> None:
+    status, said, error = command("import", LEGACY_FILE, password="wrong")
+    assert status == 1
+    assert "65 left: under another password, or damaged" in said
+    assert error == (
+        f"{LEGACY_FILE}: no row can be decrypted with this password; nothing was imported\n"
+    )
+    assert service.read("wrong") == []
+
+
+def legacy_file(path: Path, rows: Sequence[tuple[str, str, int, object]]) -> Path:
+    """Write a file of the old program: password, time of receipt, interrogator time, freeform."""
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute(
+            "CREATE TABLE IOTD(id INTEGER PRIMARY KEY, absolute_timestamp DATETIME DEFAULT"
+            " CURRENT_TIMESTAMP, relative_timestamp BIGINT, interrogator_timestamp BIGINT,"
+            " freeform TEXT)"
+        )
+        for password, received, time, freeform in rows:
+            stored = LegacyCipher(password).encrypt(json.dumps(freeform).encode(), time)
+            database.execute(
+                "INSERT INTO IOTD (absolute_timestamp, relative_timestamp,"
+                " interrogator_timestamp, freeform) VALUES (?, ?, ?, ?)",
+                (received, time // 7, time, stored),
+            )
+    return path
+
+
+def test_rows_under_another_password_are_left_for_another_run(
+    service: Stack, command: Command, tmp_path: Path
+) -> None:
+    rows = [(f"two-{n % 2}", "2014-03-18 10:59:19", 10 + n, {"n": n}) for n in range(9)]
+    file = legacy_file(tmp_path / "two.db", rows)
+    status, said, _ = command("import", file, password="two-0")
+    assert status == 0
+    assert "9 rows\n5 imported\n" in said
+    assert "4 left: under another password" in said
+    assert [json.loads(each["freeform"])["n"] for each in service.read("two-0")] == [0, 2, 4, 6, 8]
+    assert service.read("two-1") == []
+    assert "4 imported" in command("import", file, password="two-1")[1]
+    assert [json.loads(each["freeform"])["n"] for each in service.read("two-1")] == [1, 3, 5, 7]
+
+
+def test_equal_readings_are_all_imported_and_a_grown_file_continues(
+    service: Stack, command: Command, tmp_path: Path
+) -> None:
+    """Equal readings are not one, and the file of the old program may still grow."""
+    row = ("grown", "2020-02-29 00:00:00", 5, "same")
+    file = legacy_file(tmp_path / "a.db", [row, row])
+    assert "2 imported" in command("import", file, password="grown")[1]
+    other = ("grown", "2020-03-01 00:00:00", 4, "other")
+    file = legacy_file(tmp_path / "b.db", [row, other, row, row])
+    assert "4 rows\n2 imported\n2 were in" in command("import", file, password="grown")[1]
+    assert Counter(each["freeform"] for each in service.read("grown")) == {
+        '"same"': 3, '"other"': 1,
+    }  # fmt: skip
+
+
+def test_a_row_that_can_t_be_imported_is_reported_and_left(
+    service: Stack, command: Command, tmp_path: Path
+) -> None:
+    file = tmp_path / "rows.ndjson"
+    good = {"absolute_timestamp": "2020-01-01 00:00:00", "relative_time": 1, "freeform": {"a": 1}}
+    lines = [
+        {"data": good},
+        {"data": {**good, "absolute_timestamp": "soon"}},
+        {"data": {**good, "relative_time": "x"}},
+        [],
+        {"data": {**good, "absolute_timestamp": "2999-01-01 00:00:00"}},
+        {"data": {**good, "relative_time": 2}},
+    ]
+    file.write_text("".join(f"{json.dumps(line)}\n" for line in lines) + "{\n")
+    status, said, _ = command("import", file, password="bad rows")
+    assert status == 1
+    assert "7 rows\n2 imported\n" in said
+    assert "  row 2: absolute_timestamp is no date: 'soon'" in said
+    assert "  row 3: relative_timestamp is not a number" in said
+    assert "  row 4: is not an object" in said
+    assert "  row 5: the service accepts times of receipt from 1970-01-01 00:00:00 to 20" in said
+    assert "  row 7: is not JSON" in said
+    assert [each["relative_timestamp"] for each in service.read("bad rows")] == [1, 2]
+
+
+class KilledError(Exception):
+    """Stands for SIGKILL of the importer."""
+
+
+class DyingClient(Client):
+    """A client whose process dies at its nth PUT: before the service got it, or after."""
+
+    dies_at = 0
+    after = False
+    puts = 0
+
+    def request(self, method: str, *arguments: Any, **options: Any) -> Any:
+        self.puts += method == "PUT"
+        dies = method == "PUT" and self.puts == self.dies_at
+        if dies and not self.after:
+            raise KilledError
+        response = super().request(method, *arguments, **options)
+        if dies:
+            raise KilledError
+        return response
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_killed_import_continues(
+    service: Stack, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: bool
+) -> None:
+    monkeypatch.setattr("iot_tools.transfer.importer.CHUNK_READINGS", 10)
+    password = f"killed {after}"
+    rows = [(password, "2020-01-01 00:00:00", n, n) for n in range(45)]
+    file = legacy_file(tmp_path / "file.db", rows)
+    with DyingClient(f"http://127.0.0.1:{service.port}") as client:
+        client.dies_at, client.after = 3, after
+        with pytest.raises(KilledError):
+            Importer(client, LegacySqlite(file, password), password, lambda *_: None).run()
+    assert command("import", file, password=password)[0] == 0
+    assert [each["freeform"] for each in service.read(password)] == [str(n) for n in range(45)]
+
+
+def test_erased_readings_are_imported_again(
+    service: Stack, command: Command, tmp_path: Path
+) -> None:
+    """The service remembers the key of the request, but not the readings."""
+    rows = [("erased", "2020-01-01 00:00:00", 7 * n, n) for n in range(5)]
+    file = legacy_file(tmp_path / "file.db", rows)
+    assert "5 imported" in command("import", file, password="erased")[1]
+    with Client(f"http://127.0.0.1:{service.port}", "erased") as client:
+        assert client.erase_readings(0, 10) == 5
+    assert service.read("erased") == []
+    assert "5 imported" in command("import", file, password="erased")[1]
+    assert len(service.read("erased")) == 5
+
+
+def old_csv(path: Path, flatten: bool) -> Path:
+    """Write the recorded readings as the old program's scripts do."""
+    rows = [dict(row) for row in RECORDED[-51:-1]]  # RFID readings
+    if flatten:
+        rows = [row | json.loads(row["freeform"]) for row in rows]
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+@pytest.mark.parametrize("flatten", [False, True])
+def test_csv_files_of_the_old_program(
+    service: Stack, command: Command, tmp_path: Path, flatten: bool
+) -> None:
+    file = old_csv(tmp_path / "out.csv", flatten)
+    password = f"csv {flatten}"
+    status, said, _ = command("import", file, password=password)
+    assert (status, said) == (0, "50 rows\n50 imported\n0 were in the service before\n")
+    assert without_ids(service.read(password)) == without_ids(RECORDED[-51:-1])
+
+
+def test_a_flattened_csv_file_without_freeform(tmp_path: Path) -> None:
+    file = old_csv(tmp_path / "out.csv", flatten=True)
+    with file.open(newline="") as opened:
+        rows = list(csv.DictReader(opened))
+    with file.open("w", newline="") as opened:
+        names = [name for name in rows[0] if name != "freeform"]
+        writer = csv.DictWriter(opened, fieldnames=names, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+    found = [json.loads(row.freeform) for row in CsvFile(file).rows()]  # type: ignore[union-attr]
+    assert found == [json.loads(row["freeform"]) for row in RECORDED[-51:-1]]
+
+
+def test_times_of_receipt_of_other_stores(tmp_path: Path) -> None:
+    """Flask writes MySQL's dates as in HTTP; TinyMongo holds Unix seconds."""
+    file = tmp_path / "x.ndjson"
+    forms = ["Tue, 18 Mar 2014 10:59:19 GMT", 1395140359.25, "2014-03-18T10:59:19Z"]
+    rows = [{"absolute_timestamp": at, "relative_timestamp": 1} for at in forms]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    received = [row.received for row in NdjsonFile(file).rows()]  # type: ignore[union-attr]
+    assert received == ["2014-03-18 10:59:19"] * 3
+
+
+def test_files_that_are_no_files_of_readings(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "photo").write_bytes(b"\x89PNG\r\n")
+    status, _, error = command("import", tmp_path / "photo")
+    assert (status, error) == (
+        1, f"{tmp_path}/photo: is neither SQLite, CSV nor NDJSON; use --format if it is\n",
+    )  # fmt: skip
+    with closing(sqlite3.connect(tmp_path / "other.db")) as database, database:
+        database.execute("CREATE TABLE other (id INTEGER)")
+    status, _, error = command("import", tmp_path / "other.db")
+    assert status == 1
+    assert "is not a database of the old program: no such table: IOTD" in error
+    assert command("import", tmp_path / "missing")[0] == 1
+
+
+def test_the_file_stays_as_it_is(command: Command, tmp_path: Path) -> None:
+    file = tmp_path / "database.db"
+    shutil.copy(LEGACY_FILE, file)
+    file.chmod(0o444)
+    before = file.read_bytes()
+    assert command("import", file, "--dry-run")[0] == 0
+    assert file.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [file]
+    assert READINGS == 65

@@ -1,0 +1,104 @@
+"""`iot-sensor import`: import readings from a file."""
+
+import argparse
+from pathlib import Path
+
+from iot_models.errors import IotError, SettingsError
+from iot_sensor_client import Client
+from iot_tools.transfer.import_sources import FORMATS, open_source
+from iot_tools.transfer.importer import Importer, ImportReport
+from iot_tools.transfer.service_pages import RETRY, TIMEOUT
+
+from .option_types import Subparsers
+from .password_option import add_password, password_of
+from .progress_bar import progress_bar
+from .tls_options import add_tls, tls_of
+from .token_option import add_token, token_of
+
+_EXAMPLE = """\
+example:
+  iot-sensor import database.db --url https://iot.example.org --token-file admin-token
+
+Readings keep their times, also the time of receipt. The command may be repeated and stopped at any
+point: it imports only what the service lacks. It needs a token with the scope admin, unless the
+service runs without tokens.
+"""
+
+
+def add_import(commands: "Subparsers[argparse.ArgumentParser]") -> None:
+    """Add `import` to the command."""
+    parser = commands.add_parser(
+        "import",
+        help="import readings from a file: a database of the old program, CSV or NDJSON",
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("file", type=Path, help="SQLite file of the old program, CSV, or NDJSON")
+    add_service(parser)
+    parser.add_argument(
+        "--format", choices=FORMATS, help="form of the file; default: the form that it has"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check the file, compare, and import nothing"
+    )
+    parser.set_defaults(command=_import)
+
+
+def add_service(parser: argparse.ArgumentParser) -> None:
+    """Add the options for the service and the password."""
+    parser.add_argument(
+        "--url", required=True, help="URL of the service, for example http://host:5000"
+    )
+    add_password(parser)
+    add_token(parser)
+    add_tls(parser)
+
+
+def client_of(parsed: argparse.Namespace) -> Client:
+    """Return a client of the service of the options. Raises `SettingsError`."""
+    token, tls = token_of(parsed), tls_of(parsed)
+    try:
+        return Client(
+            parsed.url, token=token, retry=RETRY, timeout=TIMEOUT, tls_context=tls, gzip=True
+        )
+    except ValueError as error:
+        raise SettingsError(f"--url is {error}") from None
+
+
+def _import(parsed: argparse.Namespace) -> int:
+    password = password_of(parsed)
+    source = open_source(parsed.file, parsed.format, password)
+    with client_of(parsed) as client, progress_bar() as progress:
+        try:
+            report = Importer(client, source, password, progress).run(dry_run=parsed.dry_run)
+        except KeyboardInterrupt:
+            raise IotError("stopped; run the import again to continue") from None
+    for line in report_lines(report, dry_run=parsed.dry_run):
+        print(line)
+    if not report.readings:
+        raise IotError(f"{parsed.file}: {_nothing(report)}; nothing was imported")
+    return 1 if report.unusable else 0
+
+
+def _nothing(report: ImportReport) -> str:
+    if report.other_password:
+        return "no row can be decrypted with this password"
+    return "holds no reading that can be imported"
+
+
+def report_lines(report: ImportReport, *, dry_run: bool) -> list[str]:
+    """Return what an import has found and done."""
+    absent = report.readings - report.present
+    lines = [f"{report.rows} rows"]
+    if dry_run:
+        lines.append(f"{absent} would be imported")
+    else:
+        lines.append(f"{report.imported} imported")
+    lines.append(f"{report.present} were in the service before")
+    if report.other_password:
+        lines.append(
+            f"{report.other_password} left: under another password, or damaged; run the import "
+            "again with that password"
+        )
+    lines += [f"{count} left: {reason}" for reason, count in report.unusable.items()]
+    return lines + [f"  {example}" for example in report.examples]

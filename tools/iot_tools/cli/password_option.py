@@ -1,0 +1,44 @@
+"""The password of a vault that a command uses: from a file, the environment or the terminal."""
+
+import argparse
+import getpass
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from iot_models.errors import SettingsError
+
+from .token_option import read_secret
+
+VARIABLE = "IOT_PASSWORD"
+
+
+def add_password(parser: argparse.ArgumentParser) -> None:
+    """Add the option `--password-file`."""
+    parser.add_argument(
+        "--password-file",
+        type=Path,
+        help=f"file with the password of the readings, which may be empty; or set {VARIABLE}; "
+        "default: ask for it",
+    )
+
+
+def password_of(parsed: argparse.Namespace, environ: Mapping[str, str] = os.environ) -> str:
+    """Return the password of the option, else of the environment, else of the terminal.
+
+    Raises:
+        SettingsError: the file can't be read, or there is no terminal.
+    """
+    if parsed.password_file is not None:
+        return read_secret(parsed.password_file, "password", may_be_empty=True)
+    if VARIABLE in environ:
+        return environ[VARIABLE]
+    if not sys.stdin.isatty():
+        raise SettingsError(
+            f"there is no terminal to ask for the password: use --password-file or {VARIABLE}"
+        )
+    try:
+        return getpass.getpass("password: ")
+    except (EOFError, KeyboardInterrupt):
+        raise SettingsError("no password was entered; nothing was done") from None

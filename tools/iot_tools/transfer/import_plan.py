@@ -1,0 +1,61 @@
+"""What is to be imported: the readings of a file that the service lacks."""
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+from typing import cast
+
+_SCHEMA = "CREATE TABLE rows (place INTEGER PRIMARY KEY, digest BLOB, present INTEGER DEFAULT 0)"
+_BATCH = 10_000
+
+
+class ImportPlan:
+    """The digests of a file's readings, and which of them the service has.
+
+    Both are multisets: of two equal readings in the file, the service may have one. The plan is a
+    temporary database on disk, so a file of any size takes little memory. It holds no reading.
+    """
+
+    def __init__(self) -> None:
+        # An empty name: SQLite deletes the file, and spills to it what does not fit in the cache.
+        self._database = sqlite3.connect("")
+        self._database.execute("PRAGMA cache_size = -32768")
+        self._database.execute("PRAGMA journal_mode = OFF")
+        self._database.execute(_SCHEMA)
+
+    def close(self) -> None:
+        """Delete the plan."""
+        self._database.close()
+
+    def load(self, rows: Iterable[tuple[int, bytes]]) -> None:
+        """Take the place in the file and the digest of each reading."""
+        statement = "INSERT INTO rows (place, digest) VALUES (?, ?)"
+        self._database.executemany(statement, rows)
+        self._database.execute("CREATE INDEX absent ON rows (digest) WHERE NOT present")
+
+    def compare(self, digests: Iterable[bytes]) -> None:
+        """Take the digests of all readings that the service has."""
+        self._database.execute("UPDATE rows SET present = 0 WHERE present")
+        self._database.executemany(
+            "UPDATE rows SET present = 1 WHERE place ="
+            " (SELECT min(place) FROM rows WHERE digest = ? AND NOT present)",
+            ((digest,) for digest in digests),
+        )
+
+    def remove(self, place: int) -> None:
+        """Forget a reading that can't be imported."""
+        self._database.execute("DELETE FROM rows WHERE place = ?", (place,))
+
+    def absent(self) -> int:
+        """Return how many readings the service lacks."""
+        (count,) = self._database.execute("SELECT count(*) FROM rows WHERE NOT present").fetchone()
+        return cast("int", count)
+
+    def absent_places(self) -> Iterator[int]:
+        """Yield the places of the readings that the service lacks, in the order of the file."""
+        place = -1
+        while found := self._database.execute(
+            "SELECT place FROM rows WHERE NOT present AND place > ? ORDER BY place LIMIT ?",
+            (place, _BATCH),
+        ).fetchall():
+            for (place,) in found:
+                yield place

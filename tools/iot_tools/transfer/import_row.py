@@ -1,0 +1,156 @@
+"""A row of a file to import, checked and in the form of the service."""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+import msgspec
+
+from iot_models.reading import MISSING_TIME, absolute_timestamp
+from iot_models.times import parse_time, parse_time_or_date
+
+_NUMBER = re.compile(r"\d{1,12}(\.\d*)?")
+_DIGEST_BYTES = 16
+
+
+class RowError(ValueError):
+    """The row is not a reading; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImportRow:
+    """A reading of a file."""
+
+    received: str
+    """Time of receipt: `YYYY-MM-DD HH:MM:SS`, UTC."""
+    relative: int
+    interrogator: int
+    freeform: str
+    """JSON text in one line."""
+
+    def body(self, password: str) -> bytes:
+        """Return the row of a PUT."""
+        return msgspec.json.encode(
+            {
+                "data": {
+                    "db_password": password,
+                    "relative_time": self.relative,
+                    "interrogator_time": self.interrogator,
+                    "absolute_timestamp": self.received,
+                    "freeform": msgspec.Raw(self.freeform.encode()),
+                }
+            }
+        )
+
+    def digest(self) -> bytes:
+        """Return a digest that equal readings have in common, in a file and in the service."""
+        return reading_digest(self.received, self.relative, self.interrogator, self.freeform)
+
+
+def reading_digest(received: str, relative: int, interrogator: int, freeform: str) -> bytes:
+    """Return the digest of a reading. White space and escapes of `freeform` make no difference."""
+    parts = f"{received}|{relative}|{interrogator}|{json.dumps(json.loads(freeform))}"
+    return hashlib.blake2b(parts.encode(), digest_size=_DIGEST_BYTES).digest()
+
+
+def make_row(received: object, relative: object, interrogator: object, freeform: str) -> ImportRow:
+    """Check the values of a row. Raises `RowError`."""
+    return ImportRow(
+        _received(received),
+        _time("relative_timestamp", relative),
+        _time("interrogator_timestamp", interrogator, parse_time_or_date),
+        _json(freeform),
+    )
+
+
+def row_of_json(fields: Mapping[str, object]) -> ImportRow:
+    """Return the row of a JSON object: a reading as the API returns it, or a row of a PUT.
+
+    Raises `RowError`.
+    """
+    data = fields.get("data", fields)
+    if not isinstance(data, Mapping):
+        raise RowError("data is not an object")
+    received = data.get("absolute_timestamp")
+    if "relative_timestamp" in data or "interrogator_timestamp" in data:
+        text = data.get("freeform", '""')
+        if not isinstance(text, str):
+            text = json.dumps(text)
+        return make_row(
+            received, data.get("relative_timestamp"), data.get("interrogator_timestamp"), text
+        )
+    text = json.dumps(data.get("freeform", ""))
+    return make_row(received, data.get("relative_time"), data.get("interrogator_time"), text)
+
+
+def row_of_csv(fields: Mapping[str, str]) -> ImportRow:
+    """Return the row of a CSV file of the old program or of `iot-sensor export`.
+
+    A file without the column `freeform` has its members as columns. Raises `RowError`.
+    """
+    names = {
+        "absolute_timestamp": "received", "relative_timestamp": "relative",
+        "relativetime": "relative", "interrogator_timestamp": "interrogator",
+        "interrogatortime": "interrogator",
+    }  # fmt: skip
+    own = {names[name]: value for name, value in fields.items() if name in names}
+    freeform = fields.get("freeform")
+    if not freeform:
+        members = {
+            name: _member(text)
+            for name, text in fields.items()
+            if text and name not in names and name not in {"id", "freeform"}
+        }
+        freeform = json.dumps(members)
+    return make_row(own.get("received"), own.get("relative"), own.get("interrogator"), freeform)
+
+
+def _member(text: str) -> object:
+    """Return the value of a flattened member: a JSON value, a Python one, or else a text."""
+    if text in {"True", "False"}:
+        return text == "True"
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _received(value: object) -> str:
+    """Return the time of receipt from any form in which the old program's stores give it."""
+    text = str(value).strip()
+    try:
+        if _NUMBER.fullmatch(text):  # TinyMongo: Unix seconds
+            return absolute_timestamp(int(float(text)))
+        if text[4:5] == "-":
+            return absolute_timestamp(parse_time_or_date(text) // 1_000_000)
+        return absolute_timestamp(int(_utc(parsedate_to_datetime(text)).timestamp()))
+    except (ValueError, OverflowError):
+        raise RowError(f"absolute_timestamp is no date: {text[:40]!r}") from None
+
+
+def _utc(date: datetime) -> datetime:
+    return date.replace(tzinfo=UTC) if date.tzinfo is None else date
+
+
+def _time(name: str, value: object, parse: Callable[[int | float | str], int] = parse_time) -> int:
+    if value is None or value == "":
+        return MISSING_TIME
+    if not isinstance(value, int | float | str) or isinstance(value, bool):
+        raise RowError(f"{name} is not a number")
+    try:
+        return parse(value)
+    except ValueError as error:
+        raise RowError(f"{name} {error}") from None
+
+
+def _json(text: str) -> str:
+    """Return JSON text in one line."""
+    try:
+        value = json.loads(text)
+        return json.dumps(value) if "\n" in text or "\r" in text or not text.isascii() else text
+    except (ValueError, RecursionError):
+        raise RowError("freeform is not JSON") from None

@@ -1,0 +1,273 @@
+"""The import of a file: each of its readings is in the service once, however often it runs.
+
+1. Read the file, check each row and note the digests of the readings (`ImportPlan`).
+2. Read the vault, and note which of these readings the service has.
+3. Send the others in chunks, each as one entry with an Idempotency-Key made from its readings, and
+   wait until it is stored.
+
+A run that is killed leaves whole chunks, so the next run continues where it stopped. The service
+may not have stored the last chunk yet, so the next run does not find it and sends it again: with
+the same key, which the service remembers. A key may also be remembered for readings that were
+erased since. So after a repeated chunk, the vault is compared again, and what is still absent gets
+another key.
+"""
+
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from http import HTTPStatus
+
+from iot_models.errors import IotError
+from iot_models.reading import INT64_MAX, INT64_MIN
+from iot_sensor_client import Client, ClientError, RejectedError, Response
+from iot_sensor_client.errors import raise_for_status
+
+from .import_plan import ImportPlan
+from .import_row import ImportRow, RowError, reading_digest
+from .import_sources import OtherPasswordError, Source
+from .service_pages import ServicePages, checked, reason_of
+
+CHUNK_READINGS = 5_000
+CHUNK_BYTES = 2**20
+"""Chunks stay below the limits of an entry, and are of one month, because an entry is stored whole
+and a request is not."""
+_PATH = "/api/iot?received=original&ack=stored"
+_MAX_ROUNDS = 3
+_STORED_SECONDS = 600.0
+_MAX_EXAMPLES = 5
+_MONTH = len("2026-11")
+
+Progress = Callable[[str, int, int | None], None]
+"""Reports what is under way, how many rows are done, and how many there are if this is known."""
+
+
+@dataclass(slots=True)
+class ImportReport:
+    """What an import has found and done."""
+
+    readings: int = 0
+    """Valid readings in the file."""
+    present: int = 0
+    """Readings that the service had before."""
+    imported: int = 0
+    other_password: int = 0
+    unusable: Counter[str] = field(default_factory=Counter)
+    """Number of rows that can't be imported, by reason."""
+    examples: list[str] = field(default_factory=list)
+    """The first of these rows."""
+
+    @property
+    def rows(self) -> int:
+        """Number of rows in the file."""
+        return self.readings + self.other_password + self.unusable.total()
+
+    def refuse(self, row: int, reason: str) -> None:
+        """Count a row that can't be imported. Rows count from 1."""
+        kind = reason.partition(":")[0]
+        self.unusable[kind] += 1
+        if len(self.examples) < _MAX_EXAMPLES:
+            self.examples.append(f"row {row}: {reason}")
+
+
+@dataclass(slots=True)
+class _Limits:
+    """Bounds of the time of receipt that the service accepts."""
+
+    oldest: str = ""
+    latest: str = "9999"
+
+    def allow(self, row: ImportRow) -> bool:
+        return self.oldest <= row.received <= self.latest
+
+
+class Importer:
+    """The import of one file under one password."""
+
+    def __init__(self, client: Client, source: Source, password: str, progress: Progress) -> None:
+        self._client = client
+        self._source = source
+        self._password = password
+        self._progress = progress
+        self._plan = ImportPlan()
+        self._limits = _Limits()
+        self._low, self._high = INT64_MAX, INT64_MIN
+        """Relative timestamps of the file."""
+        self.report = ImportReport()
+
+    def run(self, *, dry_run: bool = False) -> ImportReport:
+        """Import what the service lacks; with `dry_run`, only find out what that is.
+
+        Raises:
+            ImportFileError: the file can't be read.
+            IotError: the service refuses, or is unavailable. Run the import again to continue.
+        """
+        with closing(self._plan):
+            self._plan.load(self._digests())
+            if self.report.readings:
+                self._plan.compare(self._stored_digests())
+                self.report.present = self.report.readings - self._plan.absent()
+                if not dry_run:
+                    self._import()
+        return self.report
+
+    def _import(self) -> None:
+        for number in range(1, _MAX_ROUNDS + 1):
+            if not self._send_absent(number):
+                return
+            self._plan.compare(self._stored_digests())
+            absent = self._plan.absent()
+            self.report.imported = self.report.readings - self.report.present - absent
+            if not absent:
+                return
+        raise IotError(
+            "the service answered that it stored readings before, and does not return them; "
+            "run the import again"
+        )
+
+    def _digests(self) -> Iterator[tuple[int, bytes]]:
+        """Check all rows, and yield the readings' places and digests."""
+        total = self._source.count()
+        for place, row in enumerate(self._source.rows()):
+            if place % 1000 == 0:
+                self._progress("checking", place, total)
+            if isinstance(row, OtherPasswordError):
+                self.report.other_password += 1
+            elif isinstance(row, RowError):
+                self.report.refuse(place + 1, str(row))
+            else:
+                self.report.readings += 1
+                self._low = min(self._low, row.relative)
+                self._high = max(self._high, row.relative)
+                yield place, row.digest()
+
+    def _stored_digests(self) -> Iterator[bytes]:
+        pages = ServicePages(self._client, self._password, f"/api/iot/{self._low}/{self._high}")
+        done = 0
+        for page in pages.pages():
+            self._progress("comparing", done, None)
+            for each in page.readings:
+                yield reading_digest(
+                    each.absolute_timestamp,
+                    each.relative_timestamp,
+                    each.interrogator_timestamp,
+                    each.freeform,
+                )
+            done += len(page.readings)
+
+    def _send_absent(self, number: int) -> bool:
+        """Send the readings that the service lacks. Return whether it had some after all."""
+        repeated, done, total = False, 0, self._plan.absent()
+        for places, chunk in self._chunks():
+            self._progress("importing", done, total)
+            done += len(chunk)
+            repeated |= self._send(places, chunk, number)
+        return repeated
+
+    def _chunks(self) -> Iterator[tuple[list[int], list[ImportRow]]]:
+        """Yield places and rows. Runs that begin at the same row make the same chunks."""
+        absent = self._plan.absent_places()
+        wanted = next(absent, None)
+        places: list[int] = []
+        chunk: list[ImportRow] = []
+        size = 0
+        for place, row in enumerate(self._source.rows()):
+            if wanted is None:
+                break
+            if place != wanted:
+                continue
+            wanted = next(absent, None)
+            if isinstance(row, RowError):
+                raise IotError("the file was changed during the import; run the import again")
+            block = place // CHUNK_READINGS
+            if chunk and (
+                block != places[0] // CHUNK_READINGS
+                or size + len(row.freeform) > CHUNK_BYTES
+                or row.received[:_MONTH] != chunk[0].received[:_MONTH]
+            ):
+                yield places, chunk
+                places, chunk, size = [], [], 0
+            places.append(place)
+            chunk.append(row)
+            size += len(row.freeform)
+        if chunk:
+            yield places, chunk
+
+    def _send(self, places: list[int], chunk: list[ImportRow], number: int) -> bool:
+        """Send a chunk without the rows that the service refuses. Return whether it was stored
+        before."""
+        rows = list(zip(places, chunk, strict=True))
+        while rows := self._allowed(rows):
+            key = hashlib.sha256(b"".join(row.digest() for _, row in rows)).hexdigest()
+            body = b"\n".join(row.body(self._password) for _, row in rows)
+            headers = {
+                "Content-Type": "application/x-ndjson",
+                "Idempotency-Key": f"import-{key[:32]}-{number}",
+            }
+            try:
+                response = self._client.request("PUT", _PATH, body, headers)
+                raise_for_status(response)
+            except RejectedError as error:
+                rows = self._without_refused(rows, error)
+                continue
+            except ClientError as error:
+                raise IotError(
+                    f"{reason_of(error)}; {self.report.imported} readings were imported, run the "
+                    "import again to continue"
+                ) from None
+            self._wait_until_stored(response)
+            # 202 does not tell whether the request was repeated.
+            if response.status == HTTPStatus.ACCEPTED or "Idempotent-Replayed" in response.headers:
+                return True
+            self.report.imported += len(rows)
+            return False
+        return False
+
+    def _allowed(self, rows: list[tuple[int, ImportRow]]) -> list[tuple[int, ImportRow]]:
+        """Return the rows within the limits of the service; count the others."""
+        allowed = []
+        for place, row in rows:
+            if self._limits.allow(row):
+                allowed.append((place, row))
+            else:
+                limits = f"{self._limits.oldest} to {self._limits.latest}"
+                self._refuse(
+                    place, f"the service accepts times of receipt from {limits}: {row.received}"
+                )
+        return allowed
+
+    def _without_refused(
+        self, rows: list[tuple[int, ImportRow]], error: RejectedError
+    ) -> list[tuple[int, ImportRow]]:
+        """Return the rows without the one that the service has refused."""
+        try:
+            details = error.response.json() if error.response is not None else {}
+            number = int(details["row"])
+            place, _ = rows[number]
+        except (ValueError, KeyError, TypeError, IndexError):
+            raise IotError(reason_of(error)) from None
+        if "oldest" in details:
+            limits = _Limits(str(details["oldest"]), str(details["latest"]))
+            if not limits.allow(rows[number][1]):
+                self._limits = limits
+                return rows
+        self._refuse(place, f"refused by the service: {details.get('error')}")
+        return rows[:number] + rows[number + 1 :]
+
+    def _refuse(self, place: int, reason: str) -> None:
+        self._plan.remove(place)
+        self.report.readings -= 1
+        self.report.refuse(place + 1, reason)
+
+    def _wait_until_stored(self, response: Response) -> None:
+        until = time.monotonic() + _STORED_SECONDS
+        while response.status == HTTPStatus.ACCEPTED:
+            if time.monotonic() > until:
+                raise IotError(
+                    "the service has accepted readings and does not store them: its writers may be "
+                    "down; run the import again to continue"
+                )
+            time.sleep(response.retry_after or 1.0)
+            response = checked(self._client, "GET", str(response.json()["ask"]))

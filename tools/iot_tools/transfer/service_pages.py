@@ -1,0 +1,90 @@
+"""Readings of the service, in pages of bounded size."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import msgspec
+
+from iot_models.errors import IotError
+from iot_models.reading import Reading
+from iot_sensor_client import Client, ClientError, Response, RetryPolicy
+from iot_sensor_client.errors import raise_for_status
+
+RETRY = RetryPolicy(max_attempts=60, max_seconds=600.0)
+"""An import or export may take hours, and survives a restart of the service."""
+TIMEOUT = 60.0
+_FIRST_LIMIT, _MAX_LIMIT = 1_000, 10_000
+_PAGE_BYTES = 4 * 2**20
+"""Approximate size of a page; bounds the memory of the command."""
+
+
+class _Page(msgspec.Struct):
+    data: list[Reading]
+    cursor: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReadPage:
+    """A page of readings."""
+
+    readings: list[Reading]
+    cursor: str | None
+    """Where the next page begins; None: this is the last one."""
+
+
+_decoder = msgspec.json.Decoder(_Page)
+
+
+class ServicePages:
+    """Pages of a vault's readings, in the order of their interrogator timestamps."""
+
+    def __init__(
+        self, client: Client, password: str, path: str = "/api/iot", query: str = ""
+    ) -> None:
+        """`path` and `query` select the readings."""
+        self._client = client
+        self._body = {"data": {"db_password": password}}
+        self._path = path
+        self._query = query
+
+    def pages(self, cursor: str | None = None) -> Iterator[ReadPage]:
+        """Yield pages from a cursor on, else from the first reading on. Raises `IotError`."""
+        limit = _FIRST_LIMIT
+        while True:
+            path = f"{self._path}?limit={limit}{self._query}"
+            if cursor is not None:
+                path += f"&cursor={cursor}"
+            response = checked(self._client, "POST", path, json=self._body)
+            page = _decode(response)
+            cursor = page.cursor
+            yield ReadPage(page.data, cursor)
+            if cursor is None:
+                return
+            limit = max(1, min(_MAX_LIMIT, limit * _PAGE_BYTES // max(1, len(response.body))))
+
+
+def checked(client: Client, method: str, path: str, *, json: object = None) -> Response:
+    """Send a request that may be repeated. Raises `IotError` unless it succeeds."""
+    try:
+        response = client.request(method, path, json=json)
+        raise_for_status(response)
+    except ClientError as error:
+        raise IotError(reason_of(error)) from None
+    return response
+
+
+def reason_of(error: ClientError) -> str:
+    """Return why a request failed, in the words of the service if it has any."""
+    if error.response is not None:
+        try:
+            return str(error.response.json()["error"])
+        except (ValueError, KeyError, TypeError):
+            pass
+    return str(error)
+
+
+def _decode(response: Response) -> _Page:
+    try:
+        return _decoder.decode(response.body)
+    except msgspec.DecodeError:
+        raise IotError("the response is not from iot-sensor") from None

@@ -123,3 +123,11 @@ def test_only_an_admin_brings_times(make_api: MakeApi, tmp_path: Any) -> None:
     assert_error(send(api, rows), 401, "unauthorized")
     assert_error(send(api, rows, Authorization=f"Bearer {device}"), 403, "forbidden")
     assert send(api, rows, Authorization=f"Bearer {admin}").status_code == 201
+
+
+def test_a_key_covers_the_times_of_receipt(api: Api) -> None:
+    key = {"Idempotency-Key": "k"}
+    assert send(api, [old_row(OLD, 1)], **key).status_code == 201
+    assert send(api, [old_row(OLD, 1)], **key).headers["Idempotent-Replayed"] == "true"
+    assert send(api, [old_row("2014-03-18 10:59:20", 1)], **key).status_code == 422
+    assert api.put([old_row(OLD, 1)], key).status_code == 422

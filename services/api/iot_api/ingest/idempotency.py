@@ -167,7 +167,9 @@ def _fingerprint(digest: bytes, vaults: Sequence[OpenVault], batches: Sequence[B
     parts = []
     for vault, batch in zip(vaults, batches, strict=True):
         columns = batch.readings
-        times = columns.relative, columns.interrogator
+        times = [columns.relative, columns.interrogator]
+        if columns.received is not None:
+            times.append(columns.received)
         size = len(columns).to_bytes(8)
         parts.append(vault.fingerprint(digest, size, *times, columns.freeform))
     # Sorted: the order of the passwords in a request changes nothing that is stored.

@@ -13,7 +13,7 @@ from redis import Redis
 from iot_api.limits.clients import Client
 from iot_api.service import Service as Parts
 from iot_api.service import build_service
-from iot_cipher.vault import OpenVault
+from iot_cipher.encryption import OpenVault
 from iot_models.settings import load
 from iot_stores.history import ReadFilter
 

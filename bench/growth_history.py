@@ -13,9 +13,7 @@ from dataclasses import dataclass
 
 import psycopg
 
-from iot_cipher.aead import SALT_BYTES
-from iot_cipher.sealed_segment import SealedSegment, encrypt_segment
-from iot_cipher.vault import OpenVault
+from iot_cipher.encryption import SALT_BYTES, OpenVault, SealedSegment, encrypt_segment
 from iot_models.reading import SEPARATOR, ReadingColumns, int64s
 from iot_models.segment import ID_STRIDE, SegmentBounds, encode_segment
 from iot_stores import history

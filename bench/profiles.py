@@ -24,8 +24,8 @@ API_STAGES = {
     "Redis client": (
         "iot_stores/backlog.py", "iot_stores/group_commit.py", "iot_stores/scripts.py", "redis/",
     ),
-    "decrypt and decode": (
-        "iot_cipher/sealed_segment.py", "iot_models/segment.py", "iot_api/query/segment_reader.py",
+    "encryption, segments": (
+        "iot_cipher/encryption.py", "iot_models/segment.py", "iot_api/query/segment_reader.py",
     ),
     "merge": ("iot_api/query/merge.py", "iot_api/query/readings.py"),
     "Postgres client": ("iot_stores/history.py", "psycopg"),
@@ -33,7 +33,7 @@ API_STAGES = {
     "intake, vault lookup": (
         "iot_api/ingest/intake.py", "iot_api/vaults/opening.py", "iot_cipher/",
     ),
-    "views": ("iot_api/routes/", "iot_api/ingest/endpoint.py", "iot_api/http/request_body.py"),
+    "views": ("iot_api/routes/", "iot_api/ingest/endpoint.py", "iot_api/http/"),
     "Flask": ("flask/", "werkzeug/"),
     "HTTP (gunicorn)": ("gunicorn/", "iot_api/server/gunicorn_worker.py"),
 }  # fmt: skip
@@ -42,7 +42,7 @@ WRITER_STAGES = {
     "segment": (
         "iot_writer/drain/segment_builder.py",
         "iot_models/segment.py",
-        "iot_cipher/sealed_segment.py",
+        "iot_cipher/encryption.py",
     ),
     "hot window": ("iot_stores/hot_window.py",),
     "Postgres client": (

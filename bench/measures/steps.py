@@ -16,11 +16,9 @@ from bench.readings import json_reading, json_readings
 from bench.spread import spread
 from bench.stage import Stage
 from iot_api.ingest.parser import put_parser
-from iot_cipher.aead import SALT_BYTES
+from iot_cipher.encryption import SALT_BYTES, OpenVault, decrypt_segment
 from iot_cipher.envelope import Opener, Sealer
 from iot_cipher.keyring import KeyringFile
-from iot_cipher.sealed_segment import decrypt_segment
-from iot_cipher.vault import OpenVault
 from iot_models.entry import Entry, decode_entry
 from iot_models.reading import ReadingColumns
 from iot_models.segment import decode_segment

@@ -14,18 +14,10 @@ from redis import Redis
 
 from iot_api.limits.clients import Client
 from iot_api.service import Service
-from iot_cipher.aead import decrypt
+from iot_cipher.encryption import SEGMENT_FORMAT, OpenVault, SealedSegment, decrypt, decrypt_segment
 from iot_cipher.envelope import Opener
 from iot_cipher.keyring import Keyring, KeyringFile, create_keyring_file, parse_keyring
-from iot_cipher.sealed_segment import FORMAT, SealedSegment, decrypt_segment
-from iot_cipher.vault import (
-    OpenVault,
-    PasswordSecret,
-    VaultRecord,
-    open_vault,
-    password_key,
-    scrypt_secret,
-)
+from iot_cipher.vault import PasswordSecret, VaultRecord, open_vault, password_key, scrypt_secret
 from iot_models.entry import decode_entry
 from iot_models.errors import DecryptionError
 from iot_models.settings import Settings
@@ -152,7 +144,7 @@ def test_with_the_keyring_and_the_queue_what_is_stored_stays_closed(loot: Loot) 
     for key in (entry.chunk_key, loot.keyring.wrap_key(1), loot.keyring.transit_key(1)):
         with pytest.raises(DecryptionError):
             decrypt_segment(OpenVault(segment.vault_id, key), segment.bounds, segment.payload)
-        head = FORMAT + segment.payload[1:17]
+        head = SEGMENT_FORMAT + segment.payload[1:17]
         bound = head + segment.vault_id.bytes + segment.bounds.to_bytes()
         with pytest.raises(DecryptionError):
             decrypt(key, segment.payload[17:], bound)

@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 from redis import Redis
 
-from iot_cipher.aead import decrypt, derive, encrypt
+from iot_cipher.encryption import decrypt, derive, encrypt
 from iot_cipher.keyring import Keyring, parse_keyring
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"

@@ -15,9 +15,10 @@ import psycopg
 import pytest
 
 from integration.api.test_broken_requests import BROKEN, Secrets
+from iot_cipher.encryption import OpenVault
 from iot_cipher.keyring import parse_keyring
 from iot_cipher.tokens import new_tokens_text, with_token
-from iot_cipher.vault import OpenVault, VaultRecord, open_vault, scrypt_secret
+from iot_cipher.vault import VaultRecord, open_vault, scrypt_secret
 from iot_tools.local.postgres_server import PostgresServer
 from iot_tools.local.redis_server import RedisServer
 from iot_writer.schema import migrate

@@ -12,7 +12,7 @@ import base64
 from collections.abc import Mapping
 from typing import Any
 
-from .aead import KEY_BYTES, derive
+from .encryption import KEY_BYTES, derive
 from .secrets import SecretHolder
 
 LINK_BYTES = 37

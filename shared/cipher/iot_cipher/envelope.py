@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from iot_models.errors import DecryptionError
 
-from .aead import SALT_BYTES, decrypt, derive, encrypt
+from .encryption import SALT_BYTES, decrypt, derive, encrypt
 from .secrets import SecretHolder
 from .writer_keys import TransitKeys
 

@@ -14,8 +14,8 @@ from types import MappingProxyType
 from iot_models.errors import DecryptionError, SettingsError
 from iot_models.text_files import create_file
 
-from .aead import KEY_BYTES, derive
 from .chain_keys import RetiredKey, derive_chain_key, parse_retired
+from .encryption import KEY_BYTES, derive
 from .followed_file import FollowedFile, strict_json
 from .secrets import SecretHolder
 

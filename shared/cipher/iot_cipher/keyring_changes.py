@@ -8,8 +8,8 @@ from typing import Any
 
 from iot_models.errors import SettingsError
 
-from .aead import KEY_BYTES
 from .chain_keys import RetiredKey, retired_json
+from .encryption import KEY_BYTES
 from .followed_file import strict_json
 from .keyring import KeyId, parse_keyring
 

@@ -11,7 +11,7 @@ import struct
 
 from iot_models.errors import DecryptionError
 
-from .aead import SALT_BYTES, decrypt, derive, encrypt
+from .encryption import SALT_BYTES, decrypt, derive, encrypt
 from .writer_keys import TransitKeys
 
 FORMAT = 1

@@ -7,11 +7,9 @@ wrap uses a key derived from the password. The lookup, by which the vault of a p
 derived from the password too. There are two formats (`VaultFormat`).
 """
 
-import hmac
 import os
 import struct
 import uuid
-from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import IntEnum
@@ -22,16 +20,22 @@ from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 from iot_models.errors import DecryptionError
 from iot_models.settings import MAX_SCRYPT_LOG2_N
 
-from .aead import KEY_BYTES, NONCE_BYTES, SALT_BYTES, decrypt, derive, encrypt
+from .encryption import (
+    KEY_BYTES,
+    NONCE_BYTES,
+    SALT_BYTES,
+    OpenVault,
+    decrypt,
+    derive,
+    encrypt,
+)
 from .keyring import Keyring, key_id_of
 from .secrets import SecretHolder
 
 SCRYPT_R, SCRYPT_P = 8, 1
 _HEADER = struct.Struct(">BI")
-_CHUNK = b"iot-sensor chunk v1"
 _LOOKUP = b"iot-sensor lookup v2"
 _WRAPPING = b"iot-sensor password key v2"
-_FINGERPRINT = b"iot-sensor request fingerprint v1"
 
 PasswordKey = Callable[[bytes, bytes, int], bytes]
 """(password, salt, log2 of N) -> 32 bytes."""
@@ -66,35 +70,6 @@ class VaultRecord:
     def master_key_id(self) -> int:
         """The id of the master key of the outer wrap."""
         return key_id_of(self.wrapped_key)
-
-
-class OpenVault(SecretHolder):
-    """An open vault: its data key is in memory."""
-
-    __slots__ = ("_data_key", "vault_id")
-
-    def __init__(self, vault_id: uuid.UUID, data_key: bytes) -> None:
-        self.vault_id = vault_id
-        self._data_key = data_key
-
-    def chunk_key(self, salt: bytes) -> bytes:
-        """Derive the key of the segments with this salt, one-way."""
-        return derive(self._data_key, salt=salt, info=_CHUNK)
-
-    def fingerprint(self, *parts: "bytes | array[int]") -> bytes:
-        """Return an HMAC of `parts`, 32 bytes. Only an open vault can compute it."""
-        key = derive(self._data_key, salt=b"", info=_FINGERPRINT)
-        mac = hmac.new(key, digestmod="sha256")
-        for part in parts:
-            mac.update(part)
-        return mac.digest()
-
-    def shard(self, shards: int) -> int:
-        """Return the shard of this vault's readings, out of `shards`.
-
-        It depends on the id alone, so all processes choose the same shard.
-        """
-        return int.from_bytes(self.vault_id.bytes[:8], "big") % shards
 
 
 class PasswordSecret(SecretHolder):

@@ -15,8 +15,8 @@ from typing import NamedTuple, Protocol
 from iot_models.errors import DecryptionError, SettingsError
 from iot_models.text_files import read_text, replace_file
 
-from .aead import KEY_BYTES, derive
 from .chain_keys import RetiredKey, derive_chain_key
+from .encryption import KEY_BYTES, derive
 from .followed_file import FollowedFile, strict_json
 from .keyring import KeyId, Keyring, is_for_writers, parse_keyring
 from .secrets import SecretHolder

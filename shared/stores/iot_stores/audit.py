@@ -15,7 +15,7 @@ from typing import cast
 
 import psycopg
 
-from iot_cipher.aead import NONCE_BYTES, decrypt, encrypt
+from iot_cipher.encryption import NONCE_BYTES, decrypt, encrypt
 from iot_cipher.writer_keys import AuditKeys
 from iot_models import metrics
 from iot_models.audit_event import AuditEvent

@@ -13,7 +13,7 @@ from typing import Any, LiteralString, cast
 
 from psycopg.pq import TransactionStatus
 
-from iot_cipher.sealed_segment import SealedSegment
+from iot_cipher.encryption import SealedSegment
 from iot_models.errors import FormatError
 from iot_models.reading import INT64_MAX, INT64_MIN
 from iot_models.segment import SegmentBounds

@@ -24,7 +24,7 @@ from typing import cast
 
 from redis import Redis
 
-from iot_cipher.sealed_segment import SealedSegment
+from iot_cipher.encryption import SealedSegment
 from iot_models.names import KeyNames
 from iot_models.segment import SegmentBounds
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from typing import LiteralString, cast
 
-from iot_cipher.sealed_segment import SealedSegment
+from iot_cipher.encryption import SealedSegment
 from iot_models.errors import FormatError
 from iot_models.segment import SegmentBounds
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import LiteralString, cast
 
-from iot_cipher.sealed_segment import SealedSegment
+from iot_cipher.encryption import SealedSegment
 from iot_models.compaction_order import Source
 from iot_models.segment import SegmentBounds
 

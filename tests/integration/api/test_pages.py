@@ -17,7 +17,7 @@ from integration.compaction.past import Past, each_second, noon
 from integration.writer.sending import sending
 from iot_api.query import merge as merge_module
 from iot_api.query import readings as readings_module
-from iot_cipher.sealed_segment import SealedSegment, decrypt_segment, encrypt_segment
+from iot_cipher.encryption import SealedSegment, decrypt_segment, encrypt_segment
 from iot_models.segment import SegmentColumns, decode_segment, encode_merged
 from iot_models.settings import Settings
 from iot_stores import history, small_segments

@@ -19,7 +19,7 @@ from iot_api.query.pausable_read import Page, PausableRead
 from iot_api.query.readings import Readings
 from iot_api.query.responses import ReadingsStream
 from iot_api.query.segment_reader import Order
-from iot_cipher.vault import OpenVault
+from iot_cipher.encryption import OpenVault
 from iot_models.reading import Reading
 from iot_models.settings import Settings
 from iot_stores.history import ReadFilter

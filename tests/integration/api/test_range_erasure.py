@@ -18,7 +18,7 @@ from integration.api.test_password_change import service_of
 from integration.compaction.past import Past, each_second, noon
 from integration.writer.sending import sending
 from iot_api.vaults import range_eraser
-from iot_cipher.sealed_segment import SealedSegment
+from iot_cipher.encryption import SealedSegment
 from iot_models.audit_event import parse_event
 from iot_models.settings import Settings
 from iot_stores import segment_erasure

@@ -12,14 +12,14 @@ import pytest
 
 from integration.compaction.past import Past, Sent, days_ago, each_second, noon
 from integration.compaction.thief import Thief
-from iot_cipher.envelope import Sealer
-from iot_cipher.sealed_order import seal_order
-from iot_cipher.sealed_segment import (
+from iot_cipher.encryption import (
     SealedSegment,
     decrypt_segment,
     encrypt_segment,
     salt_of,
 )
+from iot_cipher.envelope import Sealer
+from iot_cipher.sealed_order import seal_order
 from iot_cipher.vault import create_vault, scrypt_secret
 from iot_models.compaction_order import CompactionOrder, Source, Target
 from iot_models.entry import Entry

@@ -10,10 +10,10 @@ import pytest
 from prometheus_client import REGISTRY
 
 from integration.compaction.past import Past, each_second, noon
+from iot_cipher.encryption import decrypt_segment, salt_of
 from iot_cipher.envelope import Opener, Sealer
 from iot_cipher.keyring import Keyring, KeyringFile, create_keyring_file
 from iot_cipher.sealed_order import open_order, seal_order
-from iot_cipher.sealed_segment import decrypt_segment, salt_of
 from iot_models.compaction_order import CompactionOrder, decode_order
 from iot_models.errors import DecryptionError
 from iot_models.segment import may_share_key

@@ -12,9 +12,9 @@ from redis import Redis
 
 from iot_api.limits.clients import Client
 from iot_api.service import Service, build_service
+from iot_cipher.encryption import OpenVault
 from iot_cipher.envelope import Sealer
 from iot_cipher.keyring import KeyringFile
-from iot_cipher.vault import OpenVault
 from iot_models.entry import Entry
 from iot_models.reading import SEPARATOR, Reading, ReadingColumns, int64s
 from iot_models.settings import Settings

@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
+from iot_cipher.encryption import OpenVault
 from iot_cipher.keyring import Keyring, parse_keyring
-from iot_cipher.vault import OpenVault, VaultRecord, create_vault, scrypt_secret
+from iot_cipher.vault import VaultRecord, create_vault, scrypt_secret
 
 MakeText = Callable[..., str]
 

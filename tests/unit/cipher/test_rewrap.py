@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
+from iot_cipher.encryption import OpenVault
 from iot_cipher.keyring import parse_keyring
 from iot_cipher.vault import (
-    OpenVault,
     VaultRecord,
     create_vault,
     is_authentic,

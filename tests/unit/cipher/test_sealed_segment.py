@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from iot_cipher.encryption import OpenVault, decrypt_segment, encrypt_segment
 from iot_cipher.keyring import Keyring
-from iot_cipher.sealed_segment import decrypt_segment, encrypt_segment
-from iot_cipher.vault import OpenVault
 from iot_models.errors import DecryptionError
 from iot_models.segment import SegmentBounds
 

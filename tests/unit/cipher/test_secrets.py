@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 import pytest
 
+from iot_cipher.encryption import OpenVault
 from iot_cipher.envelope import OpenedEntry, Opener, Sealer
 from iot_cipher.keyring import Keyring
 from iot_cipher.secrets import SecretHolder
-from iot_cipher.vault import OpenVault, VaultRecord
+from iot_cipher.vault import VaultRecord
 
 Vault = tuple[VaultRecord, OpenVault]
 HOLDERS = ["Keyring", "OpenVault", "OpenedEntry"]

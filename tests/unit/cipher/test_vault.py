@@ -14,10 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iot_cipher.aead import derive
+from iot_cipher.encryption import OpenVault, derive
 from iot_cipher.keyring import Keyring, parse_keyring
 from iot_cipher.vault import (
-    OpenVault,
     PasswordKey,
     PasswordSecret,
     VaultFormat,

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from iot_api.limits.clients import Client
+from iot_cipher.encryption import OpenVault
 from iot_cipher.envelope import EntryName
-from iot_cipher.vault import OpenVault
 from iot_models.errors import IdempotencyKeyReusedError, InvalidRequestError
 from iot_models.names import KeyNames
 from iot_stores.backlog import RememberedRequest

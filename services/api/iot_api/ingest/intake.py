@@ -17,9 +17,8 @@ from iot_api.http.entrance import Proven, prove
 from iot_api.limits.clients import Client
 from iot_api.limits.guess_limit import GuessLimit
 from iot_api.vaults.opening import Vaults
-from iot_cipher.aead import SALT_BYTES
+from iot_cipher.encryption import SALT_BYTES, OpenVault
 from iot_cipher.envelope import EntryName, Sealer, entry_name
-from iot_cipher.vault import OpenVault
 from iot_models import metrics
 from iot_models.entry import Entry
 from iot_models.errors import IotError, Refusal, TooManyRequestsError

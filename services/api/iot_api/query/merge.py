@@ -8,7 +8,7 @@ from enum import Enum
 from heapq import heappop, heappush
 from operator import attrgetter
 
-from iot_cipher.sealed_segment import SealedSegment
+from iot_cipher.encryption import SealedSegment
 from iot_models.reading import Reading
 from iot_models.segment import ID_STRIDE, SegmentBounds
 from iot_stores.interval_index import Position

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 from iot_api.limits.clients import Client
 from iot_api.limits.fair_slots import FairSlots
-from iot_cipher.sealed_segment import SealedSegment
+from iot_cipher.encryption import SealedSegment
 from iot_models.errors import Refusal, TooManyRequestsError, UnavailableError
 from iot_models.reading import Reading
 from iot_stores.history import PageRange

@@ -9,8 +9,7 @@ from functools import partial
 from redis.exceptions import RedisError
 
 from iot_api.limits.clients import Client
-from iot_cipher.sealed_segment import SealedSegment
-from iot_cipher.vault import OpenVault
+from iot_cipher.encryption import OpenVault, SealedSegment
 from iot_models import metrics
 from iot_models.errors import FormatError
 from iot_models.reading import INT64_MAX, Reading

@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import compress
 from operator import attrgetter
 
-from iot_cipher.sealed_segment import SealedSegment, decrypt_segment
-from iot_cipher.vault import OpenVault
+from iot_cipher.encryption import OpenVault, SealedSegment, decrypt_segment
 from iot_models import metrics
 from iot_models.compression import unpacked_size
 from iot_models.errors import DecryptionError, FormatError

@@ -21,7 +21,7 @@ from iot_api.query.pausable_read import Page, PausableRead
 from iot_api.query.responses import ReadingsStream, readings_answer
 from iot_api.server.connection import PAUSE
 from iot_api.service import Service
-from iot_cipher.vault import OpenVault
+from iot_cipher.encryption import OpenVault
 from iot_models.errors import InvalidRequestError
 from iot_models.scopes import Scope
 from iot_models.times import parse_time

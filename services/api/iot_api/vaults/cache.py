@@ -10,7 +10,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
 
-from iot_cipher.vault import OpenVault, VaultRecord
+from iot_cipher.encryption import OpenVault
+from iot_cipher.vault import VaultRecord
 from iot_stores.password_changes import ERASED
 
 RENEW_SECONDS = 300.0

@@ -16,10 +16,9 @@ from queue import Empty, Full, Queue
 import psycopg
 from redis.exceptions import RedisError
 
-from iot_cipher.aead import SALT_BYTES
+from iot_cipher.encryption import SALT_BYTES, OpenVault
 from iot_cipher.keyring import Keyring
 from iot_cipher.sealed_order import seal_order
-from iot_cipher.vault import OpenVault
 from iot_models.compaction_order import CompactionOrder, Target
 from iot_models.errors import DecryptionError
 from iot_stores.compaction_orders import CompactionOrders

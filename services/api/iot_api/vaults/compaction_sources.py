@@ -10,8 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from iot_cipher.sealed_segment import SealedSegment, decrypt_with_chunk_key, salt_of
-from iot_cipher.vault import OpenVault
+from iot_cipher.encryption import OpenVault, SealedSegment, decrypt_with_chunk_key, salt_of
 from iot_models import metrics
 from iot_models.compaction_order import Source
 from iot_models.errors import DecryptionError, FormatError

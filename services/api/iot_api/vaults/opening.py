@@ -11,14 +11,9 @@ from redis.exceptions import RedisError
 
 from iot_api.limits.clients import Client
 from iot_api.limits.guess_limit import GuessLimit
+from iot_cipher.encryption import OpenVault
 from iot_cipher.keyring import Keyring
-from iot_cipher.vault import (
-    OpenVault,
-    PasswordKey,
-    VaultRecord,
-    password_key,
-    wrap_vault,
-)
+from iot_cipher.vault import PasswordKey, VaultRecord, password_key, wrap_vault
 from iot_models import metrics
 from iot_models.errors import DecryptionError, IotError, TooManyRequestsError, UnavailableError
 from iot_stores.postgres import AWAY

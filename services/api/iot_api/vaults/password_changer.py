@@ -8,8 +8,9 @@ from redis.exceptions import RedisError
 
 from iot_api.limits.clients import Client
 from iot_api.limits.guess_limit import GuessLimit
+from iot_cipher.encryption import OpenVault
 from iot_cipher.keyring import Keyring
-from iot_cipher.vault import OpenVault, PasswordSecret, VaultRecord, wrap_vault
+from iot_cipher.vault import PasswordSecret, VaultRecord, wrap_vault
 from iot_models.audit_event import AuditKind, audit_event
 from iot_models.errors import (
     ConflictError,

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from redis.exceptions import RedisError
 
 from iot_api.limits.clients import Client
+from iot_cipher.encryption import OpenVault
 from iot_cipher.keyring import Keyring
 from iot_cipher.vault import (
-    OpenVault,
     PasswordKey,
     PasswordSecret,
     VaultFormat,

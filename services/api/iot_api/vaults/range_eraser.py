@@ -9,9 +9,13 @@ from collections.abc import Callable, Sequence
 from itertools import compress
 
 from iot_api.limits.clients import Client
-from iot_cipher.aead import SALT_BYTES
-from iot_cipher.sealed_segment import SealedSegment, decrypt_segment, encrypt_segment
-from iot_cipher.vault import OpenVault
+from iot_cipher.encryption import (
+    SALT_BYTES,
+    OpenVault,
+    SealedSegment,
+    decrypt_segment,
+    encrypt_segment,
+)
 from iot_models import metrics
 from iot_models.audit_event import AuditKind, audit_event
 from iot_models.errors import DecryptionError, FormatError, NotFoundError, UnavailableError

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+from iot_cipher.encryption import SealedSegment
 from iot_cipher.envelope import OpenedEntry
-from iot_cipher.sealed_segment import SealedSegment
 from iot_models import metrics
 from iot_models.entry import Entry
 from iot_stores import ledger

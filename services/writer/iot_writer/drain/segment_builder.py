@@ -4,7 +4,7 @@ import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from iot_cipher.sealed_segment import SealedSegment, encrypt_segment
+from iot_cipher.encryption import SealedSegment, encrypt_segment
 from iot_models.entry import Entry
 from iot_models.segment import ID_STRIDE, encode_segment
 from iot_stores.months import month_begin, next_month

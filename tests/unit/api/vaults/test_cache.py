@@ -4,7 +4,8 @@ import uuid
 from dataclasses import replace
 
 from iot_api.vaults.cache import SETTLING_SECONDS, UNSETTLED_SECONDS, VaultCache
-from iot_cipher.vault import OpenVault, VaultRecord
+from iot_cipher.encryption import OpenVault
+from iot_cipher.vault import VaultRecord
 from support.waiting import wait_until
 
 

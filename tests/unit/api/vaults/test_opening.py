@@ -13,8 +13,9 @@ from iot_api.limits.guess_limit import GuessLimit
 from iot_api.vaults.cache import VaultCache
 from iot_api.vaults.keeper import VaultKeeper
 from iot_api.vaults.opening import Vaults
+from iot_cipher.encryption import OpenVault
 from iot_cipher.keyring import Keyring, KeyringFile, create_keyring_file
-from iot_cipher.vault import OpenVault, PasswordKey, VaultRecord, password_key, scrypt_secret
+from iot_cipher.vault import PasswordKey, VaultRecord, password_key, scrypt_secret
 from iot_models.audit_event import AuditEvent
 from iot_models.errors import Refusal, TooManyRequestsError
 from iot_stores.held_entries import HeldEntries

@@ -6,8 +6,7 @@ import uuid
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iot_cipher.sealed_segment import SealedSegment, decrypt_segment
-from iot_cipher.vault import OpenVault
+from iot_cipher.encryption import OpenVault, SealedSegment, decrypt_segment
 from iot_models.entry import Entry
 from iot_models.reading import SEPARATOR, Reading, ReadingColumns, int64s
 from iot_models.segment import ID_STRIDE, SegmentColumns, decode_segment

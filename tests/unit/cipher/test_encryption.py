@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iot_cipher.aead import NONCE_BYTES, decrypt, derive, encrypt
+from iot_cipher.encryption import NONCE_BYTES, decrypt, derive, encrypt
 from iot_models.errors import DecryptionError
 
 KEY = bytes(range(32))

@@ -5,14 +5,14 @@ import importlib
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from typing import cast
 
 from iot_cipher.secrets import disable_core_dumps
 from iot_models import settings
 from iot_models.errors import IotError, SettingsError
 
-from .option_types import Subparsers, positive_integer, rate, seconds
-from .tls_options import add_tls, tls_of
-from .token_option import add_token, token_of
+from .command_parser import PROGRAM, CommandParser
+from .option_types import Subparsers, seconds
 
 Command = Callable[[argparse.Namespace], int]
 AddCommand = Callable[["Subparsers[argparse.ArgumentParser]"], None]
@@ -41,8 +41,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
     """Build the parser of the command that `arguments` begin with, else of all commands."""
-    parser = argparse.ArgumentParser(prog="iot-sensor", description="Operate the sensor service.")
-    commands = parser.add_subparsers(required=True, metavar="command")
+    parser = CommandParser(
+        prog=PROGRAM,
+        description="Run, use and operate the sensor service.",
+        epilog="Each command shows its options and an example: iot-sensor COMMAND --help",
+    )
+    commands = cast(
+        "Subparsers[argparse.ArgumentParser]",
+        parser.add_subparsers(required=True, metavar="command"),
+    )
     given = {arguments[0]} & set(_COMMANDS) if arguments else set[str]()
     for name in given or _COMMANDS:
         _COMMANDS[name](commands)
@@ -83,42 +90,6 @@ def _run(parsed: argparse.Namespace) -> int:
     names = {"PORT": "port", "DATA_DIR": "data_dir", "DEVICES": "devices", "TLS": "tls"}
     given = {name: getattr(parsed, field) for name, field in names.items()}
     return run.run(options.parse({**given, "STARTED": parsed.started}))
-
-
-def _add_simulate(commands: "Subparsers[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser("simulate", help="send readings like RFID interrogators")
-    parser.add_argument(
-        "--url", required=True, help="URL of the service, for example http://host:5000"
-    )
-    parser.add_argument(
-        "--devices", type=positive_integer, default=1, help="number of devices (default 1)"
-    )
-    parser.add_argument(
-        "--rate", type=rate, default=10.0, help="readings/s of each device (default 10)"
-    )
-    parser.add_argument("--password", default="demo", help="password of the vault (default demo)")
-    add_token(parser)
-    parser.add_argument(
-        "--readings",
-        type=positive_integer,
-        help="stop after this many readings of each device; default: never",
-    )
-    add_tls(parser)
-    parser.add_argument("--insecure", action="store_true", help="accept any TLS certificate")
-    parser.set_defaults(command=_simulate)
-
-
-def _simulate(parsed: argparse.Namespace) -> int:
-    from iot_tools.local.simulate import Simulation, simulate  # noqa: PLC0415
-
-    names = ("url", "password", "devices", "rate", "readings", "insecure")
-    given = {name: getattr(parsed, name) for name in names}
-    simulation = Simulation(**given, token=token_of(parsed), tls_context=tls_of(parsed))
-    try:
-        simulation.client()
-    except ValueError as error:
-        raise SettingsError(f"--url is {error}") from None
-    return simulate(simulation)
 
 
 def _add_settings(commands: "Subparsers[argparse.ArgumentParser]") -> None:
@@ -163,9 +134,16 @@ def _migrate(parsed: argparse.Namespace) -> int:
     return run(parsed)
 
 
+def _add_completion(commands: "Subparsers[argparse.ArgumentParser]") -> None:
+    from .completion import add_completion  # noqa: PLC0415 -- only where it is needed
+
+    add_completion(commands, _parser)
+
+
 _COMMANDS: dict[str, AddCommand] = {
     "run": _add_run,
-    "simulate": _add_simulate,
+    "simulate": _imported("iot_tools.cli.devices", "add_simulate"),
+    "send": _imported("iot_tools.cli.devices", "add_send"),
     "settings": _add_settings,
     "migrate": _add_migrate,
     "keys": _imported("iot_tools.cli.keys", "add_keys"),
@@ -181,4 +159,5 @@ _COMMANDS: dict[str, AddCommand] = {
     "canary": _imported("iot_tools.cli.checks", "add_canary"),
     "soak": _imported("iot_tools.cli.checks", "add_soak"),
     "capacity": _imported("iot_tools.capacity.command", "add_capacity"),
+    "completion": _add_completion,
 }

@@ -31,6 +31,14 @@ def rate(text: str) -> float:
     return value
 
 
+def fraction(text: str) -> float:
+    """Parse a number from 0 to 1."""
+    value = _number(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"must be a number from 0 to 1, not {text!r}")
+    return value
+
+
 def positive_integer(text: str) -> int:
     """Parse an integer from 1."""
     if not text.isdigit() or int(text) < 1:

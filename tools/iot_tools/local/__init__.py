@@ -1,4 +1,4 @@
-"""`make run`: local servers, launcher, supervisor, certificate and simulated devices.
+"""`make run`: local servers, launcher, supervisor and certificate.
 
 Not part of any image. Benchmarks and tests use the servers and the launcher too.
 """

@@ -9,8 +9,7 @@ from collections.abc import Callable
 from http import HTTPStatus
 
 from iot_sensor_client import Client, ClientError
-
-from .interrogator import Interrogator
+from iot_tools.devices.sensors import Schedule, Sensor
 
 _PROXIES = ("http_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
 """Proxy variables that curl uses, even for the loopback address."""
@@ -26,7 +25,7 @@ class FirstReading:
     def __init__(self, client: Client, *, since: float, send: bool) -> None:
         self._client = client
         self._since = since
-        self._unsent = Interrogator(0, 1_000_000, time.time, limit=1) if send else None
+        self._unsent = Sensor(0, Schedule(rate=1_000_000), time.time, limit=1) if send else None
         self._key = str(uuid.uuid4())
         self.refused = False
         """Whether the service refused the token, or required one."""

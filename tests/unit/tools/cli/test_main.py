@@ -1,21 +1,28 @@
 """The command reports an error in one sentence."""
 
+import argparse
+import shlex
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from iot_cipher.keyring import new_keyring_text
 from iot_models import settings
-from iot_tools.cli.main import _COMMANDS, main
+from iot_tools.cli.command_parser import EXAMPLES
+from iot_tools.cli.main import _COMMANDS, _parser, main
+from iot_tools.cli.option_types import Subparsers
 
 
 def test_a_command_is_required(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main([])
-    assert "the following arguments are required: command" in capsys.readouterr().err
+    assert capsys.readouterr().err == (
+        "iot-sensor: the following arguments are required: command; see iot-sensor --help\n"
+    )
 
 
 @pytest.mark.parametrize("name", _COMMANDS)
@@ -23,6 +30,46 @@ def test_each_command_has_its_name(name: str, capsys: pytest.CaptureFixture[str]
     with pytest.raises(SystemExit, match="0"):
         main([name, "--help"])
     assert capsys.readouterr().out.startswith(f"usage: iot-sensor {name} ")
+
+
+def leaves(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """Yield the parsers of the commands that do something."""
+    groups = [each for each in parser._actions if isinstance(each, Subparsers)]  # noqa: SLF001
+    if not groups:
+        yield parser
+    for group in groups:
+        for command in group.choices.values():
+            yield from leaves(command)
+
+
+def test_the_help_of_each_command_ends_with_an_example() -> None:
+    found = {parser.prog.removeprefix("iot-sensor "): parser for parser in leaves(_parser())}
+    assert found.keys() == EXAMPLES.keys()
+    for name, parser in found.items():
+        assert parser.format_help().endswith(f"example:\n  iot-sensor {EXAMPLES[name]}\n")
+
+
+@pytest.mark.parametrize("example", EXAMPLES.values())
+def test_each_example_is_valid(example: str) -> None:
+    words = shlex.split(example.partition(" > ")[0])
+    assert callable(_parser(words).parse_args(words).command)
+
+
+def test_a_shell_completes_commands_and_options() -> None:
+    script = subprocess.run(
+        [sys.executable, "-m", "iot_tools", "completion", "bash"],
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    ask = """
+    COMP_WORDS=(iot-sensor {words}); COMP_CWORD={index}; COMP_LINE="iot-sensor {words}"
+    $(complete -p iot-sensor | sed 's/.*-F \\([^ ]*\\).*/\\1/') ; echo "${{COMPREPLY[@]}}"
+    """
+    for words, index, expected in (("ke", 1, "keys"), ("keys ro", 2, "rotate")):
+        done = subprocess.run(
+            ["bash", "-c", script + ask.format(words=words, index=index)],  # noqa: S607
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert done.stdout.split() == [expected]
 
 
 @pytest.mark.parametrize("name", ["canary", "probe", "secrets", "settings", "tokens"])

@@ -16,6 +16,7 @@ COMMANDS = {
     "canary": ["canary"],
     "soak": ["soak"],
     "simulate": ["simulate"],
+    "send": ["send", "--password-file", "p", "x=1"],
     "vault password": ["vault", "password", "--password-file", "p", "--new-password-file", "p"],
     "vault erase": ["vault", "erase", "--yes", "--password-file", "p"],
 }

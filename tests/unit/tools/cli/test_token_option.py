@@ -8,7 +8,8 @@ import pytest
 from iot_models.errors import SettingsError
 from iot_tools.cli.main import main
 from iot_tools.cli.token_option import add_token, token_of
-from iot_tools.local.simulate import Simulation
+from iot_tools.devices.sensors import Schedule
+from iot_tools.devices.simulation import Simulation
 
 ENVIRON = {"IOT_TOKEN": "iot_of-the-environment"}
 
@@ -56,5 +57,7 @@ def test_simulate_refuses_a_missing_token_file(capsys: pytest.CaptureFixture[str
 
 
 def test_repr_shows_no_token() -> None:
-    simulation = Simulation(url="http://x", password="p", token="iot_secret")
+    simulation = Simulation(
+        url="http://x", password="p", schedule=Schedule(rate=1), token="iot_secret"
+    )
     assert "iot_secret" not in repr(simulation)

@@ -1,6 +1,7 @@
 """A simulated device loses no reading while the service fails."""
 
 import logging
+import re
 import subprocess
 import sys
 import threading
@@ -9,9 +10,9 @@ from typing import Protocol
 import pytest
 
 from iot_sensor_client import Client, RetryPolicy
-from iot_tools.local.interrogator import Interrogator
+from iot_tools.devices.device import Device
+from iot_tools.devices.sensors import Schedule, Sensor
 from iot_tools.local.ports import free_port
-from iot_tools.local.simulate import SimulatedDevice
 
 ONE_ATTEMPT = RetryPolicy(max_attempts=1)
 
@@ -43,10 +44,8 @@ class Bench:
     def __init__(self, url: str, capacity: int = 1000) -> None:
         self.clock = Clock()
         self.client = Client(url, "demo", retry=ONE_ATTEMPT, timeout=5)
-        interrogator = Interrogator(1, 10, self.clock)
-        self.device = SimulatedDevice(
-            "device 1", interrogator, self.client, capacity=capacity, clock=self.clock
-        )
+        sensor = Sensor(1, Schedule(rate=10), self.clock)
+        self.device = Device("device 1", sensor, self.client, capacity=capacity, clock=self.clock)
 
     def pass_time(self, seconds: float) -> None:
         """Advance the clock and run one step of the device."""
@@ -157,4 +156,6 @@ def test_the_command_sends_the_given_number_from_each_device(service: Service) -
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(service.readings) == 60
     assert service.authorizations == {"Bearer iot_token"}
-    assert "device 2: 30 sent, 0 not sent" in done.stdout
+    assert "readings: 60 acknowledged in " in done.stdout
+    assert re.search(r"requests: \d+ acknowledged, 0 failed", done.stdout)
+    assert re.search(r"latency: p50 [\d.]+ ms, p99 [\d.]+ ms, max [\d.]+ ms", done.stdout)

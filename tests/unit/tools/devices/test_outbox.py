@@ -1,6 +1,6 @@
 """A batch stays in the outbox until the service acknowledges the batch."""
 
-from iot_tools.local.outbox import Batch, Outbox
+from iot_tools.devices.outbox import Batch, Outbox
 
 
 def test_batches_stay_in_order_until_removed() -> None:

@@ -1,0 +1,88 @@
+"""`iot-sensor send` sends what the command line or standard input names, and says what failed."""
+
+import io
+import time
+from typing import Protocol
+
+import pytest
+
+from iot_tools.cli.main import main
+
+Captured = pytest.CaptureFixture[str]
+
+
+class Service(Protocol):
+    """The interface of the fixture `service`."""
+
+    url: str
+    readings: list[dict[str, object]]
+    requests: int
+    failures: list[tuple[int, dict[str, str]]]
+
+
+@pytest.fixture(autouse=True)
+def _password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IOT_PASSWORD", "p")
+
+
+def test_fields_make_one_reading(service: Service, capsys: Captured) -> None:
+    began = time.time()
+    words = ["temperature=21.5", "unit=C", "open=true", "note=a=b", "tags=[1, 2]"]
+    assert main(["send", "--url", service.url, *words]) == 0
+    (reading,) = service.readings
+    assert reading["freeform"] == {
+        "temperature": 21.5, "unit": "C", "open": True, "note": "a=b", "tags": [1, 2],
+    }  # fmt: skip
+    assert reading["db_password"] == "p"
+    assert began * 1e6 - 1 <= int(str(reading["interrogator_time"])) <= time.time() * 1e6
+    assert capsys.readouterr().out == f"{service.url}: 1 reading acknowledged\n"
+
+
+def test_lines_are_readings_or_freeform(
+    service: Service, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [
+        '{"x": 1}',
+        "",
+        '{"freeform": 2, "relative_time": 5, "interrogator_time": 7}',
+        '{"freeform": 3, "other": 4}',
+        "5",
+    ]
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines)))
+    assert main(["send", "--url", service.url, "--time", "9", "--quiet"]) == 0
+    sent = [
+        (reading["freeform"], reading["interrogator_time"], reading.get("relative_time"))
+        for reading in service.readings
+    ]
+    expected = [({"x": 1}, "9", None), (2, 7, 5), ({"freeform": 3, "other": 4}, "9", None)]
+    assert sent == [*expected, (5, "9", None)]
+    assert capsys.readouterr().out == ""
+
+
+def test_a_failed_request_is_sent_again(service: Service) -> None:
+    service.failures = [(503, {}), (503, {})]
+    assert main(["send", "--url", service.url, "x=1"]) == 0
+    assert service.requests == 3
+    assert len(service.readings) == 1
+
+
+def test_an_error_tells_what_was_acknowledged(
+    service: Service, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("iot_tools.devices.sender.BATCH_READINGS", 2)
+    monkeypatch.setattr("sys.stdin", io.StringIO("1\n2\n3\nno\n"))
+    assert main(["send", "--url", service.url]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("line 4 is not JSON")
+    assert said.endswith("; 2 readings were acknowledged before\n")
+    assert [reading["freeform"] for reading in service.readings] == [1, 2]
+    monkeypatch.setattr("sys.stdin", io.StringIO("4\n"))
+    service.failures = [(400, {})]
+    assert main(["send", "--url", service.url]) == 1
+    assert capsys.readouterr().err.startswith(f"{service.url}: 400")
+
+
+def test_no_field_is_no_reading(service: Service, capsys: Captured) -> None:
+    assert main(["send", "--url", service.url, "temperature"]) == 2
+    assert capsys.readouterr().err == "'temperature' does not have the form FIELD=VALUE\n"
+    assert service.requests == 0

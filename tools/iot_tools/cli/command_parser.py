@@ -1,0 +1,61 @@
+"""The parser of a command: an example in its help, an error in one line."""
+
+import argparse
+from typing import Any, Never
+
+PROGRAM = "iot-sensor"
+
+EXAMPLES = {
+    "run": "run --port 5000 --data-dir .local",
+    "simulate": "simulate --url http://127.0.0.1:5000 --kind temperature --devices 20",
+    "send": "send --url http://127.0.0.1:5000 --password-file password temperature=21.5 unit=C",
+    "import": "import encpassword.db --url https://iot.example.org --token-file admin-token",
+    "settings": "settings --markdown",
+    "migrate": "migrate --wait 60 --grant",
+    "keys create": "keys create keyring.json",
+    "keys writer": "keys writer --keyring keyring.json --file writer-keys.json",
+    "keys list": "keys list --keyring keyring.json",
+    "keys add": "keys add --keyring keyring.json --writer-keys writer-keys.json",
+    "keys status": "keys status --keyring keyring.json",
+    "keys promote": "keys promote 2 --keyring keyring.json --writer-keys writer-keys.json",
+    "keys rewrap": "keys rewrap --keyring keyring.json",
+    "keys retire": "keys retire 1 --keyring keyring.json --writer-keys writer-keys.json",
+    "keys rotate": "keys rotate --secret iot-sensor-keys --writer-secret iot-sensor-writer-keys",
+    "audit verify": "audit verify",
+    "audit export": "audit export > audit.ndjson",
+    "audit accept": "audit accept",
+    "dead list": "dead list",
+    "dead show": "dead show 1763877000000-0",
+    "dead replay": "dead replay --all",
+    "dead drop": "dead drop 1763877000000-0",
+    "claim-redis": "claim-redis",
+    "held list": "held list",
+    "held drop": "held drop 0b6f2a3e-3c1d-4f0a-9a55-1c8f1d2e3a4b",
+    "tokens create": "tokens create --file tokens.json --name lab --scope read,audit",
+    "tokens list": "tokens list --file tokens.json",
+    "tokens revoke": "tokens revoke --file tokens.json --name lab",
+    "vault password": "vault password --url https://iot.example.org --token-file admin-token",
+    "vault erase": "vault erase --url https://iot.example.org --token-file admin-token",
+    "secrets create": "secrets create --namespace sensors --keyring iot-sensor-keys",
+    "probe": "probe --url https://iot.example.org --token-file token",
+    "canary": "canary --url https://iot.example.org --token-file token --every 30",
+    "soak": "soak --url https://iot.example.org --devices 10 --rate 20 --seconds 600",
+    "capacity": "capacity --devices 1000 --readings-per-second 50",
+    "completion": "completion bash > ~/.local/share/bash-completion/completions/iot-sensor",
+}
+"""An example of each command, without the name of the program."""
+
+
+class CommandParser(argparse.ArgumentParser):
+    """An `ArgumentParser` that ends its help with an example, and says an error in one line."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        example = EXAMPLES.get(self.prog.removeprefix(f"{PROGRAM} "))
+        if example is not None:
+            self.epilog = f"example:\n  {PROGRAM} {example}"
+            self.formatter_class = argparse.RawDescriptionHelpFormatter
+
+    def error(self, message: str) -> Never:
+        """Print the error and exit with 2."""
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")

@@ -1,0 +1,167 @@
+"""The arguments of `iot-sensor simulate` and `iot-sensor send`."""
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from iot_models.errors import SettingsError
+
+from .option_types import Subparsers, fraction, interval, positive_integer, rate, seconds
+from .password_option import add_password, password_of
+from .tls_options import add_tls, tls_of
+from .token_option import add_token, token_of
+
+if TYPE_CHECKING:
+    from iot_tools.devices.simulation import Show
+
+_ENDLESS = 1_000_000
+_KINDS = ("rfid", "accelerometer", "temperature")
+
+
+def add_simulate(commands: "Subparsers[argparse.ArgumentParser]") -> None:
+    """Add `simulate` to the command."""
+    parser = commands.add_parser("simulate", help="send readings of simulated devices")
+    _add_url(parser)
+    parser.add_argument(
+        "--kind", choices=_KINDS, default="rfid", help="kind of the sensors (default rfid)"
+    )
+    parser.add_argument(
+        "--devices", type=positive_integer, default=1, help="number of devices (default 1)"
+    )
+    parser.add_argument(
+        "--rate",
+        type=rate,
+        help="readings/s of each device (default: 10 for rfid, 50 for accelerometer, 1 for "
+        "temperature)",
+    )
+    parser.add_argument(
+        "--batch",
+        type=positive_integer,
+        metavar="READINGS",
+        help="readings in a request; default: those of half a second, at most 500",
+    )
+    parser.add_argument(
+        "--jitter",
+        type=fraction,
+        default=0.0,
+        metavar="PART",
+        help="how late a reading may be, as a part of the time between two (0 to 1; default 0)",
+    )
+    parser.add_argument(
+        "--gap-every",
+        type=interval,
+        default=0.0,
+        metavar="SECONDS",
+        help="time between two gaps, in which a device takes no readings; default: no gaps",
+    )
+    parser.add_argument(
+        "--gap-seconds",
+        type=interval,
+        default=5.0,
+        metavar="SECONDS",
+        help="length of a gap (default 5)",
+    )
+    parser.add_argument("--password", default="demo", help="password of the vault (default demo)")
+    add_token(parser)
+    parser.add_argument(
+        "--readings",
+        type=positive_integer,
+        help="stop after this many readings of each device; default: never",
+    )
+    add_tls(parser)
+    parser.add_argument("--insecure", action="store_true", help="accept any TLS certificate")
+    parser.set_defaults(command=_simulate)
+
+
+def add_send(commands: "Subparsers[argparse.ArgumentParser]") -> None:
+    """Add `send` to the command."""
+    parser = commands.add_parser(
+        "send", help="send one reading, or the readings on standard input, for example from cron"
+    )
+    _add_url(parser)
+    parser.add_argument(
+        "fields",
+        nargs="*",
+        metavar="FIELD=VALUE",
+        help="fields of one reading; without any: read one JSON object a line from standard input",
+    )
+    parser.add_argument(
+        "--time",
+        default="now",
+        help="time of the readings that name none: RFC 3339 or Unix microseconds (default now)",
+    )
+    parser.add_argument(
+        "--wait",
+        type=seconds,
+        default=60.0,
+        metavar="SECONDS",
+        help="how long to try again while the service is away (default 60)",
+    )
+    parser.add_argument("--quiet", action="store_true", help="print errors only")
+    add_password(parser)
+    add_token(parser)
+    add_tls(parser)
+    parser.set_defaults(command=_send)
+
+
+def _add_url(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--url", required=True, help="URL of the service, for example http://host:5000"
+    )
+
+
+def _simulate(parsed: argparse.Namespace) -> int:
+    from iot_tools.devices.sensors import KINDS, Schedule  # noqa: PLC0415 -- only where needed
+    from iot_tools.devices.simulation import Simulation, simulate  # noqa: PLC0415
+
+    schedule = Schedule(
+        rate=parsed.rate or KINDS[parsed.kind].rate,
+        jitter=parsed.jitter,
+        gap_every=parsed.gap_every,
+        gap_seconds=parsed.gap_seconds,
+    )
+    names = ("url", "password", "kind", "devices", "batch", "readings", "insecure")
+    simulation = Simulation(
+        **{name: getattr(parsed, name) for name in names},
+        schedule=schedule,
+        token=token_of(parsed),
+        tls_context=tls_of(parsed),
+    )
+    try:
+        simulation.client()
+    except ValueError as error:
+        raise SettingsError(f"--url is {error}") from None
+    return simulate(simulation, _progress_line())
+
+
+def _progress_line() -> "Show | None":
+    """Return a function that replaces a line on the terminal; None if there is no terminal."""
+    if not sys.stderr.isatty():
+        return None
+
+    def show(line: str) -> None:
+        print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
+
+    return show
+
+
+def _send(parsed: argparse.Namespace) -> int:
+    from iot_sensor_client import Client, RetryPolicy  # noqa: PLC0415 -- only where needed
+    from iot_tools.devices.sender import parse_lines, reading_of, send  # noqa: PLC0415
+
+    readings = (
+        [reading_of(parsed.fields, parsed.time)]
+        if parsed.fields
+        else parse_lines(sys.stdin, parsed.time)
+    )
+    retry = RetryPolicy(max_attempts=_ENDLESS, max_seconds=parsed.wait)
+    password, token, tls = password_of(parsed), token_of(parsed), tls_of(parsed)
+    try:
+        client = Client(parsed.url, password, token, retry=retry, tls_context=tls)
+    except ValueError as error:
+        raise SettingsError(f"--url is {error}") from None
+    with client:
+        sent = send(client, parsed.url, readings)
+    if not parsed.quiet:
+        print(f"{parsed.url}: {sent} {'reading' if sent == 1 else 'readings'} acknowledged")
+    return 0

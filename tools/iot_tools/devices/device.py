@@ -1,0 +1,136 @@
+"""A simulated device: it sends the readings of one sensor, and keeps them until they arrive."""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from iot_sensor_client import Client, RejectedError, RetryableError
+
+from .outbox import Batch, Outbox
+from .sensors import Sensor
+
+_log = logging.getLogger(__name__)
+
+_TICK_SECONDS = 0.5
+MAX_BATCH = 500
+"""Usual maximum number of readings in a request."""
+_CAPACITY = 200_000
+"""Readings that a device keeps while the service is away."""
+_MAX_PAUSE_SECONDS = 10.0
+_LATENCIES = 100_000
+
+
+@dataclass(slots=True)
+class Counts:
+    """What became of the readings and requests of a device."""
+
+    acknowledged: int = 0
+    """Readings that the service acknowledged."""
+    rejected: int = 0
+    """Readings that the service will never accept."""
+    requests: int = 0
+    """Requests that were acknowledged."""
+    failures: int = 0
+    """Requests that failed, and were sent again."""
+    latencies: deque[float] = field(default_factory=lambda: deque(maxlen=_LATENCIES))
+    """Seconds from a request to its acknowledgement, of the newest requests."""
+
+
+class Device:
+    """Sends the readings of one sensor, in order, and keeps them until they are acknowledged.
+
+    So a restart of the service loses none. Its memory is bounded: if the service stays away, it
+    drops the oldest readings and logs that.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        sensor: Sensor,
+        client: Client,
+        *,
+        batch: int = MAX_BATCH,
+        capacity: int = _CAPACITY,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`batch` is the maximum number of readings in a request."""
+        self.name = name
+        self.counts = Counts()
+        self.outbox = Outbox(capacity)
+        self._sensor = sensor
+        self._client = client
+        self._batch = batch
+        self._clock = clock
+        self._failing = 0
+        self._failing_since = 0.0
+        self._retry_at = 0.0
+
+    @property
+    def finished(self) -> bool:
+        """Whether all readings of a limited simulation are acknowledged."""
+        return self._sensor.finished and self.outbox.first() is None
+
+    def run(self, stop: threading.Event, *, every: float = _TICK_SECONDS) -> None:
+        """Send each `every` seconds until `stop` is set, or until finished. Then try once to send
+        what is left.
+        """
+        while not self.finished and not stop.wait(every):
+            self.step()
+        self._retry_at = 0.0
+        self.step()
+        self._client.close()
+
+    def step(self) -> None:
+        """Take the readings that are due. Send all that wait, unless it is too early to retry."""
+        readings = self._sensor.due()
+        dropped = self.outbox.dropped
+        for start in range(0, len(readings), self._batch):
+            self.outbox.add(Batch(readings[start : start + self._batch]))
+        if self.outbox.dropped > dropped:
+            _log.error(
+                "%s: the outbox is full, %d readings dropped so far", self.name, self.outbox.dropped
+            )
+        if self._clock() >= self._retry_at:
+            self._send_waiting()
+
+    def _send_waiting(self) -> None:
+        while batch := self.outbox.first():
+            began = time.perf_counter()
+            try:
+                self._client.put_readings(batch.readings, idempotency_key=batch.key)
+            except RetryableError as error:
+                self.counts.failures += 1
+                self._schedule_retry(error)
+                return
+            except RejectedError as error:
+                self.counts.rejected += len(batch.readings)
+                _log.error("%s: %d readings rejected: %s", self.name, len(batch.readings), error)
+            else:
+                self.counts.latencies.append(time.perf_counter() - began)
+                self.counts.acknowledged += len(batch.readings)
+                self.counts.requests += 1
+            self.outbox.remove_first()
+            self._reset_failures()
+
+    def _schedule_retry(self, error: RetryableError) -> None:
+        now = self._clock()
+        if self._failing == 0:
+            self._failing_since = now
+            waiting = self.outbox.waiting
+            _log.warning("%s: requests fail, keeping %d readings: %s", self.name, waiting, error)
+        pause = error.retry_after or min(_MAX_PAUSE_SECONDS, _TICK_SECONDS * 2**self._failing)
+        self._failing = min(self._failing + 1, 10)
+        self._retry_at = now + pause
+
+    def _reset_failures(self) -> None:
+        if self._failing:
+            _log.info(
+                "%s: requests succeed again after %.1f s, %d readings wait",
+                self.name,
+                self._clock() - self._failing_since,
+                self.outbox.waiting,
+            )
+        self._failing = 0

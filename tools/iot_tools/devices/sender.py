@@ -1,0 +1,74 @@
+"""`iot-sensor send`: send one reading, or those of a file with one JSON value a line."""
+
+import json
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+from iot_models.errors import IotError, SettingsError
+from iot_sensor_client import Client, ClientError
+
+BATCH_READINGS = 1000
+_MEMBERS = {"freeform", "relative_time", "interrogator_time"}
+
+
+def send(client: Client, url: str, readings: Iterable[dict[str, Any]]) -> int:
+    """Send readings in batches; return how many the service has acknowledged, which is all.
+
+    Raises:
+        SettingsError: the readings raised it. IotError: readings were not acknowledged. Both
+            messages say how many were acknowledged before.
+    """
+    rest, sent, before = iter(readings), 0, ""
+    while True:
+        try:
+            batch = list(islice(rest, BATCH_READINGS))
+            if not batch:
+                return sent
+            client.put_readings(batch)
+        except SettingsError as error:
+            raise SettingsError(f"{error}{before}") from None
+        except ClientError as error:
+            raise IotError(f"{url}: {error}{before}") from None
+        sent += len(batch)
+        before = f"; {sent} readings were acknowledged before"
+
+
+def reading_of(fields: Sequence[str], taken_at: str) -> dict[str, Any]:
+    """Return a reading with the fields `name=value`. A value that is JSON is sent as such.
+
+    `taken_at` is `now`, or a time in a form that the service takes. Raises `SettingsError`.
+    """
+    freeform = {}
+    for field in fields:
+        name, equals, value = field.partition("=")
+        if not name or not equals:
+            raise SettingsError(f"{field!r} does not have the form FIELD=VALUE")
+        try:
+            freeform[name] = json.loads(value)
+        except ValueError:
+            freeform[name] = value
+    return {"interrogator_time": _time(taken_at), "freeform": freeform}
+
+
+def parse_lines(lines: Iterable[str], taken_at: str) -> Iterator[dict[str, Any]]:
+    """Yield a reading for each line of JSON: a reading with `freeform`, or what `freeform` holds.
+
+    `taken_at` applies to lines without `interrogator_time`. Raises `SettingsError`.
+    """
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except ValueError as error:
+            raise SettingsError(f"line {number} is not JSON: {error}") from None
+        is_reading = isinstance(value, dict) and "freeform" in value and value.keys() <= _MEMBERS
+        reading = value if is_reading else {"freeform": value}
+        yield {"interrogator_time": _time(taken_at), **reading}
+
+
+def _time(taken_at: str) -> int | str:
+    """Return the time as the service takes it, which refuses an invalid one."""
+    return round(time.time() * 1_000_000) if taken_at == "now" else taken_at

@@ -8,7 +8,7 @@ the vault.
 import uuid
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, LiteralString, cast
 
 from psycopg.pq import TransactionStatus
@@ -44,9 +44,10 @@ _SLICE_BYTES = 2**20
 # Composed of the constants above alone; all input is passed as parameters.
 _SELECT: LiteralString = f"SELECT {COLUMNS}, {_PAYLOAD} FROM segments WHERE vault_id = %(vault_id)s"  # noqa: S608
 
-_RELATIVE: LiteralString = "relative_max >= %(low)s AND relative_min <= %(high)s"
+_RELATIVE: LiteralString = "AND relative_max >= %(low)s AND relative_min <= %(high)s"
 # A segment lies within one month, so the begin of the month prunes partitions.
-_RECEIVED: LiteralString = "received_max >= %(since)s AND received_min >= %(month)s"
+_RECEIVED_SINCE: LiteralString = "AND received_max >= %(since)s AND received_min >= %(month)s"
+_RECEIVED_UNTIL: LiteralString = "AND received_min <= %(received_until)s"
 
 _BEGIN: LiteralString = "(interrogator_min, first_id)"
 _END: LiteralString = "(interrogator_max, last_id)"
@@ -137,20 +138,59 @@ class PageRange:
 
 @dataclass(frozen=True, slots=True)
 class ReadFilter:
-    """Bounds of the relative timestamp and of the time of receipt, inclusive."""
+    """Bounds of the times of readings, inclusive."""
 
     relative_low: int = INT64_MIN
     relative_high: int = INT64_MAX
     received_low: int = 0
     """In Unix milliseconds."""
+    received_high: int = INT64_MAX
+    interrogator_low: int = INT64_MIN
+    interrogator_high: int = INT64_MAX
+    """Bounds of the interrogator timestamp are bounds of the position: see `narrow`."""
 
     def includes(self, bounds: SegmentBounds) -> bool:
-        """Return whether all readings of a segment are within the bounds."""
+        """Return whether all readings of a segment are within the bounds that `admits` checks."""
         return (
             bounds.relative_min >= self.relative_low
             and bounds.relative_max <= self.relative_high
             and bounds.received_min >= self.received_low
+            and bounds.received_max <= self.received_high
         )
+
+    def admits(self, relative: int, received: int) -> bool:
+        """Return whether a reading within the range of `narrow` is within the bounds."""
+        return (
+            self.relative_low <= relative <= self.relative_high
+            and self.received_low <= received <= self.received_high
+        )
+
+    def may_match(self, bounds: SegmentBounds) -> bool:
+        """Return whether readings of a segment may be within the bounds."""
+        return (
+            bounds.relative_max >= self.relative_low
+            and bounds.relative_min <= self.relative_high
+            and bounds.received_max >= self.received_low
+            and bounds.received_min <= self.received_high
+            and bounds.interrogator_max >= self.interrogator_low
+            and bounds.interrogator_min <= self.interrogator_high
+        )
+
+    def narrow(self, page_range: PageRange) -> PageRange:
+        """Return the part of a range of positions within the bounds of the interrogator timestamp.
+
+        Reads are ordered by it, so the index of positions finds exactly the segments in between.
+        """
+        if (self.interrogator_low, self.interrogator_high) == (INT64_MIN, INT64_MAX):
+            return page_range
+        first, last = (self.interrogator_low, -1), (self.interrogator_high, 2**53)
+        if page_range.descending:
+            after = last if page_range.after is None else min(last, page_range.after)
+            until = first if page_range.until is None else max(first, page_range.until)
+        else:
+            after = first if page_range.after is None else max(first, page_range.after)
+            until = last if page_range.until is None else min(last, page_range.until)
+        return replace(page_range, after=after, until=until)
 
 
 def insert(connection: Connection, segments: Iterable[SealedSegment]) -> None:
@@ -183,6 +223,7 @@ def select(
     snapshot and fetched in steps; a large payload is fetched by `StoredSegment.fetch`. A
     transaction stays open until the generator is exhausted or closed.
     """
+    page_range = read_filter.narrow(page_range)
     condition, parameters = _condition(read_filter)
     parameters["vault_id"] = vault_id
     if condition and page_range.limit is not None:
@@ -243,15 +284,19 @@ def _range_parameters(page_range: PageRange, position: Position) -> dict[str, ob
 
 
 def _condition(read_filter: ReadFilter) -> tuple[LiteralString, dict[str, object]]:
+    conditions: list[LiteralString] = []
+    parameters: dict[str, object] = {}
+    if (read_filter.relative_low, read_filter.relative_high) != (INT64_MIN, INT64_MAX):
+        conditions.append(_RELATIVE)
+        parameters |= {"low": read_filter.relative_low, "high": read_filter.relative_high}
     if read_filter.received_low > 0:
         since = read_filter.received_low
-        return f"AND {_RECEIVED}", {"since": since, "month": month_begin(since)}
-    if (read_filter.relative_low, read_filter.relative_high) != (INT64_MIN, INT64_MAX):
-        return f"AND {_RELATIVE}", {
-            "low": read_filter.relative_low,
-            "high": read_filter.relative_high,
-        }
-    return "", {}
+        conditions.append(_RECEIVED_SINCE)
+        parameters |= {"since": since, "month": month_begin(since)}
+    if read_filter.received_high < INT64_MAX:
+        conditions.append(_RECEIVED_UNTIL)
+        parameters["received_until"] = read_filter.received_high
+    return " ".join(conditions), parameters
 
 
 @contextmanager

@@ -37,9 +37,9 @@ def pages(api: Api, path: str, query: str = "", **first: Any) -> Iterator[list[R
         answer = api.post(f"/api/iot{path}?{asked}")
         assert answer.status_code == 200, answer.text
         body = answer.get_json()
-        assert list(body) == (["data", "cursor"] if "cursor" in body else ["data"])
+        assert list(body) == (["data", "cursor"] if "limit=" in asked else ["data"])
         yield body["data"]
-        if "cursor" not in body:
+        if body.get("cursor") is None:
             return
         limit = f"limit={first['limit']}&" if "limit" in first else ""
         asked = f"{limit}cursor={body['cursor']}"
@@ -110,8 +110,14 @@ def test_without_a_limit_the_response_has_no_cursor(filled: Api) -> None:
     whole_answer = filled.post("/api/iot").data
     assert filled.post("/api/iot?order=asc").data == whole_answer
     assert filled.post("/api/iot?page=7&limits=3").data == whole_answer
-    assert filled.post("/api/iot?limit=1000000").data == whole_answer
-    assert filled.post("/api/iot?limit=1", "nobody").data == b'{"data":[]}\n'
+    assert filled.post("/api/iot", "nobody").data == b'{"data":[]}\n'
+
+
+def test_the_last_page_of_a_limited_read_says_that_it_is_the_last(filled: Api) -> None:
+    whole_answer = filled.post("/api/iot").data
+    assert filled.post("/api/iot?limit=1000000").data == whole_answer[:-2] + b',"cursor":null}\n'
+    assert filled.post("/api/iot?limit=1", "nobody").data == b'{"data":[],"cursor":null}\n'
+    assert filled.post("/api/iot/last/0?limit=1").data == b'{"data":[],"cursor":null}\n'
 
 
 @pytest.mark.parametrize("limit", ["0", "-1", "x", "", "1.5", "1e3", "9" * 30, "٣", " 3"])

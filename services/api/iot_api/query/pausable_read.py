@@ -11,7 +11,7 @@ Every other reading appears exactly once.
 import logging
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 
 from iot_api.limits.clients import Client
@@ -131,9 +131,17 @@ class PausableRead:
     """
 
     def __init__(
-        self, slots: ReadSlots, client: Client, plan: Callable[["PausableRead"], Batches]
+        self,
+        slots: ReadSlots,
+        client: Client,
+        plan: Callable[["PausableRead"], Batches],
+        rows: type[Rows] = Rows,
     ) -> None:
-        """Call `plan` for the generator of all batches, which uses `through`."""
+        """Call `plan` for the generator of all batches, which uses `through`.
+
+        `rows`: the kind of rows that segments are opened as.
+        """
+        self.rows = rows
         self._slots = slots
         self._client = client
         self._batches = plan(self)
@@ -337,3 +345,43 @@ class Scan:
             return rows
 
         return open_and_note
+
+
+def limited(batches: Generator[list[Reading], None, None], page: Page) -> Batches:
+    """Yield the readings up to the limit of the page; return the cursor if there are more."""
+    with closing(batches):
+        left = page.limit
+        if left is None:
+            yield from batches
+            return None
+        after = page.cursor
+        for batch in batches:
+            if not left:
+                return after
+            after, count = cursor_behind(batch[min(left, len(batch)) - 1], page), len(batch)
+            yield batch[:left]
+            del batch  # free its memory before the next one is produced
+            if count > left:
+                return after
+            left -= count
+    return None
+
+
+def first_readings(
+    batches: Generator[list[Reading], None, None], count: int
+) -> Generator[list[Reading], None, None]:
+    """Yield the first `count` readings."""
+    with closing(batches):
+        for batch in batches:
+            left = count - len(batch)
+            yield batch[:count]
+            del batch  # free its memory before the next one is produced
+            count = left
+            if count <= 0:
+                return
+
+
+def cursor_behind(last: Reading, page: Page) -> Cursor:
+    """Return the cursor behind the last reading of a page."""
+    until = page.cursor.until if page.cursor else None
+    return Cursor(position(last), page.descending, until)

@@ -30,8 +30,11 @@ from .pausable_read import (
     PausableRead,
     ReadSlots,
     Scan,
+    cursor_behind,
+    first_readings,
+    limited,
 )
-from .segment_reader import ASCENDING, DESCENDING, opener, position
+from .segment_reader import ASCENDING, DESCENDING, Rows, opener, position
 
 MAX_BUFFERED = 2_000
 """Up to this n, the last n readings are kept in memory; beyond it they are streamed."""
@@ -85,28 +88,45 @@ class Readings:
         page: Page = _FIRST,
         *,
         client: Client = _NOBODY,
+        rows: type[Rows] = Rows,
     ) -> PausableRead:
         """Read the readings within the bounds of a filter, from Postgres."""
-        return self._read(client, lambda read: self._select(read, vault, read_filter, page))
+        return self._read(client, lambda read: self._select(read, vault, read_filter, page), rows)
 
     def last_seconds(
-        self, vault: OpenVault, seconds: int, page: Page = _FIRST, *, client: Client = _NOBODY
+        self,
+        vault: OpenVault,
+        seconds: int,
+        page: Page = _FIRST,
+        *,
+        within: ReadFilter = _ALL,
+        client: Client = _NOBODY,
     ) -> PausableRead:
         """Read the readings received in the last `seconds`, from the hot window if it covers them.
 
+        `within`: of these, only the readings that pass this filter.
+
         On later pages, the window is the one of the first page.
         """
-        return self._read(client, lambda read: self._last_seconds(read, vault, seconds, page))
+        return self._read(
+            client, lambda read: self._last_seconds(read, vault, seconds, within, page)
+        )
 
     def latest(
-        self, vault: OpenVault, count: int, page: Page = _FIRST, *, client: Client = _NOBODY
+        self,
+        vault: OpenVault,
+        count: int,
+        page: Page = _FIRST,
+        *,
+        within: ReadFilter = _ALL,
+        client: Client = _NOBODY,
     ) -> PausableRead:
-        """Read the last `count` readings in the vault's order.
+        """Read the last `count` readings in the vault's order that pass the filter `within`.
 
         Later pages continue within the readings that were the last ones at the first page, and
         include readings that were stored between them since.
         """
-        return self._read(client, lambda read: self._latest(read, vault, count, page))
+        return self._read(client, lambda read: self._latest(read, vault, count, within, page))
 
     def max_relative_timestamp(self, vault: OpenVault | None = None) -> int | None:
         """Return the greatest relative timestamp of one vault or of all; None if there is none."""
@@ -115,8 +135,13 @@ class Readings:
             lambda connection: history.max_relative_timestamp(connection, vault_id)
         )
 
-    def _read(self, client: Client, plan: Callable[[PausableRead], Batches]) -> PausableRead:
-        return PausableRead(self._slots, client, plan)
+    def _read(
+        self,
+        client: Client,
+        plan: Callable[[PausableRead], Batches],
+        rows: type[Rows] = Rows,
+    ) -> PausableRead:
+        return PausableRead(self._slots, client, plan, rows)
 
     def _select(
         self, read: PausableRead, vault: OpenVault, read_filter: ReadFilter, page: Page
@@ -128,21 +153,27 @@ class Readings:
         self, read: PausableRead, vault: OpenVault, read_filter: ReadFilter, page: Page
     ) -> Batches:
         """Produce a page from Postgres, within one turn."""
-        return (
-            yield from _limited(self._stored(read, vault, read_filter, page.page_range()), page)
-        )
+        return (yield from limited(self._stored(read, vault, read_filter, page.page_range()), page))
 
     def _last_seconds(
-        self, read: PausableRead, vault: OpenVault, seconds: int, page: Page
+        self,
+        read: PausableRead,
+        vault: OpenVault,
+        seconds: int,
+        within: ReadFilter,
+        page: Page,
     ) -> Batches:
         fixed_begin = page.cursor.received_low if page.cursor else None
         begin, found = self._covered(vault, seconds, fixed_begin)
         self._sources.labels("postgres" if found is None else "hot_window").inc()
         if found is None:
             begin = begin or max(1, self._postgres_now() - seconds * 1000)
-            produce = partial(self._stored_page, read, vault, ReadFilter(received_low=begin))
+        read_filter = replace(within, received_low=max(begin, within.received_low))
+        if found is None:
+            produce = partial(self._stored_page, read, vault, read_filter)
         else:
-            produce = partial(self._hot_page, read, vault, begin, seconds, [found])
+            window = begin, seconds
+            produce = partial(self._hot_page, read, vault, read_filter, window, [found])
         last = yield from read.through(produce, page)
         return last and replace(last, received_low=begin)
 
@@ -150,17 +181,18 @@ class Readings:
         self,
         read: PausableRead,
         vault: OpenVault,
-        begin: int,
-        seconds: int,
+        read_filter: ReadFilter,
+        window: tuple[int, int],
         found: list[list[SegmentBounds]],
         page: Page,
     ) -> Batches:
         """Produce a page from the hot window, within one turn.
 
+        `window` is the begin of the window of receipt and its length in seconds.
         `found` holds the bounds for the first turn only: a paused read keeps nothing. After a pause
         the hot window may not cover the page any more; then the page comes from Postgres.
         """
-        read_filter = ReadFilter(received_low=begin)
+        begin, seconds = window
         if not found:
             _, bounds = self._covered(vault, seconds, begin)
             if bounds is None:
@@ -168,15 +200,17 @@ class Readings:
             found.append(bounds)
         with read.slot(self._slots.hot_window):
             hot = self._hot(read, vault, read_filter, page.page_range(), found.pop())
-            return (yield from _limited(hot, page))
+            return (yield from limited(hot, page))
 
-    def _latest(self, read: PausableRead, vault: OpenVault, count: int, page: Page) -> Batches:
+    def _latest(
+        self, read: PausableRead, vault: OpenVault, count: int, within: ReadFilter, page: Page
+    ) -> Batches:
         if count <= 0:
             return None
         if page.cursor is not None:
-            return (yield from self._select(read, vault, _ALL, page))
+            return (yield from self._select(read, vault, within, page))
         self._sources.labels("postgres").inc()
-        newest = partial(self._newest, read, vault)
+        newest = partial(self._newest, read, vault, within)
         if page.descending and page.limit is None and count > MAX_BUFFERED:
             yield from read.through(newest, Page(count, descending=True), _with_end)
             return None
@@ -191,16 +225,18 @@ class Readings:
         def produce(page: Page) -> Batches:
             if buffered:  # for the first turn only: a paused read keeps nothing
                 return _buffered(buffered.pop(), page)
-            return self._stored_page(read, vault, _ALL, page)
+            return self._stored_page(read, vault, within, page)
 
         return (yield from read.through(produce, page))
 
-    def _newest(self, read: PausableRead, vault: OpenVault, page: Page) -> Batches:
+    def _newest(
+        self, read: PausableRead, vault: OpenVault, within: ReadFilter, page: Page
+    ) -> Batches:
         """Produce the last readings of the vault, newest first, up to the limit of the page."""
         if page.limit is None:  # `_with_end` fixed the end after the turn before
-            return (yield from self._stored_page(read, vault, _ALL, page))
+            return (yield from self._stored_page(read, vault, within, page))
         page_range = replace(page.page_range(), limit=page.limit)
-        yield from _first(self._stored(read, vault, _ALL, page_range), page.limit)
+        yield from first_readings(self._stored(read, vault, within, page_range), page.limit)
         return None
 
     def _stored(
@@ -223,10 +259,13 @@ class Readings:
         read_filter: ReadFilter,
         page_range: PageRange,
     ) -> Generator[list[Reading], None, None]:
+        page_range = read_filter.narrow(page_range)
         order = DESCENDING if page_range.descending else ASCENDING
         batch = 0 if page_range.limit is None else min(page_range.limit, BATCH)
         with self._merge_buffer_share() as max_bytes:
-            open_segment = opener(vault, read_filter, page_range, order, read.claim_large_segment)
+            open_segment = opener(
+                vault, read_filter, page_range, order, read.claim_large_segment, rows=read.rows
+            )
             scan = Scan(read, order, page_range)
             yield from merge(
                 scan.watched(segments),
@@ -280,7 +319,11 @@ class Readings:
         reached = page_range.after
         try:
             for batch in self._merged(
-                read, self._hot_segments(vault, page_range, found), vault, read_filter, page_range
+                read,
+                self._hot_segments(vault, page_range, filter(read_filter.may_match, found)),
+                vault,
+                read_filter,
+                page_range,
             ):
                 reached = position(batch[-1])
                 yield batch
@@ -292,13 +335,13 @@ class Readings:
         yield from self._stored(read, vault, read_filter, replace(page_range, after=reached))
 
     def _hot_segments(
-        self, vault: OpenVault, page_range: PageRange, found: list[SegmentBounds]
+        self, vault: OpenVault, page_range: PageRange, bounds_found: Iterable[SegmentBounds]
     ) -> Iterator[SealedSegment]:
         order = DESCENDING if page_range.descending else ASCENDING
+        found = sorted(bounds_found, key=order.begin)
         if page_range.after is not None:
             after = order.key_of(page_range.after)
             found = [bounds for bounds in found if order.end(bounds) > after]
-        found.sort(key=order.begin)
         payloads = iter(self._hot_window.payloads(vault.vault_id, found))
         for bounds in found:
             try:
@@ -318,44 +361,6 @@ def _report_overlap(read: PausableRead, vault: OpenVault, reading_id: int) -> No
     metrics.counter("iot_damaged_total").labels("overlap").inc()
     why = "a row was put back, or the database was rolled back"
     _log.error("segments of vault %s have ids in common (%d): %s", vault.vault_id, reading_id, why)
-
-
-def _limited(batches: Generator[list[Reading], None, None], page: Page) -> Batches:
-    """Yield the readings up to the limit of the page; return the cursor if there are more."""
-    with closing(batches):
-        left = page.limit
-        if left is None:
-            yield from batches
-            return None
-        after = page.cursor
-        for batch in batches:
-            if not left:
-                return after
-            after, count = _cursor(batch[min(left, len(batch)) - 1], page), len(batch)
-            yield batch[:left]
-            del batch  # free its memory before the next one is produced
-            if count > left:
-                return after
-            left -= count
-    return None
-
-
-def _first(
-    batches: Generator[list[Reading], None, None], count: int
-) -> Generator[list[Reading], None, None]:
-    with closing(batches):
-        for batch in batches:
-            left = count - len(batch)
-            yield batch[:count]
-            del batch  # free its memory before the next one is produced
-            count = left
-            if count <= 0:
-                return
-
-
-def _cursor(last: Reading, page: Page) -> Cursor:
-    until = page.cursor.until if page.cursor else None
-    return Cursor(position(last), page.descending, until)
 
 
 def _with_end(page: Page, batch: list[Reading], rest: Batches) -> Page:
@@ -412,4 +417,4 @@ def _buffered(readings: list[Reading], page: Page) -> Batches:
         readings.reverse()
     batch = readings[: page.limit]
     yield batch
-    return None if len(batch) == len(readings) else _cursor(batch[-1], page)
+    return None if len(batch) == len(readings) else cursor_behind(batch[-1], page)

@@ -1,12 +1,10 @@
-"""JSON responses of reads: short ones in one piece, long ones streamed."""
+"""Responses of reads: short ones in one piece, long ones streamed."""
 
 import time
 from collections.abc import Callable, Iterator
 from operator import attrgetter
 
-import msgspec
 from flask import Response
-from msgspec.structs import replace
 
 from iot_api.audit.reads import ReadRecord
 from iot_models import metrics
@@ -14,6 +12,7 @@ from iot_models.errors import FormatError
 from iot_models.reading import Reading
 
 from .pausable_read import Cursor, PausableRead
+from .reading_forms import JsonForm, ReadingForm
 from .segment_reader import Run
 
 WHOLE_BYTES = 256 * 1024
@@ -28,14 +27,11 @@ PIECE_CHARACTERS = 256 * 1024
 CUT_CHARACTERS = 128 * 1024
 """A longer text is encoded in parts of this size. Escaping usually doubles a text at most."""
 
-_JSON = "application/json"
-_LEAD = b'{"data":['
-_encoder = msgspec.json.Encoder()
 _text_of = attrgetter("freeform")
 
 
 class ReadingsStream:
-    """An encoder of `{"data": [...]}` with the readings of a read, in pieces of about 256 KiB.
+    """An encoder of the readings of a read, in pieces of about 256 KiB.
 
     A longer reading is encoded in several pieces. The stream can be paused between two pieces: it
     then keeps its position and no readings.
@@ -46,8 +42,16 @@ class ReadingsStream:
         read: PausableRead,
         encode_cursor: Callable[[Cursor], str] = lambda _: "",
         record: ReadRecord | None = None,
+        *,
+        form: ReadingForm | None = None,
+        paged: bool = False,
     ) -> None:
-        """`record`: the read is recorded in the audit log."""
+        """`record`: the read is recorded in the audit log. `form` is JSON by default.
+
+        `paged`: the response says that there is no next page, if so.
+        """
+        self.form = form or JsonForm()
+        self._paged = paged
         self._read = read
         self._record = record
         self._sent = 0
@@ -60,14 +64,13 @@ class ReadingsStream:
         self._cut_id = 0
         self._cut_at = 0
         """Number of encoded characters of the next reading, whose id is `_cut_id`."""
-        self._lead = _LEAD
-        self._buffer = bytearray()
         self._counter = metrics.counter("iot_readings_read_total")
 
     def pause(self) -> None:
         """Release the slot, the connection and the readings until the next piece is encoded."""
         used, self._used = self._used, 0
-        self._batch, self._buffer = [], bytearray()
+        self._batch = []
+        self.form.release()
         self._read.pause(used)
 
     def begin(self) -> None:
@@ -83,7 +86,10 @@ class ReadingsStream:
         """Yield the encoded pieces."""
         try:
             while self._next_batch():
-                yield self._piece()
+                piece = self._piece()
+                if piece:
+                    yield piece
+                del piece
                 if self._read.is_due:
                     self.pause()
             tail = self._tail()
@@ -109,17 +115,13 @@ class ReadingsStream:
 
     def _piece(self) -> bytes:
         reading = self._batch[self._used]
-        if self._cut_at or len(reading.freeform) > CUT_CHARACTERS:
+        if self._cut_at or (self.form.cuts_texts and len(reading.freeform) > CUT_CHARACTERS):
             return self._cut_piece(reading)
-        readings = self._next_readings()
-        # Into one buffer: each copy of a response costs a tenth of its encoding.
-        lead, buffer = self._lead, self._buffer
-        _encoder.encode_into(readings, buffer, len(lead) - 1)
-        buffer[: len(lead)], buffer[-1:] = lead, b""
-        self._lead = b","
+        readings = self._next_readings() or [reading]
+        piece = self.form.encode(readings)
         self._used += len(readings)
         self._count(len(readings))
-        return bytes(buffer)
+        return piece
 
     def _next_readings(self) -> list[Reading]:
         """Return the next readings that fit into one piece."""
@@ -143,19 +145,15 @@ class ReadingsStream:
         begin, end = self._cut_at, self._cut_at + CUT_CHARACTERS
         if begin and reading.id != self._cut_id:
             raise FormatError("a reading was deleted while it was being sent")
-        # JSON escapes each character by itself, so the parts of a text can be encoded one by one.
-        piece = _encoder.encode(reading.freeform[begin:end])[1:-1]
-        head, _, tail = _encoder.encode(replace(reading, freeform="")).partition(b'""')
-        if not begin:
-            piece = b'%b%b"%b' % (self._lead, head, piece)
-            self._lead = b","
+        part = reading.freeform[begin:end]
+        piece = self.form.more_text(part) if begin else self.form.begin_text(reading, part)
         if end < len(reading.freeform):
             self._cut_id, self._cut_at = reading.id, end
             return piece
         self._cut_at = 0
         self._used += 1
         self._count(1)
-        return b'%b"%b' % (piece, tail)
+        return piece + self.form.end_text(reading)
 
     def _count(self, readings: int) -> None:
         self._sent += readings
@@ -164,14 +162,12 @@ class ReadingsStream:
     def _tail(self) -> bytes:
         if self._cut_at:
             raise FormatError("a reading was deleted while it was being sent")
-        tail = b"]}\n"
-        if self._cursor is not None:
-            tail = b'],"cursor":"%b"}\n' % self._encode_cursor(self._cursor).encode()
-        return tail if self._lead == b"," else self._lead + tail
+        cursor = None if self._cursor is None else self._encode_cursor(self._cursor)
+        return self.form.end(cursor, paged=self._paged)
 
 
 def readings_answer(stream: ReadingsStream) -> Response:
-    """Return `{"data": [...]}` with all readings, and `"cursor": "..."` if there are more.
+    """Return a response with all readings.
 
     The first `WHOLE_BYTES` are encoded before the response begins, so an error until then becomes
     an error response. A later error aborts the connection, so that the client can't take the
@@ -185,8 +181,13 @@ def readings_answer(stream: ReadingsStream) -> Response:
         size += len(piece)
         if size > WHOLE_BYTES:
             stream.begin()
-            return Response(_stream(b"".join(begin), pieces), mimetype=_JSON)
-    return Response(b"".join(begin), mimetype=_JSON)
+            return Response(_stream(b"".join(begin), pieces), mimetype=stream.form.media_type)
+    return Response(b"".join(begin), mimetype=stream.form.media_type)
+
+
+def empty_answer(form: ReadingForm, *, paged: bool) -> Response:
+    """Return the response without readings."""
+    return Response(form.end(None, paged=paged), mimetype=form.media_type)
 
 
 def _stream(begin: bytes, pieces: Iterator[bytes]) -> Iterator[bytes]:

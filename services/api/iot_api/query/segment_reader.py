@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import compress
 from operator import attrgetter
+from typing import Self
 
 from iot_cipher.encryption import OpenVault, SealedSegment, decrypt_segment
 from iot_models import metrics
@@ -108,32 +109,31 @@ class Rows:
         size = texts.size if isinstance(texts, Texts) else sum(map(len, texts))
         return len(self) * (size // max(1, len(self.columns.ids)) + _READING_BYTES)
 
-    def since(self, key: Position) -> "Rows":
+    def since(self, key: Position) -> Self:
         """Return the rows from a key on."""
         at = self.order.key_of(key)
         if self.order.descending:
             return replace(self, end=max(self.begin, min(self.end, self._index(at, behind=True))))
         return replace(self, begin=min(self.end, max(self.begin, self._index(at, behind=False))))
 
-    def before(self, key: Position) -> "Rows":
+    def before(self, key: Position) -> Self:
         """Return the rows before a key."""
         at = self.order.key_of(key)
         if self.order.descending:
             return replace(self, begin=min(self.end, max(self.begin, self._index(at, behind=True))))
         return replace(self, end=max(self.begin, min(self.end, self._index(at, behind=False))))
 
-    def first(self, count: int) -> "Rows":
+    def first(self, count: int) -> Self:
         """Return the first `count` rows."""
         if self.order.descending:
             return replace(self, begin=max(self.begin, self.end - count))
         return replace(self, end=min(self.end, self.begin + count))
 
-    def matching(self, read_filter: ReadFilter) -> "Rows":
+    def matching(self, read_filter: ReadFilter) -> Self:
         """Return the rows that pass a filter."""
         columns = self.columns
         matches = [
-            read_filter.relative_low <= relative <= read_filter.relative_high
-            and received >= read_filter.received_low
+            read_filter.admits(relative, received)
             for relative, received in zip(columns.relative, columns.received, strict=True)
         ]
         columns = SegmentColumns(
@@ -143,7 +143,8 @@ class Rows:
             list(compress(columns.interrogator, matches)),
             list(compress(columns.freeform, matches)),
         )
-        return Rows(columns, self.order, sum(matches[: self.begin]), sum(matches[: self.end]))
+        begin, end = sum(matches[: self.begin]), sum(matches[: self.end])
+        return replace(self, columns=columns, begin=begin, end=end)
 
     def readings(self) -> list[Reading]:
         """Return all rows as readings, in order."""
@@ -211,8 +212,12 @@ def opener(
     page_range: PageRange,
     order: Order,
     claim_large: Callable[[], None] = lambda: None,
+    *,
+    rows: type[Rows] = Rows,
 ) -> Callable[[SealedSegment], Rows]:
     """Return a function that opens one segment, and returns its first `page_range.limit` readings.
+
+    Bounds of the interrogator timestamp must be in `page_range` already (`ReadFilter.narrow`).
 
     `claim_large` is called before a large segment is fetched or decompressed; it may raise. The
     returned function raises DecryptionError or FormatError if the segment is damaged.
@@ -225,14 +230,14 @@ def opener(
             0
         )  # let other greenlets run: a read may open many segments before its first batch
         columns = _columns(vault, segment, claim_large)
-        rows = Rows(columns, order, 0, len(columns.ids))
+        opened = rows(columns, order, 0, len(columns.ids))
         if behind is not None and order.begin(segment.bounds) < behind:
-            rows = rows.since(behind)
+            opened = opened.since(behind)
         if beyond is not None and order.end(segment.bounds) >= beyond:
-            rows = rows.before(beyond)
+            opened = opened.before(beyond)
         if not read_filter.includes(segment.bounds):
-            rows = rows.matching(read_filter)
-        return rows if page_range.limit is None else rows.first(page_range.limit)
+            opened = opened.matching(read_filter)
+        return opened if page_range.limit is None else opened.first(page_range.limit)
 
     return open_segment
 

@@ -9,6 +9,7 @@ from flask import Blueprint, Response, request
 
 from iot_api.audit.reads import ReadRecord
 from iot_api.http.access import needs
+from iot_api.http.content_encoding import compress_response
 from iot_api.http.entrance import prove, proven_vaults, requesting_client
 from iot_api.http.paths import forwarded_prefix
 from iot_api.http.request_body import PasswordsForm
@@ -18,7 +19,9 @@ from iot_api.ingest.receipts import decode_receipt, encode_receipt
 from iot_api.limits.clients import Client
 from iot_api.query.paging import encode_cursor, parse_paging
 from iot_api.query.pausable_read import Page, PausableRead
-from iot_api.query.responses import ReadingsStream, readings_answer
+from iot_api.query.reading_forms import requested_form
+from iot_api.query.responses import ReadingsStream, empty_answer, readings_answer
+from iot_api.query.time_range import parse_time_range
 from iot_api.server.connection import PAUSE
 from iot_api.service import Service
 from iot_cipher.encryption import OpenVault
@@ -27,6 +30,9 @@ from iot_models.scopes import Scope
 from iot_models.times import parse_time
 from iot_stores.history import ReadFilter
 
+Choose = Callable[[OpenVault, ReadFilter, Page, Client], PausableRead]
+
+_ALL = ReadFilter()
 _PLAIN_DIGITS = 18
 """So many digits fit in 64 bits."""
 _PASSWORD = PasswordsForm("db_password", required=False)
@@ -98,8 +104,8 @@ class _Views:
         seconds = _count("seconds", count)
         return self._read(
             f"seconds {seconds}",
-            lambda vault, page, client: self._readings.last_seconds(
-                vault, seconds, page, client=client
+            lambda vault, within, page, client: self._readings.last_seconds(
+                vault, seconds, page, within=within, client=client
             ),
         )
 
@@ -108,7 +114,9 @@ class _Views:
         last = _count("last", count)
         return self._read(
             f"last {last}",
-            lambda vault, page, client: self._readings.latest(vault, last, page, client=client),
+            lambda vault, within, page, client: self._readings.latest(
+                vault, last, page, within=within, client=client
+            ),
         )
 
     @needs(Scope.READ)
@@ -129,28 +137,39 @@ class _Views:
     def _select(self, name: str, read_filter: ReadFilter) -> Response:
         return self._read(
             name,
-            lambda vault, page, client: self._readings.select(
-                vault, read_filter, page, client=client
+            lambda vault, within, page, client: self._readings.select(
+                vault, within, page, client=client
             ),
+            read_filter,
         )
 
-    def _read(
-        self, name: str, choose: Callable[[OpenVault, Page, Client], PausableRead]
-    ) -> Response:
+    def _read(self, name: str, choose: Choose, read_filter: ReadFilter = _ALL) -> Response:
         """Stream a read. `name` goes into the cursors, so that a cursor of another read is
         refused."""
-        paging = parse_paging(request.args) if request.args else None
+        paging = None
+        if request.args:
+            paging = parse_paging(request.args)
+            time_range = parse_time_range(request.args)
+            read_filter, name = time_range.within(read_filter), name + time_range.name
+        form = requested_form(request.environ)
+        paged = paging is not None and paging.limit is not None
         vault = _requested_vault(self._service)
         if vault is None:
-            return json_response({"data": []})
+            return compress_response(empty_answer(form, paged=paged), request.environ)
         cursor_context = name.encode() + vault.vault_id.bytes
         client = requesting_client(self._service.settings)
         page = Page() if paging is None else paging.page(cursor_context)
-        read = choose(vault, page, client)
+        read = choose(vault, read_filter, page, client)
         record = self._record_of(vault, name, client)
-        stream = ReadingsStream(read, lambda cursor: encode_cursor(cursor, cursor_context), record)
+        stream = ReadingsStream(
+            read,
+            lambda cursor: encode_cursor(cursor, cursor_context),
+            record,
+            form=form,
+            paged=paged,
+        )
         request.environ[PAUSE] = stream.pause
-        return readings_answer(stream)
+        return compress_response(readings_answer(stream), request.environ)
 
     def _record_of(self, vault: OpenVault, name: str, client: Client) -> ReadRecord | None:
         if not self._service.settings.audit_reads:

@@ -1,0 +1,103 @@
+"""The range of absolute time of a read: `from`, `to` and `by`."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from enum import StrEnum
+
+from iot_models.errors import InvalidRequestError
+from iot_models.times import parse_time_or_date
+from iot_stores.history import ReadFilter
+
+_MILLISECONDS = re.compile(r"-?[0-9]{1,15}(\.[0-9]{1,9})?")
+_RFC_3339 = re.compile(
+    r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[-+ ]\d\d:\d\d)?", re.ASCII
+)
+_FIRST, _LAST = -62_135_596_800_000_000, 253_402_300_800_000_000
+"""The years 1 to 9999, in µs."""
+
+
+class TimeOf(StrEnum):
+    """The times that a range may mean."""
+
+    RECEIVED = "received"
+    """The time of receipt, in ms."""
+    INTERROGATOR = "interrogator"
+    """The interrogator timestamp, in µs since 1970."""
+
+
+@dataclass(frozen=True, slots=True)
+class TimeRange:
+    """A range of absolute time: from `begin` on, and before `end`, in µs since 1970."""
+
+    by: TimeOf = TimeOf.RECEIVED
+    begin: int | None = None
+    end: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The range as a part of the name of a read; "" for all times."""
+        if self.begin is None and self.end is None:
+            return ""
+        begin, end = ("" if at is None else at for at in (self.begin, self.end))
+        return f" {self.by} {begin}..{end}"
+
+    def within(self, read_filter: ReadFilter) -> ReadFilter:
+        """Return the filter, limited to this range."""
+        if self.by is TimeOf.INTERROGATOR:
+            if self.begin is not None:
+                read_filter = replace(read_filter, interrogator_low=self.begin)
+            if self.end is not None:
+                read_filter = replace(read_filter, interrogator_high=self.end - 1)
+            return read_filter
+        if self.begin is not None:
+            low = max(read_filter.received_low, _milliseconds(self.begin))
+            read_filter = replace(read_filter, received_low=low)
+        if self.end is not None:
+            read_filter = replace(read_filter, received_high=_milliseconds(self.end) - 1)
+        return read_filter
+
+
+def parse_time_range(arguments: Mapping[str, str]) -> TimeRange:
+    """Parse `from`, `to` and `by`. Without them, the range has no bounds.
+
+    Raises:
+        InvalidRequestError: an argument is malformed, or `from` is not before `to`.
+    """
+    by = arguments.get("by", TimeOf.RECEIVED)
+    if by not in set(TimeOf):
+        raise InvalidRequestError("by: must be received or interrogator", field="by")
+    begin, end = (
+        None if text is None else _moment(field, text)
+        for field, text in ((field, arguments.get(field)) for field in ("from", "to"))
+    )
+    if begin is not None and end is not None and begin >= end:
+        raise InvalidRequestError("from: must be before to", field="from")
+    return TimeRange(TimeOf(by), begin, end)
+
+
+def _moment(field: str, text: str) -> int:
+    """Return µs since 1970 from Unix milliseconds or RFC 3339."""
+    problem = f"{field}: must be Unix milliseconds or RFC 3339, such as 2026-11-28T07:00:00Z"
+    if _MILLISECONDS.fullmatch(text):
+        moment = int(Decimal(text).scaleb(3).to_integral_value("ROUND_FLOOR"))
+    elif _RFC_3339.fullmatch(text):
+        # A "+" that is not escaped in a URL arrives as a space.
+        zone = len(text) - len("+00:00")
+        if text[zone] == " ":
+            text = f"{text[:zone]}+{text[zone + 1 :]}"
+        try:
+            moment = parse_time_or_date(text)
+        except ValueError:
+            raise InvalidRequestError(problem, field=field) from None
+    else:
+        raise InvalidRequestError(problem, field=field)
+    if not _FIRST <= moment < _LAST:
+        raise InvalidRequestError(f"{field}: must be in the years 1 to 9999", field=field)
+    return moment
+
+
+def _milliseconds(moment: int) -> int:
+    """Return the first millisecond that is not before a moment in µs."""
+    return -(-moment // 1000)

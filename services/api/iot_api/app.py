@@ -9,10 +9,10 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from iot_api.http.access import Access, build_access, register_access
 from iot_api.http.cors import Cors
-from iot_api.http.entrance import Entrance, RequestMetrics, client_of, register_request_metrics
 from iot_api.http.errors import register_errors
 from iot_api.http.rate_headers import register_rate_limit
 from iot_api.http.refusal_pace import RefusalPace
+from iot_api.http.request import Entrance, RequestMetrics, client_of, register_request_metrics
 from iot_api.ingest.endpoint import IngestEndpoint
 from iot_api.routes.audit import audit_blueprint
 from iot_api.routes.health import health_blueprint
@@ -59,7 +59,7 @@ def create_app(settings: Settings) -> Flask:
     app.url_map.merge_slashes = False
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     if settings.trusted_proxies:
-        # x_for=0: `http.entrance.client_of` finds the addresses of clients.
+        # x_for=0: `http.request.client_of` finds the addresses of clients.
         hops = settings.trusted_proxies
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=0, x_proto=hops)  # type: ignore[method-assign]
     # The request id comes first, so that an error in a later hook has an id too.

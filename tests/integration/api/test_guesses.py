@@ -10,7 +10,7 @@ from werkzeug.test import TestResponse
 
 from integration.api.asking import JSON, Api, assert_error, row, sample
 from integration.api.conftest import MakeApi
-from iot_api.http.entrance import PROVEN
+from iot_api.http.request import PROVEN
 from iot_api.limits.minute_limit import WIDE_FACTOR
 from iot_writer.writer import Writer
 from support.draining import drain_all

@@ -19,7 +19,7 @@ from werkzeug.test import EnvironBuilder, run_wsgi_app
 from integration.api.asking import JSON, Api, row
 from integration.api.conftest import MakeApi
 from iot_api.http.access import declared_scope
-from iot_api.http.entrance import Entrance
+from iot_api.http.request import Entrance
 from iot_api.ingest.endpoint import ROUTES
 from iot_cipher.tokens import new_tokens_text, with_token
 from iot_models.scopes import Scope

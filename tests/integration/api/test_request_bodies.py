@@ -10,7 +10,7 @@ import zstandard
 
 from integration.api.asking import JSON, Api, assert_error, row
 from integration.api.conftest import MakeApi
-from iot_api.http.request_body import NDJSON_TYPES
+from iot_api.http.request import NDJSON_TYPES
 from iot_writer.writer import Writer
 from support.draining import drain_all
 

@@ -11,8 +11,8 @@ from gunicorn.http.errors import ParseException
 
 from iot_models.errors import ErrorCode
 
-from .entrance import new_request_id
 from .problems import problem_body
+from .request import new_request_id
 from .responses import Headers
 
 REFUSALS: Mapping[type[Exception], tuple[int, str, str]] = {

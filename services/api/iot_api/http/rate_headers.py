@@ -6,7 +6,7 @@ from iot_api.limits.rate_limit import RateLimit
 from iot_models.settings import Settings
 
 from .access import scope_of_request
-from .entrance import requesting_client
+from .request import requesting_client
 
 
 def register_rate_limit(app: Flask, rates: RateLimit, settings: Settings) -> None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from .entrance import client_of
+from .request import client_of
 
 PER_SECOND = 50
 """Errors a second that a process sends to one address, after a first burst of as many."""

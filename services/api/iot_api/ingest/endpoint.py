@@ -13,17 +13,19 @@ from urllib.parse import parse_qsl
 
 from iot_api.http.access import Access
 from iot_api.http.cors import Cors
-from iot_api.http.entrance import (
-    REQUEST_ID,
-    RequestMetrics,
-    client_of,
-    proven_vaults,
-    request_id_of,
-)
 from iot_api.http.errors import error_response
 from iot_api.http.paths import forwarded_prefix, single_slashes
 from iot_api.http.refusal_pace import RefusalPace
-from iot_api.http.request_body import decompress_body, is_ndjson, receive_body
+from iot_api.http.request import (
+    REQUEST_ID,
+    RequestMetrics,
+    client_of,
+    decompress_body,
+    is_ndjson,
+    proven_vaults,
+    receive_body,
+    request_id_of,
+)
 from iot_api.http.responses import (
     JSON,
     PlainResponse,

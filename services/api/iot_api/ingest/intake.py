@@ -13,7 +13,7 @@ from typing import cast
 
 from redis.exceptions import RedisError
 
-from iot_api.http.entrance import Proven, prove
+from iot_api.http.request import Proven, prove
 from iot_api.limits.clients import Client
 from iot_api.limits.guess_limit import GuessLimit
 from iot_api.vaults.opening import Vaults

@@ -17,7 +17,7 @@ from typing import NoReturn, Protocol, TypeVar
 import msgspec
 
 from iot_api.http.json_dialect import Decoded, NotJsonError, StandIns, decode
-from iot_api.http.request_body import Hidden, password_bytes, refuse_row
+from iot_api.http.request import Hidden, password_bytes, refuse_row
 from iot_models.errors import InvalidRequestError, TooLargeError
 from iot_models.reading import MISSING_TIME, SEPARATOR, ReadingColumns
 from iot_models.settings import Settings

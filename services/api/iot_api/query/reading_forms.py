@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from werkzeug.datastructures import MIMEAccept
 from werkzeug.http import parse_accept_header
 
-from iot_api.http.request_body import NDJSON_TYPES
+from iot_api.http.request import NDJSON_TYPES
 from iot_models.reading import Reading
 
 _encoder = msgspec.json.Encoder()

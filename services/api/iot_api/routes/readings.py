@@ -10,9 +10,8 @@ from flask import Blueprint, Response, request
 from iot_api.audit.reads import ReadRecord
 from iot_api.http.access import needs
 from iot_api.http.content_encoding import compress_response
-from iot_api.http.entrance import prove, proven_vaults, requesting_client
 from iot_api.http.paths import forwarded_prefix
-from iot_api.http.request_body import PasswordsForm
+from iot_api.http.request import PasswordsForm, prove, proven_vaults, requesting_client
 from iot_api.http.responses import json_response
 from iot_api.ingest.endpoint import not_yet_stored
 from iot_api.ingest.receipts import decode_receipt, encode_receipt

@@ -3,8 +3,7 @@
 from flask import Blueprint, Response, request
 
 from iot_api.http.access import needs
-from iot_api.http.entrance import requesting_client
-from iot_api.http.request_body import PasswordsForm
+from iot_api.http.request import PasswordsForm, requesting_client
 from iot_api.http.responses import json_response
 from iot_api.service import Service
 from iot_models.scopes import Scope

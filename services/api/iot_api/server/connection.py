@@ -18,7 +18,7 @@ from gunicorn.http.errors import LimitRequestHeaders
 from gunicorn.http.unreader import SocketUnreader
 
 from iot_api.http.client_certificate import ClientCertificate
-from iot_api.http.entrance import Proven
+from iot_api.http.request import Proven
 from iot_api.limits.memory_budget import BODY_FACTOR, EXEMPT_BYTES, MemoryBudget
 from iot_models import metrics
 from iot_models.errors import UnavailableError

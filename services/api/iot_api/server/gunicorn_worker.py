@@ -24,10 +24,10 @@ from werkzeug.exceptions import RequestTimeout
 
 from iot_api.http.client_certificate import CLIENT_CERTIFICATE
 from iot_api.http.cors import Cors, is_preflight
-from iot_api.http.entrance import PROVEN, new_request_id
 from iot_api.http.errors import error_response
 from iot_api.http.malformed_requests import defect_response, refusal_of
 from iot_api.http.refusal_pace import DELAY
+from iot_api.http.request import PROVEN, new_request_id
 from iot_api.http.responses import Headers, status_line
 from iot_api.http.security_headers import security_headers, security_lines
 from iot_api.http.unexpected_errors import log_defect

@@ -4,7 +4,7 @@ import uuid
 
 import pytest
 
-from iot_api.http.entrance import PROVEN, client_of, proven_vaults
+from iot_api.http.request import PROVEN, client_of, proven_vaults
 from iot_api.limits.clients import Client
 
 

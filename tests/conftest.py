@@ -10,6 +10,8 @@ from flask.testing import FlaskClient
 from hypothesis import settings as hypothesis_settings
 from redis import Redis
 
+from integration.compaction.past import Past
+from integration.writer.sending import sending
 from iot_api.app import create_app
 from iot_cipher.keyring import create_keyring_file
 from iot_models.settings import Settings, load
@@ -147,6 +149,13 @@ def writer(settings: Settings) -> Iterator[Writer]:
     made = Writer(settings)
     yield made
     made.close()
+
+
+@pytest.fixture
+def past(settings: Settings, writer: Writer) -> Iterator[Past]:
+    """Empty stores for a history of old segments."""
+    with sending(settings) as sender:
+        yield Past(sender, writer)
 
 
 @pytest.fixture

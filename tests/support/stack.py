@@ -135,12 +135,16 @@ MakeStack = Callable[..., Stack]
 
 
 @contextmanager
-def running_stack(environment: Mapping[str, str], logs: Path) -> Iterator[Stack]:
-    """Run an API and a writer for the block."""
+def running_stack(
+    environment: Mapping[str, str], logs: Path, *options: str, writers: int = 1
+) -> Iterator[Stack]:
+    """Run an API with extra options of gunicorn, and writers, for the block."""
+    logs.mkdir(exist_ok=True)
     stack = Stack(environment, logs)
     try:
-        stack.start_api()
-        stack.start_writer()
+        for _ in range(writers):
+            stack.start_writer()  # it starts while the API starts
+        stack.start_api(*options)
         yield stack
     finally:
         stack.stop()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from support.stack import MakeStack, Stack
+from support.stack import MakeStack, Stack, running_stack
 
 
 @pytest.fixture
@@ -15,11 +15,8 @@ def make_stack(environment: dict[str, str], tmp_path: Path) -> Iterator[MakeStac
     with ExitStack() as opened:
 
         def make(changes: dict[str, str], *, writers: int = 1) -> Stack:
-            stack = Stack(environment | changes, tmp_path)
-            opened.callback(stack.stop)
-            stack.start_api()
-            for _ in range(writers):
-                stack.start_writer()
-            return stack
+            return opened.enter_context(
+                running_stack(environment | changes, tmp_path, writers=writers)
+            )
 
         yield make

@@ -12,9 +12,7 @@ from integration.api.asking import Api, row
 from integration.api.test_password_change import service_of
 from integration.compaction.past import Past, each_second, noon
 from integration.growth.touched import Touched, touching
-from integration.writer.sending import sending
 from iot_models.segment import decode_segment
-from iot_models.settings import Settings
 from iot_stores import history
 from iot_stores.history import PageRange, ReadFilter
 from iot_stores.interval_index import Position
@@ -124,12 +122,10 @@ def test_a_page_of_a_window_costs_the_same_at_any_depth(
 
 
 @pytest.fixture
-def past(settings: Settings, writer: Writer) -> Iterator[Past]:
+def past(past: Past) -> Past:
     """30 segments of 100 readings, one after another."""
-    with sending(settings) as sender:
-        made = Past(sender, writer)
-        made.store(b"p", each_second(noon(2), 3000), each=100)
-        yield made
+    past.store(b"p", each_second(noon(2), 3000), each=100)
+    return past
 
 
 @pytest.fixture

@@ -14,12 +14,10 @@ from redis import Redis
 from integration.api.asking import PASSWORD, Api, Row, assert_error, row, sample
 from integration.api.test_reads import fill_at_random
 from integration.compaction.past import Past, each_second, noon
-from integration.writer.sending import sending
 from iot_api.query import merge as merge_module
 from iot_api.query import readings as readings_module
 from iot_cipher.encryption import SealedSegment, decrypt_segment, encrypt_segment
 from iot_models.segment import SegmentColumns, decode_segment, encode_merged
-from iot_models.settings import Settings
 from iot_stores import history, small_segments
 from iot_stores.backlog import Backlog
 from iot_stores.history import ReadFilter
@@ -175,13 +173,6 @@ def test_a_cursor_is_refused_by_other_reads(filled: Api, module_writer: Writer) 
         "=" * 9,
     ):
         assert_error(filled.post(f"/api/iot?cursor={wrong}"), 400, "invalid_request")
-
-
-@pytest.fixture
-def past(settings: Settings, writer: Writer) -> Iterator[Past]:
-    """Empty stores for a history of old segments."""
-    with sending(settings) as sender:
-        yield Past(sender, writer)
 
 
 @pytest.mark.parametrize("order", ["asc", "desc"])

@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import cycle
 
 import psycopg
@@ -11,7 +11,6 @@ from redis import Redis
 
 from integration.api.asking import Api, row, sample
 from integration.compaction.past import Past, each_second, noon
-from integration.writer.sending import sending
 from iot_api.query import merge as merge_module
 from iot_api.query import pausable_read
 from iot_api.query import readings as readings_module
@@ -21,7 +20,6 @@ from iot_api.query.responses import ReadingsStream
 from iot_api.query.segment_reader import Order
 from iot_cipher.encryption import OpenVault
 from iot_models.reading import Reading
-from iot_models.settings import Settings
 from iot_stores.history import ReadFilter
 from iot_writer.writer import Writer
 from support.draining import drain_all
@@ -41,13 +39,6 @@ PAGES = {
     "limit": Page(limit=250),
     "limit desc": Page(limit=250, descending=True),
 }
-
-
-@pytest.fixture
-def past(settings: Settings, writer: Writer) -> Iterator[Past]:
-    """Empty stores for a history of old segments."""
-    with sending(settings) as sender:
-        yield Past(sender, writer)
 
 
 @pytest.fixture(params=[0, 2000], ids=["streamed", "held"])

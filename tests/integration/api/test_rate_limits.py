@@ -16,27 +16,21 @@ from iot_api.limits import rate_limit
 from iot_cipher.tokens import new_tokens_text, with_token
 from iot_models.scopes import Scope
 from iot_writer.writer import Writer
+from support.clock import Clock
 from support.counting import redis_commands
 from support.draining import drain_all
 from support.stack import Stack
 from support.waiting import wait_until
 
 LIMIT = 5
-
-
-class Clock:
-    """A wall clock that a test sets: 10 seconds into a minute."""
-
-    now = 60_000_010.0 - 60_000_010 % 60 + 10
-
-    def __call__(self) -> float:
-        return self.now
+BEGIN = 60_000_010.0 - 60_000_010 % 60 + 10
+"""A moment 10 seconds into a minute."""
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The clock of all rate limits."""
-    clock = Clock()
+    clock = Clock(BEGIN)
     made = rate_limit.RateLimit.__init__
 
     def init(self: Any, *args: Any, **kwargs: Any) -> None:

@@ -1,13 +1,11 @@
 """An API server, and commands that use it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
 from iot_tools.cli.main import main
-from support.kube_api import KubeApi
 
 
 @dataclass(frozen=True)
@@ -20,16 +18,6 @@ class Said:
 
 
 Run = Callable[..., Said]
-
-
-@pytest.fixture
-def kube(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KubeApi]:
-    """The API server of the kube config."""
-    api = KubeApi()
-    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    monkeypatch.setenv("KUBECONFIG", str(api.kube_config(tmp_path / "kube.config")))
-    with api.running():
-        yield api
 
 
 @pytest.fixture

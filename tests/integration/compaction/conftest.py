@@ -5,18 +5,9 @@ from collections.abc import Iterator
 import pytest
 
 from integration.api.asking import Api
-from integration.compaction.past import Past
-from integration.writer.sending import sending
 from iot_api.app import create_app
 from iot_models.settings import Settings
 from iot_writer.writer import Writer
-
-
-@pytest.fixture
-def past(settings: Settings, writer: Writer) -> Iterator[Past]:
-    """Empty stores for a history of old segments."""
-    with sending(settings) as sender:
-        yield Past(sender, writer)
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """`iot-sensor keys --secret` changes a keyring in a Secret, and derives the writers' keys."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,16 +14,6 @@ from support.kube_api import Asked, KubeApi
 
 PLACE = ("--secret", "f-keys", "--secret-key", "ring", "--namespace", "plant")
 WRITERS = ("--writer-secret", "f-writers", "--writer-secret-key", "writer-keys.json")
-
-
-@pytest.fixture
-def kube(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KubeApi]:
-    """The API server of the kube config."""
-    api = KubeApi()
-    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    monkeypatch.setenv("KUBECONFIG", str(api.kube_config(tmp_path / "kube.config")))
-    with api.running():
-        yield api
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from iot_stores.cached_records import encode_record, scan_records
 from iot_stores.key_uses import count_uses
 from iot_stores.stores import Stores
 from support.keys import KEYS
-from support.stack import Stack
+from support.stack import Stack, running_stack
 from support.waiting import wait_until
 from system.reliability.devices import BalancedClient, Fleet
 from system.rights.stores import command
@@ -67,14 +67,8 @@ def environment(environment: dict[str, str]) -> dict[str, str]:
 @pytest.fixture
 def second(environment: dict[str, str], tmp_path: Path) -> Iterator[Stack]:
     """One more gunicorn on the same stores."""
-    logs = tmp_path / "second"
-    logs.mkdir()
-    made = Stack(environment, logs)
-    try:
-        made.start_api()
+    with running_stack(environment, tmp_path / "second", writers=0) as made:
         yield made
-    finally:
-        made.stop()
 
 
 @dataclass

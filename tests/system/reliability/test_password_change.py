@@ -1,11 +1,9 @@
 """Passwords that are changed under load, and by processes that are killed meanwhile."""
 
 import json
-import os
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
@@ -17,24 +15,23 @@ from iot_sensor_client import Client, NoResponseError, Response
 from iot_tools.local.postgres_server import PostgresServer
 from iot_writer.schema import migrate
 from support.keys import KEYS
-from support.processes import api_workers
 from support.stack import Stack
 from support.waiting import wait_until
+from system.reliability.several_workers import (
+    BLOCKED,
+    JSON,
+    WORKERS,
+    WORKING,
+    InBackground,
+    freeforms,
+    kill_workers,
+    postgres_of,
+    put,
+    service_with_reading,
+)
 
 OLD, NEW = "old password", "new password"
-JSON = {"Content-Type": "application/json"}
-WORKERS = 3
-WORKING = """
-    SELECT pid FROM pg_stat_activity
-    WHERE datname = current_database() AND pid <> pg_backend_pid() AND state <> 'idle'
-"""
-BLOCKED = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
 LOOKUP = "SELECT lookup FROM vaults ORDER BY created_at LIMIT 1"
-
-
-def put(stack: Stack, password: str, freeform: object) -> Response:
-    """PUT one reading."""
-    return stack.put({"data": {"db_password": password, "freeform": freeform}})
 
 
 def change(stack: Stack, old: str = OLD, new: str = NEW) -> Response:
@@ -43,73 +40,11 @@ def change(stack: Stack, old: str = OLD, new: str = NEW) -> Response:
     return stack.request("POST", "/api/vault/password", body, JSON)
 
 
-def freeforms(stack: Stack, password: str) -> list[object]:
-    return sorted(json.loads(each["freeform"]) for each in stack.read(password))
-
-
-def open_everywhere(stack: Stack, password: str) -> None:
-    """Open the vault in each worker: new connections go to any of them."""
-    for _ in range(10 * WORKERS):
-        assert stack.read(password)
-
-
-def postgres_of(environment: dict[str, str]) -> "psycopg.Connection[tuple[object, ...]]":
-    return psycopg.connect(environment["IOT_POSTGRES_URL"], autocommit=True)
-
-
 @pytest.fixture
 def service(environment: dict[str, str], tmp_path: Path) -> Iterator[Stack]:
     """Several API processes and a writer, with one stored reading."""
-    made = Stack(environment, tmp_path)
-    try:
-        made.start_api(f"--workers={WORKERS}")
-        made.start_writer()
-        assert put(made, OLD, 0).status == 201
-        wait_until(lambda: made.read(OLD), what="the reading", seconds=60)
-        open_everywhere(made, OLD)
+    with service_with_reading(environment, tmp_path, OLD) as made:
         yield made
-    finally:
-        made.stop()
-
-
-def kill_workers(stack: Stack) -> None:
-    """SIGKILL all API processes except gunicorn's master, which starts others."""
-    assert stack.api is not None
-    killed = api_workers(stack.api.pid)
-    for pid in killed:
-        os.kill(pid, signal.SIGKILL)
-    master = stack.api.pid
-    wait_until(
-        lambda: not killed & api_workers(master) and len(api_workers(master)) == len(killed),
-        what="new workers",
-    )
-    wait_until(stack.answers, what="an API that answers")
-
-
-class InBackground:
-    """Threads that call a function again and again until they are told to end."""
-
-    def __init__(self, *work: Callable[[], None]) -> None:
-        self._over = threading.Event()
-        self.errors: list[BaseException] = []
-        self._threads = [threading.Thread(target=self._run, args=(each,)) for each in work]
-
-    def __enter__(self) -> "InBackground":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _run(self, work: Callable[[], None]) -> None:
-        try:
-            while not self._over.is_set():
-                work()
-        except BaseException as error:  # noqa: BLE001 - reported by the test
-            self.errors.append(error)
 
 
 def test_under_load(service: Stack) -> None:

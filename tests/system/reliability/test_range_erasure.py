@@ -10,20 +10,17 @@ import psycopg
 import pytest
 
 from integration.compaction.past import Past, each_second, noon
-from integration.writer.sending import sending
-from iot_models.settings import load
 from iot_sensor_client import Client, NoResponseError, Response
-from iot_writer.writer import Writer
 from support.stack import Stack
 from support.waiting import wait_until
-from system.reliability.test_password_change import (
+from system.reliability.several_workers import (
     BLOCKED,
     JSON,
-    WORKERS,
     WORKING,
     InBackground,
     kill_workers,
     postgres_of,
+    several_workers,
 )
 
 PASSWORD = "the password"
@@ -66,31 +63,13 @@ def stored(stack: Stack) -> list[tuple[int, int]]:
 @pytest.fixture
 def service(environment: dict[str, str], tmp_path: Path) -> Iterator[Stack]:
     """Several API processes and two writers."""
-    made = Stack(environment, tmp_path)
-    try:
-        made.start_api(f"--workers={WORKERS}")
-        made.start_writer()
-        made.start_writer()
+    with several_workers(environment, tmp_path, writers=2) as made:
         yield made
-    finally:
-        made.stop()
-
-
-@pytest.fixture
-def past(environment: dict[str, str], service: Stack) -> Iterator[Past]:
-    """Small segments of an earlier day, which wait to be merged."""
-    settings = load(environment)
-    writer = Writer(settings)
-    with sending(settings) as sender:
-        made = Past(sender, writer)
-        made.store(PASSWORD.encode(), each_second(noon(3), 300))
-        yield made
-    writer.close()
-    del service
 
 
 def test_under_load(service: Stack, past: Past) -> None:
     """While the vault is written to and compacted, nothing else is lost and nothing comes back."""
+    past.store(PASSWORD.encode(), each_second(noon(3), 300))
     device = Device(service)
 
     def compact() -> None:

@@ -15,7 +15,7 @@ from iot_stores.redis_client import connect_redis
 from iot_tools.local.child import Child
 from support.keys import KEYS
 from support.processes import api_workers, handles
-from support.stack import Stack
+from support.stack import Stack, running_stack
 from support.waiting import wait_until
 from system.reliability.devices import Fleet
 
@@ -29,14 +29,8 @@ END_SECONDS = 15.0
 @pytest.fixture
 def second(environment: dict[str, str], tmp_path: Path) -> Iterator[Stack]:
     """A second gunicorn on the same stores."""
-    logs = tmp_path / "second"
-    logs.mkdir()
-    made = Stack(environment, logs)
-    try:
-        made.start_api()
+    with running_stack(environment, tmp_path / "second", writers=0) as made:
         yield made
-    finally:
-        made.stop()
 
 
 def end(process: Child | None) -> float:

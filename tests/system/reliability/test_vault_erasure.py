@@ -13,15 +13,12 @@ import pytest
 from redis import Redis
 
 from integration.compaction.past import Past, each_second, noon
-from integration.writer.sending import sending
-from iot_models.settings import load
 from iot_sensor_client import Client, NoResponseError, Response
-from iot_writer.writer import Writer
 from support.erasure import SETTLED, keys_with, rows_with
 from support.keys import KEYS
 from support.stack import Stack
 from support.waiting import wait_until
-from system.reliability.test_password_change import (
+from system.reliability.several_workers import (
     BLOCKED,
     JSON,
     WORKERS,
@@ -29,9 +26,9 @@ from system.reliability.test_password_change import (
     InBackground,
     freeforms,
     kill_workers,
-    open_everywhere,
     postgres_of,
     put,
+    service_with_reading,
 )
 
 PASSWORD, ANOTHER = "the password", "another password"
@@ -69,17 +66,8 @@ def nothing_is_left(
 @pytest.fixture
 def service(environment: dict[str, str], tmp_path: Path) -> Iterator[Stack]:
     """Several API processes and two writers, with one stored reading."""
-    made = Stack(environment, tmp_path)
-    try:
-        made.start_api(f"--workers={WORKERS}")
-        made.start_writer()
-        made.start_writer()
-        assert put(made, PASSWORD, 0).status == 201
-        wait_until(lambda: made.read(PASSWORD), what="the reading", seconds=60)
-        open_everywhere(made, PASSWORD)
+    with service_with_reading(environment, tmp_path, PASSWORD, writers=2) as made:
         yield made
-    finally:
-        made.stop()
 
 
 class Devices:
@@ -121,21 +109,9 @@ def texts(stack: Stack) -> list[str]:
     return [each["freeform"] for each in stack.read(PASSWORD)]
 
 
-@pytest.fixture
-def past(environment: dict[str, str], service: Stack) -> Iterator[Past]:
-    """Small segments of an earlier day, which wait to be merged."""
-    settings = load(environment)
-    writer = Writer(settings)
-    with sending(settings) as sender:
-        made = Past(sender, writer)
-        made.store(PASSWORD.encode(), each_second(noon(3), 400))
-        yield made
-    writer.close()
-    del service
-
-
 def test_under_load(service: Stack, past: Past, environment: dict[str, str]) -> None:
     """While the vault is written to, read, compacted and queued."""
+    past.store(PASSWORD.encode(), each_second(noon(3), 400))
     devices = Devices(service)
 
     def compact() -> None:

@@ -24,6 +24,7 @@ from iot_cipher.keyring import (
     parse_keyring,
 )
 from iot_models.errors import DecryptionError, SettingsError
+from support.clock import Clock
 
 MakeText = Callable[..., str]
 KEY = base64.b64encode(b"a secret that nobody may ever see"[:32]).decode()
@@ -187,14 +188,6 @@ def test_a_failed_create_leaves_no_file(tmp_path: Path, monkeypatch: pytest.Monk
     assert list(tmp_path.iterdir()) == []
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 class Followed:
     """A keyring file, the `KeyringFile` that reads it, and a manual clock."""
 
@@ -202,7 +195,7 @@ class Followed:
         self.path = path
         self._drafts = itertools.count()
         self.write(text)
-        self.clock = Clock()
+        self.clock = Clock(1000.0)
         self.file = KeyringFile(path, clock=self.clock)
 
     def write(self, text: str) -> None:

@@ -22,6 +22,7 @@ from iot_cipher.tokens import (
 )
 from iot_models.errors import IotError, SettingsError
 from iot_models.scopes import Scope
+from support.clock import Clock
 
 HASH = hashlib.sha256(b"one").hexdigest()
 OTHER_HASH = hashlib.sha256(b"two").hexdigest()
@@ -228,13 +229,6 @@ def test_an_invalid_document_is_not_changed() -> None:
             without_token(text, "devices")
 
 
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 class Mounted:
     """A Secret as Kubernetes mounts it: symbolic links, of which one is replaced atomically."""
 
@@ -257,7 +251,7 @@ class Mounted:
 
 
 def test_a_changed_secret_is_reloaded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    clock, mounted = Clock(), Mounted(tmp_path)
+    clock, mounted = Clock(1000.0), Mounted(tmp_path)
     text, token = with_token(new_tokens_text(), "devices", ["ingest"])
     mounted.write(text)
     file = TokensFile(mounted.path, clock=clock)

@@ -1,18 +1,9 @@
 """A flood of refused requests makes few records."""
 
-from dataclasses import dataclass
-
 import pytest
 
 from iot_api.audit.refusals import MAX_KEYS, PERIOD_SECONDS, Refusal, RefusalCounter
-
-
-@dataclass
-class Clock:
-    now: float = 0.0
-
-    def __call__(self) -> float:
-        return self.now
+from support.clock import Clock
 
 
 @pytest.fixture

@@ -5,15 +5,7 @@ from typing import Any
 import pytest
 
 from iot_api.http.refusal_pace import DELAY, MAX_DELAY_SECONDS, PER_SECOND, RefusalPace
-
-
-class Clock:
-    """A clock that a test sets."""
-
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
+from support.clock import Clock
 
 
 @pytest.fixture

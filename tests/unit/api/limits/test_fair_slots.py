@@ -8,18 +8,12 @@ import pytest
 from iot_api.limits.clients import Client
 from iot_api.limits.fair_slots import FairSlots, Priority
 from iot_models.errors import Refusal, TooManyRequestsError
+from support.clock import Clock
 from support.waiting import wait_until
 
 
-class _Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 def _slots(
-    *, max_waiting: int = 100, max_waiting_per_client: int = 100, clock: _Clock | None = None
+    *, max_waiting: int = 100, max_waiting_per_client: int = 100, clock: Clock | None = None
 ) -> FairSlots:
     """Return one slot. With a clock, it estimates waits."""
     return FairSlots(
@@ -194,7 +188,7 @@ def test_later_priorities_take_no_place_from_earlier_ones() -> None:
 
 def test_a_turn_that_comes_too_late_is_refused_at_once() -> None:
     """The estimate counts the turns of others before it, not those of a greedy client."""
-    clock = _Clock()
+    clock = Clock()
     slots = _slots(clock=clock)
     with slots.slot(Client("a"), seconds=1, refusal="busy"):
         clock.now += 4  # a turn takes four seconds
@@ -217,7 +211,7 @@ def test_a_turn_that_comes_too_late_is_refused_at_once() -> None:
 
 
 def test_a_turn_that_was_not_used_does_not_count_for_the_estimate() -> None:
-    clock = _Clock()
+    clock = Clock()
     slots = _slots(clock=clock)
     for used in (True, False):
         with slots.slot(Client("a"), seconds=1, refusal="busy") as turn:

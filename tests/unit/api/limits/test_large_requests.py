@@ -5,17 +5,14 @@ import pytest
 from iot_api.limits.clients import Client
 from iot_api.limits.large_requests import DENSE_BYTES, DENSITY, LARGE_BYTES, LargeRequests
 from iot_api.limits.pace import CONTENDED_REST, MAX_REST_SECONDS, Pace, seconds_waited_for_cpu
+from support.clock import Clock
 
 
-class Clock:
-    """A clock that advances by `sleep` and `now` alone."""
+class SleepClock(Clock):
+    """A clock that `sleep` advances too."""
 
-    now = 100.0
     slept = 0.0
     waited = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
     def waiting(self) -> float:
         return self.waited
@@ -26,16 +23,18 @@ class Clock:
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> SleepClock:
+    return SleepClock()
 
 
 @pytest.fixture
-def requests(clock: Clock) -> LargeRequests:
+def requests(clock: SleepClock) -> LargeRequests:
     return LargeRequests(Pace(clock, clock.sleep, clock.waiting))
 
 
-def parse_large(requests: LargeRequests, clock: Clock, seconds: float, others: int = 0) -> None:
+def parse_large(
+    requests: LargeRequests, clock: SleepClock, seconds: float, others: int = 0
+) -> None:
     """Parse a large body while other requests are served."""
     with requests.turn(Client("client")) as turn:
         turn.grow(LARGE_BYTES, LARGE_BYTES)
@@ -44,7 +43,7 @@ def parse_large(requests: LargeRequests, clock: Clock, seconds: float, others: i
 
 
 def test_large_bodies_do_not_rest_without_other_requests(
-    requests: LargeRequests, clock: Clock
+    requests: LargeRequests, clock: SleepClock
 ) -> None:
     for _ in range(3):
         parse_large(requests, clock, 0.2)
@@ -52,7 +51,7 @@ def test_large_bodies_do_not_rest_without_other_requests(
 
 
 def test_large_bodies_get_a_tenth_of_the_time_beside_small_requests(
-    requests: LargeRequests, clock: Clock
+    requests: LargeRequests, clock: SleepClock
 ) -> None:
     began = clock.now
     for _ in range(10):
@@ -62,7 +61,7 @@ def test_large_bodies_get_a_tenth_of_the_time_beside_small_requests(
 
 
 def test_large_bodies_rest_while_the_cpu_is_contended(
-    requests: LargeRequests, clock: Clock
+    requests: LargeRequests, clock: SleepClock
 ) -> None:
     """Another worker process on the same CPU serves devices."""
     with requests.turn(Client("client")) as turn:
@@ -77,13 +76,15 @@ def test_the_time_waited_for_the_cpu_is_measured() -> None:
     assert 0 <= seconds_waited_for_cpu() < 1e6
 
 
-def test_a_rest_is_bounded(requests: LargeRequests, clock: Clock) -> None:
+def test_a_rest_is_bounded(requests: LargeRequests, clock: SleepClock) -> None:
     parse_large(requests, clock, 30, others=1)
     parse_large(requests, clock, 0)
     assert clock.slept == pytest.approx(MAX_REST_SECONDS)
 
 
-def test_a_small_body_is_counted_and_never_waits(requests: LargeRequests, clock: Clock) -> None:
+def test_a_small_body_is_counted_and_never_waits(
+    requests: LargeRequests, clock: SleepClock
+) -> None:
     with requests.turn(Client("a")) as large:
         large.grow(10, 10)
         large.grow(LARGE_BYTES, LARGE_BYTES)
@@ -104,7 +105,7 @@ def test_a_dense_body_is_large(requests: LargeRequests) -> None:
 
 
 def test_small_requests_between_two_large_ones_are_counted(
-    requests: LargeRequests, clock: Clock
+    requests: LargeRequests, clock: SleepClock
 ) -> None:
     for _ in range(3):
         requests.small += 1

@@ -6,6 +6,7 @@ import pytest
 
 from iot_api.limits.memory_budget import CHARGE, EXEMPT_BYTES, MemoryBudget, charge_request
 from iot_models.errors import UnavailableError
+from support.clock import Clock
 
 MIB = 2**20
 
@@ -21,20 +22,10 @@ class Request:
         self.dropped = True
 
 
-class Clock:
-    """A clock that stands still."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The clock of the budget."""
-    made = Clock()
+    made = Clock(1000.0)
     monkeypatch.setattr("iot_api.limits.memory_budget.time", made)
     return made
 

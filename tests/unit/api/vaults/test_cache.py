@@ -6,16 +6,8 @@ from dataclasses import replace
 from iot_api.vaults.cache import SETTLING_SECONDS, UNSETTLED_SECONDS, VaultCache
 from iot_cipher.encryption import OpenVault
 from iot_cipher.vault import VaultRecord
+from support.clock import Clock
 from support.waiting import wait_until
-
-
-class Clock:
-    """A clock that a test sets."""
-
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def record(number: int) -> VaultRecord:

@@ -21,18 +21,10 @@ from iot_models.errors import Refusal, TooManyRequestsError
 from iot_stores.held_entries import HeldEntries
 from iot_stores.vault_lookups import FastLookups, LookupPolicy
 from iot_stores.vault_records import FoundVault, VaultRecords
+from support.clock import Clock
 from support.waiting import wait_until
 
 LATER = 10.0
-
-
-class Clock:
-    """A clock that a test sets."""
-
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 POLICY = LookupPolicy(FastLookups.GONE, (10,))

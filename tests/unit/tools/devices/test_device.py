@@ -13,6 +13,7 @@ from iot_sensor_client import Client, RetryPolicy
 from iot_tools.devices.device import Device
 from iot_tools.devices.sensors import Schedule, Sensor
 from iot_tools.local.ports import free_port
+from support.clock import Clock
 
 ONE_ATTEMPT = RetryPolicy(max_attempts=1)
 
@@ -28,21 +29,11 @@ class Service(Protocol):
     authorizations: set[str | None]
 
 
-class Clock:
-    """A manual clock."""
-
-    def __init__(self) -> None:
-        self.now = 1_763_877_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 class Bench:
     """A device and its clock."""
 
     def __init__(self, url: str, capacity: int = 1000) -> None:
-        self.clock = Clock()
+        self.clock = Clock(1_763_877_000.0)
         self.client = Client(url, "demo", retry=ONE_ATTEMPT, timeout=5)
         sensor = Sensor(1, Schedule(rate=10), self.clock)
         self.device = Device("device 1", sensor, self.client, capacity=capacity, clock=self.clock)

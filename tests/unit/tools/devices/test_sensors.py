@@ -5,20 +5,13 @@ import itertools
 import pytest
 
 from iot_tools.devices.sensors import KINDS, Schedule, Sensor
+from support.clock import Clock
 
 START = 1_763_877_000.0
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = START
-
-    def __call__(self) -> float:
-        return self.now
-
-
 def test_readings_are_taken_at_the_rate() -> None:
-    clock = Clock()
+    clock = Clock(START)
     sensor = Sensor(1, Schedule(rate=10), clock)
     assert sensor.due() == []
     clock.now += 0.5
@@ -29,7 +22,7 @@ def test_readings_are_taken_at_the_rate() -> None:
 
 
 def test_a_simulated_reading_has_all_fields() -> None:
-    clock = Clock()
+    clock = Clock(START)
     sensor = Sensor(7, Schedule(rate=10), clock)
     clock.now += 1
     readings = sensor.due()
@@ -48,7 +41,7 @@ def test_a_simulated_reading_has_all_fields() -> None:
 
 
 def test_signals_are_plausible_and_change_smoothly() -> None:
-    clock = Clock()
+    clock = Clock(START)
     sensor = Sensor(3, Schedule(rate=40), clock)
     clock.now += 60
     by_tag: dict[str, list[int]] = {}
@@ -61,7 +54,7 @@ def test_signals_are_plausible_and_change_smoothly() -> None:
 
 
 def test_a_sensor_ends_at_its_limit() -> None:
-    clock = Clock()
+    clock = Clock(START)
     sensor = Sensor(1, Schedule(rate=100), clock, limit=7)
     clock.now += 1
     assert len(sensor.due()) == 7
@@ -70,7 +63,7 @@ def test_a_sensor_ends_at_its_limit() -> None:
 
 
 def test_a_clock_set_back_repeats_no_reading() -> None:
-    clock = Clock()
+    clock = Clock(START)
     sensor = Sensor(1, Schedule(rate=10), clock)
     clock.now += 2
     taken = sensor.due()
@@ -82,7 +75,7 @@ def test_a_clock_set_back_repeats_no_reading() -> None:
 
 
 def test_jitter_delays_readings_and_keeps_their_order() -> None:
-    clock = Clock()
+    clock = Clock(START)
     sensor = Sensor(1, Schedule(rate=10, jitter=1), clock)
     clock.now += 60
     times = [reading["relative_time"] for reading in sensor.due()]
@@ -94,7 +87,7 @@ def test_jitter_delays_readings_and_keeps_their_order() -> None:
 
 
 def test_no_reading_is_taken_in_a_gap() -> None:
-    clock = Clock()
+    clock = Clock(START)
     sensor = Sensor(1, Schedule(rate=10, gap_every=4, gap_seconds=1), clock, limit=100)
     clock.now += 60
     times = [reading["relative_time"] for reading in sensor.due()]
@@ -114,7 +107,7 @@ def test_no_reading_is_taken_in_a_gap() -> None:
 def test_other_kinds_measure_plausible_values(
     kind: str, bounds: dict[str, tuple[float, float]]
 ) -> None:
-    clock = Clock()
+    clock = Clock(START)
     sensor = Sensor(1, Schedule(rate=KINDS[kind].rate), clock, kind=kind)
     clock.now += 60
     readings = [reading["freeform"] for reading in sensor.due()]

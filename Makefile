@@ -223,6 +223,10 @@ test-images: $(VENV)/.dev ## Build both images and run them with restricted righ
 test-rotation: $(VENV)/.dev ## Rotate the master key of 10,000 vaults under load: VAULTS=10000
 	@ROTATION_VAULTS=$(or $(VAULTS),10000) $(BIN)/pytest -s tests/system/reliability/test_key_rotation.py
 
+.PHONY: test-transfer
+test-transfer: $(VENV)/.dev ## Import and export 1,000,000 readings, and open the files in data tools: READINGS=1000000
+	@TRANSFER_READINGS=$(READINGS) $(BIN)/pytest -s --timeout 3000 tests/system/tools/test_large_transfer.py
+
 .PHONY: cluster-up
 cluster-up: ## Create a kind cluster, build the images, install the chart: CLUSTER=iot-sensor
 	@k8s/cluster.sh up

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pandas as pd
 import polars as pl
 import pyarrow.parquet as pq
@@ -124,6 +123,32 @@ def test_a_new_run_begins_a_new_file(command: Command, tmp_path: Path) -> None:
     assert times == [[5, 6, 6], [0, 1], [0, 9]]
 
 
+def test_a_range_of_time(command: Command, tmp_path: Path) -> None:
+    lines = [
+        {"absolute_timestamp": f"2020-01-0{day} 12:00:00", "interrogator_timestamp": day,
+         "relative_timestamp": day, "freeform": "0"}
+        for day in range(1, 7)
+    ]  # fmt: skip
+    (tmp_path / "in.ndjson").write_text("\n".join(map(json.dumps, lines)))
+    assert command("import", tmp_path / "in.ndjson", password="range")[0] == 0
+
+    def exported(*options: str) -> list[int]:
+        out = tmp_path / "out.csv"
+        assert command("export", out, *options, password="range")[0] == 0
+        found = pl.read_csv(out)["relative_timestamp"].to_list()
+        out.unlink()
+        return found
+
+    assert exported("--from", "2020-01-02T12:00:00Z", "--to", "2020-01-05T14:00:00+02:00") == [
+        2,
+        3,
+        4,
+    ]
+    assert exported("--from", "2020-01-05T12:00:00Z") == [5, 6]
+    by = ("--by", "interrogator")
+    assert exported("--to", "1970-01-01T00:00:00.000003Z", *by) == [1, 2]
+
+
 class KilledError(Exception):
     """Stands for SIGKILL of the exporter."""
 
@@ -215,52 +240,3 @@ def test_refusals(command: Command, tmp_path: Path) -> None:
         1, True,
     )  # fmt: skip
     assert [each.name for each in tmp_path.iterdir()] == ["there.csv"]
-
-
-def check_tables(folder: Path, count: int) -> None:
-    """Check that pandas, polars and DuckDB read both files alike. The readings are `numbered`."""
-    parquet, text = folder / "out.parquet", folder / "out.csv"
-    expected = pl.DataFrame(
-        {"relative_timestamp": range(count), "n": range(count)},
-        schema={"relative_timestamp": pl.Int64, "n": pl.Int64},
-    ).with_columns(
-        (pl.col("n") * 0.5).alias("half"), pl.format("tag-{}", pl.col("n") % 7).alias("tag")
-    )
-    names = expected.columns
-    for frame in (pl.read_parquet(parquet), pl.read_csv(text, try_parse_dates=True)):
-        assert frame.select(names).equals(expected)
-        assert frame["absolute_timestamp"].dtype.is_temporal()
-    for table in (pd.read_parquet(parquet), pd.read_csv(text, parse_dates=["absolute_timestamp"])):
-        assert pl.from_pandas(table[names]).equals(expected)
-        assert "datetime64" in str(table["absolute_timestamp"].dtype)
-    with duckdb.connect() as database:
-        for source in (f"read_parquet('{parquet}')", f"read_csv('{text}')"):
-            statement = f"SELECT {', '.join(names)}, absolute_timestamp FROM {source} ORDER BY n"  # noqa: S608
-            kinds = database.execute(f"DESCRIBE {statement}").fetchall()
-            assert [kind for _, kind, *_ in kinds[:4]] == ["BIGINT", "BIGINT", "DOUBLE", "VARCHAR"]
-            assert kinds[4][1].startswith("TIMESTAMP")
-            rows = database.execute(statement).fetchall()
-            assert [row[:4] for row in rows] == expected.rows()
-
-
-def numbered(path: Path, count: int) -> Path:
-    """Write readings with numbers, fractions and texts as NDJSON."""
-    with path.open("w") as file:
-        for n in range(count):
-            freeform = json.dumps({"n": n, "half": n * 0.5, "tag": f"tag-{n % 7}"})
-            row = {
-                "absolute_timestamp": f"2020-02-29 12:{n // 60 % 60:02}:{n % 60:02}",
-                "relative_timestamp": n, "interrogator_timestamp": 1_600_000_000_000_000 + n,
-                "freeform": freeform,
-            }  # fmt: skip
-            file.write(json.dumps(row) + "\n")
-    return path
-
-
-def test_twenty_thousand_readings_open_in_data_tools(command: Command, tmp_path: Path) -> None:
-    file = numbered(tmp_path / "in.ndjson", 20_000)
-    assert "20000 imported" in command("import", file, password="many")[1]
-    for name in ("out.parquet", "out.csv"):
-        status, said, _ = command("export", tmp_path / name, "--flatten", password="many")
-        assert (status, said.splitlines()[0]) == (0, "20000 readings")
-    check_tables(tmp_path, 20_000)

@@ -14,14 +14,10 @@ from .option_types import Subparsers
 from .password_option import password_of
 from .progress_bar import progress_bar
 
-_EXAMPLE = """\
-examples:
-  iot-sensor export readings.parquet --flatten --url https://iot.example.org --token-file token
-  iot-sensor export run.db --split-runs --url https://iot.example.org --token-file token
-
-The end of the name tells the form: .csv, .ndjson, .parquet (needs pyarrow), or .db, a database that
-the old program's scripts read with the same password. An export that was stopped continues when the
-command is repeated.
+_DESCRIPTION = """\
+Export the readings of a password. The end of the file's name tells the form: .csv, .ndjson,
+.parquet (needs pyarrow), or .db, a database that the old program's scripts read with the same
+password. An export that was stopped continues when the command is repeated.
 """
 
 
@@ -30,8 +26,7 @@ def add_export(commands: "Subparsers[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser(
         "export",
         help="export the readings of a password: CSV, NDJSON, Parquet, or the old program's SQLite",
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=_DESCRIPTION,
     )
     parser.add_argument("file", type=Path, help="file to write")
     add_service(parser)

@@ -15,13 +15,11 @@ from .progress_bar import progress_bar
 from .tls_options import add_tls, tls_of
 from .token_option import add_token, token_of
 
-_EXAMPLE = """\
-example:
-  iot-sensor import database.db --url https://iot.example.org --token-file admin-token
-
-Readings keep their times, also the time of receipt. The command may be repeated and stopped at any
-point: it imports only what the service lacks. It needs a token with the scope admin, unless the
-service runs without tokens.
+_DESCRIPTION = """\
+Import readings from a file: a database of the old program, CSV or NDJSON. Readings keep their
+times, also the time of receipt. The command may be repeated and stopped at any point: it imports
+only what the service lacks. It needs a token with the scope admin, unless the service runs without
+tokens.
 """
 
 
@@ -30,8 +28,7 @@ def add_import(commands: "Subparsers[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser(
         "import",
         help="import readings from a file: a database of the old program, CSV or NDJSON",
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=_DESCRIPTION,
     )
     parser.add_argument("file", type=Path, help="SQLite file of the old program, CSV, or NDJSON")
     add_service(parser)

@@ -9,7 +9,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from iot_api.http.access import Access, build_access, register_access
 from iot_api.http.cors import Cors
-from iot_api.http.errors import register_errors
+from iot_api.http.errors import ErrorResponder, register_errors
 from iot_api.http.rate_headers import register_rate_limit
 from iot_api.http.refusal_pace import RefusalPace
 from iot_api.http.request import Entrance, RequestMetrics, client_of, register_request_metrics
@@ -19,7 +19,7 @@ from iot_api.routes.health import health_blueprint
 from iot_api.routes.readings import iot_blueprint
 from iot_api.routes.vault import vault_blueprint
 from iot_models import metrics
-from iot_models.errors import IotError
+from iot_models.errors import IotError, TooManyRequestsError
 from iot_models.origins import parse_origins
 from iot_models.scopes import Scope
 from iot_models.settings import Settings
@@ -40,6 +40,16 @@ def audit_access(access: Access, service: Service) -> None:
 
     audit.follow(access.tokens)
     access.on_refusal = refused
+
+
+def error_responder(service: Service) -> ErrorResponder:
+    """Return what answers errors. The audit log counts the requests that are answered 429."""
+    audit, proxies = service.access_audit, service.settings.trusted_proxies
+
+    def limited(error: TooManyRequestsError, token: str, environ: Mapping[str, Any]) -> None:
+        audit.limited(error, token or None, client_of(environ, proxies))
+
+    return ErrorResponder(RefusalPace(proxies), limited)
 
 
 def create_app(settings: Settings) -> Flask:
@@ -64,8 +74,8 @@ def create_app(settings: Settings) -> Flask:
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=0, x_proto=hops)  # type: ignore[method-assign]
     # The request id comes first, so that an error in a later hook has an id too.
     register_request_metrics(app, request_metrics)
-    pace = RefusalPace(settings.trusted_proxies)
-    register_errors(app, pace)
+    errors = error_responder(service)
+    register_errors(app, errors)
     register_access(app, access)
     if service.rates is not None:
         register_rate_limit(app, service.rates, settings)
@@ -75,7 +85,7 @@ def create_app(settings: Settings) -> Flask:
     app.register_blueprint(vault_blueprint(service), url_prefix="/api/vault")
     app.register_blueprint(health_blueprint(service))
     cors = Cors(parse_origins(settings.cors_origins))
-    ingest = IngestEndpoint(service, access, request_metrics, cors, pace)
+    ingest = IngestEndpoint(service, access, request_metrics, cors, errors)
     app.wsgi_app = Entrance(ingest, app.wsgi_app, cors)  # type: ignore[method-assign]
     if access.is_open:
         _log.warning("no tokens are configured: every client may use this service")

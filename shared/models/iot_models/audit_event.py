@@ -27,6 +27,7 @@ class AuditKind(StrEnum):
     READ = "read"
     READ_ENDED = "read_ended"
     ACCESS_REFUSED = "access_refused"
+    LIMIT_REACHED = "limit_reached"
     TOKEN_ADDED = "token_added"  # noqa: S105 - no token
     TOKEN_CHANGED = "token_changed"  # noqa: S105 - no token
     TOKEN_REMOVED = "token_removed"  # noqa: S105 - no token

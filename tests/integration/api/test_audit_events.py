@@ -169,6 +169,25 @@ def test_refused_access_is_counted_and_recorded(guarded: Guarded) -> None:
     assert guarded.events()[4:] == [_refusal(1, "unknown_token", "ingest", None)]
 
 
+def test_reached_limits_are_counted_and_recorded(make_api: MakeApi, tmp_path: Path) -> None:
+    """PUTs and reads have one record for each token, and none for each request."""
+    guarded = Guarded(make_api, tmp_path / "tokens.json", rate_limit_token=2)
+    api = guarded.api
+    device = {"Authorization": f"Bearer {guarded.device}"}
+    for status in (201, 201, *(429 for _ in range(30))):
+        assert api.put(row("p"), device).status_code == status
+    ops = {"Authorization": f"Bearer {guarded.ops}"}
+    for status in (200, 200, *(429 for _ in range(20))):
+        body = json.dumps({"data": {"db_password": "p"}})
+        assert api.ask("POST", "/api/iot", body, JSON | ops).status_code == status
+    _access_audit(api).check()
+    reached = {"event": "limit_reached", "reason": "rate", "client": "127.0.0.1"}
+    assert events(make_api(tokens_file=str(guarded.path)), ops) == [
+        reached | {"token": "device", "count": 30},
+        reached | {"token": "ops", "count": 20},
+    ]
+
+
 def test_refusals_wait_until_the_log_can_be_written(
     guarded: Guarded, postgres: psycopg.Connection
 ) -> None:

@@ -1,4 +1,4 @@
-"""Records refused access, and tokens that were added or removed, in the audit log."""
+"""Records refused access, reached limits and changed tokens in the audit log."""
 
 import logging
 import socket
@@ -10,11 +10,11 @@ from iot_api.limits.clients import Client
 from iot_cipher.tokens import Grant, Tokens
 from iot_models import metrics
 from iot_models.audit_event import AuditEvent, AuditKind, audit_event
-from iot_models.errors import ForbiddenError, IotError, UnauthorizedError
+from iot_models.errors import ForbiddenError, IotError, TooManyRequestsError, UnauthorizedError
 from iot_stores.store_states import report
 
 from .events import AuditEvents
-from .refusals import Refusal, RefusalCounter
+from .refusals import Counted, ReachedLimit, Refusal, RefusalCounter
 
 TICK_SECONDS = 1.0
 _STOP_SECONDS = 3.0
@@ -25,7 +25,8 @@ _log = logging.getLogger(__name__)
 
 
 class AccessAudit(threading.Thread):
-    """A thread that records what `refused` counted, and compares the tokens with those before.
+    """A thread that records what `refused` and `limited` counted, and compares the tokens with
+    those before.
 
     Requests never wait for it. While Postgres is away, counts and changes are kept in memory, and
     recorded later. A process that is killed loses the counts of the last minute.
@@ -34,7 +35,8 @@ class AccessAudit(threading.Thread):
     def __init__(self, events: AuditEvents) -> None:
         super().__init__(name="access-audit", daemon=True)
         self._events = events
-        self._refusals = RefusalCounter()
+        self._refusals = RefusalCounter[Refusal]()
+        self._limits = RefusalCounter[ReachedLimit]()
         self._tokens: Callable[[], Tokens] | None = None
         self._known: dict[str, Grant] = {}
         self._waiting: deque[AuditEvent] = deque()
@@ -51,6 +53,11 @@ class AccessAudit(threading.Thread):
         refusal = Refusal(_reason(error), scope, token, str(address))
         self._refusals.count(refusal)
 
+    def limited(self, error: TooManyRequestsError, token: str | None, client: Client) -> None:
+        """Count a request that was answered 429. Returns at once."""
+        address = client.fields["client"]
+        self._limits.count(ReachedLimit(str(error.reason), token, str(address)))
+
     def check(self, *, last: bool = False) -> None:
         """Record changes of tokens, and the refusals whose minute is over; all of them if `last`.
 
@@ -61,15 +68,19 @@ class AccessAudit(threading.Thread):
         while self._waiting:
             self._events.record(self._waiting[0])
             self._waiting.popleft()
-        due = self._refusals.take(all_waiting=last)
+        self._record(AuditKind.ACCESS_REFUSED, self._refusals, all_waiting=last)
+        self._record(AuditKind.LIMIT_REACHED, self._limits, all_waiting=last)
+
+    def _record(
+        self, kind: AuditKind, counter: RefusalCounter[Counted], *, all_waiting: bool
+    ) -> None:
+        due = counter.take(all_waiting=all_waiting)
         for position, (refusal, count) in enumerate(due):
             try:
-                self._events.record(
-                    audit_event(AuditKind.ACCESS_REFUSED, **refusal._asdict(), count=count)
-                )
+                self._events.record(audit_event(kind, **refusal._asdict(), count=count))
             except BaseException:
                 for unrecorded in due[position:]:
-                    self._refusals.put_back(*unrecorded)
+                    counter.put_back(*unrecorded)
                 raise
 
     def run(self) -> None:

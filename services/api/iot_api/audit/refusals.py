@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 PERIOD_SECONDS = 60.0
 """Shortest time between two records of the same kind, token and client."""
@@ -24,27 +24,46 @@ class Refusal(NamedTuple):
     client: str | None = None
     """Address of the client; None: several clients that are counted together."""
 
+    def of_any_client(self) -> "Refusal":
+        """Return the refusal without its token and client."""
+        return Refusal(self.reason, self.scope)
 
-class RefusalCounter:
+
+class ReachedLimit(NamedTuple):
+    """Which limit a client has reached: the `reason` of a 429."""
+
+    reason: str
+    token: str | None = None
+    client: str | None = None
+
+    def of_any_client(self) -> "ReachedLimit":
+        """Return the limit without token and client."""
+        return ReachedLimit(self.reason)
+
+
+Counted = TypeVar("Counted", Refusal, ReachedLimit)
+
+
+class RefusalCounter(Generic[Counted]):
     """Counts refusals until they are recorded. Any number of threads may count."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._counts: dict[Refusal, int] = {}
-        self._recorded: dict[Refusal, float] = {}
+        self._counts: dict[Counted, int] = {}
+        self._recorded: dict[Counted, float] = {}
         """When each refusal was last recorded, for `PERIOD_SECONDS`."""
 
-    def count(self, refusal: Refusal) -> None:
+    def count(self, refusal: Counted) -> None:
         """Count a refusal. Returns at once."""
         with self._lock:
             if refusal not in self._counts and refusal not in self._recorded:
                 known = len(self._counts.keys() | self._recorded.keys())
                 if known >= MAX_KEYS:
-                    refusal = Refusal(refusal.reason, refusal.scope)
+                    refusal = refusal.of_any_client()
             self._counts[refusal] = self._counts.get(refusal, 0) + 1
 
-    def take(self, *, all_waiting: bool = False) -> list[tuple[Refusal, int]]:
+    def take(self, *, all_waiting: bool = False) -> list[tuple[Counted, int]]:
         """Take the counts that were not recorded in the last period.
 
         `all_waiting`: take all of them, because the process ends.
@@ -64,7 +83,7 @@ class RefusalCounter:
                 self._recorded[refusal] = now
         return due
 
-    def put_back(self, refusal: Refusal, count: int) -> None:
+    def put_back(self, refusal: Counted, count: int) -> None:
         """Count refusals again that could not be recorded. They are due at once."""
         with self._lock:
             self._recorded.pop(refusal, None)

@@ -57,6 +57,15 @@ class Access:
             self.on_refusal(error, scope, name, environ)
             raise
 
+    def token_name(self, scope: Scope, environ: Mapping[str, Any]) -> str:
+        """Return the name of the token of a WSGI request; "" if it has none or needs none."""
+        try:
+            return self.check(
+                scope, environ.get("HTTP_AUTHORIZATION"), environ.get(CLIENT_CERTIFICATE)
+            )
+        except (UnauthorizedError, ForbiddenError):
+            return ""
+
     def check(
         self,
         scope: Scope,

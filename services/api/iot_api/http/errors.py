@@ -1,6 +1,8 @@
 """The HTTP responses to all errors, for the ingest endpoint and the Flask views."""
 
 import logging
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
@@ -50,14 +52,44 @@ _SENTENCES = {
 _log = logging.getLogger(__name__)
 
 
-def register_errors(app: Flask, pace: RefusalPace) -> None:
+class ErrorResponder:
+    """Answers errors, paces the answers to one client, and reports reached limits."""
+
+    def __init__(
+        self,
+        pace: RefusalPace,
+        on_limit: Callable[[TooManyRequestsError, str, Mapping[str, Any]], None],
+    ) -> None:
+        """`on_limit` is called with the error, the name of the token and the environ of each
+        request that is answered 429. It must return at once.
+        """
+        self._pace = pace
+        self._on_limit = on_limit
+
+    def respond(
+        self,
+        error: Exception,
+        environ: dict[str, Any],
+        request_id: str,
+        token_name: Callable[[], str],
+    ) -> PlainResponse:
+        """Return the response to any error of a request."""
+        response = error_response(error, request_id, environ.get("HTTP_ACCEPT", ""))
+        self._pace.hold_back(environ, response.status)
+        if isinstance(error, TooManyRequestsError):
+            self._on_limit(error, token_name(), environ)
+        return response
+
+
+def register_errors(app: Flask, errors: ErrorResponder) -> None:
     """Answer every error of every view with the body of `problem_body`."""
 
     @app.errorhandler(Exception)
     def answer(error: Exception) -> Response:
-        accept = request.environ.get("HTTP_ACCEPT", "")
-        response = error_response(error, g.get("request_id", ""), accept)
-        pace.hold_back(request.environ, response.status)
+        request_id = g.get("request_id", "")
+        response = errors.respond(
+            error, request.environ, request_id, lambda: str(g.get("token_name", ""))
+        )
         return response.for_flask()
 
 

@@ -13,9 +13,8 @@ from urllib.parse import parse_qsl
 
 from iot_api.http.access import Access
 from iot_api.http.cors import Cors
-from iot_api.http.errors import error_response
+from iot_api.http.errors import ErrorResponder
 from iot_api.http.paths import forwarded_prefix, single_slashes
-from iot_api.http.refusal_pace import RefusalPace
 from iot_api.http.request import (
     REQUEST_ID,
     RequestMetrics,
@@ -58,9 +57,8 @@ class IngestEndpoint:
         access: Access,
         request_metrics: RequestMetrics,
         cors: Cors,
-        pace: RefusalPace,
+        errors: ErrorResponder,
     ) -> None:
-        """`pace` holds back errors."""
         settings = service.settings
         self._service = service
         self._intake = service.intake
@@ -75,7 +73,7 @@ class IngestEndpoint:
         self._needs_token = access.needs_token(Scope.INGEST)
         self._metrics = request_metrics
         self._cors = cors
-        self._pace = pace
+        self._errors = errors
 
     def __call__(
         self, environ: dict[str, Any], start_response: StartResponse
@@ -89,8 +87,8 @@ class IngestEndpoint:
         try:
             response = self._take(environ)
         except Exception as error:  # noqa: BLE001 - every error has a response
-            response = error_response(error, request_id, environ.get("HTTP_ACCEPT", ""))
-            self._pace.hold_back(environ, response.status)
+            token_name = partial(self._access.token_name, Scope.INGEST, environ)
+            response = self._errors.respond(error, environ, request_id, token_name)
         status, headers, body = response
         self._metrics.observe(route, "PUT", status, time.perf_counter() - started)
         headers.append((REQUEST_ID, request_id))

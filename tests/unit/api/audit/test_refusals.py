@@ -12,7 +12,7 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def counter(clock: Clock) -> RefusalCounter:
+def counter(clock: Clock) -> RefusalCounter[Refusal]:
     return RefusalCounter(clock)
 
 
@@ -21,7 +21,7 @@ def _refusal(client: int) -> Refusal:
 
 
 def test_a_refusal_is_recorded_once_a_minute_with_its_count(
-    clock: Clock, counter: RefusalCounter
+    clock: Clock, counter: RefusalCounter[Refusal]
 ) -> None:
     taken = []
     for _ in range(180):  # three minutes, ten requests a second
@@ -36,7 +36,7 @@ def test_a_refusal_is_recorded_once_a_minute_with_its_count(
 
 
 def test_many_clients_make_a_bounded_number_of_records(
-    clock: Clock, counter: RefusalCounter
+    clock: Clock, counter: RefusalCounter[Refusal]
 ) -> None:
     taken = []
     for second in range(120):
@@ -50,7 +50,7 @@ def test_many_clients_make_a_bounded_number_of_records(
     assert any(refusal.client is None for refusal, _ in taken)
 
 
-def test_an_unrecorded_count_is_due_again(counter: RefusalCounter) -> None:
+def test_an_unrecorded_count_is_due_again(counter: RefusalCounter[Refusal]) -> None:
     counter.count(_refusal(1))
     ((refusal, count),) = counter.take()
     counter.count(_refusal(1))
@@ -59,7 +59,7 @@ def test_an_unrecorded_count_is_due_again(counter: RefusalCounter) -> None:
     assert counter.take() == [(_refusal(1), 2)]
 
 
-def test_the_end_of_a_process_takes_everything(counter: RefusalCounter) -> None:
+def test_the_end_of_a_process_takes_everything(counter: RefusalCounter[Refusal]) -> None:
     counter.count(_refusal(1))
     counter.take()
     counter.count(_refusal(1))

@@ -10,7 +10,7 @@ import redis.exceptions
 from flask import Flask
 from werkzeug.exceptions import HTTPException, NotFound, default_exceptions
 
-from iot_api.http.errors import STATUS, error_response, register_errors
+from iot_api.http.errors import STATUS, ErrorResponder, error_response, register_errors
 from iot_api.http.problems import TITLES
 from iot_api.http.refusal_pace import RefusalPace
 from iot_models.errors import (
@@ -33,7 +33,7 @@ TOO_OFTEN = TooManyRequestsError("too often", retry_after=7, reason=Refusal.GUES
 def app() -> Flask:
     """Return an app that answers errors of its views."""
     made = Flask(__name__)
-    register_errors(made, RefusalPace(0))
+    register_errors(made, ErrorResponder(RefusalPace(0), lambda *_: None))
     return made
 
 

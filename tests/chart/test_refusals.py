@@ -84,6 +84,53 @@ SENTENCES: dict[str, tuple[dict[str, Any], str]] = {
         {"openshift": True, "redis": {"existingSecret": "", "internal": {"enabled": True}}},
         "set redis.existingSecret and postgres.existingSecret instead of internal.enabled.",
     ),
+    "client certificates without https": (
+        {"api": {"tls": {"clients": {"ca": {"existingSecret": "ca"}}}}},
+        "api.tls.clients.ca is set, but the API serves http: set api.tls.existingSecret as well.",
+    ),
+    "client certificates without tokens": (
+        {
+            "auth": {"enabled": False},
+            "api": {"tls": {"existingSecret": "tls", "clients": {"ca": {"existingSecret": "ca"}}}},
+        },
+        "there are no tokens for whose names client certificates stand: set auth.enabled=true.",
+    ),
+    "revocation lists without an authority": (
+        {"api": {"tls": {"existingSecret": "t", "clients": {"crl": {"existingSecret": "crl"}}}}},
+        "api.tls.clients.crl.existingSecret is set, but the API asks for no client certificate",
+    ),
+    "required certificates without an authority": (
+        {"api": {"tls": {"existingSecret": "t", "clients": {"required": True}}}},
+        "api.tls.clients.required is set, but the API asks for no client certificate",
+    ),
+    "required certificates that the probe lacks": (
+        {
+            "api": {
+                "tls": {
+                    "existingSecret": "t",
+                    "clients": {"ca": {"existingSecret": "ca"}, "required": True},
+                }
+            }
+        },
+        "have no certificate: set probe.clientCertificate.existingSecret.",
+    ),
+    "a probe's certificate that nobody asks for": (
+        {"probe": {"clientCertificate": {"existingSecret": "p"}}},
+        "probe.clientCertificate is set, but the API asks for no client certificate",
+    ),
+    "a certificate without its key": (
+        {"api": {"tls": {"existingSecret": "t", "existingSecretPrivateKey": ""}}},
+        "api.tls.existingSecretPrivateKey is empty: set it to a key of the Secret, such as tls.key",
+    ),
+    "a variable of TLS in extraEnv": (
+        {
+            "api": {
+                "tls": {"existingSecret": "t"},
+                "extraEnv": [{"name": "IOT_TLS_CERTIFICATE", "value": "/x"}],
+            }
+        },
+        "and set api.tls.existingSecret",
+    ),
     "an invalid name of a Service": (
         {"nameOverride": "", "fullnameOverride": "1iot"},
         "fullnameOverride",

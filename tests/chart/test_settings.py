@@ -31,8 +31,8 @@ from iot_models.settings import Settings, load, variable
 
 FIELDS = {variable(each.name): each for each in fields(Settings)}
 FILES = {f"{name}_FILE" for name, each in FIELDS.items() if each.metadata["secret"]}
-NOT_OF_THE_CHART = {name for name in FIELDS if name.startswith("IOT_TLS_")}
-"""TLS ends at the ingress or the gateway."""
+OF_TLS = {name for name in FIELDS if name.startswith("IOT_TLS_")}
+"""Set by `api.tls`."""
 PORTS = {
     ("api", "http"): "IOT_BIND",
     ("api", "metrics"): "IOT_API_METRICS_PORT",
@@ -90,14 +90,14 @@ def test_files_in_variables_and_arguments_are_mounted(release: Release) -> None:
             if text.startswith(f"{MOUNTED}/")
         }
         assert named <= mounted, str(pod)
-        # Every mounted file is used; the CA certificates are used by URLs.
-        unused = mounted - named
-        assert all(path.endswith("/ca.crt") for path in unused), str(pod)
+        # Every mounted file is used; authorities and client certificates are used by URLs.
+        of_urls = ("/ca.crt", "/client.crt", "/client.key")
+        assert all(path.endswith(of_urls) for path in mounted - named), str(pod)
 
 
 def test_pods_get_only_the_secrets_they_need(release: Release) -> None:
     needed = {
-        "api": {"keyring", "tokens", "redis", "hot-window", "postgres"},
+        "api": {"keyring", "tokens", "tls", "redis", "hot-window", "postgres"},
         "writer": {"keyring", "redis", "hot-window", "postgres"},
         "migrate": {"postgres"},
         "secrets": set(),
@@ -209,7 +209,10 @@ def test_every_setting_can_be_set() -> None:
     own = {name.removesuffix("_FILE") for name in environment(release, container) if name in FILES}
     own |= set(environment(release, container)) & set(FIELDS) | {"IOT_HOT_WINDOW_REDIS_URL"}
     assert set(config) & own == set()
-    assert set(config) | own == set(FIELDS) - NOT_OF_THE_CHART
+    assert set(config) | own == set(FIELDS) - OF_TLS
+    (container,) = rendered("mutual-tls", NEWEST).pod("api").containers
+    (strict,) = rendered("required-client-certificates", NEWEST).pod("api").containers
+    assert {*environment(release, container), *environment(release, strict)} >= OF_TLS
     for name, limits in config.items():
         if FIELDS[name].type is int:
             metadata = FIELDS[name].metadata
@@ -333,7 +336,7 @@ def test_the_probe_uses_the_url_of_the_service(release: Release) -> None:
         if pod.component not in {"test", "canary"}:
             continue
         given = parsed(command(pod, container))
-        host, _, port = given.url.removeprefix("http://").rpartition(":")
+        host, _, port = given.url.partition("://")[2].rpartition(":")
         name, namespace, _ = host.split(".", 2)
         assert namespace == release.namespace
         assert int(port) in [each["port"] for each in service[name]["spec"]["ports"]]

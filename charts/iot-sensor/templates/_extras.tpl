@@ -3,7 +3,7 @@
 {{- $values := .Values -}}
 {{- $config := include "iot-sensor.config" . | fromYaml -}}
 {{- $own := dict "api" (dict) "writer" (dict) "jobs" (dict) -}}
-{{- range $component, $pair := dict "api" (list "api" (list "keyring" "tokens" "redis" "postgres")) "writer" (list "writer" (list "writer-keys" "redis" "postgres")) "jobs" (list "migration" (list "postgres")) -}}
+{{- range $component, $pair := dict "api" (list "api" (list "keyring" "tokens" "tls" "redis" "postgres")) "writer" (list "writer" (list "writer-keys" "redis" "postgres")) "jobs" (list "migration" (list "postgres")) -}}
 {{- $names := get $own $component -}}
 {{- range include "iot-sensor.secretEnv" (dict "context" $ "component" (first $pair) "files" (last $pair)) | fromYamlArray -}}
 {{- $_ := set $names .name true -}}
@@ -68,6 +68,11 @@
   "IOT_TRUSTED_PROXIES" "api.trustedProxies"
   "IOT_ANONYMOUS_SCOPES" "auth.anonymousScopes"
   "IOT_TOKENS_FILE" "auth.existingSecret"
+  "IOT_TLS_CERTIFICATE" "api.tls.existingSecret"
+  "IOT_TLS_KEY" "api.tls.existingSecret"
+  "IOT_TLS_CLIENT_CA_FILE" "api.tls.clients.ca.existingSecret"
+  "IOT_TLS_CLIENT_CRL_FILE" "api.tls.clients.crl.existingSecret"
+  "IOT_TLS_CLIENT_REQUIRED" "api.tls.clients.required"
   "IOT_KEYRING_FILE" (eq .component "writer" | ternary "keys.writer.existingSecret" "keys.existingSecret")
   "IOT_REDIS_URL" "redis.url or redis.existingSecret"
   "IOT_HOT_WINDOW_REDIS_URL" "redis.hotWindow.url or redis.hotWindow.existingSecret"

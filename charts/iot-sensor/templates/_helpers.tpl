@@ -173,7 +173,7 @@ Argument: context, store (redis, hotWindow, postgres), component (api, writer, m
 {{- end -}}
 
 {{/* Files under /etc/iot-sensor. Argument: context, component (api, writer, migration, rotation), files (list of keyring,
-writer-keys, tokens, redis, postgres, probe), volume (its name; default: secrets). */}}
+writer-keys, tokens, tls, redis, postgres, probe), volume (its name; default: secrets). */}}
 {{- define "iot-sensor.secretFiles" -}}
 {{- $values := .context.Values -}}
 - name: {{ .volume | default "secrets" }}
@@ -200,6 +200,16 @@ writer-keys, tokens, redis, postgres, probe), volume (its name; default: secrets
           items:
             - key: {{ $values.auth.existingSecretKey }}
               path: tokens/tokens.json
+    {{- end }}
+    {{- if has "tls" .files }}
+    {{- include "iot-sensor.tlsFiles" .context | indent 6 }}
+    {{- end }}
+    {{- range $store := list "redis" "postgres" }}
+    {{- if has $store $.files }}
+    {{- with include "iot-sensor.storeCertificateFile" (dict "context" $.context "store" $store "component" $.component) | trim }}
+    {{- . | nindent 6 }}
+    {{- end }}
+    {{- end }}
     {{- end }}
     {{- if has "redis" .files }}
     {{- include "iot-sensor.storeFile" (merge (dict "store" "redis" "path" "redis/url") .) | indent 4 }}
@@ -234,6 +244,9 @@ writer-keys, tokens, redis, postgres, probe), volume (its name; default: secrets
             - key: {{ $values.probe.existingSecretTokenKey }}
               path: probe/token
             {{- end }}
+      {{- with include "iot-sensor.probeTlsFiles" .context | trim }}
+      {{- . | nindent 6 }}
+      {{- end }}
     {{- end }}
 {{- end -}}
 
@@ -262,6 +275,9 @@ writer-keys, tokens, redis, postgres, probe), volume (its name; default: secrets
 - name: IOT_TOKENS_FILE
   value: /etc/iot-sensor/tokens/tokens.json
 {{- end }}
+{{- if has "tls" .files }}
+{{- include "iot-sensor.tlsEnv" .context }}
+{{- end }}
 {{- if has "redis" .files }}
 {{- if include "iot-sensor.storeRef" (merge (dict "store" "redis") .) }}
 - name: IOT_REDIS_URL_FILE
@@ -287,11 +303,6 @@ writer-keys, tokens, redis, postgres, probe), volume (its name; default: secrets
   value: {{ $values.postgres.url | quote }}
 {{- end }}
 {{- end }}
-{{- end -}}
-
-{{/* Address of the API inside the cluster. */}}
-{{- define "iot-sensor.apiUrl" -}}
-http://{{ include "iot-sensor.fullname" . }}-api.{{ .Release.Namespace }}.svc:{{ .Values.api.service.port }}
 {{- end -}}
 
 {{/* A hook before install and upgrade. A failed hook is kept for its log. Argument: weight. */}}

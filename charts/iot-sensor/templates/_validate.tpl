@@ -134,5 +134,6 @@
 {{- fail (printf "\n\nPods would be killed while requests run: set api.terminationGracePeriodSeconds above %d, which is api.preStopSleepSeconds plus the 30 seconds for running requests." (add 30 (int $values.api.preStopSleepSeconds))) -}}
 {{- end -}}
 
+{{- include "iot-sensor.validateTls" . -}}
 {{- include "iot-sensor.validateExtras" . -}}
 {{- end -}}

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from chart.extras import BEHAVIOR, DIGEST, EXTRAS, SCHEDULING
+from chart.tls_values import TLS
 
 Values = Mapping[str, Any]
 
@@ -269,72 +270,7 @@ MATRIX: dict[str, ValuesSet] = {
             }
         }
     ),
-    "tls": own(
-        {
-            "api": {"tls": {"existingSecret": "api-tls", "existingSecretCaKey": ""}},
-            "ingress": {"enabled": True, "hosts": ["sensors.example.org"]},
-            "canary": {"enabled": True},
-        },
-        existing={"api-tls": {"tls.crt", "tls.key"}},
-    ),
-    "mutual-tls": own(
-        {
-            "api": {
-                "tls": {
-                    "existingSecret": "api-tls",
-                    "clients": {
-                        "ca": {"existingSecret": "devices-ca"},
-                        "crl": {"existingSecret": "devices-crl", "existingSecretKey": "list.pem"},
-                    },
-                },
-                "service": {"port": 8443},
-            },
-            "canary": {"enabled": True},
-        },
-        existing={
-            "api-tls": {"tls.crt", "tls.key", "ca.crt"},
-            "devices-ca": {"ca.crt"},
-            "devices-crl": {"list.pem"},
-        },
-    ),
-    "required-client-certificates": own(
-        {
-            "api": {
-                "tls": {
-                    "existingSecret": "api-tls",
-                    "clients": {"ca": {"existingSecret": "api-tls"}, "required": True},
-                }
-            },
-            "probe": {"clientCertificate": {"existingSecret": "probe-tls"}},
-            "canary": {"enabled": True},
-        },
-        existing={
-            "api-tls": {"tls.crt", "tls.key", "ca.crt"},
-            "probe-tls": {"tls.crt", "tls.key"},
-        },
-    ),
-    "client-certificates-of-stores": own(
-        {
-            "keys": {"rotation": {"enabled": True}},
-            "redis": {
-                "ca": {"existingSecret": "redis-tls"},
-                "clientCertificate": {"existingSecret": "redis-tls"},
-            },
-            "postgres": {
-                "ca": {"existingSecret": "pg-ca"},
-                "clientCertificate": {"existingSecretCertificateKey": "cert"},
-                **{
-                    each: {"clientCertificateSecret": f"pg-{each}"}
-                    for each in ("api", "writer", "migration")
-                },
-            },
-        },
-        existing={
-            "redis-tls": {"tls.crt", "tls.key", "ca.crt"},
-            "pg-ca": {"ca.crt"},
-            **{f"pg-{each}": {"cert", "tls.key"} for each in ("api", "writer", "migration")},
-        },
-    ),
+    **{name: own(values, existing=existing) for name, (values, existing) in TLS.items()},
     "http-route": own(
         {
             "httpRoute": {

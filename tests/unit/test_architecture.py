@@ -103,6 +103,7 @@ def test_the_client_needs_the_standard_library_only() -> None:
 
 API = ROOT / "services/api/iot_api"
 API_LAYERS = {
+    "description": set[str](),
     "limits": set[str](),
     "audit": {"limits"},
     "http": {"limits"},
@@ -110,7 +111,7 @@ API_LAYERS = {
     "vaults": {"limits"},
     "query": {"audit", "http", "limits"},
     "ingest": {"http", "limits", "server", "service", "vaults"},
-    "routes": {"audit", "http", "ingest", "limits", "query", "server", "service"},
+    "routes": {"audit", "description", "http", "ingest", "limits", "query", "server", "service"},
 }
 """Which packages of the API each of them may import, besides itself."""
 USES_FLASK = {"http", "routes", "query/responses.py"}

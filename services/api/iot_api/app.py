@@ -15,6 +15,7 @@ from iot_api.http.refusal_pace import RefusalPace
 from iot_api.http.request import Entrance, RequestMetrics, client_of, register_request_metrics
 from iot_api.ingest.endpoint import IngestEndpoint
 from iot_api.routes.audit import audit_blueprint
+from iot_api.routes.description import description_blueprint
 from iot_api.routes.health import health_blueprint
 from iot_api.routes.readings import iot_blueprint
 from iot_api.routes.vault import vault_blueprint
@@ -84,6 +85,7 @@ def create_app(settings: Settings) -> Flask:
     app.register_blueprint(audit_blueprint(service), url_prefix="/api")
     app.register_blueprint(vault_blueprint(service), url_prefix="/api/vault")
     app.register_blueprint(health_blueprint(service))
+    app.register_blueprint(description_blueprint(service))
     cors = Cors(parse_origins(settings.cors_origins))
     ingest = IngestEndpoint(service, access, request_metrics, cors, errors)
     app.wsgi_app = Entrance(ingest, app.wsgi_app, cors)  # type: ignore[method-assign]

@@ -51,6 +51,8 @@ ROUTES: dict[tuple[str, str], Scope | None] = {
     ("GET", "/api/audit"): Scope.AUDIT,
     ("GET", "/healthz"): None,
     ("GET", "/readyz"): None,
+    ("GET", "/openapi.json"): None,
+    ("GET", "/docs"): None,
 }
 NEEDING = {route: scope for route, scope in ROUTES.items() if scope is not None}
 

@@ -13,6 +13,8 @@ SECURITY_HEADERS: Headers = [
     ("Referrer-Policy", "no-referrer"),
     ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
 ]
+CONTENT_SECURITY_POLICY = "Content-Security-Policy"
+"""Left out where a response brings its own: a browser would apply both."""
 STRICT_TRANSPORT_SECURITY = ("Strict-Transport-Security", "max-age=31536000")
 """Only where the API serves https itself (RFC 6797, 7.2: never over http). Without
 `includeSubDomains`: other hosts of the domain are not ours."""
@@ -23,6 +25,10 @@ def security_headers(*, tls: bool) -> Headers:
     return [*SECURITY_HEADERS, STRICT_TRANSPORT_SECURITY] if tls else SECURITY_HEADERS
 
 
-def security_lines(*, tls: bool) -> str:
-    """Return the headers as lines of a response."""
-    return "".join(f"{name}: {value}\r\n" for name, value in security_headers(tls=tls))
+def security_lines(*, tls: bool, has_policy: bool) -> str:
+    """Return the headers as lines of a response. `has_policy`: the response has its own policy."""
+    return "".join(
+        f"{name}: {value}\r\n"
+        for name, value in security_headers(tls=tls)
+        if not (has_policy and name == CONTENT_SECURITY_POLICY)
+    )

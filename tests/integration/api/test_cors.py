@@ -79,7 +79,7 @@ def test_only_listed_origins_are_allowed(
     assert answer.status_code == status
     expected = [origin] if allowed else []
     assert answer.headers.getlist("Access-Control-Allow-Origin") == expected
-    assert answer.headers.getlist("Vary") == ["Origin"]
+    assert "Origin" in answer.headers.getlist("Vary")
     assert ("Access-Control-Expose-Headers" in answer.headers) == allowed
 
 

@@ -43,7 +43,7 @@ READ = (
     b"POST /api/iot/last/1 HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
     b"Content-Length: %d\r\n\r\n%b" % (len(BODY), BODY)
 )
-MAX_READ_FILES = 18
+MAX_READ_FILES = 16
 
 
 @pytest.fixture

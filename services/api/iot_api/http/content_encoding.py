@@ -14,7 +14,7 @@ from iot_models.errors import UnavailableError
 
 MIN_BYTES = 1024
 """Shorter responses are sent as they are."""
-_VARY = "Accept, Accept-Encoding"
+VARY = "Accept, Accept-Encoding"
 
 
 class _Compressor(Protocol):
@@ -56,7 +56,7 @@ def compress_response(response: Response, environ: Mapping[str, Any]) -> Respons
     The state of a stream's compressor counts as memory of the request. If the process is short of
     memory, the response is not compressed.
     """
-    response.headers.add("Vary", _VARY)
+    response.headers["Vary"] = VARY
     coding = accepted_coding(environ.get("HTTP_ACCEPT_ENCODING", ""))
     if coding is None:
         return response

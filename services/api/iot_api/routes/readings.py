@@ -9,7 +9,6 @@ from flask import Blueprint, Response, request
 
 from iot_api.audit.reads import ReadRecord
 from iot_api.http.access import needs
-from iot_api.http.content_encoding import compress_response
 from iot_api.http.paths import forwarded_prefix
 from iot_api.http.request import PasswordsForm, prove, proven_vaults, requesting_client
 from iot_api.http.responses import json_response
@@ -18,8 +17,12 @@ from iot_api.ingest.receipts import decode_receipt, encode_receipt
 from iot_api.limits.clients import Client
 from iot_api.query.paging import encode_cursor, parse_paging
 from iot_api.query.pausable_read import Page, PausableRead
-from iot_api.query.reading_forms import requested_form
-from iot_api.query.responses import ReadingsStream, empty_answer, readings_answer
+from iot_api.query.responses import (
+    ReadingsStream,
+    empty_answer,
+    readings_answer,
+    requested_form,
+)
 from iot_api.query.time_range import parse_time_range
 from iot_api.server.connection import PAUSE
 from iot_api.service import Service
@@ -154,7 +157,7 @@ class _Views:
         paged = paging is not None and paging.limit is not None
         vault = _requested_vault(self._service)
         if vault is None:
-            return compress_response(empty_answer(form, paged=paged), request.environ)
+            return empty_answer(form, request.environ, paged=paged)
         cursor_context = name.encode() + vault.vault_id.bytes
         client = requesting_client(self._service.settings)
         page = Page() if paging is None else paging.page(cursor_context)
@@ -168,7 +171,7 @@ class _Views:
             paged=paged,
         )
         request.environ[PAUSE] = stream.pause
-        return compress_response(readings_answer(stream), request.environ)
+        return readings_answer(stream, request.environ)
 
     def _record_of(self, vault: OpenVault, name: str, client: Client) -> ReadRecord | None:
         if not self._service.settings.audit_reads:

@@ -22,7 +22,7 @@ def stream(batches: Batches, text_of: Callable[[Cursor], str] = lambda _: "") ->
 
 
 def readings_answer(batches: Batches, text_of: Callable[[Cursor], str] = lambda _: "") -> Response:
-    return responses.readings_answer(stream(batches, text_of))
+    return responses.readings_answer(stream(batches, text_of), {})
 
 
 def batches(*sizes: int) -> Batches:

@@ -81,7 +81,7 @@ def service(
         (files / name / "url").write_text(url, encoding="utf-8")
     for path in files.rglob("*"):
         os.chown(path, 65532, 65532)
-    api = Stack({}, tmp_path)
+    api = Stack({}, tmp_path, metrics=True)
     writer_metrics = free_port()
     environment = {
         "IOT_KEYRING_FILE": f"{MOUNTED}/keyring/keyring.json",

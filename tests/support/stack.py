@@ -20,14 +20,17 @@ from .processes import api_workers, children
 class Stack:
     """gunicorn and writers on a given environment of `IOT_*` variables."""
 
-    def __init__(self, environment: Mapping[str, str], logs: Path) -> None:
+    def __init__(
+        self, environment: Mapping[str, str], logs: Path, *, metrics: bool = False
+    ) -> None:
+        """With `metrics`, the API serves its metrics, which takes a process more."""
         self.port = free_port()
-        self.metrics_port = free_port()
+        self.metrics_port = 0
         self._logs = logs
         self._environment: dict[str, str] = {
             **environment,
             "IOT_BIND": f"127.0.0.1:{self.port}",
-            "IOT_API_METRICS_PORT": str(self.metrics_port),
+            "IOT_API_METRICS_PORT": "0",
             "IOT_WRITER_METRICS_PORT": "0",
             "TMPDIR": str(logs),  # a killed API leaves its folder of metrics
         }
@@ -36,6 +39,13 @@ class Stack:
         """Variables of the writers only."""
         self.api: Child | None = None
         self.writers: list[Child] = []
+        if metrics:
+            self.serve_metrics()
+
+    def serve_metrics(self) -> None:
+        """Serve metrics on `metrics_port` from the next start of the API on."""
+        self.metrics_port = free_port()
+        self._environment["IOT_API_METRICS_PORT"] = str(self.metrics_port)
 
     def start_api(self, *options: str, wait: bool = True) -> None:
         """Start gunicorn with extra options, and wait until it is ready."""
@@ -136,11 +146,15 @@ MakeStack = Callable[..., Stack]
 
 @contextmanager
 def running_stack(
-    environment: Mapping[str, str], logs: Path, *options: str, writers: int = 1
+    environment: Mapping[str, str],
+    logs: Path,
+    *options: str,
+    writers: int = 1,
+    metrics: bool = False,
 ) -> Iterator[Stack]:
     """Run an API with extra options of gunicorn, and writers, for the block."""
     logs.mkdir(exist_ok=True)
-    stack = Stack(environment, logs)
+    stack = Stack(environment, logs, metrics=metrics)
     try:
         for _ in range(writers):
             stack.start_writer()  # it starts while the API starts

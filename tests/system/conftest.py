@@ -14,9 +14,9 @@ def make_stack(environment: dict[str, str], tmp_path: Path) -> Iterator[MakeStac
     """A function that starts an API and writers with the given settings."""
     with ExitStack() as opened:
 
-        def make(changes: dict[str, str], *, writers: int = 1) -> Stack:
+        def make(changes: dict[str, str], *, writers: int = 1, metrics: bool = False) -> Stack:
             return opened.enter_context(
-                running_stack(environment | changes, tmp_path, writers=writers)
+                running_stack(environment | changes, tmp_path, writers=writers, metrics=metrics)
             )
 
         yield make

@@ -65,7 +65,7 @@ def system(tmp_path: Path, environment: dict[str, str]) -> Iterator[System]:
             server.start()
             opened.callback(server.stop)
         migrate(postgres.url)
-        stack = Stack(environment, logs)
+        stack = Stack(environment, logs, metrics=True)
         opened.callback(stack.stop)
         made = System(redis, postgres, environment, tmp_path, token, stack)
         opened.enter_context(watched(made))
@@ -196,7 +196,8 @@ def bad_files(system: System) -> None:
             system.command("tokens", "list", "--file", str(system.tokens_file))
             change(system, path, right, b"is in use")
         path.write_text(f"{secret}{right}")
-        another = Stack(system.environment, system.directory / "logs" / "another")
+        logs = system.directory / "logs" / "another"
+        another = Stack(system.environment, logs, metrics=True)
         another.start_api(wait=False)
         assert another.api is not None
         assert another.api.wait(30) != 0

@@ -118,5 +118,5 @@ def module_stack(
     module_environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Stack]:
     """Real processes for the tests of one module."""
-    with running_stack(module_environment, tmp_path_factory.mktemp("stack")) as stack:
+    with running_stack(module_environment, tmp_path_factory.mktemp("stack"), metrics=True) as stack:
         yield stack

@@ -170,7 +170,7 @@ def api(
 ) -> Iterator[Api]:
     """The API at the most detailed log levels."""
     logs = tmp_path_factory.mktemp("logs")
-    stack = Stack(module_environment | {"IOT_LOG_LEVEL": request.param}, logs)
+    stack = Stack(module_environment | {"IOT_LOG_LEVEL": request.param}, logs, metrics=True)
     try:
         stack.start_api()
         wait_until(lambda: _has_metrics(stack), what="metrics, which another process serves")

@@ -117,7 +117,8 @@ def site(environment: dict[str, str], folder: Path, opened: ExitStack, **changes
         "IOT_TOKENS_FILE": str(tokens),
         "IOT_API_WORKERS": "1",
     }
-    made = Site(TlsStack(environment | ours | changes, folder), folder, authority, served, {})
+    stack = TlsStack(environment | ours | changes, folder, metrics=True)
+    made = Site(stack, folder, authority, served, {})
     made.stack.tls = made.context()
     opened.callback(made.stack.stop)
     made.grant("sensor-1", "ingest")

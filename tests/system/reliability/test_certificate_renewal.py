@@ -47,7 +47,7 @@ def stack(
         "IOT_TLS_CERTIFICATE": str(secret.certificate),
         "IOT_TLS_KEY": str(secret.key),
     }
-    made = TlsStack(environment | ours, tmp_path)
+    made = TlsStack(environment | ours, tmp_path, metrics=True)
     trusted = (old.certificate + new.certificate).decode()
     made.tls = ssl.create_default_context(cadata=trusted)
     try:

@@ -37,7 +37,7 @@ def test_connections_of_many_processes_stay_below_the_limits(
     make_stack: MakeStack, settings: Settings, postgres_url: str
 ) -> None:
     changes = {"IOT_API_WORKERS": "1", "IOT_API_POSTGRES_POOL": str(POOL)}
-    stack = make_stack(changes, writers=WRITERS)
+    stack = make_stack(changes, writers=WRITERS, metrics=True)
     assert stack.api is not None
     master = stack.api.pid
     for count in range(2, WORKERS + 1):  # one by one: gunicorn merges signals

@@ -127,7 +127,7 @@ def test_a_flood_is_bounded_and_devices_go_on(make_stack: MakeStack, kind: str) 
         "IOT_MAX_PASSWORDS": "1000",
         "IOT_SCRYPT_LOG2_N": "14",
     }
-    stack = make_stack(settings, writers=1)
+    stack = make_stack(settings, writers=1, metrics=True)
     closed = [f"restarted {number}" for number in range(3)]
     assert [send_once(stack, password) for password in closed] == [201] * 3
     assert stack.api is not None

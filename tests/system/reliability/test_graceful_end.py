@@ -27,7 +27,7 @@ BODY_SECONDS = 5.0
 @pytest.fixture
 def api(environment: dict[str, str], tmp_path: Path) -> Iterator[Stack]:
     """The API without a writer."""
-    stack = Stack(environment, tmp_path)
+    stack = Stack(environment, tmp_path, metrics=True)
     try:
         stack.start_api()
         yield stack

@@ -18,7 +18,7 @@ def test_damaged_counters_are_repaired_automatically(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
     """PUTs are 503 until the next sweep, and never 500. Acknowledged readings are stored once."""
-    stack = Stack(environment, tmp_path)
+    stack = Stack(environment, tmp_path, metrics=True)
     sent: list[str] = []
 
     def put(freeform: str) -> int:

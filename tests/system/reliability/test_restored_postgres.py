@@ -171,6 +171,7 @@ def test_entries_without_any_vault_record_stay_held(restored: Restored) -> None:
     for _ in range(2):
         restored.put("")
     restored.forget_records()
+    restored.stack.serve_metrics()
     restored.restart_api()
     restored.stack.start_writer()
     wait_until(lambda: restored.held() == 3, what="the readings held", seconds=60)

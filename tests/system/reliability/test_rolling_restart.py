@@ -29,7 +29,7 @@ END_SECONDS = 15.0
 @pytest.fixture
 def second(environment: dict[str, str], tmp_path: Path) -> Iterator[Stack]:
     """A second gunicorn on the same stores."""
-    with running_stack(environment, tmp_path / "second", writers=0) as made:
+    with running_stack(environment, tmp_path / "second", writers=0, metrics=True) as made:
         yield made
 
 

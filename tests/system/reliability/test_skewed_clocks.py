@@ -84,7 +84,7 @@ def test_a_wrong_clock_of_the_api_is_reported(
     """The clock steps while the API runs. Without a hot window, reads use the clock, too."""
     # One process, as each process logs its own observations.
     changes = {"IOT_HOT_WINDOW_SECONDS": "0", "IOT_API_WORKERS": "1"}
-    stack = make_stack(clock.environment | changes, writers=0)
+    stack = make_stack(clock.environment | changes, writers=0, metrics=True)
     clock.step_to(ahead)
     stack.unset(*clock.environment)
     stack.start_writer()

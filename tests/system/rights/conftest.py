@@ -79,7 +79,7 @@ def stack_of_users(
         "IOT_POSTGRES_URL": database.url("iot_api"),
         "IOT_REDIS_URL": redis_users.url("iot_api"),
     }
-    stack = Stack({**rights_environment, **api}, tmp_path)
+    stack = Stack({**rights_environment, **api}, tmp_path, metrics=True)
     stack.writer_environment = {
         "IOT_POSTGRES_URL": database.url("iot_writer"),
         "IOT_REDIS_URL": redis_users.url("iot_writer"),

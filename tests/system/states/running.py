@@ -31,7 +31,7 @@ class Running:
     """The service and its acknowledged readings."""
 
     def __init__(self, environment: Mapping[str, str], logs: Path) -> None:
-        self.stack = Stack(environment, logs)
+        self.stack = Stack(environment, logs, metrics=True)
         self._logs = logs
         self._marks: dict[str, int] = {}
         self.devices: dict[str, Sent] = {}

@@ -13,9 +13,10 @@ DEVICES ?= 1
 TLS ?= 0
 
 # Settings of `make test` and `make test-all`. Most tests wait for processes, so twice as many tests run at a time as there
-# are cores.
+# are cores; with tests/system, which wait longer, three times as many.
 CORES := $(shell nproc 2>/dev/null || echo 2)
 TEST_PROCESSES ?= $(shell echo $$((2 * $(CORES))))
+ALL_TEST_PROCESSES ?= $(shell echo $$((3 * $(CORES))))
 QUICK_TESTS := tests/unit tests/integration tests/chart
 # Tests that check how fast processes recover: they run after the others, fewer at a time.
 TIMED_TESTS := tests/system/faults/test_short.py $(addprefix tests/system/states/test_,\
@@ -141,7 +142,7 @@ test: $(VENV)/.dev $(VENV)/.chart $(VENV)/.supply ## Run the quick tests: unit, 
 test-all: STARTED := $(shell date +%s)
 test-all: $(VENV)/.dev $(VENV)/.chart $(VENV)/.supply ## Run all tests and print the ten slowest
 	@status=0; rm -f .pytest_cache/*.xml; \
-	$(BIN)/pytest --numprocesses $(TEST_PROCESSES) --junitxml .pytest_cache/parallel.xml \
+	$(BIN)/pytest --numprocesses $(ALL_TEST_PROCESSES) --junitxml .pytest_cache/parallel.xml \
 		$(addprefix --ignore ,$(TIMED_TESTS)) || status=1; \
 	$(BIN)/pytest --numprocesses $$(($(CORES) + 1)) --junitxml .pytest_cache/timed.xml $(TIMED_TESTS) || status=1; \
 	PYTHONPATH=tests $(BIN)/python -m support.slowest .pytest_cache/*.xml; \

@@ -137,6 +137,29 @@ def environment(redis_url: str, postgres_url: str, keyring_file: Path) -> dict[s
     return kept | ours
 
 
+@pytest.fixture(scope="module")
+def module_environment(
+    request: pytest.FixtureRequest,
+    redis_server: RedisServer,
+    postgres_server: PostgresServer,
+    keyring_file: Path,
+) -> Iterator[dict[str, str]]:
+    """The environment for the tests of one module, which share their stored data."""
+    with Redis.from_url(redis_server.url) as client:
+        client.flushall()
+    name = f"module_{request.module.__name__.rpartition('.')[2]}"
+    kept = {name: text for name, text in os.environ.items() if not name.startswith("IOT_")}
+    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
+        yield kept | {
+            "IOT_REDIS_URL": redis_server.url,
+            "IOT_POSTGRES_URL": database_url(postgres_server.url, name),
+            "IOT_KEYRING_FILE": str(keyring_file),
+            "IOT_SCRYPT_LOG2_N": "10",
+        }
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
 @pytest.fixture
 def settings(environment: dict[str, str]) -> Settings:
     """Settings on the empty stores."""
@@ -171,6 +194,15 @@ def stack(environment: dict[str, str], tmp_path: Path) -> Iterator[Stack]:
     """The API and one writer as processes."""
     with running_stack(environment, tmp_path) as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+def module_stack(
+    module_environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Stack]:
+    """Real processes for the tests of one module."""
+    with running_stack(module_environment, tmp_path_factory.mktemp("stack"), metrics=True) as stack:
+        yield stack
 
 
 @pytest.fixture

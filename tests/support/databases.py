@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import time
 
 import psycopg
 from psycopg import sql
@@ -33,7 +34,11 @@ WHERE relkind IN ('r', 'p') AND NOT relispartition AND relnamespace = 'public'::
 _PARTITIONS = """
 SELECT inhrelid::regclass::text FROM pg_inherits JOIN pg_class ON oid = inhrelid WHERE relkind = 'r'
 """
-_DISCONNECT = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = %s"
+# A failed INSERT may use up a number of an identity column without a trace in the table.
+_USED = f"""{_TABLES} AND (pg_relation_size(oid) > 0
+    OR EXISTS (SELECT FROM pg_attribute WHERE attrelid = pg_class.oid AND attidentity <> ''))
+"""
+_DISCONNECT = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s"
 
 
 def database_url(server_url: str, database: str) -> str:
@@ -56,9 +61,7 @@ class EmptyDatabases:
         with psycopg.connect(database_url(server_url, TEMPLATE)) as template:
             self._schema = template.execute(_SCHEMA).fetchone()
             self._rows = {
-                table: template.execute(
-                    sql.SQL("SELECT json_agg(t)::text FROM {} AS t").format(sql.Identifier(table))
-                ).fetchone()
+                table: _content(template, table)
                 for (table,) in template.execute(_TABLES).fetchall()
             }
 
@@ -68,7 +71,7 @@ class EmptyDatabases:
         if self._spare is None:
             self._admin.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
         else:
-            self._admin.execute(f"ALTER DATABASE {self._spare} RENAME TO {name}")
+            self._rename(self._spare, name)
             self._spare = None
         return name
 
@@ -84,9 +87,14 @@ class EmptyDatabases:
             self._admin.execute(f"DROP DATABASE {spare} WITH (FORCE)")
 
     def _rename(self, name: str, new_name: str) -> None:
-        """Rename a database, so that a process that is still ending can't connect to it again."""
+        """Close all connections to a database and rename it.
+
+        A process that is still ending then can't connect to the database again.
+        """
         while True:
-            self._admin.execute(_DISCONNECT, [name])
+            # Postgres itself looks for the end of a session only ten times a second.
+            while self._admin.execute(_DISCONNECT, [name]).fetchall():
+                time.sleep(0.002)
             with contextlib.suppress(psycopg.errors.ObjectInUse):
                 self._admin.execute(f"ALTER DATABASE {name} RENAME TO {new_name}")
                 return
@@ -101,11 +109,20 @@ class EmptyDatabases:
             database.execute(f"DROP TABLE {partition}")
         if database.execute(_SCHEMA).fetchone() != self._schema:
             return False
-        tables = sql.SQL(", ").join(map(sql.Identifier, self._rows))
-        database.execute(sql.SQL("TRUNCATE {} RESTART IDENTITY").format(tables))
-        for table, rows in self._rows.items():
-            name = sql.Identifier(table)
-            insert = "INSERT INTO {0} SELECT * FROM json_populate_recordset(NULL::{0}, %s)"
+        for (table,) in database.execute(_USED).fetchall():
+            name, rows = sql.Identifier(table), self._rows[table]
+            if rows != (None,) and _content(database, table) == rows:
+                continue
+            database.execute(sql.SQL("TRUNCATE {} RESTART IDENTITY").format(name))
             if rows != (None,):
+                insert = "INSERT INTO {0} SELECT * FROM json_populate_recordset(NULL::{0}, %s)"
                 database.execute(sql.SQL(insert).format(name), rows)
         return True
+
+
+def _content(database: psycopg.Connection, table: str) -> tuple[str | None]:
+    """Return the rows of a table as JSON; null for none."""
+    query = sql.SQL("SELECT json_agg(t)::text FROM {} AS t").format(sql.Identifier(table))
+    row: tuple[str | None] | None = database.execute(query).fetchone()
+    assert row is not None
+    return row

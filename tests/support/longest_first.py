@@ -1,5 +1,7 @@
 """The order in which pytest-xdist runs the tests: the longest first."""
 
+import re
+
 from xdist.scheduler import LoadScopeScheduling
 from xdist.workermanage import WorkerController
 
@@ -28,8 +30,12 @@ TEST_BY_TEST = (
     "tests/system/test_refused_settings.py",
 )
 """Files and folders whose tests share no fixtures, so that each test may run in any process."""
-SERVER_BY_SERVER = ("tests/system/states/test_redis_states.py",)
-"""Files whose tests share a service for each server: their parameters are `server-state`."""
+SERVICE_BY_SERVICE = {
+    "tests/system/reliability/test_greedy_clients.py": r"",
+    "tests/system/reliability/test_idle_connections.py": r"\[.*\]",
+    "tests/system/states/test_redis_states.py": r"\[.*-",
+}
+"""Files whose tests share services, and the part of a test's name that stands for its service."""
 
 
 def rank(nodeid: str) -> int:
@@ -41,9 +47,11 @@ class LongestFirst(LoadScopeScheduling):  # type: ignore[misc]
     """A scheduler that runs most files in one process each, and some folders test by test."""
 
     def _split_scope(self, nodeid: str) -> str:
-        if nodeid.startswith(SERVER_BY_SERVER):
-            return nodeid.rpartition("-")[0]
-        return nodeid if nodeid.startswith(TEST_BY_TEST) else nodeid.partition("::")[0]
+        file, _, test = nodeid.partition("::")
+        if file in SERVICE_BY_SERVICE:
+            service = re.search(SERVICE_BY_SERVICE[file], test)
+            return file + (service[0] if service else "")
+        return nodeid if file.startswith(TEST_BY_TEST) else file
 
     def _reschedule(self, node: WorkerController) -> None:
         """Assign more tests to a process that begins its last one.

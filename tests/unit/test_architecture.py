@@ -4,6 +4,7 @@ import ast
 import re
 import sys
 from collections.abc import Iterator
+from functools import cache
 from itertools import chain
 from pathlib import Path
 
@@ -52,10 +53,14 @@ def imports(path: Path) -> Iterator[str]:
             yield ast.unparse(node.args[0]).strip("'\"").partition(".")[0]
 
 
-def constants(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            yield node.value
+@cache
+def constants(path: Path) -> frozenset[str]:
+    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    return frozenset(
+        node.value
+        for node in nodes
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    )
 
 
 OUR_SOURCES = [path for member in ALLOWED for path in sources(member)]
@@ -159,7 +164,7 @@ def test_metrics_are_used_by_the_service_they_are_declared_for() -> None:
         others = SERVICES - {f"iot_{each.service}"}
         for path in OUR_SOURCES:
             if others & set(path.parts):
-                assert each.name not in set(constants(path)), path.relative_to(ROOT)
+                assert each.name not in constants(path), path.relative_to(ROOT)
 
 
 def test_redis_names_stand_in_one_place() -> None:

@@ -1,7 +1,6 @@
 """Fixtures with apps on the stores of a test."""
 
 import dataclasses
-import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,17 +8,14 @@ from typing import Any
 
 import psycopg
 import pytest
-from psycopg.conninfo import make_conninfo
 from redis import Redis
 
 from integration.api.asking import Api
 from iot_api.app import create_app
 from iot_models.settings import Settings, load
 from iot_tools.local.postgres_server import PostgresServer
-from iot_tools.local.redis_server import RedisServer
 from iot_writer.schema import migrate
 from iot_writer.writer import Writer
-from support.stack import Stack, running_stack
 
 MakeApi = Callable[..., Api]
 
@@ -68,29 +64,6 @@ def own_postgres(tmp_path: Path) -> Iterator[PostgresServer]:
 
 
 @pytest.fixture(scope="module")
-def module_environment(
-    request: pytest.FixtureRequest,
-    redis_server: RedisServer,
-    postgres_server: PostgresServer,
-    keyring_file: Path,
-) -> Iterator[dict[str, str]]:
-    """The environment for the tests of one module, which share their stored data."""
-    with Redis.from_url(redis_server.url) as client:
-        client.flushall()
-    name = f"module_{request.module.__name__.rpartition('.')[2]}"
-    kept = {name: text for name, text in os.environ.items() if not name.startswith("IOT_")}
-    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE template_iot")
-        yield kept | {
-            "IOT_REDIS_URL": redis_server.url,
-            "IOT_POSTGRES_URL": make_conninfo(postgres_server.url, dbname=name),
-            "IOT_KEYRING_FILE": str(keyring_file),
-            "IOT_SCRYPT_LOG2_N": "10",
-        }
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
-
-
-@pytest.fixture(scope="module")
 def module_api(module_environment: dict[str, str]) -> Iterator[Api]:
     """The API in this process, for the tests of one module."""
     app = create_app(load(module_environment))
@@ -111,12 +84,3 @@ def module_redis(module_environment: dict[str, str]) -> Iterator["Redis"]:
     """A client of the Redis that `module_api` uses."""
     with Redis.from_url(module_environment["IOT_REDIS_URL"]) as client:
         yield client
-
-
-@pytest.fixture(scope="module")
-def module_stack(
-    module_environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Stack]:
-    """Real processes for the tests of one module."""
-    with running_stack(module_environment, tmp_path_factory.mktemp("stack"), metrics=True) as stack:
-        yield stack

@@ -5,11 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from integration.api.conftest import module_environment, module_stack
 from iot_tools.cli.main import main
 from support.stack import Stack
-
-__all__ = ["module_environment", "module_stack"]
 
 LEGACY_FILE = Path(__file__).parents[2] / "fixtures" / "legacy" / "encpassword.db"
 LEGACY_PASSWORD = "encpassword"

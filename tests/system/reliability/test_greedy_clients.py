@@ -5,14 +5,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 
 from iot_cipher.tokens import new_tokens_text
 from support.stack import Stack
 
-SECONDS = 4.0
+SECONDS = 3.0
 """How long the client sends. Other clients once waited for all of this time."""
 QUICK_SECONDS = 2.0
 """Limit on the waiting time of other clients, for a busy machine."""
@@ -20,13 +19,16 @@ ENDLESS = b"Content-Length: 9000000000000\r\n"
 CHUNKED = b"Transfer-Encoding: chunked\r\n"
 
 
-@pytest.fixture
-def api(environment: dict[str, str], tmp_path: Path) -> Iterator[Stack]:
+@pytest.fixture(scope="module")
+def api(
+    module_environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Stack]:
     """One API process that refuses every token."""
-    tokens = tmp_path / "tokens.json"
+    folder = tmp_path_factory.mktemp("greedy")
+    tokens = folder / "tokens.json"
     tokens.write_text(new_tokens_text(), encoding="utf-8")
     more = {"IOT_TOKENS_FILE": str(tokens), "IOT_API_WORKERS": "1"}
-    stack = Stack({**environment, **more}, tmp_path)
+    stack = Stack({**module_environment, **more}, folder)
     try:
         stack.start_api()
         yield stack

@@ -7,7 +7,6 @@ import ssl
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
 
@@ -39,19 +38,22 @@ class Impatient(Stack):
         return Client(f"https://127.0.0.1:{port}", tls_context=self.tls, timeout=PATIENCE)
 
 
-@pytest.fixture(params=["plain", "TLS"])
+@pytest.fixture(scope="module", params=["plain", "TLS"])
 def stack(
-    request: pytest.FixtureRequest, environment: dict[str, str], tmp_path: Path
+    request: pytest.FixtureRequest,
+    module_environment: dict[str, str],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Impatient]:
     """The API without a writer, in one process."""
+    folder = tmp_path_factory.mktemp("idle")
     ours = {"IOT_API_WORKERS": "1", "IOT_KEEPALIVE_SECONDS": str(KEEPALIVE)}
     tls = None
     if request.param == "TLS":
-        certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+        certificate, key = folder / "certificate.pem", folder / "key.pem"
         ensure_certificate(certificate, key)
         ours |= {"IOT_TLS_CERTIFICATE": str(certificate), "IOT_TLS_KEY": str(key)}
         tls = ssl.create_default_context(cafile=str(certificate))
-    made = Impatient({**environment, **ours}, tmp_path)
+    made = Impatient({**module_environment, **ours}, folder)
     made.tls = tls
     try:
         made.start_api()

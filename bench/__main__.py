@@ -67,7 +67,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.only:
         for name, text in results.profiles.items():
             print(f"\n{name}\n{text}")
-    if given.write or not (given.quick or given.only):
+    if given.write and given.only:
+        recorded.write(results, scale, only=given.only)
+        print(f"Written: {recorded.RECORDED.name}, the other figures stay. Now run `make docs`.")
+    elif given.write or not (given.quick or given.only):
         plotted = draw(results, report.PLOT)
         report.write(results, scale, facts, plotted=plotted)
         recorded.write(results, scale)
@@ -102,7 +105,9 @@ def _parser() -> argparse.ArgumentParser:
         "--quick", action="store_true", help="at most three minutes; writes no RESULTS.md"
     )
     parser.add_argument(
-        "--write", action="store_true", help="write RESULTS.md even if --quick or --only is given"
+        "--write",
+        action="store_true",
+        help="write RESULTS.md even if --quick is given; with --only, results.json alone",
     )
     parser.add_argument(
         "--only", type=_names, metavar="NAME,...", help=f"any of: {', '.join(MEASURES)}"

@@ -4,8 +4,10 @@
 """
 
 import json
+import os
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,19 +26,29 @@ SECTIONS = {
 RECORDED = Path(__file__).with_name("results.json")
 
 
-def write(results: Results, scale: Scale, path: Path = RECORDED) -> None:
-    """Write the figures of a run. Tables of other commands in the file stay."""
-    tables = json.loads(path.read_text(encoding="utf-8"))["tables"] if path.exists() else {}
+def write(results: Results, scale: Scale, path: Path = RECORDED, only: Sequence[str] = ()) -> None:
+    """Write the figures of a run. Tables of other commands in the file stay.
+
+    With `only`, the run made these measures and no others. Their figures replace those of the same
+    names, and `partial` says when they were made, and how busy the machine was.
+    """
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     details: dict[str, dict[str, str]] = {}
     for detail in results.details:
         details.setdefault(detail.section, {})[detail.name] = detail.value
-    content = {
-        "written": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-        "scale": scale.name,
-        "figures": {row.figure: _figure(row) for row in results.rows},
-        "details": details,
-        "tables": tables,
-    }
+    figures = {row.figure: _figure(row) for row in results.rows}
+    written = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
+    content = {"written": written, "scale": scale.name, "figures": figures, "details": details}
+    if only:
+        run = {"written": written, "scale": scale.name, "load": f"{os.getloadavg()[1]:.1f}"}
+        content = {
+            "written": before["written"],
+            "scale": before["scale"],
+            "partial": {**before.get("partial", {}), **dict.fromkeys(only, run)},
+            "figures": {**before["figures"], **figures},
+            "details": {**before["details"], **details},
+        }
+    content["tables"] = before.get("tables", {})
     text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
     path.write_text(text, encoding="utf-8")
 

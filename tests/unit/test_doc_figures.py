@@ -111,3 +111,14 @@ def test_limits_in_documents_are_the_defaults_of_settings(name: str) -> None:
         if quantity is not None and quantity != float(defaults[setting] or "nan"):
             wrong.append((setting, value, defaults[setting]))
     assert wrong == []
+
+
+def test_a_run_of_one_measure_replaces_its_figures_only(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    first = [Row("speed", "ms", spread([1.0])), Row("p99", "ms", spread([2.0]))]
+    write(Results(rows=first), FULL, path)
+    write(Results(rows=[Row("speed", "ms", spread([3.0]))]), FULL, path, only=["flood"])
+    found = recorded(path)
+    assert found.text("p99") == "2.00 ms"
+    assert found.text("speed") == "3.00 ms"
+    assert set(found.content["partial"]["flood"]) == {"written", "scale", "load"}

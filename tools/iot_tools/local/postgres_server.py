@@ -71,6 +71,7 @@ class PostgresServer(Server):
     """
 
     name = "postgres"
+    major = _MAJOR
 
     def __init__(
         self,
@@ -116,8 +117,8 @@ class PostgresServer(Server):
         if not self.data.exists():
             self._initialize()
         version = (self.data / "PG_VERSION").read_text(encoding="utf-8").strip()
-        if version != _MAJOR:
-            raise LaunchError(f"{self.data} belongs to PostgreSQL {version}, not {_MAJOR}")
+        if version != self.major:
+            raise LaunchError(f"{self.data} belongs to PostgreSQL {version}, not {self.major}")
         # The lock is held, so no server runs here. A pid file was left by a killed server. Another
         # process may have its pid now, and PostgreSQL would refuse to start.
         (self.data / "postmaster.pid").unlink(missing_ok=True)
@@ -149,10 +150,13 @@ class PostgresServer(Server):
         options += [f"--pwfile={self._password_file()}"]
         return [*options, "--no-sync"] if self._settings.get("fsync") == "off" else options
 
+    def _binaries(self) -> Path:
+        return binaries()
+
     def _program(self, name: str, options: list[str], log: Path) -> Program:
         return Program(
             name=name,
-            arguments=[str(binaries() / name), *options],
+            arguments=[str(self._binaries() / name), *options],
             environment=_environment(),
             directory=self.directory,
             log=log,

@@ -12,6 +12,9 @@ from .request import client_of
 
 PER_SECOND = 50
 """Errors a second that a process sends to one address, after a first burst of as many."""
+LIMITED_PER_SECOND = 10
+"""The same for answers 429. A client that gets more of them does not wait for `Retry-After`. Each
+costs as much CPU as a PUT, and delays the PUTs of other clients (docs/adr/0022)."""
 MAX_DELAY_SECONDS = 5.0
 
 DELAY = "iot_api.delay"
@@ -31,14 +34,15 @@ class RefusalPace:
     def hold_back(self, environ: dict[str, Any], status: int) -> None:
         """Make the worker hold the answer back if it is an error of the client, one of many."""
         if 400 <= status < 500:
-            delay = self.delay(client_of(environ, self._trusted_proxies).sender)
+            rate = LIMITED_PER_SECOND if status == 429 else PER_SECOND
+            delay = self.delay(client_of(environ, self._trusted_proxies).sender, rate)
             if delay:
                 environ[DELAY] = delay
 
-    def delay(self, address: str) -> float:
+    def delay(self, address: str, per_second: float = PER_SECOND) -> float:
         """Count an error for an address; return the seconds to hold its answer back."""
         now = self._clock()
-        due = max(self._due.get(address, now), now) + 1 / PER_SECOND
+        due = max(self._due.get(address, now), now) + 1 / per_second
         if address not in self._due and len(self._due) >= _MAX_NOTED:
             self._due = {each: at for each, at in self._due.items() if at > now}
             if len(self._due) >= _MAX_NOTED:

@@ -4,7 +4,13 @@ from typing import Any
 
 import pytest
 
-from iot_api.http.refusal_pace import DELAY, MAX_DELAY_SECONDS, PER_SECOND, RefusalPace
+from iot_api.http.refusal_pace import (
+    DELAY,
+    LIMITED_PER_SECOND,
+    MAX_DELAY_SECONDS,
+    PER_SECOND,
+    RefusalPace,
+)
 from support.clock import Clock
 
 
@@ -35,6 +41,19 @@ def test_later_errors_are_answered_at_the_rate(pace: RefusalPace, clock: Clock) 
     assert delays[-1] == pytest.approx(2.0)
     clock.now += 3.0
     assert pace.delay("a") == 0.0
+
+
+def test_answers_429_are_slower_than_other_errors(pace: RefusalPace) -> None:
+    """After a second's worth of them."""
+    for status, rate in ((404, PER_SECOND), (429, LIMITED_PER_SECOND)):
+        address = f"192.0.2.{status % 256}"
+        delays = []
+        for _ in range(2 * rate):
+            request = environ(address)
+            pace.hold_back(request, status)
+            delays.append(request.get(DELAY, 0.0))
+        assert delays[:rate] == [0.0] * rate
+        assert delays[-1] == pytest.approx(1.0)
 
 
 def test_no_delay_is_longer_than_the_maximum(pace: RefusalPace, clock: Clock) -> None:

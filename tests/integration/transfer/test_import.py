@@ -14,6 +14,7 @@ import pytest
 
 from integration.api.test_legacy_transcript import READINGS, READS, comparable
 from iot_sensor_client import Client
+from iot_tools.cli.main import main
 from iot_tools.transfer.import_sources import CsvFile, LegacySqlite, NdjsonFile
 from iot_tools.transfer.importer import Importer
 from iot_tools.transfer.legacy_cipher import LegacyCipher
@@ -240,6 +241,19 @@ def test_files_that_are_no_files_of_readings(command: Command, tmp_path: Path) -
     assert status == 1
     assert "is not a database of the old program: no such table: IOTD" in error
     assert command("import", tmp_path / "missing")[0] == 1
+
+
+@pytest.mark.parametrize("name", ["import", "export"])
+def test_a_service_that_does_not_answer_is_reported_at_once(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IOT_PASSWORD", "p")
+    file = LEGACY_FILE if name == "import" else tmp_path / "out.csv"
+    assert main([name, str(file), "--url", "http://127.0.0.1:1"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("http://127.0.0.1:1: ")
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_file_stays_as_it_is(command: Command, tmp_path: Path) -> None:

@@ -62,8 +62,8 @@ def _export(parsed: argparse.Namespace) -> int:
     password = password_of(parsed)
     query = _query(parsed)
     selection = {"url": parsed.url, "query": query}
-    spool = ExportSpool(parsed.file.with_name(f"{parsed.file.name}.part"), selection)
     with client_of(parsed) as client, progress_bar() as progress:
+        spool = ExportSpool(parsed.file.with_name(f"{parsed.file.name}.part"), selection)
         pages = ServicePages(client, password, query=query)
         exporter = Exporter(pages, spool, progress, password)
         try:

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from iot_models.errors import IotError, SettingsError
-from iot_sensor_client import Client
+from iot_sensor_client import Client, NoResponseError
 from iot_tools.transfer.import_sources import FORMATS, open_source
 from iot_tools.transfer.importer import Importer, ImportReport
 from iot_tools.transfer.service_pages import RETRY, TIMEOUT
@@ -52,14 +52,25 @@ def add_service(parser: argparse.ArgumentParser) -> None:
 
 
 def client_of(parsed: argparse.Namespace) -> Client:
-    """Return a client of the service of the options. Raises `SettingsError`."""
+    """Return a client of the service of the options.
+
+    It retries for minutes. So a service that gives no answer is reported here.
+
+    Raises:
+        SettingsError: an option can't be used.
+        IotError: nothing answers at the URL.
+    """
     token, tls = token_of(parsed), tls_of(parsed)
     try:
+        with Client(parsed.url, tls_context=tls) as first:
+            first.request("GET", "/healthz")
         return Client(
             parsed.url, token=token, retry=RETRY, timeout=TIMEOUT, tls_context=tls, gzip=True
         )
     except ValueError as error:
         raise SettingsError(f"--url is {error}") from None
+    except NoResponseError as error:
+        raise IotError(f"{parsed.url}: {error}") from None
 
 
 def _import(parsed: argparse.Namespace) -> int:

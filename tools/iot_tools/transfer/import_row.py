@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 
 import msgspec
 
-from iot_models.reading import MISSING_TIME, absolute_timestamp
+from iot_models.reading import MISSING_TIME, Reading, absolute_timestamp
 from iot_models.times import parse_time, parse_time_or_date
 
 _NUMBER = re.compile(r"\d{1,12}(\.\d*)?")
@@ -31,6 +32,8 @@ class ImportRow:
     interrogator: int
     freeform: str
     """JSON text in one line."""
+    canonical: str
+    """The same JSON, as every text with this content is written."""
 
     def body(self, password: str) -> bytes:
         """Return the row of a PUT."""
@@ -48,22 +51,38 @@ class ImportRow:
 
     def digest(self) -> bytes:
         """Return a digest that equal readings have in common, in a file and in the service."""
-        return reading_digest(self.received, self.relative, self.interrogator, self.freeform)
+        return _digest(self.received, self.relative, self.interrogator, self.canonical)
 
 
-def reading_digest(received: str, relative: int, interrogator: int, freeform: str) -> bytes:
-    """Return the digest of a reading. White space and escapes of `freeform` make no difference."""
-    parts = f"{received}|{relative}|{interrogator}|{json.dumps(json.loads(freeform))}"
+def reading_digest(reading: Reading) -> bytes:
+    """Return the digest of a reading of the service. White space and escapes of `freeform` make no
+    difference."""
+    return _digest(
+        reading.absolute_timestamp,
+        reading.relative_timestamp,
+        reading.interrogator_timestamp,
+        json.dumps(json.loads(reading.freeform)),
+    )
+
+
+def _digest(received: str, relative: int, interrogator: int, canonical: str) -> bytes:
+    parts = f"{received}|{relative}|{interrogator}|{canonical}"
     return hashlib.blake2b(parts.encode(), digest_size=_DIGEST_BYTES).digest()
 
 
 def make_row(received: object, relative: object, interrogator: object, freeform: str) -> ImportRow:
     """Check the values of a row. Raises `RowError`."""
+    try:
+        canonical = json.dumps(json.loads(freeform))
+    except (ValueError, RecursionError):
+        raise RowError("freeform is not JSON") from None
+    plain = freeform.isascii() and "\n" not in freeform and "\r" not in freeform
     return ImportRow(
-        _received(received),
+        _received(str(received).strip()),
         _time("relative_timestamp", relative),
         _time("interrogator_timestamp", interrogator, parse_time_or_date),
-        _json(freeform),
+        freeform if plain else canonical,
+        canonical,
     )
 
 
@@ -119,9 +138,9 @@ def _member(text: str) -> object:
         return text
 
 
-def _received(value: object) -> str:
+@lru_cache(maxsize=4096)
+def _received(text: str) -> str:
     """Return the time of receipt from any form in which the old program's stores give it."""
-    text = str(value).strip()
     try:
         if _NUMBER.fullmatch(text):  # TinyMongo: Unix seconds
             return absolute_timestamp(int(float(text)))
@@ -145,12 +164,3 @@ def _time(name: str, value: object, parse: Callable[[int | float | str], int] = 
         return parse(value)
     except ValueError as error:
         raise RowError(f"{name} {error}") from None
-
-
-def _json(text: str) -> str:
-    """Return JSON text in one line."""
-    try:
-        value = json.loads(text)
-        return json.dumps(value) if "\n" in text or "\r" in text or not text.isascii() else text
-    except (ValueError, RecursionError):
-        raise RowError("freeform is not JSON") from None

@@ -148,13 +148,7 @@ class Importer:
         done = 0
         for page in pages.pages():
             self._progress("comparing", done, None)
-            for each in page.readings:
-                yield reading_digest(
-                    each.absolute_timestamp,
-                    each.relative_timestamp,
-                    each.interrogator_timestamp,
-                    each.freeform,
-                )
+            yield from map(reading_digest, page.readings)
             done += len(page.readings)
 
     def _send_absent(self, number: int) -> bool:

@@ -10,7 +10,10 @@ from system.faults.account import Judgement, Request
 from system.faults.kinds import KINDS
 from system.faults.recovery import LIMIT_SECONDS, Recovery
 
-_ALLOWED = {201, 503, 0}
+_ALLOWED = {201, 429, 503, 0}
+"""Statuses of responses; 0: no response. On a slow machine, so many of the devices, which share one
+address, may wait for a scrypt that one of them is answered 429 (`MAX_WAITING_PER_CLIENT`).
+"""
 
 
 @dataclass(frozen=True, slots=True)

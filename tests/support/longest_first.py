@@ -7,6 +7,7 @@ from xdist.workermanage import WorkerController
 
 LONGEST = (
     "tests/system/faults/test_short.py",
+    "tests/system/faults/test_outboxes.py",
     "tests/system/states/test_redis_states.py",
     "tests/system/states/test_postgres_states.py",
     "tests/system/test_confidentiality.py",

@@ -1,18 +1,36 @@
 """Client of the iot-sensor HTTP API.
 
-`Client` sends readings and reads them back. It needs the standard library only.
+`Client` sends readings and reads them back. `Outbox` keeps readings on the disk until the service
+has them. It needs the standard library only.
 """
 
+from .asynchronous import AsyncClient
 from .client import Client
-from .errors import ClientError, NoResponseError, RejectedError, RetryableError
+from .errors import (
+    ClientError,
+    NoResponseError,
+    OutboxError,
+    OutboxFullError,
+    RejectedError,
+    RetryableError,
+)
+from .outbox import Outbox, OutboxStatistics, RejectedReading
+from .readings import Readings
 from .response import Response
 from .retry import RetryPolicy
 
 __all__ = [
+    "AsyncClient",
     "Client",
     "ClientError",
     "NoResponseError",
+    "Outbox",
+    "OutboxError",
+    "OutboxFullError",
+    "OutboxStatistics",
+    "Readings",
     "RejectedError",
+    "RejectedReading",
     "Response",
     "RetryPolicy",
     "RetryableError",

@@ -5,23 +5,27 @@ import itertools
 import json as json_format
 import os
 import ssl
+import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from http import HTTPStatus
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
-from .connections import ConnectionPool, Request
-from .errors import NoResponseError, RetryableError, raise_for_status
+from .batches import MAX_READINGS, batch_body, encode_reading, in_batches
+from .connections import ConnectionPool, Request, make_tls_context
+from .errors import ClientError, NoResponseError, RetryableError, raise_for_status
+from .following import Follower
+from .readings import FOREIGN, PAGE_SIZE, Readings, read_path, unix_ms
 from .response import Response
 from .retry import RetryPolicy
 
 _MIN_GZIP_BYTES = 1024
 _ONE_ATTEMPT = RetryPolicy(max_attempts=1)
 _PASSWORD_REFUSED = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT})
-_FOREIGN = "the response is not from iot-sensor"
 
 
 class Client:
@@ -72,7 +76,7 @@ class Client:
             OSError: a file can't be read, or holds no valid certificate or key.
         """
         if tls_context is None and url.startswith("https:"):
-            tls_context = _tls_context(ca_file, cert_file, key_file)
+            tls_context = make_tls_context(ca_file, cert_file, key_file)
         elif cert_file is not None or key_file is not None:
             raise ValueError("cert_file and key_file need an https URL, and no tls_context")
         self._pool = ConnectionPool(
@@ -172,9 +176,64 @@ class Client:
             RejectedError: the service will never accept these readings.
             RetryableError: the readings are not acknowledged; send them again with the same key.
         """
-        rows = [{"data": {**self._credentials(), **reading}} for reading in readings]
+        rows = [{"data": {**self.credentials, **reading}} for reading in readings]
         key = idempotency_key or str(uuid.uuid4())
         response = self.request("PUT", "/api/iot", headers={"Idempotency-Key": key}, json=rows)
+        raise_for_status(response)
+        return response
+
+    def send(
+        self,
+        readings: Iterable[Mapping[str, Any]],
+        *,
+        batch_size: int = MAX_READINGS,
+        idempotency_key: str | None = None,
+    ) -> int:
+        """Store any number of readings, in compressed batches. Return how many.
+
+        On return all are acknowledged, and the service stores each exactly once, in their order
+        within a password. The readings are taken one batch at a time, so a generator of any length
+        will do. An `Outbox` keeps readings that the service does not accept at once.
+
+        Args:
+            readings: as for `put_readings`.
+            batch_size: readings of a request, at most 100,000.
+            idempotency_key: names these readings: batch n has the key `<idempotency_key>-<n>`.
+                After an error, the same call with the same readings and batch size stores what is
+                missing, within 24 hours. Default: a random key, which protects the retries of this
+                call.
+
+        Raises:
+            RejectedError: the service will never accept a batch. The batches before are stored:
+                `acknowledged` has the number of their readings.
+            RetryableError: a batch is not acknowledged. The batches before are stored.
+            ValueError: a reading can't be written as JSON. The batches before are stored.
+        """
+        key = idempotency_key or str(uuid.uuid4())
+        rows = (encode_reading(reading, number) for number, reading in enumerate(readings))
+        acknowledged = 0
+        for number, batch in enumerate(in_batches(rows, batch_size)):
+            try:
+                self.send_batch(batch, idempotency_key=f"{key}-{number}")
+            except ClientError as error:
+                error.acknowledged = acknowledged
+                raise
+            acknowledged += len(batch)
+        return acknowledged
+
+    def send_batch(
+        self, rows: Sequence[str], *, idempotency_key: str, retry: bool = True
+    ) -> Response:
+        """Send readings that are JSON texts in one compressed request, once without `retry`.
+
+        Raises the errors of `put_readings`.
+        """
+        headers = {"Idempotency-Key": idempotency_key, "Content-Type": "application/json"}
+        body = batch_body(rows, self._password)
+        if len(body) >= _MIN_GZIP_BYTES:
+            body = _compressed(body)
+            headers["Content-Encoding"] = "gzip"
+        response = self.request("PUT", "/api/iot", body, headers, repeatable=retry)
         raise_for_status(response)
         return response
 
@@ -199,16 +258,68 @@ class Client:
             RetryableError: the service is unavailable, or the response is not one of iot-sensor.
             ValueError: the arguments do not go together.
         """
-        given = {"last": last, "seconds": seconds, "start": start}
-        named = {name: value for name, value in given.items() if value is not None}
-        if len(named) > 1 or (end is not None and start is None):
-            raise ValueError("use one of: last, seconds, start, start with end")
-        path = "/api/iot"
-        for name, value in named.items():
-            path += f"/{value}" if name == "start" else f"/{name}/{value}"
-        if end is not None:
-            path += f"/{end}"
-        return self._data(path)
+        return self._data(read_path(last=last, seconds=seconds, start=start, end=end))
+
+    def readings(  # noqa: PLR0913 -- options, all by name
+        self,
+        *,
+        last: int | None = None,
+        seconds: int | None = None,
+        start: int | None = None,
+        end: int | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        by: Literal["received", "interrogator"] = "received",
+        order: Literal["asc", "desc"] = "asc",
+        page_size: int = PAGE_SIZE,
+    ) -> Readings:
+        """Return readings, of any number: as an iterator, or as a table. See `Readings`.
+
+        `for reading in client.readings()` reads one page at a time.
+
+        Args:
+            last, seconds, start, end: as for `read`.
+            since: only readings from this time on; it needs a time zone.
+            until: only readings before this time.
+            by: what `since` and `until` are compared with: the time of receipt, or the interrogator
+                timestamp as microseconds since 1970.
+            order: `desc` for the last reading first.
+            page_size: readings of a page.
+
+        Raises:
+            ValueError: the arguments do not go together, or a time has no time zone.
+        """
+        path = read_path(last=last, seconds=seconds, start=start, end=end)
+        times = {"from": since, "to": until}
+        query = {name: unix_ms(time) for name, time in times.items() if time is not None}
+        options = {"by": by, **query} if query else {}
+        return Readings(self, path, {"limit": page_size, "order": order, **options})
+
+    def follow(
+        self,
+        *,
+        interval: float = 1.0,
+        overlap: float = 30.0,
+        stop: threading.Event | None = None,
+    ) -> Iterator[dict[str, Any]]:
+        """Return an iterator over the readings that the service receives from the first `next` on.
+
+        It waits for new readings until `stop` is set. Each comes exactly once, however long the
+        service needs to store it. Readings that were received up to `overlap` seconds before and
+        are stored after the first `next` come too. Imported readings do not: they are received in
+        the past. Readings of one poll come in the order of their ids.
+
+        Args:
+            interval: seconds between two polls.
+            overlap: seconds before the newest known reading from which a poll reads again. More
+                than the clocks of the service differ among each other.
+            stop: ends the iterator when it is set.
+
+        Raises:
+            The errors of `read`, after the retries of the client. A new call begins anew.
+        """
+        for rows in Follower(self, interval, overlap, stop or threading.Event()).run():
+            yield from rows
 
     def max_relative_time(self) -> int | None:
         """Return the greatest relative timestamp of the password; None without readings.
@@ -219,7 +330,7 @@ class Client:
         try:
             greatest: int | None = data[0]["max_relative_timestamp"]
         except (IndexError, KeyError, TypeError):
-            raise RetryableError(_FOREIGN) from None
+            raise RetryableError(FOREIGN) from None
         return greatest
 
     def change_password(self, new_password: str) -> None:
@@ -273,7 +384,7 @@ class Client:
         try:
             count: int = response.json()["erased"]
         except (ValueError, KeyError, TypeError):
-            raise RetryableError(_FOREIGN, response) from None
+            raise RetryableError(FOREIGN, response) from None
         return count
 
     def is_ready(self) -> bool:
@@ -284,17 +395,19 @@ class Client:
         except NoResponseError:
             return False
 
+    @property
+    def credentials(self) -> dict[str, str]:
+        """The member of a body that names the password, if there is one."""
+        return {} if self._password is None else {"db_password": self._password}
+
     def _data(self, path: str) -> list[dict[str, Any]]:
-        response = self.request("POST", path, json={"data": self._credentials()})
+        response = self.request("POST", path, json={"data": self.credentials})
         raise_for_status(response)
         try:
             data: list[dict[str, Any]] = response.json()["data"]
         except (ValueError, KeyError, TypeError):
-            raise RetryableError(_FOREIGN, response) from None
+            raise RetryableError(FOREIGN, response) from None
         return data
-
-    def _credentials(self) -> dict[str, str]:
-        return {} if self._password is None else {"db_password": self._password}
 
     def _request(
         self,
@@ -314,7 +427,7 @@ class Client:
             body = body.encode()
         compress = self._gzip and "content-encoding" not in names
         if compress and body is not None and len(body) >= _MIN_GZIP_BYTES:
-            body = gzip_format.compress(body, compresslevel=6, mtime=0)
+            body = _compressed(body)
             own["Content-Encoding"] = "gzip"
         own = {name: value for name, value in own.items() if name.lower() not in names}
         return Request(method, path, body, own | given)
@@ -327,15 +440,5 @@ class Client:
         return self._pool.send(replace(request, headers=headers), repeatable=repeatable)
 
 
-def _tls_context(
-    ca_file: str | os.PathLike[str] | None,
-    cert_file: str | os.PathLike[str] | None,
-    key_file: str | os.PathLike[str] | None,
-) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=ca_file)
-    if cert_file is not None:
-        # An empty passphrase: OpenSSL would ask the terminal for one.
-        context.load_cert_chain(cert_file, key_file, password="")
-    elif key_file is not None:
-        raise ValueError("key_file needs cert_file, the certificate of that key")
-    return context
+def _compressed(body: bytes) -> bytes:
+    return gzip_format.compress(body, compresslevel=6, mtime=0)

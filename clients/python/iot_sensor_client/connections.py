@@ -1,6 +1,7 @@
 """Connections to the service that are kept open between requests."""
 
 import http.client
+import os
 import socket
 import ssl
 from collections.abc import Mapping
@@ -166,3 +167,17 @@ def _closed_by_server(connection: http.client.HTTPConnection) -> bool:
 
 def _no_response(error: Exception, *, sent: bool = True) -> NoResponseError:
     return NoResponseError(f"{type(error).__name__}: {error}", sent=sent)
+
+
+def make_tls_context(
+    ca_file: str | os.PathLike[str] | None,
+    cert_file: str | os.PathLike[str] | None,
+    key_file: str | os.PathLike[str] | None,
+) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=ca_file)
+    if cert_file is not None:
+        # An empty passphrase: OpenSSL would ask the terminal for one.
+        context.load_cert_chain(cert_file, key_file, password="")
+    elif key_file is not None:
+        raise ValueError("key_file needs cert_file, the certificate of that key")
+    return context

@@ -21,6 +21,8 @@ class ClientError(Exception):
     def __init__(self, message: str, response: Response | None = None) -> None:
         super().__init__(message)
         self.response = response
+        self.acknowledged = 0
+        """Readings that this call of `send` has stored before the error."""
 
     @property
     def status(self) -> int | None:
@@ -51,6 +53,14 @@ class NoResponseError(RetryableError, OSError):
         super().__init__(message)
         self.sent = sent
         """False if no connection could be opened, so the service has not got the request."""
+
+
+class OutboxError(Exception):
+    """An outbox whose file can't be used. The readings of the call are not in the outbox."""
+
+
+class OutboxFullError(OutboxError):
+    """An outbox without room: its limit is reached, or its disk is full. Send again later."""
 
 
 def raise_for_status(response: Response, *, rejected: frozenset[HTTPStatus] = frozenset()) -> None:

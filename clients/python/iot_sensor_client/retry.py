@@ -30,7 +30,10 @@ class RetryPolicy:
         """
         if attempt >= self.max_attempts:
             return None
-        longest = min(self.max_pause_seconds, self.base_seconds * 2 ** (attempt - 1))
-        jitter = random.uniform(0, longest)  # noqa: S311 -- spreads load, protects nothing
-        pause = (retry_after or 0.0) + jitter
+        pause = (retry_after or 0.0) + self.jitter(attempt)
         return pause if elapsed + pause <= self.max_seconds else None
+
+    def jitter(self, attempt: int) -> float:
+        """Return the random part of the pause after an attempt."""
+        longest = min(self.max_pause_seconds, self.base_seconds * 2.0 ** min(attempt - 1, 60))
+        return random.uniform(0, longest)  # noqa: S311 -- spreads load, protects nothing

@@ -1,8 +1,7 @@
 """The client against the real service."""
 
-import re
-import subprocess
-import sys
+import threading
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,6 @@ from iot_sensor_client import Client, RejectedError, RetryableError, RetryPolicy
 from support.stack import Stack
 from support.waiting import wait_until
 
-README = Path(__file__).parents[3] / "clients/python/README.md"
 READINGS = [
     {"relative_time": number, "interrogator_time": 10 * number, "freeform": {"n": number}}
     for number in range(5)
@@ -86,16 +84,54 @@ def test_a_token_that_is_replaced(environment: dict[str, str], tmp_path: Path) -
         stack.stop()
 
 
-def test_the_example_of_the_readme(stack: Stack) -> None:
-    text = README.read_text(encoding="utf-8")
-    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    (output,) = re.findall(r"prints\n\n```\n(.*?)```", text, re.DOTALL)
-    example = example.replace("http://127.0.0.1:5000", url_of(stack))
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", example],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert (done.stdout, done.stderr) == (output, "")
+def test_any_number_of_readings_goes_out_and_comes_back_in_batches_and_pages(stack: Stack) -> None:
+    readings = [{"relative_time": n, "interrogator_time": n, "freeform": n} for n in range(25)]
+    with Client(url_of(stack), "password") as client:
+        began = datetime.now(UTC) - timedelta(minutes=1)
+        assert client.send(iter(readings), batch_size=10, idempotency_key="k") == 25
+        assert client.send(readings, batch_size=10, idempotency_key="k") == 25
+        wait_until(lambda: client.max_relative_time() == 24, what="the last reading")
+        pages = list(client.readings(page_size=10).pages())
+        assert [len(page) for page in pages] == [10, 10, 5]
+        assert times(list(client.readings(page_size=10))) == list(range(25))
+        assert times(list(client.readings(last=3, order="desc"))) == [24, 23, 22]
+        assert len(list(client.readings(since=began))) == 25
+        assert list(client.readings(until=began)) == []
+        epoch = datetime(1970, 1, 1, tzinfo=UTC)
+        first = client.readings(until=epoch + timedelta(milliseconds=1), by="interrogator")
+        assert times(list(first)) == list(range(25))
+        with pytest.raises(ValueError, match="no time zone"):
+            client.readings(since=began.replace(tzinfo=None))
+        with pytest.raises(RejectedError, match="400") as refused:
+            client.send([*readings[:10], {"relative_time": "x"}], batch_size=10)
+        assert refused.value.acknowledged == 10
+
+
+def test_live_readings_come_once_also_those_that_waited_for_a_writer(stack: Stack) -> None:
+    seen: list[int] = []
+    stop = threading.Event()
+
+    def follow(client: Client) -> None:
+        for row in client.follow(interval=0.02, overlap=0.5, stop=stop):
+            seen.append(row["relative_timestamp"])  # noqa: PERF401 -- as they come
+
+    with Client(url_of(stack), "password") as client:
+        client.put_readings(READINGS)
+        wait_until(lambda: len(client.read()) == 5, what="five old readings")
+        follower = threading.Thread(target=follow, args=(client,))
+        follower.start()
+        put = 5
+        while not seen:
+            client.put_readings([{"relative_time": put}])
+            put += 1
+        stack.writers[0].kill()
+        stack.writers[0].wait()
+        client.put_readings([{"relative_time": put}])
+        stop.wait(3)  # longer than the overlap: the next poll must reach back further
+        stack.start_writer()
+        client.put_readings([{"relative_time": put + 1}])
+        wait_until(lambda: seen[-1] == put + 1, what="the last reading")
+        stop.set()
+        follower.join()
+    assert seen[0] >= 5
+    assert seen == list(range(seen[0], put + 2))

@@ -19,14 +19,14 @@ class SmallDisk:
     last of them. It must be created before any thread.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, size_bytes: int = _BYTES) -> None:
         """Mount the file system. Raise `OSError` without the right to do so."""
         self.directory = directory
         directory.mkdir()
         self._libc = libc = ctypes.CDLL(None, use_errno=True)
         _check(libc.unshare(_CLONE_NEWNS))
         _check(libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None))
-        options = f"size={_BYTES},mode=0700"
+        options = f"size={size_bytes},mode=0700"
         _check(libc.mount(b"tmpfs", os.fsencode(directory), b"tmpfs", 0, options.encode()))
         self.tables = directory / "tables"
         self.tables.mkdir(mode=0o700)

@@ -1,7 +1,7 @@
 """A small HTTP server that answers as the test tells it."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -25,11 +25,13 @@ class Received:
 
 
 class Server:
-    """Answers with `answers` in turn, then 200; records all requests."""
+    """Answers with `answers` in turn, then 200 or `status_of`; records all requests."""
 
     def __init__(self) -> None:
         self.answers: list[tuple[int, dict[str, str]]] = []
         self.body = b"{}"
+        self.status_of: Callable[[Received], int] | None = None
+        """Chooses the status of a request when `answers` is empty."""
         self.closes = False
         """Close the connection after each response, without announcing it."""
         self.received: list[Received] = []
@@ -53,8 +55,10 @@ class Server:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 headers = {name.lower(): value for name, value in self.headers.items()}
                 port = self.client_address[1]
-                server.received.append(Received(self.command, self.path, headers, body, port))
-                status, extra = server.answers.pop(0) if server.answers else (200, {})
+                received = Received(self.command, self.path, headers, body, port)
+                server.received.append(received)
+                chosen = server.status_of(received) if server.status_of else 200
+                status, extra = server.answers.pop(0) if server.answers else (chosen, {})
                 if status == CLOSE:
                     self.close_connection = True
                     return

@@ -1,0 +1,50 @@
+"""Batches: readings as JSON text, and the body of a PUT that holds them."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+MAX_READINGS = 1000
+"""Readings of a batch. A request of this size costs the service a fraction of a second."""
+MAX_BYTES = 1024 * 1024
+"""Bytes of a batch before compression; a larger reading is a batch of its own."""
+
+
+def encode_reading(reading: Mapping[str, Any], number: int) -> str:
+    """Return a reading as JSON text, in ASCII. `number` is its position, for the message.
+
+    Raises:
+        ValueError: JSON can't represent the reading, or it is not a mapping with names.
+    """
+    if not isinstance(reading, Mapping):
+        raise ValueError(f"reading {number} is a {type(reading).__name__}, not a mapping")  # noqa: TRY004 -- as for its contents
+    try:
+        return json.dumps(dict(reading), separators=(",", ":"))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"reading {number} can't be written as JSON: {error}") from None
+
+
+def in_batches(rows: Iterable[str], max_readings: int) -> Iterator[list[str]]:
+    """Divide encoded readings into batches. The same readings give the same batches."""
+    batch: list[str] = []
+    size = 0
+    for row in rows:
+        if batch and (len(batch) >= max_readings or size + len(row) > MAX_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(row)
+        size += len(row)
+    if batch:
+        yield batch
+
+
+def batch_body(rows: Sequence[str], password: str | None) -> bytes:
+    """Return the body of a PUT. A reading without `db_password` gets the password, if any."""
+    first = "" if password is None else f'"db_password":{json.dumps(password)}'
+    return f"[{','.join(_with_password(row, first) for row in rows)}]".encode()
+
+
+def _with_password(row: str, member: str) -> str:
+    # Of two members with one name, the service takes the last: the reading's own.
+    joint = "," if member and row != "{}" else ""
+    return f'{{"data":{{{member}{joint}{row[1:]}}}'

@@ -1,0 +1,367 @@
+"""The outbox: readings wait on the disk until the service has acknowledged them."""
+
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from http import HTTPStatus
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from .batches import MAX_READINGS, encode_reading
+from .client import Client
+from .errors import NoResponseError, OutboxError, RejectedError
+from .outbox_file import Batch, OutboxFile
+from .retry import RetryPolicy
+
+MAX_BYTES = 256 * 1024 * 1024
+KEY_SECONDS = 23 * 3600
+"""How long a batch may be repeated under its key: the service remembers keys for 24 hours."""
+_MAX_RETRY_AFTER = 3600.0
+_TOO_LARGE = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+_BAD_READINGS = frozenset({"invalid_request", "too_large"})
+"""Error codes of iot-sensor that blame the readings of a request."""
+_RETRY = RetryPolicy(max_pause_seconds=30.0)
+_log = logging.getLogger("iot_sensor_client")
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxStatistics:
+    """The state of an outbox at one moment."""
+
+    state: Literal["idle", "sending", "waiting"]
+    """`waiting`: an attempt failed, and the next one waits for its time."""
+    waiting: int
+    """Readings that are not acknowledged."""
+    rejected: int
+    """Readings that were set aside."""
+    bytes: int
+    """Bytes of both. At `max_bytes` the outbox is full."""
+    max_bytes: int
+    acknowledged: int
+    """Readings that were acknowledged since the outbox was opened."""
+    last_error: str | None
+    """Why the last attempt failed, None after a success."""
+
+
+@dataclass(frozen=True, slots=True)
+class RejectedReading:
+    """A reading that was set aside."""
+
+    id: int
+    reading: dict[str, Any]
+    reason: str
+    at: datetime
+
+
+class Outbox:
+    """Sends readings, and keeps them on the disk until the service has acknowledged them.
+
+    `send` returns when the readings are on the disk, whether or not the service is available. A
+    thread sends them in their order, and goes on after any error. Each reading that `send` has
+    accepted is stored exactly once by the service, or is set aside with a reason, even if the
+    process is killed or the power fails.
+
+    Readings that the service refuses for good are set aside, one by one; the other readings of
+    their batch are sent. See `rejected`, `resend_rejected` and `discard_rejected`.
+
+    A batch whose fate is unknown for 23 hours is set aside too, because the service remembers the
+    keys of batches for 24 hours: sent again, it could be stored twice. With `in_doubt="send"` it is
+    sent again.
+
+    The file holds readings unencrypted, with permissions for its owner alone. It holds no password
+    and no token: these stay in the client. Use one file for each password.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        path: str | os.PathLike[str],
+        *,
+        max_bytes: int = MAX_BYTES,
+        batch_size: int = MAX_READINGS,
+        linger: float = 0.1,
+        retry: RetryPolicy = _RETRY,
+        in_doubt: Literal["set_aside", "send"] = "set_aside",
+    ) -> None:
+        """Open or create the file, and begin to send what it holds.
+
+        Args:
+            client: sends the readings, under its password. It stays open when the outbox is closed.
+            path: of the file, on a local disk. SQLite adds a file `<path>-wal`.
+            max_bytes: limit of the texts of all readings in the file, with 32 bytes for each. The
+                file may be some MiB larger.
+            batch_size: readings of a request.
+            linger: seconds that a new reading waits for others to be sent with.
+            retry: the pauses between attempts. Its limits of attempts and time do not apply.
+            in_doubt: what to do with a batch that may be stored and has lost its protection.
+
+        Raises:
+            OutboxError: the file can't be opened, is no outbox, or is in use.
+        """
+        self._client = client
+        self._max_bytes = max_bytes
+        self._linger = linger
+        self._retry = retry
+        self._in_doubt = in_doubt
+        self._file = OutboxFile(Path(path), max_bytes, batch_size)
+        self._changed = threading.Condition()
+        self._closed = self._closing = False
+        self._flushing = 0
+        self._state: Literal["idle", "sending", "waiting"] = "idle"
+        self._acknowledged = 0
+        self._last_error: str | None = None
+        self._done = 0
+        """All readings up to this id are acknowledged or set aside."""
+        self._tried: tuple[int, float] | None = None
+        """A batch and the time of its first attempt, if the file could not take it."""
+        self._thread = threading.Thread(target=self._run, name=f"outbox {path}", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def send(self, readings: Mapping[str, Any] | Iterable[Mapping[str, Any]]) -> None:
+        """Store one reading, or several at once, in the outbox.
+
+        On return they are on the disk. Each call waits for the disk once, so several readings in
+        one call cost little more than one.
+
+        Raises:
+            OutboxFullError: the limit is reached, or the disk is full. Nothing was stored.
+            OutboxError: the file can't be written, or the outbox is closed. Nothing was stored.
+            ValueError: a reading can't be written as JSON, or has a password. Nothing was stored.
+        """
+        several = [readings] if isinstance(readings, Mapping) else readings
+        rows = [_encode(reading, number) for number, reading in enumerate(several)]
+        if not rows:
+            return
+        with self._changed:
+            self._check_open()
+            self._file.append(rows)
+            self._changed.notify_all()
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """Wait until the readings sent so far are acknowledged or set aside.
+
+        Returns:
+            False if that takes longer than `timeout` seconds. The readings stay in the outbox.
+        """
+        with self._changed:
+            self._check_open()
+            last = self._file.last_id()
+            self._flushing += 1
+            self._changed.notify_all()
+            try:
+                return self._changed.wait_for(lambda: self._is_done(last), timeout)
+            finally:
+                self._flushing -= 1
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Flush for up to `timeout` seconds, then stop. What remains waits for the next opening.
+
+        A request under way is completed, which takes up to the timeout of the client more.
+        """
+        with self._changed:
+            if self._closed:
+                return
+            self._closed = True
+        if timeout > 0:
+            self.flush(timeout)
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._thread.join()
+        self._file.close()
+
+    def statistics(self) -> OutboxStatistics:
+        """Return the state of the outbox."""
+        with self._changed:
+            counts = self._file.counts()
+            return OutboxStatistics(
+                self._state,
+                counts.waiting,
+                counts.rejected,
+                counts.bytes,
+                self._max_bytes,
+                self._acknowledged,
+                self._last_error,
+            )
+
+    def rejected(self) -> list[RejectedReading]:
+        """Return the readings that were set aside, oldest first."""
+        self._check_open()
+        return [
+            RejectedReading(each, json.loads(body), reason, datetime.fromtimestamp(at, UTC))
+            for each, body, reason, at in self._file.rejected()
+        ]
+
+    def resend_rejected(self, rejected: Iterable[RejectedReading]) -> int:
+        """Send readings that were set aside again, under a new key. Return how many there were."""
+        return self._take_back(rejected, send=True)
+
+    def discard_rejected(self, rejected: Iterable[RejectedReading]) -> int:
+        """Delete readings that were set aside. Return how many there were."""
+        return self._take_back(rejected, send=False)
+
+    def _take_back(self, rejected: Iterable[RejectedReading], *, send: bool) -> int:
+        with self._changed:
+            self._check_open()
+            count = self._file.take_back([each.id for each in rejected], send=send)
+            self._changed.notify_all()
+            return count
+
+    def _check_open(self) -> None:
+        if self._closing:
+            raise OutboxError("the outbox is closed")
+
+    def _is_done(self, reading: int) -> bool:
+        return self._done >= reading or not self._file.counts().waiting
+
+    def _run(self) -> None:
+        """Send until the outbox is closed. No error ends the thread."""
+        failures = 0
+        finish: Callable[[], None] | None = None
+        while True:
+            try:
+                if finish is None:
+                    batch = self._next_batch()
+                    if batch is None:
+                        return
+                    finish = self._attempt(batch)
+                finish()
+            except Exception as error:  # noqa: BLE001 -- the file, the network and the token may recover
+                failures += 1
+                self._note("waiting", f"{type(error).__name__}: {error}")
+                if not self._pause(failures, getattr(error, "retry_after", None)):
+                    return
+            else:
+                finish, failures = None, 0
+                self._note("idle", None)
+
+    def _next_batch(self) -> Batch | None:
+        """Wait for the oldest batch. Return None when the outbox is closed."""
+        with self._changed:
+            while not self._closing:
+                if self._file.counts().waiting:
+                    break
+                self._changed.wait()
+                if self._linger and not self._flushing:
+                    self._changed.wait_for(lambda: self._closing or self._flushing, self._linger)
+            if self._closing:
+                return None
+            batch = self._file.take()
+            if batch is not None:
+                self._state = "sending"
+            return batch
+
+    def _attempt(self, batch: Batch) -> Callable[[], None]:
+        """Send a batch once. Return what to do with it in the file, which may have to be repeated.
+
+        Raises an error if the batch is to be sent again.
+        """
+        tried = batch.tried or self._tried_unrecorded(batch)
+        if tried is not None and self._is_in_doubt(tried):
+            reason = (
+                "it is not known whether the service has stored the reading, and its key expired"
+            )
+            return lambda: self._set_aside(batch, reason)
+        try:
+            self._client.send_batch(batch.rows, idempotency_key=batch.key, retry=False)
+        except RejectedError as error:
+            return self._refused(batch, error)
+        except Exception as error:
+            if batch.tried is None and _may_be_stored(error):
+                self._tried = (batch.id, tried or time.time())
+                self._file.note_attempt(batch, self._tried[1])
+            raise
+        return lambda: self._acknowledge(batch)
+
+    def _tried_unrecorded(self, batch: Batch) -> float | None:
+        return self._tried[1] if self._tried and self._tried[0] == batch.id else None
+
+    def _is_in_doubt(self, tried: float) -> bool:
+        # A clock that was set back proves nothing about the age of the attempt.
+        return self._in_doubt != "send" and not 0 <= time.time() - tried <= KEY_SECONDS
+
+    def _refused(self, batch: Batch, error: RejectedError) -> Callable[[], None]:
+        """Narrow a refusal down to single readings. Raise the error if it is not about readings."""
+        code = _error_code(error)
+        if code == "idempotency_key_reused" or (
+            len(batch.rows) == 1 and (code in _BAD_READINGS or error.status == _TOO_LARGE)
+        ):
+            return lambda: self._set_aside(batch, str(error))
+        if code in _BAD_READINGS or error.status == _TOO_LARGE:
+            return lambda: self._file.split(batch)
+        raise error
+
+    def _acknowledge(self, batch: Batch) -> None:
+        with self._changed:
+            self._file.remove(batch)
+            self._acknowledged += len(batch.rows)
+            self._done = batch.last
+        _log.debug("%d reading(s) acknowledged", len(batch.rows))
+
+    def _set_aside(self, batch: Batch, reason: str) -> None:
+        with self._changed:
+            self._file.set_aside(batch, reason)
+            self._done = batch.last
+        _log.warning("%d reading(s) set aside in the outbox: %s", len(batch.rows), reason)
+
+    def _note(self, state: Literal["idle", "waiting"], error: str | None) -> None:
+        with self._changed:
+            if error is not None and self._last_error is None:
+                _log.warning("the outbox waits for the service: %s", error)
+            elif error is None and self._last_error is not None:
+                _log.info("the outbox sends again")
+            if error is not None:
+                _log.debug("attempt failed: %s", error)
+            self._state = state
+            self._last_error = error
+            self._changed.notify_all()
+
+    def _pause(self, failures: int, retry_after: float | None) -> bool:
+        """Wait before the next attempt. Return False if the outbox is closed meanwhile."""
+        shortest = min(retry_after or 0.0, _MAX_RETRY_AFTER)
+        with self._changed:
+            pause = shortest + self._retry.jitter(failures)
+            return not self._changed.wait_for(lambda: self._closing, pause)
+
+
+def _encode(reading: Mapping[str, Any], number: int) -> str:
+    if isinstance(reading, Mapping) and "db_password" in reading:
+        raise ValueError(
+            f"reading {number} has a db_password: the file of an outbox holds no password; give it"
+            " to the client"
+        )
+    return encode_reading(reading, number)
+
+
+def _error_code(error: RejectedError) -> str:
+    """Return the code of an error of iot-sensor, and "" for that of a proxy."""
+    try:
+        code = error.response.json()["code"] if error.response else ""
+    except (ValueError, KeyError, TypeError):
+        return ""
+    return code if isinstance(code, str) else ""
+
+
+def _may_be_stored(error: Exception) -> bool:
+    """Return whether the service may have stored the batch of a failed attempt."""
+    if isinstance(error, NoResponseError):
+        return error.sent
+    status = getattr(error, "status", None)
+    return status is not None and status >= HTTPStatus.INTERNAL_SERVER_ERROR

@@ -1,0 +1,309 @@
+"""The file of an outbox: readings that wait in SQLite, in batches with fixed contents and keys."""
+
+import os
+import shutil
+import sqlite3
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from .batches import MAX_BYTES as MAX_BATCH_BYTES
+from .errors import OutboxError, OutboxFullError
+
+ROW_BYTES = 32
+"""What a reading takes in the file beside its text."""
+RESERVE_BYTES = 2 * 1024 * 1024
+"""Space that a full outbox leaves on the disk: to remove readings needs some."""
+_WAL_PAGES = 100
+_APPLICATION_ID = 0x696F7478
+_VERSION = 1
+_TABLES = f"""
+BEGIN EXCLUSIVE;
+CREATE TABLE batches (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT NOT NULL, created REAL NOT NULL, tried REAL
+);
+CREATE TABLE readings (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, batch INTEGER NOT NULL, body TEXT NOT NULL
+);
+CREATE TABLE rejected (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, body TEXT NOT NULL, reason TEXT NOT NULL, at REAL NOT NULL
+);
+CREATE TABLE state (clean INTEGER NOT NULL);
+INSERT INTO state VALUES (1);
+PRAGMA application_id = {_APPLICATION_ID};
+PRAGMA user_version = {_VERSION};
+COMMIT;
+"""  # noqa: S608 -- constants
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The oldest readings of the file. A batch has the same readings and key in every attempt."""
+
+    id: int
+    key: str
+    first: int
+    last: int
+    rows: Sequence[str]
+    created: float
+    tried: float | None
+    """Unix time of the first attempt whose result is unknown, or an earlier time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What the file holds."""
+
+    waiting: int
+    rejected: int
+    bytes: int
+
+
+class OutboxFile:
+    """The readings of one outbox. Thread-safe; the file is locked against other processes.
+
+    A change is on the disk (WAL, `synchronous=FULL`) when its method returns, and otherwise has
+    not happened. All methods raise `OutboxError` if the file can't be read or written.
+
+    The contents of a batch are fixed when the batch is first taken, or when the file is opened
+    again. Neither needs a write: a batch can be sent while the disk is full.
+    """
+
+    def __init__(self, path: Path, max_bytes: int, batch_size: int) -> None:
+        self._path = path
+        self._max_bytes = max_bytes
+        self._batch_size = batch_size
+        self._lock = threading.RLock()
+        self._open: tuple[int, int, int] | None = None
+        """Id of the batch that takes the next reading, the number of its readings, their bytes."""
+        with self._reported():
+            _create_private(path)
+            self._db = sqlite3.connect(
+                path, timeout=1.0, isolation_level=None, check_same_thread=False
+            )
+            try:
+                self._prepare()
+            except BaseException:
+                self._db.close()
+                raise
+
+    def _prepare(self) -> None:
+        # The lock is held until the file is closed or the process ends. The index of the WAL then
+        # stays in memory, so the file may be on a file system without shared memory.
+        run = self._db.execute
+        run("PRAGMA locking_mode = EXCLUSIVE")
+        (empty,) = run("SELECT count(*) = 0 FROM sqlite_master").fetchone()
+        found = (run("PRAGMA application_id").fetchone(), run("PRAGMA user_version").fetchone())
+        if not empty and found != ((_APPLICATION_ID,), (_VERSION,)):
+            raise OutboxError(f"{self._path} is no outbox of this version of the client")
+        run("PRAGMA journal_mode = WAL")
+        run("PRAGMA synchronous = FULL")
+        run("PRAGMA fullfsync = ON")  # macOS: fsync alone does not reach the disk
+        run(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}")
+        if empty:
+            self._db.executescript(_TABLES)
+        with self._transaction():
+            # The process may have ended during an attempt: only the oldest batch is ever tried.
+            run(
+                "UPDATE batches SET tried = created WHERE tried IS NULL"
+                " AND id = (SELECT batch FROM readings ORDER BY id LIMIT 1)"
+                " AND NOT (SELECT clean FROM state)"
+            )
+            run("UPDATE state SET clean = 0")
+        size = f"count(*), coalesce(sum(length(body) + {ROW_BYTES}), 0)"
+        self._waiting, waiting_bytes = run(f"SELECT {size} FROM readings").fetchone()  # noqa: S608
+        self._rejected, rejected_bytes = run(f"SELECT {size} FROM rejected").fetchone()  # noqa: S608
+        self._bytes = waiting_bytes + rejected_bytes
+
+    def counts(self) -> Counts:
+        """Return what the file holds."""
+        with self._lock:
+            return Counts(self._waiting, self._rejected, self._bytes)
+
+    def last_id(self) -> int:
+        """Return the id of the newest reading that waits, 0 without any."""
+        with self._lock, self._reported():
+            (newest,) = self._db.execute("SELECT coalesce(max(id), 0) FROM readings").fetchone()
+        return int(newest)
+
+    def append(self, rows: Sequence[str]) -> None:
+        """Store readings, all of them or none.
+
+        Raises:
+            OutboxFullError: they exceed the limit, or the disk is full.
+        """
+        added = _size(rows)
+        with self._lock, self._reported():
+            if self._bytes + added > self._max_bytes:
+                raise OutboxFullError(
+                    f"the outbox {self._path} is full: it holds {self._bytes} of {self._max_bytes}"
+                    f" bytes, and the readings need {added}; nothing of them was stored"
+                )
+            if shutil.disk_usage(self._path.parent).free < RESERVE_BYTES + added:
+                raise OutboxFullError(_disk_full(self._path))
+            with self._transaction():
+                self._insert(rows)
+            self._waiting += len(rows)
+            self._bytes += added
+
+    def _insert(self, rows: Sequence[str]) -> None:
+        batch, count, size = self._open or (0, 0, 0)
+        placed = []
+        for row in rows:
+            if not batch or count >= self._batch_size or size + len(row) > MAX_BATCH_BYTES:
+                batch, count, size = self._new_batch(time.time()), 0, 0
+            placed.append((batch, row))
+            count += 1
+            size += len(row)
+        self._db.executemany("INSERT INTO readings (batch, body) VALUES (?, ?)", placed)
+        self._open = (batch, count, size)
+
+    def _new_batch(self, created: float) -> int:
+        inserted = self._db.execute(
+            "INSERT INTO batches (key, created) VALUES (?, ?)", (str(uuid.uuid4()), created)
+        )
+        return int(inserted.lastrowid or 0)
+
+    def take(self) -> Batch | None:
+        """Return the oldest batch, None if no reading waits. It stays until it is removed."""
+        with self._lock, self._reported():
+            rows: list[str] = []
+            first = last = number = 0
+            for reading, batch, body in self._db.execute(
+                "SELECT id, batch, body FROM readings ORDER BY id"
+            ):
+                if rows and batch != number:
+                    break
+                first, last, number = first or reading, reading, batch
+                rows.append(body)
+            if not rows:
+                return None
+            if self._open and self._open[0] == number:
+                self._open = None
+            key, created, tried = self._db.execute(
+                "SELECT key, created, tried FROM batches WHERE id = ?", (number,)
+            ).fetchone()
+            return Batch(number, key, first, last, rows, created, tried)
+
+    def note_attempt(self, batch: Batch, at: float) -> None:
+        """Record the time of an attempt whose result is unknown."""
+        with self._lock, self._reported(), self._transaction():
+            self._db.execute("UPDATE batches SET tried = ? WHERE id = ?", (at, batch.id))
+
+    def remove(self, batch: Batch) -> None:
+        """Remove an acknowledged batch."""
+        with self._lock, self._reported():
+            with self._transaction():
+                self._delete(batch)
+            self._waiting -= len(batch.rows)
+            self._bytes -= _size(batch.rows)
+
+    def split(self, batch: Batch) -> None:
+        """Divide a batch, of which the service has stored nothing, into two with new keys."""
+        middle = batch.first + len(batch.rows) // 2
+        with self._lock, self._reported(), self._transaction():
+            for first, last in ((batch.first, middle - 1), (middle, batch.last)):
+                self._db.execute(
+                    "UPDATE readings SET batch = ? WHERE id BETWEEN ? AND ?",
+                    (self._new_batch(batch.created), first, last),
+                )
+            self._db.execute("DELETE FROM batches WHERE id = ?", (batch.id,))
+
+    def set_aside(self, batch: Batch, reason: str) -> None:
+        """Move a batch to the rejected readings."""
+        with self._lock, self._reported():
+            with self._transaction():
+                self._db.executemany(
+                    "INSERT INTO rejected (body, reason, at) VALUES (?, ?, ?)",
+                    [(row, reason, time.time()) for row in batch.rows],
+                )
+                self._delete(batch)
+            self._waiting -= len(batch.rows)
+            self._rejected += len(batch.rows)
+
+    def _delete(self, batch: Batch) -> None:
+        self._db.execute("DELETE FROM readings WHERE id BETWEEN ? AND ?", (batch.first, batch.last))
+        self._db.execute("DELETE FROM batches WHERE id = ?", (batch.id,))
+
+    def rejected(self) -> list[tuple[int, str, str, float]]:
+        """Return id, text, reason and Unix time of each rejected reading, oldest first."""
+        with self._lock, self._reported():
+            query = "SELECT id, body, reason, at FROM rejected ORDER BY id"
+            return self._db.execute(query).fetchall()
+
+    def take_back(self, ids: Sequence[int], *, send: bool) -> int:
+        """Remove rejected readings, and append them to the waiting ones if `send`.
+
+        Returns:
+            The number of readings with these ids that were there.
+        """
+        with self._lock, self._reported():
+            with self._transaction():
+                rows = []
+                for each in ids:
+                    query = "DELETE FROM rejected WHERE id = ? RETURNING body"
+                    rows += [body for (body,) in self._db.execute(query, (each,)).fetchall()]
+                if send and rows:
+                    self._insert(rows)
+            self._rejected -= len(rows)
+            self._waiting += len(rows) if send else 0
+            self._bytes -= 0 if send else _size(rows)
+            return len(rows)
+
+    def close(self) -> None:
+        """Close the file. No attempt may be under way."""
+        with self._lock, self._reported():
+            try:
+                with self._transaction():
+                    self._db.execute("UPDATE state SET clean = 1")
+            finally:
+                self._db.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._db.execute("COMMIT")
+        except BaseException:
+            self._open = None  # its batch may be undone
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
+
+    @contextmanager
+    def _reported(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+            if code == sqlite3.SQLITE_FULL:
+                raise OutboxFullError(_disk_full(self._path)) from error
+            if code == sqlite3.SQLITE_BUSY:
+                raise OutboxError(f"{self._path} is in use by another outbox") from error
+            raise OutboxError(f"{self._path} can't be read or written: {error}") from error
+
+
+def _create_private(path: Path) -> None:
+    """Create the file for its owner alone. SQLite gives its other files the same mode."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    except FileExistsError:
+        return
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the name of the file survives a power loss
+    finally:
+        os.close(folder)
+
+
+def _disk_full(path: Path) -> str:
+    return f"the disk of the outbox {path} is full: free some space; nothing was stored"
+
+
+def _size(rows: Sequence[str]) -> int:
+    return sum(map(len, rows)) + ROW_BYTES * len(rows)

@@ -1,0 +1,98 @@
+"""Readings of the service: page by page, one by one, or as a table."""
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+from .errors import RetryableError, raise_for_status
+from .tables import arrow_table, pandas_frame
+
+if TYPE_CHECKING:
+    from .client import Client
+
+PAGE_SIZE = 10_000
+FOREIGN = "the response is not from iot-sensor"
+Row = dict[str, Any]
+
+
+class Readings:
+    """A query. Each iteration reads the service anew, and holds one page in memory.
+
+    Every reading present at the first page comes exactly once, even if readings are stored
+    meanwhile. Readings that arrive later may come too.
+    """
+
+    def __init__(self, client: "Client", path: str, query: Mapping[str, object]) -> None:
+        self._client = client
+        self._path = path
+        self._query = query
+
+    def pages(self) -> Iterator[list[Row]]:
+        """Return an iterator over the pages.
+
+        Raises the errors of `Client.read`, after as many pages as could be read.
+        """
+        cursor: str | None = None
+        while True:
+            query = self._query if cursor is None else {**self._query, "cursor": cursor}
+            page, cursor, _ = read_page(self._client, f"{self._path}?{urlencode(query)}")
+            yield page
+            if cursor is None:
+                return
+
+    def __iter__(self) -> Iterator[Row]:
+        for page in self.pages():
+            yield from page
+
+    def to_arrow(self, *, flatten: bool = False) -> Any:
+        """Return a `pyarrow.Table`. It needs the extra `arrow`.
+
+        `absolute_timestamp` is a UTC time; the other times are whole microseconds. `freeform` is
+        the JSON text, or with `flatten` a column for each of its members: `freeform.rssi`. A
+        `freeform` that is no object is then in the column `freeform`. Members whose values have
+        different types are JSON texts.
+
+        Raises:
+            ImportError: pyarrow is not installed.
+        """
+        return arrow_table(self.pages(), flatten=flatten)
+
+    def to_pandas(self, *, flatten: bool = False) -> Any:
+        """Return a `pandas.DataFrame` with the columns of `to_arrow`. It needs the extra `pandas`.
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        return pandas_frame(self.pages(), flatten=flatten)
+
+
+def read_page(client: "Client", path: str) -> tuple[list[Row], str | None, str | None]:
+    """Return the readings of a page, the cursor of the next page, and the header `Date`."""
+    response = client.request("POST", path, json={"data": client.credentials})
+    raise_for_status(response)
+    try:
+        answer = response.json()
+        rows: list[Row] = answer["data"]
+        cursor: str | None = answer.get("cursor")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise RetryableError(FOREIGN, response) from None
+    return rows, cursor, response.headers.get("Date")
+
+
+def read_path(*, last: int | None, seconds: int | None, start: int | None, end: int | None) -> str:
+    given = {"last": last, "seconds": seconds, "start": start}
+    named = {name: value for name, value in given.items() if value is not None}
+    if len(named) > 1 or (end is not None and start is None):
+        raise ValueError("use one of: last, seconds, start, start with end")
+    path = "/api/iot"
+    for name, value in named.items():
+        path += f"/{value}" if name == "start" else f"/{name}/{value}"
+    return path if end is None else f"{path}/{end}"
+
+
+def unix_ms(time: datetime) -> int:
+    """Return Unix milliseconds. Raise `ValueError` for a time without a time zone."""
+    if time.tzinfo is None:
+        raise ValueError(f"the time {time} has no time zone; for example, add tzinfo=UTC")
+    return int(time.timestamp() * 1000)

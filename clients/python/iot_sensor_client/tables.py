@@ -1,0 +1,97 @@
+"""Readings as a table of pyarrow or pandas."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib import import_module
+from typing import Any
+
+_TIMES = ("relative_timestamp", "interrogator_timestamp")
+_FREEFORM = "freeform"
+Pages = Iterable[Sequence[Mapping[str, Any]]]
+Columns = dict[str, list[Any]]
+
+
+def arrow_table(pages: Pages, *, flatten: bool) -> Any:
+    """Return a `pyarrow.Table`."""
+    with _explained("arrow"):
+        arrow: Any = import_module("pyarrow")
+    columns = _columns(pages, flatten=flatten)
+    types = {"id": arrow.int64(), "absolute_timestamp": arrow.timestamp("s", tz="UTC")}
+    types |= dict.fromkeys(_TIMES, arrow.int64())
+    arrays = {}
+    for name, values in columns.items():
+        known = types.get(name) or (arrow.string() if _is_text(values) else None)
+        try:
+            arrays[name] = arrow.array(values, type=known)
+        except (arrow.ArrowInvalid, arrow.ArrowTypeError, OverflowError):
+            arrays[name] = arrow.array(_as_texts(values), type=arrow.string())
+    return arrow.table(arrays)
+
+
+def pandas_frame(pages: Pages, *, flatten: bool) -> Any:
+    """Return a `pandas.DataFrame`."""
+    with _explained("pandas"):
+        pandas: Any = import_module("pandas")
+    columns = _columns(pages, flatten=flatten)
+    received = columns.pop("absolute_timestamp")
+    frame = pandas.DataFrame(
+        {
+            name: pandas.Series(values, dtype="int64" if name == "id" or name in _TIMES else None)
+            for name, values in columns.items()
+        }
+    )
+    times = pandas.to_datetime(pandas.Series(received, dtype="object"), utc=True)
+    frame.insert(1, "absolute_timestamp", times)
+    return frame
+
+
+def _columns(pages: Pages, *, flatten: bool) -> Columns:
+    columns: Columns = {"id": [], "absolute_timestamp": []} | {name: [] for name in _TIMES}
+    if not flatten:
+        columns[_FREEFORM] = []
+    count = 0
+    for page in pages:
+        for row in page:
+            columns["id"].append(row["id"])
+            columns["absolute_timestamp"].append(_time(row["absolute_timestamp"]))
+            for name in _TIMES:
+                columns[name].append(row[name])
+            members = _members(row[_FREEFORM]) if flatten else {_FREEFORM: row[_FREEFORM]}
+            for name, value in members.items():
+                column = columns.setdefault(name, [])
+                column += [None] * (count - len(column))
+                column.append(value)
+            count += 1
+    for column in columns.values():
+        column.extend([None] * (count - len(column)))
+    return columns
+
+
+def _members(freeform: str) -> dict[str, Any]:
+    value = json.loads(freeform)
+    if isinstance(value, dict):
+        return {f"{_FREEFORM}.{name}": member for name, member in value.items()}
+    return {_FREEFORM: value}
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
+def _is_text(values: Sequence[Any]) -> bool:
+    return all(value is None or isinstance(value, str) for value in values)
+
+
+def _as_texts(values: Sequence[Any]) -> list[str | None]:
+    return [None if value is None else json.dumps(value) for value in values]
+
+
+@contextmanager
+def _explained(extra: str) -> Iterator[None]:
+    try:
+        yield
+    except ImportError as error:
+        message = f"{error}: pip install 'iot-sensor-client[{extra}]'"
+        raise ImportError(message) from error

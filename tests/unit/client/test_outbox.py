@@ -1,0 +1,247 @@
+"""The outbox: what it sends, what it keeps, what it sets aside."""
+
+import gzip
+import json
+import os
+import stat
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from iot_sensor_client import (
+    Client,
+    Outbox,
+    OutboxError,
+    OutboxFullError,
+    RetryPolicy,
+    outbox,
+)
+from support.waiting import wait_until
+from unit.client.conftest import CLOSE, Received, Server
+
+QUICK = RetryPolicy(base_seconds=0.001, max_pause_seconds=0.01)
+NOWHERE = "http://127.0.0.1:1"
+BAD = json.dumps({"error": "relative_time in row 1 is not an integer", "code": "invalid_request"})
+
+
+def reading(number: int, **more: object) -> dict[str, Any]:
+    return {"relative_time": number, "interrogator_time": 2, "freeform": {"rssi": -61}} | more
+
+
+def rows(received: Received) -> list[dict[str, Any]]:
+    body = received.body
+    if received.headers.get("content-encoding") == "gzip":
+        body = gzip.decompress(body)
+    return [row["data"] for row in json.loads(body)]
+
+
+def times(received: Received) -> list[int]:
+    return [row["relative_time"] for row in rows(received)]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "readings.outbox"
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[Client]:
+    with Client(server.url, "secret") as made:
+        yield made
+
+
+def left_behind(path: Path, *readings: dict[str, Any], batch_size: int = 1000) -> None:
+    """Leave readings in an outbox whose service is away."""
+    with Client(NOWHERE, "secret") as away:
+        left = Outbox(away, path, batch_size=batch_size, retry=QUICK)
+        left.send(readings)
+        left.close(timeout=0)
+
+
+def test_readings_are_sent_in_order_in_compressed_batches(
+    server: Server, client: Client, path: Path
+) -> None:
+    with Outbox(client, path, batch_size=100, linger=0) as box:
+        for first in range(0, 300, 50):
+            box.send([reading(number) for number in range(first, first + 50)])
+        box.send(reading(300))
+        assert box.flush(20)
+        state = box.statistics()
+        assert (state.state, state.waiting, state.bytes, state.acknowledged) == ("idle", 0, 0, 301)
+    sent = server.received
+    assert [number for each in sent for number in times(each)] == list(range(301))
+    assert all(len(rows(each)) <= 100 for each in sent)
+    assert rows(sent[0])[0] == {"db_password": "secret", **reading(0)}
+    assert len({each.headers["idempotency-key"] for each in sent}) == len(sent)
+    assert [each.path for each in sent] == ["/api/iot"] * len(sent)
+    assert any(each.headers.get("content-encoding") == "gzip" for each in sent)
+
+
+def test_readings_wait_in_a_private_file_without_the_password(
+    server: Server, client: Client, path: Path
+) -> None:
+    left_behind(path, reading(1), reading(2, freeform="visible"))
+    modes = {stat.S_IMODE(each.stat().st_mode) for each in path.parent.glob("readings.outbox*")}
+    assert modes == {0o600}
+    content = path.read_bytes()
+    assert b"visible" in content
+    assert b"secret" not in content
+    with Outbox(client, path) as box:
+        assert box.flush(20)
+    assert [times(each) for each in server.received] == [[1, 2]]
+
+
+@pytest.mark.parametrize("status", [CLOSE, 429, 500, 503, 401, 404, 302, 415, 400])
+def test_a_batch_is_repeated_unchanged_until_it_is_acknowledged(
+    server: Server, client: Client, path: Path, status: int
+) -> None:
+    """Also after a refusal that no reading can be blamed for, for example by a proxy."""
+    server.answers = [(status, {})] * 3
+    with Outbox(client, path, retry=QUICK, linger=0) as box:
+        box.send(reading(1))
+        wait_until(lambda: len(server.received) > 1, what="the second attempt")
+        box.send(reading(2))
+        assert box.flush(20)
+        assert box.statistics().acknowledged == 2
+    assert [times(each) for each in server.received] == [[1], [1], [1], [1], [2]]
+    assert len({each.headers["idempotency-key"] for each in server.received}) == 2
+
+
+def test_a_batch_keeps_its_key_and_readings_over_a_restart(
+    server: Server, client: Client, path: Path
+) -> None:
+    server.status_of = lambda _: CLOSE
+    box = Outbox(client, path, retry=RetryPolicy(base_seconds=60, max_pause_seconds=60), linger=0)
+    box.send(reading(1))
+    wait_until(lambda: box.statistics().state == "waiting", what="a failed attempt")
+    box.send(reading(2))
+    box.close(timeout=0)
+    server.status_of = None
+    with Outbox(client, path) as box:
+        box.send(reading(3))
+        assert box.flush(20)
+    assert [times(each) for each in server.received[:3]] == [[1], [1], [2]]
+    keys = [each.headers["idempotency-key"] for each in server.received]
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_the_pause_that_the_service_asks_for(server: Server, client: Client, path: Path) -> None:
+    server.answers = [(429, {"Retry-After": "1"})]
+    with Outbox(client, path, retry=QUICK, linger=0) as box:
+        began = time.monotonic()
+        box.send(reading(1))
+        assert box.flush(20)
+        assert time.monotonic() - began >= 1
+        assert len(server.received) == 2
+
+
+def test_bad_readings_are_set_aside_and_the_others_sent(
+    server: Server, client: Client, path: Path
+) -> None:
+    bad = {3, 4, 9}
+    server.body = BAD.encode()
+    server.status_of = lambda received: 400 if bad & set(times(received)) else 201
+    with Outbox(client, path, retry=QUICK) as box:
+        box.send([reading(number) for number in range(12)])
+        assert box.flush(20)
+        state = box.statistics()
+        assert (state.waiting, state.rejected, state.acknowledged) == (0, 3, 9)
+        rejected = box.rejected()
+        assert [each.reading for each in rejected] == [reading(number) for number in (3, 4, 9)]
+        assert "relative_time in row 1 is not an integer" in rejected[0].reason
+        accepted = [each for each in server.received if not bad & set(times(each))]
+        order = [number for each in accepted for number in times(each)]
+        assert order == [number for number in range(12) if number not in bad]
+    with Outbox(client, path) as box:
+        assert box.discard_rejected(rejected[:1]) == 1
+        bad.clear()
+        assert box.resend_rejected(rejected) == 2
+        assert box.flush(20)
+        assert box.statistics().rejected == box.statistics().bytes == 0
+    assert times(server.received[-1]) == [4, 9]
+
+
+def test_a_batch_of_unknown_fate_is_set_aside_when_its_key_expires(
+    server: Server, client: Client, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.answers = [(CLOSE, {})]
+    box = Outbox(client, path, retry=RetryPolicy(base_seconds=60, max_pause_seconds=60), linger=0)
+    box.send(reading(1))
+    wait_until(lambda: box.statistics().state == "waiting", what="a failed attempt")
+    box.send(reading(2))
+    box.close(timeout=0)
+    monkeypatch.setattr(outbox, "KEY_SECONDS", 0)
+    with Outbox(client, path) as box:
+        assert box.flush(20)
+        (rejected,) = box.rejected()
+        assert rejected.reading == reading(1)
+        assert "not known" in rejected.reason
+        box.resend_rejected([rejected])
+        assert box.flush(20)
+    assert [times(each) for each in server.received] == [[1], [2], [1]]
+    assert len({each.headers["idempotency-key"] for each in server.received}) == 3
+
+
+def test_a_full_outbox_says_so_and_keeps_what_it_has(
+    server: Server, client: Client, path: Path
+) -> None:
+    with Client(NOWHERE, "secret") as away:
+        box = Outbox(away, path, max_bytes=1000)
+        for number in range(5):
+            box.send(reading(number))
+        with pytest.raises(OutboxFullError, match=r"is full: it holds \d+ of 1000 bytes"):
+            box.send([reading(number) for number in range(10)])
+        assert box.statistics().waiting == 5
+        box.close(timeout=0)
+    with Outbox(client, path, max_bytes=1000) as box:
+        assert box.flush(20)
+        box.send(reading(5))
+    assert [number for each in server.received for number in times(each)] == list(range(6))
+
+
+def test_a_disk_without_room_is_full(
+    client: Client, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Outbox(client, path) as box:
+        free = os.statvfs(path.parent).f_bavail * os.statvfs(path.parent).f_frsize
+        monkeypatch.setattr("iot_sensor_client.outbox_file.RESERVE_BYTES", 2 * free)
+        with pytest.raises(OutboxFullError, match=r"the disk of the outbox .* is full"):
+            box.send(reading(1))
+        assert box.statistics().waiting == 0
+
+
+def test_a_file_has_one_outbox_at_a_time(client: Client, path: Path) -> None:
+    with Outbox(client, path), pytest.raises(OutboxError, match="is in use"):
+        Outbox(client, path)
+    Outbox(client, path).close()
+
+
+def test_another_file_is_refused(client: Client, tmp_path: Path) -> None:
+    text = tmp_path / "text"
+    text.write_text("no database, but longer than the header of one, which has 100 bytes" * 9)
+    with pytest.raises(OutboxError, match="file is not a database"):
+        Outbox(client, text)
+    with pytest.raises(OutboxError, match="can't be read or written"):
+        Outbox(client, tmp_path / "missing" / "outbox")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"db_password": "secret"}, "reading 1 has a db_password"),
+        ({"freeform": {1, 2}}, "reading 1 can't be written as JSON"),
+    ],
+)
+def test_readings_that_the_outbox_does_not_take(
+    client: Client, path: Path, wrong: dict[str, object], message: str
+) -> None:
+    with Outbox(client, path) as box:
+        with pytest.raises(ValueError, match=message):
+            box.send([reading(0), reading(1, **wrong)])
+        assert box.statistics().waiting == 0
+        box.close()
+        with pytest.raises(OutboxError, match="closed"):
+            box.send(reading(0))

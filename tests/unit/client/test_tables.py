@@ -1,0 +1,77 @@
+"""Readings as tables, page by page."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from iot_sensor_client import Client, tables
+from unit.client.conftest import Server
+
+ROWS = [
+    {
+        "id": 2**52 + number,
+        "absolute_timestamp": "2026-11-28 07:00:00",
+        "relative_timestamp": -1,
+        "interrogator_timestamp": 2**60 + number,
+        "freeform": freeform,
+    }
+    for number, freeform in enumerate(
+        ['{"rssi":-61,"tag":"a","mixed":1}', '{"rssi":-60.5,"mixed":"x","id":7}', "[1]"]
+    )
+]
+COLUMNS = ["id", "absolute_timestamp", "relative_timestamp", "interrogator_timestamp"]
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[Client]:
+    server.body = json.dumps({"data": ROWS, "cursor": None}).encode()
+    with Client(server.url, "secret") as made:
+        yield made
+
+
+def test_arrow(client: Client) -> None:
+    table = client.readings().to_arrow()
+    assert table.column_names == [*COLUMNS, "freeform"]
+    types = ["int64", "timestamp[s, tz=UTC]", "int64", "int64", "string"]
+    assert [str(each) for each in table.schema.types] == types
+    assert table["interrogator_timestamp"].to_pylist() == [2**60, 2**60 + 1, 2**60 + 2]
+    assert str(table["absolute_timestamp"][0].as_py()) == "2026-11-28 07:00:00+00:00"
+    assert table["freeform"].to_pylist() == [row["freeform"] for row in ROWS]
+
+
+def test_arrow_flattened(client: Client) -> None:
+    table = client.readings().to_arrow(flatten=True)
+    members = ["freeform.rssi", "freeform.tag", "freeform.mixed", "freeform.id", "freeform"]
+    assert table.column_names == [*COLUMNS, *members]
+    assert table["freeform.rssi"].to_pylist() == [-61, -60.5, None]
+    assert table["freeform.tag"].to_pylist() == ["a", None, None]
+    assert table["freeform.mixed"].to_pylist() == ["1", '"x"', None]
+    assert table["freeform.id"].to_pylist() == [None, 7, None]
+    assert table["freeform"].to_pylist() == [None, None, [1]]
+
+
+def test_pandas(client: Client) -> None:
+    frame = client.readings().to_pandas(flatten=True)
+    assert list(frame.columns[:4]) == COLUMNS
+    assert [str(each) for each in frame.dtypes[:4]][::2] == ["int64", "int64"]
+    assert str(frame["absolute_timestamp"].dt.tz) == "UTC"
+    assert frame["interrogator_timestamp"].tolist() == [2**60, 2**60 + 1, 2**60 + 2]
+    assert frame["freeform.rssi"].tolist()[:2] == [-61, -60.5]
+
+
+def test_no_reading_is_an_empty_table(client: Client, server: Server) -> None:
+    server.body = b'{"data": []}'
+    assert client.readings().to_arrow().num_rows == 0
+    assert list(client.readings().to_pandas().columns) == [*COLUMNS, "freeform"]
+
+
+def test_a_missing_package_is_named_with_its_extra(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(name: str) -> None:
+        raise ImportError(f"No module named '{name}'")
+
+    monkeypatch.setattr(tables, "import_module", missing)
+    with pytest.raises(ImportError, match=r"pyarrow.*iot-sensor-client\[arrow\]"):
+        client.readings().to_arrow()

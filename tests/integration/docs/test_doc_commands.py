@@ -35,6 +35,7 @@ def directory(tmp_path: Path) -> Path:
     made.mkdir()
     create_keyring_file(made / "keyring.json")
     shutil.copy(ROOT / "charts/iot-sensor/production/redis-users.acl", made / "users.acl")
+    shutil.copy(ROOT / "tests/fixtures/legacy/encpassword.db", made)
     return made
 
 
@@ -65,7 +66,7 @@ def test_scripts_of_documents_run(
     output = run(block, directory, environment, address)
     assert '"error"' not in output
     if SERVICE in block.text:
-        assert re.search(r"object\(s\) created|acknowledged", output)
+        assert re.search(r"object\(s\) created|acknowledged|65 imported", output)
     if block.text.startswith("sed -i"):
         original = (ROOT / "charts/iot-sensor/production/redis-users.acl").read_text("utf-8")
         assert (directory / "users.acl").read_text(encoding="utf-8") != original

@@ -12,6 +12,7 @@ from werkzeug.test import TestResponse
 
 from integration.api.asking import JSON, Api, Row, assert_error, row
 from integration.api.conftest import MakeApi
+from iot_api.ingest.imported_times import MAX_DAYS
 from iot_cipher.tokens import new_tokens_text, with_token
 from iot_models.reading import absolute_timestamp
 from iot_writer.writer import Writer
@@ -51,12 +52,11 @@ def test_each_reading_keeps_its_time(
     today = found.pop(9)
     assert abs(time.time() - _unix(today)) < 60, "an ordinary PUT ignores absolute_timestamp"
     assert found == times | {7: "2014-03-18 10:59:21", 8: "2014-03-18 10:59:22"}
-    months = postgres.execute(
-        "SELECT DISTINCT to_char(to_timestamp(received_min / 1000), 'YYYYMM'),"
-        " to_char(to_timestamp(received_max / 1000), 'YYYYMM') FROM segments"
+    days = postgres.execute(
+        "SELECT DISTINCT received_min / 86400000, received_max / 86400000 FROM segments"
     ).fetchall()
-    assert len(months) == 4, "March and April 2014, January 1970, this month"
-    assert all(low == high for low, high in months), "a segment is of one month"
+    assert len(days) == 5, "18 and 31 March and 1 April 2014, 1 January 1970, today"
+    assert all(low == high for low, high in days), "a segment is of one day"
 
 
 def _unix(text: str) -> float:
@@ -131,3 +131,9 @@ def test_a_key_covers_the_times_of_receipt(api: Api) -> None:
     assert send(api, [old_row(OLD, 1)], **key).headers["Idempotent-Replayed"] == "true"
     assert send(api, [old_row("2014-03-18 10:59:20", 1)], **key).status_code == 422
     assert api.put([old_row(OLD, 1)], key).status_code == 422
+
+
+def test_a_request_may_bring_readings_of_so_many_days(api: Api) -> None:
+    rows = [old_row(absolute_timestamp(day * 86_400), day) for day in range(MAX_DAYS + 1)]
+    assert assert_error(send(api, rows), 413, "too_large")["limit"] == MAX_DAYS
+    assert send(api, rows[1:]).status_code == 201

@@ -3,11 +3,11 @@
 1. Read the file, check each row and note the digests of the readings (`ImportPlan`).
 2. Read the vault, and note which of these readings the service has.
 3. Send the others in chunks, each as one entry with an Idempotency-Key made from its readings, and
-   wait until it is stored.
+   wait until they are stored.
 
 A run that is killed leaves whole chunks, so the next run continues where it stopped. The service
-may not have stored the last chunk yet, so the next run does not find it and sends it again: with
-the same key, which the service remembers. A key may also be remembered for readings that were
+may not have stored the last chunks yet, so the next run does not find them and sends them again:
+with the same keys, which the service remembers. A key may also be remembered for readings that were
 erased since. So after a repeated chunk, the vault is compared again, and what is still absent gets
 another key.
 """
@@ -32,14 +32,19 @@ from .service_pages import ServicePages, checked, reason_of
 
 CHUNK_READINGS = 5_000
 CHUNK_BYTES = 2**20
-"""Chunks stay below the limits of an entry, and are of one month, because an entry is stored whole
+"""Chunks stay below the limits of an entry, and are of one day, because an entry is stored whole
 and a request is not."""
-_PATH = "/api/iot?received=original&ack=stored"
+_PATH = "/api/iot?received=original"
+_UNSTORED_CHUNKS = 16
+"""Chunks that may wait in the backlog. Entries of a vault are stored in order, so the last chunk is
+stored when all are."""
 _MAX_ROUNDS = 3
 _STORED_SECONDS = 600.0
 _MAX_EXAMPLES = 5
-_MONTH = len("2026-11")
+_DAY = len("2026-11-23")
 
+_Chunk = list[tuple[int, ImportRow]]
+"""Places in the file, and rows."""
 Progress = Callable[[str, int, int | None], None]
 """Reports what is under way, how many rows are done, and how many there are if this is known."""
 
@@ -107,7 +112,7 @@ class Importer:
         with closing(self._plan):
             self._plan.load(self._digests())
             if self.report.readings:
-                self._plan.compare(self._stored_digests())
+                self._compare()
                 self.report.present = self.report.readings - self._plan.absent()
                 if not dry_run:
                     self._import()
@@ -117,7 +122,7 @@ class Importer:
         for number in range(1, _MAX_ROUNDS + 1):
             if not self._send_absent(number):
                 return
-            self._plan.compare(self._stored_digests())
+            self._compare()
             absent = self._plan.absent()
             self.report.imported = self.report.readings - self.report.present - absent
             if not absent:
@@ -143,6 +148,21 @@ class Importer:
                 self._high = max(self._high, row.relative)
                 yield place, row.digest()
 
+    def _compare(self) -> None:
+        """Note which readings the service has.
+
+        A chunk that a killed run has sent may be stored while the vault is read, so a part of it
+        may be missing: it would be sent again, under another key. The next pass sees all of it. So
+        the vault is read until two passes find the same.
+        """
+        before = self.report.readings
+        while True:
+            self._plan.compare(self._stored_digests())
+            absent = self._plan.absent()
+            if absent in {0, before}:
+                return
+            before = absent
+
     def _stored_digests(self) -> Iterator[bytes]:
         pages = ServicePages(self._client, self._password, f"/api/iot/{self._low}/{self._high}")
         done = 0
@@ -154,18 +174,22 @@ class Importer:
     def _send_absent(self, number: int) -> bool:
         """Send the readings that the service lacks. Return whether it had some after all."""
         repeated, done, total = False, 0, self._plan.absent()
-        for places, chunk in self._chunks():
+        chunks = self._chunks()
+        chunk, count = next(chunks, None), 0
+        while chunk is not None:
+            following, count = next(chunks, None), count + 1
             self._progress("importing", done, total)
+            wait = following is None or count % _UNSTORED_CHUNKS == 0
+            repeated |= self._send(chunk, number, wait=wait)
             done += len(chunk)
-            repeated |= self._send(places, chunk, number)
+            chunk = following
         return repeated
 
-    def _chunks(self) -> Iterator[tuple[list[int], list[ImportRow]]]:
+    def _chunks(self) -> Iterator[_Chunk]:
         """Yield places and rows. Runs that begin at the same row make the same chunks."""
         absent = self._plan.absent_places()
         wanted = next(absent, None)
-        places: list[int] = []
-        chunk: list[ImportRow] = []
+        chunk: _Chunk = []
         size = 0
         for place, row in enumerate(self._source.rows()):
             if wanted is None:
@@ -175,33 +199,33 @@ class Importer:
             wanted = next(absent, None)
             if isinstance(row, RowError):
                 raise IotError("the file was changed during the import; run the import again")
-            block = place // CHUNK_READINGS
             if chunk and (
-                block != places[0] // CHUNK_READINGS
+                place // CHUNK_READINGS != chunk[0][0] // CHUNK_READINGS
                 or size + len(row.freeform) > CHUNK_BYTES
-                or row.received[:_MONTH] != chunk[0].received[:_MONTH]
+                or row.received[:_DAY] != chunk[0][1].received[:_DAY]
             ):
-                yield places, chunk
-                places, chunk, size = [], [], 0
-            places.append(place)
-            chunk.append(row)
+                yield chunk
+                chunk, size = [], 0
+            chunk.append((place, row))
             size += len(row.freeform)
         if chunk:
-            yield places, chunk
+            yield chunk
 
-    def _send(self, places: list[int], chunk: list[ImportRow], number: int) -> bool:
-        """Send a chunk without the rows that the service refuses. Return whether it was stored
-        before."""
-        rows = list(zip(places, chunk, strict=True))
+    def _send(self, rows: _Chunk, number: int, *, wait: bool) -> bool:
+        """Send a chunk without the rows that the service refuses. Return whether it was accepted
+        before, as far as the service tells."""
+        path = f"{_PATH}&ack=stored" if wait else _PATH
         while rows := self._allowed(rows):
-            key = hashlib.sha256(b"".join(row.digest() for _, row in rows)).hexdigest()
+            # The place: other readings of the file may be equal.
+            parts = [rows[0][0].to_bytes(8), *(row.digest() for _, row in rows)]
+            key = hashlib.sha256(b"".join(parts)).hexdigest()
             body = b"\n".join(row.body(self._password) for _, row in rows)
             headers = {
                 "Content-Type": "application/x-ndjson",
                 "Idempotency-Key": f"import-{key[:32]}-{number}",
             }
             try:
-                response = self._client.request("PUT", _PATH, body, headers)
+                response = self._client.request("PUT", path, body, headers)
                 raise_for_status(response)
             except RejectedError as error:
                 rows = self._without_refused(rows, error)
@@ -219,7 +243,7 @@ class Importer:
             return False
         return False
 
-    def _allowed(self, rows: list[tuple[int, ImportRow]]) -> list[tuple[int, ImportRow]]:
+    def _allowed(self, rows: _Chunk) -> _Chunk:
         """Return the rows within the limits of the service; count the others."""
         allowed = []
         for place, row in rows:
@@ -232,9 +256,7 @@ class Importer:
                 )
         return allowed
 
-    def _without_refused(
-        self, rows: list[tuple[int, ImportRow]], error: RejectedError
-    ) -> list[tuple[int, ImportRow]]:
+    def _without_refused(self, rows: _Chunk, error: RejectedError) -> _Chunk:
         """Return the rows without the one that the service has refused."""
         try:
             details = error.response.json() if error.response is not None else {}

@@ -7,11 +7,14 @@ from functools import lru_cache
 
 import msgspec
 
-from iot_models.errors import InvalidRequestError
+from iot_models.errors import InvalidRequestError, TooLargeError
 from iot_models.reading import absolute_timestamp, int64s
 from iot_models.times import parse_time_or_date
+from iot_stores.months import DAY_MS
 
 _DAY_SECONDS = 86_400
+MAX_DAYS = 366
+"""Each day of a request becomes an entry in the backlog."""
 _ROWS_PER_TURN = 4096
 """Rows that are parsed before other greenlets run."""
 _FIELD = "absolute_timestamp"
@@ -31,9 +34,11 @@ class ImportedTimes:
         """Return Unix milliseconds from the JSON texts of rows with these numbers.
 
         Raises:
+            TooLargeError: the rows are of too many days.
             InvalidRequestError: a row has no time of receipt, or one that is too old or in the
                 future. `oldest` and `latest` are the limits.
         """
+        days: set[int] = set()
         now = int(time.time())
         oldest = now - self._retention_days * _DAY_SECONDS if self._retention_days else 0
         latest = now + self._clock_skew_seconds
@@ -50,11 +55,18 @@ class ImportedTimes:
                 problem = "is in the future"
             else:
                 column.append(moment)
+                days.add(moment // DAY_MS)
                 continue
             raise InvalidRequestError(
                 f"row {number}, {_FIELD}: {problem}",
                 row=number, field=_FIELD, oldest=_text(oldest), latest=_text(latest),
             )  # fmt: skip
+        if len(days) > MAX_DAYS:
+            raise TooLargeError(
+                f"a request may hold readings received on {MAX_DAYS} days, this one holds "
+                f"{len(days)}",
+                limit=MAX_DAYS,
+            )
         return column
 
 

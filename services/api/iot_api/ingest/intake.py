@@ -25,7 +25,7 @@ from iot_models.errors import IotError, Refusal, TooManyRequestsError
 from iot_models.reading import SEPARATOR, ReadingColumns
 from iot_stores.append_outcomes import GuardedError
 from iot_stores.backlog import AppendResult, Backlog, Guard
-from iot_stores.months import month_begin
+from iot_stores.months import DAY_MS
 
 from .idempotency import IdempotencyKey, IdempotencyPolicy, KeyedRequest
 from .parser import Batch
@@ -215,15 +215,15 @@ def _repeated(request: KeyedRequest, answer: bytes) -> Accepted:
 
 
 def _split(readings: ReadingColumns) -> Iterator[ReadingColumns]:
-    """Cut readings into entries. An entry with imported times of receipt is of one month, because
-    it becomes one segment, and a segment belongs to one partition."""
+    """Cut readings into entries. An entry with imported times of receipt is of one day, because it
+    becomes one segment, and retention deletes a segment as a whole."""
     if readings.received is None:
         yield from _cut(readings)
         return
-    months: dict[int, list[int]] = {}
+    days: dict[int, list[int]] = {}
     for place, moment in enumerate(readings.received):
-        months.setdefault(month_begin(moment), []).append(place)
-    for places in months.values():
+        days.setdefault(moment // DAY_MS, []).append(place)
+    for places in days.values():
         yield from _cut(readings.cut(places))
 
 

@@ -37,7 +37,7 @@ from iot_stores.dead_letters import DeadLetters
 from iot_stores.erasures import erased_among
 from iot_stores.forgotten import REASON, DatedEntry, find_forgotten
 from iot_stores.hot_window import DrainedShard, HotWindow
-from iot_stores.months import END_MS, month_begin
+from iot_stores.months import DAY_MS, END_MS
 from iot_stores.postgres import Connection
 from iot_stores.store_states import report
 from iot_stores.stream_entries import HeldEntry, Removal, WaitingEntry
@@ -395,12 +395,13 @@ def _refuse_impossible_time(waiting: WaitingEntry) -> None:
 
 
 def _refuse_impossible_imports(entry: Entry) -> None:
-    """Raise unless one partition can hold imported readings: an entry becomes one segment."""
+    """Raise unless imported readings are of one day: an entry becomes one segment, which is in one
+    partition, and which retention deletes as a whole."""
     received = entry.readings.received
     if received:
         first, last = min(received), max(received)
-        if not 0 <= first <= last < END_MS or month_begin(first) != month_begin(last):
-            raise ImpossibleTimeError("the imported times of receipt are not within one month")
+        if not 0 <= first <= last < END_MS or first // DAY_MS != last // DAY_MS:
+            raise ImpossibleTimeError("the imported times of receipt are not within one day")
 
 
 def _count(stored: StoredBatch) -> None:

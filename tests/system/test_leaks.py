@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -140,8 +141,9 @@ def stores_that_do_not_answer(system: System) -> None:
     with stopped(system.postgres.pid), ExitStack() as opened:
         for pid in children(system.postgres.pid):
             opened.enter_context(stopped(pid))
-        system.put(f"{PASSWORD} {NEW_PASSWORD}")
-        system.read(path="/0")
+        with ThreadPoolExecutor(2) as pool:  # both take until a timeout
+            pool.submit(system.put, f"{PASSWORD} {NEW_PASSWORD}")
+            pool.submit(system.read, path="/0")
     system.sql(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() "
         "AND query NOT LIKE '%pg_stat_activity%'"

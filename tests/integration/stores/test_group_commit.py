@@ -91,7 +91,7 @@ def test_each_caller_gets_the_ends_of_its_entries(callers: Callers) -> None:
     assert len(sent) == CALLERS * 20
     round_trips = callers.client.round_trips - before
     print(f"{CALLERS * 20} appends of {CALLERS} callers took {round_trips} round trips")
-    assert round_trips < CALLERS * 20 / 4
+    assert round_trips < CALLERS * 20 / 2
     check_ends(callers, sent)
 
 

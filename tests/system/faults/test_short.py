@@ -19,7 +19,7 @@ def test_every_kind_of_fault_loses_no_reading() -> None:
     tests = Path(__file__).parents[2]
     command = [sys.executable, "-m", "system.faults", "--seed", "1", "--faults", str(faults)]
     finished = subprocess.run(
-        [*command, "--readings", "60000", "--repeats", "1", "--every", "1.2"],
+        [*command, "--readings", "60000", "--repeats", "1", "--every", "0.9"],
         env={**os.environ, "PYTHONPATH": str(tests)},
         capture_output=True,
         text=True,

@@ -70,6 +70,7 @@ def check(wire: Wire, got: Got | None) -> int:
 
 def test_malformed_bytes_kill_no_worker(fuzzed: Stack) -> None:
     assert fuzzed.api is not None
+    wait_until(lambda: len(fuzzed.workers()) == 2, what="both workers")
     before = fuzzed.workers()
     statuses: Counter[int] = Counter()
     with ThreadPoolExecutor(4) as pool:

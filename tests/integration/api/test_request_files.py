@@ -113,6 +113,7 @@ def test_the_number_of_files_that_a_read_passes(
     found = files_of_second(worker, READ, monkeypatch)
     assert "iot_api/query/readings.py" in found
     assert len(found) <= MAX_READ_FILES, sorted(found)
+    assert not [file for file in found if "redis" in file], "the connection has proven the password"
 
 
 class _Listener:

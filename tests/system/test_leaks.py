@@ -85,6 +85,9 @@ def normal_use(system: System) -> None:
     for path in ("", "/0", "/0/9", "/seconds/60", "/last/2", "/last/1?limit=1&order=desc"):
         assert system.read(path=path) == 200
     assert system.read(WRONG_PASSWORD) == 200
+    for series in ("step=1d", "fields=a"):
+        header = {"X-Iot-Password": PASSWORD}
+        assert system.ask("GET", f"/api/iot/series?{series}", None, **header) == 200
     assert system.ask("POST", "/api/iot/maxtime", {"data": {"db_password": PASSWORD}}) == 200
     assert system.ask("GET", "/api/audit", None) == 200
 
@@ -99,6 +102,8 @@ def secrets_in_wrong_places(system: System) -> None:
     for path in (f"/api/iot/{PASSWORD}", f"/api/{READING}", f"/api/iot?ack={PASSWORD}"):
         assert system.put(path=path) in {400, 404, 405}
     assert system.read(path=f"/last/1?cursor={PASSWORD}") == 400
+    for wrong in (f"password={PASSWORD}", f"step={PASSWORD}", f"{PASSWORD}=1"):
+        assert system.ask("GET", f"/api/iot/series?{wrong}", None) == 400
     assert system.ask("PUT", "/api/iot", [row(PASSWORD), {"data": PASSWORD}]) == 400
     assert system.ask("PUT", "/api/iot", {"data": {"relative_time": READING}}) == 400
 

@@ -245,6 +245,7 @@ def _reads(guarded: Guarded) -> list[dict[str, Any]]:
 
 def test_reads_are_recorded_if_asked_for(audited: Guarded, postgres: psycopg.Connection) -> None:
     paths = {"": 3, "/1": 2, "/0/1": 2, "/last/1": 1, "/seconds/600": 3, "/maxtime": 0}
+    paths |= {"/series?step=1d": 3, "/series?fields=a&to=9999-01-01T00:00:00Z": 3}
     for path in paths:
         assert _read(audited, path).status_code == 200
     assert _read(audited, "?limit=2").status_code == 200
@@ -253,7 +254,8 @@ def test_reads_are_recorded_if_asked_for(audited: Guarded, postgres: psycopg.Con
     assert {each["event"] for each in found} == {"read"}
     assert [each["readings"] for each in found] == [*paths.values(), 2]
     assert [each["range"] for each in found] == [
-        "all", "from 1", "between 0 1", "last 1", "seconds 600", "maxtime", "all",
+        "all", "from 1", "between 0 1", "last 1", "seconds 600", "maxtime",
+        "series", "series received ..253370764800000000", "all",
     ]  # fmt: skip
     for each in found:
         assert (each["vault"], each["token"]) == (vault_id(postgres), "ops")
@@ -267,7 +269,7 @@ def test_reads_are_not_recorded_by_default(make_api: MakeApi) -> None:
     assert [each["event"] for each in events(api)] == ["vault_created"]
 
 
-@pytest.mark.parametrize("path", ["", "/last/1", "/maxtime"])
+@pytest.mark.parametrize("path", ["", "/last/1", "/maxtime", "/series?step=1d", "/series?fields=a"])
 def test_a_read_that_cant_be_recorded_is_refused(
     audited: Guarded, postgres: psycopg.Connection, path: str
 ) -> None:

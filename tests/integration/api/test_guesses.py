@@ -19,6 +19,7 @@ from support.stack import Stack
 from support.waiting import wait_until
 
 LIMIT = 3
+SERIES = "/api/iot/series?step=1d"
 
 
 def guess(api: Api, times: int = LIMIT) -> None:
@@ -30,7 +31,7 @@ def test_a_guessing_client_gets_429(make_api: MakeApi) -> None:
     api = make_api(guess_limit=LIMIT)
     before = sample("iot_unknown_passwords_total")
     guess(api)
-    for path in ("/api/iot", "/api/iot/5", "/api/iot/seconds/5", "/api/rssi/maxtime"):
+    for path in ("/api/iot", "/api/iot/5", "/api/iot/seconds/5", "/api/rssi/maxtime", SERIES):
         answer = api.post(path, "guess again")
         error = assert_error(answer, 429, "too_many_requests")
         assert error["error"] == "too many unknown passwords from this address"

@@ -33,11 +33,12 @@ NEEDED: dict[str, dict[str, Scope | None]] = {
             "/<start>/<end>",
             "/seconds/<count>",
             "/last/<count>",
+            "/series",
         ),
         Scope.READ,
     ),
     "DELETE": {"/<start>/<end>": Scope.ADMIN},
-    "GET": {"/maxtime": Scope.READ, "/stored/<receipt>": Scope.INGEST},
+    "GET": {"/maxtime": Scope.READ, "/series": Scope.READ, "/stored/<receipt>": Scope.INGEST},
 }
 """The scope of each route of readings, repeated independently of the code."""
 ROUTES: dict[tuple[str, str], Scope | None] = {

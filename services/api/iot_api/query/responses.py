@@ -14,7 +14,7 @@ from werkzeug.http import parse_accept_header
 
 from iot_api.audit.reads import ReadRecord
 from iot_api.http.content_encoding import VARY, compress_response
-from iot_api.http.request import NDJSON_TYPES
+from iot_api.http.request import NDJSON, NDJSON_TYPES
 from iot_models import metrics
 from iot_models.errors import FormatError
 from iot_models.reading import Reading
@@ -40,16 +40,11 @@ _text_of = attrgetter("freeform")
 
 
 class ReadingForm(ABC):
-    """Encodes the readings of one response, piece by piece, in order.
-
-    The text of a long reading is encoded in parts: `begin_text`, `more_text`, `end_text`.
-    """
+    """Encodes the readings of one response, piece by piece, in order."""
 
     media_type: str
-    cuts_texts = True
-    """Whether long readings are encoded in parts."""
 
-    def __init__(self, lead: bytes, between: bytes) -> None:
+    def __init__(self, lead: bytes = b"", between: bytes = b"") -> None:
         """`lead` is before the first reading, `between` before each other one."""
         self._lead = lead
         self._between = between
@@ -65,7 +60,15 @@ class ReadingForm(ABC):
 
     @abstractmethod
     def encode(self, readings: list[Reading]) -> bytes:
-        """Encode readings. There must be one."""
+        """Encode readings. There must be one. The result may be empty."""
+
+    @abstractmethod
+    def end(self, cursor: str | None, *, paged: bool) -> bytes:
+        """Encode the end of the response. `paged`: say whether there is a next page."""
+
+
+class CuttingForm(ReadingForm):
+    """Encodes the text of a long reading in parts."""
 
     @abstractmethod
     def begin_text(self, reading: Reading, part: str) -> bytes:
@@ -79,12 +82,8 @@ class ReadingForm(ABC):
     def end_text(self, reading: Reading) -> bytes:
         """Encode the end of the reading."""
 
-    @abstractmethod
-    def end(self, cursor: str | None, *, paged: bool) -> bytes:
-        """Encode the end of the response. `paged`: say whether there is a next page."""
 
-
-class _JsonReadings(ReadingForm):
+class _JsonReadings(CuttingForm):
     def begin_text(self, reading: Reading, part: str) -> bytes:
         head, _, _ = _encoder.encode(replace(reading, freeform="")).partition(b'""')
         return b'%b%b"%b' % (self._next_lead(), head, self.more_text(part))
@@ -145,7 +144,7 @@ class NdjsonForm(_JsonReadings):
         return b'{"cursor":%b}\n' % _encoder.encode(cursor)
 
 
-class CsvForm(ReadingForm):
+class CsvForm(CuttingForm):
     """RFC 4180, with a header line. There is no place for a cursor."""
 
     media_type = "text/csv"
@@ -189,15 +188,21 @@ _FORMS: dict[str, Callable[[], ReadingForm]] = {
 }
 
 
-def requested_form(environ: Mapping[str, Any]) -> ReadingForm:
-    """Return the form that the `Accept` of a WSGI request prefers; JSON if it names none of them,
-    as the old server did.
+def accepted_type(environ: Mapping[str, Any]) -> str:
+    """Return the media type that the `Accept` of a WSGI request prefers: JSON, NDJSON or CSV.
+
+    JSON if it names none of them, as in the old server.
     """
     header = environ.get("HTTP_ACCEPT", "*/*")
     if header == "*/*":
-        return JsonForm()
-    accepted = parse_accept_header(header, MIMEAccept)
-    return _FORMS[accepted.best_match(_FORMS, JsonForm.media_type)]()
+        return JsonForm.media_type
+    found = parse_accept_header(header, MIMEAccept).best_match(_FORMS, JsonForm.media_type)
+    return NDJSON if found in NDJSON_TYPES else found
+
+
+def requested_form(environ: Mapping[str, Any]) -> ReadingForm:
+    """Return the form that a WSGI request accepts."""
+    return _FORMS[accepted_type(environ)]()
 
 
 class ReadingsStream:
@@ -285,8 +290,10 @@ class ReadingsStream:
 
     def _piece(self) -> bytes:
         reading = self._batch[self._used]
-        if self._cut_at or (self.form.cuts_texts and len(reading.freeform) > CUT_CHARACTERS):
-            return self._cut_piece(reading)
+        form = self.form
+        long = self._cut_at or len(reading.freeform) > CUT_CHARACTERS
+        if long and isinstance(form, CuttingForm):
+            return self._cut_piece(reading, form)
         readings = self._next_readings() or [reading]
         piece = self.form.encode(readings)
         self._used += len(readings)
@@ -310,20 +317,20 @@ class ReadingsStream:
             count += 1
         return readings[:count]
 
-    def _cut_piece(self, reading: Reading) -> bytes:
+    def _cut_piece(self, reading: Reading, form: CuttingForm) -> bytes:
         """Encode the next characters of a reading with a long text."""
         begin, end = self._cut_at, self._cut_at + CUT_CHARACTERS
         if begin and reading.id != self._cut_id:
             raise FormatError("a reading was deleted while it was being sent")
         part = reading.freeform[begin:end]
-        piece = self.form.more_text(part) if begin else self.form.begin_text(reading, part)
+        piece = form.more_text(part) if begin else form.begin_text(reading, part)
         if end < len(reading.freeform):
             self._cut_id, self._cut_at = reading.id, end
             return piece
         self._cut_at = 0
         self._used += 1
         self._count(1)
-        return piece + self.form.end_text(reading)
+        return piece + form.end_text(reading)
 
     def _count(self, readings: int) -> None:
         self._sent += readings
@@ -337,33 +344,42 @@ class ReadingsStream:
 
 
 def readings_answer(stream: ReadingsStream, environ: Mapping[str, Any]) -> Response:
-    """Return the response to a WSGI request, with all readings.
+    """Return the response to a WSGI request, with all readings."""
+    return answer(stream.pieces(), stream.form.media_type, environ, stream.begin)
+
+
+def answer(
+    pieces: Iterator[bytes],
+    media_type: str,
+    environ: Mapping[str, Any],
+    begin_stream: Callable[[], None] = lambda: None,
+) -> Response:
+    """Return the response to a WSGI request, from encoded pieces.
 
     The first `WHOLE_BYTES` are encoded before the response begins, so an error until then becomes
     an error response. A later error aborts the connection, so that the client can't take the
-    response for a complete one.
+    response for a complete one. `begin_stream` is called before a response of several pieces.
     """
-    pieces = stream.pieces()
     begin: list[bytes] = []
     size = 0
     for piece in pieces:
         begin.append(piece)
         size += len(piece)
         if size > WHOLE_BYTES:
-            stream.begin()
-            return _response(_stream(b"".join(begin), pieces), stream.form, environ)
-    return _response(b"".join(begin), stream.form, environ)
+            begin_stream()
+            return _response(_stream(b"".join(begin), pieces), media_type, environ)
+    return _response(b"".join(begin), media_type, environ)
 
 
 def empty_answer(form: ReadingForm, environ: Mapping[str, Any], *, paged: bool) -> Response:
     """Return the response to a WSGI request, without readings."""
-    return _response(form.end(None, paged=paged), form, environ)
+    return _response(form.end(None, paged=paged), form.media_type, environ)
 
 
 def _response(
-    body: bytes | Iterable[bytes], form: ReadingForm, environ: Mapping[str, Any]
+    body: bytes | Iterable[bytes], media_type: str, environ: Mapping[str, Any]
 ) -> Response:
-    response = Response(body, mimetype=form.media_type)
+    response = Response(body, mimetype=media_type)
     if "HTTP_ACCEPT_ENCODING" in environ:
         return compress_response(response, environ)
     response.headers["Vary"] = VARY

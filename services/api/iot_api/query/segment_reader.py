@@ -150,7 +150,7 @@ class Rows:
         """Return all rows as readings, in order."""
         if not len(self):
             return []
-        readings = self.columns.cut(slice(self.begin, self.end)).readings()
+        readings = self._readings_of(self.columns.cut(slice(self.begin, self.end)))
         if self.order.descending:
             readings.reverse()
         return readings
@@ -183,13 +183,19 @@ class Rows:
 
     def _run(self, part: slice, texts: list[str]) -> list[Reading]:
         columns = self.columns
-        return SegmentColumns(
-            columns.ids[part],
-            columns.received[part],
-            columns.relative[part],
-            columns.interrogator[part],
-            texts,
-        ).readings()
+        return self._readings_of(
+            SegmentColumns(
+                columns.ids[part],
+                columns.received[part],
+                columns.relative[part],
+                columns.interrogator[part],
+                texts,
+            )
+        )
+
+    @staticmethod
+    def _readings_of(columns: SegmentColumns) -> list[Reading]:
+        return columns.readings()
 
     def _index(self, at: Position, *, behind: bool) -> int:
         """Count the rows before a position; with `behind`, count a row at the position, too."""

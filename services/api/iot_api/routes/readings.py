@@ -131,7 +131,8 @@ class _Views:
         if vault is None:
             return _maxtime(None)
         found = self._readings.max_relative_timestamp(vault)
-        record = self._record_of(vault, "maxtime", requesting_client(self._service.settings))
+        client = requesting_client(self._service.settings)
+        record = record_of(self._service, vault, "maxtime", client)
         if record is not None:
             record.end(0)
         return _maxtime(found)
@@ -162,7 +163,7 @@ class _Views:
         client = requesting_client(self._service.settings)
         page = Page() if paging is None else paging.page(cursor_context)
         read = choose(vault, read_filter, page, client)
-        record = self._record_of(vault, name, client)
+        record = record_of(self._service, vault, name, client)
         stream = ReadingsStream(
             read,
             lambda cursor: encode_cursor(cursor, cursor_context),
@@ -173,19 +174,19 @@ class _Views:
         request.environ[PAUSE] = stream.pause
         return readings_answer(stream, request.environ)
 
-    def _record_of(self, vault: OpenVault, name: str, client: Client) -> ReadRecord | None:
-        if not self._service.settings.audit_reads:
-            return None
-        return ReadRecord(self._service.audit_events, vault.vault_id, name, client)
-
 
 def _requested_vault(service: Service) -> OpenVault | None:
-    """Return the vault of the password in the body. If there is none, count a guess.
+    """Return the vault of the password in the body. If there is none, count a guess."""
+    (password,) = _PASSWORD.receive(request.environ, service.settings)
+    return find_vault(service, password)
+
+
+def find_vault(service: Service, password: bytes) -> OpenVault | None:
+    """Return the vault of a password that the request brings. If there is none, count a guess.
 
     The guess limit does not apply to a password with which the connection has found a vault before:
     the client learns nothing new.
     """
-    (password,) = _PASSWORD.receive(request.environ, service.settings)
     proven = proven_vaults(request.environ, service.settings.trusted_proxies)
     if proven:
         vault = service.vaults.cache.readable(password, proven)
@@ -195,6 +196,13 @@ def _requested_vault(service: Service) -> OpenVault | None:
     if vault is not None and proven is not None:
         prove(proven, [service.vaults.cache.key(password)])
     return vault
+
+
+def record_of(service: Service, vault: OpenVault, name: str, client: Client) -> ReadRecord | None:
+    """Return the record of a read, if reads are recorded."""
+    if not service.settings.audit_reads:
+        return None
+    return ReadRecord(service.audit_events, vault.vault_id, name, client)
 
 
 def _number(field: str, text: str) -> int:

@@ -1,0 +1,86 @@
+"""The view of `/api/iot/series`: fields of readings over time, for notebooks and dashboards."""
+
+import time
+from typing import cast
+
+from flask import Blueprint, Response, request
+
+from iot_api.http.access import needs
+from iot_api.http.request import PasswordsForm, password_bytes, requesting_client
+from iot_api.query.pausable_read import PausableRead
+from iot_api.query.responses import ReadingsStream, accepted_type, answer, readings_answer
+from iot_api.query.series_query import SeriesQuery, parse_series_query
+from iot_api.query.series_rows import MEDIA_FORMS, ROW_FORMS, SeriesForm, window_pieces
+from iot_api.query.series_windows import SeriesWindows
+from iot_api.query.timed_rows import TimedReading, TimedRows
+from iot_api.server.connection import PAUSE
+from iot_api.service import Service
+from iot_models import metrics
+from iot_models.errors import InvalidRequestError
+from iot_models.scopes import Scope
+from iot_stores.history import ReadFilter
+
+from .readings import find_vault, record_of
+
+_PASSWORD = PasswordsForm("db_password", required=False)
+_HEADER = "HTTP_X_IOT_PASSWORD"
+
+
+def series_blueprint(name: str, service: Service) -> Blueprint:
+    """Return a blueprint of the view; it is registered under both prefixes."""
+    blueprint = Blueprint(name, __name__)
+
+    @blueprint.route("/series", methods=["GET", "POST"])
+    @needs(Scope.READ)
+    def series() -> Response:
+        return _series(service)
+
+    return blueprint
+
+
+def _series(service: Service) -> Response:
+    query = parse_series_query(request.args)
+    form_name = query.form or MEDIA_FORMS[accepted_type(request.environ)]
+    form = ROW_FORMS[form_name](query.columns)
+    vault = find_vault(service, _password(service))
+    if vault is None:
+        return answer(iter([form.end()]), form.media_type, request.environ)
+    client = requesting_client(service.settings)
+    read_filter = query.time_range.within(ReadFilter())
+    read = service.readings.select(vault, read_filter, client=client, rows=TimedRows)
+    record = record_of(service, vault, f"series{query.time_range.name}", client)
+    if query.step is not None:
+        windows = _windows(read, query, query.step)
+        if record is not None:
+            record.end(windows.readings)
+        return answer(window_pieces(windows.rows(), form), form.media_type, request.environ)
+    stream = ReadingsStream(read, record=record, form=SeriesForm(query, form))
+    request.environ[PAUSE] = stream.pause
+    return readings_answer(stream, request.environ)
+
+
+def _windows(read: PausableRead, query: SeriesQuery, step: int) -> SeriesWindows:
+    windows = SeriesWindows(query, step)
+    for batch in read:
+        windows.add(cast("list[TimedReading]", batch))
+        del batch  # free its memory before the next one is produced
+        time.sleep(0)  # let other requests of the process run
+    metrics.counter("iot_readings_read_total").inc(windows.readings)
+    return windows
+
+
+def _password(service: Service) -> bytes:
+    """Return the password in the header, or else in the body; empty if there is neither."""
+    header = request.environ.get(_HEADER)
+    if header is None:
+        if request.method != "POST":
+            return b""
+        (password,) = _PASSWORD.receive(request.environ, service.settings)
+        return password
+    try:
+        # WSGI decodes the bytes of a header as Latin-1.
+        text = str(header).encode("latin-1").decode()
+    except UnicodeError:
+        problem = "is not UTF-8; POST the password in the body"
+        raise InvalidRequestError(f"X-Iot-Password: {problem}", field="X-Iot-Password") from None
+    return password_bytes(text, service.settings.max_password_bytes, field="X-Iot-Password")

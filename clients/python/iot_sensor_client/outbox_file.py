@@ -70,7 +70,7 @@ class OutboxFile:
     not happened. All methods raise `OutboxError` if the file can't be read or written.
 
     The contents of a batch are fixed when the batch is first taken, or when the file is opened
-    again. Neither needs a write: a batch can be sent while the disk is full.
+    again. Neither needs a write, except before the first attempt of a process.
     """
 
     def __init__(self, path: Path, max_bytes: int, batch_size: int) -> None:
@@ -80,6 +80,7 @@ class OutboxFile:
         self._lock = threading.RLock()
         self._open: tuple[int, int, int] | None = None
         """Id of the batch that takes the next reading, the number of its readings, their bytes."""
+        self._attempts = False
         with self._reported():
             _create_private(path)
             self._db = sqlite3.connect(
@@ -104,20 +105,29 @@ class OutboxFile:
         run("PRAGMA synchronous = FULL")
         run("PRAGMA fullfsync = ON")  # macOS: fsync alone does not reach the disk
         run(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}")
+        run(f"PRAGMA journal_size_limit = {RESERVE_BYTES}")
         if empty:
             self._db.executescript(_TABLES)
-        with self._transaction():
-            # The process may have ended during an attempt: only the oldest batch is ever tried.
-            run(
-                "UPDATE batches SET tried = created WHERE tried IS NULL"
-                " AND id = (SELECT batch FROM readings ORDER BY id LIMIT 1)"
-                " AND NOT (SELECT clean FROM state)"
-            )
-            run("UPDATE state SET clean = 0")
         size = f"count(*), coalesce(sum(length(body) + {ROW_BYTES}), 0)"
         self._waiting, waiting_bytes = run(f"SELECT {size} FROM readings").fetchone()  # noqa: S608
         self._rejected, rejected_bytes = run(f"SELECT {size} FROM rejected").fetchone()  # noqa: S608
         self._bytes = waiting_bytes + rejected_bytes
+
+    def _before_first_attempt(self) -> None:
+        """Record that attempts begin: after a crash, the oldest batch may have been sent.
+
+        This needs space on the disk; opening the file does not.
+        """
+        if self._attempts:
+            return
+        with self._transaction():
+            self._db.execute(
+                "UPDATE batches SET tried = created WHERE tried IS NULL"
+                " AND id = (SELECT batch FROM readings ORDER BY id LIMIT 1)"
+                " AND NOT (SELECT clean FROM state)"
+            )
+            self._db.execute("UPDATE state SET clean = 0")
+        self._attempts = True
 
     def counts(self) -> Counts:
         """Return what the file holds."""
@@ -143,7 +153,8 @@ class OutboxFile:
                     f"the outbox {self._path} is full: it holds {self._bytes} of {self._max_bytes}"
                     f" bytes, and the readings need {added}; nothing of them was stored"
                 )
-            if shutil.disk_usage(self._path.parent).free < RESERVE_BYTES + added:
+            # Readings are written twice: to the WAL, and from there to the database.
+            if shutil.disk_usage(self._path.parent).free < RESERVE_BYTES + 2 * added:
                 raise OutboxFullError(_disk_full(self._path))
             with self._transaction():
                 self._insert(rows)
@@ -171,6 +182,7 @@ class OutboxFile:
     def take(self) -> Batch | None:
         """Return the oldest batch, None if no reading waits. It stays until it is removed."""
         with self._lock, self._reported():
+            self._before_first_attempt()
             rows: list[str] = []
             first = last = number = 0
             for reading, batch, body in self._db.execute(
@@ -243,10 +255,11 @@ class OutboxFile:
         """
         with self._lock, self._reported():
             with self._transaction():
-                rows = []
+                rows: list[str] = []
                 for each in ids:
-                    query = "DELETE FROM rejected WHERE id = ? RETURNING body"
+                    query = "SELECT body FROM rejected WHERE id = ?"
                     rows += [body for (body,) in self._db.execute(query, (each,)).fetchall()]
+                    self._db.execute("DELETE FROM rejected WHERE id = ?", (each,))
                 if send and rows:
                     self._insert(rows)
             self._rejected -= len(rows)
@@ -258,8 +271,9 @@ class OutboxFile:
         """Close the file. No attempt may be under way."""
         with self._lock, self._reported():
             try:
-                with self._transaction():
-                    self._db.execute("UPDATE state SET clean = 1")
+                if self._attempts:
+                    with self._transaction():
+                        self._db.execute("UPDATE state SET clean = 1")
             finally:
                 self._db.close()
 
@@ -294,6 +308,8 @@ def _create_private(path: Path) -> None:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     except FileExistsError:
         return
+    if os.name == "nt":
+        return  # a folder can't be synced
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)  # the name of the file survives a power loss
@@ -302,7 +318,7 @@ def _create_private(path: Path) -> None:
 
 
 def _disk_full(path: Path) -> str:
-    return f"the disk of the outbox {path} is full: free some space; nothing was stored"
+    return f"the disk of the outbox {path} is full: free some space"
 
 
 def _size(rows: Sequence[str]) -> int:

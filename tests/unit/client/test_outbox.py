@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import shutil
 import stat
 import time
 from collections.abc import Iterator
@@ -183,6 +184,38 @@ def test_a_batch_of_unknown_fate_is_set_aside_when_its_key_expires(
         assert box.flush(20)
     assert [times(each) for each in server.received] == [[1], [2], [1]]
     assert len({each.headers["idempotency-key"] for each in server.received}) == 3
+
+
+def test_after_a_crash_the_oldest_batch_may_have_been_sent(
+    server: Server, client: Client, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The copy of an open file is what a kill or a power loss leaves."""
+    with Client(NOWHERE, "secret") as away:
+        box = Outbox(away, path, retry=QUICK, linger=0)
+        box.send(reading(1))
+        wait_until(lambda: box.statistics().last_error is not None, what="a failed attempt")
+        box.send([reading(2), reading(3)])
+        crashed = path.with_name("crashed")
+        for suffix in ("", "-wal"):
+            shutil.copy(f"{path}{suffix}", f"{crashed}{suffix}")
+        box.close(timeout=0)
+    unsure = path.with_name("unsure")
+    for suffix in ("", "-wal"):
+        shutil.copy(f"{crashed}{suffix}", f"{unsure}{suffix}")
+    with Outbox(client, crashed) as box:
+        assert box.flush(20)
+    assert [times(each) for each in server.received] == [[1], [2, 3]]
+    monkeypatch.setattr(outbox, "KEY_SECONDS", 0)
+    for used, aside in ((unsure, [reading(1)]), (path, [])):
+        with Outbox(client, used) as box:
+            assert box.flush(20)
+            assert [each.reading for each in box.rejected()] == aside
+    server.received.clear()
+    with Outbox(client, path.with_name("sends"), in_doubt="send", linger=0, retry=QUICK) as box:
+        server.answers = [(CLOSE, {})]
+        box.send(reading(4))
+        assert box.flush(20)
+    assert [times(each) for each in server.received] == [[4], [4]]
 
 
 def test_a_full_outbox_says_so_and_keeps_what_it_has(

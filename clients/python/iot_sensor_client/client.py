@@ -307,7 +307,8 @@ class Client:
         It waits for new readings until `stop` is set. Each comes exactly once, however long the
         service needs to store it. Readings that were received up to `overlap` seconds before and
         are stored after the first `next` come too. Imported readings do not: they are received in
-        the past. Readings of one poll come in the order of their ids.
+        the past; nor do readings that the service held because Postgres had lost their vault.
+        Readings of one poll come in the order of their ids.
 
         Args:
             interval: seconds between two polls.
@@ -316,7 +317,8 @@ class Client:
             stop: ends the iterator when it is set.
 
         Raises:
-            The errors of `read`, after the retries of the client. A new call begins anew.
+            The errors of `read`, if the first poll fails, or if the service is there and refuses.
+            An outage is waited for, and logged. A new call begins anew.
         """
         for rows in Follower(self, interval, overlap, stop or threading.Event()).run():
             yield from rows

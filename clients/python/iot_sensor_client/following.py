@@ -1,5 +1,6 @@
 """Live readings: those received from now on, as they can be read."""
 
+import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -8,10 +9,13 @@ from email.utils import parsedate_to_datetime
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
+from .errors import RetryableError
 from .readings import PAGE_SIZE, read_page
 
 if TYPE_CHECKING:
     from .client import Client
+
+_log = logging.getLogger("iot_sensor_client")
 
 
 class Follower:
@@ -45,7 +49,13 @@ class Follower:
         self._newest = max(self._newest, begin - self._overlap)
         while not self._stop.wait(self._interval):
             since = self._now() - self._newest + self._overlap
-            rows = self._poll(max(1, ceil(since.total_seconds())))
+            try:
+                rows = self._poll(max(1, ceil(since.total_seconds())))
+            except RetryableError as error:
+                if not _is_temporary(error):
+                    raise
+                _log.warning("follow waits for the service: %s", error)
+                continue
             new = sorted(
                 (row for row in rows if row["id"] not in self._seen), key=lambda row: int(row["id"])
             )
@@ -82,6 +92,10 @@ class Follower:
         # A poll begins `overlap` before the newest reading; a margin for the clock of the answers.
         oldest = self._newest - 2 * self._overlap - timedelta(seconds=5)
         self._seen = {each: at for each, at in self._seen.items() if at >= oldest}
+
+
+def _is_temporary(error: RetryableError) -> bool:
+    return error.status is None or error.status in {408, 429} or error.status >= 500
 
 
 def _parsed(date: str | None) -> datetime:

@@ -20,6 +20,7 @@ from iot_sensor_client import (
     RetryPolicy,
     outbox,
 )
+from iot_sensor_client.outbox_file import OutboxFile
 from support.waiting import wait_until
 from unit.client.conftest import CLOSE, Received, Server
 
@@ -244,6 +245,16 @@ def test_a_disk_without_room_is_full(
         with pytest.raises(OutboxFullError, match=r"the disk of the outbox .* is full"):
             box.send(reading(1))
         assert box.statistics().waiting == 0
+
+
+def test_each_change_is_synced_to_the_disk(path: Path) -> None:
+    """A test can't cut the power."""
+    file = OutboxFile(path, 10**6, 1000)
+    pragmas = ("journal_mode", "synchronous")
+    database = file._db  # noqa: SLF001 -- the pragmas are those of a connection
+    found = [database.execute(f"PRAGMA {name}").fetchone()[0] for name in pragmas]
+    file.close()
+    assert found == ["wal", 2]
 
 
 def test_a_file_has_one_outbox_at_a_time(client: Client, path: Path) -> None:

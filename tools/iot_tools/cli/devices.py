@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from iot_models.errors import SettingsError
@@ -97,6 +98,12 @@ def add_send(commands: "Subparsers[argparse.ArgumentParser]") -> None:
         metavar="SECONDS",
         help="how long to try again while the service is away (default 60)",
     )
+    parser.add_argument(
+        "--outbox",
+        type=Path,
+        metavar="FILE",
+        help="keep readings that are not acknowledged in this file, and send them at the next call",
+    )
     parser.add_argument("--quiet", action="store_true", help="print errors only")
     add_password(parser)
     add_token(parser)
@@ -147,7 +154,12 @@ def _progress_line() -> "Show | None":
 
 def _send(parsed: argparse.Namespace) -> int:
     from iot_sensor_client import Client, RetryPolicy  # noqa: PLC0415 -- only where needed
-    from iot_tools.devices.sender import parse_lines, reading_of, send  # noqa: PLC0415
+    from iot_tools.devices.sender import (  # noqa: PLC0415
+        parse_lines,
+        reading_of,
+        send,
+        send_through,
+    )
 
     readings = (
         [reading_of(parsed.fields, parsed.time)]
@@ -161,7 +173,11 @@ def _send(parsed: argparse.Namespace) -> int:
     except ValueError as error:
         raise SettingsError(f"--url is {error}") from None
     with client:
-        sent = send(client, parsed.url, readings)
+        if parsed.outbox is not None:
+            said = send_through(parsed.outbox, client, readings, wait_seconds=parsed.wait)
+        else:
+            sent = send(client, parsed.url, readings)
+            said = f"{sent} {'reading' if sent == 1 else 'readings'} acknowledged"
     if not parsed.quiet:
-        print(f"{parsed.url}: {sent} {'reading' if sent == 1 else 'readings'} acknowledged")
+        print(f"{parsed.url}: {said}")
     return 0

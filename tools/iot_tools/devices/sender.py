@@ -4,10 +4,11 @@ import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from iot_models.errors import IotError, SettingsError
-from iot_sensor_client import Client, ClientError
+from iot_sensor_client import Client, ClientError, Outbox, OutboxError
 
 BATCH_READINGS = 1000
 _MEMBERS = {"freeform", "relative_time", "interrogator_time"}
@@ -33,6 +34,36 @@ def send(client: Client, url: str, readings: Iterable[dict[str, Any]]) -> int:
             raise IotError(f"{url}: {error}{before}") from None
         sent += len(batch)
         before = f"; {sent} readings were acknowledged before"
+
+
+def send_through(
+    path: Path, client: Client, readings: Iterable[dict[str, Any]], *, wait_seconds: float
+) -> str:
+    """Store readings in an outbox file, send what it holds, and return what became of that.
+
+    What is not acknowledged within `wait_seconds` stays in the file.
+
+    Raises:
+        IotError: the outbox can't store the readings, or the service refused readings for good.
+    """
+    rest = iter(readings)
+    try:
+        with Outbox(client, path, linger=0.0) as outbox:
+            while batch := list(islice(rest, BATCH_READINGS)):
+                outbox.send(batch)
+            outbox.flush(timeout=wait_seconds)
+            rejected, counts = outbox.rejected(), outbox.statistics()
+    except (OutboxError, ValueError) as error:
+        raise IotError(f"{path}: {error}") from None
+    if rejected:
+        raise IotError(
+            f"{path}: the service refused {len(rejected)} readings, which stay in the file: "
+            f"{rejected[0].reason}"
+        )
+    if counts.waiting:
+        reason = f" ({counts.last_error})" if counts.last_error else ""
+        return f"{counts.waiting} readings wait in {path}{reason}"
+    return f"{counts.acknowledged} readings acknowledged, none waits"
 
 
 def reading_of(fields: Sequence[str], taken_at: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import io
 import time
+from pathlib import Path
 from typing import Protocol
 
 import pytest
@@ -86,3 +87,18 @@ def test_no_field_is_no_reading(service: Service, capsys: Captured) -> None:
     assert main(["send", "--url", service.url, "temperature"]) == 2
     assert capsys.readouterr().err == "'temperature' does not have the form FIELD=VALUE\n"
     assert service.requests == 0
+
+
+def test_an_outbox_keeps_readings_until_the_service_is_back(
+    service: Service, capsys: Captured, tmp_path: Path
+) -> None:
+    words = ["--outbox", str(tmp_path / "outbox"), "--wait", "0"]
+    assert main(["send", "--url", "http://127.0.0.1:1", *words, "x=1"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"http://127.0.0.1:1: 1 readings wait in {tmp_path / 'outbox'}")
+    words[-1] = "30"
+    assert main(["send", "--url", service.url, *words, "x=2"]) == 0
+    assert [reading["freeform"] for reading in service.readings] == [{"x": 1}, {"x": 2}]
+    said = capsys.readouterr().out
+    assert said.startswith(f"{service.url}: ")
+    assert said.endswith("readings acknowledged, none waits\n")

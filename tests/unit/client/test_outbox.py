@@ -7,6 +7,7 @@ import shutil
 import stat
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,36 @@ def test_bad_readings_are_set_aside_and_the_others_sent(
         assert box.flush(20)
         assert box.statistics().rejected == box.statistics().bytes == 0
     assert times(server.received[-1]) == [4, 9]
+
+
+def test_a_batch_too_large_for_a_proxy_is_divided(
+    server: Server, client: Client, path: Path
+) -> None:
+    server.status_of = lambda received: 413 if len(rows(received)) > 5 else 201
+    with Outbox(client, path, retry=QUICK) as box:
+        box.send([reading(number) for number in range(20)])
+        assert box.flush(20)
+        assert box.statistics().rejected == 0
+    accepted = [times(each) for each in server.received if len(rows(each)) <= 5]
+    assert [number for each in accepted for number in each] == list(range(20))
+
+
+def test_threads_share_an_outbox(server: Server, client: Client, path: Path) -> None:
+    server.answers = [(CLOSE, {}), (503, {})] * 5
+    with Outbox(client, path, batch_size=7, linger=0, retry=QUICK) as box:
+
+        def send(thread: int) -> None:
+            for number in range(0, 60, 3):
+                box.send([reading(100 * thread + number + each) for each in range(3)])
+
+        with ThreadPoolExecutor(4) as threads:
+            list(threads.map(send, range(4)))
+        assert box.flush(30)
+    by_key = {each.headers["idempotency-key"]: times(each) for each in server.received}
+    order = [number for each in by_key.values() for number in each]
+    for thread in range(4):
+        own = [number for number in order if number // 100 == thread]
+        assert own == list(range(100 * thread, 100 * thread + 60))
 
 
 def test_a_batch_of_unknown_fate_is_set_aside_when_its_key_expires(

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import random
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,9 +15,11 @@ import pytest
 
 from integration.api.asking import JSON, Api, assert_error
 from integration.api.asking import row as put_row
-from integration.compaction.past import Past, Sent, noon
+from integration.compaction.past import Past, Sent, each_second, noon
 from integration.writer.sending import sending
-from iot_api.query import pausable_read, series_windows
+from iot_api.query import pausable_read, responses, series_rows, series_windows
+from iot_api.routes import series as series_route
+from iot_models.errors import UnavailableError
 from iot_models.settings import load
 from iot_writer.writer import Writer
 from support.draining import drain_all
@@ -334,3 +337,86 @@ def test_numbers_may_be_strings_and_of_any_size(module_api: Api, module_writer: 
     assert window("first", where="n:4") is True
     assert window("stdev") is None  # beyond a double
     assert window("mean") is None
+
+
+LARGE = 60_000
+
+
+@pytest.fixture(scope="module")
+def large(past: Past) -> list[Sent]:
+    """Readings of 50 tags, one a second, under a password of their own."""
+    sent = each_second(BEGIN, LARGE)
+    past.store(b"large", sent, each=4000)
+    return sent
+
+
+def test_many_windows_equal_numpy(module_api: Api, large: list[Sent]) -> None:
+    times = np.array([interrogator // 1000 // MINUTE * MINUTE for _, interrogator, *_ in large])
+    contents = [json.loads(text) for *_, text in large]
+    tags = np.array([content["epc96"] for content in contents])
+    rssi = np.array([content["rssi"] for content in contents])
+    keys, places = np.unique(np.stack([times.astype(str), tags]), axis=1, return_inverse=True)
+    counts = np.bincount(places.ravel())
+    means = np.bincount(places.ravel(), weights=rssi) / counts
+    wanted = {(int(time), str(tag)): mean for time, tag, mean in zip(*keys, means, strict=True)}
+    rows = series(module_api, "large", fields="rssi", group="epc96", step="1m", by="interrogator")
+    assert len(rows) == len(wanted) > 30_000
+    for each in rows:
+        assert each["rssi"] == pytest.approx(wanted[each["time"], each["epc96"]], rel=1e-12)
+
+
+def test_windows_cost_about_as_much_as_a_plain_read(module_api: Api, large: list[Sent]) -> None:
+    """Measured: 0.9 times as much, and 1.3 s of CPU time for 1,000,000 readings."""
+
+    def cost(read: Callable[[], object]) -> float:
+        seconds = []
+        for _ in range(4):
+            began = time.process_time()
+            read()
+            seconds.append(time.process_time() - began)
+        return min(seconds)
+
+    assert len(module_api.read("", "large")) == len(large)
+    plain = cost(lambda: module_api.post("/api/iot", "large").data)
+    windows = cost(
+        lambda: series(module_api, "large", fields="rssi", group="epc96", step="1h", agg="stdev")
+    )
+    assert windows < 2 * plain
+
+
+@pytest.mark.parametrize("form", ["json", "ndjson", "csv"])
+def test_a_streamed_series_is_the_same(
+    api: Api, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In pieces of few readings, of which some have no row."""
+    paths = [
+        f"/api/iot/series?format={form}&fields=rssi&{rest}"
+        for rest in ("", "where=epc96:d, e", "where=epc96:none", "step=1m&group=epc96")
+    ]
+
+    def bodies() -> list[bytes]:
+        return [api.ask("GET", path, headers={"X-Iot-Password": "p"}).data for path in paths]
+
+    whole = bodies()
+    monkeypatch.setattr(responses, "WHOLE_BYTES", 0)
+    monkeypatch.setattr(responses, "CHUNK", 3)
+    monkeypatch.setattr(responses, "RUN_CHUNK", 3)
+    monkeypatch.setattr(series_rows, "ROWS", 3)
+    assert bodies() == whole
+    assert len({len(body) for body in whole}) == len(whole)
+
+
+def test_windows_are_charged_as_memory_of_the_request(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    charged: list[int] = []
+    monkeypatch.setattr(series_route, "charge_request", lambda _, count: charged.append(count))
+    rows = series(api, step="1m", group="epc96")
+    assert sum(charged) >= 200 * len(rows)
+
+    def refuse(_: object, count: int) -> None:
+        raise UnavailableError(f"this server is short of memory for {count} bytes", retry_after=1)
+
+    monkeypatch.setattr(series_route, "charge_request", refuse)
+    answer = api.ask("GET", "/api/iot/series?step=1m", headers={"X-Iot-Password": "p"})
+    assert_error(answer, 503, "unavailable")

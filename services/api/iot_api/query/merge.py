@@ -2,7 +2,7 @@
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from heapq import heappop, heappush
@@ -37,7 +37,7 @@ def merge(
     batch: int = 0,
     max_bytes: Callable[[], int] = lambda: BUFFER_BYTES,
     report_overlap: Callable[[int], None] = lambda _: None,
-) -> Iterator[list[Reading]]:
+) -> Iterator[Sequence[Reading]]:
     """Yield the readings of all segments in order, in batches of about `batch` (0: `BATCH`).
 
     `segments` must be ordered by their begins, so that all readings before the next segment's begin
@@ -114,7 +114,7 @@ class MergeBuffer:
         """Look for duplicates: the next segment may repeat readings of earlier ones."""
         self._may_repeat = True
 
-    def advance_to(self, begin: Position | None) -> Iterator[list[Reading]]:
+    def advance_to(self, begin: Position | None) -> Iterator[Sequence[Reading]]:
         """Yield readings before `begin`, the begin of the next segment; None: yield all.
 
         Yields nothing while there are too few readings for a batch.
@@ -170,7 +170,7 @@ class MergeBuffer:
                 return key, buffered.segment
         return None
 
-    def _emit_before(self, begin: Position | None) -> Iterator[list[Reading]]:
+    def _emit_before(self, begin: Position | None) -> Iterator[Sequence[Reading]]:
         reached_cut = self._cut is not None and (begin is None or begin >= self._cut)
         if reached_cut:
             self._cut = None
@@ -187,7 +187,7 @@ class MergeBuffer:
         self._enough = max(self._batch, 2 * len(self._readings))
         self._enough_bytes = max(BATCH_BYTES, 2 * self._bytes)
 
-    def _emit_single(self, single: Rows, begin: Position | None) -> Iterator[list[Reading]]:
+    def _emit_single(self, single: Rows, begin: Position | None) -> Iterator[Sequence[Reading]]:
         """Yield the rows before `begin`, and buffer the others."""
         self._single = None
         head = single if begin is None else single.before(begin)
@@ -199,7 +199,7 @@ class MergeBuffer:
         self._bytes = rest.bytes
         self._require_more()
 
-    def _emit_sorted(self, end: Position | None) -> Iterator[list[Reading]]:
+    def _emit_sorted(self, end: Position | None) -> Iterator[Sequence[Reading]]:
         self._sort()
         readings, key = self._readings, self._order.key
         complete = len(readings) if end is None else bisect_left(readings, end, key=key)

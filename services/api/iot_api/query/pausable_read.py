@@ -10,7 +10,7 @@ Every other reading appears exactly once.
 
 import logging
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 
@@ -82,11 +82,11 @@ class Page:
         return replace(self, limit=limit, cursor=cursor)
 
 
-Batches = Generator[list[Reading], None, Cursor | None]
+Batches = Generator[Sequence[Reading], None, Cursor | None]
 """Yields batches of some thousands of readings; returns the cursor of the next page, if any."""
 Produce = Callable[[Page], Batches]
 """Produces a page within one turn."""
-FixEnd = Callable[[Page, list[Reading], Batches], Page]
+FixEnd = Callable[[Page, Sequence[Reading], Batches], Page]
 """Replaces the limit of a page by a position, from the current batch and the remaining batches."""
 
 _log = logging.getLogger(__name__)
@@ -149,7 +149,7 @@ class PausableRead:
         self._after: Position | None = None
         """Position of the last reading that was sent of this page; their number is `_given`."""
         self._given = 0
-        self._batch: list[Reading] = []
+        self._batch: Sequence[Reading] = []
         self._producer: Batches | None = None
         self._fix_end: FixEnd | None = None
         self._begun = False
@@ -211,7 +211,7 @@ class PausableRead:
             self._fix_end, self._batch = None, []
             self._end_turn()
 
-    def _turn(self) -> Generator[list[Reading], None, tuple[bool, Cursor | None]]:
+    def _turn(self) -> Generator[Sequence[Reading], None, tuple[bool, Cursor | None]]:
         """Yield the batches of one turn; return whether the page is complete, and its cursor."""
         self._turn_began = time.monotonic()
         first = True
@@ -347,7 +347,7 @@ class Scan:
         return open_and_note
 
 
-def limited(batches: Generator[list[Reading], None, None], page: Page) -> Batches:
+def limited(batches: Generator[Sequence[Reading], None, None], page: Page) -> Batches:
     """Yield the readings up to the limit of the page; return the cursor if there are more."""
     with closing(batches):
         left = page.limit
@@ -368,8 +368,8 @@ def limited(batches: Generator[list[Reading], None, None], page: Page) -> Batche
 
 
 def first_readings(
-    batches: Generator[list[Reading], None, None], count: int
-) -> Generator[list[Reading], None, None]:
+    batches: Generator[Sequence[Reading], None, None], count: int
+) -> Generator[Sequence[Reading], None, None]:
     """Yield the first `count` readings."""
     with closing(batches):
         for batch in batches:

@@ -1,7 +1,7 @@
 """Reads of a vault: find its segments in Postgres or the hot window, and merge their readings."""
 
 import logging
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -241,7 +241,7 @@ class Readings:
 
     def _stored(
         self, read: PausableRead, vault: OpenVault, read_filter: ReadFilter, page_range: PageRange
-    ) -> Generator[list[Reading], None, None]:
+    ) -> Generator[Sequence[Reading], None, None]:
         with (
             read.slot(self._slots.postgres),
             self._pool.connection() as connection,
@@ -258,7 +258,7 @@ class Readings:
         vault: OpenVault,
         read_filter: ReadFilter,
         page_range: PageRange,
-    ) -> Generator[list[Reading], None, None]:
+    ) -> Generator[Sequence[Reading], None, None]:
         page_range = read_filter.narrow(page_range)
         order = DESCENDING if page_range.descending else ASCENDING
         batch = 0 if page_range.limit is None else min(page_range.limit, BATCH)
@@ -311,7 +311,7 @@ class Readings:
         read_filter: ReadFilter,
         page_range: PageRange,
         found: list[SegmentBounds],
-    ) -> Generator[list[Reading], None, None]:
+    ) -> Generator[Sequence[Reading], None, None]:
         """Read from the hot window as far as it has the segments, and the rest from Postgres.
 
         An evicted segment is not replaced by itself: a compaction may have merged it with others.
@@ -363,7 +363,7 @@ def _report_overlap(read: PausableRead, vault: OpenVault, reading_id: int) -> No
     _log.error("segments of vault %s have ids in common (%d): %s", vault.vault_id, reading_id, why)
 
 
-def _with_end(page: Page, batch: list[Reading], rest: Batches) -> Page:
+def _with_end(page: Page, batch: Sequence[Reading], rest: Batches) -> Page:
     """Return the page bounded by the position of its last reading instead of its limit."""
     last = batch[-1]
     try:
@@ -402,7 +402,7 @@ def _tail(batches: Batches, count: int) -> _Tail | None:
         first = position(batch[-1])
         if readings is not None:
             size += sum(len(reading.freeform) for reading in batch)
-            readings = readings + batch if size <= MAX_BUFFERED_CHARACTERS else None
+            readings = [*readings, *batch] if size <= MAX_BUFFERED_CHARACTERS else None
         del batch  # free its memory before the next one is produced
     if first is None or last is None:
         return None

@@ -2,7 +2,7 @@
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -59,7 +59,7 @@ class ReadingForm(ABC):
         return lead
 
     @abstractmethod
-    def encode(self, readings: list[Reading]) -> bytes:
+    def encode(self, readings: Sequence[Reading]) -> bytes:
         """Encode readings. There must be one. The result may be empty."""
 
     @abstractmethod
@@ -105,7 +105,7 @@ class JsonForm(_JsonReadings):
     def __init__(self) -> None:
         super().__init__(b'{"data":[', b",")
 
-    def encode(self, readings: list[Reading]) -> bytes:
+    def encode(self, readings: Sequence[Reading]) -> bytes:
         """Encode readings."""
         # Into one buffer: each copy of a response costs a tenth of its encoding.
         lead, buffer = self._next_lead(), self._buffer
@@ -129,7 +129,7 @@ class NdjsonForm(_JsonReadings):
     def __init__(self) -> None:
         super().__init__(b"", b"")
 
-    def encode(self, readings: list[Reading]) -> bytes:
+    def encode(self, readings: Sequence[Reading]) -> bytes:
         """Encode readings."""
         return _encoder.encode_lines(readings)
 
@@ -153,7 +153,7 @@ class CsvForm(CuttingForm):
         columns = "id,absolute_timestamp,relative_timestamp,interrogator_timestamp,freeform"
         super().__init__(columns.encode() + b"\r\n", b"")
 
-    def encode(self, readings: list[Reading]) -> bytes:
+    def encode(self, readings: Sequence[Reading]) -> bytes:
         """Encode readings."""
         lines = [
             f"{each.id},{each.absolute_timestamp},{each.relative_timestamp}"
@@ -233,7 +233,7 @@ class ReadingsStream:
         self._batches = iter(read)
         self._encode_cursor = encode_cursor
         self._cursor: Cursor | None = None
-        self._batch: list[Reading] = []
+        self._batch: Sequence[Reading] = []
         self._used = 0
         """Number of encoded readings of the batch."""
         self._cut_id = 0
@@ -300,8 +300,9 @@ class ReadingsStream:
         self._count(len(readings))
         return piece
 
-    def _next_readings(self) -> list[Reading]:
+    def _next_readings(self) -> Sequence[Reading]:
         """Return the next readings that fit into one piece."""
+        readings: Sequence[Reading]
         if isinstance(self._batch, Run):
             readings = self._batch[self._used : self._used + RUN_CHUNK]
             if len(readings[-1].freeform) <= CUT_CHARACTERS:

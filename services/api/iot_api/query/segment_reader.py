@@ -7,7 +7,7 @@
 import logging
 import time
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import compress
 from operator import attrgetter
@@ -155,7 +155,7 @@ class Rows:
             readings.reverse()
         return readings
 
-    def runs(self) -> Iterator[list[Reading]]:
+    def runs(self) -> Iterator[Sequence[Reading]]:
         """Yield all rows as readings, in order, in batches."""
         texts = self.columns.freeform
         if not isinstance(texts, Texts):
@@ -165,7 +165,8 @@ class Rows:
             for run in texts.runs_from_end(RUN_CHARACTERS, len(self.columns.ids) - end):
                 begin = max(self.begin, end - len(run))
                 readings = self._run(slice(begin, end), run[len(run) - (end - begin) :])
-                yield Run(readings[::-1])
+                readings = Run(readings[::-1])
+                yield readings
                 del readings
                 del run  # free a huge text before the next one is decoded
                 end = begin
@@ -175,15 +176,15 @@ class Rows:
             begin = self.begin
             for run in texts.runs(RUN_CHARACTERS, begin):
                 end = min(begin + len(run), self.end)
-                yield Run(self._run(slice(begin, end), run[: end - begin]))
+                yield self._run(slice(begin, end), run[: end - begin])
                 del run  # as above
                 begin = end
                 if begin >= self.end:
                     return
 
-    def _run(self, part: slice, texts: list[str]) -> list[Reading]:
+    def _run(self, part: slice, texts: list[str]) -> Sequence[Reading]:
         columns = self.columns
-        return self._readings_of(
+        return self._run_of(
             SegmentColumns(
                 columns.ids[part],
                 columns.received[part],
@@ -192,6 +193,10 @@ class Rows:
                 texts,
             )
         )
+
+    @classmethod
+    def _run_of(cls, columns: SegmentColumns) -> Sequence[Reading]:
+        return Run(cls._readings_of(columns))
 
     @staticmethod
     def _readings_of(columns: SegmentColumns) -> list[Reading]:

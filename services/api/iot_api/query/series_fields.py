@@ -48,6 +48,8 @@ class FieldReader:
 
     def columns(self, texts: Sequence[str]) -> dict[str, Column]:
         """Return the values of each field, in the order of the texts."""
+        if not self._paths:
+            return {}
         rows = self._rows(texts)
         return {name: self._column(name, path, rows) for name, path in self._paths.items()}
 

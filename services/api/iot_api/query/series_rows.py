@@ -4,7 +4,7 @@ import csv
 import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import compress, islice
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 
@@ -13,7 +13,7 @@ from iot_models.reading import Reading
 from .responses import CsvForm, JsonForm, NdjsonForm, ReadingForm
 from .series_fields import FieldReader, passing
 from .series_query import SeriesQuery
-from .timed_rows import TimedReading, times_of
+from .timed_rows import columns_of, times_of
 
 Row = tuple[Any, ...]
 ROWS = 2048
@@ -111,19 +111,20 @@ class SeriesForm(ReadingForm):
         conditions = [condition.field for condition in query.conditions]
         self._reader = FieldReader([*query.fields, *query.groups, *conditions])
 
-    def encode(self, readings: list[Reading]) -> bytes:
+    def encode(self, readings: Sequence[Reading]) -> bytes:
         """Encode the readings that pass the conditions; nothing if none does."""
         query = self._query
-        columns = self._reader.columns([reading.freeform for reading in readings])
-        times = times_of(query, cast("list[TimedReading]", readings))
+        found = columns_of(readings)
+        columns = self._reader.columns(found.freeform)
+        times = times_of(query, found)
         rows: Iterable[Row] = zip(
             times, *(columns[name] for name in (*query.groups, *query.fields)), strict=True
         )
         passed = passing(query.conditions, columns)
         if passed is not None:
             rows = compress(rows, passed)
-        found = list(rows)
-        return self._form.encode(found) if found else b""
+        encoded = list(rows)
+        return self._form.encode(encoded) if encoded else b""
 
     def end(self, cursor: str | None, *, paged: bool) -> bytes:
         """Encode the end of the response."""

@@ -9,16 +9,17 @@ time goes into decrypting and parsing.
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import compress
 from operator import itemgetter
 from typing import Any, Protocol
 
 from iot_models.errors import InvalidRequestError
+from iot_models.reading import Reading
 
 from .series_fields import Column, FieldReader, Value, keys_of, numbers_of, passing
 from .series_query import COUNT, Aggregate, SeriesQuery
-from .timed_rows import TimedReading, times_of
+from .timed_rows import columns_of, times_of
 
 MAX_VALUES = 500_000
 """Limit of windows times fields."""
@@ -26,6 +27,8 @@ MAX_TEXT_BYTES = 16 * 2**20
 """Limit of the texts of all groups, and of the first and last values."""
 MAX_READINGS = 50_000_000
 """Limit of the readings of one request: about a minute of work."""
+_WINDOW_BYTES = 400
+"""Approximate memory of a window of one field, with its key."""
 _PENDING = 32_768
 """Values that wait to be added to their windows."""
 
@@ -147,7 +150,11 @@ def _finite(number: float) -> float | None:
 class SeriesWindows:
     """The windows of a query. Add all readings, then take the rows."""
 
-    def __init__(self, query: SeriesQuery, step: int) -> None:
+    def __init__(
+        self, query: SeriesQuery, step: int, charge: Callable[[int], None] = lambda _: None
+    ) -> None:
+        """`charge` is called with the bytes of memory of new windows; it may raise."""
+        self._charge = charge
         self._query = query
         self._step = step
         conditions = [condition.field for condition in query.conditions]
@@ -163,21 +170,24 @@ class SeriesWindows:
         self.readings = 0
         """Number of readings that were added, whether they pass the conditions or not."""
 
-    def add(self, readings: list[TimedReading]) -> None:
-        """Add readings.
+    def add(self, batch: Sequence[Reading]) -> None:
+        """Add readings that were read as `TimedRows`.
 
         Raises:
             InvalidRequestError: there are too many windows or readings.
+            UnavailableError: the memory of this process is used up.
         """
-        self.readings += len(readings)
+        self.readings += len(batch)
         if self.readings > MAX_READINGS:
             raise _too_large(f"the range holds more than {MAX_READINGS} readings", "from")
-        columns = self._reader.columns([reading.freeform for reading in readings])
+        readings = columns_of(batch)
+        columns = self._reader.columns(readings.freeform)
+        times, ids = times_of(self._query, readings), readings.ids
         passed = passing(self._query.conditions, columns)
         if passed is not None:
-            readings = list(compress(readings, passed))
+            times, ids = list(compress(times, passed)), list(compress(ids, passed))
             columns = {name: list(compress(column, passed)) for name, column in columns.items()}
-        self._collect(readings, columns)
+        self._collect(times, ids, columns)
         if self._waiting >= _PENDING:
             self._flush()
 
@@ -193,8 +203,10 @@ class SeriesWindows:
             results = [windows.get(key, nothing).result() for windows in self._windows]
             yield key[0] * self._step, *key[1:], *results
 
-    def _collect(self, readings: list[TimedReading], columns: dict[str, Column]) -> None:
-        times, step = times_of(self._query, readings), self._step
+    def _collect(
+        self, times: Sequence[int], ids: Sequence[int], columns: dict[str, Column]
+    ) -> None:
+        step = self._step
         groups = [keys_of(columns[name]) for name in self._query.groups]
         keys = list(zip([time // step for time in times], *groups, strict=True))
         aggregate = self._query.aggregate
@@ -206,14 +218,14 @@ class SeriesWindows:
                 column = numbers_of(column)
             values = column
             if aggregate in _PLACED:
-                values = list(zip(times, [reading.id for reading in readings], column, strict=True))
+                values = list(zip(times, ids, column, strict=True))
             if None in column:
                 self._without_value.update(keys)
                 has_value = [value is not None for value in column]
                 _append(pending, compress(keys, has_value), compress(values, has_value))
             else:
                 _append(pending, keys, values)
-        self._waiting += len(readings) * len(self._windows)
+        self._waiting += len(times) * len(self._windows)
 
     def _flush(self) -> None:
         """Add what waits to the windows."""
@@ -226,6 +238,7 @@ class SeriesWindows:
                 f"the answer has more than {MAX_VALUES} values (steps, times groups, times fields)",
                 "step",
             )
+        self._charge(_WINDOW_BYTES * len(new) * len(self._windows))
         self._charge_texts(value for key in new for value in key)
         create = _WINDOWS[self._query.aggregate]
         for windows, pending in zip(self._windows, self._pending, strict=True):

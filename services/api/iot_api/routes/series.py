@@ -1,18 +1,18 @@
 """The view of `/api/iot/series`: fields of readings over time, for notebooks and dashboards."""
 
 import time
-from typing import cast
 
 from flask import Blueprint, Response, request
 
 from iot_api.http.access import needs
 from iot_api.http.request import PasswordsForm, password_bytes, requesting_client
+from iot_api.limits.memory_budget import charge_request
 from iot_api.query.pausable_read import PausableRead
 from iot_api.query.responses import ReadingsStream, accepted_type, answer, readings_answer
-from iot_api.query.series_query import SeriesQuery, parse_series_query
+from iot_api.query.series_query import parse_series_query
 from iot_api.query.series_rows import MEDIA_FORMS, ROW_FORMS, SeriesForm, window_pieces
 from iot_api.query.series_windows import SeriesWindows
-from iot_api.query.timed_rows import TimedReading, TimedRows
+from iot_api.query.timed_rows import TimedRows
 from iot_api.server.connection import PAUSE
 from iot_api.service import Service
 from iot_models import metrics
@@ -50,7 +50,7 @@ def _series(service: Service) -> Response:
     read = service.readings.select(vault, read_filter, client=client, rows=TimedRows)
     record = record_of(service, vault, f"series{query.time_range.name}", client)
     if query.step is not None:
-        windows = _windows(read, query, query.step)
+        windows = _windows(read, SeriesWindows(query, query.step, _charge))
         if record is not None:
             record.end(windows.readings)
         return answer(window_pieces(windows.rows(), form), form.media_type, request.environ)
@@ -59,10 +59,13 @@ def _series(service: Service) -> Response:
     return readings_answer(stream, request.environ)
 
 
-def _windows(read: PausableRead, query: SeriesQuery, step: int) -> SeriesWindows:
-    windows = SeriesWindows(query, step)
+def _charge(count: int) -> None:
+    charge_request(request.environ, count)
+
+
+def _windows(read: PausableRead, windows: SeriesWindows) -> SeriesWindows:
     for batch in read:
-        windows.add(cast("list[TimedReading]", batch))
+        windows.add(batch)
         del batch  # free its memory before the next one is produced
         time.sleep(0)  # let other requests of the process run
     metrics.counter("iot_readings_read_total").inc(windows.readings)

@@ -1,6 +1,6 @@
 """Reads produce their readings in turns: slots, time limits, one large segment at a time."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 
 import pytest
@@ -50,7 +50,7 @@ def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pausable_read, "NEXT_TURN_SECONDS", 0.1)
 
 
-def ids(batches: Iterator[list[Reading]]) -> list[int]:
+def ids(batches: Iterator[Sequence[Reading]]) -> list[int]:
     return [reading.id for batch in batches for reading in batch]
 
 

@@ -34,7 +34,7 @@ MEASURES: dict[str, tuple[Measure, float]] = {
     "singles": (measure_singles, 240),
     "memory": (measure_streaming, 180),
     "freshness": (measure_freshness, 120),
-    "flood": (measure_flood, 240),
+    "flood": (measure_flood, 480),
     "shards": (measure_shards, 180),
     "growth": (measure_growth, 180),
     "start": (measure_starts, 240),
@@ -68,6 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name, text in results.profiles.items():
             print(f"\n{name}\n{text}")
     if given.write and given.only:
+        if results.failures:
+            print("Nothing is written: a measure failed.", file=sys.stderr)
+            return 1
         recorded.write(results, scale, only=given.only)
         print(f"Written: {recorded.RECORDED.name}, the other figures stay. Now run `make docs`.")
     elif given.write or not (given.quick or given.only):

@@ -20,11 +20,10 @@ LOOP = "event loop (gevent)"
 API_STAGES = {
     "JSON of answers": ("iot_api/query/responses.py",),
     "parse": ("iot_api/ingest/parser.py",),
-    "compress and seal": ("iot_cipher/envelope.py", "iot_models/entry.py"),
     "Redis client": (
-        "iot_stores/backlog.py", "iot_stores/group_commit.py", "iot_stores/scripts.py", "redis/",
+        "iot_stores/backlog.py", "iot_stores/backlog_append.py", "iot_stores/scripts.py", "redis/",
     ),
-    "encryption, segments": (
+    "encryption, entries, segments": (
         "iot_cipher/encryption.py", "iot_models/segment.py", "iot_api/query/segment_reader.py",
     ),
     "merge": ("iot_api/query/merge.py", "iot_api/query/readings.py"),
@@ -38,8 +37,7 @@ API_STAGES = {
     "HTTP (gunicorn)": ("gunicorn/", "iot_api/server/gunicorn_worker.py"),
 }  # fmt: skip
 WRITER_STAGES = {
-    "open": ("iot_cipher/envelope.py", "iot_models/entry.py"),
-    "segment": (
+    "encryption, entries, segments": (
         "iot_writer/drain/segment_builder.py",
         "iot_models/segment.py",
         "iot_cipher/encryption.py",

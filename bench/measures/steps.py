@@ -16,10 +16,16 @@ from bench.readings import json_reading, json_readings
 from bench.spread import spread
 from bench.stage import Stage
 from iot_api.ingest.parser import put_parser
-from iot_cipher.encryption import SALT_BYTES, OpenVault, decrypt_segment
-from iot_cipher.envelope import Opener, Sealer
+from iot_cipher.encryption import (
+    SALT_BYTES,
+    Entry,
+    Opener,
+    OpenVault,
+    Sealer,
+    decode_entry,
+    decrypt_segment,
+)
 from iot_cipher.keyring import KeyringFile
-from iot_models.entry import Entry, decode_entry
 from iot_models.reading import ReadingColumns
 from iot_models.segment import decode_segment
 from iot_models.settings import load
@@ -53,8 +59,8 @@ def _cpu(call: Callable[[], Any]) -> float:
 
 def _steps(stage: Stage, size: int) -> Iterator[Step]:
     environment = stage.service.environment
-    keyring = KeyringFile(Path(environment["IOT_KEYRING_FILE"])).current
-    sealer, opener = Sealer(keyring), Opener(keyring)
+    keyring = KeyringFile(Path(environment["IOT_KEYRING_FILE"]))
+    sealer, opener = Sealer(keyring), Opener(keyring.current)
     vault = OpenVault(uuid.uuid4(), os.urandom(32))
     bodies = [_body(number, size) for number in range(DRAINED)]
 

@@ -14,11 +14,17 @@ from redis import Redis
 
 from iot_api.limits.clients import Client
 from iot_api.service import Service
-from iot_cipher.encryption import SEGMENT_FORMAT, OpenVault, SealedSegment, decrypt, decrypt_segment
-from iot_cipher.envelope import Opener
+from iot_cipher.encryption import (
+    SEGMENT_FORMAT,
+    Opener,
+    OpenVault,
+    SealedSegment,
+    decode_entry,
+    decrypt,
+    decrypt_segment,
+)
 from iot_cipher.keyring import Keyring, KeyringFile, create_keyring_file, parse_keyring
 from iot_cipher.vault import PasswordSecret, VaultRecord, open_vault, password_key, scrypt_secret
-from iot_models.entry import decode_entry
 from iot_models.errors import DecryptionError
 from iot_models.settings import Settings
 from iot_stores import history

@@ -78,7 +78,7 @@ _SEALED_AT_OFFSET = 66
 def seal_now(keyring: Keyring, shard: int, sealed: bytes) -> bytes:
     """Return the same entry, with its session and number, sealed now.
 
-    This function does not use `iot_cipher.envelope`, as the entry must keep the format of the
+    This function does not use `Sealer`, as the entry must keep the format of the
     recorded version if the current format changes.
     """
     header, message = sealed[: _ENVELOPE.size], sealed[_ENVELOPE.size :]

@@ -284,7 +284,7 @@ def data_key(system: System) -> bytes:
         secret.lookup,
     )
     vault: OpenVault = open_vault(keyring, VaultRecord(*row), secret)  # type: ignore[arg-type]
-    return vault._data_key  # noqa: SLF001 - it has no other access
+    return vault.data_key
 
 
 def test_no_secret_is_written_anywhere(system: System) -> None:

@@ -49,8 +49,8 @@ OVERRIDDEN = {
     "iot_api.server.gunicorn_worker.WsgiResponse": {"default_headers", "send_headers", "write"},
     "iot_stores.postgres.Pool": {"connection", "getconn", "putconn"},
     "iot_stores.postgres._RecordingConnection": {"connect"},
-    "iot_stores.redis_connections.RefusalTrackingParser": {"on_connect", "parse_error"},
-    "iot_stores.redis_connections._RenewingPool": {"release"},
+    "iot_stores.redis_connections.RefusalParser": {"parse_error"},
+    "iot_stores.redis_connections._RenewingPool": {"make_connection"},
     "iot_stores.sentinels._Master": {"close"},
     "iot_writer.jobs.KnownJob": {"fetch", "fetch_many", "func", "refresh", "restore"},
     "iot_writer.rq_worker.DrainWorker": {

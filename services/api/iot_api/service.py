@@ -25,7 +25,7 @@ from iot_api.vaults.password_changer import PasswordChanger
 from iot_api.vaults.range_eraser import RangeEraser
 from iot_api.vaults.scrypt_threads import slow_key
 from iot_api.vaults.vault_eraser import VaultEraser
-from iot_cipher.envelope import Sealer
+from iot_cipher.encryption import Sealer
 from iot_cipher.keyring import KeyringFile
 from iot_models.names import SWEEP_JOB
 from iot_models.settings import DEFAULT_SCRYPT_LOG2_N, Settings
@@ -185,9 +185,9 @@ def build_service(settings: Settings) -> Service:
         intake=Intake(
             vaults,
             guesses,
-            Sealer(keyring.current),
+            Sealer(keyring),
             backlog,
-            admit=watch.require_safe,
+            watch=watch,
             shards=settings.shards,
             idempotency=IdempotencyPolicy(
                 names, settings.idempotency_seconds, settings.idempotency_max_requests

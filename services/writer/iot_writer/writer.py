@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
 
-from iot_cipher.envelope import Opener
+from iot_cipher.encryption import Opener
 from iot_cipher.writer_keys import WriterKeysFile
 from iot_models.settings import Settings, load
 from iot_stores.audit import AuditLog

@@ -1,27 +1,40 @@
-"""The encryption of readings: AES-256-GCM and HKDF-SHA256, open vaults, and sealed segments.
+"""The encryption of readings: AES-256-GCM and HKDF-SHA256, open vaults, segments and entries.
 
-A segment as it is stored in Postgres and in the hot window:
+An entry holds readings on their way from the API to a writer. It is sealed with a key of the
+keyring:
+
+    version 1 | key id 4 | session 16 | number 8 | nonce 12 | ciphertext and tag
+
+A segment holds readings as they are stored in Postgres and in the hot window. It is encrypted with
+a chunk key, which is derived from the vault's data key and a salt:
 
     version 1 | salt 16 | nonce 12 | ciphertext and tag
 
-(The figures are lengths in bytes.) The chunk key is derived from the vault's data key and the salt.
-The vault's id and the segment's bounds are authenticated with the ciphertext. So nobody can move a
-segment to another vault or change its bounds unnoticed.
+(The figures are lengths in bytes.) Whatever says where a ciphertext belongs is authenticated with
+it, so nobody can move it elsewhere unnoticed: an entry to another shard, a segment to another vault
+or to other bounds.
 """
 
 import hmac
+import itertools
 import os
 import struct
+import time
 import uuid
 from array import array
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import NamedTuple, Protocol
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from iot_models.errors import DecryptionError
+from iot_models.compression import ENTRY_LEVEL, compress, decompress
+from iot_models.errors import DecryptionError, FormatError
+from iot_models.reading import SEPARATOR, ReadingColumns, int64s
 from iot_models.segment import SegmentBounds
 
 from .secrets import SecretHolder
@@ -30,8 +43,24 @@ KEY_BYTES = 32
 NONCE_BYTES = 12
 SALT_BYTES = 16
 SEGMENT_FORMAT = b"\1"
+ENTRY_FORMAT, ENTRY_FORMAT_WITH_RECEIVED = 1, 2
+"""Format 2 also has a time of receipt for each reading."""
+COMPRESS_FROM = 512
+"""Smaller entries are not compressed: it would not pay."""
+MAX_CONTENT_BYTES = 2**31
+SEAL_FORMAT = 1
+MAX_ABANDONED_NUMBERS = 100
+"""Number of abandoned entries after which a session ends."""
+ENTRIES_PER_SESSION = 2**32
+"""Maximum number of messages under one key with random nonces (NIST SP 800-38D, 8.3)."""
+
 _CHUNK = b"iot-sensor chunk v1"
 _FINGERPRINT = b"iot-sensor request fingerprint v1"
+_SESSION = b"iot-sensor session v1"
+_ENTRY_HEAD = struct.Struct("<BB16s16s32sqI")
+_PLAIN, _ZSTD = 0, 1
+_SEAL_HEAD = struct.Struct(">BI16sQ")
+_SHARD = struct.Struct(">H")
 
 
 def derive(key: bytes, *, salt: bytes, info: bytes) -> bytes:
@@ -65,19 +94,19 @@ def decrypt(key: bytes, message: bytes | memoryview, associated: bytes) -> bytes
 class OpenVault(SecretHolder):
     """An open vault: its data key is in memory."""
 
-    __slots__ = ("_data_key", "vault_id")
+    __slots__ = ("data_key", "vault_id")
 
     def __init__(self, vault_id: uuid.UUID, data_key: bytes) -> None:
         self.vault_id = vault_id
-        self._data_key = data_key
+        self.data_key = data_key
 
     def chunk_key(self, salt: bytes) -> bytes:
         """Derive the key of the segments with this salt, one-way."""
-        return derive(self._data_key, salt=salt, info=_CHUNK)
+        return derive(self.data_key, salt=salt, info=_CHUNK)
 
     def fingerprint(self, *parts: "bytes | array[int]") -> bytes:
         """Return an HMAC of `parts`, 32 bytes. Only an open vault can compute it."""
-        key = derive(self._data_key, salt=b"", info=_FINGERPRINT)
+        key = derive(self.data_key, salt=b"", info=_FINGERPRINT)
         mac = hmac.new(key, digestmod="sha256")
         for part in parts:
             mac.update(part)
@@ -140,3 +169,220 @@ def salt_of(payload: bytes | bytearray) -> bytes:
 
 def _associated(head: bytes, vault_id: uuid.UUID, bounds: SegmentBounds) -> bytes:
     return head + vault_id.bytes + bounds.to_bytes()
+
+
+@dataclass(slots=True)
+class Entry:
+    """Readings, and the key to encrypt them with. Stored only sealed (`Sealer`)."""
+
+    vault_id: bytes
+    """16 bytes."""
+    salt: bytes
+    """16 random bytes that the chunk key was derived with."""
+    chunk_key: bytes = field(repr=False)
+    """32 bytes. The vault's data key can't be computed from the chunk key."""
+    sealed_at: int
+    """Unix milliseconds of the API's clock."""
+    readings: ReadingColumns = field(repr=False)
+
+    def encode(self) -> bytes:
+        """Return the entry as bytes: in format 1, or in format 2 with imported times of receipt."""
+        readings = self.readings
+        if readings.received is None:
+            form, received = ENTRY_FORMAT, b""
+        else:
+            form, received = ENTRY_FORMAT_WITH_RECEIVED, readings.received.tobytes()
+        content = b"".join(
+            (
+                readings.relative.tobytes(), readings.interrogator.tobytes(),
+                received, readings.freeform,
+            )
+        )  # fmt: skip
+        packing = _PLAIN
+        if len(content) >= COMPRESS_FROM:
+            packing, content = _ZSTD, compress(content, ENTRY_LEVEL)
+        count = len(readings.relative)
+        header = _ENTRY_HEAD.pack(
+            form, packing, self.vault_id, self.salt, self.chunk_key, self.sealed_at, count
+        )
+        return header + content
+
+
+def decode_entry(data: bytes) -> Entry:
+    """Return the entry that `Entry.encode` wrote.
+
+    Raises:
+        FormatError: the bytes are not an entry in a known format.
+    """
+    if len(data) < _ENTRY_HEAD.size or data[0] not in {ENTRY_FORMAT, ENTRY_FORMAT_WITH_RECEIVED}:
+        raise FormatError("the entry has an unknown format")
+    form, packing, vault_id, salt, chunk_key, sealed_at, count = _ENTRY_HEAD.unpack_from(data)
+    content = data[_ENTRY_HEAD.size :]
+    if packing == _ZSTD:
+        content = decompress(content, MAX_CONTENT_BYTES)
+    elif packing != _PLAIN:
+        raise FormatError("the entry has an unknown compression")
+    column = 8 * count
+    texts = (2 if form == ENTRY_FORMAT else 3) * column
+    if len(content) < texts:
+        raise FormatError("the entry is truncated")
+    readings = ReadingColumns(
+        int64s(content[:column]),
+        int64s(content[column : 2 * column]),
+        content[texts:],
+        None if form == ENTRY_FORMAT else int64s(content[2 * column : texts]),
+    )
+    # Checked before the readings get into a segment: here, a bad entry becomes a dead letter. In a
+    # segment, it would make all readings of the segment unreadable.
+    if not readings.freeform.isascii() or readings.freeform.count(SEPARATOR) != max(count - 1, 0):
+        raise FormatError("the entry's columns differ in length, or are not ASCII")
+    return Entry(vault_id, salt, chunk_key, sealed_at, readings)
+
+
+class EntryName(NamedTuple):
+    """The identity of a sealed entry."""
+
+    shard: int
+    session: bytes
+    number: int
+
+
+def entry_name(shard: int, sealed: bytes) -> EntryName:
+    """Return the name of an entry that `Sealer.seal` sealed, without opening the entry."""
+    _, _, session, number = _SEAL_HEAD.unpack_from(sealed)
+    return EntryName(shard, session, number)
+
+
+class TransitKeys(Protocol):
+    """The keys of entries and compaction orders."""
+
+    @property
+    def primary_id(self) -> int:
+        """The id of the key that seals."""
+
+    def transit_key(self, key_id: int) -> bytes:
+        """Return a key. Raises `DecryptionError` for an unknown id."""
+
+
+class FollowedKeys(Protocol):
+    """A file with these keys that is reloaded when it changes (`FollowedFile`)."""
+
+    @property
+    def loaded(self) -> TransitKeys:
+        """The keys of the last check."""
+
+    @property
+    def check_at(self) -> float:
+        """When the file must be checked again, by `time.monotonic`."""
+
+    def current(self) -> TransitKeys:
+        """Check the file if a check is due, and return its keys."""
+
+
+class Sealer:
+    """The sealing of the entries of one process. Thread-safe. A fork begins a new session."""
+
+    def __init__(self, keys: FollowedKeys) -> None:
+        self._keys = keys
+        self._session: _Session | None = None
+        self._abandoned = 0
+
+    def seal(self, shard: int, entry: bytes) -> bytes:
+        """Seal an entry for the stream of `shard`. Each call uses the shard's next number."""
+        keys = self._keys
+        keyring = keys.loaded if time.monotonic() < keys.check_at else keys.current()
+        session = self._session
+        if session is None or not session.usable(keyring):
+            session = self._session = _Session(keyring)
+        return session.seal(shard, entry)
+
+    def abandon_numbers(self, count: int) -> None:
+        """Record that `count` sealed entries will not be in the backlog.
+
+        Their numbers are gaps in the session, and the ledger stores each gap. So a session with
+        many gaps ends. It does not end with the first gap, because the ledger also stores each
+        session, and a full backlog refuses many requests.
+        """
+        self._abandoned += count
+        if self._abandoned >= MAX_ABANDONED_NUMBERS:
+            self.renew()
+
+    def renew(self) -> None:
+        """Begin a new session."""
+        self._session, self._abandoned = None, 0
+
+
+class _Session(SecretHolder):
+    __slots__ = ("_count", "_id", "_key", "_key_id", "_keyring", "_numbers", "_pid", "_transit_key")
+
+    def __init__(self, keyring: TransitKeys) -> None:
+        self._pid = os.getpid()
+        self._keyring = keyring
+        self._key_id = keyring.primary_id
+        self._id = os.urandom(SALT_BYTES)
+        self._transit_key = keyring.transit_key(self._key_id)
+        self._key = _session_key(self._transit_key, self._id)
+        self._count = itertools.count(2)  # `usable` is not called for the first entry
+        self._numbers: dict[int, itertools.count[int]] = {}
+
+    def usable(self, keyring: TransitKeys) -> bool:
+        return (
+            (keyring is self._keyring or self._has_primary_key_of(keyring))
+            and self._pid == os.getpid()
+            and next(self._count) <= ENTRIES_PER_SESSION
+        )
+
+    def _has_primary_key_of(self, keyring: TransitKeys) -> bool:
+        # Ids and keys: a changed file may hold another key under the same id.
+        same = self._key_id == keyring.primary_id
+        same = same and self._transit_key == keyring.transit_key(self._key_id)
+        if same:
+            self._keyring = keyring
+        return same
+
+    def seal(self, shard: int, entry: bytes) -> bytes:
+        # `setdefault` and `next` are atomic, so threads never get the same number, without a lock.
+        numbers = self._numbers.get(shard) or self._numbers.setdefault(shard, itertools.count(1))
+        header = _SEAL_HEAD.pack(SEAL_FORMAT, self._key_id, self._id, next(numbers))
+        return header + encrypt(self._key, entry, header + _SHARD.pack(shard))
+
+
+class OpenedEntry(SecretHolder):
+    """An entry that was authentic: its session, its number in the session, and its content."""
+
+    __slots__ = ("content", "number", "session")
+
+    def __init__(self, session: bytes, number: int, content: bytes) -> None:
+        self.session = session
+        self.number = number
+        self.content = content
+
+
+class Opener:
+    """The opening of sealed entries."""
+
+    CACHED_SESSION_KEYS = 4096
+
+    def __init__(self, keyring: Callable[[], TransitKeys]) -> None:
+        self._keyring = keyring
+        self._session_key = lru_cache(maxsize=self.CACHED_SESSION_KEYS)(_session_key)
+
+    def open(self, shard: int, sealed: bytes) -> OpenedEntry:
+        """Open an entry from the stream of `shard`.
+
+        Raises:
+            DecryptionError: the bytes were changed or cut, come from another shard's stream, or
+                were sealed with a master key that is not in the keyring.
+        """
+        if len(sealed) < _SEAL_HEAD.size or sealed[0] != SEAL_FORMAT:
+            raise DecryptionError("an entry has an unknown format")
+        header = sealed[: _SEAL_HEAD.size]
+        _, key_id, session, number = _SEAL_HEAD.unpack(header)
+        # The current keyring is part of the cache key, so a removed master key opens nothing.
+        key = self._session_key(self._keyring().transit_key(key_id), session)
+        content = decrypt(key, sealed[_SEAL_HEAD.size :], header + _SHARD.pack(shard))
+        return OpenedEntry(session, number, content)
+
+
+def _session_key(transit_key: bytes, session: bytes) -> bytes:
+    return derive(transit_key, salt=session, info=_SESSION)

@@ -44,11 +44,13 @@ class FollowedFile(Generic[Content]):
         self._variable = variable
         self._clock = clock
         self._lock = threading.Lock()
-        self._checked = clock()
+        self.check_at = clock() + self.CHECK_SECONDS
+        """When the file must be checked again."""
         self._logged_fault = ""
         # The stamp is taken before the file is read: a change in between is read again later.
         self._stamp = self._stat()
-        self._content = self._read_first()
+        self.loaded = self._read_first()
+        """The content of the last check."""
 
     def _read_first(self) -> Content:
         text = read_text(self._path, self._variable)
@@ -59,17 +61,17 @@ class FollowedFile(Generic[Content]):
 
     def current(self) -> Content:
         """Return the content, at most `CHECK_SECONDS` old if it is called often."""
-        if self._clock() - self._checked >= self.CHECK_SECONDS:
+        if self._clock() >= self.check_at:
             with self._lock:
                 self._check()
-        return self._content
+        return self.loaded
 
     def _check(self) -> None:
-        self._checked = self._clock()
+        self.check_at = self._clock() + self.CHECK_SECONDS
         try:
             stamp = self._stat()
             if stamp != self._stamp:
-                self._content = self._parse(read_text(self._path, self._variable))
+                self.loaded = self._parse(read_text(self._path, self._variable))
                 self._stamp = stamp
                 _log.info("the changed %s is in use", self._what)
             self._logged_fault = ""

@@ -11,8 +11,7 @@ import struct
 
 from iot_models.errors import DecryptionError
 
-from .encryption import SALT_BYTES, decrypt, derive, encrypt
-from .writer_keys import TransitKeys
+from .encryption import SALT_BYTES, TransitKeys, decrypt, derive, encrypt
 
 FORMAT = 1
 _HEADER = struct.Struct(">BI16s")

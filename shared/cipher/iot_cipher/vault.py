@@ -139,7 +139,7 @@ def wrap_vault(keyring: Keyring, vault: OpenVault, secret: PasswordSecret) -> Va
     """Wrap an open vault again. Id and data key stay, so its segments stay readable."""
     salt = os.urandom(SALT_BYTES)
     associated = _associated(vault.vault_id, secret.lookup, salt, secret.log2_n)
-    data_key = vault._data_key  # noqa: SLF001 - a class of this module
+    data_key = vault.data_key
     inner = encrypt(secret.inner_key(salt, secret.log2_n), data_key, associated)
     header = _HEADER.pack(secret.format, keyring.primary_id)
     outer = encrypt(keyring.wrap_key(keyring.primary_id), inner, header + associated)

@@ -16,23 +16,12 @@ from iot_models.errors import DecryptionError, SettingsError
 from iot_models.text_files import read_text, replace_file
 
 from .chain_keys import RetiredKey, derive_chain_key
-from .encryption import KEY_BYTES, derive
+from .encryption import KEY_BYTES, TransitKeys, derive
 from .followed_file import FollowedFile, strict_json
 from .keyring import KeyId, Keyring, is_for_writers, parse_keyring
 from .secrets import SecretHolder
 
 _FINGERPRINT = b"iot-sensor key fingerprint v1"
-
-
-class TransitKeys(Protocol):
-    """The keys of entries and compaction orders."""
-
-    @property
-    def primary_id(self) -> KeyId:
-        """The id of the key that seals."""
-
-    def transit_key(self, key_id: KeyId) -> bytes:
-        """Return a key. Raises `DecryptionError` for an unknown id."""
 
 
 class AuditKeys(Protocol):

@@ -1,1 +1,1 @@
-"""What the services share: readings, entries, segments, settings, errors, metrics and names."""
+"""What the services share: readings, segments, settings, errors, metrics and names."""

@@ -4,32 +4,22 @@ The Lua scripts change streams, counters and the job queue in one step: Redis ru
 interruption, so a process that is killed leaves none of them half changed.
 """
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache
-from typing import Any, NamedTuple, cast
+from dataclasses import dataclass
+from typing import cast
 
 from redis import Redis
-from redis.exceptions import ResponseError
 
-from iot_models.errors import TooLargeError, UnavailableError
-from iot_models.names import DRAIN_JOB_PREFIX, MAX_SHARDS, KeyNames, drain_job
+from iot_models.names import DRAIN_JOB_PREFIX, MAX_SHARDS, KeyNames
 
-from .append_outcomes import AppendOutcome, refuse
+from .backlog_append import BacklogAppender
 from .backlog_counters import parse_number, parse_position, parse_shard
-from .group_commit import GroupCommit
 from .redis_client import milliseconds
-from .redis_connections import renew_connections
 from .scripts import load_script, run_all
-from .store_states import report
 from .stream_entries import Removal, ShardProgress, WaitingEntry, next_entry_id
 
-WAIT_MILLISECONDS = 2000
-"""Timeout of WAIT and WAITAOF. With `appendfsync everysec`, an fsync comes every second."""
 _PAGE = 128
 """Entries fetched in one round trip."""
-_log = logging.getLogger(__name__)
 
 _Page = list[tuple[bytes, dict[bytes, bytes]]]
 
@@ -59,48 +49,8 @@ class BacklogState:
     """Number of held entries (`HeldEntries`)."""
 
 
-@dataclass(frozen=True, slots=True)
-class AppendResult:
-    """Result of `Backlog.append`: the entries were added, or their request is a repeat."""
-
-    first_answer: bytes | None = None
-    """The first answer to a repeated request; None if the entries were added."""
-    ends: dict[int, int] = field(default_factory=dict)
-    """By shard: the bytes ever added to the shard, up to the last of the entries."""
-    held: int = 0
-    """Number of held entries (`HeldEntries`)."""
-    session_renewals: int = 0
-    """How often writers have requested new sessions (`Backlog.request_new_sessions`)."""
-
-
-@dataclass(frozen=True, slots=True)
-class RememberedRequest:
-    """A request with an Idempotency-Key, and the limits on how many of them are remembered."""
-
-    names: tuple[str, ...]
-    """The key in Redis that remembers the request, then those under which other versions may have
-    remembered it."""
-    seconds: int
-    """How long the request is remembered."""
-    answer: bytes
-    """The answer to the request and its repeats."""
-    max_requests: int
-    """Maximum number of remembered requests."""
-    counter: str
-    """The key in Redis that counts the remembered requests of the client."""
-    max_requests_of_client: int
-    """Maximum of that counter."""
-
-
-class Guard(NamedTuple):
-    """A counter in Redis, and the limit at which nothing is appended."""
-
-    name: str
-    limit: int
-
-
-class Backlog:
-    """The streams of all shards, and their counters."""
+class Backlog(BacklogAppender):
+    """The streams of all shards, and their counters. Writers also read and remove entries."""
 
     def __init__(
         self,
@@ -112,108 +62,17 @@ class Backlog:
         wait_replicas: int = 0,
         wait_fsync: bool = False,
     ) -> None:
-        self._client = client
-        self._names = names
-        self._wait_replicas = wait_replicas
-        self._wait_fsync = wait_fsync
-        self._waits = bool(wait_replicas or wait_fsync)
-        if wait_fsync:
-            wait_command: tuple[Any, ...] = ("WAITAOF", 1, wait_replicas, WAIT_MILLISECONDS)
-        elif wait_replicas:
-            wait_command = ("WAIT", wait_replicas, WAIT_MILLISECONDS)
-        else:
-            wait_command = ()
-        self._shards = shards
-        self._max_bytes = max_bytes
-        # Formatted once, and not for each append.
-        self._append_keys = (names.backlog_counters, names.job_list)
-        self._stream_and_job = cache(lambda shard: (names.stream(shard), drain_job(shard)))
-        # WAIT and WAITAOF cover the writes of their connection alone, so they follow the
-        # appends in the same pipeline.
-        self._append = GroupCommit(
-            client, load_script(client, "backlog_append.lua"), trailing_command=wait_command
+        super().__init__(
+            client, names, max_bytes=max_bytes, wait_replicas=wait_replicas, wait_fsync=wait_fsync
         )
+        self._shards = shards
         self._remove = load_script(client, "backlog_remove.lua")
         self._enqueue_once = load_script(client, "backlog_enqueue_once.lua")
         self._take = load_script(client, "backlog_take.lua")
 
-    def append(
-        self,
-        entries: Sequence[tuple[int, bytes]],
-        request: RememberedRequest | None = None,
-        guards: Sequence[Guard] = (),
-    ) -> AppendResult:
-        """Add sealed entries, given as (shard, sealed), and queue the drains of their shards.
-
-        The script adds all entries or none. Once `append` returns, the entries are acknowledged.
-        A caller that got no answer may append the same bytes again: the writer stores an entry
-        once, even if the stream has several copies. If `request` is remembered already, nothing is
-        added, and its first answer is returned.
-
-        Raises:
-            TooLargeError: the entries are larger than an empty backlog may become.
-            GuardedError: one of `guards` is at its limit; nothing was added.
-            TooManyRequestsError: the client has too many remembered requests; nothing was added.
-            UnavailableError: nothing was added, because the backlog is full, too many requests are
-                remembered, or a counter is damaged (`BacklogCounters`). Or the entries were added,
-                but fewer than `wait_replicas` replicas (with `wait_fsync`: fewer disks) confirmed
-                them in time: a failover may lose them.
-            RedisError: Redis is away; whether the entries were added is unknown.
-        """
-        size = sum([len(sealed) for _, sealed in entries])
-        if size > self._max_bytes:
-            raise TooLargeError("the request is larger than the backlog may be")
-        keys = list(self._append_keys)
-        arguments: list[str | int | bytes] = [self._max_bytes, len(guards)]
-        if request is None:
-            arguments.append("")
-        else:
-            name, *other_names = request.names
-            arguments += (
-                name, request.seconds, request.answer,
-                self._names.remembered_counts, request.max_requests,
-                request.counter, request.max_requests_of_client, len(other_names), *other_names,
-            )  # fmt: skip
-        for guard in guards:
-            arguments += guard
-        for shard, sealed in entries:
-            stream, job = self._stream_and_job(shard)
-            keys.append(stream)
-            arguments += (shard, job, sealed)
-        (outcome, *more), wait_answer = self._append.run(keys, arguments, size)
-        # A repeated request waits too: its first attempt may have failed because replicas were
-        # missing, and the repeat must not be answered 201 before they have the entries.
-        if self._waits and outcome in {AppendOutcome.ADDED, AppendOutcome.REMEMBERED}:
-            self._check_wait_answer(wait_answer)
-        if outcome == AppendOutcome.REMEMBERED:
-            return AppendResult(first_answer=more[0])
-        if outcome == AppendOutcome.DAMAGED:
-            sentence = "the counters of the backlog in Redis are damaged; a writer repairs them"
-            raise UnavailableError(f"{_logged(sentence)}; nothing was stored, try again")
-        if outcome != AppendOutcome.ADDED:
-            refuse(outcome, *more)
-        held, renewals, *totals = more
-        ends = {shard: end for (shard, _), end in zip(entries, totals, strict=True)}
-        return AppendResult(ends=ends, held=held, session_renewals=renewals)
-
-    def try_append(self) -> None:
-        """Send the commands of `append` without effect. Raises `RedisError` if it would fail."""
-        self._client.xadd(self._names.unused_stream, {"e": b""}, nomkstream=True)
-
     def try_remove(self) -> None:
         """Send the commands of `remove` without effect. Raises `RedisError` if it would fail."""
         self._client.xtrim(self._names.unused_stream, minid="0", approximate=False)
-
-    def first_answer(self, request_names: Sequence[str]) -> bytes | None:
-        """Return the first answer of a request that is remembered under one of these names.
-
-        None if the request is not remembered, and always if `append` waits for replicas or disks:
-        then only `append` may answer a repeated request.
-        """
-        if self._waits:
-            return None
-        answers = cast("list[bytes | None]", self._client.mget(request_names))
-        return next((answer for answer in answers if answer is not None), None)
 
     def ends(self) -> dict[int, int]:
         """Return where the entries of all shards end now, as `AppendResult.ends`."""
@@ -235,24 +94,6 @@ class Backlog:
         return all(
             parse_number(out) >= end for out, end in zip(removed, ends.values(), strict=True)
         )
-
-    def _check_wait_answer(self, answer: Any) -> None:
-        if isinstance(answer, ResponseError) and "WAITAOF" in str(answer):
-            raise UnavailableError(
-                _logged(f"Redis refuses WAITAOF (IOT_REDIS_WAIT_FSYNC): {answer}")
-            )
-        if isinstance(answer, Exception):
-            raise answer
-        local, replicas = answer if self._wait_fsync else (1, answer)
-        if replicas < self._wait_replicas:
-            # This master may be cut off from its replicas, and one of them may be the master now.
-            # New connections resolve the name in the URL again.
-            renew_connections(self._client)
-            sentence = f"{replicas} of {self._wait_replicas} replicas have the readings"
-            raise UnavailableError(f"{_logged(sentence)}; try again")
-        if not local:
-            sentence = "Redis has not put the readings on its disk"
-            raise UnavailableError(f"{_logged(sentence)}; try again")
 
     def read(self, shard: int, *, max_bytes: int) -> list[WaitingEntry]:
         """Return the oldest entries of a shard, in order, up to about `max_bytes` sealed bytes.
@@ -397,12 +238,3 @@ class Backlog:
         for shard, length, first in zip(shards, answers[::2], answers[1::2], strict=True):
             received = int(first[0][0].partition(b"-")[0]) if first else None
             yield shard, length, None if received is None else (now - received) / 1000
-
-
-def _logged(sentence: str) -> str:
-    """Log why readings are not acknowledged. Return the reason for the error message.
-
-    The log line appears at most every ten seconds (`store_states.report`).
-    """
-    report(_log, "requests are answered 503", UnavailableError(sentence))
-    return sentence

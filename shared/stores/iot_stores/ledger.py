@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import cast
 
-from iot_cipher.envelope import EntryName
+from iot_cipher.encryption import EntryName
 from iot_models.segment import ID_STRIDE
 
 from .postgres import Connection

@@ -15,7 +15,7 @@ from redis.retry import Retry
 from iot_models.errors import SettingsError
 from iot_models.settings import Settings
 
-from .redis_connections import RefusalTrackingParser, RenewingPool
+from .redis_connections import RefusalParser, RenewingPool
 from .sentinels import connect_through_sentinels
 from .store_states import state_of
 
@@ -70,7 +70,7 @@ def _connect(url: str, variable: str, timeout: float) -> "Redis":
             supported_errors=(ConnectionError,),
         ),
         "retry_on_error": [BusyLoadingError],
-        "parser_class": RefusalTrackingParser,
+        "parser_class": RefusalParser,
     }
     if "+sentinel://" not in url and not _has_valid_port(url):
         # redis-py would repeat the invalid port in its error. A password with an unescaped / or #

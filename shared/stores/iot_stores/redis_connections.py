@@ -7,7 +7,9 @@ opens a new connection, which resolves the name again.
 """
 
 import time
-from typing import Any, cast
+import weakref
+from collections.abc import Callable
+from typing import Any
 
 from redis import BlockingConnectionPool, Redis
 from redis._parsers import _HiredisParser
@@ -20,52 +22,48 @@ RENEW_SECONDS = 1.0
 """Shortest time between two renewals while the server can't serve."""
 
 
-class RefusalTrackingParser(_HiredisParser):
-    """A parser that records whether the server answered with an error that shows its state.
+class RefusalParser(_HiredisParser):
+    """A parser that calls `on_refusal` when the server answers with an error that shows its state.
 
     Only errors are examined, so other replies cost nothing more. redis-py parses every error here,
     also errors inside arrays and pipelines. `_HiredisParser` is private: test_library_parts checks
     the names used.
     """
 
-    refused = False
-    connected_at = 0.0
-
-    def on_connect(self, connection: Any, **options: Any) -> None:
-        """Begin to parse the replies on a new connection."""
-        self.refused = False
-        self.connected_at = time.monotonic()
-        super().on_connect(connection, **options)  # type: ignore[no-untyped-call]
+    on_refusal: Callable[[], object] = staticmethod(lambda: None)
 
     def parse_error(self, response: str) -> Exception:  # type: ignore[override]
-        """Return the exception for an error reply, and record whether it shows a state."""
+        """Return the exception for an error reply."""
         error: Exception = super().parse_error(response)  # type: ignore[no-untyped-call]
-        self.refused = self.refused or state_of(error) is not None
+        state = state_of(error)
+        # With each connection, redis-py asks for subcommands of CLIENT that old servers don't know.
+        if state is not None and state.code != "NOCOMMAND":
+            self.on_refusal()
         return error
 
 
 class _RenewingPool(ConnectionPool):
-    """A pool that closes the connections opened before the last renewal."""
+    """A pool that closes its connections when the server refuses a command for its state."""
 
     _renewed_at = 0.0
 
-    def release(self, connection: Any) -> None:
-        """Return a connection to the pool; close it if it was opened before the last renewal."""
-        parser = cast("RefusalTrackingParser", connection._parser)  # noqa: SLF001 - `parser_class`
-        if parser.refused:
-            parser.refused = False
-            self.renew()
-        if parser.connected_at < self._renewed_at:
-            connection.disconnect()
-        super().release(connection)
+    def make_connection(self) -> Any:
+        """Return a new connection whose refusals renew the pool."""
+        connection: Any = super().make_connection()
+        # A weak reference: a cycle would leave the sockets to the garbage collector.
+        pool = weakref.ref(self)
+        connection._parser.on_refusal = lambda: _renew(pool())  # noqa: SLF001 - `parser_class`
+        return connection
 
     def renew(self) -> None:
         """Close all open connections, at most once in `RENEW_SECONDS`."""
         now = time.monotonic()
         if now - self._renewed_at >= RENEW_SECONDS:
             self._renewed_at = now
-            # Closing a connection in use would fail the command of another thread.
-            self.disconnect(inuse_connections=False)
+            # Closing a connection in use would fail the command of another thread: redis-py closes
+            # a marked connection when it is returned.
+            self.update_active_connections_for_reconnect()
+            self.disconnect_free_connections()
 
 
 class RenewingPool(_RenewingPool, BlockingConnectionPool):
@@ -78,5 +76,9 @@ class RenewingSentinelPool(_RenewingPool, SentinelConnectionPool):
 
 def renew_connections(client: "Redis") -> None:
     """Close a client's connections, because the server behind them can't serve."""
-    if isinstance(client.connection_pool, _RenewingPool):
-        client.connection_pool.renew()
+    _renew(client.connection_pool)
+
+
+def _renew(pool: ConnectionPool | None) -> None:
+    if isinstance(pool, _RenewingPool):
+        pool.renew()

@@ -108,6 +108,10 @@ class RedisWatch:
         self._logged: Verdict | None = None
         self._verdict: Verdict | None = None
         """The verdict of the check `_verdict_number`; None: unknown."""
+        self.safe = False
+        """Whether the last check found that Redis may get readings. If not, `require_safe` tells
+        why, or checks first. A PUT reads this attribute in place of a call.
+        """
         self._verdict_number = 0
         self._check_numbers = itertools.count(1)
         self._verdict_lock = threading.Lock()
@@ -191,6 +195,7 @@ class RedisWatch:
             if number < self._verdict_number:
                 return False
             self._verdict_number, self._verdict = number, verdict
+            self.safe = verdict is not None and not verdict.unfit
             return True
 
     def _first_check(self) -> Verdict:

@@ -26,65 +26,49 @@ def run_all(client: "Redis", script: Script, calls: Sequence[Call]) -> list[Any]
         RedisError: the first error among the answers; or Redis is away, and which calls ran is
             unknown.
     """
-    answers, _ = try_all(client, script, calls)
+    answers = _execute(client, [_evalsha(script, call) for call in calls])
+    load_and_repeat(client, script, calls, answers)
     for answer in answers:
         if isinstance(answer, Exception):
             raise answer
     return answers
 
 
-def try_all(
-    client: "Redis", script: Script, calls: Sequence[Call], *, trailing_command: Sequence[Any] = ()
-) -> tuple[list[Any], Any]:
-    """Like `run_all`, but return the error of a failed call in place of its result.
+def load_and_repeat(
+    client: "Redis",
+    script: Script,
+    calls: Sequence[Call],
+    answers: list[Any],
+    trailing_command: Sequence[Any] = (),
+) -> Any:
+    """Repeat the calls that Redis has refused because it forgot the script, in a restart.
 
-    Also return the answer of `trailing_command`, which is sent after the calls over the same
-    connection; None without such a command.
+    Replace their `answers`, and return the answer of `trailing_command`, which is sent after these
+    calls over the same connection. redis-py's own way in a pipeline, `Script`, sends SCRIPT EXISTS
+    before each execution, which costs a round trip.
 
     Raises:
         RedisError: Redis is away, and which calls ran is unknown.
     """
-    answers, trailing_answer = _send(client, script, calls, trailing_command)
-    # Redis forgets scripts in a restart. redis-py's own way in a pipeline, `Script`, sends SCRIPT
-    # EXISTS before each execution, which costs a round trip.
-    unknown = [at for at, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
-    if unknown:
-        repeated = [calls[at] for at in unknown]
-        again, trailing_answer = _load_and_send(client, script, repeated, trailing_command)
-        for at, answer in zip(unknown, again, strict=True):
-            answers[at] = answer
-    return answers, trailing_answer
-
-
-def _send(
-    client: "Redis", script: Script, calls: Sequence[Call], trailing_command: Sequence[Any]
-) -> tuple[list[Any], Any]:
-    commands = [_evalsha(script, call) for call in calls]
-    if trailing_command:
-        commands.append(trailing_command)
-    answers = _execute(client, commands)
-    return answers, answers.pop() if trailing_command else None
-
-
-def _load_and_send(
-    client: "Redis", script: Script, calls: Sequence[Call], trailing_command: Sequence[Any]
-) -> tuple[list[Any], Any]:
-    """Load the script and run it in one transaction, so that Redis can't forget it in between.
-
-    The trailing command follows the transaction: WAIT does not wait within one.
-    """
+    forgotten = [at for at, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
+    if not forgotten:
+        return None
+    # Loaded and run in one transaction, so that Redis can't forget the script in between. The
+    # trailing command follows the transaction: WAIT does not wait within one.
     commands: list[Sequence[Any]] = [("MULTI",), ("SCRIPT LOAD", script.script)]
-    commands += [_evalsha(script, call) for call in calls]
+    commands += [_evalsha(script, calls[at]) for at in forgotten]
     commands.append(("EXEC",))
     done = len(commands) - 1
     if trailing_command:
         commands.append(trailing_command)
-    answers = _execute(client, commands)
-    if isinstance(answers[done], Exception):
+    again = _execute(client, commands)
+    if isinstance(again[done], Exception):
         # A command that was refused before the transaction says why, for example that the memory is
         # full; the transaction's own error does not.
-        raise next(answer for answer in answers if isinstance(answer, Exception))
-    return answers[done][1:], answers[-1] if trailing_command else None
+        raise next(answer for answer in again if isinstance(answer, Exception))
+    for at, answer in zip(forgotten, again[done][1:], strict=True):
+        answers[at] = answer
+    return again[-1] if trailing_command else None
 
 
 def _evalsha(script: Script, call: Call) -> Sequence[Any]:

@@ -201,11 +201,15 @@ def test_refusals_wait_until_the_log_can_be_written(
     assert guarded.events() == [_refusal(1, "no_token", "ingest", None)]
 
 
-def test_changes_of_the_tokens_are_recorded(
-    guarded: Guarded, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    audit = _access_audit(guarded.api)
+@pytest.fixture
+def files_are_checked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every use of a file check the file."""
     monkeypatch.setattr("iot_cipher.followed_file.FollowedFile.CHECK_SECONDS", 0.0)
+
+
+@pytest.mark.usefixtures("files_are_checked_at_once")
+def test_changes_of_the_tokens_are_recorded(guarded: Guarded) -> None:
+    audit = _access_audit(guarded.api)
     audit.check()
     assert guarded.events() == []
     text, _ = with_token(guarded.text, "sensor-7", ["ingest", "read"])

@@ -19,7 +19,7 @@ from iot_api.ingest import endpoint
 from iot_api.ingest.endpoint import ROUTES
 from iot_api.ingest.receipts import encode_receipt
 from iot_api.routes.description import _POLICY
-from iot_cipher.envelope import EntryName
+from iot_cipher.encryption import EntryName
 
 DOCUMENT = read_document()
 _CHOICES = re.compile(r'_choice\(query, "(\w+)"')

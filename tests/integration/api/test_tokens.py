@@ -14,7 +14,7 @@ from iot_api.http.access import declared_scope
 from iot_api.ingest.receipts import encode_receipt
 from iot_api.limits.clients import Client
 from iot_api.service import Service
-from iot_cipher.envelope import EntryName
+from iot_cipher.encryption import EntryName
 from iot_cipher.tokens import new_tokens_text, with_token
 from iot_models.errors import SettingsError
 from iot_models.scopes import Scope

@@ -10,8 +10,7 @@ from itertools import count
 from typing import Any, cast
 
 from integration.writer.sending import Sender
-from iot_cipher.encryption import SALT_BYTES
-from iot_models.entry import Entry
+from iot_cipher.encryption import SALT_BYTES, Entry
 from iot_models.reading import SEPARATOR, Reading, ReadingColumns, int64s
 from iot_stores import history
 from iot_stores.months import DAY_MS, month_begin

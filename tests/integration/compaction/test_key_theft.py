@@ -13,16 +13,16 @@ import pytest
 from integration.compaction.past import Past, Sent, days_ago, each_second, noon
 from integration.compaction.thief import Thief
 from iot_cipher.encryption import (
+    Entry,
     SealedSegment,
+    Sealer,
     decrypt_segment,
     encrypt_segment,
     salt_of,
 )
-from iot_cipher.envelope import Sealer
 from iot_cipher.sealed_order import seal_order
 from iot_cipher.vault import create_vault, scrypt_secret
 from iot_models.compaction_order import CompactionOrder, Source, Target
-from iot_models.entry import Entry
 from iot_models.errors import DecryptionError
 from iot_models.reading import ReadingColumns, int64s
 from iot_models.segment import SegmentBounds, SegmentColumns, decode_segment, encode_merged
@@ -30,7 +30,7 @@ from iot_stores import history, small_segments
 from iot_stores.months import DAY_MS
 from iot_writer.compaction.compactor import CompactionOutcome
 from support.draining import drain_all
-from support.keys import KEYS
+from support.keys import KEYS, CheckedKeys
 
 PASSWORD = b"the password"
 LARGE, SMALL = 600, 40
@@ -267,7 +267,7 @@ def test_a_forged_entry_with_the_salt_of_a_large_segment_discloses_no_key(
     columns = ReadingColumns(int64s([1]), int64s([1]), b"1")
     for _ in range(3):
         entry = Entry(thief.vault_id.bytes, salt, os.urandom(32), days_ago(0), columns)
-        sealed = Sealer(lambda: thief.keyring).seal(shard, entry.encode())
+        sealed = Sealer(CheckedKeys(lambda: thief.keyring)).seal(shard, entry.encode())
         past.sender.redis.xadd(KEYS.stream(shard), {"e": sealed, "t": 0}, id=f"{days_ago(2)}-*")
         drain_all(past.writer)
     assert [salt_of(each.payload) for each in thief.segments()].count(salt) == 4

@@ -10,8 +10,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from integration.compaction.past import Past, each_second, noon
-from iot_cipher.encryption import decrypt_segment, salt_of
-from iot_cipher.envelope import Opener, Sealer
+from iot_cipher.encryption import Opener, Sealer, decrypt_segment, salt_of
 from iot_cipher.keyring import Keyring, KeyringFile, create_keyring_file
 from iot_cipher.sealed_order import open_order, seal_order
 from iot_models.compaction_order import CompactionOrder, decode_order
@@ -23,7 +22,7 @@ from iot_stores.months import DAY_MS
 from iot_writer.compaction import compactor
 from iot_writer.compaction.compactor import CompactionOutcome
 from support.draining import drain_all
-from support.keys import KEYS
+from support.keys import KEYS, CheckedKeys
 
 PASSWORD = b"p"
 NUMBER = 100
@@ -79,7 +78,9 @@ def test_entries_and_orders_are_not_interchangeable(stored: Past) -> None:
     assert sender.backlog.state().dead_letters == 1
     # A message sealed as the other kind is refused, too.
     content = open_order(keyring(stored), order)
-    sender.backlog.append([(shard, Sealer(lambda: keyring(stored)).seal(shard, content))])
+    sender.backlog.append(
+        [(shard, Sealer(CheckedKeys(lambda: keyring(stored))).seal(shard, content))]
+    )
     drain_all(stored.writer)
     assert sender.backlog.state().dead_letters == 2
     put(

@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import cast
 
 from integration.compaction.past import Past
-from iot_cipher.encryption import SealedSegment, decrypt_with_chunk_key
-from iot_cipher.envelope import Opener
+from iot_cipher.encryption import Opener, SealedSegment, decode_entry, decrypt_with_chunk_key
 from iot_cipher.keyring import Keyring, KeyringFile
 from iot_cipher.sealed_order import open_order, seal_order
 from iot_models.compaction_order import CompactionOrder, decode_order
-from iot_models.entry import decode_entry
 from iot_models.errors import DecryptionError, FormatError
 from iot_models.segment import decode_segment
 from iot_stores import history

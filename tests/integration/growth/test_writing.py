@@ -9,7 +9,7 @@ from integration.growth.histories import vacuum
 from integration.growth.touched import touching
 from integration.writer.sending import SENDER, Sender
 from iot_api.ingest.parser import Batch
-from iot_cipher.envelope import Sealer
+from iot_cipher.encryption import Sealer
 from iot_models.errors import UnavailableError
 from iot_models.reading import ReadingColumns, int64s
 from iot_stores.months import month_begin, next_month
@@ -40,7 +40,7 @@ def _updates(connection: Connection) -> tuple[int, int, int]:
 def test_the_ledger_does_not_grow_with_drains(writer: Writer, sender: Sender) -> None:
     """Updates reuse the pages of the rows (HOT): no index grows, and no vacuum is needed."""
     connection = writer.postgres()
-    sealers = [Sealer(writer.keys.current) for _ in range(4)]
+    sealers = [Sealer(writer.keys) for _ in range(4)]
     sizes = []
     for round_ in range(120):
         for sealer in sealers:

@@ -9,7 +9,7 @@ from prometheus_client import REGISTRY
 from redis import Redis
 
 from integration.rotation.running import Running
-from iot_cipher.envelope import Sealer
+from iot_cipher.encryption import Sealer
 from iot_cipher.keyring import create_keyring_file
 from iot_cipher.sealed_order import seal_order
 from iot_cipher.vault import is_authentic
@@ -17,7 +17,7 @@ from iot_stores.cached_records import scan_records
 from iot_stores.rewrap import try_lock
 from iot_stores.stream_entries import WaitingEntry
 from support.draining import drain_all
-from support.keys import KEYS
+from support.keys import KEYS, CheckedKeys
 from support.waiting import wait_until
 
 
@@ -105,7 +105,7 @@ def test_a_renewal_takes_a_rewrapped_record(running: Running) -> None:
 def test_a_key_is_kept_while_something_needs_it(running: Running, redis: "Redis") -> None:
     running.put()
     keyring = running.keyring()
-    sealed = Sealer(lambda: keyring).seal(0, b"content")
+    sealed = Sealer(CheckedKeys(lambda: keyring)).seal(0, b"content")
     running.service.stores.dead_letters.add(0, WaitingEntry(b"1-1", sealed, 0, 0), "a reason")
     held = uuid.uuid4()
     redis.hset(KEYS.held_vaults, held.hex, 1)

@@ -9,7 +9,8 @@ from typing import Any, Self, TypeVar
 
 from redis import ConnectionPool, Redis
 
-from iot_stores.backlog import AppendResult, Backlog
+from iot_stores.backlog import Backlog
+from iot_stores.backlog_append import AppendResult
 from support.keys import KEYS
 from support.waiting import wait_until
 

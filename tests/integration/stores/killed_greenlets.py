@@ -12,7 +12,7 @@ from gevent import monkey
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from integration.stores.callers import PATIENCE, Callers, together
-from iot_stores.backlog import AppendResult
+from iot_stores.backlog_append import AppendResult
 from support.waiting import wait_until
 
 Spawned = list[Any]

@@ -19,8 +19,8 @@ from redis.exceptions import RedisError
 from integration.stores.callers import SHARDS, Callers, shard_of, together
 from iot_models.errors import UnavailableError
 from iot_models.settings import Settings
-from iot_stores.backlog import AppendResult, Backlog, RememberedRequest
-from iot_stores.group_commit import MAX_BYTES
+from iot_stores.backlog import Backlog
+from iot_stores.backlog_append import MAX_BYTES, AppendResult, RememberedRequest
 from iot_stores.redis_client import connect_redis
 from iot_tools.local.redis_server import RedisServer
 from support.keys import KEYS

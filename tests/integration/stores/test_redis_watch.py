@@ -202,10 +202,13 @@ def test_a_redis_that_evicts_is_not_safe(client: "Redis", database: Database, po
         watch_on(client, database),
         watch_on(client, database, RedisRequirements(may_evict=True)),
     )
+    assert not watch.safe  # nothing is checked yet
     watch.require_safe()
+    assert watch.safe
     assert watch.keeps_indexes()
     client.config_set("maxmemory-policy", policy)
     assert f"its maxmemory-policy is {policy}" in watch.state()
+    assert not watch.safe
     with pytest.raises(UnfitRedisError):
         watch.require_safe()
     watch.require_ours()  # the stored entries are drained
@@ -217,6 +220,9 @@ def test_a_redis_that_evicts_is_not_safe(client: "Redis", database: Database, po
     client.config_set("maxmemory-policy", "noeviction")
     assert watch.state() == "ok"
     watch.require_safe()
+    assert watch.safe
+    watch.invalidate()
+    assert not watch.safe
 
 
 def test_a_redis_without_aof_is_not_safe(client: "Redis", database: Database) -> None:

@@ -12,10 +12,8 @@ from redis import Redis
 
 from iot_api.limits.clients import Client
 from iot_api.service import Service, build_service
-from iot_cipher.encryption import OpenVault
-from iot_cipher.envelope import Sealer
+from iot_cipher.encryption import Entry, OpenVault, Sealer
 from iot_cipher.keyring import KeyringFile
-from iot_models.entry import Entry
 from iot_models.reading import SEPARATOR, Reading, ReadingColumns, int64s
 from iot_models.settings import Settings
 from iot_stores.backlog import Backlog
@@ -118,6 +116,6 @@ def sending(settings: Settings) -> Iterator[Sender]:
     redis = connect_redis(settings)
     backlog = Backlog(redis, KEYS, shards=settings.shards, max_bytes=settings.backlog_max_bytes)
     service = build_service(settings)
-    yield Sender(settings, service, redis, backlog, Sealer(keyring.current))
+    yield Sender(settings, service, redis, backlog, Sealer(keyring))
     service.close()
     redis.close()

@@ -13,7 +13,7 @@ import pytest
 from psycopg_pool import PoolClosed
 
 from integration.writer.sending import Sender
-from iot_cipher.envelope import entry_name
+from iot_cipher.encryption import entry_name
 from iot_models.errors import UnavailableError
 from iot_models.settings import Settings
 from iot_stores.backlog import Backlog

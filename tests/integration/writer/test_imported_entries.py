@@ -6,7 +6,7 @@ from array import array
 import pytest
 
 from integration.writer.sending import Sender
-from iot_models.entry import Entry
+from iot_cipher.encryption import Entry
 from iot_models.reading import ReadingColumns, int64s
 from iot_stores.months import DAY_MS, END_MS, next_month
 from iot_writer.writer import Writer

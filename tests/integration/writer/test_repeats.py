@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from integration.writer.sending import SENDER, Sealed, Sender
 from iot_api.ingest.parser import Batch
-from iot_cipher.envelope import Sealer
+from iot_cipher.encryption import Sealer
 from iot_cipher.keyring import KeyringFile
 from iot_models.reading import ReadingColumns, int64s
 from iot_models.settings import Settings
@@ -24,7 +24,7 @@ from support.draining import drain_all
 def api_processes(settings: Settings) -> list[Sealer]:
     """Sealers of several API processes."""
     keyring = KeyringFile(Path(settings.keyring_file))
-    return [Sealer(keyring.current) for _ in range(4)]
+    return [Sealer(keyring) for _ in range(4)]
 
 
 @pytest.mark.parametrize("times", [2, 5])

@@ -16,7 +16,8 @@ from iot_api.app import create_app
 from iot_models.errors import UnavailableError
 from iot_models.settings import load
 from iot_stores import store_states
-from iot_stores.backlog import AppendResult, Backlog
+from iot_stores.backlog import Backlog
+from iot_stores.backlog_append import AppendResult
 from iot_tools.local.child import Child, Program
 from iot_tools.local.ports import free_port
 from support.keys import KEYS

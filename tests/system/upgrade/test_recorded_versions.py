@@ -12,9 +12,8 @@ from flask.testing import FlaskClient
 from redis import Redis
 
 from iot_api.app import create_app
-from iot_cipher.envelope import Opener
+from iot_cipher.encryption import Opener, decode_entry
 from iot_cipher.keyring import KeyringFile
-from iot_models.entry import decode_entry
 from iot_models.settings import Settings
 from iot_stores.backlog import Backlog
 from iot_stores.redis_client import connect_redis

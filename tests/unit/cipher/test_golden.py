@@ -8,12 +8,10 @@ from typing import Any
 
 import pytest
 
-from iot_cipher.encryption import OpenVault, decrypt_segment
-from iot_cipher.envelope import Opener
+from iot_cipher.encryption import Opener, OpenVault, decode_entry, decrypt_segment
 from iot_cipher.keyring import Keyring, parse_keyring
 from iot_cipher.vault import VaultRecord, fast_secret, open_vault
 from iot_cipher.writer_keys import writer_keys_text
-from iot_models.entry import decode_entry
 from iot_models.segment import SegmentBounds, decode_segment
 
 FILE = Path(__file__).with_name("golden") / "v1.json"

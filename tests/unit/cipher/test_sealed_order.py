@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iot_cipher.envelope import Opener, Sealer
+from iot_cipher.encryption import Opener, Sealer
 from iot_cipher.keyring import Keyring, parse_keyring
 from iot_cipher.sealed_order import open_order, seal_order
 from iot_models.errors import DecryptionError
+from support.keys import CheckedKeys
 
 RING = Keyring(2, {1: bytes(range(32)), 2: bytes(range(32, 64))}, bytes(32))
 MakeText = Callable[..., str]
@@ -58,7 +59,7 @@ def test_random_bytes_are_a_decryption_error(data: bytes) -> None:
 def test_entries_and_orders_do_not_open_as_each_other() -> None:
     for shard in (0, 3):
         with pytest.raises(DecryptionError):
-            open_order(RING, Sealer(lambda: RING).seal(shard, b"content"))
+            open_order(RING, Sealer(CheckedKeys(lambda: RING)).seal(shard, b"content"))
         with pytest.raises(DecryptionError):
             Opener(lambda: RING).open(shard, seal_order(RING, b"content"))
 

@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import pytest
 
-from iot_cipher.encryption import OpenVault
-from iot_cipher.envelope import OpenedEntry, Opener, Sealer
+from iot_cipher.encryption import OpenedEntry, Opener, OpenVault, Sealer
 from iot_cipher.keyring import Keyring
 from iot_cipher.secrets import SecretHolder
 from iot_cipher.vault import VaultRecord
+from support.keys import CheckedKeys
 
 Vault = tuple[VaultRecord, OpenVault]
 HOLDERS = ["Keyring", "OpenVault", "OpenedEntry"]
@@ -18,7 +18,9 @@ HOLDERS = ["Keyring", "OpenVault", "OpenedEntry"]
 
 @pytest.fixture
 def holders(keyring: Keyring, vault: Vault) -> dict[str, SecretHolder]:
-    entry = Opener(lambda: keyring).open(0, Sealer(lambda: keyring).seal(0, b"a chunk key"))
+    entry = Opener(lambda: keyring).open(
+        0, Sealer(CheckedKeys(lambda: keyring)).seal(0, b"a chunk key")
+    )
     assert isinstance(entry, OpenedEntry)
     return {"Keyring": keyring, "OpenVault": vault[1], "OpenedEntry": entry}
 
@@ -51,7 +53,7 @@ def test_a_key_holder_cannot_be_copied(
 
 
 def test_a_sealer_with_a_session_cannot_be_copied(keyring: Keyring) -> None:
-    sealer = Sealer(lambda: keyring)
+    sealer = Sealer(CheckedKeys(lambda: keyring))
     sealer.seal(0, b"")
     with pytest.raises(TypeError, match="holds keys"):
         copy.deepcopy(sealer)

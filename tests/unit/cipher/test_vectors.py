@@ -14,15 +14,13 @@ import zstandard
 
 from iot_cipher.audit_link import ChainedRecord, make_link
 from iot_cipher.chain_keys import BEFORE_FIRST
-from iot_cipher.encryption import OpenVault, decrypt_segment
-from iot_cipher.envelope import Opener
+from iot_cipher.encryption import Opener, OpenVault, decode_entry, decrypt_segment
 from iot_cipher.keyring import Keyring, parse_keyring
 from iot_cipher.sealed_order import open_order
 from iot_cipher.tokens import parse_tokens
 from iot_cipher.vault import PasswordSecret, VaultRecord, fast_secret, open_vault, scrypt_secret
 from iot_cipher.writer_keys import writer_keys_text
 from iot_models.compaction_order import decode_order
-from iot_models.entry import decode_entry
 from iot_models.segment import SegmentBounds, decode_segment
 from iot_stores.audit import open_record
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from iot_cipher.envelope import Opener, Sealer
+from iot_cipher.encryption import Opener, Sealer
 from iot_cipher.keyring import Keyring, new_keyring_text, parse_keyring
 from iot_cipher.sealed_order import open_order, seal_order
 from iot_cipher.writer_keys import (
@@ -20,6 +20,7 @@ from iot_cipher.writer_keys import (
     writer_keys_text,
 )
 from iot_models.errors import DecryptionError, SettingsError
+from support.keys import CheckedKeys
 from unit.cipher.conftest import MakeText
 
 KEY = base64.b64encode(b"a secret that must not be shown!").decode()
@@ -77,7 +78,7 @@ def test_writer_keys_are_not_shown_or_pickled(keys: WriterKeys) -> None:
 
 
 def test_writer_keys_open_entries_and_orders(keyring: Keyring, keys: WriterKeys) -> None:
-    sealed = Sealer(lambda: keyring).seal(3, b"entry")
+    sealed = Sealer(CheckedKeys(lambda: keyring)).seal(3, b"entry")
     assert Opener(lambda: keys).open(3, sealed).content == b"entry"
     assert open_order(keys, seal_order(keyring, b"order")) == b"order"
 

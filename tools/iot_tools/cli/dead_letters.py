@@ -4,9 +4,8 @@ import argparse
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
-from iot_cipher.envelope import entry_name
+from iot_cipher.encryption import Entry, decode_entry, entry_name
 from iot_models.audit_event import AuditKind, audit_event
-from iot_models.entry import Entry, decode_entry
 from iot_models.errors import IotError, SettingsError
 from iot_stores.dead_letters import DeadLetter
 from iot_stores.forgotten import REASON, DatedEntry, find_forgotten

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from redis.exceptions import RedisError
 
-from iot_cipher.envelope import Opener
+from iot_cipher.encryption import Opener
 from iot_cipher.writer_keys import AuditKeys, WriterKeys, WriterKeysFile
 from iot_models.audit_event import AuditEvent
 from iot_models.errors import UnavailableError

@@ -16,11 +16,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from iot_api.limits.clients import Client
-from iot_cipher.encryption import OpenVault
-from iot_cipher.envelope import EntryName
+from iot_cipher.encryption import EntryName, OpenVault
 from iot_models.errors import IdempotencyKeyReusedError, InvalidRequestError
 from iot_models.names import KeyNames
-from iot_stores.backlog import RememberedRequest
+from iot_stores.backlog_append import RememberedRequest
 
 from .parser import Batch
 from .receipts import decode_receipt, encode_list

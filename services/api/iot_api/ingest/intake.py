@@ -6,7 +6,7 @@ Once `Intake.accept` returns, the readings are acknowledged.
 import os
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import cast
@@ -17,15 +17,14 @@ from iot_api.http.request import Proven, prove
 from iot_api.limits.clients import Client
 from iot_api.limits.guess_limit import GuessLimit
 from iot_api.vaults.opening import Vaults
-from iot_cipher.encryption import SALT_BYTES, OpenVault
-from iot_cipher.envelope import EntryName, Sealer, entry_name
+from iot_cipher.encryption import SALT_BYTES, Entry, EntryName, OpenVault, Sealer, entry_name
 from iot_models import metrics
-from iot_models.entry import Entry
 from iot_models.errors import IotError, Refusal, TooManyRequestsError
 from iot_models.reading import SEPARATOR, ReadingColumns
 from iot_stores.append_outcomes import GuardedError
-from iot_stores.backlog import AppendResult, Backlog, Guard
+from iot_stores.backlog_append import AppendResult, BacklogAppender, Guard
 from iot_stores.months import DAY_MS
+from iot_stores.redis_watch import RedisWatch
 
 from .idempotency import IdempotencyKey, IdempotencyPolicy, KeyedRequest
 from .parser import Batch
@@ -61,14 +60,13 @@ class Intake:
         vaults: Vaults,
         guesses: GuessLimit,
         sealer: Sealer,
-        backlog: Backlog,
+        backlog: BacklogAppender,
         *,
-        admit: Callable[[], None],
+        watch: RedisWatch,
         shards: int,
         idempotency: IdempotencyPolicy,
     ) -> None:
-        """`admit` raises unless Redis is safe for readings (`RedisWatch.require_safe`)."""
-        self._admit = admit
+        self._watch = watch
         self._vaults = vaults
         self._guesses = guesses
         self._sealer = sealer
@@ -106,7 +104,8 @@ class Intake:
             RedisError, psycopg.Error: a store is unavailable. The readings may have been appended
                 if the connection to Redis broke after they were sent; then they are stored once.
         """
-        self._admit()
+        if not self._watch.safe:
+            self._watch.require_safe()
         vaults, guards = self._open(batches, client, proven or frozenset())
         count = sum([len(batch.readings.relative) for batch in batches])
         request = None if key is None else self._keyed_request(key, vaults, batches)

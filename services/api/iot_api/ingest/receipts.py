@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from redis.exceptions import RedisError
 
-from iot_cipher.envelope import EntryName
+from iot_cipher.encryption import EntryName
 from iot_models.errors import InvalidRequestError
 from iot_stores import ledger
 from iot_stores.backlog import Backlog

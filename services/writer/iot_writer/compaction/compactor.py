@@ -8,9 +8,13 @@ import uuid
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 
-from iot_cipher.encryption import SealedSegment, decrypt_with_chunk_key, encrypt_segment
+from iot_cipher.encryption import (
+    SealedSegment,
+    TransitKeys,
+    decrypt_with_chunk_key,
+    encrypt_segment,
+)
 from iot_cipher.sealed_order import open_order
-from iot_cipher.writer_keys import TransitKeys
 from iot_models import metrics
 from iot_models.compaction_order import CompactionOrder, decode_order
 from iot_models.compression import unpacked_size

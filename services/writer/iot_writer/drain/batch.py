@@ -7,10 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from iot_cipher.encryption import SealedSegment
-from iot_cipher.envelope import OpenedEntry
+from iot_cipher.encryption import Entry, OpenedEntry, SealedSegment
 from iot_models import metrics
-from iot_models.entry import Entry
 from iot_stores import ledger
 from iot_stores.ledger import Offset, SessionNumbers
 from iot_stores.months import month_begin

@@ -25,10 +25,9 @@ from enum import StrEnum
 import psycopg
 from redis.exceptions import RedisError
 
-from iot_cipher.envelope import Opener
+from iot_cipher.encryption import Entry, Opener, decode_entry
 from iot_models import metrics, names
 from iot_models.audit_event import AuditKind, audit_event
-from iot_models.entry import Entry, decode_entry
 from iot_models.errors import IotError
 from iot_stores import history, ledger
 from iot_stores.audit import AuditLog

@@ -4,8 +4,7 @@ import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from iot_cipher.encryption import SealedSegment, encrypt_segment
-from iot_models.entry import Entry
+from iot_cipher.encryption import Entry, SealedSegment, encrypt_segment
 from iot_models.segment import ID_STRIDE, encode_segment
 from iot_stores.months import DAY_MS, month_begin, next_month
 

@@ -7,9 +7,8 @@ from typing import LiteralString
 
 import psycopg
 
-from iot_cipher.envelope import Opener
+from iot_cipher.encryption import Opener, decode_entry
 from iot_models import metrics
-from iot_models.entry import decode_entry
 from iot_models.errors import IotError
 from iot_stores import erasures
 from iot_stores.dead_letters import DeadLetter, DeadLetters

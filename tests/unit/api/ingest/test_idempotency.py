@@ -12,8 +12,7 @@ from iot_api.ingest.idempotency import (
 )
 from iot_api.ingest.parser import Batch
 from iot_api.ingest.receipts import encode_list
-from iot_cipher.encryption import OpenVault
-from iot_cipher.envelope import EntryName
+from iot_cipher.encryption import EntryName, OpenVault
 from iot_models.errors import IdempotencyKeyReusedError, InvalidRequestError
 from iot_models.reading import ReadingColumns, int64s
 from support.keys import KEYS

@@ -7,7 +7,7 @@ import struct
 import pytest
 
 from iot_api.ingest.receipts import decode_receipt, encode_list, encode_receipt
-from iot_cipher.envelope import EntryName
+from iot_cipher.encryption import EntryName
 from iot_models.errors import InvalidRequestError
 from iot_models.names import MAX_SHARDS
 

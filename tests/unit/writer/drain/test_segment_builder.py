@@ -6,8 +6,7 @@ import uuid
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iot_cipher.encryption import OpenVault, SealedSegment, decrypt_segment
-from iot_models.entry import Entry
+from iot_cipher.encryption import Entry, OpenVault, SealedSegment, decrypt_segment
 from iot_models.reading import SEPARATOR, Reading, ReadingColumns, int64s
 from iot_models.segment import ID_STRIDE, SegmentColumns, decode_segment
 from iot_stores.months import DAY_MS, month_begin, next_month

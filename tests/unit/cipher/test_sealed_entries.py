@@ -2,27 +2,31 @@
 
 import base64
 import json
+import math
 import os
 import struct
+import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iot_cipher import envelope
-from iot_cipher.envelope import MAX_ABANDONED_NUMBERS, OpenedEntry, Opener, Sealer
-from iot_cipher.keyring import Keyring, parse_keyring
+from iot_cipher import encryption
+from iot_cipher.encryption import MAX_ABANDONED_NUMBERS, OpenedEntry, Opener, Sealer
+from iot_cipher.keyring import Keyring, KeyringFile, parse_keyring
 from iot_models.errors import DecryptionError
+from support.keys import CheckedKeys
 
 RING = Keyring(2, {1: bytes(range(32)), 2: bytes(range(32, 64))}, bytes(32))
 MakeText = Callable[..., str]
 
 
 def sealer_of(ring: Keyring = RING) -> Sealer:
-    return Sealer(lambda: ring)
+    return Sealer(CheckedKeys(lambda: ring))
 
 
 def opened(sealed: bytes, shard: int = 3, ring: Keyring = RING) -> OpenedEntry:
@@ -110,13 +114,44 @@ def test_a_new_primary_key_starts_a_new_session(keyring_text: MakeText) -> None:
         parse_keyring(keyring_text(primary=2, keys=(1, 2))),
     ]
     now = 0
-    sealer = Sealer(lambda: rings[now])
+    sealer = Sealer(CheckedKeys(lambda: rings[now]))
     first = sealer.seal(3, b"old")
     now = 1
     second = sealer.seal(3, b"new")
     assert struct.unpack_from(">I", second, 1) == (2,)
     assert opened(second, ring=rings[1]).number == 1
     assert opened(first, ring=rings[1]).content == b"old"  # entries in transit still open
+
+
+def test_keys_are_read_again_when_a_check_is_due(
+    tmp_path: Path, keyring_text: MakeText, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "keyring.json"
+    path.write_text(keyring_text(primary=1, keys=(1,)))
+    file = KeyringFile(path)
+    sealer = Sealer(file)
+    path.write_text(keyring_text(primary=2, keys=(1, 2)))
+    assert sealer.seal(3, b"")[4] == 1
+    monkeypatch.setattr(file, "check_at", time.monotonic())
+    assert sealer.seal(3, b"")[4] == 2
+
+
+def test_keys_that_another_caller_read_again_are_used_at_once(
+    tmp_path: Path, keyring_text: MakeText
+) -> None:
+    """A process that reports a new primary key must not seal with the old one any more."""
+    path = tmp_path / "keyring.json"
+    path.write_text(keyring_text(primary=1, keys=(1,)))
+    now = 0.0
+    file = KeyringFile(path, clock=lambda: now)
+    file.check_at = math.inf
+    sealer = Sealer(file)
+    sealer.seal(3, b"")
+    path.write_text(keyring_text(primary=2, keys=(1, 2)))
+    now = file.check_at
+    assert file.current().primary_id == 2
+    file.check_at = math.inf
+    assert sealer.seal(3, b"")[4] == 2
 
 
 def test_a_key_added_to_the_keyring_keeps_the_session(
@@ -127,7 +162,7 @@ def test_a_key_added_to_the_keyring_keeps_the_session(
         parse_keyring(keyring_text(primary=1, keys=(1, 2))),
     ]
     now = 0
-    sealer = Sealer(lambda: rings[now])
+    sealer = Sealer(CheckedKeys(lambda: rings[now]))
     sealer.seal(3, b"")
     now = 1
     assert opened(sealer.seal(3, b""), ring=rings[1]).number == 2
@@ -136,7 +171,7 @@ def test_a_key_added_to_the_keyring_keeps_the_session(
 def test_a_different_key_with_the_same_id_starts_a_new_session(keyring_text: MakeText) -> None:
     rings = [parse_keyring(keyring_text(seed=seed)) for seed in (0, 99)]
     now = 0
-    sealer = Sealer(lambda: rings[now])
+    sealer = Sealer(CheckedKeys(lambda: rings[now]))
     sealer.seal(3, b"")
     now = 1
     entry = opened(sealer.seal(3, b"new"), ring=rings[1])
@@ -150,7 +185,7 @@ def test_a_retired_key_opens_no_entry_of_a_known_session(keyring_text: MakeText)
     ]
     now = 0
     opener = Opener(lambda: rings[now])
-    sealed = Sealer(lambda: rings[0]).seal(3, b"content")
+    sealed = Sealer(CheckedKeys(lambda: rings[0])).seal(3, b"content")
     assert opener.open(3, sealed).content == b"content"
     now = 1
     with pytest.raises(DecryptionError, match="no master key 1"):
@@ -158,7 +193,7 @@ def test_a_retired_key_opens_no_entry_of_a_known_session(keyring_text: MakeText)
 
 
 def test_a_session_ends_at_the_limit_of_entries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(envelope, "ENTRIES_PER_SESSION", 3)
+    monkeypatch.setattr(encryption, "ENTRIES_PER_SESSION", 3)
     sealer = sealer_of()
     entries = [opened(sealer.seal(3, b"")) for _ in range(7)]
     assert [entry.number for entry in entries] == [1, 2, 3, 1, 2, 3, 1]

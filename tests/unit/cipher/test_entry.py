@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iot_models.entry import COMPRESS_FROM, Entry, decode_entry
+from iot_cipher.encryption import COMPRESS_FROM, Entry, decode_entry
 from iot_models.errors import FormatError
 from iot_models.reading import INT64_MAX, INT64_MIN, SEPARATOR, ReadingColumns, int64s
 

@@ -154,7 +154,7 @@ def _parse(url: str) -> SplitResult:
     except ValueError:  # raised by `port`
         valid = False
     if not valid or "@" in parts.netloc or parts.query or parts.fragment:
-        raise ValueError(f"not an http(s) URL: {url}")
+        raise ValueError("not an http(s) URL without user, query and fragment")
     return parts
 
 

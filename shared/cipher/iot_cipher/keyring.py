@@ -136,7 +136,8 @@ def parse_keyring(text: str) -> Keyring:
     if primary not in masters:
         raise SettingsError("the keyring's primary key is not among its keys")
     if not all(0 < key_id < 2**32 for key_id in masters):
-        raise SettingsError("the keyring has a key id outside 1 to 4294967295")
+        wrong = next(key_id for key_id in masters if not 0 < key_id < 2**32)
+        raise SettingsError(f"the keyring has the key id {wrong}; ids are 1 to 4294967295")
     if set(masters) & set(retired):
         raise SettingsError(
             "the keyring has the same id under keys and retired: remove the entry under retired if "

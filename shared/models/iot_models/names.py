@@ -146,14 +146,14 @@ class KeyNames:
         return f"{self.prefix}iot:hot:cover:{shard}"
 
     def compaction_looked(self, vault_id: bytes) -> str:
-        """Return a key that exists while a vault's newest segments need no new search.
+        """Return a key that suppresses searches of a vault's newest segments while it exists.
 
         The search is for small segments to merge.
         """
         return f"{self.prefix}iot:compaction:looked:{vault_id.hex()}"
 
     def compaction_looked_back(self, vault_id: bytes) -> str:
-        """Return a key that exists while a vault's whole history needs no new search."""
+        """Return a key that suppresses searches of a vault's whole history while it exists."""
         return f"{self.prefix}iot:compaction:looked-back:{vault_id.hex()}"
 
     def remembered_request(self, digest: bytes) -> str:

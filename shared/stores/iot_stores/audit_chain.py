@@ -82,7 +82,10 @@ def _links(
 
 
 def chained_content(keys: AuditKeys, sealed: bytes) -> bytes:
-    """Return what a new link of a record covers."""
+    """Return the bytes that a new link authenticates.
+
+    These are the decrypted line, or a mark and the sealed bytes if the decryption fails.
+    """
     try:
         return open_record(keys, sealed).encode()
     except DecryptionError:

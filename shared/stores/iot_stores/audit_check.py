@@ -50,7 +50,7 @@ class CheckedAudit(NamedTuple):
 
 
 class ExportedRecord(NamedTuple):
-    """A record as `audit export` prints it."""
+    """An encrypted record of the audit log, with its link if it has one."""
 
     record_id: int
     at: str | None

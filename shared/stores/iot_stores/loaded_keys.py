@@ -128,7 +128,9 @@ def read_reports(client: "Redis", names: KeyNames) -> list[LoadedKeys]:
 
 
 def silent_writers(client: "Redis", names: KeyNames, reports: list[LoadedKeys]) -> list[str]:
-    """Return the writers that run by RQ's heartbeat and do not report.
+    """Return the running writers that have not reported their loaded keys.
+
+    A writer is running if its heartbeat in RQ is recent.
 
     Such a writer has an earlier version, or its user of Redis may not write its report.
     """

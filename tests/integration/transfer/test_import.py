@@ -51,7 +51,7 @@ def test_the_old_database_reads_back_as_recorded(service: Stack, command: Comman
 def test_a_wrong_password_imports_nothing(service: Stack, command: Command) -> None:
     status, said, error = command("import", LEGACY_FILE, password="wrong")
     assert status == 1
-    assert "65 left: under another password, or damaged" in said
+    assert "65 skipped: under another password, or damaged" in said
     assert error == (
         f"{LEGACY_FILE}: no row can be decrypted with this password; nothing was imported\n"
     )
@@ -84,7 +84,7 @@ def test_rows_under_another_password_are_left_for_another_run(
     status, said, _ = command("import", file, password="two-0")
     assert status == 0
     assert "9 rows\n5 imported\n" in said
-    assert "4 left: under another password" in said
+    assert "4 skipped: under another password" in said
     assert [json.loads(each["freeform"])["n"] for each in service.read("two-0")] == [0, 2, 4, 6, 8]
     assert service.read("two-1") == []
     assert "4 imported" in command("import", file, password="two-1")[1]

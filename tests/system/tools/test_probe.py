@@ -242,7 +242,10 @@ def test_a_response_of_another_server_is_reported(faulty: FaultyService, capsys:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--url", "x"], "--url is not an http(s) URL: x"),
+        (
+            ["--url", "x"],
+            "--url is not an http(s) URL without user, query and fragment",
+        ),
         (["--url", "http://x", "--password-file", "/nowhere"], "/nowhere can't be read: No such"),
         (["--url", "http://x", "--password-file", "/dev/null"], "/dev/null holds no password"),
         (["--url", "http://x", "--token-file", "/dev/null"], "/dev/null holds no token"),

@@ -55,7 +55,7 @@ class Demand:
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """One row of the table of needs."""
+    """A resource that a load needs."""
 
     part: str
     name: str
@@ -288,7 +288,7 @@ class Capacity:
         return min(self.shards, math.ceil(self.writer_cores / self.costs.busy) + SPARE)
 
     def needs(self) -> list[Need]:
-        """Return all rows of the table of needs."""
+        """Return the resources that the load needs, one row each."""
         demand = self.demand
         return [
             Need("load", "readings", demand.readings, "/s"),

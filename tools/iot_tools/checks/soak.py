@@ -51,8 +51,8 @@ class Soak:
             raise SettingsError("--devices must be 1 or more, and --rate from above 0 to 10000")
         try:
             self._client(keep_alive=True)
-        except ValueError:
-            raise SettingsError(f"--url is not an http URL: {self.url}") from None
+        except ValueError as error:
+            raise SettingsError(f"--url is {error}") from None
 
     def wait_for_service(self) -> None:
         """Return at the first response, or after `begin` seconds. Failures are not counted.

@@ -16,7 +16,7 @@ from .tls_options import add_tls, tls_of
 from .token_option import add_token, token_of
 
 _DESCRIPTION = """\
-Import readings from a file: a database of the old program, CSV or NDJSON. Readings keep their
+Import readings from a file: CSV, NDJSON, or a database of the old program. Readings keep their
 times, also the time of receipt. The command may be repeated and stopped at any point: it imports
 only what the service lacks. It needs a token with the scope admin, unless the service runs without
 tokens.
@@ -27,7 +27,7 @@ def add_import(commands: "Subparsers[argparse.ArgumentParser]") -> None:
     """Add `import` to the command."""
     parser = commands.add_parser(
         "import",
-        help="import readings from a file: a database of the old program, CSV or NDJSON",
+        help="import readings from a file: CSV, NDJSON, or a database of the old program",
         description=_DESCRIPTION,
     )
     parser.add_argument("file", type=Path, help="SQLite file of the old program, CSV, or NDJSON")
@@ -105,8 +105,8 @@ def report_lines(report: ImportReport, *, dry_run: bool) -> list[str]:
     lines.append(f"{report.present} were in the service before")
     if report.other_password:
         lines.append(
-            f"{report.other_password} left: under another password, or damaged; run the import "
+            f"{report.other_password} skipped: under another password, or damaged; run the import "
             "again with that password"
         )
-    lines += [f"{count} left: {reason}" for reason, count in report.unusable.items()]
+    lines += [f"{count} skipped: {reason}" for reason, count in report.unusable.items()]
     return lines + [f"  {example}" for example in report.examples]

@@ -159,7 +159,7 @@ class Child:
         self.kill(self.program.stop_signal)
 
     def poll(self) -> int | None:
-        """Return the exit status; None while the process runs, a negative signal if killed."""
+        """Return the exit status; None while the process runs, -N if signal N killed it."""
         return None if self._process is None else self._process.poll()
 
     def wait(self, seconds: float | None = None) -> int:

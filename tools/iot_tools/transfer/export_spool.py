@@ -42,7 +42,8 @@ class ExportSpool:
             self._database = sqlite3.connect(path)
             self._database.executescript(_SCHEMA)
         except (OSError, sqlite3.Error) as error:
-            raise IotError(f"{path}: {error}") from None
+            reason = getattr(error, "strerror", None) or error
+            raise IotError(f"the spool {path} can't be opened: {reason}") from None
         found = self._state("selection")
         if found not in {None, wanted}:
             raise IotError(

@@ -19,7 +19,7 @@ _DEPTH = 3
 
 
 class Operation(NamedTuple):
-    """A call."""
+    """An operation of the OpenAPI document: a method on a path."""
 
     method: str
     path: str

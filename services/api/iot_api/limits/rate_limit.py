@@ -189,7 +189,7 @@ class RateSettler(threading.Thread):
         self._stopping = threading.Event()
 
     def run(self) -> None:
-        """Settle until `stop` is called."""
+        """Exchange counts with Redis once a second until `stop` is called."""
         while not self._stopping.wait(SETTLE_SECONDS):
             try:
                 self._rates.settle()

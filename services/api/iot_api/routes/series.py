@@ -85,5 +85,5 @@ def _password(service: Service) -> bytes:
         text = str(header).encode("latin-1").decode()
     except UnicodeError:
         problem = "is not UTF-8; POST the password in the body"
-        raise InvalidRequestError(f"X-Iot-Password: {problem}", field="X-Iot-Password") from None
+        raise InvalidRequestError(f"X-Iot-Password {problem}", field="X-Iot-Password") from None
     return password_bytes(text, service.settings.max_password_bytes, field="X-Iot-Password")

@@ -101,7 +101,7 @@ def build_batch(
         if entry.vault_id in missing:
             if numbers.mark_missing(opened.number):
                 held.append(HeldEntry(waiting, entry.vault_id))
-        elif numbers.mark_stored(opened.number):
+        elif numbers.mark_stored(opened.number):  # False: it is stored already, so skip it
             if entry.vault_id in erased:
                 dropped += 1
             else:

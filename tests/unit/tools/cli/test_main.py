@@ -109,7 +109,10 @@ def test_invalid_arguments_are_refused(
     ("arguments", "sentence"),
     [
         (["run", "--port", "http"], "PORT must be an integer from 1 to 65535, not 'http'\n"),
-        (["simulate", "--url", "x"], "--url is not an http(s) URL: x\n"),
+        (
+            ["simulate", "--url", "x"],
+            "--url is not an http(s) URL without user, query and fragment\n",
+        ),
     ],
 )
 def test_invalid_values_are_named(

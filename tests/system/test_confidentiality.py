@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -129,36 +130,43 @@ def _rows(number: int, places: range) -> list[dict[str, Any]]:
     ]
 
 
-def _in_parallel(stack: Stack, method: str, bodies: list[Any]) -> list[bytes]:
+@pytest.fixture
+def clients(own_stack: Stack) -> Iterator[list[Client]]:
+    """Clients that keep their connections, so that a vault is opened in one API process first."""
+    with ExitStack() as opened:
+        url = f"http://127.0.0.1:{own_stack.port}"
+        yield [opened.enter_context(Client(url, timeout=60)) for _ in range(CLIENTS)]
+
+
+def _in_parallel(clients: list[Client], method: str, bodies: list[Any]) -> list[bytes]:
     """Send requests over open connections, and return the responses in order."""
 
-    def client(share: list[Any]) -> list[bytes]:
+    def send(client: Client, share: list[Any]) -> list[bytes]:
         answers = []
-        with Client(f"http://127.0.0.1:{stack.port}", timeout=60) as client:
-            for body in share:
+        for body in share:
+            response = client.request(method, "/api/iot", json=body, repeatable=False)
+            while response.status == 429:  # too many new passwords wait for their scrypt
+                time.sleep(float(response.headers["Retry-After"]))
                 response = client.request(method, "/api/iot", json=body, repeatable=False)
-                while response.status == 429:  # too many new passwords wait for their scrypt
-                    time.sleep(float(response.headers["Retry-After"]))
-                    response = client.request(method, "/api/iot", json=body, repeatable=False)
-                assert response.status == (201 if method == "PUT" else 200), response.body
-                answers.append(response.body)
+            assert response.status == (201 if method == "PUT" else 200), response.body
+            answers.append(response.body)
         return answers
 
     with ThreadPoolExecutor(CLIENTS) as pool:
-        shares = pool.map(client, [bodies[first::CLIENTS] for first in range(CLIENTS)])
+        shares = pool.map(send, clients, [bodies[first::CLIENTS] for first in range(CLIENTS)])
         merged: list[bytes] = [b""] * len(bodies)
         for first, share in enumerate(shares):
             merged[first::CLIENTS] = share
     return merged
 
 
-def _send(stack: Stack, places: range) -> None:
+def _send(clients: list[Client], places: range) -> None:
     """Send these readings of every password. Two passwords share a request, with mixed rows."""
     bodies = []
     for number in range(0, PASSWORDS, 2):
         pair = [_rows(number, places), _rows(number + 1, places)]
         bodies.append([row for both in zip(*pair, strict=True) for row in both])
-    _in_parallel(stack, "PUT", bodies)
+    _in_parallel(clients, "PUT", bodies)
 
 
 def _backlog(settings: Settings) -> int:
@@ -172,18 +180,20 @@ NOTHING: dict[str, set[str]] = {
 }
 
 
-def test_each_password_reads_only_its_own_readings(own_stack: Stack, place: Place) -> None:
+def test_each_password_reads_only_its_own_readings(
+    own_stack: Stack, clients: list[Client], place: Place
+) -> None:
     settings = load(place.environment)
-    _send(own_stack, range(0, READINGS, 2))
+    _send(clients, range(0, READINGS, 2))
     assert _backlog(settings) == PASSWORDS
     assert place.search() == NOTHING  # while all readings are in the backlog
 
     own_stack.start_writer()
-    _send(own_stack, range(1, READINGS, 2))
+    _send(clients, range(1, READINGS, 2))
     wait_until(lambda: not _backlog(settings), seconds=60, what="all readings stored")
     asked = [{"data": {"db_password": _password(number)}} for number in range(PASSWORDS)]
     seen = set[int]()
-    for number, answer in enumerate(_in_parallel(own_stack, "POST", asked)):
+    for number, answer in enumerate(_in_parallel(clients, "POST", asked)):
         rows = json.loads(answer)["data"]
         said = [json.loads(row["freeform"])["said"] for row in rows]
         assert said == [_text(number, place) for place in range(READINGS)]

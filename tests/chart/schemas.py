@@ -1,24 +1,36 @@
-"""Validation of objects with the OpenAPI schemas of Kubernetes, which are read once."""
+"""Validation of objects with the OpenAPI schemas of Kubernetes, which are read once.
+
+jsonschema takes a second to import: only processes that validate import it.
+"""
 
 import json
+import re
 from collections.abc import Mapping
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import kubernetes_validate  # type: ignore[import-untyped]
-from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 from referencing import Registry, Resource
 
 from chart.crds import SPECS, STRINGS, TEXT, closed
 
 OLDEST = "1.30"
 """The oldest Kubernetes version that the chart supports: see Chart.yaml."""
-NEWEST: str = kubernetes_validate.latest_version().rpartition(".")[0]
+_PACKAGE = find_spec("kubernetes_validate")
+assert _PACKAGE is not None
+_FOLDER = Path(str(_PACKAGE.origin)).parent / "kubernetes-json-schema"
+NEWEST = max(
+    (
+        found[1]
+        for folder in _FOLDER.iterdir()
+        if (found := re.match(r"v(\d+\.\d+)\.", folder.name))
+    ),
+    key=lambda version: [int(number) for number in version.split(".")],
+)
 """The newest Kubernetes version with schemas in the wheel."""
 VERSIONS = (OLDEST, NEWEST)
 
-_FOLDER = Path(kubernetes_validate.__file__).parent / "kubernetes-json-schema"
 _CUSTOM_METADATA = closed("name", name=TEXT, namespace=TEXT, labels=STRINGS, annotations=STRINGS)
 
 
@@ -41,7 +53,9 @@ def _mistakes(kind: tuple[str, str], text: str, kubernetes: str) -> list[str]:
 
 
 @cache
-def _validator(kind: tuple[str, str], kubernetes: str) -> Draft202012Validator:
+def _validator(kind: tuple[str, str], kubernetes: str) -> Any:
+    from jsonschema import Draft202012Validator  # type: ignore[import-untyped] # noqa: PLC0415
+
     if kind in SPECS:
         api_version, name = ({"const": each} for each in kind)
         custom = closed(

@@ -19,7 +19,7 @@ from bench.stage import PEERS, Stage, staged
 TINY = Scale(
     name="tiny", rounds=1, lanes=2, batches=2, batch=1000, single_seconds=1,
     read=4000, streamed=4000, rows=1000, fresh_seconds=1, fresh_singles=20,
-    flood_seconds=1,
+    flood_seconds=0.6,
     profile_seconds=1, starts=1, fresh_install=False,
 )  # fmt: skip
 

@@ -13,10 +13,10 @@ DEVICES ?= 1
 TLS ?= 0
 
 # Settings of `make test` and `make test-all`. Most tests wait for processes, so twice as many tests run at a time as there
-# are cores; with tests/system, which wait longer, three times as many.
+# are cores; with tests/system, which wait longer, one more.
 CORES := $(shell nproc 2>/dev/null || echo 2)
 TEST_PROCESSES ?= $(shell echo $$((2 * $(CORES))))
-ALL_TEST_PROCESSES ?= $(shell echo $$((3 * $(CORES))))
+ALL_TEST_PROCESSES ?= $(shell echo $$((2 * $(CORES) + 1)))
 QUICK_TESTS := tests/unit tests/integration tests/chart
 # Tests that check how fast processes recover: they run after the others, fewer at a time.
 TIMED_TESTS := tests/system/faults/test_short.py $(addprefix tests/system/states/test_,\

@@ -1,7 +1,6 @@
 """Password guesses are limited across all API processes."""
 
 import json
-import uuid
 from http.client import HTTPConnection
 
 import pytest
@@ -196,7 +195,7 @@ def test_a_proxy_connection_does_not_exempt_a_guesser(
 ) -> None:
     """A proxy sends the requests of device and guesser over one connection."""
     api = make_api(guess_limit=LIMIT, trusted_proxies=1)
-    proven: set[uuid.UUID] = set()
+    proven: set[bytes] = set()
 
     def put(password: str) -> int:
         with api.app.test_client() as client:
@@ -209,6 +208,27 @@ def test_a_proxy_connection_does_not_exempt_a_guesser(
     assert [put(f"guess {number}") for number in range(LIMIT)] == [201] * (LIMIT - 1) + [429]
     assert put("right") == 429
     assert not proven
+
+
+def test_an_old_password_proves_nothing_about_the_new_one(make_api: MakeApi) -> None:
+    """A client that knew the old password may not find the new one beyond the guess limit."""
+    api = make_api(guess_limit=LIMIT)
+    proven: set[bytes] = set()
+
+    def put(password: str) -> int:
+        with api.app.test_client() as client:
+            return client.put(
+                "/api/iot", json=row(password), environ_overrides={PROVEN: proven}
+            ).status_code
+
+    assert put("old") == 201
+    assert len(proven) == 1
+    data = {"db_password": "old", "new_password": "new"}
+    changed = api.ask("POST", "/api/vault/password", json.dumps({"data": data}), JSON)
+    assert changed.status_code == 200
+    guesses = [api.put(row(f"guess {number}")).status_code for number in range(LIMIT)]
+    assert guesses[-1] == 429
+    assert put("new") == 429
 
 
 @pytest.mark.parametrize("planted", ["no number", "-1", "1e9", "0x10", "inf", "", ["a list"]])

@@ -7,7 +7,6 @@ limits, receiving, decompression, passwords.
 import os
 import re
 import time
-import uuid
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import cache, lru_cache
@@ -36,10 +35,9 @@ from .responses import Headers, StartResponse, Wsgi
 REQUEST_ID = "X-Request-Id"
 PROVEN = "iot_api.proven"
 """Key in the WSGI environ: what the client of this connection has proven to know. The worker sets
-it. Ids of vaults under whose passwords it sent readings (`Intake.accept`), and cache keys of
-passwords (`VaultCache.key`) under which it read some.
+it. Cache keys of passwords (`VaultCache.key`) under which it sent readings or read some.
 """
-Proven = set[uuid.UUID | bytes]
+Proven = set[bytes]
 _MAX_PROVEN = 64
 _PROXY_HEADERS = frozenset({"HTTP_FORWARDED", "HTTP_VIA", "HTTP_X_FORWARDED_FOR"})
 _CACHED_CHARACTERS = 256
@@ -194,7 +192,7 @@ def proven_vaults(environ: Mapping[str, Any], trusted_proxies: int) -> Proven | 
     return proven
 
 
-def prove(proven: Proven, known: Iterable[uuid.UUID | bytes]) -> None:
+def prove(proven: Proven, known: Iterable[bytes]) -> None:
     """Add what a client has proven to know. If it is too much, forget the rest."""
     if len(proven) > _MAX_PROVEN:
         proven.clear()

@@ -6,7 +6,7 @@ Once `Intake.accept` returns, the readings are acknowledged.
 import os
 import time
 from bisect import bisect_right
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import cast
@@ -87,9 +87,9 @@ class Intake:
     ) -> Accepted:
         """Accept all readings of a request, or none. Accepted readings are stored exactly once.
 
-        `proven` holds the vaults whose passwords the connection has sent readings under; those of
-        the request are added. The guess limit does not apply to them: the client learns nothing
-        new, and a device can send while another client at its address guesses passwords.
+        `proven` holds the cache keys of the passwords that the connection has sent readings under;
+        those of the request are added. The guess limit does not apply to them: the client learns
+        nothing new, and a device can send while another client at its address guesses passwords.
 
         A request with the key and the passwords of an earlier one appends nothing while the earlier
         one is remembered, and has the same result if it has the same readings.
@@ -106,7 +106,8 @@ class Intake:
         """
         if not self._watch.safe:
             self._watch.require_safe()
-        vaults, guards = self._open(batches, client, proven or frozenset())
+        keys = [self._vaults.cache.key(batch.password) for batch in batches]
+        vaults, guards = self._open(batches, keys, client, proven or frozenset())
         count = sum([len(batch.readings.relative) for batch in batches])
         request = None if key is None else self._keyed_request(key, vaults, batches)
         if request is not None:
@@ -139,7 +140,7 @@ class Intake:
         self._acknowledged.inc(count)
         self._handle_writer_requests(appended)
         if proven is not None:
-            prove(proven, [vault.vault_id for vault in vaults])
+            prove(proven, keys)
         return Accepted(count, entries, appended.ends)
 
     def _keyed_request(
@@ -158,7 +159,11 @@ class Intake:
             self._session_renewals = appended.session_renewals
 
     def _open(
-        self, batches: Sequence[Batch], client: Client, proven: Collection[object]
+        self,
+        batches: Sequence[Batch],
+        keys: Sequence[bytes],
+        client: Client,
+        proven: Set[bytes],
     ) -> tuple[list[OpenVault], tuple[Guard, ...]]:
         """Return the vaults of a request, and the guess limits that the append must check.
 
@@ -167,10 +172,10 @@ class Intake:
         """
         cache = self._vaults.cache
         vaults_if_open = [
-            cache.writable(batch.password) or self._vaults.open_vault(batch.password, client)
-            for batch in batches
+            cache.writable(key) or self._vaults.open_vault(batch.password, client)
+            for key, batch in zip(keys, batches, strict=True)
         ]
-        if all(vault is not None and vault.vault_id in proven for vault in vaults_if_open):
+        if None not in vaults_if_open and proven >= set(keys):
             return cast("list[OpenVault]", vaults_if_open), ()
         self._guesses.check_noted(client)
         vaults, guards, opened = [], self._guesses.guards(client), 0

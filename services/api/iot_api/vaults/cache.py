@@ -73,14 +73,14 @@ class VaultCache:
         """Return the cache key of a password."""
         return hmac.digest(self._secret, password, "sha256")
 
-    def writable(self, password: bytes) -> OpenVault | None:
-        """Return the open vault of a password if readings may be appended without any other step.
+    def writable(self, key: bytes) -> OpenVault | None:
+        """Return the open vault of a cache key if readings may be appended without any other step.
 
         None if the vault is not open, if its record is due to be read again, if Redis may lack the
         record, or if announced changes are due to be read: `Vaults.open_vault` and
         `Vaults.find_or_create` do these steps.
         """
-        cached = self._vaults.get(self.key(password))
+        cached = self._vaults.get(key)
         if cached is None or not cached.in_redis:
             return None
         now = self._clock()

@@ -155,6 +155,7 @@ def _progress_line() -> "Show | None":
 def _send(parsed: argparse.Namespace) -> int:
     from iot_sensor_client import Client, RetryPolicy  # noqa: PLC0415 -- only where needed
     from iot_tools.devices.sender import (  # noqa: PLC0415
+        counted,
         parse_lines,
         reading_of,
         send,
@@ -177,7 +178,7 @@ def _send(parsed: argparse.Namespace) -> int:
             said = send_through(parsed.outbox, client, readings, wait_seconds=parsed.wait)
         else:
             sent = send(client, parsed.url, readings)
-            said = f"{sent} {'reading' if sent == 1 else 'readings'} acknowledged"
+            said = f"{counted(sent)} acknowledged"
     if not parsed.quiet:
         print(f"{parsed.url}: {said}")
     return 0

@@ -41,6 +41,11 @@ class ShutdownSignals:
         """Whether a signal has arrived."""
         return self._number is not None
 
+    @property
+    def name(self) -> str:
+        """Name of the last signal; empty if none has arrived."""
+        return "" if self._number is None else signal.Signals(self._number).name
+
     def check(self) -> None:
         """Raise `ShutdownRequested` if a signal has arrived."""
         if self._number is not None:

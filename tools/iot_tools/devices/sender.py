@@ -1,9 +1,10 @@
 """`iot-sensor send`: send one reading, or those of a file with one JSON value a line."""
 
 import json
+import queue
+import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from iot_models.errors import IotError, SettingsError
 from iot_sensor_client import Client, ClientError, Outbox, OutboxError
 
 BATCH_READINGS = 1000
+_GATHER_SECONDS = 0.5
+_NEXT = "next"
 _MEMBERS = {"freeform", "relative_time", "interrogator_time"}
 
 
@@ -21,19 +24,17 @@ def send(client: Client, url: str, readings: Iterable[dict[str, Any]]) -> int:
         SettingsError: the readings raised it. IotError: readings were not acknowledged. Both
             messages say how many were acknowledged before.
     """
-    rest, sent, before = iter(readings), 0, ""
-    while True:
-        try:
-            batch = list(islice(rest, BATCH_READINGS))
-            if not batch:
-                return sent
+    sent, before = 0, ""
+    try:
+        for batch in batches(readings):
             client.put_readings(batch)
-        except SettingsError as error:
-            raise SettingsError(f"{error}{before}") from None
-        except ClientError as error:
-            raise IotError(f"{url}: {error}{before}") from None
-        sent += len(batch)
-        before = f"; {sent} readings were acknowledged before"
+            sent += len(batch)
+            before = f"; {counted(sent)} acknowledged before"
+    except SettingsError as error:
+        raise SettingsError(f"{error}{before}") from None
+    except ClientError as error:
+        raise IotError(f"{url}: {error}{before}") from None
+    return sent
 
 
 def send_through(
@@ -46,24 +47,62 @@ def send_through(
     Raises:
         IotError: the outbox can't store the readings, or the service refused readings for good.
     """
-    rest = iter(readings)
     try:
         with Outbox(client, path, linger=0.0) as outbox:
-            while batch := list(islice(rest, BATCH_READINGS)):
+            before = {each.id for each in outbox.rejected()}
+            for batch in batches(readings):
                 outbox.send(batch)
             outbox.flush(timeout=wait_seconds)
             rejected, counts = outbox.rejected(), outbox.statistics()
     except (OutboxError, ValueError) as error:
         raise IotError(f"{path}: {error}") from None
-    if rejected:
+    refused = [each for each in rejected if each.id not in before]
+    if refused:
         raise IotError(
-            f"{path}: the service refused {len(rejected)} readings, which stay in the file: "
-            f"{rejected[0].reason}"
+            f"{path}: the service refused {counted(len(refused))}, kept in the file "
+            f"(Outbox.rejected() of the Python client): {refused[0].reason}"
         )
     if counts.waiting:
         reason = f" ({counts.last_error})" if counts.last_error else ""
-        return f"{counts.waiting} readings wait in {path}{reason}"
-    return f"{counts.acknowledged} readings acknowledged, none waits"
+        return f"{counted(counts.waiting)} not sent yet, kept in {path}{reason}"
+    return f"{counted(counts.acknowledged)} acknowledged"
+
+
+def counted(readings: int) -> str:
+    """Return a number of readings as text."""
+    return "1 reading" if readings == 1 else f"{readings} readings"
+
+
+def batches(readings: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Yield readings in batches. Readings that come slowly, as from a pipe, wait half a second."""
+    waiting: queue.Queue[dict[str, Any] | Exception | None] = queue.Queue(BATCH_READINGS)
+
+    def fill() -> None:
+        try:
+            for reading in readings:
+                waiting.put(reading)
+            waiting.put(None)
+        except Exception as error:  # noqa: BLE001 -- raised in the thread that sends
+            waiting.put(error)
+
+    threading.Thread(target=fill, daemon=True).start()
+    while True:
+        batch: list[dict[str, Any]] = []
+        found: dict[str, Any] | Exception | str | None = waiting.get()
+        until = time.monotonic() + _GATHER_SECONDS
+        while isinstance(found, dict):
+            batch.append(found)
+            left = until - time.monotonic()
+            try:
+                found = waiting.get(timeout=left) if len(batch) < BATCH_READINGS else _NEXT
+            except (queue.Empty, ValueError):  # no time is left
+                found = _NEXT
+        if batch:
+            yield batch
+        if isinstance(found, Exception):
+            raise found
+        if found is None:
+            return
 
 
 def reading_of(fields: Sequence[str], taken_at: str) -> dict[str, Any]:

@@ -193,7 +193,10 @@ class LocalRun:
 
     def _stop(self) -> None:
         self._terminal.show("")
-        self._terminal.say("stopping everything, the devices first and the database last ...")
+        cause = f" ({self._signals.name})" if self._signals.name else ""
+        self._terminal.say(
+            f"stopping everything{cause}, the devices first and the database last ..."
+        )
         self._supervisor.stop()
         left = orphans.end_all()
         if left:

@@ -1,6 +1,8 @@
 """`iot-sensor send` sends what the command line or standard input names, and says what failed."""
 
 import io
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Protocol
@@ -8,6 +10,7 @@ from typing import Protocol
 import pytest
 
 from iot_tools.cli.main import main
+from support.waiting import wait_until
 
 Captured = pytest.CaptureFixture[str]
 
@@ -75,8 +78,8 @@ def test_an_error_tells_what_was_acknowledged(
     assert main(["send", "--url", service.url]) == 2
     said = capsys.readouterr().err
     assert said.startswith("line 4 is not JSON")
-    assert said.endswith("; 2 readings were acknowledged before\n")
-    assert [reading["freeform"] for reading in service.readings] == [1, 2]
+    assert said.endswith("; 3 readings acknowledged before\n")
+    assert [reading["freeform"] for reading in service.readings] == [1, 2, 3]
     monkeypatch.setattr("sys.stdin", io.StringIO("4\n"))
     service.failures = [(400, {})]
     assert main(["send", "--url", service.url]) == 1
@@ -95,10 +98,34 @@ def test_an_outbox_keeps_readings_until_the_service_is_back(
     words = ["--outbox", str(tmp_path / "outbox"), "--wait", "0"]
     assert main(["send", "--url", "http://127.0.0.1:1", *words, "x=1"]) == 0
     said = capsys.readouterr().out
-    assert said.startswith(f"http://127.0.0.1:1: 1 readings wait in {tmp_path / 'outbox'}")
+    assert said.startswith(
+        f"http://127.0.0.1:1: 1 reading not sent yet, kept in {tmp_path / 'outbox'}"
+    )
     words[-1] = "30"
     assert main(["send", "--url", service.url, *words, "x=2"]) == 0
     assert [reading["freeform"] for reading in service.readings] == [{"x": 1}, {"x": 2}]
     said = capsys.readouterr().out
     assert said.startswith(f"{service.url}: ")
-    assert said.endswith("readings acknowledged, none waits\n")
+    assert said.endswith("2 readings acknowledged\n")
+
+
+def test_lines_of_a_pipe_are_sent_before_its_end(service: Service) -> None:
+    command = [sys.executable, "-m", "iot_tools", "send", "--url", service.url]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, text=True) as sender:
+        assert sender.stdin is not None
+        sender.stdin.write("1\n2\n")
+        sender.stdin.flush()
+        wait_until(lambda: len(service.readings) == 2, what="the first lines")
+        sender.stdin.close()
+        assert sender.wait(30) == 0
+
+
+def test_a_refused_reading_is_reported_once(
+    service: Service, capsys: Captured, tmp_path: Path
+) -> None:
+    words = ["send", "--url", service.url, "--outbox", str(tmp_path / "outbox")]
+    service.failures = [(413, {})]
+    assert main([*words, "x=1"]) == 1
+    assert "the service refused 1 reading, kept in the file" in capsys.readouterr().err
+    assert main([*words, "x=2"]) == 0
+    assert [reading["freeform"] for reading in service.readings] == [{"x": 2}]

@@ -92,4 +92,5 @@ class ReadingColumns:
 @lru_cache(maxsize=4096)
 def absolute_timestamp(seconds: int) -> str:
     """Return Unix `seconds` in the form for clients: `YYYY-MM-DD HH:MM:SS`, UTC."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    # Not strftime: on Linux, its %Y does not pad years before 1000.
+    return datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None).isoformat(" ")

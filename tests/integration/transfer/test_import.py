@@ -52,9 +52,7 @@ def test_a_wrong_password_imports_nothing(service: Stack, command: Command) -> N
     status, said, error = command("import", LEGACY_FILE, password="wrong")
     assert status == 1
     assert "65 skipped: under another password, or damaged" in said
-    assert error == (
-        f"{LEGACY_FILE}: no row can be decrypted with this password; nothing was imported\n"
-    )
+    assert error == (f"{LEGACY_FILE}: no row is under this password; nothing was imported\n")
     assert service.read("wrong") == []
 
 
@@ -129,6 +127,25 @@ def test_a_row_that_can_t_be_imported_is_reported_and_left(
     assert "  row 5: the service accepts times of receipt from 1970-01-01 00:00:00 to 20" in said
     assert "  row 7: is not JSON" in said
     assert [each["relative_timestamp"] for each in service.read("bad rows")] == [1, 2]
+
+
+def test_an_answer_of_the_api_is_imported(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "answer.json"
+    reading = {"absolute_timestamp": "2020-01-01 00:00:00", "relative_timestamp": 1}
+    file.write_text(json.dumps({"data": [reading]}))
+    one = (0, "1 row\n1 imported\n0 were in the service before\n", "")
+    assert command("import", file, password="answer") == one
+    again = (0, "1 row\n0 imported\n1 was in the service before\n", "")
+    assert command("import", file, password="answer") == again
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Importer, "run", interrupted)
+    stopped = (130, "", "stopped; run the import again to continue\n")
+    assert command("import", file, password="answer") == stopped
 
 
 def test_many_equal_readings(
@@ -245,7 +262,7 @@ def test_a_flattened_csv_file_without_freeform(tmp_path: Path) -> None:
         writer = csv.DictWriter(opened, fieldnames=names, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
-    found = [json.loads(row.freeform) for row in CsvFile(file).rows()]  # type: ignore[union-attr]
+    found = [json.loads(row.freeform) for row in CsvFile(file, "").rows()]  # type: ignore[union-attr]
     assert found == [json.loads(row["freeform"]) for row in RECORDED[-51:-1]]
 
 
@@ -255,7 +272,7 @@ def test_times_of_receipt_of_other_stores(tmp_path: Path) -> None:
     forms = ["Tue, 18 Mar 2014 10:59:19 GMT", 1395140359.25, "2014-03-18T10:59:19Z"]
     rows = [{"absolute_timestamp": at, "relative_timestamp": 1} for at in forms]
     file.write_text("\n".join(map(json.dumps, rows)))
-    received = [row.received for row in NdjsonFile(file).rows()]  # type: ignore[union-attr]
+    received = [row.received for row in NdjsonFile(file, "").rows()]  # type: ignore[union-attr]
     assert received == ["2014-03-18 10:59:19"] * 3
 
 

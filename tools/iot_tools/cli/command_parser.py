@@ -1,6 +1,7 @@
 """The parser of a command: an example in its help, an error in one line."""
 
 import argparse
+from collections.abc import Sequence
 from typing import Any, Never
 
 PROGRAM = "iot-sensor"
@@ -60,3 +61,17 @@ class CommandParser(argparse.ArgumentParser):
     def error(self, message: str) -> Never:
         """Print the error and exit with 2."""
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+class ShowVersion(argparse.Action):
+    """`--version`: print the version and exit. Only this option reads the package's metadata."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str) -> None:
+        super().__init__(option_strings, dest, nargs=0, help="print the version and exit")
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        """Print the version and exit."""
+        from importlib.metadata import version  # noqa: PLC0415 -- takes as long as a short command
+
+        print(f"{PROGRAM} {version('iot-tools')}")
+        parser.exit()

@@ -9,7 +9,7 @@ from iot_tools.transfer.export_spool import ExportSpool
 from iot_tools.transfer.exporter import FORMATS, Exporter, ExportForm, refuse_existing
 from iot_tools.transfer.service_pages import ServicePages
 
-from .import_file import add_service, client_of
+from .import_file import add_service, client_of, counted
 from .option_types import Subparsers
 from .password_option import password_of
 from .progress_bar import progress_bar
@@ -73,10 +73,10 @@ def _export(parsed: argparse.Namespace) -> int:
                 raise IotError(f"{parsed.url}: no readings under this password; nothing written")
             paths = exporter.write(parsed.file, form)
         except KeyboardInterrupt:
-            raise IotError("stopped; run the export again to continue") from None
+            raise KeyboardInterrupt("run the export again to continue") from None
         finally:
             spool.close()
-    print(f"{count} readings")
+    print(counted(count, "reading"))
     print("\n".join(map(str, paths)))
     return 0
 

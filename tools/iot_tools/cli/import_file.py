@@ -16,10 +16,10 @@ from .tls_options import add_tls, tls_of
 from .token_option import add_token, token_of
 
 _DESCRIPTION = """\
-Import readings from a file: CSV, NDJSON, or a database of the old program. Readings keep their
-times, also the time of receipt. The command may be repeated and stopped at any point: it imports
-only what the service lacks. It needs a token with the scope admin, unless the service runs without
-tokens.
+Import readings from a file: CSV, NDJSON, JSON, or a database of the old program. Readings keep
+their times, also the time of receipt. The command may be repeated and stopped at any point: it
+imports only what the service lacks. It needs a token with the scope admin, unless the service runs
+without tokens.
 """
 
 
@@ -27,10 +27,12 @@ def add_import(commands: "Subparsers[argparse.ArgumentParser]") -> None:
     """Add `import` to the command."""
     parser = commands.add_parser(
         "import",
-        help="import readings from a file: CSV, NDJSON, or a database of the old program",
+        help="import readings from a file: CSV, NDJSON, JSON, or a database of the old program",
         description=_DESCRIPTION,
     )
-    parser.add_argument("file", type=Path, help="SQLite file of the old program, CSV, or NDJSON")
+    parser.add_argument(
+        "file", type=Path, help="SQLite file of the old program, CSV, NDJSON or JSON"
+    )
     add_service(parser)
     parser.add_argument(
         "--format", choices=FORMATS, help="form of the file; default: the form that it has"
@@ -80,7 +82,7 @@ def _import(parsed: argparse.Namespace) -> int:
         try:
             report = Importer(client, source, password, progress).run(dry_run=parsed.dry_run)
         except KeyboardInterrupt:
-            raise IotError("stopped; run the import again to continue") from None
+            raise KeyboardInterrupt("run the import again to continue") from None
     for line in report_lines(report, dry_run=parsed.dry_run):
         print(line)
     if not report.readings:
@@ -88,21 +90,27 @@ def _import(parsed: argparse.Namespace) -> int:
     return 1 if report.unusable else 0
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number of things, as in `1 row` and `2 rows`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def _nothing(report: ImportReport) -> str:
     if report.other_password:
-        return "no row can be decrypted with this password"
+        return "no row is under this password"
     return "holds no reading that can be imported"
 
 
 def report_lines(report: ImportReport, *, dry_run: bool) -> list[str]:
     """Return what an import has found and done."""
     absent = report.readings - report.present
-    lines = [f"{report.rows} rows"]
+    lines = [counted(report.rows, "row")]
     if dry_run:
         lines.append(f"{absent} would be imported")
     else:
         lines.append(f"{report.imported} imported")
-    lines.append(f"{report.present} were in the service before")
+    were = "was" if report.present == 1 else "were"
+    lines.append(f"{report.present} {were} in the service before")
     if report.other_password:
         lines.append(
             f"{report.other_password} skipped: under another password, or damaged; run the import "

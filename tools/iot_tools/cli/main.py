@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import logging
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import cast
@@ -11,9 +12,10 @@ from iot_cipher.secrets import disable_core_dumps
 from iot_models import settings
 from iot_models.errors import IotError, SettingsError
 
-from .command_parser import PROGRAM, CommandParser
+from .command_parser import PROGRAM, CommandParser, ShowVersion
 from .option_types import Subparsers, seconds
 
+INTERRUPTED = 128 + signal.SIGINT
 Command = Callable[[argparse.Namespace], int]
 AddCommand = Callable[["Subparsers[argparse.ArgumentParser]"], None]
 
@@ -21,22 +23,29 @@ AddCommand = Callable[["Subparsers[argparse.ArgumentParser]"], None]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand. Return 2 when a setting or an option is wrong, 1 for other errors.
 
-    An error is reported as one line on stderr.
+    An error is reported as one line on stderr. After Ctrl-C, return 130 as shells do.
     """
-    logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(asctime)s %(message)s")
-    disable_core_dumps()
-    settings.drop_stray_libpq_variables()
-    given = sys.argv[1:] if arguments is None else arguments
-    parsed = _parser(given).parse_args(given)
-    command: Command = parsed.command
     try:
-        return command(parsed)
+        return _run_command(arguments)
     except SettingsError as error:
         print(error, file=sys.stderr)
         return 2
     except IotError as error:
         print(error, file=sys.stderr)
         return 1
+    except KeyboardInterrupt as error:
+        print("; ".join(["stopped", *map(str, error.args)]), file=sys.stderr)
+        return INTERRUPTED
+
+
+def _run_command(arguments: Sequence[str] | None) -> int:
+    logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(asctime)s %(message)s")
+    disable_core_dumps()
+    settings.drop_stray_libpq_variables()
+    given = sys.argv[1:] if arguments is None else arguments
+    parsed = _parser(given).parse_args(given)
+    command: Command = parsed.command
+    return command(parsed)
 
 
 def _parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
@@ -46,6 +55,7 @@ def _parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
         description="Run, use and operate the sensor service.",
         epilog="Each command shows its options and an example: iot-sensor COMMAND --help",
     )
+    parser.add_argument("--version", action=ShowVersion)
     commands = cast(
         "Subparsers[argparse.ArgumentParser]",
         parser.add_subparsers(required=True, metavar="command"),

@@ -16,6 +16,12 @@ from iot_models.times import parse_time, parse_time_or_date
 
 _NUMBER = re.compile(r"\d{1,12}(\.\d*)?")
 _DIGEST_BYTES = 16
+CSV_NAMES = {
+    "absolute_timestamp": "received", "relative_timestamp": "relative",
+    "relativetime": "relative", "interrogator_timestamp": "interrogator",
+    "interrogatortime": "interrogator",
+}  # fmt: skip
+"""What a column of a CSV file is."""
 
 
 class RowError(ValueError):
@@ -72,6 +78,8 @@ def _digest(received: str, relative: int, interrogator: int, canonical: str) -> 
 
 def make_row(received: object, relative: object, interrogator: object, freeform: str) -> ImportRow:
     """Check the values of a row. Raises `RowError`."""
+    if received is None or received == "":
+        raise RowError("absolute_timestamp is missing")
     try:
         canonical = json.dumps(json.loads(freeform))
     except (ValueError, RecursionError):
@@ -86,14 +94,11 @@ def make_row(received: object, relative: object, interrogator: object, freeform:
     )
 
 
-def row_of_json(fields: Mapping[str, object]) -> ImportRow:
+def row_of_json(data: Mapping[str, object]) -> ImportRow:
     """Return the row of a JSON object: a reading as the API returns it, or a row of a PUT.
 
     Raises `RowError`.
     """
-    data = fields.get("data", fields)
-    if not isinstance(data, Mapping):
-        raise RowError("data is not an object")
     received = data.get("absolute_timestamp")
     if "relative_timestamp" in data or "interrogator_timestamp" in data:
         text = data.get("freeform", '""')
@@ -111,18 +116,13 @@ def row_of_csv(fields: Mapping[str, str]) -> ImportRow:
 
     A file without the column `freeform` has its members as columns. Raises `RowError`.
     """
-    names = {
-        "absolute_timestamp": "received", "relative_timestamp": "relative",
-        "relativetime": "relative", "interrogator_timestamp": "interrogator",
-        "interrogatortime": "interrogator",
-    }  # fmt: skip
-    own = {names[name]: value for name, value in fields.items() if name in names}
+    own = {CSV_NAMES[name]: value for name, value in fields.items() if name in CSV_NAMES}
     freeform = fields.get("freeform")
     if not freeform:
         members = {
             name: _member(text)
             for name, text in fields.items()
-            if text and name not in names and name not in {"id", "freeform"}
+            if text and name not in CSV_NAMES and name not in {"id", "freeform"}
         }
         freeform = json.dumps(members)
     return make_row(own.get("received"), own.get("relative"), own.get("interrogator"), freeform)

@@ -1,9 +1,12 @@
-"""The files that can be imported: the old program's SQLite file, CSV and NDJSON."""
+"""The files that can be imported: the old program's SQLite file, CSV, NDJSON and JSON."""
 
+import codecs
 import csv
 import json
+import re
 import sqlite3
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -11,12 +14,13 @@ from typing import Protocol, cast
 
 from iot_models.errors import IotError
 
-from .import_row import ImportRow, RowError, make_row, row_of_csv, row_of_json
+from .import_row import CSV_NAMES, ImportRow, RowError, make_row, row_of_csv, row_of_json
 from .legacy_cipher import LegacyCipher
 
 _SQLITE = b"SQLite format 3\0"
 _HEAD_BYTES = 64 * 1024
-FORMATS = ("sqlite", "csv", "ndjson")
+_JSON = re.compile(rb'\s*(\[|\{\s*"data"\s*:\s*\[)')
+FORMATS = ("sqlite", "csv", "ndjson", "json")
 
 
 class OtherPasswordError(RowError):
@@ -53,18 +57,25 @@ def open_source(path: Path, form: str | None, password: str) -> Source:
     if form == "sqlite":
         return LegacySqlite(path, password)
     if form == "csv":
-        return CsvFile(path)
+        return CsvFile(path, password)
     if form == "ndjson":
-        return NdjsonFile(path)
+        return NdjsonFile(path, password)
+    if form == "json":
+        return JsonFile(path, password)
     raise ImportFileError(f"{path}: is neither SQLite, CSV nor NDJSON; use --format if it is")
 
 
 def _form_of(head: bytes) -> str | None:
     if head.startswith(_SQLITE):
         return "sqlite"
-    if head.lstrip()[:1] == b"{":
+    if b"\0" in head:
+        return None
+    text = head.removeprefix(codecs.BOM_UTF8).lstrip()
+    if _JSON.match(text):
+        return "json"
+    if text.startswith(b"{"):
         return "ndjson"
-    return "csv" if b"_timestamp" in head.partition(b"\n")[0] or b"time" in head else None
+    return "csv" if b"time" in text.partition(b"\n")[0] else None
 
 
 class LegacySqlite:
@@ -129,8 +140,9 @@ class LegacySqlite:
 class CsvFile:
     """A CSV file of the old program's exporters or of `iot-sensor export`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, password: str) -> None:
         self._path = path
+        self._password = password
 
     def count(self) -> int | None:
         """Return None: rows may span lines."""
@@ -140,34 +152,91 @@ class CsvFile:
         """Yield the rows."""
         csv.field_size_limit(sys.maxsize)
         try:
-            with self._path.open(encoding="utf-8-sig", newline="") as file:
-                reader = csv.DictReader(file)
-                names = set(reader.fieldnames or ())
-                if not {"absolute_timestamp"} <= names:
-                    raise ImportFileError(
-                        f"{self._path}: the first line of a CSV file names its columns, and "
-                        "absolute_timestamp is not among them"
-                    )
-                for fields in reader:
-                    yield _checked_csv(fields)
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            # Bytes that are not UTF-8 become surrogates, which UTF-8 can't encode.
+            with self._path.open(
+                encoding="utf-8-sig", errors="surrogateescape", newline=""
+            ) as file:
+                # Otherwise, a quote that does not end takes the rest of the file as one field.
+                reader = csv.reader(file, strict=True)
+                names = self._names(reader)
+                for fields in _csv_rows(reader):
+                    if isinstance(fields, RowError):
+                        yield fields
+                    elif fields:  # no empty line
+                        yield self._row(names, fields)
+        except OSError as error:
             raise ImportFileError(f"{self._path}: {error}") from None
 
+    def _names(self, reader: Iterator[list[str]]) -> list[str]:
+        try:
+            names = next(reader, [])
+        except csv.Error as error:
+            raise ImportFileError(f"{self._path}: the first line is not CSV: {error}") from None
+        if not _is_unicode("".join(names)):
+            raise ImportFileError(f"{self._path}: the first line is not UTF-8")
+        if "absolute_timestamp" not in names:
+            raise ImportFileError(
+                f"{self._path}: the first line of a CSV file names its columns, and "
+                "absolute_timestamp is not among them"
+            )
+        columns = Counter(CSV_NAMES.get(name, name) for name in names)
+        if twice := [name for name in names if columns[CSV_NAMES.get(name, name)] > 1]:
+            raise ImportFileError(
+                f"{self._path}: the first line names a column twice: {', '.join(twice)}; rename or "
+                "delete one of them"
+            )
+        return names
 
-def _checked_csv(fields: dict[str | None, str | None]) -> ImportRow | RowError:
-    if None in fields:
-        return RowError("has more fields than the first line")
+    def _row(self, names: list[str], fields: list[str]) -> ImportRow | RowError:
+        if not _is_unicode("".join(fields)):
+            return RowError("is not UTF-8")
+        if len(fields) > len(names):
+            return RowError("has more fields than the first line")
+        if len(fields) < len(names):
+            return RowError("has fewer fields than the first line")
+        row = dict(zip(names, fields, strict=True))
+        if row.pop("db_password", "") not in {"", self._password}:
+            return OtherPasswordError("is under another password")
+        try:
+            return row_of_csv(row)
+        except RowError as error:
+            return error
+
+
+class _Reader(Iterator[list[str]], Protocol):
+    @property
+    def line_num(self) -> int: ...
+
+
+def _csv_rows(reader: _Reader) -> Iterator[list[str] | RowError]:
+    """Yield the rows. After one that is not CSV, continue with the next line."""
+    while True:
+        first = reader.line_num + 1
+        try:
+            yield next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            lines = f"line {first}"
+            if reader.line_num > first:
+                lines = f"lines {first} to {reader.line_num}"
+            yield RowError(f"is not CSV, or a quote is missing: {lines} of the file: {error}")
+
+
+def _is_unicode(text: str) -> bool:
     try:
-        return row_of_csv({str(name): text or "" for name, text in fields.items()})
-    except RowError as error:
-        return error
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class NdjsonFile:
     """A file with one JSON object a line: readings as the API returns them, or rows of a PUT."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, password: str) -> None:
         self._path = path
+        self._password = password
 
     def count(self) -> int | None:
         """Return None: it takes reading the file."""
@@ -179,18 +248,62 @@ class NdjsonFile:
             with self._path.open("rb") as file:
                 for line in file:
                     if not line.isspace():
-                        yield _checked_json(line)
+                        yield self._row(line)
         except OSError as error:
             raise ImportFileError(f"{self._path}: {error}") from None
 
+    def _row(self, line: bytes) -> ImportRow | RowError:
+        try:
+            return _checked_json(json.loads(line.decode("utf-8-sig")), self._password)
+        except UnicodeDecodeError:
+            return RowError("is not UTF-8")
+        except (ValueError, RecursionError):
+            return RowError("is not JSON")
 
-def _checked_json(line: bytes) -> ImportRow | RowError:
+
+class JsonFile:
+    """An answer of the API, or a list of its readings. The file is read into memory."""
+
+    def __init__(self, path: Path, password: str) -> None:
+        self._path = path
+        self._password = password
+
+    def count(self) -> int | None:
+        """Return the number of rows."""
+        return len(self._items())
+
+    def rows(self) -> Iterator[ImportRow | RowError]:
+        """Yield the rows."""
+        for item in self._items():
+            yield _checked_json(item, self._password)
+
+    def _items(self) -> list[object]:
+        try:
+            found = json.loads(self._path.read_bytes().decode("utf-8-sig"))
+        except OSError as error:
+            raise ImportFileError(f"{self._path}: {error}") from None
+        except (ValueError, RecursionError) as error:
+            raise ImportFileError(
+                f"{self._path}: is not JSON: {error}; use --format ndjson for an object a line"
+            ) from None
+        if isinstance(found, dict):
+            found = found.get("data")
+        if not isinstance(found, list):
+            raise ImportFileError(f'{self._path}: is neither a JSON list nor {{"data": [...]}}')
+        return found
+
+
+def _checked_json(fields: object, password: str) -> ImportRow | RowError:
+    if not isinstance(fields, dict):
+        return RowError("is not an object")
+    data = fields.get("data", fields)
+    if isinstance(data, list):
+        return RowError("data is a list; use --format json for an answer of the API")
+    if not isinstance(data, dict):
+        return RowError("data is not an object")
+    if data.get("db_password") not in (None, password):
+        return OtherPasswordError("is under another password")
     try:
-        fields = json.loads(line)
-        if not isinstance(fields, dict):
-            return RowError("is not an object")
-        return row_of_json(fields)
+        return row_of_json(data)
     except RowError as error:
         return error
-    except (ValueError, RecursionError):
-        return RowError("is not JSON")

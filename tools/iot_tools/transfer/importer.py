@@ -71,7 +71,7 @@ class ImportReport:
 
     def refuse(self, row: int, reason: str) -> None:
         """Count a row that can't be imported. Rows count from 1."""
-        kind = reason.partition(":")[0]
+        kind = reason.partition(": ")[0]
         self.unusable[kind] += 1
         if len(self.examples) < _MAX_EXAMPLES:
             self.examples.append(f"row {row}: {reason}")
@@ -232,7 +232,7 @@ class Importer:
                 continue
             except ClientError as error:
                 raise IotError(
-                    f"{reason_of(error)}; {self.report.imported} readings were imported, run the "
+                    f"{reason_of(error)}; readings imported: {self.report.imported}; run the "
                     "import again to continue"
                 ) from None
             self._wait_until_stored(response)

@@ -2,11 +2,14 @@
 
 import argparse
 import shlex
+import signal
 import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -189,3 +192,40 @@ def test_an_unwritable_path_of_keys_is_named(
 ) -> None:
     assert main(["keys", "create", str(tmp_path / "no" / "keyring")]) == 2
     assert "can't be written: No such file or directory" in capsys.readouterr().err
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out == f"iot-sensor {version('iot-tools')}\n"
+
+
+@pytest.mark.parametrize("step", ["_parser", "_settings"])
+def test_ctrl_c_is_reported_in_one_line(
+    step: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """While the command loads, and while it runs."""
+
+    def interrupted(*_: object) -> NoReturn:
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError
+
+    monkeypatch.setattr(f"iot_tools.cli.main.{step}", interrupted)
+    assert main(["settings"]) == 130
+    assert capsys.readouterr().err == "stopped\n"
+
+
+def test_ctrl_c_during_the_import_of_the_command_is_reported_in_one_line() -> None:
+    program = (
+        "import signal, sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'iot_models.settings': signal.raise_signal(signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "from iot_tools.__main__ import main\n"
+        "sys.exit(main())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, "settings"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (130, "stopped\n")

@@ -1,0 +1,131 @@
+"""Files of readings to import: what is a row, and which rows and files are refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from iot_tools.transfer.import_row import ImportRow
+from iot_tools.transfer.import_sources import ImportFileError, OtherPasswordError, open_source
+from iot_tools.transfer.importer import ImportReport
+
+PASSWORD = "right"
+AT = "2020-01-01 00:00:00"
+HEAD = "absolute_timestamp,relative_timestamp,freeform\n"
+
+
+def rows(tmp_path: Path, content: bytes | str) -> list[object]:
+    """Return the rows of a file: a reading's relative timestamp, or why it is refused."""
+    file = tmp_path / "file"
+    file.write_bytes(content.encode() if isinstance(content, str) else content)
+    return [
+        row.relative if isinstance(row, ImportRow) else str(row)
+        for row in open_source(file, None, PASSWORD).rows()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("names", "twice"),
+    [
+        ("absolute_timestamp,t,t", "t, t"),
+        ("absolute_timestamp,relativetime,relative_timestamp", "relativetime, relative_timestamp"),
+    ],
+)
+def test_a_csv_file_that_names_a_column_twice(tmp_path: Path, names: str, twice: str) -> None:
+    with pytest.raises(ImportFileError, match=f"the first line names a column twice: {twice};"):
+        rows(tmp_path, f"{names}\n{AT},1,2\n")
+
+
+def test_a_quote_that_does_not_end(tmp_path: Path) -> None:
+    """The reader continues where the missing quote shows."""
+    good = f'{AT},%d,"{{""a"": 1}}"\n'
+    content = HEAD + good % 1 + f'{AT},2,"broken\n' + good % 3 + good % 4
+    assert rows(tmp_path, content) == [
+        1,
+        "is not CSV, or a quote is missing: lines 3 to 4 of the file: ',' expected after '\"'",
+        4,
+    ]
+    content = HEAD + good % 1 + f'{AT},2,"broken\n{AT},3,1\n'
+    assert rows(tmp_path, content) == [
+        1, "is not CSV, or a quote is missing: lines 3 to 4 of the file: unexpected end of data",
+    ]  # fmt: skip
+
+
+def test_a_csv_row_has_as_many_fields_as_the_first_line(tmp_path: Path) -> None:
+    assert rows(tmp_path, f"{HEAD}{AT}\n\n{AT},2,1\n{AT},3,1,1\n") == [
+        "has fewer fields than the first line", 2, "has more fields than the first line",
+    ]  # fmt: skip
+
+
+def test_a_row_that_is_not_utf_8_does_not_refuse_the_others(tmp_path: Path) -> None:
+    csv = [HEAD.encode(), f'{AT},1,"""\xe9"""\n'.encode("latin-1"), f"{AT},2,1\n".encode()]
+    assert rows(tmp_path, b"".join(csv)) == ["is not UTF-8", 2]
+    line = '{"absolute_timestamp": "%s", "relative_time": %d, "freeform": "\xe9"}\n'
+    ndjson = [(line % (AT, 1)).encode(), (line % (AT, 2)).encode("latin-1")]
+    assert rows(tmp_path, b"".join(ndjson)) == [1, "is not UTF-8"]
+    with pytest.raises(ImportFileError, match="the first line is not UTF-8"):
+        rows(tmp_path, "absolute_timestamp,gr\xf6\xdfe\n".encode("latin-1"))
+
+
+def test_a_program_is_no_file_of_readings() -> None:
+    with pytest.raises(ImportFileError, match="is neither SQLite, CSV nor NDJSON"):
+        open_source(Path("/bin/ls"), None, PASSWORD)
+
+
+@pytest.mark.parametrize("form", ["csv", "ndjson"])
+def test_a_row_under_another_password_is_left(tmp_path: Path, form: str) -> None:
+    file = tmp_path / "file"
+    given = {"relative_timestamp": 1, "interrogator_timestamp": 1, "absolute_timestamp": AT}
+    if form == "csv":
+        names = ",".join([*given, "db_password"])
+        file.write_text(f"{names}\n1,1,{AT},right\n1,1,{AT},wrong\n")
+    else:
+        lines = [{"data": {**given, "db_password": each}} for each in ("right", "wrong")]
+        file.write_text("\n".join(map(json.dumps, lines)))
+    first, second = open_source(file, None, PASSWORD).rows()
+    assert isinstance(first, ImportRow)
+    assert "right" not in first.freeform
+    assert isinstance(second, OtherPasswordError)
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("as_list", [False, True])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_an_answer_of_the_api(tmp_path: Path, indent: int | None, as_list: bool, mark: str) -> None:
+    readings = [{"absolute_timestamp": AT, "relative_timestamp": n} for n in range(3)]
+    content = json.dumps(readings if as_list else {"data": readings}, indent=indent)
+    assert rows(tmp_path, mark + content) == [0, 1, 2]
+
+
+def test_json_that_is_no_answer_of_the_api(tmp_path: Path) -> None:
+    with pytest.raises(ImportFileError, match=r"is not JSON: .*; use --format ndjson"):
+        rows(tmp_path, "[1]\n[2]\n")
+    (tmp_path / "file").write_text('{"error": "x"}')
+    with pytest.raises(ImportFileError, match="is neither a JSON list nor"):
+        list(open_source(tmp_path / "file", "json", PASSWORD).rows())
+    assert rows(tmp_path, '{"cursor": null, "data": []}') == [
+        "data is a list; use --format json for an answer of the API"
+    ]
+
+
+def test_the_time_of_receipt_is_required(tmp_path: Path) -> None:
+    assert rows(tmp_path, f'{HEAD},1,1\n0001-01-01 00:00:00,2,1\n{{"relative_time": 1}},,\n') == [
+        "absolute_timestamp is missing",
+        2,
+        "absolute_timestamp is no date: '{\"relative_time\": 1}'",
+    ]
+    assert rows(tmp_path, '{"relative_time": 1}') == ["absolute_timestamp is missing"]
+
+
+def test_a_year_has_four_digits(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text(f"{HEAD}0001-01-01 00:00:00,1,1\n")
+    (row,) = open_source(file, None, PASSWORD).rows()
+    assert isinstance(row, ImportRow)
+    assert row.received == "0001-01-01 00:00:00"
+
+
+def test_a_reason_keeps_its_times() -> None:
+    report = ImportReport()
+    report.refuse(1, "times from 1970-01-01 00:00:00 to 2026-01-01 00:00:00: 2999-01-01 00:00:00")
+    assert dict(report.unusable) == {"times from 1970-01-01 00:00:00 to 2026-01-01 00:00:00": 1}

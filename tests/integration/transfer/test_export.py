@@ -2,7 +2,9 @@
 
 import csv
 import json
+import os
 import sqlite3
+import sys
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +15,9 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
+from iot_models.errors import IotError
 from iot_sensor_client import Client
+from iot_tools.transfer.export_lock import ExportLock
 from iot_tools.transfer.export_spool import ExportSpool
 from iot_tools.transfer.exporter import Exporter, ExportForm
 from iot_tools.transfer.service_pages import ServicePages
@@ -175,7 +179,7 @@ def test_a_killed_export_continues(
     monkeypatch.setattr("iot_tools.transfer.service_pages._MAX_LIMIT", 10)
     stored(command, tmp_path / "in.db", form, [(n, {"n": n}) for n in range(45)])
     url = f"http://127.0.0.1:{service.port}"
-    spool = ExportSpool(tmp_path / f"{form}.part", {"url": url, "query": ""})
+    spool = ExportSpool(tmp_path / form, {"url": url, "query": ""})
     reads: list[int] = []
 
     def die(_what: str, done: int, _total: int | None) -> None:
@@ -192,7 +196,7 @@ def test_a_killed_export_continues(
     assert (tmp_path / f"{form}.part").stat().st_mode & 0o077 == 0
     with (
         CountingClient(url) as client,
-        closing(ExportSpool(spool.path, {"url": url, "query": ""})) as spool,
+        closing(ExportSpool(tmp_path / form, {"url": url, "query": ""})) as spool,
     ):
         exporter = Exporter(ServicePages(client, form), spool, lambda *_: None, form)
         assert exporter.fetch() == 45
@@ -212,7 +216,7 @@ def test_a_write_that_is_interrupted_is_repeated(
     url = f"http://127.0.0.1:{service.port}"
     with (
         Client(url) as client,
-        closing(ExportSpool(tmp_path / "out.csv.part", {"url": url, "query": ""})) as spool,
+        closing(ExportSpool(tmp_path / "out.csv", {"url": url, "query": ""})) as spool,
     ):
 
         def die(what: str, _done: int, _total: int | None) -> None:
@@ -226,6 +230,133 @@ def test_a_write_that_is_interrupted_is_repeated(
     assert not (tmp_path / "out.csv").exists()
     assert command("export", tmp_path / "out.csv", password="write")[0] == 0
     assert len((tmp_path / "out.csv").read_text().splitlines()) == 6
+
+
+def test_a_second_export_into_the_same_file_is_refused(
+    service: Stack, command: Command, tmp_path: Path
+) -> None:
+    stored(command, tmp_path / "in.db", "twice", [(1, 1)])
+    file = tmp_path / "out.csv"
+    selection = {"url": f"http://127.0.0.1:{service.port}", "query": ""}
+    with closing(ExportSpool(file, selection)):
+        refused = (1, "", f"another export writes {file}: wait for its end\n")
+        assert command("export", file, password="twice") == refused
+        assert command("export", tmp_path / "other.csv", password="twice")[0] == 0
+    assert command("export", file, password="twice")[0] == 0
+    assert {each.name for each in tmp_path.iterdir()} == {"in.db", "other.csv", "out.csv"}
+
+
+def test_a_lock_file_that_its_holder_deleted_is_no_lock(tmp_path: Path) -> None:
+    target, path = tmp_path / "out.csv", tmp_path / ".out.csv.lock"
+    opened = os.open
+
+    def open_then_release(*arguments: Any) -> int:
+        descriptor = opened(*arguments)
+        if first is not None:
+            first.release()
+        return descriptor
+
+    first: ExportLock | None = ExportLock(target)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "open", open_then_release)
+        second = ExportLock(target)
+    first = None
+    assert path.exists()
+    with pytest.raises(IotError, match="another export"):
+        ExportLock(target)
+    second.release()
+    assert not path.exists()
+
+
+HALF = "\ud800"
+UNUSUAL = [
+    (1, {HALF: 1, "text": f"a{HALF}b", "list": [HALF], "lines": "a\rb"}),
+    (2, {"big": 10**4000, "inner": {HALF: {"x": True}}}),
+    (3, {"text": HALF}),
+]  # fmt: skip
+
+
+def test_all_accepted_readings_can_be_flattened(
+    service: Stack, command: Command, tmp_path: Path
+) -> None:
+    deep = '{"a":' * 400 + "1" + "}" * 400
+    body = [json.dumps(freeform) for _, freeform in UNUSUAL]
+    body += ['{"big": %s}' % ("7" * 5000), deep]
+    lines = [
+        {"absolute_timestamp": "2020-01-01 00:00:00", "interrogator_timestamp": number,
+         "relative_timestamp": number, "freeform": freeform}
+        for number, freeform in enumerate(body)
+    ]  # fmt: skip
+    (tmp_path / "in.ndjson").write_text("\n".join(map(json.dumps, lines)))
+    assert command("import", tmp_path / "in.ndjson", password="unusual")[0] == 0
+    for name in ("out.parquet", "out.csv", "out.ndjson"):
+        status, _, error = command("export", tmp_path / name, "--flatten", password="unusual")
+        assert status == 0, error
+    table = pq.read_table(tmp_path / "out.parquet").to_pydict()
+    with (tmp_path / "out.csv").open(newline="") as opened:
+        rows = list(csv.DictReader(opened))
+    parsed = [json.loads(line) for line in (tmp_path / "out.ndjson").read_text().splitlines()]
+    assert table["freeform"] == [row["freeform"] for row in service.read("unusual")]
+    assert table["\\ud800"] == [1, None, None, None, None]
+    assert table["inner.\\ud800.x"] == [None, True, None, None, None]
+    texts = ["a\\ud800b", None, "\\ud800", None, None]
+    assert table["text"] == texts
+    assert [row["text"] or None for row in rows] == texts
+    assert [line.get("text") for line in parsed] == texts
+    assert table["list"][0] == '["\\ud800"]'
+    assert rows[0]["lines"] == "a\rb"
+    assert table["big"] == [None, "1" + "0" * 4000, None, "7" * 5000, None]
+    assert table[".".join("a" * 100)][4] == '{"a": ' * 300 + "1" + "}" * 300
+
+
+def test_a_refused_command_leaves_nothing_behind(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = {"interrogator_timestamp": 1, "relative_timestamp": 1, "freeform": "1"}
+    (tmp_path / "in.ndjson").write_text(json.dumps(lines))
+    assert command("import", tmp_path / "in.ndjson", password="refused")[0] == 0
+    (tmp_path / "in.ndjson").unlink()
+    file = tmp_path / "run.csv"
+
+    def refused(*options: str, name: Path = file) -> tuple[int, str]:
+        status, _, error = command("export", name, *options, password="refused")
+        return status, error
+
+    time = "must be RFC 3339, such as 2026-11-28T07:00:00Z, or Unix milliseconds"
+    assert refused("--from", "yesterday") == (2, f"--from: {time}\n")
+    assert refused("--to", "2026-13-01T00:00:00Z") == (2, f"--to: {time}\n")
+    assert refused("--from", "2000", "--to", "1970-01-01T00:00:02Z") == (
+        2, "--from: must be before --to\n",
+    )  # fmt: skip
+    # Only the service refuses this one.
+    assert refused("--from", "2000-01-01T00:00:00.")[0] == 1
+    status, error = refused("--to", "2000")
+    assert (status, error.endswith(": no readings in this range; nothing written\n")) == (1, True)
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "pyarrow", None)
+        assert "pip install pyarrow" in refused(name=tmp_path / "run.parquet")[1]
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "run-001.csv").touch()
+    assert refused("--split-runs") == (
+        1, f"{tmp_path}/run-001.csv exists: choose another name, or delete it\n",
+    )  # fmt: skip
+    file.symlink_to(tmp_path / "nowhere")
+    assert refused()[1] == f"{file} is a symbolic link: name the file that it points to\n"
+    file.unlink()
+    status, error = refused("--format", "csv", name=Path("-"))
+    assert (status, "not standard output" in error) == (2, True)
+    assert [each.name for each in tmp_path.iterdir()] == ["run-001.csv"]
+
+
+def test_a_spool_without_readings_blocks_no_other_export(tmp_path: Path) -> None:
+    file = tmp_path / "out.csv"
+    with sqlite3.connect(tmp_path / "out.csv.part") as database:
+        database.execute("CREATE TABLE state (name TEXT PRIMARY KEY, value TEXT)")
+        database.execute("INSERT INTO state VALUES ('selection', 'killed'), ('complete', 'yes')")
+    database.close()
+    with closing(ExportSpool(file, {"query": "corrected"})) as spool:
+        assert not spool.complete
+    assert not list(tmp_path.iterdir())
 
 
 def test_refusals(command: Command, tmp_path: Path) -> None:

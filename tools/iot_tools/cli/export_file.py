@@ -1,12 +1,16 @@
 """`iot-sensor export`: export readings into files."""
 
 import argparse
+import re
+from decimal import Decimal
 from pathlib import Path
 from urllib.parse import quote
 
 from iot_models.errors import IotError, SettingsError
+from iot_models.times import parse_time_or_date
+from iot_sensor_client import Client
 from iot_tools.transfer.export_spool import ExportSpool
-from iot_tools.transfer.exporter import FORMATS, Exporter, ExportForm, refuse_existing
+from iot_tools.transfer.exporter import FORMATS, Exporter, ExportForm
 from iot_tools.transfer.service_pages import ServicePages
 
 from .import_file import add_service, client_of, counted
@@ -19,6 +23,9 @@ Export the readings of a password. The end of the file's name tells the form: .c
 .parquet (needs pyarrow), or .db, a database that the old program's scripts read with the same
 password. An export that was stopped continues when the command is repeated.
 """
+
+_MILLISECONDS = re.compile(r"-?\d{1,15}(\.\d{1,9})?", re.ASCII)
+_DATE = re.compile(r"\d{4}-\d\d-\d\d[Tt ].*", re.ASCII)
 
 
 def add_export(commands: "Subparsers[argparse.ArgumentParser]") -> None:
@@ -34,10 +41,16 @@ def add_export(commands: "Subparsers[argparse.ArgumentParser]") -> None:
         "--format", choices=sorted(set(FORMATS.values())), help="default: by the end of the name"
     )
     parser.add_argument(
-        "--from", dest="begin", metavar="TIME", help="only readings from this time on (RFC 3339)"
+        "--from",
+        dest="begin",
+        metavar="TIME",
+        help="only readings from this time on (RFC 3339 or Unix milliseconds)",
     )
     parser.add_argument(
-        "--to", dest="end", metavar="TIME", help="only readings before this time (RFC 3339)"
+        "--to",
+        dest="end",
+        metavar="TIME",
+        help="only readings before this time (RFC 3339 or Unix milliseconds)",
     )
     parser.add_argument(
         "--by",
@@ -58,19 +71,21 @@ def add_export(commands: "Subparsers[argparse.ArgumentParser]") -> None:
 
 def _export(parsed: argparse.Namespace) -> int:
     form = _form(parsed)
-    refuse_existing(parsed.file)
-    password = password_of(parsed)
     query = _query(parsed)
+    form.check(parsed.file)
+    password = password_of(parsed)
     selection = {"url": parsed.url, "query": query}
     with client_of(parsed) as client, progress_bar() as progress:
-        spool = ExportSpool(parsed.file.with_name(f"{parsed.file.name}.part"), selection)
+        spool = ExportSpool(parsed.file, selection)
         pages = ServicePages(client, password, query=query)
         exporter = Exporter(pages, spool, progress, password)
         try:
+            form.check(parsed.file)  # again: another export may have ended since
             count = exporter.fetch()
             if not count:
-                spool.delete()
-                raise IotError(f"{parsed.url}: no readings under this password; nothing written")
+                raise IotError(
+                    f"{parsed.url}: {_nothing(client, password, query)}; nothing written"
+                )
             paths = exporter.write(parsed.file, form)
         except KeyboardInterrupt:
             raise KeyboardInterrupt("run the export again to continue") from None
@@ -81,7 +96,16 @@ def _export(parsed: argparse.Namespace) -> int:
     return 0
 
 
+def _nothing(client: Client, password: str, query: str) -> str:
+    """Say what holds no readings: the range of time, or the vault."""
+    if query and any(page.readings for page in ServicePages(client, password).pages()):
+        return "no readings in this range"
+    return "no readings under this password"
+
+
 def _form(parsed: argparse.Namespace) -> ExportForm:
+    if parsed.file == Path("-"):
+        raise SettingsError("-: the export writes a file, not standard output; name the file")
     form = parsed.format or FORMATS.get(parsed.file.suffix.lower())
     if form is None:
         raise SettingsError(
@@ -96,5 +120,24 @@ def _form(parsed: argparse.Namespace) -> ExportForm:
 def _query(parsed: argparse.Namespace) -> str:
     if parsed.begin is None and parsed.end is None:
         return ""
+    begin, end = _moment("--from", parsed.begin), _moment("--to", parsed.end)
+    if begin is not None and end is not None and begin >= end:
+        raise SettingsError("--from: must be before --to")
     given = {"from": parsed.begin, "to": parsed.end, "by": parsed.by}
     return "".join(f"&{name}={quote(text)}" for name, text in given.items() if text is not None)
+
+
+def _moment(option: str, text: str | None) -> Decimal | None:
+    """Return microseconds since 1970."""
+    if text is None:
+        return None
+    if _MILLISECONDS.fullmatch(text):
+        return Decimal(text) * 1000
+    try:
+        if _DATE.fullmatch(text):
+            return Decimal(parse_time_or_date(text))
+    except ValueError:
+        pass
+    raise SettingsError(
+        f"{option}: must be RFC 3339, such as 2026-11-28T07:00:00Z, or Unix milliseconds"
+    )

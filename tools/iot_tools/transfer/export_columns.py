@@ -10,6 +10,10 @@ from iot_models.reading import INT64_MAX, INT64_MIN, Reading
 
 MAX_MEMBERS = 1_000
 """Members of `freeform` that become columns."""
+_MAX_DEPTH = 100
+"""Objects within objects whose members become columns."""
+_MAX_DIGITS = 1_000
+"""CPython converts at most 4,300 digits by default (`sys.set_int_max_str_digits`)."""
 Cell = int | float | bool | str | None
 
 
@@ -47,7 +51,7 @@ class Columns:
             reading.interrogator_timestamp, reading.freeform,
         ]  # fmt: skip
         if self.members:
-            found = dict(_members(json.loads(reading.freeform)))
+            found = dict(_members(_decoded(reading.freeform)))
             own += [_cell(found.get(name), kind) for name, kind in self.members]
         return own
 
@@ -62,7 +66,7 @@ def flattened_columns(readings: Iterable[Reading]) -> Columns:
     """
     kinds: dict[str, Kind] = {}
     for reading in readings:
-        for name, value in _members(json.loads(reading.freeform)):
+        for name, value in _members(_decoded(reading.freeform)):
             if value is None:
                 continue
             kind = _kind(value)
@@ -77,14 +81,28 @@ def flattened_columns(readings: Iterable[Reading]) -> Columns:
     return Columns(tuple(kinds.items()))
 
 
-def _members(value: object, prefix: str = "") -> Iterator[tuple[str, object]]:
+def _decoded(freeform: str) -> object:
+    """Decode a text. An integer that is too long for `int` becomes a text."""
+    return json.loads(freeform, parse_int=_integer)
+
+
+def _integer(digits: str) -> int | str:
+    return int(digits) if len(digits) <= _MAX_DIGITS else digits
+
+
+def _members(value: object, prefix: str = "", depth: int = 1) -> Iterator[tuple[str, object]]:
     if not isinstance(value, dict):
         return
     for name, member in value.items():
-        if isinstance(member, dict) and member:
-            yield from _members(member, f"{prefix}{name}.")
+        if isinstance(member, dict) and member and depth < _MAX_DEPTH:
+            yield from _members(member, f"{prefix}{name}.", depth + 1)
         else:
-            yield prefix + name, member
+            yield _unicode(prefix + name), member
+
+
+def _unicode(text: str) -> str:
+    """Write half a surrogate pair as its escape: no encoding of a file can hold it."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _kind(value: object) -> Kind:
@@ -103,7 +121,7 @@ def _cell(value: object, kind: Kind) -> Cell:
     if value is None:
         return None
     if kind is Kind.TEXT:
-        return value if isinstance(value, str) else json.dumps(value)
+        return _unicode(value) if isinstance(value, str) else json.dumps(value)
     if isinstance(value, bool | int | float):
         return float(value) if kind is Kind.FLOAT else value
     return None

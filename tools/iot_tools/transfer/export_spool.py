@@ -15,6 +15,8 @@ from typing import cast
 from iot_models.errors import IotError
 from iot_models.reading import Reading
 
+from .export_lock import ExportLock
+
 _SCHEMA = """
     CREATE TABLE IF NOT EXISTS readings (
         place INTEGER PRIMARY KEY, id INTEGER, absolute_timestamp TEXT, relative_timestamp INTEGER,
@@ -26,16 +28,27 @@ _PAGE = 2_000
 
 
 class ExportSpool:
-    """The readings of one export."""
+    """The readings of one export. One process at a time has the spool open."""
 
-    def __init__(self, path: Path, selection: Mapping[str, object]) -> None:
-        """Open the spool, or create it. `selection` tells what is exported.
+    def __init__(self, target: Path, selection: Mapping[str, object]) -> None:
+        """Open the spool of a file, or create it. `selection` tells what is exported.
 
         Raises:
-            IotError: the file can't be used, or belongs to another export.
+            IotError: the spool can't be used, belongs to an export of other readings, or another
+                process has it open.
         """
-        self.path = path
-        wanted = json.dumps(selection, sort_keys=True)
+        self.path = target.with_name(f"{target.name}.part")
+        try:
+            self._lock = ExportLock(target)
+        except OSError as error:
+            raise IotError(f"{target} can't be locked: {error.strerror}") from None
+        try:
+            self._open(self.path, json.dumps(selection, sort_keys=True))
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _open(self, path: Path, wanted: str) -> None:
         try:
             # The readings are not encrypted: nobody else may read them.
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
@@ -44,24 +57,39 @@ class ExportSpool:
         except (OSError, sqlite3.Error) as error:
             reason = getattr(error, "strerror", None) or error
             raise IotError(f"the spool {path} can't be opened: {reason}") from None
+        if not len(self):
+            # Left by a process that was killed before its first page.
+            self._database.execute("DELETE FROM state")
         found = self._state("selection")
         if found not in {None, wanted}:
+            self._database.close()
             raise IotError(
                 f"{path} belongs to an interrupted export of other readings: continue that one, or "
                 "delete the file"
             )
         self._save("selection", wanted)
         self._database.commit()
+        self._closed = False
 
     def close(self) -> None:
-        """Close the spool. It stays on disk."""
-        self._database.close()
+        """Close the spool. It stays on disk if it holds a reading."""
+        if self._closed:
+            return
+        if len(self):
+            self._close()
+        else:
+            self.delete()
 
     def delete(self) -> None:
-        """Delete the spool."""
-        self.close()
+        """Delete the spool, and close it."""
         with suppress(FileNotFoundError):
             self.path.unlink()
+        self._close()
+
+    def _close(self) -> None:
+        self._closed = True
+        self._database.close()
+        self._lock.release()
 
     @property
     def cursor(self) -> str | None:

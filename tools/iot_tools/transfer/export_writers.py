@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
 import msgspec
 
@@ -43,7 +43,8 @@ class CsvWriter:
     def __init__(self, path: Path, columns: Columns) -> None:
         self._file = path.open("w", encoding="utf-8", newline="")
         self._columns = columns
-        self._csv = csv.writer(self._file, lineterminator="\n")
+        # With "\n" as the terminator, CPython before 3.13 does not quote a cell that has a "\r".
+        self._csv = csv.writer(_LineFeeds(self._file), lineterminator="\r\n")
         self._csv.writerow(columns.names)
 
     def write(self, reading: Reading) -> None:
@@ -53,6 +54,17 @@ class CsvWriter:
     def close(self) -> None:
         """Complete the file."""
         self._file.close()
+
+
+class _LineFeeds:
+    """End lines with a line feed. `csv.writer` calls `write` once a row."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, row: str) -> None:
+        """Write a row."""
+        self._file.write(row.removesuffix("\r\n") + "\n")
 
 
 def _csv_cell(cell: Cell) -> Cell:
@@ -82,17 +94,27 @@ class NdjsonWriter:
         self._file.close()
 
 
+def pyarrow() -> tuple[Any, Any]:
+    """Import `pyarrow` and `pyarrow.parquet`.
+
+    Raises:
+        IotError: they are not installed.
+    """
+    try:
+        import pyarrow as pa  # noqa: PLC0415 -- an extra of the package
+        import pyarrow.parquet as pq  # noqa: PLC0415
+    except ImportError:
+        raise IotError(
+            "Parquet needs pyarrow: pip install pyarrow, or export CSV or NDJSON"
+        ) from None
+    return pa, pq
+
+
 class ParquetWriter:
     """A Parquet file."""
 
     def __init__(self, path: Path, columns: Columns) -> None:
-        try:
-            import pyarrow as pa  # noqa: PLC0415 -- an extra of the package
-            import pyarrow.parquet as pq  # noqa: PLC0415
-        except ImportError:
-            raise IotError(
-                "Parquet needs pyarrow: pip install pyarrow, or export CSV or NDJSON"
-            ) from None
+        pa, pq = pyarrow()
         types = {
             Kind.BOOLEAN: pa.bool_(), Kind.INTEGER: pa.int64(),
             Kind.FLOAT: pa.float64(), Kind.TEXT: pa.string(),

@@ -6,6 +6,8 @@
    is complete. Then delete the spool.
 """
 
+import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,6 +25,7 @@ from .export_writers import (
     OpenWriter,
     ParquetWriter,
     Writer,
+    pyarrow,
 )
 from .importer import Progress
 from .service_pages import ServicePages
@@ -43,6 +46,22 @@ class ExportForm:
     """Whether the members of `freeform` become columns."""
     split_runs: bool = False
     """Whether a new file begins where the relative time starts again."""
+
+    def check(self, path: Path) -> None:
+        """Check that these files can be written.
+
+        Raises:
+            IotError: a file exists already, or pyarrow is missing.
+        """
+        if self.form == "parquet":
+            pyarrow()
+        if not self.split_runs:
+            refuse_existing(path)
+            return
+        names = re.compile(re.escape(path.stem) + r"-\d{3,}" + re.escape(path.suffix))
+        for other in sorted(path.parent.glob("*")):
+            if names.fullmatch(other.name):
+                refuse_existing(other)
 
 
 class Exporter:
@@ -116,7 +135,8 @@ class _Files:
         self._path = path
         self._open = open_writer
         self._numbered = numbered
-        self._paths: list[Path] = []
+        self._paths: dict[Path, Path] = {}
+        """Final names by unfinished ones."""
         self.writer: Writer
         self.next()
 
@@ -128,9 +148,10 @@ class _Files:
         if self._numbered:
             path = path.with_stem(f"{path.stem}-{len(self._paths) + 1:03}")
         refuse_existing(path)
-        unfinished = _unfinished(path)
+        # Named for the export, whose lock no other process holds.
+        unfinished = self._path.with_name(f".{self._path.name}.unfinished-{len(self._paths) + 1}")
         unfinished.unlink(missing_ok=True)
-        self._paths.append(path)
+        self._paths[unfinished] = path
         try:
             self.writer = self._open(unfinished)
         except OSError as error:
@@ -139,23 +160,23 @@ class _Files:
     def finish(self) -> list[Path]:
         """Give the files their names."""
         self.writer.close()
-        for path in self._paths:
-            _unfinished(path).replace(path)
-        return self._paths
+        for path in self._paths.values():
+            refuse_existing(path)
+        for unfinished, path in self._paths.items():
+            unfinished.replace(path)
+        return list(self._paths.values())
 
     def discard(self) -> None:
         """Delete files that are not complete."""
         with suppress(OSError, ValueError, IotError):
             self.writer.close()
-        for path in self._paths:
-            _unfinished(path).unlink(missing_ok=True)
-
-
-def _unfinished(path: Path) -> Path:
-    return path.with_name(f".{path.name}.unfinished")
+        for unfinished in self._paths:
+            unfinished.unlink(missing_ok=True)
 
 
 def refuse_existing(path: Path) -> None:
-    """Raise `IotError` if there is a file already."""
-    if path.exists():
+    """Raise `IotError` if there is a file already, or a symbolic link, also to no file."""
+    if path.is_symlink():
+        raise IotError(f"{path} is a symbolic link: name the file that it points to")
+    if os.path.lexists(path):
         raise IotError(f"{path} exists: choose another name, or delete it")

@@ -1,0 +1,51 @@
+"""The lock of an export: one process at a time writes a file."""
+
+import fcntl
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from iot_models.errors import IotError
+
+
+class ExportLock:
+    """An exclusive lock on the target of an export. A killed process releases it.
+
+    The lock has a file of its own: over NFS, `flock` on a SQLite file would exclude SQLite too.
+    """
+
+    def __init__(self, target: Path) -> None:
+        """Take the lock.
+
+        Raises:
+            IotError: another process holds it.
+            OSError: the lock file can't be created.
+        """
+        self._path = target.with_name(f".{target.name}.lock")
+        self._file: int | None = None
+        while self._file is None:
+            descriptor = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if self._names(descriptor):
+                    self._file = descriptor
+            except BlockingIOError:
+                raise IotError(f"another export writes {target}: wait for its end") from None
+            finally:
+                if self._file is None:
+                    os.close(descriptor)
+
+    def release(self) -> None:
+        """Delete the lock file, then release the lock."""
+        if self._file is not None:
+            with suppress(FileNotFoundError):
+                self._path.unlink()
+            os.close(self._file)
+            self._file = None
+
+    def _names(self, descriptor: int) -> bool:
+        """Whether the path still names the open file: the previous holder deletes it."""
+        try:
+            return os.path.samestat(os.fstat(descriptor), self._path.stat())
+        except FileNotFoundError:
+            return False

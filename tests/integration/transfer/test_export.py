@@ -281,10 +281,10 @@ def test_all_accepted_readings_can_be_flattened(
 ) -> None:
     deep = '{"a":' * 400 + "1" + "}" * 400
     body = [json.dumps(freeform) for freeform in UNUSUAL]
-    body += ['{"big": %s}' % ("7" * 5000), deep]
+    body += ['{"big": ' + "7" * 5000 + "}", deep]
     text = ",".join(
-        '{"data": {"db_password": "unusual", "relative_time": %d, "interrogator_time": %d,'
-        ' "freeform": %s}}' % (number, number, freeform)
+        f'{{"data": {{"db_password": "unusual", "relative_time": {number},'
+        f' "interrogator_time": {number}, "freeform": {freeform}}}}}'
         for number, freeform in enumerate(body)
     )
     headers = {"Content-Type": "application/json"}

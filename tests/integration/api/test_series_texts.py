@@ -1,0 +1,39 @@
+"""Series of names and texts that JSON escapes."""
+
+import pytest
+
+from integration.api.asking import JSON, Api
+from integration.api.asking import row as put_row
+from integration.api.test_series import series
+from iot_writer.writer import Writer
+from support.draining import drain_all
+
+
+@pytest.mark.parametrize("form", ["json", "ndjson", "csv"])
+def test_half_of_a_surrogate_pair_becomes_a_replacement_character(
+    module_api: Api, module_writer: Writer, form: str
+) -> None:
+    """Devices may send one. UTF-8 has none."""
+    rows = (
+        '[{"data": {"db_password": "half", "freeform": {"s": "a\\ud800", "n": {"\\udc00": [1]}}}}]'
+    )
+    assert module_api.ask("PUT", "/api/iot", rows, JSON).status_code == 201
+    drain_all(module_writer)
+    headers = {"X-Iot-Password": "half"}
+    for query in ("fields=s,n", "fields=s&group=n&step=365000d&agg=last"):
+        path = f"/api/iot/series?{query}&format={form}"
+        answer = module_api.ask("GET", path, headers=headers)
+        assert answer.status_code == 200, answer.text
+        assert "a\ufffd" in answer.text
+
+
+def test_a_field_may_have_any_name(module_api: Api, module_writer: Writer) -> None:
+    content = {'a"b': 1, "a\\b": 2, "a\x00b": 3, "a.b": 4, "a\nb": {"c": 5}}
+    assert module_api.put(put_row("names", freeform=content)).status_code == 201
+    drain_all(module_writer)
+    for name, value in (*content.items(), ("a\nb.c", 5)):
+        if not isinstance(value, dict):
+            (shown,) = series(module_api, "names", fields=name)
+            assert shown[name] == value
+            (shown,) = series(module_api, "names", where=f"{name}:{value}", fields="a.b")
+            assert shown["a.b"] == 4

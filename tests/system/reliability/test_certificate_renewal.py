@@ -4,13 +4,13 @@ import os
 import ssl
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from iot_sensor_client import Response
+from iot_sensor_client import NoResponseError, Response
 from support.certificates import MountedSecret, Pair, new_pair
 from support.tls_stack import BODY, JSON, Sender, TlsStack
 from support.waiting import wait_until
@@ -59,7 +59,13 @@ def stack(
 
 def expiry(stack: TlsStack) -> float:
     """Return the metric of the time at which the served certificate expires."""
-    text = stack.request("GET", "/metrics", port=stack.metrics_port).body.decode()
+
+    def metrics() -> bytes:
+        with suppress(NoResponseError):  # their server starts with the API, and takes longer
+            return stack.request("GET", "/metrics", port=stack.metrics_port).body
+        return b""
+
+    text = wait_until(metrics, what="metrics").decode()
     (family,) = (
         each
         for each in text_string_to_metric_families(text)

@@ -227,7 +227,7 @@ def _decode_dialect(body: bytes, *, lines: bool) -> Decoded[list[_Row]]:
     except msgspec.ValidationError as error:
         _refuse(str(error))
     except NotJsonError as error:
-        problem = f"is not JSON: {str(error).removeprefix('JSON is malformed: ')}"
+        problem = f"is not JSON: {error}"
         if lines:
             refuse_row(_bad_line(error.strict), "data", problem)
         if _holds_lines(error.strict):

@@ -24,7 +24,6 @@ from werkzeug.exceptions import RequestTimeout
 
 from iot_api.http.client_certificate import CLIENT_CERTIFICATE
 from iot_api.http.cors import Cors, is_preflight
-from iot_api.http.errors import error_response
 from iot_api.http.malformed_requests import defect_response, refusal_of
 from iot_api.http.refusal_pace import DELAY
 from iot_api.http.request import PROVEN, new_request_id
@@ -363,6 +362,9 @@ def _refuse(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iter
         return []
     count_closed("refused")
     request_id = new_request_id()
+    # Not above: gunicorn's master imports this file before gevent patches what a driver imports.
+    from iot_api.http.errors import error_response  # noqa: PLC0415
+
     status, headers, body = error_response(
         too_many_connections(), request_id, environ.get("HTTP_ACCEPT", "")
     )

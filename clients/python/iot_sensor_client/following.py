@@ -15,6 +15,9 @@ from .readings import PAGE_SIZE, read_page
 if TYPE_CHECKING:
     from .client import Client
 
+_ROUNDING_SECONDS = 3
+"""One for the clock of the answers, which has whole seconds, one for `_now`, one for `ceil`."""
+
 _log = logging.getLogger("iot_sensor_client")
 
 
@@ -43,7 +46,9 @@ class Follower:
     def run(self) -> Iterator[list[dict[str, Any]]]:
         """Return an iterator over the new readings of each poll, oldest id first."""
         # What is there now is old. Its newest reading, or the present moment, is where it begins.
-        for row in self._poll(ceil(self._overlap.total_seconds())):
+        # Later polls reach back by two overlaps at most, and by `_ROUNDING_SECONDS`: what they
+        # return and this poll does not would seem new.
+        for row in self._poll(ceil(2 * self._overlap.total_seconds()) + _ROUNDING_SECONDS):
             self._learn(row)
         begin = self._date
         self._newest = max(self._newest, begin - self._overlap)

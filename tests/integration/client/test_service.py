@@ -138,3 +138,25 @@ def test_live_readings_come_once_also_those_of_an_outage(stack: Stack) -> None:
         follower.join()
     assert seen[0] >= 5
     assert seen == list(range(seen[0], put + 2))
+
+
+def test_readings_of_the_seconds_before_are_not_live(stack: Stack) -> None:
+    """A poll reaches back further than the overlap."""
+    stop = threading.Event()
+    with Client(url_of(stack), "password") as client:
+        client.put_readings([{"relative_time": 0}])
+        stop.wait(1.2)  # longer than the overlap, shorter than what a poll reaches back
+        client.put_readings([{"relative_time": 1}])
+        wait_until(lambda: len(client.read()) == 2, what="the old readings")
+        live = client.follow(interval=0.02, overlap=0.5, stop=stop)
+        sender = threading.Thread(target=_put_until, args=(client, stop))
+        sender.start()
+        first = next(live)["relative_timestamp"]
+        stop.set()
+        sender.join()
+    assert first == 2
+
+
+def _put_until(client: Client, stop: threading.Event) -> None:
+    while not stop.wait(0.1):
+        client.put_readings([{"relative_time": 2}])

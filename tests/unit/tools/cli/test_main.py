@@ -211,7 +211,12 @@ def test_ctrl_c_is_reported_in_one_line(
         raise AssertionError
 
     monkeypatch.setattr(f"iot_tools.cli.main.{step}", interrupted)
-    assert main(["settings"]) == 130
+    # A test before may have left another handler in this process.
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert main(["settings"]) == 130
+    finally:
+        signal.signal(signal.SIGINT, previous)
     assert capsys.readouterr().err == "stopped\n"
 
 

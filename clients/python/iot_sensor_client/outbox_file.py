@@ -215,7 +215,7 @@ class OutboxFile:
             self._bytes -= _size(batch.rows)
 
     def split(self, batch: Batch) -> None:
-        """Divide a batch, of which the service has stored nothing, into two with new keys."""
+        """Divide a batch into two with new keys. The service must have stored nothing of it."""
         middle = batch.first + len(batch.rows) // 2
         with self._lock, self._reported(), self._transaction():
             for first, last in ((batch.first, middle - 1), (middle, batch.last)):

@@ -62,7 +62,7 @@ class KeyedRequest:
     """A request with an Idempotency-Key."""
 
     names: tuple[str, ...]
-    """The key in Redis to remember the request by, then those that other versions may have used."""
+    """The keys of the request in Redis: the one to store first, then the ones of other versions."""
     fingerprint: str
     """What tells requests with the same key apart; empty while version 0.1 may run, which can't
     read it."""

@@ -1,9 +1,11 @@
 """The values of fields of `freeform`, column by column.
 
-A field is a member of the object, or a path: `engine.speed` is the member of this name or, if there
-is none, the member `speed` of the object `engine`. A value is a string, a number, true or false. An
-object or a list counts as a string, its JSON text. A member that is missing, null, NaN or infinite
-has no value, and neither has any field of a `freeform` that is no object.
+A field is a member of the object, or a path. `engine.speed` means the member of this name. If there
+is none, it means the member `speed` of the object `engine`.
+
+A value is a string, a number, true or false. An object or a list counts as a string: its JSON text.
+A member that is missing, null, NaN or infinite has no value. If `freeform` is not an object, no
+field has a value.
 """
 
 import json

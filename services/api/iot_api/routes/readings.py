@@ -182,7 +182,7 @@ def _requested_vault(service: Service) -> OpenVault | None:
 
 
 def find_vault(service: Service, password: bytes) -> OpenVault | None:
-    """Return the vault of a password that the request brings. If there is none, count a guess.
+    """Return the vault of the password in the request. Count a guess if no vault has it.
 
     The guess limit does not apply to a password with which the connection has found a vault before:
     the client learns nothing new.

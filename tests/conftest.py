@@ -174,6 +174,13 @@ def writer(settings: Settings) -> Iterator[Writer]:
     made.close()
 
 
+@pytest.fixture(scope="module")
+def module_past(module_environment: dict[str, str], module_writer: Writer) -> Iterator[Past]:
+    """A past that the tests of a module share."""
+    with sending(load(module_environment)) as sender:
+        yield Past(sender, module_writer)
+
+
 @pytest.fixture
 def past(settings: Settings, writer: Writer) -> Iterator[Past]:
     """Empty stores for a history of old segments."""

@@ -1,5 +1,6 @@
 """Errors of a request."""
 
+from contextlib import suppress
 from http import HTTPStatus
 
 from .response import Response
@@ -28,6 +29,14 @@ class ClientError(Exception):
     def status(self) -> int | None:
         """Status of the response, None without a response."""
         return None if self.response is None else self.response.status
+
+    @property
+    def reason(self) -> str:
+        """Why the request failed, in the words of the service if it gave any."""
+        if self.response is not None:
+            with suppress(ValueError, KeyError, TypeError):  # not an answer of the service
+                return str(self.response.json()["error"])
+        return str(self)
 
     @property
     def retry_after(self) -> float | None:

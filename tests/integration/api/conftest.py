@@ -12,6 +12,7 @@ from redis import Redis
 
 from integration.api.asking import Api
 from iot_api.app import create_app
+from iot_models.segment import decode_segment
 from iot_models.settings import Settings, load
 from iot_tools.local.postgres_server import PostgresServer
 from iot_writer.schema import migrate
@@ -84,3 +85,16 @@ def module_redis(module_environment: dict[str, str]) -> Iterator["Redis"]:
     """A client of the Redis that `module_api` uses."""
     with Redis.from_url(module_environment["IOT_REDIS_URL"]) as client:
         yield client
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of readings of each opened segment."""
+    counts: list[int] = []
+
+    def decode(bounds: Any, data: bytes) -> Any:
+        counts.append(bounds.count)
+        return decode_segment(bounds, data)
+
+    monkeypatch.setattr("iot_api.query.segment_reader.decode_segment", decode)
+    return counts

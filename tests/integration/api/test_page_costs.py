@@ -12,7 +12,6 @@ from integration.api.asking import Api, row
 from integration.api.test_password_change import service_of
 from integration.compaction.past import Past, each_second, noon
 from integration.growth.touched import Touched, touching
-from iot_models.segment import decode_segment
 from iot_stores import history
 from iot_stores.history import PageRange, ReadFilter
 from iot_stores.interval_index import Position
@@ -126,19 +125,6 @@ def past(past: Past) -> Past:
     """30 segments of 100 readings, one after another."""
     past.store(b"p", each_second(noon(2), 3000), each=100)
     return past
-
-
-@pytest.fixture
-def opened(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The number of readings of each opened segment."""
-    counts: list[int] = []
-
-    def decode(bounds: Any, data: bytes) -> Any:
-        counts.append(bounds.count)
-        return decode_segment(bounds, data)
-
-    monkeypatch.setattr("iot_api.query.segment_reader.decode_segment", decode)
-    return counts
 
 
 @pytest.mark.parametrize(

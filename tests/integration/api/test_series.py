@@ -6,7 +6,7 @@ import json
 import random
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlencode
 
@@ -16,11 +16,9 @@ import pytest
 from integration.api.asking import JSON, Api, assert_error
 from integration.api.asking import row as put_row
 from integration.compaction.past import Past, Sent, each_second, noon
-from integration.writer.sending import sending
 from iot_api.query import pausable_read, responses, series_rows, series_windows
 from iot_api.routes import series as series_route
 from iot_models.errors import UnavailableError
-from iot_models.settings import load
 from iot_writer.writer import Writer
 from support.draining import drain_all
 
@@ -59,11 +57,9 @@ def _sent() -> list[Sent]:
 
 
 @pytest.fixture(scope="module")
-def past(module_environment: dict[str, str], module_writer: Writer) -> Iterator[Past]:
-    with sending(load(module_environment)) as sender:
-        made = Past(sender, module_writer)
-        made.store(b"p", _sent(), each=EACH)
-        yield made
+def past(module_past: Past) -> Past:
+    module_past.store(b"p", _sent(), each=EACH)
+    return module_past
 
 
 @pytest.fixture
@@ -388,7 +384,7 @@ def test_windows_cost_about_as_much_as_a_plain_read(module_api: Api, large: list
 def test_a_streamed_series_is_the_same(
     api: Api, form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In pieces of few readings, of which some have no row."""
+    """It is sent in pieces of few readings. Some pieces have no row."""
     paths = [
         f"/api/iot/series?format={form}&fields=rssi&{rest}"
         for rest in ("", "where=epc96:d, e", "where=epc96:none", "step=1m&group=epc96")

@@ -1,17 +1,12 @@
 """Reads by absolute time: `from`, `to` and `by`."""
 
-from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any
 from urllib.parse import quote
 
 import pytest
 
 from integration.api.asking import Api, Row, assert_error, row
 from integration.compaction.past import Past, Sent, noon
-from integration.writer.sending import sending
-from iot_models.segment import decode_segment
-from iot_models.settings import load
 from iot_writer.writer import Writer
 from support.draining import drain_all
 
@@ -35,11 +30,9 @@ def _sent() -> list[Sent]:
 
 
 @pytest.fixture(scope="module")
-def past(module_environment: dict[str, str], module_writer: Writer) -> Iterator[Past]:
-    with sending(load(module_environment)) as sender:
-        made = Past(sender, module_writer)
-        made.store(b"p", _sent(), each=EACH)
-        yield made
+def past(module_past: Past) -> Past:
+    module_past.store(b"p", _sent(), each=EACH)
+    return module_past
 
 
 @pytest.fixture
@@ -68,19 +61,6 @@ def _received(past: Past) -> list[int]:
     """Return the times of receipt of all readings, in order: that of the last one of a segment."""
     last = {place // EACH: at for place, (at, *_) in enumerate(_sent())}
     return [last[each.relative_timestamp // EACH] for each in past.readings(b"p")]
-
-
-@pytest.fixture
-def opened(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The number of readings of each opened segment."""
-    counts: list[int] = []
-
-    def decode(bounds: Any, data: bytes) -> Any:
-        counts.append(bounds.count)
-        return decode_segment(bounds, data)
-
-    monkeypatch.setattr("iot_api.query.segment_reader.decode_segment", decode)
-    return counts
 
 
 def _expected(

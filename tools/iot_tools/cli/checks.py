@@ -4,11 +4,10 @@ import argparse
 import secrets
 from pathlib import Path
 
-from iot_models.errors import SettingsError
-
 from .option_types import Subparsers, interval, port, seconds
-from .tls_options import add_tls, tls_of
-from .token_option import add_token, read_secret, token_of
+from .service_option import add_service, checked_url
+from .tls_options import tls_of
+from .token_option import read_secret, token_of
 
 
 def add_probe(commands: "Subparsers[argparse.ArgumentParser]") -> None:
@@ -95,11 +94,7 @@ def add_soak(commands: "Subparsers[argparse.ArgumentParser]") -> None:
 
 
 def _add_service(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--url", required=True, help="URL of the service, for example http://host:5000"
-    )
-    add_token(parser)
-    add_tls(parser)
+    add_service(parser)
     parser.add_argument(
         "--password-file",
         type=Path,
@@ -111,10 +106,8 @@ def _probe(parsed: argparse.Namespace) -> int:
     from iot_tools.checks.probe import Probe  # noqa: PLC0415 -- only where it is needed
 
     token, password, tls = token_of(parsed), _password_of(parsed), tls_of(parsed)
-    try:
+    with checked_url():
         probe = Probe(parsed.url, password, token=token, timeout=parsed.timeout, tls_context=tls)
-    except ValueError as error:
-        raise SettingsError(f"--url is {error}") from None
     took = probe.run()
     print(f"{parsed.url}: the reading came back unchanged {took:.2f} s after the acknowledgement")
     return 0
@@ -124,7 +117,7 @@ def _canary(parsed: argparse.Namespace) -> int:
     from iot_tools.checks.canary import Canary, run  # noqa: PLC0415 -- only where it is needed
 
     password, tls = _password_of(parsed), tls_of(parsed)
-    try:
+    with checked_url():
         canary = Canary(
             parsed.url,
             password,
@@ -133,8 +126,6 @@ def _canary(parsed: argparse.Namespace) -> int:
             grace=parsed.grace,
             tls_context=tls,
         )
-    except ValueError as error:
-        raise SettingsError(f"--url is {error}") from None
     token_of(parsed)  # fail at startup when the token is invalid
     return run(canary, parsed.metrics_port)
 

@@ -5,12 +5,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from iot_models.errors import SettingsError
-
 from .option_types import Subparsers, fraction, interval, positive_integer, rate, seconds
 from .password_option import add_password, password_of
-from .tls_options import add_tls, tls_of
-from .token_option import add_token, token_of
+from .service_option import add_service, checked_url
+from .tls_options import tls_of
+from .token_option import token_of
 
 if TYPE_CHECKING:
     from iot_tools.devices.simulation import Show
@@ -22,7 +21,7 @@ _KINDS = ("rfid", "accelerometer", "temperature")
 def add_simulate(commands: "Subparsers[argparse.ArgumentParser]") -> None:
     """Add `simulate` to the command."""
     parser = commands.add_parser("simulate", help="send readings of simulated devices")
-    _add_url(parser)
+    add_service(parser)
     parser.add_argument(
         "--kind", choices=_KINDS, default="rfid", help="kind of the sensors (default rfid)"
     )
@@ -63,13 +62,11 @@ def add_simulate(commands: "Subparsers[argparse.ArgumentParser]") -> None:
         help="length of a gap (default 5)",
     )
     parser.add_argument("--password", default="demo", help="password of the vault (default demo)")
-    add_token(parser)
     parser.add_argument(
         "--readings",
         type=positive_integer,
         help="stop after this many readings of each device; default: never",
     )
-    add_tls(parser)
     parser.add_argument("--insecure", action="store_true", help="accept any TLS certificate")
     parser.set_defaults(command=_simulate)
 
@@ -79,7 +76,7 @@ def add_send(commands: "Subparsers[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser(
         "send", help="send one reading, or the readings on standard input, for example from cron"
     )
-    _add_url(parser)
+    add_service(parser)
     parser.add_argument(
         "fields",
         nargs="*",
@@ -106,15 +103,7 @@ def add_send(commands: "Subparsers[argparse.ArgumentParser]") -> None:
     )
     parser.add_argument("--quiet", action="store_true", help="print errors only")
     add_password(parser)
-    add_token(parser)
-    add_tls(parser)
     parser.set_defaults(command=_send)
-
-
-def _add_url(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--url", required=True, help="URL of the service, for example http://host:5000"
-    )
 
 
 def _simulate(parsed: argparse.Namespace) -> int:
@@ -134,10 +123,8 @@ def _simulate(parsed: argparse.Namespace) -> int:
         token=token_of(parsed),
         tls_context=tls_of(parsed),
     )
-    try:
+    with checked_url():
         simulation.client()
-    except ValueError as error:
-        raise SettingsError(f"--url is {error}") from None
     return simulate(simulation, _progress_line())
 
 
@@ -169,10 +156,8 @@ def _send(parsed: argparse.Namespace) -> int:
     )
     retry = RetryPolicy(max_attempts=_ENDLESS, max_seconds=parsed.wait)
     password, token, tls = password_of(parsed), token_of(parsed), tls_of(parsed)
-    try:
+    with checked_url():
         client = Client(parsed.url, password, token, retry=retry, tls_context=tls)
-    except ValueError as error:
-        raise SettingsError(f"--url is {error}") from None
     with client:
         if parsed.outbox is not None:
             said = send_through(parsed.outbox, client, readings, wait_seconds=parsed.wait)

@@ -13,10 +13,11 @@ from iot_tools.transfer.export_spool import ExportSpool
 from iot_tools.transfer.exporter import FORMATS, Exporter, ExportForm
 from iot_tools.transfer.service_pages import ServicePages
 
-from .import_file import add_service, client_of, counted
+from .import_file import client_of, counted
 from .option_types import Subparsers
-from .password_option import password_of
+from .password_option import add_password, password_of
 from .progress_bar import progress_bar
+from .service_option import add_service
 
 _DESCRIPTION = """\
 Export the readings of a password. The end of the file's name tells the form: .csv, .ndjson,
@@ -37,6 +38,7 @@ def add_export(commands: "Subparsers[argparse.ArgumentParser]") -> None:
     )
     parser.add_argument("file", type=Path, help="file to write")
     add_service(parser)
+    add_password(parser)
     parser.add_argument(
         "--format", choices=sorted(set(FORMATS.values())), help="default: by the end of the name"
     )

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from iot_models.errors import IotError, SettingsError
+from iot_models.errors import IotError
 from iot_sensor_client import Client, NoResponseError
 from iot_tools.transfer.import_sources import FORMATS, open_source
 from iot_tools.transfer.importer import Importer, ImportReport
@@ -12,8 +12,9 @@ from iot_tools.transfer.service_pages import RETRY, TIMEOUT
 from .option_types import Subparsers
 from .password_option import add_password, password_of
 from .progress_bar import progress_bar
-from .tls_options import add_tls, tls_of
-from .token_option import add_token, token_of
+from .service_option import add_service, checked_url
+from .tls_options import tls_of
+from .token_option import token_of
 
 _DESCRIPTION = """\
 Import readings from a file: CSV, NDJSON, JSON, or a database of the old program. Readings keep
@@ -34,6 +35,7 @@ def add_import(commands: "Subparsers[argparse.ArgumentParser]") -> None:
         "file", type=Path, help="SQLite file of the old program, CSV, NDJSON or JSON"
     )
     add_service(parser)
+    add_password(parser)
     parser.add_argument(
         "--format", choices=FORMATS, help="form of the file; default: the form that it has"
     )
@@ -41,16 +43,6 @@ def add_import(commands: "Subparsers[argparse.ArgumentParser]") -> None:
         "--dry-run", action="store_true", help="check the file, compare, and import nothing"
     )
     parser.set_defaults(command=_import)
-
-
-def add_service(parser: argparse.ArgumentParser) -> None:
-    """Add the options for the service and the password."""
-    parser.add_argument(
-        "--url", required=True, help="URL of the service, for example http://host:5000"
-    )
-    add_password(parser)
-    add_token(parser)
-    add_tls(parser)
 
 
 def client_of(parsed: argparse.Namespace) -> Client:
@@ -64,13 +56,11 @@ def client_of(parsed: argparse.Namespace) -> Client:
     """
     token, tls = token_of(parsed), tls_of(parsed)
     try:
-        with Client(parsed.url, tls_context=tls) as first:
+        with checked_url(), Client(parsed.url, tls_context=tls) as first:
             first.request("GET", "/healthz")
         return Client(
             parsed.url, token=token, retry=RETRY, timeout=TIMEOUT, tls_context=tls, gzip=True
         )
-    except ValueError as error:
-        raise SettingsError(f"--url is {error}") from None
     except NoResponseError as error:
         raise IotError(f"{parsed.url}: {error}") from None
 

@@ -34,11 +34,18 @@ def password_of(parsed: argparse.Namespace, environ: Mapping[str, str] = os.envi
         return read_secret(parsed.password_file, "password", may_be_empty=True)
     if VARIABLE in environ:
         return environ[VARIABLE]
+    return ask("password", instead=f"--password-file or {VARIABLE}")
+
+
+def ask(what: str, *, instead: str) -> str:
+    """Ask for a password on the terminal, without showing it.
+
+    Raises:
+        SettingsError: there is no terminal, and `instead` tells what to use; or none was entered.
+    """
     if not sys.stdin.isatty():
-        raise SettingsError(
-            f"there is no terminal to ask for the password: use --password-file or {VARIABLE}"
-        )
+        raise SettingsError(f"there is no terminal to ask for the {what}: use {instead}")
     try:
-        return getpass.getpass("password: ")
+        return getpass.getpass(f"{what}: ")
     except (EOFError, KeyboardInterrupt):
-        raise SettingsError("no password was entered; nothing was done") from None
+        raise SettingsError("no password was entered; nothing was changed") from None

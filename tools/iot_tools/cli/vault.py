@@ -1,7 +1,6 @@
 """`iot-sensor vault`: change the password of a vault, or erase a vault, through the API."""
 
 import argparse
-import getpass
 import sys
 from pathlib import Path
 
@@ -9,8 +8,10 @@ from iot_models.errors import IotError, SettingsError
 from iot_sensor_client import Client, ClientError, NoResponseError
 
 from .option_types import Subparsers
-from .tls_options import add_tls, tls_of
-from .token_option import add_token, read_secret, token_of
+from .password_option import ask
+from .service_option import add_service, checked_url
+from .tls_options import tls_of
+from .token_option import read_secret, token_of
 
 _TIMEOUT = 60.0
 """A change takes a second and several scrypts, which may have to wait for others."""
@@ -36,11 +37,7 @@ def add_vault(commands: "Subparsers[argparse.ArgumentParser]") -> None:
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--url", required=True, help="URL of the service, for example http://host:5000"
-    )
-    add_token(parser)
-    add_tls(parser)
+    add_service(parser)
     parser.add_argument(
         "--password-file",
         type=Path,
@@ -93,22 +90,15 @@ def _confirm() -> None:
 
 def _client(parsed: argparse.Namespace, password: str, token: str | None) -> Client:
     tls = tls_of(parsed)
-    try:
+    with checked_url():
         return Client(parsed.url, password, token, timeout=_TIMEOUT, tls_context=tls)
-    except ValueError as error:
-        raise SettingsError(f"--url is {error}") from None
 
 
 def _reason(error: ClientError, unknown: str) -> str:
     """Return why a request failed. `unknown` tells what may have happened without an answer."""
     if isinstance(error, NoResponseError):
         return f"{error}; {unknown if error.sent else 'nothing was changed'}"
-    if error.response is not None:
-        try:
-            return str(error.response.json()["error"])
-        except (ValueError, KeyError, TypeError):
-            pass
-    return str(error)
+    return error.reason
 
 
 def _password(path: Path | None, what: str) -> str:
@@ -116,13 +106,4 @@ def _password(path: Path | None, what: str) -> str:
 
 
 def _ask(what: str) -> str:
-    """Ask for a password on the terminal, without showing it."""
-    if not sys.stdin.isatty():
-        raise SettingsError(
-            f"there is no terminal to ask for the {what}: use the options for files of passwords "
-            "(--help)"
-        )
-    try:
-        return getpass.getpass(f"{what}: ")
-    except (EOFError, KeyboardInterrupt):
-        raise SettingsError("no password was entered; nothing was changed") from None
+    return ask(what, instead="the options for files of passwords (--help)")

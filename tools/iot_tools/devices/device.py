@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from iot_sensor_client import Client, RejectedError, RetryableError
 
-from .outbox import Batch, Outbox
+from .dropping_queue import Batch, DroppingQueue
 from .sensors import Sensor
 
 _log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ class Device:
         """`batch` is the maximum number of readings in a request."""
         self.name = name
         self.counts = Counts()
-        self.outbox = Outbox(capacity)
+        self.queue = DroppingQueue(capacity)
         self._sensor = sensor
         self._client = client
         self._batch = batch
@@ -71,7 +71,7 @@ class Device:
     @property
     def finished(self) -> bool:
         """Whether all readings of a limited simulation are acknowledged."""
-        return self._sensor.finished and self.outbox.first() is None
+        return self._sensor.finished and self.queue.first() is None
 
     def run(self, stop: threading.Event, *, every: float = _TICK_SECONDS) -> None:
         """Send each `every` seconds until `stop` is set, or until finished. Then try once to send
@@ -86,18 +86,18 @@ class Device:
     def step(self) -> None:
         """Take the readings that are due. Send all that wait, unless it is too early to retry."""
         readings = self._sensor.due()
-        dropped = self.outbox.dropped
+        dropped = self.queue.dropped
         for start in range(0, len(readings), self._batch):
-            self.outbox.add(Batch(readings[start : start + self._batch]))
-        if self.outbox.dropped > dropped:
+            self.queue.add(Batch(readings[start : start + self._batch]))
+        if self.queue.dropped > dropped:
             _log.error(
-                "%s: the outbox is full, %d readings dropped so far", self.name, self.outbox.dropped
+                "%s: the outbox is full, %d readings dropped so far", self.name, self.queue.dropped
             )
         if self._clock() >= self._retry_at:
             self._send_waiting()
 
     def _send_waiting(self) -> None:
-        while batch := self.outbox.first():
+        while batch := self.queue.first():
             began = time.perf_counter()
             try:
                 self._client.put_readings(batch.readings, idempotency_key=batch.key)
@@ -112,14 +112,14 @@ class Device:
                 self.counts.latencies.append(time.perf_counter() - began)
                 self.counts.acknowledged += len(batch.readings)
                 self.counts.requests += 1
-            self.outbox.remove_first()
+            self.queue.remove_first()
             self._reset_failures()
 
     def _schedule_retry(self, error: RetryableError) -> None:
         now = self._clock()
         if self._failing == 0:
             self._failing_since = now
-            waiting = self.outbox.waiting
+            waiting = self.queue.waiting
             _log.warning("%s: requests fail, keeping %d readings: %s", self.name, waiting, error)
         pause = error.retry_after or min(_MAX_PAUSE_SECONDS, _TICK_SECONDS * 2**self._failing)
         self._failing = min(self._failing + 1, 10)
@@ -131,6 +131,6 @@ class Device:
                 "%s: requests succeed again after %.1f s, %d readings wait",
                 self.name,
                 self._clock() - self._failing_since,
-                self.outbox.waiting,
+                self.queue.waiting,
             )
         self._failing = 0

@@ -15,7 +15,7 @@ class Batch:
     key: str = field(default_factory=lambda: str(uuid.uuid4()))
 
 
-class Outbox:
+class DroppingQueue:
     """A queue of batches, at most `capacity` readings. When full, it drops the oldest batch.
 
     `waiting` counts the readings it keeps, `dropped` those it dropped.
@@ -35,7 +35,7 @@ class Outbox:
             self.dropped += len(self._remove().readings)
 
     def first(self) -> Batch | None:
-        """Return the batch to send next, None if the outbox is empty."""
+        """Return the batch to send next, None if the queue is empty."""
         return self._batches[0] if self._batches else None
 
     def remove_first(self) -> None:

@@ -100,8 +100,7 @@ def simulate(simulation: Simulation, show: Show | None = None) -> int:
     for line in summary(devices, time.monotonic() - began):
         _log.info(line)
     lost = any(
-        device.outbox.waiting or device.outbox.dropped or device.counts.rejected
-        for device in devices
+        device.queue.waiting or device.queue.dropped or device.counts.rejected for device in devices
     )
     return 1 if lost else 0
 
@@ -109,7 +108,7 @@ def simulate(simulation: Simulation, show: Show | None = None) -> int:
 def progress(devices: Sequence[Device], seconds: float) -> str:
     """Return a line about what was sent so far."""
     acknowledged = sum(device.counts.acknowledged for device in devices)
-    waiting = sum(device.outbox.waiting for device in devices)
+    waiting = sum(device.queue.waiting for device in devices)
     failures = sum(device.counts.failures for device in devices)
     rate = acknowledged / seconds if seconds else 0.0
     failed = f", {failures:,} requests failed" if failures else ""
@@ -120,8 +119,8 @@ def summary(devices: Sequence[Device], seconds: float) -> list[str]:
     """Return lines about what was acknowledged, refused and lost, and how long it took."""
     counts = [device.counts for device in devices]
     acknowledged = sum(each.acknowledged for each in counts)
-    waiting = sum(device.outbox.waiting for device in devices)
-    dropped = sum(device.outbox.dropped for device in devices)
+    waiting = sum(device.queue.waiting for device in devices)
+    dropped = sum(device.queue.dropped for device in devices)
     rejected = sum(each.rejected for each in counts)
     requests = sum(each.requests for each in counts)
     failures = sum(each.failures for each in counts)

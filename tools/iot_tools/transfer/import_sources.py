@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -137,16 +138,20 @@ class LegacySqlite:
             return error
 
 
-class CsvFile:
-    """A CSV file of the old program's exporters or of `iot-sensor export`."""
+class _TextFile:
+    """A file that holds readings as text, which are not encrypted."""
 
     def __init__(self, path: Path, password: str) -> None:
         self._path = path
         self._password = password
 
     def count(self) -> int | None:
-        """Return None: rows may span lines."""
+        """Return None: it takes reading the file."""
         return None
+
+
+class CsvFile(_TextFile):
+    """A CSV file of the old program's exporters or of `iot-sensor export`."""
 
     def rows(self) -> Iterator[ImportRow | RowError]:
         """Yield the rows."""
@@ -231,16 +236,8 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-class NdjsonFile:
+class NdjsonFile(_TextFile):
     """A file with one JSON object a line: readings as the API returns them, or rows of a PUT."""
-
-    def __init__(self, path: Path, password: str) -> None:
-        self._path = path
-        self._password = password
-
-    def count(self) -> int | None:
-        """Return None: it takes reading the file."""
-        return None
 
     def rows(self) -> Iterator[ImportRow | RowError]:
         """Yield the rows."""
@@ -261,22 +258,19 @@ class NdjsonFile:
             return RowError("is not JSON")
 
 
-class JsonFile:
+class JsonFile(_TextFile):
     """An answer of the API, or a list of its readings. The file is read into memory."""
-
-    def __init__(self, path: Path, password: str) -> None:
-        self._path = path
-        self._password = password
 
     def count(self) -> int | None:
         """Return the number of rows."""
-        return len(self._items())
+        return len(self._items)
 
     def rows(self) -> Iterator[ImportRow | RowError]:
         """Yield the rows."""
-        for item in self._items():
+        for item in self._items:
             yield _checked_json(item, self._password)
 
+    @cached_property
     def _items(self) -> list[object]:
         try:
             found = json.loads(self._path.read_bytes().decode("utf-8-sig"))

@@ -28,7 +28,7 @@ from iot_sensor_client.errors import raise_for_status
 from .import_plan import ImportPlan
 from .import_row import ImportRow, RowError, reading_digest
 from .import_sources import OtherPasswordError, Source
-from .service_pages import ServicePages, checked, reason_of
+from .service_pages import ServicePages, checked
 
 CHUNK_READINGS = 5_000
 CHUNK_BYTES = 2**20
@@ -232,7 +232,7 @@ class Importer:
                 continue
             except ClientError as error:
                 raise IotError(
-                    f"{reason_of(error)}; readings imported: {self.report.imported}; run the "
+                    f"{error.reason}; readings imported: {self.report.imported}; run the "
                     "import again to continue"
                 ) from None
             self._wait_until_stored(response)
@@ -263,7 +263,7 @@ class Importer:
             number = int(details["row"])
             place, _ = rows[number]
         except (ValueError, KeyError, TypeError, IndexError):
-            raise IotError(reason_of(error)) from None
+            raise IotError(error.reason) from None
         if "oldest" in details:
             limits = _Limits(str(details["oldest"]), str(details["latest"]))
             if not limits.allow(rows[number][1]):

@@ -69,18 +69,8 @@ def checked(client: Client, method: str, path: str, *, json: object = None) -> R
         response = client.request(method, path, json=json)
         raise_for_status(response)
     except ClientError as error:
-        raise IotError(reason_of(error)) from None
+        raise IotError(error.reason) from None
     return response
-
-
-def reason_of(error: ClientError) -> str:
-    """Return why a request failed, in the words of the service if it has any."""
-    if error.response is not None:
-        try:
-            return str(error.response.json()["error"])
-        except (ValueError, KeyError, TypeError):
-            pass
-    return str(error)
 
 
 def _decode(response: Response) -> _Page:

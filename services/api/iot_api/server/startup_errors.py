@@ -47,14 +47,7 @@ def check_client_authorities(path: str) -> None:
     Raises:
         SettingsError: the file can't be read, or holds no certificate of an authority.
     """
-    if not path:
-        return
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    try:
-        context.load_verify_locations(path)
-    except OSError as error:
-        raise SettingsError(f"IOT_TLS_CLIENT_CA_FILE can't be used: {error.strerror}") from None
-    if not context.cert_store_stats()["x509_ca"]:
+    if path and not _contents("IOT_TLS_CLIENT_CA_FILE", path)["x509_ca"]:
         raise SettingsError("IOT_TLS_CLIENT_CA_FILE has no certificate of an authority (CA:TRUE)")
 
 
@@ -64,15 +57,18 @@ def check_revocation_lists(path: str) -> None:
     Raises:
         SettingsError: the file can't be read, or holds no list.
     """
-    if not path:
-        return
+    if path and not _contents("IOT_TLS_CLIENT_CRL_FILE", path)["crl"]:
+        raise SettingsError("IOT_TLS_CLIENT_CRL_FILE has no certificate revocation list (X509 CRL)")
+
+
+def _contents(variable: str, path: str) -> dict[str, int]:
+    """Return how many authorities (`x509_ca`) and revocation lists (`crl`) a file holds."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
         context.load_verify_locations(path)
     except OSError as error:
-        raise SettingsError(f"IOT_TLS_CLIENT_CRL_FILE can't be used: {error.strerror}") from None
-    if not context.cert_store_stats()["crl"]:
-        raise SettingsError("IOT_TLS_CLIENT_CRL_FILE has no certificate revocation list (X509 CRL)")
+        raise SettingsError(f"{variable} can't be used: {error.strerror}") from None
+    return context.cert_store_stats()
 
 
 def refuse_in_worker(error: SettingsError) -> NoReturn:

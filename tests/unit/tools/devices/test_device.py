@@ -73,7 +73,7 @@ def test_readings_are_kept_and_sent_again_after_an_error(
         bench.pass_time(0.5)
     bench.client.close()
     assert relative_times(service) == expected(50)
-    assert bench.device.outbox.waiting == 0
+    assert bench.device.queue.waiting == 0
     assert f"requests fail, keeping 5 readings: {status}" in caplog.text
     assert "requests succeed again after" in caplog.text
     assert len(caplog.records) == 2
@@ -94,7 +94,7 @@ def test_a_device_waits_for_retry_after(service: Service) -> None:
 def test_no_reading_is_lost_while_the_service_is_down(service: Service) -> None:
     bench = Bench(f"http://127.0.0.1:{free_port()}")
     bench.pass_time(5)
-    assert bench.device.outbox.waiting == 50
+    assert bench.device.queue.waiting == 50
     recovered = Client(service.url, "demo")
     bench.device._client = recovered  # noqa: SLF001 -- the service is back at another port
     bench.pass_time(5)

@@ -1,0 +1,32 @@
+"""The options of commands that call the API: its URL, a token, TLS."""
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from iot_models.errors import SettingsError
+
+from .tls_options import add_tls
+from .token_option import add_token
+
+
+def add_service(parser: argparse.ArgumentParser) -> None:
+    """Add `--url`, and the options of `add_token` and `add_tls`."""
+    parser.add_argument(
+        "--url", required=True, help="URL of the service, for example http://host:5000"
+    )
+    add_token(parser)
+    add_tls(parser)
+
+
+@contextmanager
+def checked_url() -> Iterator[None]:
+    """Name the option `--url` in a `ValueError` of a client that is made in the block.
+
+    Raises:
+        SettingsError: the URL is invalid.
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise SettingsError(f"--url is {error}") from None

@@ -115,6 +115,7 @@ API_LAYERS = {
     "http": {"limits"},
     "server": {"http", "limits"},
     "vaults": {"limits"},
+    "status": set[str](),
     "query": {"audit", "http", "limits"},
     "ingest": {"http", "limits", "server", "service", "vaults"},
     "routes": {"audit", "description", "http", "ingest", "limits", "query", "server", "service"},

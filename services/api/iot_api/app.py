@@ -19,6 +19,7 @@ from iot_api.routes.description import description_blueprint
 from iot_api.routes.health import health_blueprint
 from iot_api.routes.readings import iot_blueprint
 from iot_api.routes.series import series_blueprint
+from iot_api.routes.status import status_blueprint
 from iot_api.routes.vault import vault_blueprint
 from iot_models import metrics
 from iot_models.errors import IotError, TooManyRequestsError
@@ -86,6 +87,7 @@ def create_app(settings: Settings) -> Flask:
     app.register_blueprint(series_blueprint("series", service), url_prefix="/api/iot")
     app.register_blueprint(series_blueprint("rssi_series", service), url_prefix="/api/rssi")
     app.register_blueprint(audit_blueprint(service), url_prefix="/api")
+    app.register_blueprint(status_blueprint(service), url_prefix="/api")
     app.register_blueprint(vault_blueprint(service), url_prefix="/api/vault")
     app.register_blueprint(health_blueprint(service))
     app.register_blueprint(description_blueprint(service))

@@ -1,5 +1,6 @@
 """The parts of an API process, wired: connections to the stores, and the logic below HTTP."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from iot_api.limits.large_requests import LargeRequests
 from iot_api.limits.rate_limit import RateLimit, RateSettler
 from iot_api.query.pausable_read import ReadSlots
 from iot_api.query.readings import Readings
+from iot_api.status.status import Status
 from iot_api.vaults.cache import VaultCache
 from iot_api.vaults.change_follower import ChangeFollower
 from iot_api.vaults.compaction_planner import CompactionPlanner
@@ -32,6 +34,7 @@ from iot_models.settings import DEFAULT_SCRYPT_LOG2_N, Settings
 from iot_stores.audit import AuditLog
 from iot_stores.clocks import postgres_now
 from iot_stores.erasures import Erasures
+from iot_stores.heartbeats import HeartbeatSender
 from iot_stores.loaded_keys import LoadedKeysReporter
 from iot_stores.password_changes import PasswordChanges
 from iot_stores.postgres import NoAnswerError, Pool, postgres_pool
@@ -71,6 +74,7 @@ class Service:
     audit_events: AuditEvents
     access_audit: AccessAudit
     readiness: Readiness
+    status: Status
     watcher: RedisWatchThread
 
     def close(self) -> None:
@@ -142,14 +146,7 @@ def build_service(settings: Settings) -> Service:
     keeper = VaultKeeper(
         records, cache, keyring.current, stores.held_entries, sweep, erasures.clean_redis
     )
-    stores.watcher.after_checks = LoadedKeysReporter(
-        redis,
-        names,
-        "api",
-        keyring.current,
-        require_ours=watch.require_ours,
-        open_vaults=keeper.master_keys_in_use,
-    ).report
+    stores.watcher.after_checks = _reports(stores, keyring, keeper)
     follower = ChangeFollower(changes, keeper)
     vaults = Vaults(
         keyring.current,
@@ -159,6 +156,14 @@ def build_service(settings: Settings) -> Service:
         slow_key=slow_key(),
         opened=compaction.offer,
         catch_up=follower.catch_up,
+    )
+    readiness = Readiness(
+        watch,
+        backlog.try_append,
+        stores.installation,
+        borrow,
+        hot_window=None if stores.hot_watch is watch else stores.hot_watch,
+        clocks=stores.clocks,
     )
     return Service(
         settings=settings,
@@ -206,16 +211,27 @@ def build_service(settings: Settings) -> Service:
         audit=audit,
         audit_events=audit_events,
         access_audit=AccessAudit(audit_events),
-        readiness=Readiness(
-            watch,
-            backlog.try_append,
-            stores.installation,
-            borrow,
-            hot_window=None if stores.hot_watch is watch else stores.hot_watch,
-            clocks=stores.clocks,
-        ),
+        readiness=readiness,
+        status=Status(stores, pool, readiness),
         watcher=stores.watcher,
     )
+
+
+def _reports(stores: Stores, keyring: KeyringFile, keeper: VaultKeeper) -> Callable[[], None]:
+    """Return what reports this process in Redis, whenever the watch has checked Redis."""
+    reported = stores.redis, stores.names, "api", keyring.current
+    loaded_keys = LoadedKeysReporter(
+        *reported,
+        require_ours=stores.watch.require_ours,
+        open_vaults=keeper.master_keys_in_use,
+    )
+    heartbeat = HeartbeatSender(*reported, require_ours=stores.watch.require_ours)
+
+    def report() -> None:
+        loaded_keys.report()
+        heartbeat.send()
+
+    return report
 
 
 def _postgres_now(pool: Pool) -> int:

@@ -1,21 +1,24 @@
 """The parts of one writer process: its stores, and the work that its jobs do on them."""
 
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
 
 from iot_cipher.encryption import Opener
 from iot_cipher.writer_keys import WriterKeysFile
+from iot_models import metrics
 from iot_models.settings import Settings, load
 from iot_stores.audit import AuditLog
 from iot_stores.audit_chain import AuditChain
+from iot_stores.heartbeats import HeartbeatSender
 from iot_stores.loaded_keys import LoadedKeysReporter
 from iot_stores.postgres import Connection, abandon, check_schema, connect_postgres, url_parts
 from iot_stores.readiness import Readiness
 from iot_stores.stores import Stores
 from iot_writer.compaction.compactor import Compactor
-from iot_writer.drain.drain import HOT_WINDOW_PAUSE_SECONDS, Drain, DrainResult
+from iot_writer.drain.drain import HOT_WINDOW_PAUSE_SECONDS, Drain, DrainOutcome, DrainResult
 from iot_writer.maintenance.audit_chainer import AuditChainer
 from iot_writer.maintenance.sparse_indexes import SparseIndexes
 from iot_writer.maintenance.vault_deletion import VaultDeletion
@@ -38,13 +41,8 @@ class Writer:
         self.names = stores.names
         self.redis, self.hot_redis = stores.redis, stores.hot_redis
         self.watch, self.hot_watch, self.watcher = stores.watch, stores.hot_watch, stores.watcher
-        self.watcher.after_checks = LoadedKeysReporter(
-            self.redis,
-            self.names,
-            "writer",
-            self.keys.current,
-            require_ours=self.watch.require_ours,
-        ).report
+        self._drained_at: dict[int, float] = {}
+        self.watcher.after_checks = self._after_checks()
         self.backlog, self.held, self.clocks = stores.backlog, stores.held_entries, stores.clocks
         self.counters = stores.backlog_counters
         self.audit = AuditLog(self.keys.current)
@@ -65,6 +63,23 @@ class Writer:
         self.sparse_indexes = SparseIndexes(self._connect)
         self._connection: Connection | None = None
 
+    def _after_checks(self) -> Callable[[], None]:
+        reported = self.redis, self.names, "writer", self.keys.current
+        loaded_keys = LoadedKeysReporter(*reported, require_ours=self.watch.require_ours)
+        heartbeat = HeartbeatSender(
+            *reported, require_ours=self.watch.require_ours, drained=self._seconds_since_drains
+        )
+
+        def report() -> None:
+            loaded_keys.report()
+            heartbeat.send()
+
+        return report
+
+    def _seconds_since_drains(self) -> dict[int, float]:
+        now = time.monotonic()
+        return {shard: now - at for shard, at in dict(self._drained_at).items()}
+
     def postgres(self) -> Connection:
         """Return the connection to Postgres. Open one at the first call, or if it is broken.
 
@@ -77,7 +92,7 @@ class Writer:
         if self._connection is None or self._connection.closed or self._connection.broken:
             connection = self._connect()
             try:
-                check_schema(connection)
+                metrics.gauge("iot_schema_revision").set(check_schema(connection))
                 if self.stores.installation.refresh(connection):
                     self.watch.invalidate()
             except BaseException:
@@ -119,7 +134,13 @@ class Writer:
         """
         connection = self.postgres()
         self.watch.require_ours()
-        return self.drain.run(connection, shards)
+        result = self.drain.run(connection, shards)
+        for shard, outcome in result.outcomes.items():
+            if outcome not in {DrainOutcome.BUSY, DrainOutcome.EMPTY}:
+                self._drained_at[shard] = time.monotonic()
+                drained = metrics.gauge("iot_shard_drained_timestamp_seconds")
+                drained.labels(str(shard)).set_to_current_time()
+        return result
 
     def close(self) -> None:
         """Close all connections."""

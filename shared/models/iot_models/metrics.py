@@ -81,6 +81,17 @@ METRICS = (
            "Entries in the backlog.", ("shard",)),
     Metric("iot_backlog_oldest_seconds", "gauge", "api",
            "Age of the oldest entry in the backlog, in seconds; 0 when the backlog is empty."),
+    Metric("iot_backlog_shard_oldest_seconds", "gauge", "api",
+           "Age of the oldest entry of a shard, in seconds; 0 when the shard has none.",
+           ("shard",)),
+    Metric("iot_hot_window_seconds", "gauge", "api",
+           "Seconds for which the hot window keeps segments (IOT_HOT_WINDOW_SECONDS)."),
+    Metric("iot_hot_window_cover_seconds", "gauge", "api",
+           "For how many of the last seconds the hot window holds all readings of a shard; absent "
+           "for a shard that was never drained.", ("shard",)),
+    Metric("iot_api_heartbeat_timestamp_seconds", "gauge", "api",
+           "Unix time of the last heartbeat that a worker sent to Redis; of several workers, the "
+           "oldest.", of_processes="livemin"),
     Metric("iot_dead_letters", "gauge", "api",
            "Dead letters."),
     Metric("iot_entries_held", "gauge", "api",
@@ -98,6 +109,9 @@ METRICS = (
            "absent without lists that expire.", of_processes="livemin"),
     Metric("iot_api_master_key_loaded", "gauge", "api",
            "1 while the workers have loaded the master key of this id, 0 after one removed it.",
+           ("key",), of_processes="livemin"),
+    Metric("iot_api_master_key_primary", "gauge", "api",
+           "1 for the master key with which the workers encrypt, 0 for others.",
            ("key",), of_processes="livemin"),
     Metric("iot_writer_master_key_loaded", "gauge", "writer",
            "1 while the writer has loaded keys of the master key of this id, 0 after they were "
@@ -120,6 +134,14 @@ METRICS = (
            "Readings committed to Postgres."),
     Metric("iot_segments_stored_total", "counter", "writer",
            "Segments committed to Postgres."),
+    Metric("iot_drain_written_bytes_total", "counter", "writer",
+           "Encrypted bytes of the segments that drains committed to Postgres."),
+    Metric("iot_shard_drained_timestamp_seconds", "gauge", "writer",
+           "Unix time at which this process last drained a shard.", ("shard",)),
+    Metric("iot_writer_heartbeat_timestamp_seconds", "gauge", "writer",
+           "Unix time of the last heartbeat that this process sent to Redis."),
+    Metric("iot_schema_revision", "gauge", "writer",
+           "Revision of the database's schema, when this process last connected."),
     Metric("iot_entries_repeated_total", "counter", "writer",
            "Entries that a drain met again after they were stored; they are not stored twice."),
     Metric("iot_entries_dead_total", "counter", "writer",
@@ -199,6 +221,12 @@ def histogram(name: str) -> Histogram:
     """Return the histogram of that name. A process has one."""
     metric = spec_of(name)
     return Histogram(metric.name, metric.meaning, metric.labels, buckets=_SECONDS)
+
+
+def value_of(name: str) -> float:
+    """Return the value of a counter in this process: the sum over its labels."""
+    (family,) = counter(name).collect()
+    return sum(sample.value for sample in family.samples if sample.name == name)
 
 
 def create_metrics(service: str) -> None:

@@ -172,6 +172,15 @@ class KeyNames:
         """The master keys that a process has loaded. Expires seconds after the process ended."""
         return f"{self.prefix}iot:loaded:{process}"
 
+    @property
+    def heartbeats(self) -> str:
+        """Stream of the heartbeats of all processes.
+
+        The name begins like those of `loaded_keys`, so that users of Redis with the rights of
+        earlier versions may write it.
+        """
+        return f"{self.prefix}iot:loaded:heartbeats"
+
     def new_vaults(self, client: str) -> str:
         """Return the counter of vaults that a client created in the current minute."""
         return f"{self.prefix}iot:guesses:new-vaults:{client}"

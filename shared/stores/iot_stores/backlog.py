@@ -35,6 +35,16 @@ class DrainPosition:
 
 
 @dataclass(frozen=True, slots=True)
+class DrainPositions:
+    """The positions up to which shards are drained, and when they were read."""
+
+    now: int
+    """Unix milliseconds, by the clock that stamps readings."""
+    positions: dict[int, str]
+    """`Offset.position` by shard, without the shards whose position is unknown."""
+
+
+@dataclass(frozen=True, slots=True)
 class BacklogState:
     """Size and age of the backlog."""
 
@@ -42,11 +52,16 @@ class BacklogState:
     """Sealed bytes of waiting and held entries."""
     entries: dict[int, int]
     """Number of waiting entries by shard."""
-    oldest_seconds: float
-    """Age of the oldest waiting entry."""
+    ages: dict[int, float]
+    """Age of the oldest waiting entry by shard, in seconds; 0 for a shard without entries."""
     dead_letters: int
     held: int
     """Number of held entries (`HeldEntries`)."""
+
+    @property
+    def oldest_seconds(self) -> float:
+        """Age of the oldest waiting entry, in seconds; 0 if no entry waits."""
+        return max(0.0, *self.ages.values())
 
 
 class Backlog(BacklogAppender):
@@ -192,6 +207,16 @@ class Backlog(BacklogAppender):
             time, position = pipeline.execute()
         return DrainPosition(milliseconds(time), parse_position(position))
 
+    def drain_positions(self, shards: Sequence[int]) -> DrainPositions:
+        """Return the positions up to which shards are drained, and Redis's time."""
+        with self._client.pipeline(transaction=False) as pipeline:
+            pipeline.time()
+            pipeline.hmget(self._names.backlog_counters, [f"at:{shard}" for shard in shards])
+            time, found = pipeline.execute()
+        positions = dict(zip(shards, map(parse_position, found), strict=True))
+        known = {shard: at for shard, at in positions.items() if at is not None}
+        return DrainPositions(milliseconds(time), known)
+
     def now(self) -> int:
         """Return Unix milliseconds by the clock that stamps readings."""
         return milliseconds(self._client.time())
@@ -221,7 +246,7 @@ class Backlog(BacklogAppender):
         return BacklogState(
             bytes=size,
             entries={shard: length for shard, length, _ in lengths},
-            oldest_seconds=max(0.0, *(age or 0.0 for _, _, age in lengths)),
+            ages={shard: max(0.0, age or 0.0) for shard, _, age in lengths},
             dead_letters=self._client.xlen(self._names.dead_letters),
             held=held,
         )

@@ -12,6 +12,9 @@ from .backlog import Backlog
 from .scripts import load_script
 from .stream_entries import StreamItem, WaitingEntry, read_stream
 
+_OLDEST_BYTES = 4 * 2**20
+"""Approximate limit of the sealed bytes that `DeadLetters.oldest` fetches."""
+
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
@@ -63,6 +66,21 @@ class DeadLetters:
         """Yield all dead letters, the oldest first."""
         for letter_id, fields in read_stream(self._client, self._names.dead_letters):
             yield _dead_letter(letter_id, fields)
+
+    def oldest(self, count: int) -> list[DeadLetter]:
+        """Return the oldest dead letters: `count`, or fewer if they are large.
+
+        Redis returns them one at a time, because each holds a sealed entry of up to megabytes.
+        """
+        letters: list[DeadLetter] = []
+        after, size = "-", 0
+        while len(letters) < count and size < _OLDEST_BYTES:
+            page = self._client.xrange(self._names.dead_letters, after, "+", count=1)
+            if not page:
+                break
+            letters.append(_dead_letter(*cast("list[StreamItem]", page)[0]))
+            after, size = f"({letters[-1].letter_id}", size + len(letters[-1].sealed)
+        return letters
 
     def find(self, letter_id: str) -> DeadLetter | None:
         """Return the dead letter with this id, or None. Raises `ValueError` for an invalid id."""

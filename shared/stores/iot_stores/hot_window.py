@@ -44,6 +44,7 @@ _LATE_SECONDS = 120
 MAX_PAYLOAD_BYTES = 2 * 2**20
 """A larger payload is not kept, because several payloads are fetched at a time. Reads fetch it from
 Postgres."""
+_COVER = ("position", "since", "seconds")
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,13 +170,30 @@ class HotWindow:
         begin = begin or max(1, drained.now - seconds * 1000)
         if not self._usable():
             return Coverage(begin, complete=False)
-        found = self._client.hmget(self._names.hot_cover(shard), ["position", "since", "seconds"])
+        found = self._client.hmget(self._names.hot_cover(shard), _COVER)
         position, since, kept = cast("list[bytes | None]", found)
         if drained.position is None or position is None or since is None or kept is None:
             return Coverage(begin, complete=False)
         if stream_order(position.decode()) < stream_order(drained.position) or begin < int(since):
             return Coverage(begin, complete=False)
         return Coverage(begin, begin >= drained.now - int(kept) * 1000 + _MARGIN_MS)
+
+    def covers(self, shards: Sequence[int]) -> dict[int, float]:
+        """Return for how many of the last seconds the window holds all readings of each shard.
+
+        A shard that was never drained is left out.
+        """
+        drained = self._backlog.drain_positions(shards)
+        if not self._usable():
+            return dict.fromkeys(drained.positions, 0.0)
+        with self._client.pipeline(transaction=False) as pipeline:
+            for shard in drained.positions:
+                pipeline.hmget(self._names.hot_cover(shard), _COVER)
+            found = cast("list[list[bytes | None]]", pipeline.execute())
+        return {
+            shard: _covered_seconds(cover, position, drained.now)
+            for (shard, position), cover in zip(drained.positions.items(), found, strict=True)
+        }
 
     def bounds(self, vault_id: uuid.UUID, begin: int) -> list[SegmentBounds]:
         """Return the bounds of a vault's segments with readings received at or after `begin`."""
@@ -203,3 +221,12 @@ class HotWindow:
             start += count
             count = max(1, min(_MAX_FETCH, 4 * count, _FETCH_BYTES // max(1, average)))
             yield from found
+
+
+def _covered_seconds(cover: Sequence[bytes | None], drained_to: str, now: int) -> float:
+    position, since, kept = cover
+    if position is None or since is None or kept is None:
+        return 0.0
+    if stream_order(position.decode()) < stream_order(drained_to):
+        return 0.0
+    return max(0.0, min(int(kept), (now - int(since)) / 1000))

@@ -87,7 +87,7 @@ class LoadedKeysReporter:
         self._next = now + REPORT_SECONDS
         keys = self._keys()
         loaded = fingerprints(keys)
-        self._export(set(loaded))
+        self._export(set(loaded), keys.primary_id)
         primary = (keys.primary_id, loaded[keys.primary_id])
         if self._primary is not None and primary != self._primary:
             self._changed_at = now
@@ -108,10 +108,13 @@ class LoadedKeysReporter:
         except (RedisError, UnavailableError, *AWAY) as error:
             report(_log, "the loaded keys are not reported", error)
 
-    def _export(self, loaded: set[KeyId]) -> None:
+    def _export(self, loaded: set[KeyId], primary_id: KeyId) -> None:
         gauge = metrics.gauge(_GAUGES[self._role])
         for key_id in loaded | self._exported:
             gauge.labels(str(key_id)).set(key_id in loaded)
+            if self._role == "api":
+                primary = metrics.gauge("iot_api_master_key_primary").labels(str(key_id))
+                primary.set(key_id == primary_id)
         self._exported |= loaded
 
 

@@ -351,8 +351,8 @@ def schema_revision(connection: Connection) -> int:
     return int(revision)
 
 
-def check_schema(connection: Connection) -> None:
-    """Raise if this code does not work with the schema of the database.
+def check_schema(connection: Connection) -> int:
+    """Return the revision of the database's schema. Raise if this code does not work with it.
 
     Raises:
         SettingsError: the message says what to do.
@@ -368,3 +368,4 @@ def check_schema(connection: Connection) -> None:
             f"the database's schema is {found:04}, this version knows {SCHEMA_REVISION} "
             "and works on the one after it: run a newer version"
         )
+    return found

@@ -1,7 +1,9 @@
 """`/metrics` of the API covers all its processes on a separate port."""
 
+import json
 import os
 import signal
+from typing import Any
 
 import psycopg
 import pytest
@@ -10,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from integration.api.asking import JSON, row
 from iot_models.metrics import METRICS
+from iot_tools.cli.main import main
 from support.stack import Stack
 from support.waiting import wait_until
 
@@ -145,3 +148,24 @@ def test_health_and_readiness_of_the_processes(module_stack: Stack) -> None:
         assert module_stack.request("GET", "/healthz").json() == {"status": "ok"}
         ready = {"status": "ready", "redis": "ok", "postgres": "ok"}
         assert module_stack.request("GET", "/readyz").json() == ready
+
+
+def test_top_shows_the_status_of_all_processes(
+    module_stack: Stack, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stack = module_stack
+    top = ["top", "--url", f"http://127.0.0.1:{stack.port}", "--once"]
+
+    def status() -> dict[str, Any]:
+        assert main([*top, "--json"]) == 0
+        shown: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return shown
+
+    wait_until(lambda: len(status()["api_processes"]) == 2, what="the heartbeats of both workers")
+    wait_until(lambda: status()["writers"], what="the heartbeat of the writer")
+    pids = {int(each["name"].rpartition(":")[2]) for each in status()["api_processes"]}
+    assert pids == stack.workers()
+    assert main(top) == 0
+    text = capsys.readouterr().out
+    assert f":{stack.writers[0].pid}   writer " in text
+    assert "\x1b" not in text

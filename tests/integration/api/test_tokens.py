@@ -50,6 +50,7 @@ ROUTES: dict[tuple[str, str], Scope | None] = {
     ("POST", "/api/vault/password"): Scope.ADMIN,
     ("DELETE", "/api/vault"): Scope.ADMIN,
     ("GET", "/api/audit"): Scope.AUDIT,
+    ("GET", "/api/status"): Scope.ADMIN,
     ("GET", "/healthz"): None,
     ("GET", "/readyz"): None,
     ("GET", "/openapi.json"): None,

@@ -19,14 +19,14 @@ from support.waiting import wait_until
 PASSWORDS = [b"one", b"two", b"three"]
 
 
-PASSING = re.compile(r"rq:(executions?|wip|queue|scheduler|clean_)|iot:tick:")
-"""Keys that exist while a job waits or runs."""
+PASSING = re.compile(r"rq:(executions?|wip|queue|scheduler|clean_)|iot:(tick:|loaded:heartbeats)")
+"""Keys that exist while a job waits or a process runs. `test_heartbeats` tests their size."""
 EXPIRING = re.compile(
-    r"iot:(vault(?!:changes)|requests?|guesses|rates|tick|loaded|hot:segment|hot:index|hot:hidden):|rq:(worker:|clean_)"
+    r"iot:(vault(?!:changes)|requests?|guesses|rates|tick|loaded(?!:heartbeats)|hot:segment|hot:index|hot:hidden):|rq:(worker:|clean_)"
 )
 FIXED = re.compile(
     r"iot:(owner|owner:keyring|audit:head|backlog|requests|dead|dead:ids|held(:[0-9a-f]{32})?|ingest:\d|hot:cover:\d"
-    r"|vault:changes)"
+    r"|vault:changes|loaded:heartbeats)"
     r"|rq:(workers(:iot)?|queues|(finished|failed):iot|(job|results):[a-z]+(-\d)?)"
 )
 

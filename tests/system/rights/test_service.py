@@ -5,7 +5,7 @@ import time
 import uuid
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -80,8 +80,16 @@ def check_reads(stack: Stack, readings: int) -> None:
         assert stack.request("POST", f"/api/iot{path}", ask("p"), JSON).status in {200, 404}, path
     assert stack.request("GET", "/api/maxtime").status in {200, 404}
     assert stack.request("GET", "/api/audit").status == 200
+    wait_until(lambda: status(stack)["writers"], what="the heartbeat of a writer")
+    assert status(stack)["keys"]
     metrics = stack.request("GET", "/metrics", port=stack.metrics_port)
     assert b"iot_backlog_bytes" in metrics.body
+
+
+def status(stack: Stack) -> dict[str, Any]:
+    """Return the status of the service."""
+    shown: dict[str, Any] = stack.request("GET", "/api/status").json()
+    return shown
 
 
 def ask(password: str) -> str:

@@ -38,6 +38,7 @@ EXAMPLES = {
     "tokens revoke": "tokens revoke --file tokens.json --name lab",
     "vault password": "vault password --url https://iot.example.org --token-file admin-token",
     "vault erase": "vault erase --url https://iot.example.org --token-file admin-token",
+    "top": "top --url https://iot.example.org --token-file admin-token",
     "secrets create": "secrets create --namespace sensors --keyring iot-sensor-keys",
     "probe": "probe --url https://iot.example.org --token-file token",
     "canary": "canary --url https://iot.example.org --token-file token --every 30",

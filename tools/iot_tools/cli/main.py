@@ -163,6 +163,7 @@ _COMMANDS: dict[str, AddCommand] = {
     "held": _imported("iot_tools.cli.held_entries", "add_held"),
     "tokens": _imported("iot_tools.cli.tokens", "add_tokens"),
     "vault": _imported("iot_tools.cli.vault", "add_vault"),
+    "top": _imported("iot_tools.cli.top", "add_top"),
     "export": _imported("iot_tools.cli.export_file", "add_export"),
     "import": _imported("iot_tools.cli.import_file", "add_import"),
     "secrets": _imported("iot_tools.cluster.arguments", "add_secrets"),

@@ -6,40 +6,44 @@ It is a separate process. The workers write their metrics to files in one folder
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
-from redis import Redis
 from redis.exceptions import RedisError
 
 from iot_models import monitoring
 from iot_models.errors import SettingsError
 from iot_models.metrics import spec_of
 from iot_models.settings import Settings, load
-from iot_stores.backlog import Backlog, BacklogState
 from iot_stores.clocks import redis_ahead
+from iot_stores.hot_window import HotWindow
 from iot_stores.postgres import connect_postgres
 from iot_stores.stores import Stores
 
 
 class BacklogCollector(Collector):
-    """A collector that queries the backlog and the clock of Redis at each scrape.
+    """A collector that queries the backlog, the hot window and the clock of Redis at each scrape.
 
-    While Redis is unavailable, only the limit and `iot_backlog_up` (0) are reported.
+    While Redis is unavailable, only settings and `iot_backlog_up` (0) are reported.
     """
 
-    def __init__(self, client: "Redis", backlog: Backlog, *, limit: int) -> None:
-        self._client = client
-        self._backlog = backlog
-        self._limit = limit
+    def __init__(self, stores: Stores) -> None:
+        self._settings = settings = stores.settings
+        self._client = stores.redis
+        self._backlog = stores.backlog
+        # Without the watch over its Redis, which would query Postgres at the first scrape.
+        self._hot_window = HotWindow(
+            stores.hot_redis, stores.names, stores.backlog, seconds=settings.hot_window_seconds
+        )
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield the gauges of the backlog and of the clock."""
-        yield _gauge("iot_backlog_limit_bytes", self._limit)
+        yield _gauge("iot_backlog_limit_bytes", self._settings.backlog_max_bytes)
+        yield _gauge("iot_hot_window_seconds", self._settings.hot_window_seconds)
         try:
             state = self._backlog.state()
             skew = redis_ahead(self._client)
@@ -52,18 +56,24 @@ class BacklogCollector(Collector):
         yield _gauge("iot_dead_letters", state.dead_letters)
         yield _gauge("iot_api_clock_skew_seconds", skew)
         yield _gauge("iot_entries_held", state.held)
-        yield _entries(state)
+        yield _by_shard("iot_backlog_entries", state.entries)
+        yield _by_shard("iot_backlog_shard_oldest_seconds", state.ages)
+        try:
+            covers = self._hot_window.covers(list(state.entries))
+        except RedisError:  # the hot window may have its own Redis
+            return
+        yield _by_shard("iot_hot_window_cover_seconds", covers)
 
 
 def _gauge(name: str, value: float) -> GaugeMetricFamily:
     return GaugeMetricFamily(name, spec_of(name).meaning, value=value)
 
 
-def _entries(state: BacklogState) -> GaugeMetricFamily:
-    each = spec_of("iot_backlog_entries")
-    family = GaugeMetricFamily(each.name, each.meaning, labels=each.labels)
-    for shard, count in state.entries.items():
-        family.add_metric([str(shard)], count)
+def _by_shard(name: str, values: Mapping[int, float]) -> GaugeMetricFamily:
+    declared = spec_of(name)
+    family = GaugeMetricFamily(declared.name, declared.meaning, labels=declared.labels)
+    for shard, value in values.items():
+        family.add_metric([str(shard)], value)
     return family
 
 
@@ -87,9 +97,7 @@ def _serve(settings: Settings) -> None:
     registry = CollectorRegistry()
     MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     stores = Stores(settings, partial(connect_postgres, settings, name="iot-api metrics"))
-    registry.register(
-        BacklogCollector(stores.redis, stores.backlog, limit=settings.backlog_max_bytes)
-    )
+    registry.register(BacklogCollector(stores))
     monitoring.serve(
         "IOT_API_METRICS_PORT",
         settings.metrics_address,

@@ -405,6 +405,8 @@ def _refuse_impossible_imports(entry: Entry) -> None:
 
 def _count(stored: StoredBatch) -> None:
     metrics.counter("iot_segments_stored_total").inc(len(stored.segments))
+    written = sum(len(segment.payload) for segment in stored.segments)
+    metrics.counter("iot_drain_written_bytes_total").inc(written)
     readings = sum(segment.bounds.count for segment in stored.segments)
     metrics.counter("iot_readings_stored_total").inc(readings)
     metrics.counter("iot_entries_repeated_total").inc(stored.repeated)

@@ -75,7 +75,7 @@ def test_a_shell_completes_commands_and_options() -> None:
         assert done.stdout.split() == [expected]
 
 
-@pytest.mark.parametrize("name", ["canary", "probe", "secrets", "settings", "tokens"])
+@pytest.mark.parametrize("name", ["canary", "probe", "secrets", "settings", "tokens", "top"])
 def test_a_command_without_stores_imports_no_driver(name: str) -> None:
     """The imports take four times as long as such a command, and 35 MB in each of its pods."""
     program = (

@@ -1,0 +1,168 @@
+"""The status of the whole service: what an operator looks at first.
+
+Any API process reports on all processes, because backlog and heartbeats are in Redis. A part whose
+store is away is missing. `iot_models.figures` names the metric of each figure.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from iot_models.errors import SettingsError, UnavailableError
+from iot_stores.backlog import BacklogState
+from iot_stores.dead_letters import DeadLetter
+from iot_stores.heartbeats import TOTALS, Heartbeat, Heartbeats, read_heartbeats
+from iot_stores.postgres import AWAY, Pool, schema_revision
+from iot_stores.readiness import Readiness
+from iot_stores.store_states import report
+from iot_stores.stores import Stores
+
+DEAD_LETTERS = 20
+"""Maximum number of dead letters in the answer."""
+
+_log = logging.getLogger(__name__)
+
+
+class Status:
+    """Reads the status of the service from its stores."""
+
+    def __init__(self, stores: Stores, pool: Pool, readiness: Readiness) -> None:
+        self._stores = stores
+        self._pool = pool
+        self._readiness = readiness
+
+    def read(self) -> dict[str, Any]:
+        """Return the status, for JSON."""
+        now = datetime.now(UTC)
+        return {
+            "time": int(now.timestamp() * 1000),
+            "version": version("iot-api"),
+            "stores": self._readiness.state(),
+            **self._of_redis(),
+            **self._schema(),
+        }
+
+    def _of_redis(self) -> dict[str, Any]:
+        stores = self._stores
+        try:
+            with suppress(
+                *AWAY
+            ):  # Postgres is away, and with it the id to compare Redis's mark with
+                stores.watch.require_ours()
+            state = stores.backlog.state()
+            beats = read_heartbeats(stores.redis, stores.names)
+            letters = stores.dead_letters.oldest(DEAD_LETTERS) if state.dead_letters else []
+        except (RedisError, UnavailableError) as error:
+            report(_log, "the status lacks what Redis has", error)
+            return {}
+        covers = self._covers(list(state.entries))
+        return {
+            "rates": {rate: beats.rate(rate) for totals in TOTALS.values() for rate in totals},
+            "backlog": self._backlog(state),
+            "shards": _shards(state, covers, beats),
+            "writers": _processes(beats, "writer", "readings_out"),
+            "api_processes": _processes(beats, "api", "readings_in"),
+            "dead_letters": {"count": state.dead_letters, "oldest": list(map(_letter, letters))},
+            "hot_window": {
+                "seconds": stores.settings.hot_window_seconds,
+                "covered_seconds": min(covers.values(), default=None) if covers else None,
+            },
+            "keys": _keys(beats),
+        }
+
+    def _backlog(self, state: BacklogState) -> dict[str, Any]:
+        return {
+            "bytes": state.bytes,
+            "limit_bytes": self._stores.settings.backlog_max_bytes,
+            "entries": sum(state.entries.values()),
+            "oldest_seconds": state.oldest_seconds,
+            "held_entries": state.held,
+        }
+
+    def _covers(self, shards: Sequence[int]) -> dict[int, float] | None:
+        """Return the cover of each shard; None while the hot window's Redis is away."""
+        try:
+            return self._stores.hot_window.covers(shards)
+        except (RedisError, UnavailableError) as error:
+            report(_log, "the status lacks the hot window", error)
+            return None
+
+    def _schema(self) -> dict[str, Any]:
+        try:
+            found = self._pool.run_idempotent(schema_revision)
+        except (UnavailableError, SettingsError, *AWAY) as error:
+            report(_log, "the status lacks the schema", error)
+            return {}
+        return {"schema": {"revision": found}}
+
+
+def _shards(
+    state: BacklogState, covers: Mapping[int, float] | None, beats: Heartbeats
+) -> list[dict[str, Any]]:
+    last_drains = _last_drains(beats.latest("writer"))
+    return [
+        {
+            "shard": shard,
+            "entries": entries,
+            "oldest_seconds": state.ages[shard],
+            "drained_by": last_drains[shard][1] if shard in last_drains else None,
+            "drained_seconds": (
+                max(0.0, (beats.now - last_drains[shard][0]) / 1000)
+                if shard in last_drains
+                else None
+            ),
+            "hot_window_seconds": None if covers is None else covers.get(shard),
+        }
+        for shard, entries in state.entries.items()
+    ]
+
+
+def _last_drains(writers: Iterable[Heartbeat]) -> dict[int, tuple[float, str]]:
+    """Return for each shard when which running writer drained it last."""
+    last: dict[int, tuple[float, str]] = {}
+    for writer in writers:
+        for shard, at in writer.drained_at.items():
+            last[shard] = max(last.get(shard, (0.0, "")), (at, writer.process))
+    return last
+
+
+def _processes(beats: Heartbeats, service: str, rate: str) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": beat.process,
+            "heartbeat_seconds": max(0.0, (beats.now - beat.at) / 1000),
+            rate: beats.rate(rate, beat.process),
+        }
+        for beat in beats.latest(service)
+    ]
+
+
+def _letter(letter: DeadLetter) -> dict[str, Any]:
+    return {
+        "id": letter.letter_id,
+        "time": int(letter.letter_id.partition("-")[0]),
+        "shard": letter.shard,
+        "reason": letter.reason,
+    }
+
+
+def _keys(beats: Heartbeats) -> list[dict[str, Any]]:
+    """Return each master key that a process has loaded, and whether all processes have it.
+
+    Without a process of a service, nothing is known of it: null.
+    """
+    api, writers = beats.latest("api"), beats.latest("writer")
+    return [
+        {
+            "id": key,
+            "primary": all(beat.primary_key == key for beat in api) if api else None,
+            "api": all(key in beat.keys for beat in api) if api else None,
+            "writers": all(key in beat.keys for beat in writers) if writers else None,
+        }
+        for key in sorted({key for beat in (*api, *writers) for key in beat.keys})
+    ]

@@ -1,0 +1,186 @@
+"""Heartbeats: what each running process has done so far and has loaded, in a stream of Redis.
+
+API processes and writers add a heartbeat every few seconds from the thread that watches Redis, so
+requests and drains cost nothing more. The stream keeps the last seconds only. `GET /api/status`
+computes rates from it, so any API process can report on all processes.
+"""
+
+import json
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+from iot_cipher.keyring import KeyId
+from iot_cipher.writer_keys import KeySet
+from iot_models import metrics
+from iot_models.errors import UnavailableError
+from iot_models.names import KeyNames
+
+from .postgres import AWAY
+from .redis_client import milliseconds
+from .store_states import report
+from .stream_entries import StreamItem
+
+SEND_SECONDS = 3.0
+KEEP_SECONDS = 30
+"""The stream keeps heartbeats for this long, and rates are means over at most this time."""
+ALIVE_SECONDS = 15
+"""A process whose last heartbeat is older than this has ended, or can't reach Redis."""
+TOTALS = {
+    "api": {
+        "readings_in": "iot_readings_acknowledged_total",
+        "readings_read": "iot_readings_read_total",
+    },
+    "writer": {
+        "readings_out": "iot_readings_stored_total",
+        "bytes_out": "iot_drain_written_bytes_total",
+    },
+}
+"""The counters in the heartbeats of each service, under the names of their rates."""
+_GAUGES = {
+    "api": "iot_api_heartbeat_timestamp_seconds",
+    "writer": "iot_writer_heartbeat_timestamp_seconds",
+}
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """One heartbeat of a process."""
+
+    at: int
+    """Unix milliseconds, by the clock of Redis."""
+    service: str
+    process: str
+    """`<host name>:<pid>`."""
+    totals: Mapping[str, float]
+    """Counters of the process since its start, named as in `TOTALS`."""
+    drained_at: Mapping[int, float] = field(default_factory=dict)
+    """Of a writer: when it last drained a shard, in Unix milliseconds of Redis's clock."""
+    keys: Sequence[KeyId] = ()
+    """The master keys that the process has loaded."""
+    primary_key: KeyId = 0
+
+
+class HeartbeatSender:
+    """Sends the heartbeats of this process."""
+
+    def __init__(
+        self,
+        client: "Redis",
+        names: KeyNames,
+        service: str,
+        keys: Callable[[], KeySet],
+        *,
+        require_ours: Callable[[], None],
+        drained: Callable[[], Mapping[int, float]] = dict,
+    ) -> None:
+        """`service`: `api` or `writer`. `require_ours` raises if Redis is another installation's.
+
+        `drained` returns the seconds since this writer last drained each shard.
+        """
+        self._client = client
+        self._names = names
+        self._service = service
+        self._keys = keys
+        self._require_ours = require_ours
+        self._drained = drained
+        self._next = 0.0
+
+    def send(self) -> None:
+        """Send a heartbeat if one is due. A Redis that is away gets the next one."""
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + SEND_SECONDS
+        try:
+            self._require_ours()
+            # The id of an item is the time of Redis, and so is the limit of the stream: a process
+            # whose clock is wrong must not remove the heartbeats of the others.
+            oldest = milliseconds(self._client.time()) - KEEP_SECONDS * 1000
+            name, content = self._names.heartbeats, json.dumps(self._content())
+            self._client.xadd(name, {"heartbeat": content}, minid=oldest, approximate=False)
+        except (RedisError, UnavailableError, *AWAY) as error:
+            report(_log, "no heartbeat is sent", error)
+            return
+        metrics.gauge(_GAUGES[self._service]).set_to_current_time()
+
+    def _content(self) -> dict[str, object]:
+        keys = self._keys()
+        return {
+            "service": self._service,
+            "process": f"{socket.gethostname()}:{os.getpid()}",
+            "totals": {
+                name: metrics.value_of(counter) for name, counter in TOTALS[self._service].items()
+            },
+            "drained": {str(shard): seconds for shard, seconds in self._drained().items()},
+            "keys": sorted(keys.key_ids),
+            "primary_key": keys.primary_id,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeats:
+    """The heartbeats of the last seconds."""
+
+    now: int
+    """Unix milliseconds, by the clock of Redis."""
+    by_process: Mapping[tuple[str, str], Sequence[Heartbeat]]
+    """The heartbeats of each running process, by service and process, the oldest first."""
+
+    def latest(self, service: str) -> list[Heartbeat]:
+        """Return the last heartbeat of each running process of a service."""
+        return [beats[-1] for (of, _), beats in self.by_process.items() if of == service]
+
+    def rate(self, total: str, process: str | None = None) -> float:
+        """Return how much a total rises in a second, in one or all running processes.
+
+        A process that has sent only one heartbeat counts as 0.
+        """
+        rate = 0.0
+        for (_, name), beats in self.by_process.items():
+            first, last = beats[0], beats[-1]
+            if last.at > first.at and process in {None, name}:
+                risen = last.totals.get(total, 0.0) - first.totals.get(total, 0.0)
+                rate += 1000 * max(0.0, risen) / (last.at - first.at)
+        return rate
+
+
+def read_heartbeats(client: "Redis", names: KeyNames) -> Heartbeats:
+    """Return the heartbeats of the processes that run. Raises `RedisError`."""
+    with client.pipeline(transaction=False) as pipeline:
+        pipeline.time()
+        pipeline.xrange(names.heartbeats)
+        now_parts, items = pipeline.execute()
+    now = milliseconds(now_parts)
+    by_process: dict[tuple[str, str], list[Heartbeat]] = {}
+    for item_id, fields in cast("list[StreamItem]", items):
+        beat = _decode(int(item_id.partition(b"-")[0]), json.loads(fields[b"heartbeat"]))
+        if beat.at >= now - KEEP_SECONDS * 1000:
+            by_process.setdefault((beat.service, beat.process), []).append(beat)
+    running = {
+        name: beats
+        for name, beats in sorted(by_process.items())
+        if beats[-1].at >= now - ALIVE_SECONDS * 1000
+    }
+    return Heartbeats(now, running)
+
+
+def _decode(at: int, content: dict[str, Any]) -> Heartbeat:
+    drained = {int(shard): at - 1000 * ago for shard, ago in content["drained"].items()}
+    return Heartbeat(
+        at,
+        content["service"],
+        content["process"],
+        content["totals"],
+        drained,
+        content["keys"],
+        content["primary_key"],
+    )

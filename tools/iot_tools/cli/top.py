@@ -1,0 +1,145 @@
+"""`iot-sensor top`: the status of the service in the terminal."""
+
+import argparse
+import io
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+
+from iot_models.errors import IotError
+from iot_sensor_client import Client, ClientError, NoResponseError, RetryPolicy
+from iot_sensor_client.errors import raise_for_status
+
+from .option_types import Subparsers, interval
+from .service_option import add_service, checked_url
+from .status_screen import screen
+from .tls_options import tls_of
+from .token_option import token_of
+
+_TIMEOUT = 10.0
+_PLAIN_WIDTH = 100
+_FOREVER_REFUSED = frozenset({401, 403, 404})
+
+Show = Callable[[dict[str, Any] | None, str], None]
+"""Shows a status and what is wrong with the last request; None: no status has come yet."""
+
+
+def add_top(commands: "Subparsers[argparse.ArgumentParser]") -> None:
+    """Add `top` to the command."""
+    parser = commands.add_parser(
+        "top", help="show rates, backlog, writers, shards and dead letters"
+    )
+    add_service(parser)
+    parser.add_argument(
+        "--every",
+        type=interval,
+        default=2.0,
+        metavar="SECONDS",
+        help="time between two requests (default 2)",
+    )
+    parser.add_argument("--once", action="store_true", help="show the status once and exit")
+    parser.add_argument(
+        "--json", action="store_true", help="print the answer of the service, one object a line"
+    )
+    parser.set_defaults(command=_top)
+
+
+def _top(parsed: argparse.Namespace) -> int:
+    tls = tls_of(parsed)
+    with checked_url():
+        client = Client(
+            parsed.url,
+            token=token_of(parsed),
+            retry=RetryPolicy(max_attempts=1),
+            timeout=_TIMEOUT,
+            tls_context=tls,
+        )
+    with client, _closed_pipe_ends_quietly():
+        console = Console(markup=False, highlight=False, emoji=False)
+        if parsed.json:
+            _watch(parsed, client, _print_json)
+        elif parsed.once or not console.is_terminal:
+            _watch(parsed, client, _printer(console, parsed.url))
+        else:
+            with Live(console=console, screen=True, auto_refresh=False) as live:
+                _watch(
+                    parsed,
+                    client,
+                    lambda status, problem: live.update(
+                        screen(status, parsed.url, problem, height=console.height), refresh=True
+                    ),
+                )
+    return 0
+
+
+@contextmanager
+def _closed_pipe_ends_quietly() -> Iterator[None]:
+    """End without an error when the reader of the output ends, such as `head`."""
+    try:
+        yield
+    except BrokenPipeError:
+        # Python flushes the output once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _watch(parsed: argparse.Namespace, client: Client, show: Show) -> None:
+    """Show the status again and again. A request that may succeed later ends nothing.
+
+    Raises:
+        IotError: the only request failed, or the service refuses the token.
+    """
+    status: dict[str, Any] | None = None
+    while True:
+        problem = ""
+        try:
+            status = _ask(client)
+        except ClientError as error:
+            if parsed.once or error.status in _FOREVER_REFUSED:
+                raise IotError(f"{parsed.url}: {error.reason}") from None
+            problem = error.reason
+        show(status, problem)
+        if parsed.once:
+            return
+        time.sleep(parsed.every)
+
+
+def _ask(client: Client) -> dict[str, Any]:
+    response = client.request("GET", "/api/status")
+    raise_for_status(response)
+    try:
+        status = response.json()
+    except ValueError:
+        status = None
+    if not isinstance(status, dict) or "stores" not in status:
+        raise NoResponseError("the answer to GET /api/status is no status")
+    return status
+
+
+def _print_json(status: dict[str, Any] | None, problem: str) -> None:
+    if problem:
+        print(problem, file=sys.stderr, flush=True)
+    else:
+        print(json.dumps(status), flush=True)
+
+
+def _printer(console: Console, url: str) -> Show:
+    """Return what prints the status: in colour on a terminal, else as plain text."""
+
+    def show(status: dict[str, Any] | None, problem: str) -> None:
+        content = screen(status, url, problem)
+        if console.is_terminal:
+            console.print(content)
+            return
+        plain = Console(file=io.StringIO(), width=_PLAIN_WIDTH, markup=False, highlight=False)
+        with plain.capture() as captured:
+            plain.print(content)
+        print(*(line.rstrip() for line in captured.get().splitlines()), sep="\n", flush=True)
+
+    return show

@@ -55,7 +55,7 @@ def secrets(store: str, *components: str) -> Values:
 
 
 MATRIX: dict[str, ValuesSet] = {
-    "demo": ValuesSet(files=("values-demo.yaml",)),
+    "demo": ValuesSet({"logs": {"format": "text"}}, files=("values-demo.yaml",)),
     "production": ValuesSet(
         files=("values-production.yaml",),
         existing={

@@ -59,6 +59,8 @@ def system(tmp_path: Path, environment: dict[str, str]) -> Iterator[System]:
         "IOT_POSTGRES_URL": postgres.url,
         "IOT_TOKENS_FILE": str(tmp_path / "tokens.json"),
         "IOT_LOG_LEVEL": "DEBUG",
+        "IOT_LOG_FORMAT": "json",
+        "IOT_LOG_REQUESTS": "1",
         "IOT_GUESS_LIMIT": "0",
     }
     with ExitStack() as opened:
@@ -295,6 +297,15 @@ def test_no_secret_is_written_anywhere(system: System) -> None:
         secrets = secrets or secrets_of(system)
     assert b"Traceback" in all_logs(system)
     assert system.search(needles(secrets)) == {}
+    assert lines_that_are_not_json(system) == []
+
+
+def lines_that_are_not_json(system: System) -> list[bytes]:
+    """Return the lines of the API's and the writers' logs that are no event."""
+    logs = (system.directory / "logs").rglob("*.log")
+    lines = b"".join(contents(logs)).splitlines()
+    assert len(lines) > 100
+    return [line for line in lines if not (line.startswith(b'{"level":') and json.loads(line))]
 
 
 def test_the_search_finds_each_secret_in_each_place(system: System) -> None:

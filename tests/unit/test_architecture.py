@@ -203,7 +203,7 @@ def test_requirements_name_no_host_and_pin_by_hash() -> None:
     assert {path.stem for path in files} >= {"api", "writer", "local", "dev"}
     for path in files:
         text = path.read_text(encoding="utf-8")
-        assert "http" not in text.replace("httpcore", "").replace("httpx", ""), path.name
+        assert "://" not in text, path.name
         assert "--hash=sha256:" in text
         pins = re.findall(r"^[a-z][\w.\[\]-]*==", text, re.MULTILINE)
         assert pins

@@ -63,6 +63,7 @@
   "IOT_API_CONNECTIONS" "api.connections"
   "IOT_API_POSTGRES_POOL" "api.postgresPool"
   "IOT_CORS_ORIGINS" "api.corsOrigins"
+  "IOT_LOG_FORMAT" "logs.format"
   "IOT_RATE_LIMIT_ADDRESS" "api.rateLimits.perAddress"
   "IOT_RATE_LIMIT_TOKEN" "api.rateLimits.perToken"
   "IOT_TRUSTED_PROXIES" "api.trustedProxies"

@@ -13,6 +13,7 @@ from iot_api.http.errors import ErrorResponder, register_errors
 from iot_api.http.rate_headers import register_rate_limit
 from iot_api.http.refusal_pace import RefusalPace
 from iot_api.http.request import Entrance, RequestMetrics, client_of, register_request_metrics
+from iot_api.http.request_log import RequestLog
 from iot_api.ingest.endpoint import IngestEndpoint
 from iot_api.routes.audit import audit_blueprint
 from iot_api.routes.description import description_blueprint
@@ -76,7 +77,8 @@ def create_app(settings: Settings) -> Flask:
         hops = settings.trusted_proxies
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=0, x_proto=hops)  # type: ignore[method-assign]
     # The request id comes first, so that an error in a later hook has an id too.
-    register_request_metrics(app, request_metrics)
+    request_log = RequestLog(settings)
+    register_request_metrics(app, request_metrics, request_log.note_answer)
     errors = error_responder(service)
     register_errors(app, errors)
     register_access(app, access)
@@ -92,7 +94,7 @@ def create_app(settings: Settings) -> Flask:
     app.register_blueprint(health_blueprint(service))
     app.register_blueprint(description_blueprint(service))
     cors = Cors(parse_origins(settings.cors_origins))
-    ingest = IngestEndpoint(service, access, request_metrics, cors, errors)
+    ingest = IngestEndpoint(service, access, request_metrics, cors, errors, request_log)
     app.wsgi_app = Entrance(ingest, app.wsgi_app, cors)  # type: ignore[method-assign]
     if access.is_open:
         _log.warning("no tokens are configured: every client may use this service")

@@ -1,6 +1,5 @@
 """gunicorn's configuration: `gunicorn --config python:iot_api.gunicorn_conf iot_api.wsgi:app`."""
 
-import logging
 import os
 import shutil
 import ssl
@@ -12,6 +11,7 @@ from typing import Any
 
 from iot_api.limits.pod_turn import share_turns
 from iot_api.server.allocator import hand_back_large_blocks
+from iot_api.server.logs import gunicorn_log, libraries_level, start_worker_log
 from iot_api.server.startup_errors import (
     check_certificate,
     check_client_authorities,
@@ -59,10 +59,8 @@ ca_certs = _settings.tls_client_ca_file or None
 cert_reqs = ssl.CERT_NONE
 if ca_certs is not None:
     cert_reqs = ssl.CERT_REQUIRED if _settings.tls_client_required else ssl.CERT_OPTIONAL
-# At DEBUG, gunicorn and other libraries log parts of requests.
-_LIBRARIES_LEVEL = "INFO" if _settings.log_level == "DEBUG" else _settings.log_level
-_OUR_LOGGERS = ("iot_api", "iot_cipher", "iot_models", "iot_stores")
-loglevel = _LIBRARIES_LEVEL.lower()
+logger_class = gunicorn_log(_settings.log_format)
+loglevel = libraries_level(_settings.log_level).lower()
 proc_name = "iot-api"
 # A worker's heartbeat is a file. On a slow disk the worker would hang and be killed.
 _memory = "/dev/shm"  # noqa: S108
@@ -96,11 +94,7 @@ def post_worker_init(worker: Any) -> None:
         worker.check_revocations(_settings.tls_client_crl_file)
     worker.allow(parse_origins(_settings.cors_origins))
     hand_back_large_blocks()
-    root = logging.getLogger()
-    root.handlers = worker.log.error_log.handlers
-    root.setLevel(_LIBRARIES_LEVEL)
-    for name in _OUR_LOGGERS:
-        logging.getLogger(name).setLevel(_settings.log_level)
+    start_worker_log(worker.log, _settings.log_format, _settings.log_level)
     service = _service(worker)
     if service is not None:
         service.watcher.start()

@@ -1,6 +1,5 @@
 """`python -m iot_writer`: run a writer process."""
 
-import logging
 import os
 import sys
 
@@ -13,6 +12,7 @@ def main() -> int:
     # Imported after the handlers are installed: the imports take a second, in which SIGTERM would
     # kill the process.
     from iot_cipher.secrets import disable_core_dumps  # noqa: PLC0415
+    from iot_models import logs  # noqa: PLC0415
     from iot_models.errors import SettingsError  # noqa: PLC0415
     from iot_models.settings import drop_stray_libpq_variables, load_key_names  # noqa: PLC0415
 
@@ -30,9 +30,7 @@ def main() -> int:
     try:
         writer = current()
         settings = writer.settings
-        logging.basicConfig(
-            level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s"
-        )
+        logs.start(settings.log_format, settings.log_level)
         if settings.writer_metrics_port:
             serve_health(writer.readiness(), settings.metrics_address, settings.writer_metrics_port)
     except SettingsError as error:
@@ -42,7 +40,10 @@ def main() -> int:
 
 
 def _fail(error: Exception) -> int:
-    print(f"iot-writer: {error}", file=sys.stderr)
+    from iot_models.logs import last_line  # noqa: PLC0415 - after the handlers are installed
+    from iot_models.settings import load_one  # noqa: PLC0415
+
+    last_line("iot-writer", error, load_one("log_format"))
     return 2
 
 

@@ -19,6 +19,7 @@ from iot_stores.readiness import Readiness
 from iot_stores.stores import Stores
 from iot_writer.compaction.compactor import Compactor
 from iot_writer.drain.drain import HOT_WINDOW_PAUSE_SECONDS, Drain, DrainOutcome, DrainResult
+from iot_writer.drain.stored_log import log_stored
 from iot_writer.maintenance.audit_chainer import AuditChainer
 from iot_writer.maintenance.sparse_indexes import SparseIndexes
 from iot_writer.maintenance.vault_deletion import VaultDeletion
@@ -58,6 +59,8 @@ class Writer:
             shards=settings.shards,
             hot_window_pause=0.0 if self.hot_redis is self.redis else HOT_WINDOW_PAUSE_SECONDS,
         )
+        if settings.log_requests:
+            self.drain.on_stored = log_stored
         self.compaction_orders = stores.compaction_orders
         self.compaction = Compactor(self.compaction_orders, self.keys.current)
         self.sparse_indexes = SparseIndexes(self._connect)

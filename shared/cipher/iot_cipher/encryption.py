@@ -246,6 +246,10 @@ class EntryName(NamedTuple):
     session: bytes
     number: int
 
+    def __str__(self) -> str:
+        """Return the name as logs and traces show it."""
+        return f"{self.shard}-{self.session.hex()}-{self.number}"
+
 
 def entry_name(shard: int, sealed: bytes) -> EntryName:
     """Return the name of an entry that `Sealer.seal` sealed, without opening the entry."""

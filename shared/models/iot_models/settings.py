@@ -9,6 +9,7 @@ from typing import Any
 from . import names
 from .addresses import parse_bind, parse_metrics_address
 from .errors import SettingsError
+from .logs import parse_format
 from .origins import parse_origins
 from .scopes import parse_anonymous_scopes
 from .text_files import read_line
@@ -17,6 +18,7 @@ _PARSED = {
     "anonymous_scopes": parse_anonymous_scopes,
     "bind": parse_bind,
     "cors_origins": parse_origins,
+    "log_format": parse_format,
     "metrics_address": parse_metrics_address,
     "redis_key_prefix": names.parse_key_prefix,
 }
@@ -308,6 +310,18 @@ class Settings:
         9101, "Port of the writer's /metrics. 0: no metrics are served.", maximum=65_535
     )
     log_level: str = _setting("INFO", "DEBUG, INFO, WARNING or ERROR.")
+    log_format: str = _setting(
+        "text", "text: lines for a terminal. json: one JSON object a line, for a log collector."
+    )
+    log_requests: int = _setting(
+        0,
+        "1: log each request, and each segment that a writer stores, with the names of its "
+        "entries. 0: log errors, refusals and slow requests only, a bounded number of them.",
+        maximum=1,
+    )
+    log_slow_milliseconds: int = _setting(
+        1000, "Duration from which a request is logged as slow, in milliseconds. 0: none is."
+    )
 
 
 def variable(name: str) -> str:

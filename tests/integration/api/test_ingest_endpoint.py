@@ -284,7 +284,7 @@ def test_a_defect_is_500_and_logged(
     logged = [each.getMessage() for each in caplog.records if each.levelname == "ERROR"]
     assert len(logged) == 2
     for each in logged:
-        assert re.match(r"defect in request [0-9a-f]{32}: builtins.ZeroDivisionError\n", each)
+        assert re.match(r"defect in request [0-9a-f]{32}: builtins.ZeroDivisionError$", each)
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,7 @@ def test_each_setting_is_read_from_its_variable(each: "dataclasses.Field[Any]") 
     name = f"IOT_{each.name.upper()}"
     texts = {
         "log_level": "DEBUG",
+        "log_format": "json",
         "bind": "127.0.0.1:5001",
         "anonymous_scopes": "ingest",
         "cors_origins": "https://one.example",

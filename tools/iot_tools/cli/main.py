@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import cast
 
 from iot_cipher.secrets import disable_core_dumps
-from iot_models import settings
+from iot_models import logs, settings
 from iot_models.errors import IotError, SettingsError
 
 from .command_parser import PROGRAM, CommandParser, ShowVersion
@@ -39,7 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run_command(arguments: Sequence[str] | None) -> int:
-    logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(asctime)s %(message)s")
+    if settings.load_one("log_format") == logs.JSON:
+        logs.start(logs.JSON, "INFO", sys.stdout)
+    else:
+        logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(asctime)s %(message)s")
     disable_core_dumps()
     settings.drop_stray_libpq_variables()
     given = sys.argv[1:] if arguments is None else arguments

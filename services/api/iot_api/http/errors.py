@@ -21,6 +21,7 @@ from iot_stores.store_states import report, state_of
 
 from .problems import problem_body, problem_media_type
 from .refusal_pace import RefusalPace
+from .request_log import note_error
 from .responses import Headers, PlainResponse, plain_json_response
 from .unexpected_errors import log_defect
 
@@ -76,6 +77,8 @@ class ErrorResponder:
         """Return the response to any error of a request."""
         response = error_response(error, request_id, environ.get("HTTP_ACCEPT", ""))
         self._pace.hold_back(environ, response.status)
+        if isinstance(error, IotError):
+            note_error(environ, error)
         if isinstance(error, TooManyRequestsError):
             self._on_limit(error, token_name(), environ)
         return response

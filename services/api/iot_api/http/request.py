@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import cache, lru_cache
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import msgspec
 from flask import Flask, Response, g, request
@@ -121,6 +121,21 @@ def request_id_of(environ: Mapping[str, Any]) -> str:
     return new_request_id()
 
 
+class Answered(NamedTuple):
+    """A request and its answer."""
+
+    route: str
+    method: str
+    status: int
+    seconds: float | None
+    """None if the request failed before its time was taken."""
+    request_id: str
+
+
+OnAnswer = Callable[[Answered, Mapping[str, Any]], None]
+"""Called with each answer of Flask and the environ of its request."""
+
+
 class RequestMetrics:
     """The counters of requests and their durations."""
 
@@ -137,8 +152,10 @@ class RequestMetrics:
             self._seconds(route, method).observe(seconds)
 
 
-def register_request_metrics(app: Flask, request_metrics: RequestMetrics) -> None:
-    """Give each response of Flask an `X-Request-Id`, and count it.
+def register_request_metrics(
+    app: Flask, request_metrics: RequestMetrics, on_answer: OnAnswer
+) -> None:
+    """Give each response of Flask an `X-Request-Id`, count it, and call `on_answer`.
 
     Requests to unknown paths share one label: their paths and methods are the client's choice.
     """
@@ -150,11 +167,13 @@ def register_request_metrics(app: Flask, request_metrics: RequestMetrics) -> Non
 
     @app.after_request
     def finish(response: Response) -> Response:
-        response.headers[REQUEST_ID] = g.get("request_id") or new_request_id()
+        request_id = response.headers[REQUEST_ID] = g.get("request_id") or new_request_id()
         route = request.url_rule.rule if request.url_rule else "none"
         method = request.method if request.url_rule else "any"
         seconds = time.perf_counter() - g.started if "started" in g else None
         request_metrics.observe(route, method, response.status_code, seconds)
+        answered = Answered(route, method, response.status_code, seconds, request_id)
+        on_answer(answered, request.environ)
         return response
 
 

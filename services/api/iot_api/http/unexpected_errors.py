@@ -9,7 +9,11 @@ def log_defect(log: logging.Logger, event: str, error: BaseException) -> None:
 
     The message is left out: str() of a KeyError or a UnicodeDecodeError quotes the request.
     """
-    log.error("%s: %s", event, _described(error))
+    log.error("%s: %s", event, _name(error), extra={"traceback": _described(error)})
+
+
+def _name(error: BaseException) -> str:
+    return f"{type(error).__module__}.{type(error).__qualname__}"
 
 
 def _described(error: BaseException) -> str:
@@ -17,6 +21,6 @@ def _described(error: BaseException) -> str:
     seen: BaseException | None = error
     while seen is not None:
         frames = "".join(traceback.format_tb(seen.__traceback__))
-        parts.append(f"{type(seen).__module__}.{type(seen).__qualname__}\n{frames}")
+        parts.append(f"{_name(seen)}\n{frames}")
         seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
     return "caused by ".join(parts).rstrip()

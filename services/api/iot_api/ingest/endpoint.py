@@ -17,6 +17,7 @@ from iot_api.http.errors import ErrorResponder
 from iot_api.http.paths import forwarded_prefix, single_slashes
 from iot_api.http.request import (
     REQUEST_ID,
+    Answered,
     RequestMetrics,
     client_of,
     decompress_body,
@@ -25,6 +26,7 @@ from iot_api.http.request import (
     receive_body,
     request_id_of,
 )
+from iot_api.http.request_log import LOGGED, RequestLog
 from iot_api.http.responses import (
     JSON,
     PlainResponse,
@@ -58,6 +60,7 @@ class IngestEndpoint:
         request_metrics: RequestMetrics,
         cors: Cors,
         errors: ErrorResponder,
+        request_log: RequestLog,
     ) -> None:
         settings = service.settings
         self._service = service
@@ -74,6 +77,7 @@ class IngestEndpoint:
         self._metrics = request_metrics
         self._cors = cors
         self._errors = errors
+        self._log = request_log
 
     def __call__(
         self, environ: dict[str, Any], start_response: StartResponse
@@ -90,7 +94,10 @@ class IngestEndpoint:
             token_name = partial(self._access.token_name, Scope.INGEST, environ)
             response = self._errors.respond(error, environ, request_id, token_name)
         status, headers, body = response
-        self._metrics.observe(route, "PUT", status, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        self._metrics.observe(route, "PUT", status, seconds)
+        if status >= 400 or seconds >= self._log.logged_from:
+            self._log.add(Answered(route, "PUT", status, seconds, request_id), environ)
         headers.append((REQUEST_ID, request_id))
         if self._rates is not None:
             headers += self._rates.headers(environ)
@@ -120,9 +127,10 @@ class IngestEndpoint:
             batches,
             client,
             None if key is None else parse_idempotency_key(key),
-            with_entries=waits_until_stored,
+            with_entries=waits_until_stored or self._log.logs_all,
             proven=proven_vaults(environ, self._trusted_proxies),
         )
+        environ[LOGGED] = accepted
         if waits_until_stored and not self._is_stored_in_time(accepted):
             return self._not_yet_stored(environ, accepted)
         body = b'{"success":"%d object(s) created"}\n' % accepted.count

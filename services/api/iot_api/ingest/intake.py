@@ -5,15 +5,18 @@ Once `Intake.accept` returns, the readings are acknowledged.
 
 import os
 import time
+import uuid
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from itertools import accumulate
+from operator import attrgetter
 from typing import cast
 
 from redis.exceptions import RedisError
 
 from iot_api.http.request import Proven, prove
+from iot_api.http.request_log import listed
 from iot_api.limits.clients import Client
 from iot_api.limits.guess_limit import GuessLimit
 from iot_api.vaults.opening import Vaults
@@ -34,6 +37,7 @@ MAX_READINGS = 10_000
 MAX_FREEFORM_BYTES = 4 * 2**20
 """Limit of `freeform` in an entry of more than one reading. An entry becomes a segment, and a read
 holds whole segments in memory."""
+_VAULT_ID = attrgetter("vault_id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,19 @@ class Accepted:
     repeated: bool = False
     """Whether an earlier request with the same Idempotency-Key was accepted; nothing was appended
     now."""
+    vaults: Sequence[uuid.UUID] = ()
+    """The vaults of the readings. Empty for a repeated request."""
+    names: Sequence[EntryName] = ()
+    """All entries. Empty unless requested, and for a repeated request."""
+
+    def log_fields(self) -> Mapping[str, object]:
+        """Return what the log says of the request (`http.request_log.Logged`)."""
+        return {
+            "readings": self.count,
+            "vault": listed(self.vaults),
+            "shard": listed(self.ends),
+            "entry": listed(self.names or self.entries),
+        }
 
 
 class Intake:
@@ -141,7 +158,13 @@ class Intake:
         self._handle_writer_requests(appended)
         if proven is not None:
             prove(proven, keys)
-        return Accepted(count, entries, appended.ends)
+        return Accepted(
+            count,
+            entries,
+            appended.ends,
+            vaults=list(map(_VAULT_ID, vaults)),
+            names=[entry_name(*each) for each in sealed] if with_entries else (),
+        )
 
     def _keyed_request(
         self, key: IdempotencyKey, vaults: Sequence[OpenVault], batches: Sequence[Batch]

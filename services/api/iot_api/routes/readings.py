@@ -11,6 +11,7 @@ from iot_api.audit.reads import ReadRecord
 from iot_api.http.access import needs
 from iot_api.http.paths import forwarded_prefix
 from iot_api.http.request import PasswordsForm, prove, proven_vaults, requesting_client
+from iot_api.http.request_log import LOGGED, LoggedRead
 from iot_api.http.responses import json_response
 from iot_api.ingest.endpoint import not_yet_stored
 from iot_api.ingest.receipts import decode_receipt, encode_receipt
@@ -187,6 +188,13 @@ def find_vault(service: Service, password: bytes) -> OpenVault | None:
     The guess limit does not apply to a password with which the connection has found a vault before:
     the client learns nothing new.
     """
+    vault = _find_vault(service, password)
+    if vault is not None:
+        request.environ[LOGGED] = LoggedRead(vault.vault_id)
+    return vault
+
+
+def _find_vault(service: Service, password: bytes) -> OpenVault | None:
     proven = proven_vaults(request.environ, service.settings.trusted_proxies)
     if proven:
         vault = service.vaults.cache.readable(password, proven)

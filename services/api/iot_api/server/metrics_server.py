@@ -15,10 +15,10 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
 
-from iot_models import monitoring
+from iot_models import logs, monitoring
 from iot_models.errors import SettingsError
 from iot_models.metrics import spec_of
-from iot_models.settings import Settings, load
+from iot_models.settings import Settings, load, load_one
 from iot_stores.clocks import redis_ahead
 from iot_stores.hot_window import HotWindow
 from iot_stores.postgres import connect_postgres
@@ -84,9 +84,11 @@ def main() -> int:
     """
     parent = os.getppid()
     try:
-        _serve(load())
+        settings = load()
+        logs.start(settings.log_format, settings.log_level)
+        _serve(settings)
     except SettingsError as error:
-        print(f"iot-api: {error}", file=sys.stderr)
+        logs.last_line("iot-api", error, load_one("log_format"))
         return 2
     while os.getppid() == parent:
         time.sleep(1)

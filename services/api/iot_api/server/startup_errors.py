@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from iot_models.errors import SettingsError
+from iot_models.logs import last_line
+from iot_models.settings import load_one
 
 EXIT_CODE = 2
 _ENDS_MASTER = 3
@@ -95,7 +97,7 @@ def refuse_in_master() -> None:
 
 def refuse(sentence: object) -> NoReturn:
     """End this process with a sentence."""
-    print(f"iot-api: {sentence}", file=sys.stderr, flush=True)
+    last_line("iot-api", sentence, load_one("log_format"))
     sys.exit(EXIT_CODE)
 
 

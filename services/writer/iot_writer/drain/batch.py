@@ -3,18 +3,18 @@
 import logging
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from iot_cipher.encryption import Entry, OpenedEntry, SealedSegment
+from iot_cipher.encryption import Entry, EntryName, OpenedEntry, SealedSegment
 from iot_models import metrics
 from iot_stores import ledger
 from iot_stores.ledger import Offset, SessionNumbers
 from iot_stores.months import month_begin
 from iot_stores.stream_entries import HeldEntry, ShardProgress, WaitingEntry, stream_order
 
-from .segment_builder import Arrival, build_segments
+from .segment_builder import Arrival, build_segments, group_arrivals
 
 _log = logging.getLogger(__name__)
 
@@ -78,6 +78,19 @@ class StoredBatch:
     """Entries that are held, because Postgres lacks their vaults."""
     erased: int
     """Number of entries that are dropped, because their vaults were erased."""
+    stored: list[BatchEntry] = field(default_factory=list)
+    """The entries whose readings are in the segments."""
+
+    def entries_by_segment(self) -> Iterator[tuple[SealedSegment, list[EntryName]]]:
+        """Yield the segments with the names of their entries."""
+        entries = {id(each.entry): each.opened for each in self.stored}
+        arrivals = [Arrival(each.waiting.received, each.entry) for each in self.stored]
+        for segment, group in zip(self.segments, group_arrivals(arrivals), strict=True):
+            opened = [entries[id(arrival.entry)] for arrival in group]
+            yield (
+                segment,
+                [EntryName(self.batch.shard, each.session, each.number) for each in opened],
+            )
 
 
 def build_batch(
@@ -94,9 +107,12 @@ def build_batch(
     """
     shard, missing = batch.shard, {vault_id.bytes for vault_id in missing_vaults - erased_vaults}
     erased = {vault_id.bytes for vault_id in erased_vaults}
-    arrivals, held = [], []
+    arrivals: list[Arrival] = []
+    held: list[HeldEntry] = []
+    stored: list[BatchEntry] = []
     dropped = 0
-    for waiting, opened, entry in batch.opened:
+    for each in batch.opened:
+        waiting, opened, entry = each
         numbers = sessions[shard, opened.session]
         if entry.vault_id in missing:
             if numbers.mark_missing(opened.number):
@@ -106,6 +122,7 @@ def build_batch(
                 dropped += 1
             else:
                 arrivals.append(Arrival(waiting.received, entry))
+                stored.append(each)
     repeated = len(batch.opened) - len(arrivals) - len(held) - dropped
     if not arrivals and not held and not dropped:
         return StoredBatch(batch, before, before, [], repeated, [], 0)
@@ -115,7 +132,7 @@ def build_batch(
     last = next(waiting for waiting in reversed(batch.taken) if waiting.has_valid_time)
     received_max = max(before.received_max, batch.opened[-1].waiting.received)
     after = Offset(last.entry_id.decode(), received_max, next_id)
-    return StoredBatch(batch, before, after, segments, repeated, held, dropped)
+    return StoredBatch(batch, before, after, segments, repeated, held, dropped, stored)
 
 
 def raise_next_ids(

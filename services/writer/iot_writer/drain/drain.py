@@ -16,16 +16,17 @@ Step 4 is last, because it deletes the only other copy of the readings, tells cl
 """
 
 import logging
+import struct
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 import psycopg
 from redis.exceptions import RedisError
 
-from iot_cipher.encryption import Entry, Opener, decode_entry
+from iot_cipher.encryption import Entry, Opener, decode_entry, entry_name
 from iot_models import metrics, names
 from iot_models.audit_event import AuditKind, audit_event
 from iot_models.errors import IotError
@@ -112,6 +113,8 @@ class Drain:
         hot_window_pause: float = 0.0,
     ) -> None:
         """`hot_window_pause`: seconds without the hot window after an error of the hot window."""
+        self.on_stored: Callable[[StoredBatch], None] | None = None
+        """Called with each batch, after its entries are removed from their stream."""
         self._hot_window_pause = hot_window_pause
         self._hot_window_paused_until = 0.0
         self._next_renewal_at = 0.0
@@ -158,6 +161,8 @@ class Drain:
             if entries_left:
                 result.left.append(stored.batch.shard)
             _count(stored)
+            if self.on_stored is not None:
+                self.on_stored(stored)
         self._report_held([held for stored in stored_batches for held in stored.held])
         return result
 
@@ -256,7 +261,8 @@ class Drain:
         if not self._dead_letters.add(shard, waiting, str(error)):
             return
         entry_id = waiting.entry_id.decode()
-        _log.error("entry %s of shard %d is set aside: %s", entry_id, shard, error)
+        fields = {"shard": shard, "stream_id": entry_id, **_name_of(shard, waiting)}
+        _log.error("entry %s of shard %d is set aside: %s", entry_id, shard, error, extra=fields)
         metrics.counter("iot_entries_dead_total").inc()
         event = audit_event(
             AuditKind.ENTRY_SET_ASIDE, entry=entry_id, shard=shard, reason=str(error)
@@ -366,6 +372,14 @@ class Drain:
             self._hot_window_paused_until = time.monotonic() + self._hot_window_pause
             metrics.counter("iot_hot_window_missed_total").inc(len(stored_batches))
             report(_log, "the hot window lacks segments", error)
+
+
+def _name_of(shard: int, waiting: WaitingEntry) -> dict[str, str]:
+    """Return the name of an entry, as a field of the log; nothing if its bytes have no name."""
+    try:
+        return {"entry": str(entry_name(shard, waiting.sealed))}
+    except struct.error:
+        return {}
 
 
 def _removal(stored: StoredBatch) -> Removal:

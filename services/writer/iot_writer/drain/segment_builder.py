@@ -36,7 +36,7 @@ def build_segments(
     `arrivals` are ordered by time of receipt. The ids of a vault's readings rise in this order.
     """
     segments = []
-    for group in _groups(arrivals):
+    for group in group_arrivals(arrivals):
         first = group[0].entry
         batches = [
             run for arrival in group for run in arrival.entry.readings.runs(arrival.received)
@@ -49,7 +49,8 @@ def build_segments(
     return segments, next_id
 
 
-def _groups(arrivals: Iterable[Arrival]) -> Iterator[list[Arrival]]:
+def group_arrivals(arrivals: Iterable[Arrival]) -> Iterator[list[Arrival]]:
+    """Yield the arrivals of each segment, in the order of the segments."""
     vaults: dict[tuple[bytes, int | None], list[Arrival]] = {}
     for arrival in arrivals:
         # An entry without readings must not become a segment: a segment without bounds can't be

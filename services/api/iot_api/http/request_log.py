@@ -1,0 +1,117 @@
+"""The log of requests: errors, refusals and slow requests, or all requests (IOT_LOG_REQUESTS).
+
+An event names the route and never the path, because a path may hold a password.
+"""
+
+import logging
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Protocol
+
+from iot_models.errors import IotError, TooManyRequestsError
+from iot_models.logs import Pace
+from iot_models.settings import Settings
+
+from .request import Answered, client_of
+
+LOGGED = "iot_api.logged"
+"""Key in the WSGI environ: what the event says of the request besides its answer (`Logged`)."""
+REFUSED = "iot_api.refused"
+"""Key in the WSGI environ: fields that name the error."""
+EVENTS, EVENTS_SECONDS = 20, 10.0
+"""Events of one kind (route and status, or slow) that a process logs in a period."""
+_MAX_LISTED = 100
+
+_log = logging.getLogger(__name__)
+
+
+class Logged(Protocol):
+    """What is known of a request, kept as it is until an event needs it."""
+
+    def log_fields(self) -> Mapping[str, object]:
+        """Return the fields of the event."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedRead:
+    """A read or a change of a vault."""
+
+    vault_id: uuid.UUID
+
+    def log_fields(self) -> Mapping[str, object]:
+        """Return the fields of the event."""
+        return {"vault": str(self.vault_id)}
+
+
+class RequestLog:
+    """Logs requests, a bounded number unless all are logged."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.logs_all = bool(settings.log_requests)
+        slow = settings.log_slow_milliseconds / 1000
+        self._slow_from = slow or float("inf")
+        self.logged_from = 0.0 if self.logs_all else self._slow_from
+        """Seconds from which a request that succeeds is logged."""
+        self._trusted_proxies = settings.trusted_proxies
+        self._pace = Pace(EVENTS, EVENTS_SECONDS)
+
+    def note_answer(self, answered: Answered, environ: Mapping[str, Any]) -> None:
+        """Log a request if it failed or took `logged_from`."""
+        if answered.status >= 400 or (answered.seconds or 0.0) >= self.logged_from:
+            self.add(answered, environ)
+
+    def add(self, answered: Answered, environ: Mapping[str, Any]) -> None:
+        """Log a request that failed or took `logged_from`."""
+        status, seconds = answered.status, answered.seconds
+        is_slow = seconds is not None and seconds >= self._slow_from
+        level = logging.WARNING if status >= 500 or is_slow else logging.INFO
+        if not _log.isEnabledFor(level):
+            return
+        fields: dict[str, Any] = {
+            "request_id": answered.request_id,
+            "method": answered.method,
+            "route": answered.route,
+            "status": status,
+            "client": client_of(environ, self._trusted_proxies).name,
+        }
+        if seconds is not None:
+            fields["duration_ms"] = round(seconds * 1000, 2)
+        fields |= _known(environ)
+        if not self.logs_all:
+            left_out = self._pace.admit((answered.route, status, is_slow))
+            if left_out is None:
+                return
+            if left_out:
+                fields["similar_left_out"] = left_out
+        _log.log(level, _sentence(status, is_slow=is_slow), extra=fields)
+
+
+def listed(names: Iterable[object]) -> list[str]:
+    """Return names as a field of an event, a bounded number of them."""
+    return [str(name) for name in islice(names, _MAX_LISTED)]
+
+
+def _known(environ: Mapping[str, Any]) -> dict[str, object]:
+    logged: Logged | None = environ.get(LOGGED)
+    known = {} if logged is None else logged.log_fields()
+    return {**known, **environ.get(REFUSED, {})}
+
+
+def note_error(environ: dict[str, Any], error: IotError) -> None:
+    """Keep the code of an error for the event of its request.
+
+    Not the error itself: it holds the frames of the request, and so its body.
+    """
+    environ[REFUSED] = {"code": str(error.code)}
+    if isinstance(error, TooManyRequestsError):
+        environ[REFUSED]["reason"] = str(error.reason)
+
+
+def _sentence(status: int, *, is_slow: bool) -> str:
+    if status >= 500:
+        return "a request failed"
+    if status >= 400:
+        return "a request was refused"
+    return "a request was slow" if is_slow else "a request was answered"

@@ -1,0 +1,50 @@
+"""The log of gunicorn's master and of its workers: the same format as all other logs."""
+
+import logging
+from typing import Any
+
+from gunicorn.glogging import Logger
+
+from iot_models import logs
+
+_OUR_LOGGERS = ("iot_api", "iot_cipher", "iot_models", "iot_stores")
+
+
+def libraries_level(level: str) -> str:
+    """Return the level of libraries: at DEBUG, gunicorn and others log parts of requests."""
+    return "INFO" if level == "DEBUG" else level
+
+
+def gunicorn_log(form: str) -> type[Logger]:
+    """Return the class of gunicorn's log. gunicorn creates it before it has our settings."""
+
+    class Log(Logger):  # type: ignore[misc] # gunicorn has no types
+        def setup(self, cfg: Any) -> None:
+            super().setup(cfg)
+            for each in self.error_log.handlers:
+                each.setFormatter(logs.formatter(form))
+
+    if form == logs.JSON:
+        logs.log_uncaught()
+    return Log
+
+
+def start_worker_log(log: Logger, form: str, level: str) -> None:
+    """Log everything in a worker through the handlers of gunicorn."""
+    root = logging.getLogger()
+    root.handlers = log.error_log.handlers
+    root.setLevel(libraries_level(level))
+    for name in _OUR_LOGGERS:
+        logging.getLogger(name).setLevel(level)
+    if form == logs.JSON:
+        _log_uncaught_in_greenlets()
+
+
+def _log_uncaught_in_greenlets() -> None:
+    import gevent  # noqa: PLC0415 - after gevent's patches
+
+    def print_exception(context: object, kind: Any, error: Any, traceback: Any) -> None:
+        del context, kind, traceback
+        logging.getLogger("gevent").error("an error was not caught", exc_info=error)
+
+    gevent.get_hub().print_exception = print_exception

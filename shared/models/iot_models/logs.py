@@ -1,0 +1,138 @@
+"""The log of a process: one event a line, as text for a terminal or as JSON for a collector.
+
+An event is a sentence, and fields that a program can search: `_log.info("...", extra={...})`. All
+libraries log through the same handler. docs/operations.md lists the fields.
+"""
+
+import json
+import logging
+import sys
+import threading
+import time
+from collections.abc import Hashable
+from types import TracebackType
+from typing import Any, TextIO
+
+from pythonjsonlogger.core import RESERVED_ATTRS
+from pythonjsonlogger.msgspec import MsgspecFormatter
+
+from .errors import SettingsError
+
+TEXT, JSON = "text", "json"
+_TEXT_FORM = "%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"
+_JSON_FIELDS = ("levelname", "name", "process", "message")
+_JSON_NAMES = {"levelname": "level", "name": "logger", "exc_info": "traceback"}
+_NOT_FIELDS = frozenset(RESERVED_ATTRS)
+_MAX_PACED = 1000
+
+
+def parse_format(text: str) -> str:
+    """Return the format of the log. Raises `SettingsError` for an unknown one."""
+    if text not in {TEXT, JSON}:
+        raise SettingsError("must be text or json")
+    return text
+
+
+class _TextFormatter(logging.Formatter):
+    """Lines for a terminal, with the fields behind the sentence: `name=value`."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        """Return the line of an event, without its traceback."""
+        fields = [
+            f" {name}={_shown(value)}"
+            for name, value in record.__dict__.items()
+            if name not in _NOT_FIELDS and name != "traceback"
+        ]
+        frames = getattr(record, "traceback", "")
+        return super().formatMessage(record) + "".join(fields) + (frames and f"\n{frames}")
+
+
+class _JsonFormatter(MsgspecFormatter):
+    """JSON objects, one a line, with the time in UTC."""
+
+    def jsonify_log_record(self, log_data: dict[str, Any]) -> str:
+        """Return an event as JSON."""
+        try:
+            return super().jsonify_log_record(log_data)
+        except UnicodeEncodeError:  # a lone surrogate, for example of a file name
+            return json.dumps(log_data, default=str)
+
+
+def _shown(value: object) -> str:
+    text = str(value)
+    return text if text.isprintable() and " " not in text else json.dumps(text)
+
+
+def formatter(form: str) -> logging.Formatter:
+    """Return the formatter of `text` or `json`."""
+    if form == JSON:
+        return _JsonFormatter(_JSON_FIELDS, rename_fields=_JSON_NAMES, timestamp="time")
+    return _TextFormatter(_TEXT_FORM)
+
+
+def handler(form: str, stream: TextIO | None = None) -> logging.Handler:
+    """Return a handler that writes events to a stream; stderr by default."""
+    made = logging.StreamHandler(stream)
+    made.setFormatter(formatter(form))
+    return made
+
+
+def start(form: str, level: str, stream: TextIO | None = None) -> None:
+    """Log all events of this process to one stream.
+
+    With JSON, warnings of Python and errors that nothing catches become events too. Otherwise, a
+    collector would see each line of a traceback as an event.
+    """
+    logging.basicConfig(level=level, handlers=[handler(form, stream)], force=True)
+    if form == JSON:
+        log_uncaught()
+
+
+def log_uncaught() -> None:
+    """Make warnings of Python, and errors that nothing catches, events of the log."""
+    logging.captureWarnings(capture=True)
+    sys.excepthook = _log_uncaught
+    threading.excepthook = lambda raised: _log_uncaught(
+        raised.exc_type, raised.exc_value, raised.exc_traceback
+    )
+
+
+def _log_uncaught(
+    kind: type[BaseException], error: BaseException | None, traceback: TracebackType | None
+) -> None:
+    if issubclass(kind, KeyboardInterrupt | SystemExit) or error is None:
+        sys.__excepthook__(kind, error or kind(), traceback)
+        return
+    logging.getLogger("python").critical("an error was not caught", exc_info=error)
+
+
+def last_line(program: str, error: object, form: str) -> None:
+    """Write why a program ends, where its log may not be set up yet."""
+    if form != JSON:
+        print(f"{program}: {error}", file=sys.stderr, flush=True)
+        return
+    record = logging.LogRecord(program, logging.CRITICAL, "", 0, str(error), None, None)
+    handler(JSON).handle(record)
+
+
+class Pace:
+    """A bound on the events of each kind, so that a client can't fill the log."""
+
+    def __init__(self, events: int, seconds: float) -> None:
+        """Allow `events` of a kind in each period of `seconds`."""
+        self._events = events
+        self._seconds = seconds
+        self._kinds: dict[Hashable, tuple[float, int]] = {}
+        """By kind: the end of the period, and the number of its events so far."""
+
+    def admit(self, kind: Hashable) -> int | None:
+        """Count an event. Return how many before it were left out; None to leave it out too."""
+        now = time.monotonic()
+        until, count = self._kinds.get(kind, (0.0, 0))
+        if now < until:
+            self._kinds[kind] = until, count + 1
+            return 0 if count < self._events else None
+        if len(self._kinds) >= _MAX_PACED:
+            self._kinds.clear()
+        self._kinds[kind] = now + self._seconds, 1
+        return max(0, count - self._events)

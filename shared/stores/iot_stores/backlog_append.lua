@@ -1,23 +1,146 @@
--- Add entries to their streams, and queue the drains that are not queued already.
+-- Append the entries of a group of requests to their streams, and queue the drains that are not queued
+-- already. Each request of the group has its own outcome, the same as if it were alone: a refused request
+-- appends nothing and does not affect the others.
 --
--- KEYS: counters, list of queued jobs, then the stream of each entry.
--- ARGV: maximum bytes of the backlog; number of guards; name to remember the request by ('': none).
---   With a name: seconds to remember it, its answer, counters of remembered requests, their maximum,
---   counter of the client's remembered requests, its maximum, number of other names it may have, those names.
---   For each guard: name, limit. For each entry: shard, job id, sealed bytes.
--- Returns, if the entries were added:
---   {1, held entries, how often writers requested new sessions, bytes ever added to the shard (for each entry)}
--- Returns, if nothing was added:
---   {0, excess bytes, bytes drained per second}: the backlog is full
---   {2, first answer}: the request is remembered
---   {3, seconds}: a guard is at its limit
---   {4, seconds}: too many requests are remembered
---   {5, seconds}: too many requests of this client are remembered
---   {6}: a counter is damaged (see backlog_recount.lua)
+-- KEYS: counters, list of queued jobs, then the streams of the group.
+-- ARGV: maximum bytes of the backlog, prefix of the ids of drains, the shard of each stream, then the requests.
+--   A request without conditions: number of entries; for each entry: shard, sealed bytes.
+--   A request with conditions: -1 - number of entries; number of guards; for each guard: name, limit;
+--     name to remember the request by ('': none). With a name: seconds to remember it, its answer, counters of
+--     remembered requests, their maximum, counter of the client's remembered requests, its maximum, number of
+--     other names it may have, those names. Then the entries.
+-- Returns {held entries, how often writers requested new sessions, the outcome of each request}. Outcomes:
+--   bytes ever added to the shard: added, of a request with one entry
+--   {1, bytes ever added to the shard (for each entry)}: added
+--   {0, excess bytes, bytes drained per second}: nothing was added, the backlog is full
+--   {2, first answer}: nothing was added, the request is remembered
+--   {3, seconds}: nothing was added, a guard is at its limit
+--   {4, seconds}: nothing was added, too many requests are remembered
+--   {5, seconds}: nothing was added, too many requests of this client are remembered
+--   {6}: nothing was added, a counter is damaged (see backlog_recount.lua)
+--   an error: Redis refused a command
 -- The numbers are those of append_outcomes.py.
+
+local counters, jobs = KEYS[1], KEYS[2]
+local max_bytes, drains = tonumber(ARGV[1]), ARGV[2]
+local streams, fields = {}, {'bytes', 'held', 'session_renewals'}
+for i = 3, #KEYS do
+  streams[ARGV[i]] = KEYS[i]
+  fields[i + 1] = 'in:' .. ARGV[i]
+end
+local known = redis.call('HMGET', counters, unpack(fields))
+local size, held, renewals = tonumber(known[1] or '0'), tonumber(known[2] or '0'), tonumber(known[3] or '0')
+
+-- HINCRBY takes integers of 64 bits, which have up to 19 digits.
+local function is_integer(text)
+  return not text or #text <= 18 and string.match(text, '^-?%d+$')
+end
+
+local damaged = not (held and renewals and size and is_integer(known[1]))
+local ends = {} -- bytes ever added to each shard; nil: the counter is damaged
+for i = 3, #KEYS do
+  local total = known[i + 1]
+  ends[ARGV[i]] = is_integer(total) and tonumber(total or '0') or nil
+end
+
+local answers = {held or 0, renewals or 0}
+-- Requests that are admitted and not written yet: position of the answer, of the entries in ARGV, and number
+-- of entries. Then the bytes of these entries by shard.
+local admitted, answer_of, first_of, entries_of = 0, {}, {}, {}
+local changed, sums = {}, {}
+local rate
+
+-- Admit a request if its entries fit. Return its outcome if they do not.
+local function admit(number, first, entries)
+  local last, added, whole = first + 2 * entries - 2, 0, not damaged
+  for i = first, last, 2 do
+    added, whole = added + #ARGV[i + 1], whole and ends[ARGV[i]]
+  end
+  -- No backlog has a petabyte, which has 16 digits.
+  if not whole or size + added > max_bytes and known[1] and #known[1] > 15 then
+    return {6}
+  end
+  if size + added > max_bytes then
+    rate = rate or tonumber(redis.call('HGET', counters, 'rate') or '0') or 0
+    return {0, size + added - max_bytes, rate}
+  end
+  size = size + added
+  for i = first, last, 2 do
+    local shard = ARGV[i]
+    if not sums[shard] then
+      changed[#changed + 1] = shard
+    end
+    sums[shard] = (sums[shard] or 0) + #ARGV[i + 1]
+  end
+  admitted = admitted + 1
+  answer_of[admitted], first_of[admitted], entries_of[admitted] = number, first, entries
+end
+
+-- Add the bytes of the admitted requests to the counters. Return the error if Redis refuses it.
+local function count()
+  local all = 0
+  for _, shard in ipairs(changed) do
+    local total = redis.pcall('HINCRBY', counters, 'in:' .. shard, sums[shard])
+    if type(total) == 'table' then
+      return total
+    end
+    all = all + sums[shard]
+  end
+  local sum = all > 0 and redis.pcall('HINCRBY', counters, 'bytes', all)
+  return type(sum) == 'table' and sum
+end
+
+-- Add the entry at a position of ARGV. Return the bytes ever added to its shard, or the error if Redis refuses
+-- it. After an error of the same request, count the entry only.
+local function add(at, failed)
+  local shard, sealed = ARGV[at], ARGV[at + 1]
+  local total = ends[shard] + #sealed
+  ends[shard] = total
+  local id = failed or redis.pcall('XADD', streams[shard], '*', 'e', sealed, 't', string.format('%.0f', total))
+  return type(id) == 'table' and id or total
+end
+
+-- Queue the drains. Return the error if Redis refuses it.
+local function queue()
+  -- LPOS is cheap, because the queue is short: it holds each job at most once.
+  for _, shard in ipairs(changed) do
+    local queued = redis.pcall('LPOS', jobs, drains .. shard)
+      or redis.pcall('RPUSH', jobs, drains .. shard)
+    if type(queued) == 'table' then
+      return queued
+    end
+  end
+end
+
+-- Write the admitted requests. All counters are changed before the first entry is added: Redis does not undo
+-- a script, and an entry must not be added without its bytes. If Redis then refuses an entry (NOPERM), the
+-- shard's next drain subtracts its bytes again.
+local function write()
+  local failed = count()
+  for k = 1, failed and 0 or admitted do
+    local at = first_of[k]
+    if entries_of[k] == 1 then
+      answers[answer_of[k]] = add(at)
+    else
+      local totals, refused = {1}, nil
+      for i = at, at + 2 * entries_of[k] - 2, 2 do
+        local total = add(i, refused)
+        refused = type(total) == 'table' and total
+        totals[#totals + 1] = total
+      end
+      answers[answer_of[k]] = refused or totals
+    end
+  end
+  failed = failed or queue()
+  for k = 1, failed and admitted or 0 do
+    answers[answer_of[k]] = failed
+  end
+  admitted, changed, sums = 0, {}, {}
+end
 
 -- Return the value of a client's counter, and whether the counter is damaged. A value that is not a
 -- number was planted in Redis: it counts as 0, because refusing would lock the client out.
+local guard_counts = {}
 local function count_at(name)
   local count = redis.pcall('GET', name)
   if not count then
@@ -29,22 +152,26 @@ local function count_at(name)
   return 0, true
 end
 
-local counters, jobs = KEYS[1], KEYS[2]
-local max_bytes, guards, request = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
-local at = 3
-local seconds, answer, request_counters, max_requests, client_counter, max_of_client, others, bucket
-if request ~= '' then
-  seconds, answer, request_counters, max_requests, client_counter, max_of_client, others = unpack(ARGV, 4, 10)
-  at = 10 + others
-end
-for i = at + 1, at + 2 * guards, 2 do
-  if count_at(ARGV[i]) >= tonumber(ARGV[i + 1]) then
-    return {3, redis.call('TTL', ARGV[i])}
+-- Check the conditions of a request, the number of whose guards is at `at`, and admit it. Return its outcome
+-- if that is known.
+local function check(number, at, entries)
+  local guards = tonumber(ARGV[at])
+  for i = at + 1, at + 2 * guards, 2 do
+    local name = ARGV[i]
+    guard_counts[name] = guard_counts[name] or count_at(name)
+    if guard_counts[name] >= tonumber(ARGV[i + 1]) then
+      return {3, redis.call('TTL', name)}
+    end
   end
-end
-at = at + 2 * guards
-if request ~= '' then
-  for _, name in ipairs({request, unpack(ARGV, 11, 10 + others)}) do
+  at = at + 2 * guards + 1
+  local request = ARGV[at]
+  if request == '' then
+    return admit(number, at + 1, entries)
+  end
+  local seconds, answer, request_counters, max_requests, client_counter, max_of_client, others =
+    unpack(ARGV, at + 1, at + 7)
+  for i = at + 7, at + 7 + others do
+    local name = i == at + 7 and request or ARGV[i]
     local first_answer = redis.call('GET', name)
     if first_answer then
       -- A write without effect: WAIT covers all writes up to this one, so the entries of the first
@@ -56,7 +183,7 @@ if request ~= '' then
   -- One counter per 24th of the time for which requests are remembered, instead of a set with every
   -- request: the counts of expired requests leave with their counter.
   local width = math.max(1, math.floor(tonumber(seconds) / 24))
-  bucket = math.floor(tonumber(redis.call('TIME')[1]) / width)
+  local bucket = math.floor(tonumber(redis.call('TIME')[1]) / width)
   local remembered = 0
   local counts = redis.call('HGETALL', request_counters)
   for i = 1, #counts, 2 do
@@ -71,64 +198,56 @@ if request ~= '' then
   if remembered >= tonumber(max_requests) then
     return {4, width}
   end
-  local count, damaged = count_at(client_counter)
+  local count, planted = count_at(client_counter)
   if count >= tonumber(max_of_client) then
     local left = redis.call('TTL', client_counter)
     if left >= 0 and left <= tonumber(seconds) then
       return {5, left}
     end
-    damaged = true -- planted, or Redis's clock stepped back: the counter would lock the client out for too long
+    planted = true -- or Redis's clock stepped back: the counter would lock the client out for too long
   end
-  if damaged then
+  if planted then
     redis.call('SET', client_counter, 0, 'EX', seconds)
   end
-end
-local added = 0
-for i = at + 3, #ARGV, 3 do
-  added = added + #ARGV[i]
-end
-local known = redis.call('HMGET', counters, 'bytes', 'held', 'session_renewals')
-local bytes, held, renewals = tonumber(known[1] or '0'), tonumber(known[2] or '0'), tonumber(known[3] or '0')
-if not (bytes and held and renewals) then
-  return {6}
-end
-if bytes + added > max_bytes then
-  -- With more than 15 digits, the counter is damaged: no backlog has a petabyte.
-  if known[1] and #known[1] > 15 then
-    return {6}
+  local refusal = admit(number, at + 8 + others, entries)
+  if refusal then
+    return refusal
   end
-  local rate = tonumber(redis.call('HGET', counters, 'rate') or '0') or 0
-  return {0, bytes + added - max_bytes, rate}
+  -- Written before the next request is checked: it may be a repeat of this one.
+  write()
+  if type(answers[number]) == 'number' or not answers[number].err then
+    redis.call('SET', request, answer, 'EX', seconds)
+    redis.call('HINCRBY', request_counters, bucket, 1)
+    redis.call('SET', client_counter, 0, 'EX', seconds, 'NX')
+    redis.call('INCRBY', client_counter, 1)
+  end
 end
-local reply = {1, held, renewals}
--- Change all counters before adding the first entry: Redis does not undo a script that fails, and with a
--- damaged counter nothing must be added. If Redis then refuses an entry (NOPERM), the shard's next drain
--- subtracts its bytes again.
-for i = at + 1, #ARGV, 3 do
-  local total = redis.pcall('HINCRBY', counters, 'in:' .. ARGV[i], #ARGV[i + 2])
-  local sum = type(total) == 'number' and redis.pcall('HINCRBY', counters, 'bytes', #ARGV[i + 2])
-  local failed = type(total) == 'table' and total or type(sum) == 'table' and sum
-  if failed then
-    if string.find(failed.err, 'not an integer', 1, true) or string.find(failed.err, 'overflow', 1, true) then
-      return {6}
+
+-- Return the position behind a request with conditions.
+local function behind(at, entries)
+  at = at + 1 + 2 * tonumber(ARGV[at])
+  if ARGV[at] ~= '' then
+    at = at + 7 + tonumber(ARGV[at + 7])
+  end
+  return at + 1 + 2 * entries
+end
+
+local at, number = #KEYS + 1, 2
+while at <= #ARGV do
+  number = number + 1
+  local entries = tonumber(ARGV[at])
+  if entries >= 0 then
+    answers[number] = admit(number, at + 1, entries)
+    at = at + 1 + 2 * entries
+  else
+    entries = -1 - entries
+    local done, outcome = pcall(check, number, at + 1, entries)
+    if not done then -- Redis refused a command of the check
+      outcome = type(outcome) == 'table' and {err = outcome.err} or redis.error_reply(outcome)
     end
-    return failed
-  end
-  reply[#reply + 1] = total
-end
--- LPOS is cheap, because the queue is short: it holds each job at most once.
-for i = 3, #KEYS do
-  local shard, job, sealed = ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
-  at = at + 3
-  redis.call('XADD', KEYS[i], '*', 'e', sealed, 't', string.format('%.0f', reply[i + 1]))
-  if not redis.call('LPOS', jobs, job) then
-    redis.call('RPUSH', jobs, job)
+    answers[number] = outcome or answers[number]
+    at = behind(at + 1, entries)
   end
 end
-if request ~= '' then
-  redis.call('SET', request, answer, 'EX', seconds)
-  redis.call('HINCRBY', request_counters, bucket, 1)
-  redis.call('SET', client_counter, 0, 'EX', seconds, 'NX')
-  redis.call('INCRBY', client_counter, 1)
-end
-return reply
+write()
+return answers

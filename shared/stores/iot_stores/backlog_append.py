@@ -1,10 +1,10 @@
 """Appending to the backlog: once `BacklogAppender.append` returns, entries are acknowledged.
 
-`backlog_append.lua` adds the entries of a request and queues their drains in one step.
-`GroupCommit` runs the script for concurrent requests in one round trip: the first caller sends its
-call at once. Calls that arrive while its round trip lasts are queued; afterwards one of the queued
-callers sends all of them together. An idle service adds no delay, and under load many requests
-share a round trip, its system calls and Redis's write to the AOF.
+`backlog_append.lua` adds the entries of a group of concurrent requests and queues their drains in
+one step, with an outcome for each request. `GroupCommit` makes the groups: the first caller sends
+its request at once. Requests that arrive while its round trip lasts are queued; afterwards one of
+the queued callers sends all of them together. An idle service adds no delay, and under load many
+requests share a round trip, its system calls and Redis's write to the AOF.
 
 There is no background thread: a caller is the sender while it waits for its own answer. So a
 process that is killed loses nothing but its own callers, and nothing has to be shut down.
@@ -12,7 +12,7 @@ process that is killed loses nothing but its own callers, and nothing has to be 
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, NamedTuple, cast
@@ -25,17 +25,17 @@ from redis.exceptions import (
 )
 
 from iot_models.errors import TooLargeError, UnavailableError
-from iot_models.names import KeyNames, drain_job
+from iot_models.names import DRAIN_JOB_PREFIX, KeyNames
 
 from .append_outcomes import AppendOutcome, refuse
 from .redis_connections import renew_connections
-from .scripts import Call, load_and_repeat, load_script
+from .scripts import Call, evalsha, load_and_repeat, load_script, round_trip
 from .store_states import report
 
 WAIT_MILLISECONDS = 2000
 """Timeout of WAIT and WAITAOF. With `appendfsync everysec`, an fsync comes every second."""
 MAX_BYTES = 2**20
-"""Approximate size of a group's arguments; it bounds the delay by the bytes of other callers."""
+"""Approximate size of a group; it bounds the delay by the bytes of other callers."""
 _log = logging.getLogger(__name__)
 
 
@@ -79,6 +79,68 @@ class Guard(NamedTuple):
     limit: int
 
 
+class _Request(NamedTuple):
+    """A request in a group."""
+
+    shards: tuple[int, ...]
+    """The shard of each entry."""
+    arguments: list[str | int | bytes]
+    """What the script gets of the request."""
+
+
+class _Answer(NamedTuple):
+    """The script's answer to a request."""
+
+    outcome: Any
+    """An integer if the only entry was added: the bytes ever added to its shard. Else a list with
+    an `AppendOutcome` and its numbers."""
+    held: int
+    session_renewals: int
+    wait_answer: Any
+    """The answer to WAIT or WAITAOF, which follows the group; None without one."""
+
+
+class AppendScript:
+    """The script, for groups of requests, followed by WAIT or WAITAOF."""
+
+    def __init__(
+        self, client: "Redis", names: KeyNames, max_bytes: int, wait_command: Sequence[Any]
+    ) -> None:
+        self._client = client
+        self._keys = (names.backlog_counters, names.job_list)
+        self._stream = cache(names.stream)
+        self._script = load_script(client, "backlog_append.lua")
+        self._max_bytes = max_bytes
+        self._wait_command = wait_command
+
+    def send(self, group: list[_Request]) -> list[_Answer | Exception]:
+        """Run the script once for a group of requests, then WAIT once. Return answers or errors."""
+        shards = dict.fromkeys([shard for request in group for shard in request.shards])
+        keys = [*self._keys, *map(self._stream, shards)]
+        arguments: list[str | int | bytes] = [self._max_bytes, DRAIN_JOB_PREFIX, *shards]
+        for request in group:
+            arguments += request.arguments
+        call: Call = (keys, arguments)
+        commands = [evalsha(self._script, call)]
+        if self._wait_command:
+            commands.append(self._wait_command)
+        # WAIT and WAITAOF cover the writes of their connection alone, so they follow the script
+        # over the same connection.
+        answers = round_trip(self._client, commands)
+        waited = answers.pop() if self._wait_command else None
+        if isinstance(answers[0], NoScriptError):  # Redis has restarted
+            waited = load_and_repeat(
+                self._client, self._script, [call], answers, self._wait_command
+            )
+        if isinstance(answers[0], Exception):
+            raise answers[0]
+        held, renewals, *outcomes = answers[0]
+        return [
+            outcome if isinstance(outcome, Exception) else _Answer(outcome, held, renewals, waited)
+            for outcome in outcomes
+        ]
+
+
 class BacklogAppender:
     """Appends entries to the streams of their shards, for concurrent requests."""
 
@@ -103,14 +165,8 @@ class BacklogAppender:
         else:
             wait_command = ()
         self._max_bytes = max_bytes
-        # Formatted once, and not for each append.
-        self._append_keys = (names.backlog_counters, names.job_list)
-        self._stream_and_job = cache(lambda shard: (names.stream(shard), drain_job(shard)))
-        # WAIT and WAITAOF cover the writes of their connection alone, so they follow the
-        # appends in the same pipeline.
-        self._append = GroupCommit(
-            client, load_script(client, "backlog_append.lua"), trailing_command=wait_command
-        )
+        self._script = AppendScript(client, names, max_bytes, wait_command)
+        self._groups = GroupCommit(self._script.send)
 
     def append(
         self,
@@ -138,38 +194,48 @@ class BacklogAppender:
         size = sum([len(sealed) for _, sealed in entries])
         if size > self._max_bytes:
             raise TooLargeError("the request is larger than the backlog may be")
-        keys = list(self._append_keys)
-        arguments: list[str | int | bytes] = [self._max_bytes, len(guards)]
-        if request is None:
-            arguments.append("")
+        arguments: list[str | int | bytes]
+        if request is None and not guards:
+            arguments = [len(entries)]
         else:
-            name, *other_names = request.names
-            arguments += (
-                name, request.seconds, request.answer,
-                self._names.remembered_counts, request.max_requests,
-                request.counter, request.max_requests_of_client, len(other_names), *other_names,
-            )  # fmt: skip
-        for guard in guards:
-            arguments += guard
-        for shard, sealed in entries:
-            stream, job = self._stream_and_job(shard)
-            keys.append(stream)
-            arguments += (shard, job, sealed)
-        (outcome, *more), wait_answer = self._append.run(keys, arguments, size)
+            arguments = [-1 - len(entries), *self._conditions(request, guards)]
+        for entry in entries:
+            arguments += entry
+        shards = tuple([shard for shard, _ in entries])
+        answer = self._groups.run(_Request(shards, arguments), size)
+        outcome = answer.outcome
+        if type(outcome) is int:
+            outcome = [AppendOutcome.ADDED, outcome]
+        kind, *more = outcome
         # A repeated request waits too: its first attempt may have failed because replicas were
         # missing, and the repeat must not be answered 201 before they have the entries.
-        if self._waits and outcome in {AppendOutcome.ADDED, AppendOutcome.REMEMBERED}:
-            self._check_wait_answer(wait_answer)
-        if outcome == AppendOutcome.REMEMBERED:
+        if self._waits and kind in {AppendOutcome.ADDED, AppendOutcome.REMEMBERED}:
+            self._check_wait_answer(answer.wait_answer)
+        if kind == AppendOutcome.REMEMBERED:
             return AppendResult(first_answer=more[0])
-        if outcome == AppendOutcome.DAMAGED:
+        if kind == AppendOutcome.DAMAGED:
             sentence = "the counters of the backlog in Redis are damaged; a writer repairs them"
             raise UnavailableError(f"{_logged(sentence)}; nothing was stored, try again")
-        if outcome != AppendOutcome.ADDED:
-            refuse(outcome, *more)
-        held, renewals, *totals = more
-        ends = {shard: end for (shard, _), end in zip(entries, totals, strict=True)}
-        return AppendResult(ends=ends, held=held, session_renewals=renewals)
+        if kind != AppendOutcome.ADDED:
+            refuse(kind, *more)
+        ends = dict(zip(shards, more, strict=True))
+        return AppendResult(ends=ends, held=answer.held, session_renewals=answer.session_renewals)
+
+    def _conditions(
+        self, request: RememberedRequest | None, guards: Sequence[Guard]
+    ) -> list[str | int | bytes]:
+        arguments: list[str | int | bytes] = [len(guards)]
+        for guard in guards:
+            arguments += guard
+        if request is None:
+            return [*arguments, ""]
+        name, *other_names = request.names
+        return [
+            *arguments,
+            name, request.seconds, request.answer,
+            self._names.remembered_counts, request.max_requests,
+            request.counter, request.max_requests_of_client, len(other_names), *other_names,
+        ]  # fmt: skip
 
     def try_append(self) -> None:
         """Send the commands of `append` without effect. Raises `RedisError` if it would fail."""
@@ -214,112 +280,111 @@ def _logged(sentence: str) -> str:
     return sentence
 
 
-class _PendingCall:
-    __slots__ = ("answer", "arguments", "done", "error", "size", "wakeup")
+class _PendingRequest:
+    __slots__ = ("answer", "done", "request", "size", "wakeup")
 
-    def __init__(self, arguments: Call, size: int) -> None:
-        self.arguments = arguments
+    answer: _Answer | BaseException
+
+    def __init__(self, request: _Request, size: int) -> None:
+        self.request = request
         self.size = size
         self.done = False
-        self.answer: Any = None
-        self.error: BaseException | None = None
         # A lock used as an event: a `threading.Event` adds a condition, and another lock a wait.
-        # The caller waits until the lock is released: when the call is done, or is elected as the
-        # next sender.
+        # The caller waits until the lock is released: when the request is done, or is elected as
+        # the next to send.
         self.wakeup = threading.Lock()
         self.wakeup.acquire()
 
 
 class GroupCommit:
-    """A runner of one Lua script for concurrent callers, in threads or greenlets."""
+    """The groups of requests of concurrent callers, in threads or greenlets."""
 
-    def __init__(
-        self, client: "Redis", script: Any, *, trailing_command: Sequence[Any] = ()
-    ) -> None:
-        """`trailing_command` is sent once after each group. All callers get its answer."""
-        self._client = client
-        self._script = script
-        self._trailing_command = trailing_command
+    def __init__(self, send: Callable[[list[_Request]], Sequence[_Answer | Exception]]) -> None:
+        """`send` sends a group of requests, and returns the answer or the error of each."""
+        self._send = send
         self._guard = threading.Lock()
         """Protects `_queue` and `_sender`. Never held during I/O."""
-        self._queue: list[_PendingCall] = []
-        self._sender: _PendingCall | None = None
-        """The call whose caller sends now or will send next; None if no call is pending.
+        self._queue: list[_PendingRequest] = []
+        self._sender: _PendingRequest | None = None
+        """The request whose caller sends now or will send next; None if no request is pending.
 
         New callers wait while this is set, so it must never name a caller that is gone.
         """
 
-    def run(self, keys: Sequence[Any], args: Sequence[Any], size: int) -> tuple[Any, Any]:
-        """Return the script's answer and that of the trailing command (None without one).
+    def run(self, request: _Request, size: int) -> _Answer:
+        """Return the answer to a request of about `size` bytes.
 
-        `size` is the approximate number of bytes of the arguments. The call must be idempotent:
-        the client's retry may send it again after a connection broke.
+        The request may be sent again after a connection broke: its entries must be idempotent.
 
         Raises:
-            RedisError: the script failed; or Redis is away, and whether the script ran is unknown.
+            RedisError: Redis refused the request; or Redis is away, and it is unknown whether the
+                script ran.
         """
-        call = _PendingCall((keys, args), size)
+        pending = _PendingRequest(request, size)
         with self._guard:
-            self._queue.append(call)
+            self._queue.append(pending)
             must_wait = self._sender is not None
             if not must_wait:
-                self._sender = call
+                self._sender = pending
         if must_wait:
-            self._wait(call)
-        # Woken up, but not done: this call was elected as the sender.
-        if not call.done:
+            self._wait(pending)
+        # Woken up, but not done: this request was elected as the sender.
+        if not pending.done:
             self._send_group()
-        if call.error is not None:
+        answer = pending.answer
+        if isinstance(answer, BaseException):
             try:
-                raise call.error
+                raise answer
             finally:
                 # Breaks the cycle error -> traceback -> frame -> call -> error, which would keep
                 # the request's arguments in memory until the next garbage collection.
-                del call
-        return cast("tuple[Any, Any]", call.answer)
+                del pending, answer
+        return answer
 
-    def _wait(self, call: _PendingCall) -> None:
+    def _wait(self, pending: _PendingRequest) -> None:
         try:
-            call.wakeup.acquire()
+            pending.wakeup.acquire()
         except BaseException:
-            # A waiting greenlet may be killed by a timeout. Its call must leave the queue unless it
-            # is sent already. If it was elected in the meantime, another caller must send, or all
-            # later callers would wait forever.
+            # A waiting greenlet may be killed by a timeout. Its request must leave the queue unless
+            # it is sent already. If it was elected in the meantime, another caller must send, or
+            # all later callers would wait forever.
             with self._guard:
-                if call in self._queue:
-                    self._queue.remove(call)
-                if self._sender is call:
+                if pending in self._queue:
+                    self._queue.remove(pending)
+                if self._sender is pending:
                     self._elect_sender()
             raise
 
     def _send_group(self) -> None:
         group = self._next_group()
         try:
-            self._send(group)
+            answers = self._send([pending.request for pending in group])
+            for pending, answer in zip(group, answers, strict=True):
+                pending.answer = answer
         except BaseException as error:  # noqa: BLE001 - raised to all callers, also the sender
             # An exception that kills the sender (`GreenletExit`, a timeout) concerns it alone. The
             # other callers get a RedisError, as after a lost connection: their entries may or may
             # not be in the backlog.
             for_others = error if isinstance(error, Exception) else _sender_killed()
-            for call in group:
-                call.error = for_others
-            group[0].error = error
+            for pending in group:
+                pending.answer = for_others
+            group[0].answer = error
         # Elect before the wake-ups: the next group is sent while this group's callers continue.
         with self._guard:
             self._elect_sender()
-        for call in group:
-            call.done = True  # before the release: the woken caller looks at `done`
-            call.wakeup.release()
+        for pending in group:
+            pending.done = True  # before the release: the woken caller looks at `done`
+            pending.wakeup.release()
 
-    def _next_group(self) -> list[_PendingCall]:
-        """Take the oldest calls from the queue, up to `MAX_BYTES` but at least one.
+    def _next_group(self) -> list[_PendingRequest]:
+        """Take the oldest requests from the queue, up to `MAX_BYTES` but at least one.
 
-        The first of them is the sender's own: `_elect_sender` elects the oldest call.
+        The first of them is the sender's own: `_elect_sender` elects the oldest request.
         """
         with self._guard:
             total = count = 0
-            for call in self._queue:
-                total += call.size
+            for pending in self._queue:
+                total += pending.size
                 if count and total > MAX_BYTES:
                     break
                 count += 1
@@ -327,32 +392,10 @@ class GroupCommit:
         return group
 
     def _elect_sender(self) -> None:
-        """Let the caller of the oldest call send next. Needs `_guard`."""
+        """Let the caller of the oldest request send next. Needs `_guard`."""
         self._sender = self._queue[0] if self._queue else None
         if self._sender is not None:
             self._sender.wakeup.release()
-
-    def _send(self, group: list[_PendingCall]) -> None:
-        calls = [call.arguments for call in group]
-        trailing_command, trailing_answer = self._trailing_command, None
-        pipeline: Any
-        with self._client.pipeline(transaction=False) as pipeline:
-            for keys, arguments in calls:
-                pipeline.execute_command("EVALSHA", self._script.sha, len(keys), *keys, *arguments)
-            if trailing_command:
-                pipeline.execute_command(*trailing_command)
-            answers = pipeline.execute(raise_on_error=False)
-        if trailing_command:
-            trailing_answer = answers.pop()
-        if NoScriptError in map(type, answers):  # Redis has restarted
-            trailing_answer = load_and_repeat(
-                self._client, self._script, calls, answers, trailing_command
-            )
-        for call, answer in zip(group, answers, strict=True):
-            if isinstance(answer, Exception):
-                call.error = answer
-            else:
-                call.answer = (answer, trailing_answer)
 
 
 def _sender_killed() -> Exception:

@@ -21,23 +21,23 @@ PATIENCE = 30
 T = TypeVar("T")
 
 
-class CountingRedis(Redis):
-    """A Redis client that counts its round trips."""
+class CountingPool(ConnectionPool):
+    """A pool that counts the round trips of its client: each takes a connection."""
 
     round_trips = 0
 
-    def pipeline(self, transaction: bool = True, shard_hint: Any = None) -> Any:
-        """Return a pipeline and count one round trip."""
+    def get_connection(self, *_: Any, **__: Any) -> Any:
+        """Return a connection and count one round trip."""
         self.round_trips += 1
-        return super().pipeline(transaction, shard_hint)
+        return super().get_connection()
 
 
 class Callers:
     """A backlog, a separate client, and threads (greenlets where gevent has patched threads)."""
 
     def __init__(self, url: str, *, max_bytes: int = 2**30, **options: Any) -> None:
-        pool = ConnectionPool.from_url(url, **{"socket_timeout": 5, **options})
-        self.client = CountingRedis(connection_pool=pool)
+        self.pool = CountingPool.from_url(url, **{"socket_timeout": 5, **options})
+        self.client = Redis(connection_pool=self.pool)
         self.redis = Redis.from_url(url)
         self.backlog = Backlog(self.client, KEYS, shards=SHARDS, max_bytes=max_bytes)
         self._started = 0
@@ -48,7 +48,7 @@ class Callers:
 
     def __exit__(self, *_: object) -> None:
         self.client.close()
-        self.client.connection_pool.disconnect()
+        self.pool.disconnect()
         self.redis.close()
 
     def append(self, sealed: bytes, **more: Any) -> AppendResult:
@@ -73,9 +73,9 @@ class Callers:
         """
         calls = list(calls)
         with ThreadPoolExecutor(len(calls) + 1) as pool, self.held_up():
-            sent, started = self.client.round_trips, self._started
+            sent, started = self.pool.round_trips, self._started
             first = pool.submit(self.append, b"0 is under way")
-            wait_until(lambda: self.client.round_trips > sent, what="the first round trip")
+            wait_until(lambda: self.pool.round_trips > sent, what="the first round trip")
             others = [pool.submit(call) for call in calls]
             wait_until(
                 lambda: self._started == started + 1 + len(calls),
@@ -86,7 +86,7 @@ class Callers:
             wait(others, PATIENCE)
             wait([first], PATIENCE)
             assert first.done()
-            return self.client.round_trips - sent - 1, list(map(outcome, others))
+            return self.pool.round_trips - sent - 1, list(map(outcome, others))
 
     @contextmanager
     def held_up(self) -> Iterator[None]:

@@ -50,12 +50,12 @@ How = Callable[[Any], None]
 
 def spawn(callers: Callers, number: int) -> Spawned:
     """Start appends in order: the first is under way while the others join the queue."""
-    before = callers.client.round_trips
+    before = callers.pool.round_trips
     spawned = []
     for each in range(number):
         spawned.append(gevent.spawn(_append, callers, b"%d" % each))
         gevent.sleep(0)
-    wait_until(lambda: callers.client.round_trips == before + 1, what="the first round trip")
+    wait_until(lambda: callers.pool.round_trips == before + 1, what="the first round trip")
     gevent.sleep(0.05)
     return spawned
 
@@ -151,7 +151,7 @@ def test_a_sender_killed_at_its_election_blocks_no_caller(
     callers: Callers, how: How, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The sender is killed after the previous sender elects it and before it sends."""
-    commit: Any = vars(callers.backlog)["_append"]
+    commit: Any = vars(callers.backlog)["_groups"]
     elect = commit._elect_sender  # noqa: SLF001 - the tested moment
     spawned: Spawned = []
     elected: list[bool] = []

@@ -65,9 +65,9 @@ def check_ends(callers: Callers, sent: dict[bytes, AppendResult]) -> None:
 
 def test_a_single_caller_needs_one_round_trip(callers: Callers) -> None:
     for number in range(5):
-        before = callers.client.round_trips
+        before = callers.pool.round_trips
         callers.append(numbered(number))
-        assert callers.client.round_trips == before + 1
+        assert callers.pool.round_trips == before + 1
 
 
 def test_concurrent_callers_share_the_next_round_trip(callers: Callers) -> None:
@@ -86,10 +86,10 @@ def test_each_caller_gets_the_ends_of_its_entries(callers: Callers) -> None:
             sealed = numbered(caller * 20 + step)
             sent[sealed] = callers.append(sealed)
 
-    before = callers.client.round_trips
+    before = callers.pool.round_trips
     assert together(CALLERS, go_on) == [None] * CALLERS
     assert len(sent) == CALLERS * 20
-    round_trips = callers.client.round_trips - before
+    round_trips = callers.pool.round_trips - before
     print(f"{CALLERS * 20} appends of {CALLERS} callers took {round_trips} round trips")
     assert round_trips < CALLERS * 20 / 2
     check_ends(callers, sent)
@@ -261,7 +261,7 @@ def test_a_caller_elected_before_it_waits_gets_a_result(
             self._lock.release()
             time.sleep(0.005)
 
-    commit: Any = vars(callers.backlog)["_append"]
+    commit: Any = vars(callers.backlog)["_groups"]
     monkeypatch.setattr(commit, "_guard", Slow())
     sent: dict[bytes, AppendResult] = {}
 

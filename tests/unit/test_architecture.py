@@ -118,7 +118,11 @@ API_LAYERS = {
     "status": set[str](),
     "query": {"audit", "http", "limits"},
     "ingest": {"http", "limits", "server", "service", "vaults"},
-    "routes": {"audit", "description", "http", "ingest", "limits", "query", "server", "service"},
+    "live": {"audit", "limits", "vaults"},
+    "routes": {
+        *("audit", "description", "http", "ingest", "limits", "live", "query", "server"),
+        *("service", "vaults"),
+    },
 }
 """Which packages of the API each of them may import, besides itself."""
 USES_FLASK = {"http", "routes", "query/responses.py"}

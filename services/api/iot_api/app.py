@@ -18,6 +18,7 @@ from iot_api.ingest.endpoint import IngestEndpoint
 from iot_api.routes.audit import audit_blueprint
 from iot_api.routes.description import description_blueprint
 from iot_api.routes.health import health_blueprint
+from iot_api.routes.live import live_blueprint
 from iot_api.routes.readings import iot_blueprint
 from iot_api.routes.series import series_blueprint
 from iot_api.routes.status import status_blueprint
@@ -88,6 +89,8 @@ def create_app(settings: Settings) -> Flask:
     app.register_blueprint(iot_blueprint("rssi", service), url_prefix="/api/rssi")
     app.register_blueprint(series_blueprint("series", service), url_prefix="/api/iot")
     app.register_blueprint(series_blueprint("rssi_series", service), url_prefix="/api/rssi")
+    app.register_blueprint(live_blueprint("live", service, access), url_prefix="/api/iot")
+    app.register_blueprint(live_blueprint("rssi_live", service, access), url_prefix="/api/rssi")
     app.register_blueprint(audit_blueprint(service), url_prefix="/api")
     app.register_blueprint(status_blueprint(service), url_prefix="/api")
     app.register_blueprint(vault_blueprint(service), url_prefix="/api/vault")

@@ -97,6 +97,7 @@ def post_worker_init(worker: Any) -> None:
     start_worker_log(worker.log, _settings.log_format, _settings.log_level)
     service = _service(worker)
     if service is not None:
+        worker.on_shutdown = service.live.stop
         service.watcher.start()
         if service.rate_settler is not None:
             service.rate_settler.start()

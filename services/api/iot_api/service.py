@@ -15,6 +15,8 @@ from iot_api.ingest.receipts import Receipts
 from iot_api.limits.guess_limit import GuessLimit
 from iot_api.limits.large_requests import LargeRequests
 from iot_api.limits.rate_limit import RateLimit, RateSettler
+from iot_api.live.hub import LiveHub
+from iot_api.live.source import LiveSource
 from iot_api.query.pausable_read import ReadSlots
 from iot_api.query.readings import Readings
 from iot_api.status.status import Status
@@ -69,6 +71,7 @@ class Service:
     large_requests: LargeRequests
     receipts: Receipts
     readings: Readings
+    live: LiveHub
     compaction: CompactionPlanner
     audit: AuditLog
     audit_events: AuditEvents
@@ -79,6 +82,7 @@ class Service:
 
     def close(self) -> None:
         """Close all connections and end all threads."""
+        self.live.stop()
         self.watcher.stop()
         if self.rate_settler is not None:
             self.rate_settler.stop()
@@ -148,6 +152,14 @@ def build_service(settings: Settings) -> Service:
     )
     stores.watcher.after_checks = _reports(stores, keyring, keeper)
     follower = ChangeFollower(changes, keeper)
+    live = LiveHub(
+        LiveSource(pool, backlog, stores.hot_window),
+        keeper,
+        shards=settings.shards,
+        max_listeners=settings.live_listeners,
+        max_listeners_per_client=settings.live_listeners_per_client,
+    )
+    follower.on_change = live.note_change
     vaults = Vaults(
         keyring.current,
         keeper,
@@ -207,6 +219,7 @@ def build_service(settings: Settings) -> Service:
             postgres_now=partial(_postgres_now, pool),
             slots=ReadSlots(settings.api_postgres_pool),
         ),
+        live=live,
         compaction=compaction,
         audit=audit,
         audit_events=audit_events,

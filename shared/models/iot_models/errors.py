@@ -39,6 +39,8 @@ class Refusal(StrEnum):
     """The client has too many remembered requests with an Idempotency-Key."""
     RATE = "rate"
     """The address or the token sent too many requests in a minute."""
+    LIVE_STREAMS = "live_streams"
+    """The client or the process has its maximum of live streams."""
     READS = "reads"
     """Too many reads are under way. Clients get 503."""
 

@@ -190,6 +190,23 @@ class Settings:
         minimum=1,
         maximum=100_000,
     )
+    live_listeners: int = _setting(
+        100,
+        "Maximum number of live streams of an API process. They count as connections "
+        "(IOT_API_CONNECTIONS).",
+    )
+    live_listeners_per_client: int = _setting(
+        20,
+        "Maximum number of live streams of one client (token and address; IPv6 by /64) in an API "
+        "process.",
+    )
+    live_heartbeat_seconds: int = _setting(
+        15,
+        "Seconds without another event after which a live stream sends a heartbeat. Must be less "
+        "than the read timeout of each proxy in front of the API.",
+        minimum=1,
+        maximum=3600,
+    )
     trusted_proxies: int = _setting(
         0,
         "Number of proxies in front of the API whose X-Forwarded-For and X-Forwarded-Prefix "

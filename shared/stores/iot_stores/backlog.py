@@ -45,6 +45,20 @@ class DrainPositions:
 
 
 @dataclass(frozen=True, slots=True)
+class DrainedShards:
+    """How far all shards are drained, and when that was read."""
+
+    now: int
+    """Unix milliseconds, by the clock that stamps readings."""
+    positions: Mapping[int, str]
+    """`Offset.position` of the last drain that removed entries, by shard."""
+    next_ids: Mapping[int, int]
+    """The next id of each shard. All readings with lower ids are stored."""
+    empty: frozenset[int]
+    """Shards in which no entry waited."""
+
+
+@dataclass(frozen=True, slots=True)
 class BacklogState:
     """Size and age of the backlog."""
 
@@ -216,6 +230,26 @@ class Backlog(BacklogAppender):
         positions = dict(zip(shards, map(parse_position, found), strict=True))
         known = {shard: at for shard, at in positions.items() if at is not None}
         return DrainPositions(milliseconds(time), known)
+
+    def drained(self) -> DrainedShards:
+        """Return how far all shards are drained. Takes one round trip."""
+        with self._client.pipeline(transaction=False) as pipeline:
+            pipeline.time()
+            pipeline.hgetall(self._names.backlog_counters)
+            time, found = pipeline.execute()
+        counters = cast("dict[bytes, bytes]", found)
+        positions, next_ids, empty = {}, {}, set()
+        for field, added in counters.items():
+            shard = parse_shard(field)
+            if shard is None:
+                continue
+            position = parse_position(counters.get(b"at:%d" % shard))
+            if position is not None:
+                positions[shard] = position
+            next_ids[shard] = parse_number(counters.get(b"next:%d" % shard))
+            if counters.get(b"out:%d" % shard, b"0") == added:
+                empty.add(shard)
+        return DrainedShards(milliseconds(time), positions, next_ids, frozenset(empty))
 
     def now(self) -> int:
         """Return Unix milliseconds by the clock that stamps readings."""

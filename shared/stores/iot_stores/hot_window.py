@@ -18,7 +18,7 @@ The cover must never claim a segment that the window lacks:
 """
 
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -68,6 +68,39 @@ class Coverage:
     """Begin of these seconds, in Unix milliseconds of the clock that stamps readings."""
     complete: bool
     """Whether the window holds all readings received since `begin`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cover:
+    """The cover of a shard, as the window has it."""
+
+    position: str
+    """The position of the last drain in the window."""
+    since: int
+    """Unix milliseconds."""
+    seconds: int
+    """How long the window keeps a segment."""
+
+    def holds(self, since: int, now: int) -> bool:
+        """Return whether the window holds all drains of the shard up to `position`, as far as their
+        readings were received from `since` on. Both times are Unix milliseconds.
+        """
+        return since >= max(self.since, now - self.seconds * 1000 + _MARGIN_MS)
+
+
+@dataclass(frozen=True, slots=True)
+class RecentSegments:
+    """Segments of vaults in the window, and what the window held before and after it was read.
+
+    A drain adds all segments of a shard and its cover in one step. Between two reads of a valid
+    cover, drains were added one after the other: `bounds` lacks none before one that it has.
+    """
+
+    before: Mapping[int, Cover]
+    """The covers of shards; shards without a cover are left out."""
+    bounds: Sequence[Sequence[SegmentBounds]]
+    """The bounds of each vault's segments."""
+    after: Mapping[int, Cover]
 
 
 class HotWindow:
@@ -200,6 +233,32 @@ class HotWindow:
         found = self._client.zrangebyscore(self._names.hot_index(vault_id.bytes), begin, "+inf")
         return [SegmentBounds.from_bytes(member) for member in cast("list[bytes]", found)]
 
+    def recent(
+        self, shards: Sequence[int], vaults: Sequence[tuple[uuid.UUID, int]]
+    ) -> RecentSegments:
+        """Return the segments of vaults with readings received at or after a time, and the covers
+        of shards. Takes one round trip.
+
+        `vaults` holds the id and the time, in Unix milliseconds, of each vault. Raises `RedisError`
+        and, for what no writer has written, `FormatError` or `ValueError`.
+        """
+        if not (self._seconds and self._usable()):
+            return RecentSegments({}, [[] for _ in vaults], {})
+        with self._client.pipeline(transaction=False) as pipeline:
+            for shard in shards:
+                pipeline.hmget(self._names.hot_cover(shard), _COVER)
+            for vault_id, begin in vaults:
+                pipeline.zrangebyscore(self._names.hot_index(vault_id.bytes), begin, "+inf")
+            for shard in shards:
+                pipeline.hmget(self._names.hot_cover(shard), _COVER)
+            found = pipeline.execute()
+        indexes = found[len(shards) : len(shards) + len(vaults)]
+        return RecentSegments(
+            _covers(shards, found[: len(shards)]),
+            [[SegmentBounds.from_bytes(member) for member in index] for index in indexes],
+            _covers(shards, found[len(shards) + len(vaults) :]),
+        )
+
     def payloads(
         self, vault_id: uuid.UUID, bounds: Sequence[SegmentBounds]
     ) -> Iterable[bytes | None]:
@@ -230,3 +289,11 @@ def _covered_seconds(cover: Sequence[bytes | None], drained_to: str, now: int) -
     if stream_order(position.decode()) < stream_order(drained_to):
         return 0.0
     return max(0.0, min(int(kept), (now - int(since)) / 1000))
+
+
+def _covers(shards: Sequence[int], found: Iterable[list[bytes | None]]) -> dict[int, Cover]:
+    covers = {}
+    for shard, (position, since, seconds) in zip(shards, found, strict=True):
+        if position is not None and since is not None and seconds is not None:
+            covers[shard] = Cover(position.decode(), int(since), int(seconds))
+    return covers

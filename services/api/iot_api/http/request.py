@@ -299,11 +299,17 @@ def decompress_body(
 class PasswordsForm:
     """The form of a body: `{"data": {"<field>": "<password>", ...}}`."""
 
-    def __init__(self, *fields: str, required: bool) -> None:
-        """Without `required`, a missing password is empty, as in the old server."""
+    def __init__(
+        self, *fields: str, required: bool, options: Iterable[tuple[str, type, Any]] = ()
+    ) -> None:
+        """Without `required`, a missing password is empty, as in the old server.
+
+        `options`: name, type and default of other members beside the passwords.
+        """
         self._fields = fields
-        self._texts = _decoder(fields, str, None if required else "")
-        self._raw = _decoder(fields, msgspec.Raw, None if required else msgspec.Raw(b'""'))
+        self._options = [name for name, _, _ in options]
+        self._texts = _decoder(fields, str, None if required else "", options)
+        self._raw = _decoder(fields, msgspec.Raw, None if required else msgspec.Raw(b'""'), options)
 
     def receive(self, environ: Mapping[str, Any], settings: Settings) -> list[bytes]:
         """Return the passwords in the body of a WSGI request, in the order of the fields.
@@ -311,9 +317,18 @@ class PasswordsForm:
         Raises:
             InvalidRequestError: the body has another form, or a password is too long.
         """
+        return self.receive_with_options(environ, settings)[0]
+
+    def receive_with_options(
+        self, environ: Mapping[str, Any], settings: Settings
+    ) -> tuple[list[bytes], list[Any]]:
+        """Return the passwords and the options, each in the order of the fields.
+
+        Raises the errors of `receive`.
+        """
         body = self._body(environ, settings)
         try:
-            passwords = self._decode(body)
+            passwords, options = self._decode(body)
         except (msgspec.DecodeError, RecursionError, ValueError) as error:
             members = ", ".join(f'"{field}": "..."' for field in self._fields)
             form = f'the body must have the form {{"data": {{{members}}}}}'
@@ -321,19 +336,20 @@ class PasswordsForm:
             problem = "the body is not JSON: " if isinstance(error, NotJsonError) else ""
             raise InvalidRequestError(problem + form, field="data") from None
         limit = settings.max_password_bytes
-        return [
+        encoded = [
             password_bytes(password, limit, field=field)
             for field, password in zip(self._fields, passwords, strict=True)
         ]
+        return encoded, options
 
-    def _decode(self, body: bytes) -> list[str]:
+    def _decode(self, body: bytes) -> tuple[list[str], list[Any]]:
         if body.isascii():  # as in `ingest.parser`: `json_dialect` looks at all other bodies
             with suppress(msgspec.DecodeError):
                 return self._values(self._texts.decode(body))
         decoded = decode(self._texts.decode, body)
         if decoded.stand_ins:
-            raw = self._values(self._raw.decode(decoded.strict))
-            return decoded.stand_ins.strings(map(bytes, raw))
+            raw, options = self._values(self._raw.decode(decoded.strict))
+            return decoded.stand_ins.strings(map(bytes, raw)), options
         return self._values(decoded.content)
 
     def _body(self, environ: Mapping[str, Any], settings: Settings) -> bytes:
@@ -345,8 +361,10 @@ class PasswordsForm:
             body = decompress_body(environ, body, limit)
         return body
 
-    def _values(self, content: Any) -> list[Any]:
-        return [getattr(content.data, field) for field in self._fields]
+    def _values(self, content: Any) -> tuple[list[Any], list[Any]]:
+        data = content.data
+        passwords = [getattr(data, field) for field in self._fields]
+        return passwords, [getattr(data, name) for name in self._options]
 
 
 def refuse_row(row: int, field: str, problem: str) -> NoReturn:
@@ -375,9 +393,17 @@ def password_bytes(
     raise InvalidRequestError(f"{field}: {problem}", field=field)
 
 
-def _decoder(fields: tuple[str, ...], kind: type, default: object) -> msgspec.json.Decoder[Any]:
+def _decoder(
+    fields: tuple[str, ...],
+    kind: type,
+    default: object,
+    options: Iterable[tuple[str, type, Any]],
+) -> msgspec.json.Decoder[Any]:
     """Return a decoder of the form. The fields are required if `default` is None."""
-    members = [(field, kind) if default is None else (field, kind, default) for field in fields]
+    members: list[Any] = [
+        (field, kind) if default is None else (field, kind, default) for field in fields
+    ]
+    members += options
     data = msgspec.defstruct("Passwords", members, bases=(Hidden,))
     return msgspec.json.Decoder(msgspec.defstruct("Body", [("data", data)], bases=(Hidden,)))
 

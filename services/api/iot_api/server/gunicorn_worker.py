@@ -169,6 +169,8 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
         self.cfg.__dict__.update(values)
         self._enforce_at = 0.0
         self._revocations: Revocations | None = None
+        self.on_shutdown: Callable[[], object] = lambda: None
+        """Called at SIGTERM. Ends the answers that would never end."""
         self.limit(Limits())
         self.allow(Origins())
 
@@ -317,6 +319,7 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
 
     def _end(self, servers: list[Any]) -> None:
         begin = time.monotonic()
+        self.on_shutdown()
         listening = True
         while (age := time.monotonic() - begin) < self.cfg.graceful_timeout:
             if listening and age >= GRACE_SECONDS:

@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 import uuid
+from collections.abc import Callable
 
 from redis.exceptions import RedisError
 
@@ -37,6 +38,8 @@ class ChangeFollower(threading.Thread):
         self._cache = keeper.cache
         self._last: str | None = None
         self._stopping = threading.Event()
+        self.on_change: Callable[[uuid.UUID, bytes], None] = lambda *_: None
+        """Called with each change: the vault, and the lookup of the new password."""
 
     def check(self) -> None:
         """Read the changes since the last check.
@@ -49,6 +52,7 @@ class ChangeFollower(threading.Thread):
         for change in announced.changes:
             self._cache.note_change(*change)
             self._keeper.forget(*change)
+            self.on_change(*change)
         if not announced.complete:
             self._compare_all()
         self._last = announced.last

@@ -130,7 +130,7 @@ def test_request_headers() -> None:
     names += re.findall(r'request\.headers(?:\.get\(|\[)"([\w-]+)"', code)
     read = {name.replace("_", "-").title() for name in names}
     parameters = DOCUMENT["components"]["parameters"].values()
-    described = {each["name"] for each in parameters if each["in"] == "header"}
+    described = {each["name"].title() for each in parameters if each["in"] == "header"}
     assert read - OF_HTTP - NOT_HEADERS == described
     assert read >= OF_HTTP
 

@@ -1,0 +1,1 @@
+"""The live stream: readings as server-sent events, while they are stored."""

@@ -1,0 +1,117 @@
+"""One listener of a live stream: the events that wait for it, within a limit."""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from threading import Condition
+
+from iot_api.limits.clients import Client
+from iot_cipher.vault import VaultRecord
+from iot_models import metrics
+from iot_models.errors import IotError
+
+from .events import ReadingsEvent, summary_event
+from .position import LivePosition
+from .source import Skipped
+
+MAX_WAITING_BYTES = 2 * 2**20
+"""Limit of the events that wait for a listener. Listeners of one vault share the same bytes."""
+
+
+class Listener:
+    """The events that wait for one client. A client that reads too slowly gets a summary."""
+
+    def __init__(
+        self,
+        client: Client,
+        record: VaultRecord,
+        position: LivePosition,
+        still_allowed: Callable[[], object],
+    ) -> None:
+        """`position` is what the client has. `still_allowed` raises an `IotError` once the client
+        may not read any more.
+        """
+        self.client = client
+        self.record = record
+        self.joined_at = position
+        """What the client has, beyond what it gets from this object."""
+        self.still_allowed = still_allowed
+        self._waiting: deque[ReadingsEvent] = deque()
+        self._bytes = 0
+        self._skipped: Skipped | None = None
+        self._skipped_to: LivePosition | None = None
+        self._ending: IotError | None = None
+        self._changed = Condition()
+
+    def offer(self, event: ReadingsEvent) -> None:
+        """Add an event; leave out all that wait if they are too many. Never waits."""
+        with self._changed:
+            if self._skipped is not None:
+                self._skip(event)
+            elif self._waiting and self._bytes + len(event.text) > MAX_WAITING_BYTES:
+                for waiting in self._waiting:
+                    self._skip(waiting)
+                self._skip(event)
+                self._waiting.clear()
+                self._bytes = 0
+            else:
+                self._waiting.append(event)
+                self._bytes += len(event.text)
+            self._changed.notify_all()
+
+    def end(self, reason: IotError) -> None:
+        """End the stream. What waits is dropped: the client resumes behind the last event."""
+        with self._changed:
+            self._ending = self._ending or reason
+            self._waiting.clear()
+            self._changed.notify_all()
+
+    def take(self, seconds: float) -> ReadingsEvent | None:
+        """Return the next event, or None if there is none for `seconds`.
+
+        Raises:
+            IotError: the reason why the stream ends.
+        """
+        deadline = time.monotonic() + seconds
+        with self._changed:
+            while True:
+                if self._ending is not None:
+                    raise self._ending
+                if self._waiting:
+                    event = self._waiting.popleft()
+                    self._bytes -= len(event.text)
+                    return event
+                if self._skipped is not None and self._skipped_to is not None:
+                    return self._summary(self._skipped, self._skipped_to)
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return None
+                self._changed.wait(left)
+
+    def skipped_to(self) -> LivePosition | None:
+        """Forget what was left out. Return the position behind it, None if nothing was."""
+        with self._changed:
+            position, self._skipped, self._skipped_to = self._skipped_to, None, None
+            return position
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no event waits."""
+        return not self._waiting and self._skipped is None
+
+    def raise_ending(self) -> None:
+        """Raise the reason why the stream ends, if it does."""
+        if self._ending is not None:
+            raise self._ending
+
+    def _summary(self, skipped: Skipped, position: LivePosition) -> ReadingsEvent:
+        self._skipped = self._skipped_to = None
+        metrics.counter("iot_live_readings_skipped_total").inc(skipped.count)
+        return summary_event(skipped, position, self.record.vault_id.bytes)
+
+    def _skip(self, event: ReadingsEvent) -> None:
+        count, begin, end = event.readings + event.skipped, event.begin, event.end
+        if self._skipped is not None:
+            count += self._skipped.count
+            begin, end = min(begin, self._skipped.begin), max(end, self._skipped.end)
+        self._skipped, self._skipped_to = Skipped(count, begin, end), event.position

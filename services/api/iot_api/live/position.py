@@ -1,0 +1,88 @@
+"""The position of a listener in a live stream: which readings it has.
+
+A drain gives the readings of a shard rising ids, and Postgres commits the drains of a shard one
+after the other. So a listener has all readings of a shard up to one id, and none above it. Neither
+a compaction nor a failover changes an id. `IOT_SHARDS` may change, so a position has an id for each
+shard. A shard that was added later begins above all ids that were used before: `floor`.
+
+Readings in Postgres have no index by id. `since` bounds a search: the listener lacks no reading
+that was received earlier, except for imported readings and readings that were held. The stream
+leaves those out.
+"""
+
+import binascii
+import struct
+from base64 import b64decode, urlsafe_b64encode
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+
+from iot_models.errors import InvalidRequestError
+
+VERSION = 1
+_HEAD = struct.Struct("<BqqH")
+_SHARD = struct.Struct("<Bq")
+_CHECKSUM_BYTES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class LivePosition:
+    """Up to which id a listener has the readings of each shard."""
+
+    since: int
+    """Unix milliseconds of the clock that stamps readings."""
+    floor: int
+    """The id for a shard that `ids` lacks."""
+    ids: Mapping[int, int]
+
+    def id_of(self, shard: int) -> int:
+        """Return the id up to which the listener has the readings of a shard."""
+        return self.ids.get(shard, self.floor)
+
+    def includes(self, other: "LivePosition") -> bool:
+        """Return whether the listener has all readings that a listener at `other` has."""
+        shards = self.ids.keys() | other.ids.keys()
+        return all(self.id_of(shard) >= other.id_of(shard) for shard in shards)
+
+    def advanced(self, ids: Mapping[int, int], since: int = 0) -> "LivePosition":
+        """Return the position with these readings, too. It never moves back."""
+        merged = dict(self.ids)
+        for shard, last in ids.items():
+            merged[shard] = max(last, self.id_of(shard))
+        return LivePosition(max(self.since, since), self.floor, merged)
+
+
+def encode_position(position: LivePosition, vault_id: bytes) -> str:
+    """Encode a position as the id of an event. It is valid for this vault only.
+
+    A position is no secret: a client that may read a vault may read it from any position.
+    """
+    body = _HEAD.pack(VERSION, position.since, position.floor, len(position.ids))
+    body += b"".join(_SHARD.pack(shard, last) for shard, last in sorted(position.ids.items()))
+    return urlsafe_b64encode(body + _checksum(body, vault_id)).rstrip(b"=").decode()
+
+
+def decode_position(text: str, vault_id: bytes) -> LivePosition:
+    """Decode a position that `encode_position` encoded.
+
+    Raises:
+        InvalidRequestError: the position is malformed, or belongs to another vault.
+    """
+    try:
+        data = b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError):
+        data = b""
+    body, checksum = data[:-_CHECKSUM_BYTES], data[-_CHECKSUM_BYTES:]
+    if len(body) < _HEAD.size or checksum != _checksum(body, vault_id) or body[0] != VERSION:
+        raise InvalidRequestError(
+            "Last-Event-ID: no live stream of this password has this id; leave it out to begin "
+            "with new readings",
+            field="Last-Event-ID",
+        )
+    _, since, floor, count = _HEAD.unpack_from(body)
+    places = range(_HEAD.size, _HEAD.size + count * _SHARD.size, _SHARD.size)
+    return LivePosition(since, floor, dict(_SHARD.unpack_from(body, place) for place in places))
+
+
+def _checksum(body: bytes, vault_id: bytes) -> bytes:
+    return blake2b(body + vault_id, person=b"iot-live", digest_size=_CHECKSUM_BYTES).digest()

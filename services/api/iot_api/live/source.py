@@ -1,0 +1,396 @@
+"""What a live stream reads: the readings of a vault that were stored after a position.
+
+New readings come from the hot window, in one round trip for all vaults. What the hot window can't
+prove to hold comes from Postgres. Both give all readings of a shard up to some id and none above,
+so a position stays exact when a stream changes from one to the other.
+"""
+
+import logging
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from threading import Lock
+from typing import TypeVar
+
+from redis.exceptions import RedisError
+
+from iot_cipher.encryption import OpenVault, SealedSegment, decrypt_segment
+from iot_models import metrics
+from iot_models.errors import DecryptionError, FormatError
+from iot_models.reading import Reading
+from iot_models.segment import ID_STRIDE, SegmentBounds, SegmentColumns, decode_segment
+from iot_stores.backlog import Backlog, DrainedShards
+from iot_stores.history import StoredSegment, read_transaction
+from iot_stores.hot_window import Cover, HotWindow, RecentSegments
+from iot_stores.postgres import Pool
+from iot_stores.store_states import report
+from iot_stores.stored_since import StoredAfter, measure, stored_after
+from iot_stores.stream_entries import stream_order
+
+from .position import LivePosition
+
+SLACK_MS = 5000
+"""Redis's clock may be set back by this much without the loss of a reading."""
+MAX_BEHIND_READINGS, MAX_BEHIND_BYTES = 500_000, 64 * 2**20
+"""A listener that is further behind than this in Postgres gets a summary."""
+PAGE_READINGS, PAGE_BYTES = 20_000, 4 * 2**20
+"""Approximate size of what is read from Postgres in one transaction. A page is longer if the ids of
+merged segments overlap."""
+
+_log = logging.getLogger(__name__)
+
+
+class EvictedError(Exception):
+    """The hot window has lost a segment that its index names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """Readings that are left out."""
+
+    count: int
+    begin: int
+    """Earliest and latest time of receipt, in Unix milliseconds."""
+    end: int
+
+
+@dataclass(slots=True)
+class LiveRows:
+    """Readings by id, and the position of a listener that has them."""
+
+    position: LivePosition
+    readings: list[Reading] = field(default_factory=list)
+    received: list[int] = field(default_factory=list)
+    """Times of receipt of the readings, in Unix milliseconds."""
+    skipped: Skipped | None = None
+    """What is left out before these readings."""
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Watched:
+    """A vault whose new readings are read, and how far they are read."""
+
+    vault: OpenVault
+    position: LivePosition
+    reached: dict[int, str]
+    """Position of the last drain of each shard whose readings are read."""
+    checked: DrainedShards
+    """How far the shards were drained at the last check."""
+    checked_at: float = 0.0
+    used_postgres: bool = False
+
+    def moved(self, drained: DrainedShards) -> list[int]:
+        """Return the shards that were drained since the last check."""
+        checked = self.checked.positions
+        return [
+            shard for shard, position in drained.positions.items() if checked.get(shard) != position
+        ]
+
+    def reach(self, drained: DrainedShards) -> None:
+        """Note that readings of drains up to `drained` are about to be read."""
+        for shard, position in drained.positions.items():
+            known = self.reached.get(shard)
+            if known is None or stream_order(position) > stream_order(known):
+                self.reached[shard] = position
+
+    def complete(self, drained: DrainedShards) -> None:
+        """Note that all readings of drains up to `drained` are read."""
+        self.position = self.position.advanced(_last_ids(drained), since=unseen_since(drained))
+        self.checked = drained
+
+
+def unseen_since(drained: DrainedShards) -> int:
+    """Return a time before which no reading was received that is not drained yet."""
+    times = [drained.now - SLACK_MS]
+    for shard in drained.next_ids:
+        if shard not in drained.empty:
+            position = drained.positions.get(shard)
+            times.append(0 if position is None else stream_order(position)[0])
+    return max(0, min(times))
+
+
+WatchedVault = TypeVar("WatchedVault", bound=Watched)
+
+
+def _last_ids(drained: DrainedShards) -> dict[int, int]:
+    return {shard: max(0, next_id - 1) for shard, next_id in drained.next_ids.items()}
+
+
+class LiveSource:
+    """Reads new readings. Uses one connection to Postgres at a time, and only if it must."""
+
+    def __init__(self, pool: Pool, backlog: Backlog, hot_window: HotWindow) -> None:
+        self._pool = pool
+        self._backlog = backlog
+        self._hot_window = hot_window
+        self._postgres_turn = Lock()
+
+    def drained(self) -> DrainedShards:
+        """Return how far the shards are drained. Raises `RedisError`."""
+        return self._backlog.drained()
+
+    @staticmethod
+    def now(drained: DrainedShards) -> LivePosition:
+        """Return the position of a listener that has all readings stored so far."""
+        ids = _last_ids(drained)
+        return LivePosition(unseen_since(drained), max(ids.values(), default=0), ids)
+
+    def seconds_ago(self, seconds: int) -> LivePosition:
+        """Return the position of a listener that lacks the readings of the last seconds.
+
+        Raises `RedisError`.
+        """
+        return LivePosition(max(0, self._backlog.now() - seconds * 1000), 0, {})
+
+    def new_rows(
+        self, watched: Sequence[WatchedVault], drained: DrainedShards
+    ) -> Iterator[tuple[WatchedVault, LiveRows]]:
+        """Yield the new readings of vaults.
+
+        The caller advances the position of the vault before it takes the next readings.
+
+        Raises:
+            psycopg.Error: Postgres can't serve; the next call continues at the same positions.
+        """
+        for each in watched:
+            each.reach(drained)
+        from_postgres = yield from self._from_hot_window(watched, drained)
+        for each in from_postgres:
+            each.used_postgres = True
+            for rows in self._stored(each.vault, each.position):
+                yield each, rows
+            each.complete(drained)
+
+    def between(
+        self, vault: OpenVault, after: LivePosition, until: LivePosition, reached: Mapping[int, str]
+    ) -> Iterator[LiveRows]:
+        """Yield the readings after one position and up to another, which was reached already.
+
+        Raises:
+            psycopg.Error: Postgres can't serve.
+        """
+        shards = [
+            shard
+            for shard in sorted(after.ids.keys() | until.ids.keys())
+            if after.id_of(shard) < until.id_of(shard)
+        ]
+        if not shards:
+            return
+        for rows in self._recent_between(vault, after, until, shards, reached):
+            after = rows.position
+            yield rows
+        if not after.includes(until):
+            yield from self._stored(vault, after, until)
+
+    def _recent_between(
+        self,
+        vault: OpenVault,
+        after: LivePosition,
+        until: LivePosition,
+        shards: Sequence[int],
+        reached: Mapping[int, str],
+    ) -> Iterator[LiveRows]:
+        """Yield as many of the readings as the hot window holds."""
+        try:
+            now = self._backlog.now()
+            recent = self._hot_window.recent(shards, [(vault.vault_id, after.since)])
+        except (RedisError, FormatError, ValueError) as error:
+            report(_log, "live streams read Postgres instead of the hot window", error)
+            return
+        wanted = {shard: reached.get(shard) for shard in shards}
+        if not _holds(recent, wanted, after.since, now):
+            return
+        try:
+            for rows in self._opened(vault, recent.bounds[0], after, until):
+                after = rows.position
+                yield rows
+        except (EvictedError, RedisError):
+            return
+        ids = {shard: until.id_of(shard) for shard in shards}
+        yield LiveRows(after.advanced(ids))
+
+    def _from_hot_window(
+        self, watched: Sequence[WatchedVault], drained: DrainedShards
+    ) -> Generator[tuple[WatchedVault, LiveRows], None, list[WatchedVault]]:
+        """Yield the new readings in the hot window. Return the vaults that need Postgres."""
+        moved = {each: each.moved(drained) for each in watched}
+        shards = sorted(set(chain.from_iterable(moved.values())))
+        vaults = [(each.vault.vault_id, each.position.since) for each in watched]
+        try:
+            recent = self._hot_window.recent(shards, vaults)
+        except (RedisError, FormatError, ValueError) as error:
+            report(_log, "live streams read Postgres instead of the hot window", error)
+            return list(watched)
+        lacking = []
+        for each, bounds in zip(watched, recent.bounds, strict=True):
+            wanted: dict[int, str | None] = {
+                shard: drained.positions[shard] for shard in moved[each]
+            }
+            if not _holds(recent, wanted, each.position.since, drained.now):
+                lacking.append(each)
+                continue
+            try:
+                for rows in self._opened(each.vault, bounds, each.position):
+                    yield each, rows
+            except (EvictedError, RedisError):
+                lacking.append(each)
+                continue
+            each.used_postgres = False
+            each.complete(drained)
+        return lacking
+
+    def _opened(
+        self,
+        vault: OpenVault,
+        bounds_found: Iterable[SegmentBounds],
+        after: LivePosition,
+        until: LivePosition | None = None,
+    ) -> Iterator[LiveRows]:
+        """Yield the readings of segments of the hot window behind a position."""
+        found = sorted(
+            (bounds for bounds in bounds_found if bounds.last_id > after.id_of(bounds.shard)),
+            key=lambda bounds: bounds.first_id,
+        )
+        if until is not None:
+            found = [bounds for bounds in found if bounds.first_id <= until.id_of(bounds.shard)]
+        if not found:
+            return
+        payloads = iter(self._hot_window.payloads(vault.vault_id, found))
+        for bounds in found:
+            payload = next(payloads)
+            if not payload:
+                raise EvictedError
+            segment = SealedSegment(vault.vault_id, bounds, payload)
+            last = bounds.last_id
+            if until is not None:
+                last = min(last, until.id_of(bounds.shard))
+            position = after.advanced({bounds.shard: last})
+            yield replace(_rows(vault, segment, after, until), position=position)
+            after = position
+
+    def _stored(
+        self, vault: OpenVault, after: LivePosition, until: LivePosition | None = None
+    ) -> Iterator[LiveRows]:
+        """Yield the readings in Postgres behind a position, page by page.
+
+        No connection is used while a page is sent.
+        """
+        metrics.counter("iot_live_reads_of_postgres_total").inc()
+        with self._postgres_turn, self._pool.connection() as connection:
+            size = measure(connection, _search(vault, after))
+        if size.readings > MAX_BEHIND_READINGS or size.bytes > MAX_BEHIND_BYTES:
+            if until is None:
+                until = self.now(self.drained())
+            skipped = Skipped(size.readings, size.received_min, size.received_max)
+            yield LiveRows(after.advanced(until.ids), skipped=skipped)
+            return
+        last_id: int | None = 0 if size.segments else None
+        while last_id is not None:
+            rows, last_id = self._page(vault, after, until, last_id)
+            after = rows.position
+            yield rows
+        if until is not None:
+            yield LiveRows(after.advanced(until.ids))
+
+    def _page(
+        self, vault: OpenVault, after: LivePosition, until: LivePosition | None, behind_id: int
+    ) -> tuple[LiveRows, int | None]:
+        """Return readings of segments in Postgres whose ids are above `behind_id`, and the last of
+        these ids; None if no segment follows.
+        """
+        pages: list[LiveRows] = []
+        last_id = count = size = 0
+        with (
+            self._postgres_turn,
+            self._pool.connection() as connection,
+            read_transaction(connection),
+            closing(stored_after(connection, _search(vault, after), behind_id)) as segments,
+        ):
+            for segment in segments:
+                full = count >= PAGE_READINGS or size >= PAGE_BYTES
+                if full and segment.bounds.first_id > last_id:
+                    return _merged(pages, after), last_id
+                pages.append(_rows(vault, segment, after, until))
+                last_id = max(last_id, segment.bounds.last_id)
+                count += segment.bounds.count
+                size += segment.size or 0
+        return _merged(pages, after), None
+
+
+def _search(vault: OpenVault, after: LivePosition) -> StoredAfter:
+    return StoredAfter(vault.vault_id, after.since, after.ids, after.floor)
+
+
+def _holds(recent: RecentSegments, wanted: Mapping[int, str | None], since: int, now: int) -> bool:
+    """Return whether the window held all readings of the shards up to the wanted positions."""
+    return all(
+        _reaches(recent.before.get(shard), position)
+        and shard in recent.after
+        and recent.after[shard].holds(since, now)
+        for shard, position in wanted.items()
+    )
+
+
+def _reaches(cover: Cover | None, position: str | None) -> bool:
+    if cover is None:
+        return False
+    return position is None or stream_order(cover.position) >= stream_order(position)
+
+
+def _rows(
+    vault: OpenVault, segment: SealedSegment, after: LivePosition, until: LivePosition | None
+) -> LiveRows:
+    """Return the readings of a segment behind `after` and up to `until`, by id.
+
+    A damaged segment counts as left out: a stream that ended there would end there again.
+    """
+    bounds = segment.bounds
+    payload: bytes | bytearray = segment.payload
+    try:
+        if isinstance(segment, StoredSegment):
+            payload = segment.fetch()
+        columns = decode_segment(bounds, decrypt_segment(vault, bounds, payload))
+    except (DecryptionError, FormatError):
+        metrics.counter("iot_damaged_total").labels("segment").inc()
+        _log.error("segment %s/%d can't be opened", vault.vault_id, bounds.first_id)
+        skipped = Skipped(bounds.count, bounds.received_min, bounds.received_max)
+        return LiveRows(after.advanced({bounds.shard: bounds.last_id}), skipped=skipped)
+    return _behind(columns, after, until)
+
+
+def _behind(columns: SegmentColumns, after: LivePosition, until: LivePosition | None) -> LiveRows:
+    ids, received = columns.ids, columns.received
+    places = [
+        place
+        for place in sorted(range(len(ids)), key=ids.__getitem__)
+        if after.id_of(ids[place] % ID_STRIDE) < ids[place]
+        and (until is None or ids[place] <= until.id_of(ids[place] % ID_STRIDE))
+        and received[place] >= after.since
+    ]
+    texts = columns.freeform
+    chosen = SegmentColumns(
+        [ids[place] for place in places],
+        [received[place] for place in places],
+        [columns.relative[place] for place in places],
+        [columns.interrogator[place] for place in places],
+        [texts[place] for place in places],
+    )
+    last_ids: dict[int, int] = {}
+    for number in chosen.ids:
+        last_ids[number % ID_STRIDE] = number
+    return LiveRows(after.advanced(last_ids), chosen.readings(), list(chosen.received))
+
+
+def _merged(pages: Sequence[LiveRows], after: LivePosition) -> LiveRows:
+    """Return the readings of segments whose ids may overlap, by id."""
+    position, skipped = after, [page.skipped for page in pages if page.skipped is not None]
+    for page in pages:
+        position = position.advanced(page.position.ids)
+    rows = [row for page in pages for row in zip(page.readings, page.received, strict=True)]
+    rows.sort(key=lambda row: row[0].id)
+    merged = LiveRows(position, [reading for reading, _ in rows], [time for _, time in rows])
+    if skipped:
+        begin, end = min(each.begin for each in skipped), max(each.end for each in skipped)
+        merged.skipped = Skipped(sum(each.count for each in skipped), begin, end)
+    return merged

@@ -1,0 +1,117 @@
+"""The bytes of one live stream."""
+
+import logging
+import random
+import time
+from collections.abc import Iterator
+
+from redis.exceptions import RedisError
+
+from iot_api.audit.reads import ReadRecord
+from iot_models import metrics
+from iot_models.errors import IotError, UnavailableError
+from iot_stores.postgres import AWAY
+from iot_stores.store_states import report
+
+from .events import ReadingsEvent, error_event, events_of, heartbeat_event, open_event
+from .hub import Joined, LiveHub
+from .position import encode_position
+
+RETRY_MS = 1000
+"""Shortest time after which a client shall connect again; a random part is added, so that the
+clients of a process that ended do not return at the same moment."""
+CHECK_SECONDS = 1.0
+"""Before an event, the token is checked again if the last check is older."""
+MAX_ROUNDS = 5
+"""A client that resumes far behind reads stored readings this often before it gets a summary."""
+
+_log = logging.getLogger(__name__)
+
+
+class LiveStream:
+    """The stream of one listener. It ends when the vault, the token or the process does.
+
+    Readings before the feed's position are read by this stream itself, at the pace of its client.
+    """
+
+    def __init__(
+        self, hub: LiveHub, joined: Joined, record: ReadRecord | None, *, heartbeat_seconds: float
+    ) -> None:
+        """`record`: the stream is recorded in the audit log."""
+        self._hub = hub
+        self._joined = joined
+        self._listener = joined.listener
+        self._vault_id = joined.feed.vault.vault_id.bytes
+        self._position = joined.listener.joined_at
+        self._record = record
+        self._heartbeat_seconds = heartbeat_seconds
+        self._allowed_at = time.monotonic()
+        self._sent = 0
+        self._retry_ms = RETRY_MS + random.randrange(RETRY_MS)  # noqa: S311 - no secret
+
+    def pieces(self) -> Iterator[bytes]:
+        """Yield the events. The last one is an error event, except when the client is gone."""
+        try:
+            yield open_event(_now_ms(), self._id(), self._retry_ms)
+            for event in self._missed():
+                yield self._use(event)
+            while True:
+                new = self._listener.take(self._heartbeat_seconds)
+                self._check()
+                if new is not None:
+                    yield self._use(new)
+                else:
+                    self._position = self._joined.position_now(self._position)
+                    yield heartbeat_event(_now_ms(), self._id())
+        except IotError as error:
+            yield error_event(error, self._retry_ms)
+        except (RedisError, *AWAY) as error:
+            report(_log, "live streams end", error)
+            yield error_event(UnavailableError("a store is away; connect again"), self._retry_ms)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Remove the listener. Idempotent."""
+        self._hub.close(self._listener)
+        if self._record is not None:
+            self._record.abort(self._sent)
+
+    def _missed(self) -> Iterator[ReadingsEvent]:
+        """Yield the readings between the client's position and that of the feed.
+
+        If events were left out meanwhile, the stores have them, too.
+        """
+        until, reached = self._joined.until, self._joined.reached
+        for _ in range(MAX_ROUNDS):
+            found = self._hub.source.between(
+                self._joined.feed.vault, self._position, until, reached
+            )
+            for rows in found:
+                self._listener.raise_ending()
+                yield from events_of(rows, self._position, self._vault_id)
+                self._position = self._position.advanced(rows.position.ids, rows.position.since)
+            skipped_to = self._listener.skipped_to()
+            if skipped_to is None:
+                return
+            until, reached = skipped_to, self._joined.feed.reached
+
+    def _use(self, event: ReadingsEvent) -> bytes:
+        self._position = self._position.advanced(event.position.ids, event.position.since)
+        self._sent += event.readings
+        metrics.counter("iot_live_readings_sent_total").inc(event.readings)
+        return event.text
+
+    def _id(self) -> str:
+        return encode_position(self._position, self._vault_id)
+
+    def _check(self) -> None:
+        """Raise an `IotError` if the client may not read any more."""
+        now = time.monotonic()
+        if now - self._allowed_at >= CHECK_SECONDS:
+            self._allowed_at = now
+            self._listener.still_allowed()
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)

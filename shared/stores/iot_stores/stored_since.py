@@ -1,0 +1,97 @@
+"""Segments of a vault that were stored after a position, in the order of their ids.
+
+Postgres has no index by id. The search reads the bounds of the segments that were received since a
+time, which an index finds, and the payloads of the few that have higher ids.
+"""
+
+import uuid
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+from typing import Any, LiteralString, cast
+
+from iot_models.segment import SegmentBounds
+
+from .history import COLUMNS, StoredSegment
+from .months import month_begin
+from .postgres import Connection
+
+# The ids of a drain's segment are 256 apart. A merged segment may have readings of several shards,
+# if IOT_SHARDS was changed.
+_AFTER: LiteralString = """
+    FROM segments LEFT JOIN unnest(%(shards)s::int2[], %(ids)s::int8[]) AS seen (shard, id)
+        USING (shard)
+    WHERE vault_id = %(vault_id)s AND received_max >= %(since)s AND received_min >= %(month)s
+        AND last_id > CASE WHEN last_id - first_id = (count - 1) * 256
+            THEN coalesce(seen.id, %(floor)s) ELSE %(lowest)s END
+"""
+_COUNT: LiteralString = f"""
+    SELECT count(*), coalesce(sum(count), 0), coalesce(sum(octet_length(payload)), 0),
+        coalesce(min(received_min), 0), coalesce(max(received_max), 0) {_AFTER}
+"""
+# A large payload is fetched when its segment is opened (`StoredSegment.fetch`).
+_SELECT: LiteralString = f"""
+    SELECT {COLUMNS}, octet_length(payload) AS size,
+        CASE WHEN octet_length(payload) <= 1048576 THEN payload END AS payload
+    {_AFTER} AND first_id > %(behind_id)s ORDER BY first_id
+"""
+_FETCH = 16
+
+
+@dataclass(frozen=True, slots=True)
+class StoredAfter:
+    """A search: the segments of a vault that hold ids above those of `ids`."""
+
+    vault_id: uuid.UUID
+    since: int
+    """Only segments with readings received at or after this time, in Unix milliseconds."""
+    ids: Mapping[int, int]
+    """The highest known id of each shard."""
+    floor: int
+    """The highest known id of all other shards."""
+
+    def parameters(self) -> dict[str, object]:
+        """Return the parameters of the statements."""
+        return {
+            "vault_id": self.vault_id,
+            "since": self.since,
+            "month": month_begin(self.since),
+            "shards": list(self.ids),
+            "ids": list(self.ids.values()),
+            "floor": self.floor,
+            "lowest": min(self.ids.values(), default=self.floor),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class FoundSize:
+    """The size of what a search finds."""
+
+    segments: int
+    readings: int
+    """Readings of these segments, known ones too."""
+    bytes: int
+    received_min: int
+    received_max: int
+
+
+def measure(connection: Connection, search: StoredAfter) -> FoundSize:
+    """Return the size of what a search finds."""
+    row = connection.execute(_COUNT, search.parameters()).fetchone()
+    return FoundSize(*(int(value) for value in cast("tuple[Any, ...]", row)))
+
+
+def stored_after(
+    connection: Connection, search: StoredAfter, behind_id: int = 0
+) -> Generator[StoredSegment, None, None]:
+    """Yield the segments that a search finds, by their first ids, which are above `behind_id`.
+
+    Needs an open transaction.
+    """
+    with connection.cursor("stored_after", binary=True) as cursor:
+        cursor.execute(_SELECT, search.parameters() | {"behind_id": behind_id})
+        while rows := cursor.fetchmany(_FETCH):
+            for row in rows:
+                *bounds, size, payload = cast("tuple[Any, ...]", row)
+                yield StoredSegment(
+                    search.vault_id, SegmentBounds(*bounds), payload or b"", size, connection
+                )

@@ -133,6 +133,8 @@ class LiveHub:
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
+        self._gauge = metrics.gauge("iot_live_listeners")
+        self._gauge.set(0)
 
     def open(
         self,
@@ -163,7 +165,7 @@ class LiveHub:
             self._clients[client.name] += 1
             until, reached = feed.position, dict(feed.reached)
             self._start()
-        metrics.gauge("iot_live_listeners").inc()
+        self._gauge.inc()
         return Joined(listener, feed, until, reached)
 
     def close(self, listener: Listener) -> None:
@@ -177,7 +179,7 @@ class LiveHub:
             if not feed.listeners:
                 del self._feeds[vault_id]
             self._clients -= Counter([listener.client.name])
-        metrics.gauge("iot_live_listeners").dec()
+        self._gauge.dec()
 
     def note_change(self, vault_id: uuid.UUID, lookup: bytes) -> None:
         """End the streams of a vault under another password than the new one. `lookup` is that of

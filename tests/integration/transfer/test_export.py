@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import sqlite3
+import subprocess
 import sys
 from contextlib import closing
 from datetime import UTC, datetime
@@ -63,7 +64,8 @@ def test_the_old_form_is_the_old_file_and_can_be_imported(
 
 MIXED = [
     (10, {"rssi": -70, "epc96": "0001", "temp": 20, "ok": True, "at": {"x": 1, "y": None}}),
-    (20, {"rssi": -71, "epc96": "0002", "temp": 20.5, "ok": False, "at": {"x": 2}, "id": 7}),
+    (20, {"rssi": -71, "epc96": "0002", "temp": 20.5, "ok": False, "at": {"x": 2}, "id": 7,
+          "freeform": {"id": 8}}),
     (30, {"rssi": "none", "list": [1, "é"], "big": 2**70}),
     (40, "a text, with a comma\nand a \"line\""),
 ]  # fmt: skip
@@ -74,6 +76,7 @@ FLAT = {
     "ok": [True, False, None, None],
     "at.x": [1, 2, None, None],
     "freeform.id": [None, 7, None, None],
+    "freeform.freeform.id": [None, 8, None, None],
     "list": [None, None, '[1, "\\u00e9"]', None],
     "big": [None, None, str(2**70), None],
 }
@@ -230,6 +233,69 @@ def test_a_write_that_is_interrupted_is_repeated(
     assert not (tmp_path / "out.csv").exists()
     assert command("export", tmp_path / "out.csv", password="write")[0] == 0
     assert len((tmp_path / "out.csv").read_text().splitlines()) == 6
+
+
+@pytest.mark.parametrize("readings", [5, 15], ids=["one page", "two pages"])
+def test_a_complete_spool_serves_only_its_own_password(
+    service: Stack,
+    command: Command,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    readings: int,
+) -> None:
+    monkeypatch.setattr("iot_tools.transfer.service_pages._FIRST_LIMIT", 10)
+    owner, other, file = f"owner {readings}", f"other {readings}", tmp_path / "out.csv"
+    stored(command, tmp_path / "in.db", owner, [(n, n) for n in range(readings)])
+    stored(command, tmp_path / "other.db", other, [(1, "other")])
+    url = f"http://127.0.0.1:{service.port}"
+    with Client(url) as client, closing(ExportSpool(file, {"url": url, "query": ""})) as spool:
+        exporter = Exporter(ServicePages(client, owner), spool, lambda *_: None, owner)
+        assert exporter.fetch() == readings
+    status, _, error = command("export", file, password=other)
+    if readings > 10:
+        assert (status, "cursor: this endpoint did not return it for this password" in error) == (
+            1, True,
+        )  # fmt: skip
+        assert command("export", file, password=owner)[1].startswith(f"{readings} readings")
+    else:
+        assert status == 0, error
+        assert pd.read_csv(file)["freeform"].to_list() == ['"other"']
+
+
+_LIMITED = """
+import resource, sys
+from iot_tools.cli.main import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("form", "kib"), [("csv", 4), ("csv", 64), ("csv", 600), ("parquet", 600), ("db", 600)]
+)
+def test_a_full_disk_is_one_sentence_and_the_export_continues(
+    service: Stack, command: Command, tmp_path: Path, form: str, kib: int
+) -> None:
+    """Files may have 4 KiB (no spool), 64 KiB (a part of it), or the spool but not the file."""
+    password = f"full {form} {kib}"
+    rows = [(n, {"text": os.urandom(400).hex()}) for n in range(600)]
+    stored(command, tmp_path / "in.db", password, rows)
+    file = tmp_path / f"out.{form}"
+    url = f"http://127.0.0.1:{service.port}"
+    arguments = ["export", str(file), "--url", url] + ["--flatten"] * (form != "db")
+    limited = subprocess.run(
+        [sys.executable, "-B", "-c", _LIMITED, str(kib * 1024), *arguments],
+        env=os.environ | {"IOT_PASSWORD": password},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert limited.returncode == 1, limited
+    assert limited.stderr.count("\n") == 1, limited.stderr
+    assert "can't be opened" in limited.stderr or "run the export again" in limited.stderr
+    assert not file.exists()
+    status, said, error = command("export", file, password=password)
+    assert (status, said.splitlines()[:1]) == (0, ["600 readings"]), error
 
 
 def test_a_second_export_into_the_same_file_is_refused(

@@ -29,6 +29,7 @@ class Kind(Enum):
 
 OWN = ("id", "absolute_timestamp", "relative_timestamp", "interrogator_timestamp", "freeform")
 """The columns that every file has."""
+_PREFIX = "freeform."
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +40,10 @@ class Columns:
 
     @property
     def names(self) -> list[str]:
-        """The names of all columns. A member with the name of an own column gets a prefix."""
-        return [
-            *OWN, *(f"freeform.{name}" if name in OWN else name for name, _ in self.members),
-        ]  # fmt: skip
+        """The names of all columns, each another one: `freeform.` precedes the name of a member
+        that is the name of an own column, or that begins with `freeform.`.
+        """
+        return [*OWN, *(_column_name(name) for name, _ in self.members)]
 
     def cells(self, reading: Reading) -> list[Cell]:
         """Return the values of a reading, in the order of the columns."""
@@ -54,6 +55,10 @@ class Columns:
             found = dict(_members(_decoded(reading.freeform)))
             own += [_cell(found.get(name), kind) for name, kind in self.members]
         return own
+
+
+def _column_name(member: str) -> str:
+    return _PREFIX + member if member in OWN or member.startswith(_PREFIX) else member
 
 
 def flattened_columns(readings: Iterable[Reading]) -> Columns:

@@ -117,6 +117,12 @@ class ExportSpool:
             )  # fmt: skip
             self._save("complete" if cursor is None else "cursor", cursor or "yes")
 
+    def clear(self) -> None:
+        """Delete the readings: all are fetched again."""
+        with self._database:
+            self._database.execute("DELETE FROM readings")
+            self._database.execute("DELETE FROM state WHERE name IN ('complete', 'cursor')")
+
     def __len__(self) -> int:
         (count,) = self._database.execute("SELECT coalesce(max(place), 0) FROM readings").fetchone()
         return cast("int", count)

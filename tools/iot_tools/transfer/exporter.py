@@ -8,8 +8,9 @@
 
 import os
 import re
+import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,16 +80,28 @@ class Exporter:
         """Fetch the readings that the spool lacks. Return how many it has then.
 
         Raises:
-            IotError: the service refuses, or is unavailable. Run the export again to continue.
+            IotError: the service refuses, or is unavailable, or the disk is full. Run the export
+                again to continue. Or the spool belongs to another password.
         """
+        if self._spool.complete:
+            self._check_password()
         if not self._spool.complete:
             for page in self._pages.pages(self._spool.cursor):
-                self._spool.append(page.readings, page.cursor)
+                with self._disk_errors():
+                    self._spool.append(page.readings, page.cursor)
                 self._progress("fetching", len(self._spool), None)
         return len(self._spool)
 
     def write(self, path: Path, form: ExportForm) -> list[Path]:
-        """Write the files, and delete the spool. Return their paths."""
+        """Write the files, and delete the spool. Return their paths.
+
+        Raises:
+            IotError: a file exists, or the disk is full. The spool stays.
+        """
+        with self._disk_errors():
+            return self._write(path, form)
+
+    def _write(self, path: Path, form: ExportForm) -> list[Path]:
         columns = Columns()
         if form.flatten:
             columns = flattened_columns(self._reported("looking for columns"))
@@ -107,6 +120,28 @@ class Exporter:
             raise
         self._spool.delete()
         return paths
+
+    def _check_password(self) -> None:
+        """Check that the readings of a complete spool are of this password.
+
+        The spool holds nothing that helps to guess a password. The service accepts a cursor only
+        with the password that it belongs to; without a cursor there is one page to fetch again.
+        """
+        if self._spool.cursor is None:
+            self._spool.clear()
+        else:
+            self._pages.check(self._spool.cursor)
+
+    @contextmanager
+    def _disk_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, sqlite3.Error) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise IotError(
+                f"writing failed: {reason}; {self._spool.path} keeps what was fetched: run the "
+                "export again to continue"
+            ) from None
 
     def _reported(self, what: str) -> Iterator[Reading]:
         total = len(self._spool)
@@ -152,10 +187,7 @@ class _Files:
         unfinished = self._path.with_name(f".{self._path.name}.unfinished-{len(self._paths) + 1}")
         unfinished.unlink(missing_ok=True)
         self._paths[unfinished] = path
-        try:
-            self.writer = self._open(unfinished)
-        except OSError as error:
-            raise IotError(f"{unfinished}: {error.strerror}") from None
+        self.writer = self._open(unfinished)
 
     def finish(self) -> list[Path]:
         """Give the files their names."""
@@ -168,7 +200,7 @@ class _Files:
 
     def discard(self) -> None:
         """Delete files that are not complete."""
-        with suppress(OSError, ValueError, IotError):
+        with suppress(OSError, ValueError, IotError, sqlite3.Error):
             self.writer.close()
         for unfinished in self._paths:
             unfinished.unlink(missing_ok=True)

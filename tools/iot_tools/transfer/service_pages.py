@@ -47,6 +47,11 @@ class ServicePages:
         self._path = path
         self._query = query
 
+    def check(self, cursor: str) -> None:
+        """Check that the service returned a cursor for this password. Raises `IotError`."""
+        path = f"{self._path}?limit=1{self._query}&cursor={cursor}"
+        checked(self._client, "POST", path, json=self._body)
+
     def pages(self, cursor: str | None = None) -> Iterator[ReadPage]:
         """Yield pages from a cursor on, else from the first reading on. Raises `IotError`."""
         limit = _FIRST_LIMIT

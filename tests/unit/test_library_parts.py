@@ -45,7 +45,7 @@ NOT_IMPORTED = re.compile(r"__main__$|\.migrations\.|^iot_api\.(wsgi|gunicorn_co
 
 OVERRIDDEN = {
     "iot_api.server.connection.ConnectionReader": {"chunk", "max_body_chunk"},
-    "iot_api.server.gunicorn_worker.ApiWorker": {"handle", "run"},
+    "iot_api.server.gunicorn_worker.ApiWorker": {"handle", "patch", "run"},
     "iot_api.server.gunicorn_worker.WsgiResponse": {"default_headers", "send_headers", "write"},
     "iot_stores.postgres.Pool": {"connection", "getconn", "putconn"},
     "iot_stores.postgres._RecordingConnection": {"connect"},

@@ -1,5 +1,6 @@
 """gunicorn's configuration: `gunicorn --config python:iot_api.gunicorn_conf iot_api.wsgi:app`."""
 
+import importlib
 import os
 import shutil
 import ssl
@@ -8,6 +9,8 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from gevent import monkey
 
 from iot_api.limits.pod_turn import share_turns
 from iot_api.server.allocator import hand_back_large_blocks
@@ -43,6 +46,12 @@ except SettingsError as error:
     shutil.rmtree(_METRICS_FOLDER, ignore_errors=True)
     refuse(error)
 
+# The workers inherit the modules of the master: they start faster and share the memory. gevent
+# patches first, since drivers bind some functions when they are imported. The master forks its
+# workers and waits for them with the modules that stay as they are; the workers use none of these.
+monkey.patch_all(os=False, queue=False, signal=False, subprocess=False)
+importlib.import_module("iot_api.app")
+
 bind = _settings.bind
 workers = _settings.api_workers
 # docs/adr/0003 says why gevent.
@@ -71,8 +80,8 @@ control_socket_disable = True
 def when_ready(server: Any) -> None:
     """Start the metrics server.
 
-    It is a process, not a thread of the master: workers inherit the modules that the master has
-    imported, and gevent would patch those too late.
+    It is a process: a thread of the master would be a greenlet, and the master does not run the
+    loop of gevent.
     """
     if _settings.api_metrics_port:
         command = [sys.executable, "-m", "iot_api.server.metrics_server"]

@@ -119,6 +119,7 @@ def test_100_continue_is_sent_by_send() -> None:
 def test_the_methods_that_the_worker_overrides() -> None:
     for kind, name in (
         (GeventWorker, "handle"),
+        (GeventWorker, "patch"),
         (GeventWorker, "run"),
         (GeventWorker, "notify"),
         (AsyncWorker, "handle"),

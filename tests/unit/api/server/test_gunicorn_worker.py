@@ -4,8 +4,6 @@ import email.utils
 import logging
 import re
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -311,15 +309,3 @@ def never(_: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[byt
     """An app that answers 200."""
     start_response(OK, [("Content-Length", "0")])
     return []
-
-
-def test_the_master_imports_no_driver() -> None:
-    """It would do so before gevent patches the modules that drivers import."""
-    program = (
-        "import sys\nimport iot_api.server.gunicorn_worker\n"
-        "print({'psycopg', 'redis'} & set(sys.modules))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
-    )
-    assert done.stdout == "set()\n"

@@ -1,0 +1,61 @@
+"""gunicorn's master imports the modules of its workers, after gevent has patched the library."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from iot_cipher.keyring import new_keyring_text
+
+MASTER = """
+import sys
+import iot_api.gunicorn_conf, iot_api.server.gunicorn_worker
+inherited = set(sys.modules)
+"""
+
+
+def printed(program: str, folder: Path) -> str:
+    """Return what a program prints that runs after the imports of gunicorn's master."""
+    (folder / "keyring").write_text(new_keyring_text(), encoding="utf-8")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("IOT_")}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", MASTER + program],
+        env=kept
+        | {
+            "IOT_REDIS_URL": "redis://127.0.0.1:1/0",
+            "IOT_POSTGRES_URL": "postgresql://127.0.0.1:1/none",
+            "IOT_KEYRING_FILE": str(folder / "keyring"),
+            "TMPDIR": str(folder),
+        },
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    return done.stdout
+
+
+def test_a_worker_imports_nothing_again(tmp_path: Path) -> None:
+    program = """
+import iot_api.wsgi
+print(*(name for name in set(sys.modules) - inherited if not name.startswith("encodings.")))
+iot_api.wsgi.app.extensions["iot"].close()
+"""
+    assert printed(program, tmp_path) == "iot_api.wsgi\n"
+
+
+def test_the_drivers_bind_what_gevent_has_patched(tmp_path: Path) -> None:
+    program = """
+import gevent, psycopg.waiting, redis.retry
+print(redis.retry.sleep is gevent.sleep, psycopg.waiting.wait is not psycopg.waiting.wait_c)
+"""
+    assert printed(program, tmp_path) == "True True\n"
+
+
+def test_the_master_waits_for_its_workers_without_gevent(tmp_path: Path) -> None:
+    program = """
+import os, queue, signal, subprocess
+parts = os.fork, os.waitpid, queue.SimpleQueue, signal.signal, subprocess.Popen
+print({part.__module__.partition(".")[0] for part in parts} & {"gevent"})
+"""
+    assert printed(program, tmp_path) == "set()\n"

@@ -181,7 +181,7 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
 
         gunicorn would patch them again, which takes 0.1 s of CPU time in each worker.
         """
-        self.sockets = [
+        self.sockets: list[Any] = [
             socket.socket(each.family, socket.SOCK_STREAM, fileno=each.detach())
             for each in self.sockets
         ]

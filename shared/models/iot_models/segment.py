@@ -14,7 +14,8 @@ receipt. A merged segment has ids and times of receipt as differences, too.
 
 import struct
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise, starmap
 from operator import le, sub
@@ -37,7 +38,8 @@ _ARRIVAL, _SORTED, _MERGED, _MERGED_ALONE = 0, 1, 2, 3
 """Forms of the content: in the order of receipt; sorted; merged, and the key may open other
 segments; merged, with its own key."""
 _MERGED_COLUMNS = 4
-_RUN_CHARACTERS = 2**17
+RUN_CHARACTERS = 2**17
+"""Approximate number of characters of texts decoded at a time."""
 _CHECKED_BYTES = 2**16
 
 
@@ -137,15 +139,44 @@ def _pack(column: "array[int]") -> bytes:
     return how + b"".join(data[i::8] for i in range(8))
 
 
-def _unpack(data: bytes) -> Iterable[int]:
-    if data[:1] not in {_RAW, _DELTA}:
-        raise FormatError("a column of the segment has an unknown form")
-    count = (len(data) - 1) // 8
-    planes = bytearray(8 * count)
-    for i in range(8):
-        planes[i::8] = data[1 + i * count : 1 + (i + 1) * count]
-    column = array("q", bytes(planes))
-    return accumulate(column) if data[:1] == _DELTA else column
+class PackedNumbers(Sequence[int]):
+    """A column that is unpacked when its first number is needed: few reads need all columns."""
+
+    __slots__ = ("_count", "_data", "_numbers")
+
+    def __init__(self, data: bytes) -> None:
+        """Take what `_pack` returned. Raises `FormatError` for another form."""
+        if data[:1] not in {_RAW, _DELTA}:
+            raise FormatError("a column of the segment has an unknown form")
+        self._count = (len(data) - 1) // 8
+        self._data = data
+        self._numbers: list[int] | None = None
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, place: int) -> int: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[int]: ...
+
+    def __getitem__(self, place: int | slice) -> int | list[int]:
+        return self._unpacked()[place]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._unpacked())
+
+    def _unpacked(self) -> list[int]:
+        if self._numbers is None:
+            data, count = self._data, self._count
+            planes = bytearray(8 * count)
+            for i in range(8):
+                planes[i::8] = data[1 + i * count : 1 + (i + 1) * count]
+            column = array("q", bytes(planes))
+            self._numbers = list(accumulate(column) if data[:1] == _DELTA else column)
+            self._data = b""
+        return self._numbers
 
 
 class Texts(Sequence[str]):
@@ -158,12 +189,20 @@ class Texts(Sequence[str]):
     def __init__(self, content: bytes, start: int = 0) -> None:
         """The texts begin at offset `start` of `content`, in ASCII, separated by `SEPARATOR`."""
         self._content = content
-        self._start = start
-        self._count = content.count(SEPARATOR, start) + 1
+        self._offsets = [start]
+        """Where each run begins. At the end, where the next one would begin."""
+        self._firsts = [0]
+        """The first text of each run. At the end, the number of all texts."""
+        while start <= len(content):
+            end = content.find(SEPARATOR, start + RUN_CHARACTERS)
+            end = len(content) if end < 0 else end
+            self._firsts.append(self._firsts[-1] + content.count(SEPARATOR, start, end) + 1)
+            start = end + 1
+            self._offsets.append(start)
         self._all: list[str] | None = None
 
     def __len__(self) -> int:
-        return self._count
+        return self._firsts[-1]
 
     @overload
     def __getitem__(self, place: int) -> str: ...
@@ -175,12 +214,7 @@ class Texts(Sequence[str]):
         if self._all is not None or not isinstance(place, slice):
             return self._decoded()[place]
         begin, end, _ = place.indices(len(self))
-        texts: list[str] = []
-        for run in self.runs(_RUN_CHARACTERS, begin) if begin < end else ():
-            texts += run
-            if len(texts) >= end - begin:
-                break
-        return texts[: end - begin]
+        return [text for _, run in self.runs(begin, end) for text in split_texts(run)]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._decoded())
@@ -188,44 +222,38 @@ class Texts(Sequence[str]):
     @property
     def size(self) -> int:
         """Approximate number of characters of all texts."""
-        return len(self._content) - self._start
+        return len(self._content) - self._offsets[0]
 
-    def runs(self, size: int, skip: int = 0) -> Iterator[list[str]]:
-        """Yield all texts but the first `skip`, in lists of about `size` characters.
+    def runs(
+        self, begin: int, end: int, *, descending: bool = False
+    ) -> Iterator[tuple[slice, memoryview]]:
+        """Yield the texts from index `begin` up to `end`, in runs of about `RUN_CHARACTERS`.
 
-        Decoding pieces that fit the CPU's cache takes less than half of the time.
+        A run is the places of its texts, and the texts with `SEPARATOR` between them. Decoding
+        pieces that fit the CPU's cache takes less than half of the time. `descending`: the last
+        run first; within a run, the texts are in order.
         """
-        start, content = self._start, self._content
-        for _ in range(skip):
-            start = content.index(SEPARATOR, start) + 1
-        while start <= len(content):
-            end = content.find(SEPARATOR, start + size)
-            end = len(content) if end < 0 else end
-            yield self._run(start, end)
-            start = end + 1
-
-    def runs_from_end(self, size: int, skip: int = 0) -> Iterator[list[str]]:
-        """Yield lists like `runs`, the last list first, without the last `skip` texts.
-
-        Within a list, the texts are in order.
-        """
-        content, end = self._content, len(self._content)
-        for _ in range(skip):
-            end = content.rindex(SEPARATOR, self._start, end)
-        while end >= self._start:
-            start = content.rfind(SEPARATOR, self._start, max(self._start, end - size))
-            start = self._start - 1 if start < 0 else start
-            yield self._run(start + 1, end)
-            end = start
-
-    def _run(self, start: int, end: int) -> list[str]:
-        return str(memoryview(self._content)[start:end], "ascii").split("\0")
+        if begin >= end:
+            return
+        numbers = range(bisect_right(self._firsts, begin) - 1, bisect_left(self._firsts, end))
+        for number in reversed(numbers) if descending else numbers:
+            first, last = self._firsts[number], self._firsts[number + 1]
+            run = memoryview(self._content)[self._offsets[number] : self._offsets[number + 1] - 1]
+            places = slice(max(begin, first), min(end, last))
+            if places != slice(first, last):
+                texts = bytes(run).split(SEPARATOR)[places.start - first : places.stop - first]
+                run = memoryview(SEPARATOR.join(texts))
+            yield places, run
 
     def _decoded(self) -> list[str]:
         if self._all is None:
-            runs = self.runs(_RUN_CHARACTERS)
-            self._all = [text for run in runs for text in run]
+            self._all = self[:]
         return self._all
+
+
+def split_texts(run: memoryview | bytes) -> list[str]:
+    """Return the texts of a run."""
+    return str(run, "ascii").split("\0")
 
 
 @dataclass(slots=True)
@@ -333,8 +361,8 @@ def decode_segment(bounds: SegmentBounds, data: bytes) -> SegmentColumns:
         positions = _positions(content[runs_end:offsets_end])
         ids = list(map(ids.__getitem__, positions))
         received = list(map(received.__getitem__, positions))
-    relative = list(_unpack(content[offsets_end : offsets_end + width]))
-    interrogator = list(_unpack(content[offsets_end + width : texts_start]))
+    relative = PackedNumbers(content[offsets_end : offsets_end + width])
+    interrogator = PackedNumbers(content[offsets_end + width : texts_start])
     freeform = _texts(content, texts_start)
     if len(freeform) != count:
         raise FormatError("the segment's columns differ in length")
@@ -347,7 +375,7 @@ def _decode_merged(content: bytes, count: int) -> SegmentColumns:
     if len(content) < starts[-1]:
         raise FormatError("the segment is truncated")
     ids, received, relative, interrogator = (
-        list(_unpack(content[start : start + width])) for start in starts[:-1]
+        PackedNumbers(content[start : start + width]) for start in starts[:-1]
     )
     freeform = _texts(content, starts[-1])
     if len(freeform) != count:

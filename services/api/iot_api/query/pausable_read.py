@@ -23,7 +23,7 @@ from iot_stores.history import PageRange
 from iot_stores.interval_index import Position
 
 from .merge import OpenSegment
-from .segment_reader import Order, Rows, position
+from .segment_reader import ColumnRun, Order, Rows, SegmentBatch, position
 
 FIRST_TURN_SECONDS = 3.0
 """Longest wait for the first turn."""
@@ -231,7 +231,7 @@ class PausableRead:
 
     def _use(self, count: int) -> None:
         if count:
-            self._after = position(self._batch[count - 1])
+            self._after = _end_of(self._batch, count)
             self._given += count
         self._batch = []
 
@@ -302,6 +302,16 @@ class PausableRead:
             raise UnavailableError(_REFUSAL, retry_after=1) from error
         self._turns.append(slots)
         stack.callback(self._turns.remove, slots)
+
+
+def _end_of(batch: Sequence[Reading], count: int) -> Position:
+    """Return the position behind which a read continues after `count` readings of a batch."""
+    if isinstance(batch, SegmentBatch):
+        return batch.after
+    if isinstance(batch, ColumnRun):
+        return batch.position_of(count - 1)
+    end: Position = position(batch[count - 1])
+    return end
 
 
 class Scan:

@@ -20,7 +20,7 @@ from iot_models.errors import FormatError
 from iot_models.reading import Reading
 
 from .pausable_read import Cursor, PausableRead
-from .segment_reader import Run
+from .segment_reader import ColumnRun, Run
 
 WHOLE_BYTES = 256 * 1024
 """Responses up to about this size are sent in one piece, with a Content-Length."""
@@ -289,12 +289,12 @@ class ReadingsStream:
         return True
 
     def _piece(self) -> bytes:
-        reading = self._batch[self._used]
         form = self.form
-        long = self._cut_at or len(reading.freeform) > CUT_CHARACTERS
-        if long and isinstance(form, CuttingForm):
-            return self._cut_piece(reading, form)
-        readings = self._next_readings() or [reading]
+        if isinstance(form, CuttingForm):
+            reading = self._batch[self._used]
+            if self._cut_at or len(reading.freeform) > CUT_CHARACTERS:
+                return self._cut_piece(reading, form)
+        readings = self._next_readings() or self._batch[self._used : self._used + 1]
         piece = self.form.encode(readings)
         self._used += len(readings)
         self._count(len(readings))
@@ -303,6 +303,8 @@ class ReadingsStream:
     def _next_readings(self) -> Sequence[Reading]:
         """Return the next readings that fit into one piece."""
         readings: Sequence[Reading]
+        if isinstance(self._batch, ColumnRun):
+            return self._batch[self._used : self._used + RUN_CHUNK]
         if isinstance(self._batch, Run):
             readings = self._batch[self._used : self._used + RUN_CHUNK]
             if len(readings[-1].freeform) <= CUT_CHARACTERS:

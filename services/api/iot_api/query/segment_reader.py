@@ -6,19 +6,20 @@
 
 import logging
 import time
+from abc import abstractmethod
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import compress
 from operator import attrgetter
-from typing import Self
+from typing import Self, overload
 
 from iot_cipher.encryption import OpenVault, SealedSegment, decrypt_segment
 from iot_models import metrics
 from iot_models.compression import unpacked_size
 from iot_models.errors import DecryptionError, FormatError
 from iot_models.reading import Reading
-from iot_models.segment import SegmentBounds, SegmentColumns, Texts, decode_segment
+from iot_models.segment import SegmentBounds, SegmentColumns, Texts, decode_segment, split_texts
 from iot_stores.history import PageRange, ReadFilter, StoredSegment
 from iot_stores.interval_index import Position
 
@@ -66,8 +67,6 @@ ASCENDING = Order(descending=False, key=position)
 DESCENDING = Order(descending=True, key=_descending_key)
 
 
-RUN_CHARACTERS = 2**17
-"""Approximate number of characters of texts decoded at a time."""
 _READING_BYTES = 300
 """Approximate memory of a reading without its text."""
 
@@ -77,6 +76,15 @@ class Run(list[Reading]):
 
     The encoder need not measure such a batch again.
     """
+
+
+class ColumnRun(Sequence[Reading]):
+    """A batch like `Run` that exists as columns until a reading is asked for."""
+
+    @abstractmethod
+    def position_of(self, place: int) -> Position:
+        """Return the position of a reading."""
+
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,43 +168,23 @@ class Rows:
         texts = self.columns.freeform
         if not isinstance(texts, Texts):
             yield self.readings()
-        elif self.order.descending:
-            end = self.end
-            for run in texts.runs_from_end(RUN_CHARACTERS, len(self.columns.ids) - end):
-                begin = max(self.begin, end - len(run))
-                readings = self._run(slice(begin, end), run[len(run) - (end - begin) :])
-                readings = Run(readings[::-1])
-                yield readings
-                del readings
-                del run  # free a huge text before the next one is decoded
-                end = begin
-                if end <= self.begin:
-                    return
-        else:
-            begin = self.begin
-            for run in texts.runs(RUN_CHARACTERS, begin):
-                end = min(begin + len(run), self.end)
-                yield self._run(slice(begin, end), run[: end - begin])
-                del run  # as above
-                begin = end
-                if begin >= self.end:
-                    return
+            return
+        for places, run in texts.runs(self.begin, self.end, descending=self.order.descending):
+            yield self._run(places, run)
 
-    def _run(self, part: slice, texts: list[str]) -> Sequence[Reading]:
+    def _run(self, places: slice, texts: memoryview) -> Sequence[Reading]:
+        """Return the readings at these places, whose joined texts are given."""
         columns = self.columns
-        return self._run_of(
+        readings = self._readings_of(
             SegmentColumns(
-                columns.ids[part],
-                columns.received[part],
-                columns.relative[part],
-                columns.interrogator[part],
-                texts,
+                columns.ids[places],
+                columns.received[places],
+                columns.relative[places],
+                columns.interrogator[places],
+                split_texts(texts),
             )
         )
-
-    @classmethod
-    def _run_of(cls, columns: SegmentColumns) -> Sequence[Reading]:
-        return Run(cls._readings_of(columns))
+        return Run(readings[::-1] if self.order.descending else readings)
 
     @staticmethod
     def _readings_of(columns: SegmentColumns) -> list[Reading]:
@@ -209,6 +197,27 @@ class Rows:
 
     def _at(self, index: int) -> Position:
         return self.columns.interrogator[index], self.columns.ids[index]
+
+
+class SegmentBatch(Sequence[Reading]):
+    """A batch of all wanted rows of one segment. The next batch may hold earlier readings."""
+
+    def __init__(self, rows: Rows, after: Position) -> None:
+        """After this batch, all readings up to position `after` were produced."""
+        self.rows = rows
+        self.after = after
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, place: int) -> Reading: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[Reading]: ...
+
+    def __getitem__(self, place: int | slice) -> Reading | list[Reading]:
+        return self.rows.readings()[place]
 
 
 LARGE_BYTES = 8 * 2**20

@@ -13,7 +13,7 @@ from iot_models.reading import Reading
 from .responses import CsvForm, JsonForm, NdjsonForm, ReadingForm
 from .series_fields import FieldReader, passing
 from .series_query import SeriesQuery
-from .timed_rows import columns_of, times_of
+from .timed_rows import TimedColumns, columns_of
 
 Row = tuple[Any, ...]
 ROWS = 2048
@@ -113,12 +113,15 @@ class SeriesForm(ReadingForm):
 
     def encode(self, readings: Sequence[Reading]) -> bytes:
         """Encode the readings that pass the conditions; nothing if none does."""
+        return b"".join(map(self._encode_columns, columns_of(readings)))
+
+    def _encode_columns(self, readings: TimedColumns) -> bytes:
         query = self._query
-        found = columns_of(readings)
-        columns = self._reader.columns(found.freeform)
-        times = times_of(query, found)
+        columns = self._reader.columns(readings.texts, len(readings))
         rows: Iterable[Row] = zip(
-            times, *(columns[name] for name in (*query.groups, *query.fields)), strict=True
+            readings.times(query),
+            *(columns[name].values for name in (*query.groups, *query.fields)),
+            strict=True,
         )
         passed = passing(query.conditions, columns)
         if passed is not None:

@@ -8,18 +8,19 @@ time goes into decrypting and parsing.
 """
 
 import math
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import compress
-from operator import itemgetter
+from itertools import compress, repeat
+from operator import itemgetter, not_
+from types import NoneType
 from typing import Any, Protocol
 
 from iot_models.errors import InvalidRequestError
-from iot_models.reading import Reading
 
 from .series_fields import Column, FieldReader, Value, keys_of, numbers_of, passing
 from .series_query import COUNT, Aggregate, SeriesQuery
-from .timed_rows import columns_of, times_of
+from .timed_rows import TimedColumns
 
 MAX_VALUES = 500_000
 """Limit of windows times fields."""
@@ -32,8 +33,15 @@ _WINDOW_BYTES = 400
 _PENDING = 32_768
 """Values that wait to be added to their windows."""
 
-Key = tuple[Any, ...]
-"""Number of the step, and the value of each group."""
+_FEW = 16
+"""Readings of a step, on average, from which on they are added step by step."""
+
+Group = Any
+"""The value of the group, or the tuple of the values of no or several groups."""
+Key = tuple[int, Group]
+"""Number of the step, and the group."""
+Pending = defaultdict[int, defaultdict[Group, list[Any]]]
+"""The values of each step and group."""
 
 
 class Window(Protocol):
@@ -162,32 +170,40 @@ class SeriesWindows:
         self._windows: list[dict[Key, Window]] = [{} for _ in query.fields or (COUNT,)]
         self._keys: set[Key] = set()
         self._without_value: set[Key] = set()
-        self._pending: list[defaultdict[Key, list[Any]]] = [
-            defaultdict(list) for _ in self._windows
-        ]
+        self._pending: list[Pending] = [_pending() for _ in self._windows]
         self._waiting = 0
         self._text_bytes = 0
         self.readings = 0
         """Number of readings that were added, whether they pass the conditions or not."""
 
-    def add(self, batch: Sequence[Reading]) -> None:
-        """Add readings that were read as `TimedRows`.
+    def add(self, readings: TimedColumns) -> None:
+        """Add readings.
 
         Raises:
             InvalidRequestError: there are too many windows or readings.
             UnavailableError: the memory of this process is used up.
         """
-        self.readings += len(batch)
+        self.readings += len(readings)
         if self.readings > MAX_READINGS:
             raise _too_large(f"the range holds more than {MAX_READINGS} readings", "from")
-        readings = columns_of(batch)
-        columns = self._reader.columns(readings.freeform)
-        times, ids = times_of(self._query, readings), readings.ids
+        columns = self._reader.columns(readings.texts, len(readings))
+        by_receipt = self._query.by_receipt
+        times = readings.received if by_receipt else readings.interrogator
+        ids = readings.ids
         passed = passing(self._query.conditions, columns)
         if passed is not None:
             times, ids = list(compress(times, passed)), list(compress(ids, passed))
-            columns = {name: list(compress(column, passed)) for name, column in columns.items()}
-        self._collect(times, ids, columns)
+            columns = {name: column.selected(passed) for name, column in columns.items()}
+        step = self._step if by_receipt else 1000 * self._step
+        parts = _same_step(times, step) if by_receipt else _consecutive_steps(times, step)
+        if parts is None:
+            self._collect([time // step for time in times], times, ids, columns)
+        elif len(parts) == 1:
+            self._collect(parts[0][0], times, ids, columns)
+        else:
+            for number, part in parts:
+                cut = {name: column.cut(part) for name, column in columns.items()}
+                self._collect(number, times[part], ids[part], cut)
         if self._waiting >= _PENDING:
             self._flush()
 
@@ -197,40 +213,51 @@ class SeriesWindows:
         try:
             keys = sorted(self._keys)
         except TypeError:  # a group has values of several types
-            keys = sorted(self._keys, key=lambda key: (key[0], *map(str, key[1:])))
+            keys = sorted(self._keys, key=lambda key: (key[0], *map(str, _values_of(key[1]))))
         nothing = _WINDOWS[self._query.aggregate]()
         for key in keys:
             results = [windows.get(key, nothing).result() for windows in self._windows]
-            yield key[0] * self._step, *key[1:], *results
+            yield key[0] * self._step, *_values_of(key[1]), *results
 
     def _collect(
-        self, times: Sequence[int], ids: Sequence[int], columns: dict[str, Column]
+        self,
+        numbers: int | list[int],
+        times: Sequence[int],
+        ids: Sequence[int],
+        columns: dict[str, Column],
     ) -> None:
-        step = self._step
-        groups = [keys_of(columns[name]) for name in self._query.groups]
-        keys = list(zip([time // step for time in times], *groups, strict=True))
+        """Add readings to what waits. `numbers`: their step, or the step of each of them."""
+        keys = [keys_of(columns[name]) for name in self._query.groups]
+        groups = keys[0] if len(keys) == 1 else list(zip(*keys, strict=True)) if keys else None
         aggregate = self._query.aggregate
         if not self._query.fields:
-            _append(self._pending[0], keys, keys)
+            _append(self._pending[0], numbers, groups, times)
         for pending, name in zip(self._pending, self._query.fields, strict=False):
             column = columns[name]
             if aggregate in _NUMERIC:
                 column = numbers_of(column)
-            values = column
+            values = column.values
             if aggregate in _PLACED:
-                values = list(zip(times, ids, column, strict=True))
-            if None in column:
-                self._without_value.update(keys)
-                has_value = [value is not None for value in column]
-                _append(pending, compress(keys, has_value), compress(values, has_value))
-            else:
-                _append(pending, keys, values)
+                values = list(zip(times, ids, values, strict=True))
+            if NoneType not in column.types:
+                _append(pending, numbers, groups, values)
+                continue
+            present = [value is not None for value in column.values]
+            every = repeat(numbers) if isinstance(numbers, int) else numbers
+            keys_of_all = zip(every, groups or repeat(()), strict=False)
+            self._without_value.update(compress(keys_of_all, map(not_, present)))
+            _append(
+                pending,
+                numbers if isinstance(numbers, int) else list(compress(numbers, present)),
+                None if groups is None else list(compress(groups, present)),
+                list(compress(values, present)),
+            )
         self._waiting += len(times) * len(self._windows)
 
     def _flush(self) -> None:
         """Add what waits to the windows."""
         self._waiting = 0
-        new = self._without_value.union(*self._pending) - self._keys
+        new = self._without_value.union(*map(_keys_of, self._pending)) - self._keys
         self._without_value.clear()
         self._keys |= new
         if len(self._keys) * len(self._windows) > MAX_VALUES:
@@ -239,17 +266,20 @@ class SeriesWindows:
                 "step",
             )
         self._charge(_WINDOW_BYTES * len(new) * len(self._windows))
-        self._charge_texts(value for key in new for value in key)
-        create = _WINDOWS[self._query.aggregate]
+        self._charge_texts(value for _, group in new for value in _values_of(group))
         for windows, pending in zip(self._windows, self._pending, strict=True):
-            for key, values in pending.items():
-                window = windows.get(key)
-                if window is None:
-                    window = windows[key] = create()
-                window.add(values)
-                if self._query.aggregate in _PLACED:
-                    self._charge_texts([window.result()])
+            for number, lists in pending.items():
+                for group, values in lists.items():
+                    self._add_to_window(windows, (number, group), values)
             pending.clear()
+
+    def _add_to_window(self, windows: dict[Key, Window], key: Key, values: list[Any]) -> None:
+        window = windows.get(key)
+        if window is None:
+            window = windows[key] = _WINDOWS[self._query.aggregate]()
+        window.add(values)
+        if self._query.aggregate in _PLACED:
+            self._charge_texts([window.result()])
 
     def _charge_texts(self, values: Iterable[Value]) -> None:
         self._text_bytes += sum(len(value) for value in values if isinstance(value, str))
@@ -257,11 +287,54 @@ class SeriesWindows:
             raise _too_large("the values of groups and the first or last values are long", "group")
 
 
+def _pending() -> Pending:
+    return defaultdict(lambda: defaultdict(list))
+
+
+def _same_step(times: Sequence[int], step: int) -> list[tuple[int, slice]] | None:
+    """Return the step of all times, if there is one. Times of receipt have few distinct values."""
+    numbers = {time // step for time in set(times)}
+    return None if len(numbers) > 1 else [(number, slice(0, len(times))) for number in numbers]
+
+
+def _consecutive_steps(times: Sequence[int], step: int) -> list[tuple[int, slice]] | None:
+    """Return the steps of ascending times and where they are; None if they are many."""
+    if not times:
+        return []
+    if (times[-1] // step - times[0] // step) * _FEW > len(times):
+        return None
+    parts, begin = [], 0
+    while begin < len(times):
+        number = times[begin] // step
+        end = bisect_left(times, (number + 1) * step, begin)
+        parts.append((number, slice(begin, end)))
+        begin = end
+    return parts
+
+
 def _append(
-    pending: defaultdict[Key, list[Any]], keys: Iterable[Key], values: Iterable[Any]
+    pending: Pending,
+    numbers: int | list[int],
+    groups: list[Group] | None,
+    values: Sequence[Any],
 ) -> None:
-    for key, value in zip(keys, values, strict=True):
-        pending[key].append(value)
+    if isinstance(numbers, list):
+        for number, group, value in zip(numbers, groups or repeat(()), values, strict=False):
+            pending[number][group].append(value)
+    elif groups is None:
+        pending[numbers][()].extend(values)
+    else:
+        lists = pending[numbers]
+        for group, value in zip(groups, values, strict=True):
+            lists[group].append(value)
+
+
+def _keys_of(pending: Pending) -> Iterator[Key]:
+    return ((number, group) for number, lists in pending.items() for group in lists)
+
+
+def _values_of(group: Group) -> tuple[Any, ...]:
+    return group if isinstance(group, tuple) else (group,)
 
 
 def _too_large(problem: str, field: str) -> InvalidRequestError:

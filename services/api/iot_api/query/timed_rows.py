@@ -1,15 +1,16 @@
 """Readings as columns, with their exact time of receipt, for series."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from operator import attrgetter
 from typing import cast, overload
 
-from iot_models.reading import Reading
+from iot_models.reading import SEPARATOR, Reading
 from iot_models.segment import SegmentColumns
+from iot_stores.interval_index import Position
 
-from .segment_reader import Rows
+from .segment_reader import ColumnRun, Rows, SegmentBatch
 from .series_query import SeriesQuery
 
 
@@ -19,27 +20,69 @@ class TimedReading(Reading, gc=False):
     received: int = 0
 
 
-class TimedRun(Sequence[Reading]):
-    """A batch of `TimedReading` that exists as columns until an item is asked for."""
+@dataclass(frozen=True, slots=True)
+class TimedColumns:
+    """Columns of equal length, in the order of the read."""
 
-    def __init__(self, columns: SegmentColumns) -> None:
-        self.columns = columns
+    ids: Sequence[int]
+    received: Sequence[int]
+    interrogator: Sequence[int]
+    texts: bytes
+    """The `freeform` texts, joined by `SEPARATOR`."""
 
     def __len__(self) -> int:
-        return len(self.columns.ids)
+        return len(self.ids)
+
+    def times(self, query: SeriesQuery) -> Sequence[int]:
+        """Return the column `time`: when readings were received, or the interrogator timestamp, in
+        whole ms.
+        """
+        if query.by_receipt:
+            return self.received
+        return [time // 1000 for time in self.interrogator]
+
+
+class TimedRun(ColumnRun):
+    """A run of `TimedReading`."""
+
+    def __init__(self, columns: SegmentColumns, places: slice, texts: memoryview) -> None:
+        """Take the columns of a segment, and the texts at `places`, joined by `SEPARATOR`."""
+        self._columns = columns
+        self._places = range(places.start, places.stop)
+        self._texts = texts
+
+    def __len__(self) -> int:
+        return len(self._places)
 
     @overload
     def __getitem__(self, place: int) -> TimedReading: ...
 
     @overload
-    def __getitem__(self, place: slice) -> list[Reading]: ...
+    def __getitem__(self, place: slice) -> Sequence[Reading]: ...
 
-    def __getitem__(self, place: int | slice) -> Reading | list[Reading]:
-        if isinstance(place, slice):
-            return _readings(self.columns.cut(place))
-        place = range(len(self))[place]
-        (reading,) = _readings(self.columns.cut(slice(place, place + 1)))
-        return reading
+    def __getitem__(self, place: int | slice) -> Reading | Sequence[Reading]:
+        if isinstance(place, int):
+            at = self._places[place]
+            (reading,) = _readings(self._columns.cut(slice(at, at + 1)))
+            return reading
+        places = self._places[place]
+        if places == self._places:
+            return self
+        texts = SEPARATOR.join(bytes(self._texts).split(SEPARATOR)[place])
+        return TimedRun(self._columns, slice(places.start, places.stop), memoryview(texts))
+
+    def position_of(self, place: int) -> Position:
+        """Return the position of a reading."""
+        at = self._places[place]
+        return self._columns.interrogator[at], self._columns.ids[at]
+
+    def columns(self) -> TimedColumns:
+        """Return the columns of the run."""
+        whole, places = self._columns, slice(self._places.start, self._places.stop)
+        return TimedColumns(
+            whole.ids[places], whole.received[places], whole.interrogator[places],
+            bytes(self._texts),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +93,10 @@ class TimedRows(Rows):
     def _readings_of(columns: SegmentColumns) -> list[Reading]:
         return _readings(columns)
 
-    @classmethod
-    def _run_of(cls, columns: SegmentColumns) -> Sequence[Reading]:
-        return TimedRun(columns)
+    def _run(self, places: slice, texts: memoryview) -> Sequence[Reading]:
+        if self.order.descending:
+            return super(TimedRows, self)._run(places, texts)
+        return TimedRun(self.columns, places, texts)
 
 
 def _readings(columns: SegmentColumns) -> list[Reading]:
@@ -69,20 +113,17 @@ def _readings(columns: SegmentColumns) -> list[Reading]:
     )
 
 
-def columns_of(batch: Sequence[Reading]) -> SegmentColumns:
-    """Return the columns of a batch that was read as `TimedRows`."""
-    if isinstance(batch, TimedRun):
-        return batch.columns
-    readings = cast("Sequence[TimedReading]", batch)
-    ids, received, relative, interrogator, freeform = (
-        list(map(attrgetter(name), readings))
-        for name in ("id", "received", "relative_timestamp", "interrogator_timestamp", "freeform")
-    )
-    return SegmentColumns(ids, received, relative, interrogator, freeform)
-
-
-def times_of(query: SeriesQuery, readings: SegmentColumns) -> Sequence[int]:
-    """Return the column `time`: the time of receipt, or the interrogator timestamp, in whole ms."""
-    if query.by_receipt:
-        return readings.received
-    return [time // 1000 for time in readings.interrogator]
+def columns_of(batch: Sequence[Reading]) -> Iterator[TimedColumns]:
+    """Yield the columns of a batch that was read as `TimedRows`, run by run."""
+    if isinstance(batch, SegmentBatch):
+        for run in batch.rows.runs():
+            yield from columns_of(run)
+    elif isinstance(batch, TimedRun):
+        yield batch.columns()
+    else:
+        readings = cast("Sequence[TimedReading]", batch)
+        ids, received, interrogator, texts = (
+            list(map(attrgetter(name), readings))
+            for name in ("id", "received", "interrogator_timestamp", "freeform")
+        )
+        yield TimedColumns(ids, received, interrogator, "\0".join(texts).encode("ascii"))

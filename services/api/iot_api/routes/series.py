@@ -12,7 +12,7 @@ from iot_api.query.responses import ReadingsStream, accepted_type, answer, readi
 from iot_api.query.series_query import parse_series_query
 from iot_api.query.series_rows import MEDIA_FORMS, ROW_FORMS, SeriesForm, window_pieces
 from iot_api.query.series_windows import SeriesWindows
-from iot_api.query.timed_rows import TimedRows
+from iot_api.query.timed_rows import TimedRows, columns_of
 from iot_api.server.connection import PAUSE
 from iot_api.service import Service
 from iot_models import metrics
@@ -65,9 +65,10 @@ def _charge(count: int) -> None:
 
 def _windows(read: PausableRead, windows: SeriesWindows) -> SeriesWindows:
     for batch in read:
-        windows.add(batch)
+        for columns in columns_of(batch):
+            windows.add(columns)
+            time.sleep(0)  # let other requests of the process run
         del batch  # free its memory before the next one is produced
-        time.sleep(0)  # let other requests of the process run
     metrics.counter("iot_readings_read_total").inc(windows.readings)
     return windows
 

@@ -35,6 +35,7 @@ from .pausable_read import (
     limited,
 )
 from .segment_reader import ASCENDING, DESCENDING, Rows, opener, position
+from .unordered_read import Combine, UnorderedRead
 
 MAX_BUFFERED = 2_000
 """Up to this n, the last n readings are kept in memory; beyond it they are streamed."""
@@ -93,6 +94,19 @@ class Readings:
         """Read the readings within the bounds of a filter, from Postgres."""
         return self._read(client, lambda read: self._select(read, vault, read_filter, page), rows)
 
+    def unordered(
+        self,
+        vault: OpenVault,
+        read_filter: ReadFilter,
+        state: UnorderedRead,
+        *,
+        client: Client = _NOBODY,
+        rows: type[Rows] = Rows,
+    ) -> PausableRead:
+        """Read like `select`, but in any order, one batch a segment."""
+        plan = partial(self._select, vault=vault, read_filter=read_filter, combine=state.batches)
+        return self._read(client, plan, rows)
+
     def last_seconds(
         self,
         vault: OpenVault,
@@ -136,24 +150,33 @@ class Readings:
         )
 
     def _read(
-        self,
-        client: Client,
-        plan: Callable[[PausableRead], Batches],
-        rows: type[Rows] = Rows,
+        self, client: Client, plan: Callable[[PausableRead], Batches], rows: type[Rows] = Rows
     ) -> PausableRead:
         return PausableRead(self._slots, client, plan, rows)
 
     def _select(
-        self, read: PausableRead, vault: OpenVault, read_filter: ReadFilter, page: Page
+        self,
+        read: PausableRead,
+        vault: OpenVault,
+        read_filter: ReadFilter,
+        page: Page = _FIRST,
+        combine: Combine | None = None,
     ) -> Batches:
         self._sources.labels("postgres").inc()
-        return (yield from read.through(partial(self._stored_page, read, vault, read_filter), page))
+        produce = partial(self._stored_page, read, vault, read_filter, combine=combine)
+        return (yield from read.through(produce, page))
 
     def _stored_page(
-        self, read: PausableRead, vault: OpenVault, read_filter: ReadFilter, page: Page
+        self,
+        read: PausableRead,
+        vault: OpenVault,
+        read_filter: ReadFilter,
+        page: Page,
+        combine: Combine | None = None,
     ) -> Batches:
         """Produce a page from Postgres, within one turn."""
-        return (yield from limited(self._stored(read, vault, read_filter, page.page_range()), page))
+        stored = self._stored(read, vault, read_filter, page.page_range(), combine)
+        return (yield from limited(stored, page))
 
     def _last_seconds(
         self,
@@ -240,7 +263,12 @@ class Readings:
         return None
 
     def _stored(
-        self, read: PausableRead, vault: OpenVault, read_filter: ReadFilter, page_range: PageRange
+        self,
+        read: PausableRead,
+        vault: OpenVault,
+        read_filter: ReadFilter,
+        page_range: PageRange,
+        combine: Combine | None = None,
     ) -> Generator[Sequence[Reading], None, None]:
         with (
             read.slot(self._slots.postgres),
@@ -249,7 +277,7 @@ class Readings:
                 history.select(connection, vault.vault_id, read_filter, page_range)
             ) as segments,
         ):
-            yield from self._merged(read, segments, vault, read_filter, page_range)
+            yield from (combine or self._merged)(read, segments, vault, read_filter, page_range)
 
     def _merged(
         self,

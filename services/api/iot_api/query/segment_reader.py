@@ -86,7 +86,6 @@ class ColumnRun(Sequence[Reading]):
         """Return the position of a reading."""
 
 
-
 @dataclass(frozen=True, slots=True)
 class Rows:
     """The rows of a segment from index `begin` up to index `end`, exclusive."""
@@ -140,18 +139,24 @@ class Rows:
     def matching(self, read_filter: ReadFilter) -> Self:
         """Return the rows that pass a filter."""
         columns = self.columns
-        matches = [
-            read_filter.admits(relative, received)
-            for relative, received in zip(columns.relative, columns.received, strict=True)
-        ]
-        columns = SegmentColumns(
-            list(compress(columns.ids, matches)),
-            list(compress(columns.received, matches)),
-            list(compress(columns.relative, matches)),
-            list(compress(columns.interrogator, matches)),
-            list(compress(columns.freeform, matches)),
+        return self.selected(
+            [
+                read_filter.admits(relative, received)
+                for relative, received in zip(columns.relative, columns.received, strict=True)
+            ]
         )
-        begin, end = sum(matches[: self.begin]), sum(matches[: self.end])
+
+    def selected(self, kept: Sequence[bool]) -> Self:
+        """Return the rows that are to be kept, by the index in the columns."""
+        columns = self.columns
+        columns = SegmentColumns(
+            list(compress(columns.ids, kept)),
+            list(compress(columns.received, kept)),
+            list(compress(columns.relative, kept)),
+            list(compress(columns.interrogator, kept)),
+            list(compress(columns.freeform, kept)),
+        )
+        begin, end = sum(kept[: self.begin]), sum(kept[: self.end])
         return replace(self, columns=columns, begin=begin, end=end)
 
     def readings(self) -> list[Reading]:

@@ -162,9 +162,7 @@ def _text_of_container(content: Any) -> Value:
 def keys_of(column: Column) -> list[Any]:
     """Return values that are equal only if they are the same value: 1 is not true."""
     if bool in column.types:
-        return [
-            str(value).lower() if isinstance(value, bool) else value for value in column.values
-        ]
+        return [str(value).lower() if isinstance(value, bool) else value for value in column.values]
     return column.values
 
 

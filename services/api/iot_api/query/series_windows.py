@@ -3,8 +3,7 @@
 The values of some thousands of readings are collected for each window, and then added to it at
 once. The result is exact: sums are those of `math.fsum`, and variances are merged as Chan, Golub
 and LeVeque describe ("Updating Formulae and a Pairwise Algorithm for Computing Sample Variances",
-1979), which loses no digits when the mean is large. numpy would be no faster, because most of the
-time goes into decrypting and parsing.
+1979), which loses no digits when the mean is large.
 """
 
 import math
@@ -32,6 +31,9 @@ _WINDOW_BYTES = 400
 """Approximate memory of a window of one field, with its key."""
 _PENDING = 32_768
 """Values that wait to be added to their windows."""
+_PENDING_NUMBERS = 8 * _PENDING
+"""The same for numbers, which are small, if there are many windows: an addition costs a microsecond
+for each window."""
 
 _FEW = 16
 """Readings of a step, on average, from which on they are added step by step."""
@@ -172,6 +174,7 @@ class SeriesWindows:
         self._without_value: set[Key] = set()
         self._pending: list[Pending] = [_pending() for _ in self._windows]
         self._waiting = 0
+        self._most_waiting = _PENDING
         self._text_bytes = 0
         self.readings = 0
         """Number of readings that were added, whether they pass the conditions or not."""
@@ -189,7 +192,7 @@ class SeriesWindows:
         columns = self._reader.columns(readings.texts, len(readings))
         by_receipt = self._query.by_receipt
         times = readings.received if by_receipt else readings.interrogator
-        ids = readings.ids
+        ids = readings.ids if self._query.aggregate in _PLACED else times
         passed = passing(self._query.conditions, columns)
         if passed is not None:
             times, ids = list(compress(times, passed)), list(compress(ids, passed))
@@ -204,7 +207,7 @@ class SeriesWindows:
             for number, part in parts:
                 cut = {name: column.cut(part) for name, column in columns.items()}
                 self._collect(number, times[part], ids[part], cut)
-        if self._waiting >= _PENDING:
+        if self._waiting >= self._most_waiting:
             self._flush()
 
     def rows(self) -> Iterator[tuple[Any, ...]]:
@@ -230,14 +233,17 @@ class SeriesWindows:
         keys = [keys_of(columns[name]) for name in self._query.groups]
         groups = keys[0] if len(keys) == 1 else list(zip(*keys, strict=True)) if keys else None
         aggregate = self._query.aggregate
+        counted = [True] * len(times)
         if not self._query.fields:
-            _append(self._pending[0], numbers, groups, times)
+            _append(self._pending[0], numbers, groups, counted)
         for pending, name in zip(self._pending, self._query.fields, strict=False):
             column = columns[name]
             if aggregate in _NUMERIC:
                 column = numbers_of(column)
             values = column.values
-            if aggregate in _PLACED:
+            if aggregate is Aggregate.COUNT:
+                values = counted  # keeps no text in memory
+            elif aggregate in _PLACED:
                 values = list(zip(times, ids, values, strict=True))
             if NoneType not in column.types:
                 _append(pending, numbers, groups, values)
@@ -272,6 +278,9 @@ class SeriesWindows:
                 for group, values in lists.items():
                     self._add_to_window(windows, (number, group), values)
             pending.clear()
+        if self._query.aggregate not in _PLACED:
+            expected = len(self._keys) * len(self._windows)
+            self._most_waiting = max(_PENDING, min(8 * expected, _PENDING_NUMBERS))
 
     def _add_to_window(self, windows: dict[Key, Window], key: Key, values: list[Any]) -> None:
         window = windows.get(key)

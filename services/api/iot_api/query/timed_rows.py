@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
-from operator import attrgetter
 from typing import cast, overload
 
 from iot_models.reading import SEPARATOR, Reading
@@ -20,18 +19,32 @@ class TimedReading(Reading, gc=False):
     received: int = 0
 
 
-@dataclass(frozen=True, slots=True)
 class TimedColumns:
     """Columns of equal length, in the order of the read."""
 
-    ids: Sequence[int]
-    received: Sequence[int]
-    interrogator: Sequence[int]
-    texts: bytes
-    """The `freeform` texts, joined by `SEPARATOR`."""
+    def __init__(self, whole: SegmentColumns, places: slice, texts: bytes) -> None:
+        """Take the readings at `places`, and their texts, joined by `SEPARATOR`."""
+        self._whole = whole
+        self._places = places
+        self.texts = texts
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(range(self._places.start, self._places.stop))
+
+    @property
+    def ids(self) -> Sequence[int]:
+        """The ids."""
+        return self._whole.ids[self._places]
+
+    @property
+    def received(self) -> Sequence[int]:
+        """The times of receipt, in Unix ms."""
+        return self._whole.received[self._places]
+
+    @property
+    def interrogator(self) -> Sequence[int]:
+        """The interrogator timestamps, in µs."""
+        return self._whole.interrogator[self._places]
 
     def times(self, query: SeriesQuery) -> Sequence[int]:
         """Return the column `time`: when readings were received, or the interrogator timestamp, in
@@ -78,11 +91,8 @@ class TimedRun(ColumnRun):
 
     def columns(self) -> TimedColumns:
         """Return the columns of the run."""
-        whole, places = self._columns, slice(self._places.start, self._places.stop)
-        return TimedColumns(
-            whole.ids[places], whole.received[places], whole.interrogator[places],
-            bytes(self._texts),
-        )  # fmt: skip
+        places = slice(self._places.start, self._places.stop)
+        return TimedColumns(self._columns, places, bytes(self._texts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +132,12 @@ def columns_of(batch: Sequence[Reading]) -> Iterator[TimedColumns]:
         yield batch.columns()
     else:
         readings = cast("Sequence[TimedReading]", batch)
-        ids, received, interrogator, texts = (
-            list(map(attrgetter(name), readings))
-            for name in ("id", "received", "interrogator_timestamp", "freeform")
+        columns = SegmentColumns(
+            [each.id for each in readings],
+            [each.received for each in readings],
+            [each.relative_timestamp for each in readings],
+            [each.interrogator_timestamp for each in readings],
+            [each.freeform for each in readings],
         )
-        yield TimedColumns(ids, received, interrogator, "\0".join(texts).encode("ascii"))
+        texts = "\0".join(columns.freeform).encode("ascii")
+        yield TimedColumns(columns, slice(0, len(readings)), texts)

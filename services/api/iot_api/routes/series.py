@@ -9,12 +9,14 @@ from iot_api.http.request import PasswordsForm, password_bytes, requesting_clien
 from iot_api.limits.memory_budget import charge_request
 from iot_api.query.pausable_read import PausableRead
 from iot_api.query.responses import ReadingsStream, accepted_type, answer, readings_answer
-from iot_api.query.series_query import parse_series_query
+from iot_api.query.series_query import SeriesQuery, parse_series_query
 from iot_api.query.series_rows import MEDIA_FORMS, ROW_FORMS, SeriesForm, window_pieces
 from iot_api.query.series_windows import SeriesWindows
 from iot_api.query.timed_rows import TimedRows, columns_of
+from iot_api.query.unordered_read import SharedReadingError, UnorderedRead
 from iot_api.server.connection import PAUSE
 from iot_api.service import Service
+from iot_cipher.encryption import OpenVault
 from iot_models import metrics
 from iot_models.errors import InvalidRequestError
 from iot_models.scopes import Scope
@@ -47,13 +49,13 @@ def _series(service: Service) -> Response:
         return answer(iter([form.end()]), form.media_type, request.environ)
     client = requesting_client(service.settings)
     read_filter = query.time_range.within(ReadFilter())
-    read = service.readings.select(vault, read_filter, client=client, rows=TimedRows)
     record = record_of(service, vault, f"series{query.time_range.name}", client)
     if query.step is not None:
-        windows = _windows(read, SeriesWindows(query, query.step, _charge))
+        windows = _windows(service, vault, read_filter, query, query.step)
         if record is not None:
             record.end(windows.readings)
         return answer(window_pieces(windows.rows(), form), form.media_type, request.environ)
+    read = service.readings.select(vault, read_filter, client=client, rows=TimedRows)
     stream = ReadingsStream(read, record=record, form=SeriesForm(query, form))
     request.environ[PAUSE] = stream.pause
     return readings_answer(stream, request.environ)
@@ -63,13 +65,28 @@ def _charge(count: int) -> None:
     charge_request(request.environ, count)
 
 
-def _windows(read: PausableRead, windows: SeriesWindows) -> SeriesWindows:
+def _windows(
+    service: Service, vault: OpenVault, read_filter: ReadFilter, query: SeriesQuery, step: int
+) -> SeriesWindows:
+    readings, client = service.readings, requesting_client(service.settings)
+    try:
+        unordered = readings.unordered(
+            vault, read_filter, UnorderedRead(_charge), client=client, rows=TimedRows
+        )
+        windows = _filled(unordered, SeriesWindows(query, step, _charge))
+    except SharedReadingError:
+        ordered = readings.select(vault, read_filter, client=client, rows=TimedRows)
+        windows = _filled(ordered, SeriesWindows(query, step, _charge))
+    metrics.counter("iot_readings_read_total").inc(windows.readings)
+    return windows
+
+
+def _filled(read: PausableRead, windows: SeriesWindows) -> SeriesWindows:
     for batch in read:
         for columns in columns_of(batch):
             windows.add(columns)
             time.sleep(0)  # let other requests of the process run
         del batch  # free its memory before the next one is produced
-    metrics.counter("iot_readings_read_total").inc(windows.readings)
     return windows
 
 

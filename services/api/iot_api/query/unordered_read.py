@@ -1,0 +1,153 @@
+"""The readings of a vault segment by segment, in any order, for aggregates.
+
+An unordered read opens each segment once, however many of them overlap. An ordered read sorts the
+readings of segments that overlap in time, and opens segments again if its buffer is too small.
+
+Each reading is produced once, although two segments may hold the same one: a row was put back, or a
+compaction replaced segments between two turns of the read. Two segments share readings only if both
+their positions and their ids overlap.
+"""
+
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+from iot_cipher.encryption import OpenVault, SealedSegment
+from iot_models.reading import Reading
+from iot_models.segment import ID_STRIDE, SegmentBounds
+from iot_stores.history import PageRange, ReadFilter
+from iot_stores.interval_index import Position
+
+from .merge import IdRanges, Overlap
+from .pausable_read import PausableRead, Scan
+from .segment_reader import ASCENDING, Rows, SegmentBatch, opener
+
+_ID_BYTES = 40
+"""Memory of an id that is kept."""
+_KEPT = 64
+"""Segments that are kept before the first search for segments that need not be kept."""
+
+
+Combine = Callable[
+    [PausableRead, Iterable[SealedSegment], OpenVault, ReadFilter, PageRange],
+    Generator[Sequence[Reading], None, None],
+]
+"""Produces the readings of segments, which come in the order of their begins, within one turn."""
+
+
+class SharedReadingError(Exception):
+    """Two stored segments hold readings with one id. An ordered read compares such readings."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Produced:
+    end: Position
+    """The position of the last reading."""
+    ids: Sequence[int]
+    """All ids of the segment, also of rows that the filter excludes."""
+
+    @property
+    def bytes(self) -> int:
+        return 0 if isinstance(self.ids, range) else _ID_BYTES * len(self.ids)
+
+
+class UnorderedRead:
+    """The segments that a read has produced so far, in one or more turns.
+
+    Each turn has its own snapshot of the vault. It continues at the begin of the last segment of
+    the turn before, and leaves out what the turns before have produced.
+    """
+
+    def __init__(self, charge: Callable[[int], None]) -> None:
+        """`charge` is called with the bytes of memory of ids that are kept; it may raise."""
+        self._charge = charge
+        self._charged = 0
+        self._ranges = IdRanges()
+        self._produced: dict[SegmentBounds, _Produced] = {}
+        """The segments of this turn that later ones may overlap."""
+        self._before: dict[SegmentBounds, _Produced] = {}
+        """The segments of the turns before that may have readings behind the begin of this turn."""
+        self._prune_at = _KEPT
+
+    def batches(
+        self,
+        read: PausableRead,
+        segments: Iterable[SealedSegment],
+        vault: OpenVault,
+        read_filter: ReadFilter,
+        page_range: PageRange,
+    ) -> Generator[SegmentBatch, None, None]:
+        """Yield the wanted rows of each segment that no turn before has produced.
+
+        Raises:
+            SharedReadingError: two segments hold readings with one id.
+            UnavailableError: the memory of this process is used up.
+        """
+        page_range = read_filter.narrow(page_range)
+        after, claim = page_range.after, read.claim_large_segment
+        open_rows = opener(vault, read_filter, page_range, ASCENDING, claim, rows=read.rows)
+        scan = Scan(read, ASCENDING, page_range)
+        open_segment = scan.noting(open_rows)
+        self._begin_turn(after)
+        for segment in scan.watched(self._new_segments(segments)):
+            bounds = segment.bounds
+            rows = open_segment(segment)
+            self._keep(bounds, _Produced(ASCENDING.end(bounds), _ids_of(bounds, rows)))
+            rows = self._new_rows(bounds, rows)
+            begin = ASCENDING.begin(bounds)
+            if len(rows):
+                yield SegmentBatch(rows, begin if after is None else max(begin, after))
+
+    def _begin_turn(self, after: Position | None) -> None:
+        if after is not None:
+            produced = (self._before | self._produced).items()
+            self._before = {bounds: each for bounds, each in produced if each.end > after}
+        self._ranges, self._produced = IdRanges(), {}
+
+    def _new_segments(self, segments: Iterable[SealedSegment]) -> Iterator[SealedSegment]:
+        """Pass on the segments that were not produced by a turn before."""
+        for segment in segments:
+            produced = self._before.get(segment.bounds)
+            if produced is None:
+                yield segment
+            else:
+                self._keep(segment.bounds, produced)
+
+    def _keep(self, bounds: SegmentBounds, produced: _Produced) -> None:
+        """Keep a segment of this turn, unless it shares ids with another one of this turn."""
+        begin = ASCENDING.begin(bounds)
+        if self._ranges.add(bounds) is not Overlap.NONE:
+            ids = set(produced.ids)
+            for other in _overlapping(bounds, self._produced):
+                if other.end >= begin and not ids.isdisjoint(other.ids):
+                    raise SharedReadingError
+        self._produced[bounds] = produced
+        if len(self._produced) >= self._prune_at:
+            self._produced = {
+                each: kept for each, kept in self._produced.items() if kept.end >= begin
+            }
+            self._prune_at = _KEPT + 2 * len(self._produced)
+            kept_bytes = sum(kept.bytes for kept in self._produced.values())
+            self._charge(max(0, kept_bytes - self._charged))
+            self._charged = max(kept_bytes, self._charged)
+
+    def _new_rows(self, bounds: SegmentBounds, rows: Rows) -> Rows:
+        earlier = set(chain.from_iterable(each.ids for each in _overlapping(bounds, self._before)))
+        if not earlier:
+            return rows
+        return rows.selected([number not in earlier for number in rows.columns.ids])
+
+
+def _ids_of(bounds: SegmentBounds, rows: Rows) -> Sequence[int]:
+    if bounds.last_id - bounds.first_id == (bounds.count - 1) * ID_STRIDE:
+        return range(bounds.first_id, bounds.last_id + 1, ID_STRIDE)
+    return rows.columns.ids
+
+
+def _overlapping(
+    bounds: SegmentBounds, produced: dict[SegmentBounds, _Produced]
+) -> Iterator[_Produced]:
+    """Return the segments whose ranges of ids overlap."""
+    for other, each in produced.items():
+        if other.first_id <= bounds.last_id and bounds.first_id <= other.last_id:
+            yield each

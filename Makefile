@@ -176,6 +176,8 @@ docs: $(VENV)/.dev ## Regenerate the parts of the documentation that come from c
 	@sed -n '/^|/q;p' docs/settings.md > docs/.settings.md
 	@$(BIN)/iot-sensor settings --markdown >> docs/.settings.md
 	@mv docs/.settings.md docs/settings.md
+	@$(BIN)/python -m iot_models.metrics_reference > docs/.metrics.md
+	@mv docs/.metrics.md docs/metrics.md
 	@$(BIN)/python -m iot_api.description > docs/.http-reference.md
 	@mv docs/.http-reference.md docs/http-reference.md
 	@$(BIN)/python charts/generate_readme.py

@@ -6,6 +6,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any, cast
 
 import psycopg
@@ -60,3 +61,19 @@ def function_calls(work: Callable[[], object]) -> int:
     finally:
         sys.setprofile(None)
     return calls
+
+
+def calls_into(package: str, work: Callable[[], object]) -> "Counter[str]":
+    """Count the calls of functions of a package by `work` in this thread, by function."""
+    counted: Counter[str] = Counter()
+
+    def count(frame: FrameType, event: str, __: object) -> None:
+        if event == "call" and f"/{package}/" in frame.f_code.co_filename:
+            counted[frame.f_code.co_qualname] += 1
+
+    sys.setprofile(count)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return counted

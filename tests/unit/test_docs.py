@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from iot_models.metrics_reference import reference
 from iot_models.settings import describe
 
 ROOT = Path(__file__).parents[2]
@@ -21,6 +22,11 @@ def test_docs_list_every_setting_as_it_is() -> None:
         line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| IOT_")
     ]
     assert rows == [list(row) for row in describe()], "run `make docs`"
+
+
+def test_docs_list_every_metric_as_it_is() -> None:
+    text = (ROOT / "docs/metrics.md").read_text(encoding="utf-8")
+    assert text == reference(), "run `make docs`"
 
 
 def test_architecture_names_files_that_exist() -> None:

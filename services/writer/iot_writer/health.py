@@ -14,6 +14,7 @@ def serve_health(readiness: Readiness, address: str, port: int) -> WSGIServer:
         SettingsError: the port can't be opened.
     """
     metrics.create_metrics("writer")
+    metrics.export_build("iot_writer_build_info")
 
     def ready() -> tuple[bool, Mapping[str, str]]:
         state = readiness.state()

@@ -41,6 +41,8 @@ KEEP_FOREVER = -1
 
 _log = logging.getLogger(__name__)
 _drained_at = 0.0
+_drain_failed = False
+"""Whether the last drain of this process failed."""
 
 
 Function = Callable[..., str | int]
@@ -103,13 +105,17 @@ def _drain(writer: Writer, shards: Sequence[int]) -> dict[int, str]:
     Return {} when Redis must not be used. When a store can't serve, the entries stay in the
     backlog, and the sweep queues the drains again.
     """
-    global _drained_at  # noqa: PLW0603 - one per process, like the connection
+    global _drained_at, _drain_failed  # noqa: PLW0603 - one per process, like the connection
     began = time.monotonic()
+    if _drain_failed:
+        metrics.counter("iot_drain_retries_total").inc()
+    _drain_failed = True
     try:
         with _counting_failures("iot_drains_total"):
             drained = writer.drain_shards(shards)
     except UnfitRedisError:
         return {}  # the watch has logged the reason
+    _drain_failed = False
     if drained.left:
         writer.backlog.enqueue_once([names.drain_job(shard) for shard in drained.left])
     for outcome in drained.outcomes.values():

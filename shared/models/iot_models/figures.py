@@ -4,6 +4,8 @@ from collections.abc import Mapping
 
 FIGURES: Mapping[str, str] = {
     "rates.readings_in": "sum(rate(iot_readings_acknowledged_total[1m]))",
+    "rates.bytes_in": "sum(rate(iot_put_body_bytes_sum[1m]))",
+    "rates.puts_rejected": "sum(rate(iot_puts_rejected_total[1m]))",
     "rates.readings_out": "sum(rate(iot_readings_stored_total[1m]))",
     "rates.readings_read": "sum(rate(iot_readings_read_total[1m]))",
     "rates.bytes_out": "sum(rate(iot_drain_written_bytes_total[1m]))",

@@ -1,13 +1,28 @@
 """All metrics. Each is declared once in `METRICS`, and services get it by its name."""
 
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import version
+from platform import python_version
 from typing import Literal
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram
+from prometheus_client import Metric as Family
+from prometheus_client.registry import Collector
 
-_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+from .errors import ErrorCode
+
+_UNITS = ({"seconds", "bytes"}, {"seconds", "bytes", "readings"})
+"""The units of metrics, and of histograms."""
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+"""Upper bounds of the buckets of durations; one more bucket has no bound."""
+_BUCKETS = {
+    "seconds": SECONDS,
+    "bytes": tuple(2.0**power for power in range(8, 25, 2)),  # 256 B to 16 MiB
+    "readings": (1, 3, 10, 30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +41,36 @@ class Metric:
     """How a gauge is exported for several worker processes: every value, or the minimum or the sum
     of the running ones."""
 
+    @property
+    def unit(self) -> str:
+        """The base unit, which the name ends with; "" for a metric without one."""
+        last = self.family.rpartition("_")[2]
+        return last if last in _UNITS[self.kind == "histogram"] else ""
+
+    @property
+    def family(self) -> str:
+        """The name of the family in OpenMetrics: a counter's is without `_total`."""
+        return self.name.removesuffix("_total") if self.kind == "counter" else self.name
+
 
 METRICS = (
     Metric("iot_http_requests_total", "counter", "api",
            "HTTP requests answered.", ("route", "method", "status")),
     Metric("iot_http_request_seconds", "histogram", "api",
            "Time from the request to the head of the answer, in seconds.", ("route", "method")),
+    Metric("iot_http_requests_in_flight", "gauge", "api",
+           "Requests whose answers are not sent yet; the workers count them four times a second.",
+           of_processes="livesum"),
+    Metric("iot_http_connections", "gauge", "api",
+           "Open connections; the workers count them four times a second.",
+           of_processes="livesum"),
+    Metric("iot_put_body_bytes", "histogram", "api",
+           "Size of the bodies of PUTs as received, in bytes."),
+    Metric("iot_put_readings", "histogram", "api",
+           "Readings of a PUT that was accepted."),
+    Metric("iot_puts_rejected_total", "counter", "api",
+           "PUTs of readings that were refused, by the code of the error. None of their readings "
+           "is stored.", ("reason",), initial_labels=tuple(ErrorCode)),
     Metric("iot_client_certificates_refused_total", "counter", "api",
            "TLS handshakes that failed for the client's certificate, by reason: expired (or not "
            "yet valid), untrusted, revoked, no_list (its authority has no valid list in "
@@ -47,6 +86,10 @@ METRICS = (
            "Readings acknowledged with 201: they are in the backlog."),
     Metric("iot_readings_read_total", "counter", "api",
            "Readings returned by reads."),
+    Metric("iot_vault_cache_hits_total", "counter", "api",
+           "Uses of a vault that was open in the process."),
+    Metric("iot_vault_cache_misses_total", "counter", "api",
+           "Searches for a vault that was not open in the process. Each costs a scrypt."),
     Metric("iot_vaults_opened_total", "counter", "api",
            "Vaults opened with their password (scrypt).", ("how",),
            initial_labels=("found", "created")),
@@ -67,6 +110,8 @@ METRICS = (
            initial_labels=("known", "first", "suspects")),
     Metric("iot_scrypts_waiting", "gauge", "api",
            "Requests that wait for a scrypt.", of_processes="livesum"),
+    Metric("iot_scrypts_running", "gauge", "api",
+           "Computations of scrypt that run.", of_processes="livesum"),
     Metric("iot_reads_total", "counter", "api",
            "Reads, by the store that answered them.", ("source",)),
     Metric("iot_live_listeners", "gauge", "api",
@@ -127,6 +172,11 @@ METRICS = (
     Metric("iot_writer_master_key_loaded", "gauge", "writer",
            "1 while the writer has loaded keys of the master key of this id, 0 after they were "
            "removed.", ("key",)),
+    Metric("iot_postgres_sessions_lost_total", "counter", "api",
+           "Sessions of Postgres that ended during a statement. The statement is repeated if that "
+           "is safe."),
+    Metric("iot_api_build_info", "gauge", "api",
+           "1; the labels are the versions of iot-sensor and of Python.", ("version", "python")),
     Metric("iot_audit_recorded_total", "counter", "api",
            "Events that API processes added to the audit log."),
     Metric("iot_audit_unrecorded_total", "counter", "api",
@@ -145,8 +195,24 @@ METRICS = (
            "Readings committed to Postgres."),
     Metric("iot_segments_stored_total", "counter", "writer",
            "Segments committed to Postgres."),
+    Metric("iot_drain_read_bytes_total", "counter", "writer",
+           "Sealed bytes of the entries that drains took from the backlog."),
+    Metric("iot_drain_content_bytes_total", "counter", "writer",
+           "Bytes of the readings that drains committed to Postgres, before compression."),
     Metric("iot_drain_written_bytes_total", "counter", "writer",
-           "Encrypted bytes of the segments that drains committed to Postgres."),
+           "Encrypted bytes of the segments that drains committed to Postgres, after compression."),
+    Metric("iot_segment_bytes", "histogram", "writer",
+           "Size of the segments that drains committed, encrypted, in bytes."),
+    Metric("iot_segment_readings", "histogram", "writer",
+           "Readings in a segment that drains committed."),
+    Metric("iot_drain_postgres_seconds", "histogram", "writer",
+           "Time of a drain in Postgres, by step, in seconds.", ("step",),
+           initial_labels=("ledger", "insert", "commit")),
+    Metric("iot_drain_redis_seconds", "histogram", "writer",
+           "Time of a drain in Redis, by step, in seconds.", ("step",),
+           initial_labels=("read", "hot_window", "remove")),
+    Metric("iot_drain_retries_total", "counter", "writer",
+           "Drains that repeat a failed one of the same process."),
     Metric("iot_shard_drained_timestamp_seconds", "gauge", "writer",
            "Unix time at which this process last drained a shard.", ("shard",)),
     Metric("iot_writer_heartbeat_timestamp_seconds", "gauge", "writer",
@@ -171,6 +237,11 @@ METRICS = (
            "Postgres."),
     Metric("iot_stored_after_seconds", "histogram", "writer",
            "Time from acknowledged to stored, of each drain's oldest entry, in seconds."),
+    Metric("iot_readable_after_seconds", "histogram", "writer",
+           "Time from acknowledged to readable, also by reads of the hot window, of each drain's "
+           "oldest entry, in seconds."),
+    Metric("iot_writer_build_info", "gauge", "writer",
+           "1; the labels are the versions of iot-sensor and of Python.", ("version", "python")),
     Metric("iot_compactions_total", "counter", "writer",
            "Orders to merge small segments, by outcome.", ("outcome",),
            initial_labels=("merged", "gone", "damaged", "refused", "empty",
@@ -197,8 +268,12 @@ METRICS = (
            "Requests of the canary that got no answer or an unexpected one."),
     Metric("iot_canary_round_trip_seconds", "histogram", "canary",
            "Time from sending a reading of the canary until it could be read, in seconds."),
+    Metric("iot_canary_build_info", "gauge", "canary",
+           "1; the labels are the versions of iot-sensor and of Python.", ("version", "python")),
 )  # fmt: skip
 
+UNITS = {metric.family: metric.unit for metric in METRICS}
+"""The unit of each metric, by the name of its family."""
 _BY_NAME = {metric.name: metric for metric in METRICS}
 
 
@@ -211,7 +286,7 @@ def spec_of(name: str) -> Metric:
 def counter(name: str) -> Counter:
     """Return the counter of that name. A process has one."""
     metric = spec_of(name)
-    made = Counter(metric.name, metric.meaning, metric.labels)
+    made = Counter(metric.name, metric.meaning, metric.labels, unit=metric.unit)
     for value in metric.initial_labels:
         made.labels(value)
     return made
@@ -221,7 +296,13 @@ def counter(name: str) -> Counter:
 def gauge(name: str) -> Gauge:
     """Return the gauge of that name. A process has one."""
     metric = spec_of(name)
-    made = Gauge(metric.name, metric.meaning, metric.labels, multiprocess_mode=metric.of_processes)
+    made = Gauge(
+        metric.name,
+        metric.meaning,
+        metric.labels,
+        unit=metric.unit,
+        multiprocess_mode=metric.of_processes,
+    )
     for value in metric.initial_labels:
         made.labels(value)
     return made
@@ -231,13 +312,123 @@ def gauge(name: str) -> Gauge:
 def histogram(name: str) -> Histogram:
     """Return the histogram of that name. A process has one."""
     metric = spec_of(name)
-    return Histogram(metric.name, metric.meaning, metric.labels, buckets=_SECONDS)
+    made = Histogram(
+        metric.name, metric.meaning, metric.labels, unit=metric.unit, buckets=_BUCKETS[metric.unit]
+    )
+    for value in metric.initial_labels:
+        made.labels(value)
+    return made
+
+
+def add_observations(histogram: Histogram, total: float, buckets: Sequence[int]) -> None:
+    """Add observations to a histogram: their sum, and their number in each of its buckets."""
+    histogram._sum.inc(total)  # noqa: SLF001 - prometheus_client takes one at a time
+    for bucket, count in zip(histogram._buckets, buckets, strict=True):  # noqa: SLF001
+        if count:
+            bucket.inc(count)
+
+
+def observe_all(name: str, values: Sequence[float]) -> None:
+    """Observe values in a histogram without labels. A value costs a tenth of `observe`."""
+    bounds = _BUCKETS[spec_of(name).unit]
+    buckets = [0] * (len(bounds) + 1)
+    for value in values:
+        buckets[bisect_left(bounds, value)] += 1
+    add_observations(histogram(name), sum(values), buckets)
+
+
+_pending: list[Callable[[], None]] = []
+
+
+def at_flush(add: Callable[[], None]) -> None:
+    """Call `add` at each flush: it adds what was counted since to the metrics."""
+    _pending.append(add)
+
+
+def flush() -> None:
+    """Add what was counted since the last flush to the metrics.
+
+    The API's worker does it several times a second and at its end, other processes when their
+    metrics are read.
+    """
+    for add in _pending:
+        add()
+
+
+class PendingCount:
+    """A number that the next flush adds to a counter.
+
+    Incremented as an attribute, it costs a tenth of a `Counter`, which takes a lock and writes to
+    a mapped file. Only one thread may increment it.
+    """
+
+    __slots__ = ("_counter", "value")
+
+    def __init__(self, counter: Counter) -> None:
+        self._counter = counter
+        self.value = 0
+        at_flush(self._flush)
+
+    def _flush(self) -> None:
+        value, self.value = self.value, 0
+        if value:
+            self._counter.inc(value)
+
+
+@cache
+def pending_count(name: str) -> PendingCount:
+    """Return the pending count of a counter without labels. A process has one."""
+    return PendingCount(counter(name))
+
+
+class PendingObservations:
+    """Observations that the next flush adds to a histogram without labels. See `PendingCount`."""
+
+    __slots__ = ("_bounds", "_buckets", "_histogram", "_total")
+
+    def __init__(self, histogram: Histogram, bounds: Sequence[float]) -> None:
+        self._histogram = histogram
+        self._bounds = bounds
+        self._reset()
+        at_flush(self._flush)
+
+    def observe(self, value: float) -> None:
+        """Add an observation."""
+        self._total += value
+        self._buckets[bisect_left(self._bounds, value)] += 1
+
+    def _reset(self) -> None:
+        self._total, self._buckets = 0.0, [0] * (len(self._bounds) + 1)
+
+    def _flush(self) -> None:
+        total, buckets = self._total, self._buckets
+        self._reset()
+        if any(buckets):
+            add_observations(self._histogram, total, buckets)
+
+
+@cache
+def pending_observations(name: str) -> PendingObservations:
+    """Return the pending observations of a histogram without labels. A process has one."""
+    return PendingObservations(histogram(name), _BUCKETS[spec_of(name).unit])
+
+
+class _FlushWhenRead(Collector):
+    def collect(self) -> Iterable[Family]:
+        flush()
+        return ()
+
+
+REGISTRY.register(_FlushWhenRead())  # before all metrics, whose values are read afterwards
 
 
 def value_of(name: str) -> float:
-    """Return the value of a counter in this process: the sum over its labels."""
-    (family,) = counter(name).collect()
-    return sum(sample.value for sample in family.samples if sample.name == name)
+    """Return the value of a counter in this process, or the sum of a histogram, over all labels."""
+    flush()
+    is_counter = spec_of(name).kind == "counter"
+    (family,) = (counter(name) if is_counter else histogram(name)).collect()
+    wanted = name if is_counter else f"{name}_sum"
+    return sum(sample.value for sample in family.samples if sample.name == wanted)
 
 
 def create_metrics(service: str) -> None:
@@ -254,3 +445,13 @@ def create_metrics(service: str) -> None:
             histogram(metric.name)
         elif metric.initial_labels:  # the values of other gauges are read when they are scraped
             gauge(metric.name)
+
+
+def build_labels() -> tuple[str, str]:
+    """Return the values of the labels of `..._build_info`."""
+    return version("iot-models"), python_version()
+
+
+def export_build(name: str) -> None:
+    """Export the versions of this process as the gauge `name`."""
+    gauge(name).labels(*build_labels()).set(1)

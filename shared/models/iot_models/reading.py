@@ -61,6 +61,11 @@ class ReadingColumns:
     def __len__(self) -> int:
         return len(self.relative)
 
+    @property
+    def size(self) -> int:
+        """Bytes of the times and the texts."""
+        return len(self.freeform) + 16 * len(self)
+
     def cut(self, places: Sequence[int]) -> "ReadingColumns":
         """Return the readings at `places`, in this order."""
         texts = self.freeform.split(SEPARATOR)

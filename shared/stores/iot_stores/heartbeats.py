@@ -36,6 +36,8 @@ ALIVE_SECONDS = 15
 TOTALS = {
     "api": {
         "readings_in": "iot_readings_acknowledged_total",
+        "bytes_in": "iot_put_body_bytes",
+        "puts_rejected": "iot_puts_rejected_total",
         "readings_read": "iot_readings_read_total",
     },
     "writer": {
@@ -43,7 +45,8 @@ TOTALS = {
         "bytes_out": "iot_drain_written_bytes_total",
     },
 }
-"""The counters in the heartbeats of each service, under the names of their rates."""
+"""The counters in the heartbeats of each service, and the histograms whose sums are in them, under
+the names of their rates."""
 _GAUGES = {
     "api": "iot_api_heartbeat_timestamp_seconds",
     "writer": "iot_writer_heartbeat_timestamp_seconds",

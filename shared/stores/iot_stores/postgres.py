@@ -12,6 +12,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import TransactionStatus
 from psycopg_pool import ConnectionPool, PoolTimeout
 
+from iot_models import metrics
 from iot_models.errors import SettingsError
 from iot_models.settings import Settings
 
@@ -152,6 +153,7 @@ class Pool(ConnectionPool[Connection]):
                 except AWAY:
                     if not connection.broken:
                         raise
+                    metrics.counter("iot_postgres_sessions_lost_total").inc()
                     self._renew()
         with self.connection() as connection:
             return work(connection)

@@ -1,6 +1,7 @@
 """Metrics are declared once and follow the naming rules of Prometheus."""
 
 import re
+from operator import sub
 
 import pytest
 from prometheus_client import REGISTRY
@@ -21,7 +22,9 @@ def test_the_name_of_a_metric_matches_its_kind(each: metrics.Metric) -> None:
     assert each.service in {"api", "writer", "canary"}
     assert each.meaning.endswith(".")
     assert each.name.endswith("_total") == (each.kind == "counter")
-    assert each.name.endswith("_seconds") or each.kind != "histogram"
+    assert each.unit or each.kind != "histogram"
+    assert each.unit in {"", "seconds", "bytes", "readings"}
+    assert each.family.endswith(each.unit)
 
 
 def test_an_undeclared_metric_is_refused() -> None:
@@ -54,3 +57,30 @@ def test_only_declared_labels_are_accepted() -> None:
     assert REGISTRY.get_sample_value("iot_drains_total", {"outcome": "a test"}) == 1
     with pytest.raises(ValueError, match="label"):
         counter.labels(other="x")
+
+
+def test_pending_numbers_are_there_when_metrics_are_read() -> None:
+    """Observations get into the buckets that prometheus_client would choose."""
+    names = "iot_segment_bytes", "iot_put_body_bytes"
+    values = (0, 255, 256, 257, 1024, 2**24, 2**24 + 1, 10**9)
+    direct = metrics.histogram(names[0])
+    pending = metrics.pending_observations(names[1])
+
+    def samples(name: str) -> list[float]:
+        (family,) = (each for each in REGISTRY.collect() if each.name == name)
+        return [each.value for each in family.samples if not each.name.endswith("_created")]
+
+    already = [samples(name) for name in names]
+    metrics.observe_all(names[0], values)
+    for value in values:
+        direct.observe(value)
+        pending.observe(value)
+        pending.observe(value)
+    added = [
+        list(map(sub, samples(name), earlier)) for name, earlier in zip(names, already, strict=True)
+    ]
+    assert added[0] == added[1]
+    assert added[0][0] == 6
+    before = metrics.value_of("iot_vault_cache_hits_total")
+    metrics.pending_count("iot_vault_cache_hits_total").value += 2
+    assert metrics.value_of("iot_vault_cache_hits_total") == before + 2

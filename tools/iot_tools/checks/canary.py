@@ -64,6 +64,7 @@ class Canary:
         self._failure = ""
         self._warned_at = 0.0
         metrics.create_metrics("canary")
+        metrics.export_build("iot_canary_build_info")
 
     def health(self) -> tuple[bool, dict[str, str]]:
         """Return whether the loop runs, even if all requests fail."""

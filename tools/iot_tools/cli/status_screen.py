@@ -90,12 +90,15 @@ def _stores(stores: Mapping[str, str]) -> Text:
     return shown
 
 
-def _rates(rates: Mapping[str, float]) -> str:
-    return (
-        f"in {_number(rates['readings_in'])} readings/s   "
+def _rates(rates: Mapping[str, float]) -> Text:
+    shown = Text(
+        f"in {_number(rates['readings_in'])} readings/s, {_size(rates['bytes_in'])}/s   "
         f"out {_number(rates['readings_out'])} readings/s, {_size(rates['bytes_out'])}/s   "
         f"read {_number(rates['readings_read'])} readings/s"
     )
+    if rates["puts_rejected"]:
+        shown.append(f"   rejected {_number(rates['puts_rejected'])} PUTs/s", style="bold red")
+    return shown
 
 
 def _backlog(backlog: Part) -> Text:

@@ -7,6 +7,7 @@ limits, receiving, decompression, passwords.
 import os
 import re
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import cache, lru_cache
@@ -136,20 +137,45 @@ OnAnswer = Callable[[Answered, Mapping[str, Any]], None]
 """Called with each answer of Flask and the environ of its request."""
 
 
-class RequestMetrics:
-    """The counters of requests and their durations."""
+class _Tally:
+    """Requests with the same labels that are not in the metrics yet."""
+
+    __slots__ = ("buckets", "count", "seconds")
 
     def __init__(self) -> None:
-        # `labels` takes 3 µs: it builds a key and takes a lock. A cached call takes 0.3 µs, and
-        # there are few combinations of labels.
+        self.count = 0
+        self.seconds = 0.0
+        self.buckets = [0] * (len(metrics.SECONDS) + 1)
+
+
+class RequestMetrics:
+    """The counters of requests and their durations.
+
+    prometheus_client takes a lock and writes to a mapped file for each of them, so the metrics get
+    the sums at their next flush.
+    """
+
+    def __init__(self) -> None:
+        self._tallies: dict[tuple[str, str, int], _Tally] = {}
         self._requests = cache(metrics.counter("iot_http_requests_total").labels)
         self._seconds = cache(metrics.histogram("iot_http_request_seconds").labels)
+        metrics.at_flush(self._flush)
 
     def observe(self, route: str, method: str, status: int, seconds: float | None) -> None:
         """Count a request; `seconds` is None if it failed before its time was taken."""
-        self._requests(route, method, status).inc()
+        tally = self._tallies.get((route, method, status))
+        if tally is None:
+            tally = self._tallies[route, method, status] = _Tally()
+        tally.count += 1
         if seconds is not None:
-            self._seconds(route, method).observe(seconds)
+            tally.seconds += seconds
+            tally.buckets[bisect_left(metrics.SECONDS, seconds)] += 1
+
+    def _flush(self) -> None:
+        tallies, self._tallies = self._tallies, {}
+        for (route, method, status), tally in tallies.items():
+            self._requests(route, method, status).inc(tally.count)
+            metrics.add_observations(self._seconds(route, method), tally.seconds, tally.buckets)
 
 
 def register_request_metrics(

@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl
 
 from iot_api.http.access import Access
 from iot_api.http.cors import Cors
-from iot_api.http.errors import ErrorResponder
+from iot_api.http.errors import STATUS, ErrorResponder
 from iot_api.http.paths import forwarded_prefix, single_slashes
 from iot_api.http.request import (
     REQUEST_ID,
@@ -38,7 +38,8 @@ from iot_api.http.responses import (
 from iot_api.limits.clients import Client
 from iot_api.limits.large_requests import LARGE_BYTES
 from iot_api.service import Service
-from iot_models.errors import InvalidRequestError
+from iot_models import metrics
+from iot_models.errors import ErrorCode, InvalidRequestError
 from iot_models.scopes import Scope
 
 from .idempotency import parse_idempotency_key
@@ -47,6 +48,7 @@ from .intake import Accepted
 from .parser import Batch, PutParser, put_parser
 from .receipts import encode_receipt
 
+_CODES = {status: code for code, status in STATUS.items()}
 ROUTES = ("/api/iot", "/api/rssi")
 
 
@@ -75,6 +77,7 @@ class IngestEndpoint:
         self._access = access
         self._needs_token = access.needs_token(Scope.INGEST)
         self._metrics = request_metrics
+        self._body_bytes = metrics.pending_observations("iot_put_body_bytes")
         self._cors = cors
         self._errors = errors
         self._log = request_log
@@ -93,6 +96,7 @@ class IngestEndpoint:
         except Exception as error:  # noqa: BLE001 - every error has a response
             token_name = partial(self._access.token_name, Scope.INGEST, environ)
             response = self._errors.respond(error, environ, request_id, token_name)
+            _count_rejected(response.status)
         status, headers, body = response
         seconds = time.perf_counter() - started
         self._metrics.observe(route, "PUT", status, seconds)
@@ -143,6 +147,7 @@ class IngestEndpoint:
         """Return the readings in the body of a request. A large body waits for its turn."""
         lines = is_ndjson(environ)
         body = receive_body(environ, self._max_body_bytes)
+        self._body_bytes.observe(len(body))
         if len(body) < LARGE_BYTES and "HTTP_CONTENT_ENCODING" not in environ:
             self._large_requests.small += 1
             return parse(body, lines=lines)
@@ -159,6 +164,11 @@ class IngestEndpoint:
         success = {"success": f"{accepted.count} object(s) created"}
         prefix = forwarded_prefix(environ, self._trusted_proxies)
         return not_yet_stored(success, encode_receipt(accepted.entries), prefix)
+
+
+def _count_rejected(status: int) -> None:
+    reason = _CODES.get(status, ErrorCode.INVALID_REQUEST)
+    metrics.counter("iot_puts_rejected_total").labels(reason).inc()
 
 
 def not_yet_stored(content: Mapping[str, object], receipt: str, prefix: str) -> PlainResponse:

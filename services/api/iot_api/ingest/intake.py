@@ -91,7 +91,8 @@ class Intake:
         self._shards = shards
         self._idempotency = idempotency
         self._session_renewals: int | None = None
-        self._acknowledged = metrics.counter("iot_readings_acknowledged_total")
+        self._acknowledged = metrics.pending_count("iot_readings_acknowledged_total")
+        self._readings = metrics.pending_observations("iot_put_readings")
 
     def accept(
         self,
@@ -154,7 +155,8 @@ class Intake:
         if request is not None and appended.first_answer is not None:
             self._sealer.abandon_numbers(len(sealed))
             return _repeated(request, appended.first_answer)
-        self._acknowledged.inc(count)
+        self._acknowledged.value += count
+        self._readings.observe(count)
         self._handle_writer_requests(appended)
         if proven is not None:
             prove(proven, keys)

@@ -38,6 +38,7 @@ from iot_api.http.security_headers import (
 from iot_api.http.unexpected_errors import log_defect
 from iot_api.limits.clients import network_of
 from iot_api.limits.memory_budget import CHARGE, MemoryBudget
+from iot_models import metrics
 from iot_models.errors import IotError, UnavailableError
 from iot_models.origins import Origins
 
@@ -213,8 +214,10 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
             if not servers and (certificate is None or certificate.is_loaded):
                 servers = [start_server(each, certificate, self.handle) for each in self.sockets]
             self._enforce_deadlines()
+            metrics.flush()
             gevent.sleep(_BEAT_SECONDS)
         self._end(servers)
+        metrics.flush()
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         """Serve one connection, in its own greenlet."""
@@ -324,6 +327,9 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
         if now < self._enforce_at:
             return
         self._enforce_at = now + _ENFORCE_SECONDS
+        in_flight = sum(connection.request is not None for connection in self._connections)
+        metrics.gauge("iot_http_requests_in_flight").set(in_flight)
+        metrics.gauge("iot_http_connections").set(len(self._connections))
         for connection in self._connections:
             if deadlines.is_overdue(connection, now, self.cfg.keepalive):
                 late = RequestTimeout("the body took too long to arrive")
@@ -342,6 +348,7 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
                 break
             self._end_connections(begin, bodies=age >= BODY_SECONDS)
             self._enforce_deadlines()
+            metrics.flush()
             self.notify()
             gevent.sleep(_BEAT_SECONDS)
         for server in servers:

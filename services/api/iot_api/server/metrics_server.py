@@ -9,20 +9,37 @@ import time
 from collections.abc import Iterator, Mapping
 from functools import partial
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
 
-from iot_models import logs, monitoring
+from iot_models import logs, metrics, monitoring
 from iot_models.errors import SettingsError
-from iot_models.metrics import spec_of
+from iot_models.metrics import UNITS, spec_of
 from iot_models.settings import Settings, load, load_one
 from iot_stores.clocks import redis_ahead
 from iot_stores.hot_window import HotWindow
 from iot_stores.postgres import connect_postgres
 from iot_stores.stores import Stores
+
+
+class WorkersCollector(Collector):
+    """A collector of the metrics of all workers, with their units.
+
+    The files of prometheus_client hold no units. They hold no exemplars either
+    (docs/metrics.md#exemplars).
+    """
+
+    def __init__(self) -> None:
+        self._files = MultiProcessCollector(None)  # type: ignore[no-untyped-call]
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics of all workers."""
+        for family in self._files.collect():  # type: ignore[no-untyped-call]
+            family.unit = UNITS.get(family.name, "")
+            yield family
 
 
 class BacklogCollector(Collector):
@@ -42,6 +59,9 @@ class BacklogCollector(Collector):
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield the gauges of the backlog and of the clock."""
+        build = _family("iot_api_build_info")
+        build.add_metric(metrics.build_labels(), 1)
+        yield build
         yield _gauge("iot_backlog_limit_bytes", self._settings.backlog_max_bytes)
         yield _gauge("iot_hot_window_seconds", self._settings.hot_window_seconds)
         try:
@@ -66,12 +86,20 @@ class BacklogCollector(Collector):
 
 
 def _gauge(name: str, value: float) -> GaugeMetricFamily:
-    return GaugeMetricFamily(name, spec_of(name).meaning, value=value)
+    family = _family(name)
+    family.add_metric([], value)
+    return family
+
+
+def _family(name: str) -> GaugeMetricFamily:
+    declared = spec_of(name)
+    return GaugeMetricFamily(
+        declared.name, declared.meaning, labels=declared.labels, unit=declared.unit
+    )
 
 
 def _by_shard(name: str, values: Mapping[int, float]) -> GaugeMetricFamily:
-    declared = spec_of(name)
-    family = GaugeMetricFamily(declared.name, declared.meaning, labels=declared.labels)
+    family = _family(name)
     for shard, value in values.items():
         family.add_metric([str(shard)], value)
     return family
@@ -97,7 +125,7 @@ def main() -> int:
 
 def _serve(settings: Settings) -> None:
     registry = CollectorRegistry()
-    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    registry.register(WorkersCollector())
     stores = Stores(settings, partial(connect_postgres, settings, name="iot-api metrics"))
     registry.register(BacklogCollector(stores))
     monitoring.serve(

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from iot_cipher.encryption import OpenVault
 from iot_cipher.vault import VaultRecord
+from iot_models import metrics
 from iot_stores.password_changes import ERASED
 
 RENEW_SECONDS = 300.0
@@ -66,6 +67,7 @@ class VaultCache:
         self.followed_until = math.inf
         """Until then, no change was announced early enough to be made that this cache has missed.
         """
+        self._hits = metrics.pending_count("iot_vault_cache_hits_total")
         self._closing = threading.Event()
         self._dropper: threading.Thread | None = None
 
@@ -84,7 +86,10 @@ class VaultCache:
         if cached is None or not cached.in_redis:
             return None
         now = self._clock()
-        return None if now >= cached.renew_at or now >= self.followed_until else cached.vault
+        if now >= cached.renew_at or now >= self.followed_until:
+            return None
+        self._hits.value += 1
+        return cached.vault
 
     def readable(self, password: bytes, proven: Container[object]) -> OpenVault | None:
         """Return the open vault of a password if its cache key is in `proven`.
@@ -93,7 +98,14 @@ class VaultCache:
         """
         key = self.key(password)
         cached = self._vaults.get(key) if key in proven else None
-        return None if cached is None or self._clock() >= cached.renew_at else cached.vault
+        if cached is None or self._clock() >= cached.renew_at:
+            return None
+        self._hits.value += 1
+        return cached.vault
+
+    def note_hit(self) -> None:
+        """Count a use of a vault that `get` returned."""
+        self._hits.value += 1
 
     def get(self, key: bytes) -> CachedVault | None:
         """Return the open vault of a password, if it has not expired."""

@@ -176,13 +176,16 @@ class Vaults:
         cached = self._cached(key, password, client)
         if cached is not None:
             return cached
+        metrics.counter("iot_vault_cache_misses_total").inc()
         found = self._open_shared(key, password, client, create=create)
         return None if found is None else found.cached
 
     def _cached(self, key: bytes, password: bytes, client: Client) -> CachedVault | None:
         cached = self.cache.get(key)
         if cached is not None and self.cache.is_due(cached):
-            return self._renew(key, cached, password, client)
+            cached = self._renew(key, cached, password, client)
+        if cached is not None:
+            self.cache.note_hit()
         return cached
 
     def _renew(

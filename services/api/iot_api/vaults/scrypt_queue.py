@@ -77,7 +77,8 @@ class ScryptQueue:
                 self._guesses.check_waiting(client, since)
             metrics.counter("iot_scrypts_total").labels(queue).inc()
             waiting.close()
-            yield
+            with metrics.gauge("iot_scrypts_running").track_inprogress():
+                yield
 
     def _enter_as_suspect(self, slots: ExitStack, client: Client, seconds: float) -> None:
         end = time.monotonic() + seconds

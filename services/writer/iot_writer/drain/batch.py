@@ -80,6 +80,8 @@ class StoredBatch:
     """Number of entries that are dropped, because their vaults were erased."""
     stored: list[BatchEntry] = field(default_factory=list)
     """The entries whose readings are in the segments."""
+    stored_at: float = 0.0
+    """When the transaction was committed, by `time.monotonic`."""
 
     def entries_by_segment(self) -> Iterator[tuple[SealedSegment, list[EntryName]]]:
         """Yield the segments with the names of their entries."""

@@ -44,6 +44,7 @@ from iot_stores.stream_entries import HeldEntry, Removal, WaitingEntry
 from iot_writer.maintenance.partitions import ensure_partition
 
 from .batch import Batch, BatchEntry, StoredBatch, build_batch, raise_next_ids
+from .drain_metrics import count_stored, timed_postgres, timed_redis, transaction
 
 DRAIN_BYTES = 4 * 2**20
 """Approximate sealed bytes of a drain."""
@@ -155,12 +156,13 @@ class Drain:
         if not stored_batches:
             return result
         self._write_hot_window(stored_batches)
-        left = self._backlog.remove([_removal(stored) for stored in stored_batches])
+        with timed_redis("remove"):
+            left = self._backlog.remove([_removal(stored) for stored in stored_batches])
         for stored, entries_left in zip(stored_batches, left, strict=True):
             result.outcomes[stored.batch.shard] = _outcome(stored)
             if entries_left:
                 result.left.append(stored.batch.shard)
-            _count(stored)
+            count_stored(stored)
             if self.on_stored is not None:
                 self.on_stored(stored)
         self._report_held([held for stored in stored_batches for held in stored.held])
@@ -209,7 +211,9 @@ class Drain:
                 break
             batch = Batch(shard)
             batches.append(batch)
-            for waiting in self._backlog.read(shard, max_bytes=sealed_bytes):
+            with timed_redis("read"):
+                found = self._backlog.read(shard, max_bytes=sealed_bytes)
+            for waiting in found:
                 batch.taken.append(waiting)
                 sealed_bytes -= len(waiting.sealed)
                 content_bytes -= self._open(connection, batch, waiting)
@@ -234,7 +238,7 @@ class Drain:
             self._set_aside(connection, batch.shard, waiting, error)
             return 0
         batch.opened.append(BatchEntry(waiting, opened, entry))
-        return len(entry.readings.freeform) + 16 * len(entry.readings)
+        return entry.readings.size
 
     def _set_aside_forgotten(self, connection: Connection, batch: Batch) -> None:
         dated = {
@@ -280,24 +284,30 @@ class Drain:
         progress = self._backlog.progress(sorted(wanted))
         if not wanted <= self._created:
             ledger.create_offsets(connection, wanted)
-        with connection.transaction():
-            locked = ledger.lock_offsets(connection, wanted, self._shards)
+        with transaction(connection):
+            with timed_postgres("ledger"):
+                locked = ledger.lock_offsets(connection, wanted, self._shards)
             offsets = raise_next_ids(locked, progress)
             # Missing rows are created by the next drain, for example after a restore from backup.
             self._created = self._created - wanted | offsets.keys()
             batches = [batch for batch in batches if batch.shard in offsets]
             # After the locks: from here on, no other writer changes the sessions of these shards.
-            sessions, missing_vaults = ledger.load_sessions(
-                connection,
-                set().union(*(batch.sessions() for batch in batches)),
-                set().union(*(batch.vaults() for batch in batches)),
-            )
-            erased_vaults = erased_among(connection, missing_vaults)
+            with timed_postgres("ledger"):
+                sessions, missing_vaults = ledger.load_sessions(
+                    connection,
+                    set().union(*(batch.sessions() for batch in batches)),
+                    set().union(*(batch.vaults() for batch in batches)),
+                )
+                erased_vaults = erased_among(connection, missing_vaults)
             stored_batches = [
                 build_batch(batch, offsets[batch.shard], sessions, missing_vaults, erased_vaults)
                 for batch in batches
             ]
-            self._write_postgres(connection, stored_batches, sessions)
+            with timed_postgres("insert"):
+                self._write_postgres(connection, stored_batches, sessions)
+        stored_at = time.monotonic()
+        for stored in stored_batches:
+            stored.stored_at = stored_at
         if any(len(numbers.missing) > MANY_MISSING for numbers in sessions.values()):
             self._request_new_sessions()
         return stored_batches
@@ -359,15 +369,13 @@ class Drain:
         if time.monotonic() < self._hot_window_paused_until:
             metrics.counter("iot_hot_window_missed_total").inc(len(stored_batches))
             return
+        drained = [
+            DrainedShard(stored.batch.shard, stored.before, stored.after.position, stored.segments)
+            for stored in stored_batches
+        ]
         try:
-            self._hot_window.write(
-                [
-                    DrainedShard(
-                        stored.batch.shard, stored.before, stored.after.position, stored.segments
-                    )
-                    for stored in stored_batches
-                ]
-            )
+            with timed_redis("hot_window"):
+                self._hot_window.write(drained)
         except RedisError as error:
             self._hot_window_paused_until = time.monotonic() + self._hot_window_pause
             metrics.counter("iot_hot_window_missed_total").inc(len(stored_batches))
@@ -415,18 +423,3 @@ def _refuse_impossible_imports(entry: Entry) -> None:
         first, last = min(received), max(received)
         if not 0 <= first <= last < END_MS or first // DAY_MS != last // DAY_MS:
             raise ImpossibleTimeError("the imported times of receipt are not within one day")
-
-
-def _count(stored: StoredBatch) -> None:
-    metrics.counter("iot_segments_stored_total").inc(len(stored.segments))
-    written = sum(len(segment.payload) for segment in stored.segments)
-    metrics.counter("iot_drain_written_bytes_total").inc(written)
-    readings = sum(segment.bounds.count for segment in stored.segments)
-    metrics.counter("iot_readings_stored_total").inc(readings)
-    metrics.counter("iot_entries_repeated_total").inc(stored.repeated)
-    metrics.counter("iot_entries_erased_total").inc(stored.erased)
-    if readings:
-        first = stored.batch.taken[0]
-        waited = (first.read_at - first.received) / 1000
-        waited += time.monotonic() - stored.batch.started_at
-        metrics.histogram("iot_stored_after_seconds").observe(max(0.0, waited))

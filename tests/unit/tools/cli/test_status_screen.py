@@ -34,7 +34,8 @@ def test_a_status_on_one_screen(status: dict[str, Any]) -> None:
     assert shown(status) == (
         "iot-sensor 0.1.0  http://iot.example.org  2025-11-28 10:16:40 UTC\n"
         "stores      redis ok   postgres ok\n"
-        "rates       in 1,000 readings/s   out 998 readings/s, 11.7 KiB/s   read 0.0 readings/s\n"
+        "rates       in 1,000 readings/s, 210.0 KiB/s   out 998 readings/s, 11.7 KiB/s   "
+        "read 0.0 readings/s\n"
         "backlog     23.7 KiB of 512.0 MiB (0%)   1 entries   oldest 0.0 s   0 held\n"
         "hot window  the last 10 min of 10 min\n"
         "keys        1 (primary)\n"
@@ -62,6 +63,12 @@ def test_a_service_without_writers(status: dict[str, Any]) -> None:
     status["writers"] = []
     status["shards"][0]["drained_by"] = status["shards"][0]["drained_seconds"] = None
     assert "no writer runs" in shown(status)
+
+
+def test_rejected_puts_are_shown(status: dict[str, Any]) -> None:
+    assert "rejected" not in shown(status)
+    status["rates"]["puts_rejected"] = 1.25
+    assert "rejected 1.2 PUTs/s" in shown(status)
 
 
 def test_a_failed_request_keeps_the_last_status(status: dict[str, Any]) -> None:

@@ -1,0 +1,67 @@
+"""The metrics of a drain."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from iot_models import metrics
+from iot_stores.postgres import Connection
+
+from .batch import StoredBatch
+
+
+@contextmanager
+def timed_redis(step: str) -> Iterator[None]:
+    """Measure a step of a drain in Redis. A step that fails is not measured."""
+    began = time.monotonic()
+    yield
+    _observe("iot_drain_redis_seconds", step, began)
+
+
+@contextmanager
+def timed_postgres(step: str) -> Iterator[None]:
+    """Measure a step of a drain in Postgres. A step that fails is not measured."""
+    began = time.monotonic()
+    yield
+    _observe("iot_drain_postgres_seconds", step, began)
+
+
+@contextmanager
+def transaction(connection: Connection) -> Iterator[None]:
+    """Run the block in a transaction, and measure its commit."""
+    with connection.transaction():
+        yield
+        began = time.monotonic()
+    _observe("iot_drain_postgres_seconds", "commit", began)
+
+
+def _observe(name: str, step: str, began: float) -> None:
+    metrics.histogram(name).labels(step).observe(time.monotonic() - began)
+
+
+def count_stored(stored: StoredBatch) -> None:
+    """Count a batch whose entries have left the stream: all reads find its readings now."""
+    sizes = [len(segment.payload) for segment in stored.segments]
+    counts = [segment.bounds.count for segment in stored.segments]
+    metrics.observe_all("iot_segment_bytes", sizes)
+    metrics.observe_all("iot_segment_readings", counts)
+    metrics.counter("iot_segments_stored_total").inc(len(counts))
+    readings = sum(counts)
+    metrics.counter("iot_readings_stored_total").inc(readings)
+    read = sum(len(waiting.sealed) for waiting in stored.batch.taken)
+    metrics.counter("iot_drain_read_bytes_total").inc(read)
+    content = sum(stored_entry.entry.readings.size for stored_entry in stored.stored)
+    metrics.counter("iot_drain_content_bytes_total").inc(content)
+    metrics.counter("iot_drain_written_bytes_total").inc(sum(sizes))
+    metrics.counter("iot_entries_repeated_total").inc(stored.repeated)
+    metrics.counter("iot_entries_erased_total").inc(stored.erased)
+    if readings:
+        _observe_age("iot_stored_after_seconds", stored, stored.stored_at)
+        _observe_age("iot_readable_after_seconds", stored, time.monotonic())
+
+
+def _observe_age(name: str, stored: StoredBatch, now: float) -> None:
+    """Observe the age that the batch's oldest entry has now, a moment of `time.monotonic`."""
+    first = stored.batch.taken[0]
+    age = (first.read_at - first.received) / 1000 + now - stored.batch.started_at
+    metrics.histogram(name).observe(max(0.0, age))

@@ -1,0 +1,66 @@
+"""Print docs/metrics.md: every metric, and the figures of the status (`make docs`)."""
+
+from collections.abc import Iterable, Iterator
+
+from .figures import FIGURES
+from .metrics import METRICS, Metric
+
+_INTRODUCTION = """\
+# Metrics
+
+<!-- `make docs` writes this file from shared/models/iot_models/metrics.py and figures.py. -->
+
+Prometheus scrapes `/metrics` of the API (port 9100), the writers (9101) and the canary (9102).
+Times are in seconds and sizes in bytes; the OpenMetrics format names the unit.
+[Monitoring](operations.md#monitoring) says how to scrape, [the runbooks](operations.md#runbooks)
+explain the alerts.
+
+No label has a value that a client chooses. The largest sets are `shard` (at most 256 values) and
+`route`, `method` and `status` of the API's own routes.
+
+The workers of an API pod count in memory, and add the sums to their files ten times a second. A
+worker that is killed loses the counts of the last tenth of a second. The counts of ended workers
+stay in the sum.
+"""
+_TITLES = {"api": "API", "writer": "Writers", "canary": "Canary"}
+_FIGURES = """\
+## Figures of the status
+
+`GET /api/status` and `iot-sensor top` show these figures. The expressions return the same figures
+from a Prometheus that scrapes one release. The status has rates of the last 15 to 30 seconds.
+"""
+_EXEMPLARS = """\
+## Exemplars
+
+The API has no exemplars: prometheus_client keeps them in the memory of one process, and `/metrics`
+of the API is the sum of the files of several workers.
+"""
+
+
+def reference() -> str:
+    """Return the document."""
+    parts = [_INTRODUCTION]
+    for service, title in _TITLES.items():
+        of_service = (metric for metric in METRICS if metric.service == service)
+        parts.append(f"## {title}\n")
+        parts.append(_table(("metric", "type", "unit", "labels", "meaning"), map(_row, of_service)))
+    figures = ((f"`{path}`", f"`{query}`") for path, query in FIGURES.items())
+    parts += [_FIGURES, _table(("figure", "expression"), figures), _EXEMPLARS]
+    return "\n".join(parts)
+
+
+def _row(metric: Metric) -> Iterator[str]:
+    yield f"`{metric.name}`"
+    yield metric.kind
+    yield metric.unit
+    yield ", ".join(f"`{label}`" for label in metric.labels)
+    yield metric.meaning
+
+
+def _table(headings: tuple[str, ...], rows: Iterable[Iterable[str]]) -> str:
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n".replace("  ", " ") for cells in lines)
+
+
+if __name__ == "__main__":
+    print(reference(), end="")

@@ -146,6 +146,9 @@ def test_accepted_readings_are_counted(app: Counting, path: str, count: int) -> 
         ("iot_http_requests_total", frozenset({**labels, "status": "201"}.items())): 1,
         ("iot_http_request_seconds_count", frozenset(labels.items())): 1,
         ("iot_readings_acknowledged_total", frozenset()): count,
+        ("iot_put_body_bytes_count", frozenset()): 1,
+        ("iot_put_readings_count", frozenset()): 1,
+        ("iot_vault_cache_hits_total", frozenset()): 1,
     }
 
 
@@ -191,6 +194,8 @@ def test_invalid_bodies_are_refused(app: Counting, status: int, body: bytes | st
     assert {name for name, _ in seen.counted} == {
         "iot_http_requests_total",
         "iot_http_request_seconds_count",
+        "iot_put_body_bytes_count",
+        "iot_puts_rejected_total",
     }
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 from typing import Any
 
 import psycopg
@@ -10,7 +11,7 @@ import pytest
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from integration.api.asking import JSON, row
+from integration.api.asking import JSON, Api, row, sample
 from iot_models.metrics import METRICS
 from iot_tools.cli.main import main
 from support.stack import Stack
@@ -153,6 +154,45 @@ def test_health_and_readiness_of_the_processes(module_stack: Stack) -> None:
         assert module_stack.request("GET", "/healthz").json() == {"status": "ok"}
         ready = {"status": "ready", "redis": "ok", "postgres": "ok"}
         assert module_stack.request("GET", "/readyz").json() == ready
+
+
+def test_requests_in_flight(module_stack: Stack) -> None:
+    """A request counts from its head until its answer is sent."""
+    stack = module_stack
+    head = b"PUT /api/iot HTTP/1.1\r\nHost: x\r\nContent-Length: 12\r\n\r\n"
+    wait_until(lambda: value(stack, "iot_http_requests_in_flight") == 0, what="no request")
+    with socket.create_connection(("127.0.0.1", stack.port)) as client:
+        wait_until(lambda: value(stack, "iot_http_connections") == 1, what="a connection")
+        client.sendall(head)
+        wait_until(lambda: value(stack, "iot_http_requests_in_flight") == 1, what="a request")
+        client.sendall(b'{"data": {}}')
+        wait_until(lambda: value(stack, "iot_http_requests_in_flight") == 0, what="its end")
+
+
+def test_puts_are_counted_by_size_and_by_refusal(api: Api) -> None:
+    def counted() -> list[float]:
+        codes = "invalid_request", "unsupported_media_type", "unavailable"
+        return [
+            *map(sample, ("iot_put_body_bytes_sum", "iot_put_readings_sum")),
+            *(sample("iot_puts_rejected_total", reason=code) for code in codes),
+        ]
+
+    before = counted()
+    assert api.put([row(), row()]).status_code == 201
+    assert api.put([row(), {}]).status_code == 400
+    assert api.ask("PUT", "/api/iot", "<x/>", {"Content-Type": "text/xml"}).status_code == 415
+    added = [now - earlier for now, earlier in zip(counted(), before, strict=True)]
+    assert added == [len(json.dumps([row(), row()])) + len(json.dumps([row(), {}])), 2, 1, 1, 0]
+
+
+def test_uses_of_open_vaults_are_hits(api: Api) -> None:
+    names = "iot_vault_cache_hits_total", "iot_vault_cache_misses_total", "iot_scrypts_running"
+    before = [sample(name) for name in names]
+    api.put(row("a new one"))
+    assert [sample(name) for name in names] == [before[0], before[1] + 1, 0]
+    api.put(row("a new one"))
+    api.read(password="a new one")
+    assert [sample(name) for name in names] == [before[0] + 2, before[1] + 1, 0]
 
 
 def test_top_shows_the_status_of_all_processes(

@@ -96,3 +96,57 @@ def test_a_failed_drain_is_counted(
 def test_each_drain_outcome_is_declared() -> None:
     outcomes = {"postgres_away", "redis_away", "failed", *DrainOutcome}
     assert set(spec_of("iot_drains_total").initial_labels) == outcomes
+
+
+def sample(name: str, **labels: str) -> float:
+    return REGISTRY.get_sample_value(name, labels) or 0.0
+
+
+@pytest.mark.usefixtures("ours")
+def test_a_drain_measures_what_it_does(sender: Sender) -> None:
+    sizes = [f"iot_drain_{what}_bytes_total" for what in ("read", "content", "written")]
+    steps = {
+        "iot_drain_postgres_seconds_count": ("ledger", "insert", "commit"),
+        "iot_drain_redis_seconds_count": ("read", "hot_window", "remove"),
+    }
+    ages = ("iot_stored_after_seconds", "iot_readable_after_seconds")
+
+    def measured() -> list[float]:
+        names = [*sizes, "iot_segment_bytes_sum", "iot_segment_readings_sum"]
+        return [
+            *map(sample, names),
+            *(sample(name, step=step) for name, each in steps.items() for step in each),
+            *(sample(f"{age}_count") for age in ages),
+        ]
+
+    before, sums = measured(), [sample(f"{age}_sum") for age in ages]
+    sender.send(PASSWORD, 1000)
+    assert jobs.drain(sender.shard(PASSWORD)) == "stored"
+    added = [now - earlier for now, earlier in zip(measured(), before, strict=True)]
+    read, content, written, segment_bytes, segment_readings, *counts = added
+    assert content == sum(16 + len(str(number)) + 1 for number in range(1000)) - 1
+    assert 0 < written < content
+    assert 0 < read < content
+    assert (segment_bytes, segment_readings) == (written, 1000)
+    assert all(count >= 1 for count in counts)
+    stored, readable = (sample(f"{age}_sum") - sum_ for age, sum_ in zip(ages, sums, strict=True))
+    assert 0 < stored < readable
+
+
+def test_a_drain_after_a_failed_one_is_a_retry(
+    ours: Writer, sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sender.send(PASSWORD)
+    monkeypatch.setattr(jobs, "_drain_failed", False)
+    before = sample("iot_drain_retries_total")
+
+    def fail(*_: object) -> None:
+        raise RedisConnectionError("gone")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(ours.drain, "run", fail)
+        jobs.drain(sender.shard(PASSWORD))
+    assert sample("iot_drain_retries_total") == before
+    for _ in range(2):
+        jobs.drain(sender.shard(PASSWORD))
+    assert sample("iot_drain_retries_total") == before + 1

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from iot_models.metrics import METRICS
+from iot_models.declared_metrics import METRICS
 
 _METRIC = re.compile(r"\b(iot_[a-z0-9_]+|up)\b(?:\s*\{([^}]*)\})?")
 _MATCHER = re.compile(r"([a-zA-Z_]\w*)\s*(?:=~|!~|!=|=)")

@@ -54,6 +54,8 @@ class Stack:
         )
         if wait:
             self.api.start(60)  # long enough for a busy machine
+            if self.metrics_port:
+                wait_until(self._serves_metrics, 60)  # another process, which starts later
         else:
             self.api.spawn()
 
@@ -131,6 +133,12 @@ class Stack:
         assert answer.status == 200, answer
         rows: list[dict[str, Any]] = answer.json()["data"]
         return rows
+
+    def _serves_metrics(self) -> bool:
+        try:
+            return self.request("GET", "/metrics", port=self.metrics_port).status == 200
+        except OSError:
+            return False
 
     def answers(self) -> bool:
         """Return whether the API answers, ready or not."""

@@ -12,8 +12,9 @@ from iot_api.http.cors import Cors
 from iot_api.http.errors import ErrorResponder, register_errors
 from iot_api.http.rate_headers import register_rate_limit
 from iot_api.http.refusal_pace import RefusalPace
-from iot_api.http.request import Entrance, RequestMetrics, client_of, register_request_metrics
+from iot_api.http.request import Entrance, client_of, register_request_metrics
 from iot_api.http.request_log import RequestLog
+from iot_api.http.request_metrics import RequestMetrics
 from iot_api.ingest.endpoint import IngestEndpoint
 from iot_api.routes.audit import audit_blueprint
 from iot_api.routes.description import description_blueprint

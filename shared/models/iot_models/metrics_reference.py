@@ -2,13 +2,13 @@
 
 from collections.abc import Iterable, Iterator
 
+from .declared_metrics import METRICS, Metric
 from .figures import FIGURES
-from .metrics import METRICS, Metric
 
 _INTRODUCTION = """\
 # Metrics
 
-<!-- `make docs` writes this file from shared/models/iot_models/metrics.py and figures.py. -->
+<!-- `make docs` writes this file: declared_metrics.py and figures.py in shared/models/iot_models. -->
 
 Prometheus scrapes `/metrics` of the API (port 9100), the writers (9101) and the canary (9102).
 Times are in seconds and sizes in bytes; the OpenMetrics format names the unit.

@@ -12,7 +12,7 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from integration.api.asking import JSON, Api, row, sample
-from iot_models.metrics import METRICS
+from iot_models.declared_metrics import METRICS
 from iot_tools.cli.main import main
 from support.stack import Stack
 from support.waiting import wait_until

@@ -22,7 +22,7 @@ from chart.matrix import MATRIX
 from chart.release import Release
 from chart.rendering import notes, rendered
 from chart.schemas import NEWEST
-from iot_models.metrics import METRICS
+from iot_models.declared_metrics import METRICS
 from iot_sensor_client import Client
 from iot_tools.local.postgres_server import PostgresServer
 from iot_tools.local.redis_server import RedisServer

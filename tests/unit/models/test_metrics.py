@@ -7,7 +7,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from iot_models import metrics
-from iot_models.metrics import METRICS
+from iot_models.declared_metrics import METRICS, Metric
 
 
 def test_names_are_unique_and_start_with_iot() -> None:
@@ -17,7 +17,7 @@ def test_names_are_unique_and_start_with_iot() -> None:
 
 
 @pytest.mark.parametrize("each", METRICS, ids=lambda each: each.name)
-def test_the_name_of_a_metric_matches_its_kind(each: metrics.Metric) -> None:
+def test_the_name_of_a_metric_matches_its_kind(each: Metric) -> None:
     assert each.kind in {"counter", "gauge", "histogram"}
     assert each.service in {"api", "writer", "canary"}
     assert each.meaning.endswith(".")

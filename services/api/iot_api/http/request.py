@@ -7,10 +7,9 @@ limits, receiving, decompression, passwords.
 import os
 import re
 import time
-from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any, NamedTuple, NoReturn
 
 import msgspec
@@ -19,7 +18,6 @@ from gunicorn.http.errors import ParseException
 
 from iot_api.limits.clients import Client, network_of
 from iot_api.limits.memory_budget import BODY_FACTOR, charge_request
-from iot_models import metrics
 from iot_models.errors import (
     InvalidRequestError,
     TooLargeError,
@@ -31,6 +29,7 @@ from .cors import Cors
 from .decompression import GZIP, ZSTD
 from .json_dialect import NotJsonError, decode
 from .paths import single_slashes
+from .request_metrics import RequestMetrics
 from .responses import Headers, StartResponse, Wsgi
 
 REQUEST_ID = "X-Request-Id"
@@ -135,47 +134,6 @@ class Answered(NamedTuple):
 
 OnAnswer = Callable[[Answered, Mapping[str, Any]], None]
 """Called with each answer of Flask and the environ of its request."""
-
-
-class _Tally:
-    """Requests with the same labels that are not in the metrics yet."""
-
-    __slots__ = ("buckets", "count", "seconds")
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.seconds = 0.0
-        self.buckets = [0] * (len(metrics.SECONDS) + 1)
-
-
-class RequestMetrics:
-    """The counters of requests and their durations.
-
-    prometheus_client takes a lock and writes to a mapped file for each of them, so the metrics get
-    the sums at their next flush.
-    """
-
-    def __init__(self) -> None:
-        self._tallies: dict[tuple[str, str, int], _Tally] = {}
-        self._requests = cache(metrics.counter("iot_http_requests_total").labels)
-        self._seconds = cache(metrics.histogram("iot_http_request_seconds").labels)
-        metrics.at_flush(self._flush)
-
-    def observe(self, route: str, method: str, status: int, seconds: float | None) -> None:
-        """Count a request; `seconds` is None if it failed before its time was taken."""
-        tally = self._tallies.get((route, method, status))
-        if tally is None:
-            tally = self._tallies[route, method, status] = _Tally()
-        tally.count += 1
-        if seconds is not None:
-            tally.seconds += seconds
-            tally.buckets[bisect_left(metrics.SECONDS, seconds)] += 1
-
-    def _flush(self) -> None:
-        tallies, self._tallies = self._tallies, {}
-        for (route, method, status), tally in tallies.items():
-            self._requests(route, method, status).inc(tally.count)
-            metrics.add_observations(self._seconds(route, method), tally.seconds, tally.buckets)
 
 
 def register_request_metrics(

@@ -18,7 +18,6 @@ from iot_api.http.paths import forwarded_prefix, single_slashes
 from iot_api.http.request import (
     REQUEST_ID,
     Answered,
-    RequestMetrics,
     client_of,
     decompress_body,
     is_ndjson,
@@ -27,6 +26,7 @@ from iot_api.http.request import (
     request_id_of,
 )
 from iot_api.http.request_log import LOGGED, RequestLog
+from iot_api.http.request_metrics import RequestMetrics
 from iot_api.http.responses import (
     JSON,
     PlainResponse,

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 
+from iot_models import metrics
 from iot_models.errors import UnavailableError
 
 from .connection import Connection, count_closed
@@ -71,6 +72,12 @@ class ConnectionTable:
     def __iter__(self) -> Iterator[Connection]:
         """Iterate over all connections, including the reserve."""
         return iter(list(self._all))
+
+    def export(self) -> None:
+        """Export the number of connections, and of those with a request, as metrics."""
+        requests = sum(connection.request is not None for connection in self._all)
+        metrics.gauge("iot_http_requests_in_flight").set(requests)
+        metrics.gauge("iot_http_connections").set(len(self._all))
 
     def add(self, connection: Connection) -> None:
         """Add a new connection. If there are too many, close another one, or use the reserve."""

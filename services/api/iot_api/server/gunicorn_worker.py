@@ -327,9 +327,7 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
         if now < self._enforce_at:
             return
         self._enforce_at = now + _ENFORCE_SECONDS
-        in_flight = sum(connection.request is not None for connection in self._connections)
-        metrics.gauge("iot_http_requests_in_flight").set(in_flight)
-        metrics.gauge("iot_http_connections").set(len(self._connections))
+        self._connections.export()
         for connection in self._connections:
             if deadlines.is_overdue(connection, now, self.cfg.keepalive):
                 late = RequestTimeout("the body took too long to arrive")

@@ -8,7 +8,7 @@ from .figures import FIGURES
 _INTRODUCTION = """\
 # Metrics
 
-<!-- `make docs` writes this file: declared_metrics.py and figures.py in shared/models/iot_models. -->
+<!-- `make docs` writes this file (shared/models/iot_models/metrics_reference.py). -->
 
 Prometheus scrapes `/metrics` of the API (port 9100), the writers (9101) and the canary (9102).
 Times are in seconds and sizes in bytes; the OpenMetrics format names the unit.

@@ -187,7 +187,7 @@ docs: $(VENV)/.dev ## Regenerate the parts of the documentation that come from c
 .PHONY: docs-site
 docs-site: $(VENV)/.site ## Build the documents as a web site in .site
 	@rm -rf .site && mkdir -p .site/source && cp docs/mkdocs.yml .site
-	@tar -cf - $(wildcard *.md */README.md */*/README.md docs/*.md docs/adr/*.md) | tar -xf - -C .site/source
+	@tar -cf - $(wildcard *.md */README.md */*/README.md docs/*.md docs/adr/*.md docs/images/*) | tar -xf - -C .site/source
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --config-file .site/mkdocs.yml
 	@echo "Open .site/html/index.html."
 
@@ -223,6 +223,10 @@ images: ## Build both images with docker, podman or buildah: ENGINE, REGISTRY, T
 .PHONY: test-images
 test-images: $(VENV)/.dev ## Build both images and run them with restricted rights (root, buildah, podman, debootstrap)
 	@IOT_TEST_IMAGES=1 $(BIN)/pytest tests/images
+
+.PHONY: test-page
+test-page: $(VENV)/.dev ## Show 1,000 readings/s in the live page, in a headless Chromium: PAGE_SECONDS=60
+	@PAGE_SECONDS=$(or $(PAGE_SECONDS),60) $(BIN)/pytest -s tests/system/page
 
 .PHONY: test-rotation
 test-rotation: $(VENV)/.dev ## Rotate the master key of 10,000 vaults under load: VAULTS=10000

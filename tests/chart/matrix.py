@@ -270,6 +270,12 @@ MATRIX: dict[str, ValuesSet] = {
             }
         }
     ),
+    "no-page": own(
+        {
+            "api": {"page": False},
+            "ingress": {"enabled": True, "hosts": ["sensors.example.org"]},
+        }
+    ),
     **{name: own(values, existing=existing) for name, (values, existing) in TLS.items()},
     "http-route": own(
         {

@@ -299,16 +299,34 @@ def test_routes_use_paths_of_the_api(client: FlaskClient) -> None:
     routes = {str(rule) for rule in client.application.url_map.iter_rules()}
     release = rendered("ingress", NEWEST)
     (ingress,) = release.of("Ingress")
-    prefixes = {path["path"] for rule in ingress["spec"]["rules"] for path in rule["http"]["paths"]}
+    paths = {
+        path["path"]: path["pathType"]
+        for rule in ingress["spec"]["rules"]
+        for path in rule["http"]["paths"]
+    }
     (route,) = rendered("http-route", NEWEST).of("HTTPRoute")
     of_route = {
-        match["path"]["value"] for rule in route["spec"]["rules"] for match in rule["matches"]
+        match["path"]["value"]: match["path"]["type"].removeprefix("Path")
+        for rule in route["spec"]["rules"]
+        for match in rule["matches"]
     }
-    assert prefixes == of_route
-    for prefix in prefixes:
-        assert any(path.startswith(f"{prefix}/") for path in routes)
-    outside = {path for path in routes if not path.startswith(tuple(prefixes))}
-    assert {"/healthz", "/readyz"} <= outside
+    assert paths == of_route
+    exact = {path for path, kind in paths.items() if kind == "Exact"}
+    prefixes = tuple(path for path, kind in paths.items() if kind == "Prefix")
+    for path in paths:
+        assert path in routes or any(each.startswith(f"{path}/") for each in routes)
+    outside = {path for path in routes if not path.startswith(prefixes)} - exact
+    assert outside == {"/healthz", "/readyz"}
+
+
+def test_the_chart_switches_the_page_off() -> None:
+    for name, page in (("ingress", True), ("no-page", False)):
+        release = rendered(name, NEWEST)
+        (ingress,) = release.of("Ingress")
+        paths = [path["path"] for path in ingress["spec"]["rules"][0]["http"]["paths"]]
+        assert ("/" in paths, "/assets" in paths) == (page, page)
+        settings = [each["data"].get("IOT_PAGE") for each in release.of("ConfigMap")]
+        assert str(int(page)) in settings
 
 
 def test_the_migration_grants_rights_only_if_configured() -> None:

@@ -111,6 +111,7 @@ API = ROOT / "services/api/iot_api"
 API_LAYERS = {
     "description": set[str](),
     "limits": set[str](),
+    "page": set[str](),
     "audit": {"limits"},
     "http": {"limits"},
     "server": {"http", "limits"},
@@ -120,8 +121,8 @@ API_LAYERS = {
     "ingest": {"http", "limits", "server", "service", "vaults"},
     "live": {"audit", "limits", "vaults"},
     "routes": {
-        *("audit", "description", "http", "ingest", "limits", "live", "query", "server"),
-        *("service", "vaults"),
+        *("audit", "description", "http", "ingest", "limits", "live", "page", "query"),
+        *("server", "service", "vaults"),
     },
 }
 """Which packages of the API each of them may import, besides itself."""

@@ -50,6 +50,16 @@
 {{- end -}}
 {{- end -}}
 
+{{/* The paths of the page with their types, as YAML. Arguments: page (api.page), paths (forwarded already). */}}
+{{- define "iot-sensor.pagePaths" -}}
+{{- if and .page (not (has "/" .paths)) }}
+/: Exact
+/assets: Prefix
+/docs: Prefix
+/openapi.json: Exact
+{{- end }}
+{{- end -}}
+
 {{/* The value of the chart that sets a variable. Argument: name, component (api, writer, jobs). */}}
 {{- define "iot-sensor.valueOf" -}}
 {{- $own := dict
@@ -63,6 +73,7 @@
   "IOT_API_CONNECTIONS" "api.connections"
   "IOT_API_POSTGRES_POOL" "api.postgresPool"
   "IOT_CORS_ORIGINS" "api.corsOrigins"
+  "IOT_PAGE" "api.page"
   "IOT_LOG_FORMAT" "logs.format"
   "IOT_RATE_LIMIT_ADDRESS" "api.rateLimits.perAddress"
   "IOT_RATE_LIMIT_TOKEN" "api.rateLimits.perToken"

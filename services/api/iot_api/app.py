@@ -20,6 +20,7 @@ from iot_api.routes.audit import audit_blueprint
 from iot_api.routes.description import description_blueprint
 from iot_api.routes.health import health_blueprint
 from iot_api.routes.live import live_blueprint
+from iot_api.routes.page import page_blueprint
 from iot_api.routes.readings import iot_blueprint
 from iot_api.routes.series import series_blueprint
 from iot_api.routes.status import status_blueprint
@@ -97,6 +98,8 @@ def create_app(settings: Settings) -> Flask:
     app.register_blueprint(vault_blueprint(service), url_prefix="/api/vault")
     app.register_blueprint(health_blueprint(service))
     app.register_blueprint(description_blueprint(service))
+    if settings.page:
+        app.register_blueprint(page_blueprint())
     cors = Cors(parse_origins(settings.cors_origins))
     ingest = IngestEndpoint(service, access, request_metrics, cors, errors, request_log)
     app.wsgi_app = Entrance(ingest, app.wsgi_app, cors)  # type: ignore[method-assign]

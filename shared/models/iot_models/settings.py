@@ -319,6 +319,7 @@ class Settings:
         "example https://app.example.org:8443. `https://*.example.org` matches every host with "
         "exactly one more label, `*` every origin, `null` pages without an origin.",
     )
+    page: int = _setting(1, "1: serve the live page at `/`. 0: there is no page.", maximum=1)
     metrics_address: str = _setting("0.0.0.0", "Address of /metrics.")  # noqa: S104
     api_metrics_port: int = _setting(
         9100, "Port of the API's /metrics. 0: no metrics are served.", maximum=65_535

@@ -10,6 +10,7 @@ import pytest
 
 from integration.api.conftest import MakeApi
 from iot_api.http.security_headers import security_headers
+from iot_api.page.files import POLICY
 from iot_api.server.gunicorn_worker import Limits
 from support.api_worker import lone_worker
 
@@ -86,6 +87,14 @@ def test_a_response_has_each_header_once(worker: Any, name: str) -> None:
     status, headers = exchange(worker, sent)
     assert status == expected
     assert_secure(headers)
+
+
+def test_the_page_replaces_two_headers(worker: Any) -> None:
+    """A browser applies all policies that it gets, and does not keep what one header forbids."""
+    status, headers = exchange(worker, request("GET /"))
+    assert status == 200
+    found = sorted(value for name, value in headers if name in EXPECTED)
+    assert found == sorted([POLICY, "no-cache", "no-referrer", "nosniff"])
 
 
 def test_a_201_has_none(worker: Any) -> None:

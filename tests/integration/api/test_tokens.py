@@ -22,7 +22,7 @@ from support.stack import Stack
 from support.waiting import wait_until
 
 RECEIPT = encode_receipt([EntryName(0, bytes(16), 1)])
-EXAMPLES = {"start": "1", "end": "2", "count": "3", "receipt": RECEIPT}
+EXAMPLES = {"start": "1", "end": "2", "count": "3", "receipt": RECEIPT, "name": "main.js"}
 NEEDED: dict[str, dict[str, Scope | None]] = {
     "PUT": {"": Scope.INGEST},
     "POST": dict.fromkeys(
@@ -56,6 +56,8 @@ ROUTES: dict[tuple[str, str], Scope | None] = {
     ("GET", "/readyz"): None,
     ("GET", "/openapi.json"): None,
     ("GET", "/docs"): None,
+    ("GET", "/"): None,
+    ("GET", "/assets/<name>"): None,
 }
 NEEDING = {route: scope for route, scope in ROUTES.items() if scope is not None}
 

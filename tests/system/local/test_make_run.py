@@ -159,6 +159,9 @@ def test_make_run_survives_faults_and_a_restart(start_run: StartRun) -> None:
     run.wait_until_up()
     run.wait_for(r"first reading read back [\d.]+ s after start")
     assert "every client that can connect may use the service" in run.output
+    assert (
+        f"See the readings at http://127.0.0.1:{run.port}/: enter the password demo" in run.output
+    )
     assert json.loads(run.curl("Send a reading")) == {"success": "1 object(s) created"}
     (mine,) = run.read_back()
     assert json.loads(mine["freeform"])["epc96"] == "000011112222333344445555"

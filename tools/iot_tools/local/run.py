@@ -152,6 +152,7 @@ class LocalRun:
         lines = [
             "",
             f"The service is at {self._url}",
+            *self._page_lines(),
             "",
             "Send a reading:",
             f"  {first_reading.curl_that_sends(self._url, token=token)}",
@@ -169,6 +170,12 @@ class LocalRun:
             "",
         ]
         return "\n".join(lines)
+
+    def _page_lines(self) -> list[str]:
+        if not self._settings.page:
+            return []
+        password = f": enter the password {DEMO_PASSWORD}" if self._parts.options.devices else ""
+        return [f"See the readings at {self._url}/{password}"]
 
     def _access_line(self) -> str:
         if self._settings.tokens_file:

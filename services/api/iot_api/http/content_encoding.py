@@ -14,7 +14,8 @@ from iot_models.errors import UnavailableError
 
 MIN_BYTES = 1024
 """Shorter responses are sent as they are."""
-VARY = "Accept, Accept-Encoding"
+VARY_CODING = "Accept-Encoding"
+VARY = f"Accept, {VARY_CODING}"
 
 
 class _Compressor(Protocol):

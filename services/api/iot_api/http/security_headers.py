@@ -5,6 +5,8 @@ constant sentence with a number, and no browser caches or renders the answer to 
 metered connection would pay for the 160 bytes with every reading.
 """
 
+from functools import cache
+
 from .responses import Headers
 
 SECURITY_HEADERS: Headers = [
@@ -13,7 +15,7 @@ SECURITY_HEADERS: Headers = [
     ("Referrer-Policy", "no-referrer"),
     ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
 ]
-CONTENT_SECURITY_POLICY = "Content-Security-Policy"
+REPLACEABLE = frozenset({"Cache-Control", "Content-Security-Policy"})
 """Left out where a response brings its own: a browser would apply both."""
 STRICT_TRANSPORT_SECURITY = ("Strict-Transport-Security", "max-age=31536000")
 """Only where the API serves https itself (RFC 6797, 7.2: never over http). Without
@@ -25,10 +27,9 @@ def security_headers(*, tls: bool) -> Headers:
     return [*SECURITY_HEADERS, STRICT_TRANSPORT_SECURITY] if tls else SECURITY_HEADERS
 
 
-def security_lines(*, tls: bool, has_policy: bool) -> str:
-    """Return the headers as lines of a response. `has_policy`: the response has its own policy."""
+@cache
+def security_lines(*, tls: bool, replaced: frozenset[str]) -> str:
+    """Return the headers as lines of a response. The response brings the `replaced` ones itself."""
     return "".join(
-        f"{name}: {value}\r\n"
-        for name, value in security_headers(tls=tls)
-        if not (has_policy and name == CONTENT_SECURITY_POLICY)
+        f"{name}: {value}\r\n" for name, value in security_headers(tls=tls) if name not in replaced
     )

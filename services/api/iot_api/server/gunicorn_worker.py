@@ -31,7 +31,7 @@ from iot_api.http.refusal_pace import DELAY
 from iot_api.http.request import PROVEN, new_request_id
 from iot_api.http.responses import Headers, status_line
 from iot_api.http.security_headers import (
-    CONTENT_SECURITY_POLICY,
+    REPLACEABLE,
     security_headers,
     security_lines,
 )
@@ -71,11 +71,6 @@ _ENFORCE_SECONDS = 0.25
 _UNREAD_SECONDS = 2.0
 _UNREAD_BYTES = 16 * 2**20
 """Maximum bytes read of an unwanted body: all of a body within the default size limit."""
-_SECURITY_LINES = {
-    (tls, has_policy): security_lines(tls=tls, has_policy=has_policy)
-    for tls in (False, True)
-    for has_policy in (False, True)
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +131,8 @@ class WsgiResponse(Response):  # type: ignore[misc] # gunicorn has no types
             f"Connection: {connection}\r\n",
         ]
         if self.status_code != 201:  # `security_headers` says why
-            has_policy = any(name == CONTENT_SECURITY_POLICY for name, _ in self.headers)
-            head.append(_SECURITY_LINES[bool(self.cfg.is_ssl), has_policy])
+            replaced = REPLACEABLE.intersection(name for name, _ in self.headers)
+            head.append(security_lines(tls=bool(self.cfg.is_ssl), replaced=replaced))
         if self.chunked:
             head.append("Transfer-Encoding: chunked\r\n")
         return head

@@ -1,0 +1,1 @@
+"""The live page: static files, and uPlot, which draws the plots."""

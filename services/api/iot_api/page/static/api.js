@@ -1,0 +1,64 @@
+// Requests to the service. Paths are relative, so that the page works below a prefix.
+
+/** An error that the service answered, or that kept it from answering (`status` 0). */
+export class ServiceError extends Error {
+  constructor(status, message, { code = "", reason = "", retryAfter = 0 } = {}) {
+    super(message);
+    this.status = status;
+    this.code = code;
+    this.reason = reason;
+    this.retryAfter = retryAfter;
+  }
+}
+
+/** What the requests of one person bring. It is kept in memory only. */
+export class Session {
+  #password;
+  #token;
+
+  constructor(password, token) {
+    this.#password = password;
+    this.#token = token;
+  }
+
+  /** POST the password to a path, and return the response. Throw `ServiceError` if it is no 200. */
+  async post(path, { query = {}, headers = {}, body = {}, signal } = {}) {
+    const data = { data: { db_password: this.#password, ...body } };
+    const init = { method: "POST", body: JSON.stringify(data), signal };
+    return this.#send(path, query, { "Content-Type": "application/json", ...headers }, init);
+  }
+
+  /** GET a path without the password. */
+  async get(path, { query = {}, signal } = {}) {
+    return this.#send(path, query, {}, { signal });
+  }
+
+  async #send(path, query, headers, init) {
+    const text = new URLSearchParams(query).toString();
+    const url = text ? `${path}?${text}` : path;
+    const all = this.#token ? { ...headers, Authorization: `Bearer ${this.#token}` } : headers;
+    let response;
+    try {
+      response = await fetch(url, { ...init, headers: all, cache: "no-store", credentials: "omit" });
+    } catch (error) {
+      if (error.name === "AbortError") throw error;
+      throw new ServiceError(0, "The service can't be reached");
+    }
+    if (response.ok) return response;
+    throw await errorOf(response);
+  }
+}
+
+async function errorOf(response) {
+  let answer = {};
+  try {
+    answer = await response.json();
+  } catch {
+    // A proxy answers with a page of its own.
+  }
+  return new ServiceError(response.status, answer.error || `The service answered ${response.status}`, {
+    code: answer.code,
+    reason: answer.reason,
+    retryAfter: Number(response.headers.get("Retry-After")) || 0,
+  });
+}

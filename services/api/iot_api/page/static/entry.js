@@ -1,0 +1,134 @@
+// The form for the password, and the token where the service wants one.
+
+import { Session } from "./api.js";
+
+const byId = (id) => document.getElementById(id);
+
+const TITLES = {
+  401: "This service needs a token",
+  403: "The token may not read",
+  404: "No readings under this password",
+  429: "Too many attempts",
+  0: "The service can't be reached",
+};
+
+function explain(failure, hadToken) {
+  switch (failure.status) {
+    case 401:
+      return hadToken
+        ? "The service does not know this token. Check it, or ask for a new one."
+        : "Enter a token with the scope “read”. Whoever runs the service hands them out.";
+    case 403:
+      return "It needs the scope “read”. Ask for a token with it.";
+    case 404:
+      return "Check the spelling: upper and lower case matter. A password has readings once a device has sent one under it.";
+    case 429:
+    case 0:
+      return "The page tries again by itself.";
+    default:
+      return `${failure.message}. ${failure.status >= 500 ? "The page tries again by itself." : ""}`;
+  }
+}
+
+/** Asks for the password, and shows why it was not taken. */
+export class Entry {
+  #timer = 0;
+
+  constructor(onOpen, onCancel) {
+    this.form = byId("entry-form");
+    this.password = byId("password");
+    this.token = byId("token");
+    this.message = byId("entry-message");
+    this.button = byId("open");
+    this.busy = false;
+    this.form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      if (this.busy) {
+        this.#idle();
+        onCancel();
+        return;
+      }
+      this.#opening();
+      onOpen(new Session(this.password.value, this.token.value.trim()));
+    });
+    byId("reveal").addEventListener("click", (event) => {
+      const shown = this.password.type === "text";
+      this.password.type = shown ? "password" : "text";
+      event.currentTarget.setAttribute("aria-pressed", String(!shown));
+    });
+    // A page that the browser restores from its cache shows no password.
+    window.addEventListener("pagehide", () => this.forget());
+  }
+
+  show() {
+    byId("entry").hidden = false;
+    this.#idle();
+    this.password.focus();
+  }
+
+  hide() {
+    byId("entry").hidden = true;
+    this.forget();
+    this.#idle();
+    this.#say();
+  }
+
+  forget() {
+    this.password.value = "";
+    this.password.type = "password";
+    byId("reveal").setAttribute("aria-pressed", "false");
+  }
+
+  /** Show a refusal. The person has to act. */
+  refuse(failure) {
+    this.show();
+    const needsToken = failure.status === 401 || failure.status === 403;
+    if (needsToken) byId("token-field").hidden = false;
+    this.#say(failure.status === 404 ? "wrong" : "refused", failure);
+    const field = needsToken ? this.token : this.password;
+    field.setAttribute("aria-invalid", "true");
+    field.focus();
+    if (field === this.password) field.select();
+  }
+
+  /** Show a failure after which the page tries again at `until`. */
+  wait(failure, until) {
+    this.#say("waiting", failure);
+    clearInterval(this.#timer);
+    const text = this.message.querySelector(".detail");
+    const rest = text.textContent;
+    const show = () => {
+      const seconds = Math.max(0, Math.ceil((until - Date.now()) / 1000));
+      text.textContent = seconds ? `${rest} Next try in ${seconds} s.` : rest;
+    };
+    show();
+    this.#timer = setInterval(show, 500);
+  }
+
+  #opening() {
+    this.busy = true;
+    this.form.dataset.state = "opening";
+    this.button.textContent = "Opening … cancel";
+    this.#say();
+    for (const field of [this.password, this.token]) field.removeAttribute("aria-invalid");
+  }
+
+  #idle() {
+    clearInterval(this.#timer);
+    this.busy = false;
+    this.form.dataset.state = "idle";
+    this.button.textContent = "Open";
+  }
+
+  #say(kind = "", failure = null) {
+    this.message.dataset.kind = kind;
+    this.message.hidden = failure === null;
+    if (failure === null) return;
+    const title = document.createElement("strong");
+    title.textContent = TITLES[failure.status] ?? "The service can't answer now";
+    const detail = document.createElement("span");
+    detail.className = "detail";
+    detail.textContent = explain(failure, this.token.value !== "");
+    this.message.replaceChildren(title, detail);
+  }
+}

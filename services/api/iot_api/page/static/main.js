@@ -1,0 +1,319 @@
+// Wires the page: the form, the stream, the view and the controls.
+
+import { Entry } from "./entry.js";
+import { LiveFeed } from "./feed.js";
+import { formatDate, formatDuration, formatLocal } from "./format.js";
+import { downloadCsv } from "./history.js";
+import { clearNotices, setNotice, setRate, setStatus } from "./status.js";
+import { ReadingsView } from "./view.js";
+
+const INGEST_MS = 6; // readings may take this long in a frame
+const FIRST_SECONDS = 60; // the stream begins with the readings of this time
+const LOST_AFTER = 4; // failed attempts after which the page says “Disconnected”
+const QUIET_MS = 1500;
+const byId = (id) => document.getElementById(id);
+
+export const view = new ReadingsView(showControls);
+let feed = null;
+let session = null;
+let opened = false;
+let connection = "idle";
+let countdown = 0;
+
+const entry = new Entry(open, leave);
+
+function open(opening) {
+  session = opening;
+  opened = false;
+  feed?.close();
+  feed = new LiveFeed(session, FIRST_SECONDS, {
+    readings: (rows, at) => view.add(rows, at),
+    summary: showSkipped,
+    state: onState,
+  });
+}
+
+/** Forget the password and everything that was read. */
+function leave(failure = null) {
+  feed?.close();
+  feed = null;
+  session = null;
+  clearInterval(countdown);
+  view.close();
+  clearNotices();
+  setRate("");
+  connection = "idle";
+  opened = false;
+  byId("readings").hidden = true;
+  byId("lock").hidden = true;
+  if (failure?.status !== undefined) entry.refuse(failure);
+  else entry.show();
+  showControls();
+}
+
+function onState(state, detail) {
+  connection = state;
+  clearInterval(countdown);
+  if (state === "refused") leave(detail);
+  else if (state === "open") {
+    setNotice("connection", null);
+    if (!opened) begin();
+  } else if (state === "reconnecting") {
+    if (opened) showLost(detail);
+    else entry.wait(detail.failure, detail.until);
+  }
+  showControls();
+}
+
+function begin() {
+  opened = true;
+  view.open(session, () => feed.now());
+  entry.hide();
+  byId("readings").hidden = false;
+  byId("lock").hidden = false;
+  byId("plots").focus({ preventScroll: true });
+  requestAnimationFrame(frame);
+  setTimeout(showQuiet, QUIET_MS);
+}
+
+function frame(time) {
+  if (feed === null || !opened) return;
+  feed.pump(INGEST_MS);
+  view.frame(time);
+  requestAnimationFrame(frame);
+}
+
+// --- Notices ------------------------------------------------------------------------------------
+
+function showLost({ failure, until, failures }) {
+  const lost = failures >= LOST_AFTER || !navigator.onLine;
+  connection = lost ? "disconnected" : "reconnecting";
+  const show = () => {
+    const seconds = Math.max(0, Math.ceil((until - Date.now()) / 1000));
+    setNotice("connection", {
+      kind: lost ? "error" : "warning",
+      title: lost ? "Disconnected." : "The connection is lost.",
+      text: lost
+        ? `${failure.message}. Next try ${seconds ? `in ${seconds} s` : "now"}. Nothing is lost: what is sent meanwhile appears afterwards.`
+        : "Reconnecting. What is sent meanwhile appears afterwards.",
+      action: lost ? ["Try now", () => feed?.stream.retryNow()] : null,
+    });
+  };
+  show();
+  if (lost) countdown = setInterval(show, 1000);
+}
+
+function showSkipped(summary) {
+  view.skipped(summary);
+  const count = Number(summary.skipped).toLocaleString("en");
+  setNotice("skipped", {
+    kind: "info",
+    title: `${count} readings were left out of the live stream.`,
+    text: "They are stored, and the plots show them. The table does not.",
+    action: ["Hide", () => setNotice("skipped", null)],
+  });
+}
+
+async function showQuiet() {
+  if (!opened || view.recent.count) return;
+  try {
+    const newest = await view.showNewest();
+    if (!opened || view.recent.count) return;
+    setNotice("empty", {
+      kind: "info",
+      title: newest ? "No readings in the last minute." : "No readings yet.",
+      text: newest
+        ? `The newest one was received on ${formatDate(newest.received)}. New ones appear here by themselves.`
+        : "They appear here by themselves, as soon as a device sends some under this password.",
+      action: newest ? ["Show it in the history", () => goTo(view.timeOf(newest))] : null,
+    });
+  } catch {
+    // The stream says by itself if the service is away.
+  }
+}
+
+function goTo(time) {
+  byId("mode-history").checked = true;
+  view.enterHistory();
+  view.show(time - 600_000, time + 60_000);
+}
+
+// --- Controls -----------------------------------------------------------------------------------
+
+const STATUS = {
+  idle: ["idle", "Not connected"],
+  opening: ["busy", "Connecting"],
+  open: ["live", "Live"],
+  reconnecting: ["busy", "Reconnecting"],
+  disconnected: ["lost", "Disconnected"],
+};
+
+function showControls() {
+  if (opened && view.recent.count && view.mode === "live") setNotice("empty", null);
+  const still = view.range !== null && view.mode === "live";
+  const history = view.mode === "history";
+  if (connection === "open" && (still || history)) setStatus(history ? "history" : "paused", history ? "History" : "Paused");
+  else setStatus(...(STATUS[connection] ?? STATUS.idle));
+  byId("readings").dataset.mode = view.mode;
+  if (history) setRate("");
+  byId("live-tools").hidden = history;
+  byId("history-tools").hidden = !history;
+  byId("pause").setAttribute("aria-pressed", String(still));
+  byId("pause-text").textContent = still ? "Resume" : "Pause";
+  byId("table-title").textContent = history ? "Newest readings in this range" : "Newest readings";
+  if (!opened) return;
+  showRange();
+  showFields();
+  showTagFields();
+  byId("by").value = view.choices.by ?? "";
+}
+
+function showRange() {
+  const { from, to } = view.current();
+  const text = view.range && view.mode === "live" ? `${formatDate(from)} – ${formatDate(to)} · ${formatDuration(to - from)}` : "";
+  if (byId("range").textContent !== text) byId("range").textContent = text;
+  for (const [id, at] of [["from", from], ["to", to]]) {
+    const input = byId(id);
+    if (document.activeElement !== input) input.value = formatLocal(Math.round(at / 1000) * 1000);
+  }
+}
+
+function showFields() {
+  const shown = new Set(view.shownFields.map((field) => field.name));
+  const own = view.fields.numbers.filter((field) => !field.column);
+  const columns = view.fields.numbers.filter((field) => field.column);
+  const fields = view.mode === "live" ? [...own, ...columns] : own;
+  byId("fields-summary").textContent = `Plots ${shown.size} of ${fields.length}`;
+  const list = byId("fields-items");
+  const key = fields.map((field) => field.name + shown.has(field.name)).join();
+  if (list.dataset.key === key) return;
+  list.dataset.key = key;
+  const focused = document.activeElement?.dataset?.name;
+  list.replaceChildren(...fields.map((field) => {
+    const label = document.createElement("label");
+    const box = document.createElement("input");
+    box.type = "checkbox";
+    box.dataset.name = field.name;
+    box.checked = shown.has(field.name);
+    label.append(box, field.name);
+    return label;
+  }));
+  if (focused) list.querySelector(`[data-name="${CSS.escape(focused)}"]`)?.focus();
+  const none = shown.size === 0 && (view.recent.count > 0 || view.fields.readings > 0);
+  byId("no-plots").hidden = !none;
+}
+
+function showTagFields() {
+  const select = byId("tag-field");
+  const names = view.fields.texts.map((field) => field.name);
+  const key = names.join();
+  if (select.dataset.key !== key) {
+    select.dataset.key = key;
+    const options = [["", "One line"], ...names.map((name) => [name, name])];
+    select.replaceChildren(...options.map(([value, text]) => new Option(text, value)));
+  }
+  select.value = view.tagField?.name ?? "";
+}
+
+function pause() {
+  if (view.mode === "history") return;
+  if (view.range) view.follow();
+  else view.show(...Object.values(view.current()));
+}
+
+for (const radio of document.querySelectorAll('input[name="mode"]')) {
+  radio.addEventListener("change", () => {
+    setNotice("empty", null);
+    if (radio.value === "history") view.enterHistory();
+    else view.follow();
+  });
+}
+for (const radio of document.querySelectorAll('input[name="window"]')) {
+  radio.addEventListener("change", () => {
+    view.choose({ window: Number(radio.value) * 1000 });
+    if (view.range) view.follow();
+  });
+}
+byId("pause").addEventListener("click", pause);
+byId("lock").addEventListener("click", () => leave());
+byId("by").addEventListener("change", (event) => view.choose({ by: event.target.value || null }));
+byId("tag-field").addEventListener("change", (event) => view.choose({ tagField: event.target.value }));
+byId("fields-items").addEventListener("change", (event) => {
+  const fields = new Map(view.choices.fields).set(event.target.dataset.name, event.target.checked);
+  view.choose({ fields });
+});
+for (const [id, act] of Object.entries({
+  earlier: () => view.pan(-0.5),
+  later: () => view.pan(0.5),
+  closer: () => view.zoom(0.5),
+  wider: () => view.zoom(2),
+})) byId(id).addEventListener("click", act);
+
+byId("last").addEventListener("change", (event) => {
+  const length = Number(event.target.value) * 1000;
+  event.target.value = "";
+  if (length) view.show(view.now() - length, view.now());
+});
+for (const id of ["from", "to"]) {
+  byId(id).addEventListener("change", () => {
+    const from = Date.parse(byId("from").value);
+    const to = Date.parse(byId("to").value);
+    byId("to").setAttribute("aria-invalid", String(!(from < to)));
+    if (from < to) view.show(from, to);
+  });
+}
+
+byId("download").addEventListener("click", async (event) => {
+  const button = event.currentTarget;
+  button.disabled = true;
+  button.dataset.busy = "true";
+  try {
+    await downloadCsv(session, { ...view.current(), by: view.by });
+    setNotice("error", null);
+  } catch (error) {
+    setNotice("error", { kind: "error", title: "The readings can't be downloaded.", text: error.message });
+  } finally {
+    button.disabled = false;
+    button.dataset.busy = "false";
+  }
+});
+
+// --- Keys and wheel, while the plots have the focus ---------------------------------------------
+
+const KEYS = {
+  " ": pause,
+  ArrowLeft: () => view.pan(-0.25),
+  ArrowRight: () => view.pan(0.25),
+  "+": () => view.zoom(0.5),
+  "=": () => view.zoom(0.5),
+  "-": () => view.zoom(2),
+  Escape: () => view.mode === "live" && view.range && view.follow(),
+};
+byId("plots").addEventListener("keydown", (event) => {
+  const act = KEYS[event.key];
+  if (!act || event.ctrlKey || event.metaKey || event.altKey) return;
+  event.preventDefault();
+  act();
+});
+byId("plots").addEventListener("wheel", (event) => {
+  if (!event.ctrlKey && !event.shiftKey && Math.abs(event.deltaX) <= Math.abs(event.deltaY)) return;
+  event.preventDefault();
+  const over = event.target.closest(".canvas")?.querySelector(".u-over")?.getBoundingClientRect();
+  if (event.ctrlKey) {
+    view.zoom(Math.exp(event.deltaY / 300), over ? Math.min(Math.max((event.clientX - over.left) / over.width, 0), 1) : 0.5);
+  } else view.pan((event.deltaX || event.deltaY) / 1000);
+}, { passive: false });
+document.addEventListener("keydown", (event) => {
+  if (event.key === "/" && opened && !event.target.closest("input, select, textarea")) {
+    event.preventDefault();
+    byId("search").focus();
+  }
+});
+document.addEventListener("click", (event) => {
+  for (const menu of document.querySelectorAll("details.menu[open]")) {
+    if (!menu.contains(event.target)) menu.open = false;
+  }
+});
+
+entry.show();
+showControls();

@@ -1,0 +1,161 @@
+// Readings as the page uses them: their times, their fields, their tags.
+
+const TAG_NAMES = ["epc96", "epc", "tag", "device", "sensor", "name", "id"];
+const DEPTH = 4;
+const MAX_FIELDS = 60;
+const NUMBER = /^-?(0|[1-9]\d{0,14})(\.\d+)?([eE][-+]?\d+)?$/;
+const DEVICE_CLOCK_MS = 30_000;
+export const COLUMNS = ["relative_timestamp", "interrogator_timestamp"];
+
+/** Return the number that a JSON value holds, NaN if it holds none. Strings count, as in `series`. */
+export function numberOf(value) {
+  if (typeof value === "number") return value;
+  return typeof value === "string" && NUMBER.test(value) ? Number(value) : NaN;
+}
+
+function parseFreeform(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    // The service takes NaN and Infinity, which are no JSON.
+    try {
+      return JSON.parse(text.replace(/([[:,]\s*)(?:NaN|-?Infinity)(?=\s*[,}\]])/g, "$1null"));
+    } catch {
+      return null;
+    }
+  }
+}
+
+/** Return a reading of the service with its parsed content and its times in Unix milliseconds. */
+export function decodeReading(row, arrival = NaN) {
+  const second = Date.parse(`${row.absolute_timestamp.replace(" ", "T")}Z`);
+  // The time of receipt has whole seconds. A reading that has just arrived is placed more exactly.
+  const received = Math.min(Math.max(second, arrival || 0), second + 999);
+  return {
+    ...row,
+    content: parseFreeform(row.freeform),
+    received,
+    device: row.interrogator_timestamp < 0 ? NaN : row.interrogator_timestamp / 1000,
+  };
+}
+
+/** Return the value of a field of a reading: a member of `freeform`, a path or a column. */
+export function valueOf(reading, field) {
+  let node = reading.content;
+  for (const part of field.path) {
+    if (node === null || typeof node !== "object") return undefined;
+    node = node[part];
+  }
+  return field.column ? reading[field.column] : node;
+}
+
+/** The fields that readings have, in the order in which they appeared. */
+export class Fields {
+  #known = new Map();
+  numbers = [];
+  texts = [];
+  readings = 0;
+  devices = 0;
+
+  constructor() {
+    for (const column of COLUMNS) {
+      this.numbers.push({ name: column, path: [], column, low: NaN, high: NaN });
+    }
+  }
+
+  /** Learn from a reading. Return whether it has a new field. */
+  learn(reading) {
+    const before = this.numbers.length + this.texts.length;
+    this.readings += 1;
+    if (Math.abs(reading.device - reading.received) < DEVICE_CLOCK_MS) this.devices += 1;
+    if (reading.content !== null && typeof reading.content === "object") {
+      if (!Array.isArray(reading.content)) this.#learn(reading.content, "", []);
+    } else {
+      this.#note("value", [], reading.content);
+    }
+    return this.numbers.length + this.texts.length !== before;
+  }
+
+  #learn(node, prefix, path) {
+    for (const key in node) {
+      const value = node[key];
+      if (value !== null && typeof value === "object") {
+        if (!Array.isArray(value) && path.length < DEPTH) {
+          this.#learn(value, `${prefix}${key}.`, [...path, key]);
+        }
+      } else {
+        this.#note(prefix + key, path, value, key);
+      }
+    }
+  }
+
+  #note(name, path, value, key) {
+    let field = this.#known.get(name);
+    if (field === undefined) {
+      if (value === null || typeof value === "boolean" || value === undefined) return;
+      if (this.#known.size >= MAX_FIELDS) return;
+      const isTag = TAG_NAMES.includes(name.toLowerCase()) && typeof value === "string";
+      const isNumber = !isTag && Number.isFinite(numberOf(value));
+      field = { name, path: key === undefined ? path : [...path, key], isNumber, low: NaN, high: NaN };
+      this.#known.set(name, field);
+      (isNumber ? this.numbers : this.texts).push(field);
+    }
+    if (field.isNumber) {
+      const number = numberOf(value);
+      if (!(number >= field.low)) field.low = Number.isFinite(number) ? number : field.low;
+      if (!(number <= field.high)) field.high = Number.isFinite(number) ? number : field.high;
+    }
+  }
+
+  /** Return the field whose values name the lines: a known name, else the first text. */
+  tagField() {
+    const named = (name) => this.texts.find((field) => field.name.toLowerCase() === name);
+    return TAG_NAMES.map(named).find(Boolean) ?? this.texts[0];
+  }
+
+  named(name) {
+    return this.numbers.find((field) => field.name === name)
+      ?? this.texts.find((field) => field.name === name);
+  }
+
+  /** Return whether the clocks of the devices agree with the service's. */
+  get devicesAgree() {
+    return this.readings > 0 && this.devices > this.readings / 2;
+  }
+
+  /** Return the fields to plot unless the person chooses: those that vary, at most `limit`. */
+  interesting(limit) {
+    const own = this.numbers.filter((field) => !field.column);
+    const isTime = (field) => field.low > 1e12 && field.high - field.low < field.low / 1000;
+    const varying = own.filter((field) => field.high > field.low && !isTime(field));
+    const settled = this.readings >= 20 && varying.length > 0;
+    return (settled ? varying : own.filter((field) => !isTime(field))).slice(0, limit);
+  }
+}
+
+/** The newest readings, at most `size`. */
+export class RecentReadings {
+  #ring;
+  #next = 0;
+  count = 0;
+
+  constructor(size) {
+    this.size = size;
+    this.#ring = [];
+  }
+
+  push(reading) {
+    this.#ring[this.#next % this.size] = reading;
+    this.#next += 1;
+    this.count += 1;
+  }
+
+  get length() {
+    return this.#ring.length;
+  }
+
+  /** Yield the readings, the newest first. */
+  *newest() {
+    for (let i = 1; i <= this.#ring.length; i += 1) yield this.#ring[(this.#next - i) % this.size];
+  }
+}

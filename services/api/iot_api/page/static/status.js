@@ -1,0 +1,55 @@
+// What the page says about its connection and its data.
+
+const byId = (id) => document.getElementById(id);
+
+/** The state beside the title, for example “Live”. */
+export function setStatus(state, text) {
+  const element = byId("status");
+  const words = byId("status-text");
+  if (element.dataset.state !== state) element.dataset.state = state;
+  if (words.textContent !== text) words.textContent = text;
+}
+
+/** The figure beside the state. Screen readers do not announce it. */
+export function setRate(text) {
+  const element = byId("rate");
+  if (element.textContent !== text) element.textContent = text;
+}
+
+const ORDER = ["connection", "error", "skipped", "empty"];
+const notices = new Map();
+
+/**
+ * Show a notice, or remove it with `null`: `{kind, title, text, action: [label, function]}`. Of
+ * several notices, the most important one is shown.
+ */
+export function setNotice(name, notice) {
+  if (notice) notices.set(name, notice);
+  else if (!notices.delete(name)) return;
+  const shown = ORDER.map((each) => notices.get(each)).find(Boolean);
+  const element = byId("notice");
+  element.hidden = !shown;
+  if (!shown) {
+    element.replaceChildren();
+    return;
+  }
+  element.dataset.kind = shown.kind;
+  element.dataset.name = ORDER.find((each) => notices.has(each));
+  const words = document.createElement("p");
+  const title = document.createElement("strong");
+  title.textContent = shown.title;
+  words.append(title, ` ${shown.text ?? ""}`);
+  element.replaceChildren(words);
+  if (shown.action) {
+    const [label, run] = shown.action;
+    const button = document.createElement("button");
+    button.type = "button";
+    button.textContent = label;
+    button.addEventListener("click", run);
+    element.append(button);
+  }
+}
+
+export function clearNotices() {
+  for (const name of [...notices.keys()]) setNotice(name, null);
+}

@@ -1,0 +1,94 @@
+"""Debian's Chromium, and devices that send readings."""
+
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, sync_playwright
+
+from integration.api.asking import Row, row
+from iot_cipher.tokens import new_tokens_text, with_token
+from support.stack import Stack
+from system.page.watched_page import OpenPage, WatchedPage
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+Freeform = Callable[[int], Any]
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """A headless browser."""
+    if CHROMIUM is None:
+        pytest.skip("needs chromium: apt-get install chromium")
+    with sync_playwright() as playwright:
+        options = ["--no-sandbox", "--enable-precise-memory-info"]
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(browser: Browser, module_stack: Stack) -> Iterator[OpenPage]:
+    """A function that opens the page of the service, without a password."""
+    pages: list[WatchedPage] = []
+
+    def open_one(port: int = 0, **options: Any) -> WatchedPage:
+        pages.append(WatchedPage(browser, port or module_stack.port, **options))
+        return pages[-1]
+
+    yield open_one
+    for page in pages:
+        page.close("secret")
+
+
+class Device:
+    """Sends numbered readings at a rate from a thread."""
+
+    def __init__(self, stack: Stack, password: str, rate: float, freeform: Freeform) -> None:
+        self._stack = stack
+        self._password = password
+        self._rate = rate
+        self._freeform = freeform
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._send)
+        self.sent = 0
+
+    def reading(self) -> Row:
+        """Return the next reading."""
+        now = round(time.time() * 1_000_000)
+        made = row(self._password, freeform=self._freeform(self.sent), interrogator_time=now)
+        self.sent += 1
+        return made
+
+    def _send(self) -> None:
+        begin = time.monotonic()
+        while not self._stop.is_set():
+            due = int((time.monotonic() - begin) * self._rate) - self.sent
+            if due > 0:
+                answer = self._stack.put([self.reading() for _ in range(min(due, 500))])
+                assert answer.status == 201, answer
+            self._stop.wait(0.05)
+
+    @contextmanager
+    def sending(self) -> Iterator[None]:
+        """Send during the block."""
+        self._thread.start()
+        try:
+            yield
+        finally:
+            self._stop.set()
+            self._thread.join()
+
+
+@pytest.fixture
+def tokens(tmp_path: Path) -> tuple[str, str]:
+    """A tokens file, and a token with the scopes of a device and a reader."""
+    text, token = with_token(new_tokens_text(), "someone", ["ingest", "read"])
+    path = tmp_path / "tokens.json"
+    path.write_text(text, encoding="utf-8")
+    return str(path), token

@@ -1,0 +1,89 @@
+"""The live page shows what devices send, at once and without a gap."""
+
+import time
+
+from integration.api.asking import row
+from support.stack import MakeStack, Stack
+from support.waiting import wait_until
+from system.faults.proxy import Proxy
+from system.page.conftest import Device
+from system.page.watched_page import OpenPage
+
+CUT_SECONDS, RATE = 10, 20
+
+
+def test_a_reading_appears_within_a_second(module_stack: Stack, open_page: OpenPage) -> None:
+    first = row("secret 1", freeform={"tag": "a", "temperature": 20})
+    assert module_stack.put([first]).status == 201
+    page = open_page()
+    page.open("secret 1")
+    page.wait_for_text(".plot[data-field=temperature] .readout", "20")
+    for temperature in (31, 32, 33):
+        rows = [row("secret 1", freeform={"tag": "b", "temperature": temperature})]
+        assert module_stack.put(rows).status == 201
+        acknowledged = time.monotonic()
+        page.wait_for(
+            """(text) => document.querySelector(".plot .readout").textContent.endsWith(text)
+            && document.querySelector("#table-body tr").textContent.includes(text)""",
+            str(temperature),
+        )
+        assert time.monotonic() - acknowledged < 1
+    page.wait_for_text("#tags-items", "b")
+
+
+def test_a_wrong_password_says_so(module_stack: Stack, open_page: OpenPage) -> None:
+    assert module_stack.put([row("secret 2", freeform=1)]).status == 201
+    page = open_page()
+    page.expected = {"404 (NOT FOUND)"}
+    page.submit("secret 3")
+    page.wait_for_text("#entry-message", "No readings under this password")
+    assert page.page.locator("#password").get_attribute("aria-invalid") == "true"
+    page.see("wrong-password")
+    page.open("secret 2")
+
+
+def test_a_cut_connection_misses_nothing(module_stack: Stack, open_page: OpenPage) -> None:
+    """Readings that are sent while the connection is cut appear afterwards, each once."""
+    device = Device(module_stack, "secret 4", RATE, lambda n: {"n": n, "level": n % 7})
+    with Proxy(module_stack.port) as proxy, device.sending():
+        assert wait_until(lambda: device.sent > 0)
+        page = open_page(proxy.port)
+        page.expected = {"net::ERR_"}
+        page.open("secret 4")
+        page.wait_for_text(".plot[data-field=level] .readout", "…")
+        cut_at = device.sent
+        proxy.cut(cutting=True)
+        page.wait_for_text("#notice", "The connection is lost")
+        page.see("reconnecting")
+        page.wait_for_text("#notice", "Disconnected")
+        page.see("disconnected")
+        assert wait_until(lambda: device.sent - cut_at > CUT_SECONDS * RATE, seconds=30)
+        proxy.cut(cutting=False)
+        page.page.get_by_role("button", name="Try now").click()
+        page.wait_for_text("#status-text", "Live")
+        until = device.sent
+        assert wait_until(lambda: page.count()[-1] >= until)
+        numbers = page.count()
+        assert numbers == list(range(numbers[0], numbers[-1] + 1))
+        assert numbers[0] <= cut_at
+        assert numbers[-1] >= until
+        assert page.page.locator("#notice").is_hidden()
+
+
+def test_a_service_with_tokens_asks_for_one(
+    make_stack: MakeStack, open_page: OpenPage, tokens: tuple[str, str]
+) -> None:
+    path, token = tokens
+    stack = make_stack({"IOT_TOKENS_FILE": path})
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+    body = '{"data": {"db_password": "secret 5", "freeform": {"x": 1}}}'
+    assert stack.request("PUT", "/api/iot", body, headers).status == 201
+    page = open_page(stack.port)
+    page.expected = {"401 (UNAUTHORIZED)"}
+    page.submit("secret 5")
+    page.wait_for_text("#entry-message", "This service needs a token")
+    page.see("token")
+    page.submit("secret 5", "secret-of-nobody")
+    page.wait_for_text("#entry-message", "does not know this token")
+    page.open("secret 5", token)
+    page.wait_for_text("#table-body", '{"x": 1}')

@@ -1,0 +1,181 @@
+"""Each state of the live page: what it shows, a screenshot, and no violation that axe finds."""
+
+import csv
+import json
+import math
+import time
+from datetime import UTC, datetime, timedelta
+from urllib.parse import parse_qs, urlsplit
+
+from playwright.sync_api import ViewportSize
+
+from integration.api.asking import Row, row
+from support.stack import Stack
+from system.page.conftest import Device
+from system.page.watched_page import OpenPage, WatchedPage
+
+PHONE: ViewportSize = {"width": 390, "height": 844}
+WIDE: ViewportSize = {"width": 1920, "height": 1080}
+HOUR = 3600
+
+
+def wave(number: int) -> Row:
+    """Return what one of three thermometers measures."""
+    at = number / 30
+    return {
+        "sensor": f"room-{number % 3 + 1}",
+        "temperature": round(21 + number % 3 + 1.5 * math.sin(at + number % 3), 2),
+        "humidity": round(45 + 6 * math.cos(at / 2 + number % 3), 1),
+        "co2": round(600 + 150 * math.sin(at / 3) + 40 * (number % 3)),
+    }
+
+
+def stored(stack: Stack, password: str, begin: float, count: int, step: float) -> None:
+    """Store readings whose devices' clocks tell times of the past."""
+    rows = [
+        row(password, freeform=wave(n), interrogator_time=round((begin + n * step) * 1_000_000))
+        for n in range(count)
+    ]
+    assert stack.put(rows).status == 201
+
+
+def lines_drawn(page: WatchedPage) -> int:
+    """Return the number of plots that say which values they show."""
+    shown = page.page.locator(".plot .readout").all_text_contents()
+    return sum("…" in text for text in shown)
+
+
+def steps(page: WatchedPage) -> list[int]:
+    """Return the step of each series that the page has asked for."""
+    urls = [urlsplit(each.url) for each in page.requests]
+    return [int(parse_qs(url.query)["step"][0]) for url in urls if url.path.endswith("/series")]
+
+
+def test_the_states_without_readings(module_stack: Stack, open_page: OpenPage) -> None:
+    page = open_page()
+    page.see("entry")
+    page.page.emulate_media(color_scheme="dark")
+    page.see("entry-dark")
+    page.page.click("#theme")
+    received = datetime.now(UTC) - timedelta(hours=1)
+    old = row("secret quiet", freeform=wave(0), absolute_timestamp=received.isoformat())
+    headers = {"Content-Type": "application/json"}
+    path = "/api/iot?received=original"
+    assert module_stack.request("PUT", path, json.dumps(old), headers).status == 201
+    page.open("secret quiet")
+    page.wait_for_text("#notice", "No readings in the last minute")
+    page.wait_for_text("#table-body", "room-1")
+    page.see("empty")
+    page.page.get_by_role("button", name="Show it in the history").click()
+    page.wait_for_text(".plot .readout", "21")
+
+
+def test_live_readings(module_stack: Stack, open_page: OpenPage) -> None:
+    device = Device(module_stack, "secret live", 60, wave)
+    stored(module_stack, "secret live", time.time() - 40, 900, 40 / 900)
+    with device.sending():
+        page = open_page()
+        page.open("secret live")
+        page.wait_for_text("#tags-items", "room-3")
+        page.wait_for("() => document.querySelectorAll('.plot canvas').length === 3")
+        page.see("light")
+        page.page.emulate_media(color_scheme="dark")
+        page.see("dark", full=True)
+        page.page.set_viewport_size(WIDE)
+        page.see("wide-dark")
+        page.page.click("#theme")
+        page.see("wide")
+        page.page.set_viewport_size(PHONE)
+        page.see("phone", full=True)
+        page.page.focus("#plots")
+        page.page.keyboard.press("Space")
+        page.wait_for_text("#status-text", "Paused")
+        page.page.keyboard.press("+")
+        page.wait_for_text("#range", "30 s")
+        page.see("phone-paused")
+        page.page.keyboard.press("Escape")
+        page.wait_for_text("#status-text", "Live")
+
+
+def test_search_and_csv(module_stack: Stack, open_page: OpenPage) -> None:
+    stored(module_stack, "secret table", time.time() - 20, 200, 0.1)
+    page = open_page()
+    page.open("secret table")
+    page.wait_for_text("#table-note", "of 200")
+    page.page.focus("#plots")
+    page.page.keyboard.press("/")
+    page.page.keyboard.type("room-2")
+    page.wait_for_text("#table-note", "that match")
+    page.wait_for(
+        """() => [...document.querySelectorAll("#table-body td.mono")].every(
+        (cell) => cell.textContent === "room-2")"""
+    )
+    page.page.fill("#search", "nothing like this")
+    page.wait_for_text("#table-note", "None of the newest 200 readings matches")
+    page.page.select_option("#by", "received")
+    with page.page.expect_download() as download:
+        page.page.click("#download")
+    with download.value.path().open(encoding="utf-8", newline="") as file:
+        found = sorted(int(line["id"]) for line in csv.DictReader(file))
+    assert found == sorted(each["id"] for each in module_stack.read("secret table"))
+
+
+def test_history_follows_the_range(module_stack: Stack, open_page: OpenPage) -> None:
+    """The page shows a range of the past, and asks for finer steps as it becomes shorter."""
+    begin = time.time() - 24 * HOUR
+    stored(module_stack, "secret past", begin, 900, 60)
+    page = open_page()
+    page.open("secret past")
+    page.page.select_option("#by", "interrogator")
+    page.page.check("#mode-history", force=True)
+    page.page.select_option("#last", str(86_400))
+    page.wait_for("() => [...document.querySelectorAll('.readout')].some((e) => e.textContent)")
+    page.wait_for("() => document.querySelector('#plots').dataset.loading === 'false'")
+    assert lines_drawn(page) == 3
+    page.wait_for_text("#tags-items", "room-3")
+    page.see("history")
+    first = steps(page)[-1]
+    assert first > 60_000
+    page.page.focus("#plots")
+    for _ in range(6):
+        page.page.keyboard.press("ArrowLeft")
+        page.page.keyboard.press("+")
+    page.wait_for("() => document.querySelector('#plots').dataset.loading === 'false'")
+    assert steps(page)[-1] < first
+    page.page.set_viewport_size(PHONE)
+    page.see("history-phone")
+    page.page.click("#later")
+    page.page.fill("#from", "2001-01-01T00:00:00")
+    page.page.fill("#to", "2001-01-02T00:00:00")
+    page.wait_for_text("#notice", "No readings in this range")
+    page.see("history-empty")
+    page.page.get_by_role("button", name="Go there").click()
+    page.page.wait_for_selector("#notice", state="hidden")
+
+
+def test_hundreds_of_tags(module_stack: Stack, open_page: OpenPage) -> None:
+    rows = [
+        row("secret many", freeform={"device": f"sensor-{n % 300:03d}", "level": n})
+        for n in range(600)
+    ]
+    assert module_stack.put(rows).status == 201
+    page = open_page()
+    page.open("secret many")
+    page.wait_for_text("#tags-count", "8 of 300 shown")
+    page.see("many-tags")
+    page.page.fill("#tags-search", "sensor-29")
+    assert page.page.locator("#tags-items li").count() == 10
+    page.page.get_by_role("button", name="Show only sensor-299").click()
+    page.wait_for_text("#tags-count", "1 of 300 shown")
+    page.wait_for_text(".plot .readout", "299 … 599")
+
+
+def test_a_vault_that_is_erased(module_stack: Stack, open_page: OpenPage) -> None:
+    assert module_stack.put([row("secret gone", freeform={"x": 1})]).status == 201
+    page = open_page()
+    page.expected = {"404 (NOT FOUND)"}
+    page.open("secret gone")
+    body = json.dumps({"data": {"db_password": "secret gone"}})
+    headers = {"Content-Type": "application/json"}
+    assert module_stack.request("DELETE", "/api/vault", body, headers).status == 200
+    page.wait_for_text("#entry-message", "No readings under this password")

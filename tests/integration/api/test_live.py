@@ -1,93 +1,327 @@
-"""`POST /api/iot/live` in this process: events, positions, limits, and where readings come from."""
+"""`POST /api/iot/live` in this process: events, positions, limits, ends."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+import socket
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from integration.api.asking import JSON, PASSWORD, Api, assert_error, row
+import pytest
+from redis import Redis
+
+from integration.api.asking import JSON, PASSWORD, Api, assert_error, row, sample
+from integration.api.conftest import MakeApi
+from integration.api.live_streams import first, listening, open_stream, send, take
+from integration.api.test_imported_times import IMPORT, old_row
+from integration.api.test_tokens import Guarded
+from iot_api.live import poller, source
+from iot_api.server.connection import Connection
+from iot_api.service import Service
+from iot_cipher.tokens import new_tokens_text
+from iot_models.scopes import Scope
+from iot_models.segment import decode_segment
 from iot_writer.writer import Writer
+from support.counting import redis_commands
 from support.draining import drain_all
-from support.live_events import LiveEvent, parse_events
+from support.waiting import wait_until
 
 
-@contextmanager
-def listening(
-    api: Api, last_event_id: str = "", *, password: str = PASSWORD, **options: Any
-) -> Iterator[Iterator[LiveEvent]]:
-    """Open a stream, and yield its events."""
-    body = json.dumps({"data": {"db_password": password, **options}})
-    headers = {**JSON, **({"Last-Event-ID": last_event_id} if last_event_id else {})}
-    answer = api.app.test_client().open(
-        "/api/iot/live", method="POST", data=body, headers=headers, buffered=False
-    )
-    assert answer.status_code == 200, answer.text
-    assert answer.mimetype == "text/event-stream"
-    try:
-        yield parse_events(answer.iter_encoded())
-    finally:
-        answer.close()
+def store(api: Api, writer: Writer, *texts: int, password: str = PASSWORD) -> None:
+    """Send readings and store them in one segment."""
+    send(api, *texts, password=password)
+    drain_all(writer)
 
 
-def send(api: Api, *texts: int, password: str = PASSWORD) -> None:
-    """Send readings."""
-    rows = [row(password, freeform=text, interrogator_time=100 - text) for text in texts]
-    assert api.put(rows).status_code == 201
+def service_of(api: Api) -> Service:
+    service: Service = api.app.extensions["iot"]
+    return service
 
 
-def take(events: Iterator[LiveEvent], count: int) -> tuple[list[str], str]:
-    """Return the texts of the next readings, and the position behind them."""
-    texts: list[str] = []
-    while True:
-        event = next(events)
-        assert event.name in {"open", "readings", "heartbeat"}, event
-        texts += event.texts
-        if len(texts) >= count:
-            assert len(texts) == count
-            return texts, event.id
+@pytest.fixture
+def beating(make_api: MakeApi) -> Api:
+    """An API whose streams send a heartbeat each second."""
+    return make_api(live_heartbeat_seconds=1)
 
 
 def test_a_reading_arrives_as_reads_return_it(api: Api, writer: Writer) -> None:
-    send(api, 1)
-    drain_all(writer)
+    store(api, writer, 1)
     with listening(api) as events:
         opened = next(events)
         assert opened.name == "open"
         assert opened.id
-        assert (
-            abs(opened.data["time"] - api.app.extensions["iot"].live.source.seconds_ago(0).since)
-            < 5000
-        )
-        send(api, 2, 3)
-        drain_all(writer)
+        store(api, writer, 2, 3)
         event = next(events)
         assert event.name == "readings"
-        assert event.texts == ["2", "3"]
+        assert event.texts == ["2", "3"], "in the order of receipt"
         stored = {reading["id"]: reading for reading in api.read()}
         assert event.data["data"] == [stored[number] for number in event.ids]
 
 
-def test_a_resume_misses_and_repeats_nothing(api: Api, writer: Writer) -> None:
-    send(api, 0)
-    drain_all(writer)
+def test_the_headers_of_a_stream(api: Api, writer: Writer) -> None:
+    store(api, writer, 1)
+    answer = open_stream(api, headers={"Accept-Encoding": "gzip, zstd"})
+    assert answer.headers["Content-Type"] == "text/event-stream; charset=utf-8"
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert answer.headers["X-Accel-Buffering"] == "no"
+    assert "Content-Encoding" not in answer.headers
+    assert "Content-Length" not in answer.headers
+    answer.close()
+
+
+def test_a_resume_at_another_process_misses_and_repeats_nothing(
+    make_api: MakeApi, writer: Writer
+) -> None:
+    api, other = make_api(), make_api()
+    store(api, writer, 0)
     with listening(api) as events:
-        send(api, 1, 2)
-        drain_all(writer)
+        store(api, writer, 1, 2)
         texts, position = take(events, 2)
-    for text in (3, 4):
-        send(api, text)
-        drain_all(writer)
-    with listening(api, position) as events:
+    store(api, writer, 3)
+    store(api, writer, 4)
+    with listening(other, position) as events:
         more, position = take(events, 2)
-        send(api, 5)
-        drain_all(writer)
+        store(api, writer, 5)
         last, position = take(events, 1)
     assert texts + more + last == ["1", "2", "3", "4", "5"]
-    with listening(api, position) as events:
-        send(api, 6)
+    with listening(api, position) as events, listening(api, after=position) as second:
+        store(api, writer, 6)
+        assert take(events, 1)[0] == take(second, 1)[0] == ["6"]
+
+
+def test_a_stream_may_begin_with_the_last_seconds(make_api: MakeApi, writer: Writer) -> None:
+    api = make_api()
+    store(api, writer, 1)
+    store(api, writer, 2)
+    with listening(api, last=60) as events:
+        store(api, writer, 3)
+        assert take(events, 3)[0] == ["1", "2", "3"]
+    with listening(make_api(hot_window_seconds=0), last=60) as events:
+        assert take(events, 0)[0] == []
+
+
+def test_a_long_burst_comes_in_several_events(api: Api, writer: Writer) -> None:
+    store(api, writer, 0)
+    with listening(api) as events:
+        next(events)
+        rows = [row(freeform="x" * 1000 * (number % 2), interrogator_time=number)
+                for number in range(1200)]  # fmt: skip
+        assert api.put(rows).status_code == 201
         drain_all(writer)
-        assert take(events, 1)[0] == ["6"]
+        found = [next(events)]
+        while sum(len(event.ids) for event in found) < 1200:
+            found.append(next(events))
+        assert max(len(event.ids) for event in found) <= 500
+        assert max(sum(map(len, event.texts)) for event in found) <= 64 * 1024
+    ids = [number for event in found for number in event.ids]
+    with listening(api, found[3].id) as events:
+        done = len([number for event in found[:4] for number in event.ids])
+        again = [next(events), next(events)]
+        rest = [number for event in again for number in event.ids]
+        assert rest == ids[done : done + len(rest)], "a position within a burst"
 
 
-def test_a_password_without_a_vault_is_answered_404(api: Api) -> None:
+def test_a_heartbeat_has_a_position(beating: Api, writer: Writer) -> None:
+    store(beating, writer, 1)
+    with listening(beating) as events:
+        beat = first(events, "heartbeat")
+        assert beat.data["time"] > 10**12
+    store(beating, writer, 2)
+    with listening(beating, beat.id) as events:
+        assert take(events, 1)[0] == ["2"]
+
+
+def test_imported_readings_are_left_out(beating: Api, writer: Writer) -> None:
+    store(beating, writer, 1)
+    with listening(beating) as events:
+        position = next(events).id
+        old = [old_row("2014-03-18 10:59:19", 7)]
+        assert beating.ask("PUT", IMPORT, json.dumps(old), JSON).status_code == 201
+        drain_all(writer)
+        store(beating, writer, 2)
+        assert take(events, 1)[0] == ["2"]
+    with listening(beating, position) as events:
+        assert take(events, 1)[0] == ["2"]
+
+
+def test_wrong_requests(api: Api, writer: Writer) -> None:
     assert_error(api.post("/api/iot/live", "unknown"), 404, "not_found")
+    unknown = sample("iot_unknown_passwords_total")
+    api.post("/api/iot/live", "another")
+    assert sample("iot_unknown_passwords_total") == unknown + 1
+    store(api, writer, 1)
+    store(api, writer, 2, password="other")
+    with listening(api, password="other") as events:
+        foreign = next(events).id
+    for position in (foreign, "x", "AAAA", f"{foreign}A"):
+        refused = assert_error(open_stream(api, position), 400, "invalid_request")
+        assert refused["field"] == "Last-Event-ID"
+    assert_error(open_stream(api, last=-1), 400, "invalid_request")
+    assert_error(open_stream(api, last="x"), 400, "invalid_request")
+
+
+def test_streams_of_a_client_and_of_a_process_are_limited(
+    make_api: MakeApi, writer: Writer
+) -> None:
+    api = make_api(live_listeners=3, live_listeners_per_client=2, trusted_proxies=1)
+    store(api, writer, 1)
+
+    def listen(address: str) -> Any:
+        return open_stream(api, headers={"X-Forwarded-For": address})
+
+    streams = [listen("192.0.2.1"), listen("192.0.2.1")]
+    refused = sample("iot_refused_total", reason="live_streams")
+    told = assert_error(listen("192.0.2.1"), 429, "too_many_requests")
+    assert told["reason"] == "live_streams"
+    streams.append(listen("192.0.2.2"))
+    assert sample("iot_live_listeners") == 3
+    assert_error(listen("192.0.2.3"), 429, "too_many_requests")
+    assert sample("iot_refused_total", reason="live_streams") == refused + 2
+    streams.pop().close()
+    streams.append(listen("192.0.2.3"))
+    assert streams[-1].status_code == 200
+    for stream in streams:
+        stream.close()
+    assert sample("iot_live_listeners") == 0
+
+
+def test_a_client_that_is_gone_makes_room(make_api: MakeApi, writer: Writer) -> None:
+    api = make_api(live_listeners=1)
+    store(api, writer, 1)
+    ours, theirs = socket.socketpair()
+    connection = Connection(ours, "")
+    gone: dict[str, Callable[[], bool]] = {"iot_api.is_gone": connection.is_gone}
+    body = json.dumps({"data": {"db_password": PASSWORD}})
+    first_stream = api.app.test_client().open(
+        "/api/iot/live", method="POST", data=body, headers=JSON, environ_overrides=gone
+    )
+    assert open_stream(api).status_code == 429
+    theirs.close()
+    second = open_stream(api)
+    assert second.status_code == 200
+    second.close()
+    first_stream.close()
+    ours.close()
+
+
+def test_all_streams_share_one_poll_and_one_decryption(
+    api: Api, writer: Writer, redis: "Redis", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[int] = []
+
+    def decode(bounds: Any, data: bytes) -> Any:
+        decoded.append(bounds.count)
+        return decode_segment(bounds, data)
+
+    monkeypatch.setattr(source, "decode_segment", decode)
+    monkeypatch.setattr(poller, "POLL_SECONDS", 60)
+    store(api, writer, 1)
+    store(api, writer, 1, password="other")
+    with (
+        listening(api) as one,
+        listening(api) as two,
+        listening(api, password="other") as three,
+    ):
+        for events in (one, two, three):
+            next(events)
+        service_of(api).live.poller.poll()
+        with redis_commands(redis) as commands:
+            service_of(api).live.poller.poll()
+        assert commands == {"time": 1, "hgetall": 1}, "for all streams"
+        store(api, writer, 2, 3)
+        service_of(api).live.poller.poll()
+        assert take(one, 2)[0] == take(two, 2)[0] == ["2", "3"]
+        assert decoded == [2]
+
+
+def test_an_erasure_ends_the_streams(make_api: MakeApi, writer: Writer) -> None:
+    api, other = make_api(), make_api()
+    store(api, writer, 1)
+    with listening(other) as events:
+        next(events)
+        other_follower = service_of(other).change_follower
+        body = json.dumps({"data": {"db_password": PASSWORD}})
+        other_follower.check()
+        assert api.ask("DELETE", "/api/vault", body, JSON).status_code == 200
+        other_follower.check()
+        last = list(events)[-1]
+        assert (last.name, last.data["code"]) == ("error", "not_found")
+        assert last.data["error"] == "the vault was erased"
+    assert_error(open_stream(other), 404, "not_found")
+
+
+def test_a_password_change_ends_the_streams_of_the_old_password(
+    make_api: MakeApi, writer: Writer
+) -> None:
+    api, other = make_api(), make_api()
+    store(api, writer, 1)
+    with listening(other) as events:
+        position = next(events).id
+        other_follower = service_of(other).change_follower
+        other_follower.check()
+        body = json.dumps({"data": {"db_password": PASSWORD, "new_password": "new"}})
+        assert api.ask("POST", "/api/vault/password", body, JSON).status_code == 200
+        other_follower.check()
+        last = list(events)[-1]
+        assert (last.name, last.data["code"]) == ("error", "not_found")
+    store(api, writer, 2, password="new")
+    with listening(other, position, password="new") as events:
+        assert take(events, 1)[0] == ["2"], "the position stays valid"
+
+
+def test_a_missed_announcement_ends_the_stream_too(api: Api, writer: Writer) -> None:
+    store(api, writer, 1)
+    with listening(api) as events:
+        next(events)
+        hub = service_of(api).live
+        (feed,) = hub.feeds()
+        writer.postgres().execute("UPDATE vaults SET lookup = sha256(lookup)")
+        hub.verify(feed)
+        assert list(events)[-1].data["code"] == "unavailable"
+
+
+def test_a_removed_token_ends_the_stream(make_api: MakeApi, tmp_path: Path) -> None:
+    guarded = Guarded(make_api, tmp_path / "tokens.json", live_heartbeat_seconds=1)
+    guarded.api.put(row(), {"Authorization": guarded.bearer(Scope.ADMIN)})
+    headers = {"Authorization": guarded.bearer(Scope.READ)}
+    with listening(guarded.api, headers=headers) as events:
+        next(events)
+        guarded.path.write_text(new_tokens_text(), encoding="utf-8")
+        last = list(events)[-1]
+        assert (last.name, last.data["code"]) == ("error", "unauthorized")
+
+
+def test_a_shutdown_ends_streams_and_refuses_new_ones(api: Api, writer: Writer) -> None:
+    store(api, writer, 1)
+    with listening(api) as events:
+        next(events)
+        service_of(api).live.stop()
+        (last,) = events
+        assert (last.name, last.data["code"]) == ("error", "unavailable")
+    assert_error(open_stream(api), 503, "unavailable")
+
+
+def test_a_stream_is_recorded(make_api: MakeApi, writer: Writer) -> None:
+    api = make_api(audit_reads=1)
+    store(api, writer, 1)
+    with listening(api) as events:
+        store(api, writer, 2)
+        take(events, 1)
+    events_of_reads = [
+        each["event"]
+        for each in api.ask("GET", "/api/audit").get_json()["data"]
+        if each["event"] and each["event"]["event"].startswith("read")
+    ]
+    begun, ended = sorted(events_of_reads, key=lambda event: str(event["event"]))
+    assert (begun["event"], begun["range"]) == ("read", "live")
+    assert (ended["event"], ended["readings"], ended["complete"]) == ("read_ended", 1, False)
+
+
+def test_the_delay_and_the_events_are_counted(api: Api, writer: Writer) -> None:
+    store(api, writer, 1)
+    with listening(api) as events:
+        before = sample("iot_live_readings_sent_total")
+        store(api, writer, 2, 3)
+        take(events, 2)
+        assert sample("iot_live_readings_sent_total") == before + 2
+        assert sample("iot_live_events_total", event="readings") >= 1
+        assert wait_until(lambda: sample("iot_live_delay_seconds_count"))

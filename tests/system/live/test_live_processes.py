@@ -1,24 +1,29 @@
-"""`POST /api/iot/live` of real processes."""
+"""`POST /api/iot/live` of real processes: kills, shutdowns, slow readers."""
 
 import http.client
 import json
+import os
+import random
+import signal
+import socket
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from integration.api.asking import JSON, row
+from iot_sensor_client import NoResponseError
 from support.live_events import LiveEvent, parse_events
-from support.stack import Stack
+from support.stack import MakeStack, Stack
+from system.reliability.test_request_memory import memory
 
 PASSWORD = "live"
 
 
 @contextmanager
-def listening(
-    stack: Stack, last_event_id: str = "", *, port: int | None = None
-) -> Iterator[Iterator[LiveEvent]]:
+def listening(stack: Stack, last_event_id: str = "") -> Iterator[Iterator[LiveEvent]]:
     """Open a stream on a new connection, and yield its events."""
-    connection = http.client.HTTPConnection("127.0.0.1", port or stack.port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", stack.port, timeout=30)
     headers = {**JSON, **({"Last-Event-ID": last_event_id} if last_event_id else {})}
     body = json.dumps({"data": {"db_password": PASSWORD}})
     connection.request("POST", "/api/iot/live", body, headers)
@@ -55,3 +60,103 @@ def test_a_reading_arrives_within_a_second_and_a_shutdown_ends_the_stream(stack:
         stack.api.terminate()
         last = list(events)[-1]
         assert (last.name, last.data["code"]) == ("error", "unavailable")
+
+
+class Sender(threading.Thread):
+    """A device that sends a reading every few milliseconds until it is stopped."""
+
+    def __init__(self, stack: Stack) -> None:
+        super().__init__(daemon=True)
+        self._stack = stack
+        self.acknowledged: list[int] = []
+        self.stopping = threading.Event()
+
+    def run(self) -> None:
+        """Send readings. A reading without an answer may be stored."""
+        number = 0
+        while not self.stopping.wait(0.005):
+            number += 1
+            with suppress(NoResponseError, AssertionError):
+                send(self._stack, number)
+                self.acknowledged.append(number)
+
+
+class Follower:
+    """A client that reconnects with the last id, and keeps what it has received."""
+
+    def __init__(self, stack: Stack) -> None:
+        self._stack = stack
+        self._position = ""
+        self.ids: list[int] = []
+        self.texts: list[int] = []
+
+    def follow(self, until: Callable[[], bool]) -> None:
+        """Receive readings until a condition holds, or the connection breaks."""
+        with suppress(OSError), listening(self._stack, self._position) as events:
+            for event in events:
+                assert event.name in {"open", "readings", "heartbeat"}, event
+                self._position = event.id
+                self.ids += event.ids
+                self.texts += map(int, event.texts)
+                if until():
+                    return
+
+
+def test_killed_processes_cost_no_reading_and_repeat_none(make_stack: MakeStack) -> None:
+    stack = make_stack({"IOT_SHARDS": "2", "IOT_LIVE_HEARTBEAT_SECONDS": "1"}, writers=2)
+    send(stack, 0)
+    follower, sender, chance = Follower(stack), Sender(stack), random.Random(1)
+    follower.follow(lambda: True)
+    sender.start()
+
+    def kill_writer() -> None:
+        stack.writers[-1].kill()
+        stack.start_writer()
+
+    def kill_api() -> None:
+        os.kill(chance.choice(sorted(stack.workers())), signal.SIGKILL)
+
+    for accident in (kill_api, kill_writer, kill_api, kill_api):
+        goal = len(follower.texts) + 30
+        follower.follow(lambda goal=goal: len(follower.texts) >= goal)  # type: ignore[misc]
+        accident()
+        follower.follow(lambda goal=goal: len(follower.texts) >= goal + 30)  # type: ignore[misc]
+    sender.stopping.set()
+    sender.join()
+    end = time.monotonic() + 20
+    follower.follow(
+        lambda: set(sender.acknowledged) <= set(follower.texts) or time.monotonic() > end
+    )
+    assert set(sender.acknowledged) <= set(follower.texts)
+    assert len(set(follower.texts)) == len(follower.texts)
+    assert follower.ids == sorted(set(follower.ids))
+
+
+def test_a_slow_reader_gets_summaries_and_takes_no_memory(stack: Stack) -> None:
+    send(stack, 0)
+    connection = http.client.HTTPConnection("127.0.0.1", stack.port, timeout=30)
+    connection.sock = socket.socket()
+    connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.sock.connect(("127.0.0.1", stack.port))
+    body = json.dumps({"data": {"db_password": PASSWORD}})
+    connection.request("POST", "/api/iot/live", body, JSON)
+    events = parse_events(_pieces(connection.getresponse()))
+    assert next(events).name == "open"
+    before = {worker: memory(worker, "VmRSS") for worker in stack.workers()}
+    total = 0
+    for _ in range(24):  # 24 MB, more than the kernel keeps for the connection
+        rows = [row(PASSWORD, freeform="x" * 10_000) for _ in range(100)]
+        assert stack.put(rows).status == 201
+        total += len(rows)
+    send(stack, -1)
+    growth = {worker: memory(worker, "VmRSS") - before[worker] for worker in stack.workers()}
+    seen = skipped = 0
+    for event in events:
+        seen += len(event.ids)
+        skipped += event.data.get("skipped", 0)
+        if seen + skipped > total:
+            break
+    connection.close()
+    assert skipped > 0
+    assert seen + skipped == total + 1
+    assert max(growth.values()) < 64, growth

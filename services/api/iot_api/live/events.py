@@ -13,7 +13,7 @@ from .source import LiveRows, Skipped
 
 MAX_READINGS = 500
 """Maximum number of readings of an event."""
-MAX_CHARACTERS = 256 * 1024
+MAX_CHARACTERS = 64 * 1024
 """Limit of their texts, in characters. A longer reading has its own event."""
 _encoder = msgspec.json.Encoder()
 

@@ -1,4 +1,4 @@
-"""All live streams of an API process: one poll for all vaults, one decryption for all listeners."""
+"""All live streams of an API process, within their limits."""
 
 import logging
 import threading
@@ -6,9 +6,6 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-
-from redis.exceptions import RedisError
 
 from iot_api.limits.clients import Client
 from iot_api.vaults.cache import SETTLING_SECONDS, CachedVault
@@ -22,30 +19,15 @@ from iot_models.errors import (
     TooManyRequestsError,
     UnavailableError,
 )
-from iot_models.reading import Reading
-from iot_models.segment import ID_STRIDE
-from iot_stores.backlog import DrainedShards
-from iot_stores.password_changes import ERASED
-from iot_stores.postgres import AWAY
-from iot_stores.store_states import report
+from iot_stores.password_changes import ERASED, ERASING
 from iot_stores.vault_records import PolicyChangedError, VaultErasedError
 
-from .events import events_of
-from .listener import Listener
+from .feed import Feed, Joined
+from .listener import Listener, WaitingBytes
+from .poller import LivePoller
 from .position import LivePosition
-from .source import LiveRows, LiveSource, Watched
+from .source import LiveSource
 
-POLL_SECONDS = 0.1
-"""Time between two polls. A poll that finds nothing takes one round trip, for all streams."""
-OTHER_SHARDS_SECONDS = 1.0
-"""Other shards than the vault's own are read this often: while IOT_SHARDS is being changed, a vault
-has readings in two shards."""
-POSTGRES_SECONDS = 0.5
-"""Shortest time between two reads of a vault in Postgres."""
-IDLE_SECONDS = 10.0
-"""The position of a vault without new readings is brought up to date this often."""
-AWAY_SECONDS = 1.0
-"""Time until the next poll after an error of a store."""
 VERIFY_SECONDS = 300.0
 """Time between two comparisons of the vault's record with Postgres."""
 VERIFY_CHANGED_SECONDS = 2.0
@@ -56,60 +38,8 @@ REFUSED_SECONDS = 5
 _log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True, eq=False, kw_only=True)
-class Feed(Watched):
-    """The new readings of one vault, for all of its listeners in this process."""
-
-    offered: LivePosition
-    """Up to here, all readings were offered to the listeners."""
-    own_shard: int
-    listeners: list[Listener] = field(default_factory=list)
-    verify_at: float = 0.0
-
-    def is_due(self, drained: DrainedShards, now: float) -> bool:
-        """Return whether the vault may have new readings, and may be read now."""
-        moved = self.moved(drained)
-        age = now - self.checked_at
-        if not moved or (self.used_postgres and age < POSTGRES_SECONDS):
-            return False
-        return self.own_shard in moved or age >= OTHER_SHARDS_SECONDS
-
-    def deliver(self, rows: LiveRows, before: LivePosition, listeners: list[Listener]) -> None:
-        """Offer readings behind `before` to listeners, event by event. Encodes them once."""
-        level = [each for each in listeners if before.includes(each.joined_at)]
-        vault_id = self.vault.vault_id.bytes
-        if level:
-            for event in events_of(rows, before, vault_id):
-                for listener in level:
-                    listener.offer(event)
-                time.sleep(0)  # let the listeners send: they keep a few events only
-        for listener in set(listeners).difference(level):
-            own = _beyond(rows, listener.joined_at)
-            for event in events_of(own, before.advanced(listener.joined_at.ids), vault_id):
-                listener.offer(event)
-
-
-@dataclass(frozen=True, slots=True)
-class Joined:
-    """A listener, and where it joined the feed of its vault."""
-
-    listener: Listener
-    feed: Feed
-    until: LivePosition
-    """The listener gets what lies behind this position. The caller reads what lies before."""
-    reached: dict[int, str]
-    """The drains that reach the position `until`."""
-
-    def position_now(self, position: LivePosition) -> LivePosition:
-        """Return the position of a client that has all events, brought up to date."""
-        offered = self.feed.offered
-        if not self.listener.is_idle:
-            return position
-        return position.advanced(offered.ids, offered.since)
-
-
 class LiveHub:
-    """The live streams of a process, and the thread that polls for them while there are any."""
+    """The live streams of a process. All streams of a vault share its feed."""
 
     def __init__(
         self,
@@ -130,9 +60,9 @@ class LiveHub:
         self._changing: dict[uuid.UUID, float] = {}
         """Vaults whose password is being changed, and until when that settles."""
         self._lock = threading.RLock()
-        self._wake = threading.Event()
-        self._stopping = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._stopping = False
+        self.poller = LivePoller(source, self.feeds, self._lock, self.verify)
+        self._waiting = WaitingBytes()
         self._gauge = metrics.gauge("iot_live_listeners")
         self._gauge.set(0)
 
@@ -142,6 +72,7 @@ class LiveHub:
         client: Client,
         position: LivePosition | None,
         still_allowed: Callable[[], object],
+        is_gone: Callable[[], bool] = lambda: False,
     ) -> Joined:
         """Add a listener behind `position`; None: behind all readings that are stored now.
 
@@ -159,12 +90,16 @@ class LiveHub:
             if feed is None:  # its last listener has left meanwhile
                 raise UnavailableError("the live stream is being restarted; connect again")
             self._feeds[vault_id] = feed
-            listener = Listener(client, cached.record, position or feed.position, still_allowed)
+            listener = Listener(
+                client, cached.record, position or feed.position, still_allowed, is_gone,
+                self._waiting,
+            )  # fmt: skip
             feed.listeners.append(listener)
-            feed.verify_at = time.monotonic() + self._verify_seconds(vault_id)
+            verify_at = time.monotonic() + self._verify_seconds(vault_id)
+            feed.verify_at = min(feed.verify_at, verify_at)
             self._clients[client.name] += 1
             until, reached = feed.position, dict(feed.reached)
-            self._start()
+            self.poller.start()
         self._gauge.inc()
         return Joined(listener, feed, until, reached)
 
@@ -183,7 +118,7 @@ class LiveHub:
 
     def note_change(self, vault_id: uuid.UUID, lookup: bytes) -> None:
         """End the streams of a vault under another password than the new one. `lookup` is that of
-        the new password, or `ERASED`.
+        the new password, `ERASING` or `ERASED`.
         """
         with self._lock:
             now = time.monotonic()
@@ -192,53 +127,22 @@ class LiveHub:
             feed = self._feeds.get(vault_id)
             for listener in [] if feed is None else feed.listeners:
                 if listener.record.lookup != lookup:
-                    listener.end(_gone(erased=lookup == ERASED))
+                    listener.end(_gone(erased=lookup in {ERASING, ERASED}))
 
     def stop(self) -> None:
         """End all streams, and refuse new ones. The process ends."""
-        self._stopping.set()
-        self._wake.set()
+        self._stopping = True
+        self.poller.stop()
         reason = UnavailableError("this server process ends; connect again")
         with self._lock:
             for feed in self._feeds.values():
                 for listener in feed.listeners:
                     listener.end(reason)
 
-    def poll(self) -> None:
-        """Read the new readings of all vaults once.
-
-        Raises:
-            RedisError, psycopg.Error: a store can't serve. The next poll continues.
-        """
+    def feeds(self) -> list[Feed]:
+        """Return all feeds."""
         with self._lock:
-            feeds = list(self._feeds.values())
-        if not feeds:
-            return
-        drained = self.source.drained()
-        now = time.monotonic()
-        due = []
-        for feed in feeds:
-            if feed.is_due(drained, now):
-                due.append(feed)
-                feed.checked_at = now
-            elif now - feed.checked_at >= IDLE_SECONDS and not feed.moved(drained):
-                feed.complete(drained)
-                feed.checked_at = now
-            if now >= feed.verify_at:
-                self._verify(feed)
-        self._read(due, drained)
-        for feed in feeds:
-            feed.offered = feed.position
-
-    def _read(self, due: list[Feed], drained: DrainedShards) -> None:
-        delay = metrics.histogram("iot_live_delay_seconds")
-        for feed, rows in self.source.new_rows(due, drained) if due else ():
-            with self._lock:
-                before, feed.position = feed.position, rows.position
-                listeners = list(feed.listeners)
-            feed.deliver(rows, before, listeners)
-            for received in rows.received[-1:]:
-                delay.observe(max(0, drained.now - received) / 1000)
+            return list(self._feeds.values())
 
     def _feed(self, vault: OpenVault) -> Feed:
         drained = self.source.drained()
@@ -249,81 +153,61 @@ class LiveHub:
         )  # fmt: skip
 
     def _check_limits(self, client: Client) -> None:
-        if self._stopping.is_set():
+        if self._stopping:
             raise UnavailableError("this server process ends; connect again")
-        total, own = sum(self._clients.values()), self._clients[client.name]
-        if total >= self._max_listeners:
-            raise _refusal("this server process has its maximum of live streams; try again")
-        if own >= self._max_listeners_per_client:
-            raise _refusal("this client has its maximum of live streams; close one of them")
+        problem = self._exceeded(client)
+        if problem is not None:
+            self._drop_gone()
+            problem = self._exceeded(client)
+        if problem is not None:
+            raise TooManyRequestsError(
+                problem, retry_after=REFUSED_SECONDS, reason=Refusal.LIVE_STREAMS
+            )
+
+    def _exceeded(self, client: Client) -> str | None:
+        if self._clients.total() >= self._max_listeners:
+            return "this server process has its maximum of live streams; try again"
+        if self._clients[client.name] >= self._max_listeners_per_client:
+            return "this client has its maximum of live streams; close one of them"
+        return None
+
+    def _drop_gone(self) -> None:
+        """Remove the listeners whose clients are gone: without an event, nothing else tells."""
+        listeners = [listener for feed in self.feeds() for listener in feed.listeners]
+        for listener in listeners:
+            if listener.is_gone():
+                listener.end(UnavailableError("the client is gone"))
+                self.close(listener)
 
     def _verify_seconds(self, vault_id: uuid.UUID) -> float:
         changing = time.monotonic() < self._changing.get(vault_id, 0.0)
         return VERIFY_CHANGED_SECONDS if changing else VERIFY_SECONDS
 
-    def _verify(self, feed: Feed) -> None:
+    def verify(self, feed: Feed) -> None:
         """End the streams of passwords that have lost the vault: an announcement may be lost."""
         feed.verify_at = time.monotonic() + self._verify_seconds(feed.vault.vault_id)
-        for record in {
-            listener.record.lookup: listener.record for listener in feed.listeners
-        }.values():
+        records = {listener.record.lookup: listener.record for listener in feed.listeners}
+        for record in records.values():
             try:
                 standing = self._keeper.confirm(record)
-                erased, has_vault = False, standing.vault_id == record.vault_id
-                has_vault &= standing.lookup == record.lookup
             except VaultErasedError:
-                erased, has_vault = True, False
+                self._end(feed, record.lookup, _gone(erased=True))
             except (PolicyChangedError, IotError):
                 continue
-            if not has_vault:
-                with self._lock:
-                    for listener in feed.listeners:
-                        if listener.record.lookup == record.lookup:
-                            listener.end(_gone(erased=erased))
+            else:
+                if (standing.vault_id, standing.lookup) != (record.vault_id, record.lookup):
+                    # The password may be the same: its lookup moves when its cost is raised.
+                    reason = UnavailableError("the vault's record was changed; connect again")
+                    self._end(feed, record.lookup, reason)
 
-    def _start(self) -> None:
-        self._wake.set()
-        if self._thread is None or not self._thread.is_alive():
-            self._thread = threading.Thread(target=self._run, name="live", daemon=True)
-            self._thread.start()
-
-    def _run(self) -> None:
-        while not self._stopping.is_set():
-            if not self._feeds:
-                self._wake.clear()
-                if not self._feeds:
-                    self._wake.wait()
-                continue
-            pause = POLL_SECONDS
-            try:
-                self.poll()
-            except (RedisError, *AWAY) as error:
-                report(_log, "live streams get no readings", error)
-                pause = AWAY_SECONDS
-            except Exception:  # noqa: BLE001 - the thread must survive any defect
-                _log.exception("live streams get no readings")
-                pause = AWAY_SECONDS
-            self._stopping.wait(pause)
+    def _end(self, feed: Feed, lookup: bytes, reason: IotError) -> None:
+        with self._lock:
+            for listener in feed.listeners:
+                if listener.record.lookup == lookup:
+                    listener.end(reason)
 
 
 def _gone(*, erased: bool) -> NotFoundError:
     if erased:
         return NotFoundError("the vault was erased", field="db_password")
     return NotFoundError("no vault has this password any more", field="db_password")
-
-
-def _refusal(message: str) -> TooManyRequestsError:
-    return TooManyRequestsError(message, retry_after=REFUSED_SECONDS, reason=Refusal.LIVE_STREAMS)
-
-
-def _beyond(rows: LiveRows, position: LivePosition) -> LiveRows:
-    """Return the readings that a listener at `position` lacks."""
-    places = [
-        place
-        for place, reading in enumerate(rows.readings)
-        if reading.id > position.id_of(reading.id % ID_STRIDE)
-    ]
-    readings: list[Reading] = [rows.readings[place] for place in places]
-    received = [rows.received[place] for place in places]
-    advanced = rows.position.advanced(position.ids)
-    return replace(rows, position=advanced, readings=readings, received=received)

@@ -3,19 +3,28 @@
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from threading import Condition
 
 from iot_api.limits.clients import Client
 from iot_cipher.vault import VaultRecord
-from iot_models import metrics
 from iot_models.errors import IotError
 
 from .events import ReadingsEvent, summary_event
 from .position import LivePosition
 from .source import Skipped
 
-MAX_WAITING_BYTES = 2 * 2**20
-"""Limit of the events that wait for a listener. Listeners of one vault share the same bytes."""
+MAX_WAITING_BYTES = 2**20
+"""Limit of the events that wait for one listener."""
+MAX_ALL_WAITING_BYTES = 32 * 2**20
+"""Limit of the events that wait for all listeners of a process."""
+
+
+@dataclass(slots=True)
+class WaitingBytes:
+    """Size of the events that wait for all listeners of a process."""
+
+    total: int = 0
 
 
 class Listener:
@@ -27,15 +36,19 @@ class Listener:
         record: VaultRecord,
         position: LivePosition,
         still_allowed: Callable[[], object],
+        is_gone: Callable[[], bool],
+        all_waiting: WaitingBytes,
     ) -> None:
         """`position` is what the client has. `still_allowed` raises an `IotError` once the client
-        may not read any more.
+        may not read any more. `is_gone` returns whether the client has closed the connection.
         """
         self.client = client
         self.record = record
         self.joined_at = position
         """What the client has, beyond what it gets from this object."""
         self.still_allowed = still_allowed
+        self.is_gone = is_gone
+        self._all_waiting = all_waiting
         self._waiting: deque[ReadingsEvent] = deque()
         self._bytes = 0
         self._skipped: Skipped | None = None
@@ -46,24 +59,27 @@ class Listener:
     def offer(self, event: ReadingsEvent) -> None:
         """Add an event; leave out all that wait if they are too many. Never waits."""
         with self._changed:
+            size = len(event.text)
             if self._skipped is not None:
                 self._skip(event)
-            elif self._waiting and self._bytes + len(event.text) > MAX_WAITING_BYTES:
+            elif self._waiting and (
+                self._bytes + size > MAX_WAITING_BYTES
+                or self._all_waiting.total + size > MAX_ALL_WAITING_BYTES
+            ):
                 for waiting in self._waiting:
                     self._skip(waiting)
                 self._skip(event)
-                self._waiting.clear()
-                self._bytes = 0
+                self._drop()
             else:
                 self._waiting.append(event)
-                self._bytes += len(event.text)
+                self._add_bytes(size)
             self._changed.notify_all()
 
     def end(self, reason: IotError) -> None:
         """End the stream. What waits is dropped: the client resumes behind the last event."""
         with self._changed:
             self._ending = self._ending or reason
-            self._waiting.clear()
+            self._drop()
             self._changed.notify_all()
 
     def take(self, seconds: float) -> ReadingsEvent | None:
@@ -79,7 +95,7 @@ class Listener:
                     raise self._ending
                 if self._waiting:
                     event = self._waiting.popleft()
-                    self._bytes -= len(event.text)
+                    self._add_bytes(-len(event.text))
                     return event
                 if self._skipped is not None and self._skipped_to is not None:
                     return self._summary(self._skipped, self._skipped_to)
@@ -104,9 +120,16 @@ class Listener:
         if self._ending is not None:
             raise self._ending
 
+    def _add_bytes(self, count: int) -> None:
+        self._bytes += count
+        self._all_waiting.total += count
+
+    def _drop(self) -> None:
+        self._waiting.clear()
+        self._add_bytes(-self._bytes)
+
     def _summary(self, skipped: Skipped, position: LivePosition) -> ReadingsEvent:
         self._skipped = self._skipped_to = None
-        metrics.counter("iot_live_readings_skipped_total").inc(skipped.count)
         return summary_event(skipped, position, self.record.vault_id.bytes)
 
     def _skip(self, event: ReadingsEvent) -> None:

@@ -6,7 +6,7 @@ so a position stays exact when a stream changes from one to the other.
 """
 
 import logging
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -37,6 +37,8 @@ MAX_BEHIND_READINGS, MAX_BEHIND_BYTES = 500_000, 64 * 2**20
 PAGE_READINGS, PAGE_BYTES = 20_000, 4 * 2**20
 """Approximate size of what is read from Postgres in one transaction. A page is longer if the ids of
 merged segments overlap."""
+
+_INSTEAD = "live streams read Postgres instead of the hot window"
 
 _log = logging.getLogger(__name__)
 
@@ -77,8 +79,6 @@ class Watched:
     """Position of the last drain of each shard whose readings are read."""
     checked: DrainedShards
     """How far the shards were drained at the last check."""
-    checked_at: float = 0.0
-    used_postgres: bool = False
 
     def moved(self, drained: DrainedShards) -> list[int]:
         """Return the shards that were drained since the last check."""
@@ -143,24 +143,48 @@ class LiveSource:
         """
         return LivePosition(max(0, self._backlog.now() - seconds * 1000), 0, {})
 
-    def new_rows(
-        self, watched: Sequence[WatchedVault], drained: DrainedShards
+    def recent_rows(
+        self,
+        watched: Sequence[WatchedVault],
+        drained: DrainedShards,
+        lacking: list[WatchedVault],
     ) -> Iterator[tuple[WatchedVault, LiveRows]]:
-        """Yield the new readings of vaults.
+        """Yield the new readings of vaults in the hot window. Add the others to `lacking`.
 
         The caller advances the position of the vault before it takes the next readings.
-
-        Raises:
-            psycopg.Error: Postgres can't serve; the next call continues at the same positions.
         """
         for each in watched:
             each.reach(drained)
-        from_postgres = yield from self._from_hot_window(watched, drained)
-        for each in from_postgres:
-            each.used_postgres = True
-            for rows in self._stored(each.vault, each.position):
-                yield each, rows
+        moved = {each: each.moved(drained) for each in watched}
+        shards = sorted(set(chain.from_iterable(moved.values())))
+        vaults = [(each.vault.vault_id, each.position.since) for each in watched]
+        try:
+            recent = self._hot_window.recent(shards, vaults)
+        except (RedisError, FormatError, ValueError) as error:
+            report(_log, _INSTEAD, error)
+            lacking += watched
+            return
+        for each, bounds in zip(watched, recent.bounds, strict=True):
+            wanted = {shard: drained.positions[shard] for shard in moved[each]}
+            if not _holds(recent, wanted, each.position.since, drained.now):
+                lacking.append(each)
+                continue
+            try:
+                for rows in self._opened(each.vault, bounds, each.position):
+                    yield each, rows
+            except (EvictedError, RedisError):
+                lacking.append(each)
+                continue
             each.complete(drained)
+
+    def stored_rows(self, watched: Watched, drained: DrainedShards) -> Iterator[LiveRows]:
+        """Yield the new readings of a vault in Postgres, under the same condition.
+
+        Raises:
+            psycopg.Error: Postgres can't serve; the next call continues at the vault's position.
+        """
+        yield from self._stored(watched.vault, watched.position)
+        watched.complete(drained)
 
     def between(
         self, vault: OpenVault, after: LivePosition, until: LivePosition, reached: Mapping[int, str]
@@ -196,7 +220,7 @@ class LiveSource:
             now = self._backlog.now()
             recent = self._hot_window.recent(shards, [(vault.vault_id, after.since)])
         except (RedisError, FormatError, ValueError) as error:
-            report(_log, "live streams read Postgres instead of the hot window", error)
+            report(_log, _INSTEAD, error)
             return
         wanted = {shard: reached.get(shard) for shard in shards}
         if not _holds(recent, wanted, after.since, now):
@@ -209,36 +233,6 @@ class LiveSource:
             return
         ids = {shard: until.id_of(shard) for shard in shards}
         yield LiveRows(after.advanced(ids))
-
-    def _from_hot_window(
-        self, watched: Sequence[WatchedVault], drained: DrainedShards
-    ) -> Generator[tuple[WatchedVault, LiveRows], None, list[WatchedVault]]:
-        """Yield the new readings in the hot window. Return the vaults that need Postgres."""
-        moved = {each: each.moved(drained) for each in watched}
-        shards = sorted(set(chain.from_iterable(moved.values())))
-        vaults = [(each.vault.vault_id, each.position.since) for each in watched]
-        try:
-            recent = self._hot_window.recent(shards, vaults)
-        except (RedisError, FormatError, ValueError) as error:
-            report(_log, "live streams read Postgres instead of the hot window", error)
-            return list(watched)
-        lacking = []
-        for each, bounds in zip(watched, recent.bounds, strict=True):
-            wanted: dict[int, str | None] = {
-                shard: drained.positions[shard] for shard in moved[each]
-            }
-            if not _holds(recent, wanted, each.position.since, drained.now):
-                lacking.append(each)
-                continue
-            try:
-                for rows in self._opened(each.vault, bounds, each.position):
-                    yield each, rows
-            except (EvictedError, RedisError):
-                lacking.append(each)
-                continue
-            each.used_postgres = False
-            each.complete(drained)
-        return lacking
 
     def _opened(
         self,
@@ -277,7 +271,11 @@ class LiveSource:
         No connection is used while a page is sent.
         """
         metrics.counter("iot_live_reads_of_postgres_total").inc()
-        with self._postgres_turn, self._pool.connection() as connection:
+        with (
+            self._postgres_turn,
+            self._pool.connection() as connection,
+            read_transaction(connection),
+        ):
             size = measure(connection, _search(vault, after))
         if size.readings > MAX_BEHIND_READINGS or size.bytes > MAX_BEHIND_BYTES:
             if until is None:

@@ -14,7 +14,8 @@ from iot_stores.postgres import AWAY
 from iot_stores.store_states import report
 
 from .events import ReadingsEvent, error_event, events_of, heartbeat_event, open_event
-from .hub import Joined, LiveHub
+from .feed import Joined
+from .hub import LiveHub
 from .position import encode_position
 
 RETRY_MS = 1000
@@ -51,7 +52,9 @@ class LiveStream:
 
     def pieces(self) -> Iterator[bytes]:
         """Yield the events. The last one is an error event, except when the client is gone."""
+        count = metrics.counter("iot_live_events_total").labels
         try:
+            count("open").inc()
             yield open_event(_now_ms(), self._id(), self._retry_ms)
             for event in self._missed():
                 yield self._use(event)
@@ -62,11 +65,14 @@ class LiveStream:
                     yield self._use(new)
                 else:
                     self._position = self._joined.position_now(self._position)
+                    count("heartbeat").inc()
                     yield heartbeat_event(_now_ms(), self._id())
         except IotError as error:
+            count("error").inc()
             yield error_event(error, self._retry_ms)
         except (RedisError, *AWAY) as error:
             report(_log, "live streams end", error)
+            count("error").inc()
             yield error_event(UnavailableError("a store is away; connect again"), self._retry_ms)
         finally:
             self.close()
@@ -99,6 +105,9 @@ class LiveStream:
     def _use(self, event: ReadingsEvent) -> bytes:
         self._position = self._position.advanced(event.position.ids, event.position.since)
         self._sent += event.readings
+        metrics.counter("iot_live_readings_skipped_total").inc(event.skipped)
+        kind = "readings" if event.readings else "summary"
+        metrics.counter("iot_live_events_total").labels(kind).inc()
         metrics.counter("iot_live_readings_sent_total").inc(event.readings)
         return event.text
 

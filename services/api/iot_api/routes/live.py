@@ -6,7 +6,7 @@ from flask import Blueprint, Response, request
 
 from iot_api.http.access import Access, needs
 from iot_api.http.client_certificate import CLIENT_CERTIFICATE
-from iot_api.http.request import PasswordsForm, requesting_client
+from iot_api.http.request import IS_GONE, PasswordsForm, requesting_client
 from iot_api.live.position import decode_position
 from iot_api.live.stream import LiveStream
 from iot_api.service import Service
@@ -48,9 +48,9 @@ def _live(service: Service, access: Access) -> Response:
     certificate = request.environ.get(CLIENT_CERTIFICATE)
     client = requesting_client(settings)
     record = record_of(service, cached.vault, "live", client)
-    joined = hub.open(
-        cached, client, position, partial(access.check, Scope.READ, authorization, certificate)
-    )
+    still_allowed = partial(access.check, Scope.READ, authorization, certificate)
+    is_gone = request.environ.get(IS_GONE, lambda: False)
+    joined = hub.open(cached, client, position, still_allowed, is_gone)
     stream = LiveStream(hub, joined, record, heartbeat_seconds=settings.live_heartbeat_seconds)
     try:
         if record is not None:

@@ -200,6 +200,19 @@ class Connection:
         """Abort an answer."""
         self._shut_down(socket.SHUT_RDWR)
 
+    def is_gone(self) -> bool:
+        """Return whether the client has closed the connection, while nothing is received.
+
+        With TLS, the record that closes the session hides the end of the stream.
+        """
+        try:
+            with socket.socket(fileno=os.dup(self.client.fileno())) as duplicate:
+                return not duplicate.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
     def _shut_down(self, how: int) -> None:
         # On a duplicate of the descriptor: gevent (26.9) would raise in the greenlet that waits
         # for `client`, and ssl's `shutdown` would drop the keys of TLS.

@@ -1,0 +1,90 @@
+"""The new readings of one vault, for all of its listeners in a process."""
+
+import math
+import time
+from dataclasses import dataclass, field, replace
+
+from iot_models.reading import Reading
+from iot_models.segment import ID_STRIDE
+from iot_stores.backlog import DrainedShards
+
+from .events import events_of
+from .listener import Listener
+from .position import LivePosition
+from .source import LiveRows, Watched
+
+OTHER_SHARDS_SECONDS = 1.0
+"""Other shards than the vault's own are read this often: while IOT_SHARDS is being changed, a vault
+has readings in two shards."""
+POSTGRES_SECONDS = 0.5
+"""Shortest time between two reads of a vault in Postgres."""
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Feed(Watched):
+    """The new readings of one vault, for all of its listeners in this process."""
+
+    offered: LivePosition
+    """Up to here, all readings were offered to the listeners."""
+    own_shard: int
+    listeners: list[Listener] = field(default_factory=list)
+    checked_at: float = 0.0
+    busy: bool = False
+    """Whether the vault is being read from Postgres."""
+    used_postgres: bool = False
+    verify_at: float = math.inf
+    """When the vault's record is compared with Postgres again."""
+
+    def is_due(self, drained: DrainedShards, now: float) -> bool:
+        """Return whether the vault may have new readings, and may be read now."""
+        moved = self.moved(drained)
+        age = now - self.checked_at
+        if not moved or (self.used_postgres and age < POSTGRES_SECONDS):
+            return False
+        return self.own_shard in moved or age >= OTHER_SHARDS_SECONDS
+
+    def deliver(self, rows: LiveRows, before: LivePosition, listeners: list[Listener]) -> None:
+        """Offer readings behind `before` to listeners, event by event. Encodes them once."""
+        level = [each for each in listeners if before.includes(each.joined_at)]
+        vault_id = self.vault.vault_id.bytes
+        if level:
+            for event in events_of(rows, before, vault_id):
+                for listener in level:
+                    listener.offer(event)
+                time.sleep(0)  # let the listeners send: they keep a few events only
+        for listener in set(listeners).difference(level):
+            own = _beyond(rows, listener.joined_at)
+            for event in events_of(own, before.advanced(listener.joined_at.ids), vault_id):
+                listener.offer(event)
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """A listener, and where it joined the feed of its vault."""
+
+    listener: Listener
+    feed: Feed
+    until: LivePosition
+    """The listener gets what lies behind this position. The caller reads what lies before."""
+    reached: dict[int, str]
+    """The drains that reach the position `until`."""
+
+    def position_now(self, position: LivePosition) -> LivePosition:
+        """Return the position of a client that has all events, brought up to date."""
+        offered = self.feed.offered
+        if not self.listener.is_idle:
+            return position
+        return position.advanced(offered.ids, offered.since)
+
+
+def _beyond(rows: LiveRows, position: LivePosition) -> LiveRows:
+    """Return the readings that a listener at `position` lacks."""
+    places = [
+        place
+        for place, reading in enumerate(rows.readings)
+        if reading.id > position.id_of(reading.id % ID_STRIDE)
+    ]
+    readings: list[Reading] = [rows.readings[place] for place in places]
+    received = [rows.received[place] for place in places]
+    advanced = rows.position.advanced(position.ids)
+    return replace(rows, position=advanced, readings=readings, received=received)

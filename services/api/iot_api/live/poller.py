@@ -1,0 +1,161 @@
+"""The threads that read new readings for all live streams of a process, while there are any."""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+from redis.exceptions import RedisError
+
+from iot_models import metrics
+from iot_stores.backlog import DrainedShards
+from iot_stores.postgres import AWAY
+from iot_stores.store_states import report
+
+from .feed import Feed
+from .source import LiveRows, LiveSource
+
+POLL_SECONDS = 0.1
+"""Time between two polls. A poll that finds nothing takes one round trip, for all streams."""
+IDLE_SECONDS = 10.0
+"""The position of a vault without new readings is brought up to date this often."""
+AWAY_SECONDS = 1.0
+"""Time until the next poll after an error of Redis."""
+_CONSEQUENCE = "live streams get no readings"
+
+_log = logging.getLogger(__name__)
+
+
+class LivePoller:
+    """A thread that polls Redis, and one for what needs Postgres, so that a slow Postgres delays
+    only the vaults that need it.
+    """
+
+    def __init__(
+        self,
+        source: LiveSource,
+        feeds: Callable[[], list[Feed]],
+        lock: threading.RLock,
+        verify: Callable[[Feed], None],
+    ) -> None:
+        """`feeds` returns all feeds; `lock` guards their positions and listeners. `verify` compares
+        the record of a feed's vault with Postgres.
+        """
+        self._source = source
+        self._feeds = feeds
+        self._lock = lock
+        self._verify = verify
+        self._in_postgres: deque[tuple[Feed, DrainedShards]] = deque()
+        self._has_feeds = threading.Event()
+        self._has_work = threading.Event()
+        self._stopping = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._delay = metrics.histogram("iot_live_delay_seconds")
+
+    def start(self) -> None:
+        """Poll from now on: there is a feed. Returns at once."""
+        self._has_feeds.set()
+        if not self._threads:
+            for run in (self._run, self._run_postgres):
+                thread = threading.Thread(target=run, name="live", daemon=True)
+                self._threads.append(thread)
+                thread.start()
+
+    def stop(self) -> None:
+        """Tell the threads to end."""
+        self._stopping.set()
+        self._has_feeds.set()
+        self._has_work.set()
+
+    def poll(self) -> None:
+        """Read the new readings of all vaults from the hot window. Queue the vaults that need
+        Postgres.
+
+        Raises:
+            RedisError: the backlog's Redis can't serve. The next poll continues.
+        """
+        drained = self._source.drained()
+        now = time.monotonic()
+        due: list[Feed] = []
+        for feed in self._feeds():
+            if feed.busy:
+                continue
+            if now >= feed.verify_at:
+                self._queue(feed, drained)
+            elif feed.is_due(drained, now):
+                feed.checked_at = now
+                due.append(feed)
+            elif now - feed.checked_at >= IDLE_SECONDS and not feed.moved(drained):
+                feed.checked_at = now
+                feed.complete(drained)
+                feed.offered = feed.position
+        if not due:
+            return
+        lacking: list[Feed] = []
+        for feed, rows in self._source.recent_rows(due, drained, lacking):
+            self._deliver(feed, rows, drained)
+        for feed in due:
+            if feed in lacking:
+                self._queue(feed, drained)
+            else:
+                feed.used_postgres = False
+                feed.offered = feed.position
+
+    def _queue(self, feed: Feed, drained: DrainedShards) -> None:
+        feed.busy = True
+        self._in_postgres.append((feed, drained))
+        self._has_work.set()
+
+    def _deliver(self, feed: Feed, rows: LiveRows, drained: DrainedShards) -> None:
+        with self._lock:
+            before, feed.position = feed.position, rows.position
+            listeners = list(feed.listeners)
+        feed.deliver(rows, before, listeners)
+        if rows.received:
+            self._delay.observe(max(0, drained.now - rows.received[-1]) / 1000)
+
+    def _read_postgres(self, feed: Feed, drained: DrainedShards) -> None:
+        feed.used_postgres = True
+        feed.checked_at = time.monotonic()
+        for rows in self._source.stored_rows(feed, drained):
+            self._deliver(feed, rows, drained)
+        feed.offered = feed.position
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            if not self._feeds():
+                self._has_feeds.clear()
+                if not self._feeds():
+                    self._has_feeds.wait()
+                continue
+            pause = POLL_SECONDS
+            try:
+                self.poll()
+            except RedisError as error:
+                report(_log, _CONSEQUENCE, error)
+                pause = AWAY_SECONDS
+            except Exception:  # noqa: BLE001 - the thread must survive any defect
+                _log.exception(_CONSEQUENCE)
+                pause = AWAY_SECONDS
+            self._stopping.wait(pause)
+
+    def _run_postgres(self) -> None:
+        while not self._stopping.is_set():
+            if not self._in_postgres:
+                self._has_work.clear()
+                if not self._in_postgres:
+                    self._has_work.wait()
+                continue
+            feed, drained = self._in_postgres.popleft()
+            try:
+                if time.monotonic() >= feed.verify_at:
+                    self._verify(feed)
+                if feed.moved(drained):
+                    self._read_postgres(feed, drained)
+            except (RedisError, *AWAY) as error:
+                report(_log, _CONSEQUENCE, error)
+            except Exception:  # noqa: BLE001 - the thread must survive any defect
+                _log.exception(_CONSEQUENCE)
+            finally:
+                feed.busy = False

@@ -2,8 +2,12 @@
 
 import json
 import os
+import pty
 import signal
 import socket
+import subprocess
+import sys
+from contextlib import suppress
 from typing import Any
 
 import psycopg
@@ -214,3 +218,24 @@ def test_top_shows_the_status_of_all_processes(
     text = capsys.readouterr().out
     assert f":{stack.writers[0].pid}   writer " in text
     assert "\x1b" not in text
+
+
+def test_top_refreshes_a_terminal(module_stack: Stack) -> None:
+    """It takes the whole screen, and gives it back after Ctrl-C."""
+    url = f"http://127.0.0.1:{module_stack.port}"
+    ours, its = pty.openpty()
+    command = [sys.executable, "-m", "iot_tools", "top", "--url", url, "--every", "0.1"]
+    with subprocess.Popen(command, stdin=its, stdout=its, stderr=its) as process:
+        os.close(its)
+        seen = b""
+        while seen.count(b"stored last for shards") < 3:
+            seen += os.read(ours, 2**16)
+        process.send_signal(signal.SIGINT)
+        with suppress(OSError):  # the end of a terminal is an error
+            while more := os.read(ours, 2**16):
+                seen += more
+        os.close(ours)
+        assert process.wait(20) == 130
+    assert seen.startswith(b"\x1b[?1049h")  # the alternate screen
+    assert b"\x1b[?1049l" in seen
+    assert seen.rstrip().endswith(b"stopped")

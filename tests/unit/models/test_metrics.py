@@ -2,12 +2,15 @@
 
 import re
 from operator import sub
+from pathlib import Path
 
 import pytest
 from prometheus_client import REGISTRY
 
 from iot_models import metrics
 from iot_models.declared_metrics import METRICS, Metric
+
+ROOT = Path(__file__).parents[3]
 
 
 def test_names_are_unique_and_start_with_iot() -> None:
@@ -25,6 +28,13 @@ def test_the_name_of_a_metric_matches_its_kind(each: Metric) -> None:
     assert each.unit or each.kind != "histogram"
     assert each.unit in {"", "seconds", "bytes", "readings"}
     assert each.family.endswith(each.unit)
+
+
+def test_no_metric_was_renamed() -> None:
+    """Dashboards and alerts of users rely on names, kinds and labels."""
+    declared = {f"{each.name} {each.kind} {','.join(each.labels)}".rstrip() for each in METRICS}
+    recorded = (ROOT / "tests/fixtures/metric_names.txt").read_text(encoding="utf-8").splitlines()
+    assert set(recorded) - declared == set()
 
 
 def test_an_undeclared_metric_is_refused() -> None:

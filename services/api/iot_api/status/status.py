@@ -6,7 +6,6 @@ store is away is missing. `iot_models.figures` names the metric of each figure.
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
@@ -39,25 +38,27 @@ class Status:
     def read(self) -> dict[str, Any]:
         """Return the status, for JSON."""
         now = datetime.now(UTC)
+        states = self._readiness.state()
+        has_redis, has_postgres = (states[store] != "away" for store in ("redis", "postgres"))
         return {
             "time": int(now.timestamp() * 1000),
             "version": version("iot-api"),
-            "stores": self._readiness.state(),
-            **self._of_redis(),
-            **self._schema(),
+            "stores": states,
+            # A store that is away would only delay the answer once more.
+            **(self._of_redis(check_owner=has_postgres) if has_redis else {}),
+            **(self._schema() if has_postgres else {}),
         }
 
-    def _of_redis(self) -> dict[str, Any]:
+    def _of_redis(self, *, check_owner: bool) -> dict[str, Any]:
+        """`check_owner`: whether Postgres can tell whose Redis it is."""
         stores = self._stores
         try:
-            with suppress(
-                *AWAY
-            ):  # Postgres is away, and with it the id to compare Redis's mark with
+            if check_owner:
                 stores.watch.require_ours()
             state = stores.backlog.state()
             beats = read_heartbeats(stores.redis, stores.names)
             letters = stores.dead_letters.oldest(DEAD_LETTERS) if state.dead_letters else []
-        except (RedisError, UnavailableError) as error:
+        except (RedisError, UnavailableError, *AWAY) as error:
             report(_log, "the status lacks what Redis has", error)
             return {}
         covers = self._covers(list(state.entries))

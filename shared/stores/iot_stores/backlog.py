@@ -6,6 +6,7 @@ interruption, so a process that is killed leaves none of them half changed.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import cast
 
 from redis import Redis
@@ -15,13 +16,15 @@ from iot_models.names import DRAIN_JOB_PREFIX, MAX_SHARDS, KeyNames
 from .backlog_append import BacklogAppender
 from .backlog_counters import parse_number, parse_position, parse_shard
 from .redis_client import milliseconds
-from .scripts import load_script, run_all
-from .stream_entries import Removal, ShardProgress, WaitingEntry, next_entry_id
+from .scripts import load_script, run_all, run_commands
+from .stream_entries import Removal, ShardProgress, WaitingEntry, WaitingShard, next_entry_id
 
-_PAGE = 128
-"""Entries fetched in one round trip."""
-
-_Page = list[tuple[bytes, dict[bytes, bytes]]]
+MAX_ENTRIES = 4096
+"""Maximum number of entries in one answer of Redis, which is blocked for a microsecond each."""
+_MAX_BYTES = 2**50
+"""More bytes than any shard has: a counter is damaged."""
+_UNKNOWN_SIZES = 64
+"""Entries to read if their sizes are unknown, because a counter is damaged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,42 +127,46 @@ class Backlog(BacklogAppender):
             parse_number(out) >= end for out, end in zip(removed, ends.values(), strict=True)
         )
 
-    def read(self, shard: int, *, max_bytes: int) -> list[WaitingEntry]:
-        """Return the oldest entries of a shard, in order, up to about `max_bytes` sealed bytes.
+    def read(self, shard: int, *, max_bytes: int) -> Sequence[WaitingEntry]:
+        """Return the oldest entries of a shard: see `read_shards`."""
+        (waiting,) = self.read_shards([shard], max_bytes=max_bytes)
+        return waiting.entries
 
-        At least one entry is returned if one waits.
+    def read_shards(self, shards: Sequence[int], *, max_bytes: int) -> list[WaitingShard]:
+        """Return the oldest entries of shards, in order, up to about `max_bytes` sealed bytes.
+
+        Shards that are not reached are left out. At least one entry of the others is returned if
+        one waits. The number of round trips does not depend on the entries or shards.
         """
-        waiting: list[WaitingEntry] = []
-        size = 0
-        while True:
-            after = b"(" + waiting[-1].entry_id if waiting else b"-"
-            now, page = self._read_page(shard, after)
-            for entry_id, fields in page:
-                # An entry without these fields was planted in Redis. It becomes a dead letter.
-                sealed, total = fields.get(b"e", b""), fields.get(b"t", b"")
-                received = fields.get(b"r", b"")
-                waiting.append(
-                    WaitingEntry(
-                        entry_id,
-                        sealed,
-                        int(total) if total.isdigit() else 0,
-                        now,
-                        int(received) if received.isdigit() else None,
-                    )
-                )
-                size += len(sealed)
-                if size >= max_bytes:
-                    return waiting
-            if len(page) < _PAGE:
-                return waiting
+        progress = self.progress(shards)
+        counts, bytes_left, entries_left = {}, max_bytes, MAX_ENTRIES
+        for shard, known in progress.items():
+            if bytes_left <= 0 or entries_left <= 0:
+                break
+            counts[shard] = min(_entries_within(known, bytes_left), entries_left)
+            bytes_left -= known.bytes
+            entries_left -= counts[shard]
+        waiting, bytes_left = [], max_bytes
+        for shard, entries in self._read_streams(counts).items():
+            if bytes_left <= 0:
+                break
+            sizes = accumulate(len(entry.sealed) for entry in entries)
+            end = next((n for n, size in enumerate(sizes, 1) if size >= bytes_left), len(entries))
+            waiting.append(WaitingShard(shard, entries[:end], progress[shard]))
+            bytes_left -= sum(len(entry.sealed) for entry in entries[:end])
+        return waiting
 
-    def _read_page(self, shard: int, after: bytes) -> tuple[int, _Page]:
-        """Return Redis's time, and the entries from `after` on."""
-        with self._client.pipeline(transaction=False) as pipeline:
-            pipeline.time()
-            pipeline.xrange(self._names.stream(shard), after, b"+", count=_PAGE)
-            time, page = pipeline.execute()
-        return milliseconds(time), page
+    def _read_streams(self, counts: Mapping[int, int]) -> dict[int, list[WaitingEntry]]:
+        """Return the given number of oldest entries of each shard."""
+        commands: list[Sequence[str | int]] = [("TIME",)]
+        for shard, count in counts.items():
+            commands.append(("XRANGE", self._names.stream(shard), "-", "+", "COUNT", count))
+        (seconds, micros), *streams = run_commands(self._client, commands)
+        now = milliseconds((int(seconds), int(micros)))
+        return {
+            shard: [_waiting_entry(entry_id, fields, now) for entry_id, fields in stream]
+            for shard, stream in zip(counts, streams, strict=True)
+        }
 
     def remove(self, removals: Sequence[Removal]) -> list[int]:
         """Remove stored and held entries from their streams. Return how many entries are left.
@@ -167,31 +174,40 @@ class Backlog(BacklogAppender):
         Held entries move to `HeldEntries` in the same step. Idempotent: the counters are set to
         totals, so nothing is subtracted twice.
         """
-        calls = []
+        keys = [self._names.backlog_counters, self._names.held_vaults]
+        arguments: list[str | int | bytes] = []
         for removal in removals:
-            stream = self._names.stream(removal.shard)
-            keys = [stream, self._names.backlog_counters, self._names.held_vaults]
             last = removal.last
-            arguments: list[str | int | bytes] = [
+            keys.append(self._names.stream(removal.shard))
+            arguments += (
                 next_entry_id(last.entry_id), removal.shard, last.bytes_so_far, removal.position,
-                int(removal.resets_ids), removal.next_id,
-            ]  # fmt: skip
+                int(removal.resets_ids), removal.next_id, len(removal.held),
+            )  # fmt: skip
             for held in removal.held:
                 arguments += (
                     held.entry.entry_id, held.vault_id.hex(),
                     self._names.held_entries(held.vault_id), held.entry.received,
                 )  # fmt: skip
-            calls.append((keys, arguments))
-        return run_all(self._client, self._remove, calls)
+        (left,) = run_all(self._client, self._remove, [(keys, arguments)])
+        return cast("list[int]", left)
 
     def progress(self, shards: Sequence[int]) -> dict[int, ShardProgress]:
-        """Return the positions and next ids of shards, as Redis has them."""
-        fields = [f"{field}:{shard}" for shard in shards for field in ("at", "next")]
-        found = self._client.hmget(self._names.backlog_counters, fields)
-        known = iter(cast("list[bytes | None]", found))
+        """Return what Redis knows of shards."""
+        fields = [f"{name}:{shard}" for shard in shards for name in ("at", "next", "in", "out")]
+        commands: list[Sequence[str]] = [("HMGET", self._names.backlog_counters, *fields)]
+        commands += [("XLEN", self._names.stream(shard)) for shard in shards]
+        counters, *lengths = run_commands(self._client, commands) if shards else ([],)
+        known = iter(cast("list[bytes | None]", counters))
         return {
-            shard: ShardProgress(parse_position(at), parse_number(next_id))
-            for shard, at, next_id in zip(shards, known, known, strict=True)
+            shard: ShardProgress(
+                parse_position(at),
+                parse_number(next_id),
+                max(0, parse_number(added) - parse_number(removed)),
+                length,
+            )
+            for shard, length, at, next_id, added, removed in zip(
+                shards, lengths, known, known, known, known, strict=True
+            )
         }
 
     def has_held_entries(self) -> bool:
@@ -251,6 +267,10 @@ class Backlog(BacklogAppender):
                 empty.add(shard)
         return DrainedShards(milliseconds(time), positions, next_ids, frozenset(empty))
 
+    def uses(self, client: "Redis") -> bool:
+        """Return whether the backlog is in the Redis of a client."""
+        return client is self._client
+
     def now(self) -> int:
         """Return Unix milliseconds by the clock that stamps readings."""
         return milliseconds(self._client.time())
@@ -297,3 +317,30 @@ class Backlog(BacklogAppender):
         for shard, length, first in zip(shards, answers[::2], answers[1::2], strict=True):
             received = int(first[0][0].partition(b"-")[0]) if first else None
             yield shard, length, None if received is None else (now - received) / 1000
+
+
+def _entries_within(known: ShardProgress, max_bytes: int) -> int:
+    """Return how many of the oldest entries of a shard have about `max_bytes`."""
+    if not 0 < known.bytes < _MAX_BYTES:
+        return _UNKNOWN_SIZES
+    if known.bytes <= max_bytes:
+        # Entries that arrive now, before the read, are read too.
+        return known.entries + known.entries // 8 + 8
+    return -(-max_bytes * known.entries // known.bytes) or 1
+
+
+def _waiting_entry(entry_id: bytes, fields: Sequence[bytes], now: int) -> WaitingEntry:
+    if len(fields) == 4 and fields[0] == b"e" and fields[2] == b"t":
+        sealed, total, received = fields[1], fields[3], b""
+    else:
+        # An entry that was released from the held entries has `r`. An entry without the other
+        # fields was planted in Redis. It becomes a dead letter.
+        known = dict(zip(fields[::2], fields[1::2], strict=True))
+        sealed, total, received = (known.get(name, b"") for name in (b"e", b"t", b"r"))
+    return WaitingEntry(
+        entry_id,
+        sealed,
+        int(total) if total.isdigit() else 0,
+        now,
+        int(received) if received.isdigit() else None,
+    )

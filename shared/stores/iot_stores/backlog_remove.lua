@@ -1,11 +1,15 @@
--- Remove the stored entries of a shard from its stream, and move other entries to the held entries.
+-- Remove the stored entries of shards from their streams, and move other entries to the held entries.
 -- Idempotent: counters are compared with totals, so a repeated call subtracts nothing.
 --
--- KEYS: stream, counters, hash of the vaults with held entries.
--- ARGV: first id to keep ('': keep none), shard, the shard's bytes up to the last removed entry, the
---   shard's position in the ledger, 1 to restart the stream's ids if no entry is left, the shard's next id.
---   For each entry to hold: id, vault, stream of the vault's held entries, time of receipt.
--- Returns the number of entries left in the stream.
+-- KEYS: counters, hash of the vaults with held entries, then the stream of each shard.
+-- ARGV, for each shard: first id to keep ('': keep none), shard, the shard's bytes up to the last removed
+--   entry, the shard's position in the ledger, 1 to restart the stream's ids if no entry is left, the shard's
+--   next id, number of entries to hold. For each entry to hold: id, vault, stream of the vault's held entries,
+--   time of receipt.
+-- Returns the number of entries left in each stream, or the first error. An error of one shard does not stop
+-- the others.
+
+local counters, vaults = KEYS[1], KEYS[2]
 
 -- A damaged counter must not stop this script halfway: Redis does not undo a script that fails, and entries
 -- that are trimmed but not held yet would be lost. backlog_recount.lua repairs the counter.
@@ -18,63 +22,22 @@ local function increment(key, field, by)
   end
 end
 
--- Read the entries before trimming. An entry that is missing was held or stored by another writer.
-local held = {}
-for i = 7, #ARGV, 4 do
-  local found = redis.call('XRANGE', KEYS[1], ARGV[i], ARGV[i])
-  if found[1] then
-    held[#held + 1] = {found[1][2], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]}
+local fields = {'measured', 'measured_at'}
+local shards, at = {}, 1
+for k = 3, #KEYS do
+  local shard = {stream = KEYS[k], first = at, name = ARGV[at + 1]}
+  shards[#shards + 1] = shard
+  for _, field in ipairs({'out:', 'at:', 'next:'}) do
+    fields[#fields + 1] = field .. shard.name
   end
+  at = at + 7 + 4 * ARGV[at + 6]
 end
+local known = redis.call('HMGET', counters, unpack(fields))
+local changes, bytes = {}, 0
 
--- Trim first, and add held entries afterwards: with maxmemory reached, Redis refuses commands that need
--- memory unless the script has written already. XTRIM needs no memory.
-if ARGV[1] == '' then
-  redis.call('XTRIM', KEYS[1], 'MAXLEN', 0)
-else
-  redis.call('XTRIM', KEYS[1], 'MINID', ARGV[1])
-end
-
-for _, entry in ipairs(held) do
-  local fields, vault, stream, received = unpack(entry)
-  local sealed = ''
-  for i = 1, #fields, 2 do
-    if fields[i] == 'e' then
-      sealed = fields[i + 1]
-    end
-  end
-  redis.call('XADD', stream, '*', 'shard', ARGV[2], 'e', sealed, 'r', received)
-  increment(KEYS[3], vault, 1)
-  increment(KEYS[2], 'held', 1)
-  increment(KEYS[2], 'bytes', #sealed)
-end
-
-local function number(field)
-  return tonumber(redis.call('HGET', KEYS[2], field) or '0') or 0
-end
-
--- Measure the bytes drained per second, of all shards together, over at least one second.
-local function measure(bytes)
-  local time = redis.call('TIME')
-  local now = time[1] * 1000 + math.floor(time[2] / 1000)
-  local since, sum = number('measured_at'), number('measured') + bytes
-  if now - since >= 1000 or now < since then -- Redis's clock may have stepped back
-    if now - since >= 1000 and now - since < 60000 then
-      redis.call('HSET', KEYS[2], 'rate', string.format('%.0f', sum * 1000 / (now - since)))
-    end
-    redis.call('HSET', KEYS[2], 'measured_at', string.format('%.0f', now))
-    sum = 0
-  end
-  redis.call('HSET', KEYS[2], 'measured', string.format('%.0f', sum))
-end
-
-local field = 'out:' .. ARGV[2]
-local out, total = redis.call('HGET', KEYS[2], field) or '0', tonumber(ARGV[3])
-out = string.match(out, '^%d+$') and tonumber(out)
-if out and total > out then
-  redis.call('HSET', KEYS[2], field, ARGV[3])
-  increment(KEYS[2], 'bytes', string.format('%.0f', out - total))
-  measure(total - out)
+local function change(field, value)
+  changes[#changes + 1] = field
+  changes[#changes + 1] = value
 end
 
 local function later(one, other)
@@ -86,20 +49,93 @@ local function later(one, other)
   return tonumber(sequence) > tonumber(other_sequence)
 end
 
--- The position never falls: a slow writer may call this after later drains did.
-local at = 'at:' .. ARGV[2]
-local known = redis.call('HGET', KEYS[2], at)
-if not known or not string.match(known, '^%d+%-%d+$') or later(ARGV[4], known) then
-  redis.call('HSET', KEYS[2], at, ARGV[4])
+-- Note the changes of a shard's counters. `out`, `position` and `known_id` are the known ones.
+local function progress(shard, out, position, known_id)
+  local total, next_id = ARGV[shard.first + 2], ARGV[shard.first + 5]
+  out = string.match(out or '0', '^%d+$') and tonumber(out or '0')
+  if out and tonumber(total) > out then
+    change('out:' .. shard.name, total)
+    bytes = bytes + tonumber(total) - out
+  end
+  -- The position never falls: a slow writer may call this after later drains did.
+  local new_position = ARGV[shard.first + 3]
+  if not position or not string.match(position, '^%d+%-%d+$') or later(new_position, position) then
+    change('at:' .. shard.name, new_position)
+  end
+  -- Compare ids as text: Lua numbers are exact up to 2^53 only.
+  known_id = known_id or '0'
+  if #next_id > #known_id or (#next_id == #known_id and next_id > known_id) then
+    change('next:' .. shard.name, next_id)
+  end
 end
--- Compare ids as text: Lua numbers are exact up to 2^53 only.
-local known_id, next_id = redis.call('HGET', KEYS[2], 'next:' .. ARGV[2]) or '0', ARGV[6]
-if #next_id > #known_id or (#next_id == #known_id and next_id > known_id) then
-  redis.call('HSET', KEYS[2], 'next:' .. ARGV[2], next_id)
+
+local function remove(shard, number)
+  local first, held = shard.first, {}
+  -- Read the entries before trimming. An entry that is missing was held or stored by another writer.
+  for i = first + 7, first + 3 + 4 * ARGV[first + 6], 4 do
+    local found = redis.call('XRANGE', shard.stream, ARGV[i], ARGV[i])
+    if found[1] then
+      held[#held + 1] = {found[1][2], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]}
+    end
+  end
+  -- Trim first, and add held entries afterwards: with maxmemory reached, Redis refuses commands that need
+  -- memory unless the script has written already. XTRIM needs no memory.
+  if ARGV[first] == '' then
+    redis.call('XTRIM', shard.stream, 'MAXLEN', 0)
+  else
+    redis.call('XTRIM', shard.stream, 'MINID', ARGV[first])
+  end
+  for _, entry in ipairs(held) do
+    local content, vault, stream, received = unpack(entry)
+    local sealed = ''
+    for i = 1, #content, 2 do
+      if content[i] == 'e' then
+        sealed = content[i + 1]
+      end
+    end
+    redis.call('XADD', stream, '*', 'shard', shard.name, 'e', sealed, 'r', received)
+    increment(vaults, vault, 1)
+    increment(counters, 'held', 1)
+    increment(counters, 'bytes', #sealed)
+  end
+  progress(shard, unpack(known, 3 * number, 3 * number + 2))
+  local left = redis.call('XLEN', shard.stream)
+  if left == 0 and ARGV[first + 4] == '1' then
+    -- A deleted stream starts again with ids of the current time.
+    redis.call('DEL', shard.stream)
+  end
+  return left
 end
-local left = redis.call('XLEN', KEYS[1])
-if left == 0 and ARGV[5] == '1' then
-  -- A deleted stream starts again with ids of the current time.
-  redis.call('DEL', KEYS[1])
+
+-- Measure the bytes drained per second, of all shards together, over at least one second.
+local function measure()
+  local time = redis.call('TIME')
+  local now = time[1] * 1000 + math.floor(time[2] / 1000)
+  local since, sum = tonumber(known[2] or '0') or 0, (tonumber(known[1] or '0') or 0) + bytes
+  if now - since >= 1000 or now < since then -- Redis's clock may have stepped back
+    if now - since >= 1000 and now - since < 60000 then
+      change('rate', string.format('%.0f', sum * 1000 / (now - since)))
+    end
+    change('measured_at', string.format('%.0f', now))
+    sum = 0
+  end
+  change('measured', string.format('%.0f', sum))
 end
-return left
+
+local lefts, failed = {}, nil
+for number, shard in ipairs(shards) do
+  local done, left = pcall(remove, shard, number)
+  lefts[number] = left
+  failed = failed or not done and left
+end
+if bytes > 0 then
+  increment(counters, 'bytes', string.format('%.0f', -bytes))
+  measure()
+end
+if #changes > 0 then
+  redis.call('HSET', counters, unpack(changes))
+end
+if failed then
+  return type(failed) == 'table' and {err = failed.err} or redis.error_reply(failed)
+end
+return lefts

@@ -30,7 +30,7 @@ from iot_models.segment import SegmentBounds
 
 from .backlog import Backlog
 from .ledger import Offset
-from .scripts import Call, load_script, run_all
+from .scripts import load_script, run_all
 from .stream_entries import stream_order
 
 _MARGIN_MS = 1000
@@ -136,19 +136,21 @@ class HotWindow:
         """
         if not (self._seconds and self._usable()):
             return
-        now = self._backlog.now()
-        run_all(self._client, self._write, [self._addition(drain, now) for drain in drains])
+        # The script asks for the time itself if this Redis stamps readings.
+        now = None if self._backlog.uses(self._client) else self._backlog.now()
+        arguments: list[str | int | bytes] = [self._seconds, "" if now is None else now]
+        for drain in drains:
+            arguments += self._addition(drain)
+        covers = [self._names.hot_cover(drain.shard) for drain in drains]
+        run_all(self._client, self._write, [(covers, arguments)])
 
-    def _addition(self, drain: DrainedShard, now: int) -> Call:
+    def _addition(self, drain: DrainedShard) -> list[str | int | bytes]:
         before = drain.before
         arguments: list[str | int | bytes] = [
-            before.position, drain.position, before.received_max + 1, self._seconds, now,
+            before.position, drain.position, before.received_max + 1, len(drain.segments),
         ]  # fmt: skip
-        horizon = now - self._seconds * 1000
         for segment in drain.segments:
             vault_id, bounds = segment.vault_id.bytes, segment.bounds
-            if bounds.received_max < horizon:  # imported: the index would drop it at once
-                continue
             arguments += (
                 self._names.hot_index(vault_id),
                 self._names.hot_segment(vault_id, bounds.first_id),
@@ -156,7 +158,7 @@ class HotWindow:
                 bounds.to_bytes(),
                 segment.payload if len(segment.payload) <= MAX_PAYLOAD_BYTES else b"",
             )
-        return [self._names.hot_cover(drain.shard)], arguments
+        return arguments
 
     def forget(self, vault_id: uuid.UUID) -> None:
         """Delete all segments of a vault. Raises `RedisError`.

@@ -1,14 +1,16 @@
--- Add the segments of a drain to the hot window, and update the shard's cover (see hot_window.py).
--- KEYS: the shard's cover. ARGV: position before the drain, position after it, begin of the cover if there
--- is a gap, seconds to keep segments, the time in milliseconds; then for each segment: index, key, score,
--- bounds, payload ('': too large to keep). The time is that of the backlog's Redis, which stamps readings
--- and may be another server.
--- Returns 1.
-local cover = KEYS[1]
-local keep = tonumber(ARGV[4])
-local now = tonumber(ARGV[5])
-local horizon = string.format('(%.0f', now - keep * 1000)
-local known = redis.call('HMGET', cover, 'position', 'since', 'seconds')
+-- Add the segments of a drain to the hot window, and update the covers of its shards (see hot_window.py).
+-- KEYS: the cover of each shard. ARGV: seconds to keep segments, the time in milliseconds ('': the time of this
+-- Redis); then for each shard: position before the drain, position after it, begin of the cover if there is a
+-- gap, number of segments; for each segment: index, key, score, bounds, payload ('': too large to keep). The
+-- time is that of the backlog's Redis, which stamps readings and may be another server.
+-- Returns 1, or the first error. An error of one shard does not stop the others.
+local keep, now = tonumber(ARGV[1]), tonumber(ARGV[2])
+if not now then
+  local time = redis.call('TIME')
+  now = time[1] * 1000 + math.floor(time[2] / 1000)
+end
+local horizon = now - keep * 1000
+local expired = string.format('(%.0f', horizon)
 
 local function parts(position)
   local milliseconds, sequence = string.match(position, '(%d+)-(%d+)')
@@ -21,28 +23,45 @@ local function later(one, other)
   return ms > other_ms or (ms == other_ms and sequence > other_sequence)
 end
 
-if known[1] == ARGV[1] and known[3] == ARGV[4] then
-  redis.call('HSET', cover, 'position', ARGV[2])
-elseif not known[2] and ARGV[3] ~= '1' then
-  -- The window is empty, and other drains may have committed before this write. Cover only readings
-  -- received from now on.
-  local since = string.format('%.0f', now + 1)
-  redis.call('HSET', cover, 'position', ARGV[2], 'since', since, 'seconds', ARGV[4])
-elseif known[2] and tonumber(ARGV[3]) >= tonumber(known[2]) and known[1] and later(known[1], ARGV[1]) then
-  -- Postgres was restored: it lacks drains whose segments are in the window, and may store their entries
-  -- again, in other segments. Cover only readings received after all of these drains.
-  local since = string.format('%.0f', math.max(now, (parts(known[1]))) + 1)
-  redis.call('HSET', cover, 'position', ARGV[2], 'since', since, 'seconds', ARGV[4])
-elseif not known[2] or tonumber(ARGV[3]) >= tonumber(known[2]) then
-  redis.call('HSET', cover, 'position', ARGV[2], 'since', ARGV[3], 'seconds', ARGV[4])
-end -- else: this writer is late, and the cover is that of a later drain
-for i = 6, #ARGV, 5 do
-  local index = ARGV[i]
-  if ARGV[i + 4] ~= '' then -- reads treat a payload that is too large like an evicted one
-    redis.call('SET', ARGV[i + 1], ARGV[i + 4], 'EX', keep)
+-- Add the segments of the shard whose values begin at `at`.
+local function add(cover, at)
+  local before, after, since = ARGV[at], ARGV[at + 1], ARGV[at + 2]
+  local known = redis.call('HMGET', cover, 'position', 'since', 'seconds')
+  if known[1] == before and known[3] == ARGV[1] then
+    redis.call('HSET', cover, 'position', after)
+  elseif not known[2] and since ~= '1' then
+    -- The window is empty, and other drains may have committed before this write. Cover only readings
+    -- received from now on.
+    since = string.format('%.0f', now + 1)
+    redis.call('HSET', cover, 'position', after, 'since', since, 'seconds', ARGV[1])
+  elseif known[2] and tonumber(since) >= tonumber(known[2]) and known[1] and later(known[1], before) then
+    -- Postgres was restored: it lacks drains whose segments are in the window, and may store their entries
+    -- again, in other segments. Cover only readings received after all of these drains.
+    since = string.format('%.0f', math.max(now, (parts(known[1]))) + 1)
+    redis.call('HSET', cover, 'position', after, 'since', since, 'seconds', ARGV[1])
+  elseif not known[2] or tonumber(since) >= tonumber(known[2]) then
+    redis.call('HSET', cover, 'position', after, 'since', since, 'seconds', ARGV[1])
+  end -- else: this writer is late, and the cover is that of a later drain
+  for i = at + 4, at + 5 * ARGV[at + 3] - 1, 5 do
+    local index = ARGV[i]
+    if tonumber(ARGV[i + 2]) >= horizon then -- else it was imported, and is too old for the window
+      if ARGV[i + 4] ~= '' then -- reads treat a payload that is too large like an evicted one
+        redis.call('SET', ARGV[i + 1], ARGV[i + 4], 'EX', keep)
+      end
+      redis.call('ZADD', index, ARGV[i + 2], ARGV[i + 3])
+      redis.call('ZREMRANGEBYSCORE', index, '-inf', expired)
+      redis.call('EXPIRE', index, keep)
+    end
   end
-  redis.call('ZADD', index, ARGV[i + 2], ARGV[i + 3])
-  redis.call('ZREMRANGEBYSCORE', index, '-inf', horizon)
-  redis.call('EXPIRE', index, keep)
+end
+
+local at, failed = 3, nil
+for _, cover in ipairs(KEYS) do
+  local done, message = pcall(add, cover, at)
+  failed = failed or not done and message
+  at = at + 4 + 5 * ARGV[at + 3]
+end
+if failed then
+  return type(failed) == 'table' and {err = failed.err} or redis.error_reply(failed)
 end
 return 1

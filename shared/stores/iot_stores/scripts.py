@@ -28,10 +28,16 @@ def run_all(client: "Redis", script: Script, calls: Sequence[Call]) -> list[Any]
     """
     answers = round_trip(client, [evalsha(script, call) for call in calls])
     load_and_repeat(client, script, calls, answers)
-    for answer in answers:
-        if isinstance(answer, Exception):
-            raise answer
-    return answers
+    return _checked(answers)
+
+
+def run_commands(client: "Redis", commands: Sequence[Sequence[Any]]) -> list[Any]:
+    """Send commands in one round trip, and return their answers as Redis gives them.
+
+    Raises:
+        RedisError: the first error among the answers; or Redis is away.
+    """
+    return _checked(round_trip(client, commands))
 
 
 def load_and_repeat(
@@ -110,3 +116,11 @@ def _answer(connection: Any) -> Any:
         return connection.read_response()
     except ResponseError as error:
         return error
+
+
+def _checked(answers: list[Any]) -> list[Any]:
+    """Return the answers. Raise the first error among them."""
+    for answer in answers:
+        if isinstance(answer, Exception):
+            raise answer
+    return answers

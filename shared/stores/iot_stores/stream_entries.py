@@ -84,12 +84,26 @@ class Removal:
 
 @dataclass(frozen=True, slots=True)
 class ShardProgress:
-    """Position and next id of a shard, as the counters in Redis have them."""
+    """What Redis knows of a shard."""
 
     position: str | None
     """The position after the last drain that removed entries; None if it is unknown."""
     next_id: int
     """Neither this id nor a higher one was used."""
+    bytes: int = 0
+    """Approximate sealed bytes that wait."""
+    entries: int = 0
+    """Number of entries that wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingShard:
+    """The oldest entries of a shard."""
+
+    shard: int
+    entries: Sequence[WaitingEntry]
+    progress: ShardProgress
+    """The progress before the entries were read."""
 
 
 def next_entry_id(entry_id: bytes) -> bytes:

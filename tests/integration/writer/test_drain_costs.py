@@ -3,6 +3,7 @@
 import json
 import random
 from collections import Counter
+from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
@@ -18,8 +19,6 @@ SHARDS = range(8)
 STATEMENTS = 8
 """BEGIN, COMMIT, and one statement each for the partition, the offsets, the sessions, the
 segments, the numbers of the sessions and the new offsets."""
-PAGE = 128
-"""Entries per read of a stream."""
 STORED_BYTES = 3.6
 """Highest number of bytes of a reading of `thermometer` in Postgres, in a full segment."""
 QUEUED_BYTES, QUEUED_ALONE_BYTES = 7.5, 240.0
@@ -91,31 +90,41 @@ def drain_commands(writer: Writer, sender: Sender) -> "Counter[str]":
     return counted
 
 
-@pytest.mark.usefixtures("connection")
-def test_commands_do_not_grow_with_readings(writer: Writer, sender: Sender) -> None:
-    send(sender, 8, 10)
-    few = drain_commands(writer, sender)
-    print(f"a drain of all shards with 10 entries each: {dict(few)}")
-    send(sender, 8, 10, 50)
-    many = drain_commands(writer, sender)
-    assert few["xrange"] == many["xrange"] == len(SHARDS)
-    # The first drain of a second also writes the measurements.
-    for counted in (few, many):
-        del counted["hset"]
-    assert few == many
-    assert few["evalsha"] <= 2 * len(SHARDS) + 1
-    assert few["xtrim"] == len(SHARDS)
+DRAIN_COMMANDS = {
+    # Read: what waits, and the entries.
+    "hmget": 1 + 1 + len(SHARDS), "xlen": 2 * len(SHARDS), "time": 2, "xrange": len(SHARDS),
+    # Remove: the counters of all shards in one command each.
+    "evalsha": 2, "xtrim": len(SHARDS), "hincrby": 1, "hset": 1 + len(SHARDS),
+    # The hot window: a cover of each shard, four commands a segment.
+    "set": len(SHARDS), "zadd": len(SHARDS), "zremrangebyscore": len(SHARDS), "expire": len(SHARDS),
+}  # fmt: skip
+"""Redis commands of a drain of all shards, with a vault in each."""
 
 
 @pytest.mark.usefixtures("connection")
-def test_entries_are_read_in_pages(writer: Writer, sender: Sender) -> None:
-    send(sender, 8, 1)
-    before = drain_commands(writer, sender)
-    for _ in range(2 * PAGE):
-        sender.backlog.append([sender.seal(b"p", [0], shard=0)])
+@pytest.mark.parametrize(("entries", "readings"), [(1, 1), (10, 1), (10, 50), (300, 1)])
+def test_commands_do_not_grow_with_entries(
+    writer: Writer, sender: Sender, entries: int, readings: int
+) -> None:
+    send(sender, 8, entries, readings)
     counted = drain_commands(writer, sender)
-    assert counted["xrange"] - before["xrange"] == 2
-    assert sum(counted.values()) - sum(before.values()) < 10
+    counted["time"] = min(counted["time"], 2)  # one more for the rate of drains
+    assert counted == DRAIN_COMMANDS
+
+
+@pytest.mark.usefixtures("connection")
+def test_a_drain_needs_four_round_trips(writer: Writer, sender: Sender) -> None:
+    """Two to read, one for the hot window, one to remove."""
+    send(sender, 8, 200)
+    before = requests(sender)
+    writer.drain.run(writer.postgres(), SHARDS)
+    assert requests(sender) - before == 4 + 1  # and this count
+
+
+def requests(sender: Sender) -> int:
+    """Return how often Redis has read from a client."""
+    stats: Any = sender.redis.info("stats")
+    return int(stats["total_reads_processed"])
 
 
 def thermometer(count: int) -> list[dict[str, dict[str, object]]]:

@@ -36,6 +36,8 @@ class Batch:
     """All entries, in the order of the stream. A finished drain removes all of them."""
     opened: list[BatchEntry] = field(default_factory=list)
     """The entries to store, by time of receipt. Dead letters are left out."""
+    progress: ShardProgress = field(default_factory=lambda: ShardProgress(None, 0))
+    """What Redis knew of the shard before the entries were read."""
     started_at: float = field(default_factory=time.monotonic)
 
     def sessions(self) -> set[ledger.SessionKey]:

@@ -20,7 +20,7 @@ import struct
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 import psycopg
@@ -191,12 +191,12 @@ class Drain:
         for entry in batch.opened:
             try:
                 with connection.transaction(force_rollback=True):
-                    self._store(connection, [Batch(batch.shard, batch.taken, [entry])])
+                    self._store(connection, [replace(batch, opened=[entry])])
             except _REFUSED as error:
                 refused.append((entry.waiting, error))
         bad = {waiting.entry_id for waiting, _ in refused}
         good = [entry for entry in batch.opened if entry.waiting.entry_id not in bad]
-        stored = self._store(connection, [Batch(batch.shard, batch.taken, good)])
+        stored = self._store(connection, [replace(batch, opened=good)])
         if stored:  # else another writer has the shard, and isolates the entries
             for waiting, reason in refused:
                 self._set_aside(connection, batch.shard, waiting, reason)
@@ -204,18 +204,19 @@ class Drain:
 
     def _take(self, connection: Connection, shards: Sequence[int]) -> tuple[list[Batch], list[int]]:
         """Return the waiting entries of shards, enough for a drain, and the shards not reached."""
+        wanted = list(dict.fromkeys(shards))
         batches: list[Batch] = []
-        sealed_bytes, content_bytes = DRAIN_BYTES, DRAIN_CONTENT_BYTES
-        for shard in dict.fromkeys(shards):
-            if sealed_bytes <= 0 or content_bytes <= 0:
+        content_bytes = DRAIN_CONTENT_BYTES
+        with timed_redis("read"):
+            waiting_shards = self._backlog.read_shards(wanted, max_bytes=DRAIN_BYTES)
+        read_at = time.monotonic()
+        for read in waiting_shards:
+            if content_bytes <= 0:
                 break
-            batch = Batch(shard)
+            batch = Batch(read.shard, progress=read.progress, started_at=read_at)
             batches.append(batch)
-            with timed_redis("read"):
-                found = self._backlog.read(shard, max_bytes=sealed_bytes)
-            for waiting in found:
+            for waiting in read.entries:
                 batch.taken.append(waiting)
-                sealed_bytes -= len(waiting.sealed)
                 content_bytes -= self._open(connection, batch, waiting)
                 if content_bytes <= 0:
                     break
@@ -224,8 +225,7 @@ class Drain:
             batch.opened.sort(key=lambda entry: entry.waiting.received)
         for batch in batches:
             self._set_aside_forgotten(connection, batch)
-        seen = {batch.shard for batch in batches}
-        return batches, [shard for shard in dict.fromkeys(shards) if shard not in seen]
+        return batches, wanted[len(batches) :]
 
     def _open(self, connection: Connection, batch: Batch, waiting: WaitingEntry) -> int:
         """Open an entry into its batch. Return its approximate size, decompressed."""
@@ -279,9 +279,9 @@ class Drain:
         # create the same would wait for its end.
         _ensure_partitions(connection, batches)
         wanted = {batch.shard for batch in batches}
-        # Redis before Postgres: if another writer drains a shard in between, Postgres is ahead of
-        # Redis. In the other order, Postgres would look as if it had lost that drain.
-        progress = self._backlog.progress(sorted(wanted))
+        # From Redis before Postgres: if another writer drains a shard in between, Postgres is ahead
+        # of Redis. In the other order, Postgres would look as if it had lost that drain.
+        progress = {batch.shard: batch.progress for batch in batches}
         if not wanted <= self._created:
             ledger.create_offsets(connection, wanted)
         with transaction(connection):

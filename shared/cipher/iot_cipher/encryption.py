@@ -34,7 +34,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from iot_models.compression import ENTRY_LEVEL, compress, decompress
 from iot_models.errors import DecryptionError, FormatError
-from iot_models.reading import SEPARATOR, ReadingColumns, int64s
+from iot_models.reading import SEPARATOR, ReadingColumns
 from iot_models.segment import SegmentBounds
 
 from .secrets import SecretHolder
@@ -84,8 +84,12 @@ def decrypt(key: bytes, message: bytes | memoryview, associated: bytes) -> bytes
         DecryptionError: the message was changed or cut, or was encrypted with another key or other
             associated data.
     """
+    return _decrypt(AESGCM(key), message, associated)
+
+
+def _decrypt(cipher: AESGCM, message: bytes | memoryview, associated: bytes) -> bytes:
     try:
-        return AESGCM(key).decrypt(message[:NONCE_BYTES], message[NONCE_BYTES:], associated)
+        return cipher.decrypt(message[:NONCE_BYTES], message[NONCE_BYTES:], associated)
     except (InvalidTag, ValueError):
         # One message for all causes: a reader learns nothing about the key.
         raise DecryptionError("a ciphertext could not be opened") from None
@@ -226,15 +230,16 @@ def decode_entry(data: bytes) -> Entry:
     texts = (2 if form == ENTRY_FORMAT else 3) * column
     if len(content) < texts:
         raise FormatError("the entry is truncated")
+    freeform = content[texts:]
     readings = ReadingColumns(
-        int64s(content[:column]),
-        int64s(content[column : 2 * column]),
-        content[texts:],
-        None if form == ENTRY_FORMAT else int64s(content[2 * column : texts]),
+        array("q", content[:column]),
+        array("q", content[column : 2 * column]),
+        freeform,
+        None if form == ENTRY_FORMAT else array("q", content[2 * column : texts]),
     )
     # Checked before the readings get into a segment: here, a bad entry becomes a dead letter. In a
     # segment, it would make all readings of the segment unreadable.
-    if not readings.freeform.isascii() or readings.freeform.count(SEPARATOR) != max(count - 1, 0):
+    if not freeform.isascii() or freeform.count(SEPARATOR) != (count - 1 if count else 0):
         raise FormatError("the entry's columns differ in length, or are not ASCII")
     return Entry(vault_id, salt, chunk_key, sealed_at, readings)
 
@@ -369,7 +374,7 @@ class Opener:
 
     def __init__(self, keyring: Callable[[], TransitKeys]) -> None:
         self._keyring = keyring
-        self._session_key = lru_cache(maxsize=self.CACHED_SESSION_KEYS)(_session_key)
+        self._cipher = lru_cache(maxsize=self.CACHED_SESSION_KEYS)(_session_cipher)
 
     def open(self, shard: int, sealed: bytes) -> OpenedEntry:
         """Open an entry from the stream of `shard`.
@@ -383,9 +388,13 @@ class Opener:
         header = sealed[: _SEAL_HEAD.size]
         _, key_id, session, number = _SEAL_HEAD.unpack(header)
         # The current keyring is part of the cache key, so a removed master key opens nothing.
-        key = self._session_key(self._keyring().transit_key(key_id), session)
-        content = decrypt(key, sealed[_SEAL_HEAD.size :], header + _SHARD.pack(shard))
+        cipher = self._cipher(self._keyring().transit_key(key_id), session)
+        content = _decrypt(cipher, sealed[_SEAL_HEAD.size :], header + _SHARD.pack(shard))
         return OpenedEntry(session, number, content)
+
+
+def _session_cipher(transit_key: bytes, session: bytes) -> AESGCM:
+    return AESGCM(_session_key(transit_key, session))
 
 
 def _session_key(transit_key: bytes, session: bytes) -> bytes:

@@ -90,19 +90,21 @@ def encode_segment(
     Raises:
         FormatError: the columns differ in length. Such a segment could never be decoded.
     """
-    batches = [(received, readings) for received, readings in batches if len(readings)]
-    relative, interrogator = array("q"), array("q")
-    for _, readings in batches:
-        relative += readings.relative
-        interrogator += readings.interrogator
-    freeform = SEPARATOR.join(readings.freeform for _, readings in batches)
-    runs = [(received, len(readings)) for received, readings in batches]
+    if len(batches) == 1 and len(batches[0][1].relative) == 1:
+        return _encode_one(*batches[0], first_id, shard)
+    batches = [(received, readings) for received, readings in batches if readings.relative]
+    # Joined as bytes: adding arrays one by one costs more for entries of one reading.
+    relative = array("q", b"".join([readings.relative for _, readings in batches]))
+    interrogator = array("q", b"".join([readings.interrogator for _, readings in batches]))
+    freeform = SEPARATOR.join([readings.freeform for _, readings in batches])
+    runs = [(received, len(readings.relative)) for received, readings in batches]
+    times = [received for received, _ in runs]
     count = len(relative)
     if not count == len(interrogator) == freeform.count(SEPARATOR) + 1:
         raise FormatError("the segment's columns differ in length")
     bounds = SegmentBounds(
         first_id, first_id + (count - 1) * ID_STRIDE,
-        min(received for received, _ in runs), max(received for received, _ in runs),
+        min(times), max(times),
         min(relative), max(relative), min(interrogator), max(interrogator),
         shard, count,
     )  # fmt: skip
@@ -119,6 +121,27 @@ def encode_segment(
     content = b"".join(
         (head, *starmap(_RUN.pack, runs), offsets, _pack(relative), _pack(interrogator), freeform)
     )
+    return bounds, compress(content, SEGMENT_LEVEL)
+
+
+def _encode_one(
+    received: int, readings: ReadingColumns, first_id: int, shard: int
+) -> tuple[SegmentBounds, bytes]:
+    """Return what `encode_segment` returns for one reading, in a third of the time."""
+    if len(readings.interrogator) != 1 or SEPARATOR in readings.freeform:
+        raise FormatError("the segment's columns differ in length")
+    (relative,), (interrogator,) = readings.relative, readings.interrogator
+    bounds = SegmentBounds(
+        first_id, first_id, received, received, relative, relative, interrogator, interrogator,
+        shard, 1,
+    )  # fmt: skip
+    content = b"".join(
+        (
+            _COUNTS.pack(_ARRIVAL, 1, 1), _RUN.pack(received, 1),
+            _DELTA, readings.relative.tobytes(), _DELTA, readings.interrogator.tobytes(),
+            readings.freeform,
+        )
+    )  # fmt: skip
     return bounds, compress(content, SEGMENT_LEVEL)
 
 

@@ -120,6 +120,9 @@ class SessionNumbers:
 
     def mark_stored(self, number: int) -> bool:
         """Mark an entry as stored. Return False if the entry was stored already."""
+        if number == self.high + 1:
+            self.high = number
+            return True
         if number > self.high:
             self.missing.update(range(max(self.high + 1, number - MAX_MISSING), number))
             self.high = number

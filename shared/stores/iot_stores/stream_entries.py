@@ -1,7 +1,7 @@
 """Entries in the streams of the backlog, and what a drain does with them."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 from redis import Redis
@@ -16,9 +16,12 @@ StreamItem = tuple[bytes, dict[bytes, bytes]]
 """Id and fields of an item of a stream, as Redis returns them."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class WaitingEntry:
-    """An entry that waits in the stream of a shard."""
+    """An entry that waits in the stream of a shard.
+
+    Times are computed once: a drain compares them several times for each entry.
+    """
 
     entry_id: bytes
     sealed: bytes
@@ -28,26 +31,19 @@ class WaitingEntry:
     """When the entry was read from the stream, in Unix milliseconds of Redis's clock."""
     held_since: int | None = None
     """Time of receipt of an entry that was held and released; None for other entries."""
+    received: int = field(init=False, compare=False)
+    """Time of receipt, in Unix milliseconds of Redis's clock.
 
-    @property
-    def received(self) -> int:
-        """Time of receipt, in Unix milliseconds of Redis's clock.
+    Times of receipt rise within a stream, except for released entries: they keep theirs."""
+    has_valid_time: bool = field(init=False, compare=False)
+    """Whether a partition for the entry's times can exist.
 
-        Times of receipt rise within a stream, except for released entries: they keep theirs.
-        """
-        return self._added if self.held_since is None else self.held_since
+    An id that was planted in Redis may name a time after the year 9999."""
 
-    @property
-    def has_valid_time(self) -> bool:
-        """Whether a partition for the entry's times can exist.
-
-        An id that was planted in Redis may name a time after the year 9999.
-        """
-        return max(self.received, self._added) < END_MS
-
-    @property
-    def _added(self) -> int:
-        return int(self.entry_id.partition(b"-")[0])
+    def __post_init__(self) -> None:
+        added = int(self.entry_id.partition(b"-")[0])
+        self.received = received = added if self.held_since is None else self.held_since
+        self.has_valid_time = added < END_MS and received < END_MS
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 import itertools
 import time
 from collections.abc import Callable, Iterator
-from importlib import resources
 from typing import Any, cast
 
 import pytest
@@ -21,6 +20,7 @@ from iot_tools.local.redis_server import RedisServer
 from iot_writer import writer as writer_module
 from iot_writer.drain.drain import DrainOutcome
 from iot_writer.writer import Writer
+from support.counting import redis_commands
 
 _numbers = itertools.count()
 Write = Callable[[], None]
@@ -199,7 +199,13 @@ def test_the_window_is_used_again_after_a_wipe(hot_writer: Writer, hot_sender: S
     assert moment - 5000 < since <= moment + 1
 
 
-def test_the_clock_of_the_separate_redis_is_not_used() -> None:
+def test_the_clock_of_the_separate_redis_is_not_used(
+    hot_writer: Writer, hot_sender: Sender
+) -> None:
     """Its clock may differ; the clock of the backlog's Redis stamps readings."""
-    script = resources.files("iot_stores").joinpath("hot_window_write.lua").read_text()
-    assert "'TIME'" not in script
+    story = Story(hot_writer, hot_sender)
+    story.send()
+    with redis_commands(story.hot) as counted:
+        story.drain()
+    assert counted["zadd"] == 1
+    assert counted["time"] == 0

@@ -125,6 +125,18 @@ def test_empty_batches_change_nothing() -> None:
     assert encode(batches) == encode(SORTED)
 
 
+@pytest.mark.parametrize("row", [(-1, 30, b'"x"'), (INT64_MAX, INT64_MIN, b"")])
+def test_one_reading_is_encoded_like_many(row: Row) -> None:
+    batches: list[Batch] = [(1_700_000_000_123, [row])]
+    assert encode(batches) == encode([(1, []), *batches])
+    for broken in (
+        ReadingColumns(int64s([1]), int64s([1, 2]), b"1"),
+        ReadingColumns(int64s([1]), int64s([1]), b"1\0002"),
+    ):
+        with pytest.raises(FormatError):
+            encode_segment([(1, broken)], FIRST_ID, SHARD)
+
+
 @pytest.mark.parametrize("freeform", [b"1", b"1\0002\0003", b""])
 def test_columns_of_different_lengths_are_a_format_error(freeform: bytes) -> None:
     broken = ReadingColumns(int64s([1, 2]), int64s([1, 2]), freeform)

@@ -61,7 +61,8 @@ class Batch:
 
     def vaults(self) -> set[uuid.UUID]:
         """Return the vaults of the entries to store."""
-        return {uuid.UUID(bytes=entry.vault_id) for _, _, entry in self.opened}
+        vault_ids = {entry.vault_id for _, _, entry in self.opened}
+        return {uuid.UUID(bytes=vault_id) for vault_id in vault_ids}
 
 
 @dataclass(slots=True)

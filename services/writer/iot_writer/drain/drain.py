@@ -26,7 +26,7 @@ from enum import StrEnum
 import psycopg
 from redis.exceptions import RedisError
 
-from iot_cipher.encryption import Entry, Opener, decode_entry, entry_name
+from iot_cipher.encryption import Opener, decode_entry, entry_name
 from iot_models import metrics, names
 from iot_models.audit_event import AuditKind, audit_event
 from iot_models.errors import IotError
@@ -35,7 +35,7 @@ from iot_stores.audit import AuditLog
 from iot_stores.backlog import Backlog
 from iot_stores.dead_letters import DeadLetters
 from iot_stores.erasures import erased_among
-from iot_stores.forgotten import REASON, DatedEntry, find_forgotten
+from iot_stores.forgotten import REASON, TOO_OLD_MS, DatedEntry, find_forgotten
 from iot_stores.hot_window import DrainedShard, HotWindow
 from iot_stores.months import DAY_MS, END_MS
 from iot_stores.postgres import Connection
@@ -230,10 +230,12 @@ class Drain:
     def _open(self, connection: Connection, batch: Batch, waiting: WaitingEntry) -> int:
         """Open an entry into its batch. Return its approximate size, decompressed."""
         try:
-            _refuse_impossible_time(waiting)
+            if not waiting.has_valid_time:
+                raise ImpossibleTimeError("its id in the stream is a time after the year 9999")
             opened = self._opener.open(batch.shard, waiting.sealed)
             entry = decode_entry(opened.content)
-            _refuse_impossible_imports(entry)
+            if entry.readings.received:
+                _refuse_impossible_imports(entry.readings.received)
         except IotError as error:
             self._set_aside(connection, batch.shard, waiting, error)
             return 0
@@ -241,23 +243,24 @@ class Drain:
         return entry.readings.size
 
     def _set_aside_forgotten(self, connection: Connection, batch: Batch) -> None:
+        oldest = batch.taken[0].read_at - TOO_OLD_MS if batch.taken else 0
         dated = {
             waiting.entry_id: DatedEntry(
                 (batch.shard, opened.session), waiting.received, entry.sealed_at
             )
             for waiting, opened, entry in batch.opened
+            if waiting.received < oldest and entry.sealed_at < oldest
         }
         if not dated:
             return
         forgotten = find_forgotten(connection, list(dated.values()), batch.taken[0].read_at)
-        if not forgotten:
-            return
-        for waiting, _, _ in batch.opened:
-            if dated[waiting.entry_id] in forgotten:
-                self._set_aside(connection, batch.shard, waiting, EntryTooOldError(REASON))
-        batch.opened = [
-            entry for entry in batch.opened if dated[entry.waiting.entry_id] not in forgotten
-        ]
+        kept = []
+        for each in batch.opened:
+            if dated.get(each.waiting.entry_id) in forgotten:
+                self._set_aside(connection, batch.shard, each.waiting, EntryTooOldError(REASON))
+            else:
+                kept.append(each)
+        batch.opened = kept
 
     def _set_aside(
         self, connection: Connection, shard: int, waiting: WaitingEntry, error: Exception
@@ -410,16 +413,9 @@ def _ensure_partitions(connection: Connection, batches: Sequence[Batch]) -> None
         ensure_partition(connection, month)
 
 
-def _refuse_impossible_time(waiting: WaitingEntry) -> None:
-    if not waiting.has_valid_time:
-        raise ImpossibleTimeError("its id in the stream is a time after the year 9999")
-
-
-def _refuse_impossible_imports(entry: Entry) -> None:
+def _refuse_impossible_imports(received: Sequence[int]) -> None:
     """Raise unless imported readings are of one day: an entry becomes one segment, which is in one
     partition, and which retention deletes as a whole."""
-    received = entry.readings.received
-    if received:
-        first, last = min(received), max(received)
-        if not 0 <= first <= last < END_MS or first // DAY_MS != last // DAY_MS:
-            raise ImpossibleTimeError("the imported times of receipt are not within one day")
+    first, last = min(received), max(received)
+    if not 0 <= first <= last < END_MS or first // DAY_MS != last // DAY_MS:
+        raise ImpossibleTimeError("the imported times of receipt are not within one day")

@@ -2,7 +2,7 @@
 
 import uuid
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from iot_cipher.encryption import Entry, SealedSegment, encrypt_segment
 from iot_models.segment import ID_STRIDE, encode_segment
@@ -14,18 +14,11 @@ MAX_FREEFORM_BYTES = 4 * 2**20
 """Maximum bytes of `freeform` in a segment of several entries. An entry is never cut."""
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
+class Arrival(NamedTuple):
     """An entry, and its time of receipt in Unix milliseconds."""
 
     received: int
     entry: Entry
-
-    @property
-    def imported_day(self) -> int | None:
-        """The day of imported times of receipt, which all are of one day."""
-        received = self.entry.readings.received
-        return received[0] // DAY_MS if received else None
 
 
 def build_segments(
@@ -38,9 +31,10 @@ def build_segments(
     segments = []
     for group in group_arrivals(arrivals):
         first = group[0].entry
-        batches = [
-            run for arrival in group for run in arrival.entry.readings.runs(arrival.received)
-        ]
+        if first.readings.received is None:
+            batches = [(received, entry.readings) for received, entry in group]
+        else:
+            batches = [run for received, entry in group for run in entry.readings.runs(received)]
         bounds, content = encode_segment(batches, next_id, shard)
         vault_id = uuid.UUID(bytes=first.vault_id)
         payload = encrypt_segment(vault_id, first.salt, first.chunk_key, bounds, content)
@@ -51,15 +45,24 @@ def build_segments(
 
 def group_arrivals(arrivals: Iterable[Arrival]) -> Iterator[list[Arrival]]:
     """Yield the arrivals of each segment, in the order of the segments."""
-    vaults: dict[tuple[bytes, int | None], list[Arrival]] = {}
+    vaults: dict[bytes | tuple[bytes, int], list[Arrival]] = {}
     for arrival in arrivals:
+        entry = arrival.entry
         # An entry without readings must not become a segment: a segment without bounds can't be
         # encoded, and the error would stop the drains of the shard for good.
-        if len(arrival.entry.readings):
-            key = arrival.entry.vault_id, arrival.imported_day
-            vaults.setdefault(key, []).append(arrival)
+        if entry.readings.relative:
+            key: bytes | tuple[bytes, int] = entry.vault_id
+            if entry.readings.received is not None:  # imported: all of one day
+                key = entry.vault_id, entry.readings.received[0] // DAY_MS
+            if key in vaults:
+                vaults[key].append(arrival)
+            else:
+                vaults[key] = [arrival]
     for vault_arrivals in vaults.values():
-        yield from _cut(vault_arrivals)
+        if len(vault_arrivals) == 1:
+            yield vault_arrivals
+        else:
+            yield from _cut(vault_arrivals)
 
 
 def _cut(vault_arrivals: list[Arrival]) -> Iterator[list[Arrival]]:
@@ -67,7 +70,8 @@ def _cut(vault_arrivals: list[Arrival]) -> Iterator[list[Arrival]]:
     group: list[Arrival] = []
     readings = size = month_end = 0
     for arrival in vault_arrivals:
-        count, added = len(arrival.entry.readings), len(arrival.entry.readings.freeform)
+        columns = arrival.entry.readings
+        count, added = len(columns.relative), len(columns.freeform)
         too_large = readings + count > MAX_READINGS or size + added > MAX_FREEFORM_BYTES
         if group and (too_large or arrival.received >= month_end):
             yield group

@@ -7,8 +7,8 @@ long they wait, and when the backlog grows without limit.
 
 Rules of the service: an append queues a drain of its shard unless one is queued. An idle writer
 takes the job and all queued drains, and stores the entries of those shards, up to a limit, in one
-transaction. A linger later it looks for more drains, and is idle if there are none. A shard that
-another writer drains is left to that writer.
+transaction. A linger after the begin of its drain it looks for more drains, and is idle if there
+are none. A shard that another writer drains is left to that writer.
 """
 
 import argparse
@@ -50,7 +50,9 @@ class Plant:
     writers: int = 1
     shards: int = 8
     linger: float = 0.025
-    """Seconds between two drains of a writer."""
+    """Shortest seconds from the begin of a writer's drain to the begin of its next one."""
+    rest: float = 0.005
+    """Shortest seconds between two drains of a writer."""
     job: float = 0.003
     """Seconds until RQ has handed a job to an idle writer."""
     drain: float = 0.004
@@ -70,7 +72,12 @@ class Plant:
         """Return the most requests/s that can be stored, with full drains."""
         entries = max(1, self.max_readings // batch)
         writers = min(self.writers, self.shards)
-        return writers * entries / (self.linger + self.work(entries, entries * batch))
+        work = self.work(entries, entries * batch)
+        return writers * entries / (work + self.pause(work))
+
+    def pause(self, work: float) -> float:
+        """Return the seconds between a drain that took `work` seconds and the next one."""
+        return max(self.linger - work, self.rest)
 
 
 @dataclass(slots=True)
@@ -203,7 +210,7 @@ class Simulation:
             self._wake()
 
     def _wake(self) -> None:
-        # A job wakes an idle writer. A busy writer looks for jobs itself, a linger after its drain.
+        # A job wakes an idle writer. A busy writer looks for jobs itself after its drain.
         if self._free:
             self._at(self._now + self._plant.job, "look", self._free.pop())
 
@@ -246,7 +253,9 @@ class Simulation:
             result.waits += [self._now - shard.entries.popleft() for _ in range(entries)]
             self._waiting -= entries
         result.drains += 1
-        self._at(self._now + self._plant.linger, "look", writer)
+        entries = sum(taken[1::2])
+        work = self._plant.work(entries, entries * self._load.batch)
+        self._at(self._now + self._plant.pause(work), "look", writer)
         for number in taken[::2]:
             if self._shards[number].entries:
                 self._queue(number)

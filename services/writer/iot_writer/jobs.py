@@ -32,7 +32,10 @@ from .maintenance import lookup_upgrade, retention, sweep
 from .writer import Writer, current
 
 LINGER_SECONDS = 0.025
-"""Shortest time between two drains of a writer, so that a drain under load has many entries."""
+"""Shortest time from the begin of a drain to the begin of the writer's next one, so that a drain
+under load has many entries (docs/adr/0031)."""
+PAUSE_SECONDS = 0.005
+"""Shortest pause after a drain, also after a long one: an idle writer gets its share of work."""
 JOB_SECONDS = 1.0
 """Time for which one job continues with waiting drains. RQ's overhead for a job is as large as a
 drain, so a job for every drain would double the cost."""
@@ -40,7 +43,7 @@ TIMEOUT_SECONDS = 120
 KEEP_FOREVER = -1
 
 _log = logging.getLogger(__name__)
-_drained_at = 0.0
+_next_drain_at = 0.0
 _drain_failed = False
 """Whether the last drain of this process failed."""
 
@@ -105,7 +108,7 @@ def _drain(writer: Writer, shards: Sequence[int]) -> dict[int, str]:
     Return {} when Redis must not be used. When a store can't serve, the entries stay in the
     backlog, and the sweep queues the drains again.
     """
-    global _drained_at, _drain_failed  # noqa: PLW0603 - one per process, like the connection
+    global _next_drain_at, _drain_failed  # noqa: PLW0603 - one per process, like the connection
     began = time.monotonic()
     if _drain_failed:
         metrics.counter("iot_drain_retries_total").inc()
@@ -120,9 +123,10 @@ def _drain(writer: Writer, shards: Sequence[int]) -> dict[int, str]:
         writer.backlog.enqueue_once([names.drain_job(shard) for shard in drained.left])
     for outcome in drained.outcomes.values():
         _count("iot_drains_total", outcome)
-    _drained_at = time.monotonic()
+    ended = time.monotonic()
+    _next_drain_at = max(began + LINGER_SECONDS, ended + PAUSE_SECONDS)
     if DrainOutcome.STORED in drained.outcomes.values():
-        metrics.histogram("iot_drain_seconds").observe(_drained_at - began)
+        metrics.histogram("iot_drain_seconds").observe(ended - began)
     return dict(drained.outcomes)
 
 
@@ -144,7 +148,7 @@ def _count(counter: str, outcome: str) -> None:
 
 
 def _linger() -> None:
-    wait = _drained_at + LINGER_SECONDS - time.monotonic()
+    wait = _next_drain_at - time.monotonic()
     if wait > 0:
         time.sleep(wait)
 

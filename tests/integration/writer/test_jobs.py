@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import psycopg
@@ -12,6 +13,7 @@ from rq.exceptions import NoSuchJobError
 from integration.writer.sending import Sender
 from iot_models import names
 from iot_writer import jobs
+from iot_writer.drain.drain import DrainResult
 from iot_writer.jobs import KnownJob
 from iot_writer.maintenance.sweep import sweep
 from iot_writer.ticker import EVERY_SECONDS, Ticker
@@ -75,6 +77,32 @@ def test_a_drain_is_queued_again_while_entries_wait(
     assert rounds > 1
     assert jobs.drain(shard) == "empty"
     sender.check_all()
+
+
+@pytest.mark.parametrize(
+    ("drained", "pause"), [(0.004, 0.021), (0.02, 0.005), (0.024, 0.005), (3.0, 0.005)]
+)
+def test_the_linger_runs_from_begin_to_begin(
+    writer: Writer, monkeypatch: pytest.MonkeyPatch, drained: float, pause: float
+) -> None:
+    """After a long drain, an idle writer gets its share before the next drain."""
+    clock, pauses = [1000.0], list[float]()
+
+    def drain_shards(*_: object) -> DrainResult:
+        clock[0] += drained
+        return DrainResult()
+
+    monkeypatch.setattr(jobs, "current", lambda: writer)
+    monkeypatch.setattr(jobs, "JOB_SECONDS", 0)
+    monkeypatch.setattr(writer, "drain_shards", drain_shards)
+    monkeypatch.setattr(
+        jobs, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=pauses.append)
+    )
+    monkeypatch.setattr(jobs, "_next_drain_at", 0.0)
+    jobs.drain(0)
+    assert pauses == []
+    jobs.drain(0)
+    assert pauses == [pytest.approx(pause)]
 
 
 def test_a_busy_shard_is_skipped(

@@ -1,6 +1,5 @@
 """The client: requests with retries, readings in and out."""
 
-import gzip as gzip_format
 import itertools
 import json as json_format
 import os
@@ -15,10 +14,11 @@ from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from .batches import MAX_READINGS, batch_body, encode_reading, in_batches
-from .connections import ConnectionPool, Request, make_tls_context
+from .batches import MAX_READINGS, batch_body, compressed, encode_reading, in_batches
+from .connections import ConnectionPool, Request, Stream, make_tls_context
 from .errors import ClientError, NoResponseError, RetryableError, raise_for_status
 from .following import Follower
+from .live import STREAM_SECONDS, LiveFollower
 from .readings import FOREIGN, PAGE_SIZE, Readings, read_path, unix_ms
 from .response import Response
 from .retry import RetryPolicy
@@ -231,7 +231,7 @@ class Client:
         headers = {"Idempotency-Key": idempotency_key, "Content-Type": "application/json"}
         body = batch_body(rows, self._password)
         if len(body) >= _MIN_GZIP_BYTES:
-            body = _compressed(body)
+            body = compressed(body)
             headers["Content-Encoding"] = "gzip"
         response = self.request("PUT", "/api/iot", body, headers, repeatable=retry)
         raise_for_status(response)
@@ -304,23 +304,22 @@ class Client:
     ) -> Iterator[dict[str, Any]]:
         """Return an iterator over the readings that the service receives from the first `next` on.
 
-        It waits for new readings until `stop` is set. Each comes exactly once, however long the
+        It waits for readings until `stop` is set. Each comes exactly once, however long the
         service needs to store it. Readings that were received up to `overlap` seconds before and
-        are stored after the first `next` come too. Imported readings do not: they are received in
-        the past; nor do readings that the service held because Postgres had lost their vault.
-        Readings of one poll come in the order of their ids.
+        are stored after the first `next` come too. Imported readings do not, nor do readings that
+        the service held. They come by id, through a live stream; a service without is polled.
 
         Args:
-            interval: seconds between two polls.
-            overlap: seconds before the newest known reading from which a poll reads again. More
-                than the clocks of the service differ among each other.
+            interval: seconds until a lost connection is opened again, and between two polls.
+            overlap: seconds of known readings that a poll reads again, beyond any clock skew.
             stop: ends the iterator when it is set.
 
         Raises:
-            The errors of `read`, if the first poll fails, or if the service is there and refuses.
+            The errors of `read`, at the first attempt, or if the service is there and refuses.
             An outage is waited for, and logged. A new call begins anew.
         """
-        for rows in Follower(self, interval, overlap, stop or threading.Event()).run():
+        polling = Follower(self, interval, overlap, stop or threading.Event())
+        for rows in LiveFollower(self, polling, interval, self._retry, stop).run():
             yield from rows
 
     def max_relative_time(self) -> int | None:
@@ -429,18 +428,22 @@ class Client:
             body = body.encode()
         compress = self._gzip and "content-encoding" not in names
         if compress and body is not None and len(body) >= _MIN_GZIP_BYTES:
-            body = _compressed(body)
+            body = compressed(body)
             own["Content-Encoding"] = "gzip"
         own = {name: value for name, value in own.items() if name.lower() not in names}
         return Request(method, path, body, own | given)
 
+    def open_stream(self, path: str, json: object, headers: Mapping[str, str]) -> Stream:
+        """Send a POST once. The body of its response is read while it arrives."""
+        request = self._with_token(self._request("POST", path, None, headers, json))
+        return self._pool.open_stream(request, STREAM_SECONDS)
+
     def _attempt(self, request: Request, *, repeatable: bool) -> Response:
+        return self._pool.send(self._with_token(request), repeatable=repeatable)
+
+    def _with_token(self, request: Request) -> Request:
         token = self._token() if callable(self._token) else self._token
         headers = dict(request.headers)
         if token and "authorization" not in map(str.lower, headers):
             headers["Authorization"] = f"Bearer {token.strip()}"
-        return self._pool.send(replace(request, headers=headers), repeatable=repeatable)
-
-
-def _compressed(body: bytes) -> bytes:
-    return gzip_format.compress(body, compresslevel=6, mtime=0)
+        return replace(request, headers=headers)

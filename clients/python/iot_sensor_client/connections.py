@@ -4,9 +4,10 @@ import http.client
 import os
 import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from http import HTTPStatus
 from selectors import EVENT_READ, DefaultSelector
 from urllib.parse import SplitResult, urlsplit
 
@@ -24,6 +25,41 @@ class Request:
     path: str
     body: bytes | None
     headers: Mapping[str, str]
+
+
+class Stream:
+    """A response whose body is read while it arrives. It has a connection of its own."""
+
+    def __init__(self, connection: http.client.HTTPConnection, timeout: float) -> None:
+        """Receive the head. `timeout`: longest time without a byte, in seconds. If the status is
+        not 200, receive the body too.
+        """
+        self._connection = connection
+        self._socket: socket.socket = connection.sock  # http.client may drop it with the head
+        self._received = connection.getresponse()
+        body = b"" if self._received.status == HTTPStatus.OK else self._received.read()
+        self.response = Response(self._received.status, self._received.headers, body)
+        self.set_timeout(timeout)
+
+    def set_timeout(self, seconds: float) -> None:
+        """Set the longest time without a byte."""
+        with suppress(OSError):
+            self._socket.settimeout(seconds)
+
+    def pieces(self) -> Iterator[bytes]:
+        """Yield the body as it arrives. Raises `OSError` or `HTTPException` if it is cut off."""
+        while piece := self._received.read1():
+            yield piece
+
+    def abort(self) -> None:
+        """End the body, also while another thread waits for it."""
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._received.close()
+        self._connection.close()
 
 
 class ConnectionPool:
@@ -87,6 +123,24 @@ class ConnectionPool:
             return self._exchange(self._connect(), request)
         except (OSError, http.client.HTTPException) as error:
             raise _no_response(error) from error
+
+    def open_stream(self, request: Request, timeout: float) -> Stream:
+        """Send a request once, on a new connection, and return its response while it arrives.
+
+        Raises:
+            NoResponseError: no head of a response arrived.
+        """
+        connection = self._connect()
+        try:
+            path = self._base_path + request.path
+            connection.request(request.method, path, request.body, dict(request.headers))
+            return Stream(connection, timeout)
+        except (OSError, http.client.HTTPException) as error:
+            connection.close()
+            raise _no_response(error) from error
+        except BaseException:
+            connection.close()
+            raise
 
     def close(self) -> None:
         """Close all idle connections. The next request opens a new one."""

@@ -57,7 +57,7 @@ class Follower:
             try:
                 rows = self._poll(max(1, ceil(since.total_seconds())))
             except RetryableError as error:
-                if not _is_temporary(error):
+                if not is_temporary(error):
                     raise
                 _log.warning("follow waits for the service: %s", error)
                 continue
@@ -99,7 +99,8 @@ class Follower:
         self._seen = {each: at for each, at in self._seen.items() if at >= oldest}
 
 
-def _is_temporary(error: RetryableError) -> bool:
+def is_temporary(error: RetryableError) -> bool:
+    """Return whether a follower waits for the end of an error."""
     return error.status is None or error.status in {408, 429} or error.status >= 500
 
 

@@ -10,6 +10,7 @@ EXAMPLES = {
     "run": "run --port 5000 --data-dir .local",
     "simulate": "simulate --url http://127.0.0.1:5000 --kind temperature --devices 20",
     "send": "send --url http://127.0.0.1:5000 --password-file password temperature=21.5 unit=C",
+    "follow": "follow --url http://127.0.0.1:5000 --password-file password",
     "export": "export readings.parquet --flatten --url https://iot.example.org --token-file token",
     "import": "import encpassword.db --url https://iot.example.org --token-file admin-token",
     "settings": "settings --markdown",

@@ -157,6 +157,7 @@ _COMMANDS: dict[str, AddCommand] = {
     "run": _add_run,
     "simulate": _imported("iot_tools.cli.devices", "add_simulate"),
     "send": _imported("iot_tools.cli.devices", "add_send"),
+    "follow": _imported("iot_tools.cli.follow", "add_follow"),
     "settings": _add_settings,
     "migrate": _add_migrate,
     "keys": _imported("iot_tools.cli.keys", "add_keys"),

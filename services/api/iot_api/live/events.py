@@ -38,9 +38,10 @@ def encode_event(name: str, content: object, event_id: str | None = None) -> byt
     return b"%bdata: %b\n\n" % (head.encode(), _encoder.encode(content))
 
 
-def open_event(now: int, event_id: str, retry_ms: int) -> bytes:
+def open_event(now: int, event_id: str, retry_ms: int, heartbeat_seconds: int) -> bytes:
     """Return the first event of a stream."""
-    return b"retry: %d\n%b" % (retry_ms, encode_event("open", {"time": now}, event_id))
+    content = {"time": now, "heartbeat": heartbeat_seconds}
+    return b"retry: %d\n%b" % (retry_ms, encode_event("open", content, event_id))
 
 
 def heartbeat_event(now: int, event_id: str) -> bytes:

@@ -36,7 +36,7 @@ class LiveStream:
     """
 
     def __init__(
-        self, hub: LiveHub, joined: Joined, record: ReadRecord | None, *, heartbeat_seconds: float
+        self, hub: LiveHub, joined: Joined, record: ReadRecord | None, *, heartbeat_seconds: int
     ) -> None:
         """`record`: the stream is recorded in the audit log."""
         self._hub = hub
@@ -55,7 +55,7 @@ class LiveStream:
         count = metrics.counter("iot_live_events_total").labels
         try:
             count("open").inc()
-            yield open_event(_now_ms(), self._id(), self._retry_ms)
+            yield open_event(_now_ms(), self._id(), self._retry_ms, self._heartbeat_seconds)
             for event in self._missed():
                 yield self._use(event)
             while True:

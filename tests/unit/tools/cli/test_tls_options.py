@@ -17,6 +17,7 @@ COMMANDS = {
     "soak": ["soak"],
     "simulate": ["simulate"],
     "send": ["send", "--password-file", "p", "x=1"],
+    "follow": ["follow", "--password-file", "p"],
     "vault password": ["vault", "password", "--password-file", "p", "--new-password-file", "p"],
     "vault erase": ["vault", "erase", "--yes", "--password-file", "p"],
 }

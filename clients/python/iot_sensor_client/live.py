@@ -1,0 +1,200 @@
+"""New readings through the live stream of the service."""
+
+import http.client
+import json
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
+from math import ceil
+from typing import TYPE_CHECKING, Any
+
+from .connections import Stream
+from .errors import NoResponseError, RetryableError, raise_for_status
+from .following import Follower, is_temporary
+from .readings import FOREIGN
+from .response import Response
+from .retry import RetryPolicy
+
+if TYPE_CHECKING:
+    from .client import Client
+
+STREAM_SECONDS = 60.0
+"""Longest time without a byte until the stream has told the interval of its heartbeats."""
+_PATH = "/api/iot/live"
+_KNOWN_IDS = 100_000
+"""Newest ids that are remembered, for the summary of readings that the stream left out."""
+_STOP_SECONDS = 0.2
+_UNSUPPORTED = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED})
+
+_log = logging.getLogger("iot_sensor_client")
+_Rows = list[dict[str, Any]]
+
+
+class LiveFollower:
+    """Follows a live stream, and connects again with the position behind the last event."""
+
+    def __init__(
+        self,
+        client: "Client",
+        polling: Follower,
+        interval: float,
+        retry: RetryPolicy,
+        stop: threading.Event | None,
+    ) -> None:
+        """`polling` replaces the stream if the service has none."""
+        self._client = client
+        self._polling = polling
+        self._interval = interval
+        self._retry = retry
+        self._stoppable = stop is not None
+        self._stop = stop or threading.Event()
+        self._began = time.monotonic()
+        self._attempts = 0
+        self._connected = False
+        """Whether there was a stream already."""
+        self._position = ""
+        self._known: dict[int, None] = {}
+
+    def run(self) -> Iterator[_Rows]:
+        """Return an iterator over new readings, in the order of their ids."""
+        while not self._stop.is_set():
+            self._attempts += 1
+            try:
+                stream = self._client.open_stream(_PATH, self._body(), self._headers())
+            except NoResponseError as error:
+                self._wait(error)
+                continue
+            if stream.response.status == HTTPStatus.OK:
+                yield from self._followed(stream)
+                continue
+            stream.close()
+            if self._must_poll(stream.response):
+                yield from self._polling.run()
+                return
+            self._use_refusal(stream.response)
+
+    def _body(self) -> dict[str, Any]:
+        data: dict[str, Any] = {**self._client.credentials}
+        if not self._position and self._attempts > 1:
+            # Readings that were received since the first attempt are new.
+            data["last"] = ceil(time.monotonic() - self._began)
+        return {"data": data}
+
+    def _headers(self) -> dict[str, str]:
+        return {"Last-Event-ID": self._position} if self._position else {}
+
+    def _followed(self, stream: Stream) -> Iterator[_Rows]:
+        done = threading.Event()
+        if self._stoppable:
+            watch = threading.Thread(target=self._abort_at_stop, args=(stream, done), daemon=True)
+            watch.start()
+        try:
+            yield from self._rows(stream)
+        except RetryableError as error:
+            if not is_temporary(error):
+                raise
+            _log.warning("follow connects again: %s", error)
+        except (OSError, http.client.HTTPException) as error:
+            if not self._stop.is_set():
+                _log.warning("follow connects again: %s", error)
+        except (ValueError, KeyError, TypeError):
+            raise RetryableError(FOREIGN, stream.response) from None
+        finally:
+            done.set()
+            stream.close()
+        self._stop.wait(self._interval)
+
+    def _rows(self, stream: Stream) -> Iterator[_Rows]:
+        for name, event_id, data in _events(stream.pieces()):
+            self._connected, self._attempts = True, 1
+            if name == "open" and "heartbeat" in data:
+                stream.set_timeout(2 * data["heartbeat"] + 10)
+            elif name == "error":
+                _log.warning("the live stream ends: %s", data.get("error"))
+            elif name == "readings":
+                yield self._new(data["data"])
+            elif name == "summary":
+                yield from self._left_out(data["from"], data["to"])
+            self._position = event_id or self._position
+
+    def _abort_at_stop(self, stream: Stream, done: threading.Event) -> None:
+        while not done.wait(_STOP_SECONDS):
+            if self._stop.is_set():
+                stream.abort()
+                return
+
+    def _new(self, rows: _Rows) -> _Rows:
+        new = [row for row in rows if row["id"] not in self._known]
+        self._known.update(dict.fromkeys(row["id"] for row in new))
+        while len(self._known) > _KNOWN_IDS:
+            del self._known[next(iter(self._known))]
+        return new
+
+    def _left_out(self, begin: int, end: int) -> Iterator[_Rows]:
+        """Read what the stream left out, by its time of receipt."""
+        since = datetime.fromtimestamp(begin / 1000, UTC)
+        until = datetime.fromtimestamp(end / 1000, UTC) + timedelta(milliseconds=1)
+        for page in self._client.readings(since=since, until=until).pages():
+            yield self._new(sorted(page, key=lambda row: int(row["id"])))
+
+    def _must_poll(self, response: Response) -> bool:
+        """Return whether the service has no live streams, or no free one for a new follower."""
+        if self._connected:
+            return False
+        told = _told(response)
+        if response.status in _UNSUPPORTED:
+            return "field" not in told  # else no vault has the password yet
+        # An old service takes the path for a read from the relative timestamp "live" on.
+        return told.get("field") == "start" or told.get("reason") == "live_streams"
+
+    def _use_refusal(self, response: Response) -> None:
+        told = _told(response)
+        if response.status == HTTPStatus.NOT_FOUND and told.get("field") == "db_password":
+            self._stop.wait(max(1.0, self._interval))
+        elif told.get("field") == "Last-Event-ID":  # of a vault that was erased since
+            self._position = ""
+            self._began = time.monotonic()
+        else:
+            try:
+                raise_for_status(response)
+            except RetryableError as error:
+                self._wait(error)
+
+    def _wait(self, error: RetryableError) -> None:
+        """Wait before the next attempt. Raise the error if it will not pass, or at the begin."""
+        if not is_temporary(error):
+            raise error
+        pause: float | None = max(self._interval, error.retry_after or 0.0)
+        if not self._connected:
+            elapsed = time.monotonic() - self._began
+            pause = self._retry.pause(self._attempts, elapsed, error.retry_after)
+        if pause is None:
+            raise error
+        if self._connected:
+            _log.warning("follow waits for the service: %s", error)
+        self._stop.wait(pause)
+
+
+def _events(pieces: Iterator[bytes]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Yield name, id and data of server-sent events."""
+    waiting = bytearray()
+    for piece in pieces:
+        begin = max(0, len(waiting) - 1)
+        waiting += piece
+        while (end := waiting.find(b"\n\n", begin)) >= 0:
+            lines = waiting[:end].decode().split("\n")
+            del waiting[: end + 2]
+            begin = 0
+            fields = {name: value for name, _, value in (line.partition(": ") for line in lines)}
+            yield fields["event"], fields.get("id", ""), json.loads(fields["data"])
+
+
+def _told(response: Response) -> dict[str, Any]:
+    try:
+        told = response.json()
+    except ValueError:
+        return {}
+    return told if isinstance(told, dict) else {}

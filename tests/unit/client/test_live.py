@@ -1,0 +1,146 @@
+"""`Client.follow` on a live stream: resumes, summaries, and services without live streams."""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from iot_sensor_client import Client, RejectedError, RetryableError, RetryPolicy
+
+ONCE = RetryPolicy(max_attempts=1)
+
+
+def reading(number: int) -> dict[str, Any]:
+    return {"id": number, "absolute_timestamp": "2026-11-28 10:00:00", "freeform": str(number)}
+
+
+def event(name: str, data: object, event_id: str = "") -> bytes:
+    head = f"event: {name}\n" + (f"id: {event_id}\n" if event_id else "")
+    return f"{head}data: {json.dumps(data)}\n\n".encode()
+
+
+OPEN = event("open", {"time": 0, "heartbeat": 15}, "p0")
+
+
+class Scripted:
+    """A service that answers requests with given statuses and bodies, in turn."""
+
+    def __init__(self) -> None:
+        self.answers: list[tuple[int, bytes]] = []
+        self.requests: list[tuple[str, str, dict[str, Any]]] = []
+        """Path, Last-Event-ID and the data of the body."""
+        self.release = threading.Event()
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self.http.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.http.server_port}"
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        scripted = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                last = self.headers.get("Last-Event-ID", "")
+                scripted.requests.append((self.path, last, body["data"]))
+                status, content = scripted.answers.pop(0) if scripted.answers else (200, OPEN)
+                self.send_response(status)
+                self.end_headers()
+                self.wfile.write(content)
+                self.wfile.flush()
+                if not scripted.answers and status == 200 and content.startswith(b"event"):
+                    scripted.release.wait(30)
+
+            def log_message(self, *_: object) -> None:
+                """Keep the output of the tests clean."""
+
+        return Handler
+
+
+@contextmanager
+def scripted() -> Iterator[Scripted]:
+    service = Scripted()
+    thread = threading.Thread(target=service.http.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield service
+    finally:
+        service.release.set()
+        service.http.shutdown()
+        service.http.server_close()
+        thread.join()
+
+
+def test_a_cut_stream_is_resumed_behind_its_last_event() -> None:
+    with scripted() as service, Client(service.url, "p") as client:
+        service.answers = [
+            (200, OPEN + event("readings", {"data": [reading(1), reading(2)]}, "p2") + b"event: "),
+            (503, b"{}"),
+            (200, OPEN + event("heartbeat", {"time": 1}, "p3")
+             + event("error", {"error": "ends", "code": "unavailable"})),
+            (200, OPEN + event("readings", {"data": [reading(4)]}, "p4")),
+        ]  # fmt: skip
+        live = client.follow(interval=0.01)
+        assert [next(live)["id"] for _ in range(3)] == [1, 2, 4]
+        assert [last for _, last, _ in service.requests] == ["", "p2", "p2", "p3"]
+
+
+def test_what_the_stream_left_out_is_read() -> None:
+    with scripted() as service, Client(service.url, "p") as client:
+        service.answers = [
+            (200, OPEN + event("readings", {"data": [reading(1)]}, "p1")
+             + event("summary", {"skipped": 2, "from": 1000, "to": 2000}, "p3")),
+            (200, json.dumps({"data": [reading(3), reading(1), reading(2)]}).encode()),
+            (200, OPEN + event("readings", {"data": [reading(4)]}, "p4")),
+        ]  # fmt: skip
+        live = client.follow(interval=0.01)
+        assert [next(live)["id"] for _ in range(4)] == [1, 2, 3, 4]
+        assert "from=1000&to=2001" in service.requests[1][0]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        (400, b'{"error": "start: must be an integer", "field": "start"}'),
+        (404, b"not here"),
+        (405, b"{}"),
+        (429, b'{"error": "too many", "reason": "live_streams"}'),
+    ],
+)
+def test_a_service_without_a_live_stream_is_polled(answer: tuple[int, bytes]) -> None:
+    with scripted() as service, Client(service.url, "p", retry=ONCE) as client:
+        empty = (200, b'{"data": []}')
+        service.answers = [answer, empty, (200, json.dumps({"data": [reading(1)]}).encode())]
+        assert next(client.follow(interval=0.01))["id"] == 1
+        assert service.requests[1][0].startswith("/api/iot/seconds/")
+
+
+def test_a_password_without_a_vault_is_waited_for() -> None:
+    with scripted() as service, Client(service.url, "p", retry=ONCE) as client:
+        unknown = (404, b'{"error": "no vault", "code": "not_found", "field": "db_password"}')
+        service.answers = [
+            unknown, (200, OPEN + event("readings", {"data": [reading(1)]}, "p1")),
+        ]  # fmt: skip
+        assert next(client.follow(interval=0.01))["id"] == 1
+        assert [data.get("last", 0) for _, _, data in service.requests] == [0, 2]
+
+
+def test_a_refusal_is_raised() -> None:
+    with scripted() as service, Client(service.url, "p", retry=ONCE) as client:
+        service.answers = [(503, b"{}"), (401, b"{}"), (413, b"{}")]
+        for expected in (RetryableError, RetryableError, RejectedError):
+            with pytest.raises(expected):
+                next(client.follow(interval=0.01))
+
+
+def test_stop_ends_a_quiet_stream() -> None:
+    stop = threading.Event()
+    with scripted() as service, Client(service.url, "p") as client:
+        live = client.follow(stop=stop)
+        timer = threading.Timer(0.1, stop.set)
+        timer.start()
+        assert list(live) == []
+        timer.join()

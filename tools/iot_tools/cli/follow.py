@@ -1,0 +1,55 @@
+"""`iot-sensor follow`: print readings while they are stored."""
+
+import argparse
+import json
+import logging
+import os
+import sys
+
+from iot_models.errors import IotError
+from iot_sensor_client import Client, ClientError
+
+from .option_types import Subparsers
+from .password_option import add_password, password_of
+from .service_option import add_service, checked_url
+from .tls_options import tls_of
+from .token_option import token_of
+
+
+def add_follow(commands: "Subparsers[argparse.ArgumentParser]") -> None:
+    """Add `follow` to the command."""
+    parser = commands.add_parser(
+        "follow",
+        help="print the readings of a password while they are stored, one JSON object a line",
+    )
+    add_service(parser)
+    add_password(parser)
+    parser.add_argument(
+        "--freeform", action="store_true", help="print only what the devices sent as freeform"
+    )
+    parser.set_defaults(command=_follow)
+
+
+def _follow(parsed: argparse.Namespace) -> int:
+    _log_to_stderr()
+    password, token, tls = password_of(parsed), token_of(parsed), tls_of(parsed)
+    with checked_url():
+        client = Client(parsed.url, password, token, tls_context=tls)
+    with client:
+        try:
+            for reading in client.follow():
+                text = reading["freeform"] if parsed.freeform else json.dumps(reading)
+                print(text, flush=True)
+        except BrokenPipeError:  # the reader has ended, such as `head`
+            # Python flushes the output once more at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except ClientError as error:
+            raise IotError(f"{parsed.url}: {error.reason}") from None
+    return 0
+
+
+def _log_to_stderr() -> None:
+    """Keep the warnings of the client out of the readings."""
+    logger = logging.getLogger("iot_sensor_client")
+    logger.addHandler(logging.StreamHandler(sys.stderr))
+    logger.propagate = False

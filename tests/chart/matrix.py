@@ -271,10 +271,7 @@ MATRIX: dict[str, ValuesSet] = {
         }
     ),
     "no-page": own(
-        {
-            "api": {"page": False},
-            "ingress": {"enabled": True, "hosts": ["sensors.example.org"]},
-        }
+        {"api": {"page": False}, "ingress": {"enabled": True, "hosts": ["sensors.example.org"]}}
     ),
     **{name: own(values, existing=existing) for name, (values, existing) in TLS.items()},
     "http-route": own(
@@ -283,6 +280,7 @@ MATRIX: dict[str, ValuesSet] = {
                 "enabled": True,
                 "parentRefs": [{"name": "gate", "namespace": "gates", "sectionName": "https"}],
                 "hostnames": ["sensors.example.org"],
+                "timeouts": {"request": "0s"},
                 "annotations": {"example.org/team": "sensors"},
             }
         }

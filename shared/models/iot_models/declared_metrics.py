@@ -44,7 +44,8 @@ METRICS = (
     Metric("iot_http_request_seconds", "histogram", "api",
            "Time from the request to the head of the answer, in seconds.", ("route", "method")),
     Metric("iot_http_requests_in_flight", "gauge", "api",
-           "Requests whose answers are not sent yet; the workers count them four times a second.",
+           "Requests whose answers are not sent yet, except for live streams; the workers count "
+           "them four times a second.",
            of_processes="livesum"),
     Metric("iot_http_connections", "gauge", "api",
            "Open connections; the workers count them four times a second.",

@@ -2,7 +2,6 @@
 
 import json
 import socket
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from integration.api.conftest import MakeApi
 from integration.api.live_streams import first, listening, open_stream, send, take
 from integration.api.test_imported_times import IMPORT, old_row
 from integration.api.test_tokens import Guarded
+from iot_api.http.request import CONNECTION
 from iot_api.live import poller, source
 from iot_api.server.connection import Connection
 from iot_api.service import Service
@@ -189,10 +189,13 @@ def test_a_client_that_is_gone_makes_room(make_api: MakeApi, writer: Writer) -> 
     store(api, writer, 1)
     ours, theirs = socket.socketpair()
     connection = Connection(ours, "")
-    gone: dict[str, Callable[[], bool]] = {"iot_api.is_gone": connection.is_gone}
     body = json.dumps({"data": {"db_password": PASSWORD}})
     first_stream = api.app.test_client().open(
-        "/api/iot/live", method="POST", data=body, headers=JSON, environ_overrides=gone
+        "/api/iot/live",
+        method="POST",
+        data=body,
+        headers=JSON,
+        environ_overrides={CONNECTION: connection},
     )
     assert open_stream(api).status_code == 429
     theirs.close()

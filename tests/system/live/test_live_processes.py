@@ -15,6 +15,7 @@ from integration.api.asking import JSON, row
 from iot_sensor_client import NoResponseError
 from support.live_events import LiveEvent, parse_events
 from support.stack import MakeStack, Stack
+from support.waiting import wait_until
 from system.reliability.test_request_memory import memory
 
 PASSWORD = "live"
@@ -134,6 +135,7 @@ def test_killed_processes_cost_no_reading_and_repeat_none(make_stack: MakeStack)
 
 def test_a_slow_reader_gets_summaries_and_takes_no_memory(stack: Stack) -> None:
     send(stack, 0)
+    wait_until(lambda: stack.read(PASSWORD), what="the first reading")
     connection = http.client.HTTPConnection("127.0.0.1", stack.port, timeout=30)
     connection.sock = socket.socket()
     connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

@@ -37,10 +37,8 @@ PROVEN = "iot_api.proven"
 """Key in the WSGI environ: what the client of this connection has proven to know. The worker sets
 it. Cache keys of passwords (`VaultCache.key`) under which it sent readings or read some.
 """
-IS_GONE = "iot_api.is_gone"
-"""Key in the WSGI environ: a function that returns whether the client has closed the connection.
-The worker sets it.
-"""
+CONNECTION = "iot_api.connection"
+"""Key in the WSGI environ: the `Connection` of the request. The worker sets it."""
 Proven = set[bytes]
 _MAX_PROVEN = 64
 _PROXY_HEADERS = frozenset({"HTTP_FORWARDED", "HTTP_VIA", "HTTP_X_FORWARDED_FOR"})

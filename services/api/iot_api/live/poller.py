@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from redis.exceptions import RedisError
 
@@ -18,6 +18,8 @@ from .source import LiveRows, LiveSource
 
 POLL_SECONDS = 0.1
 """Time between two polls. A poll that finds nothing takes one round trip, for all streams."""
+LOOK_SECONDS = 1.0
+"""While no shard is drained, the vaults are looked at this often."""
 IDLE_SECONDS = 10.0
 """The position of a vault without new readings is brought up to date this often."""
 AWAY_SECONDS = 1.0
@@ -46,6 +48,10 @@ class LivePoller:
         self._feeds = feeds
         self._lock = lock
         self._verify = verify
+        self._positions: Mapping[int, str] = {}
+        """How far the shards were drained at the last poll."""
+        self._look_at = 0.0
+        """When all vaults are looked at, also if no shard has moved."""
         self._in_postgres: deque[tuple[Feed, DrainedShards]] = deque()
         self._has_feeds = threading.Event()
         self._has_work = threading.Event()
@@ -54,7 +60,8 @@ class LivePoller:
         self._delay = metrics.histogram("iot_live_delay_seconds")
 
     def start(self) -> None:
-        """Poll from now on: there is a feed. Returns at once."""
+        """Poll from now on: there is a new feed. Returns at once."""
+        self._look_at = 0.0
         self._has_feeds.set()
         if not self._threads:
             for run in (self._run, self._run_postgres):
@@ -77,6 +84,24 @@ class LivePoller:
         """
         drained = self._source.drained()
         now = time.monotonic()
+        if drained.positions == self._positions and now < self._look_at:
+            return
+        self._positions, self._look_at = drained.positions, now + LOOK_SECONDS
+        due = self._due(drained, now)
+        if not due:
+            return
+        lacking: list[Feed] = []
+        for feed, rows in self._source.recent_rows(due, drained, lacking):
+            self._deliver(feed, rows, drained)
+        for feed in due:
+            if feed in lacking:
+                self._queue(feed, drained)
+            else:
+                feed.used_postgres = False
+                feed.offered = feed.position
+
+    def _due(self, drained: DrainedShards, now: float) -> list[Feed]:
+        """Return the vaults to read now."""
         due: list[Feed] = []
         for feed in self._feeds():
             if feed.busy:
@@ -90,17 +115,9 @@ class LivePoller:
                 feed.checked_at = now
                 feed.complete(drained)
                 feed.offered = feed.position
-        if not due:
-            return
-        lacking: list[Feed] = []
-        for feed, rows in self._source.recent_rows(due, drained, lacking):
-            self._deliver(feed, rows, drained)
-        for feed in due:
-            if feed in lacking:
-                self._queue(feed, drained)
-            else:
-                feed.used_postgres = False
-                feed.offered = feed.position
+            elif feed.moved(drained):  # and will be due soon
+                self._look_at = now
+        return due
 
     def _queue(self, feed: Feed, drained: DrainedShards) -> None:
         feed.busy = True
@@ -159,3 +176,4 @@ class LivePoller:
                 _log.exception(_CONSEQUENCE)
             finally:
                 feed.busy = False
+                self._look_at = 0.0

@@ -6,9 +6,10 @@ from flask import Blueprint, Response, request
 
 from iot_api.http.access import Access, needs
 from iot_api.http.client_certificate import CLIENT_CERTIFICATE
-from iot_api.http.request import IS_GONE, PasswordsForm, requesting_client
+from iot_api.http.request import CONNECTION, PasswordsForm, requesting_client
 from iot_api.live.position import decode_position
 from iot_api.live.stream import LiveStream
+from iot_api.server.connection import Connection
 from iot_api.service import Service
 from iot_api.vaults.cache import CachedVault
 from iot_models.errors import InvalidRequestError, NotFoundError, UnavailableError
@@ -49,8 +50,11 @@ def _live(service: Service, access: Access) -> Response:
     client = requesting_client(settings)
     record = record_of(service, cached.vault, "live", client)
     still_allowed = partial(access.check, Scope.READ, authorization, certificate)
-    is_gone = request.environ.get(IS_GONE, lambda: False)
+    connection: Connection | None = request.environ.get(CONNECTION)  # None in tests
+    is_gone = (lambda: False) if connection is None else connection.is_gone
     joined = hub.open(cached, client, position, still_allowed, is_gone)
+    if connection is not None:
+        connection.is_stream = True
     stream = LiveStream(hub, joined, record, heartbeat_seconds=settings.live_heartbeat_seconds)
     try:
         if record is not None:

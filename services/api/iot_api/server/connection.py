@@ -72,6 +72,8 @@ class Connection:
     accepted: float = field(default_factory=time.monotonic)
     certificate: ClientCertificate | None = None
     request: Any = None
+    is_stream: bool = False
+    """Whether the answer is a live stream, which may take hours."""
     proven: Proven = field(default_factory=set)
     """What the client has proven to know: vaults, passwords."""
     reserved: bool = False
@@ -99,6 +101,7 @@ class Connection:
     def start_request(self, request: Any) -> None:
         """Record that a whole head has arrived."""
         self.request = request
+        self.is_stream = False
         self.phase = Phase.ANSWERING
         self.body_began = self.blocked_before = 0.0
         self.body_bytes = self.blocked_bytes = 0

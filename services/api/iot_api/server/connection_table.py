@@ -75,7 +75,9 @@ class ConnectionTable:
 
     def export(self) -> None:
         """Export the number of connections, and of those with a request, as metrics."""
-        requests = sum(connection.request is not None for connection in self._all)
+        requests = sum(
+            connection.request is not None and not connection.is_stream for connection in self._all
+        )
         metrics.gauge("iot_http_requests_in_flight").set(requests)
         metrics.gauge("iot_http_connections").set(len(self._all))
 

@@ -28,7 +28,7 @@ from iot_api.http.cors import Cors, is_preflight
 from iot_api.http.errors import error_response
 from iot_api.http.malformed_requests import defect_response, refusal_of
 from iot_api.http.refusal_pace import DELAY
-from iot_api.http.request import IS_GONE, PROVEN, new_request_id
+from iot_api.http.request import CONNECTION, PROVEN, new_request_id
 from iot_api.http.responses import Headers, status_line
 from iot_api.http.security_headers import (
     REPLACEABLE,
@@ -266,7 +266,7 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
         environ["wsgi.multithread"] = True
         environ[CHARGE] = served.charge
         environ[PROVEN] = connection.proven
-        environ[IS_GONE] = connection.is_gone
+        environ[CONNECTION] = connection
         if connection.certificate is not None:
             environ[CLIENT_CERTIFICATE] = connection.certificate
         writer.environ = environ

@@ -39,3 +39,19 @@ BEHAVIOR: Mapping[str, Any] = {
         "policies": [{"type": "Pods", "value": 1, "periodSeconds": 120}],
     }
 }
+
+TRACING: dict[str, Any] = {
+    "tracing": {
+        "endpoint": "http://collector:4320",
+        "sampler": "traceidratio",
+        "ratio": 0.5,
+        "variables": {
+            "OTEL_RESOURCE_ATTRIBUTES": "k8s.cluster.name=a",
+            "OTEL_BSP_SCHEDULE_DELAY": 1000,
+        },
+    },
+    "networkPolicy": {
+        "tracing": {"ports": [4320], "to": [{"ipBlock": {"cidr": "10.4.0.1/32"}}]},
+    },
+}
+"""Traces to a collector."""

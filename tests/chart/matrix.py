@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from chart.extras import BEHAVIOR, DIGEST, EXTRAS, SCHEDULING
+from chart.extras import BEHAVIOR, DIGEST, EXTRAS, SCHEDULING, TRACING
 from chart.tls_values import TLS
 
 Values = Mapping[str, Any]
@@ -316,8 +316,9 @@ MATRIX: dict[str, ValuesSet] = {
                 "postgres": {"ports": [5432], "to": [{"ipBlock": {"cidr": "10.2.0.0/16"}}]},
                 "kubernetesApi": {"ports": [6443], "to": [{"ipBlock": {"cidr": "10.3.0.1/32"}}]},
                 "extraEgress": [{"ports": [{"port": 4317, "protocol": "TCP"}]}],
-            }
-        }
+            },
+        },
+        TRACING,
     ),
     "nothing-optional": own(
         {

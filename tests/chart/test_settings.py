@@ -26,6 +26,7 @@ from chart.release import Object, Pod, Release
 from chart.rendering import CHART, ROOT, rendered
 from chart.schemas import NEWEST
 from iot_cipher.keyring import create_keyring_file
+from iot_models import tracing
 from iot_models.scopes import Scope, parse_anonymous_scopes
 from iot_models.settings import Settings, load, variable
 
@@ -73,6 +74,17 @@ def test_services_accept_their_variables(release: Release, tmp_path: Path) -> No
         ring = settings.keyring_file
         assert ring.startswith(MOUNTED)
         assert bool(settings.tokens_file) is (pod.component == "api" and with_tokens(release))
+
+
+def test_traces_are_on_where_the_values_name_a_collector(release: Release) -> None:
+    for _, container in ours(release):
+        given = environment(release, container)
+        wanted = container["name"] in {"api", "writer"} and release.values.get("tracing")
+        if wanted:
+            assert tracing.is_requested(given)
+            assert float(given["OTEL_TRACES_SAMPLER_ARG"]) == 0.5
+        elif not release.values.get("tracing"):
+            assert not tracing.is_requested(given)
 
 
 def with_tokens(release: Release) -> bool:

@@ -15,7 +15,8 @@ from iot_api.http.refusal_pace import RefusalPace
 from iot_api.http.request import Entrance, client_of, register_request_metrics
 from iot_api.http.request_log import RequestLog
 from iot_api.http.request_metrics import RequestMetrics
-from iot_api.ingest.endpoint import IngestEndpoint
+from iot_api.http.traced_app import TracedApp
+from iot_api.ingest.endpoint import IngestEndpoint, route_of
 from iot_api.routes.audit import audit_blueprint
 from iot_api.routes.description import description_blueprint
 from iot_api.routes.health import health_blueprint
@@ -25,7 +26,7 @@ from iot_api.routes.readings import iot_blueprint
 from iot_api.routes.series import series_blueprint
 from iot_api.routes.status import status_blueprint
 from iot_api.routes.vault import vault_blueprint
-from iot_models import metrics
+from iot_models import metrics, tracing
 from iot_models.errors import IotError, TooManyRequestsError
 from iot_models.origins import parse_origins
 from iot_models.scopes import Scope
@@ -103,6 +104,8 @@ def create_app(settings: Settings) -> Flask:
     cors = Cors(parse_origins(settings.cors_origins))
     ingest = IngestEndpoint(service, access, request_metrics, cors, errors, request_log)
     app.wsgi_app = Entrance(ingest, app.wsgi_app, cors)  # type: ignore[method-assign]
+    if tracing.is_on():
+        app.wsgi_app = TracedApp(app.wsgi_app, route_of)  # type: ignore[method-assign]
     if access.is_open:
         _log.warning("no tokens are configured: every client may use this service")
     return app

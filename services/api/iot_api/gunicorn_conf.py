@@ -14,7 +14,7 @@ from gevent import monkey
 
 from iot_api.limits.pod_turn import share_turns
 from iot_api.server.allocator import hand_back_large_blocks
-from iot_api.server.logs import gunicorn_log, libraries_level, start_worker_log
+from iot_api.server.logs import gunicorn_log, libraries_level, log_uncaught_in_greenlets
 from iot_api.server.startup_errors import (
     check_certificate,
     check_client_authorities,
@@ -24,7 +24,9 @@ from iot_api.server.startup_errors import (
     share,
 )
 from iot_cipher.secrets import disable_core_dumps
+from iot_models import tracing
 from iot_models.errors import SettingsError
+from iot_models.logs import JSON
 from iot_models.origins import parse_origins
 from iot_models.settings import drop_stray_libpq_variables, load
 
@@ -35,6 +37,7 @@ os.environ["PROMETHEUS_MULTIPROC_DIR"] = _METRICS_FOLDER
 share(Path(_METRICS_FOLDER))
 share_turns(Path(_METRICS_FOLDER))
 
+tracing.keep_out()
 disable_core_dumps()  # the workers and the metrics server inherit the limit
 drop_stray_libpq_variables()
 try:
@@ -68,7 +71,7 @@ ca_certs = _settings.tls_client_ca_file or None
 cert_reqs = ssl.CERT_NONE
 if ca_certs is not None:
     cert_reqs = ssl.CERT_REQUIRED if _settings.tls_client_required else ssl.CERT_OPTIONAL
-logger_class = gunicorn_log(_settings.log_format)
+logger_class = gunicorn_log(_settings.log_format, _settings.log_level)
 loglevel = libraries_level(_settings.log_level).lower()
 proc_name = "iot-api"
 # A worker's heartbeat is a file. On a slow disk the worker would hang and be killed.
@@ -84,12 +87,12 @@ def when_ready(server: Any) -> None:
     loop of gevent.
     """
     if _settings.api_metrics_port:
-        command = [sys.executable, "-m", "iot_api.server.metrics_server"]
+        command = [sys.executable, "-m", "iot_api.server"]
         server.metrics_process = subprocess.Popen(command)  # noqa: S603 - a constant
 
 
 def post_worker_init(worker: Any) -> None:
-    """Pass the settings on to the worker, set up logging and the allocator, watch Redis."""
+    """Pass the settings on to the worker, set up the allocator, watch Redis."""
     from iot_api.server.gunicorn_worker import Limits  # noqa: PLC0415 - after gevent's patches
 
     worker.limit(
@@ -103,7 +106,8 @@ def post_worker_init(worker: Any) -> None:
         worker.check_revocations(_settings.tls_client_crl_file)
     worker.allow(parse_origins(_settings.cors_origins))
     hand_back_large_blocks()
-    start_worker_log(worker.log, _settings.log_format, _settings.log_level)
+    if _settings.log_format == JSON:
+        log_uncaught_in_greenlets()
     service = _service(worker)
     if service is not None:
         worker.on_shutdown = service.live.stop
@@ -122,11 +126,12 @@ def _connections_per_network() -> int | None:
 
 
 def worker_exit(server: Any, worker: Any) -> None:
-    """Close the worker's connections while its event loop still runs."""
+    """Close the worker's connections and send its spans while its event loop still runs."""
     del server
     service = _service(worker)
     if service is not None:
         service.close()
+    tracing.stop()
 
 
 def _service(worker: Any) -> Any:

@@ -12,10 +12,11 @@ def main() -> int:
     # Imported after the handlers are installed: the imports take a second, in which SIGTERM would
     # kill the process.
     from iot_cipher.secrets import disable_core_dumps  # noqa: PLC0415
-    from iot_models import logs  # noqa: PLC0415
+    from iot_models import logs, tracing  # noqa: PLC0415
     from iot_models.errors import SettingsError  # noqa: PLC0415
     from iot_models.settings import drop_stray_libpq_variables, load_key_names  # noqa: PLC0415
 
+    tracing.keep_out()
     disable_core_dumps()
     drop_stray_libpq_variables()
     try:
@@ -28,6 +29,8 @@ def main() -> int:
     from .writer import current  # noqa: PLC0415
 
     try:
+        if tracing.is_requested():
+            tracing.start("iot-writer")
         writer = current()
         settings = writer.settings
         logs.start(settings.log_format, settings.log_level)
@@ -35,7 +38,10 @@ def main() -> int:
             serve_health(writer.readiness(), settings.metrics_address, settings.writer_metrics_port)
     except SettingsError as error:
         return _fail(error)
-    work(writer)
+    try:
+        work(writer)
+    finally:
+        tracing.stop()
     return 0
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from iot_cipher.encryption import Opener
 from iot_cipher.writer_keys import WriterKeysFile
-from iot_models import metrics
+from iot_models import metrics, tracing
 from iot_models.settings import Settings, load
 from iot_stores.audit import AuditLog
 from iot_stores.audit_chain import AuditChain
@@ -20,6 +20,7 @@ from iot_stores.stores import Stores
 from iot_writer.compaction.compactor import Compactor
 from iot_writer.drain.drain import HOT_WINDOW_PAUSE_SECONDS, Drain, DrainOutcome, DrainResult
 from iot_writer.drain.stored_log import log_stored
+from iot_writer.drain.stored_trace import trace_stored
 from iot_writer.maintenance.audit_chainer import AuditChainer
 from iot_writer.maintenance.sparse_indexes import SparseIndexes
 from iot_writer.maintenance.vault_deletion import VaultDeletion
@@ -60,7 +61,9 @@ class Writer:
             hot_window_pause=0.0 if self.hot_redis is self.redis else HOT_WINDOW_PAUSE_SECONDS,
         )
         if settings.log_requests:
-            self.drain.on_stored = log_stored
+            self.drain.on_stored.append(log_stored)
+        if tracing.is_on():
+            self.drain.on_stored.append(trace_stored)
         self.compaction_orders = stores.compaction_orders
         self.compaction = Compactor(self.compaction_orders, self.keys.current)
         self.sparse_indexes = SparseIndexes(self._connect)

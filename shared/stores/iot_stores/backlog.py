@@ -11,6 +11,7 @@ from typing import cast
 
 from redis import Redis
 
+from iot_models import tracing
 from iot_models.names import DRAIN_JOB_PREFIX, MAX_SHARDS, KeyNames
 
 from .backlog_append import BacklogAppender
@@ -331,16 +332,19 @@ def _entries_within(known: ShardProgress, max_bytes: int) -> int:
 
 def _waiting_entry(entry_id: bytes, fields: Sequence[bytes], now: int) -> WaitingEntry:
     if len(fields) == 4 and fields[0] == b"e" and fields[2] == b"t":
-        sealed, total, received = fields[1], fields[3], b""
+        sealed, total, received, traceparent = fields[1], fields[3], b"", b""
     else:
-        # An entry that was released from the held entries has `r`. An entry without the other
-        # fields was planted in Redis. It becomes a dead letter.
+        # An entry that was released from the held entries has `r`, one of a traced request `p`. An
+        # entry without the other fields was planted in Redis. It becomes a dead letter.
         known = dict(zip(fields[::2], fields[1::2], strict=True))
-        sealed, total, received = (known.get(name, b"") for name in (b"e", b"t", b"r"))
+        sealed, total, received, traceparent = (
+            known.get(name, b"") for name in (b"e", b"t", b"r", b"p")
+        )
     return WaitingEntry(
         entry_id,
         sealed,
         int(total) if total.isdigit() else 0,
         now,
         int(received) if received.isdigit() else None,
+        traceparent[: tracing.TRACEPARENT_BYTES],
     )

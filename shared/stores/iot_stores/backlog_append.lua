@@ -9,6 +9,7 @@
 --     name to remember the request by ('': none). With a name: seconds to remember it, its answer, counters of
 --     remembered requests, their maximum, counter of the client's remembered requests, its maximum, number of
 --     other names it may have, those names. Then the entries.
+--   A traced request has its traceparent in front.
 -- Returns {held entries, how often writers requested new sessions, the outcome of each request}. Outcomes:
 --   bytes ever added to the shard: added, of a request with one entry
 --   {1, bytes ever added to the shard (for each entry)}: added
@@ -48,6 +49,7 @@ local answers = {held or 0, renewals or 0}
 -- of entries. Then the bytes of these entries by shard.
 local admitted, answer_of, first_of, entries_of = 0, {}, {}, {}
 local changed, sums = {}, {}
+local traceparents = {} -- by the position of the answer
 local rate
 
 -- Admit a request if its entries fit. Return its outcome if they do not.
@@ -92,11 +94,16 @@ end
 
 -- Add the entry at a position of ARGV. Return the bytes ever added to its shard, or the error if Redis refuses
 -- it. After an error of the same request, count the entry only.
-local function add(at, failed)
+local function add(at, traceparent, failed)
   local shard, sealed = ARGV[at], ARGV[at + 1]
   local total = ends[shard] + #sealed
   ends[shard] = total
-  local id = failed or redis.pcall('XADD', streams[shard], '*', 'e', sealed, 't', string.format('%.0f', total))
+  local id = failed
+  if not failed and not traceparent then
+    id = redis.pcall('XADD', streams[shard], '*', 'e', sealed, 't', string.format('%.0f', total))
+  elseif not failed then
+    id = redis.pcall('XADD', streams[shard], '*', 'e', sealed, 't', string.format('%.0f', total), 'p', traceparent)
+  end
   return type(id) == 'table' and id or total
 end
 
@@ -118,13 +125,13 @@ end
 local function write()
   local failed = count()
   for k = 1, failed and 0 or admitted do
-    local at = first_of[k]
+    local at, traceparent = first_of[k], traceparents[answer_of[k]]
     if entries_of[k] == 1 then
-      answers[answer_of[k]] = add(at)
+      answers[answer_of[k]] = add(at, traceparent)
     else
       local totals, refused = {1}, nil
       for i = at, at + 2 * entries_of[k] - 2, 2 do
-        local total = add(i, refused)
+        local total = add(i, traceparent, refused)
         refused = type(total) == 'table' and total
         totals[#totals + 1] = total
       end
@@ -236,6 +243,10 @@ local at, number = #KEYS + 1, 2
 while at <= #ARGV do
   number = number + 1
   local entries = tonumber(ARGV[at])
+  if not entries then
+    traceparents[number], at = ARGV[at], at + 1
+    entries = tonumber(ARGV[at])
+  end
   if entries >= 0 then
     answers[number] = admit(number, at + 1, entries)
     at = at + 1 + 2 * entries

@@ -24,6 +24,7 @@ from redis.exceptions import (
     ResponseError,
 )
 
+from iot_models import tracing
 from iot_models.errors import TooLargeError, UnavailableError
 from iot_models.names import DRAIN_JOB_PREFIX, KeyNames
 
@@ -167,6 +168,7 @@ class BacklogAppender:
         self._max_bytes = max_bytes
         self._script = AppendScript(client, names, max_bytes, wait_command)
         self._groups = GroupCommit(self._script.send)
+        self._traceparent = tracing.traceparent if tracing.is_on() else None
 
     def append(
         self,
@@ -201,6 +203,8 @@ class BacklogAppender:
             arguments = [-1 - len(entries), *self._conditions(request, guards)]
         for entry in entries:
             arguments += entry
+        if self._traceparent is not None and (traceparent := self._traceparent()):
+            arguments.insert(0, traceparent)
         shards = tuple([shard for shard, _ in entries])
         answer = self._groups.run(_Request(shards, arguments), size)
         outcome = answer.outcome

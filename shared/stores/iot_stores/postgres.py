@@ -12,7 +12,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import TransactionStatus
 from psycopg_pool import ConnectionPool, PoolTimeout
 
-from iot_models import metrics
+from iot_models import metrics, tracing
 from iot_models.errors import SettingsError
 from iot_models.settings import Settings
 
@@ -146,6 +146,10 @@ class Pool(ConnectionPool[Connection]):
         An earlier call may have been committed, so `work` must be idempotent. Raises the errors
         of `getconn` and of `work`.
         """
+        with tracing.span("ask Postgres"):
+            return self._run_idempotent(work)
+
+    def _run_idempotent(self, work: Callable[[Connection], Result]) -> Result:
         for _ in range(MAX_SESSIONS - 1):
             with self.connection() as connection:
                 try:

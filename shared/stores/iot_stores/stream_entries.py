@@ -31,6 +31,8 @@ class WaitingEntry:
     """When the entry was read from the stream, in Unix milliseconds of Redis's clock."""
     held_since: int | None = None
     """Time of receipt of an entry that was held and released; None for other entries."""
+    traceparent: bytes = b""
+    """The span of the request that appended the entry; empty if that was not traced."""
     received: int = field(init=False, compare=False)
     """Time of receipt, in Unix milliseconds of Redis's clock.
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import cast
 
 from iot_cipher.secrets import disable_core_dumps
-from iot_models import logs, settings
+from iot_models import logs, settings, tracing
 from iot_models.errors import IotError, SettingsError
 
 from .command_parser import PROGRAM, CommandParser, ShowVersion
@@ -39,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run_command(arguments: Sequence[str] | None) -> int:
+    tracing.keep_out()
     if settings.load_one("log_format") == logs.JSON:
         logs.start(logs.JSON, "INFO", sys.stdout)
     else:

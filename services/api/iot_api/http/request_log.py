@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol
 
+from iot_models import tracing
 from iot_models.errors import IotError, TooManyRequestsError
 from iot_models.logs import Pace
 from iot_models.settings import Settings
@@ -96,7 +97,9 @@ def listed(names: Iterable[object]) -> list[str]:
 def _known(environ: Mapping[str, Any]) -> dict[str, object]:
     logged: Logged | None = environ.get(LOGGED)
     known = {} if logged is None else logged.log_fields()
-    return {**known, **environ.get(REFUSED, {})}
+    trace_id = tracing.trace_id()
+    traced = {"trace_id": trace_id} if trace_id else {}
+    return {**known, **environ.get(REFUSED, {}), **traced}
 
 
 def note_error(environ: dict[str, Any], error: IotError) -> None:

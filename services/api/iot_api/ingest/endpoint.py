@@ -38,7 +38,7 @@ from iot_api.http.responses import (
 from iot_api.limits.clients import Client
 from iot_api.limits.large_requests import LARGE_BYTES
 from iot_api.service import Service
-from iot_models import metrics
+from iot_models import metrics, tracing
 from iot_models.errors import ErrorCode, InvalidRequestError
 from iot_models.scopes import Scope
 
@@ -68,7 +68,7 @@ class IngestEndpoint:
         self._service = service
         self._intake = service.intake
         self._rates = service.rates
-        self._parse = put_parser(settings)
+        self._parse = tracing.wrap("parse readings", put_parser(settings))
         imported = ImportedTimes(settings.retention_days, settings.clock_skew_max_seconds)
         self._parse_import: PutParser = partial(self._parse, parse_received=imported.parse)
         self._large_requests = service.large_requests
@@ -86,7 +86,7 @@ class IngestEndpoint:
         self, environ: dict[str, Any], start_response: StartResponse
     ) -> Iterable[bytes] | None:
         """Answer a PUT; return None if its path is not one of readings."""
-        route = _route_of(environ["PATH_INFO"])
+        route = route_of(environ["PATH_INFO"])
         if route is None:
             return None
         started = time.perf_counter()
@@ -182,7 +182,7 @@ def not_yet_stored(content: Mapping[str, object], receipt: str, prefix: str) -> 
     return plain_json_response(202, body, ("Location", prefix + ask), ("Retry-After", "1"))
 
 
-def _route_of(path: str) -> str | None:
+def route_of(path: str) -> str | None:
     """Return the route that a path means, None if it is not one of a PUT.
 
     As in Werkzeug's routing, the path may end with a slash, and may lack the first one.

@@ -21,7 +21,7 @@ from iot_api.limits.clients import Client
 from iot_api.limits.guess_limit import GuessLimit
 from iot_api.vaults.opening import Vaults
 from iot_cipher.encryption import SALT_BYTES, Entry, EntryName, OpenVault, Sealer, entry_name
-from iot_models import metrics
+from iot_models import metrics, tracing
 from iot_models.errors import IotError, Refusal, TooManyRequestsError
 from iot_models.reading import SEPARATOR, ReadingColumns
 from iot_stores.append_outcomes import GuardedError
@@ -91,6 +91,7 @@ class Intake:
         self._shards = shards
         self._idempotency = idempotency
         self._session_renewals: int | None = None
+        self._append = tracing.wrap("append to the backlog", backlog.append, _described)
         self._acknowledged = metrics.pending_count("iot_readings_acknowledged_total")
         self._readings = metrics.pending_observations("iot_put_readings")
 
@@ -145,7 +146,7 @@ class Intake:
             answer = request.encode_answer(count, entries)
             remembered = self._idempotency.remembered(request, answer, client)
         try:
-            appended = self._backlog.append(sealed, remembered, guards)
+            appended = self._append(sealed, remembered, guards)
         except GuardedError as error:
             self._sealer.abandon_numbers(len(sealed))
             raise self._guesses.refusal(client, error.seconds) from None
@@ -236,6 +237,11 @@ def _too_many_openings(opened: int, total: int) -> TooManyRequestsError:
 def _last_entries(sealed: Sequence[tuple[int, bytes]]) -> tuple[EntryName, ...]:
     last = dict(sealed)
     return tuple(entry_name(shard, last[shard]) for shard in last)
+
+
+def _described(entries: Sequence[tuple[int, bytes]], *_: object) -> dict[str, list[str]]:
+    """Return the attributes of the span of an append."""
+    return {"iot.entry": listed(entry_name(*each) for each in entries)}
 
 
 def _repeated(request: KeyedRequest, answer: bytes) -> Accepted:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from iot_api.limits.clients import Client
 from iot_api.limits.fair_slots import FairSlots
 from iot_cipher.encryption import SealedSegment
+from iot_models import tracing
 from iot_models.errors import Refusal, TooManyRequestsError, UnavailableError
 from iot_models.reading import Reading
 from iot_stores.history import PageRange
@@ -217,7 +218,8 @@ class PausableRead:
         first = True
         while self._producer is not None:
             try:
-                self._batch = next(self._producer)
+                with tracing.span("produce a batch of readings"):
+                    self._batch = next(self._producer)
             except StopIteration as end:
                 return True, end.value
             if first:  # opening a large segment may take longer than `SLICE_SECONDS`

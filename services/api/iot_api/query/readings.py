@@ -10,7 +10,7 @@ from redis.exceptions import RedisError
 
 from iot_api.limits.clients import Client
 from iot_cipher.encryption import OpenVault, SealedSegment
-from iot_models import metrics
+from iot_models import metrics, tracing
 from iot_models.errors import FormatError
 from iot_models.reading import INT64_MAX, Reading
 from iot_models.segment import SegmentBounds
@@ -76,6 +76,7 @@ class Readings:
         """
         self._pool = pool
         self._hot_window = hot_window
+        self._coverage = tracing.wrap("look into the hot window", hot_window.coverage)
         self._shards = shards
         self._postgres_now = postgres_now
         self._slots = slots
@@ -322,7 +323,7 @@ class Readings:
         """
         begin = fixed_begin or 0
         try:
-            coverage = self._hot_window.coverage(vault.shard(self._shards), seconds, fixed_begin)
+            coverage = self._coverage(vault.shard(self._shards), seconds, fixed_begin)
             begin = coverage.begin
             if coverage.complete:
                 return begin, self._hot_window.bounds(vault.vault_id, begin)

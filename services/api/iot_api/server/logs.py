@@ -15,32 +15,27 @@ def libraries_level(level: str) -> str:
     return "INFO" if level == "DEBUG" else level
 
 
-def gunicorn_log(form: str) -> type[Logger]:
-    """Return the class of gunicorn's log. gunicorn creates it before it has our settings."""
+def gunicorn_log(form: str, level: str) -> type[Logger]:
+    """Return the class of gunicorn's log, through which everything in its processes is logged."""
 
     class Log(Logger):  # type: ignore[misc] # gunicorn has no types
         def setup(self, cfg: Any) -> None:
             super().setup(cfg)
             for each in self.error_log.handlers:
                 each.setFormatter(logs.formatter(form))
+            root = logging.getLogger()
+            root.handlers = self.error_log.handlers
+            root.setLevel(libraries_level(level))
+            for name in _OUR_LOGGERS:
+                logging.getLogger(name).setLevel(level)
 
     if form == logs.JSON:
         logs.log_uncaught()
     return Log
 
 
-def start_worker_log(log: Logger, form: str, level: str) -> None:
-    """Log everything in a worker through the handlers of gunicorn."""
-    root = logging.getLogger()
-    root.handlers = log.error_log.handlers
-    root.setLevel(libraries_level(level))
-    for name in _OUR_LOGGERS:
-        logging.getLogger(name).setLevel(level)
-    if form == logs.JSON:
-        _log_uncaught_in_greenlets()
-
-
-def _log_uncaught_in_greenlets() -> None:
+def log_uncaught_in_greenlets() -> None:
+    """Make errors that nothing catches in a greenlet events of the log."""
     import gevent  # noqa: PLC0415 - after gevent's patches
 
     def print_exception(context: object, kind: Any, error: Any, traceback: Any) -> None:

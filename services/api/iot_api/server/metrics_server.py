@@ -4,7 +4,6 @@ It is a separate process. The workers write their metrics to files in one folder
 """
 
 import os
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -135,7 +134,3 @@ def _serve(settings: Settings) -> None:
         {"/healthz": lambda: (True, {"status": "ok"})},
         registry,
     )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

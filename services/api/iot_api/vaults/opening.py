@@ -14,7 +14,7 @@ from iot_api.limits.guess_limit import GuessLimit
 from iot_cipher.encryption import OpenVault
 from iot_cipher.keyring import Keyring
 from iot_cipher.vault import PasswordKey, VaultRecord, password_key, wrap_vault
-from iot_models import metrics
+from iot_models import metrics, tracing
 from iot_models.errors import DecryptionError, IotError, TooManyRequestsError, UnavailableError
 from iot_stores.postgres import AWAY
 from iot_stores.store_states import report
@@ -177,7 +177,8 @@ class Vaults:
         if cached is not None:
             return cached
         metrics.counter("iot_vault_cache_misses_total").inc()
-        found = self._open_shared(key, password, client, create=create)
+        with tracing.span("open a vault"):
+            found = self._open_shared(key, password, client, create=create)
         return None if found is None else found.cached
 
     def _cached(self, key: bytes, password: bytes, client: Client) -> CachedVault | None:

@@ -30,6 +30,7 @@ from iot_cipher.encryption import Opener, decode_entry, entry_name
 from iot_models import metrics, names
 from iot_models.audit_event import AuditKind, audit_event
 from iot_models.errors import IotError
+from iot_models.tracing import Phase, Phases
 from iot_stores import history, ledger
 from iot_stores.audit import AuditLog
 from iot_stores.backlog import Backlog
@@ -114,7 +115,7 @@ class Drain:
         hot_window_pause: float = 0.0,
     ) -> None:
         """`hot_window_pause`: seconds without the hot window after an error of the hot window."""
-        self.on_stored: Callable[[StoredBatch], None] | None = None
+        self.on_stored: list[Callable[[StoredBatch, Sequence[Phase]], None]] = []
         """Called with each batch, after its entries are removed from their stream."""
         self._hot_window_pause = hot_window_pause
         self._hot_window_paused_until = 0.0
@@ -143,7 +144,9 @@ class Drain:
             psycopg.Error, RedisError: a store can't serve; entries that are not stored still wait.
             UnfitRedisError: Redis now belongs to another installation.
         """
+        phases = Phases()
         batches, untouched = self._take(connection, shards)
+        phases.end("read and open entries")
         if untouched:
             # Before anything is stored: another writer may be idle.
             self._backlog.enqueue_once([names.drain_job(shard) for shard in untouched])
@@ -155,16 +158,19 @@ class Drain:
         stored_batches = self._store_or_isolate(connection, batches)
         if not stored_batches:
             return result
+        phases.end("commit")
         self._write_hot_window(stored_batches)
+        phases.end("write the hot window")
         with timed_redis("remove"):
             left = self._backlog.remove([_removal(stored) for stored in stored_batches])
+        phases.end("trim the streams")
         for stored, entries_left in zip(stored_batches, left, strict=True):
             result.outcomes[stored.batch.shard] = _outcome(stored)
             if entries_left:
                 result.left.append(stored.batch.shard)
             count_stored(stored)
-            if self.on_stored is not None:
-                self.on_stored(stored)
+            for report_stored in self.on_stored:
+                report_stored(stored, phases.ended)
         self._report_held([held for stored in stored_batches for held in stored.held])
         return result
 

@@ -1,6 +1,9 @@
 """The log of stored segments: an event leads from the name of an entry to its segment."""
 
 import logging
+from collections.abc import Sequence
+
+from iot_models.tracing import Phase
 
 from .batch import StoredBatch
 
@@ -8,7 +11,7 @@ _MAX_LISTED = 100
 _log = logging.getLogger(__name__)
 
 
-def log_stored(stored: StoredBatch) -> None:
+def log_stored(stored: StoredBatch, _: Sequence[Phase]) -> None:
     """Log each segment with the names of its entries, which the API logs with their requests."""
     for segment, entries in stored.entries_by_segment():
         fields = {

@@ -1,0 +1,31 @@
+"""The traces of stored entries: each entry adds the drain to the trace of its request."""
+
+import uuid
+from collections.abc import Sequence
+
+from iot_cipher.encryption import EntryName
+from iot_models import tracing
+from iot_models.tracing import Phase
+
+from .batch import StoredBatch
+
+
+def trace_stored(stored: StoredBatch, phases: Sequence[Phase]) -> None:
+    """Record the phases of the drain in the trace of each entry that was appended within one."""
+    shard = stored.batch.shard
+    traced = [each for each in stored.batch.opened if each.waiting.traceparent]
+    if not traced:
+        return
+    segments = {name: segment for segment, names in stored.entries_by_segment() for name in names}
+    for waiting, opened, entry in traced:
+        name = EntryName(shard, opened.session, opened.number)
+        attributes: dict[str, object] = {
+            "iot.entry": name,
+            "iot.shard": shard,
+            "iot.vault": uuid.UUID(bytes=entry.vault_id),
+            "iot.readings": len(entry.readings),
+            "iot.stored": name in segments,
+        }
+        if name in segments:
+            attributes["iot.segment"] = segments[name].bounds.first_id
+        tracing.record("store an entry", waiting.traceparent, phases, attributes)

@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,7 @@ class PrometheusServer:
             program("prometheus"),
             f"--config.file={file}",
             f"--storage.tsdb.path={folder / 'prometheus'}",
+            "--enable-feature=exemplar-storage",
             f"--web.listen-address=127.0.0.1:{self._port}",
         ]
         with (folder / "prometheus.log").open("wb") as log:
@@ -81,6 +83,14 @@ class PrometheusServer:
         """Return the alerts that fire, by name."""
         alerts = self._ask("alerts")["alerts"]
         return {each["labels"]["alertname"]: each for each in alerts if each["state"] == "firing"}
+
+    def traces(self, histogram: str) -> set[str]:
+        """Return the trace ids in the exemplars of a histogram."""
+        now = time.time()
+        found = self._ask(
+            "query_exemplars", query=f"{histogram}_bucket", start=f"{now - 600}", end=f"{now}"
+        )
+        return {each["labels"]["trace_id"] for series in found for each in series["exemplars"]}
 
     def stop(self) -> None:
         """Kill the server."""

@@ -1,5 +1,6 @@
 """A real Prometheus scrapes the service under load, and the chart's alerts fire in it."""
 
+import json
 import os
 import signal
 import subprocess
@@ -93,7 +94,10 @@ def scraped(
     folder = tmp_path_factory.mktemp("prometheus")
     ports = {"writer": free_port(), "canary": free_port()}
     alerts = rules(folder)
-    with running_stack(module_environment, folder, writers=0, metrics=True) as stack:
+    # Nobody listens there: the traces are lost, and the exemplars are not.
+    tracing = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{free_port()}"}
+    environment = module_environment | tracing
+    with running_stack(environment, folder, writers=0, metrics=True) as stack:
         ports["api"] = stack.metrics_port
         stack.writer_environment["IOT_WRITER_METRICS_PORT"] = str(ports["writer"])
         stack.start_writer()
@@ -197,3 +201,14 @@ def test_counters_survive_the_restart_of_a_worker(scraped: Scraped) -> None:
     wait_until(lambda: counted() >= scraped.load.acknowledged, what="all readings")
     assert counted() <= scraped.load.acknowledged + 2  # what the canary sent between two scrapes
     assert scraped.prometheus.value("sum(resets(iot_readings_acknowledged_total[5m]))") == 0
+
+
+def test_exemplars_lead_to_the_traces_of_puts(scraped: Scraped) -> None:
+    trace = "a1" * 16
+    headers = {"Content-Type": "application/json", "traceparent": f"00-{trace}-{'b2' * 8}-01"}
+
+    def found() -> bool:
+        scraped.stack.request("PUT", "/api/iot", json.dumps(row("traced")), headers)
+        return trace in scraped.prometheus.traces("iot_readable_after_seconds")
+
+    wait_until(found, seconds=30, what="the trace of a PUT")

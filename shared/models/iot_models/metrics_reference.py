@@ -32,8 +32,12 @@ from a Prometheus that scrapes one release. The status has rates of the last 15 
 _EXEMPLARS = """\
 ## Exemplars
 
-The API has no exemplars: prometheus_client keeps them in the memory of one process, and `/metrics`
-of the API is the sum of the files of several workers.
+While tracing is on, `iot_stored_after_seconds` and `iot_readable_after_seconds` of the writers have
+exemplars: the `trace_id` of the PUT whose readings waited that long. Prometheus keeps them with
+`--enable-feature=exemplar-storage`.
+
+Metrics of the API have none. prometheus_client keeps exemplars in the memory of one process, and
+`/metrics` of the API is the sum of the files of several workers.
 """
 
 

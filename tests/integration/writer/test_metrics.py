@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from typing import Any, cast
 
 import pytest
 from prometheus_client import REGISTRY
@@ -13,6 +14,7 @@ from iot_models.metrics import spec_of
 from iot_writer import jobs
 from iot_writer.drain.drain import DrainOutcome
 from iot_writer.writer import Writer
+from support.keys import KEYS
 
 PASSWORD = b"p"
 
@@ -150,3 +152,30 @@ def test_a_drain_after_a_failed_one_is_a_retry(
     for _ in range(2):
         jobs.drain(sender.shard(PASSWORD))
     assert sample("iot_drain_retries_total") == before + 1
+
+
+@pytest.mark.parametrize(
+    ("traceparent", "traces"),
+    [(f"00-{'a1' * 16}-{'b2' * 8}-01", 2), (f"00-{'c3' * 16}", 0), ('00-"} 1\n', 0)],
+)
+@pytest.mark.usefixtures("ours")
+def test_the_age_of_a_traced_entry_has_its_trace_as_exemplar(
+    sender: Sender, traceparent: str, traces: int
+) -> None:
+    """The field of an entry may be any text."""
+    sender.send(PASSWORD)
+    stream = KEYS.stream(sender.shard(PASSWORD))
+    ((entry_id, fields),) = cast("list[tuple[bytes, dict[Any, Any]]]", sender.redis.xrange(stream))
+    sender.redis.xdel(stream, entry_id)
+    sender.redis.xadd(stream, {**fields, "p": traceparent})
+    assert jobs.drain(sender.shard(PASSWORD)) == "stored"
+    exemplars = [
+        (family.name, sample.exemplar.labels["trace_id"])
+        for family in REGISTRY.collect()
+        for sample in family.samples
+        if sample.exemplar
+    ]
+    trace = traceparent.partition("-")[2][:32]
+    found = {name for name, each in exemplars if each == trace}
+    assert found == {"iot_stored_after_seconds", "iot_readable_after_seconds"} or traces == 0
+    assert len(found) == traces

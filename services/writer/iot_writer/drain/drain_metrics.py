@@ -1,5 +1,6 @@
 """The metrics of a drain."""
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +9,8 @@ from iot_models import metrics
 from iot_stores.postgres import Connection
 
 from .batch import StoredBatch
+
+_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 @contextmanager
@@ -61,7 +64,12 @@ def count_stored(stored: StoredBatch) -> None:
 
 
 def _observe_age(name: str, stored: StoredBatch, now: float) -> None:
-    """Observe the age that the batch's oldest entry has now, a moment of `time.monotonic`."""
+    """Observe the age that the batch's oldest entry has now, a moment of `time.monotonic`.
+
+    If the request of the entry was traced, the exemplar leads to its trace.
+    """
     first = stored.batch.taken[0]
     age = (first.read_at - first.received) / 1000 + now - stored.batch.started_at
-    metrics.histogram(name).observe(max(0.0, age))
+    traced = _TRACEPARENT.fullmatch(first.traceparent)
+    exemplar = {"trace_id": traced[1].decode()} if traced else None
+    metrics.histogram(name).observe(max(0.0, age), exemplar)

@@ -159,7 +159,7 @@ def build_service(settings: Settings) -> Service:
         max_listeners=settings.live_listeners,
         max_listeners_per_client=settings.live_listeners_per_client,
     )
-    follower.on_change = live.note_change
+    follower.on_change, follower.on_gap = live.note_change, live.verify_soon
     vaults = Vaults(
         keyring.current,
         keeper,

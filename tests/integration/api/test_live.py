@@ -14,7 +14,8 @@ from integration.api.live_streams import first, listening, open_stream, send, ta
 from integration.api.test_imported_times import IMPORT, old_row
 from integration.api.test_tokens import Guarded
 from iot_api.http.request import CONNECTION
-from iot_api.live import poller, source
+from iot_api.limits.clients import Client
+from iot_api.live import hub, poller, source
 from iot_api.server.connection import Connection
 from iot_api.service import Service
 from iot_cipher.tokens import new_tokens_text
@@ -271,14 +272,25 @@ def test_a_password_change_ends_the_streams_of_the_old_password(
         assert take(events, 1)[0] == ["2"], "the position stays valid"
 
 
+def test_no_stream_is_opened_with_a_password_that_is_being_changed(
+    api: Api, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store(api, writer, 1)
+    service = service_of(api)
+    vault = service.vaults.find(PASSWORD.encode(), Client("test"))
+    assert vault is not None
+    service.live.note_change(vault.vault_id, b"new")
+    assert_error(open_stream(api), 503, "unavailable")
+    monkeypatch.setattr(hub, "CHANGING_SECONDS", 0)
+    open_stream(api).close()
+
+
 def test_a_missed_announcement_ends_the_stream_too(api: Api, writer: Writer) -> None:
     store(api, writer, 1)
     with listening(api) as events:
         next(events)
-        hub = service_of(api).live
-        (feed,) = hub.feeds()
         writer.postgres().execute("UPDATE vaults SET lookup = sha256(lookup)")
-        hub.verify(feed)
+        service_of(api).live.verify_soon()
         assert list(events)[-1].data["code"] == "unavailable"
 
 

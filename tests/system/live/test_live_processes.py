@@ -8,38 +8,17 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 
 from integration.api.asking import JSON, row
 from iot_sensor_client import NoResponseError
-from support.live_events import LiveEvent, parse_events
+from support.live_events import body_pieces, live_events, parse_events
 from support.stack import MakeStack, Stack
 from support.waiting import wait_until
 from system.reliability.test_request_memory import memory
 
 PASSWORD = "live"
-
-
-@contextmanager
-def listening(stack: Stack, last_event_id: str = "") -> Iterator[Iterator[LiveEvent]]:
-    """Open a stream on a new connection, and yield its events."""
-    connection = http.client.HTTPConnection("127.0.0.1", stack.port, timeout=30)
-    headers = {**JSON, **({"Last-Event-ID": last_event_id} if last_event_id else {})}
-    body = json.dumps({"data": {"db_password": PASSWORD}})
-    connection.request("POST", "/api/iot/live", body, headers)
-    answer = connection.getresponse()
-    assert answer.status == 200, answer.read()
-    try:
-        yield parse_events(_pieces(answer))
-    finally:
-        connection.close()
-
-
-def _pieces(answer: http.client.HTTPResponse) -> Iterator[bytes]:
-    with suppress(ConnectionResetError, http.client.IncompleteRead):
-        while piece := answer.read1():
-            yield piece
 
 
 def send(stack: Stack, *texts: int) -> None:
@@ -49,7 +28,7 @@ def send(stack: Stack, *texts: int) -> None:
 
 def test_a_reading_arrives_within_a_second_and_a_shutdown_ends_the_stream(stack: Stack) -> None:
     send(stack, 0)
-    with listening(stack) as events:
+    with live_events(stack.port, PASSWORD) as events:
         next(events)
         for text in range(1, 6):
             sent = time.monotonic()
@@ -93,7 +72,7 @@ class Follower:
 
     def follow(self, until: Callable[[], bool]) -> None:
         """Receive readings until a condition holds, or the connection breaks."""
-        with suppress(OSError), listening(self._stack, self._position) as events:
+        with suppress(OSError), live_events(self._stack.port, PASSWORD, self._position) as events:
             for event in events:
                 assert event.name in {"open", "readings", "heartbeat"}, event
                 self._position = event.id
@@ -142,7 +121,7 @@ def test_a_slow_reader_gets_summaries_and_takes_no_memory(stack: Stack) -> None:
     connection.sock.connect(("127.0.0.1", stack.port))
     body = json.dumps({"data": {"db_password": PASSWORD}})
     connection.request("POST", "/api/iot/live", body, JSON)
-    events = parse_events(_pieces(connection.getresponse()))
+    events = parse_events(body_pieces(connection.getresponse()))
     assert next(events).name == "open"
     before = {worker: memory(worker, "VmRSS") for worker in stack.workers()}
     total = 0

@@ -23,6 +23,7 @@ from iot_writer.maintenance.partitions import ensure_partition, partition_name
 from iot_writer.writer import Writer
 from support.erasure import SETTLED, rows_with
 from support.keys import KEYS
+from support.live_events import live_events
 from support.stack import Stack
 from support.waiting import wait_until
 from system.rights.conftest import stack_of_users
@@ -78,6 +79,8 @@ def check_reads(stack: Stack, readings: int) -> None:
     assert len(stack.read("p")) == readings
     for path in ("/last/5", "/1/3", "/seconds/60"):
         assert stack.request("POST", f"/api/iot{path}", ask("p"), JSON).status in {200, 404}, path
+    with live_events(stack.port, "p", last=60) as events:
+        assert [next(events).name for _ in range(2)] == ["open", "readings"]
     assert stack.request("GET", "/api/maxtime").status in {200, 404}
     assert stack.request("GET", "/api/audit").status == 200
     wait_until(lambda: status(stack)["writers"], what="the heartbeat of a writer")

@@ -6,6 +6,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from iot_api.limits.clients import Client
 from iot_api.vaults.cache import SETTLING_SECONDS, CachedVault
@@ -32,10 +33,31 @@ VERIFY_SECONDS = 300.0
 """Time between two comparisons of the vault's record with Postgres."""
 VERIFY_CHANGED_SECONDS = 2.0
 """The same, after a change of the password was announced: the change may not be made yet."""
+CHANGING_SECONDS = 3.0
+"""After the announcement, no stream is opened with the old password for this long. By then, the
+change is made or given up."""
 REFUSED_SECONDS = 5
 """`Retry-After` of a stream beyond a limit."""
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """An announced change of a password."""
+
+    lookup: bytes
+    announced_at: float
+
+    @property
+    def is_recent(self) -> bool:
+        """Whether the change may not be made yet."""
+        return time.monotonic() < self.announced_at + CHANGING_SECONDS
+
+    @property
+    def has_settled(self) -> bool:
+        """Whether no process opens the vault with the old password any more."""
+        return time.monotonic() >= self.announced_at + SETTLING_SECONDS
 
 
 class LiveHub:
@@ -57,8 +79,8 @@ class LiveHub:
         self._max_listeners_per_client = max_listeners_per_client
         self._feeds: dict[uuid.UUID, Feed] = {}
         self._clients: Counter[str] = Counter()
-        self._changing: dict[uuid.UUID, float] = {}
-        """Vaults whose password is being changed, and until when that settles."""
+        self._changing: dict[uuid.UUID, _Change] = {}
+        """Vaults whose password is being changed, until the change has settled."""
         self._lock = threading.RLock()
         self._stopping = False
         self.poller = LivePoller(source, self.feeds, self._lock, self.verify)
@@ -78,11 +100,14 @@ class LiveHub:
 
         Raises:
             TooManyRequestsError: the process or the client has its maximum of listeners.
-            UnavailableError: this process ends.
+            UnavailableError: this process ends, or the password is being changed.
             RedisError: the backlog's Redis is away.
         """
         self._check_limits(client)
         vault_id = cached.record.vault_id
+        change = self._changing.get(vault_id)
+        if change is not None and change.lookup != cached.record.lookup and change.is_recent:
+            raise UnavailableError("the password is being changed; try again")
         new = None if vault_id in self._feeds else self._feed(cached.vault)
         with self._lock:
             self._check_limits(client)
@@ -121,13 +146,18 @@ class LiveHub:
         the new password, `ERASING` or `ERASED`.
         """
         with self._lock:
-            now = time.monotonic()
-            self._changing = {each: until for each, until in self._changing.items() if until > now}
-            self._changing[vault_id] = now + SETTLING_SECONDS
+            changes = self._changing.items()
+            self._changing = {each: change for each, change in changes if not change.has_settled}
+            self._changing[vault_id] = _Change(lookup, time.monotonic())
             feed = self._feeds.get(vault_id)
             for listener in [] if feed is None else feed.listeners:
                 if listener.record.lookup != lookup:
                     listener.end(_gone(erased=lookup in {ERASING, ERASED}))
+
+    def verify_soon(self) -> None:
+        """Compare the records of all vaults with Postgres: announcements are missing."""
+        for feed in self.feeds():
+            feed.verify_at = 0.0
 
     def stop(self) -> None:
         """End all streams, and refuse new ones. The process ends."""
@@ -180,8 +210,8 @@ class LiveHub:
                 self.close(listener)
 
     def _verify_seconds(self, vault_id: uuid.UUID) -> float:
-        changing = time.monotonic() < self._changing.get(vault_id, 0.0)
-        return VERIFY_CHANGED_SECONDS if changing else VERIFY_SECONDS
+        change = self._changing.get(vault_id)
+        return VERIFY_SECONDS if change is None or change.has_settled else VERIFY_CHANGED_SECONDS
 
     def verify(self, feed: Feed) -> None:
         """End the streams of passwords that have lost the vault: an announcement may be lost."""

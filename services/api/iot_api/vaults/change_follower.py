@@ -40,6 +40,8 @@ class ChangeFollower(threading.Thread):
         self._stopping = threading.Event()
         self.on_change: Callable[[uuid.UUID, bytes], None] = lambda *_: None
         """Called with each change: the vault, and the lookup of the new password."""
+        self.on_gap: Callable[[], None] = lambda: None
+        """Called when announcements are missing."""
 
     def check(self) -> None:
         """Read the changes since the last check.
@@ -55,6 +57,7 @@ class ChangeFollower(threading.Thread):
             self.on_change(*change)
         if not announced.complete:
             self._compare_all()
+            self.on_gap()
         self._last = announced.last
         self._cache.followed_until = until
 

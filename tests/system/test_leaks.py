@@ -23,6 +23,7 @@ from iot_cipher.vault import VaultRecord, open_vault, scrypt_secret
 from iot_tools.local.postgres_server import PostgresServer
 from iot_tools.local.redis_server import RedisServer
 from iot_writer.schema import migrate
+from support.collector import Collector, collecting
 from support.needles import contents, files, needles
 from support.processes import children
 from support.stack import Stack
@@ -34,7 +35,13 @@ UNKNOWN_TOKEN = "iot_" + "Unknown7" * 5 + "abc"
 
 
 @pytest.fixture
-def system(tmp_path: Path, environment: dict[str, str]) -> Iterator[System]:
+def collector() -> Iterator[Collector]:
+    with collecting() as server:
+        yield server
+
+
+@pytest.fixture
+def system(tmp_path: Path, environment: dict[str, str], collector: Collector) -> Iterator[System]:
     everything = ["slowlog-log-slower-than 0", "slowlog-max-len 100000", "rdbcompression no"]
     redis = RedisServer(tmp_path / "redis", config=everything)
     postgres = PostgresServer(
@@ -61,6 +68,8 @@ def system(tmp_path: Path, environment: dict[str, str]) -> Iterator[System]:
         "IOT_LOG_LEVEL": "DEBUG",
         "IOT_LOG_FORMAT": "json",
         "IOT_LOG_REQUESTS": "1",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
+        "OTEL_BSP_SCHEDULE_DELAY": "200",
         "IOT_GUESS_LIMIT": "0",
     }
     with ExitStack() as opened:
@@ -289,13 +298,15 @@ def data_key(system: System) -> bytes:
     return vault.data_key
 
 
-def test_no_secret_is_written_anywhere(system: System) -> None:
+def test_no_secret_is_written_anywhere(system: System, collector: Collector) -> None:
     secrets: dict[str, bytes] = {}
     for event in EVENTS:
         event(system)
         system.keep_metrics()
         secrets = secrets or secrets_of(system)
     assert b"Traceback" in all_logs(system)
+    assert {"PUT /api/iot", "commit", "open a vault"} <= collector.spans().keys()
+    system.outputs += collector.bodies
     assert system.search(needles(secrets)) == {}
     assert lines_that_are_not_json(system) == []
 

@@ -1,57 +1,23 @@
 """Traces and logs of the real processes."""
 
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from integration.api.asking import row
+from support.collector import Collector, collecting
 from support.stack import Stack
 from support.waiting import wait_until
 
 SECRET = "Zq7secret"
 
 
-class Collector(ThreadingHTTPServer):
-    """A collector of spans by OTLP over HTTP."""
-
-    def __init__(self) -> None:
-        self.bodies: list[bytes] = []
-        super().__init__(("127.0.0.1", 0), _Handler)
-
-    def spans(self) -> dict[str, tuple[str, bytes]]:
-        """Return the service and the trace of each span, by name."""
-        found = {}
-        for body in self.bodies:
-            for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
-                names = {each.key: each.value.string_value for each in resource.resource.attributes}
-                for span in (each for scope in resource.scope_spans for each in scope.spans):
-                    found[span.name] = names["service.name"], span.trace_id
-        return found
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Collector
-
-    def do_POST(self) -> None:
-        self.server.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
-        self.send_response(200)
-        self.end_headers()
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name in the base class
-        pass
-
-
 @pytest.fixture
 def collector() -> Iterator[Collector]:
-    with Collector() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with collecting() as server:
         yield server
-        server.shutdown()
 
 
 def test_processes_send_their_spans_at_shutdown(
@@ -59,7 +25,7 @@ def test_processes_send_their_spans_at_shutdown(
 ) -> None:
     """gunicorn's workers under gevent, and the writer under RQ."""
     variables = {
-        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector.server_port}",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
         "OTEL_BSP_SCHEDULE_DELAY": "600000",
         "IOT_LOG_FORMAT": "json",
     }

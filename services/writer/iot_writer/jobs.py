@@ -34,6 +34,10 @@ from .writer import Writer, current
 LINGER_SECONDS = 0.025
 """Shortest time from the begin of a drain to the begin of the writer's next one, so that a drain
 under load has many entries (docs/adr/0031)."""
+BUSY_ENTRIES = 3000
+"""With more entries a second, the linger grows with them, up to `MAX_LINGER_SECONDS`: the API needs
+the CPU for requests."""
+MAX_LINGER_SECONDS = 0.05
 PAUSE_SECONDS = 0.005
 """Shortest pause after a drain, also after a long one: an idle writer gets its share of work."""
 JOB_SECONDS = 1.0
@@ -43,6 +47,7 @@ TIMEOUT_SECONDS = 120
 KEEP_FOREVER = -1
 
 _log = logging.getLogger(__name__)
+_drain_began = 0.0
 _next_drain_at = 0.0
 _drain_failed = False
 """Whether the last drain of this process failed."""
@@ -108,8 +113,9 @@ def _drain(writer: Writer, shards: Sequence[int]) -> dict[int, str]:
     Return {} when Redis must not be used. When a store can't serve, the entries stay in the
     backlog, and the sweep queues the drains again.
     """
-    global _next_drain_at, _drain_failed  # noqa: PLW0603 - one per process, like the connection
-    began = time.monotonic()
+    global _drain_began, _next_drain_at, _drain_failed  # noqa: PLW0603 - one per process
+    last, began = _drain_began, time.monotonic()
+    _drain_began = began
     if _drain_failed:
         metrics.counter("iot_drain_retries_total").inc()
     _drain_failed = True
@@ -124,7 +130,8 @@ def _drain(writer: Writer, shards: Sequence[int]) -> dict[int, str]:
     for outcome in drained.outcomes.values():
         _count("iot_drains_total", outcome)
     ended = time.monotonic()
-    _next_drain_at = max(began + LINGER_SECONDS, ended + PAUSE_SECONDS)
+    linger = linger_after(drained.entries, began - last)
+    _next_drain_at = max(began + linger, ended + PAUSE_SECONDS)
     if DrainOutcome.STORED in drained.outcomes.values():
         metrics.histogram("iot_drain_seconds").observe(ended - began)
     return dict(drained.outcomes)
@@ -145,6 +152,12 @@ def _counting_failures(counter: str) -> Iterator[None]:
 
 def _count(counter: str, outcome: str) -> None:
     metrics.counter(counter).labels(outcome).inc()
+
+
+def linger_after(entries: int, seconds: float) -> float:
+    """Return the linger after a drain of so many entries, which have gathered for `seconds`."""
+    rate = entries / max(seconds, LINGER_SECONDS)
+    return min(MAX_LINGER_SECONDS, LINGER_SECONDS * max(1.0, rate / BUSY_ENTRIES))
 
 
 def _linger() -> None:

@@ -33,6 +33,8 @@ _CREATE = """
 _LOCK = """
     SELECT shard, position, received_max, next_id, shards,
         EXISTS (SELECT FROM ingest_offsets WHERE shards NOT IN (%(shards)s, 0)),
+        (SELECT bool_and(to_regclass(name) IS NOT NULL)
+            FROM unnest(%(partitions)s::text[]) AS partitions (name)),
         set_config('idle_in_transaction_session_timeout', '10s', true),
         set_config('statement_timeout', '30s', true)
     FROM ingest_offsets WHERE shard = ANY(%(wanted)s) FOR UPDATE SKIP LOCKED
@@ -44,14 +46,6 @@ _MARK_CHANGE = """
     )
 """
 _HIGHEST_ID = "SELECT coalesce(max(next_id), 0) FROM ingest_offsets"
-_SAVE_OFFSETS = """
-    UPDATE ingest_offsets
-    SET position = moved.position, received_max = moved.received_max, next_id = moved.next_id,
-        shards = %s, moved_at = now()
-    FROM unnest(%s::int2[], %s::text[], %s::int8[], %s::int8[])
-        AS moved (shard, position, received_max, next_id)
-    WHERE ingest_offsets.shard = moved.shard
-"""
 # Also returns the missing vaults, and locks the others, so that no vault is erased before the
 # segments are committed. The locks are taken in the order of the ids, so that a drain and an
 # erasure can't deadlock.
@@ -69,17 +63,25 @@ _SESSIONS = """
     WHERE wanted.vault_id NOT IN (SELECT vault_id FROM existing)
 """
 _EXISTING_VAULTS = "SELECT vault_id FROM vaults WHERE vault_id = ANY(%s::uuid[])"
-# One statement for all sessions instead of a pipeline: after a pipeline, Postgres does not apply
-# idle_in_transaction_session_timeout. `missing` is passed as text, because unnest can't split an
-# array of arrays of different lengths.
-_SAVE_SESSIONS = """
-    INSERT INTO ingest_sessions (shard, session, high, missing, seen_at)
-    SELECT shard, session, high, missing::int8[],
-        greatest(now(), to_timestamp(%s / 1000.0))
-    FROM unnest(%s::int2[], %s::bytea[], %s::int8[], %s::text[])
-        AS saved (shard, session, high, missing)
-    ON CONFLICT (shard, session) DO UPDATE
-    SET high = excluded.high, missing = excluded.missing, seen_at = excluded.seen_at
+# One statement for all sessions and shards instead of a pipeline: after a pipeline, Postgres does
+# not apply idle_in_transaction_session_timeout. `missing` is passed as text, because unnest can't
+# split an array of arrays of different lengths.
+_SAVE = """
+    WITH sessions AS (
+        INSERT INTO ingest_sessions (shard, session, high, missing, seen_at)
+        SELECT shard, session, high, missing::int8[],
+            greatest(now(), to_timestamp(%s / 1000.0))
+        FROM unnest(%s::int2[], %s::bytea[], %s::int8[], %s::text[])
+            AS saved (shard, session, high, missing)
+        ON CONFLICT (shard, session) DO UPDATE
+        SET high = excluded.high, missing = excluded.missing, seen_at = excluded.seen_at
+    )
+    UPDATE ingest_offsets
+    SET position = moved.position, received_max = moved.received_max, next_id = moved.next_id,
+        shards = %s, moved_at = now()
+    FROM unnest(%s::int2[], %s::text[], %s::int8[], %s::int8[])
+        AS moved (shard, position, received_max, next_id)
+    WHERE ingest_offsets.shard = moved.shard
 """
 _FORGET = "DELETE FROM ingest_sessions WHERE seen_at < to_timestamp(%s / 1000.0)"
 _KNOWN = """
@@ -157,7 +159,13 @@ def create_offsets(connection: Connection, shards: Collection[int]) -> None:
     connection.execute(_CREATE, (sorted(shards),))
 
 
-def lock_offsets(connection: Connection, wanted: Collection[int], shards: int) -> dict[int, Offset]:
+class MissingPartitionError(Exception):
+    """The history lacks the partition of a month."""
+
+
+def lock_offsets(
+    connection: Connection, wanted: Collection[int], shards: int, partitions: Collection[str] = ()
+) -> dict[int, Offset]:
     """Lock the wanted shards until the transaction ends, except for shards locked by others.
 
     Return their states. A shard without a row (`create_offsets`) can't be locked.
@@ -166,13 +174,18 @@ def lock_offsets(connection: Connection, wanted: Collection[int], shards: int) -
     other shards, so each shard continues above all ids that were used: the ids of a vault still
     rise. The first drain after a change marks all other rows with 0 shards, because the number may
     be changed back before their next drain, and the change would go unnoticed.
+
+    Raises:
+        MissingPartitionError: one of `partitions` does not exist.
     """
-    parameters = {"wanted": list(wanted), "shards": shards}
+    parameters = {"wanted": list(wanted), "shards": shards, "partitions": list(partitions)}
     locked = {}
     for row in connection.execute(_LOCK, parameters).fetchall():
-        shard, position, received_max, next_id, known_shards, changed, *_ = cast(
-            "tuple[int, str, int, int, int, bool, str, str]", row
+        shard, position, received_max, next_id, known_shards, changed, has_partitions, *_ = cast(
+            "tuple[int, str, int, int, int, bool, bool | None, str, str]", row
         )
+        if has_partitions is False:
+            raise MissingPartitionError
         if changed:
             connection.execute(_MARK_CHANGE, parameters)
         if known_shards != shards:
@@ -184,18 +197,6 @@ def lock_offsets(connection: Connection, wanted: Collection[int], shards: int) -
 def _next_free_id(connection: Connection, shard: int) -> int:
     highest = cast("tuple[int]", connection.execute(_HIGHEST_ID).fetchone())[0]
     return (highest // ID_STRIDE + 1) * ID_STRIDE + shard
-
-
-def save_offsets(connection: Connection, offsets: Mapping[int, Offset], shards: int) -> None:
-    """Write the states of shards."""
-    values = (
-        shards,
-        list(offsets),
-        [offset.position for offset in offsets.values()],
-        [offset.received_max for offset in offsets.values()],
-        [offset.next_id for offset in offsets.values()],
-    )
-    connection.execute(_SAVE_OFFSETS, values)
 
 
 def load_sessions(
@@ -230,10 +231,15 @@ def existing_vaults(connection: Connection, vaults: Collection[uuid.UUID]) -> se
     return {vault_id for (vault_id,) in cast("Iterable[tuple[uuid.UUID]]", rows)}
 
 
-def save_sessions(
-    connection: Connection, sessions: Mapping[SessionKey, SessionNumbers], received: int
+def save(
+    connection: Connection,
+    sessions: Mapping[SessionKey, SessionNumbers],
+    offsets: Mapping[int, Offset],
+    *,
+    received: int,
+    shards: int,
 ) -> None:
-    """Write the stored numbers of sessions.
+    """Write the stored numbers of sessions, and the states of shards.
 
     `received` is the time of receipt of the latest entry, in Unix milliseconds. `seen_at` is the
     later of this time and Postgres's time, so that no session is deleted early because Postgres's
@@ -245,8 +251,13 @@ def save_sessions(
         [session for _, session in sessions],
         [numbers.high for numbers in sessions.values()],
         ["{" + ",".join(map(str, sorted(numbers.missing))) + "}" for numbers in sessions.values()],
+        shards,
+        list(offsets),
+        [offset.position for offset in offsets.values()],
+        [offset.received_max for offset in offsets.values()],
+        [offset.next_id for offset in offsets.values()],
     )
-    connection.execute(_SAVE_SESSIONS, values)
+    connection.execute(_SAVE, values)
 
 
 def forget_sessions(connection: Connection, before: int) -> None:

@@ -16,9 +16,9 @@ from support.draining import drain_all
 from support.keys import KEYS
 
 SHARDS = range(8)
-STATEMENTS = 8
-"""BEGIN, COMMIT, and one statement each for the partition, the offsets, the sessions, the
-segments, the numbers of the sessions and the new offsets."""
+STATEMENTS = 6
+"""BEGIN, COMMIT, and one statement each for the offsets with the partition, the sessions, the
+segments, and the new numbers and offsets."""
 STORED_BYTES = 3.6
 """Highest number of bytes of a reading of `thermometer` in Postgres, in a full segment."""
 QUEUED_BYTES, QUEUED_ALONE_BYTES = 7.5, 240.0

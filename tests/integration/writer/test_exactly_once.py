@@ -44,7 +44,7 @@ def _after_insert(writer: Writer, patch: pytest.MonkeyPatch) -> None:
 
 def _before_commit(writer: Writer, patch: pytest.MonkeyPatch) -> None:
     del writer
-    patch.setattr(ledger, "save_offsets", _stop_after(ledger.save_offsets))
+    patch.setattr(ledger, "save", _stop_after(ledger.save))
 
 
 def _after_commit(writer: Writer, patch: pytest.MonkeyPatch) -> None:

@@ -105,6 +105,13 @@ def test_the_linger_runs_from_begin_to_begin(
     assert pauses == [pytest.approx(pause)]
 
 
+def test_the_linger_grows_with_many_entries() -> None:
+    rates = [1, 3000, 4500, 6000, 100_000]
+    lingers = [jobs.linger_after(rate, 1.0) for rate in rates]
+    assert lingers == pytest.approx([0.025, 0.025, 0.0375, 0.05, 0.05])
+    assert jobs.linger_after(10, 0.0) == jobs.LINGER_SECONDS
+
+
 def test_a_busy_shard_is_skipped(
     sender: Sender, writer: Writer, postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

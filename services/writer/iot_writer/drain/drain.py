@@ -19,7 +19,7 @@ import logging
 import struct
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -42,7 +42,7 @@ from iot_stores.months import DAY_MS, END_MS
 from iot_stores.postgres import Connection
 from iot_stores.store_states import report
 from iot_stores.stream_entries import HeldEntry, Removal, WaitingEntry
-from iot_writer.maintenance.partitions import ensure_partition
+from iot_writer.maintenance.partitions import ensure_partition, partition_name
 
 from .batch import Batch, BatchEntry, StoredBatch, build_batch, raise_next_ids
 from .drain_metrics import count_stored, timed_postgres, timed_redis, transaction
@@ -98,6 +98,8 @@ class DrainResult:
     outcomes: dict[int, DrainOutcome] = field(default_factory=dict)
     left: list[int] = field(default_factory=list)
     """Shards in which entries still wait."""
+    entries: int = 0
+    """Number of entries that were taken."""
 
 
 class Drain:
@@ -155,6 +157,7 @@ class Drain:
         if not batches:
             return result
         result.outcomes |= {batch.shard: DrainOutcome.BUSY for batch in batches}
+        result.entries = sum(len(batch.taken) for batch in batches)
         stored_batches = self._store_or_isolate(connection, batches)
         if not stored_batches:
             return result
@@ -284,21 +287,38 @@ class Drain:
 
     def _store(self, connection: Connection, batches: Sequence[Batch]) -> list[StoredBatch]:
         """Store the new entries of batches, except for shards that other writers have locked."""
-        # Partitions and rows of shards are created before the transaction: other writers that
-        # create the same would wait for its end.
-        _ensure_partitions(connection, batches)
         wanted = {batch.shard for batch in batches}
+        # Rows of shards and partitions are created before the transaction: other writers that
+        # create the same would wait for its end.
+        if not wanted <= self._created:
+            ledger.create_offsets(connection, wanted)
+        months = set().union(*(batch.months() for batch in batches))
+        try:
+            return self._store_in(connection, batches, months)
+        except ledger.MissingPartitionError:
+            for month in months:
+                ensure_partition(connection, month)
+        return self._store_in(connection, batches, months)
+
+    def _store_in(
+        self, connection: Connection, batches: Sequence[Batch], months: Collection[int]
+    ) -> list[StoredBatch]:
+        """Store batches whose readings were received in these months.
+
+        The partitions are looked up each time: retention may have dropped one, or one was created
+        in a transaction of `_isolate` that was rolled back.
+        """
+        wanted = [batch.shard for batch in batches]
+        partitions = [partition_name(month) for month in months]
         # From Redis before Postgres: if another writer drains a shard in between, Postgres is ahead
         # of Redis. In the other order, Postgres would look as if it had lost that drain.
         progress = {batch.shard: batch.progress for batch in batches}
-        if not wanted <= self._created:
-            ledger.create_offsets(connection, wanted)
         with transaction(connection):
             with timed_postgres("ledger"):
-                locked = ledger.lock_offsets(connection, wanted, self._shards)
+                locked = ledger.lock_offsets(connection, wanted, self._shards, partitions)
             offsets = raise_next_ids(locked, progress)
             # Missing rows are created by the next drain, for example after a restore from backup.
-            self._created = self._created - wanted | offsets.keys()
+            self._created = self._created - set(wanted) | offsets.keys()
             batches = [batch for batch in batches if batch.shard in offsets]
             # After the locks: from here on, no other writer changes the sessions of these shards.
             with timed_postgres("ledger"):
@@ -332,12 +352,13 @@ class Drain:
             return
         offsets = {stored.batch.shard: stored.after for stored in changed}
         history.insert(connection, [segment for stored in changed for segment in stored.segments])
-        ledger.save_sessions(
+        ledger.save(
             connection,
             {key: numbers for key, numbers in sessions.items() if key[0] in offsets},
-            max(stored.batch.opened[-1].waiting.received for stored in changed),
+            offsets,
+            received=max(stored.batch.opened[-1].waiting.received for stored in changed),
+            shards=self._shards,
         )
-        ledger.save_offsets(connection, offsets, self._shards)
 
     def _request_new_sessions(self) -> None:
         """Make API processes start new sessions.
@@ -410,13 +431,6 @@ def _outcome(stored: StoredBatch) -> DrainOutcome:
     if stored.held:
         return DrainOutcome.HELD
     return DrainOutcome.ERASED if stored.erased else DrainOutcome.REPEATED
-
-
-def _ensure_partitions(connection: Connection, batches: Sequence[Batch]) -> None:
-    # Nothing is cached: retention may have dropped a partition, or a partition was created in a
-    # transaction of `_isolate` that was rolled back.
-    for month in set().union(*(batch.months() for batch in batches)):
-        ensure_partition(connection, month)
 
 
 def _refuse_impossible_imports(received: Sequence[int]) -> None:

@@ -225,7 +225,8 @@ class Backlog(BacklogAppender):
 
         The caller must drain these shards. If the caller is killed, the sweep queues them again.
         """
-        taken = self._take(keys=[self._names.job_list], args=[DRAIN_JOB_PREFIX])
+        call = [self._names.job_list], [DRAIN_JOB_PREFIX]
+        (taken,) = run_all(self._client, self._take, [call])
         shards = cast("list[bytes]", taken)
         # Another program may have queued a job whose id only looks like a drain.
         return [int(shard) for shard in shards if shard.isdigit() and int(shard) < MAX_SHARDS]

@@ -64,7 +64,7 @@ class ReadingColumns:
     @property
     def size(self) -> int:
         """Bytes of the times and the texts."""
-        return len(self.freeform) + 16 * len(self)
+        return len(self.freeform) + 16 * len(self.relative)
 
     def cut(self, places: Sequence[int]) -> "ReadingColumns":
         """Return the readings at `places`, in this order."""

@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -13,6 +14,8 @@ from redis import Redis
 
 from integration.api.asking import JSON, Api, row
 from integration.api.conftest import MakeApi
+from iot_api.http.request import CONNECTION
+from iot_api.server.connection import Connection
 from iot_models import tracing
 from iot_models.settings import Settings
 from iot_writer.writer import Writer
@@ -198,3 +201,21 @@ def test_a_failed_request_says_so(
     (put,) = (each for each in spans.get_finished_spans() if each.name == "PUT /api/iot")
     assert not put.status.is_ok
     assert put.events == ()
+
+
+def test_a_live_stream_ends_its_span_with_its_head(
+    traced: Api, spans: InMemorySpanExporter
+) -> None:
+    ours, theirs = socket.socketpair()
+    answer = traced.app.test_client().open(
+        "/api/iot/live",
+        method="POST",
+        data=json.dumps(row()),
+        headers=JSON,
+        environ_overrides={CONNECTION: Connection(ours, "")},
+    )
+    assert answer.status_code == 200
+    assert [each.name for each in spans.get_finished_spans()] == ["POST /api/iot/live"]
+    answer.close()
+    ours.close()
+    theirs.close()

@@ -8,7 +8,7 @@ from typing import Any
 
 from iot_models import tracing
 
-from .request import REQUEST_ID
+from .request import CONNECTION, REQUEST_ID
 from .responses import Headers, StartResponse, Wsgi
 
 _METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "POST", "PUT"})
@@ -50,8 +50,9 @@ class TracedApp:
             span.fail(error)
             span.end()
             raise
-        if isinstance(body, tuple):  # the answer of the ingest endpoint, as a whole
-            span.end()
+        is_stream = getattr(environ.get(CONNECTION), "is_stream", False)
+        if is_stream or isinstance(body, tuple):  # the whole answer of the ingest endpoint
+            span.end()  # a live stream may take hours
             return body
         return _TracedBody(body, span)
 

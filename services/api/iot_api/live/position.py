@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 
 from iot_models.errors import InvalidRequestError
+from iot_stores.months import END_MS
 
 VERSION = 1
 _HEAD = struct.Struct("<BqqH")
@@ -73,15 +74,27 @@ def decode_position(text: str, vault_id: bytes) -> LivePosition:
     except (binascii.Error, ValueError):
         data = b""
     body, checksum = data[:-_CHECKSUM_BYTES], data[-_CHECKSUM_BYTES:]
-    if len(body) < _HEAD.size or checksum != _checksum(body, vault_id) or body[0] != VERSION:
+    position = _unpacked(body) if checksum == _checksum(body, vault_id) else None
+    if position is None:
         raise InvalidRequestError(
             "Last-Event-ID: no live stream of this password has this id; leave it out to begin "
             "with new readings",
             field="Last-Event-ID",
         )
-    _, since, floor, count = _HEAD.unpack_from(body)
-    places = range(_HEAD.size, _HEAD.size + count * _SHARD.size, _SHARD.size)
-    return LivePosition(since, floor, dict(_SHARD.unpack_from(body, place) for place in places))
+    return position
+
+
+def _unpacked(body: bytes) -> LivePosition | None:
+    """Return the position, None if no server wrote it: anybody can compute the checksum."""
+    if len(body) < _HEAD.size or (len(body) - _HEAD.size) % _SHARD.size:
+        return None
+    version, since, floor, count = _HEAD.unpack_from(body)
+    shards = list(_SHARD.iter_unpack(body[_HEAD.size :]))
+    ids = dict(shards)
+    is_valid = version == VERSION and count == len(shards) == len(ids)
+    if not is_valid or not 0 <= since < END_MS or min(floor, *ids.values(), floor) < 0:
+        return None
+    return LivePosition(since, floor, ids)
 
 
 def _checksum(body: bytes, vault_id: bytes) -> bytes:

@@ -118,13 +118,14 @@ def _last_ids(drained: DrainedShards) -> dict[int, int]:
 
 
 class LiveSource:
-    """Reads new readings. Uses one connection to Postgres at a time, and only if it must."""
+    """Reads new readings. Uses two connections to Postgres at most, and only if it must."""
 
     def __init__(self, pool: Pool, backlog: Backlog, hot_window: HotWindow) -> None:
         self._pool = pool
         self._backlog = backlog
         self._hot_window = hot_window
-        self._postgres_turn = Lock()
+        # What one client causes must not delay the others: catching up has its own connection.
+        self._poll_turn, self._catch_up_turn = Lock(), Lock()
 
     def drained(self) -> DrainedShards:
         """Return how far the shards are drained. Raises `RedisError`."""
@@ -183,7 +184,7 @@ class LiveSource:
         Raises:
             psycopg.Error: Postgres can't serve; the next call continues at the vault's position.
         """
-        yield from self._stored(watched.vault, watched.position)
+        yield from self._stored(self._poll_turn, watched.vault, watched.position)
         watched.complete(drained)
 
     def between(
@@ -205,7 +206,7 @@ class LiveSource:
             after = rows.position
             yield rows
         if not after.includes(until):
-            yield from self._stored(vault, after, until)
+            yield from self._stored(self._catch_up_turn, vault, after, until)
 
     def _recent_between(
         self,
@@ -264,18 +265,18 @@ class LiveSource:
             after = position
 
     def _stored(
-        self, vault: OpenVault, after: LivePosition, until: LivePosition | None = None
+        self,
+        turn: Lock,
+        vault: OpenVault,
+        after: LivePosition,
+        until: LivePosition | None = None,
     ) -> Iterator[LiveRows]:
         """Yield the readings in Postgres behind a position, page by page.
 
         No connection is used while a page is sent.
         """
         metrics.counter("iot_live_reads_of_postgres_total").inc()
-        with (
-            self._postgres_turn,
-            self._pool.connection() as connection,
-            read_transaction(connection),
-        ):
+        with turn, self._pool.connection() as connection, read_transaction(connection):
             size = measure(connection, _search(vault, after))
         if size.readings > MAX_BEHIND_READINGS or size.bytes > MAX_BEHIND_BYTES:
             if until is None:
@@ -285,14 +286,19 @@ class LiveSource:
             return
         last_id: int | None = 0 if size.segments else None
         while last_id is not None:
-            rows, last_id = self._page(vault, after, until, last_id)
+            rows, last_id = self._page(turn, vault, after, until, last_id)
             after = rows.position
             yield rows
         if until is not None:
             yield LiveRows(after.advanced(until.ids))
 
     def _page(
-        self, vault: OpenVault, after: LivePosition, until: LivePosition | None, behind_id: int
+        self,
+        turn: Lock,
+        vault: OpenVault,
+        after: LivePosition,
+        until: LivePosition | None,
+        behind_id: int,
     ) -> tuple[LiveRows, int | None]:
         """Return readings of segments in Postgres whose ids are above `behind_id`, and the last of
         these ids; None if no segment follows.
@@ -300,7 +306,7 @@ class LiveSource:
         pages: list[LiveRows] = []
         last_id = count = size = 0
         with (
-            self._postgres_turn,
+            turn,
             self._pool.connection() as connection,
             read_transaction(connection),
             closing(stored_after(connection, _search(vault, after), behind_id)) as segments,

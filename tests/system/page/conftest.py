@@ -86,9 +86,10 @@ class Device:
 
 
 @pytest.fixture
-def tokens(tmp_path: Path) -> tuple[str, str]:
-    """A tokens file, and a token with the scopes of a device and a reader."""
+def tokens(tmp_path: Path) -> tuple[str, str, str]:
+    """A tokens file, a token of a device and reader, and one of an operator."""
     text, token = with_token(new_tokens_text(), "someone", ["ingest", "read"])
+    text, admin = with_token(text, "operator", ["admin"])
     path = tmp_path / "tokens.json"
     path.write_text(text, encoding="utf-8")
-    return str(path), token
+    return str(path), token, admin

@@ -63,7 +63,7 @@ export class Entry {
   show() {
     byId("entry").hidden = false;
     this.#idle();
-    this.password.focus();
+    if (byId("operator").hidden) this.password.focus();
   }
 
   hide() {

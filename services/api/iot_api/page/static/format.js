@@ -48,3 +48,17 @@ export function commonPrefix(names) {
   prefix = prefix.slice(0, Math.max(0, Math.min(...names.map((name) => name.length)) - 4));
   return prefix.length >= 6 ? prefix : "";
 }
+
+/** Return a number of bytes in its unit. */
+export function formatBytes(bytes) {
+  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
+  let place = 0;
+  for (; bytes >= 1024 && place < units.length - 1; place += 1) bytes /= 1024;
+  return `${Number(bytes.toPrecision(3))} ${units[place]}`;
+}
+
+/** Return seconds as people say them; “–” for none. */
+export function formatSeconds(seconds) {
+  if (seconds === null || seconds === undefined) return "–";
+  return seconds < 10 ? `${Number(seconds.toFixed(1))} s` : formatDuration(Math.round(seconds) * 1000);
+}

@@ -2,8 +2,9 @@
 
 import { Entry } from "./entry.js";
 import { LiveFeed } from "./feed.js";
-import { formatDate, formatDuration, formatLocal } from "./format.js";
+import { formatDate, formatDuration, formatLocal, formatNumber } from "./format.js";
 import { downloadCsv } from "./history.js";
+import { OperatorView } from "./operator.js";
 import { clearNotices, setNotice, setRate, setStatus } from "./status.js";
 import { ReadingsView } from "./view.js";
 
@@ -21,6 +22,8 @@ let connection = "idle";
 let countdown = 0;
 
 const entry = new Entry(open, leave);
+const operator = new OperatorView(setStatus);
+let place = "readings";
 
 function open(opening) {
   session = opening;
@@ -44,11 +47,9 @@ function leave(failure = null) {
   setRate("");
   connection = "idle";
   opened = false;
-  byId("readings").hidden = true;
-  byId("lock").hidden = true;
   if (failure?.status !== undefined) entry.refuse(failure);
   else entry.show();
-  showControls();
+  showPlace();
 }
 
 function onState(state, detail) {
@@ -69,8 +70,7 @@ function begin() {
   opened = true;
   view.open(session, () => feed.now());
   entry.hide();
-  byId("readings").hidden = false;
-  byId("lock").hidden = false;
+  showPlace();
   byId("plots").focus({ preventScroll: true });
   requestAnimationFrame(frame);
   setTimeout(showQuiet, QUIET_MS);
@@ -81,6 +81,30 @@ function frame(time) {
   feed.pump(INGEST_MS);
   view.frame(time);
   requestAnimationFrame(frame);
+}
+
+// --- Places: the readings, and the operator's view -----------------------------------------------
+
+function showPlace() {
+  const readings = place === "readings";
+  byId("show-readings").toggleAttribute("aria-current", readings);
+  byId("show-operator").toggleAttribute("aria-current", !readings);
+  for (const id of ["show-readings", "show-operator"]) {
+    if (byId(id).hasAttribute("aria-current")) byId(id).setAttribute("aria-current", "page");
+  }
+  byId("entry").hidden = !readings || opened;
+  byId("readings").hidden = !readings || !opened;
+  byId("lock").hidden = !opened;
+  showControls();
+}
+
+function go(to) {
+  if (place === to) return;
+  place = to;
+  setRate("");
+  if (place === "operator") operator.show();
+  else operator.hide();
+  showPlace();
 }
 
 // --- Notices ------------------------------------------------------------------------------------
@@ -150,12 +174,13 @@ const STATUS = {
 
 function showControls() {
   if (opened && view.recent.count && view.mode === "live") setNotice("empty", null);
+  if (place !== "readings") return;
   const still = view.range !== null && view.mode === "live";
   const history = view.mode === "history";
   if (connection === "open" && (still || history)) setStatus(history ? "history" : "paused", history ? "History" : "Paused");
   else setStatus(...(STATUS[connection] ?? STATUS.idle));
   byId("readings").dataset.mode = view.mode;
-  if (history) setRate("");
+  setRate(opened && !history && view.recent.count ? `${formatNumber(view.rate)}/s` : "");
   byId("live-tools").hidden = history;
   byId("history-tools").hidden = !history;
   byId("pause").setAttribute("aria-pressed", String(still));
@@ -234,8 +259,14 @@ for (const radio of document.querySelectorAll('input[name="window"]')) {
     if (view.range) view.follow();
   });
 }
+byId("show-readings").addEventListener("click", () => go("readings"));
+byId("show-operator").addEventListener("click", () => go("operator"));
 byId("pause").addEventListener("click", pause);
-byId("lock").addEventListener("click", () => leave());
+byId("lock").addEventListener("click", () => {
+  operator.forget();
+  go("readings");
+  leave();
+});
 byId("by").addEventListener("change", (event) => view.choose({ by: event.target.value || null }));
 byId("tag-field").addEventListener("change", (event) => view.choose({ tagField: event.target.value }));
 byId("fields-items").addEventListener("change", (event) => {
@@ -316,4 +347,4 @@ document.addEventListener("click", (event) => {
 });
 
 entry.show();
-showControls();
+showPlace();

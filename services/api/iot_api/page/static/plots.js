@@ -16,6 +16,10 @@ function paddedRange(_, low, high) {
   return [low - pad, high + pad];
 }
 
+function rangeFromZero(_, low, high) {
+  return [0, high > 0 ? high * 1.15 : 1];
+}
+
 function timeLabels(_, splits, __, ___, increment) {
   return splits.map((ms) => {
     const date = formatDate(ms);
@@ -92,7 +96,7 @@ class Plot {
         focus: { prox: -1 },
         points: { size: 7 },
       },
-      scales: { x: { time: true, auto: false }, y: { range: paddedRange } },
+      scales: { x: { time: true, auto: false }, y: { range: this.field.fromZero ? rangeFromZero : paddedRange } },
       axes: [
         { ...axis, values: timeLabels, space: 80, size: 30, gap: 6 },
         { ...axis, values: (_, splits) => splits.map(formatNumber), size: 62, gap: 6, space: 34 },

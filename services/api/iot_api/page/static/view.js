@@ -1,10 +1,10 @@
 // The view of readings: it holds what was read, and draws the window or the range that is shown.
 
-import { formatDate, formatNumber } from "./format.js";
+import { formatDate } from "./format.js";
 import { readNewest, readSeries, tagName, windowsFor } from "./history.js";
 import { PlotGrid } from "./plots.js";
 import { decodeReading, Fields, numberOf, RecentReadings, valueOf } from "./readings.js";
-import { setNotice, setRate } from "./status.js";
+import { setNotice } from "./status.js";
 import { ReadingsTable } from "./table.js";
 import { Tags } from "./tags.js";
 import { stepOf, ThinnedLines } from "./thinning.js";
@@ -28,6 +28,8 @@ export class ReadingsView {
   /** The range that is shown, or null while the window follows the time. */
   range = null;
   session = null;
+  /** Readings that arrived a second. */
+  rate = 0;
   #live = null;
   #still = null;
   #drawnAt = 0;
@@ -95,7 +97,11 @@ export class ReadingsView {
 
   /** Return the range that is shown now. */
   current() {
-    if (this.range) return this.range;
+    return this.range ?? this.#followed();
+  }
+
+  /** Return the window that follows the time. */
+  #followed() {
     // Clocks of devices may be fast: their newest reading is at the right edge.
     const lead = this.by === "interrogator" ? Math.max(this.#lead, 0) : 0;
     const to = this.now() + lead;
@@ -110,7 +116,7 @@ export class ReadingsView {
       const reading = decodeReading(row, at);
       if (this.fields.learn(reading)) learned = true;
       this.recent.push(reading);
-      if (!this.#stale && !learned) this.#place(reading, this.#live);
+      if (this.#live && !this.#stale && !learned) this.#place(reading, this.#live);
       this.#lead = Math.max(this.#lead, reading.device - this.now() || -Infinity);
     }
     if (learned || this.by !== this.#builtBy) this.#stale = true;
@@ -154,9 +160,9 @@ export class ReadingsView {
     const [count, since] = this.#counted;
     const rate = ((this.recent.count - count) * 1000) / (time - since);
     this.#counted = [this.recent.count, time];
-    setRate(this.mode === "live" && this.recent.count ? `${formatNumber(Math.round(rate * 10) / 10)}/s` : "");
-    const wanted = this.#wantedFields();
-    if (wanted.join() !== this.#shownFields.join()) this.#stale = true;
+    this.rate = Math.round(rate * 10) / 10;
+    const names = (fields) => fields.map((field) => field.name).join();
+    if (names(this.#wantedFields()) !== names(this.#shownFields)) this.#stale = true;
     this.grid.describe();
     this.onChange();
   }
@@ -216,11 +222,13 @@ export class ReadingsView {
   }
 
   #fillLive() {
+    this.#live = null;
+    if (this.mode === "history") return;
     const { window } = this.choices;
     const step = stepOf(window, this.grid.pixels);
     this.#live = new ThinnedLines(step, Math.ceil((window / step) * 1.2) + 4);
     this.#fillRecent(this.#live);
-    const { from } = this.current();
+    const { from } = this.#followed();
     const oldest = this.#oldest();
     if (this.session && this.#shownFields.length && from < oldest - 1000) this.#fill(this.#live, from, oldest);
     this.#drawnAt = 0;

@@ -13,11 +13,14 @@ DEVICES ?= 1
 TLS ?= 0
 
 # Settings of `make test` and `make test-all`. Most tests wait for processes, so twice as many tests run at a time as there
-# are cores; with tests/system, which wait longer, one more.
+# are cores; with tests/system, which wait longer, one more, and one that runs only tests that wait for timeouts.
 CORES := $(shell nproc 2>/dev/null || echo 2)
 TEST_PROCESSES ?= $(shell echo $$((2 * $(CORES))))
-ALL_TEST_PROCESSES ?= $(shell echo $$((2 * $(CORES) + 1)))
+ALL_TEST_PROCESSES ?= $(shell echo $$((2 * $(CORES) + 2)))
 QUICK_TESTS := tests/unit tests/integration tests/chart
+# In a fresh clone, each process of the tests would compile all tests and libraries: 14 s of CPU time each.
+COMPILE_TESTS = test -n "$$(find tests -name '*-pytest-*.pyc' -print -quit)" || \
+	printf '%s\n' unit integration system | xargs -P $(CORES) -I{} $(BIN)/pytest --collect-only -qq tests/{} >/dev/null
 # Tests that check how fast processes recover: they run after the others, fewer at a time.
 TIMED_TESTS := tests/system/faults/test_short.py $(addprefix tests/system/states/test_,\
 	endpoint_moved.py postgres_states.py redis_states.py)
@@ -131,7 +134,7 @@ run: $(VENV)/.run ## Run the service on this machine: PORT=5000 DATA_DIR=.local 
 .PHONY: test
 test: STARTED := $(shell date +%s)
 test: $(VENV)/.dev $(VENV)/.chart $(VENV)/.supply ## Run the quick tests: unit, integration, chart (T=path: only these)
-	@status=0; \
+	@status=0; $(COMPILE_TESTS); \
 	$(BIN)/pytest --numprocesses $(TEST_PROCESSES) --durations 10 \
 		$(if $(T),$(T),$(QUICK_TESTS) --chart-values few) || status=1; \
 	echo "make test took $$(($$(date +%s) - $(STARTED))) s."; \
@@ -141,8 +144,8 @@ test: $(VENV)/.dev $(VENV)/.chart $(VENV)/.supply ## Run the quick tests: unit, 
 .PHONY: test-all
 test-all: STARTED := $(shell date +%s)
 test-all: $(VENV)/.dev $(VENV)/.chart $(VENV)/.supply ## Run all tests and print the ten slowest
-	@status=0; rm -f .pytest_cache/*.xml; \
-	$(BIN)/pytest --numprocesses $(ALL_TEST_PROCESSES) --junitxml .pytest_cache/parallel.xml \
+	@status=0; rm -f .pytest_cache/*.xml; $(COMPILE_TESTS); \
+	$(BIN)/pytest --numprocesses $(ALL_TEST_PROCESSES) --waiting-process --junitxml .pytest_cache/parallel.xml \
 		$(addprefix --ignore ,$(TIMED_TESTS)) || status=1; \
 	$(BIN)/pytest --numprocesses $$(($(CORES) + 1)) --junitxml .pytest_cache/timed.xml $(TIMED_TESTS) || status=1; \
 	PYTHONPATH=tests $(BIN)/python -m support.slowest .pytest_cache/*.xml; \

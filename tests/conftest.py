@@ -37,12 +37,17 @@ hypothesis_settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the option with which `make test` renders the chart with fewer sets of values."""
+    """Add the options of `make test` and `make test-all`."""
     parser.addoption(
         "--chart-values",
         choices=["all", "few"],
         default="all",
         help="sets of values that tests/chart renders the chart with",
+    )
+    parser.addoption(
+        "--waiting-process",
+        action="store_true",
+        help="run the tests that mostly wait, and only these, in the last process of pytest-xdist",
     )
 
 

@@ -46,6 +46,20 @@ SERVICE_BY_SERVICE = {
     "tests/system/states/test_redis_states.py": r"\[.*-",
 }
 """Files whose tests share services, and the part of a test's name that stands for its service."""
+WAITING = (
+    "tests/integration/stores/test_redis_watch_timing.py",
+    "tests/system/local/test_postgres_server.py",
+    "tests/system/reliability/test_certificate_renewal.py",
+    "tests/system/reliability/test_idle_connections.py",
+    "tests/system/reliability/test_password_change.py",
+    "tests/system/reliability/test_planted_counters.py",
+    "tests/system/reliability/test_replicas.py",
+    "tests/system/reliability/test_sentinel_passwords.py",
+    "tests/system/reliability/test_sentinels.py",
+    "tests/system/reliability/test_slow_peers.py",
+    "tests/system/reliability/test_wait_fsync.py",
+)
+"""Files whose tests mostly wait for timeouts, so that they may run beside a full machine."""
 
 
 def rank(nodeid: str) -> int:
@@ -54,7 +68,10 @@ def rank(nodeid: str) -> int:
 
 
 class LongestFirst(LoadScopeScheduling):  # type: ignore[misc]
-    """A scheduler that runs most files in one process each, and some folders test by test."""
+    """A scheduler that runs most files in one process each, and some folders test by test.
+
+    With `--waiting-process`, the last process runs the tests of `WAITING`, and nothing else.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
         file, _, test = nodeid.partition("::")
@@ -69,6 +86,25 @@ class LongestFirst(LoadScopeScheduling):  # type: ignore[misc]
         xdist assigns the next file one test earlier, and that file then waits for two tests.
         """
         work = self.assigned_work[node]
-        if self.workqueue and self._pending_of(work) == 2 and not node.shutting_down:
-            return
+        if self.workqueue and not node.shutting_down:
+            if self._pending_of(work) == 2:
+                return
+            if self._next_scope(node) is None:
+                node.shutdown()
         super()._reschedule(node)
+
+    def _assign_work_unit(self, node: WorkerController) -> None:
+        scope = self._next_scope(node)
+        if scope is not None:
+            self.workqueue.move_to_end(scope, last=False)
+        super()._assign_work_unit(node)
+
+    def _next_scope(self, node: WorkerController) -> str | None:
+        """Return the next file or test for a process."""
+        queue = list[str](self.workqueue)
+        if not self.config.getoption("waiting_process") or self.numnodes == 1:
+            return queue[0]
+        waiting = [scope for scope in queue if scope.startswith(WAITING)]
+        if node.gateway.id == f"gw{self.numnodes - 1}":
+            return waiting[0] if waiting else None
+        return next((scope for scope in queue if scope not in waiting), queue[0])

@@ -8,12 +8,12 @@ import pytest
 
 from chart.conftest import FEW
 from chart.matrix import MATRIX
-from support.longest_first import LONGEST, SERVICE_BY_SERVICE, TEST_BY_TEST, rank
+from support.longest_first import LONGEST, SERVICE_BY_SERVICE, TEST_BY_TEST, WAITING, rank
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("path", sorted({*LONGEST, *TEST_BY_TEST, *SERVICE_BY_SERVICE}))
+@pytest.mark.parametrize("path", sorted({*LONGEST, *TEST_BY_TEST, *SERVICE_BY_SERVICE, *WAITING}))
 def test_a_file_or_folder_of_the_order_exists(path: str) -> None:
     assert (ROOT / path).exists()
     assert (ROOT / path).is_dir() == path.endswith("/")

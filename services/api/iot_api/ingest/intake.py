@@ -40,7 +40,7 @@ holds whole segments in memory."""
 _VAULT_ID = attrgetter("vault_id")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Accepted:
     """The result of a request."""
 

@@ -33,12 +33,12 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def open_page(browser: Browser, module_stack: Stack) -> Iterator[OpenPage]:
-    """A function that opens the page of the service, without a password."""
+def open_page(browser: Browser) -> Iterator[OpenPage]:
+    """A function that opens the page of the service at a port, without a password."""
     pages: list[WatchedPage] = []
 
-    def open_one(port: int = 0, **options: Any) -> WatchedPage:
-        pages.append(WatchedPage(browser, port or module_stack.port, **options))
+    def open_one(port: int, **options: Any) -> WatchedPage:
+        pages.append(WatchedPage(browser, port, **options))
         return pages[-1]
 
     yield open_one

@@ -1,9 +1,10 @@
 """The live page shows what devices send, at once and without a gap."""
 
+import json
 import time
 
 from integration.api.asking import row
-from support.stack import MakeStack, Stack
+from support.stack import Stack
 from support.waiting import wait_until
 from system.faults.proxy import Proxy
 from system.page.conftest import Device
@@ -15,7 +16,7 @@ CUT_SECONDS, RATE = 10, 20
 def test_a_reading_appears_within_a_second(module_stack: Stack, open_page: OpenPage) -> None:
     first = row("secret 1", freeform={"tag": "a", "temperature": 20})
     assert module_stack.put([first]).status == 201
-    page = open_page()
+    page = open_page(module_stack.port)
     page.open("secret 1")
     page.wait_for_text(".plot[data-field=temperature] .readout", "20")
     for temperature in (31, 32, 33):
@@ -33,7 +34,7 @@ def test_a_reading_appears_within_a_second(module_stack: Stack, open_page: OpenP
 
 def test_a_wrong_password_says_so(module_stack: Stack, open_page: OpenPage) -> None:
     assert module_stack.put([row("secret 2", freeform=1)]).status == 201
-    page = open_page()
+    page = open_page(module_stack.port)
     page.expected = {"404 (NOT FOUND)"}
     page.submit("secret 3")
     page.wait_for_text("#entry-message", "No readings under this password")
@@ -70,35 +71,21 @@ def test_a_cut_connection_misses_nothing(module_stack: Stack, open_page: OpenPag
         assert page.page.locator("#notice").is_hidden()
 
 
-def test_a_service_with_tokens_asks_for_one(
-    make_stack: MakeStack, open_page: OpenPage, tokens: tuple[str, str, str]
-) -> None:
-    path, token, admin = tokens
-    stack = make_stack({"IOT_TOKENS_FILE": path})
-    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
-    body = '{"data": {"db_password": "secret 5", "freeform": {"x": 1}}}'
-    assert stack.request("PUT", "/api/iot", body, headers).status == 201
-    page = open_page(stack.port)
-    page.expected = {"401 (UNAUTHORIZED)", "403 (FORBIDDEN)"}
-    page.submit("secret 5")
-    page.wait_for_text("#entry-message", "This service needs a token")
-    page.see("token")
-    page.submit("secret 5", "secret-of-nobody")
-    page.wait_for_text("#entry-message", "does not know this token")
-    page.open("secret 5", token)
-    page.wait_for_text("#table-body", '{"x": 1}')
-    page.page.click("#show-operator")
-    page.page.fill("#operator-token", token)
-    page.page.keyboard.press("Enter")
-    page.wait_for_text("#operator-message", "lacks the scope")
-    page.see("service-token")
-    page.page.fill("#operator-token", admin)
-    page.page.keyboard.press("Enter")
-    page.wait_for_text("#operator-cards", "master key")
-    page.wait_for_text("#operator-processes", "writer")
-    page.see("service", full=True)
-    page.page.click("#show-readings")
+def test_readings_that_the_stream_leaves_out(module_stack: Stack, open_page: OpenPage) -> None:
+    """The page says how many readings a summary leaves out, and connects again by itself."""
+    assert module_stack.put([row("secret 6", freeform={"x": 4})]).status == 201
+    summary = {"skipped": 1234, "from": round(time.time() * 1000) - 5000, "to": 1}
+    events = (
+        f"retry: 100\nevent: open\ndata: {{}}\n\nevent: summary\ndata: {json.dumps(summary)}\n\n"
+    )
+    page = open_page(module_stack.port)
+    page.page.route(
+        "**/api/iot/live",
+        lambda route: route.fulfill(content_type="text/event-stream", body=events),
+        times=1,
+    )
+    page.open("secret 6")
+    page.wait_for_text("#notice", "1,234 readings were left out")
     page.wait_for_text("#status-text", "Live")
-    page.page.click("#lock")
-    page.page.wait_for_selector("#password:focus")
-    assert page.page.input_value("#operator-token") == ""
+    page.wait_for_text(".plot .readout", "4")
+    page.see("skipped")

@@ -16,6 +16,9 @@ from system.page.watched_page import OpenPage, WatchedPage
 SECONDS = int(os.environ.get("PAGE_SECONDS", "10"))
 RATE = 1000
 FRAME_MS = 100
+MAX_SHARE = 0.5
+"""Part of the time in which the main thread may be busy."""
+PHASES = 4096
 HEAP_GROWTH = 4 * 2**20
 """Bytes by which the page's heap may grow; the readings of the run take more."""
 FILLED = 11_000
@@ -40,7 +43,7 @@ def measure(number: int) -> Row:
         "tag": f"tag-{tag}",
         "rssi": round(-60 + 15 * math.sin(angle + tag), 1),
         "doppler": round(30 * math.cos(angle * 2 + tag)),
-        "phase": number % 4096,
+        "phase": number % PHASES,
         "temperature": round(20 + math.sin(angle / 3) + tag / 10, 2),
     }
 
@@ -54,8 +57,8 @@ def heap(page: WatchedPage) -> int:
     return used
 
 
-def longest_task(trace: dict[str, Any]) -> float:
-    """Return the longest CPU time of a task of the page's main thread, in milliseconds.
+def tasks_of(trace: dict[str, Any]) -> list[float]:
+    """Return the CPU times of the tasks of the page's main thread, in milliseconds.
 
     A frame is a task. Its CPU time does not depend on what else this machine does, as the time
     between frames does.
@@ -66,13 +69,11 @@ def longest_task(trace: dict[str, Any]) -> float:
         for each in events
         if each["name"] == "thread_name" and each["args"]["name"] == "CrRendererMain"
     }
-    tasks = [
+    return [
         float(each.get("tdur", 0)) / 1000
         for each in events
         if each["name"].endswith("RunTask") and (each["pid"], each["tid"]) in mains
     ]
-    assert len(tasks) > SECONDS
-    return max(tasks)
 
 
 def test_the_page_stays_smooth(module_stack: Stack, open_page: OpenPage, browser: Browser) -> None:
@@ -80,7 +81,7 @@ def test_the_page_stays_smooth(module_stack: Stack, open_page: OpenPage, browser
     for _ in range(FILLED // 1000):
         rows = [row("secret load", freeform=measure(number)) for number in range(1000)]
         assert module_stack.put(rows).status == 201
-    page = open_page()
+    page = open_page(module_stack.port)
     page.open("secret load")
     assert wait_until(lambda: page.view("view.recent.count") >= FILLED)
     with device.sending():
@@ -93,16 +94,16 @@ def test_the_page_stays_smooth(module_stack: Stack, open_page: OpenPage, browser
         trace = json.loads(browser.stop_tracing())
         frames = sorted(page.page.evaluate("window.frames"))
         grown = heap(page) - before
-    behind = page.page.locator("#notice").text_content()
-    task = longest_task(trace)
+    tasks = tasks_of(trace)
+    notice = page.page.locator("#notice").text_content()
     print(f"{len(frames)} frames, half within {frames[len(frames) // 2]:.0f} ms,", end=" ")
-    print(f"longest {frames[-1]:.0f} ms on this machine")
-    print(f"longest task {task:.0f} ms of CPU; heap {before >> 10} KiB + {grown >> 10} KiB")
-    assert task < FRAME_MS
-    assert frames[len(frames) // 2] < FRAME_MS / 2
+    print(f"longest {frames[-1]:.0f} ms on this machine; notice: {notice or 'none'}")
+    print(f"longest task {max(tasks):.0f} ms of CPU, all {sum(tasks):.0f} ms in {SECONDS} s;")
+    print(f"heap {before >> 10} KiB + {grown >> 10} KiB")
+    assert len(tasks) > SECONDS
+    assert max(tasks) < FRAME_MS
+    assert sum(tasks) < SECONDS * 1000 * MAX_SHARE
     assert grown < HEAP_GROWTH
-    assert not behind
-    last = device.sent - 1
-    assert wait_until(
-        lambda: page.view("view.recent.newest().next().value.content.phase") == last % 4096
-    )
+    last = (device.sent - 1) % PHASES
+    newest = "view.recent.newest().next().value.content.phase"
+    assert wait_until(lambda: page.view(newest) == last)

@@ -52,7 +52,7 @@ def steps(page: WatchedPage) -> list[int]:
 
 
 def test_the_states_without_readings(module_stack: Stack, open_page: OpenPage) -> None:
-    page = open_page()
+    page = open_page(module_stack.port)
     page.see("entry")
     page.page.emulate_media(color_scheme="dark")
     page.see("entry-dark")
@@ -74,7 +74,7 @@ def test_live_readings(module_stack: Stack, open_page: OpenPage) -> None:
     device = Device(module_stack, "secret live", 60, wave)
     stored(module_stack, "secret live", time.time() - 40, 900, 40 / 900)
     with device.sending():
-        page = open_page()
+        page = open_page(module_stack.port)
         page.open("secret live")
         page.wait_for_text("#tags-items", "room-3")
         page.wait_for("() => document.querySelectorAll('.plot canvas').length === 3")
@@ -99,7 +99,7 @@ def test_live_readings(module_stack: Stack, open_page: OpenPage) -> None:
 
 def test_search_and_csv(module_stack: Stack, open_page: OpenPage) -> None:
     stored(module_stack, "secret table", time.time() - 20, 200, 0.1)
-    page = open_page()
+    page = open_page(module_stack.port)
     page.open("secret table")
     page.wait_for_text("#table-note", "of 200")
     page.page.focus("#plots")
@@ -124,7 +124,7 @@ def test_history_follows_the_range(module_stack: Stack, open_page: OpenPage) -> 
     """The page shows a range of the past, and asks for finer steps as it becomes shorter."""
     begin = time.time() - 24 * HOUR
     stored(module_stack, "secret past", begin, 900, 60)
-    page = open_page()
+    page = open_page(module_stack.port)
     page.open("secret past")
     page.page.select_option("#by", "interrogator")
     page.page.check("#mode-history", force=True)
@@ -161,7 +161,7 @@ def test_hundreds_of_tags(module_stack: Stack, open_page: OpenPage) -> None:
         for n in range(600)
     ]
     assert module_stack.put(rows).status == 201
-    page = open_page()
+    page = open_page(module_stack.port)
     page.open("secret many")
     page.wait_for_text("#tags-count", "8 of 300 shown")
     page.see("many-tags")
@@ -174,7 +174,7 @@ def test_hundreds_of_tags(module_stack: Stack, open_page: OpenPage) -> None:
 
 def test_a_vault_that_is_erased(module_stack: Stack, open_page: OpenPage) -> None:
     assert module_stack.put([row("secret gone", freeform={"x": 1})]).status == 201
-    page = open_page()
+    page = open_page(module_stack.port)
     page.expected = {"404 (NOT FOUND)"}
     page.open("secret gone")
     body = json.dumps({"data": {"db_password": "secret gone"}})

@@ -8,7 +8,7 @@ const TITLES = {
   401: "This service needs a token",
   403: "The token may not read",
   404: "No readings under this password",
-  429: "Too many attempts",
+  429: "Too many requests",
   0: "The service can't be reached",
 };
 
@@ -17,12 +17,15 @@ function explain(failure, hadToken) {
     case 401:
       return hadToken
         ? "The service does not know this token. Check it, or ask for a new one."
-        : "Enter a token with the scope “read”. Whoever runs the service hands them out.";
+        : "Enter a token with the scope “read”. Ask the operator of the service for one.";
     case 403:
       return "It needs the scope “read”. Ask for a token with it.";
     case 404:
       return "Check the spelling: upper and lower case matter. A password has readings once a device has sent one under it.";
     case 429:
+      return failure.reason === "live_streams"
+        ? "The service has no room for another live page. The page tries again by itself."
+        : "The service limits attempts with wrong passwords, and requests. The page tries again by itself.";
     case 0:
       return "The page tries again by itself.";
     default:

@@ -40,7 +40,7 @@ export function formatDuration(ms) {
 
 /** Return what names share at their front, if leaving it out makes long names readable. */
 export function commonPrefix(names) {
-  if (names.length < 2) return "";
+  if (names.length < 2 || Math.max(...names.map((name) => name.length)) <= 14) return "";
   let prefix = names[0];
   for (const name of names) {
     while (!name.startsWith(prefix)) prefix = prefix.slice(0, -1);

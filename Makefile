@@ -33,6 +33,9 @@ REPEATS ?= 1
 EVERY ?= 1.7
 ONLY ?=
 
+# Setting of `make parser-test`, beside SEED.
+MUTATIONS ?= 100000
+
 # Settings of `make bench`, apart from ONLY.
 QUICK ?=
 WRITE ?=
@@ -193,6 +196,10 @@ docs-site: $(VENV)/.site ## Build the documents as a web site in .site
 	@tar -cf - $(wildcard *.md */README.md */*/README.md docs/*.md docs/adr/*.md docs/images/*) | tar -xf - -C .site/source
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --config-file .site/mkdocs.yml
 	@echo "Open .site/html/index.html."
+
+.PHONY: parser-test
+parser-test: $(VENV)/.dev ## Compare the HTTP parser with gunicorn's on mutated requests: SEED=1 MUTATIONS=100000
+	@$(BIN)/pytest -q -s tests/unit/api/server/test_request_parser.py --parser-seed '$(SEED)' --parser-mutations '$(MUTATIONS)'
 
 .PHONY: bench
 bench: $(VENV)/.bench ## Measure the service and its peers into bench/RESULTS.md and results.json: QUICK=1 WRITE=1 ONLY=batches,...

@@ -34,7 +34,7 @@ API_STAGES = {
     ),
     "views": ("iot_api/routes/", "iot_api/ingest/endpoint.py", "iot_api/http/"),
     "Flask": ("flask/", "werkzeug/"),
-    "HTTP (gunicorn)": ("gunicorn/", "iot_api/server/gunicorn_worker.py"),
+    "HTTP (gunicorn)": ("gunicorn/", "httptools/", "iot_api/server/"),
 }  # fmt: skip
 WRITER_STAGES = {
     "encryption, entries, segments": (

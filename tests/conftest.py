@@ -37,7 +37,9 @@ hypothesis_settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the options of `make test` and `make test-all`."""
+    """Add the options of `make test`, `make test-all` and `make parser-test`."""
+    parser.addoption("--parser-mutations", type=int, default=4000, help="requests to mutate")
+    parser.addoption("--parser-seed", type=int, default=1, help="seed of the mutations")
     parser.addoption(
         "--chart-values",
         choices=["all", "few"],

@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,11 @@ class Service:
         """Run a service and yield the id of its container."""
         with self.podman.started(self.images[service], self.options) as container:
             yield container
+
+    def shows(self, port: int, metric: bytes) -> bool:
+        """Return whether a metric has the value."""
+        metrics = self.api.request("GET", "/metrics", port=port)
+        return metrics.status == 200 and metric in metrics.body
 
     def ready(self) -> bool:
         """Return whether the API is ready."""
@@ -117,9 +123,7 @@ def test_services_migrate_store_read_and_shut_down(service: Service) -> None:
             (service.api.metrics_port, b"iot_readings_acknowledged_total 1.0"),
             (service.writer_metrics, b"iot_readings_stored_total 1.0"),
         ):
-            metrics = service.api.request("GET", "/metrics", port=port)
-            assert metrics.status == 200
-            assert metric in metrics.body, metrics.body.decode()
+            wait_until(partial(service.shows, port, metric), what=metric.decode())
         for container in (writer, api):
             assert service.podman.stop(container) == 0, service.logs(container)
 

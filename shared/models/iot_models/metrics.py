@@ -133,33 +133,23 @@ def pending_count(name: str) -> PendingCount:
 class PendingObservations:
     """Observations that the next flush adds to a histogram without labels. See `PendingCount`."""
 
-    __slots__ = ("_bounds", "_buckets", "_histogram", "_total")
+    __slots__ = ("_name", "values")
 
-    def __init__(self, histogram: Histogram, bounds: Sequence[float]) -> None:
-        self._histogram = histogram
-        self._bounds = bounds
-        self._reset()
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self.values: list[float] = []
         at_flush(self._flush)
 
-    def observe(self, value: float) -> None:
-        """Add an observation."""
-        self._total += value
-        self._buckets[bisect_left(self._bounds, value)] += 1
-
-    def _reset(self) -> None:
-        self._total, self._buckets = 0.0, [0] * (len(self._bounds) + 1)
-
     def _flush(self) -> None:
-        total, buckets = self._total, self._buckets
-        self._reset()
-        if any(buckets):
-            add_observations(self._histogram, total, buckets)
+        if self.values:
+            values, self.values = self.values, []
+            observe_all(self._name, values)
 
 
 @cache
 def pending_observations(name: str) -> PendingObservations:
     """Return the pending observations of a histogram without labels. A process has one."""
-    return PendingObservations(histogram(name), _BUCKETS[spec_of(name).unit])
+    return PendingObservations(name)
 
 
 class _FlushWhenRead(Collector):

@@ -95,8 +95,31 @@ def test_counters_are_summed_over_processes(module_stack: Stack) -> None:
 
     os.kill(first, signal.SIGKILL)
     wait_until(lambda: len(stack.workers() - {first}) == 2, what="another process")
-    assert value(stack, "iot_readings_acknowledged_total") == before + 14
+    assert counted() == (14, 7)
     wait_until(lambda: stack.put([row("sums")]).status == 201)
+
+
+def test_a_process_that_shuts_down_loses_no_counts(module_stack: Stack) -> None:
+    stack = module_stack
+    wait_until(lambda: len(stack.workers()) == 2, what="two processes")
+    other, ending = stack.workers()
+    names = ("iot_readings_acknowledged_total", "iot_http_requests_total")
+    wait_until(lambda: stack.put([row("ends")]).status == 201)
+
+    def counted() -> list[float]:
+        return [value(stack, names[0]), value(stack, names[1], method="PUT")]
+
+    wait_until(lambda: counted() == counted(), what="no new counts")
+    before = counted()
+    os.kill(other, signal.SIGSTOP)
+    try:
+        for _ in range(3):
+            assert stack.put([row("ends")]).status == 201
+        os.kill(ending, signal.SIGTERM)
+        wait_until(lambda: ending not in stack.workers(), what="the end of the process")
+    finally:
+        os.kill(other, signal.SIGCONT)
+    assert counted() == [each + 3 for each in before]
 
 
 def test_requests_are_counted_by_route(module_stack: Stack) -> None:

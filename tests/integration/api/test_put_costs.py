@@ -14,13 +14,12 @@ import pytest
 from redis import Redis
 
 from integration.api.asking import JSON, Api, row, sample
-from iot_models import metrics
 from support.api_worker import lone_worker
 from support.counting import calls_into, function_calls, redis_commands
 
 Counted = TypeVar("Counted")
-MOST_CALLS = 835
-"""Limit of the Python and C functions called by a PUT of one reading: a seventh above 733."""
+MOST_CALLS = 350
+"""Limit of the Python and C functions called by a PUT of one reading."""
 NOISE = 5
 """Calls that a busy machine adds, for example to wait for a socket again."""
 BODY = json.dumps(row(freeform=21.5, relative_time=1, interrogator_time=2)).encode()
@@ -140,7 +139,7 @@ def test_a_put_calls_few_functions(worker: Any) -> None:
     again = fewest_calls(worker, 3) - fewest_calls(worker, 2)
     assert abs(calls - again) <= NOISE
     print(f"a PUT calls {calls} functions")
-    assert calls < MOST_CALLS
+    assert calls <= MOST_CALLS
 
 
 def test_metrics_cost_a_put_less_than_a_microsecond_each(worker: Any) -> None:
@@ -148,8 +147,6 @@ def test_metrics_cost_a_put_less_than_a_microsecond_each(worker: Any) -> None:
     and gives the sums to prometheus_client ten times a second."""
     counted = send_puts(worker, 3, lambda work: calls_into("prometheus_client", work))
     assert counted == {}
-    calls = function_calls(lambda: metrics.pending_observations("iot_put_readings").observe(1))
-    assert calls < 8  # `bisect_left` and the profiler's own
     acknowledged = sample("iot_readings_acknowledged_total")
     send_puts(worker, 2, function_calls)
     assert sample("iot_readings_acknowledged_total") == acknowledged + 2

@@ -3,13 +3,14 @@
 import re
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import zstandard
 
-from iot_models.errors import InvalidRequestError, TooLargeError
+from iot_api.limits.memory_budget import BODY_FACTOR, charge_request
+from iot_models.errors import InvalidRequestError, TooLargeError, UnsupportedMediaTypeError
 
 MAX_MEMBERS = 1000
 """Limit of gzip members or zstd frames in one body. Even an empty member takes microseconds. bgzip
@@ -32,6 +33,9 @@ class _Member(Protocol):
 
 Grow = Callable[[int], None]
 """Called with the decompressed size so far; may wait, and refuse by raising."""
+
+GrowFrom = Callable[[int, int], None]
+"""The same, called with the decompressed size so far and the received size."""
 
 _Decompress = Callable[[bytes, int], bytes]
 """(compressed bytes, limit of the result, which zstd ignores) -> decompressed bytes."""
@@ -116,3 +120,28 @@ def _begin_zstd() -> tuple[_Member, _Decompress]:
 GZIP = Codec("gzip", 16 * 1024, 2 * 1024, re.compile(rb"\0*"), _begin_gzip)
 # At most, 512 bytes of zstd decompress to 16 MiB, and 64 bytes to 2 MiB.
 ZSTD = Codec("zstd", 512, 64, re.compile(rb""), _begin_zstd)
+
+
+def decompress_body(
+    environ: Mapping[str, Any], body: bytes, limit: int, grow: GrowFrom = lambda *_: None
+) -> bytes:
+    """Decompress a received body by its Content-Encoding. Call `grow` as the result grows.
+
+    Raises:
+        TooLargeError: the body decompresses to more than `limit` bytes.
+        UnsupportedMediaTypeError: the Content-Encoding is not supported.
+        InvalidRequestError: the body does not match its Content-Encoding.
+        UnavailableError: the memory of this process is used up.
+    """
+    encoding = environ.get("HTTP_CONTENT_ENCODING", "identity").strip().lower()
+    if encoding == "identity":
+        return body
+    received = len(body)
+    if encoding in {"gzip", "x-gzip"}:
+        decompressed = GZIP.decompress(body, limit, lambda size: grow(size, received))
+    elif encoding == "zstd":
+        decompressed = ZSTD.decompress(body, limit, lambda size: grow(size, received))
+    else:
+        raise UnsupportedMediaTypeError("Content-Encoding must be gzip, zstd or identity")
+    charge_request(environ, len(decompressed) * BODY_FACTOR)
+    return decompressed

@@ -17,7 +17,6 @@ from flask import Flask, Response, g, request
 from gunicorn.http.errors import ParseException
 
 from iot_api.limits.clients import Client, network_of
-from iot_api.limits.memory_budget import BODY_FACTOR, charge_request
 from iot_models.errors import (
     InvalidRequestError,
     TooLargeError,
@@ -26,7 +25,7 @@ from iot_models.errors import (
 from iot_models.settings import Settings
 
 from .cors import Cors
-from .decompression import GZIP, ZSTD
+from .decompression import decompress_body
 from .json_dialect import NotJsonError, decode
 from .paths import single_slashes
 from .request_metrics import RequestMetrics
@@ -68,9 +67,6 @@ JSON_TYPES = {
     # The default of `curl -d`.
     "application/x-www-form-urlencoded",
 }
-Grow = Callable[[int, int], None]
-"""Called with the decompressed size so far and the received size; may wait, and refuse by raising.
-"""
 _MAX_FORM_BYTES = 64 * 1024
 """Limit of a body without its passwords. Such a request takes no turn in `LargeRequests`."""
 _MAX_ESCAPE_BYTES = 6
@@ -86,15 +82,16 @@ class Entrance:
         flask: Wsgi,
         cors: Cors,
     ) -> None:
-        """`ingest` answers the PUTs of readings, and returns None for all other paths."""
-        self._ingest = ingest
+        """`ingest` answers the PUTs of readings, and returns None for all other paths. The worker
+        gives it most PUTs itself."""
+        self.ingest = ingest
         self._flask = flask
         self._cors = cors
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         """Answer a request."""
         if environ["REQUEST_METHOD"] == "PUT":
-            answer = self._ingest(environ, start_response)
+            answer = self.ingest(environ, start_response)
             if answer is not None:
                 return answer
         # Werkzeug would answer several slashes with a redirect, which clients do not follow for a
@@ -157,7 +154,7 @@ def register_request_metrics(
         route = request.url_rule.rule if request.url_rule else "none"
         method = request.method if request.url_rule else "any"
         seconds = time.perf_counter() - g.started if "started" in g else None
-        request_metrics.observe(route, method, response.status_code, seconds)
+        request_metrics.answered.append((route, method, response.status_code, seconds))
         answered = Answered(route, method, response.status_code, seconds, request_id)
         on_answer(answered, request.environ)
         return response
@@ -255,31 +252,6 @@ def receive_body(environ: Mapping[str, Any], limit: int) -> bytes:
     if len(body) > limit:
         raise _too_large(limit)
     return body
-
-
-def decompress_body(
-    environ: Mapping[str, Any], body: bytes, limit: int, grow: Grow = lambda *_: None
-) -> bytes:
-    """Decompress a received body by its Content-Encoding. Call `grow` as the result grows.
-
-    Raises:
-        TooLargeError: the body decompresses to more than `limit` bytes.
-        UnsupportedMediaTypeError: the Content-Encoding is not supported.
-        InvalidRequestError: the body does not match its Content-Encoding.
-        UnavailableError: the memory of this process is used up.
-    """
-    encoding = environ.get("HTTP_CONTENT_ENCODING", "identity").strip().lower()
-    if encoding == "identity":
-        return body
-    received = len(body)
-    if encoding in {"gzip", "x-gzip"}:
-        decompressed = GZIP.decompress(body, limit, lambda size: grow(size, received))
-    elif encoding == "zstd":
-        decompressed = ZSTD.decompress(body, limit, lambda size: grow(size, received))
-    else:
-        raise UnsupportedMediaTypeError("Content-Encoding must be gzip, zstd or identity")
-    charge_request(environ, len(decompressed) * BODY_FACTOR)
-    return decompressed
 
 
 class PasswordsForm:

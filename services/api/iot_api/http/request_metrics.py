@@ -5,9 +5,11 @@ from functools import cache
 
 from iot_models import metrics
 
+_Labels = tuple[str, str, int]
+
 
 class _Tally:
-    """Requests with the same labels that are not in the metrics yet."""
+    """Requests with the same labels."""
 
     __slots__ = ("buckets", "count", "seconds")
 
@@ -25,23 +27,24 @@ class RequestMetrics:
     """
 
     def __init__(self) -> None:
-        self._tallies: dict[tuple[str, str, int], _Tally] = {}
+        self.answered: list[tuple[str, str, int, float | None]] = []
+        """Route, method, status and seconds of the requests since the last flush. Append to it. The
+        seconds are None if a request failed before its time was taken."""
         self._requests = cache(metrics.counter("iot_http_requests_total").labels)
         self._seconds = cache(metrics.histogram("iot_http_request_seconds").labels)
         metrics.at_flush(self._flush)
 
-    def observe(self, route: str, method: str, status: int, seconds: float | None) -> None:
-        """Count a request; `seconds` is None if it failed before its time was taken."""
-        tally = self._tallies.get((route, method, status))
-        if tally is None:
-            tally = self._tallies[route, method, status] = _Tally()
-        tally.count += 1
-        if seconds is not None:
-            tally.seconds += seconds
-            tally.buckets[bisect_left(metrics.SECONDS, seconds)] += 1
-
     def _flush(self) -> None:
-        tallies, self._tallies = self._tallies, {}
+        answered, self.answered = self.answered, []
+        tallies: dict[_Labels, _Tally] = {}
+        for route, method, status, seconds in answered:
+            tally = tallies.get((route, method, status))
+            if tally is None:
+                tally = tallies[route, method, status] = _Tally()
+            tally.count += 1
+            if seconds is not None:
+                tally.seconds += seconds
+                tally.buckets[bisect_left(metrics.SECONDS, seconds)] += 1
         for (route, method, status), tally in tallies.items():
             self._requests(route, method, status).inc(tally.count)
             metrics.add_observations(self._seconds(route, method), tally.seconds, tally.buckets)

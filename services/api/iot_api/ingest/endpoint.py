@@ -13,13 +13,13 @@ from urllib.parse import parse_qsl
 
 from iot_api.http.access import Access
 from iot_api.http.cors import Cors
+from iot_api.http.decompression import decompress_body
 from iot_api.http.errors import STATUS, ErrorResponder
 from iot_api.http.paths import forwarded_prefix, single_slashes
 from iot_api.http.request import (
     REQUEST_ID,
     Answered,
     client_of,
-    decompress_body,
     is_ndjson,
     proven_vaults,
     receive_body,
@@ -85,10 +85,22 @@ class IngestEndpoint:
     def __call__(
         self, environ: dict[str, Any], start_response: StartResponse
     ) -> Iterable[bytes] | None:
-        """Answer a PUT; return None if its path is not one of readings."""
-        route = route_of(environ["PATH_INFO"])
+        """Answer a PUT as a WSGI app; return None if its path is not one of readings."""
+        route = self.route_of(environ["PATH_INFO"])
         if route is None:
             return None
+        status, headers, body = self.answer(environ, route)
+        start_response(status_line(status), headers)
+        return (body,)
+
+    def route_of(self, path: str) -> str | None:
+        """Return the route that a path means, None if it is not one of readings."""
+        return route_of(path)
+
+    def answer(self, environ: dict[str, Any], route: str) -> PlainResponse:
+        """Answer a PUT. The worker calls this without WSGI: `environ` then has only the variables
+        of headers, path, query and client, and the body.
+        """
         started = time.perf_counter()
         request_id = request_id_of(environ)
         try:
@@ -97,9 +109,9 @@ class IngestEndpoint:
             token_name = partial(self._access.token_name, Scope.INGEST, environ)
             response = self._errors.respond(error, environ, request_id, token_name)
             _count_rejected(response.status)
-        status, headers, body = response
+        status, headers, _ = response
         seconds = time.perf_counter() - started
-        self._metrics.observe(route, "PUT", status, seconds)
+        self._metrics.answered.append((route, "PUT", status, seconds))
         if status >= 400 or seconds >= self._log.logged_from:
             self._log.add(Answered(route, "PUT", status, seconds, request_id), environ)
         headers.append((REQUEST_ID, request_id))
@@ -108,8 +120,7 @@ class IngestEndpoint:
         # Devices send no Origin, so their PUTs skip the call.
         cors = self._cors
         headers += cors.headers(environ) if "HTTP_ORIGIN" in environ else cors.without_origin
-        start_response(status_line(status), headers)
-        return (body,)
+        return response
 
     def _take(self, environ: dict[str, Any]) -> PlainResponse:
         """Acknowledge the readings of a request. Raises errors."""
@@ -147,7 +158,7 @@ class IngestEndpoint:
         """Return the readings in the body of a request. A large body waits for its turn."""
         lines = is_ndjson(environ)
         body = receive_body(environ, self._max_body_bytes)
-        self._body_bytes.observe(len(body))
+        self._body_bytes.values.append(len(body))
         if len(body) < LARGE_BYTES and "HTTP_CONTENT_ENCODING" not in environ:
             self._large_requests.small += 1
             return parse(body, lines=lines)

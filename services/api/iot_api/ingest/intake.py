@@ -157,7 +157,7 @@ class Intake:
             self._sealer.abandon_numbers(len(sealed))
             return _repeated(request, appended.first_answer)
         self._acknowledged.value += count
-        self._readings.observe(count)
+        self._readings.values.append(count)
         self._handle_writer_requests(appended)
         if proven is not None:
             prove(proven, keys)

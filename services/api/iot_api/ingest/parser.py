@@ -193,6 +193,8 @@ def _restore_passwords(
 
 def _by_password(rows: list[_Data], max_passwords: int) -> Iterable[_Group]:
     """Group rows by password, each group with the numbers of its rows in the request."""
+    if len(rows) == 1:
+        return ((rows[0].db_password, (range(1), rows)),)
     passwords = _passwords(rows, max_passwords)
     if len(passwords) == 1:
         return [(password, (range(len(rows)), rows)) for password in passwords]

@@ -14,6 +14,7 @@ import gevent
 import gevent.socket
 from gevent.event import Event
 from gevent.socket import wait_write
+from gunicorn.http.body import Body
 from gunicorn.http.errors import LimitRequestHeaders
 from gunicorn.http.unreader import SocketUnreader
 
@@ -235,11 +236,45 @@ class ConnectionReader(SocketUnreader):  # type: ignore[misc] # gunicorn has no 
         self._connection = connection
         self._memory = memory
         self._turn_began = 0.0
+        self._parts: list[bytes] = []
+        self.ahead = b""
+        """Received bytes that no request has taken."""
 
-    @property
-    def has_buffered(self) -> bool:
-        """Whether bytes have arrived that no request has taken."""
-        return bool(self.buf.tell())
+    def read(self, size: int | None = None, read_ahead: int | None = None) -> bytes:
+        """Return `size` bytes, fewer at the end of the stream; without `size`, what has arrived, or
+        the next received bytes. `read_ahead`: so many bytes may be received at once.
+        """
+        ahead = self.ahead
+        if size is None or size < 0:
+            self.ahead = b""
+            return ahead or self.chunk(read_ahead)
+        if len(ahead) < size:
+            ahead = self._receive(size, max(size, read_ahead or 0))
+        self.ahead = ahead[size:]
+        return ahead[:size]
+
+    def _receive(self, size: int, most: int) -> bytes:
+        """Return at least `size` bytes, fewer at the end of the stream."""
+        parts, count, self.ahead = [self.ahead], len(self.ahead), b""
+        self._parts = parts  # where `drop` finds them: an exception keeps the variables alive
+        while count < size:
+            data = self.chunk(most - count)
+            if not data:
+                break
+            parts.append(data)
+            count += len(data)
+        received = b"".join(parts)
+        parts.clear()
+        return received
+
+    def unread(self, data: bytes) -> None:
+        """Put bytes back, in front of those that no request has taken."""
+        self.ahead = bytes(data) + self.ahead
+
+    def take_buffered(self) -> bytes:
+        """Return what has arrived."""
+        data, self.ahead = self.ahead, b""
+        return data
 
     def take_turns(self, now: float) -> None:
         """Let other greenlets run if this connection was read for long.
@@ -298,8 +333,10 @@ class ConnectionReader(SocketUnreader):  # type: ignore[misc] # gunicorn has no 
         """
         request = self._connection.request
         request.force_close()
-        for part in (self, request.body, request.body.reader):
-            part.buf = io.BytesIO()
+        self.ahead = b""
+        self._parts.clear()
+        if isinstance(request.body, Body):
+            request.body.buf = request.body.reader.buf = io.BytesIO()
 
 
 class ClientGoneError(OSError):

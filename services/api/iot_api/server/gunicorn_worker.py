@@ -9,16 +9,13 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import gevent
 from gevent import socket
 from gunicorn import util
-from gunicorn.http.body import ChunkedReader
-from gunicorn.http.errors import ParseException, UnsupportedTransferCoding
-from gunicorn.http.parser import RequestParser
+from gunicorn.http.errors import ParseException
 from gunicorn.http.wsgi import Response, create
 from gunicorn.workers.ggevent import GeventWorker
 from werkzeug.exceptions import RequestTimeout
@@ -39,23 +36,22 @@ from iot_api.http.unexpected_errors import log_defect
 from iot_api.limits.clients import network_of
 from iot_api.limits.memory_budget import CHARGE, MemoryBudget
 from iot_models import metrics
-from iot_models.errors import IotError, UnavailableError
+from iot_models.errors import UnavailableError
 from iot_models.origins import Origins
 
 from . import deadlines
 from .certificates import ServedCertificate
 from .connection import (
-    MAX_HEAD_BYTES,
     ClientGoneError,
     Connection,
-    ConnectionReader,
-    ConnectionWriter,
     count_closed,
 )
 from .connection_table import ConnectionTable, too_many_connections
+from .exchange import ApiRequest, Exchange, Ingest, PutHead, first_lines
 from .handshake import shake_hands
 from .listeners import close_listener, start_server
 from .revocations import Revocations
+from .unread_bodies import half_close
 
 GRACE_SECONDS = 1.0
 """After SIGTERM, connections are accepted for this long. Then idle connections are closed."""
@@ -68,9 +64,6 @@ _BEAT_SECONDS = 0.1
 """Seconds between two heartbeats. SIGTERM is noticed at the next one."""
 _ENFORCE_SECONDS = 0.25
 """Seconds between two checks of all deadlines. A timer for each request would cost more."""
-_UNREAD_SECONDS = 2.0
-_UNREAD_BYTES = 16 * 2**20
-"""Maximum bytes read of an unwanted body: all of a body within the default size limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,23 +73,6 @@ class Limits:
     connections: int = 1000
     connections_per_network: int | None = None
     memory_bytes: int = 128 * 2**20
-
-
-@dataclass(frozen=True, slots=True)
-class _Client:
-    """The parts that serve one connection."""
-
-    connection: Connection
-    reader: ConnectionReader
-    writer: ConnectionWriter
-    charge: Callable[[int], None]
-    address: Any
-    listener_name: Any
-
-    @property
-    def host(self) -> str:
-        """The client's address, for the log."""
-        return str(self.address[0]) if self.address else "a Unix socket"
 
 
 class WsgiResponse(Response):  # type: ignore[misc] # gunicorn has no types
@@ -122,14 +98,7 @@ class WsgiResponse(Response):  # type: ignore[misc] # gunicorn has no types
 
     def default_headers(self) -> list[str]:
         """Return the first lines of every response."""
-        connection = "close" if self.should_close() else "keep-alive"
-        major, minor = self.req.version
-        head = [
-            f"HTTP/{major}.{minor} {self.status}\r\n",
-            f"Server: {self.version}\r\n",
-            f"Date: {_http_date(int(time.time()))}\r\n",
-            f"Connection: {connection}\r\n",
-        ]
+        head = [first_lines(self.req.version, self.status, closes=self.should_close())]
         if self.status_code != 201:  # `security_headers` says why
             replaced = REPLACEABLE.intersection(name for name, _ in self.headers)
             head.append(security_lines(tls=bool(self.cfg.is_ssl), replaced=replaced))
@@ -143,11 +112,6 @@ class WsgiResponse(Response):  # type: ignore[misc] # gunicorn has no types
         lines.append("\r\n")
         util.write(self.sock, "".join(lines).encode("latin-1") + body)
         self.headers_sent = True
-
-
-@lru_cache(maxsize=4)
-def _http_date(second: int) -> str:
-    return str(util.http_date(second))
 
 
 class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
@@ -165,6 +129,7 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
         # attributes they cost nothing.
         values = {name: setting.get() for name, setting in self.cfg.settings.items()}
         self.cfg.__dict__.update(values)
+        self.put_heads: dict[bytes, PutHead] = {}
         self._enforce_at = 0.0
         self._revocations: Revocations | None = None
         self.on_shutdown: Callable[[], object] = lambda: None
@@ -184,7 +149,7 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
 
     def limit(self, limits: Limits) -> None:
         """Set the limits. Called before the first connection."""
-        self._memory = MemoryBudget(limits.memory_bytes)
+        self.memory = MemoryBudget(limits.memory_bytes)
         self._connections = ConnectionTable(
             limit=limits.connections, per_network=limits.connections_per_network, reserve=RESERVE
         )
@@ -197,6 +162,12 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
         """Set the origins whose web pages may read the responses of the worker itself."""
         self._cors = Cors(origins)
         self._refuse = self._cors.wrap(_refuse)
+
+    @property
+    def ingest(self) -> Ingest | None:
+        """The endpoint that answers PUTs without WSGI, None if the app has none."""
+        entrance = getattr(self.wsgi, "wsgi_app", None)
+        return getattr(entrance, "ingest", None)
 
     def run(self) -> None:
         """Serve until SIGTERM."""
@@ -218,53 +189,38 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
         """Serve one connection, in its own greenlet."""
         connection = Connection(client, network_of(addr[0] if addr else ""))
         self._connections.add(connection)
-        served = _Client(
-            connection,
-            ConnectionReader(connection, self._memory),
-            ConnectionWriter(connection, self._memory),
-            partial(self._memory.charge, connection),
-            addr,
-            listener.getsockname(),
-        )
+        exchange = Exchange(self, connection, addr, listener.getsockname())
         try:
-            self._answer_requests(served)
+            if self.cfg.is_ssl:
+                connection.certificate = shake_hands(client, exchange.host, self._revocations)
+            exchange.run()
         except (StopIteration, OSError):
             pass  # either side has ended the connection
         except ParseException as error:
             # The message is left out: it quotes the bytes that could not be parsed.
-            self.log.warning("refused a request from %s: %s", served.host, type(error).__name__)
-            _send_last(served, refusal_of(error, self._added_headers(connection)))
+            self.log.warning("refused a request from %s: %s", exchange.host, type(error).__name__)
+            _send_last(exchange, refusal_of(error, self._added_headers(connection)))
         except Exception as error:  # noqa: BLE001 - the application answers its own errors
             log_defect(self.log, "defect in the answer to a request", error)
-            _send_last(served, defect_response(self._added_headers(connection)))
+            _send_last(exchange, defect_response(self._added_headers(connection)))
         finally:
             self._connections.remove(connection)
-            self._memory.release(connection)
+            self.memory.release(connection)
             with suppress(OSError):
                 client.close()
 
-    def _answer_requests(self, served: _Client) -> None:
-        """Answer requests. Raises `StopIteration` or `OSError` at the end of the connection."""
-        connection = served.connection
-        if self.cfg.is_ssl:
-            connection.certificate = shake_hands(connection.client, served.host, self._revocations)
-        parser = RequestParser(self.cfg, connection.client, served.address)
-        parser.unreader = served.reader
-        while True:
-            self._answer_request(served, next(parser))
-            connection.await_request(head_began=served.reader.has_buffered)
-            served.reader.take_turns(connection.since)
+    def answer(self, exchange: Exchange, request: ApiRequest) -> bool:
+        """Answer a request by the WSGI app; return whether the connection ends.
 
-    def _answer_request(self, served: _Client, request: Any) -> None:
-        connection, writer = served.connection, served.writer
-        connection.start_request(request)
-        _check_transfer_coding(request)
+        Raises `StopIteration` or `OSError` if the answer is broken off.
+        """
+        connection, writer = exchange.connection, exchange.writer
         answer, environ = create(
-            request, writer, served.address, served.listener_name, self.cfg, WsgiResponse
+            request, writer, exchange.address, exchange.listener_name, self.cfg, WsgiResponse
         )
         # As gunicorn's own asynchronous workers say: greenlets count as threads.
         environ["wsgi.multithread"] = True
-        environ[CHARGE] = served.charge
+        environ[CHARGE] = exchange.charge
         environ[PROVEN] = connection.proven
         environ[CONNECTION] = connection
         if connection.certificate is not None:
@@ -283,14 +239,7 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
             log_defect(self.log, "an answer is broken off", error)
             connection.abort()
             raise StopIteration from None
-        finally:
-            if self._memory.used:  # most requests are charged nothing
-                self._memory.release(connection)
-        closes = answer.should_close()
-        if _is_unread(request.body):
-            closes = not _discard_body(connection, request.body) or closes
-        if closes:
-            raise StopIteration
+        return bool(answer.should_close())
 
     def _send_answer(
         self, connection: Connection, answer: WsgiResponse, environ: dict[str, Any]
@@ -299,7 +248,7 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
         body = (self._refuse if is_refused else self.wsgi)(environ, answer.start_response)
         try:
             if DELAY in environ and self.alive:
-                self._memory.release(connection)
+                self.memory.release(connection)
                 connection.delay(environ[DELAY])
             for piece in body:
                 answer.write(piece)
@@ -385,61 +334,8 @@ def _refuse(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iter
     return [body]
 
 
-def _check_transfer_coding(request: Any) -> None:
-    """Refuse all transfer codings but `chunked`, and long trailers.
-
-    gunicorn 27 accepts `gzip, chunked`, and passes the compressed bytes on as the body. It accepts
-    trailers of 800 KiB.
-    """
-    if isinstance(request.body.reader, ChunkedReader):
-        codings = [value for name, value in request.headers if name == "TRANSFER-ENCODING"]
-        if [coding.strip().lower() for coding in codings] != ["chunked"]:
-            raise UnsupportedTransferCoding("")
-        request.body.reader.limit_trailer_section = MAX_HEAD_BYTES
-
-
-def _is_unread(body: Any) -> bool:
-    reader = body.reader
-    if body.failed:
-        return True
-    return reader.parser is not None if isinstance(reader, ChunkedReader) else reader.length > 0
-
-
-def _discard_body(connection: Connection, body: Any) -> bool:
-    """Read the rest of a body, within limits; return whether another request can follow.
-
-    When a socket with unread bytes is closed, Linux sends RST instead of FIN (RFC 1122, 4.2.2.13),
-    and the client may lose the answer that it has not read yet.
-    """
-    connection.discards_body = True
-    if body.failed:  # the begin of the next request is unknown
-        _half_close(connection)
-        return False
-    return _discard(body.read)
-
-
-def _discard(read: Callable[[int], bytes]) -> bool:
-    """Read to the end; return False if a limit is reached or the connection is closed."""
-    left = _UNREAD_BYTES
-    # IotError and RequestTimeout: the connection's `failure`. The request is answered already.
-    ends = (OSError, ParseException, IotError, RequestTimeout)
-    with gevent.Timeout(_UNREAD_SECONDS, False), suppress(*ends):
-        while left > 0:
-            data = read(2**16)
-            if not data:
-                return True
-            left -= len(data)
-    return False
-
-
-def _half_close(connection: Connection) -> None:
-    """End the sending side, and read what the client still sends, within limits."""
-    connection.send_no_more()
-    _discard(connection.client.recv)
-
-
-def _send_last(served: _Client, answer: bytes) -> None:
+def _send_last(exchange: Exchange, answer: bytes) -> None:
     """Send an answer if the client takes it at once, and end the connection."""
     with suppress(OSError):
-        served.writer.send_at_once(answer)
-        _half_close(served.connection)
+        exchange.writer.send_at_once(answer)
+        half_close(exchange.connection)

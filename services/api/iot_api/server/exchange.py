@@ -1,0 +1,439 @@
+"""The requests of one connection: how bytes become requests, and how each is answered.
+
+A PUT of readings goes from here to the ingest endpoint and back as bytes. The worker answers all
+other requests as WSGI requests.
+"""
+
+import re
+import time
+from functools import lru_cache, partial
+from typing import Any, NamedTuple, Protocol
+
+from gunicorn import SERVER, util
+from gunicorn.http.body import ChunkedReader, LengthReader
+from gunicorn.http.errors import (
+    NoMoreData,
+    UnsupportedTransferCoding,
+)
+from gunicorn.http.message import RFC9110_5_3_SINGLETON_FIELDS, Request
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+
+from iot_api.http.client_certificate import CLIENT_CERTIFICATE
+from iot_api.http.refusal_pace import DELAY
+from iot_api.http.request import PROVEN
+from iot_api.http.responses import PlainResponse, status_line
+from iot_api.http.security_headers import security_lines
+from iot_api.limits.memory_budget import CHARGE, MemoryBudget
+
+from .connection import MAX_HEAD_BYTES, Connection, ConnectionReader, ConnectionWriter
+from .unread_bodies import discard_body
+
+_KNOWN_HEADS = 1024
+_KNOWN_HEAD_BYTES = 1024
+"""A process remembers so many parsed heads of PUTs, of at most this size."""
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_METHODS = rb"(?:GET|HEAD|POST|PUT|DELETE|OPTIONS|PATCH) "
+_PLAIN_LINE = re.compile(_METHODS + rb"/[\x21-\x7e]*+ HTTP/1\.[01]\r\n")
+_HEAD = re.compile(
+    _METHODS + rb"[\x21-\x7e]++ HTTP/1\.[01]\r\n"
+    rb"(?:[!#$%&'*+\-.^`|~0-9A-Za-z]++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+\r\n"
+)
+"""The heads that llhttp may parse (RFC 9112, 3 and 5, without underscores in names). Alone, it
+would take several spaces in the request line, HTTP/2.0, and empty lines before the head."""
+_ASTERISK = ("OPTIONS", "*")
+_SECURITY_LINES = {tls: security_lines(tls=tls, replaced=frozenset()) for tls in (False, True)}
+
+
+class _Head:
+    """What llhttp finds in a head."""
+
+    __slots__ = ("headers", "is_complete", "method", "target", "version")
+
+    def __init__(self) -> None:
+        self.method = ""
+        self.version = (1, 1)
+        self.target = b""
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.is_complete = False
+
+    def on_url(self, target: bytes) -> None:
+        self.target += target
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        self.is_complete = True
+
+
+def _parse(head: bytes) -> _Head | None:
+    """Parse a head by llhttp; return None if llhttp refuses it."""
+    found = _Head()
+    parser = HttpRequestParser(found)
+    try:
+        parser.feed_data(head)
+    except HttpParserUpgrade:
+        pass  # the service speaks nothing else than HTTP/1
+    except HttpParserError:
+        return None
+    found.method = parser.get_method().decode()
+    found.version = (1, 0) if parser.get_http_version() == "1.0" else (1, 1)
+    return found if found.is_complete else None
+
+
+class ApiRequest(Request):  # type: ignore[misc] # gunicorn has no types
+    """A request of gunicorn whose head llhttp parses.
+
+    llhttp and `_HEAD` must both accept a head. gunicorn's own parser gets all other heads: it
+    refuses them with its own error, or accepts what is rare (other methods, an empty line before
+    the head). gunicorn also decides how long the body is.
+    """
+
+    body: Any
+    is_plain = False
+    """Whether llhttp has parsed the head."""
+
+    def parse(self, unreader: Any) -> bytes:
+        """Receive and parse the head; return the received bytes behind it."""
+        if self.cfg.proxy_protocol != "off":
+            return super().parse(unreader)  # type: ignore[no-any-return]
+        data: bytes = unreader.read()
+        if not data:
+            raise StopIteration
+        end = data.find(b"\r\n\r\n")
+        while end < 0 and self._may_become_valid(data):
+            more = unreader.read()
+            if not more:
+                raise NoMoreData(data)
+            searched = max(0, len(data) - 3)
+            data += more
+            end = data.find(b"\r\n\r\n", searched)
+        if end >= 0 and self._parse_head(data[: end + 4]):
+            self.is_plain = True
+            return data[end + 4 :]
+        unreader.unread(data)
+        return super().parse(unreader)  # type: ignore[no-any-return]
+
+    @property
+    def expects_continue(self) -> bool:
+        """Whether the client waits for `100 Continue`."""
+        return bool(self._expected_100_continue)
+
+    def _may_become_valid(self, data: bytes) -> bool:
+        """Return whether a part of a head is not certain to be refused."""
+        if data.count(b"\n") != data.count(b"\r\n") or data.startswith(b"\r"):
+            return False
+        end = data.find(b"\r\n")
+        if 0 < self.limit_request_line < (end if end >= 0 else len(data) - 2):
+            return False
+        return end < 0 or _PLAIN_LINE.match(data) is not None
+
+    def _parse_head(self, head: bytes) -> bool:
+        """Parse a head; return False, and change nothing, if gunicorn's parser must decide."""
+        count = head.count(b"\r\n") - 2
+        if count > self.limit_request_fields or not _HEAD.fullmatch(head):
+            return False
+        found = None if self._has_long_line(head) else _parse(head)
+        if found is None or len(found.headers) != count:
+            return False
+        target = found.target.decode()
+        headers = [
+            (name.decode().upper(), value.decode("latin-1").strip(" \t"))
+            for name, value in found.headers
+        ]
+        expectations = {value.lower() for name, value in headers if name == "EXPECT"}
+        if self._is_special(found.method, target, headers, expectations):
+            return False
+        try:
+            parts = util.split_request_uri(target)
+        except ValueError:
+            return False
+        self.method, self.uri, self.version, self.headers = (
+            found.method, target, found.version, headers,
+        )  # fmt: skip
+        self.path, self.query, self.fragment = parts.path, parts.query, parts.fragment
+        # HTTP/1.0 has no interim responses (RFC 9110, 10.1.1).
+        self._expected_100_continue = bool(expectations) and self.version > (1, 0)
+        return True
+
+    def _has_long_line(self, head: bytes) -> bool:
+        line_limit = self.limit_request_line or MAX_HEAD_BYTES
+        if len(head) <= min(line_limit, self.limit_request_field_size):
+            return False
+        first, *others = head.split(b"\r\n")
+        return len(first) > line_limit or any(
+            len(line) + 2 > self.limit_request_field_size for line in others
+        )
+
+    def _is_special(
+        self, method: str, target: str, headers: list[tuple[str, str]], expectations: set[str]
+    ) -> bool:
+        """Return whether gunicorn's rules for targets and single headers apply."""
+        names = [name for name, _ in headers]
+        if any(names.count(name) > 1 for name in RFC9110_5_3_SINGLETON_FIELDS):
+            return True
+        if not target.startswith("/") and "://" not in target and (method, target) != _ASTERISK:
+            return True
+        if not self.cfg.secure_scheme_headers.keys().isdisjoint(names):
+            return bool(self._peer_is_trusted_proxy())
+        return not expectations <= {"100-continue"}
+
+
+class SizedBody:
+    """The body of a PUT with a Content-Length."""
+
+    __slots__ = ("_reader", "failed", "left")
+
+    def __init__(self, reader: ConnectionReader, length: int) -> None:
+        self._reader = reader
+        self.left = length
+        self.failed = False
+        """Whether receiving has failed, so that the begin of the next request is unknown."""
+
+    def read(self, size: int) -> bytes:
+        """Return the next `size` bytes of the body, fewer at its end."""
+        size = min(size, self.left)
+        if not size:
+            return b""
+        try:
+            data: bytes = self._reader.read(size, self.left)
+        except Exception:
+            self.failed = True
+            raise
+        self.left -= size
+        return data
+
+
+class Ingest(Protocol):
+    """The ingest endpoint, for the worker."""
+
+    def route_of(self, path: str) -> str | None:
+        """Return the route that a path means, None if it is not one of a PUT."""
+
+    def answer(self, environ: dict[str, Any], route: str) -> PlainResponse:
+        """Answer a PUT."""
+
+
+class PutHead(NamedTuple):
+    """The head of a PUT of readings with a Content-Length, as parsed."""
+
+    version: tuple[int, int]
+    headers: list[tuple[str, str]]
+    route: str
+    variables: dict[str, Any]
+    """The variables of a WSGI environ that come from the head."""
+    length: int
+    expects_continue: bool
+    closes: bool
+
+
+class PutRequest:
+    """A PUT of readings with a Content-Length."""
+
+    __slots__ = ("body", "head", "must_close")
+
+    def __init__(self, head: PutHead, reader: ConnectionReader) -> None:
+        self.head = head
+        self.body = SizedBody(reader, head.length)
+        self.must_close = head.closes
+
+    @property
+    def headers(self) -> list[tuple[str, str]]:
+        """Names in capitals, and values."""
+        return self.head.headers
+
+    def force_close(self) -> None:
+        """End the connection after the answer."""
+        self.must_close = True
+
+
+class Server(Protocol):
+    """What the worker gives to the exchanges on all its connections."""
+
+    alive: bool
+    cfg: Any
+    memory: MemoryBudget
+    put_heads: dict[bytes, PutHead]
+    """Parsed heads of PUTs. Most devices repeat theirs."""
+
+    @property
+    def ingest(self) -> Ingest | None:
+        """The ingest endpoint, None if the app has none."""
+
+    def answer(self, exchange: "Exchange", request: ApiRequest) -> bool:
+        """Answer a request by the WSGI app; return whether the connection ends."""
+
+
+class Exchange:
+    """The requests and answers on one connection."""
+
+    def __init__(
+        self, server: Server, connection: Connection, address: Any, listener_name: Any
+    ) -> None:
+        self.connection = connection
+        self.reader = ConnectionReader(connection, server.memory)
+        self.writer = ConnectionWriter(connection, server.memory)
+        self.charge = partial(server.memory.charge, connection)
+        self.address = address
+        self.listener_name = listener_name
+        self._server = server
+        # On a connection of the reserve, the worker answers.
+        self._ingest = None if connection.reserved else server.ingest
+        self._count = 0
+        self._variables: dict[str, Any] = {}
+
+    @property
+    def host(self) -> str:
+        """The client's address, for the log."""
+        return str(self.address[0]) if self.address else "a Unix socket"
+
+    def run(self) -> None:
+        """Answer requests. Raises `StopIteration` or `OSError` at the end of the connection."""
+        connection, reader = self.connection, self.reader
+        while True:
+            self.answer_next()
+            connection.await_request(head_began=bool(reader.ahead))
+            reader.take_turns(connection.since)
+
+    def answer_next(self) -> None:
+        """Receive a request and answer it."""
+        connection, memory = self.connection, self._server.memory
+        request = self._next_request()
+        connection.start_request(request)
+        try:
+            if isinstance(request, PutRequest):
+                closes = self._answer_put(request)
+            else:
+                _check_transfer_coding(request)
+                closes = self._server.answer(self, request)
+        finally:
+            if memory.used:  # most requests are charged nothing
+                memory.release(connection)
+        if _is_unread(request.body):
+            closes = not discard_body(connection, request.body) or closes
+        if closes:
+            raise StopIteration
+
+    def _next_request(self) -> ApiRequest | PutRequest:
+        reader, ingest, heads = self.reader, self._ingest, self._server.put_heads
+        data = reader.ahead or reader.chunk()
+        if not data:
+            raise StopIteration
+        end = data.find(b"\r\n\r\n") + 4
+        text = data[:end] if 4 <= end <= _KNOWN_HEAD_BYTES else b""
+        head = heads.get(text)
+        if head is not None and ingest is not None:
+            reader.ahead = data[end:]
+            return PutRequest(head, reader)
+        reader.ahead = data
+        self._count += 1
+        request = ApiRequest(self._server.cfg, reader, self.address, self._count)
+        head = None if ingest is None else _put_head(request, ingest)
+        if head is None:
+            return request
+        if text:
+            if len(heads) >= _KNOWN_HEADS:
+                heads.clear()
+            heads[text] = head
+        return PutRequest(head, reader)
+
+    def _answer_put(self, request: PutRequest) -> bool:
+        """Answer a PUT by the ingest endpoint; return whether the connection ends."""
+        server, connection, writer, head = self._server, self.connection, self.writer, request.head
+        if head.expects_continue:
+            writer.sendall(_CONTINUE)
+        own = self._variables or self._own_variables()
+        environ = {**head.variables, **own, "wsgi.input": request.body}
+        writer.environ = environ
+        response = self._ingest.answer(environ, head.route)  # type: ignore[union-attr] # it is set
+        if DELAY in environ and server.alive:
+            server.memory.release(connection)
+            connection.delay(environ[DELAY])
+        closes = request.must_close or not server.alive
+        lines = first_lines(head.version, status_line(response.status), closes=closes)
+        if response.status != 201:  # `security_headers` says why
+            lines += _SECURITY_LINES[bool(server.cfg.is_ssl)]
+        lines += "".join([f"{name}: {value}\r\n" for name, value in response.headers])
+        writer.sendall(f"{lines}\r\n".encode("latin-1") + response.body)
+        return closes
+
+    def _own_variables(self) -> dict[str, Any]:
+        """Return the variables that all requests of the connection have."""
+        self._variables = {
+            "REMOTE_ADDR": self.host if self.address else "",
+            CHARGE: self.charge,
+            PROVEN: self.connection.proven,
+        }
+        if self.connection.certificate is not None:
+            self._variables[CLIENT_CERTIFICATE] = self.connection.certificate
+        return self._variables
+
+
+def _put_head(request: ApiRequest, ingest: Ingest) -> PutHead | None:
+    """Return the head of a PUT that the ingest endpoint may answer without WSGI, None for any other
+    request.
+    """
+    body = request.body.reader
+    if not request.is_plain or request.method != "PUT" or not isinstance(body, LengthReader):
+        return None
+    path = util.unquote_to_wsgi_str(request.path)
+    route = ingest.route_of(path)
+    if route is None:
+        return None
+    variables = {
+        "REQUEST_METHOD": "PUT",
+        "RAW_URI": request.uri,
+        "PATH_INFO": path,
+        "QUERY_STRING": request.query,
+        "SERVER_PROTOCOL": f"HTTP/1.{request.version[1]}",
+    }
+    for name, value in request.headers:
+        key = name.replace("-", "_")
+        if key not in {"CONTENT_TYPE", "CONTENT_LENGTH"}:
+            key = f"HTTP_{key}"
+        variables[key] = f"{variables[key]},{value}" if key in variables else value
+    return PutHead(
+        request.version,
+        request.headers,
+        route,
+        variables,
+        body.length,
+        request.expects_continue,
+        request.should_close(),
+    )
+
+
+def first_lines(version: tuple[int, int], status: str, *, closes: bool) -> str:
+    """Return the first lines of every response."""
+    connection = "close" if closes else "keep-alive"
+    return (
+        f"HTTP/{version[0]}.{version[1]} {status}\r\nServer: {SERVER}\r\n"
+        f"Date: {_http_date(int(time.time()))}\r\nConnection: {connection}\r\n"
+    )
+
+
+@lru_cache(maxsize=4)
+def _http_date(second: int) -> str:
+    return str(util.http_date(second))
+
+
+def _check_transfer_coding(request: Any) -> None:
+    """Refuse all transfer codings but `chunked`, and long trailers.
+
+    gunicorn 27 accepts `gzip, chunked`, and passes the compressed bytes on as the body. It accepts
+    trailers of 800 KiB.
+    """
+    if isinstance(request.body.reader, ChunkedReader):
+        codings = [value for name, value in request.headers if name == "TRANSFER-ENCODING"]
+        if [coding.strip().lower() for coding in codings] != ["chunked"]:
+            raise UnsupportedTransferCoding("")
+        request.body.reader.limit_trailer_section = MAX_HEAD_BYTES
+
+
+def _is_unread(body: Any) -> bool:
+    if body.failed:
+        return True
+    if type(body) is SizedBody:
+        return body.left > 0
+    reader = body.reader
+    return reader.parser is not None if isinstance(reader, ChunkedReader) else reader.length > 0

@@ -153,6 +153,11 @@ def test_history_follows_the_range(module_stack: Stack, open_page: OpenPage) -> 
     page.see("history-empty")
     page.page.get_by_role("button", name="Go there").click()
     page.page.wait_for_selector("#notice", state="hidden")
+    page.page.click("#lock")
+    page.open("secret past")
+    page.wait_for_text("#status-text", "Live")
+    assert page.page.is_checked("#mode-live")
+    page.wait_for_text("#table-body", "room-1")
 
 
 def test_hundreds_of_tags(module_stack: Stack, open_page: OpenPage) -> None:

@@ -68,7 +68,8 @@ function onState(state, detail) {
 
 function begin() {
   opened = true;
-  view.open(session, () => feed.now());
+  view.open(session, () => feed.now(), feed.now() - FIRST_SECONDS * 1000);
+  byId("mode-live").checked = true;
   entry.hide();
   showPlace();
   byId("plots").focus({ preventScroll: true });

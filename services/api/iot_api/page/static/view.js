@@ -63,11 +63,11 @@ export class ReadingsView {
     window.addEventListener("themechange", () => (this.#stale = true));
   }
 
-  /** Begin with the readings of a session. `now` returns the service's time. */
-  open(session, now) {
+  /** Begin with the readings of a session from `since` on. `now` returns the service's time. */
+  open(session, now, since) {
     this.session = session;
     this.now = now;
-    this.#since = now() - this.choices.window;
+    this.#since = since;
   }
 
   close() {
@@ -76,6 +76,10 @@ export class ReadingsView {
     this.session = null;
     this.recent = new RecentReadings(RECENT);
     this.fields = new Fields();
+    this.mode = "live";
+    // The next password may have other fields. The window is a person's choice for all.
+    this.choices = { ...defaultChoices(), window: this.choices.window };
+    this.#still = null;
     this.#tagField = undefined;
     this.#lead = -Infinity;
     this.#newest = [];

@@ -15,7 +15,8 @@ import psycopg
 
 from iot_cipher.encryption import SALT_BYTES, OpenVault, SealedSegment, encrypt_segment
 from iot_models.reading import SEPARATOR, ReadingColumns, int64s
-from iot_models.segment import ID_STRIDE, SegmentBounds, encode_segment
+from iot_models.segment import ID_STRIDE, SegmentBounds
+from iot_models.segment_encoding import encode_segment
 from iot_stores import history
 from iot_stores.months import month_begin
 from iot_stores.postgres import Connection

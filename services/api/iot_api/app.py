@@ -82,7 +82,7 @@ def create_app(settings: Settings) -> Flask:
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=0, x_proto=hops)  # type: ignore[method-assign]
     # The request id comes first, so that an error in a later hook has an id too.
     request_log = RequestLog(settings)
-    register_request_metrics(app, request_metrics, request_log.note_answer)
+    register_request_metrics(app, request_metrics, request_log)
     errors = error_responder(service)
     register_errors(app, errors)
     register_access(app, access)

@@ -17,8 +17,8 @@ from iot_api.limits.large_requests import LargeRequests
 from iot_api.limits.rate_limit import RateLimit, RateSettler
 from iot_api.live.hub import LiveHub
 from iot_api.live.source import LiveSource
+from iot_api.query.hot_readings import Readings
 from iot_api.query.pausable_read import ReadSlots
-from iot_api.query.readings import Readings
 from iot_api.status.status import Status
 from iot_api.vaults.cache import VaultCache
 from iot_api.vaults.change_follower import ChangeFollower

@@ -32,10 +32,9 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from iot_models.compression import ENTRY_LEVEL, compress, decompress
 from iot_models.errors import DecryptionError, FormatError
 from iot_models.reading import SEPARATOR, ReadingColumns
-from iot_models.segment import SegmentBounds
+from iot_models.segment import ENTRY_LEVEL, SegmentBounds, compress, decompress
 
 from .secrets import SecretHolder
 

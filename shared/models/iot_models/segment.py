@@ -10,20 +10,25 @@ The readings are ordered by (interrogator timestamp, id). The columns are:
 The ids in a drain's segment are `ID_STRIDE` apart, so they are not stored. If the order of receipt
 differs from the order of the readings, the segment also has their positions in the order of
 receipt. A merged segment has ids and times of receipt as differences, too.
+
+`segment_encoding.py` writes what this file reads. Both need the compression with zstd, which
+entries use too, and the ranges of ids, which tell which segments overlap.
 """
 
 import struct
+import threading
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise, starmap
-from operator import le, sub
+from enum import Enum
+from itertools import accumulate
 from typing import overload
 
-from .compression import MERGED_LEVEL, SEGMENT_LEVEL, compress, decompress, decompress_head
+import zstandard
+
 from .errors import FormatError
-from .reading import SEPARATOR, Reading, ReadingColumns, absolute_timestamp
+from .reading import SEPARATOR, Reading, absolute_timestamp
 
 FORMAT = 1
 ID_STRIDE = 256
@@ -31,16 +36,27 @@ ID_STRIDE = 256
 MAX_CONTENT_BYTES = 2**31
 
 _BOUNDS = struct.Struct("<9qI")
-_COUNTS = struct.Struct("<BII")
-_RUN = struct.Struct("<qI")
-_RAW, _DELTA = b"\0", b"\1"
-_ARRIVAL, _SORTED, _MERGED, _MERGED_ALONE = 0, 1, 2, 3
+COUNTS = struct.Struct("<BII")
+RUN = struct.Struct("<qI")
+RAW, DELTA = b"\0", b"\1"
+ARRIVAL, SORTED, MERGED, MERGED_ALONE = 0, 1, 2, 3
 """Forms of the content: in the order of receipt; sorted; merged, and the key may open other
 segments; merged, with its own key."""
 _MERGED_COLUMNS = 4
 RUN_CHARACTERS = 2**17
 """Approximate number of characters of texts decoded at a time."""
 _CHECKED_BYTES = 2**16
+
+ENTRY_LEVEL = 1
+"""Entries live for about a second, so speed matters more than size. Level -1 takes half of the
+time, but does not compress digits that don't repeat."""
+SEGMENT_LEVEL = 3
+"""Segments of a drain live until compaction merges them, or for years."""
+MERGED_LEVEL = 9
+"""Merged segments are compressed once, in the background, and live for years."""
+
+_MAX_RATIO = 2**15
+"""Maximum compression ratio of a zstd frame: the densest block has 4 bytes for 128 KiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,89 +95,6 @@ class SegmentBounds:
             raise FormatError("the segment's bounds have a wrong length") from None
 
 
-def encode_segment(
-    batches: Sequence[tuple[int, ReadingColumns]], first_id: int, shard: int
-) -> tuple[SegmentBounds, bytes]:
-    """Return the bounds and the content of a segment with the readings of `batches`.
-
-    A batch is (time of receipt, readings). The batches are in the order of receipt, and there is at
-    least one reading. Ids are `first_id`, `first_id + ID_STRIDE`, ... in this order.
-
-    Raises:
-        FormatError: the columns differ in length. Such a segment could never be decoded.
-    """
-    if len(batches) == 1 and len(batches[0][1].relative) == 1:
-        return _encode_one(*batches[0], first_id, shard)
-    batches = [(received, readings) for received, readings in batches if readings.relative]
-    # Joined as bytes: adding arrays one by one costs more for entries of one reading.
-    relative = array("q", b"".join([readings.relative for _, readings in batches]))
-    interrogator = array("q", b"".join([readings.interrogator for _, readings in batches]))
-    freeform = SEPARATOR.join([readings.freeform for _, readings in batches])
-    runs = [(received, len(readings.relative)) for received, readings in batches]
-    times = [received for received, _ in runs]
-    count = len(relative)
-    if not count == len(interrogator) == freeform.count(SEPARATOR) + 1:
-        raise FormatError("the segment's columns differ in length")
-    bounds = SegmentBounds(
-        first_id, first_id + (count - 1) * ID_STRIDE,
-        min(times), max(times),
-        min(relative), max(relative), min(interrogator), max(interrogator),
-        shard, count,
-    )  # fmt: skip
-    order = _order(interrogator)
-    if order is None:
-        head = _COUNTS.pack(_ARRIVAL, count, len(runs))
-        offsets = b""
-    else:
-        head = _COUNTS.pack(_SORTED, count, len(runs))
-        offsets = array("I", order).tobytes()
-        relative = array("q", map(relative.__getitem__, order))
-        interrogator = array("q", map(interrogator.__getitem__, order))
-        freeform = SEPARATOR.join(map(freeform.split(SEPARATOR).__getitem__, order))
-    content = b"".join(
-        (head, *starmap(_RUN.pack, runs), offsets, _pack(relative), _pack(interrogator), freeform)
-    )
-    return bounds, compress(content, SEGMENT_LEVEL)
-
-
-def _encode_one(
-    received: int, readings: ReadingColumns, first_id: int, shard: int
-) -> tuple[SegmentBounds, bytes]:
-    """Return what `encode_segment` returns for one reading, in a third of the time."""
-    if len(readings.interrogator) != 1 or SEPARATOR in readings.freeform:
-        raise FormatError("the segment's columns differ in length")
-    (relative,), (interrogator,) = readings.relative, readings.interrogator
-    bounds = SegmentBounds(
-        first_id, first_id, received, received, relative, relative, interrogator, interrogator,
-        shard, 1,
-    )  # fmt: skip
-    content = b"".join(
-        (
-            _COUNTS.pack(_ARRIVAL, 1, 1), _RUN.pack(received, 1),
-            _DELTA, readings.relative.tobytes(), _DELTA, readings.interrogator.tobytes(),
-            readings.freeform,
-        )
-    )  # fmt: skip
-    return bounds, compress(content, SEGMENT_LEVEL)
-
-
-def _order(interrogator: "array[int]") -> list[int] | None:
-    """Return the positions, sorted by (interrogator timestamp, id); None if already sorted."""
-    if all(starmap(le, pairwise(interrogator))):
-        return None
-    return sorted(range(len(interrogator)), key=interrogator.__getitem__)
-
-
-def _pack(column: "array[int]") -> bytes:
-    try:
-        deltas = array("q", column[:1])
-        deltas.extend(map(sub, column[1:], column))
-        how, data = _DELTA, deltas.tobytes()
-    except OverflowError:  # a difference does not fit in 64 bits
-        how, data = _RAW, column.tobytes()
-    return how + b"".join(data[i::8] for i in range(8))
-
-
 class PackedNumbers(Sequence[int]):
     """A column that is unpacked when its first number is needed: few reads need all columns."""
 
@@ -169,7 +102,7 @@ class PackedNumbers(Sequence[int]):
 
     def __init__(self, data: bytes) -> None:
         """Take what `_pack` returned. Raises `FormatError` for another form."""
-        if data[:1] not in {_RAW, _DELTA}:
+        if data[:1] not in {RAW, DELTA}:
             raise FormatError("a column of the segment has an unknown form")
         self._count = (len(data) - 1) // 8
         self._data = data
@@ -197,7 +130,7 @@ class PackedNumbers(Sequence[int]):
             for i in range(8):
                 planes[i::8] = data[1 + i * count : 1 + (i + 1) * count]
             column = array("q", bytes(planes))
-            self._numbers = list(accumulate(column) if data[:1] == _DELTA else column)
+            self._numbers = list(accumulate(column) if data[:1] == DELTA else column)
             self._data = b""
         return self._numbers
 
@@ -316,48 +249,6 @@ class SegmentColumns:
         )
 
 
-def encode_merged(
-    columns: SegmentColumns, shard: int, *, key_shared: bool = False
-) -> tuple[SegmentBounds, bytes]:
-    """Return the bounds and the content of a merged segment.
-
-    The readings have ids, are ordered by (interrogator timestamp, id), and there is at least one.
-    `key_shared`: the segment's key encrypts other segments too.
-
-    Raises:
-        FormatError: the columns differ in length. Such a segment could never be decoded.
-    """
-    ids, received = array("q", columns.ids), array("q", columns.received)
-    relative, interrogator = array("q", columns.relative), array("q", columns.interrogator)
-    freeform = SEPARATOR.join(text.encode("ascii") for text in columns.freeform)
-    count = len(ids)
-    lengths = {len(received), len(relative), len(interrogator), freeform.count(SEPARATOR) + 1}
-    if lengths != {count}:
-        raise FormatError("the segment's columns differ in length")
-    bounds = SegmentBounds(
-        min(ids), max(ids), min(received), max(received), min(relative), max(relative),
-        interrogator[0], interrogator[-1], shard, count,
-    )  # fmt: skip
-    head = _COUNTS.pack(_MERGED if key_shared else _MERGED_ALONE, count, 0)
-    content = b"".join((head, *map(_pack, (ids, received, relative, interrogator)), freeform))
-    return bounds, compress(content, MERGED_LEVEL)
-
-
-def may_share_key(data: bytes) -> bool:
-    """Return whether the key of a segment may open other segments too.
-
-    Older versions encrypted all segments of a merge with one key. Only the first bytes of the
-    content are decompressed.
-
-    Raises:
-        FormatError: the content is not a segment.
-    """
-    head = decompress_head(data, _COUNTS.size)
-    if len(head) < _COUNTS.size or head[0] not in {_ARRIVAL, _SORTED, _MERGED, _MERGED_ALONE}:
-        raise FormatError("the segment is truncated or has an unknown form")
-    return head[0] == _MERGED
-
-
 def decode_segment(bounds: SegmentBounds, data: bytes) -> SegmentColumns:
     """Return the columns of a segment that `encode_segment` or `encode_merged` wrote.
 
@@ -365,22 +256,22 @@ def decode_segment(bounds: SegmentBounds, data: bytes) -> SegmentColumns:
         FormatError: the content is not a segment with these bounds.
     """
     content = decompress(data, MAX_CONTENT_BYTES)
-    if len(content) < _COUNTS.size:
+    if len(content) < COUNTS.size:
         raise FormatError("the segment is truncated")
-    order, count, run_count = _COUNTS.unpack_from(content)
-    if order in {_MERGED, _MERGED_ALONE} and count == bounds.count:
+    order, count, run_count = COUNTS.unpack_from(content)
+    if order in {MERGED, MERGED_ALONE} and count == bounds.count:
         return _decode_merged(content, count)
     if count != bounds.count or bounds.last_id != bounds.first_id + (count - 1) * ID_STRIDE:
         raise FormatError("the segment's content does not match its bounds")
-    runs_end = _COUNTS.size + _RUN.size * run_count
-    offsets_end = runs_end + (4 * count if order == _SORTED else 0)
+    runs_end = COUNTS.size + RUN.size * run_count
+    offsets_end = runs_end + (4 * count if order == SORTED else 0)
     width = 1 + 8 * count
     texts_start = offsets_end + 2 * width
-    if order not in {_ARRIVAL, _SORTED} or len(content) < texts_start:
+    if order not in {ARRIVAL, SORTED} or len(content) < texts_start:
         raise FormatError("the segment is truncated or has an unknown form")
-    received = _received(content[_COUNTS.size : runs_end], count)
+    received = _received(content[COUNTS.size : runs_end], count)
     ids: Sequence[int] = range(bounds.first_id, bounds.last_id + 1, ID_STRIDE)
-    if order == _SORTED:
+    if order == SORTED:
         positions = _positions(content[runs_end:offsets_end])
         ids = list(map(ids.__getitem__, positions))
         received = list(map(received.__getitem__, positions))
@@ -394,7 +285,7 @@ def decode_segment(bounds: SegmentBounds, data: bytes) -> SegmentColumns:
 
 def _decode_merged(content: bytes, count: int) -> SegmentColumns:
     width = 1 + 8 * count
-    starts = [_COUNTS.size + number * width for number in range(_MERGED_COLUMNS + 1)]
+    starts = [COUNTS.size + number * width for number in range(_MERGED_COLUMNS + 1)]
     if len(content) < starts[-1]:
         raise FormatError("the segment is truncated")
     ids, received, relative, interrogator = (
@@ -407,7 +298,7 @@ def _decode_merged(content: bytes, count: int) -> SegmentColumns:
 
 
 def _received(data: bytes, count: int) -> list[int]:
-    runs = list(_RUN.iter_unpack(data))
+    runs = list(RUN.iter_unpack(data))
     # Checked before memory for the column is allocated: a run may claim four billion readings.
     if sum(length for _, length in runs) != count:
         raise FormatError("the segment's columns differ in length")
@@ -430,3 +321,116 @@ def _texts(content: bytes, start: int) -> Texts:
     if not all(content[piece : piece + _CHECKED_BYTES].isascii() for piece in pieces):
         raise FormatError("the segment's texts are not ASCII")
     return Texts(content, start)
+
+
+class _Contexts(threading.local):
+    """zstd's contexts of a thread: they are slow to create, and threads must not share them."""
+
+    def __init__(self) -> None:
+        self.compressors = {
+            level: zstandard.ZstdCompressor(level=level)
+            for level in (ENTRY_LEVEL, SEGMENT_LEVEL, MERGED_LEVEL)
+        }
+        self.decompressor = zstandard.ZstdDecompressor()
+
+
+_contexts = _Contexts()
+
+
+def compress(data: bytes, level: int) -> bytes:
+    """Return one zstd frame, which contains the size of its content."""
+    return _contexts.compressors[level].compress(data)
+
+
+def decompress(frame: bytes, limit: int) -> bytes:
+    """Return the content of a frame from `compress`.
+
+    Raises:
+        FormatError: the bytes are not such a frame, or the content is larger than `limit` bytes.
+    """
+    size = unpacked_size(frame)
+    if size > limit:
+        raise FormatError(f"compressed content is larger than {limit} bytes")
+    # The size is a claim of the frame. Check it before memory for the content is allocated.
+    if size > _MAX_RATIO * len(frame):
+        raise FormatError("compressed content is damaged")
+    try:
+        return _contexts.decompressor.decompress(frame, allow_extra_data=False)
+    except zstandard.ZstdError:
+        raise FormatError("compressed content is damaged") from None
+
+
+def unpacked_size(frame: bytes) -> int:
+    """Return the size of the content of a frame from `compress`, as the frame claims it.
+
+    Raises:
+        FormatError: the bytes are not such a frame.
+    """
+    try:
+        size = zstandard.frame_content_size(frame)
+    except zstandard.ZstdError:
+        raise FormatError("compressed content is damaged") from None
+    if size < 0:
+        raise FormatError("compressed content is damaged")
+    return size
+
+
+MAX_RANGES = 2**16
+"""Ranges kept for each shard (1 MiB). Beyond it, only the ranges near the last one are kept."""
+
+
+class Overlap(Enum):
+    """Whether a segment shares ids with an earlier one."""
+
+    NONE = 0
+    POSSIBLE = 1
+    """The ranges overlap, but one of them has gaps: only the readings can tell."""
+    CERTAIN = 2
+
+
+class IdRanges:
+    """Ranges of ids of the segments read so far. Takes O(log n) a segment."""
+
+    def __init__(self) -> None:
+        self._dense: dict[int, _Ranges] = {}
+        self._sparse: dict[int, _Ranges] = {}
+
+    def add(self, bounds: SegmentBounds) -> Overlap:
+        """Add a segment; return whether it shares ids with earlier ones."""
+        first, last = bounds.first_id, bounds.last_id
+        residue = first % ID_STRIDE  # ids of different shards never collide
+        dense = self._dense.setdefault(residue, _Ranges())
+        sparse = self._sparse.setdefault(residue, _Ranges())
+        if last - first == (bounds.count - 1) * ID_STRIDE:
+            if dense.add(first, last):
+                return Overlap.CERTAIN
+            return Overlap.POSSIBLE if sparse.overlaps(first, last) else Overlap.NONE
+        overlapped = dense.overlaps(first, last)
+        return Overlap.POSSIBLE if sparse.add(first, last) or overlapped else Overlap.NONE
+
+
+class _Ranges:
+    """Disjoint ranges in order. Adjacent and overlapping ranges are merged."""
+
+    def __init__(self) -> None:
+        self._firsts: array[int] = array("q")
+        self._lasts: array[int] = array("q")
+
+    def overlaps(self, first: int, last: int) -> bool:
+        """Return whether any range contains an id of `first` to `last`."""
+        return bisect_left(self._lasts, first) < bisect_right(self._firsts, last)
+
+    def add(self, first: int, last: int) -> bool:
+        """Add a range; return whether it has ids in common with another one."""
+        firsts, lasts = self._firsts, self._lasts
+        overlapped = self.overlaps(first, last)
+        begin = bisect_left(lasts, first - ID_STRIDE)
+        end = bisect_right(firsts, last + ID_STRIDE)
+        if begin < end:
+            first, last = min(first, firsts[begin]), max(last, lasts[end - 1])
+        firsts[begin:end], lasts[begin:end] = array("q", [first]), array("q", [last])
+        if len(firsts) > MAX_RANGES:
+            half = MAX_RANGES // 2
+            far = slice(half) if begin > half else slice(half, None)
+            del firsts[far], lasts[far]
+        return overlapped

@@ -96,5 +96,5 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         counts.append(bounds.count)
         return decode_segment(bounds, data)
 
-    monkeypatch.setattr("iot_api.query.segment_reader.decode_segment", decode)
+    monkeypatch.setattr("iot_api.query.readings.decode_segment", decode)
     return counts

@@ -17,7 +17,8 @@ from integration.compaction.past import Past, each_second, noon
 from iot_api.query import merge as merge_module
 from iot_api.query import readings as readings_module
 from iot_cipher.encryption import SealedSegment, decrypt_segment, encrypt_segment
-from iot_models.segment import SegmentColumns, decode_segment, encode_merged
+from iot_models.segment import SegmentColumns, decode_segment
+from iot_models.segment_encoding import encode_merged
 from iot_stores import history, small_segments
 from iot_stores.backlog import Backlog
 from iot_stores.history import ReadFilter

@@ -39,7 +39,7 @@ READ = (
     b"Content-Length: %d\r\n\r\n%b" % (len(BODY), BODY)
 )
 MAX_PUT_FILES = 10
-MAX_READ_FILES = 19
+MAX_READ_FILES = 15
 
 
 @pytest.fixture

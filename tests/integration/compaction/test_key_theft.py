@@ -25,7 +25,8 @@ from iot_cipher.vault import create_vault, scrypt_secret
 from iot_models.compaction_order import CompactionOrder, Source, Target
 from iot_models.errors import DecryptionError
 from iot_models.reading import ReadingColumns, int64s
-from iot_models.segment import SegmentBounds, SegmentColumns, decode_segment, encode_merged
+from iot_models.segment import SegmentBounds, SegmentColumns, decode_segment
+from iot_models.segment_encoding import encode_merged
 from iot_stores import history, small_segments
 from iot_stores.months import DAY_MS
 from iot_writer.compaction.compactor import CompactionOutcome

@@ -15,7 +15,7 @@ from iot_cipher.keyring import Keyring, KeyringFile, create_keyring_file
 from iot_cipher.sealed_order import open_order, seal_order
 from iot_models.compaction_order import CompactionOrder, decode_order
 from iot_models.errors import DecryptionError
-from iot_models.segment import may_share_key
+from iot_models.segment_encoding import may_share_key
 from iot_stores import history, small_segments
 from iot_stores.history import ReadFilter
 from iot_stores.months import DAY_MS

@@ -7,17 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iot_models.compression import MERGED_LEVEL, compress, decompress
 from iot_models.errors import FormatError
 from iot_models.reading import INT64_MAX, INT64_MIN, ReadingColumns, int64s
 from iot_models.segment import (
+    MERGED_LEVEL,
     SegmentBounds,
     SegmentColumns,
+    compress,
     decode_segment,
-    encode_merged,
-    encode_segment,
-    may_share_key,
+    decompress,
 )
+from iot_models.segment_encoding import encode_merged, encode_segment, may_share_key
 from support.segment_rows import Row, assert_bounds, columns_of, rows_of
 
 """Interrogator timestamp, id, time of receipt, relative timestamp, freeform."""

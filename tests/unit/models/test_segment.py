@@ -8,15 +8,17 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from iot_models.compression import SEGMENT_LEVEL, compress, decompress
 from iot_models.errors import FormatError
 from iot_models.reading import INT64_MAX, INT64_MIN, SEPARATOR, Reading, ReadingColumns, int64s
 from iot_models.segment import (
     ID_STRIDE,
+    SEGMENT_LEVEL,
     SegmentBounds,
+    compress,
     decode_segment,
-    encode_segment,
+    decompress,
 )
+from iot_models.segment_encoding import encode_segment
 from support.segment_rows import Row as SegmentRow
 from support.segment_rows import assert_bounds, rows_of
 

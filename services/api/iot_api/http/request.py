@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import lru_cache
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 import msgspec
 from flask import Flask, Response, g, request
@@ -131,14 +131,18 @@ class Answered(NamedTuple):
     request_id: str
 
 
-OnAnswer = Callable[[Answered, Mapping[str, Any]], None]
-"""Called with each answer of Flask and the environ of its request."""
+class AnswerLog(Protocol):
+    """The log of requests (`RequestLog`)."""
+
+    logged_from: float
+    """Seconds from which a request that succeeds is logged."""
+
+    def add(self, answered: Answered, environ: Mapping[str, Any]) -> None:
+        """Log a request that failed or took `logged_from`."""
 
 
-def register_request_metrics(
-    app: Flask, request_metrics: RequestMetrics, on_answer: OnAnswer
-) -> None:
-    """Give each response of Flask an `X-Request-Id`, count it, and call `on_answer`.
+def register_request_metrics(app: Flask, request_metrics: RequestMetrics, log: AnswerLog) -> None:
+    """Give each response of Flask an `X-Request-Id`, count it, and log it if needed.
 
     Requests to unknown paths share one label: their paths and methods are the client's choice.
     """
@@ -155,8 +159,9 @@ def register_request_metrics(
         method = request.method if request.url_rule else "any"
         seconds = time.perf_counter() - g.started if "started" in g else None
         request_metrics.answered.append((route, method, response.status_code, seconds))
-        answered = Answered(route, method, response.status_code, seconds, request_id)
-        on_answer(answered, request.environ)
+        if response.status_code >= 400 or (seconds or 0.0) >= log.logged_from:
+            answered = Answered(route, method, response.status_code, seconds, request_id)
+            log.add(answered, request.environ)
         return response
 
 

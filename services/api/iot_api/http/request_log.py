@@ -58,11 +58,6 @@ class RequestLog:
         self._trusted_proxies = settings.trusted_proxies
         self._pace = Pace(EVENTS, EVENTS_SECONDS)
 
-    def note_answer(self, answered: Answered, environ: Mapping[str, Any]) -> None:
-        """Log a request if it failed or took `logged_from`."""
-        if answered.status >= 400 or (answered.seconds or 0.0) >= self.logged_from:
-            self.add(answered, environ)
-
     def add(self, answered: Answered, environ: Mapping[str, Any]) -> None:
         """Log a request that failed or took `logged_from`."""
         status, seconds = answered.status, answered.seconds

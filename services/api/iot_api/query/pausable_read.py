@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
+from typing import overload
 
 from iot_api.limits.clients import Client
 from iot_api.limits.fair_slots import FairSlots
@@ -23,8 +24,7 @@ from iot_models.reading import Reading
 from iot_stores.history import PageRange
 from iot_stores.interval_index import Position
 
-from .merge import OpenSegment
-from .segment_reader import ColumnRun, Order, Rows, SegmentBatch, position
+from .merge import ColumnRun, OpenSegment, Order, Rows, position
 
 FIRST_TURN_SECONDS = 3.0
 """Longest wait for the first turn."""
@@ -114,6 +114,11 @@ class ReadSlots:
         # Separate, so that the hot window still answers while reads wait for Postgres.
         self.hot_window = _slots(HOT_WINDOW_SLOTS)
         self.large_segment = _slots(1)
+        self.next_batch = tracing.wrap("produce a batch of readings", _next_batch)
+
+
+def _next_batch(producer: Batches) -> Sequence[Reading]:
+    return next(producer)
 
 
 def _slots(count: int) -> FairSlots:
@@ -218,8 +223,7 @@ class PausableRead:
         first = True
         while self._producer is not None:
             try:
-                with tracing.span("produce a batch of readings"):
-                    self._batch = next(self._producer)
+                self._batch = self._slots.next_batch(self._producer)
             except StopIteration as end:
                 return True, end.value
             if first:  # opening a large segment may take longer than `SLICE_SECONDS`
@@ -304,6 +308,27 @@ class PausableRead:
             raise UnavailableError(_REFUSAL, retry_after=1) from error
         self._turns.append(slots)
         stack.callback(self._turns.remove, slots)
+
+
+class SegmentBatch(Sequence[Reading]):
+    """A batch of all wanted rows of one segment. The next batch may hold earlier readings."""
+
+    def __init__(self, rows: Rows, after: Position) -> None:
+        """After this batch, all readings up to position `after` were produced."""
+        self.rows = rows
+        self.after = after
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, place: int) -> Reading: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[Reading]: ...
+
+    def __getitem__(self, place: int | slice) -> Reading | list[Reading]:
+        return self.rows.readings()[place]
 
 
 def _end_of(batch: Sequence[Reading], count: int) -> Position:

@@ -1,27 +1,33 @@
-"""Reads of a vault: find its segments in Postgres or the hot window, and merge their readings."""
+"""Reads of a vault: find its segments in Postgres, decrypt them, and merge their readings."""
 
 import logging
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
-from redis.exceptions import RedisError
-
 from iot_api.limits.clients import Client
-from iot_cipher.encryption import OpenVault, SealedSegment
-from iot_models import metrics, tracing
-from iot_models.errors import FormatError
+from iot_cipher.encryption import OpenVault, SealedSegment, decrypt_segment
+from iot_models import metrics
+from iot_models.errors import DecryptionError, FormatError
 from iot_models.reading import INT64_MAX, Reading
-from iot_models.segment import SegmentBounds
+from iot_models.segment import SegmentColumns, decode_segment, unpacked_size
 from iot_stores import history
-from iot_stores.history import PageRange, ReadFilter
-from iot_stores.hot_window import HotWindow
+from iot_stores.history import PageRange, ReadFilter, StoredSegment
 from iot_stores.interval_index import Position
 from iot_stores.postgres import Pool
-from iot_stores.store_states import report
 
-from .merge import BATCH, BUFFER_BYTES, merge
+from .merge import (
+    ASCENDING,
+    BATCH,
+    BUFFER_BYTES,
+    DESCENDING,
+    Order,
+    Rows,
+    merge,
+    position,
+)
 from .pausable_read import (
     Batches,
     Cursor,
@@ -34,8 +40,7 @@ from .pausable_read import (
     first_readings,
     limited,
 )
-from .segment_reader import ASCENDING, DESCENDING, Rows, opener, position
-from .unordered_read import Combine, UnorderedRead
+from .unordered_read import UnorderedRead
 
 MAX_BUFFERED = 2_000
 """Up to this n, the last n readings are kept in memory; beyond it they are streamed."""
@@ -44,17 +49,24 @@ MAX_BUFFERED_CHARACTERS = 2**20
 MIN_BYTES = 4 * 2**20
 """Merge buffer that every read gets, however many reads are under way."""
 
-_NOBODY = Client("")
-_ALL, _FIRST = ReadFilter(), Page()
+LARGE_BYTES = 8 * 2**20
+"""A segment with more content than this is large: a process decrypts one at a time."""
+
+NOBODY = Client("")
+ALL, FIRST = ReadFilter(), Page()
 _log = logging.getLogger(__name__)
 
 
-class EvictedError(Exception):
-    """The hot window has lost a segment that its index names, or Redis is away."""
+Combine = Callable[
+    [PausableRead, Iterable[SealedSegment], OpenVault, ReadFilter, PageRange],
+    Generator[Sequence[Reading], None, None],
+]
+"""Produces the readings of segments, which come in the order of their begins, within one turn."""
 
 
-class Readings:
-    """The readings of vaults, by (interrogator timestamp, id), in batches of some thousands.
+class StoredReadings:
+    """The readings of vaults in Postgres, by (interrogator timestamp, id), in batches of some
+    thousands.
 
     Every read raises while it is iterated:
         DecryptionError, FormatError: a segment is damaged; all readings yielded before are right.
@@ -62,23 +74,8 @@ class Readings:
         psycopg.Error: Postgres is away.
     """
 
-    def __init__(
-        self,
-        pool: Pool,
-        hot_window: HotWindow,
-        *,
-        shards: int,
-        postgres_now: Callable[[], int],
-        slots: ReadSlots,
-    ) -> None:
-        """Take the stores. `postgres_now` returns Unix milliseconds. It replaces Redis's clock,
-        which stamps the time of receipt, while Redis is away.
-        """
+    def __init__(self, pool: Pool, slots: ReadSlots) -> None:
         self._pool = pool
-        self._hot_window = hot_window
-        self._coverage = tracing.wrap("look into the hot window", hot_window.coverage)
-        self._shards = shards
-        self._postgres_now = postgres_now
         self._slots = slots
         self._sources = metrics.counter("iot_reads_total")
         self._running = 0
@@ -87,9 +84,9 @@ class Readings:
         self,
         vault: OpenVault,
         read_filter: ReadFilter,
-        page: Page = _FIRST,
+        page: Page = FIRST,
         *,
-        client: Client = _NOBODY,
+        client: Client = NOBODY,
         rows: type[Rows] = Rows,
     ) -> PausableRead:
         """Read the readings within the bounds of a filter, from Postgres."""
@@ -101,40 +98,22 @@ class Readings:
         read_filter: ReadFilter,
         state: UnorderedRead,
         *,
-        client: Client = _NOBODY,
+        client: Client = NOBODY,
         rows: type[Rows] = Rows,
     ) -> PausableRead:
         """Read like `select`, but in any order, one batch a segment."""
-        plan = partial(self._select, vault=vault, read_filter=read_filter, combine=state.batches)
+        combine = partial(_unordered, state)
+        plan = partial(self._select, vault=vault, read_filter=read_filter, combine=combine)
         return self._read(client, plan, rows)
-
-    def last_seconds(
-        self,
-        vault: OpenVault,
-        seconds: int,
-        page: Page = _FIRST,
-        *,
-        within: ReadFilter = _ALL,
-        client: Client = _NOBODY,
-    ) -> PausableRead:
-        """Read the readings received in the last `seconds`, from the hot window if it covers them.
-
-        `within`: of these, only the readings that pass this filter.
-
-        On later pages, the window is the one of the first page.
-        """
-        return self._read(
-            client, lambda read: self._last_seconds(read, vault, seconds, within, page)
-        )
 
     def latest(
         self,
         vault: OpenVault,
         count: int,
-        page: Page = _FIRST,
+        page: Page = FIRST,
         *,
-        within: ReadFilter = _ALL,
-        client: Client = _NOBODY,
+        within: ReadFilter = ALL,
+        client: Client = NOBODY,
     ) -> PausableRead:
         """Read the last `count` readings in the vault's order that pass the filter `within`.
 
@@ -160,7 +139,7 @@ class Readings:
         read: PausableRead,
         vault: OpenVault,
         read_filter: ReadFilter,
-        page: Page = _FIRST,
+        page: Page = FIRST,
         combine: Combine | None = None,
     ) -> Batches:
         self._sources.labels("postgres").inc()
@@ -178,53 +157,6 @@ class Readings:
         """Produce a page from Postgres, within one turn."""
         stored = self._stored(read, vault, read_filter, page.page_range(), combine)
         return (yield from limited(stored, page))
-
-    def _last_seconds(
-        self,
-        read: PausableRead,
-        vault: OpenVault,
-        seconds: int,
-        within: ReadFilter,
-        page: Page,
-    ) -> Batches:
-        fixed_begin = page.cursor.received_low if page.cursor else None
-        begin, found = self._covered(vault, seconds, fixed_begin)
-        self._sources.labels("postgres" if found is None else "hot_window").inc()
-        if found is None:
-            begin = begin or max(1, self._postgres_now() - seconds * 1000)
-        read_filter = replace(within, received_low=max(begin, within.received_low))
-        if found is None:
-            produce = partial(self._stored_page, read, vault, read_filter)
-        else:
-            window = begin, seconds
-            produce = partial(self._hot_page, read, vault, read_filter, window, [found])
-        last = yield from read.through(produce, page)
-        return last and replace(last, received_low=begin)
-
-    def _hot_page(
-        self,
-        read: PausableRead,
-        vault: OpenVault,
-        read_filter: ReadFilter,
-        window: tuple[int, int],
-        found: list[list[SegmentBounds]],
-        page: Page,
-    ) -> Batches:
-        """Produce a page from the hot window, within one turn.
-
-        `window` is the begin of the window of receipt and its length in seconds.
-        `found` holds the bounds for the first turn only: a paused read keeps nothing. After a pause
-        the hot window may not cover the page any more; then the page comes from Postgres.
-        """
-        begin, seconds = window
-        if not found:
-            _, bounds = self._covered(vault, seconds, begin)
-            if bounds is None:
-                return (yield from self._stored_page(read, vault, read_filter, page))
-            found.append(bounds)
-        with read.slot(self._slots.hot_window):
-            hot = self._hot(read, vault, read_filter, page.page_range(), found.pop())
-            return (yield from limited(hot, page))
 
     def _latest(
         self, read: PausableRead, vault: OpenVault, count: int, within: ReadFilter, page: Page
@@ -314,72 +246,86 @@ class Readings:
         finally:
             self._running -= 1
 
-    def _covered(
-        self, vault: OpenVault, seconds: int, fixed_begin: int | None
-    ) -> tuple[int, list[SegmentBounds] | None]:
-        """Return the begin of the window and the bounds of its segments in the hot window.
 
-        The begin is 0 while Redis is away; the bounds are None if the hot window does not cover it.
-        """
-        begin = fixed_begin or 0
-        try:
-            coverage = self._coverage(vault.shard(self._shards), seconds, fixed_begin)
-            begin = coverage.begin
-            if coverage.complete:
-                return begin, self._hot_window.bounds(vault.vault_id, begin)
-        except RedisError as error:
-            report(_log, "the hot window is not used", error)
-        except (FormatError, ValueError) as error:  # a writer never wrote it
-            _log.error("the hot window is damaged; reads use Postgres: %s", error)
-        return begin, None
+def _unordered(
+    state: UnorderedRead,
+    read: PausableRead,
+    segments: Iterable[SealedSegment],
+    vault: OpenVault,
+    read_filter: ReadFilter,
+    page_range: PageRange,
+) -> Generator[Sequence[Reading], None, None]:
+    page_range = read_filter.narrow(page_range)
+    claim = read.claim_large_segment
+    open_segment = opener(vault, read_filter, page_range, ASCENDING, claim, rows=read.rows)
+    scan = Scan(read, ASCENDING, page_range)
+    state.begin_turn(page_range.after)
+    new = scan.watched(state.new_segments(segments))
+    yield from state.batches(new, scan.noting(open_segment), page_range.after)
 
-    def _hot(
-        self,
-        read: PausableRead,
-        vault: OpenVault,
-        read_filter: ReadFilter,
-        page_range: PageRange,
-        found: list[SegmentBounds],
-    ) -> Generator[Sequence[Reading], None, None]:
-        """Read from the hot window as far as it has the segments, and the rest from Postgres.
 
-        An evicted segment is not replaced by itself: a compaction may have merged it with others.
-        """
-        reached = page_range.after
-        try:
-            for batch in self._merged(
-                read,
-                self._hot_segments(vault, page_range, filter(read_filter.may_match, found)),
-                vault,
-                read_filter,
-                page_range,
-            ):
-                reached = position(batch[-1])
-                yield batch
-                del batch  # free its memory before the next one is produced
-        except EvictedError as error:
-            _log.info("a read continues from Postgres: %s", error)
-        else:
-            return
-        yield from self._stored(read, vault, read_filter, replace(page_range, after=reached))
+def opener(
+    vault: OpenVault,
+    read_filter: ReadFilter,
+    page_range: PageRange,
+    order: Order,
+    claim_large: Callable[[], None] = lambda: None,
+    *,
+    rows: type[Rows] = Rows,
+) -> Callable[[SealedSegment], Rows]:
+    """Return a function that opens one segment, and returns its first `page_range.limit` readings.
 
-    def _hot_segments(
-        self, vault: OpenVault, page_range: PageRange, bounds_found: Iterable[SegmentBounds]
-    ) -> Iterator[SealedSegment]:
-        order = DESCENDING if page_range.descending else ASCENDING
-        found = sorted(bounds_found, key=order.begin)
-        if page_range.after is not None:
-            after = order.key_of(page_range.after)
-            found = [bounds for bounds in found if order.end(bounds) > after]
-        payloads = iter(self._hot_window.payloads(vault.vault_id, found))
-        for bounds in found:
-            try:
-                payload = next(payloads)
-            except RedisError as error:
-                raise EvictedError(f"Redis is away: {error}") from None
-            if payload is None:
-                raise EvictedError("a segment was evicted from the hot window")
-            yield SealedSegment(vault.vault_id, bounds, payload)
+    Bounds of the interrogator timestamp must be in `page_range` already (`ReadFilter.narrow`).
+
+    `claim_large` is called before a large segment is fetched or decompressed; it may raise. The
+    returned function raises DecryptionError or FormatError if the segment is damaged.
+    """
+    behind = None if page_range.after is None else _next(order.key_of(page_range.after))
+    beyond = None if page_range.until is None else _next(order.key_of(page_range.until))
+
+    def open_segment(segment: SealedSegment) -> Rows:
+        # Let other greenlets run: a read may open many segments before its first batch.
+        time.sleep(0)
+        columns = _columns(vault, segment, claim_large)
+        opened = rows(columns, order, 0, len(columns.ids))
+        if behind is not None and order.begin(segment.bounds) < behind:
+            opened = opened.since(behind)
+        if beyond is not None and order.end(segment.bounds) >= beyond:
+            opened = opened.before(beyond)
+        if not read_filter.includes(segment.bounds):
+            opened = opened.matching(read_filter)
+        return opened if page_range.limit is None else opened.first(page_range.limit)
+
+    return open_segment
+
+
+def _next(key: tuple[int, int]) -> tuple[int, int]:
+    """Return the smallest key after this one."""
+    return key[0], key[1] + 1
+
+
+def _columns(
+    vault: OpenVault, segment: SealedSegment, claim_large: Callable[[], None]
+) -> SegmentColumns:
+    bounds = segment.bounds
+    try:
+        content = _content(vault, segment, claim_large)
+        if unpacked_size(content) > LARGE_BYTES:
+            claim_large()
+        return decode_segment(bounds, content)
+    except (DecryptionError, FormatError):
+        metrics.counter("iot_damaged_total").labels("segment").inc()
+        _log.error("segment %s/%d can't be opened", segment.vault_id, bounds.first_id)
+        raise
+
+
+def _content(vault: OpenVault, segment: SealedSegment, claim_large: Callable[[], None]) -> bytes:
+    payload: bytes | bytearray = segment.payload
+    if isinstance(segment, StoredSegment):
+        if (segment.size or 0) > LARGE_BYTES:
+            claim_large()
+        payload = segment.fetch()
+    return decrypt_segment(vault, segment.bounds, payload)
 
 
 def _report_overlap(read: PausableRead, vault: OpenVault, reading_id: int) -> None:

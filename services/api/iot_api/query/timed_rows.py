@@ -9,7 +9,8 @@ from iot_models.reading import SEPARATOR, Reading
 from iot_models.segment import SegmentColumns
 from iot_stores.interval_index import Position
 
-from .segment_reader import ColumnRun, Rows, SegmentBatch
+from .merge import ColumnRun, Rows
+from .pausable_read import SegmentBatch
 from .series_query import SeriesQuery
 
 

@@ -8,31 +8,21 @@ compaction replaced segments between two turns of the read. Two segments share r
 their positions and their ids overlap.
 """
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
-from iot_cipher.encryption import OpenVault, SealedSegment
-from iot_models.reading import Reading
-from iot_models.segment import ID_STRIDE, SegmentBounds
-from iot_stores.history import PageRange, ReadFilter
+from iot_cipher.encryption import SealedSegment
+from iot_models.segment import ID_STRIDE, IdRanges, Overlap, SegmentBounds
 from iot_stores.interval_index import Position
 
-from .merge import IdRanges, Overlap
-from .pausable_read import PausableRead, Scan
-from .segment_reader import ASCENDING, Rows, SegmentBatch, opener
+from .merge import ASCENDING, OpenSegment, Rows
+from .pausable_read import SegmentBatch
 
 _ID_BYTES = 40
 """Memory of an id that is kept."""
 _KEPT = 64
 """Segments that are kept before the first search for segments that need not be kept."""
-
-
-Combine = Callable[
-    [PausableRead, Iterable[SealedSegment], OpenVault, ReadFilter, PageRange],
-    Generator[Sequence[Reading], None, None],
-]
-"""Produces the readings of segments, which come in the order of their begins, within one turn."""
 
 
 class SharedReadingError(Exception):
@@ -70,26 +60,18 @@ class UnorderedRead:
         self._prune_at = _KEPT
 
     def batches(
-        self,
-        read: PausableRead,
-        segments: Iterable[SealedSegment],
-        vault: OpenVault,
-        read_filter: ReadFilter,
-        page_range: PageRange,
-    ) -> Generator[SegmentBatch, None, None]:
+        self, segments: Iterable[SealedSegment], open_segment: OpenSegment, after: Position | None
+    ) -> Iterator[SegmentBatch]:
         """Yield the wanted rows of each segment that no turn before has produced.
+
+        The turn continues behind position `after`. `segments` are ordered by their begins, after
+        those that contain this position.
 
         Raises:
             SharedReadingError: two segments hold readings with one id.
             UnavailableError: the memory of this process is used up.
         """
-        page_range = read_filter.narrow(page_range)
-        after, claim = page_range.after, read.claim_large_segment
-        open_rows = opener(vault, read_filter, page_range, ASCENDING, claim, rows=read.rows)
-        scan = Scan(read, ASCENDING, page_range)
-        open_segment = scan.noting(open_rows)
-        self._begin_turn(after)
-        for segment in scan.watched(self._new_segments(segments)):
+        for segment in segments:
             bounds = segment.bounds
             rows = open_segment(segment)
             self._keep(bounds, _Produced(ASCENDING.end(bounds), _ids_of(bounds, rows)))
@@ -98,13 +80,14 @@ class UnorderedRead:
             if len(rows):
                 yield SegmentBatch(rows, begin if after is None else max(begin, after))
 
-    def _begin_turn(self, after: Position | None) -> None:
+    def begin_turn(self, after: Position | None) -> None:
+        """Begin a turn behind a position."""
         if after is not None:
             produced = (self._before | self._produced).items()
             self._before = {bounds: each for bounds, each in produced if each.end > after}
         self._ranges, self._produced = IdRanges(), {}
 
-    def _new_segments(self, segments: Iterable[SealedSegment]) -> Iterator[SealedSegment]:
+    def new_segments(self, segments: Iterable[SealedSegment]) -> Iterator[SealedSegment]:
         """Pass on the segments that were not produced by a turn before."""
         for segment in segments:
             produced = self._before.get(segment.bounds)

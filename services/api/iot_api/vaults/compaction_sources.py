@@ -14,7 +14,7 @@ from iot_cipher.encryption import OpenVault, SealedSegment, decrypt_with_chunk_k
 from iot_models import metrics
 from iot_models.compaction_order import Source
 from iot_models.errors import DecryptionError, FormatError
-from iot_models.segment import may_share_key
+from iot_models.segment_encoding import may_share_key
 from iot_stores.months import DAY_MS
 from iot_stores.postgres import Pool
 from iot_stores.small_segments import SMALL_READINGS, SegmentName, SmallSegment, fetch_small

@@ -19,7 +19,8 @@ from iot_cipher.encryption import (
 from iot_models import metrics
 from iot_models.audit_event import AuditKind, audit_event
 from iot_models.errors import DecryptionError, FormatError, NotFoundError, UnavailableError
-from iot_models.segment import SegmentColumns, decode_segment, encode_merged
+from iot_models.segment import SegmentColumns, decode_segment
+from iot_models.segment_encoding import encode_merged
 from iot_stores import segment_erasure
 from iot_stores.audit import AuditLog
 from iot_stores.backlog import Backlog

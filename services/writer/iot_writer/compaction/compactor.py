@@ -17,9 +17,9 @@ from iot_cipher.encryption import (
 from iot_cipher.sealed_order import open_order
 from iot_models import metrics
 from iot_models.compaction_order import CompactionOrder, decode_order
-from iot_models.compression import unpacked_size
 from iot_models.errors import DecryptionError, FormatError
-from iot_models.segment import SegmentColumns, decode_segment, encode_merged
+from iot_models.segment import SegmentColumns, decode_segment, unpacked_size
+from iot_models.segment_encoding import encode_merged
 from iot_stores import small_segments
 from iot_stores.compaction_orders import CompactionOrders
 from iot_stores.postgres import Connection

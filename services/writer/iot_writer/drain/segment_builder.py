@@ -5,7 +5,8 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from iot_cipher.encryption import Entry, SealedSegment, encrypt_segment
-from iot_models.segment import ID_STRIDE, encode_segment
+from iot_models.segment import ID_STRIDE
+from iot_models.segment_encoding import encode_segment
 from iot_stores.months import DAY_MS, month_begin, next_month
 
 MAX_READINGS = 10_000

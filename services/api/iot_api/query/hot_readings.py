@@ -1,0 +1,184 @@
+"""Reads of the last seconds: from the hot window if it covers them, or else from Postgres."""
+
+import logging
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+
+from redis.exceptions import RedisError
+
+from iot_api.limits.clients import Client
+from iot_cipher.encryption import OpenVault, SealedSegment
+from iot_models import tracing
+from iot_models.errors import FormatError
+from iot_models.reading import Reading
+from iot_models.segment import SegmentBounds
+from iot_stores.history import PageRange, ReadFilter
+from iot_stores.hot_window import HotWindow
+from iot_stores.postgres import Pool
+from iot_stores.store_states import report
+
+from .merge import ASCENDING, DESCENDING, position
+from .pausable_read import Batches, Page, PausableRead, ReadSlots, limited
+from .readings import ALL, FIRST, NOBODY, StoredReadings
+
+_log = logging.getLogger(__name__)
+
+
+class EvictedError(Exception):
+    """The hot window has lost a segment that its index names, or Redis is away."""
+
+
+class Readings(StoredReadings):
+    """The readings of vaults, also those of the last seconds."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        hot_window: HotWindow,
+        *,
+        shards: int,
+        postgres_now: Callable[[], int],
+        slots: ReadSlots,
+    ) -> None:
+        """Take the stores. `postgres_now` returns Unix milliseconds. It replaces Redis's clock,
+        which stamps the time of receipt, while Redis is away.
+        """
+        super().__init__(pool, slots)
+        self._hot_window = hot_window
+        self._coverage = tracing.wrap("look into the hot window", hot_window.coverage)
+        self._shards = shards
+        self._postgres_now = postgres_now
+
+    def last_seconds(
+        self,
+        vault: OpenVault,
+        seconds: int,
+        page: Page = FIRST,
+        *,
+        within: ReadFilter = ALL,
+        client: Client = NOBODY,
+    ) -> PausableRead:
+        """Read the readings received in the last `seconds`, from the hot window if it covers them.
+
+        `within`: of these, only the readings that pass this filter.
+
+        On later pages, the window is the one of the first page.
+        """
+        return self._read(
+            client, lambda read: self._last_seconds(read, vault, seconds, within, page)
+        )
+
+    def _last_seconds(
+        self,
+        read: PausableRead,
+        vault: OpenVault,
+        seconds: int,
+        within: ReadFilter,
+        page: Page,
+    ) -> Batches:
+        fixed_begin = page.cursor.received_low if page.cursor else None
+        begin, found = self._covered(vault, seconds, fixed_begin)
+        self._sources.labels("postgres" if found is None else "hot_window").inc()
+        if found is None:
+            begin = begin or max(1, self._postgres_now() - seconds * 1000)
+        read_filter = replace(within, received_low=max(begin, within.received_low))
+        if found is None:
+            produce = partial(self._stored_page, read, vault, read_filter)
+        else:
+            window = begin, seconds
+            produce = partial(self._hot_page, read, vault, read_filter, window, [found])
+        last = yield from read.through(produce, page)
+        return last and replace(last, received_low=begin)
+
+    def _hot_page(
+        self,
+        read: PausableRead,
+        vault: OpenVault,
+        read_filter: ReadFilter,
+        window: tuple[int, int],
+        found: list[list[SegmentBounds]],
+        page: Page,
+    ) -> Batches:
+        """Produce a page from the hot window, within one turn.
+
+        `window` is the begin of the window of receipt and its length in seconds.
+        `found` holds the bounds for the first turn only: a paused read keeps nothing. After a pause
+        the hot window may not cover the page any more; then the page comes from Postgres.
+        """
+        begin, seconds = window
+        if not found:
+            _, bounds = self._covered(vault, seconds, begin)
+            if bounds is None:
+                return (yield from self._stored_page(read, vault, read_filter, page))
+            found.append(bounds)
+        with read.slot(self._slots.hot_window):
+            hot = self._hot(read, vault, read_filter, page.page_range(), found.pop())
+            return (yield from limited(hot, page))
+
+    def _covered(
+        self, vault: OpenVault, seconds: int, fixed_begin: int | None
+    ) -> tuple[int, list[SegmentBounds] | None]:
+        """Return the begin of the window and the bounds of its segments in the hot window.
+
+        The begin is 0 while Redis is away; the bounds are None if the hot window does not cover it.
+        """
+        begin = fixed_begin or 0
+        try:
+            coverage = self._coverage(vault.shard(self._shards), seconds, fixed_begin)
+            begin = coverage.begin
+            if coverage.complete:
+                return begin, self._hot_window.bounds(vault.vault_id, begin)
+        except RedisError as error:
+            report(_log, "the hot window is not used", error)
+        except (FormatError, ValueError) as error:  # a writer never wrote it
+            _log.error("the hot window is damaged; reads use Postgres: %s", error)
+        return begin, None
+
+    def _hot(
+        self,
+        read: PausableRead,
+        vault: OpenVault,
+        read_filter: ReadFilter,
+        page_range: PageRange,
+        found: list[SegmentBounds],
+    ) -> Generator[Sequence[Reading], None, None]:
+        """Read from the hot window as far as it has the segments, and the rest from Postgres.
+
+        An evicted segment is not replaced by itself: a compaction may have merged it with others.
+        """
+        reached = page_range.after
+        try:
+            for batch in self._merged(
+                read,
+                self._hot_segments(vault, page_range, filter(read_filter.may_match, found)),
+                vault,
+                read_filter,
+                page_range,
+            ):
+                reached = position(batch[-1])
+                yield batch
+                del batch  # free its memory before the next one is produced
+        except EvictedError as error:
+            _log.info("a read continues from Postgres: %s", error)
+        else:
+            return
+        yield from self._stored(read, vault, read_filter, replace(page_range, after=reached))
+
+    def _hot_segments(
+        self, vault: OpenVault, page_range: PageRange, bounds_found: Iterable[SegmentBounds]
+    ) -> Iterator[SealedSegment]:
+        order = DESCENDING if page_range.descending else ASCENDING
+        found = sorted(bounds_found, key=order.begin)
+        if page_range.after is not None:
+            after = order.key_of(page_range.after)
+            found = [bounds for bounds in found if order.end(bounds) > after]
+        payloads = iter(self._hot_window.payloads(vault.vault_id, found))
+        for bounds in found:
+            try:
+                payload = next(payloads)
+            except RedisError as error:
+                raise EvictedError(f"Redis is away: {error}") from None
+            if payload is None:
+                raise EvictedError("a segment was evicted from the hot window")
+            yield SealedSegment(vault.vault_id, bounds, payload)

@@ -21,9 +21,10 @@ DEVICES, READERS = 24, 40
 MAX_POSTGRES = WORKERS * POOL + WRITERS
 REDIS_OF_A_WRITER = 5
 """RQ's blocking wait, its commands, its subscription, the drain and the ticker."""
-MAX_REDIS = WRITERS * REDIS_OF_A_WRITER + WORKERS * 4
-"""Limit on connections to Redis. An API process opens one for each concurrent command: at most
-`MAX_CONNECTIONS`, and few while Redis answers."""
+REDIS_OF_AN_API = 5
+"""An API process opens one for each concurrent command: at most `MAX_CONNECTIONS`, and few while
+Redis answers. Heartbeats and rate limits send theirs beside the requests."""
+MAX_REDIS = WRITERS * REDIS_OF_A_WRITER + WORKERS * REDIS_OF_AN_API
 
 _HELD = """
     SELECT application_name, count(*) FROM pg_stat_activity

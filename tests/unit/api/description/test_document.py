@@ -37,8 +37,9 @@ OF_HTTP = {
     *("Accept", "Access-Control-Request-Headers", "Access-Control-Request-Method"),
     *("Authorization", "Origin", "Transfer-Encoding"),
     *("Forwarded", "Via", "X-Forwarded-For"),
+    "Traceparent",
 }
-"""Request headers that OpenAPI leaves to HTTP, or that only proxies and browsers send."""
+"""Request headers that OpenAPI leaves to HTTP, or that only proxies, browsers and tracing send."""
 NOT_HEADERS = {"Status-Codes"}
 LIMITS = re.compile(r"max_(?!relative).*|.*_limit|rate_limit_.*|idempotency_.*|ack_.*")
 """Settings that limit what a client may send."""

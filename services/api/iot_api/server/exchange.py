@@ -30,7 +30,10 @@ from .unread_bodies import discard_body
 
 _KNOWN_HEADS = 1024
 _KNOWN_HEAD_BYTES = 1024
-"""A process remembers so many parsed heads of PUTs, of at most this size."""
+_KNOWN_HEAD_FIELDS = 32
+"""A process remembers so many parsed heads of PUTs, of at most this size and with so many headers.
+A parsed header takes 200 bytes and more, and a head is kept before its token is checked.
+"""
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _METHODS = rb"(?:GET|HEAD|POST|PUT|DELETE|OPTIONS|PATCH) "
 _PLAIN_LINE = re.compile(_METHODS + rb"/[\x21-\x7e]*+ HTTP/1\.[01]\r\n")
@@ -331,7 +334,7 @@ class Exchange:
         head = None if ingest is None else _put_head(request, ingest)
         if head is None:
             return request
-        if text:
+        if text and len(head.headers) <= _KNOWN_HEAD_FIELDS:
             if len(heads) >= _KNOWN_HEADS:
                 heads.clear()
             heads[text] = head

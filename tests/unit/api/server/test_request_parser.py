@@ -305,3 +305,15 @@ def test_the_same_head_is_parsed_once() -> None:
     by_exchange(server, [(put % 2 + b"[]") * 3 + (put % 4 + b"[{}]") * 2 + put % 2 + b"{}"])
     assert [each.body for each in server.requests] == [b"[]"] * 3 + [b"[{}]"] * 2 + [b"{}"]
     assert len({*map(id, server.heads)}) == 2
+
+
+def test_heads_with_many_headers_are_not_kept() -> None:
+    """Parsed, they take twenty times their size."""
+    server = Server(config())
+    for count in (32, 33):
+        fields = b"Content-Length: 0\r\n" + b"".join(
+            b"X%d:\r\n" % each for each in range(count - 1)
+        )
+        by_exchange(server, [b"PUT /api/iot HTTP/1.1\r\n" + fields + b"\r\n"])
+    assert [len(each.headers) for each in server.heads] == [32, 33]
+    assert [len(each.headers) for each in server.put_heads.values()] == [32]

@@ -86,6 +86,9 @@ class Connection:
     closing: bool = False
     failure: Exception | None = None
     """Raised by the next receive of the body."""
+    missing_body: Exception | None = None
+    """Raised if a body does not arrive, because the connection was closed before its head was read.
+    Without it, the client would be told that its body is cut off (400), and might drop readings."""
     head_bytes: int = 0
     """Received bytes of the head, or of several heads whose requests arrived together."""
     body_began: float = 0.0
@@ -185,7 +188,14 @@ class Connection:
         elif self.request is not None:
             self.cut_body(failure)
         else:
-            self.receive_no_more()
+            self.end_idle(failure)
+
+    def end_idle(self, failure: Exception) -> None:
+        """Close a connection that waits for a request. `failure` answers a request whose head has
+        arrived by now, and whose body has not.
+        """
+        self.missing_body = failure
+        self.receive_no_more()
 
     def cut_body(self, failure: Exception) -> None:
         """Make the application's reading of the body fail."""
@@ -319,6 +329,8 @@ class ConnectionReader(SocketUnreader):  # type: ignore[misc] # gunicorn has no 
             data = b"" if connection.failure else super().chunk(size_hint)
         finally:
             connection.phase = Phase.ANSWERING
+        if not data and connection.failure is None:
+            connection.failure = connection.missing_body
         if connection.failure is not None:
             self._drop_body()
             raise connection.failure

@@ -301,15 +301,17 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
         for connection in self._connections:
             if connection.request is None:
                 if time.monotonic() - max(connection.since, begin) >= GRACE_SECONDS:
-                    connection.receive_no_more()
+                    connection.end_idle(_process_ends())
                 continue
             # The answer says `Connection: close`, unless its head is sent already.
             connection.request.force_close()
             connection.end_delay()
             if bodies:
-                connection.cut_body(
-                    UnavailableError("this server process ends; send the request again")
-                )
+                connection.cut_body(_process_ends())
+
+
+def _process_ends() -> UnavailableError:
+    return UnavailableError("this server process ends; send the request again")
 
 
 def _is_health_check(environ: dict[str, Any]) -> bool:

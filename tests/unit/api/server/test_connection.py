@@ -1,17 +1,20 @@
-"""The receiving of bodies on a connection."""
+"""The receiving of bodies on a connection, and a connection that is closed meanwhile."""
 
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import gevent.socket
 import pytest
 
 from iot_api.limits.memory_budget import MemoryBudget
 from iot_api.server.connection import Connection, ConnectionReader
-from iot_api.server.exchange import SizedBody
+from iot_api.server.exchange import PutHead, PutRequest, SizedBody
+from iot_models.errors import UnavailableError
 
 CONTENT = b"0123456789" * 20_000
+PUT_HEAD = PutHead((1, 1), [], "/api/iot", {}, 12, expects_continue=False, closes=False)
 
 
 def reader_of(receive: Callable[[int], bytes]) -> ConnectionReader:
@@ -41,3 +44,40 @@ def test_a_body_takes_little_more_memory_than_its_size(step: int) -> None:
         tracemalloc.stop()
     assert received == CONTENT
     assert peak < 3 * len(CONTENT)
+
+
+@pytest.fixture
+def closed_before_its_head_was_read() -> Iterator[Connection]:
+    """Return an idle connection, closed when a head and four bytes of a body had arrived."""
+    client, server = gevent.socket.socketpair()
+    with client, server:
+        connection = Connection(server, "")
+        connection.await_request(head_began=False)
+        client.sendall(b"headbody")
+        connection.end(UnavailableError("closed"))
+        yield connection
+
+
+def test_a_client_can_repeat_a_request_whose_body_is_late(
+    closed_before_its_head_was_read: Connection,
+) -> None:
+    """An error that names the body as cut off would make a device drop its readings."""
+    connection = closed_before_its_head_was_read
+    request = PutRequest(PUT_HEAD, ConnectionReader(connection, MemoryBudget(2**20)))
+    assert request.body.read(4) == b"head"
+    connection.start_request(request)
+    with pytest.raises(UnavailableError, match="closed"):
+        request.body.read(8)
+    assert request.body.failed
+    assert request.must_close
+
+
+def test_a_request_that_has_arrived_is_received(
+    closed_before_its_head_was_read: Connection,
+) -> None:
+    connection = closed_before_its_head_was_read
+    request = PutRequest(PUT_HEAD, ConnectionReader(connection, MemoryBudget(2**20)))
+    assert request.body.read(4) == b"head"
+    connection.start_request(request)
+    assert request.body.read(4) == b"body"
+    assert not request.must_close

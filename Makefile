@@ -13,16 +13,16 @@ DEVICES ?= 1
 TLS ?= 0
 
 # Settings of `make test` and `make test-all`. Most tests wait for processes, so twice as many tests run at a time as there
-# are cores; with tests/system, which wait longer, one more, and one that runs only tests that wait for timeouts.
+# are cores, and with tests/system one more that runs only tests that wait for timeouts.
 CORES := $(shell nproc 2>/dev/null || echo 2)
 TEST_PROCESSES ?= $(shell echo $$((2 * $(CORES))))
-ALL_TEST_PROCESSES ?= $(shell echo $$((2 * $(CORES) + 2)))
+ALL_TEST_PROCESSES ?= $(shell echo $$((2 * $(CORES) + 1)))
 QUICK_TESTS := tests/unit tests/integration tests/chart
 # In a fresh clone, each process of the tests would compile all tests and libraries: 14 s of CPU time each.
 COMPILE_TESTS = test -n "$$(find tests -name '*-pytest-*.pyc' -print -quit)" || \
 	printf '%s\n' unit integration system | xargs -P $(CORES) -I{} $(BIN)/pytest --collect-only -qq tests/{} >/dev/null
 # Tests that check how fast processes recover: they run after the others, fewer at a time.
-TIMED_TESTS := tests/system/faults/test_short.py $(addprefix tests/system/states/test_,\
+TIMED_TESTS := $(addprefix tests/system/faults/test_,short.py outboxes.py) $(addprefix tests/system/states/test_,\
 	endpoint_moved.py postgres_states.py redis_states.py)
 
 # Settings of `make faults`.

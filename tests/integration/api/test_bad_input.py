@@ -166,7 +166,7 @@ def test_an_invalid_read_body_names_the_form(module_api: Api, body: str) -> None
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/api", "/nope", "/api/iot/1/2/3", "/api/nope", "/metrics", "/static/x", "/a%00b"]
+    "path", ["/api", "/nope", "/api/iot/1/2/3", "/api/nope", "/metrics", "/static/x", "/a%00b"]
 )
 @pytest.mark.parametrize("method", ["GET", "PUT", "POST", "DELETE"])
 def test_an_unknown_path_is_404(module_api: Api, method: str, path: str) -> None:
@@ -187,6 +187,8 @@ def test_an_unknown_path_is_404(module_api: Api, method: str, path: str) -> None
         ("DELETE", "/api/iot/maxtime", {"GET", "HEAD", "POST", "OPTIONS"}),
         ("POST", "/api/audit", {"GET", "HEAD", "OPTIONS"}),
         ("POST", "/healthz", {"GET", "HEAD", "OPTIONS"}),
+        ("PUT", "/", {"GET", "HEAD", "OPTIONS"}),
+        ("DELETE", "/", {"GET", "HEAD", "OPTIONS"}),
     ],
 )
 def test_an_unsupported_method_is_405(

@@ -5,7 +5,8 @@ from iot_writer.writer import Writer
 
 
 def drain_all(writer: Writer) -> None:
-    """Drain every shard until the backlog is empty."""
-    shards = range(writer.settings.shards)
-    while {*writer.drain.run(writer.postgres(), shards).outcomes.values()} != {DrainOutcome.EMPTY}:
-        continue
+    """Drain every shard until it is empty. One drain may not reach all shards."""
+    waiting = list(range(writer.settings.shards))
+    while waiting:
+        outcomes = writer.drain.run(writer.postgres(), waiting).outcomes
+        waiting = [shard for shard in waiting if outcomes.get(shard) != DrainOutcome.EMPTY]

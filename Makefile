@@ -21,9 +21,10 @@ QUICK_TESTS := tests/unit tests/integration tests/chart
 # In a fresh clone, each process of the tests would compile all tests and libraries: 14 s of CPU time each.
 COMPILE_TESTS = test -n "$$(find tests -name '*-pytest-*.pyc' -print -quit)" || \
 	printf '%s\n' unit integration system | xargs -P $(CORES) -I{} $(BIN)/pytest --collect-only -qq tests/{} >/dev/null
-# Tests that check how fast processes recover: they run after the others, fewer at a time.
+# Tests that check how fast processes recover and clients are served: they run after the others, fewer at a time.
 TIMED_TESTS := $(addprefix tests/system/faults/test_,short.py outboxes.py) $(addprefix tests/system/states/test_,\
-	endpoint_moved.py postgres_states.py redis_states.py)
+	endpoint_moved.py postgres_states.py redis_states.py) $(addprefix tests/system/reliability/test_,\
+	slow_peers.py stalled_readers.py)
 
 # Settings of `make faults`.
 SEED ?= 1

@@ -77,7 +77,7 @@ def test_a_new_connection_closes_no_other(redis: "Redis") -> None:
     ids = id_of(first), id_of(second)
     pool.release(first)
     pool.release(second)
-    assert connected(redis) == set(ids)
+    assert set(ids) <= connected(redis), "both are still open"
 
 
 def test_refusals_in_a_row_renew_once(redis: "Redis", monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from enum import IntEnum
 from typing import Any
 
 import gevent
@@ -23,6 +22,8 @@ from iot_api.http.request import Proven
 from iot_api.limits.memory_budget import BODY_FACTOR, EXEMPT_BYTES, MemoryBudget
 from iot_models import metrics
 from iot_models.errors import UnavailableError
+
+from .phase import Phase
 
 MAX_HEAD_BYTES = 32 * 1024
 """Limit of a head, and of the trailers of a chunked body. gunicorn 27 would take 800 KiB of each.
@@ -44,25 +45,6 @@ _SMALL_PART_BYTES = 4096
 """A shorter part of a body is joined with the next one. Otherwise a body that arrives two bytes at
 a time would take 60 times its size. The memory budget charges twice the size.
 """
-
-
-class Phase(IntEnum):
-    """What a connection waits for, in the order in which connections are closed to make room."""
-
-    DELAYED = 0
-    """The time at which an error is answered (`RefusalPace`)."""
-    HEAD = 1
-    """The rest of a request's head."""
-    NEW = 2
-    """The first byte, or the TLS handshake."""
-    IDLE = 3
-    """The next request."""
-    BODY = 4
-    """The rest of a body."""
-    SENDING = 5
-    """A client that reads too slowly."""
-    ANSWERING = 6
-    """The application. Such a connection is never closed."""
 
 
 @dataclass(slots=True, eq=False)

@@ -3,7 +3,8 @@
 Without deadlines, clients that send or read almost nothing occupy every connection of a process.
 """
 
-from .connection import Connection, Phase
+from .connection import Connection
+from .phase import Phase
 
 FIRST_BYTE_SECONDS = 15.0
 """Until the first byte of a new connection, including the TLS handshake."""

@@ -7,8 +7,9 @@ from contextlib import ExitStack
 
 import pytest
 
-from iot_api.server.connection import STALLED_SECONDS, Connection, Phase
+from iot_api.server.connection import STALLED_SECONDS, Connection
 from iot_api.server.connection_table import ConnectionTable, too_many_connections
+from iot_api.server.phase import Phase
 from iot_models.errors import UnavailableError
 
 Connect = Callable[..., Connection]

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 import pytest
 
 from iot_api.server import deadlines
-from iot_api.server.connection import Connection, Phase
+from iot_api.server.connection import Connection
 from iot_api.server.deadlines import is_overdue
+from iot_api.server.phase import Phase
 
 KEEPALIVE = 75.0
 KIB = 1024

@@ -14,8 +14,9 @@ import gevent.socket
 import pytest
 
 from iot_api.server import deadlines
-from iot_api.server.connection import PAUSE, Phase
+from iot_api.server.connection import PAUSE
 from iot_api.server.gunicorn_worker import Limits
+from iot_api.server.phase import Phase
 from iot_models.origins import parse_origins
 from support.api_worker import lone_worker
 

@@ -223,6 +223,8 @@ def test_ctrl_c_is_reported_in_one_line(
 def test_ctrl_c_during_the_import_of_the_command_is_reported_in_one_line() -> None:
     program = (
         "import signal, sys\n"
+        # A process in the background of a shell ignores SIGINT, and so do those that it starts.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "class Finder:\n"
         "    def find_spec(self, name, *_):\n"
         "        if name == 'iot_models.settings': signal.raise_signal(signal.SIGINT)\n"

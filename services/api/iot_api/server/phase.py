@@ -1,0 +1,22 @@
+"""The phases of a connection."""
+
+from enum import IntEnum
+
+
+class Phase(IntEnum):
+    """What a connection waits for, in the order in which connections are closed to make room."""
+
+    DELAYED = 0
+    """The time at which an error is answered (`RefusalPace`)."""
+    HEAD = 1
+    """The rest of a request's head."""
+    NEW = 2
+    """The first byte, or the TLS handshake."""
+    IDLE = 3
+    """The next request."""
+    BODY = 4
+    """The rest of a body."""
+    SENDING = 5
+    """A client that reads too slowly."""
+    ANSWERING = 6
+    """The application. Such a connection is never closed."""

@@ -45,15 +45,19 @@ class BacklogCollector(Collector):
     """A collector that queries the backlog, the hot window and the clock of Redis at each scrape.
 
     While Redis is unavailable, only settings and `iot_backlog_up` (0) are reported.
+
+    A scrape leaves no connection open. After a failover, the server of an old connection, now a
+    replica, would not refuse to read, and each scrape would show its figures.
     """
 
     def __init__(self, stores: Stores) -> None:
         self._settings = settings = stores.settings
         self._client = stores.redis
+        self._hot_client = stores.hot_redis
         self._backlog = stores.backlog
         # Without the watch over its Redis, which would query Postgres at the first scrape.
         self._hot_window = HotWindow(
-            stores.hot_redis, stores.names, stores.backlog, seconds=settings.hot_window_seconds
+            self._hot_client, stores.names, stores.backlog, seconds=settings.hot_window_seconds
         )
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
@@ -63,6 +67,13 @@ class BacklogCollector(Collector):
         yield build
         yield _gauge("iot_backlog_limit_bytes", self._settings.backlog_max_bytes)
         yield _gauge("iot_hot_window_seconds", self._settings.hot_window_seconds)
+        try:
+            yield from self._ask_redis()
+        finally:
+            for client in (self._client, self._hot_client):
+                client.connection_pool.disconnect_free_connections()
+
+    def _ask_redis(self) -> Iterator[GaugeMetricFamily]:
         try:
             state = self._backlog.state()
             skew = redis_ahead(self._client)

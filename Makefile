@@ -24,7 +24,7 @@ COMPILE_TESTS = test -n "$$(find tests -name '*-pytest-*.pyc' -print -quit)" || 
 # Tests that check how fast processes recover and clients are served: they run after the others, fewer at a time.
 TIMED_TESTS := $(addprefix tests/system/faults/test_,short.py outboxes.py) $(addprefix tests/system/states/test_,\
 	endpoint_moved.py postgres_states.py redis_states.py) $(addprefix tests/system/reliability/test_,\
-	slow_peers.py stalled_readers.py)
+	read_memory.py slow_peers.py stalled_readers.py)
 
 # Settings of `make faults`.
 SEED ?= 1

@@ -1,6 +1,6 @@
 """The parts of an API process, wired: connections to the stores, and the logic below HTTP."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -150,7 +150,7 @@ def build_service(settings: Settings) -> Service:
     keeper = VaultKeeper(
         records, cache, keyring.current, stores.held_entries, sweep, erasures.clean_redis
     )
-    stores.watcher.after_checks = _reports(stores, keyring, keeper)
+    stores.watcher.after_checks += _reports(stores, keyring, keeper)
     follower = ChangeFollower(changes, keeper)
     live = LiveHub(
         LiveSource(pool, backlog, stores.hot_window),
@@ -230,21 +230,15 @@ def build_service(settings: Settings) -> Service:
     )
 
 
-def _reports(stores: Stores, keyring: KeyringFile, keeper: VaultKeeper) -> Callable[[], None]:
-    """Return what reports this process in Redis, whenever the watch has checked Redis."""
+def _reports(
+    stores: Stores, keyring: KeyringFile, keeper: VaultKeeper
+) -> Iterator[Callable[[], None]]:
+    """Yield what reports this process in Redis."""
     reported = stores.redis, stores.names, "api", keyring.current
-    loaded_keys = LoadedKeysReporter(
-        *reported,
-        require_ours=stores.watch.require_ours,
-        open_vaults=keeper.master_keys_in_use,
-    )
-    heartbeat = HeartbeatSender(*reported, require_ours=stores.watch.require_ours)
-
-    def report() -> None:
-        loaded_keys.report()
-        heartbeat.send()
-
-    return report
+    require_ours = stores.watch.require_ours
+    open_vaults = keeper.master_keys_in_use
+    yield LoadedKeysReporter(*reported, require_ours=require_ours, open_vaults=open_vaults).report
+    yield HeartbeatSender(*reported, require_ours=require_ours).report
 
 
 def _postgres_now(pool: Pool) -> int:

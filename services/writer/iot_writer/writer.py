@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from pathlib import Path
 
@@ -44,7 +44,7 @@ class Writer:
         self.redis, self.hot_redis = stores.redis, stores.hot_redis
         self.watch, self.hot_watch, self.watcher = stores.watch, stores.hot_watch, stores.watcher
         self._drained_at: dict[int, float] = {}
-        self.watcher.after_checks = self._after_checks()
+        self.watcher.after_checks += self._reports()
         self.backlog, self.held, self.clocks = stores.backlog, stores.held_entries, stores.clocks
         self.counters = stores.backlog_counters
         self.audit = AuditLog(self.keys.current)
@@ -69,18 +69,12 @@ class Writer:
         self.sparse_indexes = SparseIndexes(self._connect)
         self._connection: Connection | None = None
 
-    def _after_checks(self) -> Callable[[], None]:
+    def _reports(self) -> Iterator[Callable[[], None]]:
+        """Yield what reports this process in Redis."""
         reported = self.redis, self.names, "writer", self.keys.current
-        loaded_keys = LoadedKeysReporter(*reported, require_ours=self.watch.require_ours)
-        heartbeat = HeartbeatSender(
-            *reported, require_ours=self.watch.require_ours, drained=self._seconds_since_drains
-        )
-
-        def report() -> None:
-            loaded_keys.report()
-            heartbeat.send()
-
-        return report
+        require_ours, drained = self.watch.require_ours, self._seconds_since_drains
+        yield LoadedKeysReporter(*reported, require_ours=require_ours).report
+        yield HeartbeatSender(*reported, require_ours=require_ours, drained=drained).report
 
     def _seconds_since_drains(self) -> dict[int, float]:
         now = time.monotonic()

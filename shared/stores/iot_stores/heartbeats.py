@@ -1,34 +1,26 @@
 """Heartbeats: what each running process has done so far and has loaded, in a stream of Redis.
 
-API processes and writers add a heartbeat every few seconds from the thread that watches Redis, so
-requests and drains cost nothing more. The stream keeps the last seconds only. `GET /api/status`
-computes rates from it, so any API process can report on all processes.
+API processes and writers add a heartbeat every few seconds (`process_reports`). The stream keeps
+the last seconds only. `GET /api/status` computes rates from it, so any API process can report on
+all processes.
 """
 
 import json
-import logging
-import os
-import socket
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 from redis import Redis
-from redis.exceptions import RedisError
 
 from iot_cipher.keyring import KeyId
 from iot_cipher.writer_keys import KeySet
 from iot_models import metrics
-from iot_models.errors import UnavailableError
 from iot_models.names import KeyNames
 
-from .postgres import AWAY
+from .process_reports import ProcessReport, process_name
 from .redis_client import milliseconds
-from .store_states import report
 from .stream_entries import StreamItem
 
-SEND_SECONDS = 3.0
 KEEP_SECONDS = 30
 """The stream keeps heartbeats for this long, and rates are means over at most this time."""
 ALIVE_SECONDS = 15
@@ -52,8 +44,6 @@ _GAUGES = {
     "writer": "iot_writer_heartbeat_timestamp_seconds",
 }
 
-_log = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
@@ -73,8 +63,10 @@ class Heartbeat:
     primary_key: KeyId = 0
 
 
-class HeartbeatSender:
+class HeartbeatSender(ProcessReport):
     """Sends the heartbeats of this process."""
+
+    consequence = "no heartbeat is sent"
 
     def __init__(
         self,
@@ -86,40 +78,16 @@ class HeartbeatSender:
         require_ours: Callable[[], None],
         drained: Callable[[], Mapping[int, float]] = dict,
     ) -> None:
-        """`service`: `api` or `writer`. `require_ours` raises if Redis is another installation's.
-
-        `drained` returns the seconds since this writer last drained each shard.
-        """
-        self._client = client
-        self._names = names
-        self._service = service
-        self._keys = keys
-        self._require_ours = require_ours
+        """`drained` returns the seconds since this writer last drained each shard."""
+        super().__init__(client, names, service, keys, require_ours=require_ours)
         self._drained = drained
-        self._next = 0.0
 
-    def send(self) -> None:
-        """Send a heartbeat if one is due. A Redis that is away gets the next one."""
-        if time.monotonic() < self._next:
-            return
-        self._next = time.monotonic() + SEND_SECONDS
-        try:
-            self._require_ours()
-            # The id of an item is the time of Redis, and so is the limit of the stream: a process
-            # whose clock is wrong must not remove the heartbeats of the others.
-            oldest = milliseconds(self._client.time()) - KEEP_SECONDS * 1000
-            name, content = self._names.heartbeats, json.dumps(self._content())
-            self._client.xadd(name, {"heartbeat": content}, minid=oldest, approximate=False)
-        except (RedisError, UnavailableError, *AWAY) as error:
-            report(_log, "no heartbeat is sent", error)
-            return
-        metrics.gauge(_GAUGES[self._service]).set_to_current_time()
-
-    def _content(self) -> dict[str, object]:
+    def _content(self, now: float) -> dict[str, object]:
+        del now
         keys = self._keys()
         return {
             "service": self._service,
-            "process": f"{socket.gethostname()}:{os.getpid()}",
+            "process": process_name(),
             "totals": {
                 name: metrics.value_of(counter) for name, counter in TOTALS[self._service].items()
             },
@@ -127,6 +95,14 @@ class HeartbeatSender:
             "keys": sorted(keys.key_ids),
             "primary_key": keys.primary_id,
         }
+
+    def _send(self, content: dict[str, object]) -> None:
+        # The id of an item is the time of Redis, and so is the limit of the stream: a process whose
+        # clock is wrong must not remove the heartbeats of the others.
+        oldest = milliseconds(self._client.time()) - KEEP_SECONDS * 1000
+        name, beat = self._names.heartbeats, {"heartbeat": json.dumps(content)}
+        self._client.xadd(name, beat, minid=oldest, approximate=False)  # type: ignore[arg-type]
+        metrics.gauge(_GAUGES[self._service]).set_to_current_time()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,15 +1,12 @@
 """Which master keys each running process has loaded: reports in Redis, which expire.
 
-API processes and writers report every few seconds from the thread that watches Redis, so requests
-and drains cost nothing more. `iot-sensor keys` reads the reports.
+API processes and writers report every few seconds (`process_reports`). `iot-sensor keys` reads the
+reports.
 """
 
 import calendar
 import json
-import logging
 import math
-import os
-import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -17,26 +14,20 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from redis import Redis
-from redis.exceptions import RedisError
 
 from iot_cipher.keyring import KeyId
 from iot_cipher.writer_keys import KeySet, fingerprints
 from iot_models import metrics
-from iot_models.errors import UnavailableError
 from iot_models.names import KeyNames
 
-from .postgres import AWAY
-from .store_states import report
+from .process_reports import ProcessReport, process_name
 
-REPORT_SECONDS = 3.0
 EXPIRY_SECONDS = 15
 """A report outlives its process by at most this."""
 _MAX_RQ_HEARTBEAT_SECONDS = 60.0
 """A writer of an earlier version, which does not report, is gone if RQ's heartbeat is older."""
 _SCAN_COUNT = 1000
 _GAUGES = {"api": "iot_api_master_key_loaded", "writer": "iot_writer_master_key_loaded"}
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,37 +45,29 @@ class LoadedKeys:
     """Open vaults of an API process, by the master key of their records."""
 
 
-class LoadedKeysReporter:
+class LoadedKeysReporter(ProcessReport):
     """Reports the keys that this process has loaded."""
+
+    consequence = "the loaded keys are not reported"
 
     def __init__(
         self,
         client: "Redis",
         names: KeyNames,
-        role: str,
+        service: str,
         keys: Callable[[], KeySet],
         *,
         require_ours: Callable[[], None],
         open_vaults: Callable[[], Counter[KeyId]] = Counter,
     ) -> None:
-        """`role`: `api` or `writer`. `require_ours` raises if Redis is another installation's."""
-        self._require_ours = require_ours
-        self._client = client
-        self._names = names
-        self._role = role
-        self._keys = keys
+        """`open_vaults` counts the open vaults by the master keys of their records."""
+        super().__init__(client, names, service, keys, require_ours=require_ours)
         self._open_vaults = open_vaults
-        self._next = 0.0
         self._primary: tuple[KeyId, str] | None = None
         self._changed_at = -math.inf
         self._exported: set[KeyId] = set()
 
-    def report(self) -> None:
-        """Send a report if one is due. A Redis that is away gets the next one."""
-        now = time.monotonic()
-        if now < self._next:
-            return
-        self._next = now + REPORT_SECONDS
+    def _content(self, now: float) -> dict[str, object]:
         keys = self._keys()
         loaded = fingerprints(keys)
         self._export(set(loaded), keys.primary_id)
@@ -92,27 +75,24 @@ class LoadedKeysReporter:
         if self._primary is not None and primary != self._primary:
             self._changed_at = now
         self._primary = primary
-        host, pid = socket.gethostname(), os.getpid()
-        content = {
-            "role": self._role,
-            "process": f"{self._role} {host}:{pid}",
+        return {
+            "role": self._service,
+            "process": f"{self._service} {process_name()}",
             "fingerprints": loaded,
             "primary": keys.primary_id,
             "primary_seconds": now - self._changed_at,
             "open_vaults": self._open_vaults(),
         }
-        try:
-            self._require_ours()
-            name = self._names.loaded_keys(f"{self._role}:{host}:{pid}")
-            self._client.set(name, json.dumps(content), ex=EXPIRY_SECONDS)
-        except (RedisError, UnavailableError, *AWAY) as error:
-            report(_log, "the loaded keys are not reported", error)
+
+    def _send(self, content: dict[str, object]) -> None:
+        name = self._names.loaded_keys(f"{self._service}:{process_name()}")
+        self._client.set(name, json.dumps(content), ex=EXPIRY_SECONDS)
 
     def _export(self, loaded: set[KeyId], primary_id: KeyId) -> None:
-        gauge = metrics.gauge(_GAUGES[self._role])
+        gauge = metrics.gauge(_GAUGES[self._service])
         for key_id in loaded | self._exported:
             gauge.labels(str(key_id)).set(key_id in loaded)
-            if self._role == "api":
+            if self._service == "api":
                 primary = metrics.gauge("iot_api_master_key_primary").labels(str(key_id))
                 primary.set(key_id == primary_id)
         self._exported |= loaded

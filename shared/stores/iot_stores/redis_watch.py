@@ -378,7 +378,7 @@ class RedisWatchThread(threading.Thread):
 
     def __init__(self, watches: Sequence[RedisWatch]) -> None:
         super().__init__(name="redis-watcher", daemon=True)
-        self.after_checks: Callable[[], None] = lambda: None
+        self.after_checks: list[Callable[[], None]] = []
         """Called after each round of checks, every second."""
         self._watches = watches
         self._stopping = threading.Event()
@@ -393,10 +393,11 @@ class RedisWatchThread(threading.Thread):
                     _log.debug("the check of Redis failed: %s", error)
                 except Exception as error:  # noqa: BLE001 - the thread must survive any defect
                     report(_log, "the check of Redis is not done", error)
-            try:
-                self.after_checks()
-            except Exception as error:  # noqa: BLE001 - as above
-                report(_log, "the thread that watches Redis lacks a step", error)
+            for step in self.after_checks:
+                try:
+                    step()
+                except Exception as error:  # noqa: BLE001 - as above
+                    report(_log, "the thread that watches Redis lacks a step", error)
             if self._stopping.wait(CHECK_SECONDS):
                 return
 

@@ -15,7 +15,7 @@ from iot_api.server.metrics_server import BacklogCollector
 from iot_api.service import Service
 from iot_models.figures import FIGURES
 from iot_models.settings import Settings
-from iot_stores import heartbeats
+from iot_stores import process_reports
 from iot_stores.stores import Stores
 from iot_stores.stream_entries import WaitingEntry
 from iot_tools.local.postgres_server import PostgresServer
@@ -45,6 +45,12 @@ def stores(api: Api) -> Stores:
     return service.stores
 
 
+def report(of: Stores) -> None:
+    """Let a process report what is due."""
+    for step in of.watcher.after_checks:
+        step()
+
+
 def status(api: Api) -> dict[str, Any]:
     answer = api.ask("GET", "/api/status")
     assert answer.status_code == 200, answer.text
@@ -55,14 +61,14 @@ def status(api: Api) -> dict[str, Any]:
 @pytest.fixture
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make a heartbeat due at each check of Redis."""
-    monkeypatch.setattr(heartbeats, "SEND_SECONDS", 0)
+    monkeypatch.setattr(process_reports, "REPORT_SECONDS", 0)
 
 
 def drain(api: Api, writer: Writer) -> None:
     """Drain all shards, and send the heartbeats."""
     writer.drain_shards(range(8))
-    stores(api).watcher.after_checks()
-    writer.stores.watcher.after_checks()
+    report(stores(api))
+    report(writer.stores)
 
 
 @pytest.mark.usefixtures("often")
@@ -84,8 +90,8 @@ def test_each_gauge_of_all_processes_is_a_figure(api: Api) -> None:
 
 @pytest.mark.usefixtures("often")
 def test_the_status_of_a_service_in_use(api: Api, writer: Writer) -> None:
-    stores(api).watcher.after_checks()
-    writer.stores.watcher.after_checks()
+    report(stores(api))
+    report(writer.stores)
     api.put([row() for _ in range(500)])
     shown = status(api)
     assert shown["stores"] == {"redis": "ok", "postgres": "ok"}

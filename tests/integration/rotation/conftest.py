@@ -12,7 +12,7 @@ from redis import Redis
 from integration.rotation.running import Running
 from iot_cipher.keyring import create_keyring_file
 from iot_models.settings import Settings
-from iot_stores import loaded_keys
+from iot_stores import process_reports
 from iot_tools.cli import key_rotation
 from iot_writer.writer import Writer
 
@@ -35,7 +35,7 @@ def running(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Running:
-    monkeypatch.setattr(loaded_keys, "REPORT_SECONDS", 0.1)
+    monkeypatch.setattr(process_reports, "REPORT_SECONDS", 0.1)
     monkeypatch.setattr(key_rotation, "LOCK_SECONDS", 0.0)
     for name, value in environment.items():
         monkeypatch.setitem(os.environ, name, value)

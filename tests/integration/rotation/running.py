@@ -33,7 +33,8 @@ class Running:
     def report(self) -> None:
         """Let both processes report the keys that they have loaded."""
         for watcher in (self.service.stores.watcher, self.writer.watcher):
-            watcher.after_checks()
+            for step in watcher.after_checks:
+                step()
 
     def keys(self, *arguments: str) -> tuple[int, str]:
         """Run a command. Return its exit status and its output."""

@@ -12,7 +12,7 @@ from integration.rotation.running import Running
 from iot_cipher.followed_file import FollowedFile
 from iot_cipher.keyring import parse_keyring
 from iot_cipher.writer_keys import writer_keys_text
-from iot_stores import loaded_keys
+from iot_stores import process_reports
 from iot_stores.audit import AuditLog
 from iot_stores.audit_check import check_audit
 from iot_stores.rewrap import Rewrap
@@ -61,7 +61,7 @@ class Kill:
 @pytest.fixture
 def kill(monkeypatch: pytest.MonkeyPatch) -> Kill:
     monkeypatch.setattr(FollowedFile, "CHECK_SECONDS", 0.0)
-    monkeypatch.setattr(loaded_keys, "REPORT_SECONDS", 0.0)
+    monkeypatch.setattr(process_reports, "REPORT_SECONDS", 0.0)
     made = Kill()
     for owner, name in EFFECTS:
         monkeypatch.setattr(owner, name, made.wrap(getattr(owner, name)))

@@ -8,7 +8,7 @@ from redis import Redis
 from iot_cipher.keyring import KeyringFile
 from iot_models import metrics
 from iot_models.errors import UnavailableError
-from iot_stores import heartbeats
+from iot_stores import process_reports
 from iot_stores.heartbeats import KEEP_SECONDS, HeartbeatSender, read_heartbeats
 from support.keys import KEYS
 
@@ -58,8 +58,8 @@ def test_a_heartbeat_tells_what_a_process_does(redis: "Redis", keyring: KeyringF
     sender = HeartbeatSender(
         redis, KEYS, "writer", keyring.current, require_ours=lambda: None, drained=lambda: {5: 2.0}
     )
-    sender.send()
-    sender.send()  # not due
+    sender.report()
+    sender.report()  # not due
     found = read_heartbeats(redis, KEYS)
     (beat,) = found.latest("writer")
     assert redis.xlen(KEYS.heartbeats) == 1
@@ -72,14 +72,14 @@ def test_the_stream_keeps_the_last_seconds_only(
     redis: "Redis", keyring: KeyringFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The clock of Redis decides, whatever the clock of the process says."""
-    monkeypatch.setattr(heartbeats, "SEND_SECONDS", 0)
+    monkeypatch.setattr(process_reports, "REPORT_SECONDS", 0)
     for number in range(50):
         planted(redis, "old:1", KEEP_SECONDS + 50 - number, 0)
     planted(redis, "recent:1", KEEP_SECONDS - 5, 0)
     sender = HeartbeatSender(redis, KEYS, "api", keyring.current, require_ours=lambda: None)
     monkeypatch.setattr("time.time", lambda: 1.0)
-    sender.send()
-    sender.send()
+    sender.report()
+    sender.report()
     assert redis.xlen(KEYS.heartbeats) == 3
 
 
@@ -87,5 +87,5 @@ def test_no_heartbeat_goes_to_the_redis_of_others(redis: "Redis", keyring: Keyri
     def foreign() -> None:
         raise UnavailableError("foreign")
 
-    HeartbeatSender(redis, KEYS, "api", keyring.current, require_ours=foreign).send()
+    HeartbeatSender(redis, KEYS, "api", keyring.current, require_ours=foreign).report()
     assert redis.xlen(KEYS.heartbeats) == 0

@@ -1,0 +1,75 @@
+"""What each process reports of itself to Redis, every few seconds.
+
+The thread that watches Redis sends the reports, so requests and drains cost nothing more.
+"""
+
+import logging
+import os
+import socket
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+from iot_cipher.writer_keys import KeySet
+from iot_models.errors import UnavailableError
+from iot_models.names import KeyNames
+
+from .postgres import AWAY
+from .store_states import report
+
+REPORT_SECONDS = 3.0
+
+_log = logging.getLogger(__name__)
+
+
+class ProcessReport(ABC):
+    """A report of this process."""
+
+    consequence: str
+    """What an error of Redis means, for the log."""
+
+    def __init__(
+        self,
+        client: "Redis",
+        names: KeyNames,
+        service: str,
+        keys: Callable[[], KeySet],
+        *,
+        require_ours: Callable[[], None],
+    ) -> None:
+        """`service`: `api` or `writer`. `require_ours` raises for the Redis of others."""
+        self._client = client
+        self._names = names
+        self._service = service
+        self._keys = keys
+        self._require_ours = require_ours
+        self._next = 0.0
+
+    def report(self) -> None:
+        """Send a report if one is due. A Redis that is away gets the next one."""
+        now = time.monotonic()
+        if now < self._next:
+            return
+        self._next = now + REPORT_SECONDS
+        content = self._content(now)
+        try:
+            self._require_ours()
+            self._send(content)
+        except (RedisError, UnavailableError, *AWAY) as error:
+            report(_log, self.consequence, error)
+
+    @abstractmethod
+    def _content(self, now: float) -> dict[str, object]:
+        """Return what is reported. `now` is a moment of `time.monotonic`."""
+
+    @abstractmethod
+    def _send(self, content: dict[str, object]) -> None:
+        """Send a report to Redis."""
+
+
+def process_name() -> str:
+    """Return the name of this process among all of the service: `<host name>:<pid>`."""
+    return f"{socket.gethostname()}:{os.getpid()}"

@@ -29,16 +29,6 @@ _UNKNOWN_SIZES = 64
 
 
 @dataclass(frozen=True, slots=True)
-class DrainPosition:
-    """The position up to which a shard is drained, and when it was read."""
-
-    now: int
-    """Unix milliseconds, by the clock that stamps readings."""
-    position: str | None
-    """`Offset.position` of the last drain that removed entries; None if it is unknown."""
-
-
-@dataclass(frozen=True, slots=True)
 class DrainPositions:
     """The positions up to which shards are drained, and when they were read."""
 
@@ -230,14 +220,6 @@ class Backlog(BacklogAppender):
         shards = cast("list[bytes]", taken)
         # Another program may have queued a job whose id only looks like a drain.
         return [int(shard) for shard in shards if shard.isdigit() and int(shard) < MAX_SHARDS]
-
-    def drain_position(self, shard: int) -> DrainPosition:
-        """Return the position up to which a shard is drained, and Redis's time."""
-        with self._client.pipeline(transaction=False) as pipeline:
-            pipeline.time()
-            pipeline.hget(self._names.backlog_counters, f"at:{shard}")
-            time, position = pipeline.execute()
-        return DrainPosition(milliseconds(time), parse_position(position))
 
     def drain_positions(self, shards: Sequence[int]) -> DrainPositions:
         """Return the positions up to which shards are drained, and Redis's time."""

@@ -81,11 +81,19 @@ class Cover:
     seconds: int
     """How long the window keeps a segment."""
 
+    def reaches(self, position: str) -> bool:
+        """Return whether the window had the drains of the shard up to a position."""
+        return stream_order(self.position) >= stream_order(position)
+
     def holds(self, since: int, now: int) -> bool:
         """Return whether the window holds all drains of the shard up to `position`, as far as their
         readings were received from `since` on. Both times are Unix milliseconds.
         """
         return since >= max(self.since, now - self.seconds * 1000 + _MARGIN_MS)
+
+    def seconds_held(self, now: int) -> float:
+        """Return for how many seconds before a time, in Unix milliseconds, it holds all drains."""
+        return max(0.0, min(self.seconds, (now - self.since) / 1000))
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,17 +209,16 @@ class HotWindow:
         `begin`: the begin of these seconds, if an earlier page of the same read has fixed it.
         """
         # Before the cover: a drain in between may have stored segments that the window lacks.
-        drained = self._backlog.drain_position(shard)
+        drained = self._backlog.drain_positions([shard])
         begin = begin or max(1, drained.now - seconds * 1000)
         if not self._usable():
             return Coverage(begin, complete=False)
         found = self._client.hmget(self._names.hot_cover(shard), _COVER)
-        position, since, kept = cast("list[bytes | None]", found)
-        if drained.position is None or position is None or since is None or kept is None:
+        cover = _covers([shard], [cast("list[bytes | None]", found)]).get(shard)
+        position = drained.positions.get(shard)
+        if position is None or cover is None or not cover.reaches(position):
             return Coverage(begin, complete=False)
-        if stream_order(position.decode()) < stream_order(drained.position) or begin < int(since):
-            return Coverage(begin, complete=False)
-        return Coverage(begin, begin >= drained.now - int(kept) * 1000 + _MARGIN_MS)
+        return Coverage(begin, cover.holds(begin, drained.now))
 
     def covers(self, shards: Sequence[int]) -> dict[int, float]:
         """Return for how many of the last seconds the window holds all readings of each shard.
@@ -224,10 +231,12 @@ class HotWindow:
         with self._client.pipeline(transaction=False) as pipeline:
             for shard in drained.positions:
                 pipeline.hmget(self._names.hot_cover(shard), _COVER)
-            found = cast("list[list[bytes | None]]", pipeline.execute())
+            covers = _covers(drained.positions, pipeline.execute())
         return {
-            shard: _covered_seconds(cover, position, drained.now)
-            for (shard, position), cover in zip(drained.positions.items(), found, strict=True)
+            shard: covers[shard].seconds_held(drained.now)
+            if shard in covers and covers[shard].reaches(position)
+            else 0.0
+            for shard, position in drained.positions.items()
         }
 
     def bounds(self, vault_id: uuid.UUID, begin: int) -> list[SegmentBounds]:
@@ -284,16 +293,8 @@ class HotWindow:
             yield from found
 
 
-def _covered_seconds(cover: Sequence[bytes | None], drained_to: str, now: int) -> float:
-    position, since, kept = cover
-    if position is None or since is None or kept is None:
-        return 0.0
-    if stream_order(position.decode()) < stream_order(drained_to):
-        return 0.0
-    return max(0.0, min(int(kept), (now - int(since)) / 1000))
-
-
-def _covers(shards: Sequence[int], found: Iterable[list[bytes | None]]) -> dict[int, Cover]:
+def _covers(shards: Iterable[int], found: Iterable[list[bytes | None]]) -> dict[int, Cover]:
+    """Return the covers of shards, without the shards that have none."""
     covers = {}
     for shard, (position, since, seconds) in zip(shards, found, strict=True):
         if position is not None and since is not None and seconds is not None:

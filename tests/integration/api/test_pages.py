@@ -4,7 +4,7 @@ import dataclasses
 import os
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import psycopg
@@ -218,7 +218,7 @@ def test_the_window_is_the_one_of_the_first_page(
         drain_all(writer)
     wanted = api.read("/seconds/60")
     assert len(wanted) == 15
-    monkeypatch.setattr("iot_stores.backlog.Backlog.drain_position", _later(61_000))
+    monkeypatch.setattr("iot_stores.backlog.Backlog.drain_positions", _later(61_000))
     assert api.read("/seconds/60") == []
     monkeypatch.undo()
     read: list[Row] = []
@@ -227,7 +227,7 @@ def test_the_window_is_the_one_of_the_first_page(
         read += page
         hot.append(sample("iot_reads_total", source="hot_window"))
         if number == 0:
-            monkeypatch.setattr("iot_stores.backlog.Backlog.drain_position", _later(61_000))
+            monkeypatch.setattr("iot_stores.backlog.Backlog.drain_positions", _later(61_000))
         if number == 1:
             redis.delete(*redis.keys("iot:hot:cover:*"))
     assert read == wanted
@@ -235,14 +235,14 @@ def test_the_window_is_the_one_of_the_first_page(
 
 
 def _later(milliseconds: int) -> Any:
-    """Return `Backlog.drain_position` with a clock so many milliseconds ahead."""
-    real = Backlog.drain_position
+    """Return `Backlog.drain_positions` with a clock so many milliseconds ahead."""
+    real = Backlog.drain_positions
 
-    def drain_position(backlog: Backlog, shard: int) -> Any:
-        found = real(backlog, shard)
+    def drain_positions(backlog: Backlog, shards: Sequence[int]) -> Any:
+        found = real(backlog, shards)
         return dataclasses.replace(found, now=found.now + milliseconds)
 
-    return drain_position
+    return drain_positions
 
 
 def test_reads_are_complete_during_drains(api: Api, writer: Writer, redis: "Redis") -> None:

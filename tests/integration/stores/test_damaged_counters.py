@@ -65,7 +65,7 @@ def test_a_damaged_counter_is_recounted(
     redis.hset(KEYS.backlog_counters, name, damage)
     backlog.state()
     backlog.progress([0, 1, 2])
-    backlog.drain_position(0)
+    backlog.drain_positions([0])
     backlog.all_removed({0: 1, 1: 1, 2: 1})
     assert BacklogCounters(redis, KEYS).recount() == [name]
     assert counters(redis) == sound

@@ -194,7 +194,7 @@ def test_the_window_is_used_again_after_a_wipe(hot_writer: Writer, hot_sender: S
     story = Story(hot_writer, hot_sender)
     for step in ("send", "drain", "wipe", "send", "drain"):
         getattr(story, step)()
-    moment = story.sender.backlog.drain_position(0).now
+    moment = story.sender.backlog.drain_positions([0]).now
     since = int(cast("bytes", story.hot.hget("iot:hot:cover:0", "since")))
     assert moment - 5000 < since <= moment + 1
 

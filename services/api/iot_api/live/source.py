@@ -22,7 +22,7 @@ from iot_models.reading import Reading
 from iot_models.segment import ID_STRIDE, SegmentBounds, SegmentColumns, decode_segment
 from iot_stores.backlog import Backlog, DrainedShards
 from iot_stores.history import StoredSegment, read_transaction
-from iot_stores.hot_window import Cover, HotWindow, RecentSegments
+from iot_stores.hot_window import HotWindow, RecentSegments
 from iot_stores.postgres import Pool
 from iot_stores.store_states import report
 from iot_stores.stored_since import StoredAfter, measure, stored_after
@@ -328,18 +328,13 @@ def _search(vault: OpenVault, after: LivePosition) -> StoredAfter:
 
 def _holds(recent: RecentSegments, wanted: Mapping[int, str | None], since: int, now: int) -> bool:
     """Return whether the window held all readings of the shards up to the wanted positions."""
-    return all(
-        _reaches(recent.before.get(shard), position)
-        and shard in recent.after
-        and recent.after[shard].holds(since, now)
-        for shard, position in wanted.items()
-    )
-
-
-def _reaches(cover: Cover | None, position: str | None) -> bool:
-    if cover is None:
-        return False
-    return position is None or stream_order(cover.position) >= stream_order(position)
+    for shard, position in wanted.items():
+        before, after = recent.before.get(shard), recent.after.get(shard)
+        if before is None or after is None:
+            return False
+        if (position is not None and not before.reaches(position)) or not after.holds(since, now):
+            return False
+    return True
 
 
 def _rows(

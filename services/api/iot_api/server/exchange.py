@@ -11,10 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 from gunicorn import SERVER, util
 from gunicorn.http.body import ChunkedReader, LengthReader
-from gunicorn.http.errors import (
-    NoMoreData,
-    UnsupportedTransferCoding,
-)
+from gunicorn.http.errors import NoMoreData, UnsupportedTransferCoding
 from gunicorn.http.message import RFC9110_5_3_SINGLETON_FIELDS, Request
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
@@ -276,7 +273,6 @@ class Exchange:
         self.connection = connection
         self.reader = ConnectionReader(connection, server.memory)
         self.writer = ConnectionWriter(connection, server.memory)
-        self.charge = partial(server.memory.charge, connection)
         self.address = address
         self.listener_name = listener_name
         self._server = server
@@ -342,16 +338,15 @@ class Exchange:
 
     def _answer_put(self, request: PutRequest) -> bool:
         """Answer a PUT by the ingest endpoint; return whether the connection ends."""
-        server, connection, writer, head = self._server, self.connection, self.writer, request.head
+        server, writer, head = self._server, self.writer, request.head
         if head.expects_continue:
             writer.sendall(_CONTINUE)
         own = self._variables or self._own_variables()
         environ = {**head.variables, **own, "wsgi.input": request.body}
         writer.environ = environ
         response = self._ingest.answer(environ, head.route)  # type: ignore[union-attr] # it is set
-        if DELAY in environ and server.alive:
-            server.memory.release(connection)
-            connection.delay(environ[DELAY])
+        if DELAY in environ:
+            self.delay(environ[DELAY])
         closes = request.must_close or not server.alive
         lines = first_lines(head.version, status_line(response.status), closes=closes)
         if response.status != 201:  # `security_headers` says why
@@ -360,15 +355,26 @@ class Exchange:
         writer.sendall(f"{lines}\r\n".encode("latin-1") + response.body)
         return closes
 
-    def _own_variables(self) -> dict[str, Any]:
-        """Return the variables that all requests of the connection have."""
-        self._variables = {
-            "REMOTE_ADDR": self.host if self.address else "",
-            CHARGE: self.charge,
+    def delay(self, seconds: float) -> None:
+        """Wait before an error is answered, unless the process ends."""
+        if self._server.alive:
+            self._server.memory.release(self.connection)
+            self.connection.delay(seconds)
+
+    def worker_variables(self) -> dict[str, Any]:
+        """Return the variables that the worker adds to the environ of every request."""
+        variables: dict[str, Any] = {
+            CHARGE: partial(self._server.memory.charge, self.connection),
             PROVEN: self.connection.proven,
         }
         if self.connection.certificate is not None:
-            self._variables[CLIENT_CERTIFICATE] = self.connection.certificate
+            variables[CLIENT_CERTIFICATE] = self.connection.certificate
+        return variables
+
+    def _own_variables(self) -> dict[str, Any]:
+        """Return the variables that all PUTs of the connection have."""
+        address = self.host if self.address else ""
+        self._variables = {"REMOTE_ADDR": address, **self.worker_variables()}
         return self._variables
 
 

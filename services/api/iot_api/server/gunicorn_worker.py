@@ -20,32 +20,23 @@ from gunicorn.http.wsgi import Response, create
 from gunicorn.workers.ggevent import GeventWorker
 from werkzeug.exceptions import RequestTimeout
 
-from iot_api.http.client_certificate import CLIENT_CERTIFICATE
 from iot_api.http.cors import Cors, is_preflight
 from iot_api.http.errors import error_response
 from iot_api.http.malformed_requests import defect_response, refusal_of
 from iot_api.http.refusal_pace import DELAY
-from iot_api.http.request import CONNECTION, PROVEN, new_request_id
+from iot_api.http.request import CONNECTION, new_request_id
 from iot_api.http.responses import Headers, status_line
-from iot_api.http.security_headers import (
-    REPLACEABLE,
-    security_headers,
-    security_lines,
-)
+from iot_api.http.security_headers import REPLACEABLE, security_headers, security_lines
 from iot_api.http.unexpected_errors import log_defect
 from iot_api.limits.clients import network_of
-from iot_api.limits.memory_budget import CHARGE, MemoryBudget
+from iot_api.limits.memory_budget import MemoryBudget
 from iot_models import metrics
 from iot_models.errors import UnavailableError
 from iot_models.origins import Origins
 
 from . import deadlines
 from .certificates import ServedCertificate
-from .connection import (
-    ClientGoneError,
-    Connection,
-    count_closed,
-)
+from .connection import ClientGoneError, Connection, count_closed
 from .connection_table import ConnectionTable, too_many_connections
 from .exchange import ApiRequest, Exchange, Ingest, PutHead, first_lines
 from .handshake import shake_hands
@@ -220,16 +211,13 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
         )
         # As gunicorn's own asynchronous workers say: greenlets count as threads.
         environ["wsgi.multithread"] = True
-        environ[CHARGE] = exchange.charge
-        environ[PROVEN] = connection.proven
+        environ.update(exchange.worker_variables())
         environ[CONNECTION] = connection
-        if connection.certificate is not None:
-            environ[CLIENT_CERTIFICATE] = connection.certificate
         writer.environ = environ
         if connection.reserved or not self.alive:
             answer.force_close()
         try:
-            self._send_answer(connection, answer, environ)
+            self._send_answer(exchange, answer, environ)
         except ClientGoneError:
             raise
         except Exception as error:
@@ -242,14 +230,13 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
         return bool(answer.should_close())
 
     def _send_answer(
-        self, connection: Connection, answer: WsgiResponse, environ: dict[str, Any]
+        self, exchange: Exchange, answer: WsgiResponse, environ: dict[str, Any]
     ) -> None:
-        is_refused = connection.reserved and not _is_health_check(environ)
+        is_refused = exchange.connection.reserved and not _is_health_check(environ)
         body = (self._refuse if is_refused else self.wsgi)(environ, answer.start_response)
         try:
-            if DELAY in environ and self.alive:
-                self.memory.release(connection)
-                connection.delay(environ[DELAY])
+            if DELAY in environ:
+                exchange.delay(environ[DELAY])
             for piece in body:
                 answer.write(piece)
             answer.close()

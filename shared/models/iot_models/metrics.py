@@ -12,14 +12,12 @@ from prometheus_client.registry import Collector
 
 from .declared_metrics import METRICS, Metric
 
-SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
-"""Upper bounds of the buckets of durations; one more bucket has no bound."""
 _BUCKETS = {
-    "seconds": SECONDS,
+    "seconds": (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
     "bytes": tuple(2.0**power for power in range(8, 25, 2)),  # 256 B to 16 MiB
     "readings": (1, 3, 10, 30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000),
 }
-
+"""Upper bounds of the buckets of a histogram, by its unit; one more bucket has no bound."""
 
 UNITS = {metric.family: metric.unit for metric in METRICS}
 """The unit of each metric, by the name of its family."""
@@ -69,21 +67,17 @@ def histogram(name: str) -> Histogram:
     return made
 
 
-def add_observations(histogram: Histogram, total: float, buckets: Sequence[int]) -> None:
-    """Add observations to a histogram: their sum, and their number in each of its buckets."""
-    histogram._sum.inc(total)  # noqa: SLF001 - prometheus_client takes one at a time
-    for bucket, count in zip(histogram._buckets, buckets, strict=True):  # noqa: SLF001
+def observe_all(name: str, values: Sequence[float], *labels: str) -> None:
+    """Observe values in a histogram. A value costs a tenth of `observe`."""
+    bounds = _BUCKETS[spec_of(name).unit]
+    counts = [0] * (len(bounds) + 1)
+    for value in values:
+        counts[bisect_left(bounds, value)] += 1
+    observed = histogram(name).labels(*labels) if labels else histogram(name)
+    observed._sum.inc(sum(values))  # noqa: SLF001 - prometheus_client takes one value at a time
+    for bucket, count in zip(observed._buckets, counts, strict=True):  # noqa: SLF001
         if count:
             bucket.inc(count)
-
-
-def observe_all(name: str, values: Sequence[float]) -> None:
-    """Observe values in a histogram without labels. A value costs a tenth of `observe`."""
-    bounds = _BUCKETS[spec_of(name).unit]
-    buckets = [0] * (len(bounds) + 1)
-    for value in values:
-        buckets[bisect_left(bounds, value)] += 1
-    add_observations(histogram(name), sum(values), buckets)
 
 
 _pending: list[Callable[[], None]] = []

@@ -15,6 +15,7 @@ receipt. A merged segment has ids and times of receipt as differences, too.
 entries use too, and the ranges of ids, which tell which segments overlap.
 """
 
+import itertools
 import struct
 import threading
 from array import array
@@ -22,7 +23,6 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from itertools import accumulate
 from typing import overload
 
 import zstandard
@@ -130,7 +130,7 @@ class PackedNumbers(Sequence[int]):
             for i in range(8):
                 planes[i::8] = data[1 + i * count : 1 + (i + 1) * count]
             column = array("q", bytes(planes))
-            self._numbers = list(accumulate(column) if data[:1] == DELTA else column)
+            self._numbers = list(itertools.accumulate(column) if data[:1] == DELTA else column)
             self._data = b""
         return self._numbers
 
@@ -246,6 +246,16 @@ class SegmentColumns:
             self.relative[places],
             self.interrogator[places],
             self.freeform[places],
+        )
+
+    def selected(self, kept: Sequence[bool]) -> "SegmentColumns":
+        """Return the columns of the readings that are to be kept."""
+        return SegmentColumns(
+            list(itertools.compress(self.ids, kept)),
+            list(itertools.compress(self.received, kept)),
+            list(itertools.compress(self.relative, kept)),
+            list(itertools.compress(self.interrogator, kept)),
+            list(itertools.compress(self.freeform, kept)),
         )
 
 

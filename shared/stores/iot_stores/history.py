@@ -5,6 +5,7 @@ content is encrypted. Most of this file finds the segments of a page without rea
 the vault.
 """
 
+import logging
 import uuid
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -14,6 +15,7 @@ from typing import Any, LiteralString, cast
 from psycopg.pq import TransactionStatus
 
 from iot_cipher.encryption import SealedSegment
+from iot_models import metrics
 from iot_models.errors import FormatError
 from iot_models.reading import INT64_MAX, INT64_MIN
 from iot_models.segment import SegmentBounds
@@ -32,17 +34,19 @@ _TYPES = ("uuid", *("int8",) * 8, "int2", "int4", "bytea")
 _COPY: LiteralString = f"COPY segments (vault_id, {COLUMNS}, payload) FROM STDIN (FORMAT BINARY)"
 
 # A large payload is fetched when its segment is opened: one at a time, and in slices.
-_PAYLOAD: LiteralString = """octet_length(payload) AS size,
+PAYLOAD: LiteralString = """octet_length(payload) AS size,
     CASE WHEN octet_length(payload) <= 1048576 THEN payload END AS payload"""
+"""The columns behind those of the bounds, for `stored_segment`."""
 _LARGE_PAYLOAD = """
     SELECT substring(payload FROM %(from)s FOR %(bytes)s) FROM segments
     WHERE vault_id = %(vault_id)s AND interrogator_min = %(time)s AND first_id = %(id)s
         AND received_min = %(received)s
 """
 _SLICE_BYTES = 2**20
+_log = logging.getLogger(__name__)
 
 # Composed of the constants above alone; all input is passed as parameters.
-_SELECT: LiteralString = f"SELECT {COLUMNS}, {_PAYLOAD} FROM segments WHERE vault_id = %(vault_id)s"  # noqa: S608
+_SELECT: LiteralString = f"SELECT {COLUMNS}, {PAYLOAD} FROM segments WHERE vault_id = %(vault_id)s"  # noqa: S608
 
 _RELATIVE: LiteralString = "AND relative_max >= %(low)s AND relative_min <= %(high)s"
 # A segment lies within one month, so the begin of the month prunes partitions.
@@ -392,9 +396,18 @@ def _stream(
             size = sum(len(cast("bytes", row[-1] or b"")) for row in rows)
             ahead = max(1, min(_MAX_FETCH, FETCH_BYTES * len(rows) // max(size, 1), 8 * ahead))
             for row in rows:
-                yield _segment(connection, vault_id, row)
+                yield stored_segment(connection, vault_id, row)
 
 
-def _segment(connection: Connection, vault_id: uuid.UUID, row: Sequence[Any]) -> StoredSegment:
+def stored_segment(
+    connection: Connection, vault_id: uuid.UUID, row: Sequence[Any]
+) -> StoredSegment:
+    """Return the segment of a row with `COLUMNS` and `PAYLOAD`."""
     *bounds, size, payload = row
     return StoredSegment(vault_id, SegmentBounds(*bounds), payload or b"", size, connection)
+
+
+def note_damaged(vault_id: uuid.UUID, bounds: SegmentBounds) -> None:
+    """Count and log a segment that can't be opened."""
+    metrics.counter("iot_damaged_total").labels("segment").inc()
+    _log.error("segment %s/%d can't be opened", vault_id, bounds.first_id)

@@ -9,9 +9,7 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any, LiteralString, cast
 
-from iot_models.segment import SegmentBounds
-
-from .history import COLUMNS, StoredSegment
+from .history import COLUMNS, PAYLOAD, StoredSegment, stored_segment
 from .months import month_begin
 from .postgres import Connection
 
@@ -28,11 +26,8 @@ _COUNT: LiteralString = f"""
     SELECT count(*), coalesce(sum(count), 0), coalesce(sum(octet_length(payload)), 0),
         coalesce(min(received_min), 0), coalesce(max(received_max), 0) {_AFTER}
 """
-# A large payload is fetched when its segment is opened (`StoredSegment.fetch`).
 _SELECT: LiteralString = f"""
-    SELECT {COLUMNS}, octet_length(payload) AS size,
-        CASE WHEN octet_length(payload) <= 1048576 THEN payload END AS payload
-    {_AFTER} AND first_id > %(behind_id)s ORDER BY first_id
+    SELECT {COLUMNS}, {PAYLOAD} {_AFTER} AND first_id > %(behind_id)s ORDER BY first_id
 """
 _FETCH = 16
 
@@ -91,7 +86,4 @@ def stored_after(
         cursor.execute(_SELECT, search.parameters() | {"behind_id": behind_id})
         while rows := cursor.fetchmany(_FETCH):
             for row in rows:
-                *bounds, size, payload = cast("tuple[Any, ...]", row)
-                yield StoredSegment(
-                    search.vault_id, SegmentBounds(*bounds), payload or b"", size, connection
-                )
+                yield stored_segment(connection, search.vault_id, cast("tuple[Any, ...]", row))

@@ -21,7 +21,7 @@ from iot_models.errors import DecryptionError, FormatError
 from iot_models.reading import Reading
 from iot_models.segment import ID_STRIDE, SegmentBounds, SegmentColumns, decode_segment
 from iot_stores.backlog import Backlog, DrainedShards
-from iot_stores.history import StoredSegment, read_transaction
+from iot_stores.history import StoredSegment, note_damaged, read_transaction
 from iot_stores.hot_window import HotWindow, RecentSegments
 from iot_stores.postgres import Pool
 from iot_stores.store_states import report
@@ -351,8 +351,7 @@ def _rows(
             payload = segment.fetch()
         columns = decode_segment(bounds, decrypt_segment(vault, bounds, payload))
     except (DecryptionError, FormatError):
-        metrics.counter("iot_damaged_total").labels("segment").inc()
-        _log.error("segment %s/%d can't be opened", vault.vault_id, bounds.first_id)
+        note_damaged(vault.vault_id, bounds)
         skipped = Skipped(bounds.count, bounds.received_min, bounds.received_max)
         return LiveRows(after.advanced({bounds.shard: bounds.last_id}), skipped=skipped)
     return _behind(columns, after, until)

@@ -10,7 +10,6 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from heapq import heappop, heappush
-from itertools import compress
 from operator import attrgetter
 from typing import Self
 
@@ -163,16 +162,8 @@ class Rows:
 
     def selected(self, kept: Sequence[bool]) -> Self:
         """Return the rows that are to be kept, by the index in the columns."""
-        columns = self.columns
-        columns = SegmentColumns(
-            list(compress(columns.ids, kept)),
-            list(compress(columns.received, kept)),
-            list(compress(columns.relative, kept)),
-            list(compress(columns.interrogator, kept)),
-            list(compress(columns.freeform, kept)),
-        )
         begin, end = sum(kept[: self.begin]), sum(kept[: self.end])
-        return replace(self, columns=columns, begin=begin, end=end)
+        return replace(self, columns=self.columns.selected(kept), begin=begin, end=end)
 
     def readings(self) -> list[Reading]:
         """Return all rows as readings, in order."""

@@ -314,8 +314,7 @@ def _columns(
             claim_large()
         return decode_segment(bounds, content)
     except (DecryptionError, FormatError):
-        metrics.counter("iot_damaged_total").labels("segment").inc()
-        _log.error("segment %s/%d can't be opened", segment.vault_id, bounds.first_id)
+        history.note_damaged(segment.vault_id, bounds)
         raise
 
 

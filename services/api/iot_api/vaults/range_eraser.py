@@ -1,12 +1,10 @@
 """Erase the readings of a window of relative time from a vault."""
 
-import logging
 import os
 import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from itertools import compress
 
 from iot_api.limits.clients import Client
 from iot_cipher.encryption import (
@@ -16,7 +14,6 @@ from iot_cipher.encryption import (
     decrypt_segment,
     encrypt_segment,
 )
-from iot_models import metrics
 from iot_models.audit_event import AuditKind, audit_event
 from iot_models.errors import DecryptionError, FormatError, NotFoundError, UnavailableError
 from iot_models.segment import SegmentColumns, decode_segment
@@ -25,6 +22,7 @@ from iot_stores import segment_erasure
 from iot_stores.audit import AuditLog
 from iot_stores.backlog import Backlog
 from iot_stores.held_entries import HeldEntries
+from iot_stores.history import note_damaged
 from iot_stores.hot_window import HotWindow
 from iot_stores.postgres import Pool
 from iot_stores.segment_erasure import NamedSegment
@@ -37,8 +35,6 @@ _PAUSE_SECONDS = 0.05
 _BATCH = 200
 """Segments deleted in one transaction."""
 _MAX_PASSES = 10
-
-_log = logging.getLogger(__name__)
 
 
 class RangeEraser:
@@ -179,7 +175,7 @@ class RangeEraser:
         if removed == len(kept):
             count, is_complete = self._erase_whole(vault.vault_id, [segment])
             return count if is_complete else None
-        replacement = _seal(vault, _select(columns, kept), segment.bounds.shard)
+        replacement = _seal(vault, columns.selected(kept), segment.bounds.shard)
         with self._pool.connection() as connection:
             is_replaced = segment_erasure.replace(connection, segment, replacement)
         self._hot_window.evict(vault.vault_id, [segment.bounds.first_id])
@@ -194,19 +190,8 @@ def _open(vault: OpenVault, segment: NamedSegment, payload: bytes | bytearray) -
     try:
         return decode_segment(segment.bounds, decrypt_segment(vault, segment.bounds, payload))
     except (DecryptionError, FormatError):
-        metrics.counter("iot_damaged_total").labels("segment").inc()
-        _log.error("segment %s/%d can't be opened", vault.vault_id, segment.bounds.first_id)
+        note_damaged(vault.vault_id, segment.bounds)
         raise
-
-
-def _select(columns: SegmentColumns, kept: Sequence[bool]) -> SegmentColumns:
-    return SegmentColumns(
-        list(compress(columns.ids, kept)),
-        list(compress(columns.received, kept)),
-        list(compress(columns.relative, kept)),
-        list(compress(columns.interrogator, kept)),
-        list(compress(columns.freeform, kept)),
-    )
 
 
 def _seal(vault: OpenVault, columns: SegmentColumns, shard: int) -> SealedSegment:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from .option_types import Subparsers, fraction, interval, positive_integer, rate, seconds
 from .password_option import add_password, password_of
-from .service_option import add_service, checked_url
+from .service_option import add_service, checked_url, service_client
 from .tls_options import tls_of
 from .token_option import token_of
 
@@ -140,7 +140,7 @@ def _progress_line() -> "Show | None":
 
 
 def _send(parsed: argparse.Namespace) -> int:
-    from iot_sensor_client import Client, RetryPolicy  # noqa: PLC0415 -- only where needed
+    from iot_sensor_client import RetryPolicy  # noqa: PLC0415 -- only where needed
     from iot_tools.devices.sender import (  # noqa: PLC0415
         counted,
         parse_lines,
@@ -155,10 +155,7 @@ def _send(parsed: argparse.Namespace) -> int:
         else parse_lines(sys.stdin, parsed.time)
     )
     retry = RetryPolicy(max_attempts=_ENDLESS, max_seconds=parsed.wait)
-    password, token, tls = password_of(parsed), token_of(parsed), tls_of(parsed)
-    with checked_url():
-        client = Client(parsed.url, password, token, retry=retry, tls_context=tls)
-    with client:
+    with service_client(parsed, password_of(parsed), retry=retry) as client:
         if parsed.outbox is not None:
             said = send_through(parsed.outbox, client, readings, wait_seconds=parsed.wait)
         else:

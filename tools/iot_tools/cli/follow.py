@@ -7,13 +7,11 @@ import os
 import sys
 
 from iot_models.errors import IotError
-from iot_sensor_client import Client, ClientError
+from iot_sensor_client import ClientError
 
 from .option_types import Subparsers
 from .password_option import add_password, password_of
-from .service_option import add_service, checked_url
-from .tls_options import tls_of
-from .token_option import token_of
+from .service_option import add_service, service_client
 
 
 def add_follow(commands: "Subparsers[argparse.ArgumentParser]") -> None:
@@ -32,10 +30,7 @@ def add_follow(commands: "Subparsers[argparse.ArgumentParser]") -> None:
 
 def _follow(parsed: argparse.Namespace) -> int:
     _log_to_stderr()
-    password, token, tls = password_of(parsed), token_of(parsed), tls_of(parsed)
-    with checked_url():
-        client = Client(parsed.url, password, token, tls_context=tls)
-    with client:
+    with service_client(parsed, password_of(parsed)) as client:
         try:
             for reading in client.follow():
                 text = reading["freeform"] if parsed.freeform else json.dumps(reading)

@@ -12,9 +12,8 @@ from iot_tools.transfer.service_pages import RETRY, TIMEOUT
 from .option_types import Subparsers
 from .password_option import add_password, password_of
 from .progress_bar import progress_bar
-from .service_option import add_service, checked_url
+from .service_option import add_service, checked_url, service_client
 from .tls_options import tls_of
-from .token_option import token_of
 
 _DESCRIPTION = """\
 Import readings from a file: CSV, NDJSON, JSON, or a database of the old program. Readings keep
@@ -54,15 +53,13 @@ def client_of(parsed: argparse.Namespace) -> Client:
         SettingsError: an option can't be used.
         IotError: nothing answers at the URL.
     """
-    token, tls = token_of(parsed), tls_of(parsed)
+    client = service_client(parsed, retry=RETRY, timeout=TIMEOUT, gzip=True)
     try:
-        with checked_url(), Client(parsed.url, tls_context=tls) as first:
+        with checked_url(), Client(parsed.url, tls_context=tls_of(parsed)) as first:
             first.request("GET", "/healthz")
-        return Client(
-            parsed.url, token=token, retry=RETRY, timeout=TIMEOUT, tls_context=tls, gzip=True
-        )
     except NoResponseError as error:
         raise IotError(f"{parsed.url}: {error}") from None
+    return client
 
 
 def _import(parsed: argparse.Namespace) -> int:

@@ -3,11 +3,15 @@
 import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from iot_models.errors import SettingsError
 
-from .tls_options import add_tls
-from .token_option import add_token
+from .tls_options import add_tls, tls_of
+from .token_option import add_token, token_of
+
+if TYPE_CHECKING:
+    from iot_sensor_client import Client
 
 
 def add_service(parser: argparse.ArgumentParser) -> None:
@@ -30,3 +34,18 @@ def checked_url() -> Iterator[None]:
         yield
     except ValueError as error:
         raise SettingsError(f"--url is {error}") from None
+
+
+def service_client(
+    parsed: argparse.Namespace, password: str | None = None, **options: Any
+) -> "Client":
+    """Return a client with the URL, the token and the TLS of the options.
+
+    Raises:
+        SettingsError: an option can't be used.
+    """
+    from iot_sensor_client import Client  # noqa: PLC0415 -- only where needed
+
+    token, tls = token_of(parsed), tls_of(parsed)
+    with checked_url():
+        return Client(parsed.url, password, token, tls_context=tls, **options)

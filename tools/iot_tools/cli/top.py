@@ -18,10 +18,8 @@ from iot_sensor_client import Client, ClientError, NoResponseError, RetryPolicy
 from iot_sensor_client.errors import raise_for_status
 
 from .option_types import Subparsers, interval
-from .service_option import add_service, checked_url
+from .service_option import add_service, service_client
 from .status_screen import screen
-from .tls_options import tls_of
-from .token_option import token_of
 
 _TIMEOUT = 10.0
 _PLAIN_WIDTH = 100
@@ -52,15 +50,7 @@ def add_top(commands: "Subparsers[argparse.ArgumentParser]") -> None:
 
 
 def _top(parsed: argparse.Namespace) -> int:
-    tls = tls_of(parsed)
-    with checked_url():
-        client = Client(
-            parsed.url,
-            token=token_of(parsed),
-            retry=RetryPolicy(max_attempts=1),
-            timeout=_TIMEOUT,
-            tls_context=tls,
-        )
+    client = service_client(parsed, retry=RetryPolicy(max_attempts=1), timeout=_TIMEOUT)
     with client, _closed_pipe_ends_quietly():
         console = Console(markup=False, highlight=False, emoji=False)
         if parsed.json:

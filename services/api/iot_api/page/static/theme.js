@@ -3,7 +3,7 @@
 (() => {
   const KEY = "iot-sensor-theme";
   const ORDER = ["system", "light", "dark"];
-  const root = document.documentElement;
+  const darkSystem = matchMedia("(prefers-color-scheme: dark)");
 
   function read() {
     try {
@@ -14,34 +14,33 @@
     }
   }
 
-  function apply(theme) {
-    if (theme === "system") root.removeAttribute("data-theme");
-    else root.setAttribute("data-theme", theme);
+  let theme = read();
+
+  function apply() {
+    const dark = theme === "system" ? darkSystem.matches : theme === "dark";
+    document.documentElement.dataset.theme = dark ? "dark" : "light";
+    window.dispatchEvent(new Event("themechange"));
   }
 
-  let theme = read();
-  apply(theme);
+  apply();
+  darkSystem.addEventListener("change", apply);
 
   document.addEventListener("DOMContentLoaded", () => {
     const button = document.getElementById("theme");
-    const announce = () => window.dispatchEvent(new Event("themechange"));
     const label = () => {
       button.setAttribute("aria-label", `Theme: ${theme}`);
       button.title = `Theme: ${theme}`;
-      button.dataset.theme = theme;
     };
     label();
     button.addEventListener("click", () => {
       theme = ORDER[(ORDER.indexOf(theme) + 1) % ORDER.length];
-      apply(theme);
+      apply();
       label();
       try {
         localStorage.setItem(KEY, theme);
       } catch {
         // The theme lasts until the page is closed.
       }
-      announce();
     });
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", announce);
   });
 })();

@@ -31,7 +31,7 @@ def shuffled(*, seed: int = 1) -> list[Sent]:
 
 @pytest.fixture
 def overlapping(past: Past) -> Past:
-    """100 segments, each of which covers nearly the whole time."""
+    """100 segments that overlap: each begins near the first reading and ends near the last one."""
     past.store(b"p", shuffled(), each=EACH)
     return past
 

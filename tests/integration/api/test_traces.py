@@ -8,7 +8,6 @@ from typing import Any, cast
 
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from redis import Redis
 
@@ -19,6 +18,7 @@ from iot_api.server.connection import Connection
 from iot_models import tracing
 from iot_models.settings import Settings
 from iot_writer.writer import Writer
+from support.spans import recorded_spans
 
 TRACE = "a1" * 16
 PARENT = {"traceparent": f"00-{TRACE}-{'b2' * 8}-01"}
@@ -26,10 +26,8 @@ PARENT = {"traceparent": f"00-{TRACE}-{'b2' * 8}-01"}
 
 @pytest.fixture
 def spans() -> Iterator[InMemorySpanExporter]:
-    exporter = InMemorySpanExporter()
-    tracing.start("iot-test", SimpleSpanProcessor(exporter))
-    yield exporter
-    tracing.stop()
+    with recorded_spans() as exporter:
+        yield exporter
 
 
 @pytest.fixture

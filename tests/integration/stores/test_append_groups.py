@@ -13,7 +13,7 @@ from iot_stores.backlog_append import Guard, RememberedRequest
 from iot_tools.local.redis_server import RedisServer
 from support.counting import redis_commands
 from support.keys import KEYS
-from system.upgrade.conftest import SERVERS, ChosenRedisServer
+from system.upgrade.conftest import SERVERS, running_server
 
 SHARDS = 4
 MAX_BYTES = 20_000
@@ -28,11 +28,8 @@ def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RedisServer]:
     """Each available server."""
-    directory, binary = tmp_path_factory.mktemp("groups"), SERVERS.get(request.param)
-    made = RedisServer(directory) if binary is None else ChosenRedisServer(directory, binary)
-    made.start()
-    yield made
-    made.stop()
+    with running_server(request.param, tmp_path_factory.mktemp("groups")) as made:
+        yield made
 
 
 @pytest.fixture

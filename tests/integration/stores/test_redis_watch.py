@@ -24,7 +24,7 @@ from iot_tools.local.redis_server import RedisServer
 from support.keys import KEYS
 from support.ports import port_of_a_node
 from support.waiting import wait_until
-from system.upgrade.conftest import SERVERS, ChosenRedisServer
+from system.upgrade.conftest import SERVERS, ChosenRedisServer, running_server
 
 Watch = Callable[..., RedisWatch]
 
@@ -32,12 +32,8 @@ Watch = Callable[..., RedisWatch]
 @pytest.fixture(params=["system", *SERVERS])
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RedisServer]:
     """Each supported server of Redis."""
-    binary = SERVERS.get(request.param)
-    directory = tmp_path / "redis"
-    made = RedisServer(directory) if binary is None else ChosenRedisServer(directory, binary)
-    made.start()
-    yield made
-    made.stop()
+    with running_server(request.param, tmp_path / "redis") as made:
+        yield made
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -34,6 +35,18 @@ class ChosenRedisServer(RedisServer):
     def _prepare(self) -> Program:
         program = super()._prepare()
         return dataclasses.replace(program, arguments=[str(self._binary), *program.arguments[1:]])
+
+
+@contextmanager
+def running_server(name: str, directory: Path) -> Iterator[RedisServer]:
+    """Run a server of `SERVERS`, or that of the system for any other name."""
+    binary = SERVERS.get(name)
+    made = RedisServer(directory) if binary is None else ChosenRedisServer(directory, binary)
+    made.start()
+    try:
+        yield made
+    finally:
+        made.stop()
 
 
 @pytest.fixture(scope="session")

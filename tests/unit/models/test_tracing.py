@@ -1,4 +1,4 @@
-"""When traces are on, and what they cost while they are off."""
+"""Settings turn traces on. While they are off, OpenTelemetry is not imported."""
 
 import logging
 import subprocess
@@ -6,13 +6,13 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from iot_models import opentelemetry_tracer, tracing
 from iot_models.errors import SettingsError
 from iot_models.opentelemetry_tracer import RequestSpan
 from iot_models.tracing import Phases
+from support.spans import recorded_spans
 
 ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"}
 PARENT = "00-" + "a1" * 16 + "-" + "b2" * 8 + "-01"
@@ -20,10 +20,8 @@ PARENT = "00-" + "a1" * 16 + "-" + "b2" * 8 + "-01"
 
 @pytest.fixture
 def spans() -> Iterator[InMemorySpanExporter]:
-    exporter = InMemorySpanExporter()
-    tracing.start("iot-test", SimpleSpanProcessor(exporter))
-    yield exporter
-    tracing.stop()
+    with recorded_spans() as exporter:
+        yield exporter
 
 
 def request(parent: str | None) -> RequestSpan:
@@ -152,12 +150,8 @@ def test_tracestate_is_dropped(spans: InMemorySpanExporter) -> None:
 
 def test_the_service_name_of_the_environment_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "service.name=sensors-api,deployment=x")
-    exporter = InMemorySpanExporter()
-    tracing.start("iot-api", SimpleSpanProcessor(exporter))
-    try:
+    with recorded_spans() as exporter:
         request(None).end()
-    finally:
-        tracing.stop()
     (found,) = exporter.get_finished_spans()
     assert found.resource.attributes["service.name"] == "sensors-api"
     assert found.resource.attributes["deployment"] == "x"
@@ -166,12 +160,8 @@ def test_the_service_name_of_the_environment_wins(monkeypatch: pytest.MonkeyPatc
 def test_the_sampler_of_the_environment_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_TRACES_SAMPLER", "traceidratio")
     monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", "0")
-    exporter = InMemorySpanExporter()
-    tracing.start("iot-api", SimpleSpanProcessor(exporter))
-    try:
+    with recorded_spans():
         assert tracing.request_span("PUT", PARENT, {}) is None
-    finally:
-        tracing.stop()
 
 
 def test_a_collector_that_is_away_costs_one_line(

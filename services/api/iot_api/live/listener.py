@@ -83,7 +83,7 @@ class Listener:
             self._changed.notify_all()
 
     def take(self, seconds: float) -> ReadingsEvent | None:
-        """Return the next event, or None if there is none for `seconds`.
+        """Wait up to `seconds` for the next event. Return None if none comes.
 
         Raises:
             IotError: the reason why the stream ends.

@@ -1,7 +1,8 @@
 """The values of fields of `freeform`, column by column.
 
-A field is a member of the object, or a path. `engine.speed` means the member of this name. If there
-is none, it means the member `speed` of the object `engine`.
+A field names a member of the object, or gives the path to a member of an inner object.
+`engine.speed` is the member with this name. If no member has this name, it is the member `speed` of
+the object `engine`.
 
 A value is a string, a number, true or false. An object or a list counts as a string: its JSON text.
 A member that is missing, null, NaN or infinite has no value. If `freeform` is not an object, no

@@ -56,16 +56,16 @@ class UnorderedRead:
         self._produced: dict[SegmentBounds, _Produced] = {}
         """The segments of this turn that later ones may overlap."""
         self._before: dict[SegmentBounds, _Produced] = {}
-        """The segments of the turns before that may have readings behind the begin of this turn."""
+        """Segments of earlier turns that may have readings behind the begin of this turn."""
         self._prune_at = _KEPT
 
     def batches(
         self, segments: Iterable[SealedSegment], open_segment: OpenSegment, after: Position | None
     ) -> Iterator[SegmentBatch]:
-        """Yield the wanted rows of each segment that no turn before has produced.
+        """Yield the rows of each segment, without those that an earlier turn has produced.
 
-        The turn continues behind position `after`. `segments` are ordered by their begins, after
-        those that contain this position.
+        The turn continues behind position `after`. The segments that contain this position come
+        first. The others follow, ordered by where they begin.
 
         Raises:
             SharedReadingError: two segments hold readings with one id.
@@ -88,7 +88,7 @@ class UnorderedRead:
         self._ranges, self._produced = IdRanges(), {}
 
     def new_segments(self, segments: Iterable[SealedSegment]) -> Iterator[SealedSegment]:
-        """Pass on the segments that were not produced by a turn before."""
+        """Yield the segments that no earlier turn has produced."""
         for segment in segments:
             produced = self._before.get(segment.bounds)
             if produced is None:

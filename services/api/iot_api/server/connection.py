@@ -267,7 +267,7 @@ class ConnectionReader(SocketUnreader):  # type: ignore[misc] # gunicorn has no 
         return received
 
     def unread(self, data: bytes) -> None:
-        """Put bytes back, in front of those that no request has taken."""
+        """Give bytes back: the next `read` returns them first."""
         self.ahead = bytes(data) + self.ahead
 
     def take_buffered(self) -> bytes:

@@ -3,6 +3,7 @@
 import logging
 from typing import Any
 
+import gevent
 from gunicorn.glogging import Logger
 
 from iot_models import logs
@@ -36,7 +37,6 @@ def gunicorn_log(form: str, level: str) -> type[Logger]:
 
 def log_uncaught_in_greenlets() -> None:
     """Make errors that nothing catches in a greenlet events of the log."""
-    import gevent  # noqa: PLC0415 - after gevent's patches
 
     def print_exception(context: object, kind: Any, error: Any, traceback: Any) -> None:
         del context, kind, traceback

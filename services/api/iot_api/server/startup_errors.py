@@ -1,8 +1,8 @@
 """The end of the API when a setting is wrong: one sentence, the last line of the log, and code 2.
 
-Workers check the settings, because gunicorn's master must not load the libraries. A worker passes
-the sentence to the master through a file. Otherwise the master would start workers without end, or
-log a traceback.
+A worker reads the keyring and the tokens, and finds out whether they can be used. It passes the
+sentence to the master through a file. Otherwise the master would start workers without end, or log
+a traceback.
 """
 
 import ssl

@@ -47,37 +47,31 @@ def test_a_body_takes_little_more_memory_than_its_size(step: int) -> None:
 
 
 @pytest.fixture
-def closed_before_its_head_was_read() -> Iterator[Connection]:
-    """Return an idle connection, closed when a head and four bytes of a body had arrived."""
+def late_request() -> Iterator[PutRequest]:
+    """A request whose head was read after its connection was closed.
+
+    By then, four bytes of the body had arrived.
+    """
     client, server = gevent.socket.socketpair()
     with client, server:
         connection = Connection(server, "")
         connection.await_request(head_began=False)
         client.sendall(b"headbody")
         connection.end(UnavailableError("closed"))
-        yield connection
+        request = PutRequest(PUT_HEAD, ConnectionReader(connection, MemoryBudget(2**20)))
+        assert request.body.read(4) == b"head"
+        connection.start_request(request)
+        yield request
 
 
-def test_a_client_can_repeat_a_request_whose_body_is_late(
-    closed_before_its_head_was_read: Connection,
-) -> None:
+def test_a_client_can_repeat_a_request_whose_body_is_late(late_request: PutRequest) -> None:
     """An error that names the body as cut off would make a device drop its readings."""
-    connection = closed_before_its_head_was_read
-    request = PutRequest(PUT_HEAD, ConnectionReader(connection, MemoryBudget(2**20)))
-    assert request.body.read(4) == b"head"
-    connection.start_request(request)
     with pytest.raises(UnavailableError, match="closed"):
-        request.body.read(8)
-    assert request.body.failed
-    assert request.must_close
+        late_request.body.read(8)
+    assert late_request.body.failed
+    assert late_request.must_close
 
 
-def test_a_request_that_has_arrived_is_received(
-    closed_before_its_head_was_read: Connection,
-) -> None:
-    connection = closed_before_its_head_was_read
-    request = PutRequest(PUT_HEAD, ConnectionReader(connection, MemoryBudget(2**20)))
-    assert request.body.read(4) == b"head"
-    connection.start_request(request)
-    assert request.body.read(4) == b"body"
-    assert not request.must_close
+def test_a_request_that_has_arrived_is_received(late_request: PutRequest) -> None:
+    assert late_request.body.read(4) == b"body"
+    assert not late_request.must_close

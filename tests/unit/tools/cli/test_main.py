@@ -223,7 +223,7 @@ def test_ctrl_c_is_reported_in_one_line(
 def test_ctrl_c_during_the_import_of_the_command_is_reported_in_one_line() -> None:
     program = (
         "import signal, sys\n"
-        # A process in the background of a shell ignores SIGINT, and so do those that it starts.
+        # If a shell runs pytest in the background, this process inherits that SIGINT is ignored.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "class Finder:\n"
         "    def find_spec(self, name, *_):\n"

@@ -13,10 +13,10 @@ DEVICES ?= 1
 TLS ?= 0
 
 # Settings of `make test` and `make test-all`. Most tests wait for processes, so twice as many tests run at a time as there
-# are cores, and with tests/system one more that runs only tests that wait for timeouts.
+# are cores. In `make test-all`, one of these processes runs only tests that wait for timeouts.
 CORES := $(shell nproc 2>/dev/null || echo 2)
 TEST_PROCESSES ?= $(shell echo $$((2 * $(CORES))))
-ALL_TEST_PROCESSES ?= $(shell echo $$((2 * $(CORES) + 1)))
+ALL_TEST_PROCESSES ?= $(TEST_PROCESSES)
 QUICK_TESTS := tests/unit tests/integration tests/chart
 # In a fresh clone, each process of the tests would compile all tests and libraries: 14 s of CPU time each.
 COMPILE_TESTS = test -n "$$(find tests -name '*-pytest-*.pyc' -print -quit)" || \
@@ -25,6 +25,8 @@ COMPILE_TESTS = test -n "$$(find tests -name '*-pytest-*.pyc' -print -quit)" || 
 TIMED_TESTS := $(addprefix tests/system/faults/test_,short.py outboxes.py) $(addprefix tests/system/states/test_,\
 	endpoint_moved.py postgres_states.py redis_states.py) $(addprefix tests/system/reliability/test_,\
 	read_memory.py slow_peers.py stalled_readers.py)
+# Tests in a browser, which takes a core: they run last, one for each core.
+PAGE_TESTS := tests/system/page
 
 # Settings of `make faults`.
 SEED ?= 1
@@ -150,8 +152,9 @@ test-all: STARTED := $(shell date +%s)
 test-all: $(VENV)/.dev $(VENV)/.chart $(VENV)/.supply ## Run all tests and print the ten slowest
 	@status=0; rm -f .pytest_cache/*.xml; $(COMPILE_TESTS); \
 	$(BIN)/pytest --numprocesses $(ALL_TEST_PROCESSES) --waiting-process --junitxml .pytest_cache/parallel.xml \
-		$(addprefix --ignore ,$(TIMED_TESTS)) || status=1; \
+		$(addprefix --ignore ,$(TIMED_TESTS) $(PAGE_TESTS)) || status=1; \
 	$(BIN)/pytest --numprocesses $$(($(CORES) + 1)) --junitxml .pytest_cache/timed.xml $(TIMED_TESTS) || status=1; \
+	$(BIN)/pytest --numprocesses $(CORES) --junitxml .pytest_cache/page.xml $(PAGE_TESTS) || status=1; \
 	PYTHONPATH=tests $(BIN)/python -m support.slowest .pytest_cache/*.xml; \
 	echo "make test-all took $$(($$(date +%s) - $(STARTED))) s."; \
 	exit $$status

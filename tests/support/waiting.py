@@ -1,14 +1,21 @@
-"""Waits for conditions, without fixed sleeps."""
+"""Waits for conditions, without fixed sleeps, and limits on times."""
 
+import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
 
+_LOAD = Path("/proc/loadavg")
 
-def wait_until(condition: Callable[[], T], *, seconds: float = 15, what: str = "condition") -> T:
-    """Return the first true value of `condition`. Fail the test after a timeout."""
+
+def wait_until(condition: Callable[[], T], *, seconds: float = 120, what: str = "condition") -> T:
+    """Return the first true value of `condition`. Fail the test after a timeout.
+
+    The timeout ends tests that hang. It is long, so that no test fails because the machine is busy.
+    """
     end = time.monotonic() + seconds
     while True:
         value = condition()
@@ -17,3 +24,14 @@ def wait_until(condition: Callable[[], T], *, seconds: float = 15, what: str = "
         if time.monotonic() > end:
             raise AssertionError(f"{what} did not come true in {seconds} s (last: {value!r})")
         time.sleep(0.02)
+
+
+def stretched(seconds: float) -> float:
+    """Return a limit on a time: `seconds` on an idle machine, more on a busy one.
+
+    A process on a busy machine may wait for a turn of each process that can run.
+    """
+    runnable = [1.0, os.getloadavg()[0]]
+    if _LOAD.exists():
+        runnable.append(float(_LOAD.read_text().split()[3].partition("/")[0]))
+    return seconds * max(runnable)

@@ -62,7 +62,7 @@ class PrometheusServer:
         ]
         with (folder / "prometheus.log").open("wb") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
-        wait_until(self._is_ready, seconds=60, what="Prometheus")
+        wait_until(self._is_ready, what="Prometheus")
 
     def query(self, expression: str) -> list[dict[str, Any]]:
         """Return the samples that an expression selects."""

@@ -73,7 +73,7 @@ class Service:
             events = self.events(kind)
             return events if len(events) >= count else []
 
-        return wait_until(found, what=kind, seconds=60)
+        return wait_until(found, what=kind)
 
 
 @pytest.fixture
@@ -164,7 +164,7 @@ def test_killed_processes_neither_lose_nor_repeat_a_record(
             for writer in stack.writers:
                 writer.kill()
             stack.start_writer()
-            wait_until(stack.answers, what="an API that answers", seconds=60)
+            wait_until(stack.answers, what="an API that answers")
         try:
             row = {"data": {"db_password": password, "freeform": TEXT}}
             created += service.ask(service.device, "PUT", "/api/iot", row)[0] == 201

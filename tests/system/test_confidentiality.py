@@ -214,7 +214,7 @@ def test_each_password_reads_only_its_own_readings(
 
     own_stack.start_writer()
     _send(clients, range(1, READINGS, 2))
-    wait_until(lambda: not _backlog(settings), seconds=60, what="all readings stored")
+    wait_until(lambda: not _backlog(settings), what="all readings stored")
     seen = {row["id"] for row in _read(clients, range(PASSWORDS))}
     assert len(seen) == PASSWORDS * READINGS
     assert {row["id"] for row in _read(clients[::-1], range(READ_AGAIN))} < seen

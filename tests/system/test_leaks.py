@@ -168,7 +168,7 @@ def stores_that_do_not_answer(system: System) -> None:
         for each in client.client_list():
             if each["cmd"] != "monitor":
                 client.client_kill_filter(_id=each["id"], skipme=True)
-    wait_until(lambda: system.put() == 201, seconds=30, what="a PUT after the stores are back")
+    wait_until(lambda: system.put() == 201, what="a PUT after the stores are back")
 
 
 def damaged_stores(system: System) -> None:
@@ -239,7 +239,7 @@ def signals(system: System) -> None:
             threading.Thread(target=system.put).start()
             with suppress(ProcessLookupError):
                 os.kill(worker, number)
-        wait_until(lambda: system.put() == 201, seconds=30, what="a PUT to a new worker")
+        wait_until(lambda: system.put() == 201, what="a PUT to a new worker")
         os.kill(system.stack.writers[-1].pid, number)
         system.stack.writers[-1].wait()
         system.stack.start_writer()

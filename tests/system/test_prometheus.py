@@ -127,28 +127,24 @@ def test_the_alert_on_an_old_backlog_fires(scraped: Scraped) -> None:
     assert "IotBacklogOld" not in scraped.prometheus.firing()
     os.kill(writer.pid, signal.SIGSTOP)
     try:
-        wait_until(fires(scraped, "IotBacklogOld"), seconds=50, what="the alert")
+        wait_until(fires(scraped, "IotBacklogOld"), what="the alert")
     finally:
         os.kill(writer.pid, signal.SIGCONT)
     alert = scraped.prometheus.firing().get("IotBacklogOld")
     if alert is not None:
         assert alert["labels"].items() >= RELEASE.items()
-    wait_until(
-        lambda: not fires(scraped, "IotBacklogOld")(), seconds=50, what="the end of the alert"
-    )
+    wait_until(lambda: not fires(scraped, "IotBacklogOld")(), what="the end of the alert")
 
 
 def test_the_alert_on_dead_letters_fires(
     scraped: Scraped, module_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scraped.redis.xadd(KEYS.stream(0), {"e": b"planted", "t": 0})
-    wait_until(fires(scraped, "IotDeadLetters"), seconds=50, what="the alert")
+    wait_until(fires(scraped, "IotDeadLetters"), what="the alert")
     for name, value in module_environment.items():
         monkeypatch.setenv(name, value)
     assert main(["dead", "drop", "--all"]) == 0
-    wait_until(
-        lambda: not fires(scraped, "IotDeadLetters")(), seconds=50, what="the end of the alert"
-    )
+    wait_until(lambda: not fires(scraped, "IotDeadLetters")(), what="the end of the alert")
 
 
 @pytest.mark.parametrize("component", ["api", "writer", "canary"])
@@ -164,7 +160,7 @@ def test_every_declared_metric_has_its_type_and_unit(scraped: Scraped, component
     def missing() -> set[str]:
         return expected.keys() - scraped.prometheus.metadata(component).keys()
 
-    wait_until(lambda: not missing(), seconds=30, what=f"all metrics but {missing()}")
+    wait_until(lambda: not missing(), what=f"all metrics but {missing()}")
     found = scraped.prometheus.metadata(component)
     assert {name: found[name] for name in expected} == expected
 
@@ -183,7 +179,7 @@ def test_each_figure_of_the_status_is_in_prometheus(scraped: Scraped) -> None:
     def lacking() -> list[str]:
         return [path for path, query in FIGURES.items() if not scraped.prometheus.query(query)]
 
-    wait_until(lambda: not lacking(), seconds=30, what=f"all figures but {lacking()}")
+    wait_until(lambda: not lacking(), what=f"all figures but {lacking()}")
 
 
 def test_counters_survive_the_restart_of_a_worker(scraped: Scraped) -> None:
@@ -211,4 +207,4 @@ def test_exemplars_lead_to_the_traces_of_puts(scraped: Scraped) -> None:
         scraped.stack.request("PUT", "/api/iot", json.dumps(row("traced")), headers)
         return trace in scraped.prometheus.traces("iot_readable_after_seconds")
 
-    wait_until(found, seconds=30, what="the trace of a PUT")
+    wait_until(found, what="the trace of a PUT")

@@ -246,7 +246,7 @@ def test_a_removed_name_is_refused_on_an_open_connection(optional: Site) -> None
     wait_until(lambda: status() == 201, what="the added name")
     client = connection.sock
     optional.revoke("sensor-2")
-    wait_until(lambda: status() == 401, seconds=10, what="the removed name")
+    wait_until(lambda: status() == 401, what="the removed name")
     assert connection.sock is client
     connection.close()
 
@@ -273,7 +273,7 @@ def test_a_revoked_certificate_is_refused_also_on_an_open_connection(optional: S
 
         assert answer().status == 201
         (optional.folder / "revoked.pem").write_bytes(optional.authority.revoke(pair))
-        wait_until(lambda: answer().status == 401, seconds=30, what="the revocation")
+        wait_until(lambda: answer().status == 401, what="the revocation")
         assert answer().json()["error"] == "the client certificate has been revoked"
     with pytest.raises(OSError, match=ENDED):
         optional.put(pair)
@@ -327,14 +327,14 @@ def test_an_authority_that_is_replaced_under_load_drops_no_request(
             opened.callback(sender.stop)
         both = made.authority.certificate + new_authority.certificate
         made.authorities_file.write_bytes(both)
-        wait_until(lambda: accepted(new), seconds=60, what="the new authority")
+        wait_until(lambda: accepted(new), what="the new authority")
         other = Sender(made.stack, keep_alive=False, tls=made.context(new))
         opened.callback(other.stop)
         wait_until(lambda: other.statuses, what="answers")
         for sender in senders:
             sender.stop()
         made.authorities_file.write_bytes(new_authority.certificate)
-        wait_until(lambda: not accepted(old), seconds=60, what="the end of the old authority")
+        wait_until(lambda: not accepted(old), what="the end of the old authority")
         other.stop()
         for sender in (*senders, other):
             assert not sender.failures

@@ -22,7 +22,7 @@ from iot_writer.writer import Writer
 from support.draining import drain_all
 from support.keys import KEYS
 from support.stack import Stack
-from support.waiting import wait_until
+from support.waiting import stretched, wait_until
 
 
 @pytest.fixture
@@ -156,8 +156,8 @@ def test_redis_returns_unchanged(story: Story, own_redis: RedisServer) -> None:
     def covered() -> bool:
         return source_of(story.api, "/seconds/1")[0] == "hot_window"
 
-    wait_until(covered, seconds=10, what="coverage of the last second")
-    assert time.monotonic() - asked < 5
+    wait_until(covered, what="coverage of the last second")
+    assert time.monotonic() - asked < stretched(5)
 
 
 def test_redis_returns_empty(story: Story, own_redis: RedisServer) -> None:
@@ -199,11 +199,11 @@ def test_redis_is_frozen(
         began = time.monotonic()
         for _ in range(5):
             story.store()
-        assert time.monotonic() - began < 6
+        assert time.monotonic() - began < stretched(6)
         began = time.monotonic()
         told = ready(api)
         assert told["hot_window"] == "away"
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < stretched(2)
         assert story.source() == "postgres"
     finally:
         own_redis.kill(signal.SIGCONT)

@@ -266,10 +266,10 @@ def test_processes_follow_changes_of_the_tokens_file(
         stack.start_api()
         assert statuses(first) == {401}
         replace(path, one)
-        wait_until(lambda: statuses(first) == {201}, seconds=5, what="the new token")
+        wait_until(lambda: statuses(first) == {201}, what="the new token")
         replace(path, two)
-        wait_until(lambda: statuses(first) == {401}, seconds=5, what="the end of the first token")
-        wait_until(lambda: statuses(second) == {201}, seconds=5, what="the second token")
+        wait_until(lambda: statuses(first) == {401}, what="the end of the first token")
+        wait_until(lambda: statuses(second) == {201}, what="the second token")
         replace(path, two[:-10])
         log = tmp_path / "api.log"
         # Workers check the file when a request arrives, so send some requests.

@@ -30,7 +30,7 @@ FIXED = re.compile(
     r"|rq:(workers(:iot)?|queues|(finished|failed):iot|(job|results):[a-z]+(-\d)?)"
 )
 MAX_RESULTS_BYTES = 12_000
-"""Of a job's results in Redis. RQ keeps ten and trims whole nodes of 4,096 bytes, so two can stand."""
+"""Of a job's results in Redis. RQ keeps ten and trims whole nodes of 4,096 bytes: two can stand."""
 
 
 def _keys(redis: "Redis") -> set[str]:

@@ -50,7 +50,7 @@ class Running:
             status, output = self.keys(*arguments)
             return output if status == 0 else ""
 
-        return wait_until(succeeded, seconds=60, what=f"keys {' '.join(arguments)}")
+        return wait_until(succeeded, what=f"keys {' '.join(arguments)}")
 
     def keyring(self) -> Keyring:
         return parse_keyring(Path(self.settings.keyring_file).read_text())

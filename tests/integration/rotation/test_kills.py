@@ -81,7 +81,7 @@ def rotate(running: Running, writer_keys: Path) -> None:
         finally:
             drain_all(running.writer)
 
-    wait_until(succeeded, seconds=60, what="a rotation")
+    wait_until(succeeded, what="a rotation")
 
 
 def test_a_rotation_killed_at_any_change_is_finished_by_the_next(

@@ -262,7 +262,7 @@ def test_killed_writers_hold_each_entry_once(
     lose(writer, vault_id)
     for _ in range(5):
         running = writers.start_writer()
-        wait_until(lambda: sender.redis.scard("rq:workers") > 0, what="a writer", seconds=60)
+        wait_until(lambda: sender.redis.scard("rq:workers") > 0, what="a writer")
         until = time.monotonic() + chance.random()
         while time.monotonic() < until:
             for password in (LOST, KEPT):
@@ -271,13 +271,12 @@ def test_killed_writers_hold_each_entry_once(
         running.wait()
     assert orphans(writer) == 0
     writers.start_writer()
-    wait_until(lambda: sender.waiting() == 0, what="an empty backlog", seconds=60)
+    wait_until(lambda: sender.waiting() == 0, what="an empty backlog")
     assert orphans(writer) == 0
     bring_back(writer)
     wait_until(
         lambda: not writer.held.vaults() and not sender.waiting(),
         what="the release of held entries",
-        seconds=60,
     )
     wait_until(
         lambda: len(sender.texts(LOST)) >= sender.numbers[LOST], what="all readings", seconds=60

@@ -93,7 +93,6 @@ def test_concurrent_migrations_run_once(empty_url: str) -> None:
         waiting = "SELECT count(*) = 3 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
         wait_until(
             lambda: holder.execute(waiting).fetchone() == (True,),
-            seconds=40,
             what="three waiting migrations",
         )
     for process in processes:
@@ -142,7 +141,6 @@ def test_a_migration_after_a_newer_one_changes_nothing(empty_url: str) -> None:
         waiting = "SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
         wait_until(
             lambda: newer.execute(waiting).fetchone() == (True,),
-            seconds=40,
             what="a waiting migration",
         )
         newer.execute("CREATE TABLE alembic_version (version_num text)")

@@ -131,7 +131,7 @@ class Node:
             assert running, f"{component} ended: {self.said(component)}"
             return self.probe(component, kind) == 200
 
-        wait_until(succeeds, seconds=60, what=f"the {kind} of {component}")
+        wait_until(succeeds, what=f"the {kind} of {component}")
 
     def said(self, component: str) -> str:
         """Return the log of the container."""

@@ -304,7 +304,7 @@ def test_the_canary_sends_readings(cluster: Cluster) -> None:
         text = node.get("canary", "metrics", "/metrics")[1]
         return re.search(r"^iot_canary_sent_total [1-9]", text, re.MULTILINE) is not None
 
-    wait_until(sent, seconds=30, what="a reading of the canary")
+    wait_until(sent, what="a reading of the canary")
     ended = node.stop("canary")
     assert ended.code == 0, ended.said
 

@@ -133,7 +133,7 @@ class Fleet:
     def __enter__(self) -> "Fleet":
         for device in self.devices:
             device.start()
-        self.go_on(seconds=60)
+        self.go_on()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -149,7 +149,7 @@ class Fleet:
         """Number of readings acknowledged so far."""
         return sum(len(device.acknowledged) for device in self.devices)
 
-    def go_on(self, count: int = 3, *, seconds: float = 20) -> None:
+    def go_on(self, count: int = 3, *, seconds: float = 120) -> None:
         """Wait until every device has `count` more acknowledged readings."""
         before = [len(device.acknowledged) for device in self.devices]
         wait_until(
@@ -167,7 +167,7 @@ class Fleet:
             assert not device.failures, device.failures
             assert set(device.statuses) == {201}, device.statuses
 
-    def check(self, read: Callable[[str], Sequence[Row]], *, seconds: float = 20) -> None:
+    def check(self, read: Callable[[str], Sequence[Row]], *, seconds: float = 120) -> None:
         """Check the readings of every device, when all are stored."""
         for device in self.devices:
             wait_until(

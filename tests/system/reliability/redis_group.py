@@ -146,7 +146,7 @@ class Group:
             )
             self.sentinels.append(sentinel)
             self._stack.callback(sentinel.stop)
-        wait_until(self._settled, seconds=30, what="Sentinels that know one another")
+        wait_until(self._settled, what="Sentinels that know one another")
 
     def _settled(self) -> bool:
         wanted = (len(self.sentinels) - 1, len(self.replicas))

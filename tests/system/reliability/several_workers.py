@@ -57,7 +57,7 @@ def service_with_reading(
     """Run several API processes and writers, with one stored reading, for the block."""
     with several_workers(environment, logs, writers=writers) as stack:
         assert put(stack, password, 0).status == 201
-        wait_until(lambda: stack.read(password), what="the reading", seconds=60)
+        wait_until(lambda: stack.read(password), what="the reading")
         open_everywhere(stack, password)
         yield stack
 

@@ -51,7 +51,7 @@ def test_connections_of_many_processes_stay_below_the_limits(
         Fleet(DEVICES, [stack.port]) as fleet,
         ThreadPoolExecutor(READERS) as ask,
     ):
-        wait_until(lambda: len(redis.client_list()) > WRITERS, seconds=60, what="writers")
+        wait_until(lambda: len(redis.client_list()) > WRITERS, what="writers")
         asking = ask.map(lambda _: _ask_until_answered(stack), range(400))
         for _ in range(10):
             fleet.go_on(1, seconds=60)

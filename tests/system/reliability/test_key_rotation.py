@@ -98,7 +98,6 @@ class Rotation:
             lock.execute("SELECT FROM vaults WHERE vault_id = %s FOR UPDATE", (vault_id,))
             wait_until(
                 lambda: process.poll() is not None or postgres.execute(WAITS).fetchone(),
-                seconds=180,
                 what="the batch of the vault",
             )
             process.kill()
@@ -161,7 +160,7 @@ def fill(stack: Stack, postgres: Connection, redis: "Redis", keyring: Keyring) -
     assert stack.put(rows).status == 201
     for number in sampled():
         password = f"vault {number}"
-        wait_until(lambda password=password: stack.read(password), seconds=60, what=password)  # type: ignore[misc]
+        wait_until(lambda password=password: stack.read(password), what=password)  # type: ignore[misc]
 
 
 def sampled() -> range:

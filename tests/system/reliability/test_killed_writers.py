@@ -106,7 +106,7 @@ class Scene:
 
     def taken_up(self) -> None:
         """Wait until all entries are stored without another request."""
-        wait_until(lambda: self.sender.waiting() == 0, seconds=40, what="an empty backlog")
+        wait_until(lambda: self.sender.waiting() == 0, what="an empty backlog")
 
     def _committed_not_trimmed(self) -> bool:
         rows = self.connection.execute(_POSITIONS).fetchall()

@@ -85,7 +85,7 @@ def test_under_load(service: Stack) -> None:
         found = freeforms(service, OLD) + freeforms(service, NEW)
         return sorted(map(str, found)) == sorted(map(str, acknowledged))
 
-    wait_until(all_stored, what="each acknowledged reading once", seconds=60)
+    wait_until(all_stored, what="each acknowledged reading once")
 
 
 @pytest.mark.parametrize("waits_for", ["announcement", "postgres", "redis"])

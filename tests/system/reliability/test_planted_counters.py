@@ -32,7 +32,7 @@ def test_damaged_counters_are_repaired_automatically(
         stack.start_api("--workers=1")
         stack.start_writer()
         assert put("first") == 201
-        wait_until(lambda: stack.read("p"), what="the writer", seconds=60)
+        wait_until(lambda: stack.read("p"), what="the writer")
         with Redis.from_url(environment["IOT_REDIS_URL"]) as redis:
             for kind in KINDS:
                 fields = cast("list[bytes]", redis.hkeys(KEYS.backlog_counters))

@@ -88,7 +88,7 @@ def test_under_load(service: Stack, past: Past) -> None:
     assert load_threads.errors == []
     after = set(device.sent[count:])
     kept = {each for each in device.sent if each[1] >= WINDOW}
-    wait_until(lambda: kept | after <= set(stored(service)), what="all other readings", seconds=60)
+    wait_until(lambda: kept | after <= set(stored(service)), what="all other readings")
     found = stored(service)
     assert len(found) == len(set(found))
     assert set(found) <= set(device.sent)
@@ -105,7 +105,7 @@ def test_an_api_process_is_killed(service: Stack, environment: dict[str, str]) -
     device = Device(service)
     for _ in range(30):
         device.send()
-        wait_until(lambda: len(stored(service)) == len(device.sent), what="a segment", seconds=60)
+        wait_until(lambda: len(stored(service)) == len(device.sent), what="a segment")
     high = sorted(relative for _, relative in device.sent)[19]
     kept = sorted(each for each in device.sent if each[1] > high)
     unanswered: list[NoResponseError] = []
@@ -138,7 +138,7 @@ def test_an_api_process_is_killed(service: Stack, environment: dict[str, str]) -
     kill_workers(service)
     service.start_writer()
     device.send()
-    wait_until(lambda: device.sent[-1] in stored(service), what="the new writer", seconds=60)
+    wait_until(lambda: device.sent[-1] in stored(service), what="the new writer")
     assert stored(service) == sorted([*kept, device.sent[-1]])
 
 

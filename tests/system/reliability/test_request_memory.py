@@ -127,7 +127,7 @@ def test_slow_bodies_give_memory_to_quick_bodies(start: Start, opened: ExitStack
     for _ in range(20):
         wait_until(
             lambda: api.request("PUT", "/api/iot", batch).status == 201,
-            seconds=8,
+            seconds=30,  # half of the time until the deadline of the slow bodies
             what="a quick body",
         )
     done.set()

@@ -86,7 +86,7 @@ class Restored:
 
     def check(self) -> None:
         """Check that every reading is stored once, before and after a restart of the API."""
-        wait_until(lambda: len(self.stack.read("p")) >= self.sent, what="all readings", seconds=60)
+        wait_until(lambda: len(self.stack.read("p")) >= self.sent, what="all readings")
         self.forget_records()
         self.restart_api()
         rows = self.stack.read("p")
@@ -109,7 +109,7 @@ def restored(environment: dict[str, str], tmp_path: Path) -> Iterator[Restored]:
             stack.start_writer()
             made = Restored(stack, redis, postgres)
             made.put("")
-            wait_until(lambda: stack.read("p"), what="a writer", seconds=60)
+            wait_until(lambda: stack.read("p"), what="a writer")
             yield made
         finally:
             stack.stop()
@@ -148,10 +148,10 @@ def test_a_vault_is_restored_from_its_record_in_redis(restored: Restored) -> Non
     restored.stack.api.kill()
     restored.stack.api.wait()
     restored.stack.start_writer()
-    wait_until(lambda: restored.held() == 3, what="the readings held", seconds=60)
+    wait_until(lambda: restored.held() == 3, what="the readings held")
     restored.stack.start_api()
     assert restored.stack.put({"data": {"db_password": "another"}}).status == 201
-    wait_until(lambda: restored.held() == 0, what="the release", seconds=60)
+    wait_until(lambda: restored.held() == 0, what="the release")
     restored.check()
 
 
@@ -174,7 +174,7 @@ def test_entries_without_any_vault_record_stay_held(restored: Restored) -> None:
     restored.stack.serve_metrics()
     restored.restart_api()
     restored.stack.start_writer()
-    wait_until(lambda: restored.held() == 3, what="the readings held", seconds=60)
+    wait_until(lambda: restored.held() == 3, what="the readings held")
     assert restored.stack.request("GET", receipt).status == 202
     metrics = restored.stack.request("GET", "/metrics", port=restored.stack.metrics_port).body
     assert b"\niot_entries_held 3.0\n" in metrics
@@ -200,7 +200,7 @@ def test_entries_of_a_replaced_vault_stay_held(restored: Restored) -> None:
     restored.restart_api()
     restored.stack.start_writer()
     assert restored.put().status == 201
-    wait_until(lambda: restored.held() == 1, what="the reading held", seconds=60)
+    wait_until(lambda: restored.held() == 1, what="the reading held")
     assert [row["freeform"] for row in restored.stack.read("p")] == ["1", "2"]
     assert lost not in restored.vault_ids()
     assert restored.orphans() == 0
@@ -210,7 +210,7 @@ def test_entries_of_a_replaced_vault_stay_held(restored: Restored) -> None:
     restored.postgres.execute("DELETE FROM segments")
     restored.postgres.execute("DELETE FROM vaults")
     restored.postgres.execute("INSERT INTO vaults SELECT * FROM lost")
-    wait_until(lambda: restored.held() == 0, what="the release", seconds=60)
+    wait_until(lambda: restored.held() == 0, what="the release")
 
 
 def test_readings_wait_for_the_schema(restored: Restored, tmp_path: Path) -> None:
@@ -240,10 +240,7 @@ def test_ids_are_not_assigned_twice(restored: Restored) -> None:
     restored.postgres.execute(drop)
     for _ in range(3):
         restored.put()
-    after = [
-        row["id"]
-        for row in wait_until(lambda: restored.stack.read("p"), what="readings", seconds=60)
-    ]
+    after = [row["id"] for row in wait_until(lambda: restored.stack.read("p"), what="readings")]
     assert min(after) > max(before)
     shown = restored.stack.request(
         "POST", "/api/iot/seconds/60", json.dumps({"data": {"db_password": "p"}})

@@ -42,8 +42,8 @@ def test_a_failover_with_passwords_of_sentinels_continues(
         assert stack.put(body).status == 201
         wait_until(lambda: stack.read("p"), what="a reading that is stored")
         group.master.kill()
-        wait_until(group.promoted, seconds=30, what="another master")
-        wait_until(lambda: stack.put(body).status == 201, seconds=30, what="a PUT")
+        wait_until(group.promoted, what="another master")
+        wait_until(lambda: stack.put(body).status == 201, what="a PUT")
         assert stack.request("GET", "/readyz").status == 200
         stack.stop()
     finally:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from iot_models.settings import Settings
 from iot_stores.redis_client import connect_redis
 from support.stack import MakeStack
-from support.waiting import wait_until
+from support.waiting import stretched, wait_until
 from system.reliability.devices import Fleet
 from system.reliability.redis_group import Group, Member
 
@@ -35,14 +35,14 @@ def failover(make_stack: MakeStack, group: Group, wait_replicas: int) -> Failove
     with Fleet(DEVICES, [stack.port], repeating=DEVICES // 2) as fleet:
         began = time.monotonic()
         group.master.kill()
-        promoted = wait_until(group.promoted, seconds=30, what="another master")
+        promoted = wait_until(group.promoted, what="another master")
         assert promoted is not None
-        fleet.go_on(seconds=FAILOVER_SECONDS)
+        fleet.go_on(seconds=stretched(FAILOVER_SECONDS))
         seconds = time.monotonic() - began
     for device in fleet.devices:
         assert set(device.statuses) <= {201, 503}, device.statuses
         assert not device.failures, device.failures
-    wait_until(lambda: backlog_empty(promoted), seconds=30, what="an empty backlog")
+    wait_until(lambda: backlog_empty(promoted), what="an empty backlog")
     lost = 0
     for device in fleet.devices:
         numbers = {row["interrogator_timestamp"] for row in stack.read(device.password)}

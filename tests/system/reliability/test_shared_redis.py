@@ -97,7 +97,7 @@ def test_releases_with_different_prefixes_share_a_redis(
         for stack in stacks:
             for vault in range(4):
                 expected = {str(number) for number in range(40) if number % 4 == vault}
-                wait_until(partial(_holds, stack, f"p{vault}", expected), seconds=60)
+                wait_until(partial(_holds, stack, f"p{vault}", expected))
         tick = f"{prefix}iot:tick:partitions"
         wait_until(lambda: redis.exists(tick, "iot:tick:partitions") == 2, what="both tickers")
         keys = _keys(redis)
@@ -153,7 +153,7 @@ def test_another_release_is_refused(
     first.start_writer()
     second.start_writer()
     second.start_api(wait=False)
-    wait_until(second.answers, what="the second API", seconds=60)
+    wait_until(second.answers, what="the second API")
     for number in range(60):
         assert _put(first, number) == 201
         assert _put(second, number) == 503
@@ -164,10 +164,9 @@ def test_another_release_is_refused(
     wait_until(
         lambda: (tmp_path / "second" / "writer-0.log").read_text(encoding="utf-8").count(sentence),
         what="the error message of the writer",
-        seconds=60,
     )
     expected = {str(number) for number in range(60)}
-    wait_until(lambda: {each["freeform"] for each in first.read("p")} == expected, seconds=60)
+    wait_until(lambda: {each["freeform"] for each in first.read("p")} == expected)
     with Redis.from_url(redis_url) as redis:
         assert redis.scard("rq:workers") == 1
         assert not redis.xlen("iot:dead")
@@ -206,7 +205,7 @@ def test_an_operator_can_claim_redis(
     wait_until(lambda: len(first.read("p")) == 1, what="the reading")
     told = _tool(other_environment, "claim-redis")
     assert "it belongs to" in told
-    wait_until(lambda: _put(first, 2) == 503, seconds=30, what="the refusal")
+    wait_until(lambda: _put(first, 2) == 503, what="the refusal")
     assert _state(first)[0] == 503
     second.start_api()
     second.start_writer()
@@ -215,8 +214,8 @@ def test_an_operator_can_claim_redis(
     assert _put(second, 3) == 201
     wait_until(lambda: {each["freeform"] for each in second.read("p")} == {"3"})
     _tool(environment, "claim-redis")
-    wait_until(lambda: _state(first)[0] == 200, seconds=30, what="readiness of the first")
-    wait_until(lambda: _put(second, 4) == 503, seconds=30, what="the second's refusal")
+    wait_until(lambda: _state(first)[0] == 200, what="readiness of the first")
+    wait_until(lambda: _put(second, 4) == 503, what="the second's refusal")
     assert _put(first, 5) == 201
     # A writer of the second release makes no dead letters of entries that it can't open.
     wait_until(lambda: "5" in {each["freeform"] for each in first.read("p")})
@@ -244,7 +243,7 @@ def test_another_keyring_on_the_same_database_is_refused(
     }
     second = make_stack("second", mixed)
     second.start_api(wait=False)
-    wait_until(second.answers, what="the second API", seconds=60)
+    wait_until(second.answers, what="the second API")
     assert _put(second, 1) == 503
     answer = second.request("GET", "/readyz")
     assert answer.status == 503
@@ -260,7 +259,7 @@ def test_a_redis_that_starts_to_evict_is_refused(
     assert _put(stack, 1) == 201
     with Redis.from_url(own_redis.url) as redis:
         redis.config_set("maxmemory-policy", "allkeys-lru")
-        wait_until(lambda: _put(stack, 2) == 503, seconds=30, what="the refusal")
+        wait_until(lambda: _put(stack, 2) == 503, what="the refusal")
         status, sentence = _state(stack)
         assert status == 503
         assert "its maxmemory-policy is allkeys-lru" in sentence
@@ -268,7 +267,7 @@ def test_a_redis_that_starts_to_evict_is_refused(
         stack.start_writer()
         wait_until(lambda: not any(redis.xlen(key) for key in redis.scan_iter("iot:ingest:*")))
         redis.config_set("maxmemory-policy", "noeviction")
-        wait_until(lambda: _state(stack)[0] == 200, seconds=30, what="readiness")
+        wait_until(lambda: _state(stack)[0] == 200, what="readiness")
         assert _put(stack, 3) == 201
 
 
@@ -293,7 +292,7 @@ def test_an_unsafe_redis_needs_explicit_settings(
         given = environment | {"IOT_REDIS_URL": server.url}
         refused = make_stack("refused", given)
         refused.start_api(wait=False)
-        wait_until(refused.answers, what="the API", seconds=60)
+        wait_until(refused.answers, what="the API")
         assert _put(refused, 1) == 503
         assert sentence in _state(refused)[1]
         knowing = make_stack("knowing", given | {allowed: "1"})

@@ -14,6 +14,7 @@ import pytest
 
 from iot_sensor_client import Client
 from support.stack import MakeStack, Stack
+from support.waiting import stretched
 
 SECONDS = float(os.environ.get("IOT_TEST_SIEGE_SECONDS", "10"))
 """Duration. For reliable figures: `IOT_TEST_SIEGE_SECONDS=60 make test T=...`."""
@@ -103,6 +104,6 @@ def test_the_api_serves_devices_under_all_attacks(api: Stack) -> None:
           f"workers: {watch.max_mib:.0f} MiB; attackers: {got}")  # fmt: skip
     assert api.workers() == workers
     assert watch.statuses == {200}
-    assert watch.slowest < HEALTH_SECONDS
+    assert watch.slowest < stretched(HEALTH_SECONDS)
     assert watch.max_mib < POD_MIB
     assert not any(name.endswith(" 500") for name in got), got

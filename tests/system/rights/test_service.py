@@ -219,7 +219,6 @@ def check_erasure(stack: Stack, database: Database, redis_users: RedisWithUsers)
         wait_until(
             lambda: connection.execute(finished).fetchone() == (True,),
             what="the deletion",
-            seconds=60,
         )
         assert set(rows_with(connection, vault_id)) == {"erased_vaults"}
         assert stack.read("to be erased") == []

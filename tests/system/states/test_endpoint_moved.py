@@ -106,7 +106,7 @@ def test_the_hot_window_continues_after_a_failover(
                 return any("hset" in str(each["cmd"]) or "eval" in str(each["cmd"])
                            for each in clients)  # fmt: skip
 
-            wait_until(warm, seconds=30, what="a writer that uses the new master")
+            wait_until(warm, what="a writer that uses the new master")
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from iot_tools.local.ports import free_port
 from support.stack import MakeStack, Stack
-from support.waiting import wait_until
+from support.waiting import stretched, wait_until
 from system.tools.conftest import Start
 
 PASSWORD = "canary's own"
@@ -39,7 +39,7 @@ class RunningCanary:
 
     def reach(self, name: str, value: float) -> None:
         """Wait until a counter reaches a value."""
-        wait_until(lambda: self._known(name) >= value, seconds=30, what=f"{name} {value}")
+        wait_until(lambda: self._known(name) >= value, what=f"{name} {value}")
 
     def wait_for_checks(self) -> None:
         """Wait until the canary has checked its readings a few more times."""
@@ -51,7 +51,7 @@ class RunningCanary:
         began = time.monotonic()
         out, err = self.process.communicate(timeout=20)
         assert (self.process.returncode, err) == (0, "")
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < stretched(5)
         assert out.endswith(f"ends: {number.name}\n")
         return out
 
@@ -130,7 +130,7 @@ def test_a_lost_reading_is_counted_once(
     stack: Stack, start_canary: StartCanary, postgres: psycopg.Connection
 ) -> None:
     canary = start_canary(stack)
-    wait_until(lambda: len(segments(postgres)) >= 3, what="three segments", seconds=30)
+    wait_until(lambda: len(segments(postgres)) >= 3, what="three segments")
     gone = lose(postgres, segments(postgres)[1])
     canary.reach("lost_total", len(gone))
     canary.wait_for_checks()
@@ -161,7 +161,7 @@ def test_a_reading_lost_while_no_canary_runs_is_counted(
     which: str, stack: Stack, start_canary: StartCanary, postgres: psycopg.Connection
 ) -> None:
     canary = start_canary(stack)
-    wait_until(lambda: len(segments(postgres)) >= 4, what="four segments", seconds=30)
+    wait_until(lambda: len(segments(postgres)) >= 4, what="four segments")
     sent = canary.metric("sent_total")
     canary.end()
     wait_until(lambda: max(numbers(stack)) >= sent, what="the last reading")

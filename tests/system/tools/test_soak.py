@@ -11,7 +11,6 @@ from typing import Any
 from support.stack import Stack
 from support.waiting import wait_until
 
-START_SECONDS = 30
 END_SECONDS = 120
 
 
@@ -41,7 +40,6 @@ class Soaking:
         before = (self.lines("progress") or [{of: 0}])[-1][of]
         wait_until(
             lambda: (self.lines("progress") or [{of: 0}])[-1][of] >= before + count,
-            seconds=START_SECONDS,
             what=f"{count} more: {of}",
         )
 

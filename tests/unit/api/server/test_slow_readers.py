@@ -23,7 +23,7 @@ from support.api_worker import lone_worker
 GET = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
 PIECE = bytes(2**22)
 """More than the kernel buffers of a pair of Unix sockets hold."""
-PATIENCE = 10
+PATIENCE = 120
 
 
 @dataclass
@@ -105,7 +105,8 @@ def test_a_blocked_piece_pauses_the_application_once(worker: Worker) -> None:
     assert (app.pauses, app.closed) == (2, 1)
 
 
-def test_a_quick_client_pauses_nothing(worker: Worker) -> None:
+def test_a_quick_client_pauses_nothing(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("iot_api.server.connection.PAUSE_SECONDS", PATIENCE)
     app = worker.real.wsgi = LongAnswers(pieces=3)
     with gevent.Timeout(PATIENCE), worker.connect() as client:
         client.sendall(GET)
@@ -218,8 +219,12 @@ def test_a_connection_closed_while_its_body_is_discarded_gets_one_answer(
     assert "defect" not in caplog.text
 
 
-def test_a_busy_process_answers_health_checks_only(worker: Worker) -> None:
+def test_a_busy_process_answers_health_checks_only(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Health checks are answered from the reserve, which newer connections take over."""
+    monkeypatch.setattr(deadlines, "RESERVE_SECONDS", PATIENCE)
+    monkeypatch.setattr(deadlines, "SEND_GRACE_SECONDS", PATIENCE)
     worker.real.limit(Limits(connections=2))
     with gevent.Timeout(PATIENCE), ExitStack() as opened:
 
@@ -243,6 +248,7 @@ def test_a_busy_process_answers_health_checks_only(worker: Worker) -> None:
         assert head.startswith(b"HTTP/1.1 503 ")
         assert b"\r\nRetry-After: 1\r\n" in head
         assert b"\r\nConnection: close\r\n" in head
+        monkeypatch.setattr(deadlines, "RESERVE_SECONDS", 0)
         for client in silent:
             assert client.recv(1) == b""
 

@@ -116,7 +116,7 @@ API_LAYERS = {
     "http": {"limits"},
     "server": {"http", "limits"},
     "vaults": {"limits"},
-    "status": set[str](),
+    "status": {"limits"},
     "query": {"audit", "http", "limits"},
     "ingest": {"http", "limits", "server", "service", "vaults"},
     "live": {"audit", "limits", "vaults"},

@@ -18,6 +18,7 @@ from iot_api.http.request_metrics import RequestMetrics
 from iot_api.http.traced_app import TracedApp
 from iot_api.ingest.endpoint import IngestEndpoint, route_of
 from iot_api.routes.audit import audit_blueprint
+from iot_api.routes.dead_letters import dead_letters_blueprint
 from iot_api.routes.description import description_blueprint
 from iot_api.routes.health import health_blueprint
 from iot_api.routes.live import live_blueprint
@@ -96,6 +97,7 @@ def create_app(settings: Settings) -> Flask:
     app.register_blueprint(live_blueprint("rssi_live", service, access), url_prefix="/api/rssi")
     app.register_blueprint(audit_blueprint(service), url_prefix="/api")
     app.register_blueprint(status_blueprint(service), url_prefix="/api")
+    app.register_blueprint(dead_letters_blueprint(service), url_prefix="/api/dead-letters")
     app.register_blueprint(vault_blueprint(service), url_prefix="/api/vault")
     app.register_blueprint(health_blueprint(service))
     app.register_blueprint(description_blueprint(service))

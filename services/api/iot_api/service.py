@@ -19,6 +19,7 @@ from iot_api.live.hub import LiveHub
 from iot_api.live.source import LiveSource
 from iot_api.query.hot_readings import Readings
 from iot_api.query.pausable_read import ReadSlots
+from iot_api.status.letter_actions import LetterActions
 from iot_api.status.status import Status
 from iot_api.vaults.cache import VaultCache
 from iot_api.vaults.change_follower import ChangeFollower
@@ -29,12 +30,13 @@ from iot_api.vaults.password_changer import PasswordChanger
 from iot_api.vaults.range_eraser import RangeEraser
 from iot_api.vaults.scrypt_threads import slow_key
 from iot_api.vaults.vault_eraser import VaultEraser
-from iot_cipher.encryption import Sealer
+from iot_cipher.encryption import Opener, Sealer
 from iot_cipher.keyring import KeyringFile
 from iot_models.names import SWEEP_JOB
 from iot_models.settings import DEFAULT_SCRYPT_LOG2_N, Settings
 from iot_stores.audit import AuditLog
 from iot_stores.clocks import postgres_now
+from iot_stores.dead_letter_orders import DeadLetterOrders
 from iot_stores.erasures import Erasures
 from iot_stores.heartbeats import HeartbeatSender
 from iot_stores.loaded_keys import LoadedKeysReporter
@@ -78,6 +80,7 @@ class Service:
     access_audit: AccessAudit
     readiness: Readiness
     status: Status
+    letter_actions: LetterActions
     watcher: RedisWatchThread
 
     def close(self) -> None:
@@ -177,6 +180,7 @@ def build_service(settings: Settings) -> Service:
         hot_window=None if stores.hot_watch is watch else stores.hot_watch,
         clocks=stores.clocks,
     )
+    letter_orders = DeadLetterOrders(redis, names, keyring.current)
     return Service(
         settings=settings,
         stores=stores,
@@ -225,7 +229,8 @@ def build_service(settings: Settings) -> Service:
         audit_events=audit_events,
         access_audit=AccessAudit(audit_events),
         readiness=readiness,
-        status=Status(stores, pool, readiness),
+        status=Status(stores, pool, readiness, letter_orders),
+        letter_actions=LetterActions(stores, letter_orders, Opener(keyring.current), pool, sweep),
         watcher=stores.watcher,
     )
 

@@ -184,8 +184,8 @@ def compact() -> str:
 def sweep_shards() -> int:
     """Repair what was lost: counters, drains, compaction, and entries whose vaults are back.
 
-    Then chain the new records of the audit log, and delete what is left of erased vaults. This
-    takes no lock that a drain waits for.
+    Then carry out orders for dead letters, chain the new records of the audit log, and delete what
+    is left of erased vaults. This takes no lock that a drain waits for.
 
     A drain is lost when its writer dies, or when the number of shards changes.
     """
@@ -200,6 +200,7 @@ def sweep_shards() -> int:
         writer.backlog.enqueue_once([names.COMPACT_JOB])
     queued = sweep.sweep(writer.backlog)
     # Last: Postgres may be slow.
+    writer.letter_orders.run(writer.postgres)
     writer.audit_chainer.run(writer.postgres, writer.drop_postgres)
     if writer.vault_deletion.run(writer.postgres()):
         writer.backlog.enqueue_once([names.SWEEP_JOB])

@@ -12,6 +12,7 @@ from iot_models import metrics, tracing
 from iot_models.settings import Settings, load
 from iot_stores.audit import AuditLog
 from iot_stores.audit_chain import AuditChain
+from iot_stores.dead_letter_orders import DeadLetterOrders
 from iot_stores.heartbeats import HeartbeatSender
 from iot_stores.loaded_keys import LoadedKeysReporter
 from iot_stores.postgres import Connection, abandon, check_schema, connect_postgres, url_parts
@@ -22,6 +23,7 @@ from iot_writer.drain.drain import HOT_WINDOW_PAUSE_SECONDS, Drain, DrainOutcome
 from iot_writer.drain.stored_log import log_stored
 from iot_writer.drain.stored_trace import trace_stored
 from iot_writer.maintenance.audit_chainer import AuditChainer
+from iot_writer.maintenance.letter_orders import LetterOrders
 from iot_writer.maintenance.sparse_indexes import SparseIndexes
 from iot_writer.maintenance.vault_deletion import VaultDeletion
 
@@ -51,6 +53,14 @@ class Writer:
         self.audit_chainer = AuditChainer(AuditChain(self.keys.current), stores.audit_head)
         opener = Opener(self.keys.current)
         self.vault_deletion = VaultDeletion(stores.hot_window, stores.dead_letters, opener)
+        self.letter_orders = LetterOrders(
+            DeadLetterOrders(self.redis, self.names, self.keys.current),
+            stores.dead_letters,
+            self.backlog,
+            opener,
+            self.audit,
+            self.watch.require_ours,
+        )
         self.drain = Drain(
             self.backlog,
             stores.dead_letters,

@@ -1,13 +1,17 @@
-"""Sealed compaction orders, which give a writer the keys of the segments to merge.
+"""Sealed orders of API processes to writers.
+
+A compaction order gives a writer the keys of the segments to merge. A dead letter order tells a
+writer to replay or drop a dead letter.
 
     version 1 | key id 4 | salt 16 | nonce 12 | ciphertext and tag
 
-(The figures are lengths in bytes.) Orders and entries have different keys, derived from the same
-transit key, so an order does not open as an entry, nor an entry as an order.
+(The figures are lengths in bytes.) Entries and each kind of orders have different keys, derived
+from the same transit key, so an order does not open as an entry or an order of the other kind.
 """
 
 import os
 import struct
+from enum import StrEnum
 
 from iot_models.errors import DecryptionError
 
@@ -15,28 +19,36 @@ from .encryption import SALT_BYTES, TransitKeys, decrypt, derive, encrypt
 
 FORMAT = 1
 _HEADER = struct.Struct(">BI16s")
-_ORDER = b"iot-sensor compaction order v1"
 
 
-def seal_order(keyring: TransitKeys, order: bytes) -> bytes:
+class OrderKind(StrEnum):
+    """The kinds of orders. The values are inputs of the key derivation."""
+
+    COMPACTION = "iot-sensor compaction order v1"
+    DEAD_LETTER = "iot-sensor dead letter order v1"
+
+
+def seal_order(keyring: TransitKeys, order: bytes, kind: OrderKind = OrderKind.COMPACTION) -> bytes:
     """Seal an encoded order with the primary key."""
     header = _HEADER.pack(FORMAT, keyring.primary_id, os.urandom(SALT_BYTES))
-    return header + encrypt(_key(keyring, header), order, header)
+    return header + encrypt(_key(keyring, header, kind), order, header)
 
 
-def open_order(keyring: TransitKeys, sealed: bytes) -> bytes:
+def open_order(
+    keyring: TransitKeys, sealed: bytes, kind: OrderKind = OrderKind.COMPACTION
+) -> bytes:
     """Open a sealed order and return the encoded order.
 
     Raises:
-        DecryptionError: the bytes were changed or cut, are not an order, or were sealed with a
-            master key that is not in the keyring.
+        DecryptionError: the bytes were changed or cut, are no order of this kind, or were sealed
+            with a master key that is not in the keyring.
     """
     header = sealed[: _HEADER.size]
     if len(header) < _HEADER.size or header[0] != FORMAT:
-        raise DecryptionError("a compaction order has an unknown format")
-    return decrypt(_key(keyring, header), sealed[_HEADER.size :], header)
+        raise DecryptionError("an order has an unknown format")
+    return decrypt(_key(keyring, header, kind), sealed[_HEADER.size :], header)
 
 
-def _key(keyring: TransitKeys, header: bytes) -> bytes:
+def _key(keyring: TransitKeys, header: bytes, kind: OrderKind) -> bytes:
     _, key_id, salt = _HEADER.unpack(header)
-    return derive(keyring.transit_key(key_id), salt=salt, info=_ORDER)
+    return derive(keyring.transit_key(key_id), salt=salt, info=kind.encode())

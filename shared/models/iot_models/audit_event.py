@@ -113,7 +113,16 @@ def describe(line: str) -> str:
         return line
     others = {name: value for name, value in content.items() if name not in {"event", "time"}}
     try:
-        return _SENTENCES[AuditKind(str(content["event"]))].format(**others)
+        sentence = _SENTENCES[AuditKind(str(content["event"]))].format(**others)
+        return sentence + _orderer(others)
     except (KeyError, ValueError):
         fields = "".join(f" {name}={value}" for name, value in others.items() if value is not None)
         return f"{content['event']}{fields}"
+
+
+def _orderer(fields: Mapping[str, Value]) -> str:
+    """Return who asked for it over HTTP, if the event has that."""
+    client, token = fields.get("client"), fields.get("token")
+    if client is None:
+        return ""
+    return f" (ordered by {client})" if token is None else f" (ordered by {token}@{client})"

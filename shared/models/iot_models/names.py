@@ -85,6 +85,11 @@ class KeyNames:
         return f"{self.prefix}iot:dead:ids"
 
     @property
+    def dead_letter_orders(self) -> str:
+        """Hash: by the id of a dead letter, the sealed order to replay or drop the letter."""
+        return f"{self.prefix}iot:dead:orders"
+
+    @property
     def compaction_orders(self) -> str:
         """List of sealed compaction orders."""
         return f"{self.prefix}iot:compaction:orders"

@@ -1,5 +1,6 @@
 """Dead letters: entries that can't be opened or stored, kept sealed, with their reasons."""
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import cast
@@ -10,8 +11,9 @@ from iot_models.names import KeyNames
 
 from .backlog import Backlog
 from .scripts import load_script
-from .stream_entries import StreamItem, WaitingEntry, read_stream
+from .stream_entries import MAX_ID_PART, StreamItem, WaitingEntry, read_stream
 
+_ID = re.compile(r"[0-9]{1,20}(-[0-9]{1,20})?")
 _OLDEST_BYTES = 4 * 2**20
 """Approximate limit of the sealed bytes that `DeadLetters.oldest` fetches."""
 
@@ -84,7 +86,7 @@ class DeadLetters:
 
     def find(self, letter_id: str) -> DeadLetter | None:
         """Return the dead letter with this id, or None. Raises `ValueError` for an invalid id."""
-        if not all(part.isdecimal() for part in letter_id.split("-", 1)):
+        if not is_letter_id(letter_id):
             raise ValueError(f"{letter_id!r} is not the id of a dead letter")
         found = self._client.xrange(self._names.dead_letters, letter_id, letter_id)
         letters = cast("list[StreamItem]", found)
@@ -105,6 +107,11 @@ class DeadLetters:
             pipeline.xdel(self._names.dead_letters, letter.letter_id)
             pipeline.srem(self._names.dead_letter_ids, f"{letter.shard} {letter.entry_id}")
             pipeline.execute()
+
+
+def is_letter_id(text: str) -> bool:
+    """Return whether `text` may be the id of a dead letter, or of the first of a millisecond."""
+    return bool(_ID.fullmatch(text)) and all(int(each) <= MAX_ID_PART for each in text.split("-"))
 
 
 def _dead_letter(letter_id: bytes, fields: dict[bytes, bytes]) -> DeadLetter:

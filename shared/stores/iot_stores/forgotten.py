@@ -8,8 +8,12 @@ age.
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from iot_cipher.encryption import Opener, decode_entry, entry_name
+from iot_models.errors import IotError
+
 from . import ledger
 from .clocks import postgres_now
+from .dead_letters import DeadLetter
 from .ledger import SessionKey
 from .postgres import Connection
 
@@ -50,3 +54,18 @@ def find_forgotten(
     limit = min(now, postgres_now(connection)) - TOO_OLD_MS
     known = ledger.known_sessions(connection, {entry.session for entry in old})
     return {entry for entry in old if entry.is_older_than(limit) and entry.session not in known}
+
+
+def is_forgotten(connection: Connection, opener: Opener, letter: DeadLetter, now: int) -> bool:
+    """Return whether the ledger may have forgotten if the entry of a dead letter is stored.
+
+    The backlog would give the entry a new id, and a writer would store it a second time. False if
+    the letter can't be opened: a writer can't open it either. `now` is the time by Redis's clock.
+    """
+    try:
+        sealed = decode_entry(opener.open(letter.shard, letter.sealed).content).sealed_at
+    except IotError:
+        return False
+    session = letter.shard, entry_name(letter.shard, letter.sealed).session
+    received = int(letter.entry_id.partition("-")[0])
+    return bool(find_forgotten(connection, [DatedEntry(session, received, sealed)], now))

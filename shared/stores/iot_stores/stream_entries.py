@@ -8,7 +8,7 @@ from redis import Redis
 
 from .months import END_MS
 
-_MAX_ID_PART = 2**64 - 1
+MAX_ID_PART = 2**64 - 1
 """Maximum of both parts of a stream id."""
 _PAGE = 100
 
@@ -107,9 +107,9 @@ class WaitingShard:
 def next_entry_id(entry_id: bytes) -> bytes:
     """Return the lowest stream id above an id; empty for the highest id of all."""
     milliseconds, sequence = map(int, entry_id.split(b"-"))
-    if sequence < _MAX_ID_PART:
+    if sequence < MAX_ID_PART:
         return b"%d-%d" % (milliseconds, sequence + 1)
-    return b"%d-0" % (milliseconds + 1) if milliseconds < _MAX_ID_PART else b""
+    return b"%d-0" % (milliseconds + 1) if milliseconds < MAX_ID_PART else b""
 
 
 def stream_order(position: str) -> tuple[int, int]:

@@ -14,10 +14,12 @@ from iot_api.http.access import declared_scope
 from iot_api.ingest.receipts import encode_receipt
 from iot_api.limits.clients import Client
 from iot_api.service import Service
+from iot_api.status import letter_actions
 from iot_cipher.encryption import EntryName
 from iot_cipher.tokens import new_tokens_text, with_token
 from iot_models.errors import SettingsError
 from iot_models.scopes import Scope
+from iot_stores.stream_entries import WaitingEntry
 from support.stack import Stack
 from support.waiting import wait_until
 
@@ -52,6 +54,8 @@ ROUTES: dict[tuple[str, str], Scope | None] = {
     ("DELETE", "/api/vault"): Scope.ADMIN,
     ("GET", "/api/audit"): Scope.AUDIT,
     ("GET", "/api/status"): Scope.ADMIN,
+    ("POST", "/api/dead-letters/<letter>/replay"): Scope.ADMIN,
+    ("DELETE", "/api/dead-letters/<letter>"): Scope.ADMIN,
     ("GET", "/healthz"): None,
     ("GET", "/readyz"): None,
     ("GET", "/openapi.json"): None,
@@ -77,6 +81,11 @@ class Guarded:
     def ask(self, route: tuple[str, str], authorization: str | None) -> TestResponse:
         """Send a request to a route that is valid except for the token."""
         method, rule = route
+        service: Service = self.api.app.extensions["iot"]
+        if "<letter>" in rule:
+            letters = service.stores.dead_letters
+            letters.add(0, WaitingEntry(b"1-0", b"no entry", 1, 0), "a reason")
+            rule = rule.replace("<letter>", next(letters.all()).letter_id)
         for name, value in EXAMPLES.items():
             rule = rule.replace(f"<{name}>", value)
         headers = JSON if authorization is None else {**JSON, "Authorization": authorization}
@@ -84,7 +93,6 @@ class Guarded:
         if rule.startswith("/api/vault"):
             self.api.put(row(), {"Authorization": self.bearer(Scope.ADMIN)})
         if method == "DELETE" or rule.endswith("/live"):  # of a vault without readings
-            service: Service = self.api.app.extensions["iot"]
             service.vaults.find_or_create(PASSWORD.encode(), Client("test"))
         if rule == "/api/vault/password":
             body = json.dumps(row(new_password="new"))
@@ -96,7 +104,8 @@ class Guarded:
 
 
 @pytest.fixture
-def guarded(make_api: MakeApi, tmp_path: Path) -> Guarded:
+def guarded(make_api: MakeApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Guarded:
+    monkeypatch.setattr(letter_actions, "WAIT_SECONDS", 0)  # no writer runs
     return Guarded(make_api, tmp_path / "tokens.json")
 
 

@@ -25,7 +25,7 @@ EXPIRING = re.compile(
     r"iot:(vault(?!:changes)|requests?|guesses|rates|tick|loaded(?!:heartbeats)|hot:segment|hot:index|hot:hidden):|rq:(worker:|clean_)"
 )
 FIXED = re.compile(
-    r"iot:(owner|owner:keyring|audit:head|backlog|requests|dead|dead:ids|held(:[0-9a-f]{32})?|ingest:\d|hot:cover:\d"
+    r"iot:(owner|owner:keyring|audit:head|backlog|requests|dead|dead:(ids|orders)|held(:[0-9a-f]{32})?|ingest:\d|hot:cover:\d"
     r"|vault:changes|loaded:heartbeats)"
     r"|rq:(workers(:iot)?|queues|(finished|failed):iot|(job|results):[a-z]+(-\d)?)"
 )

@@ -127,7 +127,7 @@ def test_the_service_works_with_separate_users(
     check_partitions(database)
     check_retention(database, redis_users, writer)
     check_indexes(writer, monkeypatch)
-    check_dead_letters(redis_users, writer)
+    check_dead_letters(rights_stack, redis_users, writer)
     check_audit(database, api)
     database.migrate(rights_environment)
 
@@ -265,12 +265,17 @@ def check_indexes(writer: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> No
         assert sparse_indexes.rebuild_sparse(connection) > 0
 
 
-def check_dead_letters(redis_users: RedisWithUsers, writer: dict[str, str]) -> None:
-    """List, show, replay and drop dead letters with the user and the keys of a writer."""
+def check_dead_letters(stack: Stack, redis_users: RedisWithUsers, writer: dict[str, str]) -> None:
+    """List, show, replay and drop dead letters with the user and the keys of a writer, and drop one
+    over HTTP."""
     with redis_users.client("admin") as admin:
-        for _ in range(2):
+        for _ in range(3):
             admin.xadd(KEYS.stream(0), {"e": b"garbage", "t": 7})
-        wait_until(lambda: admin.xlen(KEYS.dead_letters) == 2, what="dead letters")
+        wait_until(lambda: admin.xlen(KEYS.dead_letters) == 3, what="dead letters")
+        third = status(stack)["dead_letters"]["oldest"][-1]["id"]
+        answer = stack.request("DELETE", f"/api/dead-letters/{third}")
+        assert answer.status in {200, 202}, answer
+        wait_until(lambda: admin.xlen(KEYS.dead_letters) == 2, what="the drop")
         listed = command(writer, "dead", "list").splitlines()
         first, second = (line.split()[0] for line in listed)
         assert "can't be opened" in command(writer, "dead", "show", first)

@@ -17,6 +17,7 @@ def all_names(
         keys.remembered_counts,
         keys.dead_letters,
         keys.dead_letter_ids,
+        keys.dead_letter_orders,
         keys.heartbeats,
         keys.job_list,
         keys.stream(shard),

@@ -4,11 +4,11 @@ import argparse
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
-from iot_cipher.encryption import Entry, decode_entry, entry_name
+from iot_cipher.encryption import Entry, decode_entry
 from iot_models.audit_event import AuditKind, audit_event
 from iot_models.errors import IotError, SettingsError
 from iot_stores.dead_letters import DeadLetter
-from iot_stores.forgotten import REASON, DatedEntry, find_forgotten
+from iot_stores.forgotten import REASON, is_forgotten
 
 from .option_types import Subparsers
 from .stores import CommandStores, open_stores
@@ -62,18 +62,8 @@ def _open(stores: CommandStores, letter: DeadLetter) -> Entry:
 
 
 def _is_forgotten(stores: CommandStores, letter: DeadLetter) -> bool:
-    """Return whether the ledger may have forgotten if the entry is stored.
-
-    The backlog would give the entry a new id, and a writer would store it a second time.
-    """
-    try:
-        sealed = _open(stores, letter).sealed_at
-    except IotError:
-        return False  # a writer can't open it either
-    name, received = entry_name(letter.shard, letter.sealed), _milliseconds(letter.entry_id)
-    dated = DatedEntry((letter.shard, name.session), received, sealed)
     with stores.connect() as connection:
-        return bool(find_forgotten(connection, [dated], stores.backlog.now()))
+        return is_forgotten(connection, stores.opener, letter, stores.backlog.now())
 
 
 def _list(parsed: argparse.Namespace) -> int:  # noqa: ARG001 -- the signature of all commands

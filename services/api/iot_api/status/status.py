@@ -5,7 +5,7 @@ store is away is missing. `iot_models.figures` names the metric of each figure.
 """
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 
 from iot_models.errors import SettingsError, UnavailableError
 from iot_stores.backlog import BacklogState
-from iot_stores.dead_letters import DeadLetter
+from iot_stores.dead_letter_orders import DeadLetterOrders
 from iot_stores.heartbeats import TOTALS, Heartbeat, Heartbeats, read_heartbeats
 from iot_stores.postgres import AWAY, Pool, schema_revision
 from iot_stores.readiness import Readiness
@@ -30,7 +30,10 @@ _log = logging.getLogger(__name__)
 class Status:
     """Reads the status of the service from its stores."""
 
-    def __init__(self, stores: Stores, pool: Pool, readiness: Readiness) -> None:
+    def __init__(
+        self, stores: Stores, pool: Pool, readiness: Readiness, orders: DeadLetterOrders
+    ) -> None:
+        self._orders = orders
         self._stores = stores
         self._pool = pool
         self._readiness = readiness
@@ -57,7 +60,7 @@ class Status:
                 stores.watch.require_ours()
             state = stores.backlog.state()
             beats = read_heartbeats(stores.redis, stores.names)
-            letters = stores.dead_letters.oldest(DEAD_LETTERS) if state.dead_letters else []
+            letters = list(self._letters()) if state.dead_letters else []
         except (RedisError, UnavailableError, *AWAY) as error:
             report(_log, "the status lacks what Redis has", error)
             return {}
@@ -68,7 +71,7 @@ class Status:
             "shards": _shards(state, covers, beats),
             "writers": _processes(beats, "writer", "readings_out"),
             "api_processes": _processes(beats, "api", "readings_in"),
-            "dead_letters": {"count": state.dead_letters, "oldest": list(map(_letter, letters))},
+            "dead_letters": {"count": state.dead_letters, "oldest": letters},
             "hot_window": {
                 "seconds": stores.settings.hot_window_seconds,
                 "covered_seconds": min(covers.values(), default=None) if covers else None,
@@ -84,6 +87,22 @@ class Status:
             "oldest_seconds": state.oldest_seconds,
             "held_entries": state.held,
         }
+
+    def _letters(self) -> Iterator[dict[str, Any]]:
+        letters = self._stores.dead_letters.oldest(DEAD_LETTERS)
+        try:
+            ordered = self._orders.actions()
+        except RedisError as error:  # a user of Redis with the rights of an earlier version
+            report(_log, "the status lacks the orders for dead letters", error)
+            ordered = {}
+        for letter in letters:
+            yield {
+                "id": letter.letter_id,
+                "time": int(letter.letter_id.partition("-")[0]),
+                "shard": letter.shard,
+                "reason": letter.reason,
+                "ordered": ordered.get(letter.letter_id),
+            }
 
     def _covers(self, shards: Sequence[int]) -> dict[int, float] | None:
         """Return the cover of each shard; None while the hot window's Redis is away."""
@@ -141,15 +160,6 @@ def _processes(beats: Heartbeats, service: str, rate: str) -> list[dict[str, Any
         }
         for beat in beats.latest(service)
     ]
-
-
-def _letter(letter: DeadLetter) -> dict[str, Any]:
-    return {
-        "id": letter.letter_id,
-        "time": int(letter.letter_id.partition("-")[0]),
-        "shard": letter.shard,
-        "reason": letter.reason,
-    }
 
 
 def _keys(beats: Heartbeats) -> list[dict[str, Any]]:

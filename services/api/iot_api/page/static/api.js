@@ -33,6 +33,11 @@ export class Session {
     return this.#send(path, query, {}, { signal });
   }
 
+  /** Send a request without the password and without a body. */
+  async send(method, path) {
+    return this.#send(path, {}, {}, { method });
+  }
+
   async #send(path, query, headers, init) {
     const text = new URLSearchParams(query).toString();
     const url = text ? `${path}?${text}` : path;

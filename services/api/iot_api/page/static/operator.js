@@ -1,7 +1,8 @@
 // The operator's view: what all processes of the service do, and what waits.
 
 import { Session } from "./api.js";
-import { formatBytes, formatDate, formatNumber, formatSeconds } from "./format.js";
+import { formatBytes, formatNumber, formatSeconds } from "./format.js";
+import { DeadLetters } from "./letters.js";
 import { PlotGrid } from "./plots.js";
 import { ThinnedLines } from "./thinning.js";
 
@@ -27,6 +28,7 @@ export class OperatorView {
   #shown = false;
   #lines = new ThinnedLines(EVERY_MS, WINDOW_MS / EVERY_MS + 4);
   #grid = null;
+  #letters = new DeadLetters(() => this.#shown && this.#ask());
 
   constructor(onState) {
     this.onState = onState;
@@ -52,6 +54,7 @@ export class OperatorView {
     byId("operator").hidden = true;
     clearTimeout(this.#timer);
     this.#request?.abort();
+    this.#letters.hide();
   }
 
   /** Forget the token. */
@@ -71,7 +74,7 @@ export class OperatorView {
       const status = await response.json();
       if (!this.#shown || request.signal.aborted) return;
       this.#problem(null);
-      this.#write(status);
+      this.#write(status, session);
       this.onState("live", "Live");
     } catch (error) {
       if (error.name === "AbortError") return;
@@ -109,7 +112,7 @@ export class OperatorView {
     this.#grid.set(PLOTS, [{ tag: "", label: "", colour: 0, dash: false }]);
   }
 
-  #write(status) {
+  #write(status, session) {
     this.form.hidden = true;
     byId("operator-message").hidden = true;
     byId("operator-status").hidden = false;
@@ -126,7 +129,7 @@ export class OperatorView {
     writeCards(status);
     writeProcesses(status);
     writeShards(status.shards ?? []);
-    writeDeadLetters(status.dead_letters);
+    this.#letters.write(status.dead_letters, session);
   }
 }
 
@@ -220,13 +223,4 @@ function writeShards(shards) {
   ]));
   const left = shards.length - shown.length;
   byId("operator-shards-note").textContent = left > 0 ? `${left} more, whose entries wait no longer.` : "";
-}
-
-function writeDeadLetters(dead) {
-  byId("operator-dead").hidden = !dead?.count;
-  if (!dead?.count) return;
-  fill("operator-letters", dead.oldest.map((each) => [
-    { text: each.id, className: "mono" }, formatDate(each.time), right(each.shard), each.reason,
-  ]));
-  byId("operator-dead-note").textContent = `The oldest of ${formatNumber(dead.count)}. In a writer's pod, “iot-sensor dead” shows, replays and drops them.`;
 }

@@ -9,6 +9,7 @@ import pytest
 from flask.testing import FlaskClient
 from hypothesis import settings as hypothesis_settings
 from redis import Redis
+from werkzeug.routing import Rule
 
 from integration.compaction.past import Past
 from integration.writer.sending import sending
@@ -71,6 +72,18 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LongestFi
     """Schedule the tests of pytest-xdist in that order."""
     config.option.loadscopereorder = False
     return LongestFirst(config, log)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_url_builders() -> Iterator[None]:
+    """Compile no builders of URLs, which take half of the time to make an app."""
+
+    def build(*_: object) -> None:
+        raise AssertionError("the API builds a URL: remove the fixture no_url_builders")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Rule, "_compile_builder", lambda *_: build)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -8,15 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from iot_api.app import create_app
 from iot_cipher.keyring import new_keyring_text
 from iot_cipher.tokens import new_tokens_text
+from iot_models.settings import load
 from iot_tools.cli.main import main
 from iot_tools.local.certificate import ensure_certificate
 from iot_tools.local.ports import free_port
 
 GUNICORN = ("-m", "gunicorn", "--config", "python:iot_api.gunicorn_conf", "iot_api.wsgi:app")
 WRITER = ("-m", "iot_writer")
-TOOL = ("-m", "iot_tools")
 PASSWORD = "hunter2"
 
 TEXTS = {
@@ -72,8 +73,10 @@ API: dict[str, tuple[Mapping[str, str], str]] = {
 CASES = [
     *((GUNICORN, name, *API[name]) for name in API),
     *((WRITER, name, *SERVICES[name]) for name in SERVICES),
-    *(((*TOOL, "dead", "list"), name, *STORES[name]) for name in STORES),
-    ((*TOOL, "migrate"), "Postgres", *SERVICES["Postgres"]),
+]
+COMMANDS = [
+    *(pytest.param(("dead", "list"), *STORES[name], id=name) for name in STORES),
+    pytest.param(("migrate",), *SERVICES["Postgres"], id="Postgres"),
 ]
 
 
@@ -142,6 +145,27 @@ def test_the_log_ends_with_one_sentence(
     assert not list(tmp_path.glob("iot-metrics-*"))
 
 
+@pytest.mark.parametrize(("words", "changes", "sentence"), COMMANDS)
+def test_a_command_ends_with_one_sentence(
+    words: tuple[str, ...],
+    changes: Mapping[str, str],
+    sentence: str,
+    environment: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    for variable, value in (environment | changed(tmp_path, changes)).items():
+        monkeypatch.setenv(variable, value)
+    with pytest.raises(SystemExit) as ended_with:
+        sys.exit(main([*words]))
+    said = "".join(capfd.readouterr())
+    assert ended_with.value.code == 2, said
+    assert sentence in said.splitlines()[-1], said
+    assert "Traceback" not in said
+    assert PASSWORD not in said
+
+
 @pytest.mark.parametrize("url", ["http://h:x", "http://h:99999", "http://[::1", "ftp://h", "h:80"])
 @pytest.mark.parametrize("command", ["probe", "canary", "soak", "simulate"])
 def test_commands_refuse_an_invalid_url(
@@ -174,6 +198,5 @@ def test_files_from_windows_are_read(
     ensure_certificate(tmp_path / "certificate", tmp_path / "key")
     environment |= {"IOT_TLS_CERTIFICATE": str(tmp_path / "certificate")}
     environment |= {"IOT_TLS_KEY": f"{tmp_path / 'key'}\r"}
-    check = "from iot_api.wsgi import app; app.extensions['iot'].close(); print('made')"
-    code, log = ended(("-c", check), environment | {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)})
-    assert (code, log.splitlines()[-1]) == (0, "made"), log
+    app = create_app(load(environment))
+    app.extensions["iot"].close()

@@ -7,6 +7,7 @@ import pytest
 from bench import wrk
 from bench.__main__ import MEASURES, run
 from bench.machine import durability, machine, versions
+from bench.measures import flood
 from bench.measures.singles import measure_singles
 from bench.peers.empty_route import EmptyRoute
 from bench.peers.influxdb import InfluxDB
@@ -17,7 +18,7 @@ from bench.scale import Scale
 from bench.stage import PEERS, Stage, staged
 
 TINY = Scale(
-    name="tiny", rounds=1, lanes=2, batches=2, batch=1000, single_seconds=1,
+    name="tiny", rounds=1, lanes=2, batches=2, batch=250, single_seconds=1,
     read=4000, streamed=4000, rows=1000, fresh_seconds=1, fresh_singles=20,
     flood_seconds=0.6,
     profile_seconds=1, starts=1, fresh_install=False,
@@ -73,7 +74,8 @@ def test_single_requests_are_measured(stage: Stage) -> None:
     assert (row.ours is not None) == wrk.installed()
 
 
-def test_a_device_beside_floods_is_measured(stage: Stage) -> None:
+def test_a_device_beside_floods_is_measured(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(flood.SETTINGS, "IOT_SCRYPT_LOG2_N", "12")
     rows = measured(stage, "flood").rows
     assert len(rows) == (9 if wrk.installed() else 0)
     assert None not in {bar.held for row in rows for bar in row.bars}

@@ -11,7 +11,7 @@ _SECONDS = 240
 def test_every_kind_of_fault_loses_no_reading() -> None:
     faults = len(KINDS)
     assert {planned.kind for planned in make_plan(1, faults)} == set(KINDS)
-    options = ["--seed", "1", "--faults", str(faults), "--readings", "60000"]
+    options = ["--seed", "1", "--faults", str(faults), "--readings", "30000"]
     check_run("system.faults", *options, "--repeats", "1", "--every", "0.9", seconds=_SECONDS)
 
 

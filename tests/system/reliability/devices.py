@@ -59,7 +59,7 @@ class Device:
 
     password: str
     ports: Sequence[int]
-    pause: float = 0.01
+    pause: float = 0.05
     repeats: bool = False
     sent: int = 0
     acknowledged: set[int] = field(default_factory=set)

@@ -105,6 +105,7 @@ def test_a_rolling_restart_of_writers_fails_no_request(stack: Stack, settings: S
             stack.start_writer()
             while time.monotonic() < began + 3:
                 oldest = max(oldest, backlog.state().oldest_seconds)
+                fleet.go_on(1)
     print(f"the oldest entry in the backlog meanwhile was {oldest:.2f} s old")
     assert oldest < stretched(RECOVERY_SECONDS)
     fleet.assert_no_request_failed()

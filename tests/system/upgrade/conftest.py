@@ -4,6 +4,7 @@ import dataclasses
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import psycopg
@@ -11,6 +12,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 from redis import Redis
 
+from iot_cipher.vault import password_key
 from iot_models.settings import Settings
 from iot_tools.local.child import Program
 from iot_tools.local.postgres_server import PostgresServer
@@ -100,3 +102,13 @@ def settings_of_server(
         recorded.restore_redis(client)
     yield dataclasses.replace(settings, redis_url=server.url)
     server.stop()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def each_scrypt_once() -> Iterator[None]:
+    """Compute each key in this process once: the recorded vaults have the full cost of scrypt."""
+    once = cache(password_key)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("iot_cipher.vault", "iot_api.vaults.scrypt_threads"):
+            patch.setattr(f"{module}.password_key", once)
+        yield

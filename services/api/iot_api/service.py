@@ -6,11 +6,12 @@ from functools import partial
 from pathlib import Path
 
 import gevent
+from gevent import monkey
 
 from iot_api.audit.access_audit import AccessAudit
 from iot_api.audit.events import AuditEvents
 from iot_api.ingest.idempotency import IdempotencyPolicy
-from iot_api.ingest.intake import Intake
+from iot_api.ingest.intake import GreenletWakeup, Intake
 from iot_api.ingest.receipts import Receipts
 from iot_api.limits.guess_limit import GuessLimit
 from iot_api.limits.large_requests import LargeRequests
@@ -35,6 +36,7 @@ from iot_cipher.keyring import KeyringFile
 from iot_models.names import SWEEP_JOB
 from iot_models.settings import DEFAULT_SCRYPT_LOG2_N, Settings
 from iot_stores.audit import AuditLog
+from iot_stores.backlog_append import ThreadWakeup
 from iot_stores.clocks import postgres_now
 from iot_stores.dead_letter_orders import DeadLetterOrders
 from iot_stores.erasures import Erasures
@@ -117,6 +119,7 @@ def build_service(settings: Settings) -> Service:
         borrow,
         keyring_mark=lambda installation: keyring.current().mark(installation),
         appends_wait=True,
+        wakeup=GreenletWakeup if monkey.is_module_patched("threading") else ThreadWakeup,
         hot_window_watch_seconds=HOT_WINDOW_SECONDS,
     )
     redis, names, backlog, watch = stores.redis, stores.names, stores.backlog, stores.watch

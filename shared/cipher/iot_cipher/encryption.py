@@ -53,6 +53,7 @@ MAX_ABANDONED_NUMBERS = 100
 ENTRIES_PER_SESSION = 2**32
 """Maximum number of messages under one key with random nonces (NIST SP 800-38D, 8.3)."""
 
+_SHA256 = SHA256()
 _CHUNK = b"iot-sensor chunk v1"
 _FINGERPRINT = b"iot-sensor request fingerprint v1"
 _SESSION = b"iot-sensor session v1"
@@ -64,7 +65,7 @@ _SHARD = struct.Struct(">H")
 
 def derive(key: bytes, *, salt: bytes, info: bytes) -> bytes:
     """Derive a 32-byte key one-way. Keys of different `salt` or `info` are unrelated."""
-    return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=salt, info=info).derive(key)
+    return HKDF(algorithm=_SHA256, length=KEY_BYTES, salt=salt, info=info).derive(key)
 
 
 def encrypt(key: bytes, plaintext: bytes, associated: bytes) -> bytes:
@@ -97,10 +98,11 @@ def _decrypt(cipher: AESGCM, message: bytes | memoryview, associated: bytes) -> 
 class OpenVault(SecretHolder):
     """An open vault: its data key is in memory."""
 
-    __slots__ = ("data_key", "vault_id")
+    __slots__ = ("data_key", "id_bytes", "vault_id")
 
     def __init__(self, vault_id: uuid.UUID, data_key: bytes) -> None:
         self.vault_id = vault_id
+        self.id_bytes = vault_id.bytes
         self.data_key = data_key
 
     def chunk_key(self, salt: bytes) -> bytes:
@@ -120,7 +122,7 @@ class OpenVault(SecretHolder):
 
         It depends on the id alone, so all processes choose the same shard.
         """
-        return int.from_bytes(self.vault_id.bytes[:8], "big") % shards
+        return int.from_bytes(self.id_bytes[:8], "big") % shards
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,7 +323,9 @@ class Sealer:
 
 
 class _Session(SecretHolder):
-    __slots__ = ("_count", "_id", "_key", "_key_id", "_keyring", "_numbers", "_pid", "_transit_key")
+    __slots__ = (
+        "_cipher", "_count", "_id", "_key_id", "_keyring", "_numbers", "_pid", "_transit_key",
+    )  # fmt: skip
 
     def __init__(self, keyring: TransitKeys) -> None:
         self._pid = os.getpid()
@@ -329,7 +333,7 @@ class _Session(SecretHolder):
         self._key_id = keyring.primary_id
         self._id = os.urandom(SALT_BYTES)
         self._transit_key = keyring.transit_key(self._key_id)
-        self._key = _session_key(self._transit_key, self._id)
+        self._cipher = _session_cipher(self._transit_key, self._id)
         self._count = itertools.count(2)  # `usable` is not called for the first entry
         self._numbers: dict[int, itertools.count[int]] = {}
 
@@ -352,7 +356,8 @@ class _Session(SecretHolder):
         # `setdefault` and `next` are atomic, so threads never get the same number, without a lock.
         numbers = self._numbers.get(shard) or self._numbers.setdefault(shard, itertools.count(1))
         header = _SEAL_HEAD.pack(SEAL_FORMAT, self._key_id, self._id, next(numbers))
-        return header + encrypt(self._key, entry, header + _SHARD.pack(shard))
+        nonce = os.urandom(NONCE_BYTES)
+        return header + nonce + self._cipher.encrypt(nonce, entry, header + _SHARD.pack(shard))
 
 
 class OpenedEntry(SecretHolder):
@@ -393,8 +398,4 @@ class Opener:
 
 
 def _session_cipher(transit_key: bytes, session: bytes) -> AESGCM:
-    return AESGCM(_session_key(transit_key, session))
-
-
-def _session_key(transit_key: bytes, session: bytes) -> bytes:
-    return derive(transit_key, salt=session, info=_SESSION)
+    return AESGCM(derive(transit_key, salt=session, info=_SESSION))

@@ -4,7 +4,7 @@ The Lua scripts change streams, counters and the job queue in one step: Redis ru
 interruption, so a process that is killed leaves none of them half changed.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import cast
@@ -14,7 +14,7 @@ from redis import Redis
 from iot_models import tracing
 from iot_models.names import DRAIN_JOB_PREFIX, MAX_SHARDS, KeyNames
 
-from .backlog_append import BacklogAppender
+from .backlog_append import BacklogAppender, ThreadWakeup, Wakeup
 from .backlog_counters import parse_number, parse_position, parse_shard
 from .redis_client import milliseconds
 from .scripts import load_script, run_all, run_commands
@@ -84,9 +84,15 @@ class Backlog(BacklogAppender):
         max_bytes: int,
         wait_replicas: int = 0,
         wait_fsync: bool = False,
+        wakeup: Callable[[], Wakeup] = ThreadWakeup,
     ) -> None:
         super().__init__(
-            client, names, max_bytes=max_bytes, wait_replicas=wait_replicas, wait_fsync=wait_fsync
+            client,
+            names,
+            max_bytes=max_bytes,
+            wait_replicas=wait_replicas,
+            wait_fsync=wait_fsync,
+            wakeup=wakeup,
         )
         self._shards = shards
         self._remove = load_script(client, "backlog_remove.lua")

@@ -8,15 +8,23 @@ requests share a round trip, its system calls and Redis's write to the AOF.
 
 There is no background thread: a caller is the sender while it waits for its own answer. So a
 process that is killed loses nothing but its own callers, and nothing has to be shut down.
+
+All functions here run for every PUT of one reading, so they avoid objects, locks and calls
+(docs/adr/0031).
 """
 
 import logging
+import os
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, Protocol, cast
 
+from hiredis import pack_command
 from redis import Redis
 from redis.exceptions import (
     ConnectionError,  # noqa: A004 - redis-py's own
@@ -28,19 +36,22 @@ from iot_models import tracing
 from iot_models.errors import TooLargeError, UnavailableError
 from iot_models.names import DRAIN_JOB_PREFIX, KeyNames
 
+from .append_conditions import Guard, RememberedRequest, conditions
 from .append_outcomes import AppendOutcome, refuse
 from .redis_connections import renew_connections
-from .scripts import Call, evalsha, load_and_repeat, load_script, round_trip
+from .scripts import Call, load_and_repeat, load_script
 from .store_states import report
 
 WAIT_MILLISECONDS = 2000
 """Timeout of WAIT and WAITAOF. With `appendfsync everysec`, an fsync comes every second."""
 MAX_BYTES = 2**20
 """Approximate size of a group; it bounds the delay by the bytes of other callers."""
+CHECK_SECONDS = 1.0
+"""After a pause this long, the connection to Redis is checked before it is used."""
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class AppendResult:
     """Result of `Backlog.append`: the entries were added, or their request is a repeat."""
 
@@ -54,92 +65,146 @@ class AppendResult:
     """How often writers have requested new sessions (`Backlog.request_new_sessions`)."""
 
 
-@dataclass(frozen=True, slots=True)
-class RememberedRequest:
-    """A request with an Idempotency-Key, and the limits on how many of them are remembered."""
+class Wakeup(Protocol):
+    """What wakes up one waiting caller."""
 
-    names: tuple[str, ...]
-    """The key in Redis that remembers the request, then those under which other versions may have
-    remembered it."""
-    seconds: int
-    """How long the request is remembered."""
-    answer: bytes
-    """The answer to the request and its repeats."""
-    max_requests: int
-    """Maximum number of remembered requests."""
-    counter: str
-    """The key in Redis that counts the remembered requests of the client."""
-    max_requests_of_client: int
-    """Maximum of that counter."""
+    def wait(self) -> object:
+        """Wait for `wake`. Returns at once if `wake` was called before."""
+
+    def wake(self) -> object:
+        """Wake up the caller."""
 
 
-class Guard(NamedTuple):
-    """A counter in Redis, and the limit at which nothing is appended."""
+class ThreadWakeup:
+    """Wakes up a thread, or a greenlet where gevent has patched threads."""
 
-    name: str
-    limit: int
-
-
-class _Request(NamedTuple):
-    """A request in a group."""
-
-    shards: tuple[int, ...]
-    """The shard of each entry."""
-    arguments: list[str | int | bytes]
-    """What the script gets of the request."""
+    def __init__(self) -> None:
+        lock = threading.Lock()
+        lock.acquire()
+        self.wait, self.wake = lock.acquire, lock.release
 
 
-class _Answer(NamedTuple):
-    """The script's answer to a request."""
+class _PendingRequest:
+    """A request in a group, or in the queue for the next one."""
 
-    outcome: Any
-    """An integer if the only entry was added: the bytes ever added to its shard. Else a list with
-    an `AppendOutcome` and its numbers."""
+    __slots__ = ("answer", "arguments", "elected", "shards", "size", "wakeup")
+
+    wakeup: Wakeup
+
+    def __init__(self, shards: Sequence[int], arguments: list[Any], size: int) -> None:
+        self.shards = shards
+        """The shard of each entry."""
+        self.arguments = arguments
+        """What the script gets of the request."""
+        self.size = size
+        self.elected = False
+        """Whether its caller must send the next group."""
+        self.answer: _Answer | BaseException | None = None
+
+
+class _GroupAnswer(NamedTuple):
+    """What the answers of a group have in common."""
+
     held: int
     session_renewals: int
     wait_answer: Any
     """The answer to WAIT or WAITAOF, which follows the group; None without one."""
 
 
-class AppendScript:
-    """The script, for groups of requests, followed by WAIT or WAITAOF."""
+_Answer = tuple[Any, _GroupAnswer]
+"""The outcome of a request: an integer if its only entry was added, the bytes ever added to its
+shard. Else a list with an `AppendOutcome` and its numbers."""
 
-    def __init__(
-        self, client: "Redis", names: KeyNames, max_bytes: int, wait_command: Sequence[Any]
-    ) -> None:
+
+class AppendScript:
+    """The script, for groups of requests, followed by WAIT or WAITAOF.
+
+    Only one caller may send at a time, over a connection that stays taken from the client's pool:
+    to take and check a connection costs as much as a group.
+    """
+
+    def __init__(self, client: "Redis", names: KeyNames, max_bytes: int, wait_command: Any) -> None:
         self._client = client
+        self._pool: Any = client.connection_pool
+        self._connection: Any = None
+        self._check_at = 0.0
         self._keys = (names.backlog_counters, names.job_list)
         self._stream = cache(names.stream)
         self._script = load_script(client, "backlog_append.lua")
         self._max_bytes = max_bytes
         self._wait_command = wait_command
 
-    def send(self, group: list[_Request]) -> list[_Answer | Exception]:
-        """Run the script once for a group of requests, then WAIT once. Return answers or errors."""
-        shards = dict.fromkeys([shard for request in group for shard in request.shards])
+    def send(self, group: list[_PendingRequest]) -> list[_Answer | Exception]:
+        """Run the script once for a group of requests, then WAIT once. Return answers or errors.
+
+        Raises:
+            RedisError: Redis is away; whether the script ran is unknown.
+        """
+        shards = {shard: None for request in group for shard in request.shards}
         keys = [*self._keys, *map(self._stream, shards)]
-        arguments: list[str | int | bytes] = [self._max_bytes, DRAIN_JOB_PREFIX, *shards]
+        arguments: list[Any] = [self._max_bytes, DRAIN_JOB_PREFIX, *shards]
         for request in group:
             arguments += request.arguments
-        call: Call = (keys, arguments)
-        commands = [evalsha(self._script, call)]
-        if self._wait_command:
-            commands.append(self._wait_command)
+        command = pack_command(("EVALSHA", self._script.sha, len(keys), *keys, *arguments))
         # WAIT and WAITAOF cover the writes of their connection alone, so they follow the script
         # over the same connection.
-        answers = round_trip(self._client, commands)
-        waited = answers.pop() if self._wait_command else None
+        waits = self._wait_command
+        answers = self._round_trip([command + pack_command(waits) if waits else command])
+        waited = answers.pop() if waits else None
         if isinstance(answers[0], NoScriptError):  # Redis has restarted
-            waited = load_and_repeat(
-                self._client, self._script, [call], answers, self._wait_command
-            )
+            call: Call = (keys, arguments)
+            waited = load_and_repeat(self._client, self._script, [call], answers, waits)
         if isinstance(answers[0], Exception):
             raise answers[0]
         held, renewals, *outcomes = answers[0]
+        common = _GroupAnswer(held, renewals, waited)
         return [
-            outcome if isinstance(outcome, Exception) else _Answer(outcome, held, renewals, waited)
-            for outcome in outcomes
+            outcome if isinstance(outcome, Exception) else (outcome, common) for outcome in outcomes
         ]
+
+    def _round_trip(self, packed: list[bytes]) -> list[Any]:
+        """Send the packed commands of a group, and return their answers as Redis gives them.
+
+        If the connection breaks, they are sent again, as by the client itself.
+        """
+        connection = self._checked_connection()
+        self._check_at = 0.0
+
+        def exchange() -> list[Any]:
+            connection.send_packed_command(packed)
+            answers = [_answer(connection)]
+            if self._wait_command:
+                answers.append(_answer(connection))
+            return answers
+
+        answers: list[Any] = connection.retry.call_with_retry(
+            exchange, lambda _: connection.disconnect()
+        )
+        self._check_at = time.monotonic() + CHECK_SECONDS
+        return answers
+
+    def _checked_connection(self) -> Any:
+        """Return a connection to the current server. After a failover, the pool gives another."""
+        connection = self._connection
+        if connection is not None:
+            if (
+                time.monotonic() < self._check_at
+                and not connection.should_reconnect()
+                and connection.pid == os.getpid()
+                and self._pool.owns_connection(connection)
+            ):
+                return connection
+            self._connection = None
+            self._pool.release(connection)
+        self._connection = self._pool.get_connection()
+        return self._connection
+
+
+def _answer(connection: Any) -> Any:
+    try:
+        return connection.read_response()
+    except ResponseError as error:
+        return error
 
 
 class BacklogAppender:
@@ -153,6 +218,7 @@ class BacklogAppender:
         max_bytes: int,
         wait_replicas: int = 0,
         wait_fsync: bool = False,
+        wakeup: Callable[[], Wakeup] = ThreadWakeup,
     ) -> None:
         self._client = client
         self._names = names
@@ -167,7 +233,7 @@ class BacklogAppender:
             wait_command = ()
         self._max_bytes = max_bytes
         self._script = AppendScript(client, names, max_bytes, wait_command)
-        self._groups = GroupCommit(self._script.send)
+        self._groups = GroupCommit(self._script.send, wakeup)
         self._traceparent = tracing.traceparent if tracing.is_on() else None
 
     def append(
@@ -193,53 +259,35 @@ class BacklogAppender:
                 them in time: a failover may lose them.
             RedisError: Redis is away; whether the entries were added is unknown.
         """
-        size = sum([len(sealed) for _, sealed in entries])
-        if size > self._max_bytes:
-            raise TooLargeError("the request is larger than the backlog may be")
-        arguments: list[str | int | bytes]
+        arguments: list[Any]
         if request is None and not guards:
             arguments = [len(entries)]
         else:
-            arguments = [-1 - len(entries), *self._conditions(request, guards)]
-        for entry in entries:
-            arguments += entry
+            arguments = [-1 - len(entries), *conditions(guards, request, self._names)]
+        size, shards = 0, []
+        for shard, sealed in entries:
+            arguments += shard, sealed
+            shards.append(shard)
+            size += len(sealed)
+        if size > self._max_bytes:
+            raise TooLargeError("the request is larger than the backlog may be")
         if self._traceparent is not None and (traceparent := self._traceparent()):
             arguments.insert(0, traceparent)
-        shards = tuple([shard for shard, _ in entries])
-        answer = self._groups.run(_Request(shards, arguments), size)
-        outcome = answer.outcome
-        if type(outcome) is int:
-            outcome = [AppendOutcome.ADDED, outcome]
-        kind, *more = outcome
+        outcome, group = self._groups.run(_PendingRequest(shards, arguments, size))
+        kind, *more = (AppendOutcome.ADDED, outcome) if type(outcome) is int else outcome
         # A repeated request waits too: its first attempt may have failed because replicas were
         # missing, and the repeat must not be answered 201 before they have the entries.
         if self._waits and kind in {AppendOutcome.ADDED, AppendOutcome.REMEMBERED}:
-            self._check_wait_answer(answer.wait_answer)
+            self._check_wait_answer(group.wait_answer)
         if kind == AppendOutcome.REMEMBERED:
-            return AppendResult(first_answer=more[0])
+            return AppendResult(cast("bytes", more[0]))
         if kind == AppendOutcome.DAMAGED:
             sentence = "the counters of the backlog in Redis are damaged; a writer repairs them"
             raise UnavailableError(f"{_logged(sentence)}; nothing was stored, try again")
         if kind != AppendOutcome.ADDED:
             refuse(kind, *more)
         ends = dict(zip(shards, more, strict=True))
-        return AppendResult(ends=ends, held=answer.held, session_renewals=answer.session_renewals)
-
-    def _conditions(
-        self, request: RememberedRequest | None, guards: Sequence[Guard]
-    ) -> list[str | int | bytes]:
-        arguments: list[str | int | bytes] = [len(guards)]
-        for guard in guards:
-            arguments += guard
-        if request is None:
-            return [*arguments, ""]
-        name, *other_names = request.names
-        return [
-            *arguments,
-            name, request.seconds, request.answer,
-            self._names.remembered_counts, request.max_requests,
-            request.counter, request.max_requests_of_client, len(other_names), *other_names,
-        ]  # fmt: skip
+        return AppendResult(None, ends, group.held, group.session_renewals)
 
     def try_append(self) -> None:
         """Send the commands of `append` without effect. Raises `RedisError` if it would fail."""
@@ -284,39 +332,28 @@ def _logged(sentence: str) -> str:
     return sentence
 
 
-class _PendingRequest:
-    __slots__ = ("answer", "done", "request", "size", "wakeup")
-
-    answer: _Answer | BaseException
-
-    def __init__(self, request: _Request, size: int) -> None:
-        self.request = request
-        self.size = size
-        self.done = False
-        # A lock used as an event: a `threading.Event` adds a condition, and another lock a wait.
-        # The caller waits until the lock is released: when the request is done, or is elected as
-        # the next to send.
-        self.wakeup = threading.Lock()
-        self.wakeup.acquire()
-
-
 class GroupCommit:
-    """The groups of requests of concurrent callers, in threads or greenlets."""
+    """The groups of requests of concurrent callers, in threads or greenlets.
 
-    def __init__(self, send: Callable[[list[_Request]], Sequence[_Answer | Exception]]) -> None:
+    There is no lock: each operation on `_queue` and `_idle` is atomic.
+    """
+
+    def __init__(
+        self,
+        send: Callable[[list[_PendingRequest]], Sequence[_Answer | Exception]],
+        wakeup: Callable[[], Wakeup] = ThreadWakeup,
+    ) -> None:
         """`send` sends a group of requests, and returns the answer or the error of each."""
         self._send = send
-        self._guard = threading.Lock()
-        """Protects `_queue` and `_sender`. Never held during I/O."""
-        self._queue: list[_PendingRequest] = []
-        self._sender: _PendingRequest | None = None
-        """The request whose caller sends now or will send next; None if no request is pending.
+        self._wakeup = wakeup
+        self._queue: deque[_PendingRequest] = deque()
+        """The requests for the next groups, the oldest first."""
+        self._idle = {True: True}
+        """Empty while a caller sends a group, or is elected to send the next one. `pop` takes that
+        role, so the caller must give it on, or all later callers would wait forever."""
 
-        New callers wait while this is set, so it must never name a caller that is gone.
-        """
-
-    def run(self, request: _Request, size: int) -> _Answer:
-        """Return the answer to a request of about `size` bytes.
+    def run(self, pending: _PendingRequest) -> _Answer:
+        """Return the answer to a request.
 
         The request may be sent again after a connection broke: its entries must be idempotent.
 
@@ -324,45 +361,42 @@ class GroupCommit:
             RedisError: Redis refused the request; or Redis is away, and it is unknown whether the
                 script ran.
         """
-        pending = _PendingRequest(request, size)
-        with self._guard:
-            self._queue.append(pending)
-            must_wait = self._sender is not None
-            if not must_wait:
-                self._sender = pending
-        if must_wait:
+        if not self._idle.pop(True, False):
             self._wait(pending)
-        # Woken up, but not done: this request was elected as the sender.
-        if not pending.done:
-            self._send_group()
+        # Not answered: this caller is the sender.
+        if pending.answer is None:
+            self._send_group(pending)
         answer = pending.answer
-        if isinstance(answer, BaseException):
-            try:
-                raise answer
-            finally:
-                # Breaks the cycle error -> traceback -> frame -> call -> error, which would keep
-                # the request's arguments in memory until the next garbage collection.
-                del pending, answer
-        return answer
+        if isinstance(answer, tuple):
+            return answer
+        try:
+            raise cast("BaseException", answer)
+        finally:
+            # Breaks the cycle error -> traceback -> frame -> call -> error, which would keep
+            # the request's arguments in memory until the next garbage collection.
+            del pending, answer
 
     def _wait(self, pending: _PendingRequest) -> None:
+        """Wait until a request is answered, or elected."""
+        pending.wakeup = self._wakeup()
+        self._queue.append(pending)
+        if self._idle.pop(True, False):  # the last sender, a thread, did not see the request
+            self._elect_sender()
         try:
-            pending.wakeup.acquire()
+            pending.wakeup.wait()
         except BaseException:
             # A waiting greenlet may be killed by a timeout. Its request must leave the queue unless
-            # it is sent already. If it was elected in the meantime, another caller must send, or
-            # all later callers would wait forever.
-            with self._guard:
-                if pending in self._queue:
-                    self._queue.remove(pending)
-                if self._sender is pending:
-                    self._elect_sender()
+            # it is sent already. If it was elected in the meantime, another caller must send.
+            with suppress(ValueError):
+                self._queue.remove(pending)
+            if pending.elected:
+                self._elect_sender()
             raise
 
-    def _send_group(self) -> None:
-        group = self._next_group()
+    def _send_group(self, own: _PendingRequest) -> None:
+        group = self._next_group(own)
         try:
-            answers = self._send([pending.request for pending in group])
+            answers = self._send(group)
             for pending, answer in zip(group, answers, strict=True):
                 pending.answer = answer
         except BaseException as error:  # noqa: BLE001 - raised to all callers, also the sender
@@ -372,34 +406,30 @@ class GroupCommit:
             for_others = error if isinstance(error, Exception) else _sender_killed()
             for pending in group:
                 pending.answer = for_others
-            group[0].answer = error
+            own.answer = error
         # Elect before the wake-ups: the next group is sent while this group's callers continue.
-        with self._guard:
-            self._elect_sender()
+        self._elect_sender()
         for pending in group:
-            pending.done = True  # before the release: the woken caller looks at `done`
-            pending.wakeup.release()
+            if pending is not own:
+                pending.wakeup.wake()
 
-    def _next_group(self) -> list[_PendingRequest]:
-        """Take the oldest requests from the queue, up to `MAX_BYTES` but at least one.
-
-        The first of them is the sender's own: `_elect_sender` elects the oldest request.
-        """
-        with self._guard:
-            total = count = 0
-            for pending in self._queue:
-                total += pending.size
-                if count and total > MAX_BYTES:
-                    break
-                count += 1
-            group, self._queue = self._queue[:count], self._queue[count:]
+    def _next_group(self, own: _PendingRequest) -> list[_PendingRequest]:
+        """Return the sender's request, and the oldest of the queue up to `MAX_BYTES`."""
+        group, total, queue = [own], own.size, self._queue
+        while queue and (total := total + queue[0].size) <= MAX_BYTES:
+            group.append(queue.popleft())
         return group
 
     def _elect_sender(self) -> None:
-        """Let the caller of the oldest request send next. Needs `_guard`."""
-        self._sender = self._queue[0] if self._queue else None
-        if self._sender is not None:
-            self._sender.wakeup.release()
+        """Let the caller of the oldest request send next. Only the sender may call this."""
+        while not self._queue:
+            self._idle[True] = True
+            # A thread may have queued its request since, and have seen a sender.
+            if not self._queue or not self._idle.pop(True, False):
+                return
+        elected = self._queue.popleft()
+        elected.elected = True
+        elected.wakeup.wake()
 
 
 def _sender_killed() -> Exception:

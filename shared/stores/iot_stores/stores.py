@@ -11,6 +11,7 @@ from iot_models.settings import Settings
 
 from .audit_head import PublishedAuditHead
 from .backlog import Backlog
+from .backlog_append import ThreadWakeup, Wakeup
 from .backlog_counters import BacklogCounters
 from .clocks import ClockWatch
 from .compaction_orders import CompactionOrders
@@ -38,12 +39,13 @@ class Stores:
         *,
         keyring_mark: KeyringMark | None = None,
         appends_wait: bool = False,
+        wakeup: Callable[[], Wakeup] = ThreadWakeup,
         hot_window_watch_seconds: float | None = None,
     ) -> None:
         """`connect` opens a connection to Postgres, or raises one of `AWAY`.
 
         `appends_wait`: appends to the backlog wait for the replicas and disks that the settings
-        require. The API acknowledges after that.
+        require. The API acknowledges after that. `wakeup`: wakes up concurrent appends.
 
         `hot_window_watch_seconds`: a shorter timeout for the watch over the hot window's own Redis.
         """
@@ -52,6 +54,7 @@ class Stores:
         self.connect = connect
         self._keyring_mark = keyring_mark
         self._appends_wait = appends_wait
+        self._wakeup = wakeup
         self._watch_seconds = hot_window_watch_seconds
         self._clients: list[Redis] = []
 
@@ -124,6 +127,7 @@ class Stores:
             max_bytes=self.settings.backlog_max_bytes,
             wait_replicas=self.settings.redis_wait_replicas if self._appends_wait else 0,
             wait_fsync=self._appends_wait and bool(self.settings.redis_wait_fsync),
+            wakeup=self._wakeup,
         )
 
     @cached_property

@@ -11,7 +11,7 @@ from redis import Redis
 from integration.growth.conftest import Sending
 from integration.writer.sending import Sender
 from iot_api.limits.clients import Client
-from iot_stores.backlog_append import RememberedRequest
+from iot_stores.append_conditions import RememberedRequest
 from support.keys import KEYS
 from support.stack import Stack
 from support.waiting import wait_until

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from redis import Redis
 
+from iot_stores.append_conditions import Guard, RememberedRequest
 from iot_stores.append_outcomes import AppendOutcome
 from iot_stores.backlog import Backlog
-from iot_stores.backlog_append import Guard, RememberedRequest
 from iot_tools.local.redis_server import RedisServer
 from support.counting import redis_commands
 from support.keys import KEYS
@@ -51,7 +51,7 @@ class Groups:
         self._requests: list[Any] = []
         vars(backlog)["_groups"] = self
 
-    def run(self, request: Any, _: int) -> Any:
+    def run(self, request: Any) -> Any:
         """Keep a request of `append` in place of sending it."""
         self._requests.append(request)
         raise LookupError
@@ -66,8 +66,7 @@ class Groups:
         for start in range(0, len(calls), size):
             answers = self._script.send(self._requests[start : start + size])
             outcomes += [
-                str(answer) if isinstance(answer, Exception) else answer.outcome
-                for answer in answers
+                str(answer) if isinstance(answer, Exception) else answer[0] for answer in answers
             ]
         return outcomes
 

@@ -5,6 +5,7 @@
 
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -16,11 +17,13 @@ from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
-from integration.stores.callers import SHARDS, Callers, shard_of, together
+from integration.stores.callers import PATIENCE, SHARDS, Callers, shard_of, together
 from iot_models.errors import UnavailableError
 from iot_models.settings import Settings
+from iot_stores import backlog_append
+from iot_stores.append_conditions import RememberedRequest
 from iot_stores.backlog import Backlog
-from iot_stores.backlog_append import MAX_BYTES, AppendResult, RememberedRequest
+from iot_stores.backlog_append import MAX_BYTES, AppendResult
 from iot_stores.redis_client import connect_redis
 from iot_tools.local.redis_server import RedisServer
 from support.keys import KEYS
@@ -68,6 +71,35 @@ def test_a_single_caller_needs_one_round_trip(callers: Callers) -> None:
         before = callers.pool.round_trips
         callers.append(numbered(number))
         assert callers.pool.round_trips == before + 1
+
+
+def test_groups_share_a_connection_until_the_pool_replaces_it(
+    callers: Callers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[Any] = []
+    take = callers.pool.get_connection
+
+    def counted() -> Any:
+        taken.append(take())
+        return taken[-1]
+
+    monkeypatch.setattr(callers.pool, "get_connection", counted)
+    monkeypatch.setattr(backlog_append, "CHECK_SECONDS", PATIENCE)
+    for number in range(3):
+        callers.append(numbered(number))
+    assert len(taken) <= 1  # the fixture may have taken it
+    before = callers.redis.client_list(_type="normal")
+    callers.pool.update_active_connections_for_reconnect()  # as after a failover
+    callers.append(numbered(3))
+    callers.append(numbered(4))
+    assert len(taken) <= 2
+    after = {each["id"] for each in callers.redis.client_list(_type="normal")}
+    assert after - {each["id"] for each in before}, "the old connection is used on"
+    monkeypatch.setattr(backlog_append, "CHECK_SECONDS", 0)
+    callers.append(numbered(5))
+    count = len(taken)
+    callers.append(numbered(6))
+    assert len(taken) == count + 1
 
 
 def test_concurrent_callers_share_the_next_round_trip(callers: Callers) -> None:
@@ -248,21 +280,15 @@ def test_a_caller_elected_before_it_waits_gets_a_result(
 ) -> None:
     """The sender may elect a caller that is registered but does not wait yet."""
 
-    class Slow:
-        """A lock whose release lets all other threads run first."""
+    class Slow(deque[Any]):
+        """A queue that lets all other threads run first when it has got a request."""
 
-        def __init__(self) -> None:
-            self._lock = threading.Lock()
-
-        def __enter__(self) -> None:
-            self._lock.acquire()
-
-        def __exit__(self, *_: object) -> None:
-            self._lock.release()
+        def append(self, request: Any) -> None:
+            super().append(request)
             time.sleep(0.005)
 
     commit: Any = vars(callers.backlog)["_groups"]
-    monkeypatch.setattr(commit, "_guard", Slow())
+    monkeypatch.setattr(commit, "_queue", Slow())
     sent: dict[bytes, AppendResult] = {}
 
     def go_on(caller: int) -> None:

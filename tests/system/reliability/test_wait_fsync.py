@@ -152,8 +152,9 @@ def test_replicas_must_have_readings_on_disk(
 def test_a_group_of_appends_waits_for_the_disk_once(master: Valkey) -> None:
     """One WAITAOF confirms all concurrent appends of a group."""
     with Callers(master.url) as callers:
-        options = {"shards": SHARDS, "max_bytes": 2**30}
-        callers.backlog = Backlog(callers.client, KEYS, **options, wait_fsync=True)
+        callers.backlog = Backlog(
+            callers.client, KEYS, shards=SHARDS, max_bytes=2**30, wait_fsync=True
+        )
         callers.backlog.append([])
         calls = [partial(callers.append, b"%d" % number) for number in range(20)]
         callers.redis.config_resetstat()

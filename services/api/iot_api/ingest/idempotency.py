@@ -19,7 +19,7 @@ from iot_api.limits.clients import Client
 from iot_cipher.encryption import EntryName, OpenVault
 from iot_models.errors import IdempotencyKeyReusedError, InvalidRequestError
 from iot_models.names import KeyNames
-from iot_stores.backlog_append import RememberedRequest
+from iot_stores.append_conditions import RememberedRequest
 
 from .parser import Batch
 from .receipts import decode_receipt, encode_list

@@ -13,6 +13,7 @@ from itertools import accumulate
 from operator import attrgetter
 from typing import cast
 
+from gevent.hub import Waiter
 from redis.exceptions import RedisError
 
 from iot_api.http.request import Proven, prove
@@ -24,8 +25,9 @@ from iot_cipher.encryption import SALT_BYTES, Entry, EntryName, OpenVault, Seale
 from iot_models import metrics, tracing
 from iot_models.errors import IotError, Refusal, TooManyRequestsError
 from iot_models.reading import SEPARATOR, ReadingColumns
+from iot_stores.append_conditions import Guard
 from iot_stores.append_outcomes import GuardedError
-from iot_stores.backlog_append import AppendResult, BacklogAppender, Guard
+from iot_stores.backlog_append import AppendResult, BacklogAppender
 from iot_stores.months import DAY_MS
 from iot_stores.redis_watch import RedisWatch
 
@@ -67,6 +69,21 @@ class Accepted:
             "shard": listed(self.ends),
             "entry": listed(self.names or self.entries),
         }
+
+
+class GreenletWakeup(Waiter):  # type: ignore[misc] # gevent has no types
+    """Wakes up a greenlet whose readings are appended (`backlog_append.Wakeup`).
+
+    It takes a third of the time of a lock that gevent has patched.
+    """
+
+    __slots__ = ()
+
+    wait = Waiter.get
+
+    def wake(self) -> None:
+        """Let the greenlet run soon."""
+        self.hub.loop.run_callback(self.switch, None)
 
 
 class Intake:
@@ -217,7 +234,7 @@ class Intake:
     def _seal(self, vault: OpenVault, readings: ReadingColumns) -> tuple[int, bytes]:
         salt = os.urandom(SALT_BYTES)
         sealed_at = int(time.time() * 1000)
-        entry = Entry(vault.vault_id.bytes, salt, vault.chunk_key(salt), sealed_at, readings)
+        entry = Entry(vault.id_bytes, salt, vault.chunk_key(salt), sealed_at, readings)
         shard = vault.shard(self._shards)
         return shard, self._sealer.seal(shard, entry.encode())
 

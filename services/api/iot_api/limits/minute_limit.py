@@ -11,7 +11,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from iot_models import metrics
 from iot_models.errors import Refusal, TooManyRequestsError
-from iot_stores.backlog_append import Guard
+from iot_stores.append_conditions import Guard
 from iot_stores.store_states import report
 
 from .clients import Client

@@ -34,17 +34,15 @@ STALLED_SECONDS = 1.0
 PAUSE_SECONDS = 0.25
 """A send that is blocked for this long pauses the application's work on the answer."""
 PAUSE = "iot_api.pause"
-"""Key in the WSGI environ that a view may set: a function that the writer calls, at most once for
-each piece of the answer, when the client has not taken that piece for `PAUSE_SECONDS`. A long read
-then returns its transaction and its memory.
-"""
+"""Key in the WSGI environ: a function of a view that the writer calls, at most once for each piece
+of the answer, when the client has not taken the piece for `PAUSE_SECONDS`. A long read then frees
+its transaction and memory."""
 _TURN_SECONDS = 0.01
 """Longest time for which one connection is read before other greenlets run."""
 _SPIN_SECONDS = 0.01
 _SMALL_PART_BYTES = 4096
 """A shorter part of a body is joined with the next one. Otherwise a body that arrives two bytes at
-a time would take 60 times its size. The memory budget charges twice the size.
-"""
+a time would take 60 times its size. The memory budget charges twice the size."""
 
 
 @dataclass(slots=True, eq=False)
@@ -231,6 +229,8 @@ class ConnectionReader(SocketUnreader):  # type: ignore[misc] # gunicorn has no 
         super().__init__(connection.client)
         self._connection = connection
         self._memory = memory
+        # TLS may hold received bytes, and then the socket does not become readable.
+        self._waits_first = type(connection.client) is gevent.socket.socket
         self._turn_began = 0.0
         self._parts: list[bytes] = []
         self.ahead = b""
@@ -292,16 +292,24 @@ class ConnectionReader(SocketUnreader):  # type: ignore[misc] # gunicorn has no 
             LimitRequestHeaders: the head is too long.
             Exception: the connection's `failure`, when it was closed while a body arrived.
         """
-        self.take_turns(time.monotonic())
-        if self._connection.request is not None:
+        connection = self._connection
+        if connection.request is not None:
+            self.take_turns(time.monotonic())
             return self._body_chunk(size_hint)
+        if self._waits_first:
+            # Clients seldom send a request before they get the last answer. A receive that fails,
+            # and then waits, takes twice the time.
+            self.sock._wait(self.sock._read_event)  # noqa: SLF001
+            self._turn_began = time.monotonic()
+        else:
+            self.take_turns(time.monotonic())
         data = super().chunk(size_hint)
-        self._connection.head_bytes += len(data)
-        if self._connection.head_bytes > MAX_HEAD_BYTES:
+        connection.head_bytes += len(data)
+        if connection.head_bytes > MAX_HEAD_BYTES:
             raise LimitRequestHeaders("")
-        if self._connection.phase is not Phase.HEAD:
-            self._connection.phase = Phase.HEAD
-            self._connection.since = time.monotonic()
+        if connection.phase is not Phase.HEAD:
+            connection.phase = Phase.HEAD
+            connection.since = time.monotonic()
         return data
 
     def _body_chunk(self, size_hint: int | None) -> Any:
@@ -329,9 +337,7 @@ class ConnectionReader(SocketUnreader):  # type: ignore[misc] # gunicorn has no 
             raise
 
     def _drop_body(self) -> None:
-        """Free the received part of a body that fails: to answer, and to discard what the client
-        still sends, may take seconds.
-        """
+        """Free the received part of a failed body. To answer and discard the rest takes seconds."""
         request = self._connection.request
         request.force_close()
         self.ahead = b""
@@ -350,8 +356,9 @@ class ConnectionWriter:
     def __init__(self, connection: Connection, memory: MemoryBudget) -> None:
         self._connection = connection
         self._client: Any = connection.client
-        # gevent's own `send` takes a timeout. Its SSLSocket ignores the argument.
-        self._takes_timeout = type(self._client) is gevent.socket.socket
+        self._send_now: Callable[[bytes | memoryview], int] = self._send_tls
+        if type(self._client) is gevent.socket.socket:
+            self._send_now = self._client._sock.send  # type: ignore[attr-defined] # noqa: SLF001
         self._memory = memory
         self.environ: dict[str, Any] = {}
         """WSGI environ of the request that is answered."""
@@ -370,15 +377,13 @@ class ConnectionWriter:
     def send_at_once(self, data: "bytes | memoryview") -> int:
         """Send what the kernel takes without waiting; return the number of bytes, maybe 0."""
         try:
-            if self._takes_timeout:
-                return self._client.send(data, 0, 0.0)  # type: ignore[no-any-return]
-            return self._send_without_timeout(data)
+            return self._send_now(data)
         except BlockingIOError:
             return 0
         except OSError as error:
             raise ClientGoneError from error
 
-    def _send_without_timeout(self, data: "bytes | memoryview") -> int:
+    def _send_tls(self, data: "bytes | memoryview") -> int:
         # gevent's sockets never block in the kernel: only the timeout of the object changes.
         self._client.settimeout(0.0)
         try:

@@ -292,7 +292,8 @@ class Exchange:
         while True:
             self.answer_next()
             connection.await_request(head_began=bool(reader.ahead))
-            reader.take_turns(connection.since)
+            if reader.ahead:
+                reader.take_turns(connection.since)
 
     def answer_next(self) -> None:
         """Receive a request and answer it."""

@@ -1,6 +1,5 @@
 """A cache of open vaults in an API process."""
 
-import hmac
 import math
 import os
 import threading
@@ -9,6 +8,7 @@ import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
+from hashlib import blake2b
 
 from iot_cipher.encryption import OpenVault
 from iot_cipher.vault import VaultRecord
@@ -50,7 +50,8 @@ class VaultCache:
     A vault in use is renewed every `RENEW_SECONDS`, without a scrypt. A vault that is not used is
     dropped after `seconds`, with its data key.
 
-    The keys are HMACs of passwords under a random secret of this process.
+    The keys are keyed hashes of passwords (BLAKE2b) under a random secret of this process. OpenSSL
+    takes three times as long for an HMAC.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class VaultCache:
 
     def key(self, password: bytes) -> bytes:
         """Return the cache key of a password."""
-        return hmac.digest(self._secret, password, "sha256")
+        return blake2b(password, digest_size=32, key=self._secret).digest()
 
     def writable(self, key: bytes) -> OpenVault | None:
         """Return the open vault of a cache key if readings may be appended without any other step.

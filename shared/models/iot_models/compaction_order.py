@@ -9,6 +9,10 @@ FORMAT = 2
 ONE_KEY_FORMAT = 1
 """Format of processes of an older version: all merged segments share one key."""
 
+SMALL_READINGS = 512
+"""A segment with fewer readings is small: it may be merged. The index `segments_small` has the same
+number."""
+
 _HEADER = struct.Struct("<B16sII")
 _ONE_KEY_HEADER = struct.Struct("<B16s16s32sI")
 _TARGET = struct.Struct("<16s32s")

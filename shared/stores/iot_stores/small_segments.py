@@ -12,8 +12,6 @@ from iot_models.segment import SegmentBounds
 from . import history
 from .postgres import Connection
 
-SMALL_READINGS = 512
-"""A segment with fewer readings is small. The index `segments_small` has the same number."""
 SMALL_BYTES = 65_536
 """A segment with as many bytes is not small: merging would save only a row and index entries."""
 

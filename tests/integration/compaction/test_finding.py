@@ -13,6 +13,7 @@ from prometheus_client import REGISTRY
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from integration.compaction.past import Past, days_ago, each_second, noon
+from iot_models.compaction_order import SMALL_READINGS
 from iot_models.metrics import spec_of
 from iot_stores import small_segments
 from iot_stores.months import DAY_MS
@@ -93,8 +94,8 @@ def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def test_finding_small_segments_reads_no_large_segments(past: Past) -> None:
     past.store(PASSWORD, each_second(noon(2), 12))
-    large = each_second(noon(3), small_segments.SMALL_READINGS)
-    past.store(PASSWORD, large, each=small_segments.SMALL_READINGS)
+    large = each_second(noon(3), SMALL_READINGS)
+    past.store(PASSWORD, large, each=SMALL_READINGS)
     copies = (
         "INSERT INTO segments SELECT vault_id, first_id + 256 * n, last_id + 256 * n, "
         "received_min + n, received_max + n, relative_min, relative_max, interrogator_min, "

@@ -13,10 +13,10 @@ from integration.compaction.past import Past, each_second, noon
 from iot_cipher.encryption import Opener, Sealer, decrypt_segment, salt_of
 from iot_cipher.keyring import Keyring, KeyringFile, create_keyring_file
 from iot_cipher.sealed_order import open_order, seal_order
-from iot_models.compaction_order import CompactionOrder, decode_order
+from iot_models.compaction_order import SMALL_READINGS, CompactionOrder, decode_order
 from iot_models.errors import DecryptionError
 from iot_models.segment_encoding import may_share_key
-from iot_stores import history, small_segments
+from iot_stores import history
 from iot_stores.history import ReadFilter
 from iot_stores.months import DAY_MS
 from iot_writer.compaction import compactor
@@ -273,4 +273,4 @@ def test_the_limit_of_small_segments_equals_that_of_the_index(stored: Past) -> N
     ((definition,),) = stored.rows(
         "SELECT indexdef FROM pg_indexes WHERE indexname = 'segments_small'"
     )
-    assert definition.endswith(f"WHERE (count < {small_segments.SMALL_READINGS})")
+    assert definition.endswith(f"WHERE (count < {SMALL_READINGS})")

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from iot_models.compaction_order import SMALL_READINGS
 from iot_models.errors import FormatError
 from iot_models.reading import INT64_MAX, INT64_MIN, SEPARATOR, Reading, ReadingColumns, int64s
 from iot_models.segment import (
@@ -18,7 +19,7 @@ from iot_models.segment import (
     decode_segment,
     decompress,
 )
-from iot_models.segment_encoding import encode_segment
+from iot_models.segment_encoding import encode_merged, encode_segment, may_share_key
 from support.segment_rows import Row as SegmentRow
 from support.segment_rows import assert_bounds, rows_of
 
@@ -111,6 +112,56 @@ def test_round_trip_of_thousands_of_readings(step: int) -> None:
     batches = [(1000 + i, rows[i : i + 500]) for i in range(0, 5000, 500)]
     bounds, data = encode(batches)
     assert rows_of(decode_segment(bounds, data)) == expected_rows(batches)
+
+
+MOVED = [3, 0, 1, 2, 7, 5, 4, 6]
+"""An order of batches that several connections cause."""
+
+
+def moved_batches(each: int, order: Sequence[int]) -> list[Batch]:
+    """Return batches whose readings are sorted, received in this order."""
+    return [
+        (1_700_000_000_000 + 7 * received, [
+            (row, 1000 * row + row * row % 997, b'{"rssi": %d}' % (row * row % 89))
+            for row in range(batch * each, (batch + 1) * each)
+        ])
+        for received, batch in enumerate(order)
+    ]  # fmt: skip
+
+
+@given(
+    st.permutations(range(6)),
+    st.lists(st.integers(85, 100), min_size=6, max_size=6),
+    st.booleans(),
+    st.sampled_from([0, 1, INT64_MAX]),
+)
+def test_sorted_batches_in_any_order(
+    order: list[int], counts: list[int], touching: bool, received: int
+) -> None:
+    begins = [sum(counts[:number]) - touching * number for number in range(6)]
+    batches = [
+        (received, [(row, begins[number] + row, b"%d" % row) for row in range(counts[number])])
+        for number in order
+    ]
+    bounds, data = encode(batches)
+    assert rows_of(decode_segment(bounds, data)) == expected_rows(batches)
+
+
+def test_batches_in_another_order_take_as_many_bytes() -> None:
+    (_, in_order), (bounds, moved) = (
+        encode(moved_batches(1000, order)) for order in (sorted(MOVED), MOVED)
+    )
+    assert len(moved) - len(in_order) < bounds.count / 20
+    # Every version can read the form that a compaction wrote first.
+    merged = encode_merged(decode_segment(bounds, moved), SHARD, key_shared=True)
+    assert merged[0] == bounds
+    assert decompress(merged[1], 2**20) == decompress(moved, 2**20)
+
+
+def test_a_small_segment_may_be_merged_whatever_its_order() -> None:
+    each = SMALL_READINGS // len(MOVED)
+    assert may_share_key(encode(moved_batches(each, MOVED))[1])
+    assert not may_share_key(encode(moved_batches(each - 1, MOVED))[1])
 
 
 def test_a_segment_as_readings() -> None:

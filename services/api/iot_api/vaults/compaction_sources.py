@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 from iot_cipher.encryption import OpenVault, SealedSegment, decrypt_with_chunk_key, salt_of
 from iot_models import metrics
-from iot_models.compaction_order import Source
+from iot_models.compaction_order import SMALL_READINGS, Source
 from iot_models.errors import DecryptionError, FormatError
 from iot_models.segment_encoding import may_share_key
 from iot_stores.months import DAY_MS
 from iot_stores.postgres import Pool
-from iot_stores.small_segments import SMALL_READINGS, SegmentName, SmallSegment, fetch_small
+from iot_stores.small_segments import SegmentName, SmallSegment, fetch_small
 
 BATCH = 32
 """Segments fetched at a time, at most 2 MiB. Other greenlets run between batches."""

@@ -12,8 +12,9 @@ from iot_api.vaults.compaction_planner import (
     MIN_SEGMENTS,
     plan,
 )
+from iot_models.compaction_order import SMALL_READINGS
 from iot_stores.months import DAY_MS
-from iot_stores.small_segments import SMALL_BYTES, SMALL_READINGS, SmallSegment
+from iot_stores.small_segments import SMALL_BYTES, SmallSegment
 from iot_writer.compaction import segment_merger
 
 NOW = 20_000 * DAY_MS + DAY_MS // 2

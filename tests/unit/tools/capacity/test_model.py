@@ -7,9 +7,9 @@ import pytest
 
 from iot_api.vaults.cache import RENEW_SECONDS
 from iot_api.vaults.compaction_planner import MAX_READINGS
+from iot_models.compaction_order import SMALL_READINGS
 from iot_models.segment import ID_STRIDE
 from iot_models.settings import Settings
-from iot_stores.small_segments import SMALL_READINGS
 from iot_tools.capacity.command import amount, limits_rows, needs_rows
 from iot_tools.capacity.costs import Costs, described
 from iot_tools.capacity.model import Capacity, Demand

@@ -26,7 +26,9 @@ API_STAGES = {
     "encryption, entries, segments": (
         "iot_cipher/encryption.py", "iot_models/segment.py",
     ),
-    "merge": ("iot_api/query/merge.py", "iot_api/query/readings.py"),
+    "merge": (
+        "iot_api/query/merge.py", "iot_api/query/rows.py", "iot_api/query/readings.py",
+    ),
     "Postgres client": ("iot_stores/history.py", "psycopg"),
     "metrics": ("prometheus_client/", "iot_models/metrics.py"),
     "intake, vault lookup": (

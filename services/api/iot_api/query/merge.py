@@ -1,214 +1,28 @@
-"""The rows of decrypted segments, and the merge of segments into one order.
+"""The merge of segments into one order, in bounded memory."""
 
-Segments whose times overlap are merged in bounded memory. `Order` gives keys that increase in the
-order of the read. `Rows` are rows of a decrypted segment; `Reading` objects are created only for
-rows that are returned.
-"""
-
-from abc import abstractmethod
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from heapq import heappop, heappush
 from operator import attrgetter
-from typing import Self
 
 from iot_cipher.encryption import SealedSegment
 from iot_models.reading import Reading
-from iot_models.segment import (
-    IdRanges,
-    Overlap,
-    SegmentBounds,
-    SegmentColumns,
-    Texts,
-    split_texts,
-)
-from iot_stores.history import ReadFilter
+from iot_models.segment import IdRanges, Overlap
 from iot_stores.interval_index import Position
+
+from .rows import ASCENDING, Order, Rows
 
 BATCH = 4096
 """Approximate number of readings in a batch."""
 BATCH_BYTES = 2 * 2**20
 """Approximate memory of a batch of large readings."""
 SINGLE_BYTES = 2**18
-"""A segment of this size that overlaps no other is emitted without passing the buffer."""
+"""Rows of this size that overlap no other segment are emitted without passing the buffer."""
 BUFFER_BYTES = 16 * 2**20
 """Approximate memory for decrypted readings of overlapping segments."""
 
 _id_of = attrgetter("id")
-
-position = attrgetter("interrogator_timestamp", "id")
-"""The position of a reading."""
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """Keys of readings and of segments that increase in this order.
-
-    A key is the position, with both numbers negated for the descending order.
-    """
-
-    descending: bool
-    key: Callable[[Reading], Position]
-
-    def key_of(self, at: Position) -> Position:
-        """Return the key of a position, or the position of a key."""
-        return (-at[0], -at[1]) if self.descending else at
-
-    def just_before(self, key: Position) -> Position:
-        """Return the position directly before the position with this key."""
-        at, number = self.key_of(key)
-        return at, number + 1 if self.descending else number - 1
-
-    def begin(self, bounds: SegmentBounds) -> Position:
-        """Return a key that is not after any reading of a segment."""
-        if self.descending:
-            return -bounds.interrogator_max, -bounds.last_id
-        return bounds.interrogator_min, bounds.first_id
-
-    def end(self, bounds: SegmentBounds) -> Position:
-        """Return a key that is not before any reading of a segment."""
-        if self.descending:
-            return -bounds.interrogator_min, -bounds.first_id
-        return bounds.interrogator_max, bounds.last_id
-
-
-def _descending_key(reading: Reading) -> Position:
-    return -reading.interrogator_timestamp, -reading.id
-
-
-ASCENDING = Order(descending=False, key=position)
-DESCENDING = Order(descending=True, key=_descending_key)
-
-
-_READING_BYTES = 300
-"""Approximate memory of a reading without its text."""
-
-
-class Run(list[Reading]):
-    """A batch whose texts have about `RUN_CHARACTERS`, apart from the text at either end.
-
-    The encoder need not measure such a batch again.
-    """
-
-
-class ColumnRun(Sequence[Reading]):
-    """A batch like `Run` that exists as columns until a reading is asked for."""
-
-    @abstractmethod
-    def position_of(self, place: int) -> Position:
-        """Return the position of a reading."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """The rows of a segment from index `begin` up to index `end`, exclusive."""
-
-    columns: SegmentColumns
-    """Ascending, in either order."""
-    order: Order
-    begin: int
-    end: int
-
-    def __len__(self) -> int:
-        return self.end - self.begin
-
-    @property
-    def first_key(self) -> Position:
-        """The key of the first row. There must be one."""
-        return self.order.key_of(self._at(self.end - 1 if self.order.descending else self.begin))
-
-    @property
-    def last_key(self) -> Position:
-        """The key of the last row. There must be one."""
-        return self.order.key_of(self._at(self.begin if self.order.descending else self.end - 1))
-
-    @property
-    def bytes(self) -> int:
-        """Approximate memory of all rows as readings."""
-        texts = self.columns.freeform
-        size = texts.size if isinstance(texts, Texts) else sum(map(len, texts))
-        return len(self) * (size // max(1, len(self.columns.ids)) + _READING_BYTES)
-
-    def since(self, key: Position) -> Self:
-        """Return the rows from a key on."""
-        at = self.order.key_of(key)
-        if self.order.descending:
-            return replace(self, end=max(self.begin, min(self.end, self._index(at, behind=True))))
-        return replace(self, begin=min(self.end, max(self.begin, self._index(at, behind=False))))
-
-    def before(self, key: Position) -> Self:
-        """Return the rows before a key."""
-        at = self.order.key_of(key)
-        if self.order.descending:
-            return replace(self, begin=min(self.end, max(self.begin, self._index(at, behind=True))))
-        return replace(self, end=max(self.begin, min(self.end, self._index(at, behind=False))))
-
-    def first(self, count: int) -> Self:
-        """Return the first `count` rows."""
-        if self.order.descending:
-            return replace(self, begin=max(self.begin, self.end - count))
-        return replace(self, end=min(self.end, self.begin + count))
-
-    def matching(self, read_filter: ReadFilter) -> Self:
-        """Return the rows that pass a filter."""
-        columns = self.columns
-        return self.selected(
-            [
-                read_filter.admits(relative, received)
-                for relative, received in zip(columns.relative, columns.received, strict=True)
-            ]
-        )
-
-    def selected(self, kept: Sequence[bool]) -> Self:
-        """Return the rows that are to be kept, by the index in the columns."""
-        begin, end = sum(kept[: self.begin]), sum(kept[: self.end])
-        return replace(self, columns=self.columns.selected(kept), begin=begin, end=end)
-
-    def readings(self) -> list[Reading]:
-        """Return all rows as readings, in order."""
-        if not len(self):
-            return []
-        readings = self._readings_of(self.columns.cut(slice(self.begin, self.end)))
-        if self.order.descending:
-            readings.reverse()
-        return readings
-
-    def runs(self) -> Iterator[Sequence[Reading]]:
-        """Yield all rows as readings, in order, in batches."""
-        texts = self.columns.freeform
-        if not isinstance(texts, Texts):
-            yield self.readings()
-            return
-        for places, run in texts.runs(self.begin, self.end, descending=self.order.descending):
-            yield self._run(places, run)
-
-    def _run(self, places: slice, texts: memoryview) -> Sequence[Reading]:
-        """Return the readings at these places, whose joined texts are given."""
-        columns = self.columns
-        readings = self._readings_of(
-            SegmentColumns(
-                columns.ids[places],
-                columns.received[places],
-                columns.relative[places],
-                columns.interrogator[places],
-                split_texts(texts),
-            )
-        )
-        return Run(readings[::-1] if self.order.descending else readings)
-
-    @staticmethod
-    def _readings_of(columns: SegmentColumns) -> list[Reading]:
-        return columns.readings()
-
-    def _index(self, at: Position, *, behind: bool) -> int:
-        """Count the rows before a position; with `behind`, count a row at the position, too."""
-        find = bisect_right if behind else bisect_left
-        return find(range(len(self.columns.ids)), at, key=self._at)
-
-    def _at(self, index: int) -> Position:
-        return self.columns.interrogator[index], self.columns.ids[index]
-
 
 OpenSegment = Callable[[SealedSegment], Rows]
 
@@ -261,8 +75,9 @@ class MergeBuffer:
 
     Two states make this more than a sorted list:
 
-    - A segment that overlaps none before it waits in `_single` and is emitted straight from its
-      columns. Most segments overlap no other, and the columns need less memory than readings.
+    - The part of a segment that is behind all readings of the buffer waits in `_single` and is
+      emitted straight from its columns. Most segments overlap no other, or only at their ends, and
+      the columns need less memory than readings.
     - When the buffer is full, `_spill` drops the later half of the readings and remembers from
       which key each segment has to be opened again. Until the merge reaches `_cut`, readings from
       that key on are not buffered at all.
@@ -316,14 +131,37 @@ class MergeBuffer:
             rows = rows.since(start)
         if not len(rows):
             return
-        enough = len(rows) >= self._batch or rows.bytes >= SINGLE_BYTES
-        if not self._readings and start is None and enough and self._cut is None:
-            self._single = rows
-            self._buffered = [_BufferedSegment(segment, rows.first_key, rows.last_key)]
-            return
+        if start is None and self._cut is None and not self._spilled:
+            if not self._readings:
+                self._buffered = []
+            if self._keep_end(segment, rows):
+                return
         self._fill(segment, rows)
         if self._bytes > self._max_bytes() and len(self._buffered) > 2:
             self._spill()
+
+    def _keep_end(self, segment: SealedSegment, rows: Rows) -> bool:
+        """Keep the rows behind all readings of the buffer as columns, if they are enough.
+
+        Buffer the rows before them. Return False if nothing was done.
+        """
+        if not self._is_enough(rows):
+            return False
+        head, tail = rows.first(0), rows
+        if self._buffered:
+            end = max(buffered.last for buffered in self._buffered)
+            begin = end[0], end[1] + 1
+            head, tail = rows.before(begin), rows.since(begin)
+        if not self._is_enough(tail) or self._bytes + head.bytes > self._max_bytes():
+            return False
+        self._buffered.append(_BufferedSegment(segment, rows.first_key, rows.last_key))
+        if len(head):
+            self._append(head)
+        self._single = tail
+        return True
+
+    def _is_enough(self, rows: Rows) -> bool:
+        return len(rows) >= self._batch or rows.bytes >= SINGLE_BYTES
 
     def _fill(self, segment: SealedSegment, rows: Rows) -> None:
         buffered = _BufferedSegment(segment, rows.first_key, rows.last_key)
@@ -332,12 +170,15 @@ class MergeBuffer:
             rows = rows.before(self._cut)
             if not len(rows):
                 return
+        self._append(rows)
+        self._buffered.append(buffered)
+
+    def _append(self, rows: Rows) -> None:
         readings, key = rows.readings(), self._order.key
         if self._readings and key(readings[0]) < key(self._readings[-1]):
             self._sorted = False
         self._readings += readings
         self._bytes += rows.bytes
-        self._buffered.append(buffered)
 
     def _reopen_at(self, buffered: _BufferedSegment, key: Position) -> None:
         buffered.spilled_from = buffered.last = key
@@ -359,7 +200,15 @@ class MergeBuffer:
         if reached_cut:
             self._cut = None
         if self._single is not None:
-            yield from self._emit_single(self._single, begin)
+            if self._readings:
+                split = self._single.first_key
+                yield from self._emit_sorted(split if begin is None else min(split, begin))
+            if self._readings:  # the next segment overlaps three
+                self._append(self._single)
+                self._single = None
+                self._require_more()
+            else:
+                yield from self._emit_single(self._single, begin)
         elif self._readings and (reached_cut or begin is None or self._has_enough()):
             yield from self._emit_sorted(begin)
 
@@ -379,7 +228,7 @@ class MergeBuffer:
             yield from head.runs()
         rest = single.first(0) if begin is None else single.since(begin)
         self._readings = rest.readings()
-        self._buffered = self._buffered if len(rest) else []
+        self._buffered = self._buffered[-1:] if len(rest) else []
         self._bytes = rest.bytes
         self._require_more()
 
@@ -391,7 +240,8 @@ class MergeBuffer:
             head = readings[:complete]
             yield self._without_duplicates(head) if self._may_repeat else head
             self._readings = readings[complete:]
-            self._may_repeat &= bool(self._readings)
+            # Segments that were spilled or wait as columns may repeat readings of later ones.
+            self._may_repeat &= bool(self._readings or self._spilled or self._single is not None)
             self._bytes = self._bytes * len(self._readings) // len(readings)
         if end is not None:
             self._buffered = [segment for segment in self._buffered if segment.last >= end]

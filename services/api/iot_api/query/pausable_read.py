@@ -24,7 +24,8 @@ from iot_models.reading import Reading
 from iot_stores.history import PageRange
 from iot_stores.interval_index import Position
 
-from .merge import ColumnRun, OpenSegment, Order, Rows, position
+from .merge import OpenSegment
+from .rows import ColumnRun, Order, Rows, position
 
 FIRST_TURN_SECONDS = 3.0
 """Longest wait for the first turn."""

@@ -18,16 +18,7 @@ from iot_stores.history import PageRange, ReadFilter, StoredSegment
 from iot_stores.interval_index import Position
 from iot_stores.postgres import Pool
 
-from .merge import (
-    ASCENDING,
-    BATCH,
-    BUFFER_BYTES,
-    DESCENDING,
-    Order,
-    Rows,
-    merge,
-    position,
-)
+from .merge import BATCH, BUFFER_BYTES, merge
 from .pausable_read import (
     Batches,
     Cursor,
@@ -40,6 +31,7 @@ from .pausable_read import (
     first_readings,
     limited,
 )
+from .rows import ASCENDING, DESCENDING, Order, Rows, position
 from .unordered_read import UnorderedRead
 
 MAX_BUFFERED = 2_000

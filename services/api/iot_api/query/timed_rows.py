@@ -9,8 +9,8 @@ from iot_models.reading import SEPARATOR, Reading
 from iot_models.segment import SegmentColumns
 from iot_stores.interval_index import Position
 
-from .merge import ColumnRun, Rows
 from .pausable_read import SegmentBatch
+from .rows import ColumnRun, Rows
 from .series_query import SeriesQuery
 
 

@@ -16,8 +16,9 @@ from iot_cipher.encryption import SealedSegment
 from iot_models.segment import ID_STRIDE, IdRanges, Overlap, SegmentBounds
 from iot_stores.interval_index import Position
 
-from .merge import ASCENDING, OpenSegment, Rows
+from .merge import OpenSegment
 from .pausable_read import SegmentBatch
+from .rows import ASCENDING, Rows
 
 _ID_BYTES = 40
 """Memory of an id that is kept."""

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iot_api.query import merge as merge_module
-from iot_api.query.merge import ASCENDING, DESCENDING, Order, Rows, merge, position
+from iot_api.query.merge import MergeBuffer, merge
+from iot_api.query.rows import ASCENDING, DESCENDING, Order, Rows, position
 from iot_cipher.encryption import SealedSegment
 from iot_models.reading import Reading
 from iot_models.segment import ID_STRIDE, SegmentBounds, SegmentColumns
@@ -45,7 +46,7 @@ class Opening:
     """Opens segments, and counts how often and how many readings."""
 
     def __init__(self, segments: Segments, *, leave_out: int = 0, order: Order = ASCENDING) -> None:
-        self._of = {min(each.id for each in segment): segment for segment in segments}
+        self._of = {sealed(segment).bounds: segment for segment in segments}
         self._order = order
         self._leave_out = leave_out
         self.given = 0
@@ -57,7 +58,7 @@ class Opening:
     def open(self, segment: SealedSegment) -> Rows:
         found = [
             each
-            for each in self._of[segment.bounds.first_id]
+            for each in self._of[segment.bounds]
             if not self._leave_out or (each.id // ID_STRIDE) % self._leave_out
         ]
         self.given += len(found)
@@ -113,6 +114,44 @@ class TestOrder:
         opening = Opening(segments, leave_out=leave_out, order=order)
         merged, wanted = merged_and_sorted(opening, segments, order, max_bytes)
         assert merged == wanted
+
+    @given(
+        times=SEGMENTS,
+        repeated=st.lists(st.tuples(st.integers(0, 11), st.integers(1, 8)), max_size=4),
+        order=ORDERS,
+        max_bytes=MAX_BYTES,
+    )
+    def test_readings_of_two_segments_come_once(
+        self,
+        times: list[list[int]],
+        repeated: list[tuple[int, int]],
+        order: Order,
+        max_bytes: int,
+    ) -> None:
+        segments = readings(times)
+        again = [segments[number][begin:] for number, begin in repeated if number < len(segments)]
+        opening = Opening([*segments, *filter(None, again)], order=order)
+        batches = list(merge(opening.stored, opening.open, order, max_bytes=lambda: max_bytes))
+        merged = [each for batch in batches for each in batch]
+        assert merged == sorted((each for segment in segments for each in segment), key=order.key)
+
+
+def test_only_readings_of_overlapping_parts_are_buffered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(merge_module, "BATCH", 10)
+    segments = readings([list(range(start, start + 60)) for start in range(0, 1000, 50)])
+    opening = Opening(segments)
+    buffered = 0
+    append = MergeBuffer._append  # noqa: SLF001 - the only place where rows become readings
+
+    def counted(buffer: MergeBuffer, rows: Rows) -> None:
+        nonlocal buffered
+        buffered += len(rows)
+        append(buffer, rows)
+
+    monkeypatch.setattr(MergeBuffer, "_append", counted)
+    merged = [each for batch in merge(opening.stored, opening.open) for each in batch]
+    assert merged == sorted((each for segment in segments for each in segment), key=position)
+    assert buffered <= 19 * 10
 
 
 def test_consecutive_segments_are_not_buffered(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,7 @@
-"""A real Prometheus scrapes the service under load, and the chart's alerts fire in it."""
+"""A real Prometheus scrapes the service under load.
+
+The alerts fire in the one that scrapes the fault harness (`system/faults/alerts.py`).
+"""
 
 import json
 import os
@@ -6,30 +9,20 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
-import yaml
-from redis import Redis
 
-from chart.matrix import MATRIX, ValuesSet, merged
-from chart.rendering import objects, template
 from integration.api.asking import row
 from iot_models.declared_metrics import METRICS, Metric
 from iot_models.figures import FIGURES
-from iot_tools.cli.main import main
 from iot_tools.local.ports import free_port
-from support.helm import ToolMissingError
 from support.http_get import http_get
-from support.keys import KEYS
 from support.stack import Stack, running_stack
 from support.waiting import wait_until
-from system.prometheus_server import RELEASE, PrometheusServer, program
+from system.prometheus_server import PrometheusServer, program
 
-SHORT = {"IotBacklogOld": {"for": "1s", "threshold": 1}, "IotDeadLetters": {"for": "1s"}}
-"""Values with which alerts fire within seconds."""
 DECLARED = [each for each in METRICS if not each.name.startswith("iot_tls_")]
 """The metrics of certificates exist with TLS only: `test_certificate_renewal` and
 `test_client_certificates` scrape them."""
@@ -67,22 +60,6 @@ class Scraped:
     prometheus: PrometheusServer
     ports: dict[str, int]
     load: Load
-    redis: "Redis"
-
-
-def rules(folder: Path) -> Path:
-    """Return the rendered alerts as a rules file of Prometheus."""
-    values = merged(MATRIX["service-monitor"].values, {"metrics": {"rules": {"alerts": SHORT}}})
-    try:
-        text = template(
-            ValuesSet(values, release=RELEASE["app_kubernetes_io_instance"], namespace="default")
-        )
-    except ToolMissingError as error:
-        pytest.skip(str(error))
-    (rule,) = (each for each in objects(text) if each["kind"] == "PrometheusRule")
-    path = folder / "rules.yaml"
-    path.write_text(yaml.safe_dump({"groups": rule["spec"]["groups"]}), encoding="utf-8")
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -93,10 +70,10 @@ def scraped(
     program("prometheus")
     folder = tmp_path_factory.mktemp("prometheus")
     ports = {"writer": free_port(), "canary": free_port()}
-    alerts = rules(folder)
     # Nobody listens there: the traces are lost, and the exemplars are not.
     tracing = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{free_port()}"}
-    environment = module_environment | tracing
+    # A record in the audit log: its head is a metric.
+    environment = module_environment | tracing | {"IOT_AUDIT_VAULTS": "1"}
     with running_stack(environment, folder, writers=0, metrics=True) as stack:
         ports["api"] = stack.metrics_port
         stack.writer_environment["IOT_WRITER_METRICS_PORT"] = str(ports["writer"])
@@ -106,45 +83,14 @@ def scraped(
         command += ["--metrics-port", str(ports["canary"])]
         canary = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         load = Load(stack)
-        server = PrometheusServer(folder, ports, alerts)
+        server = PrometheusServer(folder, ports, None)
         try:
-            with Redis.from_url(module_environment["IOT_REDIS_URL"]) as redis:
-                yield Scraped(stack, server, ports, load, redis)
+            yield Scraped(stack, server, ports, load)
         finally:
             load.stop()
             server.stop()
             canary.kill()
             canary.wait()
-
-
-def fires(scraped: Scraped, alert: str) -> Callable[[], bool]:
-    return lambda: alert in scraped.prometheus.firing()
-
-
-def test_the_alert_on_an_old_backlog_fires(scraped: Scraped) -> None:
-    (writer,) = scraped.stack.writers
-    wait_until(lambda: scraped.prometheus.value("sum(iot_readings_stored_total)"), what="a drain")
-    assert "IotBacklogOld" not in scraped.prometheus.firing()
-    os.kill(writer.pid, signal.SIGSTOP)
-    try:
-        wait_until(fires(scraped, "IotBacklogOld"), what="the alert")
-    finally:
-        os.kill(writer.pid, signal.SIGCONT)
-    alert = scraped.prometheus.firing().get("IotBacklogOld")
-    if alert is not None:
-        assert alert["labels"].items() >= RELEASE.items()
-    wait_until(lambda: not fires(scraped, "IotBacklogOld")(), what="the end of the alert")
-
-
-def test_the_alert_on_dead_letters_fires(
-    scraped: Scraped, module_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    scraped.redis.xadd(KEYS.stream(0), {"e": b"planted", "t": 0})
-    wait_until(fires(scraped, "IotDeadLetters"), what="the alert")
-    for name, value in module_environment.items():
-        monkeypatch.setenv(name, value)
-    assert main(["dead", "drop", "--all"]) == 0
-    wait_until(lambda: not fires(scraped, "IotDeadLetters")(), what="the end of the alert")
 
 
 @pytest.mark.parametrize("component", ["api", "writer", "canary"])

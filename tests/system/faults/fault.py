@@ -19,10 +19,18 @@ class Scene:
     seconds: float
     chance: random.Random
     over: threading.Event
+    alert: str = ""
+    """An alert that the fault must make fire."""
 
     def last(self) -> None:
-        """Wait for the duration of the fault."""
+        """Wait for the duration of the fault, and until its alert fires.
+
+        Raises:
+            TimeoutError: the alert does not fire.
+        """
         self.over.wait(self.seconds)
+        if self.alert and self.service.alerts is not None:
+            self.service.alerts.wait_for(self.alert)
 
 
 Act = Callable[[Scene], None]
@@ -41,7 +49,8 @@ class Kind:
     vaults are missing in Postgres. Held readings are stored later and get higher ids.
 
     `prepare` runs before the fault begins, and does not disturb the service. `also` are further
-    targets that no other fault may touch during this fault.
+    targets that no other fault may touch during this fault. `alert` fires in Prometheus before the
+    fault ends.
     """
 
     name: str
@@ -51,6 +60,7 @@ class Kind:
     prepare: Act = _nothing
     also: tuple[str, ...] = ()
     holds: bool = False
+    alert: str = ""
 
     @property
     def targets(self) -> list[str]:

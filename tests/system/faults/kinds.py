@@ -4,7 +4,7 @@ import signal
 from collections.abc import Callable
 from functools import partial
 
-from system.faults import clocks, failovers, network, refusals, signals, strangers
+from system.faults import alerts, clocks, failovers, letters, network, refusals, signals, strangers
 from system.faults.fault import ACKNOWLEDGE, STORE, Kind
 from system.faults.small_disk import DISK_FULL
 
@@ -61,6 +61,7 @@ KINDS: tuple[Kind, ...] = (
         failovers.move_redis,
         prepare=failovers.wait_redis_in_step,
     ),
+    Kind("Redis: entry damaged", "redis", _NONE, letters.damaged_entry, alert=alerts.DEAD_LETTERS),
     *_network("redis", _ALL),
     Kind(
         "Postgres: SIGKILL", "postgres", _STORING, partial(signals.postgres, number=signal.SIGKILL)
@@ -71,7 +72,9 @@ KINDS: tuple[Kind, ...] = (
         "Postgres: SIGQUIT", "postgres", _STORING, partial(signals.postgres, number=signal.SIGQUIT)
     ),
     Kind("Postgres: a backend's SIGKILL", "postgres", _STORING, signals.postgres_backend),
-    Kind("Postgres: frozen", "postgres", _STORING, signals.postgres_frozen),
+    Kind(
+        "Postgres: frozen", "postgres", _STORING, signals.postgres_frozen, alert=alerts.BACKLOG_OLD
+    ),
     Kind("Postgres: read-only", "postgres", _STORING, refusals.postgres_read_only),
     Kind(DISK_FULL, "postgres", _STORING, refusals.postgres_disk_full),
     Kind(

@@ -28,6 +28,8 @@ class Outcome:
     drained_seconds: float
     failures: Sequence[str]
     """Failures of the harness."""
+    alerts: Sequence[str] = ()
+    """Alerts that fired in Prometheus when a fault had to make them fire."""
 
     def problems(self) -> list[str]:
         """Return the reasons why the run failed, empty if it passed."""
@@ -58,6 +60,7 @@ def show(outcome: Outcome) -> None:
         + ", ".join(f"{count:,} {what}" for what, count in judgement.faults().items())
         + f"\nbacklog empty {outcome.drained_seconds:.1f} s after the last request; "
         + ", ".join(f"{count:,} {what}" for what, count in outcome.left_over.items())
+        + f"\nalerts that fired: {', '.join(outcome.alerts) or 'none'}"
     )
 
 

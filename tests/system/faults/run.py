@@ -86,7 +86,7 @@ class Run:
             for disk in self._disks:
                 stack.callback(disk.close)
             stack.callback(self._over.set)
-            service = Service(self._folder, stack, self._disks)
+            service = Service(self._folder, stack, self._disks, metrics=True)
             service.wait_ready()
             watch = Watch(service)
             stack.callback(watch.stop)
@@ -100,6 +100,10 @@ class Run:
             forget_vaults(service)
             requests = [device.requests for device in devices]
             every = [each for of_device in requests for each in of_device]
+            fired = sorted(service.alerts.fired) if service.alerts is not None else []
+            if service.alerts is not None:
+                still = service.alerts.still_firing()
+                self._failures += [f"the alert {alert} does not end" for alert in still]
             acknowledged = sorted(each.answered_at for each in every if each.acknowledged)
             seen = Seen(acknowledged, watch.commits, watch.fronts)
             return Outcome(
@@ -110,6 +114,7 @@ class Run:
                 left_over=left_over(service),
                 drained_seconds=drained_seconds,
                 failures=self._failures,
+                alerts=fired,
             )
 
     def _under_load(self, service: Service, pace: Pace) -> list[Device]:
@@ -184,7 +189,7 @@ class Run:
 
     def _strike(self, service: Service, planned: Planned) -> None:
         chance = random.Random(f"fault {self._options.seed} {planned.number}")
-        scene = Scene(service, planned.seconds, chance, self._over)
+        scene = Scene(service, planned.seconds, chance, self._over, alert=planned.kind.alert)
         with ExitStack() as held:
             for target in planned.kind.targets:
                 held.enter_context(self._targets[target])

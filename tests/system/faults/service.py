@@ -17,6 +17,7 @@ from iot_tools.local.ports import free_port
 from iot_writer.schema import migrate
 from support.processes import api_workers
 from support.shifted_clock import ShiftedClock
+from system.faults.alerts import scrape
 from system.faults.asking import ask
 from system.faults.keeper import Keeper, keep
 from system.faults.postgres_pair import PostgresPair
@@ -39,9 +40,14 @@ def can_shift_clocks() -> bool:
 class Service:
     """All processes with their keepers, and the proxies in front of the stores."""
 
-    def __init__(self, folder: Path, stack: ExitStack, disks: Sequence[SmallDisk]) -> None:
+    def __init__(
+        self, folder: Path, stack: ExitStack, disks: Sequence[SmallDisk], *, metrics: bool = False
+    ) -> None:
+        """`metrics`: let Prometheus scrape the API, if it is installed."""
         self.folder = folder
-        self.port = free_port()
+        self.port, self._metrics_port = free_port(), free_port()
+        self.alerts = scrape(self._metrics_port, folder, stack) if metrics else None
+        """None without Prometheus."""
         self.redis_pair = RedisPair(folder, stack)
         self.postgres_pair = PostgresPair(folder, stack, disks)
         self.to_redis = stack.enter_context(Proxy(self.redis_pair.primary.port))
@@ -128,6 +134,7 @@ class Service:
             "IOT_BIND": f"127.0.0.1:{port}",
             "IOT_SHARDS": str(2 * SHARDS),
             "IOT_API_WORKERS": "1",
+            "IOT_API_METRICS_PORT": "0",
         }
         url = self.second_postgres_url
         environment["IOT_POSTGRES_URL"] = _through(self.to_postgres, url)
@@ -162,7 +169,7 @@ class Service:
                 "IOT_BIND": f"127.0.0.1:{self.port}",
                 "IOT_SHARDS": str(SHARDS),
                 "IOT_API_WORKERS": str(API_WORKERS),
-                "IOT_API_METRICS_PORT": "0",
+                "IOT_API_METRICS_PORT": "0" if self.alerts is None else str(self._metrics_port),
                 "IOT_WRITER_METRICS_PORT": "0",
                 # The minimum cost of scrypt, which keeps the run fast.
                 "IOT_SCRYPT_LOG2_N": "10",

@@ -173,6 +173,22 @@ def test_a_segment_as_readings() -> None:
     ]
 
 
+@given(st.lists(st.integers(0, 2500), min_size=1, max_size=9).map(sorted), st.booleans())
+def test_readings_have_their_second_of_receipt(moments: list[int], in_order: bool) -> None:
+    each = SMALL_READINGS // len(moments) + 1
+    order = range(len(moments)) if in_order else reversed(range(len(moments)))
+    rows = moved_batches(each, list(order))
+    batches = [(moment, of) for moment, (_, of) in zip(moments, rows, strict=True)]
+    bounds, data = encode(batches)
+    columns = decode_segment(bounds, data)
+    assert columns.readings() == [
+        Reading(f"1970-01-01 00:00:0{received // 1000}", text, number, interrogator, relative)
+        for interrogator, number, received, relative, text in expected_rows(batches)
+    ]
+    shared = moments[0] // 1000 == moments[-1] // 1000
+    assert columns.second == (moments[0] // 1000 if shared else None)
+
+
 def test_empty_batches_change_nothing() -> None:
     batches = [(1, list[Row]()), *SORTED, (2, list[Row]())]
     assert encode(batches) == encode(SORTED)

@@ -12,7 +12,8 @@ from operator import attrgetter
 from typing import Self
 
 from iot_models.reading import Reading
-from iot_models.segment import SegmentBounds, SegmentColumns, Texts, split_texts
+from iot_models.segment import SegmentBounds, SegmentColumns
+from iot_models.segment_texts import Texts, split_texts
 from iot_stores.history import ReadFilter
 from iot_stores.interval_index import Position
 
@@ -148,7 +149,8 @@ class Rows:
         """Return all rows as readings, in order."""
         if not len(self):
             return []
-        readings = self._readings_of(self.columns.cut(slice(self.begin, self.end)))
+        places = slice(self.begin, self.end)
+        readings = self._readings_at(places, self.columns.freeform[places])
         if self.order.descending:
             readings.reverse()
         return readings
@@ -164,21 +166,11 @@ class Rows:
 
     def _run(self, places: slice, texts: memoryview) -> Sequence[Reading]:
         """Return the readings at these places, whose joined texts are given."""
-        columns = self.columns
-        readings = self._readings_of(
-            SegmentColumns(
-                columns.ids[places],
-                columns.received[places],
-                columns.relative[places],
-                columns.interrogator[places],
-                split_texts(texts),
-            )
-        )
+        readings = self._readings_at(places, split_texts(texts))
         return Run(readings[::-1] if self.order.descending else readings)
 
-    @staticmethod
-    def _readings_of(columns: SegmentColumns) -> list[Reading]:
-        return columns.readings()
+    def _readings_at(self, places: slice, texts: Sequence[str]) -> list[Reading]:
+        return self.columns.readings_at(places, texts)
 
     def _index(self, at: Position, *, behind: bool) -> int:
         """Count the rows before a position; with `behind`, count a row at the position, too."""

@@ -77,7 +77,8 @@ class TimedRun(ColumnRun):
     def __getitem__(self, place: int | slice) -> Reading | Sequence[Reading]:
         if isinstance(place, int):
             at = self._places[place]
-            (reading,) = _readings(self._columns.cut(slice(at, at + 1)))
+            one = slice(at, at + 1)
+            (reading,) = _readings_at(self._columns, one, self._columns.freeform[one])
             return reading
         places = self._places[place]
         if places == self._places:
@@ -100,9 +101,8 @@ class TimedRun(ColumnRun):
 class TimedRows(Rows):
     """The rows of a segment as `TimedReading`."""
 
-    @staticmethod
-    def _readings_of(columns: SegmentColumns) -> list[Reading]:
-        return _readings(columns)
+    def _readings_at(self, places: slice, texts: Sequence[str]) -> list[Reading]:
+        return _readings_at(self.columns, places, texts)
 
     def _run(self, places: slice, texts: memoryview) -> Sequence[Reading]:
         if self.order.descending:
@@ -110,16 +110,16 @@ class TimedRows(Rows):
         return TimedRun(self.columns, places, texts)
 
 
-def _readings(columns: SegmentColumns) -> list[Reading]:
+def _readings_at(columns: SegmentColumns, places: slice, texts: Sequence[str]) -> list[Reading]:
     return list(
         map(
             TimedReading,
             repeat(""),
-            columns.freeform,
-            columns.ids,
-            columns.interrogator,
-            columns.relative,
-            columns.received,
+            texts,
+            columns.ids[places],
+            columns.interrogator[places],
+            columns.relative[places],
+            columns.received[places],
         )
     )
 

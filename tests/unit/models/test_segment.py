@@ -5,6 +5,7 @@ import struct
 from collections.abc import Sequence
 
 import pytest
+from bench.readings import EPOCH_US, freeform, time_of
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -156,6 +157,19 @@ def test_batches_in_another_order_take_as_many_bytes() -> None:
     merged = encode_merged(decode_segment(bounds, moved), SHARD, key_shared=True)
     assert merged[0] == bounds
     assert decompress(merged[1], 2**20) == decompress(moved, 2**20)
+
+
+@pytest.mark.parametrize(("order", "most"), [(sorted(MOVED), 11.2), (MOVED, 11.2)])
+def test_bytes_of_a_reading_of_the_benchmark(order: list[int], most: float) -> None:
+    batches: list[Batch] = [
+        (1_700_000_000_000 + received, [
+            (time_of(number) - EPOCH_US, time_of(number), freeform(number).encode())
+            for number in range(1000 * batch, 1000 * (batch + 1))
+        ])
+        for received, batch in enumerate(order)
+    ]  # fmt: skip
+    bounds, data = encode(batches)
+    assert len(data) / bounds.count < most
 
 
 def test_a_small_segment_may_be_merged_whatever_its_order() -> None:

@@ -16,7 +16,6 @@ from .measures.profiling import measure_profiles
 from .measures.read_back import measure_read_back
 from .measures.shards import measure_shards
 from .measures.singles import measure_singles
-from .measures.sizes import measure_sizes
 from .measures.starts import measure_starts
 from .measures.steps import measure_steps
 from .measures.streaming import measure_streaming
@@ -29,7 +28,6 @@ Measure = Callable[[Stage], None]
 
 MEASURES: dict[str, tuple[Measure, float]] = {
     "batches": (measure_batches, 240),
-    "sizes": (measure_sizes, 60),
     "read": (measure_read_back, 240),
     "singles": (measure_singles, 240),
     "memory": (measure_streaming, 180),
@@ -41,8 +39,8 @@ MEASURES: dict[str, tuple[Measure, float]] = {
     "steps": (measure_steps, 60),
     "profile": (measure_profiles, 120),
 }
-"""Measures in order, each with its time limit in seconds. `sizes` needs the data of `batches`."""
-BESIDE_PEERS = ("batches", "sizes", "read", "singles")
+"""Measures in order, each with its time limit in seconds."""
+BESIDE_PEERS = ("batches", "read", "singles")
 NOT_IN_QUICK = ("profile",)
 
 

@@ -2,6 +2,7 @@
 
 A figure stands between two comments, `<!-- bench: KEY -->figure<!-- / -->`, and a table between
 `<!-- bench table: NAME -->` and `<!-- end of bench table -->`. `Recorded.text` explains the keys.
+`<!-- bench missed -->` begins the list of limits that are not kept.
 `<!-- cost: KEY -->` stands for a figure of the capacity model; `cost_text` explains its keys.
 """
 
@@ -23,6 +24,7 @@ DOCUMENTS = (
 FIGURE = re.compile(r"(<!-- bench: (.+?) -->)(.*?)(<!-- / -->)", re.DOTALL)
 COST = re.compile(r"(<!-- cost: (.+?) -->)(.*?)(<!-- / -->)", re.DOTALL)
 TABLE = re.compile(r"(<!-- bench table: (.+?) -->\n)(.*?)(<!-- end of bench table -->)", re.DOTALL)
+MISSED = re.compile(r"(<!-- bench missed -->\n)(.*?)(<!-- end of bench missed -->)", re.DOTALL)
 
 
 def filled(text: str, results: Recorded) -> str:
@@ -37,6 +39,8 @@ def filled(text: str, results: Recorded) -> str:
     def table(found: "re.Match[str]") -> str:
         return found[1] + "\n".join(results.table(found[2])) + "\n" + found[4]
 
+    missed = "".join(f"{line}\n" for line in results.missed() or ["None."])
+    text = MISSED.sub(lambda found: found[1] + missed + found[3], text)
     return TABLE.sub(table, text)
 
 

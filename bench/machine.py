@@ -32,7 +32,16 @@ def versions(stage: Stage) -> list[tuple[str, str]]:
         redis = str(client.info("server")["redis_version"])
     with psycopg.connect(stage.service.postgres_url) as connection:
         number = connection.info.server_version
-    packages = ("gunicorn", "gevent", "flask", "msgspec", "redis", "psycopg", "cryptography")
+    packages = (
+        "gunicorn",
+        "gevent",
+        "flask",
+        "msgspec",
+        "redis",
+        "psycopg",
+        "cryptography",
+        "duckdb",
+    )
     found = [(peer.name, peer.version()) for peer in stage.peers.values()]
     found += [("Redis", redis), ("PostgreSQL", f"{number // 10_000}.{number % 10_000}")]
     return [*found, ("packages", ", ".join(f"{name} {version(name)}" for name in packages))]

@@ -28,8 +28,6 @@ def draw(results: Results, path: Path) -> bool:
 def _speeds(axes: Any, results: Results) -> None:
     labels: list[str] = []
     for figure, sides in results.speeds.items():
-        if figure == "bytes":
-            continue
         for side, value in sides.items():
             low, high = value.median - min(value.values), max(value.values) - value.median
             axes.barh(

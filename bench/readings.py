@@ -1,4 +1,4 @@
-"""The readings that all sides get, as JSON or as line protocol."""
+"""The readings that all sides get, as JSON, line protocol or tab-separated values."""
 
 import json
 import random
@@ -72,6 +72,18 @@ def line(number: int, vault: str) -> str:
 def lines(begin: int, count: int, vault: str) -> bytes:
     """Return readings from the number `begin` on, as line protocol."""
     return "\n".join([line(number, vault) for number in range(begin, begin + count)]).encode()
+
+
+def row(number: int, vault: str) -> str:
+    """Return a reading as tab-separated values: vault, relative and interrogator time, freeform."""
+    text, _, _ = _sightings()[number % _DISTINCT]
+    moment = time_of(number)
+    return f"{vault}\t{moment - EPOCH_US}\t{moment}\t{text}\n"
+
+
+def rows(begin: int, count: int, vault: str) -> bytes:
+    """Return readings from the number `begin` on, as tab-separated values."""
+    return "".join([row(number, vault) for number in range(begin, begin + count)]).encode()
 
 
 def vault_name(number: int) -> str:

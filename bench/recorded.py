@@ -98,6 +98,16 @@ class Recorded:
             raise ValueError(f"results.json: {key} is not a figure: {text}")
         return first[0].removesuffix(" s") + " µs" if name != key else first[0]
 
+    def missed(self) -> list[str]:
+        """Return a line of Markdown for each limit that its figure does not keep."""
+        return [
+            f"- {figure}: {found['value']} {found['unit']}; {bar}"
+            + (f": {kept['ratio']}" if kept["ratio"] != found["value"] else "")
+            for figure, found in self.content["figures"].items()
+            for bar, kept in found["bars"].items()
+            if kept["held"] is False
+        ]
+
     def table(self, name: str) -> list[str]:
         """Return a recorded table as lines of Markdown."""
         rows: list[list[str]] = self.content["tables"][name]["rows"]

@@ -21,8 +21,6 @@ class Scale:
     """Readings in the vault that is read back."""
     streamed: int
     """Readings in the vault that is read while memory is sampled."""
-    rows: int
-    """Rows of the baseline with one encrypted row per reading."""
     fresh_seconds: float
     """Seconds during which freshness is measured at half of full load."""
     fresh_singles: int
@@ -43,14 +41,14 @@ class Scale:
 
 FULL = Scale(
     name="full", rounds=5, lanes=4, batches=75, batch=1000, single_seconds=3,
-    read=500_000, streamed=5_000_000, rows=100_000, fresh_seconds=10, fresh_singles=500,
+    read=500_000, streamed=5_000_000, fresh_seconds=10, fresh_singles=500,
     flood_seconds=3,
     profile_seconds=5, starts=3, fresh_install=True,
 )  # fmt: skip
 
 QUICK = Scale(
     name="quick", rounds=2, lanes=4, batches=25, batch=1000, single_seconds=1,
-    read=100_000, streamed=500_000, rows=20_000, fresh_seconds=4, fresh_singles=250,
+    read=100_000, streamed=500_000, fresh_seconds=4, fresh_singles=250,
     flood_seconds=2,
     profile_seconds=2, starts=1, fresh_install=False,
 )  # fmt: skip

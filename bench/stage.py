@@ -13,8 +13,8 @@ from iot_tools.local.ports import free_port
 
 from . import wrk
 from .load import Wire
-from .peers.empty_route import EmptyRoute
 from .peers.influxdb import InfluxDB
+from .peers.postgres_rows import PostgresRows
 from .peers.side import Peer, Side
 from .peers.stand_in import StandIn
 from .peers.victoria_metrics import VictoriaMetrics
@@ -23,7 +23,7 @@ from .results import Results
 from .scale import Scale
 from .service import Service, running_service
 
-PEERS: tuple[type[Peer], ...] = (StandIn, InfluxDB, VictoriaMetrics, EmptyRoute)
+PEERS: tuple[type[Peer], ...] = (StandIn, InfluxDB, VictoriaMetrics, PostgresRows)
 
 
 @dataclass(slots=True)

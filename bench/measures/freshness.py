@@ -119,7 +119,7 @@ def _report(stage: Stage, what: str, full: float, waits: list[float]) -> None:
     percentiles = statistics.quantiles(waits, n=100, method="inclusive")
     p99 = spread([percentiles[98]])
     row = Row(f"from 201 to readable, p99, at half of full load; {what}", "ms", p99)
-    row.below(Kind.FLOOR, 500, "ms").below(Kind.AIM, 50, "ms")
+    row.below(Kind.FLOOR, 80, "ms").below(Kind.AIM, 50, "ms")
     stage.results.rows.append(row)
     section = f"from 201 to readable; {what}"
     stage.results.detail(section, "full load of this generator", f"{full:,.0f} readings/s")

@@ -3,7 +3,8 @@
 from collections import defaultdict
 
 from bench import wrk
-from bench.peers.empty_route import EmptyRoute
+from bench.peers.influxdb import InfluxDB
+from bench.peers.postgres_rows import PostgresRows
 from bench.peers.side import Side
 from bench.peers.stand_in import RECORDED_SINGLE, StandIn, compared_with_recorded
 from bench.processes import CpuWatch
@@ -28,8 +29,9 @@ def measure_singles(stage: Stage) -> None:
     stage.service.open_vaults(vaults)
     speeds, waits = defaultdict[str, list[float]](list), defaultdict[str, list[float]](list)
     cpu = defaultdict[str, list[float]](list)
+    sides = [side for side in stage.sides if not isinstance(side, PostgresRows)]
     for number in range(stage.scale.rounds):
-        for side in stage.sides:
+        for side in sides:
             bodies = bodies_of(side, vaults)
             if not number:
                 _run(stage, side, bodies, WARM_SECONDS)
@@ -41,7 +43,7 @@ def measure_singles(stage: Stage) -> None:
                 for part, used in watch.used().items():
                     cpu[part].append(used / result.requests * 1e6)
     results.speeds[SINGLES] = {name: spread(of) for name, of in speeds.items()}
-    results.rows.append(_row(stage))
+    results.rows += [_row(stage), *_costs(cpu)]
     for name, value in results.speeds[SINGLES].items():
         results.detail(
             SINGLES, name, f"{value.text()} requests/s, p99 {spread(waits[name]).text()} ms"
@@ -65,12 +67,22 @@ def _run(stage: Stage, side: Side, bodies: list[str], seconds: int) -> wrk.Resul
 def _row(stage: Stage) -> Row:
     results = stage.results
     row = Row(SINGLES, "requests/s", results.speed(SINGLES, stage.service.name))
-    row.at_least(Kind.FLOOR, 2.5, "the stand-in", results.speed(SINGLES, StandIn.name))
     recorded = f"the old server, recorded ({RECORDED_SINGLE:,.0f})"
     row.at_least(Kind.FLOOR, 2.5, recorded, RECORDED_SINGLE)
-    return row.at_least(
-        Kind.AIM, 0.8, "the same stack's empty route", results.speed(SINGLES, EmptyRoute.name)
+    influx = results.speed(SINGLES, InfluxDB.name)
+    row.at_least(Kind.FLOOR, 0.7, InfluxDB.name, influx)
+    return row.at_least(Kind.AIM, 1, InfluxDB.name, influx)
+
+
+def _costs(cpu: dict[str, list[float]]) -> list[Row]:
+    """Return the CPU time of a request with one reading, drains included, by process."""
+    api, redis, writer = (
+        Row(f"{part}: CPU of a request with one reading", "µs", spread(cpu[part]))
+        for part in ("API", "Redis", "writer")
     )
+    api.below(Kind.FLOOR, 150, "µs").below(Kind.AIM, 100, "µs")
+    redis.below(Kind.FLOOR, 20, "µs").below(Kind.AIM, 15, "µs")
+    return [api, redis, writer.below(Kind.AIM, 20, "µs")]
 
 
 def _judge_stand_in(stage: Stage) -> None:

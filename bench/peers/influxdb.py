@@ -5,14 +5,14 @@ from urllib.parse import quote
 
 from bench import readings
 from bench.load import Wire
-from bench.peers.side import Peer, request
+from bench.peers.side import HTTPPeer, request
 from iot_tools.local.ports import free_port
 
 _DATABASE = "bench"
 _CHUNK = 20_000
 
 
-class InfluxDB(Peer):
+class InfluxDB(HTTPPeer):
     """InfluxDB syncs its WAL to disk before it acknowledges a write."""
 
     name = "InfluxDB"

@@ -1,14 +1,14 @@
-"""A side of a comparison: a service that accepts readings over HTTP."""
+"""A side of a comparison: a service that accepts readings."""
 
 import shutil
 import subprocess
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ClassVar
 
 from bench.limits import wait_until
-from bench.load import Wire
+from bench.load import Wire, send
 from iot_sensor_client import Client, Response
 from iot_tools.local.child import Child, LaunchError, Program
 
@@ -38,10 +38,20 @@ class Side(ABC):
     def settle(self) -> None:
         """Wait until all acknowledged readings are processed."""
 
+    def send_batches(self, lanes: Sequence[Sequence[bytes]]) -> float:
+        """Send the bodies of each lane on a connection of its own, one after the other.
+
+        Return the seconds until all were acknowledged.
+        """
+        requests = [[self.wire.request(body) for body in lane] for lane in lanes]
+        return send(self.port, requests, self.wire.status).seconds
+
 
 class Peer(Side):
-    """A side other than this service: one process."""
+    """A side other than this service, with its data in a folder."""
 
+    disk_scope: ClassVar[str] = "whole folder, WAL included"
+    """What `disk_bytes` counts."""
     package: ClassVar[str] = ""
     """Debian package of its program; empty if it is part of this benchmark."""
     program: ClassVar[str] = ""
@@ -49,7 +59,6 @@ class Peer(Side):
     def __init__(self, folder: Path, port: int) -> None:
         self.folder, self.port = folder, port
         folder.mkdir(parents=True)
-        self._child: Child | None = None
 
     @classmethod
     def installed(cls) -> bool:
@@ -57,12 +66,17 @@ class Peer(Side):
         return not cls.program or shutil.which(cls.program) is not None
 
     @abstractmethod
-    def command(self) -> list[str]:
-        """Return the command that starts it."""
+    def start(self) -> None:
+        """Start it and wait until it answers.
+
+        Raises:
+            LaunchError: its process ended.
+            TimeoutError: it does not answer in time.
+        """
 
     @abstractmethod
-    def ready(self) -> bool:
-        """Return whether it answers."""
+    def stop(self) -> None:
+        """Stop it."""
 
     def version(self) -> str:
         """Return the version of its Debian package."""
@@ -72,6 +86,30 @@ class Peer(Side):
         result = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
         return " ".join(result.stdout.split()) or "not from a Debian package"
 
+    def settle(self) -> None:
+        """Return at once: by default a peer acknowledges after it has processed readings."""
+
+    def disk_bytes(self) -> int:
+        """Return the size of its folder, without its log."""
+        files = [path for path in self.folder.rglob("*") if path.is_file() and path.name != "log"]
+        return sum(path.stat().st_size for path in files)
+
+
+class HTTPPeer(Peer):
+    """A peer that is one process with an HTTP port."""
+
+    def __init__(self, folder: Path, port: int) -> None:
+        super().__init__(folder, port)
+        self._child: Child | None = None
+
+    @abstractmethod
+    def command(self) -> list[str]:
+        """Return the command that starts it."""
+
+    @abstractmethod
+    def ready(self) -> bool:
+        """Return whether it answers."""
+
     def environment(self) -> dict[str, str] | None:
         """Return its environment, None to inherit."""
         return None
@@ -79,16 +117,8 @@ class Peer(Side):
     def prepare(self) -> None:
         """Prepare it after the start, for example create a database."""
 
-    def settle(self) -> None:
-        """Return at once: by default a peer acknowledges after it has processed readings."""
-
     def start(self) -> None:
-        """Start it and wait until it answers.
-
-        Raises:
-            LaunchError: its process ended.
-            TimeoutError: it does not answer in time.
-        """
+        """Start its process and wait until it answers."""
         program = Program(
             name=self.name,
             arguments=self.command(),
@@ -106,11 +136,6 @@ class Peer(Side):
         """Stop its process."""
         if self._child is not None:
             self._child.stop()
-
-    def disk_bytes(self) -> int:
-        """Return the size of its folder, without its log."""
-        files = [path for path in self.folder.rglob("*") if path.is_file() and path.name != "log"]
-        return sum(path.stat().st_size for path in files)
 
     def _is_up(self) -> bool:
         if self._child is None or not self._child.running:

@@ -9,7 +9,7 @@ from pathlib import Path
 from bench import readings
 from bench.limits import wait_until
 from bench.load import Connection, Wire
-from bench.peers.side import Peer
+from bench.peers.side import HTTPPeer
 
 SETTLE_SECONDS = 120
 
@@ -21,7 +21,7 @@ RECORDED_BYTES = 178.0
 """Figures of the real old server on two cores: requests/s, readings/s, bytes per reading."""
 
 
-class StandIn(Peer):
+class StandIn(HTTPPeer):
     """Does the work of the old server in the same order."""
 
     name = "old server's stand-in"
@@ -79,5 +79,5 @@ def compared_with_recorded(ratio: float) -> str:
     if 2 / 3 <= ratio <= 3 / 2:
         return f"It is about as fast ({ratio:.2f} x)."
     if ratio > 1:
-        return f"It is much FASTER ({ratio:.2f} x): floors against it are stricter than intended."
-    return f"It is much SLOWER ({ratio:.2f} x): use the floors against the recorded figures."
+        return f"It is much FASTER ({ratio:.2f} x): floors against recorded figures are too weak."
+    return f"It is much SLOWER ({ratio:.2f} x): floors against recorded figures are too strict."

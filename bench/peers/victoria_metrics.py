@@ -4,10 +4,10 @@ from urllib.parse import quote
 
 from bench import readings
 from bench.load import Wire
-from bench.peers.side import Peer, request
+from bench.peers.side import HTTPPeer, request
 
 
-class VictoriaMetrics(Peer):
+class VictoriaMetrics(HTTPPeer):
     """VictoriaMetrics acknowledges a write once it is in memory."""
 
     name = "VictoriaMetrics"

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from bench.figures import COST, DOCUMENTS, FIGURE, TABLE, filled
+from bench.figures import COST, DOCUMENTS, FIGURE, MISSED, TABLE, filled
 from bench.recorded import recorded, write
 from bench.results import Kind, Results, Row
 from bench.scale import FULL
@@ -47,7 +47,7 @@ def test_a_changed_result_changes_the_documents() -> None:
 def test_every_figure_of_speed_is_generated(name: str) -> None:
     """A load that is assumed is written as such, in the table of `ASSUMED`."""
     text = read(name)
-    for pattern in (FIGURE, TABLE, COST):
+    for pattern in (FIGURE, MISSED, TABLE, COST):
         text = pattern.sub("", text)
     text = re.sub(
         r"<!-- (overview|limits|costs) -->.*?<!-- end of \1 -->", "", text, flags=re.DOTALL
@@ -82,8 +82,22 @@ def test_recorded_results_can_be_cited(tmp_path: Path) -> None:
     found = recorded(path)
     assert found.text("speed") == "2,000 requests/s"
     assert found.text("speed vs aim: 2 x peer") == "2.00"
+    assert found.missed() == []
     assert found.text("section / cost") == "1.50 s"
     assert found.text("section / cost as µs") == "1.50 µs"
+
+
+def test_limits_that_are_not_kept_are_listed(tmp_path: Path) -> None:
+    speed, wait = Row("speed", "/s", spread([3.0])), Row("wait", "ms", spread([90.0]))
+    speed.at_least(Kind.FLOOR, 2, "peer", 1.0).at_least(Kind.AIM, 2, "peer", 2.0)
+    wait.below(Kind.AIM, 50, "ms")
+    path = tmp_path / "results.json"
+    write(Results(rows=[speed, wait]), FULL, path)
+    text = "<!-- bench missed -->\nold\n<!-- end of bench missed -->"
+    assert filled(text, recorded(path)).splitlines()[1:-1] == [
+        "- speed: 3.00 /s; aim: 2 x peer: 1.50",
+        "- wait: 90.0 ms; aim: at most 50.0 ms",
+    ]
 
 
 def number(text: str) -> float | None:

@@ -135,9 +135,7 @@ def worker_exit(server: Any, worker: Any) -> None:
 
 
 def _service(worker: Any) -> Any:
-    """Return the service of a worker's app. None if the worker failed to load the app, or for an
-    app without a service, such as the empty route of the benchmark.
-    """
+    """Return the service of a worker's app. None if the worker failed to load the app."""
     return getattr(getattr(worker, "wsgi", None), "extensions", {}).get("iot")
 
 

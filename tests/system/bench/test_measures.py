@@ -1,25 +1,32 @@
 """Every measure runs on few readings and returns figures."""
 
 import dataclasses
+import json
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from bench import wrk
 from bench.__main__ import MEASURES, run
 from bench.machine import durability, machine, versions
 from bench.measures import flood
+from bench.measures.read_back import READ, fill
 from bench.measures.singles import measure_singles
-from bench.peers.empty_route import EmptyRoute
+from bench.peers.duckdb_file import filled_files
 from bench.peers.influxdb import InfluxDB
+from bench.peers.postgres_rows import PostgresRows
 from bench.peers.stand_in import StandIn
 from bench.profiles import available
 from bench.results import Results
 from bench.scale import Scale
 from bench.stage import PEERS, Stage, staged
 
+from iot_sensor_client import Client
+
 TINY = Scale(
     name="tiny", rounds=1, lanes=2, batches=2, batch=250, single_seconds=1,
-    read=4000, streamed=4000, rows=1000, fresh_seconds=1, fresh_singles=20,
+    read=4000, streamed=4000, fresh_seconds=1, fresh_singles=20,
     flood_seconds=0.6,
     profile_seconds=1, starts=1, fresh_install=False,
 )  # fmt: skip
@@ -40,27 +47,47 @@ def measured(stage: Stage, name: str) -> Results:
     return now.results
 
 
+def without_arrival(reading: dict[str, Any]) -> dict[str, Any]:
+    return {name: reading[name] for name in reading if name not in {"id", "absolute_timestamp"}}
+
+
 def test_missing_peers_are_reported_and_skipped(stage: Stage) -> None:
     absent = {kind for kind in PEERS if not kind.installed()}
     assert set(stage.peers) == {kind.name for kind in PEERS if kind not in absent}
-    assert {StandIn.name, EmptyRoute.name} <= set(stage.peers)
+    assert {StandIn.name, PostgresRows.name} <= set(stage.peers)
     for kind in absent:
         assert any(f"apt-get install {kind.package}" in note for note in stage.results.notes)
 
 
 def test_batches_and_their_stored_sizes_are_measured(stage: Stage) -> None:
     results = measured(stage, "batches")
-    assert len(results.rows[0].bars) == 4
-    assert results.rows[0].bars[0].held is not None
+    speed, size = results.rows
+    assert [bar.held is None for bar in speed.bars] == [False, *[not InfluxDB.installed()] * 2]
     assert any("stand-in" in note and "real server" in note for note in results.notes)
-    results = measured(stage, "sizes")
-    assert None not in {bar.held for bar in results.rows[0].bars}
+    assert results.speed("batches stored", PostgresRows.name) is not None
+    assert [bar.held is None for bar in size.bars] == [False]
+    sizes = {each.name for each in results.details if each.section == "bytes a reading on disk"}
+    assert set(stage.peers) < sizes
 
 
 def test_reads_are_compared_with_peers(stage: Stage) -> None:
-    row = measured(stage, "read").rows[0]
+    results = measured(stage, "read")
+    (row,) = results.rows
     assert row.ours is not None
-    assert [bar.held is None for bar in row.bars] == [False, False, not InfluxDB.installed()]
+    assert [bar.held is None for bar in row.bars] == [False, *[not InfluxDB.installed()] * 2]
+    assert {"DuckDB, freeform as text", "DuckDB, freeform as columns"} < set(results.speeds[READ])
+
+
+def test_duckdb_returns_what_this_service_returns(stage: Stage, tmp_path: Path) -> None:
+    (vault,) = stage.new_vaults(1)
+    fill(stage.service, vault, 1000, 1)
+    with Client(f"http://127.0.0.1:{stage.service.port}", vault) as client:
+        ours = client.read()
+    for file in filled_files(tmp_path, vault, 1000):
+        assert file.read(vault, str(tmp_path / "answer.json")) == 1000
+        theirs = json.loads((tmp_path / "answer.json").read_bytes())
+        assert [without_arrival(row) for row in theirs] == [without_arrival(row) for row in ours]
+        file.close()
 
 
 def test_memory_of_a_streaming_read_is_measured(stage: Stage) -> None:
@@ -70,8 +97,8 @@ def test_memory_of_a_streaming_read_is_measured(stage: Stage) -> None:
 
 
 def test_single_requests_are_measured(stage: Stage) -> None:
-    row = measured(stage, "singles").rows[0]
-    assert (row.ours is not None) == wrk.installed()
+    rows = measured(stage, "singles").rows
+    assert [row.ours is not None for row in rows] == ([True] * 4 if wrk.installed() else [False])
 
 
 def test_a_device_beside_floods_is_measured(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -157,6 +157,7 @@ def build_service(settings: Settings) -> Service:
         records, cache, keyring.current, stores.held_entries, sweep, erasures.clean_redis
     )
     stores.watcher.after_checks += _reports(stores, keyring, keeper)
+    stores.watcher.after_checks.append(backlog.release_idle_connection)
     follower = ChangeFollower(changes, keeper)
     live = LiveHub(
         LiveSource(pool, backlog, stores.hot_window),

@@ -8,9 +8,6 @@ requests share a round trip, its system calls and Redis's write to the AOF.
 
 There is no background thread: a caller is the sender while it waits for its own answer. So a
 process that is killed loses nothing but its own callers, and nothing has to be shut down.
-
-All functions here run for every PUT of one reading, so they avoid objects, locks and calls
-(docs/adr/0031).
 """
 
 import logging
@@ -185,19 +182,22 @@ class AppendScript:
 
     def _checked_connection(self) -> Any:
         """Return a connection to the current server. After a failover, the pool gives another."""
+        self.release_old_connection()
+        if self._connection is None:
+            self._connection = self._pool.get_connection()
+        return self._connection
+
+    def release_old_connection(self) -> None:
+        """Give the connection back to the pool after a pause, or if the pool would replace it."""
         connection = self._connection
-        if connection is not None:
-            if (
-                time.monotonic() < self._check_at
-                and not connection.should_reconnect()
-                and connection.pid == os.getpid()
-                and self._pool.owns_connection(connection)
-            ):
-                return connection
+        if connection is not None and (
+            time.monotonic() >= self._check_at
+            or connection.should_reconnect()
+            or connection.pid != os.getpid()
+            or not self._pool.owns_connection(connection)
+        ):
             self._connection = None
             self._pool.release(connection)
-        self._connection = self._pool.get_connection()
-        return self._connection
 
 
 def _answer(connection: Any) -> Any:
@@ -289,6 +289,11 @@ class BacklogAppender:
         ends = dict(zip(shards, more, strict=True))
         return AppendResult(None, ends, group.held, group.session_renewals)
 
+    def release_idle_connection(self) -> None:
+        """Give a connection that no append has used for a while back to the pool, which closes its
+        connections after a failover. Call it every second."""
+        self._groups.run_if_idle(self._script.release_old_connection)
+
     def try_append(self) -> None:
         """Send the commands of `append` without effect. Raises `RedisError` if it would fail."""
         self._client.xadd(self._names.unused_stream, {"e": b""}, nomkstream=True)
@@ -375,6 +380,14 @@ class GroupCommit:
             # Breaks the cycle error -> traceback -> frame -> call -> error, which would keep
             # the request's arguments in memory until the next garbage collection.
             del pending, answer
+
+    def run_if_idle(self, action: Callable[[], None]) -> None:
+        """Run an action as the sender if no request is pending."""
+        if self._idle.pop(True, False):
+            try:
+                action()
+            finally:
+                self._elect_sender()
 
     def _wait(self, pending: _PendingRequest) -> None:
         """Wait until a request is answered, or elected."""

@@ -191,6 +191,7 @@ docs: $(VENV)/.dev ## Regenerate the parts of the documentation that come from c
 	@$(BIN)/python -m iot_api.description > docs/.http-reference.md
 	@mv docs/.http-reference.md docs/http-reference.md
 	@$(BIN)/python charts/generate_readme.py
+	@$(BIN)/python -m bench.model_costs
 	@$(BIN)/python -m iot_tools.capacity.overview docs/scaling.md
 	@$(BIN)/python -m bench.figures
 

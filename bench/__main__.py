@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from . import recorded, report
+from .growth_constants import measure_constants
 from .limits import within
 from .machine import durability, machine, versions
 from .measures.batches import measure_batches
@@ -35,13 +36,14 @@ MEASURES: dict[str, tuple[Measure, float]] = {
     "flood": (measure_flood, 480),
     "shards": (measure_shards, 180),
     "growth": (measure_growth, 180),
+    "constants": (measure_constants, 240),
     "start": (measure_starts, 240),
     "steps": (measure_steps, 60),
     "profile": (measure_profiles, 120),
 }
 """Measures in order, each with its time limit in seconds."""
 BESIDE_PEERS = ("batches", "read", "singles")
-NOT_IN_QUICK = ("profile",)
+NOT_IN_QUICK = ("constants", "profile")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,14 +1,12 @@
-"""`python -m bench.growth_constants`: measure the constants of the capacity model.
+"""Measure the constants of the capacity model.
 
 Five loads contain different numbers of jobs, drains, entries, segments and readings. Their CPU
 seconds give equations, whose solution is the cost of one of each. Sizes are measured in Redis and
-Postgres. Prints lines for `tools/iot_tools/capacity/costs.py`.
+Postgres. `make docs` copies the constants into `tools/iot_tools/capacity/measured.py`.
 """
 
-import argparse
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,12 +21,16 @@ from iot_tools.local.ports import free_port
 
 from .load import paced, send
 from .processes import CpuWatch
-from .readings import vault_name
+from .readings import json_readings, vault_name
 from .service import Service, running_service
 from .simulator_check import scrape
+from .stage import Stage
 
+SECTION = "constants of the capacity model"
 FEW, MANY = 4, 200
 LANES = 4
+OPENED = 4
+"""Vaults whose opening is timed."""
 THINGS = ("job", "drain", "entry", "segment", "reading")
 MICRO = 1e6
 KEY_SLOT_BYTES = 40
@@ -51,7 +53,7 @@ class Bench:
         self._postgres = psycopg.connect(service.postgres_url, autocommit=True)
         self.redis = Redis.from_url(service.redis_url)
         self.few = [vault_name(number) for number in range(FEW)]
-        self.many = [vault_name(number) for number in range(MANY)]
+        self.many = [vault_name(number) for number in range(max(20, int(MANY * scale)))]
 
     def request(self, vault: str, batch: int, begin: int = 0) -> bytes:
         """Return a PUT of `batch` readings."""
@@ -118,13 +120,14 @@ class Bench:
         try:
             number = int(2000 * self._scale)
             lanes = self._lanes(self.few, number)
+            many = max(5, int(50 * self._scale))
             alone = self._added(lambda: send(self._service.port, lanes, 201)) / number / LANES
-            batches = [[self.request(self.few[0], 1000, 1000 * each) for each in range(50)]]
-            many = self._added(lambda: send(self._service.port, batches, 201)) / 50
+            batches = [[self.request(self.few[0], 1000, 1000 * each) for each in range(many)]]
+            full = self._added(lambda: send(self._service.port, batches, 201)) / many
         finally:
             os.kill(pid, signal.SIGCONT)
         self._service.settle()
-        reading = (many - alone) / 999
+        reading = (full - alone) / 999
         return alone - reading, reading
 
     def _added(self, work: Callable[[], object]) -> float:
@@ -141,7 +144,8 @@ class Bench:
         """
         sizes, written = [], self._wal()
         lanes = self._lanes(self.many, int(4000 * self._scale))
-        batches = [[self.request(self.few[0], 1000, 1000 * each) for each in range(100)]]
+        number = max(10, int(100 * self._scale))
+        batches = [[self.request(self.few[0], 1000, 1000 * each) for each in range(number)]]
         for each in (lanes, batches):
             before, counts = self._service.history_bytes(), self._counts()
             self._send(each)
@@ -181,9 +185,9 @@ class Bench:
 def opening() -> float:
     """Return the microseconds of CPU for the key of a password."""
     began = time.process_time()
-    for _ in range(10):
+    for _ in range(OPENED):
         password_key(b"password", bytes(16), load_one("scrypt_log2_n", {}))
-    return (time.process_time() - began) / 10 * MICRO
+    return (time.process_time() - began) / OPENED * MICRO
 
 
 def solve(spent: Sequence[Spent], part: str, things: Sequence[str]) -> dict[str, float]:
@@ -212,32 +216,30 @@ PARTS = {
 """By process: the prefix of its constants, and the things it works on."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure and print the constants."""
-    parser = argparse.ArgumentParser(prog="python -m bench.growth_constants", description=__doc__)
-    parser.add_argument("--scale", type=float, default=1.0, help="size of the loads (default 1)")
-    scale = parser.parse_args(arguments).scale
+def measure_constants(stage: Stage) -> None:
+    """Measure all constants with a service of its own, whose writer serves metrics."""
     port = free_port()
     settings = {"IOT_WRITER_METRICS_PORT": str(port), "IOT_METRICS_ADDRESS": "127.0.0.1"}
     with running_service(settings=settings) as service:
-        bench = Bench(service, port, scale)
+        bench = Bench(service, port, stage.scale.constants)
         service.open_vaults(bench.many)
-        spent = bench.loads()
-        for each in spent:
-            print(
-                "#", {name: round(value, 2) for name, value in {**each.things, **each.cpu}.items()}
-            )
-        for name, (part, things) in PARTS.items():
-            for thing, cost in solve(spent, name, things).items():
-                print(f"{part}_{thing}: {cost:.3g}")
-        print(f"api_open: {opening():.3g}")
-        print("queued_entry: {:.0f}\nqueued_reading: {:.1f}".format(*bench.queued()))
-        print("stored_segment: {:.0f}\nstored_reading: {:.1f}\nwal_factor: {:.2f}".format(
-            *bench.stored()))  # fmt: skip
-        print("hot_segment: {:.0f}\nvault_record: {:.0f}".format(*bench.keys()))
+        for name, value in _constants(bench):
+            stage.results.detail(SECTION, name, f"{float(f'{value:.3g}'):g}")
         bench.close()
-    return 0
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _constants(bench: Bench) -> Iterator[tuple[str, float]]:
+    """Yield the names of `Costs` and their values."""
+    spent = bench.loads()
+    for name, (part, things) in PARTS.items():
+        for thing, cost in solve(spent, name, things).items():
+            if thing != "job" or part != "postgres":  # the model has no such cost: it is none
+                yield f"{part}_{thing}", cost
+    yield "api_open", opening()
+    yield "json_reading", len(json_readings(0, 1000, vault_name(0))) / 1000
+    for names, values in (
+        (("queued_entry", "queued_reading"), bench.queued()),
+        (("stored_segment", "stored_reading", "wal_factor"), bench.stored()),
+        (("hot_segment", "vault_record"), bench.keys()),
+    ):
+        yield from zip(names, values, strict=True)

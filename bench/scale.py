@@ -27,6 +27,8 @@ class Scale:
     """Requests per connection that find the full load with one reading each."""
     flood_seconds: float
     """Seconds for which a device sends alone, and then beside a flood."""
+    constants: float
+    """Size of the loads that the constants of the capacity model are fitted to."""
     profile_seconds: int
     starts: int
     """Number of starts of `make run` with an existing environment."""
@@ -42,13 +44,13 @@ class Scale:
 FULL = Scale(
     name="full", rounds=5, lanes=4, batches=75, batch=1000, single_seconds=3,
     read=500_000, streamed=5_000_000, fresh_seconds=10, fresh_singles=500,
-    flood_seconds=3,
+    flood_seconds=3, constants=1.0,
     profile_seconds=5, starts=3, fresh_install=True,
 )  # fmt: skip
 
 QUICK = Scale(
     name="quick", rounds=2, lanes=4, batches=25, batch=1000, single_seconds=1,
     read=100_000, streamed=500_000, fresh_seconds=4, fresh_singles=250,
-    flood_seconds=2,
+    flood_seconds=2, constants=0.2,
     profile_seconds=2, starts=1, fresh_install=False,
 )  # fmt: skip

@@ -23,11 +23,12 @@ from bench.scale import Scale
 from bench.stage import PEERS, Stage, staged
 
 from iot_sensor_client import Client
+from iot_tools.capacity.measured import MEASURED
 
 TINY = Scale(
     name="tiny", rounds=1, lanes=2, batches=2, batch=250, single_seconds=1,
     read=4000, streamed=4000, fresh_seconds=1, fresh_singles=20,
-    flood_seconds=0.6,
+    flood_seconds=0.6, constants=0.02,
     profile_seconds=1, starts=1, fresh_install=False,
 )  # fmt: skip
 
@@ -136,6 +137,12 @@ def test_steps_of_requests_are_measured(stage: Stage) -> None:
     names = [detail.name for detail in measured(stage, "steps").details]
     assert len(names) == 12
     assert {"parse", "compress and seal", "read: JSON"} < set(names)
+
+
+def test_constants_of_the_capacity_model_are_measured(stage: Stage) -> None:
+    values = {each.name: float(each.value) for each in measured(stage, "constants").details}
+    assert values.keys() == MEASURED.keys()
+    assert values["api_entry"] > 0
 
 
 def test_shards_are_compared(stage: Stage) -> None:

@@ -1,10 +1,13 @@
 """The measured costs: all constants of the capacity model.
 
-`python -m bench.growth_constants` measures them and prints new values for `Costs`.
+`make bench` measures most of them. `make docs` copies these from bench/results.json to
+`measured.py`.
 """
 
 from dataclasses import dataclass, field, fields
 from typing import Any
+
+from .measured import MEASURED
 
 
 def _cost(value: float, unit: str, meaning: str, how: str) -> Any:
@@ -22,46 +25,69 @@ _ASSUMED = "assumed"
 class Costs:
     """CPU in microseconds, sizes in bytes. An entry is one request's readings for one vault."""
 
-    api_entry: float = _cost(510.0, "µs", "API: a request, without its readings", _LOADS)
-    api_reading: float = _cost(1.35, "µs", "API: a reading (parse, seal)", _LOADS)
+    api_entry: float = _cost(
+        MEASURED["api_entry"], "µs", "API: a request, without its readings", _LOADS
+    )
+    api_reading: float = _cost(
+        MEASURED["api_reading"], "µs", "API: a reading (parse, seal)", _LOADS
+    )
     api_open: float = _cost(
-        283_000.0, "µs", "API: opening a vault (scrypt, N=2^17)", "timed separately"
+        MEASURED["api_open"], "µs", "API: opening a vault (scrypt, N=2^17)", "timed separately"
     )
     api_renew: float = _cost(300.0, "µs", "API: looking up the record of an open vault",
                              "timed separately")  # fmt: skip
-    redis_entry: float = _cost(72.0, "µs", "Redis: appending and removing an entry", _LOADS)
-    redis_reading: float = _cost(
-        0.2, "µs", "Redis: appending and removing a reading's bytes", _LOADS
+    redis_entry: float = _cost(
+        MEASURED["redis_entry"], "µs", "Redis: appending and removing an entry", _LOADS
     )
-    redis_segment: float = _cost(14.0, "µs", "Redis: writing a segment to the hot window", _LOADS)
-    redis_drain: float = _cost(800.0, "µs", "Redis: a drain", _LOADS)
-    redis_job: float = _cost(600.0, "µs", "Redis: an RQ job", _LOADS)
-    writer_entry: float = _cost(28.0, "µs", "writer: opening an entry", _LOADS)
-    writer_reading: float = _cost(0.9, "µs", "writer: a reading (decode, encode, encrypt)", _LOADS)
-    writer_segment: float = _cost(50.0, "µs", "writer: a segment", _LOADS)
-    writer_drain: float = _cost(3200.0, "µs", "writer: a drain", _LOADS)
-    writer_job: float = _cost(2700.0, "µs", "writer: an RQ job", _LOADS)
-    postgres_entry: float = _cost(4.2, "µs", "Postgres: an entry", _LOADS)
-    postgres_reading: float = _cost(0.05, "µs", "Postgres: a reading's bytes", _LOADS)
-    postgres_segment: float = _cost(18.0, "µs", "Postgres: a segment", _LOADS)
-    postgres_drain: float = _cost(1750.0, "µs", "Postgres: a drain's transaction", _LOADS)
+    redis_reading: float = _cost(
+        MEASURED["redis_reading"], "µs", "Redis: appending and removing a reading's bytes", _LOADS
+    )
+    redis_segment: float = _cost(
+        MEASURED["redis_segment"], "µs", "Redis: writing a segment to the hot window", _LOADS
+    )
+    redis_drain: float = _cost(MEASURED["redis_drain"], "µs", "Redis: a drain", _LOADS)
+    redis_job: float = _cost(MEASURED["redis_job"], "µs", "Redis: an RQ job", _LOADS)
+    writer_entry: float = _cost(MEASURED["writer_entry"], "µs", "writer: opening an entry", _LOADS)
+    writer_reading: float = _cost(
+        MEASURED["writer_reading"], "µs", "writer: a reading (decode, encode, encrypt)", _LOADS
+    )
+    writer_segment: float = _cost(MEASURED["writer_segment"], "µs", "writer: a segment", _LOADS)
+    writer_drain: float = _cost(MEASURED["writer_drain"], "µs", "writer: a drain", _LOADS)
+    writer_job: float = _cost(MEASURED["writer_job"], "µs", "writer: an RQ job", _LOADS)
+    postgres_entry: float = _cost(MEASURED["postgres_entry"], "µs", "Postgres: an entry", _LOADS)
+    postgres_reading: float = _cost(
+        MEASURED["postgres_reading"], "µs", "Postgres: a reading's bytes", _LOADS
+    )
+    postgres_segment: float = _cost(
+        MEASURED["postgres_segment"], "µs", "Postgres: a segment", _LOADS
+    )
+    postgres_drain: float = _cost(
+        MEASURED["postgres_drain"], "µs", "Postgres: a drain's transaction", _LOADS
+    )
 
-    json_reading: float = _cost(214.0, "bytes", "a reading as JSON", "counted")
+    json_reading: float = _cost(MEASURED["json_reading"], "bytes", "a reading as JSON", "counted")
     http_entry: float = _cost(700.0, "bytes", "a request and its answer, without readings, "
                               "on an open TLS connection", "counted, plus TLS records")  # fmt: skip
-    queued_entry: float = _cost(259.0, "bytes", "Redis: a waiting entry", _QUEUE)
-    queued_reading: float = _cost(18.7, "bytes", "Redis: a reading in a waiting entry", _QUEUE)
-    hot_segment: float = _cost(355.0, "bytes", "Redis: a segment in the hot window, without its "
-                               "payload", "used_memory of the hot window")  # fmt: skip
-    vault_record: float = _cost(336.0, "bytes", "Redis: a vault used in the last day",
+    queued_entry: float = _cost(MEASURED["queued_entry"], "bytes", "Redis: a waiting entry", _QUEUE)
+    queued_reading: float = _cost(
+        MEASURED["queued_reading"], "bytes", "Redis: a reading in a waiting entry", _QUEUE
+    )
+    hot_segment: float = _cost(MEASURED["hot_segment"], "bytes",
+                               "Redis: a segment in the hot window, without its payload",
+                               "used_memory of the hot window")  # fmt: skip
+    vault_record: float = _cost(MEASURED["vault_record"], "bytes",
+                                "Redis: a vault used in the last day",
                                 "MEMORY USAGE, plus its slot in the hash table")  # fmt: skip
     remembered: float = _cost(250.0, "bytes", "Redis: an Idempotency-Key of the last day",
                               "MEMORY USAGE, plus its slot in the hash table")  # fmt: skip
-    stored_reading: float = _cost(12.0, "bytes", "Postgres: a reading in a full segment", _DISK)
-    stored_segment: float = _cost(670.0, "bytes", "Postgres: a segment's row and index "
-                                  "entries", _DISK)  # fmt: skip
+    stored_reading: float = _cost(
+        MEASURED["stored_reading"], "bytes", "Postgres: a reading in a full segment", _DISK
+    )
+    stored_segment: float = _cost(MEASURED["stored_segment"], "bytes",
+                                  "Postgres: a segment's row and index entries", _DISK)  # fmt: skip
     stored_vault: float = _cost(350.0, "bytes", "Postgres: a vault", _DISK)
-    wal_factor: float = _cost(2.5, "", "Postgres: WAL for a stored byte, page images included",
+    wal_factor: float = _cost(MEASURED["wal_factor"], "",
+                              "Postgres: WAL for a stored byte, page images included",
                               "pg_current_wal_lsn over the loads")  # fmt: skip
     open_vault: float = _cost(1000.0, "bytes", "API process: an open vault",
                               "resident memory by open vaults")  # fmt: skip

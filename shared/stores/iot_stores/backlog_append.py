@@ -290,8 +290,7 @@ class BacklogAppender:
         return AppendResult(None, ends, group.held, group.session_renewals)
 
     def release_idle_connection(self) -> None:
-        """Give a connection that no append has used for a while back to the pool, which closes its
-        connections after a failover. Call it every second."""
+        """Give an unused connection to the pool, which closes it after a failover."""
         self._groups.run_if_idle(self._script.release_old_connection)
 
     def try_append(self) -> None:
@@ -407,8 +406,10 @@ class GroupCommit:
             raise
 
     def _send_group(self, own: _PendingRequest) -> None:
-        group = self._next_group(own)
+        group = [own]
         try:
+            time.sleep(0)  # all greenlets that can run join: groups grow fourfold
+            self._take_queued(group)
             answers = self._send(group)
             for pending, answer in zip(group, answers, strict=True):
                 pending.answer = answer
@@ -426,12 +427,11 @@ class GroupCommit:
             if pending is not own:
                 pending.wakeup.wake()
 
-    def _next_group(self, own: _PendingRequest) -> list[_PendingRequest]:
-        """Return the sender's request, and the oldest of the queue up to `MAX_BYTES`."""
-        group, total, queue = [own], own.size, self._queue
+    def _take_queued(self, group: list[_PendingRequest]) -> None:
+        """Add the oldest requests of the queue to a group, up to `MAX_BYTES`."""
+        total, queue = group[0].size, self._queue
         while queue and (total := total + queue[0].size) <= MAX_BYTES:
             group.append(queue.popleft())
-        return group
 
     def _elect_sender(self) -> None:
         """Let the caller of the oldest request send next. Only the sender may call this."""

@@ -6,8 +6,9 @@ Once `Intake.accept` returns, the readings are acknowledged.
 import os
 import time
 import uuid
+from array import array
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from itertools import accumulate
 from operator import attrgetter
@@ -266,21 +267,28 @@ def _repeated(request: KeyedRequest, answer: bytes) -> Accepted:
     return Accepted(first.count, first.entries, repeated=True)
 
 
-def _split(readings: ReadingColumns) -> Iterator[ReadingColumns]:
+def _split(readings: ReadingColumns) -> Iterable[ReadingColumns]:
     """Cut readings into entries. An entry with imported times of receipt is of one day, because it
     becomes one segment, and retention deletes a segment as a whole."""
     if readings.received is None:
-        yield from _cut(readings)
-        return
+        return (readings,) if _fits(readings) else _cut(readings)
+    return _split_by_day(readings, readings.received)
+
+
+def _split_by_day(readings: ReadingColumns, received: "array[int]") -> Iterator[ReadingColumns]:
     days: dict[int, list[int]] = {}
-    for place, moment in enumerate(readings.received):
+    for place, moment in enumerate(received):
         days.setdefault(moment // DAY_MS, []).append(place)
     for places in days.values():
         yield from _cut(readings.cut(places))
 
 
+def _fits(readings: ReadingColumns) -> bool:
+    return len(readings.relative) <= MAX_READINGS and len(readings.freeform) <= MAX_FREEFORM_BYTES
+
+
 def _cut(readings: ReadingColumns) -> Iterator[ReadingColumns]:
-    if len(readings.relative) <= MAX_READINGS and len(readings.freeform) <= MAX_FREEFORM_BYTES:
+    if _fits(readings):
         yield readings
         return
     texts = readings.freeform.split(SEPARATOR)

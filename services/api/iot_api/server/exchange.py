@@ -415,16 +415,16 @@ def _put_head(request: ApiRequest, ingest: Ingest) -> PutHead | None:
 
 def first_lines(version: tuple[int, int], status: str, *, closes: bool) -> str:
     """Return the first lines of every response."""
+    return _first_lines(version, status, closes, int(time.time()))
+
+
+@lru_cache(maxsize=16)
+def _first_lines(version: tuple[int, int], status: str, closes: bool, second: int) -> str:
     connection = "close" if closes else "keep-alive"
     return (
         f"HTTP/{version[0]}.{version[1]} {status}\r\nServer: {SERVER}\r\n"
-        f"Date: {_http_date(int(time.time()))}\r\nConnection: {connection}\r\n"
+        f"Date: {util.http_date(second)}\r\nConnection: {connection}\r\n"
     )
-
-
-@lru_cache(maxsize=4)
-def _http_date(second: int) -> str:
-    return str(util.http_date(second))
 
 
 def _check_transfer_coding(request: Any) -> None:

@@ -61,8 +61,7 @@ def test_every_figure_of_speed_is_generated(name: str) -> None:
 
 ASSUMED = {
     "docs/operations.md": ("10,000 readings/s", "1000 readings/s"),
-    "docs/scaling.md": ("10,000 requests a second", "17,000 requests a second",
-                        "16.7 million readings a second", "20 requests a second"),
+    "docs/scaling.md": ("20 requests a second",),
 }  # fmt: skip
 """Loads in examples."""
 

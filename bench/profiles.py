@@ -24,7 +24,7 @@ API_STAGES = {
         "iot_stores/backlog.py", "iot_stores/backlog_append.py", "iot_stores/scripts.py", "redis/",
     ),
     "encryption, entries, segments": (
-        "iot_cipher/encryption.py", "iot_models/segment.py", "iot_models/segment_texts.py",
+        "iot_cipher/encryption.py", "iot_models/segment.py",
     ),
     "merge": (
         "iot_api/query/merge.py", "iot_api/query/rows.py", "iot_api/query/readings.py",

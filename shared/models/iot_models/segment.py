@@ -12,7 +12,7 @@ differs from the order of the readings, the segment also has their positions in 
 receipt. A merged segment has ids and times of receipt as differences, too.
 
 `segment_encoding.py` writes what this file reads. Both need the compression with zstd, which
-entries use too, and the ranges of ids, which tell which segments overlap.
+entries use too.
 """
 
 import itertools
@@ -22,14 +22,12 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from typing import overload
 
 import zstandard
 
 from .errors import FormatError
-from .reading import Reading, absolute_timestamp
-from .segment_texts import Texts
+from .reading import SEPARATOR, Reading, absolute_timestamp
 
 FORMAT = 1
 ID_STRIDE = 256
@@ -54,6 +52,9 @@ SEGMENT_LEVEL = 1
 for most kinds of readings, more bytes. Level 5 saves a twentieth and takes three times as long."""
 MERGED_LEVEL = 9
 """Merged segments are compressed once, in the background, and live for years."""
+
+RUN_CHARACTERS = 2**17
+"""Approximate number of characters of texts decoded at a time."""
 
 _MAX_RATIO = 2**15
 """Maximum compression ratio of a zstd frame: the densest block has 4 bytes for 128 KiB."""
@@ -148,6 +149,83 @@ def _interleaved(planes: Sequence[bytes], code: str) -> "array[int]":
     for i, plane in enumerate(planes):
         joined[i::width] = plane
     return array(code, bytes(joined))
+
+
+class Texts(Sequence[str]):
+    """The `freeform` texts of a segment, decoded on access.
+
+    Until then they are a part of the segment's content: a copy as `str` would double the memory of
+    a large segment. Slices must have a step of 1.
+    """
+
+    def __init__(self, content: bytes, start: int = 0) -> None:
+        """The texts begin at offset `start` of `content`, in ASCII, separated by `SEPARATOR`."""
+        self._content = content
+        self._offsets = [start]
+        """Where each run begins. At the end, where the next one would begin."""
+        self._firsts = [0]
+        """The first text of each run. At the end, the number of all texts."""
+        while start <= len(content):
+            end = content.find(SEPARATOR, start + RUN_CHARACTERS)
+            end = len(content) if end < 0 else end
+            self._firsts.append(self._firsts[-1] + content.count(SEPARATOR, start, end) + 1)
+            start = end + 1
+            self._offsets.append(start)
+        self._all: list[str] | None = None
+
+    def __len__(self) -> int:
+        return self._firsts[-1]
+
+    @overload
+    def __getitem__(self, place: int) -> str: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[str]: ...
+
+    def __getitem__(self, place: int | slice) -> str | list[str]:
+        if self._all is not None or not isinstance(place, slice):
+            return self._decoded()[place]
+        begin, end, _ = place.indices(len(self))
+        return [text for _, run in self.runs(begin, end) for text in split_texts(run)]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._decoded())
+
+    @property
+    def size(self) -> int:
+        """Approximate number of characters of all texts."""
+        return len(self._content) - self._offsets[0]
+
+    def runs(
+        self, begin: int, end: int, *, descending: bool = False
+    ) -> Iterator[tuple[slice, memoryview]]:
+        """Yield the texts from index `begin` up to `end`, in runs of about `RUN_CHARACTERS`.
+
+        A run is the places of its texts, and the texts with `SEPARATOR` between them. Decoding
+        pieces that fit the CPU's cache takes less than half of the time. `descending`: the last
+        run first; within a run, the texts are in order.
+        """
+        if begin >= end:
+            return
+        numbers = range(bisect_right(self._firsts, begin) - 1, bisect_left(self._firsts, end))
+        for number in reversed(numbers) if descending else numbers:
+            first, last = self._firsts[number], self._firsts[number + 1]
+            run = memoryview(self._content)[self._offsets[number] : self._offsets[number + 1] - 1]
+            places = slice(max(begin, first), min(end, last))
+            if places != slice(first, last):
+                texts = bytes(run).split(SEPARATOR)[places.start - first : places.stop - first]
+                run = memoryview(SEPARATOR.join(texts))
+            yield places, run
+
+    def _decoded(self) -> list[str]:
+        if self._all is None:
+            self._all = self[:]
+        return self._all
+
+
+def split_texts(run: memoryview | bytes) -> list[str]:
+    """Return the texts of a run."""
+    return str(run, "ascii").split("\0")
 
 
 @dataclass(slots=True)
@@ -342,64 +420,3 @@ def unpacked_size(frame: bytes) -> int:
     if size < 0:
         raise FormatError("compressed content is damaged")
     return size
-
-
-MAX_RANGES = 2**16
-"""Ranges kept for each shard (1 MiB). Beyond it, only the ranges near the last one are kept."""
-
-
-class Overlap(Enum):
-    """Whether a segment shares ids with an earlier one."""
-
-    NONE = 0
-    POSSIBLE = 1
-    """The ranges overlap, but one of them has gaps: only the readings can tell."""
-    CERTAIN = 2
-
-
-class IdRanges:
-    """Ranges of ids of the segments read so far. Takes O(log n) a segment."""
-
-    def __init__(self) -> None:
-        self._dense: dict[int, _Ranges] = {}
-        self._sparse: dict[int, _Ranges] = {}
-
-    def add(self, bounds: SegmentBounds) -> Overlap:
-        """Add a segment; return whether it shares ids with earlier ones."""
-        first, last = bounds.first_id, bounds.last_id
-        residue = first % ID_STRIDE  # ids of different shards never collide
-        dense = self._dense.setdefault(residue, _Ranges())
-        sparse = self._sparse.setdefault(residue, _Ranges())
-        if last - first == (bounds.count - 1) * ID_STRIDE:
-            if dense.add(first, last):
-                return Overlap.CERTAIN
-            return Overlap.POSSIBLE if sparse.overlaps(first, last) else Overlap.NONE
-        overlapped = dense.overlaps(first, last)
-        return Overlap.POSSIBLE if sparse.add(first, last) or overlapped else Overlap.NONE
-
-
-class _Ranges:
-    """Disjoint ranges in order. Adjacent and overlapping ranges are merged."""
-
-    def __init__(self) -> None:
-        self._firsts: array[int] = array("q")
-        self._lasts: array[int] = array("q")
-
-    def overlaps(self, first: int, last: int) -> bool:
-        """Return whether any range contains an id of `first` to `last`."""
-        return bisect_left(self._lasts, first) < bisect_right(self._firsts, last)
-
-    def add(self, first: int, last: int) -> bool:
-        """Add a range; return whether it has ids in common with another one."""
-        firsts, lasts = self._firsts, self._lasts
-        overlapped = self.overlaps(first, last)
-        begin = bisect_left(lasts, first - ID_STRIDE)
-        end = bisect_right(firsts, last + ID_STRIDE)
-        if begin < end:
-            first, last = min(first, firsts[begin]), max(last, lasts[end - 1])
-        firsts[begin:end], lasts[begin:end] = array("q", [first]), array("q", [last])
-        if len(firsts) > MAX_RANGES:
-            half = MAX_RANGES // 2
-            far = slice(half) if begin > half else slice(half, None)
-            del firsts[far], lasts[far]
-        return overlapped

@@ -12,8 +12,7 @@ from operator import attrgetter
 from typing import Self
 
 from iot_models.reading import Reading
-from iot_models.segment import SegmentBounds, SegmentColumns
-from iot_models.segment_texts import Texts, split_texts
+from iot_models.segment import SegmentBounds, SegmentColumns, Texts, split_texts
 from iot_stores.history import ReadFilter
 from iot_stores.interval_index import Position
 

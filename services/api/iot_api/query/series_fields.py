@@ -23,7 +23,7 @@ from typing import Any
 import msgspec
 
 from iot_models.reading import SEPARATOR
-from iot_models.segment_texts import split_texts
+from iot_models.segment import split_texts
 
 from .series_query import Condition
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from itertools import chain
 
 from iot_cipher.encryption import SealedSegment
-from iot_models.segment import ID_STRIDE, IdRanges, Overlap, SegmentBounds
+from iot_models.segment import ID_STRIDE, SegmentBounds
 from iot_stores.interval_index import Position
 
-from .merge import OpenSegment
+from .merge import IdRanges, OpenSegment, Overlap
 from .pausable_read import SegmentBatch
 from .rows import ASCENDING, Rows
 

@@ -3,8 +3,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iot_models import segment
-from iot_models.segment import ID_STRIDE, IdRanges, Overlap, SegmentBounds
+from iot_api.query import merge
+from iot_api.query.merge import IdRanges, Overlap
+from iot_models.segment import ID_STRIDE, SegmentBounds
 
 SEGMENTS = st.lists(
     st.tuples(st.integers(0, 40), st.integers(1, 6), st.booleans(), st.integers(0, 1)), max_size=30
@@ -36,6 +37,6 @@ def test_overlaps_are_found(segments: list[tuple[int, int, bool, int]]) -> None:
 
 def test_the_number_of_ranges_is_bounded() -> None:
     ranges = IdRanges()
-    count = 3 * segment.MAX_RANGES
+    count = 3 * merge.MAX_RANGES
     assert {ranges.add(bounds(2 * n, 1)) for n in range(count)} == {Overlap.NONE}
     assert ranges.add(bounds(2 * count - 2, 1)) is Overlap.CERTAIN

@@ -8,7 +8,12 @@ from pathlib import Path
 from iot_cipher.keyring import new_keyring_text
 
 MASTER = """
-import sys
+import gc, sys
+opened, collections = [], []
+sys.addaudithook(lambda event, words: opened.append(words[0]) if event == "open" else None)
+gc.callbacks.append(
+    lambda *_: collections.append("iot_api.app" in sys.modules and not gc.get_freeze_count())
+)
 import iot_api.gunicorn_conf, iot_api.server.gunicorn_worker
 inherited = set(sys.modules)
 """
@@ -59,3 +64,17 @@ parts = os.fork, os.waitpid, queue.SimpleQueue, signal.signal, subprocess.Popen
 print({part.__module__.partition(".")[0] for part in parts} & {"gevent"})
 """
     assert printed(program, tmp_path) == "set()\n"
+
+
+def test_gevent_looks_for_no_plugins(tmp_path: Path) -> None:
+    program = """
+print(*(name for name in opened if str(name).endswith("entry_points.txt")))
+"""
+    assert printed(program, tmp_path) == "\n"
+
+
+def test_workers_share_what_was_imported_without_a_collection(tmp_path: Path) -> None:
+    program = """
+print(any(collections), gc.isenabled(), gc.get_freeze_count() > 50_000)
+"""
+    assert printed(program, tmp_path) == "False True True\n"

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import time
 from typing import Any
 
 from playwright.sync_api import Browser
@@ -90,7 +91,9 @@ def test_the_page_stays_smooth(module_stack: Stack, open_page: OpenPage, browser
         page.page.evaluate(_FRAMES)
         browser.start_tracing(page=page.page, categories=["toplevel"])
         begin = device.sent
-        wait_until(lambda: device.sent - begin > SECONDS * RATE, seconds=6 * SECONDS)
+        began = time.monotonic()
+        wait_until(lambda: device.sent - begin > SECONDS * RATE, seconds=12 * SECONDS)
+        seconds = time.monotonic() - began
         trace = json.loads(browser.stop_tracing())
         frames = sorted(page.page.evaluate("window.frames"))
         grown = heap(page) - before
@@ -98,11 +101,11 @@ def test_the_page_stays_smooth(module_stack: Stack, open_page: OpenPage, browser
     notice = page.page.locator("#notice").text_content()
     print(f"{len(frames)} frames, half within {frames[len(frames) // 2]:.0f} ms,", end=" ")
     print(f"longest {frames[-1]:.0f} ms on this machine; notice: {notice or 'none'}")
-    print(f"longest task {max(tasks):.0f} ms of CPU, all {sum(tasks):.0f} ms in {SECONDS} s;")
+    print(f"longest task {max(tasks):.0f} ms of CPU, all {sum(tasks):.0f} ms in {seconds:.0f} s;")
     print(f"heap {before >> 10} KiB + {grown >> 10} KiB")
     assert len(tasks) > SECONDS
     assert max(tasks) < FRAME_MS
-    assert sum(tasks) < SECONDS * 1000 * MAX_SHARE
+    assert sum(tasks) < seconds * 1000 * MAX_SHARE
     assert grown < HEAP_GROWTH
     last = (device.sent - 1) % PHASES
     newest = "view.recent.newest().next().value.content.phase"

@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, R
 
 IMAGES = Path(__file__).parents[3] / "build/page"
 """Each screenshot of the tests."""
-PATIENCE_MS = 40_000
+PATIENCE_MS = 120_000
 _VIEW = 'import("/assets/main.js").then(({view}) => %s)'
 
 

@@ -152,7 +152,8 @@ def test_segments_of_the_hot_window_are_not_merged(past: Past, writer: Writer) -
     for _ in range(100):
         past.sender.send(b"hot")
         drain_all(writer)
-    just_left = days_ago(past.sender.settings.hot_window_seconds / DAY) - 30_000
+    # A second ago: the rest of the margin is time for a busy machine.
+    just_left = days_ago(past.sender.settings.hot_window_seconds / DAY) - 1000
     past.store(b"hot", [(just_left - number, 7, 7, str(number)) for number in range(100)])
     assert past.look(b"hot") == 0
     assert past.work() == []

@@ -5,7 +5,7 @@ import threading
 from array import array
 from collections.abc import Sequence
 from itertools import accumulate, pairwise, starmap
-from operator import gt, le, sub
+from operator import gt
 from typing import NamedTuple
 
 import zstandard
@@ -33,6 +33,7 @@ from .segment import (
 _BATCH_READINGS = 16
 """With fewer readings a batch, on average, it costs more to sort batches than to sort readings."""
 _NUMBER = struct.Struct("<q")
+_SIGN = _NUMBER.pack(-(2**63))
 _MAX_WINDOW = 2**23
 """Twice the largest window that the levels above use."""
 
@@ -74,10 +75,13 @@ def encode_segment(
     count = len(relative)
     if not count == len(interrogator) == freeform.count(SEPARATOR) + 1:
         raise FormatError("the segment's columns differ in length")
+    # Columns are nearly always sorted, and then sorting finds the bounds faster than `min`, `max`.
+    moments = sorted(interrogator)
+    since_start = sorted(relative)
     bounds = SegmentBounds(
         first_id, first_id + (count - 1) * ID_STRIDE,
         min(times), max(times),
-        min(relative), max(relative), min(interrogator), max(interrogator),
+        since_start[0], since_start[-1], moments[0], moments[-1],
         shard, count,
     )  # fmt: skip
     placed = None
@@ -115,7 +119,7 @@ def _in_time_order(
     columns = [batch.readings.interrogator for batch in placed]
     if any(later[0] <= earlier[-1] for earlier, later in pairwise(columns)):
         return None
-    if not all(all(starmap(le, pairwise(column))) for column in columns):
+    if not all(map(_is_sorted, columns)):
         return None
     return placed
 
@@ -172,19 +176,31 @@ def _encode_one(
 
 def _order(interrogator: "array[int]") -> list[int] | None:
     """Return the positions, sorted by (interrogator timestamp, id); None if already sorted."""
-    if all(starmap(le, pairwise(interrogator))):
+    if _is_sorted(interrogator):
         return None
     return sorted(range(len(interrogator)), key=interrogator.__getitem__)
 
 
+def _is_sorted(column: "array[int]") -> bool:
+    """Return whether a column is sorted. Sorting a sorted list is faster than comparing pairs."""
+    numbers = column.tolist()
+    return sorted(numbers) == numbers
+
+
 def _pack(column: "array[int]") -> bytes:
-    try:
-        deltas = array("q", column[:1])
-        deltas.extend(map(sub, column[1:], column))
-        how, data = DELTA, deltas.tobytes()
-    except OverflowError:  # a difference does not fit in 64 bits
-        how, data = RAW, column.tobytes()
-    return how + _planes(data)
+    """Return the differences of a column; the column itself if one of them is beyond 64 bits.
+
+    Whole columns are subtracted as integers of `8 * len(column)` bytes, without a step a number:
+    without its sign bit, no number borrows from the next one.
+    """
+    data, count = column.tobytes(), len(column) - 1
+    numbers, previous = int.from_bytes(data[8:], "little"), int.from_bytes(data[:-8], "little")
+    signs = int.from_bytes(_SIGN * count, "little")
+    unlike = (numbers ^ previous) & signs
+    differences = ((numbers | signs) - (previous - (previous & signs))) ^ (signs ^ unlike)
+    if unlike & (numbers ^ differences):
+        return RAW + _planes(data)
+    return DELTA + _planes(data[:8] + differences.to_bytes(8 * count, "little"))
 
 
 def _planes(data: bytes) -> bytes:

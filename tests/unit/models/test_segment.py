@@ -310,3 +310,25 @@ def test_each_part_of_a_segment_is_checked(at: int, patch: bytes) -> None:
     assert content != CONTENTS[0]
     with pytest.raises(FormatError):
         decode_segment(BOUNDS[0], compress(content, SEGMENT_LEVEL))
+
+
+@given(
+    st.lists(
+        st.sampled_from([INT64_MIN, -(2**62), -1, 0, 1, 2**62, INT64_MAX])
+        | st.integers(INT64_MIN, INT64_MAX),
+        min_size=2,
+        max_size=8,
+    )
+)
+def test_differences_are_stored_if_all_fit_in_64_bits(relative: list[int]) -> None:
+    differences = [
+        later - earlier for earlier, later in zip([0, *relative[:-1]], relative, strict=True)
+    ]
+    readings = ReadingColumns(
+        int64s(relative), int64s([0] * len(relative)), SEPARATOR.join([b"1"] * len(relative))
+    )
+    content = decompress(encode_segment([(0, readings)], 256, 0)[1], 2**20)
+    fits = all(INT64_MIN <= difference <= INT64_MAX for difference in differences)
+    stored = int64s(differences if fits else relative).tobytes()
+    planes = b"".join(stored[place::8] for place in range(8))
+    assert content[21 : 22 + 8 * len(relative)] == bytes([fits]) + planes

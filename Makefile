@@ -22,7 +22,7 @@ QUICK_TESTS := tests/unit tests/integration tests/chart
 COMPILE_TESTS = test -n "$$(find tests -name '*-pytest-*.pyc' -print -quit)" || \
 	printf '%s\n' unit integration system | xargs -P $(CORES) -I{} $(BIN)/pytest --collect-only -qq tests/{} >/dev/null
 # Tests that check how fast processes recover and clients are served: they run after the others, fewer at a time.
-TIMED_TESTS := $(addprefix tests/system/faults/test_,short.py outboxes.py) \
+TIMED_TESTS := $(addprefix tests/system/faults/test_,short.py outboxes.py) tests/system/states/test_endpoint_moved.py \
 	$(addprefix tests/system/reliability/test_,read_memory.py slow_peers.py stalled_readers.py)
 # Tests in a browser, which takes a core: they run last, one for each core.
 PAGE_TESTS := tests/system/page

@@ -224,6 +224,7 @@ def test_a_busy_process_answers_health_checks_only(
 ) -> None:
     """Health checks are answered from the reserve, which newer connections take over."""
     monkeypatch.setattr(deadlines, "RESERVE_SECONDS", PATIENCE)
+    monkeypatch.setattr("iot_api.server.connection.STALLED_SECONDS", PATIENCE)
     monkeypatch.setattr(deadlines, "SEND_GRACE_SECONDS", PATIENCE)
     worker.real.limit(Limits(connections=2))
     with gevent.Timeout(PATIENCE), ExitStack() as opened:

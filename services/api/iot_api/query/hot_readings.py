@@ -10,7 +10,7 @@ from redis.exceptions import RedisError
 from iot_api.limits.clients import Client
 from iot_cipher.encryption import OpenVault, SealedSegment
 from iot_models import tracing
-from iot_models.errors import FormatError
+from iot_models.errors import DecryptionError, FormatError
 from iot_models.reading import Reading
 from iot_models.segment import SegmentBounds
 from iot_stores.history import PageRange, ReadFilter
@@ -146,6 +146,8 @@ class Readings(StoredReadings):
         """Read from the hot window as far as it has the segments, and the rest from Postgres.
 
         An evicted segment is not replaced by itself: a compaction may have merged it with others.
+        A segment that can't be opened is damaged, or another one has overwritten it: a drain that
+        Postgres lost is repeated with the same first id, and the index still has the old bounds.
         """
         reached = page_range.after
         try:
@@ -159,7 +161,7 @@ class Readings(StoredReadings):
                 reached = position(batch[-1])
                 yield batch
                 del batch  # free its memory before the next one is produced
-        except EvictedError as error:
+        except (EvictedError, DecryptionError, FormatError) as error:
             _log.info("a read continues from Postgres: %s", error)
         else:
             return

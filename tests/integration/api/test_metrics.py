@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from typing import Any
 
@@ -21,6 +22,8 @@ from iot_tools.cli.main import main
 from support.stack import Stack
 from support.waiting import wait_until
 
+SETTLED_SECONDS = 1.0
+"""Ten times as long as a process waits before it adds its counts to the metrics."""
 OURS = [each for each in METRICS if each.service == "api" and not each.name.startswith("iot_tls_")]
 """`test_certificate_renewal` scrapes the metric of the certificate, which needs one."""
 
@@ -109,7 +112,12 @@ def test_a_process_that_shuts_down_loses_no_counts(module_stack: Stack) -> None:
     def counted() -> list[float]:
         return [value(stack, names[0]), value(stack, names[1], method="PUT")]
 
-    wait_until(lambda: counted() == counted(), what="no new counts")
+    def settled() -> bool:
+        first = counted()
+        time.sleep(SETTLED_SECONDS)
+        return first == counted() and first[0] > 0
+
+    wait_until(settled, what="no new counts")
     before = counted()
     os.kill(other, signal.SIGSTOP)
     try:

@@ -58,6 +58,8 @@ class DrainedShard:
     """The position of the shard after the drain."""
     segments: Sequence[SealedSegment]
     """The segments that the drain stored."""
+    next_id: int = 0
+    """The next id of the shard after the drain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +157,8 @@ class HotWindow:
     def _addition(self, drain: DrainedShard) -> list[str | int | bytes]:
         before = drain.before
         arguments: list[str | int | bytes] = [
-            before.position, drain.position, before.received_max + 1, len(drain.segments),
+            before.position, before.next_id, drain.next_id,
+            drain.position, before.received_max + 1, len(drain.segments),
         ]  # fmt: skip
         for segment in drain.segments:
             vault_id, bounds = segment.vault_id.bytes, segment.bounds

@@ -233,7 +233,7 @@ def _constants(bench: Bench) -> Iterator[tuple[str, float]]:
     spent = bench.loads()
     for name, (part, things) in PARTS.items():
         for thing, cost in solve(spent, name, things).items():
-            if thing != "job" or part != "postgres":  # the model has no such cost: it is none
+            if thing != "job" or part != "postgres":  # a job needs nothing from Postgres
                 yield f"{part}_{thing}", cost
     yield "api_open", opening()
     yield "json_reading", len(json_readings(0, 1000, vault_name(0))) / 1000

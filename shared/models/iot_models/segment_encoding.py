@@ -89,7 +89,9 @@ def encode_segment(
         placed = _in_time_order(batches, first_id)
         if placed is not None and any(starmap(gt, pairwise(each.first_id for each in placed))):
             return bounds, _encode_placed(placed)
-    order = _order(interrogator) if placed is None else None
+    order = None
+    if placed is None and moments != interrogator.tolist():
+        order = sorted(range(count), key=interrogator.__getitem__)
     if order is None:
         head = COUNTS.pack(ARRIVAL, count, len(runs))
         offsets = b""
@@ -172,13 +174,6 @@ def _encode_one(
         )
     )  # fmt: skip
     return bounds, compress(content, SEGMENT_LEVEL)
-
-
-def _order(interrogator: "array[int]") -> list[int] | None:
-    """Return the positions, sorted by (interrogator timestamp, id); None if already sorted."""
-    if _is_sorted(interrogator):
-        return None
-    return sorted(range(len(interrogator)), key=interrogator.__getitem__)
 
 
 def _is_sorted(column: "array[int]") -> bool:

@@ -6,7 +6,7 @@ and name who asked for it. A lost order does no harm: the letter stays.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import cast
@@ -36,19 +36,12 @@ class LetterOrder:
 
     letter_id: str
     action: LetterAction
-    token: str | None
-    """The name of the token of the request, if it had one."""
-    client: str
-    """The address of the client."""
-
-    @property
-    def fields(self) -> dict[str, Value]:
-        """Who made the order, in an event of the audit log."""
-        return {"token": self.token, "client": self.client}
+    client: Mapping[str, Value]
+    """Who asked, for the audit log: the address `client`, and the name of the `token` or None."""
 
     def encode(self) -> bytes:
         """Return the content of the sealed order."""
-        content = [self.letter_id, self.action, self.token, self.client]
+        content = [self.letter_id, self.action, self.client["token"], self.client["client"]]
         return json.dumps(content).encode()
 
 
@@ -104,7 +97,8 @@ class DeadLetterOrders:
         try:
             content = json.loads(open_order(self._keys(), sealed, OrderKind.DEAD_LETTER))
             of_letter, action, token, client = content
-            order = LetterOrder(of_letter, LetterAction(action), token, client)
+            asked = {"token": token, "client": client}
+            order = LetterOrder(of_letter, LetterAction(action), asked)
         except (DecryptionError, TypeError, ValueError, RecursionError):
             return None
         # The id in the hash is not authenticated.

@@ -10,7 +10,8 @@ The cover must never claim a segment that the window lacks:
   commit in Postgres and its write here, the position does not match the next drain, and that drain
   moves `since` forward. `since` never moves back: a slow writer may write after later drains did.
 - If Postgres was restored and lacks drains that the window has, `since` moves past all of them.
-  Their entries may be stored again, in other segments.
+  Their entries may be stored again, in other segments. The cover also holds the next id after the
+  last drain: Postgres may have reached the same position again, with other ids.
 - The window may be in another Redis than the backlog. This Redis may be away, or may have been
   restored to an earlier state. So a cover is valid only if its position reaches the position up to
   which the backlog's Redis says that the shard is drained. The time is always that of the backlog's
@@ -54,12 +55,10 @@ class DrainedShard:
     shard: int
     before: Offset
     """The state of the shard before the drain."""
-    position: str
-    """The position of the shard after the drain."""
+    after: Offset
+    """The state of the shard after the drain."""
     segments: Sequence[SealedSegment]
     """The segments that the drain stored."""
-    next_id: int = 0
-    """The next id of the shard after the drain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,10 +154,10 @@ class HotWindow:
         run_all(self._client, self._write, [(covers, arguments)])
 
     def _addition(self, drain: DrainedShard) -> list[str | int | bytes]:
-        before = drain.before
+        before, after = drain.before, drain.after
         arguments: list[str | int | bytes] = [
-            before.position, before.next_id, drain.next_id,
-            drain.position, before.received_max + 1, len(drain.segments),
+            before.position, before.next_id, after.position, after.next_id,
+            before.received_max + 1, len(drain.segments),
         ]  # fmt: skip
         for segment in drain.segments:
             vault_id, bounds = segment.vault_id.bytes, segment.bounds

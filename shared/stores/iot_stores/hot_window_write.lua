@@ -1,8 +1,8 @@
 -- Add the segments of a drain to the hot window, and update the covers of its shards (see hot_window.py).
 -- KEYS: the cover of each shard. ARGV: seconds to keep segments, the time in milliseconds ('': the time of this
--- Redis); then for each shard: position before the drain, next id before it, next id after it, position after it, begin of the cover if there is a
--- gap, number of segments; for each segment: index, key, score, bounds, payload ('': too large to keep). The
--- time is that of the backlog's Redis, which stamps readings and may be another server.
+-- Redis); then for each shard: position and next id before the drain, position and next id after it, begin of the
+-- cover if there is a gap, number of segments; for each segment: index, key, score, bounds, payload ('': too large
+-- to keep). The time is that of the backlog's Redis, which stamps readings and may be another server.
 -- Returns 1, or the first error. An error of one shard does not stop the others.
 local keep, now = tonumber(ARGV[1]), tonumber(ARGV[2])
 if not now then
@@ -25,27 +25,31 @@ end
 
 -- Add the segments of the shard whose values begin at `at`.
 local function add(cover, at)
-  local before, before_id, after_id = ARGV[at], ARGV[at + 1], ARGV[at + 2]
-  local after, since = ARGV[at + 3], ARGV[at + 4]
+  local before, before_id, after, after_id = unpack(ARGV, at, at + 3)
+  local since = ARGV[at + 4]
   local known = redis.call('HMGET', cover, 'position', 'since', 'seconds', 'next_id')
-  -- Postgres may have lost a drain and drained up to the same position again: then the ids differ. Writers of
-  -- earlier versions note no id.
+  -- Writers of earlier versions note no id.
   local follows = known[1] == before and (not known[4] or known[4] == before_id)
+  local late = false
   if follows and known[3] == ARGV[1] then
-    redis.call('HSET', cover, 'position', after, 'next_id', after_id)
+    since = nil -- it stays
   elseif not known[2] and since ~= '1' then
     -- The window is empty, and other drains may have committed before this write. Cover only readings
     -- received from now on.
     since = string.format('%.0f', now + 1)
-    redis.call('HSET', cover, 'position', after, 'next_id', after_id, 'since', since, 'seconds', ARGV[1])
-  elseif known[2] and tonumber(since) >= tonumber(known[2]) and known[1] and later(known[1], before) then
+  elseif known[2] and tonumber(since) < tonumber(known[2]) then
+    late = true -- the cover is that of a later drain
+  elseif known[2] and known[1] and later(known[1], before) then
     -- Postgres was restored: it lacks drains whose segments are in the window, and may store their entries
     -- again, in other segments. Cover only readings received after all of these drains.
     since = string.format('%.0f', math.max(now, (parts(known[1]))) + 1)
-    redis.call('HSET', cover, 'position', after, 'next_id', after_id, 'since', since, 'seconds', ARGV[1])
-  elseif not known[2] or tonumber(since) >= tonumber(known[2]) then
-    redis.call('HSET', cover, 'position', after, 'next_id', after_id, 'since', since, 'seconds', ARGV[1])
-  end -- else: this writer is late, and the cover is that of a later drain
+  end
+  if not late then
+    redis.call('HSET', cover, 'position', after, 'next_id', after_id)
+    if since then
+      redis.call('HSET', cover, 'since', since, 'seconds', ARGV[1])
+    end
+  end
   for i = at + 6, at + 1 + 5 * ARGV[at + 5], 5 do
     local index = ARGV[i]
     if tonumber(ARGV[i + 2]) >= horizon then -- else it was imported, and is too old for the window

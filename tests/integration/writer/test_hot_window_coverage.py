@@ -245,15 +245,31 @@ def test_evicted_segments_come_from_postgres(writer: Writer, sender: Sender) -> 
     assert _reads("hot_window") == before + 1
 
 
-def test_an_unknown_position_moves_the_covered_start(writer: Writer, sender: Sender) -> None:
+@pytest.mark.parametrize(("field", "other"), [("position", "1-1"), ("next_id", "1")])
+def test_another_last_drain_moves_the_covered_start(
+    writer: Writer, sender: Sender, field: str, other: str
+) -> None:
+    """The same position with another next id: Postgres lost a drain, and drained so far again."""
     story = Story(writer, sender, PASSWORD)
     story.send()
     story.drain()
-    sender.redis.hset(KEYS.hot_cover(story.shard), "position", "1-1")
+    sender.redis.hset(KEYS.hot_cover(story.shard), field, other)
     last = story.received[0]
     story.send()
     story.drain()
     assert story.since() == last + 1
+
+
+def test_a_cover_of_an_earlier_version_continues(writer: Writer, sender: Sender) -> None:
+    """Writers of earlier versions note no next id."""
+    story = Story(writer, sender, PASSWORD)
+    story.send()
+    story.drain()
+    since = story.since()
+    sender.redis.hdel(KEYS.hot_cover(story.shard), "next_id")
+    story.send()
+    story.drain()
+    assert story.since() == since
 
 
 def test_a_restored_history_is_not_mixed_with_lost_segments(

@@ -37,7 +37,7 @@ def set_aside(writer: Writer, sender: Sender, text: str = "kept") -> str:
 
 
 def order(letter_id: str, action: LetterAction) -> LetterOrder:
-    return LetterOrder(letter_id, action, "operator", "192.0.2.1")
+    return LetterOrder(letter_id, action, {"token": "operator", "client": "192.0.2.1"})
 
 
 def recorded(writer: Writer) -> list[str]:

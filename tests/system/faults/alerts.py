@@ -33,7 +33,7 @@ class Alerts:
         self.fired.add(alert)
 
     def still_firing(self) -> list[str]:
-        """Wait until all alerts that fired have ended. Return those that have not."""
+        """Wait a limited time until the fired alerts end. Return those that still fire."""
 
         def left() -> list[str]:
             return [alert for alert in sorted(self.fired) if self._fires(alert)]

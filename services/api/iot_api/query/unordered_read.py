@@ -63,7 +63,7 @@ class UnorderedRead:
     def batches(
         self, segments: Iterable[SealedSegment], open_segment: OpenSegment, after: Position | None
     ) -> Iterator[SegmentBatch]:
-        """Yield the rows of each segment, without those that an earlier turn has produced.
+        """Yield the rows of each segment. Rows that an earlier turn has yielded are left out.
 
         The turn continues behind position `after`. The segments that contain this position come
         first. The others follow, ordered by where they begin.

@@ -49,11 +49,7 @@ class LetterActions:
         letter = self._letter(letter_id)
         if action is LetterAction.REPLAY:
             self._refuse_forgotten(letter)
-        fields = client.fields
-        token = fields["token"]
-        order = LetterOrder(
-            letter_id, action, None if token is None else str(token), str(fields["client"])
-        )
+        order = LetterOrder(letter_id, action, client.fields)
         if self._orders.place(order) not in {action, None}:
             raise ConflictError(f"dead letter {letter_id}: another action is ordered already")
         self._sweep()

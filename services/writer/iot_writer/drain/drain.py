@@ -400,13 +400,7 @@ class Drain:
             metrics.counter("iot_hot_window_missed_total").inc(len(stored_batches))
             return
         drained = [
-            DrainedShard(
-                stored.batch.shard,
-                stored.before,
-                stored.after.position,
-                stored.segments,
-                stored.after.next_id,
-            )
+            DrainedShard(stored.batch.shard, stored.before, stored.after, stored.segments)
             for stored in stored_batches
         ]
         try:

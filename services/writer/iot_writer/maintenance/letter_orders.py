@@ -86,7 +86,7 @@ class LetterOrders:
         if order.action is LetterAction.DROP:
             event = audit_event(
                 AuditKind.DEAD_LETTER_DROPPED,
-                letter=letter_id, shard=letter.shard, reason=letter.reason, **order.fields,
+                letter=letter_id, shard=letter.shard, reason=letter.reason, **order.client,
             )  # fmt: skip
         elif is_forgotten(connection, self._opener, letter, self._backlog.now()):
             _log.warning("dead letter %s is not replayed: %s", letter_id, REASON)
@@ -95,7 +95,7 @@ class LetterOrders:
             self._backlog.append([(letter.shard, letter.sealed)])
             event = audit_event(
                 AuditKind.DEAD_LETTER_REPLAYED,
-                letter=letter_id, shard=letter.shard, **order.fields,
+                letter=letter_id, shard=letter.shard, **order.client,
             )  # fmt: skip
         self._audit.record(connection, event)
         self._letters.drop(letter)

@@ -4,7 +4,7 @@ stored.
 
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import pytest
@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from prometheus_client import REGISTRY
+from redis.exceptions import RedisError
 
 from integration.writer.sending import Sender, sending
 from iot_models.settings import Settings, load
@@ -19,6 +20,7 @@ from iot_stores import history
 from iot_stores.history import ReadFilter
 from iot_stores.hot_window import HotWindow
 from iot_writer.drain.drain import DrainOutcome
+from iot_writer.maintenance.sweep import release_held
 from iot_writer.writer import Writer
 from support.draining import drain_all
 from support.keys import KEYS
@@ -272,6 +274,40 @@ def test_a_cover_of_an_earlier_version_continues(writer: Writer, sender: Sender)
     assert story.since() == since
 
 
+def stall(*_: object) -> None:
+    raise _Stalled
+
+
+def refuse(*_: object) -> None:
+    raise RedisError("full")
+
+
+def new_passwords(sender: Sender) -> Iterator[bytes]:
+    """Yield passwords of new vaults."""
+    for number in itertools.count():
+        sender.vault(password := b"new%d" % number)
+        yield password
+
+
+def save_postgres(writer: Writer) -> None:
+    """Keep the state of the ledger and the history for `restore_postgres`."""
+    postgres = writer.postgres()
+    postgres.execute("CREATE TABLE saved_offsets AS TABLE ingest_offsets")
+    postgres.execute("CREATE TABLE saved_sessions AS TABLE ingest_sessions")
+    postgres.execute("CREATE TABLE saved_segments AS SELECT vault_id, first_id FROM segments")
+
+
+def restore_postgres(writer: Writer) -> None:
+    """Undo all drains since `save_postgres`."""
+    postgres = writer.postgres()
+    postgres.execute("TRUNCATE ingest_offsets, ingest_sessions")
+    postgres.execute("INSERT INTO ingest_offsets TABLE saved_offsets")
+    postgres.execute("INSERT INTO ingest_sessions TABLE saved_sessions")
+    postgres.execute(
+        "DELETE FROM segments WHERE (vault_id, first_id) NOT IN (TABLE saved_segments)"
+    )
+
+
 def test_a_restored_history_is_not_mixed_with_lost_segments(
     writer: Writer, sender: Sender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -281,31 +317,57 @@ def test_a_restored_history_is_not_mixed_with_lost_segments(
     story = Story(writer, sender, PASSWORD)
     story.send()
     story.drain()
-    postgres = writer.postgres()
-    postgres.execute("CREATE TABLE saved_offsets AS TABLE ingest_offsets")
-    postgres.execute("CREATE TABLE saved_sessions AS TABLE ingest_sessions")
-    postgres.execute("CREATE TABLE saved_segments AS SELECT vault_id, first_id FROM segments")
-
-    def stall(*_: object) -> None:
-        raise _Stalled
-
+    save_postgres(writer)
     with monkeypatch.context() as patch:
         patch.setattr(writer.drain._backlog, "remove", stall)  # noqa: SLF001 - the step to stall at
         for _ in range(2):
             story.send()
             with pytest.raises(_Stalled):
-                writer.drain.run(postgres, [story.shard])
-    postgres.execute("TRUNCATE ingest_offsets, ingest_sessions")
-    postgres.execute("INSERT INTO ingest_offsets TABLE saved_offsets")
-    postgres.execute("INSERT INTO ingest_sessions TABLE saved_sessions")
-    postgres.execute(
-        "DELETE FROM segments WHERE (vault_id, first_id) NOT IN (TABLE saved_segments)"
-    )
+                writer.drain.run(writer.postgres(), [story.shard])
+    restore_postgres(writer)
     for lost in (2, 3):
         story.drain()
         # The range starts after the first reading, which is never lost.
         assert sender.last_seconds(PASSWORD, 243) == ["text"] * lost
         story.send()
+
+
+def test_a_repeated_position_does_not_cover_lost_segments(
+    writer: Writer, sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Postgres loses a vault and the drain of its only entry. The next drain reaches the position
+    of the lost one, because it holds the entry, and can't write the hot window.
+    """
+    sender.send(PASSWORD)
+    drain_all(writer)
+    save_postgres(writer)
+    shard = sender.shard(PASSWORD)
+    new = next(each for each in new_passwords(sender) if sender.shard(each) == shard)
+    row = writer.postgres().execute(
+        "SELECT vaults FROM vaults WHERE vault_id = %s", [sender.vault(new).vault_id]
+    )
+    ((vault,),) = row.fetchall()
+    sender.send(new)
+    with monkeypatch.context() as patch:
+        patch.setattr(writer.drain._backlog, "remove", stall)  # noqa: SLF001 - the step to stall at
+        with pytest.raises(_Stalled):
+            writer.drain.run(writer.postgres(), [shard])
+    restore_postgres(writer)
+    writer.postgres().execute(
+        "DELETE FROM vaults WHERE vault_id = %s", [sender.vault(new).vault_id]
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(writer.drain._hot_window, "write", refuse)  # noqa: SLF001 - it refuses
+        held = writer.drain.run(writer.postgres(), [shard])
+    assert held.outcomes == {shard: DrainOutcome.HELD}
+    sender.send(PASSWORD)
+    drain_all(writer)
+    assert sender.last_seconds(new, 60) == []
+    assert sender.last_seconds(PASSWORD, 60) == ["0", "1"]
+    writer.postgres().execute("INSERT INTO vaults SELECT (%s::vaults).*", [vault])
+    assert release_held(writer.held, writer.postgres) == 1
+    drain_all(writer)
+    assert sender.last_seconds(new, 60) == sender.texts(new) == ["0"]
 
 
 def test_a_lengthened_window_answers_when_it_covers_its_length(

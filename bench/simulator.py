@@ -7,7 +7,7 @@ long they wait, and when the backlog grows without limit.
 
 Rules of the service: an append queues a drain of its shard unless one is queued. An idle writer
 takes the job and all queued drains, and stores the entries of those shards, up to a limit, in one
-transaction. A linger after the begin of its drain it looks for more drains, and is idle if there
+transaction. A linger after the start of its drain it looks for more drains, and is idle if there
 are none. A shard that another writer drains is left to that writer.
 """
 
@@ -50,7 +50,7 @@ class Plant:
     writers: int = 1
     shards: int = 8
     linger: float = 0.025
-    """Shortest seconds from the begin of a writer's drain to the begin of its next one."""
+    """Shortest seconds from the start of a writer's drain to the start of its next one."""
     rest: float = 0.005
     """Shortest seconds between two drains of a writer."""
     job: float = 0.003

@@ -4,7 +4,7 @@ import sys
 
 
 def main() -> int:
-    """Run the command. Ctrl-C is reported in one line, also while the command is imported."""
+    """Run the command. Ctrl-C is reported in one line, even while the command is imported."""
     try:
         from iot_tools.cli.main import main as run  # noqa: PLC0415 -- takes long
     except KeyboardInterrupt:

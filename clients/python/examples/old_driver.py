@@ -7,7 +7,7 @@ class, and change nothing else:
     class SafeImpinjR420(OutboxConsumer, ImpinjR420):
         pass
 
-Readings then wait on the disk while the service is away, also when the driver is restarted.
+Readings then wait on the disk while the service is unavailable, even if the driver is restarted.
 """  # noqa: INP001 -- an example, no package
 
 import logging

@@ -248,7 +248,7 @@ class Client:
         """Return readings of the password, ordered by interrogator timestamp.
 
         Args:
-            last: only so many, the last ones.
+            last: only this many readings, the last ones.
             seconds: only those received in the last seconds.
             start: only those with at least this relative timestamp.
             end: only those with at most this relative timestamp; needs `start`.
@@ -307,7 +307,7 @@ class Client:
         It waits for readings until `stop` is set. Each comes exactly once, however long the
         service needs to store it. Readings that were received up to `overlap` seconds before and
         are stored after the first `next` come too. Imported readings do not, nor do readings that
-        the service held. They come by id, through a live stream; a service without is polled.
+        the service held. They come by id, through a live stream; else the service is polled.
 
         Args:
             interval: seconds until a lost connection is opened again, and between two polls.

@@ -52,7 +52,7 @@ class Stream:
             yield piece
 
     def abort(self) -> None:
-        """End the body, also while another thread waits for it."""
+        """End the body, even while another thread waits for it."""
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 

@@ -164,7 +164,7 @@ class LiveFollower:
                 self._wait(error)
 
     def _wait(self, error: RetryableError) -> None:
-        """Wait before the next attempt. Raise the error if it will not pass, or at the begin."""
+        """Wait before the next attempt. Raise the error if it will not pass, or at the start."""
         if not is_temporary(error):
             raise error
         pause: float | None = max(self._interval, error.retry_after or 0.0)

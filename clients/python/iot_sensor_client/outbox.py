@@ -102,7 +102,7 @@ class Outbox:
             in_doubt: what to do with a batch that may be stored and has lost its protection.
 
         Raises:
-            OutboxError: the file can't be opened, is no outbox, or is in use.
+            OutboxError: the file can't be opened, is not an outbox, or is in use.
         """
         self._client = client
         self._max_bytes = max_bytes

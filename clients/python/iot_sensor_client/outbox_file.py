@@ -100,7 +100,7 @@ class OutboxFile:
         (empty,) = run("SELECT count(*) = 0 FROM sqlite_master").fetchone()
         found = (run("PRAGMA application_id").fetchone(), run("PRAGMA user_version").fetchone())
         if not empty and found != ((_APPLICATION_ID,), (_VERSION,)):
-            raise OutboxError(f"{self._path} is no outbox of this version of the client")
+            raise OutboxError(f"{self._path} is not an outbox of this version of the client")
         run("PRAGMA journal_mode = WAL")
         run("PRAGMA synchronous = FULL")
         run("PRAGMA fullfsync = ON")  # macOS: fsync alone does not reach the disk
@@ -151,7 +151,7 @@ class OutboxFile:
             if self._bytes + added > self._max_bytes:
                 raise OutboxFullError(
                     f"the outbox {self._path} is full: it holds {self._bytes} of {self._max_bytes}"
-                    f" bytes, and the readings need {added}; nothing of them was stored"
+                    f" bytes, and the readings need {added}; none of them was stored"
                 )
             # Readings are written twice: to the WAL, and from there to the database.
             if shutil.disk_usage(self._path.parent).free < RESERVE_BYTES + 2 * added:

@@ -50,7 +50,7 @@ class Readings:
 
         `absolute_timestamp` is a UTC time; the other times are whole microseconds. `freeform` is
         the JSON text, or with `flatten` a column for each of its members: `freeform.rssi`. A
-        `freeform` that is no object is then in the column `freeform`. Members whose values have
+        `freeform` that is not an object is then in the column `freeform`. Members whose values have
         different types are JSON texts.
 
         Raises:

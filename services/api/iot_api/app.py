@@ -52,7 +52,7 @@ def audit_access(access: Access, service: Service) -> None:
 
 
 def error_responder(service: Service) -> ErrorResponder:
-    """Return what answers errors. The audit log counts the requests that are answered 429."""
+    """Return the error responder. The audit log counts the requests that it answers with 429."""
     audit, proxies = service.access_audit, service.settings.trusted_proxies
 
     def limited(error: TooManyRequestsError, token: str, environ: Mapping[str, Any]) -> None:

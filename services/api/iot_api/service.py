@@ -242,7 +242,7 @@ def build_service(settings: Settings) -> Service:
 def _reports(
     stores: Stores, keyring: KeyringFile, keeper: VaultKeeper
 ) -> Iterator[Callable[[], None]]:
-    """Yield what reports this process in Redis."""
+    """Yield the reports of this process for Redis."""
     reported = stores.redis, stores.names, "api", keyring.current
     require_ours = stores.watch.require_ours
     open_vaults = keeper.master_keys_in_use

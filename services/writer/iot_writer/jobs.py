@@ -32,14 +32,14 @@ from .maintenance import lookup_upgrade, retention, sweep
 from .writer import Writer, current
 
 LINGER_SECONDS = 0.025
-"""Shortest time from the begin of a drain to the begin of the writer's next one, so that a drain
+"""Shortest time from the start of a drain to the start of the writer's next one, so that a drain
 under load has many entries (docs/adr/0031)."""
 BUSY_ENTRIES = 3000
 """With more entries a second, the linger grows with them, up to `MAX_LINGER_SECONDS`: the API needs
 the CPU for requests."""
 MAX_LINGER_SECONDS = 0.05
 PAUSE_SECONDS = 0.005
-"""Shortest pause after a drain, also after a long one: an idle writer gets its share of work."""
+"""Shortest pause after a drain, even after a long one: an idle writer gets its share of work."""
 JOB_SECONDS = 1.0
 """Time for which one job continues with waiting drains. RQ's overhead for a job is as large as a
 drain, so a job for every drain would double the cost."""

@@ -80,7 +80,7 @@ class Writer:
         self._connection: Connection | None = None
 
     def _reports(self) -> Iterator[Callable[[], None]]:
-        """Yield what reports this process in Redis."""
+        """Yield the reports of this process for Redis."""
         reported = self.redis, self.names, "writer", self.keys.current
         require_ours, drained = self.watch.require_ours, self._seconds_since_drains
         yield LoadedKeysReporter(*reported, require_ours=require_ours).report

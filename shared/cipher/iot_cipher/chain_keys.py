@@ -4,8 +4,8 @@ The chain keys of retired master keys stay in the keyring, because links are nev
 
     "retired": {"<id>": {"chain": <base64>, "sequence": <number>, "link": <hex>}}
 
-`sequence` and `link` are the end of the chain when the key was retired. So a thief of the retired
-key can make no link that counts: a link of that key is valid up to there alone.
+`sequence` and `link` are the end of the chain when the key was retired. So a link that was made
+with a stolen retired key is refused: links of that key are valid up to this end only.
 """
 
 import base64

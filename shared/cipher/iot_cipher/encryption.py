@@ -10,9 +10,9 @@ a chunk key, which is derived from the vault's data key and a salt:
 
     version 1 | salt 16 | nonce 12 | ciphertext and tag
 
-(The figures are lengths in bytes.) Whatever says where a ciphertext belongs is authenticated with
-it, so nobody can move it elsewhere unnoticed: an entry to another shard, a segment to another vault
-or to other bounds.
+(The figures are lengths in bytes.) The place to which a ciphertext belongs is authenticated with
+it, so nobody can move it unnoticed: an entry to another shard, a segment to another vault or to
+other bounds.
 """
 
 import hmac

@@ -94,7 +94,7 @@ class Keyring(SecretHolder):
         return self._derived(key_id, _AUDIT)
 
     def chain_key(self, key_id: KeyId) -> bytes:
-        """Return the key of the links of the audit log, also of a retired key. Raises
+        """Return the key of the links of the audit log, even of a retired key. Raises
         `DecryptionError` for an unknown id."""
         if key_id in self.retired:
             return self.retired[key_id].chain_key

@@ -40,8 +40,8 @@ def open_order(
     """Open a sealed order and return the encoded order.
 
     Raises:
-        DecryptionError: the bytes were changed or cut, are no order of this kind, or were sealed
-            with a master key that is not in the keyring.
+        DecryptionError: the bytes were changed or cut, are not an order of this kind, or were
+            sealed with a master key that is not in the keyring.
     """
     header = sealed[: _HEADER.size]
     if len(header) < _HEADER.size or header[0] != FORMAT:

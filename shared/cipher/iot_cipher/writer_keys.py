@@ -43,7 +43,7 @@ class AuditKeys(Protocol):
         """Return a key. Raises `DecryptionError` for an unknown id."""
 
     def chain_key(self, key_id: KeyId) -> bytes:
-        """Return the key of links, also of a retired key. Raises `DecryptionError` for an unknown
+        """Return the key of links, even of a retired key. Raises `DecryptionError` for an unknown
         id."""
 
 
@@ -108,7 +108,7 @@ class WriterKeys(SecretHolder):
         return self._of(key_id).audit
 
     def chain_key(self, key_id: KeyId) -> bytes:
-        """Return the key of links, also of a retired key. Raises `DecryptionError` for an unknown
+        """Return the key of links, even of a retired key. Raises `DecryptionError` for an unknown
         id."""
         if key_id in self.retired:
             return self.retired[key_id].chain_key

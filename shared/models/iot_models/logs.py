@@ -1,4 +1,4 @@
-"""The log of a process: one event a line, as text for a terminal or as JSON for a collector.
+"""The log of a process: one event per line, as text for a terminal or as JSON for a collector.
 
 An event is a sentence, and fields that a program can search: `_log.info("...", extra={...})`. All
 libraries log through the same handler. docs/operations.md lists the fields.
@@ -48,7 +48,7 @@ class _TextFormatter(logging.Formatter):
 
 
 class _JsonFormatter(MsgspecFormatter):
-    """JSON objects, one a line, with the time in UTC."""
+    """JSON objects, one per line, with the time in UTC."""
 
     def jsonify_log_record(self, log_data: dict[str, Any]) -> str:
         """Return an event as JSON."""

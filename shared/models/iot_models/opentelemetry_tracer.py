@@ -127,7 +127,7 @@ class RequestSpan:
         return trace.use_span(self._span, record_exception=False, set_status_on_exception=False)
 
     def describe(self, name: str, status: int, attributes: Attributes) -> None:
-        """Set what is known at the begin of the answer."""
+        """Set what is known at the start of the answer."""
         self._span.update_name(name)
         self._span.set_attribute("http.response.status_code", status)
         self._span.set_attributes(attributes)

@@ -31,7 +31,7 @@ from .segment import (
 )
 
 _BATCH_READINGS = 16
-"""With fewer readings a batch, on average, it costs more to sort batches than to sort readings."""
+"""With fewer readings per batch, on average, sorting batches costs more than sorting readings."""
 _NUMBER = struct.Struct("<q")
 _SIGN = _NUMBER.pack(-(2**63))
 _MAX_WINDOW = 2**23
@@ -130,7 +130,7 @@ def _encode_placed(batches: Sequence[_PlacedBatch]) -> bytes:
     """Return the content of a segment with batches in an order other than that of their receipt.
 
     It stores the ids, which take nearly no space as differences. The positions of form `SORTED`
-    take two bytes a reading.
+    take two bytes per reading.
     """
     ids, received = list[bytes](), list[bytes]()
     last_id = last_received = 0
@@ -185,8 +185,8 @@ def _is_sorted(column: "array[int]") -> bool:
 def _pack(column: "array[int]") -> bytes:
     """Return the differences of a column; the column itself if one of them is beyond 64 bits.
 
-    Whole columns are subtracted as integers of `8 * len(column)` bytes, without a step a number:
-    without its sign bit, no number borrows from the next one.
+    Whole columns are subtracted as integers of `8 * len(column)` bytes, without a Python step per
+    number. Their sign bits are cleared first, so that no number borrows from the next one.
     """
     data, count = column.tobytes(), len(column) - 1
     numbers, previous = int.from_bytes(data[8:], "little"), int.from_bytes(data[:-8], "little")

@@ -296,7 +296,7 @@ class Settings:
     )
     tls_client_required: int = _setting(
         0,
-        "1: the API refuses connections without a client certificate, also those of health "
+        "1: the API refuses connections without a client certificate, including those of health "
         "checks. 0: a client without a certificate needs a token.",
         maximum=1,
     )
@@ -329,7 +329,7 @@ class Settings:
     )
     log_level: str = _setting("INFO", "DEBUG, INFO, WARNING or ERROR.")
     log_format: str = _setting(
-        "text", "text: lines for a terminal. json: one JSON object a line, for a log collector."
+        "text", "text: lines for a terminal. json: one JSON object per line, for a log collector."
     )
     log_requests: int = _setting(
         0,

@@ -49,7 +49,7 @@ def read_line(path: Path, name: str | None = None) -> str:
 def replace_file(
     path: Path, text: str, *, mode: int = 0o600, keep_mode_and_owner: bool = False
 ) -> None:
-    """Write a file as a whole: readers, also after a crash, see the old text or the new text.
+    """Write a file as a whole: readers see the old text or the new text, even after a crash.
 
     With `keep_mode_and_owner`, an existing file keeps its mode and its owner.
 

@@ -1,8 +1,8 @@
 """Traces of one process. While they are off, OpenTelemetry is not even imported.
 
 `is_requested` reads the variables of OpenTelemetry. Code that is traced uses the functions of this
-module, which do nothing while tracing is off. `wrap` and `is_on` are asked when an object is built,
-so they cost a request nothing.
+module, which do nothing while tracing is off. `wrap` and `is_on` are called when an object is
+built, so they cost nothing per request.
 
 A span never holds a password, a token, a reading, a path or the message of an error.
 """
@@ -140,12 +140,12 @@ def record(
 
 
 def traceparent() -> str:
-    """Return the `traceparent` of the current span; "" without one that is sampled."""
+    """Return the `traceparent` of the current span; "" if no sampled span is current."""
     return "" if _tracer is None else _tracer.traceparent()
 
 
 def trace_id() -> str:
-    """Return the id of the current trace in hex; "" without one that is sampled."""
+    """Return the id of the current trace in hex; "" if no sampled trace is current."""
     return traceparent()[3:35]
 
 

@@ -32,7 +32,7 @@ class GuardedError(Exception):
 
 
 def refuse(outcome: int, *more: int) -> NoReturn:
-    """Raise the error for an outcome with which nothing was appended. `more`: its numbers.
+    """Raise the error for an outcome with which nothing was appended. `more`: the script's numbers.
 
     Raises:
         GuardedError, TooManyRequestsError, UnavailableError

@@ -49,7 +49,7 @@ class AuditChain:
     def extend(self, connection: Connection) -> int:
         """Chain up to `BATCH` records, in the order of their ids. Return how many.
 
-        A process that finds another one at work chains nothing.
+        If another process is chaining records, chain nothing.
         """
         keys = self._keys()
         known = [key_id.to_bytes(4, "big") for key_id in keys.key_ids]

@@ -1,5 +1,5 @@
 """Encrypt the audit log again, so that it needs no old master key. The links of the chain stay,
-except for links of version 1: these cover the sealed bytes, and are replaced before.
+except for links of version 1: these cover the sealed bytes, and are replaced first.
 """
 
 from typing import LiteralString, cast

@@ -1,4 +1,4 @@
-"""The backlog: sealed entries that are acknowledged and wait to be stored, one stream a shard.
+"""The backlog: sealed entries that are acknowledged and wait to be stored, one stream per shard.
 
 The Lua scripts change streams, counters and the job queue in one step: Redis runs a script without
 interruption, so a process that is killed leaves none of them half changed.
@@ -270,7 +270,7 @@ class Backlog(BacklogAppender):
         return cast("int", self._enqueue_once(keys=[self._names.job_list], args=list(jobs)))
 
     def shards(self) -> list[int]:
-        """Return all shards, also those in use before the number of shards was changed."""
+        """Return all shards, including those in use before the number of shards was changed."""
         counted = cast("list[bytes]", self._client.hkeys(self._names.backlog_counters))
         used = {shard for shard in map(parse_shard, counted) if shard is not None}
         return sorted(used.union(range(self._shards)))

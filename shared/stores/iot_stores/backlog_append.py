@@ -354,7 +354,7 @@ class GroupCommit:
         """The requests for the next groups, the oldest first."""
         self._idle = {True: True}
         """Empty while a caller sends a group, or is elected to send the next one. `pop` takes that
-        role, so the caller must give it on, or all later callers would wait forever."""
+        role, so the caller must hand it on, or all later callers would wait forever."""
 
     def run(self, pending: _PendingRequest) -> _Answer:
         """Return the answer to a request.

@@ -56,7 +56,8 @@ class DeadLetterOrders:
     def place(self, order: LetterOrder) -> LetterAction | None:
         """Add an order, unless one for the letter waits. Return what the waiting order asks for.
 
-        None: a writer has just carried out an earlier order, or the waiting one is not valid.
+        Return None if a writer has just carried out an earlier order, or the waiting order is not
+        valid.
         """
         name, letter_id = self._names.dead_letter_orders, order.letter_id
         sealed = seal_order(self._keys(), order.encode(), OrderKind.DEAD_LETTER)

@@ -57,7 +57,7 @@ def find_forgotten(
 
 
 def is_forgotten(connection: Connection, opener: Opener, letter: DeadLetter, now: int) -> bool:
-    """Return whether the ledger may have forgotten if the entry of a dead letter is stored.
+    """Return whether the ledger may have forgotten whether a dead letter's entry is stored.
 
     The backlog would give the entry a new id, and a writer would store it a second time. False if
     the letter can't be opened: a writer can't open it either. `now` is the time by Redis's clock.

@@ -49,7 +49,7 @@ _log = logging.getLogger(__name__)
 _SELECT: LiteralString = f"SELECT {COLUMNS}, {PAYLOAD} FROM segments WHERE vault_id = %(vault_id)s"  # noqa: S608
 
 _RELATIVE: LiteralString = "AND relative_max >= %(low)s AND relative_min <= %(high)s"
-# A segment lies within one month, so the begin of the month prunes partitions.
+# A segment lies within one month, so the start of the month prunes partitions.
 _RECEIVED_SINCE: LiteralString = "AND received_max >= %(since)s AND received_min >= %(month)s"
 _RECEIVED_UNTIL: LiteralString = "AND received_min <= %(received_until)s"
 
@@ -220,9 +220,10 @@ def select(
     read_filter: ReadFilter,
     page_range: PageRange = PageRange(),
 ) -> Segments:
-    """Yield the segments of a vault that may contain matching readings, ordered by their begins.
+    """Yield the segments of a vault that may contain matching readings, ordered by where they
+    begin.
 
-    The begin is (interrogator_min, first_id) or, descending, (interrogator_max, last_id). Segments
+    The start is (interrogator_min, first_id) or, descending, (interrogator_max, last_id). Segments
     that contain `page_range.after` come first, in any order. All segments are read from one
     snapshot and fetched in steps; a large payload is fetched by `StoredSegment.fetch`. A
     transaction stays open until the generator is exhausted or closed.
@@ -342,7 +343,7 @@ def _all(condition: LiteralString, *, descending: bool) -> LiteralString:
 def _holding(condition: LiteralString, *, descending: bool) -> LiteralString:
     """Return the statement for the segments that contain the position (see `interval_index`).
 
-    `interrogator_min + 0` keeps the planner from an index by begin alone, with which it would read
+    `interrogator_min + 0` keeps the planner from an index by start alone, with which it would read
     half of the vault.
     """
     return f"""

@@ -66,7 +66,7 @@ class Coverage:
     """Whether the window holds the readings of the last seconds of a shard."""
 
     begin: int
-    """Begin of these seconds, in Unix milliseconds of the clock that stamps readings."""
+    """Start of these seconds, in Unix milliseconds of the clock that stamps readings."""
     complete: bool
     """Whether the window holds all readings received since `begin`."""
 
@@ -135,7 +135,7 @@ class HotWindow:
     def write(self, drains: Sequence[DrainedShard]) -> None:
         """Add the segments of a drain.
 
-        Must be called after each drain, with all of its shards, also with a shard without new
+        Must be called after each drain, with all of its shards, including shards without new
         segments. If the cover of a shard does not end at `before`, the new cover starts after
         `before`: a writer was killed, Redis was away or emptied, or the window's length changed.
 
@@ -208,7 +208,7 @@ class HotWindow:
     def coverage(self, shard: int, seconds: int, begin: int | None = None) -> Coverage:
         """Return whether the window holds all readings of the last `seconds` of a shard.
 
-        `begin`: the begin of these seconds, if an earlier page of the same read has fixed it.
+        `begin`: the start of these seconds, if an earlier page of the same read has fixed it.
         """
         # Before the cover: a drain in between may have stored segments that the window lacks.
         drained = self._backlog.drain_positions([shard])

@@ -1,9 +1,9 @@
 """An index of intervals: find the segments that contain a position, in vaults of any size.
 
 A reading has the position (interrogator timestamp, id). A segment is an interval of positions, and
-segments may overlap in any way, since device clocks jump and differ. With an index by begin or by
+segments may overlap in any way, since device clocks jump and differ. With an index by start or by
 end alone, finding the segments that contain a position takes half of the vault. So segments are
-indexed by the class of their length (powers of 256) and then by begin: a segment shorter than 2**16
+indexed by the class of their length (powers of 256) and then by start: a segment shorter than 2**16
 that contains a position begins less than 2**16 before that position, and so on for each class.
 """
 
@@ -29,7 +29,7 @@ REACH: LiteralString = """width_bucket(
 
 
 def probes(position: Position) -> tuple[list[int], list[int], list[int]]:
-    """Return three lists: the length classes, and the time and id of the earliest begin that a
+    """Return three lists: the length classes, and the time and id of the earliest start that a
     segment of each class can have if it contains `position`.
     """
     here = (position[0] << _ID_BITS) + position[1]

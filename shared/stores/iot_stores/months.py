@@ -4,17 +4,17 @@ from datetime import UTC, datetime
 
 DAY_MS = 86_400_000
 END_MS = 253_399_622_400_000
-"""Begin of December 9999. `datetime` ends with the year 9999, so December has no next month."""
+"""Start of December 9999. `datetime` ends with the year 9999, so December has no next month."""
 
 
 def month_begin(milliseconds: int) -> int:
-    """Return the begin of the month that contains a time."""
+    """Return the start of the month that contains a time."""
     moment = datetime.fromtimestamp(milliseconds // 1000, UTC)
     return _milliseconds(moment.year, moment.month)
 
 
 def next_month(begin: int) -> int:
-    """Return the begin of the next month after the month that begins at `begin`."""
+    """Return the start of the next month after the month that begins at `begin`."""
     moment = datetime.fromtimestamp(begin // 1000, UTC)
     years, month = divmod(moment.month, 12)
     return _milliseconds(moment.year + years, month + 1)
@@ -26,7 +26,7 @@ def month_name(begin: int) -> str:
 
 
 def parse_month(name: str) -> int:
-    """Return the begin of a month by its name from `month_name`."""
+    """Return the start of a month by its name from `month_name`."""
     return _milliseconds(int(name[:4]), int(name[4:]))
 
 

@@ -40,7 +40,7 @@ class ProcessReport(ABC):
         *,
         require_ours: Callable[[], None],
     ) -> None:
-        """`service`: `api` or `writer`. `require_ours` raises for the Redis of others."""
+        """`service`: `api` or `writer`. `require_ours` raises if Redis belongs to others."""
         self._client = client
         self._names = names
         self._service = service
@@ -49,7 +49,8 @@ class ProcessReport(ABC):
         self._next = 0.0
 
     def report(self) -> None:
-        """Send a report if one is due. A Redis that is away gets the next one."""
+        """Send a report if one is due. If Redis is unavailable, the next report replaces the lost
+        one."""
         now = time.monotonic()
         if now < self._next:
             return

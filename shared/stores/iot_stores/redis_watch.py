@@ -392,12 +392,12 @@ class RedisWatchThread(threading.Thread):
                 except (RedisError, *AWAY) as error:
                     _log.debug("the check of Redis failed: %s", error)
                 except Exception as error:  # noqa: BLE001 - the thread must survive any defect
-                    report(_log, "the check of Redis is not done", error)
+                    report(_log, "Redis is not checked", error)
             for step in self.after_checks:
                 try:
                     step()
                 except Exception as error:  # noqa: BLE001 - as above
-                    report(_log, "the thread that watches Redis lacks a step", error)
+                    report(_log, "a step of the thread that watches Redis failed", error)
             if self._stopping.wait(CHECK_SECONDS):
                 return
 

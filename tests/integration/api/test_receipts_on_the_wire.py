@@ -47,7 +47,7 @@ def test_a_receipt_of_all_shards_fits_into_a_request_line(
     """The receipt is requested through a proxy with a long prefix, and after a repeated request."""
     prefix = "/" + "p" * 200
     headers = {**JSON, "Idempotency-Key": "one", "X-Forwarded-Prefix": prefix}
-    # The first PUT creates the vaults, which is slow on a busy machine: 50 vaults a request.
+    # The first PUT creates the vaults, which is slow on a busy machine: 50 vaults per request.
     for start in range(0, len(ROWS), 50):
         assert api.put(ROWS[start : start + 50]).status == 201
     answers = [

@@ -1,4 +1,4 @@
-"""The format of the log: one event a line, whatever is logged."""
+"""The format of the log: one event per line, whatever is logged."""
 
 import io
 import json

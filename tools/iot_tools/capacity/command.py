@@ -21,7 +21,7 @@ def add_capacity(commands: "Subparsers[argparse.ArgumentParser]") -> None:
     parser.add_argument("--devices", type=number, default=10_000, help="default 10,000")
     parser.add_argument("--readings-per-second", type=rate, default=1.0, metavar="RATE",
                         dest="rate", help="of each device (default 1)")  # fmt: skip
-    parser.add_argument("--batch", type=number, default=1, help="readings a request (default 1)")
+    parser.add_argument("--batch", type=number, default=1, help="readings per request (default 1)")
     parser.add_argument("--devices-per-password", type=number, default=1, metavar="N",
                         dest="devices_per_vault",
                         help="default 1: each device has its own password")  # fmt: skip

@@ -24,7 +24,7 @@ class Demand:
     rate: float = 1.0
     """Readings a second of each device."""
     batch: int = 1
-    """Readings a request."""
+    """Readings per request."""
     devices_per_vault: int = 1
     retention_days: int = 365
     outage_seconds: int = 1800
@@ -98,7 +98,7 @@ class Capacity:
 
     @property
     def drains(self) -> float:
-        """Drains a second: at most one a linger for each writer, and at most one a request."""
+        """Drains a second: at most one per linger for each writer, and at most one per request."""
         return min(self._busy_writers() / self.costs.linger, self.demand.requests)
 
     @property
@@ -224,7 +224,7 @@ class Capacity:
 
     @property
     def merged(self) -> float:
-        """Readings a segment after the compaction of its day."""
+        """Readings per segment after the compaction of its day."""
         demand, costs = self.demand, self.costs
         written = demand.readings / self.segments
         if written >= costs.small_readings:

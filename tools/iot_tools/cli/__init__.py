@@ -1,4 +1,4 @@
-"""The `iot-sensor` command: one module a subcommand for operators.
+"""The `iot-sensor` command: one module per subcommand for operators.
 
 A subcommand that talks to Kubernetes belongs in `cluster`, one that sends readings in `checks`.
 """

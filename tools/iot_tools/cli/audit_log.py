@@ -31,7 +31,7 @@ def add_audit(commands: "Subparsers[argparse.ArgumentParser]") -> None:
     verify.set_defaults(command=_verify)
     export = actions.add_parser(
         "export",
-        help="print all records, one JSON object a line; the exit code is 1 if one can't be read",
+        help="print all records, one JSON object per line; the exit code is 1 if one can't be read",
     )
     export.set_defaults(command=_export)
     accept = actions.add_parser(
@@ -118,7 +118,7 @@ def _lost_head(stores: CommandStores, connection: Connection) -> str:
     except ValueError:
         return "(damaged)"
     if published is None:
-        raise IotError("Redis has no published head: a running writer publishes the present one")
+        raise IotError("Redis has no published head: a running writer publishes the current head")
     if has_link(connection, published):
         raise IotError("the database has the published head: there is nothing to accept")
     return str(published)

@@ -19,7 +19,8 @@ def record_if_configured(
 ) -> None:
     """Write a change to the audit log, if the environment is that of a writer.
 
-    The change is done: a token must be revocable while a store is away. So an error is a warning.
+    The change is already made, because a token must be revocable while a store is unavailable. So
+    an error here is only a warning.
     """
     if not has_stores():
         return

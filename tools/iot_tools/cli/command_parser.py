@@ -51,7 +51,7 @@ EXAMPLES = {
 
 
 class CommandParser(argparse.ArgumentParser):
-    """An `ArgumentParser` that ends its help with an example, and says an error in one line."""
+    """An `ArgumentParser` that ends its help with an example, and reports an error in one line."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)

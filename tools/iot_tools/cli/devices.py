@@ -81,7 +81,7 @@ def add_send(commands: "Subparsers[argparse.ArgumentParser]") -> None:
         "fields",
         nargs="*",
         metavar="FIELD=VALUE",
-        help="fields of one reading; without any: read one JSON object a line from standard input",
+        help="fields of one reading; default: read one JSON object per line from standard input",
     )
     parser.add_argument(
         "--time",

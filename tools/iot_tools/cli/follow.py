@@ -18,7 +18,7 @@ def add_follow(commands: "Subparsers[argparse.ArgumentParser]") -> None:
     """Add `follow` to the command."""
     parser = commands.add_parser(
         "follow",
-        help="print the readings of a password while they are stored, one JSON object a line",
+        help="print the readings of a password while they are stored, one JSON object per line",
     )
     add_service(parser)
     add_password(parser)

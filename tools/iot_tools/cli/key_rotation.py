@@ -130,8 +130,8 @@ class KeyRotation:
         if result.damaged:
             shown = ", ".join(map(str, result.damaged[:_MAX_SHOWN]))
             raise IotError(
-                f"{len(result.damaged)} vault records open with no key of the keyring, and were "
-                f"not rewrapped: {shown}; see `IotDamaged` in docs/operations.md"
+                f"no key of the keyring opens {len(result.damaged)} vault records, which were not "
+                f"rewrapped: {shown}; see `IotDamaged` in docs/operations.md"
             )
 
     def retire(self, key_id: KeyId) -> None:

@@ -21,7 +21,7 @@ from .option_types import Subparsers, positive_integer, seconds
 from .stores import open_stores
 
 _SETTLE_SECONDS = 60.0
-"""A request may take so long between choosing a master key and storing what it sealed with it."""
+"""Longest time of a request from choosing a master key to storing what it sealed with the key."""
 
 
 def add_keys(commands: "Subparsers[argparse.ArgumentParser]") -> None:

@@ -44,7 +44,7 @@ def add_top(commands: "Subparsers[argparse.ArgumentParser]") -> None:
     )
     parser.add_argument("--once", action="store_true", help="show the status once and exit")
     parser.add_argument(
-        "--json", action="store_true", help="print the answer of the service, one object a line"
+        "--json", action="store_true", help="print the answer of the service, one object per line"
     )
     parser.set_defaults(command=_top)
 
@@ -108,7 +108,7 @@ def _ask(client: Client) -> dict[str, Any]:
     except ValueError:
         status = None
     if not isinstance(status, dict) or "stores" not in status:
-        raise NoResponseError("the answer to GET /api/status is no status")
+        raise NoResponseError("the answer to GET /api/status is not a status")
     return status
 
 

@@ -1,4 +1,4 @@
-"""`iot-sensor send`: send one reading, or those of a file with one JSON value a line."""
+"""`iot-sensor send`: send one reading, or those of a file with one JSON value per line."""
 
 import json
 import queue

@@ -24,7 +24,7 @@ _MIN_VERSION = (6, 2)
 def find_redis(data: Path | None = None) -> tuple[str, str]:
     """Return path, and name with version, of a server: Redis of the system, or Valkey of the wheel.
 
-    Of a directory with data of Valkey, return Valkey: no Redis can load them.
+    For a directory with Valkey's data, return Valkey: Redis can't load them.
 
     Raises:
         LaunchError: neither is installed.

@@ -8,7 +8,7 @@ import time
 class Terminal:
     """A printer of lines, prefixed with the seconds since `started` (as of `time.time`).
 
-    A closed terminal is no error, because the child processes must still be stopped.
+    A closed terminal is not an error, because the child processes must still be stopped.
     """
 
     def __init__(self, started: float) -> None:

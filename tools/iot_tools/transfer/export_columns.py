@@ -40,7 +40,7 @@ class Columns:
 
     @property
     def names(self) -> list[str]:
-        """The names of all columns, each another one: `freeform.` precedes the name of a member
+        """The names of all columns, each of them unique: `freeform.` precedes the name of a member
         that is the name of an own column, or that begins with `freeform.`.
         """
         return [*OWN, *(_column_name(name) for name, _ in self.members)]

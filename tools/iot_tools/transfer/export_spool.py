@@ -93,7 +93,7 @@ class ExportSpool:
 
     @property
     def cursor(self) -> str | None:
-        """Where the next page begins; None at the begin."""
+        """Where the next page begins; None at the start."""
         return self._state("cursor")
 
     @property

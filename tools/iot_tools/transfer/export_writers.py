@@ -38,7 +38,7 @@ OpenWriter = Callable[[Path], Writer]
 
 
 class CsvWriter:
-    """A CSV file as of RFC 4180, with a first line of names."""
+    """A CSV file (RFC 4180) with a header line."""
 
     def __init__(self, path: Path, columns: Columns) -> None:
         self._file = path.open("w", encoding="utf-8", newline="")
@@ -57,7 +57,7 @@ class CsvWriter:
 
 
 class _LineFeeds:
-    """End lines with a line feed. `csv.writer` calls `write` once a row."""
+    """End lines with a line feed. `csv.writer` calls `write` once per row."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
@@ -74,7 +74,7 @@ def _csv_cell(cell: Cell) -> Cell:
 
 
 class NdjsonWriter:
-    """A file with one JSON object a line."""
+    """A file with one JSON object per line."""
 
     def __init__(self, path: Path, columns: Columns) -> None:
         self._file = path.open("wb")

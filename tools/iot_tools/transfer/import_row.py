@@ -148,7 +148,7 @@ def _received(text: str) -> str:
             return absolute_timestamp(parse_time_or_date(text) // 1_000_000)
         return absolute_timestamp(int(_utc(parsedate_to_datetime(text)).timestamp()))
     except (ValueError, OverflowError):
-        raise RowError(f"absolute_timestamp is no date: {text[:40]!r}") from None
+        raise RowError(f"absolute_timestamp is not a date: {text[:40]!r}") from None
 
 
 def _utc(date: datetime) -> datetime:

@@ -36,7 +36,7 @@ class Source(Protocol):
     """A file to import. It can be read several times, with the rows in the same order."""
 
     def count(self) -> int | None:
-        """Return the number of rows, None if it takes reading them all."""
+        """Return the number of rows; None if only reading them all would tell."""
 
     def rows(self) -> Iterator[ImportRow | RowError]:
         """Yield each row, or why it is not a reading. Raises `ImportFileError`."""
@@ -146,7 +146,7 @@ class _TextFile:
         self._password = password
 
     def count(self) -> int | None:
-        """Return None: it takes reading the file."""
+        """Return None: only reading the file would tell."""
         return None
 
 
@@ -237,7 +237,7 @@ def _is_unicode(text: str) -> bool:
 
 
 class NdjsonFile(_TextFile):
-    """A file with one JSON object a line: readings as the API returns them, or rows of a PUT."""
+    """A file with one JSON object per line: readings as the API returns them, or rows of a PUT."""
 
     def rows(self) -> Iterator[ImportRow | RowError]:
         """Yield the rows."""
@@ -278,7 +278,7 @@ class JsonFile(_TextFile):
             raise ImportFileError(f"{self._path}: {error}") from None
         except (ValueError, RecursionError) as error:
             raise ImportFileError(
-                f"{self._path}: is not JSON: {error}; use --format ndjson for an object a line"
+                f"{self._path}: is not JSON: {error}; use --format ndjson for an object per line"
             ) from None
         if isinstance(found, dict):
             found = found.get("data")

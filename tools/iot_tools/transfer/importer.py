@@ -172,7 +172,8 @@ class Importer:
             done += len(page.readings)
 
     def _send_absent(self, number: int) -> bool:
-        """Send the readings that the service lacks. Return whether it had some after all."""
+        """Send the readings that the service lacks. Return whether it had some of them after
+        all."""
         repeated, done, total = False, 0, self._plan.absent()
         chunks = self._chunks()
         chunk, count = next(chunks, None), 0

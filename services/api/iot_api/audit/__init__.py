@@ -1,3 +1,1 @@
-"""What an API process adds to the audit log besides changes of vaults: refused access, tokens that
-were added or removed, and reads.
-"""
+"""Events that API processes add to the audit log: refused access, changed tokens and reads."""

@@ -25,8 +25,7 @@ _log = logging.getLogger(__name__)
 
 
 class AccessAudit(threading.Thread):
-    """A thread that records what `refused` and `limited` counted, and compares the tokens with
-    those before.
+    """A thread that records the counts of `refused` and `limited`, and the changes of the tokens.
 
     Requests never wait for it. While Postgres is away, counts and changes are kept in memory, and
     recorded later. A process that is killed loses the counts of the last minute.
@@ -59,7 +58,8 @@ class AccessAudit(threading.Thread):
         self._limits.count(ReachedLimit(str(error.reason), token, str(address)))
 
     def check(self, *, last: bool = False) -> None:
-        """Record changes of tokens, and the refusals whose minute is over; all of them if `last`.
+        """Record changes of tokens, and the refusals whose minute is over; with `last`, all
+        refusals.
 
         Raises:
             psycopg.Error, IotError: the audit log can't be written; a later check records the rest.
@@ -89,7 +89,7 @@ class AccessAudit(threading.Thread):
             self._try_check(last=False)
 
     def stop(self) -> None:
-        """Stop the thread, and record what waits."""
+        """Stop the thread, and record all waiting events."""
         self._stopping.set()
         if self.is_alive():
             self.join(_STOP_SECONDS)
@@ -127,7 +127,7 @@ def _reason(error: IotError) -> str:
 
 
 def _changes(before: dict[str, Grant], now: dict[str, Grant]) -> Iterator[AuditEvent]:
-    """Yield an event for each token that differs. Of a token it has only name and scopes."""
+    """Yield an event for each token that differs. An event has the token's name and scopes only."""
     host = socket.gethostname()
     for name in sorted(before.keys() | now.keys()):
         old, new = before.get(name), now.get(name)

@@ -8,12 +8,12 @@ from typing import Generic, NamedTuple, TypeVar
 PERIOD_SECONDS = 60.0
 """Shortest time between two records of the same kind, token and client."""
 MAX_KEYS = 100
-"""Kinds, tokens and clients that are counted by themselves in a period. The others are counted
-together: a client can send from many addresses."""
+"""Combinations of kind, token and client that are counted separately in a period. All others are
+counted together, because a client can send from many addresses."""
 
 
 class Refusal(NamedTuple):
-    """Why, and to whom access was refused."""
+    """Why access was refused, and to whom."""
 
     reason: str
     """`no_token`, `unknown_token`, or `scope`: the token lacks the scope."""

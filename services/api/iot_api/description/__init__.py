@@ -1,1 +1,1 @@
-"""The description of the API: `openapi.json`, written by hand, and what is made of it."""
+"""The description of the API: `openapi.json`, written by hand, and the documents made from it."""

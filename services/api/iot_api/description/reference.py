@@ -71,7 +71,7 @@ def render(document: Document, template: str, **values: object) -> str:
 
 
 def _operations(document: Document) -> Iterator[Operation]:
-    """Yield all calls but those of aliases."""
+    """Yield all calls except those of aliases."""
     for path, item in document["paths"].items():
         for method in METHODS:
             if method in item and "x-alias" not in item[method]:
@@ -98,7 +98,7 @@ def _errors(document: Document) -> list[dict[str, Any]]:
 
 
 def _rows(document: Document, schema: dict[str, Any], prefix: str = "") -> list[Row]:
-    """Return the members of an object, also those of the objects in it."""
+    """Return the members of an object, including those of inner objects."""
     schema = resolve(document, schema)
     while schema.get("type") == "array":
         schema, prefix = resolve(document, schema["items"]), f"{prefix[:-1]}[]."

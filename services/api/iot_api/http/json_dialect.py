@@ -43,7 +43,7 @@ _TAILS = {
 """Ends of the stand-ins."""
 _SAMPLES, _SAMPLE = 16, 2048
 _BORDER = re.compile(rb"[^-InfityNa\\udD]|NaN|-Infinity|(?<!-)Infinity|(?<!\\)\\")
-"""A byte that is not in an original, or the begin of an original."""
+"""A byte that is not in an original, or the start of an original."""
 _NEAR = 16
 """More bytes than the longest original."""
 

@@ -1,4 +1,4 @@
-"""Paths as clients and proxies send them: with slashes too many, and below a prefix."""
+"""Paths as clients and proxies send them: with repeated slashes, and below a prefix."""
 
 import re
 from collections.abc import Mapping

@@ -219,7 +219,7 @@ class Hidden(msgspec.Struct, gc=False):
 
 
 def is_ndjson(environ: Mapping[str, Any]) -> bool:
-    """Return whether the body of a WSGI request is NDJSON: one JSON value a line.
+    """Return whether the body of a WSGI request is NDJSON: one JSON value per line.
 
     Raises:
         UnsupportedMediaTypeError: the body is neither JSON nor NDJSON.
@@ -346,7 +346,7 @@ def password_bytes(
     try:
         encoded = password.encode()
     except UnicodeEncodeError:
-        problem = "holds half a surrogate pair, which is no character"
+        problem = "holds half a surrogate pair, which is not a character"
     else:
         if len(encoded) <= limit:
             return encoded

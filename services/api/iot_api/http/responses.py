@@ -23,7 +23,7 @@ class PlainResponse(NamedTuple):
     body: bytes
 
     def for_flask(self) -> Response:
-        """Return the response as an object of Flask."""
+        """Return the response as a Flask response."""
         return Response(self.body, self.status, self.headers)
 
 

@@ -1,4 +1,4 @@
-"""Headers that tell browsers to keep nothing of a response and to run nothing in it.
+"""Headers that tell browsers neither to cache a response nor to run scripts in it.
 
 They go on every response of the worker and of the application, except a 201. Its body is a
 constant sentence with a number, and no browser caches or renders the answer to a PUT. A device on a

@@ -87,7 +87,7 @@ class _TracedBody:
             raise
 
     def close(self) -> None:
-        """Close the answer, also one that the client did not wait for, and end the span."""
+        """Close the answer, even if the client did not wait for it, and end the span."""
         try:
             close = getattr(self._body, "close", None)
             if close is not None:

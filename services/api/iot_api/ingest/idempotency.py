@@ -64,7 +64,7 @@ class KeyedRequest:
     names: tuple[str, ...]
     """The keys of the request in Redis: the one to store first, then the ones of other versions."""
     fingerprint: str
-    """What tells requests with the same key apart; empty while version 0.1 may run, which can't
+    """Distinguishes requests with the same key; empty while version 0.1 may run, which can't
     read it."""
 
     def encode_answer(self, count: int, entries: Sequence[EntryName]) -> bytes:
@@ -105,7 +105,7 @@ class IdempotencyPolicy:
         *,
         old_processes_may_run: bool,
     ) -> KeyedRequest:
-        """Return a request. Its readings are those of `batches`, each in the vault at its place.
+        """Return a request with the readings of `batches`. Batch n belongs to vault n.
 
         While processes of version 0.1 may run, the request has the name by which they look for it.
         """

@@ -103,7 +103,7 @@ def decode_receipt(text: str) -> list[EntryName]:
     except (binascii.Error, struct.error, ValueError):
         entries = []
     if not entries or any(name.shard > 255 or name.number >= 2**63 for name in entries):
-        raise InvalidRequestError("this is no receipt of a request")
+        raise InvalidRequestError("this is not a receipt of a request")
     return entries
 
 

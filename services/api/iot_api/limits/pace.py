@@ -24,7 +24,7 @@ def seconds_waited_for_cpu() -> float:
 
 
 class Moment(Protocol):
-    """A place for a time."""
+    """A place to store a time."""
 
     time: float
 

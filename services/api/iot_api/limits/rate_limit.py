@@ -30,7 +30,7 @@ STATES = "iot_api.rates"
 _LIFE_SECONDS = 2 * WINDOW_SECONDS
 _STOP_SECONDS = 2.0
 _MAX_COUNTERS = 100_000
-"""Clients that a process counts. Beyond it, the counts of the minute start again."""
+"""Clients that a process counts. With more, the counts of the minute start again."""
 
 _log = logging.getLogger(__name__)
 

@@ -65,7 +65,7 @@ class Joined:
     listener: Listener
     feed: Feed
     until: LivePosition
-    """The listener gets what lies behind this position. The caller reads what lies before."""
+    """The listener gets the readings behind this position. The caller reads those before it."""
     reached: dict[int, str]
     """The drains that reach the position `until`."""
 

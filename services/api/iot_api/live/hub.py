@@ -32,7 +32,7 @@ from .source import LiveSource
 VERIFY_SECONDS = 300.0
 """Time between two comparisons of the vault's record with Postgres."""
 VERIFY_CHANGED_SECONDS = 2.0
-"""The same, after a change of the password was announced: the change may not be made yet."""
+"""The same, after a change of the password was announced: the change may still be pending."""
 CHANGING_SECONDS = 3.0
 """After the announcement, no stream is opened with the old password for this long. By then, the
 change is made or given up."""
@@ -51,7 +51,7 @@ class _Change:
 
     @property
     def is_recent(self) -> bool:
-        """Whether the change may not be made yet."""
+        """Whether the change may still be pending."""
         return time.monotonic() < self.announced_at + CHANGING_SECONDS
 
     @property
@@ -163,7 +163,7 @@ class LiveHub:
         """End all streams, and refuse new ones. The process ends."""
         self._stopping = True
         self.poller.stop()
-        reason = UnavailableError("this server process ends; connect again")
+        reason = UnavailableError("this server process shuts down; connect again")
         with self._lock:
             for feed in self._feeds.values():
                 for listener in feed.listeners:
@@ -184,7 +184,7 @@ class LiveHub:
 
     def _check_limits(self, client: Client) -> None:
         if self._stopping:
-            raise UnavailableError("this server process ends; connect again")
+            raise UnavailableError("this server process shuts down; connect again")
         problem = self._exceeded(client)
         if problem is not None:
             self._drop_gone()
@@ -202,7 +202,8 @@ class LiveHub:
         return None
 
     def _drop_gone(self) -> None:
-        """Remove the listeners whose clients are gone: without an event, nothing else tells."""
+        """Remove the listeners whose clients are gone: without an event to send, nothing else
+        notices."""
         listeners = [listener for feed in self.feeds() for listener in feed.listeners]
         for listener in listeners:
             if listener.is_gone():

@@ -57,7 +57,7 @@ class Listener:
         self._changed = Condition()
 
     def offer(self, event: ReadingsEvent) -> None:
-        """Add an event; leave out all that wait if they are too many. Never waits."""
+        """Add an event. If too many events wait, drop all of them. Never waits."""
         with self._changed:
             size = len(event.text)
             if self._skipped is not None:
@@ -105,7 +105,8 @@ class Listener:
                 self._changed.wait(left)
 
     def skipped_to(self) -> LivePosition | None:
-        """Forget what was left out. Return the position behind it, None if nothing was."""
+        """Forget the events that were left out. Return the position behind them; None if there were
+        none."""
         with self._changed:
             position, self._skipped, self._skipped_to = self._skipped_to, None, None
             return position

@@ -19,7 +19,7 @@ from .source import LiveRows, LiveSource
 POLL_SECONDS = 0.1
 """Time between two polls. A poll that finds nothing takes one round trip, for all streams."""
 LOOK_SECONDS = 1.0
-"""While no shard is drained, the vaults are looked at this often."""
+"""While no shard is drained, the vaults are checked this often."""
 IDLE_SECONDS = 10.0
 """The position of a vault without new readings is brought up to date this often."""
 AWAY_SECONDS = 1.0
@@ -51,7 +51,7 @@ class LivePoller:
         self._positions: Mapping[int, str] = {}
         """How far the shards were drained at the last poll."""
         self._look_at = 0.0
-        """When all vaults are looked at, also if no shard has moved."""
+        """When all vaults are checked next, even if no shard has moved."""
         self._in_postgres: deque[tuple[Feed, DrainedShards]] = deque()
         self._has_feeds = threading.Event()
         self._has_work = threading.Event()

@@ -1,7 +1,7 @@
-"""What a live stream reads: the readings of a vault that were stored after a position.
+"""The source of a live stream: the readings of a vault that were stored after a position.
 
-New readings come from the hot window, in one round trip for all vaults. What the hot window can't
-prove to hold comes from Postgres. Both give all readings of a shard up to some id and none above,
+New readings come from the hot window, in one round trip for all vaults. Readings that the hot
+window may lack come from Postgres. Both give all readings of a shard up to some id and none above,
 so a position stays exact when a stream changes from one to the other.
 """
 
@@ -179,7 +179,7 @@ class LiveSource:
             each.complete(drained)
 
     def stored_rows(self, watched: Watched, drained: DrainedShards) -> Iterator[LiveRows]:
-        """Yield the new readings of a vault in Postgres, under the same condition.
+        """Yield the new readings of a vault in Postgres, under the condition of `recent_rows`.
 
         Raises:
             psycopg.Error: Postgres can't serve; the next call continues at the vault's position.

@@ -19,12 +19,12 @@ from .hub import LiveHub
 from .position import encode_position
 
 RETRY_MS = 1000
-"""Shortest time after which a client shall connect again; a random part is added, so that the
+"""Shortest time after which a client should connect again; a random part is added, so that the
 clients of a process that ended do not return at the same moment."""
 CHECK_SECONDS = 1.0
 """Before an event, the token is checked again if the last check is older."""
 MAX_ROUNDS = 5
-"""A client that resumes far behind reads stored readings this often before it gets a summary."""
+"""Rounds of stored readings that a client far behind gets before it gets a summary."""
 
 _log = logging.getLogger(__name__)
 

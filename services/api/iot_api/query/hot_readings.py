@@ -30,7 +30,7 @@ class EvictedError(Exception):
 
 
 class Readings(StoredReadings):
-    """The readings of vaults, also those of the last seconds."""
+    """The readings of vaults, including those of the last seconds."""
 
     def __init__(
         self,
@@ -61,9 +61,9 @@ class Readings(StoredReadings):
     ) -> PausableRead:
         """Read the readings received in the last `seconds`, from the hot window if it covers them.
 
-        `within`: of these, only the readings that pass this filter.
+        `within`: return only the readings that pass this filter.
 
-        On later pages, the window is the one of the first page.
+        Later pages use the window of the first page.
         """
         return self._read(
             client, lambda read: self._last_seconds(read, vault, seconds, within, page)
@@ -102,7 +102,7 @@ class Readings(StoredReadings):
     ) -> Batches:
         """Produce a page from the hot window, within one turn.
 
-        `window` is the begin of the window of receipt and its length in seconds.
+        `window` is the start of the window of receipt and its length in seconds.
         `found` holds the bounds for the first turn only: a paused read keeps nothing. After a pause
         the hot window may not cover the page any more; then the page comes from Postgres.
         """
@@ -119,9 +119,9 @@ class Readings(StoredReadings):
     def _covered(
         self, vault: OpenVault, seconds: int, fixed_begin: int | None
     ) -> tuple[int, list[SegmentBounds] | None]:
-        """Return the begin of the window and the bounds of its segments in the hot window.
+        """Return the start of the window and the bounds of its segments in the hot window.
 
-        The begin is 0 while Redis is away; the bounds are None if the hot window does not cover it.
+        The start is 0 while Redis is away; the bounds are None if the hot window does not cover it.
         """
         begin = fixed_begin or 0
         try:

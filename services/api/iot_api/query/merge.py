@@ -42,10 +42,10 @@ def merge(
 ) -> Iterator[Sequence[Reading]]:
     """Yield the readings of all segments in order, in batches of about `batch` (0: `BATCH`).
 
-    `segments` must be ordered by their begins, so that all readings before the next segment's begin
-    are known. The buffer holds the segments that overlap the current position: all of them
-    encrypted, and decrypted readings up to `max_bytes`. Readings beyond that are dropped, and their
-    segment is opened again when the merge reaches them. One segment alone is never too large.
+    `segments` must be ordered by where they begin, so that all readings before the start of the
+    next segment are known. The buffer holds the segments that overlap the current position: all of
+    them encrypted, and decrypted readings up to `max_bytes`. Readings beyond that are dropped, and
+    their segment is opened again when the merge reaches them. One segment alone is never too large.
 
     A reading that is in two segments is yielded once. Two readings that have one id and differ are
     both yielded. `report_overlap` is called with the first id that two segments have in common.
@@ -118,7 +118,7 @@ class MergeBuffer:
         self._may_repeat = True
 
     def advance_to(self, begin: Position | None) -> Iterator[Sequence[Reading]]:
-        """Yield readings before `begin`, the begin of the next segment; None: yield all.
+        """Yield readings before `begin`, the start of the next segment; None: yield all.
 
         Yields nothing while there are too few readings for a batch.
         """
@@ -145,7 +145,7 @@ class MergeBuffer:
             self._spill()
 
     def _keep_end(self, segment: SealedSegment, rows: Rows) -> bool:
-        """Keep the rows behind all readings of the buffer as columns, if they are enough.
+        """Keep the rows behind all readings of the buffer as columns, if there are enough.
 
         Buffer the rows before them. Return False if nothing was done.
         """
@@ -272,7 +272,7 @@ class MergeBuffer:
 
     def _sort(self) -> None:
         if not self._sorted:
-            # Timsort: the list is a few ascending runs, one a segment, so this is nearly linear.
+            # Timsort: the list is a few ascending runs, one per segment, so this is nearly linear.
             self._readings.sort(key=self._order.key)
             self._sorted = True
 

@@ -51,7 +51,7 @@ class Cursor:
     until: Position | None = None
     """The last position of the last page, if the first page fixed it."""
     received_low: int = 0
-    """Begin of the window of receipt, in Unix milliseconds; 0: no window."""
+    """Start of the window of receipt, in Unix milliseconds; 0: no window."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,14 +355,15 @@ class Scan:
         self._after = None if page_range.after is None else order.key_of(page_range.after)
         self._found = False
         self._reopened = self._new = 0
-        """Segments that overlap the end of the turn before, and were opened by it; all others."""
+        """Number of segments that begin before the turn, so an earlier turn has opened them; number
+        of all others."""
 
     def watched(self, segments: Iterable[SealedSegment]) -> Iterator[SealedSegment]:
-        """Pass segments on.
+        """Yield the segments.
 
         Raises:
-            NothingFoundError: the turn is due and nothing was found. Not before most of the opened
-                segments were new: otherwise a scan would not get ahead.
+            NothingFoundError: the turn is due and nothing was found. A turn ends only after most of
+                its segments were new: otherwise a scan would make no progress.
         """
         for segment in segments:
             begin = self._order.begin(segment.bounds)
@@ -375,7 +376,7 @@ class Scan:
             yield segment
 
     def noting(self, open_segment: OpenSegment) -> OpenSegment:
-        """Return `open_segment`, with a note of whether it returned any reading."""
+        """Wrap `open_segment` so that the scan notes whether it returned any reading."""
 
         def open_and_note(segment: SealedSegment) -> Rows:
             rows = open_segment(segment)

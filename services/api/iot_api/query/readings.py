@@ -53,7 +53,8 @@ Combine = Callable[
     [PausableRead, Iterable[SealedSegment], OpenVault, ReadFilter, PageRange],
     Generator[Sequence[Reading], None, None],
 ]
-"""Produces the readings of segments, which come in the order of their begins, within one turn."""
+"""Produces the readings of segments, which come in the order in which they begin, within one
+turn."""
 
 
 class StoredReadings:
@@ -93,7 +94,7 @@ class StoredReadings:
         client: Client = NOBODY,
         rows: type[Rows] = Rows,
     ) -> PausableRead:
-        """Read like `select`, but in any order, one batch a segment."""
+        """Read like `select`, but in any order, one batch per segment."""
         combine = partial(_unordered, state)
         plan = partial(self._select, vault=vault, read_filter=read_filter, combine=combine)
         return self._read(client, plan, rows)
@@ -320,7 +321,7 @@ def _content(vault: OpenVault, segment: SealedSegment, claim_large: Callable[[],
 
 
 def _report_overlap(read: PausableRead, vault: OpenVault, reading_id: int) -> None:
-    """Count and log, once a read, that two segments have ids in common."""
+    """Count and log, once per read, that two segments have ids in common."""
     if read.found_overlap:
         return
     read.found_overlap = True

@@ -45,7 +45,7 @@ class ReadingForm(ABC):
     media_type: str
 
     def __init__(self, lead: bytes = b"", between: bytes = b"") -> None:
-        """`lead` is before the first reading, `between` before each other one."""
+        """`lead` precedes the first reading, `between` each other reading."""
         self._lead = lead
         self._between = between
         self._buffer = bytearray()
@@ -60,7 +60,7 @@ class ReadingForm(ABC):
 
     @abstractmethod
     def encode(self, readings: Sequence[Reading]) -> bytes:
-        """Encode readings. There must be one. The result may be empty."""
+        """Encode at least one reading. The result may be empty."""
 
     @abstractmethod
     def end(self, cursor: str | None, *, paged: bool) -> bytes:
@@ -122,7 +122,7 @@ class JsonForm(_JsonReadings):
 
 
 class NdjsonForm(_JsonReadings):
-    """One JSON object a line. The last line of a page holds the cursor."""
+    """One JSON object per line. The last line of a page holds the cursor."""
 
     media_type = "application/x-ndjson"
 

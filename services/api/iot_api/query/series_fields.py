@@ -42,9 +42,9 @@ class Column:
     """The values of one field."""
 
     values: list[Any]
-    """Of `Value`."""
+    """The values; None for a reading without the field."""
     types: set[type]
-    """The types of the values, and maybe others: to look at each value once is enough."""
+    """The types of the values, possibly with types that no value has any more."""
 
     def cut(self, places: slice) -> "Column":
         """Return the values at `places`."""
@@ -83,7 +83,7 @@ class FieldReader:
         if self._escapes:
             return [self._decoded_slowly(text) for text in split_texts(texts)]
         # One call for all texts takes a fifth of the time, and creates no text of a reading.
-        with suppress(msgspec.DecodeError, RecursionError):  # a text holds NaN, or is no object
+        with suppress(msgspec.DecodeError, RecursionError):  # a text holds NaN, or is not an object
             rows: list[Any] = self._many.decode(b"[%b]" % texts.replace(SEPARATOR, b","))
             if len(rows) == count:
                 return rows
@@ -123,7 +123,7 @@ class FieldReader:
 
 
 def _without_surrogates(content: Any) -> Any:
-    """Return what JSON holds with U+FFFD for each half of a surrogate pair, which UTF-8 lacks."""
+    """Return a JSON value with U+FFFD for each half of a surrogate pair, which UTF-8 lacks."""
     if isinstance(content, str):
         return content.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if isinstance(content, list):

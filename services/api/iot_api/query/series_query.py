@@ -12,7 +12,7 @@ from iot_models.errors import InvalidRequestError
 from .time_range import TimeOf, TimeRange, parse_time_range
 
 TIME, COUNT = "time", "count"
-"""Names of columns that are no fields."""
+"""Names of columns that are not fields."""
 MAX_FIELDS, MAX_GROUPS, MAX_CONDITIONS = 20, 4, 16
 _MAX_NAME = 256
 _STEP = re.compile(r"([1-9][0-9]{0,14})(ms|s|m|h|d|)")

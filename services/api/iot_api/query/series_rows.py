@@ -33,7 +33,7 @@ class RowForm:
         self._lead = self._first_lead()
 
     def encode(self, rows: Sequence[Row]) -> bytes:
-        """Encode rows. There must be one."""
+        """Encode at least one row."""
         lead, self._lead = self._lead, self.between
         return lead + self._encoded(rows)
 

@@ -36,7 +36,7 @@ _PENDING_NUMBERS = 8 * _PENDING
 for each window."""
 
 _FEW = 16
-"""Readings of a step, on average, from which on they are added step by step."""
+"""With this many readings per step or more, on average, readings are added step by step."""
 
 Group = Any
 """The value of the group, or the tuple of the values of no or several groups."""
@@ -229,7 +229,8 @@ class SeriesWindows:
         ids: Sequence[int],
         columns: dict[str, Column],
     ) -> None:
-        """Add readings to what waits. `numbers`: their step, or the step of each of them."""
+        """Add readings to the pending values. `numbers`: their step, or the step of each
+        reading."""
         keys = [keys_of(columns[name]) for name in self._query.groups]
         groups = keys[0] if len(keys) == 1 else list(zip(*keys, strict=True)) if keys else None
         aggregate = self._query.aggregate
@@ -261,7 +262,7 @@ class SeriesWindows:
         self._waiting += len(times) * len(self._windows)
 
     def _flush(self) -> None:
-        """Add what waits to the windows."""
+        """Add the pending values to the windows."""
         self._waiting = 0
         new = self._without_value.union(*map(_keys_of, self._pending)) - self._keys
         self._without_value.clear()
@@ -301,7 +302,8 @@ def _pending() -> Pending:
 
 
 def _same_step(times: Sequence[int], step: int) -> list[tuple[int, slice]] | None:
-    """Return the step of all times, if there is one. Times of receipt have few distinct values."""
+    """Return the step that all times share, if there is one. Times of receipt have few distinct
+    values."""
     numbers = {time // step for time in set(times)}
     return None if len(numbers) > 1 else [(number, slice(0, len(times))) for number in numbers]
 

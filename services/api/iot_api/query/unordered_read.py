@@ -35,7 +35,7 @@ class _Produced:
     end: Position
     """The position of the last reading."""
     ids: Sequence[int]
-    """All ids of the segment, also of rows that the filter excludes."""
+    """All ids of the segment, including those of rows that the filter excludes."""
 
     @property
     def bytes(self) -> int:
@@ -45,7 +45,7 @@ class _Produced:
 class UnorderedRead:
     """The segments that a read has produced so far, in one or more turns.
 
-    Each turn has its own snapshot of the vault. It continues at the begin of the last segment of
+    Each turn has its own snapshot of the vault. It continues at the start of the last segment of
     the turn before, and leaves out what the turns before have produced.
     """
 
@@ -57,7 +57,7 @@ class UnorderedRead:
         self._produced: dict[SegmentBounds, _Produced] = {}
         """The segments of this turn that later ones may overlap."""
         self._before: dict[SegmentBounds, _Produced] = {}
-        """Segments of earlier turns that may have readings behind the begin of this turn."""
+        """Segments of earlier turns that may have readings behind the start of this turn."""
         self._prune_at = _KEPT
 
     def batches(

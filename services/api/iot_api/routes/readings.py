@@ -37,7 +37,7 @@ Choose = Callable[[OpenVault, ReadFilter, Page, Client], PausableRead]
 
 _ALL = ReadFilter()
 _PLAIN_DIGITS = 18
-"""So many digits fit in 64 bits."""
+"""Number of digits that always fit in 64 bits."""
 _PASSWORD = PasswordsForm("db_password", required=False)
 _PASSWORD_TO_ERASE = PasswordsForm("db_password", required=True)
 

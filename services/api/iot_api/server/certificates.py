@@ -22,7 +22,7 @@ from .startup_errors import check_certificate, check_client_authorities
 
 CHECK_SECONDS = 5.0
 """Seconds between two readings of the files. Their content is compared: kubelet replaces a symbolic
-link above them, other programs write in place, and neither the time nor the size must differ.
+link above them, other programs write in place, and neither the time nor the size need differ.
 """
 _log = logging.getLogger(__name__)
 

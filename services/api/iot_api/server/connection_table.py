@@ -12,7 +12,7 @@ from .connection import Connection, count_closed
 _RANK_SECONDS = 0.02
 """Shortest time between two rankings while almost all connections are busy."""
 _SHARE = 16
-"""Each ranking chooses at least one connection in so many, so that a flood costs little."""
+"""Each ranking chooses at least one connection in this many, so that a flood costs little."""
 
 
 class _Group:

@@ -120,7 +120,7 @@ class ApiRequest(Request):  # type: ignore[misc] # gunicorn has no types
         return bool(self._expected_100_continue)
 
     def _may_become_valid(self, data: bytes) -> bool:
-        """Return whether a part of a head is not certain to be refused."""
+        """Return whether the first part of a head may still become a valid head."""
         if data.count(b"\n") != data.count(b"\r\n") or data.startswith(b"\r"):
             return False
         end = data.find(b"\r\n")
@@ -188,7 +188,7 @@ class SizedBody:
         self._reader = reader
         self.left = length
         self.failed = False
-        """Whether receiving has failed, so that the begin of the next request is unknown."""
+        """Whether receiving has failed, so that the start of the next request is unknown."""
 
     def read(self, size: int) -> bytes:
         """Return the next `size` bytes of the body, fewer at its end."""

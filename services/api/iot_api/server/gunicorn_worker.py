@@ -116,7 +116,7 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # gunicorn 27 looks a setting up and parses it at each use, many times a request. As plain
+        # gunicorn 27 looks a setting up and parses it at each use, many times per request. As plain
         # attributes they cost nothing.
         values = {name: setting.get() for name, setting in self.cfg.settings.items()}
         self.cfg.__dict__.update(values)

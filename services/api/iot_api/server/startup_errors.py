@@ -1,8 +1,8 @@
-"""The end of the API when a setting is wrong: one sentence, the last line of the log, and code 2.
+"""How the API ends when a setting is wrong: one error, the last line of the log, and code 2.
 
 A worker reads the keyring and the tokens, and finds out whether they can be used. It passes the
-sentence to the master through a file. Otherwise the master would start workers without end, or log
-a traceback.
+error to the master through a file. Otherwise the master would start workers without end, or log a
+traceback.
 """
 
 import ssl
@@ -87,7 +87,7 @@ def refuse_in_worker(error: SettingsError) -> NoReturn:
 
 
 def refuse_in_master() -> None:
-    """End the master with the sentence of a worker, if a worker left one."""
+    """End the master with the error of a worker, if a worker left one."""
     try:
         sentence = _file().read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -96,7 +96,7 @@ def refuse_in_master() -> None:
 
 
 def refuse(sentence: object) -> NoReturn:
-    """End this process with a sentence."""
+    """Print an error and exit."""
     last_line("iot-api", sentence, load_one("log_format"))
     sys.exit(EXIT_CODE)
 

@@ -24,7 +24,7 @@ _BYTES = 16 * 2**20
 def discard_body(connection: Connection, body: Any) -> bool:
     """Read the rest of a body, within limits; return whether another request can follow."""
     connection.discards_body = True
-    if body.failed:  # the begin of the next request is unknown
+    if body.failed:  # the start of the next request is unknown
         half_close(connection)
         return False
     return _discard(body.read)

@@ -62,7 +62,7 @@ class Status:
             beats = read_heartbeats(stores.redis, stores.names)
             letters = list(self._letters()) if state.dead_letters else []
         except (RedisError, UnavailableError, *AWAY) as error:
-            report(_log, "the status lacks what Redis has", error)
+            report(_log, "the status lacks the figures of Redis", error)
             return {}
         covers = self._covers(list(state.entries))
         return {
@@ -143,7 +143,7 @@ def _shards(
 
 
 def _last_drains(writers: Iterable[Heartbeat]) -> dict[int, tuple[float, str]]:
-    """Return for each shard when which running writer drained it last."""
+    """Return the last drain of each shard: which running writer drained it, and when."""
     last: dict[int, tuple[float, str]] = {}
     for writer in writers:
         for shard, at in writer.drained_at.items():

@@ -66,7 +66,7 @@ class VaultCache:
         self._changes: dict[uuid.UUID, tuple[bytes, float]] = {}
         """The lookups of new passwords, and until when the changes settle."""
         self.followed_until = math.inf
-        """Until then, no change was announced early enough to be made that this cache has missed.
+        """Until then, this cache has missed no announced change that may have been made.
         """
         self._hits = metrics.pending_count("iot_vault_cache_hits_total")
         self._closing = threading.Event()
@@ -114,7 +114,7 @@ class VaultCache:
         return None if cached is None or self._clock() >= cached.expires_at else cached
 
     def is_due(self, cached: CachedVault) -> bool:
-        """Return whether this caller, and no other, shall read the record again."""
+        """Return whether this caller, and no other, must read the record again."""
         if self._clock() < cached.renew_at:
             return False
         cached.renew_at = cached.expires_at  # so that no other caller does it
@@ -147,9 +147,9 @@ class VaultCache:
     def note_change(self, vault_id: uuid.UUID, lookup: bytes) -> None:
         """Drop a vault whose password is being changed, except under the lookup of the new one.
 
-        The change may not be made yet, so the old password may open the vault again. It is kept for
-        `UNSETTLED_SECONDS` then, until the change has settled. Of a vault that is erased, only the
-        requests that opened it before use it.
+        The change may still be pending, so the old password may open the vault again. It is kept
+        for `UNSETTLED_SECONDS` then, until the change has settled. Of a vault that is erased, only
+        the requests that opened it before use it.
         """
         now = self._clock()
         self._changes = {each: noted for each, noted in self._changes.items() if noted[1] > now}

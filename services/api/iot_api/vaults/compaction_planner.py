@@ -1,4 +1,4 @@
-"""Plan compaction: choose the small segments of an open vault that a writer shall merge.
+"""Plan compaction: choose the small segments of an open vault that a writer should merge.
 
 Only a process that has the vault open can give a writer the keys of its segments, so the API makes
 the orders.

@@ -113,7 +113,7 @@ class VaultKeeper:
         return self.records.find(lookups).record
 
     def is_rewrapped(self, old: VaultRecord, new: VaultRecord) -> bool:
-        """Whether `iot-sensor keys rewrap` made the new record of the old one."""
+        """Whether `iot-sensor keys rewrap` made the new record from the old one."""
         return is_rewrapped(self._keyring(), old, new)
 
     def start(self) -> None:

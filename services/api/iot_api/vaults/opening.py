@@ -74,7 +74,7 @@ class Vaults:
         self._under_way: dict[tuple[bytes, bool, bool], Future[_Opened | None]] = {}
 
     def find(self, password: bytes, client: Client) -> OpenVault | None:
-        """Return the vault of a password. Without one, return None and count a guess.
+        """Return the vault of a password. If there is none, return None and count a guess.
 
         Raises:
             TooManyRequestsError: the client is over the guess limit, whether or not the password is
@@ -86,7 +86,7 @@ class Vaults:
         return None if found is None else found.vault
 
     def find_record(self, password: bytes, client: Client) -> CachedVault | None:
-        """As `find`, with the record from which the vault was opened."""
+        """Like `find`, with the record from which the vault was opened."""
         found = self._cached_or_opened(password, client, create=False)
         if found is None:
             self._guesses.count(client)
@@ -128,11 +128,11 @@ class Vaults:
         return tuple(self._search(form, key, client) for form in forms)
 
     def forget_policy(self) -> None:
-        """Read the lookups in use again before the next use."""
+        """Make the next use of the lookup policy read it again."""
         self._policy = None
 
     def put(self, password: bytes, record: VaultRecord, vault: OpenVault) -> None:
-        """Keep a vault open that got this password."""
+        """Keep open a vault that was given this password."""
         key = self.cache.key(password)
         self.cache.put(key, record, vault)
         self._queue.remember(key)

@@ -45,7 +45,7 @@ class Batch:
         return {(self.shard, opened.session) for _, opened, _ in self.opened}
 
     def months(self) -> set[int]:
-        """Return the begins of the months in which the readings to store were received."""
+        """Return the starts of the months in which the readings to store were received."""
         if not self.opened:
             return set()
         imported = {

@@ -182,7 +182,7 @@ class Drain:
         try:
             return self._store(connection, batches)
         except _REFUSED as error:
-            _log.warning("Postgres refuses a batch; its parts are tried one by one: %s", error)
+            _log.warning("Postgres refuses a batch; its entries are tried one by one: %s", error)
         if len(batches) > 1:
             return [
                 stored

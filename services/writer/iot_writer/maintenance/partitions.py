@@ -26,7 +26,7 @@ def partition_name(begin: int) -> str:
 
 
 def partition_begins(connection: Connection) -> list[int]:
-    """Return the begin of each month that has a partition, the oldest first."""
+    """Return the start of each month that has a partition, the oldest first."""
     found = cast("list[tuple[str]]", connection.execute(_ALL).fetchall())
     return sorted(parse_month(name.removeprefix(_PREFIX)) for (name,) in found)
 

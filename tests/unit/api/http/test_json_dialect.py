@@ -145,7 +145,7 @@ def test_a_time_is_a_number(field: str, sentence: str, value: str) -> None:
         ('{"data": {"db_password": NaN}}', "row 0, db_password: is not a string"),
         (
             '[{"data": {}}, {"data": {"db_password": "a\\ud800"}}]',
-            "row 1, db_password: holds half a surrogate pair, which is no character",
+            "row 1, db_password: holds half a surrogate pair, which is not a character",
         ),
         (
             '{"data": {"db_password": "' + "\\ud83d\\ude00" * 10**6 + '", "freeform": NaN}}',

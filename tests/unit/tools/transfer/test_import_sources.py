@@ -112,7 +112,7 @@ def test_the_time_of_receipt_is_required(tmp_path: Path) -> None:
     assert rows(tmp_path, f'{HEAD},1,1\n0001-01-01 00:00:00,2,1\n{{"relative_time": 1}},,\n') == [
         "absolute_timestamp is missing",
         2,
-        "absolute_timestamp is no date: '{\"relative_time\": 1}'",
+        "absolute_timestamp is not a date: '{\"relative_time\": 1}'",
     ]
     assert rows(tmp_path, '{"relative_time": 1}') == ["absolute_timestamp is missing"]
 

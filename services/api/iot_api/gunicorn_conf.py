@@ -14,7 +14,6 @@ from typing import Any
 from gevent import events, monkey
 
 from iot_api.limits.pod_turn import share_turns
-from iot_api.server.allocator import hand_back_large_blocks
 from iot_api.server.logs import gunicorn_log, libraries_level, log_uncaught_in_greenlets
 from iot_api.server.startup_errors import (
     check_certificate,
@@ -26,6 +25,7 @@ from iot_api.server.startup_errors import (
 )
 from iot_cipher.secrets import disable_core_dumps
 from iot_models import tracing
+from iot_models.allocator import hand_back_large_blocks
 from iot_models.errors import SettingsError
 from iot_models.logs import JSON
 from iot_models.origins import parse_origins

@@ -15,11 +15,13 @@ def main() -> int:
     # kill the process.
     from iot_cipher.secrets import disable_core_dumps  # noqa: PLC0415
     from iot_models import logs, tracing  # noqa: PLC0415
+    from iot_models.allocator import hand_back_large_blocks  # noqa: PLC0415
     from iot_models.errors import SettingsError  # noqa: PLC0415
     from iot_models.settings import drop_stray_libpq_variables, load_key_names  # noqa: PLC0415
 
     tracing.keep_out()
     disable_core_dumps()
+    hand_back_large_blocks()
     drop_stray_libpq_variables()
     try:
         os.environ["RQ_KEY_PREFIX"] = load_key_names().rq  # RQ reads it at its import

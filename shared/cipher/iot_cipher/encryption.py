@@ -242,6 +242,7 @@ def decode_entry(data: bytes) -> Entry:
     # segment, it would make all readings of the segment unreadable.
     if not freeform.isascii() or freeform.count(SEPARATOR) != (count - 1 if count else 0):
         raise FormatError("the entry's columns differ in length, or are not ASCII")
+    readings.has_all_texts = True
     return Entry(vault_id, salt, chunk_key, sealed_at, readings)
 
 

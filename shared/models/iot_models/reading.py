@@ -57,6 +57,8 @@ class ReadingColumns:
     received: "array[int] | None" = field(default=None, repr=False)
     """Times of receipt in Unix milliseconds, if they were imported. None: readings get the time at
     which the backlog received them."""
+    has_all_texts: bool = field(default=False, repr=False, compare=False)
+    """Whether the texts were counted: each reading has one."""
 
     def __len__(self) -> int:
         return len(self.relative)

@@ -12,6 +12,7 @@ import zstandard
 
 from .compaction_order import SMALL_READINGS
 from .errors import FormatError
+from .packed_column import byte_planes, pack_column
 from .reading import SEPARATOR, ReadingColumns
 from .segment import (
     ARRIVAL,
@@ -21,7 +22,6 @@ from .segment import (
     MERGED,
     MERGED_ALONE,
     MERGED_LEVEL,
-    RAW,
     RUN,
     SEGMENT_LEVEL,
     SORTED,
@@ -33,7 +33,6 @@ from .segment import (
 _BATCH_READINGS = 16
 """With fewer readings per batch, on average, sorting batches costs more than sorting readings."""
 _NUMBER = struct.Struct("<q")
-_SIGN = _NUMBER.pack(-(2**63))
 _MAX_WINDOW = 2**23
 """Twice the largest window that the levels above use."""
 
@@ -67,44 +66,79 @@ def encode_segment(
         return _encode_one(*batches[0], first_id, shard)
     batches = [(received, readings) for received, readings in batches if readings.relative]
     # Joined as bytes: adding arrays one by one costs more for entries of one reading.
-    relative = array("q", b"".join([readings.relative for _, readings in batches]))
-    interrogator = array("q", b"".join([readings.interrogator for _, readings in batches]))
-    freeform = SEPARATOR.join([readings.freeform for _, readings in batches])
+    relative = b"".join([readings.relative for _, readings in batches])
+    interrogator = b"".join([readings.interrogator for _, readings in batches])
     runs = [(received, len(readings.relative)) for received, readings in batches]
     times = [received for received, _ in runs]
-    count = len(relative)
-    if not count == len(interrogator) == freeform.count(SEPARATOR) + 1:
+    count = len(relative) // 8
+    if not (count and len(interrogator) == 8 * count and _have_all_texts(batches)):
         raise FormatError("the segment's columns differ in length")
-    # Columns are nearly always sorted, and then sorting finds the bounds faster than `min`, `max`.
-    moments = sorted(interrogator)
-    since_start = sorted(relative)
+    packed = pack_column(relative), pack_column(interrogator)
     bounds = SegmentBounds(
         first_id, first_id + (count - 1) * ID_STRIDE,
         min(times), max(times),
-        since_start[0], since_start[-1], moments[0], moments[-1],
+        *_range(relative, is_sorted=packed[0].is_sorted),
+        *_range(interrogator, is_sorted=packed[1].is_sorted),
         shard, count,
     )  # fmt: skip
-    placed = None
+    if not packed[1].is_sorted:
+        content = _encode_unsorted(batches, bounds)
+        if content is not None:
+            return bounds, content
+    content = b"".join(
+        (
+            COUNTS.pack(ARRIVAL, count, len(runs)), *starmap(RUN.pack, runs),
+            packed[0].data, packed[1].data,
+            SEPARATOR.join([readings.freeform for _, readings in batches]),
+        )
+    )  # fmt: skip
+    return bounds, compress(content, SEGMENT_LEVEL)
+
+
+def _have_all_texts(batches: Sequence[tuple[int, ReadingColumns]]) -> bool:
+    return all(
+        readings.has_all_texts or readings.freeform.count(SEPARATOR) + 1 == len(readings.relative)
+        for _, readings in batches
+    )
+
+
+def _range(column: bytes, *, is_sorted: bool) -> tuple[int, int]:
+    """Return the lowest and the highest number of a column."""
+    if is_sorted:
+        return *_NUMBER.unpack(column[:8]), *_NUMBER.unpack(column[-8:])
+    # A column that is not sorted nearly is, and then sorting is faster than `min` and `max`.
+    numbers = sorted(array("q", column))
+    return numbers[0], numbers[-1]
+
+
+def _encode_unsorted(
+    batches: Sequence[tuple[int, ReadingColumns]], bounds: SegmentBounds
+) -> bytes | None:
+    """Return the content of a segment whose readings arrived in another order than that of their
+    interrogator timestamps; None if the orders are the same.
+    """
+    count, first_id = bounds.count, bounds.first_id
     if count >= max(SMALL_READINGS, _BATCH_READINGS * len(batches)) and bounds.received_min >= 0:
         placed = _in_time_order(batches, first_id)
-        if placed is not None and any(starmap(gt, pairwise(each.first_id for each in placed))):
-            return bounds, _encode_placed(placed)
-    order = None
-    if placed is None and moments != interrogator.tolist():
-        order = sorted(range(count), key=interrogator.__getitem__)
-    if order is None:
-        head = COUNTS.pack(ARRIVAL, count, len(runs))
-        offsets = b""
-    else:
-        head = COUNTS.pack(SORTED, count, len(runs))
-        offsets = array("I", order).tobytes()
-        relative = array("q", map(relative.__getitem__, order))
-        interrogator = array("q", map(interrogator.__getitem__, order))
-        freeform = SEPARATOR.join(map(freeform.split(SEPARATOR).__getitem__, order))
+        if placed is not None:
+            in_order = not any(starmap(gt, pairwise(each.first_id for each in placed)))
+            return None if in_order else _encode_placed(placed)
+    interrogator = array("q", b"".join([readings.interrogator for _, readings in batches]))
+    order = sorted(range(count), key=interrogator.__getitem__)
+    if order == list(range(count)):
+        return None
+    relative = array("q", b"".join([readings.relative for _, readings in batches]))
+    texts = SEPARATOR.join([readings.freeform for _, readings in batches]).split(SEPARATOR)
+    runs = [RUN.pack(received, len(readings.relative)) for received, readings in batches]
     content = b"".join(
-        (head, *starmap(RUN.pack, runs), offsets, _pack(relative), _pack(interrogator), freeform)
-    )
-    return bounds, compress(content, SEGMENT_LEVEL)
+        (
+            COUNTS.pack(SORTED, count, len(runs)), *runs, array("I", order).tobytes(),
+            _pack(array("q", map(relative.__getitem__, order))),
+            _pack(array("q", map(interrogator.__getitem__, order))),
+            SEPARATOR.join(map(texts.__getitem__, order)),
+        )
+    )  # fmt: skip
+    return compress(content, SEGMENT_LEVEL)
 
 
 def _in_time_order(
@@ -147,7 +181,7 @@ def _encode_placed(batches: Sequence[_PlacedBatch]) -> bytes:
             # Not `MERGED_ALONE`, which version 0.1 can't read. Only keys of small segments may
             # open other segments.
             COUNTS.pack(MERGED, len(relative), 0),
-            DELTA, _planes(b"".join(ids)), DELTA, _planes(b"".join(received)),
+            DELTA, byte_planes(b"".join(ids)), DELTA, byte_planes(b"".join(received)),
             _pack(relative), _pack(interrogator),
             SEPARATOR.join([readings.freeform for readings in parts]),
         )
@@ -183,24 +217,7 @@ def _is_sorted(column: "array[int]") -> bool:
 
 
 def _pack(column: "array[int]") -> bytes:
-    """Return the differences of a column; the column itself if one of them is beyond 64 bits.
-
-    Whole columns are subtracted as integers of `8 * len(column)` bytes, without a Python step per
-    number. Their sign bits are cleared first, so that no number borrows from the next one.
-    """
-    data, count = column.tobytes(), len(column) - 1
-    numbers, previous = int.from_bytes(data[8:], "little"), int.from_bytes(data[:-8], "little")
-    signs = int.from_bytes(_SIGN * count, "little")
-    unlike = (numbers ^ previous) & signs
-    differences = ((numbers | signs) - (previous - (previous & signs))) ^ (signs ^ unlike)
-    if unlike & (numbers ^ differences):
-        return RAW + _planes(data)
-    return DELTA + _planes(data[:8] + differences.to_bytes(8 * count, "little"))
-
-
-def _planes(data: bytes) -> bytes:
-    """Return all first bytes of 64-bit numbers, then all second bytes, and so on."""
-    return b"".join(data[i::8] for i in range(8))
+    return pack_column(column.tobytes()).data
 
 
 def encode_merged(

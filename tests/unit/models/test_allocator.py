@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 GROWTH = """
-from iot_api.server.allocator import hand_back_large_blocks
+from iot_models.allocator import hand_back_large_blocks
 from iot_cipher.vault import password_key
 
 def resident():

@@ -1,0 +1,38 @@
+"""Packing of columns, compared with numbers packed one by one."""
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from iot_models.packed_column import pack_column
+from iot_models.reading import INT64_MAX, INT64_MIN, int64s
+from iot_models.segment import DELTA, RAW, PackedNumbers
+
+NUMBERS = st.sampled_from(
+    [INT64_MIN, INT64_MIN + 1, -(2**62), -1, 0, 1, 2**62, INT64_MAX]
+) | st.integers(INT64_MIN, INT64_MAX)
+COLUMNS = st.lists(NUMBERS, min_size=1, max_size=8)
+
+
+@given(COLUMNS | COLUMNS.map(sorted))
+def test_any_column_is_unpacked_as_it_was_packed(numbers: list[int]) -> None:
+    packed = pack_column(int64s(numbers).tobytes())
+    assert list(PackedNumbers(packed.data)) == numbers
+    differences = [later - earlier for earlier, later in pairwise(numbers)]
+    fits = all(INT64_MIN <= difference <= INT64_MAX for difference in differences)
+    assert packed.data[:1] == (DELTA if fits else RAW)
+    assert packed.is_sorted == (fits and numbers == sorted(numbers))
+
+
+@pytest.mark.parametrize("count", [20_000, 9_999, 1_000, 10_000, 3])
+def test_long_columns_of_any_length(count: int) -> None:
+    numbers = [1_700_000_000_000_000 + 1000 * place for place in range(count)]
+    packed = pack_column(int64s(numbers).tobytes())
+    assert packed.is_sorted
+    assert list(PackedNumbers(packed.data)) == numbers
+    numbers[count // 2] -= 1001
+    packed = pack_column(int64s(numbers).tobytes())
+    assert not packed.is_sorted
+    assert list(PackedNumbers(packed.data)) == numbers

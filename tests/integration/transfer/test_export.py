@@ -432,7 +432,7 @@ def test_refusals(command: Command, tmp_path: Path) -> None:
     assert command("export", tmp_path / "there.csv")[2] == (
         f"{tmp_path}/there.csv exists: choose another name, or delete it\n"
     )
-    assert "the name does not tell the form" in command("export", tmp_path / "out.xls")[2]
+    assert "unknown extension" in command("export", tmp_path / "out.xls")[2]
     assert command("export", tmp_path / "out.db", "--flatten")[0] == 2
     status, _, error = command("export", tmp_path / "out.csv", password="nobody")
     assert (status, error.endswith("no readings under this password; nothing written\n")) == (

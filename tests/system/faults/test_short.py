@@ -1,5 +1,8 @@
 """A short fault run with every kind of fault loses no reading."""
 
+import re
+from pathlib import Path
+
 from system.faults.kinds import KINDS
 from system.faults.plan import make_plan
 from system.faults.separate_run import check_run
@@ -13,6 +16,13 @@ def test_every_kind_of_fault_loses_no_reading() -> None:
     assert {planned.kind for planned in make_plan(1, faults)} == set(KINDS)
     options = ["--seed", "1", "--faults", str(faults), "--readings", "30000"]
     check_run("system.faults", *options, "--repeats", "1", "--every", "0.9", seconds=_SECONDS)
+
+
+def test_the_reliability_document_names_the_number_of_kinds() -> None:
+    document = Path(__file__).parents[3] / "docs" / "reliability.md"
+    found = re.search(r"injects (\d+) kinds of faults", document.read_text(encoding="utf-8"))
+    assert found is not None
+    assert int(found[1]) == len(KINDS)
 
 
 def test_a_plan_depends_only_on_its_seed() -> None:

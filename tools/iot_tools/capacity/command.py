@@ -18,14 +18,18 @@ def add_capacity(commands: "Subparsers[argparse.ArgumentParser]") -> None:
     """Add `capacity` to the command line."""
     parser = commands.add_parser("capacity", help="compute what a fleet of devices needs")
     number, rate = _at_least(int, 1), _at_least(float, 0)
-    parser.add_argument("--devices", type=number, default=10_000, help="default 10,000")
+    parser.add_argument(
+        "--devices", type=number, default=10_000, help="number of devices (default 10,000)"
+    )
     parser.add_argument("--readings-per-second", type=rate, default=1.0, metavar="RATE",
-                        dest="rate", help="of each device (default 1)")  # fmt: skip
+                        dest="rate", help="rate of each device (default 1)")  # fmt: skip
     parser.add_argument("--batch", type=number, default=1, help="readings per request (default 1)")
     parser.add_argument("--devices-per-password", type=number, default=1, metavar="N",
                         dest="devices_per_vault",
-                        help="default 1: each device has its own password")  # fmt: skip
-    parser.add_argument("--retention-days", type=number, default=365, help="default 365")
+                        help="devices that share a password (default 1)")  # fmt: skip
+    parser.add_argument(
+        "--retention-days", type=number, default=365, help="retention (default 365)"
+    )
     parser.add_argument("--outage-seconds", type=number, default=1800, metavar="SECONDS",
                         help="longest outage of Postgres (default 1800)")  # fmt: skip
     parser.add_argument("--hot-window-seconds", type=number, default=300, metavar="SECONDS",

@@ -21,7 +21,7 @@ def add_audit(commands: "Subparsers[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser("audit", help="check and export the audit log")
     actions = parser.add_subparsers(required=True, metavar="action")
     verify = actions.add_parser(
-        "verify", help="check the hash chain; names the first bad row; the exit code is 1 then"
+        "verify", help="check the hash chain; if a row is bad, name the first one and exit with 1"
     )
     verify.add_argument(
         "--head",
@@ -31,7 +31,7 @@ def add_audit(commands: "Subparsers[argparse.ArgumentParser]") -> None:
     verify.set_defaults(command=_verify)
     export = actions.add_parser(
         "export",
-        help="print all records, one JSON object per line; the exit code is 1 if one can't be read",
+        help="print all records, one JSON object per line; exit with 1 if one can't be read",
     )
     export.set_defaults(command=_export)
     accept = actions.add_parser(

@@ -1,10 +1,14 @@
-"""The parser of a command: an example in its help, an error in one line."""
+"""The parser of a command: its help says what it does and ends with an example."""
 
 import argparse
+import textwrap
 from collections.abc import Sequence
-from typing import Any, Never
+from typing import TYPE_CHECKING, Any, Never
+
+from .option_types import Subparsers
 
 PROGRAM = "iot-sensor"
+_WIDTH = 100
 
 EXAMPLES = {
     "run": "run --port 5000 --data-dir .local",
@@ -51,10 +55,11 @@ EXAMPLES = {
 
 
 class CommandParser(argparse.ArgumentParser):
-    """An `ArgumentParser` that ends its help with an example, and reports an error in one line."""
+    """An `ArgumentParser` whose help has a description and an example. Errors take one line."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
+        self.register("action", "parsers", _Subcommands)
         example = EXAMPLES.get(self.prog.removeprefix(f"{PROGRAM} "))
         if example is not None:
             self.epilog = f"example:\n  {PROGRAM} {example}"
@@ -63,6 +68,22 @@ class CommandParser(argparse.ArgumentParser):
     def error(self, message: str) -> Never:
         """Print the error and exit with 2."""
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+if TYPE_CHECKING:
+    _Base = Subparsers[CommandParser]
+else:  # argparse's class is generic for type checkers only
+    _Base = Subparsers
+
+
+class _Subcommands(_Base):
+    """Subcommands that describe themselves with the line that the list of commands shows."""
+
+    def add_parser(self, name: str, **options: Any) -> CommandParser:
+        """Add a subcommand. The default of `description` is `help`."""
+        meaning = f"{options['help'][:1].upper()}{options['help'][1:]}."
+        options.setdefault("description", textwrap.fill(meaning, width=_WIDTH))
+        return super().add_parser(name, **options)
 
 
 class ShowVersion(argparse.Action):

@@ -18,12 +18,14 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 def add_dead(commands: "Subparsers[argparse.ArgumentParser]") -> None:
     """Add `dead list|show|replay|drop` to the command."""
-    parser = commands.add_parser("dead", help="entries that could not be stored")
+    parser = commands.add_parser(
+        "dead", help="list, show, replay or drop dead letters, which could not be stored"
+    )
     actions = parser.add_subparsers(required=True, metavar="action")
     listing = actions.add_parser("list", help="list all dead letters, the oldest first")
     listing.set_defaults(command=_list)
     show = actions.add_parser("show", help="show one dead letter, without its readings")
-    show.add_argument("id")
+    show.add_argument("id", help="id of the dead letter")
     show.set_defaults(command=_show)
     replay = actions.add_parser(
         "replay", help="put dead letters back into the backlog; each is stored at most once"
@@ -37,8 +39,8 @@ def add_dead(commands: "Subparsers[argparse.ArgumentParser]") -> None:
     )
     for action, command in ((replay, _replay), (drop, _drop)):
         which = action.add_mutually_exclusive_group(required=True)
-        which.add_argument("id", nargs="?")
-        which.add_argument("--all", action="store_true")
+        which.add_argument("id", nargs="?", help="id of a dead letter")
+        which.add_argument("--all", action="store_true", help="all dead letters")
         action.set_defaults(command=command)
 
 

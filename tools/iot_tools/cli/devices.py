@@ -45,7 +45,7 @@ def add_simulate(commands: "Subparsers[argparse.ArgumentParser]") -> None:
         type=fraction,
         default=0.0,
         metavar="PART",
-        help="how late a reading may be, as a part of the time between two (0 to 1; default 0)",
+        help="how late a reading may be, as a fraction of the time between two (default 0)",
     )
     parser.add_argument(
         "--gap-every",
@@ -93,7 +93,7 @@ def add_send(commands: "Subparsers[argparse.ArgumentParser]") -> None:
         type=seconds,
         default=60.0,
         metavar="SECONDS",
-        help="how long to try again while the service is away (default 60)",
+        help="how long to try again while the service is unavailable (default 60)",
     )
     parser.add_argument(
         "--outbox",

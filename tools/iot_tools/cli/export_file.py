@@ -20,7 +20,7 @@ from .progress_bar import progress_bar
 from .service_option import add_service
 
 _DESCRIPTION = """\
-Export the readings of a password. The end of the file's name tells the form: .csv, .ndjson,
+Export the readings of a password. The extension of the file chooses the format: .csv, .ndjson,
 .parquet (needs pyarrow), or .db, a database that the old program's scripts read with the same
 password. An export that was stopped continues when the command is repeated.
 """
@@ -40,7 +40,7 @@ def add_export(commands: "Subparsers[argparse.ArgumentParser]") -> None:
     add_service(parser)
     add_password(parser)
     parser.add_argument(
-        "--format", choices=sorted(set(FORMATS.values())), help="default: by the end of the name"
+        "--format", choices=sorted(set(FORMATS.values())), help="default: by the extension"
     )
     parser.add_argument(
         "--from",
@@ -111,8 +111,7 @@ def _form(parsed: argparse.Namespace) -> ExportForm:
     form = parsed.format or FORMATS.get(parsed.file.suffix.lower())
     if form is None:
         raise SettingsError(
-            f"{parsed.file}: the name does not tell the form; end it with "
-            f"{', '.join(FORMATS)}, or use --format"
+            f"{parsed.file}: unknown extension; use {', '.join(FORMATS)}, or use --format"
         )
     if parsed.flatten and form == "sqlite":
         raise SettingsError("--flatten: the old program's table has no columns for freeform")

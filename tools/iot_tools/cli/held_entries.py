@@ -13,7 +13,9 @@ from .stores import open_stores
 
 def add_held(commands: "Subparsers[argparse.ArgumentParser]") -> None:
     """Add `held list|drop` to the command."""
-    parser = commands.add_parser("held", help="entries whose vault is missing in Postgres")
+    parser = commands.add_parser(
+        "held", help="list or drop held entries: Postgres lacks their vaults"
+    )
     actions = parser.add_subparsers(required=True, metavar="action")
     listing = actions.add_parser("list", help="list the vaults with held entries")
     listing.set_defaults(command=_list)

@@ -17,7 +17,7 @@ from .tls_options import tls_of
 
 _DESCRIPTION = """\
 Import readings from a file: CSV, NDJSON, JSON, or a database of the old program. Readings keep
-their times, also the time of receipt. The command may be repeated and stopped at any point: it
+their times, including the time of receipt. The command may be repeated and stopped at any point: it
 imports only what the service lacks. It needs a token with the scope admin, unless the service runs
 without tokens.
 """
@@ -35,9 +35,7 @@ def add_import(commands: "Subparsers[argparse.ArgumentParser]") -> None:
     )
     add_service(parser)
     add_password(parser)
-    parser.add_argument(
-        "--format", choices=FORMATS, help="form of the file; default: the form that it has"
-    )
+    parser.add_argument("--format", choices=FORMATS, help="format of the file; default: detected")
     parser.add_argument(
         "--dry-run", action="store_true", help="check the file, compare, and import nothing"
     )

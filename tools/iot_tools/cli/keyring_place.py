@@ -106,23 +106,21 @@ def add_place(action: argparse.ArgumentParser, *, writer_keys: bool) -> None:
     where.add_argument("--keyring", type=Path, help=f"keyring file; default: {VARIABLE}")
     where.add_argument("--secret", help="Secret with the keyring in the cluster, instead of a file")
     action.add_argument(
-        "--secret-key", default="keyring.json", metavar="KEY", help="key of the keyring in it"
+        "--secret-key", default="keyring.json", metavar="KEY", help="key of the Secret"
     )
-    action.add_argument("--namespace", help="of the Secrets; default: the namespace of the pod")
+    action.add_argument("--namespace", help="namespace of the Secrets; default: that of the pod")
     if not writer_keys:
         return
     derived = action.add_mutually_exclusive_group()
     derived.add_argument(
-        "--writer-keys", type=Path, help="file with the writers' keys, to derive again"
+        "--writer-keys", type=Path, help="file with the writers' keys; it is derived again"
     )
-    derived.add_argument(
-        "--writer-secret", metavar="SECRET", help="Secret with the writers' keys, to derive again"
-    )
+    derived.add_argument("--writer-secret", metavar="SECRET", help="the same in a Secret")
     action.add_argument(
         "--writer-secret-key",
         default="writer-keys.json",
         metavar="KEY",
-        help="key of the writers' keys in it",
+        help="key of that Secret",
     )
 
 

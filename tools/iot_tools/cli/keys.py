@@ -32,7 +32,7 @@ def add_keys(commands: "Subparsers[argparse.ArgumentParser]") -> None:
     where = create.add_mutually_exclusive_group(required=True)
     where.add_argument("path", type=Path, nargs="?", help="file to create")
     where.add_argument("--secret", help="Secret to create in the cluster")
-    create.add_argument("--namespace", help="of the Secret; default: the namespace of the pod")
+    create.add_argument("--namespace", help="namespace of the Secret; default: that of the pod")
     create.set_defaults(command=_create)
     writer = actions.add_parser("writer", help="derive the file with the keys that writers need")
     writer.add_argument("--keyring", type=Path, required=True, help="keyring to read")

@@ -14,7 +14,7 @@ from .option_types import Subparsers
 
 def add_tokens(commands: "Subparsers[argparse.ArgumentParser]") -> None:
     """Add `tokens create|list|revoke` to the command."""
-    parser = commands.add_parser("tokens", help="bearer tokens of the API")
+    parser = commands.add_parser("tokens", help="create, list or revoke bearer tokens of the API")
     actions = parser.add_subparsers(required=True, metavar="action")
     create = actions.add_parser("create", help="create a token and print it; it is not shown again")
     create.add_argument(
@@ -36,7 +36,7 @@ def add_tokens(commands: "Subparsers[argparse.ArgumentParser]") -> None:
         where.add_argument(
             "--secret", help="Secret in the cluster; pods see changes within a minute"
         )
-        action.add_argument("--namespace", help="of the Secret; default: the namespace of the pod")
+        action.add_argument("--namespace", help="namespace of the Secret; default: that of the pod")
 
 
 def _storage(parsed: argparse.Namespace) -> StoredText:

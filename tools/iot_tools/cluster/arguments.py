@@ -14,8 +14,8 @@ def add_secrets(commands: "Subparsers[argparse.ArgumentParser]") -> None:
     """Add `secrets create` to the command."""
     parser = commands.add_parser("secrets", help="create the Secrets of a release in a cluster")
     actions = parser.add_subparsers(required=True, metavar="action")
-    create = actions.add_parser("create", help="create missing Secrets; change no existing one")
-    create.add_argument("--namespace", help="default: that of the pod or of the kube config")
+    create = actions.add_parser("create", help="create the Secrets that do not exist yet")
+    create.add_argument("--namespace", help="default: the namespace of the pod or kube config")
     create.add_argument("--wait", type=float, default=60.0, metavar="SECONDS",
                         help="time to wait for the Kubernetes API server (default 60)")  # fmt: skip
     for option, meaning in (
@@ -28,8 +28,8 @@ def add_secrets(commands: "Subparsers[argparse.ArgumentParser]") -> None:
         ("--postgres", "password of the chart's Postgres"),
     ):
         create.add_argument(option, type=_secret, metavar="SECRET", help=meaning)
-    create.add_argument("--redis-host", metavar="HOST")
-    create.add_argument("--postgres-host", metavar="HOST")
+    create.add_argument("--redis-host", metavar="HOST", help="host in the URL of --redis")
+    create.add_argument("--postgres-host", metavar="HOST", help="host in the URL of --postgres")
     create.add_argument("--keyring-from", metavar="SECRET:KEY", type=_pair(":", "SECRET:KEY"),
                         help="existing keyring from which --writer-keys are derived")  # fmt: skip
     lists = (

@@ -52,6 +52,10 @@ def test_the_help_of_each_command_ends_with_an_example() -> None:
         assert parser.format_help().endswith(f"example:\n  iot-sensor {EXAMPLES[name]}\n")
 
 
+def test_the_help_of_each_command_says_what_the_command_does() -> None:
+    assert all(parser.description for parser in leaves(_parser()))
+
+
 @pytest.mark.parametrize("example", EXAMPLES.values())
 def test_each_example_is_valid(example: str) -> None:
     words = shlex.split(example.partition(" > ")[0])

@@ -15,9 +15,9 @@ from iot_api.query import merge as merge_module
 from iot_api.query import pausable_read
 from iot_api.query import readings as readings_module
 from iot_api.query.hot_readings import Readings
+from iot_api.query.merge import Order
 from iot_api.query.pausable_read import Page, PausableRead
 from iot_api.query.responses import ReadingsStream
-from iot_api.query.rows import Order
 from iot_cipher.encryption import OpenVault
 from iot_models.reading import Reading
 from iot_stores.history import ReadFilter

@@ -18,9 +18,9 @@ from iot_stores.hot_window import HotWindow
 from iot_stores.postgres import Pool
 from iot_stores.store_states import report
 
+from .merge import ASCENDING, DESCENDING, position
 from .pausable_read import Batches, Page, PausableRead, ReadSlots, limited
 from .readings import ALL, FIRST, NOBODY, StoredReadings
-from .rows import ASCENDING, DESCENDING, position
 
 _log = logging.getLogger(__name__)
 

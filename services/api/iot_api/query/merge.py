@@ -1,19 +1,22 @@
-"""The merge of segments into one order, in bounded memory, and which segments overlap."""
+"""Decrypted segments in the order of a read: their rows, and the merge of many segments.
 
-from array import array
+`Order` gives keys that increase in the order of the read. `Rows` are rows of a decrypted segment;
+`Reading` objects are created only for rows that are returned. `merge` yields the rows of segments
+that may overlap, in one order and in bounded memory.
+"""
+
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from enum import Enum
+from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 from operator import attrgetter
+from typing import Self
 
 from iot_cipher.encryption import SealedSegment
 from iot_models.reading import Reading
-from iot_models.segment import ID_STRIDE, SegmentBounds
+from iot_models.segment import SegmentBounds, SegmentColumns, Texts, split_texts
+from iot_stores.history import ReadFilter
 from iot_stores.interval_index import Position
-
-from .rows import ASCENDING, Order, Rows
 
 BATCH = 4096
 """Approximate number of readings in a batch."""
@@ -23,10 +26,161 @@ SINGLE_BYTES = 2**18
 """Rows of this size that overlap no other segment are emitted without passing the buffer."""
 BUFFER_BYTES = 16 * 2**20
 """Approximate memory for decrypted readings of overlapping segments."""
-MAX_RANGES = 2**16
-"""Ranges kept for each shard (1 MiB). Beyond it, only the ranges near the last one are kept."""
+_READING_BYTES = 300
+"""Approximate memory of a reading without its text."""
 
 _id_of = attrgetter("id")
+position = attrgetter("interrogator_timestamp", "id")
+"""The position of a reading."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Keys of readings and of segments that increase in this order.
+
+    A key is the position, with both numbers negated for the descending order.
+    """
+
+    descending: bool
+    key: Callable[[Reading], Position]
+
+    def key_of(self, at: Position) -> Position:
+        """Return the key of a position, or the position of a key."""
+        return (-at[0], -at[1]) if self.descending else at
+
+    def just_before(self, key: Position) -> Position:
+        """Return the position directly before the position with this key."""
+        at, number = self.key_of(key)
+        return at, number + 1 if self.descending else number - 1
+
+    def begin(self, bounds: SegmentBounds) -> Position:
+        """Return a key that is not after any reading of a segment."""
+        if self.descending:
+            return -bounds.interrogator_max, -bounds.last_id
+        return bounds.interrogator_min, bounds.first_id
+
+    def end(self, bounds: SegmentBounds) -> Position:
+        """Return a key that is not before any reading of a segment."""
+        if self.descending:
+            return -bounds.interrogator_min, -bounds.first_id
+        return bounds.interrogator_max, bounds.last_id
+
+
+def _descending_key(reading: Reading) -> Position:
+    return -reading.interrogator_timestamp, -reading.id
+
+
+ASCENDING = Order(descending=False, key=position)
+DESCENDING = Order(descending=True, key=_descending_key)
+
+
+class Run(list[Reading]):
+    """A batch whose texts have about `RUN_CHARACTERS`, apart from the text at either end.
+
+    The encoder need not measure such a batch again.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The rows of a segment from index `begin` up to index `end`, exclusive."""
+
+    columns: SegmentColumns
+    """Ascending, in either order."""
+    order: Order
+    begin: int
+    end: int
+
+    def __len__(self) -> int:
+        return self.end - self.begin
+
+    @property
+    def first_key(self) -> Position:
+        """The key of the first row. There must be one."""
+        return self.order.key_of(self._at(self.end - 1 if self.order.descending else self.begin))
+
+    @property
+    def last_key(self) -> Position:
+        """The key of the last row. There must be one."""
+        return self.order.key_of(self._at(self.begin if self.order.descending else self.end - 1))
+
+    @property
+    def bytes(self) -> int:
+        """Approximate memory of all rows as readings."""
+        texts = self.columns.freeform
+        size = texts.size if isinstance(texts, Texts) else sum(map(len, texts))
+        return len(self) * (size // max(1, len(self.columns.ids)) + _READING_BYTES)
+
+    def since(self, key: Position) -> Self:
+        """Return the rows from a key on."""
+        at = self.order.key_of(key)
+        if self.order.descending:
+            return replace(self, end=max(self.begin, min(self.end, self._index(at, behind=True))))
+        return replace(self, begin=min(self.end, max(self.begin, self._index(at, behind=False))))
+
+    def before(self, key: Position) -> Self:
+        """Return the rows before a key."""
+        at = self.order.key_of(key)
+        if self.order.descending:
+            return replace(self, begin=min(self.end, max(self.begin, self._index(at, behind=True))))
+        return replace(self, end=max(self.begin, min(self.end, self._index(at, behind=False))))
+
+    def first(self, count: int) -> Self:
+        """Return the first `count` rows."""
+        if self.order.descending:
+            return replace(self, begin=max(self.begin, self.end - count))
+        return replace(self, end=min(self.end, self.begin + count))
+
+    def matching(self, read_filter: ReadFilter) -> Self:
+        """Return the rows that pass a filter."""
+        columns = self.columns
+        return self.selected(
+            [
+                read_filter.admits(relative, received)
+                for relative, received in zip(columns.relative, columns.received, strict=True)
+            ]
+        )
+
+    def selected(self, kept: Sequence[bool]) -> Self:
+        """Return the rows that are to be kept, by the index in the columns."""
+        begin, end = sum(kept[: self.begin]), sum(kept[: self.end])
+        return replace(self, columns=self.columns.selected(kept), begin=begin, end=end)
+
+    def readings(self) -> list[Reading]:
+        """Return all rows as readings, in order."""
+        if not len(self):
+            return []
+        places = slice(self.begin, self.end)
+        readings = self._readings_at(places, self.columns.freeform[places])
+        if self.order.descending:
+            readings.reverse()
+        return readings
+
+    def runs(self) -> Iterator[Sequence[Reading]]:
+        """Yield all rows as readings, in order, in batches."""
+        texts = self.columns.freeform
+        if not isinstance(texts, Texts):
+            yield self.readings()
+            return
+        for places, run in texts.runs(self.begin, self.end, descending=self.order.descending):
+            yield self._run(places, run)
+
+    def _run(self, places: slice, texts: memoryview) -> Sequence[Reading]:
+        """Return the readings at these places, whose joined texts are given."""
+        readings = self._readings_at(places, split_texts(texts))
+        return Run(readings[::-1] if self.order.descending else readings)
+
+    def _readings_at(self, places: slice, texts: Sequence[str]) -> list[Reading]:
+        return self.columns.readings_at(places, texts)
+
+    def _index(self, at: Position, *, behind: bool) -> int:
+        """Count the rows before a position; with `behind`, count a row at the position, too."""
+        find = bisect_right if behind else bisect_left
+        return find(range(len(self.columns.ids)), at, key=self._at)
+
+    def _at(self, index: int) -> Position:
+        return self.columns.interrogator[index], self.columns.ids[index]
+
 
 OpenSegment = Callable[[SealedSegment], Rows]
 
@@ -38,6 +192,7 @@ def merge(
     *,
     batch: int = 0,
     max_bytes: Callable[[], int] = lambda: BUFFER_BYTES,
+    may_repeat: Callable[[SegmentBounds], bool] = lambda _: True,
     report_overlap: Callable[[int], None] = lambda _: None,
 ) -> Iterator[Sequence[Reading]]:
     """Yield the readings of all segments in order, in batches of about `batch` (0: `BATCH`).
@@ -48,17 +203,14 @@ def merge(
     their segment is opened again when the merge reaches them. One segment alone is never too large.
 
     A reading that is in two segments is yielded once. Two readings that have one id and differ are
-    both yielded. `report_overlap` is called with the first id that two segments have in common.
+    both yielded. `may_repeat` returns whether a segment may hold readings of earlier ones.
+    `report_overlap` is called with the id of a reading that two segments hold.
     """
     buffer = MergeBuffer(open_segment, order, batch or BATCH, max_bytes, report_overlap)
-    ranges = IdRanges()
     for segment in segments:
         yield from buffer.advance_to(order.begin(segment.bounds))
-        overlap = ranges.add(segment.bounds)
-        if overlap is not Overlap.NONE:
+        if may_repeat(segment.bounds):
             buffer.expect_duplicates()
-        if overlap is Overlap.CERTAIN:
-            report_overlap(segment.bounds.first_id)
         buffer.add(segment)
     yield from buffer.advance_to(None)
 
@@ -291,60 +443,3 @@ class MergeBuffer:
             unique.append(reading)
             same_id += 1
         return unique
-
-
-class Overlap(Enum):
-    """Whether a segment shares ids with an earlier one."""
-
-    NONE = 0
-    POSSIBLE = 1
-    """The ranges overlap, but one of them has gaps: only the readings can tell."""
-    CERTAIN = 2
-
-
-class IdRanges:
-    """Ranges of ids of the segments read so far. Takes O(log n) a segment."""
-
-    def __init__(self) -> None:
-        self._dense: dict[int, _Ranges] = {}
-        self._sparse: dict[int, _Ranges] = {}
-
-    def add(self, bounds: SegmentBounds) -> Overlap:
-        """Add a segment; return whether it shares ids with earlier ones."""
-        first, last = bounds.first_id, bounds.last_id
-        residue = first % ID_STRIDE  # ids of different shards never collide
-        dense = self._dense.setdefault(residue, _Ranges())
-        sparse = self._sparse.setdefault(residue, _Ranges())
-        if last - first == (bounds.count - 1) * ID_STRIDE:
-            if dense.add(first, last):
-                return Overlap.CERTAIN
-            return Overlap.POSSIBLE if sparse.overlaps(first, last) else Overlap.NONE
-        overlapped = dense.overlaps(first, last)
-        return Overlap.POSSIBLE if sparse.add(first, last) or overlapped else Overlap.NONE
-
-
-class _Ranges:
-    """Disjoint ranges in order. Adjacent and overlapping ranges are merged."""
-
-    def __init__(self) -> None:
-        self._firsts: array[int] = array("q")
-        self._lasts: array[int] = array("q")
-
-    def overlaps(self, first: int, last: int) -> bool:
-        """Return whether any range contains an id of `first` to `last`."""
-        return bisect_left(self._lasts, first) < bisect_right(self._firsts, last)
-
-    def add(self, first: int, last: int) -> bool:
-        """Add a range; return whether it has ids in common with another one."""
-        firsts, lasts = self._firsts, self._lasts
-        overlapped = self.overlaps(first, last)
-        begin = bisect_left(lasts, first - ID_STRIDE)
-        end = bisect_right(firsts, last + ID_STRIDE)
-        if begin < end:
-            first, last = min(first, firsts[begin]), max(last, lasts[end - 1])
-        firsts[begin:end], lasts[begin:end] = array("q", [first]), array("q", [last])
-        if len(firsts) > MAX_RANGES:
-            half = MAX_RANGES // 2
-            far = slice(half) if begin > half else slice(half, None)
-            del firsts[far], lasts[far]
-        return overlapped

@@ -10,6 +10,7 @@ Every other reading appears exactly once.
 
 import logging
 import time
+from abc import abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
@@ -24,8 +25,7 @@ from iot_models.reading import Reading
 from iot_stores.history import PageRange
 from iot_stores.interval_index import Position
 
-from .merge import OpenSegment
-from .rows import ColumnRun, Order, Rows, position
+from .merge import OpenSegment, Order, Rows, position
 
 FIRST_TURN_SECONDS = 3.0
 """Longest wait for the first turn."""
@@ -309,6 +309,14 @@ class PausableRead:
             raise UnavailableError(_REFUSAL, retry_after=1) from error
         self._turns.append(slots)
         stack.callback(self._turns.remove, slots)
+
+
+class ColumnRun(Sequence[Reading]):
+    """A batch like `Run` that exists as columns until a reading is asked for."""
+
+    @abstractmethod
+    def position_of(self, place: int) -> Position:
+        """Return the position of a reading."""
 
 
 class SegmentBatch(Sequence[Reading]):

@@ -2,9 +2,12 @@
 
 import logging
 import time
+from array import array
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from enum import Enum
 from functools import partial
 
 from iot_api.limits.clients import Client
@@ -12,13 +15,19 @@ from iot_cipher.encryption import OpenVault, SealedSegment, decrypt_segment
 from iot_models import metrics
 from iot_models.errors import DecryptionError, FormatError
 from iot_models.reading import INT64_MAX, Reading
-from iot_models.segment import SegmentColumns, decode_segment, unpacked_size
+from iot_models.segment import (
+    ID_STRIDE,
+    SegmentBounds,
+    SegmentColumns,
+    decode_segment,
+    unpacked_size,
+)
 from iot_stores import history
 from iot_stores.history import PageRange, ReadFilter, StoredSegment
 from iot_stores.interval_index import Position
 from iot_stores.postgres import Pool
 
-from .merge import BATCH, BUFFER_BYTES, merge
+from .merge import ASCENDING, BATCH, BUFFER_BYTES, DESCENDING, Order, Rows, merge, position
 from .pausable_read import (
     Batches,
     Cursor,
@@ -31,8 +40,6 @@ from .pausable_read import (
     first_readings,
     limited,
 )
-from .rows import ASCENDING, DESCENDING, Order, Rows, position
-from .unordered_read import UnorderedRead
 
 MAX_BUFFERED = 2_000
 """Up to this n, the last n readings are kept in memory; beyond it they are streamed."""
@@ -41,6 +48,8 @@ MAX_BUFFERED_CHARACTERS = 2**20
 MIN_BYTES = 4 * 2**20
 """Merge buffer that every read gets, however many reads are under way."""
 
+MAX_RANGES = 2**16
+"""Ranges of ids kept for each shard (1 MiB). Beyond it, only those near the last one are kept."""
 LARGE_BYTES = 8 * 2**20
 """A segment with more content than this is large: a process decrypts one at a time."""
 
@@ -55,6 +64,63 @@ Combine = Callable[
 ]
 """Produces the readings of segments, which come in the order in which they begin, within one
 turn."""
+
+
+class Overlap(Enum):
+    """Whether a segment shares ids with an earlier one."""
+
+    NONE = 0
+    POSSIBLE = 1
+    """The ranges overlap, but one of them has gaps: only the readings can tell."""
+    CERTAIN = 2
+
+
+class IdRanges:
+    """Ranges of ids of the segments read so far. Takes O(log n) a segment."""
+
+    def __init__(self) -> None:
+        self._dense: dict[int, _Ranges] = {}
+        self._sparse: dict[int, _Ranges] = {}
+
+    def add(self, bounds: SegmentBounds) -> Overlap:
+        """Add a segment; return whether it shares ids with earlier ones."""
+        first, last = bounds.first_id, bounds.last_id
+        residue = first % ID_STRIDE  # ids of different shards never collide
+        dense = self._dense.setdefault(residue, _Ranges())
+        sparse = self._sparse.setdefault(residue, _Ranges())
+        if last - first == (bounds.count - 1) * ID_STRIDE:
+            if dense.add(first, last):
+                return Overlap.CERTAIN
+            return Overlap.POSSIBLE if sparse.overlaps(first, last) else Overlap.NONE
+        overlapped = dense.overlaps(first, last)
+        return Overlap.POSSIBLE if sparse.add(first, last) or overlapped else Overlap.NONE
+
+
+class _Ranges:
+    """Disjoint ranges in order. Adjacent and overlapping ranges are merged."""
+
+    def __init__(self) -> None:
+        self._firsts: array[int] = array("q")
+        self._lasts: array[int] = array("q")
+
+    def overlaps(self, first: int, last: int) -> bool:
+        """Return whether any range contains an id of `first` to `last`."""
+        return bisect_left(self._lasts, first) < bisect_right(self._firsts, last)
+
+    def add(self, first: int, last: int) -> bool:
+        """Add a range; return whether it has ids in common with another one."""
+        firsts, lasts = self._firsts, self._lasts
+        overlapped = self.overlaps(first, last)
+        begin = bisect_left(lasts, first - ID_STRIDE)
+        end = bisect_right(firsts, last + ID_STRIDE)
+        if begin < end:
+            first, last = min(first, firsts[begin]), max(last, lasts[end - 1])
+        firsts[begin:end], lasts[begin:end] = array("q", [first]), array("q", [last])
+        if len(firsts) > MAX_RANGES:
+            half = MAX_RANGES // 2
+            far = slice(half) if begin > half else slice(half, None)
+            del firsts[far], lasts[far]
+        return overlapped
 
 
 class StoredReadings:
@@ -85,17 +151,16 @@ class StoredReadings:
         """Read the readings within the bounds of a filter, from Postgres."""
         return self._read(client, lambda read: self._select(read, vault, read_filter, page), rows)
 
-    def unordered(
+    def combined(
         self,
         vault: OpenVault,
         read_filter: ReadFilter,
-        state: UnorderedRead,
+        combine: Combine,
         *,
         client: Client = NOBODY,
         rows: type[Rows] = Rows,
     ) -> PausableRead:
-        """Read like `select`, but in any order, one batch per segment."""
-        combine = partial(_unordered, state)
+        """Read like `select`, with the batches that `combine` produces from the segments."""
         plan = partial(self._select, vault=vault, read_filter=read_filter, combine=combine)
         return self._read(client, plan, rows)
 
@@ -227,6 +292,7 @@ class StoredReadings:
                 order,
                 batch=batch,
                 max_bytes=max_bytes,
+                may_repeat=partial(_may_repeat, read, vault, IdRanges()),
                 report_overlap=partial(_report_overlap, read, vault),
             )
 
@@ -238,23 +304,6 @@ class StoredReadings:
             yield lambda: max(MIN_BYTES, BUFFER_BYTES // max(1, self._running))
         finally:
             self._running -= 1
-
-
-def _unordered(
-    state: UnorderedRead,
-    read: PausableRead,
-    segments: Iterable[SealedSegment],
-    vault: OpenVault,
-    read_filter: ReadFilter,
-    page_range: PageRange,
-) -> Generator[Sequence[Reading], None, None]:
-    page_range = read_filter.narrow(page_range)
-    claim = read.claim_large_segment
-    open_segment = opener(vault, read_filter, page_range, ASCENDING, claim, rows=read.rows)
-    scan = Scan(read, ASCENDING, page_range)
-    state.begin_turn(page_range.after)
-    new = scan.watched(state.new_segments(segments))
-    yield from state.batches(new, scan.noting(open_segment), page_range.after)
 
 
 def opener(
@@ -318,6 +367,16 @@ def _content(vault: OpenVault, segment: SealedSegment, claim_large: Callable[[],
             claim_large()
         payload = segment.fetch()
     return decrypt_segment(vault, segment.bounds, payload)
+
+
+def _may_repeat(
+    read: PausableRead, vault: OpenVault, ranges: IdRanges, bounds: SegmentBounds
+) -> bool:
+    """Return whether a segment may hold readings of earlier ones. Report common ids."""
+    overlap = ranges.add(bounds)
+    if overlap is Overlap.CERTAIN:
+        _report_overlap(read, vault, bounds.first_id)
+    return overlap is not Overlap.NONE
 
 
 def _report_overlap(read: PausableRead, vault: OpenVault, reading_id: int) -> None:

@@ -19,8 +19,8 @@ from iot_models import metrics
 from iot_models.errors import FormatError
 from iot_models.reading import Reading
 
-from .pausable_read import Cursor, PausableRead
-from .rows import ColumnRun, Run
+from .merge import Run
+from .pausable_read import ColumnRun, Cursor, PausableRead
 
 WHOLE_BYTES = 256 * 1024
 """Responses up to about this size are sent in one piece, with a Content-Length."""

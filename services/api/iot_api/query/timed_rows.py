@@ -9,8 +9,8 @@ from iot_models.reading import SEPARATOR, Reading
 from iot_models.segment import SegmentColumns
 from iot_stores.interval_index import Position
 
-from .pausable_read import SegmentBatch
-from .rows import ColumnRun, Rows
+from .merge import Rows
+from .pausable_read import ColumnRun, SegmentBatch
 from .series_query import SeriesQuery
 
 

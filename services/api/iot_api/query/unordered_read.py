@@ -8,17 +8,19 @@ compaction replaced segments between two turns of the read. Two segments share r
 their positions and their ids overlap.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
-from iot_cipher.encryption import SealedSegment
+from iot_cipher.encryption import OpenVault, SealedSegment
+from iot_models.reading import Reading
 from iot_models.segment import ID_STRIDE, SegmentBounds
+from iot_stores.history import PageRange, ReadFilter
 from iot_stores.interval_index import Position
 
-from .merge import IdRanges, OpenSegment, Overlap
-from .pausable_read import SegmentBatch
-from .rows import ASCENDING, Rows
+from .merge import ASCENDING, OpenSegment, Rows
+from .pausable_read import PausableRead, Scan, SegmentBatch
+from .readings import IdRanges, Overlap, opener
 
 _ID_BYTES = 40
 """Memory of an id that is kept."""
@@ -59,6 +61,23 @@ class UnorderedRead:
         self._before: dict[SegmentBounds, _Produced] = {}
         """Segments of earlier turns that may have readings behind the start of this turn."""
         self._prune_at = _KEPT
+
+    def combine(
+        self,
+        read: PausableRead,
+        segments: Iterable[SealedSegment],
+        vault: OpenVault,
+        read_filter: ReadFilter,
+        page_range: PageRange,
+    ) -> Generator[Sequence[Reading], None, None]:
+        """Yield the batches of one turn, for `StoredReadings.combined`."""
+        page_range = read_filter.narrow(page_range)
+        claim = read.claim_large_segment
+        open_segment = opener(vault, read_filter, page_range, ASCENDING, claim, rows=read.rows)
+        scan = Scan(read, ASCENDING, page_range)
+        self.begin_turn(page_range.after)
+        new = scan.watched(self.new_segments(segments))
+        yield from self.batches(new, scan.noting(open_segment), page_range.after)
 
     def batches(
         self, segments: Iterable[SealedSegment], open_segment: OpenSegment, after: Position | None

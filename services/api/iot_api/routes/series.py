@@ -70,9 +70,8 @@ def _windows(
 ) -> SeriesWindows:
     readings, client = service.readings, requesting_client(service.settings)
     try:
-        unordered = readings.unordered(
-            vault, read_filter, UnorderedRead(_charge), client=client, rows=TimedRows
-        )
+        combine = UnorderedRead(_charge).combine
+        unordered = readings.combined(vault, read_filter, combine, client=client, rows=TimedRows)
         windows = _filled(unordered, SeriesWindows(query, step, _charge))
     except SharedReadingError:
         ordered = readings.select(vault, read_filter, client=client, rows=TimedRows)

@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iot_api.query import merge
-from iot_api.query.merge import IdRanges, Overlap
+from iot_api.query import readings
+from iot_api.query.readings import IdRanges, Overlap
 from iot_models.segment import ID_STRIDE, SegmentBounds
 
 SEGMENTS = st.lists(
@@ -37,6 +37,6 @@ def test_overlaps_are_found(segments: list[tuple[int, int, bool, int]]) -> None:
 
 def test_the_number_of_ranges_is_bounded() -> None:
     ranges = IdRanges()
-    count = 3 * merge.MAX_RANGES
+    count = 3 * readings.MAX_RANGES
     assert {ranges.add(bounds(2 * n, 1)) for n in range(count)} == {Overlap.NONE}
     assert ranges.add(bounds(2 * count - 2, 1)) is Overlap.CERTAIN

@@ -9,8 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iot_api.query import merge as merge_module
-from iot_api.query.merge import MergeBuffer, merge
-from iot_api.query.rows import ASCENDING, DESCENDING, Order, Rows, position
+from iot_api.query.merge import (
+    ASCENDING,
+    DESCENDING,
+    MergeBuffer,
+    Order,
+    Rows,
+    merge,
+    position,
+)
 from iot_cipher.encryption import SealedSegment
 from iot_models.reading import Reading
 from iot_models.segment import ID_STRIDE, SegmentBounds, SegmentColumns

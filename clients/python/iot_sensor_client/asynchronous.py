@@ -15,8 +15,8 @@ T = TypeVar("T")
 class AsyncClient:
     """The calls of a `Client`, for asyncio. Each has the arguments, results and errors of `Client`.
 
-    A cancelled call ends at once; its request goes on in a thread, and may succeed. Call methods of
-    an `Outbox` with `asyncio.to_thread`.
+    A cancelled call ends at once; its request continues in a thread, and may succeed. Call methods
+    of an `Outbox` with `asyncio.to_thread`.
     """
 
     def __init__(self, client: Client) -> None:

@@ -45,9 +45,9 @@ class Follower:
 
     def run(self) -> Iterator[list[dict[str, Any]]]:
         """Return an iterator over the new readings of each poll, oldest id first."""
-        # What is there now is old. Its newest reading, or the present moment, is where it begins.
-        # Later polls reach back by two overlaps at most, and by `_ROUNDING_SECONDS`: what they
-        # return and this poll does not would seem new.
+        # Readings that exist now are old. The iterator begins at the newest of them, or at the
+        # current time. Later polls reach back by two overlaps at most, and by `_ROUNDING_SECONDS`:
+        # what they return and this poll does not would seem new.
         for row in self._poll(ceil(2 * self._overlap.total_seconds()) + _ROUNDING_SECONDS):
             self._learn(row)
         begin = self._date

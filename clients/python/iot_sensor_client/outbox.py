@@ -63,7 +63,7 @@ class Outbox:
     """Sends readings, and keeps them on the disk until the service has acknowledged them.
 
     `send` returns when the readings are on the disk, whether or not the service is available. A
-    thread sends them in their order, and goes on after any error. Each reading that `send` has
+    thread sends them in their order, and continues after any error. Each reading that `send` has
     accepted is stored exactly once by the service, or is set aside with a reason, even if the
     process is killed or the power fails.
 

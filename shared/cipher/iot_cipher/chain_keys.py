@@ -53,7 +53,7 @@ def parse_retired(content: Mapping[str, Mapping[str, Any]]) -> dict[int, Retired
             a key, so callers must not let it out.
     """
     if any(str(int(key_id)) != key_id for key_id in content):
-        raise ValueError("an id has another form")
+        raise ValueError("an id has the wrong form")
     return {int(key_id): _retired(entry) for key_id, entry in content.items()}
 
 

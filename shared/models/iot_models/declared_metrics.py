@@ -227,7 +227,7 @@ METRICS = (
     Metric("iot_stored_after_seconds", "histogram", "writer",
            "Time from acknowledged to stored, of each drain's oldest entry, in seconds."),
     Metric("iot_readable_after_seconds", "histogram", "writer",
-           "Time from acknowledged to readable, also by reads of the hot window, of each drain's "
+           "Time from acknowledged to readable, even by reads of the hot window, of each drain's "
            "oldest entry, in seconds."),
     Metric("iot_writer_build_info", "gauge", "writer",
            "1; the labels are the versions of iot-sensor and of Python.", ("version", "python")),

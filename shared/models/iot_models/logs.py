@@ -80,7 +80,7 @@ def handler(form: str, stream: TextIO | None = None) -> logging.Handler:
 def start(form: str, level: str, stream: TextIO | None = None) -> None:
     """Log all events of this process to one stream.
 
-    With JSON, warnings of Python and errors that nothing catches become events too. Otherwise, a
+    With JSON, Python's warnings and uncaught errors become events too. Otherwise, a
     collector would see each line of a traceback as an event.
     """
     logging.basicConfig(level=level, handlers=[handler(form, stream)], force=True)
@@ -89,7 +89,7 @@ def start(form: str, level: str, stream: TextIO | None = None) -> None:
 
 
 def log_uncaught() -> None:
-    """Make warnings of Python, and errors that nothing catches, events of the log."""
+    """Log Python's warnings and uncaught errors as events."""
     logging.captureWarnings(capture=True)
     sys.excepthook = _log_uncaught
     threading.excepthook = lambda raised: _log_uncaught(

@@ -132,8 +132,8 @@ class Backlog(BacklogAppender):
     def read_shards(self, shards: Sequence[int], *, max_bytes: int) -> list[WaitingShard]:
         """Return the oldest entries of shards, in order, up to about `max_bytes` sealed bytes.
 
-        Shards that are not reached are left out. At least one entry of the others is returned if
-        one waits. The number of round trips does not depend on the entries or shards.
+        Shards that are not reached are left out. Every other shard with waiting entries returns at
+        least one. The number of round trips does not depend on the entries or shards.
         """
         progress = self.progress(shards)
         counts, bytes_left, entries_left = {}, max_bytes, MAX_ENTRIES

@@ -149,7 +149,7 @@ def erased_among(connection: Connection, vaults: Collection[uuid.UUID]) -> set[u
 
 
 def unfinished(connection: Connection, limit: int) -> list[UnfinishedErasure]:
-    """Return vaults whose deletion is due: the first one, or the last one after
+    """Return vaults whose next deletion is due: the first at once, the last after
     `SETTLING_SECONDS`."""
     if not _has_tombstones(connection):
         return []

@@ -186,7 +186,7 @@ class HotWindow:
         self._client.delete(index, self._names.hot_hidden(vault_id.bytes))
 
     def hide(self, vault_id: uuid.UUID) -> None:
-        """Make reads of a vault use Postgres until its present segments have left the window.
+        """Make reads of a vault use Postgres until its current segments have left the window.
 
         For an erasure of readings: the process may be killed before it evicts their segments.
         Raises `RedisError`.

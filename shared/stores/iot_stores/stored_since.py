@@ -78,7 +78,8 @@ def measure(connection: Connection, search: StoredAfter) -> FoundSize:
 def stored_after(
     connection: Connection, search: StoredAfter, behind_id: int = 0
 ) -> Generator[StoredSegment, None, None]:
-    """Yield the segments that a search finds, by their first ids, which are above `behind_id`.
+    """Yield the segments that a search finds, in the order of their first ids, from above
+    `behind_id`.
 
     Needs an open transaction.
     """

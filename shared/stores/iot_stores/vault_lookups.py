@@ -17,7 +17,8 @@ from iot_models.settings import MAX_SCRYPT_LOG2_N, MIN_SCRYPT_LOG2_N
 from .postgres import Connection
 
 SETTLE_SECONDS: Literal[60] = 60
-"""Maximum duration of the last requests of processes of version 0.1 that became unready."""
+"""Time for the last requests of version 0.1: its processes are not ready any more, and finish
+them."""
 
 POLICY_COLUMNS: LiteralString = (
     f"fast_lookups, costs, changed_at < now() - interval '{SETTLE_SECONDS} s'"

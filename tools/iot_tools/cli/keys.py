@@ -77,7 +77,7 @@ def _add_options(
         action.add_argument(
             "--stopped",
             action="store_true",
-            help="the service is stopped: go on although no process reports its keys",
+            help="the service is stopped: continue although no process reports its keys",
         )
     for action in (retire, rotate):
         action.add_argument(

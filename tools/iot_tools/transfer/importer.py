@@ -32,8 +32,8 @@ from .service_pages import ServicePages, checked
 
 CHUNK_READINGS = 5_000
 CHUNK_BYTES = 2**20
-"""Chunks stay below the limits of an entry, and are of one day, because an entry is stored whole
-and a request is not."""
+"""Limits of a chunk. A chunk becomes one entry, which a writer stores completely or not at all, so
+its readings are of one day and fit in an entry."""
 _PATH = "/api/iot?received=original"
 _UNSTORED_CHUNKS = 16
 """Chunks that may wait in the backlog. Entries of a vault are stored in order, so the last chunk is

@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 
 class LivePoller:
-    """A thread that polls Redis, and one for what needs Postgres, so that a slow Postgres delays
+    """Two threads: one polls Redis, the other reads from Postgres, so that a slow Postgres delays
     only the vaults that need it.
     """
 

@@ -128,7 +128,7 @@ def _context(config: Any) -> ssl.SSLContext:
 
 
 def _validity(certificate: Path) -> "tuple[dt.datetime, dt.datetime] | None":
-    """Return from when to when a certificate is valid.
+    """Return the start and the end of a certificate's validity.
 
     None for a certificate that OpenSSL can load and `cryptography` can't, for example one with
     OpenSSL's trust settings.

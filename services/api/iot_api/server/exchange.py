@@ -73,7 +73,7 @@ def _parse(head: bytes) -> _Head | None:
     try:
         parser.feed_data(head)
     except HttpParserUpgrade:
-        pass  # the service speaks nothing else than HTTP/1
+        pass  # the service speaks HTTP/1 only
     except HttpParserError:
         return None
     found.method = parser.get_method().decode()

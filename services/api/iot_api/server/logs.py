@@ -36,7 +36,7 @@ def gunicorn_log(form: str, level: str) -> type[Logger]:
 
 
 def log_uncaught_in_greenlets() -> None:
-    """Make errors that nothing catches in a greenlet events of the log."""
+    """Log uncaught errors of greenlets as events."""
 
     def print_exception(context: object, kind: Any, error: Any, traceback: Any) -> None:
         del context, kind, traceback

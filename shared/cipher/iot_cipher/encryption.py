@@ -33,7 +33,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from iot_models.errors import DecryptionError, FormatError
-from iot_models.reading import SEPARATOR, ReadingColumns
+from iot_models.reading import ReadingColumns, count_texts
 from iot_models.segment import ENTRY_LEVEL, SegmentBounds, compress, decompress
 
 from .secrets import SecretHolder
@@ -240,7 +240,7 @@ def decode_entry(data: bytes) -> Entry:
     )
     # Checked before the readings get into a segment: here, a bad entry becomes a dead letter. In a
     # segment, it would make all readings of the segment unreadable.
-    if not freeform.isascii() or freeform.count(SEPARATOR) != (count - 1 if count else 0):
+    if not freeform.isascii() or count_texts(freeform, count) != (count or 1):
         raise FormatError("the entry's columns differ in length, or are not ASCII")
     readings.has_all_texts = True
     return Entry(vault_id, salt, chunk_key, sealed_at, readings)

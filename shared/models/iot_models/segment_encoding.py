@@ -13,7 +13,7 @@ import zstandard
 from .compaction_order import SMALL_READINGS
 from .errors import FormatError
 from .packed_column import byte_planes, pack_column
-from .reading import SEPARATOR, ReadingColumns
+from .reading import SEPARATOR, ReadingColumns, count_texts
 from .segment import (
     ARRIVAL,
     COUNTS,
@@ -97,7 +97,8 @@ def encode_segment(
 
 def _have_all_texts(batches: Sequence[tuple[int, ReadingColumns]]) -> bool:
     return all(
-        readings.has_all_texts or readings.freeform.count(SEPARATOR) + 1 == len(readings.relative)
+        readings.has_all_texts
+        or count_texts(readings.freeform, len(readings.relative)) == len(readings.relative)
         for _, readings in batches
     )
 
@@ -235,7 +236,7 @@ def encode_merged(
     relative, interrogator = array("q", columns.relative), array("q", columns.interrogator)
     freeform = SEPARATOR.join(text.encode("ascii") for text in columns.freeform)
     count = len(ids)
-    lengths = {len(received), len(relative), len(interrogator), freeform.count(SEPARATOR) + 1}
+    lengths = {len(received), len(relative), len(interrogator), count_texts(freeform, count)}
     if lengths != {count}:
         raise FormatError("the segment's columns differ in length")
     bounds = SegmentBounds(

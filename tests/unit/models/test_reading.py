@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from iot_models.reading import (
     INT64_MAX,
     INT64_MIN,
+    SEPARATOR,
     Reading,
     ReadingColumns,
     absolute_timestamp,
+    count_texts,
     int64s,
 )
 
@@ -64,3 +66,11 @@ def test_fields_have_the_order_of_the_answers() -> None:
         "interrogator_timestamp",
         "relative_timestamp",
     )
+
+
+@pytest.mark.parametrize("text", [b"", b"1", b'{"rssi": -60, "epc96": "811adf4a21b5935846a494ef"}'])
+@pytest.mark.parametrize("count", [1, 2, 100])
+def test_texts_of_any_length_are_counted(text: bytes, count: int) -> None:
+    texts = SEPARATOR.join([text] * count)
+    for expected in (0, 1, count, 1000):
+        assert count_texts(texts, expected) == count

@@ -168,7 +168,11 @@ _Group = tuple[str, tuple[Sequence[int], list[_Data]]]
 
 def _passwords(rows: list[_Data], max_passwords: int) -> dict[str, None]:
     """Return the distinct passwords of a request, in the order of their first rows."""
-    passwords = dict.fromkeys([row.db_password for row in rows])
+    all_passwords = [row.db_password for row in rows]
+    first = all_passwords[0]
+    if all_passwords.count(first) == len(rows):  # takes half of the time of a dict
+        return {first: None}
+    passwords = dict.fromkeys(all_passwords)
     if len(passwords) > max_passwords:
         # Each password may cost a scrypt.
         raise TooLargeError(

@@ -12,7 +12,7 @@ from iot_api.http.cors import Cors
 from iot_api.http.errors import ErrorResponder, register_errors
 from iot_api.http.rate_headers import register_rate_limit
 from iot_api.http.refusal_pace import RefusalPace
-from iot_api.http.request import Entrance, client_of, register_request_metrics
+from iot_api.http.request import RequestDispatcher, client_of, register_request_metrics
 from iot_api.http.request_log import RequestLog
 from iot_api.http.request_metrics import RequestMetrics
 from iot_api.http.traced_app import TracedApp
@@ -105,7 +105,7 @@ def create_app(settings: Settings) -> Flask:
         app.register_blueprint(page_blueprint())
     cors = Cors(parse_origins(settings.cors_origins))
     ingest = IngestEndpoint(service, access, request_metrics, cors, errors, request_log)
-    app.wsgi_app = Entrance(ingest, app.wsgi_app, cors)  # type: ignore[method-assign]
+    app.wsgi_app = RequestDispatcher(ingest, app.wsgi_app, cors)  # type: ignore[method-assign]
     if tracing.is_on():
         app.wsgi_app = TracedApp(app.wsgi_app, route_of)  # type: ignore[method-assign]
     if access.is_open:

@@ -121,7 +121,7 @@ def post_worker_init(worker: Any) -> None:
         if service.rate_settler is not None:
             service.rate_settler.start()
         service.change_follower.start()
-        service.vault_keeper.start()
+        service.vault_restorer.start()
         service.access_audit.start()
 
 

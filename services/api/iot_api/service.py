@@ -25,10 +25,10 @@ from iot_api.status.status import Status
 from iot_api.vaults.cache import VaultCache
 from iot_api.vaults.change_follower import ChangeFollower
 from iot_api.vaults.compaction_planner import CompactionPlanner
-from iot_api.vaults.keeper import VaultKeeper
 from iot_api.vaults.opening import Vaults
 from iot_api.vaults.password_changer import PasswordChanger
 from iot_api.vaults.range_eraser import RangeEraser
+from iot_api.vaults.restorer import VaultRestorer
 from iot_api.vaults.scrypt_threads import slow_key
 from iot_api.vaults.vault_eraser import VaultEraser
 from iot_cipher.encryption import Opener, Sealer
@@ -63,7 +63,7 @@ class Service:
     stores: Stores
     pool: Pool
     vaults: Vaults
-    vault_keeper: VaultKeeper
+    vault_restorer: VaultRestorer
     password_changer: PasswordChanger
     vault_eraser: VaultEraser
     range_eraser: RangeEraser
@@ -93,7 +93,7 @@ class Service:
             self.rate_settler.stop()
         self.change_follower.stop()
         self.access_audit.stop()
-        self.vault_keeper.close()
+        self.vault_restorer.close()
         self.vaults.close()
         self.compaction.close()
         self.pool.close()
@@ -153,15 +153,15 @@ def build_service(settings: Settings) -> Service:
     audit_events = AuditEvents(audit, pool)
     records = VaultRecords(redis, names, pool, audit, audits_new_vaults=bool(settings.audit_vaults))
     erasures = Erasures(redis, names, pool, changes, audit)
-    keeper = VaultKeeper(
+    restorer = VaultRestorer(
         records, cache, keyring.current, stores.held_entries, sweep, erasures.clean_redis
     )
-    stores.watcher.after_checks += _reports(stores, keyring, keeper)
+    stores.watcher.after_checks += _reports(stores, keyring, restorer)
     stores.watcher.after_checks.append(backlog.release_idle_connection)
-    follower = ChangeFollower(changes, keeper)
+    follower = ChangeFollower(changes, restorer)
     live = LiveHub(
         LiveSource(pool, backlog, stores.hot_window),
-        keeper,
+        restorer,
         shards=settings.shards,
         max_listeners=settings.live_listeners,
         max_listeners_per_client=settings.live_listeners_per_client,
@@ -169,7 +169,7 @@ def build_service(settings: Settings) -> Service:
     follower.on_change, follower.on_gap = live.note_change, live.verify_soon
     vaults = Vaults(
         keyring.current,
-        keeper,
+        restorer,
         guesses,
         scrypt_log2_n=settings.scrypt_log2_n,
         slow_key=slow_key(),
@@ -190,7 +190,7 @@ def build_service(settings: Settings) -> Service:
         stores=stores,
         pool=pool,
         vaults=vaults,
-        vault_keeper=keeper,
+        vault_restorer=restorer,
         password_changer=PasswordChanger(
             vaults, records, changes, keyring.current, guesses, watch.require_safe
         ),
@@ -240,14 +240,16 @@ def build_service(settings: Settings) -> Service:
 
 
 def _reports(
-    stores: Stores, keyring: KeyringFile, keeper: VaultKeeper
+    stores: Stores, keyring: KeyringFile, restorer: VaultRestorer
 ) -> Iterator[Callable[[], None]]:
     """Yield the reports of this process for Redis."""
     reported = stores.redis, stores.names, "api", keyring.current
-    require_ours = stores.watch.require_ours
-    open_vaults = keeper.master_keys_in_use
-    yield LoadedKeysReporter(*reported, require_ours=require_ours, open_vaults=open_vaults).report
-    yield HeartbeatSender(*reported, require_ours=require_ours).report
+    require_ownership = stores.watch.require_ownership
+    open_vaults = restorer.master_keys_in_use
+    yield LoadedKeysReporter(
+        *reported, require_ownership=require_ownership, open_vaults=open_vaults
+    ).report
+    yield HeartbeatSender(*reported, require_ownership=require_ownership).report
 
 
 def _postgres_now(pool: Pool) -> int:

@@ -21,9 +21,8 @@ from rq.serializers import JSONSerializer
 
 from iot_models import metrics, names
 from iot_models.errors import SettingsError
-from iot_stores.postgres import AWAY
 from iot_stores.redis_watch import UnfitRedisError
-from iot_stores.store_states import report, state_of
+from iot_stores.store_states import POSTGRES_UNAVAILABLE, report, state_of
 from iot_writer.drain.drain import DrainOutcome
 from iot_writer.maintenance.partitions import ensure_months_ahead
 
@@ -71,7 +70,7 @@ def _waiting_for_stores(
         def run(*args: P.args, **kwargs: P.kwargs) -> R | str:
             try:
                 return function(*args, **kwargs)
-            except AWAY as error:
+            except POSTGRES_UNAVAILABLE as error:
                 current().drop_postgres()
                 report(_log, consequence, error)
                 return "postgres_away"
@@ -142,7 +141,7 @@ def _counting_failures(counter: str) -> Iterator[None]:
     """Count an error of the enclosed work by its kind."""
     try:
         yield
-    except AWAY:
+    except POSTGRES_UNAVAILABLE:
         _count(counter, "postgres_away")
         raise
     except Exception as error:
@@ -193,7 +192,7 @@ def sweep_shards() -> int:
     sweep.recount(writer.counters)
     try:
         sweep.release_held(writer.held, writer.postgres)
-    except AWAY as error:
+    except POSTGRES_UNAVAILABLE as error:
         writer.drop_postgres()
         report(_log, "held entries are not released", error)
     if writer.compaction_orders.count():

@@ -14,10 +14,9 @@ from rq.serializers import JSONSerializer
 
 from iot_models import names
 from iot_models.errors import SettingsError
-from iot_stores.postgres import AWAY
 from iot_stores.redis_client import connect_redis, is_out_of_memory
 from iot_stores.redis_watch import RedisWatch, UnfitRedisError
-from iot_stores.store_states import report, state_of
+from iot_stores.store_states import POSTGRES_UNAVAILABLE, report, state_of
 
 from . import jobs, shutdown
 from .ticker import Ticker
@@ -60,8 +59,8 @@ class DrainWorker(SimpleWorker):
     ) -> "tuple[Job, Queue] | None":
         """Take a job. End RQ's loop if Redis now belongs to another installation."""
         try:
-            self.watch.require_ours()
-        except (UnfitRedisError, *AWAY):
+            self.watch.require_ownership()
+        except (UnfitRedisError, *POSTGRES_UNAVAILABLE):
             raise StopRequested from None
         return super().dequeue_job_and_maintain_ttl(timeout, max_idle_time)
 
@@ -145,11 +144,11 @@ def work(writer: Writer) -> None:
     try:
         while not shutdown.requested.is_set():
             try:
-                writer.watch.require_ours()
+                writer.watch.require_ownership()
                 _work_on_jobs(writer)
             except RedisError as error:
                 report(_log, "the writer waits for Redis", error)
-            except AWAY as error:
+            except POSTGRES_UNAVAILABLE as error:
                 report(_log, "the owner of Redis is not known", error)
             except UnfitRedisError:
                 pass  # the watch has logged the reason
@@ -170,26 +169,26 @@ def _hand_over(writer: Writer) -> None:
     queue that job up to 3 s later.
     """
     try:
-        writer.watch.require_ours()
+        writer.watch.require_ownership()
         writer.backlog.enqueue_once(
             [names.drain_job(shard) for shard in writer.backlog.oldest_ages()]
         )
     except RedisError as error:
         report(_log, "the drains are left to the sweep", error)
-    except (UnfitRedisError, *AWAY) as error:
+    except (UnfitRedisError, *POSTGRES_UNAVAILABLE) as error:
         _log.debug("no drain is queued: %s", error)
 
 
 def _recover(writer: Writer) -> None:
     """Queue a sweep. If Redis is full and takes no jobs, drain without a job to make room."""
     try:
-        writer.watch.require_ours()
+        writer.watch.require_ownership()
         writer.backlog.enqueue_once([names.SWEEP_JOB])
     except RedisError as error:
         if is_out_of_memory(error):
             _log.warning("Redis is full: draining without jobs")
             _drain_directly(writer)
-    except (UnfitRedisError, *AWAY) as error:
+    except (UnfitRedisError, *POSTGRES_UNAVAILABLE) as error:
         _log.debug("no sweep is queued: %s", error)
 
 
@@ -197,7 +196,7 @@ def _drain_directly(writer: Writer) -> None:
     try:
         for shard in range(writer.settings.shards):
             writer.drain_shards([shard])
-    except AWAY as error:
+    except POSTGRES_UNAVAILABLE as error:
         writer.drop_postgres()
         report(_log, "draining without jobs failed", error)
     except (RedisError, UnfitRedisError, SettingsError) as error:

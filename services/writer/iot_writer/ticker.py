@@ -7,9 +7,8 @@ import time
 from redis.exceptions import RedisError
 
 from iot_models import metrics, names
-from iot_stores.postgres import AWAY
 from iot_stores.redis_watch import UnfitRedisError
-from iot_stores.store_states import report
+from iot_stores.store_states import POSTGRES_UNAVAILABLE, report
 
 from .writer import Writer
 
@@ -43,7 +42,7 @@ class Ticker(threading.Thread):
                 self._check_clocks()
             except RedisError as error:
                 report(_log, "no job is queued", error)
-            except (UnfitRedisError, *AWAY) as error:
+            except (UnfitRedisError, *POSTGRES_UNAVAILABLE) as error:
                 _log.debug("no job is queued: %s", error)
 
     def tick(self) -> None:
@@ -52,7 +51,7 @@ class Ticker(threading.Thread):
         Raises:
             UnfitRedisError: Redis belongs to another installation.
         """
-        self._writer.watch.require_ours()
+        self._writer.watch.require_ownership()
         keys = [self._writer.names.tick(job) for job in EVERY_SECONDS]
         with self._writer.redis.pipeline(transaction=False) as pipeline:
             pipeline.time()

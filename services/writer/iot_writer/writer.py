@@ -59,7 +59,7 @@ class Writer:
             self.backlog,
             opener,
             self.audit,
-            self.watch.require_ours,
+            self.watch.require_ownership,
         )
         self.drain = Drain(
             self.backlog,
@@ -82,9 +82,11 @@ class Writer:
     def _reports(self) -> Iterator[Callable[[], None]]:
         """Yield the reports of this process for Redis."""
         reported = self.redis, self.names, "writer", self.keys.current
-        require_ours, drained = self.watch.require_ours, self._seconds_since_drains
-        yield LoadedKeysReporter(*reported, require_ours=require_ours).report
-        yield HeartbeatSender(*reported, require_ours=require_ours, drained=drained).report
+        require_ownership, drained = self.watch.require_ownership, self._seconds_since_drains
+        yield LoadedKeysReporter(*reported, require_ownership=require_ownership).report
+        yield HeartbeatSender(
+            *reported, require_ownership=require_ownership, drained=drained
+        ).report
 
     def _seconds_since_drains(self) -> dict[int, float]:
         now = time.monotonic()
@@ -96,7 +98,7 @@ class Writer:
         No query tests an open connection.
 
         Raises:
-            AWAY: Postgres can't serve.
+            POSTGRES_UNAVAILABLE: Postgres can't serve.
             SettingsError: the database's schema belongs to another version.
         """
         if self._connection is None or self._connection.closed or self._connection.broken:
@@ -143,7 +145,7 @@ class Writer:
                 backlog.
         """
         connection = self.postgres()
-        self.watch.require_ours()
+        self.watch.require_ownership()
         result = self.drain.run(connection, shards)
         for shard, outcome in result.outcomes.items():
             if outcome not in {DrainOutcome.BUSY, DrainOutcome.EMPTY}:

@@ -115,7 +115,7 @@ def last_line(program: str, error: object, form: str) -> None:
     handler(JSON).handle(record)
 
 
-class Pace:
+class EventLimit:
     """A bound on the events of each kind, so that a client can't fill the log."""
 
     def __init__(self, events: int, seconds: float) -> None:

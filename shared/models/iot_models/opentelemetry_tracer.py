@@ -25,7 +25,7 @@ from opentelemetry.trace import Span, SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import AttributeValue
 
-from .logs import Pace
+from .logs import EventLimit
 from .tracing import Phase
 
 Attributes = Mapping[str, AttributeValue]
@@ -200,7 +200,7 @@ def _pace_logs() -> None:
 class _PacedEvents(logging.Filter):
     def __init__(self) -> None:
         super().__init__()
-        self._pace = Pace(1, _LOG_SECONDS)
+        self._limit = EventLimit(1, _LOG_SECONDS)
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return self._pace.admit((record.name, record.msg)) is not None
+        return self._limit.admit((record.name, record.msg)) is not None

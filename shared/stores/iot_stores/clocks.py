@@ -14,8 +14,9 @@ from typing import cast
 
 from redis import Redis
 
-from .postgres import AWAY, Connection
+from .postgres import Connection
 from .redis_client import milliseconds
+from .store_states import POSTGRES_UNAVAILABLE
 
 WARNING_SECONDS = 10.0
 """Clock skew that is reported."""
@@ -119,7 +120,7 @@ class ClockWatch:
         *,
         max_seconds: float,
     ) -> None:
-        """`connect` opens a connection to Postgres, or raises one of `AWAY`.
+        """`connect` opens a connection to Postgres, or raises one of `POSTGRES_UNAVAILABLE`.
 
         Postgres is queried only if the clocks of this process and Redis differ, to find which of
         the two is wrong. Beyond a skew of `max_seconds` the process is not ready.
@@ -143,7 +144,7 @@ class ClockWatch:
         """
         self.redis_ahead = redis_ahead(self._client)
         if postgres is None and abs(self.redis_ahead) > WARNING_SECONDS:
-            with suppress(*AWAY), self._connect() as connection:
+            with suppress(*POSTGRES_UNAVAILABLE), self._connect() as connection:
                 postgres = postgres_ahead(connection)
         skew = ClockSkew(self.redis_ahead, postgres)
         self.skew_too_large = skew.exceeds(self._max_seconds)

@@ -39,13 +39,13 @@ class DeadLetters:
         client: "Redis",
         names: KeyNames,
         *,
-        confirm_ours: Callable[[], None] = lambda: None,
+        confirm_ownership: Callable[[], None] = lambda: None,
     ) -> None:
-        """`confirm_ours` raises if Redis now belongs to another installation.
+        """`confirm_ownership` raises if Redis now belongs to another installation.
 
         The entries of another installation can't be opened here, and must not become dead letters.
         """
-        self._confirm_ours = confirm_ours
+        self._confirm_ours = confirm_ownership
         self._client = client
         self._names = names
         self._add = load_script(client, "dead_letters_add.lua")

@@ -85,8 +85,8 @@ class Erasures:
         Return False if Postgres has no such vault under one of the lookups.
 
         Raises:
-            AWAY: Postgres can't serve, or processes of version 0.1 may run. The vault may have been
-                erased or not.
+            POSTGRES_UNAVAILABLE: Postgres can't serve, or processes of version 0.1 may run. The
+                vault may have been erased or not.
             UnavailableError: the API may not add to the audit log; nothing was erased.
         """
 
@@ -107,7 +107,7 @@ class Erasures:
         before may store a record afterwards. Repeating the call is harmless.
 
         Raises:
-            RedisError, AWAY: a store is away.
+            RedisError, POSTGRES_UNAVAILABLE: a store is away.
         """
         with self._pool.connection() as connection:
             if not _has_tombstones(connection):

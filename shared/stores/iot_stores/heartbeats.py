@@ -75,11 +75,11 @@ class HeartbeatSender(ProcessReport):
         service: str,
         keys: Callable[[], KeySet],
         *,
-        require_ours: Callable[[], None],
+        require_ownership: Callable[[], None],
         drained: Callable[[], Mapping[int, float]] = dict,
     ) -> None:
         """`drained` returns the seconds since this writer last drained each shard."""
-        super().__init__(client, names, service, keys, require_ours=require_ours)
+        super().__init__(client, names, service, keys, require_ownership=require_ownership)
         self._drained = drained
 
     def _content(self, now: float) -> dict[str, object]:

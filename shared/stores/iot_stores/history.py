@@ -22,7 +22,8 @@ from iot_models.segment import SegmentBounds
 
 from .interval_index import REACH, Position, probes
 from .months import month_begin
-from .postgres import AWAY, Connection, short_query
+from .postgres import Connection, short_query
+from .store_states import POSTGRES_UNAVAILABLE
 
 COLUMNS: LiteralString = (
     "first_id, last_id, received_min, received_max, relative_min, relative_max, "
@@ -317,7 +318,7 @@ def read_transaction(connection: Connection) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(*AWAY):  # the connection is broken
+        with suppress(*POSTGRES_UNAVAILABLE):  # the connection is broken
             connection.rollback()
 
 

@@ -15,7 +15,8 @@ import psycopg
 
 from iot_models.errors import SettingsError
 
-from .postgres import AWAY, Connection
+from .postgres import Connection
+from .store_states import POSTGRES_UNAVAILABLE
 
 KeyringMark = Callable[[uuid.UUID], bytes]
 """Returns the mark of this process's keyring for an installation id."""
@@ -36,7 +37,7 @@ class Installation:
         connect: Callable[[], AbstractContextManager[Connection]],
         keyring_mark: KeyringMark | None = None,
     ) -> None:
-        """`connect` opens a connection, or raises one of `AWAY` within a few seconds.
+        """`connect` opens a connection, or raises one of `POSTGRES_UNAVAILABLE` within seconds.
 
         Writers pass no `keyring_mark`, because they do not have the pepper.
         """
@@ -50,7 +51,7 @@ class Installation:
         Raises:
             SettingsError: the database has no id, the role may not read the id, or the database
                 is marked with another keyring.
-            AWAY: Postgres can't serve.
+            POSTGRES_UNAVAILABLE: Postgres can't serve.
         """
         if self._id is not None:
             return self._id
@@ -95,5 +96,6 @@ class Installation:
 def _mark_keyring(connection: Connection, mark: bytes) -> None:
     try:
         connection.execute("UPDATE installation SET keyring = %s WHERE keyring IS NULL", (mark,))
-    except AWAY as error:  # for example a read-only server; the next process sets the mark
+    except POSTGRES_UNAVAILABLE as error:
+        # For example, the server is read-only. The next process sets the mark.
         _log.warning("could not mark the database with the keyring: %s", error)

@@ -57,11 +57,11 @@ class LoadedKeysReporter(ProcessReport):
         service: str,
         keys: Callable[[], KeySet],
         *,
-        require_ours: Callable[[], None],
+        require_ownership: Callable[[], None],
         open_vaults: Callable[[], Counter[KeyId]] = Counter,
     ) -> None:
         """`open_vaults` counts the open vaults by the master keys of their records."""
-        super().__init__(client, names, service, keys, require_ours=require_ours)
+        super().__init__(client, names, service, keys, require_ownership=require_ownership)
         self._open_vaults = open_vaults
         self._primary: tuple[KeyId, str] | None = None
         self._changed_at = -math.inf

@@ -16,7 +16,7 @@ from iot_models import metrics, tracing
 from iot_models.errors import SettingsError
 from iot_models.settings import Settings
 
-from .store_states import POSTGRES_AWAY, is_server_state
+from .store_states import POSTGRES_UNAVAILABLE, is_server_state
 
 SCHEMA_REVISION = "0004"
 """The newest schema that this code knows. `iot_writer.schema` migrates a database to it.
@@ -51,8 +51,6 @@ RENEW_SECONDS = 1.0
 
 RECONNECT_SECONDS = 0.5
 """Interval at which a waiting request makes the pool try to connect again."""
-
-AWAY = POSTGRES_AWAY
 
 Connection = psycopg.Connection[tuple[object, ...]]
 CheckTimeout = Callable[[], contextlib.AbstractContextManager[object]]
@@ -131,7 +129,7 @@ class Pool(ConnectionPool[Connection]):
         with super().connection(timeout) as connection:
             try:
                 yield connection
-            except AWAY as error:
+            except POSTGRES_UNAVAILABLE as error:
                 if is_server_state(error):
                     abandon(connection)
                     self._renew()
@@ -154,7 +152,7 @@ class Pool(ConnectionPool[Connection]):
             with self.connection() as connection:
                 try:
                     return work(connection)
-                except AWAY:
+                except POSTGRES_UNAVAILABLE:
                     if not connection.broken:
                         raise
                     metrics.counter("iot_postgres_sessions_lost_total").inc()

@@ -17,8 +17,7 @@ from iot_cipher.writer_keys import KeySet
 from iot_models.errors import UnavailableError
 from iot_models.names import KeyNames
 
-from .postgres import AWAY
-from .store_states import report
+from .store_states import POSTGRES_UNAVAILABLE, report
 
 REPORT_SECONDS = 3.0
 
@@ -38,14 +37,14 @@ class ProcessReport(ABC):
         service: str,
         keys: Callable[[], KeySet],
         *,
-        require_ours: Callable[[], None],
+        require_ownership: Callable[[], None],
     ) -> None:
-        """`service`: `api` or `writer`. `require_ours` raises if Redis belongs to others."""
+        """`service`: `api` or `writer`. `require_ownership` raises if Redis belongs to others."""
         self._client = client
         self._names = names
         self._service = service
         self._keys = keys
-        self._require_ours = require_ours
+        self._require_ours = require_ownership
         self._next = 0.0
 
     def report(self) -> None:
@@ -59,7 +58,7 @@ class ProcessReport(ABC):
         try:
             self._require_ours()
             self._send(content)
-        except (RedisError, UnavailableError, *AWAY) as error:
+        except (RedisError, UnavailableError, *POSTGRES_UNAVAILABLE) as error:
             report(_log, self.consequence, error)
 
     @abstractmethod

@@ -10,9 +10,9 @@ from iot_models.errors import SettingsError
 
 from .clocks import ClockWatch, postgres_ahead
 from .installation import Installation
-from .postgres import AWAY, Connection, check_schema, check_writable
+from .postgres import Connection, check_schema, check_writable
 from .redis_watch import RedisWatch
-from .store_states import public_state, report
+from .store_states import POSTGRES_UNAVAILABLE, public_state, report
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class Readiness:
     ) -> None:
         """`try_redis` tries a write of the kind this process makes, and raises Redis's error.
 
-        `connect` opens a connection, or raises one of `AWAY` within a few seconds.
+        `connect` opens a connection, or raises one of `POSTGRES_UNAVAILABLE` within a few seconds.
 
         `hot_window` watches the hot window's own Redis, if it has one. Its state is reported, but
         does not affect readiness. With `ask_once`, Postgres is not queried again after the schema
@@ -90,7 +90,7 @@ class Readiness:
         except SettingsError as error:
             self._schema_seen = False
             return str(error)
-        except AWAY as error:
+        except POSTGRES_UNAVAILABLE as error:
             return public_state(_log, "Postgres", error)
         return "ok"
 

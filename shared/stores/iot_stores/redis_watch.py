@@ -31,10 +31,9 @@ from iot_models.errors import SettingsError, UnavailableError
 from iot_models.names import KeyNames
 
 from .installation import KEYRING_MISMATCH, Installation
-from .postgres import AWAY
 from .redis_connections import renew_connections
 from .scripts import load_script
-from .store_states import public_state, report
+from .store_states import POSTGRES_UNAVAILABLE, public_state, report
 
 CHECK_SECONDS = 1.0
 RETRY_SECONDS = 5
@@ -135,16 +134,16 @@ class RedisWatch:
         if verdict.unfit:
             raise UnfitRedisError
 
-    def require_ours(self) -> None:
+    def require_ownership(self) -> None:
         """Raise unless Redis belongs to this installation. Raises as `require_safe`."""
         verdict = self._verdict or self._first_check()
         if verdict.unknown or verdict.foreign:
             raise UnfitRedisError
 
-    def confirm_ours(self) -> None:
-        """Check Redis now, then do as `require_ours`."""
+    def confirm_ownership(self) -> None:
+        """Check Redis now, then do as `require_ownership`."""
         self.check()
-        self.require_ours()
+        self.require_ownership()
 
     def keeps_indexes(self) -> bool:
         """Return whether this Redis keeps the indexes of the hot window whole.
@@ -153,7 +152,8 @@ class RedisWatch:
         """
         try:
             verdict = self._verdict or self._first_check()
-        except AWAY:  # without Postgres the owner is unknown; the hot window must serve reads then
+        except POSTGRES_UNAVAILABLE:
+            # Without Postgres the owner is unknown, and reads need the hot window most.
             return True
         return not (verdict.unknown or verdict.foreign or verdict.evicts)
 
@@ -163,7 +163,7 @@ class RedisWatch:
             return self.check().fault or "ok"
         except RedisError as error:
             return public_state(_log, self._requirements.name, error)
-        except AWAY:
+        except POSTGRES_UNAVAILABLE:
             return "not checked: Postgres is away"
 
     def invalidate(self) -> None:
@@ -270,7 +270,7 @@ class RedisWatch:
         own_id = ""
         try:
             own_id = str(self._installation.get_id())
-        except AWAY as error:
+        except POSTGRES_UNAVAILABLE as error:
             away = error
         answers = cast("list[bytes]", self._claim(keys=self._keys, args=[own_id]))
         owner, keyring = (answer.decode(errors="replace") for answer in answers)
@@ -389,7 +389,7 @@ class RedisWatchThread(threading.Thread):
             for watch in self._watches:
                 try:
                     watch.check()
-                except (RedisError, *AWAY) as error:
+                except (RedisError, *POSTGRES_UNAVAILABLE) as error:
                     _log.debug("the check of Redis failed: %s", error)
                 except Exception as error:  # noqa: BLE001 - the thread must survive any defect
                     report(_log, "Redis is not checked", error)

@@ -112,7 +112,7 @@ _POSTGRES_SENTENCES: Mapping[str, re.Pattern[str]] = {
 }
 """Wordings of connection errors: libpq gives no SQLSTATE for them."""
 
-POSTGRES_AWAY = (
+POSTGRES_UNAVAILABLE = (
     psycopg.OperationalError,
     errors.ReadOnlySqlTransaction,
     errors.IdleInTransactionSessionTimeout,
@@ -156,7 +156,7 @@ def state_of(error: BaseException) -> StoreState | None:
     """Return the state that an error shows, or None if the error is a defect of this service."""
     if isinstance(error, RedisError):
         return _redis_state(error)
-    if isinstance(error, POSTGRES_AWAY):
+    if isinstance(error, POSTGRES_UNAVAILABLE):
         return _postgres_state(error)
     return None
 

@@ -42,7 +42,7 @@ class Stores:
         wakeup: Callable[[], Wakeup] = ThreadWakeup,
         hot_window_watch_seconds: float | None = None,
     ) -> None:
-        """`connect` opens a connection to Postgres, or raises one of `AWAY`.
+        """`connect` opens a connection to Postgres, or raises one of `POSTGRES_UNAVAILABLE`.
 
         `appends_wait`: appends to the backlog wait for the replicas and disks that the settings
         require. The API acknowledges after that. `wakeup`: wakes up concurrent appends.
@@ -149,7 +149,7 @@ class Stores:
     @cached_property
     def dead_letters(self) -> DeadLetters:
         """The dead letters."""
-        return DeadLetters(self.redis, self.names, confirm_ours=self.watch.confirm_ours)
+        return DeadLetters(self.redis, self.names, confirm_ownership=self.watch.confirm_ownership)
 
     @cached_property
     def held_entries(self) -> HeldEntries:

@@ -132,7 +132,7 @@ class VaultRecords:
         Both come from the same snapshot. A record that is found is cached in Redis.
 
         Raises:
-            AWAY: Postgres can't serve.
+            POSTGRES_UNAVAILABLE: Postgres can't serve.
         """
         found = self._pool.run_idempotent(lambda connection: _find(connection, lookups))
         if found.record is not None:
@@ -149,7 +149,7 @@ class VaultRecords:
 
         Raises:
             PolicyChangedError: the policy now requires another format or cost.
-            AWAY: Postgres can't serve.
+            POSTGRES_UNAVAILABLE: Postgres can't serve.
         """
         values = (*_values(record), record.format)
 
@@ -179,7 +179,7 @@ class VaultRecords:
                 or cost: the vault must be wrapped again.
             VaultErasedError: the vault was erased.
             RedisError: the record of a replaced vault could not be kept.
-            AWAY: Postgres can't serve.
+            POSTGRES_UNAVAILABLE: Postgres can't serve.
         """
         with _recognizing_changed_policy():
             stored = self._pool.run_idempotent(lambda connection: _restore(connection, record))
@@ -199,7 +199,7 @@ class VaultRecords:
         The version is None if Postgres lacks the vault.
 
         Raises:
-            AWAY: Postgres can't serve.
+            POSTGRES_UNAVAILABLE: Postgres can't serve.
         """
         if not records:
             return []
@@ -255,7 +255,7 @@ class VaultRecords:
 
         Raises:
             PolicyChangedError: the policy now requires another format or cost.
-            AWAY: Postgres can't serve.
+            POSTGRES_UNAVAILABLE: Postgres can't serve.
         """
         values = (*_values(new)[1:], new.format, old.vault_id, old.wrapped_key)
         with _recognizing_changed_policy(), self._pool.connection() as connection:
@@ -275,7 +275,7 @@ class VaultRecords:
             LookupTakenError: another vault has the new lookup.
             PolicyChangedError: the policy now requires another format or cost.
             UnavailableError: the database can't append to the audit log. Nothing was changed.
-            AWAY: Postgres can't serve. The record may have been replaced or not.
+            POSTGRES_UNAVAILABLE: Postgres can't serve. The record may have been replaced or not.
         """
         values = (*_values(new)[1:], new.format, old.vault_id, old.wrapped_key)
 
@@ -318,7 +318,7 @@ class VaultRecords:
 
         Raises:
             UnavailableError: the policy is invalid, or the cost could not be raised.
-            AWAY: Postgres can't serve.
+            POSTGRES_UNAVAILABLE: Postgres can't serve.
         """
 
         def raised(connection: Connection) -> LookupPolicy:

@@ -19,7 +19,7 @@ from werkzeug.test import EnvironBuilder, run_wsgi_app
 from integration.api.asking import JSON, Api, row
 from integration.api.conftest import MakeApi
 from iot_api.http.access import declared_scope
-from iot_api.http.request import Entrance
+from iot_api.http.request import RequestDispatcher
 from iot_api.ingest.endpoint import ROUTES
 from iot_cipher.tokens import new_tokens_text, with_token
 from iot_models.scopes import Scope
@@ -53,15 +53,15 @@ class Counting:
     by_flask: int = 0
 
     def __post_init__(self) -> None:
-        entrance: Any = self.api.app.wsgi_app
-        assert isinstance(entrance, Entrance)
-        others = vars(entrance)["_flask"]
+        dispatcher: Any = self.api.app.wsgi_app
+        assert isinstance(dispatcher, RequestDispatcher)
+        others = vars(dispatcher)["_flask"]
 
         def counting(*args: Any) -> Any:
             self.by_flask += 1
             return others(*args)
 
-        vars(entrance)["_flask"] = counting
+        vars(dispatcher)["_flask"] = counting
 
     def see(
         self,

@@ -161,10 +161,10 @@ def test_a_page_opens_only_its_own_segments(past: Past, api: Api, opened: list[i
 
 
 @pytest.fixture(autouse=True)
-def _no_keeper(request: pytest.FixtureRequest) -> None:
-    """Stop the vault keeper, whose commands and statements would be counted."""
+def _no_restorer(request: pytest.FixtureRequest) -> None:
+    """Stop the vault restorer, whose commands and statements would be counted."""
     if "api" in request.fixturenames:
-        service_of(request.getfixturevalue("api")).vault_keeper.close()
+        service_of(request.getfixturevalue("api")).vault_restorer.close()
 
 
 @pytest.fixture

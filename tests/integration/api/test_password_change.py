@@ -37,7 +37,7 @@ def service_of(api: Api) -> Service:
 
 
 def records_of(api: Api) -> VaultRecords:
-    return service_of(api).vault_keeper.records
+    return service_of(api).vault_restorer.records
 
 
 def stored_row(postgres: psycopg.Connection) -> tuple[Any, ...]:
@@ -139,7 +139,7 @@ def test_a_lost_vault_is_restored_under_the_new_password_only(
     old_lookup = stored_row(postgres)[1]
     planted = redis.get(KEYS.vault_record(old_lookup))
     assert isinstance(planted, bytes)
-    service_of(other).vault_keeper.watch(service_of(other).vaults.cache.records()[0])
+    service_of(other).vault_restorer.watch(service_of(other).vaults.cache.records()[0])
     assert change(api).status_code == 200
     service_of(other).change_follower.check()
     new_lookup = stored_row(postgres)[1]
@@ -148,9 +148,9 @@ def test_a_lost_vault_is_restored_under_the_new_password_only(
     api.put(row(NEW, freeform=2))
     drain_all(writer)  # holds the entry, as no vault has its id
     for process in (other, make_api()):
-        keeper = service_of(process).vault_keeper
-        keeper.check()
-        keeper.close()
+        restorer = service_of(process).vault_restorer
+        restorer.check()
+        restorer.close()
     assert stored_row(postgres)[1] == new_lookup
 
 

@@ -37,7 +37,7 @@ def warm(api: Api) -> Api:
     assert api.put(row()).status_code == 201
     # Their threads would add commands in the background.
     service = api.app.extensions["iot"]
-    service.vault_keeper.close()
+    service.vault_restorer.close()
     service.compaction.close()
     return api
 

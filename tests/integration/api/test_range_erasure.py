@@ -155,7 +155,7 @@ def test_held_readings_stop_an_erasure(
     api: Api, writer: Writer, postgres: psycopg.Connection, redis: "Redis"
 ) -> None:
     store(api, writer, [1])
-    service_of(api).vault_keeper.close()
+    service_of(api).vault_restorer.close()
     ((vault_id,),) = postgres.execute("SELECT vault_id FROM vaults").fetchall()
     redis.hset(KEYS.held_vaults, vault_id.hex, 1)
     assert "held" in assert_error(erase(api, 1, 1), 503, "unavailable")["error"]

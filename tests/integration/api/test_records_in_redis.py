@@ -185,7 +185,7 @@ def test_the_record_is_stored_again_while_postgres_is_away(
     (record,) = records(admin)
     api.app.extensions[
         "iot"
-    ].vault_keeper.close()  # the keeper would also store the record, but later
+    ].vault_restorer.close()  # the restorer would also store the record, but later
     admin.delete(record)
     own_postgres.stop()
     renew_at_next_use(api)

@@ -142,8 +142,8 @@ def test_entries_that_an_earlier_version_holds_are_dropped(
         earlier.setattr(drain_module, "erased_among", lambda *_: set())
         drain_all(writer)
     assert writer.held.vaults() == {vault_id: 1}
-    keeper = service_of(api).vault_keeper
-    keeper.check()  # restores vaults of held entries
+    restorer = service_of(api).vault_restorer
+    restorer.check()  # restores vaults of held entries
     assert postgres.execute(VAULT).fetchall() == []
     assert sweep.release_held(writer.held, writer.postgres) == 0
     assert writer.held.vaults() == {}
@@ -213,9 +213,9 @@ def test_a_record_in_redis_restores_nothing(
     assert fresh.read() == []
     assert redis.exists(KEYS.changed_lookup(lookup))
     # This process has missed the announcement: it finds out when it compares the vault.
-    keeper = service_of(other).vault_keeper
-    keeper.watch(record)
-    keeper.check()
+    restorer = service_of(other).vault_restorer
+    restorer.watch(record)
+    restorer.check()
     assert service_of(other).vaults.cache.records() == []
     assert other.put(row(freeform="new")).status_code == 201
     drain_all(writer)

@@ -115,7 +115,7 @@ def test_before_the_migration(
     postgres.execute("DROP FUNCTION erase_vault, forget_erased_lookups")
     postgres.execute("DROP FUNCTION refuse_erased_vault CASCADE")
     api = make_api()
-    service_of(api).vault_keeper.close()
+    service_of(api).vault_restorer.close()
     api.put(row(freeform=1))
     service_of(api).vault_eraser.erasures.clean_redis()
     assert_error(erase(api), 503, "unavailable")

@@ -7,7 +7,8 @@ import pytest
 from redis import Redis
 
 from iot_stores.clocks import ClockWatch
-from iot_stores.postgres import AWAY, Connection
+from iot_stores.postgres import Connection
+from iot_stores.store_states import POSTGRES_UNAVAILABLE
 
 SECONDS = 600
 
@@ -21,7 +22,7 @@ class Ahead(Redis):
         return seconds + SECONDS, micros
 
 
-@pytest.mark.parametrize("error", AWAY)
+@pytest.mark.parametrize("error", POSTGRES_UNAVAILABLE)
 def test_clocks_are_compared_without_postgres(error: type[psycopg.Error], redis_url: str) -> None:
     def connect() -> AbstractContextManager[Connection]:
         raise error("it can't serve")

@@ -56,7 +56,12 @@ def test_a_heartbeat_tells_what_a_process_does(redis: "Redis", keyring: KeyringF
     before = metrics.value_of("iot_readings_stored_total")
     metrics.counter("iot_readings_stored_total").inc(3)
     sender = HeartbeatSender(
-        redis, KEYS, "writer", keyring.current, require_ours=lambda: None, drained=lambda: {5: 2.0}
+        redis,
+        KEYS,
+        "writer",
+        keyring.current,
+        require_ownership=lambda: None,
+        drained=lambda: {5: 2.0},
     )
     sender.report()
     sender.report()  # not due
@@ -76,7 +81,7 @@ def test_the_stream_keeps_the_last_seconds_only(
     for number in range(50):
         planted(redis, "old:1", KEEP_SECONDS + 50 - number, 0)
     planted(redis, "recent:1", KEEP_SECONDS - 5, 0)
-    sender = HeartbeatSender(redis, KEYS, "api", keyring.current, require_ours=lambda: None)
+    sender = HeartbeatSender(redis, KEYS, "api", keyring.current, require_ownership=lambda: None)
     monkeypatch.setattr("time.time", lambda: 1.0)
     sender.report()
     sender.report()
@@ -87,5 +92,5 @@ def test_no_heartbeat_goes_to_the_redis_of_others(redis: "Redis", keyring: Keyri
     def foreign() -> None:
         raise UnavailableError("foreign")
 
-    HeartbeatSender(redis, KEYS, "api", keyring.current, require_ours=foreign).report()
+    HeartbeatSender(redis, KEYS, "api", keyring.current, require_ownership=foreign).report()
     assert redis.xlen(KEYS.heartbeats) == 0

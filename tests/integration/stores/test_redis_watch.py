@@ -102,11 +102,11 @@ def test_an_empty_redis_is_marked_and_another_installation_refused(
     ours = database.id()
     first = watch_on(client, database)
     first.require_safe()
-    first.require_ours()
+    first.require_ownership()
     assert client.get(KEYS.owner) == str(ours).encode()
     theirs = database.renew()
     other = watch_on(client, database)
-    for check in (other.require_safe, other.require_ours):
+    for check in (other.require_safe, other.require_ownership):
         with pytest.raises(UnfitRedisError):
             check()
     assert not other.keeps_indexes()
@@ -160,12 +160,12 @@ def test_an_emptied_redis_is_marked_again(client: "Redis", database: Database) -
 
 def test_a_replaced_mark_is_detected_by_the_next_check(client: "Redis", database: Database) -> None:
     watch = watch_on(client, database)
-    watch.require_ours()
+    watch.require_ownership()
     client.set(KEYS.owner, str(uuid.uuid4()))
-    watch.require_ours()  # without a query
+    watch.require_ownership()  # without a query
     assert "belongs to the installation" in watch.state()
     with pytest.raises(UnfitRedisError):
-        watch.require_ours()
+        watch.require_ownership()
 
 
 def test_a_full_redis_is_marked(client: "Redis", database: Database) -> None:
@@ -173,7 +173,7 @@ def test_a_full_redis_is_marked(client: "Redis", database: Database) -> None:
     client.config_set("maxmemory", 1)
     with pytest.raises(RedisError, match="maxmemory"):
         client.set("other", 1)
-    watch_on(client, database).require_ours()
+    watch_on(client, database).require_ownership()
     assert client.get(KEYS.owner) == str(database.id()).encode()
 
 
@@ -181,7 +181,7 @@ def test_a_database_without_an_id_is_an_error(client: "Redis", database: Databas
     with database.connect() as connection:
         connection.execute("DROP TABLE installation")
     watch = watch_on(client, database)
-    for check in (watch.require_safe, watch.require_ours):
+    for check in (watch.require_safe, watch.require_ownership):
         with pytest.raises(UnfitRedisError):
             check()
     with database.connect() as connection, pytest.raises(SettingsError, match="sensor migrate"):
@@ -207,7 +207,7 @@ def test_a_redis_that_evicts_is_not_safe(client: "Redis", database: Database, po
     assert not watch.safe
     with pytest.raises(UnfitRedisError):
         watch.require_safe()
-    watch.require_ours()  # the stored entries are drained
+    watch.require_ownership()  # the stored entries are drained
     assert allowed.state() == "ok"
     allowed.require_safe()
     # A lost hot index would stay unnoticed.
@@ -231,7 +231,7 @@ def test_a_redis_without_aof_is_not_safe(client: "Redis", database: Database) ->
     assert "appendonly is no" in watch.state()
     with pytest.raises(UnfitRedisError):
         watch.require_safe()
-    watch.require_ours()
+    watch.require_ownership()
     assert watch.keeps_indexes()
     assert allowed.state() == "ok"
 
@@ -292,7 +292,7 @@ def test_a_redis_cluster_is_refused(
 
             wait_until(serves, what="the cluster")
             assert "is a Redis Cluster" in watch.state()  # CROSSSLOT
-            for check in (watch.require_safe, watch.require_ours):
+            for check in (watch.require_safe, watch.require_ownership):
                 with pytest.raises(UnfitRedisError):
                     check()
     finally:

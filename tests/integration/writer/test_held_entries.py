@@ -32,9 +32,9 @@ LOST, KEPT = b"lost", b"kept"
 
 
 @pytest.fixture(autouse=True)
-def _no_keeper(sender: Sender) -> None:
-    """Stop the vault keeper, so that only the test restores a vault."""
-    sender.service.vault_keeper.close()
+def _no_restorer(sender: Sender) -> None:
+    """Stop the vault restorer, so that only the test restores a vault."""
+    sender.service.vault_restorer.close()
 
 
 def lose(writer: Writer, vault_id: uuid.UUID) -> None:
@@ -289,31 +289,31 @@ def test_the_record_of_a_replaced_vault_does_not_overwrite_the_new_record(
     writer: Writer, sender: Sender
 ) -> None:
     """Otherwise a process that opens the vault while Postgres is away would use the lost vault."""
-    keeper, lost = sender.service.vault_keeper, sender.vault(LOST)
-    (record,) = keeper.cache.records()
+    restorer, lost = sender.service.vault_restorer, sender.vault(LOST)
+    (record,) = restorer.cache.records()
     lose(writer, lost.vault_id)
-    keeper.cache.forget_vault(lost.vault_id)
+    restorer.cache.forget_vault(lost.vault_id)
     sender.redis.delete(KEYS.vault_record(record.lookup))
     other = sender.vault(LOST)
     assert other.vault_id != lost.vault_id
-    assert keeper.records.restore(record).vault_id == other.vault_id
-    keeper.records.extend_expiry([record])
-    cached = keeper.records.find_cached([record.lookup])
+    assert restorer.records.restore(record).vault_id == other.vault_id
+    restorer.records.extend_expiry([record])
+    cached = restorer.records.find_cached([record.lookup])
     assert cached is not None
     assert cached.vault_id == other.vault_id
 
 
 def test_records_are_extended_at_intervals_while_postgres_is_away(sender: Sender) -> None:
-    """There may be ten thousand records, and the keeper checks every few seconds."""
-    keeper = sender.service.vault_keeper
+    """There may be ten thousand records, and the restorer checks every few seconds."""
+    restorer = sender.service.vault_restorer
     for password in (LOST, KEPT):
         sender.vault(password)
     sender.service.pool.close()
-    for record in keeper.cache.records():
-        keeper.watch(record)
+    for record in restorer.cache.records():
+        restorer.watch(record)
         sender.redis.delete(KEYS.vault_record(record.lookup))
     for kept in (2, 0):
         with redis_commands(sender.redis) as counted, pytest.raises(PoolClosed):
-            keeper.check()
+            restorer.check()
         assert counted["set"] == kept
-    assert len(list(keeper.records.scan_cached())) == 2
+    assert len(list(restorer.records.scan_cached())) == 2

@@ -114,7 +114,7 @@ def test_the_last_line_has_the_format(form: str, capsys: pytest.CaptureFixture[s
 def test_the_pace_counts_what_it_leaves_out(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr("iot_models.logs.time.monotonic", lambda: now[0])
-    pace = logs.Pace(2, 10.0)
+    pace = logs.EventLimit(2, 10.0)
     assert [pace.admit("a") for _ in range(5)] == [0, 0, None, None, None]
     assert pace.admit("another kind") == 0
     now[0] = 10.0
@@ -125,7 +125,7 @@ def test_the_pace_counts_what_it_leaves_out(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_the_pace_keeps_few_kinds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logs, "_MAX_PACED", 3)
-    pace = logs.Pace(1, 10.0)
+    pace = logs.EventLimit(1, 10.0)
     for kind in range(100):
         assert pace.admit(kind) == 0
     assert len(vars(pace)["_kinds"]) <= 3

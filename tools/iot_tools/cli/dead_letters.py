@@ -92,7 +92,7 @@ def _show(parsed: argparse.Namespace) -> int:
 def _replay(parsed: argparse.Namespace) -> int:
     refused = 0
     with open_stores("dead") as stores:
-        stores.watch.require_ours()
+        stores.watch.require_ownership()
         for letter in _selected(stores, parsed):
             if not parsed.even_if_stored and _is_forgotten(stores, letter):
                 refused += 1
@@ -110,7 +110,7 @@ def _replay(parsed: argparse.Namespace) -> int:
 
 def _drop(parsed: argparse.Namespace) -> int:
     with open_stores("dead") as stores:
-        stores.watch.require_ours()
+        stores.watch.require_ownership()
         for letter in _selected(stores, parsed):
             # Recorded before the deletion: nothing is deleted without a trace.
             event = audit_event(

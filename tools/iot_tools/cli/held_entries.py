@@ -48,7 +48,7 @@ def _drop(parsed: argparse.Namespace) -> int:
     except ValueError:
         raise SettingsError(f"{parsed.vault!r} is not the id of a vault") from None
     with open_stores("held") as stores:
-        stores.watch.require_ours()
+        stores.watch.require_ownership()
         if vault_id not in stores.held_entries.vaults():
             raise IotError(f"vault {vault_id} has no held entries")
         # Recorded before the deletion: nothing is deleted without a trace.

@@ -212,7 +212,7 @@ def _rotation(parsed: argparse.Namespace) -> Iterator[KeyRotation]:
         open_stores("keys", lambda: derive_writer_keys(place.read())) as stores,
         stores.connect() as connection,
     ):
-        stores.watch.require_ours()
+        stores.watch.require_ownership()
         try:
             yield KeyRotation(
                 stores,

@@ -14,8 +14,8 @@ from iot_models.audit_event import AuditEvent
 from iot_models.errors import UnavailableError
 from iot_models.settings import load
 from iot_stores.audit import AuditLog
-from iot_stores.postgres import AWAY, connect_postgres
-from iot_stores.store_states import state_of
+from iot_stores.postgres import connect_postgres
+from iot_stores.store_states import POSTGRES_UNAVAILABLE, state_of
 from iot_stores.stores import Stores
 
 
@@ -60,7 +60,7 @@ def open_stores(
     stores = CommandStores(command, keys)
     try:
         yield stores
-    except (RedisError, *AWAY) as error:
+    except (RedisError, *POSTGRES_UNAVAILABLE) as error:
         state = state_of(error)
         if state is None:
             raise

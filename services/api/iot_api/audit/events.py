@@ -20,6 +20,6 @@ class AuditEvents:
         Raises:
             UnavailableError: the database can't append to the audit log.
             PoolBusyError: all connections are in use.
-            AWAY: Postgres can't serve.
+            POSTGRES_UNAVAILABLE: Postgres can't serve.
         """
         self._pool.run_idempotent(lambda connection: self._log.append(connection, event))

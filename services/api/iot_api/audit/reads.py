@@ -7,8 +7,7 @@ from iot_api.limits.clients import Client
 from iot_models import metrics
 from iot_models.audit_event import AuditKind, audit_event
 from iot_models.errors import IotError, UnavailableError
-from iot_stores.postgres import AWAY
-from iot_stores.store_states import report
+from iot_stores.store_states import POSTGRES_UNAVAILABLE, report
 
 from .events import AuditEvents
 
@@ -70,7 +69,7 @@ class ReadRecord:
         event = audit_event(kind, **self._fields, **result)
         try:
             self._events.record(event)
-        except (*AWAY, IotError) as error:
+        except (*POSTGRES_UNAVAILABLE, IotError) as error:
             report(_log, "reads are refused, because they can't be recorded", error)
             raise UnavailableError(
                 "the read can't be recorded in the audit log (IOT_AUDIT_READS); try again"

@@ -73,7 +73,7 @@ _MAX_ESCAPE_BYTES = 6
 """JSON may escape one byte of a password as six."""
 
 
-class Entrance:
+class RequestDispatcher:
     """The WSGI app of a process."""
 
     def __init__(
@@ -211,7 +211,7 @@ def requesting_client(settings: Settings) -> Client:
     return client_of(request.environ, settings.trusted_proxies, g.get("token_name", ""))
 
 
-class Hidden(msgspec.Struct, gc=False):
+class Redacted(msgspec.Struct, gc=False):
     """A part of a request that is never printed."""
 
     def __repr__(self) -> str:
@@ -367,8 +367,8 @@ def _decoder(
         (field, kind) if default is None else (field, kind, default) for field in fields
     ]
     members += options
-    data = msgspec.defstruct("Passwords", members, bases=(Hidden,))
-    return msgspec.json.Decoder(msgspec.defstruct("Body", [("data", data)], bases=(Hidden,)))
+    data = msgspec.defstruct("Passwords", members, bases=(Redacted,))
+    return msgspec.json.Decoder(msgspec.defstruct("Body", [("data", data)], bases=(Redacted,)))
 
 
 def _receive(environ: Mapping[str, Any], limit: int) -> bytes:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from iot_models import tracing
 from iot_models.errors import IotError, TooManyRequestsError
-from iot_models.logs import Pace
+from iot_models.logs import EventLimit
 from iot_models.settings import Settings
 
 from .request import Answered, client_of
@@ -56,7 +56,7 @@ class RequestLog:
         self.logged_from = 0.0 if self.logs_all else self._slow_from
         """Seconds from which a request that succeeds is logged."""
         self._trusted_proxies = settings.trusted_proxies
-        self._pace = Pace(EVENTS, EVENTS_SECONDS)
+        self._limit = EventLimit(EVENTS, EVENTS_SECONDS)
 
     def add(self, answered: Answered, environ: Mapping[str, Any]) -> None:
         """Log a request that failed or took `logged_from`."""
@@ -76,7 +76,7 @@ class RequestLog:
             fields["duration_ms"] = round(seconds * 1000, 2)
         fields |= _known(environ)
         if not self.logs_all:
-            left_out = self._pace.admit((answered.route, status, is_slow))
+            left_out = self._limit.admit((answered.route, status, is_slow))
             if left_out is None:
                 return
             if left_out:

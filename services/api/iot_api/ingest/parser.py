@@ -17,7 +17,7 @@ from typing import NoReturn, Protocol, TypeVar
 import msgspec
 
 from iot_api.http.json_dialect import Decoded, NotJsonError, StandIns, decode
-from iot_api.http.request import Hidden, password_bytes, refuse_row
+from iot_api.http.request import Redacted, password_bytes, refuse_row
 from iot_models.errors import InvalidRequestError, TooLargeError
 from iot_models.reading import MISSING_TIME, SEPARATOR, ReadingColumns
 from iot_models.settings import Settings
@@ -38,14 +38,14 @@ _TIMES_PER_TURN = 4096
 """Times that are parsed one by one before other greenlets run."""
 
 
-class _Data(Hidden, gc=False):
+class _Data(Redacted, gc=False):
     db_password: str = ""
     relative_time: Time = MISSING_TIME
     interrogator_time: Time = MISSING_TIME
     freeform: msgspec.Raw = msgspec.Raw(b'""')
 
 
-class _Row(Hidden, gc=False):
+class _Row(Redacted, gc=False):
     data: _Data
 
 
@@ -58,14 +58,14 @@ class _CountedRow(_Row, gc=False):
     __post_init__ = staticmethod(partial(next, _seen))  # type: ignore[misc] # takes the row, too
 
 
-class _Written(Hidden, gc=False):
+class _Written(Redacted, gc=False):
     db_password: msgspec.Raw = msgspec.Raw(b'""')
     relative_time: msgspec.Raw = msgspec.Raw(b"-1")
     interrogator_time: msgspec.Raw = msgspec.Raw(b"-1")
     absolute_timestamp: msgspec.Raw = msgspec.Raw(b"null")
 
 
-class _WrittenRow(Hidden, gc=False):
+class _WrittenRow(Redacted, gc=False):
     data: _Written
 
 

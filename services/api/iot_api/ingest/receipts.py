@@ -13,8 +13,8 @@ from iot_cipher.encryption import EntryName
 from iot_models.errors import InvalidRequestError
 from iot_stores import ledger
 from iot_stores.backlog import Backlog
-from iot_stores.postgres import AWAY, Pool
-from iot_stores.store_states import report
+from iot_stores.postgres import Pool
+from iot_stores.store_states import POSTGRES_UNAVAILABLE, report
 
 _NAME = struct.Struct(">H16sQ")
 """An entry name in a list of names. Its first byte is 0, because a shard is below 256."""
@@ -66,7 +66,7 @@ class Receipts:
                         return stored
                 time.sleep(pause)
                 pause = min(2 * pause, _MAX_PAUSE)
-        except (RedisError, *AWAY) as error:
+        except (RedisError, *POSTGRES_UNAVAILABLE) as error:
             report(_log, "it is unknown whether requests are stored", error)
             return False
 

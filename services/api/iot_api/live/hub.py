@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from iot_api.limits.clients import Client
 from iot_api.vaults.cache import SETTLING_SECONDS, CachedVault
-from iot_api.vaults.keeper import VaultKeeper
+from iot_api.vaults.restorer import VaultRestorer
 from iot_cipher.encryption import OpenVault
 from iot_models import metrics
 from iot_models.errors import (
@@ -66,14 +66,14 @@ class LiveHub:
     def __init__(
         self,
         source: LiveSource,
-        keeper: VaultKeeper,
+        restorer: VaultRestorer,
         *,
         shards: int,
         max_listeners: int,
         max_listeners_per_client: int,
     ) -> None:
         self.source = source
-        self._keeper = keeper
+        self._restorer = restorer
         self._shards = shards
         self._max_listeners = max_listeners
         self._max_listeners_per_client = max_listeners_per_client
@@ -220,7 +220,7 @@ class LiveHub:
         records = {listener.record.lookup: listener.record for listener in feed.listeners}
         for record in records.values():
             try:
-                standing = self._keeper.confirm(record)
+                standing = self._restorer.confirm(record)
             except VaultErasedError:
                 self._end(feed, record.lookup, _gone(erased=True))
             except (PolicyChangedError, IotError):

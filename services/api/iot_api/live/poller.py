@@ -10,8 +10,7 @@ from redis.exceptions import RedisError
 
 from iot_models import metrics
 from iot_stores.backlog import DrainedShards
-from iot_stores.postgres import AWAY
-from iot_stores.store_states import report
+from iot_stores.store_states import POSTGRES_UNAVAILABLE, report
 
 from .feed import Feed
 from .source import LiveRows, LiveSource
@@ -170,7 +169,7 @@ class LivePoller:
                     self._verify(feed)
                 if feed.moved(drained):
                     self._read_postgres(feed, drained)
-            except (RedisError, *AWAY) as error:
+            except (RedisError, *POSTGRES_UNAVAILABLE) as error:
                 report(_log, _CONSEQUENCE, error)
             except Exception:  # noqa: BLE001 - the thread must survive any defect
                 _log.exception(_CONSEQUENCE)

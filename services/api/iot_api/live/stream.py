@@ -10,8 +10,7 @@ from redis.exceptions import RedisError
 from iot_api.audit.reads import ReadRecord
 from iot_models import metrics
 from iot_models.errors import IotError, UnavailableError
-from iot_stores.postgres import AWAY
-from iot_stores.store_states import report
+from iot_stores.store_states import POSTGRES_UNAVAILABLE, report
 
 from .events import ReadingsEvent, error_event, events_of, heartbeat_event, open_event
 from .feed import Joined
@@ -70,7 +69,7 @@ class LiveStream:
         except IotError as error:
             count("error").inc()
             yield error_event(error, self._retry_ms)
-        except (RedisError, *AWAY) as error:
+        except (RedisError, *POSTGRES_UNAVAILABLE) as error:
             report(_log, "live streams end", error)
             count("error").inc()
             yield error_event(UnavailableError("a store is away; connect again"), self._retry_ms)

@@ -45,7 +45,7 @@ class LetterActions:
             UnavailableError: Redis belongs to another installation, or the writer refused.
             RedisError, psycopg.Error: a store is away. The order may have been made.
         """
-        self._stores.watch.require_ours()
+        self._stores.watch.require_ownership()
         letter = self._letter(letter_id)
         if action is LetterAction.REPLAY:
             self._refuse_forgotten(letter)

@@ -16,9 +16,9 @@ from iot_models.errors import SettingsError, UnavailableError
 from iot_stores.backlog import BacklogState
 from iot_stores.dead_letter_orders import DeadLetterOrders
 from iot_stores.heartbeats import TOTALS, Heartbeat, Heartbeats, read_heartbeats
-from iot_stores.postgres import AWAY, Pool, schema_revision
+from iot_stores.postgres import Pool, schema_revision
 from iot_stores.readiness import Readiness
-from iot_stores.store_states import report
+from iot_stores.store_states import POSTGRES_UNAVAILABLE, report
 from iot_stores.stores import Stores
 
 DEAD_LETTERS = 20
@@ -57,11 +57,11 @@ class Status:
         stores = self._stores
         try:
             if check_owner:
-                stores.watch.require_ours()
+                stores.watch.require_ownership()
             state = stores.backlog.state()
             beats = read_heartbeats(stores.redis, stores.names)
             letters = list(self._letters()) if state.dead_letters else []
-        except (RedisError, UnavailableError, *AWAY) as error:
+        except (RedisError, UnavailableError, *POSTGRES_UNAVAILABLE) as error:
             report(_log, "the status lacks the figures of Redis", error)
             return {}
         covers = self._covers(list(state.entries))
@@ -115,7 +115,7 @@ class Status:
     def _schema(self) -> dict[str, Any]:
         try:
             found = self._pool.run_idempotent(schema_revision)
-        except (UnavailableError, SettingsError, *AWAY) as error:
+        except (UnavailableError, SettingsError, *POSTGRES_UNAVAILABLE) as error:
             report(_log, "the status lacks the schema", error)
             return {}
         return {"schema": {"revision": found}}

@@ -12,7 +12,7 @@ from iot_cipher.vault import VaultRecord
 from iot_stores.password_changes import PasswordChanges
 from iot_stores.store_states import report
 
-from .keeper import VaultKeeper
+from .restorer import VaultRestorer
 
 FOLLOW_SECONDS = 0.5
 """Time between two reads of the announced changes."""
@@ -31,11 +31,11 @@ class ChangeFollower(threading.Thread):
     old password when it renews the vault, or as soon as it reaches Redis again.
     """
 
-    def __init__(self, changes: PasswordChanges, keeper: VaultKeeper) -> None:
+    def __init__(self, changes: PasswordChanges, restorer: VaultRestorer) -> None:
         super().__init__(name="password-changes", daemon=True)
         self._changes = changes
-        self._keeper = keeper
-        self._cache = keeper.cache
+        self._restorer = restorer
+        self._cache = restorer.cache
         self._last: str | None = None
         self._stopping = threading.Event()
         self.on_change: Callable[[uuid.UUID, bytes], None] = lambda *_: None
@@ -53,7 +53,7 @@ class ChangeFollower(threading.Thread):
         announced = self._changes.read(self._last)
         for change in announced.changes:
             self._cache.note_change(*change)
-            self._keeper.forget(*change)
+            self._restorer.forget(*change)
             self.on_change(*change)
         if not announced.complete:
             self._compare_all()
@@ -92,4 +92,4 @@ class ChangeFollower(threading.Thread):
             if records.setdefault(record.vault_id, record) != record:
                 self._cache.forget_vault(record.vault_id)  # open under an old and a new password
         for record in records.values():
-            self._keeper.watch(record)
+            self._restorer.watch(record)

@@ -16,15 +16,14 @@ from iot_cipher.keyring import Keyring
 from iot_cipher.vault import PasswordKey, VaultRecord, password_key, wrap_vault
 from iot_models import metrics, tracing
 from iot_models.errors import DecryptionError, IotError, TooManyRequestsError, UnavailableError
-from iot_stores.postgres import AWAY
-from iot_stores.store_states import report
+from iot_stores.store_states import POSTGRES_UNAVAILABLE, report
 from iot_stores.vault_lookups import FastLookups, LookupPolicy
 from iot_stores.vault_records import PolicyChangedError, VaultErasedError
 
 from .cache import CachedVault
-from .keeper import VaultKeeper
 from .password_form import normal_form
 from .password_search import OldRecordError, PasswordSearch, same_lookups
+from .restorer import VaultRestorer
 from .scrypt_queue import WAIT_SECONDS, ScryptQueue
 
 _MAX_ATTEMPTS = 3
@@ -49,7 +48,7 @@ class Vaults:
     def __init__(
         self,
         keyring: Callable[[], Keyring],
-        keeper: VaultKeeper,
+        restorer: VaultRestorer,
         guesses: GuessLimit,
         *,
         scrypt_log2_n: int,
@@ -63,9 +62,9 @@ class Vaults:
         self._opened = opened
         self._catch_up = catch_up
         self._keyring = keyring
-        self._keeper = keeper
-        self._records = keeper.records
-        self.cache = keeper.cache
+        self._restorer = restorer
+        self._records = restorer.records
+        self.cache = restorer.cache
         self._guesses = guesses
         self._scrypt_log2_n = scrypt_log2_n
         self._slow_key = slow_key
@@ -136,7 +135,7 @@ class Vaults:
         key = self.cache.key(password)
         self.cache.put(key, record, vault)
         self._queue.remember(key)
-        self._keeper.start()
+        self._restorer.start()
 
     @property
     def waiting(self) -> int:
@@ -150,7 +149,7 @@ class Vaults:
     def note_held_entries(self, entries: int) -> None:
         """Start the search for missing vaults if writers hold entries. Returns at once."""
         if entries:
-            self._keeper.entries_are_held()
+            self._restorer.entries_are_held()
 
     def _writable(self, cached: CachedVault) -> OpenVault | None:
         """Return a vault whose record Redis has, so that its readings may be acknowledged.
@@ -163,7 +162,7 @@ class Vaults:
         if not cached.in_redis:
             if not self._records.cache(cached.record):
                 self.cache.forget_vault(cached.record.vault_id)
-                self._keeper.watch(cached.record)
+                self._restorer.watch(cached.record)
                 return None
             cached.in_redis = True
         return cached.vault
@@ -202,26 +201,26 @@ class Vaults:
         lookups, record = [*cached.missed, cached.record.lookup], None
         try:
             if not cached.missing:
-                record = self._keeper.find_renewed(lookups, cached.record)
-                self._keeper.watch(cached.record)
+                record = self._restorer.find_renewed(lookups, cached.record)
+                self._restorer.watch(cached.record)
             if record is None:
                 search = self._search(password, key, client, cached.missed, seconds=0)
                 record = self._put_back(search, cached.record, cached.vault)
-        except (RedisError, *AWAY) as error:
+        except (RedisError, *POSTGRES_UNAVAILABLE) as error:
             report(_log, "could not renew open vaults; they stay usable until they expire", error)
-            self._keeper.watch(cached.record)
+            self._restorer.watch(cached.record)
             return cached
         except VaultErasedError:
-            self._keeper.drop_erased(cached.record)
+            self._restorer.drop_erased(cached.record)
             return None
         except (IotError, PolicyChangedError) as error:
             _log.warning(
                 "could not renew an open vault; it stays usable until it expires: %s", error
             )
-            self._keeper.watch(cached.record)
+            self._restorer.watch(cached.record)
             return cached
         if record != cached.record:
-            if not self._keeper.is_rewrapped(cached.record, record):
+            if not self._restorer.is_rewrapped(cached.record, record):
                 self.cache.forget(key)
                 return None
             # Redis may still have the old record: the newest key wins.
@@ -364,7 +363,7 @@ class Vaults:
         record = self._moved(search, record, vault)
         cached = self.cache.put(key, record, vault, search.missed)
         self._queue.remember(key)
-        self._keeper.start()
+        self._restorer.start()
         self._opened(vault)
         return cached
 
@@ -382,7 +381,7 @@ class Vaults:
             raise OldRecordError from None
         except (PolicyChangedError, UnavailableError, TooManyRequestsError) as error:
             _log.warning("a vault record that Postgres lacks is not restored now: %s", error)
-            self._keeper.watch(record)
+            self._restorer.watch(record)
             return record, vault
         if standing.vault_id != record.vault_id:
             vault = search.open(standing)
@@ -397,11 +396,11 @@ class Vaults:
     ) -> VaultRecord:
         """Return the record that Postgres has for an open vault. Restore it if it is missing."""
         try:
-            return self._keeper.confirm(record)
+            return self._restorer.confirm(record)
         except PolicyChangedError:
             self._policy = None
             newest = next(search.secrets(self.current_policy()))
-            return self._keeper.confirm(wrap_vault(search.keyring, vault, newest))
+            return self._restorer.confirm(wrap_vault(search.keyring, vault, newest))
 
     def _create(self, search: PasswordSearch, key: bytes, policy: LookupPolicy) -> _Opened:
         fresh, record, vault = search.create(self._records, policy)
@@ -410,7 +409,7 @@ class Vaults:
             return _Opened(self._open(search, key, record, from_cache=False))
         cached = self.cache.put(key, record, vault, search.missed)
         self._queue.remember(key)
-        self._keeper.start()
+        self._restorer.start()
         return _Opened(cached, created=True)
 
     def _moved(self, search: PasswordSearch, record: VaultRecord, vault: OpenVault) -> VaultRecord:
@@ -440,7 +439,7 @@ class Vaults:
         if policy is None or policy.is_transitional or policy.costs_less_than(self._scrypt_log2_n):
             try:
                 policy = self._policy = self._records.raise_cost(self._scrypt_log2_n)
-            except AWAY as error:
+            except POSTGRES_UNAVAILABLE as error:
                 report(_log, "the lookups in use are not read", error)
                 if policy is None or not (policy.costs or policy.creates_fast_lookups):
                     return LookupPolicy(FastLookups.KEPT, (self._scrypt_log2_n,))

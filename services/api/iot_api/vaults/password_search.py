@@ -20,8 +20,7 @@ from iot_cipher.vault import (
 )
 from iot_models.audit_event import AuditKind, audit_event
 from iot_models.errors import DecryptionError
-from iot_stores.postgres import AWAY
-from iot_stores.store_states import report
+from iot_stores.store_states import POSTGRES_UNAVAILABLE, report
 from iot_stores.vault_lookups import FastLookups, LookupPolicy
 from iot_stores.vault_records import FoundVault, VaultRecords
 
@@ -101,7 +100,7 @@ class PasswordSearch:
         Raises:
             RedisError: `ask_both`, and Redis can't serve, and Postgres has no record. Redis may
                 have one that Postgres lost, so the password must not get another vault.
-            AWAY: Postgres can't serve, and Redis has no record.
+            POSTGRES_UNAVAILABLE: Postgres can't serve, and Redis has no record.
         """
         secrets = self.secrets(policy)
         newest = next(secrets)
@@ -110,7 +109,7 @@ class PasswordSearch:
                 found, from_cache = _find(records, [newest.lookup], policy)
                 if found.record is not None or not same_lookups(found.policy, policy):
                     return found, from_cache
-            except AWAY:
+            except POSTGRES_UNAVAILABLE:
                 _log.info("Postgres is away: a password is looked up in Redis alone")
         lookups = [newest.lookup, *(secret.lookup for secret in secrets)]
         return _find(records, lookups, policy, ask_both=ask_both)

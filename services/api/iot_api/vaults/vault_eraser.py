@@ -37,7 +37,7 @@ class VaultEraser:
        `ANNOUNCED_SECONDS` no process has the vault open, so no reading is acknowledged for it.
 
     A process that is killed before step 3 leaves the vault as it was. After step 3, other processes
-    finish the work (`VaultKeeper`, the writers' sweep).
+    finish the work (`VaultRestorer`, the writers' sweep).
     """
 
     def __init__(

@@ -12,8 +12,8 @@ from iot_models import metrics
 from iot_models.errors import IotError, SettingsError
 from iot_stores.audit_chain import AuditChain, current_head, has_link
 from iot_stores.audit_head import AuditHead, PublishedAuditHead
-from iot_stores.postgres import AWAY, Connection
-from iot_stores.store_states import is_server_state, report
+from iot_stores.postgres import Connection
+from iot_stores.store_states import POSTGRES_UNAVAILABLE, is_server_state, report
 
 BATCHES = 10
 """Transactions of one run. An old audit log is chained in several runs."""
@@ -46,7 +46,7 @@ class AuditChainer:
             return 0
         try:
             return self._run(connect())
-        except AWAY as error:
+        except POSTGRES_UNAVAILABLE as error:
             if is_server_state(error):
                 disconnect()
             report(_log, "the audit log is not chained", error)

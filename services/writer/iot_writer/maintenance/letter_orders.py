@@ -39,15 +39,15 @@ class LetterOrders:
         backlog: Backlog,
         opener: Opener,
         audit: AuditLog,
-        require_ours: Callable[[], None],
+        require_ownership: Callable[[], None],
     ) -> None:
-        """Take the parts. `require_ours` raises unless Redis belongs to this installation."""
+        """Take the parts. `require_ownership` raises unless Redis belongs to this installation."""
         self._orders = orders
         self._letters = letters
         self._backlog = backlog
         self._opener = opener
         self._audit = audit
-        self._require_ours = require_ours
+        self._require_ours = require_ownership
 
     def run(self, connect: Callable[[], Connection]) -> None:
         """Carry out the waiting orders for about `RUN_SECONDS`. Log errors of Redis.

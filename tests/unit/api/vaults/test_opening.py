@@ -11,8 +11,8 @@ import pytest
 from iot_api.limits.clients import Client
 from iot_api.limits.guess_limit import GuessLimit
 from iot_api.vaults.cache import VaultCache
-from iot_api.vaults.keeper import VaultKeeper
 from iot_api.vaults.opening import Vaults
+from iot_api.vaults.restorer import VaultRestorer
 from iot_cipher.encryption import OpenVault
 from iot_cipher.keyring import Keyring, KeyringFile, create_keyring_file
 from iot_cipher.vault import PasswordKey, VaultRecord, password_key, scrypt_secret
@@ -94,9 +94,9 @@ class NothingHeld(HeldEntries):
         return {}
 
 
-def keeper(records: Records, cache: VaultCache, keyring: Keyring) -> VaultKeeper:
-    """Return a keeper whose Postgres has the records of `records`."""
-    return VaultKeeper(records, cache, lambda: keyring, NothingHeld(), lambda: None)
+def restorer(records: Records, cache: VaultCache, keyring: Keyring) -> VaultRestorer:
+    """Return a restorer whose Postgres has the records of `records`."""
+    return VaultRestorer(records, cache, lambda: keyring, NothingHeld(), lambda: None)
 
 
 class NoGuesses(GuessLimit):
@@ -169,7 +169,7 @@ def make_vaults(keyring: Keyring, records: Records, guesses: NoGuesses) -> MakeV
     def make(cache: VaultCache, slow_key: PasswordKey) -> Vaults:
         return Vaults(
             lambda: keyring,
-            keeper(records, cache, keyring),
+            restorer(records, cache, keyring),
             guesses,
             scrypt_log2_n=10,
             slow_key=slow_key,
@@ -268,7 +268,7 @@ def test_an_existing_vault_is_reported_once_when_it_is_opened(
         cache = VaultCache(size=10, seconds=60)
         return Vaults(
             lambda: keyring,
-            keeper(records, cache, keyring),
+            restorer(records, cache, keyring),
             guesses,
             scrypt_log2_n=10,
             opened=opened.append,

@@ -13,8 +13,7 @@ from iot_cipher.keyring import Keyring
 from iot_cipher.vault import VaultRecord, is_authentic, is_rewrapped
 from iot_models import metrics
 from iot_stores.held_entries import HeldEntries
-from iot_stores.postgres import AWAY
-from iot_stores.store_states import report
+from iot_stores.store_states import POSTGRES_UNAVAILABLE, report
 from iot_stores.vault_records import PolicyChangedError, VaultErasedError, VaultRecords
 
 from .cache import VaultCache
@@ -38,7 +37,7 @@ _CLOSE_SECONDS = 2.0
 _log = logging.getLogger(__name__)
 
 
-class VaultKeeper:
+class VaultRestorer:
     """A thread that compares the records of vaults in use with Postgres, and restores missing ones.
 
     A vault is restored from a record that was opened with its password, or from an authentic record
@@ -87,7 +86,7 @@ class VaultKeeper:
         if time.monotonic() >= self._away_until:
             try:
                 return self._restore(record)
-            except (RedisError, *AWAY) as error:
+            except (RedisError, *POSTGRES_UNAVAILABLE) as error:
                 self._away_until = time.monotonic() + AWAY_SECONDS
                 report(_log, "a vault is not compared with Postgres now", error)
         self.watch(record)
@@ -99,7 +98,7 @@ class VaultKeeper:
         The record of another vault is not outdated: its lookup takes precedence over the known one.
 
         Raises:
-            AWAY: Postgres can't serve.
+            POSTGRES_UNAVAILABLE: Postgres can't serve.
         """
         try:
             record = self.records.find_cached(lookups)
@@ -175,7 +174,7 @@ class VaultKeeper:
         try:
             for record in self._adopt(self.records.find_changed(watched.values())):
                 self._restore_without_password(record)
-        except (RedisError, *AWAY):
+        except (RedisError, *POSTGRES_UNAVAILABLE):
             with self._lock:
                 self._watched = watched | self._watched
             if time.monotonic() >= self._keep_from:
@@ -256,7 +255,7 @@ class VaultKeeper:
         with self._lock:
             if self._closing.is_set() or (self._thread is not None and self._thread.is_alive()):
                 return
-            self._thread = threading.Thread(target=self._run, name="vault-keeper", daemon=True)
+            self._thread = threading.Thread(target=self._run, name="vault-restorer", daemon=True)
             self._thread.start()
 
     def _run(self) -> None:
@@ -267,6 +266,6 @@ class VaultKeeper:
                 break
             try:
                 self.check()
-            except (RedisError, *AWAY) as error:
+            except (RedisError, *POSTGRES_UNAVAILABLE) as error:
                 report(_log, "vaults are not compared with Postgres", error)
             self._closing.wait(PAUSE_SECONDS)

@@ -1,8 +1,8 @@
 -- Add the segments of a drain to the hot window, and update the covers of its shards (see hot_window.py).
 -- KEYS: the cover of each shard. ARGV: seconds to keep segments, the time in milliseconds ('': the time of this
 -- Redis); then for each shard: position and next id before the drain, position and next id after it, begin of the
--- cover if there is a gap, number of segments; for each segment: index, key, score, bounds, payload ('': too large
--- to keep). The time is that of the backlog's Redis, which stamps readings and may be another server.
+-- cover if there is a gap, number of segments; for each segment: index, key, score, bounds, payload ('': already
+-- set, or too large to keep). The time is that of the backlog's Redis, which stamps readings and may be another server.
 -- Returns 1, or the first error. An error of one shard does not stop the others.
 local keep, now = tonumber(ARGV[1]), tonumber(ARGV[2])
 if not now then
@@ -53,7 +53,7 @@ local function add(cover, at)
   for i = at + 6, at + 1 + 5 * ARGV[at + 5], 5 do
     local index = ARGV[i]
     if tonumber(ARGV[i + 2]) >= horizon then -- else it was imported, and is too old for the window
-      if ARGV[i + 4] ~= '' then -- reads treat a payload that is too large like an evicted one
+      if ARGV[i + 4] ~= '' then -- else it is set, or reads treat it like an evicted one
         redis.call('SET', ARGV[i + 1], ARGV[i + 4], 'EX', keep)
       end
       redis.call('ZADD', index, ARGV[i + 2], ARGV[i + 3])

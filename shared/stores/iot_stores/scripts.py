@@ -17,17 +17,22 @@ def load_script(client: "Redis", name: str) -> Any:
     return client.register_script(resources.files(__package__).joinpath(name).read_text())
 
 
-def run_all(client: "Redis", script: Script, calls: Sequence[Call]) -> list[Any]:
+def run_all(
+    client: "Redis", script: Script, calls: Sequence[Call], before: Sequence[Sequence[Any]] = ()
+) -> list[Any]:
     """Send many calls of a script in one round trip, and return their answers.
 
-    Redis runs the calls one by one. A call that fails does not stop the next ones.
+    Redis runs the calls one by one, after the commands `before`. A call or a command that fails
+    does not stop the next ones.
 
     Raises:
         RedisError: the first error among the answers; or Redis is away, and which calls ran is
             unknown.
     """
-    answers = round_trip(client, [evalsha(script, call) for call in calls])
+    answers = round_trip(client, [*before, *(evalsha(script, call) for call in calls)])
+    first, answers = answers[: len(before)], answers[len(before) :]
     load_and_repeat(client, script, calls, answers)
+    _checked(first)
     return _checked(answers)
 
 

@@ -1,6 +1,9 @@
 """Reads of the last seconds return the same from the hot window and from Postgres."""
 
 import dataclasses
+import json
+import random
+import string
 from typing import Any, cast
 
 import psycopg
@@ -102,6 +105,19 @@ def test_a_payload_too_large_for_the_window_comes_from_postgres(
         drain_all(writer)
     assert len(redis.keys("iot:hot:segment:*")) == 1
     assert source_of(api, "/seconds/60") == ("hot_window", [str(n) for n in range(6)])
+
+
+def test_a_large_payload_is_kept_as_long_as_a_small_one(
+    api: Api, writer: Writer, redis: "Redis"
+) -> None:
+    texts = ["small", "".join(random.choices(string.ascii_letters, k=20_000))]
+    for number, text in enumerate(texts):
+        api.put(row(interrogator_time=number, freeform=text))
+        drain_all(writer)
+    keys = redis.keys("iot:hot:segment:*")
+    assert max(redis.strlen(key) for key in keys) > 10_000
+    assert all(280 < redis.ttl(key) <= 300 for key in keys)
+    assert source_of(api, "/seconds/60") == ("hot_window", [json.dumps(text) for text in texts])
 
 
 def test_an_emptied_redis_covers_nothing(api: Api, writer: Writer, redis: "Redis") -> None:

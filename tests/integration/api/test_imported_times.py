@@ -1,6 +1,8 @@
 """`received=original`: readings keep the time of receipt that an earlier server gave them."""
 
 import json
+import random
+import string
 import time
 from datetime import UTC, datetime
 from typing import Any
@@ -65,7 +67,9 @@ def _unix(text: str) -> float:
 
 def test_old_readings_are_not_among_the_latest(api: Api, writer: Writer, redis: "Redis") -> None:
     recent = absolute_timestamp(int(time.time()) - 30)
-    assert send(api, [old_row(OLD, 1), old_row(recent, 2)]).status_code == 201
+    large = "".join(random.choices(string.printable, k=10_000))
+    rows = [old_row(OLD, 1), old_row(OLD, 1, freeform=large), old_row(recent, 2)]
+    assert send(api, rows).status_code == 201
     drain_all(writer)
     assert api.put(row(relative_time=3)).status_code == 201
     drain_all(writer)

@@ -23,7 +23,7 @@ _REASON = pytest.StashKey[str]()
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Set the timeout of the tests for slow clusters; each wait has its own limit."""
     for item in items:
-        if _HERE in item.path.parents:
+        if item.path.is_relative_to(_HERE):
             item.add_marker(pytest.mark.timeout(patience.TEST))
             # A kube config may disable the check of the certificate.
             item.add_marker(

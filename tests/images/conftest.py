@@ -22,7 +22,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip the tests of images with a reason unless they are enabled and possible."""
     reason = missing()
     for item in items:
-        if HERE in item.path.parents:
+        if item.path.is_relative_to(HERE):
             # The first test waits for the base image and the builds.
             item.add_marker(pytest.mark.timeout(1200))
             if reason:

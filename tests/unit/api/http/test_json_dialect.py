@@ -4,6 +4,7 @@ import json
 import random
 import re
 import tracemalloc
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
@@ -275,35 +276,34 @@ def in_one_string(unit: str) -> bytes:
     return (begin + unit * ((SIZE - 1000) // len(unit.encode())) + end).encode()
 
 
-COSTLY = {
-    "NaN": filled("NaN,"),
-    "Infinity": filled("Infinity,"),
-    "-Infinity": filled("-Infinity,"),
-    "all kinds": filled('NaN,-Infinity,"\\ud800",'),
-    "halves": filled('"' + "\\ud800" * 1000 + '",'),
-    "halves in many strings": filled('"\\uDFFF",'),
-    "backslashes": filled('"' + "\\\\" * 1000 + '",NaN,'),
-    "short marks are taken": filled("NaN,", size=SIZE - len(TAKEN)).replace(
+COSTLY: dict[str, Callable[[], bytes]] = {
+    "NaN": lambda: filled("NaN,"),
+    "Infinity": lambda: filled("Infinity,"),
+    "-Infinity": lambda: filled("-Infinity,"),
+    "all kinds": lambda: filled('NaN,-Infinity,"\\ud800",'),
+    "halves": lambda: filled('"' + "\\ud800" * 1000 + '",'),
+    "halves in many strings": lambda: filled('"\\uDFFF",'),
+    "backslashes": lambda: filled('"' + "\\\\" * 1000 + '",NaN,'),
+    "short marks are taken": lambda: filled("NaN,", size=SIZE - len(TAKEN)).replace(
         b"[NaN", b"[" + TAKEN.encode() + b"NaN"
     ),
-    "brackets are escaped": filled("NaN,").replace(b"[NaN,NaN,NaN", rb'["\u005b",NaN'),
-    "UTF-8 with a mark": filled("1,", "utf-8-sig"),
-    "UTF-16": filled('"aaaaaaaaaaaa",', "utf-16"),
-    "UTF-16 without a mark": filled('"aaaaaaaaaaaa",', "utf-16-be"),
-    "UTF-32": filled('"aaaaaaaaaaaa",', "utf-32"),
-    "UTF-16 with NaN": filled("NaN,", "utf-16"),
-    "NaN in one string": in_one_string("NaN"),
-    "halves in one string": in_one_string("\\uD800"),
-    "backslashes in one string": in_one_string("\\\\"),
-    "all kinds in one string": in_one_string("NaN-Infinity\\ud800\\uD800\\\\é"),
-    "an error at the end": filled("NaN,", end="]}}]x"),
-    "an error in a row": filled("NaN,", end="]}},{]x"),
+    "brackets are escaped": lambda: filled("NaN,").replace(b"[NaN,NaN,NaN", rb'["\u005b",NaN'),
+    "UTF-8 with a mark": lambda: filled("1,", "utf-8-sig"),
+    "UTF-16": lambda: filled('"aaaaaaaaaaaa",', "utf-16"),
+    "UTF-16 without a mark": lambda: filled('"aaaaaaaaaaaa",', "utf-16-be"),
+    "UTF-32": lambda: filled('"aaaaaaaaaaaa",', "utf-32"),
+    "UTF-16 with NaN": lambda: filled("NaN,", "utf-16"),
+    "NaN in one string": lambda: in_one_string("NaN"),
+    "halves in one string": lambda: in_one_string("\\uD800"),
+    "backslashes in one string": lambda: in_one_string("\\\\"),
+    "all kinds in one string": lambda: in_one_string("NaN-Infinity\\ud800\\uD800\\\\é"),
+    "an error at the end": lambda: filled("NaN,", end="]}}]x"),
+    "an error in a row": lambda: filled("NaN,", end="]}},{]x"),
 }
 READING = (
     '{"data": {"relative_time": 123456, "interrogator_time": 1764260000123456, "db_password": "a",'
     ' "freeform": {"rssi": -61, "epc": "0123456789abcdef0123", "phase": 1.25}}},'
 )
-PLAIN = ("[" + READING * (SIZE // len(READING) - 1) + '{"data": {}}]').encode()
 
 
 def outcome(body: bytes) -> None:
@@ -325,11 +325,18 @@ def peak(body: bytes) -> int:
 
 @pytest.fixture(scope="module")
 def plain_peak() -> int:
-    assert SIZE - 1000 < len(PLAIN) <= SIZE
-    return peak(PLAIN)
+    plain = ("[" + READING * (SIZE // len(READING) - 1) + '{"data": {}}]').encode()
+    assert SIZE - 1000 < len(plain) <= SIZE
+    return peak(plain)
 
 
-@pytest.mark.parametrize("body", COSTLY.values(), ids=COSTLY)
+@pytest.fixture(scope="module", params=COSTLY.values(), ids=list(COSTLY))
+def body(request: pytest.FixtureRequest) -> bytes:
+    """A costly body. At most one is in memory at a time."""
+    make: Callable[[], bytes] = request.param
+    return make()
+
+
 def test_no_body_takes_more_than_three_times_the_memory_of_plain_readings(
     body: bytes, plain_peak: int
 ) -> None:
@@ -337,12 +344,10 @@ def test_no_body_takes_more_than_three_times_the_memory_of_plain_readings(
     assert peak(body) < 3 * plain_peak
 
 
-@pytest.mark.parametrize("body", COSTLY.values(), ids=COSTLY)
 def test_no_python_code_runs_per_character(body: bytes) -> None:
     assert function_calls(lambda: outcome(body)) < 40_000
 
 
-@pytest.mark.parametrize("body", COSTLY.values(), ids=COSTLY)
 def test_text_is_searched_in_pieces(body: bytes) -> None:
     """CPython searches long text at half the speed, and other greenlets wait meanwhile."""
     stand_ins = StandIns.absent_from(body)

@@ -128,7 +128,7 @@ class Client:
             method: GET, PUT, ...
             path: with its query, below the URL of the client.
             body: text is sent as UTF-8.
-            headers: win over those of the client.
+            headers: override those of the client.
             json: sent as the body, with its Content-Type.
             repeatable: whether the request may reach the service more than once. Default: yes,
                 except a PUT without `Idempotency-Key`, which could store its readings twice.

@@ -89,7 +89,7 @@ class Outbox:
         retry: RetryPolicy = _RETRY,
         in_doubt: Literal["set_aside", "send"] = "set_aside",
     ) -> None:
-        """Open or create the file, and begin to send what it holds.
+        """Open or create the file, and begin to send its readings.
 
         Args:
             client: sends the readings, under its password. It stays open when the outbox is closed.
@@ -171,7 +171,8 @@ class Outbox:
                 self._flushing -= 1
 
     def close(self, timeout: float = 5.0) -> None:
-        """Flush for up to `timeout` seconds, then stop. What remains waits for the next opening.
+        """Flush for up to `timeout` seconds, then stop. The remaining readings wait until the file
+        is opened again.
 
         A request under way is completed, which takes up to the timeout of the client more.
         """

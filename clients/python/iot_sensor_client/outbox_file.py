@@ -135,7 +135,7 @@ class OutboxFile:
             return Counts(self._waiting, self._rejected, self._bytes)
 
     def last_id(self) -> int:
-        """Return the id of the newest reading that waits, 0 without any."""
+        """Return the id of the newest waiting reading; 0 if no reading waits."""
         with self._lock, self._reported():
             (newest,) = self._db.execute("SELECT coalesce(max(id), 0) FROM readings").fetchone()
         return int(newest)

@@ -23,7 +23,7 @@ _INFO = b"iot-sensor audit chain v1"
 
 
 class RetiredKey(SecretHolder):
-    """What remains of a retired master key."""
+    """The parts of a retired master key that the keyring keeps."""
 
     __slots__ = ("chain_key", "link", "sequence")
 

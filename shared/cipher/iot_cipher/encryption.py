@@ -291,7 +291,7 @@ class FollowedKeys(Protocol):
 
 
 class Sealer:
-    """The sealing of the entries of one process. Thread-safe. A fork begins a new session."""
+    """Seals the entries of one process. Thread-safe. A fork begins a new session."""
 
     def __init__(self, keys: FollowedKeys) -> None:
         self._keys = keys
@@ -373,7 +373,7 @@ class OpenedEntry(SecretHolder):
 
 
 class Opener:
-    """The opening of sealed entries."""
+    """Opens sealed entries."""
 
     CACHED_SESSION_KEYS = 4096
 

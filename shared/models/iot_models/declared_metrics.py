@@ -28,7 +28,7 @@ class Metric:
 
     @property
     def unit(self) -> str:
-        """The base unit, which the name ends with; "" for a metric without one."""
+        """The base unit, which the name ends with; "" if the metric has none."""
         last = self.family.rpartition("_")[2]
         return last if last in _UNITS[self.kind == "histogram"] else ""
 

@@ -105,7 +105,7 @@ class _GroupAnswer(NamedTuple):
     held: int
     session_renewals: int
     wait_answer: Any
-    """The answer to WAIT or WAITAOF, which follows the group; None without one."""
+    """The answer to the WAIT or WAITAOF that follows the group; None if none does."""
 
 
 _Answer = tuple[Any, _GroupAnswer]

@@ -111,7 +111,7 @@ def describe(ahead: float) -> str:
 
 
 class ClockWatch:
-    """The comparison of the clocks. Logs when clocks begin to differ and when they agree again."""
+    """Compares the clocks. Logs when clocks begin to differ and when they agree again."""
 
     def __init__(
         self,

@@ -96,7 +96,8 @@ class Cover:
         return since >= max(self.since, now - self.seconds * 1000 + _MARGIN_MS)
 
     def seconds_held(self, now: int) -> float:
-        """Return for how many seconds before a time, in Unix milliseconds, it holds all drains."""
+        """Return for how many seconds before a time (Unix milliseconds) the window holds all
+        drains."""
         return max(0.0, min(self.seconds, (now - self.since) / 1000))
 
 

@@ -49,7 +49,7 @@ def connect_redis(settings: Settings) -> "Redis":
 def connect_hot_window(
     settings: Settings, shared: "Redis", *, timeout: float = RESPONSE_SECONDS
 ) -> "Redis":
-    """Return a client for the hot window's own Redis; without one, return `shared`.
+    """Return a client for the hot window's own Redis; if it has none, return `shared`.
 
     `timeout`: maximum time until a reply, in seconds. Raises `SettingsError` as `connect_redis`.
     """

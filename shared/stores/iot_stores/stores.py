@@ -112,7 +112,7 @@ class Stores:
 
     @cached_property
     def clocks(self) -> ClockWatch:
-        """The comparison of this process's clock with the clocks of Redis and Postgres."""
+        """Compares this process's clock with the clocks of Redis and Postgres."""
         return ClockWatch(
             self.redis, self.connect, max_seconds=self.settings.clock_skew_max_seconds
         )

@@ -190,7 +190,7 @@ def test_a_group_fails_as_a_whole_where_redis_takes_no_writes(redis: "Redis") ->
 
 @pytest.mark.parametrize("requests", [1, 10, 100])
 def test_the_commands_of_a_group(redis: "Redis", requests: int) -> None:
-    """One script and one HMGET a group, three commands a shard, one command an entry."""
+    """One script and one HMGET per group, three commands per shard, one command per entry."""
     groups = Groups(redis)
     groups.send([plain(shard, 10) for shard in range(SHARDS)], SHARDS)
     shards = min(requests, SHARDS)

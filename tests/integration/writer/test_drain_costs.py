@@ -94,7 +94,7 @@ DRAIN_COMMANDS = {
     "hmget": 1 + 1 + len(SHARDS), "xlen": 2 * len(SHARDS), "time": 2, "xrange": len(SHARDS),
     # Remove: the counters of all shards in one command each.
     "evalsha": 2, "xtrim": len(SHARDS), "hincrby": 1, "hset": 1 + len(SHARDS),
-    # The hot window: a cover of each shard, four commands a segment.
+    # The hot window: a cover of each shard, four commands per segment.
     "set": len(SHARDS), "zadd": len(SHARDS), "zremrangebyscore": len(SHARDS), "expire": len(SHARDS),
 }  # fmt: skip
 """Redis commands of a drain of all shards, with a vault in each."""

@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 class Canary:
-    """A sender of reading n with n as its relative time and with an Idempotency-Key made of n.
+    """Sends reading n with n as its relative time and with an Idempotency-Key made of n.
 
     After a restart, or with two canaries at once, a number may be sent again: the service stores it
     once. Relative times this small (in µs) do not become the maximum of all vaults, which `maxtime`

@@ -43,7 +43,7 @@ class Account:
 
 
 class SoakDevice:
-    """A sender of reading n with n as its times and with an Idempotency-Key made of n.
+    """Sends reading n with n as its times and with an Idempotency-Key made of n.
 
     A reading is sent under its key until it is acknowledged. It must then be stored exactly once,
     however many requests failed. Each device has its own password, so its own vault in some shard.

@@ -47,7 +47,7 @@ class WatchedReadings:
 
     @property
     def bounds(self) -> tuple[int, int] | None:
-        """The smallest and the largest number, None without numbers."""
+        """The smallest and the largest number; None if there are no numbers."""
         if not self._watched:
             return None
         return min(self._watched), max(self._watched)

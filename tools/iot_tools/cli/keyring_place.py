@@ -55,7 +55,7 @@ class KeyringPlace:
 
     @property
     def derivation(self) -> str:
-        """What is left to do after a change, as a sentence; empty if the change did it."""
+        """The step that is left after a change, as a sentence; empty if none is."""
         if self._writer_keys is not None:
             return ""
         source = f"--keyring {self.name}" if isinstance(self._stored, FileOnDisk) else ""

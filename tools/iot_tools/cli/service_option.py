@@ -25,7 +25,7 @@ def add_service(parser: argparse.ArgumentParser) -> None:
 
 @contextmanager
 def checked_url() -> Iterator[None]:
-    """Name the option `--url` in a `ValueError` of a client that is made in the block.
+    """Report an invalid URL, for which the block raises `ValueError`, as an error in `--url`.
 
     Raises:
         SettingsError: the URL is invalid.

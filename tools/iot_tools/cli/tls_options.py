@@ -23,7 +23,7 @@ def add_tls(parser: argparse.ArgumentParser) -> None:
 
 
 def tls_of(parsed: argparse.Namespace) -> ssl.SSLContext | None:
-    """Return the TLS context of the options; None without any of them.
+    """Return the TLS context of the options; None if there are none.
 
     Raises:
         SettingsError: a file can't be used, or the URL is not https.

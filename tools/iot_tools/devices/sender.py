@@ -40,7 +40,7 @@ def send(client: Client, url: str, readings: Iterable[dict[str, Any]]) -> int:
 def send_through(
     path: Path, client: Client, readings: Iterable[dict[str, Any]], *, wait_seconds: float
 ) -> str:
-    """Store readings in an outbox file, send what it holds, and return what became of that.
+    """Store readings in an outbox file, send its readings, and return the result.
 
     What is not acknowledged within `wait_seconds` stays in the file.
 

@@ -17,7 +17,7 @@ _EXAMPLE_PASSWORD = "my-password"  # noqa: S105 -- an example, printed for all t
 
 
 class FirstReading:
-    """The wait for a reading taken after `since` (as of `time.time`) to be read back.
+    """Waits until a reading taken after `since` (as of `time.time`) can be read back.
 
     With `send`, this object sends the reading; otherwise a device does.
     """

@@ -20,7 +20,7 @@ def environment_with(variables: Mapping[str, str]) -> dict[str, str]:
 
 @dataclass
 class Launcher:
-    """A builder of the processes of one service. `Child.start` starts a process."""
+    """Builds the processes of one service. `Child.start` starts a process."""
 
     environment: Mapping[str, str]
     logs: Path

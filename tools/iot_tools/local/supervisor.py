@@ -41,7 +41,7 @@ class _Watched:
 
 
 class Supervisor:
-    """The supervisor of parts: restarts a dead part with growing delays, stops in reverse order.
+    """Supervises parts: restarts a dead part with growing delays, stops all in reverse order.
 
     For the main thread only: the kernel ends the children when the thread that started them ends.
     """

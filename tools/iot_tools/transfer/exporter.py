@@ -33,7 +33,7 @@ from .service_pages import ServicePages
 
 FORMATS = {".csv": "csv", ".ndjson": "ndjson", ".jsonl": "ndjson", ".parquet": "parquet",
            ".db": "sqlite", ".sqlite": "sqlite"}  # fmt: skip
-"""Forms by the end of the file's name."""
+"""Formats by file extension."""
 _REPORTED = 1_000
 
 

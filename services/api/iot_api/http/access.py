@@ -21,7 +21,7 @@ View = TypeVar("View", bound=Callable[..., Any])
 
 
 class Access:
-    """The check of a request's token against the scope that a route needs.
+    """Checks the token of a request against the scope that a route needs.
 
     A client certificate stands for the token of its name, and the Authorization header is not read.
     Without tokens the service is open. For an anonymous scope, the Authorization header is not

@@ -43,7 +43,7 @@ _Decompress = Callable[[bytes, int], bytes]
 
 @dataclass(frozen=True, slots=True)
 class Codec:
-    """The decompression of one Content-Encoding."""
+    """Decompresses bodies of one Content-Encoding."""
 
     name: str
     slice_bytes: int

@@ -33,8 +33,8 @@ from .responses import Headers, StartResponse, Wsgi
 
 REQUEST_ID = "X-Request-Id"
 PROVEN = "iot_api.proven"
-"""Key in the WSGI environ: what the client of this connection has proven to know. The worker sets
-it. Cache keys of passwords (`VaultCache.key`) under which it sent readings or read some.
+"""Key in the WSGI environ: the passwords that the client of this connection has proven to know, as
+cache keys (`VaultCache.key`): it has sent or read readings under them. The worker sets it.
 """
 CONNECTION = "iot_api.connection"
 """Key in the WSGI environ: the `Connection` of the request. The worker sets it."""
@@ -188,7 +188,7 @@ def _client(peer: str, forwarded: str, trusted_proxies: int, token_name: str) ->
 
 
 def proven_vaults(environ: Mapping[str, Any], trusted_proxies: int) -> Proven | None:
-    """Return what the client of the connection of the request has proven to know.
+    """Return the passwords that the client of this connection has proven to know, as cache keys.
 
     None behind a proxy, which sends requests of many clients over one connection: a client could
     guess the passwords of the others without a limit.
@@ -200,7 +200,7 @@ def proven_vaults(environ: Mapping[str, Any], trusted_proxies: int) -> Proven | 
 
 
 def prove(proven: Proven, known: Iterable[bytes]) -> None:
-    """Add what a client has proven to know. If it is too much, forget the rest."""
+    """Add passwords that a client has proven to know. If there are too many, forget the others."""
     if len(proven) > _MAX_PROVEN:
         proven.clear()
     proven.update(known)

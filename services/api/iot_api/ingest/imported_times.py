@@ -21,7 +21,7 @@ _FIELD = "absolute_timestamp"
 
 
 class ImportedTimes:
-    """The parser of times of receipt. It refuses times that the service could not keep."""
+    """Parses times of receipt. Refuses times that the service could not keep."""
 
     def __init__(self, retention_days: int, clock_skew_seconds: int) -> None:
         """Older readings than `retention_days` are refused (0: none). `clock_skew_seconds` is how

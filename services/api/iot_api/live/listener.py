@@ -76,7 +76,7 @@ class Listener:
             self._changed.notify_all()
 
     def end(self, reason: IotError) -> None:
-        """End the stream. What waits is dropped: the client resumes behind the last event."""
+        """End the stream. Waiting events are dropped: the client resumes behind the last event."""
         with self._changed:
             self._ending = self._ending or reason
             self._drop()

@@ -66,7 +66,7 @@ class LiveRows:
     received: list[int] = field(default_factory=list)
     """Times of receipt of the readings, in Unix milliseconds."""
     skipped: Skipped | None = None
-    """What is left out before these readings."""
+    """The readings that are left out before these."""
 
 
 @dataclass(slots=True, eq=False, kw_only=True)

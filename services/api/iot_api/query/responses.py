@@ -206,7 +206,7 @@ def requested_form(environ: Mapping[str, Any]) -> ReadingForm:
 
 
 class ReadingsStream:
-    """An encoder of the readings of a read, in pieces of about 256 KiB.
+    """Encodes the readings of a read, in pieces of about 256 KiB.
 
     A longer reading is encoded in several pieces. The stream can be paused between two pieces: it
     then keeps its position and no readings.

@@ -294,7 +294,7 @@ class SeriesWindows:
     def _charge_texts(self, values: Iterable[Value]) -> None:
         self._text_bytes += sum(len(value) for value in values if isinstance(value, str))
         if self._text_bytes > MAX_TEXT_BYTES:
-            raise _too_large("the values of groups and the first or last values are long", "group")
+            raise _too_large("the texts of groups and values take too much memory", "group")
 
 
 def _pending() -> Pending:

@@ -68,7 +68,7 @@ def _live(service: Service, access: Access) -> Response:
 
 
 def _open(service: Service, password: bytes) -> CachedVault:
-    """Return the vault of a password, with its record. Raises `NotFoundError` without one."""
+    """Return the vault of a password, with its record. Raises `NotFoundError` if there is none."""
     vault = find_vault(service, password)
     cached = None
     if vault is not None:

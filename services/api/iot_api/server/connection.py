@@ -60,7 +60,7 @@ class Connection:
     is_stream: bool = False
     """Whether the answer is a live stream, which may take hours."""
     proven: Proven = field(default_factory=set)
-    """What the client has proven to know: vaults, passwords."""
+    """Passwords that the client has proven to know, as cache keys."""
     reserved: bool = False
     """Whether it is served from the reserve: only health checks are answered."""
     closing: bool = False
@@ -271,7 +271,7 @@ class ConnectionReader(SocketUnreader):  # type: ignore[misc] # gunicorn has no 
         self.ahead = bytes(data) + self.ahead
 
     def take_buffered(self) -> bytes:
-        """Return what has arrived."""
+        """Return all bytes that have arrived."""
         data, self.ahead = self.ahead, b""
         return data
 

@@ -124,7 +124,7 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
         self._enforce_at = 0.0
         self._revocations: Revocations | None = None
         self.on_shutdown: Callable[[], object] = lambda: None
-        """Called at SIGTERM. Ends the answers that would never end."""
+        """Called at SIGTERM. Ends live streams, which would never end by themselves."""
         self.limit(Limits())
         self.allow(Origins())
 

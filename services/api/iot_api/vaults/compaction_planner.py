@@ -46,7 +46,7 @@ _log = logging.getLogger(__name__)
 
 
 def plan(small: Sequence[SmallSegment], before: int) -> Iterator[list[SmallSegment]]:
-    """Yield groups of small segments of a vault to merge, one group an order.
+    """Yield groups of small segments of a vault to merge, one group per order.
 
     All segments of a group began to be received on one UTC day, so that retention is late by at
     most a day. During the day, a segment is merged only with at least as many readings of smaller

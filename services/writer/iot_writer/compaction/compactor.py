@@ -47,7 +47,7 @@ class CompactionOutcome(StrEnum):
 
 
 class Compactor:
-    """The execution of orders, one at a time."""
+    """Executes orders, one at a time."""
 
     def __init__(self, orders: CompactionOrders, keys: Callable[[], TransitKeys]) -> None:
         self._orders = orders

@@ -34,7 +34,8 @@ _log = logging.getLogger(__name__)
 
 
 class VaultDeletion:
-    """Deletes what is left of erased vaults, twice: at once, and when no process can add to it.
+    """Deletes the data of erased vaults, twice: at once, and when no process can add to it any
+    more.
 
     Both deletions can be repeated, so a writer may be killed at any point.
     """

@@ -1,4 +1,4 @@
-// The plots: one a field, one line a tag. uPlot draws them.
+// The plots: one per field, with one line per tag. uPlot draws them.
 
 import { formatClock, formatDate, formatNumber } from "./format.js";
 

@@ -31,7 +31,7 @@ LOADS = (
     Load(100, 1), Load(300, 1), Load(20, 1000), Load(100, 100),
 )  # fmt: skip
 FITTED = 3
-"""The costs of a drain are fitted to this many loads, the first ones."""
+"""Number of loads, from the first on, to which the costs of a drain are fitted."""
 LANES = 16
 _SAMPLE = re.compile(r"^(\w+)(?:\{([^}]*)\})? (\S+)$")
 

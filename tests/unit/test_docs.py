@@ -132,3 +132,17 @@ def test_no_document_has_marks_of_a_merge_conflict() -> None:
 def test_each_adr_has_its_own_number() -> None:
     numbers = [path.name[:4] for path in sorted((ROOT / "docs/adr").glob("0*.md"))]
     assert len(set(numbers)) == len(numbers)
+
+
+def test_methods_that_documents_name_exist() -> None:
+    classes: dict[str, str] = {}
+    for path in sorted(ROOT.glob("s*/**/*.py")):
+        source = path.read_text(encoding="utf-8")
+        classes |= dict.fromkeys(re.findall(r"^class (\w+)", source, re.MULTILINE), source)
+    missing = [
+        f"{path.relative_to(ROOT)}: {name}.{member}"
+        for path in sorted(ROOT.glob("docs/**/*.md"))
+        for name, member in re.findall(r"`([A-Z]\w+)\.(\w+)`", path.read_text(encoding="utf-8"))
+        if name in classes and not re.search(rf"\b{member}\b", classes[name])
+    ]
+    assert not missing

@@ -120,7 +120,7 @@ function showLost({ failure, until, failures }) {
       title: lost ? "Disconnected." : "The connection is lost.",
       text: lost
         ? `${failure.message}. Next try ${seconds ? `in ${seconds} s` : "now"}. Nothing is lost: what is sent meanwhile appears afterwards.`
-        : "Reconnecting. What is sent meanwhile appears afterwards.",
+        : "Reconnecting. Readings sent meanwhile appear afterwards.",
       action: lost ? ["Try now", () => feed?.stream.retryNow()] : null,
     });
   };

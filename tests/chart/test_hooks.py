@@ -100,7 +100,7 @@ def test_a_cronjob_runs_one_job_at_a_time_with_a_deadline(release: Release) -> N
 
 
 def test_a_failed_job_is_kept_for_up_to_a_day(release: Release) -> None:
-    """Helm keeps a failed Job for its log, also after an uninstall."""
+    """Helm keeps a failed Job for its log, even after an uninstall."""
     for each in release.of("Job"):
         assert 3600 <= each["spec"]["ttlSecondsAfterFinished"] <= 86_400, title(each)
 

@@ -17,7 +17,7 @@ TRIES = 3
 
 
 def ask(questions: list[dict[str, Any]], tokens: Path = TOKENS) -> list[dict[str, Any]]:
-    """Return the answers; a request with `rows` is repeated until the answer has so many rows.
+    """Return the answers; a request with `rows` is repeated until the answer has this many rows.
 
     The repetition ends after the `seconds` of the request.
     """

@@ -17,7 +17,7 @@ POD_START = 300
 POD_END = 300
 """Timeout of the work of a pod of the tests."""
 GO_ON = 180
-"""Timeout until more readings of every device are acknowledged, also after a killed node."""
+"""Timeout until more readings of every device are acknowledged, even after a killed node."""
 LOAD = 3600
 """Longest run of the load; tests stop the load earlier."""
 VERIFY = 300

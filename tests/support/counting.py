@@ -18,7 +18,7 @@ _OF_CONNECTIONS = {"auth", "client", "config", "hello", "info", "ping", "select"
 
 @contextmanager
 def redis_commands(client: "Redis") -> Iterator["Counter[str]"]:
-    """Count the Redis commands within the block, also in scripts, without connection setup."""
+    """Count the Redis commands within the block, even in scripts, without connection setup."""
     client.config_resetstat()
     counted: Counter[str] = Counter()
     yield counted

@@ -1,4 +1,4 @@
-"""Search Postgres and Redis for what is left of an erased vault."""
+"""Search Postgres and Redis for remaining data of an erased vault."""
 
 import uuid
 from collections.abc import Callable, Iterable

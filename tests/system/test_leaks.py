@@ -139,7 +139,7 @@ def change_of_the_password(system: System) -> None:
 
 
 def commands_of_operators(system: System) -> None:
-    """Run the commands that print what they find, also with wrong input."""
+    """Run the commands that print what they find, even with wrong input."""
     for command in (
         ["settings"], ["settings", "--markdown"], ["held", "list"], ["dead", "list"],
         ["audit", "verify"], ["audit", "export"], ["keys", "list"], ["keys", "status"],

@@ -154,7 +154,7 @@ def _count(counter: str, outcome: str) -> None:
 
 
 def linger_after(entries: int, seconds: float) -> float:
-    """Return the linger after a drain of so many entries, which have gathered for `seconds`."""
+    """Return the linger after a drain of this many entries, which have gathered for `seconds`."""
     rate = entries / max(seconds, LINGER_SECONDS)
     return min(MAX_LINGER_SECONDS, LINGER_SECONDS * max(1.0, rate / BUSY_ENTRIES))
 

@@ -125,7 +125,7 @@ class Pool(ConnectionPool[Connection]):
 
     @contextlib.contextmanager
     def connection(self, timeout: float | None = None) -> Iterator[Connection]:
-        """Use a connection for the block. Raises as `getconn`."""
+        """Use a connection for the block. Raises like `getconn`."""
         with super().connection(timeout) as connection:
             try:
                 yield connection

@@ -51,7 +51,7 @@ def connect_hot_window(
 ) -> "Redis":
     """Return a client for the hot window's own Redis; if it has none, return `shared`.
 
-    `timeout`: maximum time until a reply, in seconds. Raises `SettingsError` as `connect_redis`.
+    `timeout`: maximum time until a reply, in seconds. Raises `SettingsError` like `connect_redis`.
     """
     if settings.hot_window_redis_url in {"", settings.redis_url}:
         return shared

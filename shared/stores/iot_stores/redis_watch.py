@@ -135,7 +135,7 @@ class RedisWatch:
             raise UnfitRedisError
 
     def require_ownership(self) -> None:
-        """Raise unless Redis belongs to this installation. Raises as `require_safe`."""
+        """Raise unless Redis belongs to this installation. Raises like `require_safe`."""
         verdict = self._verdict or self._first_check()
         if verdict.unknown or verdict.foreign:
             raise UnfitRedisError
@@ -148,7 +148,7 @@ class RedisWatch:
     def keeps_indexes(self) -> bool:
         """Return whether this Redis keeps the indexes of the hot window whole.
 
-        Raises as `require_safe`, but not while only Postgres is away.
+        Raises like `require_safe`, but not while only Postgres is away.
         """
         try:
             verdict = self._verdict or self._first_check()

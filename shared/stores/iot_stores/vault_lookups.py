@@ -76,7 +76,7 @@ class LookupPolicy:
 
 
 def read_policy(connection: Connection) -> LookupPolicy:
-    """Return the lookups in use. Raises `UnavailableError` as `decode_policy`."""
+    """Return the lookups in use. Raises `UnavailableError` like `decode_policy`."""
     row = connection.execute(_SELECT).fetchone()
     return decode_policy(*cast("tuple[str, list[int], bool]", row or ("", [], False)))
 

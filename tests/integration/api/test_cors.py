@@ -1,4 +1,4 @@
-"""All answers have CORS headers, also the errors of gunicorn."""
+"""All answers have CORS headers, including the errors of gunicorn."""
 
 import socket
 from collections.abc import Iterator

@@ -55,7 +55,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wait long, also on a busy machine."""
+    """Wait long, even on a busy machine."""
     monkeypatch.setattr(letter_actions, "WAIT_SECONDS", 60)
 
 

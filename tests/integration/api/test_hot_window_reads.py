@@ -168,7 +168,7 @@ def test_seconds_are_measured_from_receipt(
 
 
 def receive_earlier(redis: "Redis", seconds: int) -> None:
-    """Make the only waiting entry so many seconds older."""
+    """Make the only waiting entry this many seconds older."""
     (stream,) = redis.keys("iot:ingest:*")
     now, _ = redis.time()
     ((_, fields),) = cast("list[tuple[bytes, Any]]", redis.xrange(stream))

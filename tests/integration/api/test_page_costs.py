@@ -71,7 +71,7 @@ def place(shape: str, number: int) -> Position:
 
 
 def take(connection: Connection, question: ReadFilter, span: PageRange, count: int = 4) -> Touched:
-    """Fetch so many segments; return the pages and scans."""
+    """Fetch this many segments; return the pages and scans."""
 
     def taken() -> int:
         segments = history.select(connection, VAULT, question, span)

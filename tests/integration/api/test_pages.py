@@ -1,4 +1,4 @@
-"""The pages of an answer together equal the whole answer, also while data is stored."""
+"""The pages of an answer together equal the whole answer, even while data is stored."""
 
 import dataclasses
 import os
@@ -235,7 +235,7 @@ def test_the_window_is_the_one_of_the_first_page(
 
 
 def _later(milliseconds: int) -> Any:
-    """Return `Backlog.drain_positions` with a clock so many milliseconds ahead."""
+    """Return `Backlog.drain_positions` with a clock this many milliseconds ahead."""
     real = Backlog.drain_positions
 
     def drain_positions(backlog: Backlog, shards: Sequence[int]) -> Any:

@@ -1,4 +1,4 @@
-"""Every response but a 201 has the security headers, whoever makes it."""
+"""Every response except a 201 has the security headers, whichever part makes it."""
 
 import logging
 import socket

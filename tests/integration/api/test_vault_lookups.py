@@ -1,4 +1,4 @@
-"""Lookups of passwords: a password has one vault, also during changes of the cost."""
+"""Lookups of passwords: a password has one vault, even during changes of the cost."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

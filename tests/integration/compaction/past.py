@@ -28,12 +28,12 @@ Sent = tuple[int, int, int, str]
 
 
 def days_ago(days: float) -> int:
-    """Return the time so many days ago, in Unix milliseconds."""
+    """Return the time this many days ago, in Unix milliseconds."""
     return int((time.time() - days * 86_400) * 1000)
 
 
 def noon(days: int) -> int:
-    """Return noon of the day so many days ago."""
+    """Return noon of the day this many days ago."""
     return days_ago(days) // DAY_MS * DAY_MS + DAY_MS // 2
 
 

@@ -120,7 +120,7 @@ def shard_of(sealed: bytes) -> int:
 
 
 def together(number: int, call: Callable[[int], T]) -> list[T | Exception]:
-    """Run a function in so many threads at once and return the outcomes."""
+    """Run a function in this many threads at once and return the outcomes."""
     with ThreadPoolExecutor(number) as pool:
         calls = [pool.submit(call, each) for each in range(number)]
         wait(calls, PATIENCE)

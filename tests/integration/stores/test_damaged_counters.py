@@ -40,7 +40,7 @@ def backlog(redis: "Redis") -> Backlog:
 
 
 def remove(backlog: Backlog, shard: int, *, entries: int, held: int = 0) -> None:
-    """Drain so many entries of a shard and hold so many of them."""
+    """Drain entries of a shard, and hold some: both numbers are given."""
     taken = backlog.read(shard, max_bytes=10_000)[:entries]
     holds = [HeldEntry(each, VAULT.bytes) for each in taken[:held]]
     last = taken[-1]

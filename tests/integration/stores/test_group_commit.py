@@ -101,7 +101,7 @@ def test_groups_share_a_connection_until_the_pool_replaces_it(
     callers.append(numbered(6))
     assert len(taken) == count + 1
     callers.backlog.release_idle_connection()
-    # Idle connections of the pool are closed after a failover, also if no append follows.
+    # Idle connections of the pool are closed after a failover, even if no append follows.
     callers.pool.disconnect(inuse_connections=False)
     assert not any(each.is_connected for each in taken)
 

@@ -1,4 +1,4 @@
-"""A pool lends working connections, also right after the server has ended all sessions."""
+"""A pool lends working connections, even right after the server has ended all sessions."""
 
 import contextlib
 from collections.abc import Callable, Iterator

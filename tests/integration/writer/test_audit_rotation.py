@@ -115,7 +115,7 @@ def test_a_damaged_record_is_found_before_and_after_the_rotation(log: Log) -> No
 
 
 def test_a_copy_from_before_the_rotation_is_found(log: Log) -> None:
-    """Its first nonce stays, also when the copy itself is encrypted again."""
+    """Its first nonce stays, even when the copy itself is encrypted again."""
     (_, _, old), *_ = log.records()
     reseal_audit(log.postgres, log.both)
     log.postgres.execute("INSERT INTO audit_log (sealed) VALUES (%s)", (old,))

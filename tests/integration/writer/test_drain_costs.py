@@ -90,7 +90,7 @@ def drain_commands(writer: Writer, sender: Sender) -> "Counter[str]":
 
 
 DRAIN_COMMANDS = {
-    # Read: what waits, and the entries.
+    # Read: the sizes of the shards, and the entries.
     "hmget": 1 + 1 + len(SHARDS), "xlen": 2 * len(SHARDS), "time": 2, "xrange": len(SHARDS),
     # Remove: the counters of all shards in one command each.
     "evalsha": 2, "xtrim": len(SHARDS), "hincrby": 1, "hset": 1 + len(SHARDS),

@@ -1,4 +1,4 @@
-"""Migrations create a usable schema once, also when they run repeatedly or concurrently."""
+"""Migrations create a usable schema once, even when they run repeatedly or concurrently."""
 
 import itertools
 import os

@@ -1,4 +1,4 @@
-"""A device with an outbox: a process that may be killed at any moment and goes on when restarted.
+"""A device with an outbox: a process that may be killed at any moment and continues when restarted.
 
 Its journal says what it knows: which readings it gave to the outbox (`begun`), which the outbox
 accepted (`kept`), and when the outbox was full (`full`).

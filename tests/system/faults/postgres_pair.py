@@ -66,7 +66,7 @@ class Member(PostgresServer):
             return cast("tuple[Any, ...]", connection.execute(question, values).fetchone())[0]
 
     def set(self, name: LiteralString, value: LiteralString) -> None:
-        """Change a setting for all sessions, also for open sessions."""
+        """Change a setting for all sessions, even for open sessions."""
         with self.connected() as connection:
             connection.execute(f"ALTER SYSTEM SET {name} = {value}")
             connection.execute("SELECT pg_reload_conf()")

@@ -1,4 +1,4 @@
-"""TLS of Redis itself: it asks for a client certificate, also behind Sentinels."""
+"""TLS of Redis itself: it asks for a client certificate, even behind Sentinels."""
 
 import dataclasses
 from collections.abc import Iterator

@@ -80,7 +80,7 @@ Provoked = Callable[[ProvokedPostgres], AbstractContextManager[None]]
 
 @contextmanager
 def read_only(postgres: ProvokedPostgres) -> Iterator[None]:
-    """Make every new transaction read-only, also in open sessions."""
+    """Make every new transaction read-only, even in open sessions."""
     postgres.alter("ALTER SYSTEM SET default_transaction_read_only = on")
     postgres.alter("SELECT pg_reload_conf()")
     try:

@@ -1,4 +1,4 @@
-"""Errors of each server in each state are recognized, also in scripts and pipelines."""
+"""Errors of each server in each state are recognized, even in scripts and pipelines."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor

@@ -258,7 +258,7 @@ def test_shards_are_used_evenly() -> None:
 
 @pytest.mark.parametrize("cost", [MAX_SCRYPT_LOG2_N + 1, 31, 255])
 def test_an_excessive_cost_is_refused_before_scrypt(keyring: Keyring, cost: int) -> None:
-    """A holder of the keyring can store such a record, also in Redis."""
+    """A holder of the keyring can store such a record, even in Redis."""
     secret = fast_secret(keyring, PASSWORD, cost, slow_key=quick_key)
     record, _ = create_vault(keyring, secret)
 

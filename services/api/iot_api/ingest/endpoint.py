@@ -215,7 +215,7 @@ def _keeps_received(query: str) -> bool:
 
 
 def _choice(query: str, parameter: str, default: str, other: str) -> bool:
-    """Return whether a parameter has the other value than its default."""
+    """Return whether a parameter has its other value instead of its default."""
     parameters = parse_qsl(query, keep_blank_values=True)
     given = next((value for name, value in parameters if name == parameter), default)
     if given not in {default, other}:

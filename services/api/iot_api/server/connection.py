@@ -84,7 +84,7 @@ class Connection:
     blocked_bytes: int = 0
     """Bytes sent while the answer was blocked."""
     delay_ends: Event | None = None
-    """Set when a delayed answer shall not wait any longer."""
+    """Set when a delayed answer must not wait any longer."""
 
     def start_request(self, request: Any) -> None:
         """Record that a whole head has arrived."""

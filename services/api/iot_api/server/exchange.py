@@ -28,7 +28,7 @@ from .unread_bodies import discard_body
 _KNOWN_HEADS = 1024
 _KNOWN_HEAD_BYTES = 1024
 _KNOWN_HEAD_FIELDS = 32
-"""A process remembers so many parsed heads of PUTs, of at most this size and with so many headers.
+"""Limits of the parsed heads of PUTs that a process remembers: number, size, and headers of each.
 A parsed header takes 200 bytes and more, and a head is kept before its token is checked.
 """
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"

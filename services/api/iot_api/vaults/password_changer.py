@@ -74,7 +74,7 @@ class PasswordChanger:
             InvalidRequestError: both are the same password.
             NotFoundError: there is no vault under the old password.
             ConflictError: another vault has the new password.
-            TooManyRequestsError: as `Vaults.find`.
+            TooManyRequestsError: like `Vaults.find`.
             UnavailableError: the vault was being changed by others.
             RedisError, psycopg.Error: a store is away. If Postgres failed during the change, the
                 new password may be in force.

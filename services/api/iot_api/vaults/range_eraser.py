@@ -75,7 +75,7 @@ class RangeEraser:
 
         Raises:
             NotFoundError: there is no vault under the password.
-            TooManyRequestsError: as `Vaults.find`.
+            TooManyRequestsError: like `Vaults.find`.
             UnavailableError: readings that were acknowledged before are not stored in time, and
                 nothing was erased; or compaction replaced segments again and again.
             DecryptionError, FormatError: a segment on the border is damaged. It stays.

@@ -62,7 +62,7 @@ class VaultEraser:
 
         Raises:
             NotFoundError: there is no vault under the password.
-            TooManyRequestsError: as `Vaults.find`.
+            TooManyRequestsError: like `Vaults.find`.
             UnavailableError: other requests kept changing the vault, the erasure took too long, or
                 processes of version 0.1 may run.
             RedisError, psycopg.Error: a store is unavailable. If Postgres failed during the

@@ -1,4 +1,4 @@
-"""A client that sends requests in vain gets its errors later and later."""
+"""The more requests of a client fail, the later it gets its errors."""
 
 from typing import Any
 

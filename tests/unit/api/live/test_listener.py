@@ -1,4 +1,4 @@
-"""What waits for a listener is bounded; what is too much becomes one summary."""
+"""The events that wait for a listener are bounded; the excess becomes one summary."""
 
 import threading
 import time

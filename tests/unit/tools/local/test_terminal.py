@@ -1,4 +1,4 @@
-"""Lines show the elapsed time, and a closed terminal is no error."""
+"""Lines show the elapsed time, and a closed terminal is not an error."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-// The operator's view: what all processes of the service do, and what waits.
+// The operator's view: the state of all processes, and the backlog.
 
 import { Session } from "./api.js";
 import { formatBytes, formatNumber, formatSeconds } from "./format.js";

@@ -144,17 +144,17 @@ class LiveFollower:
         """Return whether the service has no live streams, or no free one for a new follower."""
         if self._connected:
             return False
-        told = _told(response)
+        members = _error_members(response)
         if response.status in _UNSUPPORTED:
-            return "field" not in told  # else no vault has the password yet
+            return "field" not in members  # else no vault has the password yet
         # An old service takes the path for a read from the relative timestamp "live" on.
-        return told.get("field") == "start" or told.get("reason") == "live_streams"
+        return members.get("field") == "start" or members.get("reason") == "live_streams"
 
     def _use_refusal(self, response: Response) -> None:
-        told = _told(response)
-        if response.status == HTTPStatus.NOT_FOUND and told.get("field") == "db_password":
+        members = _error_members(response)
+        if response.status == HTTPStatus.NOT_FOUND and members.get("field") == "db_password":
             self._stop.wait(max(1.0, self._interval))
-        elif told.get("field") == "Last-Event-ID":  # of a vault that was erased since
+        elif members.get("field") == "Last-Event-ID":  # of a vault that was erased since
             self._position = ""
             self._began = time.monotonic()
         else:
@@ -192,9 +192,9 @@ def _events(pieces: Iterator[bytes]) -> Iterator[tuple[str, str, dict[str, Any]]
             yield fields["event"], fields.get("id", ""), json.loads(fields["data"])
 
 
-def _told(response: Response) -> dict[str, Any]:
+def _error_members(response: Response) -> dict[str, Any]:
     try:
-        told = response.json()
+        members = response.json()
     except ValueError:
         return {}
-    return told if isinstance(told, dict) else {}
+    return members if isinstance(members, dict) else {}

@@ -23,7 +23,7 @@ class AppendOutcome(IntEnum):
     DAMAGED = 6
 
 
-class GuardedError(Exception):
+class GuardLimitError(Exception):
     """A guard is at its limit, so nothing was appended. `seconds` is the guard's TTL in Redis."""
 
     def __init__(self, seconds: int) -> None:
@@ -35,12 +35,12 @@ def refuse(outcome: int, *more: int) -> NoReturn:
     """Raise the error for an outcome with which nothing was appended. `more`: the script's numbers.
 
     Raises:
-        GuardedError, TooManyRequestsError, UnavailableError
+        GuardLimitError, TooManyRequestsError, UnavailableError
     """
     if outcome == AppendOutcome.FULL:
         raise _full(*more)
     if outcome == AppendOutcome.GUARDED:
-        raise GuardedError(more[0])
+        raise GuardLimitError(more[0])
     seconds = max(1, more[0])
     if outcome == AppendOutcome.TOO_MANY_OF_CLIENT:
         raise TooManyRequestsError(

@@ -251,7 +251,7 @@ class BacklogAppender:
 
         Raises:
             TooLargeError: the entries are larger than an empty backlog may become.
-            GuardedError: one of `guards` is at its limit; nothing was added.
+            GuardLimitError: one of `guards` is at its limit; nothing was added.
             TooManyRequestsError: the client has too many remembered requests; nothing was added.
             UnavailableError: nothing was added, because the backlog is full, too many requests are
                 remembered, or a counter is damaged (`BacklogCounters`). Or the entries were added,

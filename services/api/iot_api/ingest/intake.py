@@ -27,7 +27,7 @@ from iot_models import metrics, tracing
 from iot_models.errors import IotError, Refusal, TooManyRequestsError
 from iot_models.reading import SEPARATOR, ReadingColumns
 from iot_stores.append_conditions import Guard
-from iot_stores.append_outcomes import GuardedError
+from iot_stores.append_outcomes import GuardLimitError
 from iot_stores.backlog_append import AppendResult, BacklogAppender
 from iot_stores.months import DAY_MS
 from iot_stores.redis_watch import RedisWatch
@@ -165,7 +165,7 @@ class Intake:
             remembered = self._idempotency.remembered(request, answer, client)
         try:
             appended = self._append(sealed, remembered, guards)
-        except GuardedError as error:
+        except GuardLimitError as error:
             self._sealer.abandon_numbers(len(sealed))
             raise self._guesses.refusal(client, error.seconds) from None
         except (RedisError, IotError):

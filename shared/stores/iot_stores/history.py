@@ -252,8 +252,8 @@ def _first_matching(
 ) -> Segments:
     """Try some hundreds of segments in order; then select all that match and sort them.
 
-    Either plan alone has a bad case. Trying all in order reads a vault in which nothing matches
-    again for each page. Sorting first sorts a vault in which everything matches.
+    Either plan alone has a bad case. If nothing matches, trying in order reads the whole vault for
+    each page. If everything matches, sorting first sorts the whole vault.
     """
     position = page_range.after or _LAST[not page_range.descending]
     look = min(max(_LOOK, 2 * (page_range.limit or 0)), _MAX_LOOK)

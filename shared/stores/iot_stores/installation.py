@@ -46,7 +46,7 @@ class Installation:
         self._id: uuid.UUID | None = None
 
     def get_id(self) -> uuid.UUID:
-        """Return the id that was read last. Read the id if none was.
+        """Return the id that was read last. If none was read yet, read it now.
 
         Raises:
             SettingsError: the database has no id, the role may not read the id, or the database

@@ -45,8 +45,9 @@ class Revocations:
         """Read the file; let `context` refuse the certificates of its lists.
 
         Raises:
-            SettingsError: the file holds no list, or a list that can't be read. Without `expired`,
-                also for a list that has expired: the lists in use may still be valid.
+            SettingsError: the file holds no list, or a list that can't be read. With
+                `expired=False`, a list that has expired is an error too, because the lists in use
+                may still be valid.
         """
         check_revocation_lists(str(self.path))
         context.load_verify_locations(self.path)

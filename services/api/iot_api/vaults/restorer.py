@@ -235,7 +235,7 @@ class VaultRestorer:
     def _adopt(
         self, changes: Iterable[tuple[VaultRecord, VaultRecord | None]]
     ) -> list[VaultRecord]:
-        """Take over the records that `iot-sensor keys rewrap` wrote. Return the others.
+        """Adopt the records that `iot-sensor keys rewrap` wrote. Return all other records.
 
         The vaults stay open: to open them again would cost a scrypt each.
         """

@@ -13,18 +13,21 @@ DEVICES ?= 1
 TLS ?= 0
 
 # Settings of `make test` and `make test-all`. Most tests wait for processes, so twice as many tests run at a time as there
-# are cores. In `make test-all`, one of these processes runs only tests that wait for timeouts.
+# are cores. In `make test-all`, one process more begins with the tests that wait for timeouts.
 CORES := $(shell nproc 2>/dev/null || echo 2)
 TEST_PROCESSES ?= $(shell echo $$((2 * $(CORES))))
-ALL_TEST_PROCESSES ?= $(TEST_PROCESSES)
+ALL_TEST_PROCESSES ?= $(shell echo $$((2 * $(CORES) + 1)))
 QUICK_TESTS := tests/unit tests/integration tests/chart
+# Tests that only compute: `make test-all` runs them beside the others, on CPU time that the others leave.
+BACKGROUND_TESTS := tests/unit tests/chart tests/k8s
+BACKGROUND := PYTHONPATH=tests $(BIN)/python -m support.background $(BIN)/pytest --numprocesses $(CORES)
 # In a fresh clone, each process of the tests would compile all tests and libraries: 14 s of CPU time each.
 COMPILE_TESTS = test -n "$$(find tests -name '*-pytest-*.pyc' -print -quit)" || \
 	printf '%s\n' unit integration system | xargs -P $(CORES) -I{} $(BIN)/pytest --collect-only -qq tests/{} >/dev/null
-# Tests that check how fast processes recover and clients are served: they run after the others, fewer at a time.
+# Tests that check how fast processes recover and clients are served: they run before the others, fewer at a time.
 TIMED_TESTS := $(addprefix tests/system/faults/test_,short.py outboxes.py) tests/system/states/test_endpoint_moved.py \
 	$(addprefix tests/system/reliability/test_,read_memory.py slow_peers.py stalled_readers.py)
-# Tests in a browser, which takes a core: they run last, one for each core.
+# Tests in a browser, which takes a core: they run next, one for each core.
 PAGE_TESTS := tests/system/page
 
 # Settings of `make faults`.
@@ -149,11 +152,14 @@ test: $(VENV)/.dev $(VENV)/.chart $(VENV)/.supply ## Run the quick tests: unit, 
 .PHONY: test-all
 test-all: STARTED := $(shell date +%s)
 test-all: $(VENV)/.dev $(VENV)/.chart $(VENV)/.supply ## Run all tests and print the ten slowest
-	@status=0; rm -f .pytest_cache/*.xml; $(COMPILE_TESTS); \
-	$(BIN)/pytest --numprocesses $(ALL_TEST_PROCESSES) --waiting-process --junitxml .pytest_cache/parallel.xml \
-		$(addprefix --ignore ,$(TIMED_TESTS) $(PAGE_TESTS)) || status=1; \
+	@status=0; mkdir -p .pytest_cache; rm -f .pytest_cache/*.xml; $(COMPILE_TESTS); \
 	$(BIN)/pytest --numprocesses $$(($(CORES) + 1)) --junitxml .pytest_cache/timed.xml $(TIMED_TESTS) || status=1; \
 	$(BIN)/pytest --numprocesses $(CORES) --junitxml .pytest_cache/page.xml $(PAGE_TESTS) || status=1; \
+	$(BACKGROUND) --junitxml .pytest_cache/background.xml $(BACKGROUND_TESTS) >.pytest_cache/background.log 2>&1 & \
+	background=$$!; \
+	$(BIN)/pytest --numprocesses $(ALL_TEST_PROCESSES) --waiting-process --junitxml .pytest_cache/parallel.xml \
+		$(addprefix --ignore ,$(TIMED_TESTS) $(PAGE_TESTS) $(BACKGROUND_TESTS)) || status=1; \
+	wait $$background || status=1; cat .pytest_cache/background.log; \
 	PYTHONPATH=tests $(BIN)/python -m support.slowest .pytest_cache/*.xml; \
 	echo "make test-all took $$(($$(date +%s) - $(STARTED))) s."; \
 	exit $$status

@@ -56,7 +56,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--waiting-process",
         action="store_true",
-        help="run the tests that mostly wait, and only these, in the last process of pytest-xdist",
+        help="begin with the tests that mostly wait in the last process of pytest-xdist",
     )
 
 

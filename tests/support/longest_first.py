@@ -70,7 +70,7 @@ def rank(nodeid: str) -> int:
 class LongestFirst(LoadScopeScheduling):  # type: ignore[misc]
     """A scheduler that runs most files in one process each, and some folders test by test.
 
-    With `--waiting-process`, the last process runs the tests of `WAITING`, and nothing else.
+    With `--waiting-process`, the last process begins with the tests of `WAITING`.
     """
 
     def _split_scope(self, nodeid: str) -> str:
@@ -86,25 +86,18 @@ class LongestFirst(LoadScopeScheduling):  # type: ignore[misc]
         xdist assigns the next file one test earlier, and that file then waits for two tests.
         """
         work = self.assigned_work[node]
-        if self.workqueue and not node.shutting_down:
-            if self._pending_of(work) == 2:
-                return
-            if self._next_scope(node) is None:
-                node.shutdown()
+        if self.workqueue and not node.shutting_down and self._pending_of(work) == 2:
+            return
         super()._reschedule(node)
 
     def _assign_work_unit(self, node: WorkerController) -> None:
-        scope = self._next_scope(node)
-        if scope is not None:
-            self.workqueue.move_to_end(scope, last=False)
+        self.workqueue.move_to_end(self._next_scope(node), last=False)
         super()._assign_work_unit(node)
 
-    def _next_scope(self, node: WorkerController) -> str | None:
+    def _next_scope(self, node: WorkerController) -> str:
         """Return the next file or test for a process."""
         queue = list[str](self.workqueue)
         if not self.config.getoption("waiting_process") or self.numnodes == 1:
             return queue[0]
-        waiting = [scope for scope in queue if scope.startswith(WAITING)]
-        if node.gateway.id == f"gw{self.numnodes - 1}":
-            return waiting[0] if waiting else None
-        return next((scope for scope in queue if scope not in waiting), queue[0])
+        waits = node.gateway.id == f"gw{self.numnodes - 1}"
+        return next((each for each in queue if each.startswith(WAITING) == waits), queue[0])

@@ -1,13 +1,15 @@
-"""Lists of tests name files that exist; `make` starts Python with bytecode."""
+"""Lists of tests name files that exist; `make` starts Python with bytecode and priorities."""
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from chart.conftest import FEW
 from chart.matrix import MATRIX
+from support.background import NICENESS
 from support.longest_first import LONGEST, SERVICE_BY_SERVICE, TEST_BY_TEST, WAITING, rank
 
 ROOT = Path(__file__).parents[2]
@@ -38,3 +40,14 @@ def test_make_lets_python_write_bytecode() -> None:
     names = {line.partition("=")[0] for line in shown.stdout.splitlines()}
     assert "PYTHONPATH" in names
     assert "PYTHONDONTWRITEBYTECODE" not in names
+
+
+def test_a_command_in_the_background_has_a_low_priority_and_handles_sigint() -> None:
+    """A shell that runs a script ignores SIGINT in its background jobs."""
+    shown = "import os, signal; print(os.nice(0), signal.getsignal(signal.SIGINT).__name__)"
+    script = '"$0" -m support.background "$0" -c "$1" & wait'
+    command = ["sh", "-c", script, sys.executable, shown]
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "tests")}
+    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    niceness = min(os.nice(0) + NICENESS, 19)
+    assert done.stdout.split() == [str(niceness), "default_int_handler"]

@@ -19,7 +19,7 @@ import itertools
 import struct
 import threading
 from array import array
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import overload
@@ -54,7 +54,7 @@ MERGED_LEVEL = 9
 """Merged segments are compressed once, in the background, and live for years."""
 
 RUN_CHARACTERS = 2**17
-"""Approximate number of characters of texts decoded at a time."""
+"""Approximate number of characters of texts that are decoded at a time."""
 
 _MAX_RATIO = 2**15
 """Maximum compression ratio of a zstd frame: the densest block has 4 bytes for 128 KiB."""
@@ -129,12 +129,12 @@ class PackedNumbers(Sequence[int]):
             data, count = self._data, self._count
             planes = [data[1 + i * count : 1 + (i + 1) * count] for i in range(8)]
             zeros = bytes(max(0, count - 1))
-            if data[:1] == DELTA and all(plane[1:] == zeros for plane in planes[2:]):
+            if count and data[:1] == DELTA and all(plane[1:] == zeros for plane in planes[2:]):
                 # Differences of two bytes, apart from the first number. Joining two planes takes a
                 # quarter of the time.
                 first = _interleaved([plane[:1] for plane in planes], "q")
                 others = _interleaved([plane[1:] for plane in planes[:2]], "H")
-                self._numbers = list(itertools.accumulate(itertools.chain(first, others)))
+                self._numbers = list(itertools.accumulate(others, initial=first[0]))
             else:
                 column = _interleaved(planes, "q")
                 self._numbers = list(itertools.accumulate(column) if data[:1] == DELTA else column)
@@ -155,26 +155,37 @@ class Texts(Sequence[str]):
     """The `freeform` texts of a segment, decoded on access.
 
     Until then they are a part of the segment's content: a copy as `str` would double the memory of
-    a large segment. Slices must have a step of 1.
+    a large segment. Runs of about `RUN_CHARACTERS` fit the CPU's cache, and decoding them takes
+    less than half of the time. A run is counted when it is decoded, or when a text behind it is
+    needed: counting all texts first would take a twentieth of a read.
+
+    Slices must have a step of 1. Access raises `FormatError` if there are fewer or more texts.
     """
 
-    def __init__(self, content: bytes, start: int = 0) -> None:
-        """The texts begin at offset `start` of `content`, in ASCII, separated by `SEPARATOR`."""
+    def __init__(self, content: bytes, start: int, count: int) -> None:
+        """The texts begin at offset `start`, in ASCII, separated by `SEPARATOR`.
+
+        Raises:
+            FormatError: the texts are not ASCII.
+        """
+        # In pieces: a slice with all texts of a large segment would double its memory.
+        pieces = range(start, len(content), _CHECKED_BYTES)
+        if not all(content[piece : piece + _CHECKED_BYTES].isascii() for piece in pieces):
+            raise FormatError("the segment's texts are not ASCII")
         self._content = content
+        self._count = count
         self._offsets = [start]
         """Where each run begins. At the end, where the next one would begin."""
-        self._firsts = [0]
-        """The first text of each run. At the end, the number of all texts."""
         while start <= len(content):
             end = content.find(SEPARATOR, start + RUN_CHARACTERS)
-            end = len(content) if end < 0 else end
-            self._firsts.append(self._firsts[-1] + content.count(SEPARATOR, start, end) + 1)
-            start = end + 1
+            start = (len(content) if end < 0 else end) + 1
             self._offsets.append(start)
+        self._firsts = [0]
+        """The first text of each run, as far as runs are counted, and of the run behind them."""
         self._all: list[str] | None = None
 
     def __len__(self) -> int:
-        return self._firsts[-1]
+        return self._count
 
     @overload
     def __getitem__(self, place: int) -> str: ...
@@ -186,7 +197,7 @@ class Texts(Sequence[str]):
         if self._all is not None or not isinstance(place, slice):
             return self._decoded()[place]
         begin, end, _ = place.indices(len(self))
-        return [text for _, run in self.runs(begin, end) for text in split_texts(run)]
+        return list(itertools.chain.from_iterable(texts for _, texts in self.split(begin, end)))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._decoded())
@@ -196,26 +207,55 @@ class Texts(Sequence[str]):
         """Approximate number of characters of all texts."""
         return len(self._content) - self._offsets[0]
 
+    def split(self, begin: int, end: int) -> Iterator[tuple[slice, list[str]]]:
+        """Yield the texts from index `begin` up to `end`, a run at a time, with their places."""
+        number = self._run_of(begin)
+        while begin < end:
+            texts = split_texts(self._run(number))
+            if number == len(self._firsts) - 1:
+                self._note_run(len(texts))
+            first, last = self._firsts[number], self._firsts[number + 1]
+            places = slice(begin, min(end, last))
+            if places != slice(first, last):
+                texts = texts[places.start - first : places.stop - first]
+            yield places, texts
+            begin, number = last, number + 1
+
     def runs(
         self, begin: int, end: int, *, descending: bool = False
     ) -> Iterator[tuple[slice, memoryview]]:
-        """Yield the texts from index `begin` up to `end`, in runs of about `RUN_CHARACTERS`.
+        """Yield the same runs as `split`, with `SEPARATOR` between the texts.
 
-        A run is the places of its texts, and the texts with `SEPARATOR` between them. Decoding
-        pieces that fit the CPU's cache takes less than half of the time. `descending`: the last
-        run first; within a run, the texts are in order.
+        `descending`: the last run first; within a run, the texts are in order.
         """
         if begin >= end:
             return
-        numbers = range(bisect_right(self._firsts, begin) - 1, bisect_left(self._firsts, end))
+        self._run_of(end)  # counts all runs up to there
+        numbers = range(self._run_of(begin), self._run_of(end - 1) + 1)
         for number in reversed(numbers) if descending else numbers:
             first, last = self._firsts[number], self._firsts[number + 1]
-            run = memoryview(self._content)[self._offsets[number] : self._offsets[number + 1] - 1]
+            run = self._run(number)
             places = slice(max(begin, first), min(end, last))
             if places != slice(first, last):
                 texts = bytes(run).split(SEPARATOR)[places.start - first : places.stop - first]
                 run = memoryview(SEPARATOR.join(texts))
             yield places, run
+
+    def _run_of(self, place: int) -> int:
+        """Return the number of the run in which a text is, and count the runs before it."""
+        while self._firsts[-1] < place:
+            begin, end = self._offsets[len(self._firsts) - 1 : len(self._firsts) + 1]
+            self._note_run(self._content.count(SEPARATOR, begin, end - 1) + 1)
+        return bisect_right(self._firsts, place) - 1
+
+    def _run(self, number: int) -> memoryview:
+        return memoryview(self._content)[self._offsets[number] : self._offsets[number + 1] - 1]
+
+    def _note_run(self, count: int) -> None:
+        self._firsts.append(self._firsts[-1] + count)
+        is_last = len(self._firsts) == len(self._offsets)
+        if self._firsts[-1] > self._count or (self._firsts[-1] == self._count) is not is_last:
+            raise FormatError("the segment's columns differ in length")
 
     def _decoded(self) -> list[str]:
         if self._all is None:
@@ -244,9 +284,9 @@ class SegmentColumns:
 
     def readings(self) -> list[Reading]:
         """Return the readings, in the same order."""
-        return self.readings_at(slice(0, len(self.ids)), self.freeform)
+        return list(self.readings_at(slice(0, len(self.ids)), self.freeform))
 
-    def readings_at(self, places: slice, texts: Sequence[str]) -> list[Reading]:
+    def readings_at(self, places: slice, texts: Iterable[str]) -> Iterator[Reading]:
         """Return the readings of a slice, whose texts are given."""
         stamps: Iterable[str]
         if self.second is not None:
@@ -256,15 +296,13 @@ class SegmentColumns:
             # The readings of a request share their time of receipt, so few times differ.
             texts_of = {moment: absolute_timestamp(moment // 1000) for moment in set(received)}
             stamps = map(texts_of.__getitem__, received)
-        return list(
-            map(
-                Reading,
-                stamps,
-                texts,
-                self.ids[places],
-                self.interrogator[places],
-                self.relative[places],
-            )
+        return map(
+            Reading,
+            stamps,
+            texts,
+            self.ids[places],
+            self.interrogator[places],
+            self.relative[places],
         )
 
     def cut(self, places: slice) -> "SegmentColumns":
@@ -294,7 +332,8 @@ def decode_segment(bounds: SegmentBounds, data: bytes) -> SegmentColumns:
     """Return the columns of a segment that `encode_segment` or `encode_merged` wrote.
 
     Raises:
-        FormatError: the content is not a segment with these bounds.
+        FormatError: the content is not a segment with these bounds. A wrong number of texts is
+            found when the texts are accessed.
     """
     content = decompress(data, MAX_CONTENT_BYTES)
     if len(content) < COUNTS.size:
@@ -318,9 +357,7 @@ def decode_segment(bounds: SegmentBounds, data: bytes) -> SegmentColumns:
         received = list(map(received.__getitem__, positions))
     relative = PackedNumbers(content[offsets_end : offsets_end + width])
     interrogator = PackedNumbers(content[offsets_end + width : texts_start])
-    freeform = _texts(content, texts_start)
-    if len(freeform) != count:
-        raise FormatError("the segment's columns differ in length")
+    freeform = Texts(content, texts_start, count)
     return SegmentColumns(ids, received, relative, interrogator, freeform, _second(bounds))
 
 
@@ -333,9 +370,7 @@ def _decode_merged(bounds: SegmentBounds, content: bytes) -> SegmentColumns:
     ids, received, relative, interrogator = (
         PackedNumbers(content[start : start + width]) for start in starts[:-1]
     )
-    freeform = _texts(content, starts[-1])
-    if len(freeform) != count:
-        raise FormatError("the segment's columns differ in length")
+    freeform = Texts(content, starts[-1], count)
     return SegmentColumns(ids, received, relative, interrogator, freeform, _second(bounds))
 
 
@@ -360,14 +395,6 @@ def _positions(data: bytes) -> "array[int]":
     if max(positions, default=-1) >= len(positions):
         raise FormatError("the segment's order has a position beyond its readings")
     return positions
-
-
-def _texts(content: bytes, start: int) -> Texts:
-    # In pieces: a slice with all texts of a large segment would double its memory.
-    pieces = range(start, len(content), _CHECKED_BYTES)
-    if not all(content[piece : piece + _CHECKED_BYTES].isascii() for piece in pieces):
-        raise FormatError("the segment's texts are not ASCII")
-    return Texts(content, start)
 
 
 class _Contexts(threading.local):

@@ -142,7 +142,7 @@ def test_a_changed_byte_is_a_segment_or_a_format_error() -> None:
 @given(st.integers(0, len(CONTENT) - len('{"a": 1}') - 1))
 def test_a_truncated_segment_is_a_format_error(length: int) -> None:
     with pytest.raises(FormatError):
-        decode_segment(BOUNDS, compress(CONTENT[:length], MERGED_LEVEL))
+        decode_segment(BOUNDS, compress(CONTENT[:length], MERGED_LEVEL)).readings()
 
 
 @pytest.mark.parametrize(
@@ -157,4 +157,4 @@ def test_a_truncated_segment_is_a_format_error(length: int) -> None:
 def test_each_part_of_a_segment_is_checked(at: int, patch: bytes) -> None:
     content = CONTENT[:at] + patch + CONTENT[at + len(patch) :]
     with pytest.raises(FormatError):
-        decode_segment(BOUNDS, compress(content, MERGED_LEVEL))
+        decode_segment(BOUNDS, compress(content, MERGED_LEVEL)).readings()

@@ -9,6 +9,7 @@ from bench.readings import EPOCH_US, freeform, time_of
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from iot_models import segment
 from iot_models.compaction_order import SMALL_READINGS
 from iot_models.errors import FormatError
 from iot_models.reading import INT64_MAX, INT64_MIN, SEPARATOR, Reading, ReadingColumns, int64s
@@ -16,9 +17,11 @@ from iot_models.segment import (
     ID_STRIDE,
     SEGMENT_LEVEL,
     SegmentBounds,
+    Texts,
     compress,
     decode_segment,
     decompress,
+    split_texts,
 )
 from iot_models.segment_encoding import encode_merged, encode_segment, may_share_key
 from support.segment_rows import Row as SegmentRow
@@ -283,7 +286,7 @@ def test_a_segment_that_lost_a_reading_is_a_format_error(data: st.DataObject, wh
     length = data.draw(st.integers(0, len(content) - 1))
     assume(SEPARATOR in content[length:] or length < len(content) - len(b'{"a": 1}'))
     with pytest.raises(FormatError):
-        decode_segment(BOUNDS[which], compress(content[:length], SEGMENT_LEVEL))
+        decode_segment(BOUNDS[which], compress(content[:length], SEGMENT_LEVEL)).readings()
 
 
 @pytest.mark.parametrize("order", [3, 255])
@@ -309,7 +312,7 @@ def test_each_part_of_a_segment_is_checked(at: int, patch: bytes) -> None:
     content = CONTENTS[0][:at] + patch + CONTENTS[0][at + len(patch) :]
     assert content != CONTENTS[0]
     with pytest.raises(FormatError):
-        decode_segment(BOUNDS[0], compress(content, SEGMENT_LEVEL))
+        decode_segment(BOUNDS[0], compress(content, SEGMENT_LEVEL)).readings()
 
 
 @given(
@@ -332,3 +335,38 @@ def test_differences_are_stored_if_all_fit_in_64_bits(relative: list[int]) -> No
     stored = int64s(differences if fits else relative).tobytes()
     planes = b"".join(stored[place::8] for place in range(8))
     assert content[21 : 22 + 8 * len(relative)] == bytes([fits]) + planes
+
+
+@given(st.lists(TEXT, min_size=1, max_size=40), st.data())
+def test_texts_are_split_in_runs(texts: list[bytes], data: st.DataObject) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(segment, "RUN_CHARACTERS", data.draw(st.integers(0, 60)))
+        found = Texts(b"head" + SEPARATOR.join(texts), 4, len(texts))
+    expected = [text.decode() for text in texts]
+    places = range(len(texts))
+    for _ in range(3):  # later ones find runs that the earlier ones have counted
+        begin = data.draw(st.integers(0, len(texts)))
+        end = data.draw(st.integers(begin, len(texts)))
+        pieces = list(found.split(begin, end))
+        assert [text for _, piece in pieces for text in piece] == expected[begin:end]
+        assert [at for part, _ in pieces for at in places[part]] == list(places[begin:end])
+        for descending in (False, True):
+            runs = list(found.runs(begin, end, descending=descending))
+            ordered = [(part, split_texts(run)) for part, run in runs]
+            assert ordered[:: -1 if descending else 1] == pieces
+    assert list(found) == expected
+
+
+@given(st.lists(TEXT, min_size=1, max_size=40), st.integers(1, 45), st.integers(0, 60))
+def test_a_wrong_number_of_texts_is_a_format_error(
+    texts: list[bytes], count: int, run_characters: int
+) -> None:
+    assume(count != len(texts))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(segment, "RUN_CHARACTERS", run_characters)
+        found = Texts(SEPARATOR.join(texts), 0, count)
+        again = Texts(SEPARATOR.join(texts), 0, count)
+    with pytest.raises(FormatError):
+        list(found.split(0, count))
+    with pytest.raises(FormatError):
+        list(again.runs(0, count))

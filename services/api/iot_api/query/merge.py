@@ -151,7 +151,7 @@ class Rows:
         if not len(self):
             return []
         places = slice(self.begin, self.end)
-        readings = self._readings_at(places, self.columns.freeform[places])
+        readings = list(self._readings_at(places, self.columns.freeform[places]))
         if self.order.descending:
             readings.reverse()
         return readings
@@ -162,15 +162,14 @@ class Rows:
         if not isinstance(texts, Texts):
             yield self.readings()
             return
-        for places, run in texts.runs(self.begin, self.end, descending=self.order.descending):
-            yield self._run(places, run)
+        if not self.order.descending:
+            for places, part in texts.split(self.begin, self.end):
+                yield Run(self._readings_at(places, part))
+            return
+        for places, run in texts.runs(self.begin, self.end, descending=True):
+            yield Run(list(self._readings_at(places, split_texts(run)))[::-1])
 
-    def _run(self, places: slice, texts: memoryview) -> Sequence[Reading]:
-        """Return the readings at these places, whose joined texts are given."""
-        readings = self._readings_at(places, split_texts(texts))
-        return Run(readings[::-1] if self.order.descending else readings)
-
-    def _readings_at(self, places: slice, texts: Sequence[str]) -> list[Reading]:
+    def _readings_at(self, places: slice, texts: Iterable[str]) -> Iterator[Reading]:
         return self.columns.readings_at(places, texts)
 
     def _index(self, at: Position, *, behind: bool) -> int:

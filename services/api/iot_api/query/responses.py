@@ -306,7 +306,9 @@ class ReadingsStream:
         if isinstance(self._batch, ColumnRun):
             return self._batch[self._used : self._used + RUN_CHUNK]
         if isinstance(self._batch, Run):
-            readings = self._batch[self._used : self._used + RUN_CHUNK]
+            readings = self._batch
+            if self._used or len(readings) > RUN_CHUNK:
+                readings = readings[self._used : self._used + RUN_CHUNK]
             if len(readings[-1].freeform) <= CUT_CHARACTERS:
                 return readings
         readings = self._batch[self._used : self._used + CHUNK]

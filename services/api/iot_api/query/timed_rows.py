@@ -1,12 +1,12 @@
 """Readings as columns, with their exact time of receipt, for series."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from typing import cast, overload
 
 from iot_models.reading import SEPARATOR, Reading
-from iot_models.segment import SegmentColumns
+from iot_models.segment import SegmentColumns, Texts
 from iot_stores.interval_index import Position
 
 from .merge import Rows
@@ -101,26 +101,30 @@ class TimedRun(ColumnRun):
 class TimedRows(Rows):
     """The rows of a segment as `TimedReading`."""
 
-    def _readings_at(self, places: slice, texts: Sequence[str]) -> list[Reading]:
+    def runs(self) -> Iterator[Sequence[Reading]]:
+        """Yield all rows in batches: as columns in ascending order."""
+        texts = self.columns.freeform
+        if self.order.descending or not isinstance(texts, Texts):
+            yield from super(TimedRows, self).runs()
+            return
+        for places, run in texts.runs(self.begin, self.end):
+            yield TimedRun(self.columns, places, run)
+
+    def _readings_at(self, places: slice, texts: Iterable[str]) -> Iterator[Reading]:
         return _readings_at(self.columns, places, texts)
 
-    def _run(self, places: slice, texts: memoryview) -> Sequence[Reading]:
-        if self.order.descending:
-            return super(TimedRows, self)._run(places, texts)
-        return TimedRun(self.columns, places, texts)
 
-
-def _readings_at(columns: SegmentColumns, places: slice, texts: Sequence[str]) -> list[Reading]:
-    return list(
-        map(
-            TimedReading,
-            repeat(""),
-            texts,
-            columns.ids[places],
-            columns.interrogator[places],
-            columns.relative[places],
-            columns.received[places],
-        )
+def _readings_at(
+    columns: SegmentColumns, places: slice, texts: Iterable[str]
+) -> Iterator[TimedReading]:
+    return map(
+        TimedReading,
+        repeat(""),
+        texts,
+        columns.ids[places],
+        columns.interrogator[places],
+        columns.relative[places],
+        columns.received[places],
     )
 
 

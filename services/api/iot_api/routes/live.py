@@ -1,5 +1,7 @@
 """The view of `POST /api/iot/live`: readings as server-sent events, while they are stored."""
 
+import os
+import socket
 from functools import partial
 
 from flask import Blueprint, Response, request
@@ -51,7 +53,7 @@ def _live(service: Service, access: Access) -> Response:
     record = record_of(service, cached.vault, "live", client)
     still_allowed = partial(access.check, Scope.READ, authorization, certificate)
     connection: Connection | None = request.environ.get(CONNECTION)  # None in tests
-    is_gone = (lambda: False) if connection is None else connection.is_gone
+    is_gone = (lambda: False) if connection is None else partial(_is_gone, connection)
     joined = hub.open(cached, client, position, still_allowed, is_gone)
     if connection is not None:
         connection.is_stream = True
@@ -77,3 +79,17 @@ def _open(service: Service, password: bytes) -> CachedVault:
     if cached is None:
         raise NotFoundError("db_password: no vault has this password", field="db_password")
     return cached
+
+
+def _is_gone(connection: Connection) -> bool:
+    """Return whether the client has closed the connection, while nothing is received.
+
+    With TLS, the record that closes the session hides the end of the stream.
+    """
+    try:
+        with socket.socket(fileno=os.dup(connection.client.fileno())) as duplicate:
+            return not duplicate.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True

@@ -198,19 +198,6 @@ class Connection:
         """Abort an answer."""
         self._shut_down(socket.SHUT_RDWR)
 
-    def is_gone(self) -> bool:
-        """Return whether the client has closed the connection, while nothing is received.
-
-        With TLS, the record that closes the session hides the end of the stream.
-        """
-        try:
-            with socket.socket(fileno=os.dup(self.client.fileno())) as duplicate:
-                return not duplicate.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True
-
     def _shut_down(self, how: int) -> None:
         # On a duplicate of the descriptor: gevent (26.9) would raise in the greenlet that waits
         # for `client`, and ssl's `shutdown` would drop the keys of TLS.
@@ -368,6 +355,19 @@ class ConnectionWriter:
         sent = self.send_at_once(data)
         if sent < len(data):
             self._send_rest(memoryview(data)[sent:])
+
+    def send_parts(self, *parts: bytes) -> None:
+        """Send all parts. They are copied only if the kernel does not take all of them at once."""
+        sent = 0
+        if self._send_now != self._send_tls:
+            try:
+                sent = self._client._sock.sendmsg(parts)  # noqa: SLF001
+            except BlockingIOError:
+                sent = 0
+            except OSError as error:
+                raise ClientGoneError from error
+        if sent < sum(map(len, parts)):
+            self._send_rest(memoryview(b"".join(parts))[sent:])
 
     def send(self, data: bytes) -> int:
         """Send everything, as gunicorn expects for its `100 Continue`."""

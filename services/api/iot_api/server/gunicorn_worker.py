@@ -80,6 +80,11 @@ class WsgiResponse(Response):  # type: ignore[misc] # gunicorn has no types
 
     def write(self, data: Any) -> None:
         """Send a piece of the body, with the head before the first one."""
+        if self.chunked and self.headers_sent and data and isinstance(data, bytes):
+            # gunicorn 27 would copy each piece of a long answer.
+            self.sent += len(data)
+            self.sock.send_parts(b"%X\r\n" % len(data), data, b"\r\n")
+            return
         whole = self.response_length is not None and len(data) <= self.response_length
         if self.headers_sent or not whole or self._omits_body or not isinstance(data, bytes):
             super().write(data)

@@ -214,7 +214,9 @@ def answer_of(
     """Return the bytes of an answer by gunicorn's class or ours."""
     status, headers, pieces, closes = case
     sent = bytearray()
-    sock = SimpleNamespace(sendall=sent.extend)
+    sock = SimpleNamespace(
+        sendall=sent.extend, send_parts=lambda *parts: sent.extend(b"".join(parts))
+    )
     request = SimpleNamespace(version=version, method=method, should_close=lambda: closes)
     answer = kind(request, sock, SimpleNamespace(protocol="http", is_ssl=tls))
     answer.start_response(status, headers)

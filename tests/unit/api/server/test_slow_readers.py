@@ -1,5 +1,6 @@
 """The gunicorn worker with clients that read slowly or never, on gevent's sockets."""
 
+import http.client
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -103,6 +104,21 @@ def test_a_blocked_piece_pauses_the_application_once(worker: Worker) -> None:
         assert receive(client, 2 * len(PIECE) - first) >= 2 * len(PIECE) - first
         assert app.ended.wait()
     assert (app.pauses, app.closed) == (2, 1)
+
+
+def test_a_blocked_answer_in_chunks_arrives_whole(worker: Worker) -> None:
+    pieces = [bytes([number]) * (len(PIECE) + number) for number in range(1, 4)]
+
+    def app(_: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+        start("200 OK", [])
+        return iter(pieces)
+
+    worker.real.wsgi = app
+    with gevent.Timeout(PATIENCE), worker.connect() as client:
+        client.sendall(GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+        response = http.client.HTTPResponse(client)
+        response.begin()
+        assert response.read() == b"".join(pieces)
 
 
 def test_a_quick_client_pauses_nothing(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,9 +11,11 @@ ledger needs one row per session, not one per entry.
 """
 
 import uuid
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import LiteralString, NamedTuple, cast
+
+import psycopg
 
 from iot_cipher.encryption import EntryName
 from iot_models.segment import ID_STRIDE
@@ -30,14 +32,14 @@ _CREATE = """
 # releases the locks when the writer's connection breaks. A writer that hangs keeps its connection:
 # the timeouts end its transaction, while it is idle or in the middle of a COPY.
 # SKIP LOCKED, so that writers that drain several shards in different orders can't deadlock.
-_LOCK = """
+_LOCK: LiteralString = """
     SELECT shard, position, received_max, next_id, shards,
         EXISTS (SELECT FROM ingest_offsets WHERE shards NOT IN (%(shards)s, 0)),
         (SELECT bool_and(to_regclass(name) IS NOT NULL)
             FROM unnest(%(partitions)s::text[]) AS partitions (name)),
         set_config('idle_in_transaction_session_timeout', '10s', true),
         set_config('statement_timeout', '30s', true)
-    FROM ingest_offsets WHERE shard = ANY(%(wanted)s) FOR UPDATE SKIP LOCKED
+    FROM ingest_offsets WHERE shard = ANY(%(wanted)s::int2[]) FOR UPDATE SKIP LOCKED
 """
 _MARK_CHANGE = """
     UPDATE ingest_offsets SET shards = 0 WHERE shard IN (
@@ -49,24 +51,27 @@ _HIGHEST_ID = "SELECT coalesce(max(next_id), 0) FROM ingest_offsets"
 # Also returns the missing vaults, and locks the others, so that no vault is erased before the
 # segments are committed. The locks are taken in the order of the ids, so that a drain and an
 # erasure can't deadlock.
-_SESSIONS = """
+_SESSIONS: LiteralString = """
     WITH existing AS MATERIALIZED (
         SELECT vault_id FROM vaults WHERE vault_id = ANY(%(vaults)s::uuid[])
         ORDER BY vault_id FOR KEY SHARE
     )
     SELECT shard, session, high, missing, NULL::uuid
-    FROM unnest(%(shards)s::int2[], %(sessions)s::bytea[]) AS wanted (shard, session)
+    FROM unnest(%(session_shards)s::int2[], %(sessions)s::bytea[]) AS wanted (shard, session)
     JOIN ingest_sessions USING (shard, session)
     UNION ALL
     SELECT NULL, NULL, NULL, NULL, wanted.vault_id
     FROM unnest(%(vaults)s::uuid[]) AS wanted (vault_id)
     WHERE wanted.vault_id NOT IN (SELECT vault_id FROM existing)
 """
+# Each statement of a message has its own snapshot (READ COMMITTED), so the sessions are those after
+# the locks: they include the drains that held the locks before. In one statement they would not.
+_BEGIN: LiteralString = f"BEGIN; {_LOCK}; {_SESSIONS}"
 _EXISTING_VAULTS = "SELECT vault_id FROM vaults WHERE vault_id = ANY(%s::uuid[])"
 # One statement for all sessions and shards instead of a pipeline: after a pipeline, Postgres does
 # not apply idle_in_transaction_session_timeout. `missing` is passed as text, because unnest can't
 # split an array of arrays of different lengths.
-_SAVE = """
+_SAVE: LiteralString = """
     WITH sessions AS (
         INSERT INTO ingest_sessions (shard, session, high, missing, seen_at)
         SELECT shard, session, high, missing::int8[],
@@ -163,12 +168,30 @@ class MissingPartitionError(Exception):
     """The history lacks the partition of a month."""
 
 
-def lock_offsets(
-    connection: Connection, wanted: Collection[int], shards: int, partitions: Collection[str] = ()
-) -> dict[int, Offset]:
-    """Lock the wanted shards until the transaction ends, except for shards locked by others.
+class LockedShards(NamedTuple):
+    """What the ledger knows of the shards that a drain has locked, and of its entries."""
 
-    Return their states. A shard without a row (`create_offsets`) can't be locked.
+    offsets: dict[int, Offset]
+    """The states of the shards that are locked."""
+    sessions: dict[SessionKey, SessionNumbers]
+    """The stored numbers of sessions. A session without a row has no numbers."""
+    missing_vaults: set[uuid.UUID]
+    """The vaults that Postgres lacks."""
+
+
+def begin_drain(
+    connection: Connection,
+    wanted: Collection[int],
+    shards: int,
+    sessions: Collection[SessionKey] = (),
+    *,
+    vaults: Collection[uuid.UUID] = (),
+    partitions: Collection[str] = (),
+) -> LockedShards:
+    """Begin a transaction and lock the wanted shards, except for shards locked by others.
+
+    Takes one round trip. A shard without a row (`create_offsets`) can't be locked. Those of
+    `vaults` that exist are locked against erasure until the transaction ends.
 
     `shards` is the number of shards (`IOT_SHARDS`). After a change of this number, vaults belong to
     other shards, so each shard continues above all ids that were used: the ids of a vault still
@@ -176,11 +199,42 @@ def lock_offsets(
     be changed back before their next drain, and the change would go unnoticed.
 
     Raises:
-        MissingPartitionError: one of `partitions` does not exist.
+        MissingPartitionError: one of `partitions` does not exist. The transaction is open.
     """
-    parameters = {"wanted": list(wanted), "shards": shards, "partitions": list(partitions)}
+    keys = list(sessions)
+    parameters = {
+        "wanted": list(wanted),
+        "shards": shards,
+        "partitions": list(partitions),
+        "session_shards": [shard for shard, _ in keys],
+        "sessions": [session for _, session in keys],
+        "vaults": list(vaults),
+    }
+    # The client puts the values into the text: a message with parameters holds one statement.
+    cursor = psycopg.ClientCursor(connection)
+    cursor.execute(_BEGIN, parameters)
+    cursor.nextset()
+    offsets = _offsets(connection, cursor.fetchall(), parameters)
+    cursor.nextset()
+    numbers = {session: SessionNumbers() for session in keys}
+    missing_vaults = set()
+    for shard, session, high, missing, vault_id in cast(
+        "Iterable[tuple[int, bytes, int, list[int], uuid.UUID | None]]", cursor
+    ):
+        if vault_id is not None:
+            missing_vaults.add(vault_id)
+        else:
+            numbers[shard, session] = SessionNumbers(high, set(missing))
+    return LockedShards(offsets, numbers, missing_vaults)
+
+
+def _offsets(
+    connection: Connection, rows: Sequence[tuple[object, ...]], parameters: Mapping[str, object]
+) -> dict[int, Offset]:
+    """Return the states of the locked shards. Mark a change of the number of shards."""
+    shards = parameters["shards"]
     locked = {}
-    for row in connection.execute(_LOCK, parameters).fetchall():
+    for row in rows:
         shard, position, received_max, next_id, known_shards, changed, has_partitions, *_ = cast(
             "tuple[int, str, int, int, int, bool, bool | None, str, str]", row
         )
@@ -199,32 +253,6 @@ def _next_free_id(connection: Connection, shard: int) -> int:
     return (highest // ID_STRIDE + 1) * ID_STRIDE + shard
 
 
-def load_sessions(
-    connection: Connection, sessions: Iterable[SessionKey], vaults: Collection[uuid.UUID] = ()
-) -> tuple[dict[SessionKey, SessionNumbers], set[uuid.UUID]]:
-    """Return the stored numbers of sessions, and the subset of the vaults that Postgres lacks.
-
-    A session without a row has no numbers. The other vaults are locked against erasure until the
-    transaction ends.
-    """
-    numbers = {session: SessionNumbers() for session in sessions}
-    parameters = {
-        "shards": [shard for shard, _ in numbers],
-        "sessions": [session for _, session in numbers],
-        "vaults": list(vaults),
-    }
-    rows = connection.execute(_SESSIONS, parameters)
-    missing_vaults = set()
-    for shard, session, high, missing, vault_id in cast(
-        "Iterable[tuple[int, bytes, int, list[int], uuid.UUID | None]]", rows
-    ):
-        if vault_id is not None:
-            missing_vaults.add(vault_id)
-        else:
-            numbers[shard, session] = SessionNumbers(high, set(missing))
-    return numbers, missing_vaults
-
-
 def existing_vaults(connection: Connection, vaults: Collection[uuid.UUID]) -> set[uuid.UUID]:
     """Return the subset of the vaults that Postgres has."""
     rows = connection.execute(_EXISTING_VAULTS, (list(vaults),))
@@ -238,8 +266,11 @@ def save(
     *,
     received: int,
     shards: int,
+    commit: bool = True,
 ) -> None:
-    """Write the stored numbers of sessions, and the states of shards.
+    """Write the stored numbers of sessions, and the states of shards; then end the transaction.
+
+    With `commit=False`, the transaction is rolled back. Takes one round trip.
 
     `received` is the time of receipt of the latest entry, in Unix milliseconds. `seen_at` is the
     later of this time and Postgres's time, so that no session is deleted early because Postgres's
@@ -257,7 +288,8 @@ def save(
         [offset.received_max for offset in offsets.values()],
         [offset.next_id for offset in offsets.values()],
     )
-    connection.execute(_SAVE, values)
+    statement = f"{_SAVE}; COMMIT" if commit else f"{_SAVE}; ROLLBACK"
+    psycopg.ClientCursor(connection).execute(statement, values)
 
 
 def forget_sessions(connection: Connection, before: int) -> None:

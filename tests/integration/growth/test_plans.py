@@ -143,7 +143,7 @@ def test_the_ledger_uses_its_primary_keys(history_of: Histories) -> None:
         sessions = connection.execute("SELECT session FROM ingest_sessions LIMIT 20").fetchall()
         known = [session for (session,) in sessions if isinstance(session, bytes)]
         with planned(connection) as plans:
-            numbers, _ = ledger.load_sessions(connection, {(3, each) for each in known})
+            numbers = ledger.begin_drain(connection, [], 8, {(3, each) for each in known}).sessions
         assert len(numbers) == len(known)
         assert [(plan.seq_scans, plan.indexes) for plan in plans] == [(set(), {"primary key"})]
         assert plans[0].buffers < 5 * len(known)

@@ -5,7 +5,7 @@ lost.
 import random
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,10 +13,12 @@ import pytest
 from psycopg_pool import PoolClosed
 
 from integration.writer.sending import Sender
-from iot_cipher.encryption import entry_name
+from iot_cipher.encryption import SealedSegment, entry_name
 from iot_models.errors import UnavailableError
 from iot_models.settings import Settings
+from iot_stores import history
 from iot_stores.backlog import Backlog
+from iot_stores.postgres import Connection
 from iot_stores.stream_entries import HeldEntry, Removal
 from iot_writer.drain.drain import DrainOutcome
 from iot_writer.maintenance import sweep
@@ -204,16 +206,24 @@ def test_a_stored_entry_is_not_held(writer: Writer, sender: Sender) -> None:
     assert writer.held.vaults() == {}
 
 
-def test_deleting_a_vault_waits_for_a_running_drain(writer: Writer, sender: Sender) -> None:
+def test_deleting_a_vault_waits_for_a_running_drain(
+    writer: Writer, sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Deleting a vault and then its segments leaves no segment behind."""
     other = Writer(writer.settings)
     sender.send(LOST)
-    connection, deleting = writer.postgres(), other.postgres()
-    with connection.transaction():
-        writer.drain.run(connection, [sender.shard(LOST)])
-        deleting.execute("SET lock_timeout = '100ms'")
-        with pytest.raises(Exception, match="lock timeout"):
+    deleting, insert, refused = other.postgres(), history.insert, []
+    deleting.execute("SET lock_timeout = '100ms'")
+
+    def try_to_delete(connection: Connection, segments: Iterable[SealedSegment]) -> None:
+        insert(connection, segments)
+        with pytest.raises(Exception, match="lock timeout") as raised:
             deleting.execute("DELETE FROM vaults")
+        refused.append(raised.value)
+
+    monkeypatch.setattr(history, "insert", try_to_delete)
+    writer.drain.run(writer.postgres(), [sender.shard(LOST)])
+    assert len(refused) == 1
     assert deleting.execute("DELETE FROM vaults").rowcount == 1
     assert deleting.execute("DELETE FROM segments").rowcount == 1
     other.close()

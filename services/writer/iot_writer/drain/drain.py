@@ -39,13 +39,13 @@ from iot_stores.erasures import erased_among
 from iot_stores.forgotten import REASON, TOO_OLD_MS, DatedEntry, find_forgotten
 from iot_stores.hot_window import DrainedShard, HotWindow
 from iot_stores.months import DAY_MS, END_MS
-from iot_stores.postgres import Connection
+from iot_stores.postgres import Connection, rolled_back_if_open
 from iot_stores.store_states import report
 from iot_stores.stream_entries import HeldEntry, Removal, WaitingEntry
 from iot_writer.maintenance.partitions import ensure_partition, partition_name
 
 from .batch import Batch, BatchEntry, StoredBatch, build_batch, raise_next_ids
-from .drain_metrics import count_stored, timed_postgres, timed_redis, transaction
+from .drain_metrics import count_stored, timed_postgres, timed_redis
 
 DRAIN_BYTES = 4 * 2**20
 """Approximate sealed bytes of a drain."""
@@ -199,8 +199,7 @@ class Drain:
         refused: list[tuple[WaitingEntry, Exception]] = []
         for entry in batch.opened:
             try:
-                with connection.transaction(force_rollback=True):
-                    self._store(connection, [replace(batch, opened=[entry])])
+                self._store(connection, [replace(batch, opened=[entry])], commit=False)
             except _REFUSED as error:
                 refused.append((entry.waiting, error))
         bad = {waiting.entry_id for waiting, _ in refused}
@@ -285,8 +284,13 @@ class Drain:
         )
         self._audit.record(connection, event)
 
-    def _store(self, connection: Connection, batches: Sequence[Batch]) -> list[StoredBatch]:
-        """Store the new entries of batches, except for shards that other writers have locked."""
+    def _store(
+        self, connection: Connection, batches: Sequence[Batch], *, commit: bool = True
+    ) -> list[StoredBatch]:
+        """Store the new entries of batches, except for shards that other writers have locked.
+
+        With `commit=False`, the transaction is rolled back.
+        """
         wanted = {batch.shard for batch in batches}
         # Rows of shards and partitions are created before the transaction: other writers that
         # create the same would wait for its end.
@@ -294,50 +298,58 @@ class Drain:
             ledger.create_offsets(connection, wanted)
         months = set().union(*(batch.months() for batch in batches))
         try:
-            return self._store_in(connection, batches, months)
+            return self._store_in(connection, batches, months, commit=commit)
         except ledger.MissingPartitionError:
             for month in months:
                 ensure_partition(connection, month)
-        return self._store_in(connection, batches, months)
+        return self._store_in(connection, batches, months, commit=commit)
 
     def _store_in(
-        self, connection: Connection, batches: Sequence[Batch], months: Collection[int]
+        self,
+        connection: Connection,
+        batches: Sequence[Batch],
+        months: Collection[int],
+        *,
+        commit: bool,
     ) -> list[StoredBatch]:
         """Store batches whose readings were received in these months.
 
-        The partitions are looked up each time: retention may have dropped one, or one was created
-        in a transaction of `_isolate` that was rolled back.
+        The partitions are looked up each time, because retention may have dropped one.
         """
-        wanted = [batch.shard for batch in batches]
         partitions = [partition_name(month) for month in months]
         # From Redis before Postgres: if another writer drains a shard in between, Postgres is ahead
         # of Redis. In the other order, Postgres would look as if it had lost that drain.
         progress = {batch.shard: batch.progress for batch in batches}
-        with transaction(connection):
+        with rolled_back_if_open(connection):
             with timed_postgres("ledger"):
-                locked = ledger.lock_offsets(connection, wanted, self._shards, partitions)
-            offsets = raise_next_ids(locked, progress)
-            # Missing rows are created by the next drain, for example after a restore from backup.
-            self._created = self._created - set(wanted) | offsets.keys()
-            batches = [batch for batch in batches if batch.shard in offsets]
-            # After the locks: from here on, no other writer changes the sessions of these shards.
-            with timed_postgres("ledger"):
-                sessions, missing_vaults = ledger.load_sessions(
+                locked = ledger.begin_drain(
                     connection,
+                    list(progress),
+                    self._shards,
                     set().union(*(batch.sessions() for batch in batches)),
-                    set().union(*(batch.vaults() for batch in batches)),
+                    vaults=set().union(*(batch.vaults() for batch in batches)),
+                    partitions=partitions,
                 )
-                erased_vaults = erased_among(connection, missing_vaults)
+                erased_vaults = erased_among(connection, locked.missing_vaults)
+            offsets = raise_next_ids(locked.offsets, progress)
+            # Missing rows are created by the next drain, for example after a restore from backup.
+            self._created = self._created - progress.keys() | offsets.keys()
             stored_batches = [
-                build_batch(batch, offsets[batch.shard], sessions, missing_vaults, erased_vaults)
+                build_batch(
+                    batch,
+                    offsets[batch.shard],
+                    locked.sessions,
+                    locked.missing_vaults,
+                    erased_vaults,
+                )
                 for batch in batches
+                if batch.shard in offsets
             ]
-            with timed_postgres("insert"):
-                self._write_postgres(connection, stored_batches, sessions)
+            self._write_postgres(connection, stored_batches, locked.sessions, commit=commit)
         stored_at = time.monotonic()
         for stored in stored_batches:
             stored.stored_at = stored_at
-        if any(len(numbers.missing) > MANY_MISSING for numbers in sessions.values()):
+        if any(len(numbers.missing) > MANY_MISSING for numbers in locked.sessions.values()):
             self._request_new_sessions()
         return stored_batches
 
@@ -346,19 +358,25 @@ class Drain:
         connection: Connection,
         stored_batches: Sequence[StoredBatch],
         sessions: Mapping[ledger.SessionKey, ledger.SessionNumbers],
+        *,
+        commit: bool,
     ) -> None:
+        """Write what is new, and end the transaction; leave it open if nothing is new."""
         changed = [stored for stored in stored_batches if stored.after != stored.before]
         if not changed:
             return
         offsets = {stored.batch.shard: stored.after for stored in changed}
-        history.insert(connection, [segment for stored in changed for segment in stored.segments])
-        ledger.save(
-            connection,
-            {key: numbers for key, numbers in sessions.items() if key[0] in offsets},
-            offsets,
-            received=max(stored.batch.opened[-1].waiting.received for stored in changed),
-            shards=self._shards,
-        )
+        with timed_postgres("insert"):
+            history.insert(connection, [each for stored in changed for each in stored.segments])
+        with timed_postgres("commit"):
+            ledger.save(
+                connection,
+                {key: numbers for key, numbers in sessions.items() if key[0] in offsets},
+                offsets,
+                received=max(stored.batch.opened[-1].waiting.received for stored in changed),
+                shards=self._shards,
+                commit=commit,
+            )
 
     def _request_new_sessions(self) -> None:
         """Make API processes start new sessions.

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from iot_models import metrics
-from iot_stores.postgres import Connection
 
 from .batch import StoredBatch
 
@@ -27,15 +26,6 @@ def timed_postgres(step: str) -> Iterator[None]:
     began = time.monotonic()
     yield
     _observe("iot_drain_postgres_seconds", step, began)
-
-
-@contextmanager
-def transaction(connection: Connection) -> Iterator[None]:
-    """Run the block in a transaction, and measure its commit."""
-    with connection.transaction():
-        yield
-        began = time.monotonic()
-    _observe("iot_drain_postgres_seconds", "commit", began)
 
 
 def _observe(name: str, step: str, began: float) -> None:

@@ -49,8 +49,12 @@ class Plant:
 
     writers: int = 1
     shards: int = 8
-    linger: float = 0.025
+    linger: float = 0.015
     """Shortest seconds from the start of a writer's drain to the start of its next one."""
+    busy: float = 3000
+    """With more entries a second, the linger of a writer grows."""
+    max_linger: float = 0.05
+    """The linger with twice `busy` or more; ignored if it is shorter than `linger`."""
     rest: float = 0.005
     """Shortest seconds between two drains of a writer."""
     job: float = 0.003
@@ -73,11 +77,15 @@ class Plant:
         entries = max(1, self.max_readings // batch)
         writers = min(self.writers, self.shards)
         work = self.work(entries, entries * batch)
-        return writers * entries / (work + self.pause(work))
+        return writers * entries / (work + self.pause(work, 0))
 
-    def pause(self, work: float) -> float:
-        """Return the seconds between a drain that took `work` seconds and the next one."""
-        return max(self.linger - work, self.rest)
+    def pause(self, work: float, rate: float) -> float:
+        """Return the seconds between a drain that took `work` seconds and the next one.
+
+        `rate` is how many entries a second the drain took.
+        """
+        grown = min(1.0, max(0.0, rate / self.busy - 1)) * (self.max_linger - self.linger)
+        return max(self.linger + max(0.0, grown) - work, self.rest)
 
 
 @dataclass(slots=True)
@@ -155,6 +163,8 @@ class Simulation:
         self._shards = [_Shard() for _ in range(plant.shards)]
         self._jobs: deque[int] = deque()
         self._free = list(range(plant.writers))
+        self._began = [0.0] * plant.writers
+        """When each writer began its drain before the present one."""
         self._events: list[tuple[float, int, str, tuple[int, ...]]] = []
         self._order = count()
         self._now = 0.0
@@ -255,7 +265,10 @@ class Simulation:
         result.drains += 1
         entries = sum(taken[1::2])
         work = self._plant.work(entries, entries * self._load.batch)
-        self._at(self._now + self._plant.pause(work), "look", writer)
+        began = self._now - work
+        gathered = max(began - self._began[writer], self._plant.linger, 1e-9)
+        self._began[writer] = began
+        self._at(self._now + self._plant.pause(work, entries / gathered), "look", writer)
         for number in taken[::2]:
             if self._shards[number].entries:
                 self._queue(number)

@@ -30,13 +30,13 @@ from . import shutdown
 from .maintenance import lookup_upgrade, retention, sweep
 from .writer import Writer, current
 
-LINGER_SECONDS = 0.025
+LINGER_SECONDS = 0.015
 """Shortest time from the start of a drain to the start of the writer's next one, so that a drain
 under load has many entries (docs/adr/0031)."""
 BUSY_ENTRIES = 3000
-"""With more entries a second, the linger grows with them, up to `MAX_LINGER_SECONDS`: the API needs
-the CPU for requests."""
+"""With more entries a second, the linger grows: the API needs the CPU for requests."""
 MAX_LINGER_SECONDS = 0.05
+"""The linger with twice `BUSY_ENTRIES` or more."""
 PAUSE_SECONDS = 0.005
 """Shortest pause after a drain, even after a long one: an idle writer gets its share of work."""
 JOB_SECONDS = 1.0
@@ -156,7 +156,8 @@ def _count(counter: str, outcome: str) -> None:
 def linger_after(entries: int, seconds: float) -> float:
     """Return the linger after a drain of this many entries, which have gathered for `seconds`."""
     rate = entries / max(seconds, LINGER_SECONDS)
-    return min(MAX_LINGER_SECONDS, LINGER_SECONDS * max(1.0, rate / BUSY_ENTRIES))
+    busy = min(1.0, max(0.0, rate / BUSY_ENTRIES - 1))
+    return LINGER_SECONDS + busy * (MAX_LINGER_SECONDS - LINGER_SECONDS)
 
 
 def _linger() -> None:

@@ -93,7 +93,7 @@ class Costs:
                               "resident memory by open vaults")  # fmt: skip
 
     job_seconds: float = _cost(1.0, "s", "longest time one job runs drains", _CODE)
-    linger: float = _cost(0.025, "s", "shortest time from drain to drain of a writer", _CODE)
+    linger: float = _cost(0.015, "s", "shortest time from drain to drain of a writer", _CODE)
     renew_seconds: float = _cost(300.0, "s", "time after which the record of a vault in use is "
                                  "looked up again",
                                  _CODE)  # fmt: skip

@@ -18,7 +18,6 @@ Step 4 is last, because it deletes the only other copy of the readings, tells cl
 import logging
 import struct
 import time
-import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -41,11 +40,12 @@ from iot_stores.hot_window import DrainedShard, HotWindow
 from iot_stores.months import DAY_MS, END_MS
 from iot_stores.postgres import Connection, rolled_back_if_open
 from iot_stores.store_states import report
-from iot_stores.stream_entries import HeldEntry, Removal, WaitingEntry
+from iot_stores.stream_entries import Removal, WaitingEntry
 from iot_writer.maintenance.partitions import ensure_partition, partition_name
 
 from .batch import Batch, BatchEntry, StoredBatch, build_batch, raise_next_ids
 from .drain_metrics import count_stored, timed_postgres, timed_redis
+from .missing_vaults import MissingVaultLog
 
 DRAIN_BYTES = 4 * 2**20
 """Approximate sealed bytes of a drain."""
@@ -54,8 +54,6 @@ DRAIN_CONTENT_BYTES = 16 * 2**20
 HOT_WINDOW_PAUSE_SECONDS = 10.0
 """Pause after an error of a hot window in its own Redis. A Redis that does not answer costs a
 timeout of seconds each time, while the backlog grows."""
-_MAX_MISSING_VAULTS = 10_000
-"""Maximum size of the set of vaults that were logged as missing."""
 MANY_MISSING = 1000
 """With more missing numbers, a session should end: each drain reads and writes all of them."""
 RENEWAL_SECONDS = 10.0
@@ -122,8 +120,7 @@ class Drain:
         self._hot_window_pause = hot_window_pause
         self._hot_window_paused_until = 0.0
         self._next_renewal_at = 0.0
-        self._logged_vaults: set[uuid.UUID] = set()
-        """Missing vaults that were logged already."""
+        self._missing_vaults = MissingVaultLog()
         self._created: set[int] = set()
         """Shards whose rows this writer has seen in the ledger."""
         self._backlog = backlog
@@ -174,7 +171,7 @@ class Drain:
             count_stored(stored)
             for report_stored in self.on_stored:
                 report_stored(stored, phases.ended)
-        self._report_held([held for stored in stored_batches for held in stored.held])
+        self._missing_vaults.report([held for stored in stored_batches for held in stored.held])
         return result
 
     def _store_or_isolate(self, connection: Connection, batches: list[Batch]) -> list[StoredBatch]:
@@ -392,20 +389,6 @@ class Drain:
             "the ledger lacks many entry numbers (after a restore?): API processes start "
             "new sessions"
         )
-
-    def _report_held(self, held_entries: Sequence[HeldEntry]) -> None:
-        """Count held entries, and log each missing vault once."""
-        metrics.counter("iot_entries_held_total").inc(len(held_entries))
-        vaults = {uuid.UUID(bytes=held.vault_id) for held in held_entries}
-        for vault_id in vaults - self._logged_vaults:
-            _log.error(
-                "Postgres has no vault %s: its readings are held in Redis until the vault's row is "
-                "back; see `iot-sensor held list` and docs/reliability.md, After a restore",
-                vault_id,
-            )
-        if len(self._logged_vaults) > _MAX_MISSING_VAULTS:
-            self._logged_vaults.clear()
-        self._logged_vaults |= vaults
 
     def _write_hot_window(self, stored_batches: Sequence[StoredBatch]) -> None:
         """Add the stored segments to the hot window, if its Redis can serve.

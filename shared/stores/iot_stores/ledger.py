@@ -44,7 +44,7 @@ _LOCK: LiteralString = """
 _MARK_CHANGE = """
     UPDATE ingest_offsets SET shards = 0 WHERE shard IN (
         SELECT shard FROM ingest_offsets
-        WHERE shards NOT IN (%(shards)s, 0) AND shard <> ALL (%(wanted)s) FOR UPDATE SKIP LOCKED
+        WHERE shards NOT IN (%(shards)s, 0) AND shard <> ALL (%(wanted)s::int2[]) FOR UPDATE SKIP LOCKED
     )
 """
 _HIGHEST_ID = "SELECT coalesce(max(next_id), 0) FROM ingest_offsets"
@@ -203,12 +203,12 @@ def begin_drain(
     """
     keys = list(sessions)
     parameters = {
-        "wanted": list(wanted),
+        "wanted": _array(wanted),
         "shards": shards,
-        "partitions": list(partitions),
-        "session_shards": [shard for shard, _ in keys],
-        "sessions": [session for _, session in keys],
-        "vaults": list(vaults),
+        "partitions": _array(partitions),
+        "session_shards": _array(shard for shard, _ in keys),
+        "sessions": _byte_array(session for _, session in keys),
+        "vaults": _array(vaults),
     }
     # The client puts the values into the text: a message with parameters holds one statement.
     cursor = psycopg.ClientCursor(connection)
@@ -278,18 +278,30 @@ def save(
     """
     values = (
         received,
-        [shard for shard, _ in sessions],
-        [session for _, session in sessions],
-        [numbers.high for numbers in sessions.values()],
-        ["{" + ",".join(map(str, sorted(numbers.missing))) + "}" for numbers in sessions.values()],
+        _array(shard for shard, _ in sessions),
+        _byte_array(session for _, session in sessions),
+        _array(numbers.high for numbers in sessions.values()),
+        _array(f'"{_array(sorted(numbers.missing))}"' for numbers in sessions.values()),
         shards,
-        list(offsets),
-        [offset.position for offset in offsets.values()],
-        [offset.received_max for offset in offsets.values()],
-        [offset.next_id for offset in offsets.values()],
+        _array(offsets),
+        _array(offset.position for offset in offsets.values()),
+        _array(offset.received_max for offset in offsets.values()),
+        _array(offset.next_id for offset in offsets.values()),
     )
     statement = f"{_SAVE}; COMMIT" if commit else f"{_SAVE}; ROLLBACK"
     psycopg.ClientCursor(connection).execute(statement, values)
+
+
+def _array(values: Iterable[object]) -> str:
+    """Return numbers, UUIDs or names as the text of an array.
+
+    psycopg, which escapes each value, needs half of the CPU of the two statements for that.
+    """
+    return "{" + ",".join(map(str, values)) + "}"
+
+
+def _byte_array(values: Iterable[bytes]) -> str:
+    return _array(rf'"\\x{value.hex()}"' for value in values)
 
 
 def forget_sessions(connection: Connection, before: int) -> None:

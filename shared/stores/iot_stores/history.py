@@ -233,14 +233,14 @@ def select(
     condition, parameters = _condition(read_filter)
     parameters["vault_id"] = vault_id
     if condition and page_range.limit is not None:
-        with read_transaction(connection):
+        with _cursors(connection):
             yield from _first_matching(connection, condition, parameters, page_range)
         return
     statement = _all(condition, descending=page_range.descending)
     if page_range.after is not None:
         statement = _from_position(condition, descending=page_range.descending)
         parameters |= _range_parameters(page_range, page_range.after)
-    with read_transaction(connection):
+    with _cursors(connection):
         yield from _stream(connection, statement, parameters)
 
 
@@ -271,7 +271,8 @@ def _first_matching(
         rest = (
             f"{condition} AND {_BEHIND[page_range.descending]} AND {_UP_TO[page_range.descending]}"
         )
-        yield from _stream(connection, _all(rest, descending=page_range.descending), parameters)
+        statement = _all(rest, descending=page_range.descending)
+        yield from _stream(connection, statement, parameters, "rest_of_segments")
 
 
 def _begin(bounds: SegmentBounds, *, descending: bool) -> Position:
@@ -320,6 +321,18 @@ def read_transaction(connection: Connection) -> Iterator[None]:
     finally:
         with suppress(*POSTGRES_UNAVAILABLE):  # the connection is broken
             connection.rollback()
+
+
+@contextmanager
+def _cursors(connection: Connection) -> Iterator[None]:
+    """Open a transaction as `read_transaction`, and close all cursors at the end of the block."""
+    nested = connection.info.transaction_status != TransactionStatus.IDLE
+    with read_transaction(connection):
+        try:
+            yield
+        finally:
+            if nested and connection.info.transaction_status == TransactionStatus.INTRANS:
+                connection.execute("CLOSE ALL")
 
 
 def max_relative_timestamp(connection: Connection, vault_id: uuid.UUID | None = None) -> int | None:
@@ -388,17 +401,28 @@ def _try_in_order(condition: LiteralString, *, descending: bool) -> LiteralStrin
 
 
 def _stream(
-    connection: Connection, statement: LiteralString, parameters: dict[str, object]
+    connection: Connection,
+    statement: LiteralString,
+    parameters: dict[str, object],
+    cursor: LiteralString = "segments",
 ) -> Generator["StoredSegment", None, None]:
+    """Yield the segments that a statement selects. `select` closes the cursor."""
     vault_id = cast("uuid.UUID", parameters["vault_id"])
-    with connection.cursor("segments", binary=True) as cursor:
-        cursor.execute(statement, parameters)
-        ahead = _FIRST_FETCH
-        while rows := cursor.fetchmany(ahead):
-            size = sum(len(cast("bytes", row[-1] or b"")) for row in rows)
-            ahead = max(1, min(_MAX_FETCH, FETCH_BYTES * len(rows) // max(size, 1), 8 * ahead))
-            for row in rows:
-                yield stored_segment(connection, vault_id, row)
+    # Of psycopg's own cursors on the server, each costs two more round trips: a description of the
+    # rows before the first one, and CLOSE although the transaction ends. Under load, each round
+    # trip of a read waits for its turn among all requests of the process.
+    connection.execute(f"DECLARE {cursor} NO SCROLL CURSOR FOR {statement}", parameters)
+    ahead = _FIRST_FETCH
+    while rows := _fetch(connection, cursor, ahead):
+        size = sum(len(cast("bytes", row[-1] or b"")) for row in rows)
+        ahead = max(1, min(_MAX_FETCH, FETCH_BYTES * len(rows) // max(size, 1), 8 * ahead))
+        for row in rows:
+            yield stored_segment(connection, vault_id, row)
+
+
+def _fetch(connection: Connection, cursor: LiteralString, count: int) -> list[tuple[object, ...]]:
+    statement = cast("LiteralString", f"FETCH {count:d} FROM {cursor}")
+    return connection.execute(statement, binary=True).fetchall()
 
 
 def stored_segment(

@@ -44,7 +44,8 @@ _LOCK: LiteralString = """
 _MARK_CHANGE = """
     UPDATE ingest_offsets SET shards = 0 WHERE shard IN (
         SELECT shard FROM ingest_offsets
-        WHERE shards NOT IN (%(shards)s, 0) AND shard <> ALL (%(wanted)s::int2[]) FOR UPDATE SKIP LOCKED
+        WHERE shards NOT IN (%(shards)s, 0) AND shard <> ALL (%(wanted)s::int2[])
+        FOR UPDATE SKIP LOCKED
     )
 """
 _HIGHEST_ID = "SELECT coalesce(max(next_id), 0) FROM ingest_offsets"

@@ -57,7 +57,11 @@ def planned(connection: Connection) -> Iterator[list[Plan]]:
 
     class Recording(psycopg.Cursor[tuple[object, ...]]):
         def execute(self, query: Any, params: Params | None = None, **options: Any) -> Any:
-            statements.append(_Statement(query, params, declared=False))
+            declare, cursor, selected = str(query).partition(" CURSOR FOR ")
+            if cursor and declare.startswith("DECLARE"):
+                statements.append(_Statement(selected, params, declared=True))
+            else:
+                statements.append(_Statement(query, params, declared=False))
             return super().execute(query, params, **options)
 
     class RecordingServer(psycopg.ServerCursor[tuple[object, ...]]):

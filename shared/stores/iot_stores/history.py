@@ -421,8 +421,7 @@ def _stream(
 
 
 def _fetch(connection: Connection, cursor: LiteralString, count: int) -> list[tuple[object, ...]]:
-    statement = cast("LiteralString", f"FETCH {count:d} FROM {cursor}")
-    return connection.execute(statement, binary=True).fetchall()
+    return connection.execute(f"FETCH {count:d} FROM {cursor}", binary=True).fetchall()
 
 
 def stored_segment(

@@ -256,7 +256,7 @@ def rolled_back_if_open(connection: Connection) -> Iterator[None]:
     try:
         yield
     finally:
-        with contextlib.suppress(*AWAY):  # the connection is broken
+        with contextlib.suppress(*POSTGRES_UNAVAILABLE):  # the connection is broken
             connection.rollback()
 
 

@@ -1,11 +1,16 @@
 """Free ports of the loopback address."""
 
+import os
 import random
 import socket
+from collections import deque
 
 # Below the ports of outgoing connections (Linux: from 32768), so that the port of a server is still
 # free when the server is started again.
 _FIRST, _LAST = 15_000, 32_000
+_RESERVATIONS = 64
+_reservations: deque[int] = deque()
+"""Descriptors of the sockets that reserve ports, the oldest one first."""
 
 
 def is_free(port: int, host: str = "127.0.0.1") -> bool:
@@ -22,9 +27,34 @@ def is_free(port: int, host: str = "127.0.0.1") -> bool:
 
 
 def free_port() -> int:
-    """Return a free port. Another program may take it before its use."""
+    """Return a free port, and reserve it against other callers, also in other processes.
+
+    A process reserves the last `_RESERVATIONS` ports. Another program may take a port before its
+    use.
+    """
     choice = random.SystemRandom()
     while True:
         port = choice.randint(_FIRST, _LAST)
+        reservation = _reserve(port)
+        if reservation is None:
+            continue
+        _reservations.append(reservation)
+        while len(_reservations) > _RESERVATIONS:
+            os.close(_reservations.popleft())
         if is_free(port):
             return port
+
+
+def _reserve(port: int) -> int | None:
+    """Bind a UDP socket to the port. Return its descriptor, None if the port is reserved already.
+
+    The socket does not keep a server from listening by TCP, and is closed when the process ends.
+    Without reservations, two services could get one port before either listened, and the first one
+    that did answered for both.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as reservation:
+        try:
+            reservation.bind(("127.0.0.1", port))
+        except OSError:
+            return None
+        return reservation.detach()

@@ -56,6 +56,12 @@ class Api:
         rows: list[Row] = json.loads(answer.data)["data"]
         return rows
 
+    def end_background_threads(self) -> None:
+        """End the threads that ask Redis and Postgres at any time, before commands are counted."""
+        service = self.app.extensions["iot"]
+        service.vault_restorer.close()
+        service.compaction.close()
+
 
 def assert_error(answer: TestResponse, status: int, code: str) -> dict[str, Any]:
     """Check that an answer is an error with a sentence, a code and an id.

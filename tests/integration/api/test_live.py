@@ -227,6 +227,7 @@ def test_all_streams_share_one_poll_and_one_decryption(
     ):
         for events in (one, two, three):
             next(events)
+        api.end_background_threads()
         service_of(api).live.poller.poll()
         with redis_commands(redis) as commands:
             service_of(api).live.poller.poll()

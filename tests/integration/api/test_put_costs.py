@@ -35,10 +35,7 @@ def warm(api: Api) -> Api:
     """Return an app with open vaults, its script in Redis, and all drains queued."""
     assert api.put([row(f"{number}") for number in range(10)]).status_code == 201
     assert api.put(row()).status_code == 201
-    # Their threads would add commands in the background.
-    service = api.app.extensions["iot"]
-    service.vault_restorer.close()
-    service.compaction.close()
+    api.end_background_threads()
     return api
 
 

@@ -8,7 +8,7 @@ the vault.
 import logging
 import uuid
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, LiteralString, cast
 
@@ -22,8 +22,7 @@ from iot_models.segment import SegmentBounds
 
 from .interval_index import REACH, Position, probes
 from .months import month_begin
-from .postgres import Connection, short_query
-from .store_states import POSTGRES_UNAVAILABLE
+from .postgres import Connection, rolled_back_if_open, short_query
 
 COLUMNS: LiteralString = (
     "first_id, last_id, received_min, received_max, relative_min, relative_max, "
@@ -316,11 +315,8 @@ def read_transaction(connection: Connection) -> Iterator[None]:
         yield
         return
     connection.execute(_BEGIN_READ)
-    try:
+    with rolled_back_if_open(connection):
         yield
-    finally:
-        with suppress(*POSTGRES_UNAVAILABLE):  # the connection is broken
-            connection.rollback()
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Every response except a 201 has the security headers, whichever part makes it."""
+"""All responses except a 201 have the security headers, whether the app or the worker answers."""
 
 import logging
 import socket

@@ -33,7 +33,7 @@ class Alerts:
         self.fired.add(alert)
 
     def still_firing(self) -> list[str]:
-        """Wait a limited time until the fired alerts end. Return those that still fire."""
+        """Wait for the fired alerts to end, up to a timeout. Return the alerts that still fire."""
 
         def left() -> list[str]:
             return [alert for alert in sorted(self.fired) if self._fires(alert)]

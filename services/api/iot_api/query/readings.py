@@ -282,9 +282,7 @@ class StoredReadings:
         order = DESCENDING if page_range.descending else ASCENDING
         batch = 0 if page_range.limit is None else min(page_range.limit, BATCH)
         with self._merge_buffer_share() as max_bytes:
-            open_segment = opener(
-                vault, read_filter, page_range, order, read.claim_large_segment, rows=read.rows
-            )
+            open_segment = opener(read, vault, read_filter, page_range, order)
             scan = Scan(read, order, page_range)
             yield from merge(
                 scan.watched(segments),
@@ -307,20 +305,18 @@ class StoredReadings:
 
 
 def opener(
+    read: PausableRead,
     vault: OpenVault,
     read_filter: ReadFilter,
     page_range: PageRange,
     order: Order,
-    claim_large: Callable[[], None] = lambda: None,
-    *,
-    rows: type[Rows] = Rows,
 ) -> Callable[[SealedSegment], Rows]:
     """Return a function that opens one segment, and returns its first `page_range.limit` readings.
 
     Bounds of the interrogator timestamp must be in `page_range` already (`ReadFilter.narrow`).
 
-    `claim_large` is called before a large segment is fetched or decompressed; it may raise. The
-    returned function raises DecryptionError or FormatError if the segment is damaged.
+    The returned function claims a large segment for the read before it is fetched or decompressed,
+    which may raise. It raises DecryptionError or FormatError if the segment is damaged.
     """
     behind = None if page_range.after is None else _next(order.key_of(page_range.after))
     beyond = None if page_range.until is None else _next(order.key_of(page_range.until))
@@ -328,8 +324,8 @@ def opener(
     def open_segment(segment: SealedSegment) -> Rows:
         # Let other greenlets run: a read may open many segments before its first batch.
         time.sleep(0)
-        columns = _columns(vault, segment, claim_large)
-        opened = rows(columns, order, 0, len(columns.ids))
+        columns = _columns(vault, segment, read.claim_large_segment)
+        opened = read.rows(columns, order, 0, len(columns.ids))
         if behind is not None and order.begin(segment.bounds) < behind:
             opened = opened.since(behind)
         if beyond is not None and order.end(segment.bounds) >= beyond:

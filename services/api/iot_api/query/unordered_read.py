@@ -72,8 +72,7 @@ class UnorderedRead:
     ) -> Generator[Sequence[Reading], None, None]:
         """Yield the batches of one turn, for `StoredReadings.combined`."""
         page_range = read_filter.narrow(page_range)
-        claim = read.claim_large_segment
-        open_segment = opener(vault, read_filter, page_range, ASCENDING, claim, rows=read.rows)
+        open_segment = opener(read, vault, read_filter, page_range, ASCENDING)
         scan = Scan(read, ASCENDING, page_range)
         self.begin_turn(page_range.after)
         new = scan.watched(self.new_segments(segments))

@@ -70,7 +70,7 @@ def _live(service: Service, access: Access) -> Response:
 
 
 def _open(service: Service, password: bytes) -> CachedVault:
-    """Return the vault of a password, with its record. Raises `NotFoundError` if there is none."""
+    """Return the vault of a password and its record. Raises `NotFoundError` if no vault has it."""
     vault = find_vault(service, password)
     cached = None
     if vault is not None:

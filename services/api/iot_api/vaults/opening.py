@@ -73,7 +73,7 @@ class Vaults:
         self._under_way: dict[tuple[bytes, bool, bool], Future[_Opened | None]] = {}
 
     def find(self, password: bytes, client: Client) -> OpenVault | None:
-        """Return the vault of a password. If there is none, return None and count a guess.
+        """Return the vault of a password. If no vault has it, return None and count a guess.
 
         Raises:
             TooManyRequestsError: the client is over the guess limit, whether or not the password is
